@@ -1,0 +1,128 @@
+"""The run folder: resolved config, environment, metrics, tables, models; and resume by doing nothing twice.
+
+`run.once(name, work)` is the whole resume mechanism above tables: the first time it does the work and stores its
+result (a JSON-like dict) under `steps/`; ever after it returns the stored result. The same command in the same folder
+therefore continues where it was killed, and a finished run repeats nothing.
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+
+from assay import __version__
+from assay.errors import AssayError
+from assay.tables import Table, plain, write_text
+
+T = TypeVar("T")
+_LIBRARIES = ("numpy", "polars", "pyarrow", "torch", "transformers")
+
+
+class Run:
+    """An open run folder. Raises AssayError if another process has it open or if it holds a different config."""
+
+    def __init__(self, folder: Path, config: object, console: Console | None = None) -> None:
+        self.folder, self.console = folder, console or Console(stderr=True, highlight=False)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise AssayError(f"{folder}: another process is working in this run folder") from error
+        self._started = time.monotonic()
+        self._keep_config(json.loads(json.dumps(_jsonable(config))))
+        write_text(folder / "environment.json", json.dumps(environment(), indent=2))
+
+    def _keep_config(self, config: Any) -> None:
+        path = self.folder / "config.json"
+        if not path.exists():
+            write_text(path, json.dumps(config, indent=2))
+            return
+        before = json.loads(path.read_text())
+        if before != config:
+            changed = ", ".join(_changes(before, config))
+            raise AssayError(
+                f"{self.folder}: this folder holds a run with another config ({changed}); "
+                "use another --out, or the same options to resume"
+            )
+
+    def table(self, name: str, record: type[T]) -> Table[T]:
+        return Table(self.folder / "tables" / name, record)
+
+    def once(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The stored result of step `name`, doing `work` only if it has not finished before.
+
+        The result gets a `wall_s` field and is appended to metrics.jsonl the first time.
+        """
+        path = self.folder / "steps" / f"{name}.json"
+        if path.exists():
+            return dict(json.loads(path.read_text()))
+        start = time.monotonic()
+        self.say(f"[bold]{name}[/bold] ...")
+        result = {**work(), "wall_s": round(time.monotonic() - start, 2)}
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": name, **_jsonable(result)}) + "\n")
+        write_text(path, json.dumps(_jsonable(result), indent=2))
+        return dict(json.loads(path.read_text()))
+
+    def result(self, name: str) -> dict[str, Any]:
+        """The stored result of a finished step. Raises AssayError when there is none."""
+        path = self.folder / "steps" / f"{name}.json"
+        if not path.exists():
+            raise AssayError(f"{self.folder}: the step '{name}' has not finished; run the same command again to resume")
+        return dict(json.loads(path.read_text()))
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        paths = sorted((self.folder / "steps").rglob("*.json"))
+        return {str(p.relative_to(self.folder / "steps").with_suffix("")): json.loads(p.read_text()) for p in paths}
+
+    def say(self, text: str) -> None:
+        """One progress line with the time since this process opened the run."""
+        self.console.print(f"[dim]{time.monotonic() - self._started:6.0f} s[/dim]  {text}")
+
+
+def environment() -> dict[str, Any]:
+    """What a number was produced on: versions, machine, cores, threads."""
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "assay": __version__, "python": platform.python_version(), "platform": platform.platform(),
+        "processor": _processor(), "cores": os.cpu_count(), "libraries": versions,
+    }  # fmt: skip
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _jsonable(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _jsonable(plain(value))
+    if isinstance(value, dict):
+        return {str(k): _jsonable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _changes(before: Any, after: Any, at: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = sorted(before.keys() | after.keys())
+        return [c for k in keys for c in _changes(before.get(k), after.get(k), f"{at}.{k}" if at else k)]
+    return [] if before == after else [f"{at}: {before!r} -> {after!r}"]

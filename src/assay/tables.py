@@ -1,0 +1,134 @@
+"""Append-only Parquet tables: one folder per table, one file per shard, the record's dataclass as the schema.
+
+A shard appears whole or not at all (written beside, synced, renamed), so its presence is its done-marker: a killed
+stage starts again at the first shard that is missing. Nothing edits a shard.
+"""
+
+import dataclasses
+import os
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from assay.errors import AssayError
+
+T = TypeVar("T")
+_SCALARS: dict[object, pa.DataType] = {
+    str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(),
+}  # fmt: skip
+
+
+def arrow_type(hint: Any) -> pa.DataType:
+    """The Arrow type of a record field: scalars, literals, tuples, optionals and nested records."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return pa.string()
+    if origin is types.UnionType:
+        return arrow_type(next(a for a in args if a is not types.NoneType))
+    if origin is tuple:
+        return pa.list_(arrow_type(args[0]))
+    if dataclasses.is_dataclass(hint):
+        return pa.struct([(name, arrow_type(h)) for name, h in _hints(typing.cast(type, hint)).items()])
+    return _SCALARS[hint]
+
+
+def _hints(record: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(record)
+    return {f.name: hints[f.name] for f in dataclasses.fields(record)}
+
+
+def plain(value: Any) -> Any:
+    """A record as nested dicts and lists, ready for Arrow or JSON."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [plain(v) for v in value]
+    return value
+
+
+def build(hint: Any, value: Any) -> Any:
+    """The inverse of `plain`: nested dicts back to the record (or scalar) that `hint` names."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if value is None:
+        return None
+    if origin is types.UnionType:
+        return build(next(a for a in args if a is not types.NoneType), value)
+    if origin is tuple:
+        return tuple(build(args[0], v) for v in value)
+    if dataclasses.is_dataclass(hint):
+        return typing.cast(type, hint)(**{k: build(h, value[k]) for k, h in _hints(typing.cast(type, hint)).items()})
+    return value
+
+
+class Table(Generic[T]):
+    """The rows of one record type under one folder.
+
+    Example: Table(run_folder / "tables/labels", Label).write("stage1-it0", labels)
+    """
+
+    def __init__(self, folder: Path, record: type[T]) -> None:
+        self.folder, self.record = folder, record
+        self.schema = pa.schema([(name, arrow_type(h)) for name, h in _hints(record).items()])
+
+    def done(self, shard: str) -> bool:
+        return self._path(shard).exists()
+
+    def shards(self) -> list[str]:
+        return sorted(p.stem for p in self.folder.glob("*.parquet"))
+
+    def write(self, shard: str, rows: Iterable[T]) -> int:
+        """Write one shard at once and return its row count. Raises AssayError when the shard is already there."""
+        if self.done(shard):
+            raise AssayError(f"{self._path(shard)}: this shard is already written, and tables are append-only")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        table = pa.Table.from_pylist([plain(r) for r in rows], schema=self.schema)
+        beside = self._path(shard).with_suffix(f".{os.getpid()}.tmp")
+        pq.write_table(table, beside, compression="zstd")
+        replace(beside, self._path(shard))
+        return table.num_rows
+
+    def read(self, *shards: str) -> list[T]:
+        """All rows, or those of the named shards, as records."""
+        return list(self.stream(*shards))
+
+    def stream(self, *shards: str) -> Iterator[T]:
+        """The rows of all (or the named) shards, one batch in memory at a time."""
+        for shard in shards or self.shards():
+            for batch in self._open(shard).iter_batches(batch_size=4096):
+                for row in batch.to_pylist():
+                    yield build(self.record, row)
+
+    def frame(self) -> pl.DataFrame:
+        """All rows as columns, for decisions over narrow tables."""
+        parts = [typing.cast(pl.DataFrame, pl.from_arrow(self._open(s).read())) for s in self.shards()]
+        return pl.concat(parts) if parts else typing.cast(pl.DataFrame, pl.from_arrow(self.schema.empty_table()))
+
+    def _open(self, shard: str) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(self._path(shard))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise AssayError(f"{self._path(shard)}: not a readable Parquet shard ({error})") from error
+
+    def _path(self, shard: str) -> Path:
+        return self.folder / f"{shard}.parquet"
+
+
+def replace(beside: Path, path: Path) -> None:
+    """Move a finished file into place so that a crash leaves the old state or the new one, never a part."""
+    with beside.open("rb") as file:
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole small file atomically, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    beside.write_text(text, encoding="utf-8")
+    replace(beside, path)
