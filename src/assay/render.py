@@ -27,6 +27,8 @@ def render(tokenizer: Any, conversations: Sequence[Conversation], max_tokens: in
     Over-long conversations lose tokens from the *front* of the history, never the end of the response, where the reward
     is read; an encoder's over-long response loses its tail. How many were cut is told, never hidden.
     """
+    if not conversations:
+        return []
     if tokenizer.chat_template:
         return [_from_template(tokenizer, c, max_tokens) for c in conversations]
     prompts = tokenizer([_history(c[:-1]) for c in conversations], add_special_tokens=False)["input_ids"]

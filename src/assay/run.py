@@ -38,7 +38,11 @@ class Run:
         except OSError as error:
             raise AssayError(f"{folder}: another process is working in this run folder") from error
         self._started = time.monotonic()
-        self._keep_config(json.loads(json.dumps(_jsonable(config))))
+        try:
+            self._keep_config(json.loads(json.dumps(_jsonable(config))))
+        except AssayError:
+            self.close()
+            raise
         write_text(folder / "environment.json", json.dumps(environment(), indent=2))
 
     def _keep_config(self, config: Any) -> None:
@@ -53,6 +57,10 @@ class Run:
                 f"{self.folder}: this folder holds a run with another config ({changed}); "
                 "use another --out, or the same options to resume"
             )
+
+    def close(self) -> None:
+        """Let another process open the folder."""
+        self._lock.close()
 
     def table(self, name: str, record: type[T]) -> Table[T]:
         return Table(self.folder / "tables" / name, record)

@@ -8,7 +8,7 @@ import dataclasses
 import os
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -91,7 +91,13 @@ class Table(Generic[T]):
         beside = self._path(shard).with_suffix(f".{os.getpid()}.tmp")
         pq.write_table(table, beside, compression="zstd")
         replace(beside, self._path(shard))
-        return table.num_rows
+        return int(table.num_rows)
+
+    def once(self, shard: str, make: Callable[[], Iterable[T]]) -> list[T]:
+        """The rows of `shard`, made and written first if it is not there: the way a killed stage repeats nothing."""
+        if not self.done(shard):
+            self.write(shard, make())
+        return self.read(shard)
 
     def read(self, *shards: str) -> list[T]:
         """All rows, or those of the named shards, as records."""

@@ -13,14 +13,18 @@ from assay.records import Conversation, Scorer
 from assay.render import Rendered, render
 
 
-def load_scorer(folder: str | Path, max_tokens: int = 2048, tokens_per_batch: int = 8192) -> Scorer:
+def load_scorer(
+    folder: str | Path, max_tokens: int = 2048, tokens_per_batch: int = 8192, precision: str = "fp32"
+) -> Scorer:
     """A `Scorer` from a saved reward model: our own checkpoint, or any `AutoModelForSequenceClassification`."""
     tokenizer = models.load_tokenizer(str(folder))
     model = models.load_reward_model(models.Backbone(name=str(folder)), tokenizer).to(models.device()).eval()
-    return scorer(model, tokenizer, max_tokens, tokens_per_batch)
+    return scorer(model, tokenizer, max_tokens, tokens_per_batch, precision)
 
 
-def scorer(model: Any, tokenizer: Any, max_tokens: int, tokens_per_batch: int = 8192, precision: str = "fp32") -> Scorer:
+def scorer(
+    model: Any, tokenizer: Any, max_tokens: int, tokens_per_batch: int = 8192, precision: str = "fp32"
+) -> Scorer:
     """The `Scorer` of a loaded model. Batches hold sequences of similar length, so little is spent on padding."""
     limit = min(max_tokens, position_limit(model))
 

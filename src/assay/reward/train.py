@@ -108,7 +108,7 @@ def train(
     steps = max(1, round(config.epochs * len(pairs) / config.batch_pairs))
     state = _loop(folder, config, model, tokenizer.pad_token_id, rendered, gold_rendered, steps, say)
     model.load_state_dict(state.best_weights)
-    result = {
+    result: dict[str, Any] = {
         "pairs": len(pairs), "steps": steps, "gold_accuracy": state.best_accuracy, "best_step": state.best_step,
         "cut_tokens": sum(r.cut for both in rendered for r in both), "tokens": state.tokens,
     }  # fmt: skip
@@ -139,7 +139,9 @@ def _loop(
             if gold_accuracy >= state.best_accuracy:
                 state.best_step, state.best_accuracy = state.step, gold_accuracy
                 state.best_weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-            say(f"{folder.name}: step {state.step}/{steps}  loss {loss:.3f}  batch {right:.0%}  gold {gold_accuracy:.1%}")
+            say(
+                f"{folder.name}: step {state.step}/{steps}  loss {loss:.3f}  batch {right:.0%}  gold {gold_accuracy:.1%}"
+            )
             if state.step < steps:
                 _keep(partial, model, optimizer, state)
     return state
@@ -158,8 +160,8 @@ def _step(
         margin_B = rewards_2B[: len(rows)] - rewards_2B[len(rows) :]
         loss = bradley_terry(margin_B) / len(batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        total += float(loss)
-        right += int(accuracy(margin_B))
+        total += loss.item()
+        right += int(accuracy(margin_B).item())
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

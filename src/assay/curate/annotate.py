@@ -1,0 +1,149 @@
+"""LLM judges, guided by gold examples: self-consistency inside a model, then a merge across models (paper A3, 3.3).
+
+The prompt is the protocol that people follow, with the sentences on tools removed (A2, D.2-D.3), at most eight gold
+examples with their attributes, and the target at the end; the responses are "Candidate 1" and "Candidate 2" in random
+order. The paper leaves open the number of samples, the merge rule and ties: here each model votes `samples` times, each
+time with an order (and cache entry) of its own; the majority of a model's votes is its verdict, the majority of the
+verdicts is the judgement, and a tie at either level is a problem, not a vote.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from importlib import resources
+
+from assay.chat import Chat, Reply, Request
+from assay.curate.attributes import conversation_text, fenced, fill_prompt, response_text
+from assay.errors import AssayError
+from assay.records import Attributes, Case, Judge, Judgement, Pair, digest, user
+
+MAX_EXAMPLES = 8
+"""At most eight examples guide a judge (paper A2, D.2)."""
+_TOOLS = re.compile(r"<!-- tools -->\n(.*?)<!-- end -->\n", re.DOTALL)
+_VERDICT = re.compile(r"^\W*verdict\W*(?:candidate\s*)?(1|2|tie|cannot decide)\W*$", re.IGNORECASE | re.MULTILINE)
+
+
+def protocol_for(attributes: Attributes, *, tools: bool) -> str:
+    """The protocol's principles and the sections that apply to this task; without `tools`, no word about them."""
+    text = resources.files("assay.curate").joinpath("prompts/protocol.md").read_text(encoding="utf-8")
+    sections = re.split(r"(?=^## )", _TOOLS.sub(r"\1" if tools else "", text), flags=re.MULTILINE)
+    wanted = (
+        "## Principles", f"## Objectivity: {attributes.objectivity}",
+        f"## Controversiality: {attributes.controversiality}", f"## Category: {attributes.category}",
+    )  # fmt: skip
+    return "\n\n".join(s.strip() for s in (sections[0], *(s for s in sections if s.splitlines()[0] in wanted)))
+
+
+def shown_order(pair: Pair, *salt: object) -> tuple[str, str]:
+    """The ids of the responses in the random order in which they are presented: the same for the same `salt`."""
+    first, second = (r.id for r in pair.responses)
+    swap = int(digest(["order", pair.id, *salt])[0], 16) % 2 == 1
+    return (second, first) if swap else (first, second)
+
+
+def judge_request(case: Case, model: str, sample: int, seed: int) -> tuple[Request, tuple[str, str]]:
+    """The request for one vote, and the order in which it shows the target's responses."""
+    order = shown_order(case.pair, seed, model, sample)
+    examples = []
+    for number, example in enumerate(case.examples[:MAX_EXAMPLES], 1):
+        shown = shown_order(example.pair, seed, model, sample, case.pair.id)
+        verdict = f"Verdict: {shown.index(example.better) + 1}"
+        examples.append(f"## Example {number}\n\n{_task(example.pair, example.attributes, shown)}\n\n{verdict}")
+    fields = {
+        "protocol": protocol_for(case.attributes, tools=False).replace("# ", "## ", 1),
+        "examples": "\n\n".join(examples) or "There are none for this conversation.",
+        "target": _task(case.pair, case.attributes, order),
+    }
+    return Request(messages=(user(fill_prompt("judge", fields)),), sample=sample), order
+
+
+def _task(pair: Pair, attributes: Attributes, order: tuple[str, str]) -> str:
+    parts = [
+        fenced("conversation", conversation_text(pair.prompt)),
+        f"Task: {attributes.category}, {attributes.objectivity}, {attributes.controversiality} controversiality\n"
+        f"Desired: {'; '.join(attributes.desired)}\nGuideline: {attributes.guideline}",
+        *(
+            f"Candidate {n}:\n{fenced(f'candidate_{n}', response_text(pair.response(i)))}"
+            for n, i in enumerate(order, 1)
+        ),
+    ]
+    return "\n\n".join(parts)
+
+
+def read_vote(pair: Pair, order: tuple[str, str], reply: Reply, by: str) -> Judgement:
+    """One raw vote from one reply; a failed, unreadable or contradictory reply is a judgement with a problem."""
+    verdicts = {v.lower() for v in _VERDICT.findall(reply.text)}
+    verdict = verdicts.pop() if len(verdicts) == 1 else ""
+    better = order[int(verdict) - 1] if verdict in ("1", "2") else None
+    problem = "" if better else reply.problem or verdict or "unparsable"
+    return Judgement(
+        pair_id=pair.id, better=better, by=by, kind="llm", shown=order, problem=problem, tokens=reply.tokens,
+        rationale=_VERDICT.sub("", reply.text).strip(), seconds=reply.seconds,
+    )  # fmt: skip
+
+
+def llm_votes(chats: Sequence[Chat], cases: Sequence[Case], *, samples: int = 3, seed: int = 0) -> list[Judgement]:
+    """The raw votes: for each case in order, for each chat, `samples` judgements (len(cases) * len(chats) * samples).
+
+    All chats are asked at the same time. The order of the responses depends on (seed, pair, model, sample) alone, so a
+    resumed run makes the same requests, which the cache answers.
+    """
+    names = [c.name for c in chats]
+    if not chats or samples < 1 or len(set(names)) != len(names):
+        raise AssayError(f"an LLM judge needs chats with different names and samples >= 1, got {names}, {samples}")
+
+    def ask(chat: Chat) -> list[Judgement]:
+        asked = [(c.pair, *judge_request(c, chat.name, s, seed)) for c in cases for s in range(samples)]
+        replies = chat.complete([request for _, request, _ in asked])
+        votes = zip(asked, replies, strict=True)
+        return [read_vote(pair, order, reply, f"llm:{chat.name}") for (pair, _, order), reply in votes]
+
+    with ThreadPoolExecutor(len(chats)) as pool:
+        by_chat = list(pool.map(ask, chats))
+    return [v for i in range(len(cases)) for votes in by_chat for v in votes[i * samples : (i + 1) * samples]]
+
+
+def llm_judge(chats: Sequence[Chat], *, samples: int = 3, seed: int = 0) -> Judge:
+    """The preference-aware judge of the paper: `llm_votes`, merged case by case."""
+
+    def judge(cases: Sequence[Case]) -> list[Judgement]:
+        votes, each = llm_votes(chats, cases, samples=samples, seed=seed), len(chats) * samples
+        return [merge(votes[i : i + each]) for i in range(0, len(votes), each)]
+
+    return judge
+
+
+def merge(votes: Sequence[Judgement]) -> Judgement:
+    """One judgement from the raw votes on one pair: each model's own majority first, then the majority of the models.
+
+    The confidence is the winner's share at the level that decided: of the models that have a verdict, or of the votes
+    where only one has. Failed votes count for nobody; a model whose votes tie has no verdict; without any verdict, or
+    with as many against as for, the judgement is a problem.
+    """
+    models: dict[str, list[Judgement]] = defaultdict(list)
+    for vote in votes:
+        models[vote.by].append(vote)
+    verdicts = [_majority(own, by) for by, own in models.items()]
+    heard = [v for v in verdicts if v.better]
+    name = "llm:" + "+".join(by.removeprefix("llm:") for by in models)
+    merged = replace(heard[0], by=name) if len(heard) == 1 else _majority(heard or verdicts, name)
+    return replace(merged, votes=len(votes), tokens=sum(v.tokens for v in votes), seconds=sum(v.seconds for v in votes))
+
+
+def _majority(votes: Sequence[Judgement], by: str) -> Judgement:
+    """The majority of judgements on one pair; failures abstain, and name the problem when nobody voted."""
+    assert len({v.pair_id for v in votes}) == 1, "votes on different pairs cannot be merged"
+    counts = Counter(v.better for v in votes if v.better)
+    ranked = counts.most_common()
+    tie = len(ranked) == 2 and ranked[0][1] == ranked[1][1]
+    if tie or not ranked:
+        problem = "tie" if tie else Counter(v.problem for v in votes).most_common(1)[0][0]
+        return Judgement(pair_id=votes[0].pair_id, better=None, by=by, kind="llm", problem=problem, confidence=0.5)
+    winner = ranked[0][0]
+    reason = next(v.rationale for v in votes if v.better == winner)
+    return Judgement(
+        pair_id=votes[0].pair_id, better=winner, by=by, kind="llm", rationale=reason,
+        confidence=ranked[0][1] / counts.total(),
+    )  # fmt: skip

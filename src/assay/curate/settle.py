@@ -1,0 +1,68 @@
+"""Judgements to a label: one pure function in which a person outranks a machine, and a machine the source.
+
+Paper A leaves adjudication open; here the highest rank that spoke decides alone, by majority of its votes. A pair on which
+people cannot decide is dropped and no judge may overrule them (A2, D.2).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from assay.records import Judgement, Label, Tier
+
+_RANKS: tuple[tuple[Tier, frozenset[str]], ...] = (
+    ("gold", frozenset({"human", "oracle"})),
+    ("silver", frozenset({"llm", "offline"})),
+    ("wild", frozenset({"wild"})),
+)
+
+
+def settle(judgements: Iterable[Judgement], stage: str) -> Label:
+    """The label of one pair from all judgements about it, whatever their order. Raises ValueError when there are none.
+
+    `kept` and `relabelled` compare with the majority of the source's own votes; a pair that carries none is kept.
+    """
+    rows = sorted(judgements, key=lambda j: (j.kind, j.by, j.round, j.better or "", j.problem))
+    if not rows or len({j.pair_id for j in rows}) != 1:
+        raise ValueError("settle needs the judgements of exactly one pair")
+    original = wild_choice(rows)
+    tier, deciding = next((t, d) for t, kinds in _RANKS if (d := [j for j in rows if j.kind in kinds]))
+    by = tuple(sorted({j.by for j in deciding}))
+    chosen = majority(deciding)
+    who = {"gold": "people", "silver": "judges", "wild": "source votes"}[tier]
+    if chosen is None:
+        problems = ", ".join(sorted({j.problem for j in deciding if j.problem})) or "votes are tied"
+        return Label(pair_id=rows[0].pair_id, chosen=None, tier=tier, fate="dropped", by=by, stage=stage,
+                     reason=f"{who} did not decide: {problems}")  # fmt: skip
+    agrees = original in (None, chosen)
+    reason = f"{who} confirm the original label" if agrees else f"{who} prefer the other response"
+    if original is None:
+        reason = f"{who} decide; the source has no label"
+    elif tier == "wild":
+        reason = "the source's own label, not checked"
+    return Label(pair_id=rows[0].pair_id, chosen=chosen, tier=tier, fate="kept" if agrees else "relabelled", by=by,
+                 stage=stage, reason=reason)  # fmt: skip
+
+
+def settle_all(judgements: Iterable[Judgement], stage: str) -> list[Label]:
+    """One label per pair that occurs, in the order of pair ids."""
+    by_pair: dict[str, list[Judgement]] = {}
+    for judgement in judgements:
+        by_pair.setdefault(judgement.pair_id, []).append(judgement)
+    return [settle(by_pair[pair_id], stage) for pair_id in sorted(by_pair)]
+
+
+def wild_choice(judgements: Sequence[Judgement]) -> str | None:
+    """The response that the source itself prefers, or None when it is tied or silent."""
+    return majority([j for j in judgements if j.kind == "wild"])
+
+
+def majority(judgements: Sequence[Judgement]) -> str | None:
+    """The response with the most votes; None on a tie or without any vote. Problems never vote."""
+    votes: Counter[str] = Counter()
+    for j in judgements:
+        if j.better is not None:
+            votes[j.better] += 1
+    ranked = votes.most_common(2)
+    if not ranked or (len(ranked) == 2 and ranked[0][1] == ranked[1][1]):
+        return None
+    return ranked[0][0]

@@ -1,0 +1,131 @@
+"""Stage 2 of paper A (section 3.3, our A.7): no people. Every in-the-wild pair is kept, flipped or dropped, with its reason.
+
+    best RM sure of the wild label ---------------------+
+    else: LLM judges, guided by the nearest gold -------+--> and the gold RM agrees --> kept
+                                                        +--> else dropped --> all say the opposite --> flipped
+
+Keep rule: kept iff the gold RM agrees with the original label AND (the best RM OR the judges do). The paper's text lets a
+pair with p > 0.5 pass unchecked, its figure and its rule do not; we follow the rule. "Close to 0.5" is `band`.
+"Flipped" recycles a dropped pair whose original label is contradicted by gold RM, best RM and, where they spoke, the
+judges (A3, H.4); the paper defines the flipped pool in several ways.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from assay.curate.settle import wild_choice
+from assay.curate.stage1 import Material, Stage1Result, cases, win_probabilities
+from assay.errors import AssayError
+from assay.records import Fate, Judge, Judgement, Label
+from assay.run import Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage2Config:
+    """`band`: the best RM counts as sure of a label only above 0.5 + band (the paper gives no width)."""
+
+    band: float = 0.1
+    examples: int = 8
+    shard_pairs: int = 100_000
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.band < 0.5:
+            raise AssayError(f"stage2.band must lie in [0, 0.5), got {self.band}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What is known of one wild pair: the probability that each RM gives its original label, and the judges' word."""
+
+    pair_id: str
+    original: str
+    p_best: float
+    p_gold: float
+    judge: str | None
+    """The response that the judges prefer; None when they were not asked or did not decide."""
+
+
+REASONS: tuple[tuple[Fate, str], ...] = (
+    ("kept", "gold RM and best RM agree with the original label"),
+    ("kept", "gold RM and judges agree with the original label"),
+    ("flipped", "gold RM, best RM and judges prefer the other response"),
+    ("flipped", "gold RM and best RM prefer the other response; judges did not decide"),
+    ("dropped", "gold RM disagrees with the original label"),
+    ("dropped", "neither best RM nor judges support the original label"),
+)
+
+
+def decide(evidence: pl.DataFrame, band: float) -> pl.DataFrame:
+    """`evidence` (columns of `Evidence`) with `fate` and `reason`: the keep rule, over narrow columns only."""
+    gold, best_sure = pl.col("p_gold") > 0.5, pl.col("p_best") > 0.5 + band
+    judge_agrees = (pl.col("judge") == pl.col("original")).fill_null(False)
+    judge_opposes = (pl.col("judge") != pl.col("original")).fill_null(False)
+    against = (pl.col("p_gold") < 0.5) & (pl.col("p_best") < 0.5)
+    rule = (
+        pl.when(gold & best_sure).then(0)
+        .when(gold & judge_agrees).then(1)
+        .when(against & judge_opposes).then(2)
+        .when(against & ~judge_agrees).then(3)
+        .when(~gold).then(4)
+        .otherwise(5)
+    )  # fmt: skip
+    fates, reasons = [f for f, _ in REASONS], [r for _, r in REASONS]
+    return evidence.with_columns(rule.alias("rule")).with_columns(
+        pl.col("rule").replace_strict(range(len(REASONS)), fates, return_dtype=pl.String).alias("fate"),
+        pl.col("rule").replace_strict(range(len(REASONS)), reasons, return_dtype=pl.String).alias("reason"),
+    )
+
+
+def stage2(run: Run, config: Stage2Config, material: Material, stage1: Stage1Result, judge: Judge) -> list[Label]:
+    """Settle the pairs of `material` shard by shard; resumes at the first shard that is not done."""
+    labels: list[Label] = []
+    ids = sorted(material.pairs)
+    votes: dict[str, list[Judgement]] = {}
+    for j in material.wild:
+        votes.setdefault(j.pair_id, []).append(j)
+    for n, at in enumerate(range(0, len(ids), config.shard_pairs)):
+        part = ids[at : at + config.shard_pairs]
+        original = {i: choice for i in part if (choice := wild_choice(votes.get(i, [])))}
+        rows = run.table("evidence", Evidence).once(
+            f"stage2-{n}",
+            lambda n=n, o=original: _evidence(run, config, material, stage1, judge, n, o),  # type: ignore[misc]
+        )
+        labels += run.table("labels", Label).once(f"stage2-{n}", lambda p=part, r=rows: _labels(p, r, material, config))  # type: ignore[misc]
+    return labels
+
+
+def _evidence(
+    run: Run, config: Stage2Config, material: Material, stage1: Stage1Result, judge: Judge, n: int,
+    original: Mapping[str, str],
+) -> list[Evidence]:  # fmt: skip
+    views = [material.pairs[i].preferring(choice) for i, choice in original.items()]
+    p_best, p_gold = win_probabilities(stage1.best, views), win_probabilities(stage1.gold_rm, views)
+    unsure = [i for i in original if p_best[i] <= 0.5 + config.band]
+    guided = cases(unsure, material, stage1.examples, config.examples)
+    judged = run.table("judgements", Judgement).once(f"stage2-{n}-judges", lambda: judge(guided))
+    word = {j.pair_id: j.better for j in judged}
+    return [
+        Evidence(pair_id=i, original=o, p_best=p_best[i], p_gold=p_gold[i], judge=word.get(i))
+        for i, o in original.items()
+    ]
+
+
+def _labels(ids: Sequence[str], rows: Sequence[Evidence], material: Material, config: Stage2Config) -> list[Label]:
+    frame = pl.DataFrame([[r.pair_id, r.original, r.p_best, r.p_gold, r.judge] for r in rows], orient="row",
+                         schema={"pair_id": pl.String, "original": pl.String, "p_best": pl.Float64,
+                                 "p_gold": pl.Float64, "judge": pl.String})  # fmt: skip
+    decided = {row["pair_id"]: row for row in decide(frame, config.band).iter_rows(named=True)}
+    labels = []
+    for pair_id in ids:
+        row = decided.get(pair_id)
+        if row is None:
+            labels.append(Label(pair_id=pair_id, chosen=None, tier="wild", fate="dropped", by=(), stage="stage2",
+                                reason="the source has no label, or its votes are tied"))  # fmt: skip
+            continue
+        chosen = {"kept": row["original"], "flipped": material.pairs[pair_id].other(row["original"])}.get(row["fate"])
+        by = ("best-rm", "gold-rm", *(("judges",) if row["judge"] else ()))
+        labels.append(Label(pair_id=pair_id, chosen=chosen, tier="wild", fate=row["fate"], by=by, stage="stage2",
+                            reason=row["reason"]))  # fmt: skip
+    return labels

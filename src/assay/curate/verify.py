@@ -1,0 +1,207 @@
+"""People judge: the queue out, judgements in (paper A3, section 3.2; A2, D.2).
+
+A terminal annotator shows one pair at a time with its attributes and the protocol that applies to it, in a random order
+that is recorded. Each answer is on disk before the next pair is shown. Runs whose pool carries ground truth may use an
+*oracle* instead of a person; it is named so in every judgement.
+"""
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from assay.curate.annotate import protocol_for, shown_order
+from assay.curate.attributes import conversation_text, response_text
+from assay.errors import AssayError
+from assay.records import Attributes, Case, Judge, Judgement, Pair
+from assay.tables import build, plain
+
+_ASK = "better: 1 or 2, t(ie), d(iscard: cannot decide), s(kip), u(ndo), q(uit) > "
+_PROBLEMS = {"t": "tie", "d": "cannot decide"}
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """What a session came to: answers given now, by kind, and how many cases this annotator has not answered yet."""
+
+    judged: int
+    ties: int
+    discarded: int
+    skipped: int
+    left: int
+    seconds: float
+
+
+def verify(
+    cases: Sequence[Case], annotator: str, out: Path, read: Callable[[str], str], console: Console, seed: int = 0
+) -> VerifyReport:
+    """Ask a person about each case that `annotator` has not answered in `out`, a JSONL file of judgements.
+
+    `read` shows a prompt and returns a line (such as `input`). Every answer is appended and synced at once; Ctrl-C, the
+    end of input and q all end the session and lose nothing. A skipped case is asked again in the next session; an undone
+    answer is withdrawn by a further line, for nothing in the file is edited.
+    """
+    _drop_torn_line(out)
+    done = {j.pair_id for j in read_judgements(out) if j.by == annotator}
+    todo = [c for c in cases if c.pair.id not in done]
+    given: dict[int, Judgement] = {}
+    at, skipped, seconds = 0, set[int](), 0.0
+    while at < len(todo):
+        case = todo[at]
+        order = shown_order(case.pair, seed, annotator)
+        _show(case, order, console, f"{at + 1} of {len(todo)}")
+        start = time.monotonic()
+        answer = _answer(read, console)
+        spent = time.monotonic() - start
+        seconds += spent
+        if answer == "q":
+            break
+        if answer == "u":
+            at = max(0, at - 1)
+            skipped.discard(at)
+            if at in given:
+                _append(out, {"withdrawn": given.pop(at).pair_id, "by": annotator})
+            continue
+        if answer == "s":
+            skipped.add(at)
+        else:
+            given[at] = _judgement(case.pair, answer, order, annotator, spent)
+            _append(out, plain(given[at]))
+        at += 1
+    problems = [j.problem for j in given.values()]
+    return VerifyReport(
+        judged=len(given), ties=problems.count("tie"), discarded=problems.count("cannot decide"), skipped=len(skipped),
+        left=len(todo) - len(given), seconds=round(seconds, 1),
+    )  # fmt: skip
+
+
+def terminal_annotator(
+    console: Console, name: str, out: Path, read: Callable[[str], str] = input, seed: int = 0
+) -> Judge:
+    """A person at this terminal as a `Judge`; what the person did not answer comes back with the problem "skipped"."""
+
+    def judge(cases: Sequence[Case]) -> list[Judgement]:
+        verify(cases, name, out, read, console, seed)
+        answers = {j.pair_id: j for j in read_judgements(out) if j.by == name}
+        return [answers.get(c.pair.id) or _skipped(c.pair, name) for c in cases]
+
+    return judge
+
+
+def oracle(truth: Mapping[str, str]) -> Judge:
+    """An annotator that knows the right answer: `truth` maps pair ids to the id of the better response.
+
+    It stands in for people where a pool carries ground truth, and calls itself "oracle" in kind and name.
+    """
+
+    def judge(cases: Sequence[Case]) -> list[Judgement]:
+        return [_from_truth(case.pair, truth.get(case.pair.id)) for case in cases]
+
+    return judge
+
+
+def queue(pairs: Sequence[Pair], attributes: Mapping[str, Attributes]) -> list[Pair]:
+    """`pairs` in the order in which people should see them: objective first, then low controversiality (A2, D.2).
+
+    `attributes` maps pair ids; pairs without attributes come last. The order is otherwise kept.
+    """
+    levels = {"low": 0, "medium": 1, "high": 2}
+
+    def rank(pair: Pair) -> tuple[bool, bool, int]:
+        a = attributes.get(pair.id)
+        return (
+            (True, True, 3) if a is None else (False, a.objectivity != "objective", levels.get(a.controversiality, 3))
+        )
+
+    return sorted(pairs, key=rank)
+
+
+def read_judgements(out: Path) -> list[Judgement]:
+    """The standing judgements in a file of `verify`: the last one per pair and annotator, withdrawn ones left out."""
+    standing: dict[tuple[str, str], Judgement] = {}
+    lines = out.read_text(encoding="utf-8").split("\n")[:-1] if out.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            if "withdrawn" in row:
+                standing.pop((row["withdrawn"], row["by"]), None)
+            else:
+                judgement: Judgement = build(Judgement, row)
+                standing[judgement.pair_id, judgement.by] = judgement
+        except (ValueError, KeyError, TypeError) as error:
+            raise AssayError(
+                f"{out}, line {number}: not a judgement ({error!r}); restore the file or remove the line"
+            ) from error
+    return list(standing.values())
+
+
+def _from_truth(pair: Pair, better: str | None) -> Judgement:
+    if better is None:
+        return Judgement(pair_id=pair.id, better=None, by="oracle", kind="oracle", problem="no truth")
+    assert better in (r.id for r in pair.responses), f"the truth of pair {pair.id} names no response of it"
+    return Judgement(pair_id=pair.id, better=better, by="oracle", kind="oracle")
+
+
+def _judgement(pair: Pair, answer: str, order: tuple[str, str], by: str, seconds: float) -> Judgement:
+    return Judgement(
+        pair_id=pair.id, better=order[int(answer) - 1] if answer in "12" else None, by=by, kind="human", shown=order,
+        problem=_PROBLEMS.get(answer, ""), seconds=round(seconds, 3),
+    )  # fmt: skip
+
+
+def _skipped(pair: Pair, by: str) -> Judgement:
+    return Judgement(pair_id=pair.id, better=None, by=by, kind="human", problem="skipped")
+
+
+def _answer(read: Callable[[str], str], console: Console) -> str:
+    """One of 1 2 t d s u q; asks until it gets one."""
+    while True:
+        try:
+            line = read(_ASK).strip().lower()
+        except (EOFError, KeyboardInterrupt):
+            return "q"
+        if line[:1] in tuple("12tdsuq") and line in ("1", "2", *"tdsuq", "tie", "discard", "skip", "undo", "quit"):
+            return line[0]
+        console.print("Please answer with one of: 1 2 t d s u q")
+
+
+def _show(case: Case, order: tuple[str, str], console: Console, title: str) -> None:
+    """The whole case as text: stacked, not side by side, so that it also reads well aloud."""
+    a = case.attributes
+    about = (
+        f"{a.category}, {a.objectivity}, {a.controversiality} controversiality\n"
+        f"Desired: {'; '.join(a.desired)}\nGuideline: {a.guideline}"
+    )
+    console.print(Panel(_safe(protocol_for(a, tools=True)), title="Protocol"))
+    console.print(Panel(_safe(conversation_text(case.pair.prompt)), title=f"Conversation {title}"))
+    console.print(Panel(_safe(about), title="Attributes"))
+    for number, response_id in enumerate(order, 1):
+        console.print(Panel(_safe(response_text(case.pair.response(response_id))), title=f"Response {number}"))
+
+
+def _safe(text: str) -> Text:
+    """Plain text: no markup, and no control character that a response could steer the terminal with."""
+    return Text(_CONTROL.sub("\ufffd", text))
+
+
+def _append(out: Path, row: dict[str, Any]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _drop_torn_line(out: Path) -> None:
+    """Cut a last line that a crash left without its end: it was never acknowledged."""
+    if out.exists() and not (data := out.read_bytes()).endswith(b"\n"):
+        os.truncate(out, data.rfind(b"\n") + 1)

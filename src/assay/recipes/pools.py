@@ -1,0 +1,93 @@
+"""The pools that recipes run on: the embedded one, people's own sets, and a folder made by `assay pool add`.
+
+The embedded pool is instructions with one checkable constraint, answered by SmolLM2-135M-Instruct.
+
+Which of two answers obeys is a fact (`constraints.py`), so every label in the run can be checked. The in-the-wild labels
+are honest weak labels, each pair labelled by one of three sources that do not look at the constraint:
+
+- `longer`: the longer answer wins; right only where length is what was asked for;
+- `likelihood`: a small judge: the answer that SmolLM2-135M finds likelier per token after the prompt wins;
+- `votes`: three old noisy votes, each right with probability 0.65 (simulated, the only source drawn from the truth).
+
+The answers ship with the package (`data/constraint_answers.parquet`, made by `scripts/make_constraint_pool.py`).
+"""
+
+from dataclasses import dataclass
+from importlib import resources
+from itertools import combinations
+from pathlib import Path
+
+import polars as pl
+
+from assay.records import Judgement, Pair, Response, digest, user
+from assay.recipes.constraints import Constraint
+
+VOTE_ACCURACY = 0.65
+HALVED = frozenset({"at_most", "question"})
+"""Kinds of which every second instruction is left out: there the shorter answer nearly always obeys, and with all of them
+the longer-is-better labels would be wrong more often than in any pool that people use."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """Pairs with their in-the-wild judgements and, where it is known, the better response by pair id.
+
+    `stage2_only` are pairs that must not enter stage 1: nobody can be asked about them (paper A sends originally
+    human-labelled pairs to stage 1 and all others to stage 2, A3 section 3.3).
+    """
+
+    pairs: dict[str, Pair]
+    wild: list[Judgement]
+    truth: dict[str, str]
+    stage2_only: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One sampled answer; `mean_logp` is nats per token under the model that wrote it, after the plain prompt."""
+
+    text: str
+    obeys: bool
+    mean_logp: float
+
+
+def constraint_pool(path: Path | None = None) -> Pool:
+    """All pairs of one obeying and one violating answer to the same instruction, with wild labels and the truth."""
+    frame = pl.read_parquet(path or Path(str(resources.files("assay") / "data/constraint_answers.parquet")))
+    pairs: dict[str, Pair] = {}
+    wild: list[Judgement] = []
+    truth: dict[str, str] = {}
+    for (index, prompt, kind, argument), rows in frame.group_by(
+        ["instruction", "prompt", "kind", "argument"], maintain_order=True
+    ):
+        if kind in HALVED and int(str(index)) % 2:
+            continue
+        constraint = Constraint(kind=str(kind), argument=str(argument))
+        answers = {
+            row["answer"]: Answer(text=row["answer"], obeys=constraint.obeyed_by(row["answer"]), mean_logp=row["mean_logp"])
+            for row in rows.iter_rows(named=True)
+            if row["answer"].strip()
+        }
+        for one, other in combinations(answers.values(), 2):
+            if one.obeys == other.obeys:
+                continue
+            better, worse = (one, other) if one.obeys else (other, one)
+            pair = Pair.of((user(str(prompt)),), Response.of(better.text), Response.of(worse.text))
+            pairs[pair.id], truth[pair.id] = pair, Response.of(better.text).id
+            wild += wild_votes(pair.id, better, worse)
+    return Pool(pairs=pairs, wild=wild, truth=truth)
+
+
+def wild_votes(pair_id: str, better: Answer, worse: Answer) -> list[Judgement]:
+    """The in-the-wild judgements of one pair, from one of the three sources, by the pair's own content."""
+
+    def vote(source: str, choice: Answer) -> Judgement:
+        return Judgement(pair_id=pair_id, better=Response.of(choice.text).id, by=f"wild:{source}", kind="wild")
+
+    draw = int(digest(["source", pair_id])[:8], 16) % 10
+    if draw < 4:
+        return [vote("longer", max(better, worse, key=lambda a: (len(a.text), a.text)))]
+    if draw < 7:
+        return [vote("likelihood", max(better, worse, key=lambda a: (a.mean_logp, a.text)))]
+    right = [int(digest(["vote", n, pair_id])[:8], 16) < VOTE_ACCURACY * 16**8 for n in range(3)]
+    return [vote(f"votes-{n}", better if r else worse) for n, r in enumerate(right)]

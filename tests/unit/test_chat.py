@@ -1,0 +1,253 @@
+"""The chat client against a real server on loopback: exactly once, in order, and no failure raises."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from assay.chat import ChatConfig, Replay, Request, Server, export_replies, read_completion, request_key
+from assay.errors import AssayError
+from assay.records import Message, user
+
+Handler = Callable[[int, dict[str, object]], web.Response]
+
+
+class FakeServer:
+    """Answers `handler(number of this call, body)`; remembers every body and how many calls were open at once."""
+
+    def __init__(self) -> None:
+        self.handler: Handler = lambda n, body: completion(str(body["messages"][-1]["content"]).upper())  # type: ignore[index]
+        self.bodies: list[dict[str, object]] = []
+        self.headers: list[dict[str, str]] = []
+        self.delay_s, self.open, self.most_open = 0.0, 0, 0
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+        self._thread.start()
+        assert self._ready.wait(10)
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", self._answer)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        self._ready.set()
+        await self._stop.wait()
+        await runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.bodies.append(body)
+        self.headers.append(dict(request.headers))
+        number = len(self.bodies)
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
+        await asyncio.sleep(self.delay_s)
+        self.open -= 1
+        return self.handler(number, body)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+
+
+def completion(text: str | None, **choice: object) -> web.Response:
+    choices = [{"message": {"role": "assistant", "content": text}, **choice}]
+    return web.json_response({"choices": choices, "usage": {"prompt_tokens": 7, "completion_tokens": 3}})
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    fake = FakeServer()
+    yield fake
+    fake.stop()
+
+
+def chat(server: FakeServer, tmp_path: Path, **options: object) -> Server:
+    settings = {"model": "m", "tries": 3, "backoff_s": 0.01, "max_wait_s": 0.3, **options}
+    return Server(ChatConfig(url=server.url, **settings), tmp_path / "cache.sqlite")  # type: ignore[arg-type]
+
+
+def ask(text: str, sample: int = 0) -> Request:
+    return Request(messages=(user(text),), sample=sample)
+
+
+def test_replies_come_in_order_with_tokens(server: FakeServer, tmp_path: Path) -> None:
+    replies = chat(server, tmp_path).complete([ask(f"q{i}") for i in range(50)])
+    assert [r.text for r in replies] == [f"Q{i}" for i in range(50)]
+    assert {(r.tokens_in, r.tokens_out, r.tokens, r.cached) for r in replies} == {(7, 3, 10, False)}
+
+
+def test_a_request_is_asked_once_and_a_sample_is_a_request(server: FakeServer, tmp_path: Path) -> None:
+    requests = [ask("a"), ask("a"), ask("a", 1), ask("b")]
+    first = chat(server, tmp_path).complete(requests)
+    assert len(server.bodies) == 3
+    again = chat(server, tmp_path).complete(requests)
+    assert len(server.bodies) == 3
+    assert all(r.cached for r in again)
+    assert [(r.text, r.tokens) for r in again] == [(r.text, r.tokens) for r in first]
+
+
+@pytest.mark.parametrize("change", [{"model": "n"}, {"temperature": 0.0}, {"max_tokens": 5}])
+def test_the_key_holds_what_shapes_the_answer(server: FakeServer, tmp_path: Path, change: dict[str, object]) -> None:
+    chat(server, tmp_path).complete([ask("a")])
+    chat(server, tmp_path, **change).complete([ask("a")])
+    chat(server, tmp_path, tries=9, concurrency=2).complete([ask("a")])
+    assert len(server.bodies) == 2
+
+
+def test_concurrency_is_bounded(server: FakeServer, tmp_path: Path) -> None:
+    server.delay_s = 0.02
+    chat(server, tmp_path, concurrency=4).complete([ask(str(i)) for i in range(30)])
+    assert server.most_open == 4
+
+
+def test_a_passing_failure_is_tried_again(server: FakeServer, tmp_path: Path) -> None:
+    server.handler = lambda n, body: web.Response(status=503) if n < 3 else completion("ok")
+    (reply,) = chat(server, tmp_path).complete([ask("a")])
+    assert (reply.text, reply.problem, len(server.bodies)) == ("ok", "", 3)
+
+
+def test_retry_after_holds_every_worker_back(server: FakeServer, tmp_path: Path) -> None:
+    times: list[float] = []
+
+    def handler(n: int, body: dict[str, object]) -> web.Response:
+        times.append(time.monotonic())
+        return web.Response(status=429, headers={"Retry-After": "0.25"}) if n == 1 else completion("ok")
+
+    server.handler = handler
+    replies = chat(server, tmp_path, concurrency=1).complete([ask("a"), ask("b")])
+    assert [r.text for r in replies] == ["ok", "ok"]
+    assert times[1] - times[0] >= 0.24
+
+
+@pytest.mark.parametrize(
+    ("handler", "problem", "calls"),
+    [
+        (lambda n, b: web.Response(status=500), "http 500", 3),
+        (lambda n, b: web.Response(status=400, text="bad model"), "http 400: bad model", 1),
+        (lambda n, b: web.Response(text="<html>"), "the server's answer is not JSON", 3),
+        (lambda n, b: web.json_response({"error": "x"}), "not a chat completion: {'error': 'x'}", 1),
+        (lambda n, b: web.json_response([1]), "not a chat completion: [1]", 1),
+        (lambda n, b: completion(""), "empty", 1),
+        (lambda n, b: completion(None, finish_reason="length"), "cut off at max_tokens", 1),
+        (lambda n, b: completion("no", finish_reason="content_filter"), "refused", 1),
+    ],
+)
+def test_a_failure_is_a_reply_and_is_not_cached(
+    server: FakeServer, tmp_path: Path, handler: Handler, problem: str, calls: int
+) -> None:
+    good = server.handler
+    server.handler = lambda n, body: handler(n, body) if "bad" in json.dumps(body) else good(n, body)
+    replies = chat(server, tmp_path).complete([ask("x"), ask("bad"), ask("y")])
+    assert [r.text for r in replies] == ["X", "", "Y"]
+    assert replies[1].problem == problem
+    assert len(server.bodies) == 2 + calls
+    server.handler = lambda n, body: completion("better now")
+    assert chat(server, tmp_path).complete([ask("bad")])[0].text == "better now"
+
+
+def test_timeouts_and_dead_servers_are_problems(server: FakeServer, tmp_path: Path) -> None:
+    server.delay_s = 0.3
+    (reply,) = chat(server, tmp_path, timeout_s=0.05, tries=2).complete([ask("a")])
+    assert (reply.problem, len(server.bodies)) == ("timeout", 2)
+    dead = Server(ChatConfig(url="http://127.0.0.1:9/v1", model="m", tries=2, backoff_s=0.01), tmp_path / "c.sqlite")
+    assert dead.complete([ask("a")])[0].problem.startswith("connection: ")
+
+
+def test_a_lone_surrogate_is_replaced() -> None:
+    reply = read_completion(json.loads('{"choices": [{"message": {"content": "a\\ud800"}}]}'))
+    assert reply.text == "a?"
+
+
+def test_images_are_a_problem_not_dropped(server: FakeServer, tmp_path: Path) -> None:
+    request = Request(messages=(Message(role="user", content="what is this?", images=("abc",)),))
+    assert chat(server, tmp_path).complete([request])[0].problem == "images cannot be sent yet"
+    assert not server.bodies
+
+
+def test_the_api_key_comes_from_the_environment(
+    server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "s3cret")
+    chat(server, tmp_path, api_key_env="SOME_KEY").complete([ask("a")])
+    assert server.headers[0]["Authorization"] == "Bearer s3cret"
+    assert b"s3cret" not in (tmp_path / "cache.sqlite").read_bytes()
+
+
+@pytest.mark.parametrize("wrong", [{"url": "localhost:1"}, {"model": ""}, {"concurrency": 0}, {"tries": 0}])
+def test_an_impossible_config_fails_at_once(wrong: dict[str, object]) -> None:
+    with pytest.raises(AssayError, match="chat"):
+        ChatConfig(**{"url": "http://x/v1", "model": "m", **wrong})  # type: ignore[arg-type]
+
+
+def test_a_broken_cache_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "cache.sqlite").write_text("this is no database, but it is long enough to look at" * 99)
+    with pytest.raises(AssayError, match="reply cache cannot be used"):
+        Server(ChatConfig(url="http://x/v1", model="m"), tmp_path / "cache.sqlite")
+
+
+def test_recorded_replies_answer_the_same_requests(server: FakeServer, tmp_path: Path) -> None:
+    live = chat(server, tmp_path)
+    requests = [ask("a"), ask("b"), ask("b", 1)]
+    said = live.complete(requests)
+    (tmp_path / "recorded").mkdir()
+    assert export_replies(live.cache, tmp_path / "recorded" / "one.jsonl") == 3
+    for path in (tmp_path / "recorded", tmp_path / "recorded" / "one.jsonl"):
+        replay = Replay(path, live.config)
+        assert [r.text for r in replay.complete(requests)] == [r.text for r in said]
+    with pytest.raises(AssayError, match=r"no recorded reply of m .*'never asked'"):
+        replay.complete([ask("never asked")])
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"text": "no key"}'])
+def test_a_broken_recording_is_explained(tmp_path: Path, line: str) -> None:
+    (tmp_path / "r.jsonl").write_text(line)
+    with pytest.raises(AssayError, match="line 1: not a recorded reply"):
+        Replay(tmp_path, ChatConfig(url="http://x/v1", model="m"))
+    with pytest.raises(AssayError, match="no recorded replies"):
+        Replay(tmp_path / "nowhere", ChatConfig(url="http://x/v1", model="m"))
+
+
+def test_keys_are_stable() -> None:
+    config = ChatConfig(url="http://x/v1/", model="m")
+    assert request_key(config, ask("a")) == request_key(ChatConfig(url="http://x/v1", model="m"), ask("a"))
+    assert request_key(config, ask("a")) == "01b73d0540da10e33a50510ac0c3b886"
+
+
+_CLIENT = """
+import sys
+from pathlib import Path
+from assay.chat import ChatConfig, Request, Server
+from assay.records import user
+chat = Server(ChatConfig(url=sys.argv[1], model="m", concurrency=4), Path(sys.argv[2]))
+chat.complete([Request(messages=(user(str(i)),)) for i in range(120)])
+"""
+
+
+def test_a_killed_client_repeats_only_what_was_in_flight(server: FakeServer, tmp_path: Path) -> None:
+    server.delay_s = 0.02
+    command = [sys.executable, "-c", _CLIENT, server.url, str(tmp_path / "cache.sqlite")]
+    victim = subprocess.Popen(command)
+    while len(server.bodies) < 40:
+        time.sleep(0.005)
+    victim.kill()
+    victim.wait()
+    before = len(server.bodies)
+    assert before < 120
+    subprocess.run(command, check=True, timeout=60)
+    asked = Counter(json.dumps(b["messages"]) for b in server.bodies)
+    assert len(asked) == 120
+    assert len(server.bodies) <= 120 + 4

@@ -1,0 +1,79 @@
+"""Judgements to labels: order never matters, a person outranks a machine, problems never vote."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from assay.curate.settle import majority, settle, settle_all
+from assay.records import Judgement, Kind
+
+KINDS: tuple[Kind, ...] = ("human", "oracle", "llm", "offline", "rm", "wild")
+judgements = st.builds(
+    lambda better, kind, by, rnd: Judgement(
+        pair_id="p", better=better, problem="" if better else "tie", kind=kind, by=by, round=rnd
+    ),
+    better=st.sampled_from(["a", "b", None]),
+    kind=st.sampled_from([k for k in KINDS if k != "rm"]),
+    by=st.sampled_from(["x", "y", "z"]),
+    rnd=st.integers(0, 3),
+)
+
+
+def says(kind: Kind, better: str | None, by: str = "someone", problem: str = "cannot decide") -> Judgement:
+    return Judgement(pair_id="p", better=better, by=by, kind=kind, problem="" if better else problem)
+
+
+@given(st.lists(judgements, min_size=1, max_size=8), st.integers(0, 1000))
+def test_the_order_of_judgements_does_not_matter(rows: list[Judgement], seed: int) -> None:
+    shuffled = list(rows)
+    random.Random(seed).shuffle(shuffled)
+    assert settle(rows, "s") == settle(shuffled, "s")
+
+
+@given(st.lists(judgements, min_size=1, max_size=8))
+def test_swapping_what_was_shown_never_changes_the_label(rows: list[Judgement]) -> None:
+    import dataclasses
+
+    one = [dataclasses.replace(j, shown=("a", "b")) for j in rows]
+    other = [dataclasses.replace(j, shown=("b", "a")) for j in rows]
+    assert settle(one, "s") == settle(other, "s")
+
+
+def test_a_person_outranks_any_number_of_machines() -> None:
+    label = settle([says("human", "a"), *(says("llm", "b", by=f"m{i}") for i in range(9)), says("wild", "b")], "s")
+    assert (label.chosen, label.tier, label.fate) == ("a", "gold", "relabelled")
+
+
+def test_a_person_who_cannot_decide_drops_the_pair_for_good() -> None:
+    label = settle([says("human", None), says("llm", "a"), says("wild", "a")], "s")
+    assert (label.chosen, label.fate) == (None, "dropped")
+    assert "cannot decide" in label.reason
+
+
+def test_a_judge_outranks_the_source_and_the_source_stands_alone() -> None:
+    assert settle([says("offline", "a"), says("wild", "a")], "s").fate == "kept"
+    assert settle([says("offline", "a"), says("wild", "b")], "s").fate == "relabelled"
+    alone = settle([says("wild", "b")], "s")
+    assert (alone.tier, alone.fate, alone.chosen) == ("wild", "kept", "b")
+
+
+def test_failed_judges_are_a_reason_not_a_vote() -> None:
+    label = settle([says("llm", None, problem="refused"), says("llm", None, by="m2", problem="timeout")], "s")
+    assert label.fate == "dropped"
+    assert "refused" in label.reason
+    assert "timeout" in label.reason
+    assert majority([says("llm", None), says("llm", "a", by="m2")]) == "a"
+    assert majority([says("llm", "b"), says("llm", "a", by="m2")]) is None
+
+
+def test_settle_takes_one_pair_at_a_time() -> None:
+    import dataclasses
+
+    with pytest.raises(ValueError, match="exactly one pair"):
+        settle([], "s")
+    two = [says("wild", "a"), dataclasses.replace(says("wild", "a"), pair_id="q")]
+    with pytest.raises(ValueError, match="exactly one pair"):
+        settle(two, "s")
+    assert [label.pair_id for label in settle_all(two, "s")] == ["p", "q"]

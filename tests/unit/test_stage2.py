@@ -1,0 +1,54 @@
+"""The keep rule of stage 2: a truth table, the band, and that every pair ends somewhere with a reason."""
+
+import polars as pl
+import pytest
+
+from assay.curate.stage2 import REASONS, Stage2Config, decide
+from assay.errors import AssayError
+
+
+def fate(p_best: float, p_gold: float, judge: str | None, band: float = 0.1) -> tuple[str, str]:
+    row = pl.DataFrame(
+        {"pair_id": ["p"], "original": ["a"], "p_best": [p_best], "p_gold": [p_gold], "judge": [judge]},
+        schema_overrides={"judge": pl.String},
+    )
+    out = decide(row, band).row(0, named=True)
+    return out["fate"], out["reason"]
+
+
+@pytest.mark.parametrize(
+    ("p_best", "p_gold", "judge", "expected"),
+    [
+        (0.9, 0.9, None, "kept"),  # both reward models
+        (0.3, 0.9, "a", "kept"),  # gold RM and judges
+        (0.55, 0.9, "a", "kept"),  # inside the band: the judges' consent is needed ...
+        (0.55, 0.9, "b", "dropped"),  # ... and missing here
+        (0.55, 0.9, None, "dropped"),
+        (0.61, 0.9, None, "kept"),  # outside the band
+        (0.9, 0.2, None, "dropped"),  # the gold RM has a veto, also on a confident pair
+        (0.2, 0.2, "a", "dropped"),  # judges alone do not keep, and prevent a flip
+        (0.2, 0.2, "b", "flipped"),
+        (0.2, 0.2, None, "flipped"),
+        (0.55, 0.2, "b", "dropped"),  # the best RM leans to the original: no flip
+        (0.2, 0.9, "b", "dropped"),
+        (0.5, 0.5, "a", "dropped"),  # exactly undecided models neither keep nor flip
+        (0.5, 0.5, "b", "dropped"),
+    ],
+)
+def test_keep_rule(p_best: float, p_gold: float, judge: str | None, expected: str) -> None:
+    assert fate(p_best, p_gold, judge)[0] == expected
+
+
+def test_reasons_name_the_deciders() -> None:
+    assert fate(0.9, 0.9, None)[1] == REASONS[0][1]
+    assert fate(0.3, 0.9, "a")[1] == REASONS[1][1]
+    assert fate(0.2, 0.2, "b")[1] == REASONS[2][1]
+    assert fate(0.2, 0.2, None)[1] == REASONS[3][1]
+    assert fate(0.9, 0.2, None)[1] == REASONS[4][1]
+    assert fate(0.2, 0.9, "b")[1] == REASONS[5][1]
+
+
+def test_band_zero_is_the_papers_text_and_bad_bands_are_refused() -> None:
+    assert fate(0.51, 0.9, None, band=0.0)[0] == "kept"
+    with pytest.raises(AssayError, match="band"):
+        Stage2Config(band=0.5)

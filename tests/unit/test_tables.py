@@ -1,0 +1,64 @@
+"""Tables: what goes in comes out, a shard is whole or absent, nothing is overwritten."""
+
+from pathlib import Path
+
+import pytest
+
+from assay.errors import AssayError
+from assay.records import Judgement, Label, Message, Pair, Response, user
+from assay.run import Run
+from assay.tables import Table
+
+
+def test_nested_records_come_back_equal(tmp_path: Path) -> None:
+    pair = Pair.of(
+        (user("hi"), Message(role="assistant", content="ho"), Message(role="user", content="é\x00", images=("i1", "i2"))),
+        Response.of("a"), Response.of("b"),
+    )  # fmt: skip
+    table = Table(tmp_path, Pair)
+    table.write("one", [pair])
+    assert table.read() == [pair]
+    assert table.read()[0].id == pair.id
+
+
+def test_shards_are_read_in_order_and_never_overwritten(tmp_path: Path) -> None:
+    table = Table(tmp_path, Judgement)
+    rows = [Judgement(pair_id=str(i), better=None, problem="tie", by="x", kind="llm", shown=("a", "b")) for i in range(3)]
+    table.write("b", rows[1:])
+    table.write("a", rows[:1])
+    assert table.read() == rows
+    assert table.frame().height == 3
+    with pytest.raises(AssayError, match="append-only"):
+        table.write("a", rows)
+    assert table.once("a", lambda: pytest.fail("done work is not repeated")) == rows[:1]
+
+
+def test_an_unfinished_shard_is_not_a_shard(tmp_path: Path) -> None:
+    table = Table(tmp_path, Label)
+
+    def dies() -> list[Label]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        table.once("a", dies)
+    (tmp_path / "a.123.tmp").write_bytes(b"half")
+    assert not table.done("a")
+    assert table.read() == []
+
+
+def test_a_broken_shard_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(AssayError, match=r"a\.parquet"):
+        Table(tmp_path, Label).read()
+
+
+def test_a_run_folder_refuses_another_config_and_another_process(tmp_path: Path) -> None:
+    run = Run(tmp_path, {"lr": 1, "sizes": {"n": 2}})
+    assert run.once("step", lambda: {"x": 1})["x"] == 1
+    assert run.once("step", lambda: pytest.fail("done work is not repeated"))["x"] == 1
+    with pytest.raises(AssayError, match="another process"):
+        Run(tmp_path, {"lr": 1, "sizes": {"n": 2}})
+    run.close()
+    with pytest.raises(AssayError, match=r"sizes\.n: 2 -> 3"):
+        Run(tmp_path, {"lr": 1, "sizes": {"n": 3}})
+    Run(tmp_path, {"lr": 1, "sizes": {"n": 2}}).close()
