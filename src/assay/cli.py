@@ -1,19 +1,28 @@
 """The command line: one command per stage, made from the functions' signatures and the config dataclasses."""
 
+import json
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
+from tyro.conf import Positional
 
+from assay.chat import ChatConfig, Server
 from assay.errors import AssayError
 from assay.recipes import presets
 from assay.recipes.flow import FlowConfig
+from assay.reward.config import TrainConfig
+from assay.run import environment, jsonable
 
 app = tyro.extras.SubcommandApp()
 run_app = tyro.extras.SubcommandApp()
+pool_app = tyro.extras.SubcommandApp()
 app.command(run_app, name="run")
+app.command(pool_app, name="pool")
 
 Flat = tyro.conf.arg(name="")
 
@@ -22,14 +31,239 @@ Flat = tyro.conf.arg(name="")
 def run_tiny(
     config: Annotated[FlowConfig, Flat] = presets.tiny(),  # noqa: B008
     out: Path = Path("runs/tiny"),
+    dry_run: bool = False,
 ) -> None:
-    """The embedded default: checkable instructions, an oracle for people, an offline judge; minutes on two cores."""
+    """The embedded default: checkable instructions, an oracle for people, an offline judge; minutes on two cores.
+
+    Args:
+        config: The run's settings.
+        out: The run folder; the same command resumes what is in it.
+        dry_run: Print the resolved config and stop.
+    """
+    if dry_run:
+        return _print_config(config)
     from assay.curate.verify import oracle
     from assay.recipes.job import run_job
     from assay.recipes.pools import constraint_pool
 
     pool = constraint_pool()
-    run_job(out, config, pool, people=oracle(pool.truth))
+    return _finish(run_job(out, config, pool, people=oracle(pool.truth)))
+
+
+@run_app.command(name="human")
+def run_human(
+    data: Positional[Path],
+    config: Annotated[FlowConfig, Flat] = presets.human(),  # noqa: B008
+    out: Path = Path("runs/human"),
+    dry_run: bool = False,
+) -> None:
+    """Real people's preference sets: recorded human labels answer for people, GPT-4's choices are in the wild.
+
+    Args:
+        data: The folder of preference sets, one subfolder each (see curate/human_sets.py).
+        config: The run's settings; --benchmarks DIR adds the public benchmarks and decontaminates against them.
+        out: The run folder; the same command resumes what is in it.
+        dry_run: Print the resolved config and stop.
+    """
+    if dry_run:
+        return _print_config(config)
+    from assay.recipes.job import recorded_people, run_job
+    from assay.recipes.pools import human_pool
+
+    pool = human_pool(data)
+    return _finish(run_job(out, config, pool, people=recorded_people(pool.truth)))
+
+
+@run_app.command(name="pool")
+def run_pool(
+    pool: Positional[Path],
+    config: Annotated[FlowConfig, Flat] = presets.pool(),  # noqa: B008
+    out: Path = Path("runs/pool"),
+    judgements: Path = Path("judgements.jsonl"),
+    judge: tuple[str, ...] = (),
+    samples: int = 3,
+    dry_run: bool = False,
+) -> None:
+    """Your own pool: people answer in the terminal (`assay verify`), judges are LLM servers, or offline without any.
+
+    The run stops when it needs people, says how many pairs wait in its queue, and goes on with the same command.
+
+    Args:
+        pool: A pool folder made by `assay pool add`.
+        config: The run's settings.
+        out: The run folder; the same command resumes what is in it.
+        judgements: The file in which `assay verify` keeps people's answers, inside the run folder.
+        judge: LLM judges as MODEL@URL of OpenAI-compatible servers (https://HOST/v1); the key is $OPENAI_API_KEY.
+        samples: Votes that each judge gives to a pair (self-consistency).
+        dry_run: Print the resolved config and stop.
+    """
+    if dry_run:
+        return _print_config(config)
+    from assay.curate.annotate import llm_judge
+    from assay.recipes.job import people_on_file, run_job
+    from assay.recipes.pools import folder_pool
+
+    chats = _servers(judge, out / "replies.sqlite")
+    people = people_on_file(out / judgements, out / "queue")
+    return _finish(
+        run_job(
+            out, config, folder_pool(pool), people=people, judge=llm_judge(chats, samples=samples) if chats else None
+        )
+    )
+
+
+@pool_app.command(name="add")
+def pool_add(
+    sources: Positional[tuple[str, ...]], out: Path, layout: str | None = None, name: str | None = None
+) -> None:
+    """Import preference data of (nearly) any layout into a pool folder; bad rows are counted and kept readable.
+
+    Args:
+        sources: Files (JSONL, JSON, Parquet, CSV; also .gz, .zst), folders, or Hugging Face dataset ids.
+        out: The pool folder; sources already in it are skipped.
+        layout: Name the layout of the rows instead of having it detected.
+        name: Call the source this instead of by its file.
+    """
+    from assay.curate import pool
+
+    if not sources:
+        raise AssayError("pool add needs at least one source: a file, a folder or a dataset id")
+    report = pool.add(list(sources), out, layout=layout, name=name)
+    print(f"{report.pairs:,} pairs, {report.rejected:,} rejected (tables/rejections) -> {out}")
+    if not report.pairs:
+        raise AssayError(
+            f"no usable pair in {', '.join(sources)}; the reasons are above and in {out}/tables/rejections"
+        )
+
+
+@app.command(name="show")
+def show_pair(folder: Positional[Path], pair_id: Positional[str]) -> None:
+    """Print the whole life of one pair.
+
+    Args:
+        folder: A run folder or a pool folder.
+        pair_id: The pair's id, or enough of its beginning.
+    """
+    from assay.show import show
+
+    show(folder, pair_id, Console(highlight=False))
+
+
+@app.command(name="verify")
+def verify_pairs(
+    run: Positional[Path], annotator: str = "", judgements: Path = Path("judgements.jsonl"), seed: int = 0
+) -> None:
+    """Judge the pairs that a run waits for, in this terminal; every answer is saved at once.
+
+    Args:
+        run: The run folder that asked for people.
+        annotator: Your name in the judgements (default: the login name).
+        judgements: The file of answers, inside the run folder.
+        seed: Changes the random order in which responses are shown.
+    """
+    from assay.curate.verify import verify
+    from assay.recipes.job import read_queue
+
+    cases = read_queue(run / "queue")
+    name = annotator or os.environ.get("USER") or os.environ.get("LOGNAME") or "annotator"
+    report = verify(cases, name, run / judgements, input, Console(highlight=False), seed)
+    print(
+        f"{report.judged} judged, {report.ties} ties, {report.discarded} discarded, {report.skipped} skipped, {report.left} left"
+    )
+
+
+@app.command(name="bench")
+def bench(
+    model: Positional[str], data: Path | None = None, only: tuple[str, ...] = (), limit: int = 0,
+    max_tokens: int = 4096, out: Path | None = None,
+) -> None:  # fmt: skip
+    """Measure a reward model on the public benchmarks.
+
+    Args:
+        model: A reward model: a folder (for example runs/tiny/seed-0/models/final) or a hub id.
+        data: Folder with judgebench/, rm-bench/, rmb/ (default: $ASSAY_BENCH_DATA).
+        only: Names of the benchmarks to run (default: all).
+        limit: At most this many items of each, a stratified sample (0: all).
+        max_tokens: Longer conversations lose the front of their history.
+        out: Write the results as JSON to this file as well.
+    """
+    from assay.bench import table
+    from assay.bench.benchmark import run as run_benchmark
+    from assay.bench.reward import BENCHMARKS, find_data
+    from assay.reward.scorer import load_scorer
+    from assay.tables import write_text
+
+    folder = find_data(data)
+    if folder is None:
+        raise AssayError("no benchmark data: give --data DIR or set ASSAY_BENCH_DATA")
+    unknown = [name for name in only if name not in BENCHMARKS]
+    if unknown:
+        raise AssayError(f"unknown benchmark '{unknown[0]}'; known: {', '.join(BENCHMARKS)}")
+    scorer = load_scorer(model, max_tokens)
+    results = [run_benchmark(b, folder, scorer, limit or None) for n, b in BENCHMARKS.items() if not only or n in only]
+    print(table.text(results))
+    if out is not None:
+        write_text(
+            out,
+            json.dumps({"model": model, "environment": environment(), "results": [table.as_json(r) for r in results]}),
+        )
+
+
+@app.command(name="train")
+def train_model(pool: Positional[Path], out: Path, config: Annotated[TrainConfig, Flat] = TrainConfig()) -> None:  # noqa: B008
+    """Train one reward model on a pool's own labels as they are (`assay run` curates them first).
+
+    Args:
+        pool: A pool folder made by `assay pool add`.
+        out: The folder of the model; the same command resumes.
+        config: The training settings.
+    """
+    from assay.curate.settle import settle_all
+    from assay.curate.stage1 import is_held, preferences, prompt_id
+    from assay.recipes.pools import folder_pool
+    from assay.reward.train import train
+
+    source = folder_pool(pool)
+    labelled = preferences(settle_all(source.wild, "pool"), source.pairs)
+    held = [p for p in labelled if is_held(prompt_id(p), 0.1)]
+    trained = train(out, config, [p for p in labelled if not is_held(prompt_id(p), 0.1)], held, print)
+    print(
+        f"{trained.pairs:,} pairs, {trained.steps} steps, {trained.gold_accuracy:.1%} on {len(held):,} held-out pairs -> {out}"
+    )
+
+
+@app.command(name="report")
+def report(run: Positional[Path]) -> None:
+    """Write the HTML report of a run again.
+
+    Args:
+        run: The run folder.
+    """
+    from assay.report import write_report
+
+    print(write_report(run))
+
+
+def _finish(folder: Path) -> None:
+    from assay.report import summary, write_report
+
+    path = write_report(folder)
+    summary(folder, Console(highlight=False))
+    print(f"report: {path}")
+
+
+def _servers(judges: Sequence[str], cache: Path) -> list[Server]:
+    servers = []
+    for text in judges:
+        model, at, url = text.rpartition("@")
+        if not at or not model:
+            raise AssayError(f"--judge {text}: write MODEL@URL, for example Qwen/Qwen3-8B@http://localhost:8000/v1")
+        servers.append(Server(ChatConfig(url=url, model=model), cache))
+    return servers
+
+
+def _print_config(config: FlowConfig) -> None:
+    print(json.dumps(jsonable(config), indent=2))
 
 
 def main() -> None:
@@ -37,10 +271,10 @@ def main() -> None:
     try:
         app.cli(prog="assay", description="Curate preferences, train reward models you can trust, and measure them.")
     except AssayError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", soft_wrap=True, highlight=False)
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; run the same command again to resume")
+        print("interrupted; run the same command again to resume", file=sys.stderr)
         sys.exit(130)
 
 

@@ -35,6 +35,8 @@ class Backbone:
 
     name: str = "minilm"
     layers: int | None = None
+    attention: str | None = None
+    """transformers' attention implementation; None takes its default."""
 
 
 def locate(name: str) -> str:
@@ -69,6 +71,8 @@ def load_reward_model(backbone: Backbone, tokenizer: Any) -> Any:
     options: dict[str, Any] = {"num_labels": 1, "dtype": torch.float32}
     if backbone.layers is not None:
         options["num_hidden_layers"] = backbone.layers
+    if backbone.attention is not None:
+        options["attn_implementation"] = backbone.attention
     model = _pretrained(transformers.AutoModelForSequenceClassification, backbone.name, **options)
     model.config.pad_token_id = tokenizer.pad_token_id
     for module in model.modules():
@@ -100,6 +104,11 @@ def load_embedder(name: str = "minilm", max_tokens: int = 128, rows: int = 64) -
         return vectors
 
     return embed
+
+
+def attention_for(max_tokens: int) -> str | None:
+    """"eager" for short inputs on a CPU, where the backward pass of the fused kernel took half of a training step."""
+    return "eager" if device().type == "cpu" and max_tokens <= 1024 else None
 
 
 def device() -> "torch.device":

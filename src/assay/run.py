@@ -39,7 +39,7 @@ class Run:
             raise AssayError(f"{folder}: another process is working in this run folder") from error
         self._started = time.monotonic()
         try:
-            self._keep_config(json.loads(json.dumps(_jsonable(config))))
+            self._keep_config(json.loads(json.dumps(jsonable(config))))
         except AssayError:
             self.close()
             raise
@@ -77,8 +77,8 @@ class Run:
         self.say(f"[bold]{name}[/bold] ...")
         result = {**work(), "wall_s": round(time.monotonic() - start, 2)}
         with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"step": name, **_jsonable(result)}) + "\n")
-        write_text(path, json.dumps(_jsonable(result), indent=2))
+            file.write(json.dumps({"step": name, **jsonable(result)}) + "\n")
+        write_text(path, json.dumps(jsonable(result), indent=2))
         return dict(json.loads(path.read_text()))
 
     def result(self, name: str) -> dict[str, Any]:
@@ -119,13 +119,14 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
+    """A config or a result as what JSON can hold."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _jsonable(plain(value))
+        return jsonable(plain(value))
     if isinstance(value, dict):
-        return {str(k): _jsonable(v) for k, v in value.items()}
+        return {str(k): jsonable(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_jsonable(v) for v in value]
+        return [jsonable(v) for v in value]
     return str(value) if isinstance(value, Path) else value
 
 

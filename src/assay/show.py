@@ -30,7 +30,9 @@ def show(folder: Path, pair_id: str, console: Console) -> None:
         for message in response.messages:
             console.print(f"  {escape(message.content)}", soft_wrap=True)
     for table, shard, row in life(folder, pair.id):
-        facts = (f"{k}={names.get(str(v), v)}" for k, v in row.items() if k not in _HIDDEN and v not in (None, "", [], ()))
+        facts = (
+            f"{k}={names.get(str(v), v)}" for k, v in row.items() if k not in _HIDDEN and v not in (None, "", [], ())
+        )
         console.print(f"[bold]{table}[/bold] [dim]{shard}[/dim]  " + escape("  ".join(facts)), soft_wrap=True)
 
 

@@ -7,11 +7,19 @@ import pytest
 
 from assay.chat import Reply, Request
 from assay.curate.attributes import (
-    CATEGORIES, CONTROVERSIALITY, OBJECTIVITY, AttributesProblem, attribute_text, conversation_text, fenced,
-    llm_attributes, parse_attributes, rule_attributes,
+    CATEGORIES,
+    CONTROVERSIALITY,
+    OBJECTIVITY,
+    AttributesProblem,
+    attribute_text,
+    conversation_text,
+    fenced,
+    llm_attributes,
+    parse_attributes,
+    rule_attributes,
 )  # fmt: skip
-from assay.records import Attributes, Pair, Response, assistant, user
 from assay.recipes.constraints import make_instructions
+from assay.records import Attributes, Pair, Response, assistant, user
 
 
 def pair(prompt: str) -> Pair:

@@ -31,7 +31,9 @@ def imports(path: Path, everywhere: bool = True) -> set[str]:
             names = [a.name for a in node.names]
         else:
             continue
-        found |= {n.split(".")[1] for n in names if n.startswith("assay.")} | {n for n in names if n in ("torch", "transformers")}
+        found |= {n.split(".")[1] for n in names if n.startswith("assay.")} | {
+            n for n in names if n in ("torch", "transformers")
+        }
     return found
 
 

@@ -28,9 +28,7 @@ def test_every_part_of_the_content_is_in_the_id(prompt: str, one: str, other: st
         return
     pair = Pair.of((user(prompt),), Response.of(one), Response.of(other))
     longer = Pair.of((user(prompt + "x"),), Response.of(one), Response.of(other))
-    pictured = Pair.of(
-        (Message(role="user", content=prompt, images=(image,)),), Response.of(one), Response.of(other)
-    )
+    pictured = Pair.of((Message(role="user", content=prompt, images=(image,)),), Response.of(one), Response.of(other))
     assert len({pair.id, longer.id, pictured.id}) == 3
 
 

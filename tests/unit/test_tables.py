@@ -23,7 +23,9 @@ def test_nested_records_come_back_equal(tmp_path: Path) -> None:
 
 def test_shards_are_read_in_order_and_never_overwritten(tmp_path: Path) -> None:
     table = Table(tmp_path, Judgement)
-    rows = [Judgement(pair_id=str(i), better=None, problem="tie", by="x", kind="llm", shown=("a", "b")) for i in range(3)]
+    rows = [
+        Judgement(pair_id=str(i), better=None, problem="tie", by="x", kind="llm", shown=("a", "b")) for i in range(3)
+    ]
     table.write("b", rows[1:])
     table.write("a", rows[:1])
     assert table.read() == rows

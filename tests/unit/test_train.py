@@ -83,7 +83,9 @@ def test_the_result_depends_on_neither_order_nor_accumulation(tmp_path: Path) ->
     one = train(tmp_path / "a", CONFIG, pairs, gold)
     other = train(tmp_path / "b", TrainConfig(**{**_fields(CONFIG), "tokens_per_batch": 2048}), pairs[::-1], gold)
     conversations = [p.prompt + p.chosen.messages for p in gold]
-    np.testing.assert_allclose(load_scorer(one.folder)(conversations), load_scorer(other.folder)(conversations), atol=2e-4)
+    np.testing.assert_allclose(
+        load_scorer(one.folder)(conversations), load_scorer(other.folder)(conversations), atol=2e-4
+    )
 
 
 def _fields(config: TrainConfig) -> dict[str, object]:
@@ -94,12 +96,17 @@ def test_a_decoder_with_a_chat_template_scores_at_its_last_token(tmp_path: Path)
     tokenizer = models.load_tokenizer("minilm")
     tokenizer.chat_template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + ' ' }}{% endfor %}"
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                         num_attention_heads=2, num_key_value_heads=2, num_labels=1, pad_token_id=tokenizer.pad_token_id)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, num_labels=1, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
     LlamaForSequenceClassification(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     score = load_scorer(tmp_path)
-    short, long = (user("hi"), *Response.of("yes").messages), (user("hi"), *Response.of("a much longer answer here").messages)
+    short, long = (
+        (user("hi"), *Response.of("yes").messages),
+        (user("hi"), *Response.of("a much longer answer here").messages),
+    )
     together, apart = score([short, long]), [score([c])[0] for c in (short, long)]
     np.testing.assert_allclose(together, apart, atol=1e-5)
     with torch.no_grad():

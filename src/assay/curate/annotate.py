@@ -12,10 +12,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from importlib import resources
 
 from assay.chat import Chat, Reply, Request
-from assay.curate.attributes import conversation_text, fenced, fill_prompt, response_text
+from assay.curate.attributes import conversation_text, fenced, fill_prompt, prompt_text, response_text
 from assay.errors import AssayError
 from assay.records import Attributes, Case, Judge, Judgement, Pair, digest, user
 
@@ -27,8 +26,8 @@ _VERDICT = re.compile(r"^\W*verdict\W*(?:candidate\s*)?(1|2|tie|cannot decide)\W
 
 def protocol_for(attributes: Attributes, *, tools: bool) -> str:
     """The protocol's principles and the sections that apply to this task; without `tools`, no word about them."""
-    text = resources.files("assay.curate").joinpath("prompts/protocol.md").read_text(encoding="utf-8")
-    sections = re.split(r"(?=^## )", _TOOLS.sub(r"\1" if tools else "", text), flags=re.MULTILINE)
+    text = _TOOLS.sub(r"\1" if tools else "", prompt_text("protocol"))
+    sections = re.split(r"(?=^## )", text, flags=re.MULTILINE)
     wanted = (
         "## Principles", f"## Objectivity: {attributes.objectivity}",
         f"## Controversiality: {attributes.controversiality}", f"## Category: {attributes.category}",
@@ -52,7 +51,7 @@ def judge_request(case: Case, model: str, sample: int, seed: int) -> tuple[Reque
         verdict = f"Verdict: {shown.index(example.better) + 1}"
         examples.append(f"## Example {number}\n\n{_task(example.pair, example.attributes, shown)}\n\n{verdict}")
     fields = {
-        "protocol": protocol_for(case.attributes, tools=False).replace("# ", "## ", 1),
+        "protocol": protocol_for(case.attributes, tools=False),
         "examples": "\n\n".join(examples) or "There are none for this conversation.",
         "target": _task(case.pair, case.attributes, order),
     }

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 
 from assay.chat import Chat, Reply, Request
@@ -175,10 +176,15 @@ def attribute_text(pair: Pair, attributes: Attributes) -> str:
     return f"Desired: {'; '.join(attributes.desired)}\n{attributes.guideline}\n{kind}\n{conversation}"
 
 
+@cache
+def prompt_text(name: str) -> str:
+    """The text of `prompts/<name>.md`."""
+    return resources.files("assay.curate").joinpath(f"prompts/{name}.md").read_text(encoding="utf-8")
+
+
 def fill_prompt(name: str, fields: Mapping[str, str]) -> str:
     """The text of `prompts/<name>.md` with each {field} replaced; text that is filled in is not read again."""
-    template = resources.files("assay.curate").joinpath(f"prompts/{name}.md").read_text(encoding="utf-8")
-    return re.sub(r"\{(\w+)\}", lambda m: fields.get(m[1], m[0]), template)
+    return re.sub(r"\{(\w+)\}", lambda m: fields.get(m[1], m[0]), prompt_text(name))
 
 
 def fenced(tag: str, text: str) -> str:

@@ -31,8 +31,9 @@ QUESTIONS = (
     "Describe {topic} to a child.",
     "How have {topic} changed our lives?",
 )
-KEYWORDS = "morning|family|history|careful|beautiful|simple|energy|children|journey|science|patience|money".split("|")
-OPENERS = "Sure|Honestly|Yes|Well|First|Imagine|Today|Listen".split("|")
+KEYWORDS = ("morning", "family", "history", "careful", "beautiful", "simple", "energy", "children", "journey",
+            "science", "patience", "money")  # fmt: skip
+OPENERS = ["Sure", "Honestly", "Yes", "Well", "First", "Imagine", "Today", "Listen"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +79,10 @@ _KINDS: dict[str, tuple[str, Callable[[str, str], bool]]] = {
     "bullets": ("Answer with a bulleted list.", lambda a, _: _bullets(a) >= 2),
     "numbered": ("Answer with a numbered list.", lambda a, _: _numbered(a) >= 2),
     "question": ("End your answer with a question.", lambda a, _: a.endswith("?")),
-    "begin": ('Begin your answer with the word "{}".', lambda a, w: re.match(rf"\W*{w}\b", a, re.IGNORECASE) is not None),
+    "begin": (
+        'Begin your answer with the word "{}".',
+        lambda a, w: re.match(rf"\W*{w}\b", a, re.IGNORECASE) is not None,
+    ),
     "digits": ("Mention at least one number, written in digits.", lambda a, _: re.search(r"\d", a) is not None),
     "no_digits": ("Do not use any digits.", lambda a, _: bool(a) and re.search(r"\d", a) is None),
 }

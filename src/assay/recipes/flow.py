@@ -23,7 +23,7 @@ from assay.curate.stage2 import Stage2Config, stage2
 from assay.errors import AssayError
 from assay.recipes.pools import Pool
 from assay.records import Attributes, Embedder, Judgement, Label, Pair, Preference, Scorer, Truth, digest
-from assay.reward.train import TrainConfig
+from assay.reward.config import TrainConfig
 from assay.run import Run
 
 
@@ -37,6 +37,8 @@ class FlowConfig:
     """Share of the prompts with a known answer that are held out for evaluation only."""
     stage1_share: float = 0.4
     """Share of the remaining prompts that form the pool of stage 1; the rest is in the wild (stage 2)."""
+    evaluation_pairs: int = 0
+    """At most this many pairs for evaluation (0: all of the share)."""
     presentations: int = 0
     """At most this many pairs are presented in one training, repeats included, so that a larger set does not buy more
     compute (0: only `train.epochs` decides)."""
@@ -114,7 +116,8 @@ def _clean(run: Run, config: FlowConfig, pool: Pool) -> Pool:
     known = [label for label in settle_all(wild, "pool") if label.pair_id in truth and label.chosen]
     run.once("prepare/pool", lambda: {
         "read": len(pool.pairs), "duplicates": unique.duplicates, "conflicting": len(unique.conflicts),
-        "contaminated": len(unique.pairs) - len(pairs), "pairs": len(pairs), "prompts": len({p.prompt_id for p in pairs.values()}),
+        "contaminated": len(unique.pairs) - len(pairs), "pairs": len(pairs),
+        "prompts": len({p.prompt_id for p in pairs.values()}),
         "wild_error": sum(k.chosen != truth[k.pair_id] for k in known) / len(known) if known else None,
         "wild_checked": len(known),
     })  # fmt: skip
@@ -124,20 +127,25 @@ def _clean(run: Run, config: FlowConfig, pool: Pool) -> Pool:
 def split_by_prompt(pool: Pool, config: FlowConfig) -> Split:
     """Whole prompts to evaluation (known answers only), stage 1 and stage 2: a pure function of their content."""
     evaluation, first, second = [], [], []
+    eval_share = config.eval_share if pool.truth else 0.0
     for pair in sorted(pool.pairs.values(), key=lambda p: p.id):
         place = int(digest(["split", pair.prompt_id])[:8], 16) / 16**8
-        rest = (place - config.eval_share) / (1 - config.eval_share)
-        if place < config.eval_share:
+        rest = (place - eval_share) / (1 - eval_share)
+        if place < eval_share:
             if pair.id in pool.truth:
                 evaluation.append(pair.id)
         elif pair.id not in pool.stage2_only and (pool.stage2_only or rest < config.stage1_share):
             first.append(pair.id)
         else:
             second.append(pair.id)
+    if config.evaluation_pairs:
+        evaluation = evaluation[: config.evaluation_pairs]
     return Split(evaluation=evaluation, stage1=first, stage2=second)
 
 
-def _vectors(run: Run, pool: Pool, attributes: dict[str, Attributes], embed: Embedder) -> dict[str, NDArray[np.float32]]:
+def _vectors(
+    run: Run, pool: Pool, attributes: dict[str, Attributes], embed: Embedder
+) -> dict[str, NDArray[np.float32]]:
     """Unit vectors of (x, a) by pair id; each distinct text is embedded once, and the result is kept on disk."""
     path = run.folder / "vectors.npz"
     if not path.exists():
@@ -173,7 +181,9 @@ def curate(run: Run, config: FlowConfig, prepared: Prepared, tools: Tools, seed:
     return Curated(stage1=first, stage2=second)
 
 
-def trainer(run: Run, config: FlowConfig, seed: int) -> Callable[[str, Sequence[Preference], Sequence[Preference]], Scorer]:
+def trainer(
+    run: Run, config: FlowConfig, seed: int
+) -> Callable[[str, Sequence[Preference], Sequence[Preference]], Scorer]:
     """The `Train` function of a seed's run: trains (or resumes, or finds) `models/NAME` and loads its scorer."""
     from assay.reward.scorer import load_scorer
     from assay.reward.train import train

@@ -1,23 +1,28 @@
 """`assay run`: the flow with its people, judges and models put in place, from the pool to the report."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from assay.bench.benchmark import run as run_benchmark
+from assay.bench.reward import BENCHMARKS
+from assay.bench.table import as_json
 from assay.curate.offline import gold_vote_judge, relevance_judge
 from assay.curate.stage1 import Tools
-from assay.curate.verify import oracle
-from assay.recipes.claims import Claims, test_claims
-from assay.recipes.flow import Curated, FlowConfig, Prepared, curate, prepare, trainer
+from assay.curate.verify import oracle, read_judgements
+from assay.errors import AssayError
+from assay.recipes.claims import MODELS, Claims, test_claims
+from assay.recipes.flow import FlowConfig, curate, prepare, trainer
 from assay.recipes.pools import Pool
-from assay.records import Case, Embedder, Judge, Judgement
+from assay.records import Case, Embedder, Judge, Judgement, digest
 from assay.run import Run
+from assay.tables import Table
 
 
-def run_job(folder: Path, config: FlowConfig, pool: Pool, people: Judge, judge: Judge | None = None) -> None:
+def run_job(folder: Path, config: FlowConfig, pool: Pool, people: Judge, judge: Judge | None = None) -> Path:
     """Run or resume the whole job in `folder`. Without `judge`, the offline gold-vote judge labels the silver pairs."""
     from assay.models import load_embedder
 
@@ -30,10 +35,27 @@ def run_job(folder: Path, config: FlowConfig, pool: Pool, people: Judge, judge: 
         train = trainer(part, config, seed)
         tools = Tools(people=people, judge=judge or gold_vote_judge(embed), train=train)
         curated = curate(part, config, prepared, tools, seed)
-        test_claims(
-            Claims(run=part, config=config, prepared=prepared, curated=curated, judge=tools.judge,
-                   unguided=relevance_judge(embed), train=train, seed=seed)
+        claims = Claims(
+            run=part, config=config, prepared=prepared, curated=curated, judge=tools.judge,
+            unguided=relevance_judge(embed), train=train, seed=seed,
         )  # fmt: skip
+        test_claims(claims)
+        if config.benchmarks and seed == 0:
+            benchmark(part, config, part.folder / "models" / MODELS["filtered"])
+        part.close()
+    run.close()
+    return folder
+
+
+def benchmark(run: Run, config: FlowConfig, model: Path) -> None:
+    """Score `model` on every public benchmark that lies in `config.benchmarks`; each is a step `bench/NAME`."""
+    from assay.reward.scorer import load_scorer
+
+    folder = config.benchmarks
+    assert folder is not None
+    scorer = load_scorer(model, config.train.max_tokens, config.train.tokens_per_batch, config.train.precision)
+    for name, bench in BENCHMARKS.items():
+        run.once(f"bench/{name}", lambda b=bench: as_json(run_benchmark(b, folder, scorer, config.bench_limit or None)))  # type: ignore[misc]
 
 
 def remember(embed: Embedder) -> Embedder:
@@ -47,3 +69,48 @@ def remember(embed: Embedder) -> Embedder:
         return np.stack([known[t] for t in texts])
 
     return remembered
+
+
+def recorded_people(truth: Mapping[str, str]) -> Judge:
+    """People who answered before: their recorded labels, given when the loop asks."""
+    answer = oracle(truth)
+
+    def people(cases: Sequence[Case]) -> list[Judgement]:
+        return [replace(j, kind="human", by="people:recorded") for j in answer(cases)]
+
+    return people
+
+
+def people_on_file(judgements: Path, queue: Path) -> Judge:
+    """People who answer with `assay verify`: what they have not answered yet is put in the queue, and the run stops.
+
+    Raises AssayError, saying how to go on, as long as a pair that was asked about has no answer.
+    """
+
+    def people(cases: Sequence[Case]) -> list[Judgement]:
+        wanted = {c.pair.id for c in cases}
+        answers: dict[str, Judgement] = {}
+        for j in read_judgements(judgements):
+            if j.pair_id in wanted:
+                answers[j.pair_id] = j
+        missing = [c for c in cases if c.pair.id not in answers]
+        if missing:
+            shard = digest(sorted(c.pair.id for c in missing))[:16]
+            table = Table(queue, Case)
+            if not table.done(shard):
+                table.write(shard, [replace(c, examples=()) for c in missing])
+            raise AssayError(
+                f"{len(missing)} of {len(cases)} pairs wait for people; run: assay verify {queue.parent}"
+                " - then give this command again"
+            )
+        return [answers[c.pair.id] for c in cases]
+
+    return people
+
+
+def read_queue(queue: Path) -> list[Case]:
+    """The cases that wait for people, each once. Raises AssayError when a run has not asked for any."""
+    cases = {c.pair.id: c for c in Table(queue, Case).stream()} if queue.is_dir() else {}
+    if not cases:
+        raise AssayError(f"{queue}: no pairs wait here; start a run first: assay run pool POOL --out {queue.parent}")
+    return list(cases.values())

@@ -19,8 +19,12 @@ from pathlib import Path
 
 import polars as pl
 
-from assay.records import Judgement, Pair, Response, digest, user
+from assay.curate.human_sets import read_human_sets
+from assay.curate.layouts import Preferred
+from assay.errors import AssayError
 from assay.recipes.constraints import Constraint
+from assay.records import Judgement, Pair, Response, digest, user
+from assay.tables import Table
 
 VOTE_ACCURACY = 0.65
 HALVED = frozenset({"at_most", "question"})
@@ -64,7 +68,9 @@ def constraint_pool(path: Path | None = None) -> Pool:
             continue
         constraint = Constraint(kind=str(kind), argument=str(argument))
         answers = {
-            row["answer"]: Answer(text=row["answer"], obeys=constraint.obeyed_by(row["answer"]), mean_logp=row["mean_logp"])
+            row["answer"]: Answer(
+                text=row["answer"], obeys=constraint.obeyed_by(row["answer"]), mean_logp=row["mean_logp"]
+            )
             for row in rows.iter_rows(named=True)
             if row["answer"].strip()
         }
@@ -91,3 +97,42 @@ def wild_votes(pair_id: str, better: Answer, worse: Answer) -> list[Judgement]:
         return [vote("likelihood", max(better, worse, key=lambda a: (a.mean_logp, a.text)))]
     right = [int(digest(["vote", n, pair_id])[:8], 16) < VOTE_ACCURACY * 16**8 for n in range(3)]
     return [vote(f"votes-{n}", better if r else worse) for n, r in enumerate(right)]
+
+
+def human_pool(folder: Path, per_set: int = 2_500, wild_pairs: int = 8_000) -> Pool:
+    """People's own preference sets (`curate.human_sets`): human labels are the truth, the others are in the wild.
+
+    In the wild are GPT-4's choices (at most `wild_pairs`) and votes of people who disagreed among themselves. Of every
+    other set at most `per_set` pairs are taken, so that no set drowns the rest; which ones depends on their content only.
+    Pairs with a human label may enter stage 1, where the recorded labels answer for people.
+    """
+    pairs: dict[str, Pair] = {}
+    wild: list[Judgement] = []
+    truth: dict[str, str | None] = {}
+    by_set: dict[str, list[tuple[Preferred, bool]]] = {}
+    for name, found, people in read_human_sets(folder):
+        if found.better is not None:
+            machine = people == "wild" or found.confidence < 1.0
+            by_set.setdefault(name, []).append((found, machine))
+    for name, rows in sorted(by_set.items()):
+        limit = wild_pairs if all(machine for _, machine in rows) else per_set
+        for found, machine in sorted(rows, key=lambda row: row[0].pair.id)[:limit]:
+            pair_id = found.pair.id
+            pairs[pair_id] = found.pair
+            if machine:
+                wild.append(
+                    Judgement(pair_id=pair_id, better=found.better, by=f"wild:{name}", kind="wild",
+                              confidence=found.confidence, votes=found.votes)
+                )  # fmt: skip
+            else:  # two sets that contradict each other leave no truth
+                truth[pair_id] = found.better if truth.get(pair_id, found.better) == found.better else None
+    known = {pair_id: better for pair_id, better in truth.items() if better is not None}
+    return Pool(pairs=pairs, wild=wild, truth=known, stage2_only=frozenset(pairs.keys() - known.keys()))
+
+
+def folder_pool(folder: Path) -> Pool:
+    """A pool folder made by `assay pool add`: its pairs with their in-the-wild judgements; the truth is not known."""
+    pairs = {p.id: p for p in Table(folder / "tables" / "pairs", Pair).stream()}
+    if not pairs:
+        raise AssayError(f"{folder}: no pairs here; make a pool with: assay pool add FILE --out {folder}")
+    return Pool(pairs=pairs, wild=Table(folder / "tables" / "wild", Judgement).read(), truth={})

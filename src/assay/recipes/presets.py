@@ -1,11 +1,9 @@
 """Presets: functions that return a full config. The command line overrides single fields of what they return."""
 
-from pathlib import Path
-
 from assay.curate.stage1 import Stage1Config
 from assay.curate.stage2 import Stage2Config
 from assay.recipes.flow import FlowConfig
-from assay.reward.train import TrainConfig
+from assay.reward.config import TrainConfig
 
 
 def tiny() -> FlowConfig:
@@ -16,13 +14,13 @@ def tiny() -> FlowConfig:
         stage1=Stage1Config(iterations=2, seed_gold=240, seed_silver=240, per_iteration=450, gold_share=0.3),
         stage2=Stage2Config(band=0.1),
         train=TrainConfig(
-            backbone="minilm", layers=3, max_tokens=160, batch_pairs=16, tokens_per_batch=4_096, lr=2e-4, warmup=0.1,
-            epochs=3, checks=3, precision="bf16",
+            backbone="minilm", layers=3, train_embeddings=False, max_tokens=160, batch_pairs=16,
+            tokens_per_batch=4_096, epochs=6, lr=4e-4, warmup=0.1, checks=3, precision="bf16",
         ),
     )  # fmt: skip
 
 
-def human(benchmarks: Path | None = None) -> FlowConfig:
+def human() -> FlowConfig:
     """Real people's pairs: human-labelled sets in stage 1, machine-labelled ones in stage 2, all of MiniLM."""
     return FlowConfig(
         recipe="human",
@@ -31,8 +29,19 @@ def human(benchmarks: Path | None = None) -> FlowConfig:
         stage1=Stage1Config(iterations=2, seed_gold=1_500, seed_silver=1_500, per_iteration=2_500, gold_share=0.3),
         stage2=Stage2Config(band=0.1, shard_pairs=2_000),
         train=TrainConfig(
-            backbone="minilm", layers=None, max_tokens=320, batch_pairs=32, tokens_per_batch=8_192, lr=5e-5, warmup=0.1,
-            checks=4, precision="bf16",
+            backbone="minilm", train_embeddings=False, max_tokens=256, batch_pairs=32, tokens_per_batch=8_192,
+            epochs=2, lr=1e-4, warmup=0.1, checks=4, precision="bf16",
         ),
-        benchmarks=benchmarks,
+    )  # fmt: skip
+
+
+def pool() -> FlowConfig:
+    """A user's own pool, laptop-sized: raise the sizes, and name a real backbone, on a GPU."""
+    return FlowConfig(
+        recipe="pool",
+        stage1=Stage1Config(iterations=2, seed_gold=200, seed_silver=400, per_iteration=600, gold_share=0.2),
+        train=TrainConfig(
+            backbone="minilm", train_embeddings=False, max_tokens=512, batch_pairs=16, tokens_per_batch=8_192, epochs=3,
+            lr=1e-4, warmup=0.1, checks=4,
+        ),
     )  # fmt: skip

@@ -18,7 +18,8 @@ def load_scorer(
 ) -> Scorer:
     """A `Scorer` from a saved reward model: our own checkpoint, or any `AutoModelForSequenceClassification`."""
     tokenizer = models.load_tokenizer(str(folder))
-    model = models.load_reward_model(models.Backbone(name=str(folder)), tokenizer).to(models.device()).eval()
+    backbone = models.Backbone(name=str(folder), attention=models.attention_for(max_tokens))
+    model = models.load_reward_model(backbone, tokenizer).to(models.device()).eval()
     return scorer(model, tokenizer, max_tokens, tokens_per_batch, precision)
 
 

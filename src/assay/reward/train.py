@@ -11,10 +11,11 @@ pairs (A.6 step 1). This is the plain engine (length-bucketed padding); it keeps
 import json
 import math
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,39 +25,9 @@ from assay.errors import AssayError
 from assay.losses import accuracy, bradley_terry
 from assay.records import Conversation, Preference
 from assay.render import Rendered, render
+from assay.reward.config import TrainConfig
 from assay.reward.scorer import forward, position_limit, token_batches
 from assay.tables import replace, write_text
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """How a reward model is trained. Defaults are paper A's development settings (A.8) at this size of batch."""
-
-    backbone: str = "minilm"
-    layers: int | None = None
-    """Keep only the first layers of the backbone (None = all)."""
-    max_tokens: int = 16_384
-    batch_pairs: int = 256
-    """Pairs per optimiser step, reached by accumulation."""
-    tokens_per_batch: int = 8_192
-    """Padded tokens of one forward pass: memory, never the result."""
-    epochs: float = 1.0
-    lr: float = 4e-6
-    schedule: Literal["linear", "constant"] = "linear"
-    warmup: float = 0.03
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    checks: int = 4
-    """Evaluations on the gold pairs during training; the best one is the model that is saved."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for field in ("max_tokens", "batch_pairs", "tokens_per_batch", "epochs", "lr", "checks"):
-            if getattr(self, field) <= 0:
-                raise AssayError(f"train.{field} must be above 0, got {getattr(self, field)}")
-        if not 0 <= self.warmup < 1:
-            raise AssayError(f"train.warmup is a share of the steps in [0, 1), got {self.warmup}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +41,8 @@ class Trained:
     best_step: int
     cut_tokens: int
     tokens: int
+    presented: int
+    wall_s: float
 
 
 @dataclass(slots=True)
@@ -81,6 +54,8 @@ class _State:
     best_accuracy: float
     best_weights: dict[str, Any]
     tokens: int
+    presented: int
+    wall_s: float
 
 
 def train(
@@ -100,8 +75,11 @@ def train(
     pairs = sorted(pairs, key=lambda p: (p.pair_id, p.chosen.id))
     torch.manual_seed(config.seed)
     tokenizer = models.load_tokenizer(config.backbone)
-    model = models.load_reward_model(models.Backbone(name=config.backbone, layers=config.layers), tokenizer)
-    model.to(models.device())
+    backbone = models.Backbone(
+        name=config.backbone, layers=config.layers, attention=models.attention_for(config.max_tokens)
+    )
+    model = models.load_reward_model(backbone, tokenizer).to(models.device())
+    model.get_input_embeddings().requires_grad_(config.train_embeddings)
     limit = min(config.max_tokens, position_limit(model))
     rendered = _render_pairs(tokenizer, pairs, limit)
     gold_rendered = _render_pairs(tokenizer, gold, limit)
@@ -111,6 +89,7 @@ def train(
     result: dict[str, Any] = {
         "pairs": len(pairs), "steps": steps, "gold_accuracy": state.best_accuracy, "best_step": state.best_step,
         "cut_tokens": sum(r.cut for both in rendered for r in both), "tokens": state.tokens,
+        "presented": state.presented, "wall_s": round(state.wall_s, 2),
     }  # fmt: skip
     _save(folder, model, tokenizer, result)
     return Trained(folder=folder, **result)
@@ -120,19 +99,22 @@ def _loop(
     folder: Path, config: TrainConfig, model: Any, pad_id: int, pairs: list[tuple[Rendered, Rendered]],
     gold: list[tuple[Rendered, Rendered]], steps: int, say: Callable[[str], None],
 ) -> _State:  # fmt: skip
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     partial = folder.with_name(folder.name + ".partial") / "state.pt"
-    state = _State(step=0, best_step=0, best_accuracy=-1.0, best_weights={}, tokens=0)
+    state = _State(step=0, best_step=0, best_accuracy=-1.0, best_weights={}, tokens=0, presented=0, wall_s=0.0)
     if partial.exists():
         state = _restore(partial, model, optimizer)
         say(f"{folder.name}: resumed at step {state.step}/{steps}")
     checks = {math.ceil(steps * (i + 1) / config.checks) for i in range(config.checks)}
     while state.step < steps:
+        start = time.monotonic()
         batch = [pairs[i] for i in _batch_indices(len(pairs), config, state.step)]
         for group in optimizer.param_groups:
             group["lr"] = config.lr * _schedule(config, state.step, steps)
         loss, right = _step(model, optimizer, batch, pad_id, config)
         state.tokens += sum(len(c.ids) + len(r.ids) for c, r in batch)
+        state.presented += len(batch)
         state.step += 1
         if state.step in checks:
             gold_accuracy = evaluate(model, gold, pad_id, config) if gold else 0.0
@@ -142,8 +124,9 @@ def _loop(
             say(
                 f"{folder.name}: step {state.step}/{steps}  loss {loss:.3f}  batch {right:.0%}  gold {gold_accuracy:.1%}"
             )
-            if state.step < steps:
-                _keep(partial, model, optimizer, state)
+        state.wall_s += time.monotonic() - start
+        if state.step in checks and state.step < steps:
+            _keep(partial, model, optimizer, state)
     return state
 
 

@@ -1,0 +1,109 @@
+"""Benchmark files as rows: JSON lines or one JSON list, plain or gzip. Stricter than the pool's readers on purpose:
+
+a benchmark with a row left out is another benchmark, so every flaw is an error that names file, row and field.
+"""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+from assay.errors import AssayError
+from assay.records import Conversation, Message, Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row (numbered from 1; the line, where rows are lines), read field by field with checks.
+
+    Example: row.text("chosen", "answer")
+    """
+
+    file: Path
+    number: int
+    value: dict[str, Any]
+
+    def get(self, *path: str) -> object:
+        """The value under nested keys. Raises AssayError when a key is missing."""
+        value: object = self.value
+        for key in path:
+            if not isinstance(value, dict) or key not in value:
+                self.fail(path, "it is missing")
+            value = value[key]
+        return value
+
+    def text(self, *path: str) -> str:
+        value = self.get(*path)
+        if not isinstance(value, str):
+            self.fail(path, f"expected a text, found {_excerpt(value)}")
+        return value
+
+    def texts(self, field: str, count: int) -> tuple[str, ...]:
+        value = self.get(field)
+        if not isinstance(value, list) or len(value) != count or not all(isinstance(v, str) for v in value):
+            self.fail((field,), f"expected a list of {count} texts, found {_excerpt(value)}")
+        return tuple(value)
+
+    def conversation(self, field: str) -> Conversation:
+        """A list of {role, content} that ends with the user's turn."""
+        turns = self.get(field)
+        if not isinstance(turns, list) or not turns:
+            self.fail((field,), f"expected a list of messages, found {_excerpt(turns)}")
+        for turn in turns:
+            if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
+                self.fail((field,), f"expected messages with role and content, found {_excerpt(turn)}")
+            if turn.get("role") not in get_args(Role):
+                self.fail((field,), f"unknown role {turn.get('role')!r}; known are {', '.join(get_args(Role))}")
+        if turns[-1]["role"] != "user":
+            self.fail((field,), f"expected the user's turn last, found {turns[-1]['role']!r}")
+        return tuple(Message(role=t["role"], content=t["content"]) for t in turns)
+
+    def fail(self, path: tuple[str, ...], what: str) -> NoReturn:
+        raise AssayError(
+            f"{self.file}, row {self.number}, field '{'.'.join(path)}': {what}; fetch the released file again"
+        )
+
+
+def rows(path: Path) -> Iterator[Row]:
+    """Every row of a file. Raises AssayError at the first part that is not a row."""
+    for number, value in _values(path, _text(path)):
+        if not isinstance(value, dict):
+            raise AssayError(f"{path}, row {number}: expected a JSON object, found {_excerpt(value)}; fetch it again")
+        yield Row(file=path, number=number, value=value)
+
+
+def _values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    if text.lstrip().startswith("["):
+        yield from enumerate(_parsed(path, 0, text), 1)
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield number, _parsed(path, number, line)
+
+
+def _parsed(path: Path, number: int, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"row {number}" if number else f"line {error.lineno}"
+        raise AssayError(
+            f"{path}, {where}: not valid JSON ({error.msg}, column {error.colno}); fetch it again"
+        ) from error
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+        return (gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data).decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error) as error:
+        raise AssayError(f"{path}: cannot be read ({error}); check the path, or fetch the file again") from error
+    except UnicodeDecodeError as error:
+        raise AssayError(f"{path}: not UTF-8 text (byte {error.start}); fetch the file again") from error
+
+
+def _excerpt(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

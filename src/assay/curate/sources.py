@@ -1,0 +1,224 @@
+"""Files, folders and hub data sets as streams of rows, in bounded memory; broken parts become `Flaw`s in the stream.
+
+The first bytes decide what a file is, not its name: Parquet, Arrow (also what `datasets` saves to disk), gzip, zstd, and
+else text: JSON lines, JSON documents, CSV or TSV. What comes before and after a broken part is still read.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from assay.curate.csvs import csv_rows
+from assay.curate.texts import Cell, Flaw, json_rows, unpacked
+from assay.errors import AssayError, missing_extra
+
+BATCH = 1024
+_SUFFIXES = {".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv", ".arrow"}
+_PACKED = {".gz", ".zst"}
+_FOREIGN = {
+    b"PK\x03\x04": "a zip archive", b"BZh": "a bzip2 file", b"\xfd7zXZ\x00": "an xz file", b"%PDF": "a PDF",
+    b"SQLite format 3": "an SQLite database", b"\x80\x04\x95": "a Python pickle", b"\x89HDF": "an HDF5 file",
+}  # fmt: skip
+_HUB = re.compile(r"(?:hf:/?/?)?([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One file (or one split of a hub data set): `source` is what it belongs to, `key` its content id.
+
+    `rows()` streams it from the start each time it is called.
+    """
+
+    source: str
+    file: str
+    key: str
+    rows: Callable[[], Iterator[Cell | Flaw]]
+
+
+def find(source: str) -> list[Part]:
+    """The parts of a file, a folder or a hub id, in a stable order. Raises AssayError when there is nothing to read."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return [_part(_stem(path), path, path.name)]
+    if path.is_dir():
+        files = sorted(_saved(path) or (f for f in path.rglob("*") if _is_data(f, path)))
+        if not files:
+            raise AssayError(f"{source}: no data files in this folder (looked for {', '.join(sorted(_SUFFIXES))})")
+        return [_part(path.resolve().name, f, str(f.relative_to(path))) for f in files]
+    if (
+        (match := _HUB.fullmatch(source)) is None
+        or source.startswith((".", "/", "~"))
+        or path.suffix in _SUFFIXES | _PACKED
+    ):
+        raise AssayError(f"{source}: there is no such file or folder, and it is not a hub id like owner/name")
+    return _hub(match[1], match[2])
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    for suffix in reversed(path.suffixes):
+        if suffix in _SUFFIXES | _PACKED:
+            name = name.removesuffix(suffix)
+    return name
+
+
+def _is_data(file: Path, root: Path) -> bool:
+    suffixes = [s for s in file.suffixes if s not in _PACKED]
+    visible = not any(p.startswith((".", "_")) for p in file.relative_to(root).parts)
+    return visible and bool(suffixes) and suffixes[-1] in _SUFFIXES and file.is_file() and not _is_notes(file)
+
+
+def _is_notes(file: Path) -> bool:
+    return file.name in {"dataset_info.json", "dataset_dict.json", "state.json", "dataset_infos.json"}
+
+
+def _saved(folder: Path) -> list[Path]:
+    """The Arrow files that `Dataset.save_to_disk` lists; caches that lie beside them are not data."""
+    files: list[Path] = []
+    for state in folder.rglob("state.json"):
+        try:
+            listed = json.loads(state.read_text(encoding="utf-8"))["_data_files"]
+            files += [state.parent / entry["filename"] for entry in listed]
+        except (ValueError, KeyError, TypeError):
+            continue
+    missing = [f for f in files if not f.is_file()]
+    if missing:
+        raise AssayError(f"{folder}: its state.json names {missing[0].name}, which is not there; copy the folder again")
+    return files
+
+
+def _part(source: str, path: Path, file: str) -> Part:
+    content = hashlib.blake2b(digest_size=8)
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                content.update(block)
+    except OSError as error:
+        raise AssayError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+    return Part(source=source, file=file, key=content.hexdigest(), rows=partial(rows, path))
+
+
+def rows(path: Path) -> Iterator[Cell | Flaw]:
+    """Every row of a file with its number from 1 (the line, where rows are lines), and a flaw for each broken part."""
+    with path.open("rb") as stream:
+        head = stream.read(64)
+    foreign = next((what for magic, what in _FOREIGN.items() if head.startswith(magic)), None)
+    if not head:
+        yield Flaw(row=0, reason="the file is empty")
+    elif foreign:
+        yield Flaw(row=0, reason=f"the file is {foreign}: unpack or convert it to JSON lines, Parquet or CSV")
+    elif head.startswith(b"PAR1"):
+        yield from _parquet(path)
+    elif head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+        yield from _arrow(path, head)
+    elif path.suffix == ".parquet":
+        yield Flaw(row=0, reason="the file is named .parquet but does not begin as one: download it again")
+    else:
+        yield from _text(path, head)
+
+
+def _text(path: Path, head: bytes) -> Iterator[Cell | Flaw]:
+    kinds = [s for s in path.suffixes if s not in _PACKED]
+    kind = kinds[-1] if kinds else ""
+    chunks = unpacked(path, head)
+    yield from _at_least_one(csv_rows(chunks) if kind in (".csv", ".tsv") else json_rows(chunks))
+
+
+def _at_least_one(stream: Iterable[Cell | Flaw]) -> Iterator[Cell | Flaw]:
+    empty = True
+    for item in stream:
+        empty = False
+        yield item
+    if empty:
+        yield Flaw(row=0, reason="the file has no rows")
+
+
+def _parquet(path: Path) -> Iterator[Cell | Flaw]:
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        yield Flaw(row=0, reason=f"the Parquet file is damaged or cut off: download it again ({_line(error)})")
+        return
+    start = 1
+    for group in range(file.num_row_groups):
+        end = start + file.metadata.row_group(group).num_rows
+        try:
+            for batch in file.iter_batches(batch_size=BATCH, row_groups=[group]):
+                yield from _batch(batch, start)
+                start += batch.num_rows
+        except (OSError, pa.ArrowException) as error:
+            yield Flaw(row=start, reason=f"a row group is damaged (rows {start} to {end - 1}: {_line(error)})")
+        start = end
+    if start == 1:
+        yield Flaw(row=0, reason="the file has no rows")
+
+
+def _arrow(path: Path, head: bytes) -> Iterator[Cell | Flaw]:
+    """Arrow's file format, or the stream format in which `datasets` keeps its files."""
+    start = 1
+    try:
+        with pa.memory_map(str(path)) as file:
+            if head.startswith(b"ARROW1"):
+                reader = pa.ipc.open_file(file)
+                batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+            else:
+                batches = iter(pa.ipc.open_stream(file))
+            for batch in batches:
+                yield from _batch(batch, start)
+                start += batch.num_rows
+    except (OSError, pa.ArrowException) as error:
+        yield Flaw(row=start, reason=f"the Arrow file is damaged or cut off from this row on ({_line(error)})")
+
+
+def _batch(batch: Any, start: int) -> Iterator[Cell | Flaw]:
+    try:
+        values = batch.to_pylist()
+    except (UnicodeDecodeError, ValueError, OverflowError):
+        values = None
+    for index in range(batch.num_rows):
+        if values is not None:
+            yield Cell(row=start + index, value=values[index])
+            continue
+        try:
+            yield Cell(row=start + index, value=batch.slice(index, 1).to_pylist()[0])
+        except (UnicodeDecodeError, ValueError, OverflowError) as error:
+            yield Flaw(row=start + index, reason=f"a cell cannot be read ({_line(error)})")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _numbered(values: Iterable[dict[str, Any]]) -> Iterator[Cell | Flaw]:
+    return (Cell(row=index, value=value) for index, value in enumerate(values, 1))
+
+
+def _hub(name: str, config: str | None) -> list[Part]:
+    """The splits of a hub data set, streamed. Needs the extra `hub` and a network."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise missing_extra("datasets", "hub") from error
+    try:
+        splits = datasets.load_dataset(name, config, streaming=True)
+    except (OSError, ValueError) as error:
+        raise AssayError(
+            f"{name}: cannot be opened on the Hugging Face hub ({_line(error)}); check the id, or download it and "
+            "name the folder"
+        ) from error
+    return [
+        Part(
+            source=name, file=f"{config + '/' if config else ''}{split}",
+            key=hashlib.blake2b(f"{name}:{config}:{split}".encode(), digest_size=8).hexdigest(),
+            rows=partial(_numbered, stream),
+        )
+        for split, stream in splits.items()
+    ]  # fmt: skip

@@ -1,0 +1,97 @@
+"""What every judge keeps, be it a person, an oracle, an LLM server, a recording or an offline rule."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from assay.chat import ChatConfig, Replay, request_key
+from assay.curate.annotate import judge_request, llm_judge
+from assay.curate.attributes import rule_attributes
+from assay.curate.offline import gold_vote_judge, hash_embedder, relevance_judge
+from assay.curate.verify import oracle, terminal_annotator
+from assay.records import Case, Example, Judge, Pair, Response, user
+
+NAMES = ("oracle", "offline:gold-vote", "offline:relevance", "llm", "human")
+
+
+def _pair(n: int) -> Pair:
+    return Pair.of(
+        (user(f"Topic {n}. Be brief."),), Response.of(f"Short {n}."), Response.of(f"A much longer text {n}!")
+    )
+
+
+def _cases() -> list[Case]:
+    """Six cases; the last one has no examples, no truth, no recorded verdict and no person's answer."""
+    gold = [_pair(n) for n in range(100, 104)]
+    examples = tuple(
+        Example(pair=g, attributes=rule_attributes(g), better=Response.of(f"Short {100 + i}.").id)
+        for i, g in enumerate(gold)
+    )
+    pairs = [_pair(n) for n in range(6)]
+    return [
+        Case(pair=p, attributes=rule_attributes(p), examples=examples if i < 5 else ()) for i, p in enumerate(pairs)
+    ]
+
+
+CASES = _cases()
+
+
+def _recorded(folder: Path) -> Replay:
+    config = ChatConfig(url="http://recorded/v1", model="m")
+    with (folder / "replies.jsonl").open("w") as file:
+        for number, case in enumerate(CASES):
+            for sample in range(3):
+                request, order = judge_request(case, "m", sample, 0)
+                better = next(i for i, r in enumerate(order, 1) if case.pair.response(r).text.startswith("Short"))
+                said = {"text": f"Brief.\nVerdict: {better}"} if number < 5 else {"problem": "refused"}
+                file.write(json.dumps({"key": request_key(config, request), **said}) + "\n")
+    return Replay(folder, config)
+
+
+@pytest.fixture(params=NAMES)
+def judge(request: pytest.FixtureRequest, tmp_path: Path) -> Judge:
+    match request.param:
+        case "oracle":
+            return oracle({c.pair.id: c.pair.responses[0].id for c in CASES[:5]})
+        case "offline:gold-vote":
+            return gold_vote_judge(hash_embedder())
+        case "offline:relevance":
+            return relevance_judge(hash_embedder())
+        case "llm":
+            return llm_judge([_recorded(tmp_path)])
+        case _:
+            keys = iter("12121s" * 5)
+            return terminal_annotator(Console(file=io.StringIO()), "p", tmp_path / "j", lambda _: next(keys))
+
+
+def test_one_judgement_per_case_in_order(judge: Judge) -> None:
+    judgements = judge(CASES)
+    assert [j.pair_id for j in judgements] == [c.pair.id for c in CASES]
+    assert all(j.better for j in judgements[:5])
+
+
+def test_better_is_a_response_of_the_pair_or_there_is_a_problem(judge: Judge) -> None:
+    for case, judgement in zip(CASES, judge(CASES), strict=True):
+        assert judgement.better in {None, *(r.id for r in case.pair.responses)}
+        assert bool(judgement.problem) == (judgement.better is None)
+        assert 0.5 <= judgement.confidence <= 1.0
+        assert set(judgement.shown) <= {r.id for r in case.pair.responses}
+
+
+def test_judges_say_who_they_are(judge: Judge) -> None:
+    judgements = judge(CASES)
+    assert len({(j.by, j.kind) for j in judgements}) == 1
+    by, kind = judgements[0].by, judgements[0].kind
+    assert (by.split(":")[0], kind) in {("oracle", "oracle"), ("offline", "offline"), ("llm", "llm"), ("p", "human")}
+
+
+def test_the_same_cases_get_the_same_judgements(judge: Judge) -> None:
+    first, second = judge(CASES[:5]), judge(CASES[:5])
+    assert [(j.better, j.problem, j.shown) for j in first] == [(j.better, j.problem, j.shown) for j in second]
+
+
+def test_no_cases_no_judgements(judge: Judge) -> None:
+    assert judge([]) == []

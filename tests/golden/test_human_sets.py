@@ -1,0 +1,80 @@
+"""The counts of ../shared/data/README.md, and the overlaps with benchmarks that decontamination must find."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from assay.curate.decontaminate import decontaminate
+from assay.curate.human_sets import HUMAN_SETS, read_human_sets, read_set
+from assay.curate.layouts import Preferred
+
+DATA = Path(os.environ.get("ASSAY_SHARED_DATA") or Path(__file__).parents[3] / "shared" / "data")
+pytestmark = pytest.mark.skipif(
+    not (DATA / "preferences").is_dir(),
+    reason=f"the published preference sets are not at {DATA} (set ASSAY_SHARED_DATA to where they are)",
+)
+
+
+def counts(name: str) -> tuple[int, int, int, int]:
+    """(all outcomes, usable pairs, of which not ties, raw votes on usable pairs)."""
+    outcomes = read_set(DATA / "preferences", name)
+    good = [o for o in outcomes if isinstance(o, Preferred)]
+    return len(outcomes), len(good), sum(o.better is not None for o in good), sum(o.votes for o in good)
+
+
+# The README counts labels. Where usable pairs are fewer, the rest hold one response twice, or an empty one.
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ukp-convarg1", (16_081, 16_066, 12_792, 80_160)),  # 15 arguments against themselves
+        ("ukp-convarg1-strict", (11_650, 11_650, 11_650, 11_650)),
+        ("vicuna80", (1_120 + 1_440, 1_120, 1_000, 7_040 - 1_440)),  # 1,440 of the 7,040 votes are on equal texts
+        ("hh-helpful", (2_352, 2_348, 2_348, 2_348)),  # 4 empty answers
+        ("hh-harmless", (2_312, 2_308, 2_308, 2_308)),  # 4 empty answers
+        ("webgpt", (901, 901, 656, 901)),
+        ("qa-feedback", (3_000, 3_000, 2_616, 3_000)),
+        ("mt-bench", (1_231, 1_213, 948, 1_751 - 18)),  # 18 votes on equal or empty answers
+        ("pandalm", (999, 945, 861, 2_835)),  # 54 empty answers
+        ("lfqa", (260, 260, 260, 260)),
+        ("alpaca_eval", (42_551, 42_328, 42_328, 42_328)),  # all 215 draws are equal texts; 8 empty answers
+    ],
+)
+def test_the_sets_hold_what_the_readme_says(name: str, expected: tuple[int, int, int, int]) -> None:
+    assert counts(name) == expected
+
+
+def test_whose_choices_they_are_and_that_shares_of_votes_are_kept() -> None:
+    read = list(read_human_sets(DATA / "preferences", ("vicuna80", "lfqa")))
+    assert {(name, people) for name, _, people in read} == {("vicuna80", "human"), ("lfqa", "human")}
+    assert HUMAN_SETS["alpaca_eval"].people == "wild"
+    shares = {p.confidence for name, p, _ in read if name == "vicuna80" and p.better}
+    assert 1.0 in shares
+    assert all(0.5 < s <= 1 for s in shares)
+    assert len(shares) > 2
+
+
+def test_votes_on_the_first_turn_see_the_first_turn_only() -> None:
+    lengths = {
+        len(p.pair.prompt) + len(r.messages)
+        for _, p, _ in read_human_sets(DATA / "preferences", ("mt-bench",))
+        for r in p.pair.responses
+    }
+    assert lengths == {2, 4}
+
+
+@pytest.mark.parametrize(
+    ("name", "benchmark", "prompts"),
+    [
+        ("alpaca_eval", "chat", 129), ("hh-helpful", "chat", 37), ("vicuna80", "chat", 13), ("pandalm", "chat", 11),
+        ("mt-bench", "chat", 1), ("hh-harmless", "safety-refuse", 1),
+    ],
+)  # fmt: skip
+def test_decontamination_finds_the_known_overlaps(name: str, benchmark: str, prompts: int) -> None:
+    rows = json.loads((DATA / f"benchmarks/rm-bench/{benchmark}_filtered.json").read_text())
+    pairs = [p.pair for _, p, _ in read_human_sets(DATA / "preferences", (name,))]
+    result = decontaminate(pairs, {benchmark: [row["prompt"] for row in rows]})
+    assert len({hit.prompt for hit in result.hits if hit.whole}) == prompts
+    assert len(result.kept) + len(result.removed) == len(pairs)
+    assert not decontaminate(result.kept, {benchmark: [row["prompt"] for row in rows]}).hits

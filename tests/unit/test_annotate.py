@@ -1,0 +1,184 @@
+"""LLM judges: what they are asked, how their votes are read, and how votes become one judgement."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from assay.chat import Reply, Request
+from assay.curate.annotate import judge_request, llm_judge, llm_votes, merge, protocol_for, read_vote, shown_order
+from assay.curate.attributes import rule_attributes
+from assay.errors import AssayError
+from assay.records import Case, Example, Judgement, Pair, Response, user
+
+
+def pair(prompt: str = "Tell me about tea.", one: str = "GOOD", other: str = "BAD") -> Pair:
+    return Pair.of((user(prompt),), Response.of(one), Response.of(other))
+
+
+def case(p: Pair, examples: int = 0) -> Case:
+    gold = [pair(f"Gold prompt {i}?", f"gold good {i}", f"gold bad {i}") for i in range(examples)]
+    shown = tuple(
+        Example(pair=g, attributes=rule_attributes(g), better=Response.of(f"gold good {i}").id)
+        for i, g in enumerate(gold)
+    )
+    return Case(pair=p, attributes=rule_attributes(p), examples=shown)
+
+
+class Fake:
+    """A chat whose reply is `say(prompt, number of the request)`."""
+
+    def __init__(self, name: str, say: Callable[[str, int], Reply]) -> None:
+        self.name, self.say, self.requests = name, say, list[Request]()
+
+    def complete(self, requests: Sequence[Request]) -> list[Reply]:
+        self.requests += requests
+        return [self.say(r.messages[0].content, i) for i, r in enumerate(requests)]
+
+
+def honest(prompt: str, number: int = 0) -> Reply:
+    """Finds the candidate that says GOOD in the target, wherever it stands."""
+    target = prompt.split("# The conversation to decide")[1]
+    first = target.split("<candidate_1>")[1].split("</candidate_1>")[0]
+    return Reply(text=f"It is good.\nVerdict: {1 if 'GOOD' in first else 2}", tokens_in=10, tokens_out=2)
+
+
+GOOD = Response.of("GOOD").id
+
+
+def test_an_honest_judge_is_right_in_either_order() -> None:
+    chat = Fake("m", honest)
+    cases = [case(pair(f"q{i}"), examples=3) for i in range(20)]
+    judgements = llm_judge([chat], samples=3)(cases)
+    assert [j.pair_id for j in judgements] == [c.pair.id for c in cases]
+    assert {(j.better, j.by, j.kind, j.votes, j.confidence, j.tokens) for j in judgements} == {
+        (GOOD, "llm:m", "llm", 3, 1.0, 36)
+    }
+    assert {v.shown[0] == GOOD for v in llm_votes([chat], cases)} == {True, False}
+
+
+def test_a_position_biased_judge_is_seen_in_its_votes() -> None:
+    biased = Fake("m", lambda prompt, i: Reply(text="Verdict: 1"))
+    votes = llm_votes([biased], [case(pair(f"q{i}")) for i in range(200)], samples=1)
+    assert 0.4 < sum(v.better == GOOD for v in votes) / 200 < 0.6
+    assert all(v.better == v.shown[0] for v in votes)
+
+
+def test_the_same_seed_makes_the_same_requests() -> None:
+    c = case(pair(), examples=4)
+    assert judge_request(c, "m", 1, 7) == judge_request(c, "m", 1, 7)
+    orders = {judge_request(c, m, s, seed)[1] for m in "ab" for s in range(4) for seed in range(4)}
+    assert len(orders) == 2
+
+
+def test_at_most_eight_examples_and_none_of_their_order_gives_the_answer_away() -> None:
+    text = judge_request(case(pair(), examples=11), "m", 0, 0)[0].messages[0].content
+    assert "## Example 8" in text
+    assert "## Example 9" not in text
+    verdicts = [judge_request(case(pair(str(i)), 8), "m", 0, 0)[0].messages[0].content for i in range(10)]
+    shown = [line for t in verdicts for line in t.split("# The conversation")[0].splitlines() if "Verdict: " in line]
+    assert 20 < shown.count("Verdict: 1") < 60
+    for i in range(8):
+        better = "1" if f"<candidate_1>\ngold good {i}\n" in text else "2"
+        assert text.split(f"## Example {i + 1}\n")[1].split("Verdict: ")[1][0] == better
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("Because.\nVerdict: 1", "1"),
+        ("**Verdict: Candidate 2**", "2"),
+        ("verdict: 2.\n", "2"),
+        ("Verdict: tie", "tie"),
+        ("Verdict: cannot decide", "cannot decide"),
+        ("Verdict: 1\nOr rather:\nVerdict: 2", "unparsable"),
+        ("Verdict: 1 or 2", "unparsable"),
+        ("Candidate 1 is better.", "unparsable"),
+        ("", "unparsable"),
+    ],
+)
+def test_reading_a_vote(text: str, verdict: str) -> None:
+    p = pair()
+    order = shown_order(p, 0)
+    vote = read_vote(p, order, Reply(text=text), "llm:m")
+    assert vote.better == (order[int(verdict) - 1] if verdict in "12" else None)
+    assert vote.problem == ("" if verdict in "12" else verdict)
+    assert vote.shown == order
+
+
+def test_a_failed_reply_keeps_its_reason() -> None:
+    p = pair()
+    assert read_vote(p, shown_order(p), Reply(problem="timeout"), "llm:m").problem == "timeout"
+
+
+def vote(model: str, better: str | None, problem: str = "unparsable") -> Judgement:
+    return Judgement(
+        pair_id="p", better=better, by=f"llm:{model}", kind="llm", problem="" if better else problem, tokens=5
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("votes", "better", "problem", "confidence"),
+    [
+        ("a:x a:x a:y", "x", "", 2 / 3),
+        ("a:x a:x a:-", "x", "", 1.0),
+        ("a:x a:y", None, "tie", 0.5),
+        ("a:x a:y a:-", None, "tie", 0.5),
+        ("a:- a:-", None, "unparsable", 0.5),
+        ("a:x b:x c:y", "x", "", 2 / 3),
+        ("a:x b:y", None, "tie", 0.5),
+        ("a:x a:y b:y", "y", "", 1.0),
+        ("a:x a:y b:- b:-", None, "tie", 0.5),
+        ("a:x a:x a:y b:-", "x", "", 2 / 3),
+        ("a:y a:y a:y a:y b:x c:x", "x", "", 2 / 3),
+    ],
+)
+def test_merging(votes: str, better: str | None, problem: str, confidence: float) -> None:
+    raw = [vote(v[0], None if v[2] == "-" else v[2]) for v in votes.split()]
+    merged = merge(raw)
+    assert (merged.better, merged.problem) == (better, problem)
+    assert merged.confidence == pytest.approx(confidence)
+    assert (merged.votes, merged.tokens) == (len(raw), 5 * len(raw))
+    assert merged.by == "llm:" + "+".join(dict.fromkeys(v[0] for v in votes.split()))
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["x", "y", None])), min_size=1, max_size=12))
+def test_merging_is_fair_to_both_responses(raw: list[tuple[str, str | None]]) -> None:
+    other = {"x": "y", "y": "x", None: None}
+    merged = merge([vote(m, b) for m, b in raw])
+    mirrored = merge([vote(m, other[b]) for m, b in raw])
+    assert mirrored.better == other[merged.better]
+    assert mirrored.confidence == merged.confidence
+    assert 0.5 <= merged.confidence <= 1.0
+
+
+def test_votes_of_different_pairs_are_not_merged() -> None:
+    with pytest.raises(AssertionError):
+        merge([vote("a", "x"), Judgement(pair_id="q", better="x", by="llm:a", kind="llm")])
+
+
+def test_one_broken_model_does_not_lose_the_others() -> None:
+    broken = Fake("broken", lambda prompt, i: Reply(problem="http 500"))
+    (judgement,) = llm_judge([broken, Fake("m", honest)])([case(pair())])
+    assert (judgement.better, judgement.by, judgement.votes) == (GOOD, "llm:broken+m", 6)
+    (judgement,) = llm_judge([broken])([case(pair())])
+    assert (judgement.better, judgement.problem) == (None, "http 500")
+
+
+def test_a_judge_needs_distinct_chats_and_samples() -> None:
+    for chats, samples in (([], 1), ([Fake("a", honest), Fake("a", honest)], 1), ([Fake("a", honest)], 0)):
+        with pytest.raises(AssayError, match="different names"):
+            llm_judge(chats, samples=samples)([case(pair())])
+
+
+def test_the_protocol_is_for_this_task_and_tools_can_be_left_out() -> None:
+    attributes = rule_attributes(pair("Solve 2x = 8."))
+    with_tools, without = protocol_for(attributes, tools=True), protocol_for(attributes, tools=False)
+    assert "## Category: Math" in without
+    assert "## Objectivity: objective" in without
+    assert "## Category: Planning" not in without
+    assert "search engine" in with_tools
+    for word in ("search", "assistant", "<!--"):
+        assert word not in without
+    assert "<!--" not in with_tools

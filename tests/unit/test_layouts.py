@@ -1,0 +1,194 @@
+"""Each layout reads its rows into the right pair with the right winner; detection and label codes."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from assay.curate import layouts
+from assay.curate.dialogues import RowError, pair_of, transcript
+from assay.curate.labels import label_code, verdict
+from assay.curate.layouts import Preferred, detect, fitting, named
+from assay.errors import AssayError
+
+
+def said(outcome: object) -> tuple[list[str], str | None, str | None]:
+    """(prompt texts, winner's text, loser's text)."""
+    assert isinstance(outcome, Preferred), outcome
+    prompt = [m.content for m in outcome.pair.prompt]
+    if outcome.better is None:
+        return prompt, None, None
+    return (
+        prompt,
+        outcome.pair.response(outcome.better).text,
+        outcome.pair.response(outcome.pair.other(outcome.better)).text,
+    )
+
+
+def chat(*turns: str) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[i % 2], "content": t} for i, t in enumerate(turns)]
+
+
+AB = {"prompt": "p", "response_a": "yes", "response_b": "no"}
+WON = (["p"], "yes", "no")
+LOST = (["p"], "no", "yes")
+ONE_PAIR = [
+    ("chosen-rejected", {"prompt": "p", "chosen": "yes", "rejected": "no"}, WON),
+    ("chosen-rejected", {"question": "p", "chosen": "yes", "rejected": "no"}, WON),
+    ("chosen-rejected", {"prompt": "p", "chosen": chat("p", "yes"), "rejected": chat("p", "no")}, WON),
+    ("chosen-rejected", {"chosen": chat("p", "yes"), "rejected": chat("p", "no")}, WON),
+    ("chosen-rejected", {"prompt": chat("p"), "chosen": chat("p", "yes")[1:], "rejected": chat("p", "no")[1:]}, WON),
+    ("chosen-rejected", {"chosen": json.dumps(chat("p", "yes")), "rejected": json.dumps(chat("p", "no"))}, WON),
+    ("chosen-rejected", {"chosen": "\n\nHuman: p\n\nAssistant: yes", "rejected": "\n\nHuman: p\n\nAssistant: no"}, WON),
+    ("chosen-rejected", {"prompt": "\n\nHuman: p\n\nAssistant:", "chosen": "yes", "rejected": "no"}, WON),
+    ("chosen-rejected", {"instruction": "p", "input": "q", "chosen": "yes", "rejected": "no"}, (["p\n\nq"], "yes", "no")),
+    ("chosen-rejected", {"system": "s", "question": "p", "chosen": "yes", "rejected": "no"}, (["s", "p"], "yes", "no")),
+    ("labelled", AB | {"label": "A"}, WON),
+    ("labelled", AB | {"label": "B>A"}, LOST),
+    ("labelled", AB | {"label": "[[A>>B]]"}, WON),
+    ("labelled", AB | {"winner": "model_b"}, LOST),
+    ("labelled", AB | {"winner": "gpt-4", "model_a": "llama", "model_b": "gpt-4"}, LOST),
+    ("labelled", AB | {"winner": "tie (bothbad)"}, (["p"], None, None)),
+    ("labelled", AB | {"label": "A=B"}, (["p"], None, None)),
+    ("labelled", AB | {"overall_preference": -2}, WON),
+    ("labelled", AB | {"overall_preference": 0}, (["p"], None, None)),
+    ("labelled", {"conversation_a": chat("p", "yes"), "conversation_b": chat("p", "no"), "winner": "model_a"}, WON),
+    ("voted", AB | {"votes": ["a", "b", "a"]}, WON),
+    ("voted", AB | {"votes_a": 1, "votes_b": 4}, LOST),
+    ("voted", AB | {"annotator1": "b", "annotator2": "b", "annotator3": "tie"}, LOST),
+    ("voted", AB | {"votes": ["a", "b"]}, (["p"], None, None)),
+    ("scored-pair", {"question": {"full_text": "p"}, "answer_0": "yes", "answer_1": "no", "score_0": 1, "score_1": -1}, WON),
+    ("scored-pair", {"history": "p", "human_ref_A": "yes", "human_ref_B": "no", "labels": 0, "score_A": 2, "score_B": 9}, LOST),
+    ("scored-list", {"prompt": "p", "responses": ["no", "yes"], "scores": ["1", 2.5]}, WON),
+    ("scored-list", {"prompt": "p", "responses": ["no", "yes"], "scores": [1, 1.0]}, (["p"], None, None)),
+    ("scored-list", {"text": ["\n\nHuman: p\n\nAssistant: no", "\n\nHuman: p\n\nAssistant: yes"], "score": [0, 1]}, WON),
+    ("ranked-list", {"prompt": "p", "answers": [{"answer": "no", "rank": 2}, {"answer": "yes", "rank": 1}]}, WON),
+    ("ranked-list", {"prompt": "p", "responses": ["no", "yes"], "ranks": [2, 1]}, WON),
+    ("ranked-list", {"prompt": "p", "ranked_responses": ["yes", "no"]}, WON),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "row", "expected"), ONE_PAIR)
+def test_a_row_of_each_layout(name: str, row: dict[str, object], expected: object) -> None:
+    layout = fitting(row)
+    assert layout is not None
+    assert layout.name == name
+    (outcome,) = layout.read(row)
+    assert said(outcome) == expected
+
+
+def test_ultrafeedback_makes_every_pair_and_survives_one_bad_score() -> None:
+    scores = [(4.0, "a"), (3.0, "b"), (float("nan"), "c"), (3.0, "d")]
+    row = {"instruction": "p", "completions": [{"response": text, "overall_score": s} for s, text in scores]}
+    outcomes = layouts.scored_list(row)
+    pairs = [said(o)[1:] for o in outcomes if isinstance(o, Preferred)]
+    assert pairs == [("a", "b"), ("a", "d"), (None, None)]
+    (error,) = [o for o in outcomes if isinstance(o, RowError)]
+    assert error.field == "completions[2].overall_score"
+
+
+def test_helpsteer_rows_are_compared_with_their_neighbours() -> None:
+    rows = [{"prompt": "p", "response": t, "helpfulness": h} for t, h in (("yes", 4), ("no", 1))]
+    assert fitting(rows[0]) is layouts.RATED
+    (outcome,) = layouts.rated_group([layouts.rated_row(r) for r in rows])
+    assert said(outcome) == WON
+    with pytest.raises(RowError, match="nothing to compare"):
+        layouts.rated_group([layouts.rated_row(rows[0])])
+
+
+def test_dialogues_that_part_early_are_responses_of_several_messages() -> None:
+    row = {"chosen": chat("hi", "hello", "and?", "yes"), "rejected": chat("hi", "go away", "rude", "no")}
+    (outcome,) = layouts.chosen_rejected(row)
+    assert isinstance(outcome, Preferred)
+    assert [m.content for m in outcome.pair.prompt] == ["hi"]
+    assert [len(r.messages) for r in outcome.pair.responses] == [3, 3]
+
+
+def test_votes_keep_their_number_and_the_winners_share() -> None:
+    (outcome,) = layouts.voted(AB | {"votes": ["a", "b", "a", "tie", "a"]})
+    assert isinstance(outcome, Preferred)
+    assert (outcome.votes, outcome.confidence) == (5, 0.75)
+
+
+def test_a_bad_vote_is_rejected_and_the_others_count() -> None:
+    outcome, error = layouts.voted(AB | {"votes": ["a", "x", "a"]})
+    assert said(outcome) == WON
+    assert isinstance(error, RowError)
+    assert error.field == "votes[1]"
+
+
+@pytest.mark.parametrize(
+    ("seen", "fields", "code"),
+    [
+        ({0, 1}, ("response_a", "response_b"), (0, 1)),
+        ({1, 2}, ("response_a", "response_b"), (1, 2)),
+        ({1, 1.5, 2}, ("response_a", "response_b"), (1, 2)),
+        ({0, 1, 2}, ("response_a", "response_b"), None),
+        ({0, 1, 2}, ("response1", "response2"), (1, 2)),
+        ({1}, ("response_a", "response_b"), None),
+        ({0}, ("response_0", "response_1"), (0, 1)),
+        ({-1, 1}, ("response_a", "response_b"), None),
+        (set(), None, None),
+    ],
+)
+def test_what_number_labels_mean_is_decided_over_all_of_them(
+    seen: set[float], fields: tuple[str, str] | None, code: tuple[float, float] | None
+) -> None:
+    assert label_code(seen, fields) == code
+
+
+def test_number_labels_under_each_code() -> None:
+    def side(value: float, code: tuple[float, float]) -> int | None:
+        return verdict(value, "label", AB, ("response_a", "response_b"), code)
+
+    assert [side(v, (0, 1)) for v in (0, 1, 0.5, 2)] == [0, 1, None, None]
+    assert [side(v, (1, 2)) for v in (1, 2, 1.5, 0)] == [0, 1, None, None]
+    assert [side(v, (-1, 1)) for v in (-3, 1, 0)] == [0, 1, None]
+    assert [side(v, (1, 0)) for v in (1, 0)] == [0, 1]
+    with pytest.raises(RowError, match="outside the label code 0/1"):
+        side(7, (0, 1))
+
+
+def test_a_named_layout_carries_its_code() -> None:
+    (outcome,) = named("labelled:1/0").read(AB | {"label": 1})
+    assert said(outcome) == WON
+    for wrong in ("labelled:", "labelled:1", "labelled:1/1", "chosen-rejected:0/1", "xyz"):
+        if wrong != "labelled:":
+            with pytest.raises(AssayError, match="is not a layout"):
+                named(wrong)
+
+
+def test_the_layout_of_most_rows_is_detected() -> None:
+    rows = [AB | {"label": "A"}, AB | {"label": "B"}, {"prompt": "p", "chosen": "x", "rejected": "y"}, {"else": 1}]
+    layout = detect(rows)
+    assert layout is not None
+    assert layout.name == "labelled"
+    assert detect([{"else": 1}]) is None
+
+
+def test_a_text_that_only_mentions_people_is_no_transcript() -> None:
+    assert transcript("Human: the word stands at the start of this essay") is None
+    assert transcript("About Assistant: and Human: in a line") is None
+    turns = transcript("## Human:\nwhy?\n\n## Assistant:\nbecause\n\nof this")
+    assert turns is not None
+    assert [(m.role, m.content) for m in turns] == [("user", "why?"), ("assistant", "because\n\nof this")]
+
+
+@given(st.text(min_size=1), st.text(min_size=1), st.sampled_from(["A", "B", "tie"]))
+def test_showing_the_responses_the_other_way_round_flips_nothing(one: str, other: str, label: str) -> None:
+    flipped = {"A": "B", "B": "A"}.get(label, label)
+    results = []
+    for a, b, winner in ((one, other, label), (other, one, flipped)):
+        try:
+            (outcome,) = layouts.labelled({"prompt": "p", "response_a": a, "response_b": b, "label": winner})
+            assert isinstance(outcome, Preferred)
+            results.append((outcome.pair.id, outcome.better))
+        except RowError:
+            results.append(("", None))
+    assert results[0] == results[1]
+
+
+def test_the_prompt_is_needed() -> None:
+    with pytest.raises(RowError, match="prompt is missing or empty"):
+        pair_of({}, "yes", "no", ("chosen", "rejected"))

@@ -1,0 +1,157 @@
+"""Offline judges: the examples decide, nothing else does."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from assay.curate.attributes import rule_attributes
+from assay.curate.offline import FEATURES, gold_vote_judge, hash_embedder, relevance_judge, surface_features
+from assay.records import Case, Example, Pair, Response, user
+
+TOPICS = (
+    "tea",
+    "rain",
+    "cats",
+    "bread",
+    "music",
+    "chess",
+    "snow",
+    "trees",
+    "maps",
+    "salt",
+    "jazz",
+    "kites",
+    "owls",
+    "gold",
+)
+SHORT = "{} is nice."
+LONG = "{} is nice, and there is much more that one could say about it, as many people have done before us."
+
+
+def pair(topic: str, one: str, other: str, demand: str = "Use at most 9 words.") -> Pair:
+    return Pair.of(
+        (user(f"Tell me about {topic}. {demand}"),), Response.of(one.format(topic)), Response.of(other.format(topic))
+    )
+
+
+def example(topic: str, good: str, bad: str, demand: str = "Use at most 9 words.") -> Example:
+    p = pair(topic, good, bad, demand)
+    return Example(pair=p, attributes=rule_attributes(p), better=Response.of(good.format(topic)).id)
+
+
+def case(p: Pair, *examples: Example) -> Case:
+    return Case(pair=p, attributes=rule_attributes(p), examples=examples)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        (SHORT, LONG),
+        (LONG, SHORT),
+        ("I like {}. Do you?", "I like {}. You may too."),
+        ("- {} is old\n- it is good", "{} is old and it is good"),
+        ("1. {} is old\n2. it is good", "{} is old and it is good"),
+        ("{} was known 300 years ago.", "{} was known long years ago."),
+    ],
+)
+def test_it_learns_what_the_examples_have_in_common(good: str, bad: str) -> None:
+    examples = [example(t, good, bad) for t in TOPICS[:8]]
+    cases = [case(pair(t, good, bad), *examples) for t in TOPICS[8:]]
+    judgements = gold_vote_judge(hash_embedder())(cases)
+    assert [j.better for j in judgements] == [Response.of(good.format(t)).id for t in TOPICS[8:]]
+    assert {(j.kind, j.by, j.votes) for j in judgements} == {("offline", "offline:gold-vote", 8)}
+    assert all(j.confidence > 0.9 for j in judgements)
+    assert all(j.rationale.startswith("examples prefer ") for j in judgements)
+
+
+def test_opposite_examples_give_the_opposite_judgement() -> None:
+    target = pair("owls", SHORT, LONG)
+    for good, bad in ((SHORT, LONG), (LONG, SHORT)):
+        (j,) = gold_vote_judge(hash_embedder())([case(target, *(example(t, good, bad) for t in TOPICS[:5]))])
+        assert j.better == Response.of(good.format("owls")).id
+
+
+def test_quoted_words_are_features_in_context() -> None:
+    words = ["river", "stone", "cloud", "paper", "candle"]
+
+    def with_word(word: str, topic: str) -> tuple[str, str, str]:
+        return (
+            f"{topic} and {word} are fine.",
+            f"{topic} and nothing are fine.",
+            f'Use the word "{word}" in your answer.',
+        )
+
+    examples = [example(t, *with_word(w, t)) for t, w in zip(TOPICS, words, strict=False)]
+    good, bad, demand = with_word("anchor", "gold")
+    (j,) = gold_vote_judge(hash_embedder())([case(pair("gold", good, bad, demand), *examples)])
+    assert j.better == Response.of(good).id
+
+
+def test_similar_examples_outweigh_others() -> None:
+    """Three look-alikes ask for brevity; five unlike ones prefer length."""
+    near = [example(t, SHORT, LONG) for t in TOPICS[:3]]
+    far = [example(t, LONG, SHORT, "Write about the whole history, in French, with code.") for t in TOPICS[3:8]]
+    (j,) = gold_vote_judge(hash_embedder())([case(pair("owls", SHORT, LONG), *near, *far)])
+    assert j.better == Response.of(SHORT.format("owls")).id
+
+
+def test_without_examples_or_difference_there_is_no_vote() -> None:
+    judge = gold_vote_judge(hash_embedder())
+    (none,) = judge([case(pair("owls", SHORT, LONG))])
+    assert (none.better, none.problem) == (None, "no gold examples")
+    same = pair("owls", "big owls fly", "shy owls fly", "Go on.")
+    (tie,) = judge([case(same, example("tea", SHORT, LONG))])
+    assert (tie.better, tie.problem) == (None, "tie")
+    assert judge([]) == []
+
+
+def test_only_eight_examples_count_and_each_text_is_embedded_once() -> None:
+    calls: list[list[str]] = []
+
+    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+        calls.append(list(texts))
+        return hash_embedder()(texts)
+
+    examples = [example(t, SHORT, LONG) for t in TOPICS[:8]] + [example(t, LONG, SHORT) for t in TOPICS[8:12]]
+    cases = [case(pair(t, SHORT, LONG), *examples) for t in TOPICS[12:]]
+    judgements = gold_vote_judge(embed)(cases)
+    assert [j.better for j in judgements] == [Response.of(SHORT.format(t)).id for t in TOPICS[12:]]
+    (texts,) = calls
+    assert len(texts) == len(set(texts)) == 8 + len(cases)
+
+
+def test_the_judgement_of_a_case_hardly_depends_on_its_batch() -> None:
+    cases = [case(pair(t, SHORT, LONG), *(example(u, SHORT, LONG) for u in TOPICS[:8])) for t in TOPICS[8:]]
+    judge = gold_vote_judge(hash_embedder())
+    assert [j.better for j in judge(cases)] == [judge([c])[0].better for c in cases]
+
+
+def test_relevance_prefers_what_is_closer_to_the_prompt() -> None:
+    on_topic = pair("owls", "owls: tell me about owls", "zzz qqq xxx", "")
+    (j,) = relevance_judge(hash_embedder())([case(on_topic)])
+    assert j.better == Response.of("owls: tell me about owls").id
+    assert (j.by, j.kind) == ("offline:relevance", "offline")
+    assert 0.5 < j.confidence < 1.0
+
+
+def test_surface_features_of_a_known_text() -> None:
+    f = surface_features('Say "deep sea" twice.', "Deep sea, 12 fish.\n- one\n- two?")
+    assert tuple(f) == FEATURES
+    assert f["words"] == pytest.approx(np.log1p(6))
+    assert f["bulleted lines"] == pytest.approx(np.log1p(2))
+    assert f["quoted words used"] == 1.0
+    assert f["begins with a quoted word"] == 1.0
+    assert f["ends with a question"] == 1.0
+    assert f["has digits"] == 1.0
+    assert f["digits"] == pytest.approx(np.log1p(2))
+    assert all(np.isfinite(v) for t in ("", "\n", "🙂", '""') for v in surface_features(t, t).values())
+
+
+def test_hash_embedder_gives_unit_vectors_of_content() -> None:
+    a, b, c = hash_embedder(64)(["use at most nine words", "use at most ten words", "le chat noir"])
+    assert np.linalg.norm(a) == pytest.approx(1.0, abs=1e-5)
+    assert a @ b > a @ c
+    assert hash_embedder(64)([]).shape == (0, 64)
+    assert hash_embedder(64)([""]).shape == (1, 64)

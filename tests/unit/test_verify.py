@@ -1,0 +1,152 @@
+"""People: the queue, the terminal session, and the file in which nothing is lost."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from assay.curate.attributes import rule_attributes
+from assay.curate.verify import VerifyReport, oracle, queue, read_judgements, terminal_annotator, verify
+from assay.errors import AssayError
+from assay.records import Case, Pair, Response, user
+
+
+def pair(n: int, prompt: str = "Is water wet?") -> Pair:
+    return Pair.of((user(f"{prompt} {n}"),), Response.of(f"yes {n}"), Response.of(f"no {n}"))
+
+
+def case(p: Pair) -> Case:
+    return Case(pair=p, attributes=rule_attributes(p))
+
+
+CASES = [case(pair(n)) for n in range(4)]
+
+
+def typing(text: str) -> Callable[[str], str]:
+    """A reader that answers with the words of `text`, then with the end of input; "^C" is Ctrl-C."""
+    words = iter(text.split())
+
+    def read(prompt: str) -> str:
+        word = next(words, None)
+        if word is None:
+            raise EOFError
+        if word == "^C":
+            raise KeyboardInterrupt
+        return word
+
+    return read
+
+
+def session(out: Path, keys: str, annotator: str = "ann") -> tuple[VerifyReport, str]:
+    screen = io.StringIO()
+    report = verify(CASES, annotator, out, typing(keys), Console(file=screen, width=100), seed=1)
+    return report, screen.getvalue()
+
+
+def test_answers_name_the_response_that_was_shown(tmp_path: Path) -> None:
+    report, screen = session(tmp_path / "j.jsonl", "1 2 t d")
+    one, two, tie, discard = read_judgements(tmp_path / "j.jsonl")
+    assert (one.better, two.better) == (one.shown[0], two.shown[1])
+    assert (tie.problem, discard.problem) == ("tie", "cannot decide")
+    assert {(j.by, j.kind) for j in (one, two, tie, discard)} == {("ann", "human")}
+    assert (report.judged, report.ties, report.discarded, report.skipped, report.left) == (4, 1, 1, 0, 0)
+    first = CASES[0].pair.response(one.shown[0]).text
+    shown = screen.split("Response 1")[1].split("Response 2")[0]
+    assert first in shown
+    for text in ("Is water wet?", "Guideline:", "Protocol", "search engine"):
+        assert text in screen
+
+
+def test_the_order_is_random_per_pair_and_annotator(tmp_path: Path) -> None:
+    cases = [case(pair(n)) for n in range(100)]
+    for name in ("a", "b"):
+        verify(cases, name, tmp_path / name, lambda _: "1", Console(file=io.StringIO()), seed=0)
+    a, b = read_judgements(tmp_path / "a"), read_judgements(tmp_path / "b")
+    assert 30 < sum(j.shown == tuple(r.id for r in c.pair.responses) for j, c in zip(a, cases, strict=True)) < 70
+    assert 30 < sum(x.shown == y.shown for x, y in zip(a, b, strict=True)) < 70
+
+
+def test_the_next_session_goes_on_where_this_one_ended(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "j.jsonl"
+    assert session(out, "1 s ^C")[0].left == 3
+    assert len(read_judgements(out)) == 1
+    report, screen = session(out, "2 2 q")
+    assert (report.judged, report.left) == (2, 1)
+    assert "1 of 3" in screen
+    assert "yes 0" not in screen
+    assert session(out, "1")[0].left == 0
+    assert session(out, "")[0] == VerifyReport(judged=0, ties=0, discarded=0, skipped=0, left=0, seconds=0.0)
+    assert len(out.read_text().splitlines()) == 4
+
+
+def test_undo_withdraws_the_answer_and_asks_again(tmp_path: Path) -> None:
+    out = tmp_path / "j.jsonl"
+    session(out, "1 u 2 q")
+    (j,) = read_judgements(out)
+    assert j.better == j.shown[1]
+    assert len(out.read_text().splitlines()) == 3
+    session(out, "1 u q")
+    assert len(read_judgements(out)) == 1
+    report, _ = session(out, "u s u 1 q")
+    assert (report.judged, report.skipped) == (1, 0)
+
+
+def test_annotators_do_not_see_or_stop_each_other(tmp_path: Path) -> None:
+    out = tmp_path / "j.jsonl"
+    session(out, "1 1 1 1", "ann")
+    assert session(out, "2 2 2 2", "bob")[0].judged == 4
+    assert len(read_judgements(out)) == 8
+
+
+def test_a_wrong_key_is_asked_again(tmp_path: Path) -> None:
+    report, screen = session(tmp_path / "j.jsonl", "x 3 12 tie q")
+    assert screen.count("Please answer") == 3
+    assert (report.judged, report.ties) == (1, 1)
+
+
+def test_a_line_torn_by_a_crash_is_dropped_and_asked_again(tmp_path: Path) -> None:
+    out = tmp_path / "j.jsonl"
+    session(out, "1 1 q")
+    out.write_bytes(out.read_bytes()[:-20])
+    assert len(read_judgements(out)) == 1
+    assert session(out, "2 2 2")[0].judged == 3
+    assert len(read_judgements(out)) == 4
+
+
+def test_a_broken_file_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "j.jsonl").write_text("{}\n")
+    with pytest.raises(AssayError, match="line 1: not a judgement"):
+        read_judgements(tmp_path / "j.jsonl")
+
+
+def test_a_response_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    evil = Pair.of((user("hi"),), Response.of("\x1b[2J[red]gone[/red]"), Response.of("b"))
+    screen = io.StringIO()
+    verify([case(evil)], "a", tmp_path / "j", typing("1"), Console(file=screen, force_terminal=False))
+    assert "\x1b" not in screen.getvalue()
+    assert "[red]gone[/red]" in screen.getvalue()
+
+
+def test_the_terminal_annotator_is_a_judge(tmp_path: Path) -> None:
+    judge = terminal_annotator(Console(file=io.StringIO()), "ann", tmp_path / "j.jsonl", typing("1 s t"))
+    first, skipped, tie, late = judge(CASES)
+    assert first.better == first.shown[0]
+    assert (skipped.problem, tie.problem, late.problem) == ("skipped", "tie", "skipped")
+
+
+def test_the_oracle_says_the_truth_and_its_name() -> None:
+    truth = {c.pair.id: c.pair.responses[1].id for c in CASES[:3]}
+    judgements = oracle(truth)(CASES)
+    assert [j.better for j in judgements] == [*truth.values(), None]
+    assert judgements[3].problem == "no truth"
+    assert {(j.by, j.kind) for j in judgements} == {("oracle", "oracle")}
+
+
+def test_the_queue_has_objective_and_uncontroversial_pairs_first() -> None:
+    prompts = ["Write a poem.", "Why is abortion debated?", "Is water wet?", "Should I invest?", "What is a law?", "?!"]
+    pairs = [pair(n, p) for n, p in enumerate(prompts)]
+    attributes = {p.id: rule_attributes(p) for p in pairs[:5]}
+    assert [pairs.index(p) for p in queue(pairs, attributes)] == [2, 4, 1, 0, 3, 5]
+    assert queue([], {}) == []
