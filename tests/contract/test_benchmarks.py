@@ -96,6 +96,8 @@ def test_every_benchmark_is_written_here() -> None:
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize(("right", "wrong", "value"), [(1.0, 0.0, 100.0), (0.0, 1.0, 0.0), (0.5, 0.5, 0.0)])
 def test_perfect_inverted_and_tied(data: Path, name: str, right: float, wrong: float, value: float) -> None:
+    if name == "judgebench" and right == wrong:
+        value = 50.0  # its code reads a tie as B>A, which is right for every second pair here
     result = run(BENCHMARKS[name], data, _scorer(right, wrong))
     assert _headline(result) == pytest.approx(value)
     assert isinstance(result, BenchmarkResult)

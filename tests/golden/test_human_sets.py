@@ -8,7 +8,10 @@ import pytest
 
 from assay.curate.decontaminate import decontaminate
 from assay.curate.human_sets import HUMAN_SETS, read_human_sets, read_set
+from assay.curate.labels import verdict
 from assay.curate.layouts import Preferred
+from assay.curate.sources import rows
+from assay.curate.texts import Cell
 
 DATA = Path(os.environ.get("ASSAY_SHARED_DATA") or Path(__file__).parents[3] / "shared" / "data")
 pytestmark = pytest.mark.skipif(
@@ -43,6 +46,19 @@ def counts(name: str) -> tuple[int, int, int, int]:
 )
 def test_the_sets_hold_what_the_readme_says(name: str, expected: tuple[int, int, int, int]) -> None:
     assert counts(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "votes", "not_ties"),
+    [
+        ("vicuna80-human/vicuna80_human_pairs.jsonl.gz", "human", 7_040, 6_236),
+        ("mt-bench/human_votes_partial.jsonl.gz", "winner", 1_751, 1_334),
+    ],
+)
+def test_votes_that_stand_in_several_rows(file: str, field: str, votes: int, not_ties: int) -> None:
+    table = [item.value for item in rows(DATA / "preferences" / file) if isinstance(item, Cell)]
+    sides = [verdict(row[field], field, row, ("a", "b"), None) for row in table]
+    assert (len(sides), len(sides) - sides.count(None)) == (votes, not_ties)
 
 
 def test_whose_choices_they_are_and_that_shares_of_votes_are_kept() -> None:

@@ -59,7 +59,7 @@ ONE_PAIR = [
     ("voted", AB | {"annotator1": "b", "annotator2": "b", "annotator3": "tie"}, LOST),
     ("voted", AB | {"votes": ["a", "b"]}, (["p"], None, None)),
     ("scored-pair", {"question": {"full_text": "p"}, "answer_0": "yes", "answer_1": "no", "score_0": 1, "score_1": -1}, WON),
-    ("scored-pair", {"history": "p", "human_ref_A": "yes", "human_ref_B": "no", "labels": 0, "score_A": 2, "score_B": 9}, LOST),
+    ("scored-pair", {"history": "p", "human_ref_A": "yes", "human_ref_B": "no", "score_A": 2, "score_B": 9}, LOST),
     ("scored-list", {"prompt": "p", "responses": ["no", "yes"], "scores": ["1", 2.5]}, WON),
     ("scored-list", {"prompt": "p", "responses": ["no", "yes"], "scores": [1, 1.0]}, (["p"], None, None)),
     ("scored-list", {"text": ["\n\nHuman: p\n\nAssistant: no", "\n\nHuman: p\n\nAssistant: yes"], "score": [0, 1]}, WON),
@@ -129,6 +129,7 @@ def test_a_bad_vote_is_rejected_and_the_others_count() -> None:
         ({1}, ("response_a", "response_b"), None),
         ({0}, ("response_0", "response_1"), (0, 1)),
         ({-1, 1}, ("response_a", "response_b"), None),
+        ({0, 1, 77, float("nan"), float("inf")}, ("response_a", "response_b"), (0, 1)),
         (set(), None, None),
     ],
 )
@@ -150,13 +151,20 @@ def test_number_labels_under_each_code() -> None:
         side(7, (0, 1))
 
 
+def test_true_and_false_do_not_say_which_response() -> None:
+    assert layouts.numbers(AB | {"label": True}) == set()
+    with pytest.raises(RowError, match="name the layout"):
+        layouts.labelled(AB | {"label": True})
+    (outcome,) = named("labelled:1/0").read(AB | {"label": True})
+    assert said(outcome) == WON
+
+
 def test_a_named_layout_carries_its_code() -> None:
     (outcome,) = named("labelled:1/0").read(AB | {"label": 1})
     assert said(outcome) == WON
-    for wrong in ("labelled:", "labelled:1", "labelled:1/1", "chosen-rejected:0/1", "xyz"):
-        if wrong != "labelled:":
-            with pytest.raises(AssayError, match="is not a layout"):
-                named(wrong)
+    for wrong in ("labelled:1", "labelled:1/1", "chosen-rejected:0/1", "xyz"):
+        with pytest.raises(AssayError, match="is not a layout"):
+            named(wrong)
 
 
 def test_the_layout_of_most_rows_is_detected() -> None:

@@ -8,12 +8,15 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from assay.curate import pool
+from assay.curate.sources import rows
+from assay.curate.texts import Cell
 from assay.errors import AssayError
 from assay.records import Pair, Rejection
 from assay.tables import Table
@@ -242,3 +245,45 @@ def test_an_unknown_layout_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(TEXT)
     with pytest.raises(AssayError, match="is not a layout; use one of chosen-rejected"):
         pool.add([str(tmp_path / "a.jsonl")], tmp_path / "pool", layout="chosen", say=lambda _: None)
+
+
+def _made(folder: Path, kind: str) -> Path:
+    path = folder / f"a.{kind}"
+    many = [row(i) for i in range(60)]
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(many), path, row_group_size=10)
+    elif kind == "arrow":
+        table = pa.Table.from_pylist(many)
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table, max_chunksize=10)
+    elif kind == "jsonl.gz":
+        path.write_bytes(gzip.compress(dumps(*many).encode()))
+    elif kind == "jsonl.zst":
+        with pa.CompressedOutputStream(str(path), "zstd") as file:
+            file.write(dumps(*many).encode())
+    elif kind == "csv":
+        path.write_text("prompt,chosen,rejected\n" + "".join(",".join(map(str, r.values())) + "\n" for r in many))
+    else:
+        path.write_text(json.dumps(many) if kind == "json" else dumps(*many))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "jsonl.gz", "jsonl.zst", "parquet", "arrow"])
+def test_random_damage_never_stops_the_reading_and_costs_only_what_it_touches(kind: str, tmp_path: Path) -> None:
+    whole, random = _made(tmp_path, kind).read_bytes(), Random(0)
+    for trial in range(150):
+        data, size = bytearray(whole), random.choice((1, 1, 4, 30))
+        at = random.randrange(len(data))
+        if trial % 3:
+            data[at : at + size] = random.randbytes(size)
+        else:
+            del data[at:]
+        path = tmp_path / f"damaged.{kind}"
+        path.write_bytes(data)
+        found = list(rows(path))
+        assert found
+        good = [c.value for c in found if isinstance(c, Cell) and c.value in [row(i) for i in range(60)]]
+        if kind in ("jsonl", "csv") and trial % 3 and at > 40:
+            assert len(good) >= 57, (trial, at, size)
+        if kind == "jsonl" and len(good) < 60 and trial % 3:
+            assert len(found) > len(good)

@@ -1,7 +1,9 @@
 """Importing: what lands in the tables, adding twice, resuming after a kill, folders, reports."""
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,7 +36,7 @@ def quiet(_: str) -> None:
 
 
 def test_a_pair_its_origin_and_the_sources_judgement(tmp_path: Path) -> None:
-    source = write(tmp_path / "set.jsonl", rows(1) + [{"prompt": "p", "chosen": "x"}])
+    source = write(tmp_path / "set.jsonl", [*rows(1), {"prompt": "p", "chosen": "x"}])
     said: list[str] = []
     report = pool.add([str(source)], tmp_path / "pool", say=said.append)
     found = tables(tmp_path / "pool")
@@ -99,8 +101,9 @@ def test_a_killed_import_resumes_to_the_same_tables(tmp_path: Path, monkeypatch:
 def test_number_labels_are_read_over_the_whole_file_or_asked_about(tmp_path: Path) -> None:
     two = {"prompt": "p", "response_a": "a", "response_b": "b"}
     early = [two | {"prompt": f"p{i}", "label": 1} for i in range(pool.SAMPLE + 1)]
-    told = write(tmp_path / "told.jsonl", early + [two | {"label": 2}])  # type: ignore[arg-type]
-    assert pool.add([str(told)], tmp_path / "told", say=quiet).pairs == pool.SAMPLE + 2
+    told = write(tmp_path / "told.jsonl", [*early, two | {"label": 2}])  # type: ignore[arg-type]
+    read = pool.add([str(told)], tmp_path / "told", say=quiet)
+    assert (read.pairs, read.files[0].layout) == (pool.SAMPLE + 2, "labelled:1/2")
     asked = write(tmp_path / "asked.jsonl", early)  # type: ignore[arg-type]
     report = pool.add([str(asked)], tmp_path / "asked", say=quiet)
     assert report.pairs == 0
@@ -145,9 +148,28 @@ def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
 
 
 def test_a_hub_id_without_the_extra_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(AssayError, match=r"pip install 'assay\[hub\]'"):
         pool.add(["owner/name"], tmp_path / "pool", say=quiet)
+
+
+def test_the_splits_of_a_hub_id_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(name: str, config: str | None, streaming: bool) -> dict[str, list[dict[str, str]]]:
+        if name != "owner/name":
+            raise FileNotFoundError(f"{name} does not exist")
+        assert streaming
+        return {"train": rows(2), "test": rows(1, start=2)}
+
+    fake = ModuleType("datasets")
+    fake.load_dataset = load_dataset  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    report = pool.add(["owner/name"], tmp_path / "pool", say=quiet)
+    assert [(f.source, f.file, f.pairs) for f in report.files] == [
+        ("owner/name", "train", 2),
+        ("owner/name", "test", 1),
+    ]
+    with pytest.raises(AssayError, match="cannot be opened on the Hugging Face hub"):
+        pool.add(["owner/other"], tmp_path / "pool", say=quiet)
 
 
 def test_the_field_of_a_bad_text_is_named(tmp_path: Path) -> None:

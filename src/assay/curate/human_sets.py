@@ -5,7 +5,7 @@ several rows, a label code, a prompt made of several fields, dialogues to be cut
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -29,11 +29,11 @@ class HumanSet:
     """The files of a set, how to read the rows of all of them, and whether people ("human") or GPT-4 ("wild") chose."""
 
     files: tuple[str, ...]
-    read: Callable[[list[Row]], list[Outcome]]
+    read: Callable[[Sequence[Row]], list[Outcome]]
     people: Source = "human"
 
 
-def each(read: Callable[[Row], list[Outcome]]) -> Callable[[list[Row]], list[Outcome]]:
+def each(read: Callable[[Row], list[Outcome]]) -> Callable[[Sequence[Row]], list[Outcome]]:
     """A reader of one row made a reader of all, with errors in the places of bad rows."""
 
     def one(row: Row) -> list[Outcome]:
@@ -61,7 +61,7 @@ def argument_pair(row: Row) -> list[Outcome]:
     return [Preferred(pair=pair, better=decided.better, votes=len(sides), confidence=share)]
 
 
-def votes_by_item(table: list[Row]) -> list[Outcome]:
+def votes_by_item(table: Sequence[Row]) -> list[Outcome]:
     """Vicuna-80 (PRD, QLoRA): a vote a row; the votes on the same two responses to a prompt become one."""
     items: defaultdict[str, list[str | None]] = defaultdict(list)
     pairs: dict[str, Pair] = {}
@@ -83,7 +83,7 @@ def _merged(pair: Pair, votes: list[str | None]) -> Preferred:
     return tally(pair, ids, [None if v is None else ids.index(v) for v in votes])
 
 
-def expert_turn(table: list[Row]) -> list[Outcome]:
+def expert_turn(table: Sequence[Row]) -> list[Outcome]:
     """MT-bench: dialogues of two turns, of which a vote on turn 1 saw the first only; an item's votes become one."""
     cut = [
         {**row, **{name: row[name][: 2 * row["turn"]] for name in ("conversation_a", "conversation_b")}}

@@ -86,7 +86,7 @@ def label_code(seen: set[float], fields: tuple[str, str] | None) -> LabelCode | 
 
     {0, 1} count from 0 and {1, 2} from 1. With all three, the fields' own numbers decide (response1, response2).
     """
-    whole = {v for v in seen if v == int(v)} if all(map(math.isfinite, seen)) else set()
+    whole = {v for v in seen if abs(v) <= 3 and v == int(v)}  # others are mistakes of single rows
     ends = (fields[0][-1], fields[1][-1]) if fields else ("", "")
     if whole == {0, 1} or (ends == ("0", "1") and whole and whole <= {0, 1}):
         return (0, 1)

@@ -266,10 +266,10 @@ def _unread(row: Row) -> list[Outcome]:
 
 
 def numbers(row: Row) -> set[float]:
-    """The numbers among the row's labels and votes."""
+    """The numbers among the row's labels and votes; true and false are none, for they never say which response."""
     name = _present(row, _LABELS)
     values = [v for _, v in _votes(row)] + ([row[name]] if name and name != "overall_preference" else [])
-    return {v for v in map(numeric, values) if v is not None}
+    return {n for v in values if not isinstance(v, bool) and (n := numeric(v)) is not None}
 
 
 def pair_fields(row: Row) -> tuple[str, str] | None:
@@ -336,9 +336,11 @@ def named(name: str) -> Layout:
 
 
 def coded(layout: Layout, code: LabelCode | None) -> Layout:
-    """`layout` with its number labels read by `code`."""
-    reads = {"labelled": partial(labelled, code=code), "voted": partial(voted, code=code)}
-    return dataclasses.replace(layout, read=reads.get(layout.name, layout.read))
+    """`layout` with its number labels read by `code`, which its name then tells (labelled:0/1)."""
+    if code is None:
+        return layout
+    read = {"labelled": labelled, "voted": voted}[layout.name]
+    return dataclasses.replace(layout, name=f"{layout.name}:{code[0]:g}/{code[1]:g}", read=partial(read, code=code))
 
 
 def fitting(row: Row) -> Layout | None:

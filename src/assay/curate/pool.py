@@ -37,7 +37,7 @@ from assay.records import Judgement, Origin, Pair, Rejection, digest
 from assay.tables import Table, write_text
 
 PART_ROWS = 50_000
-PART_CHARS = 200_000_000
+PART_CHARS = 50_000_000
 """A part is closed at this many rows or characters of text, so that memory is bounded."""
 SAMPLE = 200
 _UNSAFE = re.compile(r"[\0\ud800-\udfff]")

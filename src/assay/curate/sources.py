@@ -179,17 +179,21 @@ def _arrow(path: Path, head: bytes) -> Iterator[Cell | Flaw]:
 
 
 def _batch(batch: Any, start: int) -> Iterator[Cell | Flaw]:
+    """The rows of a record batch. It is validated first: damaged offsets would make reading it unsafe."""
     try:
+        batch.validate(full=True)
         values = batch.to_pylist()
-    except (UnicodeDecodeError, ValueError, OverflowError):
+    except (pa.ArrowException, ValueError, OverflowError):
         values = None
     for index in range(batch.num_rows):
         if values is not None:
             yield Cell(row=start + index, value=values[index])
             continue
+        one = batch.slice(index, 1)
         try:
-            yield Cell(row=start + index, value=batch.slice(index, 1).to_pylist()[0])
-        except (UnicodeDecodeError, ValueError, OverflowError) as error:
+            one.validate(full=True)
+            yield Cell(row=start + index, value=one.to_pylist()[0])
+        except (pa.ArrowException, ValueError, OverflowError) as error:
             yield Flaw(row=start + index, reason=f"a cell cannot be read ({_line(error)})")
 
 
@@ -198,7 +202,11 @@ def _line(error: Exception) -> str:
 
 
 def _numbered(values: Iterable[dict[str, Any]]) -> Iterator[Cell | Flaw]:
-    return (Cell(row=index, value=value) for index, value in enumerate(values, 1))
+    try:
+        for index, value in enumerate(values, 1):
+            yield Cell(row=index, value=value)
+    except OSError as error:
+        raise AssayError(f"the hub stopped answering ({_line(error)}); run the same command again to resume") from error
 
 
 def _hub(name: str, config: str | None) -> list[Part]:

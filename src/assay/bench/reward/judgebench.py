@@ -43,8 +43,9 @@ class JudgePair:
         return (self.a, self.b)
 
     def right(self, scores: Scores) -> bool:
+        """The benchmark's own rule for a scalar reward model: A>B iff A scores higher, else B>A, a tie included."""
         a, b = scores[self.a], scores[self.b]
-        return a > b if self.better == "A" else b > a
+        return a > b if self.better == "A" else b >= a
 
     def tied(self, scores: Scores) -> bool:
         return scores[self.a] == scores[self.b]
@@ -90,8 +91,8 @@ def report(items: Sequence[JudgePair], scores: Scores) -> BenchmarkResult:
         cells.append(cell("mean of the four slices", right, prompts, parts))
     ties = [i for i in items if i.tied(scores)]
     if ties:
-        leaderboard = 100 * (sum(right) + sum(i.better == "B" for i in ties)) / len(items)
-        notes.append(f"{len(ties)} ties count as wrong; read as B>A, as the benchmark's code does: {leaderboard:.2f}")
+        strict = 100 * (sum(right) - sum(i.better == "B" for i in ties)) / len(items)
+        notes.append(f"{len(ties)} ties are read as B>A, as the benchmark's code does; counted as wrong: {strict:.2f}")
     return BenchmarkResult(
         name=NAME, n=len(items), total=len(items), headline=cell("all pairs", right, prompts), slices=tuple(cells),
         notes=tuple(notes), protocol=PROTOCOL,
