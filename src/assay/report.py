@@ -107,12 +107,13 @@ def write_report(folder: Path) -> Path:
 
 def headline(run: _Run) -> str:
     """The run in one sentence: the product against the labels as they came."""
-    raw, final = (_text(_over_seeds(run, f"claims/{name}", "accuracy")) for name in ("raw-more", "filtered"))
-    text = f"Held-out accuracy of the reward model: {final} % after both stages, against {raw} % on all raw labels"
-    labels, kept = (
-        _over_seeds(run, f"claims/{n}", "label_accuracy", "labels_checked") for n in ("raw-more", "filtered")
-    )
-    return text + (f"; labels that are right: {_text(kept)} %, against {_text(labels)} %." if labels and kept else ".")
+    chosen = [(seed["final"]["set"], seed) for seed in run.seeds if "final" in seed]
+    done = [seed[f"claims/{name}"] for name, seed in chosen]
+    final = _text(shares([d["accuracy"] for d in done], done[0]["n"], [d["se"] for d in done]))
+    raw = _text(_over_seeds(run, "claims/raw-more", "accuracy"))
+    sets = ", ".join(sorted({SETS[name] for name, _ in chosen}))
+    text = f"Held-out accuracy of the final reward model: {final} %, against {raw} % on all raw labels"
+    return f"{text} (the final model is the best on held gold: {sets})."
 
 
 def claims_grid(run: _Run) -> Grid:

@@ -5,6 +5,8 @@ measured on pairs that no set contains. The paper's numbers beside ours are of o
 comparison is of directions, not of sizes.
 """
 
+import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -30,9 +32,10 @@ SETS: dict[str, str] = {
     "truth": "true labels (ceiling)",
 }
 """Name -> what the report calls it. `raw` has as many pairs as `stage1`; `raw-more` and `truth` have the whole pool."""
-MODELS = {"filtered": "final", "stage1": "best-rm", "unguided": "nohuman-rm"}
-"""Sets whose model the run makes anyway, and its name. `final` is the run's product: paper A releases the filtered models
-and keeps the flipped one for research."""
+MODELS = {"stage1": "best-rm", "unguided": "nohuman-rm"}
+"""Sets whose model the run makes anyway, and its name."""
+CANDIDATES = ("stage1", "filtered", "flipped")
+"""The sets whose models may be the run's product: the one that is best on held gold is `models/final`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,7 @@ def test_claims(claims: Claims) -> None:
     evaluation = claims.prepared.evaluation() or held
     for name, pairs in sets.items():
         claims.run.once(f"claims/{name}", lambda n=name, p=pairs: _measure(claims, n, p, held, evaluation))  # type: ignore[misc]
+    claims.run.once("final", lambda: _choose(claims))
     claims.run.once("claims-judges", lambda: _judges(claims))
     claims.run.once("claims-filters", lambda: _filters(claims))
 
@@ -67,11 +71,29 @@ def _measure(
     claims: Claims, name: str, pairs: Sequence[Preference], held: Sequence[Preference], evaluation: Sequence[Preference]
 ) -> dict[str, object]:
     n, right = label_accuracy(pairs, claims.prepared.pool.truth)
-    scorer = claims.train(MODELS.get(name, f"claims-{name}"), pairs, held)
+    scorer = claims.train(model_name(name), pairs, held)
     result = evaluate(choices(evaluation, "held out"), report("held out"), scorer)
     assert result.headline is not None
     return {"pairs": len(pairs), "labels_checked": n, "label_accuracy": right, "n": result.n,
             "accuracy": result.headline.value / 100, "se": result.headline.se / 100}  # fmt: skip
+
+
+def _choose(claims: Claims) -> dict[str, object]:
+    """Release the candidate that is best on held gold, the later one on a tie: more data must earn its place.
+
+    Paper A releases the model of the filtered set, and that of the flipped set for research only.
+    """
+    models = claims.run.folder / "models"
+    held = {n: json.loads((models / model_name(n) / "training.json").read_text())["gold_accuracy"] for n in CANDIDATES}
+    best = max(CANDIDATES, key=lambda n: (held[n], CANDIDATES.index(n)))
+    shutil.rmtree(models / "final", ignore_errors=True)
+    shutil.copytree(models / model_name(best), models / "final")
+    return {"set": best, "held": held}
+
+
+def model_name(name: str) -> str:
+    """The folder under `models/` of the model that the set `name` trained."""
+    return MODELS.get(name, f"claims-{name}")
 
 
 def label_sets(claims: Claims) -> dict[str, list[Preference]]:

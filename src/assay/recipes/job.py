@@ -14,7 +14,7 @@ from assay.curate.offline import gold_vote_judge, relevance_judge
 from assay.curate.stage1 import Tools
 from assay.curate.verify import oracle, read_judgements
 from assay.errors import AssayError
-from assay.recipes.claims import MODELS, Claims, test_claims
+from assay.recipes.claims import Claims, test_claims
 from assay.recipes.flow import FlowConfig, curate, prepare, trainer
 from assay.recipes.pools import Pool
 from assay.records import Case, Embedder, Judge, Judgement, digest
@@ -41,7 +41,7 @@ def run_job(folder: Path, config: FlowConfig, pool: Pool, people: Judge, judge: 
         )  # fmt: skip
         test_claims(claims)
         if config.benchmarks and seed == 0:
-            benchmark(part, config, part.folder / "models" / MODELS["filtered"])
+            benchmark(part, config, part.folder / "models" / "final")
         part.close()
     run.close()
     return folder

@@ -11,11 +11,11 @@ def tiny() -> FlowConfig:
     return FlowConfig(
         recipe="tiny",
         presentations=2_400,
-        stage1=Stage1Config(iterations=2, seed_gold=240, seed_silver=240, per_iteration=450, gold_share=0.3),
+        stage1=Stage1Config(iterations=2, seed_gold=320, seed_silver=240, per_iteration=450, gold_share=0.4),
         stage2=Stage2Config(band=0.1),
         train=TrainConfig(
             backbone="minilm", layers=3, train_embeddings=False, max_tokens=160, batch_pairs=16,
-            tokens_per_batch=4_096, epochs=6, lr=4e-4, warmup=0.1, checks=3, precision="bf16",
+            tokens_per_batch=4_096, epochs=8, lr=5e-4, warmup=0.1, checks=3, precision="bf16",
         ),
     )  # fmt: skip
 
@@ -24,14 +24,16 @@ def human() -> FlowConfig:
     """Real people's pairs: human-labelled sets in stage 1, machine-labelled ones in stage 2, all of MiniLM."""
     return FlowConfig(
         recipe="human",
-        eval_share=0.15,
-        stage1_share=0.5,
-        stage1=Stage1Config(iterations=2, seed_gold=1_500, seed_silver=1_500, per_iteration=2_500, gold_share=0.3),
-        stage2=Stage2Config(band=0.1, shard_pairs=2_000),
+        eval_share=0.1,
+        evaluation_pairs=1_000,
+        presentations=1_600,
+        stage1=Stage1Config(iterations=2, seed_gold=800, seed_silver=500, per_iteration=800, gold_share=0.4),
+        stage2=Stage2Config(band=0.1, shard_pairs=1_000),
         train=TrainConfig(
-            backbone="minilm", train_embeddings=False, max_tokens=256, batch_pairs=32, tokens_per_batch=8_192,
-            epochs=2, lr=1e-4, warmup=0.1, checks=4, precision="bf16",
+            backbone="minilm", layers=3, train_embeddings=False, max_tokens=256, batch_pairs=16, tokens_per_batch=8_192,
+            epochs=4, lr=3e-4, warmup=0.1, checks=4, precision="bf16",
         ),
+        bench_limit=400,
     )  # fmt: skip
 
 
