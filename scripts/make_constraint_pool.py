@@ -23,7 +23,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from assay.recipes.constraints import make_instructions
 
 SEED, INSTRUCTIONS, ROWS = 20261123, 2600, 100
-SAMPLES = ((0.3, False, 64), (0.7, True, 24), (1.0, False, 32), (1.0, True, 64))  # (temperature, constraint repeated, max new tokens)
+# (temperature, whether the constraint is repeated in the system message, max new tokens) of each answer
+SAMPLES = ((0.3, False, 64), (0.7, True, 24), (1.0, False, 32), (1.0, True, 64))
 OUT = Path(__file__).parents[1] / "src/assay/data/constraint_answers.parquet"
 
 
