@@ -167,7 +167,9 @@ def verify_pairs(
     cases = read_queue(run / "queue")
     name = annotator or os.environ.get("USER") or os.environ.get("LOGNAME") or "annotator"
     done = verify(cases, name, run / judgements, input, Console(highlight=False), seed)
-    print(f"{done.judged} judged, {done.ties} ties, {done.discarded} discarded, {done.skipped} skipped, {done.left} left")
+    print(
+        f"{done.judged} judged, {done.ties} ties, {done.discarded} discarded, {done.skipped} skipped, {done.left} left"
+    )
 
 
 @app.command(name="bench")
@@ -226,7 +228,9 @@ def train_model(pool: Positional[Path], out: Path, config: Annotated[TrainConfig
     held = [p for p in labelled if is_held(prompt_id(p), 0.1)]
     train_on = [p for p in labelled if not is_held(prompt_id(p), 0.1)]
     trained = train(out, config, train_on, held, print)
-    print(f"{trained.pairs:,} pairs, {trained.steps} steps, {trained.gold_accuracy:.1%} on {len(held):,} held out -> {out}")
+    print(
+        f"{trained.pairs:,} pairs, {trained.steps} steps, {trained.gold_accuracy:.1%} on {len(held):,} held out -> {out}"
+    )
 
 
 @app.command(name="report")
