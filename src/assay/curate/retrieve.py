@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 65_536
-"""Pool rows compared at a time; bounds memory at queries x BLOCK floats."""
+BLOCK, QUERIES = 16_384, 512
+"""Pool rows and queries compared at a time; bounds memory at their product in floats."""
 
 
 def neighbours_wanted(p: float, k_max: int = 8) -> int:
@@ -42,17 +42,32 @@ class Index:
     def nearest(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Row numbers and cosines, both (q, min(k, n)), nearest first; equal cosines in row order."""
         k = min(k, len(self.ids))
+        parts = [self._nearest(queries[at : at + QUERIES], k) for at in range(0, len(queries), QUERIES)]
+        if not parts or not k:
+            return np.zeros((len(queries), k), np.int64), np.zeros((len(queries), k), np.float32)
+        return np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts])
+
+    def _nearest(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         rows = np.zeros((len(queries), 0), np.int64)
         scores = np.zeros((len(queries), 0), np.float32)
         for start in range(0, len(self.ids), BLOCK):
-            block = queries @ self.vectors[start : start + BLOCK].T
-            scores = np.concatenate([scores, block], axis=1)
-            rows = np.concatenate(
-                [rows, np.broadcast_to(np.arange(start, start + block.shape[1]), block.shape)], axis=1
-            )
+            top = _top(queries @ self.vectors[start : start + BLOCK].T, k)
+            rows = np.concatenate([rows, top[0] + start], axis=1)
+            scores = np.concatenate([scores, top[1]], axis=1)
             order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-            scores, rows = np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+            rows, scores = np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
         return rows, scores
+
+
+def _top(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Columns and values of the `k` largest of each row, largest first, ties in column order."""
+    k = min(k, scores.shape[1])
+    least = np.partition(scores, scores.shape[1] - k, axis=1)[:, -k]
+    columns = np.zeros((len(scores), k), np.int64)
+    for n, row in enumerate(scores):
+        candidates = np.flatnonzero(row >= least[n])
+        columns[n] = candidates[np.argsort(-row[candidates], kind="stable")[:k]]
+    return columns, np.take_along_axis(scores, columns, 1)
 
 
 def look_alikes(
