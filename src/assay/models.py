@@ -107,7 +107,7 @@ def load_embedder(name: str = "minilm", max_tokens: int = 128, rows: int = 64) -
 
 
 def attention_for(max_tokens: int) -> str | None:
-    """Eager attention for short inputs on a CPU, where the backward pass of the fused kernel took half of a training step."""
+    """Eager attention for short inputs on a CPU, where the fused kernel's backward pass took half of a training step."""
     return "eager" if device().type == "cpu" and max_tokens <= 1024 else None
 
 

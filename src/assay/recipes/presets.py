@@ -26,14 +26,14 @@ def human() -> FlowConfig:
         recipe="human",
         eval_share=0.1,
         evaluation_pairs=1_000,
-        presentations=1_600,
-        stage1=Stage1Config(iterations=2, seed_gold=800, seed_silver=500, per_iteration=800, gold_share=0.4),
+        presentations=1_200,
+        stage1=Stage1Config(iterations=2, seed_gold=800, seed_silver=400, per_iteration=600, gold_share=0.4),
         stage2=Stage2Config(band=0.1, shard_pairs=1_000),
         train=TrainConfig(
-            backbone="minilm", layers=3, train_embeddings=False, max_tokens=256, batch_pairs=16, tokens_per_batch=8_192,
+            backbone="minilm", layers=3, train_embeddings=False, max_tokens=160, batch_pairs=16, tokens_per_batch=8_192,
             epochs=4, lr=3e-4, warmup=0.1, checks=4, precision="bf16",
         ),
-        bench_limit=400,
+        bench_limit=300,
     )  # fmt: skip
 
 
