@@ -15,6 +15,7 @@ from assay.chat import ChatConfig, Server
 from assay.errors import AssayError
 from assay.recipes import presets
 from assay.recipes.flow import FlowConfig
+from assay.records import question_id
 from assay.reward.config import TrainConfig
 from assay.run import environment, jsonable
 
@@ -219,14 +220,14 @@ def train_model(pool: Positional[Path], out: Path, config: Annotated[TrainConfig
         config: The training settings.
     """
     from assay.curate.settle import settle_all
-    from assay.curate.stage1 import is_held, preferences, prompt_id
+    from assay.curate.stage1 import is_held, preferences
     from assay.recipes.pools import folder_pool
     from assay.reward.train import train
 
     source = folder_pool(pool)
     labelled = preferences(settle_all(source.wild, "pool"), source.pairs)
-    held = [p for p in labelled if is_held(prompt_id(p), 0.1)]
-    train_on = [p for p in labelled if not is_held(prompt_id(p), 0.1)]
+    held = [p for p in labelled if is_held(question_id(p.prompt), 0.1)]
+    train_on = [p for p in labelled if not is_held(question_id(p.prompt), 0.1)]
     trained = train(out, config, train_on, held, print)
     print(
         f"{trained.pairs:,} pairs, {trained.steps} steps, {trained.gold_accuracy:.1%} on {len(held):,} held out -> {out}"

@@ -53,6 +53,16 @@ def assistant(content: str) -> Message:
     return Message(role="assistant", content=content)
 
 
+def question_id(prompt: Conversation) -> str:
+    """The id of a conversation's first user turn, white space aside.
+
+    Whole questions go to one side of a split, so that a dialogue that goes on, or another set's copy of the same question,
+    cannot be trained on where its first turn is measured.
+    """
+    first = next((m for m in prompt if m.role == "user"), prompt[0] if prompt else user(""))
+    return digest([user(" ".join(first.content.split())).canonical()])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Response:
     """One continuation of a conversation: usually one assistant message, more when two dialogues parted earlier."""
@@ -104,6 +114,11 @@ class Pair:
     @cached_property
     def prompt_id(self) -> str:
         return digest([m.canonical() for m in self.prompt])
+
+    @cached_property
+    def question_id(self) -> str:
+        """The id of the first question, the unit of every split: see `question_id`."""
+        return question_id(self.prompt)
 
     @cached_property
     def id(self) -> str:

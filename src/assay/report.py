@@ -95,7 +95,7 @@ def write_report(folder: Path) -> Path:
         "version": __version__, "machine": f"{env['processor']}, {env['cores']} cores, Python {env['python']}",
         "headline": headline(run), "oracle": _has_oracle(folder), "judges": _judges(folder),
         "pool": _pool(run), "fates": _fates(run), "loop": _loop(run), "loop_plot": _loop_plot(run),
-        "truth": run.steps["prepare/split"]["evaluation"] > 0, "eval_n": run.done("claims/raw")[0]["n"],
+        "truth": run.steps["prepare/split"]["evaluation"] > 0, "eval_n": run.done("claims/stage1")[0]["n"],
         "claims": claims_grid(run), "claims_plot": _claims_plot(run), "judge_table": _judge_grid(run),
         "filter_table": _filter_grid(run), "bench": _bench(run), "examples": _examples(folder), "cost": _cost(folder),
         "time": _time(run),

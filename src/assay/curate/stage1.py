@@ -29,6 +29,7 @@ from assay.records import (
     Preference,
     Scorer,
     digest,
+    question_id,
 )
 from assay.run import Run
 
@@ -132,8 +133,9 @@ class _Book:
 
     def ask(self, shard: str, ids: Sequence[str], judge: Judge) -> None:
         """Put pairs to people or judges, once; the judgements are a shard of the run."""
-        guided = cases(ids, self.material, self.examples(), self.config.examples)
-        rows = self.run.table("judgements", Judgement).once(f"stage1-{shard}", lambda: judge(guided))
+        rows = self.run.table("judgements", Judgement).once(
+            f"stage1-{shard}", lambda: judge(cases(ids, self.material, self.examples(), self.config.examples))
+        )
         self.asked.update((j.pair_id, j) for j in rows)
 
     def labels(self) -> list[Label]:
@@ -149,14 +151,14 @@ class _Book:
         }
 
     def gold(self) -> list[Preference]:
-        return [p for p in self._view("gold") if not is_held(prompt_id(p), self.config.held_share)]
+        return [p for p in self._view("gold") if not is_held(question_id(p.prompt), self.config.held_share)]
 
     def held(self) -> list[Preference]:
-        return [p for p in self._view("gold") if is_held(prompt_id(p), self.config.held_share)]
+        return [p for p in self._view("gold") if is_held(question_id(p.prompt), self.config.held_share)]
 
     def silver(self) -> list[Preference]:
         """Silver whose prompt is not held: a held prompt must not be trained on through the back door."""
-        return [p for p in self._view("silver") if not is_held(prompt_id(p), self.config.held_share)]
+        return [p for p in self._view("silver") if not is_held(question_id(p.prompt), self.config.held_share)]
 
     def _view(self, tier: str) -> list[Preference]:
         return preferences([label for label in self.labels() if label.tier == tier], self.material.pairs)
@@ -191,9 +193,9 @@ def priority(ids: Sequence[str], attributes: Mapping[str, Attributes], seed: int
     return sorted(ids, key=key)
 
 
-def is_held(prompt_id: str, share: float) -> bool:
-    """Whether gold of this prompt is held out: a fixed property of the prompt, so no prompt is on both sides."""
-    return int(digest(["held", prompt_id])[:8], 16) < share * 16**8
+def is_held(question: str, share: float) -> bool:
+    """Whether gold of this question (its id) is held out: a fixed property of it, so no question is on both sides."""
+    return int(digest(["held", question])[:8], 16) < share * 16**8
 
 
 def win_probabilities(scorer: Scorer, examples: Sequence[Preference]) -> dict[str, float]:
@@ -207,7 +209,3 @@ def win_probabilities(scorer: Scorer, examples: Sequence[Preference]) -> dict[st
 def preferences(labels: Sequence[Label], pairs: Mapping[str, Pair]) -> list[Preference]:
     """The training view of the labels that have a chosen response."""
     return [pairs[label.pair_id].preferring(label.chosen) for label in labels if label.chosen is not None]
-
-
-def prompt_id(preference: Preference) -> str:
-    return digest([m.canonical() for m in preference.prompt])

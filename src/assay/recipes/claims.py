@@ -17,7 +17,7 @@ from assay.bench.reward.pairs import choices, report
 from assay.curate.settle import settle_all
 from assay.curate.stage1 import Material, Train, cases, preferences, win_probabilities
 from assay.recipes.flow import Curated, FlowConfig, Prepared, label_accuracy
-from assay.records import Judge, Judgement, Label, Preference, Scorer
+from assay.records import Judge, Judgement, Label, Preference, Scorer, question_id
 from assay.run import Run
 
 SETS: dict[str, str] = {
@@ -101,11 +101,11 @@ def label_sets(claims: Claims) -> dict[str, list[Preference]]:
     prepared, first = claims.prepared, claims.curated.stage1
     ids = [*prepared.split.stage1, *prepared.split.stage2]
     material = prepared.material(ids)
-    held_prompts = {prepared.pool.pairs[h.pair_id].prompt_id for h in first.held}
+    held = {question_id(h.prompt) for h in first.held}
 
     def view(labels: Sequence[Label]) -> list[Preference]:
         chosen = preferences(labels, material.pairs)
-        return [p for p in chosen if material.pairs[p.pair_id].prompt_id not in held_prompts]
+        return [p for p in chosen if question_id(p.prompt) not in held]
 
     raw = view(settle_all(material.wild, "raw"))
     guided = view(first.labels)

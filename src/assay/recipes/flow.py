@@ -125,11 +125,11 @@ def _clean(run: Run, config: FlowConfig, pool: Pool) -> Pool:
 
 
 def split_by_prompt(pool: Pool, config: FlowConfig) -> Split:
-    """Whole prompts to evaluation (known answers only), stage 1 and stage 2: a pure function of their content."""
+    """Whole questions to evaluation (known answers only), stage 1 and stage 2: a pure function of their content."""
     evaluation, first, second = [], [], []
     eval_share = config.eval_share if pool.truth else 0.0
     for pair in sorted(pool.pairs.values(), key=lambda p: p.id):
-        place = int(digest(["split", pair.prompt_id])[:8], 16) / 16**8
+        place = int(digest(["split", pair.question_id])[:8], 16) / 16**8
         rest = (place - eval_share) / (1 - eval_share)
         if place < eval_share:
             if pair.id in pool.truth:
