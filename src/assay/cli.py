@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -82,6 +81,7 @@ def run_pool(
     out: Path = Path("runs/pool"),
     judgements: Path = Path("judgements.jsonl"),
     judge: tuple[str, ...] = (),
+    attributes: str = "",
     samples: int = 3,
     dry_run: bool = False,
 ) -> None:
@@ -95,6 +95,7 @@ def run_pool(
         out: The run folder; the same command resumes what is in it.
         judgements: The file in which `assay verify` keeps people's answers, inside the run folder.
         judge: LLM judges as MODEL@URL of OpenAI-compatible servers (https://HOST/v1); the key is $OPENAI_API_KEY.
+        attributes: An LLM that describes the pairs, as MODEL@URL (default: rules).
         samples: Votes that each judge gives to a pair (self-consistency).
         dry_run: Print the resolved config and stop.
     """
@@ -104,13 +105,15 @@ def run_pool(
     from assay.recipes.job import people_on_file, run_job
     from assay.recipes.pools import folder_pool
 
-    chats = _servers(judge, out / "replies.sqlite")
-    people = people_on_file(out / judgements, out / "queue")
+    replies = out / "replies.sqlite"
+    chats = [_server(text, replies, "judge") for text in judge]
     return _finish(
         run_job(
-            out, config, folder_pool(pool), people=people, judge=llm_judge(chats, samples=samples) if chats else None
+            out, config, folder_pool(pool), people=people_on_file(out / judgements, out / "queue"),
+            judge=llm_judge(chats, samples=samples) if chats else None,
+            chat=_server(attributes, replies, "attributes") if attributes else None,
         )
-    )
+    )  # fmt: skip
 
 
 @pool_app.command(name="add")
@@ -254,14 +257,11 @@ def _finish(folder: Path) -> None:
     print(f"report: {path}")
 
 
-def _servers(judges: Sequence[str], cache: Path) -> list[Server]:
-    servers = []
-    for text in judges:
-        model, at, url = text.rpartition("@")
-        if not at or not model:
-            raise AssayError(f"--judge {text}: write MODEL@URL, for example Qwen/Qwen3-8B@http://localhost:8000/v1")
-        servers.append(Server(ChatConfig(url=url, model=model), cache))
-    return servers
+def _server(text: str, cache: Path, flag: str) -> Server:
+    model, at, url = text.rpartition("@")
+    if not at or not model:
+        raise AssayError(f"--{flag} {text}: write MODEL@URL, for example Qwen/Qwen3-8B@http://localhost:8000/v1")
+    return Server(ChatConfig(url=url, model=model), cache)
 
 
 def _print_config(config: FlowConfig) -> None:

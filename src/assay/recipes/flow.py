@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.bench.reward import prompts as benchmark_prompts
-from assay.curate.attributes import attribute_text, rule_attributes
+from assay.chat import Chat
+from assay.curate.attributes import attribute_text
 from assay.curate.decontaminate import Hit, decontaminate
 from assay.curate.dedup import deduplicate
 from assay.curate.settle import settle_all
@@ -90,14 +91,17 @@ class Prepared:
         return [self.pool.pairs[i].preferring(self.pool.truth[i]) for i in self.split.evaluation]
 
 
-def prepare(run: Run, config: FlowConfig, pool: Pool, embed: Embedder) -> Prepared:
-    """Dedup, decontaminate, split by prompt, attributes, vectors; counts in and out are steps of the run."""
+def prepare(run: Run, config: FlowConfig, pool: Pool, embed: Embedder, chat: Chat | None = None) -> Prepared:
+    """Dedup, decontaminate, split by question, attributes (by the LLM `chat`, or by rules), vectors.
+
+    Counts in and out are steps of the run.
+    """
     pool = _clean(run, config, pool)
     split = split_by_prompt(pool, config)
     run.once("prepare/split", lambda: {
         "evaluation": len(split.evaluation), "stage1": len(split.stage1), "stage2": len(split.stage2),
     })  # fmt: skip
-    rows = run.table("attributes", Attributes).once("rules", lambda: [rule_attributes(p) for p in pool.pairs.values()])
+    rows = run.table("attributes", Attributes).once("pool", lambda: _describe(run, list(pool.pairs.values()), chat))
     attributes = {a.pair_id: a for a in rows}
     return Prepared(pool=pool, split=split, attributes=attributes, vectors=_vectors(run, pool, attributes, embed))
 
@@ -141,6 +145,16 @@ def split_by_prompt(pool: Pool, config: FlowConfig) -> Split:
     if config.evaluation_pairs:
         evaluation = evaluation[: config.evaluation_pairs]
     return Split(evaluation=evaluation, stage1=first, stage2=second)
+
+
+def _describe(run: Run, pairs: Sequence[Pair], chat: Chat | None) -> list[Attributes]:
+    """The attributes of every pair; where the LLM fails, the rules answer, and the failures are counted by reason."""
+    if chat is None:
+        return [rule_attributes(p) for p in pairs]
+    found = llm_attributes(chat, pairs)
+    problems = Counter(a.problem for a in found if isinstance(a, AttributesProblem))
+    run.once("prepare/attributes", lambda: {"asked": len(pairs), "problems": dict(problems)})
+    return [a if isinstance(a, Attributes) else rule_attributes(p) for a, p in zip(found, pairs, strict=True)]
 
 
 def _vectors(

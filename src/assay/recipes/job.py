@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from assay.bench.benchmark import run as run_benchmark
 from assay.bench.reward import BENCHMARKS
 from assay.bench.table import as_json
+from assay.chat import Chat
 from assay.curate.offline import gold_vote_judge, relevance_judge
 from assay.curate.stage1 import Tools
 from assay.curate.verify import oracle, read_judgements
@@ -22,13 +23,18 @@ from assay.run import Run
 from assay.tables import Table
 
 
-def run_job(folder: Path, config: FlowConfig, pool: Pool, people: Judge, judge: Judge | None = None) -> Path:
-    """Run or resume the whole job in `folder`. Without `judge`, the offline gold-vote judge labels the silver pairs."""
+def run_job(
+    folder: Path, config: FlowConfig, pool: Pool, people: Judge, judge: Judge | None = None, chat: Chat | None = None
+) -> Path:
+    """Run or resume the whole job in `folder`.
+
+    Without `judge`, the offline gold-vote judge labels the silver pairs; without `chat`, rules give the attributes.
+    """
     from assay.models import load_embedder
 
     run = Run(folder, config)
     embed = remember(load_embedder(config.embedder))
-    prepared = prepare(run, config, pool, embed)
+    prepared = prepare(run, config, pool, embed, chat)
     for seed in range(config.seeds):
         run.say(f"[bold]seed {seed}[/bold] ({seed + 1} of {config.seeds})")
         part = Run(folder / f"seed-{seed}", replace(config, seeds=1), run.console)
