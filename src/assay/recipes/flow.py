@@ -6,6 +6,7 @@ Everything that a seed decides lives in its own run folder `seed-N/` inside the 
 attributes, the vectors) is made once.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from assay.bench.reward import prompts as benchmark_prompts
 from assay.chat import Chat
-from assay.curate.attributes import attribute_text
+from assay.curate.attributes import AttributesProblem, attribute_text, llm_attributes, rule_attributes
 from assay.curate.decontaminate import Hit, decontaminate
 from assay.curate.dedup import deduplicate
 from assay.curate.settle import settle_all
