@@ -39,7 +39,7 @@ def small_pool(prompts: int = PROMPTS, per_prompt: int = PAIRS_PER_PROMPT) -> Po
     whole = constraint_pool()
     by_prompt: dict[str, list[Pair]] = {}
     for pair in sorted(whole.pairs.values(), key=lambda p: p.id):
-        by_prompt.setdefault(pair.prompt_id, []).append(pair)
+        by_prompt.setdefault(pair.question_id, []).append(pair)
     pairs = {p.id: p for name in sorted(by_prompt)[:prompts] for p in by_prompt[name][:per_prompt]}
     return Pool(
         pairs=pairs,

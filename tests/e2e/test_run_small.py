@@ -12,12 +12,12 @@ import pytest
 from commands import run_assay
 from small_job import small_config, small_pool
 
-from assay.curate.stage1 import is_held, prompt_id
+from assay.curate.stage1 import is_held
 from assay.curate.verify import oracle
 from assay.errors import AssayError
 from assay.recipes.flow import Split, split_by_prompt
 from assay.recipes.job import run_job
-from assay.records import Attributes, Judgement, Label, Pair, Preference
+from assay.records import Attributes, Judgement, Label, Pair, Preference, question_id
 from assay.report import SECTIONS, write_report
 from assay.reward import train as training
 from assay.tables import Table
@@ -86,12 +86,12 @@ def test_the_oracle_is_always_right_and_always_named(finished: Path) -> None:
     assert all(label.chosen == truth[label.pair_id] and label.by == ("oracle",) for label in gold)
 
 
-def test_no_prompt_is_in_two_splits(finished: Path) -> None:
+def test_no_question_is_in_two_splits(finished: Path) -> None:
     parts = split()
     pairs = {p.id: p for p in Table(finished / "tables/pairs", Pair).stream()}
-    prompts = [{pairs[i].prompt_id for i in ids} for ids in (parts.evaluation, parts.stage1, parts.stage2)]
-    assert all(prompts)
-    assert sum(map(len, prompts)) == len(set.union(*prompts)) == len({p.prompt_id for p in pairs.values()})
+    questions = [{pairs[i].question_id for i in ids} for ids in (parts.evaluation, parts.stage1, parts.stage2)]
+    assert all(questions)
+    assert sum(map(len, questions)) == len(set.union(*questions)) == len({p.question_id for p in pairs.values()})
 
 
 def test_held_gold_and_evaluation_are_in_no_training_set(finished: Path, trainings: list[Training]) -> None:
@@ -99,13 +99,13 @@ def test_held_gold_and_evaluation_are_in_no_training_set(finished: Path, trainin
     pairs = {p.id: p for p in Table(finished / "tables/pairs", Pair).stream()}
     share = small_config().stage1.held_share
     gold = [j.pair_id for j in asked_in_stage1(finished) if j.kind == "oracle"]
-    held = {i for i in gold if is_held(pairs[i].prompt_id, share)}
-    never = {pairs[i].prompt_id for i in (*held, *split().evaluation)}
+    held = {i for i in gold if is_held(pairs[i].question_id, share)}
+    never = {pairs[i].question_id for i in (*held, *split().evaluation)}
     assert 0 < len(held) < len(gold)
     assert {t.name for t in trainings} >= {"stage1-it0", "stage1-it1", "best-rm", "gold-rm", "nohuman-rm", "claims-truth"}
     for t in trainings:
         assert t.pairs, t.name
-        assert not never & {prompt_id(p) for p in t.pairs}, t.name
+        assert not never & {question_id(p.prompt) for p in t.pairs}, t.name
         assert {g.pair_id for g in t.gold} <= held, t.name
     assert {g.pair_id for t in trainings for g in t.gold} == held
 

@@ -1,0 +1,65 @@
+"""The README's commands, run as they stand there, in order, in an empty folder with a small pool of one's own."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+
+from assay.recipes.pools import constraint_pool
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+EXPECTED = {
+    "assay pool add": (0, "0 rejected"),
+    "assay run pool": (2, "pairs wait for people; run: assay verify runs/"),
+    "assay verify": (0, "2 judged"),
+    "assay show": (0, "wild"),
+    "assay bench": (2, "no such folder of benchmark data"),
+}
+"""Command -> exit code and a part of what it prints; a run stops at its first need of people."""
+
+
+def commands() -> list[str]:
+    block = next(b for b in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) if "assay pool add" in b)
+    return [line.split("#")[0].strip() for line in block.splitlines() if line.startswith("assay ")]
+
+
+def own_pool(folder: Path) -> list[str]:
+    rows = []
+    for pair in list(constraint_pool().pairs.values())[:60]:
+        first, second = pair.responses
+        rows.append({"prompt": pair.prompt[0].content, "chosen": first.text, "rejected": second.text})
+    (folder / "prefs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows[:40]))
+    pl.DataFrame(rows[40:]).write_parquet(folder / "more.parquet")
+    return [p.id for p in list(constraint_pool().pairs.values())[:60]]
+
+
+def test_the_readmes_commands_do_what_it_says(tmp_path: Path) -> None:
+    ids = own_pool(tmp_path)
+    ran = set()
+    for command in commands():
+        name = next(n for n in EXPECTED if command.startswith(n))
+        if name == "assay show":
+            command = command.replace("3f2a", ids[0])
+        argv = [sys.executable, "-m", "assay.cli", *shlex.split(command)[1:]]
+        done = subprocess.run(
+            argv, cwd=tmp_path, input="1\n2\nq\n", capture_output=True, text=True, env=os.environ, timeout=300
+        )
+        code, part = EXPECTED[name]
+        assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert part in done.stdout + done.stderr, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        ran.add(name)
+    assert ran == EXPECTED.keys()
+
+
+def test_make_has_the_readmes_targets() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\S+)", README, re.MULTILINE):
+        assert f"\n{target}:" in makefile
+    assert "assay run tiny" in makefile
