@@ -1,7 +1,9 @@
 """A small job from the pool to the report: every pair accounted for, nothing leaked, nothing done twice."""
 
 import json
+import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -94,16 +96,24 @@ def test_no_question_is_in_two_splits(finished: Path) -> None:
     assert sum(map(len, questions)) == len(set.union(*questions)) == len({p.question_id for p in pairs.values()})
 
 
-def test_held_gold_and_evaluation_are_in_no_training_set(finished: Path, trainings: list[Training]) -> None:
-    resume(finished)
-    pairs = {p.id: p for p in Table(finished / "tables/pairs", Pair).stream()}
+def test_held_gold_and_evaluation_are_in_no_training_set(
+    finished: Path, place: Path, trainings: list[Training]
+) -> None:
+    """Every model asks for its training again once the measurements of the claims are forgotten, in a copy."""
+    folder = place / "run"
+    shutil.copytree(finished, folder, copy_function=_link_weights)
+    shutil.rmtree(folder / "seed-0/steps/claims")
+    resume(folder)
+    pairs = {p.id: p for p in Table(folder / "tables/pairs", Pair).stream()}
     share = small_config().stage1.held_share
-    gold = [j.pair_id for j in asked_in_stage1(finished) if j.kind == "oracle"]
+    gold = [j.pair_id for j in asked_in_stage1(folder) if j.kind == "oracle"]
     held = {i for i in gold if is_held(pairs[i].question_id, share)}
     never = {pairs[i].question_id for i in (*held, *split().evaluation)}
     assert 0 < len(held) < len(gold)
-    assert {t.name for t in trainings} >= {"stage1-it0", "stage1-it1", "best-rm", "gold-rm", "nohuman-rm", "claims-truth"}
+    models = {p.parent.name for p in (folder / "seed-0/models").glob("*/training.json")} - {"final"}
+    assert {t.name for t in trainings} == models > {"stage1-it1", "best-rm", "gold-rm", "nohuman-rm", "claims-truth"}
     for t in trainings:
+        assert t.done, t.name
         assert t.pairs, t.name
         assert not never & {question_id(p.prompt) for p in t.pairs}, t.name
         assert {g.pair_id for g in t.gold} <= held, t.name
@@ -164,6 +174,10 @@ def test_another_config_in_the_same_folder_is_refused(finished: Path) -> None:
     with pytest.raises(AssayError, match=r"train\.lr: 0\.0004 -> 0\.001"):
         resume(finished, train=replace(small_config().train, lr=1e-3))
     assert _state(finished) == before
+
+
+def _link_weights(source: str, target: str) -> None:
+    (os.link if source.endswith(".safetensors") else shutil.copy2)(source, target)
 
 
 def _state(folder: Path) -> dict[str, tuple[int, int]]:

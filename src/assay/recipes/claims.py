@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from assay.bench.benchmark import evaluate
-from assay.bench.reward.pairs import choices, report
+from assay.bench.reward.pairs import evaluate_pairs
 from assay.curate.settle import settle_all
 from assay.curate.stage1 import Material, Train, cases, preferences, win_probabilities
 from assay.recipes.flow import Curated, FlowConfig, Prepared, label_accuracy
@@ -72,7 +71,7 @@ def _measure(
 ) -> dict[str, object]:
     n, right = label_accuracy(pairs, claims.prepared.pool.truth)
     scorer = claims.train(model_name(name), pairs, held)
-    result = evaluate(choices(evaluation, "held out"), report("held out"), scorer)
+    result = evaluate_pairs(evaluation, scorer)
     assert result.headline is not None
     return {"pairs": len(pairs), "labels_checked": n, "label_accuracy": right, "n": result.n,
             "accuracy": result.headline.value / 100, "se": result.headline.se / 100}  # fmt: skip

@@ -1,14 +1,19 @@
 """`assay run`: the flow with its people, judges and models put in place, from the pool to the report."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from assay.bench.benchmark import Benchmark
 from assay.bench.benchmark import run as run_benchmark
 from assay.bench.reward import BENCHMARKS
+from assay.bench.reward.pairs import evaluate_pairs
 from assay.bench.table import as_json
 from assay.chat import Chat
 from assay.curate.offline import gold_vote_judge, relevance_judge
@@ -16,9 +21,9 @@ from assay.curate.stage1 import Tools
 from assay.curate.verify import oracle, read_judgements
 from assay.errors import AssayError
 from assay.recipes.claims import Claims, test_claims
-from assay.recipes.flow import FlowConfig, curate, prepare, trainer
+from assay.recipes.flow import FlowConfig, Prepared, curate, prepare, trainer
 from assay.recipes.pools import Pool
-from assay.records import Case, Embedder, Judge, Judgement, digest
+from assay.records import Attributes, Case, Embedder, Judge, Judgement, Scorer, digest
 from assay.run import Run
 from assay.tables import Table
 
@@ -46,22 +51,37 @@ def run_job(
             unguided=relevance_judge(embed), train=train, seed=seed,
         )  # fmt: skip
         test_claims(claims)
-        if config.benchmarks and seed == 0:
-            benchmark(part, config, part.folder / "models" / "final")
+        benchmark(part, config, prepared)
         part.close()
     run.close()
     return folder
 
 
-def benchmark(run: Run, config: FlowConfig, model: Path) -> None:
-    """Score `model` on every public benchmark that lies in `config.benchmarks`; each is a step `bench/NAME`."""
+def benchmark(run: Run, config: FlowConfig, prepared: Prepared) -> None:
+    """Score the final model on the held-out pairs and on every public benchmark that lies in `config.benchmarks`.
+
+    Each is a step `bench/NAME`; the held-out pairs are told apart by the first quality that their prompt asks for.
+    """
     from assay.reward.scorer import load_scorer
 
-    folder = config.benchmarks
-    assert folder is not None
-    scorer = load_scorer(model, config.train.max_tokens, config.train.tokens_per_batch, config.train.precision)
-    for name, bench in BENCHMARKS.items():
-        run.once(f"bench/{name}", lambda b=bench: as_json(run_benchmark(b, folder, scorer, config.bench_limit or None)))  # type: ignore[misc]
+    final = run.folder / "models" / "final"
+    scorer = load_scorer(final, config.train.max_tokens, config.train.tokens_per_batch, config.train.precision)
+    evaluation, folder = prepared.evaluation(), config.benchmarks
+    if evaluation:
+        parts = {p.pair_id: _demand(prepared.attributes[p.pair_id]) for p in evaluation}
+        run.once("bench/held-out", lambda: as_json(evaluate_pairs(evaluation, scorer, parts=parts)))
+    if folder:
+        for key, bench in BENCHMARKS.items():
+            run.once(f"bench/{key}", partial(_measure, bench, folder, scorer, config.bench_limit))
+
+
+def _measure(bench: Benchmark[Any], folder: Path, scorer: Scorer, limit: int) -> dict[str, Any]:
+    return as_json(run_benchmark(bench, folder, scorer, limit))
+
+
+def _demand(attributes: Attributes) -> str:
+    """The kind of the first desired quality, without its number or word: "is long", "uses the word"."""
+    return re.split(r"[:\"\d]", "".join(attributes.desired[:1]))[0].strip()
 
 
 def remember(embed: Embedder) -> Embedder:

@@ -1,6 +1,6 @@
 """Any labelled pairs as a benchmark: the held-out part of the embedded pool, held-out pairs of people, a user's own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from assay.bench.benchmark import BenchmarkResult, Choice, Scores, cell, evaluate
 from assay.errors import AssayError
@@ -9,13 +9,13 @@ from assay.records import Preference, Scorer
 PROTOCOL = "share of pairs in which the chosen response has the strictly higher reward; errors clustered by prompt"
 
 
-def choices(preferences: Sequence[Preference], name: str) -> list[Choice]:
-    """The preferences as items of the benchmark `name`, by pair id."""
+def choices(preferences: Sequence[Preference], name: str, parts: Mapping[str, str] | None = None) -> list[Choice]:
+    """The preferences as items of the benchmark `name`; `parts` names the part of a pair id that is reported apart."""
     return [
         Choice(
             id=p.pair_id,
             source=name,
-            stratum="",
+            stratum=(parts or {}).get(p.pair_id, ""),
             prompt=p.prompt,
             best=p.prompt + p.chosen.messages,
             losers=(p.prompt + p.rejected.messages,),
@@ -29,10 +29,16 @@ def report(name: str) -> Callable[[Sequence[Choice], Scores], BenchmarkResult]:
 
     def accuracy(items: Sequence[Choice], scores: Scores) -> BenchmarkResult:
         prompts = [i.prompt for i in items]
-        headline = cell("all pairs", [float(i.right(scores)) for i in items], prompts)
+        right = [float(i.right(scores)) for i in items]
+        headline = cell("all pairs", right, prompts)
+        strata = sorted({i.stratum for i in items})
+        at = {s: [n for n, i in enumerate(items) if i.stratum == s] for s in strata if len(strata) > 1}
+        slices = tuple(
+            cell(s or "other", [right[n] for n in rows], [prompts[n] for n in rows]) for s, rows in at.items()
+        )
         notes = (f"{len(items):,} pairs over {len(set(prompts)):,} prompts",)
         return BenchmarkResult(
-            name=name, n=len(items), total=len(items), headline=headline, slices=(), notes=notes, protocol=PROTOCOL
+            name=name, n=len(items), total=len(items), headline=headline, slices=slices, notes=notes, protocol=PROTOCOL
         )
 
     return accuracy
@@ -44,8 +50,9 @@ def evaluate_pairs(
     name: str = "held-out pairs",
     limit: int | None = None,
     seed: int = 0,
+    parts: Mapping[str, str] | None = None,
 ) -> BenchmarkResult:
     """The accuracy of `scorer` on labelled pairs. Raises AssayError when there are none."""
     if not preferences:
         raise AssayError(f"{name}: there are no labelled pairs to measure on; hold out a larger share")
-    return evaluate(choices(preferences, name), report(name), scorer, limit, seed)
+    return evaluate(choices(preferences, name, parts), report(name), scorer, limit, seed)
