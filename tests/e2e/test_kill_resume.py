@@ -6,8 +6,6 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +14,21 @@ import pyarrow.parquet as pq
 import pytest
 from commands import environment, job_line, run_small_job
 from safetensors import safe_open
+from small_job import small_config
+
+from assay.run import Run
 
 KILLED = -signal.SIGKILL
 
 
-@contextmanager
-def small_job(folder: Path, *arguments: object) -> Iterator["subprocess.Popen[str]"]:
-    """The small job while it runs; its progress lines come from stderr."""
-    with subprocess.Popen(
-        job_line(folder, *arguments), env=environment(), text=True, stderr=subprocess.PIPE
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
 def kill_after(folder: Path, lines: int, seconds: float) -> int:
     """Start (or resume) the job, and kill it `seconds` after its `lines`-th progress line. Returns its exit code."""
-    with small_job(folder) as process:
+    with subprocess.Popen(job_line(folder), env=environment(), text=True, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         for _ in range(lines):
             process.stderr.readline()
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
+        time.sleep(seconds)
+        process.kill()
         return process.wait(30)
 
 
@@ -86,22 +73,19 @@ def test_dying_right_before_file_changes_changes_nothing(finished: Path, place: 
 
 
 def test_a_run_folder_has_one_worker_at_a_time(finished: Path) -> None:
-    """The lock belongs to the living: it refuses a second process, and no killed one keeps it."""
-    with small_job(finished) as process:
-        assert process.stderr is not None
-        process.stderr.readline()
+    """The lock refuses a second process; that no killed one keeps it is seen in the other tests."""
+    first = Run(finished, small_config())
+    try:
         second = run_small_job(finished)
-        assert second.returncode == 1
-        assert "another process is working in this run folder" in second.stderr
-        process.send_signal(signal.SIGKILL)
-        process.wait(30)
-    resume_to_the_end(finished)
+    finally:
+        first.close()
+    assert second.returncode == 1
+    assert "another process is working in this run folder" in second.stderr
 
 
 def resume_to_the_end(folder: Path) -> None:
-    start = time.monotonic()
     done = run_small_job(folder)
-    assert done.returncode == 0, f"after {time.monotonic() - start:.0f} s: {done.stderr}"
+    assert done.returncode == 0, done.stderr
 
 
 def progress(folder: Path) -> int:
