@@ -1,10 +1,11 @@
 """The one exception that users see."""
 
 
-class AssayError(ValueError):
+class AssayError(Exception):
     """A user's mistake or a broken input: what was wrong, where, and what to do.
 
     The command line prints its message without a traceback and exits with code 2. Internal invariants use `assert`.
+    Not a ValueError: tyro would catch those of a nested config, and print a box of its own.
     """
 
 

@@ -31,7 +31,7 @@ def show(folder: Path, pair_id: str, console: Console) -> None:
             console.print(f"  {escape(message.content)}", soft_wrap=True)
     for table, shard, row in life(folder, pair.id):
         facts = (
-            f"{k}={names.get(str(v), v)}" for k, v in row.items() if k not in _HIDDEN and v not in (None, "", [], ())
+            f"{k}={names.get(str(v), v)}" for k, v in row.items() if k not in _HIDDEN and v not in (None, "", [], 0)
         )
         console.print(f"[bold]{table}[/bold] [dim]{shard}[/dim]  " + escape("  ".join(facts)), soft_wrap=True)
 
