@@ -24,7 +24,11 @@ def assay_line(*arguments: object) -> list[str]:
 
 
 def run_assay(
-    *arguments: object, cwd: Path | None = None, stdin: str = "", env: Mapping[str, str] | None = None, timeout: int = 300
+    *arguments: object,
+    cwd: Path | None = None,
+    stdin: str = "",
+    env: Mapping[str, str] | None = None,
+    timeout: int = 300,
 ) -> Done:
     """`assay ARGUMENTS`, to its end."""
     return subprocess.run(

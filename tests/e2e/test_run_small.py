@@ -138,7 +138,13 @@ def test_the_report_is_one_page_that_needs_nothing_else(finished: Path) -> None:
     assert "offline:gold-vote" in page
     assert "This pool knows no truth" not in page
     assert "nan" not in re.sub(r"<pre.*?</pre>|base64,[^\"]*", "", page, flags=re.DOTALL).lower().split()
-    for title in ("raw labels", "stage 1 + stage 2 filtered", "true labels (ceiling)", "nearest gold", "best + gold RM"):
+    for title in (
+        "raw labels",
+        "stage 1 + stage 2 filtered",
+        "true labels (ceiling)",
+        "nearest gold",
+        "best + gold RM",
+    ):
         assert title in page
 
 

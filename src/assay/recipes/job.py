@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,23 +38,21 @@ def run_job(
     """
     from assay.models import load_embedder
 
-    run = Run(folder, config)
-    embed = remember(load_embedder(config.embedder))
-    prepared = prepare(run, config, pool, embed, chat)
-    for seed in range(config.seeds):
-        run.say(f"[bold]seed {seed}[/bold] ({seed + 1} of {config.seeds})")
-        part = Run(folder / f"seed-{seed}", replace(config, seeds=1), run.console)
-        train = trainer(part, config, seed)
-        tools = Tools(people=people, judge=judge or gold_vote_judge(embed), train=train)
-        curated = curate(part, config, prepared, tools, seed)
-        claims = Claims(
-            run=part, config=config, prepared=prepared, curated=curated, judge=tools.judge,
-            unguided=relevance_judge(embed), train=train, seed=seed,
-        )  # fmt: skip
-        test_claims(claims)
-        benchmark(part, config, prepared)
-        part.close()
-    run.close()
+    with closing(Run(folder, config)) as run:
+        embed = remember(load_embedder(config.embedder))
+        prepared = prepare(run, config, pool, embed, chat)
+        for seed in range(config.seeds):
+            run.say(f"[bold]seed {seed}[/bold] ({seed + 1} of {config.seeds})")
+            with closing(Run(folder / f"seed-{seed}", replace(config, seeds=1), run.console)) as part:
+                train = trainer(part, config, seed)
+                tools = Tools(people=people, judge=judge or gold_vote_judge(embed), train=train)
+                curated = curate(part, config, prepared, tools, seed)
+                claims = Claims(
+                    run=part, config=config, prepared=prepared, curated=curated, judge=tools.judge,
+                    unguided=relevance_judge(embed), train=train, seed=seed,
+                )  # fmt: skip
+                test_claims(claims)
+                benchmark(part, config, prepared)
     return folder
 
 

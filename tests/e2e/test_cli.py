@@ -1,0 +1,171 @@
+"""The command line as users meet it: help, mistakes in one line, dry runs and reports without torch, Ctrl-C."""
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from commands import Done, assay_line, environment, run_assay
+
+from assay.recipes import presets
+from assay.records import Label
+from assay.run import jsonable
+from assay.tables import Table
+
+ROW = '{"prompt": "Say hi.", "chosen": "hi", "rejected": "no"}\n'
+COMMANDS = (
+    "",
+    "run",
+    "run tiny",
+    "run human",
+    "run pool",
+    "pool",
+    "pool add",
+    "show",
+    "verify",
+    "bench",
+    "train",
+    "report",
+)
+
+
+@pytest.fixture
+def without_torch(tmp_path: Path) -> dict[str, str]:
+    """An environment in which torch and transformers cannot be imported."""
+    for name in ("torch", "transformers"):
+        (tmp_path / "blocked").mkdir(exist_ok=True)
+        (tmp_path / "blocked" / f"{name}.py").write_text(f"raise ImportError('{name} was imported')\n")
+    env = environment()
+    return {**env, "PYTHONPATH": f"{tmp_path / 'blocked'}:{env['PYTHONPATH']}"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    done = run_assay(*command.split(), "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"usage: assay {command}".strip() in done.stdout
+    assert len(done.stdout.splitlines()) > 5
+
+
+@pytest.fixture(scope="module")
+def bad_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what mistakes are made about: an empty file, a broken one, a pool, an empty folder."""
+    place = tmp_path_factory.mktemp("mistakes")
+    (place / "empty.jsonl").write_text("")
+    (place / "strange.jsonl").write_text('{"colour": "red"}\n')
+    (place / "rows.jsonl").write_text(ROW)
+    (place / "folder").mkdir()
+    assert run_assay("pool", "add", "rows.jsonl", "--out", "pool", cwd=place).returncode == 0
+    return place
+
+
+MISTAKES = (
+    ("run pool nowhere --out run", "nowhere: no pairs here; make a pool with: assay pool add"),
+    ("run pool folder --out run", "folder: no pairs here"),
+    ("run pool pool --out run --judge gpt", "--judge gpt: write MODEL@URL"),
+    ("run pool pool --out run --judge gpt@localhost:80", "must start with http:// or https://"),
+    ("run human nowhere --out run", "nowhere"),
+    ("run tiny --out run --stage2.band 0.9", "stage2.band must lie in [0, 0.5), got 0.9"),
+    ("run tiny --out run --stage1.gold-share 1", "stage1.gold_share must lie between 0 and 1"),
+    ("run tiny --out run --train.lr 0", "train.lr must be above 0"),
+    ("run tiny --out run --seeds 0", "seeds must be at least 1, got 0"),
+    ("run tiny --out run --eval-share 1.5 --dry-run", "eval_share must lie between 0 and 1"),
+    ("pool add nowhere.jsonl --out new", "nowhere.jsonl: there is no such file or folder"),
+    ("pool add rows.jsonl --out new --layout wat", "'wat' is not a layout; use one of chosen-rejected"),
+    ("pool add folder --out new", "folder: no data files in this folder"),
+    ("pool add empty.jsonl --out new", "no usable pair in empty.jsonl"),
+    ("pool add strange.jsonl --out new", "no usable pair in strange.jsonl"),
+    ("train nowhere --out new", "nowhere: no pairs here"),
+    ("train pool --out new --lr 0", "train.lr must be above 0"),
+    ("bench model --data folder --only wat", "unknown benchmark 'wat'; known: judgebench, rm-bench, rmb"),
+    ("bench model", "no benchmark data: give --data DIR or set ASSAY_BENCH_DATA"),
+    ("bench model --data nowhere", "nowhere: no such folder of benchmark data"),
+    ("report folder", "folder: not a run folder (no config.json)"),
+    ("report nowhere", "nowhere: not a run folder"),
+    ("verify folder", "no pairs wait here; start a run first"),
+    ("show folder abc", "folder: no pairs here"),
+    ("show pool zzz", "no pair's id starts with 'zzz'"),
+)
+
+
+@pytest.mark.parametrize(("command", "message"), MISTAKES, ids=[c for c, _ in MISTAKES])
+def test_a_mistake_is_one_line_and_exit_code_2(bad_place: Path, command: str, message: str) -> None:
+    env = {k: v for k, v in environment().items() if k != "ASSAY_BENCH_DATA"}
+    done = run_assay(*command.split(), cwd=bad_place, env=env)
+    assert_mistake(done, message)
+    assert not (bad_place / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["", "run", "wat", "run tiny --seeds x", "run tiny --wat 1", "show pool"])
+def test_a_command_that_cannot_be_parsed_says_so(bad_place: Path, command: str) -> None:
+    done = run_assay(*command.split(), cwd=bad_place)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "--help" in done.stderr
+
+
+def test_a_dry_run_prints_the_config_and_does_nothing(tmp_path: Path, without_torch: dict[str, str]) -> None:
+    options = ("--stage2.band", "0.25", "--train.layers", "None", "--seeds", "3")
+    done = run_assay("run", "tiny", "--dry-run", "--out", "run", *options, cwd=tmp_path, env=without_torch)
+    assert done.returncode == 0, done.stderr
+    config = json.loads(done.stdout)
+    expected = jsonable(presets.tiny())
+    expected["stage2"]["band"], expected["train"]["layers"], expected["seeds"] = 0.25, None, 3
+    assert config == expected
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("recipe", ["human", "pool"])
+def test_every_recipe_has_a_dry_run(tmp_path: Path, without_torch: dict[str, str], recipe: str) -> None:
+    done = run_assay("run", recipe, "nowhere", "--dry-run", cwd=tmp_path, env=without_torch)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["recipe"] == recipe
+
+
+def test_a_pool_is_made_and_shown_without_torch(tmp_path: Path, without_torch: dict[str, str]) -> None:
+    (tmp_path / "rows.jsonl").write_text(ROW + "not json\n")
+    done = run_assay("pool", "add", "rows.jsonl", "--out", "pool", cwd=tmp_path, env=without_torch)
+    assert done.returncode == 0, done.stderr
+    assert "1 pairs, 1 rejected (tables/rejections) -> pool" in done.stdout
+    again = run_assay("pool", "add", "rows.jsonl", "--out", "pool", cwd=tmp_path, env=without_torch)
+    assert again.returncode == 0, again.stderr
+    assert "already in the pool" in again.stdout
+    shown = run_assay("show", "pool", "", cwd=tmp_path, env=without_torch)
+    assert shown.returncode == 0, shown.stderr
+    assert "user: Say hi." in shown.stdout
+    assert "wild:rows" in shown.stdout
+
+
+def test_show_and_report_need_no_torch(finished: Path, without_torch: dict[str, str]) -> None:
+    label = next(Table(finished / "seed-0/tables/labels", Label).stream())
+    shown = run_assay("show", finished, label.pair_id, env=without_torch)
+    assert shown.returncode == 0, shown.stderr
+    assert label.reason in shown.stdout
+    (finished / "report.html").unlink(missing_ok=True)
+    done = run_assay("report", finished, env=without_torch)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()) == finished / "report.html"
+    assert (finished / "report.html").stat().st_size > 10_000
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        assay_line("run", "tiny", "--out", "run"), cwd=tmp_path, env=environment(), text=True, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job of a shell ignores it
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        assert "prepare/pool" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+        assert process.wait(60) == 130
+    assert said.splitlines()[-1] == "interrupted; run the same command again to resume"
+    assert "Traceback" not in said
+
+
+def assert_mistake(done: Done, message: str) -> None:
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]

@@ -1,0 +1,207 @@
+"""A user's own pool: import, a run that stops for people, their answers, and a report that claims no truth."""
+
+import asyncio
+import json
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from commands import Done, run_assay
+from small_job import small_config, small_pool
+
+from assay.curate.annotate import shown_order
+from assay.curate.settle import wild_choice
+from assay.curate.verify import oracle, read_judgements
+from assay.errors import AssayError
+from assay.recipes.job import people_on_file, read_queue, run_job
+from assay.records import Case, Judgement, Label
+from assay.tables import Table, plain
+
+SMALL = (
+    "--presentations 32 --stage1-share 0.5 --stage1.iterations 1 --stage1.seed-gold 16 --stage1.seed-silver 8 "
+    "--stage1.per-iteration 8 --stage1.gold-share 0.5 --stage1.held-share 0.4 --train.layers 1 --train.max-tokens 48 "
+    "--train.batch-pairs 8 --train.lr 4e-4 --train.checks 1 --train.epochs 2"
+).split()
+
+
+@pytest.fixture
+def pool(place: Path) -> Path:
+    """A pool folder imported from a JSONL file of 60 pairs; the source chose as the wild votes of the embedded pool do."""
+    source = small_pool(prompts=60, per_prompt=1)
+    rows = []
+    for pair in source.pairs.values():
+        chosen = wild_choice([j for j in source.wild if j.pair_id == pair.id])
+        assert chosen is not None
+        chosen_text, rejected_text = pair.response(chosen).text, pair.response(pair.other(chosen)).text
+        rows.append({"prompt": pair.prompt[0].content, "chosen": chosen_text, "rejected": rejected_text})
+    (place / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = run_assay("pool", "add", "mine.jsonl", "--out", "pool", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "60 pairs, 0 rejected" in done.stdout
+    return place / "pool"
+
+
+def run_pool(pool: Path, *more: object) -> Done:
+    return run_assay("run", "pool", "pool", "--out", "run", *SMALL, *more, cwd=pool.parent)
+
+
+def waiting(done: Done) -> int:
+    """How many pairs the stopped run says that it waits for."""
+    found = re.search(r"error: (\d+) of \d+ pairs wait for people; run: assay verify run", done.stderr.splitlines()[-1])
+    assert found, done.stderr
+    return int(found[1])
+
+
+def answers(run: Path, name: str) -> list[str]:
+    """What a person who knows the truth types for every pair in the queue that `name` has not answered, in order."""
+    truth = small_pool(prompts=60, per_prompt=1).truth
+    known = {j.pair_id for j in read_judgements(run / "judgements.jsonl") if j.by == name}
+    todo = [case.pair for case in read_queue(run / "queue") if case.pair.id not in known]
+    return [str(shown_order(pair, 0, name).index(truth[pair.id]) + 1) for pair in todo]
+
+
+def verify(run: Path, typed: list[str]) -> Done:
+    return run_assay("verify", "run", "--annotator", "ada", cwd=run.parent, stdin="".join(f"{x}\n" for x in typed))
+
+
+def test_people_answer_until_the_run_is_done(pool: Path) -> None:
+    run = pool.parent / "run"
+    first = run_pool(pool)
+    assert first.returncode == 2
+    assert waiting(first) == 16
+
+    typed = answers(run, "ada")
+    some = verify(run, [*typed[:3], "what?", "s", "q"])
+    assert some.returncode == 0, some.stderr
+    assert "3 judged, 0 ties, 0 discarded, 1 skipped, 13 left" in some.stdout
+    assert len(read_judgements(run / "judgements.jsonl")) == 3
+    again = run_pool(pool)
+    assert again.returncode == 2
+    assert waiting(again) == 13
+
+    asked = 1
+    while True:
+        typed = answers(run, "ada")
+        verified = verify(run, ["t", "u", *typed])
+        assert verified.returncode == 0, verified.stderr
+        assert f"{len(typed)} judged, 0 ties, 0 discarded, 0 skipped, 0 left" in verified.stdout
+        done = run_pool(pool)
+        if done.returncode == 0:
+            break
+        assert done.returncode == 2, done.stderr
+        assert waiting(done) == len(answers(run, "ada"))
+        asked += 1
+        assert asked < 6
+    assert asked == 2  # the first gold, and what the one iteration retrieved
+    assert_report(run, done)
+
+    truth = small_pool(prompts=60, per_prompt=1).truth
+    labels = Table(run / "seed-0/tables/labels", Label).read()
+    gold = [label for label in labels if label.tier == "gold"]
+    assert len(gold) == len(read_judgements(run / "judgements.jsonl")) > 16
+    assert all(label.chosen == truth[label.pair_id] and label.by == ("ada",) for label in gold)
+    human = [j for j in Table(run / "seed-0/tables/judgements", Judgement).stream() if j.kind == "human"]
+    assert all(len(j.shown) == 2 for j in human)
+    assert {j.shown.index(j.better or "") for j in human} == {0, 1}
+
+
+def assert_report(run: Path, done: Done) -> None:
+    assert done.stdout.splitlines()[-1] == "report: run/report.html"
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "This pool knows no truth" in page
+    assert "The people of this run are an oracle" not in page
+    assert "true labels (ceiling)" not in page
+    assert "not known" in page
+
+
+class FakeModel:
+    """An OpenAI-compatible server on loopback; its model always prefers the shorter candidate."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+        self._thread.start()
+        assert self._ready.wait(10)
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", self._answer)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        self._ready.set()
+        await self._stop.wait()
+        await runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        text = body["messages"][-1]["content"]
+        self.asked.append(text)
+        target = text[text.rindex("Candidate 1:") :]
+        first, second = target.split("Candidate 2:", 1)
+        words = f"It is shorter.\n\nVerdict: {1 if len(first) < len(second.split('candidate_2', 2)[1]) else 2}"
+        return web.json_response({
+            "choices": [{"message": {"role": "assistant", "content": words}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 100, "completion_tokens": 7},
+        })  # fmt: skip
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+
+
+@pytest.fixture
+def model() -> Iterator[FakeModel]:
+    fake = FakeModel()
+    yield fake
+    fake.stop()
+
+
+def test_an_llm_judges_and_is_asked_once(pool: Path, model: FakeModel) -> None:
+    """People's answers lie there already, so the run goes through; the same command again asks the server nothing."""
+    run = pool.parent / "run"
+    run.mkdir()
+    truth = small_pool(prompts=60, per_prompt=1).truth
+    known = [Judgement(pair_id=i, better=better, by="ada", kind="human") for i, better in truth.items()]
+    (run / "judgements.jsonl").write_text("".join(json.dumps(plain(j)) + "\n" for j in known))
+    options = ("--judge", f"short@{model.url}", "--samples", "2")
+    done = run_pool(pool, *options)
+    assert done.returncode == 0, done.stderr
+    assert_report(run, done)
+    assert "Judges: llm:short." in (run / "report.html").read_text(encoding="utf-8")
+
+    judged = [j for j in Table(run / "seed-0/tables/judgements", Judgement).stream() if j.kind == "llm"]
+    assert len(model.asked) == 2 * len(judged) > 0
+    assert {(j.by, j.votes, j.tokens) for j in judged} == {("llm:short", 2, 214)}
+    assert all(j.better for j in judged)
+    assert any("## Example 1" in text for text in model.asked)
+    silver = [label for label in Table(run / "seed-0/tables/labels", Label).stream() if label.tier == "silver"]
+    assert silver
+    assert all(label.by == ("llm:short",) for label in silver)
+
+    asked = len(model.asked)
+    again = run_pool(pool, *options)
+    assert again.returncode == 0, again.stderr
+    assert len(model.asked) == asked
+
+
+def test_a_run_that_stopped_for_people_goes_on_in_the_same_process(place: Path) -> None:
+    """As in a notebook, where the exception that stopped it is kept."""
+    pool, run = small_pool(prompts=60), place / "run"
+    people = people_on_file(run / "judgements.jsonl", run / "queue")
+    with pytest.raises(AssayError, match="16 of 16 pairs wait for people") as kept:
+        run_job(run, small_config(), pool, people)
+
+    def stopped(cases: list[Case]) -> list[Judgement]:
+        assert len(oracle(pool.truth)(cases)) == 16
+        raise AssayError("reached the people again")
+
+    with pytest.raises(AssayError, match="reached the people again"):
+        run_job(run, small_config(), pool, stopped)  # type: ignore[arg-type]
+    assert kept.value
