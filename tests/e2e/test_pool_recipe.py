@@ -21,10 +21,10 @@ from assay.records import Case, Judgement, Label
 from assay.tables import Table, plain
 
 SMALL = (
-    "--presentations 32 --stage1-share 0.5 --stage1.iterations 1 --stage1.seed-gold 16 --stage1.seed-silver 8 "
-    "--stage1.per-iteration 8 --stage1.gold-share 0.5 --stage1.held-share 0.4 --train.layers 1 --train.max-tokens 48 "
-    "--train.batch-pairs 8 --train.lr 4e-4 --train.checks 1 --train.epochs 2"
-).split()
+    "--presentations=16", "--stage1-share=0.5", "--stage1.iterations=1", "--stage1.seed-gold=16", "--stage1.seed-silver=8",
+    "--stage1.per-iteration=8", "--stage1.gold-share=0.5", "--stage1.held-share=0.4", "--train.layers=1",
+    "--train.max-tokens=48", "--train.batch-pairs=8", "--train.lr=4e-4", "--train.checks=1", "--train.epochs=2",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -143,9 +143,8 @@ class FakeModel:
         body = await request.json()
         text = body["messages"][-1]["content"]
         self.asked.append(text)
-        target = text[text.rindex("Candidate 1:") :]
-        first, second = target.split("Candidate 2:", 1)
-        words = f"It is shorter.\n\nVerdict: {1 if len(first) < len(second.split('candidate_2', 2)[1]) else 2}"
+        first, second = (re.findall(rf"<candidate_{n}>\n(.*?)\n</candidate_{n}>", text, re.DOTALL)[-1] for n in (1, 2))
+        words = f"It is shorter.\n\nVerdict: {1 if (len(first), first) < (len(second), second) else 2}"
         return web.json_response({
             "choices": [{"message": {"role": "assistant", "content": words}, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 100, "completion_tokens": 7},
