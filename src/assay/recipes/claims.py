@@ -85,8 +85,10 @@ def _choose(claims: Claims) -> dict[str, object]:
     models = claims.run.folder / "models"
     held = {n: json.loads((models / model_name(n) / "training.json").read_text())["gold_accuracy"] for n in CANDIDATES}
     best = max(CANDIDATES, key=lambda n: (held[n], CANDIDATES.index(n)))
-    shutil.rmtree(models / "final", ignore_errors=True)
-    shutil.copytree(models / model_name(best), models / "final")
+    for folder in ("final", "final.saving"):
+        shutil.rmtree(models / folder, ignore_errors=True)
+    shutil.copytree(models / model_name(best), models / "final.saving")
+    (models / "final.saving").rename(models / "final")
     return {"set": best, "held": held}
 
 
