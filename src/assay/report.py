@@ -124,9 +124,11 @@ def claims_grid(run: _Run) -> Grid:
         if not done:
             continue
         pairs = sum(d["pairs"] for d in done) / len(done)
-        right = _over_seeds(run, f"claims/{name}", "label_accuracy", "labels_checked")
+        checked = sum(d["labels_checked"] for d in done) / len(done)
+        right = _over_seeds(run, f"claims/{name}", "label_accuracy", "labels_checked") if checked >= 30 else None
         reached = _over_seeds(run, f"claims/{name}", "accuracy")
-        rows.append([title, f"{pairs:,.0f}", _text(right), _text(reached), PAPER_CLAIMS.get(name, "")])
+        known = _text(right) + (f" (of {checked:,.0f})" if right and checked < pairs else "")
+        rows.append([title, f"{pairs:,.0f}", known, _text(reached), PAPER_CLAIMS.get(name, "")])
     return Grid(header=("trained on", "pairs", "labels right, %", "RM held out, %", "paper A3 T20"), rows=rows)
 
 
