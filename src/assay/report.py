@@ -93,7 +93,8 @@ def write_report(folder: Path) -> Path:
     rows = {
         "recipe": run.config["recipe"], "folder": str(folder), "seeds": len(run.done("claims-filters")),
         "version": __version__, "machine": f"{env['processor']}, {env['cores']} cores, Python {env['python']}",
-        "headline": headline(run), "oracle": _has_oracle(folder), "judges": _judges(folder),
+        "headline": headline(run), "oracle": _has_oracle(folder), "people": _who(folder, "human", "oracle"),
+        "judges": _who(folder, "llm", "offline"),
         "pool": _pool(run), "fates": _fates(run), "loop": _loop(run), "loop_plot": _loop_plot(run),
         "truth": run.steps["prepare/split"]["evaluation"] > 0, "eval_n": run.done("claims/stage1")[0]["n"],
         "claims": claims_grid(run), "claims_plot": _claims_plot(run), "judge_table": _judge_grid(run),
@@ -345,8 +346,9 @@ def _has_oracle(folder: Path) -> bool:
     return "oracle" in _judgements(folder)["kind"].unique().to_list()
 
 
-def _judges(folder: Path) -> str:
-    frame = _judgements(folder).filter(pl.col("kind").is_in(["llm", "offline"]), pl.col("use") == "judgements")
+def _who(folder: Path, *kinds: str) -> str:
+    """The names of those who judged during curation, of the given kinds."""
+    frame = _judgements(folder).filter(pl.col("kind").is_in(kinds), pl.col("use") == "judgements")
     return ", ".join(sorted(frame["by"].unique().to_list())) or "none"
 
 
