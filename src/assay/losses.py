@@ -1,18 +1,34 @@
-"""Loss functions: pure functions of tensors, each with the equation that it implements."""
+"""Losses as pure functions of rewards."""
 
-from torch import Tensor
-from torch.nn import functional as F
+import torch
 
 
-def bradley_terry(margin_B: Tensor) -> Tensor:
-    """The summed negative log-likelihood of B preferences: -log sigmoid(r_w - r_l) (paper A, A2 section 1).
+def bradley_terry(
+    margin_B: torch.Tensor, offset_B: torch.Tensor | None = None, certainty_B: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The sum over pairs of -log sigmoid(r_chosen - r_rejected); paper A's only reward-model loss (A.8).
 
-    `margin_B` is r(x, chosen) - r(x, rejected), shape (B,). The sum, not the mean, is returned: the caller divides by the
-    pairs of the *global* batch, so that accumulating gradients cannot change the result.
+    Args:
+        margin_B: r_chosen - r_rejected, shape (B,).
+        offset_B: By how much the chosen response should win, subtracted from the margin (Llama 2, eq. 2).
+        certainty_B: The probability that the label is right, in (0.5, 1]; the other order weighs the rest (soft labels).
+
+    A sum, not a mean: the caller divides by the size of the global batch, so that accumulation and data parallelism
+    give the same gradient as one large batch.
     """
-    return -F.logsigmoid(margin_B).sum()
+    if offset_B is not None:
+        margin_B = margin_B - offset_B
+    right = -torch.nn.functional.logsigmoid(margin_B)
+    if certainty_B is None:
+        return right.sum()
+    return (certainty_B * right - (1 - certainty_B) * torch.nn.functional.logsigmoid(-margin_B)).sum()
 
 
-def accuracy(margin_B: Tensor) -> Tensor:
-    """How many of B margins are strictly positive; a tie is wrong."""
+def centering(chosen_B: torch.Tensor, rejected_B: torch.Tensor) -> torch.Tensor:
+    """The sum over pairs of (r_chosen + r_rejected)^2: Bradley-Terry leaves the level of rewards free; this pins it."""
+    return (chosen_B + rejected_B).square().sum()
+
+
+def accuracy(margin_B: torch.Tensor) -> torch.Tensor:
+    """The number of pairs whose chosen response scores strictly higher, over a batch of margins."""
     return (margin_B > 0).sum()

@@ -22,6 +22,9 @@ try:
 except ImportError as error:
     raise missing_extra("torch and transformers", "train") from error
 
+from assay import attention
+from assay.pack import Pack, pack, share
+
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
@@ -37,6 +40,8 @@ class Backbone:
     layers: int | None = None
     attention: str | None = None
     """transformers' attention implementation; None takes its default."""
+    quantize: bool = False
+    """Load the body in 4 bits (NF4), for training adapters on it (QLoRA)."""
 
 
 def locate(name: str) -> str:
@@ -73,6 +78,13 @@ def load_reward_model(backbone: Backbone, tokenizer: Any) -> Any:
         options["num_hidden_layers"] = backbone.layers
     if backbone.attention is not None:
         options["attn_implementation"] = backbone.attention
+    if backbone.quantize:
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise missing_extra("bitsandbytes", "lora")
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16,
+            llm_int8_skip_modules=["score", "classifier"],
+        )  # fmt: skip
     model = _pretrained(transformers.AutoModelForSequenceClassification, backbone.name, **options)
     model.config.pad_token_id = tokenizer.pad_token_id
     for module in model.modules():
@@ -104,6 +116,68 @@ def load_embedder(name: str = "minilm", max_tokens: int = 128, rows: int = 64) -
         return vectors
 
     return embed
+
+
+def use_packing(model: Any) -> str:
+    """Switch a sequence classifier to packed attention. Returns "" when it took, else the reason why it cannot.
+
+    Besides what its config says, a small pack is compared with the same sequences one by one: a backbone that computes
+    anything else than plain causal attention is found out, whatever its name. The model is left as it was in that case.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    reason = _unpackable(inner)
+    if reason:
+        return reason
+    before = inner.config._attn_implementation
+    vocabulary = inner.get_input_embeddings().num_embeddings
+    tokens = torch.randint(vocabulary, (12,), generator=torch.Generator().manual_seed(0)).tolist()
+    rows = [tokens[:7], tokens[:4] + tokens[7:9], tokens[9:]]
+    group = [share(rows[:2]), share(rows[2:])]
+    where = inner.get_input_embeddings().weight.device
+    with torch.inference_mode():
+        alone = [hidden(inner, {"input_ids": torch.tensor([r], device=where)})[0, -1] for r in rows]
+        attention.register()
+        inner.set_attn_implementation(attention.NAME)
+        try:
+            together = packed_hidden(inner, pack(group).to(where))
+        except TypeError as error:
+            reason = f"its forward pass does not take a layout ({error})"
+    if not reason:
+        apart = (together.float() - torch.stack(alone).float()).abs().max().item()
+        scale = torch.stack(alone).float().abs().max().item()
+        if not apart <= 0.02 * scale:
+            reason = "packed and single sequences give different results: not plain causal attention"
+    if reason:
+        inner.set_attn_implementation(before)
+    return reason
+
+
+def _unpackable(inner: Any) -> str:
+    config = inner.config
+    others = {t for t in getattr(config, "layer_types", None) or [] if t != "full_attention"}
+    if others:
+        return f"it has {', '.join(sorted(others))} layers"
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        return "it has sliding-window attention"
+    if getattr(config, "attn_logit_softcapping", None):
+        return "it caps its attention scores"
+    if not hasattr(inner, "score"):
+        return "it is an encoder, or its head is not a plain score"
+    if not getattr(inner, "_supports_attention_backend", False):
+        return "its attention cannot be replaced"
+    return ""
+
+
+def hidden(inner: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    """The last hidden state, shape (B, T, D), of the body under a head."""
+    body = getattr(inner, inner.base_model_prefix)
+    return body(**inputs, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+
+
+def packed_hidden(inner: Any, batch: Pack) -> torch.Tensor:
+    """The last hidden state at the last token of each answer, shape (N, D)."""
+    inputs = {"input_ids": batch.ids_1T, "position_ids": batch.positions_1T, "layout": batch.layout}
+    return hidden(inner, inputs)[0, batch.last_N]
 
 
 def attention_for(max_tokens: int) -> str | None:

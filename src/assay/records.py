@@ -143,12 +143,18 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preference:
-    """A pair seen through a label: what a reward model trains on. Exists only after a label does."""
+    """A pair seen through a label: what a reward model trains on. Exists only after a label does.
+
+    `certainty` in (0.5, 1] is the share of votes for the chosen response; `margin` says by how much it should win, in
+    units of reward. Training uses neither unless it is asked to (`LossConfig`).
+    """
 
     pair_id: str
     prompt: Conversation
     chosen: Response
     rejected: Response
+    certainty: float = 1.0
+    margin: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

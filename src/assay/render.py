@@ -14,10 +14,11 @@ from assay.records import Conversation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """Token ids of one conversation; `segments` are 0/1 token types (encoders), `cut` tokens were left out."""
+    """Token ids of one conversation; `second` is where an encoder's second token type begins (0: there is but one),
+    `cut` tokens were left out."""
 
     ids: list[int]
-    segments: list[int]
+    second: int = 0
     cut: int = 0
 
 
@@ -41,7 +42,7 @@ def _from_template(tokenizer: Any, conversation: Conversation, max_tokens: int) 
     text = tokenizer.apply_chat_template(chat, tokenize=False)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     cut = max(0, len(ids) - max_tokens)
-    return Rendered(ids=ids[cut:], segments=[0] * (len(ids) - cut), cut=cut)
+    return Rendered(ids=ids[cut:], cut=cut)
 
 
 def _history(messages: Conversation) -> str:
@@ -57,4 +58,4 @@ def _as_segments(tokenizer: Any, prompt: list[int], answer: list[int], max_token
     prompt, answer = prompt[cut_prompt:], answer[: len(answer) - cut_answer]
     head = [tokenizer.cls_token_id, *prompt, tokenizer.sep_token_id]
     tail = [*answer, tokenizer.sep_token_id]
-    return Rendered(ids=head + tail, segments=[0] * len(head) + [1] * len(tail), cut=cut_prompt + cut_answer)
+    return Rendered(ids=head + tail, second=len(head), cut=cut_prompt + cut_answer)

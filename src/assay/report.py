@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from assay import __version__
-from assay.bench.statistics import Estimate, Spread, over_seeds
 from assay.errors import AssayError
 from assay.recipes.claims import SETS
 from assay.records import Judgement, Label, Pair, Truth
 from assay.run import environment
 from assay.show import find
+from assay.statistics import Estimate, Spread, over_seeds
 from assay.tables import Table, write_text
 
 matplotlib.use("Agg")

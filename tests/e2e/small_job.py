@@ -15,7 +15,7 @@ from assay.curate.stage2 import Stage2Config
 from assay.recipes.flow import FlowConfig
 from assay.recipes.pools import Pool, constraint_pool
 from assay.records import Pair
-from assay.reward.config import TrainConfig
+from assay.reward.config import EngineConfig, TrainConfig
 
 PROMPTS, PAIRS_PER_PROMPT = 80, 2
 
@@ -28,8 +28,8 @@ def small_config() -> FlowConfig:
         stage1=Stage1Config(iterations=2, seed_gold=16, seed_silver=12, per_iteration=8, gold_share=0.4, k_max=4),
         stage2=Stage2Config(shard_pairs=40),
         train=TrainConfig(
-            backbone="minilm", layers=1, train_embeddings=False, max_tokens=64, batch_pairs=8, tokens_per_batch=2_048,
-            epochs=4, lr=4e-4, checks=2,
+            backbone="minilm", layers=1, train_embeddings=False, max_tokens=64, batch_pairs=8,
+            engine=EngineConfig(tokens=2_048), epochs=4, lr=4e-4, checks=2,
         ),
     )  # fmt: skip
 

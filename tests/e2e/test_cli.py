@@ -25,7 +25,7 @@ COMMANDS = (
     "show",
     "verify",
     "bench",
-    "train",
+    "reward",
     "report",
 )
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.bench.statistics import Estimate, interval, mean, over_seeds, student95, wilson
+from assay.statistics import Estimate, interval, mean, over_seeds, student95, wilson
 
 SHARES = st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=2, max_size=30)
 

@@ -1,10 +1,12 @@
 """Reward training: it learns, it is what other tools load, and an interruption changes nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from assay.reward.monitor import StepMetrics
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
@@ -13,11 +15,14 @@ from assay.errors import AssayError
 from assay.losses import bradley_terry
 from assay.records import Pair, Preference, Response, user
 from assay.render import render
-from assay.reward import train as training
-from assay.reward.scorer import load_scorer, token_batches
-from assay.reward.train import TrainConfig, train
+from assay.reward.config import EngineConfig, TrainConfig
+from assay.reward.scorer import load_scorer
+from assay.reward.steps import Micro, Steps
+from assay.reward.train import train
 
-CONFIG = TrainConfig(layers=1, batch_pairs=8, epochs=2, lr=3e-4, checks=4, max_tokens=64, tokens_per_batch=256)
+CONFIG = TrainConfig(
+    layers=1, batch_pairs=8, epochs=2, lr=3e-4, checks=4, max_tokens=64, engine=EngineConfig(tokens=256)
+)
 
 
 def politeness(n: int, start: int = 0) -> list[Preference]:
@@ -59,19 +64,19 @@ class Killed(Exception):
 def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs, gold = politeness(48), politeness(16, start=100)
     whole = train(tmp_path / "whole", CONFIG, pairs, gold)
-    step, calls = training._step, iter(range(1000))
+    take, calls = Steps.take, iter(range(1000))
 
-    def dies(*args: object) -> tuple[float, float]:
+    def dies(self: Steps, micros: list[Micro], done: int) -> StepMetrics:
         if next(calls) == 7:
             raise Killed
-        return step(*args)  # type: ignore[arg-type]
+        return take(self, micros, done)
 
-    monkeypatch.setattr(training, "_step", dies)
+    monkeypatch.setattr(Steps, "take", dies)
     with pytest.raises(Killed):
         train(tmp_path / "broken", CONFIG, pairs, gold)
     said: list[str] = []
     again = train(tmp_path / "broken", CONFIG, pairs, gold, said.append)
-    assert "resumed at step 6/12" in said[0]
+    assert "broken: resumed at step 6/12" in said
     assert (again.gold_accuracy, again.best_step) == (whole.gold_accuracy, whole.best_step)
     a, b = (load_file(t.folder / "model.safetensors") for t in (whole, again))
     assert all(torch.equal(a[k], b[k]) for k in a)
@@ -81,15 +86,11 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path, monkeypat
 def test_the_result_depends_on_neither_order_nor_accumulation(tmp_path: Path) -> None:
     pairs, gold = politeness(24), politeness(8, start=100)
     one = train(tmp_path / "a", CONFIG, pairs, gold)
-    other = train(tmp_path / "b", TrainConfig(**{**_fields(CONFIG), "tokens_per_batch": 2048}), pairs[::-1], gold)
+    other = train(tmp_path / "b", replace(CONFIG, engine=EngineConfig(tokens=2048)), pairs[::-1], gold)
     conversations = [p.prompt + p.chosen.messages for p in gold]
     np.testing.assert_allclose(
         load_scorer(one.folder)(conversations), load_scorer(other.folder)(conversations), atol=2e-4
     )
-
-
-def _fields(config: TrainConfig) -> dict[str, object]:
-    return {name: getattr(config, name) for name in config.__slots__}
 
 
 def test_a_decoder_with_a_chat_template_scores_at_its_last_token(tmp_path: Path) -> None:
@@ -126,13 +127,6 @@ def test_over_long_conversations_lose_the_front_of_the_history_and_say_so() -> N
     assert row.cut == 51 + 2 + 3 - 16
 
 
-def test_token_batches_hold_the_budget_and_everything() -> None:
-    lengths = [5, 5, 6, 30, 31, 100]
-    batches = token_batches(lengths, 62)
-    assert [i for b in batches for i in b] == list(range(6))
-    assert all(len(b) == 1 or max(lengths[i] for i in b) * len(b) <= 62 for b in batches)
-
-
 def test_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(AssayError, match="no pairs to train on"):
         train(tmp_path / "x", CONFIG, [], [])
@@ -141,5 +135,5 @@ def test_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(AssayError, match="cannot load the model"):
         models.load_reward_model(models.Backbone(name=str(tmp_path / "nothing")), None)
     with pytest.raises(AssayError, match="the loss is"):
-        train(tmp_path / "y", TrainConfig(**{**_fields(CONFIG), "lr": 1e30}), politeness(16), [])
+        train(tmp_path / "y", replace(CONFIG, lr=1e30), politeness(16), [])
     assert not (tmp_path / "y").exists()

@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from assay.bench import statistics
+from assay import statistics
 from assay.errors import AssayError
 from assay.records import Conversation, Scorer, digest
 

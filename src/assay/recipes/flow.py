@@ -209,7 +209,7 @@ def trainer(
             epochs = min(epochs, config.presentations / max(1, len(pairs)))
         settings = replace(config.train, seed=config.train.seed + seed, epochs=epochs)
         trained = train(run.folder / "models" / name, settings, pairs, gold, run.say)
-        return load_scorer(trained.folder, settings.max_tokens, settings.tokens_per_batch, settings.precision)
+        return load_scorer(trained.folder, settings.max_tokens, settings.engine.tokens, settings.precision)
 
     return fit
 

@@ -64,7 +64,7 @@ def benchmark(run: Run, config: FlowConfig, prepared: Prepared) -> None:
     from assay.reward.scorer import load_scorer
 
     final = run.folder / "models" / "final"
-    scorer = load_scorer(final, config.train.max_tokens, config.train.tokens_per_batch, config.train.precision)
+    scorer = load_scorer(final, config.train.max_tokens, config.train.engine.tokens, config.train.precision)
     evaluation, folder = prepared.evaluation(), config.benchmarks
     if evaluation:
         parts = {p.pair_id: _demand(prepared.attributes[p.pair_id]) for p in evaluation}

@@ -3,7 +3,7 @@
 from assay.curate.stage1 import Stage1Config
 from assay.curate.stage2 import Stage2Config
 from assay.recipes.flow import FlowConfig
-from assay.reward.config import TrainConfig
+from assay.reward.config import EngineConfig, TrainConfig
 
 
 def tiny() -> FlowConfig:
@@ -15,7 +15,7 @@ def tiny() -> FlowConfig:
         stage2=Stage2Config(band=0.1),
         train=TrainConfig(
             backbone="minilm", layers=3, train_embeddings=False, max_tokens=160, batch_pairs=16,
-            tokens_per_batch=4_096, epochs=8, lr=5e-4, warmup=0.1, checks=3, precision="bf16",
+            engine=EngineConfig(tokens=4_096), epochs=8, lr=5e-4, warmup=0.1, checks=3, precision="bf16",
         ),
     )  # fmt: skip
 
@@ -30,8 +30,8 @@ def human() -> FlowConfig:
         stage1=Stage1Config(iterations=2, seed_gold=800, seed_silver=400, per_iteration=600, gold_share=0.4),
         stage2=Stage2Config(band=0.1, shard_pairs=1_000),
         train=TrainConfig(
-            backbone="minilm", layers=3, train_embeddings=False, max_tokens=160, batch_pairs=16, tokens_per_batch=8_192,
-            epochs=4, lr=3e-4, warmup=0.1, checks=4, precision="bf16",
+            backbone="minilm", layers=3, train_embeddings=False, max_tokens=160, batch_pairs=16,
+            engine=EngineConfig(tokens=8_192), epochs=4, lr=3e-4, warmup=0.1, checks=4, precision="bf16",
         ),
         bench_limit=300,
     )  # fmt: skip
@@ -43,7 +43,7 @@ def pool() -> FlowConfig:
         recipe="pool",
         stage1=Stage1Config(iterations=2, seed_gold=200, seed_silver=400, per_iteration=600, gold_share=0.2),
         train=TrainConfig(
-            backbone="minilm", train_embeddings=False, max_tokens=512, batch_pairs=16, tokens_per_batch=8_192, epochs=3,
-            lr=1e-4, warmup=0.1, checks=4,
+            backbone="minilm", train_embeddings=False, max_tokens=512, batch_pairs=16,
+            engine=EngineConfig(tokens=8_192), epochs=3, lr=1e-4, warmup=0.1, checks=4,
         ),
     )  # fmt: skip

@@ -1,14 +1,60 @@
 """How a reward model is trained: the settings, apart from the engine, so that they load without torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from assay.errors import AssayError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LossConfig:
+    """Beside plain Bradley-Terry, the paper's only loss (A2 section 1); all off by default."""
+
+    margin: bool = False
+    """Subtract each pair's `margin` from the reward difference (Llama 2, arXiv 2307.09288, eq. 2)."""
+    soft_labels: bool = False
+    """Weigh both orders by each pair's `certainty`, the share of votes for the chosen response."""
+    center: float = 0.0
+    """Weight of (r_chosen + r_rejected)^2, which keeps rewards near zero (Eisenstein et al., arXiv 2312.09244)."""
+
+    def __post_init__(self) -> None:
+        if self.center < 0:
+            raise AssayError(f"loss.center must not be negative, got {self.center}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """How the work is done; none of it changes what is computed, beyond rounding (LoRA apart)."""
+
+    packing: bool = True
+    """Pack without padding, shared prefixes once, where the backbone allows it; else pad by length, and say so."""
+    tokens: int = 8_192
+    """Tokens of one forward pass on one device: the memory to spend. A longer pair goes alone."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Fuse the backbone's layers with torch.compile; "auto" does so when the run is long enough to repay it."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a quarter to a third more time."""
+    shard: bool = False
+    """With several processes: shard weights, gradients and optimiser (FSDP2) instead of copying them (DDP)."""
+    lora_rank: int = 0
+    """Train low-rank adapters of this rank on all linear layers, and the head; they are merged into the saved model."""
+    quantize: bool = False
+    """Load the frozen backbone in 4 bits (QLoRA); needs lora_rank and bitsandbytes."""
+    attention: Literal["auto", "segments", "flex", "varlen"] = "auto"
+    """The packed attention: auto takes varlen or flex on an accelerator, and segments on a CPU."""
+
+    def __post_init__(self) -> None:
+        if self.tokens <= 0 or self.lora_rank < 0:
+            raise AssayError("engine.tokens must be above 0 and engine.lora_rank not below")
+        if self.quantize and not self.lora_rank:
+            raise AssayError(
+                "engine.quantize freezes the backbone in 4 bits: set engine.lora_rank (16, for example) too"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """How a reward model is trained. Defaults are paper A's development settings (A.8) at this size of batch."""
+    """How a reward model is trained. Defaults are paper A's development settings (A.8)."""
 
     backbone: str = "minilm"
     layers: int | None = None
@@ -17,9 +63,7 @@ class TrainConfig:
     """False keeps the token embeddings as they are: in a small backbone they are most of the optimiser's work."""
     max_tokens: int = 16_384
     batch_pairs: int = 256
-    """Pairs per optimiser step, reached by accumulation."""
-    tokens_per_batch: int = 8_192
-    """Padded tokens of one forward pass: memory, never the result."""
+    """Pairs per optimiser step over all devices, reached by accumulation."""
     epochs: float = 1.0
     lr: float = 4e-6
     schedule: Literal["linear", "constant"] = "linear"
@@ -28,12 +72,18 @@ class TrainConfig:
     clip: float = 1.0
     checks: int = 4
     """Evaluations on the gold pairs during training; the best one is the model that is saved."""
+    patience: int = 0
+    """Stop after this many checks in a row without a better gold accuracy (0: never)."""
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
+    loss: LossConfig = field(default_factory=LossConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
-        for field in ("max_tokens", "batch_pairs", "tokens_per_batch", "epochs", "lr", "checks"):
-            if getattr(self, field) <= 0:
-                raise AssayError(f"train.{field} must be above 0, got {getattr(self, field)}")
+        for name in ("max_tokens", "batch_pairs", "epochs", "lr", "checks", "clip"):
+            if getattr(self, name) <= 0:
+                raise AssayError(f"train.{name} must be above 0, got {getattr(self, name)}")
         if not 0 <= self.warmup < 1:
             raise AssayError(f"train.warmup is a share of the steps in [0, 1), got {self.warmup}")
+        if self.patience < 0:
+            raise AssayError(f"train.patience must not be negative, got {self.patience}")

@@ -1,19 +1,24 @@
 """Train a Bradley-Terry reward model on preferences, keep the checkpoint that is best on gold, resume after a kill.
 
 Paper A: pointwise Bradley-Terry loss only, scalar head, one epoch; the checkpoint is chosen by accuracy on human-verified
-pairs (A.6 step 1). This is the plain engine (length-bucketed padding); it keeps one folder per model:
+pairs (A.6 step 1). It keeps one folder per model:
 
     folder/                    the model as transformers saves it, loadable by AutoModelForSequenceClassification
     folder/training.json       what it was trained on and how it went; its presence means that training finished
-    folder.partial/state.pt    the state of an unfinished training, replaced at every check
+    folder/calibration.json    the temperature that makes sigmoid(margin / T) a probability, fitted on the gold pairs
+    folder/metrics.jsonl       one line per optimiser step
+    folder.partial/            an unfinished training: state/ of the last check, best/ so far
+
+Under `torchrun` or `accelerate launch` the same call trains on all processes: each takes every world-th pair of a step.
 """
 
 import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +27,17 @@ import torch
 
 from assay import models
 from assay.errors import AssayError
-from assay.losses import accuracy, bradley_terry
-from assay.records import Conversation, Preference
-from assay.render import Rendered, render
+from assay.records import Preference
+from assay.reward import calibration
 from assay.reward.config import TrainConfig
-from assay.reward.scorer import forward, position_limit, token_batches
-from assay.tables import replace, write_text
+from assay.reward.data import MemoryPairs, Pairs, Rendered, Renderer, positions
+from assay.reward.model import compile_when_worth, for_training, save
+from assay.reward.monitor import Monitor
+from assay.reward.scorer import position_limit
+from assay.reward.steps import Micro, Steps
+from assay.run import jsonable
+from assay.step import Engine
+from assay.tables import write_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,180 +53,183 @@ class Trained:
     tokens: int
     presented: int
     wall_s: float
+    packed: bool
+    temperature: float | None = None
 
 
 @dataclass(slots=True)
 class _State:
-    """What changes while training; saved whole at every check."""
+    """What changes while training, besides weights and optimiser; saved with them at every check."""
 
-    step: int
-    best_step: int
-    best_accuracy: float
-    best_weights: dict[str, Any]
-    tokens: int
-    presented: int
-    wall_s: float
+    step: int = 0
+    best_step: int = 0
+    best_accuracy: float = -1.0
+    best_margins: list[float] = field(default_factory=list)
+    stale: int = 0
+    cut: int = 0
+    tokens: int = 0
+    presented: int = 0
+    wall_s: float = 0.0
 
 
 def train(
-    folder: Path, config: TrainConfig, pairs: Sequence[Preference], gold: Sequence[Preference],
-    say: Callable[[str], None] = lambda _: None,
+    folder: Path, config: TrainConfig, pairs: Sequence[Preference] | Pairs, gold: Sequence[Preference],
+    say: Callable[[str], None] = lambda _: None, trackers: Sequence[str] = (),
 ) -> Trained:  # fmt: skip
     """Train on `pairs`, choose the checkpoint on `gold`, save to `folder`. Returns at once when that is already done.
 
     A tie in gold accuracy goes to the later checkpoint; without gold the last one is taken. The result depends on the
-    pairs, not on their order, nor on the number of interruptions. Raises AssayError when there is nothing to train on.
+    pairs, not on their order, nor on the number of interruptions or (beyond rounding) of processes. `trackers` are
+    names that Accelerate knows ("tensorboard", "wandb", ...). Raises AssayError when there is nothing to train on.
     """
-    done = folder / "training.json"
-    if done.exists():
-        return Trained(folder=folder, **json.loads(done.read_text()))
-    if not pairs:
+    if (folder / "training.json").exists():
+        return _finished(folder)
+    source = pairs if not isinstance(pairs, Sequence) else MemoryPairs(pairs)
+    if not len(source):
         raise AssayError(f"{folder}: no pairs to train on; see the labels' reasons for why all were dropped")
-    pairs = sorted(pairs, key=lambda p: (p.pair_id, p.chosen.id))
+    engine = Engine(config.precision, config.clip, config.engine.shard)
+    say = say if engine.lead else lambda _: None
+    if engine.world > 1:
+        say(f"{folder.name}: {engine}")
     torch.manual_seed(config.seed)
     tokenizer = models.load_tokenizer(config.backbone)
-    backbone = models.Backbone(
-        name=config.backbone, layers=config.layers, attention=models.attention_for(config.max_tokens)
-    )
-    model = models.load_reward_model(backbone, tokenizer).to(models.device())
-    model.get_input_embeddings().requires_grad_(config.train_embeddings)
-    limit = min(config.max_tokens, position_limit(model))
-    rendered = _render_pairs(tokenizer, pairs, limit)
-    gold_rendered = _render_pairs(tokenizer, gold, limit)
-    steps = max(1, round(config.epochs * len(pairs) / config.batch_pairs))
-    state = _loop(folder, config, model, tokenizer.pad_token_id, rendered, gold_rendered, steps, say)
-    model.load_state_dict(state.best_weights)
-    result: dict[str, Any] = {
-        "pairs": len(pairs), "steps": steps, "gold_accuracy": state.best_accuracy, "best_step": state.best_step,
-        "cut_tokens": sum(r.cut for both in rendered for r in both), "tokens": state.tokens,
-        "presented": state.presented, "wall_s": round(state.wall_s, 2),
-    }  # fmt: skip
-    _save(folder, model, tokenizer, result)
-    return Trained(folder=folder, **result)
+    model = for_training(config, tokenizer)
+    if not model.packed:
+        say(f"{folder.name}: batches are padded by length, not packed: {model.reason}")
+    render = Renderer(tokenizer, min(config.max_tokens, position_limit(model.model)))
+    sample = render(source.take(config.seed, 0, range(min(64, len(source)))))
+    steps = max(1, round(config.epochs * len(source) / config.batch_pairs))
+    presented = steps * min(config.batch_pairs, len(source))
+    if compile_when_worth(model, presented * float(np.mean([s.group.tokens for s in sample]))):
+        say(f"{folder.name}: compiling the layers, about half a minute at the first step")
+    engine.prepare(model, config.lr, config.weight_decay)
+    compute = Steps(engine, model, config, min(config.batch_pairs, len(source)), steps)
+    run = _Training(folder, config, compute, source, render, say)
+    state = run.loop(render.render(gold), tokenizer, trackers)
+    if engine.lead:
+        run.finish(state)
+    engine.wait()
+    return _finished(folder)
 
 
-def _loop(
-    folder: Path, config: TrainConfig, model: Any, pad_id: int, pairs: list[tuple[Rendered, Rendered]],
-    gold: list[tuple[Rendered, Rendered]], steps: int, say: Callable[[str], None],
-) -> _State:  # fmt: skip
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    partial = folder.with_name(folder.name + ".partial") / "state.pt"
-    state = _State(step=0, best_step=0, best_accuracy=-1.0, best_weights={}, tokens=0, presented=0, wall_s=0.0)
-    if partial.exists():
-        state = _restore(partial, model, optimizer)
-        say(f"{folder.name}: resumed at step {state.step}/{steps}")
-    checks = {math.ceil(steps * (i + 1) / config.checks) for i in range(config.checks)}
-    while state.step < steps:
-        start = time.monotonic()
-        batch = [pairs[i] for i in _batch_indices(len(pairs), config, state.step)]
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * _schedule(config, state.step, steps)
-        loss, right = _step(model, optimizer, batch, pad_id, config)
-        state.tokens += sum(len(c.ids) + len(r.ids) for c, r in batch)
-        state.presented += len(batch)
-        state.step += 1
-        if state.step in checks:
-            gold_accuracy = evaluate(model, gold, pad_id, config) if gold else 0.0
-            if gold_accuracy >= state.best_accuracy:
-                state.best_step, state.best_accuracy = state.step, gold_accuracy
-                state.best_weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-            say(
-                f"{folder.name}: step {state.step}/{steps}  loss {loss:.3f}  batch {right:.0%}  gold {gold_accuracy:.1%}"
+class _Training:
+    """One call of `train`: what its parts share."""
+
+    def __init__(
+        self, folder: Path, config: TrainConfig, compute: Steps, source: Pairs, render: Renderer,
+        say: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self.folder, self.config, self.compute, self.engine = folder, config, compute, compute.engine
+        self.source, self.render, self.steps, self.say = source, render, compute.steps, say
+        self.partial = folder.with_name(folder.name + ".partial")
+
+    def loop(self, gold: list[Rendered], tokenizer: Any, trackers: Sequence[str]) -> _State:
+        config, engine = self.config, self.engine
+        state = self.resume()
+        checks = {math.ceil(self.steps * (i + 1) / config.checks) for i in range(config.checks)}
+        with Monitor(self.partial, self.steps, self.say, trackers, self.folder.name, quiet=not engine.lead) as monitor:
+            monitor.resume(state.step)
+            for micros in self.batches(state.step):
+                start = time.monotonic()
+                metrics = self.compute.take(micros, state.step)
+                state.wall_s += time.monotonic() - start
+                state.step, state.cut = metrics.step, state.cut + metrics.cut
+                state.tokens, state.presented = state.tokens + metrics.tokens, state.presented + metrics.pairs
+                monitor.log(metrics)
+                if state.step in checks:
+                    self.check(state, gold, tokenizer)
+                    if config.patience and state.stale >= config.patience:
+                        self.say(
+                            f"{self.folder.name}: stopped at step {state.step}, {state.stale} checks without a better one"
+                        )
+                        break
+                    if state.step < self.steps:
+                        self.keep(state)
+        return state
+
+    def batches(self, first: int) -> Iterator[list[Micro]]:
+        """The micro-batches of each step from `first` on; the next step's are made while one computes."""
+        with ThreadPoolExecutor(max_workers=1) as ahead:
+            coming = ahead.submit(self.micros, first)
+            for step in range(first, self.steps):
+                micros = coming.result()
+                if step + 1 < self.steps:
+                    coming = ahead.submit(self.micros, step + 1)
+                yield micros
+
+    def micros(self, step: int) -> list[Micro]:
+        """This process's forward passes of a step: every world-th pair of the global batch, binned by tokens."""
+        rank, world = self.engine.rank, self.engine.world
+        spans = positions(len(self.source), self.compute.size, step)
+        numbered = [(epoch, p) for epoch, places in spans for p in places]
+        own = numbered[rank::world] or numbered[:1]
+        rows = []
+        for epoch in dict.fromkeys(e for e, _ in own):
+            rows += self.source.take(self.config.seed, epoch, [p for e, p in own if e == epoch])
+        return self.compute.micros(self.render(rows), idle=rank >= len(numbered))
+
+    def check(self, state: _State, gold: list[Rendered], tokenizer: Any) -> None:
+        """Measure on gold; save the model when it is the best so far."""
+        margins = self.compute.margins(gold)
+        accuracy = float(np.mean(np.array(margins) > 0)) if margins else 0.0
+        state.stale = 0 if accuracy > state.best_accuracy else state.stale + 1
+        if accuracy >= state.best_accuracy:
+            state.best_step, state.best_accuracy, state.best_margins = state.step, accuracy, margins
+            weights = self.engine.weights()
+            if self.engine.lead:
+                best, beside = self.partial / "best", self.partial / "best.saving"
+                shutil.rmtree(beside, ignore_errors=True)
+                save(self.compute.model, weights, beside, tokenizer)
+                shutil.rmtree(best, ignore_errors=True)
+                beside.rename(best)
+            self.engine.wait()
+        seen = f"gold {accuracy:.1%} of {len(margins):,}" if margins else "no gold pairs to check on"
+        self.say(f"{self.folder.name}: step {state.step}/{self.steps}  {seen}")
+
+    def keep(self, state: _State) -> None:
+        extra = {"state": asdict(state), "config": self.identity()}
+        self.engine.save(self.partial / "state", extra)
+
+    def resume(self) -> _State:
+        folder = self.partial / "state"
+        if not folder.exists():
+            return _State()
+        extra = self.engine.load(folder)
+        if extra["config"] != self.identity():
+            raise AssayError(
+                f"{self.partial} holds an unfinished training with other settings or pairs; "
+                "use the same ones to resume it, or remove that folder"
             )
-        state.wall_s += time.monotonic() - start
-        if state.step in checks and state.step < steps:
-            _keep(partial, model, optimizer, state)
-    return state
+        state = _State(**extra["state"])
+        self.say(f"{self.folder.name}: resumed at step {state.step}/{self.steps}")
+        return state
+
+    def identity(self) -> str:
+        """What must not change when a training resumes: all settings but those of the engine that only cost memory."""
+        settings = jsonable(
+            replace(self.config, engine=type(self.config.engine)(lora_rank=self.config.engine.lora_rank))
+        )
+        return json.dumps([settings, len(self.source), self.steps], sort_keys=True)
+
+    def finish(self, state: _State) -> None:
+        """Turn best/ into the finished folder, in one move."""
+        best = self.partial / "best"
+        fitted = calibration.fit(np.array(state.best_margins)) if state.best_margins else None
+        if fitted:
+            calibration.save(fitted, best / "calibration.json")
+        if (self.partial / "metrics.jsonl").exists():
+            shutil.copy(self.partial / "metrics.jsonl", best / "metrics.jsonl")
+        result = {
+            "pairs": len(self.source), "steps": self.steps, "gold_accuracy": max(state.best_accuracy, 0.0),
+            "best_step": state.best_step, "cut_tokens": state.cut, "tokens": state.tokens,
+            "presented": state.presented, "wall_s": round(state.wall_s, 2), "packed": self.compute.model.packed,
+            "temperature": fitted.temperature if fitted else None,
+        }  # fmt: skip
+        write_text(best / "training.json", json.dumps(result, indent=2))
+        shutil.rmtree(self.folder, ignore_errors=True)
+        best.rename(self.folder)
+        shutil.rmtree(self.partial)
 
 
-def _step(
-    model: Any, optimizer: Any, batch: list[tuple[Rendered, Rendered]], pad_id: int, config: TrainConfig
-) -> tuple[float, float]:
-    """One optimiser step over a global batch of pairs. Returns its mean loss and accuracy."""
-    model.train()
-    batch = sorted(batch, key=lambda pair: max(len(pair[0].ids), len(pair[1].ids)))
-    total, right = 0.0, 0
-    for part in token_batches([2 * max(len(c.ids), len(r.ids)) for c, r in batch], config.tokens_per_batch):
-        rows = [batch[i] for i in part]
-        rewards_2B = forward(model, [c for c, _ in rows] + [r for _, r in rows], pad_id, config.precision)
-        margin_B = rewards_2B[: len(rows)] - rewards_2B[len(rows) :]
-        loss = bradley_terry(margin_B) / len(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.item()
-        right += int(accuracy(margin_B).item())
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    if not math.isfinite(total):
-        raise AssayError(f"the loss is {total}; lower train.lr (now {config.lr}) or train in fp32")
-    return total, right / len(batch)
-
-
-def evaluate(model: Any, pairs: list[tuple[Rendered, Rendered]], pad_id: int, config: TrainConfig) -> float:
-    """The share of rendered pairs whose chosen response scores strictly higher."""
-    model.eval()
-    right = 0
-    order = sorted(pairs, key=lambda pair: max(len(pair[0].ids), len(pair[1].ids)))
-    for part in token_batches([2 * max(len(c.ids), len(r.ids)) for c, r in order], config.tokens_per_batch):
-        rows = [order[i] for i in part]
-        with torch.inference_mode():
-            rewards_2B = forward(model, [c for c, _ in rows] + [r for _, r in rows], pad_id, config.precision)
-        right += int(accuracy(rewards_2B[: len(rows)] - rewards_2B[len(rows) :]))
-    return right / len(pairs)
-
-
-def _render_pairs(tokenizer: Any, pairs: Sequence[Preference], limit: int) -> list[tuple[Rendered, Rendered]]:
-    def both(p: Preference) -> tuple[Conversation, Conversation]:
-        return p.prompt + p.chosen.messages, p.prompt + p.rejected.messages
-
-    flat = render(tokenizer, [c for p in pairs for c in both(p)], limit)
-    return list(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _batch_indices(n: int, config: TrainConfig, step: int) -> list[int]:
-    """The pairs of one step: consecutive slices of a shuffle per epoch, a pure function of the seed."""
-    size = min(config.batch_pairs, n)
-    indices: list[int] = []
-    at = step * size
-    while len(indices) < size:
-        epoch, offset = divmod(at, n)
-        order = np.random.default_rng((config.seed, epoch)).permutation(n)
-        take = order[offset : offset + size - len(indices)]
-        indices.extend(int(i) for i in take)
-        at += len(take)
-    return indices
-
-
-def _schedule(config: TrainConfig, step: int, steps: int) -> float:
-    warm = config.warmup * steps
-    if step < warm:
-        return (step + 1) / (warm + 1)
-    return 1.0 if config.schedule == "constant" else (steps - step) / max(1.0, steps - warm)
-
-
-def _keep(path: Path, model: Any, optimizer: Any, state: _State) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".tmp")
-    fields = {name: getattr(state, name) for name in _State.__slots__}
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": fields}, beside)
-    replace(beside, path)
-
-
-def _restore(path: Path, model: Any, optimizer: Any) -> _State:
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    return _State(**saved["state"])
-
-
-def _save(folder: Path, model: Any, tokenizer: Any, result: dict[str, Any]) -> None:
-    partial = folder.with_name(folder.name + ".partial")
-    saving = folder.with_name(folder.name + ".saving")
-    shutil.rmtree(saving, ignore_errors=True)
-    model.save_pretrained(saving)
-    tokenizer.save_pretrained(saving)
-    write_text(saving / "training.json", json.dumps(result, indent=2))
-    shutil.rmtree(folder, ignore_errors=True)
-    saving.rename(folder)
-    shutil.rmtree(partial, ignore_errors=True)
+def _finished(folder: Path) -> Trained:
+    return Trained(folder=folder, **json.loads((folder / "training.json").read_text()))

@@ -1,0 +1,225 @@
+"""Sequences that share a prefix -> one batch without padding; or, for backbones that cannot, a padded batch.
+
+    groups (a prefix and its answers) --bins--> groups of one forward pass --pack--> one row of tokens
+    [prompt 1 | chosen 1 | rejected 1 | prompt 2 | ...], positions going on from the prompt in every answer
+
+The same form serves a pair, the N candidates of a prompt, and GRPO's group. Causal attention makes it exact: what a
+prefix computes does not depend on what follows. The papers pad, or do not say (paper A, A.8).
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from assay.attention import Layout, block_mask
+
+Ids = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Token ids that share a prefix: `prefix` (may be empty), then each of `answers` (at least one token each).
+
+    Example: share([[1, 2, 3, 4], [1, 2, 5]]) has prefix [1, 2] and answers [3, 4] and [5].
+    """
+
+    prefix: Ids
+    answers: tuple[Ids, ...]
+    types: tuple[int, ...] = ()
+    """Encoders only: where the second token type begins in each whole sequence."""
+
+    @property
+    def tokens(self) -> int:
+        """What the group costs in a pack."""
+        return len(self.prefix) + sum(len(a) for a in self.answers)
+
+    @property
+    def whole(self) -> int:
+        """The tokens of all its sequences, each with its prefix."""
+        return len(self.prefix) * len(self.answers) + sum(len(a) for a in self.answers)
+
+    def longest(self) -> int:
+        """The tokens of its longest whole sequence."""
+        return len(self.prefix) + max(len(a) for a in self.answers)
+
+
+def share(sequences: Sequence[Sequence[int] | Ids], types: Sequence[int] = ()) -> Group:
+    """The group of whole token sequences: their longest common prefix, which leaves every answer a token of its own.
+
+    Prefixes are compared as tokens, after rendering, so nothing is ever tokenised in pieces. One sequence alone has an
+    empty prefix. With `types` (encoders, whose attention is not causal) nothing is shared.
+    """
+    rows = [np.asarray(s, dtype=np.int32) for s in sequences]
+    shared = 0 if types or len(rows) == 1 else min(len(r) for r in rows) - 1
+    for row in rows[1:]:
+        apart = np.flatnonzero(row[:shared] != rows[0][:shared])
+        shared = int(apart[0]) if len(apart) else shared
+    return Group(prefix=rows[0][:shared], answers=tuple(r[shared:] for r in rows), types=tuple(types))
+
+
+def bins(sizes: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices split into bins of at most `budget` in total, nearly as few as can be; an oversized item goes alone.
+
+    Best-fit decreasing, O(n log n). The look-ahead is what it is given: the share of one optimiser step.
+    """
+    filled: list[list[int]] = []
+    room: list[tuple[int, int]] = []
+    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        at = bisect_left(room, (sizes[index], -1))
+        if at < len(room):
+            left, into = room.pop(at)
+            filled[into].append(index)
+        else:
+            left, into = max(budget, sizes[index]), len(filled)
+            filled.append([index])
+        insort(room, (left - sizes[index], into))
+    return [sorted(f) for f in filled]
+
+
+def padded_bins(groups: Sequence[Group], budget: int) -> list[list[int]]:
+    """Like `bins` for padded batches: neighbours in length, so that rows times longest stays within `budget`."""
+    filled: list[list[int]] = []
+    rows = longest = 0
+    for index in sorted(range(len(groups)), key=lambda i: (groups[i].longest(), i)):
+        longest = max(longest, groups[index].longest())
+        if filled and longest * (rows + len(groups[index].answers)) <= budget:
+            filled[-1].append(index)
+        else:
+            filled.append([index])
+            rows, longest = 0, groups[index].longest()
+        rows += len(groups[index].answers)
+    return filled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pack:
+    """Groups in one row. `last_N` is where the last token of each answer is, in the order of groups and answers."""
+
+    ids_1T: torch.Tensor
+    positions_1T: torch.Tensor
+    last_N: torch.Tensor
+    layout: Layout
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the forward pass works on."""
+        return self.ids_1T.numel()
+
+    def to(self, device: torch.device) -> "Pack":
+        """The same pack on a device; the segments' boundaries stay on the CPU as well as there."""
+        if device.type == "cpu":
+            return self
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=True) for name in ("ids_1T", "positions_1T", "last_N")
+        }
+        return Pack(**moved, layout=_moved(self.layout, device))
+
+
+def pack(groups: Sequence[Group], backend: str = "segments", multiple: int = 64) -> Pack:
+    """One row of all groups: each token once, a prefix before its answers. `backend` is as in `assay.attention`.
+
+    The row's end is filled up to a `multiple` of tokens, by a segment that nobody reads: kernels are made per shape,
+    and a few shapes are made soon.
+    """
+    assert groups
+    pieces: list[Ids] = []
+    positions: list[Ids] = []
+    keys: list[NDArray[np.int64]] = []
+    segments: list[tuple[int, int]] = []
+    last: list[int] = []
+    at, answers = 0, 0
+    for number, group in enumerate(groups):
+        start, split = at, len(group.prefix)
+        own = np.arange(start, start + split)
+        if split:
+            pieces.append(group.prefix)
+            positions.append(np.arange(split, dtype=np.int32))
+            keys.append(own)
+            segments.append((number, 0))
+            at += split
+        for answer in group.answers:
+            assert len(answer), "an answer needs at least one token"
+            answers += 1
+            pieces.append(answer)
+            positions.append(np.arange(split, split + len(answer), dtype=np.int32))
+            keys.append(np.concatenate([own, np.arange(at, at + len(answer))]))
+            segments.append((number, answers))
+            at += len(answer)
+            last.append(at - 1)
+    if at % multiple:
+        rest = multiple - at % multiple
+        pieces.append(np.zeros(rest, dtype=np.int32))
+        positions.append(np.arange(rest, dtype=np.int32))
+        keys.append(np.arange(at, at + rest))
+        segments.append((len(groups), 0))
+    lengths, seen = np.array([len(p) for p in pieces]), np.array([len(k) for k in keys])
+    group_T, segment_T = (np.repeat(np.array([s[i] for s in segments]), lengths) for i in (0, 1))
+    layout = Layout(
+        queries_S1=_starts(lengths), keys_U=torch.from_numpy(np.concatenate(keys)), keys_S1=_starts(seen),
+        group_T=torch.from_numpy(group_T), segment_T=torch.from_numpy(segment_T),
+        longest=(_power(int(lengths.max())), _power(int(seen.max()))), backend=backend,
+    )  # fmt: skip
+    return Pack(
+        ids_1T=_row(pieces), positions_1T=_row(positions), last_N=torch.tensor(last),
+        layout=replace(layout, mask=block_mask(layout)) if backend == "flex" else layout,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Padded:
+    """Whole sequences, one a row, padded on the right. `types_BT` are an encoder's token types."""
+
+    ids_BT: torch.Tensor
+    mask_BT: torch.Tensor
+    types_BT: torch.Tensor | None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the forward pass works on, padding included."""
+        return self.ids_BT.numel()
+
+    def to(self, device: torch.device) -> "Padded":
+        types = None if self.types_BT is None else self.types_BT.to(device)
+        return Padded(ids_BT=self.ids_BT.to(device), mask_BT=self.mask_BT.to(device), types_BT=types)
+
+
+def pad(groups: Sequence[Group], pad_id: int) -> Padded:
+    """One padded row for each answer of each group, in order."""
+    rows = [np.concatenate([g.prefix, a]) for g in groups for a in g.answers]
+    firsts = [t for g in groups for t in g.types]
+    width = max(len(r) for r in rows)
+    ids_BT = np.full((len(rows), width), pad_id, dtype=np.int64)
+    lengths_B = np.array([len(r) for r in rows])
+    for ids_T, row in zip(ids_BT, rows, strict=True):
+        ids_T[: len(row)] = row
+    columns_T = np.arange(width)
+    mask_BT = columns_T < lengths_B[:, None]
+    types_BT = None
+    if firsts:
+        types_BT = torch.from_numpy((mask_BT & (columns_T >= np.array(firsts)[:, None])).astype(np.int64))
+    return Padded(
+        ids_BT=torch.from_numpy(ids_BT), mask_BT=torch.from_numpy(mask_BT.astype(np.int64)), types_BT=types_BT
+    )
+
+
+def _starts(lengths: NDArray[np.int64]) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
+
+
+def _row(pieces: list[Ids]) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate(pieces).astype(np.int64)).unsqueeze(0)
+
+
+def _power(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+def _moved(layout: Layout, device: torch.device) -> Layout:
+    names = ("queries_S1", "keys_U", "keys_S1", "group_T", "segment_T")
+    moved: dict[str, Any] = {name: getattr(layout, name).to(device, non_blocking=True) for name in names}
+    return replace(layout, **moved, mask=None if layout.mask is None else layout.mask.to(device))

@@ -1,0 +1,109 @@
+"""Accuracy against the amount of data (paper A, Fig. 7): a reward model for each set of labels, fraction and seed.
+
+The paper trains one model to 16M pairs and reads its curve off checkpoints, with one seed; here each point is a model of
+its own, trained on a nested random part of the set under the run's own settings, and the seeds give the intervals.
+"""
+
+import json
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from rich import box
+from rich.table import Table as RichTable
+
+from assay.bench.reward.pairs import evaluate_pairs
+from assay.recipes.finished import Finished, read_run
+from assay.recipes.settings import SweepConfig
+from assay.run import Run
+from assay.statistics import Estimate, Spread, over_seeds
+from assay.tables import write_text
+
+matplotlib.use("agg")
+from matplotlib import pyplot as plt
+
+COLOURS = {"raw": "#888888", "stage1": "#b58900", "filtered": "#2a6fbb", "flipped": "#c0392b"}
+
+
+def sweep(source: Path, out: Path, config: SweepConfig) -> Path:
+    """Train and measure every point of the sweep of a finished run; resume what is in `out`. Returns the plot's path."""
+    finished = read_run(source)
+    with closing(
+        Run(out, {"source": str(source.resolve()), **{n: getattr(config, n) for n in config.__slots__}})
+    ) as run:
+        for seed in range(config.seeds):
+            for name in config.sets:
+                for fraction in config.fractions:
+                    key = f"points/{name}-{fraction:g}-seed{seed}"
+                    run.once(key, lambda n=name, f=fraction, s=seed: _point(run, finished, n, f, s))  # type: ignore[misc]
+        curves = _curves(run, config)
+        write_text(out / "sweep.json", json.dumps(curves, indent=2))
+        run.console.print(_table(curves))
+        return _plot(curves, len(finished.evaluation), config.seeds, out / "sweep.png")
+
+
+def _point(run: Run, finished: Finished, name: str, fraction: float, seed: int) -> dict[str, Any]:
+    from assay.reward.scorer import load_scorer
+    from assay.reward.train import train
+
+    pairs = sorted(finished.sets[name], key=lambda p: p.pair_id)
+    count = max(1, round(fraction * len(pairs)))
+    part = [pairs[i] for i in np.random.default_rng(seed).permutation(len(pairs))[:count]]
+    settings = finished.train
+    epochs = settings.epochs
+    if finished.presentations:
+        epochs = min(epochs, finished.presentations / len(part))
+    settings = replace(settings, seed=settings.seed + seed, epochs=epochs)
+    folder = run.folder / "models" / f"{name}-{fraction:g}-seed{seed}"
+    trained = train(folder, settings, part, finished.held, run.say)
+    scorer = load_scorer(trained.folder, settings.max_tokens, settings.engine.tokens, settings.precision)
+    result = evaluate_pairs(finished.evaluation, scorer).headline
+    assert result is not None
+    return {"set": name, "fraction": fraction, "seed": seed, "pairs": len(part), "presented": trained.presented,
+            "n": result.n, "accuracy": result.value / 100, "se": result.se / 100}  # fmt: skip
+
+
+def _curves(run: Run, config: SweepConfig) -> list[dict[str, Any]]:
+    """One row per set and fraction: pairs, mean accuracy and its 95% half-width over seeds and evaluation pairs."""
+    rows = []
+    for name in config.sets:
+        for fraction in sorted(config.fractions):
+            points = [run.result(f"points/{name}-{fraction:g}-seed{s}") for s in range(config.seeds)]
+            spread: Spread = over_seeds([Estimate(value=p["accuracy"], se=p["se"], n=p["n"]) for p in points])
+            rows.append({
+                "set": name, "fraction": fraction, "pairs": points[0]["pairs"], "presented": points[0]["presented"],
+                "accuracy": spread.mean, "half": spread.half, "seeds": config.seeds, "n": points[0]["n"],
+                "by_seed": [p["accuracy"] for p in points],
+            })  # fmt: skip
+    return rows
+
+
+def _table(curves: list[dict[str, Any]]) -> RichTable:
+    table = RichTable("set", "fraction", "pairs", "presented", "held out, %", box=box.SIMPLE)
+    for row in curves:
+        accuracy = f"{100 * row['accuracy']:.1f} ± {100 * row['half']:.1f}"
+        table.add_row(row["set"], f"{row['fraction']:g}", f"{row['pairs']:,}", f"{row['presented']:,}", accuracy)
+    return table
+
+
+def _plot(curves: list[dict[str, Any]], n: int, seeds: int, path: Path) -> Path:
+    figure, axes = plt.subplots(figsize=(7, 4.2), constrained_layout=True)
+    for name in dict.fromkeys(row["set"] for row in curves):
+        rows = [r for r in curves if r["set"] == name]
+        axes.errorbar(
+            [r["pairs"] for r in rows], [100 * r["accuracy"] for r in rows], yerr=[100 * r["half"] for r in rows],
+            color=COLOURS[name], label=name, marker="o", capsize=3,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.axhline(50, color="#bbbbbb", linewidth=1, linestyle=":")
+    axes.set_xlabel("pairs in the training set (log scale)")
+    axes.set_ylabel("accuracy on held-out pairs, %")
+    axes.set_title(f"{n:,} held-out pairs, {seeds} seed{'s' * (seeds > 1)}, 95% intervals", fontsize=10)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return path

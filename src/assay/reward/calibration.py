@@ -1,0 +1,149 @@
+"""What a reward difference is worth as a probability: a temperature fitted on gold pairs, and how well it holds.
+
+sigmoid(margin / T) is the probability that the preferred response is the better one; T minimises the mean negative log-
+likelihood on gold (Guo et al., arXiv 1706.04599, section 4.2). The papers do not calibrate; rewards for RL need it.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from assay.statistics import wilson
+from assay.tables import write_text
+
+COOLEST, HOTTEST = 1e-3, 1e3
+"""Temperatures are held to this range, in units of the margins' root mean square."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bin:
+    """Pairs of like confidence: the model's mean probability for its preference, how often it was right, 95% interval."""
+
+    n: int
+    predicted: float
+    right: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """`nll` and `ece` (expected calibration error) are at T = 1; those `_after` are cross-fitted on two halves, so that no
+    pair is measured with a temperature that it helped to fit. `reason` says why T is at the end of its range, if it is."""
+
+    n: int
+    accuracy: float
+    temperature: float
+    nll: float
+    nll_after: float
+    ece: float
+    ece_after: float
+    curve: tuple[Bin, ...]
+    reason: str = ""
+
+    def probability(self, margin: float) -> float:
+        """That the response which scores `margin` higher is the better one."""
+        return float(_sigmoid(np.array([margin / self.temperature]))[0])
+
+
+def fit(margins: NDArray[np.float64]) -> Calibration:
+    """The calibration of r_chosen - r_rejected on gold pairs, shape (n,). Raises ValueError for none or infinite ones."""
+    margins = np.asarray(margins, dtype=np.float64)
+    if not len(margins) or not np.isfinite(margins).all():
+        raise ValueError("calibration needs finite margins of at least one pair")
+    temperature, reason = _temperature(margins)
+    halves = (margins[::2], margins[1::2])
+    crossed = margins / temperature
+    if all(len(h) for h in halves):
+        crossed = np.empty_like(margins)
+        crossed[::2], crossed[1::2] = halves[0] / _temperature(halves[1])[0], halves[1] / _temperature(halves[0])[0]
+    return Calibration(
+        n=len(margins), accuracy=float(np.mean(margins > 0)), temperature=temperature,
+        nll=_nll(margins), nll_after=_nll(crossed), ece=_ece(curve(margins)), ece_after=_ece(curve(crossed)),
+        curve=curve(crossed), reason=reason,
+    )  # fmt: skip
+
+
+def curve(logits: NDArray[np.float64], most: int = 10) -> tuple[Bin, ...]:
+    """The reliability curve: bins of equal count by the model's confidence in its own preference."""
+    order = np.argsort(np.abs(logits), kind="stable")
+    made = []
+    for part in np.array_split(order, min(most, max(1, len(order) // 20))):
+        right = float(np.mean(logits[part] > 0))
+        low, high = wilson(right, len(part))
+        predicted = float(np.mean(_sigmoid(np.abs(logits[part]))))
+        made.append(Bin(n=len(part), predicted=predicted, right=right, low=low, high=high))
+    return tuple(made)
+
+
+def save(calibration: Calibration, path: Path) -> None:
+    write_text(path, json.dumps(asdict(calibration), indent=2))
+
+
+def load(path: Path) -> Calibration:
+    fields: dict[str, Any] = json.loads(path.read_text())
+    return Calibration(**{**fields, "curve": tuple(Bin(**b) for b in fields["curve"])})
+
+
+def plot(calibration: Calibration, path: Path) -> Path:
+    """Draw the reliability curve."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(4.6, 4.2), constrained_layout=True)
+    bins = calibration.curve
+    axes.plot([50, 100], [50, 100], color="#bbbbbb", linestyle=":", linewidth=1)
+    below = [100 * (b.right - b.low) for b in bins]
+    above = [100 * (b.high - b.right) for b in bins]
+    axes.errorbar(
+        [100 * b.predicted for b in bins], [100 * b.right for b in bins], yerr=[below, above], color="#2a6fbb",
+        marker="o", capsize=3,
+    )  # fmt: skip
+    axes.set_xlabel("probability that the model gives its preference, %")
+    axes.set_ylabel("how often it was right, %")
+    axes.set_title(f"{calibration.n:,} gold pairs, T = {calibration.temperature:.3g}", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return path
+
+
+def _temperature(margins: NDArray[np.float64]) -> tuple[float, str]:
+    """The minimum in x = 1 / T of the mean of log(1 + exp(-m x)), which is convex: bisection on its derivative."""
+    unit = float(np.sqrt(np.mean(margins**2)))
+    if unit == 0:
+        return 1.0, "all margins are zero"
+    scaled = margins / unit
+
+    def slope(x: float) -> float:
+        return float(-np.mean(scaled * _sigmoid(-scaled * x)))
+
+    cold, hot = 1 / COOLEST, 1 / HOTTEST
+    if slope(hot) >= 0:
+        return unit * HOTTEST, "the margins say nothing of what is right: no better than chance"
+    if slope(cold) <= 0:
+        return unit * COOLEST, "every pair is right: no temperature is too cold"
+    for _ in range(200):
+        middle = math.sqrt(cold * hot)
+        cold, hot = (middle, hot) if slope(middle) > 0 else (cold, middle)
+    return unit / math.sqrt(cold * hot), ""
+
+
+def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    tail = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1 / (1 + tail), tail / (1 + tail))
+
+
+def _nll(logits: NDArray[np.float64]) -> float:
+    return float(np.mean(np.logaddexp(0, -logits)))
+
+
+def _ece(bins: tuple[Bin, ...]) -> float:
+    return sum(b.n * abs(b.predicted - b.right) for b in bins) / sum(b.n for b in bins)

@@ -1,0 +1,124 @@
+"""A reward model as a module: groups of sequences in, one reward for each sequence out; packed where it can be."""
+
+import copy
+import importlib.util
+import shutil
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from assay import models
+from assay.attention import choose
+from assay.errors import AssayError, missing_extra
+from assay.pack import Group, Pack, Padded, bins, pack, pad, padded_bins
+from assay.reward.config import EngineConfig, TrainConfig
+
+Batch = Pack | Padded
+
+
+class RewardModel(torch.nn.Module):
+    """Any sequence classifier with one output. `packed` tells how it runs, `reason` why it is not packed."""
+
+    def __init__(self, model: Any, pad_id: int, engine: EngineConfig, precision: str = "fp32") -> None:
+        super().__init__()
+        self.model, self.pad_id, self.engine = model, pad_id, engine
+        self.reason = models.use_packing(model) if engine.packing else "engine.packing is off"
+        self._no_split_modules = list(getattr(model, "_no_split_modules", None) or [])
+        where = models.device()
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.backend = choose(where, dtype) if engine.attention == "auto" else engine.attention
+
+    @property
+    def packed(self) -> bool:
+        return not self.reason
+
+    def bins(self, groups: Sequence[Group]) -> list[list[int]]:
+        """Indices of the groups of each forward pass, within the budget of tokens."""
+        if self.packed:
+            return bins([g.tokens for g in groups], self.engine.tokens)
+        return padded_bins(groups, self.engine.tokens)
+
+    def batch(self, groups: Sequence[Group]) -> Batch:
+        return pack(groups, self.backend) if self.packed else pad(groups, self.pad_id)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Rewards in fp32, shape (N,): one for each answer of each group, in order."""
+        if isinstance(batch, Padded):
+            inputs = {"input_ids": batch.ids_BT, "attention_mask": batch.mask_BT}
+            if batch.types_BT is not None:
+                inputs["token_type_ids"] = batch.types_BT
+            return self.model(**inputs).logits.squeeze(-1).float()  # type: ignore[no-any-return]
+        inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return inner.score(models.packed_hidden(inner, batch)).squeeze(-1).float()  # type: ignore[no-any-return]
+
+    def compile(self, *_: Any, **__: Any) -> None:
+        """Fuse the elementwise work of each layer; the packed attention stays one opaque operation inside."""
+        for name, module in self.named_modules():
+            if type(module).__name__ in self._no_split_modules or name.endswith("norm"):
+                module.compile(dynamic=True)
+
+
+def for_training(config: TrainConfig, tokenizer: Any) -> RewardModel:
+    """The model that `config` asks for, on this process's device."""
+    engine = config.engine
+    backbone = models.Backbone(
+        name=config.backbone, layers=config.layers, attention=models.attention_for(config.max_tokens),
+        quantize=engine.quantize,
+    )  # fmt: skip
+    model = models.load_reward_model(backbone, tokenizer)
+    model.get_input_embeddings().requires_grad_(config.train_embeddings)
+    if engine.lora_rank:
+        model = with_lora(model, engine.lora_rank)
+    if engine.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return RewardModel(model.to(models.device()), tokenizer.pad_token_id, engine, config.precision)
+
+
+WORTH_COMPILING = 5e13
+"""Floating-point operations of a run above which half a minute of compiling is repaid."""
+
+
+def compile_when_worth(model: RewardModel, tokens: float) -> bool:
+    """Compile the layers as `engine.compile` says; "auto" judges by the work of training on so many tokens."""
+    work = 6 * tokens * sum(p.numel() for n, p in model.named_parameters() if "embed" not in n)
+    wanted = model.engine.compile == "on" or (model.engine.compile == "auto" and work > WORTH_COMPILING)
+    if not (wanted and model.packed and _can_compile()):
+        return False
+    model.compile()
+    return True
+
+
+def _can_compile() -> bool:
+    """Inductor needs a C++ compiler and Python's headers on a CPU, Triton on a GPU."""
+    if models.device().type != "cpu":
+        return importlib.util.find_spec("triton") is not None
+    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    return bool(shutil.which("g++") or shutil.which("clang++")) and headers.exists()
+
+
+def with_lora(model: Any, rank: int) -> Any:
+    """Low-rank adapters (scale 2) on every linear layer of the body; the head is trained whole."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise missing_extra("peft", "lora") from error
+    settings = LoraConfig(task_type="SEQ_CLS", r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    return get_peft_model(model, settings)
+
+
+def save(model: RewardModel, weights: dict[str, torch.Tensor], folder: Path, tokenizer: Any) -> None:
+    """Write `weights` (of `RewardModel`) as a plain sequence classifier: adapters are merged, nothing else differs."""
+    inner: Any = model.model
+    own = {name.removeprefix("model."): value for name, value in weights.items()}
+    if hasattr(inner, "merge_and_unload"):
+        inner = copy.deepcopy(inner).to("cpu")
+        inner.load_state_dict(own, assign=True)
+        inner = inner.merge_and_unload()
+        own = inner.state_dict()
+    if not own:
+        raise AssayError(f"{folder}: no weights to save on this process")
+    inner.save_pretrained(folder, state_dict={name: value.contiguous() for name, value in own.items()})
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,154 @@
+"""What a training shows while it runs: a line of progress, `metrics.jsonl`, and any tracker that a user has.
+
+The papers show curves only. Rates are over the last steps, not since the start; the ETA follows from them.
+"""
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from assay.errors import AssayError
+from assay.tables import write_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepMetrics:
+    """One optimiser step over all processes. `loss`, `accuracy`, `margin` (r_chosen - r_rejected), `chosen` and
+    `rejected` (rewards) are means over its `pairs`; `tokens` are real ones, a shared prefix once, `padded` all that the
+    forward passes worked on, `cut` those left out of over-long conversations."""
+
+    step: int
+    loss: float
+    accuracy: float
+    margin: float
+    chosen: float
+    rejected: float
+    grad_norm: float
+    lr: float
+    pairs: int
+    tokens: int
+    padded: int
+    cut: int
+
+
+class Monitor:
+    """Use it as a context manager; `quiet` (every process but the first) does nothing.
+
+    Args:
+        folder: Where `metrics.jsonl` goes.
+        steps: Optimiser steps of the whole training.
+        say: Takes a line of progress, every `every_s` seconds and at the last step.
+        trackers: Names that Accelerate knows: tensorboard, wandb, mlflow, trackio, ...
+    """
+
+    WINDOW = 20
+
+    def __init__(
+        self, folder: Path, steps: int, say: Callable[[str], None], trackers: Sequence[str] = (), name: str = "train",
+        quiet: bool = False, every_s: float = 15.0, clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self.path, self.steps, self.say, self.name, self.quiet = folder / "metrics.jsonl", steps, say, name, quiet
+        self.every_s, self.clock, self.said = every_s, clock, clock()
+        self.recent: deque[tuple[float, StepMetrics]] = deque(maxlen=self.WINDOW)
+        self.started = clock()
+        self.trackers = [] if quiet else [_tracker(t, name, folder) for t in trackers]
+        if not quiet:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.file = self.path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> "Monitor":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self.quiet:
+            self.file.close()
+            for tracker in self.trackers:
+                tracker.finish()
+
+    def resume(self, step: int) -> None:
+        """Forget the lines of later steps, and a last one that a kill cut short: they will be written again."""
+        if self.quiet:
+            return
+        self.file.close()
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        write_text(self.path, "".join(line for line in lines if _step_of(line) <= step))
+        self.file = self.path.open("a", encoding="utf-8")
+
+    def log(self, metrics: StepMetrics) -> None:
+        """Record one step."""
+        now = self.clock()
+        self.recent.append((now, metrics))
+        if self.quiet:
+            return
+        values = {**asdict(metrics), **self.rates()}
+        self.file.write(json.dumps(values) + "\n")
+        self.file.flush()
+        for tracker in self.trackers:
+            tracker.log({k: v for k, v in values.items() if k != "step"}, step=metrics.step)
+        if now - self.said >= self.every_s or metrics.step >= self.steps:
+            self.said = now
+            self.say(self.line(metrics))
+
+    def rates(self) -> dict[str, float]:
+        """pairs_per_s, tokens_per_s, eta_s over the window, and the share of padding in what was computed."""
+        (last, metrics), steps = self.recent[-1], len(self.recent)
+        first = self.recent[0][0] if steps > 1 else self.started
+        counted = list(self.recent)[1:] if steps > 1 else list(self.recent)
+        seconds = max(last - first, 1e-9)
+        spent = sum(m.padded for _, m in self.recent)
+        return {
+            "pairs_per_s": sum(m.pairs for _, m in counted) / seconds,
+            "tokens_per_s": sum(m.tokens for _, m in counted) / seconds,
+            "padding": 1 - sum(m.tokens for _, m in self.recent) / max(1, spent),
+            "eta_s": (self.steps - metrics.step) * seconds / len(counted),
+        }
+
+    def line(self, metrics: StepMetrics) -> str:
+        """The line of progress after a step."""
+        seen = [m for _, m in self.recent]
+        pairs = sum(m.pairs for m in seen)
+        loss, right, margin = (
+            sum(getattr(m, name) * m.pairs for m in seen) / pairs for name in ("loss", "accuracy", "margin")
+        )
+        rates = self.rates()
+        return (
+            f"{self.name}: step {metrics.step}/{self.steps}  loss {loss:.3f}  right {right:.1%}  margin {margin:+.2f}  "
+            f"grad {metrics.grad_norm:.2g}  lr {metrics.lr:.2g}  {rates['pairs_per_s']:,.1f} pairs/s  "
+            f"{rates['tokens_per_s']:,.0f} tokens/s  padding {rates['padding']:.1%}  left {_duration(rates['eta_s'])}"
+        )
+
+
+def _step_of(line: str) -> float:
+    try:
+        return int(json.loads(line)["step"]) if line.endswith("\n") else float("inf")
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _tracker(name: str, run: str, folder: Path) -> Any:
+    """One of Accelerate's trackers, started. Raises AssayError for an unknown name or a missing package."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    kinds = {str(getattr(k, "value", k)): v for k, v in LOGGER_TYPE_TO_CLASS.items()}
+    if name not in kinds:
+        raise AssayError(f"unknown tracker '{name}'; known: {', '.join(sorted(kinds))}")
+    kind = kinds[name]
+    try:
+        made = kind(run, folder) if kind.requires_logging_directory else kind(run)
+        made.start()
+    except ImportError as error:
+        raise AssayError(f"the tracker '{name}' is not installed; run: pip install {name}") from error
+    return made

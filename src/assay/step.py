@@ -1,0 +1,194 @@
+"""One optimiser step and its checkpoint, on one process or many: the trainer code that is shared (Accelerate lives here).
+
+The same command runs alone, under `torchrun` or `accelerate launch` (DDP), and with weights, gradients and optimiser
+sharded by FSDP2 (`--engine.shard`, or `accelerate launch --use_fsdp`). Accelerate finds the processes and their devices.
+Losses are sums divided by the size of the *global* batch, so accumulation and data parallelism change rounding only.
+"""
+
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+from assay.errors import missing_extra
+
+try:
+    from accelerate import PartialState
+except ImportError as error:
+    raise missing_extra("accelerate", "train") from error
+
+T = TypeVar("T")
+
+
+class Engine:
+    """A module with its optimiser, on this process's device, wrapped for data parallelism where there is any.
+
+    Make it before any model, for it claims the device; then `prepare`.
+
+    Args:
+        precision: "bf16" computes in bfloat16 over fp32 weights (autocast; FSDP2 gathers weights in bfloat16).
+        clip: The largest gradient norm.
+        shard: FSDP2 instead of DDP, where there are several processes.
+    """
+
+    module: Any
+    optimizer: torch.optim.Optimizer
+
+    def __init__(self, precision: str, clip: float, shard: bool = False) -> None:
+        self.precision, self.clip = precision, clip
+        self.state = PartialState(cpu=not torch.accelerator.is_available())
+        asked = shard or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+        self.sharded = asked and self.world > 1
+
+    def prepare(self, module: torch.nn.Module, lr: float, weight_decay: float) -> None:
+        """Take over the module (only its parameters that require gradients are trained) and make its optimiser."""
+        module = module.to(self.device)
+        if self.sharded:
+            self.module = self._shard(module)
+        elif self.world > 1:
+            here = [self.device] if self.device.type != "cpu" else None
+            self.module = torch.nn.parallel.DistributedDataParallel(module, device_ids=here)
+        else:
+            self.module = module
+        trained = [p for p in self.module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)
+
+    def _shard(self, module: torch.nn.Module) -> torch.nn.Module:
+        """FSDP2, layer by layer (`_no_split_modules`): weights travel in bfloat16, gradients are summed in fp32."""
+        half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        policy = half if self.precision == "bf16" else MixedPrecisionPolicy()
+        mesh = init_device_mesh(self.device.type, (self.world,))
+        layers = set(getattr(module, "_no_split_modules", []))
+        for part in [m for m in module.modules() if type(m).__name__ in layers]:
+            fully_shard(part, mesh=mesh, mp_policy=policy)
+        fully_shard(module, mesh=mesh, mp_policy=policy)
+        return module
+
+    @property
+    def device(self) -> torch.device:
+        return self.state.device  # type: ignore[no-any-return]
+
+    @property
+    def rank(self) -> int:
+        return int(self.state.process_index)
+
+    @property
+    def world(self) -> int:
+        return int(self.state.num_processes)
+
+    @property
+    def lead(self) -> bool:
+        """Is this the process that writes files?"""
+        return self.rank == 0
+
+    def __str__(self) -> str:
+        if self.world == 1:
+            return f"one process on {self.device.type}"
+        return f"{self.world} processes on {self.device.type} ({'FSDP2' if self.sharded else 'DDP'})"
+
+    def step(self, batches: Sequence[T], loss: Callable[[T], torch.Tensor], lr: float) -> float:
+        """Accumulate the gradients of all micro-batches, clip, and update. Returns the gradient norm before clipping.
+
+        `loss` is this micro-batch's sum divided by the global batch; every process brings equally many micro-batches,
+        for under FSDP each forward pass is a collective operation. DDP sums gradients over processes after the last one,
+        FSDP2 after each, so that whole gradients never stay on one device.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.module.train()
+        for at, batch in enumerate(batches):
+            wait = self.world > 1 and not self.sharded and at < len(batches) - 1
+            with self.module.no_sync() if wait else nullcontext():
+                (loss(batch) * self.world).backward()  # type: ignore[no-untyped-call]
+        norm: Any = torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(norm.full_tensor() if self.sharded else norm)
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            yield
+
+    def total(self, *values: float) -> tuple[float, ...]:
+        """Each value summed over all processes."""
+        if self.world == 1:
+            return values
+        sums = torch.tensor(values, dtype=torch.float64)
+        gathered: list[Any] = self.gather([sums])
+        return tuple(torch.stack(gathered).sum(0).tolist())
+
+    def gather(self, rows: list[T]) -> list[T]:
+        """The rows of all processes, in the order of their ranks."""
+        if self.world == 1:
+            return rows
+        parts: list[Any] = [None] * self.world
+        dist.all_gather_object(parts, rows)
+        return [row for part in parts for row in part]
+
+    def most(self, n: int) -> int:
+        """The largest `n` of all processes."""
+        return max(self.gather([n]))
+
+    def wait(self) -> None:
+        self.state.wait_for_everyone()
+
+    def save(self, folder: Path, extra: dict[str, Any]) -> None:
+        """Write weights, optimiser and `extra` (rank 0's) to `folder`, whole or not at all, each process its own shard.
+
+        Any number of processes can `load` it.
+        """
+        beside = folder.with_name(folder.name + ".saving")
+        if self.lead:
+            shutil.rmtree(beside, ignore_errors=True)
+        self.wait()
+        weights, moments = get_state_dict(self.module, self.optimizer)
+        with _alone():
+            save({"weights": weights, "optimizer": moments}, checkpoint_id=beside)
+        self.wait()
+        if self.lead:
+            torch.save(extra, beside / "extra.pt")
+            shutil.rmtree(folder, ignore_errors=True)
+            beside.rename(folder)
+        self.wait()
+
+    def load(self, folder: Path) -> dict[str, Any]:
+        """Read what `save` wrote, onto however many processes there are now. Returns `extra`."""
+        weights, moments = get_state_dict(self.module, self.optimizer)
+        state: dict[str, Any] = {"weights": weights, "optimizer": moments}
+        with _alone():
+            load(state, checkpoint_id=folder)
+        set_state_dict(
+            self.module, self.optimizer, model_state_dict=state["weights"], optim_state_dict=state["optimizer"]
+        )
+        return dict(torch.load(folder / "extra.pt", weights_only=True))
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """All weights on the CPU of rank 0 (empty elsewhere). Every process must call it."""
+        full = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights: dict[str, Any] = get_model_state_dict(self.module, options=full)
+        return weights
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """A single process is meant to be one: no warning that it is."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield

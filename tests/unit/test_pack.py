@@ -1,0 +1,185 @@
+"""Packing: exactly what padded single sequences compute, for every shape; and bins that hold their budget."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    MistralConfig,
+    MistralForSequenceClassification,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForSequenceClassification,
+    Qwen3Config,
+    Qwen3ForSequenceClassification,
+)
+
+from assay import attention, models
+from assay.losses import bradley_terry
+from assay.pack import Group, bins, pack, pad, padded_bins, share
+
+SIZES = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "num_labels": 1, "pad_token_id": 0,
+}  # fmt: skip
+FAMILIES = {
+    "llama": lambda: LlamaForSequenceClassification(LlamaConfig(**SIZES)),
+    "qwen3": lambda: Qwen3ForSequenceClassification(Qwen3Config(**SIZES, head_dim=16)),
+    "qwen2": lambda: Qwen2ForSequenceClassification(Qwen2Config(**SIZES)),
+}
+
+
+def model(family: str) -> PreTrainedModel:
+    torch.manual_seed(0)
+    made: PreTrainedModel = FAMILIES[family]()
+    return made
+
+
+PACKED = {family: model(family) for family in FAMILIES}
+PLAIN = {family: model(family) for family in FAMILIES}
+for _each in PACKED.values():
+    assert models.use_packing(_each) == ""
+
+tokens = st.integers(1, 63)
+groups = st.lists(
+    st.tuples(st.lists(tokens, max_size=12), st.lists(st.lists(tokens, min_size=1, max_size=9), min_size=1, max_size=4)),
+    min_size=1, max_size=4,
+).map(lambda parts: [share([prefix + answer for answer in answers]) for prefix, answers in parts])  # fmt: skip
+
+
+def alone(model: PreTrainedModel, parts: Sequence[Group]) -> torch.Tensor:
+    """The rewards by the model's own forward pass, one unpadded sequence at a time."""
+    rows = [np.concatenate([g.prefix, a]).astype(np.int64) for g in parts for a in g.answers]
+    return torch.cat([model(input_ids=torch.from_numpy(r)[None]).logits[:, 0] for r in rows])
+
+
+def packed(model: PreTrainedModel, parts: Sequence[Group]) -> torch.Tensor:
+    return model.score(models.packed_hidden(model, pack(parts)))[:, 0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(parts=groups)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_packed_equals_single_sequences_in_loss_and_gradients(family: str, parts: list[Group]) -> None:
+    results = []
+    for each, run in ((PACKED[family], packed), (PLAIN[family], alone)):
+        each.zero_grad()
+        rewards = run(each, parts)
+        loss = bradley_terry(rewards - rewards.flip(0).detach() * 0.5) + rewards.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        results.append((loss, rewards, [p.grad for p in each.parameters()]))
+    (loss, rewards, grads), (loss_1, rewards_1, grads_1) = results
+    torch.testing.assert_close(rewards, rewards_1, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(loss, loss_1, atol=1e-5, rtol=1e-5)
+    for one, other in zip(grads, grads_1, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_segments_longer_than_a_block_are_exact_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    first, second, prefix = (rng.integers(1, 64, n).tolist() for n in (37, 20, 23))
+    parts = [share([prefix + first, prefix + second])]
+    clear = (attention._future.cache_clear, attention._past.cache_clear)
+    [forget() for forget in clear]
+    monkeypatch.setattr(attention, "BLOCK", 8)
+    monkeypatch.setattr(attention, "TILE", 4)
+    grads = []
+    for each, run in ((PACKED["qwen3"], packed), (PLAIN["qwen3"], alone)):
+        each.zero_grad()
+        run(each, parts).diff().sum().backward()
+        grads.append(torch.cat([p.grad.flatten() for p in each.parameters()]))
+    [forget() for forget in clear]
+    torch.testing.assert_close(grads[0], grads[1], atol=1e-5, rtol=1e-4)
+
+
+def test_share_by_hand() -> None:
+    group = share([[1, 2, 3, 4], [1, 2, 5], [1, 2, 3, 9]])
+    assert group.prefix.tolist() == [1, 2]
+    assert [a.tolist() for a in group.answers] == [[3, 4], [5], [3, 9]]
+    assert (group.tokens, group.whole, group.longest()) == (7, 11, 4)
+    nested = share([[1, 2], [1, 2, 3]])
+    assert (nested.prefix.tolist(), [a.tolist() for a in nested.answers]) == ([1], [[2], [2, 3]])
+    assert share([[1, 2]]).prefix.tolist() == []
+    assert share([[1, 2, 3], [1, 2, 4]], types=(1, 1)).prefix.tolist() == []
+
+
+def test_a_pack_by_hand() -> None:
+    made = pack([share([[7, 8, 1], [7, 8, 2, 3]]), share([[9]])], multiple=1)
+    assert made.ids_1T.tolist() == [[7, 8, 1, 2, 3, 9]]
+    assert made.positions_1T.tolist() == [[0, 1, 2, 2, 3, 0]]
+    assert made.last_N.tolist() == [2, 4, 5]
+    assert made.layout.queries_S1.tolist() == [0, 2, 3, 5, 6]
+    assert made.layout.keys_U.tolist() == [0, 1, 0, 1, 2, 0, 1, 3, 4, 5]
+    assert made.layout.keys_S1.tolist() == [0, 2, 5, 9, 10]
+    filled = pack([share([[7, 8, 1]])], multiple=8)
+    assert (filled.tokens, filled.last_N.tolist(), filled.layout.queries_S1.tolist()) == (8, [2], [0, 3, 8])
+
+
+@given(parts=groups, heads=st.sampled_from([(2, 2), (4, 2)]))
+@settings(max_examples=15, deadline=None)
+def test_all_back_ends_agree(parts: list[Group], heads: tuple[int, int]) -> None:
+    """FlexAttention's mask (its forward runs here) and varlen's gathered keys say the same as the segments' loop."""
+    made = pack(parts, "flex")
+    length, (h, k) = made.tokens, heads
+    q, key, value = (torch.randn(length, n, 16) for n in (h, k, k))
+    expected = attention._segments(q, key, value, made.layout, 0.25)
+    flex = attention._flex(q, key, value, made.layout, 0.25)
+    torch.testing.assert_close(flex, expected, atol=1e-5, rtol=1e-5)
+    layout, varlen = made.layout, []
+    starts, key_starts = layout.queries_S1.tolist(), layout.keys_S1.tolist()
+    for s, e, f, t in zip(starts, starts[1:], key_starts, key_starts[1:], strict=False):
+        rows, columns = e - s, t - f
+        mask = torch.ones(rows, columns, dtype=torch.bool).tril(columns - rows)  # causal, aligned at the bottom right
+        parts_ = (
+            x[i].transpose(0, 1)[None]
+            for x, i in ((q, slice(s, e)), (key, layout.keys_U[f:t]), (value, layout.keys_U[f:t]))
+        )
+        out = torch.nn.functional.scaled_dot_product_attention(*parts_, attn_mask=mask, scale=0.25, enable_gqa=h != k)
+        varlen.append(out[0].transpose(0, 1))
+    torch.testing.assert_close(torch.cat(varlen), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_padded_batches_give_the_same_rewards() -> None:
+    parts = [share([[5, 6, 7], [5, 6, 8, 9, 10]]), share([[11, 12]])]
+    made = pad(parts, 0)
+    assert made.mask_BT.sum(1).tolist() == [3, 5, 2]
+    plain = PLAIN["llama"]
+    rewards = plain(input_ids=made.ids_BT, attention_mask=made.mask_BT).logits[:, 0]
+    torch.testing.assert_close(rewards, alone(plain, parts), atol=1e-5, rtol=1e-5)
+
+
+def test_what_cannot_be_packed_says_why_and_stays_as_it_was() -> None:
+    small = {k: v for k, v in SIZES.items() if k != "num_key_value_heads"}
+    bert = BertForSequenceClassification(BertConfig(**small)).eval()
+    assert "head is not a plain score" in models.use_packing(bert)
+    window = MistralForSequenceClassification(MistralConfig(**SIZES, sliding_window=8))
+    assert "sliding" in models.use_packing(window)
+    liar = FAMILIES["llama"]()
+    for layer in liar.model.layers:
+        layer.self_attn.forward = lambda hidden_states, **_: (hidden_states.flip(1), None)
+    before = liar.config._attn_implementation
+    assert "not plain causal" in models.use_packing(liar)
+    assert liar.config._attn_implementation == before
+
+
+@given(st.lists(st.integers(1, 50), max_size=60), st.integers(10, 60))
+def test_bins_hold_everything_once_within_the_budget(sizes: list[int], budget: int) -> None:
+    filled = bins(sizes, budget)
+    assert sorted(i for f in filled for i in f) == list(range(len(sizes)))
+    assert all(sum(sizes[i] for i in f) <= budget or len(f) == 1 for f in filled)
+    fitting = [s for s in sizes if s <= budget]
+    best = math.ceil(sum(fitting) / budget) + len(sizes) - len(fitting)
+    assert len(filled) <= 1.23 * best + 1  # best-fit decreasing needs at most 11/9 of the optimum, and one
+
+
+def test_padded_bins_group_neighbours_in_length() -> None:
+    made = padded_bins([share([[1] * n, [2] * n]) for n in (3, 30, 4, 29)], 60)
+    assert sorted(map(sorted, made)) == [[0, 2], [1], [3]]
