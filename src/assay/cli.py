@@ -314,6 +314,7 @@ def reward_paper(
     if dry_run:
         plan = suite.describe(name, stage, utilisation=utilisation, device=device, gpus=gpus)
         return print(json.dumps(plan, indent=2))
+    suite.paper_model(name)
     if data is None or out is None:
         raise AssayError("training needs --data (Parquet preferences) and --out; --dry-run shows the plan without them")
     return reward_train(data, out, suite.recipe(name, stage), gold=gold, trackers=trackers)

@@ -26,6 +26,10 @@ COMMANDS = (
     "verify",
     "bench",
     "reward",
+    "reward train",
+    "reward export",
+    "reward sweep",
+    "reward paper",
     "report",
 )
 

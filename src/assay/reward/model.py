@@ -73,7 +73,8 @@ def for_training(config: TrainConfig, tokenizer: Any) -> RewardModel:
     if engine.lora_rank:
         model = with_lora(model, engine.lora_rank)
     if engine.checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     return RewardModel(model.to(models.device()), tokenizer.pad_token_id, engine, config.precision)
 
 
