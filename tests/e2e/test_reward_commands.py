@@ -33,9 +33,8 @@ def test_export_then_streamed_training(finished: Path, place: Path) -> None:
     rows = pl.read_parquet(place / "prefs/*.parquet")
     assert f"{len(rows)} preferences" in done.stdout
     assert {"pair_id", "prompt", "chosen", "rejected", "certainty", "margin"} == set(rows.columns)
-    trained = run_assay(
-        "reward", "train", "prefs", "--out", "rm", "--gold", "prefs", *SMALL, "--trackers", "tensorboard", cwd=place
-    )
+    command = ("reward", "train", "prefs", "--out", "rm", "--gold", "prefs", *SMALL)
+    trained = run_assay(*command, "--trackers", "tensorboard", cwd=place)
     assert trained.returncode == 0, trained.stderr
     assert f"of {len(rows)} gold pairs -> rm" in trained.stdout
     assert "batches are padded by length, not packed" in trained.stdout
