@@ -98,8 +98,8 @@ def test_the_papers_plans_need_no_torch(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("reward train nowhere --out rm", "no Parquet shards of preferences"),
-        ("reward train nowhere --out rm --labels best", "unknown labels 'best'"),
+        ("reward train . --out rm", "no Parquet shards of preferences"),
+        ("reward train . --out rm --labels best", "unknown labels 'best'"),
         ("reward export nowhere --out prefs", "neither a run folder"),
         ("reward sweep nowhere --out sweep", "not a run folder"),
         ("reward sweep nowhere --out sweep --fractions 2", "fractions lie in"),

@@ -123,6 +123,8 @@ def export(source: Path, out: Path, name: str, shard: int = 100_000) -> int:
 def training_data(source: Path, name: str, gold: Path | None) -> tuple[Sequence[Preference] | Pairs, list[Preference]]:
     """What `assay reward train` trains on, and the gold that chooses its checkpoint."""
     _known(name)
+    if not source.is_dir():
+        raise AssayError(f"{source}: no such folder; give a pool folder, a run folder, or one of Parquet preferences")
     chosen = Table(gold, Preference).read() if gold else None
     if gold and not chosen:
         raise AssayError(f"{gold}: no Parquet preferences here to choose the checkpoint by")
