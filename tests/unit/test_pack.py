@@ -155,6 +155,18 @@ def test_padded_batches_give_the_same_rewards() -> None:
     torch.testing.assert_close(rewards, alone(plain, parts), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "rows", [[[5, 6, 7, 0], [5, 6, 8, 9]], [[5, 6, 0], [5, 6, 0, 0, 0]], [[5, 0, 6], [5, 0, 0, 0]]]
+)
+def test_rewards_are_read_where_transformers_reads_them(rows: list[list[int]]) -> None:
+    """Sequences that end in the padding token (0 here), as with tokenizers that pad with their end-of-text."""
+    parts = [share(rows)]
+    made = pad(parts, 0)
+    expected = PLAIN["llama"](input_ids=made.ids_BT, attention_mask=made.mask_BT).logits[:, 0]
+    found = PACKED["llama"].score(models.packed_hidden(PACKED["llama"], pack(parts, pad_id=0)))[:, 0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_what_cannot_be_packed_says_why_and_stays_as_it_was() -> None:
     small = {k: v for k, v in SIZES.items() if k != "num_key_value_heads"}
     bert = BertForSequenceClassification(BertConfig(**small)).eval()

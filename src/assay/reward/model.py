@@ -42,7 +42,7 @@ class RewardModel(torch.nn.Module):
         return padded_bins(groups, self.engine.tokens)
 
     def batch(self, groups: Sequence[Group]) -> Batch:
-        return pack(groups, self.backend) if self.packed else pad(groups, self.pad_id)
+        return pack(groups, self.backend, pad_id=self.pad_id) if self.packed else pad(groups, self.pad_id)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Rewards in fp32, shape (N,): one for each answer of each group, in order."""
