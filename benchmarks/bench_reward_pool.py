@@ -93,9 +93,8 @@ def _trl(name: str, settings: Settings, pairs: list[Any], folder: Path) -> tuple
     torch.manual_seed(settings.seed)
     model = models.load_reward_model(models.Backbone(name="smollm2", layers=settings.layers), tokenizer)
     groups = [r.group for r in Renderer(tokenizer, 512).render(pairs)]
-    rows = {
-        side: [[*g.prefix.tolist(), *g.answers[i].tolist()] for g in groups] for i, side in ((0, "chosen_ids"), (1, "rejected_ids"))
-    }  # fmt: skip
+    whole = [[[*g.prefix.tolist(), *a.tolist()] for a in g.answers] for g in groups]
+    rows = {"chosen_ids": [w[0] for w in whole], "rejected_ids": [w[1] for w in whole]}
     arguments = RewardConfig(
         output_dir=str(folder / "trl"), per_device_train_batch_size=settings.per_step // accumulate,
         gradient_accumulation_steps=accumulate, num_train_epochs=settings.epochs, learning_rate=settings.lr,
@@ -135,9 +134,8 @@ def main() -> None:
         )
         found.append(json.loads(done.stdout.splitlines()[-1]))
         row = found[-1]
-        print(
-            f"{name:12s} {row['wall_s']:7.1f} s  {row['accuracy']:.1f} ± {1.96 * row['se']:.1f} % of {row['n']:,} held-out pairs"
-        )
+        measured = f"{row['accuracy']:.1f} ± {1.96 * row['se']:.1f} % of {row['n']:,} held-out pairs"
+        print(f"{name:12s} {row['wall_s']:7.1f} s  {measured}")
     walls = {row["contender"]: row["wall_s"] for row in found}
     ratios = {name: round(wall / walls["ours"], 2) for name, wall in walls.items() if name != "ours"}
     print(json.dumps({"bench": "reward-pool", "wall_ratios": ratios, "settings": vars(args)}))

@@ -24,8 +24,8 @@ EXPECTED = {
 """Command -> exit code and a part of what it prints; a run stops at its first need of people."""
 
 
-def commands() -> list[str]:
-    block = next(b for b in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) if "assay pool add" in b)
+def commands(of: str = "assay pool add") -> list[str]:
+    block = next(b for b in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) if of in b)
     return [line.split("#")[0].strip() for line in block.splitlines() if line.startswith("assay ")]
 
 
@@ -56,6 +56,26 @@ def test_the_readmes_commands_do_what_it_says(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
         ran.add(name)
     assert ran == EXPECTED.keys()
+
+
+SHORTER = {"assay reward sweep": "--seeds 1 --fractions 1 --sets flipped"}
+"""What the test adds to a command so that it ends soon."""
+
+
+def test_the_readmes_training_commands(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "tiny").symlink_to(finished)
+    expected = {
+        "assay reward export": "preferences -> prefs", "assay reward train": "no gold pairs to check on -> models/mine",
+        "assay reward sweep": "plot: sweeps/tiny/sweep.png", "assay reward paper": '"gpu_hours"',
+    }  # fmt: skip
+    for command in commands("assay reward export"):
+        name = next(n for n in expected if command.startswith(n))
+        argv = [sys.executable, "-m", "assay.cli", *shlex.split(f"{command} {SHORTER.get(name, '')}")[1:]]
+        done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, env=os.environ, timeout=300)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert expected.pop(name) in done.stdout
+    assert not expected
 
 
 def test_make_has_the_readmes_targets() -> None:
