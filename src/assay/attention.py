@@ -270,7 +270,7 @@ def _backward(
     dq_THD = q_THD.new_empty(q_THD.shape)
     dk_TKD, dv_TKD = (torch.zeros_like(x, dtype=torch.float32) for x in (k_TKD, v_TKD))
     past = _past(q_THD.device)
-    with _half_products(q_THD.dtype):
+    with _half_products(q_THD):
         for b in _blocks(queries_S1, keys_U, keys_S1):
             rows = (x[b.queries] for x in (q_THD, grad_THD, norm_TH, drop_TH))
             q, grad, norm, drop = (_by_head((x,), K, b.rows, torch.float32) for x in rows)
@@ -286,11 +286,13 @@ def _backward(
 
 
 @contextmanager
-def _half_products(dtype: torch.dtype) -> Iterator[None]:
+def _half_products(like: Tensor) -> Iterator[None]:
     """Let CPU products of fp32 tensors round their inputs to bfloat16 where the model computes in 16 bits anyway."""
+    if like.device.type != "cpu" or like.dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
+        yield
+        return
     matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = matmul.fp32_precision
-    matmul.fp32_precision = "bf16" if dtype == torch.bfloat16 else before
+    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
     try:
         yield
     finally:

@@ -34,6 +34,7 @@ except ImportError as error:
     raise missing_extra("accelerate", "train") from error
 
 T = TypeVar("T")
+_TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 class Engine:
@@ -150,7 +151,7 @@ class Engine:
         self.state.wait_for_everyone()
 
     def save(self, folder: Path, extra: dict[str, Any]) -> None:
-        """Write weights, optimiser and `extra` (rank 0's) to `folder`, whole or not at all, each process its own shard.
+        """Write trained weights, optimiser and `extra` (rank 0's) to `folder`, whole or not at all, each process a shard.
 
         Any number of processes can `load` it.
         """
@@ -158,7 +159,7 @@ class Engine:
         if self.lead:
             shutil.rmtree(beside, ignore_errors=True)
         self.wait()
-        weights, moments = get_state_dict(self.module, self.optimizer)
+        weights, moments = get_state_dict(self.module, self.optimizer, options=_TRAINED)
         with _alone():
             save({"weights": weights, "optimizer": moments}, checkpoint_id=beside)
         self.wait()
@@ -170,18 +171,19 @@ class Engine:
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Read what `save` wrote, onto however many processes there are now. Returns `extra`."""
-        weights, moments = get_state_dict(self.module, self.optimizer)
+        weights, moments = get_state_dict(self.module, self.optimizer, options=_TRAINED)
         state: dict[str, Any] = {"weights": weights, "optimizer": moments}
         with _alone():
             load(state, checkpoint_id=folder)
         set_state_dict(
-            self.module, self.optimizer, model_state_dict=state["weights"], optim_state_dict=state["optimizer"]
-        )
+            self.module, self.optimizer, model_state_dict=state["weights"], optim_state_dict=state["optimizer"],
+            options=_TRAINED,
+        )  # fmt: skip
         return dict(torch.load(folder / "extra.pt", weights_only=True))
 
-    def weights(self) -> dict[str, torch.Tensor]:
-        """All weights on the CPU of rank 0 (empty elsewhere). Every process must call it."""
-        full = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    def weights(self, trained: bool = False) -> dict[str, torch.Tensor]:
+        """All weights (or only the `trained` ones) on the CPU of rank 0, none elsewhere. Every process must call it."""
+        full = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=trained)
         weights: dict[str, Any] = get_model_state_dict(self.module, options=full)
         return weights
 

@@ -93,6 +93,35 @@ def test_adapters_train_alone_and_are_merged(config: TrainConfig, tmp_path: Path
     assert sum("proj" in name for name in moved) == 14
 
 
+def test_adapters_on_four_bits_resume_and_are_merged_into_full_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="QLoRA is not tested: bitsandbytes is not installed")
+    backbone = str(tiny_backbone("Qwen3-8B", tmp_path / "backbone"))  # wide enough for blocks of 64 weights
+    config = TrainConfig(
+        backbone=backbone, batch_pairs=8, lr=1e-2, epochs=2, checks=3, max_tokens=256, precision="bf16",
+        engine=EngineConfig(lora_rank=4, quantize=True),
+    )  # fmt: skip
+    whole = train(tmp_path / "whole", config, preferences(48), preferences(16, start=100))
+    assert whole.packed
+    assert whole.gold_accuracy >= 0.9
+    assert {v.dtype for v in weights(whole.folder).values()} == {torch.float32}
+    take = Steps.take
+
+    def dies(self: Steps, micros: list[Micro], done: int) -> StepMetrics:
+        if done == 5:
+            raise Killed
+        return take(self, micros, done)
+
+    monkeypatch.setattr(Steps, "take", dies)
+    with pytest.raises(Killed):
+        train(tmp_path / "broken", config, preferences(48), preferences(16, start=100))
+    monkeypatch.setattr(Steps, "take", take)
+    train(tmp_path / "broken", config, preferences(48), preferences(16, start=100))
+    for name, value in weights(tmp_path / "broken").items():
+        assert torch.equal(value, weights(whole.folder)[name]), name
+
+
 def test_merged_adapters_score_as_they_did(config: TrainConfig) -> None:
     torch.manual_seed(0)
     model = models.load_reward_model(models.Backbone(name=config.backbone), models.load_tokenizer(config.backbone))

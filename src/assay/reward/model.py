@@ -1,10 +1,9 @@
 """A reward model as a module: groups of sequences in, one reward for each sequence out; packed where it can be."""
 
-import copy
 import importlib.util
 import shutil
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 
 from assay import models
 from assay.attention import choose
-from assay.errors import AssayError, missing_extra
+from assay.errors import missing_extra
 from assay.pack import Group, Pack, Padded, bins, pack, pad, padded_bins
 from assay.reward.config import EngineConfig, TrainConfig
 
@@ -20,11 +19,15 @@ Batch = Pack | Padded
 
 
 class RewardModel(torch.nn.Module):
-    """Any sequence classifier with one output. `packed` tells how it runs, `reason` why it is not packed."""
+    """Any sequence classifier with one output. `packed` tells how it runs, `reason` why it is not packed.
+
+    `fresh` is set where adapters are trained: it makes the same model anew, in full precision and on the CPU.
+    """
 
     def __init__(self, model: Any, pad_id: int, engine: EngineConfig, precision: str = "fp32") -> None:
         super().__init__()
         self.model, self.pad_id, self.engine = model, pad_id, engine
+        self.fresh: Callable[[], Any] | None = None
         self.reason = models.use_packing(model) if engine.packing else "engine.packing is off"
         self._no_split_modules = list(getattr(model, "_no_split_modules", None) or [])
         where = models.device()
@@ -64,18 +67,23 @@ class RewardModel(torch.nn.Module):
 def for_training(config: TrainConfig, tokenizer: Any) -> RewardModel:
     """The model that `config` asks for, on this process's device."""
     engine = config.engine
-    backbone = models.Backbone(
-        name=config.backbone, layers=config.layers, attention=models.attention_for(config.max_tokens),
-        quantize=engine.quantize,
-    )  # fmt: skip
-    model = models.load_reward_model(backbone, tokenizer)
-    model.get_input_embeddings().requires_grad_(config.train_embeddings)
-    if engine.lora_rank:
-        model = with_lora(model, engine.lora_rank)
+    model = _backbone(config, tokenizer, engine.quantize)
     if engine.checkpointing:
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    return RewardModel(model.to(models.device()), tokenizer.pad_token_id, engine, config.precision)
+    made = RewardModel(model.to(models.device()), tokenizer.pad_token_id, engine, config.precision)
+    made.fresh = (lambda: _backbone(config, tokenizer, quantize=False)) if engine.lora_rank else None
+    return made
+
+
+def _backbone(config: TrainConfig, tokenizer: Any, quantize: bool) -> Any:
+    """The backbone with a new head, its adapters if any; drawn from the config's seed, so always the same."""
+    torch.manual_seed(config.seed)
+    attention = models.attention_for(config.max_tokens)
+    backbone = models.Backbone(name=config.backbone, layers=config.layers, attention=attention, quantize=quantize)
+    model = models.load_reward_model(backbone, tokenizer)
+    model.get_input_embeddings().requires_grad_(config.train_embeddings)
+    return with_lora(model, config.engine.lora_rank) if config.engine.lora_rank else model
 
 
 WORTH_COMPILING = 5e13
@@ -111,15 +119,16 @@ def with_lora(model: Any, rank: int) -> Any:
 
 
 def save(model: RewardModel, weights: dict[str, torch.Tensor], folder: Path, tokenizer: Any) -> None:
-    """Write `weights` (of `RewardModel`) as a plain sequence classifier: adapters are merged, nothing else differs."""
+    """Write `weights` (of `RewardModel`) as a plain sequence classifier: adapters are merged, nothing else differs.
+
+    Adapters are merged into a fresh backbone in full precision, whatever they were trained on.
+    """
     inner: Any = model.model
     own = {name.removeprefix("model."): value for name, value in weights.items()}
-    if hasattr(inner, "merge_and_unload"):
-        inner = copy.deepcopy(inner).to("cpu")
-        inner.load_state_dict(own, assign=True)
+    if model.fresh is not None:
+        inner = model.fresh()
+        inner.load_state_dict(own, strict=False)
         inner = inner.merge_and_unload()
         own = inner.state_dict()
-    if not own:
-        raise AssayError(f"{folder}: no weights to save on this process")
     inner.save_pretrained(folder, state_dict={name: value.contiguous() for name, value in own.items()})
     tokenizer.save_pretrained(folder)

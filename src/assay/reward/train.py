@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from assay import models
 from assay.errors import AssayError
@@ -91,7 +90,6 @@ def train(
     say = say if engine.lead else lambda _: None
     if engine.world > 1:
         say(f"{folder.name}: {engine}")
-    torch.manual_seed(config.seed)
     tokenizer = models.load_tokenizer(config.backbone)
     model = for_training(config, tokenizer)
     if not model.packed:
@@ -175,7 +173,7 @@ class _Training:
         state.stale = 0 if accuracy > state.best_accuracy else state.stale + 1
         if accuracy >= state.best_accuracy:
             state.best_step, state.best_accuracy, state.best_margins = state.step, accuracy, margins
-            weights = self.engine.weights()
+            weights = self.engine.weights(trained=self.config.engine.lora_rank > 0)
             if self.engine.lead:
                 best, beside = self.partial / "best", self.partial / "best.saving"
                 shutil.rmtree(beside, ignore_errors=True)
