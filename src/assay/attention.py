@@ -288,7 +288,7 @@ def _backward(
 @contextmanager
 def _half_products(like: Tensor) -> Iterator[None]:
     """Let CPU products of fp32 tensors round their inputs to bfloat16 where the model computes in 16 bits anyway."""
-    if like.device.type != "cpu" or like.dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
+    if like.device.type != "cpu" or like.dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         yield
         return
     matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
