@@ -187,7 +187,10 @@ def trl(
 
     settings = dict(TRL[name])
     settings.pop("sorted", None)
-    model, accumulate = load(folder, settings.pop("attention", "sdpa")), settings.pop("accumulate", 1)
+    model, accumulate = (
+        load(folder, settings.pop("attention", "sdpa")),
+        min(settings.pop("accumulate", 1), len(batches[0])),
+    )
     losses: list[float] = []
 
     class Recorded(RewardTrainer):  # type: ignore[misc]

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from assay import attention_cpu
+
 NAME = "assay"
 """What transformers calls this attention (`attn_implementation`)."""
 BLOCK = 256
@@ -258,31 +260,57 @@ def _backward(
     """The gradients of q, k and v. The weights are computed again, block by block (as in FlashAttention, algorithm 4).
 
     All products accumulate in fp32, as in fused kernels; 16-bit inputs let a CPU multiply in bfloat16, which loses
-    nothing for what came as bfloat16. Rows are ordered (token, head of the group), so that a block is a view. Weights
-    are masked after the exponential, which is slow on infinities; before it they are held to [-60, 0], where it is fast
-    and what is lost is below 1e-26.
+    nothing for what came as bfloat16. Rows are ordered (token, head of the group). Weights are masked after the
+    exponential, which is slow on infinities; before it they are held to [-60, 0], where it is fast and what is lost is
+    below 1e-26.
     """
-    K = k_TKD.shape[1]
-    G = q_THD.shape[1] // K
     grad_THD = grad_THD.contiguous()
-    drop_TH = (grad_THD.float() * out_THD).sum(-1).neg_()
-    norm_TH = norm_TH.neg()
+    drop_TH = (grad_THD.float() * out_THD).sum(-1)
     dq_THD = q_THD.new_empty(q_THD.shape)
-    dk_TKD, dv_TKD = (torch.zeros_like(x, dtype=torch.float32) for x in (k_TKD, v_TKD))
-    past = _past(q_THD.device)
+    dk_TKD, dv_TKD = (x.new_zeros(x.shape, dtype=torch.float32) for x in (k_TKD, v_TKD))
+    block = _compiled_block if attention_cpu.usable(q_THD) else _block
     with _half_products(q_THD):
         for b in _blocks(queries_S1, keys_U, keys_S1):
-            rows = (x[b.queries] for x in (q_THD, grad_THD, norm_TH, drop_TH))
-            q, grad, norm, drop = (_by_head((x,), K, b.rows, torch.float32) for x in rows)
-            k, v = b.keys(k_TKD).float(), b.keys(v_TKD).float()
-            weights = torch.bmm(q, k.transpose(1, 2))
-            torch.add(norm, weights, alpha=scale, out=weights).clamp_(-60.0, 0.0).exp_()
-            weights.view(K, b.rows, G, -1)[..., b.m - b.n :] *= past[: b.rows, None, : b.columns - b.m + b.n]
-            dscores = torch.bmm(grad, v.transpose(1, 2)).add_(drop).mul_(weights)
-            _by_token(torch.bmm(dscores, k).mul_(scale), b.n, dq_THD[b.queries])
-            b.add_keys(dk_TKD, torch.bmm(dscores.transpose(1, 2), q))
-            b.add_keys(dv_TKD, torch.bmm(weights.transpose(1, 2), grad))
+            block(b, grad_THD, q_THD, k_TKD, v_TKD, norm_TH, drop_TH, scale, dq_THD, dk_TKD, dv_TKD)
     return dq_THD, dk_TKD.mul_(scale).to(k_TKD.dtype), dv_TKD.to(v_TKD.dtype)
+
+
+def _block(
+    b: _Block, grad_THD: Tensor, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, norm_TH: Tensor, drop_TH: Tensor,
+    scale: float, dq_THD: Tensor, dk_TKD: Tensor, dv_TKD: Tensor,
+) -> None:  # fmt: skip
+    """One block's part of the gradients: writes its rows of dq, adds to dk and dv (dk without `scale`)."""
+    K = k_TKD.shape[1]
+    rows = (x[b.queries] for x in (q_THD, grad_THD, norm_TH, drop_TH))
+    q, grad, norm, drop = (_by_head((x,), K, b.rows, torch.float32) for x in rows)
+    k, v = b.keys(k_TKD).float(), b.keys(v_TKD).float()
+    weights = torch.bmm(q, k.transpose(1, 2)).mul_(scale).sub_(norm).clamp_(-60.0, 0.0).exp_()
+    past = _past(q_THD.device)[: b.rows, None, : b.columns - b.m + b.n]
+    weights.view(K, b.rows, -1, b.columns)[..., b.m - b.n :] *= past
+    dscores = torch.bmm(grad, v.transpose(1, 2)).sub_(drop).mul_(weights)
+    _by_token(torch.bmm(dscores, k).mul_(scale), b.n, dq_THD[b.queries])
+    b.add_keys(dk_TKD, torch.bmm(dscores.transpose(1, 2), q))
+    b.add_keys(dv_TKD, torch.bmm(weights.transpose(1, 2), grad))
+
+
+def _compiled_block(
+    b: _Block, grad_THD: Tensor, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, norm_TH: Tensor, drop_TH: Tensor,
+    scale: float, dq_THD: Tensor, dk_TKD: Tensor, dv_TKD: Tensor,
+) -> None:  # fmt: skip
+    """`_block`, with everything between its matrix products done by `attention_cpu`."""
+    K = k_TKD.shape[1]
+    own, none, shared, so_far = _place(b.queries), (0, 0), _place(b.prefix), _place(b.segment)
+    q, grad = (attention_cpu.gather(x, K, own, none, b.rows) for x in (q_THD, grad_THD))
+    k, v = (attention_cpu.gather(x, K, shared, so_far, b.columns) for x in (k_TKD, v_TKD))
+    weights, dscores = torch.bmm(q, k.transpose(1, 2)), torch.bmm(grad, v.transpose(1, 2))
+    attention_cpu.weigh(weights, dscores, norm_TH, drop_TH, own[0], q_THD.shape[1] // K, b.n, b.m, scale)
+    attention_cpu.scatter(torch.bmm(dscores, k), scale, own, dq_THD)
+    attention_cpu.add(torch.bmm(dscores.transpose(1, 2), q), shared, so_far, dk_TKD)
+    attention_cpu.add(torch.bmm(weights.transpose(1, 2), grad), shared, so_far, dv_TKD)
+
+
+def _place(part: slice) -> tuple[int, int]:
+    return int(part.start), _size(part)
 
 
 @contextmanager

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
+from assay.errors import AssayError
 from assay.reward import calibration
 
 margins = st.lists(st.floats(-8, 8).filter(lambda x: abs(x) > 1e-3), min_size=4, max_size=60).map(np.array)
@@ -51,10 +53,41 @@ def test_no_temperature_in_sight_is_better(values: np.ndarray) -> None:
         assert all(best <= calibration._nll(values / (found.temperature * f)) + 1e-12 for f in (0.5, 0.9, 1.1, 2.0))
 
 
+@given(margins)
+def test_the_minimum_is_no_worse_than_leaving_rewards_as_they_are(values: np.ndarray) -> None:
+    found = calibration.fit(values)
+    if not found.reason:
+        assert calibration._nll(values / found.temperature) <= found.nll + 1e-12
+
+
+def test_the_error_of_log_t_is_its_spread_over_samples() -> None:
+    found = [calibration.fit(simulated(400, 2.0, seed)) for seed in range(200)]
+    spread = np.std([np.log(f.temperature) for f in found])
+    assert np.mean([f.se for f in found]) == pytest.approx(spread, rel=0.15)
+    hit = [abs(np.log(f.temperature / 2.0)) < 1.96 * f.se for f in found if f.se is not None]
+    assert 0.9 <= np.mean(hit) <= 0.99
+
+
+@given(st.integers(1, 500), st.floats(0.01, 100))
+def test_pairs_that_are_all_right_leave_a_doubt_of_one_in_n_and_two(n: int, margin: float) -> None:
+    """Equal margins m: the doubt 1 / (n + 2) is met exactly, by T = m / log(n + 1)."""
+    found = calibration.fit(np.full(n, margin))
+    assert found.temperature == pytest.approx(margin / np.log(n + 1), rel=1e-6)
+    assert found.probability(margin) == pytest.approx((n + 1) / (n + 2))
+    assert "every pair is right" in found.reason
+    assert found.se is None
+
+
+def test_a_half_without_mistakes_does_not_blow_up_the_error_of_the_other() -> None:
+    """Mistakes in the even half only: T of the odd half is a guess, but never certainty."""
+    values = np.random.default_rng(0).uniform(1, 3, 100)
+    values[[0, 40]] = -1.0, -2.0
+    found = calibration.fit(values)
+    assert found.nll_after < 2 * found.nll
+
+
 def test_the_ends_of_the_range_say_why() -> None:
-    sure, lost = calibration.fit(np.array([1.0, 2.0])), calibration.fit(np.array([1.0, -2.0, -0.5]))
-    assert "every pair is right" in sure.reason
-    assert sure.temperature < 0.01
+    lost = calibration.fit(np.array([1.0, -2.0, -0.5]))
     assert "no better than chance" in lost.reason
     assert lost.probability(1.0) == pytest.approx(0.5, abs=0.01)
     assert "zero" in calibration.fit(np.zeros(3)).reason
@@ -67,3 +100,15 @@ def test_saved_and_drawn(tmp_path: Path) -> None:
     calibration.save(found, tmp_path / "calibration.json")
     assert calibration.load(tmp_path / "calibration.json") == found
     assert calibration.plot(found, tmp_path / "curve.png").stat().st_size > 5_000
+    (tmp_path / "other.json").write_text('{"n": 3}')
+    for name in ("other.json", "none.json"):
+        with pytest.raises(AssayError, match=f"{name}: not a calibration"):
+            calibration.load(tmp_path / name)
+
+
+def test_drawn_on_axes() -> None:
+    found, axes = calibration.fit(simulated(300, 1.0)), Figure().subplots()
+    calibration.draw(found, axes)
+    line = axes.lines[1]
+    assert line.get_xdata() == pytest.approx([100 * b.predicted for b in found.curve])
+    assert line.get_ydata() == pytest.approx([100 * b.right for b in found.curve])

@@ -1,9 +1,12 @@
 """Progress: rates by hand, lines that survive a kill, and a real tracker."""
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from assay.errors import AssayError
@@ -67,6 +70,46 @@ def test_tensorboard_gets_every_step(tmp_path: Path) -> None:
     events = EventAccumulator(str(next(tmp_path.rglob("events.out*")).parent))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 0.5), (2, 0.125)]
+
+
+def test_closing_twice_closes_the_trackers_once(tmp_path: Path) -> None:
+    class Tracker:
+        finished = 0
+
+        def finish(self) -> None:
+            self.finished += 1
+
+    with Monitor(tmp_path, 2, lambda _: None) as monitor:
+        monitor.trackers = [tracker := Tracker()]
+        monitor.close()
+    assert tracker.finished == 1
+    assert monitor.file.closed
+
+
+def test_a_terminal_has_one_live_line_and_the_last_is_said(tmp_path: Path) -> None:
+    clock, said, shown = Clock(), list[str](), list[str]()
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    with Monitor(tmp_path, 100, said.append, name="[rm]", clock=clock, console=console) as monitor:
+        assert monitor.status is not None
+        monitor.status.update = shown.append  # type: ignore[method-assign, assignment]
+        for step in range(1, 101):
+            clock.now += 0.1
+            monitor.log(metrics(step))
+    assert len(said) == 1
+    assert said[0].startswith("[rm]: step 100/100")
+    assert len(shown) == 33  # every third step: a quarter of a second has passed
+    assert shown[0].startswith(r"\[rm]: step 3/100")
+
+
+def test_no_terminal_no_live_line(tmp_path: Path) -> None:
+    with Monitor(tmp_path, 2, lambda _: None, console=Console(file=io.StringIO())) as monitor:
+        assert monitor.status is None
+
+
+def test_a_missing_tracker_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(AssayError, match="'wandb' is not installed; run: pip install wandb"):
+        Monitor(tmp_path, 1, lambda _: None, trackers=("wandb",))
 
 
 def test_unknown_trackers_are_named(tmp_path: Path) -> None:

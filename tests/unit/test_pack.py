@@ -21,7 +21,7 @@ from transformers import (
     Qwen3ForSequenceClassification,
 )
 
-from assay import attention, models
+from assay import attention, attention_cpu, models
 from assay.losses import bradley_terry
 from assay.pack import Group, bins, pack, pad, padded_bins, share
 
@@ -144,6 +144,28 @@ def test_all_back_ends_agree(parts: list[Group], heads: tuple[int, int]) -> None
         out = torch.nn.functional.scaled_dot_product_attention(*parts_, attn_mask=mask, scale=0.25, enable_gqa=h != k)
         varlen.append(out[0].transpose(0, 1))
     torch.testing.assert_close(torch.cat(varlen), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(attention_cpu.library() is None, reason="no C++ compiler: the compiled helper is not tested")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@given(parts=groups, heads=st.sampled_from([(2, 2), (4, 2), (3, 1)]), strided=st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_the_compiled_helper_computes_what_pytorch_does(
+    dtype: torch.dtype, parts: list[Group], heads: tuple[int, int], strided: bool
+) -> None:
+    made, (h, k) = pack(parts), heads
+    grads = []
+    for usable in (attention_cpu.usable, lambda _: False):
+        torch.manual_seed(0)
+        inputs = [torch.randn(n, made.tokens, 16, dtype=dtype).transpose(0, 1) for n in (h, k, k)]
+        inputs = [(x if strided else x.contiguous()).requires_grad_() for x in inputs]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(attention_cpu, "usable", usable)
+            out = attention._segments(*inputs, made.layout, 0.3)
+            grads.append(torch.autograd.grad(out, inputs, torch.randn(out.shape, dtype=dtype)))
+    tolerance = 2e-6 if dtype == torch.float32 else 0.02
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
 
 
 def test_padded_batches_give_the_same_rewards() -> None:

@@ -1,7 +1,9 @@
 """What a reward difference is worth as a probability: a temperature fitted on gold pairs, and how well it holds.
 
 sigmoid(margin / T) is the probability that the preferred response is the better one; T minimises the mean negative log-
-likelihood on gold (Guo et al., arXiv 1706.04599, section 4.2). The papers do not calibrate; rewards for RL need it.
+likelihood on gold (Guo et al., arXiv 1706.04599, section 4.2). Where every pair is right that minimum lies at T = 0; there
+one of n + 2 is taken to be wrong (Platt 1999, section 2.2), so that few pairs never make certainty. The papers do not
+calibrate; rewards for RL need it.
 """
 
 import json
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from assay.errors import AssayError
 from assay.statistics import wilson
 from assay.tables import write_text
 
@@ -34,7 +37,8 @@ class Bin:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
     """`nll` and `ece` (expected calibration error) are at T = 1; those `_after` are cross-fitted on two halves, so that no
-    pair is measured with a temperature that it helped to fit. `reason` says why T is at the end of its range, if it is."""
+    pair is measured with a temperature that it helped to fit (a single pair is). `se` is the standard error of log T, robust
+    to misfit; there is none where `reason` says why T is not the minimum."""
 
     n: int
     accuracy: float
@@ -45,6 +49,7 @@ class Calibration:
     ece_after: float
     curve: tuple[Bin, ...]
     reason: str = ""
+    se: float | None = None
 
     def probability(self, margin: float) -> float:
         """That the response which scores `margin` higher is the better one."""
@@ -65,7 +70,7 @@ def fit(margins: NDArray[np.float64]) -> Calibration:
     return Calibration(
         n=len(margins), accuracy=float(np.mean(margins > 0)), temperature=temperature,
         nll=_nll(margins), nll_after=_nll(crossed), ece=_ece(curve(margins)), ece_after=_ece(curve(crossed)),
-        curve=curve(crossed), reason=reason,
+        curve=curve(crossed), reason=reason, se=None if reason else _error(margins / temperature),
     )  # fmt: skip
 
 
@@ -86,18 +91,26 @@ def save(calibration: Calibration, path: Path) -> None:
 
 
 def load(path: Path) -> Calibration:
-    fields: dict[str, Any] = json.loads(path.read_text())
-    return Calibration(**{**fields, "curve": tuple(Bin(**b) for b in fields["curve"])})
+    """What `save` wrote. Raises AssayError for a file that is missing or something else."""
+    try:
+        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return Calibration(**{**fields, "curve": tuple(Bin(**b) for b in fields["curve"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AssayError(f"{path}: not a calibration ({error}); a finished training keeps one") from error
 
 
 def plot(calibration: Calibration, path: Path) -> Path:
-    """Draw the reliability curve."""
-    import matplotlib
+    """Draw the reliability curve to a file, in the format of its suffix."""
+    from matplotlib.figure import Figure
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    draw(calibration, figure.subplots())
+    figure.savefig(path, dpi=150)
+    return path
 
-    figure, axes = plt.subplots(figsize=(4.6, 4.2), constrained_layout=True)
+
+def draw(calibration: Calibration, axes: Any) -> None:
+    """Draw the reliability curve on matplotlib axes."""
     bins = calibration.curve
     axes.plot([50, 100], [50, 100], color="#bbbbbb", linestyle=":", linewidth=1)
     below = [100 * (b.right - b.low) for b in bins]
@@ -110,30 +123,40 @@ def plot(calibration: Calibration, path: Path) -> Path:
     axes.set_ylabel("how often it was right, %")
     axes.set_title(f"{calibration.n:,} gold pairs, T = {calibration.temperature:.3g}", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return path
 
 
 def _temperature(margins: NDArray[np.float64]) -> tuple[float, str]:
-    """The minimum in x = 1 / T of the mean of log(1 + exp(-m x)), which is convex: bisection on its derivative."""
+    """The minimum in x = 1 / T of the mean of log(1 + exp(-m x)), which is convex: bisection on its derivative.
+
+    With no pair wrong, a share 1 / (n + 2) of each counts as wrong.
+    """
     unit = float(np.sqrt(np.mean(margins**2)))
     if unit == 0:
         return 1.0, "all margins are zero"
     scaled = margins / unit
+    sure = bool((margins >= 0).all())
+    wrong = 1 / (len(margins) + 2) if sure else 0.0
 
     def slope(x: float) -> float:
-        return float(-np.mean(scaled * _sigmoid(-scaled * x)))
+        return float(-np.mean(scaled * (_sigmoid(-scaled * x) - wrong)))
 
     cold, hot = 1 / COOLEST, 1 / HOTTEST
     if slope(hot) >= 0:
         return unit * HOTTEST, "the margins say nothing of what is right: no better than chance"
     if slope(cold) <= 0:
-        return unit * COOLEST, "every pair is right: no temperature is too cold"
+        return unit * COOLEST, "the only wrong pairs are all but ties: hardly a temperature is too cold"
     for _ in range(200):
         middle = math.sqrt(cold * hot)
         cold, hot = (middle, hot) if slope(middle) > 0 else (cold, middle)
-    return unit / math.sqrt(cold * hot), ""
+    reason = f"every pair is right: as if one of {len(margins) + 2:,} were not" if sure else ""
+    return unit / math.sqrt(cold * hot), reason
+
+
+def _error(logits: NDArray[np.float64]) -> float:
+    """The sandwich standard error of log T at the minimum, from margins / T: root of the sum of squared scores over the
+    curvature."""
+    wrong = _sigmoid(-logits)
+    return float(np.sqrt(np.sum((logits * wrong) ** 2)) / np.sum(logits**2 * wrong * (1 - wrong)))
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:

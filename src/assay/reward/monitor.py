@@ -12,6 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from rich.console import Console
+from rich.markup import escape
+
 from assay.errors import AssayError
 from assay.tables import write_text
 
@@ -43,34 +46,49 @@ class Monitor:
         folder: Where `metrics.jsonl` goes.
         steps: Optimiser steps of the whole training.
         say: Takes a line of progress, every `every_s` seconds and at the last step.
-        trackers: Names that Accelerate knows: tensorboard, wandb, mlflow, trackio, ...
+        trackers: Names that Accelerate knows: tensorboard, wandb, mlflow, trackio, ... Their files go to folder/trackers.
+        console: A terminal that shows one live line instead of those every `every_s` seconds.
     """
 
     WINDOW = 20
+    LIVE_S = 0.25
 
     def __init__(
         self, folder: Path, steps: int, say: Callable[[str], None], trackers: Sequence[str] = (), name: str = "train",
         quiet: bool = False, every_s: float = 15.0, clock: Callable[[], float] = time.monotonic,
+        console: Console | None = None,
     ) -> None:  # fmt: skip
         self.path, self.steps, self.say, self.name, self.quiet = folder / "metrics.jsonl", steps, say, name, quiet
-        self.every_s, self.clock, self.said = every_s, clock, clock()
+        live = console is not None and console.is_terminal and not quiet
+        self.status = console.status(f"{name}: the first step") if console is not None and live else None
+        self.every_s, self.clock, self.said, self.open = self.LIVE_S if live else every_s, clock, clock(), not quiet
         self.recent: deque[tuple[float, StepMetrics]] = deque(maxlen=self.WINDOW)
         self.started = clock()
-        self.trackers = [] if quiet else [_tracker(t, name, folder) for t in trackers]
+        self.trackers = [] if quiet else [_tracker(t, name, folder / "trackers") for t in trackers]
         if not quiet:
             folder.mkdir(parents=True, exist_ok=True)
             self.file = self.path.open("a", encoding="utf-8")
 
     def __enter__(self) -> "Monitor":
+        if self.status:
+            self.status.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.quiet:
-            self.file.close()
-            for tracker in self.trackers:
-                tracker.finish()
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, the trackers and the live line; a second time does nothing."""
+        if not self.open:
+            return
+        self.open = False
+        if self.status:
+            self.status.stop()
+        self.file.close()
+        for tracker in self.trackers:
+            tracker.finish()
 
     def resume(self, step: int) -> None:
         """Forget the lines of later steps, and a last one that a kill cut short: they will be written again."""
@@ -94,7 +112,10 @@ class Monitor:
             tracker.log({k: v for k, v in values.items() if k != "step"}, step=metrics.step)
         if now - self.said >= self.every_s or metrics.step >= self.steps:
             self.said = now
-            self.say(self.line(metrics))
+            if self.status and metrics.step < self.steps:
+                self.status.update(escape(self.line(metrics)))
+            else:
+                self.say(self.line(metrics))
 
     def rates(self) -> dict[str, float]:
         """pairs_per_s, tokens_per_s, eta_s over the window, and the share of padding in what was computed."""
@@ -146,6 +167,7 @@ def _tracker(name: str, run: str, folder: Path) -> Any:
     if name not in kinds:
         raise AssayError(f"unknown tracker '{name}'; known: {', '.join(sorted(kinds))}")
     kind = kinds[name]
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         made = kind(run, folder) if kind.requires_logging_directory else kind(run)
         made.start()

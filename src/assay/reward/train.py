@@ -217,6 +217,8 @@ class _Training:
             calibration.save(fitted, best / "calibration.json")
         if (self.partial / "metrics.jsonl").exists():
             shutil.copy(self.partial / "metrics.jsonl", best / "metrics.jsonl")
+        if (self.partial / "trackers").exists():
+            shutil.copytree(self.partial / "trackers", best / "trackers", dirs_exist_ok=True)
         result = {
             "pairs": len(self.source), "steps": self.steps, "gold_accuracy": max(state.best_accuracy, 0.0),
             "best_step": state.best_step, "cut_tokens": state.cut, "tokens": state.tokens,

@@ -1,0 +1,89 @@
+"""The compiled helper of packed attention's backward pass on a CPU: what PyTorch would do in thirty small steps a block.
+
+It is built by the machine's own C++ compiler at its first use (a third of a second, in a temporary folder), with the
+instructions that this CPU has. Without a compiler, attention.py does the same in PyTorch; tests compare the two.
+"""
+
+import ctypes
+import functools
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MOST_THREADS = 4
+"""The helper works on one thread: with more cores than this, PyTorch's many small parallel steps are faster."""
+Place = tuple[int, int]
+"""(first token, tokens)"""
+
+
+@functools.cache
+def library() -> Any:
+    """The built helper, or None where there is no compiler that can build it."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="assay-") as folder:
+        target = Path(folder) / "attention_cpu.so"
+        source = Path(__file__).with_suffix(".cpp")
+        flags = ["-O3", "-march=native", "-ffast-math", "-shared", "-fPIC"]
+        done = subprocess.run([compiler, *flags, "-o", target, source], capture_output=True, check=False)
+        return ctypes.CDLL(str(target)) if done.returncode == 0 else None
+
+
+def usable(x: Tensor) -> bool:
+    """Can the helper take this tensor's work?"""
+    fits = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
+    return fits and torch.get_num_threads() <= MOST_THREADS and library() is not None
+
+
+def gather(x_THD: Tensor, K: int, first: Place, second: Place, rows: int) -> Tensor:
+    """Two stretches of (T, H, D) -> (K, rows * H / K, D) in fp32, zeros after them."""
+    H, D = x_THD.shape[1:]
+    out = torch.empty((K, rows * (H // K), D))
+    assert x_THD.stride(2) == 1
+    library().gather(
+        _at(x_THD),
+        _half(x_THD),
+        *_longs(x_THD.stride(0), x_THD.stride(1), K, H // K, D, *first, *second, rows),
+        _at(out),
+    )
+    return out
+
+
+def weigh(
+    scores: Tensor, products: Tensor, norm_TH: Tensor, drop_TH: Tensor, at: int, G: int, n: int, m: int, scale: float
+) -> None:
+    """In place: scores (K, rows * G, columns) -> softmax weights, products (same) -> gradients of the scores."""
+    K, R, columns = scores.shape
+    sizes = _longs(at, K, G, R // G, columns, n, m)
+    library().weigh(_at(scores), _at(products), _at(norm_TH), _at(drop_TH), *sizes, ctypes.c_float(scale))
+
+
+def scatter(x_KRD: Tensor, scale: float, place: Place, out_THD: Tensor) -> None:
+    """The inverse of `gather` for one stretch, times `scale`, rounded to `out_THD`'s type."""
+    K, R, D = x_KRD.shape
+    G = out_THD.shape[1] // K
+    library().scatter(_at(x_KRD), ctypes.c_float(scale), *_longs(K, G, D, *place, R // G), _at(out_THD), _half(out_THD))
+
+
+def add(x_KMD: Tensor, first: Place, second: Place, sums_TKD: Tensor) -> None:
+    """Add (K, columns, D) to two stretches of (T, K, D)."""
+    K, columns, D = x_KMD.shape
+    library().add(_at(x_KMD), *_longs(K, D, *first, *second, columns), _at(sums_TKD))
+
+
+def _at(x: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(x.data_ptr())
+
+
+def _half(x: Tensor) -> ctypes.c_int:
+    return ctypes.c_int(x.dtype == torch.bfloat16)
+
+
+def _longs(*values: int) -> list[ctypes.c_long]:
+    return [ctypes.c_long(v) for v in values]
