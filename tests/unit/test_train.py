@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from assay.reward.monitor import StepMetrics
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
@@ -16,6 +15,7 @@ from assay.losses import bradley_terry
 from assay.records import Pair, Preference, Response, user
 from assay.render import render
 from assay.reward.config import EngineConfig, TrainConfig
+from assay.reward.monitor import StepMetrics
 from assay.reward.scorer import load_scorer
 from assay.reward.steps import Micro, Steps
 from assay.reward.train import train
