@@ -77,11 +77,11 @@ def register() -> None:
     AttentionMaskInterface.register(NAME, lambda *_, **__: None)
 
 
-def choose(device: torch.device, dtype: torch.dtype) -> str:
-    """The fastest back end that runs there."""
+def candidates(device: torch.device, half: bool) -> tuple[str, ...]:
+    """The back ends to try there, the fastest first."""
     if device.type != "cuda":
-        return "segments"
-    return "varlen" if dtype in (torch.bfloat16, torch.float16) else "flex"
+        return ("segments",)
+    return ("varlen", "flex", "segments") if half else ("flex", "segments")
 
 
 def block_mask(layout: Layout) -> Any:

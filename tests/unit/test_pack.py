@@ -189,6 +189,15 @@ def test_rewards_are_read_where_transformers_reads_them(rows: list[list[int]]) -
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_a_back_end_that_does_not_run_here_is_found_out() -> None:
+    one = FAMILIES["llama"]()
+    before = one.config._attn_implementation
+    assert "packed attention (varlen) fails on it" in models.use_packing(one, "varlen")
+    assert one.config._attn_implementation == before
+    assert models.use_packing(one, "segments", half=True) == ""
+    assert attention.candidates(torch.device("cuda"), half=True) == ("varlen", "flex", "segments")
+
+
 def test_what_cannot_be_packed_says_why_and_stays_as_it_was() -> None:
     small = {k: v for k, v in SIZES.items() if k != "num_key_value_heads"}
     bert = BertForSequenceClassification(BertConfig(**small)).eval()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from assay import models
-from assay.attention import choose
+from assay.attention import candidates
 from assay.errors import missing_extra
 from assay.pack import Group, Pack, Padded, bins, pack, pad, padded_bins
 from assay.reward.config import EngineConfig, TrainConfig
@@ -28,11 +28,14 @@ class RewardModel(torch.nn.Module):
         super().__init__()
         self.model, self.pad_id, self.engine = model, pad_id, engine
         self.fresh: Callable[[], Any] | None = None
-        self.reason = models.use_packing(model) if engine.packing else "engine.packing is off"
         self._no_split_modules = list(getattr(model, "_no_split_modules", None) or [])
-        where = models.device()
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.backend = choose(where, dtype) if engine.attention == "auto" else engine.attention
+        self.reason, self.backend = "engine.packing is off", "segments"
+        half = precision == "bf16"
+        wanted = candidates(models.device(), half) if engine.attention == "auto" else (engine.attention,)
+        for backend in wanted if engine.packing else ():
+            self.reason, self.backend = models.use_packing(model, backend, half), backend
+            if self.packed:
+                break
 
     @property
     def packed(self) -> bool:

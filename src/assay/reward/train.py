@@ -94,6 +94,8 @@ def train(
     model = for_training(config, tokenizer)
     if not model.packed:
         say(f"{folder.name}: batches are padded by length, not packed: {model.reason}")
+    elif engine.device.type != "cpu":
+        say(f"{folder.name}: packed, attention by {model.backend}")
     render = Renderer(tokenizer, min(config.max_tokens, position_limit(model.model)))
     sample = render(source.take(config.seed, 0, range(min(64, len(source)))))
     steps = max(1, round(config.epochs * len(source) / config.batch_pairs))
