@@ -168,6 +168,11 @@ def test_the_compiled_helper_computes_what_pytorch_does(
         torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.skipif(attention_cpu.library() is None, reason="no C++ compiler")
+def test_the_compiled_helper_leaves_the_processs_arithmetic_alone() -> None:
+    assert np.float32(1e-38) / np.float32(16) > 0, "subnormal numbers were turned off"
+
+
 def test_padded_batches_give_the_same_rewards() -> None:
     parts = [share([[5, 6, 7], [5, 6, 8, 9, 10]]), share([[11, 12]])]
     made = pad(parts, 0)
