@@ -24,6 +24,7 @@ from assay.tables import write_text
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 COLOURS = {"raw": "#888888", "stage1": "#b58900", "filtered": "#2a6fbb", "flipped": "#c0392b"}
 
@@ -84,7 +85,8 @@ def _curves(run: Run, config: SweepConfig) -> list[dict[str, Any]]:
 def _table(curves: list[dict[str, Any]]) -> RichTable:
     table = RichTable("set", "fraction", "pairs", "presented", "held out, %", box=box.SIMPLE)
     for row in curves:
-        accuracy = f"{100 * row['accuracy']:.1f} ± {100 * row['half']:.1f}"
+        low, high = max(0.0, row["accuracy"] - row["half"]), min(1.0, row["accuracy"] + row["half"])
+        accuracy = f"{100 * row['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
         table.add_row(row["set"], f"{row['fraction']:g}", f"{row['pairs']:,}", f"{row['presented']:,}", accuracy)
     return table
 
@@ -98,6 +100,11 @@ def _plot(curves: list[dict[str, Any]], n: int, seeds: int, path: Path) -> Path:
             color=COLOURS[name], label=name, marker="o", capsize=3,
         )  # fmt: skip
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda pairs, _: f"{pairs:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    low, high = (100 * end(r["accuracy"] + s * r["half"] for r in curves) for end, s in ((min, -1), (max, 1)))
+    axes.set_ylim(max(0.0, low - 2), min(100.0, high + 2))
     axes.axhline(50, color="#bbbbbb", linewidth=1, linestyle=":")
     axes.set_xlabel("pairs in the training set (log scale)")
     axes.set_ylabel("accuracy on held-out pairs, %")
