@@ -30,6 +30,10 @@ TILE = 64
 """Products of the segments' back end come in multiples of this in both directions."""
 
 
+Prefilled = list[tuple[Tensor, Tensor]]
+"""Keys and values of every layer, each (T, K, D), that a pass leaves behind for decoding."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """Who sees whom in a pack. A segment is a prefix or an answer; `keys` lists, segment after segment, the tokens that
@@ -66,11 +70,16 @@ def register() -> None:
 
     def interface(
         module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-        scaling: float | None = None, layout: Layout | None = None, **_: Any,
+        scaling: float | None = None, layout: Layout | None = None, prefilled: Prefilled | None = None,
+        decoding: Callable[..., Tensor] | None = None, **_: Any,
     ) -> tuple[Tensor, None]:  # fmt: skip
-        assert layout is not None, "this attention runs on packs only"
         dtype = value.dtype
+        if decoding is not None:
+            return decoding(module.layer_idx, query.to(dtype), key.to(dtype), value, scaling), None
+        assert layout is not None, "this attention runs on packs only"
         q, k, v = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))
+        if prefilled is not None:
+            prefilled.append((k, v))
         return attend(q, k, v, layout, scaling or q.shape[-1] ** -0.5).unsqueeze(0), None
 
     AttentionInterface.register(NAME, interface)

@@ -1,4 +1,6 @@
-"""Losses as pure functions of rewards."""
+"""Losses as pure functions of rewards and of log-probabilities. All are sums: the caller divides by the global batch."""
+
+from dataclasses import dataclass
 
 import torch
 
@@ -32,3 +34,66 @@ def centering(chosen_B: torch.Tensor, rejected_B: torch.Tensor) -> torch.Tensor:
 def accuracy(margin_B: torch.Tensor) -> torch.Tensor:
     """The number of pairs whose chosen response scores strictly higher, over a batch of margins."""
     return (margin_B > 0).sum()
+
+
+def dpo(chosen_B: torch.Tensor, rejected_B: torch.Tensor) -> torch.Tensor:
+    """The sum over pairs of -log sigmoid(r_c - r_r), the preference loss L_p (paper B, eq. 3).
+
+    `chosen_B` and `rejected_B` are implicit rewards, beta (log pi - log pi_0) of whole responses, shape (B,).
+    """
+    return -torch.nn.functional.logsigmoid(chosen_B - rejected_B).sum()
+
+
+def bco(chosen_B: torch.Tensor, rejected_B: torch.Tensor, shift: float | torch.Tensor = 0.0) -> torch.Tensor:
+    """The sum over pairs of -log sigmoid(r_c - delta) - log sigmoid(delta - r_r), the quality loss L_q (paper B, eq. 4).
+
+    `shift` is delta, the moving average of past rewards. TRL's bco_pair since 0.29 has no delta, which is shift = 0: once
+    rewards have drifted to one side of zero, one of its two halves has nothing left to teach.
+    """
+    quality = torch.nn.functional.logsigmoid
+    return -(quality(chosen_B - shift) + quality(shift - rejected_B)).sum()
+
+
+def nll(logp_B: torch.Tensor, tokens_B: torch.Tensor) -> torch.Tensor:
+    """The sum over responses of -log pi(y | x) / |y|, the generation loss L_g (paper B, eq. 5).
+
+    InternVL's script takes the mean over all tokens of the batch instead; we keep the formula.
+    """
+    return -(logp_B / tokens_B).sum()
+
+
+@dataclass(slots=True)
+class Shift:
+    """BCO's delta: the mean of all rewards of past steps (TRL 0.9.6, which InternVL used, takes in the current batch
+    first; ours does not, so that accumulation and data parallelism change nothing)."""
+
+    total: float = 0.0
+    count: int = 0
+
+    @property
+    def value(self) -> float:
+        return self.total / self.count if self.count else 0.0
+
+    def add(self, total: float, count: int) -> None:
+        """Take in a step's rewards: their sum and number."""
+        self.total, self.count = self.total + total, self.count + count
+
+
+def grpo(
+    logp_M: torch.Tensor, old_M: torch.Tensor, advantage_M: torch.Tensor, epsilon: float = 0.2,
+    epsilon_high: float | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """Each token's clipped surrogate, negated to be minimised, shape (M,) (paper B, eq. 8).
+
+    -min(ratio A, clip(ratio, 1 - e, 1 + e) A) with ratio = exp(logp - old), `old_M` being what the policy that sampled the
+    token gave it: for a token from the buffer, that of some steps ago.
+    """
+    ratio_M = (logp_M - old_M).exp()
+    high = epsilon if epsilon_high is None else epsilon_high
+    return -torch.minimum(ratio_M * advantage_M, ratio_M.clamp(1 - epsilon, 1 + high) * advantage_M)
+
+
+def kl_to(logp_M: torch.Tensor, reference_M: torch.Tensor) -> torch.Tensor:
+    """Each token's estimate of KL(pi || pi_ref), shape (M,): exp(d) - d - 1 with d = log pi_ref - log pi ("k3")."""
+    d_M = reference_M - logp_M
+    return d_M.exp() - d_M - 1

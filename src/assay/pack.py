@@ -32,6 +32,8 @@ class Group:
     answers: tuple[Ids, ...]
     types: tuple[int, ...] = ()
     """Encoders only: where the second token type begins in each whole sequence."""
+    images: tuple[str, ...] = ()
+    """The pictures of the prefix (of a single answer, where nothing is shared), in the order of their tokens."""
 
     @property
     def tokens(self) -> int:
@@ -48,7 +50,7 @@ class Group:
         return len(self.prefix) + max(len(a) for a in self.answers)
 
 
-def share(sequences: Sequence[Sequence[int] | Ids], types: Sequence[int] = ()) -> Group:
+def share(sequences: Sequence[Sequence[int] | Ids], types: Sequence[int] = (), images: Sequence[str] = ()) -> Group:
     """The group of whole token sequences: their longest common prefix, which leaves every answer a token of its own.
 
     Prefixes are compared as tokens, after rendering, so nothing is ever tokenised in pieces. One sequence alone has an
@@ -59,7 +61,9 @@ def share(sequences: Sequence[Sequence[int] | Ids], types: Sequence[int] = ()) -
     for row in rows[1:]:
         apart = np.flatnonzero(row[:shared] != rows[0][:shared])
         shared = int(apart[0]) if len(apart) else shared
-    return Group(prefix=rows[0][:shared], answers=tuple(r[shared:] for r in rows), types=tuple(types))
+    return Group(
+        prefix=rows[0][:shared], answers=tuple(r[shared:] for r in rows), types=tuple(types), images=tuple(images)
+    )
 
 
 def bins(sizes: Sequence[int], budget: int) -> list[list[int]]:
@@ -98,12 +102,16 @@ def padded_bins(groups: Sequence[Group], budget: int) -> list[list[int]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pack:
-    """Groups in one row. `last_N` is where each answer's reward is read, in the order of groups and answers."""
+    """Groups in one row. `last_N` is where each answer's reward is read, in the order of groups and answers; `from_M` are
+    the places that predict the answers' tokens `targets_M`, one for each that has a token before it."""
 
     ids_1T: torch.Tensor
     positions_1T: torch.Tensor
     last_N: torch.Tensor
+    from_M: torch.Tensor
+    targets_M: torch.Tensor
     layout: Layout
+    images: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -114,10 +122,9 @@ class Pack:
         """The same pack on a device; the segments' boundaries stay on the CPU as well as there."""
         if device.type == "cpu":
             return self
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=True) for name in ("ids_1T", "positions_1T", "last_N")
-        }
-        return Pack(**moved, layout=_moved(self.layout, device))
+        names = ("ids_1T", "positions_1T", "last_N", "from_M", "targets_M")
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        return Pack(**moved, layout=_moved(self.layout, device), images=self.images)
 
 
 def pack(groups: Sequence[Group], backend: str = "segments", multiple: int = 64, pad_id: int = -1) -> Pack:
@@ -133,6 +140,8 @@ def pack(groups: Sequence[Group], backend: str = "segments", multiple: int = 64,
     keys: list[NDArray[np.int64]] = []
     segments: list[tuple[int, int]] = []
     last: list[int] = []
+    sources: list[NDArray[np.int64]] = []
+    targets: list[Ids] = []
     at, answers = 0, 0
     for number, group in enumerate(groups):
         start, split = at, len(group.prefix)
@@ -150,6 +159,8 @@ def pack(groups: Sequence[Group], backend: str = "segments", multiple: int = 64,
             positions.append(np.arange(split, split + len(answer), dtype=np.int32))
             keys.append(np.concatenate([own, np.arange(at, at + len(answer))]))
             segments.append((number, answers))
+            sources.append(np.concatenate([own[-1:], np.arange(at, at + len(answer) - 1)]))
+            targets.append(answer if split else answer[1:])
             at += len(answer)
             last.append(_last(answer, at, own, group.prefix, pad_id))
     if at % multiple:
@@ -167,17 +178,23 @@ def pack(groups: Sequence[Group], backend: str = "segments", multiple: int = 64,
     )  # fmt: skip
     return Pack(
         ids_1T=_row(pieces), positions_1T=_row(positions), last_N=torch.tensor(last),
+        from_M=torch.from_numpy(np.concatenate(sources)), targets_M=torch.from_numpy(np.concatenate(targets)).long(),
+        images=tuple(i for g in groups for i in g.images),
         layout=replace(layout, mask=block_mask(layout)) if backend == "flex" else layout,
     )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Padded:
-    """Whole sequences, one a row, padded on the right. `types_BT` are an encoder's token types."""
+    """Whole sequences, one a row, padded on the right. `types_BT` are an encoder's token types; `from_M` are places in the
+    flattened rows, as in a `Pack`."""
 
     ids_BT: torch.Tensor
     mask_BT: torch.Tensor
     types_BT: torch.Tensor | None
+    from_M: torch.Tensor
+    targets_M: torch.Tensor
+    images: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -185,8 +202,10 @@ class Padded:
         return self.ids_BT.numel()
 
     def to(self, device: torch.device) -> "Padded":
+        names = ("ids_BT", "mask_BT", "from_M", "targets_M")
+        moved = {name: getattr(self, name).to(device) for name in names}
         types = None if self.types_BT is None else self.types_BT.to(device)
-        return Padded(ids_BT=self.ids_BT.to(device), mask_BT=self.mask_BT.to(device), types_BT=types)
+        return Padded(**moved, types_BT=types, images=self.images)
 
 
 def pad(groups: Sequence[Group], pad_id: int) -> Padded:
@@ -203,9 +222,14 @@ def pad(groups: Sequence[Group], pad_id: int) -> Padded:
     types_BT = None
     if firsts:
         types_BT = torch.from_numpy((mask_BT & (columns_T >= np.array(firsts)[:, None])).astype(np.int64))
+    firsts_B = [max(1, len(g.prefix)) for g in groups for _ in g.answers]
+    places = [b * width + np.arange(f - 1, n - 1) for b, (f, n) in enumerate(zip(firsts_B, lengths_B, strict=True))]
+    targets = [row[f:] for row, f in zip(rows, firsts_B, strict=True)]
     return Padded(
-        ids_BT=torch.from_numpy(ids_BT), mask_BT=torch.from_numpy(mask_BT.astype(np.int64)), types_BT=types_BT
-    )
+        ids_BT=torch.from_numpy(ids_BT), mask_BT=torch.from_numpy(mask_BT.astype(np.int64)), types_BT=types_BT,
+        from_M=torch.from_numpy(np.concatenate(places)), targets_M=torch.from_numpy(np.concatenate(targets)).long(),
+        images=tuple(i for g in groups for _ in g.answers for i in g.images),
+    )  # fmt: skip
 
 
 def _last(answer: Ids, end: int, own: NDArray[np.int64], prefix: Ids, pad_id: int) -> int:

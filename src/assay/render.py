@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from assay.errors import AssayError
+from assay.images import ImageStore
 from assay.records import Conversation
 
 
@@ -35,6 +37,37 @@ def render(tokenizer: Any, conversations: Sequence[Conversation], max_tokens: in
     prompts = tokenizer([_history(c[:-1]) for c in conversations], add_special_tokens=False)["input_ids"]
     answers = tokenizer([c[-1].content for c in conversations], add_special_tokens=False)["input_ids"]
     return [_as_segments(tokenizer, p, a, max_tokens) for p, a in zip(prompts, answers, strict=True)]
+
+
+def render_prompt(
+    processor: Any, messages: Conversation, store: ImageStore | None = None, answer_start: str = ""
+) -> list[int]:
+    """Token ids of a prompt up to where the answer begins, every picture as its processor's run of picture tokens.
+
+    `answer_start` is text that the answer is made to begin with. Raises AssayError for pictures that the model cannot take.
+    """
+    images = [i for m in messages for i in m.images]
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if images and (processor is tokenizer or store is None):
+        raise AssayError("the prompt has pictures: give a vision-language model, and the folder of pictures")
+    template = getattr(processor, "chat_template", None) or ""
+    if "image" in template:
+        parts = ([{"type": "image"}] * len(m.images) + [{"type": "text", "text": m.content}] for m in messages)
+        chat: list[dict[str, Any]] = [{"role": m.role, "content": c} for m, c in zip(messages, parts, strict=True)]
+        text = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    else:
+        token = f"{getattr(processor, 'image_token', '')}\n"
+        chat = [{"role": m.role, "content": token * len(m.images) + m.content} for m in messages]
+        if tokenizer.chat_template:
+            text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        else:
+            text = "\n".join(c["content"] for c in chat) + "\n"
+    text += answer_start
+    if not images:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    assert store is not None
+    made = processor(text=[text], images=[store.open(i) for i in images], add_special_tokens=False)
+    return [int(t) for t in made["input_ids"][0]]
 
 
 def _from_template(tokenizer: Any, conversation: Conversation, max_tokens: int) -> Rendered:

@@ -10,16 +10,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("records",),
     ("tables",),
-    ("run", "chat", "render", "losses", "attention_cpu", "statistics"),
-    ("attention",),
+    ("run", "chat", "journal", "images", "losses", "head", "attention_cpu", "statistics"),
+    ("attention", "render", "vision"),
     ("pack",),
     ("models", "step"),
-    ("curate", "reward", "bench"),
+    ("curate", "reward", "bench", "policy"),
     ("recipes",),
     ("report", "show"),
     ("cli",),
 )
 SIBLINGS_APART = {"curate", "reward", "bench"}
+"""`policy` uses the answer checkers of `bench`, and no other sibling."""
 WITHOUT_TORCH = {"errors", "records", "tables", "run", "chat", "render", "curate", "bench", "report", "show", "cli"}
 
 
@@ -60,6 +61,8 @@ def test_no_back_edge() -> None:
             assert level[there] <= level[here], f"{path.relative_to(ROOT)} imports {there}: a back edge"
             if here in SIBLINGS_APART and there in SIBLINGS_APART:
                 assert here == there, f"{path.relative_to(ROOT)} imports its sibling {there}"
+            assert here != "policy" or there not in ("curate", "reward"), f"{path.relative_to(ROOT)} imports {there}"
+            assert there != "policy" or level[here] > level["policy"] or here == there
 
 
 def test_the_core_imports_without_torch() -> None:

@@ -80,10 +80,10 @@ def test_closing_twice_closes_the_trackers_once(tmp_path: Path) -> None:
             self.finished += 1
 
     with Monitor(tmp_path, 2, lambda _: None) as monitor:
-        monitor.trackers = [tracker := Tracker()]
+        monitor.journal.trackers = [tracker := Tracker()]
         monitor.close()
     assert tracker.finished == 1
-    assert monitor.file.closed
+    assert monitor.journal.file.closed
 
 
 def test_a_terminal_has_one_live_line_and_the_last_is_said(tmp_path: Path) -> None:

@@ -3,20 +3,17 @@
 The papers show curves only. Rates are over the last steps, not since the start; the ETA follows from them.
 """
 
-import json
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from assay.errors import AssayError
-from assay.tables import write_text
+from assay.journal import Journal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,16 +55,13 @@ class Monitor:
         quiet: bool = False, every_s: float = 15.0, clock: Callable[[], float] = time.monotonic,
         console: Console | None = None,
     ) -> None:  # fmt: skip
-        self.path, self.steps, self.say, self.name, self.quiet = folder / "metrics.jsonl", steps, say, name, quiet
+        self.steps, self.say, self.name, self.quiet = steps, say, name, quiet
+        self.journal = Journal(folder, trackers, name, quiet)
         live = console is not None and console.is_terminal and not quiet
         self.status = console.status(f"{name}: the first step") if console is not None and live else None
-        self.every_s, self.clock, self.said, self.open = self.LIVE_S if live else every_s, clock, clock(), not quiet
+        self.every_s, self.clock, self.said = self.LIVE_S if live else every_s, clock, clock()
         self.recent: deque[tuple[float, StepMetrics]] = deque(maxlen=self.WINDOW)
         self.started = clock()
-        self.trackers = [] if quiet else [_tracker(t, name, folder / "trackers") for t in trackers]
-        if not quiet:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.file = self.path.open("a", encoding="utf-8")
 
     def __enter__(self) -> "Monitor":
         if self.status:
@@ -81,23 +75,13 @@ class Monitor:
 
     def close(self) -> None:
         """Close the file, the trackers and the live line; a second time does nothing."""
-        if not self.open:
-            return
-        self.open = False
         if self.status:
             self.status.stop()
-        self.file.close()
-        for tracker in self.trackers:
-            tracker.finish()
+        self.journal.close()
 
     def resume(self, step: int) -> None:
         """Forget the lines of later steps, and a last one that a kill cut short: they will be written again."""
-        if self.quiet:
-            return
-        self.file.close()
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        write_text(self.path, "".join(line for line in lines if _step_of(line) <= step))
-        self.file = self.path.open("a", encoding="utf-8")
+        self.journal.resume(step)
 
     def log(self, metrics: StepMetrics) -> None:
         """Record one step."""
@@ -105,11 +89,8 @@ class Monitor:
         self.recent.append((now, metrics))
         if self.quiet:
             return
-        values = {**asdict(metrics), **self.rates()}
-        self.file.write(json.dumps(values) + "\n")
-        self.file.flush()
-        for tracker in self.trackers:
-            tracker.log({k: v for k, v in values.items() if k != "step"}, step=metrics.step)
+        values = {k: v for k, v in asdict(metrics).items() if k != "step"}
+        self.journal.log(metrics.step, {**values, **self.rates()})
         if now - self.said >= self.every_s or metrics.step >= self.steps:
             self.said = now
             if self.status and metrics.step < self.steps:
@@ -146,31 +127,7 @@ class Monitor:
         )
 
 
-def _step_of(line: str) -> float:
-    try:
-        return int(json.loads(line)["step"]) if line.endswith("\n") else float("inf")
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
-
-
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def _tracker(name: str, run: str, folder: Path) -> Any:
-    """One of Accelerate's trackers, started. Raises AssayError for an unknown name or a missing package."""
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-
-    kinds = {str(getattr(k, "value", k)): v for k, v in LOGGER_TYPE_TO_CLASS.items()}
-    if name not in kinds:
-        raise AssayError(f"unknown tracker '{name}'; known: {', '.join(sorted(kinds))}")
-    kind = kinds[name]
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        made = kind(run, folder) if kind.requires_logging_directory else kind(run)
-        made.start()
-    except ImportError as error:
-        raise AssayError(f"the tracker '{name}' is not installed; run: pip install {name}") from error
-    return made

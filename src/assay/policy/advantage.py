@@ -1,0 +1,58 @@
+"""A group of scored rollouts -> samples with advantages (paper B, eq. 6). Here the group ends: samples stand alone after it.
+
+The paper counts a group as effective when its advantages are not zero. With a continuous reward-model term every group has
+some spread (papers.md B.4), so both are told: signal in the rule part (rule + format) alone, and in the total.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from assay.records import Rollout, Sample, Score, digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graded:
+    """What a group came to: its samples (all of them; advantage 0.0 where there is no signal), and whether there is signal
+    in the total and in the rule part."""
+
+    samples: tuple[Sample, ...]
+    signal: bool
+    rule_signal: bool
+
+
+def advantages(rewards: Sequence[float], scale: Literal["std", "none"] = "std") -> list[float]:
+    """(r - mean) / std of a group (population std), or r - mean. All exactly 0.0 when all rewards are exactly equal.
+
+    No epsilon is added to the std: equal rewards are caught by comparing them, so a tiny spread is not taken for none, nor
+    rounding in the mean for a signal. Raises ValueError for rewards that are not numbers.
+    """
+    if not all(math.isfinite(r) for r in rewards):
+        raise ValueError(f"rewards must be finite, got {list(rewards)}")
+    if not has_signal(rewards):
+        return [0.0] * len(rewards)
+    mean = math.fsum(rewards) / len(rewards)
+    spread = math.sqrt(math.fsum((r - mean) ** 2 for r in rewards) / len(rewards)) if scale == "std" else 1.0
+    return [(r - mean) / spread for r in rewards]
+
+
+def has_signal(rewards: Sequence[float]) -> bool:
+    """False exactly when all rewards of the group are exactly equal."""
+    return any(r != rewards[0] for r in rewards)
+
+
+def grade(rollouts: Sequence[Rollout], scores: Sequence[Score], scale: Literal["std", "none"] = "std") -> Graded:
+    """The samples of one group. Answers without tokens earn no sample, but count in the group's mean."""
+    found = advantages([s.total for s in scores], scale)
+    group = digest([rollouts[0].prompt_id, rollouts[0].policy_step, [list(r.tokens) for r in rollouts]])
+    return Graded(
+        samples=tuple(
+            Sample(
+                prompt_id=r.prompt_id, group=group, tokens=r.tokens, logprobs=r.logprobs, advantage=a,
+                policy_step=r.policy_step,
+            )
+            for r, a in zip(rollouts, found, strict=True) if r.tokens
+        ),
+        signal=any(a != 0.0 for a in found), rule_signal=has_signal([s.rule + s.format for s in scores]),
+    )  # fmt: skip

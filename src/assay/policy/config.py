@@ -1,0 +1,145 @@
+"""Settings of the policy side, apart from the code that reads them, so that they load without torch."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from assay.errors import AssayError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyConfig:
+    """Which parts of the model train, and how the work is done."""
+
+    train: tuple[Literal["adapter", "llm", "vision"], ...] = ("llm",)
+    """Any mix of adapter, llm and vision (paper B, Table 4: adapter alone is best there)."""
+    lora_rank: int = 0
+    """Low-rank adapters on the language model instead of its own weights (0: train them whole)."""
+    temperature: float = 1.0
+    """Of sampling, and of the log-probabilities that training compares."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    packing: bool = True
+    """Pack without padding, prompts and pictures once per group, where the model allows it."""
+    attention: Literal["auto", "segments", "flex", "varlen"] = "auto"
+    tokens: int = 4_096
+    """Tokens of one forward pass on one device: the memory to spend."""
+    checkpointing: bool = False
+    shard: bool = False
+    """With several processes: FSDP2 instead of DDP."""
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise AssayError("policy.train must name at least one part: adapter, llm or vision")
+        if self.temperature <= 0 or self.tokens <= 0 or self.lora_rank < 0:
+            raise AssayError("policy.temperature and policy.tokens must be above 0 and policy.lora_rank not below")
+        if self.lora_rank and "llm" not in self.train:
+            raise AssayError("policy.lora_rank adapts the language model: name llm in policy.train too")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitConfig:
+    """A training on fixed examples: adapter alignment, or MPO with its pairs. Defaults of MPO's weights: the MPO paper."""
+
+    epochs: float = 1.0
+    batch: int = 32
+    """Examples (pairs, for MPO) per optimiser step over all devices."""
+    lr: float = 1e-6
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = 0.03
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    beta: float = 0.1
+    weights: tuple[float, float, float] = (0.8, 0.2, 1.0)
+    """Of preference (DPO), quality (BCO) and generation (NLL)."""
+    shift: bool = True
+    """BCO's moving average of past rewards (delta); without it the loss is what TRL calls bco_pair since 0.29."""
+    save_every: int = 50
+    """Optimiser steps between checkpoints."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "lr", "clip", "beta", "save_every"):
+            if getattr(self, name) <= 0:
+                raise AssayError(f"{name} must be above 0, got {getattr(self, name)}")
+        if not 0 <= self.warmup < 1:
+            raise AssayError(f"warmup is a share of the steps in [0, 1), got {self.warmup}")
+        if min(self.weights) < 0 or not any(self.weights):
+            raise AssayError(f"weights must not be negative, nor all zero, got {self.weights}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerConfig:
+    """How answers are drawn."""
+
+    max_tokens: int = 64
+    """New tokens of one answer."""
+    temperature: float = 1.0
+    """0 takes the likeliest token."""
+    top_p: float = 1.0
+    rows: int = 256
+    """Answers that are decoded together."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens <= 0 or self.rows <= 0 or self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise AssayError("sampler: max_tokens and rows above 0, temperature not below 0, top_p in (0, 1]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BufferConfig:
+    """The Selective Sample Buffer (paper B, section 3.3.2). What the paper leaves open follows SSR (VL-Rethinker)."""
+
+    capacity: int = 512
+    """Samples; the oldest leave first. 0: no buffer, zero-signal groups are skipped."""
+    alpha: float = 1.0
+    """P(j) ~ |advantage_j| ^ alpha."""
+    max_age: int = 8
+    """Policy steps after which a sample is too far off-policy, and leaves."""
+    unit: Literal["sample", "group"] = "sample"
+    """What is drawn: single samples, or whole groups (whole-group replay)."""
+
+    def __post_init__(self) -> None:
+        if self.capacity < 0 or self.alpha < 0 or self.max_age < 1:
+            raise AssayError("buffer: capacity and alpha must not be negative, max_age at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrpoConfig:
+    """GRPO with the Selective Sample Buffer (paper B, section 3.3; nearest published values where it is silent)."""
+
+    steps: int = 100
+    prompts: int = 8
+    """Prompts per step over all devices."""
+    group: int = 8
+    """Answers per prompt."""
+    lr: float = 1e-6
+    warmup: float = 0.0
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    epsilon: float = 0.2
+    """The ratio is clipped to [1 - epsilon, 1 + epsilon] (R1V3)."""
+    epsilon_high: float | None = None
+    """Another upper bound (DAPO's clip-higher); None: epsilon."""
+    kl: float = 0.0
+    """Weight of the KL penalty to the first policy (k3 estimate); eq. 8 as printed has none."""
+    mean: Literal["response", "token"] = "response"
+    """Mean over each response's tokens, then over responses (eq. 8), or over all tokens at once."""
+    scale: Literal["std", "none"] = "std"
+    """Advantages are divided by the group's standard deviation (eq. 6), or not (Dr. GRPO)."""
+    zero_groups: Literal["buffer", "keep", "drop", "resample"] = "buffer"
+    """Groups without signal: fill their places from the buffer (SSB), train on them, drop them, or draw further prompts
+    until the batch is full (DAPO's dynamic sampling)."""
+    resample_most: int = 4
+    """Draw at most this many times the prompts of a step when resampling."""
+    buffer: BufferConfig = field(default_factory=BufferConfig)
+    save_every: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "prompts", "lr", "clip", "epsilon", "save_every", "resample_most"):
+            if getattr(self, name) <= 0:
+                raise AssayError(f"grpo.{name} must be above 0, got {getattr(self, name)}")
+        if self.group < 2:
+            raise AssayError(
+                f"grpo.group must be at least 2, or no answer can be better than another; got {self.group}"
+            )
+        if self.kl < 0 or not 0 <= self.warmup < 1:
+            raise AssayError("grpo.kl must not be negative, and grpo.warmup lies in [0, 1)")

@@ -1,0 +1,217 @@
+"""A policy as a module: groups of [prompt, answer, answer, ...] in, a log-probability for every answer token out.
+
+The body runs on packs without padding (a prompt and its pictures once per group), or on padded rows where it cannot be
+packed; only places that predict an answer's token reach the head.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from assay import models, vision
+from assay.attention import candidates
+from assay.errors import AssayError
+from assay.head import chosen_logprobs
+from assay.images import ImageStore
+from assay.pack import Group, Pack, Padded, bins, pack, pad, padded_bins
+from assay.policy.config import PolicyConfig
+
+Part = Literal["adapter", "llm", "vision"]
+Batch = Pack | Padded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logprobs:
+    """Of the answers' tokens, in the order of the batch: log-probability and entropy, fp32, shape (M,), in nats."""
+
+    logp_M: Tensor
+    entropy_M: Tensor
+
+
+class Policy(torch.nn.Module):
+    """A causal language model or a vision-language model of transformers. `reason` says why it is not packed, if so.
+
+    Args:
+        model: With a language-model head.
+        processor: Its processor, or the tokenizer of a model without pictures.
+        store: Where the pictures of prompts are.
+        config: Which parts train, and how the work is done.
+    """
+
+    def __init__(self, model: Any, processor: Any, config: PolicyConfig, store: ImageStore | None = None) -> None:
+        super().__init__()
+        self.model, self.processor, self.config = model, processor, config
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self.visual = vision.is_visual(_inner(model))
+        self.pictures = vision.Pictures(processor.image_processor, store) if self.visual and store is not None else None
+        self._no_split_modules = list(getattr(model, "_no_split_modules", None) or [])
+        self.reason, self.backend = "packing is off", "segments"
+        half = config.precision == "bf16"
+        wanted = candidates(models.device(), half) if config.attention == "auto" else (config.attention,)
+        for backend in wanted if config.packing else ():
+            self.reason, self.backend = models.use_packing(_inner(model), backend, half), backend
+            if self.packed:
+                break
+
+    @property
+    def packed(self) -> bool:
+        return not self.reason
+
+    @property
+    def inner(self) -> Any:
+        """The model of transformers, under adapters if there are any."""
+        return _inner(self.model)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The tokens that end an answer."""
+        found = [self.tokenizer.eos_token_id, getattr(self.inner.generation_config, "eos_token_id", None)]
+        flat = [t for f in found if f is not None for t in (f if isinstance(f, list) else [f])]
+        return tuple(dict.fromkeys(flat))
+
+    @property
+    def image_token(self) -> int | None:
+        return int(self.inner.config.image_token_id) if self.visual else None
+
+    def train(self, mode: bool = True) -> "Policy":
+        """As usual, but the vision tower keeps its statistics."""
+        super().train(mode)
+        tower = vision.vision_tower(self.inner) if self.visual else None
+        if tower is not None:
+            tower.eval()
+        return self
+
+    def bins(self, groups: Sequence[Group], budget: int = 0) -> list[list[int]]:
+        """Indices of the groups of each forward pass, within the budget of tokens."""
+        if self.packed:
+            return bins([g.tokens for g in groups], budget or self.config.tokens)
+        return padded_bins(groups, budget or self.config.tokens)
+
+    def batch(self, groups: Sequence[Group]) -> Batch:
+        return pack(groups, self.backend) if self.packed else pad(groups, self.tokenizer.pad_token_id or 0)
+
+    def hidden(self, batch: Batch, prefilled: Any = None) -> Tensor:
+        """The last hidden state of every place, shape (places, D)."""
+        inner = self.inner
+        body = vision.language_model(inner)
+        if isinstance(batch, Pack):
+            embeds = vision.embed(inner, batch.ids_1T, batch.images, self.pictures)
+            out = body(
+                inputs_embeds=embeds, position_ids=batch.positions_1T, layout=batch.layout, prefilled=prefilled,
+                use_cache=False,
+            )  # fmt: skip
+        else:
+            embeds = vision.embed(inner, batch.ids_BT, batch.images, self.pictures)
+            out = body(inputs_embeds=embeds, attention_mask=batch.mask_BT, use_cache=False, **self._positions(batch))
+        return out.last_hidden_state.flatten(0, 1)  # type: ignore[no-any-return]
+
+    def _positions(self, batch: Padded) -> dict[str, Tensor]:
+        """Where the language model counts places in several dimensions (Qwen-VL), what its own class says they are."""
+        body = getattr(self.inner, self.inner.base_model_prefix)
+        if not (self.visual and hasattr(body, "get_rope_index") and batch.images):
+            return {}
+        assert self.pictures is not None
+        inputs = self.pictures.inputs(batch.images)
+        kinds = torch.eq(batch.ids_BT, self.image_token or -1).int()
+        names = {"image_grid_thw": inputs.get("image_grid_thw"), "mm_token_type_ids": kinds}
+        takes = body.get_rope_index.__code__.co_varnames
+        given = {n: x for n, x in names.items() if n in takes and x is not None}
+        places, _ = body.get_rope_index(batch.ids_BT, attention_mask=batch.mask_BT, **given)
+        return {"position_ids": places}
+
+    def forward(self, batch: Batch) -> Logprobs:
+        head = self.inner.get_output_embeddings()
+        hidden_MD = self.hidden(batch)[batch.from_M]
+        logp, entropy = chosen_logprobs(
+            hidden_MD, head.weight, batch.targets_M, self.config.temperature, getattr(head, "bias", None)
+        )
+        return Logprobs(logp_M=logp, entropy_M=entropy)
+
+    def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write what transformers loads: weights (adapters merged), config, processor."""
+        inner = self.model
+        if inner is not self.inner:
+            import copy
+
+            inner = copy.deepcopy(inner).merge_and_unload()
+        elif weights is not None:
+            own = {n.removeprefix("model."): x for n, x in weights.items()}
+            missing = {n: x for n, x in inner.state_dict().items() if n not in own}
+            return self._write(inner, folder, {**missing, **own})
+        return self._write(inner, folder, inner.state_dict())
+
+    def _write(self, inner: Any, folder: Path, state: dict[str, Tensor]) -> None:
+        body = vision.language_model(inner)
+        before = body.config._attn_implementation
+        body.config._attn_implementation = "sdpa"
+        try:
+            inner.save_pretrained(folder, state_dict={n: x.contiguous() for n, x in state.items()})
+        finally:
+            body.config._attn_implementation = before
+        self.processor.save_pretrained(folder)
+
+
+def load_policy(
+    name: str, config: PolicyConfig, store: ImageStore | None = None, device: torch.device | None = None
+) -> Policy:
+    """A policy from a packaged model, a folder or a hub id: a vision-language model where the config says it is one."""
+    model, processor = models.load_generator(name)
+    choose_trained(model, config.train)
+    if config.lora_rank:
+        model = _with_lora(model, config)
+    if config.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return Policy(model.to(device or models.device()), processor, config, store)
+
+
+def choose_trained(model: Any, parts: Sequence[str]) -> None:
+    """Freeze everything but the named parts. Raises AssayError where the model has none of a name's parts."""
+    has = {"llm": True, "adapter": False, "vision": False}
+    if vision.is_visual(model):
+        has.update(adapter=vision.adapter(model) is not None, vision=vision.vision_tower(model) is not None)
+    absent = [p for p in parts if not has[p]]
+    if absent:
+        raise AssayError(f"policy.train names '{absent[0]}', which this model does not have")
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    if "llm" in parts:
+        for parameter in vision.language_model(model).parameters():
+            parameter.requires_grad_(True)
+        model.get_output_embeddings().requires_grad_(True)
+    if "adapter" in parts:
+        vision.adapter(model).requires_grad_(True)
+    if "vision" in parts:
+        vision.vision_tower(model).requires_grad_(True)
+
+
+def _with_lora(model: Any, config: PolicyConfig) -> Any:
+    """Low-rank adapters on the language model; the other chosen parts train whole."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        from assay.errors import missing_extra
+
+        raise missing_extra("peft", "lora") from error
+    trained = [n for n, p in model.named_parameters() if p.requires_grad and "language_model" not in n]
+    body = "language_model" if vision.is_visual(model) else model.base_model_prefix
+    names = [
+        n for n, m in model.named_modules()
+        if isinstance(m, torch.nn.Linear) and f"{body}." in n and n != "lm_head"
+    ]  # fmt: skip
+    made = get_peft_model(
+        model,
+        LoraConfig(task_type="CAUSAL_LM", r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=names),
+    )
+    chosen = set(trained) if vision.is_visual(model) else set()
+    for name, parameter in made.named_parameters():
+        if name.removeprefix("base_model.model.") in chosen:
+            parameter.requires_grad_(True)
+    return made
+
+
+def _inner(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -1,0 +1,288 @@
+"""Mixed preference optimisation on fixed pairs (paper B, section 3.2); with other weights, SFT, DPO and adapter alignment.
+
+    L = w_p DPO + w_q BCO + w_g NLL          weights 0.8, 0.2, 1.0 (MPO paper, app. 8.4); R1V2 does not give its own
+
+The reference's log-probabilities are computed once, before the first step, and kept in the folder. A pair is one packed
+group [prompt, chosen, rejected]: the prompt and its pictures are computed once.
+
+    folder/               the policy as transformers saves it; folder/training.json: how it went, written last
+    folder.partial/       an unfinished training: state/, reference.npy, metrics.jsonl
+"""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from assay.errors import AssayError
+from assay.journal import Journal
+from assay.losses import Shift, bco, dpo, nll
+from assay.pack import Group
+from assay.policy.config import FitConfig
+from assay.policy.model import Batch, Logprobs, Policy
+from assay.step import Engine
+from assay.tables import write_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """What is learned from: token ids of a prompt, its pictures, the chosen answer, and a rejected one (MPO, DPO)."""
+
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...] = ()
+    images: tuple[str, ...] = ()
+
+    def group(self) -> Group:
+        answers = [a for a in (self.chosen, self.rejected) if a]
+        return Group(
+            prefix=np.array(self.prompt, dtype=np.int32), images=self.images,
+            answers=tuple(np.array(a, dtype=np.int32) for a in answers),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """A finished training."""
+
+    folder: Path
+    examples: int
+    steps: int
+    loss: float
+    shift: float
+    wall_s: float
+
+
+def fit(
+    folder: Path, config: FitConfig, policy: Policy, examples: Sequence[Example],
+    say: Callable[[str], None] = lambda _: None, trackers: Sequence[str] = (),
+    watch: Callable[[int, Policy], dict[str, float]] | None = None, watch_every: int = 0,
+) -> Fitted:  # fmt: skip
+    """Train the policy in place on `examples` and save it to `folder`. Returns at once when that is already done.
+
+    `watch` is called every `watch_every` steps and at the end; what it returns is logged (over-optimisation curves). Raises
+    AssayError when there is nothing to train on, or pairs are asked for and answers alone are given.
+    """
+    done = folder / "training.json"
+    if done.exists():
+        return Fitted(**{**json.loads(done.read_text()), "folder": folder})
+    paired = bool(config.weights[0] or config.weights[1])
+    if not examples:
+        raise AssayError(f"{folder}: no examples to train on; see the reasons why pairs were dropped")
+    if paired and not all(e.rejected for e in examples):
+        raise AssayError(f"{folder}: preference weights {config.weights} need a rejected answer in every example")
+    engine = Engine(policy.config.precision, config.clip, policy.config.shard)
+    engine.prepare(policy, config.lr, config.weight_decay)
+    run = _Fit(folder, config, policy, engine, [e if paired else _alone(e) for e in examples], paired)
+    run.watch, run.watch_every = watch, watch_every
+    return run.loop(say if engine.lead else lambda _: None, trackers)
+
+
+def _alone(example: Example) -> Example:
+    return Example(prompt=example.prompt, chosen=example.chosen, images=example.images)
+
+
+@dataclass(slots=True)
+class _Micro:
+    batch: Batch
+    sizes_N: list[int]
+    reference_N: Tensor
+    weight: float
+
+
+class _Fit:
+    watch: Callable[[int, Policy], dict[str, float]] | None
+    watch_every: int
+
+    def __init__(
+        self, folder: Path, config: FitConfig, policy: Policy, engine: Engine, examples: Sequence[Example], paired: bool
+    ) -> None:
+        self.folder, self.config, self.policy, self.engine, self.paired = folder, config, policy, engine, paired
+        self.groups = [e.group() for e in examples]
+        self.partial = folder.with_name(folder.name + ".partial")
+        self.size = min(config.batch, len(examples))
+        self.steps = max(1, round(config.epochs * len(examples) / self.size))
+        self.shift = Shift()
+        self.terms = torch.zeros(0)
+
+    def loop(self, say: Callable[[str], None], trackers: Sequence[str]) -> Fitted:
+        config, engine = self.config, self.engine
+        self.partial.mkdir(parents=True, exist_ok=True)
+        reference = self.reference() if self.paired else np.zeros((len(self.groups), 2))
+        first, wall_s = self.resume()
+        journal = Journal(self.partial, trackers, self.folder.name, quiet=not engine.lead)
+        journal.resume(first)
+        said, loss = time.monotonic(), math.nan
+        for step in range(first, self.steps):
+            start = time.monotonic()
+            metrics = self.step(step, reference)
+            wall_s += time.monotonic() - start
+            loss = metrics["loss"]
+            if self.watch is not None and self.watch_every and (step + 1) % self.watch_every == 0:
+                metrics |= self.watch(step + 1, self.policy)
+            journal.log(step + 1, metrics)
+            if time.monotonic() - said > 15 or step + 1 == self.steps:
+                said = time.monotonic()
+                left = (self.steps - step - 1) * wall_s / (step + 1)
+                say(f"{self.folder.name}: step {step + 1}/{self.steps}  {_line(metrics)}  left {left:.0f} s")
+            if (step + 1) % config.save_every == 0 and step + 1 < self.steps:
+                state = {"step": step + 1, "wall_s": wall_s, "shift": [self.shift.total, self.shift.count]}
+                engine.save(self.partial / "state", state)
+        journal.close()
+        return self.finish(loss, wall_s)
+
+    def resume(self) -> tuple[int, float]:
+        if not (self.partial / "state").exists():
+            return 0, 0.0
+        state = self.engine.load(self.partial / "state")
+        self.shift.total, self.shift.count = state["shift"]
+        return int(state["step"]), float(state["wall_s"])
+
+    def finish(self, loss: float, wall_s: float) -> Fitted:
+        weights = self.engine.weights()
+        if self.engine.lead:
+            self.policy.save(self.partial / "model", weights)
+            (self.partial / "metrics.jsonl").replace(self.partial / "model" / "metrics.jsonl")
+            result = {
+                "examples": len(self.groups), "steps": self.steps, "loss": loss, "shift": self.shift.value,
+                "wall_s": round(wall_s, 2),
+            }  # fmt: skip
+            write_text(self.partial / "model" / "training.json", json.dumps(result, indent=2))
+            shutil.rmtree(self.folder, ignore_errors=True)
+            (self.partial / "model").rename(self.folder)
+            shutil.rmtree(self.partial)
+        self.engine.wait()
+        return Fitted(**{**json.loads((self.folder / "training.json").read_text()), "folder": self.folder})
+
+    def reference(self) -> Any:
+        """log pi_0 of whole answers, shape (examples, 2): computed before the first step, and kept."""
+        path = self.partial / "reference.npy"
+        if not path.exists():
+            found = self.answers_logp()
+            if self.engine.lead:
+                with path.with_suffix(".tmp").open("wb") as file:
+                    np.save(file, found)
+                path.with_suffix(".tmp").replace(path)
+            self.engine.wait()
+        return np.load(path)
+
+    @torch.no_grad()
+    def answers_logp(self) -> Any:
+        engine, found = self.engine, np.zeros((len(self.groups), 2))
+        rank, world = engine.rank, engine.world
+        own = list(range(len(self.groups)))[rank::world] or [0]
+        self.policy.eval()
+        parts = self.policy.bins([self.groups[i] for i in own])
+        rows: list[tuple[int, list[float]]] = []
+        for number in range(engine.most(len(parts))):
+            part = [own[i] for i in parts[min(number, len(parts) - 1)]]
+            groups = [self.groups[i] for i in part]
+            sums = _sums(self.logprobs(self.policy.batch(groups)), _sizes(groups)).view(-1, 2)
+            rows += zip(part, sums.tolist(), strict=True)
+        for at, values in dict(engine.gather(rows)).items():
+            found[at] = values
+        return found
+
+    def logprobs(self, batch: Batch) -> Logprobs:
+        with self.engine.autocast():
+            found: Logprobs = self.engine.module(batch.to(self.engine.device))
+        return found
+
+    def order(self, step: int) -> list[int]:
+        """The examples of a step: whole epochs in random order, one after another."""
+        n, places = len(self.groups), range(step * self.size, (step + 1) * self.size)
+        epochs = {p // n for p in places}
+        orders = {e: np.random.default_rng([self.config.seed, e]).permutation(n) for e in epochs}
+        return [int(orders[p // n][p % n]) for p in places]
+
+    def micros(self, step: int, reference: Any) -> Iterator[_Micro]:
+        chosen = self.order(step)
+        own = chosen[self.engine.rank :: self.engine.world]
+        idle = not own
+        own = own or chosen[:1]
+        for part in self.policy.bins([self.groups[i] for i in own]):
+            at = [own[i] for i in part]
+            groups = [self.groups[i] for i in at]
+            yield _Micro(
+                self.policy.batch(groups), _sizes(groups),
+                torch.tensor(reference[at], dtype=torch.float32, device=self.engine.device), float(not idle),
+            )  # fmt: skip
+
+    def step(self, step: int, reference: Any) -> dict[str, float]:
+        config, engine = self.config, self.engine
+        micros = list(self.micros(step, reference))
+        missing = engine.most(len(micros)) - len(micros)
+        micros += [_Micro(m.batch, m.sizes_N, m.reference_N, 0.0) for m in micros[:1] * missing]
+        self.terms = torch.zeros(8, device=engine.device)
+        lr = config.lr * schedule(config.schedule, config.warmup, step, self.steps)
+        norm = engine.step(micros, self.loss, lr)
+        loss, prefer, quality, generate, right, margin, rewards, logp = engine.total(*self.terms.tolist())
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise AssayError(f"{self.folder}: the loss is {loss} at step {step + 1}; lower lr (now {config.lr})")
+        n = self.size
+        metrics = {"loss": loss, "nll": generate / n, "grad_norm": norm, "lr": lr, "logp": logp / n}
+        if self.paired:
+            metrics |= {
+                "dpo": prefer / n, "bco": quality / n, "accuracy": right / n, "margin": margin / n,
+                "shift": self.shift.value,
+            }  # fmt: skip
+            if config.shift:
+                self.shift.add(rewards, 2 * n)
+        return metrics
+
+    def loss(self, micro: _Micro) -> Tensor:
+        """This micro-batch's part of the mean loss over the global batch."""
+        w_prefer, w_quality, w_generate = self.config.weights
+        sums_N = _sums(self.logprobs(micro.batch), micro.sizes_N)
+        tokens_N = sums_N.new_tensor(micro.sizes_N)
+        zero = sums_N.new_zeros(())
+        if self.paired:
+            sums_B2, tokens_B = sums_N.view(-1, 2), tokens_N.view(-1, 2)[:, 0]
+            chosen_B, rejected_B = (self.config.beta * (sums_B2 - micro.reference_N)).unbind(1)
+            terms = [
+                dpo(chosen_B, rejected_B),
+                bco(chosen_B, rejected_B, self.shift.value),
+                nll(sums_B2[:, 0], tokens_B),
+            ]
+            seen = [(chosen_B > rejected_B).sum(), (chosen_B - rejected_B).sum(), (chosen_B + rejected_B).sum()]
+        else:
+            terms, seen = [zero, zero, nll(sums_N, tokens_N)], [zero] * 3
+        loss = w_prefer * terms[0] + w_quality * terms[1] + w_generate * terms[2]
+        loss = loss * (micro.weight / self.size)
+        with torch.no_grad():
+            values = [*terms, *seen, sums_N.sum()]
+            self.terms += torch.stack([loss.float(), *(v.float() * micro.weight for v in values)])
+        return loss
+
+
+def schedule(kind: str, warmup: float, step: int, steps: int) -> float:
+    """The learning rate's factor at a step: a linear rise over the `warmup` share, then cosine, linear or constant."""
+    warm = warmup * steps
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    if kind == "constant":
+        return 1.0
+    done = (step - warm) / max(1.0, steps - warm)
+    return 0.5 * (1 + math.cos(math.pi * done)) if kind == "cosine" else 1 - done
+
+
+def _sizes(groups: Sequence[Group]) -> list[int]:
+    return [len(a) for g in groups for a in g.answers]
+
+
+def _sums(logprobs: Logprobs, sizes_N: list[int]) -> Tensor:
+    """Log-probabilities of whole answers, shape (N,)."""
+    return torch.stack([part.sum() for part in torch.split(logprobs.logp_M, sizes_N)])
+
+
+def _line(metrics: dict[str, float]) -> str:
+    names = [n for n in ("loss", "accuracy", "margin", "nll", "grad_norm") if n in metrics]
+    return "  ".join(f"{n} {metrics[n]:.3g}" for n in names)

@@ -1,0 +1,332 @@
+"""Prompts -> groups of rollouts: our decoder on a copy of the policy in 16 bits, transformers' generate, or a vLLM server.
+
+The paper does not say how it samples (R1V3: verl, that is vLLM). Sampled token ids are kept; nothing is tokenised again.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from assay import vision
+from assay.attention import Prefilled
+from assay.errors import AssayError
+from assay.images import ImageStore
+from assay.pack import Group, pack, share
+from assay.policy.config import SamplerConfig
+from assay.policy.decode import Cache
+from assay.policy.model import Policy
+from assay.records import Prompt, Rollout
+from assay.render import render_prompt
+
+
+class LocalSampler:
+    """Samples from a policy of this process. `step` and `seed` alone decide what is drawn, so a resumed run draws the same.
+
+    Args:
+        policy: What to sample from; `load` takes its current weights over.
+        config: Lengths and temperature.
+        store: Where the pictures of prompts are.
+        half: Decode on a copy in bfloat16, which needs half the memory traffic; False decodes with the policy itself.
+        answer_start: Text that every answer is made to begin with ("<think>"), part of the prompt.
+    """
+
+    def __init__(
+        self, policy: Policy, config: SamplerConfig, store: ImageStore | None = None, seed: int = 0, half: bool = True,
+        answer_start: str = "",
+    ) -> None:  # fmt: skip
+        self.policy, self.config, self.store, self.seed = policy, config, store, seed
+        self.answer_start, self.step, self.half = answer_start, 0, half
+        inner = policy.inner
+        self.body, self.head = vision.language_model(inner), inner.get_output_embeddings()
+        where = self.head.weight.device
+        if half:
+            self.body, self.head = (
+                _half(m).to(where) for m in (type(self.body)(self.body.config), copy.deepcopy(self.head))
+            )
+            self.load(0)
+        self.forbidden = [policy.image_token] if policy.image_token is not None else []
+        self.rendered: dict[str, list[int]] = {}
+
+    def load(self, step: int) -> None:
+        """Take over the policy's weights of this step."""
+        self.step = step
+        if not self.half:
+            return
+        inner = self.policy.inner
+        pairs = [(self.body, vision.language_model(inner)), (self.head, inner.get_output_embeddings())]
+        with torch.no_grad():
+            for own, source in pairs:
+                merged = _plain(source)
+                for name, parameter in own.named_parameters():
+                    parameter.copy_(merged[name])
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """The tokens of a prompt, pictures' places included."""
+        if prompt.id not in self.rendered:
+            self.rendered[prompt.id] = render_prompt(
+                self.policy.processor, prompt.messages, self.store, self.answer_start
+            )
+        return self.rendered[prompt.id]
+
+    @torch.inference_mode()
+    def __call__(self, prompts: Sequence[Prompt], n: int, draw: int = 0) -> list[list[Rollout]]:
+        """n answers of each prompt. `draw` tells apart several calls at one step."""
+        generator = torch.Generator().manual_seed(hash((self.seed, self.step, draw)) % (1 << 62))
+        found: list[list[Rollout]] = []
+        per_call = max(1, self.config.rows // n)
+        self.policy.eval()
+        for at in range(0, len(prompts), per_call):
+            found += self._decode(prompts[at : at + per_call], n, generator)
+        return found
+
+    def _decode(self, prompts: Sequence[Prompt], n: int, generator: torch.Generator) -> list[list[Rollout]]:
+        groups = [share([self.prompt_ids(p)], images=p.images) for p in prompts]
+        cache, hidden_GD = self._prefill(groups, n)
+        lengths_G = torch.tensor([g.tokens for g in groups], device=hidden_GD.device)
+        drawn = _Drawn(len(prompts) * n, self.config.max_tokens, self.policy.end_ids)
+        hidden_BD, places_B = hidden_GD.repeat_interleave(n, 0), lengths_G.repeat_interleave(n)
+        while True:
+            tokens_B, logp_B = self._draw(hidden_BD, generator)
+            going = drawn.add(tokens_B, logp_B)
+            if not len(going):
+                break
+            if drawn.length % 8 == 0 and len(going) < len(tokens_B):
+                cache.keep(going)
+                drawn.keep(going)
+                tokens_B, places_B = tokens_B[going], places_B[going]
+            cache.advance()
+            out = self.body(
+                inputs_embeds=self._embed(tokens_B),
+                position_ids=places_B[:, None],
+                decoding=cache.attend,
+                use_cache=False,
+            )
+            hidden_BD, places_B = out.last_hidden_state[:, 0], places_B + 1
+        return self._rollouts(prompts, n, drawn)
+
+    def _embed(self, tokens_B: Tensor) -> Tensor:
+        embeds: Tensor = self.body.get_input_embeddings()(tokens_B[:, None])
+        return embeds
+
+    def _prefill(self, groups: Sequence[Group], n: int) -> tuple[Cache, Tensor]:
+        """Read every prompt once. Returns the cache for n rows each, and the hidden state at each prompt's end (G, D)."""
+        layers: list[Prefilled] = []
+        hidden, spans, at = [], [], 0
+        parts = self.policy.bins(groups)
+        order = [i for part in parts for i in part]
+        for part in parts:
+            batch = pack([groups[i] for i in part], self.policy.backend).to(self.policy.model.device)
+            prefilled: Prefilled = []
+            embeds = vision.embed(self.policy.inner, batch.ids_1T, batch.images, self.policy.pictures)
+            out = self.body(
+                inputs_embeds=embeds.to(self.head.weight.dtype), position_ids=batch.positions_1T, layout=batch.layout,
+                prefilled=prefilled, use_cache=False,
+            )  # fmt: skip
+            hidden.append(out.last_hidden_state[0, batch.last_N])
+            used = sum(groups[i].tokens for i in part)
+            for i in part:
+                spans.append((at, at + groups[i].tokens))
+                at += groups[i].tokens
+            layers.append([(k[:used], v[:used]) for k, v in prefilled])
+        joined = [
+            (torch.cat([part[n][0] for part in layers]), torch.cat([part[n][1] for part in layers]))
+            for n in range(len(layers[0]))
+        ]
+        back = sorted(range(len(order)), key=lambda i: order[i])
+        return Cache(joined, [spans[i] for i in back], n), torch.cat(hidden)[back]
+
+    def _draw(self, hidden_BD: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One token for each row, and its log-probability under softmax(logits / temperature), which is what training
+        compares; the picture token and what top_p leaves out are not drawn."""
+        logits = self.head(hidden_BD).float()
+        if self.config.temperature not in (0, 1.0):
+            logits /= self.config.temperature
+        norm_B1 = logits.logsumexp(-1, keepdim=True)
+        logits[:, self.forbidden] = -torch.inf
+        if self.config.temperature == 0:
+            best, tokens_B = logits.max(-1)
+            return tokens_B, best - norm_B1.squeeze(1)
+        if self.config.top_p < 1.0:
+            logits = _nucleus(logits, self.config.top_p)
+        sums = logits.sub(logits.logsumexp(-1, keepdim=True)).exp_().cumsum(-1)
+        points = torch.rand(len(logits), 1, generator=generator).to(sums) * sums[:, -1:]
+        tokens = torch.searchsorted(sums, points, right=True).clamp_(max=logits.shape[-1] - 1)
+        return tokens.squeeze(1), (logits.gather(1, tokens) - norm_B1).squeeze(1)
+
+    def _rollouts(self, prompts: Sequence[Prompt], n: int, drawn: "_Drawn") -> list[list[Rollout]]:
+        tokenizer = self.policy.tokenizer
+        texts = tokenizer.batch_decode(drawn.tokens, skip_special_tokens=True)
+        made = [
+            Rollout(
+                prompt_id=prompts[row // n].id, tokens=tuple(drawn.tokens[row]), logprobs=tuple(drawn.logprobs[row]),
+                text=self.answer_start + texts[row], ended=drawn.ended[row], policy_step=self.step,
+            )
+            for row in range(len(texts))
+        ]  # fmt: skip
+        return [made[at : at + n] for at in range(0, len(made), n)]
+
+
+def _half(module: Any) -> Any:
+    """A module whose parameters are in bfloat16; buffers (rotary frequencies) keep their precision."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    return module.eval().requires_grad_(False)
+
+
+class _Drawn:
+    """What was drawn so far, row by row; `rows` are those still in the cache."""
+
+    def __init__(self, rows: int, most: int, ends: Sequence[int]) -> None:
+        self.tokens: list[list[int]] = [[] for _ in range(rows)]
+        self.logprobs: list[list[float]] = [[] for _ in range(rows)]
+        self.ended = [False] * rows
+        self.rows, self.most, self.ends, self.length = list(range(rows)), most, set(ends), 0
+
+    def add(self, tokens_B: Tensor, logp_B: Tensor) -> Tensor:
+        """Take in a token for each row; returns the indices of the rows that go on."""
+        self.length += 1
+        for row, token, logp in zip(self.rows, tokens_B.tolist(), logp_B.tolist(), strict=True):
+            if not self.ended[row]:
+                self.tokens[row].append(token)
+                self.logprobs[row].append(logp)
+                self.ended[row] = token in self.ends
+        if self.length >= self.most:
+            return torch.empty(0, dtype=torch.long)
+        going = [at for at, row in enumerate(self.rows) if not self.ended[row]]
+        return torch.tensor(going, dtype=torch.long, device=tokens_B.device)
+
+    def keep(self, going: Tensor) -> None:
+        self.rows = [self.rows[at] for at in going.tolist()]
+
+
+def _nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """Only the likeliest tokens whose probabilities reach top_p together."""
+    ordered, order = logits.sort(-1, descending=True)
+    before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+    return torch.full_like(logits, -torch.inf).scatter(1, order, ordered.masked_fill(before >= top_p, -torch.inf))
+
+
+def _plain(module: Any) -> dict[str, Tensor]:
+    """A module's weights with low-rank adapters added in, under the names they have without adapters."""
+    found: dict[str, Tensor] = {}
+    for name, child in module.named_modules():
+        if hasattr(child, "base_layer") and hasattr(child, "get_delta_weight"):
+            delta = sum(child.get_delta_weight(a) for a in child.active_adapters)
+            found[f"{name}.weight"] = child.base_layer.weight + delta
+            if child.base_layer.bias is not None:
+                found[f"{name}.bias"] = child.base_layer.bias
+    for name, value in module.state_dict().items():
+        if ".lora_" not in name and ".base_layer." not in name:
+            found[name] = value
+    return found
+
+
+class GenerateSampler:
+    """The same through transformers' `generate`, one prompt at a time: for models whose attention cannot be packed."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        config: SamplerConfig,
+        store: ImageStore | None = None,
+        seed: int = 0,
+        answer_start: str = "",
+    ) -> None:
+        self.policy, self.config, self.store, self.seed = policy, config, store, seed
+        self.answer_start, self.step = answer_start, 0
+
+    def load(self, step: int) -> None:
+        self.step = step
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        return render_prompt(self.policy.processor, prompt.messages, self.store, self.answer_start)
+
+    @torch.inference_mode()
+    def __call__(self, prompts: Sequence[Prompt], n: int, draw: int = 0) -> list[list[Rollout]]:
+        """n answers of each prompt."""
+        torch.manual_seed(hash((self.seed, self.step, draw)) % (1 << 62))
+        self.policy.eval()
+        return [self._one(p, n) for p in prompts]
+
+    def _one(self, prompt: Prompt, n: int) -> list[Rollout]:
+        policy, config = self.policy, self.config
+        where = policy.model.device
+        ids_1P = torch.tensor([self.prompt_ids(prompt)], device=where)
+        inputs: dict[str, Any] = {"input_ids": ids_1P, "attention_mask": torch.ones_like(ids_1P)}
+        if prompt.images and policy.pictures is not None:
+            inputs |= {n: x.to(where) for n, x in policy.pictures.inputs(prompt.images).items()}
+            if "mm_token_type_ids" in policy.inner.forward.__code__.co_varnames:
+                inputs["mm_token_type_ids"] = torch.eq(ids_1P, policy.image_token or -1).int()
+        greedy = config.temperature == 0
+        options = {} if greedy else {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
+        out = policy.model.generate(
+            **inputs, do_sample=not greedy, num_return_sequences=1 if greedy else n, max_new_tokens=config.max_tokens,
+            return_dict_in_generate=True, output_logits=True, **options,
+        )  # fmt: skip
+        logits_BTV = torch.stack(out.logits, 1).float() / (config.temperature or 1.0)
+        tokens_BT = out.sequences[:, ids_1P.shape[1] :]
+        logp_BT = logits_BTV.log_softmax(-1).gather(2, tokens_BT.unsqueeze(-1)).squeeze(-1)
+        made = []
+        for tokens, logprobs in zip(tokens_BT.tolist(), logp_BT.tolist(), strict=True):
+            end = next((i + 1 for i, t in enumerate(tokens) if t in policy.end_ids), None)
+            own = tokens[:end]
+            text = policy.tokenizer.decode(own, skip_special_tokens=True)
+            made.append(Rollout(
+                prompt_id=prompt.id, tokens=tuple(own), logprobs=tuple(logprobs[: len(own)]),
+                text=self.answer_start + text, ended=end is not None, policy_step=self.step,
+            ))  # fmt: skip
+        return made * n if greedy else made
+
+
+def local_sampler(
+    policy: Policy, config: SamplerConfig, store: ImageStore | None = None, seed: int = 0, answer_start: str = ""
+) -> LocalSampler | GenerateSampler:
+    """Our decoder where the policy can be packed, else transformers' generate."""
+    if policy.packed:
+        half = policy.config.precision == "bf16"
+        return LocalSampler(policy, config, store, seed, half=half, answer_start=answer_start)
+    return GenerateSampler(policy, config, store, seed, answer_start)
+
+
+class VllmSampler:
+    """The same from vLLM in this process (extra `vllm`). Untested here: there is no GPU where this was written.
+
+    Weights are handed over by `load` through a folder that the policy saves, as vLLM reads them.
+    """
+
+    def __init__(self, folder: str, config: SamplerConfig, seed: int = 0, **options: Any) -> None:
+        try:
+            from vllm import LLM, SamplingParams
+        except ImportError as error:
+            raise AssayError("this needs vllm, which is not installed; run: pip install vllm") from error
+        self.llm, self.config, self.step = LLM(model=folder, seed=seed, **options), config, 0
+        self.settings = SamplingParams
+
+    def load(self, step: int) -> None:
+        self.step = step
+        self.llm.collective_rpc("reload_weights")
+
+    def __call__(self, prompts: Sequence[Prompt], n: int, draw: int = 0) -> list[list[Rollout]]:
+        """n answers of each prompt (text only)."""
+        settings = self.settings(
+            n=n,
+            temperature=self.config.temperature,
+            top_p=self.config.top_p,
+            max_tokens=self.config.max_tokens,
+            logprobs=0,
+        )
+        chats = [[{"role": m.role, "content": m.content} for m in p.messages] for p in prompts]
+        answers = self.llm.chat(chats, settings, use_tqdm=False)
+        return [
+            [
+                Rollout(
+                    prompt_id=p.id, tokens=tuple(o.token_ids), text=o.text, ended=o.finish_reason == "stop",
+                    logprobs=tuple(next(iter(x.values())).logprob for x in o.logprobs or ()), policy_step=self.step,
+                )
+                for o in answer.outputs
+            ]
+            for p, answer in zip(prompts, answers, strict=True)
+        ]  # fmt: skip

@@ -1,0 +1,142 @@
+"""Where pictures enter a model: pixels to features, features into the row of tokens.
+
+A vision-language model is vision tower + adapter + language model (paper B, section 3.1), in any class of transformers that
+has `get_image_features`. A frozen tower sees every picture once: its output is kept by the picture's id, and only the
+adapter runs again.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from assay.images import ImageStore
+
+KEPT = 2 << 30
+"""Bytes of tower outputs that are kept."""
+
+
+def is_visual(model: Any) -> bool:
+    """Does this model of transformers take pictures?"""
+    return hasattr(getattr(model, "model", None), "get_image_features") and hasattr(model.config, "text_config")
+
+
+def language_model(model: Any) -> Any:
+    """The decoder without its head: of a vision-language model, or of a language model."""
+    body = getattr(model, model.base_model_prefix)
+    return body.language_model if hasattr(body, "language_model") else body
+
+
+def vision_tower(model: Any) -> Any:
+    """The vision encoder, or None."""
+    body = getattr(model, model.base_model_prefix)
+    return next((getattr(body, n) for n in ("vision_tower", "visual", "vision_model") if hasattr(body, n)), None)
+
+
+def adapter(model: Any) -> Any:
+    """The module between tower and language model, or None (some towers end in their own)."""
+    body = getattr(model, model.base_model_prefix)
+    return next((getattr(body, n) for n in ("multi_modal_projector", "connector", "aligner") if hasattr(body, n)), None)
+
+
+class Pictures:
+    """The pictures of a store on their way into one model.
+
+    Args:
+        processor: The model's image processor.
+        store: Where pictures are looked up by id.
+    """
+
+    def __init__(self, processor: Any, store: ImageStore) -> None:
+        self.processor, self.store = processor, store
+        self.kept: dict[str, dict[str, Tensor]] = {}
+        self.bytes = 0
+
+    def inputs(self, ids: Sequence[str]) -> dict[str, Tensor]:
+        """What the processor makes of these pictures, along the first axis."""
+        return dict(self.processor(images=[self.store.open(i) for i in ids], return_tensors="pt"))
+
+    def features(self, model: Any, ids: Sequence[str]) -> Tensor:
+        """What the language model reads for these pictures, shape (picture tokens, D), in order."""
+        tower = vision_tower(model)
+        frozen = tower is not None and not any(p.requires_grad for p in tower.parameters())
+        where = model.get_input_embeddings().weight.device
+        if not frozen or not _simple(model):
+            return _flat(model.model.get_image_features(**_on(self.inputs(ids), where)))
+        self._see(model, tower, [i for i in dict.fromkeys(ids) if i not in self.kept], where)
+        rows = {name: torch.stack([self.kept[i][name] for i in ids]).to(where) for name in self.kept[ids[0]]}
+        with _remembering(tower, rows):
+            found = _flat(model.model.get_image_features(pixel_values=rows[next(iter(rows))]))
+        if self.bytes > KEPT:
+            self.kept, self.bytes = {}, 0
+        return found
+
+    def _see(self, model: Any, tower: Any, ids: list[str], where: torch.device) -> None:
+        for at in range(0, len(ids), 32):
+            part = ids[at : at + 32]
+            layers = _read_layers(model)
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(where.type, enabled=False):
+                pixels = self.inputs(part)["pixel_values"].to(where, next(tower.parameters()).dtype)
+                was, _ = tower.training, tower.eval()
+                seen = tower(pixels, return_dict=True, output_hidden_states=bool(layers))
+                tower.train(was)
+            outputs = {str(n): seen.hidden_states[n] for n in layers} or {"last": seen.last_hidden_state}
+            for row, name in enumerate(part):
+                self.kept[name] = {n: x[row].cpu() for n, x in outputs.items()}
+                self.bytes += sum(x[row].nbytes for x in outputs.values())
+
+
+def embed(model: Any, ids_BT: Tensor, images: Sequence[str], pictures: Pictures | None) -> Tensor:
+    """Token embeddings, shape (B, T, D), with the features of `images` in the places of the picture token, in order."""
+    embeds: Tensor = model.get_input_embeddings()(ids_BT)
+    if not images:
+        return embeds
+    assert pictures is not None, "a prompt with pictures needs a store"
+    features = pictures.features(model, images).to(embeds.dtype)
+    mask = ids_BT == model.config.image_token_id
+    places = int(mask.sum())
+    assert places == len(features), f"{places} picture tokens for {len(features)} picture features"
+    return embeds.masked_scatter(mask.unsqueeze(-1), features)
+
+
+def _simple(model: Any) -> bool:
+    """Does `get_image_features` read nothing but the tower's output?"""
+    return model.config.model_type in ("llava", "fast_vlm", "internvl", "cohere2_vision")
+
+
+def _read_layers(model: Any) -> list[int]:
+    """The hidden layers of the tower that are read; none where its last output is."""
+    layer = getattr(model.config, "vision_feature_layer", -1)
+    if layer == -1 and model.config.model_type != "llava":
+        return []
+    return [layer] if isinstance(layer, int) else list(layer)
+
+
+@contextmanager
+def _remembering(tower: Any, rows: dict[str, Tensor]) -> Iterator[None]:
+    """Let the tower answer with what it said before."""
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    said = BaseModelOutputWithPooling(last_hidden_state=rows.get("last"))
+    if "last" not in rows:
+        said.__dict__["hidden_states"] = {int(n): x for n, x in rows.items()}
+    before = tower.forward
+    tower.forward = lambda *_, **__: said
+    try:
+        yield
+    finally:
+        tower.forward = before
+
+
+def _flat(found: Any) -> Tensor:
+    """(picture tokens, D) of whatever a class of transformers returns for its pictures."""
+    features = getattr(found, "pooler_output", found)
+    if isinstance(features, (list, tuple)):
+        return torch.cat([f.flatten(0, -2) for f in features])
+    return features.flatten(0, -2)  # type: ignore[no-any-return]
+
+
+def _on(inputs: dict[str, Tensor], where: torch.device) -> dict[str, Tensor]:
+    return {n: x.to(where) for n, x in inputs.items() if isinstance(x, Tensor)}

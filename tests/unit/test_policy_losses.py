@@ -1,0 +1,174 @@
+"""The policy's losses, log-probabilities, advantages and buffer, against values computed by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from assay import head
+from assay.head import chosen_logprobs
+from assay.losses import Shift, bco, dpo, grpo, kl_to, nll
+from assay.policy.advantage import advantages, grade
+from assay.policy.buffer import Buffer
+from assay.policy.config import BufferConfig
+from assay.records import Rollout, Sample, Score
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def test_mpo_terms_by_hand() -> None:
+    chosen, rejected = torch.tensor([0.5, -0.2]), torch.tensor([0.1, 0.3])
+    assert dpo(chosen, rejected).item() == pytest.approx(-math.log(sigmoid(0.4)) - math.log(sigmoid(-0.5)))
+    expected = sum(-math.log(sigmoid(c - 0.25)) - math.log(sigmoid(0.25 - r)) for c, r in ((0.5, 0.1), (-0.2, 0.3)))
+    assert bco(chosen, rejected, 0.25).item() == pytest.approx(expected)
+    assert nll(torch.tensor([-6.0, -4.0]), torch.tensor([3.0, 8.0])).item() == pytest.approx(2.5)
+
+
+def test_bco_without_its_shift_is_trl_s_bco_pair_and_differs_with_it() -> None:
+    chosen, rejected = torch.tensor([5.0]), torch.tensor([3.0])
+    plain = -torch.nn.functional.logsigmoid(chosen) - torch.nn.functional.logsigmoid(-rejected)
+    assert bco(chosen, rejected).item() == pytest.approx(plain.item())
+    slope = []
+    for shift in (0.0, 4.0):
+        reward = torch.tensor([5.0], requires_grad=True)
+        bco(reward, rejected, shift).backward()
+        slope.append(-reward.grad.item())
+    assert slope == [pytest.approx(sigmoid(-5.0)), pytest.approx(sigmoid(-1.0))]
+
+
+def test_the_shift_is_the_mean_of_past_rewards() -> None:
+    shift = Shift()
+    assert shift.value == 0.0
+    shift.add(3.0, 4)
+    shift.add(9.0, 2)
+    assert shift.value == 2.0
+
+
+def test_grpo_surrogate_by_hand() -> None:
+    logp = torch.log(torch.tensor([1.5, 1.5, 0.5, 0.5]))
+    terms = grpo(logp, torch.zeros(4), torch.tensor([1.0, -1.0, 1.0, -1.0]), 0.2)
+    assert terms.tolist() == pytest.approx([-1.2, 1.5, -0.5, 0.8])
+    assert grpo(logp[:1], torch.zeros(1), torch.ones(1), 0.2, 0.4).item() == pytest.approx(-1.4)
+    assert kl_to(torch.tensor([-1.0]), torch.tensor([-2.0])).item() == pytest.approx(math.exp(-1) + 1 - 1)
+
+
+@pytest.mark.parametrize("keep", [0, 1 << 30])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_chunked_logprobs_equal_the_full_softmax(
+    monkeypatch: pytest.MonkeyPatch, keep: int, temperature: float
+) -> None:
+    monkeypatch.setattr(head, "CHUNK", 3 * 11)
+    monkeypatch.setattr(head, "KEEP", keep)
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(10, 6, requires_grad=True), torch.randn(11, 6, requires_grad=True)
+    targets, bias = torch.randint(11, (10,)), torch.randn(11)
+    slope = torch.randn(10)
+    logp, entropy = chosen_logprobs(hidden, weight, targets, temperature, bias)
+    (logp * slope).sum().backward()
+    ours = hidden.grad.clone(), weight.grad.clone()
+    hidden.grad = weight.grad = None
+    full = ((hidden @ weight.t() + bias) / temperature).log_softmax(-1)
+    torch.testing.assert_close(logp, full.gather(1, targets[:, None]).squeeze(1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(entropy, -(full.exp() * full).sum(-1), atol=1e-5, rtol=1e-5)
+    (full.gather(1, targets[:, None]).squeeze(1) * slope).sum().backward()
+    torch.testing.assert_close(ours[0], hidden.grad, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours[1], weight.grad, atol=1e-5, rtol=1e-5)
+
+
+def test_advantages_by_hand() -> None:
+    assert advantages([1.0, 0.0, 0.0, 1.0]) == [1.0, -1.0, -1.0, 1.0]
+    assert advantages([2.0, 0.0, 1.0], "none") == [1.0, -1.0, 0.0]
+    with pytest.raises(ValueError, match="finite"):
+        advantages([1.0, math.nan])
+
+
+@given(st.floats(-20, 20), st.integers(2, 16))
+def test_equal_rewards_have_no_signal_whatever_their_value(value: float, n: int) -> None:
+    assert advantages([value] * n) == [0.0] * n
+
+
+@given(st.lists(st.floats(-5, 5).map(lambda x: round(x, 3)), min_size=2, max_size=12))
+def test_advantages_have_mean_zero_and_unit_spread(rewards: list[float]) -> None:
+    found = advantages(rewards)
+    assert math.fsum(found) == pytest.approx(0.0, abs=1e-6)
+    if len(set(rewards)) > 1:
+        assert np.std(found) == pytest.approx(1.0)
+
+
+def rollout(tokens: tuple[int, ...], prompt: str = "p") -> Rollout:
+    return Rollout(prompt_id=prompt, tokens=tokens, logprobs=(-1.0,) * len(tokens), text="", ended=True, policy_step=0)
+
+
+def test_a_group_with_a_model_term_has_signal_in_the_total_but_none_in_the_rule_part() -> None:
+    scores = [Score(rule=1.0, format=1.0, model=m, total=2.0 + m) for m in (0.1, 0.3)]
+    graded = grade([rollout((1,)), rollout((2,))], scores)
+    assert (graded.signal, graded.rule_signal) == (True, False)
+
+
+def test_an_answer_without_tokens_counts_in_the_mean_but_is_no_sample() -> None:
+    scores = [Score(rule=r, format=0.0, total=r) for r in (1.0, 0.0, 0.0)]
+    graded = grade([rollout((1, 2)), rollout(()), rollout((3,))], scores)
+    assert [s.tokens for s in graded.samples] == [(1, 2), (3,)]
+    assert graded.samples[0].advantage == pytest.approx(math.sqrt(2))
+
+
+def sample(n: int, advantage: float, step: int = 0, group: str = "g") -> Sample:
+    return Sample(prompt_id="p", group=group, tokens=(n,), logprobs=(-1.0,), advantage=advantage, policy_step=step)
+
+
+def test_the_buffer_draws_by_the_size_of_the_advantage() -> None:
+    counts = np.zeros(3)
+    buffer = Buffer(BufferConfig(capacity=10, max_age=99), seed=1)
+    buffer.add([sample(0, 1.0), sample(1, -2.0), sample(2, 3.0)])
+    for _ in range(3000):
+        counts[buffer.draw(1, 0)[0].tokens[0]] += 1
+    np.testing.assert_allclose(counts / 3000, [1 / 6, 2 / 6, 3 / 6], atol=0.03)
+
+
+def test_equal_priorities_are_drawn_evenly_and_never_twice() -> None:
+    buffer = Buffer(BufferConfig(capacity=10, max_age=99, alpha=0.0), seed=1)
+    buffer.add([sample(n, 1.0 + n) for n in range(4)])
+    counts = np.zeros(4)
+    for _ in range(2000):
+        drawn = [s.tokens[0] for s in buffer.draw(2, 0)]
+        assert len(set(drawn)) == 2
+        counts[drawn] += 1
+    np.testing.assert_allclose(counts / 4000, 0.25, atol=0.03)
+
+
+def test_capacity_age_and_zero_advantages() -> None:
+    buffer = Buffer(BufferConfig(capacity=3, max_age=2), seed=0)
+    buffer.add([sample(0, 0.0), *(sample(n, 1.0, step=n) for n in range(1, 6))])
+    assert [s.tokens[0] for s in buffer.samples] == [3, 4, 5]
+    assert {s.tokens[0] for s in buffer.draw(9, 6)} == {4, 5}
+    assert (buffer.evicted, buffer.aged) == (2, 1)
+    empty = Buffer(BufferConfig(capacity=0), seed=0)
+    empty.add([sample(1, 1.0)])
+    assert len(empty) == 0
+    assert empty.draw(4, 0) == []
+
+
+def test_whole_groups_are_drawn_whole() -> None:
+    buffer = Buffer(BufferConfig(capacity=99, max_age=99, unit="group"), seed=3)
+    buffer.add([sample(n, 1.0, group=f"g{n // 4}") for n in range(12)])
+    for n, expected in ((3, 0), (4, 4), (9, 8), (50, 12)):
+        drawn = buffer.draw(n, 0)
+        assert len(drawn) == expected
+        assert all(sum(s.group == d.group for s in drawn) == 4 for d in drawn)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 5), st.integers(0, 6))
+def test_a_restored_buffer_draws_the_same(before: int, n: int) -> None:
+    one, other = (Buffer(BufferConfig(capacity=8, max_age=5), seed=s) for s in (1, 2))
+    one.add([sample(i, i - 3.5) for i in range(8)])
+    for _ in range(before):
+        one.draw(3, 0)
+    other.load_state(one.state())
+    assert other.draw(n, 1) == one.draw(n, 1)
+    assert other.metrics(1) == one.metrics(1)

@@ -1,0 +1,232 @@
+"""MPO and GRPO on tiny models: equal to hand-made loops, resumed bit for bit, and calm about bad input."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tiny_models
+from assay import losses
+from assay.errors import AssayError
+from assay.journal import read
+from assay.policy.config import BufferConfig, FitConfig, GrpoConfig, PolicyConfig, SamplerConfig
+from assay.policy.grpo import grpo
+from assay.policy.model import Policy, load_policy
+from assay.policy.mpo import Example, fit
+from assay.policy.sampler import LocalSampler
+from assay.records import Prompt, Rollout, Score, user
+
+PROMPTS = [Prompt(messages=(user(f"say {c}"),), answer=c) for c in "abcdefgh"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.save_language(tmp_path_factory.mktemp("lm"), "qwen3")
+
+
+def policy(folder: Path, **options: Any) -> Policy:
+    return load_policy(str(folder), PolicyConfig(**options))
+
+
+def first_tokens(pairs: Any) -> list[Score]:
+    """A reward that some groups miss altogether: does the answer begin with one of a few tokens?"""
+    found = [float(r.tokens[0] % 5 == 0) for _, r in pairs]
+    return [Score(rule=f, format=0.0, total=f) for f in found]
+
+
+EXAMPLES = [
+    Example(prompt=(5, 6, 7, 8 + i), chosen=(10 + i, 11, 1), rejected=(12, 13 + i, 14, 15, 1)) for i in range(6)
+]
+
+
+def logp_of(model: Any, prompt: tuple[int, ...], answer: tuple[int, ...]) -> torch.Tensor:
+    ids = torch.tensor([[*prompt, *answer]])
+    found = model(input_ids=ids).logits[0].log_softmax(-1)
+    places = range(len(prompt) - 1, ids.shape[1] - 1)
+    return torch.stack([found[p, t] for p, t in zip(places, answer, strict=True)])
+
+
+def test_mpo_s_first_two_steps_equal_a_loop_by_hand(folder: Path, tmp_path: Path) -> None:
+    config = FitConfig(batch=6, epochs=2, lr=1e-2, schedule="constant", warmup=0.0, weight_decay=0.0, clip=1e9)
+    fit(tmp_path / "mpo", config, policy(folder), EXAMPLES)
+    metrics = read(tmp_path / "mpo" / "metrics.jsonl")
+    model = tiny_models.language("qwen3")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    with torch.no_grad():
+        ref = [[logp_of(model, e.prompt, a).sum() for a in (e.chosen, e.rejected)] for e in EXAMPLES]
+    shift = losses.Shift()
+    for step in range(2):
+        chosen = torch.stack([logp_of(model, e.prompt, e.chosen).sum() for e in EXAMPLES])
+        rejected = torch.stack([logp_of(model, e.prompt, e.rejected).sum() for e in EXAMPLES])
+        r_c, r_r = (
+            0.1 * (chosen - torch.stack([r[0] for r in ref])),
+            0.1 * (rejected - torch.stack([r[1] for r in ref])),
+        )
+        loss = (
+            0.8 * losses.dpo(r_c, r_r)
+            + 0.2 * losses.bco(r_c, r_r, shift.value)
+            + losses.nll(chosen, torch.tensor([3.0] * 6))
+        ) / 6
+        assert metrics[step]["loss"] == pytest.approx(loss.item(), abs=2e-5)
+        shift.add((r_c.sum() + r_r.sum()).item(), 12)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert metrics[1]["shift"] == pytest.approx(0.0)
+
+
+def test_accumulation_does_not_change_mpo(folder: Path, tmp_path: Path) -> None:
+    curves = []
+    for tokens in (12, 4096):
+        config = FitConfig(batch=6, epochs=3, lr=1e-2, seed=1)
+        fit(tmp_path / f"t{tokens}", config, policy(folder, tokens=tokens), EXAMPLES)
+        curves.append([m["loss"] for m in read(tmp_path / f"t{tokens}" / "metrics.jsonl")])
+    assert curves[0] == pytest.approx(curves[1], abs=1e-5)
+
+
+def test_sft_learns_its_answers_and_dpo_needs_pairs(folder: Path, tmp_path: Path) -> None:
+    alone = [replace(e, rejected=()) for e in EXAMPLES]
+    config = FitConfig(batch=6, epochs=30, lr=1e-2, weights=(0, 0, 1), schedule="constant")
+    fit(tmp_path / "sft", config, policy(folder), alone)
+    curve = [m["nll"] for m in read(tmp_path / "sft" / "metrics.jsonl")]
+    assert curve[-1] < 0.3 * curve[0]
+    with pytest.raises(AssayError, match="need a rejected answer"):
+        fit(tmp_path / "dpo", FitConfig(), policy(folder), alone)
+    with pytest.raises(AssayError, match="no examples"):
+        fit(tmp_path / "none", FitConfig(), policy(folder), [])
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_mpo_resumes_to_the_same_weights(folder: Path, tmp_path: Path) -> None:
+    config = FitConfig(batch=2, epochs=3, lr=1e-2, save_every=2)
+    fit(tmp_path / "whole", config, policy(folder), EXAMPLES)
+
+    def die(step: int, _: Policy) -> dict[str, float]:
+        if step == 5:
+            raise Killed
+        return {}
+
+    with pytest.raises(Killed):
+        fit(tmp_path / "killed", config, policy(folder), EXAMPLES, watch=die, watch_every=1)
+    fit(tmp_path / "killed", config, policy(folder), EXAMPLES)
+    same(tmp_path / "whole", tmp_path / "killed")
+
+
+def same(one: Path, other: Path) -> None:
+    first, second = (read(f / "metrics.jsonl") for f in (one, other))
+    assert [m["loss"] for m in first] == [m["loss"] for m in second]
+    weights = [load_policy(str(f), PolicyConfig()).state_dict() for f in (one, other)]
+    assert all(torch.equal(weights[0][n], weights[1][n]) for n in weights[0])
+
+
+def run_grpo(
+    folder: Path, out: Path, reward: Any = first_tokens, watch: Any = None, **options: Any
+) -> list[dict[str, Any]]:
+    made = policy(folder)
+    sampler = LocalSampler(made, SamplerConfig(max_tokens=6), half=False)
+    settings: dict[str, Any] = {"steps": 6, "prompts": 3, "group": 4, "lr": 1e-2, "save_every": 2, **options}
+    grpo(out, GrpoConfig(**settings), made, PROMPTS, sampler, reward, watch=watch, watch_every=1)
+    return read(out / "metrics.jsonl")
+
+
+def test_a_killed_grpo_with_its_buffer_resumes_bit_for_bit(folder: Path, tmp_path: Path) -> None:
+    whole = run_grpo(folder, tmp_path / "whole")
+    assert sum(m["from_buffer"] for m in whole) > 0
+
+    def die(step: int, _: Policy) -> tuple[dict[str, float], str]:
+        if step == 5:
+            raise Killed
+        return {}, ""
+
+    with pytest.raises(Killed):
+        run_grpo(folder, tmp_path / "killed", watch=die)
+    resumed = run_grpo(folder, tmp_path / "killed")
+    same(tmp_path / "whole", tmp_path / "killed")
+    for name in ("reward", "buffer_drawn", "ratio", "samples", "loss"):
+        assert [m[name] for m in whole] == [m[name] for m in resumed]
+
+
+def test_a_buffer_without_room_equals_dropping_groups_without_signal(folder: Path, tmp_path: Path) -> None:
+    none = run_grpo(folder, tmp_path / "none", buffer=BufferConfig(capacity=0))
+    drop = run_grpo(folder, tmp_path / "drop", zero_groups="drop")
+    assert [m["loss"] for m in none] == [m["loss"] for m in drop]
+    same(tmp_path / "none", tmp_path / "drop")
+
+
+def test_the_buffer_fills_what_the_batch_lacks_with_true_ratios(folder: Path, tmp_path: Path) -> None:
+    metrics = run_grpo(folder, tmp_path / "ssb", steps=10)
+    late = [m for m in metrics if m["from_buffer"]]
+    assert late
+    for m in late:
+        assert m["batch"] <= 12
+        assert m["batch_effective"] >= m["effective_samples"]
+        assert m["ratio"] != 1.0
+    keep = run_grpo(folder, tmp_path / "keep", zero_groups="keep", steps=4)
+    assert all(m["batch"] == 12 for m in keep)
+
+
+def test_grpo_s_step_on_policy_is_the_policy_gradient(folder: Path, tmp_path: Path) -> None:
+    """On policy the surrogate's gradient is the mean over responses of A times the mean of d log p."""
+    made = policy(folder)
+    sampler = LocalSampler(made, SamplerConfig(max_tokens=6), half=False, seed=0)
+    seen: list[tuple[Prompt, Rollout, float]] = []
+
+    def reward(pairs: Any) -> list[Score]:
+        scores = first_tokens(pairs)
+        seen.extend((p, r, s.total) for (p, r), s in zip(pairs, scores, strict=True))
+        return scores
+
+    config = GrpoConfig(steps=1, prompts=4, group=4, lr=1e-9, zero_groups="keep", clip=1e9)
+    grpo(tmp_path / "one", config, made, PROMPTS, sampler, reward)
+    found = read(tmp_path / "one" / "metrics.jsonl")[0]
+    model = tiny_models.language("qwen3")
+    total = torch.zeros(())
+    for at in range(0, len(seen), 4):
+        group = seen[at : at + 4]
+        rewards = np.array([g[2] for g in group])
+        spread = rewards.std() if rewards.std() > 0 else 1.0
+        for (prompt, answer, _), advantage in zip(group, (rewards - rewards.mean()) / spread, strict=True):
+            logp = logp_of(model, tuple(sampler.prompt_ids(prompt)), answer.tokens)
+            total = total - advantage * logp.mean() / len(seen)
+    total.backward()
+    norm = math.sqrt(sum(p.grad.square().sum().item() for p in model.parameters() if p.grad is not None))
+    assert found["grad_norm"] == pytest.approx(norm, rel=1e-3)
+
+
+def test_a_run_without_any_signal_ends_well_and_says_so(folder: Path, tmp_path: Path) -> None:
+    metrics = run_grpo(folder, tmp_path / "flat", lambda pairs: [Score(rule=1.0, format=0.0, total=1.0) for _ in pairs])
+    assert all(m["skipped"] == 1.0 and m["effective"] == 0.0 for m in metrics)
+    before, after = policy(folder).state_dict(), load_policy(str(tmp_path / "flat"), PolicyConfig()).state_dict()
+    assert all(torch.equal(before[n], after[n]) for n in before)
+
+
+def test_resampling_draws_until_the_batch_is_full_or_the_limit(folder: Path, tmp_path: Path) -> None:
+    metrics = run_grpo(folder, tmp_path / "dapo", zero_groups="resample", steps=4)
+    assert all(m["samples"] % 12 == 0 for m in metrics)
+    assert all(m["batch"] <= 12 for m in metrics)
+    assert metrics[-1]["samples"] > 4 * 12
+
+
+def test_kl_needs_a_reference_and_stays_zero_on_it(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(AssayError, match="reference"):
+        run_grpo(folder, tmp_path / "kl", kl=0.1)
+    made = policy(folder)
+    sampler = LocalSampler(made, SamplerConfig(max_tokens=6), half=False)
+    config = GrpoConfig(steps=3, prompts=3, group=4, lr=1e-2, kl=0.1)
+    grpo(tmp_path / "kl", config, made, PROMPTS, sampler, first_tokens, reference=policy(folder).requires_grad_(False))
+    found = [m["kl"] for m in read(tmp_path / "kl" / "metrics.jsonl") if not m["skipped"]]
+    assert found[0] == pytest.approx(0.0, abs=1e-6)
+    assert found[-1] > 0
+
+
+def test_a_watch_stops_the_run_with_its_reason(folder: Path, tmp_path: Path) -> None:
+    metrics = run_grpo(folder, tmp_path / "stop", watch=lambda step, _: ({"seen": 1.0}, "enough" if step == 3 else ""))
+    assert len(metrics) == 3
+    assert '"stopped": "enough"' in (tmp_path / "stop" / "training.json").read_text()
