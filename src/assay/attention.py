@@ -271,14 +271,14 @@ def _backward(
     All products accumulate in fp32, as in fused kernels; 16-bit inputs let a CPU multiply in bfloat16, which loses
     nothing for what came as bfloat16. Rows are ordered (token, head of the group). Weights are masked after the
     exponential, which is slow on infinities; before it they are held to [-60, 0], where it is fast and what is lost is
-    below 1e-26.
+    below 1e-26. Autocast, which would round the products themselves, is off, should a caller differentiate under it.
     """
     grad_THD = grad_THD.contiguous()
     drop_TH = (grad_THD.float() * out_THD).sum(-1)
     dq_THD = q_THD.new_empty(q_THD.shape)
     dk_TKD, dv_TKD = (x.new_zeros(x.shape, dtype=torch.float32) for x in (k_TKD, v_TKD))
     block = _compiled_block if attention_cpu.usable(q_THD) else _block
-    with _half_products(q_THD):
+    with torch.autocast(q_THD.device.type, enabled=False), _half_products(q_THD):
         for b in _blocks(queries_S1, keys_U, keys_S1):
             block(b, grad_THD, q_THD, k_TKD, v_TKD, norm_TH, drop_TH, scale, dq_THD, dk_TKD, dv_TKD)
     return dq_THD, dk_TKD.mul_(scale).to(k_TKD.dtype), dv_TKD.to(v_TKD.dtype)

@@ -60,6 +60,7 @@ def weigh(
     scores: Tensor, products: Tensor, norm_TH: Tensor, drop_TH: Tensor, at: int, G: int, n: int, m: int, scale: float
 ) -> None:
     """In place: scores (K, rows * G, columns) -> softmax weights, products (same) -> gradients of the scores."""
+    assert scores.dtype == products.dtype == norm_TH.dtype == drop_TH.dtype == torch.float32
     K, R, columns = scores.shape
     sizes = _longs(at, K, G, R // G, columns, n, m)
     library().weigh(_at(scores), _at(products), _at(norm_TH), _at(drop_TH), *sizes, ctypes.c_float(scale))
@@ -67,6 +68,7 @@ def weigh(
 
 def scatter(x_KRD: Tensor, scale: float, place: Place, out_THD: Tensor) -> None:
     """The inverse of `gather` for one stretch, times `scale`, rounded to `out_THD`'s type."""
+    assert x_KRD.dtype == torch.float32
     K, R, D = x_KRD.shape
     G = out_THD.shape[1] // K
     library().scatter(_at(x_KRD), ctypes.c_float(scale), *_longs(K, G, D, *place, R // G), _at(out_THD), _half(out_THD))
@@ -74,6 +76,7 @@ def scatter(x_KRD: Tensor, scale: float, place: Place, out_THD: Tensor) -> None:
 
 def add(x_KMD: Tensor, first: Place, second: Place, sums_TKD: Tensor) -> None:
     """Add (K, columns, D) to two stretches of (T, K, D)."""
+    assert x_KMD.dtype == sums_TKD.dtype == torch.float32
     K, columns, D = x_KMD.shape
     library().add(_at(x_KMD), *_longs(K, D, *first, *second, columns), _at(sums_TKD))
 

@@ -168,6 +168,18 @@ def test_the_compiled_helper_computes_what_pytorch_does(
         torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
 
 
+def test_differentiating_under_autocast_changes_nothing() -> None:
+    """The helper once read what autocast had made of its products as if it were fp32, past its end."""
+    made, grads = pack([share([[1] * 70, [1] * 40 + [2] * 20])]), []
+    for inside in (False, True):
+        torch.manual_seed(0)
+        inputs = [torch.randn(made.tokens, n, 16, dtype=torch.bfloat16).requires_grad_() for n in (4, 2, 2)]
+        out = attention._segments(*inputs, made.layout, 0.3)
+        with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+            grads.append(torch.autograd.grad(out, inputs, torch.ones_like(out)))
+    assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
+
+
 @pytest.mark.skipif(attention_cpu.library() is None, reason="no C++ compiler")
 def test_the_compiled_helper_leaves_the_processs_arithmetic_alone() -> None:
     assert np.float32(1e-38) / np.float32(16) > 0, "subnormal numbers were turned off"

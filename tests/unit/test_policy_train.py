@@ -16,7 +16,7 @@ from assay.journal import read
 from assay.policy.config import BufferConfig, FitConfig, GrpoConfig, PolicyConfig, SamplerConfig
 from assay.policy.grpo import grpo
 from assay.policy.model import Policy, load_policy
-from assay.policy.mpo import Example, fit
+from assay.policy.mpo import Comparison, fit
 from assay.policy.sampler import LocalSampler
 from assay.records import Prompt, Rollout, Score, user
 
@@ -39,7 +39,7 @@ def first_tokens(pairs: Any) -> list[Score]:
 
 
 EXAMPLES = [
-    Example(prompt=(5, 6, 7, 8 + i), chosen=(10 + i, 11, 1), rejected=(12, 13 + i, 14, 15, 1)) for i in range(6)
+    Comparison(prompt=(5, 6, 7, 8 + i), chosen=(10 + i, 11, 1), rejected=(12, 13 + i, 14, 15, 1)) for i in range(6)
 ]
 
 

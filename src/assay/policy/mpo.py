@@ -33,7 +33,7 @@ from assay.tables import write_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
+class Comparison:
     """What is learned from: token ids of a prompt, its pictures, the chosen answer, and a rejected one (MPO, DPO)."""
 
     prompt: tuple[int, ...]
@@ -62,7 +62,7 @@ class Fitted:
 
 
 def fit(
-    folder: Path, config: FitConfig, policy: Policy, examples: Sequence[Example],
+    folder: Path, config: FitConfig, policy: Policy, examples: Sequence[Comparison],
     say: Callable[[str], None] = lambda _: None, trackers: Sequence[str] = (),
     watch: Callable[[int, Policy], dict[str, float]] | None = None, watch_every: int = 0,
 ) -> Fitted:  # fmt: skip
@@ -86,8 +86,8 @@ def fit(
     return run.loop(say if engine.lead else lambda _: None, trackers)
 
 
-def _alone(example: Example) -> Example:
-    return Example(prompt=example.prompt, chosen=example.chosen, images=example.images)
+def _alone(example: Comparison) -> Comparison:
+    return Comparison(prompt=example.prompt, chosen=example.chosen, images=example.images)
 
 
 @dataclass(slots=True)
@@ -103,7 +103,13 @@ class _Fit:
     watch_every: int
 
     def __init__(
-        self, folder: Path, config: FitConfig, policy: Policy, engine: Engine, examples: Sequence[Example], paired: bool
+        self,
+        folder: Path,
+        config: FitConfig,
+        policy: Policy,
+        engine: Engine,
+        examples: Sequence[Comparison],
+        paired: bool,
     ) -> None:
         self.folder, self.config, self.policy, self.engine, self.paired = folder, config, policy, engine, paired
         self.groups = [e.group() for e in examples]
