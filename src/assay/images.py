@@ -43,9 +43,6 @@ class ImageStore:
             raise AssayError(f"{self.folder}: no picture with the id {name}")
         return _decode(path)
 
-    def __len__(self) -> int:
-        return sum(1 for _ in self.folder.glob("*.png"))
-
 
 @lru_cache(maxsize=64)
 def blank(width: int, height: int) -> "Image":
@@ -66,11 +63,11 @@ def _decode(picture: "Path | bytes | Image") -> "Image":
         where = str(picture) if isinstance(picture, Path) else f"a picture of {len(picture):,} bytes"
         try:
             image = Image.open(picture if isinstance(picture, Path) else io.BytesIO(picture))
-        except (OSError, UnidentifiedImageError) as error:
+        except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise AssayError(f"{where}: cannot be decoded ({error})") from error
     if image.width * image.height > MOST_PIXELS:
         raise AssayError(f"{where}: {image.width} x {image.height} pixels; at most {MOST_PIXELS:,} are read")
     try:
         return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise AssayError(f"{where}: cannot be decoded ({error})") from error

@@ -80,12 +80,21 @@ def locate(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def load_tokenizer(name: str) -> Any:
-    tokenizer = _pretrained(transformers.AutoTokenizer, name)
+    tokenizer = load_pretrained(transformers.AutoTokenizer, name)
     if tokenizer.pad_token_id is None:
         own = (t for t in ("<|finetune_right_pad_id|>", "<pad>", "[PAD]", "<|pad|>") if t in tokenizer.get_vocab())
         tokenizer.pad_token = next(own, tokenizer.eos_token)
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def load_processor(name: str) -> Any:
+    """The processor (tokenizer and image processor) of a vision-language model."""
+    processor = load_pretrained(transformers.AutoProcessor, name)
+    if not hasattr(processor, "image_processor"):
+        raise AssayError(f"the model '{name}' takes no pictures; give a vision-language model")
+    processor.tokenizer.padding_side = "right"
+    return processor
 
 
 def load_reward_model(backbone: Backbone, tokenizer: Any) -> Any:
@@ -106,7 +115,7 @@ def load_reward_model(backbone: Backbone, tokenizer: Any) -> Any:
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16,
             llm_int8_skip_modules=["score", "classifier"],
         )  # fmt: skip
-    model = _pretrained(transformers.AutoModelForSequenceClassification, backbone.name, **options)
+    model = load_pretrained(transformers.AutoModelForSequenceClassification, backbone.name, **options)
     model.config.pad_token_id = tokenizer.pad_token_id
     return without_dropout(model)
 
@@ -121,14 +130,12 @@ def without_dropout(model: Any) -> Any:
 def load_generator(name: str) -> tuple[Any, Any]:
     """A model that generates, in fp32 and without dropout, and its processor: a vision-language model where its config
     has a vision part, else a causal language model with its tokenizer."""
-    config = None if name in PACKAGED else _pretrained(transformers.AutoConfig, name)
+    config = None if name in PACKAGED else load_config(name)
     if getattr(config, "vision_config", None) is None:
-        model = _pretrained(transformers.AutoModelForCausalLM, name, dtype=torch.float32)
+        model = load_pretrained(transformers.AutoModelForCausalLM, name, dtype=torch.float32)
         return without_dropout(model), load_tokenizer(name)
-    model = _pretrained(transformers.AutoModelForImageTextToText, name, dtype=torch.float32)
-    processor = _pretrained(transformers.AutoProcessor, name)
-    processor.tokenizer.padding_side = "right"
-    return without_dropout(model), processor
+    model = load_pretrained(transformers.AutoModelForImageTextToText, name, dtype=torch.float32)
+    return without_dropout(model), load_processor(name)
 
 
 def load_embedder(name: str = "minilm", max_tokens: int = 128, rows: int = 64) -> Embedder:
@@ -136,7 +143,7 @@ def load_embedder(name: str = "minilm", max_tokens: int = 128, rows: int = 64) -
 
     Paper A uses jina-embeddings-v3; any encoder that transformers loads will do here.
     """
-    tokenizer, model = load_tokenizer(name), _pretrained(transformers.AutoModel, name).eval()
+    tokenizer, model = load_tokenizer(name), load_pretrained(transformers.AutoModel, name).eval()
 
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
@@ -235,7 +242,13 @@ def device() -> "torch.device":
     return found or torch.device("cpu")
 
 
-def _pretrained(loader: Any, name: str, **options: Any) -> Any:
+def load_config(name: str) -> Any:
+    """transformers' config of a local folder or a hub id."""
+    return load_pretrained(transformers.AutoConfig, name)
+
+
+def load_pretrained(loader: Any, name: str, **options: Any) -> Any:
+    """`loader.from_pretrained` of a packaged model, a folder or a hub id. Raises AssayError when there is none."""
     place, packaged = locate(name)
     if packaged and loader is not transformers.AutoTokenizer:
         packaged["quantization_config"] = transformers.GgufConfig(dequantize=True)

@@ -352,6 +352,21 @@ class Sample:
     policy_step: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerPair:
+    """Two answers of the policy to one prompt, as token ids; `margin` is the reward model's score of the chosen one minus
+    the other's (0.0 without a reward model). `source` says what told them apart: rule, model or dropout."""
+
+    prompt_id: str
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+    chosen_text: str
+    rejected_text: str
+    margin: float
+    source: str
+    round: int = 0
+
+
 Reward = Callable[[Sequence[tuple[Prompt, Rollout]]], list[Score]]
 """One score per rollout, in order."""
 

@@ -24,7 +24,9 @@ class Rendered:
     cut: int = 0
 
 
-def render(tokenizer: Any, conversations: Sequence[Conversation], max_tokens: int) -> list[Rendered]:
+def render(
+    tokenizer: Any, conversations: Sequence[Conversation], max_tokens: int, store: ImageStore | None = None
+) -> list[Rendered]:
     """Token ids of whole conversations (prompt and response), at most `max_tokens` each.
 
     Over-long conversations lose tokens from the *front* of the history, never the end of the response, where the reward
@@ -32,6 +34,8 @@ def render(tokenizer: Any, conversations: Sequence[Conversation], max_tokens: in
     """
     if not conversations:
         return []
+    if hasattr(tokenizer, "image_processor"):
+        return [_with_pictures(tokenizer, c, max_tokens, store) for c in conversations]
     if tokenizer.chat_template:
         return [_from_template(tokenizer, c, max_tokens) for c in conversations]
     prompts = tokenizer([_history(c[:-1]) for c in conversations], add_special_tokens=False)["input_ids"]
@@ -46,28 +50,45 @@ def render_prompt(
 
     `answer_start` is text that the answer is made to begin with. Raises AssayError for pictures that the model cannot take.
     """
-    images = [i for m in messages for i in m.images]
+    text = _text(processor, messages, asking=True) + answer_start
+    return _ids(processor, text, [i for m in messages for i in m.images], store)
+
+
+def _text(processor: Any, messages: Conversation, asking: bool) -> str:
+    """The chat template's text, with a picture token for every picture."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    template = getattr(processor, "chat_template", None) or ""
+    chat: list[dict[str, Any]]
+    if "image" in template:
+        parts = ([{"type": "image"}] * len(m.images) + [{"type": "text", "text": m.content}] for m in messages)
+        chat = [{"role": m.role, "content": c} for m, c in zip(messages, parts, strict=True)]
+        return str(processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=asking))
+    token = f"{getattr(processor, 'image_token', '')}\n"
+    chat = [{"role": m.role, "content": token * len(m.images) + m.content} for m in messages]
+    if tokenizer.chat_template:
+        return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=asking))
+    return "\n".join(c["content"] for c in chat) + "\n" * asking
+
+
+def _ids(processor: Any, text: str, images: Sequence[str], store: ImageStore | None) -> list[int]:
+    """Token ids of a text, every picture token as its processor's run of them."""
     tokenizer = getattr(processor, "tokenizer", processor)
     if images and (processor is tokenizer or store is None):
         raise AssayError("the prompt has pictures: give a vision-language model, and the folder of pictures")
-    template = getattr(processor, "chat_template", None) or ""
-    if "image" in template:
-        parts = ([{"type": "image"}] * len(m.images) + [{"type": "text", "text": m.content}] for m in messages)
-        chat: list[dict[str, Any]] = [{"role": m.role, "content": c} for m, c in zip(messages, parts, strict=True)]
-        text = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    else:
-        token = f"{getattr(processor, 'image_token', '')}\n"
-        chat = [{"role": m.role, "content": token * len(m.images) + m.content} for m in messages]
-        if tokenizer.chat_template:
-            text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        else:
-            text = "\n".join(c["content"] for c in chat) + "\n"
-    text += answer_start
     if not images:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     assert store is not None
     made = processor(text=[text], images=[store.open(i) for i in images], add_special_tokens=False)
     return [int(t) for t in made["input_ids"][0]]
+
+
+def _with_pictures(processor: Any, conversation: Conversation, max_tokens: int, store: ImageStore | None) -> Rendered:
+    """A conversation with pictures is never cut: a run of picture tokens cannot be."""
+    images = [i for m in conversation for i in m.images]
+    ids = _ids(processor, _text(processor, conversation, asking=False), images, store)
+    if len(ids) > max_tokens:
+        raise AssayError(f"a conversation with pictures has {len(ids):,} tokens, more than max_tokens {max_tokens:,}")
+    return Rendered(ids=ids)
 
 
 def _from_template(tokenizer: Any, conversation: Conversation, max_tokens: int) -> Rendered:

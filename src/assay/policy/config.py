@@ -84,6 +84,25 @@ class SamplerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PairConfig:
+    """How preference pairs are made of the policy's own answers (MPO paper, section 3.1; paper B, sections 3.2 and 4.4)."""
+
+    samples: int = 8
+    """Answers drawn for each prompt."""
+    per_prompt: int = 2
+    """Pairs of one prompt at most (InternVL's script: 15)."""
+    threshold: float | None = None
+    """The reward model must score the chosen answer at least this much higher (None: no matter). Our reading of the paper's
+    "threshold" of 7, 10 and 15, which it never defines; in units of the reward model in use."""
+    dropout_cut: float = 0.5
+    """DropoutNTP: the share of an answer that is kept before it is continued without the picture (the paper: 0.5)."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 2 or self.per_prompt < 1 or not 0 < self.dropout_cut < 1:
+            raise AssayError("pairs: samples at least 2, per_prompt at least 1, dropout_cut in (0, 1)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BufferConfig:
     """The Selective Sample Buffer (paper B, section 3.3.2). What the paper leaves open follows SSR (VL-Rethinker)."""
 

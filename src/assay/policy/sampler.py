@@ -72,18 +72,24 @@ class LocalSampler:
         return self.rendered[prompt.id]
 
     @torch.inference_mode()
-    def __call__(self, prompts: Sequence[Prompt], n: int, draw: int = 0) -> list[list[Rollout]]:
-        """n answers of each prompt. `draw` tells apart several calls at one step."""
+    def __call__(
+        self, prompts: Sequence[Prompt], n: int, draw: int = 0, starts: Sequence[Sequence[int]] = ()
+    ) -> list[list[Rollout]]:
+        """n answers of each prompt. `draw` tells apart several calls at one step. With `starts`, one for each prompt, the
+        answers go on from these tokens, which are part of the prompt then."""
         generator = torch.Generator().manual_seed(hash((self.seed, self.step, draw)) % (1 << 62))
         found: list[list[Rollout]] = []
         per_call = max(1, self.config.rows // n)
         self.policy.eval()
         for at in range(0, len(prompts), per_call):
-            found += self._decode(prompts[at : at + per_call], n, generator)
+            found += self._decode(prompts[at : at + per_call], n, generator, starts[at : at + per_call])
         return found
 
-    def _decode(self, prompts: Sequence[Prompt], n: int, generator: torch.Generator) -> list[list[Rollout]]:
-        groups = [share([self.prompt_ids(p)], images=p.images) for p in prompts]
+    def _decode(
+        self, prompts: Sequence[Prompt], n: int, generator: torch.Generator, starts: Sequence[Sequence[int]]
+    ) -> list[list[Rollout]]:
+        begun = starts or [()] * len(prompts)
+        groups = [share([[*self.prompt_ids(p), *s]], images=p.images) for p, s in zip(prompts, begun, strict=True)]
         cache, hidden_GD = self._prefill(groups, n)
         lengths_G = torch.tensor([g.tokens for g in groups], device=hidden_GD.device)
         drawn = _Drawn(len(prompts) * n, self.config.max_tokens, self.policy.end_ids)

@@ -1,6 +1,7 @@
 """How a reward model is trained: the settings, apart from the engine, so that they load without torch."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from assay.errors import AssayError
@@ -61,6 +62,8 @@ class TrainConfig:
     """Keep only the first layers of the backbone (None = all)."""
     train_embeddings: bool = True
     """False keeps the token embeddings as they are: in a small backbone they are most of the optimiser's work."""
+    images: Path | None = None
+    """The folder of the pictures that prompts name; the backbone is a vision-language model then (VL reward)."""
     max_tokens: int = 16_384
     batch_pairs: int = 256
     """Pairs per optimiser step over all devices, reached by accumulation."""

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from assay.errors import AssayError
+from assay.images import ImageStore
 from assay.pack import Group, share
 from assay.records import Preference
 from assay.render import render
@@ -133,8 +134,8 @@ class Renderer:
 
     REMEMBERED = 200_000
 
-    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
-        self.tokenizer, self.max_tokens = tokenizer, max_tokens
+    def __init__(self, tokenizer: Any, max_tokens: int, store: ImageStore | None = None) -> None:
+        self.tokenizer, self.max_tokens, self.store = tokenizer, max_tokens, store
         self._known: dict[int, Rendered] = {}
 
     def __call__(self, numbered: Sequence[tuple[int, Preference]]) -> list[Rendered]:
@@ -146,12 +147,13 @@ class Renderer:
 
     def render(self, pairs: Sequence[Preference]) -> list[Rendered]:
         flat = render(
-            self.tokenizer, [p.prompt + r.messages for p in pairs for r in (p.chosen, p.rejected)], self.max_tokens
-        )
+            self.tokenizer, [p.prompt + r.messages for p in pairs for r in (p.chosen, p.rejected)], self.max_tokens,
+            self.store,
+        )  # fmt: skip
         made = []
         for pair, chosen, rejected in zip(pairs, flat[::2], flat[1::2], strict=True):
             types = (chosen.second, rejected.second) if chosen.second else ()
-            group = share([chosen.ids, rejected.ids], types)
+            group = share([chosen.ids, rejected.ids], types, [i for m in pair.prompt for i in m.images])
             cut = chosen.cut + rejected.cut
             made.append(Rendered(group=group, certainty=pair.certainty, margin=pair.margin, cut=cut))
         return made

@@ -11,9 +11,12 @@ import torch
 
 from assay import models
 from assay.attention import candidates
-from assay.errors import missing_extra
+from assay.errors import AssayError, missing_extra
+from assay.images import ImageStore
 from assay.pack import Group, Pack, Padded, bins, pack, pad, padded_bins
 from assay.reward.config import EngineConfig, TrainConfig
+from assay.reward.visual import load_visual
+from assay.vision import Pictures
 
 Batch = Pack | Padded
 
@@ -24,9 +27,11 @@ class RewardModel(torch.nn.Module):
     `fresh` is set where adapters are trained: it makes the same model anew, in full precision and on the CPU.
     """
 
-    def __init__(self, model: Any, pad_id: int, engine: EngineConfig, precision: str = "fp32") -> None:
+    def __init__(
+        self, model: Any, pad_id: int, engine: EngineConfig, precision: str = "fp32", pictures: Pictures | None = None
+    ) -> None:
         super().__init__()
-        self.model, self.pad_id, self.engine = model, pad_id, engine
+        self.model, self.pad_id, self.engine, self.pictures = model, pad_id, engine, pictures
         self.fresh: Callable[[], Any] | None = None
         self._no_split_modules = list(getattr(model, "_no_split_modules", None) or [])
         self.reason, self.backend = "engine.packing is off", "segments"
@@ -58,7 +63,7 @@ class RewardModel(torch.nn.Module):
                 inputs["token_type_ids"] = batch.types_BT
             return self.model(**inputs).logits.squeeze(-1).float()  # type: ignore[no-any-return]
         inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        return inner.score(models.packed_hidden(inner, batch)).squeeze(-1).float()  # type: ignore[no-any-return]
+        return inner.score(models.packed_hidden(inner, batch, self.pictures)).squeeze(-1).float()  # type: ignore[no-any-return]
 
     def compile(self, *_: Any, **__: Any) -> None:
         """Fuse the elementwise work of each layer; the packed attention stays one opaque operation inside."""
@@ -68,14 +73,33 @@ class RewardModel(torch.nn.Module):
 
 
 def for_training(config: TrainConfig, tokenizer: Any) -> RewardModel:
-    """The model that `config` asks for, on this process's device."""
+    """The model that `config` asks for, on this process's device. `tokenizer` is the processor of a model with pictures."""
     engine = config.engine
+    if config.images is not None:
+        return _visual(config)
     model = _backbone(config, tokenizer, engine.quantize)
     if engine.checkpointing:
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     made = RewardModel(model.to(models.device()), tokenizer.pad_token_id, engine, config.precision)
     made.fresh = (lambda: _backbone(config, tokenizer, quantize=False)) if engine.lora_rank else None
+    return made
+
+
+def _visual(config: TrainConfig) -> RewardModel:
+    assert config.images is not None
+    if config.engine.lora_rank or config.engine.quantize:
+        raise AssayError("low-rank adapters on a model with pictures are not supported: leave engine.lora_rank at 0")
+    torch.manual_seed(config.seed)
+    model, processor = load_visual(config.backbone)
+    if config.engine.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    pictures = Pictures(processor.image_processor, ImageStore(config.images))
+    made = RewardModel(
+        model.to(models.device()), processor.tokenizer.pad_token_id, config.engine, config.precision, pictures
+    )
+    if not made.packed:
+        raise AssayError(f"{config.backbone}: a reward model with pictures must be packed, but {made.reason}")
     return made
 
 

@@ -9,17 +9,28 @@ import torch
 from numpy.typing import NDArray
 
 from assay import models
+from assay.images import ImageStore
 from assay.pack import share
 from assay.records import Conversation, Scorer
 from assay.render import render
 from assay.reward.config import EngineConfig
 from assay.reward.model import RewardModel
+from assay.reward.visual import load_visual
+from assay.vision import Pictures
 
 
 def load_scorer(
-    folder: str | Path, max_tokens: int = 2048, tokens_per_batch: int = 8192, precision: str = "fp32"
-) -> Scorer:
-    """A `Scorer` from a saved reward model: our own checkpoint, or any `AutoModelForSequenceClassification`."""
+    folder: str | Path, max_tokens: int = 2048, tokens_per_batch: int = 8192, precision: str = "fp32",
+    images: Path | None = None,
+) -> Scorer:  # fmt: skip
+    """A `Scorer` from a saved reward model: our own checkpoint, or any `AutoModelForSequenceClassification`.
+
+    `images` is the folder of pictures that conversations name, for a reward model with pictures.
+    """
+    if images is not None:
+        seeing, processor = load_visual(str(folder))
+        store = ImageStore(images)
+        return scorer(seeing.to(models.device()).eval(), processor, max_tokens, tokens_per_batch, precision, store)
     tokenizer = models.load_tokenizer(str(folder))
     backbone = models.Backbone(name=str(folder), attention=models.attention_for(max_tokens))
     model = models.load_reward_model(backbone, tokenizer).to(models.device()).eval()
@@ -27,20 +38,24 @@ def load_scorer(
 
 
 def scorer(
-    model: Any, tokenizer: Any, max_tokens: int, tokens_per_batch: int = 8192, precision: str = "fp32"
-) -> Scorer:
+    model: Any, tokenizer: Any, max_tokens: int, tokens_per_batch: int = 8192, precision: str = "fp32",
+    store: ImageStore | None = None,
+) -> Scorer:  # fmt: skip
     """The `Scorer` of a loaded model: answers to one prompt share it where the backbone can be packed."""
     limit = min(max_tokens, position_limit(model))
-    reward_model = RewardModel(model, tokenizer.pad_token_id, EngineConfig(tokens=tokens_per_batch), precision)
+    pad_id = getattr(tokenizer, "tokenizer", tokenizer).pad_token_id
+    pictures = Pictures(tokenizer.image_processor, store) if store is not None else None
+    reward_model = RewardModel(model, pad_id, EngineConfig(tokens=tokens_per_batch), precision, pictures)
     where = models.device()
 
     def score(conversations: Sequence[Conversation]) -> NDArray[np.float64]:
-        rendered = render(tokenizer, conversations, limit)
+        rendered = render(tokenizer, conversations, limit, store)
         together = _together(conversations) if reward_model.packed else [[i] for i in range(len(conversations))]
         groups = []
         for rows in together:
             types = [rendered[i].second for i in rows if rendered[i].second]
-            groups.append(share([rendered[i].ids for i in rows], types))
+            images = [i for m in conversations[rows[0]][:-1] for i in m.images]
+            groups.append(share([rendered[i].ids for i in rows], types, images))
         rewards = np.zeros(len(rendered))
         for part in reward_model.bins(groups):
             batch = reward_model.batch([groups[i] for i in part]).to(where)

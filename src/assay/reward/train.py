@@ -26,6 +26,7 @@ import numpy as np
 
 from assay import models
 from assay.errors import AssayError
+from assay.images import ImageStore
 from assay.records import Preference
 from assay.reward import calibration
 from assay.reward.config import TrainConfig
@@ -90,13 +91,15 @@ def train(
     say = say if engine.lead else lambda _: None
     if engine.world > 1:
         say(f"{folder.name}: {engine}")
-    tokenizer = models.load_tokenizer(config.backbone)
+    store = ImageStore(config.images) if config.images is not None else None
+    load = models.load_processor if store is not None else models.load_tokenizer
+    tokenizer = load(config.backbone)
     model = for_training(config, tokenizer)
     if not model.packed:
         say(f"{folder.name}: batches are padded by length, not packed: {model.reason}")
     elif engine.device.type != "cpu":
         say(f"{folder.name}: packed, attention by {model.backend}")
-    render = Renderer(tokenizer, min(config.max_tokens, position_limit(model.model)))
+    render = Renderer(tokenizer, min(config.max_tokens, position_limit(model.model)), store)
     sample = render(source.take(config.seed, 0, range(min(64, len(source)))))
     steps = max(1, round(config.epochs * len(source) / config.batch_pairs))
     presented = steps * min(config.batch_pairs, len(source))

@@ -1,0 +1,316 @@
+"""Assay's GRPO step and MPO against TRL's GRPOTrainer and DPOTrainer: same weights, prompts, group, lengths, dtype.
+
+    make bench-policy                          # 3 paired repetitions, then the buffer's experiment
+    python benchmarks/bench_policy.py --quick  # one repetition, no experiment: does everything still run?
+
+A child process a run; its figure is CPU seconds (`time.process_time`) after warm-up steps of the same code. Ratios are taken
+within a repetition, then their median. The tables go into docs/performance.md between their markers; the last line is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench_reward import DOC, make_pairs, tokenizer
+
+BEGIN, END = "<!-- bench-policy -->", "<!-- /bench-policy -->"
+VOCABULARY, GROUP, NEW, LR = 8192, 8, 64, 1e-5
+PROMPTS = (96, 512, 2048)
+PEERS = ("trl-default", "trl-plain")
+Figures = dict[str, Any]
+
+
+def make_model(folder: Path) -> None:
+    """tiny8k of bench_reward, with a language-model head; random weights. The tokenizer has a word for every id."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=VOCABULARY, hidden_size=256, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=64, max_position_embeddings=4096, tie_word_embeddings=True, pad_token_id=0,
+        eos_token_id=2, bos_token_id=None,
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config)
+    model.save_pretrained(folder)
+    words(model).save_pretrained(folder)
+
+
+def words(model: Any) -> Any:
+    from tokenizers import decoders, pre_tokenizers
+
+    made = tokenizer(model)
+    made.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.backend_tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=False)
+    return made
+
+
+def prompt_ids(length: int, n: int) -> list[list[int]]:
+    return np.random.default_rng(length).integers(10, VOCABULARY, (n, length)).tolist()
+
+
+def text(ids: list[int]) -> str:
+    return " ".join(f"t{i}" for i in ids)
+
+
+def reward_of(answer: str) -> float:
+    """Anything that differs within a group."""
+    return sum(int(word[1:]) for word in answer.split() if word[1:].isdigit()) % 997 / 997
+
+
+# GRPO
+
+
+def grpo_ours(folder: Path, length: int, steps: int, warm: int) -> Figures:
+    import torch
+
+    from assay.policy.config import GrpoConfig, PolicyConfig, SamplerConfig
+    from assay.policy.grpo import Grpo
+    from assay.policy.model import load_policy
+    from assay.policy.sampler import LocalSampler
+    from assay.records import Prompt, Score, user
+    from assay.step import Engine
+
+    policy = load_policy(str(folder), PolicyConfig(precision="bf16"))
+    assert policy.packed, policy.reason
+    prompts = [Prompt(messages=(user(text(ids)),)) for ids in prompt_ids(length, steps + warm)]
+    sampler = LocalSampler(policy, SamplerConfig(max_tokens=NEW))
+    sampler.rendered = {p.id: ids for p, ids in zip(prompts, prompt_ids(length, steps + warm), strict=True)}
+    sampler.forbidden = list(policy.end_ids)
+
+    def reward(pairs: Any) -> list[Score]:
+        return [Score(rule=reward_of(r.text), format=0.0, total=reward_of(r.text)) for _, r in pairs]
+
+    config = GrpoConfig(steps=steps + warm, prompts=1, group=GROUP, lr=LR)
+    engine = Engine("bf16", config.clip)
+    engine.prepare(policy, LR, 0.0)
+    found: Figures = {"step": [], "generate": [], "update": []}
+    with tempfile.TemporaryDirectory() as scratch:
+        run = Grpo(Path(scratch) / "out", config, policy, engine, prompts, sampler, reward)
+        for step in range(steps + warm):
+            start = time.process_time()
+            metrics = run.step(step)
+            assert metrics["length"] == NEW
+            if step >= warm:
+                found["step"].append(time.process_time() - start)
+                found["generate"].append(metrics["sample_cpu_s"])
+                found["update"].append(metrics["update_cpu_s"])
+    return {**found, "threads": torch.get_num_threads()}
+
+
+def grpo_trl(folder: Path, length: int, steps: int, warm: int, checkpointing: bool) -> Figures:
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    found: Figures = {"step": [], "generate": [], "update": []}
+    spent = {"step": 0.0, "generate": 0.0}
+
+    class Steps(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            spent.update(step=time.process_time(), generate=0.0)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step > warm:
+                whole = time.process_time() - spent["step"]
+                found["step"].append(whole)
+                found["generate"].append(spent["generate"])
+                found["update"].append(whole - spent["generate"])
+
+    class Timed(GRPOTrainer):  # type: ignore[misc]
+        def _generate(self, *args: Any, **kwargs: Any) -> Any:
+            start = time.process_time()
+            out = super()._generate(*args, **kwargs)
+            spent["generate"] += time.process_time() - start
+            return out
+
+    def reward(completions: list[str], **_: Any) -> list[float]:
+        return [reward_of(c) for c in completions]
+
+    data = Dataset.from_dict({"prompt": [text(ids) for ids in prompt_ids(length, steps + warm)]})
+    with tempfile.TemporaryDirectory() as out:
+        config = GRPOConfig(
+            output_dir=out, max_steps=steps + warm, per_device_train_batch_size=GROUP, num_generations=GROUP,
+            max_completion_length=NEW, beta=0.0, loss_type="grpo", temperature=1.0, learning_rate=LR, bf16=True,
+            gradient_checkpointing=checkpointing, use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True,
+            lr_scheduler_type="constant", shuffle_dataset=False, dataloader_pin_memory=False, logging_steps=10**6,
+            generation_kwargs={"min_new_tokens": NEW},
+        )  # fmt: skip
+        trainer = Timed(
+            AutoModelForCausalLM.from_pretrained(folder, dtype="float32"), reward_funcs=reward, args=config,
+            train_dataset=data, processing_class=AutoTokenizer.from_pretrained(folder), callbacks=[Steps()],
+        )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        lengths = trainer._metrics["train"].get("completions/mean_length", [NEW])
+        assert all(n == NEW for n in lengths), lengths
+    return found
+
+
+def generate_hf(folder: Path, length: int, steps: int, warm: int) -> Figures:
+    """transformers' generate in one bf16 autocast context: the same answers, without a trainer around it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+    found = []
+    for at, ids in enumerate(prompt_ids(length, steps + warm)):
+        start = time.process_time()
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            row = torch.tensor([ids])
+            model.generate(
+                input_ids=row, attention_mask=torch.ones_like(row), do_sample=True, top_k=0, num_return_sequences=GROUP,
+                max_new_tokens=NEW, min_new_tokens=NEW,
+            )  # fmt: skip
+        if at >= warm:
+            found.append(time.process_time() - start)
+    return {"generate": found}
+
+
+# MPO
+
+
+def mpo_pairs(n: int, seed: int) -> list[Any]:
+    return make_pairs(n, VOCABULARY, seed)
+
+
+def mpo_ours(folder: Path, pairs: int, per_step: int, warm: int) -> Figures:
+    """MPO without the shift, which TRL lacks. The reference's pass over the pairs is counted."""
+    from assay.policy.config import FitConfig, PolicyConfig
+    from assay.policy.model import load_policy
+    from assay.policy.mpo import Comparison, _Fit
+    from assay.step import Engine
+
+    rows = [*mpo_pairs(warm * per_step, 1), *mpo_pairs(pairs, 0)]
+    examples = [Comparison(prompt=tuple(p), chosen=(*c, 2), rejected=(*r, 2)) for p, c, r in rows]
+    policy = load_policy(str(folder), PolicyConfig(precision="bf16", tokens=8192))
+    assert policy.packed, policy.reason
+    config = FitConfig(batch=per_step, lr=LR, schedule="constant", warmup=0.0, weight_decay=0.0, shift=False)
+    engine = Engine("bf16", config.clip)
+    engine.prepare(policy, LR, 0.0)
+    losses, spent = [], 0.0
+    with tempfile.TemporaryDirectory() as scratch:
+        run = _Fit(Path(scratch) / "out", config, policy, engine, examples, True)
+        run.order = lambda step: list(range(step * per_step, (step + 1) * per_step))  # type: ignore[method-assign]
+        whole = run.groups
+        references = []
+        for part in (whole[: warm * per_step], whole[warm * per_step :]):
+            start = time.process_time()
+            run.groups = part
+            references.append(run.answers_logp())
+            spent = time.process_time() - start
+        run.groups, reference = whole, np.concatenate(references)
+        for step in range(len(rows) // per_step):
+            start = time.process_time()
+            losses.append(run.step(step, reference)["loss"])
+            if step >= warm:
+                spent += time.process_time() - start
+    return {"pairs": pairs, "cpu": spent, "losses": losses}
+
+
+def mpo_trl(folder: Path, pairs: int, per_step: int, warm: int, checkpointing: bool, accumulate: int = 1) -> Figures:
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+    from trl import DPOConfig, DPOTrainer
+
+    rows = [*mpo_pairs(warm * per_step, 1), *mpo_pairs(pairs, 0)]
+    clock, losses, micro = {"at": 0.0, "spent": 0.0}, [], []
+
+    class Recorded(DPOTrainer):  # type: ignore[misc]
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            found = super().compute_loss(*args, **kwargs)
+            micro.append((found[0] if isinstance(found, tuple) else found).item())
+            return found
+
+    class Steps(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            clock["at"] = time.process_time()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            losses.append(statistics.fmean(micro[-accumulate:]))
+            if state.global_step > warm:
+                clock["spent"] += time.process_time() - clock["at"]
+
+    data = Dataset.from_dict({
+        "prompt": [text(p) for p, _, _ in rows], "chosen": [" " + text(c) for _, c, _ in rows],
+        "rejected": [" " + text(r) for _, _, r in rows],
+    })  # fmt: skip
+    with tempfile.TemporaryDirectory() as out:
+        config = DPOConfig(
+            output_dir=out, max_steps=len(rows) // per_step, per_device_train_batch_size=per_step // accumulate,
+            gradient_accumulation_steps=accumulate, learning_rate=LR, lr_scheduler_type="constant", bf16=True,
+            loss_type=["sigmoid", "bco_pair", "sft"], loss_weights=[0.8, 0.2, 1.0], beta=0.1, max_length=None,
+            gradient_checkpointing=checkpointing, use_cpu=True, train_sampling_strategy="sequential", report_to=[],
+            save_strategy="no", disable_tqdm=True, dataloader_pin_memory=False, logging_steps=10**6,
+        )  # fmt: skip
+        trainer = Recorded(
+            AutoModelForCausalLM.from_pretrained(folder, dtype="float32"), args=config, train_dataset=data,
+            processing_class=AutoTokenizer.from_pretrained(folder), callbacks=[Steps()],
+        )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return {"pairs": pairs, "cpu": clock["spent"], "losses": losses}
+
+
+def child(job: Figures, folder: Path) -> Figures:
+    what, who = job["what"], job["who"]
+    if what == "save":
+        make_model(folder)
+        return {}
+    rest = (folder, job["length"], job["steps"], 1) if what == "grpo" else (folder, job["steps"], 8, 2)
+    if what == "mpo":
+        options = {"trl-default": (True, 1), "trl-plain": (False, 1), "trl-micro1": (False, 8)}
+        found = mpo_ours(*rest) if who == "ours" else mpo_trl(*rest, *options[who])
+    elif who == "hf":
+        found = generate_hf(*rest)
+    else:
+        found = grpo_ours(*rest) if who == "ours" else grpo_trl(*rest, who == "trl-default")
+    return {**found, "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def run(job: Figures, folder: Path) -> Figures:
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+    }  # fmt: skip
+    command = [sys.executable, __file__, "child", json.dumps(job), str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{job}\n{done.stderr[-3000:]}")
+    found: Figures = json.loads(done.stdout.strip().splitlines()[-1])
+    if job["what"] != "save":
+        parts = {k: round(statistics.median(v), 3) for k, v in found.items() if k in ("step", "generate", "update")}
+        rate = {"pairs/CPU-s": round(found["pairs"] / found["cpu"], 2)} if "cpu" in found else {}
+        print(
+            job,
+            parts | rate,
+            f"{found['rss_mb']:.0f} MB",
+            f"load {os.getloadavg()[0]:.1f}",
+            file=sys.stderr,
+            flush=True,
+        )
+    return found
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["child"]:
+        print(json.dumps(child(json.loads(sys.argv[2]), Path(sys.argv[3]))))
+    else:
+        with tempfile.TemporaryDirectory() as place:
+            model = Path(place) / "tiny8k"
+            run({"what": "save", "who": ""}, model)
+            for length in PROMPTS:
+                for who in ("ours", *PEERS, "hf"):
+                    run({"what": "grpo", "who": who, "length": length, "steps": 3}, model)
+            for who in ("ours", *PEERS, "trl-micro1"):
+                run({"what": "mpo", "who": who, "steps": 32}, model)

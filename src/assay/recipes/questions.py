@@ -1,0 +1,147 @@
+"""Text questions with a known answer: made by reasoning-gym, GSM8K's file, or a user's own.
+
+A question's text is the question and nothing else: how to answer (the template) is added where prompts are rendered.
+"""
+
+import importlib
+import json
+import re
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from assay.errors import AssayError
+from assay.images import ImageStore
+from assay.records import AnswerKind, Message, Prompt, Rejection, user
+
+KINDS: tuple[str, ...] = typing.get_args(AnswerKind)
+_APART = 1_000_000
+
+
+def arithmetic(n: int, seed: int, terms: int = 2, digits: int = 1) -> list[Prompt]:
+    """n sums and differences of `terms` numbers of `digits` digits (reasoning-gym's chain_sum).
+
+    Small settings repeat: two terms of one digit make 200 different questions. Raises AssayError as `gym` does.
+    """
+    size = {"min_terms": terms, "max_terms": terms, "min_digits": digits, "max_digits": digits}
+    return gym("chain_sum", n, seed, kind="number", **size)
+
+
+def gym(task: str, n: int, seed: int, kind: AnswerKind = "text", **config: object) -> list[Prompt]:
+    """n questions of one of reasoning-gym's tasks, whose own settings are `config`.
+
+    reasoning-gym draws question i from seed + i, so neighbouring seeds share nearly all of them; ours are a million apart.
+    Raises AssayError when the package is not installed, or does not know the task or a setting.
+    """
+    try:
+        package = importlib.import_module("reasoning_gym")
+    except ImportError as error:
+        raise AssayError(
+            f"reasoning-gym cannot be imported ({error}); run: pip install reasoning-gym==0.1.25"
+        ) from error
+    if n <= 0:
+        return []
+    try:
+        rows = package.create_dataset(task, size=n, seed=seed * _APART, **config)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise AssayError(f"reasoning-gym refuses the task '{task}' with {config}: {error}") from error
+    return [Prompt(messages=(user(r["question"]),), answer=str(r["answer"]), kind=kind) for r in rows]
+
+
+def gsm8k(path: Path, n: int, seed: int) -> list[Prompt]:
+    """n random questions of GSM8K's own JSON lines: `question`, and an `answer` whose last line is "#### NUMBER".
+
+    Raises AssayError (file, row, field) for a row of another form, or fewer than n rows.
+    """
+    prompts = []
+    for number, row in _rows(path):
+        found = re.search(r"####\s*(\S+)\s*$", _text(row, "answer", path, number))
+        if found is None:
+            raise AssayError(f"{path}, row {number}, field 'answer': has no last line '#### NUMBER'")
+        messages = (user(_text(row, "question", path, number)),)
+        prompts.append(Prompt(messages=messages, answer=found[1].replace(",", ""), kind="number"))
+    if n > len(prompts):
+        raise AssayError(f"{path} has {len(prompts):,} questions; {n:,} were asked for")
+    return [prompts[i] for i in np.random.default_rng(seed).permutation(len(prompts))[:n]]
+
+
+def jsonl(path: Path, store: ImageStore | None = None) -> tuple[list[Prompt], list[Rejection]]:
+    """A user's own questions, one JSON object a line, and the rows that were rejected for their picture.
+
+    Fields: `question` or `prompt`; `answer` (text or number; absent: not known); `kind`, one of math, number, choice, text
+    (absent: number for a number, else text); `image` or `images`, paths seen from the file's folder. Others are ignored.
+
+    A picture that cannot be read rejects its row with the reason. Raises AssayError (file, row, field) for anything else
+    that is wrong, and when no row is left.
+
+    Example: {"question": "What color is it?", "answer": "red", "image": "1.png"}
+    """
+    prompts, rejected = [], []
+    for number, row in _rows(path):
+        question = _text(row, "question" if "question" in row else "prompt", path, number)
+        answer, kind = _answer(row, path, number)
+        named = _images(row, path, number)
+        if named and store is None:
+            raise AssayError(f"{path}, row {number}, field 'image': pictures need an image store; none was given")
+        try:
+            images = tuple(store.add(path.parent / name) for name in named) if store is not None else ()
+        except AssayError as error:
+            reject = Rejection(
+                source=path.stem, file=str(path), row=number, field="image", reason=str(error), excerpt=question[:200]
+            )
+            rejected.append(reject)
+            continue
+        message = Message(role="user", content=question, images=images)
+        prompts.append(Prompt(messages=(message,), answer=answer, kind=kind))
+    if not prompts:
+        why = f"all {len(rejected)} rows were rejected, the first because {rejected[0].reason}" if rejected else "empty"
+        raise AssayError(f"{path}: no questions ({why})")
+    return prompts, rejected
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSON lines file with their row numbers, from 1; empty lines are skipped."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AssayError(f"{path}: cannot be read ({error})") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise AssayError(f"{path}, row {number}: is not JSON ({error.msg}, column {error.colno})") from error
+        if not isinstance(row, dict):
+            raise AssayError(f"{path}, row {number}: is not an object with fields")
+        yield number, row
+
+
+def _text(row: dict[str, Any], field: str, path: Path, number: int) -> str:
+    value = row.get(field)
+    if not isinstance(value, str) or not value.strip():
+        fault = "is missing" if value is None else "is not a text, or empty"
+        raise AssayError(f"{path}, row {number}, field '{field}': {fault}")
+    return value
+
+
+def _answer(row: dict[str, Any], path: Path, number: int) -> tuple[str, AnswerKind]:
+    answer = "" if row.get("answer") is None else row["answer"]
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+        raise AssayError(f"{path}, row {number}, field 'answer': is neither a text nor a number")
+    kind = row.get("kind", "text" if isinstance(answer, str) else "number")
+    if kind not in KINDS:
+        raise AssayError(f"{path}, row {number}, field 'kind': is {kind!r}; use one of {', '.join(KINDS)}")
+    return str(answer), kind
+
+
+def _images(row: dict[str, Any], path: Path, number: int) -> list[str]:
+    field = "images" if "images" in row else "image"
+    value = row.get(field)
+    names = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(name, str) and name for name in names):
+        raise AssayError(f"{path}, row {number}, field '{field}': is not a path, or a list of paths")
+    return names

@@ -1,0 +1,248 @@
+"""Vision-language models: assembled, saved, packed, sampled, rewarded; and pictures that are broken."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import tiny_models
+from assay import models, vision
+from assay.errors import AssayError
+from assay.images import ImageStore, blank
+from assay.pack import Group, pad
+from assay.policy.assemble import assemble, save, transfer
+from assay.policy.config import PolicyConfig, SamplerConfig
+from assay.policy.model import Policy, load_policy
+from assay.policy.sampler import GenerateSampler, LocalSampler
+from assay.records import Message, Preference, Prompt, Response, assistant
+from assay.reward.config import TrainConfig
+from assay.reward.scorer import load_scorer
+from assay.reward.train import train
+
+PIL = pytest.importorskip("PIL.Image")
+KINDS = {
+    "llava-clip": ("clip", 1), "llava-siglip": ("siglip", 1), "unshuffle": ("siglip", 2), "internvl": ("internvl", 2),
+    "fastvlm": ("conv", 1),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
+    return ImageStore(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def pictures(store: ImageStore) -> list[str]:
+    random = np.random.default_rng(0)
+    return [store.add(PIL.fromarray(random.integers(0, 255, (40, 50, 3), dtype=np.uint8))) for _ in range(4)]
+
+
+def made(kind: str, text: str = "qwen3", seed: int = 0) -> tuple[Any, Any]:
+    encoder, unshuffle = KINDS[kind]
+    size = 64 if encoder == "conv" else 32
+    seen, processor = tiny_models.encoder(encoder, size)
+    language = tiny_models.language(text, seed=seed)
+    return assemble(seen, processor, language, tiny_models.tokenizer(), size, unshuffle, seed=seed)
+
+
+def prompts(pictures: list[str]) -> list[Prompt]:
+    return [
+        Prompt(messages=(Message(role="user", content=f"what is it{'?' * n}", images=(p,)),))
+        for n, p in enumerate(pictures, 1)
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_assembled_models_load_in_transformers_and_pack_exactly(
+    kind: str, tmp_path: Path, store: ImageStore, pictures: list[str]
+) -> None:
+    model, processor = made(kind)
+    save(model, processor, tmp_path / "vlm")
+    again = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path / "vlm")
+    assert {n: tuple(p.shape) for n, p in again.named_parameters()} == {
+        n: tuple(p.shape) for n, p in model.named_parameters()
+    }
+    policy = load_policy(str(tmp_path / "vlm"), PolicyConfig(train=("adapter", "llm")), store)
+    assert policy.packed, policy.reason
+    asked = prompts(pictures)
+    ours = LocalSampler(policy, SamplerConfig(max_tokens=8, temperature=0), store, half=False)
+    answers = ours(asked, 2)
+    groups = [
+        Group(
+            prefix=np.array(ours.prompt_ids(p), dtype=np.int32), images=p.images,
+            answers=tuple(np.array(r.tokens, dtype=np.int32) for r in rs),
+        )
+        for p, rs in zip(asked, answers, strict=True)
+    ]  # fmt: skip
+    found = policy(policy.batch(groups))
+    found.logp_M.sum().backward()
+    grads = {n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None}
+    said = torch.tensor([x for rs in answers for r in rs for x in r.logprobs])
+    torch.testing.assert_close(found.logp_M, said, atol=1e-5, rtol=1e-5)
+    vision.language_model(policy.inner).set_attn_implementation("sdpa")
+    policy.zero_grad()
+    padded = policy(pad(groups, 0))
+    padded.logp_M.sum().backward()
+    torch.testing.assert_close(found.logp_M, padded.logp_M, atol=1e-5, rtol=1e-5)
+    for name, parameter in policy.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(grads[name], parameter.grad, atol=1e-4, rtol=1e-4)
+    theirs = GenerateSampler(policy, SamplerConfig(max_tokens=8, temperature=0), store)(asked, 2)
+    assert [[r.tokens for r in g] for g in answers] == [[r.tokens for r in g] for g in theirs]
+
+
+def test_the_whole_model_of_transformers_agrees_with_our_features(store: ImageStore, pictures: list[str]) -> None:
+    model, processor = made("fastvlm")
+    policy = Policy(model, processor, PolicyConfig(train=("adapter",)), store)
+    prompt = prompts(pictures)[0]
+    ids = torch.tensor([LocalSampler(policy, SamplerConfig(), store, half=False).prompt_ids(prompt)])
+    assert policy.pictures is not None
+    pixels = policy.pictures.inputs(prompt.images)["pixel_values"]
+    vision.language_model(model).set_attn_implementation("sdpa")
+    with torch.no_grad():
+        whole = model(input_ids=ids, pixel_values=pixels).logits
+        embeds = vision.embed(model, ids, prompt.images, policy.pictures)
+        ours = model(inputs_embeds=embeds).logits
+        again = vision.embed(model, ids, prompt.images, policy.pictures)
+    torch.testing.assert_close(whole, ours, atol=1e-5, rtol=1e-5)
+    assert torch.equal(embeds, again)
+
+
+@pytest.mark.parametrize(
+    ("parts", "trained"),
+    [
+        (("adapter",), {"adapter"}),
+        (("adapter", "vision"), {"adapter", "vision"}),
+        (("llm", "adapter"), {"adapter", "llm"}),
+    ],
+)
+def test_one_setting_says_which_parts_train(
+    parts: Any, trained: set[str], tmp_path: Path, store: ImageStore, pictures: list[str]
+) -> None:
+    save(*made("llava-siglip"), tmp_path / "vlm")
+    policy = load_policy(str(tmp_path / "vlm"), PolicyConfig(train=parts), store)
+    group = Group(
+        prefix=np.array(
+            LocalSampler(policy, SamplerConfig(), store, half=False).prompt_ids(prompts(pictures)[0]), dtype=np.int32
+        ),
+        answers=(np.array([7, 8], dtype=np.int32),), images=pictures[:1],
+    )  # fmt: skip
+    policy(policy.batch([group])).logp_M.sum().backward()
+    places = {
+        "adapter": vision.adapter(policy.inner), "llm": vision.language_model(policy.inner),
+        "vision": vision.vision_tower(policy.inner),
+    }  # fmt: skip
+    seen = {n for n, m in places.items() if any(p.grad is not None and p.grad.abs().sum() > 0 for p in m.parameters())}
+    assert seen == trained
+
+
+def test_lora_trains_few_weights_is_sampled_merged_and_saved_plain(
+    tmp_path: Path, store: ImageStore, pictures: list[str]
+) -> None:
+    pytest.importorskip("peft")
+    save(*made("fastvlm"), tmp_path / "vlm")
+    policy = load_policy(str(tmp_path / "vlm"), PolicyConfig(train=("llm", "adapter"), lora_rank=2), store)
+    assert policy.packed, policy.reason
+    trained = {n for n, p in policy.named_parameters() if p.requires_grad}
+    assert all(".lora_" in n or "multi_modal_projector" in n for n in trained)
+    assert any(".lora_" in n for n in trained)
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    asked = prompts(pictures)
+    sampler = LocalSampler(policy, SamplerConfig(max_tokens=6, temperature=0), store, half=True)
+    sampler.load(1)
+    plain = LocalSampler(policy, SamplerConfig(max_tokens=6, temperature=0), store, half=False)(asked, 1)
+    merged = [r[0].logprobs[0] for r in sampler(asked, 1)]
+    assert merged == pytest.approx([r[0].logprobs[0] for r in plain], abs=0.05)
+    policy.save(tmp_path / "out")
+    again = load_policy(str(tmp_path / "out"), PolicyConfig(train=("llm",)), store)
+    other = LocalSampler(again, SamplerConfig(max_tokens=6, temperature=0), store, half=False)(asked, 1)
+    assert [r[0].tokens for r in other] == [r[0].tokens for r in plain]
+
+
+def test_an_adapter_moves_to_another_language_model_of_the_same_width() -> None:
+    source, _ = made("fastvlm", "llama")
+    target, _ = made("fastvlm", "qwen3", seed=1)
+    before = vision.language_model(target).state_dict()["norm.weight"].clone()
+    assert not torch.equal(vision.adapter(source).linear_1.weight, vision.adapter(target).linear_1.weight)
+    transfer(source, target)
+    assert torch.equal(vision.adapter(source).linear_1.weight, vision.adapter(target).linear_1.weight)
+    assert torch.equal(vision.language_model(target).state_dict()["norm.weight"], before)
+    seen, processor = tiny_models.encoder("conv", 64)
+    wide, _ = assemble(seen, processor, tiny_models.language(width=64), tiny_models.tokenizer(), 64)
+    with pytest.raises(AssayError, match="same width"):
+        transfer(source, wide)
+
+
+def test_a_reward_model_with_pictures_learns_what_only_pictures_tell(tmp_path: Path, store: ImageStore) -> None:
+    save(*made("llava-siglip"), tmp_path / "vlm")
+    bright = [store.add(PIL.new("RGB", (32, 32), (255 - i, 250, 255))) for i in range(16)]
+    dark = [store.add(PIL.new("RGB", (32, 32), (i, 5, 0))) for i in range(16)]
+    pairs = []
+    for n, (name, right, wrong) in enumerate(
+        [(b, "bright", "dark") for b in bright] + [(d, "dark", "bright") for d in dark]
+    ):
+        prompt = (Message(role="user", content="how?", images=(name,)),)
+        pairs.append(Preference(
+            pair_id=str(n), prompt=prompt, chosen=Response.of(right), rejected=Response.of(wrong)
+        ))  # fmt: skip
+    config = TrainConfig(
+        backbone=str(tmp_path / "vlm"), images=store.folder, batch_pairs=8, epochs=25, lr=5e-3, checks=2, max_tokens=128
+    )
+    trained = train(tmp_path / "rm", config, pairs[::2], pairs[1::2])
+    assert trained.packed
+    assert trained.gold_accuracy >= 0.9
+    transformers.AutoModel.from_pretrained(tmp_path / "rm")
+    score = load_scorer(tmp_path / "rm", images=store.folder)
+    sides = [score([(*p.prompt, assistant(t)) for p in pairs[1::2]]) for t in ("bright", "dark")]
+    right = (sides[0] > sides[1]) == np.array([p.chosen.text == "bright" for p in pairs[1::2]])
+    assert right.mean() == trained.gold_accuracy
+
+
+def test_broken_and_missing_pictures_are_refused_with_a_reason(tmp_path: Path, store: ImageStore) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
+    with pytest.raises(AssayError, match=r"broken\.png: cannot be decoded"):
+        store.add(tmp_path / "broken.png")
+    with pytest.raises(AssayError, match="no picture with the id"):
+        store.open("0" * 32)
+    good = store.add(blank(9, 9))
+    assert store.add(blank(9, 9)) == good
+    (store.folder / f"{good}.png").write_bytes(b"damaged")
+    with pytest.raises(AssayError, match="cannot be decoded"):
+        store.open(good)
+    (store.folder / f"{good}.png").unlink()
+
+
+def test_pictures_for_a_model_without_eyes_are_refused(tmp_path: Path, store: ImageStore, pictures: list[str]) -> None:
+    policy = load_policy(str(tiny_models.save_language(tmp_path / "lm")), PolicyConfig())
+    with pytest.raises(AssayError, match="vision-language model"):
+        LocalSampler(policy, SamplerConfig(), store, half=False)(prompts(pictures), 1)
+    with pytest.raises(AssayError, match="does not have"):
+        load_policy(str(tmp_path / "lm"), PolicyConfig(train=("adapter",)))
+    assert models.load_generator(str(tmp_path / "lm"))[0] is not None
+
+
+def test_a_qwen_style_model_falls_back_to_padding_and_says_why(tmp_path: Path, store: ImageStore) -> None:
+    torch.manual_seed(0)
+    tokenizer = tiny_models.tokenizer()
+    config = transformers.Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "eos_token_id": 1, "pad_token_id": 0, "bos_token_id": None,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
+        },
+        vision_config={"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 32},
+        image_token_id=3,
+    )  # fmt: skip
+    model = transformers.Qwen2_5_VLForConditionalGeneration(config).eval()
+    policy = Policy(model, tokenizer, PolicyConfig())
+    assert "several dimensions" in policy.reason
+    groups = [Group(prefix=np.array([5, 6, 7], dtype=np.int32), answers=(np.array([8, 9], dtype=np.int32),))]
+    found = policy(policy.batch(groups)).logp_M
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[5, 6, 7, 8, 9]])).logits[0].log_softmax(-1)
+    torch.testing.assert_close(found, torch.stack([logits[2, 8], logits[3, 9]]), atol=1e-5, rtol=1e-5)
