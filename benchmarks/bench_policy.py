@@ -9,14 +9,17 @@ within a repetition, then their median. The tables go into docs/performance.md b
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -302,15 +305,134 @@ def run(job: Figures, folder: Path) -> Figures:
     return found
 
 
+# The parent
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values)
+
+
+def spread(values: list[float]) -> str:
+    return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def measure(repetitions: int, model: Path) -> list[Figures]:
+    """Every contender once a repetition, taking turns."""
+    runs = []
+    for repetition in range(repetitions):
+        jobs = [
+            {"what": "grpo", "who": who, "length": length, "steps": 3}
+            for length in PROMPTS
+            for who in ("ours", *PEERS, "hf")
+        ]
+        jobs += [{"what": "mpo", "who": who, "steps": 32} for who in ("ours", *PEERS, "trl-micro1")]
+        runs += [{**job, **run(job, model), "repetition": repetition} for job in jobs]
+    return runs
+
+
+def values(runs: list[Figures], what: str, who: str, key: str, length: int = 0) -> list[float]:
+    """One figure a repetition: seconds of a step, or of all MPO steps."""
+    chosen = [r for r in runs if r["what"] == what and r["who"] == who and r.get("length", 0) == length]
+    return [median(r[key]) if isinstance(r[key], list) else r[key] for r in chosen]
+
+
+def over(theirs: list[float], ours: list[float]) -> list[float]:
+    return [t / o for t, o in zip(theirs, ours, strict=True)]
+
+
+def best(runs: list[Figures], what: str, names: tuple[str, ...], key: str, length: int = 0) -> str:
+    return min(names, key=lambda n: median(values(runs, what, n, key, length)))
+
+
+def summary(runs: list[Figures]) -> Figures:
+    found: Figures = {}
+    for length in PROMPTS:
+        peer = best(runs, "grpo", PEERS, "step", length)
+        found[f"grpo_step_ratio_{length}"] = over(
+            values(runs, "grpo", peer, "step", length), values(runs, "grpo", "ours", "step", length)
+        )
+    ours = {k: values(runs, "grpo", "ours", k, PROMPTS[0]) for k in ("generate", "update")}
+    found["generation_ratio"] = over(values(runs, "grpo", "hf", "generate", PROMPTS[0]), ours["generate"])
+    peer = best(runs, "grpo", PEERS, "update", PROMPTS[0])
+    found["update_ratio"] = over(values(runs, "grpo", peer, "update", PROMPTS[0]), ours["update"])
+    peer = best(runs, "mpo", (*PEERS, "trl-micro1"), "cpu")
+    found["mpo_ratio"] = over(values(runs, "mpo", peer, "cpu"), values(runs, "mpo", "ours", "cpu"))
+    found["peak_memory_ratio"] = [
+        m for length in PROMPTS
+        for m in over(values(runs, "grpo", "ours", "rss_mb", length), values(runs, "grpo", "trl-default", "rss_mb", length))
+    ]  # fmt: skip
+    return found
+
+
+def table(runs: list[Figures], ratios: Figures, buffer: Figures) -> str:
+    libraries = ", ".join(f"{n} {version(n)}" for n in ("torch", "transformers", "trl"))
+    lines = [
+        f"{processor()}, one thread a child; Python {platform.python_version()}, {libraries}. "
+        f"`python benchmarks/bench_policy.py`, {1 + max(r['repetition'] for r in runs)} repetitions.",
+        "",
+        f"**A GRPO step**: one prompt, {GROUP} answers of {NEW} tokens, tiny8k, bf16; CPU seconds, median of 3 steps.",
+        "",
+        "| prompt tokens | contender | step | generation | update and optimiser | peak MB | ours is ... times faster |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for length in PROMPTS:
+        for who in ("ours", *PEERS):
+            parts = [f"{median(values(runs, 'grpo', who, k, length)):.2f}" for k in ("step", "generate", "update")]
+            times = over(values(runs, "grpo", who, "step", length), values(runs, "grpo", "ours", "step", length))
+            mb = median(values(runs, "grpo", who, "rss_mb", length))
+            lines.append(f"| {length} | {who} | {' | '.join(parts)} | {mb:.0f} | {spread(times)} |")
+        hf = values(runs, "grpo", "hf", "generate", length)
+        lines.append(f"| {length} | transformers' generate alone | | {median(hf):.2f} | | | |")
+    lines += [
+        "", "**MPO**: pairs of skewed lengths as in the reward benchmark, 8 a step, without the shift (TRL has none); "
+        "the reference's pass is counted on both sides.", "",
+        "| contender | pairs/CPU-s | peak MB | ours is ... times |", "|---|---|---|---|",
+    ]  # fmt: skip
+    for who in ("ours", *PEERS, "trl-micro1"):
+        cpu = values(runs, "mpo", who, "cpu")
+        times, mb = over(cpu, values(runs, "mpo", "ours", "cpu")), median(values(runs, "mpo", who, "rss_mb"))
+        lines.append(f"| {who} | {32 / median(cpu):.2f} | {mb:.0f} | {spread(times)} |")
+    losses = [next(r["losses"] for r in runs if r["what"] == "mpo" and r["who"] == w) for w in ("ours", "trl-plain")]
+    apart = max(abs(a - b) for a, b in zip(*losses, strict=True))
+    lines += [
+        "", f"- Ratios, medians (range): {', '.join(f'{k} {spread(v)}' for k, v in ratios.items())}.",
+        f"- MPO losses against `trl-plain` over {len(losses[0])} steps: largest difference {apart:.3f} of about "
+        f"{losses[0][0]:.1f} (TRL's NLL is a mean over the batch's tokens, ours over answers, as the formula has it).",
+    ]  # fmt: skip
+    return "\n".join([*lines, *buffer.get("lines", [])])
+
+
+def processor() -> str:
+    names = [n.partition(":")[2].strip() for n in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in n]
+    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
+
+
+def main() -> None:
+    from ssb import experiment
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one repetition, no buffer experiment, no document")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        model = Path(place) / "tiny8k"
+        run({"what": "save", "who": ""}, model)
+        runs = measure(1 if options.quick else options.repetitions, model)
+    ratios = summary(runs)
+    buffer: Figures = {} if options.quick else experiment()
+    page = table(runs, ratios, buffer)
+    print(page)
+    if not options.quick:
+        before = DOC.read_text()
+        start, end = before.index(BEGIN) + len(BEGIN), before.index(END)
+        DOC.write_text(before[:start] + "\n" + page + "\n" + before[end:])
+    last = {"bench": "policy"} | {k: round(median(v), 3) for k, v in ratios.items()}
+    names = ("ssb_effective_share", "baseline_effective_share", "samples_to_accuracy_ratio")
+    print(json.dumps(last | {n: buffer.get(n) for n in names}))
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["child"]:
         print(json.dumps(child(json.loads(sys.argv[2]), Path(sys.argv[3]))))
     else:
-        with tempfile.TemporaryDirectory() as place:
-            model = Path(place) / "tiny8k"
-            run({"what": "save", "who": ""}, model)
-            for length in PROMPTS:
-                for who in ("ours", *PEERS, "hf"):
-                    run({"what": "grpo", "who": who, "length": length, "steps": 3}, model)
-            for who in ("ours", *PEERS, "trl-micro1"):
-                run({"what": "mpo", "who": who, "steps": 32}, model)
+        main()

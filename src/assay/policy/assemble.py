@@ -155,3 +155,17 @@ def describe(model: Any) -> str:
         f"{type(model).__name__}: {type(parts[0]).__name__} {tower:.1f} M + adapter {middle:.1f} M + "
         f"{type(parts[2]).__name__} {text:.1f} M weights"
     )
+
+
+def assemble_from(encoder: str, language: str, out: Path, size: int, unshuffle: int = 1, adapter_of: str = "") -> str:
+    """`assemble` from names, saved to `out`, with another model's adapter if one is named. Returns the parts in words."""
+    tower = models.load_pretrained(transformers.AutoModel, encoder)
+    image_processor = models.load_pretrained(transformers.AutoImageProcessor, encoder)
+    text, tokenizer = models.load_generator(language)
+    if vision.is_visual(text):
+        raise AssayError(f"{language} is a vision-language model already; give a language model")
+    model, processor = assemble(tower, image_processor, text, tokenizer, size, unshuffle)
+    if adapter_of:
+        transfer(models.load_generator(adapter_of)[0], model)
+    save(model, processor, out)
+    return describe(model)

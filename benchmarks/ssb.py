@@ -1,0 +1,195 @@
+"""The Selective Sample Buffer against plain GRPO, dropping zero-signal groups, and drawing again (DAPO): one small task.
+
+    python benchmarks/ssb.py          # 3 seeds x 5 ways, a few minutes on two cores; also run by make bench-policy
+
+A Qwen3 of 4 layers x 128 learns sums of two numbers below 12 by imitation until it answers six in ten of them, then by GRPO
+with a rule reward, through the real loop. All ways share the start, the prompts' order and the learning rate.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+WAYS = ("keep", "drop", "resample", "buffer", "buffer of groups")
+STEPS, PROMPTS, GROUP, EVERY = 300, 8, 8, 5
+MOST, BEGIN_AT, TARGET, LR = 12, 0.6, 0.9, 2e-4
+
+
+def tokens() -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {w: i for i, w in enumerate(["<pad>", "<end>", "<unk>", *"0123456789+= "])}
+    made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    made.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="<end>", unk_token="<unk>")
+    fast.chat_template = "{{ messages[0]['content'] }}="
+    return fast
+
+
+def sums(seed: int) -> tuple[list[Any], list[Any]]:
+    """Prompts for training and for testing: three in four of all sums, and the rest."""
+    from assay.records import Prompt, user
+
+    pairs = [(a, b) for a in range(MOST) for b in range(MOST)]
+    order = np.random.default_rng(seed).permutation(len(pairs))
+    made = [
+        Prompt(messages=(user(f"{a}+{b}"),), answer=str(a + b), kind="number") for a, b in (pairs[i] for i in order)
+    ]
+    return made[: 3 * len(made) // 4], made[3 * len(made) // 4 :]
+
+
+def start(folder: Path, seed: int) -> Path:
+    """A model that imitated worked sums until it answers six in ten of the training sums."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from assay.policy.config import FitConfig, PolicyConfig
+    from assay.policy.model import load_policy
+    from assay.policy.mpo import Comparison, fit
+
+    torch.manual_seed(seed)
+    tokenizer = tokens()
+    Qwen3ForCausalLM(Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+    )).save_pretrained(folder / "random")  # fmt: skip
+    tokenizer.save_pretrained(folder / "random")
+    policy = load_policy(str(folder / "random"), PolicyConfig())
+    train, _ = sums(seed)
+    examples = [
+        Comparison(
+            prompt=tuple(tokenizer(p.messages[0].content + "=")["input_ids"]),
+            chosen=(*tokenizer(p.answer)["input_ids"], 1),
+        )
+        for p in train
+    ]  # fmt: skip
+    reached: list[float] = []
+
+    def watch(_: int, policy: Any) -> dict[str, float]:
+        reached.append(accuracy(policy, train, temperature=1.0))
+        if reached[-1] > BEGIN_AT:
+            policy.save(folder / "start")
+            raise StopIteration
+        return {}
+
+    config = FitConfig(
+        batch=60, epochs=200, lr=1e-3, weights=(0, 0, 1), schedule="constant", weight_decay=0.0, seed=seed
+    )
+    try:
+        fit(folder / "fit", config, policy, examples, watch=watch, watch_every=10)
+    except StopIteration:
+        return folder / "start"
+    raise AssertionError(f"imitation ended at {reached[-1]:.0%}")
+
+
+def accuracy(policy: Any, prompts: list[Any], temperature: float) -> float:
+    from assay.policy.config import SamplerConfig
+    from assay.policy.sampler import LocalSampler
+
+    answers = LocalSampler(policy, SamplerConfig(max_tokens=4, temperature=temperature), half=False)(prompts, 1)
+    return float(np.mean([a[0].text == p.answer for p, a in zip(prompts, answers, strict=True)]))
+
+
+def tune(folder: Path, model: Path, way: str, seed: int) -> dict[str, Any]:
+    """One GRPO run. `curve` has (samples, CPU seconds of the steps, accuracy on the training sums, on the others)."""
+    from assay.journal import read
+    from assay.policy.config import BufferConfig, GrpoConfig, PolicyConfig, SamplerConfig
+    from assay.policy.grpo import grpo
+    from assay.policy.model import load_policy
+    from assay.policy.sampler import LocalSampler
+    from assay.records import Score
+
+    policy = load_policy(str(model), PolicyConfig())
+    train, test = sums(seed)
+
+    def reward(pairs: Any) -> list[Score]:
+        right = [float(r.text == p.answer) for p, r in pairs]
+        return [Score(rule=x, format=0.0, total=x) for x in right]
+
+    def watch(_: int, policy: Any) -> tuple[dict[str, float], str]:
+        return {"train": accuracy(policy, train, 1.0), "test": accuracy(policy, test, 1.0)}, ""
+
+    config = GrpoConfig(
+        steps=STEPS, prompts=PROMPTS, group=GROUP, lr=LR, seed=seed, save_every=10**6,
+        zero_groups="buffer" if way.startswith("buffer") else way,  # type: ignore[arg-type]
+        buffer=BufferConfig(unit="group" if way == "buffer of groups" else "sample"),
+    )  # fmt: skip
+    sampler = LocalSampler(policy, SamplerConfig(max_tokens=4), seed=seed, half=False)
+    grpo(folder, config, policy, train, sampler, reward, watch=watch, watch_every=EVERY)
+    metrics = read(folder / "metrics.jsonl")
+    spent = np.cumsum([m["sample_cpu_s"] + m["update_cpu_s"] for m in metrics])
+    curve = [(m["samples"], s, m["train"], m["test"]) for m, s in zip(metrics, spent, strict=True) if "train" in m]
+    late = metrics[len(metrics) // 2 :]
+    return {
+        "curve": curve, "effective": float(np.mean([m["effective"] for m in late])),
+        "batch_effective": float(np.mean([m["batch_effective"] for m in late])), "last": curve[-1][2], "test": curve[-1][3],
+        "cpu": float(spent[-1]), "samples": metrics[-1]["samples"],
+    }  # fmt: skip
+
+
+def reached(run: dict[str, Any], target: float, axis: int) -> float:
+    """Samples (0) or CPU seconds (1) until the mean of two readings on the training sums reaches the target; inf: never."""
+    curve = run["curve"]
+    for before, now in itertools.pairwise(curve):
+        if (before[2] + now[2]) / 2 >= target:
+            return float(now[axis])
+    return float("inf")
+
+
+def experiment(seeds: int = 3) -> dict[str, Any]:
+    import torch
+
+    torch.set_num_threads(1)
+    runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as place:
+            model = start(Path(place), seed)
+            for way in WAYS:
+                found = tune(Path(place) / way, model, way, seed)
+                runs[way].append(found)
+                shown = {k: round(v, 3) for k, v in found.items() if k != "curve"}
+                print(seed, way, shown, "samples to target", reached(found, TARGET, 0), file=sys.stderr, flush=True)
+    return report(runs, seeds)
+
+
+def report(runs: dict[str, list[dict[str, Any]]], seeds: int) -> dict[str, Any]:
+    def middle(values: list[float], digits: int = 2) -> str:
+        shown = [f"{v:,.{digits}f}" for v in (statistics.median(values), min(values), max(values))]
+        return f"{shown[0]} ({shown[1]} to {shown[2]})".replace("inf", "never")
+
+    lines = [
+        "", f"**The buffer**: sums below {MOST}, {STEPS} steps of {PROMPTS} x {GROUP} answers, {seeds} seeds, medians "
+        f"(range); accuracy of sampled answers, target {TARGET:.0%} of the training sums; `python benchmarks/ssb.py`.", "",
+        "| groups without signal | effective groups, last half | effective share of the batch | samples to target | "
+        "CPU s to target | accuracy at the end | on other sums | samples in all |", "|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for way, found in runs.items():
+        cells = [
+            middle([r["effective"] for r in found]), middle([r["batch_effective"] for r in found]),
+            middle([reached(r, TARGET, 0) for r in found], 0), middle([reached(r, TARGET, 1) for r in found], 1),
+            middle([r["last"] for r in found]), middle([r["test"] for r in found]),
+            middle([float(r["samples"]) for r in found], 0),
+        ]  # fmt: skip
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    ratios = [reached(k, TARGET, 0) / reached(b, TARGET, 0) for k, b in zip(runs["keep"], runs["buffer"], strict=True)]
+    ratio = statistics.median(ratios)
+    return {
+        "lines": lines, "ssb_effective_share": round(statistics.median(r["batch_effective"] for r in runs["buffer"]), 3),
+        "baseline_effective_share": round(statistics.median(r["batch_effective"] for r in runs["keep"]), 3),
+        "samples_to_accuracy_ratio": round(ratio, 3) if np.isfinite(ratio) else None,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    print("\n".join(experiment()["lines"]))

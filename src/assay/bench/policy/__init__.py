@@ -1,0 +1,1 @@
+"""Reasoning benchmarks, and the answer checkers that RL shares with them."""

@@ -1,0 +1,523 @@
+"""Does the policy look? What it says about pictures is checked during training, and a run that invents too much is stopped.
+
+The paper reports hallucination rates (B3 Table 3) without saying what is counted, on which set, or by which detector. The
+definition here is ours: an answer hallucinates when its reasoning asserts at least one thing that is known not to be in its
+picture. Beside it: answers that stay without the picture, and from R1V3 "can't see the image" (Table 5) and the entropy at
+the onset of reasoning (section 5.1).
+"""
+
+import io
+import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from assay.errors import AssayError
+from assay.records import Prompt, Rollout, Sampler
+from assay.statistics import Estimate, interval, mean
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How often an answer stays when the picture is taken away or exchanged.
+
+    Of `n` clear answers to the right picture `same` came again; `silent` became unclear, which is a change. `chance` is the
+    share expected of two raters with these marginals who know nothing of each other (Cohen 1960). `unclear` answers to the
+    right picture are left out.
+    """
+
+    n: int
+    same: int
+    silent: int
+    unclear: int
+    chance: float | None
+
+    @property
+    def rate(self) -> float | None:
+        """same / n, None where n is 0."""
+        return self.same / self.n if self.n else None
+
+    @property
+    def excess(self) -> float | None:
+        """Agreement beyond chance, in [-1, 1]. A policy that always says the same has a rate of 1 and an excess of 0."""
+        return None if self.rate is None or self.chance is None else self.rate - self.chance
+
+
+def agreement(
+    answers: Sequence[str | None], others: Sequence[str | None], groups: Sequence[Hashable] | None = None
+) -> Agreement:
+    """Compare normalised final answers (None: unclear) to the right picture with those to a blank or swapped one.
+
+    With `groups`, one per answer, chance is taken within each: a blind policy too tells "what colour?" from "is it red?".
+    Raises ValueError when the lists differ in length.
+    """
+    held: dict[Hashable, list[tuple[str, str | None]]] = {}
+    for answer, other, group in zip(answers, others, groups or [None] * len(answers), strict=True):
+        if answer is not None:
+            held.setdefault(group, []).append((answer, other))
+    pairs = [p for members in held.values() for p in members]
+    by_chance = 0.0
+    for members in held.values():
+        given, again = Counter(a for a, _ in members), Counter(b for _, b in members)
+        by_chance += sum(k * again[answer] for answer, k in given.items()) / len(members)
+    return Agreement(
+        n=len(pairs), same=sum(a == b for a, b in pairs), silent=sum(b is None for _, b in pairs),
+        unclear=len(answers) - len(pairs), chance=by_chance / len(pairs) if pairs else None,
+    )  # fmt: skip
+
+
+def vocabulary(prompts: Sequence[Prompt]) -> tuple[str, ...]:
+    """The words that claims are looked for: all facts and absent things of these prompts, sorted."""
+    return tuple(sorted({w for p in prompts for w in (*p.facts, *p.absent)}))
+
+
+def reasoning(text: str) -> str:
+    """The part of an answer that reasons: what stands before </think> or <answer>, or all of it without such a template."""
+    return re.split(r"</think>|<answer>", text, maxsplit=1)[0]
+
+
+_QUOTE = re.compile(r"\"[^\"\n]*\"|“[^”\n]*”|`[^`\n]*`|(?<!\w)'[^'\n]*'(?!\w)")
+_ASKS = re.compile(r"\b(?:whether|if|question (?:is|was|says|mentions|wants)|ask(?:s|ed|ing)?)\b", re.I)
+_NOT = re.compile(r"\b(?:not(?! only)|no|never|neither|nor|without|cannot|lacks?|absent|missing)\b|n't\b", re.I)
+_TURN = re.compile(r"[:()]|\b(?:but|instead|rather|however|although|though|because|so)\b", re.I)
+_AFTER = re.compile(
+    r"(?:\s+\w+){0,2}?\s+(?:(?:is|are|was|were|does|do|can)(?:n't|not| not)\s+(?:be\s+)?"
+    r"(?:there|present|visible|shown|seen|in|appear|exist)|(?:is|are)\s+(?:absent|missing))\b",
+    re.I,
+)
+
+
+def claims_in(text: str, words: Sequence[str], question: str = "") -> tuple[str, ...]:
+    """The distinct words of a closed vocabulary that a text asserts, in order; "circles" is "circle".
+
+    No claims are: what is negated ("no red", "not a circle", "a circle is not there"), whole questions, what follows "if",
+    "whether" or "the question asks", and what is quoted from `question`: in quotation marks, or four of its words in a row.
+    A rule of thumb for English, not a parser: it would rather miss a claim than invent one.
+    """
+    if not words:
+        return ()
+    text = text.replace("’", "'")
+    longest = sorted(map(re.escape, words), key=len, reverse=True)
+    pattern = re.compile(rf"\b({'|'.join(longest)})(?:e?s)?\b", re.I)
+    following = re.compile(rf"\s*(?:(?:and|or|nor)\s+)?(?:an?\s+)?{pattern.pattern}", re.I)
+    lower = {w.lower(): w for w in words}
+    quoted = _quoted(text, question)
+    found: dict[str, None] = {}
+    for sentence in re.finditer(r"[^.!?;\n]+[.!?;\n]?", text):
+        if sentence[0].endswith("?"):
+            continue
+        asks = _ASKS.search(sentence[0])
+        end = asks.start() if asks else len(sentence[0])
+        for match in pattern.finditer(sentence[0], 0, end):
+            at = sentence.start() + match.start()
+            spared = any(a <= at < b for a, b in quoted)
+            if not spared and not _negated(sentence[0], match, following):
+                found[lower[match[1].lower()]] = None
+    return tuple(found)
+
+
+def _negated(sentence: str, match: re.Match[str], following: re.Pattern[str]) -> bool:
+    """Whether a negation reaches the word: to a contrast, or to a comma after which no list of words goes on."""
+    if _AFTER.match(sentence, match.end()):
+        return True
+    before = list(_NOT.finditer(sentence, 0, match.start()))
+    if not before:
+        return False
+    last = before[-1]
+    between = sentence[last.end() : match.start()]
+    commas = (last.end() + c.end() for c in re.finditer(",", between))
+    return not _TURN.search(between) and all(following.match(sentence, c) for c in commas)
+
+
+def _quoted(text: str, question: str) -> list[tuple[int, int]]:
+    """Where a text repeats the question: quotation marks around a part of it, or a run of four of its words."""
+    asked = [w.lower() for w in re.findall(r"\w+", question)]
+    spans = []
+    for quote in _QUOTE.finditer(text):
+        inner = re.findall(r"\w+", quote[0].lower())
+        if inner and f" {' '.join(inner)} " in f" {' '.join(asked)} ":
+            spans.append(quote.span())
+    run = min(4, len(asked))
+    runs = {tuple(asked[i : i + run]) for i in range(len(asked) - run + 1)} if run else set()
+    said = list(re.finditer(r"\w+", text))
+    for i in range(len(said) - run + 1 if run else 0):
+        if tuple(w[0].lower() for w in said[i : i + run]) in runs:
+            spans.append((said[i].start(), said[i + run - 1].end()))
+    return spans
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims:
+    """What answers asserted about pictures: of `claims`, `false` ones name what is known to be absent, and `unchecked` ones
+    what is known neither way; `spoke` answers claimed anything. `marks` says of each answer whether it made a false claim,
+    None where nothing is known of its picture."""
+
+    claims: int
+    false: int
+    unchecked: int
+    spoke: int
+    marks: tuple[bool | None, ...]
+
+    @property
+    def answers(self) -> int:
+        """Answers to pictures of which something is known; the others are left out."""
+        return sum(m is not None for m in self.marks)
+
+    @property
+    def rate(self) -> float | None:
+        """The hallucination rate: the share of answers with at least one false claim, None where none can be checked. This
+        definition is ours; the paper gives none."""
+        return sum(m is True for m in self.marks) / self.answers if self.answers else None
+
+
+def check_claims(prompts: Sequence[Prompt], texts: Sequence[str]) -> Claims:
+    """Check the claims of the reasoning of each answer against its prompt's `facts` and `absent`.
+
+    A word that is in both counts as a fact. Without a think template the final answer is part of the reasoning, and a wrong
+    colour is a false claim. Raises ValueError when the lists differ in length.
+    """
+    words = vocabulary(prompts)
+    claims = false = unchecked = spoke = 0
+    marks: list[bool | None] = []
+    for prompt, text in zip(prompts, texts, strict=True):
+        if not prompt.facts and not prompt.absent:
+            marks.append(None)
+            continue
+        said = claims_in(reasoning(text), words, prompt.messages[-1].content)
+        other = [w for w in said if w not in prompt.facts]
+        wrong = sum(w in prompt.absent for w in other)
+        claims, false, unchecked = claims + len(said), false + wrong, unchecked + len(other) - wrong
+        spoke += len(said) > 0
+        marks.append(wrong > 0)
+    return Claims(claims=claims, false=false, unchecked=unchecked, spoke=spoke, marks=tuple(marks))
+
+
+_PICTURE = r"(?:images?|pictures?|photos?|figures?|diagrams?|charts?|graphs?|visuals?|attachments?)"
+_WHICH = r"(?:(?:the|an?|any|this|that|your|actual|provided|attached)\s+)*"
+_BLIND = re.compile(
+    rf"(?:can't|can\s*not|couldn't|could not|unable to|not able to)\s+(?:actually\s+|directly\s+|really\s+)?"
+    rf"(?:see|view|access|look at|perceive)\s+{_WHICH}{_PICTURE}\b"
+    rf"|\bno\s+{_PICTURE}\s+(?:(?:is|was|were|has been|have been)\s+)?"
+    rf"(?:provided|attached|given|included|available|shown|uploaded|supplied)"
+    rf"|\b{_PICTURE}\s+(?:is|was|are|were|has|have)(?:n't|\s+not)\s+(?:been\s+)?"
+    rf"(?:provided|attached|given|included|available|shown|uploaded|supplied|visible)"
+    rf"|\b(?:no|don't have|do not have|without)\s+(?:any\s+|direct\s+|visual\s+)*access to\s+{_WHICH}{_PICTURE}\b"
+    rf"|\bwithout\s+(?:seeing|viewing|being able to see)\s+{_WHICH}{_PICTURE}\b"
+    rf"|\b(?:as|am|'m)\s+(?:only\s+)?an?\s+text[- ](?:based|only)\s+(?:AI|(?:language\s+)?model|assistant)\b",
+    re.I,
+)
+
+
+def cannot_see(text: str) -> bool:
+    """Whether an answer says that there is no picture to look at: "can't see the image", "no image provided", "as a
+    text-based model" (R1V3, Table 5: 47 of 900 MMMU answers, inherited from R1V2)."""
+    return _BLIND.search(" ".join(text.replace("’", "'").split())) is not None
+
+
+_ONSET = re.compile(r"\b(?:Wait|Alternatively|Hmm+|But)\b|<think>")
+
+
+def onset_entropies(tokens: Sequence[str], entropies: Sequence[float]) -> list[float]:
+    """The entropy, in nats, of the token after each onset of reasoning: "Wait", "Alternatively", "Hmm", "But", "<think>".
+
+    `entropies[t]` belongs to the distribution that token t was drawn from. White space and punctuation after an onset are
+    passed over. R1V3 (section 5.1) takes the onset tokens' entropy to choose a checkpoint; which token exactly is not said.
+    Raises ValueError when the lists differ in length.
+    """
+    if len(tokens) != len(entropies):
+        raise ValueError(f"{len(tokens)} tokens with {len(entropies)} entropies")
+    plain = [t.replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\n") for t in tokens]
+    starts = np.concatenate([[0], np.cumsum([len(t) for t in plain], dtype=np.int64)])
+    found = []
+    for onset in _ONSET.finditer("".join(plain)):
+        first = int(np.searchsorted(starts[:-1], onset.end()))
+        at = next((i for i in range(first, len(plain)) if re.search(r"\w", plain[i])), None)
+        if at is not None:
+            found.append(float(entropies[at]))
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What one look at the policy found, each rate with its n and standard error over pictures (None: nothing to count).
+
+    Of `n` prompts `unclear` got no clear final answer (counted as wrong), `unanswered` no text at all. `onset_entropy` is
+    the mean over `onsets`, in nats. Chance is that of `Agreement`, against the blank and the swapped pictures.
+    """
+
+    step: int
+    n: int
+    accuracy: Estimate | None = None
+    hallucination_rate: Estimate | None = None
+    blind_agreement: Estimate | None = None
+    swap_agreement: Estimate | None = None
+    chance_agreement: float | None = None
+    swap_chance: float | None = None
+    cannot_see: Estimate | None = None
+    onset_entropy: float | None = None
+    onsets: int = 0
+    claims: int = 0
+    false_claims: int = 0
+    unclear: int = 0
+    unanswered: int = 0
+
+    @property
+    def blind_excess(self) -> float | None:
+        """Agreement with the blank picture beyond chance."""
+        return _beyond(self.blind_agreement, self.chance_agreement)
+
+    @property
+    def swap_excess(self) -> float | None:
+        """Agreement with the swapped picture beyond chance."""
+        return _beyond(self.swap_agreement, self.swap_chance)
+
+    def as_metrics(self) -> dict[str, float]:
+        """Everything that is known, by names that begin with "watch_", for `metrics.jsonl`."""
+        found: dict[str, float] = {}
+        for name in ("accuracy", "hallucination_rate", "blind_agreement", "swap_agreement", "cannot_see"):
+            rate: Estimate | None = getattr(self, name)
+            if rate is not None:
+                found |= {name: rate.value, f"{name}_se": rate.se, f"{name}_n": rate.n}
+        for name in ("chance_agreement", "swap_chance", "blind_excess", "swap_excess", "onset_entropy"):
+            if (value := getattr(self, name)) is not None:
+                found[name] = value
+        for name in ("n", "onsets", "claims", "false_claims", "unclear", "unanswered"):
+            found[name] = getattr(self, name)
+        return {f"watch_{name}": value for name, value in found.items()}
+
+
+def _beyond(rate: Estimate | None, chance: float | None) -> float | None:
+    return None if rate is None or chance is None else rate.value - chance
+
+
+Entropies = Callable[[Sequence[tuple[Prompt, Rollout]]], list[tuple[Sequence[str], Sequence[float]]]]
+"""For each answer its tokens as text, and the entropy in nats of the distribution that each was drawn from."""
+
+
+def read(
+    prompts: Sequence[Prompt], sampler: Sampler, step: int, answer_of: Callable[[str], str | None],
+    right: Callable[[Prompt, str], bool], blank: str = "", swapped: Sequence[str] = (),
+    groups: Sequence[Hashable] | None = None, entropies: Entropies | None = None,
+) -> Reading:  # fmt: skip
+    """Ask each prompt once with its pictures, once with blank and once with swapped ones, and count.
+
+    Args:
+        sampler: Must be greedy (temperature 0), or agreement measures its randomness too.
+        answer_of: The normalised final answer of a text, None where it has none.
+        right: Whether such an answer is the right one.
+        blank: Id of a blank picture in the sampler's store ("": do not ask without pictures).
+        swapped: For each prompt the id of a picture for which the answer differs (none: do not ask with swapped ones).
+        groups: For each prompt a group to take chance agreement in, such as the wording of its question.
+        entropies: Computes entropies of answers; without it `onset_entropy` stays None.
+
+    Prompts without pictures count for accuracy and claims only. Raises AssayError when `swapped` does not fit the prompts.
+    """
+    if swapped and len(swapped) != len(prompts):
+        raise AssayError(f"{len(swapped)} swapped pictures were given for {len(prompts)} prompts; give one for each")
+    if not prompts:
+        return Reading(step=step, n=0)
+    seen = [i for i, p in enumerate(prompts) if p.images]
+    blanks = [_with(prompts[i], blank) for i in seen] if blank else []
+    swaps = [_with(prompts[i], swapped[i]) for i in seen] if swapped else []
+    rollouts = [r[0] for r in sampler([*prompts, *blanks, *swaps], 1)]
+    answers = [answer_of(r.text) for r in rollouts]
+    n, m = len(prompts), len(prompts) + len(blanks)
+    looked = [answers[i] for i in seen]
+    among = [groups[i] for i in seen] if groups is not None else None
+    own = [prompts[i].images for i in seen]
+    blind_rate, blind_chance = _same(looked, answers[n:m], among, own) if blanks else (None, None)
+    swap_rate, swap_chance = _same(looked, answers[m:], among, own) if swaps else (None, None)
+    onset, onsets = _onset(entropies, list(zip(prompts, rollouts[:n], strict=True)))
+    return replace(
+        _spoken(prompts, rollouts[:n], step),
+        accuracy=_share(
+            [a is not None and right(p, a) for p, a in zip(prompts, answers[:n], strict=True)], _clusters(prompts)
+        ),
+        blind_agreement=blind_rate, chance_agreement=blind_chance, swap_agreement=swap_rate, swap_chance=swap_chance,
+        unclear=sum(a is None for a in answers[:n]),
+        onset_entropy=onset, onsets=onsets,
+    )  # fmt: skip
+
+
+def _spoken(prompts: Sequence[Prompt], rollouts: Sequence[Rollout], step: int) -> Reading:
+    """The part of a reading that the texts alone give."""
+    texts = [r.text for r in rollouts]
+    claims = check_claims(prompts, texts)
+    clusters = _clusters(prompts)
+    checked = [(m, c) for m, c in zip(claims.marks, clusters, strict=True) if m is not None]
+    looked = [(cannot_see(t), c) for t, p, c in zip(texts, prompts, clusters, strict=True) if p.images]
+    return Reading(
+        step=step, n=len(prompts), hallucination_rate=_share([m for m, _ in checked], [c for _, c in checked]),
+        cannot_see=_share([x for x, _ in looked], [c for _, c in looked]), claims=claims.claims,
+        false_claims=claims.false, unanswered=sum(not t.strip() for t in texts),
+    )  # fmt: skip
+
+
+def _onset(entropies: Entropies | None, answers: Sequence[tuple[Prompt, Rollout]]) -> tuple[float | None, int]:
+    found = [e for told in entropies(answers) for e in onset_entropies(*told)] if entropies else []
+    return (float(np.mean(found)) if found else None), len(found)
+
+
+def _with(prompt: Prompt, picture: str) -> Prompt:
+    """The prompt with every picture replaced by one; what was known of its picture no longer holds."""
+    messages = tuple(replace(m, images=(picture,) * len(m.images)) for m in prompt.messages)
+    return replace(prompt, messages=messages, answer="", facts=(), absent=())
+
+
+def _clusters(prompts: Sequence[Prompt]) -> list[tuple[str, ...]]:
+    return [p.images or (p.id,) for p in prompts]
+
+
+def _share(marks: Sequence[bool], clusters: Sequence[Hashable]) -> Estimate | None:
+    return mean([float(m) for m in marks], clusters) if marks else None
+
+
+def _same(
+    answers: Sequence[str | None], others: Sequence[str | None], groups: Sequence[Hashable] | None,
+    clusters: Sequence[Hashable],
+) -> tuple[Estimate | None, float | None]:  # fmt: skip
+    clear = [i for i, a in enumerate(answers) if a is not None]
+    rate = _share([answers[i] == others[i] for i in clear], [clusters[i] for i in clear])
+    return rate, agreement(answers, others, groups).chance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorConfig:
+    """When to look, and what to do about what is found. All thresholds are ours; the paper gives none."""
+
+    every: int = 20
+    """Policy steps between readings."""
+    prompts: int = 128
+    """Questions of a reading, each asked with its own, a blank and a swapped picture."""
+    lower_at: float = 0.3
+    """Above this hallucination rate the reward model's weight is lowered (1: never): it may be what rewards inventions."""
+    lower_by: float = 0.5
+    """The factor, once for each time the rate goes above."""
+    recover: bool = True
+    """Give the weight back after two readings in a row that are not above the threshold."""
+    stop_at: float = 0.6
+    """The run stops when the rate's whole 95% interval lies above (1: never)."""
+    collapse_entropy: float = 0.0
+    """Nats: the run stops when the entropy at the onset of reasoning is below in two readings in a row (0: never)."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.prompts < 1:
+            raise AssayError("monitor: every and prompts must be at least 1")
+        if not 0 < self.lower_by < 1:
+            raise AssayError(f"monitor.lower_by is a factor between 0 and 1, got {self.lower_by}")
+        if not 0 <= self.lower_at <= self.stop_at <= 1:
+            raise AssayError(
+                f"monitor: 0 <= lower_at <= stop_at <= 1 must hold, got {self.lower_at} and {self.stop_at}"
+            )
+        if not 0 <= self.collapse_entropy < float("inf"):
+            raise AssayError(f"monitor.collapse_entropy must be finite and not negative, got {self.collapse_entropy}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """What to do after a reading: `weight` is the factor of the reward model's weight from now on, `reason` says why in
+    words ("" when nothing changes)."""
+
+    kind: Literal["keep", "lower", "restore", "stop"]
+    weight: float
+    reason: str = ""
+
+
+CALM = 2
+"""Readings in a row that end an excursion, or make a collapse."""
+
+
+class Watch:
+    """Turns readings into actions. Its state is all it remembers: a run that resumes with it decides the same."""
+
+    def __init__(self, config: MonitorConfig) -> None:
+        self.config = config
+        self.weight, self.high, self.calm, self.flat, self.stopped = 1.0, False, 0, 0, ""
+
+    def observe(self, reading: Reading) -> Action:
+        """Call it once for each reading, in order. After a stop every further answer is that stop."""
+        self.stopped = self.stopped or self._stop(reading)
+        if self.stopped:
+            return Action(kind="stop", weight=self.weight, reason=self.stopped)
+        rate = reading.hallucination_rate
+        if rate is None:
+            return Action(kind="keep", weight=self.weight)
+        said = f"step {reading.step}: hallucination rate {rate.value:.1%} of {rate.n:,} answers"
+        if rate.value > self.config.lower_at:
+            self.calm = 0
+            if self.high:
+                return Action(kind="keep", weight=self.weight)
+            self.high, self.weight = True, self.weight * self.config.lower_by
+            reason = f"{said}, above {self.config.lower_at:.1%}: reward model's weight x {self.weight:g}"
+            return Action(kind="lower", weight=self.weight, reason=reason)
+        self.calm += self.high
+        if self.calm < CALM:
+            return Action(kind="keep", weight=self.weight)
+        self.high, self.calm = False, 0
+        if not self.config.recover:
+            return Action(kind="keep", weight=self.weight)
+        self.weight = 1.0
+        reason = f"{said}, at or below {self.config.lower_at:.1%} in {CALM} readings: reward model's weight restored"
+        return Action(kind="restore", weight=1.0, reason=reason)
+
+    def _stop(self, reading: Reading) -> str:
+        entropy, rate = reading.onset_entropy, reading.hallucination_rate
+        if entropy is not None:
+            self.flat = self.flat + 1 if entropy < self.config.collapse_entropy else 0
+        if rate is not None and (low := interval(rate)[0]) > self.config.stop_at:
+            return (
+                f"step {reading.step}: hallucination rate {rate.value:.1%} of {rate.n:,} answers, at least {low:.1%} with "
+                f"95% confidence, above {self.config.stop_at:.1%}"
+            )
+        if entropy is not None and self.flat >= CALM:
+            return (
+                f"step {reading.step}: entropy at the onset of reasoning {entropy:.3f} nats, below "
+                f"{self.config.collapse_entropy:.3f} in {CALM} readings"
+            )
+        return ""
+
+    def state(self) -> dict[str, Any]:
+        """Everything that decides later actions, as plain values."""
+        return {n: getattr(self, n) for n in ("weight", "high", "calm", "flat", "stopped")}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.weight, self.high = float(state["weight"]), bool(state["high"])
+        self.calm, self.flat, self.stopped = int(state["calm"]), int(state["flat"]), str(state["stopped"])
+
+
+def plot(readings: Sequence[Reading]) -> bytes:
+    """Accuracy against hallucination rate, a point with 95% intervals for each reading that has both; as PNG.
+
+    Raises AssayError when no reading has both.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    found = [(r.step, r.hallucination_rate, r.accuracy) for r in readings]
+    points = [(step, x, y) for step, x, y in found if x is not None and y is not None]
+    if not points:
+        raise AssayError("no reading has both an accuracy and a hallucination rate: there is nothing to plot")
+    figure = Figure(figsize=(9, 4))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.plot([100 * x.value for _, x, _ in points], [100 * y.value for *_, y in points], color="#888888", alpha=0.5)
+    for step, x, y in points:
+        axes.errorbar(100 * x.value, 100 * y.value, xerr=_arms(x), yerr=_arms(y), fmt="o", color="#b8860b", capsize=4)
+        axes.annotate(str(step), (100 * x.value, 100 * y.value), xytext=(5, 5), textcoords="offset points")
+    left = f"; without both rates: {len(found) - len(points)}" if len(points) < len(found) else ""
+    axes.set_xlabel(f"hallucination rate, % (bars: 95% intervals; numbers: policy steps{left})")
+    axes.set_ylabel("accuracy, %")
+    axes.grid(alpha=0.3)
+    buffer = io.BytesIO()
+    figure.tight_layout()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
+
+
+def _arms(rate: Estimate) -> list[list[float]]:
+    """The lengths below and above a point, in percent, as matplotlib takes them."""
+    low, high = interval(rate)
+    return [[100 * (rate.value - low)], [100 * (high - rate.value)]]

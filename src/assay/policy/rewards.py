@@ -1,0 +1,222 @@
+"""Hybrid rewards: r = r_rule + r_format + r_theta (paper B, eq. 7), each term told apart.
+
+The paper adds the reward model's raw score, unbounded and about -15 to +8, to rules of 0 or 1, and does not say how it keeps
+them comparable. "sum" does as printed. "calibrated", the default, turns the score into the probability that the answer is
+right (a logistic fit on gold answers), and grants it, up to `bound`, only above a threshold that reaches a wanted precision
+on gold. A score can then never outweigh a rule.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from assay.bench.policy.answers import final_answer, same
+from assay.errors import AssayError
+from assay.records import Prompt, Rollout, RolloutScorer, Score
+from assay.statistics import wilson
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardConfig:
+    """Weights of the terms, and what becomes of the reward model's score."""
+
+    rule: float = 1.0
+    format: float = 1.0
+    model: float = 1.0
+    combine: Literal["calibrated", "sum"] = "calibrated"
+    bound: float = 0.5
+    """The most that the calibrated term can give."""
+    gate_precision: float = 0.9
+    """Of gold answers above the threshold at least this share is right."""
+    model_on: Literal["all", "unanswered"] = "all"
+    """Give the model's term to every answer, or only where no right answer is known: then a group that the rules settle
+    has no signal left but theirs."""
+
+    def __post_init__(self) -> None:
+        if min(self.rule, self.format, self.model) < 0:
+            raise AssayError("rewards: weights must not be negative")
+        if self.bound <= 0 or not 0.5 <= self.gate_precision < 1:
+            raise AssayError("rewards: bound must be above 0, gate_precision in [0.5, 1)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelTerm:
+    """p = sigmoid((score - center) / temperature), fitted on `n_gold` gold answers; what p reaches `threshold` earns
+    bound * p. `precision` of the gold answers there is right, at least `precision_low` with 95% confidence. No threshold
+    that reaches the wanted precision: infinite, and `reason` says so."""
+
+    temperature: float
+    center: float
+    threshold: float
+    precision: float
+    precision_low: float
+    kept: float
+    n_gold: int
+    bound: float
+    reason: str = ""
+
+    def probability(self, raw: float) -> float:
+        """That an answer with this score is right, as far as gold tells."""
+        return float(_sigmoid(np.array([(raw - self.center) / self.temperature]))[0])
+
+    def __call__(self, raw: float) -> float:
+        """The term of a score, in [0, bound]."""
+        p = self.probability(raw)
+        return self.bound * p if p >= self.threshold else 0.0
+
+
+def fit_model_term(raw: NDArray[np.float64], right: NDArray[np.bool_], config: RewardConfig) -> ModelTerm:
+    """Fit the calibrated term on gold answers: their scores and whether they are right, shape (n,).
+
+    Maximum likelihood of a logistic, labels smoothed as Platt (1999, section 2.2) does, so that few or separable answers
+    never make certainty; the slope is held positive. Raises ValueError for scores that are not finite.
+    """
+    raw, right = np.asarray(raw, dtype=np.float64), np.asarray(right, dtype=bool)
+    if raw.shape != right.shape or not np.isfinite(raw).all():
+        raise ValueError("calibration needs one finite score for each gold answer")
+    off: dict[str, Any] = {"temperature": 1.0, "center": 0.0, "threshold": math.inf, "precision": 0.0,
+                           "precision_low": 0.0, "kept": 0.0, "n_gold": len(raw), "bound": config.bound}  # fmt: skip
+    if len(raw) < 10 or right.all() or not right.any() or np.ptp(raw) == 0:
+        return ModelTerm(**off, reason="gold needs ten answers, right and wrong ones, with different scores")
+    slope, shift = _logistic(raw, right)
+    if slope <= 0:
+        return ModelTerm(**off, reason="right answers do not score higher on gold: the reward model is not used")
+    p = _sigmoid(slope * raw + shift)
+    fitted = off | {"temperature": float(1 / slope), "center": float(-shift / slope)}
+    order = np.argsort(-p, kind="stable")
+    hits, counts = np.cumsum(right[order]), np.arange(1, len(raw) + 1)
+    last = np.append(p[order][:-1] != p[order][1:], True)
+    good = np.flatnonzero(last & (hits / counts >= config.gate_precision))
+    if not len(good):
+        best = float((hits / counts)[last].max())
+        return ModelTerm(
+            **fitted, reason=f"no threshold reaches a precision of {config.gate_precision:.0%} (best {best:.0%})"
+        )
+    at = int(good[-1])
+    share = float(hits[at] / counts[at])
+    chosen = {"threshold": float(p[order][at]), "precision": share, "kept": float(counts[at] / len(raw)),
+              "precision_low": wilson(share, int(counts[at]))[0]}  # fmt: skip
+    return ModelTerm(**(fitted | chosen))
+
+
+def _logistic(raw: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[float, float]:
+    """Slope and intercept of P(right | score): Newton's method on standardised scores, with halved steps."""
+    mean, spread = float(raw.mean()), float(raw.std())
+    x = np.stack([(raw - mean) / spread, np.ones_like(raw)], axis=1)
+    yes, no = int(right.sum()), int((~right).sum())
+    y = np.where(right, (yes + 1) / (yes + 2), 1 / (no + 2))
+
+    def loss(w: NDArray[np.float64]) -> float:
+        z = x @ w
+        return float(np.sum(np.logaddexp(0, z) - y * z))
+
+    w = np.zeros(2)
+    for _ in range(50):
+        p = _sigmoid(x @ w)
+        curvature = x.T @ (x * (p * (1 - p))[:, None]) + 1e-9 * np.eye(2)
+        step = np.linalg.solve(curvature, x.T @ (p - y))
+        size = 1.0
+        while loss(w - size * step) > loss(w) and size > 1e-6:
+            size /= 2
+        w = w - size * step
+        if np.abs(size * step).max() < 1e-9:
+            break
+    return float(w[0] / spread), float(w[1] - w[0] * mean / spread)
+
+
+_FORMAT = r"\s*<think>((?:(?!</?think>|</?answer>).)*)</think>\s*<answer>((?:(?!</?think>|</?answer>).)+)</answer>\s*"
+
+
+def format_reward(text: str) -> float:
+    """1.0 for <think>...</think><answer>...</answer>, once each, nothing else around, the answer not empty; else 0.0.
+
+    The text must include what the template began for the answer ("<think>"), or none would ever be well-formed.
+    """
+    found = re.fullmatch(_FORMAT, text, re.S)
+    return float(found is not None and bool(found[2].strip()))
+
+
+class HybridReward:
+    """Scores of rollouts. `model_weight` is the reward model's weight; a monitor may lower it while training.
+
+    Args:
+        config: Weights and combination.
+        scorer: The reward model; None: rule and format alone.
+        term: The calibrated term, needed where there is a scorer and `combine` is "calibrated".
+        prefilled: What rollouts' texts begin with, as the sampler's `answer_start`; told here for the record.
+    """
+
+    def __init__(
+        self,
+        config: RewardConfig,
+        scorer: RolloutScorer | None = None,
+        term: ModelTerm | None = None,
+        prefilled: str = "",
+    ) -> None:
+        if scorer is not None and config.combine == "calibrated" and term is None:
+            raise AssayError(
+                "a calibrated reward model needs its term: fit it on gold answers, or set rewards.combine sum"
+            )
+        self.config, self.scorer, self.term, self.prefilled = config, scorer, term, prefilled
+        self.model_weight = config.model
+
+    def __call__(self, pairs: Sequence[tuple[Prompt, Rollout]]) -> list[Score]:
+        """One score per rollout, in order; never a number that is not finite."""
+        raw = self._raw(pairs)
+        return [self._score(p, r, x) for (p, r), x in zip(pairs, raw, strict=True)]
+
+    def _raw(self, pairs: Sequence[tuple[Prompt, Rollout]]) -> list[float | None]:
+        if self.scorer is None or not pairs:
+            return [None] * len(pairs)
+        said = [i for i, (_, r) in enumerate(pairs) if r.text.removeprefix(self.prefilled).strip()]
+        found: list[float | None] = [None] * len(pairs)
+        if said:
+            scores = np.asarray(self.scorer([(pairs[i][0], pairs[i][1].text) for i in said]), dtype=np.float64)
+            if scores.shape != (len(said),):
+                raise AssayError(f"the reward model gave {scores.shape} scores for {len(said)} answers")
+            for i, score in zip(said, scores.tolist(), strict=True):
+                found[i] = score
+        return found
+
+    def _score(self, prompt: Prompt, rollout: Rollout, raw: float | None) -> Score:
+        config, problem = self.config, ""
+        empty = not rollout.text.removeprefix(self.prefilled).strip()
+        answer = None if empty else final_answer(rollout.text)
+        rule = float(answer is not None and bool(prompt.answer) and same(answer, prompt.answer, prompt.kind))
+        if empty:
+            problem = "empty answer"
+        elif not rollout.ended:
+            problem = "cut off"
+        elif answer is None:
+            problem = "no clear final answer"
+        form = 0.0 if empty else format_reward(rollout.text)
+        model = 0.0
+        if raw is not None and not math.isfinite(raw):
+            raw, problem = None, "the reward model's score is not a number"
+        if raw is not None and (config.model_on == "all" or not prompt.answer):
+            model = raw if config.combine == "sum" else self.term(raw) if self.term else 0.0
+        total = config.rule * rule + config.format * form + self.model_weight * model
+        return Score(rule=rule, format=form, model=model, raw=raw, total=total, problem=problem)
+
+    def state(self) -> dict[str, Any]:
+        return {"model_weight": self.model_weight}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.model_weight = float(state["model_weight"])
+
+
+def summarise(scores: Sequence[Score]) -> dict[str, Any]:
+    """Means of the terms, and problems by count."""
+    n = max(1, len(scores))
+    means = {name: math.fsum(getattr(s, name) for s in scores) / n for name in ("rule", "format", "model", "total")}
+    return {**means, "problems": dict(Counter(s.problem for s in scores if s.problem))}
+
+
+def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.exp(-np.logaddexp(0, -x))

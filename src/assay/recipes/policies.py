@@ -1,0 +1,147 @@
+"""Presets of part B: the embedded vision-language policy, a text policy, and a user's own model and questions."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from assay.errors import AssayError
+from assay.images import ImageStore
+from assay.policy.config import BufferConfig, FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
+from assay.policy.hallucination import MonitorConfig
+from assay.policy.rewards import RewardConfig
+from assay.recipes.questions import arithmetic
+from assay.recipes.tune import Task, TuneConfig
+from assay.recipes.visual import caption, easy_vqa, swapped
+from assay.records import Prompt
+from assay.reward.config import EngineConfig, TrainConfig
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""SmolLM2's, without its default system prompt of thirty tokens."""
+
+
+def tiny_vlm() -> TuneConfig:
+    """EfficientNet-Lite0 + adapter + SmolLM2-135M on easy-vqa: real packaged parts, minutes on two cores, no network.
+
+    Nine picture tokens (96 pixels); questions and answers of about a dozen tokens.
+    """
+    both = PolicyConfig(train=("adapter", "llm"), precision="bf16")
+    return TuneConfig(
+        recipe="tiny-vlm", align_prompts=400, gold_prompts=96, pair_prompts=160, tune_prompts=480, test_prompts=320,
+        sampler=SamplerConfig(max_tokens=24), align_policy=both, policy=both,
+        align=FitConfig(batch=16, lr=3e-4, warmup=0.05, weight_decay=0.0),
+        reward_model=TrainConfig(
+            batch_pairs=16, epochs=1, lr=5e-5, max_tokens=256, checks=2, precision="bf16", train_embeddings=False,
+            engine=EngineConfig(tokens=4_096, compile="off"),
+        ),
+        pairs=PairConfig(samples=8, per_prompt=2),
+        mpo=FitConfig(batch=16, lr=1e-5, weight_decay=0.0),
+        grpo=GrpoConfig(steps=40, prompts=8, group=8, lr=1e-5, buffer=BufferConfig(capacity=256)),
+        monitor=MonitorConfig(every=20, prompts=96),
+    )  # fmt: skip
+
+
+def tiny_text() -> TuneConfig:
+    """SmolLM2-135M on sums of three numbers, made by reasoning-gym: the same path without pictures."""
+    whole = PolicyConfig(train=("llm",), precision="bf16")
+    return TuneConfig(
+        recipe="tiny-text", align_prompts=160, gold_prompts=0, pair_prompts=160, tune_prompts=480, test_prompts=320,
+        sampler=SamplerConfig(max_tokens=32), align_policy=whole, policy=whole,
+        align=FitConfig(batch=16, lr=5e-5, warmup=0.05, weight_decay=0.0),
+        mpo=FitConfig(batch=16, lr=5e-6, weight_decay=0.0),
+        rewards=RewardConfig(), pairs=PairConfig(samples=8, per_prompt=2),
+        grpo=GrpoConfig(steps=40, prompts=8, group=8, lr=5e-6, buffer=BufferConfig(capacity=256)),
+        monitor=MonitorConfig(every=20, prompts=96),
+    )  # fmt: skip
+
+
+def visual_task(config: TuneConfig) -> Callable[[ImageStore], Task]:
+    """easy-vqa's questions: disjoint ones for every stage, of training pictures; other pictures for the test."""
+
+    def task(store: ImageStore) -> Task:
+        sizes = (config.align_prompts, config.gold_prompts, config.pair_prompts, config.tune_prompts)
+        whole = easy_vqa(store, "train", sum(sizes), config.seed)
+        starts = [sum(sizes[:i]) for i in range(4)]
+        align, gold, pairs, tune = (tuple(whole[s : s + n]) for s, n in zip(starts, sizes, strict=True))
+        test = easy_vqa(store, "test", config.test_prompts, seed=0)
+        return Task(
+            align=align, worked=tuple(f"{caption(p)}</think><answer>{p.answer}</answer>" for p in align), gold=gold,
+            pairs=pairs, tune=tune, test=tuple(test), swapped=tuple(swapped(test)),
+            wordings=tuple(p.messages[0].content for p in test), base=_packaged_vlm(config.seed),
+        )  # fmt: skip
+
+    return task
+
+
+def text_task(config: TuneConfig) -> Callable[[ImageStore], Task]:
+    """Sums of three numbers of one digit: other questions for every stage."""
+
+    def task(_: ImageStore) -> Task:
+        sizes = (
+            config.align_prompts,
+            config.gold_prompts,
+            config.pair_prompts,
+            config.tune_prompts,
+            config.test_prompts,
+        )
+        distinct = {p.id: p for p in arithmetic(2 * sum(sizes), config.seed, terms=3)}
+        if len(distinct) < sum(sizes):
+            raise AssayError(
+                f"only {len(distinct):,} different sums were made, {sum(sizes):,} are needed; ask for fewer"
+            )
+        whole = list(distinct.values())
+        starts = [sum(sizes[:i]) for i in range(5)]
+        align, gold, pairs, tune, test = (tuple(whole[s : s + n]) for s, n in zip(starts, sizes, strict=True))
+        return Task(
+            align=align, worked=tuple(_worked_sum(p) for p in align), gold=gold, pairs=pairs, tune=tune, test=test,
+            swapped=(), wordings=tuple("" for _ in test), base=_packaged_text,
+        )  # fmt: skip
+
+    return task
+
+
+def _worked_sum(prompt: Prompt) -> str:
+    """The sum from left to right: "4 + 3 = 7, 7 - 2 = 5</think><answer>5</answer>"."""
+    first, *rest = re.findall(r"[-+]?\s*\d+", prompt.messages[0].content.split(":")[-1])
+    value, steps = int(first.replace(" ", "")), []
+    for term in rest:
+        number = int(term.replace(" ", ""))
+        steps.append(f"{value} {'-' if number < 0 else '+'} {abs(number)} = {value + number}")
+        value += number
+    assert str(value) == prompt.answer, prompt
+    return f"{', '.join(steps)}</think><answer>{prompt.answer}</answer>"
+
+
+def _packaged_vlm(seed: int) -> Callable[[Path], str]:
+    def base(folder: Path) -> str:
+        from assay import models
+        from assay.policy.assemble import assemble, describe, save
+        from assay.policy.lite import packaged_vision
+
+        language, tokenizer = models.load_generator("smollm2")
+        tokenizer.chat_template = TEMPLATE
+        encoder, processor = packaged_vision(96)
+        model, whole = assemble(encoder, processor, language, tokenizer, 96, seed=seed)
+        save(model, whole, folder)
+        return describe(model)
+
+    return base
+
+
+def _packaged_text(folder: Path) -> str:
+    from assay import models
+
+    model, tokenizer = models.load_generator("smollm2")
+    tokenizer.chat_template = TEMPLATE
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return "SmolLM2-135M-Instruct"
+
+
+RECIPES: dict[str, tuple[Callable[[], TuneConfig], Callable[[TuneConfig], Callable[[ImageStore], Task]]]] = {
+    "tiny-vlm": (tiny_vlm, visual_task),
+    "tiny-text": (tiny_text, text_task),
+}
+"""What `assay policy run` knows by name."""

@@ -1,0 +1,379 @@
+"""Part B's main path: assemble -> align -> reward model -> MPO -> GRPO with the sample buffer -> evaluation, report.
+
+    models/base       vision encoder + new adapter + language model (or a text model, as it is)
+    models/aligned    imitates worked answers: the adapter learns to show, a small language model the answer's form
+    models/reward     Bradley-Terry on the aligned policy's right against wrong answers (with its eyes, where it has some)
+    models/mpo-1      MPO on pairs of the policy's own answers; models/mpo-2 ... on those of the one before
+    models/grpo       GRPO + Selective Sample Buffer, rule + format + calibrated reward model; hallucination is watched
+
+Every stage is a step of the run folder: the same command goes on where it was killed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from assay.bench.policy.answers import final_answer, same
+from assay.errors import AssayError
+from assay.images import ImageStore, blank
+from assay.policy import hallucination
+from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
+from assay.policy.hallucination import MonitorConfig, Reading, Watch
+from assay.policy.rewards import HybridReward, ModelTerm, RewardConfig, fit_model_term
+from assay.records import AnswerPair, Preference, Prompt, Response, Rollout, Score, assistant
+from assay.reward.config import TrainConfig
+from assay.run import Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuneConfig:
+    """One `assay policy run`: how many questions each stage sees, and its settings."""
+
+    recipe: str
+    seed: int = 0
+    answer_start: str = "<think>"
+    """What every answer is made to begin with; part of the prompt."""
+    align_prompts: int = 480
+    gold_prompts: int = 160
+    """Questions whose sampled answers teach and calibrate the reward model (0: none)."""
+    pair_prompts: int = 240
+    tune_prompts: int = 480
+    test_prompts: int = 320
+    rounds: int = 1
+    """Of MPO, each on pairs of the policy before it."""
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    align_policy: PolicyConfig = field(default_factory=PolicyConfig)
+    align: FitConfig = field(default_factory=FitConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    """Which parts MPO and GRPO train."""
+    reward_model: TrainConfig = field(default_factory=TrainConfig)
+    rewards: RewardConfig = field(default_factory=RewardConfig)
+    pairs: PairConfig = field(default_factory=PairConfig)
+    mpo: FitConfig = field(default_factory=FitConfig)
+    grpo: GrpoConfig = field(default_factory=GrpoConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+
+    def __post_init__(self) -> None:
+        if self.rounds < 0 or self.test_prompts < 1 or self.gold_prompts < 0:
+            raise AssayError("rounds and gold_prompts must not be negative, test_prompts at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What a recipe gives to `tune`: questions of every stage, worked answers to imitate, and how to make the base model.
+
+    `swapped` names for each test question a picture for which the answer differs; `wordings` groups test questions for
+    chance agreement.
+    """
+
+    align: tuple[Prompt, ...]
+    worked: tuple[str, ...]
+    gold: tuple[Prompt, ...]
+    pairs: tuple[Prompt, ...]
+    tune: tuple[Prompt, ...]
+    test: tuple[Prompt, ...]
+    swapped: tuple[str, ...]
+    wordings: tuple[str, ...]
+    base: Callable[[Path], str]
+    """Writes the base model to a folder; returns what it is in words."""
+
+
+def tune(out: Path, config: TuneConfig, task: Callable[[ImageStore], Task]) -> Path:
+    """The whole path, or what is left of it. Returns the run folder."""
+    run = Run(out, config)
+    try:
+        tuner = Tuner(run, config, task(ImageStore(out / "images")))
+        tuner.base()
+        tuner.align()
+        tuner.reward_model()
+        last = "aligned"
+        for number in range(1, config.rounds + 1):
+            last = tuner.mpo(f"mpo-{number}", last, number)
+        tuner.grpo("grpo", last)
+    finally:
+        run.close()
+    return out
+
+
+class Tuner:
+    """The stages, each a method that does nothing twice; ablations call them in other orders and with other settings."""
+
+    def __init__(self, run: Run, config: TuneConfig, task: Task) -> None:
+        self.run, self.config, self.task = run, config, task
+        self.store = ImageStore(run.folder / "images")
+        self.models = run.folder / "models"
+        self.visual = bool(task.test[0].images)
+
+    def base(self) -> None:
+        def work() -> dict[str, Any]:
+            return {"model": self.task.base(self.models / "base")}
+
+        self.run.once("base", work)
+
+    def load(self, name: str, settings: PolicyConfig) -> Any:
+        from assay.policy.model import load_policy
+
+        return load_policy(str(self.models / name), settings, self.store if self.visual else None)
+
+    def sampler(self, policy: Any, **changes: Any) -> Any:
+        from assay.policy.sampler import local_sampler
+
+        settings = replace(self.config.sampler, **changes)
+        return local_sampler(policy, settings, self.store, self.config.seed, self.config.answer_start)
+
+    def align(self) -> None:
+        """Imitate worked answers; then measure."""
+        from assay.policy.mpo import Comparison, fit
+
+        def work() -> dict[str, Any]:
+            policy = self.load("base", self.config.align_policy)
+            sampler, tokenizer = self.sampler(policy), policy.tokenizer
+            examples = [
+                Comparison(
+                    prompt=tuple(sampler.prompt_ids(p)), images=p.images,
+                    chosen=(*tokenizer(w, add_special_tokens=False)["input_ids"], policy.end_ids[0]),
+                )
+                for p, w in zip(self.task.align, self.task.worked, strict=True)
+            ]  # fmt: skip
+            settings = replace(self.config.align, weights=(0.0, 0.0, 1.0), seed=self.config.seed)
+            return _told(fit(self.models / "aligned", settings, policy, examples, self.run.say))
+
+        self.run.once("align", work)
+        self.evaluate("aligned")
+
+    def evaluate(self, name: str) -> Reading:
+        """Greedy answers to the test questions: accuracy, false claims, and agreement without the picture."""
+
+        def work() -> dict[str, Any]:
+            policy = self.load(name, self.config.policy)
+            reading = self.reading(0, policy, len(self.task.test))
+            shown = f"right {reading.accuracy.value:.1%}" if reading.accuracy else "nothing asked"
+            rate = reading.hallucination_rate
+            self.run.say(f"{name}: {shown}" + (f", hallucination rate {rate.value:.1%}" if rate else ""))
+            return {"reading": asdict(reading)}
+
+        return reading_from(self.run.once(f"evaluate/{name}", work)["reading"])
+
+    def reading(self, step: int, policy: Any, n: int) -> Reading:
+        test = self.task.test[:n]
+        greedy = self.sampler(policy, temperature=0.0)
+        greedy.load(step)
+        return hallucination.read(
+            test, greedy, step, final_answer, right, blank=self.blank() if self.visual else "",
+            swapped=self.task.swapped[: len(test)], groups=self.task.wordings[: len(test)],
+            entropies=_entropies(policy, greedy) if policy.packed else None,
+        )  # fmt: skip
+
+    def blank(self) -> str:
+        picture = self.store.open(next(p for p in self.task.test if p.images).images[0])
+        return self.store.add(blank(*picture.size))
+
+    def answers(self, name: str, policy: Any, prompts: Sequence[Prompt], n: int) -> list[list[Rollout]]:
+        """n sampled answers of each prompt, kept in a table."""
+
+        def work() -> list[Rollout]:
+            sampler = self.sampler(policy)
+            sampler.load(0)
+            return [r for group in sampler(prompts, n) for r in group]
+
+        rows = self.run.table("rollouts", Rollout).once(name, work)
+        return [rows[at : at + n] for at in range(0, len(rows), n)]
+
+    def reward_model(self) -> None:
+        """Train on right against wrong answers of three in four gold questions; calibrate on the answers to the rest."""
+        if not self.config.gold_prompts:
+            return
+        from assay.reward.train import train
+
+        policy = self.load("aligned", self.config.policy)
+        groups = self.answers("gold", policy, self.task.gold, self.config.pairs.samples)
+        rules = HybridReward(self.config.rewards, None, None, self.config.answer_start)
+        scores = [rules([(p, r) for r in g]) for p, g in zip(self.task.gold, groups, strict=True)]
+        cut = 3 * len(groups) // 4
+        taught = [self.preferences(p, g, s) for p, g, s in zip(self.task.gold, groups, scores, strict=True)]
+
+        def work() -> dict[str, Any]:
+            images = self.store.folder if self.visual else None
+            settings = replace(
+                self.config.reward_model, backbone=str(self.models / "aligned"), images=images, seed=self.config.seed
+            )
+            pairs, held = [x for t in taught[:cut] for x in t], [x for t in taught[cut:] for x in t]
+            found = train(self.models / "reward", settings, pairs, held, self.run.say)
+            return {"pairs": found.pairs, "held": len(held), "gold_accuracy": found.gold_accuracy}
+
+        def calibrate() -> dict[str, Any]:
+            held = [(p, r, s) for p, g, x in list(zip(self.task.gold, groups, scores, strict=True))[cut:]
+                    for r, s in zip(g, x, strict=True)]  # fmt: skip
+            raw = self.scorer()([(p, r.text) for p, r, _ in held])
+            term = fit_model_term(raw, np.array([s.rule > 0 for *_, s in held]), self.config.rewards)
+            return asdict(term)
+
+        self.run.once("reward-model", work)
+        self.run.once("reward-term", calibrate)
+
+    def preferences(self, prompt: Prompt, group: Sequence[Rollout], scores: Sequence[Score]) -> list[Preference]:
+        told = [(r.text, s.rule > 0) for r, s in zip(group, scores, strict=True)]
+        texts = [list(dict.fromkeys(t for t, good in told if good == wanted)) for wanted in (True, False)]
+        pairs = [(c, r) for c in texts[0] for r in texts[1] if c != r and c.strip() and r.strip()]
+        return [
+            Preference(
+                pair_id=f"{prompt.id}-{n}", prompt=prompt.messages, chosen=Response.of(c), rejected=Response.of(r)
+            )
+            for n, (c, r) in enumerate(pairs[:6])
+        ]  # fmt: skip
+
+    def scorer(self) -> Any:
+        """The reward model as a function of (prompt, answer) pairs."""
+        from assay.reward.scorer import load_scorer
+
+        settings = self.config.reward_model
+        score = load_scorer(
+            self.models / "reward", settings.max_tokens, settings.engine.tokens, settings.precision,
+            self.store.folder if self.visual else None,
+        )  # fmt: skip
+        return lambda pairs: score([(*p.messages, assistant(text)) for p, text in pairs])
+
+    def reward(self) -> Any:
+        """The hybrid reward, with the reward model where there is one."""
+        if not self.config.gold_prompts:
+            return HybridReward(self.config.rewards, None, None, self.config.answer_start)
+        told = {k: v for k, v in self.run.result("reward-term").items() if k != "wall_s"}
+        return HybridReward(self.config.rewards, self.scorer(), ModelTerm(**told), self.config.answer_start)
+
+    def margin(self, quantile: float, start: str = "aligned") -> float:
+        """A quantile of the reward model's margins between right and wrong answers of `start`."""
+        from assay.policy.pairs import make_pairs
+
+        reward = self.reward()
+        policy = self.load(start, self.config.policy)
+        groups = self.answers(f"pairs-{start}", policy, self.task.pairs, self.config.pairs.samples)
+        scores = [reward([(p, r) for r in g]) for p, g in zip(self.task.pairs, groups, strict=True)]
+        every = replace(self.config.pairs, threshold=None)
+        found = make_pairs(self.task.pairs, groups, scores, every, 1, self.config.seed).pairs
+        return float(np.quantile([p.margin for p in found], quantile))
+
+    def mixed(self, start: str) -> tuple[Prompt, ...]:
+        """The questions for GRPO that `start` answers neither always nor never right: the buffer's offline pass."""
+        policy = self.load(start, self.config.policy)
+        groups = self.answers(f"offline-{start}", policy, self.task.tune, self.config.grpo.group)
+        rules = HybridReward(self.config.rewards, None, None, self.config.answer_start)
+        kept = []
+        for prompt, group in zip(self.task.tune, groups, strict=True):
+            hits = sum(s.rule > 0 for s in rules([(prompt, r) for r in group]))
+            if 0 < hits < len(group):
+                kept.append(prompt)
+        self.run.say(f"{len(kept):,} of {len(groups):,} questions are answered neither always nor never right")
+        return tuple(kept)
+
+    def mpo(self, name: str, start: str, number: int, settings: FitConfig | None = None, watch_every: int = 0) -> str:
+        """Pairs of the answers of `start`, and MPO (or what the weights make of it) from there; then measure."""
+        from assay.policy.mpo import fit
+        from assay.policy.pairs import comparisons, make_pairs
+
+        settings = settings or self.config.mpo
+
+        def work() -> dict[str, Any]:
+            policy = self.load(start, self.config.policy)
+            groups = self.answers(f"pairs-{start}", policy, self.task.pairs, self.config.pairs.samples)
+            reward = self.reward()
+            scores = [reward([(p, r) for r in g]) for p, g in zip(self.task.pairs, groups, strict=True)]
+            made = make_pairs(self.task.pairs, groups, scores, self.config.pairs, number, self.config.seed)
+            rows = self.run.table("answer_pairs", AnswerPair).once(name, lambda: made.pairs)
+            self.run.say(f"{name}: {len(rows):,} pairs; questions: {made.counts}")
+            examples = comparisons(rows, self.task.pairs, self.sampler(policy))
+
+            def watch(step: int, policy: Any) -> dict[str, float]:
+                return self.reading(step, policy, self.config.monitor.prompts).as_metrics()
+
+            done = fit(
+                self.models / name, replace(settings, seed=self.config.seed), policy, examples, self.run.say,
+                watch=watch if watch_every else None, watch_every=watch_every,
+            )  # fmt: skip
+            return {**_told(done), "counts": made.counts}
+
+        self.run.once(name, work)
+        self.evaluate(name)
+        return name
+
+    def grpo(
+        self, name: str, start: str, settings: GrpoConfig | None = None, policy: PolicyConfig | None = None
+    ) -> str:
+        """GRPO from `start`, watched; then measure."""
+        from assay.policy.grpo import grpo
+
+        settings = replace(settings or self.config.grpo, seed=self.config.seed)
+
+        def work() -> dict[str, Any]:
+            tuned = self.load(start, policy or self.config.policy)
+            reference = self.load(start, self.config.policy).requires_grad_(False) if settings.kl else None
+            reward, watch = self.reward(), Watch(self.config.monitor)
+
+            def look(step: int, policy: Any) -> tuple[dict[str, float], str]:
+                reading = self.reading(step, policy, self.config.monitor.prompts)
+                action = watch.observe(reading)
+                reward.model_weight = self.config.rewards.model * action.weight
+                if action.reason:
+                    self.run.say(f"{name}: {action.reason}")
+                seen = {**reading.as_metrics(), "model_weight": reward.model_weight}
+                return seen, action.reason if action.kind == "stop" else ""
+
+            done = grpo(
+                self.models / name, settings, tuned, self.task.tune, self.sampler(tuned), reward, self.run.say,
+                watch=look, watch_every=self.config.monitor.every, reference=reference, watch_state=watch,
+            )  # fmt: skip
+            return _told(done)
+
+        self.run.once(name, work)
+        self.evaluate(name)
+        return name
+
+
+def right(prompt: Prompt, answer: str) -> bool:
+    """Is this final answer the right one?"""
+    return bool(prompt.answer) and same(answer, prompt.answer, prompt.kind)
+
+
+def reading_from(row: dict[str, Any]) -> Reading:
+    """A reading as it was kept in a step's file."""
+    from assay.statistics import Estimate
+
+    values: dict[str, Any] = {k: Estimate(**v) if isinstance(v, dict) else v for k, v in row.items()}
+    return Reading(**values)
+
+
+def _told(done: Any) -> dict[str, Any]:
+    return {k: v for k, v in asdict(done).items() if k not in ("folder", "wall_s")}
+
+
+def _entropies(policy: Any, sampler: Any) -> hallucination.Entropies:
+    """Token entropies of answers, by one packed pass over each prompt and its answer."""
+
+    def entropies(answers: Sequence[tuple[Prompt, Rollout]]) -> list[tuple[Sequence[str], Sequence[float]]]:
+        import torch
+
+        from assay.pack import Group
+
+        told = [(p, r) for p, r in answers if r.tokens]
+        groups = [
+            Group(
+                prefix=np.array(sampler.prompt_ids(p), dtype=np.int32), images=p.images,
+                answers=(np.array(r.tokens, dtype=np.int32),),
+            )
+            for p, r in told
+        ]  # fmt: skip
+        found: list[tuple[Sequence[str], Sequence[float]]] = [([], [])] * len(told)
+        half = policy.config.precision == "bf16"
+        where = policy.model.device
+        for part in policy.bins(groups):
+            batch = policy.batch([groups[i] for i in part]).to(where)
+            with torch.no_grad(), torch.autocast(where.type, torch.bfloat16, enabled=half):
+                rows = torch.split(policy(batch).entropy_M, [len(told[i][1].tokens) for i in part])
+            for i, row in zip(part, rows, strict=True):
+                tokens = policy.tokenizer.convert_ids_to_tokens(list(told[i][1].tokens))
+                found[i] = ["<think>", *tokens], [0.0, *row.tolist()]
+        return found
+
+    return entropies

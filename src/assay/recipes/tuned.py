@@ -1,0 +1,151 @@
+"""What a finished `assay policy run` or an ablation came to: a table in the terminal, and one HTML page with plots."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from assay.errors import AssayError
+from assay.journal import read
+from assay.policy.hallucination import Reading, plot
+from assay.recipes.tune import reading_from
+from assay.run import environment
+from assay.statistics import Estimate, interval
+from assay.tables import write_text
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+HEADER = ("policy", "right, %", "hallucination rate, %", "same answer, blank picture, %", "by chance, %",
+          "same answer, other picture, %", "no clear answer")  # fmt: skip
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{{ title }}</title>
+<style>body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
+table{border-collapse:collapse}td,th{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:left}
+img{max-width:100%}pre{background:#f6f6f6;padding:.7rem;overflow:auto}small{color:#555}</style>
+<h1>{{ title }}</h1><p>{{ model }}</p>
+<h2>Policies</h2><table><tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
+<p><small>{{ n }} test questions, greedy answers, 95% intervals over pictures. A hallucination is an answer whose reasoning
+names something that is not in the picture; the papers do not define theirs.</small></p>
+{% for caption, image in plots %}<h2>{{ caption }}</h2><img alt="{{ caption }}" src="data:image/png;base64,{{ image }}">
+{% endfor %}<h2>Preference pairs</h2><pre>{{ pairs }}</pre><h2>Settings</h2><pre>{{ config }}</pre>
+<pre>{{ machine }}</pre></html>
+"""
+
+
+def policies(folder: Path) -> dict[str, Reading]:
+    """The test reading of every policy of a run, in the order in which they were made."""
+    found = sorted((folder / "steps" / "evaluate").glob("*.json"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        raise AssayError(
+            f"{folder}: no policy was evaluated here yet; give the same `assay policy run` command to resume"
+        )
+    return {p.stem: reading_from(json.loads(p.read_text())["reading"]) for p in found}
+
+
+def percent(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    low, high = interval(estimate)
+    return f"{100 * estimate.value:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def rows(readings: Mapping[str, Reading]) -> list[list[str]]:
+    return [
+        [
+            name, percent(r.accuracy), percent(r.hallucination_rate), percent(r.blind_agreement),
+            "-" if r.chance_agreement is None else f"{100 * r.chance_agreement:.1f}", percent(r.swap_agreement),
+            str(r.unclear),
+        ]
+        for name, r in readings.items()
+    ]  # fmt: skip
+
+
+def summary(folder: Path, console: Console) -> None:
+    """Print the table of policies."""
+    table = RichTable(*HEADER, box=box.SIMPLE)
+    for row in rows(policies(folder)):
+        table.add_row(*row)
+    console.print(table)
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` of a run folder; returns its path."""
+    readings = policies(folder)
+    config = json.loads((folder / "config.json").read_text())
+    steps = folder / "steps"
+    curves = {name: read(folder / "models" / name / "metrics.jsonl") for name in readings}
+    plots = []
+    for name, metrics in curves.items():
+        if metrics and "effective" in metrics[0]:
+            plots.append((f"{name}: rewards and effective samples over steps", _picture(_grpo_plot(metrics))))
+        elif metrics and "accuracy" in metrics[0]:
+            plots.append((f"{name}: preference accuracy and margin over steps", _picture(_mpo_plot(metrics))))
+    plots.append((
+        "Accuracy against hallucination rate", base64.b64encode(plot(list(_numbered(readings)))).decode()
+    ))  # fmt: skip
+    pairs = [json.loads(p.read_text()).get("counts") for p in sorted(steps.glob("*.json")) if p.stem.startswith("mpo")]
+    base = json.loads((steps / "base.json").read_text())["model"] if (steps / "base.json").exists() else ""
+    page = jinja2.Environment(autoescape=True).from_string(PAGE).render(
+        title=f"{config['recipe']}: {folder.name}", model=base, header=HEADER, rows=rows(readings),
+        n=next(iter(readings.values())).n, plots=plots, pairs=json.dumps(pairs, indent=1),
+        config=json.dumps(config, indent=1), machine=json.dumps(environment(), indent=1),
+    )  # fmt: skip
+    write_text(folder / "report.html", page)
+    return folder / "report.html"
+
+
+def _numbered(readings: Mapping[str, Reading]) -> Sequence[Reading]:
+    from dataclasses import replace
+
+    return [replace(r, step=n) for n, r in enumerate(readings.values(), 1)]
+
+
+def _grpo_plot(metrics: Sequence[Mapping[str, Any]]) -> Any:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
+    steps = [m["step"] for m in metrics]
+    terms = (("rule", "right", "#2a6fbb"), ("format", "well-formed", "#888888"), ("model", "model term", "#c0392b"))
+    for name, label, colour in terms:
+        left.plot(steps, [m[name] for m in metrics], label=label, color=colour)
+    shares = (
+        ("effective_rule", "groups, rule part", "#888888"), ("effective", "groups, total", "#2a6fbb"),
+        ("batch_effective", "batch, buffer included", "#c0392b"),
+    )  # fmt: skip
+    for name, label, colour in shares:
+        right.plot(steps, [100 * m[name] for m in metrics], label=label, color=colour)
+    left.set_ylabel("mean reward of sampled answers")
+    right.set_ylabel("with signal, %")
+    for axes in (left, right):
+        axes.set_xlabel("step")
+        axes.legend(frameon=False)
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _mpo_plot(metrics: Sequence[Mapping[str, Any]]) -> Any:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
+    steps = [m["step"] for m in metrics]
+    left.plot(steps, [100 * m["accuracy"] for m in metrics], color="#2a6fbb")
+    left.set_ylabel("pairs in the right order, %")
+    right.plot(steps, [m["margin"] for m in metrics], color="#c0392b", label="margin of implicit rewards")
+    right.plot(steps, [m["nll"] for m in metrics], color="#888888", label="NLL of the chosen answer")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _picture(figure: Any) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    plt.close(figure)
+    return base64.b64encode(buffer.getvalue()).decode()

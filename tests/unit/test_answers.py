@@ -1,0 +1,88 @@
+"""Which answer a text gives, and whether it is right."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from assay.bench.policy.answers import final_answer, letter, number, same
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>2</think><answer>3</answer>", "3"),
+        ("<answer>1</answer> no, <answer> 2 </answer>", "2"),
+        ("<think>maybe <answer>7</answer>?</think>I can not tell", None),
+        ("<think>never closed <answer>7</answer>", None),
+        ("<answer>never closed", None),
+        ("<answer></answer>", None),
+        (r"so \boxed{\frac{1}{2}} and", r"\frac{1}{2}"),
+        (r"\boxed{1} then \boxed{2", "1"),
+        (r"<answer>5</answer> \boxed{6}", "5"),
+        ("The answer is 42.", "42"),
+        ("Answer: **B**", "B"),
+        ("I think it is 42", None),
+        ("", None),
+    ],
+)
+def test_final_answers(text: str, answer: str | None) -> None:
+    assert final_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("given", "right", "kind", "expected"),
+    [
+        ("$1,234.50", "1234.5", "number", True),
+        ("5.0", "5", "number", True),
+        ("five", "5", "number", True),
+        ("1/2", "0.5", "number", True),
+        ("−3", "-3", "number", True),
+        ("about 12 apples", "12", "number", True),
+        ("12 or 13", "12", "number", False),
+        ("1/0", "1", "number", False),
+        ("none", "0", "number", False),
+        ("(b)", "B", "choice", True),
+        ("B) Paris", "b", "choice", True),
+        ("option C.", "C", "choice", True),
+        ("Because", "B", "choice", False),
+        ("Yes.", "yes", "text", True),
+        ("the red circle", "Red circle", "text", True),
+        ("no", "yes", "text", False),
+        ("-5", "5", "text", False),
+        ("", "yes", "text", False),
+    ],
+)
+def test_the_same_answer(given: str, right: str, kind: str, expected: bool) -> None:
+    assert same(given, right, kind) is expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "right", "expected"),
+    [
+        (r"\frac{1}{2}", "0.5", True),
+        ("x+1", "1+x", True),
+        (r"\sqrt{8}", r"2\sqrt{2}", True),
+        ("x+1", "x-1", False),
+        ("7" * 1000, "7", False),
+        (r"\frac{", "1", False),
+    ],
+)
+def test_mathematics_by_math_verify(given: str, right: str, expected: bool) -> None:
+    pytest.importorskip("math_verify")
+    assert same(given, right, "math") is expected
+
+
+@given(st.text(max_size=60), st.sampled_from(["number", "choice", "text"]))
+def test_nothing_raises_and_an_answer_equals_itself(text: str, kind: str) -> None:
+    final_answer(text)
+    number(text)
+    letter(text)
+    equal = same(text, text, kind)  # type: ignore[arg-type]
+    assert equal or kind != "text"
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.text(alphabet="x+-*/^\\{}()0123456789 frac", max_size=30))
+def test_mathematics_never_raises(text: str) -> None:
+    pytest.importorskip("math_verify")
+    same(text, "1", "math")

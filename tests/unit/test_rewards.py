@@ -1,0 +1,168 @@
+"""Hybrid rewards by hand, the calibrated term, and preference pairs of scored answers."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from assay.errors import AssayError
+from assay.policy.config import PairConfig
+from assay.policy.pairs import make_pairs
+from assay.policy.rewards import HybridReward, ModelTerm, RewardConfig, fit_model_term, format_reward, summarise
+from assay.records import Prompt, Rollout, Score, user
+
+ASKED = Prompt(messages=(user("2 + 3?"),), answer="5", kind="number")
+OPEN = Prompt(messages=(user("say something"),))
+
+
+def rollout(text: str, ended: bool = True, tokens: tuple[int, ...] = (1, 2)) -> Rollout:
+    return Rollout(
+        prompt_id=ASKED.id, tokens=tokens, logprobs=(0.0,) * len(tokens), text=text, ended=ended, policy_step=0
+    )
+
+
+GOOD = rollout("<think>sum</think><answer>5</answer>")
+WRONG = rollout("<think>sum</think><answer>6</answer>")
+BARE = rollout("The answer is 5")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>a</think><answer>b</answer>", 1.0),
+        (" <think>a\n</think>\n<answer> b </answer>\n", 1.0),
+        ("<think>a</think><answer> </answer>", 0.0),
+        ("<think>a</think><answer>b</answer> and more", 0.0),
+        ("<answer>b</answer><think>a</think>", 0.0),
+        ("<think>a<think>b</think><answer>c</answer>", 0.0),
+        ("<think>a</think><answer>b</answer><answer>c</answer>", 0.0),
+        ("b", 0.0),
+    ],
+)
+def test_the_format_is_exact(text: str, expected: float) -> None:
+    assert format_reward(text) == expected
+
+
+def test_rule_and_format_by_hand() -> None:
+    scores = HybridReward(RewardConfig(rule=2.0, format=0.5))([(ASKED, r) for r in (GOOD, WRONG, BARE)])
+    assert [(s.rule, s.format, s.total) for s in scores] == [(1, 1, 2.5), (0, 1, 0.5), (1, 0, 2.0)]
+
+
+def test_empty_cut_off_and_unclear_answers_have_their_reasons() -> None:
+    odd = [rollout("<think>"), rollout("<think>and so", ended=False), rollout("no idea")]
+    scores = HybridReward(RewardConfig(), prefilled="<think>")([(ASKED, r) for r in odd])
+    assert [s.problem for s in scores] == ["empty answer", "cut off", "no clear final answer"]
+    assert summarise(scores)["problems"] == {"empty answer": 1, "cut off": 1, "no clear final answer": 1}
+    assert [s.total for s in scores] == [0.0, 0.0, 0.0]
+
+
+def term(threshold: float = 0.6) -> ModelTerm:
+    return ModelTerm(
+        temperature=2.0, center=1.0, threshold=threshold, precision=0.9, precision_low=0.8, kept=0.5, n_gold=50, bound=0.5
+    )
+
+
+def test_the_calibrated_term_is_gated_and_bounded_and_the_plain_sum_is_not() -> None:
+    def scorer(pairs: Any) -> Any:
+        return np.array([15.0, -15.0])
+
+    calibrated = HybridReward(RewardConfig(), scorer, term())([(ASKED, GOOD), (ASKED, WRONG)])
+    assert calibrated[0].total == pytest.approx(2.0 + 0.5 / (1 + math.exp(-7)))
+    assert calibrated[1].total == 1.0
+    plain = HybridReward(RewardConfig(combine="sum"), scorer)([(ASKED, GOOD), (ASKED, WRONG)])
+    assert [s.total for s in plain] == [17.0, -14.0]
+    with pytest.raises(AssayError, match="fit it on gold"):
+        HybridReward(RewardConfig(), scorer)
+
+
+def test_a_score_that_is_no_number_never_reaches_the_total() -> None:
+    scores = HybridReward(RewardConfig(), lambda p: np.array([math.nan, math.inf]), term())([(ASKED, GOOD)] * 2)
+    assert [s.total for s in scores] == [2.0, 2.0]
+    assert {s.problem for s in scores} == {"the reward model's score is not a number"}
+    with pytest.raises(AssayError, match="scores for 2 answers"):
+        HybridReward(RewardConfig(), lambda p: np.zeros(3), term())([(ASKED, GOOD)] * 2)
+
+
+def test_the_model_can_speak_only_where_no_answer_is_known() -> None:
+    reward = HybridReward(RewardConfig(model_on="unanswered"), lambda p: np.full(len(p), 9.0), term())
+    known, unknown = reward([(ASKED, GOOD), (OPEN, GOOD)])
+    assert (known.model, unknown.rule) == (0.0, 0.0)
+    assert unknown.model > 0.4
+
+
+def test_the_weight_can_be_lowered_and_is_state() -> None:
+    reward = HybridReward(RewardConfig(), lambda p: np.full(len(p), 9.0), term())
+    whole = reward([(ASKED, GOOD)])[0].total
+    reward.model_weight = 0.0
+    assert reward([(ASKED, GOOD)])[0].total == 2.0
+    other = HybridReward(RewardConfig(), lambda p: np.full(len(p), 9.0), term())
+    other.load_state(reward.state())
+    assert other.model_weight == 0.0
+    assert whole > 2.0
+
+
+def test_the_fit_recovers_a_known_logistic() -> None:
+    random = np.random.default_rng(0)
+    raw = random.normal(0, 6, 4000)
+    right = random.random(4000) < 1 / (1 + np.exp(-(raw - 1) / 2))
+    fitted = fit_model_term(raw, right, RewardConfig(gate_precision=0.9))
+    assert fitted.temperature == pytest.approx(2.0, rel=0.1)
+    assert fitted.center == pytest.approx(1.0, abs=0.2)
+    kept = np.array([fitted(x) > 0 for x in raw])
+    assert right[kept].mean() == pytest.approx(fitted.precision)
+    assert fitted.precision >= 0.9 > right.mean()
+    assert kept.mean() == pytest.approx(fitted.kept)
+    assert max(fitted(x) for x in raw) <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("raw", "right", "reason"),
+    [
+        (np.arange(20.0), np.arange(20) < 10, "do not score higher"),
+        (np.arange(20.0), np.ones(20, bool), "right and wrong"),
+        (np.zeros(20), np.arange(20) < 10, "different scores"),
+        (np.tile([0.0, 1.0], 20), np.tile([False, True, True, False, False, True, True, True], 5), "no threshold"),
+    ],
+)
+def test_a_reward_model_that_gold_does_not_bear_out_is_switched_off(raw: Any, right: Any, reason: str) -> None:
+    fitted = fit_model_term(raw, right, RewardConfig(gate_precision=0.99))
+    assert reason in fitted.reason
+    assert fitted(100.0) == 0.0
+
+
+def test_separable_gold_never_makes_certainty() -> None:
+    fitted = fit_model_term(np.arange(20.0), np.arange(20) >= 10, RewardConfig())
+    assert fitted.precision >= 0.9
+    assert 0.5 < fitted.probability(19.0) < 0.999
+
+
+def scored(*rows: tuple[float, float, float | None]) -> list[Score]:
+    return [Score(rule=r, format=f, raw=x) for r, f, x in rows]
+
+
+def answers(*names: str) -> list[Rollout]:
+    return [rollout(n, tokens=(ord(n[0]),)) for n in names]
+
+
+def test_pairs_with_a_known_answer_are_right_against_wrong_and_widest_first() -> None:
+    scores = scored((1, 1, 3.0), (1, 1, 5.0), (0, 1, 4.0), (0, 0, -2.0), (1, 0, 9.0))
+    found = make_pairs([ASKED], [answers("a", "b", "c", "d", "e")], [scores], PairConfig(per_prompt=2))
+    assert [(p.chosen_text, p.rejected_text, p.margin) for p in found.pairs] == [("b", "d", 7.0), ("a", "d", 5.0)]
+    high = make_pairs([ASKED], [answers("a", "b", "c", "d", "e")], [scores], PairConfig(threshold=6.0))
+    assert [p.margin for p in high.pairs] == [7.0]
+    none = make_pairs([ASKED], [answers("a", "b", "c", "d", "e")], [scores], PairConfig(threshold=60.0))
+    assert none.counts == {"margin below the threshold": 1, "pairs": 0}
+
+
+def test_questions_without_pairs_are_counted_by_reason() -> None:
+    groups = [answers("a", "b")] * 3
+    scores = [scored((1, 1, None), (1, 1, None)), scored((0, 1, None), (0, 1, None)), scored((1, 1, None), (0, 1, None))]
+    found = make_pairs([ASKED, ASKED, OPEN], groups, scores, PairConfig())
+    assert found.counts == {"all right": 1, "none right": 1, "no reward model": 1, "pairs": 0}
+
+
+def test_without_a_known_answer_the_reward_model_decides_by_margin() -> None:
+    scores = scored((0, 1, 1.0), (0, 1, 4.0), (0, 1, 2.0))
+    found = make_pairs([OPEN], [answers("a", "b", "c")], [scores], PairConfig(per_prompt=1, threshold=2.5))
+    assert [(p.chosen_text, p.rejected_text, p.source) for p in found.pairs] == [("b", "a", "model")]
