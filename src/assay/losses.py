@@ -81,14 +81,17 @@ class Shift:
 
 def grpo(
     logp_M: torch.Tensor, old_M: torch.Tensor, advantage_M: torch.Tensor, epsilon: float = 0.2,
-    epsilon_high: float | None = None,
+    epsilon_high: float | None = None, most: float | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """Each token's clipped surrogate, negated to be minimised, shape (M,) (paper B, eq. 8).
 
     -min(ratio A, clip(ratio, 1 - e, 1 + e) A) with ratio = exp(logp - old), `old_M` being what the policy that sampled the
-    token gave it: for a token from the buffer, that of some steps ago.
+    token gave it: for a token from the buffer, that of some steps ago. `most` bounds the ratio from above (dual clip, Ye et al.
+    2020): as printed, a replayed token of negative advantage that has become likelier since has no bound at all.
     """
     ratio_M = (logp_M - old_M).exp()
+    if most is not None:
+        ratio_M = ratio_M.clamp(max=most)
     high = epsilon if epsilon_high is None else epsilon_high
     return -torch.minimum(ratio_M * advantage_M, ratio_M.clamp(1 - epsilon, 1 + high) * advantage_M)
 

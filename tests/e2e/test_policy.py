@@ -43,7 +43,9 @@ def base(folder: Path) -> str:
 
 
 def task(store: ImageStore) -> Task:
-    align, gold, pairs, learn, test = (prompts(store, n, s) for n, s in ((16, 0), (12, 16), (12, 28), (12, 40), (10, 52)))
+    align, gold, pairs, learn, test = (
+        prompts(store, n, s) for n, s in ((16, 0), (12, 16), (12, 28), (12, 40), (10, 52))
+    )
     return Task(
         align=align, worked=tuple(f"a {p.answer} one</think><answer>{p.answer}</answer>" for p in align), gold=gold,
         pairs=pairs, tune=learn, test=test, swapped=tuple(test[(i + 1) % 10].images[0] for i in range(10)),

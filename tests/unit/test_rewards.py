@@ -59,7 +59,14 @@ def test_empty_cut_off_and_unclear_answers_have_their_reasons() -> None:
 
 def term(threshold: float = 0.6) -> ModelTerm:
     return ModelTerm(
-        temperature=2.0, center=1.0, threshold=threshold, precision=0.9, precision_low=0.8, kept=0.5, n_gold=50, bound=0.5
+        temperature=2.0,
+        center=1.0,
+        threshold=threshold,
+        precision=0.9,
+        precision_low=0.8,
+        kept=0.5,
+        n_gold=50,
+        bound=0.5,
     )
 
 
@@ -145,10 +152,14 @@ def answers(*names: str) -> list[Rollout]:
     return [rollout(n, tokens=(ord(n[0]),)) for n in names]
 
 
-def test_pairs_with_a_known_answer_are_right_against_wrong_and_widest_first() -> None:
+def test_pairs_with_a_known_answer_are_well_formed_right_against_wrong() -> None:
     scores = scored((1, 1, 3.0), (1, 1, 5.0), (0, 1, 4.0), (0, 0, -2.0), (1, 0, 9.0))
-    found = make_pairs([ASKED], [answers("a", "b", "c", "d", "e")], [scores], PairConfig(per_prompt=2))
-    assert [(p.chosen_text, p.rejected_text, p.margin) for p in found.pairs] == [("b", "d", 7.0), ("a", "d", 5.0)]
+    found = make_pairs([ASKED], [answers("a", "b", "c", "d", "e")], [scores], PairConfig(per_prompt=9))
+    told = {(p.chosen_text, p.rejected_text, p.margin) for p in found.pairs}
+    assert told == {("b", "d", 7.0), ("a", "d", 5.0), ("b", "c", 1.0), ("a", "c", -1.0)}
+    few = make_pairs([ASKED], [answers("a", "b", "c", "d", "e")], [scores], PairConfig(per_prompt=2))
+    assert len(few.pairs) == 2
+    assert few == make_pairs([ASKED], [answers("a", "b", "c", "d", "e")], [scores], PairConfig(per_prompt=2))
     high = make_pairs([ASKED], [answers("a", "b", "c", "d", "e")], [scores], PairConfig(threshold=6.0))
     assert [p.margin for p in high.pairs] == [7.0]
     none = make_pairs([ASKED], [answers("a", "b", "c", "d", "e")], [scores], PairConfig(threshold=60.0))
@@ -157,12 +168,16 @@ def test_pairs_with_a_known_answer_are_right_against_wrong_and_widest_first() ->
 
 def test_questions_without_pairs_are_counted_by_reason() -> None:
     groups = [answers("a", "b")] * 3
-    scores = [scored((1, 1, None), (1, 1, None)), scored((0, 1, None), (0, 1, None)), scored((1, 1, None), (0, 1, None))]
+    scores = [
+        scored((1, 1, None), (1, 1, None)),
+        scored((0, 1, None), (0, 1, None)),
+        scored((1, 1, None), (0, 1, None)),
+    ]
     found = make_pairs([ASKED, ASKED, OPEN], groups, scores, PairConfig())
     assert found.counts == {"all right": 1, "none right": 1, "no reward model": 1, "pairs": 0}
 
 
 def test_without_a_known_answer_the_reward_model_decides_by_margin() -> None:
     scores = scored((0, 1, 1.0), (0, 1, 4.0), (0, 1, 2.0))
-    found = make_pairs([OPEN], [answers("a", "b", "c")], [scores], PairConfig(per_prompt=1, threshold=2.5))
+    found = make_pairs([OPEN], [answers("a", "b", "c")], [scores], PairConfig(per_prompt=9, threshold=2.5))
     assert [(p.chosen_text, p.rejected_text, p.source) for p in found.pairs] == [("b", "a", "model")]

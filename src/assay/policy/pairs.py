@@ -36,7 +36,8 @@ def make_pairs(
 ) -> Pairs:  # fmt: skip
     """Pairs of sampled answers: by the rules where the answer is known, else by the reward model's score (`Score.raw`).
 
-    Of a prompt's candidates those with the largest margin are taken; without a reward model, a random choice.
+    Of a prompt's candidates whose margin reaches the threshold a random choice is taken. Not the widest margins: with a weak
+    reward model these are its own outliers (docs/log.md, 9).
     """
     random, counts = np.random.default_rng([seed, round]), Counter[str]()
     found: list[AnswerPair] = []
@@ -67,9 +68,8 @@ def _candidates(
     kept = [p for p in made if p.margin >= floor and (source == "rule" or p.margin > 0)]
     if not kept:
         return [], "margin below the threshold"
-    ties = random.random(len(kept))
-    order = sorted(range(len(kept)), key=lambda i: (-kept[i].margin, ties[i]))
-    return [kept[i] for i in order[: config.per_prompt]], ""
+    order = random.permutation(len(kept))[: config.per_prompt]
+    return [kept[i] for i in sorted(order.tolist())], ""
 
 
 def _pair(

@@ -29,15 +29,15 @@ def tiny_vlm() -> TuneConfig:
     """
     both = PolicyConfig(train=("adapter", "llm"), precision="bf16")
     return TuneConfig(
-        recipe="tiny-vlm", align_prompts=400, gold_prompts=96, pair_prompts=160, tune_prompts=480, test_prompts=320,
+        recipe="tiny-vlm", align_prompts=560, gold_prompts=96, pair_prompts=160, tune_prompts=480, test_prompts=320,
         sampler=SamplerConfig(max_tokens=24), align_policy=both, policy=both,
         align=FitConfig(batch=16, lr=3e-4, warmup=0.05, weight_decay=0.0),
         reward_model=TrainConfig(
-            batch_pairs=16, epochs=1, lr=5e-5, max_tokens=256, checks=2, precision="bf16", train_embeddings=False,
+            batch_pairs=16, epochs=1, lr=2e-4, max_tokens=256, checks=2, precision="bf16", train_embeddings=False,
             engine=EngineConfig(tokens=4_096, compile="off"),
         ),
         pairs=PairConfig(samples=8, per_prompt=2),
-        mpo=FitConfig(batch=16, lr=1e-5, weight_decay=0.0),
+        mpo=FitConfig(batch=16, lr=5e-6, weight_decay=0.0),
         grpo=GrpoConfig(steps=40, prompts=8, group=8, lr=1e-5, buffer=BufferConfig(capacity=256)),
         monitor=MonitorConfig(every=20, prompts=96),
     )  # fmt: skip
