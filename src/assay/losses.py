@@ -86,8 +86,8 @@ def grpo(
     """Each token's clipped surrogate, negated to be minimised, shape (M,) (paper B, eq. 8).
 
     -min(ratio A, clip(ratio, 1 - e, 1 + e) A) with ratio = exp(logp - old), `old_M` being what the policy that sampled the
-    token gave it: for a token from the buffer, that of some steps ago. `most` bounds the ratio from above (dual clip, Ye et al.
-    2020): as printed, a replayed token of negative advantage that has become likelier since has no bound at all.
+    token gave it: for a token from the buffer, that of some steps ago. `most` bounds the ratio from above (dual clip, Ye et
+    al. 2020): as printed, a replayed token of negative advantage that has become likelier since has no bound at all.
     """
     ratio_M = (logp_M - old_M).exp()
     if most is not None:

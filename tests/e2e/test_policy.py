@@ -133,11 +133,14 @@ def test_grpo_and_the_filter_on_a_users_own_questions(model: Path, tmp_path: Pat
 
 
 def test_mpo_on_parquet_preferences(model: Path, tmp_path: Path) -> None:
-    text = {"role": "user", "content": "say a", "images": []}
+    def said(role: str, text: str) -> dict[str, object]:
+        return {"role": role, "content": text, "images": []}
+
     rows = [
         {
-            "pair_id": str(i), "prompt": [text], "chosen": {"messages": [{"role": "assistant", "content": "a" * (i + 1), "images": []}]},
-            "rejected": {"messages": [{"role": "assistant", "content": "b" * (i + 1), "images": []}]},
+            "pair_id": str(i), "prompt": [said("user", "say a")],
+            "chosen": {"messages": [said("assistant", "a" * (i + 1))]},
+            "rejected": {"messages": [said("assistant", "b" * (i + 1))]},
         }
         for i in range(8)
     ]  # fmt: skip

@@ -54,6 +54,9 @@ def test_grpo_surrogate_by_hand() -> None:
     terms = grpo(logp, torch.zeros(4), torch.tensor([1.0, -1.0, 1.0, -1.0]), 0.2)
     assert terms.tolist() == pytest.approx([-1.2, 1.5, -0.5, 0.8])
     assert grpo(logp[:1], torch.zeros(1), torch.ones(1), 0.2, 0.4).item() == pytest.approx(-1.4)
+    far = torch.log(torch.tensor([50.0, 50.0]))
+    assert grpo(far, torch.zeros(2), torch.tensor([-1.0, 1.0]), 0.2).tolist() == pytest.approx([50.0, -1.2])
+    assert grpo(far, torch.zeros(2), torch.tensor([-1.0, 1.0]), 0.2, None, 3.0).tolist() == pytest.approx([3.0, -1.2])
     assert kl_to(torch.tensor([-1.0]), torch.tensor([-2.0])).item() == pytest.approx(math.exp(-1) + 1 - 1)
 
 

@@ -137,6 +137,8 @@ class GrpoConfig:
     """The ratio is clipped to [1 - epsilon, 1 + epsilon] (R1V3)."""
     epsilon_high: float | None = None
     """Another upper bound (DAPO's clip-higher); None: epsilon."""
+    most_ratio: float | None = 3.0
+    """Replayed tokens' ratios are bounded by this (dual clip); None: as eq. 8 is printed. On policy the ratio is 1."""
     kl: float = 0.0
     """Weight of the KL penalty to the first policy (k3 estimate); eq. 8 as printed has none."""
     mean: Literal["response", "token"] = "response"

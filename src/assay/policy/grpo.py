@@ -269,7 +269,8 @@ class Grpo:
         ])  # fmt: skip
         lengths_N = torch.tensor([len(s.tokens) for s in micro.samples], device=logp_M.device)
         advantage_M = logp_M.new_tensor([s.advantage for s in micro.samples]).repeat_interleave(lengths_N)
-        terms_M = surrogate(logp_M, old_M, advantage_M, self.config.epsilon, self.config.epsilon_high)
+        bounds = self.config.epsilon, self.config.epsilon_high, self.config.most_ratio
+        terms_M = surrogate(logp_M, old_M, advantage_M, *bounds)
         kl_M = kl_to(logp_M, micro.reference_M) if micro.reference_M is not None else torch.zeros_like(logp_M)
         terms_M = terms_M + self.config.kl * kl_M
         if self.config.mean == "token":
