@@ -73,6 +73,8 @@ def grpo(
     if config.kl and reference is None:
         raise AssayError("grpo.kl holds the policy to a reference: give one")
     engine = Engine(policy.config.precision, config.clip, policy.config.shard)
+    if engine.sharded:
+        raise AssayError("policy.shard splits the weights that our sampler decodes with: leave it off for GRPO")
     engine.prepare(policy, config.lr, config.weight_decay)
     run = Grpo(folder, config, policy, engine, prompts, sampler, reward, reference)
     run.kept = {"reward": reward, "watch": watch_state}
