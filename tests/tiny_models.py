@@ -41,7 +41,7 @@ def language(kind: str = "llama", seed: int = 0, layers: int = 2, width: int = 3
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape)).eval()
 
 
-def encoder(kind: str = "clip", size: int = 32, seed: int = 0) -> tuple[Any, Any]:
+def encoder(kind: str = "clip", size: int = 32, seed: int = 0, patch: int = 8) -> tuple[Any, Any]:
     """A vision encoder of random weights and its image processor: clip and internvl (class token),
     siglip (none), conv (a map)."""
     torch.manual_seed(seed)
@@ -56,10 +56,12 @@ def encoder(kind: str = "clip", size: int = 32, seed: int = 0) -> tuple[Any, Any
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "image_size": size,
-        "patch_size": 8,
+        "patch_size": patch,
     }
     if kind == "internvl":
-        config = transformers.InternVLVisionConfig(**{**shape, "image_size": (size, size), "patch_size": (8, 8)})
+        config = transformers.InternVLVisionConfig(
+            **{**shape, "image_size": (size, size), "patch_size": (patch, patch)}
+        )
         return transformers.InternVLVisionModel(config).eval(), processor(size)
     if kind == "siglip":
         return transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**shape)).eval(), processor(size)

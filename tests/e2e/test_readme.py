@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import polars as pl
+from PIL import Image
 
+import tiny_models
 from assay.recipes.pools import constraint_pool
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +78,36 @@ def test_the_readmes_training_commands(finished: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         assert expected.pop(name) in done.stdout
     assert not expected
+
+
+def test_the_readmes_policy_commands(tmp_path: Path) -> None:
+    tiny_models.save_language(tmp_path / "language", "qwen3")
+    encoder, processor = tiny_models.encoder("siglip", 224, patch=32)
+    encoder.save_pretrained(tmp_path / "encoder")
+    processor.save_pretrained(tmp_path / "encoder")
+    pictures = [tmp_path / f"{n}.png" for n in ("red", "blue")]
+    for path in pictures:
+        Image.new("RGB", (40, 30), path.stem).save(path)
+    rows = [{"question": "which?", "answer": p.stem, "image": str(p)} for p in pictures] * 2
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (tmp_path / "prefs").mkdir()
+    said = [{"role": r, "content": r[:3], "images": []} for r in ("user", "assistant")]
+    answers = [{"messages": [{**said[1], "content": text}]} for text in ("yes", "no")]
+    pair = {"pair_id": "0", "prompt": said[:1], "chosen": answers[0], "rejected": answers[1]}
+    pl.DataFrame([pair]).write_parquet(tmp_path / "prefs/part.parquet")
+    short = "--sampler.max-tokens 4"
+    added = {
+        "assay policy assemble": ("", "-> vlm"), "assay policy grpo": (f"--steps 2 --prompts 2 --group 2 {short}", "2 steps"),
+        "assay policy mpo": ("", "1 pairs"), "assay policy filter": (short, "questions kept"),
+        "assay policy ablate": ("--dry-run", "mpo+grpo"),
+    }  # fmt: skip
+    for command in commands("make policy"):
+        more, part = added.pop(next(n for n in added if command.startswith(n)))
+        argv = [sys.executable, "-m", "assay.cli", *shlex.split(f"{command} {more}")[1:]]
+        done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, env=os.environ, timeout=300)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert part in done.stdout
+    assert not added
 
 
 def test_make_has_the_readmes_targets() -> None:
