@@ -97,7 +97,8 @@ def test_the_readmes_policy_commands(tmp_path: Path) -> None:
     pl.DataFrame([pair]).write_parquet(tmp_path / "prefs/part.parquet")
     short = "--sampler.max-tokens 4"
     added = {
-        "assay policy assemble": ("", "-> vlm"), "assay policy grpo": (f"--steps 2 --prompts 2 --group 2 {short}", "2 steps"),
+        "assay policy assemble": ("", "-> vlm"),
+        "assay policy grpo": (f"--steps 2 --prompts 2 --group 2 {short}", "2 steps"),
         "assay policy mpo": ("", "1 pairs"), "assay policy filter": (short, "questions kept"),
         "assay policy ablate": ("--dry-run", "mpo+grpo"),
     }  # fmt: skip
