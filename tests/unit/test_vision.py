@@ -14,10 +14,12 @@ from assay.errors import AssayError
 from assay.images import ImageStore, blank
 from assay.pack import Group, pad
 from assay.policy.assemble import assemble, save, transfer
-from assay.policy.config import PolicyConfig, SamplerConfig
+from assay.policy.config import PairConfig, PolicyConfig, SamplerConfig
 from assay.policy.model import Policy, load_policy
+from assay.policy.pairs import comparisons, dropout_pairs
 from assay.policy.sampler import GenerateSampler, LocalSampler
-from assay.records import Message, Preference, Prompt, Response, assistant
+from assay.recipes.own import fitting
+from assay.records import Message, Preference, Prompt, Response, Rollout, assistant
 from assay.reward.config import TrainConfig
 from assay.reward.scorer import load_scorer
 from assay.reward.train import train
@@ -246,3 +248,39 @@ def test_a_qwen_style_model_falls_back_to_padding_and_says_why(tmp_path: Path, s
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([[5, 6, 7, 8, 9]])).logits[0].log_softmax(-1)
     torch.testing.assert_close(found, torch.stack([logits[2, 8], logits[3, 9]]), atol=1e-5, rtol=1e-5)
+
+
+def test_dropout_pairs_continue_half_an_answer_without_the_picture(
+    tmp_path: Path, store: ImageStore, pictures: list[str]
+) -> None:
+    save(*made("llava-siglip"), tmp_path / "vlm")
+    policy = load_policy(str(tmp_path / "vlm"), PolicyConfig(train=("llm",)), store)
+    sampler = LocalSampler(policy, SamplerConfig(max_tokens=8), store, half=False)
+    asked = prompts(pictures)
+    whole = [
+        [Rollout(prompt_id=p.id, tokens=(9, 10, 11, 12, 1), logprobs=(0.0,) * 5, text="", ended=n > 0, policy_step=0)]
+        for n, p in enumerate(asked)
+    ]
+    found = dropout_pairs(asked, whole, sampler, PairConfig(dropout_cut=0.5))
+    assert found.counts["without a picture, unfinished or too short"] == 1
+    assert found.counts["pairs"] + found.counts.get("the same without the picture", 0) == 3
+    for pair in found.pairs:
+        assert pair.chosen == (9, 10, 11, 12, 1)
+        assert pair.rejected[:2] == (9, 10)
+        assert 2 < len(pair.rejected) <= 10
+        assert pair.source == "dropout"
+    same_prompt = comparisons(found.pairs, asked, sampler)[0]
+    assert same_prompt.images == asked[1].images, "both are trained with the picture"
+
+
+def test_a_prompt_that_is_too_long_with_its_picture_is_left_out_and_counted(
+    tmp_path: Path, store: ImageStore, pictures: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(*made("llava-siglip"), tmp_path / "vlm")
+    policy = load_policy(str(tmp_path / "vlm"), PolicyConfig(train=("llm",)), store)
+    sampler = LocalSampler(policy, SamplerConfig(), store, half=False)
+    long = Prompt(messages=(Message(role="user", content="x" * 600, images=(pictures[0],)),))
+    assert fitting([*prompts(pictures), long], policy, sampler, 64) == prompts(pictures)
+    assert "1 questions left out: longer than 448 tokens with their pictures" in capsys.readouterr().out
+    with pytest.raises(AssayError, match="too long"):
+        fitting([long], policy, sampler, 64)

@@ -271,7 +271,7 @@ class Tuner:
     def mpo(self, name: str, start: str, number: int, settings: FitConfig | None = None, watch_every: int = 0) -> str:
         """Pairs of the answers of `start`, and MPO (or what the weights make of it) from there; then measure."""
         from assay.policy.mpo import fit
-        from assay.policy.pairs import comparisons, make_pairs
+        from assay.policy.pairs import comparisons, dropout_pairs, make_pairs
 
         settings = settings or self.config.mpo
 
@@ -281,9 +281,14 @@ class Tuner:
             reward = self.reward()
             scores = [reward([(p, r) for r in g]) for p, g in zip(self.task.pairs, groups, strict=True)]
             made = make_pairs(self.task.pairs, groups, scores, self.config.pairs, number, self.config.seed)
-            rows = self.run.table("answer_pairs", AnswerPair).once(name, lambda: made.pairs)
-            self.run.say(f"{name}: {len(rows):,} pairs; questions: {made.counts}")
-            examples = comparisons(rows, self.task.pairs, self.sampler(policy))
+            found, counts, sampler = list(made.pairs), dict(made.counts), self.sampler(policy)
+            blind = [(p, g) for p, g in zip(self.task.pairs, groups, strict=True) if p.images and not p.answer]
+            if blind and policy.packed:
+                less = dropout_pairs([p for p, _ in blind], [g for _, g in blind], sampler, self.config.pairs, number)
+                found, counts = found + list(less.pairs), {**counts, "without looking": less.counts}
+            rows = self.run.table("answer_pairs", AnswerPair).once(name, lambda: found)
+            self.run.say(f"{name}: {len(rows):,} pairs; questions: {counts}")
+            examples = comparisons(rows, self.task.pairs, sampler)
 
             def watch(step: int, policy: Any) -> dict[str, float]:
                 return self.reading(step, policy, self.config.monitor.prompts).as_metrics()
@@ -292,7 +297,7 @@ class Tuner:
                 self.models / name, replace(settings, seed=self.config.seed), policy, examples, self.run.say,
                 watch=watch if watch_every else None, watch_every=watch_every,
             )  # fmt: skip
-            return {**_told(done), "counts": made.counts}
+            return {**_told(done), "counts": counts}
 
         self.run.once(name, work)
         self.evaluate(name)
