@@ -281,7 +281,8 @@ class Tuner:
             reward = self.reward()
             scores = [reward([(p, r) for r in g]) for p, g in zip(self.task.pairs, groups, strict=True)]
             made = make_pairs(self.task.pairs, groups, scores, self.config.pairs, number, self.config.seed)
-            found, counts, sampler = list(made.pairs), dict(made.counts), self.sampler(policy)
+            found, sampler = list(made.pairs), self.sampler(policy)
+            counts: dict[str, Any] = dict(made.counts)
             blind = [(p, g) for p, g in zip(self.task.pairs, groups, strict=True) if p.images and not p.answer]
             if blind and policy.packed:
                 less = dropout_pairs([p for p, _ in blind], [g for _, g in blind], sampler, self.config.pairs, number)
