@@ -5,7 +5,9 @@ folder, or a hub id.
 """
 
 import importlib.util
+import io
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -252,8 +254,10 @@ def load_pretrained(loader: Any, name: str, **options: Any) -> Any:
     place, packaged = locate(name)
     if packaged and loader is not transformers.AutoTokenizer:
         packaged["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    hush = redirect_stderr(io.StringIO()) if packaged else nullcontext()  # GGUF's own progress bar
     try:
-        return loader.from_pretrained(place, **packaged, **options)
+        with hush:
+            return loader.from_pretrained(place, **packaged, **options)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise AssayError(
