@@ -38,7 +38,7 @@ def tiny_vlm() -> TuneConfig:
         ),
         pairs=PairConfig(samples=8, per_prompt=2),
         mpo=FitConfig(batch=16, lr=5e-6, weight_decay=0.0),
-        grpo=GrpoConfig(steps=40, prompts=8, group=8, lr=3e-5, buffer=BufferConfig(capacity=256)),
+        grpo=GrpoConfig(steps=40, prompts=8, group=8, lr=1e-5, buffer=BufferConfig(capacity=256)),
         monitor=MonitorConfig(every=20, prompts=96),
     )  # fmt: skip
 

@@ -89,8 +89,9 @@ def write_report(folder: Path) -> Path:
             plots.append((f"{name}: rewards and effective samples over steps", _picture(_grpo_plot(metrics))))
         elif metrics and "accuracy" in metrics[0]:
             plots.append((f"{name}: preference accuracy and margin over steps", _picture(_mpo_plot(metrics))))
+    numbered = ", ".join(f"{n} {name}" for n, name in enumerate(readings, 1))
     plots.append((
-        "Accuracy against hallucination rate", base64.b64encode(plot(list(_numbered(readings)))).decode()
+        f"Accuracy against hallucination rate ({numbered})", base64.b64encode(plot(list(_numbered(readings)))).decode()
     ))  # fmt: skip
     pairs = [json.loads(p.read_text()).get("counts") for p in sorted(steps.glob("*.json")) if p.stem.startswith("mpo")]
     base = json.loads((steps / "base.json").read_text())["model"] if (steps / "base.json").exists() else ""
