@@ -1,14 +1,12 @@
 """Part B end to end on models of a few thousand weights: the whole path in process, and the commands as a user runs them."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from commands import environment, run_assay
+from commands import run_assay
 from rich.console import Console
 
 import tiny_models
@@ -163,23 +161,3 @@ def test_the_embedded_recipes_resolve_without_running(tmp_path: Path) -> None:
     wrong = run_assay("policy", "run", "tiny-vlm", "--grpo.group", "1", "--dry-run", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "grpo.group must be at least 2" in wrong.stderr
-
-
-def test_two_processes_train_as_one(model: Path, tmp_path: Path) -> None:
-    """MPO's losses are the same to rounding; GRPO on two processes, each with its share of prompts, runs to its end."""
-    script = str(Path(__file__).with_name("policy_once.py"))
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--rdzv-endpoint=localhost:0"]
-    for name, line in (("one", [script]), ("two", [*launcher, script])):
-        done = subprocess.run(
-            [sys.executable, *line, str(model), str(tmp_path / name)], env=environment(), capture_output=True, text=True,
-            timeout=300, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-    curves = {
-        name: [json.loads(line) for line in (tmp_path / name / "mpo/metrics.jsonl").read_text().splitlines()]
-        for name in ("one", "two")
-    }
-    for key in ("loss", "dpo", "bco", "nll", "margin", "shift", "grad_norm"):
-        assert [m[key] for m in curves["one"]] == pytest.approx([m[key] for m in curves["two"]], abs=5e-5), key
-    tuned_ = json.loads((tmp_path / "two/grpo/training.json").read_text())
-    assert (tuned_["steps"], tuned_["samples"]) == (4, 48)
