@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 WAYS = ("keep", "drop", "resample", "buffer", "buffer of groups")
-STEPS, PROMPTS, GROUP, EVERY = 300, 8, 8, 5
+STEPS, PROMPTS, GROUP, EVERY = 400, 8, 8, 5
 MOST, BEGIN_AT, TARGET, LR = 12, 0.6, 0.9, 2e-4
 
 
@@ -129,7 +129,7 @@ def tune(folder: Path, model: Path, way: str, seed: int) -> dict[str, Any]:
     metrics = read(folder / "metrics.jsonl")
     spent = np.cumsum([m["sample_cpu_s"] + m["update_cpu_s"] for m in metrics])
     curve = [(m["samples"], s, m["train"], m["test"]) for m, s in zip(metrics, spent, strict=True) if "train" in m]
-    late = metrics[len(metrics) // 2 :]
+    late = metrics[3 * len(metrics) // 4 :]
     return {
         "curve": curve, "effective": float(np.mean([m["effective"] for m in late])),
         "batch_effective": float(np.mean([m["batch_effective"] for m in late])), "last": curve[-1][2], "test": curve[-1][3],
@@ -170,7 +170,7 @@ def report(runs: dict[str, list[dict[str, Any]]], seeds: int) -> dict[str, Any]:
     lines = [
         "", f"**The buffer**: sums below {MOST}, {STEPS} steps of {PROMPTS} x {GROUP} answers, {seeds} seeds, medians "
         f"(range); accuracy of sampled answers, target {TARGET:.0%} of the training sums; `python benchmarks/ssb.py`.", "",
-        "| groups without signal | effective groups, last half | effective share of the batch | samples to target | "
+        "| groups without signal | effective groups, last quarter | effective share of the batch | samples to target | "
         "CPU s to target | accuracy at the end | on other sums | samples in all |", "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for way, found in runs.items():

@@ -1,5 +1,8 @@
 """Which answer a text gives, and whether it is right."""
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -86,3 +89,43 @@ def test_nothing_raises_and_an_answer_equals_itself(text: str, kind: str) -> Non
 def test_mathematics_never_raises(text: str) -> None:
     pytest.importorskip("math_verify")
     same(text, "1", "math")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("'1e999999999'", "number"),
+        ("'1/1e-999999999'", "number"),
+        ("'9' * 1_000_000", "number"),
+        ("'9^{9^{9^{9}}}'", "math"),
+        ("'9^9^9^9'", "math"),
+        ("'9**9**9**9'", "math"),
+        ("'10^{999999999}'", "math"),
+        ("'(10^{9})!'", "math"),
+        ("'99999999!'", "math"),
+        (r"r'\binom{999999999}{99999999}'", "math"),
+        (r"r'\sum_{i=1}^{999999999} i!'", "math"),
+    ],
+)
+def test_an_answer_made_to_take_for_ever_is_wrong_at_once(text: str, kind: str) -> None:
+    pytest.importorskip("math_verify")
+    code = f"from assay.bench.policy.answers import same; print(*(same(*p, {kind!r}) for p in (({text}, '7'), ('7', {text}))))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_after_an_endless_answer_the_next_ones_are_judged_as_before() -> None:
+    pytest.importorskip("math_verify")
+    assert same("x+1", "1+x", "math")
+    assert not same("9^{9^{9^{9}}}", "7", "math")
+    assert same("x+1", "1+x", "math")
+
+
+def test_many_boxes_are_read_in_one_pass() -> None:
+    """80,000 boxes that never close, and 20,000 that do: an answer of a model that repeats itself."""
+    code = (
+        "from assay.bench.policy.answers import final_answer as f;"
+        "print(f(r'\\boxed{' * 80_000), f(r'\\boxed{3}' * 20_000), f(r'\\boxed{1} \\boxed{2'), f(r'\\boxed{\\frac{1}{2}}'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["None", "3", "1", r"\frac{1}{2}"]

@@ -4,12 +4,10 @@ An answer is looked for in <answer> tags, then in \\boxed{}, then after "the ans
 final answer, which MPO's construction of pairs counts as wrong (MPO paper, section 3.1).
 """
 
-import importlib
 import math
 import re
-from fractions import Fraction
 
-from assay.errors import missing_extra
+from assay.bench.policy.equivalent import equivalent
 from assay.records import AnswerKind
 
 LONGEST = 400
@@ -42,20 +40,23 @@ def final_answer(text: str) -> str | None:
 
 
 def _boxed(text: str) -> str | None:
-    """The content of the last \\boxed{...} whose braces are balanced."""
-    for start in reversed([m.end() for m in re.finditer(r"\\boxed\s*\{", text)]):
-        depth = 1
-        for at in range(start, len(text)):
-            depth += (text[at] == "{") - (text[at] == "}")
-            if depth == 0:
-                return text[start:at]
-    return None
+    """The content of the \\boxed{...} that begins last among those whose braces are balanced; one pass over the text."""
+    starts = {m.end() for m in re.finditer(r"\\boxed\s*\{", text)}
+    open_, best = list[int](), (-1, -1)
+    for at, sign in ((m.start(), m[0]) for m in re.finditer(r"[{}]", text)) if starts else ():
+        if sign == "{":
+            open_.append(at + 1)
+        elif open_:
+            start = open_.pop()
+            best = max(best, (start, at)) if start in starts else best
+    return text[best[0] : best[1]] if best[0] >= 0 else None
 
 
 def same(given: str, right: str, kind: AnswerKind) -> bool:
     """Is `given` the answer `right`? Never raises, whatever the text."""
     if kind == "math":
-        return "".join(given.split()) == "".join(right.split()) or _equivalent(given, right)
+        short = max(len(given), len(right)) <= LONGEST
+        return "".join(given.split()) == "".join(right.split()) or (short and equivalent(given, right))
     if kind == "number":
         one, other = number(given), number(right)
         return one is not None and other is not None and (one == other or math.isclose(one, other, rel_tol=1e-6))
@@ -78,27 +79,13 @@ def number(text: str) -> float | None:
         return float(_WORDS[plain(text)]) if plain(text) in _WORDS else None
     top, _, bottom = found[-1].replace(",", "").partition("/")
     try:
-        return float(Fraction(top.strip()) / Fraction(bottom.strip() or "1"))
-    except (ValueError, ZeroDivisionError, OverflowError):
+        value = float(top) / float(bottom or "1")
+    except (ValueError, ZeroDivisionError):
         return None
+    return value if math.isfinite(value) else None
 
 
 def letter(text: str) -> str | None:
     """The letter of a choice: "B", "(b)", "B) Paris", "option B"."""
     found = _CHOICE.match(text.strip())
     return found[1].upper() if found else None
-
-
-def _equivalent(given: str, right: str) -> bool:
-    """math-verify's judgement. Its timeouts use signals, which only a main thread may; lengths are capped instead."""
-    if max(len(given), len(right)) > LONGEST:
-        return False
-    try:
-        verify = importlib.import_module("math_verify")
-    except ImportError as error:
-        raise missing_extra("math-verify", "policy") from error
-    try:
-        sides = [verify.parse(f"${s}$", parsing_timeout=None) for s in (right, given)]
-        return bool(sides[0] and sides[1] and verify.verify(*sides, timeout_seconds=None))
-    except Exception:  # noqa: BLE001 - a parser of anybody's text: what it cannot read is not the answer
-        return False
