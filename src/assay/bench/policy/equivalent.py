@@ -35,7 +35,8 @@ class Judge:
                 self.start()
             assert self.process is not None
             pipes = self.process.stdin, self.process.stdout
-            assert pipes[0] is not None and pipes[1] is not None
+            assert pipes[0] is not None
+            assert pipes[1] is not None
             try:
                 print(json.dumps([given, right]), file=pipes[0], flush=True)
                 if select.select([pipes[1]], [], [], SECONDS)[0]:
@@ -56,7 +57,8 @@ class Judge:
 
     def warm(self) -> None:
         """Wait until sympy is there, or the first real question would have to be given the time for it."""
-        assert self.process is not None and self.process.stdout is not None
+        assert self.process is not None
+        assert self.process.stdout is not None
         if select.select([self.process.stdout], [], [], STARTING)[0]:
             self.process.stdout.readline()
 

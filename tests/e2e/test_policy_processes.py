@@ -1,0 +1,36 @@
+"""MPO and GRPO on one process or two."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_processes import environment, losses, torchrun
+
+import tiny_models
+
+SCRIPT = Path(__file__).with_name("policy_once.py")
+
+
+def run(place: Path, name: str, launcher: tuple[str, ...] = (), steps: int = 4) -> Path:
+    command = [sys.executable, *launcher, str(SCRIPT), str(place / name), str(place / "lm"), str(steps)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return place / name
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """MPO to rounding; GRPO, whose processes draw their own answers, with all samples in one loss and the same weights."""
+    tiny_models.save_language(tmp_path / "lm", "llama")
+    one, two = run(tmp_path, "one"), run(tmp_path, "two", torchrun())
+    assert losses(one / "mpo") == pytest.approx(losses(two / "mpo"), abs=2e-5)
+    a, b = (load_file(f / "mpo" / "model.safetensors") for f in (one, two))
+    for name, value in a.items():
+        torch.testing.assert_close(value, b[name], atol=2e-4, rtol=0)
+    rows = [json.loads(line) for line in (two / "grpo" / "metrics.jsonl").read_text().splitlines()]
+    assert [r["samples"] for r in rows] == [12, 24, 36, 48], "3 prompts x 4 answers a step over both processes"
+    assert any(r["skipped"] == 0 and r["grad_norm"] > 0 for r in rows)
+    assert not (two / "grpo.partial").exists()
