@@ -10,16 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 25
-"""Logits of one chunk, in elements."""
+CHUNK, CHUNK_CPU, ROWS = 1 << 25, 1 << 21, 256
+"""Logits of one chunk, in elements: on a CPU few enough to stay in its cache between two operations; but never fewer rows
+than pay for reading the head's weights again."""
 KEEP = 1 << 29
 """Probabilities that may wait for the backward pass, in bytes."""
 
 
 def chosen_logprobs(
     hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, temperature: float = 1.0, bias_V: Tensor | None = None,
+    entropy: bool = True,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """log p(target) under softmax(hidden W^T / temperature), and the entropy of that distribution (without gradient).
+    """log p(target) under softmax(hidden W^T / temperature), and the entropy of that distribution (without gradient; zero
+    where it is not asked for).
 
     Returns two fp32 tensors of shape (M,), in nats. Computes in bfloat16 where autocast does.
     """
@@ -29,7 +32,7 @@ def chosen_logprobs(
     with torch.autocast(device, enabled=False):
         logp_M, entropy_M = _Chosen.apply(  # type: ignore[no-untyped-call]
             hidden_MD.to(dtype), weight_VD.to(dtype), targets_M, temperature,
-            None if bias_V is None else bias_V.float(),
+            None if bias_V is None else bias_V.float(), entropy,
         )  # fmt: skip
     return logp_M, entropy_M
 
@@ -37,21 +40,23 @@ def chosen_logprobs(
 class _Chosen(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, temperature: float, bias_V: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any, hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, temperature: float, bias_V: Tensor | None,
+        entropy: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         M, V = len(hidden_MD), len(weight_VD)
-        logp_M, entropy_M = hidden_MD.new_empty(M, dtype=torch.float32), hidden_MD.new_empty(M, dtype=torch.float32)
-        needed = any(ctx.needs_input_grad[:2])
-        keep = needed and M * V * hidden_MD.element_size() <= KEEP
-        kept = []
-        for part in _chunks(M, V):
-            logits = _logits(hidden_MD[part], weight_VD, temperature, bias_V)
-            norm = logits.logsumexp(-1, keepdim=True)
-            logp_M[part] = (logits.gather(1, targets_M[part, None]) - norm).squeeze(1)
-            probabilities = logits.sub(norm).exp_()
-            entropy_M[part] = norm.squeeze(1) - torch.linalg.vecdot(probabilities, logits)
-            if keep:
-                kept.append(probabilities.to(hidden_MD.dtype))
+        logp_M, entropy_M = hidden_MD.new_empty(M, dtype=torch.float32), hidden_MD.new_zeros(M, dtype=torch.float32)
+        keep = any(ctx.needs_input_grad[:2]) and M * V * hidden_MD.element_size() <= KEEP
+        kept = hidden_MD.new_empty(M, V) if keep else None
+        for part in _chunks(hidden_MD, V):
+            logp = torch.log_softmax(_logits(hidden_MD[part], weight_VD, temperature, bias_V), -1)
+            logp_M[part] = logp.gather(1, targets_M[part, None]).squeeze(1)
+            if entropy:
+                probabilities = logp.exp()
+                entropy_M[part] = -torch.linalg.vecdot(probabilities, logp)
+            elif keep:
+                probabilities = logp.exp_()
+            if kept is not None:
+                kept[part] = probabilities
         ctx.temperature, ctx.kept = temperature, kept
         ctx.save_for_backward(hidden_MD, weight_VD, targets_M, bias_V)
         ctx.mark_non_differentiable(entropy_M)
@@ -63,9 +68,9 @@ class _Chosen(torch.autograd.Function):
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         dhidden = torch.empty_like(hidden_MD) if wants_hidden else None
         dweight = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
-        for at, part in enumerate(_chunks(len(hidden_MD), len(weight_VD))):
-            if ctx.kept:
-                slope = ctx.kept[at].float()
+        for part in _chunks(hidden_MD, len(weight_VD)):
+            if ctx.kept is not None:
+                slope = ctx.kept[part].float()
             else:
                 slope = torch.softmax(_logits(hidden_MD[part], weight_VD, ctx.temperature, bias_V), -1)
             scale = grad_M[part, None].float() / ctx.temperature
@@ -75,11 +80,12 @@ class _Chosen(torch.autograd.Function):
                 dhidden[part] = slope @ weight_VD
             if dweight is not None:
                 dweight += (slope.t() @ hidden_MD[part]).float()
-        return dhidden, None if dweight is None else dweight.to(weight_VD.dtype), None, None, None
+        return dhidden, None if dweight is None else dweight.to(weight_VD.dtype), None, None, None, None
 
 
-def _chunks(rows: int, vocabulary: int) -> list[slice]:
-    size = max(1, CHUNK // vocabulary)
+def _chunks(hidden_MD: Tensor, vocabulary: int) -> list[slice]:
+    rows = len(hidden_MD)
+    size = max(ROWS, (CHUNK_CPU if hidden_MD.device.type == "cpu" else CHUNK) // vocabulary)
     return [slice(at, min(at + size, rows)) for at in range(0, rows, size)]
 
 

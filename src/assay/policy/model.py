@@ -26,7 +26,8 @@ Batch = Pack | Padded
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Logprobs:
-    """Of the answers' tokens, in the order of the batch: log-probability and entropy, fp32, shape (M,), in nats."""
+    """Of the answers' tokens, in the order of the batch: log-probability and entropy (zero if not asked for), fp32, shape
+    (M,), in nats."""
 
     logp_M: Tensor
     entropy_M: Tensor
@@ -123,11 +124,11 @@ class Policy(torch.nn.Module):
         places, _ = body.get_rope_index(batch.ids_BT, attention_mask=batch.mask_BT, **given)
         return {"position_ids": places}
 
-    def forward(self, batch: Batch) -> Logprobs:
+    def forward(self, batch: Batch, entropy: bool = True) -> Logprobs:
         head = self.inner.get_output_embeddings()
         hidden_MD = self.hidden(batch)[batch.from_M]
         logp, entropy = chosen_logprobs(
-            hidden_MD, head.weight, batch.targets_M, self.config.temperature, getattr(head, "bias", None)
+            hidden_MD, head.weight, batch.targets_M, self.config.temperature, getattr(head, "bias", None), entropy
         )
         return Logprobs(logp_M=logp, entropy_M=entropy)
 

@@ -199,7 +199,7 @@ class _Fit:
 
     def logprobs(self, batch: Batch) -> Logprobs:
         with self.engine.autocast():
-            found: Logprobs = self.engine.module(batch.to(self.engine.device))
+            found: Logprobs = self.engine.module(batch.to(self.engine.device), entropy=False)
         return found
 
     def order(self, step: int) -> list[int]:
