@@ -20,7 +20,7 @@ import numpy as np
 
 WAYS = ("keep", "drop", "resample", "buffer", "buffer of groups")
 STEPS, PROMPTS, GROUP, EVERY = 400, 8, 8, 5
-MOST, BEGIN_AT, TARGET, LR = 12, 0.6, 0.9, 2e-4
+MOST, BEGIN_AT, TARGET, LR = 12, 0.6, 0.8, 2e-4
 
 
 def tokens() -> Any:

@@ -127,10 +127,10 @@ class Policy(torch.nn.Module):
     def forward(self, batch: Batch, entropy: bool = True) -> Logprobs:
         head = self.inner.get_output_embeddings()
         hidden_MD = self.hidden(batch)[batch.from_M]
-        logp, entropy = chosen_logprobs(
+        logp_M, entropy_M = chosen_logprobs(
             hidden_MD, head.weight, batch.targets_M, self.config.temperature, getattr(head, "bias", None), entropy
         )
-        return Logprobs(logp_M=logp, entropy_M=entropy)
+        return Logprobs(logp_M=logp_M, entropy_M=entropy_M)
 
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
         """Write what transformers loads: weights (adapters merged), config, processor."""
