@@ -333,6 +333,8 @@ class Score:
 
     rule: float
     format: float
+    claims: float = 0.0
+    """-1 where the reasoning names what is known not to be in the picture."""
     model: float = 0.0
     raw: float | None = None
     total: float = 0.0

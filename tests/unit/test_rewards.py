@@ -49,6 +49,17 @@ def test_rule_and_format_by_hand() -> None:
     assert [(s.rule, s.format, s.total) for s in scores] == [(1, 1, 2.5), (0, 1, 0.5), (1, 0, 2.0)]
 
 
+def test_a_false_claim_in_the_reasoning_costs_what_the_config_says() -> None:
+    seen = Prompt(messages=(user("is it red?"),), answer="no", kind="text", facts=("blue",), absent=("red",))
+    texts = [f"<think>{t}</think><answer>no</answer>" for t in ("it is blue", "it is red", "it is not red", "hm")]
+    given = [(seen, rollout(t)) for t in texts]
+    asked = HybridReward(RewardConfig(claims=0.5))(given)
+    assert [(s.claims, s.total) for s in asked] == [(0, 2), (-1, 1.5), (0, 2), (0, 2)]
+    assert [s.total for s in HybridReward(RewardConfig())(given)] == [2] * 4, "off unless asked for"
+    unknown = HybridReward(RewardConfig(claims=0.5))([(ASKED, GOOD)])
+    assert unknown[0].claims == 0, "nothing is known of a picture that is not there"
+
+
 def test_empty_cut_off_and_unclear_answers_have_their_reasons() -> None:
     odd = [rollout("<think>"), rollout("<think>and so", ended=False), rollout("no idea")]
     scores = HybridReward(RewardConfig(), prefilled="<think>")([(ASKED, r) for r in odd])

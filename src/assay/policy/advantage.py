@@ -54,5 +54,5 @@ def grade(rollouts: Sequence[Rollout], scores: Sequence[Score], scale: Literal["
             )
             for r, a in zip(rollouts, found, strict=True) if r.tokens
         ),
-        signal=any(a != 0.0 for a in found), rule_signal=has_signal([s.rule + s.format for s in scores]),
+        signal=any(a != 0.0 for a in found), rule_signal=has_signal([s.rule + s.format + s.claims for s in scores]),
     )  # fmt: skip

@@ -338,11 +338,11 @@ class Grpo:
 def _means(engine: Engine, scores: Sequence[Score], rollouts: Sequence[Rollout]) -> dict[str, Any]:
     """Means of the rewards' terms and of the answers, over all processes; problems by count."""
     sums = engine.total(
-        len(scores), *(math.fsum(getattr(s, n) for s in scores) for n in ("rule", "format", "model", "total")),
+        len(scores), *(math.fsum(getattr(s, n) for s in scores) for n in ("rule", "format", "claims", "model", "total")),
         sum(len(r.tokens) for r in rollouts), sum(r.ended for r in rollouts),
     )  # fmt: skip
     n = max(1.0, sums[0])
-    names = ("rule", "format", "model", "reward", "length", "ended")
+    names = ("rule", "format", "claims", "model", "reward", "length", "ended")
     problems = Counter(p for p in engine.gather([s.problem for s in scores if s.problem]))
     return {**{k: v / n for k, v in zip(names, sums[1:], strict=True)}, "problems": dict(problems)}
 

@@ -508,7 +508,7 @@ def plot(readings: Sequence[Reading]) -> bytes:
         axes.errorbar(100 * x.value, 100 * y.value, xerr=_arms(x), yerr=_arms(y), fmt="o", color="#b8860b", capsize=4)
         axes.annotate(str(step), (100 * x.value, 100 * y.value), xytext=(5, 5), textcoords="offset points")
     left = f"; without both rates: {len(found) - len(points)}" if len(points) < len(found) else ""
-    axes.set_xlabel(f"hallucination rate, % (bars: 95% intervals; numbers: policy steps{left})")
+    axes.set_xlabel(f"hallucination rate, % (bars: 95% intervals; numbered in order{left})")
     axes.set_ylabel("accuracy, %")
     axes.grid(alpha=0.3)
     buffer = io.BytesIO()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from assay.bench.policy.answers import final_answer, same
 from assay.errors import AssayError
+from assay.policy.hallucination import check_claims
 from assay.records import Prompt, Rollout, RolloutScorer, Score
 from assay.statistics import wilson
 
@@ -28,6 +29,10 @@ class RewardConfig:
 
     rule: float = 1.0
     format: float = 1.0
+    claims: float = 0.0
+    """Taken from an answer whose reasoning names something that is known not to be in its picture (ours, not the paper's: its
+    rules judge the final answer only, which a wrong thought may reach too). What is trained on is no measure any more: judge
+    such a policy by its answers to other pictures and to swapped ones."""
     model: float = 1.0
     combine: Literal["calibrated", "sum"] = "calibrated"
     bound: float = 0.5
@@ -39,7 +44,7 @@ class RewardConfig:
     has no signal left but theirs."""
 
     def __post_init__(self) -> None:
-        if min(self.rule, self.format, self.model) < 0:
+        if min(self.rule, self.format, self.claims, self.model) < 0:
             raise AssayError("rewards: weights must not be negative")
         if self.bound <= 0 or not 0.5 <= self.gate_precision < 1:
             raise AssayError("rewards: bound must be above 0, gate_precision in [0.5, 1)")
@@ -196,13 +201,14 @@ class HybridReward:
         elif answer is None:
             problem = "no clear final answer"
         form = 0.0 if empty else format_reward(rollout.text)
+        claims = -float(bool(config.claims) and check_claims([prompt], [rollout.text]).marks[0] is True)
         model = 0.0
         if raw is not None and not math.isfinite(raw):
             raw, problem = None, "the reward model's score is not a number"
         if raw is not None and (config.model_on == "all" or not prompt.answer):
             model = raw if config.combine == "sum" else self.term(raw) if self.term else 0.0
-        total = config.rule * rule + config.format * form + self.model_weight * model
-        return Score(rule=rule, format=form, model=model, raw=raw, total=total, problem=problem)
+        total = config.rule * rule + config.format * form + config.claims * claims + self.model_weight * model
+        return Score(rule=rule, format=form, claims=claims, model=model, raw=raw, total=total, problem=problem)
 
     def state(self) -> dict[str, Any]:
         return {"model_weight": self.model_weight}
