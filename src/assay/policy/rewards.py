@@ -30,7 +30,7 @@ class RewardConfig:
     rule: float = 1.0
     format: float = 1.0
     claims: float = 0.0
-    """Taken from an answer whose reasoning names something that is known not to be in its picture (ours, not the paper's: its
+    """Taken from an answer whose reasoning names something that is known not to be in its picture (ours, not the paper: its
     rules judge the final answer only, which a wrong thought may reach too). What is trained on is no measure any more: judge
     such a policy by its answers to other pictures and to swapped ones."""
     model: float = 1.0
