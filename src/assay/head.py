@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK, CHUNK_CPU, ROWS = 1 << 25, 1 << 21, 256
+CHUNK, CHUNK_CPU, ROWS = 1 << 25, 1 << 21, 512
 """Logits of one chunk, in elements: on a CPU few enough to stay in its cache between two operations; but never fewer rows
 than pay for reading the head's weights again."""
 KEEP = 1 << 29

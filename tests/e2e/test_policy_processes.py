@@ -23,7 +23,7 @@ def run(place: Path, name: str, launcher: tuple[str, ...] = (), steps: int = 4) 
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """MPO to rounding; GRPO, whose processes draw their own answers, with all samples in one loss and the same weights."""
+    """MPO to rounding. GRPO, whose processes draw their own answers, runs: all samples are made and counted."""
     tiny_models.save_language(tmp_path / "lm", "llama")
     one, two = run(tmp_path, "one"), run(tmp_path, "two", torchrun())
     assert losses(one / "mpo") == pytest.approx(losses(two / "mpo"), abs=2e-5)

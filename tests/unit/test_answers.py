@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.bench.policy.answers import final_answer, letter, number, same
+from assay.bench.policy.equivalent import Judge
+from assay.errors import AssayError
 
 
 @pytest.mark.parametrize(
@@ -130,3 +132,29 @@ def test_many_boxes_are_read_in_one_pass() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == ["None", "3", "1", r"\frac{1}{2}"]
+
+
+def test_a_checker_that_does_not_start_is_an_error_and_not_a_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = Judge()
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(AssayError, match="does not start"):
+        judge("x", "y")
+
+
+def test_an_interrupted_question_leaves_no_reply_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("math_verify")
+    judge = Judge()
+    assert judge("x+1", "1+x")
+    ask = judge.ask
+
+    def interrupted(line: str) -> str:
+        assert judge.process is not None
+        print(line, file=judge.process.stdin, flush=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(judge, "ask", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        judge("x+1", "1+x")
+    monkeypatch.setattr(judge, "ask", ask)
+    assert not judge("x+1", "x-1")
+    judge.stop()

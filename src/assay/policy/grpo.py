@@ -211,15 +211,15 @@ class Grpo:
         if missing:
             spare = micros[0] if micros else self.idle()
             micros += [replace(spare, weight=0.0)] * missing
-        self.terms = torch.zeros(6, device=engine.device)
+        self.terms = torch.zeros(8, device=engine.device)
         lr = config.lr * schedule("constant", config.warmup, step, config.steps)
         norm = engine.step(micros, self.loss, lr)
-        loss, entropy, clipped, ratio, kl, off = engine.total(*self.terms.tolist())
+        loss, entropy, clipped, ratio, kl, off, gap, on = engine.total(*self.terms.tolist())
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise AssayError(f"{self.folder}: the loss is {loss} at step {step + 1}; lower grpo.lr (now {config.lr})")
         return {
             "loss": loss, "grad_norm": norm, "lr": lr, "entropy": entropy / tokens, "clipped": clipped / max(1.0, off),
-            "ratio": ratio / off if off else 1.0, "kl": kl / tokens, "skipped": 0.0,
+            "ratio": ratio / off if off else 1.0, "kl": kl / tokens, "skipped": 0.0, "sampler_gap": gap / max(1.0, on),
         }  # fmt: skip
 
     def micros(self, batch: list[Sample], fresh: int) -> list[_Micro]:
@@ -292,7 +292,10 @@ class Grpo:
             lengths_N
         )
         outside_M = ((ratio_M - 1).abs() > self.config.epsilon) & replayed_M
-        sums = [found.entropy_M.sum(), outside_M.sum(), (ratio_M * replayed_M).sum(), kl_M.sum(), replayed_M.sum()]
+        sampled_M = ratio_M.new_tensor([x for s in micro.samples for x in s.logprobs])
+        gap_M = (found.logp_M - sampled_M).abs() * ~replayed_M
+        sums = [found.entropy_M.sum(), outside_M.sum(), (ratio_M * replayed_M).sum(), kl_M.sum(), replayed_M.sum(),
+                gap_M.sum(), (~replayed_M).sum()]  # fmt: skip
         self.terms += torch.stack([loss.float(), *(s.float() * micro.weight for s in sums)])
 
     def with_recorded(self, samples: Sequence[Sample]) -> list[Sample]:

@@ -220,7 +220,9 @@ class HybridReward:
 def summarise(scores: Sequence[Score]) -> dict[str, Any]:
     """Means of the terms, and problems by count."""
     n = max(1, len(scores))
-    means = {name: math.fsum(getattr(s, name) for s in scores) / n for name in ("rule", "format", "model", "total")}
+    means = {
+        name: math.fsum(getattr(s, name) for s in scores) / n for name in ("rule", "format", "claims", "model", "total")
+    }
     return {**means, "problems": dict(Counter(s.problem for s in scores if s.problem))}
 
 
