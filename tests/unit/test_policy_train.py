@@ -186,6 +186,7 @@ def test_grpo_s_step_on_policy_is_the_policy_gradient(folder: Path, tmp_path: Pa
     config = GrpoConfig(steps=1, prompts=4, group=4, lr=1e-9, zero_groups="keep", clip=1e9)
     grpo(tmp_path / "one", config, made, PROMPTS, sampler, reward)
     found = read(tmp_path / "one" / "metrics.jsonl")[0]
+    assert 0 < found["sampler_gap"] < 1e-4, "the sampler and the training pass see the same policy, to rounding"
     model = tiny_models.language("qwen3")
     total = torch.zeros(())
     for at in range(0, len(seen), 4):
