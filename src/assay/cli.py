@@ -468,13 +468,13 @@ def policy_filter(
 
 
 @policy_app.command(name="ablate")
-def policy_ablate(name: Positional[str], out: Path, seeds: int = 3, dry_run: bool = False) -> None:
+def policy_ablate(name: Positional[str], out: Path, seeds: tuple[int, ...] = (0, 1, 2), dry_run: bool = False) -> None:
     """One of paper B's ablations on the embedded policy, with intervals over seeds.
 
     Args:
         name: stages, buffer, parts, threshold or filter.
         out: The folder of all its runs; the same command resumes.
-        seeds: Runs of each variant.
+        seeds: Each variant is run once for each; several processes may share a folder when their seeds differ.
         dry_run: Print the variants and stop.
     """
     from assay.recipes.ablations import ablate, variants

@@ -19,6 +19,7 @@ from assay.errors import AssayError, missing_extra
 from assay.records import Embedder
 
 try:
+    import tokenizers
     import torch
     import transformers
 except ImportError as error:
@@ -138,6 +139,36 @@ def load_generator(name: str) -> tuple[Any, Any]:
         return without_dropout(model), load_tokenizer(name)
     model = load_pretrained(transformers.AutoModelForImageTextToText, name, dtype=torch.float32)
     return without_dropout(model), load_processor(name)
+
+
+def keep_layers(model: Any, first: int, last: int) -> Any:
+    """Cut a causal language model down to its first and last layers, in place; what is left must be taught to work again.
+
+    The last layers turn states into words and the first ones words into states: without those between, a small model learns
+    an easy task at a fraction of the cost. Raises AssayError when it has not so many layers.
+    """
+    layers, config = model.model.layers, model.config
+    if min(first, last) < 0 or not 0 < first + last <= len(layers):
+        raise AssayError(f"cannot keep {first} + {last} of {len(layers)} layers")
+    kept = [*range(first), *range(len(layers) - last, len(layers))]
+    model.model.layers = torch.nn.ModuleList([layers[i] for i in kept])
+    for place, layer in enumerate(model.model.layers):
+        layer.self_attn.layer_idx = place
+    config.num_hidden_layers = len(kept)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[i] for i in kept]
+    return model
+
+
+def add_marks(model: Any, tokenizer: Any, marks: Sequence[str]) -> None:
+    """Make each mark ("<think>") one token, as reasoning models have it; its embedding begins as the mean of its pieces'."""
+    pieces = [tokenizer(m, add_special_tokens=False)["input_ids"] for m in marks]
+    tokenizer.add_tokens([tokenizers.AddedToken(m, normalized=False) for m in marks])
+    model.resize_token_embeddings(max(len(tokenizer), model.get_input_embeddings().num_embeddings), mean_resizing=False)
+    for table in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
+        with torch.no_grad():
+            for mark, ids in zip(marks, pieces, strict=True):
+                table[tokenizer.convert_tokens_to_ids(mark)] = table[ids].mean(0)
 
 
 def load_embedder(name: str = "minilm", max_tokens: int = 128, rows: int = 64) -> Embedder:

@@ -95,11 +95,14 @@ def test_the_whole_path_runs_resumes_and_reports(tmp_path: Path) -> None:
 def test_an_ablation_has_a_row_and_a_curve_for_every_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "tiny_vlm", config)
     monkeypatch.setattr(policies, "visual_task", lambda _: task)
-    plot = ablations.ablate("buffer", tmp_path / "ablations", 2, Console(width=200))
+    plot = ablations.ablate("buffer", tmp_path / "ablations", (0, 1), Console(width=200))
     assert plot.stat().st_size > 5_000
-    rows = [line.split(" | ") for line in (tmp_path / "ablations/buffer.txt").read_text().splitlines()]
+    lines = (tmp_path / "ablations/buffer.md").read_text().splitlines()
+    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert [r[0] for r in rows] == ablations.variants("buffer")
     assert all(r[-1] == "2" for r in rows)
+    shares = [int(r[header.index("of the batch, %")]) for r in rows]
+    assert all(0 <= share <= 100 for share in shares)
     with pytest.raises(AssayError, match="unknown ablation"):
         ablations.variants("nothing")
 

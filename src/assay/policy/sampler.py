@@ -22,6 +22,10 @@ from assay.records import Prompt, Rollout
 from assay.render import render_prompt
 
 
+ROWS = 16
+"""Rows of a product for which reordered weights are laid out; any number may come."""
+
+
 class LocalSampler:
     """Samples from a policy of this process. `step` and `seed` alone decide what is drawn, so a resumed run draws the same.
 
@@ -46,6 +50,11 @@ class LocalSampler:
             self.body, self.head = (
                 _half(m).to(where) for m in (type(self.body)(self.body.config), copy.deepcopy(self.head))
             )
+            if where.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+                for name, module in list(self.body.named_modules()):
+                    if type(module) is torch.nn.Linear:
+                        self.body.set_submodule(name, Reordered(module))
+                self.head = Reordered(self.head)
             self.load(0)
         self.forbidden = [policy.image_token] if policy.image_token is not None else []
         self.rendered: dict[str, list[int]] = {}
@@ -62,6 +71,9 @@ class LocalSampler:
                 merged = _plain(source)
                 for name, parameter in own.named_parameters():
                     parameter.copy_(merged[name])
+            for module in (*self.body.modules(), self.head):
+                if isinstance(module, Reordered):
+                    module.reorder()
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """The tokens of a prompt, pictures' places included."""
@@ -150,16 +162,19 @@ class LocalSampler:
         logits = self.head(hidden_BD).float()
         if self.config.temperature not in (0, 1.0):
             logits /= self.config.temperature
-        norm_B1 = logits.logsumexp(-1, keepdim=True)
-        logits[:, self.forbidden] = -torch.inf
+        most_B1 = logits.amax(-1, keepdim=True)
+        weights = (logits - most_B1).exp_()
+        norm_B1 = most_B1 + weights.sum(-1, keepdim=True).log_()
         if self.config.temperature == 0:
+            logits[:, self.forbidden] = -torch.inf
             best, tokens_B = logits.max(-1)
             return tokens_B, best - norm_B1.squeeze(1)
+        weights[:, self.forbidden] = 0.0
         if self.config.top_p < 1.0:
-            logits = _nucleus(logits, self.config.top_p)
-        sums = logits.sub(logits.logsumexp(-1, keepdim=True)).exp_().cumsum(-1)
-        points = torch.rand(len(logits), 1, generator=generator).to(sums) * sums[:, -1:]
-        tokens = torch.searchsorted(sums, points, right=True).clamp_(max=logits.shape[-1] - 1)
+            weights = _nucleus(weights, self.config.top_p)
+        sums = weights.cumsum(-1)
+        points = torch.rand(len(sums), 1, generator=generator).to(sums) * sums[:, -1:]
+        tokens = torch.searchsorted(sums, points, right=True).clamp_(max=sums.shape[-1] - 1)
         return tokens.squeeze(1), (logits.gather(1, tokens) - norm_B1).squeeze(1)
 
     def _rollouts(self, prompts: Sequence[Prompt], n: int, drawn: "_Drawn") -> list[list[Rollout]]:
@@ -180,6 +195,25 @@ def _half(module: Any) -> Any:
     for parameter in module.parameters():
         parameter.data = parameter.data.to(torch.bfloat16)
     return module.eval().requires_grad_(False)
+
+
+class Reordered(torch.nn.Module):
+    """A linear layer on a CPU whose weights wait in the order in which its kernel reads them.
+
+    Else the kernel puts them in that order in every call, which for the few rows of a decoding step takes longer than the
+    product. Call `reorder` whenever the weights have changed.
+    """
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def reorder(self) -> None:
+        self.kept = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), ROWS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.kept, self.bias, "none", [], "")
+        return out
 
 
 class _Drawn:
@@ -208,11 +242,12 @@ class _Drawn:
         self.rows = [self.rows[at] for at in going.tolist()]
 
 
-def _nucleus(logits: Tensor, top_p: float) -> Tensor:
-    """Only the likeliest tokens whose probabilities reach top_p together."""
-    ordered, order = logits.sort(-1, descending=True)
-    before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-    return torch.full_like(logits, -torch.inf).scatter(1, order, ordered.masked_fill(before >= top_p, -torch.inf))
+def _nucleus(weights: Tensor, top_p: float) -> Tensor:
+    """Only the likeliest tokens whose probabilities reach top_p together; the others' weights are zero."""
+    ordered, order = weights.sort(-1, descending=True)
+    shares = ordered / ordered.sum(-1, keepdim=True)
+    before = shares.cumsum(-1) - shares
+    return torch.zeros_like(weights).scatter(1, order, ordered.masked_fill(before >= top_p, 0.0))
 
 
 def _plain(module: Any) -> dict[str, Tensor]:

@@ -1,16 +1,16 @@
 """Paper B's ablations on the embedded policy, each with seeds and intervals; one folder per seed, shared by all of them.
 
-stages      aligned, SFT, DPO, MPO, MPO + GRPO: accuracy and hallucination rate (B3, Tables 2 and 3)
+stages      aligned, SFT, DPO, MPO, GRPO, MPO + GRPO: accuracy and hallucination rate (B3, Tables 2 and 3)
 buffer      what becomes of groups without signal: SSB, kept, dropped, drawn again (B3, section 4.3)
 parts       GRPO trains the adapter, adapter + LLM, adapter + vision (B3, Table 4)
 threshold   MPO on pairs whose reward-model margin is at least 0, middling, high: curves over steps (B3, section 4.4)
 filter      GRPO on all questions, or on those that were answered neither always nor never right (SSB offline)
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -21,7 +21,6 @@ from rich.table import Table as RichTable
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.journal import read
-from assay.policy.config import PolicyConfig
 from assay.policy.hallucination import Reading
 from assay.recipes import policies
 from assay.recipes.tune import Tuner
@@ -32,15 +31,21 @@ from assay.tables import write_text
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-Variant = Callable[[Tuner, str], Reading]
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A policy to compare: `work` makes it, as models/`model`, and measures it. Ablations share the policies they share."""
+
+    model: str
+    work: Callable[[Tuner, str], Reading]
 
 
-def ablate(name: str, out: Path, seeds: int, console: Console) -> Path:
+def ablate(name: str, out: Path, seeds: Sequence[int], console: Console) -> Path:
     """Run every variant for every seed (what is done already is found), print the table, write it and a plot. Returns the
     path of the plot."""
     made = _variants(name)
     found: dict[str, list[Reading]] = {v: [] for v in made}
-    for seed in range(seeds):
+    for seed in seeds:
         config = replace(policies.tiny_vlm(), seed=seed)
         run = Run(out / f"seed-{seed}", config)
         try:
@@ -48,15 +53,21 @@ def ablate(name: str, out: Path, seeds: int, console: Console) -> Path:
             tuner.base()
             tuner.align()
             tuner.reward_model()
-            for variant, work in made.items():
-                found[variant].append(work(tuner, variant))
+            for label, variant in made.items():
+                found[label].append(variant.work(tuner, variant.model))
         finally:
             run.close()
-    table = _table(found)
+    curves = {
+        label: [read(out / f"seed-{s}" / "models" / v.model / "metrics.jsonl") for s in seeds]
+        for label, v in made.items()
+    }
+    header, rows = _rows(found, curves)
+    table = RichTable(*header, box=box.SIMPLE)
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
-    curves = {v: [read(out / f"seed-{s}" / "models" / v / "metrics.jsonl") for s in range(seeds)] for v in made}
-    lines = [" | ".join(map(str, row)) for row in _rows(found)]
-    write_text(out / f"{name}.txt", "\n".join(lines) + "\n")
+    lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
+    write_text(out / f"{name}.md", "\n".join(lines) + "\n")
     return _plot(name, curves, out / f"{name}.png")
 
 
@@ -71,85 +82,104 @@ def _variants(name: str) -> dict[str, Variant]:
     return known[name]()
 
 
+def _tuned(model: str, start: str = "aligned", train: tuple[Any, ...] = (), **settings: Any) -> Variant:
+    """GRPO with some settings changed, from `start`; `train` names other parts to train."""
+
+    def work(tuner: Tuner, name: str) -> Reading:
+        policy = replace(tuner.config.policy, train=train) if train else None
+        return tuner.evaluate(tuner.grpo(name, start, replace(tuner.config.grpo, **settings), policy))
+
+    return Variant(model, work)
+
+
+SSB = _tuned("grpo-buffer")
+"""GRPO + SSB straight from the aligned policy: a row of three ablations."""
+
+
 def _stages() -> dict[str, Variant]:
-    def preference(weights: tuple[float, float, float]) -> Variant:
+    def preference(name: str, *weights: float) -> Variant:
         def work(tuner: Tuner, name: str) -> Reading:
-            settings = replace(tuner.config.mpo, weights=weights)
+            settings = replace(tuner.config.mpo, weights=(weights[0], weights[1], weights[2]))
             return tuner.evaluate(tuner.mpo(name, "aligned", 1, settings, watch_every=10))
 
-        return work
+        return Variant(name, work)
 
     return {
-        "aligned": lambda tuner, _: tuner.evaluate("aligned"),
-        "sft": preference((0.0, 0.0, 1.0)), "dpo": preference((1.0, 0.0, 0.0)), "mpo": preference((0.8, 0.2, 1.0)),
-        "mpo+grpo": lambda tuner, name: tuner.evaluate(tuner.grpo(name, "mpo")),
+        "aligned": Variant("aligned", lambda tuner, name: tuner.evaluate(name)),
+        "SFT": preference("sft", 0.0, 0.0, 1.0), "DPO": preference("dpo", 1.0, 0.0, 0.0),
+        "MPO": preference("mpo", 0.8, 0.2, 1.0), "GRPO": SSB, "MPO + GRPO": _tuned("mpo-grpo", "mpo"),
     }  # fmt: skip
 
 
 def _buffer() -> dict[str, Variant]:
-    def way(zero_groups: Literal["buffer", "keep", "drop", "resample"]) -> Variant:
-        def work(tuner: Tuner, name: str) -> Reading:
-            settings = replace(tuner.config.grpo, zero_groups=zero_groups)
-            return tuner.evaluate(tuner.grpo(name, "aligned", settings))
-
-        return work
-
     return {
-        "grpo-buffer": way("buffer"), "grpo-keep": way("keep"), "grpo-drop": way("drop"),
-        "grpo-resample": way("resample"),
+        "SSB": SSB, "kept (plain GRPO)": _tuned("grpo-keep", zero_groups="keep"),
+        "dropped": _tuned("grpo-drop", zero_groups="drop"),
+        "drawn again (DAPO)": _tuned("grpo-resample", zero_groups="resample"),
     }  # fmt: skip
 
 
 def _parts() -> dict[str, Variant]:
-    def trained(*parts: Any) -> Variant:
-        def work(tuner: Tuner, name: str) -> Reading:
-            settings: PolicyConfig = replace(tuner.config.policy, train=parts)
-            return tuner.evaluate(tuner.grpo(name, "aligned", policy=settings))
-
-        return work
-
     return {
-        "adapter": trained("adapter"), "adapter+llm": trained("adapter", "llm"),
-        "adapter+vision": trained("adapter", "vision"),
+        "adapter": _tuned("grpo-adapter", train=("adapter",)), "adapter + LLM": SSB,
+        "adapter + vision": _tuned("grpo-vision", train=("adapter", "vision")),
     }  # fmt: skip
 
 
 def _threshold() -> dict[str, Variant]:
     """The thresholds are quantiles of the margins of this policy's own pairs: the paper's 7, 10, 15 are in the units of its
-    own reward model."""
+    own reward model. Every variant takes as many steps, so the fewer pairs are seen more often."""
 
-    def above(quantile: float) -> Variant:
+    def above(name: str, quantile: float) -> Variant:
         def work(tuner: Tuner, name: str) -> Reading:
             pairs = replace(tuner.config.pairs, threshold=tuner.margin(quantile) if quantile else None)
             before, tuner.config = tuner.config, replace(tuner.config, pairs=pairs)
             try:
-                settings = replace(before.mpo, epochs=3.0)
-                return tuner.evaluate(tuner.mpo(name, "aligned", 1, settings, watch_every=5))
+                return tuner.evaluate(tuner.mpo(name, "aligned", 1, replace(before.mpo, epochs=3.0), watch_every=10))
             finally:
                 tuner.config = before
 
-        return work
+        return Variant(name, work)
 
-    return {"no threshold": above(0.0), "median": above(0.5), "highest quarter": above(0.75)}
+    return {
+        "none": above("mpo-all", 0.0), "median": above("mpo-median", 0.5), "highest quarter": above("mpo-high", 0.75),
+    }  # fmt: skip
 
 
 def _filter() -> dict[str, Variant]:
-    def filtered(keep: bool) -> Variant:
-        def work(tuner: Tuner, name: str) -> Reading:
-            before = tuner.task
-            if keep:
-                tuner.task = replace(before, tune=tuner.mixed("aligned"))
-            try:
-                return tuner.evaluate(tuner.grpo(name, "aligned"))
-            finally:
-                tuner.task = before
+    def filtered(tuner: Tuner, name: str) -> Reading:
+        before = tuner.task
+        tuner.task = replace(before, tune=tuner.mixed("aligned"))
+        try:
+            return tuner.evaluate(tuner.grpo(name, "aligned"))
+        finally:
+            tuner.task = before
 
-        return work
-
-    return {"all questions": filtered(False), "filtered questions": filtered(True)}
+    return {"all questions": SSB, "filtered questions": Variant("grpo-filtered", filtered)}
 
 
-def _spread(estimates: list[Estimate | None]) -> str:
+Curve = list[dict[str, Any]]
+
+
+def _rows(found: Mapping[str, list[Reading]], curves: Mapping[str, list[Curve]]) -> tuple[list[str], list[list[str]]]:
+    """The header and a row for each variant: means over seeds with 95% intervals, and what GRPO's batches held and cost."""
+    first = next(iter(found))
+    header = ["variant", "right, %", f"against {first}", "hallucination rate, %", f"against {first}",
+              "same, blank picture, %", "same, other picture, %"]  # fmt: skip
+    tuned = any("effective" in m for runs in curves.values() for run in runs for m in run[:1])
+    header += ["groups with signal, %", "of the batch, %", "samples", "CPU s"] if tuned else []
+    rows = []
+    for label, readings in found.items():
+        row = [label]
+        for name in ("accuracy", "hallucination_rate"):
+            ours, theirs = ([getattr(r, name) for r in rs] for rs in (readings, found[first]))
+            row += [_spread(ours), "" if label == first else _spread(_differences(ours, theirs))]
+        row += [_spread([r.blind_agreement for r in readings]), _spread([r.swap_agreement for r in readings])]
+        rows.append(row + (_batches(curves[label]) if tuned else []))
+    return [*header, "seeds"], [[*row, str(len(found[row[0]]))] for row in rows]
+
+
+def _spread(estimates: Sequence[Estimate | None]) -> str:
     known = [e for e in estimates if e is not None]
     if not known:
         return "-"
@@ -157,33 +187,28 @@ def _spread(estimates: list[Estimate | None]) -> str:
     return f"{100 * spread.mean:.1f} ± {100 * spread.half:.1f}"
 
 
-def _rows(found: Mapping[str, list[Reading]]) -> list[list[str]]:
+def _differences(ours: Sequence[Estimate | None], theirs: Sequence[Estimate | None]) -> list[Estimate | None]:
+    """Seed by seed; the test questions are the same, so only the spread over seeds counts."""
     return [
-        [
-            name, _spread([r.accuracy for r in readings]), _spread([r.hallucination_rate for r in readings]),
-            _spread([r.blind_agreement for r in readings]), _spread([r.swap_agreement for r in readings]),
-            str(len(readings)),
-        ]
-        for name, readings in found.items()
+        None if a is None or b is None else Estimate(value=a.value - b.value, se=0.0, n=a.n)
+        for a, b in zip(ours, theirs, strict=True)
+    ]
+
+
+def _batches(runs: Sequence[Curve]) -> list[str]:
+    """Of GRPO: shares in the last quarter of the steps, samples and CPU seconds of all steps; means over seeds."""
+    told = [run for run in runs if run and "effective" in run[0]]
+    if not told:
+        return ["-"] * 4
+    late = [m for run in told for m in run[3 * len(run) // 4 :]]
+    seconds = [sum(m["sample_cpu_s"] + m["update_cpu_s"] for m in run) for run in told]
+    return [
+        *(f"{100 * np.mean([m[key] for m in late]):.0f}" for key in ("effective", "batch_effective")),
+        f"{np.mean([run[-1]['samples'] for run in told]):,.0f}", f"{np.mean(seconds):.0f}",
     ]  # fmt: skip
 
 
-def _table(found: Mapping[str, list[Reading]]) -> RichTable:
-    header = (
-        "variant",
-        "right, %",
-        "hallucination rate, %",
-        "same, blank picture, %",
-        "same, other picture, %",
-        "seeds",
-    )
-    table = RichTable(*header, box=box.SIMPLE)
-    for row in _rows(found):
-        table.add_row(*row)
-    return table
-
-
-def _plot(name: str, curves: Mapping[str, list[list[dict[str, Any]]]], path: Path) -> Path:
+def _plot(name: str, curves: Mapping[str, list[Curve]], path: Path) -> Path:
     """Means over seeds: of GRPO, the right answers and the effective share; else the watched accuracy and hallucinations."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), constrained_layout=True)
     for variant, runs in curves.items():

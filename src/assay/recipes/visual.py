@@ -1,9 +1,10 @@
 """The packaged visual questions: easy-vqa, 5,000 pictures of one coloured shape, 64 x 64, and 48,248 questions (MIT).
 
 Three in four of its questions can be answered by yes or no, and most of them without looking: seven of eight colours are
-absent, so "is there not a red shape?" is nearly always yes. Here half of what is taken asks for the colour or the shape, and
-the rest is balanced in (what is asked about, negated or not, yes or no). The commonest answer then is right in 25 % of all
-questions, the commonest answer to each wording (counted on the training split) in 36 % of the test split.
+absent, so "is there not a red shape?" is nearly always yes. With `checks` half of what is taken asks for the colour or the
+shape, and the rest is balanced in (what is asked about, negated or not, yes or no): the commonest answer then is right in
+25 % of all questions, the commonest answer to each wording (counted on the training split) in 36 % of the test split.
+Without, every other question asks for the colour and every other for the shape.
 """
 
 import importlib.util
@@ -24,14 +25,16 @@ SHAPES = ("circle", "rectangle", "triangle")
 _WORDS = (*COLOURS, *SHAPES)
 _CHECKS = tuple((about, no, yes) for no in (False, True) for about in ("colour", "shape") for yes in ("yes", "no"))
 _CELLS = tuple(cell for i, check in enumerate(_CHECKS) for cell in (("what", ("colour", "shape")[i % 2]), check))
-"""The kinds of question in the order in which they are taken, sixteen a round."""
+"""The kinds of question in the order in which they are taken, sixteen a round; without checks, the first and third."""
 
 Row = tuple[str, str, int]
 """Question, answer, number of the picture."""
 
 
-def easy_vqa(store: ImageStore, split: Literal["train", "test"], n: int, seed: int = 0, skip: int = 0) -> list[Prompt]:
-    """n questions with their pictures in random order, balanced as above in every sixteen.
+def easy_vqa(
+    store: ImageStore, split: Literal["train", "test"], n: int, seed: int = 0, skip: int = 0, checks: bool = True
+) -> list[Prompt]:
+    """n questions with their pictures in random order, balanced as above in every sixteen; `checks` are yes-or-no questions.
 
     `facts` are the colour and the shape of the picture, `absent` all others; pictures whose questions do not tell both are
     left out (458 of 4,000 for training, 120 of 1,000 for testing). `skip` leaves out that many questions first: the rest are
@@ -42,15 +45,16 @@ def easy_vqa(store: ImageStore, split: Literal["train", "test"], n: int, seed: i
     folder = _folder() / split
     rows: list[Row] = [tuple(r) for r in json.loads((folder / "questions.json").read_text(encoding="utf-8"))]
     facts = _facts(rows)
-    cells: dict[tuple[object, ...], list[Row]] = {cell: [] for cell in _CELLS}
+    order = _CELLS if checks else _CELLS[:3:2]
+    cells: dict[tuple[object, ...], list[Row]] = {cell: [] for cell in order}
     for at in np.random.default_rng([seed, split == "test"]).permutation(len(rows)):
-        if rows[at][2] in facts:
-            cells[_cell(rows[at])].append(rows[at])
-    most = len(_CELLS) * min(len(found) // _CELLS.count(cell) for cell, found in cells.items())
+        if rows[at][2] in facts and (cell := _cell(rows[at])) in cells:
+            cells[cell].append(rows[at])
+    most = len(order) * min(len(found) // order.count(cell) for cell, found in cells.items())
     if skip + n > most:
         raise AssayError(f"easy-vqa has {most:,} balanced {split} questions; {skip + n:,} were asked for")
     taken = {cell: iter(found) for cell, found in cells.items()}
-    chosen = [next(taken[_CELLS[i % len(_CELLS)]]) for i in range(skip + n)][skip:]
+    chosen = [next(taken[order[i % len(order)]]) for i in range(skip + n)][skip:]
     return [_prompt(store, folder, row, facts[row[2]]) for row in chosen]
 
 
