@@ -104,6 +104,16 @@ def test_visual_questions_are_balanced(tmp_path: Path) -> None:
 
 
 @needs_pictures
+def test_without_checks_every_other_question_asks_for_the_colour(tmp_path: Path) -> None:
+    prompts = visual.easy_vqa(ImageStore(tmp_path), "train", 64, seed=3, checks=False)
+    assert all(p.answer in visual.COLOURS for p in prompts[::2])
+    assert all(p.answer in visual.SHAPES for p in prompts[1::2])
+    assert prompts[10:] == visual.easy_vqa(ImageStore(tmp_path), "train", 54, seed=3, skip=10, checks=False)
+    with pytest.raises(AssayError, match="2,368 balanced test questions"):
+        visual.easy_vqa(ImageStore(tmp_path), "test", 2369, checks=False)
+
+
+@needs_pictures
 def test_pictures_show_their_facts(tmp_path: Path) -> None:
     store = ImageStore(tmp_path)
     values = {

@@ -21,7 +21,6 @@ from assay.policy.model import Policy
 from assay.records import Prompt, Rollout
 from assay.render import render_prompt
 
-
 ROWS = 16
 """Rows of a product for which reordered weights are laid out; any number may come."""
 
