@@ -1,4 +1,4 @@
-"""A language model cut down to some layers, marks that become tokens, and linear layers that wait in their kernel's order."""
+"""A language model cut to some of its layers, marks that become tokens, linear layers that wait in their kernel's order."""
 
 import pytest
 import torch
