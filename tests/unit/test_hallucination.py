@@ -8,20 +8,8 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from assay.errors import AssayError
-from assay.policy.hallucination import (
-    MonitorConfig,
-    Reading,
-    Watch,
-    agreement,
-    cannot_see,
-    check_claims,
-    claims_in,
-    onset_entropies,
-    plot,
-    read,
-    reasoning,
-    vocabulary,
-)
+from assay.policy.claims import cannot_see, check_claims, claims_in, reasoning, vocabulary
+from assay.policy.hallucination import MonitorConfig, Reading, Watch, agreement, onset_entropies, plot, read
 from assay.records import Message, Prompt, Rollout
 from assay.statistics import Estimate
 
@@ -216,7 +204,8 @@ def test_a_reading_by_hand() -> None:
         prompts, sampler(say), 7, answer_of, right, blank="grey", swapped=["b", "a", "a", "a", "a"],
         entropies=lambda pairs: [(["Wait", " " + r.text], [0.0, 0.5]) for _, r in pairs],
     )  # fmt: skip
-    assert asked == ["a", "a", "b", "c", "", *["grey"] * 4, "b", "a", "a", "a"]
+    blank, swapped = ["grey", "grey"], ["b", "a", "a"]  # two wordings; the last two swapped ones are the same question
+    assert asked == ["a", "a", "b", "c", "", *blank, *swapped]
     assert found.accuracy is not None
     assert (found.accuracy.value, found.accuracy.n) == (0.6, 5)
     assert found.hallucination_rate is not None

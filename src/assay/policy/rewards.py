@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from assay.bench.policy.answers import final_answer, same
 from assay.errors import AssayError
-from assay.policy.hallucination import check_claims
+from assay.policy.claims import check_claims
 from assay.records import Prompt, Rollout, RolloutScorer, Score
 from assay.statistics import wilson
 
