@@ -112,6 +112,11 @@ def test_a_group_with_a_model_term_has_signal_in_the_total_but_none_in_the_rule_
     scores = [Score(rule=1.0, format=1.0, model=m, total=2.0 + m) for m in (0.1, 0.3)]
     graded = grade([rollout((1,)), rollout((2,))], scores)
     assert (graded.signal, graded.rule_signal) == (True, False)
+    strict = grade([rollout((1,)), rollout((2,))], scores, signal="rule")
+    assert (strict.signal, [s.advantage for s in strict.samples]) == (False, [0.0, 0.0])
+    mixed = [Score(rule=r, format=1.0, model=m, total=1.0 + r + m) for r, m in ((1.0, 0.1), (0.0, 0.3))]
+    both = [grade([rollout((1,)), rollout((2,))], mixed, signal=s).samples for s in ("total", "rule")]  # type: ignore[arg-type]
+    assert both[0] == both[1], "where the rules tell answers apart, the model's term counts in either"
 
 
 def test_an_answer_without_tokens_counts_in_the_mean_but_is_no_sample() -> None:

@@ -42,9 +42,17 @@ def has_signal(rewards: Sequence[float]) -> bool:
     return any(r != rewards[0] for r in rewards)
 
 
-def grade(rollouts: Sequence[Rollout], scores: Sequence[Score], scale: Literal["std", "none"] = "std") -> Graded:
-    """The samples of one group. Answers without tokens earn no sample, but count in the group's mean."""
-    found = advantages([s.total for s in scores], scale)
+def grade(
+    rollouts: Sequence[Rollout], scores: Sequence[Score], scale: Literal["std", "none"] = "std",
+    signal: Literal["total", "rule"] = "total",
+) -> Graded:  # fmt: skip
+    """The samples of one group. Answers without tokens earn no sample, but count in the group's mean.
+
+    With `signal` "rule", a group whose rule parts are equal has no signal, whatever the reward model says of it: dividing by
+    the spread would make its least preference as large as that between right and wrong.
+    """
+    rules = has_signal([s.rule + s.format + s.claims for s in scores])
+    found = advantages([s.total for s in scores], scale) if rules or signal == "total" else [0.0] * len(scores)
     group = digest([rollouts[0].prompt_id, rollouts[0].policy_step, [list(r.tokens) for r in rollouts]])
     return Graded(
         samples=tuple(
@@ -54,5 +62,5 @@ def grade(rollouts: Sequence[Rollout], scores: Sequence[Score], scale: Literal["
             )
             for r, a in zip(rollouts, found, strict=True) if r.tokens
         ),
-        signal=any(a != 0.0 for a in found), rule_signal=has_signal([s.rule + s.format + s.claims for s in scores]),
+        signal=any(a != 0.0 for a in found), rule_signal=rules,
     )  # fmt: skip

@@ -145,6 +145,10 @@ class GrpoConfig:
     """Mean over each response's tokens, then over responses (eq. 8), or over all tokens at once."""
     scale: Literal["std", "none"] = "std"
     """Advantages are divided by the group's standard deviation (eq. 6), or not (Dr. GRPO)."""
+    signal: Literal["total", "rule"] = "total"
+    """What tells groups with a signal from those without: the whole reward, or its rule part (paper B's buffer is for groups
+    that are all right or all wrong, which with a reward model's continuous score are not equal). Questions without a known
+    answer are always judged by the whole."""
     zero_groups: Literal["buffer", "keep", "drop", "resample"] = "buffer"
     """Groups without signal: fill their places from the buffer (SSB), train on them, drop them, or draw further prompts
     until the batch is full (DAPO's dynamic sampling)."""

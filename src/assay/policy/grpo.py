@@ -177,7 +177,7 @@ class Grpo:
             groups = self.sampler(chosen, self.config.group, draw * world + rank) if chosen else []
             for prompt, group in zip(chosen, groups, strict=True):
                 scored = self.reward([(prompt, r) for r in group])
-                made = grade(group, scored, self.config.scale)
+                made = grade(group, scored, self.config.scale, self.config.signal if prompt.answer else "total")
                 scores, rollouts = scores + scored, rollouts + group
                 graded.append(made)
             full = sum(g.signal for g in graded) >= self.share

@@ -41,7 +41,9 @@ def tiny_vlm() -> TuneConfig:
         ),
         pairs=PairConfig(samples=8, per_prompt=2),
         mpo=FitConfig(batch=16, lr=2e-5, weight_decay=0.0),
-        grpo=GrpoConfig(steps=32, prompts=8, group=8, lr=3e-5, buffer=BufferConfig(capacity=256)),
+        grpo=GrpoConfig(
+            steps=32, prompts=8, group=8, lr=3e-5, signal="rule", buffer=BufferConfig(capacity=256)
+        ),
         monitor=MonitorConfig(every=10, prompts=96, lower_at=0.4, stop_at=0.7),
     )  # fmt: skip
 
