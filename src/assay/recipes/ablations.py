@@ -7,7 +7,8 @@ threshold   MPO on pairs whose reward-model margin is at least 0, middling, high
 filter      GRPO on all questions, or on those that were answered neither always nor never right (SSB offline)
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from assay.images import ImageStore
 from assay.journal import read
 from assay.policy.hallucination import Reading
 from assay.recipes import policies
-from assay.recipes.tune import Tuner
+from assay.recipes.tune import Task, Tuner
 from assay.run import Run
 from assay.statistics import Estimate, Spread, over_seeds
 from assay.tables import write_text
@@ -82,12 +83,26 @@ def _variants(name: str) -> dict[str, Variant]:
     return known[name]()
 
 
-def _tuned(model: str, start: str = "aligned", train: tuple[Any, ...] = (), **settings: Any) -> Variant:
-    """GRPO with some settings changed, from `start`; `train` names other parts to train."""
+@contextmanager
+def _changed(tuner: Tuner, task: Task | None = None, **settings: Any) -> Iterator[None]:
+    """Another task, or other settings of the whole run, for one variant."""
+    before = tuner.config, tuner.task
+    tuner.config, tuner.task = replace(tuner.config, **settings), task or tuner.task
+    try:
+        yield
+    finally:
+        tuner.config, tuner.task = before
+
+
+def _tuned(
+    model: str, start: str = "aligned", train: tuple[Any, ...] = (), claims: float = 0.0, **settings: Any
+) -> Variant:
+    """GRPO with some settings changed, from `start`; `train` names other parts, `claims` is that reward's weight."""
 
     def work(tuner: Tuner, name: str) -> Reading:
         policy = replace(tuner.config.policy, train=train) if train else None
-        return tuner.evaluate(tuner.grpo(name, start, replace(tuner.config.grpo, **settings), policy))
+        with _changed(tuner, rewards=replace(tuner.config.rewards, claims=claims)):
+            return tuner.evaluate(tuner.grpo(name, start, replace(tuner.config.grpo, **settings), policy))
 
     return Variant(model, work)
 
@@ -108,6 +123,7 @@ def _stages() -> dict[str, Variant]:
         "aligned": Variant("aligned", lambda tuner, name: tuner.evaluate(name)),
         "SFT": preference("sft", 0.0, 0.0, 1.0), "DPO": preference("dpo", 1.0, 0.0, 0.0),
         "MPO": preference("mpo", 0.8, 0.2, 1.0), "GRPO": SSB, "MPO + GRPO": _tuned("mpo-grpo", "mpo"),
+        "MPO + GRPO, claims checked": _tuned("mpo-grpo-claims", "mpo", claims=0.5),
     }  # fmt: skip
 
 
@@ -128,16 +144,14 @@ def _parts() -> dict[str, Variant]:
 
 def _threshold() -> dict[str, Variant]:
     """The thresholds are quantiles of the margins of this policy's own pairs: the paper's 7, 10, 15 are in the units of its
-    own reward model. Every variant takes as many steps, so the fewer pairs are seen more often."""
+    own reward model. Each sees its pairs twice."""
 
     def above(name: str, quantile: float) -> Variant:
         def work(tuner: Tuner, name: str) -> Reading:
             pairs = replace(tuner.config.pairs, threshold=tuner.margin(quantile) if quantile else None)
-            before, tuner.config = tuner.config, replace(tuner.config, pairs=pairs)
-            try:
-                return tuner.evaluate(tuner.mpo(name, "aligned", 1, replace(before.mpo, epochs=3.0), watch_every=10))
-            finally:
-                tuner.config = before
+            with _changed(tuner, pairs=pairs):
+                settings = replace(tuner.config.mpo, epochs=2.0)
+                return tuner.evaluate(tuner.mpo(name, "aligned", 1, settings, watch_every=10))
 
         return Variant(name, work)
 
@@ -148,12 +162,8 @@ def _threshold() -> dict[str, Variant]:
 
 def _filter() -> dict[str, Variant]:
     def filtered(tuner: Tuner, name: str) -> Reading:
-        before = tuner.task
-        tuner.task = replace(before, tune=tuner.mixed("aligned"))
-        try:
+        with _changed(tuner, replace(tuner.task, tune=tuner.mixed("aligned"))):
             return tuner.evaluate(tuner.grpo(name, "aligned"))
-        finally:
-            tuner.task = before
 
     return {"all questions": SSB, "filtered questions": Variant("grpo-filtered", filtered)}
 

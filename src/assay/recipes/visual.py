@@ -11,6 +11,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -95,6 +96,12 @@ def caption(prompt: Prompt) -> str:
     """What is in the picture, in words."""
     colour, shape = prompt.facts
     return f"a {colour} {shape}"
+
+
+def described(prompt: Prompt) -> Prompt:
+    """The same picture with the request to describe it."""
+    message = Message(role="user", content="describe the image.", images=prompt.images)
+    return replace(prompt, messages=(message,), answer=" ".join(prompt.facts))
 
 
 def _prompt(store: ImageStore, folder: Path, row: Row, facts: tuple[str, ...]) -> Prompt:
