@@ -100,7 +100,7 @@ def test_the_readmes_policy_commands(tmp_path: Path) -> None:
         "assay policy assemble": ("", "-> vlm"),
         "assay policy grpo": (f"--steps 2 --prompts 2 --group 2 {short}", "2 steps"),
         "assay policy mpo": ("", "1 pairs"), "assay policy filter": (short, "questions kept"),
-        "assay policy ablate": ("--dry-run", "mpo+grpo"),
+        "assay policy ablate": ("--dry-run", "MPO + GRPO"),
     }  # fmt: skip
     for command in commands("make policy"):
         more, part = added.pop(next(n for n in added if command.startswith(n)))

@@ -49,7 +49,7 @@ class LocalSampler:
             self.body, self.head = (
                 _half(m).to(where) for m in (type(self.body)(self.body.config), copy.deepcopy(self.head))
             )
-            if where.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            if where.type == "cpu" and can_reorder():
                 for name, module in list(self.body.named_modules()):
                     if type(module) is torch.nn.Linear:
                         self.body.set_submodule(name, Reordered(module))
@@ -194,6 +194,12 @@ def _half(module: Any) -> Any:
     for parameter in module.parameters():
         parameter.data = parameter.data.to(torch.bfloat16)
     return module.eval().requires_grad_(False)
+
+
+def can_reorder() -> bool:
+    """Whether this CPU and this build of PyTorch have kernels for reordered bfloat16 weights."""
+    kernels, needed = torch.ops.mkldnn, ("_is_mkldnn_bf16_supported", "_reorder_linear_weight", "_linear_pointwise")
+    return all(hasattr(kernels, n) for n in needed) and bool(kernels._is_mkldnn_bf16_supported())
 
 
 class Reordered(torch.nn.Module):

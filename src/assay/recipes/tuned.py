@@ -42,8 +42,12 @@ names something that is not in the picture; the papers do not define theirs.</sm
 
 
 def policies(folder: Path) -> dict[str, Reading]:
-    """The test reading of every policy of a run, in the order in which they were made."""
-    found = sorted((folder / "steps" / "evaluate").glob("*.json"), key=lambda p: p.stat().st_mtime)
+    """The test reading of every policy of a run, in the order of the stages."""
+    stages = ("aligned", "mpo", "grpo")
+    found = sorted(
+        (folder / "steps" / "evaluate").glob("*.json"),
+        key=lambda p: (stages.index(stage) if (stage := p.stem.partition("-")[0]) in stages else len(stages), p.stem),
+    )
     if not found:
         raise AssayError(
             f"{folder}: no policy was evaluated here yet; give the same `assay policy run` command to resume"
