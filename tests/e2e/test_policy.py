@@ -97,12 +97,19 @@ def test_an_ablation_has_a_row_and_a_curve_for_every_variant(tmp_path: Path, mon
     monkeypatch.setattr(policies, "visual_task", lambda _: task)
     plot = ablations.ablate("buffer", tmp_path / "ablations", (0, 1), Console(width=200))
     assert plot.stat().st_size > 5_000
-    lines = (tmp_path / "ablations/buffer.md").read_text().splitlines()
-    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert [r[0] for r in rows] == ablations.variants("buffer")
-    assert all(r[-1] == "2" for r in rows)
-    shares = [int(r[header.index("of the batch, %")]) for r in rows]
-    assert all(0 <= share <= 100 for share in shares)
+    text = (tmp_path / "ablations/buffer.md").read_text()
+    readings, batches = (
+        [
+            [cell.strip() for cell in line.strip("|").split("|")]
+            for line in part.splitlines()
+            if not line.startswith("| ---")
+        ]
+        for part in text.split("\n\n")
+    )
+    for rows in (readings, batches):
+        assert [r[0] for r in rows[1:]] == ablations.variants("buffer")
+    assert all(r[-1] == "2" for r in readings[1:])
+    assert all(0 <= int(r[batches[0].index("of the batch, %")]) <= 100 for r in batches[1:])
     with pytest.raises(AssayError, match="unknown ablation"):
         ablations.variants("nothing")
 

@@ -62,13 +62,13 @@ def ablate(name: str, out: Path, seeds: Sequence[int], console: Console) -> Path
         label: [read(out / f"seed-{s}" / "models" / v.model / "metrics.jsonl") for s in seeds]
         for label, v in made.items()
     }
-    header, rows = _rows(found, curves)
-    table = RichTable(*header, box=box.SIMPLE)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-    lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
-    write_text(out / f"{name}.md", "\n".join(lines) + "\n")
+    tables = [t for t in (_readings(found), _batches(curves)) if t]
+    for rows in tables:
+        table = RichTable(*rows[0], box=box.SIMPLE, padding=(0, 1, 0, 0))
+        for row in rows[1:]:
+            table.add_row(*row)
+        console.print(table)
+    write_text(out / f"{name}.md", "\n".join(map(_markdown, tables)))
     return _plot(name, curves, out / f"{name}.png")
 
 
@@ -123,7 +123,7 @@ def _stages() -> dict[str, Variant]:
         "aligned": Variant("aligned", lambda tuner, name: tuner.evaluate(name)),
         "SFT": preference("sft", 0.0, 0.0, 1.0), "DPO": preference("dpo", 1.0, 0.0, 0.0),
         "MPO": preference("mpo", 0.8, 0.2, 1.0), "GRPO": SSB, "MPO + GRPO": _tuned("mpo-grpo", "mpo"),
-        "MPO + GRPO, claims checked": _tuned("mpo-grpo-claims", "mpo", claims=0.5),
+        "... claims checked": _tuned("mpo-grpo-claims", "mpo", claims=0.5),
     }  # fmt: skip
 
 
@@ -171,22 +171,29 @@ def _filter() -> dict[str, Variant]:
 Curve = list[dict[str, Any]]
 
 
-def _rows(found: Mapping[str, list[Reading]], curves: Mapping[str, list[Curve]]) -> tuple[list[str], list[list[str]]]:
-    """The header and a row for each variant: means over seeds with 95% intervals, and what GRPO's batches held and cost."""
+def _readings(found: Mapping[str, list[Reading]]) -> list[list[str]]:
+    """A header and a row for each variant: means over seeds with 95% intervals, and what differs from the first one."""
     first = next(iter(found))
-    header = ["variant", "right, %", f"against {first}", "hallucination rate, %", f"against {first}",
-              "same, blank picture, %", "same, other picture, %"]  # fmt: skip
-    tuned = any("effective" in m for runs in curves.values() for run in runs for m in run[:1])
-    header += ["groups with signal, %", "of the batch, %", "samples", "CPU s"] if tuned else []
-    rows = []
+    rows = [
+        [
+            "variant",
+            "right, %",
+            f"- {first}",
+            "hallucinates, %",
+            f"- {first}",
+            "same if blank, %",
+            "if swapped, %",
+            "seeds",
+        ]
+    ]
     for label, readings in found.items():
         row = [label]
         for name in ("accuracy", "hallucination_rate"):
             ours, theirs = ([getattr(r, name) for r in rs] for rs in (readings, found[first]))
-            row += [_spread(ours), "" if label == first else _spread(_differences(ours, theirs))]
+            row += [_spread(ours), "" if label == first else _difference(ours, theirs)]
         row += [_spread([r.blind_agreement for r in readings]), _spread([r.swap_agreement for r in readings])]
-        rows.append(row + (_batches(curves[label]) if tuned else []))
-    return [*header, "seeds"], [[*row, str(len(found[row[0]]))] for row in rows]
+        rows.append([*row, str(len(readings))])
+    return rows
 
 
 def _spread(estimates: Sequence[Estimate | None]) -> str:
@@ -197,25 +204,32 @@ def _spread(estimates: Sequence[Estimate | None]) -> str:
     return f"{100 * spread.mean:.1f} ± {100 * spread.half:.1f}"
 
 
-def _differences(ours: Sequence[Estimate | None], theirs: Sequence[Estimate | None]) -> list[Estimate | None]:
-    """Seed by seed; the test questions are the same, so only the spread over seeds counts."""
-    return [
-        None if a is None or b is None else Estimate(value=a.value - b.value, se=0.0, n=a.n)
-        for a, b in zip(ours, theirs, strict=True)
-    ]
+def _difference(ours: Sequence[Estimate | None], theirs: Sequence[Estimate | None]) -> str:
+    """Seed by seed; the test questions are the same, so only the spread over seeds counts: one seed tells none."""
+    apart = [a.value - b.value for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None]
+    if len(apart) < 2:
+        return f"{100 * apart[0]:+.1f}" if apart else "-"
+    spread = over_seeds([Estimate(value=x, se=0.0, n=1) for x in apart])
+    return f"{100 * spread.mean:+.1f} ± {100 * spread.half:.1f}"
 
 
-def _batches(runs: Sequence[Curve]) -> list[str]:
+def _batches(curves: Mapping[str, list[Curve]]) -> list[list[str]]:
     """Of GRPO: shares in the last quarter of the steps, samples and CPU seconds of all steps; means over seeds."""
-    told = [run for run in runs if run and "effective" in run[0]]
-    if not told:
-        return ["-"] * 4
-    late = [m for run in told for m in run[3 * len(run) // 4 :]]
-    seconds = [sum(m["sample_cpu_s"] + m["update_cpu_s"] for m in run) for run in told]
-    return [
-        *(f"{100 * np.mean([m[key] for m in late]):.0f}" for key in ("effective", "batch_effective")),
-        f"{np.mean([run[-1]['samples'] for run in told]):,.0f}", f"{np.mean(seconds):.0f}",
-    ]  # fmt: skip
+    rows = [["GRPO", "groups with signal, %", "of the batch, %", "samples", "CPU s"]]
+    for label, runs in curves.items():
+        told = [run for run in runs if run and "effective" in run[0]]
+        if told:
+            late = [m for run in told for m in run[3 * len(run) // 4 :]]
+            seconds = [sum(m["sample_cpu_s"] + m["update_cpu_s"] for m in run) for run in told]
+            shares = (100 * np.mean([m[key] for m in late]) for key in ("effective", "batch_effective"))
+            samples = np.mean([run[-1]["samples"] for run in told])
+            rows.append([label, *(f"{s:.0f}" for s in shares), f"{samples:,.0f}", f"{np.mean(seconds):.0f}"])
+    return rows if len(rows) > 1 else []
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    lines = (rows[0], ["---"] * len(rows[0]), *rows[1:])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _plot(name: str, curves: Mapping[str, list[Curve]], path: Path) -> Path:
