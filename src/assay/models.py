@@ -203,7 +203,8 @@ def use_packing(model: Any, backend: str = "segments", half: bool = False) -> st
 
     Besides what its config says, a small pack is compared with the same sequences one by one (`half`: in bfloat16): a
     backbone that computes anything else than plain causal attention, or a `backend` that does not run here, is found
-    out, whatever its name. The model is left as it was in that case.
+    out, whatever its name. In bfloat16 they may differ by what rounding does to the single sequences, three times over, for
+    some weights round worse than others. The model is left as it was where they differ by more.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     reason = _unpackable(inner)
@@ -217,18 +218,27 @@ def use_packing(model: Any, backend: str = "segments", half: bool = False) -> st
     tokens = torch.randint(vocabulary, (12,), generator=torch.Generator().manual_seed(0)).tolist()
     rows = [tokens[:7], tokens[:4] + tokens[7:9], tokens[9:]]
     where = inner.get_input_embeddings().weight.device
-    with torch.inference_mode(), torch.autocast(where.type, torch.bfloat16, enabled=half):
-        alone = torch.stack([hidden(inner, {"input_ids": torch.tensor([r], device=where)})[0, -1] for r in rows])
+
+    def single(rounded: bool) -> torch.Tensor:
+        with torch.autocast(where.type, torch.bfloat16, enabled=rounded):
+            states = [hidden(inner, {"input_ids": torch.tensor([r], device=where)})[0, -1] for r in rows]
+        return torch.stack(states).float()
+
+    with torch.inference_mode():
+        alone = single(half)
+        most = alone.abs().max().item()
+        allowed = max(0.05, 3 * (single(False) - alone).abs().max().item() / most) if half else 1e-3
         attention.register()
         body.set_attn_implementation(attention.NAME)
         try:
-            together = packed_hidden(inner, pack([share(rows[:2]), share(rows[2:])], backend).to(where))
+            with torch.autocast(where.type, torch.bfloat16, enabled=half):
+                together = packed_hidden(inner, pack([share(rows[:2]), share(rows[2:])], backend).to(where))
         except (TypeError, RuntimeError, ImportError) as error:
             reason = f"packed attention ({backend}) fails on it: {str(error).strip().splitlines()[0]}"
         else:
-            apart = (together.float() - alone.float()).abs().max().item() / alone.float().abs().max().item()
-            if not apart <= (0.05 if half else 1e-3):
-                reason = "packed and single sequences give different results: not plain causal attention"
+            apart = (together.float() - alone).abs().max().item() / most
+            if not apart <= allowed:
+                reason = f"packed and single sequences differ by {apart:.1%}: not plain causal attention"
     if reason:
         body.set_attn_implementation(before)
     return reason

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from assay import models
+from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.pack import share
 from assay.records import Conversation, Scorer
@@ -46,6 +47,8 @@ def scorer(
     pad_id = getattr(tokenizer, "tokenizer", tokenizer).pad_token_id
     pictures = Pictures(tokenizer.image_processor, store) if store is not None else None
     reward_model = RewardModel(model, pad_id, EngineConfig(tokens=tokens_per_batch), precision, pictures)
+    if pictures is not None and not reward_model.packed:
+        raise AssayError(f"a reward model with pictures must be packed, but {reward_model.reason}")
     where = models.device()
 
     def score(conversations: Sequence[Conversation]) -> NDArray[np.float64]:
