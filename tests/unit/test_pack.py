@@ -21,6 +21,7 @@ from transformers import (
     Qwen3ForSequenceClassification,
 )
 
+import tiny_models
 from assay import attention, attention_cpu, models
 from assay.losses import bradley_terry
 from assay.pack import Group, bins, pack, pad, padded_bins, share
@@ -225,8 +226,18 @@ def test_what_cannot_be_packed_says_why_and_stays_as_it_was() -> None:
     for layer in liar.model.layers:
         layer.self_attn.forward = lambda hidden_states, **_: (hidden_states.flip(1), None)
     before = liar.config._attn_implementation
-    assert "not plain causal" in models.use_packing(liar)
-    assert liar.config._attn_implementation == before
+    for half in (False, True):
+        assert "not plain causal" in models.use_packing(liar, half=half)
+        assert liar.config._attn_implementation == before
+
+
+def test_weights_that_bfloat16_rounds_badly_are_no_other_attention() -> None:
+    """In bfloat16 this model's packed and single states lie further apart than 5%; so do its single ones from fp32's."""
+    deep = tiny_models.language("llama", layers=24, width=64)
+    with torch.no_grad():
+        for weight in (w for w in deep.model.layers.parameters() if w.dim() == 2):
+            weight.mul_(16)
+    assert models.use_packing(deep, half=True) == ""
 
 
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(10, 60))
