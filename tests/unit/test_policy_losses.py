@@ -111,9 +111,9 @@ def rollout(tokens: tuple[int, ...], prompt: str = "p") -> Rollout:
 def test_a_group_with_a_model_term_has_signal_in_the_total_but_none_in_the_rule_part() -> None:
     scores = [Score(rule=1.0, format=1.0, model=m, total=2.0 + m) for m in (0.1, 0.3)]
     graded = grade([rollout((1,)), rollout((2,))], scores)
-    assert (graded.signal, graded.rule_signal) == (True, False)
+    assert (graded.signal, graded.rule_signal, graded.total_signal) == (True, False, True)
     strict = grade([rollout((1,)), rollout((2,))], scores, signal="rule")
-    assert (strict.signal, [s.advantage for s in strict.samples]) == (False, [0.0, 0.0])
+    assert (strict.signal, strict.total_signal, [s.advantage for s in strict.samples]) == (False, True, [0.0, 0.0])
     mixed = [Score(rule=r, format=1.0, model=m, total=1.0 + r + m) for r, m in ((1.0, 0.1), (0.0, 0.3))]
     both = [grade([rollout((1,)), rollout((2,))], mixed, signal=s).samples for s in ("total", "rule")]  # type: ignore[arg-type]
     assert both[0] == both[1], "where the rules tell answers apart, the model's term counts in either"

@@ -14,12 +14,13 @@ from assay.records import Rollout, Sample, Score, digest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graded:
-    """What a group came to: its samples (all of them; advantage 0.0 where there is no signal), and whether there is signal
-    in the total and in the rule part."""
+    """What a group came to: its samples (all of them; advantage 0.0 where there is no signal), whether there is signal by
+    the measure that was asked for, and whether there is some in the rule part and in the total."""
 
     samples: tuple[Sample, ...]
     signal: bool
     rule_signal: bool
+    total_signal: bool
 
 
 def advantages(rewards: Sequence[float], scale: Literal["std", "none"] = "std") -> list[float]:
@@ -63,4 +64,5 @@ def grade(
             for r, a in zip(rollouts, found, strict=True) if r.tokens
         ),
         signal=any(a != 0.0 for a in found), rule_signal=rules,
+        total_signal=has_signal([s.total for s in scores]),
     )  # fmt: skip

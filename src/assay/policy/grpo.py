@@ -154,12 +154,14 @@ class Grpo:
         counts = self.engine.total(
             len(fresh), len(signal), len(batch), len(drawn), sum(g.signal for g in graded),
             sum(g.rule_signal for g in graded), len(graded), sum(s.advantage != 0.0 for s in batch),
+            sum(g.total_signal for g in graded),
         )  # fmt: skip
-        made, effective, batch_size, from_buffer, groups, rule_groups, all_groups, useful = counts
+        made, effective, batch_size, from_buffer, groups, rule_groups, all_groups, useful, total_groups = counts
         self.samples += int(made)
         return {
             **_means(self.engine, scores, rollouts), **trained, **self.buffer.metrics(step),
             "effective": groups / max(1, all_groups), "effective_rule": rule_groups / max(1, all_groups),
+            "effective_total": total_groups / max(1, all_groups),
             "effective_samples": effective / max(1, made), "from_buffer": int(from_buffer), "batch": int(batch_size),
             "batch_effective": useful / max(1.0, float(made) if self.config.zero_groups == "buffer" else batch_size),
             "samples": self.samples, "sample_cpu_s": sampled_s, "update_cpu_s": time.process_time() - clock - sampled_s,

@@ -121,7 +121,7 @@ def _grpo_plot(metrics: Sequence[Mapping[str, Any]]) -> Any:
     for name, label, colour in terms:
         left.plot(steps, [m[name] for m in metrics], label=label, color=colour)
     shares = (
-        ("effective_rule", "groups, rule part", "#888888"), ("effective", "groups, total", "#2a6fbb"),
+        ("effective_rule", "groups, rule part", "#888888"), ("effective_total", "groups, total", "#2a6fbb"),
         ("batch_effective", "batch, buffer included", "#c0392b"),
     )  # fmt: skip
     for name, label, colour in shares:
