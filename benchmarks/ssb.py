@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 WAYS = ("keep", "drop", "resample", "buffer", "buffer of groups")
-STEPS, PROMPTS, GROUP, EVERY = 300, 8, 8, 5
+STEPS, PROMPTS, GROUP, EVERY = 400, 8, 8, 5
 MOST, BEGIN_AT, LR = 12, 0.6, 2e-4
-TARGETS, TARGET = (0.7, 0.75, 0.8, 0.85), 0.8
+TARGETS, TARGET = (0.7, 0.75, 0.8, 0.85, 0.9), 0.9
 
 
 def tokens() -> Any:

@@ -144,14 +144,14 @@ def _parts() -> dict[str, Variant]:
 
 def _threshold() -> dict[str, Variant]:
     """The thresholds are quantiles of the margins of this policy's own pairs: the paper's 7, 10, 15 are in the units of its
-    own reward model. Each sees its pairs twice."""
+    own reward model. Each sees its pairs three times."""
 
     def above(name: str, quantile: float) -> Variant:
         def work(tuner: Tuner, name: str) -> Reading:
             pairs = replace(tuner.config.pairs, threshold=tuner.margin(quantile) if quantile else None)
             with _changed(tuner, pairs=pairs):
-                settings = replace(tuner.config.mpo, epochs=2.0)
-                return tuner.evaluate(tuner.mpo(name, "aligned", 1, settings, watch_every=10))
+                settings = replace(tuner.config.mpo, epochs=3.0)
+                return tuner.evaluate(tuner.mpo(name, "aligned", 1, settings, watch_every=5))
 
         return Variant(name, work)
 

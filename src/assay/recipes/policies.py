@@ -29,6 +29,8 @@ def tiny_vlm() -> TuneConfig:
 
     Nine picture tokens (96 pixels); questions and answers of about a dozen tokens. With all layers every stage takes 2.5
     times as long, and reinforcement learning of so few samples shows nothing (docs/log.md, 11 and 12).
+    The monitor's thresholds are 0.6 and 0.9, not its defaults of 0.3 and 0.6: this policy hallucinates more than that before
+    it is tuned, or soon after (docs/log.md, 13).
     """
     both = PolicyConfig(train=("adapter", "llm"), precision="bf16")
     return TuneConfig(
