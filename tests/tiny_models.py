@@ -80,3 +80,18 @@ def save_language(folder: Path, kind: str = "llama", **options: Any) -> Path:
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
+
+
+def reward(folder: Path, seed: int = 0) -> Path:
+    """A sequence classifier with one output, random weights, saved with its tokenizer."""
+    torch.manual_seed(seed)
+    config = transformers.Qwen3Config(
+        vocab_size=len(tokenizer()), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=512, eos_token_id=1, pad_token_id=0, num_labels=1,
+        bos_token_id=None,
+    )  # fmt: skip
+    model = transformers.Qwen3ForSequenceClassification(config).eval()
+    torch.nn.init.normal_(model.score.weight)
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder

@@ -1,35 +1,42 @@
 """Any OpenAI-compatible chat server: bounded concurrency, retries, and a cache that asks each question exactly once.
 
-A request is named by the hash of everything that shapes its answer: endpoint, model, parameters, messages and sample
+A request is named by the hash of everything that shapes its answer: endpoint, model, parameters, messages, schema and sample
 index (without the index, the k samples of self-consistency would collapse into one). A reply is on disk before the next
-request starts, so a killed run repeats at most the requests that were in flight. Failures come back as replies with a
-`problem`, are never cached, and never raise: one bad answer cannot lose a thousand good ones.
+request starts, so a killed run repeats at most the requests that were in flight, and none where the server honours the
+`Idempotency-Key` that goes with each. Failures come back as replies with a `problem` and never raise: one bad answer cannot
+lose a thousand good ones. What a model said is kept, refusals too; failures of the transport are asked again next time.
 """
 
 import asyncio
+import base64
 import email.utils
 import json
 import os
 import random
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import aiohttp
 
+from assay.budget import Budget as Budget
+from assay.budget import BudgetSpent as BudgetSpent
+from assay.budget import Estimate as Estimate
 from assay.errors import AssayError
-from assay.records import Conversation, digest
+from assay.records import Conversation, Message, digest
+from assay.replies import Replies, open_replies
+from assay.replies import Reply as Reply
 
-_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """HTTP statuses that may go away by themselves; any other failure is final at once."""
-_SCHEMA = """CREATE TABLE IF NOT EXISTS replies (
-    key TEXT PRIMARY KEY, url TEXT, model TEXT, request TEXT, text TEXT,
-    tokens_in INTEGER, tokens_out INTEGER, seconds REAL, at REAL) WITHOUT ROWID"""
+_WRONG_REQUEST = frozenset({400, 404, 415, 422, 501})
+"""How servers that know no JSON schema refuse a request that has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +60,19 @@ class ChatConfig:
     timeout_s: float = 180.0
     backoff_s: float = 1.0
     max_wait_s: float = 60.0
+    price_in: float = 0.0
+    """Of a million prompt tokens, in the currency of the budget; 0: free."""
+    price_out: float = 0.0
+    """Of a million tokens of replies."""
+    images: Path | None = None
+    """The folder of pictures that messages name, sent inside the request as PNG."""
+    schemas: Literal["auto", "always", "never"] = "auto"
+    """Whether a request's JSON schema goes to the server as `response_format`. "auto": until the server refuses one; the
+    request is then asked without, and so are all later ones."""
 
     def __post_init__(self) -> None:
+        if min(self.price_in, self.price_out) < 0:
+            raise AssayError(f"chat server {self.url}: prices must not be negative")
         if not self.url.startswith(("http://", "https://")):
             raise AssayError(
                 f"chat url {self.url!r}: must start with http:// or https://, like http://localhost:8000/v1"
@@ -73,22 +91,8 @@ class Request:
 
     messages: Conversation
     sample: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """A text, or a `problem` that says why there is none. Tokens are the server's own count; `cached`: not asked now."""
-
-    text: str = ""
-    problem: str = ""
-    tokens_in: int = 0
-    tokens_out: int = 0
-    seconds: float = 0.0
-    cached: bool = False
-
-    @property
-    def tokens(self) -> int:
-        return self.tokens_in + self.tokens_out
+    schema: str = ""
+    """The JSON schema (as JSON text) that the reply must follow. Not every server enforces it: parse strictly."""
 
 
 class Chat(Protocol):
@@ -101,86 +105,175 @@ class Chat(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Again:
-    """A failure that may pass; `after_s` is the server's Retry-After, if it gave one."""
+    """A failure that may pass; `after_s` is the server's Retry-After, if it gave one. `worked`: the server may have produced
+    (and will bill) an answer that did not arrive."""
 
     problem: str
     after_s: float | None = None
+    worked: bool = False
+
+
+class Priced(Protocol):
+    """What has prices of a million tokens in and out."""
+
+    @property
+    def price_in(self) -> float: ...
+    @property
+    def price_out(self) -> float: ...
+
+
+def cost(config: Priced, tokens_in: int, tokens_out: int) -> float:
+    return (tokens_in * config.price_in + tokens_out * config.price_out) / 1e6
+
+
+def most_tokens(config: ChatConfig, request: Request) -> tuple[int, int]:
+    """An upper estimate of a request's prompt tokens (a token of at least two bytes, on average, and eight for each
+    message's frame; pictures 1,500) and the most tokens of its reply."""
+    size = sum(len(m.content.encode("utf-8", "replace")) // 2 + 8 + 1_500 * len(m.images) for m in request.messages)
+    return size, config.max_tokens
 
 
 def request_body(config: ChatConfig, request: Request) -> dict[str, Any]:
     """The JSON that is posted to the server."""
-    messages = [{"role": m.role, "content": m.content} for m in request.messages]
-    return {
+    messages = [{"role": m.role, "content": _content(config, m)} for m in request.messages]
+    body = {
         "model": config.model, "messages": messages, "temperature": config.temperature, "max_tokens": config.max_tokens,
     }  # fmt: skip
+    if request.schema and config.schemas != "never":
+        schema = {"name": "answer", "strict": True, "schema": json.loads(request.schema)}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return body
+
+
+def _unsendable(config: ChatConfig, request: Request) -> str:
+    """Why a request cannot be sent ("": it can)."""
+    names = [i for m in request.messages for i in m.images]
+    if names and config.images is None:
+        return "images cannot be sent: the server's folder of images is not named"
+    missing = next((n for n in names if config.images and not (config.images / f"{n}.png").exists()), "")
+    return f"no image with the id {missing}" if missing else ""
+
+
+def _content(config: ChatConfig, message: Message) -> str | list[dict[str, Any]]:
+    if not message.images:
+        return message.content
+    assert config.images is not None
+    parts: list[dict[str, Any]] = []
+    for name in message.images:
+        data = base64.b64encode((config.images / f"{name}.png").read_bytes()).decode()
+        parts.append({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}})
+    return [*parts, {"type": "text", "text": message.content}]
 
 
 def request_key(config: ChatConfig, request: Request) -> str:
-    """The content id of a request: endpoint, model, parameters, messages, sample index."""
+    """The content id of a request: endpoint, model, parameters, messages, schema, sample index."""
     return digest([config.endpoint, request_body(config, request), request.sample])
 
 
 class Server:
     """A `Chat` over HTTP. Each distinct request is asked once per `cache` file, however often it is made.
 
-    `complete` blocks and runs its own event loop, so it cannot be called from inside one.
+    `complete` blocks and runs its own event loop, so it cannot be called from inside one. `told` hears of every reply that
+    arrives (not of cached ones), in the thread that called `complete`.
     """
 
-    def __init__(self, config: ChatConfig, cache: Path) -> None:
-        self.config, self.cache = config, cache
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with _open(cache) as database:
-            database.execute("PRAGMA journal_mode=WAL")
-            database.execute(_SCHEMA)
+    def __init__(
+        self, config: ChatConfig, cache: Path, budget: Budget | None = None, told: Callable[[Reply], None] | None = None
+    ) -> None:
+        self.config, self.cache, self.budget, self.told = config, cache, budget, told
+        self._schemas = config.schemas != "never"
+        with self._open() as replies:
+            replies.clear_killed()
+            if budget is not None:
+                budget.settle(0.0, cost(config, *replies.spent()))
 
     @property
     def name(self) -> str:
         return self.config.name or self.config.model
 
-    def complete(self, requests: Sequence[Request]) -> list[Reply]:
-        """One reply per request, in order; a failed request is a reply with a problem."""
-        keys = [request_key(self.config, r) for r in requests]
-        wanted = dict(zip(keys, requests, strict=True))
-        with _open(self.cache) as database:
-            replies = {key: reply for key in wanted if (reply := _cached(database, key))}
-            missing = {key: request for key, request in wanted.items() if key not in replies}
-            if missing:
-                replies |= asyncio.run(self._ask_all(missing, database))
-        return [replies[key] for key in keys]
+    def estimate(self, requests: Sequence[Request]) -> Estimate:
+        """What `complete` would ask, and what that costs at most. Nothing is sent."""
+        wanted = {request_key(self.config, r): r for r in requests if not _unsendable(self.config, r)}
+        with self._open() as replies:
+            todo = [r for key, r in wanted.items() if replies.find(key) is None]
+        sizes = [most_tokens(self.config, r) for r in todo]
+        tokens_in, tokens_out = sum(a for a, _ in sizes), sum(b for _, b in sizes)
+        usual = sum(len(m.content.encode("utf-8", "replace")) // 4 + 8 for r in todo for m in r.messages)
+        return Estimate(
+            requests=len(todo), cached=len(wanted) - len(todo), tokens_in=tokens_in, tokens_out=tokens_out,
+            cost=cost(self.config, tokens_in, tokens_out), usual_in=usual,
+        )  # fmt: skip
 
-    async def _ask_all(self, missing: dict[str, Request], database: sqlite3.Connection) -> dict[str, Reply]:
+    def complete(self, requests: Sequence[Request]) -> list[Reply]:
+        """One reply per request, in order; a failed request is a reply with a problem. Raises BudgetSpent when the budget
+        ends before the requests do; requests in flight are waited for, and their replies kept."""
+        keys = [_unsendable(self.config, r) or request_key(self.config, r) for r in requests]
+        unsendable = {k: Reply(problem=k) for k, r in zip(keys, requests, strict=True) if _unsendable(self.config, r)}
+        wanted = {k: r for k, r in zip(keys, requests, strict=True) if k not in unsendable}
+        with self._open() as replies:
+            found = {key: reply for key in wanted if (reply := replies.find(key))}
+            missing = {key: request for key, request in wanted.items() if key not in found}
+            if missing:
+                found |= asyncio.run(self._ask_all(missing, replies))
+        found |= unsendable
+        return [found[key] for key in keys]
+
+    def _open(self) -> AbstractContextManager[Replies]:
+        return open_replies(self.cache, self.config.url, self.config.model)
+
+    async def _ask_all(self, missing: dict[str, Request], replies: Replies) -> dict[str, Reply]:
         """A bounded crew of workers over one shared iterator: never one task per request."""
-        todo, replies = iter(missing.items()), dict[str, Reply]()
-        key = os.environ.get(self.config.api_key_env, "")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        todo, found = iter(missing.items()), dict[str, Reply]()
+        secret = os.environ.get(self.config.api_key_env, "")
+        headers = {"Authorization": f"Bearer {secret}"} if secret else {}
         timeout = aiohttp.ClientTimeout(total=self.config.timeout_s)
         connector = aiohttp.TCPConnector(limit=self.config.concurrency)
-        gate = _Gate()
+        gate, commits = Gate(), _Commits(replies)
         async with aiohttp.ClientSession(
             headers=headers, timeout=timeout, connector=connector, trust_env=True
         ) as session:
 
             async def work() -> None:
                 for key, request in todo:
-                    reply = await self._ask(session, gate, request)
-                    if not reply.problem:
-                        _store(database, self.config, key, request, reply)
-                    replies[key] = reply
+                    reply = await self._ask(session, gate, commits, key, request)
+                    if reply is None:
+                        return
+                    found[key] = reply
+                    if self.told is not None:
+                        self.told(reply)
 
             await asyncio.gather(*(work() for _ in range(min(self.config.concurrency, len(missing)))))
-        return replies
+        if self.budget is not None and len(found) < len(missing):
+            left = f"{len(missing) - len(found):,} of {len(missing):,} requests are left"
+            raise BudgetSpent(
+                f"{self.name}: the budget of {self.budget.limit:g} does not allow the next request: {self.budget.spent:.4g} "
+                f"are spent, {left}; give a larger budget to go on"
+            )
+        return found
 
-    async def _ask(self, session: aiohttp.ClientSession, gate: "_Gate", request: Request) -> Reply:
-        """One request with its retries."""
-        if any(m.images for m in request.messages):
-            return Reply(problem="images cannot be sent yet")
+    async def _ask(
+        self, session: aiohttp.ClientSession, gate: "Gate", commits: "_Commits", key: str, request: Request
+    ) -> Reply | None:
+        """One request with its retries; None: the budget does not allow (another try of) it."""
         config, start, body = self.config, time.monotonic(), request_body(self.config, request)
-        problem = ""
+        most, refusals, problem = most_tokens(config, request), 0, ""
         for attempt in range(config.tries):
             await gate.passable()
-            outcome = await _post(session, config.endpoint, body)
+            if self.budget is not None and not await self.budget.enough(cost(config, *most)):
+                return None
+            await commits.add(partial(commits.replies.sending, key, most))
+            # A server that keeps answers by this key must not repeat a failure that it told, only an answer that was lost.
+            outcome = await self._post(session, body, f"{key}-{refusals}" if refusals else key)
             if isinstance(outcome, Reply):
-                return replace(outcome, seconds=round(time.monotonic() - start, 3))
+                reply = replace(outcome, seconds=round(time.monotonic() - start, 3))
+                self._settle(most, (reply.tokens_in, reply.tokens_out))
+                asked = json.dumps({**body, "sample": request.sample}) if reply.final else ""
+                await commits.add(partial(commits.replies.came, key, asked, reply))
+                return reply
+            lost = most if outcome.worked else (0, 0)
+            refusals += not outcome.worked
+            self._settle(most, lost)
+            await commits.add(partial(commits.replies.failed, key, outcome.problem, lost))
             problem = outcome.problem
             if attempt + 1 == config.tries:
                 break
@@ -188,10 +281,55 @@ class Server:
                 gate.close_for(min(outcome.after_s, config.max_wait_s))
             else:
                 await asyncio.sleep(min(config.backoff_s * 2**attempt * random.uniform(0.5, 1.0), config.max_wait_s))
-        return Reply(problem=problem, seconds=round(time.monotonic() - start, 3))
+        return Reply(problem=problem, seconds=round(time.monotonic() - start, 3), final=False)
+
+    def _settle(self, most: tuple[int, int], spent: tuple[int, int]) -> None:
+        if self.budget is not None:
+            self.budget.settle(cost(self.config, *most), cost(self.config, *spent))
+
+    async def _post(self, session: aiohttp.ClientSession, body: dict[str, Any], name: str) -> Reply | _Again:
+        """One attempt; a schema that the server refuses is left out from then on."""
+        if "response_format" in body and not self._schemas:
+            body = {k: v for k, v in body.items() if k != "response_format"}
+        outcome, status = await _post(session, self.config.endpoint, body, name)
+        if status in _WRONG_REQUEST and "response_format" in body and self.config.schemas == "auto":
+            plain = {k: v for k, v in body.items() if k != "response_format"}
+            outcome, status = await _post(session, self.config.endpoint, plain, f"{name}-plain")
+            self._schemas = self._schemas and status in _WRONG_REQUEST
+        return outcome
 
 
-class _Gate:
+class _Commits:
+    """Group commit: what all workers write in one turn of the event loop goes to disk at once, and each waits for it."""
+
+    def __init__(self, replies: Replies) -> None:
+        self.replies = replies
+        self._writes: list[Callable[[], None]] = []
+        self._done: asyncio.Future[None] | None = None
+
+    async def add(self, write: Callable[[], None]) -> None:
+        """Returns when the write is committed."""
+        self._writes.append(write)
+        if self._done is None:
+            loop = asyncio.get_running_loop()
+            self._done = loop.create_future()
+            loop.call_soon(self._commit)
+        await self._done
+
+    def _commit(self) -> None:
+        writes, done = self._writes, self._done
+        self._writes, self._done = [], None
+        assert done is not None
+        try:
+            self.replies.together(writes)
+        except sqlite3.Error as error:
+            if not done.done():
+                done.set_exception(error)
+        if not done.done():
+            done.set_result(None)
+
+
+class Gate:
     """What a server's Retry-After closes for all workers, not only for the one that was told."""
 
     def __init__(self) -> None:
@@ -205,23 +343,30 @@ class _Gate:
             await asyncio.sleep(wait)
 
 
-async def _post(session: aiohttp.ClientSession, endpoint: str, body: dict[str, Any]) -> Reply | _Again:
+async def _post(
+    session: aiohttp.ClientSession, endpoint: str, body: dict[str, Any], name: str
+) -> tuple[Reply | _Again, int]:
+    """What came of one POST, and its HTTP status (0: none came)."""
+    status = 0
     try:
-        async with session.post(endpoint, json=body) as response:
+        async with session.post(endpoint, json=body, headers={"Idempotency-Key": name}) as response:
+            status = response.status
             payload = await response.read()
-            if response.status in _PASSING:
-                return _Again(
-                    problem=f"http {response.status}", after_s=_retry_after(response.headers.get("Retry-After"))
-                )
-            if response.status != 200:
-                return Reply(problem=f"http {response.status}: {payload[:200].decode('utf-8', 'replace')}")
-            return read_completion(json.loads(payload))
+        if status in PASSING:
+            after_s = retry_after(response.headers.get("Retry-After"))
+            return _Again(problem=f"http {status}", after_s=after_s), status
+        if status != 200:
+            said = payload[:200].decode("utf-8", "replace")
+            return Reply(problem=f"http {status}: {said}", final=False), status
+        return read_completion(json.loads(payload)), status
     except TimeoutError:
-        return _Again(problem="timeout")
+        return _Again(problem="timeout", worked=True), status
+    except aiohttp.ClientConnectorError as error:
+        return _Again(problem=f"connection: {error}"), status
     except aiohttp.ClientError as error:
-        return _Again(problem=f"connection: {error}")
+        return _Again(problem=f"connection: {error}", worked=True), status
     except ValueError:
-        return _Again(problem="the server's answer is not JSON")
+        return _Again(problem="the server's answer is not JSON", worked=True), status
 
 
 def read_completion(data: Any) -> Reply:
@@ -233,7 +378,7 @@ def read_completion(data: Any) -> Reply:
         tokens_in, tokens_out = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
         refused = bool(message.get("refusal")) or reason == "content_filter"
     except (KeyError, IndexError, TypeError, AttributeError, ValueError):
-        return Reply(problem=f"not a chat completion: {str(data)[:200]}")
+        return Reply(problem=f"not a chat completion: {str(data)[:200]}", final=False)
     if refused or not isinstance(text, str) or not text.strip():
         problem = "refused" if refused else "cut off at max_tokens" if reason == "length" else "empty"
         return Reply(problem=problem, tokens_in=tokens_in, tokens_out=tokens_out)
@@ -241,7 +386,7 @@ def read_completion(data: Any) -> Reply:
     return Reply(text=text, tokens_in=tokens_in, tokens_out=tokens_out)
 
 
-def _retry_after(value: str | None) -> float | None:
+def retry_after(value: str | None) -> float | None:
     """Seconds to wait, from a Retry-After header: a number or an HTTP date."""
     if not value:
         return None
@@ -253,102 +398,3 @@ def _retry_after(value: str | None) -> float | None:
         return max(0.0, (email.utils.parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):
         return None
-
-
-@contextmanager
-def _open(cache: Path) -> Iterator[sqlite3.Connection]:
-    """The cache, each statement committed by itself (in WAL mode: safe against a kill, 14,000 rows a second)."""
-    try:
-        database = sqlite3.connect(cache, timeout=30.0, isolation_level=None)
-        try:
-            database.execute("PRAGMA synchronous=NORMAL")
-            yield database
-        finally:
-            database.close()
-    except sqlite3.Error as error:
-        raise AssayError(
-            f"{cache}: the reply cache cannot be used ({error}); move it away to start a new one"
-        ) from error
-
-
-def _cached(database: sqlite3.Connection, key: str) -> Reply | None:
-    row = database.execute("SELECT text, tokens_in, tokens_out, seconds FROM replies WHERE key = ?", (key,)).fetchone()
-    return Reply(text=row[0], tokens_in=row[1], tokens_out=row[2], seconds=row[3], cached=True) if row else None
-
-
-def _store(database: sqlite3.Connection, config: ChatConfig, key: str, request: Request, reply: Reply) -> None:
-    asked = json.dumps({**request_body(config, request), "sample": request.sample})
-    database.execute(
-        "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            key,
-            config.url,
-            config.model,
-            asked,
-            reply.text,
-            reply.tokens_in,
-            reply.tokens_out,
-            reply.seconds,
-            time.time(),
-        ),
-    )
-
-
-def export_replies(cache: Path, out: Path) -> int:
-    """Write every cached reply to the JSON lines that `Replay` reads, ordered by key; returns how many."""
-    if not cache.exists():
-        raise AssayError(f"{cache}: there is no reply cache here")
-    query = "SELECT key, text, tokens_in, tokens_out, request FROM replies ORDER BY key"
-    count = 0
-    with _open(cache) as database, out.open("w", encoding="utf-8") as file:
-        for key, text, tokens_in, tokens_out, request in database.execute(query):
-            row = {"key": key, "text": text, "tokens_in": tokens_in, "tokens_out": tokens_out}
-            file.write(json.dumps({**row, "request": json.loads(request)}) + "\n")
-            count += 1
-    return count
-
-
-class Replay:
-    """A `Chat` of recorded replies: a JSONL file or a folder of them, one reply per line, found by `request_key`.
-
-    A line needs `key` and either `text` or `problem`. `config` is that of the server that was recorded.
-    Raises AssayError when a file cannot be read, and when a request has no recorded reply.
-    """
-
-    def __init__(self, path: Path, config: ChatConfig) -> None:
-        self.path, self.config = path, config
-        self._replies = dict(_recorded(path))
-
-    @property
-    def name(self) -> str:
-        return self.config.name or self.config.model
-
-    def complete(self, requests: Sequence[Request]) -> list[Reply]:
-        return [self._find(r) for r in requests]
-
-    def _find(self, request: Request) -> Reply:
-        key = request_key(self.config, request)
-        if key not in self._replies:
-            ends = request.messages[-1].content[-80:] if request.messages else ""
-            raise AssayError(
-                f"{self.path}: no recorded reply of {self.name} for request {key} (sample {request.sample}, ending "
-                f"{ends!r}); the prompt or the parameters changed since it was recorded: ask a server once and export again"
-            )
-        return self._replies[key]
-
-
-def _recorded(path: Path) -> Iterator[tuple[str, Reply]]:
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    if not files or not all(f.is_file() for f in files):
-        raise AssayError(f"{path}: no recorded replies here (a JSONL file or a folder of them)")
-    for file in files:
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                row = json.loads(line)
-                reply = Reply(
-                    text=row.get("text", ""), problem=row.get("problem", ""),
-                    tokens_in=int(row.get("tokens_in", 0)), tokens_out=int(row.get("tokens_out", 0)), cached=True,
-                )  # fmt: skip
-                yield str(row["key"]), reply
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise AssayError(f"{file}, line {number}: not a recorded reply ({error!r})") from error

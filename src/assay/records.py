@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Role = Literal["system", "user", "assistant", "tool"]
-Kind = Literal["human", "oracle", "llm", "offline", "rm", "wild"]
+Kind = Literal["lead", "human", "oracle", "llm", "offline", "rm", "wild"]
 Tier = Literal["gold", "silver", "wild"]
 Fate = Literal["kept", "relabelled", "flipped", "dropped"]
 AnswerKind = Literal["math", "number", "choice", "text"]
@@ -202,6 +202,8 @@ class Attributes:
 class Judgement:
     """One opinion about one pair: by a person, an oracle, an LLM, an offline rule, a reward model, or the source.
 
+    Kind "lead" is a person who decided with the others' judgements before them: an adjudication, which outranks these.
+
     `better` is a response id, or None with a `problem` ("tie", "refused", "unparsable", "timeout", "cannot decide",
     ...): a failure is data, never a vote. `shown` is the order in which the responses were presented (empty when order
     has no meaning). `confidence` in [0.5, 1] is the share of votes or the model's probability for `better`. `votes` says
@@ -334,7 +336,7 @@ class Score:
     rule: float
     format: float
     claims: float = 0.0
-    """-1 where the reasoning names what is known not to be in the picture."""
+    """The share of what is known to be in the picture that the reasoning asserts, less 1 for a false claim."""
     model: float = 0.0
     raw: float | None = None
     total: float = 0.0

@@ -93,7 +93,7 @@ def write_report(folder: Path) -> Path:
     rows = {
         "recipe": run.config["recipe"], "folder": str(folder), "seeds": len(run.done("claims-filters")),
         "version": __version__, "machine": f"{env['processor']}, {env['cores']} cores, Python {env['python']}",
-        "headline": headline(run), "oracle": _has_oracle(folder), "people": _who(folder, "human", "oracle"),
+        "headline": headline(run), "oracle": _has_oracle(folder), "people": _who(folder, "lead", "human", "oracle"),
         "judges": _who(folder, "llm", "offline"),
         "pool": _pool(run), "fates": _fates(run), "loop": _loop(run), "loop_plot": _loop_plot(run),
         "truth": run.steps["prepare/split"]["evaluation"] > 0, "eval_n": run.done("claims/stage1")[0]["n"],

@@ -6,8 +6,9 @@ Error Bars to Evals", section 2.2, here with the factor G / (G - 1) for G cluste
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 Z95 = 1.959964
 _T95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
@@ -23,11 +24,13 @@ class Estimate:
 
 
 def mean(
-    values: Sequence[float], clusters: Sequence[Hashable] | None = None, groups: Sequence[Hashable] | None = None
-) -> Estimate:
-    """The mean of `values`, or the plain mean of the means of `groups`, with a standard error robust to `clusters`.
+    values: Sequence[float], clusters: Sequence[Hashable] | None = None, groups: Sequence[Hashable] | None = None,
+    weights: Mapping[Any, float] | None = None,
+) -> Estimate:  # fmt: skip
+    """The mean of `values`, or that of the means of `groups` (plain, or with the `weights` of the groups as they are: they
+    need not sum to one), with a standard error robust to `clusters`.
 
-    All three have one entry per item. Clusters may span groups (a prompt in two sections): their covariance is counted.
+    All lists have one entry per item. Clusters may span groups (a prompt in two sections): their covariance is counted.
     With one cluster nothing is known of the spread, and the error is 0.5, the largest that a share can have.
     """
     if not len(values):
@@ -35,16 +38,17 @@ def mean(
     group_of = list(groups) if groups is not None else [None] * len(values)
     cluster_of: Sequence[Hashable] = clusters if clusters is not None else range(len(values))
     sizes = Counter(group_of)
+    share = {g: weights[g] if weights is not None else 1 / len(sizes) for g in sizes}
     sums: defaultdict[Hashable, float] = defaultdict(float)
     for value, group in zip(values, group_of, strict=True):
         sums[group] += value
     centre = {g: sums[g] / sizes[g] for g in sizes}
     pull: defaultdict[Hashable, float] = defaultdict(float)
     for value, group, cluster in zip(values, group_of, cluster_of, strict=True):
-        pull[cluster] += (value - centre[group]) / (sizes[group] * len(sizes))
+        pull[cluster] += (value - centre[group]) * share[group] / sizes[group]
     g = len(pull)
     se = math.sqrt(math.fsum(p * p for p in pull.values()) * g / (g - 1)) if g > 1 else 0.5
-    return Estimate(value=math.fsum(centre.values()) / len(centre), se=se, n=len(values))
+    return Estimate(value=math.fsum(share[g] * centre[g] for g in centre), se=se, n=len(values))
 
 
 def wilson(share: float, n: float, z: float = Z95) -> tuple[float, float]:

@@ -74,18 +74,18 @@ class Pictures:
         return found
 
     def _see(self, model: Any, tower: Any, ids: list[str], where: torch.device) -> None:
-        for at in range(0, len(ids), 32):
-            part = ids[at : at + 32]
-            layers = _read_layers(model)
-            with torch.inference_mode(False), torch.no_grad(), torch.autocast(where.type, enabled=False):
-                pixels = self.inputs(part)["pixel_values"].to(where, next(tower.parameters()).dtype)
-                was, _ = tower.training, tower.eval()
+        """One picture at a time: kernels round as the size of the batch has it, and what a picture looks like must not hang
+        on what it was first seen with (a resumed run meets its pictures in other company)."""
+        layers = _read_layers(model)
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(where.type, enabled=False):
+            was, _ = tower.training, tower.eval()
+            for name in ids:
+                pixels = self.inputs([name])["pixel_values"].to(where, next(tower.parameters()).dtype)
                 seen = tower(pixels, return_dict=True, output_hidden_states=bool(layers))
-                tower.train(was)
-            outputs = {str(n): seen.hidden_states[n] for n in layers} or {"last": seen.last_hidden_state}
-            for row, name in enumerate(part):
-                self.kept[name] = {n: x[row].cpu() for n, x in outputs.items()}
-                self.bytes += sum(x[row].nbytes for x in outputs.values())
+                outputs = {str(n): seen.hidden_states[n] for n in layers} or {"last": seen.last_hidden_state}
+                self.kept[name] = {n: x[0].cpu() for n, x in outputs.items()}
+                self.bytes += sum(x.nbytes for x in self.kept[name].values())
+            tower.train(was)
 
 
 def embed(model: Any, ids_BT: Tensor, images: Sequence[str], pictures: Pictures | None) -> Tensor:

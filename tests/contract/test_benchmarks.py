@@ -2,20 +2,26 @@
 
 import gzip
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 from numpy.typing import NDArray
+from pyarrow import parquet
 
 from assay.bench import table
 from assay.bench.benchmark import BenchmarkResult, Scores, Skipped, conversations, evaluate, run, sample
 from assay.bench.best_of_n import Candidates, best_of_n
-from assay.bench.reward import BENCHMARKS, find_data, prompts
+from assay.bench.fetch import fetch
+from assay.bench.reward import BENCHMARKS, find_data, named, ppe, prompts, rewardbench, rewardbench2
 from assay.bench.reward.pairs import evaluate_pairs
+from assay.bench.verdicts import PairJudge
+from assay.chat import Reply, Request
 from assay.errors import AssayError
 from assay.records import Conversation, Pair, Preference, Response, Scorer, user
 
@@ -66,7 +72,63 @@ def _rmb(root: Path) -> None:
         packed.write_bytes(gzip.compress("".join(json.dumps(r) + "\n" for r in lists).encode()))
 
 
-WRITERS: dict[str, Callable[[Path], None]] = {"judgebench": _judgebench, "rm-bench": _rm_bench, "rmb": _rmb}
+def _rewardbench(root: Path) -> None:
+    rows = [
+        {"prompt": f"{subset} {n}", "chosen": f"{RIGHT} {n}", "rejected": f"{WRONG} {n}", "subset": subset, "id": n,
+         "chosen_model": "a", "rejected_model": "b"}
+        for weights in rewardbench.SECTIONS.values() for subset in weights for n in range(2)
+    ]  # fmt: skip
+    folder = root / "rewardbench" / "data"
+    folder.mkdir(parents=True)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "filtered-00000-of-00001.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist(rows * 2), folder / "raw-00000-of-00001.parquet")
+
+
+def _rewardbench_2(root: Path) -> None:
+    rows = [
+        {"id": str(n), "prompt": f"{subset} {n}", "chosen": [RIGHT], "rejected": [f"{WRONG} {k}" for k in range(3)],
+         "num_correct": 1, "num_incorrect": 3, "total_completions": 4, "subset": subset}
+        for subset in rewardbench2.SUBSETS[:-1] for n in range(2)
+    ]  # fmt: skip
+    for n in range(2):
+        for kind, count in (("ref", 1), ("tied", 3)):
+            rows.append({"id": f"{kind}:{n}", "prompt": f"{kind} {n}", "chosen": [f"{RIGHT} {k}" for k in range(count)],
+                         "rejected": [f"{WRONG} {k}" for k in range(2)], "num_correct": count, "num_incorrect": 2,
+                         "total_completions": count + 2, "subset": "Ties"})  # fmt: skip
+    _lines(root / "rewardbench-2" / "test.jsonl", rows)
+
+
+def _ppe_preference(root: Path) -> None:
+    rows = []
+    for n in range(9):
+        winner = ("model_a", "model_b", "tie")[n % 3]
+        one, two = (WRONG, RIGHT) if winner == "model_b" else (RIGHT, WRONG)
+        rows.append({"question_id": f"q{n}", "prompt": f"Question {n}", "response_1": f"{one} {n}",
+                     "response_2": f"{two} {n}", "winner": winner, "is_code": n < 2})  # fmt: skip
+    _lines(root / "ppe-preference" / "test.jsonl", rows)
+
+
+def _ppe_correctness(root: Path) -> None:
+    for name in ("MMLU-Pro", "MATH", "GPQA", "MBPP-Plus", "IFEval"):
+        rows = []
+        for n in range(2):
+            marks = [True, False, False, True]
+            said = {f"response_{k + 1}": f"{RIGHT if m else WRONG} {n}{k}" for k, m in enumerate(marks)}
+            pairs = {"sampled_conflict_pairs": [[1, 0], [3, 2]]} if n else {}
+            rows.append(
+                {"question_id": n, "model_name": "m", "prompt": f"{name} {n}", "scores": marks, **said, **pairs}
+            )
+        _lines(root / "ppe-correctness" / f"PPE-{name}-Best-of-K.jsonl", rows)
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "rewardbench": _rewardbench, "rewardbench-2": _rewardbench_2, "ppe-preference": _ppe_preference,
+    "ppe-correctness": _ppe_correctness, "rmb": _rmb, "rm-bench": _rm_bench, "judgebench": _judgebench,
+}  # fmt: skip
+TIED = {"judgebench": 50.0}
+"""What equal rewards get where it is not 0: JudgeBench's code reads a tie as B>A, right for every second pair here."""
+BEYOND = 101.0
+"""What RewardBench 2's Ties give to rewards without any spread among the right answers: its weights sum to 1.01."""
 
 
 @pytest.fixture
@@ -96,14 +158,24 @@ def test_every_benchmark_is_written_here() -> None:
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize(("right", "wrong", "value"), [(1.0, 0.0, 100.0), (0.0, 1.0, 0.0), (0.5, 0.5, 0.0)])
 def test_perfect_inverted_and_tied(data: Path, name: str, right: float, wrong: float, value: float) -> None:
-    if name == "judgebench" and right == wrong:
-        value = 50.0  # its code reads a tie as B>A, which is right for every second pair here
     result = run(BENCHMARKS[name], data, _scorer(right, wrong))
-    assert _headline(result) == pytest.approx(value)
     assert isinstance(result, BenchmarkResult)
     assert result.n == result.total > 0
-    assert all(c.value == pytest.approx(value) for c in result.slices)
     assert result.protocol
+    found = {c.name: c.value for c in result.slices} | {"headline": _headline(result)}
+    if name == "rewardbench-2":
+        ties = {1.0: BEYOND, 0.0: -1.0, 0.5: 0.0}[right]
+        assert found.pop("Ties") == pytest.approx(ties)
+        assert found.pop("headline") == pytest.approx((5 * (25 if right == wrong else value) + ties) / 6)
+        value = 25.0 if right == wrong else value
+    elif right == wrong:
+        value = TIED.get(name, 0.0)
+        if name == "ppe-correctness":  # a tie at the top is worth a random answer: half of them are right here
+            assert {v for n, v in found.items() if "best of" in n} == {50.0}
+            found = {n: v for n, v in found.items() if "best of" not in n}
+    assert found == pytest.approx(dict.fromkeys(found, value))
+    for one in table.cells(result):
+        assert 0 <= one.interval[0] <= one.interval[1] <= 100
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -158,9 +230,9 @@ def test_a_missing_folder_is_skipped_and_an_empty_one_is_an_error(tmp_path: Path
     skipped = run(benchmark, tmp_path, _scorer(1, 0))
     assert isinstance(skipped, Skipped)
     assert "skipped" in str(skipped)
-    assert benchmark.home in str(skipped)
+    assert benchmark.fetch.format(tmp_path / benchmark.folder) in str(skipped)
     (tmp_path / benchmark.folder).mkdir()
-    with pytest.raises(AssayError, match=benchmark.home):
+    with pytest.raises(AssayError, match=re.escape(benchmark.home)):
         run(benchmark, tmp_path, _scorer(1, 0))
 
 
@@ -327,3 +399,128 @@ def test_best_of_n_rejects_what_it_cannot_count() -> None:
         Candidates(id="x", rewards=(1.0,), correct=(True, False))
     with pytest.raises(AssayError, match="problem x: a reward is not finite"):
         Candidates(id="x", rewards=(float("inf"),), correct=(True,))
+
+
+def test_the_score_of_ties_by_hand(tmp_path: Path) -> None:
+    _rewardbench_2(tmp_path)
+    items = [i for i in rewardbench2.load(tmp_path / "rewardbench-2") if i.stratum == "Ties"]
+    rewards = {
+        "ref:0": ([3.0], [1.0, 0.0]), "tied:0": ([4.0, 3.5, 3.0], [1.0, 0.5]),  # G_r 2, G_t 2, D 1
+        "ref:1": ([0.0], [1.0, 0.0]), "tied:1": ([4.0, 2.0, 2.0], [1.0, 0.5]),  # G_r -1, G_t 1, D 2
+    }  # fmt: skip
+    scores: dict[Conversation, float] = {}
+    for item in items:
+        right, wrong = rewards[item.id.removeprefix("Ties/")]
+        scores |= dict(zip(item.right, right, strict=True)) | dict(zip(item.wrong, wrong, strict=True))
+    found = rewardbench2.report(items, scores)
+    margin = (np.tanh(2 / 1 - 1) + np.tanh(-1 / 2 - 1)) / 2
+    expected = 0.3 * 1 + 0.3 * 0.5 + 0.2 * 0.5 + 0.2 * 0.5 + 0.01 * margin
+    assert found.slices[0].value == pytest.approx(100 * expected)
+    assert found.headline is None, "five subsets are absent"
+    assert rewardbench2._margin(0.0, 0.0) == 0.0, "0/0 counts 0"
+
+
+def test_sections_of_rewardbench_by_a_second_way(tmp_path: Path) -> None:
+    _rewardbench(tmp_path)
+    items = rewardbench.load(tmp_path / "rewardbench")
+    assert len(items) == 46, "the split raw is left out"
+    random = np.random.default_rng(0)
+    scores = {c: float(random.random()) for c in conversations(items)}
+    found = {c.name: c.value for c in rewardbench.report(items, scores).slices}
+    sections = []
+    for section, weights in rewardbench.SECTIONS.items():
+        total = 0.0
+        for subset, weight in weights.items():
+            own = [i for i in items if i.stratum == subset]
+            total += weight * sum(scores[i.best] > scores[i.losers[0]] for i in own) / len(own)
+        sections.append(100 * total / sum(weights.values()))
+        assert found[section] == pytest.approx(sections[-1])
+    result = rewardbench.report(items, scores)
+    assert result.headline is not None
+    assert result.headline.value == pytest.approx(np.mean(sections))
+    assert sum(rewardbench.SIZES.values()) == 2_985
+    assert "not the published pairs" in rewardbench.caveats(items)[0]
+    fewer = rewardbench.report([i for i in items if i.stratum != "donotanswer"], scores)
+    assert fewer.headline is None
+    assert "donotanswer" in fewer.notes[0]
+
+
+def test_weighted_sections_have_the_error_of_many_draws(tmp_path: Path) -> None:
+    """The spread of the total over 400 draws of all items is what one draw says it is."""
+    random = np.random.default_rng(1)
+    many = [
+        replace(i, id=f"{i.id}/{k}", prompt=(user(f"{i.prompt[0].content} {k}"),))
+        for i in _rewardbench_items(tmp_path) for k in range(10)
+    ]  # fmt: skip
+    right = {i.id: (0.3 + 0.6 * (len(i.stratum) % 5) / 4) for i in many}
+    totals, errors = [], []
+    for _ in range(400):
+        values = [float(random.random() < right[i.id]) for i in many]
+        subsets = [i.stratum for i in many]
+        weights = {s: w / sum(ws.values()) / 4 for ws in rewardbench.SECTIONS.values() for s, w in ws.items()}
+        made = rewardbench._weighted("t", weights, values, [i.prompt for i in many], subsets)
+        totals.append(made.value)
+        errors.append(made.se)
+    assert np.std(totals) == pytest.approx(np.mean(errors), rel=0.12)
+
+
+def _rewardbench_items(root: Path) -> list[Any]:
+    _rewardbench(root)
+    return rewardbench.load(root / "rewardbench")
+
+
+def test_ppe_reads_winners_ties_and_named_pairs(tmp_path: Path) -> None:
+    _ppe_preference(tmp_path)
+    _ppe_correctness(tmp_path)
+    pairs = ppe.load_preference(tmp_path / "ppe-preference")
+    assert [i.id for i in pairs] == ["q0", "q1", "q3", "q4", "q6", "q7"], "ties are left out"
+    assert {i.stratum for i in pairs} == {"is_code", ""}
+    sampled = {i.id: i for i in ppe.load_correctness(tmp_path / "ppe-correctness") if i.stratum == "MATH"}
+    assert sampled["MATH/1/m"].pairs == ((0, 1), (3, 2)), "the right answer first"
+    assert len(sampled["MATH/0/m"].pairs) == 4, "all pairs where none are named"
+    rows = [{"question_id": 0, "prompt": "p", "response_1": "a", "response_2": "b", "winner": "model_c"}]
+    _lines(tmp_path / "ppe-preference" / "test.jsonl", rows)
+    with pytest.raises(AssayError, match="row 1, field 'winner': expected model_a, model_b or a tie"):
+        ppe.load_preference(tmp_path / "ppe-preference")
+    bad = {"question_id": 0, "prompt": "p", "response_1": "a", "response_2": "b", "scores": [1, 1]}
+    _lines(tmp_path / "ppe-correctness" / "math.jsonl", [bad | {"sampled_conflict_pairs": [[0, 1]]}])
+    with pytest.raises(AssayError, match="no pair of a right and a wrong answer"):
+        ppe.load_correctness(tmp_path / "ppe-correctness")
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_judge_of_pairs_runs_on_every_benchmark(data: Path, name: str) -> None:
+    class Right:
+        name = "right"
+
+        def complete(self, requests: Sequence[Request]) -> list[Reply]:
+            texts = [r.messages[0].content.split("[Answer B]") for r in requests]
+            return [Reply(text="[[A]]" if RIGHT in first else "[[B]]") for first, _ in texts]
+
+    result = run(BENCHMARKS[name], data, PairJudge(Right()))
+    assert isinstance(result, BenchmarkResult)
+    assert result.failed == 0
+    assert {c.value for c in result.slices} == {100.0}
+    assert (result.headline is None) == (name == "rewardbench-2"), "Ties needs scores"
+    told = {c.name: c.value for c in result.diagnostics}
+    assert (told["first shown wins"], told["both orders agree"]) == (50.0, 100.0)
+
+
+def test_what_is_missing_is_fetched_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """git and hf are scripts here: git brings RMB's file and fails for JudgeBench, half-way."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    git = 'for to; do :; done; mkdir -p "$to"; case "$*" in *JudgeBench*) echo no route >&2; exit 1;; esac; touch "$to/data"'
+    for name, script in (("git", git), ("hf", "exit 3")):
+        (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    said: list[str] = []
+    folder = tmp_path / "DIR with space"
+    with pytest.raises(AssayError, match=r"could not fetch rewardbench .*; judgebench \(no route\)"):
+        fetch(folder, named(("judgebench", "rmb", "rewardbench")), said.append)
+    assert sorted(p.name for p in folder.iterdir()) == ["rmb"]
+    fetch(folder, named(("rmb",)), said.append)
+    assert "already in" in said[-1]
+    with pytest.raises(AssayError, match="unknown benchmark 'x'"):
+        named(("x",))

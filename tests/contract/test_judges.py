@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from assay.chat import ChatConfig, Replay, request_key
+from assay.chat import ChatConfig, request_key
 from assay.curate.annotate import judge_request, llm_judge
 from assay.curate.attributes import rule_attributes
 from assay.curate.offline import gold_vote_judge, hash_embedder, relevance_judge
 from assay.curate.verify import oracle, terminal_annotator
 from assay.records import Case, Example, Judge, Pair, Response, user
+from assay.replay import Replay
 
 NAMES = ("oracle", "offline:gold-vote", "offline:relevance", "llm", "human")
 

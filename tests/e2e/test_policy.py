@@ -16,7 +16,7 @@ from assay.policy.assemble import assemble, save
 from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
 from assay.policy.hallucination import MonitorConfig
 from assay.recipes import ablations, policies, tuned
-from assay.recipes.tune import Task, TuneConfig, tune
+from assay.recipes.tune import Exam, Task, TuneConfig, tune
 from assay.records import Message, Prompt
 from assay.reward.config import TrainConfig
 
@@ -46,10 +46,10 @@ def task(store: ImageStore) -> Task:
     align, gold, pairs, learn, test = (
         prompts(store, n, s) for n, s in ((16, 0), (12, 16), (12, 28), (12, 40), (10, 52))
     )
+    exam = Exam(prompts=test, swapped=tuple(test[(i + 1) % 10].images[0] for i in range(10)))
     return Task(
         align=align, worked=tuple(f"a {p.answer} one</think><answer>{p.answer}</answer>" for p in align), gold=gold,
-        pairs=pairs, tune=learn, test=test, swapped=tuple(test[(i + 1) % 10].images[0] for i in range(10)),
-        wordings=("",) * 10, base=base,
+        pairs=pairs, tune=learn, watched=exam, test=exam, base=base,
     )  # fmt: skip
 
 

@@ -21,7 +21,6 @@ EXPECTED = {
     "assay run pool": (2, "pairs wait for people; run: assay verify runs/"),
     "assay verify": (0, "2 judged"),
     "assay show": (0, "wild"),
-    "assay bench": (2, "no such folder of benchmark data"),
 }
 """Command -> exit code and a part of what it prints; a run stops at its first need of people."""
 
@@ -77,6 +76,36 @@ def test_the_readmes_training_commands(finished: Path, tmp_path: Path) -> None:
         done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, env=os.environ, timeout=300)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         assert expected.pop(name) in done.stdout
+    assert not expected
+
+
+def test_the_readmes_measuring_commands(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "tiny").symlink_to(finished)
+    rows = [
+        {"pair_id": str(n), "source": s, "question": f"{n}?", "response_A": "yes", "response_B": "no no", "label": "A>B"}
+        for n, s in enumerate(("mmlu-pro-law", "livebench-reasoning", "livebench-math", "livecodebench"))
+    ]  # fmt: skip
+    (tmp_path / "DIR" / "judgebench").mkdir(parents=True)
+    data = "".join(json.dumps(r) + "\n" for r in rows)
+    (tmp_path / "DIR" / "judgebench" / "gpt-4o-2024-05-13.jsonl").write_text(data)
+    (tmp_path / "questions.jsonl").write_text('{"question": "2+3?"}\n')
+    tiny_models.save_language(tmp_path / "smollm2", "qwen3")
+    expected = {
+        "assay bench runs": ("", "mean of the four slices"), "assay bench compare": ("", "draws with A > B"),
+        "assay best-of-n": ("-n 2 --sampler.max-tokens 4", "1 questions, best of 2"),
+    }  # fmt: skip
+    for command in commands("assay best-of-n"):
+        if command.startswith("assay serve"):
+            continue  # tests/e2e/test_serve.py starts it, asks it and ends it
+        more, part = expected.pop(next(n for n in expected if command.startswith(n)))
+        command = command.replace(" smollm2 ", " ./smollm2 ")  # the package of that name need not be there
+        argv = [sys.executable, "-m", "assay.cli", *shlex.split(f"{command} {more}")[1:]]
+        done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, env=os.environ, timeout=300)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert part in done.stdout
+        if command.startswith("assay bench runs"):
+            (tmp_path / "other.json").write_bytes((tmp_path / "mine.json").read_bytes())
     assert not expected
 
 

@@ -35,6 +35,10 @@ PROMPTS = {
     "attribute_text": lambda: attribute_text(TARGET, PLAIN.attributes),
     "judge_unguided": lambda: judge_request(PLAIN, "model", 0, 0)[0].messages[0].content,
     "judge_guided": lambda: judge_request(GUIDED, "model", 0, 0)[0].messages[0].content,
+    "judge_json": lambda: judge_request(PLAIN, "model", 0, 0, "json")[0].messages[0].content,
+    "judge_verdict": lambda: judge_request(GUIDED, "model", 0, 0, "verdict")[0].messages[0].content,
+    "judge_schema": lambda: judge_request(PLAIN, "model", 0, 0, "json")[0].schema,
+    "attributes_schema": lambda: attribute_request(TARGET).schema,
     "protocol_for_people": lambda: protocol_for(PLAIN.attributes, tools=True),
 }
 

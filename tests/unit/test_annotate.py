@@ -182,3 +182,57 @@ def test_the_protocol_is_for_this_task_and_tools_can_be_left_out() -> None:
     for word in ("search", "assistant", "<!--"):
         assert word not in without
     assert "<!--" not in with_tools
+
+
+def test_a_tie_of_votes_that_say_how_sure_they_are_goes_to_the_surer_one() -> None:
+    p = pair()
+    one, other = (r.id for r in p.responses)
+
+    def vote(better: str, sure: float) -> Judgement:
+        return Judgement(pair_id=p.id, better=better, by="llm:m", kind="llm", shown=(better,), confidence=sure)
+
+    told = merge([vote(one, 0.9), vote(other, 0.6)])
+    assert (told.better, told.problem, told.votes) == (one, "", 2)
+    assert told.confidence == pytest.approx(6 / 7), "odds of 9 against odds of 1.5"
+    assert merge([vote(one, 0.7), vote(other, 0.7)]).problem == "tie"
+    assert merge([vote(one, 1.0), vote(other, 1.0)]).problem == "tie"
+    assert merge([vote(one, 0.51), vote(one, 0.51), vote(other, 0.99)]).better == one, "a majority stays one"
+
+
+def test_samples_come_in_twos_that_show_both_orders() -> None:
+    c = case(pair())
+    for model in "abc":
+        orders = [judge_request(c, model, s, 0)[1] for s in range(6)]
+        assert [orders[0][::-1], orders[2][::-1], orders[4][::-1]] == [orders[1], orders[3], orders[5]]
+    firsts = {judge_request(c, "m", s, 0)[1] for s in range(0, 40, 2)}
+    assert len(firsts) == 2, "which order comes first is random"
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict", "reason"),
+    [
+        ('{"reason": "It is better.", "verdict": "1"}', "1", "It is better."),
+        ('```json\n{"reason": "", "verdict": "2"}\n```', "2", ""),
+        ('{"verdict": " Tie "}', "tie", ""),
+        ('{"reason": "r", "verdict": "cannot decide"}', "cannot decide", "r"),
+        ('{"reason": "r", "verdict": 1}', "unparsable", '{"reason": "r", "verdict": 1}'),
+        ('{"reason": "r", "verdict": "3"}', "unparsable", '{"reason": "r", "verdict": "3"}'),
+        ('{"reason": ["r"], "verdict": "1"}', "unparsable", '{"reason": ["r"], "verdict": "1"}'),
+        ('["1"]', "unparsable", '["1"]'),
+        ("Verdict: 1", "unparsable", "Verdict: 1"),
+        ('Sure! {"verdict": "1"}', "unparsable", 'Sure! {"verdict": "1"}'),
+    ],
+)
+def test_a_json_answer_is_read_strictly(text: str, verdict: str, reason: str) -> None:
+    p = pair()
+    order = (p.responses[0].id, p.responses[1].id)
+    vote = read_vote(p, order, Reply(text=text), "llm:m", "json")
+    assert vote.better == (order[int(verdict) - 1] if verdict in "12" else None)
+    assert vote.problem == ("" if verdict in "12" else verdict)
+    assert vote.rationale == reason
+
+
+def test_a_refusal_is_no_vote_whatever_it_says() -> None:
+    p = pair()
+    order = (p.responses[0].id, p.responses[1].id)
+    assert read_vote(p, order, Reply(text="Verdict: 1", problem="refused"), "llm:m").problem == "refused"

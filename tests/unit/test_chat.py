@@ -1,6 +1,7 @@
 """The chat client against a real server on loopback: exactly once, in order, and no failure raises."""
 
 import asyncio
+import base64
 import json
 import subprocess
 import sys
@@ -13,9 +14,20 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from assay.chat import ChatConfig, Replay, Request, Server, export_replies, read_completion, request_key
+from assay.chat import (
+    Budget,
+    BudgetSpent,
+    ChatConfig,
+    Request,
+    Server,
+    read_completion,
+    request_key,
+)
 from assay.errors import AssayError
+from assay.images import ImageStore
 from assay.records import Message, user
+from assay.replay import Replay, export_replies
+from assay.replies import ledger
 
 Handler = Callable[[int, dict[str, object]], web.Response]
 
@@ -141,9 +153,6 @@ def test_retry_after_holds_every_worker_back(server: FakeServer, tmp_path: Path)
         (lambda n, b: web.Response(text="<html>"), "the server's answer is not JSON", 3),
         (lambda n, b: web.json_response({"error": "x"}), "not a chat completion: {'error': 'x'}", 1),
         (lambda n, b: web.json_response([1]), "not a chat completion: [1]", 1),
-        (lambda n, b: completion(""), "empty", 1),
-        (lambda n, b: completion(None, finish_reason="length"), "cut off at max_tokens", 1),
-        (lambda n, b: completion("no", finish_reason="content_filter"), "refused", 1),
     ],
 )
 def test_a_failure_is_a_reply_and_is_not_cached(
@@ -157,6 +166,26 @@ def test_a_failure_is_a_reply_and_is_not_cached(
     assert len(server.bodies) == 2 + calls
     server.handler = lambda n, body: completion("better now")
     assert chat(server, tmp_path).complete([ask("bad")])[0].text == "better now"
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (lambda: completion(""), "empty"),
+        (lambda: completion(None, finish_reason="length"), "cut off at max_tokens"),
+        (lambda: completion("no", finish_reason="content_filter"), "refused"),
+    ],
+)
+def test_what_the_model_said_is_kept_though_it_is_no_answer(
+    server: FakeServer, tmp_path: Path, answer: Callable[[], web.Response], problem: str
+) -> None:
+    server.handler = lambda n, body: answer()
+    (first,) = chat(server, tmp_path).complete([ask("x")])
+    (again,) = chat(server, tmp_path).complete([ask("x")])
+    assert (first.problem, again.problem, again.cached, len(server.bodies)) == (problem, problem, True, 1)
+    assert export_replies(tmp_path / "cache.sqlite", tmp_path / "r.jsonl") == 1
+    (replayed,) = Replay(tmp_path / "r.jsonl", chat(server, tmp_path).config).complete([ask("x")])
+    assert (replayed.problem, replayed.text) == (problem, "")
 
 
 def test_timeouts_and_dead_servers_are_problems(server: FakeServer, tmp_path: Path) -> None:
@@ -174,7 +203,10 @@ def test_a_lone_surrogate_is_replaced() -> None:
 
 def test_images_are_a_problem_not_dropped(server: FakeServer, tmp_path: Path) -> None:
     request = Request(messages=(Message(role="user", content="what is this?", images=("abc",)),))
-    assert chat(server, tmp_path).complete([request])[0].problem == "images cannot be sent yet"
+    assert (
+        chat(server, tmp_path).complete([request])[0].problem
+        == "images cannot be sent: the server's folder of images is not named"
+    )
     assert not server.bodies
 
 
@@ -251,3 +283,135 @@ def test_a_killed_client_repeats_only_what_was_in_flight(server: FakeServer, tmp
     asked = Counter(json.dumps(b["messages"]) for b in server.bodies)
     assert len(asked) == 120
     assert len(server.bodies) <= 120 + 4
+
+
+def test_a_budget_is_never_passed_and_a_larger_one_goes_on(server: FakeServer, tmp_path: Path) -> None:
+    """A request costs 7 tokens in and 3 out, 0.017 at these prices; it may cost 0.342 (9 tokens of prompt, 100 of reply)."""
+    prices = {"price_in": 1_000.0, "price_out": 20_000.0 / 6, "max_tokens": 100, "concurrency": 4}
+    requests = [ask(f"{n:02}") for n in range(10)]
+    most = 9 * 1e-3 + 100 / 300
+    assert chat(server, tmp_path, **prices).estimate(requests).cost == pytest.approx(10 * most)
+    config = chat(server, tmp_path, **prices).config
+    with pytest.raises(BudgetSpent, match=r"m: the budget of 0.4 does not allow .* 6 of 10 requests are left"):
+        Server(config, tmp_path / "cache.sqlite", Budget(0.4)).complete(requests)
+    assert len(server.bodies) == 4, "3 x 0.017 + 0.342 is below 0.4, a fifth could pass it"
+    again = Budget(0.4)
+    with pytest.raises(BudgetSpent):
+        Server(config, tmp_path / "cache.sqlite", again).complete(requests)
+    assert (len(server.bodies), again.spent) == (4, pytest.approx(4 * 0.017)), "earlier spending counts"
+    told = Server(config, tmp_path / "cache.sqlite", Budget(1.0)).complete(requests)
+    assert [r.text for r in told] == [f"{n:02}" for n in range(10)]
+    assert len(server.bodies) == 10, "nothing is asked twice"
+    assert ledger(tmp_path / "cache.sqlite") == [
+        {"model": "m", "url": server.url, "answers": 10, "failures": 0, "untold": 0, "tokens_in": 70, "tokens_out": 30}
+    ]
+    assert Server(config, tmp_path / "cache.sqlite").estimate(requests).requests == 0
+
+
+def test_refused_answers_cost_too(server: FakeServer, tmp_path: Path) -> None:
+    server.handler = lambda n, body: completion("no", finish_reason="content_filter")
+    (reply,) = chat(server, tmp_path).complete([ask("x")])
+    assert reply.problem == "refused"
+    (row,) = ledger(tmp_path / "cache.sqlite")
+    assert (row["answers"], row["failures"], row["tokens_in"]) == (1, 1, 7)
+
+
+def test_pictures_go_inside_the_request(server: FakeServer, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image").new("RGB", (3, 2), "red")
+    store = ImageStore(tmp_path / "images")
+    message = Message(role="user", content="what is it?", images=(store.add(image),))
+    chat(server, tmp_path, images=store.folder).complete([Request(messages=(message,))])
+    (picture, text) = server.bodies[0]["messages"][0]["content"]  # type: ignore[index]
+    assert text == {"type": "text", "text": "what is it?"}
+    data = base64.b64decode(picture["image_url"]["url"].removeprefix("data:image/png;base64,"))
+    assert data == (store.folder / f"{message.images[0]}.png").read_bytes()
+    lost = Message(role="user", content="and this?", images=("0" * 32,))
+    told = chat(server, tmp_path, images=store.folder).complete([Request(messages=(lost,)), ask("ok")])
+    assert [r.problem for r in told] == [f"no image with the id {'0' * 32}", ""]
+
+
+SCHEMA = '{"type": "object", "properties": {"verdict": {"enum": ["1", "2"]}}}'
+
+
+def test_a_schema_goes_with_the_request_and_is_part_of_its_key(server: FakeServer, tmp_path: Path) -> None:
+    plain, formed = ask("a"), Request(messages=(user("a"),), schema=SCHEMA)
+    chat(server, tmp_path).complete([plain, formed])
+    sent = [b["response_format"] for b in server.bodies if "response_format" in b]
+    assert sent == [
+        {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": json.loads(SCHEMA)}}
+    ]
+    assert len(server.bodies) == 2
+    chat(server, tmp_path, schemas="never").complete([formed])
+    assert len(server.bodies) == 2, "without its schema it is the plain request, which was answered"
+
+
+def test_a_server_that_refuses_schemas_is_asked_without(server: FakeServer, tmp_path: Path) -> None:
+    def handler(n: int, body: dict[str, object]) -> web.Response:
+        return web.Response(status=400, text="unknown field") if "response_format" in body else completion("ok")
+
+    server.handler = handler
+    requests = [Request(messages=(user(str(n)),), schema=SCHEMA) for n in range(6)]
+    replies = chat(server, tmp_path, concurrency=1).complete(requests)
+    assert [r.text for r in replies] == ["ok"] * 6
+    assert ["response_format" in b for b in server.bodies] == [True] + [False] * 6
+    assert all(r.cached for r in chat(server, tmp_path).complete(requests))
+    (refused,) = chat(server, tmp_path, schemas="always").complete([Request(messages=(user("new"),), schema=SCHEMA)])
+    assert refused.problem == "http 400: unknown field"
+
+
+def test_a_wrong_request_does_not_turn_schemas_off(server: FakeServer, tmp_path: Path) -> None:
+    server.handler = lambda n, b: web.Response(status=400) if "bad" in json.dumps(b["messages"]) else completion("ok")
+    requests = [Request(messages=(user(t),), schema=SCHEMA) for t in ("bad", "good")]
+    replies = chat(server, tmp_path, concurrency=1).complete(requests)
+    assert [r.problem for r in replies] == ["http 400: ", ""]
+    assert "response_format" in server.bodies[-1]
+
+
+def test_a_lost_answer_is_asked_for_under_its_own_name(server: FakeServer, tmp_path: Path) -> None:
+    """A server that keeps answers by Idempotency-Key gives the lost one again; a failure that it told is not repeated."""
+
+    def handler(n: int, body: dict[str, object]) -> web.Response:
+        return web.Response(text="{cut") if n == 1 else web.Response(status=500) if n == 2 else completion("ok")
+
+    server.handler = handler
+    live = chat(server, tmp_path)
+    assert live.complete([ask("a")])[0].text == "ok"
+    key = request_key(live.config, ask("a"))
+    assert [h["Idempotency-Key"] for h in server.headers] == [key, key, f"{key}-1"]
+
+
+def test_a_timeout_may_have_cost_everything(server: FakeServer, tmp_path: Path) -> None:
+    """9 tokens of prompt and 10 of reply at 1 each: 19 for each lost try; the third does not fit into 50."""
+    prices = {"price_in": 1e6, "price_out": 1e6, "max_tokens": 10}
+    server.delay_s = 0.3
+    budget = Budget(50.0)
+    lost = Server(chat(server, tmp_path, timeout_s=0.05, tries=5, **prices).config, tmp_path / "cache.sqlite", budget)
+    with pytest.raises(BudgetSpent, match="1 of 1 requests are left"):
+        lost.complete([ask("12")])
+    assert (len(server.bodies), budget.spent) == (2, pytest.approx(38))
+    (row,) = ledger(tmp_path / "cache.sqlite")
+    assert (row["untold"], row["tokens_in"], row["tokens_out"]) == (2, 18, 20)
+
+
+def test_what_was_in_flight_at_a_kill_is_counted_as_spent(server: FakeServer, tmp_path: Path) -> None:
+    server.delay_s = 0.5
+    command = [sys.executable, "-c", _CLIENT, server.url, str(tmp_path / "cache.sqlite")]
+    victim = subprocess.Popen(command)
+    while len(server.bodies) < 4:
+        time.sleep(0.005)
+    victim.kill()
+    victim.wait()
+    chat(server, tmp_path)
+    (row,) = ledger(tmp_path / "cache.sqlite")
+    assert (row["answers"], row["untold"], row["tokens_out"]) == (4, 4, 4 * 1024)
+    chat(server, tmp_path)
+    assert ledger(tmp_path / "cache.sqlite") == [row], "once"
+
+
+def test_every_fresh_reply_is_told(server: FakeServer, tmp_path: Path) -> None:
+    heard: list[str] = []
+    live = chat(server, tmp_path)
+    live.told = lambda reply: heard.append(reply.text)
+    live.complete([ask("a"), ask("b")])
+    live.complete([ask("a"), ask("c")])
+    assert sorted(heard) == ["A", "B", "C"]

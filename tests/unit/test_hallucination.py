@@ -109,6 +109,7 @@ def test_claims_are_checked_by_hand() -> None:
     assert vocabulary(prompts) == WORDS
     assert (found.claims, found.false, found.unchecked, found.spoke) == (4, 1, 0, 2)
     assert found.marks == (False, True, False, None)
+    assert found.named == (1.0, 0.5, 0.0, None)
     assert found.answers == 3
     assert found.rate == pytest.approx(1 / 3)
 

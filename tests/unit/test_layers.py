@@ -10,19 +10,48 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("records",),
     ("tables",),
-    ("run", "chat", "journal", "images", "losses", "head", "attention_cpu", "statistics"),
+    (
+        "run",
+        "budget",
+        "replies",
+        "chat",
+        "replay",
+        "journal",
+        "images",
+        "losses",
+        "head",
+        "attention_cpu",
+        "statistics",
+    ),
     ("attention", "render", "vision"),
     ("pack",),
     ("models", "step"),
     ("curate", "reward", "bench", "policy"),
     ("recipes",),
+    ("web",),
     ("report", "show"),
     ("cli",),
 )
 SIBLINGS_APART = {"curate", "reward", "bench", "policy"}
 ALLOWED = {("policy", "bench")}
 """Rewards check answers by the rules of the benchmarks."""
-WITHOUT_TORCH = {"errors", "records", "tables", "run", "chat", "render", "curate", "bench", "report", "show", "cli"}
+WITHOUT_TORCH = {
+    "errors",
+    "records",
+    "tables",
+    "run",
+    "budget",
+    "replies",
+    "chat",
+    "replay",
+    "render",
+    "curate",
+    "bench",
+    "report",
+    "show",
+    "cli",
+    "web",
+}
 
 
 def imports(path: Path, everywhere: bool = True) -> set[str]:

@@ -1,6 +1,7 @@
 """Hybrid rewards by hand, the calibrated term, and preference pairs of scored answers."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,15 @@ import pytest
 from assay.errors import AssayError
 from assay.policy.config import PairConfig
 from assay.policy.pairs import make_pairs
-from assay.policy.rewards import HybridReward, ModelTerm, RewardConfig, fit_model_term, format_reward, summarise
+from assay.policy.rewards import (
+    HybridReward,
+    ModelTerm,
+    RewardConfig,
+    claims_reward,
+    fit_model_term,
+    format_reward,
+    summarise,
+)
 from assay.records import Prompt, Rollout, Score, user
 
 ASKED = Prompt(messages=(user("2 + 3?"),), answer="5", kind="number")
@@ -49,13 +58,16 @@ def test_rule_and_format_by_hand() -> None:
     assert [(s.rule, s.format, s.total) for s in scores] == [(1, 1, 2.5), (0, 1, 0.5), (1, 0, 2.0)]
 
 
-def test_a_false_claim_in_the_reasoning_costs_what_the_config_says() -> None:
+def test_claims_are_paid_for_and_false_ones_cost_what_the_config_says() -> None:
     seen = Prompt(messages=(user("is it red?"),), answer="no", kind="text", facts=("blue",), absent=("red",))
     texts = [f"<think>{t}</think><answer>no</answer>" for t in ("it is blue", "it is red", "it is not red", "hm")]
     given = [(seen, rollout(t)) for t in texts]
     asked = HybridReward(RewardConfig(claims=0.5))(given)
-    assert [(s.claims, s.total) for s in asked] == [(0, 2), (-1, 1.5), (0, 2), (0, 2)]
+    assert [(s.claims, s.total) for s in asked] == [(1, 2.5), (-1, 1.5), (0, 2), (0, 2)]
     assert [s.total for s in HybridReward(RewardConfig())(given)] == [2] * 4, "off unless asked for"
+    both = replace(seen, facts=("blue", "circle"), absent=("red", "square"))
+    said = ("a blue circle", "blue", "a blue square", "a red square", "")
+    assert [claims_reward(both, f"<think>{t}</think><answer>no</answer>") for t in said] == [1, 0.5, -0.5, -1, 0]
     unknown = HybridReward(RewardConfig(claims=0.5))([(ASKED, GOOD)])
     assert unknown[0].claims == 0, "nothing is known of a picture that is not there"
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from assay.curate.settle import majority, settle, settle_all
 from assay.records import Judgement, Kind
 
-KINDS: tuple[Kind, ...] = ("human", "oracle", "llm", "offline", "rm", "wild")
+KINDS: tuple[Kind, ...] = ("lead", "human", "oracle", "llm", "offline", "rm", "wild")
 judgements = st.builds(
     lambda better, kind, by, rnd: Judgement(
         pair_id="p", better=better, problem="" if better else "tie", kind=kind, by=by, round=rnd
@@ -44,6 +44,19 @@ def test_swapping_what_was_shown_never_changes_the_label(rows: list[Judgement]) 
 def test_a_person_outranks_any_number_of_machines() -> None:
     label = settle([says("human", "a"), *(says("llm", "b", by=f"m{i}") for i in range(9)), says("wild", "b")], "s")
     assert (label.chosen, label.tier, label.fate) == ("a", "gold", "relabelled")
+
+
+def test_an_adjudication_outranks_the_people_it_decides_between() -> None:
+    people = [says("human", "a", by="x"), says("human", "a", by="y"), says("human", "b", by="z")]
+    label = settle([*people, says("lead", "b", by="lead"), says("wild", "b")], "s")
+    assert (label.chosen, label.tier, label.by, label.reason) == (
+        "b",
+        "gold",
+        ("lead",),
+        "leads confirm the original label",
+    )
+    dropped = settle([*people, says("lead", None, by="lead")], "s")
+    assert (dropped.chosen, dropped.reason) == (None, "leads did not decide: cannot decide")
 
 
 def test_a_person_who_cannot_decide_drops_the_pair_for_good() -> None:

@@ -113,6 +113,23 @@ def test_the_whole_model_of_transformers_agrees_with_our_features(store: ImageSt
     assert torch.equal(embeds, again)
 
 
+def test_a_picture_does_not_depend_on_its_company(store: ImageStore, pictures: list[str]) -> None:
+    """Kernels round as the batch has it (seen with EfficientNet: 32 pictures and 8 differ), so each must be seen alone."""
+    model, processor = made("fastvlm")
+    policy = Policy(model, processor, PolicyConfig(train=("adapter",)), store)
+    assert policy.pictures is not None
+    sizes: list[int] = []
+    tower = vision.vision_tower(model).requires_grad_(False)
+    first = next(m for m in tower.modules() if isinstance(m, torch.nn.Conv2d))
+    first.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
+    with torch.no_grad():
+        together = policy.pictures.features(model, pictures)
+        again = policy.pictures.features(model, [*pictures[2:], pictures[0]])
+    assert sizes == [1] * len(pictures), "each once, alone"
+    each = together.chunk(len(pictures))
+    torch.testing.assert_close(again, torch.cat([*each[2:], each[0]]))
+
+
 @pytest.mark.parametrize(
     ("parts", "trained"),
     [

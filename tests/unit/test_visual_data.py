@@ -149,6 +149,19 @@ def test_splits_share_no_picture() -> None:
 
 
 @needs_pictures
+def test_no_picture_of_the_monitor_is_in_the_examination(tmp_path: Path) -> None:
+    watched, test = visual.examination(ImageStore(tmp_path), 200)
+    assert (len(watched.prompts), len(test.prompts)) == (visual.KNOWN, 200)
+    assert not {p.images for p in watched.prompts} & {p.images for p in test.prompts}
+    assert len({p.id for p in test.prompts}) == 200
+    assert sum(p.answer in visual.COLOURS for p in test.prompts) == 100
+    for exam in (watched, test, test.first(6)):
+        assert len(exam.swapped) == len(exam.wordings) == len(exam.prompts)
+    with pytest.raises(AssayError, match="were asked for"):
+        visual.examination(ImageStore(tmp_path), 2_000)
+
+
+@needs_pictures
 def test_swapped_pictures_change_the_right_answer(tmp_path: Path) -> None:
     prompts = visual.easy_vqa(ImageStore(tmp_path), "test", 160)
     facts = {p.images[0]: p.facts for p in prompts}

@@ -7,18 +7,29 @@
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from assay import statistics
 from assay.errors import AssayError
-from assay.records import Conversation, Scorer, digest
+from assay.records import Conversation, Message, Scorer, digest
 
 Scores = Mapping[Conversation, float]
 """The reward of every whole conversation (prompt and response)."""
+
+
+class Wins(Protocol):
+    """Verdicts on pairs, where nothing is known but which of two answers is better (`assay.bench.verdicts`)."""
+
+    def beats(self, right: Conversation, wrong: Conversation) -> bool: ...
+
+
+def beats(scores: Scores | Wins, right: Conversation, wrong: Conversation) -> bool:
+    """Whether the right answer strictly wins."""
+    return scores[right] > scores[wrong] if isinstance(scores, Mapping) else scores.beats(right, wrong)
 
 
 class Item(Protocol):
@@ -35,6 +46,10 @@ class Item(Protocol):
     def prompt(self) -> Conversation: ...
     @property
     def conversations(self) -> tuple[Conversation, ...]: ...
+    @property
+    def duels(self) -> tuple[tuple[Conversation, Conversation], ...]:
+        """Every (right, wrong) pair of answers that the benchmark compares."""
+        ...
 
 
 T = TypeVar("T", bound=Item)
@@ -58,25 +73,46 @@ class Choice:
     def conversations(self) -> tuple[Conversation, ...]:
         return (self.best, *self.losers)
 
-    def right(self, scores: Scores) -> bool:
+    @property
+    def duels(self) -> tuple[tuple[Conversation, Conversation], ...]:
+        return tuple((self.best, loser) for loser in self.losers)
+
+    def right(self, scores: Scores | Wins) -> bool:
         """A tie is wrong."""
-        return scores[self.best] > max(scores[loser] for loser in self.losers)
+        return all(beats(scores, self.best, loser) for loser in self.losers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a number is the mean of: a value in [0, 1], the cluster and the group of every item, and the groups' weights
+    (None: plain). Clusters are digests of prompts, so that two models' results can be paired."""
+
+    values: tuple[float, ...]
+    clusters: tuple[str, ...]
+    groups: tuple[str, ...]
+    weights: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One reported number: `value` and its standard error `se` in percent, over `n` items."""
+    """One reported number: `value` and its standard error `se` in percent, over `n` items; `terms`: what it is made of."""
 
     name: str
     n: int
     value: float
     se: float
+    terms: Terms | None = field(default=None, repr=False, compare=False)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95% interval in percent; not symmetric, and never of zero width."""
-        low, high = statistics.interval(self.estimate)
+        """The 95% interval in percent; not symmetric, and never of zero width. Of a composite that may leave [0, 100] a
+        little (RewardBench 2's ties), the part within."""
+        inside = replace(self.estimate, value=min(1.0, max(0.0, self.estimate.value)))
+        low, high = statistics.interval(inside)
         return 100 * low, 100 * high
+
+    def renamed(self, name: str) -> "Cell":
+        return replace(self, name=name)
 
     @property
     def estimate(self) -> statistics.Estimate:
@@ -84,11 +120,22 @@ class Cell:
 
 
 def cell(
-    name: str, values: Sequence[float], clusters: Sequence[Hashable], groups: Sequence[Hashable] | None = None
-) -> Cell:
-    """The cell of values in [0, 1]; with `groups`, of the plain mean of their means."""
-    found = statistics.mean(values, clusters, groups)
-    return Cell(name=name, n=found.n, value=100 * found.value, se=100 * found.se)
+    name: str, values: Sequence[float], clusters: Sequence[Hashable], groups: Sequence[Hashable] | None = None,
+    weights: Mapping[Any, float] | None = None,
+) -> Cell:  # fmt: skip
+    """The cell of values in [0, 1]; with `groups`, of the mean of their means, plain or by `weights`."""
+    found = statistics.mean(values, clusters, groups, weights)
+    terms = Terms(
+        values=tuple(values), clusters=tuple(map(_digest, clusters)), weights=weights,
+        groups=tuple(map(str, groups)) if groups is not None else ("",) * len(values),
+    )  # fmt: skip
+    return Cell(name=name, n=found.n, value=100 * found.value, se=100 * found.se, terms=terms)
+
+
+def _digest(cluster: Hashable) -> str:
+    if isinstance(cluster, tuple) and all(isinstance(m, Message) for m in cluster):
+        return digest([m.canonical() for m in cluster])[:16]
+    return digest(str(cluster))[:16]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +150,12 @@ class BenchmarkResult:
     slices: tuple[Cell, ...]
     notes: tuple[str, ...]
     protocol: str
+    diagnostics: tuple[Cell, ...] = ()
+    """How the number depends on what should not matter: the length of answers."""
+    failed: int = 0
+    """Items without a reward for every answer: they are in no number, and coverage says how many there are."""
+    whole: bool = False
+    """All items of the published benchmark were scored: only then does it count for the mean over seven."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +169,14 @@ class Skipped:
         return f"{self.name}: skipped: {self.reason}"
 
 
+@runtime_checkable
+class Pairwise(Protocol):
+    """A judge that can only compare two answers."""
+
+    def verdicts(self, items: Sequence[Any]) -> Any: ...
+    def by_position(self, items: Sequence[Any], verdicts: Any) -> tuple[Cell, ...]: ...
+
+
 def _none(items: Sequence[object]) -> tuple[str, ...]:
     return ()
 
@@ -124,19 +185,23 @@ def _none(items: Sequence[object]) -> tuple[str, ...]:
 class Benchmark(Generic[T]):
     """A benchmark: its folder under the data folder, where its data are published, and its pure functions.
 
-    `load` reads the benchmark's own folder. `caveats` says what is missing in the local copy, seen before sampling.
+    `load` reads the benchmark's own folder. `caveats` says what is missing in the local copy, seen before sampling: with
+    any, it is not quite the published benchmark. `fetch` is the command that brings the data, with {} for the folder.
     """
 
     name: str
     folder: str
     home: str
+    fetch: str
     load: Callable[[Path], list[T]]
-    report: Callable[[Sequence[T], Scores], BenchmarkResult]
+    report: Callable[[Sequence[T], Scores | Wins], BenchmarkResult]
+    failure: float | None = None
+    """What the published protocol gives for a failure of a generative judge (None: it says nothing)."""
     caveats: Callable[[Sequence[T]], tuple[str, ...]] = _none
 
 
 def run(
-    benchmark: Benchmark[T], folder: Path, scorer: Scorer, limit: int | None = None, seed: int = 0
+    benchmark: Benchmark[T], folder: Path, scorer: Scorer | Pairwise, limit: int | None = None, seed: int = 0
 ) -> BenchmarkResult | Skipped:
     """Score a benchmark whose data lie under the data folder `folder`; `limit` items at most (None or 0: all).
 
@@ -144,30 +209,89 @@ def run(
     """
     place = folder / benchmark.folder
     if not place.is_dir():
-        return Skipped(name=benchmark.name, reason=f"no folder {place}; get the data from {benchmark.home}")
+        return Skipped(name=benchmark.name, reason=f"no folder {place}; {benchmark.fetch.format(place)}")
     items = benchmark.load(place)
     if not items:
         raise AssayError(f"{place}: no items of {benchmark.name} here; fetch the data again from {benchmark.home}")
     twice = [i for i, count in Counter(item.id for item in items).items() if count > 1]
     if twice:
         raise AssayError(f"{place}: item {twice[0]} occurs twice; does the folder hold two copies of the data?")
-    return evaluate(items, benchmark.report, scorer, limit, seed, benchmark.caveats(items))
+    caveats = benchmark.caveats(items)
+    result = evaluate(items, benchmark.report, scorer, limit, seed, caveats, benchmark.failure)
+    whole = result.headline is not None and not caveats and not result.failed and result.n == result.total
+    return replace(result, whole=whole)
 
 
 def evaluate(
     items: Sequence[T],
-    report: Callable[[Sequence[T], Scores], BenchmarkResult],
-    scorer: Scorer,
+    report: Callable[[Sequence[T], Scores | Wins], BenchmarkResult],
+    scorer: Scorer | Pairwise,
     limit: int | None = None,
     seed: int = 0,
     notes: tuple[str, ...] = (),
+    failure: float | None = None,
 ) -> BenchmarkResult:
-    """Sample, score and report `items`; `notes` join those of the report."""
+    """Sample, score and report `items`; `notes` join those of the report.
+
+    Where the scorer may fail (it says so by `may_fail`, and gives NaN), items with a failure are left out and counted.
+    """
     chosen = sample(items, limit, seed) if limit else list(items)
-    result = report(chosen, score(chosen, scorer))
+    if isinstance(scorer, Pairwise):
+        result, told = _judged(chosen, report, scorer, failure)
+    else:
+        scores = score(chosen, scorer)
+        told = [i for i in chosen if all(c in scores for c in i.conversations)]
+        result = replace(report(_some(told, chosen), scores), diagnostics=by_length(told, scores))
     if len(chosen) < len(items):
         notes += (f"sample of {len(chosen):,} of {len(items):,} items, stratified, seed {seed}",)
-    return replace(result, total=len(items), notes=result.notes + notes)
+    failed = len(chosen) - len(told)
+    if failed:
+        notes += (f"coverage {len(told) / len(chosen):.1%}: {failed:,} of {len(chosen):,} items without all rewards",)
+    return replace(result, total=len(items), notes=result.notes + notes, failed=failed)
+
+
+def _some(told: list[T], chosen: Sequence[T]) -> list[T]:
+    if not told:
+        raise AssayError(f"no item of {chosen[0].source} got all its rewards; is the server up, and does it answer?")
+    return told
+
+
+def _judged(
+    chosen: Sequence[T], report: Callable[[Sequence[T], Scores | Wins], BenchmarkResult], judge: Pairwise,
+    failure: float | None,
+) -> tuple[BenchmarkResult, list[T]]:  # fmt: skip
+    """What a judge of pairs scored: the report of the items whose pairs all have verdicts, and what the published rule for
+    failures makes of all items (totals are linear in the items' values, so two reports tell it)."""
+    verdicts = judge.verdicts(chosen)
+    told = [i for i in chosen if not any(d in verdicts.failed for d in i.duels)]
+    result = report(_some(told, chosen), verdicts)
+    position = judge.by_position(told, verdicts)
+    if failure is not None and len(told) < len(chosen):
+        lost, won = (report(chosen, verdicts.with_failures(right)).headline for right in (False, True))
+        if lost is not None and won is not None:
+            share = (1 - failure) * lost.value + failure * won.value
+            position += (Cell(name=f"published rule, failures {failure:g}", n=len(chosen), value=share, se=lost.se),)
+    return replace(result, diagnostics=(*by_length(told, verdicts), *position)), told
+
+
+def by_length(items: Sequence[Item], scores: Scores | Wins) -> tuple[Cell, ...]:
+    """Strict wins of right answers over wrong ones where the right one has more characters, and where it has fewer; and how
+    often the longer one wins. A model that likes length is right where length is."""
+    won: dict[str, list[tuple[float, Conversation]]] = {
+        "right is longer": [],
+        "right is shorter": [],
+        "longer wins": [],
+    }
+    for item in items:
+        for right, wrong in item.duels:
+            more = len(right[-1].content) - len(wrong[-1].content)
+            if more:
+                wins = beats(scores, right, wrong)
+                won["right is longer" if more > 0 else "right is shorter"].append((float(wins), item.prompt))
+                won["longer wins"].append((float(wins if more > 0 else not wins), item.prompt))
+    return tuple(
+        replace(cell(n, [v for v, _ in told], [p for _, p in told]), terms=None) for n, told in won.items() if told
+    )
 
 
 def sample(items: Sequence[T], limit: int, seed: int) -> list[T]:
@@ -190,7 +314,8 @@ def conversations(items: Sequence[Item]) -> list[Conversation]:
 
 
 def score(items: Sequence[Item], scorer: Scorer) -> dict[Conversation, float]:
-    """The rewards of all conversations of the items. Raises AssayError for a wrong number of them or one not finite."""
+    """The rewards of all conversations of the items. Raises AssayError for a wrong number of them or one not finite; of a
+    scorer that may fail, what is not finite is left out."""
     flat = conversations(items)
     rewards = np.asarray(scorer(flat), dtype=np.float64)
     if rewards.shape != (len(flat),):
@@ -198,6 +323,8 @@ def score(items: Sequence[Item], scorer: Scorer) -> dict[Conversation, float]:
             f"the scorer returned shape {rewards.shape} for {len(flat)} conversations; it must be one each"
         )
     bad = np.flatnonzero(~np.isfinite(rewards))
+    if len(bad) and getattr(scorer, "may_fail", False):
+        return {c: x for c, x in zip(flat, rewards.tolist(), strict=True) if np.isfinite(x)}
     if len(bad):
         first = flat[bad[0]]
         item = next(i for i in items if first in i.conversations)

@@ -1,5 +1,6 @@
 """Best of N: what a reward model gains when it picks one of K answers whose correctness is known."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,6 +63,57 @@ def best_of_n(problems: Sequence[Candidates]) -> BestOfN:
         mixed=sum(len(set(p.correct)) == 2 for p in problems),
         pairs=cell("pairs", [w for _, w in wins], [i for i, _ in wins]) if wins else None,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """Percentages right for each N: of the answer that the reward model picks of N (`picked`), of a random one, and of the
+    best one (`oracle`: pass@N); standard errors over problems."""
+
+    sizes: tuple[int, ...]
+    picked: tuple[Cell, ...]
+    random: tuple[Cell, ...]
+    oracle: tuple[Cell, ...]
+
+
+def curve(problems: Sequence[Candidates], sizes: Sequence[int] = ()) -> Curve:
+    """Best-of-N for N in `sizes` (none: 1, 2, 4, ... up to what every problem has), from K >= N answers to each problem.
+
+    Unbiased: the mean over all subsets of N answers, in closed form. With rewards in ascending order, answer i (from 1) is
+    the best of C(i - 1, N - 1) of the C(K, N) subsets (the argument of pass@k in Chen et al. 2021, arXiv 2107.03374, eq. 1,
+    for a ranking); equal rewards share their places, as a random choice among them does.
+    Raises AssayError where a problem has fewer answers than a size.
+    """
+    if not problems:
+        raise AssayError("best of N needs at least one problem")
+    most = min(len(p.correct) for p in problems)
+    chosen = tuple(sizes) or tuple(2**n for n in range(most.bit_length()))
+    short = [n for n in chosen if not 1 <= n <= most]
+    if short:
+        raise AssayError(f"best of {short[0]} needs as many answers to every problem; one has {most}")
+    ids = [p.id for p in problems]
+    return Curve(
+        sizes=chosen,
+        picked=tuple(cell(f"best of {n}", [expected(p, n) for p in problems], ids) for n in chosen),
+        random=tuple(cell("random", [float(np.mean(p.correct)) for p in problems], ids) for _ in chosen),
+        oracle=tuple(cell(f"pass@{n}", [_any_right(p, n) for p in problems], ids) for n in chosen),
+    )
+
+
+def expected(problem: Candidates, n: int) -> float:
+    """The chance that the answer with the highest reward of n random ones is right."""
+    k = len(problem.correct)
+    order = np.argsort(problem.rewards, kind="stable")
+    rewards, correct = np.array(problem.rewards)[order], np.array(problem.correct, dtype=float)[order]
+    weights = np.array([math.comb(i, n - 1) for i in range(k)], dtype=float) / math.comb(k, n)
+    _, block = np.unique(rewards, return_inverse=True)
+    shared = np.bincount(block, weights) / np.bincount(block)
+    return float(np.sum(shared[block] * correct))
+
+
+def _any_right(problem: Candidates, n: int) -> float:
+    k, wrong = len(problem.correct), problem.correct.count(False)
+    return 1.0 - math.comb(wrong, n) / math.comb(k, n)
 
 
 def _picked(problem: Candidates) -> float:

@@ -1,4 +1,4 @@
-"""Benchmark files as rows: JSON lines or one JSON list, plain or gzip. Stricter than the pool's readers on purpose:
+"""Benchmark files as rows: JSON lines, one JSON list (plain or gzip), or Parquet. Stricter than the pool's readers:
 
 a benchmark with a row left out is another benchmark, so every flaw is an error that names file, row and field.
 """
@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, get_args
+
+from pyarrow import ArrowException, parquet
 
 from assay.errors import AssayError
 from assay.records import Conversation, Message, Role
@@ -41,11 +43,21 @@ class Row:
             self.fail(path, f"expected a text, found {_excerpt(value)}")
         return value
 
-    def texts(self, field: str, count: int) -> tuple[str, ...]:
+    def texts(self, field: str, count: int | None = None) -> tuple[str, ...]:
+        """A list of `count` texts; None: of any number above none."""
         value = self.get(field)
-        if not isinstance(value, list) or len(value) != count or not all(isinstance(v, str) for v in value):
-            self.fail((field,), f"expected a list of {count} texts, found {_excerpt(value)}")
+        good = isinstance(value, list) and value and all(isinstance(v, str) for v in value)
+        if not isinstance(value, list) or not good or (count is not None and len(value) != count):
+            self.fail(
+                (field,), f"expected a list of {'' if count is None else f'{count} '}texts, found {_excerpt(value)}"
+            )
         return tuple(value)
+
+    def count(self, field: str) -> int:
+        value = self.get(field)
+        if not isinstance(value, int) or isinstance(value, bool):
+            self.fail((field,), f"expected a whole number, found {_excerpt(value)}")
+        return value
 
     def conversation(self, field: str) -> Conversation:
         """A list of {role, content} that ends with the user's turn."""
@@ -69,10 +81,27 @@ class Row:
 
 def rows(path: Path) -> Iterator[Row]:
     """Every row of a file. Raises AssayError at the first part that is not a row."""
-    for number, value in _values(path, _text(path)):
+    values = enumerate(_parquet(path), 1) if path.suffix == ".parquet" else _values(path, _text(path))
+    for number, value in values:
         if not isinstance(value, dict):
             raise AssayError(f"{path}, row {number}: expected a JSON object, found {_excerpt(value)}; fetch it again")
         yield Row(file=path, number=number, value=value)
+
+
+def found(folder: Path, named: str = "", leave: str = "") -> list[Path]:
+    """The data files under a folder whose path within it holds `named` (any case) and not `leave`, in order."""
+    kinds = (".json", ".jsonl", ".gz", ".parquet")
+    inside = {p: str(p.relative_to(folder)).lower() for p in folder.rglob("*") if p.suffix in kinds and p.is_file()}
+    return sorted(p for p, name in inside.items() if named in name and not (leave and leave in name))
+
+
+def _parquet(path: Path) -> list[dict[str, Any]]:
+    try:
+        table = parquet.read_table(path)
+    except (OSError, ArrowException) as error:
+        raise AssayError(f"{path}: not a Parquet file ({error}); fetch it again") from error
+    rows_: list[dict[str, Any]] = table.to_pylist()
+    return rows_
 
 
 def _values(path: Path, text: str) -> Iterator[tuple[int, Any]]:

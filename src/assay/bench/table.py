@@ -1,13 +1,14 @@
 """Benchmark results as a table for a terminal or a Markdown page, and as JSON."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from assay.bench.benchmark import BenchmarkResult, Cell, Skipped
-from assay.tables import plain
 
 HEADER = ("benchmark", "part", "n", "accuracy, %", "se", "95% interval")
-_NUMBERS = {2, 3, 4, 5}
+NUMBERS = {2, 3, 4, 5}
 
 
 def rows(results: Sequence[BenchmarkResult | Skipped]) -> list[tuple[str, ...]]:
@@ -20,7 +21,25 @@ def rows(results: Sequence[BenchmarkResult | Skipped]) -> list[tuple[str, ...]]:
         if result.headline is None:
             table.append((result.name, "total", f"{result.n:,}", "-", "-", "-"))
         table += [_row(result.name, cell) for cell in cells(result)]
-    return table
+        table += [_row(result.name, replace(c, name=f"({c.name})")) for c in result.diagnostics]
+    mean = over_seven(results)
+    return [*table, _row("mean", mean)] if mean else table
+
+
+SEVEN = ("rewardbench", "rewardbench-2", "ppe-preference", "ppe-correctness", "rmb", "rm-bench", "judgebench")
+
+
+def over_seven(results: Sequence[BenchmarkResult | Skipped]) -> Cell | None:
+    """The plain mean of paper A's seven benchmarks (JudgeBench by the mean of its four slices, as in the paper), where all
+    seven are whole; else None. Their data are different, so their errors are independent."""
+    whole = {r.name: r for r in results if isinstance(r, BenchmarkResult) and r.whole}
+    if not set(SEVEN) <= set(whole):
+        return None
+    judge = next(c for c in whole["judgebench"].slices if c.name == "mean of the four slices")
+    parts = [judge if name == "judgebench" else whole[name].headline for name in SEVEN]
+    known = [c for c in parts if c is not None]
+    value, se = sum(c.value for c in known) / 7, math.sqrt(sum(c.se**2 for c in known)) / 7
+    return Cell(name="of seven", n=sum(c.n for c in known), value=value, se=se)
 
 
 def cells(result: BenchmarkResult) -> list[Cell]:
@@ -41,6 +60,10 @@ def notes(results: Sequence[BenchmarkResult | Skipped]) -> list[str]:
             lines.append(str(result))
         else:
             lines += [f"{result.name}: {text}" for text in (result.protocol, *result.notes)]
+    present = [r for r in results if r.name in SEVEN]
+    if present and over_seven(results) is None:
+        whole = sum(isinstance(r, BenchmarkResult) and r.whole for r in present)
+        lines.append(f"no mean over the seven benchmarks: {whole} of 7 are whole here")
     return lines
 
 
@@ -49,7 +72,7 @@ def text(results: Sequence[BenchmarkResult | Skipped]) -> str:
     table = [HEADER, *rows(results)]
     widths = [max(len(row[k]) for row in table) for k in range(len(HEADER))]
     lines = [
-        "  ".join(v.rjust(w) if k in _NUMBERS else v.ljust(w) for k, (v, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(v.rjust(w) if k in NUMBERS else v.ljust(w) for k, (v, w) in enumerate(zip(row, widths, strict=True)))
         for row in table
     ]
     return "\n".join([*(line.rstrip() for line in lines), *([""] if results else []), *notes(results)])
@@ -57,7 +80,7 @@ def text(results: Sequence[BenchmarkResult | Skipped]) -> str:
 
 def markdown(results: Sequence[BenchmarkResult | Skipped]) -> str:
     """The table as Markdown, then the notes as a list."""
-    rule = tuple("---:" if k in _NUMBERS else "---" for k in range(len(HEADER)))
+    rule = tuple("---:" if k in NUMBERS else "---" for k in range(len(HEADER)))
     lines = ["| " + " | ".join(v.replace("|", "\\|") for v in row) + " |" for row in (HEADER, rule, *rows(results))]
     return "\n".join([*lines, "", *(f"- {note}" for note in notes(results))])
 
@@ -67,12 +90,13 @@ def as_json(result: BenchmarkResult | Skipped) -> dict[str, Any]:
     if isinstance(result, Skipped):
         return {"title": result.name, "skipped": result.reason, "headline": None, "cells": [], "notes": [str(result)]}
     return {
-        "title": result.name, "n": result.n, "total": result.total, "protocol": result.protocol,
-        "headline": _as_json(result.headline) if result.headline else None,
+        "title": result.name, "n": result.n, "total": result.total, "failed": result.failed, "whole": result.whole,
+        "protocol": result.protocol, "headline": _as_json(result.headline) if result.headline else None,
         "cells": [_as_json(c) for c in cells(result)], "notes": [result.protocol, *result.notes],
+        "diagnostics": [_as_json(c) for c in result.diagnostics],
     }  # fmt: skip
 
 
 def _as_json(cell: Cell) -> dict[str, Any]:
     low, high = cell.interval
-    return {**plain(cell), "low": low, "high": high}
+    return {"name": cell.name, "n": cell.n, "value": cell.value, "se": cell.se, "low": low, "high": high}

@@ -2,24 +2,43 @@
 
 The prompt is the protocol that people follow, with the sentences on tools removed (A2, D.2-D.3), at most eight gold
 examples with their attributes, and the target at the end; the responses are "Candidate 1" and "Candidate 2" in random
-order. The paper leaves open the number of samples, the merge rule and ties: here each model votes `samples` times, each
-time with an order (and cache entry) of its own; the majority of a model's votes is its verdict, the majority of the
+order. The paper leaves open the number of samples, the form of the answer, the merge rule and ties: here each model votes
+`samples` times, each time with a cache entry of its own; every second sample shows the reverse of the order before it, so
+that a preference for a position cancels out; the majority of a model's votes is its verdict, the majority of the
 verdicts is the judgement, and a tie at either level is a problem, not a vote.
 """
 
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from math import exp, log
+from typing import Literal
 
 from assay.chat import Chat, Reply, Request
-from assay.curate.attributes import conversation_text, fenced, fill_prompt, prompt_text, response_text
+from assay.curate.attributes import (
+    asking,
+    conversation_text,
+    fenced,
+    fill_prompt,
+    json_object,
+    prompt_text,
+    response_text,
+)
 from assay.errors import AssayError
-from assay.records import Attributes, Case, Judge, Judgement, Pair, digest, user
+from assay.records import Attributes, Case, Judge, Judgement, Pair, digest
 
 MAX_EXAMPLES = 8
 """At most eight examples guide a judge (paper A2, D.2)."""
+Form = Literal["text", "json", "verdict"]
+"""A judge's answer: a reason and a verdict line, a JSON object (held to its schema by servers that can), a verdict line."""
+VERDICTS = ("1", "2", "tie", "cannot decide")
+SCHEMA = json.dumps({
+    "type": "object", "additionalProperties": False, "required": ["reason", "verdict"],
+    "properties": {"reason": {"type": "string"}, "verdict": {"type": "string", "enum": VERDICTS}},
+})  # fmt: skip
 _TOOLS = re.compile(r"<!-- tools -->\n(.*?)<!-- end -->\n", re.DOTALL)
 _VERDICT = re.compile(r"^\W*verdict\W*(?:candidate\s*)?(1|2|tie|cannot decide)\W*$", re.IGNORECASE | re.MULTILINE)
 
@@ -42,9 +61,12 @@ def shown_order(pair: Pair, *salt: object) -> tuple[str, str]:
     return (second, first) if swap else (first, second)
 
 
-def judge_request(case: Case, model: str, sample: int, seed: int) -> tuple[Request, tuple[str, str]]:
+def judge_request(
+    case: Case, model: str, sample: int, seed: int, form: Form = "text"
+) -> tuple[Request, tuple[str, str]]:
     """The request for one vote, and the order in which it shows the target's responses."""
-    order = shown_order(case.pair, seed, model, sample)
+    order = shown_order(case.pair, seed, model, sample - sample % 2)
+    order = order if sample % 2 == 0 else (order[1], order[0])
     examples = []
     for number, example in enumerate(case.examples[:MAX_EXAMPLES], 1):
         shown = shown_order(example.pair, seed, model, sample, case.pair.id)
@@ -54,8 +76,10 @@ def judge_request(case: Case, model: str, sample: int, seed: int) -> tuple[Reque
         "protocol": protocol_for(case.attributes, tools=False),
         "examples": "\n\n".join(examples) or "There are none for this conversation.",
         "target": _task(case.pair, case.attributes, order),
+        "answer": prompt_text(f"judge_{form}").rstrip("\n"),
     }
-    return Request(messages=(user(fill_prompt("judge", fields)),), sample=sample), order
+    schema = SCHEMA if form == "json" else ""
+    return Request(messages=(asking(case.pair, fill_prompt("judge", fields)),), sample=sample, schema=schema), order
 
 
 def _task(pair: Pair, attributes: Attributes, order: tuple[str, str]) -> str:
@@ -71,19 +95,37 @@ def _task(pair: Pair, attributes: Attributes, order: tuple[str, str]) -> str:
     return "\n\n".join(parts)
 
 
-def read_vote(pair: Pair, order: tuple[str, str], reply: Reply, by: str) -> Judgement:
+def read_vote(pair: Pair, order: tuple[str, str], reply: Reply, by: str, form: Form = "text") -> Judgement:
     """One raw vote from one reply; a failed, unreadable or contradictory reply is a judgement with a problem."""
-    verdicts = {v.lower() for v in _VERDICT.findall(reply.text)}
-    verdict = verdicts.pop() if len(verdicts) == 1 else ""
-    better = order[int(verdict) - 1] if verdict in ("1", "2") else None
+    verdict, reason = _read_json(reply.text) if form == "json" else _read_text(reply.text)
+    better = order[int(verdict) - 1] if verdict in ("1", "2") and not reply.problem else None
     problem = "" if better else reply.problem or verdict or "unparsable"
     return Judgement(
         pair_id=pair.id, better=better, by=by, kind="llm", shown=order, problem=problem, tokens=reply.tokens,
-        rationale=_VERDICT.sub("", reply.text).strip(), seconds=reply.seconds,
+        rationale=reason, seconds=reply.seconds, confidence=reply.confidence if better else 1.0,
     )  # fmt: skip
 
 
-def llm_votes(chats: Sequence[Chat], cases: Sequence[Case], *, samples: int = 3, seed: int = 0) -> list[Judgement]:
+def _read_text(text: str) -> tuple[str, str]:
+    """(verdict, reason) of an answer whose last line is a verdict; "" where there is none, or two that differ."""
+    verdicts = {v.lower() for v in _VERDICT.findall(text)}
+    return verdicts.pop() if len(verdicts) == 1 else "", _VERDICT.sub("", text).strip()
+
+
+def _read_json(text: str) -> tuple[str, str]:
+    """(verdict, reason) of one JSON object, bare or in a code fence; "" and the text where it is anything else."""
+    try:
+        data = json_object(text)
+    except ValueError:
+        return "", text.strip()
+    verdict, reason = data.get("verdict"), data.get("reason", "")
+    known = isinstance(verdict, str) and verdict.strip().lower() in VERDICTS and isinstance(reason, str)
+    return (str(verdict).strip().lower(), str(reason).strip()) if known else ("", text.strip())
+
+
+def llm_votes(
+    chats: Sequence[Chat], cases: Sequence[Case], *, samples: int = 3, seed: int = 0, form: Form = "text"
+) -> list[Judgement]:
     """The raw votes: for each case in order, for each chat, `samples` judgements (len(cases) * len(chats) * samples).
 
     All chats are asked at the same time. The order of the responses depends on (seed, pair, model, sample) alone, so a
@@ -94,10 +136,10 @@ def llm_votes(chats: Sequence[Chat], cases: Sequence[Case], *, samples: int = 3,
         raise AssayError(f"an LLM judge needs chats with different names and samples >= 1, got {names}, {samples}")
 
     def ask(chat: Chat) -> list[Judgement]:
-        asked = [(c.pair, *judge_request(c, chat.name, s, seed)) for c in cases for s in range(samples)]
+        asked = [(c.pair, *judge_request(c, chat.name, s, seed, form)) for c in cases for s in range(samples)]
         replies = chat.complete([request for _, request, _ in asked])
         votes = zip(asked, replies, strict=True)
-        return [read_vote(pair, order, reply, f"llm:{chat.name}") for (pair, _, order), reply in votes]
+        return [read_vote(pair, order, reply, f"llm:{chat.name}", form) for (pair, _, order), reply in votes]
 
     with ThreadPoolExecutor(len(chats)) as pool:
         by_chat = list(pool.map(ask, chats))
@@ -124,14 +166,32 @@ def merge(votes: Sequence[Judgement]) -> Judgement:
     models: dict[str, list[Judgement]] = defaultdict(list)
     for vote in votes:
         models[vote.by].append(vote)
-    verdicts = [_majority(own, by) for by, own in models.items()]
+    verdicts = [own_verdict(own, by) for by, own in models.items()]
     heard = [v for v in verdicts if v.better]
     name = "llm:" + "+".join(by.removeprefix("llm:") for by in models)
-    merged = replace(heard[0], by=name) if len(heard) == 1 else _majority(heard or verdicts, name)
+    merged = replace(heard[0], by=name) if len(heard) == 1 else majority_of(heard or verdicts, name)
     return replace(merged, votes=len(votes), tokens=sum(v.tokens for v in votes), seconds=sum(v.seconds for v in votes))
 
 
-def _majority(votes: Sequence[Judgement], by: str) -> Judgement:
+def own_verdict(votes: Sequence[Judgement], by: str) -> Judgement:
+    """A model's verdict on one pair: the majority of its votes; where they tie, the side with the greater log odds in all,
+    for a model that says how sure it is. Two orders of one pair then cancel a lean to a position."""
+    plain = majority_of(votes, by)
+    if plain.problem != "tie":
+        return plain
+    odds: dict[str, float] = defaultdict(float)
+    for vote in (v for v in votes if v.better):
+        sure = min(max(vote.confidence, 0.5), 1 - 1e-6)
+        odds[vote.better or ""] += log(sure / (1 - sure))
+    (one, most), (_, least) = sorted(odds.items(), key=lambda row: -row[1])
+    if most - least < 1e-9:
+        return plain
+    reason = next(v.rationale for v in votes if v.better == one)
+    share = 1 / (1 + exp(least - most))
+    return replace(plain, better=one, problem="", confidence=share, rationale=reason)
+
+
+def majority_of(votes: Sequence[Judgement], by: str) -> Judgement:
     """The majority of judgements on one pair; failures abstain, and name the problem when nobody voted."""
     assert len({v.pair_id for v in votes}) == 1, "votes on different pairs cannot be merged"
     counts = Counter(v.better for v in votes if v.better)

@@ -9,12 +9,13 @@ blind to everything that is only implied.
 import json
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
 from assay.chat import Chat, Reply, Request
-from assay.records import Attributes, Conversation, Pair, Response, user
+from assay.records import Attributes, Conversation, Message, Pair, Response
 
 CATEGORIES = (
     "Information seeking", "Coding & Debugging", "Advice seeking", "Math", "Creative writing", "Reasoning",
@@ -23,6 +24,17 @@ CATEGORIES = (
 """The twelve task categories of paper A3, Table 8 (the taxonomy of Magpie, Xu et al. 2024)."""
 OBJECTIVITY = ("objective", "subjective")
 CONTROVERSIALITY = ("low", "medium", "high")
+_TEXT = {"type": "string"}
+SCHEMA = json.dumps({
+    "type": "object", "additionalProperties": False,
+    "required": ["category", "objectivity", "controversiality", "desired", "guideline"],
+    "properties": {
+        "category": {"type": "string", "enum": CATEGORIES}, "objectivity": {"type": "string", "enum": OBJECTIVITY},
+        "controversiality": {"type": "string", "enum": CONTROVERSIALITY},
+        "desired": {"type": "array", "items": _TEXT}, "guideline": _TEXT,
+    },
+})  # fmt: skip
+"""The form of an answer, for servers that can hold a model to one."""
 
 _N = r"(?P<n>\d+|one|two|three|four|five|six|seven|eight|nine|ten)"
 _UNIT = r"(?P<unit>word|sentence|character|letter|line|paragraph|item|bullet|point|step|page)s?"
@@ -210,13 +222,41 @@ def attribute_request(pair: Pair) -> Request:
         "conversation": fenced("conversation", conversation_text(pair.prompt)),
         "responses": f"{fenced('response_1', first)}\n\n{fenced('response_2', second)}",
     }
-    return Request(messages=(user(fill_prompt("attributes", fields)),))
+    return Request(messages=(asking(pair, fill_prompt("attributes", fields)),), schema=SCHEMA)
+
+
+def asking(pair: Pair, text: str) -> Message:
+    """A user's message about a pair, with the pictures that belong to it."""
+    parts = (*pair.prompt, *(m for r in pair.responses for m in r.messages))
+    return Message(role="user", content=text, images=tuple(dict.fromkeys(i for m in parts for i in m.images)))
 
 
 def llm_attributes(chat: Chat, pairs: Sequence[Pair]) -> list[Attributes | AttributesProblem]:
     """The attributes of each pair by one LLM, in order; failures come back as problems with a reason."""
     replies = chat.complete([attribute_request(p) for p in pairs])
     return [_read_reply(p, r, f"llm:{chat.name}") for p, r in zip(pairs, replies, strict=True)]
+
+
+def shared_attributes(
+    chats: Sequence[Chat], pairs: Sequence[Pair]
+) -> tuple[dict[str, Attributes], list[AttributesProblem]]:
+    """The pairs dealt out over several LLMs, by content; what one cannot describe goes to the next. By pair id; pairs that
+    are missing were beyond all of them, and every failure on the way is among the problems."""
+    found: dict[str, Attributes] = {}
+    problems: list[AttributesProblem] = []
+    for turn in range(len(chats)):
+        left = [p for p in pairs if p.id not in found]
+        dealt: list[list[Pair]] = [[] for _ in chats]
+        for pair in left:
+            dealt[(int(pair.id[:8], 16) + turn) % len(chats)].append(pair)
+        with ThreadPoolExecutor(len(chats)) as pool:
+            answers = list(pool.map(llm_attributes, chats, dealt))
+        for answer in (a for told in answers for a in told):
+            if isinstance(answer, Attributes):
+                found[answer.pair_id] = answer
+            else:
+                problems.append(answer)
+    return found, problems
 
 
 def _read_reply(pair: Pair, reply: Reply, by: str) -> Attributes | AttributesProblem:
@@ -228,12 +268,18 @@ def _read_reply(pair: Pair, reply: Reply, by: str) -> Attributes | AttributesPro
         return AttributesProblem(pair_id=pair.id, by=by, problem=f"unparsable: {error}")
 
 
-def parse_attributes(pair_id: str, text: str, by: str) -> Attributes:
-    """Attributes from an LLM's answer: one JSON object, bare or in a code fence. Raises ValueError with the reason."""
+def json_object(text: str) -> dict[str, object]:
+    """The one JSON object that a text is, bare or in a code fence. Raises ValueError where it is anything else."""
     block = re.fullmatch(r"\s*```(?:json)?\s*(.*?)\s*```\s*", text, re.DOTALL)
     data = json.loads(block[1] if block else text)
     if not isinstance(data, dict):
         raise ValueError("not a JSON object")
+    return data
+
+
+def parse_attributes(pair_id: str, text: str, by: str) -> Attributes:
+    """Attributes from an LLM's answer: one JSON object, bare or in a code fence. Raises ValueError with the reason."""
+    data = json_object(text)
     desired, guideline = data.get("desired"), data.get("guideline")
     if not isinstance(desired, list) or not desired or not all(isinstance(d, str) and d.strip() for d in desired):
         raise ValueError("`desired` must be a list of texts")

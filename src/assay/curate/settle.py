@@ -1,7 +1,8 @@
 """Judgements to a label: one pure function in which a person outranks a machine, and a machine the source.
 
-Paper A leaves adjudication open; here the highest rank that spoke decides alone, by majority of its votes. A pair on which
-people cannot decide is dropped and no judge may overrule them (A2, D.2).
+Paper A leaves adjudication open; here a lead who has seen all judgements of a pair outranks them, and the highest rank that
+spoke decides alone, by majority of its votes. A pair on which people cannot decide is dropped and no judge may overrule them
+(A2, D.2).
 """
 
 from collections import Counter
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from assay.records import Judgement, Label, Tier
 
 _RANKS: tuple[tuple[Tier, frozenset[str]], ...] = (
+    ("gold", frozenset({"lead"})),
     ("gold", frozenset({"human", "oracle"})),
     ("silver", frozenset({"llm", "offline"})),
     ("wild", frozenset({"wild"})),
@@ -29,6 +31,8 @@ def settle(judgements: Iterable[Judgement], stage: str) -> Label:
     by = tuple(sorted({j.by for j in deciding}))
     chosen = majority(deciding)
     who = {"gold": "people", "silver": "judges", "wild": "source votes"}[tier]
+    if deciding[0].kind == "lead":
+        who = "leads"
     if chosen is None:
         problems = ", ".join(sorted({j.problem for j in deciding if j.problem})) or "votes are tied"
         return Label(pair_id=rows[0].pair_id, chosen=None, tier=tier, fate="dropped", by=by, stage=stage,

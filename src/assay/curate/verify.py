@@ -144,6 +144,23 @@ def read_judgements(out: Path) -> list[Judgement]:
     return list(standing.values())
 
 
+def add_judgements(out: Path, judgements: Sequence[Judgement]) -> int:
+    """Append to a file of `verify` what it does not hold yet, and return how many that were.
+
+    A judgement that an annotator gave differently before replaces the older one (which stays in the file).
+    """
+    _drop_torn_line(out)
+    standing = {(j.pair_id, j.by): j for j in read_judgements(out)}
+    added = 0
+    for judgement in judgements:
+        held = standing.get((judgement.pair_id, judgement.by))
+        if held is None or (held.better, held.problem) != (judgement.better, judgement.problem):
+            standing[judgement.pair_id, judgement.by] = judgement
+            _append(out, plain(judgement))
+            added += 1
+    return added
+
+
 def _from_truth(pair: Pair, better: str | None) -> Judgement:
     if better is None:
         return Judgement(pair_id=pair.id, better=None, by="oracle", kind="oracle", problem="no truth")

@@ -94,13 +94,15 @@ def _quoted(text: str, question: str) -> list[tuple[int, int]]:
 class Claims:
     """What answers asserted about pictures: of `claims`, `false` ones name what is known to be absent, and `unchecked` ones
     what is known neither way; `spoke` answers claimed anything. `marks` says of each answer whether it made a false claim,
-    None where nothing is known of its picture."""
+    None where nothing is known of its picture; `named` which share of its prompt's facts it asserted, None where there are
+    none: an answer that says nothing invents nothing, so the one is worth little without the other."""
 
     claims: int
     false: int
     unchecked: int
     spoke: int
     marks: tuple[bool | None, ...]
+    named: tuple[float | None, ...]
 
     @property
     def answers(self) -> int:
@@ -123,9 +125,11 @@ def check_claims(prompts: Sequence[Prompt], texts: Sequence[str]) -> Claims:
     words = vocabulary(prompts)
     claims = false = unchecked = spoke = 0
     marks: list[bool | None] = []
+    named: list[float | None] = []
     for prompt, text in zip(prompts, texts, strict=True):
         if not prompt.facts and not prompt.absent:
             marks.append(None)
+            named.append(None)
             continue
         said = claims_in(reasoning(text), words, prompt.messages[-1].content)
         other = [w for w in said if w not in prompt.facts]
@@ -133,7 +137,8 @@ def check_claims(prompts: Sequence[Prompt], texts: Sequence[str]) -> Claims:
         claims, false, unchecked = claims + len(said), false + wrong, unchecked + len(other) - wrong
         spoke += len(said) > 0
         marks.append(wrong > 0)
-    return Claims(claims=claims, false=false, unchecked=unchecked, spoke=spoke, marks=tuple(marks))
+        named.append(sum(f in said for f in prompt.facts) / len(prompt.facts) if prompt.facts else None)
+    return Claims(claims=claims, false=false, unchecked=unchecked, spoke=spoke, marks=tuple(marks), named=tuple(named))
 
 
 _PICTURE = r"(?:images?|pictures?|photos?|figures?|diagrams?|charts?|graphs?|visuals?|attachments?)"

@@ -97,14 +97,17 @@ def onset_entropies(tokens: Sequence[str], entropies: Sequence[float]) -> list[f
 class Reading:
     """What one look at the policy found, each rate with its n and standard error over pictures (None: nothing to count).
 
-    Of `n` prompts `unclear` got no clear final answer (counted as wrong), `unanswered` no text at all. `onset_entropy` is
-    the mean over `onsets`, in nats. Chance is that of `Agreement`, against the blank and the swapped pictures.
+    `named` is the mean share of what is known to be in the picture that the reasoning asserts: a policy that says nothing
+    hallucinates nothing. Of `n` prompts `unclear` got no clear final answer (counted as wrong), `unanswered` no text at all.
+    `onset_entropy` is the mean over `onsets`, in nats. Chance is that of `Agreement`, against the blank and the swapped
+    pictures.
     """
 
     step: int
     n: int
     accuracy: Estimate | None = None
     hallucination_rate: Estimate | None = None
+    named: Estimate | None = None
     blind_agreement: Estimate | None = None
     swap_agreement: Estimate | None = None
     chance_agreement: float | None = None
@@ -130,7 +133,7 @@ class Reading:
     def as_metrics(self) -> dict[str, float]:
         """Everything that is known, by names that begin with "watch_", for `metrics.jsonl`."""
         found: dict[str, float] = {}
-        for name in ("accuracy", "hallucination_rate", "blind_agreement", "swap_agreement", "cannot_see"):
+        for name in ("accuracy", "hallucination_rate", "named", "blind_agreement", "swap_agreement", "cannot_see"):
             rate: Estimate | None = getattr(self, name)
             if rate is not None:
                 found |= {name: rate.value, f"{name}_se": rate.se, f"{name}_n": rate.n}
@@ -204,9 +207,11 @@ def _spoken(prompts: Sequence[Prompt], rollouts: Sequence[Rollout], step: int) -
     claims = check_claims(prompts, texts)
     clusters = _clusters(prompts)
     checked = [(m, c) for m, c in zip(claims.marks, clusters, strict=True) if m is not None]
+    told = [(x, c) for x, c in zip(claims.named, clusters, strict=True) if x is not None]
     looked = [(cannot_see(t), c) for t, p, c in zip(texts, prompts, clusters, strict=True) if p.images]
     return Reading(
         step=step, n=len(prompts), hallucination_rate=_share([m for m, _ in checked], [c for _, c in checked]),
+        named=_share([x for x, _ in told], [c for _, c in told]),
         cannot_see=_share([x for x, _ in looked], [c for _, c in looked]), claims=claims.claims,
         false_claims=claims.false, unanswered=sum(not t.strip() for t in texts),
     )  # fmt: skip
@@ -227,7 +232,7 @@ def _clusters(prompts: Sequence[Prompt]) -> list[tuple[str, ...]]:
     return [p.images or (p.id,) for p in prompts]
 
 
-def _share(marks: Sequence[bool], clusters: Sequence[Hashable]) -> Estimate | None:
+def _share(marks: Sequence[float], clusters: Sequence[Hashable]) -> Estimate | None:
     return mean([float(m) for m in marks], clusters) if marks else None
 
 

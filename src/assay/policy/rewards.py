@@ -30,9 +30,11 @@ class RewardConfig:
     rule: float = 1.0
     format: float = 1.0
     claims: float = 0.0
-    """Taken from an answer whose reasoning names something that is known not to be in its picture (ours, not the paper: its
-    rules judge the final answer only, which a wrong thought may reach too). What is trained on is no measure any more: judge
-    such a policy by its answers to other pictures and to swapped ones."""
+    """Given for the share of what is known to be in the picture that the reasoning asserts, less 1 where it asserts anything
+    that is known not to be (ours, not the paper: its rules judge the final answer only, which a wrong thought may reach
+    too). Taking alone would reward silence. Of two facts a policy does best to name the second where it is right in more
+    than two of three cases. What is trained on is no measure any more: judge such a policy by its answers to other pictures
+    and to swapped ones."""
     model: float = 1.0
     combine: Literal["calibrated", "sum"] = "calibrated"
     bound: float = 0.5
@@ -147,6 +149,13 @@ def format_reward(text: str) -> float:
     return float(found is not None and bool(found[2].strip()))
 
 
+def claims_reward(prompt: Prompt, text: str) -> float:
+    """The share of the prompt's facts that the reasoning asserts, less 1 for any false claim: in [-1, 1]; 0.0 where nothing
+    is known of the picture."""
+    found = check_claims([prompt], [text])
+    return (found.named[0] or 0.0) - float(found.marks[0] is True)
+
+
 class HybridReward:
     """Scores of rollouts. `model_weight` is the reward model's weight; a monitor may lower it while training.
 
@@ -201,7 +210,7 @@ class HybridReward:
         elif answer is None:
             problem = "no clear final answer"
         form = 0.0 if empty else format_reward(rollout.text)
-        claims = -float(bool(config.claims) and check_claims([prompt], [rollout.text]).marks[0] is True)
+        claims = claims_reward(prompt, rollout.text) if config.claims else 0.0
         model = 0.0
         if raw is not None and not math.isfinite(raw):
             raw, problem = None, "the reward model's score is not a number"

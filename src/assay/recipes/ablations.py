@@ -174,24 +174,14 @@ Curve = list[dict[str, Any]]
 def _readings(found: Mapping[str, list[Reading]]) -> list[list[str]]:
     """A header and a row for each variant: means over seeds with 95% intervals, and what differs from the first one."""
     first = next(iter(found))
-    rows = [
-        [
-            "variant",
-            "right, %",
-            f"- {first}",
-            "hallucinates, %",
-            f"- {first}",
-            "same if blank, %",
-            "if swapped, %",
-            "seeds",
-        ]
-    ]
+    heads = ["variant", "right, %", f"- {first}", "hallucinates, %", f"- {first}", "names what is there, %"]
+    rows = [[*heads, "same if blank, %", "if swapped, %", "seeds"]]
     for label, readings in found.items():
         row = [label]
         for name in ("accuracy", "hallucination_rate"):
             ours, theirs = ([getattr(r, name) for r in rs] for rs in (readings, found[first]))
             row += [_spread(ours), "" if label == first else _difference(ours, theirs)]
-        row += [_spread([r.blind_agreement for r in readings]), _spread([r.swap_agreement for r in readings])]
+        row += [_spread([getattr(r, k) for r in readings]) for k in ("named", "blind_agreement", "swap_agreement")]
         rows.append([*row, str(len(readings))])
     return rows
 
@@ -232,29 +222,38 @@ def _markdown(rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+TITLES = {
+    "rule": "right answers sampled, %", "batch_effective": "effective share of the batch, %",
+    "watch_accuracy": "accuracy, %", "watch_hallucination_rate": "hallucination rate, %",
+}  # fmt: skip
+
+
 def _plot(name: str, curves: Mapping[str, list[Curve]], path: Path) -> Path:
-    """Means over seeds: of GRPO, the right answers and the effective share; else the watched accuracy and hallucinations."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), constrained_layout=True)
-    for variant, runs in curves.items():
-        told = [r for r in runs if r]
-        if not told:
-            continue
-        tuned = "effective" in told[0][0]
-        keys = ("rule", "batch_effective") if tuned else ("watch_accuracy", "watch_hallucination_rate")
-        for place, key in zip(axes, keys, strict=True):
-            points = [[(m["step"], 100 * m[key]) for m in run if key in m] for run in told]
-            length = min(map(len, points))
-            if length:
+    """Means over seeds, a row for GRPO (right answers, effective share of the batch) and one for MPO and its like (accuracy
+    and hallucinations at the monitor's questions), where there are such variants."""
+    told = {v: [r for r in runs if r] for v, runs in curves.items()}
+    grpo = {v: runs for v, runs in told.items() if runs and "effective" in runs[0][0]}
+    others = {v: runs for v, runs in told.items() if runs and v not in grpo}
+    keys = (("watch_accuracy", "watch_hallucination_rate"), ("rule", "batch_effective"))
+    rows = [(k, group) for k, group in zip(keys, (others, grpo), strict=True) if group]
+    figure, axes = plt.subplots(
+        max(1, len(rows)), 2, figsize=(10, 3.6 * max(1, len(rows))), constrained_layout=True, squeeze=False
+    )
+    for places, (names, group) in zip(axes, rows, strict=False):
+        for place, key in zip(places, names, strict=True):
+            for variant, runs in group.items():
+                points = [[(m["step"], 100 * m[key]) for m in run if key in m] for run in runs]
+                length = min(map(len, points))
                 steps = [s for s, _ in points[0][:length]]
-                place.plot(steps, np.mean([[y for _, y in p[:length]] for p in points], axis=0), label=variant)
-                titles = {"rule": "right answers sampled, %", "batch_effective": "effective share of the batch, %",
-                          "watch_accuracy": "accuracy, %", "watch_hallucination_rate": "hallucination rate, %"}  # fmt: skip
-                place.set_ylabel(titles[key])
-    for place in axes:
-        place.set_xlabel("step")
-        place.grid(alpha=0.3)
-        if place.lines:
-            place.legend(frameon=False, fontsize=8)
+                if length:
+                    place.plot(
+                        steps, np.mean([[y for _, y in p[:length]] for p in points], axis=0), marker=".", label=variant
+                    )
+            place.set_ylabel(TITLES[key])
+            place.set_xlabel("step")
+            place.grid(alpha=0.3)
+            if place.lines:
+                place.legend(frameon=False, fontsize=8)
     figure.suptitle(f"{name}: means over seeds", fontsize=10)
     figure.savefig(path, dpi=130)
     plt.close(figure)

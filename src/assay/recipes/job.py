@@ -18,6 +18,7 @@ from assay.bench.reward.pairs import evaluate_pairs
 from assay.bench.table import as_json
 from assay.chat import Chat
 from assay.curate.offline import gold_vote_judge, relevance_judge
+from assay.curate.settle import settle
 from assay.curate.stage1 import Tools
 from assay.curate.verify import oracle, read_judgements
 from assay.errors import AssayError
@@ -114,10 +115,11 @@ def people_on_file(judgements: Path, queue: Path) -> Judge:
 
     def people(cases: Sequence[Case]) -> list[Judgement]:
         wanted = {c.pair.id for c in cases}
-        answers: dict[str, Judgement] = {}
+        given: dict[str, list[Judgement]] = {}
         for j in read_judgements(judgements):
             if j.pair_id in wanted:
-                answers[j.pair_id] = j
+                given.setdefault(j.pair_id, []).append(j)
+        answers = {pair_id: together(rows) for pair_id, rows in given.items()}
         missing = [c for c in cases if c.pair.id not in answers]
         if missing:
             shard = digest(sorted(c.pair.id for c in missing))[:16]
@@ -131,6 +133,17 @@ def people_on_file(judgements: Path, queue: Path) -> Judge:
         return [answers[c.pair.id] for c in cases]
 
     return people
+
+
+def together(rows: Sequence[Judgement]) -> Judgement:
+    """One judgement for what several people said of a pair: what `settle` makes of them, by the last who said so."""
+    if len(rows) == 1:
+        return rows[0]
+    label = settle(rows, "people")
+    if label.chosen is None:
+        undecided = next((j for j in reversed(rows) if j.by in label.by and j.better is None), None)
+        return undecided or replace(rows[-1], better=None, problem="people disagree", by=" and ".join(label.by))
+    return next(j for j in reversed(rows) if j.better == label.chosen and j.by in label.by)
 
 
 def read_queue(queue: Path) -> list[Case]:

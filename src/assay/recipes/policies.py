@@ -10,8 +10,8 @@ from assay.policy.config import BufferConfig, FitConfig, GrpoConfig, PairConfig,
 from assay.policy.hallucination import MonitorConfig
 from assay.policy.rewards import RewardConfig
 from assay.recipes.questions import arithmetic
-from assay.recipes.tune import Task, TuneConfig
-from assay.recipes.visual import caption, described, easy_vqa, swapped
+from assay.recipes.tune import Exam, Task, TuneConfig
+from assay.recipes.visual import caption, described, easy_vqa, examination
 from assay.records import Prompt
 from assay.reward.config import EngineConfig, TrainConfig
 
@@ -66,7 +66,7 @@ def tiny_text() -> TuneConfig:
 
 def visual_task(config: TuneConfig) -> Callable[[ImageStore], Task]:
     """easy-vqa's questions for a colour or a shape: disjoint ones for every stage, of training pictures; other pictures for
-    the test.
+    the monitor, others again for the test. The monitor's are those by which the preset was chosen.
 
     As in the paper there is hardly any imitation of answers: seven in eight of the examples to imitate are captions, which
     teach the adapter to show, and the form of an answer. That a question asks for one of the two words is left to MPO and
@@ -80,12 +80,11 @@ def visual_task(config: TuneConfig) -> Callable[[ImageStore], Task]:
         whole = easy_vqa(store, "train", sum(sizes), config.seed, checks=False)
         starts = [sum(sizes[:i]) for i in range(4)]
         align, gold, pairs, tune = (tuple(whole[s : s + n]) for s, n in zip(starts, sizes, strict=True))
-        test = easy_vqa(store, "test", config.test_prompts, seed=0, checks=False)
+        watched, test = examination(store, config.test_prompts)
         shown = tuple(p if i // 2 % 8 == 0 else described(p) for i, p in enumerate(align))
         return Task(
             align=shown, worked=tuple(f"{caption(p)}</think><answer>{p.answer}</answer>" for p in shown), gold=gold,
-            pairs=pairs, tune=tune, test=tuple(test), swapped=tuple(swapped(test)),
-            wordings=tuple(p.messages[0].content for p in test), base=_packaged_vlm(config.seed),
+            pairs=pairs, tune=tune, watched=watched, test=test, base=_packaged_vlm(config.seed),
         )  # fmt: skip
 
     return task
@@ -96,23 +95,20 @@ def text_task(config: TuneConfig) -> Callable[[ImageStore], Task]:
 
     def task(_: ImageStore) -> Task:
         sizes = (
-            config.align_prompts,
-            config.gold_prompts,
-            config.pair_prompts,
-            config.tune_prompts,
-            config.test_prompts,
-        )
+            config.align_prompts, config.gold_prompts, config.pair_prompts, config.tune_prompts,
+            config.monitor.prompts, config.test_prompts,
+        )  # fmt: skip
         distinct = {p.id: p for p in arithmetic(2 * sum(sizes), config.seed, terms=3)}
         if len(distinct) < sum(sizes):
             raise AssayError(
                 f"only {len(distinct):,} different sums were made, {sum(sizes):,} are needed; ask for fewer"
             )
         whole = list(distinct.values())
-        starts = [sum(sizes[:i]) for i in range(5)]
-        align, gold, pairs, tune, test = (tuple(whole[s : s + n]) for s, n in zip(starts, sizes, strict=True))
+        starts = [sum(sizes[:i]) for i in range(6)]
+        align, gold, pairs, tune, watched, test = (tuple(whole[s : s + n]) for s, n in zip(starts, sizes, strict=True))
         return Task(
-            align=align, worked=tuple(_worked_sum(p) for p in align), gold=gold, pairs=pairs, tune=tune, test=test,
-            swapped=(), wordings=tuple("" for _ in test), base=_packaged_text,
+            align=align, worked=tuple(_worked_sum(p) for p in align), gold=gold, pairs=pairs, tune=tune,
+            watched=Exam(prompts=watched), test=Exam(prompts=test), base=_packaged_text,
         )  # fmt: skip
 
     return task

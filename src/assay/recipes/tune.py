@@ -62,11 +62,23 @@ class TuneConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Exam:
+    """Questions to measure a policy by. `swapped` names for each a picture for which the answer differs (none: pictures are
+    not swapped); `wordings` groups them for chance agreement (none: one group)."""
+
+    prompts: tuple[Prompt, ...]
+    swapped: tuple[str, ...] = ()
+    wordings: tuple[str, ...] = ()
+
+    def first(self, n: int) -> "Exam":
+        return Exam(prompts=self.prompts[:n], swapped=self.swapped[:n], wordings=self.wordings[:n])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """What a recipe gives to `tune`: questions of every stage, worked answers to imitate, and how to make the base model.
 
-    `swapped` names for each test question a picture for which the answer differs; `wordings` groups test questions for
-    chance agreement.
+    `watched` is what the monitor looks at while a policy is tuned; `test` is looked at once, when it is.
     """
 
     align: tuple[Prompt, ...]
@@ -74,9 +86,8 @@ class Task:
     gold: tuple[Prompt, ...]
     pairs: tuple[Prompt, ...]
     tune: tuple[Prompt, ...]
-    test: tuple[Prompt, ...]
-    swapped: tuple[str, ...]
-    wordings: tuple[str, ...]
+    watched: Exam
+    test: Exam
     base: Callable[[Path], str]
     """Writes the base model to a folder; returns what it is in words."""
 
@@ -105,7 +116,7 @@ class Tuner:
         self.run, self.config, self.task = run, config, task
         self.store = ImageStore(run.folder / "images")
         self.models = run.folder / "models"
-        self.visual = bool(task.test[0].images)
+        self.visual = bool(task.test.prompts[0].images)
 
     def base(self) -> None:
         def work() -> dict[str, Any]:
@@ -149,7 +160,7 @@ class Tuner:
 
         def work() -> dict[str, Any]:
             policy = self.load(name, self.config.policy)
-            reading = self.reading(0, policy, len(self.task.test))
+            reading = self.reading(0, policy, self.task.test)
             shown = f"right {reading.accuracy.value:.1%}" if reading.accuracy else "nothing asked"
             rate = reading.hallucination_rate
             self.run.say(f"{name}: {shown}" + (f", hallucination rate {rate.value:.1%}" if rate else ""))
@@ -157,18 +168,20 @@ class Tuner:
 
         return reading_from(self.run.once(f"evaluate/{name}", work)["reading"])
 
-    def reading(self, step: int, policy: Any, n: int) -> Reading:
-        test = self.task.test[:n]
+    def watched(self, step: int, policy: Any) -> Reading:
+        return self.reading(step, policy, self.task.watched.first(self.config.monitor.prompts))
+
+    def reading(self, step: int, policy: Any, exam: Exam) -> Reading:
         greedy = self.sampler(policy, temperature=0.0)
         greedy.load(step)
         return hallucination.read(
-            test, greedy, step, final_answer, right, blank=self.blank() if self.visual else "",
-            swapped=self.task.swapped[: len(test)], groups=self.task.wordings[: len(test)],
+            exam.prompts, greedy, step, final_answer, right, blank=self.blank() if self.visual else "",
+            swapped=exam.swapped, groups=exam.wordings or None,
             entropies=_entropies(policy, greedy) if policy.packed else None,
         )  # fmt: skip
 
     def blank(self) -> str:
-        picture = self.store.open(next(p for p in self.task.test if p.images).images[0])
+        picture = self.store.open(next(p for p in self.task.test.prompts if p.images).images[0])
         return self.store.add(blank(*picture.size))
 
     def answers(self, name: str, policy: Any, prompts: Sequence[Prompt], n: int) -> list[list[Rollout]]:
@@ -292,7 +305,7 @@ class Tuner:
             examples = comparisons(rows, self.task.pairs, sampler)
 
             def watch(step: int, policy: Any) -> dict[str, float]:
-                return self.reading(step, policy, self.config.monitor.prompts).as_metrics()
+                return self.watched(step, policy).as_metrics()
 
             done = fit(
                 self.models / name, replace(settings, seed=self.config.seed), policy, examples, self.run.say,
@@ -318,7 +331,7 @@ class Tuner:
             reward, watch = self.reward(), Watch(self.config.monitor)
 
             def look(step: int, policy: Any) -> tuple[dict[str, float], str]:
-                reading = self.reading(step, policy, self.config.monitor.prompts)
+                reading = self.watched(step, policy)
                 action = watch.observe(reading)
                 reward.model_weight = self.config.rewards.model * action.weight
                 if action.reason:

@@ -73,12 +73,24 @@ def rows(readings: Mapping[str, Reading]) -> list[list[str]]:
     ]  # fmt: skip
 
 
+SHORT = ("policy", "right, %", "invents, %", "names, %", "same if blank, %", "if swapped, %")
+"""Of the table in a terminal: "invents" is the hallucination rate, "names" the share of what is there that is named."""
+
+
 def summary(folder: Path, console: Console) -> None:
-    """Print the table of policies."""
-    table = RichTable(*HEADER, box=box.SIMPLE)
-    for row in rows(policies(folder)):
-        table.add_row(*row)
+    """Print the table of policies, narrow enough for 80 columns."""
+    table = RichTable(*SHORT, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for name, r in policies(folder).items():
+        rates = (r.accuracy, r.hallucination_rate, r.named, r.blind_agreement, r.swap_agreement)
+        table.add_row(name, *map(_brief, rates))
     console.print(table)
+
+
+def _brief(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    low, high = interval(estimate)
+    return f"{100 * estimate.value:.1f} ({100 * low:.0f}-{100 * high:.0f})"
 
 
 def write_report(folder: Path) -> Path:

@@ -19,6 +19,7 @@ import numpy as np
 
 from assay.errors import AssayError
 from assay.images import ImageStore
+from assay.recipes.tune import Exam
 from assay.records import Message, Prompt
 
 COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
@@ -27,6 +28,9 @@ _WORDS = (*COLOURS, *SHAPES)
 _CHECKS = tuple((about, no, yes) for no in (False, True) for about in ("colour", "shape") for yes in ("yes", "no"))
 _CELLS = tuple(cell for i, check in enumerate(_CHECKS) for cell in (("what", ("colour", "shape")[i % 2]), check))
 """The kinds of question in the order in which they are taken, sixteen a round; without checks, the first and third."""
+
+MOST = 2368
+"""All balanced what-questions of the test split."""
 
 Row = tuple[str, str, int]
 """Question, answer, number of the picture."""
@@ -57,6 +61,31 @@ def easy_vqa(
     taken = {cell: iter(found) for cell, found in cells.items()}
     chosen = [next(taken[order[i % len(order)]]) for i in range(skip + n)][skip:]
     return [_prompt(store, folder, row, facts[row[2]]) for row in chosen]
+
+
+KNOWN = 320
+"""Test questions by which presets are chosen, and at which monitors look: their pictures are in no examination."""
+
+
+def examination(store: ImageStore, n: int) -> tuple[Exam, Exam]:
+    """The `KNOWN` first test questions, and n others, of other pictures: as many for a colour as for a shape.
+
+    Raises AssayError where the package has fewer.
+    """
+    known = easy_vqa(store, "test", KNOWN, checks=False)
+    seen = {p.images[0] for p in known}
+    rest = [p for p in easy_vqa(store, "test", MOST - KNOWN, skip=KNOWN, checks=False) if p.images[0] not in seen]
+    halves = [[p for p in rest if (p.answer in COLOURS) == asked] for asked in (True, False)]
+    fresh = [p for both in zip(*halves, strict=False) for p in both]
+    if n > len(fresh):
+        raise AssayError(
+            f"easy-vqa has {len(fresh)} test questions on other pictures than those of presets; {n} were asked for"
+        )
+    watched, test = (
+        Exam(prompts=tuple(x), swapped=tuple(swapped(x)), wordings=tuple(p.messages[0].content for p in x))
+        for x in (known, fresh[:n])
+    )
+    return watched, test
 
 
 def swapped(prompts: Sequence[Prompt], seed: int = 0) -> list[str]:

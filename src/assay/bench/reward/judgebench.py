@@ -5,18 +5,19 @@ The leaderboard is the mean over all pairs; Skywork-Reward-V2 (paper A, Table 2)
 Both are given. A tie is wrong here; the benchmark's code reads it as B>A, and a note says what that would change.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from assay.bench.benchmark import Benchmark, BenchmarkResult, Scores, cell
+from assay.bench.benchmark import Benchmark, BenchmarkResult, Scores, Wins, beats, cell
 from assay.bench.files import Row, rows
 from assay.errors import AssayError
 from assay.records import Conversation, assistant, user
 
 NAME = "judgebench"
 HOME = "https://github.com/ScalerLab/JudgeBench"
+FETCH = f"git clone --depth 1 {HOME} {{}}"
 PROTOCOL = (
     "JudgeBench, GPT-4o split (arXiv 2410.12784): a scalar reward model is asked once; the higher reward is its verdict"
 )
@@ -42,13 +43,20 @@ class JudgePair:
     def conversations(self) -> tuple[Conversation, ...]:
         return (self.a, self.b)
 
-    def right(self, scores: Scores) -> bool:
-        """The benchmark's own rule for a scalar reward model: A>B iff A scores higher, else B>A, a tie included."""
+    @property
+    def duels(self) -> tuple[tuple[Conversation, Conversation], ...]:
+        return ((self.a, self.b),) if self.better == "A" else ((self.b, self.a),)
+
+    def right(self, scores: Scores | Wins) -> bool:
+        """The benchmark's own rules: of a scalar reward model A>B iff A scores higher, else B>A, a tie included; of a judge
+        of pairs, the right answer must win."""
+        if not isinstance(scores, Mapping):
+            return beats(scores, *self.duels[0])
         a, b = scores[self.a], scores[self.b]
         return a > b if self.better == "A" else b >= a
 
-    def tied(self, scores: Scores) -> bool:
-        return scores[self.a] == scores[self.b]
+    def tied(self, scores: Scores | Wins) -> bool:
+        return isinstance(scores, Mapping) and scores[self.a] == scores[self.b]
 
 
 def load(folder: Path) -> list[JudgePair]:
@@ -77,7 +85,7 @@ def _item(row: Row) -> JudgePair:
     )
 
 
-def report(items: Sequence[JudgePair], scores: Scores) -> BenchmarkResult:
+def report(items: Sequence[JudgePair], scores: Scores | Wins) -> BenchmarkResult:
     """The micro mean (headline), the four slices, and their mean where all four have items."""
     right = [float(i.right(scores)) for i in items]
     prompts, parts = [i.prompt for i in items], [i.stratum for i in items]
@@ -99,4 +107,4 @@ def report(items: Sequence[JudgePair], scores: Scores) -> BenchmarkResult:
     )  # fmt: skip
 
 
-JUDGEBENCH = Benchmark(name=NAME, folder="judgebench", home=HOME, load=load, report=report)
+JUDGEBENCH = Benchmark(name=NAME, folder="judgebench", home=HOME, fetch=FETCH, load=load, report=report)

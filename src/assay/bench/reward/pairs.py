@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from assay.bench.benchmark import BenchmarkResult, Choice, Scores, cell, evaluate
+from assay.bench.benchmark import BenchmarkResult, Choice, Scores, Wins, cell, evaluate
 from assay.errors import AssayError
 from assay.records import Preference, Scorer
 
@@ -24,10 +24,10 @@ def choices(preferences: Sequence[Preference], name: str, parts: Mapping[str, st
     ]
 
 
-def report(name: str) -> Callable[[Sequence[Choice], Scores], BenchmarkResult]:
+def report(name: str) -> Callable[[Sequence[Choice], Scores | Wins], BenchmarkResult]:
     """The `report` function of the pair set `name`."""
 
-    def accuracy(items: Sequence[Choice], scores: Scores) -> BenchmarkResult:
+    def accuracy(items: Sequence[Choice], scores: Scores | Wins) -> BenchmarkResult:
         prompts = [i.prompt for i in items]
         right = [float(i.right(scores)) for i in items]
         headline = cell("all pairs", right, prompts)

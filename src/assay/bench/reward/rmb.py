@@ -8,13 +8,14 @@ four sections. Lists and pairs share prompts, so their errors are not independen
 from collections.abc import Sequence
 from pathlib import Path
 
-from assay.bench.benchmark import Benchmark, BenchmarkResult, Choice, Scores, cell
+from assay.bench.benchmark import Benchmark, BenchmarkResult, Choice, Scores, Wins, cell
 from assay.bench.files import Row, rows
 from assay.errors import AssayError
 from assay.records import assistant
 
 NAME = "rmb"
 HOME = "https://github.com/Zhou-Zoey/RMB-Reward-Model-Benchmark"
+FETCH = f"git clone --depth 1 {HOME} {{}}"
 PROTOCOL = "RMB (arXiv 2410.09893): strict wins; best-of-N: the best beats every loser; mean of the four sections"
 KINDS = {"Pairwise_set": "pairwise", "BoN_set": "best-of-N"}
 GOALS = {"Helpfulness": "helpfulness", "Harmlessness": "harmlessness"}
@@ -72,7 +73,7 @@ def _category(item: Choice) -> str:
     return item.stratum.split(" ", 1)[1]
 
 
-def report(items: Sequence[Choice], scores: Scores) -> BenchmarkResult:
+def report(items: Sequence[Choice], scores: Scores | Wins) -> BenchmarkResult:
     """The four sections and their plain mean; no total where a section has no items."""
     right = [float(i.right(scores)) for i in items]
     prompts, sections = [i.prompt for i in items], [_section(i) for i in items]
@@ -109,4 +110,4 @@ def caveats(items: Sequence[Choice]) -> tuple[str, ...]:
     return (f"{len(gaps)} category files absent here ({'; '.join(gaps)}): not quite the leaderboard's number",)
 
 
-RMB = Benchmark(name=NAME, folder="rmb", home=HOME, load=load, report=report, caveats=caveats)
+RMB = Benchmark(name=NAME, folder="rmb", home=HOME, fetch=FETCH, load=load, report=report, caveats=caveats)

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.bench.benchmark import Benchmark, BenchmarkResult, Cell, Scores, cell
+from assay.bench.benchmark import Benchmark, BenchmarkResult, Cell, Scores, Wins, beats, cell
 from assay.bench.files import Row, rows
 from assay.errors import AssayError
 from assay.records import Conversation, assistant, user
 
 NAME = "rm-bench"
 HOME = "https://github.com/THU-KEG/RM-Bench"
+FETCH = f"git clone --depth 1 {HOME} {{}}"
 PROTOCOL = "RM-Bench (arXiv 2410.16184): strict wins over 3 x 3 styles; easy, normal, hard; mean of the four domains"
 DOMAINS = {
     "chat": ("chat",), "math": ("math",), "code": ("code",), "safety": ("safety-refuse", "safety-response"),
@@ -52,10 +53,13 @@ class StyleGrid:
     def conversations(self) -> tuple[Conversation, ...]:
         return (*self.chosen, *self.rejected)
 
-    def wins(self, scores: Scores) -> NDArray[np.bool_]:
+    @property
+    def duels(self) -> tuple[tuple[Conversation, Conversation], ...]:
+        return tuple((c, r) for c in self.chosen for r in self.rejected)
+
+    def wins(self, scores: Scores | Wins) -> NDArray[np.bool_]:
         """(3, 3): whether chosen i strictly beats rejected j."""
-        chosen, rejected = ([scores[c] for c in side] for side in (self.chosen, self.rejected))
-        return np.greater.outer(chosen, rejected)
+        return np.array([[beats(scores, c, r) for r in self.rejected] for c in self.chosen])
 
 
 def load(folder: Path) -> list[StyleGrid]:
@@ -81,7 +85,7 @@ def _item(row: Row, domain: str, part: str) -> StyleGrid:
     )  # fmt: skip
 
 
-def report(items: Sequence[StyleGrid], scores: Scores) -> BenchmarkResult:
+def report(items: Sequence[StyleGrid], scores: Scores | Wins) -> BenchmarkResult:
     """Each domain with its levels; the total and the levels over all domains only where all four domains have items."""
     wins = [i.wins(scores) for i in items]
     prompts, domains = [i.prompt for i in items], [i.domain for i in items]
@@ -112,4 +116,4 @@ def _levels(
     return [cell(n, [float(w[mask].mean()) for w in wins], prompts, domains) for n, mask in masks.items()]
 
 
-RM_BENCH = Benchmark(name=NAME, folder="rm-bench", home=HOME, load=load, report=report)
+RM_BENCH = Benchmark(name=NAME, folder="rm-bench", home=HOME, fetch=FETCH, load=load, report=report)

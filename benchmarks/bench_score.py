@@ -1,0 +1,287 @@
+"""Scoring with a reward model: ours against the plain padded loop, and the reward server under load.
+
+    make bench-score                            # 5 paired repetitions, then 64 clients for two minutes
+    python benchmarks/bench_score.py --quick    # 1 repetition, 5 seconds: does everything still run?
+
+The peer does what rewardbench's scripts do: whole conversations in the order given, batches of 64 (their default), padded to
+the longest of the batch, one forward each; and of 8 beside it, which is faster on a CPU. It uses transformers' own classes;
+neither side tokenises. Both score the same token ids with the same weights (Qwen3 of 4 layers x 256, random) in one process,
+in turns, on one thread; a figure is CPU seconds (`time.process_time`), a ratio is taken within a repetition.
+Scores are compared: fp32 within 1e-4. The last line of stdout is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+VOCABULARY, UNKNOWN, DEFAULT, BATCHES = 8192, "<unk>", "padded, 64", (64, 8)
+PEERS = (DEFAULT, "padded, 8")
+DOC = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
+BEGIN, END = "<!-- bench-score -->", "<!-- /bench-score -->"
+Row = tuple[list[int], list[list[int]]]
+"""A prompt and its answers, as token ids."""
+
+
+def lengths(rng: Any, median: float) -> int:
+    return int(np.clip(rng.lognormal(np.log(median), 0.7), 8, 600))
+
+
+def rows(count: int, answers: int, seed: int, asked: float = 110, said: float = 190) -> list[Row]:
+    """Skewed lengths as in the reward benchmark: prompts of 110 tokens in the median, answers of 190."""
+    rng = np.random.default_rng(seed)
+
+    def ids(median: float) -> list[int]:
+        return [int(i) for i in rng.integers(10, VOCABULARY, lengths(rng, median))]
+
+    return [(ids(asked), [ids(said) for _ in range(answers)]) for _ in range(count)]
+
+
+def words(ids: list[int]) -> str:
+    return " ".join(f"t{i}" for i in ids)
+
+
+def save_model(folder: Path) -> None:
+    """The model, and a tokenizer with a word for every id."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForSequenceClassification
+
+    torch.manual_seed(0)
+    model = Qwen3ForSequenceClassification(Qwen3Config(
+        vocab_size=VOCABULARY, hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=8,
+        num_key_value_heads=4, head_dim=32, max_position_embeddings=4096, num_labels=1, pad_token_id=0, eos_token_id=1,
+        bos_token_id=None,
+    ))  # fmt: skip
+    torch.nn.init.normal_(model.score.weight)
+    model.save_pretrained(folder)
+    names = ["<pad>", "<end>", UNKNOWN, *(f"t{i}" for i in range(3, VOCABULARY))]
+    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(names)}, unk_token=UNKNOWN))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="<end>", unk_token=UNKNOWN)
+    fast.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    fast.save_pretrained(folder)
+
+
+# Offline: ours and the padded loop
+
+
+def padded(model: Any, whole: list[list[int]], size: int, half: bool) -> Any:
+    """Rewards by the plain loop."""
+    import torch
+
+    found = []
+    for at in range(0, len(whole), size):
+        part = whole[at : at + size]
+        longest = max(map(len, part))
+        ids = torch.zeros(len(part), longest, dtype=torch.long)
+        mask = torch.zeros(len(part), longest, dtype=torch.long)
+        for k, row in enumerate(part):
+            ids[k, : len(row)] = torch.tensor(row)
+            mask[k, : len(row)] = 1
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+            found.append(model(input_ids=ids, attention_mask=mask).logits.squeeze(-1).float())
+    return torch.cat(found).numpy()
+
+
+def ours(scorer: Any, data: list[Row]) -> Any:
+    from assay.records import assistant, user
+    from assay.render import Rendered
+
+    conversations = [(user(str(n)), assistant(str(k))) for n, (_, told) in enumerate(data) for k in range(len(told))]
+    rendered = [Rendered(ids=[*prompt, *answer]) for prompt, told in data for answer in told]
+    return scorer.rewards(conversations, rendered)
+
+
+def offline(folder: Path, repetitions: int, pairs: int, lists: int) -> dict[str, Any]:
+    """CPU seconds of both sides, by data and precision, and the largest difference of the scores."""
+    import torch
+
+    from assay.reward.scorer import load_scorer
+
+    torch.set_num_threads(1)
+    from transformers import Qwen3ForSequenceClassification
+
+    peer = Qwen3ForSequenceClassification.from_pretrained(folder, attn_implementation="sdpa").eval()
+    found: dict[str, Any] = {}
+    for precision in ("fp32", "bf16"):
+        scorer = load_scorer(folder, 4096, precision=precision)
+        for name, data in (("pairs", rows(pairs, 2, seed=0)), ("best of 32", rows(lists, 32, seed=1))):
+            whole = [[*prompt, *answer] for prompt, told in data for answer in told]
+            times: dict[str, list[float]] = {}
+            scores: dict[str, Any] = {}
+            contenders: dict[str, Any] = {"ours": partial(ours, scorer, data)}
+            for size in BATCHES:
+                contenders[f"padded, {size}"] = partial(padded, peer, whole, size, precision == "bf16")
+            for repetition in range(repetitions + 1):
+                for who, work in contenders.items():
+                    start = time.process_time()
+                    scores[who] = work()
+                    if repetition:
+                        times.setdefault(who, []).append(time.process_time() - start)
+            apart = float(np.abs(scores["ours"] - scores[f"padded, {BATCHES[0]}"]).max())
+            if precision == "fp32":
+                assert apart < 1e-4, f"scores differ by {apart}"
+            tokens = sum(map(len, whole))
+            found[f"{name}, {precision}"] = {"times": times, "apart": apart, "texts": len(whole), "tokens": tokens}
+            print(f"{name}, {precision}: {_ratios(times, DEFAULT)}", file=sys.stderr, flush=True)
+    return found
+
+
+def _ratios(times: dict[str, list[float]], who: str) -> list[float]:
+    """Of each repetition: the peer's CPU seconds over ours."""
+    return [p / o for p, o in zip(times[who], times["ours"], strict=True)]
+
+
+# The server under load
+
+
+def load(folder: Path, clients: int, seconds: float) -> dict[str, Any]:
+    """`clients` clients at once, one request in eight a bad one, against `assay serve` in a process of its own."""
+    from assay.reward.remote import wait_until_ready
+    from assay.reward.scorer import load_scorer
+
+    data = rows(200, 4, seed=2, asked=30, said=50)
+    expected = ours(load_scorer(folder, 4096), data).reshape(len(data), 4)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    line = [sys.executable, "-m", "assay.cli", "serve", str(folder), "--port", str(port)]
+    server = subprocess.Popen(line, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        wait_until_ready(f"http://127.0.0.1:{port}", 120)
+        return asyncio.run(_clients(f"http://127.0.0.1:{port}", data, expected, clients, seconds))
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+BAD: tuple[tuple[dict[str, Any], int], ...] = (
+    ({}, 422), ({"prompt": "t5", "responses": []}, 422), ({"conversations": [[{"role": "user", "content": "t5"}]]}, 422),
+    ({"prompt": 7, "responses": ["t5"]}, 422), ({"conversations": "t5"}, 422),
+)  # fmt: skip
+
+
+async def _clients(url: str, data: list[Row], expected: Any, clients: int, seconds: float) -> dict[str, Any]:
+    import aiohttp
+
+    until = time.monotonic() + seconds
+    told: dict[str, Any] = {"latency": [], "wrong": 0, "good": 0, "bad": 0, "retried": 0, "lost": 0, "answers": 0}
+
+    async def client(session: aiohttp.ClientSession, number: int) -> None:
+        choose = random.Random(number)
+        while time.monotonic() < until:
+            at, start = choose.randrange(len(data)), time.monotonic()
+            prompt, answers = data[at]
+            count = choose.randint(1, 4)
+            body: dict[str, Any] = {"prompt": words(prompt), "responses": [words(a) for a in answers[:count]]}
+            bad = choose.random() < 0.125
+            if bad:
+                body, status = choose.choice(BAD)
+            try:
+                async with session.post(f"{url}/v1/score", json=body) as response:
+                    answer = await response.json()
+            except aiohttp.ClientError:
+                told["lost"] += 1
+                continue
+            told["latency"].append(time.monotonic() - start)
+            if response.status == 503:
+                told["retried"] += 1
+                await asyncio.sleep(float(response.headers["Retry-After"]))
+            elif bad:
+                told["bad"] += 1
+                told["wrong"] += response.status != status or "error" not in answer
+            else:
+                told["good"] += 1
+                told["answers"] += count
+                right = response.status == 200 and np.abs(answer["rewards"] - expected[at, :count]).max() < 1e-4
+                told["wrong"] += not right
+
+    timeout = aiohttp.ClientTimeout(total=120)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
+        start = time.monotonic()
+        await asyncio.gather(*(client(session, n) for n in range(clients)))
+        told["seconds"] = time.monotonic() - start
+        async with session.get(f"{url}/metrics") as answer:
+            metrics = await answer.text()
+    counts = [x for x in metrics.splitlines() if x.startswith("assay_requests_total") and "/v1/score" in x]
+    counted = sum(float(x.rsplit(" ", 1)[1]) for x in counts)
+    told["lost"] += int(counted) - len(told["latency"])
+    return told
+
+
+# Table and line
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def table(found: dict[str, Any], told: dict[str, Any], clients: int, machine: str, repetitions: int) -> str:
+    lines = [
+        f"{machine}. `python benchmarks/bench_score.py`, {repetitions} repetitions, medians (range).", "",
+        "| data | texts | ours, tokens/CPU-s | padded, batches of 64 | of 8 | ours: times faster than 64 | than 8 | "
+        "largest difference |", "|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name, row in found.items():
+        rates = [f"{row['tokens'] / statistics.median(row['times'][w]):,.0f}" for w in ("ours", *PEERS)]
+        times = [_spread(_ratios(row["times"], who)) for who in PEERS]
+        lines.append(f"| {name} | {row['texts']:,} | {' | '.join([*rates, *times])} | {row['apart']:.1e} |")
+    slow = np.quantile(told["latency"], (0.5, 0.99)) * 1000
+    lines += [
+        "", f"The server, {clients} clients at once on the same two cores for {told['seconds']:.0f} s, fp32, prompts of 30 "
+        f"and answers of 50 tokens in the median: {told['good']:,} good requests ({told['answers']:,} answers) and "
+        f"{told['bad']:,} bad ones, {len(told['latency']) / told['seconds']:.0f} a second; p50 {slow[0]:.0f} ms, p99 "
+        f"{slow[1]:.0f} ms; {told['wrong']} wrong, {told['lost']} lost, {told['retried']} told to come back.",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def main() -> None:
+    from bench_policy import processor
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--quick", action="store_true", help="one repetition, 5 seconds of load, no document")
+    options = parser.parse_args()
+    repetitions = 1 if options.quick else options.repetitions
+    with tempfile.TemporaryDirectory() as place:
+        save_model(Path(place))
+        found = offline(Path(place), repetitions, *((16, 1) if options.quick else (48, 2)))
+        told = load(Path(place), options.clients, 5.0 if options.quick else options.seconds)
+    page = table(found, told, options.clients, processor(), repetitions)
+    print(page)
+    if not options.quick:
+        before = DOC.read_text()
+        start, end = before.index(BEGIN) + len(BEGIN), before.index(END)
+        DOC.write_text(before[:start] + "\n" + page + "\n" + before[end:])
+    assert told["wrong"] + told["lost"] == 0, "a reward was wrong, or a request was lost"
+    ratios = {
+        k: round(statistics.median(_ratios(found[f"{k}, fp32"]["times"], DEFAULT)), 3) for k in ("pairs", "best of 32")
+    }
+    print(json.dumps({
+        "bench": "score", "ratio_vs_padded_loop": ratios["pairs"],
+        "ratio_best_of_32": ratios["best of 32"],
+        "server_requests_per_s": round(len(told["latency"]) / told["seconds"], 1),
+        "server_p99_ms": round(float(np.quantile(told["latency"], 0.99)) * 1000, 1),
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Benchmark results as one self-contained HTML page: the totals with intervals, best-of-N curves, the tables."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+
+from assay.bench import table
+from assay.bench.benchmark import BenchmarkResult, Skipped
+from assay.bench.best_of_n import Curve
+from assay.tables import write_text
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>assay bench: {{ model }}</title><style>
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid #8884; } td.n, th.n { text-align: right; }
+figure { margin: 1rem 0; background: #fff; padding: .5rem; border-radius: 6px; } img { width: 100%; } .dim { opacity: .75; }
+</style><h1>{{ model }}</h1><p class="dim">{{ machine }}. Intervals are 95 %, errors clustered by prompt.</p>
+{% for title, picture in plots %}<figure><img alt="{{ title }}" src="data:image/png;base64,{{ picture }}">
+<figcaption style="color:#333">{{ title }}</figcaption></figure>{% endfor %}
+{% macro of(i) %}{% if i in numbers %} class="n"{% endif %}{% endmacro %}
+<table><tr>{% for h in header %}<th{{ of(loop.index0) }}>{{ h }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr>{% for v in row %}<td{{ of(loop.index0) }}>{{ v }}</td>{% endfor %}</tr>
+{% endfor %}</table>{% for note in notes %}<p class="dim">{{ note }}</p>{% endfor %}</html>
+"""
+
+
+def write(
+    path: Path, model: str, environment: Mapping[str, Any], results: Sequence[BenchmarkResult | Skipped],
+    curves: Mapping[str, Curve],
+) -> Path:  # fmt: skip
+    """Write the page; returns its path."""
+    plots = []
+    told = [r for r in results if isinstance(r, BenchmarkResult)]
+    if told:
+        plots.append(
+            ("Totals (filled), and parts of benchmarks without one (hollow), with 95 % intervals", _totals(told))
+        )
+    if curves:
+        plots.append(("Best of N: picked by the reward model, at random, and the best there is", _curves(curves)))
+    machine = ", ".join(f"{k} {v}" for k, v in environment.items() if isinstance(v, str | int | float))
+    page = jinja2.Environment(autoescape=True).from_string(PAGE).render(
+        model=model, machine=machine, header=table.HEADER, numbers=table.NUMBERS, rows=table.rows(results),
+        notes=table.notes(results), plots=plots,
+    )  # fmt: skip
+    write_text(path, page)
+    return path
+
+
+def _totals(results: Sequence[BenchmarkResult]) -> str:
+    points = []
+    for result in results:
+        shown = [result.headline] if result.headline else [c for c in result.slices if "," not in c.name][:6]
+        points += [(f"{result.name}: {c.name}", c, result.headline is not None) for c in shown]
+    figure, axes = plt.subplots(figsize=(8, 0.9 + 0.32 * len(points)), constrained_layout=True)
+    for y, (_, cell, whole) in enumerate(reversed(points)):
+        low, high = cell.interval
+        axes.plot([low, high], [y, y], color="#2a6fbb")
+        axes.plot([cell.value], [y], "o", color="#2a6fbb", markerfacecolor="#2a6fbb" if whole else "white")
+    axes.set_yticks(range(len(points)), [name for name, *_ in reversed(points)])
+    axes.axvline(50, color="#888888", linewidth=0.8, linestyle=":")
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("%")
+    axes.grid(axis="x", alpha=0.3)
+    return _picture(figure)
+
+
+def _curves(curves: Mapping[str, Curve]) -> str:
+    figure, every = plt.subplots(
+        1, len(curves), figsize=(max(4.5, 3.2 * len(curves)), 3.4), constrained_layout=True, squeeze=False
+    )
+    lines = (("picked", "reward model", "#2a6fbb"), ("random", "random", "#888888"), ("oracle", "oracle", "#c0392b"))
+    for axes, (name, curve) in zip(every[0], curves.items(), strict=True):
+        for key, label, colour in lines:
+            cells = getattr(curve, key)
+            axes.plot(curve.sizes, [c.value for c in cells], marker=".", color=colour, label=label)
+            if key == "picked":
+                axes.fill_between(
+                    curve.sizes, *zip(*(c.interval for c in cells), strict=True), color=colour, alpha=0.15
+                )
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(curve.sizes, [str(n) for n in curve.sizes])
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel("N")
+        axes.grid(alpha=0.3)
+    every[0][0].set_ylabel("right, %")
+    every[0][0].legend(frameon=False, fontsize=8)
+    return _picture(figure)
+
+
+def _picture(figure: Any) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    plt.close(figure)
+    return base64.b64encode(buffer.getvalue()).decode()

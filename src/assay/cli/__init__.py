@@ -1,0 +1,47 @@
+"""The command line: one command per stage, made from the functions' signatures and the config dataclasses."""
+
+import sys
+
+import tyro
+
+from assay.budget import BudgetSpent
+from assay.cli import bench, curate, judgements, judges, policy, reward, run, serve, web
+from assay.errors import AssayError
+
+app = tyro.extras.SubcommandApp()
+app.command(run.app, name="run")
+app.command(reward.app, name="reward")
+app.command(policy.app, name="policy")
+pool_app = tyro.extras.SubcommandApp()
+pool_app.command(name="add")(curate.pool_add)
+app.command(pool_app, name="pool")
+app.command(name="verify")(curate.verify_pairs)
+app.command(judgements.app, name="judgements")
+app.command(name="attributes")(judges.attributes)
+app.command(judges.app, name="annotate")
+app.command(name="guidance")(judges.guidance)
+app.command(name="web")(web.web)
+app.command(name="web-user")(web.web_user)
+app.command(name="show")(curate.show_pair)
+app.command(name="report")(curate.report)
+app.command(bench.app, name="bench")
+app.command(name="best-of-n")(bench.best_of_n)
+app.command(name="serve")(serve.serve_model)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr and exit code 2, a budget that has ended exit code 3."""
+    try:
+        app.cli(
+            prog="assay", args=judges.with_default(bench.with_default(sys.argv[1:])),
+            description="Curate preferences, train reward models you can trust, and measure them.",
+        )  # fmt: skip
+    except BudgetSpent as stop:
+        print(f"stopped: {stop}", file=sys.stderr)
+        sys.exit(3)
+    except AssayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to resume", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,26 @@
+"""What several commands share: how a config becomes flags, how it is printed, and how a chat server is named."""
+
+import json
+from pathlib import Path
+
+import tyro
+
+from assay.chat import Budget, ChatConfig, Server
+from assay.errors import AssayError
+from assay.run import jsonable
+
+Flat = tyro.conf.arg(name="")
+
+
+def chat_server(
+    text: str, cache: Path, flag: str, prices: tuple[float, float] = (0.0, 0.0), budget: Budget | None = None
+) -> Server:
+    """The server that MODEL@URL names; `prices` are those of a million tokens in and out."""
+    model, at, url = text.rpartition("@")
+    if not at or not model:
+        raise AssayError(f"--{flag} {text}: write MODEL@URL, for example Qwen/Qwen3-8B@http://localhost:8000/v1")
+    return Server(ChatConfig(url=url, model=model, price_in=prices[0], price_out=prices[1]), cache, budget)
+
+
+def print_config(config: object) -> None:
+    print(json.dumps(jsonable(config), indent=2))

@@ -1,0 +1,203 @@
+"""`assay bench`: measure a reward model, compare two, and see which benchmarks agree."""
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from assay.cli.arguments import chat_server
+from assay.errors import AssayError
+from assay.policy.config import SamplerConfig
+from assay.records import Scorer
+from assay.reward.remote import Layout
+from assay.run import environment
+
+app = tyro.extras.SubcommandApp()
+
+
+@app.command(name="run")
+def bench(
+    model: Positional[str], data: Path | None = None, only: tuple[str, ...] = (), limit: int = 0,
+    max_tokens: int = 4096, scores: Path | None = None, layout: Layout = "assay", tokenizer: str = "",
+    replies: Path = Path("bench-replies.sqlite"), out: Path | None = None,
+    markdown: Path | None = None, html: Path | None = None,
+) -> None:  # fmt: skip
+    """Measure a reward model on the public benchmarks; `assay bench MODEL` is short for `assay bench run MODEL`.
+
+    Args:
+        model: A reward model (a folder, for example runs/tiny/seed-0/models/final, or a hub id); the URL of a reward server;
+            MODULE:FUNCTION, a function that takes a list of conversations and returns their rewards; a .jsonl file of scores
+            (see --scores); or MODEL@URL, a chat model on an OpenAI-compatible server that compares answers in both orders
+            (the key is $OPENAI_API_KEY).
+        data: Folder with one folder for each benchmark (default: $ASSAY_BENCH_DATA); what is missing is skipped with the
+            command that fetches it.
+        only: Names of the benchmarks to run (default: all).
+        limit: At most this many items of each, a stratified sample (0: all).
+        max_tokens: Longer conversations lose the front of their history.
+        scores: Keep every reward in this file of JSON lines; a killed run scores nothing twice.
+        layout: Of a reward server: assay, vllm, sglang or openrlhf.
+        tokenizer: Of a reward server that takes texts (sglang, openrlhf): whose chat template renders them.
+        replies: Where the replies of a chat model are kept: a killed run asks nothing twice.
+        out: Write the results as JSON to this file as well: what `assay bench compare` reads.
+        markdown: Write the table as Markdown to this file.
+        html: Write a page with plots to this file.
+    """
+    from assay.bench import compare, page, table
+    from assay.bench.benchmark import run as run_benchmark
+    from assay.bench.progress import Parts
+    from assay.bench.reward import curves, find_data, named
+    from assay.bench.score_file import Recorder, ScoreFile
+    from assay.bench.verdicts import PairJudge
+    from assay.reward.remote import RemoteConfig, RemoteScorer
+    from assay.reward.scorer import load_scorer
+    from assay.tables import write_text
+
+    folder = find_data(data)
+    if folder is None:
+        raise AssayError("no benchmark data: give --data DIR or set ASSAY_BENCH_DATA")
+    wanted = named(only)
+    scorer: Scorer | PairJudge
+    if "@http" in model:
+        scorer = PairJudge(chat_server(model, replies, "model"))
+    elif model.endswith(".jsonl"):
+        scorer = ScoreFile(Path(model))
+    elif model.startswith(("http://", "https://")):
+        scorer = RemoteScorer(RemoteConfig(url=model, layout=layout, tokenizer=tokenizer))
+    else:
+        scorer = load_scorer(model, max_tokens)
+    problems = getattr(scorer, "problems", {})
+    if scores is not None and not isinstance(scorer, PairJudge):
+        scorer = Recorder(scorer, scores)
+    results = []
+    for benchmark in wanted:
+        teller = partial(print, f"{benchmark.name}:", file=sys.stderr)
+        asked = scorer if isinstance(scorer, PairJudge) else Parts(scorer, teller)
+        results.append(run_benchmark(benchmark, folder, asked, limit or None))
+    print(table.text(results))
+    for reason, count in problems.items():
+        print(f"failed: {count:,} times: {reason}")
+    if out is not None:
+        compare.save(out, model, environment(), results)
+    if markdown is not None:
+        write_text(markdown, table.markdown(results))
+    if html is not None:
+        curved = not only or "ppe-correctness" in only
+        told = curves(folder, scorer, limit or None) if curved and not isinstance(scorer, PairJudge) else {}
+        print(f"page: {page.write(html, model, environment(), results, told)}")
+
+
+@app.command(name="fetch")
+def fetch_data(data: Positional[Path], only: tuple[str, ...] = ()) -> None:
+    """Bring the data of the benchmarks that are not in DATA yet, from where they are published (needs the network).
+
+    Args:
+        data: The folder that gets one folder for each benchmark.
+        only: Names of benchmarks (default: all seven).
+    """
+    from assay.bench.fetch import fetch
+    from assay.bench.reward import named
+
+    fetch(data, named(only))
+
+
+@app.command(name="compare")
+def compare_models(a: Positional[Path], b: Positional[Path], draws: int = 10_000, seed: int = 0) -> None:
+    """Is model A better than B? A paired bootstrap over prompts on every benchmark that both have a total of.
+
+    Args:
+        a: Results of `assay bench MODEL --out FILE`.
+        b: The same of another model, on the same items.
+        draws: Samples of prompts, with replacement.
+        seed: Of the draws.
+    """
+    from assay.bench.compare import compare, load
+
+    one, two = load(a), load(b)
+    rows = [
+        (d.name, f"{d.a:.2f}", f"{d.b:.2f}", f"{d.points:+.2f}", f"{d.low:+.2f} to {d.high:+.2f}", f"{1 - d.share:.3f}")
+        for d in compare(one, two, draws, seed)
+    ]
+    _print(("benchmark", "A, %", "B, %", "A - B", "95% interval", "draws with A > B"), rows)
+    print(f"A: {one.model}\nB: {two.model}")
+
+
+@app.command(name="correlate")
+def correlate_benchmarks(results: Positional[tuple[Path, ...]]) -> None:
+    """Over models, which benchmarks agree: Pearson's and Spearman's correlation of their totals (paper A, Fig. 2).
+
+    Args:
+        results: Files of `assay bench MODEL --out FILE`, one for each model.
+    """
+    from assay.bench.compare import correlate, load
+
+    rows = [
+        (c.one, c.other, str(c.models), f"{c.pearson:+.2f}", _between(c.low, c.high), f"{c.spearman:+.2f}")
+        for c in correlate([load(p) for p in results])
+    ]
+    _print(("benchmark", "and", "models", "Pearson", "95% interval", "Spearman"), rows)
+
+
+def best_of_n(
+    prompts: Positional[Path],
+    policy: str,
+    reward: str,
+    out: Path,
+    n: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 8,
+    sampler: SamplerConfig = SamplerConfig(),  # noqa: B008
+    max_tokens: int = 4096,
+    seed: int = 0,
+    replies: Path = Path("best-of-n-replies.sqlite"),
+) -> None:
+    """Answer prompts N times and keep the answer that a reward model likes best, with all candidates; resumes.
+
+    Args:
+        prompts: JSON lines with a `question` (and an `image` path, for a model with eyes).
+        policy: Who answers: a packaged model, a folder, a hub id, or MODEL@URL of an OpenAI-compatible server.
+        reward: Who chooses: a reward model's folder or hub id, the URL of a reward server, or MODULE:FUNCTION.
+        out: A file of JSON lines; the same command goes on with it.
+        n: Answers to each prompt.
+        sampler: Length and temperature of a local policy's answers.
+        max_tokens: Of a conversation that the reward model reads.
+        seed: Of a local policy's answers.
+        replies: Where a chat server's answers are kept.
+    """
+    from assay.images import ImageStore
+    from assay.recipes import best_of_n as recipe
+    from assay.reward.scorer import load_scorer
+
+    store = ImageStore(out.with_name(out.name + ".images"))
+    scorer = load_scorer(reward, max_tokens)
+    if "@http" in policy:
+        answers = recipe.chat_answers(chat_server(policy, replies, "policy"))
+        print(recipe.best_of_n(prompts, out, n, answers, scorer, store))
+    else:
+        answers, kept = recipe.local_answers(policy, store, sampler, seed)
+        print(recipe.best_of_n(prompts, out, n, answers, scorer, store, kept))
+
+
+def _between(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{low:+.2f} to {high:+.2f}"
+
+
+def _print(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    shown = Table(*header, box=box.SIMPLE)
+    for row in rows:
+        shown.add_row(*row)
+    Console(highlight=False).print(shown)
+
+
+NAMES: tuple[str, ...] = ("run", "fetch", "compare", "correlate")
+
+
+def with_default(arguments: list[str]) -> list[str]:
+    """`bench MODEL` as `bench run MODEL`."""
+    if arguments[:1] == ["bench"] and len(arguments) > 1 and arguments[1] not in (*NAMES, "-h", "--help"):
+        return ["bench", "run", *arguments[1:]]
+    return arguments

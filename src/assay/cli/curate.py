@@ -1,0 +1,77 @@
+"""`assay pool`, `verify`, `show`, `report`: what goes into a run, people's answers, and what became of a pair."""
+
+import os
+from pathlib import Path
+
+from rich.console import Console
+from tyro.conf import Positional
+
+from assay.errors import AssayError
+
+
+def pool_add(
+    sources: Positional[tuple[str, ...]], out: Path, layout: str | None = None, name: str | None = None
+) -> None:
+    """Import preference data of (nearly) any layout into a pool folder; bad rows are counted and kept readable.
+
+    Args:
+        sources: Files (JSONL, JSON, Parquet, CSV; also .gz, .zst), folders, or Hugging Face dataset ids.
+        out: The pool folder; sources already in it are skipped.
+        layout: Name the layout of the rows instead of having it detected.
+        name: Call the source this instead of by its file.
+    """
+    from assay.curate import pool
+
+    if not sources:
+        raise AssayError("pool add needs at least one source: a file, a folder or a dataset id")
+    report = pool.add(list(sources), out, layout=layout, name=name)
+    print(f"{report.pairs:,} pairs, {report.rejected:,} rejected (tables/rejections) -> {out}")
+    if not report.pairs:
+        raise AssayError(
+            f"no usable pair in {', '.join(sources)}; the reasons are above and in {out}/tables/rejections"
+        )
+
+
+def verify_pairs(
+    run: Positional[Path], annotator: str = "", judgements: Path = Path("judgements.jsonl"), seed: int = 0
+) -> None:
+    """Judge the pairs that a run waits for, in this terminal; every answer is saved at once.
+
+    Args:
+        run: The run folder that asked for people.
+        annotator: Your name in the judgements (default: the login name).
+        judgements: The file of answers, inside the run folder.
+        seed: Changes the random order in which responses are shown.
+    """
+    from assay.curate.verify import verify
+    from assay.recipes.job import read_queue
+
+    cases = read_queue(run / "queue")
+    name = annotator or os.environ.get("USER") or os.environ.get("LOGNAME") or "annotator"
+    done = verify(cases, name, run / judgements, input, Console(highlight=False), seed)
+    print(
+        f"{done.judged} judged, {done.ties} ties, {done.discarded} discarded, {done.skipped} skipped, {done.left} left"
+    )
+
+
+def show_pair(folder: Positional[Path], pair_id: Positional[str]) -> None:
+    """Print the whole life of one pair.
+
+    Args:
+        folder: A run folder or a pool folder.
+        pair_id: The pair's id, or enough of its beginning.
+    """
+    from assay.show import show
+
+    show(folder, pair_id, Console(highlight=False))
+
+
+def report(run: Positional[Path]) -> None:
+    """Write the HTML report of a run again.
+
+    Args:
+        run: The run folder.
+    """
+    from assay.report import write_report
+
+    print(write_report(run))

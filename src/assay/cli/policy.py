@@ -1,0 +1,186 @@
+"""`assay policy`: part B, from a vision encoder and a language model to a tuned policy."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from tyro.conf import Positional
+
+from assay.cli.arguments import Flat, print_config
+from assay.policy.config import FitConfig, GrpoConfig, PolicyConfig, SamplerConfig
+from assay.policy.rewards import RewardConfig
+from assay.recipes import policies
+from assay.recipes.tune import TuneConfig
+
+app = tyro.extras.SubcommandApp()
+run_app = tyro.extras.SubcommandApp()
+app.command(run_app, name="run")
+
+
+@run_app.command(name="tiny-vlm")
+def policy_tiny_vlm(
+    config: Annotated[TuneConfig, Flat] = policies.tiny_vlm(),  # noqa: B008
+    out: Path = Path("runs/tiny-vlm"),
+    dry_run: bool = False,
+) -> None:
+    """The embedded vision-language policy: assemble, align, reward model, MPO, GRPO with the sample buffer, evaluation.
+
+    Args:
+        config: The run's settings.
+        out: The run folder; the same command resumes what is in it.
+        dry_run: Print the resolved config and stop.
+    """
+    _tune("tiny-vlm", config, out, dry_run)
+
+
+@run_app.command(name="tiny-text")
+def policy_tiny_text(
+    config: Annotated[TuneConfig, Flat] = policies.tiny_text(),  # noqa: B008
+    out: Path = Path("runs/tiny-text"),
+    dry_run: bool = False,
+) -> None:
+    """The same without pictures: the packaged small language model on made-up sums.
+
+    Args:
+        config: The run's settings.
+        out: The run folder; the same command resumes what is in it.
+        dry_run: Print the resolved config and stop.
+    """
+    _tune("tiny-text", config, out, dry_run)
+
+
+def _tune(name: str, config: TuneConfig, out: Path, dry_run: bool) -> None:
+    if dry_run:
+        return print_config(config)
+    from assay.recipes import tuned
+    from assay.recipes.tune import tune
+
+    tune(out, config, policies.RECIPES[name][1](config))
+    tuned.summary(out, Console(highlight=False))
+    return print(f"report: {tuned.write_report(out)}")
+
+
+@app.command(name="assemble")
+def policy_assemble(
+    vision: Positional[str], language: Positional[str], out: Path, size: int = 448, unshuffle: int = 1,
+    adapter_of: str = "",
+) -> None:  # fmt: skip
+    """Put a vision encoder, a new MLP adapter and a language model together, in a layout that transformers loads.
+
+    Args:
+        vision: A vision encoder: a folder or a hub id.
+        language: A causal language model: a packaged one, a folder or a hub id.
+        out: A new folder for the vision-language model.
+        size: Pixels of a side of the pictures.
+        unshuffle: Patches of a side that are joined to one token (2: a quarter of the tokens).
+        adapter_of: A vision-language model whose trained adapter is taken over (trained with a substitute language model).
+    """
+    from assay.policy.assemble import assemble_from
+
+    print(f"{assemble_from(vision, language, out, size, unshuffle, adapter_of)} -> {out}")
+
+
+@app.command(name="grpo")
+def policy_grpo(
+    model: Positional[str],
+    prompts: Positional[Path],
+    out: Path,
+    config: Annotated[GrpoConfig, Flat] = GrpoConfig(),  # noqa: B008
+    policy: PolicyConfig = PolicyConfig(),  # noqa: B008
+    sampler: SamplerConfig = SamplerConfig(),  # noqa: B008
+    rewards: RewardConfig = RewardConfig(),  # noqa: B008
+    answer_start: str = "",
+    trackers: tuple[str, ...] = (),
+) -> None:
+    """GRPO with the sample buffer on your own questions; under `torchrun` or `accelerate launch`, on all their processes.
+
+    Args:
+        model: A language model, or a vision-language model: a packaged one, a folder or a hub id.
+        prompts: JSON lines: question, answer, kind (math, number, choice, text), image (a path), all but the first optional.
+        out: The folder of the tuned model; the same command resumes.
+        config: GRPO, buffer, steps.
+        policy: Which parts train, precision, memory.
+        sampler: Length and temperature of answers.
+        rewards: Weights of rule and format.
+        answer_start: Text that every answer is made to begin with, such as "<think>".
+        trackers: Where metrics go besides OUT/metrics.jsonl.
+    """
+    from assay.recipes.own import run_grpo
+
+    print(run_grpo(model, prompts, out, config, policy, sampler, rewards, answer_start, trackers))
+
+
+@app.command(name="mpo")
+def policy_mpo(
+    model: Positional[str],
+    pairs: Positional[Path],
+    out: Path,
+    config: Annotated[FitConfig, Flat] = FitConfig(),  # noqa: B008
+    policy: PolicyConfig = PolicyConfig(),  # noqa: B008
+    trackers: tuple[str, ...] = (),
+) -> None:
+    """MPO (other weights: DPO, SFT) on preferences: a folder of Parquet preferences, as `assay reward export` writes them.
+
+    Args:
+        model: A language model: a packaged one, a folder or a hub id.
+        pairs: The folder of preferences.
+        out: The folder of the tuned model; the same command resumes.
+        config: Weights, beta, learning rate.
+        policy: Which parts train, precision, memory.
+        trackers: Where metrics go besides OUT/metrics.jsonl.
+    """
+    from assay.recipes.own import run_mpo
+
+    print(run_mpo(model, pairs, out, config, policy, trackers))
+
+
+@app.command(name="filter")
+def policy_filter(
+    model: Positional[str], prompts: Positional[Path], out: Path, samples: int = 8,
+    sampler: SamplerConfig = SamplerConfig(),  # noqa: B008
+    answer_start: str = "",
+) -> None:  # fmt: skip
+    """The offline pass of the sample buffer: keep the questions that the model answers neither always nor never right.
+
+    Args:
+        model: The policy.
+        prompts: JSON lines, as for `assay policy grpo`.
+        out: A new JSON-lines file of the questions kept, each with its share of right answers.
+        samples: Answers drawn for each question.
+        sampler: Length and temperature of answers.
+        answer_start: Text that every answer is made to begin with.
+    """
+    from assay.recipes.own import run_filter
+
+    print(run_filter(model, prompts, out, samples, sampler, answer_start))
+
+
+@app.command(name="ablate")
+def policy_ablate(name: Positional[str], out: Path, seeds: tuple[int, ...] = (0, 1, 2), dry_run: bool = False) -> None:
+    """One of paper B's ablations on the embedded policy, with intervals over seeds.
+
+    Args:
+        name: stages, buffer, parts, threshold or filter.
+        out: The folder of all its runs; the same command resumes.
+        seeds: Each variant is run once for each; several processes may share a folder when their seeds differ.
+        dry_run: Print the variants and stop.
+    """
+    from assay.recipes.ablations import ablate, variants
+
+    if dry_run:
+        return print("\n".join(variants(name)))
+    return print(f"report: {ablate(name, out, seeds, Console(highlight=False))}")
+
+
+@app.command(name="report")
+def policy_report(run: Positional[Path]) -> None:
+    """Print a policy run's table and write its HTML report again.
+
+    Args:
+        run: The run folder.
+    """
+    from assay.recipes import tuned
+
+    tuned.summary(run, Console(highlight=False))
+    print(f"report: {tuned.write_report(run)}")

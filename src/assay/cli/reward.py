@@ -1,0 +1,121 @@
+"""`assay reward`: train reward models, export what they are trained on, the paper's eight."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from tyro.conf import Positional
+
+from assay.cli.arguments import Flat, print_config
+from assay.errors import AssayError
+from assay.recipes.settings import SweepConfig
+from assay.reward.config import TrainConfig
+
+app = tyro.extras.SubcommandApp()
+
+
+@app.command(name="train")
+def reward_train(
+    source: Positional[Path],
+    out: Path,
+    config: Annotated[TrainConfig, Flat] = TrainConfig(),  # noqa: B008
+    labels: str = "raw",
+    gold: Path | None = None,
+    trackers: tuple[str, ...] = (),
+    dry_run: bool = False,
+) -> None:
+    """Train one reward model; under `torchrun` or `accelerate launch`, on all their processes.
+
+    Args:
+        source: A pool folder, a run folder, or a folder of Parquet preferences (`assay reward export`), which is streamed.
+        out: The folder of the model; the same command resumes, on any number of processes.
+        config: The training settings.
+        labels: Of a run folder: raw, stage1, filtered or flipped.
+        gold: A folder of Parquet preferences that choose the checkpoint (default: a run's held gold; else one in ten
+            questions of a pool; none for Parquet).
+        trackers: Where metrics go besides OUT/metrics.jsonl: tensorboard, wandb, mlflow, ...
+        dry_run: Print the resolved settings and stop.
+    """
+    if dry_run:
+        return print_config(config)
+    from assay.recipes.finished import training_data
+    from assay.reward.train import train
+
+    pairs, held = training_data(source, labels, gold)
+    trained = train(out, config, pairs, held, print, trackers)
+    seen = f"{trained.gold_accuracy:.1%} of {len(held):,} gold pairs" if held else "no gold pairs to check on"
+    return print(f"{trained.pairs:,} pairs, {trained.steps:,} steps, {seen} -> {out}")
+
+
+@app.command(name="export")
+def reward_export(source: Positional[Path], out: Path, labels: str = "raw") -> None:
+    """Write labelled pairs as Parquet preferences, for streamed training and for other tools.
+
+    Args:
+        source: A pool folder or a run folder.
+        out: A new folder for the shards.
+        labels: Of a run folder: raw, stage1, filtered or flipped.
+    """
+    from assay.recipes.finished import export
+
+    print(f"{export(source, out, labels):,} preferences -> {out}")
+
+
+@app.command(name="sweep")
+def reward_sweep(
+    run: Positional[Path],
+    out: Path,
+    config: Annotated[SweepConfig, Flat] = SweepConfig(),  # noqa: B008
+) -> None:
+    """Accuracy against the amount of data: fractions of a run's raw, filtered and flipped labels, with intervals.
+
+    Args:
+        run: The folder of a finished `assay run`.
+        out: The sweep's folder; the same command resumes.
+        config: Sets, fractions and seeds.
+    """
+    from assay.recipes.sweep import sweep
+
+    print(f"plot: {sweep(run, out, config)}")
+
+
+@app.command(name="paper")
+def reward_paper(
+    name: Positional[str] = "",
+    stage: str = "final",
+    data: Path | None = None,
+    gold: Path | None = None,
+    out: Path | None = None,
+    device: str = "H800",
+    gpus: int = 64,
+    utilisation: float = 0.4,
+    trackers: tuple[str, ...] = (),
+    dry_run: bool = False,
+) -> None:
+    """Paper A's eight reward models: their exact settings, what they cost, and the training itself.
+
+    Args:
+        name: The model, for example Qwen3-0.6B; without one, the table of all eight.
+        stage: development or final.
+        data: A folder of Parquet preferences to train on.
+        gold: A folder of Parquet preferences that choose the checkpoint.
+        out: The folder of the model; the same command resumes.
+        device: Of the cost estimate: H100, H800, H200 or A100.
+        gpus: Of the cost estimate.
+        utilisation: Of the cost estimate: the share of the device's peak that training reaches (an assumption).
+        trackers: Where metrics go besides OUT/metrics.jsonl.
+        dry_run: Print the settings and the cost, and stop; needs neither weights nor torch.
+    """
+    from assay.recipes import suite
+
+    if not name:
+        return Console(highlight=False, width=120).print(suite.overview(stage, utilisation, device, gpus))
+    if dry_run:
+        plan = suite.describe(name, stage, utilisation=utilisation, device=device, gpus=gpus)
+        return print(json.dumps(plan, indent=2))
+    suite.paper_model(name)
+    if data is None or out is None:
+        raise AssayError("training needs --data (Parquet preferences) and --out; --dry-run shows the plan without them")
+    return reward_train(data, out, suite.recipe(name, stage), gold=gold, trackers=trackers)

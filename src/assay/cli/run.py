@@ -1,0 +1,121 @@
+"""`assay run`: part A from a pool to trained reward models."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from tyro.conf import Positional
+
+from assay.chat import Budget
+from assay.cli.arguments import Flat, chat_server, print_config
+from assay.errors import AssayError
+from assay.recipes import presets
+from assay.recipes.flow import FlowConfig
+
+app = tyro.extras.SubcommandApp()
+
+
+@app.command(name="tiny")
+def run_tiny(
+    config: Annotated[FlowConfig, Flat] = presets.tiny(),  # noqa: B008
+    out: Path = Path("runs/tiny"),
+    dry_run: bool = False,
+) -> None:
+    """The embedded default: checkable instructions, an oracle for people, an offline judge; minutes on two cores.
+
+    Args:
+        config: The run's settings.
+        out: The run folder; the same command resumes what is in it.
+        dry_run: Print the resolved config and stop.
+    """
+    if dry_run:
+        return print_config(config)
+    from assay.curate.verify import oracle
+    from assay.recipes.job import run_job
+    from assay.recipes.pools import constraint_pool
+
+    pool = constraint_pool()
+    return _finish(run_job(out, config, pool, people=oracle(pool.truth)))
+
+
+@app.command(name="human")
+def run_human(
+    data: Positional[Path],
+    config: Annotated[FlowConfig, Flat] = presets.human(),  # noqa: B008
+    out: Path = Path("runs/human"),
+    dry_run: bool = False,
+) -> None:
+    """Real people's preference sets: recorded human labels answer for people, GPT-4's choices are in the wild.
+
+    Args:
+        data: The folder of preference sets, one subfolder each (see curate/human_sets.py).
+        config: The run's settings; --benchmarks DIR adds the public benchmarks and decontaminates against them.
+        out: The run folder; the same command resumes what is in it.
+        dry_run: Print the resolved config and stop.
+    """
+    if dry_run:
+        return print_config(config)
+    from assay.recipes.job import recorded_people, run_job
+    from assay.recipes.pools import human_pool
+
+    pool = human_pool(data)
+    return _finish(run_job(out, config, pool, people=recorded_people(pool.truth)))
+
+
+@app.command(name="pool")
+def run_pool(
+    pool: Positional[Path],
+    config: Annotated[FlowConfig, Flat] = presets.pool(),  # noqa: B008
+    out: Path = Path("runs/pool"),
+    judgements: Path = Path("judgements.jsonl"),
+    judge: tuple[str, ...] = (),
+    attributes: str = "",
+    samples: int = 3,
+    price: tuple[float, float] = (0.0, 0.0),
+    budget: float = 0.0,
+    dry_run: bool = False,
+) -> None:
+    """Your own pool: people answer in the terminal (`assay verify`), judges are LLM servers, or offline without any.
+
+    The run stops when it needs people, says how many pairs wait in its queue, and goes on with the same command.
+
+    Args:
+        pool: A pool folder made by `assay pool add`.
+        config: The run's settings.
+        out: The run folder; the same command resumes what is in it.
+        judgements: The file in which `assay verify` keeps people's answers, inside the run folder.
+        judge: LLM judges as MODEL@URL of OpenAI-compatible servers (https://HOST/v1); the key is $OPENAI_API_KEY.
+        attributes: An LLM that describes the pairs, as MODEL@URL (default: rules).
+        samples: Votes that each judge gives to a pair (self-consistency).
+        price: Of a million tokens in and out, of all LLM servers.
+        budget: The most that LLM servers may cost, earlier runs in this folder included; the run stops before the request
+            that could pass it, and a larger budget goes on (0: no limit).
+        dry_run: Print the resolved config and stop.
+    """
+    if dry_run:
+        return print_config(config)
+    from assay.curate.annotate import llm_judge
+    from assay.recipes.job import people_on_file, run_job
+    from assay.recipes.pools import folder_pool
+
+    replies = out / "replies.sqlite"
+    purse = Budget(budget) if budget else None
+    if purse is not None and not any(price):
+        raise AssayError("--budget needs --price IN OUT, of a million tokens: without prices nothing is spent")
+    chats = [chat_server(text, replies, "judge", price, purse) for text in judge]
+    return _finish(
+        run_job(
+            out, config, folder_pool(pool), people=people_on_file(out / judgements, out / "queue"),
+            judge=llm_judge(chats, samples=samples) if chats else None,
+            chat=chat_server(attributes, replies, "attributes", price, purse) if attributes else None,
+        )
+    )  # fmt: skip
+
+
+def _finish(folder: Path) -> None:
+    from assay.report import summary, write_report
+
+    path = write_report(folder)
+    summary(folder, Console(highlight=False))
+    print(f"report: {path}")

@@ -1,0 +1,89 @@
+"""Dawid-Skene: how good each judge is, and what is true, from votes alone or with some answers known.
+
+Dawid and Skene (1979), "Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm", Applied Statistics
+28(1): each item has one true class, each worker a confusion matrix of its own, and votes are independent given the truth.
+EM alternates between posteriors of the items (their eq. 2.5) and counts of the workers (2.3, 2.4). We add two things: known
+items keep their class, and each row of a confusion matrix gets `smoothing` pseudo-votes, so that a worker with few votes is
+not believed to be perfect. A library for it was looked for: the kept one (crowd-kit) brings 500 MB of dependencies.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimated:
+    """`posterior` (items, classes); `confusion` (workers, true classes, voted classes), rows sum to one; `prior` (classes,);
+    `log_likelihood` of the votes after each step of EM, which never falls when `smoothing` is 0."""
+
+    posterior: NDArray[np.float64]
+    confusion: NDArray[np.float64]
+    prior: NDArray[np.float64]
+    log_likelihood: tuple[float, ...]
+
+
+def dawid_skene(
+    items: Sequence[int],
+    workers: Sequence[int],
+    votes: Sequence[int],
+    *,
+    classes: int,
+    known: Mapping[int, int] | None = None,
+    prior: Sequence[float] | None = None,
+    smoothing: float = 1.0,
+    steps: int = 500,
+    tolerance: float = 1e-7,
+) -> Estimated:
+    """EM over votes given as three lists of equal length: which item, which worker, which class.
+
+    Args:
+        items: From 0; an item may have several votes of one worker.
+        workers: From 0.
+        votes: In 0 .. classes - 1.
+        classes: How many classes there are.
+        known: Item -> its true class.
+        prior: Of the classes; None: estimated.
+        smoothing: Pseudo-votes of each true class of each worker, spread evenly.
+        steps: At most this many rounds of EM.
+        tolerance: Stop when no posterior moves by more than this.
+    """
+    item_V, worker_V, vote_V = (np.asarray(x, dtype=np.int64) for x in (items, workers, votes))
+    if not len(item_V):
+        raise ValueError("Dawid-Skene needs at least one vote")
+    fixed = {i: c for i, c in (known or {}).items() if i <= int(item_V.max())}
+    shape_I, shape_W = (int(item_V.max()) + 1, classes), (int(worker_V.max()) + 1, classes, classes)
+    posterior_IC = np.zeros(shape_I)
+    np.add.at(posterior_IC, (item_V, vote_V), 1.0)
+    total_I1 = posterior_IC.sum(axis=1, keepdims=True)
+    posterior_IC = np.where(total_I1 > 0, posterior_IC / np.maximum(total_I1, 1.0), 1 / classes)
+    _hold(posterior_IC, fixed)
+    likelihoods: list[float] = []
+    for _ in range(steps):
+        counts_WCC = np.full(shape_W, smoothing / classes)
+        np.add.at(counts_WCC.transpose(0, 2, 1), (worker_V, vote_V), posterior_IC[item_V])
+        rows_WC1 = counts_WCC.sum(axis=2, keepdims=True)
+        confusion_WCC = np.where(rows_WC1 > 0, counts_WCC / np.maximum(rows_WC1, 1e-300), 1 / classes)
+        prior_C = posterior_IC.mean(axis=0) if prior is None else np.asarray(prior, dtype=np.float64)
+        log_IC = np.tile(np.log(np.maximum(prior_C, 1e-300)), (shape_I[0], 1))
+        np.add.at(log_IC, item_V, np.log(np.maximum(confusion_WCC, 1e-300))[worker_V, :, vote_V])
+        top_I1 = log_IC.max(axis=1, keepdims=True)
+        weight_IC = np.exp(log_IC - top_I1)
+        free = [i for i in range(shape_I[0]) if i not in fixed]
+        sure = sum(float(log_IC[i, c]) for i, c in fixed.items())
+        likelihoods.append(sure + float((top_I1[:, 0] + np.log(weight_IC.sum(axis=1)))[free].sum()))
+        moved_IC = weight_IC / weight_IC.sum(axis=1, keepdims=True)
+        _hold(moved_IC, fixed)
+        change = float(np.abs(moved_IC - posterior_IC).max())
+        posterior_IC = moved_IC
+        if change <= tolerance:
+            break
+    return Estimated(posterior=posterior_IC, confusion=confusion_WCC, prior=prior_C, log_likelihood=tuple(likelihoods))
+
+
+def _hold(posterior_IC: NDArray[np.float64], fixed: Mapping[int, int]) -> None:
+    for item, truth in fixed.items():
+        posterior_IC[item] = 0.0
+        posterior_IC[item, truth] = 1.0

@@ -1,0 +1,179 @@
+"""Language models as a command uses them: servers or local, named, priced, within a budget, heard of while they work."""
+
+import threading
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from assay.budget import Budget, Estimate
+from assay.chat import ChatConfig, Request, Server, cost
+from assay.curate.judge_report import reason
+from assay.errors import AssayError
+from assay.replies import Reply, ledger
+
+if TYPE_CHECKING:
+    from assay.recipes.local_judge import LocalJudge
+
+EVERY_S = 15.0
+LOCAL = "local"
+"""MODEL@local is a model of this machine instead of a server's."""
+
+Model: TypeAlias = "Server | LocalJudge"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskConfig:
+    """How servers are asked. Nothing here shapes an answer, so it may change when a command goes on."""
+
+    concurrency: int = 32
+    """Requests in flight at each server."""
+    tries: int = 5
+    timeout_s: float = 180.0
+    backoff_s: float = 1.0
+    """The first wait after a failure; it doubles, and a server's Retry-After comes before it."""
+    prices: Path | None = None
+    """A TOML file of prices for a million tokens: a table for each model, with `in` and `out`."""
+    budget: float = 0.0
+    """The most that all servers may cost together, earlier runs in the same folder included (0: no limit)."""
+    schemas: Literal["auto", "always", "never"] = "auto"
+    """Send JSON schemas to servers: until one refuses, always, never."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """The environment variable with the key of the servers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalName:
+    """A model of this machine, before anything of it (or torch) is loaded."""
+
+    model: str
+
+
+def read_prices(path: Path | None) -> dict[str, tuple[float, float]]:
+    """Model -> price of a million tokens (in, out)."""
+    if path is None:
+        return {}
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return {model: (float(row["in"]), float(row["out"])) for model, row in table.items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AssayError(
+            f'--prices {path}: {error!r}; write a table for each model, like: ["Qwen/Qwen3-8B"] with in = 0.1 and out = 0.4'
+        ) from error
+
+
+def chat_configs(
+    named: Sequence[str], flag: str, config: AskConfig, *, temperature: float, max_tokens: int,
+    images: Path | None = None,
+) -> list[ChatConfig | LocalName]:  # fmt: skip
+    """A server for each MODEL@URL, or a model of this machine for MODEL@local. Two servers of one model are told apart by
+    their hosts."""
+    if not named:
+        raise AssayError(f"give at least one --{flag} MODEL@URL of an OpenAI-compatible server")
+    prices = read_prices(config.prices)
+    split = [_split(text, flag) for text in named]
+    if len(set(split)) < len(split):
+        raise AssayError(f"--{flag}: the same server is named twice")
+    counts = Counter(model for model, _ in split)
+    missing = sorted({model for model, url in split if url != LOCAL} - prices.keys())
+    if config.budget and missing:
+        raise AssayError(f"--budget needs the price of every model; --prices has none of {', '.join(missing)}")
+    return [
+        ChatConfig(
+            url=url, model=model, name=model if counts[model] == 1 else f"{model}@{url.split('//')[-1].split('/')[0]}",
+            temperature=temperature, max_tokens=max_tokens, concurrency=config.concurrency, tries=config.tries,
+            timeout_s=config.timeout_s, backoff_s=config.backoff_s, schemas=config.schemas,
+            price_in=prices.get(model, (0, 0))[0], price_out=prices.get(model, (0, 0))[1],
+            api_key_env=config.api_key_env, images=images,
+        )
+        if url != LOCAL
+        else LocalName(model=model)
+        for model, url in split
+    ]  # fmt: skip
+
+
+def chats(configs: Sequence[ChatConfig | LocalName], cache: Path, budget: float = 0.0) -> list["Model"]:
+    """The models over one cache; servers share one budget (0: none)."""
+    purse = Budget(budget) if budget else None
+    made: list[Model] = []
+    for config in configs:
+        if isinstance(config, ChatConfig):
+            made.append(Server(config, cache, purse))
+            continue
+        from assay.recipes.local_judge import LocalConfig, LocalJudge
+
+        made.append(LocalJudge(LocalConfig(model=config.model), cache))
+    return made
+
+
+def _split(text: str, flag: str) -> tuple[str, str]:
+    model, at, url = text.rpartition("@")
+    if not at or not model:
+        raise AssayError(f"--{flag} {text}: write MODEL@URL, for example Qwen/Qwen3-8B@http://localhost:8000/v1")
+    return model, url.rstrip("/")
+
+
+class Progress:
+    """Counts replies of all servers and says, every few seconds, how far they are. Called from several threads."""
+
+    def __init__(self, say: Callable[[str], None], models: Sequence["Model"], unit: str) -> None:
+        self._say, self._unit, self._models = say, unit, models
+        self._lock, self._start = threading.Lock(), time.monotonic()
+        self._said, self._replies, self._problems, self.total, self.done = self._start, 0, Counter[str](), 0, 0
+        for model in models:
+            model.told = self.heard
+
+    def heard(self, reply: Reply) -> None:
+        with self._lock:
+            self._replies += 1
+            if reply.problem:
+                self._problems[reason(reply.problem)] += 1
+            now = time.monotonic()
+            if now - self._said >= EVERY_S:
+                self._said = now
+                self._say(self.line(now))
+
+    def line(self, now: float) -> str:
+        rate = self._replies / max(1e-9, now - self._start)
+        budget = next((m.budget for m in self._models if m.budget), None)
+        spent = f", {budget.spent:.4g} of {budget.limit:g} spent" if budget else ""
+        failed = "".join(f", {count:,} {problem}" for problem, count in self._problems.most_common(3))
+        return f"{self.done:,} of {self.total:,} {self._unit}; {self._replies:,} replies, {rate:.1f}/s{failed}{spent}"
+
+
+def show_estimate(rows: Sequence[tuple[str, Estimate]], console: Console) -> None:
+    """What a dry run says of each server, and of all together."""
+    grid = Table("server", "requests", "in the cache", "prompt tokens", "at most", "reply tokens, at most", "cost, at most",
+                 title="Before anything is asked", title_justify="left", box=box.SIMPLE)  # fmt: skip
+    for name, e in rows:
+        grid.add_row(
+            name, f"{e.requests:,}", f"{e.cached:,}", f"about {e.usual_in:,}", f"{e.tokens_in:,}", f"{e.tokens_out:,}",
+            f"{e.cost:.4g}" if e.cost else "-",
+        )  # fmt: skip
+    console.print(grid)
+    console.print(f"  {sum(e.requests for _, e in rows):,} requests, cost at most {sum(e.cost for _, e in rows):.4g}")
+
+
+def spending(models: Sequence["Model"]) -> list[dict[str, Any]]:
+    """The rows of the ledger with the names that judgements use and the price of what was spent."""
+    known = {(c.config.model, c.config.url): c for c in models}
+    rows = []
+    for row in (row for cache in {m.cache for m in models} for row in ledger(cache)):
+        chat = known.get((row["model"], row["url"]))
+        if chat is not None:
+            price = cost(chat.config, row["tokens_in"], row["tokens_out"])
+            rows.append({**row, "judge": f"llm:{chat.name}", "cost": price})
+    return rows
+
+
+def estimates(
+    models: Sequence["Model"], requests: Callable[["Model"], Sequence[Request]]
+) -> list[tuple[str, Estimate]]:
+    return [(model.name, model.estimate(requests(model))) for model in models]

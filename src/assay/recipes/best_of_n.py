@@ -1,0 +1,131 @@
+"""Best of N for a user's own prompts: a policy answers N times, a reward model chooses.
+
+Every candidate is kept with its reward. Prompts are worked on in parts; a part is on disk before the next begins, so a
+killed run goes on with the same command (the answers of a local policy depend on the prompt, the seed and the part alone).
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from assay.chat import Chat, Request
+from assay.errors import AssayError
+from assay.images import ImageStore
+from assay.policy.config import PolicyConfig, SamplerConfig
+from assay.recipes.own import fitting, questions
+from assay.records import Prompt, Scorer, assistant
+
+PART = 16
+"""Prompts between two writes."""
+Answers = Callable[[Sequence[Prompt], int, int], list[list[tuple[str, str]]]]
+"""(prompts, n, part) -> for each prompt n answers and the problem of each ("": none)."""
+
+
+def local_answers(model: str, store: ImageStore, sampling: SamplerConfig, seed: int) -> tuple[Answers, Any]:
+    """Answers of a local model, and a function that leaves out prompts which do not fit it."""
+    from assay.policy.model import load_policy
+    from assay.policy.sampler import local_sampler
+
+    policy = load_policy(model, PolicyConfig(train=("llm",)), store)
+    sampler = local_sampler(policy, sampling, store, seed)
+
+    def answers(prompts: Sequence[Prompt], n: int, part: int) -> list[list[tuple[str, str]]]:
+        sampler.load(part)
+        return [[(r.text, "" if r.text.strip() else "empty") for r in group] for group in sampler(prompts, n)]
+
+    return answers, lambda prompts: fitting(prompts, policy, sampler, sampling.max_tokens)
+
+
+def chat_answers(chat: Chat) -> Answers:
+    """Answers of a chat server: n independent samples of each prompt, each asked once."""
+
+    def answers(prompts: Sequence[Prompt], n: int, _: int) -> list[list[tuple[str, str]]]:
+        requests = [Request(messages=p.messages, sample=k) for p in prompts for k in range(n)]
+        told = [(r.text, r.problem) for r in chat.complete(requests)]
+        return [told[at : at + n] for at in range(0, len(told), n)]
+
+    return answers
+
+
+def best_of_n(
+    path: Path, out: Path, n: int, answers: Answers, scorer: Scorer, store: ImageStore,
+    kept: Callable[[list[Prompt]], list[Prompt]] = lambda prompts: prompts,
+    say: Callable[[str], None] = print,
+) -> str:  # fmt: skip
+    """Write a line for each question: the best answer, its reward, and every candidate; returns a summary.
+
+    A candidate that could not be made or scored has its `problem`, and is never the best; a question of which none is left
+    has `best` null. Raises AssayError for n below 1, an unusable file, or an output of other questions.
+    """
+    if n < 1:
+        raise AssayError(f"best of {n}: give -n 1 or more")
+    prompts = kept(questions(path, store))
+    done = _done(out, prompts, n)
+    parts = [prompts[at : at + PART] for at in range(0, len(prompts), PART)]
+    with out.open("a", encoding="utf-8") as file:
+        for number, part in enumerate(parts):
+            todo = [p for p in part if p.id not in done]
+            if not todo:
+                continue
+            rows = list(_ranked(todo, answers(todo, n, number), scorer))
+            file.write("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+            file.flush()
+            os.fsync(file.fileno())
+            done |= {r["id"]: r for r in rows}
+            say(f"{len(done):,} of {len(prompts):,} questions")
+    rows = list(done.values())
+    gains = [r["reward"] - r["mean_reward"] for r in rows if r["best"] is not None]
+    failed = sum(bool(c["problem"]) for r in rows for c in r["candidates"])
+    told = f"{len(rows):,} questions, best of {n}"
+    if gains:
+        told += f", reward of the best {np.mean(gains):+.3f} above the mean of its candidates"
+    return f"{told}; {failed:,} candidates without a reward -> {out}"
+
+
+def _ranked(
+    prompts: Sequence[Prompt], groups: Sequence[Sequence[tuple[str, str]]], scorer: Scorer
+) -> Iterator[dict[str, Any]]:
+    flat = [
+        (i, k, (*p.messages, assistant(text)))
+        for i, (p, group) in enumerate(zip(prompts, groups, strict=True)) for k, (text, problem) in enumerate(group)
+        if not problem
+    ]  # fmt: skip
+    rewards = np.asarray(scorer([c for *_, c in flat]), dtype=np.float64) if flat else np.zeros(0)
+    found = {(i, k): float(x) for (i, k, _), x in zip(flat, rewards, strict=True)}
+    for i, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
+        told = []
+        for k, (text, problem) in enumerate(group):
+            finite = np.isfinite(found.get((i, k), np.nan))
+            problem = problem or ("" if finite else "no reward")
+            told.append({"text": text, "reward": found[i, k] if finite else None, "problem": problem})
+        scored = [(found[i, k], c["text"]) for k, c in enumerate(told) if not c["problem"]]
+        best = max(scored, key=lambda c: c[0], default=None)
+        yield {
+            "id": prompt.id, "question": prompt.messages[-1].content, "best": best and best[1], "reward": best and best[0],
+            "mean_reward": float(np.mean([x for x, _ in scored])) if scored else None, "candidates": told,
+        }  # fmt: skip
+
+
+def _done(out: Path, prompts: Sequence[Prompt], n: int) -> dict[str, dict[str, Any]]:
+    """The lines that are there already, by question; a torn last line is cut off."""
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return {}
+    data = out.read_bytes()
+    if not data.endswith(b"\n"):
+        os.truncate(out, data.rfind(b"\n") + 1)
+    known, found = {p.id for p in prompts}, {}
+    for number, line in enumerate(data.decode("utf-8", "replace").split("\n")[:-1], 1):
+        try:
+            row = json.loads(line)
+            fits = row["id"] in known and len(row["candidates"]) == n
+        except (ValueError, KeyError, TypeError):
+            fits = False
+        if not fits:
+            raise AssayError(f"{out}, line {number}: not of this run (other questions, or another n); give a new --out")
+        found[row["id"]] = row
+    return found

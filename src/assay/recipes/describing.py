@@ -1,0 +1,105 @@
+"""`assay attributes`: the five attributes of every pair by LLM servers, and by rules where all of them fail."""
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from assay.curate.attributes import AttributesProblem, attribute_request, rule_attributes, shared_attributes
+from assay.curate.judge_report import reason
+from assay.errors import AssayError
+from assay.recipes.asking import (
+    LOCAL,
+    AskConfig,
+    Model,
+    Progress,
+    chat_configs,
+    chats,
+    estimates,
+    show_estimate,
+    spending,
+)
+from assay.recipes.sources import read_material
+from assay.records import Attributes, Pair, digest
+from assay.run import Run
+
+SHARD = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttributesConfig:
+    """What shapes the answers; a folder keeps to it."""
+
+    limit: int = 0
+    """At most this many pairs, drawn by content (0: all)."""
+    rules: bool = True
+    """Describe by rules what no server could describe; else it stays without attributes."""
+    temperature: float = 0.0
+    max_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if self.limit < 0 or self.max_tokens < 1 or self.temperature < 0:
+            raise AssayError("limit and temperature must not be negative, max_tokens at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    servers: tuple[str, ...]
+    source: str
+    config: AttributesConfig
+
+
+def describe(
+    source: Path, out: Path, named: Sequence[str], config: AttributesConfig, asking: AskConfig, *,
+    sets: Sequence[str] = (), dry_run: bool = False, console: Console | None = None,
+) -> dict[str, Any] | None:  # fmt: skip
+    """Describe the pairs of `source`, dealt out over the servers; a dry run says what it would cost and asks nothing.
+
+    Returns counts: pairs, by whom they were described, problems by reason, and the cost of each server.
+    """
+    pairs = list(read_material(source, sets=sets).pairs.values())
+    order = sorted(pairs, key=lambda p: digest(["target", p.id]))[: config.limit or None]
+    images = source / "images" if (source / "images").is_dir() else None
+
+    if any(name.endswith(f"@{LOCAL}") for name in named):
+        raise AssayError(f"--server: a model @{LOCAL} can judge, not describe; give MODEL@URL")
+    configs = chat_configs(
+        named, "server", asking, temperature=config.temperature, max_tokens=config.max_tokens, images=images
+    )
+    if dry_run:
+        with tempfile.TemporaryDirectory() as place:
+            cache = out / "replies.sqlite"
+            asked = chats(configs, cache if cache.exists() else Path(place) / "none.sqlite")
+            dealt = {c.name: [p for p in order if int(p.id[:8], 16) % len(asked) == n] for n, c in enumerate(asked)}
+            rows = estimates(asked, lambda c: [attribute_request(p) for p in dealt[c.name]])
+            show_estimate(rows, console or Console(highlight=False))
+        return None
+    with closing(Run(out, _Kept(servers=tuple(named), source=str(source), config=config), console)) as run:
+        return _describe(run, chats(configs, out / "replies.sqlite", asking.budget), order, config)
+
+
+def _describe(run: Run, models: Sequence[Model], pairs: Sequence[Pair], config: AttributesConfig) -> dict[str, Any]:
+    table, failures = run.table("attributes", Attributes), run.table("problems", AttributesProblem)
+    progress = Progress(run.say, models, "pairs described")
+    progress.total = len(pairs)
+    for start in range(0, len(pairs), SHARD):
+        part, shard = pairs[start : start + SHARD], f"{start:08}"
+        if not table.done(shard):
+            found, problems = shared_attributes(models, part)
+            if not failures.done(shard):
+                failures.write(shard, problems)
+            rest = [rule_attributes(p) for p in part if p.id not in found] if config.rules else []
+            table.write(shard, [*found.values(), *rest])
+        progress.done = start + len(part)
+    run.say(progress.line(time.monotonic()))
+    told = Counter(f"{p.by}: {reason(p.problem)}" for p in failures.stream())
+    return {
+        "pairs": len(pairs), "by": dict(Counter(a.by for a in table.stream()).most_common()),
+        "problems": dict(told.most_common()), "costs": spending(models),
+    }  # fmt: skip

@@ -1,0 +1,160 @@
+"""The application: pages, sessions and guards put together. `make_app` builds it, `serve` runs it."""
+
+import re
+import signal
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from assay.chat import Chat
+from assay.web import lead, login, task
+from assay.web.accounts import Accounts, same
+from assay.web.code import code_css
+from assay.web.desk import Account
+from assay.web.guard import Guard, TooLarge
+from assay.web.schema import Database
+from assay.web.store import Store
+from assay.web.store_desk import StoreDesk
+
+_STATIC = Path(__file__).with_name("static")
+_TYPES = {"style.css": "text/css", "keys.js": "text/javascript", "icon.svg": "image/svg+xml"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebConfig:
+    """What the application is made of. `hosts` are the names under which it may be addressed, without a port; `https` marks
+    the cookie secure, for a server behind TLS; `images` is a folder of pictures by content id (`images.ImageStore`)."""
+
+    database: Database
+    assistant: Chat | None = None
+    images: Path | None = None
+    hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
+    https: bool = False
+    per_minute: int = 240
+    clock: Any = field(default=None)
+
+
+class Sessions:
+    """`desk.Access` by the session's cookie; what a request's session is, is looked up once."""
+
+    def __init__(self, accounts: Accounts, https: bool) -> None:
+        self.accounts, self.https = accounts, https
+        self.cookie = "__Host-assay" if https else "assay_session"
+
+    def _session(self, request: Request) -> Any:
+        if not hasattr(request.state, "session"):
+            request.state.session = self.accounts.session(request.cookies.get(self.cookie, ""))
+        return request.state.session
+
+    def person(self, request: Request) -> Account | None:
+        session = self._session(request)
+        return session.account if session else None
+
+    def csrf(self, request: Request) -> str:
+        session = self._session(request)
+        return session.csrf if session else ""
+
+    def csrf_holds(self, request: Request, token: str) -> bool:
+        return bool(token) and same(token, self.csrf(request))
+
+
+def make_app(config: WebConfig) -> FastAPI:
+    """The application over a database that is up to date."""
+    clock = {"clock": config.clock} if config.clock else {}
+    store, accounts = Store(config.database, **clock), Accounts(config.database, **clock)
+    access = Sessions(accounts, config.https)
+    pages = _pages()
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.store, app.state.accounts, app.state.pages = store, accounts, pages
+    app.include_router(login.make_router(accounts, store, access, pages))
+    app.include_router(task.make_router(store, access, pages, config.assistant, config.images))
+    app.include_router(lead.make_router(StoreDesk(store, accounts), access, pages))
+    _public(app, access)
+    _errors(app, access, pages)
+    app.add_middleware(
+        Guard, uploads={"/lead/import": lead.MAX_UPLOAD + (1 << 16)}, cookie=access.cookie, https=config.https,
+        per_minute=config.per_minute,
+    )  # fmt: skip
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(config.hosts))
+    return app
+
+
+def _pages() -> Environment:
+    pages = Environment(
+        loader=PackageLoader("assay.web"), autoescape=select_autoescape(default=True), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    pages.filters["utc"] = lambda at: datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return pages
+
+
+def _public(app: FastAPI, access: Sessions) -> None:
+    styles = code_css()
+
+    @app.get("/")
+    def home(request: Request) -> Response:
+        return RedirectResponse("/task" if access.person(request) else "/login", 303)
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/static/code.css")
+    def code_style() -> Response:
+        return Response(styles, media_type="text/css", headers={"Cache-Control": "max-age=3600"})
+
+    @app.get("/static/{name}")
+    def static(name: str) -> Response:
+        if name not in _TYPES:
+            raise HTTPException(404, "There is no such file.")
+        return FileResponse(_STATIC / name, media_type=_TYPES[name], headers={"Cache-Control": "max-age=3600"})
+
+
+def _errors(app: FastAPI, access: Sessions, pages: Environment) -> None:
+    """Every failure is a page that says what to do; a request without a session goes to the log-in."""
+
+    def page(request: Request, status: int, text: str) -> HTMLResponse:
+        who = access.person(request)
+        html = pages.get_template("error.html").render(who=who, csrf=access.csrf(request), status=status, text=text)
+        return HTMLResponse(html, status)
+
+    @app.exception_handler(StarletteHTTPException)
+    def http(request: Request, error: StarletteHTTPException) -> Response:
+        if error.status_code == 401 and request.method == "GET":
+            return RedirectResponse("/login", 303)
+        return page(request, error.status_code, _sentence(str(error.detail)))
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(request: Request, error: RequestValidationError) -> Response:
+        names = sorted({str(e["loc"][-1]) for e in error.errors()})
+        return page(request, 422, f"Something is missing or not allowed: {', '.join(names)}.")
+
+    @app.exception_handler(TooLarge)
+    def large(request: Request, error: TooLarge) -> Response:
+        return PlainTextResponse("The body is too large.", 413)
+
+
+def _sentence(text: str) -> str:
+    return text if re.search(r"[.!?]$", text) else f"{text}."
+
+
+def serve(app: FastAPI, host: str, port: int) -> None:
+    """Run until SIGTERM or Ctrl-C; requests in flight are answered."""
+    import uvicorn
+
+    # uvicorn sends itself the signal again when it has stopped; as SystemExit it lets the caller finish its own work.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+    uvicorn.run(
+        app, host=host, port=port, log_level="warning", access_log=False, server_header=False,
+        timeout_graceful_shutdown=30,
+    )  # fmt: skip

@@ -1,0 +1,272 @@
+"""The lead's page: progress, agreement, annotators, adjudication, people, settings, export and import, the audit log.
+
+Every address begins with /lead and asks for the role lead or admin; every change is a POST with the session's CSRF token.
+A lead manages annotators; what touches leads and admins, or settings, takes an admin.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, cast
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, File, Form, HTTPException, Request, UploadFile
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from jinja2 import Environment
+
+from assay.curate import argilla, label_studio
+from assay.curate.agreement import rater_kappas, report
+from assay.curate.annotate import shown_order
+from assay.curate.attributes import response_text
+from assay.curate.interchange import Format, entries, read, write
+from assay.errors import AssayError
+from assay.records import Judgement
+from assay.web.desk import ROLES, Access, Account, Desk, Role
+from assay.web.diff import difference
+from assay.web.overview import disputes, progress, verdict
+from assay.web.quality import annotators
+from assay.web.text import plain_text, render_markdown, reveal
+
+MAX_UPLOAD = 64 << 20
+EXPORTS: Mapping[str, tuple[Format, str]] = {
+    "jsonl": ("jsonl", "judgements.jsonl"), "parquet": ("parquet", "judgements.parquet"),
+    "argilla": ("argilla", "argilla.json"), "label-studio": ("label-studio", "label-studio.json"),
+}  # fmt: skip
+PAGE = 50
+
+
+def make_router(desk: Desk, access: Access, pages: Environment) -> APIRouter:
+    """The routes; `pages` renders `lead_*.html`. The caller adds them to its app, behind its own headers and sessions."""
+    router = APIRouter(prefix="/lead", default_response_class=HTMLResponse)
+    show = _shower(access, pages)
+
+    def lead(request: Request) -> Account:
+        return _who(access, request, ("lead", "admin"))
+
+    def writer(request: Request, csrf: Annotated[str, Form()] = "") -> Account:
+        who = _who(access, request, ("lead", "admin"))
+        if not access.csrf_holds(request, csrf):
+            raise HTTPException(403, "This form is too old; go back, reload the page and send it again.")
+        return who
+
+    _overview(router, desk, show, lead)
+    _pairs(router, desk, show, lead, writer)
+    _people(router, desk, show, lead, writer)
+    _project(router, desk, show, lead, writer)
+    return router
+
+
+Show = Callable[..., HTMLResponse]
+Who = Callable[..., Account]
+
+
+def _shower(access: Access, pages: Environment) -> Show:
+    def show(request: Request, name: str, who: Account, status: int = 200, **more: Any) -> HTMLResponse:
+        page = pages.get_template(name).render(
+            who=who, csrf=access.csrf(request), notice=more.pop("notice", request.query_params.get("done", "")[:200]),
+            **more,
+        )  # fmt: skip
+        return HTMLResponse(page, status)
+
+    return show
+
+
+def _who(access: Access, request: Request, roles: tuple[Role, ...]) -> Account:
+    who = access.person(request)
+    if who is None:
+        raise HTTPException(401, "Please log in.")
+    if who.role not in roles:
+        raise HTTPException(403, f"This page is for the roles {' and '.join(roles)}.")
+    return who
+
+
+def _done(path: str, text: str) -> RedirectResponse:
+    return RedirectResponse(f"{path}?done={quote(text)}", 303)
+
+
+def _overview(router: APIRouter, desk: Desk, show: Show, lead: Who) -> None:
+    @router.get("")
+    def overview(request: Request, who: Annotated[Account, Depends(lead)], raters: bool = False) -> HTMLResponse:
+        cases, given = desk.cases(), desk.judgements()
+        agreement = report(given) + (rater_kappas([j for j in given if j.kind == "human"])[:PAGE] if raters else [])
+        open_disputes = sum(not d.settled for d in disputes({c.pair.id: c for c in cases}, given))
+        return show(
+            request, "lead_overview.html", who, progress=progress(cases, given, desk.overlap()), agreement=agreement,
+            annotators=annotators(desk.works()), remarks=list(desk.remarks())[:PAGE], raters=raters, open=open_disputes,
+            overlap=desk.overlap(),
+        )  # fmt: skip
+
+
+def _pairs(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) -> None:
+    @router.get("/disputes")
+    def dispute_list(request: Request, who: Annotated[Account, Depends(lead)], page: int = 1) -> HTMLResponse:
+        found = disputes({c.pair.id: c for c in desk.cases()}, desk.judgements())
+        start = (max(1, page) - 1) * PAGE
+        return show(
+            request, "lead_disputes.html", who, disputes=found[start : start + PAGE], page=max(1, page),
+            pages=-(-len(found) // PAGE), total=len(found), verdict=verdict,
+        )  # fmt: skip
+
+    @router.get("/pairs/{pair_id}")
+    def pair_page(request: Request, pair_id: str, who: Annotated[Account, Depends(lead)]) -> HTMLResponse:
+        case = desk.case(pair_id)
+        if case is None:
+            raise HTTPException(404, "There is no such pair.")
+        order = shown_order(case.pair, who.name)
+        texts = [response_text(case.pair.response(i)) for i in order]
+        responses = [render_markdown(t) for t in texts]
+        given = [j for j in desk.judgements() if j.pair_id == pair_id]
+        return show(
+            request, "lead_pair.html", who, case=case, order=order, responses=responses, changes=difference(*texts),
+            prompt=[(m.role, render_markdown(m.content)) for m in case.pair.prompt], judgements=given, reveal=reveal,
+            verdict=lambda j: verdict(j, order), plain=plain_text,
+        )  # fmt: skip
+
+    @router.post("/pairs/{pair_id}")
+    def adjudicate(
+        pair_id: str, who: Annotated[Account, Depends(writer)], better: Annotated[str, Form()],
+        shown: Annotated[str, Form()], reason: Annotated[str, Form(max_length=10_000)] = "",
+    ) -> RedirectResponse:  # fmt: skip
+        case = desk.case(pair_id)
+        if case is None:
+            raise HTTPException(404, "There is no such pair.")
+        ids = {r.id for r in case.pair.responses}
+        order = tuple(shown.split(","))
+        if better not in {*ids, "cannot decide"} or set(order) != ids or len(order) != 2:
+            raise HTTPException(422, "Choose response 1, response 2 or cannot decide.")
+        undecided = better == "cannot decide"
+        desk.adjudicate(
+            Judgement(
+                pair_id=pair_id, better=None if undecided else better, problem="cannot decide" if undecided else "",
+                by=who.name, kind="lead", shown=order, rationale=reason.strip(),
+            )
+        )  # fmt: skip
+        return _done("/lead/disputes", "The decision is stored.")
+
+
+def _people(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) -> None:
+    @router.get("/people")
+    def people(request: Request, who: Annotated[Account, Depends(lead)]) -> HTMLResponse:
+        return show(request, "lead_people.html", who, accounts=desk.accounts(), roles=_may_give(who), new=None)
+
+    @router.post("/people")
+    def invite(
+        request: Request, who: Annotated[Account, Depends(writer)], name: Annotated[str, Form(max_length=64)],
+        role: Annotated[Role, Form()] = "annotator",
+    ) -> HTMLResponse:  # fmt: skip
+        if role not in _may_give(who):
+            raise HTTPException(403, f"Only an admin can make a {role}.")
+        return with_token(request, who, lambda: (name, desk.invite(name.strip(), role, who.name)))
+
+    @router.post("/people/{name}")
+    def change(
+        request: Request, name: str, who: Annotated[Account, Depends(writer)], action: Annotated[str, Form()],
+        role: Annotated[Role | None, Form()] = None,
+    ) -> Response:  # fmt: skip
+        account = next((a for a in desk.accounts() if a.name == name), None)
+        if account is None:
+            raise HTTPException(404, "There is no such account.")
+        if who.role != "admin" and (account.role != "annotator" or role not in (None, "annotator")):
+            raise HTTPException(403, "Only an admin can change leads and admins.")
+        if action == "renew":
+            return with_token(request, who, lambda: (name, desk.renew(name, who.name)))
+        changes: dict[str, dict[str, Any]] = {"role": {"role": role}, "off": {"active": False}, "on": {"active": True}}
+        if action not in changes or (action == "role" and role is None):
+            raise HTTPException(422, "Unknown action.")
+        try:
+            desk.change(name, who.name, **changes[action])
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from error
+        return _done("/lead/people", f"{name} is changed.")
+
+    def with_token(request: Request, who: Account, make: Callable[[], tuple[str, str]]) -> HTMLResponse:
+        """The page with a token on it: this once, for only its hash is kept."""
+        try:
+            new, problem = make(), ""
+        except ValueError as error:
+            new, problem = None, str(error)
+        return show(
+            request, "lead_people.html", who, 422 if problem else 200, accounts=desk.accounts(), roles=_may_give(who),
+            new=new, notice=problem,
+        )  # fmt: skip
+
+
+def _may_give(who: Account) -> tuple[Role, ...]:
+    return ROLES if who.role == "admin" else ("annotator",)
+
+
+def _project(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) -> None:
+    @router.get("/settings")
+    def settings(request: Request, who: Annotated[Account, Depends(lead)]) -> HTMLResponse:
+        return show(request, "lead_settings.html", who, settings=desk.settings())
+
+    @router.post("/settings")
+    async def change_settings(request: Request, who: Annotated[Account, Depends(writer)]) -> Response:
+        if who.role != "admin":
+            raise HTTPException(403, "Only an admin can change settings.")
+        form = await request.form()
+        known = {s.name for s in desk.settings()}
+        try:
+            desk.set({k: str(v) for k, v in form.items() if k in known}, who.name)
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from error
+        return _done("/lead/settings", "The settings are stored.")
+
+    @router.get("/exchange")
+    def exchange(request: Request, who: Annotated[Account, Depends(lead)]) -> HTMLResponse:
+        return show(request, "lead_exchange.html", who, formats=list(EXPORTS), config=label_studio.CONFIG, problems=())
+
+    @router.get("/export/{to}")
+    def export(to: str, who: Annotated[Account, Depends(lead)]) -> Response:
+        if to not in EXPORTS:
+            raise HTTPException(404, f"Formats: {', '.join(EXPORTS)}.")
+        format, name = EXPORTS[to]
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder) / name, format, entries(desk.cases(), desk.judgements()))
+            body = (Path(folder) / name).read_bytes()
+        kind = "application/octet-stream" if to == "parquet" else "application/json"
+        return Response(body, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
+
+    @router.get("/export/argilla/settings")
+    def export_settings(who: Annotated[Account, Depends(lead)]) -> Response:
+        import json
+
+        return Response(json.dumps(argilla.settings(), indent=2), media_type="application/json")
+
+    @router.post("/import")
+    def import_file(
+        request: Request, who: Annotated[Account, Depends(writer)], file: Annotated[UploadFile, File()],
+        format: Annotated[str, Form()] = "jsonl",
+    ) -> HTMLResponse:  # fmt: skip
+        if format not in EXPORTS:
+            raise HTTPException(422, f"Formats: {', '.join(EXPORTS)}.")
+        body = file.file.read(MAX_UPLOAD + 1)
+        if len(body) > MAX_UPLOAD:
+            raise HTTPException(413, f"The file is larger than {MAX_UPLOAD >> 20} MB.")
+        problems, notice, status = _import(desk, body, cast(Format, format), who.name)
+        return show(request, "lead_exchange.html", who, status, formats=list(EXPORTS), config=label_studio.CONFIG,
+        notice=notice,
+                    problems=problems[:PAGE])  # fmt: skip
+
+    @router.get("/audit")
+    def audit(request: Request, who: Annotated[Account, Depends(lead)], before: float | None = None) -> HTMLResponse:
+        events = desk.events(before if before is not None else time.time() + 1, PAGE)
+        return show(request, "lead_audit.html", who, events=events, size=PAGE)
+
+
+def _import(desk: Desk, body: bytes, format: Format, by: str) -> tuple[tuple[str, ...], str, int]:
+    """What of a file went in: problems, a sentence for the page, and the status of the answer."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "upload"
+        path.write_bytes(body)
+        cases = desk.cases()
+        try:
+            found = read(path, format, cases=cases)
+        except AssayError as error:
+            return (), str(error).replace(str(path), "The file"), 422
+    known = {c.pair.id for c in cases}
+    people = [j for j in found.judgements if j.kind == "human" and j.pair_id in known]
+    added = desk.add(people, by)
+    notice = f"{added} judgements added, {len(people) - added} were there already, {len(found.problems)} problems."
+    return found.problems, notice, 200

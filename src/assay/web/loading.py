@@ -1,0 +1,108 @@
+"""From a run to the page and back: the pairs that wait for people, traps, margins and verdicts in; finished
+judgements out."""
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from assay.curate.interchange import read
+from assay.curate.verify import add_judgements
+from assay.errors import AssayError
+from assay.recipes.job import read_queue
+from assay.web.store import Store
+
+
+def load_run(store: Store, run: Path, margins: Path | None = None) -> int:
+    """Add the pairs that `run` waits for and that are not there yet; returns how many. Raises AssayError where none
+    ever were."""
+    try:
+        cases = read_queue(run / "queue")
+    except AssayError:
+        if store.cases():
+            return 0
+        raise
+    return store.load(cases, _margins(margins) if margins else None)
+
+
+def load_traps(store: Store, file: Path) -> int:
+    """Add pairs with known answers: JSON lines as `assay judgements export` writes them, with a judgement each."""
+    found = read(file, "jsonl")
+    usable = {e.pair.id: e for e in found.entries if e.attributes and any(j.better for j in e.judgements)}
+    if not usable:
+        reason = found.problems[0] if found.problems else "a trap needs a pair, its attributes and a judgement"
+        raise AssayError(f"--traps {file}: no trap in it ({reason})")
+    truths = {i: next(j.better for j in e.judgements if j.better) for i, e in usable.items()}
+    from assay.records import Case
+
+    cases = [Case(pair=e.pair, attributes=e.attributes) for e in usable.values() if e.attributes]
+    return store.load(cases, truths={k: v for k, v in truths.items() if v})
+
+
+def load_verdicts(store: Store, file: Path) -> int:
+    """Add verdicts of machines on single responses: JSON lines with pair_id, response_id, text, right (true, false,
+    null), by."""
+    return store.add_verdicts(list(_lines(file, "--verdicts", {"pair_id", "response_id"})))
+
+
+def _margins(file: Path) -> Mapping[str, float]:
+    """JSON lines with pair_id and margin: a reward model's score of the source's choice minus that of the other."""
+    found = {}
+    for row in _lines(file, "--margins", {"pair_id", "margin"}):
+        if not isinstance(row["margin"], int | float):
+            raise AssayError(f"--margins {file}: a margin is a number, not {row['margin']!r}")
+        found[str(row["pair_id"])] = float(row["margin"])
+    return found
+
+
+def _lines(file: Path, flag: str, needed: set[str]) -> Iterator[dict[str, Any]]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise AssayError(f"{flag} {file}: {error}") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise AssayError(f"{flag} {file}, line {number}: not JSON ({error})") from error
+        if not isinstance(row, dict) or not needed <= row.keys():
+            raise AssayError(f"{flag} {file}, line {number}: needs {' and '.join(sorted(needed))}")
+        yield row
+
+
+def sync(store: Store, run: Path) -> int:
+    """Append to RUN/judgements.jsonl what is finished and not in it yet, so that the run can go on; returns how many rows.
+
+    Finished is a pair that as many people judged as were asked for, or that a lead decided.
+    """
+    overlap = store.settings().overlap
+    given = [j for j in store.judgements() if j.kind in ("human", "lead")]
+    people = Counter(j.pair_id for j in given if j.kind == "human")
+    decided = {j.pair_id for j in given if j.kind == "lead"}
+    return add_judgements(
+        run / "judgements.jsonl", [j for j in given if j.pair_id in decided or people[j.pair_id] >= overlap]
+    )
+
+
+class Syncing:
+    """`sync` every `seconds` in the background, and once more at the end."""
+
+    def __init__(self, store: Store, run: Path, seconds: float = 10.0) -> None:
+        self._store, self._run, self._seconds = store, run, seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def __enter__(self) -> "Syncing":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        sync(self._store, self._run)
+
+    def _work(self) -> None:
+        while not self._stop.wait(self._seconds):
+            sync(self._store, self._run)

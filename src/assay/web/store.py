@@ -1,0 +1,462 @@
+"""Pairs, seats and judgements: who is shown what, what was answered, and what stands.
+
+A submission has the id of the seat from which it was sent, and judgements are unique by it: sending a form twice,
+from two tabs or after a crash, stores one judgement. A seat that expired may be taken by another person; its holder's
+late answer still counts while a seat is free, and is refused (never stored twice, never beyond the overlap) when none is.
+"""
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from assay.curate.annotate import shown_order
+from assay.curate.attributes import conversation_text, response_text
+from assay.records import Attributes, Case, Judgement
+from assay.tables import build, plain
+from assay.web.quality import Work
+from assay.web.queue import places
+from assay.web.schema import Database, facts, judgements, pairs, seats
+from assay.web.settings import Settings
+
+Clock = Callable[[], float]
+_ANSWERS = judgements.join(pairs).join(seats, seats.c.submission == judgements.c.id)
+"""People's judgements with their pairs and seats; a withdrawn one has no seat that bears its submission."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """A person's place at a pair: what the task page shows. `draft` is what they typed so far; `verdicts` are by
+    response id."""
+
+    case: Case
+    name: str
+    submission: str
+    opened: float
+    expires: float
+    draft: dict[str, str]
+    verdicts: dict[str, list[dict[str, Any]]]
+    words: int
+    trap: bool
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """The order of the responses: random, the same for this person on every reload."""
+        return Seat.order(self.case, self.name)
+
+    @staticmethod
+    def order(case: Case, name: str) -> tuple[str, str]:
+        """The order in which `name` sees the responses of a case."""
+        return shown_order(case.pair, "web", name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """One line of `facts`; `body` is what this kind of fact holds."""
+
+    seq: int
+    kind: str
+    target: str
+    by: str
+    at: float
+    body: dict[str, Any] = field(default_factory=dict)
+
+
+class Refused(Exception):
+    """Why an answer was not stored, in words for the annotator."""
+
+
+class Store:
+    """Everything about pairs and judgements in one database. Safe to use from many threads and processes at once."""
+
+    def __init__(self, database: Database, clock: Clock = time.time) -> None:
+        self.database, self.clock = database, clock
+
+    # -- pairs ----------------------------------------------------------------------------------------------------
+
+    def load(
+        self, cases: Sequence[Case], margins: Mapping[str, float] | None = None, truths: Mapping[str, str] | None = None
+    ) -> int:
+        """Add the pairs that are not there yet, in queue order, and return how many; `truths` makes traps of those it
+        names."""
+        known = truths or {}
+        with self.database.write() as connection:
+            there = set(connection.execute(sa.select(pairs.c.id)).scalars())
+            start = connection.execute(sa.select(sa.func.coalesce(sa.func.max(pairs.c.place), -1.0))).scalar_one() + 1
+            new = list({c.pair.id: c for c in cases if c.pair.id not in there}.values())
+            order = places(new, margins)
+            rows = [
+                {"id": c.pair.id, "body": _dump(plain(replace(c, examples=()))), "category": c.attributes.category,
+                 "place": start + order[c.pair.id], "words": _words(c), "truth": known.get(c.pair.id), "open": True,
+                 "verdicts": "{}"}
+                for c in new
+            ]  # fmt: skip
+            if rows:
+                connection.execute(pairs.insert(), rows)
+        return len(rows)
+
+    def add_verdicts(self, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Add a machine's verdicts on single responses: rows with pair_id, response_id, text, right (or null), by."""
+        added = 0
+        with self.database.write() as connection:
+            for row in rows:
+                held = connection.execute(sa.select(pairs.c.verdicts).where(pairs.c.id == row["pair_id"])).scalar()
+                if held is None:
+                    continue
+                verdicts = json.loads(held)
+                entry = {
+                    "text": str(row.get("text", "")),
+                    "right": row.get("right"),
+                    "by": str(row.get("by", "machine")),
+                }
+                own = verdicts.setdefault(str(row["response_id"]), [])
+                if entry not in own:
+                    own.append(entry)
+                    added += 1
+                    change = pairs.update().where(pairs.c.id == row["pair_id"]).values(verdicts=_dump(verdicts))
+                    connection.execute(change)
+        return added
+
+    def cases(self) -> list[Case]:
+        """All pairs that are no traps, in queue order."""
+        with self.database.read() as connection:
+            query = sa.select(pairs.c.body).where(pairs.c.truth.is_(None)).order_by(pairs.c.place)
+            return [_case(body) for body in connection.execute(query).scalars()]
+
+    def case(self, pair_id: str) -> Case | None:
+        with self.database.read() as connection:
+            body = connection.execute(sa.select(pairs.c.body).where(pairs.c.id == pair_id)).scalar()
+        return None if body is None else _case(body)
+
+    # -- seats ----------------------------------------------------------------------------------------------------
+
+    def take(self, name: str, settings: Settings) -> Seat | None:
+        """The seat that `name` has, or the next one; None when the queue has nothing for this person."""
+        for _ in range(50):
+            with self.database.write() as connection:
+                now = self.clock()
+                # An own seat that ran out is still one's own as long as nobody took it: the draft is in it.
+                held = connection.execute(
+                    sa.select(seats.c.pair_id).where(seats.c.name == name, ~seats.c.judged).limit(1)
+                ).scalar()
+                if held is not None:
+                    own = (seats.c.pair_id == held, seats.c.name == name)
+                    connection.execute(seats.update().where(*own).values(expires=now + settings.lease_s))
+                    return self._seat(connection, held, name)
+                pair_id, trap = self._next(connection, name, settings, now)
+            if pair_id is None:
+                return None
+            try:
+                with self.database.write() as connection:
+                    if self._sit(connection, pair_id, name, settings, self.clock(), trap):
+                        return self._seat(connection, pair_id, name)
+            except sa.exc.IntegrityError:  # somebody else sat down first: look again
+                continue
+        return None
+
+    def _next(self, connection: sa.Connection, name: str, settings: Settings, now: float) -> tuple[str | None, bool]:
+        """The pair that `name` should see next, and whether it is a trap."""
+        mine = sa.exists().where(seats.c.pair_id == pairs.c.id, seats.c.name == name)
+        skipped = sa.exists().where(facts.c.kind == "skip", facts.c.target == pairs.c.id, facts.c.by == name)
+        base = sa.select(pairs.c.id).where(~mine, ~skipped).order_by(pairs.c.place).limit(1)
+        if settings.trap_every:
+            count = sa.select(sa.func.count()).select_from(seats).where(seats.c.name == name, seats.c.judged)
+            done = connection.execute(count).scalar_one()
+            if done % settings.trap_every == settings.trap_every - 1:
+                trap = connection.execute(base.where(pairs.c.truth.is_not(None))).scalar()
+                if trap is not None:
+                    return trap, True
+        held = (
+            sa.select(sa.func.count()).select_from(seats)
+            .where(seats.c.pair_id == pairs.c.id, seats.c.judged | (seats.c.expires > now)).scalar_subquery()
+        )  # fmt: skip
+        free = base.where(pairs.c.truth.is_(None), pairs.c.open, held < settings.overlap)
+        return connection.execute(free).scalar(), False
+
+    def _sit(
+        self, connection: sa.Connection, pair_id: str, name: str, settings: Settings, now: float, trap: bool
+    ) -> bool:
+        """Take a free seat, or one that ran out. False where there is none."""
+        taken = {
+            row.seat: row
+            for row in connection.execute(sa.select(seats).where(seats.c.pair_id == pair_id).with_for_update())
+        }
+        limit = len(taken) + 1 if trap else settings.overlap
+        fresh = {"name": name, "submission": secrets.token_hex(16), "opened": now, "expires": now + settings.lease_s,
+                 "judged": False, "draft": "{}"}  # fmt: skip
+        for seat in range(limit):
+            row = taken.get(seat)
+            if row is None:
+                connection.execute(seats.insert().values(pair_id=pair_id, seat=seat, **fresh))
+                return True
+            if not row.judged and row.expires <= now:
+                change = seats.update().where(seats.c.pair_id == pair_id, seats.c.seat == seat).values(**fresh)
+                connection.execute(change)
+                return True
+        return False
+
+    def _seat(self, connection: sa.Connection, pair_id: str, name: str) -> Seat:
+        both = sa.select(seats, pairs.c.body, pairs.c.words, pairs.c.truth, pairs.c.verdicts).join(pairs)
+        row = connection.execute(both.where(seats.c.pair_id == pair_id, seats.c.name == name)).one()
+        return Seat(
+            case=_case(row.body), name=name, submission=row.submission, opened=row.opened, expires=row.expires,
+            draft=json.loads(row.draft), verdicts=json.loads(row.verdicts), words=row.words, trap=row.truth is not None,
+        )  # fmt: skip
+
+    def draft(self, submission: str, name: str, values: Mapping[str, str]) -> None:
+        """Keep what was typed so far; a seat that is gone or judged keeps nothing."""
+        with self.database.write() as connection:
+            own = (seats.c.submission == submission, seats.c.name == name, ~seats.c.judged)
+            connection.execute(seats.update().where(*own).values(draft=_dump(dict(values))))
+
+    def leave(self, submission: str, name: str, kind: str, text: str) -> None:
+        """Skip a pair, which frees its seat, or flag it (kind "skip" or "flag"), saying why."""
+        with self.database.write() as connection:
+            own = (seats.c.submission == submission, seats.c.name == name, ~seats.c.judged)
+            pair_id = connection.execute(sa.select(seats.c.pair_id).where(*own)).scalar()
+            if pair_id is None:
+                raise Refused("This pair is no longer yours.")
+            _fact(connection, kind, pair_id, name, self.clock(), {"text": text})
+            if kind == "skip":
+                connection.execute(seats.delete().where(*own))
+
+    # -- judgements -----------------------------------------------------------------------------------------------
+
+    def submit(self, submission: str, pair_id: str, name: str, work: Work, strength: int, settings: Settings) -> bool:
+        """Store an answer; False where it was stored before. Raises Refused when other people took all seats meanwhile."""
+        try:
+            return self._submit(submission, pair_id, name, work, strength, settings)
+        except sa.exc.IntegrityError:  # the same form, sent twice at once: by now the first is stored, or its seat is
+            return self._submit(submission, pair_id, name, work, strength, settings)
+
+    def _submit(self, submission: str, pair_id: str, name: str, work: Work, strength: int, settings: Settings) -> bool:
+        with self.database.write() as connection:
+            own = sa.select(seats).where(seats.c.submission == submission).with_for_update()
+            seat = connection.execute(own).one_or_none()
+            there = sa.select(judgements.c.by, judgements.c.pair_id).where(judgements.c.id == submission)
+            held = connection.execute(there).one_or_none()
+            owners = {(row.name, row.pair_id) for row in (seat,) if row} | {
+                (row.by, row.pair_id) for row in (held,) if row
+            }
+            if owners - {(name, pair_id)}:
+                raise Refused("This answer belongs to somebody else.")
+            if held is not None:
+                return False
+            if seat is None and not self._return(connection, submission, pair_id, name, settings):
+                raise Refused("Your time for this pair ran out and somebody else took it; this answer was not stored.")
+            recorded = {"strength": strength, "words": work.words, "panels": list(work.panels), "hint": work.hint}
+            self._insert(connection, submission, work.judgement, recorded)
+            connection.execute(seats.update().where(seats.c.submission == submission).values(judged=True))
+            self._close_full(connection, pair_id, settings)
+        return True
+
+    def _insert(
+        self, connection: sa.Connection, submission: str, j: Judgement, recorded: Mapping[str, Any] | None = None
+    ) -> None:
+        body = {"judgement": plain(j), "strength": 0, "words": 0, "panels": [], "hint": None, **(recorded or {})}
+        row = {
+            "id": submission,
+            "pair_id": j.pair_id,
+            "by": j.by,
+            "kind": j.kind,
+            "at": self.clock(),
+            "body": _dump(body),
+        }
+        connection.execute(judgements.insert().values(**row))
+
+    def _return(self, connection: sa.Connection, submission: str, pair_id: str, name: str, settings: Settings) -> bool:
+        """Sit down again at a pair whose seat ran out, under the old submission; False when no seat is free."""
+        if (
+            connection.execute(sa.select(pairs.c.id).where(pairs.c.id == pair_id)).scalar() is None
+            or len(submission) != 32
+        ):
+            return False
+        there = sa.select(seats.c.submission).where(seats.c.pair_id == pair_id, seats.c.name == name)
+        if connection.execute(there).scalar() is not None:  # has a new seat here: this is an old form
+            return False
+        if not self._sit(connection, pair_id, name, settings, self.clock(), self._is_trap(connection, pair_id)):
+            return False
+        own = (seats.c.pair_id == pair_id, seats.c.name == name)
+        connection.execute(seats.update().where(*own).values(submission=submission))
+        return True
+
+    def _is_trap(self, connection: sa.Connection, pair_id: str) -> bool:
+        return connection.execute(sa.select(pairs.c.truth).where(pairs.c.id == pair_id)).scalar() is not None
+
+    def _close_full(self, connection: sa.Connection, pair_id: str, settings: Settings) -> None:
+        done = sa.select(sa.func.count()).select_from(seats).where(seats.c.pair_id == pair_id, seats.c.judged)
+        lead = sa.select(judgements.c.seq).where(judgements.c.pair_id == pair_id, judgements.c.kind == "lead").limit(1)
+        full = connection.execute(done).scalar_one() >= settings.overlap or connection.execute(lead).first() is not None
+        connection.execute(pairs.update().where(pairs.c.id == pair_id).values(open=not full))
+
+    def undo(self, name: str, settings: Settings) -> bool:
+        """Withdraw the last standing answer of `name` and give the pair back to them, with what they had typed."""
+        with self.database.write() as connection:
+            last = connection.execute(
+                sa.select(judgements.c.id, judgements.c.pair_id, judgements.c.body)
+                .join(seats, seats.c.submission == judgements.c.id)
+                .where(judgements.c.by == name, seats.c.judged, seats.c.name == name)
+                .order_by(judgements.c.seq.desc()).limit(1)
+            ).one_or_none()  # fmt: skip
+            if last is None:
+                return False
+            now = self.clock()
+            connection.execute(seats.delete().where(seats.c.name == name, ~seats.c.judged))
+            _fact(connection, "withdrawal", last.pair_id, name, now, {"submission": last.id})
+            typed = json.loads(last.body)["judgement"]["rationale"]
+            fresh = {"submission": secrets.token_hex(16), "opened": now, "expires": now + settings.lease_s, "judged": False,
+                     "draft": _dump({"reason": typed})}  # fmt: skip
+            connection.execute(seats.update().where(seats.c.submission == last.id).values(**fresh))
+            connection.execute(pairs.update().where(pairs.c.id == last.pair_id).values(open=True))
+        return True
+
+    def add(self, rows: Sequence[Judgement], settings: Settings) -> int:
+        """Append judgements from elsewhere: people's take a seat of their own, beyond the overlap where need be."""
+        added = 0
+        with self.database.write() as connection:
+            known = set(connection.execute(sa.select(pairs.c.id)).scalars())
+            standing = {(j.pair_id, j.by): j for j in self._standing(connection)}
+            for j in rows:
+                held = standing.get((j.pair_id, j.by))
+                if j.pair_id not in known or (held and (held.better, held.problem) == (j.better, j.problem)):
+                    continue
+                standing[j.pair_id, j.by] = j
+                self._append(connection, j, settings)
+                added += 1
+        return added
+
+    def _append(self, connection: sa.Connection, j: Judgement, settings: Settings) -> None:
+        submission, now = secrets.token_hex(16), self.clock()
+        self._insert(connection, submission, j)
+        if j.kind == "human":
+            connection.execute(seats.delete().where(seats.c.pair_id == j.pair_id, seats.c.name == j.by))
+            taken = set(connection.execute(sa.select(seats.c.seat).where(seats.c.pair_id == j.pair_id)).scalars())
+            free = next(n for n in range(len(taken) + 1) if n not in taken)
+            connection.execute(seats.insert().values(
+                pair_id=j.pair_id, seat=free, name=j.by, submission=submission, opened=now, expires=now, judged=True,
+                draft="{}"))  # fmt: skip
+            self._close_full(connection, j.pair_id, settings)
+
+    def adjudicate(self, j: Judgement) -> None:
+        """Append a lead's judgement; it closes the pair."""
+        with self.database.write() as connection:
+            self._insert(connection, secrets.token_hex(16), j)
+            connection.execute(pairs.update().where(pairs.c.id == j.pair_id).values(open=False))
+
+    def judgements(self) -> list[Judgement]:
+        """What stands, traps left out: people's answers that were not withdrawn, the last word of everyone else."""
+        with self.database.read() as connection:
+            return self._standing(connection)
+
+    def _standing(self, connection: sa.Connection) -> list[Judgement]:
+        real = pairs.c.truth.is_(None)
+        people = (
+            sa.select(judgements.c.seq, judgements.c.body).select_from(_ANSWERS)
+            .where(real, judgements.c.kind == "human", seats.c.judged)
+        )  # fmt: skip
+        last = sa.select(sa.func.max(judgements.c.seq)).where(judgements.c.kind != "human")
+        others = (
+            sa.select(judgements.c.seq, judgements.c.body).select_from(judgements.join(pairs))
+            .where(real, judgements.c.seq.in_(last.group_by(judgements.c.pair_id, judgements.c.by)))
+        )  # fmt: skip
+        rows = sorted([*connection.execute(people), *connection.execute(others)], key=lambda r: r.seq)
+        return [build(Judgement, json.loads(r.body)["judgement"]) for r in rows]
+
+    def works(self, name: str | None = None) -> list[Work]:
+        """People's standing answers as the page recorded them, traps as well, oldest first."""
+        query = (
+            sa.select(judgements.c.body, pairs.c.truth).select_from(_ANSWERS)
+            .where(judgements.c.kind == "human", seats.c.judged).order_by(judgements.c.seq)
+        )  # fmt: skip
+        with self.database.read() as connection:
+            rows = connection.execute(query if name is None else query.where(judgements.c.by == name)).all()
+        found = []
+        for row in rows:
+            body = json.loads(row.body)
+            judgement: Judgement = build(Judgement, body["judgement"])
+            found.append(Work(judgement=judgement, words=body["words"], panels=tuple(body["panels"]), hint=body["hint"],
+                              right=row.truth))  # fmt: skip
+        return found
+
+    def counts(self, name: str, settings: Settings) -> tuple[int, int]:
+        """How many answers of `name` stand, and how many open pairs the queue still has for anybody."""
+        with self.database.read() as connection:
+            own = sa.select(sa.func.count()).select_from(seats).where(seats.c.name == name, seats.c.judged)
+            left = sa.select(sa.func.count()).select_from(pairs).where(pairs.c.open, pairs.c.truth.is_(None))
+            return connection.execute(own).scalar_one(), connection.execute(left).scalar_one()
+
+    # -- facts ----------------------------------------------------------------------------------------------------
+
+    def note(self, kind: str, target: str, by: str, body: Mapping[str, Any]) -> None:
+        """Append a fact."""
+        with self.database.write() as connection:
+            _fact(connection, kind, target, by, self.clock(), body)
+
+    def facts(
+        self, *kinds: str, target: str | None = None, by: str | None = None, since: float = 0.0,
+        before: float = float("inf"), limit: int = 1_000,
+    ) -> list[Fact]:  # fmt: skip
+        """Facts of these kinds, newest first."""
+        query = sa.select(facts).where(facts.c.kind.in_(kinds), facts.c.at >= since).order_by(facts.c.seq.desc())
+        if target is not None:
+            query = query.where(facts.c.target == target)
+        if by is not None:
+            query = query.where(facts.c.by == by)
+        if before != float("inf"):
+            query = query.where(facts.c.at < before)
+        with self.database.read() as connection:
+            rows = connection.execute(query.limit(limit)).all()
+        return [Fact(seq=r.seq, kind=r.kind, target=r.target, by=r.by, at=r.at, body=json.loads(r.body)) for r in rows]
+
+    def settings(self) -> Settings:
+        """The project's settings: the last value that was set of each."""
+        with self.database.read() as connection:
+            last = sa.select(sa.func.max(facts.c.seq)).where(facts.c.kind == "setting").group_by(facts.c.target)
+            rows = connection.execute(sa.select(facts.c.target, facts.c.body).where(facts.c.seq.in_(last))).all()
+        return Settings.of({r.target: json.loads(r.body)["value"] for r in rows})
+
+    def set(self, values: Mapping[str, str], by: str) -> None:
+        """Change settings. Raises ValueError, naming the setting, for a value that is not allowed."""
+        now = self.settings()
+        merged = Settings.of({**now.texts(), **values})
+        changed = {k: v for k, v in merged.texts().items() if v != now.texts()[k]}
+        with self.database.write() as connection:
+            for name, value in changed.items():
+                _fact(connection, "setting", name, by, self.clock(), {"value": value})
+            if "overlap" in changed:
+                done = (
+                    sa.select(sa.func.count()).select_from(seats)
+                    .where(seats.c.pair_id == pairs.c.id, seats.c.judged).scalar_subquery()
+                )  # fmt: skip
+                lead = sa.exists().where(judgements.c.pair_id == pairs.c.id, judgements.c.kind == "lead")
+                connection.execute(pairs.update().values(open=(done < merged.overlap) & ~lead))
+
+    def attributes(self, pair_id: str, name: str) -> Attributes | None:
+        """The attributes as `name` last edited them; None where they did not."""
+        edits = self.facts("attributes", target=pair_id, by=name, limit=1)
+        if not edits:
+            return None
+        edited: Attributes = build(Attributes, edits[0].body)
+        return edited
+
+
+def _fact(connection: sa.Connection, kind: str, target: str, by: str, at: float, body: Mapping[str, Any]) -> None:
+    connection.execute(facts.insert().values(kind=kind, target=target, by=by, at=at, body=_dump(dict(body))))
+
+
+def _case(body: str) -> Case:
+    case: Case = build(Case, json.loads(body))
+    return case
+
+
+def _words(case: Case) -> int:
+    texts = [conversation_text(case.pair.prompt), *(response_text(r) for r in case.pair.responses)]
+    return sum(len(t.split()) for t in texts)
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, ensure_ascii=True)

@@ -1,0 +1,91 @@
+"""The lead's page on the store: see `desk.Desk` for what each of these is."""
+
+from collections.abc import Mapping, Sequence
+
+from assay.records import Case, Judgement
+from assay.web.accounts import Accounts
+from assay.web.desk import Account, Event, Remark, Role, Setting
+from assay.web.quality import Work
+from assay.web.settings import Settings, describe
+from assay.web.store import Fact, Store
+
+_LOGGED = ("audit", "setting", "login-failed", "withdrawal", "skip", "flag", "attributes")
+
+
+class StoreDesk:
+    """`Desk` by a store and its accounts."""
+
+    def __init__(self, store: Store, accounts: Accounts) -> None:
+        self._store, self._accounts = store, accounts
+
+    def cases(self) -> Sequence[Case]:
+        return self._store.cases()
+
+    def case(self, pair_id: str) -> Case | None:
+        return self._store.case(pair_id)
+
+    def judgements(self) -> Sequence[Judgement]:
+        return self._store.judgements()
+
+    def works(self) -> Sequence[Work]:
+        return self._store.works()
+
+    def overlap(self) -> int:
+        return self._store.settings().overlap
+
+    def remarks(self) -> Sequence[Remark]:
+        found = self._store.facts("flag", "skip")
+        return [
+            Remark(pair_id=f.target, by=f.by, kind="flag" if f.kind == "flag" else "skip", text=f.body["text"], at=f.at)
+            for f in found
+        ]
+
+    def adjudicate(self, judgement: Judgement) -> None:
+        self._store.adjudicate(judgement)
+        self.log("adjudicated", judgement.pair_id, judgement.by, judgement.better or judgement.problem)
+
+    def add(self, judgements: Sequence[Judgement], by: str) -> int:
+        added = self._store.add(judgements, self._store.settings())
+        self.log("imported", "judgements", by, f"{added} of {len(judgements)}")
+        return added
+
+    def accounts(self) -> Sequence[Account]:
+        return self._accounts.all()
+
+    def invite(self, name: str, role: Role, by: str) -> str:
+        return self._accounts.invite(name, role, by)
+
+    def change(self, name: str, by: str, *, role: Role | None = None, active: bool | None = None) -> None:
+        self._accounts.change(name, by, role=role, active=active)
+
+    def renew(self, name: str, by: str) -> str:
+        return self._accounts.renew(name, by)
+
+    def settings(self) -> Sequence[Setting]:
+        values = self._store.settings().texts()
+        return [_setting(name, value) for name, value in values.items()]
+
+    def set(self, values: Mapping[str, str], by: str) -> None:
+        known = Settings().texts()
+        self._store.set({k: v for k, v in values.items() if k in known}, by)
+
+    def events(self, before: float, limit: int) -> Sequence[Event]:
+        return [_event(f) for f in self._store.facts(*_LOGGED, before=before, limit=limit)]
+
+    def log(self, action: str, target: str, by: str, detail: str = "") -> None:
+        self._store.note("audit", target, by, {"action": action, "detail": detail})
+
+
+def _setting(name: str, value: str) -> Setting:
+    label, options, low, high = describe(name)
+    return Setting(name=name, label=label, value=value, options=options, low=low, high=high)
+
+
+def _event(fact: Fact) -> Event:
+    if fact.kind == "audit":
+        action, detail = fact.body["action"], fact.body.get("detail", "")
+    else:
+        words = {"setting": "setting changed", "login-failed": "log-in failed", "withdrawal": "answer withdrawn",
+                 "skip": "skipped", "flag": "flagged", "attributes": "attributes edited"}  # fmt: skip
+        action, detail = words[fact.kind], str(fact.body.get("value", fact.body.get("text", "")))
+    return Event(at=fact.at, by=fact.by, action=action, target=fact.target, detail=detail)

@@ -1,0 +1,314 @@
+"""The task page: one pair, its attributes and protocol, the tools, and the answer.
+
+One form holds everything that can be typed; every button sends it, and the server keeps the draft before it does what
+the button says, then shows the page anew. So nothing is lost by opening a tool, by a reload or a crash, and the page
+works without its script, which adds keys, saving while one types, and the time that the page was really looked at.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, Form, HTTPException, Request
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from jinja2 import Environment
+
+from assay.chat import Chat
+from assay.chat import Request as Question
+from assay.curate.annotate import protocol_for
+from assay.curate.attributes import (
+    CATEGORIES,
+    CONTROVERSIALITY,
+    OBJECTIVITY,
+    conversation_text,
+    fenced,
+    fill_prompt,
+    last_user_text,
+    response_text,
+)
+from assay.errors import AssayError
+from assay.records import Attributes, Judgement, Message, assistant, user
+from assay.tables import plain
+from assay.web.desk import Access, Account
+from assay.web.diff import difference
+from assay.web.quality import Work
+from assay.web.sandbox import run_python
+from assay.web.settings import SEARCH, Settings
+from assay.web.store import Fact, Refused, Seat, Store
+from assay.web.text import plain_text, render_markdown, reveal
+
+ANSWERS: Mapping[str, tuple[int | None, int, str]] = {
+    "1 much": (0, 3, ""), "1": (0, 2, ""), "1 slightly": (0, 1, ""), "2 slightly": (1, 1, ""), "2": (1, 2, ""),
+    "2 much": (1, 3, ""), "tie": (None, 0, "tie"), "cannot decide": (None, 0, "cannot decide"),
+}  # fmt: skip
+"""What a button says: the side that is better, how much (3: much), or the problem."""
+TOOLS = frozenset({"verdicts", "difference", "search", "python", "assistant", "protocol"})
+MACHINES = frozenset({"verdicts", "assistant"})
+REASON = 10
+"""Characters of a reason, where one is asked for."""
+_TYPED = ("reason", "code", "question", "note")
+_LONGEST = 65_536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """The form of the task page as it was sent."""
+
+    submission: str
+    pair_id: str
+    answer: str
+    do: str
+    seconds: float
+    typed: dict[str, str]
+    attributes: dict[str, str]
+    tool: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """What a person did beside a pair: every use of a tool, oldest first, and which tools they were."""
+
+    uses: tuple[Fact, ...]
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(f.body["tool"] for f in self.uses))
+
+    def of(self, tool: str) -> list[Fact]:
+        return [f for f in self.uses if f.body["tool"] == tool]
+
+
+def make_router(
+    store: Store, access: Access, pages: Environment, chat: Chat | None = None, images: Path | None = None
+) -> APIRouter:
+    router = APIRouter(default_response_class=HTMLResponse)
+
+    def person(request: Request) -> Account:
+        who = access.person(request)
+        if who is None:
+            raise HTTPException(401, "Please log in.")
+        return who
+
+    def page(request: Request, who: Account, status: int = 200, problem: str = "") -> HTMLResponse:
+        settings = store.settings()
+        seat = store.take(who.name, settings)
+        judged, left = store.counts(who.name, settings)
+        common = {"who": who, "csrf": access.csrf(request), "judged": judged, "left": left, "problem": problem}
+        if seat is None:
+            return HTMLResponse(pages.get_template("done.html").render(**common), status)
+        shown = _shown(store, seat, settings, chat is not None)
+        return HTMLResponse(pages.get_template("task.html").render(**common, **shown), status)
+
+    @router.get("/task")
+    def task(request: Request, who: Annotated[Account, Depends(person)], need: str = "") -> HTMLResponse:
+        asked = (
+            f"Say in a few words of your own why: a machine was asked about this pair. At least {REASON} characters."
+        )
+        return page(request, who, problem=asked if need == "reason" else "")
+
+    @router.post("/task")
+    def act(
+        request: Request, who: Annotated[Account, Depends(person)], sent: Annotated[Sent, Depends(_sent)],
+        csrf: Annotated[str, Form()] = "",
+    ) -> Response:  # fmt: skip
+        if not access.csrf_holds(request, csrf):
+            raise HTTPException(403, "This page is too old; reload it. What you typed is kept.")
+        if sent.submission:
+            store.draft(sent.submission, who.name, sent.typed)
+        try:
+            where = _act(store, chat, who, sent)
+        except Refused as refused:
+            return page(request, who, 409, f"{refused} {sent.typed['reason']}".strip())
+        if request.headers.get("x-assay") == "quiet":
+            return Response(status_code=204)
+        return RedirectResponse(where, 303)
+
+    @router.get("/images/{name}")
+    def image(name: str, who: Annotated[Account, Depends(person)]) -> FileResponse:
+        path = (images or Path("/nonexistent")) / f"{name}.png"
+        if images is None or not name.isalnum() or not path.is_file():
+            raise HTTPException(404, "There is no such picture.")
+        return FileResponse(path, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+
+    return router
+
+
+def _sent(
+    submission: Annotated[str, Form(max_length=64)] = "", pair_id: Annotated[str, Form(max_length=64)] = "",
+    answer: Annotated[str, Form(max_length=20)] = "", do: Annotated[str, Form(max_length=20)] = "",
+    seconds: Annotated[str, Form(max_length=20)] = "", reason: Annotated[str, Form(max_length=_LONGEST)] = "",
+    code: Annotated[str, Form(max_length=_LONGEST)] = "", question: Annotated[str, Form(max_length=_LONGEST)] = "",
+    note: Annotated[str, Form(max_length=2_000)] = "", tool: Annotated[str, Form(max_length=20)] = "",
+    category: Annotated[str, Form(max_length=100)] = "", objectivity: Annotated[str, Form(max_length=100)] = "",
+    controversiality: Annotated[str, Form(max_length=100)] = "", desired: Annotated[str, Form(max_length=5_000)] = "",
+    guideline: Annotated[str, Form(max_length=5_000)] = "",
+) -> Sent:  # fmt: skip
+    try:
+        looked = float(seconds or -1)
+    except ValueError:
+        looked = -1.0
+    return Sent(
+        submission=submission, pair_id=pair_id, answer=answer, do=do, seconds=looked if 0 <= looked < 1e6 else -1.0,
+        tool=tool, typed={"reason": reason, "code": code, "question": question, "note": note},
+        attributes={"category": category, "objectivity": objectivity, "controversiality": controversiality,
+                    "desired": desired, "guideline": guideline},
+    )  # fmt: skip
+
+
+def _act(store: Store, chat: Chat | None, who: Account, sent: Sent) -> str:
+    """Do what the button said, and return the address to go on at."""
+    settings = store.settings()
+    if sent.do == "undo":
+        if not store.undo(who.name, settings):
+            raise Refused("There is no answer of yours to take back.")
+        return "/task"
+    if sent.answer:
+        return _answer(store, settings, who, sent)
+    if sent.do in ("skip", "flag"):
+        store.leave(sent.submission, who.name, sent.do, sent.typed["note"])
+        return "/task"
+    seat = store.take(who.name, settings)
+    if seat is None or seat.submission != sent.submission:
+        raise Refused("This page was left behind by another one of yours; here is the pair that you are at.")
+    if sent.do == "attributes":
+        return _edit(store, who, seat, sent.attributes)
+    if sent.do in TOOLS or (sent.do == "opened" and sent.tool in TOOLS - {"verdicts", "python", "assistant"}):
+        return _use(store, chat, settings, who, seat, sent)
+    if sent.do not in ("", "draft"):
+        raise HTTPException(422, "There is no such button.")
+    return "/task"
+
+
+def _answer(store: Store, settings: Settings, who: Account, sent: Sent) -> str:
+    if sent.answer not in ANSWERS:
+        raise HTTPException(422, "There is no such answer.")
+    case = store.case(sent.pair_id)
+    if case is None:
+        raise HTTPException(404, "There is no such pair.")
+    side, strength, problem = ANSWERS[sent.answer]
+    panel = _panel(store, sent.pair_id, who.name)
+    seat = store.take(who.name, settings)
+    current = seat is not None and seat.submission == sent.submission
+    verdicts = seat.verdicts if seat is not None and current else {}
+    seen = bool(verdicts) and _sees_verdicts(settings, panel)
+    tools = tuple(dict.fromkeys((*panel.tools, *(("verdicts",) if seen else ()))))
+    reason = sent.typed["reason"].strip()
+    wanted = settings.reason == "always" or (settings.reason != "never" and bool(MACHINES & set(tools)))
+    if wanted and side is not None and len(reason) < REASON:
+        return "/task?need=reason"
+    shown = Seat.order(case, who.name)
+    elapsed = max(0.0, store.clock() - seat.opened) if seat is not None and current else settings.lease_s
+    seconds = min(sent.seconds, elapsed) if sent.seconds >= 0 else elapsed
+    work = Work(
+        judgement=Judgement(
+            pair_id=sent.pair_id, better=None if side is None else shown[side], by=who.name, kind="human", shown=shown,
+            problem=problem, rationale=reason, seconds=round(seconds, 1),
+        ),
+        words=seat.words if seat is not None and current else 0, panels=tools, hint=_hint(verdicts) if seen else None,
+    )  # fmt: skip
+    store.submit(sent.submission, sent.pair_id, who.name, work, strength, settings)
+    return "/task"
+
+
+def _edit(store: Store, who: Account, seat: Seat, fields: Mapping[str, str]) -> str:
+    """Keep a person's own attributes of a pair beside the machine's."""
+    allowed = {"category": CATEGORIES, "objectivity": OBJECTIVITY, "controversiality": CONTROVERSIALITY}
+    wrong = [name for name, values in allowed.items() if fields[name] not in values]
+    desired = tuple(line.strip() for line in fields["desired"].splitlines() if line.strip())
+    if wrong or not fields["guideline"].strip():
+        raise HTTPException(422, f"Not an attribute: {', '.join(wrong) or 'an empty guideline'}.")
+    edited = Attributes(
+        pair_id=seat.case.pair.id, category=fields["category"], objectivity=fields["objectivity"],
+        controversiality=fields["controversiality"], desired=desired, guideline=fields["guideline"].strip(),
+        by=f"human:{who.name}",
+    )  # fmt: skip
+    store.note("attributes", edited.pair_id, who.name, plain(edited))
+    return "/task#about"
+
+
+def _use(store: Store, chat: Chat | None, settings: Settings, who: Account, seat: Seat, sent: Sent) -> str:
+    """Use a tool, and record it with what it was asked and what it said."""
+    tool, pair_id = (sent.tool if sent.do == "opened" else sent.do), seat.case.pair.id
+    found: dict[str, Any] = {}
+    if tool == "verdicts" and settings.verdicts == "never":
+        raise HTTPException(403, "Verdicts are switched off in this project.")
+    if tool == "python":
+        if settings.python != "yes":
+            raise HTTPException(403, "Python is switched off in this project.")
+        ran = run_python(sent.typed["code"])
+        found = {"code": sent.typed["code"], "stdout": ran.stdout, "stderr": ran.stderr, "problem": ran.problem,
+                 "exit_code": ran.exit_code, "seconds": round(ran.seconds, 2)}  # fmt: skip
+    if tool == "assistant":
+        if settings.assistant != "yes" or chat is None:
+            raise HTTPException(403, "There is no assistant in this project.")
+        if not sent.typed["question"].strip():
+            return "/task#assistant"
+        found = _ask(chat, seat, _panel(store, pair_id, who.name), sent.typed["question"].strip())
+        store.draft(sent.submission, who.name, {**sent.typed, "question": ""})
+    store.note("use", pair_id, who.name, {"tool": tool, **found})
+    return f"/task#{tool}"
+
+
+def _ask(chat: Chat, seat: Seat, panel: Panel, question: str) -> dict[str, Any]:
+    """One exchange with the assistant, which knows the pair and what was said before."""
+    one, other = (response_text(seat.case.pair.response(i)) for i in seat.shown)
+    talk = conversation_text(seat.case.pair.prompt)
+    fields = {"conversation": fenced("conversation", talk), "response_1": fenced("response_1", one),
+              "response_2": fenced("response_2", other)}  # fmt: skip
+    messages = [Message(role="system", content=fill_prompt("assistant", fields))]
+    for fact in panel.of("assistant"):
+        if fact.body.get("reply"):
+            messages += [user(fact.body["question"]), assistant(fact.body["reply"])]
+    try:
+        (reply,) = chat.complete([Question(messages=(*messages, user(question)))])
+    except AssayError as error:
+        return {"question": question, "reply": "", "problem": str(error), "by": chat.name}
+    return {"question": question, "reply": reply.text, "problem": reply.problem, "by": chat.name,
+            "tokens": reply.tokens, "seconds": round(reply.seconds, 2)}  # fmt: skip
+
+
+def _panel(store: Store, pair_id: str, name: str) -> Panel:
+    return Panel(uses=tuple(reversed(store.facts("use", target=pair_id, by=name))))
+
+
+def _sees_verdicts(settings: Settings, panel: Panel) -> bool:
+    return settings.verdicts == "always" or (settings.verdicts == "on request" and "verdicts" in panel.tools)
+
+
+def _hint(verdicts: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
+    """The response that the verdicts prefer: the only one of which most say that it is right."""
+    score = {i: sum((v["right"] is True) - (v["right"] is False) for v in rows) for i, rows in verdicts.items()}
+    good = [i for i, s in score.items() if s > 0]
+    return good[0] if len(good) == 1 else None
+
+
+def _shown(store: Store, seat: Seat, settings: Settings, has_chat: bool) -> dict[str, Any]:
+    """What the template shows of a seat."""
+    case, order = seat.case, seat.shown
+    panel = _panel(store, case.pair.id, seat.name)
+    own = store.attributes(case.pair.id, seat.name)
+    about = own or case.attributes
+    sees = _sees_verdicts(settings, panel)
+    texts = [response_text(case.pair.response(i)) for i in order]
+    topic = last_user_text(case.pair.prompt)[:300].encode("utf-8", "replace").decode()
+    return {
+        "seat": seat, "about": about, "edited": own is not None, "categories": CATEGORIES, "objectivities": OBJECTIVITY,
+        "controversialities": CONTROVERSIALITY, "protocol": render_markdown(protocol_for(about, tools=True)),
+        "prompt": [_message(m) for m in case.pair.prompt],
+        "responses": [[_message(m) for m in case.pair.response(i).messages] for i in order],
+        "verdicts": [seat.verdicts.get(i, []) for i in order] if sees else None,
+        "has_verdicts": bool(seat.verdicts) and settings.verdicts != "never",
+        "changes": difference(*texts) if "difference" in panel.tools else None,
+        "python": panel.of("python") if settings.python == "yes" else None,
+        "assistant": panel.of("assistant") if settings.assistant == "yes" and has_chat else None,
+        "search": SEARCH[settings.search] + quote(topic) if settings.search in SEARCH else "",
+        "search_name": settings.search, "draft": {**dict.fromkeys(_TYPED, ""), **seat.draft}, "reveal": reveal,
+        "plain": plain_text, "markdown": render_markdown, "left_s": max(0, int(seat.expires - time.time())),
+    }  # fmt: skip
+
+
+def _message(message: Message) -> dict[str, Any]:
+    return {"role": message.role, "html": render_markdown(message.content), "images": message.images}

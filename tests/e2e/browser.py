@@ -1,0 +1,117 @@
+"""A real Chromium for browser tests, and the page to test: a server process over a run with known pairs."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from commands import assay_line, environment, run_assay
+
+from assay.curate.attributes import rule_attributes
+from assay.records import Attributes, Case, Pair, Response, user
+from assay.tables import Table
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+FIBONACCI = (
+    "Write a Python function that returns the n-th Fibonacci number, and say what its running time is.",
+    "Here is one:\n\n```python\ndef fib(n: int) -> int:\n    a, b = 0, 1\n    for _ in range(n):\n        a, b = b, a + b\n"
+    "    return a\n```\n\nIt runs in $O(n)$ time. The closed form\n\n\\[\n"
+    "F_n = \\frac{\\varphi^n - \\psi^n}{\\sqrt{5}}\n\\]\n\nneeds floating point.",
+    "```python\ndef fib(n):\n    if n < 2:\n        return n\n    return fib(n - 1) + fib(n - 2)\n```\n\n"
+    "| n | calls |\n|--:|--:|\n| 10 | 177 |\n| 20 | 21891 |\n\nIt runs in **linear** time.",
+)
+ATTACK = (
+    "What is this? <script>window.ran = 'prompt'</script>",
+    "<img src=x onerror=\"window.ran = 'image'\"> [link](javascript:window.ran='link') <svg onload=\"window.ran='svg'\">\n\n"
+    "![p](http://127.0.0.1:9/pixel.png) $\\text{<img src=x onerror=window.ran=1>}$\n\n"
+    "```html\n<script>window.ran = 'code'</script>\n```",
+    "</textarea></pre><script>window.ran = 'escape'</script>\u202e reversed \x00 plain",
+)
+
+
+def case(prompt: str, one: str, other: str, **attributes: str) -> Case:
+    pair = Pair.of((user(prompt),), Response.of(one), Response.of(other))
+    given = rule_attributes(pair)
+    names = ("category", "objectivity", "controversiality", "guideline")
+    fields = {name: attributes.get(name, getattr(given, name)) for name in names}
+    return Case(pair=pair, attributes=Attributes(pair_id=pair.id, desired=given.desired, by="test", **fields))
+
+
+def plain_cases(count: int) -> list[Case]:
+    return [case(f"What is {n} plus {n}?", f"It is {2 * n}.", f"It is {2 * n + 1}.") for n in range(count)]
+
+
+@dataclass
+class Site:
+    """A running `assay web`: its address, its run folder, and the tokens of its accounts."""
+
+    url: str
+    run: Path
+    database: str
+    process: "subprocess.Popen[str]"
+    tokens: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, role: str = "annotator") -> str:
+        done = run_assay("web-user", self.run, name, "--role", role, "--database", self.database)
+        assert done.returncode == 0, done.stderr
+        self.tokens[name] = done.stdout.split()[-1]
+        return self.tokens[name]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(run: Path, port: int, *options: object) -> "subprocess.Popen[str]":
+    """`assay web` over `run`, once it answers. What it prints goes to RUN/web.log."""
+    log = (run / "web.log").open("a")
+    process = subprocess.Popen(
+        assay_line("web", run, "--port", port, *options),
+        env=environment(PYTHONUNBUFFERED="1"),
+        text=True,
+        stdout=log,
+        stderr=log,
+    )
+    for _ in range(300):
+        if process.poll() is not None:
+            raise RuntimeError((run / "web.log").read_text())
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
+                return process
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise RuntimeError("the page did not come up in 30 seconds")
+
+
+@contextmanager
+def site(folder: Path, cases: Sequence[Case], *options: object, database: str = "") -> Iterator[Site]:
+    """A page over a fresh run with `cases` waiting, stopped afterwards."""
+    run = folder / "run"
+    Table(run / "queue", Case).write("waiting", cases)
+    port = free_port()
+    base = database or f"sqlite:///{run / 'web.sqlite'}"
+    process = start(run, port, "--database", base, *options)
+    token = re.search(r"token (\S+)", (run / "web.log").read_text())
+    assert token
+    try:
+        yield Site(url=f"http://127.0.0.1:{port}", run=run, database=base, process=process, tokens={"admin": token[1]})
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def picture(name: str) -> str:
+    """Where a screenshot goes: a folder of its own, or nowhere one looks (`ASSAY_SCREENSHOTS`)."""
+    folder = Path(os.environ.get("ASSAY_SCREENSHOTS", "/tmp/assay-screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder / f"{name}.png")

@@ -1,0 +1,95 @@
+"""`assay best-of-n` with a local policy and with a chat: every candidate kept, the best chosen, resumed, refused."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import run_assay
+
+import tiny_models
+from assay.chat import Reply, Request
+from assay.errors import AssayError
+from assay.images import ImageStore
+from assay.recipes.best_of_n import PART, best_of_n, chat_answers
+from assay.records import Conversation, user
+from assay.reward.scorer import load_scorer
+
+
+def ask(folder: Path, n: int) -> Path:
+    path = folder / "questions.jsonl"
+    path.write_text("".join(json.dumps({"question": f"what is {k}?"}) + "\n" for k in range(n)))
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_local_policy_and_a_reward_model(tmp_path: Path) -> None:
+    tiny_models.save_language(tmp_path / "policy", "qwen3")
+    reward = tiny_models.reward(tmp_path / "reward")
+    line = ("best-of-n", ask(tmp_path, PART + 2), "--policy", tmp_path / "policy", "--reward", reward,
+            "--out", tmp_path / "best.jsonl", "-n", "3", "--sampler.max-tokens", "8")  # fmt: skip
+    done = run_assay(*line)
+    assert done.returncode == 0, done.stderr
+    assert f"{PART + 2} questions, best of 3" in done.stdout
+    rows = read(tmp_path / "best.jsonl")
+    scorer = load_scorer(reward)
+    for row in rows:
+        told = {c["text"]: c["reward"] for c in row["candidates"] if not c["problem"]}
+        assert len(row["candidates"]) == 3
+        assert row["reward"] == max(told.values()) == told[row["best"]]
+        again = scorer([(user(row["question"]), *_answer(t)) for t in told])
+        np.testing.assert_allclose(list(told.values()), again, atol=1e-4)
+    whole = (tmp_path / "best.jsonl").read_bytes()
+    torn = b"".join(whole.splitlines(keepends=True)[:PART]) + b'{"id": "half'
+    (tmp_path / "best.jsonl").write_bytes(torn)
+    assert run_assay(*line).returncode == 0
+    assert (tmp_path / "best.jsonl").read_bytes() == whole, "a killed run goes on to the same result"
+    refused = run_assay(*(*line[:-3], "4", *line[-2:]))
+    assert refused.returncode == 2
+    assert "line 1: not of this run" in refused.stderr
+
+
+def _answer(text: str) -> Conversation:
+    from assay.records import assistant
+
+    return (assistant(text),)
+
+
+class Chat:
+    """Three answers of growing length; the second sample of question 1 fails, all of question 2."""
+
+    name = "chat"
+
+    def complete(self, requests: Sequence[Request]) -> list[Reply]:
+        return [self.one(r) for r in requests]
+
+    def one(self, request: Request) -> Reply:
+        question = request.messages[-1].content
+        if "is 2" in question or ("is 1" in question and request.sample == 1):
+            return Reply(problem="refused")
+        return Reply(text="x" * (1 + request.sample))
+
+
+def test_failures_are_kept_and_never_chosen(tmp_path: Path) -> None:
+    def longest(flat: Sequence[Conversation]) -> Any:
+        return np.array(
+            [np.nan if c[0].content == "what is 0?" and c[-1].content == "xxx" else len(c[-1].content) for c in flat]
+        )
+
+    store = ImageStore(tmp_path / "images")
+    told = best_of_n(
+        ask(tmp_path, 3), tmp_path / "out.jsonl", 3, chat_answers(Chat()), longest, store, say=lambda _: None
+    )
+    first, second, third = read(tmp_path / "out.jsonl")
+    assert (first["best"], first["candidates"][2]["problem"]) == ("xx", "no reward")
+    assert (second["best"], second["candidates"][1]["problem"]) == ("xxx", "refused")
+    assert second["mean_reward"] == 2.0
+    assert third["best"] is None
+    assert "5 candidates without a reward" in told
+    with pytest.raises(AssayError, match="give -n 1 or more"):
+        best_of_n(tmp_path / "questions.jsonl", tmp_path / "o", 0, chat_answers(Chat()), longest, store)

@@ -1,0 +1,223 @@
+"""The annotator's flow in a real Chromium, by keyboard, with axe on every state of the page."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import ATTACK, CHROMIUM, FIBONACCI, Site, case, picture, plain_cases, site
+
+from assay.curate.verify import read_judgements
+from assay.records import Case
+
+playwright_api = pytest.importorskip("playwright.sync_api")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt install chromium)")
+
+CASES: list[Case] = [
+    case(*FIBONACCI, objectivity="objective", controversiality="low", category="Coding & Debugging"),
+    case(*ATTACK, objectivity="subjective", controversiality="high", category="Other"), *plain_cases(4),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright_api.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    outside: list[str] = []
+    errors: list[str] = []
+    page.on("request", lambda r: outside.append(r.url) if not r.url.startswith("http://127.0.0.1:") else None)
+    page.on("pageerror", lambda e: errors.append(str(e)))
+    page.on(
+        "console",
+        lambda m: errors.append(m.text) if m.type == "error" and "Failed to load resource" not in m.text else None,
+    )
+    yield page
+    context.close()
+    assert outside == [], "the page asked another server for something"
+    assert errors == []
+
+
+def log_in(page: Any, where: Site, name: str) -> None:
+    page.goto(f"{where.url}/login")
+    page.keyboard.type(name)
+    page.keyboard.press("Tab")
+    page.keyboard.type(where.tokens[name])
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/task")
+
+
+def assert_accessible(page: Any) -> None:
+    found = axe.Axe().run(
+        page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+    )
+    problems = [(v["id"], [n["html"][:200] for n in v["nodes"]]) for v in found.response["violations"]]
+    assert problems == []
+
+
+def press(page: Any, key: str) -> None:
+    """Press a key that leads to the next page."""
+    with page.expect_navigation():
+        page.keyboard.press(key)
+
+
+def submission(page: Any) -> str:
+    return str(page.locator("input[name=submission]").input_value())
+
+
+def test_the_whole_flow_by_keyboard(page: Any, tmp_path: Path) -> None:
+    ids = [r.id for r in CASES[0].pair.responses]
+    about = {"pair_id": CASES[0].pair.id, "by": "llm:x"}
+    verdicts = [{**about, "response_id": ids[0], "text": "The bound is **wrong**.", "right": False},
+                {**about, "response_id": ids[1], "text": "Right.", "right": True}]  # fmt: skip
+    (tmp_path / "verdicts").write_text("".join(json.dumps(v) + "\n" for v in verdicts))
+    with site(tmp_path, CASES, "--verdicts", tmp_path / "verdicts") as where:
+        where.add("ann")
+        page.goto(f"{where.url}/login")
+        assert_accessible(page)
+        page.screenshot(path=picture("login"))
+        log_in(page, where, "ann")
+        assert "Fibonacci" in page.content()
+        assert page.locator("math").count() > 0
+        assert page.locator("pre.code .k").count() > 0
+        assert_accessible(page)
+        page.screenshot(path=picture("task"), full_page=True)
+
+        assert not page.get_by_text("verdict on this response").is_visible()
+        press(page, "v")
+        assert page.get_by_text("verdict on this response").first.is_visible()
+        press(page, "c")
+        assert page.locator("del.changed").count() > 0
+        assert page.locator("ins.changed").count() > 0
+        page.keyboard.press("p")
+        page.keyboard.type("print(6 * 7)")
+        page.keyboard.press("Tab")
+        press(page, "Enter")
+        assert page.get_by_label("Output of program 1").inner_text() == "42\n"
+        assert page.locator("#code").input_value() == "print(6 * 7)"
+        assert_accessible(page)
+        page.screenshot(path=picture("task-tools"), full_page=True)
+
+        press(page, "2")  # refused: a machine was asked, and there is no reason yet
+        assert "a machine was asked" in page.get_by_role("alert").inner_text()
+        assert page.evaluate("document.activeElement.id") == "reason"
+        page.keyboard.type("The second one is exponential.")
+        page.keyboard.press("Escape")
+        assert_accessible(page)
+        first = submission(page)
+        press(page, "2")
+        assert submission(page) != first
+        assert "1 judged by you" in page.content()
+
+        press(page, "u")  # undo brings the pair and the reason back
+        assert "Fibonacci" in page.content()
+        assert page.locator("#reason").input_value() == "The second one is exponential."
+        press(page, "6")
+        for key in ("t", "s", "3", "d"):
+            before = submission(page)
+            press(page, key)
+            assert submission(page) != before
+        assert "What is this?" in page.content()  # subjective and controversial: last
+        assert page.evaluate("window.ran") is None
+        assert "⟦U+202E⟧" in page.content()
+        assert_accessible(page)
+        page.screenshot(path=picture("task-attack"), full_page=True)
+        page.get_by_label("Why (for skip and flag)").fill("looks like an attack")
+        page.keyboard.press("Escape")
+        press(page, "f")
+        press(page, "4")
+        page.wait_for_selector("text=Nothing to do for now")
+        assert_accessible(page)
+        page.goto(f"{where.url}/me")
+        assert_accessible(page)
+        page.screenshot(path=picture("me"))
+    found = read_judgements(where.run / "judgements.jsonl")
+    assert len(found) == 5
+    assert {j.by for j in found} == {"ann"}
+    (coding,) = (j for j in found if j.pair_id == CASES[0].pair.id)
+    assert (coding.better, coding.rationale) == (coding.shown[1], "The second one is exponential.")
+    assert 0 < coding.seconds < 300
+    assert sorted(j.problem for j in found) == ["", "", "", "cannot decide", "tie"]
+
+
+def test_what_is_typed_survives_a_reload_and_a_dead_server(page: Any, tmp_path: Path) -> None:
+    with site(tmp_path, CASES) as where:
+        where.add("ann")
+        log_in(page, where, "ann")
+        with page.expect_response(lambda r: r.request.method == "POST"):
+            page.locator("#reason").fill("half a thought")
+        page.wait_for_selector("text=Saved.")
+        page.reload()
+        assert page.locator("#reason").input_value() == "half a thought"
+        where.process.terminate()
+        where.process.wait(60)
+        page.locator("#reason").fill("the server is gone")
+        page.wait_for_selector("text=Not saved")
+        assert page.locator("#reason").input_value() == "the server is gone"
+
+
+def test_help_theme_and_keys(page: Any, tmp_path: Path) -> None:
+    with site(tmp_path, CASES) as where:
+        where.add("ann")
+        log_in(page, where, "ann")
+        page.keyboard.press("?")
+        assert page.locator("#help").is_visible()
+        keys = page.locator("#help-rows kbd").all_inner_texts()
+        assert len(keys) == len(set(keys))
+        assert {"1", "2", "3", "4", "5", "6", "t", "d", "s", "f", "u", "r", "c", "p", "e", "w", "o", "?", "m"} <= set(
+            keys
+        )
+        assert_accessible(page)
+        page.screenshot(path=picture("help"))
+        page.locator("#keys-on").uncheck()
+        page.keyboard.press("Escape")
+        before = submission(page)
+        page.keyboard.press("2")
+        page.wait_for_timeout(300)
+        assert submission(page) == before
+        page.locator("#theme").click()
+        assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+        assert_accessible(page)
+        page.screenshot(path=picture("task-dark"), full_page=True)
+        page.reload()
+        assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_small_screens(browser: Any, tmp_path: Path) -> None:
+    with site(tmp_path, CASES) as where:
+        where.add("ann")
+        context = browser.new_context(viewport={"width": 360, "height": 740})
+        page = context.new_page()
+        log_in(page, where, "ann")
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        assert_accessible(page)
+        page.screenshot(path=picture("task-small"), full_page=True)
+        context.close()
+
+
+def test_everything_works_without_scripts(browser: Any, tmp_path: Path) -> None:
+    with site(tmp_path, CASES) as where:
+        where.add("ann")
+        context = browser.new_context(java_script_enabled=False)
+        page = context.new_page()
+        log_in(page, where, "ann")
+        page.locator("#reason").fill("kept")
+        page.get_by_role("button", name="Compare word by word").click()
+        page.wait_for_selector("del.changed")
+        assert page.locator("#reason").input_value() == "kept"
+        first = submission(page)
+        page.get_by_role("button", name="1 better", exact=True).click()
+        page.wait_for_load_state()
+        assert submission(page) != first
+        context.close()
+    (only,) = read_judgements(where.run / "judgements.jsonl")
+    assert (only.better, only.rationale) == (only.shown[0], "kept")
