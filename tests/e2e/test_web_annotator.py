@@ -49,6 +49,7 @@ def page(browser: Any) -> Iterator[Any]:
 
 def log_in(page: Any, where: Site, name: str) -> None:
     page.goto(f"{where.url}/login")
+    playwright_api.expect(page.locator("input[name=name]")).to_be_focused()
     page.keyboard.type(name)
     page.keyboard.press("Tab")
     page.keyboard.type(where.tokens[name])

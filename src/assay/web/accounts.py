@@ -77,7 +77,7 @@ class Accounts:
     def change(self, name: str, by: str, *, role: Role | None = None, active: bool | None = None) -> None:
         """Change a role or switch an account off, which ends its sessions. Raises ValueError for the last active admin."""
         with self.database.write() as connection:
-            rows = {r.name: r for r in connection.execute(sa.select(accounts).with_for_update())}
+            rows = {r.name: r for r in connection.execute(sa.select(accounts))}
             if name not in rows:
                 raise ValueError(f"There is no account {name}.")
             others = [r for r in rows.values() if r.name != name and r.role == "admin" and r.active]

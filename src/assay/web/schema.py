@@ -104,7 +104,10 @@ MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_first, _index_of_ses
 
 
 class Database:
-    """An engine with two ways in: `read`, and `write`, a transaction that other writers wait for on SQLite.
+    """An engine with two ways in: `read`, and `write`, a transaction that other writers wait for.
+
+    SQLite has one writer at a time; PostgreSQL is made to have one too, by an advisory lock, so that both behave the same
+    and no two writers can wait for each other. Writes take milliseconds and hold no request to a model or a program.
 
     `url` is SQLAlchemy's: sqlite:///PATH or postgresql://USER@HOST/NAME. Raises AssayError where it cannot be opened.
     """
@@ -127,11 +130,11 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         with self.engine.connect() as connection, connection.begin():
+            if not self.sqlite:
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(7254)"))
             yield connection
 
     def _migrate(self, connection: sa.Connection) -> None:
-        if not self.sqlite:  # two servers that start at once take turns
-            connection.execute(sa.text("SELECT pg_advisory_xact_lock(7254)"))
         _migrations.create(connection, checkfirst=True)
         done = connection.execute(sa.select(sa.func.count()).select_from(_migrations)).scalar_one()
         if done > len(MIGRATIONS):

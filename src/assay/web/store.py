@@ -136,27 +136,20 @@ class Store:
 
     def take(self, name: str, settings: Settings) -> Seat | None:
         """The seat that `name` has, or the next one; None when the queue has nothing for this person."""
-        for _ in range(50):
-            with self.database.write() as connection:
-                now = self.clock()
-                # An own seat that ran out is still one's own as long as nobody took it: the draft is in it.
-                held = connection.execute(
-                    sa.select(seats.c.pair_id).where(seats.c.name == name, ~seats.c.judged).limit(1)
-                ).scalar()
-                if held is not None:
-                    own = (seats.c.pair_id == held, seats.c.name == name)
-                    connection.execute(seats.update().where(*own).values(expires=now + settings.lease_s))
-                    return self._seat(connection, held, name)
-                pair_id, trap = self._next(connection, name, settings, now)
-            if pair_id is None:
+        with self.database.write() as connection:
+            now = self.clock()
+            # An own seat that ran out is still one's own as long as nobody took it: the draft is in it.
+            held = connection.execute(
+                sa.select(seats.c.pair_id).where(seats.c.name == name, ~seats.c.judged).limit(1)
+            ).scalar()
+            if held is not None:
+                own = (seats.c.pair_id == held, seats.c.name == name)
+                connection.execute(seats.update().where(*own).values(expires=now + settings.lease_s))
+                return self._seat(connection, held, name)
+            pair_id, trap = self._next(connection, name, settings, now)
+            if pair_id is None or not self._sit(connection, pair_id, name, settings, now, trap):
                 return None
-            try:
-                with self.database.write() as connection:
-                    if self._sit(connection, pair_id, name, settings, self.clock(), trap):
-                        return self._seat(connection, pair_id, name)
-            except sa.exc.IntegrityError:  # somebody else sat down first: look again
-                continue
-        return None
+            return self._seat(connection, pair_id, name)
 
     def _next(self, connection: sa.Connection, name: str, settings: Settings, now: float) -> tuple[str | None, bool]:
         """The pair that `name` should see next, and whether it is a trap."""
@@ -181,10 +174,7 @@ class Store:
         self, connection: sa.Connection, pair_id: str, name: str, settings: Settings, now: float, trap: bool
     ) -> bool:
         """Take a free seat, or one that ran out. False where there is none."""
-        taken = {
-            row.seat: row
-            for row in connection.execute(sa.select(seats).where(seats.c.pair_id == pair_id).with_for_update())
-        }
+        taken = {row.seat: row for row in connection.execute(sa.select(seats).where(seats.c.pair_id == pair_id))}
         limit = len(taken) + 1 if trap else settings.overlap
         fresh = {"name": name, "submission": secrets.token_hex(16), "opened": now, "expires": now + settings.lease_s,
                  "judged": False, "draft": "{}"}  # fmt: skip
@@ -228,14 +218,8 @@ class Store:
 
     def submit(self, submission: str, pair_id: str, name: str, work: Work, strength: int, settings: Settings) -> bool:
         """Store an answer; False where it was stored before. Raises Refused when other people took all seats meanwhile."""
-        try:
-            return self._submit(submission, pair_id, name, work, strength, settings)
-        except sa.exc.IntegrityError:  # the same form, sent twice at once: by now the first is stored, or its seat is
-            return self._submit(submission, pair_id, name, work, strength, settings)
-
-    def _submit(self, submission: str, pair_id: str, name: str, work: Work, strength: int, settings: Settings) -> bool:
         with self.database.write() as connection:
-            own = sa.select(seats).where(seats.c.submission == submission).with_for_update()
+            own = sa.select(seats).where(seats.c.submission == submission)
             seat = connection.execute(own).one_or_none()
             there = sa.select(judgements.c.by, judgements.c.pair_id).where(judgements.c.id == submission)
             held = connection.execute(there).one_or_none()
