@@ -27,6 +27,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from assay.errors import missing_extra
+from assay.models import computes_in_half
 
 try:
     from accelerate import PartialState
@@ -43,7 +44,8 @@ class Engine:
     Make it before any model, for it claims the device; then `prepare`.
 
     Args:
-        precision: "bf16" computes in bfloat16 over fp32 weights (autocast; FSDP2 gathers weights in bfloat16).
+        precision: "bf16" (or "auto" where the device is fast at it) computes in bfloat16 over fp32 weights: autocast; FSDP2
+            gathers weights in bfloat16.
         clip: The largest gradient norm.
         shard: FSDP2 instead of DDP, where there are several processes.
     """
@@ -52,8 +54,9 @@ class Engine:
     optimizer: torch.optim.Optimizer
 
     def __init__(self, precision: str, clip: float, shard: bool = False) -> None:
-        self.precision, self.clip = precision, clip
+        self.clip = clip
         self.state = PartialState(cpu=not torch.accelerator.is_available())
+        self.half = computes_in_half(precision)
         asked = shard or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
         self.sharded = asked and self.world > 1
 
@@ -73,7 +76,7 @@ class Engine:
     def _shard(self, module: torch.nn.Module) -> torch.nn.Module:
         """FSDP2, layer by layer (`_no_split_modules`): weights travel in bfloat16, gradients are summed in fp32."""
         half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-        policy = half if self.precision == "bf16" else MixedPrecisionPolicy()
+        policy = half if self.half else MixedPrecisionPolicy()
         mesh = init_device_mesh(self.device.type, (self.world,))
         layers = set(getattr(module, "_no_split_modules", []))
         for part in [m for m in module.modules() if type(m).__name__ in layers]:
@@ -124,7 +127,7 @@ class Engine:
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
             yield
 
     def total(self, *values: float) -> tuple[float, ...]:

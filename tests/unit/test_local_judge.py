@@ -40,7 +40,7 @@ def judge(model: Path, tmp_path: Path) -> LocalJudge:
 def test_it_says_the_likelier_verdict_and_how_likely(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_judge, "_fast_half", lambda: False)
+    monkeypatch.setattr(local_judge, "computes_in_half", lambda _: False)
     votes = llm_votes([judge(model, tmp_path)], CASES, samples=2, form="verdict")
     network, tokens = tiny_models.language(seed=3), tiny_models.tokenizer()
     from assay.curate.annotate import judge_request
@@ -58,7 +58,7 @@ def test_it_says_the_likelier_verdict_and_how_likely(
 
 
 def test_what_was_read_is_not_read_again(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_judge, "_fast_half", lambda: False)
+    monkeypatch.setattr(local_judge, "computes_in_half", lambda _: False)
     first = llm_judge([judge(model, tmp_path)], samples=2)(CASES)
     again = judge(model, tmp_path)
     monkeypatch.setattr(again, "_read", lambda requests: pytest.fail("it was asked again"))

@@ -10,7 +10,7 @@ from assay.errors import AssayError, missing_extra
 
 def serve_model(
     model: Positional[str], host: str = "127.0.0.1", port: int = 8001, max_tokens: int = 4096,
-    precision: Literal["fp32", "bf16"] = "fp32", name: str = "", api_key_env: str = "ASSAY_API_KEY",
+    precision: Literal["auto", "fp32", "bf16"] = "fp32", name: str = "", api_key_env: str = "ASSAY_API_KEY",
     over_long: Literal["truncate", "refuse"] = "truncate", batch_tokens: int = 32_768, queue_tokens: int = 1_000_000,
     max_conversations: int = 1_024, max_body_mb: float = 32.0,
 ) -> None:  # fmt: skip
@@ -21,7 +21,7 @@ def serve_model(
         host: Where to listen; anything but loopback should have a key.
         port: Where to listen.
         max_tokens: The most of a conversation that is read.
-        precision: fp32, or bf16 for speed.
+        precision: fp32, bf16 for speed, or auto: bf16 where the device has instructions for it.
         name: What answers call the model (default: its folder or id).
         api_key_env: The environment variable that holds the key which clients must send (unset: none).
         over_long: Longer conversations lose the front of their history, as offline, or are refused.

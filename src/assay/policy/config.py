@@ -16,7 +16,8 @@ class PolicyConfig:
     """Low-rank adapters on the language model instead of its own weights (0: train them whole)."""
     temperature: float = 1.0
     """Of sampling, and of the log-probabilities that training compares."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """Of the computing; weights stay in fp32. auto: bf16 where the device has instructions for it."""
     packing: bool = True
     """Pack without padding, prompts and pictures once per group, where the model allows it."""
     attention: Literal["auto", "segments", "flex", "varlen"] = "auto"

@@ -34,7 +34,8 @@ class Logprobs:
 
 
 class Policy(torch.nn.Module):
-    """A causal language model or a vision-language model of transformers. `reason` says why it is not packed, if so.
+    """A causal language model or a vision-language model of transformers. `reason` says why it is not packed, if so;
+    `bf16` whether it computes in bfloat16.
 
     Args:
         model: With a language-model head.
@@ -51,10 +52,10 @@ class Policy(torch.nn.Module):
         self.pictures = vision.Pictures(processor.image_processor, store) if self.visual and store is not None else None
         self._no_split_modules = list(getattr(model, "_no_split_modules", None) or [])
         self.reason, self.backend = "packing is off", "segments"
-        half = config.precision == "bf16"
-        wanted = candidates(models.device(), half) if config.attention == "auto" else (config.attention,)
+        self.bf16 = models.computes_in_half(config.precision)
+        wanted = candidates(models.device(), self.bf16) if config.attention == "auto" else (config.attention,)
         for backend in wanted if config.packing else ():
-            self.reason, self.backend = models.use_packing(_inner(model), backend, half), backend
+            self.reason, self.backend = models.use_packing(_inner(model), backend, self.bf16), backend
             if self.packed:
                 break
 

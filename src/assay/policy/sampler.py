@@ -332,8 +332,7 @@ def local_sampler(
 ) -> LocalSampler | GenerateSampler:
     """Our decoder where the policy can be packed, else transformers' generate."""
     if policy.packed:
-        half = policy.config.precision == "bf16"
-        return LocalSampler(policy, config, store, seed, half=half, answer_start=answer_start)
+        return LocalSampler(policy, config, store, seed, half=policy.bf16, answer_start=answer_start)
     return GenerateSampler(policy, config, store, seed, answer_start)
 
 

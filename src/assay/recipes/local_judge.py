@@ -18,7 +18,7 @@ import torch
 from assay.budget import Budget, Estimate
 from assay.chat import Request
 from assay.errors import AssayError
-from assay.models import load_pretrained, load_tokenizer
+from assay.models import computes_in_half, load_pretrained, load_tokenizer
 from assay.records import digest
 from assay.replies import Reply, open_replies
 
@@ -116,7 +116,7 @@ class LocalJudge:
             tokenizer = load_tokenizer(self.config.model)
             if not tokenizer.chat_template:
                 raise AssayError(f"{self.name}@local has no chat template; give a chat model")
-            half = torch.bfloat16 if _fast_half() else torch.float32
+            half = torch.bfloat16 if computes_in_half("auto") else torch.float32
             self._loaded = (
                 tokenizer,
                 load_pretrained(transformers.AutoModelForCausalLM, self.config.model).to(half).eval(),
@@ -128,8 +128,3 @@ def _shared(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens two prompts begin with alike; at least the last one of `other` is left to be read."""
     most = min(len(one), len(other) - 1)
     return next((n for n in range(most) if one[n] != other[n]), most)
-
-
-def _fast_half() -> bool:
-    """Whether this processor multiplies in bfloat16 faster than in float32."""
-    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())

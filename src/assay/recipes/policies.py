@@ -32,13 +32,13 @@ def tiny_vlm() -> TuneConfig:
     The monitor's thresholds are 0.6 and 0.9, not its defaults of 0.3 and 0.6: this policy hallucinates more than that before
     it is tuned, or soon after (docs/log.md, 13).
     """
-    both = PolicyConfig(train=("adapter", "llm"), precision="bf16")
+    both = PolicyConfig(train=("adapter", "llm"), precision="auto")
     return TuneConfig(
         recipe="tiny-vlm", align_prompts=800, gold_prompts=240, pair_prompts=240, tune_prompts=320, test_prompts=320,
         sampler=SamplerConfig(max_tokens=24), align_policy=both, policy=both,
         align=FitConfig(batch=16, lr=5e-4, warmup=0.05, weight_decay=0.0),
         reward_model=TrainConfig(
-            batch_pairs=16, epochs=1, lr=2e-4, max_tokens=256, checks=2, precision="bf16", train_embeddings=False,
+            batch_pairs=16, epochs=1, lr=2e-4, max_tokens=256, checks=2, precision="auto", train_embeddings=False,
             engine=EngineConfig(tokens=4_096, compile="off"),
         ),
         pairs=PairConfig(samples=8, per_prompt=2),
@@ -52,7 +52,7 @@ def tiny_vlm() -> TuneConfig:
 
 def tiny_text() -> TuneConfig:
     """SmolLM2-135M on sums of three numbers, made by reasoning-gym: the same path without pictures."""
-    whole = PolicyConfig(train=("llm",), precision="bf16")
+    whole = PolicyConfig(train=("llm",), precision="auto")
     return TuneConfig(
         recipe="tiny-text", align_prompts=160, gold_prompts=0, pair_prompts=160, tune_prompts=480, test_prompts=320,
         sampler=SamplerConfig(max_tokens=32), align_policy=whole, policy=whole,

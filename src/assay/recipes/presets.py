@@ -15,7 +15,7 @@ def tiny() -> FlowConfig:
         stage2=Stage2Config(band=0.1),
         train=TrainConfig(
             backbone="minilm", layers=3, train_embeddings=False, max_tokens=160, batch_pairs=16,
-            engine=EngineConfig(tokens=4_096), epochs=8, lr=5e-4, warmup=0.1, checks=3, precision="bf16",
+            engine=EngineConfig(tokens=4_096), epochs=8, lr=5e-4, warmup=0.1, checks=3, precision="auto",
         ),
     )  # fmt: skip
 
@@ -31,7 +31,7 @@ def human() -> FlowConfig:
         stage2=Stage2Config(band=0.1, shard_pairs=1_000),
         train=TrainConfig(
             backbone="minilm", layers=3, train_embeddings=False, max_tokens=160, batch_pairs=16,
-            engine=EngineConfig(tokens=8_192), epochs=4, lr=3e-4, warmup=0.1, checks=4, precision="bf16",
+            engine=EngineConfig(tokens=8_192), epochs=4, lr=3e-4, warmup=0.1, checks=4, precision="auto",
         ),
         bench_limit=300,
     )  # fmt: skip

@@ -384,11 +384,10 @@ def _entropies(policy: Any, sampler: Any) -> hallucination.Entropies:
             for p, r in told
         ]  # fmt: skip
         found: list[tuple[Sequence[str], Sequence[float]]] = [([], [])] * len(told)
-        half = policy.config.precision == "bf16"
         where = policy.model.device
         for part in policy.bins(groups):
             batch = policy.batch([groups[i] for i in part]).to(where)
-            with torch.no_grad(), torch.autocast(where.type, torch.bfloat16, enabled=half):
+            with torch.no_grad(), torch.autocast(where.type, torch.bfloat16, enabled=policy.bf16):
                 rows = torch.split(policy(batch).entropy_M, [len(told[i][1].tokens) for i in part])
             for i, row in zip(part, rows, strict=True):
                 tokens = policy.tokenizer.convert_ids_to_tokens(list(told[i][1].tokens))

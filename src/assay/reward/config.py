@@ -77,7 +77,8 @@ class TrainConfig:
     """Evaluations on the gold pairs during training; the best one is the model that is saved."""
     patience: int = 0
     """Stop after this many checks in a row without a better gold accuracy (0: never)."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """Of the computing; weights stay in fp32. auto: bf16 where the device has instructions for it."""
     seed: int = 0
     loss: LossConfig = field(default_factory=LossConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)

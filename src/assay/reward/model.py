@@ -22,7 +22,8 @@ Batch = Pack | Padded
 
 
 class RewardModel(torch.nn.Module):
-    """Any sequence classifier with one output. `packed` tells how it runs, `reason` why it is not packed.
+    """Any sequence classifier with one output. `packed` tells how it runs, `reason` why it is not packed, `bf16`
+    whether it computes in bfloat16.
 
     `fresh` is set where adapters are trained: it makes the same model anew, in full precision and on the CPU.
     """
@@ -35,10 +36,10 @@ class RewardModel(torch.nn.Module):
         self.fresh: Callable[[], Any] | None = None
         self._no_split_modules = list(getattr(model, "_no_split_modules", None) or [])
         self.reason, self.backend = "engine.packing is off", "segments"
-        half = precision == "bf16"
-        wanted = candidates(models.device(), half) if engine.attention == "auto" else (engine.attention,)
+        self.bf16 = models.computes_in_half(precision)
+        wanted = candidates(models.device(), self.bf16) if engine.attention == "auto" else (engine.attention,)
         for backend in wanted if engine.packing else ():
-            self.reason, self.backend = models.use_packing(model, backend, half), backend
+            self.reason, self.backend = models.use_packing(model, backend, self.bf16), backend
             if self.packed:
                 break
 

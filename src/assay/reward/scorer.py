@@ -72,7 +72,7 @@ class LocalScorer:
         self, model: Any, tokenizer: Any, max_tokens: int, tokens_per_batch: int = 8192, precision: str = "fp32",
         store: ImageStore | None = None,
     ) -> None:  # fmt: skip
-        self.tokenizer, self.store, self.precision = tokenizer, store, precision
+        self.tokenizer, self.store = tokenizer, store
         self.max_tokens = min(max_tokens, position_limit(model))
         pad_id = getattr(tokenizer, "tokenizer", tokenizer).pad_token_id
         pictures = Pictures(tokenizer.image_processor, store) if store is not None else None
@@ -99,8 +99,7 @@ class LocalScorer:
         rewards = np.zeros(len(rendered))
         for part in self.model.bins(groups):
             batch = self.model.batch([groups[i] for i in part]).to(self.where)
-            half = self.precision == "bf16"
-            with torch.inference_mode(), torch.autocast(self.where.type, torch.bfloat16, enabled=half):
+            with torch.inference_mode(), torch.autocast(self.where.type, torch.bfloat16, enabled=self.model.bf16):
                 rewards[[i for g in part for i in together[g]]] = self.model(batch).double().cpu().numpy()
         return rewards
 
