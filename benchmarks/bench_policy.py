@@ -71,6 +71,13 @@ def reward_of(answer: str) -> float:
     return sum(int(word[1:]) for word in answer.split() if word[1:].isdigit()) % 997 / 997
 
 
+def precision() -> str:
+    """What is fastest on this processor, for all contenders: bf16 where it has instructions for it, else fp32."""
+    from assay.models import computes_in_half
+
+    return "bf16" if computes_in_half("auto") else "fp32"
+
+
 # GRPO
 
 
@@ -84,7 +91,7 @@ def grpo_ours(folder: Path, length: int, steps: int, warm: int) -> Figures:
     from assay.records import Prompt, Score, user
     from assay.step import Engine
 
-    policy = load_policy(str(folder), PolicyConfig(precision="bf16"))
+    policy = load_policy(str(folder), PolicyConfig(precision=precision()))
     assert policy.packed, policy.reason
     prompts = [Prompt(messages=(user(text(ids)),)) for ids in prompt_ids(length, steps + warm)]
     sampler = LocalSampler(policy, SamplerConfig(max_tokens=NEW))
@@ -95,7 +102,7 @@ def grpo_ours(folder: Path, length: int, steps: int, warm: int) -> Figures:
         return [Score(rule=reward_of(r.text), format=0.0, total=reward_of(r.text)) for _, r in pairs]
 
     config = GrpoConfig(steps=steps + warm, prompts=1, group=GROUP, lr=LR)
-    engine = Engine("bf16", config.clip)
+    engine = Engine(precision(), config.clip)
     engine.prepare(policy, LR, 0.0)
     found: Figures = {"step": [], "generate": [], "update": []}
     with tempfile.TemporaryDirectory() as scratch:
@@ -144,8 +151,9 @@ def grpo_trl(folder: Path, length: int, steps: int, warm: int, checkpointing: bo
     with tempfile.TemporaryDirectory() as out:
         config = GRPOConfig(
             output_dir=out, max_steps=steps + warm, per_device_train_batch_size=GROUP, num_generations=GROUP,
-            max_completion_length=NEW, beta=0.0, loss_type="grpo", temperature=1.0, learning_rate=LR, bf16=True,
-            gradient_checkpointing=checkpointing, use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True,
+            max_completion_length=NEW, beta=0.0, loss_type="grpo", temperature=1.0, learning_rate=LR,
+            bf16=precision() == "bf16", gradient_checkpointing=checkpointing, use_cpu=True, report_to=[],
+            save_strategy="no", disable_tqdm=True,
             lr_scheduler_type="constant", shuffle_dataset=False, dataloader_pin_memory=False, logging_steps=10**6,
             generation_kwargs={"min_new_tokens": NEW},
         )  # fmt: skip
@@ -161,7 +169,7 @@ def grpo_trl(folder: Path, length: int, steps: int, warm: int, checkpointing: bo
 
 
 def generate_hf(folder: Path, length: int, steps: int, warm: int) -> Figures:
-    """transformers' generate in one bf16 autocast context: the same answers, without a trainer around it."""
+    """transformers' generate, in bf16 in one autocast context: the same answers, without a trainer around it."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -169,7 +177,7 @@ def generate_hf(folder: Path, length: int, steps: int, warm: int) -> Figures:
     found = []
     for at, ids in enumerate(prompt_ids(length, steps + warm)):
         start = time.process_time()
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision() == "bf16"):
             row = torch.tensor([ids])
             model.generate(
                 input_ids=row, attention_mask=torch.ones_like(row), do_sample=True, top_k=0, num_return_sequences=GROUP,
@@ -196,10 +204,10 @@ def mpo_ours(folder: Path, pairs: int, per_step: int, warm: int) -> Figures:
 
     rows = [*mpo_pairs(warm * per_step, 1), *mpo_pairs(pairs, 0)]
     examples = [Comparison(prompt=tuple(p), chosen=(*c, 2), rejected=(*r, 2)) for p, c, r in rows]
-    policy = load_policy(str(folder), PolicyConfig(precision="bf16", tokens=8192))
+    policy = load_policy(str(folder), PolicyConfig(precision=precision(), tokens=8192))
     assert policy.packed, policy.reason
     config = FitConfig(batch=per_step, lr=LR, schedule="constant", warmup=0.0, weight_decay=0.0, shift=False)
-    engine = Engine("bf16", config.clip)
+    engine = Engine(precision(), config.clip)
     engine.prepare(policy, LR, 0.0)
     losses, spent = [], 0.0
     with tempfile.TemporaryDirectory() as scratch:
@@ -251,8 +259,9 @@ def mpo_trl(folder: Path, pairs: int, per_step: int, warm: int, checkpointing: b
     with tempfile.TemporaryDirectory() as out:
         config = DPOConfig(
             output_dir=out, max_steps=len(rows) // per_step, per_device_train_batch_size=per_step // accumulate,
-            gradient_accumulation_steps=accumulate, learning_rate=LR, lr_scheduler_type="constant", bf16=True,
-            loss_type=["sigmoid", "bco_pair", "sft"], loss_weights=[0.8, 0.2, 1.0], beta=0.1, max_length=None,
+            gradient_accumulation_steps=accumulate, learning_rate=LR, lr_scheduler_type="constant",
+            bf16=precision() == "bf16", loss_type=["sigmoid", "bco_pair", "sft"], loss_weights=[0.8, 0.2, 1.0],
+            beta=0.1, max_length=None,
             gradient_checkpointing=checkpointing, use_cpu=True, train_sampling_strategy="sequential", report_to=[],
             save_strategy="no", disable_tqdm=True, dataloader_pin_memory=False, logging_steps=10**6,
         )  # fmt: skip
@@ -370,7 +379,8 @@ def table(runs: list[Figures], ratios: Figures, buffer: Figures) -> str:
         f"{processor()}, one thread a child; Python {platform.python_version()}, {libraries}. "
         f"`python benchmarks/bench_policy.py`, {1 + max(r['repetition'] for r in runs)} repetitions.",
         "",
-        f"**A GRPO step**: one prompt, {GROUP} answers of {NEW} tokens, tiny8k, bf16; CPU seconds, median of 3 steps.",
+        f"**A GRPO step**: one prompt, {GROUP} answers of {NEW} tokens, tiny8k, {precision()}; CPU seconds, median of 3 "
+        "steps.",
         "",
         "| prompt tokens | contender | step | generation | update and optimiser | peak MB | ours is ... times faster |",
         "|---|---|---|---|---|---|---|",

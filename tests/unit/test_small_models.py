@@ -48,14 +48,16 @@ def test_a_mark_is_one_token_that_begins_as_the_mean_of_its_pieces() -> None:
     assert marks[0] in tokenizer.decode(ids, skip_special_tokens=True), "marks are text, not to be skipped"
 
 
-@pytest.mark.skipif(not can_reorder(), reason="no kernels for reordered bfloat16 weights here")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 8, 100])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_reordered_layer_computes_the_same_and_follows_its_weights(rows: int, bias: bool) -> None:
+def test_a_reordered_layer_computes_the_same_and_follows_its_weights(rows: int, bias: bool, dtype: torch.dtype) -> None:
+    if not can_reorder(dtype):
+        pytest.skip(f"no kernels for reordered weights in {dtype} here")
     torch.manual_seed(0)
-    plain = torch.nn.Linear(48, 80, bias=bias).bfloat16().requires_grad_(False)
+    plain = torch.nn.Linear(48, 80, bias=bias).to(dtype).requires_grad_(False)
     made = Reordered(plain)
-    x = torch.randn(2, rows, 48).bfloat16()
+    x = torch.randn(2, rows, 48).to(dtype)
     for _ in range(2):
         made.reorder()
         torch.testing.assert_close(made(x), plain(x))

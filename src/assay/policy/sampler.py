@@ -32,7 +32,7 @@ class LocalSampler:
         policy: What to sample from; `load` takes its current weights over.
         config: Lengths and temperature.
         store: Where the pictures of prompts are.
-        half: Decode on a copy in bfloat16, which needs half the memory traffic; False decodes with the policy itself.
+        half: Decode on a copy in bfloat16, which needs half the memory traffic; False decodes with the policy's own weights.
         answer_start: Text that every answer is made to begin with ("<think>"), part of the prompt.
     """
 
@@ -45,34 +45,36 @@ class LocalSampler:
         inner = policy.inner
         self.body, self.head = vision.language_model(inner), inner.get_output_embeddings()
         where = self.head.weight.device
+        on_cpu = where.type == "cpu" and can_reorder(torch.bfloat16 if half else torch.float32)
         if half:
             self.body, self.head = (
                 _half(m).to(where) for m in (type(self.body)(self.body.config), copy.deepcopy(self.head))
             )
-            if where.type == "cpu" and can_reorder():
-                for name, module in list(self.body.named_modules()):
-                    if type(module) is torch.nn.Linear:
-                        self.body.set_submodule(name, Reordered(module))
-                self.head = Reordered(self.head)
-            self.load(0)
+        elif on_cpu and not policy.config.lora_rank:
+            self.body, self.head = _shadow(self.body), _shadow(self.head)
+        if on_cpu and (half or not policy.config.lora_rank):
+            for name, module in list(self.body.named_modules()):
+                if type(module) is torch.nn.Linear:
+                    self.body.set_submodule(name, Reordered(module))
+            self.head = Reordered(self.head)
+        self.load(0)
         self.forbidden = [policy.image_token] if policy.image_token is not None else []
         self.rendered: dict[str, list[int]] = {}
 
     def load(self, step: int) -> None:
         """Take over the policy's weights of this step."""
         self.step = step
-        if not self.half:
-            return
-        inner = self.policy.inner
-        pairs = [(self.body, vision.language_model(inner)), (self.head, inner.get_output_embeddings())]
-        with torch.no_grad():
-            for own, source in pairs:
-                merged = _plain(source)
-                for name, parameter in own.named_parameters():
-                    parameter.copy_(merged[name])
-            for module in (*self.body.modules(), self.head):
-                if isinstance(module, Reordered):
-                    module.reorder()
+        if self.half:
+            inner = self.policy.inner
+            pairs = [(self.body, vision.language_model(inner)), (self.head, inner.get_output_embeddings())]
+            with torch.no_grad():
+                for own, source in pairs:
+                    merged = _plain(source)
+                    for name, parameter in own.named_parameters():
+                        parameter.copy_(merged[name])
+        for module in (*self.body.modules(), self.head):
+            if isinstance(module, Reordered):
+                module.reorder()
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """The tokens of a prompt, pictures' places included."""
@@ -196,10 +198,17 @@ def _half(module: Any) -> Any:
     return module.eval().requires_grad_(False)
 
 
-def can_reorder() -> bool:
-    """Whether this CPU and this build of PyTorch have kernels for reordered bfloat16 weights."""
+def _shadow(module: Any) -> Any:
+    """The same module once more, over the same parameters: its layers can be exchanged without a trace in the first."""
+    return copy.deepcopy(module, {id(p): p for p in module.parameters()}).eval()
+
+
+def can_reorder(dtype: torch.dtype) -> bool:
+    """Whether this CPU and this build of PyTorch have kernels for reordered weights."""
     kernels, needed = torch.ops.mkldnn, ("_is_mkldnn_bf16_supported", "_reorder_linear_weight", "_linear_pointwise")
-    return all(hasattr(kernels, n) for n in needed) and bool(kernels._is_mkldnn_bf16_supported())
+    if not torch.backends.mkldnn.is_available() or not all(hasattr(kernels, n) for n in needed):  # type: ignore[no-untyped-call]
+        return False
+    return dtype == torch.float32 or bool(kernels._is_mkldnn_bf16_supported())
 
 
 class Reordered(torch.nn.Module):
