@@ -116,10 +116,11 @@ def smollm2(folder: Path) -> Path:
     import torch
     import transformers
 
-    from assay.models import load_pretrained, load_tokenizer
+    from assay.models import computes_in_half, load_pretrained, load_tokenizer
 
     os.environ["HF_HUB_OFFLINE"] = "1"
-    model = load_pretrained(transformers.AutoModelForCausalLM, "smollm2").to(torch.bfloat16)
+    dtype = torch.bfloat16 if computes_in_half("auto") else torch.float32
+    model = load_pretrained(transformers.AutoModelForCausalLM, "smollm2").to(dtype)
     model.config.__dict__.pop("quantization_config", None)
     model.generation_config.do_sample = True
     model.save_pretrained(folder)
