@@ -126,7 +126,7 @@ def log_in(page: Any, where: Site, name: str) -> None:
     page.keyboard.press("Tab")
     page.keyboard.type(where.tokens[name])
     page.keyboard.press("Enter")
-    page.wait_for_url("**/task")
+    page.wait_for_url(re.compile("/(task|lead)$"))
 
 
 def press(page: Any, key: str) -> None:

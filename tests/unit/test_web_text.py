@@ -145,7 +145,9 @@ def test_every_way_to_write_a_formula(latex: str) -> None:
     assert ('display="block"' in html) == (latex.startswith("$$") or r"\[" in latex)
 
 
-@pytest.mark.parametrize("inside", ["<style>", "<!--", "<textarea>", "</mtext></math><h4>", "&#x3c;style&#x3e;", "&#x202E;"])
+@pytest.mark.parametrize(
+    "inside", ["<style>", "<!--", "<textarea>", "</mtext></math><h4>", "&#x3c;style&#x3e;", "&#x202E;"]
+)
 def test_the_text_of_a_formula_hides_nothing(inside: str) -> None:
     """An author's HTML in a formula would hide what follows it, or pass for the page's own."""
     page = Page(render_markdown(f"before $\\text{{{inside}}}$ after"))

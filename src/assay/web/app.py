@@ -24,6 +24,7 @@ from assay.web.guard import Guard, TooLarge
 from assay.web.schema import Database
 from assay.web.store import Store
 from assay.web.store_desk import StoreDesk
+from assay.web.text import reveal
 
 _STATIC = Path(__file__).with_name("static")
 _TYPES = {"style.css": "text/css", "keys.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -94,6 +95,7 @@ def _pages() -> Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     pages.filters["utc"] = lambda at: datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    pages.filters["reveal"] = reveal
     return pages
 
 
@@ -102,7 +104,10 @@ def _public(app: FastAPI, access: Sessions) -> None:
 
     @app.get("/")
     def home(request: Request) -> Response:
-        return RedirectResponse("/task" if access.person(request) else "/login", 303)
+        """Leads are not led to the task, for the page would keep a pair for them that an annotator waits for."""
+        who = access.person(request)
+        at_work = "/task" if who and who.role == "annotator" else "/lead"
+        return RedirectResponse(at_work if who else "/login", 303)
 
     @app.get("/health")
     def health() -> dict[str, str]:

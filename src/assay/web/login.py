@@ -37,7 +37,7 @@ def make_router(accounts: Accounts, store: Store, access: CookieAccess, pages: E
 
     @router.get("/login")
     def login_page(request: Request) -> Response:
-        return RedirectResponse("/task", 303) if access.person(request) else page("login.html", request, problem="")
+        return RedirectResponse("/", 303) if access.person(request) else page("login.html", request, problem="")
 
     @router.post("/login")
     def log_in(
@@ -54,7 +54,7 @@ def make_router(accounts: Accounts, store: Store, access: CookieAccess, pages: E
             )
         if cookie is None:
             return page("login.html", request, 401, problem=_WRONG)
-        return with_cookie(RedirectResponse("/task", 303), cookie)
+        return with_cookie(RedirectResponse("/", 303), cookie)
 
     @router.post("/logout")
     def log_out(request: Request, csrf: Annotated[str, Form()] = "") -> Response:
