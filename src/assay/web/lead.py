@@ -7,10 +7,12 @@ A lead manages annotators; what touches leads and admins, or settings, takes an 
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from fastapi import APIRouter, Depends, File, Form, HTTPException, Request, UploadFile
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment
@@ -22,13 +24,14 @@ from assay.curate.attributes import last_user_text, response_text
 from assay.curate.interchange import Format, entries, read, write
 from assay.errors import AssayError
 from assay.records import Judgement
-from assay.web.desk import ROLES, Access, Account, Desk, Role
+from assay.web.desk import ROLES, Access, Account, Desk, Id, Role
 from assay.web.diff import difference
 from assay.web.overview import disputes, progress, verdict
 from assay.web.quality import annotators
+from assay.web.schema import storable
 from assay.web.text import plain_text, render_markdown, reveal
 
-MAX_UPLOAD = 64 << 20
+MAX_UPLOAD, MAX_UNPACKED, MAX_ROWS = 64 << 20, 512 << 20, 200_000
 EXPORTS: Mapping[str, tuple[Format, str]] = {
     "jsonl": ("jsonl", "judgements.jsonl"), "parquet": ("parquet", "judgements.parquet"),
     "argilla": ("argilla", "argilla.json"), "label-studio": ("label-studio", "label-studio.json"),
@@ -113,7 +116,7 @@ def _pairs(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) ->
         )  # fmt: skip
 
     @router.get("/pairs/{pair_id}")
-    def pair_page(request: Request, pair_id: str, who: Annotated[Account, Depends(lead)]) -> HTMLResponse:
+    def pair_page(request: Request, pair_id: Id, who: Annotated[Account, Depends(lead)]) -> HTMLResponse:
         case = desk.case(pair_id)
         if case is None:
             raise HTTPException(404, "There is no such pair.")
@@ -129,7 +132,7 @@ def _pairs(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) ->
 
     @router.post("/pairs/{pair_id}")
     def adjudicate(
-        pair_id: str, who: Annotated[Account, Depends(writer)], better: Annotated[str, Form()],
+        pair_id: Id, who: Annotated[Account, Depends(writer)], better: Annotated[str, Form()],
         shown: Annotated[str, Form()], reason: Annotated[str, Form(max_length=10_000)] = "",
     ) -> RedirectResponse:  # fmt: skip
         case = desk.case(pair_id)
@@ -276,11 +279,30 @@ def _import(desk: Desk, body: bytes, format: Format, by: str) -> _Added:
         path = Path(folder) / "upload"
         path.write_bytes(body)
         try:
-            found = read(path, format, cases=cases, users={argilla.user_id(name): name for name in names})
+            if format == "parquet":
+                _refuse_bomb(path)
+            found = read(
+                path, format, cases=cases, users={argilla.user_id(name): name for name in names}, most_rows=MAX_ROWS
+            )
         except AssayError as error:
             return _Added(problem=str(error).replace(str(path), "The file"))
     known = {c.pair.id for c in cases}
-    people = [j for j in found.judgements if j.kind == "human" and j.pair_id in known]
+    people = [_storable(j) for j in found.judgements if j.kind == "human" and j.pair_id in known]
     added = desk.add(people, by)
     notice = f"{added} judgements added, {len(people) - added} were there already, {len(found.problems)} problems."
     return _Added(notice=notice, rows=found.problems)
+
+
+def _refuse_bomb(path: Path) -> None:
+    """A small Parquet file may unpack to more than the memory of the server."""
+    try:
+        about = pq.ParquetFile(path).metadata
+    except (OSError, pa.ArrowException):
+        return  # `read` says what is wrong with it
+    unpacked = sum(about.row_group(n).total_byte_size for n in range(about.num_row_groups))
+    if about.num_rows > MAX_ROWS or unpacked > MAX_UNPACKED:
+        raise AssayError(f"The file is too large: {about.num_rows:,} rows, {unpacked >> 20:,} MB unpacked.")
+
+
+def _storable(j: Judgement) -> Judgement:
+    return replace(j, by=storable(j.by), rationale=storable(j.rationale), problem=storable(j.problem))

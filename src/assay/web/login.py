@@ -93,7 +93,7 @@ def make_router(accounts: Accounts, store: Store, access: CookieAccess, pages: E
             raise HTTPException(403, "This form is too old; reload the page.")
         address = request.client.host if request.client else ""
         try:
-            accounts.set_password(who.name, old, new)
+            accounts.set_password(who.name, old, new, address)
             cookie = accounts.log_in(who.name, new, address)
         except (ValueError, TooMany) as error:
             return mine(request, 422, problem=str(error) or "Too many attempts; try again later.")

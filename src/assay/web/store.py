@@ -20,7 +20,7 @@ from assay.records import Attributes, Case, Judgement
 from assay.tables import build, plain
 from assay.web.quality import Work
 from assay.web.queue import places
-from assay.web.schema import Database, facts, judgements, pairs, seats
+from assay.web.schema import Database, facts, judgements, pairs, seats, storable
 from assay.web.settings import Settings
 
 Clock = Callable[[], float]
@@ -90,7 +90,7 @@ class Store:
             new = list({c.pair.id: c for c in cases if c.pair.id not in there}.values())
             order = places(new, margins)
             rows = [
-                {"id": c.pair.id, "body": _dump(plain(replace(c, examples=()))), "category": c.attributes.category,
+                {"id": c.pair.id, "body": _dump(plain(replace(c, examples=()))), "category": storable(c.attributes.category),
                  "place": start + order[c.pair.id], "words": _words(c), "truth": known.get(c.pair.id), "open": True,
                  "verdicts": "{}"}
                 for c in new
