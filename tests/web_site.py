@@ -65,10 +65,11 @@ class Site:
 
     folder: Path
     options: dict[str, Any] = field(default_factory=dict)
+    url: str = ""
 
     def __post_init__(self) -> None:
         self.clock = Clock()
-        self.database = Database(f"sqlite:///{self.folder / 'web.sqlite'}")
+        self.database = Database(self.url or f"sqlite:///{self.folder / 'web.sqlite'}")
         self.app = make_app(
             WebConfig(database=self.database, clock=self.clock, **{"per_minute": 10_000, **self.options})
         )

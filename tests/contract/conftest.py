@@ -45,10 +45,10 @@ def make_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     monkeypatch.setattr(accounts, "_NOBODY", cheap.hash("nobody's"))
     made: list[Site] = []
 
-    def make(**options: Any) -> Site:
+    def make(url: str = "", **options: Any) -> Site:
         folder = tmp_path / str(len(made))
         folder.mkdir()
-        made.append(Site(folder, options))
+        made.append(Site(folder, options, url))
         made[-1].store.load([case("one?", "1", "2"), case("two?", "1", "2"), case("three?", "1", "2")])
         return made[-1]
 

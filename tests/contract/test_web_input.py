@@ -219,6 +219,30 @@ def test_a_charset_breaks_nothing(site: Site, charset: str) -> None:
         assert boss.get(path).status_code == 200
 
 
+def test_nul_is_text_or_refused(make_site: Callable[..., Site], database_url: str) -> None:
+    """NUL, which PostgreSQL's text cannot hold, wherever a request's text meets the database."""
+    site = make_site(url=database_url)
+    client, ann, lea = site.browser(), site.log_in("ann"), site.log_in("lea")
+    assert client.post("/login", data={"name": "x\0", "secret": "\0"}).status_code == 401
+    assert site.browser(Cookie="assay_session=%00").get("/me").status_code == 303
+    seat = ann.seat()
+    for change in ({"submission": "\0"}, {"pair_id": "\0", "answer": "1"}, {"submission": "\0" * 32, "answer": "1"}):
+        assert ann.post("/task", **{**seat, **change}).status_code in (404, 409, 422)
+    typed = {"reason": "\0 because", "note": "\0", "question": "\0", "code": "\0"}
+    for more in ({"do": "draft"}, {"do": "flag"}, {"do": "python"}, {"answer": "1"}):
+        assert ann.post("/task", **seat, **typed, **more).status_code == 303
+    assert lea.get("/lead/pairs/%00").status_code == 422
+    for path, form in (("/lead/people", {"name": "\0"}), ("/lead/people/%00", {"action": "off"})):
+        assert lea.post(path, **form).status_code in (404, 422)
+    decided = {"better": "cannot decide", "shown": ",".join(site.store.judgements()[0].shown), "reason": "\0"}
+    assert lea.post(f"/lead/pairs/{seat['pair_id']}", **decided).status_code == 303
+    pair = site.store.cases()[1].pair
+    row = {**_fields(), "pair_id": pair.id, "better": pair.responses[0].id, "by": "\0", "kind": "human", "shown": []}
+    assert "1 judgements added" in lea.upload(json.dumps(row).encode()).text
+    for path in (*PAGES, f"/lead/pairs/{pair.id}", f"/lead/pairs/{seat['pair_id']}"):
+        assert lea.get(path).status_code == 200, path
+
+
 def test_half_surrogates_of_a_model_are_shown(make_site: Callable[..., Site]) -> None:
     """Denial of one page: texts that cannot be encoded, in a pair, its attributes, a verdict and a reply."""
     site = make_site(assistant=Assistant("half \ud800 a pair"))
