@@ -128,6 +128,27 @@ def test_nobody_acts_on_anothers_pair(site: Site) -> None:
     assert only.by == "ann"
 
 
+def test_only_what_was_shown_can_be_answered(site: Site) -> None:
+    """Forged ids: an answer to a pair of one's choice (ids are hashes of known texts), or to one that was skipped."""
+    ann, bob = site.log_in("ann"), site.log_in("bob")
+    seat = ann.seat()
+    other = next(c.pair.id for c in site.store.cases() if c.pair.id != seat["pair_id"])
+    for submission in (secrets.token_hex(16), seat["submission"], ""):
+        assert ann.post("/task", submission=submission, pair_id=other, answer="1").status_code == 409
+    ann.post("/task", **seat, do="skip")
+    for submission in (secrets.token_hex(16), seat["submission"]):
+        assert ann.post("/task", submission=submission, pair_id=seat["pair_id"], answer="1").status_code == 409
+    assert site.store.judgements() == []
+    late = ann.seat()
+    site.clock.now += 3600
+    while (taken := bob.seat())["pair_id"] != late["pair_id"]:
+        bob.post("/task", **taken, answer="1")
+    assert ann.post("/task", **late, answer="1").status_code == 409, "bob has it"
+    bob.post("/task", **taken, do="skip")
+    assert bob.post("/task", **late, answer="2").status_code == 409, "not his"
+    assert ann.post("/task", **late, answer="1").status_code == 303, "a late answer is welcome where the seat is free"
+
+
 def test_only_pictures_are_served(make_site: Callable[..., Site], tmp_path: Path) -> None:
     """Path traversal and IDOR by names of pictures and of static files, plain and percent-encoded once and twice."""
     (tmp_path / "pictures").mkdir()

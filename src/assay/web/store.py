@@ -184,6 +184,7 @@ class Store:
                 connection.execute(seats.insert().values(pair_id=pair_id, seat=seat, **fresh))
                 return True
             if not row.judged and row.expires <= now:
+                _lapse(connection, row, now)
                 change = seats.update().where(seats.c.pair_id == pair_id, seats.c.seat == seat).values(**fresh)
                 connection.execute(change)
                 return True
@@ -253,11 +254,13 @@ class Store:
         connection.execute(judgements.insert().values(**row))
 
     def _return(self, connection: sa.Connection, submission: str, pair_id: str, name: str, settings: Settings) -> bool:
-        """Sit down again at a pair whose seat ran out, under the old submission; False when no seat is free."""
-        if (
-            connection.execute(sa.select(pairs.c.id).where(pairs.c.id == pair_id)).scalar() is None
-            or len(submission) != 32
-        ):
+        """Sit down again at a pair whose seat ran out, under the old submission; False when no seat is free, or where this
+        person never had that seat."""
+        lapsed = sa.select(facts.c.seq).where(
+            facts.c.kind == "lapsed", facts.c.target == pair_id, facts.c.by == name,
+            facts.c.body == _dump({"submission": submission}),
+        )  # fmt: skip
+        if connection.execute(lapsed).first() is None:
             return False
         there = sa.select(seats.c.submission).where(seats.c.pair_id == pair_id, seats.c.name == name)
         if connection.execute(there).scalar() is not None:  # has a new seat here: this is an old form
@@ -289,6 +292,8 @@ class Store:
             if last is None:
                 return False
             now = self.clock()
+            for row in connection.execute(sa.select(seats).where(seats.c.name == name, ~seats.c.judged)).all():
+                _lapse(connection, row, now)
             connection.execute(seats.delete().where(seats.c.name == name, ~seats.c.judged))
             _fact(connection, "withdrawal", last.pair_id, name, now, {"submission": last.id})
             typed = json.loads(last.body)["judgement"]["rationale"]
@@ -430,6 +435,11 @@ class Store:
 
 def _fact(connection: sa.Connection, kind: str, target: str, by: str, at: float, body: Mapping[str, Any]) -> None:
     connection.execute(facts.insert().values(kind=kind, target=target, by=by, at=at, body=_dump(dict(body))))
+
+
+def _lapse(connection: sa.Connection, seat: sa.Row[Any], at: float) -> None:
+    """Remember a seat that is lost, for its holder's late answer: nobody else can know its submission."""
+    _fact(connection, "lapsed", seat.pair_id, seat.name, at, {"submission": seat.submission})
 
 
 def _case(body: str) -> Case:
