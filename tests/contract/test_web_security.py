@@ -8,17 +8,21 @@ import json
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any, Literal
 from urllib.parse import quote
 
 import pytest
+from argon2 import PasswordHasher
 from starlette.testclient import TestClient
 
 from assay.records import Judgement
-from assay.web import lead
+from assay.web import accounts, lead
 from assay.web.app import WebConfig, make_app
 from assay.web.schema import Database
 from web_site import EVERYTHING, HOST, Assistant, Browser, Site, case
@@ -304,7 +308,8 @@ def test_reading_changes_nothing(site: Site) -> None:
 
 def test_a_planted_cookie_is_not_adopted(site: Site) -> None:
     """Session fixation: the attacker sets the victim's cookie beforehand, made up or of the attacker's own session."""
-    planted = ["chosen-by-the-attacker", site.log_in("bob").client.cookies["assay_session"]]
+    bob = site.log_in("bob")
+    planted = ["chosen-by-the-attacker", bob.client.cookies["assay_session"]]
     got = set()
     for cookie in planted:
         client = site.browser(Cookie=f"assay_session={cookie}")
@@ -313,6 +318,7 @@ def test_a_planted_cookie_is_not_adopted(site: Site) -> None:
         attacker = site.browser(Cookie=f"assay_session={cookie}").get("/me")
         assert ">ann<" not in attacker.text
         assert "Log out ann" not in attacker.text
+    assert bob.get("/me").status_code == 303, "who logs in over a session ends it"
     assert len(got) == 2
     assert not got & set(planted)
     assert min(map(len, got)) >= 43, "256 random bits"
@@ -366,6 +372,23 @@ def test_guessing_at_one_name_is_stopped(site: Site) -> None:
     assert site.browser("10.1.1.1").post("/login", data=right).status_code == 303, "ann at home is not locked out"
     site.clock.now += 901
     assert client.post("/login", data=right).status_code == 303
+
+
+def test_guessing_in_parallel_is_stopped(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brute force with a burst: all guesses are sent before the first one has failed."""
+
+    class Slow(PasswordHasher):
+        def verify(self, *given: Any) -> Literal[True]:
+            time.sleep(0.05)
+            return super().verify(*given)
+
+    monkeypatch.setattr(accounts, "_HASHER", Slow(time_cost=1, memory_cost=8, parallelism=1))
+    clients = [site.browser("10.9.9.9") for _ in range(24)]
+    with ThreadPoolExecutor(len(clients)) as pool:
+        sent = [pool.submit(c.post, "/login", data={"name": "ann", "secret": f"{n}"}) for n, c in enumerate(clients)]
+        told = Counter(s.result().status_code for s in sent)
+    assert told[401] <= 8 + 3, "those that were being checked when the eighth failed"
+    assert told[401] + told[429] == 24
 
 
 def test_guessing_at_many_names_and_from_many_addresses_is_stopped(site: Site) -> None:

@@ -103,10 +103,7 @@ class Accounts:
         TooMany, for whoever holds a session could guess the password here."""
         if len(new) < LEAST or len(new) > 1_000:
             raise ValueError(f"A password has at least {LEAST} characters.")
-        if self._failures(name, address):
-            raise TooMany
-        if not self._holds(name, old):
-            self._failed(name, address)
+        if not self._proves(name, old, address):
             raise ValueError("The old password or token is not right.")
         self._set_secret(name, new, name, "password changed")
 
@@ -122,10 +119,7 @@ class Accounts:
     def log_in(self, name: str, secret: str, address: str) -> str | None:
         """A new session's cookie, or None where name and secret do not belong together. Raises TooMany."""
         name = storable(name[:100])
-        if self._failures(name, address):
-            raise TooMany
-        if not self._holds(name, secret):
-            self._failed(name, address)
+        if not self._proves(name, secret, address):
             return None
         cookie = secrets.token_urlsafe(32)
         now = self.clock()
@@ -136,20 +130,27 @@ class Accounts:
             self._log(connection, "logged in", name, name, address)
         return cookie
 
+    def _proves(self, name: str, secret: str, address: str) -> bool:
+        """Whether the secret is right; a wrong one is noted before the next one in line is checked, so that guesses in
+        parallel are counted as well."""
+        with _AT_ONCE:
+            if self._failures(name, address):
+                raise TooMany
+            if self._holds(name, secret):
+                return True
+            with self.database.write() as connection:
+                _note(connection, "login-failed", name, address, self.clock(), {})
+            return False
+
     def _holds(self, name: str, secret: str) -> bool:
         """Whether the account is active and has this secret; as slow for a name that does not exist."""
         with self.database.read() as connection:
             row = connection.execute(sa.select(accounts).where(accounts.c.name == name)).one_or_none()
-        with _AT_ONCE:
-            try:
-                right = _HASHER.verify(row.secret if row else _NOBODY, secret[:1_000].encode("utf-8", "replace"))
-            except (VerificationError, InvalidHashError):
-                return False
+        try:
+            right = _HASHER.verify(row.secret if row else _NOBODY, secret[:1_000].encode("utf-8", "replace"))
+        except (VerificationError, InvalidHashError):
+            return False
         return bool(right and row and row.active)
-
-    def _failed(self, name: str, address: str) -> None:
-        with self.database.write() as connection:
-            _note(connection, "login-failed", name, address, self.clock(), {})
 
     def _failures(self, name: str, address: str) -> bool:
         base = (

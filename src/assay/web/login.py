@@ -54,6 +54,8 @@ def make_router(accounts: Accounts, store: Store, access: CookieAccess, pages: E
             )
         if cookie is None:
             return page("login.html", request, 401, problem=_WRONG)
+        if before := access.person(request):
+            accounts.log_out(request.cookies[access.cookie], before.name)
         return with_cookie(RedirectResponse("/", 303), cookie)
 
     @router.post("/logout")
