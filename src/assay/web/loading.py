@@ -2,14 +2,17 @@
 judgements out."""
 
 import json
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.exc import DBAPIError
+
 from assay.curate.interchange import read
-from assay.curate.verify import add_judgements
+from assay.curate.verify import add_judgements, withdraw_judgements
 from assay.errors import AssayError
 from assay.recipes.job import read_queue
 from assay.web.store import Store
@@ -75,15 +78,17 @@ def _lines(file: Path, flag: str, needed: set[str]) -> Iterator[dict[str, Any]]:
 def sync(store: Store, run: Path) -> int:
     """Append to RUN/judgements.jsonl what is finished and not in it yet, so that the run can go on; returns how many rows.
 
-    Finished is a pair that as many people judged as were asked for, or that a lead decided.
+    Finished is a pair that as many people judged as were asked for, or that a lead decided. What was taken back after it was
+    written is withdrawn there.
     """
+    out = run / "judgements.jsonl"
     overlap = store.settings().overlap
     given = [j for j in store.judgements() if j.kind in ("human", "lead")]
     people = Counter(j.pair_id for j in given if j.kind == "human")
     decided = {j.pair_id for j in given if j.kind == "lead"}
-    return add_judgements(
-        run / "judgements.jsonl", [j for j in given if j.pair_id in decided or people[j.pair_id] >= overlap]
-    )
+    said = {(j.pair_id, j.by, j.better, j.problem) for j in given}
+    withdraw_judgements(out, [j for j in store.gone() if (j.pair_id, j.by, j.better, j.problem) not in said])
+    return add_judgements(out, [j for j in given if j.pair_id in decided or people[j.pair_id] >= overlap])
 
 
 class Syncing:
@@ -105,4 +110,7 @@ class Syncing:
 
     def _work(self) -> None:
         while not self._stop.wait(self._seconds):
-            sync(self._store, self._run)
+            try:
+                sync(self._store, self._run)
+            except (AssayError, OSError, DBAPIError) as error:  # the database may be back, or the disk free, next time
+                print(f"judgements are not in {self._run} yet: {error}", file=sys.stderr, flush=True)
