@@ -69,6 +69,7 @@ def test_pairs_are_loaded_once_and_come_back_whole(store: Store) -> None:
     assert store.load(cases) == 5
     assert store.load([*cases, case(9)]) == 1
     assert store.cases() == [*cases, case(9)]
+    assert store.size() == 6
     assert store.case(cases[0].pair.id) == cases[0]
     assert store.case("nothing") is None
 

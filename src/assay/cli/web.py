@@ -54,7 +54,7 @@ def web(
         print(f"{load_traps(app.state.store, traps)} traps added")
     if verdicts:
         print(f"{load_verdicts(app.state.store, verdicts)} verdicts added")
-    print(f"{new} new pairs; {len(app.state.store.cases()):,} in all")
+    print(f"{new} new pairs; {app.state.store.size():,} in all")
     if not app.state.accounts.all():
         token = app.state.accounts.invite("admin", "admin", "assay web")
         print(f"first account: name admin, token {token} (shown this once; more people: the page Lead, People)")

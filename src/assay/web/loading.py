@@ -24,7 +24,7 @@ def load_run(store: Store, run: Path, margins: Path | None = None) -> int:
     try:
         cases = read_queue(run / "queue")
     except AssayError:
-        if store.cases():
+        if store.size():
             return 0
         raise
     return store.load(cases, _margins(margins) if margins else None)

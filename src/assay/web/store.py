@@ -130,6 +130,12 @@ class Store:
             query = sa.select(pairs.c.body).where(pairs.c.truth.is_(None)).order_by(pairs.c.place)
             return [_case(body) for body in connection.execute(query).scalars()]
 
+    def size(self) -> int:
+        """How many pairs there are that are no traps."""
+        with self.database.read() as connection:
+            query = sa.select(sa.func.count()).select_from(pairs).where(pairs.c.truth.is_(None))
+            return connection.execute(query).scalar_one()
+
     def case(self, pair_id: str) -> Case | None:
         with self.database.read() as connection:
             body = connection.execute(sa.select(pairs.c.body).where(pairs.c.id == pair_id)).scalar()
