@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from test_web_store import ONE, TWO, answer, case, work
 
+from assay.curate.attributes import rule_attributes
 from assay.curate.verify import add_judgements, read_judgements
-from assay.web.loading import Syncing, sync
+from assay.records import Case, Pair, Response, user
+from assay.tables import Table
+from assay.web.loading import Syncing, load_run, sync
 from assay.web.schema import Database
 from assay.web.store import Store
 
@@ -84,3 +87,17 @@ def test_a_failure_is_said_and_tried_again(store: Store, tmp_path: Path, capfd: 
         while not out.exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         assert len(read_judgements(out)) == 1
+
+
+def test_pairs_that_the_run_asks_about_later_come_by_themselves(store: Store, tmp_path: Path) -> None:
+    pairs = [Pair.of((user(f"{n}?"),), Response.of("a"), Response.of("b")) for n in range(3)]
+    asked = [Case(pair=p, attributes=rule_attributes(p)) for p in pairs]
+    queue = Table(tmp_path / "queue", Case)
+    queue.write("first", asked[:1])
+    assert load_run(store, tmp_path) == 1
+    with Syncing(store, tmp_path, seconds=0.05):
+        queue.write("second", asked[1:])
+        deadline = time.monotonic() + 10
+        while store.size() < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert {c.pair.id for c in store.cases()} == {p.id for p in pairs}

@@ -15,6 +15,8 @@ from assay.curate.interchange import read
 from assay.curate.verify import add_judgements, withdraw_judgements
 from assay.errors import AssayError
 from assay.recipes.job import read_queue
+from assay.records import Case
+from assay.tables import Table
 from assay.web.store import Store
 
 
@@ -38,8 +40,6 @@ def load_traps(store: Store, file: Path) -> int:
         reason = found.problems[0] if found.problems else "a trap needs a pair, its attributes and a judgement"
         raise AssayError(f"--traps {file}: no trap in it ({reason})")
     truths = {i: next(j.better for j in e.judgements if j.better) for i, e in usable.items()}
-    from assay.records import Case
-
     cases = [Case(pair=e.pair, attributes=e.attributes) for e in usable.values() if e.attributes]
     return store.load(cases, truths={k: v for k, v in truths.items() if v})
 
@@ -92,10 +92,13 @@ def sync(store: Store, run: Path) -> int:
 
 
 class Syncing:
-    """`sync` every `seconds` in the background, and once more at the end."""
+    """Every `seconds` in the background: in with the pairs that the run asks about since this was made, and `sync`, which is
+    done once more at the end."""
 
-    def __init__(self, store: Store, run: Path, seconds: float = 10.0) -> None:
-        self._store, self._run, self._seconds = store, run, seconds
+    def __init__(self, store: Store, run: Path, margins: Path | None = None, seconds: float = 10.0) -> None:
+        self._store, self._run, self._margins, self._seconds = store, run, margins, seconds
+        self._queue = Table(run / "queue", Case)
+        self._asked = self._queue.shards()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
 
@@ -111,6 +114,13 @@ class Syncing:
     def _work(self) -> None:
         while not self._stop.wait(self._seconds):
             try:
+                self._load_new()
                 sync(self._store, self._run)
             except (AssayError, OSError, DBAPIError) as error:  # the database may be back, or the disk free, next time
                 print(f"judgements are not in {self._run} yet: {error}", file=sys.stderr, flush=True)
+
+    def _load_new(self) -> None:
+        asked = self._queue.shards()
+        if asked != self._asked:
+            load_run(self._store, self._run, self._margins)
+            self._asked = asked
