@@ -120,7 +120,7 @@ class Server:
         line = [sys.executable, "-m", "assay.cli", "web", self.run, "--port", self.port, "--database", self.database]
         with (self.run / "web.log").open("ab") as log:
             self.process = subprocess.Popen([str(part) for part in line], stdout=log, stderr=log)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 httpx.get(f"{self.url}/health", trust_env=False)
@@ -153,6 +153,8 @@ class Plan:
     kills: int
     seed: int
     think_s: float = 2.0
+    pairs: int = 0
+    """How long the queue is (0: so long that it does not run out)."""
 
 
 async def drive(server: Server, tokens: dict[str, str], plan: Plan) -> Log:
@@ -191,9 +193,8 @@ async def ask_for_two(server: Server, token: str, log: Log) -> None:
 def load(folder: Path, database: str, plan: Plan) -> dict[str, Any]:
     """A whole run in `folder`: a queue, accounts, the server, the annotators, and the check."""
     run = folder / "run"
-    Table(run / "queue", Case).write(
-        "waiting", cases(max(100, int(plan.annotators * plan.seconds / plan.think_s)), plan.seed)
-    )
+    count = plan.pairs or max(100, int(plan.annotators * plan.seconds / plan.think_s))
+    Table(run / "queue", Case).write("waiting", cases(count, plan.seed))
     base = Database(database)
     traps = cases(TRAPS, plan.seed + 1)
     Store(base).load(traps, truths={c.pair.id: c.pair.responses[0].id for c in traps})
@@ -270,10 +271,11 @@ def main() -> int:
     parser.add_argument("--annotators", type=int, default=20)
     parser.add_argument("--kills", type=int, default=2)
     parser.add_argument("--think", type=float, default=2.0, help="seconds that an annotator reads, in the mean")
+    parser.add_argument("--pairs", type=int, default=0, help="in the queue (0: so many that it does not run out)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--database", choices=("sqlite", "postgres", "both"), default="both")
     options = parser.parse_args()
-    plan = Plan(options.seconds, options.annotators, options.kills, options.seed, options.think)
+    plan = Plan(options.seconds, options.annotators, options.kills, options.seed, options.think, options.pairs)
     used = f"{processor()}, {len(os.sched_getaffinity(0))} of them used"
     print(f"{used}; {plan.annotators} annotators, {plan.seconds:.0f} s on each database, seed {plan.seed}", flush=True)
     result: dict[str, Any] = {"bench": "web", "annotators": plan.annotators, "seconds": plan.seconds, "seed": plan.seed}
