@@ -146,7 +146,7 @@ def free_port() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long, how many annotators, how often the server is killed; the rest follows."""
+    """How long (the server's time away not counted), how many annotators, how often the server is killed; the rest follows."""
 
     seconds: float
     annotators: int
@@ -159,16 +159,17 @@ class Plan:
 
 async def drive(server: Server, tokens: dict[str, str], plan: Plan) -> Log:
     """Annotators at work while the server is killed `plan.kills` times; a lead asks for overlap 2 at three quarters."""
-    log, begun = Log(), time.monotonic()
+    begun = time.monotonic()
+    log = Log(until=begun + plan.seconds)
     people = [
         Annotator(server.url, name, token, log, random.Random(f"{plan.seed} {name}"), plan.think_s)
         for name, token in tokens.items()
         if name != "lead"
     ]
-    working = asyncio.gather(*(p.work(begun + plan.seconds) for p in people))
+    working = asyncio.gather(*(p.work() for p in people))
     moments = [(plan.seconds * (n + 1) / (plan.kills + 1), False) for n in range(plan.kills)]
     for moment, is_overlap in sorted([*moments, (plan.seconds * 0.75, True)]):
-        await asyncio.sleep(max(0.0, begun + moment - time.monotonic()))
+        await asyncio.sleep(max(0.0, begun + moment + sum(log.downs) - time.monotonic()))
         if is_overlap:
             log.counts["beyond overlap 1"] = beyond(await asyncio.to_thread(read_stored, server.database), 1)
             await ask_for_two(server, tokens["lead"], log)
@@ -177,6 +178,7 @@ async def drive(server: Server, tokens: dict[str, str], plan: Plan) -> Log:
             await asyncio.to_thread(server.end, signal.SIGKILL)
             await asyncio.to_thread(server.start)
             log.downs.append(time.monotonic() - killed)
+            log.until += log.downs[-1]
     await working
     return log
 
@@ -207,7 +209,7 @@ def load(folder: Path, database: str, plan: Plan) -> dict[str, Any]:
     try:
         start, cpu = time.monotonic(), time.process_time()
         log = asyncio.run(drive(server, tokens, plan))
-        seconds, cpu = time.monotonic() - start, time.process_time() - cpu
+        seconds, cpu = time.monotonic() - start - sum(log.downs), time.process_time() - cpu
     finally:
         server.end(signal.SIGTERM)
     found = check(list(log.given.values()), read_stored(database), read_lines(run / "judgements.jsonl"), 2)

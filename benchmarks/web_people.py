@@ -22,6 +22,8 @@ _REASON = re.compile(r'<textarea id="reason"[^>]*>([^<]*)</textarea>')
 class Log:
     """What the clients saw. `given` are answers acknowledged and not taken back, by submission; times are in seconds."""
 
+    until: float
+    """When people stop, in monotonic seconds; later by each time that the server was away."""
     given: dict[str, Given] = field(default_factory=dict)
     times: dict[str, list[float]] = field(default_factory=lambda: {"page": [], "answer": [], "other": []})
     counts: Counter[str] = field(default_factory=Counter)
@@ -48,20 +50,20 @@ class Shown:
 
 
 class Annotator:
-    """One simulated person with a browser: does things in turn until `until`, then finishes what it has begun."""
+    """One simulated person with a browser: does things in turn, and finishes what it has begun."""
 
     def __init__(self, url: str, name: str, token: str, log: Log, rng: random.Random, think_s: float) -> None:
         self.name, self.token, self.log, self.rng, self.think_s = name, token, log, rng, think_s
         self.client = httpx.AsyncClient(base_url=url, timeout=60, trust_env=False, verify=False)
         self.mine: list[Given] = []
 
-    async def work(self, until: float) -> None:
-        """Come within the first tenth of the time, and work."""
-        await asyncio.sleep(self.rng.uniform(0, 0.1) * (until - time.monotonic()))
+    async def work(self) -> None:
+        """Come within the first tenth of the time, and work until the log says that it is over."""
+        await asyncio.sleep(self.rng.uniform(0, 0.1) * (self.log.until - time.monotonic()))
         async with self.client:
             await self.send("other", "/login", {"name": self.name, "secret": self.token}, (303,))
             shown = await self.look()
-            while time.monotonic() < until:
+            while time.monotonic() < self.log.until:
                 shown = await self.turn(shown)
 
     async def turn(self, shown: Shown) -> Shown:

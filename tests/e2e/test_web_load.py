@@ -12,7 +12,7 @@ import postgres
 def test_a_killed_server_loses_nothing_and_doubles_nothing(database: str) -> None:
     if database == "postgres" and (reason := postgres.reason_to_skip()):
         pytest.skip(reason)
-    plan = web_load.Plan(seconds=10, annotators=5, kills=1, seed=0, think_s=0.3)
+    plan = web_load.Plan(seconds=8, annotators=5, kills=1, seed=0, think_s=0.3)
     with web_load.databases(database) as places:
         ((_, folder, url),) = places
         told = web_load.load(Path(folder), url, plan)
