@@ -146,7 +146,7 @@ def free_port() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long (the server's time away not counted), how many annotators, how often the server is killed; the rest follows."""
+    """How long (without the server's time away), how many annotators, how often the server is killed; the rest follows."""
 
     seconds: float
     annotators: int
