@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 WORKERS ?= 2
 STAMP  := $(VENV)/.installed
 
-.PHONY: run policy test test-all lint bench bench-reward bench-policy bench-score clean
+.PHONY: run policy test test-all lint bench bench-reward bench-policy bench-score bench-web clean
 
 run: $(STAMP)
 	$(BIN)/assay run tiny --out runs/tiny
@@ -39,6 +39,9 @@ bench-policy: $(STAMP)
 
 bench-score: $(STAMP)
 	$(BIN)/python benchmarks/bench_score.py
+
+bench-web: $(STAMP)
+	$(BIN)/python benchmarks/web_load.py
 
 # easy-vqa and the vision encoder declare what only their own code needs: their data are read, their code is not run
 $(STAMP): pyproject.toml constraints.txt

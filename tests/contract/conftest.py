@@ -1,5 +1,6 @@
 """For the verification page: SQLite and a real PostgreSQL (one for the whole session), and the page without a server."""
 
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +16,12 @@ from web_site import Site, case
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """A running PostgreSQL server; skips, saying why, where there is none."""
     if reason := postgres.reason_to_skip():
         pytest.skip(reason)
-    with postgres.server(tmp_path_factory.mktemp("postgres")) as url:
+    # Not in pytest's own folder: every pytest that starts closes that one to other users, such as the server's.
+    with tempfile.TemporaryDirectory(prefix="assay-postgres-") as folder, postgres.server(Path(folder)) as url:
         yield url
 
 

@@ -69,6 +69,7 @@ def test_pairs_are_loaded_once_and_come_back_whole(store: Store) -> None:
     assert store.load(cases) == 5
     assert store.load([*cases, case(9)]) == 1
     assert store.cases() == [*cases, case(9)]
+    assert store.size() == 6
     assert store.case(cases[0].pair.id) == cases[0]
     assert store.case("nothing") is None
 
@@ -154,6 +155,29 @@ def test_undo_gives_the_pair_back_and_withdraws_the_answer(store: Store) -> None
     assert standing.better == again.shown[1]
     assert [f.target for f in store.facts("withdrawal")] == [first]
     assert not store.undo("b", ONE)
+
+
+def test_undo_and_flag_sent_twice_do_it_once(store: Store) -> None:
+    """As when the server dies after it did what was asked and before it said so."""
+    store.load([case(n) for n in range(3)])
+    answer(store, "a")
+    second = answer(store, "a")
+    at = store.take("a", ONE)
+    assert at
+    assert store.undo("a", ONE, at.submission)
+    for left in (at.submission, "", "0" * 32):
+        with pytest.raises(Refused, match="left behind"):
+            store.undo("a", ONE, left)
+    assert [f.target for f in store.facts("withdrawal")] == [second]
+    assert len(store.judgements()) == 1
+    back = store.take("a", ONE)
+    assert back
+    for text in ("odd", "odd", "odder"):
+        store.leave(back.submission, "a", "flag", text)
+    assert [f.body["text"] for f in store.facts("flag")] == ["odder", "odd"]
+    assert store.submit(back.submission, second or "", "a", work(back), 1, ONE)
+    assert answer(store, "a")
+    assert store.undo("a", ONE, "")  # from the page that says that there is nothing to do
 
 
 def test_skipping_frees_the_pair_for_others_only(store: Store) -> None:

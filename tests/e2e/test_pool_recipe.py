@@ -27,8 +27,7 @@ SMALL = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def pool(place: Path) -> Path:
+def import_pool(place: Path) -> Path:
     """A pool folder imported from a JSONL file of 60 pairs; the source chose as the wild votes of the embedded pool do."""
     source = small_pool(prompts=60, per_prompt=1)
     rows = []
@@ -42,6 +41,11 @@ def pool(place: Path) -> Path:
     assert done.returncode == 0, done.stderr
     assert "60 pairs, 0 rejected" in done.stdout
     return place / "pool"
+
+
+@pytest.fixture
+def pool(place: Path) -> Path:
+    return import_pool(place)
 
 
 def run_pool(pool: Path, *more: object) -> Done:

@@ -6,9 +6,12 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx
 import polars as pl
+from browser import free_port
 from PIL import Image
 
 import tiny_models
@@ -19,7 +22,7 @@ README = (ROOT / "README.md").read_text()
 EXPECTED = {
     "assay pool add": (0, "0 rejected"),
     "assay run pool": (2, "pairs wait for people; run: assay verify runs/"),
-    "assay verify": (0, "2 judged"),
+    "assay web": (0, "page: http://127.0.0.1"),
     "assay show": (0, "wild"),
 }
 """Command -> exit code and a part of what it prints; a run stops at its first need of people."""
@@ -40,6 +43,21 @@ def own_pool(folder: Path) -> list[str]:
     return [p.id for p in list(constraint_pool().pairs.values())[:60]]
 
 
+def ended_when_it_answers(argv: list[str], folder: Path, port: int) -> "subprocess.CompletedProcess[str]":
+    """A server, ended by SIGTERM as soon as it answers."""
+    with subprocess.Popen(argv, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            try:
+                httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False)
+                break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(argv, process.returncode, out, err)
+
+
 def test_the_readmes_commands_do_what_it_says(tmp_path: Path) -> None:
     ids = own_pool(tmp_path)
     ran = set()
@@ -48,9 +66,10 @@ def test_the_readmes_commands_do_what_it_says(tmp_path: Path) -> None:
         if name == "assay show":
             command = command.replace("3f2a", ids[0])
         argv = [sys.executable, "-m", "assay.cli", *shlex.split(command)[1:]]
-        done = subprocess.run(
-            argv, cwd=tmp_path, input="1\n2\nq\n", capture_output=True, text=True, env=os.environ, timeout=300
-        )
+        if name == "assay web":
+            done = ended_when_it_answers([*argv, "--port", str(port := free_port())], tmp_path, port)
+        else:
+            done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, env=os.environ, timeout=300)
         code, part = EXPECTED[name]
         assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
         assert part in done.stdout + done.stderr, f"{command}\n{done.stdout}\n{done.stderr}"

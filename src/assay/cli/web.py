@@ -29,8 +29,8 @@ def web(
 
     Args:
         run: The run folder that asked for people.
-        host: Where to listen. Other machines can reach the page only where this is not loopback: use a TLS proxy and
-        --https. port: Where to listen.
+        host: Where to listen. On another address than loopback other machines reach the page: use a TLS proxy and --https.
+        port: Where to listen.
         database: sqlite:///PATH or postgresql://USER@HOST/NAME (default: RUN/web.sqlite).
         assistant: MODEL@URL of a server that annotators may ask, with its key in $OPENAI_API_KEY.
         traps: Pairs with known answers (JSON lines of `assay judgements export`).
@@ -49,19 +49,20 @@ def web(
     )
     chat = chat_server(assistant, run / "assistant.sqlite", "assistant") if assistant else None
     app = make_app(WebConfig(database=store_base, assistant=chat, images=images, hosts=tuple(hosts), https=https))
+    syncing = Syncing(app.state.store, run, margins)
     new = load_run(app.state.store, run, margins)
     if traps:
         print(f"{load_traps(app.state.store, traps)} traps added")
     if verdicts:
         print(f"{load_verdicts(app.state.store, verdicts)} verdicts added")
-    print(f"{new} new pairs; {len(app.state.store.cases()):,} in all")
+    print(f"{new} new pairs; {app.state.store.size():,} in all")
     if not app.state.accounts.all():
         token = app.state.accounts.invite("admin", "admin", "assay web")
         print(f"first account: name admin, token {token} (shown this once; more people: the page Lead, People)")
     if host not in ("127.0.0.1", "localhost", "::1") and not https:
         print("warning: the page is open to other machines without TLS; passwords can be read on the way")
     print(f"page: http://{host}:{port}", flush=True)
-    with Syncing(app.state.store, run):
+    with syncing:
         serve(app, host, port)
 
 

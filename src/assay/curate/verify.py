@@ -161,6 +161,16 @@ def add_judgements(out: Path, judgements: Sequence[Judgement]) -> int:
     return added
 
 
+def withdraw_judgements(out: Path, judgements: Sequence[Judgement]) -> int:
+    """Withdraw, by a further line each, those of `judgements` that stand in a file of `verify`; returns how many did."""
+    _drop_torn_line(out)
+    standing = {(j.pair_id, j.by): j for j in read_judgements(out)}
+    stood = [j for j in judgements if standing.get((j.pair_id, j.by)) == j]
+    for judgement in stood:
+        _append(out, {"withdrawn": judgement.pair_id, "by": judgement.by})
+    return len(stood)
+
+
 def _from_truth(pair: Pair, better: str | None) -> Judgement:
     if better is None:
         return Judgement(pair_id=pair.id, better=None, by="oracle", kind="oracle", problem="no truth")

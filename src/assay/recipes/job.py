@@ -128,7 +128,7 @@ def people_on_file(judgements: Path, queue: Path) -> Judge:
                 table.write(shard, [replace(c, examples=()) for c in missing])
             raise AssayError(
                 f"{len(missing)} of {len(cases)} pairs wait for people; run: assay verify {queue.parent}"
-                " - then give this command again"
+                f" (or the page: assay web {queue.parent}) - then give this command again"
             )
         return [answers[c.pair.id] for c in cases]
 

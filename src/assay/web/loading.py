@@ -2,16 +2,21 @@
 judgements out."""
 
 import json
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.exc import DBAPIError
+
 from assay.curate.interchange import read
-from assay.curate.verify import add_judgements
+from assay.curate.verify import add_judgements, withdraw_judgements
 from assay.errors import AssayError
 from assay.recipes.job import read_queue
+from assay.records import Case
+from assay.tables import Table
 from assay.web.store import Store
 
 
@@ -21,7 +26,7 @@ def load_run(store: Store, run: Path, margins: Path | None = None) -> int:
     try:
         cases = read_queue(run / "queue")
     except AssayError:
-        if store.cases():
+        if store.size():
             return 0
         raise
     return store.load(cases, _margins(margins) if margins else None)
@@ -35,8 +40,6 @@ def load_traps(store: Store, file: Path) -> int:
         reason = found.problems[0] if found.problems else "a trap needs a pair, its attributes and a judgement"
         raise AssayError(f"--traps {file}: no trap in it ({reason})")
     truths = {i: next(j.better for j in e.judgements if j.better) for i, e in usable.items()}
-    from assay.records import Case
-
     cases = [Case(pair=e.pair, attributes=e.attributes) for e in usable.values() if e.attributes]
     return store.load(cases, truths={k: v for k, v in truths.items() if v})
 
@@ -75,22 +78,27 @@ def _lines(file: Path, flag: str, needed: set[str]) -> Iterator[dict[str, Any]]:
 def sync(store: Store, run: Path) -> int:
     """Append to RUN/judgements.jsonl what is finished and not in it yet, so that the run can go on; returns how many rows.
 
-    Finished is a pair that as many people judged as were asked for, or that a lead decided.
+    Finished is a pair that as many people judged as were asked for, or that a lead decided. What was taken back after it was
+    written is withdrawn there.
     """
+    out = run / "judgements.jsonl"
     overlap = store.settings().overlap
     given = [j for j in store.judgements() if j.kind in ("human", "lead")]
     people = Counter(j.pair_id for j in given if j.kind == "human")
     decided = {j.pair_id for j in given if j.kind == "lead"}
-    return add_judgements(
-        run / "judgements.jsonl", [j for j in given if j.pair_id in decided or people[j.pair_id] >= overlap]
-    )
+    said = {(j.pair_id, j.by, j.better, j.problem) for j in given}
+    withdraw_judgements(out, [j for j in store.gone() if (j.pair_id, j.by, j.better, j.problem) not in said])
+    return add_judgements(out, [j for j in given if j.pair_id in decided or people[j.pair_id] >= overlap])
 
 
 class Syncing:
-    """`sync` every `seconds` in the background, and once more at the end."""
+    """Every `seconds` in the background: in with the pairs that the run asks about since this was made, and `sync`, which is
+    done once more at the end."""
 
-    def __init__(self, store: Store, run: Path, seconds: float = 10.0) -> None:
-        self._store, self._run, self._seconds = store, run, seconds
+    def __init__(self, store: Store, run: Path, margins: Path | None = None, seconds: float = 10.0) -> None:
+        self._store, self._run, self._margins, self._seconds = store, run, margins, seconds
+        self._queue = Table(run / "queue", Case)
+        self._asked = self._queue.shards()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
 
@@ -105,4 +113,14 @@ class Syncing:
 
     def _work(self) -> None:
         while not self._stop.wait(self._seconds):
-            sync(self._store, self._run)
+            try:
+                self._load_new()
+                sync(self._store, self._run)
+            except (AssayError, OSError, DBAPIError) as error:  # the database may be back, or the disk free, next time
+                print(f"judgements are not in {self._run} yet: {error}", file=sys.stderr, flush=True)
+
+    def _load_new(self) -> None:
+        asked = self._queue.shards()
+        if asked != self._asked:
+            load_run(self._store, self._run, self._margins)
+            self._asked = asked

@@ -104,7 +104,12 @@ def _index_of_sessions(connection: sa.Connection) -> None:
     connection.execute(sa.text("CREATE INDEX IF NOT EXISTS sessions_expires ON sessions (expires)"))
 
 
-MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_first, _index_of_sessions)
+def _index_of_open_pairs(connection: sa.Connection) -> None:
+    """The number of open pairs, which every page shows, without reading the pairs."""
+    connection.execute(sa.text("CREATE INDEX IF NOT EXISTS pairs_open ON pairs (open, truth)"))
+
+
+MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_first, _index_of_sessions, _index_of_open_pairs)
 """In order; a database's version is the number of those that it has had. Never change one that was released: add one."""
 
 

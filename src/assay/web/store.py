@@ -66,6 +66,9 @@ class Fact:
     body: dict[str, Any] = field(default_factory=dict)
 
 
+LEFT_BEHIND = "This page was left behind by another one of yours; here is the pair that you are at."
+
+
 class Refused(Exception):
     """Why an answer was not stored, in words for the annotator."""
 
@@ -126,6 +129,12 @@ class Store:
         with self.database.read() as connection:
             query = sa.select(pairs.c.body).where(pairs.c.truth.is_(None)).order_by(pairs.c.place)
             return [_case(body) for body in connection.execute(query).scalars()]
+
+    def size(self) -> int:
+        """How many pairs there are that are no traps."""
+        with self.database.read() as connection:
+            query = sa.select(sa.func.count()).select_from(pairs).where(pairs.c.truth.is_(None))
+            return connection.execute(query).scalar_one()
 
     def case(self, pair_id: str) -> Case | None:
         with self.database.read() as connection:
@@ -211,7 +220,10 @@ class Store:
             pair_id = connection.execute(sa.select(seats.c.pair_id).where(*own)).scalar()
             if pair_id is None:
                 raise Refused("This pair is no longer yours.")
-            _fact(connection, kind, pair_id, name, self.clock(), {"text": text})
+            again = sa.select(facts.c.body).where(facts.c.kind == kind, facts.c.target == pair_id, facts.c.by == name)
+            last = connection.execute(again.order_by(facts.c.seq.desc()).limit(1)).scalar()
+            if last is None or json.loads(last)["text"] != text or kind == "skip":
+                _fact(connection, kind, pair_id, name, self.clock(), {"text": text})
             if kind == "skip":
                 connection.execute(seats.delete().where(*own))
 
@@ -280,9 +292,18 @@ class Store:
         full = connection.execute(done).scalar_one() >= settings.overlap or connection.execute(lead).first() is not None
         connection.execute(pairs.update().where(pairs.c.id == pair_id).values(open=not full))
 
-    def undo(self, name: str, settings: Settings) -> bool:
-        """Withdraw the last standing answer of `name` and give the pair back to them, with what they had typed."""
+    def undo(self, name: str, settings: Settings, submission: str | None = None) -> bool:
+        """Withdraw the last standing answer of `name` and give the pair back to them, with what they had typed.
+
+        `submission` is the seat from which it was asked ("": from none). Raises Refused where `name` has left it: a form
+        sent twice takes one answer back, not two.
+        """
         with self.database.write() as connection:
+            held = connection.execute(
+                sa.select(seats.c.submission).where(seats.c.name == name, ~seats.c.judged).limit(1)
+            ).scalar()
+            if submission is not None and submission != (held or ""):
+                raise Refused(LEFT_BEHIND)
             last = connection.execute(
                 sa.select(judgements.c.id, judgements.c.pair_id, judgements.c.body)
                 .join(seats, seats.c.submission == judgements.c.id)
@@ -340,6 +361,16 @@ class Store:
         """What stands, traps left out: people's answers that were not withdrawn, the last word of everyone else."""
         with self.database.read() as connection:
             return self._standing(connection)
+
+    def gone(self) -> list[Judgement]:
+        """People's answers that no longer stand: taken back, or replaced by what the same person said later."""
+        stands = sa.exists().where(seats.c.submission == judgements.c.id, seats.c.judged)
+        query = (
+            sa.select(judgements.c.body).select_from(judgements.join(pairs))
+            .where(pairs.c.truth.is_(None), judgements.c.kind == "human", ~stands).order_by(judgements.c.seq)
+        )  # fmt: skip
+        with self.database.read() as connection:
+            return [build(Judgement, json.loads(body)["judgement"]) for body in connection.execute(query).scalars()]
 
     def _standing(self, connection: sa.Connection) -> list[Judgement]:
         real = pairs.c.truth.is_(None)

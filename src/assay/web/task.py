@@ -37,7 +37,7 @@ from assay.web.diff import difference
 from assay.web.quality import Work
 from assay.web.sandbox import run_python
 from assay.web.settings import SEARCH, Settings
-from assay.web.store import Fact, Refused, Seat, Store
+from assay.web.store import LEFT_BEHIND, Fact, Refused, Seat, Store
 from assay.web.text import plain_text, render_markdown, reveal
 
 ANSWERS: Mapping[str, tuple[int | None, int, str]] = {
@@ -162,7 +162,7 @@ def _act(store: Store, chat: Chat | None, who: Account, sent: Sent) -> str:
     """Do what the button said, and return the address to go on at."""
     settings = store.settings()
     if sent.do == "undo":
-        if not store.undo(who.name, settings):
+        if not store.undo(who.name, settings, sent.submission):
             raise Refused("There is no answer of yours to take back.")
         return "/task"
     if sent.answer:
@@ -172,7 +172,7 @@ def _act(store: Store, chat: Chat | None, who: Account, sent: Sent) -> str:
         return "/task"
     seat = store.take(who.name, settings)
     if seat is None or seat.submission != sent.submission:
-        raise Refused("This page was left behind by another one of yours; here is the pair that you are at.")
+        raise Refused(LEFT_BEHIND)
     if sent.do == "attributes":
         return _edit(store, who, seat, sent.attributes)
     if sent.do in TOOLS or (sent.do == "opened" and sent.tool in TOOLS - {"verdicts", "python", "assistant"}):

@@ -1,0 +1,103 @@
+"""What is finished on the page gets into the run's judgements, and what is taken back is withdrawn there."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_web_store import ONE, TWO, answer, case, work
+
+from assay.curate.attributes import rule_attributes
+from assay.curate.verify import add_judgements, read_judgements
+from assay.records import Case, Pair, Response, user
+from assay.tables import Table
+from assay.web.loading import Syncing, load_run, sync
+from assay.web.schema import Database
+from assay.web.store import Store
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[Store]:
+    database = Database(database_url)
+    yield Store(database)
+    database.close()
+
+
+def test_only_what_enough_people_judged_is_written_and_once(store: Store, tmp_path: Path) -> None:
+    store.load([case(0), case(1)])
+    store.set({"overlap": "2"}, "admin")
+    first = answer(store, "a", TWO)
+    assert sync(store, tmp_path) == 0
+    assert answer(store, "b", TWO) == first
+    assert answer(store, "b", TWO) != first
+    assert [sync(store, tmp_path) for _ in range(3)] == [2, 0, 0]
+    assert sorted((j.pair_id, j.by) for j in read_judgements(tmp_path / "judgements.jsonl")) == [
+        (first, "a"),
+        (first, "b"),
+    ]
+
+
+def test_what_is_taken_back_is_withdrawn_from_the_run(store: Store, tmp_path: Path) -> None:
+    out = tmp_path / "judgements.jsonl"
+    store.load([case(0), case(1), case(2)])
+    first, second = answer(store, "a"), answer(store, "a")
+    sync(store, tmp_path)
+    assert {j.pair_id for j in read_judgements(out)} == {first, second}
+    assert store.undo("a", ONE)
+    sync(store, tmp_path)
+    assert {j.pair_id for j in read_judgements(out)} == {first}
+    again = store.take("a", ONE)
+    assert again
+    assert store.submit(again.submission, second or "", "a", work(again, 1), 2, ONE)
+    sync(store, tmp_path)
+    assert {(j.pair_id, j.better) for j in read_judgements(out) if j.pair_id == second} == {(second, again.shown[1])}
+    lines = out.read_text()
+    sync(store, tmp_path)
+    assert out.read_text() == lines
+
+
+def test_what_was_said_elsewhere_is_left_alone(store: Store, tmp_path: Path) -> None:
+    """The person took it back on the page and then answered in the terminal."""
+    out = tmp_path / "judgements.jsonl"
+    store.load([case(0)])
+    answer(store, "a")
+    sync(store, tmp_path)
+    (held,) = read_judgements(out)
+    assert store.undo("a", ONE)
+    sync(store, tmp_path)
+    elsewhere = replace(held, better=None, problem="tie", seconds=99.0)
+    add_judgements(out, [elsewhere])
+    sync(store, tmp_path)
+    assert read_judgements(out) == [elsewhere]
+
+
+def test_a_failure_is_said_and_tried_again(store: Store, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    store.load([case(0)])
+    answer(store, "a")
+    out = tmp_path / "judgements.jsonl"
+    out.write_text("not a judgement\n")
+    with Syncing(store, tmp_path, seconds=0.05):
+        deadline, said = time.monotonic() + 10, ""
+        while "not a judgement" not in said and time.monotonic() < deadline:
+            time.sleep(0.02)
+            said += capfd.readouterr().err
+        assert "not a judgement" in said
+        out.unlink()
+        while not out.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len(read_judgements(out)) == 1
+
+
+def test_pairs_that_the_run_asks_about_later_come_by_themselves(store: Store, tmp_path: Path) -> None:
+    pairs = [Pair.of((user(f"{n}?"),), Response.of("a"), Response.of("b")) for n in range(3)]
+    asked = [Case(pair=p, attributes=rule_attributes(p)) for p in pairs]
+    queue = Table(tmp_path / "queue", Case)
+    queue.write("first", asked[:1])
+    assert load_run(store, tmp_path) == 1
+    with Syncing(store, tmp_path, seconds=0.05):
+        queue.write("second", asked[1:])
+        deadline = time.monotonic() + 10
+        while store.size() < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert {c.pair.id for c in store.cases()} == {p.id for p in pairs}
