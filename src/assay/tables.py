@@ -66,6 +66,29 @@ def build(hint: Any, value: Any) -> Any:
     return value
 
 
+def check(hint: Any, value: Any, name: str = "row") -> None:
+    """Raise TypeError where a value that `build` made of a stranger's JSON is not of the type that its record says."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        if value is not None:
+            check(next(a for a in args if a is not types.NoneType), value, name)
+    elif origin is tuple:
+        for item in value:
+            check(args[0], item, name)
+    elif dataclasses.is_dataclass(hint):
+        for field, of in _hints(typing.cast(type, hint)).items():
+            check(of, getattr(value, field), field)
+    elif origin is typing.Literal:
+        if value not in args:
+            raise TypeError(f"{name} is none of {', '.join(args)}")
+    elif isinstance(value, bool) is not (hint is bool) or not isinstance(
+        value, (int, float) if hint is float else hint
+    ):
+        raise TypeError(f"{name} is not of type {hint.__name__}")
+    elif isinstance(value, int) and abs(value) >= 1 << 63:
+        raise TypeError(f"{name} is too large")
+
+
 class Table(Generic[T]):
     """The rows of one record type under one folder.
 

@@ -1,14 +1,18 @@
-"""Databases for the verification page: SQLite and a real PostgreSQL, one server for the whole session."""
+"""For the verification page: SQLite and a real PostgreSQL (one for the whole session), and the page without a server."""
 
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from argon2 import PasswordHasher
 
 import postgres
+from assay.web import accounts
+from web_site import Site, case
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +37,28 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         connection.execute(sa.text(f"CREATE DATABASE {name}"))
     engine.dispose()
     return server.rsplit("/", 1)[0] + f"/{name}"
+
+
+@pytest.fixture
+def make_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Site]]:
+    """Makes sites of three pairs, with secrets that are hashed cheaply."""
+    cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    monkeypatch.setattr(accounts, "_HASHER", cheap)
+    monkeypatch.setattr(accounts, "_NOBODY", cheap.hash("nobody's"))
+    made: list[Site] = []
+
+    def make(url: str = "", **options: Any) -> Site:
+        folder = tmp_path / str(len(made))
+        folder.mkdir()
+        made.append(Site(folder, options, url))
+        made[-1].store.load([case("one?", "1", "2"), case("two?", "1", "2"), case("three?", "1", "2")])
+        return made[-1]
+
+    yield make
+    for site in made:
+        site.close()
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    return make_site()

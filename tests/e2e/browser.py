@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 from commands import assay_line, environment, run_assay
@@ -115,3 +116,29 @@ def picture(name: str) -> str:
     folder = Path(os.environ.get("ASSAY_SCREENSHOTS", "/tmp/assay-screenshots"))
     folder.mkdir(parents=True, exist_ok=True)
     return str(folder / f"{name}.png")
+
+
+def log_in(page: Any, where: Site, name: str) -> None:
+    """By keyboard, as the page is meant to be used: the first field has the focus."""
+    page.goto(f"{where.url}/login")
+    assert page.evaluate("document.activeElement.name") == "name"
+    page.keyboard.type(name)
+    page.keyboard.press("Tab")
+    page.keyboard.type(where.tokens[name])
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("/(task|lead)$"))
+
+
+def press(page: Any, key: str) -> None:
+    """Press a key that leads to the next page."""
+    with page.expect_navigation():
+        page.keyboard.press(key)
+
+
+def assert_accessible(page: Any) -> None:
+    """What axe can check of WCAG 2.2 AA, and its best practices."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    levels = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+    found = Axe().run(page, options={"runOnly": levels})
+    assert [(v["id"], [n["html"][:200] for n in v["nodes"]]) for v in found.response["violations"]] == []

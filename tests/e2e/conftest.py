@@ -1,10 +1,12 @@
-"""The one unbroken run that the tests of this folder share, and folders that are gone after their test (models are big)."""
+"""What the tests of this folder share: one unbroken run, folders that are gone after their test, and a browser."""
 
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from browser import CHROMIUM
 from commands import run_small_job
 
 
@@ -24,3 +26,35 @@ def place() -> Iterator[Path]:
     """An empty folder for one test."""
     with tempfile.TemporaryDirectory(prefix="assay-e2e-") as name:
         yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium; skips, saying why, where it or playwright is missing."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here (apt install chromium)")
+    playwright = pytest.importorskip("playwright.sync_api")
+    pytest.importorskip("axe_playwright_python.sync_playwright")
+    with playwright.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A fresh browser's page. Afterwards: nothing was asked of another server, and no script failed."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    outside: list[str] = []
+    errors: list[str] = []
+    page.on("request", lambda r: outside.append(r.url) if not r.url.startswith("http://127.0.0.1:") else None)
+    page.on("pageerror", lambda e: errors.append(str(e)))
+    page.on(
+        "console",
+        lambda m: errors.append(m.text) if m.type == "error" and "Failed to load resource" not in m.text else None,
+    )
+    yield page
+    context.close()
+    assert outside == [], "the page asked another server for something"
+    assert errors == []

@@ -1,74 +1,18 @@
 """The annotator's flow in a real Chromium, by keyboard, with axe on every state of the page."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-from browser import ATTACK, CHROMIUM, FIBONACCI, Site, case, picture, plain_cases, site
+from browser import ATTACK, FIBONACCI, assert_accessible, case, log_in, picture, plain_cases, press, site
 
 from assay.curate.verify import read_judgements
 from assay.records import Case
-
-playwright_api = pytest.importorskip("playwright.sync_api")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt install chromium)")
 
 CASES: list[Case] = [
     case(*FIBONACCI, objectivity="objective", controversiality="low", category="Coding & Debugging"),
     case(*ATTACK, objectivity="subjective", controversiality="high", category="Other"), *plain_cases(4),
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright_api.sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    outside: list[str] = []
-    errors: list[str] = []
-    page.on("request", lambda r: outside.append(r.url) if not r.url.startswith("http://127.0.0.1:") else None)
-    page.on("pageerror", lambda e: errors.append(str(e)))
-    page.on(
-        "console",
-        lambda m: errors.append(m.text) if m.type == "error" and "Failed to load resource" not in m.text else None,
-    )
-    yield page
-    context.close()
-    assert outside == [], "the page asked another server for something"
-    assert errors == []
-
-
-def log_in(page: Any, where: Site, name: str) -> None:
-    page.goto(f"{where.url}/login")
-    playwright_api.expect(page.locator("input[name=name]")).to_be_focused()
-    page.keyboard.type(name)
-    page.keyboard.press("Tab")
-    page.keyboard.type(where.tokens[name])
-    page.keyboard.press("Enter")
-    page.wait_for_url("**/task")
-
-
-def assert_accessible(page: Any) -> None:
-    found = axe.Axe().run(
-        page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
-    )
-    problems = [(v["id"], [n["html"][:200] for n in v["nodes"]]) for v in found.response["violations"]]
-    assert problems == []
-
-
-def press(page: Any, key: str) -> None:
-    """Press a key that leads to the next page."""
-    with page.expect_navigation():
-        page.keyboard.press(key)
 
 
 def submission(page: Any) -> str:

@@ -145,6 +145,18 @@ def test_every_way_to_write_a_formula(latex: str) -> None:
     assert ('display="block"' in html) == (latex.startswith("$$") or r"\[" in latex)
 
 
+@pytest.mark.parametrize(
+    "inside", ["<style>", "<!--", "<textarea>", "</mtext></math><h4>", "&#x3c;style&#x3e;", "&#x202E;"]
+)
+def test_the_text_of_a_formula_hides_nothing(inside: str) -> None:
+    """An author's HTML in a formula would hide what follows it, or pass for the page's own."""
+    page = Page(render_markdown(f"before $\\text{{{inside}}}$ after"))
+    assert inside in page.text
+    assert page.text.rstrip().endswith(" after")
+    assert set(page.tags) <= {"p", "math", "mrow", "mtext", "code"}
+    assert "\u202e" not in page.text
+
+
 def test_a_minus_at_the_start_of_a_line_of_a_formula_is_no_list() -> None:
     html = render_markdown("\\[\na\n- b\n\\]")
     assert "<li>" not in html

@@ -94,7 +94,8 @@ def entry(record: Any, context: Context) -> Entry:
     responses = record.get("responses") or {}
     reasons = {_user(r): r.get("value") for r in _answers(responses, RATIONALE)}
     people = [_human(r, pair.id, shown, reasons.get(_user(r)), context) for r in _answers(responses, BETTER)]
-    machine = _machine((record.get("suggestions") or {}).get(BETTER), pair.id, shown)
+    suggestions = record.get("suggestions")
+    machine = _machine(suggestions.get(BETTER) if isinstance(suggestions, Mapping) else None, pair.id, shown)
     return Entry(
         pair=pair, shown=shown, attributes=attributes_of(metadata, pair, context),
         judgements=tuple(j for j in (*people, machine) if j),

@@ -21,7 +21,7 @@ from assay.curate.annotate import shown_order
 from assay.curate.attributes import response_text
 from assay.errors import AssayError
 from assay.records import Attributes, Case, Judgement, Message, Pair, Response, user
-from assay.tables import arrow_type, build, plain, replace
+from assay.tables import arrow_type, build, check, plain, replace
 
 Format = Literal["jsonl", "parquet", "argilla", "label-studio"]
 
@@ -102,11 +102,14 @@ def _text(row: object) -> str:
     return json.dumps(row, ensure_ascii=False).encode("utf-8", "replace").decode()
 
 
-def read(path: Path, format: Format, *, cases: Iterable[Case] = (), users: Mapping[str, str] | None = None) -> Imported:
+def read(
+    path: Path, format: Format, *, cases: Iterable[Case] = (), users: Mapping[str, str] | None = None,
+    most_rows: int | None = None,
+) -> Imported:  # fmt: skip
     """Read what `write` wrote, or what Argilla or Label Studio exported.
 
     `cases` are known pairs: a row with the id of one is about it, whatever became of the texts. `users` gives names to the
-    other tool's ids. Raises AssayError when the file is no file of this format at all.
+    other tool's ids. Raises AssayError when the file is no file of this format at all, or has more than `most_rows`.
     """
     from assay.curate import argilla, label_studio
 
@@ -117,6 +120,8 @@ def read(path: Path, format: Format, *, cases: Iterable[Case] = (), users: Mappi
     found: list[Entry] = []
     known = {c.pair.id: c for c in cases}
     for number, row in enumerate(_rows(path, format), 1):
+        if most_rows is not None and number > most_rows:
+            raise AssayError(f"{path}: more than {most_rows:,} rows")
         where = f"row {number}"
         context = Context(cases=known, users=users or {}, problem=lambda text, w=where: problems.append(f"{w}: {text}"))  # type: ignore[misc]
         try:
@@ -125,6 +130,8 @@ def read(path: Path, format: Format, *, cases: Iterable[Case] = (), users: Mappi
             found.append(readers[format](row, context))
         except RowProblem as problem:
             problems.append(f"{where}: {problem}")
+        except RecursionError:
+            problems.append(f"{where}: nested too deeply")
     return Imported(entries=tuple(found), problems=tuple(problems))
 
 
@@ -149,7 +156,7 @@ def _rows(path: Path, format: Format) -> Iterator[Any]:
             yield from rows
     except FileNotFoundError as error:
         raise AssayError(f"{path}: no such file") from error
-    except (OSError, ValueError, RecursionError, pa.ArrowInvalid) as error:
+    except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
         raise AssayError(f"{path}: not a file of format {format} ({error})") from error
 
 
@@ -166,6 +173,7 @@ def _entry(row: Any, context: Context) -> Entry:
         pair: Pair = build(Pair, row["pair"])
         known = row.get("shown") or [r.id for r in pair.responses]
         found: Entry = build(Entry, {"judgements": [], **row, "shown": known})
+        check(Entry, found)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RowProblem(f"not a pair with judgements ({error!r})") from error
     if set(found.shown) != {r.id for r in pair.responses} or any(j.pair_id != pair.id for j in found.judgements):
@@ -205,8 +213,8 @@ def identify(
     """
     pair_id = ids.get("pair_id")
     shown = (str(ids.get("response_1_id", "")), str(ids.get("response_2_id", "")))
-    if pair_id in context.cases:
-        pair = context.cases[str(pair_id)].pair
+    if isinstance(pair_id, str) and pair_id in context.cases:
+        pair = context.cases[pair_id].pair
         if {*shown} != {r.id for r in pair.responses}:
             raise RowProblem(f"response_1_id and response_2_id are not those of pair {pair_id}")
         return pair, shown

@@ -20,7 +20,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from assay.web.desk import ROLES, Account, Role
-from assay.web.schema import Database, accounts, facts, sessions
+from assay.web.schema import Database, accounts, facts, sessions, storable
 
 SESSION_S = 12 * 3600.0
 """A session ends so long after its last request."""
@@ -98,11 +98,12 @@ class Accounts:
         self._set_secret(name, token, by, "token renewed")
         return token
 
-    def set_password(self, name: str, old: str, new: str) -> None:
-        """Let people choose their own. Raises ValueError, saying what is wrong; other sessions of the account end."""
+    def set_password(self, name: str, old: str, new: str, address: str) -> None:
+        """Let people choose their own; all sessions of the account end. Raises ValueError, saying what is wrong, and
+        TooMany, for whoever holds a session could guess the password here."""
         if len(new) < LEAST or len(new) > 1_000:
             raise ValueError(f"A password has at least {LEAST} characters.")
-        if not self._holds(name, old):
+        if not self._proves(name, old, address):
             raise ValueError("The old password or token is not right.")
         self._set_secret(name, new, name, "password changed")
 
@@ -117,12 +118,8 @@ class Accounts:
 
     def log_in(self, name: str, secret: str, address: str) -> str | None:
         """A new session's cookie, or None where name and secret do not belong together. Raises TooMany."""
-        name = name[:100]
-        if self._failures(name, address):
-            raise TooMany
-        if not self._holds(name, secret):
-            with self.database.write() as connection:
-                _note(connection, "login-failed", name, address, self.clock(), {})
+        name = storable(name[:100])
+        if not self._proves(name, secret, address):
             return None
         cookie = secrets.token_urlsafe(32)
         now = self.clock()
@@ -133,15 +130,26 @@ class Accounts:
             self._log(connection, "logged in", name, name, address)
         return cookie
 
+    def _proves(self, name: str, secret: str, address: str) -> bool:
+        """Whether the secret is right; a wrong one is noted before the next one in line is checked, so that guesses in
+        parallel are counted as well."""
+        with _AT_ONCE:
+            if self._failures(name, address):
+                raise TooMany
+            if self._holds(name, secret):
+                return True
+            with self.database.write() as connection:
+                _note(connection, "login-failed", name, address, self.clock(), {})
+            return False
+
     def _holds(self, name: str, secret: str) -> bool:
         """Whether the account is active and has this secret; as slow for a name that does not exist."""
         with self.database.read() as connection:
             row = connection.execute(sa.select(accounts).where(accounts.c.name == name)).one_or_none()
-        with _AT_ONCE:
-            try:
-                right = _HASHER.verify(row.secret if row else _NOBODY, secret[:1_000].encode("utf-8", "replace"))
-            except (VerificationError, InvalidHashError):
-                return False
+        try:
+            right = _HASHER.verify(row.secret if row else _NOBODY, secret[:1_000].encode("utf-8", "replace"))
+        except (VerificationError, InvalidHashError):
+            return False
         return bool(right and row and row.active)
 
     def _failures(self, name: str, address: str) -> bool:
@@ -205,10 +213,5 @@ def _key(cookie: str) -> str:
 
 
 def _note(connection: sa.Connection, kind: str, target: str, by: str, at: float, body: dict[str, str]) -> None:
-    clean = {"target": _text(target), "by": _text(by)}
+    clean = {"target": storable(target), "by": storable(by)}
     connection.execute(facts.insert().values(kind=kind, at=at, body=json.dumps(body), **clean))
-
-
-def _text(value: str) -> str:
-    """What both databases can hold: no NUL, no half surrogate pair."""
-    return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

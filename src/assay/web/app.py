@@ -12,6 +12,7 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -20,10 +21,11 @@ from assay.web import lead, login, task
 from assay.web.accounts import Accounts, same
 from assay.web.code import code_css
 from assay.web.desk import Account
-from assay.web.guard import Guard, TooLarge
+from assay.web.guard import Guard, add_headers
 from assay.web.schema import Database
 from assay.web.store import Store
 from assay.web.store_desk import StoreDesk
+from assay.web.text import reveal
 
 _STATIC = Path(__file__).with_name("static")
 _TYPES = {"style.css": "text/css", "keys.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -59,6 +61,10 @@ class Sessions:
         session = self._session(request)
         return session.account if session else None
 
+    def leads(self, cookie: str) -> bool:
+        session = self.accounts.session(cookie)
+        return session is not None and session.account.role != "annotator"
+
     def csrf(self, request: Request) -> str:
         session = self._session(request)
         return session.csrf if session else ""
@@ -73,28 +79,35 @@ def make_app(config: WebConfig) -> FastAPI:
     store, accounts = Store(config.database, **clock), Accounts(config.database, **clock)
     access = Sessions(accounts, config.https)
     pages = _pages()
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.store, app.state.accounts, app.state.pages = store, accounts, pages
     app.include_router(login.make_router(accounts, store, access, pages))
     app.include_router(task.make_router(store, access, pages, config.assistant, config.images))
     app.include_router(lead.make_router(StoreDesk(store, accounts), access, pages))
     _public(app, access)
     _errors(app, access, pages)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(config.hosts), www_redirect=False)
     app.add_middleware(
-        Guard, uploads={"/lead/import": lead.MAX_UPLOAD + (1 << 16)}, cookie=access.cookie, https=config.https,
-        per_minute=config.per_minute,
+        Guard, uploads={"/lead/import": lead.MAX_UPLOAD + (1 << 16)}, trusted=access.leads, cookie=access.cookie,
+        https=config.https, per_minute=config.per_minute,
     )  # fmt: skip
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(config.hosts))
     return app
 
 
 def _pages() -> Environment:
     pages = Environment(
         loader=PackageLoader("assay.web"), autoescape=select_autoescape(default=True), undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        trim_blocks=True, lstrip_blocks=True, finalize=_encodable,
     )  # fmt: skip
     pages.filters["utc"] = lambda at: datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    pages.filters["reveal"] = reveal
     return pages
+
+
+def _encodable(value: Any) -> Any:
+    """Half a surrogate pair, which a model may write, must not break the page that shows it."""
+    plain = isinstance(value, str) and not isinstance(value, Markup)
+    return value.encode("utf-8", "replace").decode() if plain else value
 
 
 def _public(app: FastAPI, access: Sessions) -> None:
@@ -102,7 +115,10 @@ def _public(app: FastAPI, access: Sessions) -> None:
 
     @app.get("/")
     def home(request: Request) -> Response:
-        return RedirectResponse("/task" if access.person(request) else "/login", 303)
+        """Leads are not led to the task, for the page would keep a pair for them that an annotator waits for."""
+        who = access.person(request)
+        at_work = "/task" if who and who.role == "annotator" else "/lead"
+        return RedirectResponse(at_work if who else "/login", 303)
 
     @app.get("/health")
     def health() -> dict[str, str]:
@@ -138,9 +154,12 @@ def _errors(app: FastAPI, access: Sessions, pages: Environment) -> None:
         names = sorted({str(e["loc"][-1]) for e in error.errors()})
         return page(request, 422, f"Something is missing or not allowed: {', '.join(names)}.")
 
-    @app.exception_handler(TooLarge)
-    def large(request: Request, error: TooLarge) -> Response:
-        return PlainTextResponse("The body is too large.", 413)
+    @app.exception_handler(Exception)
+    def broken(request: Request, error: Exception) -> Response:
+        """A fault of ours: nothing about it is told (the server logs it). This answer does not pass the guard."""
+        response = PlainTextResponse("Something broke on the server. Go back and try again, or tell its admin.", 500)
+        add_headers(response.headers, access.https)
+        return response
 
 
 def _sentence(text: str) -> str:

@@ -3,13 +3,16 @@ records."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
+from pydantic import StringConstraints
 from starlette.requests import Request
 
 from assay.records import Case, Judgement
 from assay.web.quality import Work
 
+Id = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z]{0,64}$")]
+"""An id of a pair or of a seat as a request gives it."""
 Role = Literal["annotator", "lead", "admin"]
 ROLES: tuple[Role, ...] = ("annotator", "lead", "admin")
 

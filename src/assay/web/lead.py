@@ -7,10 +7,12 @@ A lead manages annotators; what touches leads and admins, or settings, takes an 
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
-from urllib.parse import quote
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from fastapi import APIRouter, Depends, File, Form, HTTPException, Request, UploadFile
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment
@@ -18,22 +20,27 @@ from jinja2 import Environment
 from assay.curate import argilla, label_studio
 from assay.curate.agreement import rater_kappas, report
 from assay.curate.annotate import shown_order
-from assay.curate.attributes import response_text
+from assay.curate.attributes import last_user_text, response_text
 from assay.curate.interchange import Format, entries, read, write
 from assay.errors import AssayError
 from assay.records import Judgement
-from assay.web.desk import ROLES, Access, Account, Desk, Role
+from assay.web.desk import ROLES, Access, Account, Desk, Id, Role
 from assay.web.diff import difference
 from assay.web.overview import disputes, progress, verdict
 from assay.web.quality import annotators
+from assay.web.schema import storable
 from assay.web.text import plain_text, render_markdown, reveal
 
-MAX_UPLOAD = 64 << 20
+MAX_UPLOAD, MAX_UNPACKED, MAX_ROWS = 64 << 20, 512 << 20, 200_000
 EXPORTS: Mapping[str, tuple[Format, str]] = {
     "jsonl": ("jsonl", "judgements.jsonl"), "parquet": ("parquet", "judgements.parquet"),
     "argilla": ("argilla", "argilla.json"), "label-studio": ("label-studio", "label-studio.json"),
 }  # fmt: skip
 PAGE = 50
+_DONE = {
+    "decision": "The decision is stored.", "account": "The account is changed.", "settings": "The settings are stored.",
+}  # fmt: skip
+"""What a page says after a change; an address cannot make it say anything else."""
 
 
 def make_router(desk: Desk, access: Access, pages: Environment) -> APIRouter:
@@ -63,10 +70,9 @@ Who = Callable[..., Account]
 
 def _shower(access: Access, pages: Environment) -> Show:
     def show(request: Request, name: str, who: Account, status: int = 200, **more: Any) -> HTMLResponse:
-        page = pages.get_template(name).render(
-            who=who, csrf=access.csrf(request), notice=more.pop("notice", request.query_params.get("done", "")[:200]),
-            **more,
-        )  # fmt: skip
+        done = _DONE.get(request.query_params.get("done", ""), "")
+        fixed = {"who": who, "csrf": access.csrf(request), "notice": done, "problem": ""}
+        page = pages.get_template(name).render({**fixed, **more})
         return HTMLResponse(page, status)
 
     return show
@@ -81,8 +87,8 @@ def _who(access: Access, request: Request, roles: tuple[Role, ...]) -> Account:
     return who
 
 
-def _done(path: str, text: str) -> RedirectResponse:
-    return RedirectResponse(f"{path}?done={quote(text)}", 303)
+def _done(path: str, what: str) -> RedirectResponse:
+    return RedirectResponse(f"{path}?done={what}", 303)
 
 
 def _overview(router: APIRouter, desk: Desk, show: Show, lead: Who) -> None:
@@ -106,10 +112,11 @@ def _pairs(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) ->
         return show(
             request, "lead_disputes.html", who, disputes=found[start : start + PAGE], page=max(1, page),
             pages=-(-len(found) // PAGE), total=len(found), verdict=verdict,
+            order=lambda pair: shown_order(pair, who.name), question=last_user_text,
         )  # fmt: skip
 
     @router.get("/pairs/{pair_id}")
-    def pair_page(request: Request, pair_id: str, who: Annotated[Account, Depends(lead)]) -> HTMLResponse:
+    def pair_page(request: Request, pair_id: Id, who: Annotated[Account, Depends(lead)]) -> HTMLResponse:
         case = desk.case(pair_id)
         if case is None:
             raise HTTPException(404, "There is no such pair.")
@@ -125,7 +132,7 @@ def _pairs(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) ->
 
     @router.post("/pairs/{pair_id}")
     def adjudicate(
-        pair_id: str, who: Annotated[Account, Depends(writer)], better: Annotated[str, Form()],
+        pair_id: Id, who: Annotated[Account, Depends(writer)], better: Annotated[str, Form()],
         shown: Annotated[str, Form()], reason: Annotated[str, Form(max_length=10_000)] = "",
     ) -> RedirectResponse:  # fmt: skip
         case = desk.case(pair_id)
@@ -142,7 +149,7 @@ def _pairs(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) ->
                 by=who.name, kind="lead", shown=order, rationale=reason.strip(),
             )
         )  # fmt: skip
-        return _done("/lead/disputes", "The decision is stored.")
+        return _done("/lead/disputes", "decision")
 
 
 def _people(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) -> None:
@@ -178,7 +185,7 @@ def _people(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) -
             desk.change(name, who.name, **changes[action])
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
-        return _done("/lead/people", f"{name} is changed.")
+        return _done("/lead/people", "account")
 
     def with_token(request: Request, who: Account, make: Callable[[], tuple[str, str]]) -> HTMLResponse:
         """The page with a token on it: this once, for only its hash is kept."""
@@ -188,7 +195,7 @@ def _people(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) -
             new, problem = None, str(error)
         return show(
             request, "lead_people.html", who, 422 if problem else 200, accounts=desk.accounts(), roles=_may_give(who),
-            new=new, notice=problem,
+            new=new, problem=problem,
         )  # fmt: skip
 
 
@@ -211,7 +218,7 @@ def _project(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) 
             desk.set({k: str(v) for k, v in form.items() if k in known}, who.name)
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
-        return _done("/lead/settings", "The settings are stored.")
+        return _done("/lead/settings", "settings")
 
     @router.get("/exchange")
     def exchange(request: Request, who: Annotated[Account, Depends(lead)]) -> HTMLResponse:
@@ -244,10 +251,11 @@ def _project(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) 
         body = file.file.read(MAX_UPLOAD + 1)
         if len(body) > MAX_UPLOAD:
             raise HTTPException(413, f"The file is larger than {MAX_UPLOAD >> 20} MB.")
-        problems, notice, status = _import(desk, body, cast(Format, format), who.name)
-        return show(request, "lead_exchange.html", who, status, formats=list(EXPORTS), config=label_studio.CONFIG,
-        notice=notice,
-                    problems=problems[:PAGE])  # fmt: skip
+        added = _import(desk, body, cast(Format, format), who.name)
+        return show(
+            request, "lead_exchange.html", who, 422 if added.problem else 200, formats=list(EXPORTS),
+            config=label_studio.CONFIG, problems=added.rows[:PAGE], notice=added.notice, problem=added.problem,
+        )  # fmt: skip
 
     @router.get("/audit")
     def audit(request: Request, who: Annotated[Account, Depends(lead)], before: float | None = None) -> HTMLResponse:
@@ -255,18 +263,46 @@ def _project(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) 
         return show(request, "lead_audit.html", who, events=events, size=PAGE)
 
 
-def _import(desk: Desk, body: bytes, format: Format, by: str) -> tuple[tuple[str, ...], str, int]:
-    """What of a file went in: problems, a sentence for the page, and the status of the answer."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Added:
+    """What came of an imported file: a sentence, or why it was refused; and the problems of its rows."""
+
+    notice: str = ""
+    problem: str = ""
+    rows: tuple[str, ...] = ()
+
+
+def _import(desk: Desk, body: bytes, format: Format, by: str) -> _Added:
+    cases = desk.cases()
+    names = {a.name for a in desk.accounts()} | {j.by for j in desk.judgements() if j.kind == "human"}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "upload"
         path.write_bytes(body)
-        cases = desk.cases()
         try:
-            found = read(path, format, cases=cases)
+            if format == "parquet":
+                _refuse_bomb(path)
+            found = read(
+                path, format, cases=cases, users={argilla.user_id(name): name for name in names}, most_rows=MAX_ROWS
+            )
         except AssayError as error:
-            return (), str(error).replace(str(path), "The file"), 422
+            return _Added(problem=str(error).replace(str(path), "The file"))
     known = {c.pair.id for c in cases}
-    people = [j for j in found.judgements if j.kind == "human" and j.pair_id in known]
+    people = [_storable(j) for j in found.judgements if j.kind == "human" and j.pair_id in known]
     added = desk.add(people, by)
     notice = f"{added} judgements added, {len(people) - added} were there already, {len(found.problems)} problems."
-    return found.problems, notice, 200
+    return _Added(notice=notice, rows=found.problems)
+
+
+def _refuse_bomb(path: Path) -> None:
+    """A small Parquet file may unpack to more than the memory of the server."""
+    try:
+        about = pq.ParquetFile(path).metadata
+    except (OSError, pa.ArrowException):
+        return  # `read` says what is wrong with it
+    unpacked = sum(about.row_group(n).total_byte_size for n in range(about.num_row_groups))
+    if about.num_rows > MAX_ROWS or unpacked > MAX_UNPACKED:
+        raise AssayError(f"The file is too large: {about.num_rows:,} rows, {unpacked >> 20:,} MB unpacked.")
+
+
+def _storable(j: Judgement) -> Judgement:
+    return replace(j, by=storable(j.by), rationale=storable(j.rationale), problem=storable(j.problem))

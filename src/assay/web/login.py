@@ -37,7 +37,7 @@ def make_router(accounts: Accounts, store: Store, access: CookieAccess, pages: E
 
     @router.get("/login")
     def login_page(request: Request) -> Response:
-        return RedirectResponse("/task", 303) if access.person(request) else page("login.html", request, problem="")
+        return RedirectResponse("/", 303) if access.person(request) else page("login.html", request, problem="")
 
     @router.post("/login")
     def log_in(
@@ -54,7 +54,9 @@ def make_router(accounts: Accounts, store: Store, access: CookieAccess, pages: E
             )
         if cookie is None:
             return page("login.html", request, 401, problem=_WRONG)
-        return with_cookie(RedirectResponse("/task", 303), cookie)
+        if before := access.person(request):
+            accounts.log_out(request.cookies[access.cookie], before.name)
+        return with_cookie(RedirectResponse("/", 303), cookie)
 
     @router.post("/logout")
     def log_out(request: Request, csrf: Annotated[str, Form()] = "") -> Response:
@@ -93,7 +95,7 @@ def make_router(accounts: Accounts, store: Store, access: CookieAccess, pages: E
             raise HTTPException(403, "This form is too old; reload the page.")
         address = request.client.host if request.client else ""
         try:
-            accounts.set_password(who.name, old, new)
+            accounts.set_password(who.name, old, new, address)
             cookie = accounts.log_in(who.name, new, address)
         except (ValueError, TooMany) as error:
             return mine(request, 422, problem=str(error) or "Too many attempts; try again later.")

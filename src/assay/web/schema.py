@@ -89,6 +89,11 @@ _migrations = sa.Table(
 )
 
 
+def storable(text: str) -> str:
+    """What a text column of both databases can hold: no NUL, no half surrogate pair."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
 def _first(connection: sa.Connection) -> None:
     METADATA.create_all(connection)
 

@@ -20,7 +20,7 @@ from assay.records import Attributes, Case, Judgement
 from assay.tables import build, plain
 from assay.web.quality import Work
 from assay.web.queue import places
-from assay.web.schema import Database, facts, judgements, pairs, seats
+from assay.web.schema import Database, facts, judgements, pairs, seats, storable
 from assay.web.settings import Settings
 
 Clock = Callable[[], float]
@@ -93,7 +93,7 @@ class Store:
             new = list({c.pair.id: c for c in cases if c.pair.id not in there}.values())
             order = places(new, margins)
             rows = [
-                {"id": c.pair.id, "body": _dump(plain(replace(c, examples=()))), "category": c.attributes.category,
+                {"id": c.pair.id, "body": _dump(plain(replace(c, examples=()))), "category": storable(c.attributes.category),
                  "place": start + order[c.pair.id], "words": _words(c), "truth": known.get(c.pair.id), "open": True,
                  "verdicts": "{}"}
                 for c in new
@@ -193,6 +193,7 @@ class Store:
                 connection.execute(seats.insert().values(pair_id=pair_id, seat=seat, **fresh))
                 return True
             if not row.judged and row.expires <= now:
+                _lapse(connection, row, now)
                 change = seats.update().where(seats.c.pair_id == pair_id, seats.c.seat == seat).values(**fresh)
                 connection.execute(change)
                 return True
@@ -265,11 +266,13 @@ class Store:
         connection.execute(judgements.insert().values(**row))
 
     def _return(self, connection: sa.Connection, submission: str, pair_id: str, name: str, settings: Settings) -> bool:
-        """Sit down again at a pair whose seat ran out, under the old submission; False when no seat is free."""
-        if (
-            connection.execute(sa.select(pairs.c.id).where(pairs.c.id == pair_id)).scalar() is None
-            or len(submission) != 32
-        ):
+        """Sit down again at a pair whose seat ran out, under the old submission; False when no seat is free, or where this
+        person never had that seat."""
+        lapsed = sa.select(facts.c.seq).where(
+            facts.c.kind == "lapsed", facts.c.target == pair_id, facts.c.by == name,
+            facts.c.body == _dump({"submission": submission}),
+        )  # fmt: skip
+        if connection.execute(lapsed).first() is None:
             return False
         there = sa.select(seats.c.submission).where(seats.c.pair_id == pair_id, seats.c.name == name)
         if connection.execute(there).scalar() is not None:  # has a new seat here: this is an old form
@@ -310,6 +313,8 @@ class Store:
             if last is None:
                 return False
             now = self.clock()
+            for row in connection.execute(sa.select(seats).where(seats.c.name == name, ~seats.c.judged)).all():
+                _lapse(connection, row, now)
             connection.execute(seats.delete().where(seats.c.name == name, ~seats.c.judged))
             _fact(connection, "withdrawal", last.pair_id, name, now, {"submission": last.id})
             typed = json.loads(last.body)["judgement"]["rationale"]
@@ -461,6 +466,11 @@ class Store:
 
 def _fact(connection: sa.Connection, kind: str, target: str, by: str, at: float, body: Mapping[str, Any]) -> None:
     connection.execute(facts.insert().values(kind=kind, target=target, by=by, at=at, body=_dump(dict(body))))
+
+
+def _lapse(connection: sa.Connection, seat: sa.Row[Any], at: float) -> None:
+    """Remember a seat that is lost, for its holder's late answer: nobody else can know its submission."""
+    _fact(connection, "lapsed", seat.pair_id, seat.name, at, {"submission": seat.submission})
 
 
 def _case(body: str) -> Case:

@@ -32,7 +32,7 @@ from assay.curate.attributes import (
 from assay.errors import AssayError
 from assay.records import Attributes, Judgement, Message, assistant, user
 from assay.tables import plain
-from assay.web.desk import Access, Account
+from assay.web.desk import Access, Account, Id
 from assay.web.diff import difference
 from assay.web.quality import Work
 from assay.web.sandbox import run_python
@@ -137,7 +137,7 @@ def make_router(
 
 
 def _sent(
-    submission: Annotated[str, Form(max_length=64)] = "", pair_id: Annotated[str, Form(max_length=64)] = "",
+    submission: Annotated[Id, Form()] = "", pair_id: Annotated[Id, Form()] = "",
     answer: Annotated[str, Form(max_length=20)] = "", do: Annotated[str, Form(max_length=20)] = "",
     seconds: Annotated[str, Form(max_length=20)] = "", reason: Annotated[str, Form(max_length=_LONGEST)] = "",
     code: Annotated[str, Form(max_length=_LONGEST)] = "", question: Annotated[str, Form(max_length=_LONGEST)] = "",

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
+from xml.etree.ElementTree import Element, tostring
 
 from markupsafe import Markup, escape
 
@@ -18,7 +19,7 @@ from assay.errors import missing_extra
 
 try:
     import nh3
-    from latex2mathml.converter import convert
+    from latex2mathml.converter import convert_to_element
     from markdown_it import MarkdownIt
     from markdown_it.renderer import RendererHTML
     from markdown_it.token import Token
@@ -133,17 +134,31 @@ def _joins(neighbour: str) -> bool:
 def formula(latex: str, display: bool) -> str:
     """`latex` as MathML, or its source in a `code` element where it is too long, too deep or not understood."""
     source = f'<code class="formula">{escape(latex)}</code>'
-    if len(latex) > MAX_FORMULA or latex.count("{") > 10 * _MATH_DEPTH or _depth(latex) > _MATH_DEPTH:
+    if len(latex) > MAX_FORMULA or "&#" in latex or latex.count("{") > 10 * _MATH_DEPTH or _depth(latex) > _MATH_DEPTH:
         return source
     try:
-        html: str = convert(latex, display="block" if display else "inline")
+        return _mathml(convert_to_element(latex, display="block" if display else "inline"))
     except _FORMULA_ERRORS:
         return source
     except Exception as error:
         if type(error).__module__.startswith("latex2mathml"):
             return source
         raise
-    return html
+
+
+_REFERENCE = re.compile(r"&#x([0-9A-Fa-f]{1,6});")
+
+
+def _characters(text: str) -> str:
+    """latex2mathml writes symbols as references; what an author writes like one is shown as source (see `formula`)."""
+    return _REFERENCE.sub(lambda m: chr(int(m[1], 16)), text)
+
+
+def _mathml(math: Element) -> str:
+    """The element as text. latex2mathml's own `convert` leaves the inside of \\text unescaped: HTML of unknown authors."""
+    for element in math.iter():
+        element.text, element.tail = _characters(element.text or ""), _characters(element.tail or "")
+    return tostring(math, encoding="unicode", short_empty_elements=False)
 
 
 def _depth(latex: str) -> int:
