@@ -94,7 +94,7 @@ def grpo_ours(folder: Path, length: int, steps: int, warm: int) -> Figures:
     policy = load_policy(str(folder), PolicyConfig(precision=precision()))
     assert policy.packed, policy.reason
     prompts = [Prompt(messages=(user(text(ids)),)) for ids in prompt_ids(length, steps + warm)]
-    sampler = LocalSampler(policy, SamplerConfig(max_tokens=NEW))
+    sampler = LocalSampler(policy, SamplerConfig(max_tokens=NEW), half=policy.bf16)
     sampler.rendered = {p.id: ids for p, ids in zip(prompts, prompt_ids(length, steps + warm), strict=True)}
     sampler.forbidden = list(policy.end_ids)
 
