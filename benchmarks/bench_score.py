@@ -111,6 +111,7 @@ def offline(folder: Path, repetitions: int, pairs: int, lists: int) -> dict[str,
     """CPU seconds of both sides, by data and precision, and the largest difference of the scores."""
     import torch
 
+    from assay.models import computes_in_half
     from assay.reward.scorer import load_scorer
 
     torch.set_num_threads(1)
@@ -118,7 +119,7 @@ def offline(folder: Path, repetitions: int, pairs: int, lists: int) -> dict[str,
 
     peer = Qwen3ForSequenceClassification.from_pretrained(folder, attn_implementation="sdpa").eval()
     found: dict[str, Any] = {}
-    for precision in ("fp32", "bf16"):
+    for precision in ("fp32", "bf16") if computes_in_half("auto") else ("fp32",):
         scorer = load_scorer(folder, 4096, precision=precision)
         for name, data in (("pairs", rows(pairs, 2, seed=0)), ("best of 32", rows(lists, 32, seed=1))):
             whole = [[*prompt, *answer] for prompt, told in data for answer in told]
