@@ -1,13 +1,22 @@
 """The annotator's flow in a real Chromium, by keyboard, with axe on every state of the page."""
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 from browser import ATTACK, FIBONACCI, assert_accessible, case, log_in, picture, plain_cases, press, site
+from PIL import Image
 
 from assay.curate.verify import read_judgements
-from assay.records import Case
+from assay.images import ImageStore
+from assay.records import Case, Message, Pair
+from assay.web.schema import Database
+from assay.web.store import Store
 
 CASES: list[Case] = [
     case(*FIBONACCI, objectivity="objective", controversiality="low", category="Coding & Debugging"),
@@ -92,6 +101,73 @@ def test_the_whole_flow_by_keyboard(page: Any, tmp_path: Path) -> None:
     assert (coding.better, coding.rationale) == (coding.shown[1], "The second one is exponential.")
     assert 0 < coding.seconds < 300
     assert sorted(j.problem for j in found) == ["", "", "", "cannot decide", "tie"]
+
+
+@contextmanager
+def assistant(heard: list[dict[str, Any]]) -> Iterator[str]:
+    """An OpenAI-compatible server that answers with Markdown and keeps what it was asked."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            message = {"role": "assistant", "content": f"It is **red**, <b>{len(heard)}</b>."}
+            body = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}], "usage": {}}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_picture_and_the_assistant(page: Any, tmp_path: Path) -> None:
+    picture_id = ImageStore(tmp_path / "pictures").add(Image.new("RGB", (64, 48), "red"))
+    plain = case("What colour is this?", "Red.", "Blue.")
+    asked = (Message(role="user", content="What colour is this?", images=(picture_id,)),)
+    pair = Pair.of(asked, *plain.pair.responses)
+    shown = Case(pair=pair, attributes=replace(plain.attributes, pair_id=pair.id))
+    heard: list[dict[str, Any]] = []
+    with assistant(heard) as url, site(
+        tmp_path, [shown], "--assistant", f"small@{url}", "--images", tmp_path / "pictures"
+    ) as where:  # fmt: skip
+        where.add("ann")
+        log_in(page, where, "ann")
+        assert page.locator("img").evaluate("i => [i.naturalWidth, i.naturalHeight, i.alt !== '']") == [64, 48, True]
+        for question in ("Which one is right?", "Are you sure?"):
+            if not page.locator("#question").is_visible():
+                page.keyboard.press("a")
+            page.locator("#question").fill(question)
+            with page.expect_navigation():
+                page.get_by_role("button", name="Ask", exact=True).click()
+        assert page.locator(".exchange strong", has_text="red").count() == 2
+        assert page.locator(".exchange b").count() == 0, "a reply is text, not HTML"
+        assert_accessible(page)
+        page.screenshot(path=picture("task-assistant"), full_page=True)
+        page.keyboard.press("Escape")
+        press(page, "1")
+        assert "a machine was asked" in page.get_by_role("alert").inner_text()
+        page.locator("#reason").fill("The picture is red all over.")
+        page.keyboard.press("Escape")
+        press(page, "1")
+        said = Store(Database(where.database)).facts("use", target=pair.id)
+    assert [m["content"] for m in heard[1]["messages"]][1:] == [
+        "Which one is right?", "It is **red**, <b>1</b>.", "Are you sure?",
+    ]  # fmt: skip
+    assert "Blue." in heard[0]["messages"][0]["content"]
+    assert [f.body["question"] for f in said if f.body["tool"] == "assistant"] == [
+        "Are you sure?",
+        "Which one is right?",
+    ]
+    (only,) = read_judgements(where.run / "judgements.jsonl")
+    assert only.rationale == "The picture is red all over."
 
 
 def test_what_is_typed_survives_a_reload_and_a_dead_server(page: Any, tmp_path: Path) -> None:
