@@ -284,7 +284,7 @@ def device() -> "torch.device":
 
 def computes_in_half(precision: str) -> bool:
     """Whether to compute in bfloat16: as asked ("bf16", "fp32"), or for "auto" where this machine's device has instructions
-    for it. Most CPUs without AVX512-BF16 or AMX emulate it, five to nine times slower than fp32."""
+    for it. Most CPUs without AVX512-BF16 or AMX emulate it, several times slower than fp32."""
     if precision != "auto":
         return precision == "bf16"
     where = device().type
