@@ -418,19 +418,25 @@ def processor() -> str:
 
 
 def main() -> None:
-    from ssb import experiment
+    from ssb import SEEDS, experiment
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one repetition, no buffer experiment, no document")
     parser.add_argument("--no-buffer", action="store_true", help="leave the buffer's experiment out")
+    parser.add_argument(
+        "--buffer", type=Path, default=Path("runs/ssb"), help="where the buffer's finished runs are kept"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         model = Path(place) / "tiny8k"
         run({"what": "save", "who": ""}, model)
         runs = measure(1 if options.quick else options.repetitions, model)
     ratios = summary(runs)
-    buffer: Figures = {} if options.quick or options.no_buffer else experiment()
+    buffer: Figures = {}
+    if not (options.quick or options.no_buffer):
+        with tempfile.TemporaryDirectory() as place:
+            buffer = experiment(options.buffer or Path(place), SEEDS)
     page = table(runs, ratios, buffer)
     print(page)
     if not options.quick:

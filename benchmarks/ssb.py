@@ -1,6 +1,9 @@
 """The Selective Sample Buffer against plain GRPO, dropping zero-signal groups, and drawing again (DAPO): one small task.
 
-    python benchmarks/ssb.py          # 5 seeds x 5 ways, about 20 minutes on one core; also run by make bench-policy
+    python benchmarks/ssb.py --out runs/ssb          # 5 seeds x 5 ways; also run by make bench-policy
+    python benchmarks/ssb.py --out runs/ssb --seeds 0 1   # beside it, on another core: the same folder is shared
+
+A finished run is kept in the folder, a killed one starts again; the tables come when all of the seeds are there.
 
 A Qwen3 of 4 layers x 128 learns sums of two numbers below 12 by imitation until it answers six in ten of them, then by GRPO
 with a rule reward, through the real loop. All ways share the start, the prompts' order and the learning rate.
@@ -12,19 +15,25 @@ three seeds only, so that ratio did not exist. The tables show fixed ones too.
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import json
 import os
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from assay.tables import write_text
+
 WAYS = ("keep", "drop", "resample", "buffer", "buffer of groups")
 STEPS, PROMPTS, GROUP, EVERY = 400, 8, 8, 5
 MOST, BEGIN_AT, LR = 12, 0.6, 2e-4
+SEEDS = tuple(range(5))
 TARGETS = (0.7, 0.75, 0.8, 0.85, 0.9)
 
 
@@ -165,20 +174,26 @@ def sooner(plain: list[dict[str, Any]], others: list[dict[str, Any]], axis: int)
     ]  # fmt: skip
 
 
-def experiment(seeds: int = 5) -> dict[str, Any]:
+def experiment(folder: Path, seeds: Sequence[int]) -> dict[str, Any]:
+    """Every way from every seed's start. What `folder` already has is not run again."""
     import torch
 
     torch.set_num_threads(1)
+    folder.mkdir(parents=True, exist_ok=True)
     runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-    for seed in range(seeds):
+    for seed in seeds:
         with tempfile.TemporaryDirectory() as place:
-            model = start(Path(place), seed)
+            model: Path | None = None
             for way in WAYS:
-                found = tune(Path(place) / way, model, way, seed)
+                kept = folder / f"{seed}-{way.replace(' ', '-')}.json"
+                if not kept.exists():
+                    model = model or start(Path(place), seed)
+                    write_text(kept, json.dumps(tune(Path(place) / way, model, way, seed)))
+                found = json.loads(kept.read_text())
                 runs[way].append(found)
                 shown = {k: round(v, 3) for k, v in found.items() if k != "curve"}
                 print(seed, way, shown, f"end {end(found):.3f}", file=sys.stderr, flush=True)
-    return report(runs, seeds)
+    return report(runs, len(seeds))
 
 
 def report(runs: dict[str, list[dict[str, Any]]], seeds: int) -> dict[str, Any]:
@@ -217,6 +232,15 @@ def report(runs: dict[str, list[dict[str, Any]]], seeds: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-if __name__ == "__main__":
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--out", type=Path, help="where finished runs are kept (default: nowhere)")
+    options = parser.parse_args()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    print("\n".join(experiment()["lines"]))
+    with tempfile.TemporaryDirectory() as place:
+        print("\n".join(experiment(options.out or Path(place), options.seeds)["lines"]))
+
+
+if __name__ == "__main__":
+    main()
