@@ -204,8 +204,9 @@ def mpo_ours(folder: Path, pairs: int, per_step: int, warm: int) -> Figures:
 
     rows = [*mpo_pairs(warm * per_step, 1), *mpo_pairs(pairs, 0)]
     examples = [Comparison(prompt=tuple(p), chosen=(*c, 2), rejected=(*r, 2)) for p, c, r in rows]
-    policy = load_policy(str(folder), PolicyConfig(precision=precision(), tokens=8192))
+    policy = load_policy(str(folder), PolicyConfig(precision=precision(), tokens=8192, compile="on"))
     assert policy.packed, policy.reason
+    policy.compile_when_worth(0)
     config = FitConfig(batch=per_step, lr=LR, schedule="constant", warmup=0.0, weight_decay=0.0, shift=False)
     engine = Engine(precision(), config.clip)
     engine.prepare(policy, LR, 0.0)

@@ -6,6 +6,8 @@ folder, or a hub id.
 
 import importlib.util
 import io
+import shutil
+import sysconfig
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass
@@ -291,6 +293,32 @@ def computes_in_half(precision: str) -> bool:
     if where == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return where != "cuda" or bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+WORTH_COMPILING = 5e13
+"""Floating-point operations of a run above which half a minute of compiling is repaid."""
+
+
+def compile_layers(model: torch.nn.Module, layers: Sequence[str], wanted: str, tokens: float) -> bool:
+    """Fuse the elementwise work of each layer (class names in `layers`) and norm; packed attention stays opaque in it.
+
+    `wanted` is "on", "off", or "auto": where training on so many `tokens` repays it. Says whether it was done.
+    """
+    work = 6 * tokens * sum(p.numel() for n, p in model.named_parameters() if "embed" not in n)
+    if not (wanted == "on" or (wanted == "auto" and work > WORTH_COMPILING)) or not can_compile():
+        return False
+    for name, module in model.named_modules():
+        if type(module).__name__ in layers or name.endswith("norm"):
+            module.compile(dynamic=True)
+    return True
+
+
+def can_compile() -> bool:
+    """Inductor needs a C++ compiler and Python's headers on a CPU, Triton on a GPU."""
+    if device().type != "cpu":
+        return importlib.util.find_spec("triton") is not None
+    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    return bool(shutil.which("g++") or shutil.which("clang++")) and headers.exists()
 
 
 def load_config(name: str) -> Any:

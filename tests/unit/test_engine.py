@@ -17,7 +17,7 @@ from assay.pack import share
 from assay.recipes.suite import MODELS, recipe, tiny_backbone
 from assay.records import Pair, Preference, Response, user
 from assay.reward.config import EngineConfig, LossConfig, TrainConfig
-from assay.reward.model import RewardModel, _can_compile, with_lora
+from assay.reward.model import RewardModel, with_lora
 from assay.reward.monitor import StepMetrics
 from assay.reward.scorer import load_scorer
 from assay.reward.steps import Micro, Steps
@@ -65,7 +65,7 @@ def test_every_model_of_the_paper_trains_in_small_by_its_own_recipe(name: str, t
     assert loaded.config.model_type == MODELS[name].architecture.family
 
 
-@pytest.mark.skipif(not _can_compile(), reason="no C++ compiler or Python headers: torch.compile cannot run")
+@pytest.mark.skipif(not models.can_compile(), reason="no C++ compiler or Python headers: torch.compile cannot run")
 def test_compiled_layers_compute_the_same(config: TrainConfig, tmp_path: Path) -> None:
     pairs = preferences(24)
     plain = train(tmp_path / "plain", config, pairs, [])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tiny_models
-from assay import losses
+from assay import losses, models
 from assay.errors import AssayError
 from assay.journal import read
 from assay.policy.config import BufferConfig, FitConfig, GrpoConfig, PolicyConfig, SamplerConfig
@@ -86,6 +86,26 @@ def test_accumulation_does_not_change_mpo(folder: Path, tmp_path: Path) -> None:
         fit(tmp_path / f"t{tokens}", config, policy(folder, tokens=tokens), EXAMPLES)
         curves.append([m["loss"] for m in read(tmp_path / f"t{tokens}" / "metrics.jsonl")])
     assert curves[0] == pytest.approx(curves[1], abs=1e-5)
+
+
+@pytest.mark.skipif(not models.can_compile(), reason="no C++ compiler or Python headers: torch.compile cannot run")
+def test_compiled_layers_learn_the_same_and_still_sample(folder: Path, tmp_path: Path) -> None:
+    curves, answers = [], []
+
+    def watch(_: int, tuned: Policy) -> dict[str, float]:
+        drawn = LocalSampler(tuned, SamplerConfig(max_tokens=3, temperature=0))(PROMPTS[:2], 1)
+        answers.append([r.tokens for group in drawn for r in group])
+        return {}
+
+    for compiled in ("on", "off"):
+        config = FitConfig(batch=6, epochs=3, lr=1e-2)
+        made = policy(folder, compile=compiled)
+        fit(tmp_path / compiled, config, made, EXAMPLES, watch=watch, watch_every=2)
+        layers = [m for m in made.modules() if type(m).__name__ in made._no_split_modules]
+        assert all((m._compiled_call_impl is not None) == (compiled == "on") for m in layers)
+        curves.append([m["loss"] for m in read(tmp_path / compiled / "metrics.jsonl")])
+    assert curves[0] == pytest.approx(curves[1], abs=1e-4)
+    assert answers[0] == answers[1]
 
 
 def test_sft_learns_its_answers_and_dpo_needs_pairs(folder: Path, tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ class PolicyConfig:
     attention: Literal["auto", "segments", "flex", "varlen"] = "auto"
     tokens: int = 4_096
     """Tokens of one forward pass on one device: the memory to spend."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Fuse the layers with torch.compile in trainings on fixed examples; auto: when the run is long enough to repay it."""
     checkpointing: bool = False
     shard: bool = False
     """With several processes: FSDP2 instead of DDP."""

@@ -133,6 +133,12 @@ class Policy(torch.nn.Module):
         )
         return Logprobs(logp_M=logp_M, entropy_M=entropy_M)
 
+    def compile_when_worth(self, tokens: float) -> None:
+        """Fuse the layers of the language model as `config.compile` says; auto judges by the work of so many tokens."""
+        body = vision.language_model(self.inner)
+        if self.packed:
+            models.compile_layers(body, self._no_split_modules, self.config.compile, tokens)
+
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
         """Write what transformers loads: weights (adapters merged), config, processor."""
         inner = self.model

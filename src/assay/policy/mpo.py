@@ -82,6 +82,8 @@ def fit(
     engine = Engine(policy.config.precision, config.clip, policy.config.shard)
     engine.prepare(policy, config.lr, config.weight_decay)
     run = _Fit(folder, config, policy, engine, [e if paired else _alone(e) for e in examples], paired)
+    reads = config.epochs + paired / 3  # the reference's pass is a third of a training's
+    policy.compile_when_worth(reads * sum(g.tokens for g in run.groups))
     run.watch, run.watch_every = watch, watch_every
     return run.loop(say if engine.lead else lambda _: None, trackers)
 

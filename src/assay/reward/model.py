@@ -1,8 +1,5 @@
 """A reward model as a module: groups of sequences in, one reward for each sequence out; packed where it can be."""
 
-import importlib.util
-import shutil
-import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,12 +63,6 @@ class RewardModel(torch.nn.Module):
         inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         return inner.score(models.packed_hidden(inner, batch, self.pictures)).squeeze(-1).float()  # type: ignore[no-any-return]
 
-    def compile(self, *_: Any, **__: Any) -> None:
-        """Fuse the elementwise work of each layer; the packed attention stays one opaque operation inside."""
-        for name, module in self.named_modules():
-            if type(module).__name__ in self._no_split_modules or name.endswith("norm"):
-                module.compile(dynamic=True)
-
 
 def for_training(config: TrainConfig, tokenizer: Any) -> RewardModel:
     """The model that `config` asks for, on this process's device. `tokenizer` is the processor of a model with pictures."""
@@ -114,26 +105,9 @@ def _backbone(config: TrainConfig, tokenizer: Any, quantize: bool) -> Any:
     return with_lora(model, config.engine.lora_rank) if config.engine.lora_rank else model
 
 
-WORTH_COMPILING = 5e13
-"""Floating-point operations of a run above which half a minute of compiling is repaid."""
-
-
 def compile_when_worth(model: RewardModel, tokens: float) -> bool:
     """Compile the layers as `engine.compile` says; "auto" judges by the work of training on so many tokens."""
-    work = 6 * tokens * sum(p.numel() for n, p in model.named_parameters() if "embed" not in n)
-    wanted = model.engine.compile == "on" or (model.engine.compile == "auto" and work > WORTH_COMPILING)
-    if not (wanted and model.packed and _can_compile()):
-        return False
-    model.compile()
-    return True
-
-
-def _can_compile() -> bool:
-    """Inductor needs a C++ compiler and Python's headers on a CPU, Triton on a GPU."""
-    if models.device().type != "cpu":
-        return importlib.util.find_spec("triton") is not None
-    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
-    return bool(shutil.which("g++") or shutil.which("clang++")) and headers.exists()
+    return model.packed and models.compile_layers(model, model._no_split_modules, model.engine.compile, tokens)
 
 
 def with_lora(model: Any, rank: int) -> Any:
