@@ -118,7 +118,7 @@ def grpo_ours(folder: Path, length: int, steps: int, warm: int) -> Figures:
     return {**found, "threads": torch.get_num_threads()}
 
 
-def grpo_trl(folder: Path, length: int, steps: int, warm: int, checkpointing: bool) -> Figures:
+def grpo_trl(folder: Path, length: int, steps: int, warm: int, checkpointing: bool, compiled: bool = False) -> Figures:
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
@@ -152,9 +152,9 @@ def grpo_trl(folder: Path, length: int, steps: int, warm: int, checkpointing: bo
         config = GRPOConfig(
             output_dir=out, max_steps=steps + warm, per_device_train_batch_size=GROUP, num_generations=GROUP,
             max_completion_length=NEW, beta=0.0, loss_type="grpo", temperature=1.0, learning_rate=LR,
-            bf16=precision() == "bf16", gradient_checkpointing=checkpointing, use_cpu=True, report_to=[],
-            save_strategy="no", disable_tqdm=True,
-            lr_scheduler_type="constant", shuffle_dataset=False, dataloader_pin_memory=False, logging_steps=10**6,
+            bf16=precision() == "bf16", gradient_checkpointing=checkpointing, torch_compile=compiled, use_cpu=True,
+            report_to=[], save_strategy="no", disable_tqdm=True, lr_scheduler_type="constant",
+            shuffle_dataset=False, dataloader_pin_memory=False, logging_steps=10**6,
             generation_kwargs={"min_new_tokens": NEW},
         )  # fmt: skip
         trainer = Timed(
@@ -230,7 +230,9 @@ def mpo_ours(folder: Path, pairs: int, per_step: int, warm: int) -> Figures:
     return {"pairs": pairs, "cpu": spent, "losses": losses}
 
 
-def mpo_trl(folder: Path, pairs: int, per_step: int, warm: int, checkpointing: bool, accumulate: int = 1) -> Figures:
+def mpo_trl(
+    folder: Path, pairs: int, per_step: int, warm: int, checkpointing: bool, accumulate: int = 1, compiled: bool = False
+) -> Figures:  # fmt: skip
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
     from trl import DPOConfig, DPOTrainer
@@ -263,7 +265,8 @@ def mpo_trl(folder: Path, pairs: int, per_step: int, warm: int, checkpointing: b
             gradient_accumulation_steps=accumulate, learning_rate=LR, lr_scheduler_type="constant",
             bf16=precision() == "bf16", loss_type=["sigmoid", "bco_pair", "sft"], loss_weights=[0.8, 0.2, 1.0],
             beta=0.1, max_length=None,
-            gradient_checkpointing=checkpointing, use_cpu=True, train_sampling_strategy="sequential", report_to=[],
+            gradient_checkpointing=checkpointing, torch_compile=compiled, use_cpu=True,
+            train_sampling_strategy="sequential", report_to=[],
             save_strategy="no", disable_tqdm=True, dataloader_pin_memory=False, logging_steps=10**6,
         )  # fmt: skip
         trainer = Recorded(
@@ -282,12 +285,17 @@ def child(job: Figures, folder: Path) -> Figures:
         return {}
     rest = (folder, job["length"], job["steps"], 1) if what == "grpo" else (folder, job["steps"], 8, 2)
     if what == "mpo":
-        options = {"trl-default": (True, 1), "trl-plain": (False, 1), "trl-micro1": (False, 8)}
+        options = {
+            "trl-default": (True, 1),
+            "trl-plain": (False, 1),
+            "trl-micro1": (False, 8),
+            "trl-compile-micro1": (False, 8, True),
+        }
         found = mpo_ours(*rest) if who == "ours" else mpo_trl(*rest, *options[who])
     elif who == "hf":
         found = generate_hf(*rest)
     else:
-        found = grpo_ours(*rest) if who == "ours" else grpo_trl(*rest, who == "trl-default")
+        found = grpo_ours(*rest) if who == "ours" else grpo_trl(*rest, who == "trl-default", who == "trl-compile")
     return {**found, "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 

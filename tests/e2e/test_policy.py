@@ -12,6 +12,7 @@ from rich.console import Console
 import tiny_models
 from assay.errors import AssayError
 from assay.images import ImageStore
+from assay.journal import read
 from assay.policy.assemble import assemble, save
 from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
 from assay.policy.hallucination import MonitorConfig
@@ -110,6 +111,13 @@ def test_an_ablation_has_a_row_and_a_curve_for_every_variant(tmp_path: Path, mon
         assert [r[0] for r in rows[1:]] == ablations.variants("buffer")
     assert all(r[-1] == "2" for r in readings[1:])
     assert all(0 <= int(r[batches[0].index("of the batch, %")]) <= 100 for r in batches[1:])
+    curves = {v: [read(tmp_path / "ablations/seed-0/models/grpo-buffer/metrics.jsonl")] for v in ("a", "b")}
+    figure = ablations.figure("buffer", curves)
+    assert [a.get_xlabel().split()[0] for a in figure.axes] == ["answers", "CPU", "step", "step"]
+    assert [len(a.lines) for a in figure.axes] == [2, 2, 2, 2]
+    seconds = figure.axes[1].lines[0].get_xdata()
+    assert seconds[0] > 0
+    assert all(np.diff(seconds) > 0)
     with pytest.raises(AssayError, match="unknown ablation"):
         ablations.variants("nothing")
 

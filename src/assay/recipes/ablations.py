@@ -69,7 +69,10 @@ def ablate(name: str, out: Path, seeds: Sequence[int], console: Console) -> Path
             table.add_row(*row)
         console.print(table)
     write_text(out / f"{name}.md", "\n".join(map(_markdown, tables)))
-    return _plot(name, curves, out / f"{name}.png")
+    drawn, path = figure(name, curves), out / f"{name}.png"
+    drawn.savefig(path, dpi=130)
+    plt.close(drawn)
+    return path
 
 
 def variants(name: str) -> list[str]:
@@ -223,38 +226,43 @@ def _markdown(rows: list[list[str]]) -> str:
 
 
 TITLES = {
-    "rule": "right answers sampled, %", "batch_effective": "effective share of the batch, %",
-    "watch_accuracy": "accuracy, %", "watch_hallucination_rate": "hallucination rate, %",
+    "batch_effective": "effective share of the batch, %", "watch_accuracy": "accuracy, %",
+    "watch_hallucination_rate": "hallucination rate, %",
+    "step": "step", "samples": "answers sampled", "seconds": "CPU seconds of sampling and updates",
 }  # fmt: skip
+FITTED = (("step", "watch_accuracy"), ("step", "watch_hallucination_rate"))
+"""What is plotted of MPO and its like: over what, and what, at the monitor's questions."""
+REINFORCED = (
+    ("samples", "watch_accuracy"), ("seconds", "watch_accuracy"), ("step", "watch_hallucination_rate"),
+    ("step", "batch_effective"),
+)  # fmt: skip
+"""And of GRPO."""
 
 
-def _plot(name: str, curves: Mapping[str, list[Curve]], path: Path) -> Path:
-    """Means over seeds, a row for GRPO (right answers, effective share of the batch) and one for MPO and its like (accuracy
-    and hallucinations at the monitor's questions), where there are such variants."""
+def figure(name: str, curves: Mapping[str, list[Curve]]) -> Any:
+    """Means over seeds: two panels for MPO and its like, four for GRPO, where there are such variants."""
     told = {v: [r for r in runs if r] for v, runs in curves.items()}
-    grpo = {v: runs for v, runs in told.items() if runs and "effective" in runs[0][0]}
+    grpo = {v: [_with_seconds(r) for r in runs] for v, runs in told.items() if runs and "effective" in runs[0][0]}
     others = {v: runs for v, runs in told.items() if runs and v not in grpo}
-    keys = (("watch_accuracy", "watch_hallucination_rate"), ("rule", "batch_effective"))
-    rows = [(k, group) for k, group in zip(keys, (others, grpo), strict=True) if group]
-    figure, axes = plt.subplots(
-        max(1, len(rows)), 2, figsize=(10, 3.6 * max(1, len(rows))), constrained_layout=True, squeeze=False
-    )
-    for places, (names, group) in zip(axes, rows, strict=False):
-        for place, key in zip(places, names, strict=True):
-            for variant, runs in group.items():
-                points = [[(m["step"], 100 * m[key]) for m in run if key in m] for run in runs]
-                length = min(map(len, points))
-                steps = [s for s, _ in points[0][:length]]
-                if length:
-                    place.plot(
-                        steps, np.mean([[y for _, y in p[:length]] for p in points], axis=0), marker=".", label=variant
-                    )
-            place.set_ylabel(TITLES[key])
-            place.set_xlabel("step")
-            place.grid(alpha=0.3)
-            if place.lines:
-                place.legend(frameon=False, fontsize=8)
-    figure.suptitle(f"{name}: means over seeds", fontsize=10)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
+    panels = [(p, group) for wanted, group in ((FITTED, others), (REINFORCED, grpo)) if group for p in wanted]
+    height = max(1, len(panels) // 2)
+    made, axes = plt.subplots(height, 2, figsize=(10, 3.6 * height), constrained_layout=True, squeeze=False)
+    for place, ((over, what), group) in zip(axes.flat, panels, strict=False):
+        for variant, runs in group.items():
+            points = [[(m[over], 100 * m[what]) for m in run if what in m] for run in runs]
+            length = min(map(len, points))
+            if length:
+                mean_N2 = np.mean([p[:length] for p in points], axis=0)
+                place.plot(*mean_N2.T, marker=".", label=variant)
+        place.set_ylabel(TITLES[what])
+        place.set_xlabel(TITLES[over])
+        place.grid(alpha=0.3)
+        if place.lines:
+            place.legend(frameon=False, fontsize=8)
+    made.suptitle(f"{name}: means over seeds", fontsize=10)
+    return made
+
+
+def _with_seconds(run: Curve) -> Curve:
+    spent = np.cumsum([m["sample_cpu_s"] + m["update_cpu_s"] for m in run])
+    return [{**m, "seconds": float(s)} for m, s in zip(run, spent, strict=True)]
