@@ -2,6 +2,7 @@
 
     make bench-policy                          # 3 paired repetitions, then the buffer's experiment
     python benchmarks/bench_policy.py --quick  # one repetition, no experiment: does everything still run?
+    python benchmarks/bench_policy.py --out DIR   # an hour or two, which may be cut: the same command goes on
 
 A child process a run; its figure is CPU seconds (`time.process_time`) after warm-up steps of the same code. Ratios are taken
 within a repetition, then their median. The tables go into docs/performance.md between their markers; the last line is JSON.
@@ -25,6 +26,8 @@ from typing import Any
 
 import numpy as np
 from bench_reward import DOC, make_pairs, tokenizer
+
+from assay.tables import write_text
 
 BEGIN, END = "<!-- bench-policy -->", "<!-- /bench-policy -->"
 VOCABULARY, GROUP, NEW, LR = 8192, 8, 64, 1e-5
@@ -334,8 +337,8 @@ def spread(values: list[float]) -> str:
     return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def measure(repetitions: int, model: Path) -> list[Figures]:
-    """Every contender once a repetition, taking turns."""
+def measure(repetitions: int, model: Path, kept: Path) -> list[Figures]:
+    """Every contender once a repetition, taking turns. What `kept` already has is not run again."""
     runs = []
     for repetition in range(repetitions):
         jobs = [
@@ -344,7 +347,11 @@ def measure(repetitions: int, model: Path) -> list[Figures]:
             for who in ("ours", *PEERS, "hf")
         ]
         jobs += [{"what": "mpo", "who": who, "steps": 32} for who in ("ours", *PEERS, "trl-micro1")]
-        runs += [{**job, **run(job, model), "repetition": repetition} for job in jobs]
+        for job in jobs:
+            path = kept / f"{'-'.join(str(v) for v in (repetition, *job.values()))}.json"
+            if not path.exists():
+                write_text(path, json.dumps({**job, **run(job, model), "repetition": repetition}))
+            runs.append(json.loads(path.read_text()))
     return runs
 
 
@@ -433,19 +440,18 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one repetition, no buffer experiment, no document")
     parser.add_argument("--no-buffer", action="store_true", help="leave the buffer's experiment out")
-    parser.add_argument(
-        "--buffer", type=Path, default=Path("runs/ssb"), help="where the buffer's finished runs are kept"
-    )
+    parser.add_argument("--out", type=Path, help="keep finished runs here, and do not run again what is there")
     options = parser.parse_args()
+    buffer: Figures = {}
     with tempfile.TemporaryDirectory() as place:
+        out = options.out or Path(place) / "runs"
+        (out / "ssb").mkdir(parents=True, exist_ok=True)
         model = Path(place) / "tiny8k"
         run({"what": "save", "who": ""}, model)
-        runs = measure(1 if options.quick else options.repetitions, model)
+        runs = measure(1 if options.quick else options.repetitions, model, out)
+        if not (options.quick or options.no_buffer):
+            buffer = experiment(out / "ssb", SEEDS)
     ratios = summary(runs)
-    buffer: Figures = {}
-    if not (options.quick or options.no_buffer):
-        with tempfile.TemporaryDirectory() as place:
-            buffer = experiment(options.buffer or Path(place), SEEDS)
     page = table(runs, ratios, buffer)
     print(page)
     if not options.quick:
