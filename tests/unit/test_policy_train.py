@@ -14,11 +14,12 @@ from assay import losses, models
 from assay.errors import AssayError
 from assay.journal import read
 from assay.policy.config import BufferConfig, FitConfig, GrpoConfig, PolicyConfig, SamplerConfig
-from assay.policy.grpo import grpo
+from assay.policy.grpo import Grpo, grpo
 from assay.policy.model import Policy, load_policy
 from assay.policy.mpo import Comparison, fit
 from assay.policy.sampler import LocalSampler
 from assay.records import Prompt, Rollout, Score, user
+from assay.step import Engine
 
 PROMPTS = [Prompt(messages=(user(f"say {c}"),), answer=c) for c in "abcdefgh"]
 
@@ -39,44 +40,47 @@ def first_tokens(pairs: Any) -> list[Score]:
 
 
 EXAMPLES = [
-    Comparison(prompt=(5, 6, 7, 8 + i), chosen=(10 + i, 11, 1), rejected=(12, 13 + i, 14, 15, 1)) for i in range(6)
+    Comparison(prompt=(5, 6, 7, 8 + i), chosen=(10 + i, *[11] * (1 + 2 * i), 1), rejected=(12, 13 + i, 14, 15, 1))
+    for i in range(6)
 ]
 
 
-def logp_of(model: Any, prompt: tuple[int, ...], answer: tuple[int, ...]) -> torch.Tensor:
+def logp_of(model: Any, prompt: tuple[int, ...], answer: tuple[int, ...], temperature: float = 1.0) -> torch.Tensor:
     ids = torch.tensor([[*prompt, *answer]])
-    found = model(input_ids=ids).logits[0].log_softmax(-1)
+    found = (model(input_ids=ids).logits[0] / temperature).log_softmax(-1)
     places = range(len(prompt) - 1, ids.shape[1] - 1)
     return torch.stack([found[p, t] for p, t in zip(places, answer, strict=True)])
 
 
-def test_mpo_s_first_two_steps_equal_a_loop_by_hand(folder: Path, tmp_path: Path) -> None:
-    config = FitConfig(batch=6, epochs=2, lr=1e-2, schedule="constant", warmup=0.0, weight_decay=0.0, clip=1e9)
+def test_mpo_s_first_steps_equal_a_loop_by_hand(folder: Path, tmp_path: Path) -> None:
+    """Answers of 3 to 13 tokens, and from the third step on a shift that is not zero."""
+    config = FitConfig(batch=6, epochs=3, lr=1e-3, schedule="constant", warmup=0.0, weight_decay=0.0, clip=1e9)
     fit(tmp_path / "mpo", config, policy(folder), EXAMPLES)
     metrics = read(tmp_path / "mpo" / "metrics.jsonl")
     model = tiny_models.language("qwen3")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    lengths = torch.tensor([float(len(e.chosen)) for e in EXAMPLES])
     with torch.no_grad():
         ref = [[logp_of(model, e.prompt, a).sum() for a in (e.chosen, e.rejected)] for e in EXAMPLES]
     shift = losses.Shift()
-    for step in range(2):
+    for step in range(3):
         chosen = torch.stack([logp_of(model, e.prompt, e.chosen).sum() for e in EXAMPLES])
         rejected = torch.stack([logp_of(model, e.prompt, e.rejected).sum() for e in EXAMPLES])
         r_c, r_r = (
             0.1 * (chosen - torch.stack([r[0] for r in ref])),
             0.1 * (rejected - torch.stack([r[1] for r in ref])),
         )
-        loss = (
-            0.8 * losses.dpo(r_c, r_r)
-            + 0.2 * losses.bco(r_c, r_r, shift.value)
-            + losses.nll(chosen, torch.tensor([3.0] * 6))
-        ) / 6
+        terms = losses.dpo(r_c, r_r), losses.bco(r_c, r_r, shift.value), losses.nll(chosen, lengths)
+        loss = (0.8 * terms[0] + 0.2 * terms[1] + terms[2]) / 6
+        for name, term in zip(("dpo", "bco", "nll"), terms, strict=True):
+            assert metrics[step][name] == pytest.approx(term.item() / 6, abs=2e-5), (step, name)
         assert metrics[step]["loss"] == pytest.approx(loss.item(), abs=2e-5)
+        assert metrics[step]["shift"] == pytest.approx(shift.value, abs=2e-5)
         shift.add((r_c.sum() + r_r.sum()).item(), 12)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert metrics[1]["shift"] == pytest.approx(0.0)
+    assert metrics[2]["shift"] > 0.01
 
 
 def test_accumulation_does_not_change_mpo(folder: Path, tmp_path: Path) -> None:
@@ -173,6 +177,49 @@ def test_a_killed_grpo_with_its_buffer_resumes_bit_for_bit(folder: Path, tmp_pat
         assert [m[name] for m in whole] == [m[name] for m in resumed]
 
 
+class Tiring:
+    """A reward, or a watch, that changes with what it has seen: its state decides what it says next."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, pairs: Any) -> list[Score]:
+        self.seen += 1
+        return [Score(rule=float(r.tokens[0] % 5 == self.seen % 5), format=0.0, total=self.seen % 7) for _, r in pairs]
+
+    def look(self, step: int, _: Policy) -> tuple[dict[str, float], str]:
+        self.seen += step
+        return {"seen": float(self.seen)}, ""
+
+    def state(self) -> dict[str, int]:
+        return {"seen": self.seen}
+
+    def load_state(self, state: dict[str, int]) -> None:
+        self.seen = state["seen"]
+
+
+def test_the_states_of_reward_and_watch_are_saved_with_the_run(folder: Path, tmp_path: Path) -> None:
+    def run(out: Path, killed_at: int = 0) -> list[dict[str, Any]]:
+        made, reward, watch = policy(folder), Tiring(), Tiring()
+
+        def look(step: int, policy: Policy) -> tuple[dict[str, float], str]:
+            if step == killed_at:
+                raise Killed
+            return watch.look(step, policy)
+
+        sampler = LocalSampler(made, SamplerConfig(max_tokens=6), half=False)
+        config = GrpoConfig(steps=6, prompts=2, group=4, lr=1e-2, save_every=2)
+        grpo(out, config, made, PROMPTS, sampler, reward, watch=look, watch_every=1, watch_state=watch)
+        return read(out / "metrics.jsonl")
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", killed_at=5)
+    resumed = run(tmp_path / "killed")
+    for name in ("rule", "reward", "seen"):
+        assert [m[name] for m in whole] == [m[name] for m in resumed]
+
+
 def test_a_buffer_without_room_equals_dropping_groups_without_signal(folder: Path, tmp_path: Path) -> None:
     none = run_grpo(folder, tmp_path / "none", buffer=BufferConfig(capacity=0))
     drop = run_grpo(folder, tmp_path / "drop", zero_groups="drop")
@@ -192,10 +239,17 @@ def test_the_buffer_fills_what_the_batch_lacks_with_true_ratios(folder: Path, tm
     assert all(m["batch"] == 12 for m in keep)
 
 
-def test_grpo_s_step_on_policy_is_the_policy_gradient(folder: Path, tmp_path: Path) -> None:
-    """On policy the surrogate's gradient is the mean over responses of A times the mean of d log p."""
-    made = policy(folder)
-    sampler = LocalSampler(made, SamplerConfig(max_tokens=6), half=False, seed=0)
+@pytest.mark.parametrize(
+    ("mean", "kl", "temperature"),
+    [("response", 0.0, 1.0), ("token", 0.0, 1.0), ("response", 0.7, 1.0), ("response", 0.0, 0.5), ("token", 0.7, 0.5)],
+)
+def test_grpo_s_step_on_policy_is_the_policy_gradient(
+    folder: Path, tmp_path: Path, mean: Any, kl: float, temperature: float
+) -> None:
+    """On policy the surrogate's gradient is the mean of A times d log p, over responses or over tokens, and KL's comes on
+    top; log p under what was sampled from, softmax(logits / temperature)."""
+    made = policy(folder, temperature=temperature)
+    sampler = LocalSampler(made, SamplerConfig(max_tokens=24, temperature=temperature), half=False, seed=0)
     seen: list[tuple[Prompt, Rollout, float]] = []
 
     def reward(pairs: Any) -> list[Score]:
@@ -203,22 +257,48 @@ def test_grpo_s_step_on_policy_is_the_policy_gradient(folder: Path, tmp_path: Pa
         seen.extend((p, r, s.total) for (p, r), s in zip(pairs, scores, strict=True))
         return scores
 
-    config = GrpoConfig(steps=1, prompts=4, group=4, lr=1e-9, zero_groups="keep", clip=1e9)
-    grpo(tmp_path / "one", config, made, PROMPTS, sampler, reward)
+    other = tiny_models.save_language(tmp_path / "other", "qwen3", seed=1)
+    reference = policy(other, temperature=temperature).requires_grad_(False)
+    config = GrpoConfig(steps=1, prompts=4, group=4, lr=1e-9, zero_groups="keep", clip=1e9, mean=mean, kl=kl)
+    grpo(tmp_path / "one", config, made, PROMPTS, sampler, reward, reference=reference)
     found = read(tmp_path / "one" / "metrics.jsonl")[0]
     assert 0 < found["sampler_gap"] < 1e-4, "the sampler and the training pass see the same policy, to rounding"
-    model = tiny_models.language("qwen3")
-    total = torch.zeros(())
+    model, held = tiny_models.language("qwen3"), tiny_models.language("qwen3", seed=1)
+    tokens = sum(len(r.tokens) for _, r, _ in seen)
+    assert len({len(r.tokens) for _, r, _ in seen}) > 1, "or both means are the same"
+    total, distance = torch.zeros(()), 0.0
     for at in range(0, len(seen), 4):
         group = seen[at : at + 4]
         rewards = np.array([g[2] for g in group])
         spread = rewards.std() if rewards.std() > 0 else 1.0
         for (prompt, answer, _), advantage in zip(group, (rewards - rewards.mean()) / spread, strict=True):
-            logp = logp_of(model, tuple(sampler.prompt_ids(prompt)), answer.tokens)
-            total = total - advantage * logp.mean() / len(seen)
+            both = tuple(sampler.prompt_ids(prompt)), answer.tokens, temperature
+            logp, ratio = logp_of(model, *both), logp_of(held, *both).detach() - logp_of(model, *both)
+            k3 = ratio.exp() - ratio - 1
+            distance += k3.sum().item() / tokens
+            terms = kl * k3 - advantage * logp
+            total = total + (terms.mean() / len(seen) if mean == "response" else terms.sum() / tokens)
     total.backward()
     norm = math.sqrt(sum(p.grad.square().sum().item() for p in model.parameters() if p.grad is not None))
     assert found["grad_norm"] == pytest.approx(norm, rel=1e-3)
+    assert found["kl"] == pytest.approx(distance if kl else 0.0, rel=1e-3)
+
+
+def test_what_waits_in_the_buffer_carries_the_log_probabilities_of_the_policy_that_drew_it(
+    folder: Path, tmp_path: Path
+) -> None:
+    made = policy(folder)
+    sampler = LocalSampler(made, SamplerConfig(max_tokens=6), half=False)
+    config = GrpoConfig(steps=2, prompts=8, group=4, lr=1e-2)
+    engine = Engine("fp32", 1.0)
+    engine.prepare(made, config.lr, 0.0)
+    run = Grpo(tmp_path / "run", config, made, engine, PROMPTS, sampler, first_tokens)
+    model, asked = tiny_models.language("qwen3"), {p.id: p for p in PROMPTS}
+    assert run.step(0)["skipped"] == 0.0, "the policy has moved"
+    assert run.buffer.samples
+    for sample in run.buffer.samples:
+        logp = logp_of(model, tuple(sampler.prompt_ids(asked[sample.prompt_id])), sample.tokens)
+        assert sample.logprobs == pytest.approx(logp.tolist(), abs=1e-4)
 
 
 def test_a_run_without_any_signal_ends_well_and_says_so(folder: Path, tmp_path: Path) -> None:
