@@ -153,6 +153,8 @@ def test_the_fit_recovers_a_known_logistic() -> None:
         (np.arange(20.0), np.ones(20, bool), "right and wrong"),
         (np.zeros(20), np.arange(20) < 10, "different scores"),
         (np.tile([0.0, 1.0], 20), np.tile([False, True, True, False, False, True, True, True], 5), "no threshold"),
+        (np.arange(40.0), np.arange(40) > 19, "no threshold"),
+        (np.arange(40.0), np.isin(np.arange(40), (0, 2)), "do not score higher"),
     ],
 )
 def test_a_reward_model_that_gold_does_not_bear_out_is_switched_off(raw: Any, right: Any, reason: str) -> None:
@@ -162,9 +164,57 @@ def test_a_reward_model_that_gold_does_not_bear_out_is_switched_off(raw: Any, ri
 
 
 def test_separable_gold_never_makes_certainty() -> None:
-    fitted = fit_model_term(np.arange(20.0), np.arange(20) >= 10, RewardConfig())
-    assert fitted.precision >= 0.9
-    assert 0.5 < fitted.probability(19.0) < 0.999
+    fitted = fit_model_term(np.arange(80.0), np.arange(80) >= 40, RewardConfig())
+    assert fitted.precision_low >= 0.9
+    assert 0.5 < fitted.probability(79.0) < 0.9999
+    few = fit_model_term(np.arange(20.0), np.arange(20) >= 10, RewardConfig())
+    assert "no threshold reaches" in few.reason, "ten right answers may be luck"
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8, 0.95])
+@pytest.mark.parametrize("alike", [False, True])
+def test_noise_does_not_open_the_gate_where_a_good_score_does(share: float, alike: bool) -> None:
+    """60 questions with 8 answers, some easy, some hard; a noise reward model rates answers, or whole questions."""
+    random = np.random.default_rng(0)
+    questions = [str(n) for n in range(60) for _ in range(8)]
+    opened = [0, 0]
+    for _ in range(100):
+        chance = random.beta(share, 1 - share, 60).repeat(8)
+        right = random.random(480) < chance
+        noise = random.normal(size=60).repeat(8) + 0.1 * random.normal(size=480) if alike else random.normal(size=480)
+        for at, scores in enumerate((noise, noise + 6 * right)):
+            opened[at] += math.isfinite(fit_model_term(scores, right, RewardConfig(), questions).threshold)
+    assert opened[0] <= 1
+    assert opened[1] >= 80
+
+
+def test_answers_to_one_question_are_not_independent_gold() -> None:
+    right = np.arange(80) >= 40
+    alone = fit_model_term(np.arange(80.0), right, RewardConfig())
+    assert math.isfinite(alone.threshold)
+    eight_each = fit_model_term(np.arange(80.0), right, RewardConfig(), [str(n // 8) for n in range(80)])
+    assert "no threshold reaches" in eight_each.reason, "five questions may be luck"
+
+
+def test_gold_without_a_finite_score_is_left_out_and_counted() -> None:
+    raw, right = np.arange(80.0), np.arange(80) >= 40
+    spoiled = np.append(raw, [math.nan, math.inf, -math.inf])
+    fitted = fit_model_term(spoiled, np.append(right, [True] * 3), RewardConfig())
+    assert replace(fitted, dropped=0) == fit_model_term(raw, right, RewardConfig())
+    assert (fitted.n_gold, fitted.dropped) == (80, 3)
+    assert "open" in str(fitted)
+    assert "80 gold answers, 3 more without a finite score" in str(fitted)
+    none = fit_model_term(np.full(30, math.nan), np.arange(30) > 9, RewardConfig())
+    assert (none.n_gold, none.dropped, none(1.0)) == (0, 30, 0.0)
+    assert "closed: gold needs ten answers" in str(none)
+    with pytest.raises(ValueError, match="one score, one label and one question"):
+        fit_model_term(raw, right, RewardConfig(), ["q"])
+
+
+def test_answers_to_a_question_without_a_known_answer_are_counted() -> None:
+    cut = rollout("<think>and so", ended=False)
+    scores = HybridReward(RewardConfig())([(OPEN, GOOD), (OPEN, rollout("hm")), (OPEN, cut), (ASKED, GOOD)])
+    assert [s.problem for s in scores] == ["no known answer", "no known answer", "cut off", ""]
 
 
 def scored(*rows: tuple[float, float, float | None]) -> list[Score]:
@@ -198,6 +248,12 @@ def test_questions_without_pairs_are_counted_by_reason() -> None:
     ]
     found = make_pairs([ASKED, ASKED, OPEN], groups, scores, PairConfig())
     assert found.counts == {"all right": 1, "none right": 1, "no reward model": 1, "pairs": 0}
+    rest = [scored((1, 0, None), (0, 1, None)), scored((0, 0, 1.0), (0, 0, None))]
+    assert make_pairs([ASKED, OPEN], groups[:2], rest, PairConfig()).counts == {
+        "right answers are not well-formed": 1, "fewer than two scores of the reward model": 1, "pairs": 0,
+    }  # fmt: skip
+    twice = make_pairs([OPEN], [answers("a", "a")], [scored((0, 0, 1.0), (0, 0, 2.0))], PairConfig())
+    assert twice.counts == {"the same or empty answers": 1, "pairs": 0}
 
 
 def test_without_a_known_answer_the_reward_model_decides_by_margin() -> None:

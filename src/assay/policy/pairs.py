@@ -55,15 +55,16 @@ def _candidates(
     if prompt.answer:
         good = [i for i, s in enumerate(scores) if s.rule > 0 and s.format > 0]
         bad = [i for i, s in enumerate(scores) if s.rule <= 0]
-        source, reason = "rule", "all right" if not bad else "none right"
+        source, right = "rule", len(bad) < len(scores)
+        reason = "all right" if not bad else "right answers are not well-formed" if right else "none right"
     else:
         good = bad = [i for i, s in enumerate(scores) if s.raw is not None]
-        source, reason = "model", "no reward model"
+        source, reason = "model", "fewer than two scores of the reward model" if good else "no reward model"
     pairs = {(group[g].tokens, group[b].tokens): (g, b) for g, b in product(good, bad) if g != b}
     made = [_pair(prompt, group, scores, g, b, source) for g, b in pairs.values()]
     made = [p for p in made if p.chosen != p.rejected and p.chosen and p.rejected]
     if not made:
-        return [], reason
+        return [], "the same or empty answers" if pairs else reason
     floor = config.threshold if config.threshold is not None else (0.0 if source == "model" else -np.inf)
     kept = [p for p in made if p.margin >= floor and (source == "rule" or p.margin > 0)]
     if not kept:

@@ -2,8 +2,8 @@
 
 The paper adds the reward model's raw score, unbounded and about -15 to +8, to rules of 0 or 1, and does not say how it keeps
 them comparable. "sum" does as printed. "calibrated", the default, turns the score into the probability that the answer is
-right (a logistic fit on gold answers), and grants it, up to `bound`, only above a threshold that reaches a wanted precision
-on gold. A score can then never outweigh a rule.
+right (a logistic fit on gold answers), and grants it, up to `bound`, only above a threshold whose precision on gold is, with
+confidence, the wanted one and better than that of all answers. A score can then never outweigh a rule.
 """
 
 import math
@@ -40,7 +40,7 @@ class RewardConfig:
     bound: float = 0.5
     """The most that the calibrated term can give."""
     gate_precision: float = 0.9
-    """Of gold answers above the threshold at least this share is right."""
+    """Of gold answers above the threshold at least this share is right, with 95% confidence."""
     model_on: Literal["all", "unanswered"] = "all"
     """Give the model's term to every answer, or only where no right answer is known: then a group that the rules settle
     has no signal left but theirs."""
@@ -55,8 +55,9 @@ class RewardConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelTerm:
     """p = sigmoid((score - center) / temperature), fitted on `n_gold` gold answers; what p reaches `threshold` earns
-    bound * p. `precision` of the gold answers there is right, at least `precision_low` with 95% confidence. No threshold
-    that reaches the wanted precision: infinite, and `reason` says so."""
+    bound * p. `precision` of the gold answers there (a share `kept` of all) is right, at least `precision_low` with 95%
+    confidence. No threshold that reaches the wanted precision: infinite, and `reason` says so. `dropped` more gold answers
+    had a score that is no number."""
 
     temperature: float
     center: float
@@ -67,6 +68,14 @@ class ModelTerm:
     n_gold: int
     bound: float
     reason: str = ""
+    dropped: int = 0
+
+    def __str__(self) -> str:
+        gold = f"{self.n_gold:,} gold answers" + f", {self.dropped:,} more without a finite score" * bool(self.dropped)
+        if self.reason:
+            return f"the reward model's gate is closed: {self.reason} ({gold})"
+        sure = f"{self.precision:.0%} of these are right, at least {self.precision_low:.0%} with confidence"
+        return f"the reward model's gate is open above p = {self.threshold:.3f}: {self.kept:.0%} of {gold}; {sure}"
 
     def probability(self, raw: float) -> float:
         """That an answer with this score is right, as far as gold tells."""
@@ -78,17 +87,28 @@ class ModelTerm:
         return self.bound * p if p >= self.threshold else 0.0
 
 
-def fit_model_term(raw: NDArray[np.float64], right: NDArray[np.bool_], config: RewardConfig) -> ModelTerm:
-    """Fit the calibrated term on gold answers: their scores and whether they are right, shape (n,).
+def fit_model_term(
+    raw: NDArray[np.float64], right: NDArray[np.bool_], config: RewardConfig, questions: Sequence[str] | None = None
+) -> ModelTerm:
+    """Fit the calibrated term on gold answers: their scores and whether they are right, shape (n,), and which question each
+    belongs to (None: each to its own). Scores that are not finite are left out and counted.
 
     Maximum likelihood of a logistic, labels smoothed as Platt (1999, section 2.2) does, so that few or separable answers
-    never make certainty; the slope is held positive. Raises ValueError for scores that are not finite.
+    never make certainty; the slope is held positive. The threshold is the lowest above which the share of right answers is,
+    by Wilson's lower bound, at least `gate_precision` and above the share among all: a few lucky answers open no gate, nor
+    does a score that says nothing where most answers are right. Answers to one question are alike, so the bound takes n
+    answers for n / (1 + (m - 1) rho): m to a question, rho their correlation (Kish 1965). Raises ValueError for arrays of
+    other shapes.
     """
     raw, right = np.asarray(raw, dtype=np.float64), np.asarray(right, dtype=bool)
-    if raw.shape != right.shape or not np.isfinite(raw).all():
-        raise ValueError("calibration needs one finite score for each gold answer")
+    if raw.ndim != 1 or raw.shape != right.shape or (questions is not None and len(questions) != len(raw)):
+        raise ValueError("calibration needs one score, one label and one question for each gold answer")
+    asked = np.arange(len(raw)) if questions is None else np.unique(np.asarray(questions), return_inverse=True)[1]
+    finite = np.isfinite(raw)
+    raw, right, asked = raw[finite], right[finite], asked[finite]
     off: dict[str, Any] = {"temperature": 1.0, "center": 0.0, "threshold": math.inf, "precision": 0.0,
-                           "precision_low": 0.0, "kept": 0.0, "n_gold": len(raw), "bound": config.bound}  # fmt: skip
+                           "precision_low": 0.0, "kept": 0.0, "n_gold": len(raw), "bound": config.bound,
+                           "dropped": int((~finite).sum())}  # fmt: skip
     if len(raw) < 10 or right.all() or not right.any() or np.ptp(raw) == 0:
         return ModelTerm(**off, reason="gold needs ten answers, right and wrong ones, with different scores")
     slope, shift = _logistic(raw, right)
@@ -97,19 +117,33 @@ def fit_model_term(raw: NDArray[np.float64], right: NDArray[np.bool_], config: R
     p = _sigmoid(slope * raw + shift)
     fitted = off | {"temperature": float(1 / slope), "center": float(-shift / slope)}
     order = np.argsort(-p, kind="stable")
-    hits, counts = np.cumsum(right[order]), np.arange(1, len(raw) + 1)
-    last = np.append(p[order][:-1] != p[order][1:], True)
-    good = np.flatnonzero(last & (hits / counts >= config.gate_precision))
+    counts = np.arange(1, len(raw) + 1)
+    shares, last = np.cumsum(right[order]) / counts, np.append(p[order][:-1] != p[order][1:], True)
+    lows = [wilson(float(x), float(n))[0] for x, n in zip(shares, _independent(right, asked, order), strict=True)]
+    wanted = max(config.gate_precision, float(right.mean()))
+    good = np.flatnonzero(last & (np.array(lows) >= wanted))
     if not len(good):
-        best = float((hits / counts)[last].max())
-        return ModelTerm(
-            **fitted, reason=f"no threshold reaches a precision of {config.gate_precision:.0%} (best {best:.0%})"
-        )
+        best = f"best {float(np.max(np.array(lows)[last])):.0%}"
+        return ModelTerm(**fitted, reason=f"no threshold reaches, with confidence, a precision of {wanted:.0%} ({best})")
     at = int(good[-1])
-    share = float(hits[at] / counts[at])
-    chosen = {"threshold": float(p[order][at]), "precision": share, "kept": float(counts[at] / len(raw)),
-              "precision_low": wilson(share, int(counts[at]))[0]}  # fmt: skip
+    chosen = {"threshold": float(p[order][at]), "precision": float(shares[at]), "kept": float(counts[at] / len(raw)),
+              "precision_low": lows[at]}  # fmt: skip
     return ModelTerm(**(fitted | chosen))
+
+
+def _independent(
+    right: NDArray[np.bool_], asked: NDArray[np.int64], order: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """How many independent answers the first 1, 2, ... n in this order are worth (Kish's design effect)."""
+    error = right - right.mean()
+    sums, squares, sizes = (np.bincount(asked, x) for x in (error, error**2, np.ones(len(asked))))
+    pairs = float((sizes * (sizes - 1)).sum())
+    alike = max(0.0, float((sums**2 - squares).sum()) / pairs / float((error**2).mean())) if pairs else 0.0
+    first = np.zeros(len(order))
+    first[np.unique(asked[order], return_index=True)[1]] = 1
+    counts = np.arange(1, len(order) + 1)
+    found: NDArray[np.float64] = counts / (1 + (counts / np.cumsum(first) - 1) * alike)
+    return found
 
 
 def _logistic(raw: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[float, float]:
@@ -207,6 +241,8 @@ class HybridReward:
             problem = "empty answer"
         elif not rollout.ended:
             problem = "cut off"
+        elif not prompt.answer:
+            problem = "no known answer"
         elif answer is None:
             problem = "no clear final answer"
         form = 0.0 if empty else format_reward(rollout.text)

@@ -196,7 +196,8 @@ class Tuner:
         return [rows[at : at + n] for at in range(0, len(rows), n)]
 
     def reward_model(self) -> None:
-        """Train on right against wrong answers of three in four gold questions; calibrate on the answers to the rest."""
+        """Train on right against wrong answers of five in eight gold questions, choose the checkpoint on one in eight, and
+        calibrate on the answers to the rest, which have had no say so far."""
         if not self.config.gold_prompts:
             return
         from assay.reward.train import train
@@ -205,7 +206,7 @@ class Tuner:
         groups = self.answers("gold", policy, self.task.gold, self.config.pairs.samples)
         rules = HybridReward(self.config.rewards, None, None, self.config.answer_start)
         scores = [rules([(p, r) for r in g]) for p, g in zip(self.task.gold, groups, strict=True)]
-        cut = 3 * len(groups) // 4
+        cut, chosen = 5 * len(groups) // 8, 3 * len(groups) // 4
         taught = [self.preferences(p, g, s) for p, g, s in zip(self.task.gold, groups, scores, strict=True)]
 
         def work() -> dict[str, Any]:
@@ -213,15 +214,17 @@ class Tuner:
             settings = replace(
                 self.config.reward_model, backbone=str(self.models / "aligned"), images=images, seed=self.config.seed
             )
-            pairs, held = [x for t in taught[:cut] for x in t], [x for t in taught[cut:] for x in t]
+            pairs, held = [x for t in taught[:cut] for x in t], [x for t in taught[cut:chosen] for x in t]
             found = train(self.models / "reward", settings, pairs, held, self.run.say)
             return {"pairs": found.pairs, "held": len(held), "gold_accuracy": found.gold_accuracy}
 
         def calibrate() -> dict[str, Any]:
-            held = [(p, r, s) for p, g, x in list(zip(self.task.gold, groups, scores, strict=True))[cut:]
+            held = [(p, r, s) for p, g, x in list(zip(self.task.gold, groups, scores, strict=True))[chosen:]
                     for r, s in zip(g, x, strict=True)]  # fmt: skip
             raw = self.scorer()([(p, r.text) for p, r, _ in held])
-            term = fit_model_term(raw, np.array([s.rule > 0 for *_, s in held]), self.config.rewards)
+            right = np.array([s.rule > 0 for *_, s in held])
+            term = fit_model_term(raw, right, self.config.rewards, [p.id for p, *_ in held])
+            self.run.say(str(term))
             return asdict(term)
 
         self.run.once("reward-model", work)
