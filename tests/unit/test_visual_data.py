@@ -18,7 +18,7 @@ from PIL import Image
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.policy import lite
-from assay.recipes import questions, visual
+from assay.recipes import own, questions, visual
 from assay.records import Prompt
 
 GSM8K = Path(__file__).resolve().parents[3] / "shared/data/reasoning/gsm8k/test.jsonl"
@@ -240,8 +240,33 @@ def test_own_questions_with_pictures(tmp_path: Path) -> None:
     assert [(r.row, r.excerpt) for r in rejected] == [(4, "broken"), (5, "gone")]
     assert all("cannot be decoded" in r.reason for r in rejected)
     path.write_text(json.dumps(rows[3]))
-    with pytest.raises(AssayError, match="all 1 rows were rejected, the first because"):
+    with pytest.raises(AssayError, match="all 1 rows were rejected, row 1 because"):
         questions.jsonl(path, ImageStore(tmp_path / "store"))
+
+
+def test_questions_whose_answer_could_never_be_right_are_rejected_with_row_and_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        '{"question": "a", "answer": "none", "kind": "number"}', '{"question": "b", "answer": "red", "kind": "choice"}',
+        '{"question": "c", "answer": NaN}', '{"question": "d", "answer": "red"}', '{"question": "e", "answer": " b "}',
+        '{"question": "f", "answer": " "}', '{"question": "g", "answer": "1,5e3", "kind": "number"}',
+        '{"question": "h", "answer": "(b)", "kind": "choice"}', '{"question": "i", "answer": "x+", "kind": "math"}',
+    ]  # fmt: skip
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(rows))
+    prompts, rejected = questions.jsonl(path)
+    assert [p.answer for p in prompts] == ["red", "b", "", "1,5e3", "(b)", "x+"]
+    assert [(r.row, r.field, r.reason) for r in rejected] == [
+        (1, "answer", "the answer is no number: nothing could be right"),
+        (2, "answer", "the answer is no choice: nothing could be right"),
+        (3, "answer", "the answer is no number: nothing could be right"),
+    ]
+    own.questions(path, ImageStore(tmp_path / "store"))
+    assert "2 rows left out, row 1 the first: the answer is no number" in capsys.readouterr().out
+    path.write_text('{"question": "a", "answer": "x\\n#### many"}')
+    with pytest.raises(AssayError, match="row 1, field 'answer': the answer is no number"):
+        questions.gsm8k(path, 1, 0)
 
 
 @pytest.mark.parametrize(

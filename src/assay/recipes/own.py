@@ -18,8 +18,9 @@ from assay.tables import write_text
 def questions(path: Path, store: ImageStore) -> list[Prompt]:
     """The questions of a file; what was refused is printed by reason. Raises AssayError when none is left."""
     prompts, rejections = jsonl(path, store)
+    first = {r.reason: r.row for r in reversed(rejections)}
     for reason, n in Counter(r.reason for r in rejections).most_common():
-        print(f"{path}: {n:,} rows left out: {reason}")
+        print(f"{path}: {n:,} rows left out, row {first[reason]:,} the first: {reason}")
     if not prompts:
         raise AssayError(f"{path}: no usable question")
     return prompts

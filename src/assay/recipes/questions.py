@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from assay.bench.policy.answers import same
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.records import AnswerKind, Message, Prompt, Rejection, user
@@ -61,21 +62,24 @@ def gsm8k(path: Path, n: int, seed: int) -> list[Prompt]:
         found = re.search(r"####\s*(\S+)\s*$", _text(row, "answer", path, number))
         if found is None:
             raise AssayError(f"{path}, row {number}, field 'answer': has no last line '#### NUMBER'")
+        answer = found[1].replace(",", "")
+        if reason := _fault(answer, "number"):
+            raise AssayError(f"{path}, row {number}, field 'answer': {reason}")
         messages = (user(_text(row, "question", path, number)),)
-        prompts.append(Prompt(messages=messages, answer=found[1].replace(",", ""), kind="number"))
+        prompts.append(Prompt(messages=messages, answer=answer, kind="number"))
     if n > len(prompts):
         raise AssayError(f"{path} has {len(prompts):,} questions; {n:,} were asked for")
     return [prompts[i] for i in np.random.default_rng(seed).permutation(len(prompts))[:n]]
 
 
 def jsonl(path: Path, store: ImageStore | None = None) -> tuple[list[Prompt], list[Rejection]]:
-    """A user's own questions, one JSON object a line, and the rows that were rejected for their picture.
+    """A user's own questions, one JSON object a line, and the rows that were rejected for their answer or their picture.
 
     Fields: `question` or `prompt`; `answer` (text or number; absent: not known); `kind`, one of math, number, choice, text
     (absent: number for a number, else text); `image` or `images`, paths seen from the file's folder. Others are ignored.
 
-    A picture that cannot be read rejects its row with the reason. Raises AssayError (file, row, field) for anything else
-    that is wrong, and when no row is left.
+    An answer that no answer could equal ("none" as a number) and a picture that cannot be read reject their row with the
+    reason. Raises AssayError (file, row, field) for anything else that is wrong, and when no row is left.
 
     Example: {"question": "What color is it?", "answer": "red", "image": "1.png"}
     """
@@ -86,20 +90,28 @@ def jsonl(path: Path, store: ImageStore | None = None) -> tuple[list[Prompt], li
         named = _images(row, path, number)
         if named and store is None:
             raise AssayError(f"{path}, row {number}, field 'image': pictures need an image store; none was given")
-        try:
-            images = tuple(store.add(path.parent / name) for name in named) if store is not None else ()
-        except AssayError as error:
-            reject = Rejection(
-                source=path.stem, file=str(path), row=number, field="image", reason=str(error), excerpt=question[:200]
-            )
-            rejected.append(reject)
+        field, reason, images = "answer", _fault(answer, kind), tuple[str, ...]()
+        if not reason and store is not None:
+            try:
+                images = tuple(store.add(path.parent / name) for name in named)
+            except AssayError as error:
+                field, reason = "image", str(error)
+        if reason:
+            rejected.append(Rejection(
+                source=path.stem, file=str(path), row=number, field=field, reason=reason, excerpt=question[:200]
+            ))  # fmt: skip
             continue
         message = Message(role="user", content=question, images=images)
         prompts.append(Prompt(messages=(message,), answer=answer, kind=kind))
     if not prompts:
-        why = f"all {len(rejected)} rows were rejected, the first because {rejected[0].reason}" if rejected else "empty"
-        raise AssayError(f"{path}: no questions ({why})")
+        first = rejected and f"all {len(rejected)} rows were rejected, row {rejected[0].row} because {rejected[0].reason}"
+        raise AssayError(f"{path}: no questions ({first or 'empty'})")
     return prompts, rejected
+
+
+def _fault(answer: str, kind: AnswerKind) -> str:
+    """Why no answer could ever be right, "" where one could: a known answer must at least equal itself."""
+    return f"the answer is no {kind}: nothing could be right" if answer and not same(answer, answer, kind) else ""
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -135,7 +147,7 @@ def _answer(row: dict[str, Any], path: Path, number: int) -> tuple[str, AnswerKi
     kind = row.get("kind", "text" if isinstance(answer, str) else "number")
     if kind not in KINDS:
         raise AssayError(f"{path}, row {number}, field 'kind': is {kind!r}; use one of {', '.join(KINDS)}")
-    return str(answer), kind
+    return str(answer).strip(), kind
 
 
 def _images(row: dict[str, Any], path: Path, number: int) -> list[str]:
