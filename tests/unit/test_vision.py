@@ -19,7 +19,7 @@ from assay.policy.model import Policy, load_policy
 from assay.policy.pairs import comparisons, dropout_pairs
 from assay.policy.sampler import GenerateSampler, LocalSampler
 from assay.recipes.own import fitting
-from assay.records import Message, Preference, Prompt, Response, Rollout, assistant
+from assay.records import Message, Preference, Prompt, Response, Rollout, assistant, user
 from assay.reward.config import TrainConfig
 from assay.reward.scorer import load_scorer
 from assay.reward.train import train
@@ -265,6 +265,35 @@ def test_a_qwen_style_model_falls_back_to_padding_and_says_why(tmp_path: Path, s
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([[5, 6, 7, 8, 9]])).logits[0].log_softmax(-1)
     torch.testing.assert_close(found, torch.stack([logits[2, 8], logits[3, 9]]), atol=1e-5, rtol=1e-5)
+
+
+def test_generate_obeys_the_sampler_s_settings_and_not_the_model_s_own(tmp_path: Path) -> None:
+    policy = load_policy(str(tiny_models.save_language(tmp_path / "lm")), PolicyConfig())
+    asked = [Prompt(messages=(user("say a"),), answer="a")]
+    plain = LocalSampler(policy, SamplerConfig(max_tokens=12, temperature=0), half=False)(asked, 1)[0][0]
+    assert len(set(plain.tokens)) < len(plain.tokens), "it repeats itself"
+    own = policy.inner.generation_config
+    own.repetition_penalty, own.top_k, own.suppress_tokens = 5.0, 1, [plain.tokens[0]]
+    padded = load_policy(str(tmp_path / "lm"), PolicyConfig(packing=False))
+    padded.inner.generation_config = own
+    assert GenerateSampler(padded, SamplerConfig(max_tokens=12, temperature=0))(asked, 1)[0][0].tokens == plain.tokens
+    drawn = GenerateSampler(padded, SamplerConfig(max_tokens=12))(asked, 8)[0]
+    assert len({r.tokens for r in drawn}) > 1, "top_k 1 would leave one"
+    assert padded.inner.generation_config is own
+
+
+def test_generate_never_draws_the_picture_s_token(tmp_path: Path, store: ImageStore, pictures: list[str]) -> None:
+    save(*made("llava-siglip"), tmp_path / "vlm")
+    policy = load_policy(str(tmp_path / "vlm"), PolicyConfig(train=("llm",), packing=False), store)
+    sampler, asked = GenerateSampler(policy, SamplerConfig(max_tokens=30), store), prompts(pictures)[1]
+    assert asked.images
+    drawn = sampler([asked], 32)[0]
+    assert sum(len(r.tokens) for r in drawn) > 300
+    assert not any(policy.image_token in r.tokens for r in drawn)
+    answers = tuple(np.array(r.tokens, dtype=np.int32) for r in drawn[:4])
+    group = Group(prefix=np.array(sampler.prompt_ids(asked), dtype=np.int32), answers=answers, images=asked.images)
+    found = policy(policy.batch([group])).logp_M.tolist()
+    assert found == pytest.approx([x for r in drawn[:4] for x in r.logprobs], abs=1e-4)
 
 
 def test_dropout_pairs_continue_half_an_answer_without_the_picture(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from assay import vision
 from assay.attention import Prefilled
@@ -280,7 +281,11 @@ def _plain(module: Any) -> dict[str, Tensor]:
 
 
 class GenerateSampler:
-    """The same through transformers' `generate`, one prompt at a time: for models whose attention cannot be packed."""
+    """The same through transformers' `generate`, one prompt at a time: for models whose attention cannot be packed.
+
+    What the model's own generation_config asks for besides (penalties, top_k, forced tokens) is left out: training compares
+    with the plain softmax.
+    """
 
     def __init__(
         self,
@@ -315,12 +320,12 @@ class GenerateSampler:
             inputs |= {n: x.to(where) for n, x in policy.pictures.inputs(prompt.images).items()}
             if "mm_token_type_ids" in policy.inner.forward.__code__.co_varnames:
                 inputs["mm_token_type_ids"] = torch.eq(ids_1P, policy.image_token or -1).int()
-        greedy = config.temperature == 0
-        options = {} if greedy else {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
-        out = policy.model.generate(
-            **inputs, do_sample=not greedy, num_return_sequences=1 if greedy else n, max_new_tokens=config.max_tokens,
-            return_dict_in_generate=True, output_logits=True, **options,
-        )  # fmt: skip
+        greedy, inner = config.temperature == 0, policy.inner
+        before, inner.generation_config = inner.generation_config, self._settings(1 if greedy else n)
+        try:
+            out = inner.generate(**inputs, return_dict_in_generate=True, output_logits=True)
+        finally:
+            inner.generation_config = before
         logits_BTV = torch.stack(out.logits, 1).float() / (config.temperature or 1.0)
         tokens_BT = out.sequences[:, ids_1P.shape[1] :]
         logp_BT = logits_BTV.log_softmax(-1).gather(2, tokens_BT.unsqueeze(-1)).squeeze(-1)
@@ -334,6 +339,16 @@ class GenerateSampler:
                 text=self.answer_start + text, ended=end is not None, policy_step=self.step,
             ))  # fmt: skip
         return made * n if greedy else made
+
+    def _settings(self, n: int) -> GenerationConfig:
+        """Nothing but how we draw: generate() fills what is not said here from the model's own, so this takes its place."""
+        policy, config = self.policy, self.config
+        drawn = {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0} if config.temperature else {}
+        return GenerationConfig(
+            do_sample=bool(drawn), num_return_sequences=n, max_new_tokens=config.max_tokens, **drawn,
+            eos_token_id=list(policy.end_ids), pad_token_id=policy.tokenizer.pad_token_id or 0,
+            suppress_tokens=[policy.image_token] if policy.image_token is not None else None,
+        )  # fmt: skip
 
 
 def local_sampler(
