@@ -171,6 +171,18 @@ def test_whole_groups_are_drawn_whole() -> None:
         assert all(sum(s.group == d.group for s in drawn) == 4 for d in drawn)
 
 
+def test_whole_groups_leave_whole() -> None:
+    buffer = Buffer(BufferConfig(capacity=10, max_age=99, unit="group"), seed=3)
+    buffer.add([sample(n, 1.0, group=f"g{n // 4}") for n in range(12)])
+    assert [s.group for s in buffer.samples] == ["g1"] * 4 + ["g2"] * 4
+    assert buffer.evicted == 4
+    buffer.add([sample(n, 1.0, group="g3") for n in range(11)])
+    assert (len(buffer), buffer.evicted) == (0, 23), "a group that is larger than the capacity has no place"
+    single = Buffer(BufferConfig(capacity=10, max_age=99), seed=3)
+    single.add([sample(n, 1.0, group=f"g{n // 4}") for n in range(12)])
+    assert (len(single), single.evicted) == (10, 2)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 5), st.integers(0, 6))
 def test_a_restored_buffer_draws_the_same(before: int, n: int) -> None:

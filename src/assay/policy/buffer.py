@@ -63,12 +63,14 @@ class Buffer:
         return np.argsort(-keys, kind="stable")
 
     def add(self, samples: Sequence[Sample]) -> None:
-        """Keep samples with a signal; beyond the capacity the oldest leave."""
+        """Keep samples with a signal; beyond the capacity the oldest leave, and with them, where the unit is the group, the
+        rest of their groups."""
         self.samples += [s for s in samples if s.advantage != 0.0]
-        over = len(self.samples) - self.config.capacity
-        if over > 0:
-            self.evicted += over
-            self.samples = self.samples[over:]
+        over = max(0, len(self.samples) - self.config.capacity)
+        broken = {s.group for s in self.samples[:over]} if self.config.unit == "group" else set[str]()
+        kept = [s for s in self.samples[over:] if s.group not in broken]
+        self.evicted += len(self.samples) - len(kept)
+        self.samples = kept
 
     def metrics(self, step: int) -> dict[str, float]:
         """Its size, the mean age of what is in it, and what left it so far."""

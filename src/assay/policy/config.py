@@ -116,7 +116,7 @@ class BufferConfig:
     max_age: int = 8
     """Policy steps after which a sample is too far off-policy, and leaves."""
     unit: Literal["sample", "group"] = "sample"
-    """What is drawn: single samples, or whole groups (whole-group replay)."""
+    """What is drawn, and leaves for want of room: single samples, or whole groups (whole-group replay)."""
 
     def __post_init__(self) -> None:
         if self.capacity < 0 or self.alpha < 0 or self.max_age < 1:
