@@ -17,7 +17,8 @@ _SAID = re.compile(r"(?:final answer|the answer is|answer\s*:)[\s:*]*(?:is\b)?[\
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?(?:\s*/\s*\d+(?:\.\d+)?)?")
 _NAMES = "zero one two three four five six seven eight nine ten eleven twelve"
 _WORDS = {word: n for n, word in enumerate(_NAMES.split(" "))}
-_CHOICE = re.compile(r"^\W*(?:(?:option|choice|answer)\W*)?\(?([a-z])\)?(?:[\s).:,]|$)", re.I)
+_MARKED = re.compile(r"^\W*(?:(?:option|choice)\W+([a-z])\b|(?:answer\W+)?([a-z])(?:[).:,]|\W*$))", re.I)
+_ALONE = re.compile(r"(?<![\w'’])([B-HJ-Z]|[AI](?!['’]| +(?!(?:is|or|and|because)\b)[a-z]))(?!\w)")
 _ARTICLES = {"a", "an", "the"}
 
 
@@ -53,13 +54,16 @@ def _boxed(text: str) -> str | None:
 
 
 def same(given: str, right: str, kind: AnswerKind) -> bool:
-    """Is `given` the answer `right`? Never raises, whatever the text."""
+    """Is `given` the answer `right`? Whole numbers are compared exactly, others to six digits. Never raises, whatever the
+    text."""
     if kind == "math":
         short = max(len(given), len(right)) <= LONGEST
         return "".join(given.split()) == "".join(right.split()) or (short and equivalent(given, right))
     if kind == "number":
         one, other = number(given), number(right)
-        return one is not None and other is not None and (one == other or math.isclose(one, other, rel_tol=1e-6))
+        if one is None or other is None:
+            return False
+        return one == other or (other != int(other) and math.isclose(one, other, rel_tol=1e-6))
     if kind == "choice":
         return letter(given) is not None and letter(given) == letter(right)
     return plain(given) == plain(right)
@@ -71,21 +75,31 @@ def plain(text: str) -> str:
     return " ".join(w for w in words if w not in _ARTICLES) or text.strip().lower()
 
 
-def number(text: str) -> float | None:
-    """The last number of a text: thousands separators, fractions, signs, percent and units aside; small numbers as words."""
+def number(text: str) -> int | float | None:
+    """The last number of a text: thousands separators, fractions, signs, percent and units aside; small numbers as words.
+    Digits alone make an int, of any length that a float can reach."""
     text = text.replace("−", "-").replace("\\$", "").replace("$", "")
     found = [m[0] for m in _NUMBER.finditer(text)]
     if not found:
-        return float(_WORDS[plain(text)]) if plain(text) in _WORDS else None
+        return _WORDS.get(plain(text))
     top, _, bottom = found[-1].replace(",", "").partition("/")
     try:
         value = float(top) / float(bottom or "1")
     except (ValueError, ZeroDivisionError):
         return None
-    return value if math.isfinite(value) else None
+    if not math.isfinite(value):
+        return None
+    return int(top) if re.fullmatch(r"[-+]?\d+", top) and not bottom else value
 
 
 def letter(text: str) -> str | None:
-    """The letter of a choice: "B", "(b)", "B) Paris", "option B"."""
-    found = _CHOICE.match(text.strip())
-    return found[1].upper() if found else None
+    """The letter of a choice: marked at the beginning ("b", "(b)", "b) Paris", "option b"), or an upper-case one that stands
+    alone, at the beginning ("B Paris") or nowhere else ("I think B"). "A" and "I" before a small word are words ("A dog")."""
+    text = text.strip()
+    marked = _MARKED.match(text)
+    if marked:
+        return (marked[1] or marked[2]).upper()
+    alone = list(_ALONE.finditer(text))
+    if alone and (not text[: alone[0].start()].strip("*([{ \"'") or len({m[1] for m in alone}) == 1):
+        return alone[0][1]
+    return None
