@@ -17,7 +17,10 @@ from assay.policy.config import BufferConfig, FitConfig, GrpoConfig, PolicyConfi
 from assay.policy.grpo import Grpo, grpo
 from assay.policy.model import Policy, load_policy
 from assay.policy.mpo import Comparison, fit
+from assay.policy.rewards import RewardConfig
 from assay.policy.sampler import LocalSampler
+from assay.recipes.own import run_grpo as run_own
+from assay.recipes.tune import TuneConfig
 from assay.records import Prompt, Rollout, Score, user
 from assay.step import Engine
 
@@ -248,7 +251,7 @@ def test_grpo_s_step_on_policy_is_the_policy_gradient(
 ) -> None:
     """On policy the surrogate's gradient is the mean of A times d log p, over responses or over tokens, and KL's comes on
     top; log p under what was sampled from, softmax(logits / temperature)."""
-    made = policy(folder, temperature=temperature)
+    made = policy(folder)
     sampler = LocalSampler(made, SamplerConfig(max_tokens=24, temperature=temperature), half=False, seed=0)
     seen: list[tuple[Prompt, Rollout, float]] = []
 
@@ -258,7 +261,7 @@ def test_grpo_s_step_on_policy_is_the_policy_gradient(
         return scores
 
     other = tiny_models.save_language(tmp_path / "other", "qwen3", seed=1)
-    reference = policy(other, temperature=temperature).requires_grad_(False)
+    reference = policy(other).requires_grad_(False)
     config = GrpoConfig(steps=1, prompts=4, group=4, lr=1e-9, zero_groups="keep", clip=1e9, mean=mean, kl=kl)
     grpo(tmp_path / "one", config, made, PROMPTS, sampler, reward, reference=reference)
     found = read(tmp_path / "one" / "metrics.jsonl")[0]
@@ -282,6 +285,18 @@ def test_grpo_s_step_on_policy_is_the_policy_gradient(
     norm = math.sqrt(sum(p.grad.square().sum().item() for p in model.parameters() if p.grad is not None))
     assert found["grad_norm"] == pytest.approx(norm, rel=1e-3)
     assert found["kl"] == pytest.approx(distance if kl else 0.0, rel=1e-3)
+
+
+def test_grpo_refuses_a_sampler_that_draws_one_answer_only(folder: Path, tmp_path: Path) -> None:
+    made = policy(folder)
+    sampler = LocalSampler(made, SamplerConfig(temperature=0), half=False)
+    with pytest.raises(AssayError, match=r"sampler\.temperature 0"):
+        grpo(tmp_path / "greedy", GrpoConfig(steps=1), made, PROMPTS, sampler, first_tokens)
+    with pytest.raises(AssayError, match=r"sampler\.temperature 0"):
+        TuneConfig(recipe="r", sampler=SamplerConfig(temperature=0))
+    with pytest.raises(AssayError, match=r"sampler\.temperature 0"):
+        run_own(str(folder), tmp_path / "absent.jsonl", tmp_path / "own", GrpoConfig(), PolicyConfig(),
+                SamplerConfig(temperature=0), RewardConfig(), "", ())  # fmt: skip
 
 
 def test_what_waits_in_the_buffer_carries_the_log_probabilities_of_the_policy_that_drew_it(

@@ -14,8 +14,6 @@ class PolicyConfig:
     """Any mix of adapter, llm and vision (paper B, Table 4: adapter alone is best there)."""
     lora_rank: int = 0
     """Low-rank adapters on the language model instead of its own weights (0: train them whole)."""
-    temperature: float = 1.0
-    """Of sampling, and of the log-probabilities that training compares."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     """Of the computing; weights stay in fp32. auto: bf16 where the device has instructions for it."""
     packing: bool = True
@@ -32,8 +30,8 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         if not self.train:
             raise AssayError("policy.train must name at least one part: adapter, llm or vision")
-        if self.temperature <= 0 or self.tokens <= 0 or self.lora_rank < 0:
-            raise AssayError("policy.temperature and policy.tokens must be above 0 and policy.lora_rank not below")
+        if self.tokens <= 0 or self.lora_rank < 0:
+            raise AssayError("policy.tokens must be above 0 and policy.lora_rank not below")
         if self.lora_rank and "llm" not in self.train:
             raise AssayError("policy.lora_rank adapts the language model: name llm in policy.train too")
 
@@ -76,7 +74,7 @@ class SamplerConfig:
     max_tokens: int = 64
     """New tokens of one answer."""
     temperature: float = 1.0
-    """0 takes the likeliest token."""
+    """Of drawing, and so of the log-probabilities that GRPO compares; 0 takes the likeliest token (not for GRPO)."""
     top_p: float = 1.0
     rows: int = 256
     """Answers that are decoded together."""
@@ -84,6 +82,12 @@ class SamplerConfig:
     def __post_init__(self) -> None:
         if self.max_tokens <= 0 or self.rows <= 0 or self.temperature < 0 or not 0 < self.top_p <= 1:
             raise AssayError("sampler: max_tokens and rows above 0, temperature not below 0, top_p in (0, 1]")
+
+    def training_temperature(self) -> float:
+        """The temperature, where answers are learned from. Raises AssayError for 0: all answers to a prompt are the same."""
+        if self.temperature == 0:
+            raise AssayError("sampler.temperature 0 gives every prompt one answer, so none is better: set it above 0")
+        return self.temperature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,7 +59,8 @@ def grpo(
     """Tune the policy in place and save it to `folder`; the same call resumes, and a finished one returns at once.
 
     Args:
-        sampler: `load(step)`, `prompt_ids(prompt)` and a call (prompts, n, draw), as `assay.policy.sampler`.
+        sampler: `config` (a SamplerConfig: its temperature is that of the log-probabilities in training too), `load(step)`,
+            `prompt_ids(prompt)` and a call (prompts, n, draw), as `assay.policy.sampler`.
         reward: (prompt, rollout) pairs -> scores; where it has `state()` and `load_state()`, these are saved with the run.
         watch: Called every `watch_every` steps; it may stop the run with a reason.
         reference: The policy that the KL penalty holds on to; needed where `config.kl` is above 0.
@@ -103,6 +104,7 @@ class Grpo:
     ) -> None:  # fmt: skip
         self.folder, self.config, self.policy, self.engine = folder, config, policy, engine
         self.sampler, self.reward, self.reference = sampler, reward, reference
+        self.temperature = sampler.config.training_temperature()
         self.prompts = list(prompts)
         self.by_id = {p.id: p for p in prompts}
         self.buffer = Buffer(config.buffer, config.seed * 1009 + engine.rank)
@@ -256,13 +258,13 @@ class Grpo:
         if not self.config.kl or self.reference is None:
             return None
         with self.engine.autocast():
-            found: Logprobs = self.reference(batch.to(self.engine.device))
+            found: Logprobs = self.reference(batch.to(self.engine.device), temperature=self.temperature)
         return found.logp_M
 
     def loss(self, micro: _Micro) -> Tensor:
         """This micro-batch's part of eq. 8 over the global batch, negated."""
         with self.engine.autocast():
-            found: Logprobs = self.engine.module(micro.batch.to(self.engine.device))
+            found: Logprobs = self.engine.module(micro.batch.to(self.engine.device), temperature=self.temperature)
         logp_M = found.logp_M
         parts = torch.split(logp_M.detach(), [len(s.tokens) for s in micro.samples])
         if micro.weight:

@@ -125,11 +125,12 @@ class Policy(torch.nn.Module):
         places, _ = body.get_rope_index(batch.ids_BT, attention_mask=batch.mask_BT, **given)
         return {"position_ids": places}
 
-    def forward(self, batch: Batch, entropy: bool = True) -> Logprobs:
+    def forward(self, batch: Batch, entropy: bool = True, temperature: float = 1.0) -> Logprobs:
+        """Log-probabilities under softmax(logits / temperature)."""
         head = self.inner.get_output_embeddings()
         hidden_MD = self.hidden(batch)[batch.from_M]
         logp_M, entropy_M = chosen_logprobs(
-            hidden_MD, head.weight, batch.targets_M, self.config.temperature, getattr(head, "bias", None), entropy
+            hidden_MD, head.weight, batch.targets_M, temperature, getattr(head, "bias", None), entropy
         )
         return Logprobs(logp_M=logp_M, entropy_M=entropy_M)
 

@@ -50,6 +50,7 @@ def run_grpo(
     from assay.policy.model import load_policy
     from assay.policy.sampler import local_sampler
 
+    sampling.training_temperature()
     store = ImageStore(out.with_name(out.name + ".images"))
     prompts = questions(path, store)
     unanswered = sum(not p.answer for p in prompts)

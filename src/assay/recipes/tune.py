@@ -59,6 +59,7 @@ class TuneConfig:
     def __post_init__(self) -> None:
         if self.rounds < 0 or self.test_prompts < 1 or self.gold_prompts < 0:
             raise AssayError("rounds and gold_prompts must not be negative, test_prompts at least 1")
+        self.sampler.training_temperature()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
