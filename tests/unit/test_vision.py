@@ -183,6 +183,25 @@ def test_lora_trains_few_weights_is_sampled_merged_and_saved_plain(
     assert [r[0].tokens for r in other] == [r[0].tokens for r in plain]
 
 
+def test_lora_leaves_an_untied_head_alone(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    seen, processor = tiny_models.encoder("siglip", 32)
+    config = tiny_models.language("qwen3").config
+    config.tie_word_embeddings = False
+    language = transformers.Qwen3ForCausalLM(config)
+    save(*assemble(seen, processor, language, tiny_models.tokenizer(), 32), tmp_path / "vlm")
+    language.save_pretrained(tmp_path / "lm")
+    tiny_models.tokenizer().save_pretrained(tmp_path / "lm")
+    for name, parts in (("vlm", ("llm",)), ("vlm", ("adapter", "llm")), ("lm", ("llm",))):
+        policy = load_policy(str(tmp_path / name), PolicyConfig(train=parts, lora_rank=2))
+        head = policy.inner.get_output_embeddings().weight
+        assert head is not policy.inner.get_input_embeddings().weight
+        assert not head.requires_grad
+        whole = {n for n, p in policy.named_parameters() if p.requires_grad and ".lora_" not in n}
+        assert all("multi_modal_projector" in n for n in whole)
+        assert bool(whole) == ("adapter" in parts)
+
+
 def test_an_adapter_moves_to_another_language_model_of_the_same_width() -> None:
     source, _ = made("fastvlm", "llama")
     target, _ = made("fastvlm", "qwen3", seed=1)

@@ -198,14 +198,15 @@ def choose_trained(model: Any, parts: Sequence[str]) -> None:
 
 
 def _with_lora(model: Any, config: PolicyConfig) -> Any:
-    """Low-rank adapters on the language model; the other chosen parts train whole."""
+    """Low-rank adapters on the language model, whose own weights and head rest; the other chosen parts train whole."""
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         from assay.errors import missing_extra
 
         raise missing_extra("peft", "lora") from error
-    trained = [n for n, p in model.named_parameters() if p.requires_grad and "language_model" not in n]
+    resting = {id(p) for part in (vision.language_model(model), model.get_output_embeddings()) for p in part.parameters()}
+    chosen = {n for n, p in model.named_parameters() if p.requires_grad and id(p) not in resting}
     body = "language_model" if vision.is_visual(model) else model.base_model_prefix
     names = [
         n for n, m in model.named_modules()
@@ -215,7 +216,6 @@ def _with_lora(model: Any, config: PolicyConfig) -> Any:
         model,
         LoraConfig(task_type="CAUSAL_LM", r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=names),
     )
-    chosen = set(trained) if vision.is_visual(model) else set()
     for name, parameter in made.named_parameters():
         if name.removeprefix("base_model.model.") in chosen:
             parameter.requires_grad_(True)
