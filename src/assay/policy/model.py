@@ -205,7 +205,9 @@ def _with_lora(model: Any, config: PolicyConfig) -> Any:
         from assay.errors import missing_extra
 
         raise missing_extra("peft", "lora") from error
-    resting = {id(p) for part in (vision.language_model(model), model.get_output_embeddings()) for p in part.parameters()}
+    resting = {
+        id(p) for part in (vision.language_model(model), model.get_output_embeddings()) for p in part.parameters()
+    }
     chosen = {n for n, p in model.named_parameters() if p.requires_grad and id(p) not in resting}
     body = "language_model" if vision.is_visual(model) else model.base_model_prefix
     names = [

@@ -124,16 +124,16 @@ def fit_model_term(
     good = np.flatnonzero(last & (np.array(lows) >= wanted))
     if not len(good):
         best = f"best {float(np.max(np.array(lows)[last])):.0%}"
-        return ModelTerm(**fitted, reason=f"no threshold reaches, with confidence, a precision of {wanted:.0%} ({best})")
+        return ModelTerm(
+            **fitted, reason=f"no threshold reaches, with confidence, a precision of {wanted:.0%} ({best})"
+        )
     at = int(good[-1])
     chosen = {"threshold": float(p[order][at]), "precision": float(shares[at]), "kept": float(counts[at] / len(raw)),
               "precision_low": lows[at]}  # fmt: skip
     return ModelTerm(**(fitted | chosen))
 
 
-def _independent(
-    right: NDArray[np.bool_], asked: NDArray[np.int64], order: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def _independent(right: NDArray[np.bool_], asked: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.float64]:
     """How many independent answers the first 1, 2, ... n in this order are worth (Kish's design effect)."""
     error = right - right.mean()
     sums, squares, sizes = (np.bincount(asked, x) for x in (error, error**2, np.ones(len(asked))))

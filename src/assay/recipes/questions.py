@@ -104,8 +104,9 @@ def jsonl(path: Path, store: ImageStore | None = None) -> tuple[list[Prompt], li
         message = Message(role="user", content=question, images=images)
         prompts.append(Prompt(messages=(message,), answer=answer, kind=kind))
     if not prompts:
-        first = rejected and f"all {len(rejected)} rows were rejected, row {rejected[0].row} because {rejected[0].reason}"
-        raise AssayError(f"{path}: no questions ({first or 'empty'})")
+        first = "".join(f", row {r.row} because {r.reason}" for r in rejected[:1])
+        why = f"all {len(rejected)} rows were rejected{first}" if rejected else "empty"
+        raise AssayError(f"{path}: no questions ({why})")
     return prompts, rejected
 
 

@@ -94,7 +94,7 @@ def number(text: str) -> int | float | None:
 
 def letter(text: str) -> str | None:
     """The letter of a choice: marked at the beginning ("b", "(b)", "b) Paris", "option b"), or an upper-case one that stands
-    alone, at the beginning ("B Paris") or nowhere else ("I think B"). "A" and "I" before a small word are words ("A dog")."""
+    alone, at the beginning ("B Paris") or once ("I think B"). "A" and "I" before a small word are words ("A dog")."""
     text = text.strip()
     marked = _MARKED.match(text)
     if marked:
