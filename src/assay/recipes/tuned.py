@@ -33,8 +33,8 @@ img{max-width:100%}pre{background:#f6f6f6;padding:.7rem;overflow:auto}small{colo
 <h1>{{ title }}</h1><p>{{ model }}</p>
 <h2>Policies</h2><table><tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
-<p><small>{{ n }} test questions, greedy answers, 95% intervals over pictures. A hallucination is an answer whose reasoning
-names something that is not in the picture; the papers do not define theirs.</small></p>
+<p><small>{{ n }} test questions, greedy answers, 95% intervals{% if looked %} over pictures. A hallucination is an answer
+whose reasoning names something that is not in the picture; the papers do not define theirs{% endif %}.</small></p>
 {% for caption, image in plots %}<h2>{{ caption }}</h2><img alt="{{ caption }}" src="data:image/png;base64,{{ image }}">
 {% endfor %}<h2>Preference pairs</h2><pre>{{ pairs }}</pre><h2>Settings</h2><pre>{{ config }}</pre>
 <pre>{{ machine }}</pre></html>
@@ -62,8 +62,9 @@ def percent(estimate: Estimate | None) -> str:
     return f"{100 * estimate.value:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def rows(readings: Mapping[str, Reading]) -> list[list[str]]:
-    return [
+def grid(readings: Mapping[str, Reading]) -> tuple[list[str], list[list[str]]]:
+    """The header and a row for each policy, without the columns that no reading has."""
+    rows = [
         [
             name, percent(r.accuracy), percent(r.hallucination_rate), percent(r.blind_agreement),
             "-" if r.chance_agreement is None else f"{100 * r.chance_agreement:.1f}", percent(r.swap_agreement),
@@ -71,6 +72,12 @@ def rows(readings: Mapping[str, Reading]) -> list[list[str]]:
         ]
         for name, r in readings.items()
     ]  # fmt: skip
+    return _told(HEADER, rows)
+
+
+def _told(header: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    kept = [n for n in range(len(header)) if any(row[n] != "-" for row in rows)]
+    return [header[n] for n in kept], [[row[n] for n in kept] for row in rows]
 
 
 SHORT = ("policy", "right, %", "invents, %", "names, %", "same if blank, %", "if swapped, %")
@@ -78,11 +85,14 @@ SHORT = ("policy", "right, %", "invents, %", "names, %", "same if blank, %", "if
 
 
 def summary(folder: Path, console: Console) -> None:
-    """Print the table of policies, narrow enough for 80 columns."""
-    table = RichTable(*SHORT, box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for name, r in policies(folder).items():
-        rates = (r.accuracy, r.hallucination_rate, r.named, r.blind_agreement, r.swap_agreement)
-        table.add_row(name, *map(_brief, rates))
+    """Print the table of policies, narrow enough for 80 columns, without the columns that no policy has."""
+    header, rows = _told(SHORT, [
+        [name, *map(_brief, (r.accuracy, r.hallucination_rate, r.named, r.blind_agreement, r.swap_agreement))]
+        for name, r in policies(folder).items()
+    ])  # fmt: skip
+    table = RichTable(*header, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
 
 
@@ -105,14 +115,16 @@ def write_report(folder: Path) -> Path:
             plots.append((f"{name}: rewards and effective samples over steps", _picture(_grpo_plot(metrics))))
         elif metrics and "accuracy" in metrics[0]:
             plots.append((f"{name}: preference accuracy and margin over steps", _picture(_mpo_plot(metrics))))
-    numbered = ", ".join(f"{n} {name}" for n, name in enumerate(readings, 1))
-    plots.append((
-        f"Accuracy against hallucination rate ({numbered})", base64.b64encode(plot(list(_numbered(readings)))).decode()
-    ))  # fmt: skip
+    looked = any(r.accuracy and r.hallucination_rate for r in readings.values())
+    if looked:
+        numbered = ", ".join(f"{n} {name}" for n, name in enumerate(readings, 1))
+        picture = base64.b64encode(plot(list(_numbered(readings)))).decode()
+        plots.append((f"Accuracy against hallucination rate ({numbered})", picture))
     pairs = [json.loads(p.read_text()).get("counts") for p in sorted(steps.glob("*.json")) if p.stem.startswith("mpo")]
     base = json.loads((steps / "base.json").read_text())["model"] if (steps / "base.json").exists() else ""
+    header, rows = grid(readings)
     page = jinja2.Environment(autoescape=True).from_string(PAGE).render(
-        title=f"{config['recipe']}: {folder.name}", model=base, header=HEADER, rows=rows(readings),
+        title=f"{config['recipe']}: {folder.name}", model=base, header=header, rows=rows, looked=looked,
         n=next(iter(readings.values())).n, plots=plots, pairs=json.dumps(pairs, indent=1),
         config=json.dumps(config, indent=1), machine=json.dumps(environment(), indent=1),
     )  # fmt: skip
