@@ -8,10 +8,15 @@ language model go together, in the class that fits, so that a saved model loads 
     the encoder returns a feature map  FastVLM (EfficientNet and other convolutional encoders)
     else                               LLaVA
 
+Every causal language model will do whose head is a plain linear layer over its last hidden state. Whether it is, is tried:
+the assembled model must give the logits that the language model gave. Tied embeddings stay tied where these classes know
+them (`embed_tokens`, as in Llama and Qwen); GPT-2's head becomes a copy.
+
 How R1V2's adapter is initialised is not said; R1V1 trains it with a substitute language model of the same width and moves it
 (`transfer`).
 """
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,35 +38,98 @@ def assemble(
     Args:
         encoder: Any vision model of transformers with `last_hidden_state`.
         image_processor: Its image processor.
-        language: A causal language model; its tokenizer gets the picture token, if it lacks one.
+        language: A causal language model, in eval mode; its tokenizer gets the picture token, if it lacks one.
         size: Pixels of a side of the square pictures.
         unshuffle: Patches of a side that are joined to one token (2: a quarter of the tokens).
 
-    Raises AssayError when the parts do not fit.
+    Raises AssayError, which names the architecture, when a part is of another kind or the parts do not fit.
     """
     tower = encoder.vision_model if hasattr(encoder, "vision_model") else encoder
-    with torch.no_grad():
-        seen = tower.eval()(torch.zeros(1, 3, size, size)).last_hidden_state
+    seen = _look(tower, size)
     is_map = seen.dim() == 4
     if is_map and unshuffle > 1:
         raise AssayError("pixel unshuffle joins patches of a transformer encoder; this one returns a feature map")
+    body, head = _language_parts(language)
     image_id = _image_token(tokenizer, language)
     width = seen.shape[1] if is_map else seen.shape[-1]
-    text, picture = language.config, tower.config
+    text, picture = copy.deepcopy(language.config), tower.config
+    text.tie_word_embeddings = tied = bool(text.tie_word_embeddings) and hasattr(body, "embed_tokens")
     picture.hidden_size = width
+    common = {
+        "text_config": text, "vision_config": picture, "image_token_id": image_id, "tie_word_embeddings": tied,
+    }  # fmt: skip
     torch.manual_seed(seed)
     if is_map:
-        tokens, model = seen.shape[2] * seen.shape[3], _fast_vlm(text, picture, image_id)
+        tokens, model = seen.shape[2] * seen.shape[3], _fast_vlm(common)
     else:
-        tokens, model = _of_patches(text, picture, image_id, seen.shape[1], unshuffle)
-    vision.vision_tower(model).load_state_dict(tower.state_dict())
-    vision.language_model(model).load_state_dict(language.model.state_dict())
-    model.get_output_embeddings().load_state_dict(language.get_output_embeddings().state_dict())
-    if text.tie_word_embeddings:
+        tokens, model = _of_patches(common, seen.shape[1], unshuffle)
+    _take_over(vision.vision_tower(model), tower)
+    _take_over(vision.language_model(model), body)
+    _take_over(model.get_output_embeddings(), head)
+    if tied:
         model.config.tie_word_embeddings = True
         model.tie_weights()
     model.generation_config = language.generation_config
-    return models.without_dropout(model), _processor(image_processor, tokenizer, size, tokens)
+    models.without_dropout(model).eval()
+    _compare(model, language)
+    return model, _processor(image_processor, tokenizer, size, tokens)
+
+
+def _look(tower: Any, size: int) -> torch.Tensor:
+    """What the encoder makes of a black picture. Raises AssayError where it is no encoder of pictures of this size."""
+    try:
+        with torch.no_grad():
+            seen: torch.Tensor = tower.eval()(torch.zeros(1, 3, size, size)).last_hidden_state
+    except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        raise AssayError(
+            f"{type(tower).__name__} does not read pictures of {size} x {size} pixels ({_first_line(error)}); give a vision "
+            "encoder (CLIP, SigLIP, InternViT, EfficientNet, ...), not a language or vision-language model, and its size"
+        ) from error
+    return seen
+
+
+def _language_parts(language: Any) -> tuple[Any, Any]:
+    """The body of a causal language model, and its head."""
+    name, head = type(language).__name__, language.get_output_embeddings()
+    if vision.is_visual(language):
+        raise AssayError(f"{name} is a vision-language model already; give a language model")
+    if head is None:
+        raise AssayError(f"{name} has no head that predicts tokens; give a causal language model")
+    if getattr(head, "bias", None) is not None:
+        raise AssayError(f"{name}: its head has a bias, which transformers' vision-language classes do not have")
+    return vision.language_model(language), head
+
+
+def _take_over(part: Any, source: Any) -> None:
+    try:
+        part.load_state_dict(source.state_dict())
+    except RuntimeError as error:
+        raise AssayError(
+            f"the weights of {type(source).__name__} do not fit {type(part).__name__}, which is what transformers would load"
+        ) from error
+
+
+def _compare(model: Any, language: Any) -> None:
+    """Raise AssayError where the assembled model says something else of a text than its language model does."""
+    name = type(language).__name__
+    ids_1T = torch.arange(4)[None] % language.get_input_embeddings().num_embeddings
+    try:
+        with torch.no_grad():
+            ours, theirs = model(input_ids=ids_1T).logits, language(input_ids=ids_1T).logits
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise AssayError(
+            f"{name} cannot be the language model of {type(model).__name__}: {_first_line(error)}"
+        ) from error
+    apart = (ours - theirs).abs().max().item() / theirs.abs().max().item()
+    if not apart <= 1e-3:
+        raise AssayError(
+            f"{name} computes its logits in another way than {type(model).__name__} (they differ by {apart:.1%}): "
+            "such a language model cannot be assembled"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _image_token(tokenizer: Any, language: Any) -> int:
@@ -74,15 +142,12 @@ def _image_token(tokenizer: Any, language: Any) -> int:
     return found
 
 
-def _fast_vlm(text: Any, picture: Any, image_id: int) -> Any:
-    config = transformers.FastVlmConfig(
-        text_config=text, vision_config=picture, image_token_id=image_id, vision_feature_layer=-1,
-        vision_feature_select_strategy="full", tie_word_embeddings=bool(text.tie_word_embeddings),
-    )  # fmt: skip
+def _fast_vlm(common: dict[str, Any]) -> Any:
+    config = transformers.FastVlmConfig(**common, vision_feature_layer=-1, vision_feature_select_strategy="full")
     return transformers.FastVlmForConditionalGeneration(config)
 
 
-def _of_patches(text: Any, picture: Any, image_id: int, places: int, unshuffle: int) -> tuple[int, Any]:
+def _of_patches(common: dict[str, Any], places: int, unshuffle: int) -> tuple[int, Any]:
     """LLaVA, or a class with pixel unshuffle. A class token (one place more than a square) is left out."""
     side = int(places**0.5)
     has_class = side * side != places
@@ -93,22 +158,18 @@ def _of_patches(text: Any, picture: Any, image_id: int, places: int, unshuffle: 
         raise AssayError(
             f"{side} x {side} patches cannot be joined {unshuffle} by {unshuffle}; use another picture size"
         )
-    common: dict[str, Any] = {
-        "text_config": text, "vision_config": picture, "tie_word_embeddings": bool(text.tie_word_embeddings),
-        "image_token_id": image_id,
-    }  # fmt: skip
     read = {"vision_feature_layer": -1, "vision_feature_select_strategy": "default" if has_class else "full"}
     tokens = (side // unshuffle) ** 2
     if unshuffle == 1:
         config = transformers.LlavaConfig(**common, **read, image_seq_length=tokens)
         return tokens, transformers.LlavaForConditionalGeneration(config)
-    if picture.model_type == "internvl_vision":
+    if common["vision_config"].model_type == "internvl_vision":
         config = transformers.InternVLConfig(**common, **read, image_seq_length=tokens, downsample_ratio=1 / unshuffle)
         return tokens, transformers.InternVLForConditionalGeneration(config)
     if has_class:
         raise AssayError("pixel unshuffle of an encoder with a class token is done for InternVL's own encoder only")
     config = transformers.Cohere2VisionConfig(
-        **common, downsample_factor=unshuffle, alignment_intermediate_size=2 * text.hidden_size
+        **common, downsample_factor=unshuffle, alignment_intermediate_size=2 * common["text_config"].hidden_size
     )
     return tokens, transformers.Cohere2VisionForConditionalGeneration(config)
 
@@ -162,8 +223,6 @@ def assemble_from(encoder: str, language: str, out: Path, size: int, unshuffle: 
     tower = models.load_pretrained(transformers.AutoModel, encoder)
     image_processor = models.load_pretrained(transformers.AutoImageProcessor, encoder)
     text, tokenizer = models.load_generator(language)
-    if vision.is_visual(text):
-        raise AssayError(f"{language} is a vision-language model already; give a language model")
     model, processor = assemble(tower, image_processor, text, tokenizer, size, unshuffle)
     if adapter_of:
         transfer(models.load_generator(adapter_of)[0], model)
