@@ -1,7 +1,7 @@
 """`assay policy`: part B, from a vision encoder and a language model to a tuned policy."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -91,6 +91,7 @@ def policy_grpo(
     sampler: SamplerConfig = SamplerConfig(),  # noqa: B008
     rewards: RewardConfig = RewardConfig(),  # noqa: B008
     answer_start: str = "",
+    backend: Literal["auto", "vllm"] = "auto",
     trackers: tuple[str, ...] = (),
 ) -> None:
     """GRPO with the sample buffer on your own questions; under `torchrun` or `accelerate launch`, on all their processes.
@@ -104,11 +105,12 @@ def policy_grpo(
         sampler: Length and temperature of answers.
         rewards: Weights of rule and format.
         answer_start: Text that every answer is made to begin with, such as "<think>".
+        backend: What draws answers. auto: our decoder, or transformers' generate where the model cannot be packed.
         trackers: Where metrics go besides OUT/metrics.jsonl.
     """
     from assay.recipes.own import run_grpo
 
-    print(run_grpo(model, prompts, out, config, policy, sampler, rewards, answer_start, trackers))
+    print(run_grpo(model, prompts, out, config, policy, sampler, rewards, answer_start, trackers, backend))
 
 
 @app.command(name="mpo")

@@ -31,6 +31,7 @@ from assay.policy.buffer import Buffer
 from assay.policy.config import GrpoConfig
 from assay.policy.model import Batch, Logprobs, Policy
 from assay.policy.mpo import schedule
+from assay.policy.sampler import Sampler
 from assay.records import Prompt, Rollout, Sample, Score
 from assay.step import Engine
 from assay.tables import write_text
@@ -52,15 +53,15 @@ Watch = Callable[[int, Policy], tuple[dict[str, float], str]]
 
 
 def grpo(
-    folder: Path, config: GrpoConfig, policy: Policy, prompts: Sequence[Prompt], sampler: Any, reward: Any,
+    folder: Path, config: GrpoConfig, policy: Policy, prompts: Sequence[Prompt], sampler: Sampler, reward: Any,
     say: Callable[[str], None] = lambda _: None, trackers: Sequence[str] = (), watch: Watch | None = None,
     watch_every: int = 0, reference: Policy | None = None, watch_state: Any = None,
 ) -> Tuned:  # fmt: skip
     """Tune the policy in place and save it to `folder`; the same call resumes, and a finished one returns at once.
 
     Args:
-        sampler: `config` (a SamplerConfig: its temperature is that of the log-probabilities in training too), `load(step)`,
-            `prompt_ids(prompt)` and a call (prompts, n, draw), as `assay.policy.sampler`.
+        sampler: Draws the answers; see `assay.policy.sampler`. The temperature of its `config` is that of the log-probabilities
+            in training too.
         reward: (prompt, rollout) pairs -> scores; where it has `state()` and `load_state()`, these are saved with the run.
         watch: Called every `watch_every` steps; it may stop the run with a reason.
         reference: The policy that the KL penalty holds on to; needed where `config.kl` is above 0.
@@ -99,7 +100,7 @@ class Grpo:
     kept: dict[str, Any]
 
     def __init__(
-        self, folder: Path, config: GrpoConfig, policy: Policy, engine: Engine, prompts: Sequence[Prompt], sampler: Any,
+        self, folder: Path, config: GrpoConfig, policy: Policy, engine: Engine, prompts: Sequence[Prompt], sampler: Sampler,
         reward: Any, reference: Policy | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.config, self.policy, self.engine = folder, config, policy, engine

@@ -1,11 +1,12 @@
-"""Prompts -> groups of rollouts: our decoder on a copy of the policy in 16 bits, transformers' generate, or a vLLM server.
+"""Prompts -> groups of rollouts: our decoder on a copy of the policy in 16 bits, transformers' generate, or vLLM.
 
 The paper does not say how it samples (R1V3: verl, that is vLLM). Sampled token ids are kept; nothing is tokenised again.
 """
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -13,7 +14,6 @@ from transformers import GenerationConfig
 
 from assay import vision
 from assay.attention import Prefilled
-from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.pack import Group, pack, share
 from assay.policy.config import SamplerConfig
@@ -24,6 +24,22 @@ from assay.render import render_prompt
 
 ROWS = 16
 """Rows of a product for which reordered weights are laid out; any number may come."""
+
+
+class Sampler(Protocol):
+    """What GRPO needs of a sampler; `tests/contract/test_samplers.py` holds every one of ours to it."""
+
+    config: SamplerConfig
+
+    def load(self, step: int) -> None:
+        """Take over the policy's weights of this step; rollouts carry it as their `policy_step`."""
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """The tokens of a prompt, pictures' places and the begun answer included: what training puts before an answer."""
+
+    def __call__(self, prompts: Sequence[Prompt], n: int, draw: int = 0) -> list[list[Rollout]]:
+        """n answers of each prompt, in order. The seed, the step and `draw` alone decide them: a resumed run draws the same,
+        and two calls at one step with other `draw` do not."""
 
 
 class LocalSampler:
@@ -360,42 +376,14 @@ def local_sampler(
     return GenerateSampler(policy, config, store, seed, answer_start)
 
 
-class VllmSampler:
-    """The same from vLLM in this process (extra `vllm`). Untested here: there is no GPU where this was written.
+def make_sampler(
+    kind: Literal["auto", "vllm"], policy: Policy, config: SamplerConfig,
+    store: ImageStore | None = None, seed: int = 0, answer_start: str = "", within: Path | None = None,
+) -> Sampler:  # fmt: skip
+    """A sampler by its kind: what `local_sampler` chooses (auto), or vLLM, which reads the policy from a folder in `within`.
+    Raises AssayError when vLLM is asked for and not installed."""
+    if kind == "vllm":
+        from assay.policy.vllm_sampler import VllmSampler
 
-    Weights are handed over by `load` through a folder that the policy saves, as vLLM reads them.
-    """
-
-    def __init__(self, folder: str, config: SamplerConfig, seed: int = 0, **options: Any) -> None:
-        try:
-            from vllm import LLM, SamplingParams
-        except ImportError as error:
-            raise AssayError("this needs vllm, which is not installed; run: pip install vllm") from error
-        self.llm, self.config, self.step = LLM(model=folder, seed=seed, **options), config, 0
-        self.settings = SamplingParams
-
-    def load(self, step: int) -> None:
-        self.step = step
-        self.llm.collective_rpc("reload_weights")
-
-    def __call__(self, prompts: Sequence[Prompt], n: int, draw: int = 0) -> list[list[Rollout]]:
-        """n answers of each prompt (text only)."""
-        settings = self.settings(
-            n=n,
-            temperature=self.config.temperature,
-            top_p=self.config.top_p,
-            max_tokens=self.config.max_tokens,
-            logprobs=0,
-        )
-        chats = [[{"role": m.role, "content": m.content} for m in p.messages] for p in prompts]
-        answers = self.llm.chat(chats, settings, use_tqdm=False)
-        return [
-            [
-                Rollout(
-                    prompt_id=p.id, tokens=tuple(o.token_ids), text=o.text, ended=o.finish_reason == "stop",
-                    logprobs=tuple(next(iter(x.values())).logprob for x in o.logprobs or ()), policy_step=self.step,
-                )
-                for o in answer.outputs
-            ]
-            for p, answer in zip(prompts, answers, strict=True)
-        ]  # fmt: skip
+        return VllmSampler(policy, config, store, seed, answer_start, within)
+    return local_sampler(policy, config, store, seed, answer_start)

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from assay.errors import AssayError
 from assay.images import ImageStore
@@ -44,11 +44,12 @@ def fitting(prompts: Sequence[Prompt], policy: Any, sampler: Any, room: int) -> 
 def run_grpo(
     model: str, path: Path, out: Path, config: GrpoConfig, settings: PolicyConfig, sampling: SamplerConfig,
     rewards: RewardConfig, answer_start: str, trackers: Sequence[str],
+    backend: Literal["auto", "vllm"] = "auto",
 ) -> str:  # fmt: skip
     """GRPO with rule and format rewards; returns a line that says how it went."""
     from assay.policy.grpo import grpo
     from assay.policy.model import load_policy
-    from assay.policy.sampler import local_sampler
+    from assay.policy.sampler import make_sampler
 
     sampling.training_temperature()
     store = ImageStore(out.with_name(out.name + ".images"))
@@ -60,8 +61,9 @@ def run_grpo(
         print(f"{unanswered:,} questions without an answer are left out: without a reward model nothing rewards them")
     policy = load_policy(model, settings, store)
     if not policy.packed:
-        print(f"batches are padded, and answers drawn by transformers' generate: {policy.reason}")
-    sampler = local_sampler(policy, sampling, store, config.seed, answer_start)
+        drawn = "" if backend == "vllm" else ", and answers drawn by transformers' generate"
+        print(f"batches are padded{drawn}: {policy.reason}")
+    sampler = make_sampler(backend, policy, sampling, store, config.seed, answer_start, out.parent)
     prompts = fitting([p for p in prompts if p.answer], policy, sampler, sampling.max_tokens)
     reference = load_policy(model, settings, store).requires_grad_(False) if config.kl else None
     reward = HybridReward(rewards, None, None, answer_start)
