@@ -80,7 +80,7 @@ def tokens(groups: Any) -> list[list[tuple[int, ...]]]:
 
 
 def logp_of(policy: Policy, sampler: Sampler, prompts: list[Prompt], groups: Any) -> torch.Tensor:
-    """What the training pass says of the same answers."""
+    """What a training pass over the same answers says."""
     made = [
         Group(
             prefix=np.array(sampler.prompt_ids(p), dtype=np.int32), images=p.images,
@@ -88,15 +88,18 @@ def logp_of(policy: Policy, sampler: Sampler, prompts: list[Prompt], groups: Any
         )
         for p, g in zip(prompts, groups, strict=True)
     ]  # fmt: skip
+    batch = policy.batch(made)
     with torch.no_grad():
-        return policy(policy.batch(made)).logp_M
+        logits_MV = policy.inner.get_output_embeddings()(policy.hidden(batch)[batch.from_M])
+    logp_MV = (logits_MV / sampler.config.temperature).log_softmax(-1)
+    return logp_MV.gather(1, batch.targets_M[:, None]).squeeze(1)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_rollouts_are_whole_and_their_log_probabilities_are_the_policy_s(
     load: Callable[..., Policy], make: Callable[..., Any], text: Path, temperature: float
 ) -> None:
-    policy = load(text, temperature=temperature)
+    policy = load(text)
     sampler = make(policy, replace(CONFIG, temperature=temperature))
     sampler.load(7)
     groups = sampler(PROMPTS, 3)
