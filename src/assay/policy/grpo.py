@@ -60,8 +60,8 @@ def grpo(
     """Tune the policy in place and save it to `folder`; the same call resumes, and a finished one returns at once.
 
     Args:
-        sampler: Draws the answers; see `assay.policy.sampler`. The temperature of its `config` is that of the log-probabilities
-            in training too.
+        sampler: Draws the answers; see `assay.policy.sampler`. The temperature of its `config` is that of training's
+            log-probabilities too.
         reward: (prompt, rollout) pairs -> scores; where it has `state()` and `load_state()`, these are saved with the run.
         watch: Called every `watch_every` steps; it may stop the run with a reason.
         reference: The policy that the KL penalty holds on to; needed where `config.kl` is above 0.
