@@ -280,7 +280,7 @@ NAN = math.nan
         (FitConfig, {"weights": (math.inf, 0, 1)}, "weights"), (RewardConfig, {"rule": NAN}, "weights"),
         (RewardConfig, {"model": math.inf}, "weights"), (RewardConfig, {"bound": NAN}, "bound"),
         (BufferConfig, {"alpha": NAN}, "buffer.alpha"), (PairConfig, {"threshold": NAN}, "pairs.threshold"),
-        (PolicyConfig, {"temperature": NAN}, "policy.temperature"), (SamplerConfig, {"temperature": NAN}, "sampler.temp"),
+        (SamplerConfig, {"temperature": NAN}, "sampler.temp"),
     ],
 )  # fmt: skip
 def test_settings_that_mean_nothing_are_refused(kind: Any, options: dict[str, Any], named: str) -> None:

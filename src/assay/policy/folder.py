@@ -76,7 +76,7 @@ class Folder:
         if (before := kept.pop("identity")) != self.identity:
             raise AssayError(
                 f"{place} holds a training with other inputs ({', '.join(changes(before, self.identity))}); "
-                "choose another folder, or give the same inputs to resume"
+                "choose another folder, remove that one, or give the same inputs to resume"
             )
         return dict(kept)
 

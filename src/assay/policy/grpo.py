@@ -77,11 +77,11 @@ def grpo(
     engine = Engine(policy.config.precision, config.clip, policy.config.shard)
     if engine.sharded:
         raise AssayError("policy.shard splits the weights that our sampler decodes with: leave it off for GRPO")
+    run = Grpo(folder, config, policy, engine, prompts, sampler, reward, reference)
     engine.wait()
     if engine.lead:
         place.begin()
     engine.prepare(policy, config.lr, config.weight_decay)
-    run = Grpo(folder, config, policy, engine, prompts, sampler, reward, reference)
     run.place, run.kept = place, {"reward": reward, "watch": watch_state}
     return run.loop(say if engine.lead else lambda _: None, trackers, watch, watch_every)
 
