@@ -52,7 +52,7 @@ class Run:
             return
         before = json.loads(path.read_text())
         if before != config:
-            changed = ", ".join(_changes(before, config))
+            changed = ", ".join(changes(before, config))
             raise AssayError(
                 f"{self.folder}: this folder holds a run with another config ({changed}); "
                 "use another --out, or the same options to resume"
@@ -130,8 +130,9 @@ def jsonable(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _changes(before: Any, after: Any, at: str = "") -> list[str]:
+def changes(before: Any, after: Any, at: str = "") -> list[str]:
+    """How two JSON-like values differ, a line for each field: "grpo.lr: 1e-06 -> 1e-05"."""
     if isinstance(before, dict) and isinstance(after, dict):
         keys = sorted(before.keys() | after.keys())
-        return [c for k in keys for c in _changes(before.get(k), after.get(k), f"{at}.{k}" if at else k)]
+        return [c for k in keys for c in changes(before.get(k), after.get(k), f"{at}.{k}" if at else k)]
     return [] if before == after else [f"{at}: {before!r} -> {after!r}"]

@@ -34,8 +34,12 @@ def advantages(rewards: Sequence[float], scale: Literal["std", "none"] = "std") 
     if not has_signal(rewards):
         return [0.0] * len(rewards)
     mean = math.fsum(rewards) / len(rewards)
-    spread = math.sqrt(math.fsum((r - mean) ** 2 for r in rewards) / len(rewards)) if scale == "std" else 1.0
-    return [(r - mean) / spread for r in rewards]
+    apart = [r - mean for r in rewards]
+    if scale == "none":
+        return apart
+    most = max(map(abs, apart))  # or the squares of tiny ones would vanish
+    spread = math.sqrt(math.fsum((d / most) ** 2 for d in apart) / len(apart))
+    return [d / most / spread for d in apart]
 
 
 def has_signal(rewards: Sequence[float]) -> bool:
@@ -43,17 +47,24 @@ def has_signal(rewards: Sequence[float]) -> bool:
     return any(r != rewards[0] for r in rewards)
 
 
+def is_finite(score: Score) -> bool:
+    """Is every term of it, and their total, a number?"""
+    return all(map(math.isfinite, (score.rule, score.format, score.claims, score.model, score.total)))
+
+
 def grade(
     rollouts: Sequence[Rollout], scores: Sequence[Score], scale: Literal["std", "none"] = "std",
     signal: Literal["total", "rule"] = "total",
 ) -> Graded:  # fmt: skip
-    """The samples of one group. Answers without tokens earn no sample, but count in the group's mean.
+    """The samples of one group. Answers without tokens earn no sample, but count in the group's mean; those whose score is
+    not a number do neither.
 
     With `signal` "rule", a group whose rule parts are equal has no signal, whatever the reward model says of it: dividing by
     the spread would make its least preference as large as that between right and wrong.
     """
-    rules = has_signal([s.rule + s.format + s.claims for s in scores])
-    found = advantages([s.total for s in scores], scale) if rules or signal == "total" else [0.0] * len(scores)
+    told = [(r, s) for r, s in zip(rollouts, scores, strict=True) if is_finite(s)]
+    rules, totals = has_signal([s.rule + s.format + s.claims for _, s in told]), [s.total for _, s in told]
+    found = advantages(totals, scale) if rules or signal == "total" else [0.0] * len(told)
     group = digest([rollouts[0].prompt_id, rollouts[0].policy_step, [list(r.tokens) for r in rollouts]])
     return Graded(
         samples=tuple(
@@ -61,8 +72,8 @@ def grade(
                 prompt_id=r.prompt_id, group=group, tokens=r.tokens, logprobs=r.logprobs, advantage=a,
                 policy_step=r.policy_step,
             )
-            for r, a in zip(rollouts, found, strict=True) if r.tokens
+            for (r, _), a in zip(told, found, strict=True) if r.tokens
         ),
         signal=any(a != 0.0 for a in found), rule_signal=rules,
-        total_signal=has_signal([s.total for s in scores]),
+        total_signal=has_signal(totals),
     )  # fmt: skip

@@ -1,9 +1,19 @@
 """Settings of the policy side, apart from the code that reads them, so that they load without torch."""
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from assay.errors import AssayError
+
+
+def check_numbers(config: Any, prefix: str, above: tuple[str, ...] = (), at_least: tuple[str, ...] = ()) -> None:
+    """Raise AssayError for a field that is not a finite number, above 0 or at least 0; one that is None is not looked at."""
+    for name in (*above, *at_least):
+        value = getattr(config, name)
+        if value is not None and not (0 <= value < math.inf and (value > 0 or name in at_least)):
+            least = "above 0" if name in above else "of at least 0"
+            raise AssayError(f"{prefix}{name} must be a finite number {least}, got {value}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +40,7 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         if not self.train:
             raise AssayError("policy.train must name at least one part: adapter, llm or vision")
-        if self.tokens <= 0 or self.lora_rank < 0:
-            raise AssayError("policy.tokens must be above 0 and policy.lora_rank not below")
+        check_numbers(self, "policy.", above=("tokens",), at_least=("lora_rank",))
         if self.lora_rank and "llm" not in self.train:
             raise AssayError("policy.lora_rank adapts the language model: name llm in policy.train too")
 
@@ -58,13 +67,11 @@ class FitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "lr", "clip", "beta", "save_every"):
-            if getattr(self, name) <= 0:
-                raise AssayError(f"{name} must be above 0, got {getattr(self, name)}")
+        check_numbers(self, "", ("epochs", "batch", "lr", "clip", "beta", "save_every"), ("weight_decay", "seed"))
         if not 0 <= self.warmup < 1:
             raise AssayError(f"warmup is a share of the steps in [0, 1), got {self.warmup}")
-        if min(self.weights) < 0 or not any(self.weights):
-            raise AssayError(f"weights must not be negative, nor all zero, got {self.weights}")
+        if not all(0 <= w < math.inf for w in self.weights) or not any(self.weights):
+            raise AssayError(f"weights must be finite, not negative, nor all zero, got {self.weights}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +87,9 @@ class SamplerConfig:
     """Answers that are decoded together."""
 
     def __post_init__(self) -> None:
-        if self.max_tokens <= 0 or self.rows <= 0 or self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise AssayError("sampler: max_tokens and rows above 0, temperature not below 0, top_p in (0, 1]")
+        check_numbers(self, "sampler.", above=("max_tokens", "rows"), at_least=("temperature",))
+        if not 0 < self.top_p <= 1:
+            raise AssayError(f"sampler.top_p lies in (0, 1], got {self.top_p}")
 
     def training_temperature(self) -> float:
         """The temperature, where answers are learned from. Raises AssayError for 0: all answers to a prompt are the same."""
@@ -107,6 +115,8 @@ class PairConfig:
     def __post_init__(self) -> None:
         if self.samples < 2 or self.per_prompt < 1 or not 0 < self.dropout_cut < 1:
             raise AssayError("pairs: samples at least 2, per_prompt at least 1, dropout_cut in (0, 1)")
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise AssayError(f"pairs.threshold must be a finite number, got {self.threshold}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +133,7 @@ class BufferConfig:
     """What is drawn, and leaves for want of room: single samples, or whole groups (whole-group replay)."""
 
     def __post_init__(self) -> None:
-        if self.capacity < 0 or self.alpha < 0 or self.max_age < 1:
-            raise AssayError("buffer: capacity and alpha must not be negative, max_age at least 1")
+        check_numbers(self, "buffer.", above=("max_age",), at_least=("capacity", "alpha"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,12 +175,18 @@ class GrpoConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "prompts", "lr", "clip", "epsilon", "save_every", "resample_most"):
-            if getattr(self, name) <= 0:
-                raise AssayError(f"grpo.{name} must be above 0, got {getattr(self, name)}")
+        check_numbers(
+            self, "grpo.", above=("steps", "prompts", "lr", "clip", "save_every", "resample_most"),
+            at_least=("epsilon_high", "weight_decay", "kl", "seed"),
+        )  # fmt: skip
         if self.group < 2:
             raise AssayError(
                 f"grpo.group must be at least 2, or no answer can be better than another; got {self.group}"
             )
-        if self.kl < 0 or not 0 <= self.warmup < 1:
-            raise AssayError("grpo.kl must not be negative, and grpo.warmup lies in [0, 1)")
+        if not 0 < self.epsilon < 1 or not 0 <= self.warmup < 1:
+            raise AssayError("grpo.epsilon lies in (0, 1), grpo.warmup in [0, 1)")
+        high = 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)
+        if self.most_ratio is not None and not self.most_ratio >= high:
+            raise AssayError(
+                f"grpo.most_ratio bounds ratios beyond those that are clipped: at least {high:g}, got {self.most_ratio}"
+            )

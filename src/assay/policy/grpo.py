@@ -7,9 +7,7 @@ each sample into the buffer: a sample that comes back is compared with the polic
 reach the model, and a batch without any is skipped, counted, and ends nothing.
 """
 
-import json
 import math
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -26,15 +24,15 @@ from assay.journal import Journal
 from assay.losses import grpo as surrogate
 from assay.losses import kl_to
 from assay.pack import Group
-from assay.policy.advantage import Graded, grade
+from assay.policy.advantage import Graded, grade, is_finite
 from assay.policy.buffer import Buffer
 from assay.policy.config import GrpoConfig
+from assay.policy.folder import Folder, beside
 from assay.policy.model import Batch, Logprobs, Policy
 from assay.policy.mpo import schedule
 from assay.policy.sampler import Sampler
 from assay.records import Prompt, Rollout, Sample, Score
 from assay.step import Engine
-from assay.tables import write_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +61,16 @@ def grpo(
         sampler: Draws the answers; see `assay.policy.sampler`. The temperature of its `config` is that of training's
             log-probabilities too.
         reward: (prompt, rollout) pairs -> scores; where it has `state()` and `load_state()`, these are saved with the run.
+            An answer whose score is not a number is left out of its group, and counted.
         watch: Called every `watch_every` steps; it may stop the run with a reason.
         reference: The policy that the KL penalty holds on to; needed where `config.kl` is above 0.
         watch_state: An object with `state()` and `load_state()` that is saved with the run as well.
+
+    Raises AssayError where there is nothing to train on, or `folder` holds anything but this very training (`Folder`).
     """
-    done = folder / "training.json"
-    if done.exists():
-        return Tuned(**{**json.loads(done.read_text()), "folder": folder})
+    place = Folder(folder, config, policy, prompts, sampler=sampler, reward=reward, watch=watch_state)
+    if (done := place.finished()) is not None:
+        return Tuned(**done, folder=folder)
     if not prompts:
         raise AssayError(f"{folder}: no prompts to train on")
     if config.kl and reference is None:
@@ -77,9 +78,12 @@ def grpo(
     engine = Engine(policy.config.precision, config.clip, policy.config.shard)
     if engine.sharded:
         raise AssayError("policy.shard splits the weights that our sampler decodes with: leave it off for GRPO")
-    engine.prepare(policy, config.lr, config.weight_decay)
     run = Grpo(folder, config, policy, engine, prompts, sampler, reward, reference)
-    run.kept = {"reward": reward, "watch": watch_state}
+    engine.wait()
+    if engine.lead:
+        place.begin()
+    engine.prepare(policy, config.lr, config.weight_decay)
+    run.place, run.kept = place, {"reward": reward, "watch": watch_state}
     return run.loop(say if engine.lead else lambda _: None, trackers, watch, watch_every)
 
 
@@ -97,6 +101,7 @@ class _Micro:
 class Grpo:
     """What one call of `grpo` shares between its parts."""
 
+    place: Folder
     kept: dict[str, Any]
 
     def __init__(
@@ -109,14 +114,14 @@ class Grpo:
         self.prompts = list(prompts)
         self.by_id = {p.id: p for p in prompts}
         self.buffer = Buffer(config.buffer, config.seed * 1009 + engine.rank)
-        self.partial = folder.with_name(folder.name + ".partial")
+        self.partial = beside(folder, ".partial")
         self.kept, self.samples, self.wall_s, self.taken = {}, 0, 0.0, 0
         self.recorded: dict[int, list[float]] = {}
         self.terms = torch.zeros(0)
         self.size = self.tokens = 1.0
 
     def loop(self, say: Callable[[str], None], trackers: Sequence[str], watch: Watch | None, watch_every: int) -> Tuned:
-        first, stopped = self.resume(), ""
+        first, stopped = self.resume(say), ""
         journal = Journal(self.partial, trackers, self.folder.name, quiet=not self.engine.lead)
         journal.resume(first)
         said, step = time.monotonic(), first
@@ -181,7 +186,7 @@ class Grpo:
             chosen = self.take()[rank::world]
             groups = self.sampler(chosen, self.config.group, draw * world + rank) if chosen else []
             for prompt, group in zip(chosen, groups, strict=True):
-                scored = self.reward([(prompt, r) for r in group])
+                scored = [_checked(s) for s in self.reward([(prompt, r) for r in group])]
                 made = grade(group, scored, self.config.scale, self.config.signal if prompt.answer else "total")
                 scores, rollouts = scores + scored, rollouts + group
                 graded.append(made)
@@ -316,7 +321,7 @@ class Grpo:
             "ranks": states,
         })  # fmt: skip
 
-    def resume(self) -> int:
+    def resume(self, say: Callable[[str], None]) -> int:
         if not (self.partial / "state").exists():
             return 0
         state = self.engine.load(self.partial / "state")
@@ -324,6 +329,11 @@ class Grpo:
         ranks = state["ranks"]
         if len(ranks) == self.engine.world:
             self.buffer.load_state(ranks[self.engine.rank]["buffer"])
+        elif lost := sum(len(r["buffer"]["samples"]) for r in ranks):
+            say(
+                f"{self.folder.name}: resumed by {self.engine.world} processes, not {len(ranks)}: "
+                f"the buffer begins empty, {lost:,} samples are dropped"
+            )
         for name, value in state["kept"].items():
             self.kept[name].load_state(value)
         return int(state["step"])
@@ -331,28 +341,30 @@ class Grpo:
     def finish(self, steps: int, stopped: str) -> Tuned:
         weights = self.engine.weights()
         if self.engine.lead:
-            model = self.partial / "model"
-            self.policy.save(model, weights)
-            (self.partial / "metrics.jsonl").replace(model / "metrics.jsonl")
-            result = {"steps": steps, "samples": self.samples, "stopped": stopped, "wall_s": round(self.wall_s, 2)}
-            write_text(model / "training.json", json.dumps(result, indent=2))
-            shutil.rmtree(self.folder, ignore_errors=True)
-            model.rename(self.folder)
-            shutil.rmtree(self.partial)
+            self.place.finish(lambda folder: self.policy.save(folder, weights), {
+                "steps": steps, "samples": self.samples, "stopped": stopped, "wall_s": round(self.wall_s, 2),
+            })  # fmt: skip
         self.engine.wait()
-        return Tuned(**{**json.loads((self.folder / "training.json").read_text()), "folder": self.folder})
+        return Tuned(**(self.place.finished() or {}), folder=self.folder)
+
+
+def _checked(score: Score) -> Score:
+    return score if is_finite(score) else replace(score, problem="the reward is not a number")
 
 
 def _means(engine: Engine, scores: Sequence[Score], rollouts: Sequence[Rollout]) -> dict[str, Any]:
-    """Means of the rewards' terms and of the answers, over all processes; problems by count."""
+    """Means of the rewards' terms, where they are numbers, and of the answers, over all processes; problems by count."""
+    names = ("rule", "format", "claims", "model", "total")
+    told = [s for s in scores if is_finite(s)]
     sums = engine.total(
-        len(scores), *(math.fsum(getattr(s, n) for s in scores) for n in ("rule", "format", "claims", "model", "total")),
+        len(told), len(rollouts), *(math.fsum(getattr(s, n) for s in told) for n in names),
         sum(len(r.tokens) for r in rollouts), sum(r.ended for r in rollouts),
     )  # fmt: skip
-    n = max(1.0, sums[0])
-    names = ("rule", "format", "claims", "model", "reward", "length", "ended")
+    n, answers = max(1.0, sums[0]), max(1.0, sums[1])
+    rule, form, claims, model, reward, length, ended = sums[2:]
+    means = {"rule": rule / n, "format": form / n, "claims": claims / n, "model": model / n, "reward": reward / n}
     problems = Counter(p for p in engine.gather([s.problem for s in scores if s.problem]))
-    return {**{k: v / n for k, v in zip(names, sums[1:], strict=True)}, "problems": dict(problems)}
+    return {**means, "length": length / answers, "ended": ended / answers, "problems": dict(problems)}
 
 
 def _line(metrics: dict[str, Any]) -> str:

@@ -6,15 +6,14 @@ The reference's log-probabilities are computed once, before the first step, and 
 group [prompt, chosen, rejected]: the prompt and its pictures are computed once.
 
     folder/               the policy as transformers saves it; folder/training.json: how it went, written last
-    folder.partial/       an unfinished training: state/, reference.npy, metrics.jsonl
+    folder.partial/       an unfinished training: identity.json, state/, reference.npy, metrics.jsonl
 """
 
-import json
 import math
-import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from assay import vision
 from assay.errors import AssayError
 from assay.journal import Journal
 from assay.losses import Shift, bco, dpo, nll
 from assay.pack import Group
 from assay.policy.config import FitConfig
+from assay.policy.folder import Folder, beside
 from assay.policy.model import Batch, Logprobs, Policy
 from assay.step import Engine
-from assay.tables import write_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """A finished training."""
+    """A finished training. `left_out`: examples that were not trained on, by reason."""
 
     folder: Path
     examples: int
@@ -59,6 +59,7 @@ class Fitted:
     loss: float
     shift: float
     wall_s: float
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def fit(
@@ -66,26 +67,56 @@ def fit(
     say: Callable[[str], None] = lambda _: None, trackers: Sequence[str] = (),
     watch: Callable[[int, Policy], dict[str, float]] | None = None, watch_every: int = 0,
 ) -> Fitted:  # fmt: skip
-    """Train the policy in place on `examples` and save it to `folder`. Returns at once when that is already done.
+    """Train the policy in place on `examples` and save it to `folder`; the same call resumes, or returns when it is done.
 
-    `watch` is called every `watch_every` steps and at the end; what it returns is logged (over-optimisation curves). Raises
-    AssayError when there is nothing to train on, or pairs are asked for and answers alone are given.
+    `watch` is called every `watch_every` steps and at the end; what it returns is logged (over-optimisation curves).
+    Examples that cannot be learned from are left out and counted (`usable`). Raises AssayError when there is nothing to
+    train on, pairs are asked for and answers alone are given, or `folder` holds anything but this very training (`Folder`).
     """
-    done = folder / "training.json"
-    if done.exists():
-        return Fitted(**{**json.loads(done.read_text()), "folder": folder})
+    place = Folder(folder, config, policy, examples)
+    if (done := place.finished()) is not None:
+        return Fitted(**done, folder=folder)
     paired = bool(config.weights[0] or config.weights[1])
+    examples, left_out = usable([e if paired else _alone(e) for e in examples], policy)
     if not examples:
-        raise AssayError(f"{folder}: no examples to train on; see the reasons why pairs were dropped")
+        reasons = "".join(f"; {n:,}: {reason}" for reason, n in left_out.items())
+        raise AssayError(f"{folder}: no examples to train on{reasons}")
     if paired and not all(e.rejected for e in examples):
         raise AssayError(f"{folder}: preference weights {config.weights} need a rejected answer in every example")
     engine = Engine(policy.config.precision, config.clip, policy.config.shard)
+    say = say if engine.lead else lambda _: None
+    for reason, n in left_out.items():
+        say(f"{folder.name}: {n:,} examples left out: {reason}")
+    engine.wait()
+    if engine.lead:
+        place.begin()
     engine.prepare(policy, config.lr, config.weight_decay)
-    run = _Fit(folder, config, policy, engine, [e if paired else _alone(e) for e in examples], paired)
+    run = _Fit(folder, config, policy, engine, examples, paired)
+    run.place, run.left_out = place, left_out
     reads = config.epochs + paired / 3  # the reference's pass is a third of a training's
     policy.compile_when_worth(reads * sum(g.tokens for g in run.groups))
     run.watch, run.watch_every = watch, watch_every
-    return run.loop(say if engine.lead else lambda _: None, trackers)
+    return run.loop(say, trackers)
+
+
+def usable(examples: Sequence[Comparison], policy: Policy) -> tuple[list[Comparison], dict[str, int]]:
+    """The examples that can be learned from, and how many cannot, by reason: nothing is said in the chosen answer, or the
+    model has fewer positions than prompt and answer have tokens."""
+    limit, ends = position_limit(policy), set(policy.end_ids)
+    kept, counts = [], Counter[str]()
+    for example in examples:
+        if not policy.tokenizer.decode([t for t in example.chosen if t not in ends]).strip():
+            counts["the chosen answer is empty"] += 1
+        elif len(example.prompt) + max(len(example.chosen), len(example.rejected)) > limit:
+            counts[f"longer than the model's {limit:,} positions"] += 1
+        else:
+            kept.append(example)
+    return kept, dict(counts)
+
+
+def position_limit(policy: Policy) -> int:
+    """The most tokens, pictures' places included, that the language model has positions for."""
+    return int(getattr(vision.language_model(policy.inner).config, "max_position_embeddings", None) or 1 << 30)
 
 
 def _alone(example: Comparison) -> Comparison:
@@ -103,6 +134,8 @@ class _Micro:
 class _Fit:
     watch: Callable[[int, Policy], dict[str, float]] | None
     watch_every: int
+    place: Folder
+    left_out: dict[str, int]
 
     def __init__(
         self,
@@ -115,7 +148,7 @@ class _Fit:
     ) -> None:
         self.folder, self.config, self.policy, self.engine, self.paired = folder, config, policy, engine, paired
         self.groups = [e.group() for e in examples]
-        self.partial = folder.with_name(folder.name + ".partial")
+        self.partial = beside(folder, ".partial")
         self.size = min(config.batch, len(examples))
         self.steps = max(1, round(config.epochs * len(examples) / self.size))
         self.shift = Shift()
@@ -157,18 +190,12 @@ class _Fit:
     def finish(self, loss: float, wall_s: float) -> Fitted:
         weights = self.engine.weights()
         if self.engine.lead:
-            self.policy.save(self.partial / "model", weights)
-            (self.partial / "metrics.jsonl").replace(self.partial / "model" / "metrics.jsonl")
-            result = {
+            self.place.finish(lambda folder: self.policy.save(folder, weights), {
                 "examples": len(self.groups), "steps": self.steps, "loss": loss, "shift": self.shift.value,
-                "wall_s": round(wall_s, 2),
-            }  # fmt: skip
-            write_text(self.partial / "model" / "training.json", json.dumps(result, indent=2))
-            shutil.rmtree(self.folder, ignore_errors=True)
-            (self.partial / "model").rename(self.folder)
-            shutil.rmtree(self.partial)
+                "wall_s": round(wall_s, 2), "left_out": self.left_out,
+            })  # fmt: skip
         self.engine.wait()
-        return Fitted(**{**json.loads((self.folder / "training.json").read_text()), "folder": self.folder})
+        return Fitted(**(self.place.finished() or {}), folder=self.folder)
 
     def reference(self) -> Any:
         """log pi_0 of whole answers, shape (examples, 2): computed before the first step, and kept."""

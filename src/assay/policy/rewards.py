@@ -46,9 +46,9 @@ class RewardConfig:
     has no signal left but theirs."""
 
     def __post_init__(self) -> None:
-        if min(self.rule, self.format, self.claims, self.model) < 0:
-            raise AssayError("rewards: weights must not be negative")
-        if self.bound <= 0 or not 0.5 <= self.gate_precision < 1:
+        if not all(0 <= w < math.inf for w in (self.rule, self.format, self.claims, self.model)):
+            raise AssayError("rewards: weights must be finite and not negative")
+        if not 0 < self.bound < math.inf or not 0.5 <= self.gate_precision < 1:
             raise AssayError("rewards: bound must be above 0, gate_precision in [0.5, 1)")
 
 

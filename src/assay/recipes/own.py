@@ -47,12 +47,13 @@ def run_grpo(
     backend: Literal["auto", "vllm"] = "auto",
 ) -> str:  # fmt: skip
     """GRPO with rule and format rewards; returns a line that says how it went."""
+    from assay.policy.folder import beside
     from assay.policy.grpo import grpo
     from assay.policy.model import load_policy
     from assay.policy.sampler import make_sampler
 
     sampling.training_temperature()
-    store = ImageStore(out.with_name(out.name + ".images"))
+    store = ImageStore(beside(out, ".images"))
     prompts = questions(path, store)
     unanswered = sum(not p.answer for p in prompts)
     if unanswered == len(prompts):
@@ -96,10 +97,11 @@ def run_mpo(
 
 def run_filter(model: str, path: Path, out: Path, samples: int, sampling: SamplerConfig, answer_start: str) -> str:
     """Keep the questions whose sampled answers differ in being right; returns a line with the counts."""
+    from assay.policy.folder import beside
     from assay.policy.model import load_policy
     from assay.policy.sampler import local_sampler
 
-    store = ImageStore(out.with_name(out.name + ".images"))
+    store = ImageStore(beside(out, ".images"))
     prompts = [p for p in questions(path, store) if p.answer]
     if not prompts:
         raise AssayError(f"{path}: no question has an answer, so none can be found too easy or too hard")

@@ -6,7 +6,8 @@
     models/mpo-1      MPO on pairs of the policy's own answers; models/mpo-2 ... on those of the one before
     models/grpo       GRPO + Selective Sample Buffer, rule + format + calibrated reward model; hallucination is watched
 
-Every stage is a step of the run folder: the same command goes on where it was killed.
+Every stage is a step of the run folder: the same command goes on where it was killed. A stage that has nothing to learn from
+is skipped, with its reason; the policy that it would have begun from stands for its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,8 +58,10 @@ class TuneConfig:
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
 
     def __post_init__(self) -> None:
-        if self.rounds < 0 or self.test_prompts < 1 or self.gold_prompts < 0:
-            raise AssayError("rounds and gold_prompts must not be negative, test_prompts at least 1")
+        if self.rounds < 0 or self.test_prompts < 1 or self.gold_prompts < 0 or self.seed < 0:
+            raise AssayError("rounds, gold_prompts and seed must not be negative, test_prompts at least 1")
+        if not self.gold_prompts and (self.pairs.threshold or 0) > 0:
+            raise AssayError("pairs.threshold bounds the reward model's margin, but gold_prompts 0 means to have none")
         self.sampler.training_temperature()
 
 
@@ -125,9 +128,17 @@ class Tuner:
 
         self.run.once("base", work)
 
+    def skip(self, name: str, reason: str, **told: Any) -> dict[str, Any]:
+        """The result of a stage that has nothing to learn from."""
+        self.run.say(f"{name}: skipped: {reason}")
+        return {"skipped": reason, **told}
+
     def load(self, name: str, settings: PolicyConfig) -> Any:
+        """The policy of a stage; where that was skipped, the one that it would have begun from."""
         from assay.policy.model import load_policy
 
+        while not (self.models / name).exists() and "start" in (step := self.run.result(name)):
+            name = step["start"]
         return load_policy(str(self.models / name), settings, self.store if self.visual else None)
 
     def sampler(self, policy: Any, **changes: Any) -> Any:
@@ -216,6 +227,8 @@ class Tuner:
                 self.config.reward_model, backbone=str(self.models / "aligned"), images=images, seed=self.config.seed
             )
             pairs, held = [x for t in taught[:cut] for x in t], [x for t in taught[cut:chosen] for x in t]
+            if not pairs:
+                return self.skip("reward-model", "no gold question has both right and wrong answers")
             found = train(self.models / "reward", settings, pairs, held, self.run.say)
             return {"pairs": found.pairs, "held": len(held), "gold_accuracy": found.gold_accuracy}
 
@@ -228,8 +241,8 @@ class Tuner:
             self.run.say(str(term))
             return asdict(term)
 
-        self.run.once("reward-model", work)
-        self.run.once("reward-term", calibrate)
+        if "skipped" not in self.run.once("reward-model", work):
+            self.run.once("reward-term", calibrate)
 
     def preferences(self, prompt: Prompt, group: Sequence[Rollout], scores: Sequence[Score]) -> list[Preference]:
         told = [(r.text, s.rule > 0) for r, s in zip(group, scores, strict=True)]
@@ -255,13 +268,13 @@ class Tuner:
 
     def reward(self) -> Any:
         """The hybrid reward, with the reward model where there is one."""
-        if not self.config.gold_prompts:
+        if not self.config.gold_prompts or "skipped" in self.run.result("reward-model"):
             return HybridReward(self.config.rewards, None, None, self.config.answer_start)
         told = {k: v for k, v in self.run.result("reward-term").items() if k != "wall_s"}
         return HybridReward(self.config.rewards, self.scorer(), ModelTerm(**told), self.config.answer_start)
 
     def margin(self, quantile: float, start: str = "aligned") -> float:
-        """A quantile of the reward model's margins between right and wrong answers of `start`."""
+        """A quantile of the reward model's margins between right and wrong answers of `start`; 0.0 where there are none."""
         from assay.policy.pairs import make_pairs
 
         reward = self.reward()
@@ -270,7 +283,7 @@ class Tuner:
         scores = [reward([(p, r) for r in g]) for p, g in zip(self.task.pairs, groups, strict=True)]
         every = replace(self.config.pairs, threshold=None)
         found = make_pairs(self.task.pairs, groups, scores, every, 1, self.config.seed).pairs
-        return float(np.quantile([p.margin for p in found], quantile))
+        return float(np.quantile([p.margin for p in found], quantile)) if found else 0.0
 
     def mixed(self, start: str) -> tuple[Prompt, ...]:
         """The questions for GRPO that `start` answers neither always nor never right: the buffer's offline pass."""
@@ -286,7 +299,8 @@ class Tuner:
         return tuple(kept)
 
     def mpo(self, name: str, start: str, number: int, settings: FitConfig | None = None, watch_every: int = 0) -> str:
-        """Pairs of the answers of `start`, and MPO (or what the weights make of it) from there; then measure."""
+        """Pairs of the answers of `start`, and MPO (or what the weights make of it) from there; then measure.
+        Returns the policy to go on from."""
         from assay.policy.mpo import fit
         from assay.policy.pairs import comparisons, dropout_pairs, make_pairs
 
@@ -304,8 +318,12 @@ class Tuner:
             if blind and policy.packed:
                 less = dropout_pairs([p for p, _ in blind], [g for _, g in blind], sampler, self.config.pairs, number)
                 found, counts = found + list(less.pairs), {**counts, "without looking": less.counts}
+            elif blind:
+                counts["without looking"] = f"not made: {policy.reason}"
             rows = self.run.table("answer_pairs", AnswerPair).once(name, lambda: found)
             self.run.say(f"{name}: {len(rows):,} pairs; questions: {counts}")
+            if not rows:
+                return self.skip(name, f"no preference pairs among the answers of {start}", start=start, counts=counts)
             examples = comparisons(rows, self.task.pairs, sampler)
 
             def watch(step: int, policy: Any) -> dict[str, float]:
@@ -317,19 +335,22 @@ class Tuner:
             )  # fmt: skip
             return {**_told(done), "counts": counts}
 
-        self.run.once(name, work)
+        if "skipped" in self.run.once(name, work):
+            return start
         self.evaluate(name)
         return name
 
     def grpo(
         self, name: str, start: str, settings: GrpoConfig | None = None, policy: PolicyConfig | None = None
     ) -> str:
-        """GRPO from `start`, watched; then measure."""
+        """GRPO from `start`, watched; then measure. Returns the policy to go on from."""
         from assay.policy.grpo import grpo
 
         settings = replace(settings or self.config.grpo, seed=self.config.seed)
 
         def work() -> dict[str, Any]:
+            if not self.task.tune:
+                return self.skip(name, "no questions to learn from", start=start)
             tuned = self.load(start, policy or self.config.policy)
             reference = self.load(start, self.config.policy).requires_grad_(False) if settings.kl else None
             reward, watch = self.reward(), Watch(self.config.monitor)
@@ -349,7 +370,8 @@ class Tuner:
             )  # fmt: skip
             return _told(done)
 
-        self.run.once(name, work)
+        if "skipped" in self.run.once(name, work):
+            return start
         self.evaluate(name)
         return name
 

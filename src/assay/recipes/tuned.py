@@ -33,6 +33,7 @@ img{max-width:100%}pre{background:#f6f6f6;padding:.7rem;overflow:auto}small{colo
 <h1>{{ title }}</h1><p>{{ model }}</p>
 <h2>Policies</h2><table><tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
+{% for name, reason in skipped.items() %}<p>{{ name }}: skipped: {{ reason }}</p>{% endfor %}
 <p><small>{{ n }} test questions, greedy answers, 95% intervals{% if looked %} over pictures. A hallucination is an answer
 whose reasoning names something that is not in the picture; the papers do not define theirs{% endif %}.</small></p>
 {% for caption, image in plots %}<h2>{{ caption }}</h2><img alt="{{ caption }}" src="data:image/png;base64,{{ image }}">
@@ -53,6 +54,12 @@ def policies(folder: Path) -> dict[str, Reading]:
             f"{folder}: no policy was evaluated here yet; give the same `assay policy run` command to resume"
         )
     return {p.stem: reading_from(json.loads(p.read_text())["reading"]) for p in found}
+
+
+def skipped(folder: Path) -> dict[str, str]:
+    """The stages that had nothing to learn from, with the reason."""
+    results = {p.stem: json.loads(p.read_text()) for p in sorted((folder / "steps").glob("*.json"))}
+    return {name: r["skipped"] for name, r in results.items() if "skipped" in r}
 
 
 def percent(estimate: Estimate | None) -> str:
@@ -94,6 +101,8 @@ def summary(folder: Path, console: Console) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
+    for name, reason in skipped(folder).items():
+        console.print(f"{name}: skipped: {reason}")
 
 
 def _brief(estimate: Estimate | None) -> str:
@@ -125,7 +134,7 @@ def write_report(folder: Path) -> Path:
     header, rows = grid(readings)
     page = jinja2.Environment(autoescape=True).from_string(PAGE).render(
         title=f"{config['recipe']}: {folder.name}", model=base, header=header, rows=rows, looked=looked,
-        n=next(iter(readings.values())).n, plots=plots, pairs=json.dumps(pairs, indent=1),
+        n=next(iter(readings.values())).n, plots=plots, skipped=skipped(folder), pairs=json.dumps(pairs, indent=1),
         config=json.dumps(config, indent=1), machine=json.dumps(environment(), indent=1),
     )  # fmt: skip
     write_text(folder / "report.html", page)
