@@ -17,7 +17,8 @@ from assay.policy.assemble import assemble, save
 from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
 from assay.policy.hallucination import MonitorConfig
 from assay.recipes import ablations, policies, tuned
-from assay.recipes.tune import Exam, Task, TuneConfig, tune
+from assay.recipes.exam import Exam
+from assay.recipes.tune import Task, TuneConfig, tune
 from assay.records import Message, Prompt
 from assay.reward.config import TrainConfig
 

@@ -147,6 +147,7 @@ def test_the_readmes_policy_commands(tmp_path: Path) -> None:
     added = {
         "assay policy assemble": ("", "-> vlm"),
         "assay policy grpo": (f"--steps 2 --prompts 2 --group 2 {short}", "2 steps"),
+        "assay policy evaluate": (short, "4 questions"),
         "assay policy mpo": ("", "1 pairs"), "assay policy filter": (short, "questions kept"),
         "assay policy ablate": ("--dry-run", "MPO + GRPO"),
     }  # fmt: skip

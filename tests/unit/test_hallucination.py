@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -227,6 +228,22 @@ def test_a_reading_by_hand() -> None:
     assert metrics["watch_hallucination_rate_n"] == 5
     assert metrics["watch_blind_excess"] == 0.0
     assert json.loads(json.dumps(metrics)) == metrics
+
+
+def test_what_is_not_known_of_a_prompt_is_not_counted() -> None:
+    known, other, unknown = prompt(image="a"), prompt(image="b"), replace(prompt("what?", image="b"), answer="")
+    found = read(
+        [known, other, unknown], sampler(lambda p: PICTURES[p.images[0]]), 0, answer_of, right, swapped=["b", "", ""]
+    )
+    assert found.accuracy is not None
+    assert (found.accuracy.value, found.accuracy.n) == (0.5, 2), "no answer is known to the third"
+    assert found.swap_agreement is not None
+    assert (found.swap_agreement.value, found.swap_agreement.n) == (0.0, 1), "no picture is known for the others"
+    assert found.format is not None
+    assert (found.format.value, found.format.n) == (0.0, 3)
+    form = "<think>red</think><answer>red</answer>"
+    formed = read([known, other], sampler(lambda p: form if p.images == ("a",) else "red"), 0, answer_of, right)
+    assert formed.as_metrics()["watch_format"] == 0.5
 
 
 def test_variants_keep_the_question_and_lose_what_was_known() -> None:

@@ -8,9 +8,11 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from assay.cli.arguments import Flat, print_config
-from assay.policy.config import FitConfig, GrpoConfig, PolicyConfig, SamplerConfig
+from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
+from assay.policy.hallucination import MonitorConfig
 from assay.policy.rewards import RewardConfig
 from assay.recipes import policies
+from assay.recipes.reward_model import GoldConfig, RewardModelConfig
 from assay.recipes.tune import TuneConfig
 
 app = tyro.extras.SubcommandApp()
@@ -90,6 +92,9 @@ def policy_grpo(
     policy: PolicyConfig = PolicyConfig(),  # noqa: B008
     sampler: SamplerConfig = SamplerConfig(),  # noqa: B008
     rewards: RewardConfig = RewardConfig(),  # noqa: B008
+    gold: Annotated[GoldConfig, Flat] = GoldConfig(),  # noqa: B008
+    watch: Path | None = None,
+    monitor: MonitorConfig = MonitorConfig(),  # noqa: B008
     answer_start: str = "",
     backend: Literal["auto", "vllm"] = "auto",
     trackers: tuple[str, ...] = (),
@@ -98,19 +103,58 @@ def policy_grpo(
 
     Args:
         model: A language model, or a vision-language model: a packaged one, a folder or a hub id.
-        prompts: JSON lines: question, answer, kind (math, number, choice, text), image (a path), all but the first optional.
+        prompts: JSON lines: question (or messages), answer, kind (math, number, choice, text), image (a path), facts and
+            absent (words for what is in the picture and what is not), all but the first optional.
         out: The folder of the tuned model; the same command resumes.
         config: GRPO, buffer, steps.
         policy: Which parts train, precision, memory.
         sampler: Length and temperature of answers.
-        rewards: Weights of rule and format.
+        rewards: Weights of the terms; what becomes of a reward model's score (OUT.calibration.json says what it is worth).
+        gold: A reward model, and gold to calibrate it on.
+        watch: Questions of the hallucination monitor's readings, as PROMPTS; what is read goes to metrics.jsonl.
+        monitor: How often to read, and when to lower the reward model's weight or to stop.
         answer_start: Text that every answer is made to begin with, such as "<think>".
         backend: What draws answers. auto: our decoder, or transformers' generate where the model cannot be packed.
         trackers: Where metrics go besides OUT/metrics.jsonl.
     """
     from assay.recipes.own import run_grpo
 
-    print(run_grpo(model, prompts, out, config, policy, sampler, rewards, answer_start, trackers, backend))
+    print(run_grpo(
+        model, prompts, out, config, policy, sampler, rewards, gold, monitor, watch, answer_start, trackers, backend
+    ))  # fmt: skip
+
+
+@app.command(name="pairs")
+def policy_pairs(
+    model: Positional[str],
+    prompts: Positional[Path],
+    out: Path,
+    config: Annotated[PairConfig, Flat] = PairConfig(),  # noqa: B008
+    policy: PolicyConfig = PolicyConfig(),  # noqa: B008
+    sampler: SamplerConfig = SamplerConfig(),  # noqa: B008
+    judge: Annotated[RewardModelConfig, Flat] = RewardModelConfig(),  # noqa: B008
+    answer_start: str = "",
+    round: int = 1,
+    seed: int = 0,
+) -> None:
+    """Preference pairs of a model's own answers, for `assay policy mpo`: right against wrong, a reward model's higher score
+    against its lower, and, for a picture's question without a known answer, looking against not looking.
+
+    Args:
+        model: The policy that answers.
+        prompts: JSON lines, as for `assay policy grpo`.
+        out: A new folder of Parquet preferences and their pictures; the same command resumes.
+        config: Answers and pairs of a question, the margin that a reward model must see.
+        policy: Precision and memory (nothing is trained here).
+        sampler: Length and temperature of answers.
+        judge: A reward model, if any.
+        answer_start: Text that every answer is made to begin with, such as "<think>".
+        round: Of pairs and MPO, each on the model of the round before; kept with the pairs.
+        seed: Of the answers that are drawn.
+    """
+    from assay.recipes.own_pairs import run_pairs
+
+    print(run_pairs(model, prompts, out, config, policy, sampler, judge, answer_start, round, seed))
 
 
 @app.command(name="mpo")
@@ -120,21 +164,79 @@ def policy_mpo(
     out: Path,
     config: Annotated[FitConfig, Flat] = FitConfig(),  # noqa: B008
     policy: PolicyConfig = PolicyConfig(),  # noqa: B008
+    images: Path | None = None,
     trackers: tuple[str, ...] = (),
 ) -> None:
-    """MPO (other weights: DPO, SFT) on preferences: a folder of Parquet preferences, as `assay reward export` writes them.
+    """MPO (other weights: DPO, SFT) on preferences: a folder of Parquet, as `assay policy pairs` and `assay reward export`
+    write it.
 
     Args:
-        model: A language model: a packaged one, a folder or a hub id.
+        model: A language model, or a vision-language model: a packaged one, a folder or a hub id.
         pairs: The folder of preferences.
         out: The folder of the tuned model; the same command resumes.
         config: Weights, beta, learning rate.
         policy: Which parts train, precision, memory.
+        images: The folder of the pictures that prompts name (default: PAIRS/images).
         trackers: Where metrics go besides OUT/metrics.jsonl.
     """
-    from assay.recipes.own import run_mpo
+    from assay.recipes.own_pairs import run_mpo
 
-    print(run_mpo(model, pairs, out, config, policy, trackers))
+    print(run_mpo(model, pairs, out, config, policy, images, trackers))
+
+
+@app.command(name="align")
+def policy_align(
+    model: Positional[str],
+    captions: Positional[Path],
+    out: Path,
+    config: Annotated[FitConfig, Flat] = FitConfig(weights=(0.0, 0.0, 1.0), lr=1e-3),  # noqa: B008
+    policy: PolicyConfig = PolicyConfig(train=("adapter",)),  # noqa: B008
+    request: str = "describe the image.",
+    answer_start: str = "",
+    trackers: tuple[str, ...] = (),
+) -> None:
+    """Align a new adapter on captions of your own: the model learns to say what is in a picture. The adapter alone trains.
+
+    Args:
+        model: A vision-language model, as `assay policy assemble` writes it.
+        captions: JSON lines: image (a path), caption, and question, if it is not REQUEST.
+        out: The folder of the aligned model; the same command resumes.
+        config: Batch, epochs, learning rate; the weights are those of imitation.
+        policy: Which parts train, precision, memory.
+        request: What asks for a caption.
+        answer_start: Text that every answer is made to begin with, part of the prompt.
+        trackers: Where metrics go besides OUT/metrics.jsonl.
+    """
+    from assay.recipes.own import run_align
+
+    print(run_align(model, captions, out, config, policy, request, answer_start, trackers))
+
+
+@app.command(name="evaluate")
+def policy_evaluate(
+    model: Positional[str],
+    prompts: Positional[Path],
+    out: Path | None = None,
+    policy: PolicyConfig = PolicyConfig(),  # noqa: B008
+    sampler: SamplerConfig = SamplerConfig(temperature=0.0),  # noqa: B008
+    answer_start: str = "",
+) -> None:
+    """Measure a policy by greedy answers to your own questions: accuracy, format, and whether it looks at the pictures.
+
+    Questions with pictures are asked again with a blank one, and with that of the same question whose answer is another;
+    facts and absent tell what it invents. Rates have 95% intervals over pictures.
+
+    Args:
+        model: A language model, or a vision-language model: a packaged one, a folder or a hub id.
+        prompts: JSON lines, as for `assay policy grpo`.
+        out: A new JSON file of everything that was measured.
+        policy: Precision and memory (nothing is trained here).
+        sampler: Length of answers.
+        answer_start: Text that every answer is made to begin with, such as "<think>".
+    """
+    from assay.recipes.own_evaluate import run_evaluate
+
+    print(run_evaluate(model, prompts, out, policy, sampler, answer_start, Console(highlight=False)))
 
 
 @app.command(name="filter")

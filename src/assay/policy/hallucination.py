@@ -17,6 +17,7 @@ import numpy as np
 
 from assay.errors import AssayError
 from assay.policy.claims import cannot_see, check_claims
+from assay.policy.rewards import format_reward
 from assay.records import Prompt, Rollout, Sampler
 from assay.statistics import Estimate, interval, mean
 
@@ -98,7 +99,8 @@ class Reading:
     """What one look at the policy found, each rate with its n and standard error over pictures (None: nothing to count).
 
     `named` is the mean share of what is known to be in the picture that the reasoning asserts: a policy that says nothing
-    hallucinates nothing. Of `n` prompts `unclear` got no clear final answer (counted as wrong), `unanswered` no text at all.
+    hallucinates nothing. `accuracy` is over the prompts whose right answer is known, `format` the share of answers in the
+    think/answer template. Of `n` prompts `unclear` got no clear final answer (counted as wrong), `unanswered` no text.
     `onset_entropy` is the mean over `onsets`, in nats. Chance is that of `Agreement`, against the blank and the swapped
     pictures.
     """
@@ -106,6 +108,7 @@ class Reading:
     step: int
     n: int
     accuracy: Estimate | None = None
+    format: Estimate | None = None
     hallucination_rate: Estimate | None = None
     named: Estimate | None = None
     blind_agreement: Estimate | None = None
@@ -133,7 +136,7 @@ class Reading:
     def as_metrics(self) -> dict[str, float]:
         """Everything that is known, by names that begin with "watch_", for `metrics.jsonl`."""
         found: dict[str, float] = {}
-        for name in ("accuracy", "hallucination_rate", "named", "blind_agreement", "swap_agreement", "cannot_see"):
+        for name in RATES:
             rate: Estimate | None = getattr(self, name)
             if rate is not None:
                 found |= {name: rate.value, f"{name}_se": rate.se, f"{name}_n": rate.n}
@@ -143,6 +146,10 @@ class Reading:
         for name in ("n", "onsets", "claims", "false_claims", "unclear", "unanswered"):
             found[name] = getattr(self, name)
         return {f"watch_{name}": value for name, value in found.items()}
+
+
+RATES = ("accuracy", "format", "hallucination_rate", "named", "blind_agreement", "swap_agreement", "cannot_see")
+"""The fields of a reading that have an interval."""
 
 
 def _beyond(rate: Estimate | None, chance: float | None) -> float | None:
@@ -166,7 +173,8 @@ def read(
         answer_of: The normalised final answer of a text, None where it has none.
         right: Whether such an answer is the right one.
         blank: Id of a blank picture in the sampler's store ("": do not ask without pictures).
-        swapped: For each prompt the id of a picture for which the answer differs (none: do not ask with swapped ones).
+        swapped: For each prompt the id of a picture for which the answer differs ("": none is known; none at all: do not ask
+            with swapped ones).
         groups: For each prompt a group to take chance agreement in, such as the wording of its question.
         entropies: Computes entropies of answers; without it `onset_entropy` stays None.
 
@@ -178,23 +186,20 @@ def read(
         return Reading(step=step, n=0)
     seen = [i for i, p in enumerate(prompts) if p.images]
     blanks = [_with(prompts[i], blank) for i in seen] if blank else []
-    swaps = [_with(prompts[i], swapped[i]) for i in seen] if swapped else []
+    turned = [i for i in seen if swapped[i]] if swapped else []
+    swaps = [_with(prompts[i], swapped[i]) for i in turned]
     asked = {p.id: p for p in (*prompts, *blanks, *swaps)}
     said = {r[0].prompt_id: r[0] for r in sampler(list(asked.values()), 1)}
     rollouts = [said[p.id] for p in (*prompts, *blanks, *swaps)]
     answers = [answer_of(r.text) for r in rollouts]
     n, m = len(prompts), len(prompts) + len(blanks)
-    looked = [answers[i] for i in seen]
-    among = [groups[i] for i in seen] if groups is not None else None
-    own = [prompts[i].images for i in seen]
-    blind_rate, blind_chance = _same(looked, answers[n:m], among, own) if blanks else (None, None)
-    swap_rate, swap_chance = _same(looked, answers[m:], among, own) if swaps else (None, None)
+    blind_rate, blind_chance = _same(prompts, answers, groups, seen, answers[n:m]) if blanks else (None, None)
+    swap_rate, swap_chance = _same(prompts, answers, groups, turned, answers[m:]) if swaps else (None, None)
+    known = [(p, a) for p, a in zip(prompts, answers[:n], strict=True) if p.answer]
     onset, onsets = _onset(entropies, list(zip(prompts, rollouts[:n], strict=True)))
     return replace(
         _spoken(prompts, rollouts[:n], step),
-        accuracy=_share(
-            [a is not None and right(p, a) for p, a in zip(prompts, answers[:n], strict=True)], _clusters(prompts)
-        ),
+        accuracy=_share([a is not None and right(p, a) for p, a in known], _clusters([p for p, _ in known])),
         blind_agreement=blind_rate, chance_agreement=blind_chance, swap_agreement=swap_rate, swap_chance=swap_chance,
         unclear=sum(a is None for a in answers[:n]),
         onset_entropy=onset, onsets=onsets,
@@ -206,11 +211,13 @@ def _spoken(prompts: Sequence[Prompt], rollouts: Sequence[Rollout], step: int) -
     texts = [r.text for r in rollouts]
     claims = check_claims(prompts, texts)
     clusters = _clusters(prompts)
+    formed = _share([format_reward(t) for t in texts], clusters)
     checked = [(m, c) for m, c in zip(claims.marks, clusters, strict=True) if m is not None]
     told = [(x, c) for x, c in zip(claims.named, clusters, strict=True) if x is not None]
     looked = [(cannot_see(t), c) for t, p, c in zip(texts, prompts, clusters, strict=True) if p.images]
     return Reading(
-        step=step, n=len(prompts), hallucination_rate=_share([m for m, _ in checked], [c for _, c in checked]),
+        step=step, n=len(prompts), format=formed,
+        hallucination_rate=_share([m for m, _ in checked], [c for _, c in checked]),
         named=_share([x for x, _ in told], [c for _, c in told]),
         cannot_see=_share([x for x, _ in looked], [c for _, c in looked]), claims=claims.claims,
         false_claims=claims.false, unanswered=sum(not t.strip() for t in texts),
@@ -237,12 +244,14 @@ def _share(marks: Sequence[float], clusters: Sequence[Hashable]) -> Estimate | N
 
 
 def _same(
-    answers: Sequence[str | None], others: Sequence[str | None], groups: Sequence[Hashable] | None,
-    clusters: Sequence[Hashable],
+    prompts: Sequence[Prompt], answers: Sequence[str | None], groups: Sequence[Hashable] | None, at: Sequence[int],
+    others: Sequence[str | None],
 ) -> tuple[Estimate | None, float | None]:  # fmt: skip
-    clear = [i for i, a in enumerate(answers) if a is not None]
-    rate = _share([answers[i] == others[i] for i in clear], [clusters[i] for i in clear])
-    return rate, agreement(answers, others, groups).chance
+    """Agreement of the answers to the prompts at these places with `others`, and chance."""
+    clear = [(i, b) for i, b in zip(at, others, strict=True) if answers[i] is not None]
+    rate = _share([answers[i] == b for i, b in clear], [prompts[i].images for i, _ in clear])
+    among = [groups[i] for i in at] if groups is not None else None
+    return rate, agreement([answers[i] for i in at], others, among).chance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

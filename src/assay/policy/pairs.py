@@ -84,6 +84,22 @@ def _pair(
     )  # fmt: skip
 
 
+def all_pairs(
+    prompts: Sequence[Prompt], groups: Sequence[Sequence[Rollout]], scores: Sequence[Sequence[Score]], sampler: Any,
+    config: PairConfig, round: int = 0, seed: int = 0,
+) -> Pairs:  # fmt: skip
+    """`make_pairs`, and `dropout_pairs` of the questions about pictures whose answer is not known."""
+    made = make_pairs(prompts, groups, scores, config, round, seed)
+    blind = [(p, g) for p, g in zip(prompts, groups, strict=True) if p.images and not p.answer]
+    if not blind:
+        return made
+    if not sampler.policy.packed:
+        return replace(made, counts={**made.counts, "DropoutNTP: the model cannot be packed": len(blind)})
+    less = dropout_pairs([p for p, _ in blind], [g for _, g in blind], sampler, config, round)
+    counts = {**made.counts, **{f"DropoutNTP: {reason}": n for reason, n in less.counts.items()}}
+    return Pairs(pairs=(*made.pairs, *less.pairs), counts={**counts, "pairs": len(made.pairs) + len(less.pairs)})
+
+
 def dropout_pairs(
     prompts: Sequence[Prompt], groups: Sequence[Sequence[Rollout]], sampler: Any, config: PairConfig, round: int = 0,
 ) -> Pairs:  # fmt: skip
@@ -106,8 +122,8 @@ def dropout_pairs(
             continue
         found.append(AnswerPair(
             prompt_id=prompt.id, chosen=whole.tokens, rejected=rejected, chosen_text=whole.text,
-            rejected_text=sampler.policy.tokenizer.decode(rejected, skip_special_tokens=True), margin=0.0,
-            source="dropout", round=round,
+            rejected_text=sampler.answer_start + sampler.policy.tokenizer.decode(rejected, skip_special_tokens=True),
+            margin=0.0, source="dropout", round=round,
         ))  # fmt: skip
     counts["pairs"] = len(found)
     return Pairs(pairs=tuple(found), counts=dict(counts))

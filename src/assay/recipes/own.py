@@ -1,41 +1,82 @@
-"""Part B's stages on a user's own model and questions, one by one: GRPO, MPO, the offline filter of the prompt pool."""
+"""Part B's stages on a user's own model and questions, one by one: GRPO, adapter alignment, the filter of the questions."""
 
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.policy.config import FitConfig, GrpoConfig, PolicyConfig, SamplerConfig
+from assay.policy.hallucination import MonitorConfig, Watch
 from assay.policy.rewards import HybridReward, RewardConfig
-from assay.recipes.questions import jsonl
-from assay.records import Prompt
+from assay.recipes.exam import Exam, asked, exam_of, examine, watching
+from assay.recipes.questions import as_row, captions, jsonl
+from assay.recipes.reward_model import GoldConfig, load_reward_model, own_term, refuse
+from assay.records import Prompt, Rejection
 from assay.tables import write_text
 
 
-def questions(path: Path, store: ImageStore) -> list[Prompt]:
-    """The questions of a file; what was refused is printed by reason. Raises AssayError when none is left."""
+def questions(path: Path, store: ImageStore, left: Counter[str] | None = None) -> list[Prompt]:
+    """The questions of a file; what was refused is printed by reason, and counted in `left`. Raises AssayError when none is
+    left."""
     prompts, rejections = jsonl(path, store)
-    first = {r.reason: r.row for r in reversed(rejections)}
-    for reason, n in Counter(r.reason for r in rejections).most_common():
-        print(f"{path}: {n:,} rows left out, row {first[reason]:,} the first: {reason}")
-    if not prompts:
-        raise AssayError(f"{path}: no usable question")
+    told(path, rejections, left)
     return prompts
 
 
-def fitting(prompts: Sequence[Prompt], policy: Any, sampler: Any, room: int) -> list[Prompt]:
-    """The prompts that leave room for an answer within the model's positions; how many do not is printed."""
+def told(path: Path, rejections: Sequence[Rejection], left: Counter[str] | None = None) -> None:
+    """Print why rows were refused, and how many."""
+    counts, first = Counter(r.reason for r in rejections), {r.reason: r.row for r in reversed(rejections)}
+    for reason, n in counts.most_common():
+        print(f"{path}: {n:,} rows left out, row {first[reason]:,} the first: {reason}")
+    if left is not None:
+        left.update(counts)
+
+
+def opened(
+    model: str,
+    settings: PolicyConfig,
+    sampling: SamplerConfig,
+    store: ImageStore,
+    seed: int = 0,
+    answer_start: str = "",
+    backend: Literal["auto", "vllm"] = "auto",
+    within: Path | None = None,
+) -> tuple[Any, Any]:
+    """A policy and what draws its answers (vLLM reads it from a folder in `within`)."""
+    from assay.policy.model import load_policy
+    from assay.policy.sampler import make_sampler
+
+    policy = load_policy(model, settings, store)
+    if not policy.packed:
+        drawn = "" if backend == "vllm" else ", and answers drawn by transformers' generate"
+        print(f"batches are padded{drawn}: {policy.reason}")
+    return policy, make_sampler(backend, policy, sampling, store, seed, answer_start, within)
+
+
+def room(policy: Any) -> int:
+    """The places that the language model has for a prompt and its answer."""
     from assay import vision
 
-    limit = getattr(vision.language_model(policy.inner).config, "max_position_embeddings", None) or 1 << 30
-    kept = [p for p in prompts if len(sampler.prompt_ids(p)) + room <= limit]
+    return getattr(vision.language_model(policy.inner).config, "max_position_embeddings", None) or 1 << 30
+
+
+def fitting(
+    prompts: Sequence[Prompt], policy: Any, sampler: Any, answer: int, left: Counter[str] | None = None
+) -> list[Prompt]:
+    """The prompts that leave room for an answer of so many tokens; how many do not is printed, and counted in `left`."""
+    most = room(policy) - answer
+    kept = [p for p in prompts if len(sampler.prompt_ids(p)) <= most]
     if len(kept) < len(prompts):
-        print(
-            f"{len(prompts) - len(kept):,} questions left out: longer than {limit - room:,} tokens with their pictures"
-        )
+        reason = f"longer than {most:,} tokens with their pictures"
+        print(f"{len(prompts) - len(kept):,} questions left out: {reason}")
+        if left is not None:
+            left[reason] += len(prompts) - len(kept)
     if not kept:
         raise AssayError("every question is too long for this model")
     return kept
@@ -43,83 +84,134 @@ def fitting(prompts: Sequence[Prompt], policy: Any, sampler: Any, room: int) -> 
 
 def run_grpo(
     model: str, path: Path, out: Path, config: GrpoConfig, settings: PolicyConfig, sampling: SamplerConfig,
-    rewards: RewardConfig, answer_start: str, trackers: Sequence[str],
-    backend: Literal["auto", "vllm"] = "auto",
+    rewards: RewardConfig, gold: GoldConfig, monitor: MonitorConfig, watch: Path | None, answer_start: str,
+    trackers: Sequence[str], backend: Literal["auto", "vllm"] = "auto",
 ) -> str:  # fmt: skip
-    """GRPO with rule and format rewards; returns a line that says how it went."""
+    """GRPO with rules, format, and what else is named: a reward model, questions to watch. Returns how it went, in words."""
     from assay.policy.folder import beside
     from assay.policy.grpo import grpo
     from assay.policy.model import load_policy
-    from assay.policy.sampler import make_sampler
+    from assay.policy.sampler import local_sampler
 
     sampling.training_temperature()
     store = ImageStore(beside(out, ".images"))
     prompts = questions(path, store)
-    unanswered = sum(not p.answer for p in prompts)
-    if unanswered == len(prompts):
-        raise AssayError(f"{path}: no question has an answer, so the rules have nothing to reward")
-    if unanswered:
-        print(f"{unanswered:,} questions without an answer are left out: without a reward model nothing rewards them")
-    policy = load_policy(model, settings, store)
-    if not policy.packed:
-        drawn = "" if backend == "vllm" else ", and answers drawn by transformers' generate"
-        print(f"batches are padded{drawn}: {policy.reason}")
-    sampler = make_sampler(backend, policy, sampling, store, config.seed, answer_start, out.parent)
-    prompts = fitting([p for p in prompts if p.answer], policy, sampler, sampling.max_tokens)
-    reference = load_policy(model, settings, store).requires_grad_(False) if config.kl else None
+    refuse(rewards, gold, prompts)
+    watched = _watched(watch, monitor, store)
+    held, prompts = _apart(path, prompts, gold, rewards, store, config.seed)
+    policy, sampler = opened(model, settings, sampling, store, config.seed, answer_start, backend, out.parent)
+    prompts = fitting(prompts, policy, sampler, sampling.max_tokens)
     reward = HybridReward(rewards, None, None, answer_start)
-    done = grpo(out, config, policy, prompts, sampler, reward, print, trackers, reference=reference)
-    return f"{len(prompts):,} questions, {done.steps:,} steps, {done.samples:,} answers -> {out}"
+    if gold.reward_model:
+        scorer, term = load_reward_model(gold, store, any(p.images for p in prompts)), None
+        if held:
+            kept = beside(out, ".calibration.json")
+            held = fitting(held, policy, sampler, sampling.max_tokens)
+            identity = [model, gold.reward_model, gold.reward_tokens, sampling, answer_start, config.seed]
+            term = own_term(kept, scorer, held, sampler, config.group, rewards, identity)
+        reward = HybridReward(rewards, scorer, term, answer_start)
+    watcher, exam = Watch(monitor), Exam(prompts=())
+    if watched:
+        exam = exam_of(fitting(watched, policy, sampler, sampling.max_tokens)).first(monitor.prompts)
+        print(f"watched every {monitor.every} steps: {len(exam.prompts):,} questions, {asked(exam)}")
+
+    def reading(step: int, tuned: Any) -> Any:
+        greedy = local_sampler(tuned, replace(sampling, temperature=0.0), store, config.seed, answer_start)
+        return examine(exam, tuned, greedy, store, step)
+
+    done = grpo(
+        out, config, policy, prompts, sampler, reward, print, trackers,
+        reference=load_policy(model, settings, store).requires_grad_(False) if config.kl else None,
+        watch=watching(out.name, reading, watcher, reward, print) if exam.prompts else None,
+        watch_every=monitor.every, watch_state=watcher,
+    )  # fmt: skip
+    ended = f", stopped: {done.stopped}" if done.stopped else ""
+    return f"{len(prompts):,} questions, {done.steps:,} steps, {done.samples:,} answers{ended} -> {out}"
 
 
-def run_mpo(
-    model: str, folder: Path, out: Path, config: FitConfig, settings: PolicyConfig, trackers: Sequence[str]
-) -> str:
-    """MPO on Parquet preferences; returns a line that says how it went."""
-    from assay.policy.model import load_policy
+def _watched(path: Path | None, monitor: MonitorConfig, store: ImageStore) -> list[Prompt]:
+    """The questions of readings, none where no file is named."""
+    if path is not None:
+        return questions(path, store)
+    changed = [f.name for f in fields(monitor) if getattr(monitor, f.name) != getattr(MonitorConfig(), f.name)]
+    if changed:
+        raise AssayError(f"--monitor.{changed[0].replace('_', '-')} needs questions to watch: give --watch FILE")
+    return []
+
+
+def _apart(
+    path: Path, prompts: Sequence[Prompt], gold: GoldConfig, rewards: RewardConfig, store: ImageStore, seed: int
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Gold questions, if any are needed, and those to train on: not gold, and without a reward model only answered ones."""
+    known, held = [p for p in prompts if p.answer], list[Prompt]()
+    unanswered = len(prompts) - len(known)
+    if gold.reward_model and rewards.combine == "calibrated":
+        if gold.gold is not None:
+            held = [p for p in questions(gold.gold, store) if p.answer]
+        elif known:
+            order = np.random.default_rng(seed).permutation(len(known))
+            held = [known[i] for i in order[: max(1, round(gold.gold_share * len(known)))]]
+        if not held:
+            raise AssayError(
+                f"{gold.gold or path}: no question has an answer, so the reward model cannot be calibrated; "
+                "give --gold with answers, or --rewards.combine sum"
+            )
+    if not known and not gold.reward_model:
+        raise AssayError(f"{path}: no question has an answer, so the rules have nothing to reward; give --reward-model")
+    if unanswered and not gold.reward_model:
+        print(f"{unanswered:,} questions without an answer are left out: without a reward model nothing rewards them")
+    spared = {p.id for p in held}
+    rest = [p for p in (prompts if gold.reward_model else known) if p.id not in spared]
+    if not rest:
+        raise AssayError(f"{path}: all questions are gold, none is left to train on; name other ones with --gold")
+    return held, rest
+
+
+def run_align(
+    model: str, path: Path, out: Path, config: FitConfig, settings: PolicyConfig, request: str, answer_start: str,
+    trackers: Sequence[str],
+) -> str:  # fmt: skip
+    """Adapter alignment: learn to say what is in pictures. Returns how it went, in words."""
+    from assay.policy.folder import beside
     from assay.policy.mpo import Comparison, fit
-    from assay.render import render_prompt
-    from assay.reward.data import ParquetPairs
 
-    source = ParquetPairs(folder)
-    policy = load_policy(model, settings)
-    made = []
-    for _, pair in source.take(config.seed, 0, range(len(source))):
-        answers = [
-            (*policy.tokenizer(r.text, add_special_tokens=False)["input_ids"], policy.end_ids[0])
-            for r in (pair.chosen, pair.rejected)
-        ]
-        prompt = tuple(render_prompt(policy.processor, pair.prompt))
-        made.append(Comparison(prompt=prompt, chosen=answers[0], rejected=answers[1]))
+    store = ImageStore(beside(out, ".images"))
+    shown, rejections = captions(path, store, request)
+    told(path, rejections)
+    policy, sampler = opened(model, settings, SamplerConfig(), store, config.seed, answer_start)
+    made, most = [], room(policy)
+    for prompt, caption in shown:
+        text = policy.tokenizer(caption.removeprefix(answer_start), add_special_tokens=False)["input_ids"]
+        example = Comparison(
+            prompt=tuple(sampler.prompt_ids(prompt)), images=prompt.images, chosen=(*text, policy.end_ids[0])
+        )
+        if len(example.prompt) + len(example.chosen) <= most:
+            made.append(example)
+    if len(made) < len(shown):
+        print(f"{len(shown) - len(made):,} captions left out: longer than {most:,} tokens with their pictures")
     done = fit(out, config, policy, made, print, trackers)
-    return f"{done.examples:,} pairs, {done.steps:,} steps, loss {done.loss:.3f} -> {out}"
+    return f"{done.examples:,} captions, {done.steps:,} steps, loss {done.loss:.3f} -> {out}"
 
 
 def run_filter(model: str, path: Path, out: Path, samples: int, sampling: SamplerConfig, answer_start: str) -> str:
     """Keep the questions whose sampled answers differ in being right; returns a line with the counts."""
     from assay.policy.folder import beside
-    from assay.policy.model import load_policy
-    from assay.policy.sampler import local_sampler
 
+    if samples < 2:
+        raise AssayError(f"--samples {samples}: whether answers differ takes two at least")
     store = ImageStore(beside(out, ".images"))
     prompts = [p for p in questions(path, store) if p.answer]
     if not prompts:
         raise AssayError(f"{path}: no question has an answer, so none can be found too easy or too hard")
-    policy = load_policy(model, PolicyConfig(train=("llm",)), store)
-    sampler = local_sampler(policy, sampling, store, 0, answer_start)
+    policy, sampler = opened(model, PolicyConfig(), sampling, store, 0, answer_start)
     prompts = fitting(prompts, policy, sampler, sampling.max_tokens)
     shares = right_shares(prompts, sampler, samples, answer_start)
-    kept = [(p, s) for p, s in zip(prompts, shares, strict=True) if 0 < s < 1]
     rows = [
-        {
-            "question": p.messages[-1].content, "answer": p.answer, "kind": p.kind, "right": s,
-            **({"image": str(store.folder / f"{p.images[0]}.png")} if p.images else {}),
-        }
-        for p, s in kept
+        {**as_row(p, store.folder.name), "right": s} for p, s in zip(prompts, shares, strict=True) if 0 < s < 1
     ]  # fmt: skip
     write_text(out, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
     easy, hard = sum(s == 1 for s in shares), sum(s == 0 for s in shares)
-    return f"{len(kept):,} of {len(prompts):,} questions kept; {easy:,} always right, {hard:,} never -> {out}"
+    return f"{len(rows):,} of {len(prompts):,} questions kept; {easy:,} always right, {hard:,} never -> {out}"
 
 
 def right_shares(prompts: Sequence[Prompt], sampler: Any, samples: int, answer_start: str) -> list[float]:

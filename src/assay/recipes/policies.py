@@ -9,8 +9,9 @@ from assay.images import ImageStore
 from assay.policy.config import BufferConfig, FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
 from assay.policy.hallucination import MonitorConfig
 from assay.policy.rewards import RewardConfig
+from assay.recipes.exam import Exam
 from assay.recipes.questions import arithmetic
-from assay.recipes.tune import Exam, Task, TuneConfig
+from assay.recipes.tune import Task, TuneConfig
 from assay.recipes.visual import caption, described, easy_vqa, examination
 from assay.records import Prompt
 from assay.reward.config import EngineConfig, TrainConfig

@@ -3,23 +3,25 @@
 A question's text is the question and nothing else: how to answer (the template) is added where prompts are rendered.
 """
 
+import dataclasses
 import importlib
 import json
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from assay.bench.policy.answers import same
 from assay.errors import AssayError
 from assay.images import ImageStore
-from assay.records import AnswerKind, Message, Prompt, Rejection, user
+from assay.records import AnswerKind, Conversation, Message, Prompt, Rejection, Role, user
 
 KINDS: tuple[str, ...] = typing.get_args(AnswerKind)
 _APART = 1_000_000
+T = TypeVar("T")
 
 
 def arithmetic(n: int, seed: int, terms: int = 2, digits: int = 1) -> list[Prompt]:
@@ -75,39 +77,124 @@ def gsm8k(path: Path, n: int, seed: int) -> list[Prompt]:
 def jsonl(path: Path, store: ImageStore | None = None) -> tuple[list[Prompt], list[Rejection]]:
     """A user's own questions, one JSON object a line, and the rows that were rejected for their answer or their picture.
 
-    Fields: `question` or `prompt`; `answer` (text or number; absent: not known); `kind`, one of math, number, choice, text
-    (absent: number for a number, else text); `image` or `images`, paths seen from the file's folder. Others are ignored.
+    Fields, all but the first optional; others are ignored:
+
+        question, prompt   the question; or `messages`, a conversation of {role, content, images} that ends with the user
+        answer             text or number (absent: not known)
+        kind               math, number, choice or text (absent: number for a number, else text)
+        image, images      paths seen from the file's folder
+        facts, absent      words for what is in the picture, and for what is not: claims are checked against them
 
     An answer that no answer could equal ("none" as a number) and a picture that cannot be read reject their row with the
     reason. Raises AssayError (file, row, field) for anything else that is wrong, and when no row is left.
 
-    Example: {"question": "What color is it?", "answer": "red", "image": "1.png"}
+    Example: {"question": "What color is it?", "answer": "red", "image": "1.png", "facts": ["red"], "absent": ["blue"]}
     """
     prompts, rejected = [], []
     for number, row in _rows(path):
-        question = _text(row, "question" if "question" in row else "prompt", path, number)
         answer, kind = _answer(row, path, number)
-        named = _images(row, path, number)
-        if named and store is None:
-            raise AssayError(f"{path}, row {number}, field 'image': pictures need an image store; none was given")
-        field, reason, images = "answer", _fault(answer, kind), tuple[str, ...]()
-        if not reason and store is not None:
-            try:
-                images = tuple(store.add(path.parent / name) for name in named)
-            except AssayError as error:
-                field, reason = "image", str(error)
-        if reason:
-            rejected.append(Rejection(
-                source=path.stem, file=str(path), row=number, field=field, reason=reason, excerpt=question[:200]
-            ))  # fmt: skip
+        facts, absent = (_words(row, field, path, number) for field in ("facts", "absent"))
+        if both := set(facts) & set(absent):
+            raise AssayError(f"{path}, row {number}, field 'absent': {min(both)!r} is among the facts too")
+        try:
+            messages = _messages(row, path, number, store)
+        except _Unreadable as error:
+            rejected.append(_rejection(row, path, number, "image", str(error)))
             continue
-        message = Message(role="user", content=question, images=images)
-        prompts.append(Prompt(messages=(message,), answer=answer, kind=kind))
-    if not prompts:
+        if reason := _fault(answer, kind):
+            rejected.append(_rejection(row, path, number, "answer", reason))
+            continue
+        prompts.append(Prompt(messages=messages, answer=answer, kind=kind, facts=facts, absent=absent))
+    return _some(prompts, rejected, path), rejected
+
+
+def as_row(prompt: Prompt, folder: str) -> dict[str, object]:
+    """What `jsonl` reads this prompt from; `folder` is that of its pictures, seen from the file's folder."""
+
+    def named(message: Message) -> dict[str, object]:
+        return {"images": [f"{folder}/{i}.png" for i in message.images]} if message.images else {}
+
+    *before, last = prompt.messages
+    asked: dict[str, object] = (
+        {"messages": [{"role": m.role, "content": m.content, **named(m)} for m in prompt.messages]}
+        if before else {"question": last.content, **named(last)}
+    )  # fmt: skip
+    known = {"facts": list(prompt.facts), "absent": list(prompt.absent)}
+    answer = {"answer": prompt.answer} if prompt.answer else {}
+    return {**asked, **answer, "kind": prompt.kind, **{k: v for k, v in known.items() if v}}
+
+
+def captions(path: Path, store: ImageStore, request: str) -> tuple[list[tuple[Prompt, str]], list[Rejection]]:
+    """Pictures and what is to be said of them, one JSON object a line: `image` or `images`, `caption`, and `question`, which
+    asks for it (absent: `request`). Refusals as those of `jsonl`.
+
+    Example: {"image": "1.png", "caption": "a red circle"}
+    """
+    found, rejected = [], []
+    for number, row in _rows(path):
+        caption = _text(row, "caption", path, number)
+        asked = {**row, "question": row.get("question", request)}
+        if not _images(row, path, number):
+            raise AssayError(f"{path}, row {number}, field 'image': is missing")
+        try:
+            found.append((Prompt(messages=_messages(asked, path, number, store), answer=caption), caption))
+        except _Unreadable as error:
+            rejected.append(_rejection(asked, path, number, "image", str(error)))
+    return _some(found, rejected, path), rejected
+
+
+class _Unreadable(Exception):
+    """A picture that cannot be read: its row is rejected, with the reason."""
+
+
+def _rejection(row: dict[str, Any], path: Path, number: int, field: str, reason: str) -> Rejection:
+    asked = row.get("question", row.get("prompt", ""))
+    excerpt = asked if isinstance(asked, str) else ""
+    return Rejection(source=path.stem, file=str(path), row=number, field=field, reason=reason, excerpt=excerpt[:200])
+
+
+def _some(found: list[T], rejected: Sequence[Rejection], path: Path) -> list[T]:
+    if not found:
         first = "".join(f", row {r.row} because {r.reason}" for r in rejected[:1])
         why = f"all {len(rejected)} rows were rejected{first}" if rejected else "empty"
         raise AssayError(f"{path}: no questions ({why})")
-    return prompts, rejected
+    return found
+
+
+def _messages(row: dict[str, Any], path: Path, number: int, store: ImageStore | None) -> Conversation:
+    """The conversation of a row, its pictures in the store; those of the row itself belong to the last message."""
+    if "messages" not in row:
+        text = _text(row, "question" if "question" in row else "prompt", path, number)
+        return (Message(role="user", content=text, images=_kept(row, path, number, store)),)
+    turns, known = row["messages"], typing.get_args(Role)
+    fine = isinstance(turns, list) and all(isinstance(t, dict) and t.get("role") in known for t in turns)
+    if not fine or not turns or turns[-1]["role"] != "user":
+        raise AssayError(
+            f"{path}, row {number}, field 'messages': is not a list of {{role, content}} that ends with the user"
+        )
+    found = [
+        Message(role=t["role"], content=_text(t, "content", path, number), images=_kept(t, path, number, store))
+        for t in turns
+    ]
+    found[-1] = dataclasses.replace(found[-1], images=(*_kept(row, path, number, store), *found[-1].images))
+    return tuple(found)
+
+
+def _kept(row: dict[str, Any], path: Path, number: int, store: ImageStore | None) -> tuple[str, ...]:
+    named = _images(row, path, number)
+    if named and store is None:
+        raise AssayError(f"{path}, row {number}, field 'image': pictures need an image store; none was given")
+    try:
+        return tuple(store.add(path.parent / name) for name in named) if store is not None else ()
+    except AssayError as error:
+        raise _Unreadable(str(error)) from error
+
+
+def _words(row: dict[str, Any], field: str, path: Path, number: int) -> tuple[str, ...]:
+    words = row.get(field) or []
+    if not isinstance(words, list) or not all(isinstance(w, str) and w.strip() for w in words):
+        raise AssayError(f"{path}, row {number}, field '{field}': is not a list of words")
+    return tuple(dict.fromkeys(words))
 
 
 def _fault(answer: str, kind: AnswerKind) -> str:

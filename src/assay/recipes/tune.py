@@ -17,14 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from assay.bench.policy.answers import final_answer, same
 from assay.errors import AssayError
-from assay.images import ImageStore, blank
-from assay.policy import hallucination
+from assay.images import ImageStore
 from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
 from assay.policy.hallucination import MonitorConfig, Reading, Watch
-from assay.policy.rewards import HybridReward, ModelTerm, RewardConfig, fit_model_term
-from assay.records import AnswerPair, Preference, Prompt, Response, Rollout, Score, assistant
+from assay.policy.rewards import HybridReward, ModelTerm, RewardConfig
+from assay.recipes.exam import Exam, examine, watching
+from assay.recipes.reward_model import calibrate as calibrated
+from assay.recipes.reward_model import rollout_scorer
+from assay.records import AnswerPair, Preference, Prompt, Response, Rollout, Score
 from assay.reward.config import TrainConfig
 from assay.run import Run
 
@@ -63,19 +64,6 @@ class TuneConfig:
         if not self.gold_prompts and (self.pairs.threshold or 0) > 0:
             raise AssayError("pairs.threshold bounds the reward model's margin, but gold_prompts 0 means to have none")
         self.sampler.training_temperature()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exam:
-    """Questions to measure a policy by. `swapped` names for each a picture for which the answer differs (none: pictures are
-    not swapped); `wordings` groups them for chance agreement (none: one group)."""
-
-    prompts: tuple[Prompt, ...]
-    swapped: tuple[str, ...] = ()
-    wordings: tuple[str, ...] = ()
-
-    def first(self, n: int) -> "Exam":
-        return Exam(prompts=self.prompts[:n], swapped=self.swapped[:n], wordings=self.wordings[:n])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,17 +172,7 @@ class Tuner:
         return self.reading(step, policy, self.task.watched.first(self.config.monitor.prompts))
 
     def reading(self, step: int, policy: Any, exam: Exam) -> Reading:
-        greedy = self.sampler(policy, temperature=0.0)
-        greedy.load(step)
-        return hallucination.read(
-            exam.prompts, greedy, step, final_answer, right, blank=self.blank() if self.visual else "",
-            swapped=exam.swapped, groups=exam.wordings or None,
-            entropies=_entropies(policy, greedy) if policy.packed else None,
-        )  # fmt: skip
-
-    def blank(self) -> str:
-        picture = self.store.open(next(p for p in self.task.test.prompts if p.images).images[0])
-        return self.store.add(blank(*picture.size))
+        return examine(exam, policy, self.sampler(policy, temperature=0.0), self.store if self.visual else None, step)
 
     def answers(self, name: str, policy: Any, prompts: Sequence[Prompt], n: int) -> list[list[Rollout]]:
         """n sampled answers of each prompt, kept in a table."""
@@ -235,9 +213,7 @@ class Tuner:
         def calibrate() -> dict[str, Any]:
             held = [(p, r, s) for p, g, x in list(zip(self.task.gold, groups, scores, strict=True))[chosen:]
                     for r, s in zip(g, x, strict=True)]  # fmt: skip
-            raw = self.scorer()([(p, r.text) for p, r, _ in held])
-            right = np.array([s.rule > 0 for *_, s in held])
-            term = fit_model_term(raw, right, self.config.rewards, [p.id for p, *_ in held])
+            term = calibrated(self.scorer(), held, self.config.rewards)
             self.run.say(str(term))
             return asdict(term)
 
@@ -264,7 +240,7 @@ class Tuner:
             self.models / "reward", settings.max_tokens, settings.engine.tokens, settings.precision,
             self.store.folder if self.visual else None,
         )  # fmt: skip
-        return lambda pairs: score([(*p.messages, assistant(text)) for p, text in pairs])
+        return rollout_scorer(score)
 
     def reward(self) -> Any:
         """The hybrid reward, with the reward model where there is one."""
@@ -302,7 +278,7 @@ class Tuner:
         """Pairs of the answers of `start`, and MPO (or what the weights make of it) from there; then measure.
         Returns the policy to go on from."""
         from assay.policy.mpo import fit
-        from assay.policy.pairs import comparisons, dropout_pairs, make_pairs
+        from assay.policy.pairs import all_pairs, comparisons
 
         settings = settings or self.config.mpo
 
@@ -311,16 +287,10 @@ class Tuner:
             groups = self.answers(f"pairs-{start}", policy, self.task.pairs, self.config.pairs.samples)
             reward = self.reward()
             scores = [reward([(p, r) for r in g]) for p, g in zip(self.task.pairs, groups, strict=True)]
-            made = make_pairs(self.task.pairs, groups, scores, self.config.pairs, number, self.config.seed)
-            found, sampler = list(made.pairs), self.sampler(policy)
-            counts: dict[str, Any] = dict(made.counts)
-            blind = [(p, g) for p, g in zip(self.task.pairs, groups, strict=True) if p.images and not p.answer]
-            if blind and policy.packed:
-                less = dropout_pairs([p for p, _ in blind], [g for _, g in blind], sampler, self.config.pairs, number)
-                found, counts = found + list(less.pairs), {**counts, "without looking": less.counts}
-            elif blind:
-                counts["without looking"] = f"not made: {policy.reason}"
-            rows = self.run.table("answer_pairs", AnswerPair).once(name, lambda: found)
+            sampler, settled = self.sampler(policy), self.config.pairs
+            made = all_pairs(self.task.pairs, groups, scores, sampler, settled, number, self.config.seed)
+            counts = made.counts
+            rows = self.run.table("answer_pairs", AnswerPair).once(name, lambda: made.pairs)
             self.run.say(f"{name}: {len(rows):,} pairs; questions: {counts}")
             if not rows:
                 return self.skip(name, f"no preference pairs among the answers of {start}", start=start, counts=counts)
@@ -355,15 +325,7 @@ class Tuner:
             reference = self.load(start, self.config.policy).requires_grad_(False) if settings.kl else None
             reward, watch = self.reward(), Watch(self.config.monitor)
 
-            def look(step: int, policy: Any) -> tuple[dict[str, float], str]:
-                reading = self.watched(step, policy)
-                action = watch.observe(reading)
-                reward.model_weight = self.config.rewards.model * action.weight
-                if action.reason:
-                    self.run.say(f"{name}: {action.reason}")
-                seen = {**reading.as_metrics(), "model_weight": reward.model_weight}
-                return seen, action.reason if action.kind == "stop" else ""
-
+            look = watching(name, self.watched, watch, reward, self.run.say)
             done = grpo(
                 self.models / name, settings, tuned, self.task.tune, self.sampler(tuned), reward, self.run.say,
                 watch=look, watch_every=self.config.monitor.every, reference=reference, watch_state=watch,
@@ -376,11 +338,6 @@ class Tuner:
         return name
 
 
-def right(prompt: Prompt, answer: str) -> bool:
-    """Is this final answer the right one?"""
-    return bool(prompt.answer) and same(answer, prompt.answer, prompt.kind)
-
-
 def reading_from(row: dict[str, Any]) -> Reading:
     """A reading as it was kept in a step's file."""
     from assay.statistics import Estimate
@@ -391,33 +348,3 @@ def reading_from(row: dict[str, Any]) -> Reading:
 
 def _told(done: Any) -> dict[str, Any]:
     return {k: v for k, v in asdict(done).items() if k not in ("folder", "wall_s")}
-
-
-def _entropies(policy: Any, sampler: Any) -> hallucination.Entropies:
-    """Token entropies of answers, by one packed pass over each prompt and its answer."""
-
-    def entropies(answers: Sequence[tuple[Prompt, Rollout]]) -> list[tuple[Sequence[str], Sequence[float]]]:
-        import torch
-
-        from assay.pack import Group
-
-        told = [(p, r) for p, r in answers if r.tokens]
-        groups = [
-            Group(
-                prefix=np.array(sampler.prompt_ids(p), dtype=np.int32), images=p.images,
-                answers=(np.array(r.tokens, dtype=np.int32),),
-            )
-            for p, r in told
-        ]  # fmt: skip
-        found: list[tuple[Sequence[str], Sequence[float]]] = [([], [])] * len(told)
-        where = policy.model.device
-        for part in policy.bins(groups):
-            batch = policy.batch([groups[i] for i in part]).to(where)
-            with torch.no_grad(), torch.autocast(where.type, torch.bfloat16, enabled=policy.bf16):
-                rows = torch.split(policy(batch).entropy_M, [len(told[i][1].tokens) for i in part])
-            for i, row in zip(part, rows, strict=True):
-                tokens = policy.tokenizer.convert_ids_to_tokens(list(told[i][1].tokens))
-                found[i] = ["<think>", *tokens], [0.0, *row.tolist()]
-        return found
-
-    return entropies

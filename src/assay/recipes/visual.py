@@ -19,7 +19,7 @@ import numpy as np
 
 from assay.errors import AssayError
 from assay.images import ImageStore
-from assay.recipes.tune import Exam
+from assay.recipes.exam import Exam
 from assay.records import Message, Prompt
 
 COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")

@@ -1,0 +1,127 @@
+"""Questions to measure a policy by, and what watches a training with them: the same for a recipe and for one's own model."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from assay.bench.policy.answers import final_answer, same
+from assay.images import ImageStore, blank
+from assay.policy import hallucination
+from assay.policy.hallucination import Reading, Watch
+from assay.policy.rewards import HybridReward
+from assay.records import Prompt, Rollout
+
+COMMON = 10
+"""Questions of one wording from which chance agreement is told within it; rarer wordings are taken together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exam:
+    """Questions to measure a policy by. `swapped` names for each a picture for which the answer differs (none: pictures are
+    not swapped; "": none is known for this one); `wordings` groups them for chance agreement (none: one group)."""
+
+    prompts: tuple[Prompt, ...]
+    swapped: tuple[str, ...] = ()
+    wordings: tuple[str, ...] = ()
+
+    def first(self, n: int) -> "Exam":
+        return Exam(prompts=self.prompts[:n], swapped=self.swapped[:n], wordings=self.wordings[:n])
+
+
+def exam_of(prompts: Sequence[Prompt], seed: int = 0) -> Exam:
+    """Any questions as an exam: a picture is swapped with that of the same question whose right answer is another."""
+    random = np.random.default_rng(seed)
+    alike: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        alike.setdefault(_wording(prompt), []).append(prompt)
+    swapped = []
+    for prompt in prompts:
+        others = [
+            p for p in alike[_wording(prompt)]
+            if p.answer and len(p.images) == len(prompt.images) == 1 and not right(p, prompt.answer)
+        ] if prompt.answer else []  # fmt: skip
+        swapped.append(others[int(random.integers(len(others)))].images[0] if others else "")
+    wordings = tuple(w if len(alike[w]) >= COMMON else "" for w in map(_wording, prompts))
+    return Exam(prompts=tuple(prompts), swapped=tuple(swapped), wordings=wordings)
+
+
+def _wording(prompt: Prompt) -> str:
+    return "\n".join(m.content for m in prompt.messages)
+
+
+def right(prompt: Prompt, answer: str) -> bool:
+    """Is this final answer the right one?"""
+    return bool(prompt.answer) and same(answer, prompt.answer, prompt.kind)
+
+
+def examine(exam: Exam, policy: Any, sampler: Any, store: ImageStore | None, step: int = 0) -> Reading:
+    """Greedy answers to the exam's questions, with their own, a blank and a swapped picture. `sampler` must be greedy."""
+    sampler.load(step)
+    pictures = next((p.images for p in exam.prompts if p.images), ())
+    grey = store.add(blank(*store.open(pictures[0]).size)) if store is not None and pictures else ""
+    return hallucination.read(
+        exam.prompts, sampler, step, final_answer, right, blank=grey, swapped=exam.swapped,
+        groups=exam.wordings or None, entropies=_entropies(policy, sampler) if policy.packed else None,
+    )  # fmt: skip
+
+
+def watching(
+    name: str, reading: Callable[[int, Any], Reading], watch: Watch, reward: HybridReward, say: Callable[[str], None]
+) -> Callable[[int, Any], tuple[dict[str, float], str]]:
+    """What `grpo` calls: take a reading, let the reward model's weight follow it, and say why the run should stop, if so."""
+
+    def look(step: int, policy: Any) -> tuple[dict[str, float], str]:
+        seen = reading(step, policy)
+        action = watch.observe(seen)
+        reward.model_weight = reward.config.model * action.weight
+        if action.reason and (reward.scorer is not None or action.kind == "stop"):
+            say(f"{name}: {action.reason}")
+        metrics = {**seen.as_metrics(), "model_weight": reward.model_weight}
+        return metrics, action.reason if action.kind == "stop" else ""
+
+    return look
+
+
+def asked(exam: Exam) -> str:
+    """What these questions allow to be measured, in words."""
+    counts = Counter[str]()
+    for prompt, other in zip(exam.prompts, exam.swapped or [""] * len(exam.prompts), strict=True):
+        marks = {
+            "a known answer": prompt.answer, "a picture": prompt.images, "a picture to swap with": other,
+            "facts or absent": prompt.facts or prompt.absent,
+        }  # fmt: skip
+        counts.update({name: int(bool(mark)) for name, mark in marks.items()})
+    return ", ".join(f"{n:,} with {name}" for name, n in counts.items())
+
+
+def _entropies(policy: Any, sampler: Any) -> hallucination.Entropies:
+    """Token entropies of answers, by one packed pass over each prompt and its answer."""
+
+    def entropies(answers: Sequence[tuple[Prompt, Rollout]]) -> list[tuple[Sequence[str], Sequence[float]]]:
+        import torch
+
+        from assay.pack import Group
+
+        told = [(p, r) for p, r in answers if r.tokens]
+        groups = [
+            Group(
+                prefix=np.array(sampler.prompt_ids(p), dtype=np.int32), images=p.images,
+                answers=(np.array(r.tokens, dtype=np.int32),),
+            )
+            for p, r in told
+        ]  # fmt: skip
+        found: list[tuple[Sequence[str], Sequence[float]]] = [([], [])] * len(told)
+        where = policy.model.device
+        for part in policy.bins(groups):
+            batch = policy.batch([groups[i] for i in part]).to(where)
+            with torch.no_grad(), torch.autocast(where.type, torch.bfloat16, enabled=policy.bf16):
+                rows = torch.split(policy(batch).entropy_M, [len(told[i][1].tokens) for i in part])
+            for i, row in zip(part, rows, strict=True):
+                tokens = policy.tokenizer.convert_ids_to_tokens(list(told[i][1].tokens))
+                found[i] = [sampler.answer_start, *tokens], [0.0, *row.tolist()]
+        return found
+
+    return entropies

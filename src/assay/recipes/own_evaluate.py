@@ -1,0 +1,88 @@
+"""`assay policy evaluate`: a policy measured on a user's own questions, by everything that they allow."""
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from assay.errors import AssayError
+from assay.images import ImageStore
+from assay.policy.config import PolicyConfig, SamplerConfig
+from assay.policy.hallucination import RATES, Reading
+from assay.recipes.exam import exam_of, examine
+from assay.recipes.own import fitting, opened, questions
+from assay.run import environment, jsonable
+from assay.statistics import interval
+from assay.tables import write_text
+
+SHOWN = {
+    "accuracy": ("right", "no question has an answer"),
+    "format": ("in the think/answer template", ""),
+    "hallucination_rate": ("invents something (hallucination rate)", "no question has facts or absent"),
+    "named": ("of the facts named", "no question has facts"),
+    "blind_agreement": ("same answer to a blank picture", "no clear answer to a picture"),
+    "swap_agreement": ("same answer to another picture", "no question is asked of another picture with another answer"),
+    "cannot_see": ('"can\'t see the picture"', "no question has a picture"),
+}
+"""What each rate is called, and why it may be missing."""
+
+
+def run_evaluate(
+    model: str, path: Path, out: Path | None, settings: PolicyConfig, sampling: SamplerConfig, answer_start: str,
+    console: Console,
+) -> str:  # fmt: skip
+    """Greedy answers to the questions, measured: a table, and a file that machines read. Returns a line with the counts."""
+    if sampling.temperature:
+        raise AssayError("answers that are drawn agree less by chance: evaluate with --sampler.temperature 0")
+    left = Counter[str]()
+    with TemporaryDirectory() as folder:
+        store = ImageStore(Path(folder))
+        prompts = questions(path, store, left)
+        policy, sampler = opened(model, settings, sampling, store, 0, answer_start)
+        prompts = fitting(prompts, policy, sampler, sampling.max_tokens, left)
+        reading = examine(exam_of(prompts), policy, sampler, store)
+    console.print(_table(reading))
+    missing = {name: why for name, (_, why) in SHOWN.items() if getattr(reading, name) is None}
+    for name, why in missing.items():
+        console.print(f"not measured: {SHOWN[name][0]}: {why}")
+    if out is not None:
+        settled = {"sampler": sampling, "policy": settings, "answer_start": answer_start}
+        about = {"model": model, "questions": str(path), **settled, "left_out": left, "environment": environment()}
+        write_text(out, json.dumps(jsonable({**measures(reading), "not_measured": missing, **about}), indent=2))
+    where = f" -> {out}" if out is not None else ""
+    return f"{reading.n:,} questions, {reading.unclear:,} without a clear final answer{where}"
+
+
+def measures(reading: Reading) -> dict[str, Any]:
+    """A reading by name: rates with their 95% interval, standard error and n; chance, excess, entropy; counts."""
+    found = {k: v for k, v in asdict(reading).items() if k not in (*RATES, "step")}
+    found |= {"blind_excess": reading.blind_excess, "swap_excess": reading.swap_excess}
+    for name in RATES:
+        if (rate := getattr(reading, name)) is not None:
+            low, high = interval(rate)
+            found[name] = {**asdict(rate), "low": low, "high": high}
+    return found
+
+
+def _table(reading: Reading) -> Table:
+    table = Table("measure", "%", "95% interval", "n", box=box.SIMPLE)
+    chance = {"blind_agreement": reading.chance_agreement, "swap_agreement": reading.swap_chance}
+    for name, (shown, _) in SHOWN.items():
+        if (rate := getattr(reading, name)) is not None:
+            low, high = interval(rate)
+            by_chance = chance.get(name)
+            more = f" (by chance {100 * by_chance:.1f})" if by_chance is not None else ""
+            table.add_row(
+                shown + more, f"{100 * rate.value:.1f}", f"{100 * low:.1f} to {100 * high:.1f}", f"{rate.n:,}"
+            )
+    if reading.onset_entropy is not None:
+        table.add_row(
+            "entropy at the onset of reasoning", f"{reading.onset_entropy:.3f} nats", "", f"{reading.onsets:,}"
+        )
+    return table

@@ -1,0 +1,118 @@
+"""A reward model as a term of a policy's rewards: who it is, and what its scores are worth on gold answers."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from assay.errors import AssayError
+from assay.images import ImageStore
+from assay.policy.rewards import HybridReward, ModelTerm, RewardConfig, fit_model_term
+from assay.records import Conversation, Prompt, Rollout, RolloutScorer, Score, Scorer, assistant, digest
+from assay.run import jsonable
+from assay.tables import write_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardModelConfig:
+    """Who scores answers beside the rules."""
+
+    reward_model: str = ""
+    """A reward model of this project or any sequence classifier with one output (a folder, a hub id), the URL of a reward
+    server, or MODULE:FUNCTION. One that takes pictures gets them."""
+    reward_tokens: int = 4_096
+    """Of a conversation that it reads, at most."""
+
+    def __post_init__(self) -> None:
+        if self.reward_tokens < 1:
+            raise AssayError("reward_tokens must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldConfig(RewardModelConfig):
+    """Who scores answers beside the rules, and the questions that tell what its scores are worth."""
+
+    gold: Path | None = None
+    """Questions with answers, as PROMPTS: the policy's answers to them calibrate the reward model (default: a share of
+    PROMPTS). None of them is trained on."""
+    gold_share: float = 0.2
+    """That share of the PROMPTS with answers, where no file of gold is given."""
+
+    def __post_init__(self) -> None:
+        RewardModelConfig.__post_init__(self)
+        if not 0 < self.gold_share < 1:
+            raise AssayError(f"gold_share is a share of the questions between 0 and 1, got {self.gold_share}")
+
+
+def refuse(rewards: RewardConfig, gold: GoldConfig, prompts: Sequence[Prompt]) -> None:
+    """Raise AssayError for settings that would be accepted and do nothing; before anything is loaded."""
+    changed = [f.name for f in fields(RewardConfig) if getattr(rewards, f.name) != getattr(RewardConfig(), f.name)]
+    by_gold = [name for name in ("gold", "gold_share") if getattr(gold, name) != getattr(GoldConfig(), name)]
+    of_model = [f"rewards.{name}" for name in changed if name not in ("rule", "format", "claims")] + by_gold
+    if of_model and not gold.reward_model:
+        raise AssayError(f"--{_flag(of_model[0])} needs a reward model: give --reward-model")
+    calibrated = [name for name in of_model if name not in ("rewards.model", "rewards.combine", "rewards.model_on")]
+    if calibrated and rewards.combine == "sum":
+        raise AssayError(f"--{_flag(calibrated[0])} is for calibrated scores: leave --rewards.combine at calibrated")
+    if rewards.claims and not any(p.facts or p.absent for p in prompts):
+        raise AssayError("--rewards.claims needs questions with the fields facts and absent: what is in their pictures")
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def rollout_scorer(score: Scorer, sees: bool = True) -> RolloutScorer:
+    """A scorer of conversations as one of (prompt, answer) pairs, with their pictures if it `sees`."""
+
+    def conversation(prompt: Prompt, text: str) -> Conversation:
+        asked = prompt.messages if sees else tuple(replace(m, images=()) for m in prompt.messages)
+        return (*asked, assistant(text))
+
+    return lambda pairs: score([conversation(p, text) for p, text in pairs])
+
+
+def load_reward_model(config: RewardModelConfig, store: ImageStore, pictures: bool) -> RolloutScorer:
+    """The reward model that is named. That it does not see the questions' pictures is printed."""
+    from assay.reward.scorer import load_scorer
+    from assay.reward.visual import is_visual
+
+    name = config.reward_model
+    elsewhere = ":" in name and not Path(name).exists()
+    sees = not elsewhere and is_visual(name)
+    if pictures and not sees:
+        print(f"the reward model {name} reads questions without their pictures")
+    return rollout_scorer(load_scorer(name, config.reward_tokens, images=store.folder if sees else None), sees)
+
+
+def calibrate(
+    scorer: RolloutScorer, answers: Sequence[tuple[Prompt, Rollout, Score]], rewards: RewardConfig
+) -> ModelTerm:
+    """What the reward model's scores are worth: a logistic and a gate, fitted on answers that the rules have judged."""
+    raw = np.asarray(scorer([(p, r.text) for p, r, _ in answers]), dtype=np.float64)
+    right = np.array([s.rule > 0 for *_, s in answers])
+    return fit_model_term(raw, right, rewards, [p.id for p, *_ in answers])
+
+
+def own_term(
+    path: Path, scorer: RolloutScorer, gold: Sequence[Prompt], sampler: Any, samples: int, rewards: RewardConfig,
+    identity: object,
+) -> ModelTerm:  # fmt: skip
+    """The calibrated term on the policy's own answers to gold questions: fitted once, and kept in `path` for this `identity`
+    of model and settings. What it came to is printed."""
+    told = digest(jsonable([identity, [p.id for p in gold], samples, rewards]))
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    if kept.get("of") != told:
+        rules = HybridReward(RewardConfig(), None, None, sampler.answer_start)
+        groups = sampler(gold, samples)
+        pairs = [(p, r) for p, group in zip(gold, groups, strict=True) for r in group]
+        judged = [(p, r, s) for (p, r), s in zip(pairs, rules(pairs), strict=True) if r.text.strip()]
+        term = calibrate(scorer, judged, rewards)
+        kept = {"of": told, "questions": len(gold), "term": asdict(term)}
+        write_text(path, json.dumps(kept, indent=2))
+    term = ModelTerm(**kept["term"])
+    print(f"{len(gold):,} gold questions: {term}")
+    return term

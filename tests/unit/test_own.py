@@ -1,0 +1,134 @@
+"""A user's own questions, pairs and preferences: what is read, what is left out and counted, what stays as it was drawn."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+
+import tiny_models
+from assay.errors import AssayError
+from assay.images import ImageStore
+from assay.policy.config import FitConfig, PairConfig, PolicyConfig
+from assay.policy.pairs import all_pairs
+from assay.recipes import own_pairs, questions
+from assay.recipes.exam import COMMON, exam_of
+from assay.recipes.own_pairs import SampledPreference, run_mpo
+from assay.records import Message, Preference, Prompt, Response, Rollout, Score, assistant, user
+from assay.tables import Table
+
+PIL = pytest.importorskip("PIL.Image")
+
+
+def asked(picture: str, answer: str, question: str = "which?") -> Prompt:
+    return Prompt(messages=(Message(role="user", content=question, images=(picture,)),), answer=answer)
+
+
+def test_a_picture_is_swapped_with_that_of_the_same_question_with_another_answer() -> None:
+    prompts = [asked("a", "red"), asked("b", "Red."), asked("c", "blue"), asked("d", ""), asked("e", "up", "where?")]
+    exam = exam_of([*prompts, Prompt(messages=(user("which?"),), answer="green")])
+    assert exam.swapped[:2] == ("c", "c")
+    assert exam.swapped[2] in ("a", "b")
+    assert exam.swapped[3:] == ("", "", "")
+    assert exam.first(3).swapped == exam.swapped[:3]
+    often = exam_of([asked(str(i), "red") for i in range(COMMON)] + [asked("e", "up", "where?")])
+    assert often.wordings == (*["which?"] * COMMON, "")
+
+
+def test_facts_absent_and_conversations_of_own_questions(tmp_path: Path) -> None:
+    PIL.new("RGB", (8, 8), "red").save(tmp_path / "1.png")
+    rows = [
+        {"question": "which?", "facts": ["red", "red"], "absent": ["blue"], "image": "1.png"},
+        {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "q", "images": ["1.png"]}]},
+        {"messages": [{"role": "user", "content": "gone", "images": ["2.png"]}]},
+    ]
+    path = tmp_path / "q.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    store = ImageStore(tmp_path / "store")
+    prompts, rejected = questions.jsonl(path, store)
+    assert (prompts[0].facts, prompts[0].absent) == (("red",), ("blue",))
+    assert [m.role for m in prompts[1].messages] == ["system", "user"]
+    assert prompts[1].images == prompts[0].images
+    assert [r.row for r in rejected] == [3]
+    told, _ = questions.captions(_file(tmp_path, {"image": "1.png", "caption": "a red one"}), store, "say it")
+    assert [(p.messages[0].content, p.images, c) for p, c in told] == [("say it", prompts[0].images, "a red one")]
+
+
+def _file(folder: Path, row: object) -> Path:
+    path = folder / "one.jsonl"
+    path.write_text(json.dumps(row))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"question": "a", "facts": "red"}, "field 'facts': is not a list of words"),
+        ({"question": "a", "absent": [" "]}, "field 'absent': is not a list of words"),
+        ({"question": "a", "facts": ["red"], "absent": ["red"]}, "field 'absent': 'red' is among the facts too"),
+        ({"messages": []}, "field 'messages': is not a list"),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, "that ends with the user"),
+        ({"messages": [{"role": "judge", "content": "a"}]}, "field 'messages': is not a list"),
+        ({"messages": [{"role": "user"}]}, "field 'content': is missing"),
+    ],
+)
+def test_what_is_wrong_with_a_row_is_named(tmp_path: Path, row: object, said: str) -> None:
+    with pytest.raises(AssayError, match="row 1") as caught:
+        questions.jsonl(_file(tmp_path, row))
+    assert said in str(caught.value)
+
+
+def test_captions_need_a_picture(tmp_path: Path) -> None:
+    with pytest.raises(AssayError, match="row 1, field 'image': is missing"):
+        questions.captions(_file(tmp_path, {"caption": "a"}), ImageStore(tmp_path), "say it")
+
+
+def test_dropout_that_a_model_cannot_do_is_counted() -> None:
+    prompt = asked("a", "")
+    rollout = Rollout(prompt_id=prompt.id, tokens=(1, 2), logprobs=(0.0, 0.0), text="a", ended=True, policy_step=0)
+    unpacked = SimpleNamespace(policy=SimpleNamespace(packed=False))
+    made = all_pairs([prompt], [[rollout] * 2], [[Score(rule=0, format=0)] * 2], unpacked, PairConfig())
+    assert made.counts == {"no reward model": 1, "pairs": 0, "DropoutNTP: the model cannot be packed": 1}
+
+
+def sampled(name: str, **changes: object) -> SampledPreference:
+    """ "abcd", cut off before its end, against "x"."""
+    pair = SampledPreference(
+        pair_id=name, prompt=(user("say"),), chosen=Response.of("<abcd"), rejected=Response.of("<x"), start="<",
+        chosen_ids=(6, 7, 8, 9), rejected_ids=(29, 1),
+    )  # fmt: skip
+    return replace(pair, **changes)  # type: ignore[arg-type]
+
+
+def test_sampled_tokens_are_trained_on_as_they_were_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_models.save_language(tmp_path / "lm")
+    rows = [
+        sampled("0"), sampled("1", chosen_ids=(5, 5)), sampled("2", chosen=Response.of("< ")),
+        sampled("3", prompt=(user("y" * 600),)), sampled("4", rejected=Response.of("<abcd"), rejected_ids=(6, 7, 8, 9)),
+        sampled("5", chosen=Response(messages=(assistant("<a"), user("b"), assistant("<c")))),
+    ]  # fmt: skip
+    Table(tmp_path / "pairs", SampledPreference).write("pairs", rows)
+    seen = []
+    result = SimpleNamespace(examples=0, steps=0, loss=0.0)
+    monkeypatch.setattr("assay.policy.mpo.fit", lambda *given: seen.append(given[3]) or result)  # type: ignore[func-returns-value]
+    run_mpo(str(model), tmp_path / "pairs", tmp_path / "out", FitConfig(), PolicyConfig(), None, ())
+    (first, other), said = seen[0], capsys.readouterr().out
+    prompt = tiny_models.tokenizer()("[u]say[a]<", add_special_tokens=False)["input_ids"]
+    assert list(first.prompt) == list(other.prompt) == prompt
+    assert (first.chosen, first.rejected) == ((6, 7, 8, 9), (29, 1)), "what was cut off gets no end"
+    assert other.chosen == (6, 7, 8, 9, 1), "ids that mean another text here are not used"
+    for reason in ("the chosen answer is empty", "longer than 512 tokens", "the same answer twice", "several turns"):
+        assert f"1 pairs left out: {reason}" in said.replace("answers of several", "several")
+
+
+def test_preferences_of_others_have_no_sampled_tokens(tmp_path: Path) -> None:
+    pair = Preference(pair_id="0", prompt=(user("a"),), chosen=Response.of("b"), rejected=Response.of("c"))
+    Table(tmp_path / "a", Preference).write("part", [pair])
+    (read,) = own_pairs._read(tmp_path / "a", 0)
+    assert (read.prompt, read.chosen, read.start, read.chosen_ids) == (pair.prompt, pair.chosen, "", ())
+    pl.read_parquet(tmp_path / "a/part.parquet").drop("margin").write_parquet(tmp_path / "a/part.parquet")
+    assert own_pairs._read(tmp_path / "a", 0) == [read]
