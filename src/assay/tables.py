@@ -161,3 +161,18 @@ def write_text(path: Path, text: str) -> None:
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     beside.write_text(text, encoding="utf-8")
     replace(beside, path)
+
+
+def sibling(path: Path, suffix: str) -> Path:
+    """`path` with a suffix to its name. Raises AssayError for one without a name of its own (".", "..", "/")."""
+    if path.name in ("", ".."):
+        raise AssayError(f"{path}: name a new folder (or file) to write to, not one that is there")
+    return path.with_name(path.name + suffix)
+
+
+def check_vacant(folder: Path, holds: str) -> None:
+    """Raise AssayError unless there is nothing at `folder`, or an empty folder; `holds` is what it does not hold."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise AssayError(
+            f"{folder} is there already and holds no {holds}; choose another folder, for it would be replaced"
+        )

@@ -109,8 +109,8 @@ def test_a_path_without_a_name_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path / "in" / "deeper")
     for name in (".", "..", "../..", "/"):
         with pytest.raises(AssayError, match="name a new folder"):
-            folders.beside(Path(name), ".partial")
-    assert folders.beside(Path("a/b."), ".partial") == Path("a/b..partial")
+            folders.sibling(Path(name), ".partial")
+    assert folders.sibling(Path("a/b."), ".partial") == Path("a/b..partial")
 
 
 def test_a_finished_training_answers_its_own_call_only(

@@ -1,5 +1,6 @@
 """Reward training: it learns, it is what other tools load, and an interruption changes nothing."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,3 +138,16 @@ def test_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(AssayError, match="the loss is"):
         train(tmp_path / "y", replace(CONFIG, lr=1e30), politeness(16), [])
     assert not (tmp_path / "y").exists()
+
+
+@pytest.mark.parametrize("out", ["foreign", ".", ".."])
+def test_nothing_that_is_there_is_replaced(out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "foreign"
+    place.mkdir()
+    (place / "thesis.txt").write_text("years of work")
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: pytest.fail("something was removed"))
+    folder = place if out == "foreign" else Path(out)
+    with pytest.raises(AssayError, match=r"choose another folder|name a new folder"):
+        train(folder, CONFIG, politeness(4), [])
+    assert (place / "thesis.txt").read_text() == "years of work"

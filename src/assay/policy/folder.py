@@ -18,17 +18,10 @@ from assay.errors import AssayError
 from assay.policy.model import Policy
 from assay.records import digest
 from assay.run import changes, jsonable
-from assay.tables import plain, write_text
+from assay.tables import check_vacant, plain, sibling, write_text
 
 FREE = ("save_every", "rows", "attention", "tokens", "checkpointing", "compile", "shard")
 """Settings that cost memory or time and change rounding at most: they may differ when a training goes on."""
-
-
-def beside(path: Path, suffix: str) -> Path:
-    """`path` with a suffix to its name. Raises AssayError for one without a name of its own (".", "..", "/")."""
-    if path.name in ("", ".."):
-        raise AssayError(f"{path}: name a new folder (or file) to write to, not one that is there")
-    return path.with_name(path.name + suffix)
 
 
 class Folder:
@@ -41,7 +34,7 @@ class Folder:
     """
 
     def __init__(self, path: Path, config: Any, policy: Policy, examples: Sequence[Any], **others: Any) -> None:
-        self.path, self.partial = path, beside(path, ".partial")
+        self.path, self.partial = path, sibling(path, ".partial")
         model = Path(getattr(policy.inner.config, "_name_or_path", ""))
         if path.is_dir() and model.resolve() == path.resolve():
             raise AssayError(f"{path} is the model that is to be tuned; write the tuned one to another folder")
@@ -69,10 +62,7 @@ class Folder:
             return None
         kept = json.loads(file.read_text()) if file.exists() else {}
         if "identity" not in kept:
-            raise AssayError(
-                f"{place} is there already and holds no training of a policy; "
-                "choose another folder, for it would be replaced"
-            )
+            check_vacant(place, "training of a policy")
         if (before := kept.pop("identity")) != self.identity:
             raise AssayError(
                 f"{place} holds a training with other inputs ({', '.join(changes(before, self.identity))}); "

@@ -27,12 +27,13 @@ from assay.pack import Group
 from assay.policy.advantage import Graded, grade, is_finite
 from assay.policy.buffer import Buffer
 from assay.policy.config import GrpoConfig
-from assay.policy.folder import Folder, beside
+from assay.policy.folder import Folder
 from assay.policy.model import Batch, Logprobs, Policy
 from assay.policy.mpo import schedule
 from assay.policy.sampler import Sampler
 from assay.records import Prompt, Rollout, Sample, Score
 from assay.step import Engine
+from assay.tables import sibling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +115,7 @@ class Grpo:
         self.prompts = list(prompts)
         self.by_id = {p.id: p for p in prompts}
         self.buffer = Buffer(config.buffer, config.seed * 1009 + engine.rank)
-        self.partial = beside(folder, ".partial")
+        self.partial = sibling(folder, ".partial")
         self.kept, self.samples, self.wall_s, self.taken = {}, 0, 0.0, 0
         self.recorded: dict[int, list[float]] = {}
         self.terms = torch.zeros(0)

@@ -27,9 +27,10 @@ from assay.journal import Journal
 from assay.losses import Shift, bco, dpo, nll
 from assay.pack import Group
 from assay.policy.config import FitConfig
-from assay.policy.folder import Folder, beside
+from assay.policy.folder import Folder
 from assay.policy.model import Batch, Logprobs, Policy
 from assay.step import Engine
+from assay.tables import sibling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +149,7 @@ class _Fit:
     ) -> None:
         self.folder, self.config, self.policy, self.engine, self.paired = folder, config, policy, engine, paired
         self.groups = [e.group() for e in examples]
-        self.partial = beside(folder, ".partial")
+        self.partial = sibling(folder, ".partial")
         self.size = min(config.batch, len(examples))
         self.steps = max(1, round(config.epochs * len(examples) / self.size))
         self.shift = Shift()

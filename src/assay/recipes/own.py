@@ -18,7 +18,7 @@ from assay.recipes.exam import Exam, asked, exam_of, examine, watching
 from assay.recipes.questions import as_row, captions, jsonl
 from assay.recipes.reward_model import GoldConfig, load_reward_model, own_term, refuse
 from assay.records import Prompt, Rejection
-from assay.tables import write_text
+from assay.tables import sibling, write_text
 
 
 def questions(path: Path, store: ImageStore, left: Counter[str] | None = None) -> list[Prompt]:
@@ -88,13 +88,12 @@ def run_grpo(
     trackers: Sequence[str], backend: Literal["auto", "vllm"] = "auto",
 ) -> str:  # fmt: skip
     """GRPO with rules, format, and what else is named: a reward model, questions to watch. Returns how it went, in words."""
-    from assay.policy.folder import beside
     from assay.policy.grpo import grpo
     from assay.policy.model import load_policy
     from assay.policy.sampler import local_sampler
 
     sampling.training_temperature()
-    store = ImageStore(beside(out, ".images"))
+    store = ImageStore(sibling(out, ".images"))
     prompts = questions(path, store)
     refuse(rewards, gold, prompts)
     watched = _watched(watch, monitor, store)
@@ -105,7 +104,7 @@ def run_grpo(
     if gold.reward_model:
         scorer, term = load_reward_model(gold, store, any(p.images for p in prompts)), None
         if held:
-            kept = beside(out, ".calibration.json")
+            kept = sibling(out, ".calibration.json")
             held = fitting(held, policy, sampler, sampling.max_tokens)
             identity = [model, gold.reward_model, gold.reward_tokens, sampling, answer_start, config.seed]
             term = own_term(kept, scorer, held, sampler, config.group, rewards, identity)
@@ -172,10 +171,9 @@ def run_align(
     trackers: Sequence[str],
 ) -> str:  # fmt: skip
     """Adapter alignment: learn to say what is in pictures. Returns how it went, in words."""
-    from assay.policy.folder import beside
     from assay.policy.mpo import Comparison, fit
 
-    store = ImageStore(beside(out, ".images"))
+    store = ImageStore(sibling(out, ".images"))
     shown, rejections = captions(path, store, request)
     told(path, rejections)
     policy, sampler = opened(model, settings, SamplerConfig(), store, config.seed, answer_start)
@@ -195,11 +193,10 @@ def run_align(
 
 def run_filter(model: str, path: Path, out: Path, samples: int, sampling: SamplerConfig, answer_start: str) -> str:
     """Keep the questions whose sampled answers differ in being right; returns a line with the counts."""
-    from assay.policy.folder import beside
 
     if samples < 2:
         raise AssayError(f"--samples {samples}: whether answers differ takes two at least")
-    store = ImageStore(beside(out, ".images"))
+    store = ImageStore(sibling(out, ".images"))
     prompts = [p for p in questions(path, store) if p.answer]
     if not prompts:
         raise AssayError(f"{path}: no question has an answer, so none can be found too easy or too hard")

@@ -24,7 +24,7 @@ from assay.recipes.own import fitting, opened, questions, room
 from assay.recipes.reward_model import RewardModelConfig, load_reward_model
 from assay.records import AnswerPair, Preference, Prompt, Response
 from assay.run import Run, jsonable
-from assay.tables import Table, write_text
+from assay.tables import Table, sibling, write_text
 
 PART = 32
 """Questions between two writes."""
@@ -59,7 +59,7 @@ def run_pairs(
         return _summary(kept, out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise AssayError(f"{out}: exists, and holds no pairs; use another --out")
-    run = Run(out.with_name(out.name + ".partial"), settled)
+    run = Run(sibling(out, ".partial"), settled)
     try:
         made = _Making(run, path, config, answer_start, round, seed)
         kept = {"settings": settled, **made.work(model, settings, sampling, judge)}

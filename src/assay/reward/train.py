@@ -37,7 +37,7 @@ from assay.reward.scorer import position_limit
 from assay.reward.steps import Micro, Steps
 from assay.run import jsonable
 from assay.step import Engine
-from assay.tables import write_text
+from assay.tables import check_vacant, sibling, write_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +84,7 @@ def train(
     """
     if (folder / "training.json").exists():
         return _finished(folder)
+    check_vacant(folder, "reward model of this project")
     source = pairs if not isinstance(pairs, Sequence) else MemoryPairs(pairs)
     if not len(source):
         raise AssayError(f"{folder}: no pairs to train on; see the labels' reasons for why all were dropped")
@@ -124,7 +125,7 @@ class _Training:
     ) -> None:  # fmt: skip
         self.folder, self.config, self.compute, self.engine = folder, config, compute, compute.engine
         self.source, self.render, self.steps, self.say = source, render, compute.steps, say
-        self.partial = folder.with_name(folder.name + ".partial")
+        self.partial = sibling(folder, ".partial")
 
     def loop(self, gold: list[Rendered], tokenizer: Any, trackers: Sequence[str]) -> _State:
         config, engine = self.config, self.engine
