@@ -1,5 +1,6 @@
 """Vision-language models: assembled, saved, packed, sampled, rewarded; and pictures that are broken."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -338,14 +339,20 @@ def test_dropout_pairs_continue_half_an_answer_without_the_picture(
     assert same_prompt.images == asked[1].images, "both are trained with the picture"
 
 
-def test_a_prompt_that_is_too_long_with_its_picture_is_left_out_and_counted(
+def test_a_prompt_too_long_with_its_picture_or_with_the_picture_s_mark_is_left_out_and_counted(
     tmp_path: Path, store: ImageStore, pictures: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(*made("llava-siglip"), tmp_path / "vlm")
     policy = load_policy(str(tmp_path / "vlm"), PolicyConfig(train=("llm",)), store)
     sampler = LocalSampler(policy, SamplerConfig(), store, half=False)
     long = Prompt(messages=(Message(role="user", content="x" * 600, images=(pictures[0],)),))
-    assert fitting([*prompts(pictures), long], policy, sampler, 64) == prompts(pictures)
-    assert "1 questions left out: longer than 448 tokens with their pictures" in capsys.readouterr().out
-    with pytest.raises(AssayError, match="too long"):
+    mark = policy.tokenizer.convert_ids_to_tokens(policy.image_token)
+    marked = Prompt(messages=(Message(role="user", content=f"what is {mark}?", images=(pictures[0],)),))
+    left = Counter[str]()
+    assert fitting([*prompts(pictures), long, marked], policy, sampler, 64, left) == prompts(pictures)
+    told = capsys.readouterr().out
+    assert "1 questions left out: longer than 448 tokens with their pictures" in told
+    assert f"1 questions left out: the text contains {mark}" in told
+    assert sum(left.values()) == 2
+    with pytest.raises(AssayError, match="no question is left"):
         fitting([long], policy, sampler, 64)

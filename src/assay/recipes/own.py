@@ -69,16 +69,23 @@ def room(policy: Any) -> int:
 def fitting(
     prompts: Sequence[Prompt], policy: Any, sampler: Any, answer: int, left: Counter[str] | None = None
 ) -> list[Prompt]:
-    """The prompts that leave room for an answer of so many tokens; how many do not is printed, and counted in `left`."""
-    most = room(policy) - answer
-    kept = [p for p in prompts if len(sampler.prompt_ids(p)) <= most]
-    if len(kept) < len(prompts):
-        reason = f"longer than {most:,} tokens with their pictures"
-        print(f"{len(prompts) - len(kept):,} questions left out: {reason}")
-        if left is not None:
-            left[reason] += len(prompts) - len(kept)
+    """The prompts that the model can read, with room for an answer of so many tokens; those that are left out are printed by
+    reason, and counted in `left`."""
+    most, counts, kept = room(policy) - answer, Counter[str](), []
+    mark = None if policy.image_token is None else policy.tokenizer.convert_ids_to_tokens(policy.image_token)
+    for prompt in prompts:
+        if mark and any(mark in m.content for m in prompt.messages):
+            counts[f"the text contains {mark}, which stands for a picture"] += 1
+        elif len(sampler.prompt_ids(prompt)) > most:
+            counts[f"longer than {most:,} tokens with their pictures"] += 1
+        else:
+            kept.append(prompt)
+    for reason, n in counts.most_common():
+        print(f"{n:,} questions left out: {reason}")
+    if left is not None:
+        left.update(counts)
     if not kept:
-        raise AssayError("every question is too long for this model")
+        raise AssayError("no question is left that this model can read")
     return kept
 
 
