@@ -381,7 +381,8 @@ def summary(runs: list[Figures]) -> Figures:
     peer = best(runs, "grpo", PEERS, "update", PROMPTS[0])
     found["update_ratio"] = over(values(runs, "grpo", peer, "update", PROMPTS[0]), ours["update"])
     peer = best(runs, "mpo", (*PEERS, "trl-micro1"), "cpu")
-    found["mpo_ratio"] = over(values(runs, "mpo", peer, "cpu"), values(runs, "mpo", "ours", "cpu"))
+    for name, who in (("mpo_ratio", peer), ("mpo_ratio_trl_default", "trl-default")):
+        found[name] = over(values(runs, "mpo", who, "cpu"), values(runs, "mpo", "ours", "cpu"))
     found["peak_memory_ratio"] = [
         m for length in PROMPTS
         for m in over(values(runs, "grpo", "ours", "rss_mb", length), values(runs, "grpo", "trl-default", "rss_mb", length))
