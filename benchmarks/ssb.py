@@ -231,8 +231,8 @@ def report(runs: dict[str, list[dict[str, Any]]], seeds: int) -> dict[str, Any]:
     target = fixed(runs["keep"])
     heads = (f"{target:.0%}: in samples", "in CPU seconds", "plain's end: in samples", "in CPU seconds")
     lines += [
-        "", "How many times sooner than plain GRPO, seed by seed (0: never), medians (range): to the highest accuracy above that "
-        "plain GRPO reaches from every seed, and to where plain GRPO ends:", "",
+        "", "How many times sooner than plain GRPO, seed by seed (0: never), medians (range): to the highest accuracy above "
+        "that plain GRPO reaches from every seed, and to where plain GRPO ends:", "",
         f"| groups without signal | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|",
     ]  # fmt: skip
     told = {
