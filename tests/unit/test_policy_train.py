@@ -15,11 +15,13 @@ from assay.errors import AssayError
 from assay.journal import read
 from assay.policy.config import BufferConfig, FitConfig, GrpoConfig, PolicyConfig, SamplerConfig
 from assay.policy.grpo import Grpo, grpo
+from assay.policy.hallucination import MonitorConfig
 from assay.policy.model import Policy, load_policy
 from assay.policy.mpo import Comparison, fit
 from assay.policy.rewards import RewardConfig
 from assay.policy.sampler import LocalSampler
 from assay.recipes.own import run_grpo as run_own
+from assay.recipes.reward_model import GoldConfig
 from assay.recipes.tune import TuneConfig
 from assay.records import Prompt, Rollout, Score, user
 from assay.step import Engine
@@ -296,7 +298,7 @@ def test_grpo_refuses_a_sampler_that_draws_one_answer_only(folder: Path, tmp_pat
         TuneConfig(recipe="r", sampler=SamplerConfig(temperature=0))
     with pytest.raises(AssayError, match=r"sampler\.temperature 0"):
         run_own(str(folder), tmp_path / "absent.jsonl", tmp_path / "own", GrpoConfig(), PolicyConfig(),
-                SamplerConfig(temperature=0), RewardConfig(), "", ())  # fmt: skip
+                SamplerConfig(temperature=0), RewardConfig(), GoldConfig(), MonitorConfig(), None, "", ())  # fmt: skip
 
 
 def test_what_waits_in_the_buffer_carries_the_log_probabilities_of_the_policy_that_drew_it(
