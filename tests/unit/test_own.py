@@ -11,11 +11,12 @@ import pytest
 import tiny_models
 from assay.errors import AssayError
 from assay.images import ImageStore
-from assay.policy.config import FitConfig, PairConfig, PolicyConfig
+from assay.policy.config import FitConfig, PairConfig, PolicyConfig, SamplerConfig
 from assay.policy.pairs import all_pairs
 from assay.recipes import own_pairs, questions
 from assay.recipes.exam import COMMON, exam_of
 from assay.recipes.own_pairs import SampledPreference, run_mpo
+from assay.recipes.reward_model import RewardModelConfig
 from assay.records import Message, Preference, Prompt, Response, Rollout, Score, assistant, user
 from assay.tables import Table
 
@@ -132,3 +133,15 @@ def test_preferences_of_others_have_no_sampled_tokens(tmp_path: Path) -> None:
     assert (read.prompt, read.chosen, read.start, read.chosen_ids) == (pair.prompt, pair.chosen, "", ())
     pl.read_parquet(tmp_path / "a/part.parquet").drop("margin").write_parquet(tmp_path / "a/part.parquet")
     assert own_pairs._read(tmp_path / "a", 0) == [read]
+
+
+def test_a_mistake_at_the_first_try_leaves_nothing_that_refuses_the_second(tmp_path: Path) -> None:
+    path, out = tmp_path / "q.jsonl", tmp_path / "pairs"
+    path.write_text("")
+    rest = (PairConfig(), PolicyConfig(), SamplerConfig(), RewardModelConfig(), "", 1, 0)
+    with pytest.raises(AssayError, match="no questions"):
+        own_pairs.run_pairs("nowhere", path, out, *rest)
+    path.write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    with pytest.raises(AssayError, match="cannot load the model"):
+        own_pairs.run_pairs("nowhere", path, out, *rest)
+    assert [p.name for p in tmp_path.iterdir()] == ["q.jsonl"]

@@ -59,7 +59,9 @@ def run_pairs(
         return _summary(kept, out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise AssayError(f"{out}: exists, and holds no pairs; use another --out")
-    run = Run(sibling(out, ".partial"), settled)
+    partial, done = sibling(out, ".partial"), False
+    fresh = not partial.exists()
+    run = Run(partial, settled)
     try:
         made = _Making(run, path, config, answer_start, round, seed)
         kept = {"settings": settled, **made.work(model, settings, sampling, judge)}
@@ -67,9 +69,12 @@ def run_pairs(
         if out.exists():
             out.rmdir()
         made.whole.rename(out)
-        shutil.rmtree(run.folder)
+        done = True
     finally:
+        begun = (partial / "steps" / "pairs").exists()
         run.close()
+        if done or (fresh and not begun):
+            shutil.rmtree(partial)
     return _summary(kept, out)
 
 
