@@ -24,7 +24,7 @@ from assay.recipes.own import fitting, opened, questions, room
 from assay.recipes.reward_model import RewardModelConfig, load_reward_model
 from assay.records import AnswerPair, Preference, Prompt, Response
 from assay.run import Run, jsonable
-from assay.tables import Table, sibling, write_text
+from assay.tables import Table, check_vacant, sibling, write_text
 
 PART = 32
 """Questions between two writes."""
@@ -57,8 +57,7 @@ def run_pairs(
         if kept["settings"] != settled:
             raise AssayError(f"{out}: holds pairs of other questions or settings; use another --out")
         return _summary(kept, out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise AssayError(f"{out}: exists, and holds no pairs; use another --out")
+    check_vacant(out, "pairs")
     partial, done = sibling(out, ".partial"), False
     fresh = not partial.exists()
     run = Run(partial, settled)
