@@ -1,8 +1,7 @@
 // The elementwise half of packed attention's backward pass on a CPU (attention.py): what lies between matrix products.
 // Plain loops that a compiler vectorises. Shapes: K key heads, G query heads for each, D head width, fp32 work space;
 // tensors of the model are fp32 or bfloat16 (`half`), with strides in elements.
-#include <cstdint>
-#include <cstring>
+#include "native.h"
 
 static inline float wide(uint16_t x) {
     uint32_t bits = (uint32_t)x << 16;
@@ -15,15 +14,6 @@ static inline uint16_t narrow(float x) {  // to the nearest, ties to even
     uint32_t bits;
     memcpy(&bits, &x, 4);
     return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-static inline float exponential(float x) {  // for x in [-60, 0]; relative error below 2e-7
-    float whole = __builtin_rintf(x * 1.44269504f), y = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
-    float p = 1.f + y * (1.f + y * (0.5f + y * (0.166666667f + y * (0.0416666667f + y * (0.00833333333f + y * 0.00138888889f)))));
-    int32_t bits = ((int32_t)whole + 127) << 23;
-    float scale;
-    memcpy(&scale, &bits, 4);
-    return p * scale;
 }
 
 extern "C" {

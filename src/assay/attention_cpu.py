@@ -1,19 +1,17 @@
 """The compiled helper of packed attention's backward pass on a CPU: what PyTorch would do in thirty small steps a block.
 
-It is built by the machine's own C++ compiler at its first use (a third of a second, in a temporary folder), with the
-instructions that this CPU has. Without a compiler, attention.py does the same in PyTorch; tests compare the two.
+Without a C++ compiler, attention.py does the same in PyTorch; tests compare the two.
 """
 
 import ctypes
-import functools
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from assay import native
+from assay.native import longs, pointer
 
 MOST_THREADS = 4
 """The helper works on one thread: with more cores than this, PyTorch's many small parallel steps are faster."""
@@ -21,19 +19,9 @@ Place = tuple[int, int]
 """(first token, tokens)"""
 
 
-@functools.cache
 def library() -> Any:
     """The built helper, or None where there is no compiler that can build it."""
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        return None
-    with tempfile.TemporaryDirectory(prefix="assay-") as folder:
-        target = Path(folder) / "attention_cpu.so"
-        source = Path(__file__).with_suffix(".cpp")
-        # not -ffast-math: a library linked with it turns off subnormal numbers for the whole process
-        flags = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
-        done = subprocess.run([compiler, *flags, "-o", target, source], capture_output=True, check=False)
-        return ctypes.CDLL(str(target)) if done.returncode == 0 else None
+    return native.library(Path(__file__).with_suffix(".cpp"))
 
 
 def usable(x: Tensor) -> bool:
@@ -48,10 +36,10 @@ def gather(x_THD: Tensor, K: int, first: Place, second: Place, rows: int) -> Ten
     out = torch.empty((K, rows * (H // K), D))
     assert x_THD.stride(2) == 1
     library().gather(
-        _at(x_THD),
+        pointer(x_THD),
         _half(x_THD),
-        *_longs(x_THD.stride(0), x_THD.stride(1), K, H // K, D, *first, *second, rows),
-        _at(out),
+        *longs(x_THD.stride(0), x_THD.stride(1), K, H // K, D, *first, *second, rows),
+        pointer(out),
     )
     return out
 
@@ -62,8 +50,10 @@ def weigh(
     """In place: scores (K, rows * G, columns) -> softmax weights, products (same) -> gradients of the scores."""
     assert scores.dtype == products.dtype == norm_TH.dtype == drop_TH.dtype == torch.float32
     K, R, columns = scores.shape
-    sizes = _longs(at, K, G, R // G, columns, n, m)
-    library().weigh(_at(scores), _at(products), _at(norm_TH), _at(drop_TH), *sizes, ctypes.c_float(scale))
+    sizes = longs(at, K, G, R // G, columns, n, m)
+    library().weigh(
+        pointer(scores), pointer(products), pointer(norm_TH), pointer(drop_TH), *sizes, ctypes.c_float(scale)
+    )
 
 
 def scatter(x_KRD: Tensor, scale: float, place: Place, out_THD: Tensor) -> None:
@@ -71,23 +61,17 @@ def scatter(x_KRD: Tensor, scale: float, place: Place, out_THD: Tensor) -> None:
     assert x_KRD.dtype == torch.float32
     K, R, D = x_KRD.shape
     G = out_THD.shape[1] // K
-    library().scatter(_at(x_KRD), ctypes.c_float(scale), *_longs(K, G, D, *place, R // G), _at(out_THD), _half(out_THD))
+    library().scatter(
+        pointer(x_KRD), ctypes.c_float(scale), *longs(K, G, D, *place, R // G), pointer(out_THD), _half(out_THD)
+    )
 
 
 def add(x_KMD: Tensor, first: Place, second: Place, sums_TKD: Tensor) -> None:
     """Add (K, columns, D) to two stretches of (T, K, D)."""
     assert x_KMD.dtype == sums_TKD.dtype == torch.float32
     K, columns, D = x_KMD.shape
-    library().add(_at(x_KMD), *_longs(K, D, *first, *second, columns), _at(sums_TKD))
-
-
-def _at(x: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(x.data_ptr())
+    library().add(pointer(x_KMD), *longs(K, D, *first, *second, columns), pointer(sums_TKD))
 
 
 def _half(x: Tensor) -> ctypes.c_int:
     return ctypes.c_int(x.dtype == torch.bfloat16)
-
-
-def _longs(*values: int) -> list[ctypes.c_long]:
-    return [ctypes.c_long(v) for v in values]

@@ -6,7 +6,7 @@ import torch
 import tiny_models
 from assay import models
 from assay.errors import AssayError
-from assay.policy.sampler import Reordered, can_reorder
+from assay.policy.decode import Reordered, can_reorder
 
 
 def test_first_and_last_layers_are_kept_and_still_decode_with_a_cache() -> None:

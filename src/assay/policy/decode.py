@@ -1,19 +1,116 @@
 """Decoding many answers of many prompts at once: every prompt is read once, and its keys are shared by all its answers.
 
-transformers' own layers run; only attention is ours. An answer's query looks at two lists of keys, its prompt's (one for the
-whole group) and its own; the two results are joined by their log-sum-exps, which is exact.
+One compiled step does it (decode_cpu.py), or transformers' own layers with only attention ours. There an answer's query
+looks at two lists of keys, its prompt's (one for the whole group) and its own; the two results are joined by their
+log-sum-exps, which is exact.
 """
 
+import copy
 import math
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from assay import vision
 from assay.attention import Prefilled
+from assay.policy.model import Policy
 
 STEP = 16
 """Room for keys grows by this many tokens: kernels are made per shape, and a few shapes are made soon."""
+ROWS = 16
+"""Rows of a product for which reordered weights are laid out; any number may come."""
+
+
+class Decoder(Protocol):
+    """The forward pass of sampling: `body` reads prompts (`dtype`), then `step` after `step` every row gets a token."""
+
+    body: Any
+    dtype: torch.dtype
+
+    def load(self) -> None:
+        """Take over the policy's weights as they are now."""
+
+    def cache(self, prefilled: Prefilled, spans: Sequence[tuple[int, int]], rows: int) -> Any:
+        """Room for `rows` answers to each of the prompts, which lie in `prefilled` at `spans`. `keep(rows_B)` goes on with
+        these rows alone."""
+
+    def step(self, cache: Any, tokens_B: Tensor, places_B: Tensor) -> Tensor:
+        """Put each row's new token at its place; returns the hidden states (B, D) there."""
+
+    def logits(self, hidden_BD: Tensor) -> Tensor:
+        """What the language-model head makes of hidden states."""
+
+
+def decoder(policy: Policy, half: bool) -> Decoder:
+    """The compiled step where the policy decodes in fp32 on a CPU and is built for it, else transformers' layers."""
+    from assay.policy.decode_cpu import CpuDecoder, library
+
+    inner = policy.inner
+    where = inner.get_output_embeddings().weight
+    if not half and where.device.type == "cpu" and where.dtype == torch.float32 and library() is not None:
+        try:
+            return CpuDecoder(inner)
+        except ValueError:
+            pass
+    return LayerDecoder(inner, half, adapters=bool(policy.config.lora_rank))
+
+
+class LayerDecoder:
+    """transformers' own layers, with their attention replaced; on a CPU their weights are kept as its kernels read them.
+
+    Args:
+        inner: A model with a language-model head.
+        half: Decode on a copy in bfloat16, which needs half the memory traffic.
+        adapters: It has low-rank adapters. A copy has them added in; else its layers are left as they are.
+    """
+
+    def __init__(self, inner: Any, half: bool, adapters: bool = False) -> None:
+        self.inner, self.half = inner, half
+        self.body, self.head = vision.language_model(inner), inner.get_output_embeddings()
+        where = self.head.weight.device
+        on_cpu = where.type == "cpu" and can_reorder(torch.bfloat16 if half else torch.float32)
+        if half:
+            self.body, self.head = (
+                _half(m).to(where) for m in (type(self.body)(self.body.config), copy.deepcopy(self.head))
+            )
+        elif on_cpu and not adapters:
+            self.body, self.head = _shadow(self.body), _shadow(self.head)
+        if on_cpu and (half or not adapters):
+            for name, module in list(self.body.named_modules()):
+                if type(module) is torch.nn.Linear:
+                    self.body.set_submodule(name, Reordered(module))
+            self.head = Reordered(self.head)
+        self.dtype = self.head.weight.dtype
+
+    def load(self) -> None:
+        if self.half:
+            pairs = [(self.body, vision.language_model(self.inner)), (self.head, self.inner.get_output_embeddings())]
+            with torch.no_grad():
+                for own, source in pairs:
+                    merged = plain(source)
+                    for name, parameter in own.named_parameters():
+                        parameter.copy_(merged[name])
+        for module in (*self.body.modules(), self.head):
+            if isinstance(module, Reordered):
+                module.reorder()
+
+    def cache(self, prefilled: Prefilled, spans: Sequence[tuple[int, int]], rows: int) -> "Cache":
+        return Cache(prefilled, spans, rows)
+
+    def step(self, cache: "Cache", tokens_B: Tensor, places_B: Tensor) -> Tensor:
+        cache.advance()
+        out = self.body(
+            inputs_embeds=self.body.get_input_embeddings()(tokens_B[:, None]), position_ids=places_B[:, None],
+            decoding=cache.attend, use_cache=False,
+        )  # fmt: skip
+        hidden_BD: Tensor = out.last_hidden_state[:, 0]
+        return hidden_BD
+
+    def logits(self, hidden_BD: Tensor) -> Tensor:
+        found: Tensor = self.head(hidden_BD)
+        return found
 
 
 class Cache:
@@ -108,3 +205,57 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> tupl
     scores = (q.float() @ k.float().transpose(-1, -2)).mul_(scale).add_(mask.float())
     norm = scores.logsumexp(-1)
     return (scores.sub_(norm.unsqueeze(-1)).exp_() @ v.float()).to(q.dtype), norm
+
+
+def _half(module: Any) -> Any:
+    """A module whose parameters are in bfloat16; buffers (rotary frequencies) keep their precision."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    return module.eval().requires_grad_(False)
+
+
+def _shadow(module: Any) -> Any:
+    """The same module once more, over the same parameters: its layers can be exchanged without a trace in the first."""
+    return copy.deepcopy(module, {id(p): p for p in module.parameters()}).eval()
+
+
+def can_reorder(dtype: torch.dtype) -> bool:
+    """Whether this CPU and this build of PyTorch have kernels for reordered weights."""
+    kernels, needed = torch.ops.mkldnn, ("_is_mkldnn_bf16_supported", "_reorder_linear_weight", "_linear_pointwise")
+    if not torch.backends.mkldnn.is_available() or not all(hasattr(kernels, n) for n in needed):  # type: ignore[no-untyped-call]
+        return False
+    return dtype == torch.float32 or bool(kernels._is_mkldnn_bf16_supported())
+
+
+class Reordered(torch.nn.Module):
+    """A linear layer on a CPU whose weights wait in the order in which its kernel reads them.
+
+    Else the kernel puts them in that order in every call, which for the few rows of a decoding step takes longer than the
+    product. Call `reorder` whenever the weights have changed.
+    """
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def reorder(self) -> None:
+        self.kept = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), ROWS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.kept, self.bias, "none", [], "")
+        return out
+
+
+def plain(module: Any) -> dict[str, Tensor]:
+    """A module's weights with low-rank adapters added in, under the names they have without adapters."""
+    found: dict[str, Tensor] = {}
+    for name, child in module.named_modules():
+        if hasattr(child, "base_layer") and hasattr(child, "get_delta_weight"):
+            delta = sum(child.get_delta_weight(a) for a in child.active_adapters)
+            found[f"{name}.weight"] = child.base_layer.weight + delta
+            if child.base_layer.bias is not None:
+                found[f"{name}.bias"] = child.base_layer.bias
+    for name, value in module.state_dict().items():
+        if ".lora_" not in name and ".base_layer." not in name:
+            found[name] = value
+    return found

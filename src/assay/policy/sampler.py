@@ -3,7 +3,6 @@
 The paper does not say how it samples (R1V3: verl, that is vLLM). Sampled token ids are kept; nothing is tokenised again.
 """
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -17,13 +16,10 @@ from assay.attention import Prefilled
 from assay.images import ImageStore
 from assay.pack import Group, pack, share
 from assay.policy.config import SamplerConfig
-from assay.policy.decode import Cache
+from assay.policy.decode import decoder
 from assay.policy.model import Policy
 from assay.records import Prompt, Rollout
 from assay.render import render_prompt
-
-ROWS = 16
-"""Rows of a product for which reordered weights are laid out; any number may come."""
 
 
 class Sampler(Protocol):
@@ -58,22 +54,8 @@ class LocalSampler:
         answer_start: str = "",
     ) -> None:  # fmt: skip
         self.policy, self.config, self.store, self.seed = policy, config, store, seed
-        self.answer_start, self.step, self.half = answer_start, 0, half
-        inner = policy.inner
-        self.body, self.head = vision.language_model(inner), inner.get_output_embeddings()
-        where = self.head.weight.device
-        on_cpu = where.type == "cpu" and can_reorder(torch.bfloat16 if half else torch.float32)
-        if half:
-            self.body, self.head = (
-                _half(m).to(where) for m in (type(self.body)(self.body.config), copy.deepcopy(self.head))
-            )
-        elif on_cpu and not policy.config.lora_rank:
-            self.body, self.head = _shadow(self.body), _shadow(self.head)
-        if on_cpu and (half or not policy.config.lora_rank):
-            for name, module in list(self.body.named_modules()):
-                if type(module) is torch.nn.Linear:
-                    self.body.set_submodule(name, Reordered(module))
-            self.head = Reordered(self.head)
+        self.answer_start, self.step = answer_start, 0
+        self.decoder = decoder(policy, half)
         self.load(0)
         self.forbidden = [policy.image_token] if policy.image_token is not None else []
         self.rendered: dict[str, list[int]] = {}
@@ -81,17 +63,7 @@ class LocalSampler:
     def load(self, step: int) -> None:
         """Take over the policy's weights of this step."""
         self.step = step
-        if self.half:
-            inner = self.policy.inner
-            pairs = [(self.body, vision.language_model(inner)), (self.head, inner.get_output_embeddings())]
-            with torch.no_grad():
-                for own, source in pairs:
-                    merged = _plain(source)
-                    for name, parameter in own.named_parameters():
-                        parameter.copy_(merged[name])
-        for module in (*self.body.modules(), self.head):
-            if isinstance(module, Reordered):
-                module.reorder()
+        self.decoder.load()
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """The tokens of a prompt, pictures' places included."""
@@ -133,21 +105,10 @@ class LocalSampler:
                 cache.keep(going)
                 drawn.keep(going)
                 tokens_B, places_B = tokens_B[going], places_B[going]
-            cache.advance()
-            out = self.body(
-                inputs_embeds=self._embed(tokens_B),
-                position_ids=places_B[:, None],
-                decoding=cache.attend,
-                use_cache=False,
-            )
-            hidden_BD, places_B = out.last_hidden_state[:, 0], places_B + 1
+            hidden_BD, places_B = self.decoder.step(cache, tokens_B, places_B), places_B + 1
         return self._rollouts(prompts, n, drawn)
 
-    def _embed(self, tokens_B: Tensor) -> Tensor:
-        embeds: Tensor = self.body.get_input_embeddings()(tokens_B[:, None])
-        return embeds
-
-    def _prefill(self, groups: Sequence[Group], n: int) -> tuple[Cache, Tensor]:
+    def _prefill(self, groups: Sequence[Group], n: int) -> tuple[Any, Tensor]:
         """Read every prompt once. Returns the cache for n rows each, and the hidden state at each prompt's end (G, D)."""
         layers: list[Prefilled] = []
         hidden, spans, at = [], [], 0
@@ -157,8 +118,8 @@ class LocalSampler:
             batch = pack([groups[i] for i in part], self.policy.backend).to(self.policy.model.device)
             prefilled: Prefilled = []
             embeds = vision.embed(self.policy.inner, batch.ids_1T, batch.images, self.policy.pictures)
-            out = self.body(
-                inputs_embeds=embeds.to(self.head.weight.dtype), position_ids=batch.positions_1T, layout=batch.layout,
+            out = self.decoder.body(
+                inputs_embeds=embeds.to(self.decoder.dtype), position_ids=batch.positions_1T, layout=batch.layout,
                 prefilled=prefilled, use_cache=False,
             )  # fmt: skip
             hidden.append(out.last_hidden_state[0, batch.last_N])
@@ -172,12 +133,12 @@ class LocalSampler:
             for n in range(len(layers[0]))
         ]
         back = sorted(range(len(order)), key=lambda i: order[i])
-        return Cache(joined, [spans[i] for i in back], n), torch.cat(hidden)[back]
+        return self.decoder.cache(joined, [spans[i] for i in back], n), torch.cat(hidden)[back]
 
     def _draw(self, hidden_BD: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """One token for each row, and its log-probability under softmax(logits / temperature), which is what training
         compares; the picture token and what top_p leaves out are not drawn."""
-        logits = self.head(hidden_BD).float()
+        logits = self.decoder.logits(hidden_BD).float()
         if self.config.temperature not in (0, 1.0):
             logits /= self.config.temperature
         most_B1 = logits.amax(-1, keepdim=True)
@@ -206,45 +167,6 @@ class LocalSampler:
             for row in range(len(texts))
         ]  # fmt: skip
         return [made[at : at + n] for at in range(0, len(made), n)]
-
-
-def _half(module: Any) -> Any:
-    """A module whose parameters are in bfloat16; buffers (rotary frequencies) keep their precision."""
-    for parameter in module.parameters():
-        parameter.data = parameter.data.to(torch.bfloat16)
-    return module.eval().requires_grad_(False)
-
-
-def _shadow(module: Any) -> Any:
-    """The same module once more, over the same parameters: its layers can be exchanged without a trace in the first."""
-    return copy.deepcopy(module, {id(p): p for p in module.parameters()}).eval()
-
-
-def can_reorder(dtype: torch.dtype) -> bool:
-    """Whether this CPU and this build of PyTorch have kernels for reordered weights."""
-    kernels, needed = torch.ops.mkldnn, ("_is_mkldnn_bf16_supported", "_reorder_linear_weight", "_linear_pointwise")
-    if not torch.backends.mkldnn.is_available() or not all(hasattr(kernels, n) for n in needed):  # type: ignore[no-untyped-call]
-        return False
-    return dtype == torch.float32 or bool(kernels._is_mkldnn_bf16_supported())
-
-
-class Reordered(torch.nn.Module):
-    """A linear layer on a CPU whose weights wait in the order in which its kernel reads them.
-
-    Else the kernel puts them in that order in every call, which for the few rows of a decoding step takes longer than the
-    product. Call `reorder` whenever the weights have changed.
-    """
-
-    def __init__(self, linear: torch.nn.Linear) -> None:
-        super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
-
-    def reorder(self) -> None:
-        self.kept = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), ROWS)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.kept, self.bias, "none", [], "")
-        return out
 
 
 class _Drawn:
@@ -279,21 +201,6 @@ def _nucleus(weights: Tensor, top_p: float) -> Tensor:
     shares = ordered / ordered.sum(-1, keepdim=True)
     before = shares.cumsum(-1) - shares
     return torch.zeros_like(weights).scatter(1, order, ordered.masked_fill(before >= top_p, 0.0))
-
-
-def _plain(module: Any) -> dict[str, Tensor]:
-    """A module's weights with low-rank adapters added in, under the names they have without adapters."""
-    found: dict[str, Tensor] = {}
-    for name, child in module.named_modules():
-        if hasattr(child, "base_layer") and hasattr(child, "get_delta_weight"):
-            delta = sum(child.get_delta_weight(a) for a in child.active_adapters)
-            found[f"{name}.weight"] = child.base_layer.weight + delta
-            if child.base_layer.bias is not None:
-                found[f"{name}.bias"] = child.base_layer.bias
-    for name, value in module.state_dict().items():
-        if ".lora_" not in name and ".base_layer." not in name:
-            found[name] = value
-    return found
 
 
 class GenerateSampler:
