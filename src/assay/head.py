@@ -48,14 +48,17 @@ class _Chosen(torch.autograd.Function):
         keep = any(ctx.needs_input_grad[:2]) and M * V * hidden_MD.element_size() <= KEEP
         kept = hidden_MD.new_empty(M, V) if keep else None
         for part in _chunks(hidden_MD, V):
-            logp = torch.log_softmax(_logits(hidden_MD[part], weight_VD, temperature, bias_V), -1)
+            place = kept[part] if kept is not None and kept.dtype == torch.float32 else None
+            logp = torch.log_softmax(
+                _logits(hidden_MD[part], weight_VD, temperature, bias_V), -1, out=None if entropy else place
+            )
             logp_M[part] = logp.gather(1, targets_M[part, None]).squeeze(1)
+            if not entropy and kept is None:
+                continue
+            probabilities = torch.exp(logp, out=place if entropy else logp)
             if entropy:
-                probabilities = logp.exp()
                 entropy_M[part] = -torch.linalg.vecdot(probabilities, logp)
-            elif keep:
-                probabilities = logp.exp_()
-            if kept is not None:
+            if kept is not None and place is None:
                 kept[part] = probabilities
         ctx.temperature, ctx.kept = temperature, kept
         ctx.save_for_backward(hidden_MD, weight_VD, targets_M, bias_V)
