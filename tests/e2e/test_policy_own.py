@@ -173,6 +173,9 @@ def test_mpo_on_pairs_with_pictures_and_a_second_round(
     assert f"{n} pairs" in capsys.readouterr().out
     before, after = (load_file(home / m / "model.safetensors") for m in ("aligned", "mpo-1"))
     assert any("multi_modal_projector" in n and not x.equal(after[n]) for n, x in before.items())
+    for name, plot in (("mpo-1", "preference accuracy and margin"), ("aligned", "NLL of the answers")):
+        assay("policy", "report", home / name)
+        assert f"{name}: {plot} over steps" in (home / name / "report.html").read_text()
     assay("policy", "pairs", home / "mpo-1", home / "questions.jsonl", "--out", home / "pairs-2", "--round", 2,
           "--samples", 6, "--reward-model", judge, "--threshold", 0.01, *DRAWN)  # fmt: skip
     rows = Table(home / "pairs-2", SampledPreference).read()
@@ -201,6 +204,14 @@ def test_grpo_with_a_reward_model_and_a_monitor(home: Path, judge: Path, capsys:
     assert [m["model_weight"] for m in metrics] == [0.5, 0.5]
     assert all(m["watch_hallucination_rate"] > 0.9 and m["watch_n"] == 12 for m in metrics)
     assert any(m["claims"] for m in metrics)
+    assay("policy", "report", home / "tuned")
+    assert f"report: {home / 'tuned/report.html'}" in capsys.readouterr().out
+    page = (home / "tuned/report.html").read_text()
+    rate = 100 * metrics[1]["watch_hallucination_rate"]
+    assert "<td>step 2</td>" in page
+    assert f"<td>{rate:.1f} (" in page
+    assert "tuned: rewards and effective samples over steps" in page
+    assert "Accuracy against" not in page, "these questions have no answers"
     assay(*grpo(home, "stopped", *watched))
     said = capsys.readouterr().out
     assert "stopped: step 1: hallucination rate" in said

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -348,6 +349,34 @@ def test_a_plot_of_readings() -> None:
         plot([])
     with pytest.raises(AssayError, match="nothing to plot"):
         plot([reading(0, None)])
+
+
+def test_the_page_of_a_training_reads_its_metrics(tmp_path: Path) -> None:
+    from assay.recipes import tuned
+
+    rates = {n: Estimate(value=0.25 + n / 10, se=0.03, n=96) for n in (1, 2)}
+    readings = [
+        Reading(step=10 * n, n=96, accuracy=r, hallucination_rate=r, claims=12, chance_agreement=0.5, blind_agreement=r)
+        for n, r in rates.items()
+    ]
+    assert [Reading.of_metrics({"step": r.step, **r.as_metrics()}) for r in readings] == readings
+    unfinished = tmp_path / "tuned.partial"
+    unfinished.mkdir()
+    (unfinished / "identity.json").write_text(json.dumps({"identity": {"config": {"lr": 1}}}))
+    assert tuned.is_training(tmp_path / "tuned")
+    with pytest.raises(AssayError, match="no step has been taken yet"):
+        tuned.write_training_report(tmp_path / "tuned")
+    lines = [json.dumps({"step": s, "nll": 1.0, **(readings[s // 10 - 1].as_metrics() if s % 10 == 0 else {})}) + "\n"
+             for s in range(1, 21)]  # fmt: skip
+    (unfinished / "metrics.jsonl").write_text("".join(lines))
+    page = tuned.write_training_report(tmp_path / "tuned")
+    assert page == unfinished / "report.html"
+    text = page.read_text()
+    assert "20 steps so far" in text
+    assert text.count("<img") == 2
+    assert "Accuracy against hallucination rate, by step" in text
+    assert "<td>step 20</td><td>45.0 (" in text
+    assert not tuned.is_training(tmp_path)
 
 
 def test_no_torch_and_no_matplotlib_until_needed() -> None:

@@ -279,12 +279,14 @@ def policy_ablate(name: Positional[str], out: Path, seeds: tuple[int, ...] = (0,
 
 @app.command(name="report")
 def policy_report(run: Positional[Path]) -> None:
-    """Print a policy run's table and write its HTML report again.
+    """Print a policy run's table and write its HTML report again; or the page of one training, finished or not.
 
     Args:
-        run: The run folder.
+        run: The folder of a run, or of `assay policy grpo`, `mpo` or `align`.
     """
     from assay.recipes import tuned
 
+    if tuned.is_training(run):
+        return print(f"report: {tuned.write_training_report(run)}")
     tuned.summary(run, Console(highlight=False))
-    print(f"report: {tuned.write_report(run)}")
+    return print(f"report: {tuned.write_report(run)}")

@@ -9,8 +9,8 @@ the onset of reasoning (section 5.1).
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -146,6 +146,14 @@ class Reading:
         for name in ("n", "onsets", "claims", "false_claims", "unclear", "unanswered"):
             found[name] = getattr(self, name)
         return {f"watch_{name}": value for name, value in found.items()}
+
+    @staticmethod
+    def of_metrics(row: Mapping[str, Any]) -> "Reading":
+        """The inverse of `as_metrics`, from a line of `metrics.jsonl`."""
+        known = {f.name for f in fields(Reading)}
+        found = {n: row[f"watch_{n}"] for n in known if f"watch_{n}" in row}
+        rates = {n: Estimate(value=found[n], se=row[f"watch_{n}_se"], n=row[f"watch_{n}_n"]) for n in RATES if n in found}
+        return Reading(**{**found, **rates, "step": int(row["step"])})
 
 
 RATES = ("accuracy", "format", "hallucination_rate", "named", "blind_agreement", "swap_agreement", "cannot_see")

@@ -19,27 +19,49 @@ from assay.policy.hallucination import Reading, plot
 from assay.recipes.tune import reading_from
 from assay.run import environment
 from assay.statistics import Estimate, interval
-from assay.tables import write_text
+from assay.tables import sibling, write_text
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 HEADER = ("policy", "right, %", "hallucination rate, %", "same answer, blank picture, %", "by chance, %",
           "same answer, other picture, %", "no clear answer")  # fmt: skip
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{{ title }}</title>
+STYLE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{{ title }}</title>
 <style>body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse}td,th{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:left}
 img{max-width:100%}pre{background:#f6f6f6;padding:.7rem;overflow:auto}small{color:#555}</style>
 <h1>{{ title }}</h1><p>{{ model }}</p>
-<h2>Policies</h2><table><tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
+"""
+TABLE = """<table><tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
+"""
+PLOTS = """{% for caption, image in plots %}<h2>{{ caption }}</h2>
+<img alt="{{ caption }}" src="data:image/png;base64,{{ image }}">{% endfor %}
+"""
+END = """<h2>Settings</h2><pre>{{ config }}</pre>
+<pre>{{ machine }}</pre></html>
+"""
+RUN = (
+    f"{STYLE}<h2>Policies</h2>{TABLE}"
+    + """
 {% for name, reason in skipped.items() %}<p>{{ name }}: skipped: {{ reason }}</p>{% endfor %}
 <p><small>{{ n }} test questions, greedy answers, 95% intervals{% if looked %} over pictures. A hallucination is an answer
 whose reasoning names something that is not in the picture; the papers do not define theirs{% endif %}.</small></p>
-{% for caption, image in plots %}<h2>{{ caption }}</h2><img alt="{{ caption }}" src="data:image/png;base64,{{ image }}">
-{% endfor %}<h2>Preference pairs</h2><pre>{{ pairs }}</pre><h2>Settings</h2><pre>{{ config }}</pre>
-<pre>{{ machine }}</pre></html>
 """
+    + PLOTS
+    + "<h2>Preference pairs</h2><pre>{{ pairs }}</pre>"
+    + END
+)
+TRAINING = (
+    f"{STYLE}{PLOTS}"
+    + "{% if rows %}<h2>What the monitor read</h2>"
+    + TABLE
+    + """
+<p><small>Greedy answers to the questions to watch, 95% intervals.</small></p>{% endif %}
+<h2>What it came to</h2><pre>{{ came_to }}</pre>
+"""
+    + END
+)
 
 
 def policies(folder: Path) -> dict[str, Reading]:
@@ -118,12 +140,7 @@ def write_report(folder: Path) -> Path:
     config = json.loads((folder / "config.json").read_text())
     steps = folder / "steps"
     curves = {name: read(folder / "models" / name / "metrics.jsonl") for name in readings}
-    plots = []
-    for name, metrics in curves.items():
-        if metrics and "effective" in metrics[0]:
-            plots.append((f"{name}: rewards and effective samples over steps", _picture(_grpo_plot(metrics))))
-        elif metrics and "accuracy" in metrics[0]:
-            plots.append((f"{name}: preference accuracy and margin over steps", _picture(_mpo_plot(metrics))))
+    plots = [found for name, metrics in curves.items() for found in _curves(name, metrics)]
     looked = any(r.accuracy and r.hallucination_rate for r in readings.values())
     if looked:
         numbered = ", ".join(f"{n} {name}" for n, name in enumerate(readings, 1))
@@ -132,13 +149,54 @@ def write_report(folder: Path) -> Path:
     pairs = [json.loads(p.read_text()).get("counts") for p in sorted(steps.glob("*.json")) if p.stem.startswith("mpo")]
     base = json.loads((steps / "base.json").read_text())["model"] if (steps / "base.json").exists() else ""
     header, rows = grid(readings)
-    page = jinja2.Environment(autoescape=True).from_string(PAGE).render(
+    page = jinja2.Environment(autoescape=True).from_string(RUN).render(
         title=f"{config['recipe']}: {folder.name}", model=base, header=header, rows=rows, looked=looked,
         n=next(iter(readings.values())).n, plots=plots, skipped=skipped(folder), pairs=json.dumps(pairs, indent=1),
         config=json.dumps(config, indent=1), machine=json.dumps(environment(), indent=1),
     )  # fmt: skip
     write_text(folder / "report.html", page)
     return folder / "report.html"
+
+
+def is_training(folder: Path) -> bool:
+    """Is this the folder of one training (`assay policy grpo`, `mpo`, `align`), finished or not, rather than of a run?"""
+    return any((place / name).exists() for place, name in _places(folder))
+
+
+def _places(folder: Path) -> list[tuple[Path, str]]:
+    return [(folder, "training.json"), (sibling(folder, ".partial"), "identity.json")]
+
+
+def write_training_report(folder: Path) -> Path:
+    """Write `report.html` of one training: curves, what its monitor read, settings; of an unfinished one in its `.partial`,
+    as far as it is. Raises AssayError where no step has been taken yet."""
+    place, name = next((place, name) for place, name in _places(folder) if (place / name).exists())
+    told, metrics = json.loads((place / name).read_text()), read(place / "metrics.jsonl")
+    if not metrics:
+        raise AssayError(f"{folder}: no step has been taken yet")
+    readings = {f"step {m['step']}": Reading.of_metrics(m) for m in metrics if "watch_n" in m}
+    header, rows = grid(readings) if readings else ([], [])
+    plots = _curves(folder.name, metrics)
+    if any(r.accuracy and r.hallucination_rate for r in readings.values()):
+        picture = base64.b64encode(plot(list(readings.values()))).decode()
+        plots.append(("Accuracy against hallucination rate, by step", picture))
+    settings = told.pop("identity")
+    page = jinja2.Environment(autoescape=True).from_string(TRAINING).render(
+        title=folder.name, model="" if name == "training.json" else f"{metrics[-1]['step']:,} steps so far", plots=plots,
+        header=["step", *header[1:]], rows=rows, came_to=json.dumps(told, indent=1), config=json.dumps(settings, indent=1),
+        machine=json.dumps(environment(), indent=1),
+    )  # fmt: skip
+    write_text(place / "report.html", page)
+    return place / "report.html"
+
+
+def _curves(name: str, metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Captions and plots of a training's steps."""
+    if metrics and "effective" in metrics[0]:
+        return [(f"{name}: rewards and effective samples over steps", _picture(_grpo_plot(metrics)))]
+    if metrics and "accuracy" in metrics[0]:
+        return [(f"{name}: preference accuracy and margin over steps", _picture(_mpo_plot(metrics)))]
+    return [(f"{name}: NLL of the answers over steps", _picture(_nll_plot(metrics)))] if metrics else []
 
 
 def _numbered(readings: Mapping[str, Reading]) -> Sequence[Reading]:
@@ -179,6 +237,15 @@ def _mpo_plot(metrics: Sequence[Mapping[str, Any]]) -> Any:
     for axes in (left, right):
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
+    return figure
+
+
+def _nll_plot(metrics: Sequence[Mapping[str, Any]]) -> Any:
+    figure, axes = plt.subplots(figsize=(6, 3.6), constrained_layout=True)
+    axes.plot([m["step"] for m in metrics], [m["nll"] for m in metrics], color="#2a6fbb")
+    axes.set_xlabel("step")
+    axes.set_ylabel("NLL of a token, nats")
+    axes.grid(alpha=0.3)
     return figure
 
 
