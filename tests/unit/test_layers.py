@@ -9,7 +9,7 @@ ROOT = Path(assay.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("records",),
-    ("tables",),
+    ("tables", "native"),
     (
         "run",
         "budget",
