@@ -23,6 +23,14 @@ SHAPE: dict[str, Any] = {
     "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 512, "eos_token_id": 1, "pad_token_id": 0,
     "bos_token_id": None,
 }  # fmt: skip
+
+
+def _without_a_bias(model: Any) -> Any:
+    for layer in model.model.layers:
+        layer.self_attn.k_proj.bias = None
+    return model
+
+
 BUILT = {
     "llama": lambda: transformers.LlamaForCausalLM(
         transformers.LlamaConfig(**SHAPE, head_dim=12, attention_bias=True, mlp_bias=True)
@@ -41,6 +49,12 @@ OTHER = {
     "gpt2": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(
         vocab_size=SHAPE["vocab_size"], n_embd=32, n_layer=2, n_head=4, eos_token_id=1, bos_token_id=None
     )),
+    "cohere": lambda: transformers.CohereForCausalLM(transformers.CohereConfig(**SHAPE, head_dim=8)),
+    "olmo2": lambda: transformers.Olmo2ForCausalLM(transformers.Olmo2Config(**SHAPE, head_dim=8)),
+    "glm": lambda: transformers.GlmForCausalLM(transformers.GlmConfig(**SHAPE, head_dim=8)),
+    "some biases": lambda: _without_a_bias(
+        transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE, head_dim=8, attention_bias=True))
+    ),
     "gelu": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE, head_dim=8, hidden_act="gelu")),
 }  # fmt: skip
 PROMPTS = [

@@ -227,15 +227,29 @@ _PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 def _other(body: Any) -> str:
     """Why a language model is not one that the step can compute; "" where it may be."""
     config = body.config
-    first = body.layers[0] if hasattr(body, "layers") else None
-    if first is None or not _PARTS >= {n for n, _ in first.named_children()} >= {"self_attn", "mlp"}:
-        return "its layers have other parts"
-    names = {n for n, _ in first.named_modules()}
-    needed = {f"self_attn.{x}_proj" for x in "qkvo"} | {f"mlp.{x}_proj" for x in ("gate", "up", "down")}
-    if not needed <= names or not hasattr(body, "rotary_emb") or not hasattr(first.self_attn, "scaling"):
-        return "its attention or its MLP has other parts"
+    for layer in getattr(body, "layers", None) or [body]:
+        if {n for n, _ in layer.named_children()} != _PARTS:
+            return "its layers have other parts"
+        shapes = {
+            n.removesuffix(".weight"): tuple(x.shape) for n, x in layer.named_parameters() if n.endswith(".weight")
+        }
+        shapes = {n.replace(".base_layer", ""): shape for n, shape in shapes.items() if ".lora_" not in n}
+        attention = layer.self_attn
+        width, inner, D = config.hidden_size, getattr(config, "intermediate_size", 0), getattr(attention, "head_dim", 0)
+        H, K = config.num_attention_heads, getattr(config, "num_key_value_heads", 0)
+        needed = {
+            "self_attn.q_proj": (H * D, width), "self_attn.k_proj": (K * D, width), "self_attn.v_proj": (K * D, width),
+            "self_attn.o_proj": (width, H * D), "mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width),
+            "mlp.down_proj": (width, inner), "input_layernorm": (width,), "post_attention_layernorm": (width,),
+        }  # fmt: skip
+        both = {"self_attn.q_norm": (D,), "self_attn.k_norm": (D,)}
+        if shapes not in (needed, needed | both) or not hasattr(attention, "scaling"):
+            return "its attention or its MLP has other parts"
+        linear = [m for n, m in layer.named_modules() if n.endswith("_proj")]
+        if len({getattr(m, "bias", None) is None for m in linear[:3]}) > 1:
+            return "some of its queries, keys and values have a bias, and others none"
     if getattr(config, "hidden_act", "") not in ("silu", "swish") or not hasattr(config, "rms_norm_eps"):
         return "it has another activation or norm"
-    if hasattr(first.self_attn, "q_norm") and first.self_attn.q_norm.weight.shape != (first.self_attn.head_dim,):
-        return "it normalises whole queries"
+    if not hasattr(body, "rotary_emb") or not hasattr(getattr(body, "norm", None), "weight"):
+        return "it has other places, or another last norm"
     return ""

@@ -152,7 +152,9 @@ class Reading:
         """The inverse of `as_metrics`, from a line of `metrics.jsonl`."""
         known = {f.name for f in fields(Reading)}
         found = {n: row[f"watch_{n}"] for n in known if f"watch_{n}" in row}
-        rates = {n: Estimate(value=found[n], se=row[f"watch_{n}_se"], n=row[f"watch_{n}_n"]) for n in RATES if n in found}
+        rates = {
+            n: Estimate(value=found[n], se=row[f"watch_{n}_se"], n=row[f"watch_{n}_n"]) for n in RATES if n in found
+        }
         return Reading(**{**found, **rates, "step": int(row["step"])})
 
 
