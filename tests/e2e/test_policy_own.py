@@ -208,7 +208,7 @@ def test_grpo_with_a_reward_model_and_a_monitor(home: Path, judge: Path, capsys:
     assert f"report: {home / 'tuned/report.html'}" in capsys.readouterr().out
     page = (home / "tuned/report.html").read_text()
     rate = 100 * metrics[1]["watch_hallucination_rate"]
-    assert "<td>step 2</td>" in page
+    assert "<td>2</td>" in page
     assert f"<td>{rate:.1f} (" in page
     assert "tuned: rewards and effective samples over steps" in page
     assert "Accuracy against" not in page, "these questions have no answers"

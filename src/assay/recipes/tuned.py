@@ -174,7 +174,7 @@ def write_training_report(folder: Path) -> Path:
     told, metrics = json.loads((place / name).read_text()), read(place / "metrics.jsonl")
     if not metrics:
         raise AssayError(f"{folder}: no step has been taken yet")
-    readings = {f"step {m['step']}": Reading.of_metrics(m) for m in metrics if "watch_n" in m}
+    readings = {str(m["step"]): Reading.of_metrics(m) for m in metrics if "watch_n" in m}
     header, rows = grid(readings) if readings else ([], [])
     plots = _curves(folder.name, metrics)
     if any(r.accuracy and r.hallucination_rate for r in readings.values()):
