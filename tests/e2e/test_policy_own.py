@@ -14,7 +14,7 @@ import tiny_models
 from assay import cli
 from assay.images import ImageStore
 from assay.policy.assemble import assemble, save
-from assay.recipes import own, own_evaluate, own_pairs, questions
+from assay.recipes import own, own_evaluate, own_pairs, questions, tuned
 from assay.recipes.own_pairs import SampledPreference
 from assay.tables import Table
 
@@ -274,10 +274,12 @@ def test_the_tours_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> N
     for module in (own, own_pairs, own_evaluate):
         for name in [n for n in vars(module) if n.startswith("run_")]:
             monkeypatch.setattr(module, name, lambda *_, name=name: ran.append(name))
+    monkeypatch.setattr(tuned, "is_training", lambda _: True)
+    monkeypatch.setattr(tuned, "write_training_report", lambda _: ran.append("run_report"))
     for command in commands:
         assay(*command)
     assert ran == [f"run_{c[1]}" for c in commands]
-    assert {"run_align", "run_evaluate", "run_pairs", "run_mpo", "run_filter", "run_grpo"} == set(ran)
+    assert {"run_align", "run_evaluate", "run_pairs", "run_mpo", "run_filter", "run_grpo", "run_report"} == set(ran)
 
 
 def test_the_filter_writes_what_its_reader_finds(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
