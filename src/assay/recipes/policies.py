@@ -31,8 +31,8 @@ def tiny_vlm() -> TuneConfig:
     Nine picture tokens (96 pixels); questions and answers of about a dozen tokens. With all layers every stage takes 2.5
     times as long, and reinforcement learning of so few samples shows nothing (docs/log.md, 11 and 12).
     The monitor's thresholds are 0.6 and 0.9, not its defaults of 0.3 and 0.6: this policy hallucinates more than that before
-    it is tuned, or soon after (docs/log.md, 13). The reward model's gate asks for eight right picks in ten, not nine: one of this
-    size, taught by 150 questions, seldom earns nine (docs/log.md, 21).
+    it is tuned, or soon after (docs/log.md, 13). The reward model's gate asks for eight right picks in ten, not nine: one
+    of this size, taught by 150 questions, did not earn nine (docs/log.md, 21).
     """
     both = PolicyConfig(train=("adapter", "llm"), precision="auto")
     return TuneConfig(
