@@ -5,10 +5,14 @@ whole pass fit `KEEP` bytes they are kept for the backward pass, else they are c
 TRL does this with a fused kernel on a GPU and, without one, sends every position through the head (`shared/peers.md`).
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from assay import native
+from assay.native import longs, pointer
 
 CHUNK, CHUNK_CPU, ROWS = 1 << 25, 1 << 21, 512
 """Logits of one chunk, in elements: on a CPU few enough to stay in its cache between two operations; but never fewer rows
@@ -38,29 +42,25 @@ def chosen_logprobs(
 
 
 class _Chosen(torch.autograd.Function):
+    """With e = exp(logits) up to a factor for each row, which `total_M` makes good: p = e / total. In fp32 the gradient
+    scale (1[target] - p) W is taken apart, so that e is read as it is; in bfloat16 that would round p W against W."""
+
     @staticmethod
     def forward(
         ctx: Any, hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, temperature: float, bias_V: Tensor | None,
         entropy: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         M, V = len(hidden_MD), len(weight_VD)
-        logp_M, entropy_M = hidden_MD.new_empty(M, dtype=torch.float32), hidden_MD.new_zeros(M, dtype=torch.float32)
+        logp_M, entropy_M, total_M = (hidden_MD.new_zeros(M, dtype=torch.float32) for _ in range(3))
         keep = any(ctx.needs_input_grad[:2]) and M * V * hidden_MD.element_size() <= KEEP
         kept = hidden_MD.new_empty(M, V) if keep else None
         for part in _chunks(hidden_MD, V):
             place = kept[part] if kept is not None and kept.dtype == torch.float32 else None
-            logp = torch.log_softmax(
-                _logits(hidden_MD[part], weight_VD, temperature, bias_V), -1, out=None if entropy else place
-            )
-            logp_M[part] = logp.gather(1, targets_M[part, None]).squeeze(1)
-            if not entropy and kept is None:
-                continue
-            probabilities = torch.exp(logp, out=place if entropy else logp)
-            if entropy:
-                entropy_M[part] = -torch.linalg.vecdot(probabilities, logp)
+            logits = _logits(hidden_MD[part], weight_VD, temperature, bias_V, place)
+            logp_M[part], total_M[part] = _exponentials(logits, targets_M[part], entropy_M[part] if entropy else None)
             if kept is not None and place is None:
-                kept[part] = probabilities
-        ctx.temperature, ctx.kept = temperature, kept
+                kept[part] = logits
+        ctx.temperature, ctx.kept, ctx.total_M = temperature, kept, total_M
         ctx.save_for_backward(hidden_MD, weight_VD, targets_M, bias_V)
         ctx.mark_non_differentiable(entropy_M)
         return logp_M, entropy_M
@@ -72,18 +72,48 @@ class _Chosen(torch.autograd.Function):
         dhidden = torch.empty_like(hidden_MD) if wants_hidden else None
         dweight = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
         for part in _chunks(hidden_MD, len(weight_VD)):
+            hidden, targets = hidden_MD[part], targets_M[part]
             if ctx.kept is not None:
-                slope = ctx.kept[part].float()
+                e = ctx.kept[part]
             else:
-                slope = torch.softmax(_logits(hidden_MD[part], weight_VD, ctx.temperature, bias_V), -1)
+                e = _logits(hidden, weight_VD, ctx.temperature, bias_V)
+                _exponentials(e, targets)
             scale = grad_M[part, None].float() / ctx.temperature
-            slope.mul_(-scale).scatter_add_(1, targets_M[part, None], scale)
-            slope = slope.to(hidden_MD.dtype)
+            share = scale / ctx.total_M[part, None]
+            if hidden.dtype == torch.float32:
+                if dhidden is not None:
+                    dhidden[part] = (e @ weight_VD).mul_(-share).addcmul_(weight_VD[targets], scale)
+                if dweight is not None:
+                    dweight.addmm_(e.t(), hidden * share, alpha=-1).index_add_(0, targets, hidden * scale)
+                continue
+            slope = (e.float() * -share).scatter_add_(1, targets[:, None], scale).to(hidden.dtype)
             if dhidden is not None:
                 dhidden[part] = slope @ weight_VD
             if dweight is not None:
-                dweight += (slope.t() @ hidden_MD[part]).float()
+                dweight += (slope.t() @ hidden).float()
         return dhidden, None if dweight is None else dweight.to(weight_VD.dtype), None, None, None, None
+
+
+def library() -> Any:
+    """The built softmax, or None where there is no compiler that can build it."""
+    return native.library(Path(__file__).with_name("head_cpu.cpp"))
+
+
+def _exponentials(logits: Tensor, targets: Tensor, entropy: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """In place, logits (M, V) -> e with p = e / total; returns log p(target) and the total, both (M,), fills `entropy`."""
+    if logits.device.type == "cpu" and library() is not None:
+        logp, total = logits.new_empty(len(logits)), logits.new_empty(len(logits))
+        assert logits.dtype == torch.float32
+        library().exponentials(
+            pointer(logits), *longs(*logits.shape), pointer(targets), pointer(total), pointer(logp), pointer(entropy),
+            *longs(torch.get_num_threads()),
+        )  # fmt: skip
+        return logp, total
+    whole = torch.log_softmax(logits, -1)
+    torch.exp(whole, out=logits)
+    if entropy is not None:
+        entropy.copy_(torch.linalg.vecdot(logits, whole)).neg_()
+    return whole.gather(1, targets[:, None]).squeeze(1), torch.ones_like(whole[:, 0])
 
 
 def _chunks(hidden_MD: Tensor, vocabulary: int) -> list[slice]:
@@ -92,8 +122,10 @@ def _chunks(hidden_MD: Tensor, vocabulary: int) -> list[slice]:
     return [slice(at, min(at + size, rows)) for at in range(0, rows, size)]
 
 
-def _logits(hidden: Tensor, weight_VD: Tensor, temperature: float, bias_V: Tensor | None) -> Tensor:
-    logits = (hidden @ weight_VD.t()).float()
+def _logits(
+    hidden: Tensor, weight_VD: Tensor, temperature: float, bias_V: Tensor | None, out: Tensor | None = None
+) -> Tensor:
+    logits = torch.mm(hidden, weight_VD.t(), out=out).float()
     if bias_V is not None:
         logits += bias_V
     return logits if temperature == 1.0 else logits.div_(temperature)

@@ -28,6 +28,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from assay.errors import missing_extra
 from assay.models import computes_in_half
+from assay.native import keep_freed_memory
 
 try:
     from accelerate import PartialState
@@ -56,6 +57,8 @@ class Engine:
     def __init__(self, precision: str, clip: float, shard: bool = False) -> None:
         self.clip = clip
         self.state = PartialState(cpu=not torch.accelerator.is_available())
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.half = computes_in_half(precision)
         asked = shard or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
         self.sharded = asked and self.world > 1

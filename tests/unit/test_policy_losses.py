@@ -62,15 +62,20 @@ def test_grpo_surrogate_by_hand() -> None:
 
 @pytest.mark.parametrize("keep", [0, 1 << 30])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("compiled", [True, False])
 def test_chunked_logprobs_equal_the_full_softmax(
-    monkeypatch: pytest.MonkeyPatch, keep: int, temperature: float
+    monkeypatch: pytest.MonkeyPatch, keep: int, temperature: float, compiled: bool
 ) -> None:
+    if compiled and head.library() is None:
+        pytest.skip("no C++ compiler: the compiled softmax is not tested")
+    if not compiled:
+        monkeypatch.setattr(head, "library", lambda: None)
     monkeypatch.setattr(head, "ROWS", 3)
     monkeypatch.setattr(head, "CHUNK_CPU", 1)
     monkeypatch.setattr(head, "KEEP", keep)
     torch.manual_seed(0)
-    hidden, weight = torch.randn(10, 6, requires_grad=True), torch.randn(11, 6, requires_grad=True)
-    targets, bias = torch.randint(11, (10,)), torch.randn(11)
+    hidden, weight = torch.randn(10, 6, requires_grad=True), torch.randn(37, 6, requires_grad=True)
+    targets, bias = torch.randint(37, (10,)), torch.randn(37)
     slope = torch.randn(10)
     logp, entropy = chosen_logprobs(hidden, weight, targets, temperature, bias)
     (logp * slope).sum().backward()
@@ -82,6 +87,25 @@ def test_chunked_logprobs_equal_the_full_softmax(
     (full.gather(1, targets[:, None]).squeeze(1) * slope).sum().backward()
     torch.testing.assert_close(ours[0], hidden.grad, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(ours[1], weight.grad, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(head.library() is None, reason="no C++ compiler: the compiled softmax is not tested")
+@given(st.integers(1, 70), st.floats(0, 200), st.integers(0, 10**6))
+@settings(max_examples=50, deadline=None)
+def test_the_compiled_softmax_is_pytorch_s_for_any_logits(vocabulary: int, scale: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    logits, targets = torch.randn(5, vocabulary) * scale + 50, torch.randint(vocabulary, (5,))
+    full, entropy = logits.double().log_softmax(-1), torch.empty(5)
+    logp, total = head._exponentials(logits, targets, entropy)
+    torch.testing.assert_close(logp.double(), full.gather(1, targets[:, None]).squeeze(1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close((logits / total[:, None]).double(), full.exp(), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(entropy.double(), torch.special.entr(full.exp()).sum(-1), atol=1e-5, rtol=1e-5)
+
+
+def test_a_certain_answer_has_no_gradient_left() -> None:
+    hidden, weight = torch.tensor([[30.0, -2.0]], requires_grad=True), torch.tensor([[4.0, 0.1], [-4.0, 0.3]])
+    chosen_logprobs(hidden, weight, torch.tensor([0]))[0].backward()
+    assert hidden.grad.tolist() == [[0.0, 0.0]]
 
 
 def test_advantages_by_hand() -> None:
