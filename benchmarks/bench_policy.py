@@ -33,6 +33,8 @@ BEGIN, END = "<!-- bench-policy -->", "<!-- /bench-policy -->"
 VOCABULARY, GROUP, NEW, LR = 8192, 8, 64, 1e-5
 PROMPTS = (96, 512, 2048)
 PEERS = ("trl-default", "trl-plain")
+MPO_PEERS = (*PEERS, "trl-micro4", "trl-micro1")
+"""Eight pairs a step for all: in one forward pass, or in micro-batches of 4 (`shared/peers.md` measured so) or of 1."""
 Figures = dict[str, Any]
 
 
@@ -291,6 +293,7 @@ def child(job: Figures, folder: Path) -> Figures:
         options = {
             "trl-default": (True, 1),
             "trl-plain": (False, 1),
+            "trl-micro4": (False, 2),
             "trl-micro1": (False, 8),
             "trl-compile-micro1": (False, 8, True),
         }
@@ -346,7 +349,7 @@ def measure(repetitions: int, model: Path, kept: Path) -> list[Figures]:
             for length in PROMPTS
             for who in ("ours", *PEERS, "hf")
         ]
-        jobs += [{"what": "mpo", "who": who, "steps": 32} for who in ("ours", *PEERS, "trl-micro1")]
+        jobs += [{"what": "mpo", "who": who, "steps": 32} for who in ("ours", *MPO_PEERS)]
         for job in jobs:
             path = kept / f"{'-'.join(str(v) for v in (repetition, *job.values()))}.json"
             if not path.exists():
@@ -380,8 +383,12 @@ def summary(runs: list[Figures]) -> Figures:
     found["generation_ratio"] = over(values(runs, "grpo", "hf", "generate", PROMPTS[0]), ours["generate"])
     peer = best(runs, "grpo", PEERS, "update", PROMPTS[0])
     found["update_ratio"] = over(values(runs, "grpo", peer, "update", PROMPTS[0]), ours["update"])
-    peer = best(runs, "mpo", (*PEERS, "trl-micro1"), "cpu")
-    for name, who in (("mpo_ratio", peer), ("mpo_ratio_trl_default", "trl-default")):
+    peer = best(runs, "mpo", MPO_PEERS, "cpu")
+    for name, who in (
+        ("mpo_ratio", peer),
+        ("mpo_ratio_trl_batch4", "trl-micro4"),
+        ("mpo_ratio_trl_default", "trl-default"),
+    ):
         found[name] = over(values(runs, "mpo", who, "cpu"), values(runs, "mpo", "ours", "cpu"))
     found["peak_memory_ratio"] = [
         m for length in PROMPTS
@@ -415,7 +422,7 @@ def table(runs: list[Figures], ratios: Figures, buffer: Figures) -> str:
         "the reference's pass is counted on both sides.", "",
         "| contender | pairs/CPU-s | peak MB | ours is ... times |", "|---|---|---|---|",
     ]  # fmt: skip
-    for who in ("ours", *PEERS, "trl-micro1"):
+    for who in ("ours", *MPO_PEERS):
         cpu = values(runs, "mpo", who, "cpu")
         times, mb = over(cpu, values(runs, "mpo", "ours", "cpu")), median(values(runs, "mpo", who, "rss_mb"))
         lines.append(f"| {who} | {32 / median(cpu):.2f} | {mb:.0f} | {spread(times)} |")
