@@ -283,6 +283,21 @@ def mpo_trl(
     return {"pairs": pairs, "cpu": clock["spent"], "losses": losses}
 
 
+def gflop(who: str, pairs: int = 32, per_step: int = 8) -> float:
+    """Billions of operations of the products with weights for one pair: a pass for the reference, and three to train."""
+    body, head, rows = 4 * (2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 1024), VOCABULARY * 256, mpo_pairs(pairs, 0)
+    if who == "ours":  # a prompt once, no padding, answers alone through the head; both answers end with a token more
+        answers = sum(len(c) + len(r) + 2 for _, c, r in rows)
+        work = body * (answers + sum(len(p) for p, _, _ in rows)) + head * answers
+    else:  # every place of every padded row
+        size = {"trl-micro4": 4, "trl-micro1": 1}.get(who, per_step)
+        longest = [
+            max(len(p) + max(len(c), len(r)) + 1 for p, c, r in rows[i : i + size]) for i in range(0, pairs, size)
+        ]
+        work = (body + head) * sum(2 * size * n for n in longest)
+    return 2 * work * (5 if who == "trl-default" else 4) / pairs / 1e9
+
+
 def child(job: Figures, folder: Path) -> Figures:
     what, who = job["what"], job["who"]
     if what == "save":
@@ -420,12 +435,14 @@ def table(runs: list[Figures], ratios: Figures, buffer: Figures) -> str:
     lines += [
         "", "**MPO**: pairs of skewed lengths as in the reward benchmark, 8 a step, without the shift (TRL has none); "
         "the reference's pass is counted on both sides.", "",
-        "| contender | pairs/CPU-s | peak MB | ours is ... times |", "|---|---|---|---|",
+        "| contender | pairs/CPU-s | GFLOP of products with weights a pair | GFLOP/CPU-s | peak MB | ours is ... times |",
+        "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for who in ("ours", *MPO_PEERS):
         cpu = values(runs, "mpo", who, "cpu")
         times, mb = over(cpu, values(runs, "mpo", "ours", "cpu")), median(values(runs, "mpo", who, "rss_mb"))
-        lines.append(f"| {who} | {32 / median(cpu):.2f} | {mb:.0f} | {spread(times)} |")
+        rate, work = 32 / median(cpu), gflop(who)
+        lines.append(f"| {who} | {rate:.2f} | {work:.1f} | {rate * work:.0f} | {mb:.0f} | {spread(times)} |")
     losses = [next(r["losses"] for r in runs if r["what"] == "mpo" and r["who"] == w) for w in ("ours", "trl-plain")]
     apart = max(abs(a - b) for a, b in zip(*losses, strict=True))
     lines += [

@@ -9,6 +9,10 @@ class AssayError(Exception):
     """
 
 
+class CannotRead(AssayError):
+    """One conversation that a model cannot take as it is: callers that have others leave it out, and count the reason."""
+
+
 def missing_extra(package: str, extra: str) -> AssayError:
     """The error for an optional dependency that is not installed, with the line that installs it."""
     return AssayError(f"this needs {package}, which is not installed; run: pip install 'assay[{extra}]'")

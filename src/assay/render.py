@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from assay.errors import AssayError
+from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
 from assay.records import Conversation
 
@@ -48,7 +48,8 @@ def render_prompt(
 ) -> list[int]:
     """Token ids of a prompt up to where the answer begins, every picture as its processor's run of picture tokens.
 
-    `answer_start` is text that the answer is made to begin with. Raises AssayError for pictures that the model cannot take.
+    `answer_start` is text that the answer is made to begin with. Raises AssayError for pictures that the model cannot take;
+    CannotRead where it is these, or the mark of a picture in the text.
     """
     text = _text(processor, messages, asking=True) + answer_start
     return _ids(processor, text, [i for m in messages for i in m.images], store)
@@ -75,11 +76,25 @@ def _ids(processor: Any, text: str, images: Sequence[str], store: ImageStore | N
     tokenizer = getattr(processor, "tokenizer", processor)
     if images and (processor is tokenizer or store is None):
         raise AssayError("the prompt has pictures: give a vision-language model, and the folder of pictures")
+    if (mark := picture_mark(processor)) and text.count(mark) > len(images):
+        raise CannotRead(f"the text contains {mark}, which stands for a picture")
     if not images:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     assert store is not None
-    made = processor(text=[text], images=[store.open(i) for i in images], add_special_tokens=False)
+    try:
+        pictures = [store.open(i) for i in images]
+    except AssayError as error:
+        raise CannotRead(f"a picture is missing in {store.folder}, or damaged") from error
+    try:
+        made = processor(text=[text], images=pictures, add_special_tokens=False)
+    except ValueError as error:
+        raise CannotRead(f"its pictures cannot be read: {str(error).splitlines()[0]}") from error
     return [int(t) for t in made["input_ids"][0]]
+
+
+def picture_mark(processor: Any) -> str:
+    """The text that stands for a picture; "" for a tokenizer."""
+    return getattr(processor, "image_token", "") or "" if hasattr(processor, "image_processor") else ""
 
 
 def _with_pictures(processor: Any, conversation: Conversation, max_tokens: int, store: ImageStore | None) -> Rendered:
@@ -87,7 +102,7 @@ def _with_pictures(processor: Any, conversation: Conversation, max_tokens: int, 
     images = [i for m in conversation for i in m.images]
     ids = _ids(processor, _text(processor, conversation, asking=False), images, store)
     if len(ids) > max_tokens:
-        raise AssayError(f"a conversation with pictures has {len(ids):,} tokens, more than max_tokens {max_tokens:,}")
+        raise CannotRead(f"longer than {max_tokens:,} tokens with its pictures, which cannot be cut")
     return Rendered(ids=ids)
 
 

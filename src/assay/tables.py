@@ -170,6 +170,12 @@ def sibling(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
+def check_new(file: Path) -> None:
+    """Raise AssayError where there is anything at `file`: what a command writes anew replaces nothing."""
+    if file.exists():
+        raise AssayError(f"{file} is there already; choose another name, or remove it first")
+
+
 def check_vacant(folder: Path, holds: str) -> None:
     """Raise AssayError unless there is nothing at `folder`, or an empty folder; `holds` is what it does not hold."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):

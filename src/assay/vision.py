@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from assay.errors import AssayError
 from assay.images import ImageStore
 
 KEPT = 2 << 30
@@ -45,18 +46,22 @@ class Pictures:
     """The pictures of a store on their way into one model.
 
     Args:
-        processor: The model's image processor.
+        processor: The model's processor, whose own settings for pictures hold (InternVL's cuts large ones into tiles).
         store: Where pictures are looked up by id.
     """
 
     def __init__(self, processor: Any, store: ImageStore) -> None:
-        self.processor, self.store = processor, store
+        self.processor, self.store = processor.image_processor, store
+        self.options = {
+            n: x for n, x in (getattr(processor, "images_kwargs", None) or {}).items() if n != "return_tensors"
+        }
         self.kept: dict[str, dict[str, Tensor]] = {}
         self.bytes = 0
 
     def inputs(self, ids: Sequence[str]) -> dict[str, Tensor]:
         """What the processor makes of these pictures, along the first axis."""
-        return dict(self.processor(images=[self.store.open(i) for i in ids], return_tensors="pt"))
+        made = self.processor(images=[self.store.open(i) for i in ids], return_tensors="pt", **self.options)
+        return {n: x for n, x in made.items() if n != "num_patches"}  # counts tiles, for who lays out the text
 
     def features(self, model: Any, ids: Sequence[str]) -> Tensor:
         """What the language model reads for these pictures, shape (picture tokens, D), in order."""
@@ -66,7 +71,7 @@ class Pictures:
         if not frozen or not _simple(model):
             return _flat(model.model.get_image_features(**_on(self.inputs(ids), where)))
         self._see(model, tower, [i for i in dict.fromkeys(ids) if i not in self.kept], where)
-        rows = {name: torch.stack([self.kept[i][name] for i in ids]).to(where) for name in self.kept[ids[0]]}
+        rows = {name: torch.cat([self.kept[i][name] for i in ids]).to(where) for name in self.kept[ids[0]]}
         with _remembering(tower, rows):
             found = _flat(model.model.get_image_features(pixel_values=rows[next(iter(rows))]))
         if self.bytes > KEPT:
@@ -83,17 +88,25 @@ class Pictures:
                 pixels = self.inputs([name])["pixel_values"].to(where, next(tower.parameters()).dtype)
                 seen = tower(pixels, return_dict=True, output_hidden_states=bool(layers))
                 outputs = {str(n): seen.hidden_states[n] for n in layers} or {"last": seen.last_hidden_state}
-                self.kept[name] = {n: x[0].cpu() for n, x in outputs.items()}
+                self.kept[name] = {n: x.cpu() for n, x in outputs.items()}
                 self.bytes += sum(x.nbytes for x in self.kept[name].values())
             tower.train(was)
 
 
 def embed(model: Any, ids_BT: Tensor, images: Sequence[str], pictures: Pictures | None) -> Tensor:
-    """Token embeddings, shape (B, T, D), with the features of `images` in the places of the picture token, in order."""
+    """Token embeddings, shape (B, T, D), with the features of `images` in the places of the picture token, in order.
+
+    Raises AssayError for models that show their layers more than that (Qwen3-VL's "deepstack").
+    """
     embeds: Tensor = model.get_input_embeddings()(ids_BT)
     if not images:
         return embeds
     assert pictures is not None, "a prompt with pictures needs a store"
+    if getattr(model.config.vision_config, "deepstack_visual_indexes", None):
+        raise AssayError(
+            f"{type(model).__name__} adds the tower's middle layers to its own (deepstack), which is not built here; "
+            "take a model that reads pictures as tokens alone (LLaVA, InternVL, Qwen2.5-VL, ...)"
+        )
     features = pictures.features(model, images).to(embeds.dtype)
     mask = ids_BT == model.config.image_token_id
     places = int(mask.sum())

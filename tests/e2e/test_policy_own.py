@@ -3,7 +3,9 @@
 import json
 import re
 import shlex
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from assay.images import ImageStore
 from assay.policy.assemble import assemble, save
 from assay.recipes import own, own_evaluate, own_pairs, questions, tuned
 from assay.recipes.own_pairs import SampledPreference
+from assay.records import Response
 from assay.tables import Table
 
 PIL = pytest.importorskip("PIL.Image")
@@ -185,6 +188,46 @@ def test_mpo_on_pairs_with_pictures_and_a_second_round(
     assay("policy", "mpo", home / "mpo-1", home / "pairs-2", "--out", home / "mpo-2", "--batch", 4, *BOTH)
 
 
+def test_pairs_that_cannot_be_read_are_left_out_and_counted(
+    home: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, images = Table(pairs, SampledPreference).read(), tmp_path / "images"
+    shutil.copytree(pairs / "images", images)
+    (images / f"{rows[0].prompt[0].images[0]}.png").unlink()
+    alone = [r for r in rows if r.prompt[0].images != rows[0].prompt[0].images]
+    marked = [replace(r, prompt=(replace(r.prompt[0], content="<image>?"),)) for r in alone[:1]]
+    marked += [replace(r, chosen=Response.of("a <image>"), chosen_ids=()) for r in alone[1:2]]
+    Table(tmp_path / "odd", SampledPreference).once("pairs", lambda: [rows[0], *marked, *alone[2:]])
+    assay("policy", "mpo", home / "aligned", tmp_path / "odd", "--out", tmp_path / "mpo", "--images", images, *BOTH)
+    said = capsys.readouterr().out
+    assert f"1 pairs left out: a picture is missing in {images}, or damaged" in said
+    assert "1 pairs left out: the text contains <image>, which stands for a picture" in said
+    assert "1 pairs left out: the answer contains <image>, which stands for a picture" in said
+    assert f"{len(alone) - 2} pairs, " in said
+    shown = [json.loads(line) for line in (home / "captions.jsonl").read_text().splitlines()]
+    shown[0]["caption"], shown[1]["image"] = "an <image>", str(home / "1.png")
+    lines(home / "odd.jsonl", shown)
+    assay("policy", "align", home / "vlm", home / "odd.jsonl", "--out", tmp_path / "aligned", "--epochs", 1)
+    said = capsys.readouterr().out
+    assert "1 captions left out: the answer contains <image>" in said
+    assert "15 captions, " in said
+
+
+def test_what_is_there_is_not_written_over(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = home / "questions.jsonl"
+    before = asked.read_bytes()
+    for command in (("filter",), ("evaluate",)):
+        said = refused(capsys, "policy", *command, home / "aligned", asked, "--out", asked)
+        assert f"{asked} is there already" in said
+    assert asked.read_bytes() == before
+    said = refused(capsys, "policy", "assemble", home / "vlm", home / "vlm", "--out", home / "aligned")
+    assert f"{home / 'aligned'} is there already" in said
+    said = refused(
+        capsys, "policy", "filter", home / "aligned", asked, "--out", tmp_path / "f", "--sampler.temperature", 0
+    )
+    assert "set it above 0" in said
+
+
 def grpo(home: Path, out: str, *more: object) -> tuple[object, ...]:
     return ("policy", "grpo", home / "aligned", home / "questions.jsonl", "--out", home / out, "--steps", 2, "--prompts",
             2, "--group", 4, "--lr", 1e-4, *BOTH, *DRAWN, *more)  # fmt: skip
@@ -219,10 +262,13 @@ def test_grpo_with_a_reward_model_and_a_monitor(home: Path, judge: Path, capsys:
     assert json.loads((home / "stopped/training.json").read_text())["steps"] == 1
 
 
-def test_the_sum_needs_no_gold(home: Path, judge: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_sum_needs_no_gold(home: Path, judge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assay(*grpo(home, "sum", "--reward-model", judge, "--rewards.combine", "sum", "--steps", 1))
     assert "24 questions, 1 steps" in capsys.readouterr().out
     assert not (home / "sum.calibration.json").exists()
+    other = shutil.copytree(judge, tmp_path / "judge")
+    said = refused(capsys, *grpo(home, "sum", "--reward-model", other, "--rewards.combine", "sum", "--steps", 1))
+    assert "holds a training with other inputs (reward.of.scorer: " in said
     metrics = json.loads((home / "sum/metrics.jsonl").read_text().splitlines()[0])
     assert metrics["model"] != 0
     assert metrics["reward"] == pytest.approx(metrics["rule"] + metrics["format"] + metrics["model"])

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.bench.policy.answers import final_answer, letter, number, same
+from assay.bench.policy.answers import final_answer, letter, normalised, number, same
 from assay.bench.policy.equivalent import Judge
 from assay.errors import AssayError
+from assay.records import AnswerKind
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,26 @@ from assay.errors import AssayError
 )
 def test_final_answers(text: str, answer: str | None) -> None:
     assert final_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "kind", "equal"),
+    [
+        ("Red.", "red", "text", True),
+        ("the red one", "red", "text", False),
+        ("1/2", "0.5", "number", True),
+        ("$1/2$", "0.5", "math", True),
+        ("2 apples", "2.0", "number", True),
+        ("12345678901", "12345678902", "number", False),
+        ("none", "no number", "number", False),
+        ("x + 1", "x+1", "math", True),
+        ("option b", "(B)", "choice", True),
+        ("neither", "neither of them", "choice", False),
+    ],
+)
+def test_equal_answers_are_written_equally(one: str, other: str, kind: AnswerKind, equal: bool) -> None:
+    assert (normalised(one, kind) == normalised(other, kind)) is equal
+    assert same(one, other, kind) is equal
 
 
 @pytest.mark.parametrize(

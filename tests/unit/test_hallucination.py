@@ -185,7 +185,7 @@ PICTURES = {
 }
 
 
-def answer_of(text: str) -> str | None:
+def answer_of(prompt: Prompt, text: str) -> str | None:
     return text if text in WORDS else None
 
 
@@ -261,6 +261,9 @@ def test_readings_with_nothing_to_count() -> None:
     assert (text.hallucination_rate, text.blind_agreement, text.cannot_see, text.onset_entropy) == (None,) * 4
     assert (text.unclear, text.unanswered) == (1, 1)
     assert "watch_hallucination_rate" not in text.as_metrics()
+    begun = sampler(lambda _: "<think> ")
+    begun.answer_start = "<think>"  # type: ignore[attr-defined]
+    assert read([prompt()], begun, 3, answer_of, right).unanswered == 1, "what it was made to begin with is no answer"
     mute = read([prompt()], sampler(lambda _: "hm"), 3, answer_of, right, blank="grey")
     assert (mute.blind_agreement, mute.chance_agreement, mute.blind_excess) == (None, None, None)
 

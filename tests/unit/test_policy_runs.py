@@ -16,16 +16,23 @@ from assay.policy import folder as folders
 from assay.policy.advantage import advantages, grade
 from assay.policy.config import BufferConfig, FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
 from assay.policy.grpo import grpo
+from assay.policy.hallucination import MonitorConfig, Watch
 from assay.policy.model import Policy, load_policy
 from assay.policy.mpo import Comparison, Fitted, fit
-from assay.policy.rewards import RewardConfig
+from assay.policy.rewards import HybridReward, ModelTerm, RewardConfig
 from assay.policy.sampler import LocalSampler
+from assay.recipes.reward_model import fingerprint
 from assay.records import Prompt, Rollout, Score, user
 
 PROMPTS = [Prompt(messages=(user(f"say {c}"),), answer=c) for c in "abcdefgh"]
 PAIRS = [
     Comparison(prompt=(5, 6, 7, 8 + i), chosen=(10 + i, 11, 1), rejected=(12, 13 + i, 14, 15, 1)) for i in range(6)
 ]
+
+
+TERM = ModelTerm(
+    temperature=1.0, center=0.0, threshold=0.5, precision=1.0, precision_low=0.9, kept=0.5, n_gold=9, bound=0.5
+)
 
 
 class Killed(Exception):
@@ -154,6 +161,21 @@ def test_an_unfinished_training_is_resumed_by_its_own_call_only(model: Path, tmp
     assert prefer(model, tmp_path / "mpo").steps == 3
 
 
+def test_another_reward_model_or_other_questions_are_another_training(model: Path, tmp_path: Path) -> None:
+    policy, found = load_policy(str(model), PolicyConfig()), []
+    for name, term, of in (("a", None, "1"), ("b", None, "1"), ("a", TERM, "1"), ("a", None, "2")):
+        reward = HybridReward(RewardConfig(combine="sum"), lambda pairs: [0.0] * len(pairs), term, name=name)
+        others = {"reward": reward, "watch": Watch(MonitorConfig(), of)}
+        found.append(json.dumps(folders.Folder(tmp_path / "x", GrpoConfig(), policy, PROMPTS, **others).identity))
+    assert len(set(found)) == 4
+    judge = tiny_models.reward(tmp_path / "judge")
+    before = fingerprint(str(judge))
+    assert fingerprint(str(judge)) == before
+    tiny_models.reward(judge, seed=1)
+    assert fingerprint(str(judge)) != before, "trained anew in place"
+    assert fingerprint("http://judge") == "http://judge"
+
+
 def test_lora_s_random_start_does_not_change_the_identity(model: Path, tmp_path: Path) -> None:
     config, found = PolicyConfig(lora_rank=2), []
     for seed in range(2):
@@ -220,6 +242,9 @@ def test_a_reward_that_is_no_number_is_counted_and_left_out(model: Path, tmp_pat
     assert all(m["problems"] == {"the reward is not a number": 3} for m in metrics)
     assert [m["samples"] for m in metrics] == [9, 18, 27], "three of four answers of a group count"
     assert all(math.isfinite(m["reward"]) and math.isfinite(m["length"]) for m in metrics)
+    metrics = tune(model, tmp_path / "filled", reward=reward, steps=10)
+    assert all(m["batch_effective"] == m["batch"] / 12 for m in metrics), "of 12 answers asked for"
+    assert any(m["batch"] == 12 for m in metrics), "the buffer fills what is left out as well"
     metrics = tune(model, tmp_path / "all", reward=lambda pairs: [Score(rule=bad, format=0.0) for _ in pairs])
     assert [(m["skipped"], m["reward"], m["effective"]) for m in metrics] == [(1.0, 0.0, 0.0)] * 3
     assert metrics[0]["length"] > 0

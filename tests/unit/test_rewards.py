@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from assay.errors import AssayError
+from assay.policy.advantage import grade
 from assay.policy.config import PairConfig
 from assay.policy.pairs import make_pairs
 from assay.policy.rewards import (
@@ -17,7 +18,6 @@ from assay.policy.rewards import (
     claims_reward,
     fit_model_term,
     format_reward,
-    summarise,
 )
 from assay.records import Prompt, Rollout, Score, user
 
@@ -76,7 +76,6 @@ def test_empty_cut_off_and_unclear_answers_have_their_reasons() -> None:
     odd = [rollout("<think>"), rollout("<think>and so", ended=False), rollout("no idea")]
     scores = HybridReward(RewardConfig(), prefilled="<think>")([(ASKED, r) for r in odd])
     assert [s.problem for s in scores] == ["empty answer", "cut off", "no clear final answer"]
-    assert summarise(scores)["problems"] == {"empty answer": 1, "cut off": 1, "no clear final answer": 1}
     assert [s.total for s in scores] == [0.0, 0.0, 0.0]
 
 
@@ -112,6 +111,36 @@ def test_a_score_that_is_no_number_never_reaches_the_total() -> None:
     assert {s.problem for s in scores} == {"the reward model's score is not a number"}
     with pytest.raises(AssayError, match="scores for 2 answers"):
         HybridReward(RewardConfig(), lambda p: np.zeros(3), term())([(ASKED, GOOD)] * 2)
+
+
+def test_in_the_plain_sum_neither_silence_nor_a_broken_score_is_worth_more_than_a_bad_answer() -> None:
+    """Raw scores are mostly negative: a 0 in their place was the best of a group."""
+    raw = {GOOD.text: -6.0, WRONG.text: -7.0, BARE.text: math.nan}
+    reward = HybridReward(
+        RewardConfig(combine="sum"), lambda ps: np.array([raw[t] for _, t in ps]), prefilled="<think>"
+    )
+    mute = rollout("<think>", tokens=(2,))
+    scores = reward([(ASKED, r) for r in (GOOD, WRONG, BARE, mute)])
+    assert [s.total for s in scores[:2]] == [-4.0, -6.0]
+    assert scores[3].total == -7.0, "silence counts as the worst answer of the prompt, without its format"
+    assert scores[3].raw is None
+    graded = grade([GOOD, WRONG, BARE, mute], scores)
+    assert len(graded.samples) == 3, "the broken score's answer is left out, silence is not"
+    assert max(graded.samples, key=lambda s: s.advantage).tokens == GOOD.tokens
+    assert not math.isfinite(reward([(ASKED, mute)])[0].total), "nothing tells what silence is worth"
+    known = HybridReward(RewardConfig(combine="sum", model_on="unanswered"), lambda ps: np.full(len(ps), math.nan))
+    assert known([(ASKED, GOOD)])[0].total == 2.0
+
+
+@pytest.mark.parametrize("values", [2, 3, 5])
+def test_the_gate_is_open_for_the_score_at_which_it_was_set(values: int) -> None:
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        raw = random.integers(0, values, 200) * random.uniform(0.1, 3) - random.uniform(0, 9)
+        right = random.random(200) < (raw - raw.min()) / np.ptp(raw) * 0.96 + 0.02
+        found = fit_model_term(raw, right, RewardConfig(gate_precision=0.8))
+        if not found.reason:
+            assert np.mean([found(x) > 0 for x in raw]) == pytest.approx(found.kept)
 
 
 def test_the_model_can_speak_only_where_no_answer_is_known() -> None:

@@ -26,6 +26,7 @@ import transformers
 
 from assay import models, vision
 from assay.errors import AssayError
+from assay.tables import check_vacant
 
 IMAGE_TOKEN = "<image>"
 
@@ -220,6 +221,7 @@ def describe(model: Any) -> str:
 
 def assemble_from(encoder: str, language: str, out: Path, size: int, unshuffle: int = 1, adapter_of: str = "") -> str:
     """`assemble` from names, saved to `out`, with another model's adapter if one is named. Returns the parts in words."""
+    check_vacant(out, "model that may be written over")
     tower = models.load_pretrained(transformers.AutoModel, encoder)
     image_processor = models.load_pretrained(transformers.AutoImageProcessor, encoder)
     text, tokenizer = models.load_generator(language)

@@ -20,7 +20,7 @@ from assay.records import digest
 from assay.run import changes, jsonable
 from assay.tables import check_vacant, plain, sibling, write_text
 
-FREE = ("save_every", "rows", "attention", "tokens", "checkpointing", "compile", "shard")
+FREE = ("save_every", "attention", "tokens", "checkpointing", "compile", "shard")
 """Settings that cost memory or time and change rounding at most: they may differ when a training goes on."""
 
 
@@ -28,7 +28,8 @@ class Folder:
     """Where one training is kept, by what was asked for: settings, the policy's weights at the start, examples in order.
 
     Args:
-        others: What else decides the result (sampler, reward, ...): its `config` and `answer_start`, where it has them.
+        others: What else decides the result (sampler, reward, ...): its `config`, `answer_start`, and what it is made `of`
+            (a reward model and its term, questions), where it has them.
 
     Raises AssayError where `path` has no name, or is the model's own folder.
     """
@@ -41,8 +42,8 @@ class Folder:
         asked = {
             "config": _settings(config), "policy": _settings(policy.config), "model": _weights(policy),
             "examples": {"n": len(examples), "digest": digest([digest(plain(e)) for e in examples])},
-            **{n: {**_settings(getattr(x, "config", None)), "answer_start": getattr(x, "answer_start", "")}
-               for n, x in others.items()},
+            **{n: {**_settings(getattr(x, "config", None)), "answer_start": getattr(x, "answer_start", ""),
+                   "of": getattr(x, "of", "")} for n, x in others.items()},
         }  # fmt: skip
         self.identity = json.loads(json.dumps(asked))
 

@@ -155,7 +155,7 @@ class Grpo:
         lively = [g for g in graded if g.signal][: self.share]
         signal = [s for g in lively for s in g.samples if s.advantage != 0.0]
         keep = self.config.zero_groups == "keep"
-        drawn = self.buffer.draw(len(fresh) - len(signal), step) if self.config.zero_groups == "buffer" else []
+        drawn = self.buffer.draw(len(rollouts) - len(signal), step) if self.config.zero_groups == "buffer" else []
         batch = [*(fresh if keep else signal), *drawn]
         trained = self.train(batch, len(batch) - len(drawn), step)
         if self.config.zero_groups == "buffer":
@@ -163,16 +163,16 @@ class Grpo:
         counts = self.engine.total(
             len(fresh), len(signal), len(batch), len(drawn), sum(g.signal for g in graded),
             sum(g.rule_signal for g in graded), len(graded), sum(s.advantage != 0.0 for s in batch),
-            sum(g.total_signal for g in graded),
+            sum(g.total_signal for g in graded), len(rollouts),
         )  # fmt: skip
-        made, effective, batch_size, from_buffer, groups, rule_groups, all_groups, useful, total_groups = counts
+        made, effective, batch_size, from_buffer, groups, rule_groups, all_groups, useful, total_groups, asked = counts
         self.samples += int(made)
         return {
             **_means(self.engine, scores, rollouts), **trained, **self.buffer.metrics(step),
             "effective": groups / max(1, all_groups), "effective_rule": rule_groups / max(1, all_groups),
             "effective_total": total_groups / max(1, all_groups),
             "effective_samples": effective / max(1, made), "from_buffer": int(from_buffer), "batch": int(batch_size),
-            "batch_effective": useful / max(1.0, float(made) if self.config.zero_groups == "buffer" else batch_size),
+            "batch_effective": useful / max(1.0, asked if self.config.zero_groups == "buffer" else batch_size),
             "samples": self.samples, "sample_cpu_s": sampled_s, "update_cpu_s": time.process_time() - clock - sampled_s,
         }  # fmt: skip
 
@@ -350,7 +350,7 @@ class Grpo:
 
 
 def _checked(score: Score) -> Score:
-    return score if is_finite(score) else replace(score, problem="the reward is not a number")
+    return score if is_finite(score) else replace(score, problem=score.problem or "the reward is not a number")
 
 
 def _means(engine: Engine, scores: Sequence[Score], rollouts: Sequence[Rollout]) -> dict[str, Any]:

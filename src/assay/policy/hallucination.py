@@ -171,7 +171,7 @@ Entropies = Callable[[Sequence[tuple[Prompt, Rollout]]], list[tuple[Sequence[str
 
 
 def read(
-    prompts: Sequence[Prompt], sampler: Sampler, step: int, answer_of: Callable[[str], str | None],
+    prompts: Sequence[Prompt], sampler: Sampler, step: int, answer_of: Callable[[Prompt, str], str | None],
     right: Callable[[Prompt, str], bool], blank: str = "", swapped: Sequence[str] = (),
     groups: Sequence[Hashable] | None = None, entropies: Entropies | None = None,
 ) -> Reading:  # fmt: skip
@@ -180,7 +180,8 @@ def read(
 
     Args:
         sampler: Must be greedy (temperature 0), or agreement measures its randomness too.
-        answer_of: The normalised final answer of a text, None where it has none.
+        answer_of: The final answer that a text gives to a prompt, so normalised that equal answers are equal; None where it
+            has none.
         right: Whether such an answer is the right one.
         blank: Id of a blank picture in the sampler's store ("": do not ask without pictures).
         swapped: For each prompt the id of a picture for which the answer differs ("": none is known; none at all: do not ask
@@ -201,14 +202,14 @@ def read(
     asked = {p.id: p for p in (*prompts, *blanks, *swaps)}
     said = {r[0].prompt_id: r[0] for r in sampler(list(asked.values()), 1)}
     rollouts = [said[p.id] for p in (*prompts, *blanks, *swaps)]
-    answers = [answer_of(r.text) for r in rollouts]
+    answers = [answer_of(p, r.text) for p, r in zip((*prompts, *blanks, *swaps), rollouts, strict=True)]
     n, m = len(prompts), len(prompts) + len(blanks)
     blind_rate, blind_chance = _same(prompts, answers, groups, seen, answers[n:m]) if blanks else (None, None)
     swap_rate, swap_chance = _same(prompts, answers, groups, turned, answers[m:]) if swaps else (None, None)
     known = [(p, a) for p, a in zip(prompts, answers[:n], strict=True) if p.answer]
     onset, onsets = _onset(entropies, list(zip(prompts, rollouts[:n], strict=True)))
     return replace(
-        _spoken(prompts, rollouts[:n], step),
+        _spoken(prompts, rollouts[:n], step, getattr(sampler, "answer_start", "")),
         accuracy=_share([a is not None and right(p, a) for p, a in known], _clusters([p for p, _ in known])),
         blind_agreement=blind_rate, chance_agreement=blind_chance, swap_agreement=swap_rate, swap_chance=swap_chance,
         unclear=sum(a is None for a in answers[:n]),
@@ -216,8 +217,8 @@ def read(
     )  # fmt: skip
 
 
-def _spoken(prompts: Sequence[Prompt], rollouts: Sequence[Rollout], step: int) -> Reading:
-    """The part of a reading that the texts alone give."""
+def _spoken(prompts: Sequence[Prompt], rollouts: Sequence[Rollout], step: int, start: str) -> Reading:
+    """The part of a reading that the texts alone give; each begins with `start`, which nobody said."""
     texts = [r.text for r in rollouts]
     claims = check_claims(prompts, texts)
     clusters = _clusters(prompts)
@@ -230,7 +231,7 @@ def _spoken(prompts: Sequence[Prompt], rollouts: Sequence[Rollout], step: int) -
         hallucination_rate=_share([m for m, _ in checked], [c for _, c in checked]),
         named=_share([x for x, _ in told], [c for _, c in told]),
         cannot_see=_share([x for x, _ in looked], [c for _, c in looked]), claims=claims.claims,
-        false_claims=claims.false, unanswered=sum(not t.strip() for t in texts),
+        false_claims=claims.false, unanswered=sum(not t.removeprefix(start).strip() for t in texts),
     )  # fmt: skip
 
 
@@ -311,10 +312,11 @@ CALM = 2
 
 
 class Watch:
-    """Turns readings into actions. Its state is all it remembers: a run that resumes with it decides the same."""
+    """Turns readings into actions. Its state is all it remembers: a run that resumes with it decides the same. `of` tells
+    what is read, for the record of a training."""
 
-    def __init__(self, config: MonitorConfig) -> None:
-        self.config = config
+    def __init__(self, config: MonitorConfig, of: str = "") -> None:
+        self.config, self.of = config, of
         self.weight, self.high, self.calm, self.flat, self.stopped = 1.0, False, 0, 0, ""
 
     def observe(self, reading: Reading) -> Action:

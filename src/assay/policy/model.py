@@ -49,7 +49,7 @@ class Policy(torch.nn.Module):
         self.model, self.processor, self.config = model, processor, config
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.visual = vision.is_visual(_inner(model))
-        self.pictures = vision.Pictures(processor.image_processor, store) if self.visual and store is not None else None
+        self.pictures = vision.Pictures(processor, store) if self.visual and store is not None else None
         self._no_split_modules = list(getattr(model, "_no_split_modules", None) or [])
         self.reason, self.backend = "packing is off", "segments"
         self.bf16 = models.computes_in_half(config.precision)

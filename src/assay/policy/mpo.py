@@ -168,7 +168,8 @@ class _Fit:
             metrics = self.step(step, reference)
             wall_s += time.monotonic() - start
             loss = metrics["loss"]
-            if self.watch is not None and self.watch_every and (step + 1) % self.watch_every == 0:
+            due = self.watch_every and ((step + 1) % self.watch_every == 0 or step + 1 == self.steps)
+            if self.watch is not None and due:
                 metrics |= self.watch(step + 1, self.policy)
             journal.log(step + 1, metrics)
             if time.monotonic() - said > 15 or step + 1 == self.steps:

@@ -1,8 +1,8 @@
 """Preference pairs of the policy's own answers, for MPO (paper B, section 3.2; construction: MPO paper, section 3.1).
 
     known answer      right and well-formed against wrong, or without a clear final answer
-    reward model      of answers that the rules do not tell apart, the higher score against the lower
-    no known answer   DropoutNTP: an answer against its first half, continued without looking at the picture
+    no known answer   with a reward model, the higher score against the lower
+    ... of a picture  DropoutNTP: an answer against its first half, continued without looking at the picture
 
 With a reward model, a pair is kept where the margin of its scores reaches a threshold, our reading of section 4.4. Why
 answers came to no pair is counted.

@@ -8,9 +8,8 @@ confidence, the wanted one and better than that of all answers. A score can then
 
 import math
 import re
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -114,8 +113,11 @@ def fit_model_term(
     slope, shift = _logistic(raw, right)
     if slope <= 0:
         return ModelTerm(**off, reason="right answers do not score higher on gold: the reward model is not used")
-    p = _sigmoid(slope * raw + shift)
-    fitted = off | {"temperature": float(1 / slope), "center": float(-shift / slope)}
+    temperature, center = float(1 / slope), float(-shift / slope)
+    p = _sigmoid(
+        (raw - center) / temperature
+    )  # as `ModelTerm.probability` has it, or rounding shuts out the last score
+    fitted = off | {"temperature": temperature, "center": center}
     order = np.argsort(-p, kind="stable")
     counts = np.arange(1, len(raw) + 1)
     shares, last = np.cumsum(right[order]) / counts, np.append(p[order][:-1] != p[order][1:], True)
@@ -171,6 +173,9 @@ def _logistic(raw: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[float
     return float(w[0] / spread), float(w[1] - w[0] * mean / spread)
 
 
+EMPTY = "empty answer"
+"""The problem of an answer that says nothing beyond what it was made to begin with."""
+
 _FORMAT = r"\s*<think>((?:(?!</?think>|</?answer>).)*)</think>\s*<answer>((?:(?!</?think>|</?answer>).)+)</answer>\s*"
 
 
@@ -197,7 +202,8 @@ class HybridReward:
         config: Weights and combination.
         scorer: The reward model; None: rule and format alone.
         term: The calibrated term, needed where there is a scorer and `combine` is "calibrated".
-        prefilled: What rollouts' texts begin with, as the sampler's `answer_start`; told here for the record.
+        prefilled: What rollouts' texts begin with, as the sampler's `answer_start`.
+        name: Who the scorer is, for the record of a training (`fingerprint`).
     """
 
     def __init__(
@@ -206,6 +212,7 @@ class HybridReward:
         scorer: RolloutScorer | None = None,
         term: ModelTerm | None = None,
         prefilled: str = "",
+        name: str = "",
     ) -> None:
         if scorer is not None and config.combine == "calibrated" and term is None:
             raise AssayError(
@@ -213,11 +220,19 @@ class HybridReward:
             )
         self.config, self.scorer, self.term, self.prefilled = config, scorer, term, prefilled
         self.model_weight = config.model
+        self.of = {"scorer": name, "term": None if term is None else asdict(term), "prefilled": prefilled}
 
     def __call__(self, pairs: Sequence[tuple[Prompt, Rollout]]) -> list[Score]:
-        """One score per rollout, in order; never a number that is not finite."""
-        raw = self._raw(pairs)
-        return [self._score(p, r, x) for (p, r), x in zip(pairs, raw, strict=True)]
+        """One score per rollout, in order.
+
+        An empty answer is not shown to the reward model. In the plain sum, where 0 would be among the best of its scores, it
+        counts as the worst of the prompt's other answers here, and an answer without a finite score has no finite total.
+        """
+        raw, worst = self._raw(pairs), dict[str, float]()
+        for (prompt, _), x in zip(pairs, raw, strict=True):
+            if x is not None and math.isfinite(x):
+                worst[prompt.id] = min(x, worst.get(prompt.id, x))
+        return [self._score(p, r, x, worst.get(p.id, math.nan)) for (p, r), x in zip(pairs, raw, strict=True)]
 
     def _raw(self, pairs: Sequence[tuple[Prompt, Rollout]]) -> list[float | None]:
         if self.scorer is None or not pairs:
@@ -232,13 +247,13 @@ class HybridReward:
                 found[i] = score
         return found
 
-    def _score(self, prompt: Prompt, rollout: Rollout, raw: float | None) -> Score:
+    def _score(self, prompt: Prompt, rollout: Rollout, raw: float | None, worst: float) -> Score:
         config, problem = self.config, ""
         empty = not rollout.text.removeprefix(self.prefilled).strip()
         answer = None if empty else final_answer(rollout.text)
         rule = float(answer is not None and bool(prompt.answer) and same(answer, prompt.answer, prompt.kind))
         if empty:
-            problem = "empty answer"
+            problem = EMPTY
         elif not rollout.ended:
             problem = "cut off"
         elif not prompt.answer:
@@ -247,11 +262,14 @@ class HybridReward:
             problem = "no clear final answer"
         form = 0.0 if empty else format_reward(rollout.text)
         claims = claims_reward(prompt, rollout.text) if config.claims else 0.0
-        model = 0.0
         if raw is not None and not math.isfinite(raw):
             raw, problem = None, "the reward model's score is not a number"
-        if raw is not None and (config.model_on == "all" or not prompt.answer):
-            model = raw if config.combine == "sum" else self.term(raw) if self.term else 0.0
+        model = 0.0
+        if self.scorer is not None and (config.model_on == "all" or not prompt.answer):
+            if config.combine == "sum":
+                model = worst if empty else math.nan if raw is None else raw
+            elif raw is not None and self.term is not None:
+                model = self.term(raw)
         total = config.rule * rule + config.format * form + config.claims * claims + self.model_weight * model
         return Score(rule=rule, format=form, claims=claims, model=model, raw=raw, total=total, problem=problem)
 
@@ -260,15 +278,6 @@ class HybridReward:
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.model_weight = float(state["model_weight"])
-
-
-def summarise(scores: Sequence[Score]) -> dict[str, Any]:
-    """Means of the terms, and problems by count."""
-    n = max(1, len(scores))
-    means = {
-        name: math.fsum(getattr(s, name) for s in scores) / n for name in ("rule", "format", "claims", "model", "total")
-    }
-    return {**means, "problems": dict(Counter(s.problem for s in scores if s.problem))}
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from assay.bench.policy.answers import final_answer, same
+from assay.bench.policy.answers import final_answer, normalised, same
 from assay.images import ImageStore, blank
 from assay.policy import hallucination
 from assay.policy.hallucination import Reading, Watch
@@ -57,13 +57,18 @@ def right(prompt: Prompt, answer: str) -> bool:
     return bool(prompt.answer) and same(answer, prompt.answer, prompt.kind)
 
 
+def _final(prompt: Prompt, text: str) -> str | None:
+    answer = final_answer(text)
+    return None if answer is None else normalised(answer, prompt.kind)
+
+
 def examine(exam: Exam, policy: Any, sampler: Any, store: ImageStore | None, step: int = 0) -> Reading:
     """Greedy answers to the exam's questions, with their own, a blank and a swapped picture. `sampler` must be greedy."""
     sampler.load(step)
     pictures = next((p.images for p in exam.prompts if p.images), ())
     grey = store.add(blank(*store.open(pictures[0]).size)) if store is not None and pictures else ""
     return hallucination.read(
-        exam.prompts, sampler, step, final_answer, right, blank=grey, swapped=exam.swapped,
+        exam.prompts, sampler, step, _final, right, blank=grey, swapped=exam.swapped,
         groups=exam.wordings or None, entropies=_entropies(policy, sampler) if policy.packed else None,
     )  # fmt: skip
 

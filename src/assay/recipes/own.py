@@ -9,16 +9,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from assay.errors import AssayError
+from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
 from assay.policy.config import FitConfig, GrpoConfig, PolicyConfig, SamplerConfig
 from assay.policy.hallucination import MonitorConfig, Watch
 from assay.policy.rewards import HybridReward, RewardConfig
 from assay.recipes.exam import Exam, asked, exam_of, examine, watching
 from assay.recipes.questions import as_row, captions, jsonl
-from assay.recipes.reward_model import GoldConfig, load_reward_model, own_term, refuse
-from assay.records import Prompt, Rejection
-from assay.tables import sibling, write_text
+from assay.recipes.reward_model import GoldConfig, fingerprint, load_reward_model, own_term, refuse
+from assay.records import Prompt, Rejection, digest
+from assay.tables import check_new, sibling, write_text
 
 
 def questions(path: Path, store: ImageStore, left: Counter[str] | None = None) -> list[Prompt]:
@@ -72,14 +72,16 @@ def fitting(
     """The prompts that the model can read, with room for an answer of so many tokens; those that are left out are printed by
     reason, and counted in `left`."""
     most, counts, kept = room(policy) - answer, Counter[str](), []
-    mark = None if policy.image_token is None else policy.tokenizer.convert_ids_to_tokens(policy.image_token)
     for prompt in prompts:
-        if mark and any(mark in m.content for m in prompt.messages):
-            counts[f"the text contains {mark}, which stands for a picture"] += 1
-        elif len(sampler.prompt_ids(prompt)) > most:
-            counts[f"longer than {most:,} tokens with their pictures"] += 1
-        else:
+        try:
+            fits = len(sampler.prompt_ids(prompt)) <= most
+        except CannotRead as error:
+            counts[str(error)] += 1
+            continue
+        if fits:
             kept.append(prompt)
+        else:
+            counts[f"longer than {most:,} tokens with their pictures"] += 1
     for reason, n in counts.most_common():
         print(f"{n:,} questions left out: {reason}")
     if left is not None:
@@ -110,13 +112,14 @@ def run_grpo(
     reward = HybridReward(rewards, None, None, answer_start)
     if gold.reward_model:
         scorer, term = load_reward_model(gold, store, any(p.images for p in prompts)), None
+        named = fingerprint(gold.reward_model)
         if held:
             kept = sibling(out, ".calibration.json")
             held = fitting(held, policy, sampler, sampling.max_tokens)
-            identity = [model, gold.reward_model, gold.reward_tokens, sampling, answer_start, config.seed]
+            identity = [model, named, gold.reward_tokens, sampling, answer_start, config.seed]
             term = own_term(kept, scorer, held, sampler, config.group, rewards, identity)
-        reward = HybridReward(rewards, scorer, term, answer_start)
-    watcher, exam = Watch(monitor), Exam(prompts=())
+        reward = HybridReward(rewards, scorer, term, answer_start, f"{named} {gold.reward_tokens}")
+    exam = Exam(prompts=())
     if watched:
         exam = exam_of(fitting(watched, policy, sampler, sampling.max_tokens)).first(monitor.prompts)
         print(f"watched every {monitor.every} steps: {len(exam.prompts):,} questions, {asked(exam)}")
@@ -125,6 +128,7 @@ def run_grpo(
         greedy = local_sampler(tuned, replace(sampling, temperature=0.0), store, config.seed, answer_start)
         return examine(exam, tuned, greedy, store, step)
 
+    watcher = Watch(monitor, digest([p.id for p in exam.prompts]) if watched else "")
     done = grpo(
         out, config, policy, prompts, sampler, reward, print, trackers,
         reference=load_policy(model, settings, store).requires_grad_(False) if config.kl else None,
@@ -173,6 +177,15 @@ def _apart(
     return held, rest
 
 
+def answer_tokens(policy: Any, text: str) -> tuple[int, ...]:
+    """An answer's tokens, and the end. Raises CannotRead for one that holds the mark of a picture."""
+    from assay.render import picture_mark
+
+    if (mark := picture_mark(policy.processor)) and mark in text:
+        raise CannotRead(f"the answer contains {mark}, which stands for a picture")
+    return (*policy.tokenizer(text, add_special_tokens=False)["input_ids"], policy.end_ids[0])
+
+
 def run_align(
     model: str, path: Path, out: Path, config: FitConfig, settings: PolicyConfig, request: str, answer_start: str,
     trackers: Sequence[str],
@@ -184,16 +197,20 @@ def run_align(
     shown, rejections = captions(path, store, request)
     told(path, rejections)
     policy, sampler = opened(model, settings, SamplerConfig(), store, config.seed, answer_start)
-    made, most = [], room(policy)
+    made, most, left = [], room(policy), Counter[str]()
     for prompt, caption in shown:
-        text = policy.tokenizer(caption.removeprefix(answer_start), add_special_tokens=False)["input_ids"]
-        example = Comparison(
-            prompt=tuple(sampler.prompt_ids(prompt)), images=prompt.images, chosen=(*text, policy.end_ids[0])
-        )
+        try:
+            text = answer_tokens(policy, caption.removeprefix(answer_start))
+            example = Comparison(prompt=tuple(sampler.prompt_ids(prompt)), images=prompt.images, chosen=text)
+        except CannotRead as error:
+            left[str(error)] += 1
+            continue
         if len(example.prompt) + len(example.chosen) <= most:
             made.append(example)
-    if len(made) < len(shown):
-        print(f"{len(shown) - len(made):,} captions left out: longer than {most:,} tokens with their pictures")
+        else:
+            left[f"longer than {most:,} tokens with their pictures"] += 1
+    for reason, n in left.most_common():
+        print(f"{n:,} captions left out: {reason}")
     done = fit(out, config, policy, made, print, trackers)
     return f"{done.examples:,} captions, {done.steps:,} steps, loss {done.loss:.3f} -> {out}"
 
@@ -203,6 +220,8 @@ def run_filter(model: str, path: Path, out: Path, samples: int, sampling: Sample
 
     if samples < 2:
         raise AssayError(f"--samples {samples}: whether answers differ takes two at least")
+    sampling.training_temperature()
+    check_new(out)
     store = ImageStore(sibling(out, ".images"))
     prompts = [p for p in questions(path, store) if p.answer]
     if not prompts:

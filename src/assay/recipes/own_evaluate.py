@@ -19,7 +19,7 @@ from assay.recipes.exam import exam_of, examine
 from assay.recipes.own import fitting, opened, questions
 from assay.run import environment, jsonable
 from assay.statistics import interval
-from assay.tables import write_text
+from assay.tables import check_new, write_text
 
 SHOWN = {
     "accuracy": ("right", "no question has an answer"),
@@ -40,6 +40,8 @@ def run_evaluate(
     """Greedy answers to the questions, measured: a table, and a file that machines read. Returns a line with the counts."""
     if sampling.temperature:
         raise AssayError("answers that are drawn agree less by chance: evaluate with --sampler.temperature 0")
+    if out is not None:
+        check_new(out)
     left = Counter[str]()
     with TemporaryDirectory() as folder:
         store = ImageStore(Path(folder))

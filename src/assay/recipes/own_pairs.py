@@ -16,11 +16,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from assay.errors import AssayError
+from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
 from assay.policy.config import FitConfig, PairConfig, PolicyConfig, SamplerConfig
 from assay.policy.rewards import HybridReward, RewardConfig
-from assay.recipes.own import fitting, opened, questions, room
+from assay.recipes.own import answer_tokens, fitting, opened, questions, room
 from assay.recipes.reward_model import RewardModelConfig, load_reward_model
 from assay.records import AnswerPair, Preference, Prompt, Response
 from assay.run import Run, jsonable
@@ -158,11 +158,15 @@ def run_mpo(
     policy = load_policy(model, settings, store)
     made, left, most = list[Comparison](), Counter[str](), room(policy)
     for pair in pairs:
-        answers = [
-            _tokens(policy, response.text, pair.start, ids)
-            for response, ids in ((pair.chosen, pair.chosen_ids), (pair.rejected, pair.rejected_ids))
-        ]
-        prompt = tuple(render_prompt(policy.processor, pair.prompt, store, pair.start))
+        try:
+            answers = [
+                _tokens(policy, response.text, pair.start, ids)
+                for response, ids in ((pair.chosen, pair.chosen_ids), (pair.rejected, pair.rejected_ids))
+            ]
+            prompt = tuple(render_prompt(policy.processor, pair.prompt, store, pair.start))
+        except CannotRead as error:
+            left[str(error)] += 1
+            continue
         if len(pair.chosen.messages) > 1 or len(pair.rejected.messages) > 1:
             left["answers of several turns"] += 1
         elif not pair.chosen.text.removeprefix(pair.start).strip():
@@ -197,4 +201,4 @@ def _tokens(policy: Any, text: str, start: str, ids: tuple[int, ...]) -> tuple[i
     rest = text.removeprefix(start)
     if ids and policy.tokenizer.decode(ids, skip_special_tokens=True) == rest:
         return ids
-    return (*policy.tokenizer(rest, add_special_tokens=False)["input_ids"], policy.end_ids[0])
+    return answer_tokens(policy, rest)

@@ -1,5 +1,6 @@
 """A reward model as a term of a policy's rewards: who it is, and what its scores are worth on gold answers."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -10,7 +11,7 @@ import numpy as np
 
 from assay.errors import AssayError
 from assay.images import ImageStore
-from assay.policy.rewards import HybridReward, ModelTerm, RewardConfig, fit_model_term
+from assay.policy.rewards import EMPTY, HybridReward, ModelTerm, RewardConfig, fit_model_term
 from assay.records import Conversation, Prompt, Rollout, RolloutScorer, Score, Scorer, assistant, digest
 from assay.run import jsonable
 from assay.tables import write_text
@@ -88,6 +89,23 @@ def load_reward_model(config: RewardModelConfig, store: ImageStore, pictures: bo
     return rollout_scorer(load_scorer(name, config.reward_tokens, images=store.folder if sees else None), sees)
 
 
+def fingerprint(name: str) -> str:
+    """Who a reward model is: its name, and for a folder a digest of evenly spaced pieces of its weights,
+    so that one that was trained anew in place is another."""
+    found, files = hashlib.blake2b(digest_size=16), sorted(p for p in Path(name).glob("*") if p.suffix in WEIGHTS)
+    for path in files:
+        size = path.stat().st_size
+        found.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            for at in range(0, size, max(PIECE, size // PIECES)):
+                file.seek(at)
+                found.update(file.read(PIECE))
+    return f"{name} {found.hexdigest()}" if files else name
+
+
+PIECE, PIECES, WEIGHTS = 4_096, 1_024, (".safetensors", ".bin")
+
+
 def calibrate(
     scorer: RolloutScorer, answers: Sequence[tuple[Prompt, Rollout, Score]], rewards: RewardConfig
 ) -> ModelTerm:
@@ -109,7 +127,7 @@ def own_term(
         rules = HybridReward(RewardConfig(), None, None, sampler.answer_start)
         groups = sampler(gold, samples)
         pairs = [(p, r) for p, group in zip(gold, groups, strict=True) for r in group]
-        judged = [(p, r, s) for (p, r), s in zip(pairs, rules(pairs), strict=True) if r.text.strip()]
+        judged = [(p, r, s) for (p, r), s in zip(pairs, rules(pairs), strict=True) if s.problem != EMPTY]
         term = calibrate(scorer, judged, rewards)
         kept = {"of": told, "questions": len(gold), "term": asdict(term)}
         write_text(path, json.dumps(kept, indent=2))

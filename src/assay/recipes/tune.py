@@ -21,7 +21,7 @@ from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
 from assay.policy.hallucination import MonitorConfig, Reading, Watch
-from assay.policy.rewards import HybridReward, ModelTerm, RewardConfig
+from assay.policy.rewards import EMPTY, HybridReward, ModelTerm, RewardConfig
 from assay.recipes.exam import Exam, examine, watching
 from assay.recipes.reward_model import calibrate as calibrated
 from assay.recipes.reward_model import rollout_scorer
@@ -212,7 +212,7 @@ class Tuner:
 
         def calibrate() -> dict[str, Any]:
             held = [(p, r, s) for p, g, x in list(zip(self.task.gold, groups, scores, strict=True))[chosen:]
-                    for r, s in zip(g, x, strict=True)]  # fmt: skip
+                    for r, s in zip(g, x, strict=True) if s.problem != EMPTY]  # fmt: skip
             term = calibrated(self.scorer(), held, self.config.rewards)
             self.run.say(str(term))
             return asdict(term)
@@ -221,9 +221,9 @@ class Tuner:
             self.run.once("reward-term", calibrate)
 
     def preferences(self, prompt: Prompt, group: Sequence[Rollout], scores: Sequence[Score]) -> list[Preference]:
-        told = [(r.text, s.rule > 0) for r, s in zip(group, scores, strict=True)]
+        told = [(r.text, s.rule > 0) for r, s in zip(group, scores, strict=True) if s.problem != EMPTY]
         texts = [list(dict.fromkeys(t for t, good in told if good == wanted)) for wanted in (True, False)]
-        pairs = [(c, r) for c in texts[0] for r in texts[1] if c != r and c.strip() and r.strip()]
+        pairs = [(c, r) for c in texts[0] for r in texts[1] if c != r]
         return [
             Preference(
                 pair_id=f"{prompt.id}-{n}", prompt=prompt.messages, chosen=Response.of(c), rejected=Response.of(r)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from assay.errors import AssayError
+from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
 from assay.pack import Group, share
 from assay.records import Preference
@@ -146,10 +146,12 @@ class Renderer:
         return [fresh[n] if n in fresh else self._known[n] for n, _ in numbered]
 
     def render(self, pairs: Sequence[Preference]) -> list[Rendered]:
-        flat = render(
-            self.tokenizer, [p.prompt + r.messages for p in pairs for r in (p.chosen, p.rejected)], self.max_tokens,
-            self.store,
-        )  # fmt: skip
+        """The pairs as tokens. Raises AssayError, with the pair's id, for one that cannot be read with its pictures."""
+        whole = [p.prompt + r.messages for p in pairs for r in (p.chosen, p.rejected)]
+        try:
+            flat = render(self.tokenizer, whole, self.max_tokens, self.store)
+        except CannotRead as error:
+            raise self._named(pairs) or error from error
         made = []
         for pair, chosen, rejected in zip(pairs, flat[::2], flat[1::2], strict=True):
             types = (chosen.second, rejected.second) if chosen.second else ()
@@ -157,6 +159,16 @@ class Renderer:
             cut = chosen.cut + rejected.cut
             made.append(Rendered(group=group, certainty=pair.certainty, margin=pair.margin, cut=cut))
         return made
+
+    def _named(self, pairs: Sequence[Preference]) -> AssayError | None:
+        """The error of the first pair that cannot be read."""
+        for pair in pairs:
+            try:
+                render(self.tokenizer, [pair.prompt + r.messages for r in (pair.chosen, pair.rejected)], self.max_tokens,
+                       self.store)  # fmt: skip
+            except CannotRead as error:
+                return AssayError(f"pair {pair.pair_id}: {error}; leave it out, or give --max-tokens more room")
+        return None
 
 
 def positions(n: int, size: int, step: int) -> list[tuple[int, list[int]]]:

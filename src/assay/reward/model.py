@@ -86,7 +86,7 @@ def _visual(config: TrainConfig) -> RewardModel:
     model, processor = load_visual(config.backbone)
     if config.engine.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    pictures = Pictures(processor.image_processor, ImageStore(config.images))
+    pictures = Pictures(processor, ImageStore(config.images))
     made = RewardModel(
         model.to(models.device()), processor.tokenizer.pad_token_id, config.engine, config.precision, pictures
     )

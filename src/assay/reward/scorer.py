@@ -3,6 +3,7 @@
 import importlib
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from assay import models
-from assay.errors import AssayError
+from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
 from assay.pack import share
 from assay.records import Conversation, Scorer
@@ -75,14 +76,23 @@ class LocalScorer:
         self.tokenizer, self.store = tokenizer, store
         self.max_tokens = min(max_tokens, position_limit(model))
         pad_id = getattr(tokenizer, "tokenizer", tokenizer).pad_token_id
-        pictures = Pictures(tokenizer.image_processor, store) if store is not None else None
+        pictures = Pictures(tokenizer, store) if store is not None else None
         self.model = RewardModel(model, pad_id, EngineConfig(tokens=tokens_per_batch), precision, pictures)
         if pictures is not None and not self.model.packed:
             raise AssayError(f"a reward model with pictures must be packed, but {self.model.reason}")
         self.where = models.device()
 
     def __call__(self, conversations: Sequence[Conversation]) -> NDArray[np.float64]:
-        return self.rewards(conversations, self.render(conversations))
+        """One reward each; NaN for a conversation with pictures that the model cannot read (too long, a damaged picture)."""
+        if self.store is None:
+            return self.rewards(conversations, self.render(conversations))
+        read: dict[int, Rendered] = {}
+        for at, conversation in enumerate(conversations):
+            with suppress(CannotRead):
+                read[at] = self.render([conversation])[0]
+        found = np.full(len(conversations), np.nan)
+        found[list(read)] = self.rewards([conversations[i] for i in read], list(read.values()))
+        return found
 
     def render(self, conversations: Sequence[Conversation]) -> list[Rendered]:
         """Token ids, at most `max_tokens` of each conversation."""

@@ -69,6 +69,16 @@ def same(given: str, right: str, kind: AnswerKind) -> bool:
     return plain(given) == plain(right)
 
 
+def normalised(answer: str, kind: AnswerKind) -> str:
+    """A final answer so written that those which `same` takes for equal are equal, as a rule; of formulas, numbers alone."""
+    value = number(answer) if kind == "number" or (kind == "math" and _NUMBER.fullmatch(answer.strip(" $"))) else None
+    if value is not None:
+        return str(value) if isinstance(value, int) else f"{value:.6g}"
+    if kind == "choice" and (chosen := letter(answer)):
+        return chosen
+    return "".join(answer.split()) if kind == "math" else plain(answer)
+
+
 def plain(text: str) -> str:
     """Lower case, without punctuation, articles and surplus space; numbers keep their sign and point."""
     words = re.findall(r"[-+]?\d+(?:[.,]\d+)*|[^\W\d_]+(?:[.'][^\W\d_]+)*", text.lower())
