@@ -102,6 +102,19 @@ def test_what_is_no_vision_encoder_is_refused_by_name(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_pictures_are_made_as_large_as_they_are_said_to_be(tmp_path: Path) -> None:
+    """DINOv2 reads any size; its image processor made the size of the encoder's name, whatever was asked for."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_ratio": 2, "patch_size": 8}
+    encoder = transformers.Dinov2Model(transformers.Dinov2Config(**shape, image_size=32)).eval()
+    made = tiny_models.processor(32)
+    model, processor = assemble(encoder, made, tiny_models.language(), tiny_models.tokenizer(), 48)
+    pictures = processor(text=["<image>"], images=[blank(70, 40)], return_tensors="pt")
+    assert pictures["pixel_values"].shape[-2:] == (48, 48)
+    assert int((pictures["input_ids"] == model.config.image_token_id).sum()) == 6 * 6
+    assert made(images=[blank(70, 40)], return_tensors="pt")["pixel_values"].shape[-2:] == (32, 32), "left as it was"
+
+
 def save_encoder(folder: Path) -> Path:
     for part in tiny_models.encoder("siglip", 32):
         part.save_pretrained(folder)

@@ -22,7 +22,9 @@ from assay.policy.mpo import Comparison, Fitted, fit
 from assay.policy.rewards import HybridReward, ModelTerm, RewardConfig
 from assay.policy.sampler import LocalSampler
 from assay.recipes.reward_model import fingerprint
+from assay.recipes.tune import TuneConfig
 from assay.records import Prompt, Rollout, Score, user
+from assay.reward.config import TrainConfig
 
 PROMPTS = [Prompt(messages=(user(f"say {c}"),), answer=c) for c in "abcdefgh"]
 PAIRS = [
@@ -311,6 +313,16 @@ NAN = math.nan
 def test_settings_that_mean_nothing_are_refused(kind: Any, options: dict[str, Any], named: str) -> None:
     with pytest.raises(AssayError, match=named):
         kind(**options)
+
+
+@pytest.mark.parametrize("options", [
+    {"grpo": GrpoConfig(seed=1)}, {"mpo": FitConfig(seed=1)}, {"align": FitConfig(seed=1)},
+    {"align": FitConfig(weights=(1.0, 0.0, 0.0))}, {"reward_model": TrainConfig(backbone="x")},
+])  # fmt: skip
+def test_what_a_run_sets_itself_cannot_be_set(options: dict[str, Any]) -> None:
+    [part] = options
+    with pytest.raises(AssayError, match=rf"^{part}\.\w+ is set by the run itself"):
+        TuneConfig(recipe="x", **options)
 
 
 def test_settings_at_their_bounds_are_taken() -> None:

@@ -26,6 +26,7 @@ import transformers
 
 from assay import models, vision
 from assay.errors import AssayError
+from assay.images import blank
 from assay.tables import check_vacant
 
 IMAGE_TOKEN = "<image>"
@@ -38,7 +39,7 @@ def assemble(
 
     Args:
         encoder: Any vision model of transformers with `last_hidden_state`.
-        image_processor: Its image processor.
+        image_processor: Its image processor, which is set to `size` where it makes others.
         language: A causal language model, in eval mode; its tokenizer gets the picture token, if it lacks one.
         size: Pixels of a side of the square pictures.
         unshuffle: Patches of a side that are joined to one token (2: a quarter of the tokens).
@@ -73,7 +74,7 @@ def assemble(
     model.generation_config = language.generation_config
     models.without_dropout(model).eval()
     _compare(model, language)
-    return model, _processor(image_processor, tokenizer, size, tokens)
+    return model, _processor(_at(image_processor, size), tokenizer, size, tokens)
 
 
 def _look(tower: Any, size: int) -> torch.Tensor:
@@ -173,6 +174,20 @@ def _of_patches(common: dict[str, Any], places: int, unshuffle: int) -> tuple[in
         **common, downsample_factor=unshuffle, alignment_intermediate_size=2 * common["text_config"].hidden_size
     )
     return tokens, transformers.Cohere2VisionForConditionalGeneration(config)
+
+
+def _at(image_processor: Any, size: int) -> Any:
+    """The image processor, or one like it that makes pictures of `size`. Raises AssayError where none can be made."""
+    side = {"height": size, "width": size}
+    for made in (image_processor, copy.deepcopy(image_processor)):
+        if made is not image_processor:
+            made.size = type(made.size)(**side) if made.size else side
+            made.crop_size = side if getattr(made, "crop_size", None) else None
+        pixels = made(images=[blank(2 * size, size)], return_tensors="pt")["pixel_values"]
+        if tuple(pixels.shape[-2:]) == (size, size):
+            return made
+    made_of = " x ".join(map(str, pixels.shape[-2:]))
+    raise AssayError(f"{type(image_processor).__name__} makes pictures of {made_of} pixels; give --size for these")
 
 
 def _processor(image_processor: Any, tokenizer: Any, size: int, tokens: int) -> Any:

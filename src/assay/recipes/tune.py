@@ -64,6 +64,18 @@ class TuneConfig:
         if not self.gold_prompts and (self.pairs.threshold or 0) > 0:
             raise AssayError("pairs.threshold bounds the reward model's margin, but gold_prompts 0 means to have none")
         self.sampler.training_temperature()
+        for name, parts in (("seed", ("align", "mpo", "grpo", "reward_model")), ("weights", ("align",)),
+                            ("backbone", ("reward_model",)), ("images", ("reward_model",))):  # fmt: skip
+            for part in parts:
+                settings = getattr(self, part)
+                if getattr(settings, name) != getattr(type(settings)(), name):
+                    raise AssayError(f"{part}.{name} is set by the run itself; {_INSTEAD[name]}")
+
+
+_INSTEAD = {
+    "seed": "give seed, for all stages", "weights": "alignment imitates worked answers, by their NLL alone",
+    "backbone": "the reward model begins from the aligned policy", "images": "these are the run's own",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
