@@ -165,7 +165,7 @@ def test_no_form_breaks_the_server(make_site: Callable[..., Site]) -> None:
     seat = boss.seat()
     good = {**seat, "answer": "1", "do": "flag", "name": "x", "better": "cannot decide", "shown": seat["pair_id"]}
 
-    @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=100, suppress_health_check=list(HealthCheck))
     @given(
         path=st.sampled_from(forms),
         fields=st.dictionaries(st.sampled_from(FIELDS), NASTY, max_size=4),
@@ -184,7 +184,7 @@ def test_no_form_breaks_the_server(make_site: Callable[..., Site]) -> None:
     assert boss.get("/lead/audit").status_code == 200
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(body=st.binary(max_size=200), path=st.sampled_from(["/login", "/task", "/lead/import", "/lead/settings"]),
        kind=st.sampled_from(["application/x-www-form-urlencoded", "multipart/form-data", "multipart/form-data; boundary=b",
                              "application/json", "text/plain; charset=undefined", "\u00e9", ""]))  # fmt: skip

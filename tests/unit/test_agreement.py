@@ -61,7 +61,7 @@ def test_alpha_by_hand() -> None:
     assert found.low < found.value < found.high
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from("abt"), st.sampled_from("abt")), min_size=2, max_size=30))
 def test_cohen_equals_scikit_learn(sides: list[tuple[str, str]]) -> None:
     one, other = ("".join(s) for s in zip(*sides, strict=True))

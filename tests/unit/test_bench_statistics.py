@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -23,7 +23,6 @@ from assay.records import Conversation, assistant, user
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=7), st.integers(1, 7))
-@settings(deadline=None)
 def test_best_of_n_is_the_mean_over_all_subsets(answers: list[tuple[int, bool]], n: int) -> None:
     n = min(n, len(answers))
     problem = Candidates(

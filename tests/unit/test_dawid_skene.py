@@ -79,7 +79,7 @@ def test_known_items_turn_round_what_votes_alone_get_wrong() -> None:
     assert (guided == truth)[:200].all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=60))
 def test_em_never_loses_likelihood_and_posteriors_are_shares(rows: list[tuple[int, int, int]]) -> None:
     a, b, c = (list(x) for x in zip(*rows, strict=True))

@@ -67,7 +67,7 @@ def packed(model: PreTrainedModel, parts: Sequence[Group]) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @given(parts=groups)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 def test_packed_equals_single_sequences_in_loss_and_gradients(family: str, parts: list[Group]) -> None:
     results = []
     for each, run in ((PACKED[family], packed), (PLAIN[family], alone)):
@@ -124,7 +124,7 @@ def test_a_pack_by_hand() -> None:
 
 
 @given(parts=groups, heads=st.sampled_from([(2, 2), (4, 2)]))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_all_back_ends_agree(parts: list[Group], heads: tuple[int, int]) -> None:
     """FlexAttention's mask (its forward runs here) and varlen's gathered keys say the same as the segments' loop."""
     made = pack(parts, "flex")
@@ -150,7 +150,7 @@ def test_all_back_ends_agree(parts: list[Group], heads: tuple[int, int]) -> None
 @pytest.mark.skipif(attention_cpu.library() is None, reason="no C++ compiler: the compiled helper is not tested")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @given(parts=groups, heads=st.sampled_from([(2, 2), (4, 2), (3, 1)]), strided=st.booleans())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_compiled_helper_computes_what_pytorch_does(
     dtype: torch.dtype, parts: list[Group], heads: tuple[int, int], strided: bool
 ) -> None:

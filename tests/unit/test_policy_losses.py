@@ -91,7 +91,7 @@ def test_chunked_logprobs_equal_the_full_softmax(
 
 @pytest.mark.skipif(head.library() is None, reason="no C++ compiler: the compiled softmax is not tested")
 @given(st.integers(1, 70), st.floats(0, 200), st.integers(0, 10**6))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_compiled_softmax_is_pytorch_s_for_any_logits(vocabulary: int, scale: float, seed: int) -> None:
     torch.manual_seed(seed)
     logits, targets = torch.randn(5, vocabulary) * scale + 50, torch.randint(vocabulary, (5,))
@@ -207,7 +207,7 @@ def test_whole_groups_leave_whole() -> None:
     assert (len(single), single.evicted) == (10, 2)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 5), st.integers(0, 6))
 def test_a_restored_buffer_draws_the_same(before: int, n: int) -> None:
     one, other = (Buffer(BufferConfig(capacity=8, max_age=5), seed=s) for s in (1, 2))

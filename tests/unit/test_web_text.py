@@ -105,7 +105,7 @@ PIECES = st.sampled_from([*ATTACKS, *"[]()*_`<>!$\\~|#&\"'\n -", "\n\n", "](", "
                           "\u202e", "```", r"\begin{align}", r"\frac{", "\ud800", "é", "👩‍🔬"])  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(PIECES | st.text(max_size=5), max_size=25))
 def test_no_mixture_gets_through(pieces: list[str]) -> None:
     text = "".join(pieces)
