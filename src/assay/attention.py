@@ -193,6 +193,12 @@ def _blocks(queries_S1: Tensor, keys_U: Tensor, keys_S1: Tensor) -> Iterator[_Bl
             yield _Block(slice(at, stop), shared, slice(start, stop))
 
 
+def _segments_S4(queries_S1: Tensor, keys_U: Tensor, keys_S1: Tensor) -> Tensor:
+    """Of each segment the first token, the tokens, and the same of its prefix."""
+    lengths = queries_S1.diff()
+    return torch.stack([queries_S1[:-1], lengths, keys_U[keys_S1[:-1]], keys_S1.diff() - lengths], 1)
+
+
 def _by_head(pieces: tuple[Tensor, ...], K: int, rows: int, dtype: torch.dtype) -> Tensor:
     """Pieces of (n, H, ...) -> (K, rows * H / K, D or 1), contiguous, with zeros after the pieces."""
     G, D = pieces[0].shape[1] // K, pieces[0].shape[2:].numel()
@@ -230,6 +236,8 @@ def _forward(
     q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, queries_S1: Tensor, keys_U: Tensor, keys_S1: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
     """The output (T, H, D), and the log of each row's softmax denominator (T, H) in fp32."""
+    if attention_cpu.whole(q_THD, k_TKD, v_TKD):
+        return attention_cpu.attend(q_THD, k_TKD, v_TKD, _segments_S4(queries_S1, keys_U, keys_S1), scale)
     T, H, _ = q_THD.shape
     K = k_TKD.shape[1]
     future = _future(q_THD.device, q_THD.dtype)
@@ -275,6 +283,9 @@ def _backward(
     """
     grad_THD = grad_THD.contiguous()
     drop_TH = (grad_THD.float() * out_THD).sum(-1)
+    if attention_cpu.whole(q_THD, k_TKD, v_TKD, grad_THD):
+        segments_S4 = _segments_S4(queries_S1, keys_U, keys_S1)
+        return attention_cpu.attend_backward(grad_THD, q_THD, k_TKD, v_TKD, norm_TH, drop_TH, segments_S4, scale)
     dq_THD = q_THD.new_empty(q_THD.shape)
     dk_TKD, dv_TKD = (x.new_zeros(x.shape, dtype=torch.float32) for x in (k_TKD, v_TKD))
     block = _compiled_block if attention_cpu.usable(q_THD) else _block

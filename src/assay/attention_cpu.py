@@ -1,4 +1,5 @@
-"""The compiled helper of packed attention's backward pass on a CPU: what PyTorch would do in thirty small steps a block.
+"""The compiled helper of packed attention on a CPU: in fp32 both passes whole; in bfloat16 what lies between the products of
+the backward pass, which PyTorch would do in thirty small steps a block.
 
 Without a C++ compiler, attention.py does the same in PyTorch; tests compare the two.
 """
@@ -28,6 +29,51 @@ def usable(x: Tensor) -> bool:
     """Can the helper take this tensor's work?"""
     fits = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
     return fits and torch.get_num_threads() <= MOST_THREADS and library() is not None
+
+
+def whole(*inputs: Tensor) -> bool:
+    """Can the helper do all of it?"""
+    return all(x.dtype == torch.float32 and x.stride(2) == 1 for x in inputs) and usable(inputs[0])
+
+
+def attend(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, segments_S4: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """The output (T, H, D), and the log of each row's softmax denominator (T, H). A segment is its first token, its tokens
+    (their number), and the same of its prefix."""
+    out, norm = torch.empty(q_THD.shape), torch.empty(q_THD.shape[:2])
+    library().attend(_pack(q_THD, k_TKD, v_TKD, segments_S4, scale), pointer(out), pointer(norm))
+    return out, norm
+
+
+def attend_backward(
+    grad_THD: Tensor, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, norm_TH: Tensor, drop_TH: Tensor, segments_S4: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The gradients of q, k and v. `grad_THD`, `norm_TH` and `drop_TH` are contiguous."""
+    assert all(x.is_contiguous() for x in (grad_THD, norm_TH, drop_TH))
+    dq, dk, dv = torch.empty(q_THD.shape), torch.zeros(k_TKD.shape), torch.zeros(v_TKD.shape)
+    given = (grad_THD, norm_TH, drop_TH, dq, dk, dv)
+    library().attend_backward(_pack(q_THD, k_TKD, v_TKD, segments_S4, scale), *map(pointer, given))
+    return dq, dk, dv
+
+
+class _Rows(ctypes.Structure):
+    _fields_ = [("at", ctypes.c_void_p), ("row", ctypes.c_long), ("head", ctypes.c_long)]
+
+
+class _Pack(ctypes.Structure):
+    _fields_ = [
+        *((n, _Rows) for n in "qkv"), ("segments", ctypes.c_void_p), *((n, ctypes.c_long) for n in "SHKD"),
+        ("scale", ctypes.c_float), ("threads", ctypes.c_long),
+    ]  # fmt: skip
+
+
+def _pack(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, segments_S4: Tensor, scale: float) -> Any:
+    assert segments_S4.dtype == torch.int64
+    rows = {n: _Rows(pointer(x), *x.stride()[:2]) for n, x in zip("qkv", (q_THD, k_TKD, v_TKD), strict=True)}
+    return ctypes.byref(_Pack(
+        **rows, segments=pointer(segments_S4), S=len(segments_S4), H=q_THD.shape[1], K=k_TKD.shape[1], D=q_THD.shape[2],
+        scale=scale, threads=torch.get_num_threads(),
+    ))  # fmt: skip
 
 
 def gather(x_THD: Tensor, K: int, first: Place, second: Place, rows: int) -> Tensor:

@@ -169,6 +169,34 @@ def test_the_compiled_helper_computes_what_pytorch_does(
         torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.skipif(attention_cpu.library() is None, reason="no C++ compiler: the compiled helper is not tested")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("width", [8, 40])
+def test_compiled_attention_of_long_segments(threads: int, width: int) -> None:
+    """More queries than a block holds, heads that fill no whole panels, work shared among threads; scores up to 60."""
+    random = np.random.default_rng(0)
+    made = pack([
+        Group(prefix=random.integers(9, size=70), answers=tuple(random.integers(9, size=n) for n in (130, 1, 49))),
+        Group(prefix=random.integers(9, size=0), answers=(random.integers(9, size=97),)),
+    ])  # fmt: skip
+    found, before = [], torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        for compiled in (True, False):
+            torch.manual_seed(0)
+            inputs = [3 * torch.randn(made.tokens, n, width) for n in (6, 2, 2)]
+            inputs = [x.requires_grad_() for x in inputs]
+            with pytest.MonkeyPatch.context() as patch:
+                if not compiled:
+                    patch.setattr(attention_cpu, "usable", lambda _: False)
+                out = attention._segments(*inputs, made.layout, width**-0.5)
+                found.append([out, *torch.autograd.grad(out, inputs, torch.randn(out.shape))])
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
 def test_differentiating_under_autocast_changes_nothing() -> None:
     """The helper once read what autocast had made of its products as if it were fp32, past its end."""
     made, grads = pack([share([[1] * 70, [1] * 40 + [2] * 20])]), []

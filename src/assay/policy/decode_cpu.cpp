@@ -1,59 +1,9 @@
 // One decoding step of a Llama-like model in fp32 on a CPU (decode_cpu.py): every weight is read once for all rows.
-// Plain loops that a compiler vectorises, but for `tile`, the one kernel of all products. Whatever is multiplied from the
-// right (weights, keys, values) lies in panels: PANEL of its columns side by side, [columns / PANEL][depth][PANEL].
-#include <algorithm>
+// Plain loops that a compiler vectorises, but for the products (native.h).
 #include <cmath>
 #include <vector>
 
 #include "native.h"
-
-#if defined(__AVX512F__)
-constexpr long WIDE = 16;
-#elif defined(__AVX__)
-constexpr long WIDE = 8;
-#else
-constexpr long WIDE = 4;
-#endif
-constexpr long PANEL = 2 * WIDE, ROWS = 6;  // a tile's sums stay in registers
-typedef float Vector __attribute__((vector_size(WIDE * 4), aligned(4), may_alias));
-
-// x (R, depth) times one panel -> out (R, up to PANEL columns). Meanwhile what comes next in memory is fetched, `pace` numbers a
-// turn: with few rows reading the weights is the longer half.
-template <int R>
-static void tile(const float* x, long row, const float* panel, long depth, float* out, long to, long columns, bool add,
-                 const float* next, long pace) {
-    Vector sums[R][2] = {};
-    for (long k = 0; k < depth; k++) {
-        __builtin_prefetch(next + k * pace, 0, 2);
-        Vector left = *(const Vector*)(panel + k * PANEL), right = *(const Vector*)(panel + k * PANEL + WIDE);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++) {
-            sums[r][0] += x[r * row + k] * left;
-            sums[r][1] += x[r * row + k] * right;
-        }
-    }
-    for (int r = 0; r < R; r++) {
-        const float* from = (const float*)sums[r];
-        for (long j = 0; j < columns; j++) out[r * to + j] = from[j] + (add ? out[r * to + j] : 0.f);
-    }
-}
-
-// x (M, depth) times panels [first, last) -> out (M, N); `room` is the depth for which the panels were laid out.
-static void product(const float* x, long row, long M, const float* panels, long depth, long room, long N, float* out, long to,
-                    bool add, long first, long last) {
-    constexpr decltype(&tile<1>) tiles[] = {tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>};
-    long parts = (M + ROWS - 1) / ROWS;
-    for (long p = first; p < last; p++)
-        for (long part = 0, at = 0; part < parts; part++) {
-            long rows = (M - at) / (parts - part);
-            tiles[rows - 1](x + at * row, row, panels + p * room * PANEL, depth, out + at * to + p * PANEL, to,
-                            std::min(PANEL, N - p * PANEL), add,
-                            panels + (p + 1) * room * PANEL + depth * PANEL / parts * part, PANEL / parts);
-            at += rows;
-        }
-}
-
-static long panels_of(long columns) { return (columns + PANEL - 1) / PANEL; }
 
 static void linear(const float* x, long M, long depth, const float* panels, const float* bias, long N, float* out, bool add,
                    long threads) {
