@@ -1,6 +1,6 @@
 """Attention inside a pack: each answer sees its own prefix and itself, and nothing else. One layout, three back ends.
 
-    segments   a loop over the segments, any device, forward and backward: what a CPU runs
+    segments   a loop over the segments, any device, forward and backward: what a CPU runs, in fp32 as compiled loops
     flex       FlexAttention with a block mask (an accelerator; on a CPU it has no backward pass)
     varlen     FlashAttention over unpadded sequences (CUDA, 16-bit), each with its prefix's keys gathered before its own
 
