@@ -39,7 +39,7 @@ def whole(*inputs: Tensor) -> bool:
 def attend(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, segments_S4: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """The output (T, H, D), and the log of each row's softmax denominator (T, H). A segment is its first token, its tokens
     (their number), and the same of its prefix."""
-    out, norm = torch.empty(q_THD.shape), torch.empty(q_THD.shape[:2])
+    out, norm = q_THD.new_empty(q_THD.shape), q_THD.new_empty(q_THD.shape[:2])
     library().attend(_pack(q_THD, k_TKD, v_TKD, segments_S4, scale), pointer(out), pointer(norm))
     return out, norm
 
@@ -50,7 +50,7 @@ def attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The gradients of q, k and v. `grad_THD`, `norm_TH` and `drop_TH` are contiguous."""
     assert all(x.is_contiguous() for x in (grad_THD, norm_TH, drop_TH))
-    dq, dk, dv = torch.empty(q_THD.shape), torch.zeros(k_TKD.shape), torch.zeros(v_TKD.shape)
+    dq, dk, dv = q_THD.new_empty(q_THD.shape), k_TKD.new_zeros(k_TKD.shape), v_TKD.new_zeros(v_TKD.shape)
     given = (grad_THD, norm_TH, drop_TH, dq, dk, dv)
     library().attend_backward(_pack(q_THD, k_TKD, v_TKD, segments_S4, scale), *map(pointer, given))
     return dq, dk, dv
