@@ -135,7 +135,7 @@ def most_tokens(config: ChatConfig, request: Request) -> tuple[int, int]:
 
 def request_body(config: ChatConfig, request: Request) -> dict[str, Any]:
     """The JSON that is posted to the server."""
-    messages = [{"role": m.role, "content": _content(config, m)} for m in request.messages]
+    messages = [m.chat(_content(config, m)) for m in request.messages]
     body = {
         "model": config.model, "messages": messages, "temperature": config.temperature, "max_tokens": config.max_tokens,
     }  # fmt: skip

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,18 +32,44 @@ def digest(value: object) -> str:
 class Message:
     """One turn of a conversation in chat format; `images` are content ids of pictures shown with it.
 
+    What else a turn can carry, in the words of the chat API, and "" where it does not: `reasoning` (its reasoning_content),
+    `tool_calls` (of an assistant, as canonical JSON text), `tool_call_id` and `name` (of a tool's answer), `tools` (the
+    functions that may be called, as canonical JSON text; on the first message of a conversation).
+
     Example: Message(role="user", content="What is the boiling point of water?")
     """
 
     role: Role
     content: str
     images: tuple[str, ...] = ()
+    reasoning: str = ""
+    tool_calls: str = ""
+    tool_call_id: str = ""
+    name: str = ""
+    tools: str = ""
 
     def canonical(self) -> list[object]:
-        return [self.role, self.content, *self.images]
+        """What ids are made of. A message of text and pictures has the id that it had before there was anything else."""
+        more = {k: v for k in _MORE if (v := getattr(self, k))}
+        return [self.role, self.content, *self.images, *([more] if more else [])]
+
+    def chat(self, content: object = None) -> dict[str, Any]:
+        """The turn as chat servers and chat templates take it; `content` stands for its text (parts with pictures)."""
+        said: dict[str, Any] = {"role": self.role, "content": self.content if content is None else content}
+        if self.reasoning:
+            said["reasoning_content"] = self.reasoning
+        if self.tool_calls:
+            said["tool_calls"] = json.loads(self.tool_calls)
+        return said | {k: v for k in ("tool_call_id", "name") if (v := getattr(self, k))}
 
 
+_MORE = ("reasoning", "tool_calls", "tool_call_id", "name", "tools")
 Conversation = tuple[Message, ...]
+
+
+def tools_of(conversation: Conversation) -> list[Any] | None:
+    """The functions that a conversation may call, as chat templates and servers take them; None where it names none."""
+    return next((list(json.loads(m.tools)) for m in conversation if m.tools), None)
 
 
 def user(content: str) -> Message:

@@ -11,7 +11,7 @@ from typing import Any
 
 from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
-from assay.records import Conversation
+from assay.records import Conversation, tools_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +62,12 @@ def _text(processor: Any, messages: Conversation, asking: bool) -> str:
     chat: list[dict[str, Any]]
     if "image" in template:
         parts = ([{"type": "image"}] * len(m.images) + [{"type": "text", "text": m.content}] for m in messages)
-        chat = [{"role": m.role, "content": c} for m, c in zip(messages, parts, strict=True)]
-        return str(processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=asking))
+        chat = [m.chat(c) for m, c in zip(messages, parts, strict=True)]
+        return str(processor.apply_chat_template(chat, tools=tools_of(messages), tokenize=False, add_generation_prompt=asking))
     token = f"{getattr(processor, 'image_token', '')}\n"
-    chat = [{"role": m.role, "content": token * len(m.images) + m.content} for m in messages]
+    chat = [m.chat(token * len(m.images) + m.content) for m in messages]
     if tokenizer.chat_template:
-        return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=asking))
+        return str(tokenizer.apply_chat_template(chat, tools=tools_of(messages), tokenize=False, add_generation_prompt=asking))
     return "\n".join(c["content"] for c in chat) + "\n" * asking
 
 
@@ -107,8 +107,8 @@ def _with_pictures(processor: Any, conversation: Conversation, max_tokens: int, 
 
 
 def _from_template(tokenizer: Any, conversation: Conversation, max_tokens: int) -> Rendered:
-    chat = [{"role": m.role, "content": m.content} for m in conversation]
-    text = tokenizer.apply_chat_template(chat, tokenize=False)
+    chat = [m.chat() for m in conversation]
+    text = tokenizer.apply_chat_template(chat, tools=tools_of(conversation), tokenize=False)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     cut = max(0, len(ids) - max_tokens)
     return Rendered(ids=ids[cut:], cut=cut)

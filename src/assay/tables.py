@@ -53,7 +53,10 @@ def plain(value: Any) -> Any:
 
 
 def build(hint: Any, value: Any) -> Any:
-    """The inverse of `plain`: nested dicts back to the record (or scalar) that `hint` names."""
+    """The inverse of `plain`: nested dicts back to the record (or scalar) that `hint` names.
+
+    A field that is empty by default ("" or ()) may be absent: rows that were written before there was such a field lack it.
+    """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if value is None:
         return None
@@ -62,7 +65,9 @@ def build(hint: Any, value: Any) -> Any:
     if origin is tuple:
         return tuple(build(args[0], v) for v in value)
     if dataclasses.is_dataclass(hint):
-        return typing.cast(type, hint)(**{k: build(h, value[k]) for k, h in _hints(typing.cast(type, hint)).items()})
+        empty = {f.name for f in dataclasses.fields(hint) if f.default in ("", ())}
+        given = {k: h for k, h in _hints(typing.cast(type, hint)).items() if k in value or k not in empty}
+        return typing.cast(type, hint)(**{k: build(h, value[k]) for k, h in given.items()})
     return value
 
 

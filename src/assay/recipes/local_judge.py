@@ -102,7 +102,7 @@ class LocalJudge:
         """The prompt with the beginning of the answer, and the tokens that are to be compared after it."""
         if any(m.images for m in request.messages):
             raise AssayError(f"{self.name}@local cannot see pictures; ask a server")
-        messages = [{"role": m.role, "content": m.content} for m in request.messages]
+        messages = [m.chat() for m in request.messages]
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) + PREFILL
         one, other = (tokenizer(text + v, add_special_tokens=False).input_ids for v in VERDICTS)
         if one[:-1] != other[:-1] or one[-1] == other[-1]:

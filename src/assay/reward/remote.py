@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from assay.chat import PASSING, Gate, retry_after
 from assay.errors import AssayError
-from assay.records import Conversation
+from assay.records import Conversation, tools_of
 
 Layout = Literal["assay", "vllm", "sglang", "openrlhf"]
 
@@ -136,7 +136,7 @@ class RemoteScorer:
     def body(self, conversations: Sequence[Conversation]) -> dict[str, Any]:
         """The JSON of a request."""
         named = {"model": self.config.model} if self.config.model else {}
-        chats = [[{"role": m.role, "content": m.content} for m in c] for c in conversations]
+        chats = [[m.chat() for m in c] for c in conversations]
         match self.config.layout:
             case "assay":
                 return named | {"conversations": chats}
@@ -153,7 +153,7 @@ class RemoteScorer:
 
             tokenizer = load_tokenizer(self.config.tokenizer)
             self._text = lambda c: str(
-                tokenizer.apply_chat_template([{"role": m.role, "content": m.content} for m in c], tokenize=False)
+                tokenizer.apply_chat_template([m.chat() for m in c], tools=tools_of(c), tokenize=False)
             )
         return self._text(conversation)
 
