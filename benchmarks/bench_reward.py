@@ -167,7 +167,7 @@ def ours(folder: Path, batches: list[list[Pair]], lr: float, clip: float, dtype:
     assert model.packed, model.reason
     compile_when_worth(model, 0)
     engine.prepare(model, lr, config.weight_decay)
-    steps = Steps(engine, model, config, config.batch_pairs, len(batches))
+    steps = Steps(engine, model, config, config.batch_pairs, len(batches) * config.batch_pairs)
     with tempfile.TemporaryDirectory() as scratch, Monitor(Path(scratch), len(batches), lambda _: None) as monitor:
         for done, batch in enumerate(batches):
             groups = [share([[*prompt, *chosen], [*prompt, *rejected]]) for prompt, chosen, rejected in batch]

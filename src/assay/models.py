@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.errors import AssayError, missing_extra
+from assay.identity import of_model
 from assay.records import Embedder
 
 try:
@@ -82,6 +83,16 @@ def locate(name: str) -> tuple[str, dict[str, Any]]:
     if not found:
         raise AssayError(f"{folder}: the package of '{name}' carries no config.json; reinstall it: {package.install}")
     return str(found[0].parent), {}
+
+
+def whose(name: str) -> str:
+    """Which model a name stands for, whatever it is called: of a packaged one or a folder, a digest of its files; of a hub
+    id, its name and commit. Raises AssayError where there is no such model."""
+    place, _ = locate(name)
+    if Path(place).is_dir():
+        return of_model(Path(place))
+    commit = getattr(load_config(name), "_commit_hash", None)
+    return f"{name}@{commit}" if commit else name
 
 
 def load_tokenizer(name: str) -> Any:

@@ -6,7 +6,9 @@ Losses are sums divided by the size of the *global* batch, so accumulation and d
 """
 
 import os
+import pickle
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -15,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -26,9 +29,10 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from assay.errors import missing_extra
+from assay.errors import AssayError, missing_extra
 from assay.models import computes_in_half
 from assay.native import keep_freed_memory
+from assay.tables import remove
 
 try:
     from accelerate import PartialState
@@ -37,6 +41,11 @@ except ImportError as error:
 
 T = TypeVar("T")
 _TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
+_UNREADABLE = (
+    CheckpointException, OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError,
+)  # fmt: skip
+SPARE = 20
+"""Saving takes at most one part in so many of the time, however often it is asked for."""
 
 
 class Engine:
@@ -62,6 +71,7 @@ class Engine:
         self.half = computes_in_half(precision)
         asked = shard or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
         self.sharded = asked and self.world > 1
+        self._saved, self._took_s = time.monotonic(), 0.0
 
     def prepare(self, module: torch.nn.Module, lr: float, weight_decay: float) -> None:
         """Take over the module (only its parameters that require gradients are trained) and make its optimiser."""
@@ -156,27 +166,76 @@ class Engine:
     def wait(self) -> None:
         self.state.wait_for_everyone()
 
-    def save(self, folder: Path, extra: dict[str, Any]) -> None:
-        """Write trained weights, optimiser and `extra` (rank 0's) to `folder`, whole or not at all, each process a shard.
+    def lead_says(self, work: Callable[[], T]) -> T:
+        """What `work` returns on rank 0, which alone does it, on every process; its AssayError is raised on every one."""
+        told: list[Any] = [None, ""]
+        if self.lead:
+            try:
+                told[0] = work()
+            except AssayError as error:
+                if self.world == 1:
+                    raise
+                told[1] = str(error)
+        found, problem = self.gather([told])[0]
+        if problem:
+            raise AssayError(problem)
+        return found  # type: ignore[no-any-return]
+
+    def due(self, minutes: float) -> bool:
+        """Is it time to save again? So many minutes after the last time, by rank 0's clock; later where saving is slow."""
+        passed = time.monotonic() - self._saved
+        late = self.lead and passed >= max(60 * minutes, SPARE * self._took_s)
+        return bool(self.total(float(late))[0])
+
+    def save(self, within: Path, step: int, extra: dict[str, Any]) -> None:
+        """Write trained weights, optimiser and `extra` (rank 0's) to within/state-STEP, whole or not at all, each process a
+        shard. The state before it stays, and no other: a kill at any instant leaves a whole one.
 
         Any number of processes can `load` it.
         """
+        start, folder = time.monotonic(), within / f"state-{step:08}"
         beside = folder.with_name(folder.name + ".saving")
         if self.lead:
-            shutil.rmtree(beside, ignore_errors=True)
+            for left in (*within.glob("state-*.saving"), *within.glob("state-*.removing")):
+                shutil.rmtree(left)
+            before = [s for s in states(within) if s < folder]
+            for old in states(within):
+                if old not in before[-1:]:
+                    remove(old)
         self.wait()
         weights, moments = get_state_dict(self.module, self.optimizer, options=_TRAINED)
         with _alone():
             save({"weights": weights, "optimizer": moments}, checkpoint_id=beside)
         self.wait()
         if self.lead:
-            torch.save(extra, beside / "extra.pt")
-            shutil.rmtree(folder, ignore_errors=True)
+            with (beside / "extra.pt").open("wb") as file:
+                torch.save(extra, file)
+                file.flush()
+                os.fsync(file.fileno())
             beside.rename(folder)
         self.wait()
+        self._saved = time.monotonic()
+        self._took_s = self._saved - start
 
-    def load(self, folder: Path) -> dict[str, Any]:
-        """Read what `save` wrote, onto however many processes there are now. Returns `extra`."""
+    def load(self, within: Path, say: Callable[[str], None] = lambda _: None) -> dict[str, Any] | None:
+        """Read the last state that `save` wrote, onto however many processes there are now. Returns its `extra`; None where
+        nothing was saved yet. One that was damaged since is told, and the one before it read.
+
+        Raises AssayError where states are there and none can be read.
+        """
+        found = self.lead_says(lambda: states(within))
+        for folder in reversed(found):
+            try:
+                return self._read(folder)
+            except _UNREADABLE as error:
+                why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+                say(f"{folder}: cannot be read ({why}); going on from an earlier state")
+        if found:
+            raise AssayError(f"{within}: none of its states can be read; remove that folder to begin anew")
+        return None
+
+    def _read(self, folder: Path) -> dict[str, Any]:
+        extra = dict(torch.load(folder / "extra.pt", weights_only=True))
         weights, moments = get_state_dict(self.module, self.optimizer, options=_TRAINED)
         state: dict[str, Any] = {"weights": weights, "optimizer": moments}
         with _alone():
@@ -185,13 +244,18 @@ class Engine:
             self.module, self.optimizer, model_state_dict=state["weights"], optim_state_dict=state["optimizer"],
             options=_TRAINED,
         )  # fmt: skip
-        return dict(torch.load(folder / "extra.pt", weights_only=True))
+        return extra
 
     def weights(self, trained: bool = False) -> dict[str, torch.Tensor]:
         """All weights (or only the `trained` ones) on the CPU of rank 0, none elsewhere. Every process must call it."""
         full = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=trained)
         weights: dict[str, Any] = get_model_state_dict(self.module, options=full)
         return weights
+
+
+def states(within: Path) -> list[Path]:
+    """The folders of whole states that `Engine.save` wrote, by step."""
+    return sorted(p for p in within.glob("state-*") if not p.suffix)
 
 
 @contextmanager

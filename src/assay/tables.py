@@ -6,6 +6,7 @@ stage starts again at the first shard that is missing. Nothing edits a shard.
 
 import dataclasses
 import os
+import shutil
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
@@ -166,6 +167,15 @@ def write_text(path: Path, text: str) -> None:
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     beside.write_text(text, encoding="utf-8")
     replace(beside, path)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder so that a kill leaves it whole, or under a name that counts for nothing."""
+    going = sibling(folder, ".removing")
+    shutil.rmtree(going, ignore_errors=True)
+    if folder.exists():
+        folder.rename(going)
+        shutil.rmtree(going)
 
 
 def sibling(path: Path, suffix: str) -> Path:

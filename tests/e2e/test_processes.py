@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, Qwen3Config, Qwen3F
 
 from assay import models
 from assay.records import Pair, Preference, Response, user
+from assay.step import states
 from assay.tables import Table
 
 SCRIPT = Path(__file__).with_name("train_once.py")
@@ -153,7 +154,7 @@ def test_killed_on_two_processes_and_resumed_on_one(place: Path, alone: Path) ->
         env=environment(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 200
-    while not (place / "killed.partial" / "state").exists() and time.monotonic() < deadline:
+    while not states(place / "killed.partial") and time.monotonic() < deadline:
         assert process.poll() is None, "it ended before its first checkpoint"
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)

@@ -9,9 +9,10 @@ ROOT = Path(assay.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("records",),
-    ("tables", "native"),
+    ("tables", "native", "order"),
     (
         "run",
+        "identity",
         "budget",
         "replies",
         "chat",

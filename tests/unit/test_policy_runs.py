@@ -25,6 +25,7 @@ from assay.recipes.reward_model import fingerprint
 from assay.recipes.tune import TuneConfig
 from assay.records import Prompt, Rollout, Score, user
 from assay.reward.config import TrainConfig
+from assay.tables import sibling
 
 PROMPTS = [Prompt(messages=(user(f"say {c}"),), answer=c) for c in "abcdefgh"]
 PAIRS = [
@@ -118,8 +119,8 @@ def test_a_path_without_a_name_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path / "in" / "deeper")
     for name in (".", "..", "../..", "/"):
         with pytest.raises(AssayError, match="name a new folder"):
-            folders.sibling(Path(name), ".partial")
-    assert folders.sibling(Path("a/b."), ".partial") == Path("a/b..partial")
+            sibling(Path(name), ".partial")
+    assert sibling(Path("a/b."), ".partial") == Path("a/b..partial")
 
 
 def test_a_finished_training_answers_its_own_call_only(
@@ -225,7 +226,7 @@ def test_trackers_files_are_kept(model: Path, tmp_path: Path, monkeypatch: pytes
 def test_a_buffer_that_other_processes_cannot_take_over_is_told(model: Path, tmp_path: Path) -> None:
     with pytest.raises(Killed):
         tune(model, tmp_path / "grpo", kill=3)
-    path = tmp_path / "grpo.partial" / "state" / "extra.pt"
+    path = tmp_path / "grpo.partial" / "state-00000002" / "extra.pt"
     state = torch.load(path, weights_only=True)
     held = len(state["ranks"][0]["buffer"]["samples"])
     assert held

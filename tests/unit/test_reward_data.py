@@ -25,7 +25,7 @@ def preference(n: int, **fields: float) -> Preference:
 
 @given(n=st.integers(1, 40), size=st.integers(1, 20), steps=st.integers(1, 12))
 def test_steps_read_the_epochs_one_after_the_other(n: int, size: int, steps: int) -> None:
-    read = [(e, p) for step in range(steps) for e, places in positions(n, size, step) for p in places]
+    read = [(e, p) for step in range(steps) for e, places in positions(n, step * size, size) for p in places]
     assert read == [divmod(i, n) for i in range(steps * size)]
 
 

@@ -122,8 +122,8 @@ def test_only_the_layers_that_are_kept_are_paid_for() -> None:
 def test_steps_are_those_of_the_trainer() -> None:
     model = MODELS["Llama-3.1-8B"].architecture
     assert cost(model, recipe("Llama-3.1-8B", "development"), 16_000_000).steps == 62_500  # A.8: about 60K
-    assert cost(model, recipe("Llama-3.1-8B"), 26_000_000).steps == 2_539  # 26e6 / 10,240 = 2,539.06
-    assert cost(model, recipe("Llama-3.1-8B-40M"), 40_000_000).steps == 3_906  # 3,906.25
+    assert cost(model, recipe("Llama-3.1-8B"), 26_000_000).steps == 2_540  # 26e6 / 10,240 = 2,539.06: the last is smaller
+    assert cost(model, recipe("Llama-3.1-8B-40M"), 40_000_000).steps == 3_907  # 3,906.25
     few = cost(TOY, toy_config(256), 10, SHORT)
     assert (few.steps, few.presented) == (1, 10)
 
@@ -140,12 +140,12 @@ def test_memory_by_hand() -> None:
 
 
 def test_a_final_recipe_by_hand() -> None:
-    # Qwen3-0.6B: 1,050 tokens a pair, 2 S(600) - S(150) = 349,275 meetings, 2,539 steps of 10,240 pairs
+    # Qwen3-0.6B: 1,050 tokens a pair, 2 S(600) - S(150) = 349,275 meetings, 26 million pairs once
     found = describe("Qwen3-0.6B", "final")
     per_pair = 6 * 440_401_920 * 1_050 + 12 * 28 * 2_048 * 349_275
     packed = found["cost"]["packed"]
-    assert packed["flops"] == pytest.approx(per_pair * 25_999_360)
-    assert packed["gpu_hours"] == pytest.approx(55.04, abs=0.01)  # 7.8385e19 / (989e12 x 0.4) = 198,140 s
+    assert packed["flops"] == pytest.approx(per_pair * 26_000_000)
+    assert packed["gpu_hours"] == pytest.approx(55.04, abs=0.01)  # 7.8387e19 / (989e12 x 0.4) = 198,145 s
     assert packed["wall_hours"] == pytest.approx(0.86, abs=0.005)
     assert found["cost"]["padded"]["tokens_per_pair"] == 1_200
     assert found["train"]["backbone"] == "Qwen/Qwen3-0.6B"

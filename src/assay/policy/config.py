@@ -63,11 +63,15 @@ class FitConfig:
     shift: bool = True
     """BCO's moving average of past rewards (delta); without it the loss is what TRL calls bco_pair since 0.29."""
     save_every: int = 50
-    """Optimiser steps between checkpoints."""
+    """Optimiser steps between checkpoints; the last two are kept."""
+    save_minutes: float = 5.0
+    """They are made this often as well, where steps are long; less often where saving is slow."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_numbers(self, "", ("epochs", "batch", "lr", "clip", "beta", "save_every"), ("weight_decay", "seed"))
+        check_numbers(
+            self, "", ("epochs", "batch", "lr", "clip", "beta", "save_every"), ("weight_decay", "seed", "save_minutes")
+        )
         if not 0 <= self.warmup < 1:
             raise AssayError(f"warmup is a share of the steps in [0, 1), got {self.warmup}")
         if not all(0 <= w < math.inf for w in self.weights) or not any(self.weights):
@@ -172,12 +176,13 @@ class GrpoConfig:
     """Draw at most this many times the prompts of a step when resampling."""
     buffer: BufferConfig = field(default_factory=BufferConfig)
     save_every: int = 20
+    save_minutes: float = 5.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_numbers(
             self, "grpo.", above=("steps", "prompts", "lr", "clip", "save_every", "resample_most"),
-            at_least=("epsilon_high", "weight_decay", "kl", "seed"),
+            at_least=("epsilon_high", "weight_decay", "kl", "seed", "save_minutes"),
         )  # fmt: skip
         if self.group < 2:
             raise AssayError(

@@ -23,6 +23,7 @@ from assay.errors import AssayError
 from assay.journal import Journal
 from assay.losses import grpo as surrogate
 from assay.losses import kl_to
+from assay.order import Orders
 from assay.pack import Group
 from assay.policy.advantage import Graded, grade, is_finite
 from assay.policy.buffer import Buffer
@@ -114,6 +115,7 @@ class Grpo:
         self.temperature = sampler.config.training_temperature()
         self.prompts = list(prompts)
         self.by_id = {p.id: p for p in prompts}
+        self.orders = Orders(len(prompts))
         self.buffer = Buffer(config.buffer, config.seed * 1009 + engine.rank)
         self.partial = sibling(folder, ".partial")
         self.kept, self.samples, self.wall_s, self.taken = {}, 0, 0.0, 0
@@ -140,7 +142,9 @@ class Grpo:
             if stopped:
                 say(f"{self.folder.name}: stopped: {stopped}")
                 break
-            if (step + 1) % self.config.save_every == 0 and step + 1 < self.config.steps:
+            if step + 1 < self.config.steps and (
+                (step + 1) % self.config.save_every == 0 or self.engine.due(self.config.save_minutes)
+            ):
                 self.save(step + 1)
         journal.close()
         return self.finish(min(step + 1, self.config.steps), stopped)
@@ -206,8 +210,7 @@ class Grpo:
         n = len(self.prompts)
         places = range(self.taken, self.taken + self.config.prompts)
         self.taken += self.config.prompts
-        orders = {p // n: np.random.default_rng([self.config.seed, p // n]).permutation(n) for p in places}
-        return [self.prompts[int(orders[p // n][p % n])] for p in places]
+        return [self.prompts[int(self.orders.of(self.config.seed, p // n)[p % n])] for p in places]
 
     def train(self, batch: list[Sample], fresh: int, step: int) -> dict[str, float]:
         """One optimiser step on this process's samples, of which the first `fresh` are of this step's policy."""
@@ -317,15 +320,15 @@ class Grpo:
         kept = {n: k.state() for n, k in self.kept.items() if hasattr(k, "state")}
         mine = {"buffer": self.buffer.state()}
         states = self.engine.gather([mine])
-        self.engine.save(self.partial / "state", {
+        self.engine.save(self.partial, step, {
             "step": step, "taken": self.taken, "samples": self.samples, "wall_s": self.wall_s, "kept": kept,
             "ranks": states,
         })  # fmt: skip
 
     def resume(self, say: Callable[[str], None]) -> int:
-        if not (self.partial / "state").exists():
+        state = self.engine.load(self.partial, say)
+        if state is None:
             return 0
-        state = self.engine.load(self.partial / "state")
         self.taken, self.samples, self.wall_s = state["taken"], state["samples"], state["wall_s"]
         ranks = state["ranks"]
         if len(ranks) == self.engine.world:
@@ -342,7 +345,7 @@ class Grpo:
     def finish(self, steps: int, stopped: str) -> Tuned:
         weights = self.engine.weights()
         if self.engine.lead:
-            self.place.finish(lambda folder: self.policy.save(folder, weights), {
+            self.place.save(lambda folder: self.policy.save(folder, weights), {
                 "steps": steps, "samples": self.samples, "stopped": stopped, "wall_s": round(self.wall_s, 2),
             })  # fmt: skip
         self.engine.wait()

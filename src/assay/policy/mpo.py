@@ -6,7 +6,7 @@ The reference's log-probabilities are computed once, before the first step, and 
 group [prompt, chosen, rejected]: the prompt and its pictures are computed once.
 
     folder/               the policy as transformers saves it; folder/training.json: how it went, written last
-    folder.partial/       an unfinished training: identity.json, state/, reference.npy, metrics.jsonl
+    folder.partial/       an unfinished training: identity.json, the last two states, reference.npy, metrics.jsonl
 """
 
 import math
@@ -25,12 +25,12 @@ from assay import vision
 from assay.errors import AssayError
 from assay.journal import Journal
 from assay.losses import Shift, bco, dpo, nll
+from assay.order import Orders
 from assay.pack import Group
 from assay.policy.config import FitConfig
 from assay.policy.folder import Folder
 from assay.policy.model import Batch, Logprobs, Policy
 from assay.step import Engine
-from assay.tables import sibling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +92,8 @@ def fit(
     if engine.lead:
         place.begin()
     engine.prepare(policy, config.lr, config.weight_decay)
-    run = _Fit(folder, config, policy, engine, examples, paired)
-    run.place, run.left_out = place, left_out
+    run = _Fit(place, config, policy, engine, examples, paired)
+    run.left_out = left_out
     reads = config.epochs + paired / 3  # the reference's pass is a third of a training's
     policy.compile_when_worth(reads * sum(g.tokens for g in run.groups))
     run.watch, run.watch_every = watch, watch_every
@@ -135,23 +135,25 @@ class _Micro:
 class _Fit:
     watch: Callable[[int, Policy], dict[str, float]] | None
     watch_every: int
-    place: Folder
     left_out: dict[str, int]
 
     def __init__(
         self,
-        folder: Path,
+        place: Folder,
         config: FitConfig,
         policy: Policy,
         engine: Engine,
         examples: Sequence[Comparison],
         paired: bool,
     ) -> None:
-        self.folder, self.config, self.policy, self.engine, self.paired = folder, config, policy, engine, paired
+        self.place, self.config, self.policy, self.engine, self.paired = place, config, policy, engine, paired
+        self.folder, self.partial = place.path, place.partial
         self.groups = [e.group() for e in examples]
-        self.partial = sibling(folder, ".partial")
-        self.size = min(config.batch, len(examples))
-        self.steps = max(1, round(config.epochs * len(examples) / self.size))
+        self.orders = Orders(len(examples))
+        self.most = min(config.batch, len(examples))
+        self.presented = max(1, round(config.epochs * len(examples)))
+        self.steps = math.ceil(self.presented / self.most)
+        self.size = self.most
         self.shift = Shift()
         self.terms = torch.zeros(0)
 
@@ -159,7 +161,7 @@ class _Fit:
         config, engine = self.config, self.engine
         self.partial.mkdir(parents=True, exist_ok=True)
         reference = self.reference() if self.paired else np.zeros((len(self.groups), 2))
-        first, wall_s = self.resume()
+        first, wall_s = self.resume(say)
         journal = Journal(self.partial, trackers, self.folder.name, quiet=not engine.lead)
         journal.resume(first)
         said, loss = time.monotonic(), math.nan
@@ -176,23 +178,23 @@ class _Fit:
                 said = time.monotonic()
                 left = (self.steps - step - 1) * wall_s / (step + 1)
                 say(f"{self.folder.name}: step {step + 1}/{self.steps}  {_line(metrics)}  left {left:.0f} s")
-            if (step + 1) % config.save_every == 0 and step + 1 < self.steps:
+            if step + 1 < self.steps and ((step + 1) % config.save_every == 0 or engine.due(config.save_minutes)):
                 state = {"step": step + 1, "wall_s": wall_s, "shift": [self.shift.total, self.shift.count]}
-                engine.save(self.partial / "state", state)
+                engine.save(self.partial, step + 1, state)
         journal.close()
         return self.finish(loss, wall_s)
 
-    def resume(self) -> tuple[int, float]:
-        if not (self.partial / "state").exists():
+    def resume(self, say: Callable[[str], None]) -> tuple[int, float]:
+        state = self.engine.load(self.partial, say)
+        if state is None:
             return 0, 0.0
-        state = self.engine.load(self.partial / "state")
         self.shift.total, self.shift.count = state["shift"]
         return int(state["step"]), float(state["wall_s"])
 
     def finish(self, loss: float, wall_s: float) -> Fitted:
         weights = self.engine.weights()
         if self.engine.lead:
-            self.place.finish(lambda folder: self.policy.save(folder, weights), {
+            self.place.save(lambda folder: self.policy.save(folder, weights), {
                 "examples": len(self.groups), "steps": self.steps, "loss": loss, "shift": self.shift.value,
                 "wall_s": round(wall_s, 2), "left_out": self.left_out,
             })  # fmt: skip
@@ -234,11 +236,9 @@ class _Fit:
         return found
 
     def order(self, step: int) -> list[int]:
-        """The examples of a step: whole epochs in random order, one after another."""
-        n, places = len(self.groups), range(step * self.size, (step + 1) * self.size)
-        epochs = {p // n for p in places}
-        orders = {e: np.random.default_rng([self.config.seed, e]).permutation(n) for e in epochs}
-        return [int(orders[p // n][p % n]) for p in places]
+        """The examples of a step: whole epochs in random order, one after another; the last step has what is left."""
+        n, places = len(self.groups), range(step * self.most, min((step + 1) * self.most, self.presented))
+        return [int(self.orders.of(self.config.seed, p // n)[p % n]) for p in places]
 
     def micros(self, step: int, reference: Any) -> Iterator[_Micro]:
         chosen = self.order(step)
@@ -255,6 +255,7 @@ class _Fit:
 
     def step(self, step: int, reference: Any) -> dict[str, float]:
         config, engine = self.config, self.engine
+        self.size = len(self.order(step))
         micros = list(self.micros(step, reference))
         missing = engine.most(len(micros)) - len(micros)
         micros += [_Micro(m.batch, m.sizes_N, m.reference_N, 0.0) for m in micros[:1] * missing]

@@ -251,8 +251,7 @@ def cost(
     if config.engine.lora_rank:
         raise AssayError("cost covers the training of all weights: set engine.lora_rank to 0")
     model = replace(architecture, layers=config.layers or architecture.layers)
-    steps = max(1, round(config.epochs * pairs / config.batch_pairs))
-    presented = steps * min(config.batch_pairs, pairs)
+    steps, presented = config.steps(pairs), config.presented(pairs)
     passes = 4 if config.engine.checkpointing else 3
 
     def work(tokens: float, met: float) -> Work:

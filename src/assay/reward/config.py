@@ -1,5 +1,6 @@
 """How a reward model is trained: the settings, apart from the engine, so that they load without torch."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -77,6 +78,8 @@ class TrainConfig:
     """Evaluations on the gold pairs during training; the best one is the model that is saved."""
     patience: int = 0
     """Stop after this many checks in a row without a better gold accuracy (0: never)."""
+    save_minutes: float = 5.0
+    """The state is saved this often besides at every check, less often where saving is slow; the last two are kept."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     """Of the computing; weights stay in fp32. auto: bf16 where the device has instructions for it."""
     seed: int = 0
@@ -89,5 +92,15 @@ class TrainConfig:
                 raise AssayError(f"train.{name} must be above 0, got {getattr(self, name)}")
         if not 0 <= self.warmup < 1:
             raise AssayError(f"train.warmup is a share of the steps in [0, 1), got {self.warmup}")
-        if self.patience < 0:
-            raise AssayError(f"train.patience must not be negative, got {self.patience}")
+        if self.patience < 0 or self.save_minutes < 0:
+            raise AssayError(
+                f"train.patience and train.save_minutes must not be negative, got {self.patience}, {self.save_minutes}"
+            )
+
+    def presented(self, pairs: int) -> int:
+        """How many of `pairs` pairs are presented in all, repeats included: whole epochs leave nothing out."""
+        return max(1, round(self.epochs * pairs))
+
+    def steps(self, pairs: int) -> int:
+        """Optimiser steps on `pairs` pairs; the last one has what is left."""
+        return math.ceil(self.presented(pairs) / min(self.batch_pairs, pairs))

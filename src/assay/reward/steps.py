@@ -28,13 +28,18 @@ class Steps:
     """Optimiser steps of a model over pairs: `micros` splits this process's pairs, `take` makes the step.
 
     Args:
-        size: Pairs of one step over all processes: what sums of losses are divided by.
-        steps: Optimiser steps of the whole training, for the schedule.
+        size: Pairs of one step over all processes; the last step has what is left.
+        presented: Pairs of the whole training, repeats included.
     """
 
-    def __init__(self, engine: Engine, model: RewardModel, config: TrainConfig, size: int, steps: int) -> None:
-        self.engine, self.model, self.config, self.size, self.steps = engine, model, config, size, steps
-        self.terms = torch.zeros(5)
+    def __init__(self, engine: Engine, model: RewardModel, config: TrainConfig, size: int, presented: int) -> None:
+        self.engine, self.model, self.config, self.size, self.presented = engine, model, config, size, presented
+        self.steps = math.ceil(presented / size)
+        self.terms, self.now = torch.zeros(5), size
+
+    def pairs_of(self, step: int) -> int:
+        """Pairs of a step over all processes: what its sums of losses are divided by."""
+        return min(self.size, self.presented - step * self.size)
 
     def micros(self, pairs: Sequence[Rendered], idle: bool = False) -> list[Micro]:
         """The forward passes of some pairs, within the budget of tokens; an idle process takes part without a say."""
@@ -51,7 +56,7 @@ class Steps:
     def take(self, micros: list[Micro], done: int) -> StepMetrics:
         """The optimiser step after `done` ones. Raises AssayError when the loss is no longer a number."""
         engine, config = self.engine, self.config
-        micros = self.level(micros)
+        micros, self.now = self.level(micros), self.pairs_of(done)
         lr = config.lr * _schedule(config, done, self.steps)
         self.terms = torch.zeros(5, device=engine.device)
         norm = engine.step(micros, self.loss, lr)
@@ -85,7 +90,7 @@ class Steps:
         loss = bradley_terry(margin_B, offset_B, certainty_B)
         if settings.center:
             loss = loss + settings.center * centering(chosen_B, rejected_B)
-        loss = loss * (micro.weight / self.size)
+        loss = loss * (micro.weight / self.now)
         if micro.weight:
             with torch.no_grad():
                 sums = [loss, (margin_B > 0).sum(), margin_B.sum(), chosen_B.sum(), rejected_B.sum()]

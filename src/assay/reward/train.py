@@ -4,21 +4,20 @@ Paper A: pointwise Bradley-Terry loss only, scalar head, one epoch; the checkpoi
 pairs (A.6 step 1). It keeps one folder per model:
 
     folder/                    the model as transformers saves it, loadable by AutoModelForSequenceClassification
-    folder/training.json       what it was trained on and how it went; its presence means that training finished
+    folder/training.json       how it went, and its identity: what it was trained on and how (`assay.identity`); written last
     folder/calibration.json    the temperature that makes sigmoid(margin / T) a probability, fitted on the gold pairs
     folder/metrics.jsonl       one line per optimiser step
-    folder.partial/            an unfinished training: state/ of the last check, best/ so far
+    folder.partial/            an unfinished training: identity.json, the last two states and the best models of their times
 
 Under `torchrun` or `accelerate launch` the same call trains on all processes: each takes every world-th pair of a step.
 """
 
-import json
 import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +25,21 @@ import numpy as np
 
 from assay import models
 from assay.errors import AssayError
+from assay.identity import Training, settings
 from assay.images import ImageStore
 from assay.records import Preference
 from assay.reward import calibration
-from assay.reward.config import TrainConfig
+from assay.reward.config import LossConfig, TrainConfig
 from assay.reward.data import MemoryPairs, Pairs, Rendered, Renderer, positions
 from assay.reward.model import compile_when_worth, for_training, save
 from assay.reward.monitor import Monitor
 from assay.reward.scorer import position_limit
 from assay.reward.steps import Micro, Steps
-from assay.run import jsonable
 from assay.step import Engine
-from assay.tables import check_vacant, sibling, write_text
+from assay.tables import remove
+
+FREE = ("save_minutes", "packing", "tokens", "compile", "checkpointing", "shard", "attention")
+"""Settings that cost memory or time and change rounding at most: they may differ when a training goes on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,7 @@ class Trained:
 
 @dataclass(slots=True)
 class _State:
-    """What changes while training, besides weights and optimiser; saved with them at every check."""
+    """What changes while training, besides weights and optimiser; saved with them."""
 
     step: int = 0
     best_step: int = 0
@@ -80,15 +82,19 @@ def train(
 
     A tie in gold accuracy goes to the later checkpoint; without gold the last one is taken. The result depends on the
     pairs, not on their order, nor on the number of interruptions or (beyond rounding) of processes. `trackers` are
-    names that Accelerate knows ("tensorboard", "wandb", ...). Raises AssayError when there is nothing to train on.
+    names that Accelerate knows ("tensorboard", "wandb", ...). Raises AssayError when there is nothing to train on, when a
+    loss is asked for that these labels cannot tell from the plain one, and where `folder` holds anything but this training.
     """
-    if (folder / "training.json").exists():
-        return _finished(folder)
-    check_vacant(folder, "reward model of this project")
     source = pairs if not isinstance(pairs, Sequence) else MemoryPairs(pairs)
     if not len(source):
         raise AssayError(f"{folder}: no pairs to train on; see the labels' reasons for why all were dropped")
     engine = Engine(config.precision, config.clip, config.engine.shard)
+    gold = MemoryPairs(gold).pairs
+    identity = engine.lead_says(lambda: identity_of(config, source, gold))
+    place = Training(folder, identity, "reward model")
+    if (done := engine.lead_says(place.finished)) is not None:
+        return Trained(**done, folder=folder)
+    engine.lead_says(lambda: check_loss(config.loss, source))
     say = say if engine.lead else lambda _: None
     if engine.world > 1:
         say(f"{folder.name}: {engine}")
@@ -102,36 +108,63 @@ def train(
         say(f"{folder.name}: packed, attention by {model.backend}")
     render = Renderer(tokenizer, min(config.max_tokens, position_limit(model.model)), store)
     sample = render(source.take(config.seed, 0, range(min(64, len(source)))))
-    steps = max(1, round(config.epochs * len(source) / config.batch_pairs))
-    presented = steps * min(config.batch_pairs, len(source))
+    presented = config.presented(len(source))
     if compile_when_worth(model, presented * float(np.mean([s.group.tokens for s in sample]))):
         say(f"{folder.name}: compiling the layers, about half a minute at the first step")
     engine.prepare(model, config.lr, config.weight_decay)
-    compute = Steps(engine, model, config, min(config.batch_pairs, len(source)), steps)
-    run = _Training(folder, config, compute, source, render, say)
+    compute = Steps(engine, model, config, min(config.batch_pairs, len(source)), presented)
+    run = _Training(place, config, compute, source, render, say)
+    engine.lead_says(place.begin)
     state = run.loop(render.render(gold), tokenizer, trackers)
-    if engine.lead:
-        run.finish(state)
-    engine.wait()
-    return _finished(folder)
+    engine.lead_says(lambda: run.finish(state))
+    return Trained(**(place.finished() or {}), folder=folder)
+
+
+def identity_of(config: TrainConfig, source: Pairs, gold: Sequence[Preference]) -> dict[str, Any]:
+    """What a training's result depends on: settings, the backbone's content, pairs and labels, gold.
+
+    Where the pictures lie is left out, for pairs name them by their content.
+    """
+    engine = settings(config.engine, FREE)
+    kept = settings(config, (*FREE, "backbone", "images", "engine")) | {"engine": engine}
+    told = MemoryPairs(gold).identity()
+    return {
+        "config": kept, "backbone": models.whose(config.backbone), "pictures": config.images is not None,
+        **source.identity(), "gold": {n: d["digest"] for n, d in told.items()} | {"n": len(gold)},
+    }  # fmt: skip
+
+
+def check_loss(loss: LossConfig, source: Pairs) -> None:
+    """Raise AssayError for a loss that these labels cannot tell from the plain one."""
+    uncertain, graded = source.graded() if loss.soft_labels or loss.margin else (True, True)
+    if loss.margin and not graded:
+        raise AssayError(
+            "no pair has a strength: loss.margin would do nothing; leave it out, or give labels with strengths"
+        )
+    if loss.soft_labels and not uncertain:
+        raise AssayError(
+            "every label is certain (no votes were against one): loss.soft-labels would do nothing; leave it out, or give "
+            "labels with several votes or with confidences"
+        )
 
 
 class _Training:
     """One call of `train`: what its parts share."""
 
     def __init__(
-        self, folder: Path, config: TrainConfig, compute: Steps, source: Pairs, render: Renderer,
+        self, place: Training, config: TrainConfig, compute: Steps, source: Pairs, render: Renderer,
         say: Callable[[str], None],
     ) -> None:  # fmt: skip
-        self.folder, self.config, self.compute, self.engine = folder, config, compute, compute.engine
+        self.place, self.config, self.compute, self.engine = place, config, compute, compute.engine
         self.source, self.render, self.steps, self.say = source, render, compute.steps, say
-        self.partial = sibling(folder, ".partial")
+        self.name, self.partial = place.path.name, place.partial
+        self.bests: list[int] = []
 
     def loop(self, gold: list[Rendered], tokenizer: Any, trackers: Sequence[str]) -> _State:
         config, engine = self.config, self.engine
         state = self.resume()
         checks = {math.ceil(self.steps * (i + 1) / config.checks) for i in range(config.checks)}
-        with Monitor(self.partial, self.steps, self.say, trackers, self.folder.name, quiet=not engine.lead) as monitor:
+        with Monitor(self.partial, self.steps, self.say, trackers, self.name, quiet=not engine.lead) as monitor:
             monitor.resume(state.step)
             for micros in self.batches(state.step):
                 start = time.monotonic()
@@ -144,11 +177,11 @@ class _Training:
                     self.check(state, gold, tokenizer)
                     if config.patience and state.stale >= config.patience:
                         self.say(
-                            f"{self.folder.name}: stopped at step {state.step}, {state.stale} checks without a better one"
+                            f"{self.name}: stopped at step {state.step}, {state.stale} checks without a better one"
                         )
                         break
-                    if state.step < self.steps:
-                        self.keep(state)
+                if state.step < self.steps and (state.step in checks or engine.due(config.save_minutes)):
+                    self.keep(state)
         return state
 
     def batches(self, first: int) -> Iterator[list[Micro]]:
@@ -164,7 +197,7 @@ class _Training:
     def micros(self, step: int) -> list[Micro]:
         """This process's forward passes of a step: every world-th pair of the global batch, binned by tokens."""
         rank, world = self.engine.rank, self.engine.world
-        spans = positions(len(self.source), self.compute.size, step)
+        spans = positions(len(self.source), step * self.compute.size, self.compute.pairs_of(step))
         numbered = [(epoch, p) for epoch, places in spans for p in places]
         own = numbered[rank::world] or numbered[:1]
         rows = []
@@ -181,61 +214,47 @@ class _Training:
             state.best_step, state.best_accuracy, state.best_margins = state.step, accuracy, margins
             weights = self.engine.weights(trained=self.config.engine.lora_rank > 0)
             if self.engine.lead:
-                best, beside = self.partial / "best", self.partial / "best.saving"
+                best = self.best(state.step)
+                beside = best.with_name(best.name + ".saving")
                 shutil.rmtree(beside, ignore_errors=True)
                 save(self.compute.model, weights, beside, tokenizer)
-                shutil.rmtree(best, ignore_errors=True)
+                remove(best)  # of an attempt that was killed before its state was saved
                 beside.rename(best)
             self.engine.wait()
         seen = f"gold {accuracy:.1%} of {len(margins):,}" if margins else "no gold pairs to check on"
-        self.say(f"{self.folder.name}: step {state.step}/{self.steps}  {seen}")
+        self.say(f"{self.name}: step {state.step}/{self.steps}  {seen}")
+
+    def best(self, step: int) -> Path:
+        """Where the model of a step is kept that was the best so far."""
+        return self.partial / f"best-{step:08}"
 
     def keep(self, state: _State) -> None:
-        extra = {"state": asdict(state), "config": self.identity()}
-        self.engine.save(self.partial / "state", extra)
+        """Save the state; of the best models, those that the two kept states know are left."""
+        self.engine.save(self.partial, state.step, asdict(state))
+        self.bests = [*self.bests, state.best_step][-2:]
+        if self.engine.lead:
+            known = {self.best(step) for step in self.bests}
+            for folder in set(self.partial.glob("best-*")) - known:
+                shutil.rmtree(folder)
 
     def resume(self) -> _State:
-        folder = self.partial / "state"
-        if not folder.exists():
+        kept = self.engine.load(self.partial, self.say)
+        if kept is None:
             return _State()
-        extra = self.engine.load(folder)
-        if extra["config"] != self.identity():
-            raise AssayError(
-                f"{self.partial} holds an unfinished training with other settings or pairs; "
-                "use the same ones to resume it, or remove that folder"
-            )
-        state = _State(**extra["state"])
-        self.say(f"{self.folder.name}: resumed at step {state.step}/{self.steps}")
+        state = _State(**kept)
+        self.bests = [state.best_step]
+        self.say(f"{self.name}: resumed at step {state.step}/{self.steps}")
         return state
 
-    def identity(self) -> str:
-        """What must not change when a training resumes: all settings but those of the engine that only cost memory."""
-        settings = jsonable(
-            replace(self.config, engine=type(self.config.engine)(lora_rank=self.config.engine.lora_rank))
-        )
-        return json.dumps([settings, len(self.source), self.steps], sort_keys=True)
-
     def finish(self, state: _State) -> None:
-        """Turn best/ into the finished folder, in one move."""
-        best = self.partial / "best"
+        """Turn the best model into the finished folder, in one move."""
+        best = self.best(state.best_step)
         fitted = calibration.fit(np.array(state.best_margins)) if state.best_margins else None
         if fitted:
             calibration.save(fitted, best / "calibration.json")
-        if (self.partial / "metrics.jsonl").exists():
-            shutil.copy(self.partial / "metrics.jsonl", best / "metrics.jsonl")
-        if (self.partial / "trackers").exists():
-            shutil.copytree(self.partial / "trackers", best / "trackers", dirs_exist_ok=True)
-        result = {
+        self.place.finish(best, {
             "pairs": len(self.source), "steps": self.steps, "gold_accuracy": max(state.best_accuracy, 0.0),
             "best_step": state.best_step, "cut_tokens": state.cut, "tokens": state.tokens,
             "presented": state.presented, "wall_s": round(state.wall_s, 2), "packed": self.compute.model.packed,
             "temperature": fitted.temperature if fitted else None,
-        }  # fmt: skip
-        write_text(best / "training.json", json.dumps(result, indent=2))
-        shutil.rmtree(self.folder, ignore_errors=True)
-        best.rename(self.folder)
-        shutil.rmtree(self.partial)
-
-
-def _finished(folder: Path) -> Trained:
-    return Trained(folder=folder, **json.loads((folder / "training.json").read_text()))
+        })  # fmt: skip
