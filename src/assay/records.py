@@ -8,8 +8,9 @@ on the order of its responses, so showing a pair the other way round cannot flip
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +21,8 @@ Kind = Literal["lead", "human", "oracle", "llm", "offline", "rm", "wild"]
 Tier = Literal["gold", "silver", "wild"]
 Fate = Literal["kept", "relabelled", "flipped", "dropped"]
 AnswerKind = Literal["math", "number", "choice", "text"]
+LATER = MappingProxyType({"later": True})
+"""Metadata of a record's field that came after rows without it were written: they have its default."""
 
 
 def digest(value: object) -> str:
@@ -162,18 +165,21 @@ class Pair:
             raise ValueError(f"pair {self.id} has no response {response_id}")
         return second if response_id == first else first
 
-    def preferring(self, chosen: str) -> "Preference":
+    def preferring(self, chosen: str, certainty: float = 1.0, margin: float = 0.0) -> "Preference":
         """The training example in which the response with id `chosen` wins."""
         rejected = self.response(self.other(chosen))
-        return Preference(pair_id=self.id, prompt=self.prompt, chosen=self.response(chosen), rejected=rejected)
+        return Preference(
+            pair_id=self.id, prompt=self.prompt, chosen=self.response(chosen), rejected=rejected, certainty=certainty,
+            margin=margin,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preference:
     """A pair seen through a label: what a reward model trains on. Exists only after a label does.
 
-    `certainty` in (0.5, 1] is the share of votes for the chosen response; `margin` says by how much it should win, in
-    units of reward. Training uses neither unless it is asked to (`LossConfig`).
+    `certainty` in [0.5, 1] is the share of votes for the chosen response; `margin` says by how much it should win, in
+    the units of whoever told it. Training uses neither unless it is asked to (`LossConfig`).
     """
 
     pair_id: str
@@ -261,7 +267,9 @@ class Label:
     """What the judgements of a pair come to. `chosen` is None exactly when the pair is dropped.
 
     `tier` says whose word it rests on: gold (people), silver (judges guided by gold), wild (the source, confirmed by
-    reward models). `fate` is the pair's end and `reason` says why in words; `by` names the deciding judges.
+    reward models). `fate` is the pair's end and `reason` says why in words; `by` names the deciding judges. `certainty` in
+    [0.5, 1] is the share of votes for the chosen response, each by its confidence; `margin` is by how much it is better,
+    where somebody told it, else 0.0.
     """
 
     pair_id: str
@@ -271,6 +279,8 @@ class Label:
     reason: str
     by: tuple[str, ...]
     stage: str
+    certainty: float = field(default=1.0, metadata=LATER)
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.chosen is None) != (self.fate == "dropped"):

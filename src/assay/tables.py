@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from assay.errors import AssayError
+from assay.records import LATER
 
 T = TypeVar("T")
 _SCALARS: dict[object, pa.DataType] = {
@@ -56,7 +57,8 @@ def plain(value: Any) -> Any:
 def build(hint: Any, value: Any) -> Any:
     """The inverse of `plain`: nested dicts back to the record (or scalar) that `hint` names.
 
-    A field that is empty by default ("", () or 0) may be absent: rows that were written before it was there lack it.
+    A field that is empty by default ("", () or 0), or marked `LATER`, may be absent: rows that were written before it was
+    there lack it.
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if value is None:
@@ -66,7 +68,7 @@ def build(hint: Any, value: Any) -> Any:
     if origin is tuple:
         return tuple(build(args[0], v) for v in value)
     if dataclasses.is_dataclass(hint):
-        empty = {f.name for f in dataclasses.fields(hint) if f.default in ("", (), 0)}
+        empty = {f.name for f in dataclasses.fields(hint) if f.default in ("", (), 0) or f.metadata is LATER}
         given = {k: h for k, h in _hints(typing.cast(type, hint)).items() if k in value or k not in empty}
         return typing.cast(type, hint)(**{k: build(h, value[k]) for k, h in given.items()})
     return value

@@ -90,3 +90,32 @@ def test_settle_takes_one_pair_at_a_time() -> None:
     with pytest.raises(ValueError, match="exactly one pair"):
         settle(two, "s")
     assert [label.pair_id for label in settle_all(two, "s")] == ["p", "q"]
+
+
+def voted(kind: Kind, better: str | None, confidence: float = 1.0, strength: float = 0.0, by: str = "x") -> Judgement:
+    return Judgement(
+        pair_id="p", better=better, by=by, kind=kind, problem="" if better else "tie", confidence=confidence,
+        strength=strength,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "certainty", "margin"),
+    [
+        ([voted("human", "a")], 1.0, 0.0),
+        ([voted("human", "a", by="x"), voted("human", "a", by="y"), voted("human", "b", by="z")], 2 / 3, 0.0),
+        ([voted("llm", "a", 0.75)], 0.75, 0.0),
+        ([voted("llm", "a", 0.9), voted("llm", "a", 0.8, by="y"), voted("llm", "b", 0.6, by="z")], 2.1 / 3, 0.0),
+        ([voted("wild", "a", 0.55), voted("wild", "a", 0.55, by="y"), voted("wild", "b", by="z")], 0.5, 0.0),
+        ([voted("wild", "a", by="x"), voted("wild", "a", by="y"), voted("wild", None, by="z")], 2.5 / 3, 0.0),
+        ([voted("wild", "a", strength=2.0)], 1.0, 2.0),
+        ([voted("wild", "a", strength=2.0, by=b) for b in "xy"] + [voted("wild", "b", strength=1.0, by="z")], 2 / 3, 1.0),
+        ([voted("human", "a"), voted("wild", "a", 0.5, strength=1.5)], 1.0, 1.5),  # people confirm: the source's strength
+        ([voted("human", "b"), voted("wild", "a", strength=1.5)], 1.0, 0.0),  # people turn it round: it spoke for the other
+        ([voted("human", "a", strength=0.5), voted("wild", "a", strength=9.0)], 1.0, 0.5),  # the deciders' own comes first
+    ],
+)
+def test_certainty_and_margin_by_hand(rows: list[Judgement], certainty: float, margin: float) -> None:
+    label = settle(rows, "s")
+    assert label.chosen is not None
+    assert (label.certainty, label.margin) == (pytest.approx(certainty), pytest.approx(margin))

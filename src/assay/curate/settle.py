@@ -44,7 +44,8 @@ def settle(judgements: Iterable[Judgement], stage: str) -> Label:
     elif tier == "wild":
         reason = "the source's own label, not checked"
     return Label(pair_id=rows[0].pair_id, chosen=chosen, tier=tier, fate="kept" if agrees else "relabelled", by=by,
-                 stage=stage, reason=reason)  # fmt: skip
+                 stage=stage, reason=reason, certainty=certainty(deciding, chosen),
+                 margin=strength(deciding, chosen) or strength(rows, chosen))  # fmt: skip
 
 
 def settle_all(judgements: Iterable[Judgement], stage: str) -> list[Label]:
@@ -58,6 +59,20 @@ def settle_all(judgements: Iterable[Judgement], stage: str) -> list[Label]:
 def wild_choice(judgements: Sequence[Judgement]) -> str | None:
     """The response that the source itself prefers, or None when it is tied or silent."""
     return majority([j for j in judgements if j.kind == "wild"])
+
+
+def certainty(judgements: Sequence[Judgement], chosen: str) -> float:
+    """The share of votes for `chosen`, each counted by its confidence and a tie as half; at least 0.5, for it has won."""
+    votes = [j.confidence if j.better == chosen else 1 - j.confidence for j in judgements if j.better]
+    votes += [0.5 for j in judgements if j.problem == "tie"]
+    return max(0.5, sum(votes) / len(votes)) if votes else 1.0
+
+
+def strength(judgements: Sequence[Judgement], chosen: str) -> float:
+    """By how much `chosen` is better: the mean of the strengths that were told, those for the other response against it;
+    0.0 where none was, or where they speak for the other."""
+    told = [j.strength if j.better == chosen else -j.strength for j in judgements if j.better and j.strength]
+    return max(0.0, sum(told) / len(told)) if told else 0.0
 
 
 def majority(judgements: Sequence[Judgement]) -> str | None:

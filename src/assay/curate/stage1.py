@@ -208,4 +208,8 @@ def win_probabilities(scorer: Scorer, examples: Sequence[Preference]) -> dict[st
 
 def preferences(labels: Sequence[Label], pairs: Mapping[str, Pair]) -> list[Preference]:
     """The training view of the labels that have a chosen response."""
-    return [pairs[label.pair_id].preferring(label.chosen) for label in labels if label.chosen is not None]
+    return [
+        pairs[label.pair_id].preferring(label.chosen, label.certainty, label.margin)
+        for label in labels
+        if label.chosen is not None
+    ]

@@ -12,10 +12,11 @@ judges (A3, H.4); the paper defines the flipped pool in several ways.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
-from assay.curate.settle import wild_choice
+from assay.curate.settle import certainty, strength, wild_choice
 from assay.curate.stage1 import Material, Stage1Result, cases, win_probabilities
 from assay.errors import AssayError
 from assay.records import Fate, Judge, Judgement, Label
@@ -92,7 +93,9 @@ def stage2(run: Run, config: Stage2Config, material: Material, stage1: Stage1Res
             f"stage2-{n}",
             lambda n=n, o=original: _evidence(run, config, material, stage1, judge, n, o),  # type: ignore[misc]
         )
-        labels += run.table("labels", Label).once(f"stage2-{n}", lambda p=part, r=rows: _labels(p, r, material, config))  # type: ignore[misc]
+        labels += run.table("labels", Label).once(
+            f"stage2-{n}", lambda p=part, r=rows: _labels(p, r, material, config, votes)  # type: ignore[misc]
+        )  # fmt: skip
     return labels
 
 
@@ -112,7 +115,10 @@ def _evidence(
     ]
 
 
-def _labels(ids: Sequence[str], rows: Sequence[Evidence], material: Material, config: Stage2Config) -> list[Label]:
+def _labels(
+    ids: Sequence[str], rows: Sequence[Evidence], material: Material, config: Stage2Config,
+    votes: Mapping[str, Sequence[Judgement]],
+) -> list[Label]:  # fmt: skip
     frame = pl.DataFrame([[r.pair_id, r.original, r.p_best, r.p_gold, r.judge] for r in rows], orient="row",
                          schema={"pair_id": pl.String, "original": pl.String, "p_best": pl.Float64,
                                  "p_gold": pl.Float64, "judge": pl.String})  # fmt: skip
@@ -126,6 +132,17 @@ def _labels(ids: Sequence[str], rows: Sequence[Evidence], material: Material, co
             continue
         chosen = {"kept": row["original"], "flipped": material.pairs[pair_id].other(row["original"])}.get(row["fate"])
         by = ("best-rm", "gold-rm", *(("judges",) if row["judge"] else ()))
+        sure, margin = _graded(row, chosen, votes[pair_id]) if chosen else (1.0, 0.0)
         labels.append(Label(pair_id=pair_id, chosen=chosen, tier="wild", fate=row["fate"], by=by, stage="stage2",
-                            reason=row["reason"]))  # fmt: skip
+                            reason=row["reason"], certainty=sure, margin=margin))  # fmt: skip
     return labels
+
+
+def _graded(row: Mapping[str, Any], chosen: str, votes: Sequence[Judgement]) -> tuple[float, float]:
+    """(certainty, margin) of a label. The source, the two reward models and, where asked, the judges have a say each: the
+    source by the share of its votes, a reward model by its probability."""
+    original = row["original"]
+    says = [certainty(votes, original), row["p_best"], row["p_gold"]]
+    says += [float(row["judge"] == original)] if row["judge"] else []
+    mean = sum(says) / len(says)
+    return max(0.5, mean if chosen == original else 1 - mean), strength(votes, chosen)

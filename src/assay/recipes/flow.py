@@ -207,11 +207,22 @@ def trainer(
         epochs = config.train.epochs
         if config.presentations:
             epochs = min(epochs, config.presentations / max(1, len(pairs)))
-        settings = replace(config.train, seed=config.train.seed + seed, epochs=epochs)
+        settings = fed(replace(config.train, seed=config.train.seed + seed, epochs=epochs), pairs, name, run)
         trained = train(run.folder / "models" / name, settings, pairs, gold, run.say)
         return load_scorer(trained.folder, settings.max_tokens, settings.engine.tokens, settings.precision)
 
     return fit
+
+
+def fed(settings: TrainConfig, pairs: Sequence[Preference], name: str, run: Run) -> TrainConfig:
+    """The settings for one of a run's models: a part of the loss that its labels cannot feed is left out, and told."""
+    from assay.reward.data import MemoryPairs
+    from assay.reward.train import idle
+
+    found = idle(settings.loss, MemoryPairs(pairs)) if settings.loss.margin or settings.loss.soft_labels else {}
+    for why in found.values():
+        run.say(f"{name}: {why}; trained without")
+    return replace(settings, loss=replace(settings.loss, **dict.fromkeys(found, False))) if found else settings
 
 
 def label_accuracy(preferences: Sequence[Preference], truth: dict[str, str]) -> tuple[int, float | None]:

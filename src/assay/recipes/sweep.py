@@ -17,6 +17,7 @@ from rich.table import Table as RichTable
 
 from assay.bench.reward.pairs import evaluate_pairs
 from assay.recipes.finished import Finished, read_run
+from assay.recipes.flow import fed
 from assay.recipes.settings import SweepConfig
 from assay.run import Run
 from assay.statistics import Estimate, Spread, over_seeds
@@ -38,7 +39,7 @@ def sweep(source: Path, out: Path, config: SweepConfig) -> Path:
         for seed in range(config.seeds):
             for name in config.sets:
                 for fraction in config.fractions:
-                    key = f"points/{name}-{fraction:g}-seed{seed}"
+                    key = f"points/{name}-{fraction:.12g}-seed{seed}"
                     run.once(key, lambda n=name, f=fraction, s=seed: _point(run, finished, n, f, s))  # type: ignore[misc]
         curves = _curves(run, config)
         write_text(out / "sweep.json", json.dumps(curves, indent=2))
@@ -57,8 +58,8 @@ def _point(run: Run, finished: Finished, name: str, fraction: float, seed: int) 
     epochs = settings.epochs
     if finished.presentations:
         epochs = min(epochs, finished.presentations / len(part))
-    settings = replace(settings, seed=settings.seed + seed, epochs=epochs)
-    folder = run.folder / "models" / f"{name}-{fraction:g}-seed{seed}"
+    settings = fed(replace(settings, seed=settings.seed + seed, epochs=epochs), part, f"{name} {fraction}", run)
+    folder = run.folder / "models" / f"{name}-{fraction:.12g}-seed{seed}"
     trained = train(folder, settings, part, finished.held, run.say)
     scorer = load_scorer(trained.folder, settings.max_tokens, settings.engine.tokens, settings.precision)
     result = evaluate_pairs(finished.evaluation, scorer).headline
@@ -72,7 +73,7 @@ def _curves(run: Run, config: SweepConfig) -> list[dict[str, Any]]:
     rows = []
     for name in config.sets:
         for fraction in sorted(config.fractions):
-            points = [run.result(f"points/{name}-{fraction:g}-seed{s}") for s in range(config.seeds)]
+            points = [run.result(f"points/{name}-{fraction:.12g}-seed{s}") for s in range(config.seeds)]
             spread: Spread = over_seeds([Estimate(value=p["accuracy"], se=p["se"], n=p["n"]) for p in points])
             rows.append({
                 "set": name, "fraction": fraction, "pairs": points[0]["pairs"], "presented": points[0]["presented"],

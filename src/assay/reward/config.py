@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from assay.errors import AssayError
+from assay.records import LATER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +79,7 @@ class TrainConfig:
     """Evaluations on the gold pairs during training; the best one is the model that is saved."""
     patience: int = 0
     """Stop after this many checks in a row without a better gold accuracy (0: never)."""
-    save_minutes: float = 5.0
+    save_minutes: float = field(default=5.0, metadata=LATER)
     """The state is saved this often besides at every check, less often where saving is slow; the last two are kept."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     """Of the computing; weights stay in fp32. auto: bf16 where the device has instructions for it."""

@@ -134,18 +134,23 @@ def identity_of(config: TrainConfig, source: Pairs, gold: Sequence[Preference]) 
     }  # fmt: skip
 
 
+IDLE = {
+    "margin": "no pair has a strength: loss.margin would do nothing",
+    "soft_labels": "every label is certain (no vote was against one): loss.soft-labels would do nothing",
+}
+
+
+def idle(loss: LossConfig, source: Pairs) -> dict[str, str]:
+    """The parts of a loss, by name, that these labels cannot feed, and why."""
+    uncertain, graded = source.graded() if loss.soft_labels or loss.margin else (True, True)
+    fed = {"margin": graded, "soft_labels": uncertain}
+    return {name: why for name, why in IDLE.items() if getattr(loss, name) and not fed[name]}
+
+
 def check_loss(loss: LossConfig, source: Pairs) -> None:
     """Raise AssayError for a loss that these labels cannot tell from the plain one."""
-    uncertain, graded = source.graded() if loss.soft_labels or loss.margin else (True, True)
-    if loss.margin and not graded:
-        raise AssayError(
-            "no pair has a strength: loss.margin would do nothing; leave it out, or give labels with strengths"
-        )
-    if loss.soft_labels and not uncertain:
-        raise AssayError(
-            "every label is certain (no votes were against one): loss.soft-labels would do nothing; leave it out, or give "
-            "labels with several votes or with confidences"
-        )
+    for why in idle(loss, source).values():
+        raise AssayError(f"{why}; leave it out, or give labels that tell it")
 
 
 class _Training:
