@@ -52,6 +52,24 @@ def of_model(folder: Path) -> str:
     return digest(sorted([p.name, of_file(p)] for p in files))
 
 
+def check_output(path: Path, identity: Mapping[str, Any], holds: str) -> None:
+    """Keep beside a file that grows, as PATH.identity.json, what it is of. Raises AssayError where it is of something else,
+    or nobody knows of what."""
+    kept, now = sibling(path, ".identity.json"), json.loads(json.dumps(jsonable(identity)))
+    if path.exists() and path.stat().st_size:
+        if not kept.exists():
+            raise AssayError(
+                f"{path} does not say whose {holds} it has ({kept.name} is missing), so they could be mixed; "
+                "choose another file"
+            )
+        if (before := json.loads(kept.read_text())) != now:
+            raise AssayError(
+                f"{path} has {holds} of other inputs ({', '.join(changes(before, now))}); choose another file, or give the "
+                "same inputs to go on"
+            )
+    write_text(kept, json.dumps(now, indent=2))
+
+
 class Training:
     """Where one training is kept, by its identity.
 

@@ -1,8 +1,11 @@
-"""The run folder: resolved config, environment, metrics, tables, models; and resume by doing nothing twice.
+"""The run folder: resolved config, environments, metrics, tables, models; and resume by doing nothing twice.
 
 `run.once(name, work)` is the whole resume mechanism above tables: the first time it does the work and stores its
 result (a JSON-like dict) under `steps/`; ever after it returns the stored result. The same command in the same folder
 therefore continues where it was killed, and a finished run repeats nothing.
+
+config.json holds all that shapes a result, what it is made of included: another call is refused. environments.jsonl has a
+line for each session (a process that opened the folder), and each line of metrics.jsonl names the session that made it.
 """
 
 import dataclasses
@@ -12,6 +15,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,7 +47,16 @@ class Run:
         except AssayError:
             self.close()
             raise
-        write_text(folder / "environment.json", json.dumps(environment(), indent=2))
+        self._session = self._begin()
+
+    def _begin(self) -> int:
+        """Note what this session runs on; returns its number."""
+        path = self.folder / "environments.jsonl"
+        before = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        before = [line for line in before if line.endswith("\n")]
+        about = {"session": len(before), "begun": datetime.now(UTC).isoformat(timespec="seconds"), **environment()}
+        write_text(path, "".join([*before, json.dumps(about) + "\n"]))
+        return len(before)
 
     def _keep_config(self, config: Any) -> None:
         path = self.folder / "config.json"
@@ -55,7 +68,7 @@ class Run:
             changed = ", ".join(changes(before, config))
             raise AssayError(
                 f"{self.folder}: this folder holds a run with another config ({changed}); "
-                "use another --out, or the same options to resume"
+                "use another --out, or the same options and data to resume"
             )
 
     def close(self) -> None:
@@ -77,7 +90,7 @@ class Run:
         self.say(f"[bold]{name}[/bold] ...")
         result = {**work(), "wall_s": round(time.monotonic() - start, 2)}
         with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"step": name, **jsonable(result)}) + "\n")
+            file.write(json.dumps({"step": name, "session": self._session, **jsonable(result)}) + "\n")
         write_text(path, json.dumps(jsonable(result), indent=2))
         return dict(json.loads(path.read_text()))
 

@@ -51,7 +51,12 @@ def test_a_local_policy_and_a_reward_model(tmp_path: Path) -> None:
     assert (tmp_path / "best.jsonl").read_bytes() == whole, "a killed run goes on to the same result"
     refused = run_assay(*(*line[:-3], "4", *line[-2:]))
     assert refused.returncode == 2
-    assert "line 1: not of this run" in refused.stderr
+    assert "answers of other inputs (n: 3 -> 4)" in refused.stderr
+    other = tiny_models.reward(tmp_path / "other", seed=1)
+    refused = run_assay(*line[:5], other, *line[6:])
+    assert refused.returncode == 2
+    assert "answers of other inputs (reward: " in refused.stderr
+    assert (tmp_path / "best.jsonl").read_bytes() == whole
 
 
 def _answer(text: str) -> Conversation:

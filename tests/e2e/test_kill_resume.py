@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 from commands import environment, job_line, run_small_job
 from safetensors import safe_open
-from small_job import small_config
 
 from assay.run import Run
 
@@ -74,7 +73,7 @@ def test_dying_right_before_file_changes_changes_nothing(finished: Path, place: 
 
 def test_a_run_folder_has_one_worker_at_a_time(finished: Path) -> None:
     """The lock refuses a second process; that no killed one keeps it is seen in the other tests."""
-    first = Run(finished, small_config())
+    first = Run(finished, json.loads((finished / "config.json").read_text()))
     try:
         second = run_small_job(finished)
     finally:

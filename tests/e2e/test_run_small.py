@@ -188,7 +188,7 @@ def _link_weights(source: str, target: str) -> None:
 
 def _state(folder: Path) -> dict[str, tuple[int, int]]:
     """Size and time of every file that a finished run should leave alone."""
-    rewritten = {"lock", "environment.json", "report.html"}
+    rewritten = {"lock", "environments.jsonl", "report.html"}
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in rewritten]
     return {str(p.relative_to(folder)): (p.stat().st_size, p.stat().st_mtime_ns) for p in files}
 

@@ -130,9 +130,10 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 
 def test_an_unfinished_training_is_not_resumed_with_other_inputs(config: TrainConfig, tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+    with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, 3)
-        train(tmp_path / "rm", config, PAIRS, GOLD)
+        with pytest.raises(Killed):
+            train(tmp_path / "rm", config, PAIRS, GOLD)
     assert [s.name for s in states(tmp_path / "rm.partial")] == ["state-00000002"]
     for named, asked, pairs, gold in (
         ("labels.digest", config, turned(PAIRS), GOLD), ("gold.labels", config, PAIRS, turned(GOLD)),
@@ -218,15 +219,20 @@ def result(folder: Path) -> dict[str, Any]:
     return {**{k: v for k, v in told.items() if k != "wall_s"}, "losses": [s["loss"] for s in steps]}
 
 
-def killed_everywhere(work: Callable[[Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Do the work once whole; then, killed before each change of a name and given again until it is done. Nothing may
+def killed_everywhere(
+    work: Callable[[Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int = 1
+) -> int:
+    """Do the work once whole; then, killed before each change of a name (or every so many), and given again. Nothing may
     differ. Returns the number of changes."""
     monkeypatch.setattr(Engine, "due", lambda self, minutes: True)
     with dying(0, tmp_path / "whole") as seen:
         work(tmp_path / "whole" / "model")
-    for number in range(1, seen[0] + 1):
+    for number in range(1, seen[0] + 1, every):
         place = tmp_path / f"killed-{number}"
-        with pytest.raises((Killed, CheckpointException)), dying(number, place):  # torch wraps what it meets while it saves
+        with (
+            pytest.raises((Killed, CheckpointException)),
+            dying(number, place),
+        ):  # torch wraps what it meets while it saves
             work(place / "model")
         work(place / "model")
         ours, theirs = weights(place / "model"), weights(tmp_path / "whole" / "model")
@@ -238,8 +244,13 @@ def killed_everywhere(work: Callable[[Path], Any], tmp_path: Path, monkeypatch: 
     return seen[0]
 
 
+EVERY = pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 9])
+"""All instants are in the slow suite."""
+
+
+@EVERY
 def test_a_reward_training_killed_at_any_instant_ends_the_same(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
     short = replace(config, batch_pairs=3, checks=2, patience=3)
 
@@ -247,7 +258,7 @@ def test_a_reward_training_killed_at_any_instant_ends_the_same(
         train(folder, short, PAIRS, GOLD)
         assert (folder / "calibration.json").exists()
 
-    assert killed_everywhere(work, tmp_path, monkeypatch) > 15
+    assert killed_everywhere(work, tmp_path, monkeypatch, every) > 15
 
 
 @pytest.fixture(scope="module")
@@ -255,19 +266,21 @@ def language(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_models.save_language(tmp_path_factory.mktemp("lm"), "qwen3"))
 
 
+@EVERY
 def test_mpo_killed_at_any_instant_ends_the_same(
-    language: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    language: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
     pairs = [Comparison(prompt=(5, 6, 8 + i), chosen=(10 + i, 11, 1), rejected=(12, 13 + i, 1)) for i in range(7)]
 
     def work(folder: Path) -> None:
         fit(folder, FitConfig(batch=2, lr=1e-2), load_policy(language, PolicyConfig()), pairs)
 
-    assert killed_everywhere(work, tmp_path, monkeypatch) > 10
+    assert killed_everywhere(work, tmp_path, monkeypatch, every) > 10
 
 
+@EVERY
 def test_grpo_killed_at_any_instant_ends_the_same(
-    language: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    language: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
     prompts = [Prompt(messages=(user(f"say {c}"),), answer=c) for c in "abcd"]
 
@@ -280,16 +293,17 @@ def test_grpo_killed_at_any_instant_ends_the_same(
         sampler = LocalSampler(policy, SamplerConfig(max_tokens=3), half=False)
         grpo(folder, GrpoConfig(steps=4, prompts=2, group=4, lr=1e-2), policy, prompts, sampler, reward)
 
-    assert killed_everywhere(work, tmp_path, monkeypatch) > 10
+    assert killed_everywhere(work, tmp_path, monkeypatch, every) > 10
 
 
 def test_a_damaged_state_is_told_and_the_one_before_it_is_read(
     config: TrainConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Engine, "due", lambda self, minutes: True)
         stop_at(patch, 3)
-        train(tmp_path / "rm", config, PAIRS, GOLD)
+        with pytest.raises(Killed):
+            train(tmp_path / "rm", config, PAIRS, GOLD)
     kept = states(tmp_path / "rm.partial")
     assert [s.name for s in kept] == ["state-00000002", "state-00000003"]
     shutil.copytree(tmp_path / "rm.partial", tmp_path / "lost.partial")

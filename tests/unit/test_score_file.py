@@ -30,13 +30,26 @@ class Counting:
 def test_what_was_scored_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score_file, "PART", 2)
     path, first = tmp_path / "s.jsonl", Counting()
-    told = Recorder(first, path)(CHATS[:4])
+    told = Recorder(first, path, {"model": "m"})(CHATS[:4])
     np.testing.assert_array_equal(told, [1, 2, np.nan, 4])
     path.write_bytes(path.read_bytes()[:-5])
     again = Counting()
-    np.testing.assert_array_equal(Recorder(again, path)(CHATS), [1, 2, np.nan, 4, 5, 6, 7])
+    np.testing.assert_array_equal(Recorder(again, path, {"model": "m"})(CHATS), [1, 2, np.nan, 4, 5, 6, 7])
     assert again.asked == [3, 4, 5, 6, 7], "the failure and the torn line are asked again, and what is new"
     np.testing.assert_array_equal(ScoreFile(path)(CHATS), [1, 2, np.nan, 4, 5, 6, 7])
+
+
+def test_scores_of_another_model_are_not_added_to(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    Recorder(Counting(), path, {"model": "m", "max_tokens": 9})(CHATS)
+    with pytest.raises(AssayError, match=r"scores of other inputs \(model: 'm' -> 'n'\)"):
+        Recorder(Counting(), path, {"model": "n", "max_tokens": 9})
+    with pytest.raises(AssayError, match="max_tokens: 9 -> 8"):
+        Recorder(Counting(), path, {"model": "m", "max_tokens": 8})
+    (tmp_path / "s.jsonl.identity.json").unlink()
+    with pytest.raises(AssayError, match="does not say whose scores"):
+        Recorder(Counting(), path, {"model": "m", "max_tokens": 9})
+    assert np.isfinite(ScoreFile(path)(CHATS)).sum() == 6, "read as a judge, it needs no name"
 
 
 def test_a_broken_line_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Tables: what goes in comes out, a shard is whole or absent, nothing is overwritten."""
 
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -75,3 +76,15 @@ def test_shards_older_than_a_column_are_read_with_its_empty_value(tmp_path: Path
     pq.write_table(old, tmp_path / "old.parquet")
     assert [j.strength for j in table.read("new", "old")] == [1.5, 0.0]
     assert table.frame().height == 2
+
+
+def test_every_session_s_environment_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, cores in enumerate((2, 64)):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        run = Run(tmp_path, {})
+        run.once(f"step-{number}", lambda: {"x": 1})
+        run.close()
+    told = [json.loads(line) for line in (tmp_path / "environments.jsonl").read_text().splitlines()]
+    assert [(t["session"], t["cores"]) for t in told] == [(0, 2), (1, 64)]
+    made = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(m["step"], m["session"]) for m in made] == [("step-0", 0), ("step-1", 1)]

@@ -6,13 +6,15 @@ from wherever they come, is a judge like any other. What is not in it, or null, 
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from assay.errors import AssayError
+from assay.identity import check_output
 from assay.records import Conversation, Scorer, digest
 
 PART = 512
@@ -56,9 +58,14 @@ class ScoreFile:
 
 class Recorder:
     """A scorer whose rewards are kept in a file; what is there already is not asked again. A reward that is not finite is
-    not kept, so that the next run asks for it."""
+    not kept, so that the next run asks for it.
 
-    def __init__(self, scorer: Scorer, path: Path) -> None:
+    Args:
+        of: Who the scorer is, and how it reads: kept beside the file. Raises AssayError for a file of another scorer.
+    """
+
+    def __init__(self, scorer: Scorer, path: Path, of: Mapping[str, Any]) -> None:
+        check_output(path, of, "scores")
         self.scorer, self.path = scorer, path
         self.may_fail = bool(getattr(scorer, "may_fail", False))
         if path.exists() and not (data := path.read_bytes()).endswith(b"\n"):

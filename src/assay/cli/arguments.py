@@ -1,6 +1,7 @@
 """What several commands share: how a config becomes flags, how it is printed, and how a chat server is named."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
@@ -20,6 +21,14 @@ def chat_server(
     if not at or not model:
         raise AssayError(f"--{flag} {text}: write MODEL@URL, for example Qwen/Qwen3-8B@http://localhost:8000/v1")
     return Server(ChatConfig(url=url, model=model, price_in=prices[0], price_out=prices[1]), cache, budget)
+
+
+def asking_of(servers: Sequence[Server]) -> dict[str, object]:
+    """What of chat servers shapes their answers: the models and how they sample, not where they are."""
+    return {
+        "models": [s.name for s in servers], "temperature": servers[0].config.temperature,
+        "max_tokens": servers[0].config.max_tokens,
+    }  # fmt: skip
 
 
 def print_config(config: object) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from assay.cli.arguments import chat_server
+from assay.cli.arguments import asking_of, chat_server
 from assay.errors import AssayError
 from assay.policy.config import SamplerConfig
 from assay.records import Scorer
@@ -41,7 +41,8 @@ def bench(
         only: Names of the benchmarks to run (default: all).
         limit: At most this many items of each, a stratified sample (0: all).
         max_tokens: Longer conversations lose the front of their history.
-        scores: Keep every reward in this file of JSON lines; a killed run scores nothing twice.
+        scores: Keep every reward in this file of JSON lines; a killed run scores nothing twice. It keeps to one model
+            (SCORES.identity.json says which).
         layout: Of a reward server: assay, vllm, sglang or openrlhf.
         tokenizer: Of a reward server that takes texts (sglang, openrlhf): whose chat template renders them.
         replies: Where the replies of a chat model are kept: a killed run asks nothing twice.
@@ -55,6 +56,7 @@ def bench(
     from assay.bench.reward import curves, find_data, named
     from assay.bench.score_file import Recorder, ScoreFile
     from assay.bench.verdicts import PairJudge
+    from assay.recipes.reward_model import fingerprint
     from assay.reward.remote import RemoteConfig, RemoteScorer
     from assay.reward.scorer import load_scorer
     from assay.tables import write_text
@@ -74,7 +76,8 @@ def bench(
         scorer = load_scorer(model, max_tokens)
     problems = getattr(scorer, "problems", {})
     if scores is not None and not isinstance(scorer, PairJudge):
-        scorer = Recorder(scorer, scores)
+        read = {"max_tokens": max_tokens, "layout": layout, "tokenizer": tokenizer}
+        scorer = Recorder(scorer, scores, {"model": fingerprint(model), **read})
     results = []
     for benchmark in wanted:
         teller = partial(print, f"{benchmark.name}:", file=sys.stderr)
@@ -161,7 +164,8 @@ def best_of_n(
         prompts: JSON lines with a `question` (and an `image` path, for a model with eyes).
         policy: Who answers: a packaged model, a folder, a hub id, or MODEL@URL of an OpenAI-compatible server.
         reward: Who chooses: a reward model's folder or hub id, the URL of a reward server, or MODULE:FUNCTION.
-        out: A file of JSON lines; the same command goes on with it.
+        out: A file of JSON lines; the same command goes on with it, another one does not (OUT.identity.json says of what
+            it is).
         n: Answers to each prompt.
         sampler: Length and temperature of a local policy's answers.
         max_tokens: Of a conversation that the reward model reads.
@@ -170,16 +174,20 @@ def best_of_n(
     """
     from assay.images import ImageStore
     from assay.recipes import best_of_n as recipe
+    from assay.recipes.reward_model import fingerprint
     from assay.reward.scorer import load_scorer
 
     store = ImageStore(out.with_name(out.name + ".images"))
+    asked = {"reward": fingerprint(reward), "max_tokens": max_tokens, "n": n}
     scorer = load_scorer(reward, max_tokens)
     if "@http" in policy:
-        answers = recipe.chat_answers(chat_server(policy, replies, "policy"))
-        print(recipe.best_of_n(prompts, out, n, answers, scorer, store))
+        server = chat_server(policy, replies, "policy")
+        asked |= {"policy": asking_of([server])}
+        print(recipe.best_of_n(prompts, out, n, recipe.chat_answers(server), scorer, store, asked=asked))
     else:
+        asked |= {"policy": fingerprint(policy), "sampler": sampler, "seed": seed}
         answers, kept = recipe.local_answers(policy, store, sampler, seed)
-        print(recipe.best_of_n(prompts, out, n, answers, scorer, store, kept))
+        print(recipe.best_of_n(prompts, out, n, answers, scorer, store, kept, asked=asked))
 
 
 def _between(low: float | None, high: float | None) -> str:

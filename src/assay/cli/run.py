@@ -8,7 +8,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from assay.chat import Budget
-from assay.cli.arguments import Flat, chat_server, print_config
+from assay.cli.arguments import Flat, asking_of, chat_server, print_config
 from assay.errors import AssayError
 from assay.recipes import presets
 from assay.recipes.flow import FlowConfig
@@ -36,7 +36,7 @@ def run_tiny(
     from assay.recipes.pools import constraint_pool
 
     pool = constraint_pool()
-    return _finish(run_job(out, config, pool, people=oracle(pool.truth)))
+    return _finish(run_job(out, config, pool, people=oracle(pool.truth), asked={"people": "oracle"}))
 
 
 @app.command(name="human")
@@ -60,7 +60,8 @@ def run_human(
     from assay.recipes.pools import human_pool
 
     pool = human_pool(data)
-    return _finish(run_job(out, config, pool, people=recorded_people(pool.truth)))
+    people = recorded_people(pool.truth)
+    return _finish(run_job(out, config, pool, people=people, asked={"people": "recorded"}))
 
 
 @app.command(name="pool")
@@ -78,7 +79,8 @@ def run_pool(
 ) -> None:
     """Your own pool: people answer in the terminal (`assay verify`), judges are LLM servers, or offline without any.
 
-    The run stops when it needs people, says how many pairs wait in its queue, and goes on with the same command.
+    The run stops when it needs people, says how many pairs wait in its queue, and goes on with the same command. A run keeps
+    to its pool, judges, samples and attributes; a model may move to another URL.
 
     Args:
         pool: A pool folder made by `assay pool add`.
@@ -104,11 +106,15 @@ def run_pool(
     if purse is not None and not any(price):
         raise AssayError("--budget needs --price IN OUT, of a million tokens: without prices nothing is spent")
     chats = [chat_server(text, replies, "judge", price, purse) for text in judge]
+    chat = chat_server(attributes, replies, "attributes", price, purse) if attributes else None
+    asked: dict[str, object] = {"people": str(judgements), "attributes": asking_of([chat]) if chat else "rules"}
+    if chats:
+        asked["judge"] = {**asking_of(chats), "samples": samples}
     return _finish(
         run_job(
             out, config, folder_pool(pool), people=people_on_file(out / judgements, out / "queue"),
             judge=llm_judge(chats, samples=samples) if chats else None,
-            chat=chat_server(attributes, replies, "attributes", price, purse) if attributes else None,
+            chat=chat, asked=asked,
         )
     )  # fmt: skip
 

@@ -17,6 +17,7 @@ How R1V2's adapter is initialised is not said; R1V1 trains it with a substitute 
 """
 
 import copy
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ import transformers
 from assay import models, vision
 from assay.errors import AssayError
 from assay.images import blank
-from assay.tables import check_vacant
+from assay.tables import check_vacant, sibling
 
 IMAGE_TOKEN = "<image>"
 
@@ -243,5 +244,8 @@ def assemble_from(encoder: str, language: str, out: Path, size: int, unshuffle: 
     model, processor = assemble(tower, image_processor, text, tokenizer, size, unshuffle)
     if adapter_of:
         transfer(models.load_generator(adapter_of)[0], model)
-    save(model, processor, out)
+    beside = sibling(out, ".saving")
+    shutil.rmtree(beside, ignore_errors=True)
+    save(model, processor, beside)
+    beside.rename(out)
     return describe(model)

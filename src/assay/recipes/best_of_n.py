@@ -6,7 +6,7 @@ killed run goes on with the same command (the answers of a local policy depend o
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ import numpy as np
 
 from assay.chat import Chat, Request
 from assay.errors import AssayError
+from assay.identity import check_output
 from assay.images import ImageStore
 from assay.policy.config import PolicyConfig, SamplerConfig
 from assay.recipes.own import fitting, questions
-from assay.records import Prompt, Scorer, assistant
+from assay.records import Prompt, Scorer, assistant, digest
 
 PART = 16
 """Prompts between two writes."""
@@ -54,16 +55,18 @@ def chat_answers(chat: Chat) -> Answers:
 def best_of_n(
     path: Path, out: Path, n: int, answers: Answers, scorer: Scorer, store: ImageStore,
     kept: Callable[[list[Prompt]], list[Prompt]] = lambda prompts: prompts,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = print, asked: Mapping[str, Any] | None = None,
 ) -> str:  # fmt: skip
     """Write a line for each question: the best answer, its reward, and every candidate; returns a summary.
 
     A candidate that could not be made or scored has its `problem`, and is never the best; a question of which none is left
-    has `best` null. Raises AssayError for n below 1, an unusable file, or an output of other questions.
+    has `best` null. `asked` says who answers and who chooses: kept beside `out`. Raises AssayError for n below 1, an
+    unusable file, or an output of other questions, policies or reward models.
     """
     if n < 1:
         raise AssayError(f"best of {n}: give -n 1 or more")
     prompts = kept(questions(path, store))
+    check_output(out, {**(asked or {}), "questions": digest([p.id for p in prompts])}, "answers")
     done = _done(out, prompts, n)
     parts = [prompts[at : at + PART] for at in range(0, len(prompts), PART)]
     with out.open("a", encoding="utf-8") as file:

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from assay.chat import ChatConfig
 from assay.curate.attributes import AttributesProblem, attribute_request, rule_attributes, shared_attributes
 from assay.curate.judge_report import reason
 from assay.errors import AssayError
@@ -51,7 +52,8 @@ class AttributesConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kept:
     servers: tuple[str, ...]
-    source: str
+    """Their models: a server may move."""
+    pairs: dict[str, Any]
     config: AttributesConfig
 
 
@@ -80,7 +82,9 @@ def describe(
             rows = estimates(asked, lambda c: [attribute_request(p) for p in dealt[c.name]])
             show_estimate(rows, console or Console(highlight=False))
         return None
-    with closing(Run(out, _Kept(servers=tuple(named), source=str(source), config=config), console)) as run:
+    told = {"n": len(order), "digest": digest([p.id for p in order])}
+    kept = _Kept(servers=tuple(c.name for c in configs if isinstance(c, ChatConfig)), pairs=told, config=config)
+    with closing(Run(out, kept, console)) as run:
         return _describe(run, chats(configs, out / "replies.sqlite", asking.budget), order, config)
 
 

@@ -22,7 +22,7 @@ from assay.recipes.settings import SETS
 from assay.records import Judgement, Label, Pair, Preference, Truth, question_id
 from assay.reward.config import TrainConfig
 from assay.reward.data import Pairs, ParquetPairs
-from assay.tables import Table, build
+from assay.tables import Table, build, remove, sibling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,11 +105,16 @@ def labelled(source: Path, name: str) -> Iterator[Preference]:
 
 
 def export(source: Path, out: Path, name: str, shard: int = 100_000) -> int:
-    """Write `labelled` as Parquet shards of `Preference` rows and return their number. `out` must be new."""
+    """Write `labelled` as Parquet shards of `Preference` rows and return their number. `out` must be new; it appears when
+    all shards are written, so that none is trained on that a kill cut short."""
     _known(name)
     if out.exists() and any(out.iterdir()):
         raise AssayError(f"{out}: not empty; export into a new folder, for its shards are all read together")
-    table, rows, total = Table(out, Preference), labelled(source, name), 0
+    beside = sibling(out, ".partial")
+    if beside.exists():
+        check_shards(beside)
+        remove(beside)
+    table, rows, total = Table(beside, Preference), labelled(source, name), 0
     for number in range(1_000_000):
         part = list(islice(rows, shard))
         if not part:
@@ -117,7 +122,14 @@ def export(source: Path, out: Path, name: str, shard: int = 100_000) -> int:
         total += table.write(f"part-{number:05d}", part)
     if not total:
         raise AssayError(f"{source}: no labelled pairs in '{name}'")
+    beside.rename(out)
     return total
+
+
+def check_shards(folder: Path) -> None:
+    """Raise AssayError for a folder that holds anything but shards, such as a killed export leaves."""
+    if not folder.is_dir() or any(p.suffix not in (".parquet", ".tmp") for p in folder.iterdir()):
+        raise AssayError(f"{folder} is there already and is no unfinished export; choose another --out")
 
 
 def training_data(source: Path, name: str, gold: Path | None) -> tuple[Sequence[Preference] | Pairs, list[Preference]]:

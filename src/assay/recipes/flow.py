@@ -119,13 +119,19 @@ def _clean(run: Run, config: FlowConfig, pool: Pool) -> Pool:
     run.table("wild", Judgement).once("pool", lambda: wild)
     run.table("truth", Truth).once("pool", lambda: [Truth(pair_id=i, better=b) for i, b in truth.items()])
     known = [label for label in settle_all(wild, "pool") if label.pair_id in truth and label.chosen]
-    run.once("prepare/pool", lambda: {
+    left = digest(sorted(pairs))
+    begun = run.once("prepare/pool", lambda: {
         "read": len(pool.pairs), "duplicates": unique.duplicates, "conflicting": len(unique.conflicts),
         "contaminated": len(unique.pairs) - len(pairs), "pairs": len(pairs),
         "prompts": len({p.prompt_id for p in pairs.values()}),
         "wild_error": sum(k.chosen != truth[k.pair_id] for k in known) / len(known) if known else None,
-        "wild_checked": len(known),
+        "wild_checked": len(known), "digest": left,
     })  # fmt: skip
+    if begun.get("digest", left) != left:
+        raise AssayError(
+            f"{run.folder}: other pairs are left of the pool than when this run began ({begun['pairs']:,} then, "
+            f"{len(pairs):,} now): the benchmarks that it is cleaned of have changed; use another --out, or those of then"
+        )
     return Pool(pairs=pairs, wild=wild, truth=truth, stage2_only=pool.stage2_only)
 
 

@@ -1,5 +1,6 @@
 """`assay run`: the flow with its people, judges and models put in place, from the pool to the report."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -26,25 +27,33 @@ from assay.recipes.claims import Claims, test_claims
 from assay.recipes.flow import FlowConfig, Prepared, curate, prepare, trainer
 from assay.recipes.pools import Pool
 from assay.records import Attributes, Case, Embedder, Judge, Judgement, Scorer, digest
-from assay.run import Run
+from assay.run import Run, jsonable
 from assay.tables import Table
 
 
 def run_job(
-    folder: Path, config: FlowConfig, pool: Pool, people: Judge, judge: Judge | None = None, chat: Chat | None = None
-) -> Path:
+    folder: Path, config: FlowConfig, pool: Pool, people: Judge, judge: Judge | None = None, chat: Chat | None = None,
+    asked: Mapping[str, Any] | None = None,
+) -> Path:  # fmt: skip
     """Run or resume the whole job in `folder`.
 
-    Without `judge`, the offline gold-vote judge labels the silver pairs; without `chat`, rules give the attributes.
+    Without `judge`, the offline gold-vote judge labels the silver pairs; without `chat`, rules give the attributes. `asked`
+    says who people, judge and chat are: a run does not go on with others, nor with another pool.
     """
-    from assay.models import load_embedder
+    from assay.models import load_embedder, whose
 
-    with closing(Run(folder, config)) as run:
+    if config.train.loss.margin and not any(j.strength for j in pool.wild):
+        raise AssayError("no pair of the pool has a strength: train.loss.margin would do nothing; leave it out")
+    who = {"people": "", "judge": "offline:gold-vote", "attributes": "rules", **(asked or {})}
+    inputs = {"pool": of_pool(pool), "embedder": whose(config.embedder), **who}
+    _same_pool(folder, inputs["pool"])
+    kept = {**jsonable(config), "inputs": inputs}
+    with closing(Run(folder, kept)) as run:
         embed = remember(load_embedder(config.embedder))
         prepared = prepare(run, config, pool, embed, chat)
         for seed in range(config.seeds):
             run.say(f"[bold]seed {seed}[/bold] ({seed + 1} of {config.seeds})")
-            with closing(Run(folder / f"seed-{seed}", replace(config, seeds=1), run.console)) as part:
+            with closing(Run(folder / f"seed-{seed}", {**kept, "seeds": 1}, run.console)) as part:
                 train = trainer(part, config, seed)
                 tools = Tools(people=people, judge=judge or gold_vote_judge(embed), train=train)
                 curated = curate(part, config, prepared, tools, seed)
@@ -55,6 +64,25 @@ def run_job(
                 test_claims(claims)
                 benchmark(part, config, prepared)
     return folder
+
+
+def of_pool(pool: Pool) -> dict[str, Any]:
+    """What a pool is: how many pairs, and a digest of these, of the votes on them, and of what is known to be right."""
+    votes = sorted(digest([j.pair_id, j.better, j.by, j.problem, j.confidence, j.votes, j.strength]) for j in pool.wild)
+    told = [sorted(pool.pairs), votes, sorted(pool.truth.items()), sorted(pool.stage2_only)]
+    return {"pairs": len(pool.pairs), "digest": digest(told)}
+
+
+def _same_pool(folder: Path, pool: Mapping[str, Any]) -> None:
+    """Raise AssayError where the run in `folder` was begun on another pool: its tables are of that one."""
+    path = folder / "config.json"
+    before = json.loads(path.read_text()).get("inputs", {}).get("pool") if path.exists() else None
+    if before is not None and before != pool:
+        raise AssayError(
+            f"{folder}: the pool has changed since this run began: {before['pairs']:,} pairs then, {pool['pairs']:,} now"
+            f"{' with other content' if before['pairs'] == pool['pairs'] else ''}; a run is of one pool: use another --out, "
+            "or the pool as it was"
+        )
 
 
 def benchmark(run: Run, config: FlowConfig, prepared: Prepared) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from assay.chat import ChatConfig
 from assay.curate.annotate import MAX_EXAMPLES, Form, judge_request, llm_votes
 from assay.curate.attributes import attribute_text, rule_attributes
 from assay.curate.judge_page import markdown, page, sections, show
@@ -32,6 +33,7 @@ from assay.errors import AssayError
 from assay.recipes.asking import (
     LOCAL,
     AskConfig,
+    LocalName,
     Model,
     Progress,
     chat_configs,
@@ -85,13 +87,13 @@ class JudgeConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What a folder keeps to: its config, and where its pairs and judges are."""
+    """What a folder keeps to: its config, its judges by their models (a server may move), the content of what they judge."""
 
     judges: tuple[str, ...]
-    source: str
-    gold: tuple[str, ...]
-    sets: tuple[str, ...]
-    attributes: str
+    pairs: Mapping[str, Any]
+    gold: Mapping[str, Any]
+    attributes: Mapping[str, Any]
+    embedder: str
     config: JudgeConfig
 
 
@@ -108,11 +110,6 @@ def annotate(
     material = read_material(source, gold, attributes, sets)
     chosen = targets(material, config)
     images = source / "images" if (source / "images").is_dir() else None
-    kept = Kept(
-        judges=tuple(judges), source=str(source), gold=tuple(map(str, gold)), sets=tuple(sets), config=config,
-        attributes=str(attributes or ""),
-    )  # fmt: skip
-
     if config.answers != "verdict" and any(j.endswith(f"@{LOCAL}") for j in judges):
         raise AssayError(f"a judge @{LOCAL} gives its verdict alone: add --answers verdict")
     configs = chat_configs(
@@ -125,7 +122,7 @@ def annotate(
             cases = guided(material, chosen, config, None)
             show_estimate(estimates(asked, lambda c: _requests(c, cases, config)), console or Console(highlight=False))
         return None
-    with closing(Run(out, kept, console)) as run:
+    with closing(Run(out, keeps_to(material, chosen, configs, config), console)) as run:
         asked = chats(configs, replies or out / "replies.sqlite", asking.budget)
         cases = _prepared(run, material, chosen, config)
         _vote(run, asked, cases, config)
@@ -142,6 +139,29 @@ def targets(material: Material, config: JudgeConfig) -> list[str]:
         )
     order = sorted(fit, key=lambda p: digest(["target", p]))
     return order[: config.limit or None]
+
+
+def keeps_to(
+    material: Material, chosen: Sequence[str], judges: Sequence[ChatConfig | LocalName], config: JudgeConfig
+) -> Kept:
+    """Who judges what, by content: the same folder goes on with nothing else."""
+    attributes = [plain(a) for _, a in sorted(material.attributes.items())]
+    guided = config.guidance == "nearest" and config.examples
+    return Kept(
+        judges=tuple(c.name if isinstance(c, ChatConfig) else f"{c.model}@{LOCAL} {_whose(c.model)}" for c in judges),
+        pairs={"n": len(chosen), "digest": digest(list(chosen))},
+        gold={"n": len(material.gold), "digest": digest(sorted(material.gold.items()))},
+        attributes={"n": len(attributes), "digest": digest(attributes)},
+        embedder=_whose(config.embedder) if guided else "", config=config,
+    )  # fmt: skip
+
+
+def _whose(model: str) -> str:
+    if model == "hash":
+        return model
+    from assay.models import whose
+
+    return whose(model)
 
 
 def _fits(pair: Pair, config: JudgeConfig) -> bool:

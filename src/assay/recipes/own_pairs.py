@@ -5,26 +5,25 @@ images/         the pictures that their prompts name
 pairs.json      settings, and what became of questions and answers, by reason
 """
 
-import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from assay.errors import AssayError, CannotRead
+from assay.identity import of_file
 from assay.images import ImageStore
 from assay.policy.config import FitConfig, PairConfig, PolicyConfig, SamplerConfig
 from assay.policy.rewards import HybridReward, RewardConfig
 from assay.recipes.own import answer_tokens, fitting, opened, questions, room
-from assay.recipes.reward_model import RewardModelConfig, load_reward_model
-from assay.records import AnswerPair, Preference, Prompt, Response
-from assay.run import Run, jsonable
-from assay.tables import Table, check_vacant, sibling, write_text
+from assay.recipes.reward_model import RewardModelConfig, fingerprint, load_reward_model
+from assay.records import AnswerPair, Preference, Prompt, Response, digest
+from assay.run import Run, changes, jsonable
+from assay.tables import Table, check_vacant, remove, sibling, write_text
 
 PART = 32
 """Questions between two writes."""
@@ -50,15 +49,22 @@ def run_pairs(
     if config.threshold is not None and not judge.reward_model:
         raise AssayError("--threshold is a margin of a reward model's scores: give --reward-model")
     sampling.training_temperature()
-    named = {"config": config, "policy": settings, "sampler": sampling, "judge": judge, "answer_start": answer_start}
-    settled = jsonable({"model": model, "questions": _digest(path), **named, "round": round, "seed": seed})
+    who = replace(judge, reward_model=fingerprint(judge.reward_model)) if judge.reward_model else judge
+    named = {"config": config, "policy": settings, "sampler": sampling, "judge": who, "answer_start": answer_start}
+    settled = jsonable({"model": fingerprint(model), "questions": of_file(path), **named, "round": round, "seed": seed})
+    partial = sibling(out, ".partial")
     if (out / "pairs.json").exists():
         kept = json.loads((out / "pairs.json").read_text())
         if kept["settings"] != settled:
-            raise AssayError(f"{out}: holds pairs of other questions or settings; use another --out")
+            changed = ", ".join(changes(kept["settings"], settled))
+            raise AssayError(
+                f"{out}: holds pairs of other questions, models or settings ({changed}); use another --out"
+            )
+        if (partial / "config.json").exists():  # a kill came between the last two moves
+            remove(partial)
         return _summary(kept, out)
     check_vacant(out, "pairs")
-    partial, done = sibling(out, ".partial"), False
+    done = False
     fresh = not partial.exists()
     run = Run(partial, settled)
     try:
@@ -73,15 +79,8 @@ def run_pairs(
         begun = (partial / "steps" / "pairs").exists()
         run.close()
         if done or (fresh and not begun):
-            shutil.rmtree(partial)
+            remove(partial)
     return _summary(kept, out)
-
-
-def _digest(path: Path) -> str:
-    try:
-        return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-    except OSError as error:
-        raise AssayError(f"{path}: cannot be read ({error})") from error
 
 
 def _summary(kept: dict[str, Any], out: Path) -> str:
@@ -104,6 +103,11 @@ class _Making:
     ) -> dict[str, Any]:
         left = Counter[str]()
         prompts = questions(self.path, self.store, left)
+        asked = digest([p.id for p in prompts])
+        if self.run.once("questions", lambda: {"digest": asked})["digest"] != asked:
+            raise AssayError(
+                f"{self.path}: its pictures are others than when these pairs were begun; use another --out"
+            )
         policy, sampler = opened(model, settings, sampling, self.store, self.seed, self.answer_start)
         sampler.load(self.round)
         prompts = fitting(prompts, policy, sampler, sampling.max_tokens, left)

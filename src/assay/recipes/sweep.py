@@ -19,7 +19,8 @@ from assay.bench.reward.pairs import evaluate_pairs
 from assay.recipes.finished import Finished, read_run
 from assay.recipes.flow import fed
 from assay.recipes.settings import SweepConfig
-from assay.run import Run
+from assay.records import digest
+from assay.run import Run, jsonable
 from assay.statistics import Estimate, Spread, over_seeds
 from assay.tables import write_text
 
@@ -33,9 +34,7 @@ COLOURS = {"raw": "#888888", "stage1": "#b58900", "filtered": "#2a6fbb", "flippe
 def sweep(source: Path, out: Path, config: SweepConfig) -> Path:
     """Train and measure every point of the sweep of a finished run; resume what is in `out`. Returns the plot's path."""
     finished = read_run(source)
-    with closing(
-        Run(out, {"source": str(source.resolve()), **{n: getattr(config, n) for n in config.__slots__}})
-    ) as run:
+    with closing(Run(out, {**jsonable(config), "inputs": _inputs(finished)})) as run:
         for seed in range(config.seeds):
             for name in config.sets:
                 for fraction in config.fractions:
@@ -45,6 +44,17 @@ def sweep(source: Path, out: Path, config: SweepConfig) -> Path:
         write_text(out / "sweep.json", json.dumps(curves, indent=2))
         run.console.print(_table(curves))
         return _plot(curves, len(finished.evaluation), config.seeds, out / "sweep.png")
+
+
+def _inputs(finished: Finished) -> dict[str, Any]:
+    """What a sweep's points are made of: the run's labels, what measures them, and how it trained."""
+    from assay.reward.data import MemoryPairs
+
+    parts = {**finished.sets, "held": finished.held, "evaluation": finished.evaluation}
+    digests = {
+        name: {"n": len(pairs), "digest": digest(MemoryPairs(pairs).identity())} for name, pairs in parts.items()
+    }
+    return {**digests, "train": finished.train, "presentations": finished.presentations}
 
 
 def _point(run: Run, finished: Finished, name: str, fraction: float, seed: int) -> dict[str, Any]:
