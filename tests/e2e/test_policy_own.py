@@ -141,7 +141,7 @@ def test_pairs_keep_tokens_pictures_and_reasons(home: Path, pairs: Path, capsys:
     before = (pairs / "pairs.parquet").stat().st_mtime_ns
     assay(*again, "--samples", 6)
     assert (pairs / "pairs.parquet").stat().st_mtime_ns == before
-    assert "other questions or settings" in refused(capsys, *again, "--samples", 5)
+    assert "other questions, models or settings (config.samples: 6 -> 5)" in refused(capsys, *again, "--samples", 5)
     assert "give --reward-model" in refused(capsys, *again, "--samples", 6, "--threshold", 1)
     assert "holds no pairs" in refused(capsys, *again, "--samples", 6, "--out", home / "vlm")
 
@@ -267,6 +267,9 @@ def test_the_sum_needs_no_gold(home: Path, judge: Path, tmp_path: Path, capsys: 
     assert "24 questions, 1 steps" in capsys.readouterr().out
     assert not (home / "sum.calibration.json").exists()
     other = shutil.copytree(judge, tmp_path / "judge")
+    assay(*grpo(home, "sum", "--reward-model", other, "--rewards.combine", "sum", "--steps", 1))
+    settings = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**settings, "changed": 1}))
     said = refused(capsys, *grpo(home, "sum", "--reward-model", other, "--rewards.combine", "sum", "--steps", 1))
     assert "holds a training with other inputs (reward.of.scorer: " in said
     metrics = json.loads((home / "sum/metrics.jsonl").read_text().splitlines()[0])

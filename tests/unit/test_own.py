@@ -135,12 +135,15 @@ def test_preferences_of_others_have_no_sampled_tokens(tmp_path: Path) -> None:
     assert own_pairs._read(tmp_path / "a", 0) == [read]
 
 
-def test_a_mistake_at_the_first_try_leaves_nothing_that_refuses_the_second(tmp_path: Path) -> None:
+def test_a_mistake_at_the_first_try_leaves_nothing_that_refuses_the_second(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     path, out = tmp_path / "q.jsonl", tmp_path / "pairs"
+    model = str(tiny_models.save_language(tmp_path_factory.mktemp("lm"), "qwen3"))
     path.write_text("")
     rest = (PairConfig(), PolicyConfig(), SamplerConfig(), RewardModelConfig(), "", 1, 0)
     with pytest.raises(AssayError, match="no questions"):
-        own_pairs.run_pairs("nowhere", path, out, *rest)
+        own_pairs.run_pairs(model, path, out, *rest)
     path.write_text('{"question": "1 + 1?", "answer": "2"}\n')
     with pytest.raises(AssayError, match="cannot load the model"):
         own_pairs.run_pairs("nowhere", path, out, *rest)
