@@ -3,7 +3,7 @@
 A reply that is not `final` never came: the server was down, the key wrong, the rate limit spent. Whoever asked keeps nothing
 of such a part and raises `Unreached`; all that did come is in the cache, so the same command asks only what failed. What a
 server refuses for what is in the request (too long for the model, held back by a content filter) is that request's own
-problem, and is counted like a refusal, as long as the model answers others: a server that refuses everything is set up wrong.
+problem, and is counted like a refusal, as long as the model answers others: a server that refuses all is set up wrong.
 """
 
 import re

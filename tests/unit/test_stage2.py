@@ -7,9 +7,16 @@ from assay.curate.stage2 import REASONS, Stage2Config, decide
 from assay.errors import AssayError
 
 
-def fate(p_best: float, p_gold: float, judge: str | None, band: float = 0.1) -> tuple[str, str]:
+def fate(p_best: float, p_gold: float, judge: str | None, band: float = 0.1, problem: str = "") -> tuple[str, str]:
     row = pl.DataFrame(
-        {"pair_id": ["p"], "original": ["a"], "p_best": [p_best], "p_gold": [p_gold], "judge": [judge]},
+        {
+            "pair_id": ["p"],
+            "original": ["a"],
+            "p_best": [p_best],
+            "p_gold": [p_gold],
+            "judge": [judge],
+            "problem": [problem],
+        },
         schema_overrides={"judge": pl.String},
     )
     out = decide(row, band).row(0, named=True)

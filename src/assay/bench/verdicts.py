@@ -48,7 +48,7 @@ class PairJudge:
         self.chat, self.problems = chat, Counter[str]()
 
     def verdicts(self, items: Sequence[Item]) -> Verdicts:
-        """Two verdicts on every pair of the items, each pair asked once. Raises Unreached where the server did not answer."""
+        """Two verdicts on every pair of the items, each asked once. Raises Unreached where the server did not answer."""
         duels = list(dict.fromkeys(d for item in items for d in item.duels))
         requests = [request(a, b) for right, wrong in duels for a, b in ((right, wrong), (wrong, right))]
         replies = ask_all(self.chat, requests)

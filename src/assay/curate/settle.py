@@ -1,13 +1,16 @@
 """Judgements to a label: one pure function in which a person outranks a machine, and a machine the source.
 
 Paper A leaves adjudication open; here a lead who has seen all judgements of a pair outranks them, and the highest rank that
-spoke decides alone, by majority of its votes. A pair on which people cannot decide is dropped and no judge may overrule them
-(A2, D.2).
+spoke decides alone, by majority of its votes. A tie is a vote against both responses. A pair on which one person cannot
+decide is dropped, however many others can, and no judge may overrule them (A2, D.2); a lead may.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+import polars as pl
+
+from assay.errors import AssayError
 from assay.records import Judgement, Label, Tier
 
 _RANKS: tuple[tuple[Tier, frozenset[str]], ...] = (
@@ -27,9 +30,10 @@ def settle(judgements: Iterable[Judgement], stage: str) -> Label:
     if not rows or len({j.pair_id for j in rows}) != 1:
         raise ValueError("settle needs the judgements of exactly one pair")
     original = wild_choice(rows)
-    tier, deciding = next((t, d) for t, kinds in _RANKS if (d := [j for j in rows if j.kind in kinds]))
+    tier, deciding = _rank(rows)
     by = tuple(sorted({j.by for j in deciding}))
-    chosen = majority(deciding)
+    undecided = tier == "gold" and any(j.problem == "cannot decide" for j in deciding)
+    chosen = None if undecided else majority(deciding)
     who = {"gold": "people", "silver": "judges", "wild": "source votes"}[tier]
     if deciding[0].kind == "lead":
         who = "leads"
@@ -47,6 +51,17 @@ def settle(judgements: Iterable[Judgement], stage: str) -> Label:
                  stage=stage, reason=reason)  # fmt: skip
 
 
+def _rank(rows: Sequence[Judgement]) -> tuple[Tier, list[Judgement]]:
+    """The highest rank that spoke, and its judgements."""
+    for tier, kinds in _RANKS:
+        if deciding := [j for j in rows if j.kind in kinds]:
+            return tier, deciding
+    raise AssayError(
+        f"pair {rows[0].pair_id}: only {', '.join(sorted({j.by for j in rows}))} judged it, and a reward model confirms "
+        "labels but gives none; add the word of a person, a judge or the source"
+    )
+
+
 def settle_all(judgements: Iterable[Judgement], stage: str) -> list[Label]:
     """One label per pair that occurs, in the order of pair ids."""
     by_pair: dict[str, list[Judgement]] = {}
@@ -60,13 +75,23 @@ def wild_choice(judgements: Sequence[Judgement]) -> str | None:
     return majority([j for j in judgements if j.kind == "wild"])
 
 
+def wild_choices(judgements: pl.DataFrame) -> dict[str, str]:
+    """`wild_choice` of every pair that has one, from the columns pair_id, kind, better and problem of all its judgements."""
+    wild = judgements.filter(pl.col("kind") == "wild")
+    ties = wild.group_by("pair_id").agg((pl.col("problem") == "tie").sum().cast(pl.Int64).alias("ties"))
+    votes = (
+        wild.filter(pl.col("better").is_not_null())
+        .group_by("pair_id", "better")
+        .agg(pl.len().cast(pl.Int64).alias("n"))
+    )
+    ranked = votes.with_columns(pl.col("n").sum().over("pair_id").alias("all")).join(ties, on="pair_id")
+    chosen = ranked.filter(pl.col("n") > pl.col("all") - pl.col("n") + pl.col("ties"))
+    return dict(zip(chosen["pair_id"].to_list(), chosen["better"].to_list(), strict=True))
+
+
 def majority(judgements: Sequence[Judgement]) -> str | None:
-    """The response with the most votes; None on a tie or without any vote. Problems never vote."""
-    votes: Counter[str] = Counter()
-    for j in judgements:
-        if j.better is not None:
-            votes[j.better] += 1
-    ranked = votes.most_common(2)
-    if not ranked or (len(ranked) == 2 and ranked[0][1] == ranked[1][1]):
-        return None
-    return ranked[0][0]
+    """The response with more votes than the other one and "tie" together; None without one. Failures never vote."""
+    votes = Counter(j.better for j in judgements if j.better is not None)
+    ties = sum(j.problem == "tie" for j in judgements)
+    best, most = max(votes.items(), key=lambda vote: vote[1], default=("", 0))
+    return best if most > votes.total() - most + ties else None

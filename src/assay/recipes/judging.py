@@ -248,7 +248,9 @@ def _vote(run: Run, models: Sequence[Model], cases: Sequence[Case], config: Judg
         shard = f"{start:08}"
         if not table.done(shard):
             try:
-                table.write(shard, llm_votes(models, part, samples=config.samples, seed=config.seed, form=config.answers))
+                table.write(
+                    shard, llm_votes(models, part, samples=config.samples, seed=config.seed, form=config.answers)
+                )
             except Unreached as failed:
                 losses += failed.losses
                 if failed.silent:
