@@ -1,7 +1,8 @@
 """An OpenAI-compatible chat server in a thread that can be made to fail and to come back at the same address.
 
-It prefers the shorter candidate in any form that a judge's prompt asks for, describes tasks, and compares answers. `answered`
-counts whole answers by question (the Idempotency-Key without its suffix), `refused` what it did not answer, by how.
+It prefers the shorter candidate in any form that a judge's prompt asks for, describes tasks, and compares answers.
+`answered` counts whole answers by question (the Idempotency-Key without its suffix), `refused` what it did not answer, by
+how.
 """
 
 import hashlib

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
 from assay.chat import ChatConfig, Server
 from assay.curate.annotate import llm_judge
 from assay.curate.attributes import rule_attributes
-from assay.curate.stage1 import Material, Stage1Config, Stage1Result, Tools, stage1
+from assay.curate.stage1 import Material, Stage1Config, Stage1Result, Tools, Train, stage1
 from assay.curate.stage2 import Stage2Config, stage2
 from assay.curate.verify import oracle
+from assay.recipes.job import PeopleOnFile
 from assay.records import Conversation, Judge, Judgement, Label, Pair, Preference, Response, Scorer, digest, user
 from assay.run import Run
 
@@ -77,9 +79,13 @@ def server(folder: Path, url: str) -> Server:
     return Server(config, folder / "replies.sqlite")
 
 
-def curate(folder: Path, judge: Judge, people: Judge = PEOPLE) -> tuple[Stage1Result, list[Label]]:
-    with closing(Run(folder, {"curation": "small"})) as run:
-        first = stage1(run, CONFIG, FIRST, Tools(people=people, judge=judge, train=train))
+def curate(
+    folder: Path, judge: Judge, people: Judge = PEOPLE, train: Train = train, resettle: bool = False
+) -> tuple[Stage1Result, list[Label]]:
+    standing = people.standing if isinstance(people, PeopleOnFile) else None
+    with closing(Run(folder, {"curation": "small"}, Console(stderr=True, width=400))) as run:
+        tools = Tools(people=people, judge=judge, train=train, standing=standing)
+        first = stage1(run, CONFIG, FIRST, tools, resettle=resettle)
         return first, stage2(run, WILD, SECOND, first, judge)
 
 

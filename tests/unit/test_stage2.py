@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from assay.curate.stage2 import REASONS, Stage2Config, decide
+from assay.curate.stage2 import REASONS, UNDECIDED, Stage2Config, counts, decide
 from assay.errors import AssayError
 
 
@@ -59,3 +59,20 @@ def test_band_zero_is_the_papers_text_and_bad_bands_are_refused() -> None:
     assert fate(0.51, 0.9, None, band=0.0)[0] == "kept"
     with pytest.raises(AssayError, match="band"):
         Stage2Config(band=0.5)
+
+
+@pytest.mark.parametrize("problem", ["refused", "unparsable", "cut off at max_tokens", "http 400: too long"])
+def test_a_judge_whose_answer_cannot_be_read_flips_nothing(problem: str) -> None:
+    assert fate(0.2, 0.2, None, problem=problem) == REASONS[6]
+    assert fate(0.3, 0.9, None, problem=problem) == REASONS[6]
+    for said in UNDECIDED:
+        assert fate(0.2, 0.2, None, problem=said) == REASONS[3]
+
+
+@pytest.mark.parametrize("band", [0.0, 0.1, 0.4])
+def test_judges_are_asked_exactly_where_their_word_counts(band: float) -> None:
+    grid = [0.0, 0.1, 0.3, 0.45, 0.5, 0.55, 0.6, 0.7, 0.9, 0.95, 1.0]
+    for p_best in grid:
+        for p_gold in grid:
+            fates = {fate(p_best, p_gold, judge, band)[0] for judge in ("a", "b", None)}
+            assert counts(p_best, p_gold, band) == (len(fates) > 1), (p_best, p_gold)

@@ -168,6 +168,6 @@ def check_whole(folder: Path) -> None:
     cut = sorted({part[1] for part in parts if part} - notes)
     if cut:
         raise AssayError(
-            f"{folder}: the import of {', '.join(cut[:3])}{', ...' if len(cut) > 3 else ''} was cut off or is not over, so the "
-            "pool has only some of its pairs; give the same `assay pool add` again to finish it"
+            f"{folder}: the import of {', '.join(cut[:3])}{', ...' if len(cut) > 3 else ''} was cut off or is not over, so "
+            "the pool has only some of its pairs; give the same `assay pool add` again to finish it"
         )
