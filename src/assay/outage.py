@@ -17,7 +17,8 @@ from assay.errors import AssayError
 from assay.replies import Reply, open_database
 
 PART = 256
-"""Questions that are asked between two looks at whether the server is still there."""
+"""Requests (of a judge: pairs) between two looks at whether the server is still there. A chat that is better asked about
+more at once, such as a provider's batch API, says so by an attribute `together`."""
 _OWN = frozenset({400, 413, 414, 415, 422, 431})
 """HTTP statuses that can be about one request alone."""
 _ACCOUNT = re.compile(r"api.?key|credit|billing|quota|balance|payment|unauthorized", re.IGNORECASE)
@@ -27,7 +28,7 @@ _STATUS = re.compile(r"http (\d{3})\b")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """What one model left unanswered of `asked` requests, by reason. `silent`: nothing of what was sent now came back."""
+    """What one model left unanswered of `asked` requests, by reason. `silent`: nothing came of what was sent now."""
 
     model: str
     asked: int
@@ -66,9 +67,14 @@ def loss_of(chat: Chat, replies: Sequence[Reply]) -> Loss | None:
     if not missing:
         return None
     where = f"{chat.name} at {chat.config.url}" if isinstance(chat, Server) else chat.name
-    sent = sum(not r.cached for r in replies)
-    problems = tuple(r.problem for r in missing)
-    return Loss(model=where, asked=len(replies), problems=problems, silent=len(missing) == sent)
+    lost = {id(r) for r in missing}
+    silent = not any((r.text or r.tokens or id(r) not in lost) and not r.cached for r in replies)
+    return Loss(model=where, asked=len(replies), problems=tuple(r.problem for r in missing), silent=silent)
+
+
+def part_of(chats: Sequence[Chat]) -> int:
+    """How many requests (of judges: pairs) are asked about at once."""
+    return max(int(getattr(chat, "together", PART)) for chat in chats)
 
 
 def ask_all(chat: Chat, requests: Iterable[Request]) -> list[Reply]:
@@ -77,7 +83,7 @@ def ask_all(chat: Chat, requests: Iterable[Request]) -> list[Reply]:
     replies: list[Reply] = []
     losses: list[Loss] = []
     rest = iter(requests)
-    while part := list(islice(rest, PART)):
+    while part := list(islice(rest, part_of([chat]))):
         told = chat.complete(part)
         replies += told
         if (loss := loss_of(chat, told)) is not None:

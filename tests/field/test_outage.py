@@ -6,20 +6,32 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import assay as package
+from assay.bench.benchmark import Choice
+from assay.bench.verdicts import PairJudge
 from assay.chat import ChatConfig, Server
 from assay.curate.annotate import llm_judge, llm_votes
-from assay.curate.attributes import rule_attributes
+from assay.curate.attributes import llm_attributes, rule_attributes
+from assay.curate.offline import hash_embedder
 from assay.curate.verify import read_judgements
+from assay.images import ImageStore
 from assay.outage import Unreached
 from assay.recipes.asking import AskConfig
+from assay.recipes.best_of_n import best_of_n, chat_answers
 from assay.recipes.describing import AttributesConfig, describe
+from assay.recipes.flow import FlowConfig, prepare
 from assay.recipes.judging import JudgeConfig, annotate
-from assay.records import Attributes, Case, Judgement, Label, Pair
+from assay.recipes.pools import Pool
+from assay.records import Attributes, Case, Conversation, Judgement, Label, Pair, assistant, user
+from assay.run import Run
 from assay.tables import Table
 from field import curation
 from field.in_process import assay
@@ -132,7 +144,7 @@ def voted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Judgem
         return votes(source, tmp_path_factory.mktemp("whole"), server.url)
 
 
-@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("how", ["503", "401", "html", "drop"])
 def test_annotate_asks_only_what_failed(how: str, source: Path, voted: list[Judgement], tmp_path: Path) -> None:
     with OutageServer() as server:
         server.fail(how, after=50)
@@ -169,7 +181,7 @@ def test_one_request_that_is_refused_is_a_counted_problem(how: str, source: Path
         found = votes(source, tmp_path, server.url)
         failed = [v for v in found if v.problem]
         assert {v.pair_id for v in failed} == {curation.pair(17).id}
-        assert all(v.problem.startswith("http 400") and v.better is None for v in failed)
+        assert all(v.problem.startswith(("http 400", "refused")) and v.better is None for v in failed)
         (merged,) = [j for j in read_judgements(tmp_path / "judgements.jsonl") if j.problem]
         assert merged.pair_id == curation.pair(17).id
 
@@ -237,4 +249,74 @@ def test_the_command_line_says_what_to_do(source: Path, tmp_path: Path) -> None:
         server.recover()
         code, _, told = assay(*line, "--judge", f"m@{server.url}")
         assert code == 0, told
+        assert once_each(server)
+
+
+# -- the others that ask --------------------------------------------------------------------------------------------
+
+
+def test_a_run_does_not_describe_its_pool_by_rules_while_the_server_is_away(tmp_path: Path) -> None:
+    pairs = {p.id: p for p in map(curation.pair, range(40))}
+    pool = Pool(pairs=pairs, wild=[], truth={})
+    with OutageServer() as server, closing(Run(tmp_path / "run", {})) as run:
+        chat = curation.server(tmp_path, server.url)
+        server.fail("503", after=30)
+        with pytest.raises(Unreached, match="did not answer 10 of 40 requests"):
+            prepare(run, FlowConfig(recipe="x"), pool, hash_embedder(), chat)
+        server.recover()
+        prepared = prepare(run, FlowConfig(recipe="x"), pool, hash_embedder(), chat)
+        assert {a.by for a in prepared.attributes.values()} == {"llm:m"}
+        assert run.result("prepare/attributes")["problems"] == {}
+        assert once_each(server)
+
+
+def test_best_of_n_keeps_no_candidate_that_an_outage_took(tmp_path: Path) -> None:
+    (tmp_path / "questions.jsonl").write_text("".join(f'{{"question": "What is {n}?"}}\n' for n in range(20)))
+    line = (tmp_path / "questions.jsonl", tmp_path / "best.jsonl", 3)
+
+    def scorer(conversations: Sequence[Conversation]) -> NDArray[np.float64]:
+        return np.array([float(len(c[-1].content)) for c in conversations])
+
+    with OutageServer() as server:
+        answers = chat_answers(curation.server(tmp_path, server.url))
+        server.fail("drop", after=50)
+        with pytest.raises(Unreached):
+            best_of_n(*line, answers, scorer, ImageStore(tmp_path / "images"), say=lambda _: None)
+        assert len((tmp_path / "best.jsonl").read_text().splitlines()) == 16, "the part that was whole"
+        server.recover()
+        told = best_of_n(*line, answers, scorer, ImageStore(tmp_path / "images"), say=lambda _: None)
+        assert told.startswith("20 questions")
+        assert "0 candidates without a reward" in told
+        assert once_each(server)
+
+
+def test_a_benchmark_is_no_measure_of_an_outage(tmp_path: Path) -> None:
+    def duel(n: int) -> Choice:
+        prompt = (user(f"What is {n}?"),)
+        right, wrong = ((*prompt, assistant(text)) for text in (f"It is {n}.", "No."))
+        return Choice(id=str(n), source="x", stratum="", prompt=prompt, best=right, losers=(wrong,))
+
+    items = [duel(n) for n in range(30)]
+    with OutageServer() as server:
+        server.fail("429", after=40)
+        with pytest.raises(Unreached, match="did not answer 20 of 60 requests"):
+            PairJudge(curation.server(tmp_path, server.url)).verdicts(items)
+        server.recover()
+        found = PairJudge(curation.server(tmp_path, server.url)).verdicts(items)
+        assert not found.failed
+        assert len(found.sums) == 30
+        assert once_each(server)
+
+
+def test_single_failures_let_a_long_command_go_on(tmp_path: Path) -> None:
+    """Two of 700 requests never get through today; everything else is asked, and kept."""
+    pairs = [curation.pair(n) for n in range(700)]
+    with OutageServer() as server:
+        server.refuses |= {pairs[3].prompt[0].content: "503", pairs[500].prompt[0].content: "drop"}
+        chat = curation.server(tmp_path, server.url)
+        with pytest.raises(Unreached, match=r"did not answer 2 of \d+ requests"):
+            llm_attributes(chat, pairs)
+        assert len(server.answered) == 698
+        server.refuses.clear()
+        assert len(llm_attributes(chat, pairs)) == 700
         assert once_each(server)
