@@ -138,10 +138,9 @@ class Table(Generic[T]):
                 for row in batch.to_pylist():
                     yield build(self.record, row)
 
-    def frame(self, *columns: str) -> pl.DataFrame:
-        """All rows as columns (or the named ones alone), for decisions over narrow tables."""
-        wanted = list(columns) or None
-        parts = [typing.cast(pl.DataFrame, pl.from_arrow(self._open(s).read(wanted))) for s in self.shards()]
+    def frame(self) -> pl.DataFrame:
+        """All rows as columns, for decisions over narrow tables."""
+        parts = [typing.cast(pl.DataFrame, pl.from_arrow(self._open(s).read())) for s in self.shards()]
         return pl.concat(parts) if parts else typing.cast(pl.DataFrame, pl.from_arrow(self.schema.empty_table()))
 
     def _open(self, shard: str) -> pq.ParquetFile:

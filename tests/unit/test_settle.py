@@ -2,12 +2,11 @@
 
 import random
 
-import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.curate.settle import majority, settle, settle_all, wild_choice, wild_choices
+from assay.curate.settle import majority, settle, settle_all
 from assay.errors import AssayError
 from assay.records import Judgement, Kind
 
@@ -108,20 +107,6 @@ def test_reward_models_alone_make_no_label() -> None:
     with pytest.raises(AssayError, match="pair p: only best-rm, gold-rm judged it, and a reward model confirms labels"):
         settle([says("rm", "a", by="gold-rm"), says("rm", "a", by="best-rm")], "s")
     assert settle([says("rm", "a", by="gold-rm"), says("wild", "b")], "s").chosen == "b"
-
-
-@given(
-    st.lists(st.tuples(st.sampled_from("pqr"), st.sampled_from(KINDS), st.sampled_from(["a", "b", "tie", "refused"])))
-)
-def test_the_narrow_table_way_agrees(raw: list[tuple[str, Kind, str]]) -> None:
-    rows = [
-        Judgement(pair_id=p, better=v if len(v) == 1 else None, problem="" if len(v) == 1 else v, by=f"x{n}", kind=kind)
-        for n, (p, kind, v) in enumerate(raw)
-    ]
-    schema = {"pair_id": pl.String, "kind": pl.String, "better": pl.String, "problem": pl.String}
-    frame = pl.DataFrame([(j.pair_id, j.kind, j.better, j.problem) for j in rows], schema=schema, orient="row")
-    each = {p: wild_choice([j for j in rows if j.pair_id == p]) for p in "pqr"}
-    assert wild_choices(frame) == {p: better for p, better in each.items() if better}
 
 
 def test_a_judge_outranks_the_source_and_the_source_stands_alone() -> None:

@@ -8,8 +8,6 @@ decide is dropped, however many others can, and no judge may overrule them (A2, 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-import polars as pl
-
 from assay.errors import AssayError
 from assay.records import Judgement, Label, Tier
 
@@ -73,20 +71,6 @@ def settle_all(judgements: Iterable[Judgement], stage: str) -> list[Label]:
 def wild_choice(judgements: Sequence[Judgement]) -> str | None:
     """The response that the source itself prefers, or None when it is tied or silent."""
     return majority([j for j in judgements if j.kind == "wild"])
-
-
-def wild_choices(judgements: pl.DataFrame) -> dict[str, str]:
-    """`wild_choice` of every pair that has one, from the columns pair_id, kind, better and problem of all its judgements."""
-    wild = judgements.filter(pl.col("kind") == "wild")
-    ties = wild.group_by("pair_id").agg((pl.col("problem") == "tie").sum().cast(pl.Int64).alias("ties"))
-    votes = (
-        wild.filter(pl.col("better").is_not_null())
-        .group_by("pair_id", "better")
-        .agg(pl.len().cast(pl.Int64).alias("n"))
-    )
-    ranked = votes.with_columns(pl.col("n").sum().over("pair_id").alias("all")).join(ties, on="pair_id")
-    chosen = ranked.filter(pl.col("n") > pl.col("all") - pl.col("n") + pl.col("ties"))
-    return dict(zip(chosen["pair_id"].to_list(), chosen["better"].to_list(), strict=True))
 
 
 def majority(judgements: Sequence[Judgement]) -> str | None:

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from assay.curate.settle import settle_all, wild_choices
+from assay.curate.settle import settle_all
 from assay.curate.stage1 import is_held, preferences
 from assay.errors import AssayError
 from assay.recipes.flow import FlowConfig, split_by_prompt
@@ -101,10 +101,10 @@ def labelled(source: Path, name: str) -> Iterator[Preference]:
             f"{source}: a pool has its raw labels only; the sets {', '.join(SETS[1:])} are made by `assay run`"
         )
     check_whole(source)
-    chosen = wild_choices(wild.frame("pair_id", "kind", "better", "problem"))
+    labels = {label.pair_id: label for label in settle_all(wild.stream(), "raw") if label.chosen is not None}
     for pair in pairs.stream():
-        if (better := chosen.pop(pair.id, None)) is not None:
-            yield pair.preferring(better)
+        if (label := labels.pop(pair.id, None)) is not None:
+            yield from preferences([label], {pair.id: pair})
 
 
 def export(source: Path, out: Path, name: str, shard: int = 100_000) -> int:
