@@ -17,8 +17,7 @@ from assay.errors import AssayError
 from assay.replies import Reply, open_database
 
 PART = 256
-"""Requests (of a judge: pairs) between two looks at whether the server is still there. A chat that is better asked about
-more at once, such as a provider's batch API, says so by an attribute `together`."""
+"""Requests (of a judge: pairs) between two looks at whether the server is still there."""
 _OWN = frozenset({400, 413, 414, 415, 422, 431})
 """HTTP statuses that can be about one request alone."""
 _ACCOUNT = re.compile(r"api.?key|credit|billing|quota|balance|payment|unauthorized", re.IGNORECASE)
@@ -72,18 +71,13 @@ def loss_of(chat: Chat, replies: Sequence[Reply]) -> Loss | None:
     return Loss(model=where, asked=len(replies), problems=tuple(r.problem for r in missing), silent=silent)
 
 
-def part_of(chats: Sequence[Chat]) -> int:
-    """How many requests (of judges: pairs) are asked about at once."""
-    return max(int(getattr(chat, "together", PART)) for chat in chats)
-
-
 def ask_all(chat: Chat, requests: Iterable[Request]) -> list[Reply]:
     """One reply per request, in order, all of them a model's. Raises Unreached where some are not: at once where the server
     is silent, else after the last request, so that all that can be had is in the cache."""
     replies: list[Reply] = []
     losses: list[Loss] = []
     rest = iter(requests)
-    while part := list(islice(rest, part_of([chat]))):
+    while part := list(islice(rest, PART)):
         told = chat.complete(part)
         replies += told
         if (loss := loss_of(chat, told)) is not None:

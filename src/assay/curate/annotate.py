@@ -29,7 +29,7 @@ from assay.curate.attributes import (
     response_text,
 )
 from assay.errors import AssayError
-from assay.outage import Loss, Unreached, loss_of, part_of
+from assay.outage import PART, Loss, Unreached, loss_of
 from assay.records import Attributes, Case, Judge, Judgement, Pair, digest
 
 MAX_EXAMPLES = 8
@@ -147,9 +147,8 @@ def llm_votes(
 
     votes: list[Judgement] = []
     losses: list[Loss] = []
-    size = part_of(chats)
-    for at in range(0, len(cases), size):
-        part = cases[at : at + size]
+    for at in range(0, len(cases), PART):
+        part = cases[at : at + PART]
         with ThreadPoolExecutor(len(chats)) as pool:
             told = list(pool.map(partial(ask, part=part), chats))
         losses += [loss for _, loss in told if loss is not None]
