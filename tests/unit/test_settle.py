@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assay.curate.settle import majority, settle, settle_all
+from assay.errors import AssayError
 from assay.records import Judgement, Kind
 
 KINDS: tuple[Kind, ...] = ("lead", "human", "oracle", "llm", "offline", "rm", "wild")
@@ -63,6 +64,49 @@ def test_a_person_who_cannot_decide_drops_the_pair_for_good() -> None:
     label = settle([says("human", None), says("llm", "a"), says("wild", "a")], "s")
     assert (label.chosen, label.fate) == (None, "dropped")
     assert "cannot decide" in label.reason
+
+
+@pytest.mark.parametrize("others", [1, 2, 9])
+def test_one_person_who_cannot_decide_drops_the_pair_however_many_can(others: int) -> None:
+    rows = [says("human", "a", by=f"p{i}") for i in range(others)] + [
+        says("human", None, by="unsure"),
+        says("llm", "a"),
+    ]
+    label = settle(rows, "s")
+    assert (label.chosen, label.tier, label.reason) == (None, "gold", "people did not decide: cannot decide")
+    led = settle([*rows, says("lead", "b", by="lead")], "s")
+    assert (led.chosen, led.tier, led.by) == ("b", "gold", ("lead",))
+    unsure = settle([*rows, says("lead", "b", by="lead"), says("lead", None, by="other lead")], "s")
+    assert unsure.chosen is None
+
+
+@pytest.mark.parametrize(
+    ("votes", "chosen"),
+    [
+        ("a", "a"), ("aab", "a"), ("aat", "a"), ("aaabt", "a"), ("bbbatt", None),
+        ("at", None), ("attt", None), ("aabt", None), ("ab", None), ("t", None),
+    ],
+)  # fmt: skip
+def test_ties_count_against_a_majority(votes: str, chosen: str | None) -> None:
+    """t: the person says that both are alike. Two of four are no majority, nor is one against three."""
+    kinds: tuple[Kind, ...] = ("lead", "human", "oracle", "wild")
+    for kind in kinds:
+        rows = [says(kind, None if v == "t" else v, by=f"p{i}", problem="tie") for i, v in enumerate(votes)]
+        label = settle(rows, "s")
+        assert label.chosen == chosen, kind
+        assert (label.fate == "dropped") == (chosen is None)
+
+
+def test_what_was_skipped_or_failed_is_no_vote_against() -> None:
+    assert settle([says("human", "a"), says("human", None, by="later", problem="skipped")], "s").chosen == "a"
+    assert settle([says("oracle", None, problem="no truth"), says("human", "a")], "s").chosen == "a"
+    assert settle([says("llm", "a"), says("llm", None, by="m2", problem="refused")], "s").chosen == "a"
+
+
+def test_reward_models_alone_make_no_label() -> None:
+    with pytest.raises(AssayError, match="pair p: only best-rm, gold-rm judged it, and a reward model confirms labels"):
+        settle([says("rm", "a", by="gold-rm"), says("rm", "a", by="best-rm")], "s")
+    assert settle([says("rm", "a", by="gold-rm"), says("wild", "b")], "s").chosen == "b"
 
 
 def test_a_judge_outranks_the_source_and_the_source_stands_alone() -> None:
