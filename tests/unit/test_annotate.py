@@ -215,7 +215,7 @@ def test_samples_come_in_twos_that_show_both_orders() -> None:
         ('```json\n{"reason": "", "verdict": "2"}\n```', "2", ""),
         ('{"verdict": " Tie "}', "tie", ""),
         ('{"reason": "r", "verdict": "cannot decide"}', "cannot decide", "r"),
-        ('{"reason": "r", "verdict": 1}', "unparsable", '{"reason": "r", "verdict": 1}'),
+        ('{"reason": "r", "verdict": 1}', "1", "r"),
         ('{"reason": "r", "verdict": "3"}', "unparsable", '{"reason": "r", "verdict": "3"}'),
         ('{"reason": ["r"], "verdict": "1"}', "unparsable", '{"reason": ["r"], "verdict": "1"}'),
         ('["1"]', "unparsable", '["1"]'),

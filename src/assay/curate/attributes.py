@@ -15,6 +15,7 @@ from functools import cache
 from importlib import resources
 
 from assay.chat import Chat, Reply, Request
+from assay.parsing import objects
 from assay.records import Attributes, Conversation, Message, Pair, Response
 
 CATEGORIES = (
@@ -24,14 +25,16 @@ CATEGORIES = (
 """The twelve task categories of paper A3, Table 8 (the taxonomy of Magpie, Xu et al. 2024)."""
 OBJECTIVITY = ("objective", "subjective")
 CONTROVERSIALITY = ("low", "medium", "high")
-_TEXT = {"type": "string"}
+MOST_DESIRED = 20
+"""A list of more qualities than this is a model that repeats itself."""
 SCHEMA = json.dumps({
     "type": "object", "additionalProperties": False,
     "required": ["category", "objectivity", "controversiality", "desired", "guideline"],
     "properties": {
         "category": {"type": "string", "enum": CATEGORIES}, "objectivity": {"type": "string", "enum": OBJECTIVITY},
         "controversiality": {"type": "string", "enum": CONTROVERSIALITY},
-        "desired": {"type": "array", "items": _TEXT}, "guideline": _TEXT,
+        "desired": {"type": "array", "maxItems": MOST_DESIRED, "items": {"type": "string", "maxLength": 300}},
+        "guideline": {"type": "string", "maxLength": 2000},
     },
 })  # fmt: skip
 """The form of an answer, for servers that can hold a model to one."""
@@ -268,21 +271,22 @@ def _read_reply(pair: Pair, reply: Reply, by: str) -> Attributes | AttributesPro
         return AttributesProblem(pair_id=pair.id, by=by, problem=f"unparsable: {error}")
 
 
-def json_object(text: str) -> dict[str, object]:
-    """The one JSON object that a text is, bare or in a code fence. Raises ValueError where it is anything else."""
-    block = re.fullmatch(r"\s*```(?:json)?\s*(.*?)\s*```\s*", text, re.DOTALL)
-    data = json.loads(block[1] if block else text)
-    if not isinstance(data, dict):
-        raise ValueError("not a JSON object")
-    return data
-
-
 def parse_attributes(pair_id: str, text: str, by: str) -> Attributes:
-    """Attributes from an LLM's answer: one JSON object, bare or in a code fence. Raises ValueError with the reason."""
-    data = json_object(text)
+    """Attributes from an LLM's answer: the one JSON object in it that has all five fields. Raises ValueError with the
+    reason; two such objects that differ are one."""
+    found = objects(text)
+    if found is None:
+        raise ValueError("a thought that does not end")
+    fields = set(json.loads(SCHEMA)["required"])
+    told = [one.data for one in found if one.whole or fields <= one.data.keys()]
+    if not told or any(data != told[0] for data in told):
+        raise ValueError("two answers that differ" if told else "no JSON object with all fields")
+    data = told[0]
     desired, guideline = data.get("desired"), data.get("guideline")
     if not isinstance(desired, list) or not desired or not all(isinstance(d, str) and d.strip() for d in desired):
         raise ValueError("`desired` must be a list of texts")
+    if len(desired) > MOST_DESIRED:
+        raise ValueError(f"`desired` has more than {MOST_DESIRED} texts")
     if not isinstance(guideline, str) or not guideline.strip():
         raise ValueError("`guideline` must be a text")
     return Attributes(

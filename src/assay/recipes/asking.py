@@ -17,7 +17,7 @@ from assay.budget import Budget, Estimate
 from assay.chat import ChatConfig, Request, Server, cost
 from assay.curate.judge_report import reason
 from assay.errors import AssayError
-from assay.replies import Reply, ledger
+from assay.replies import Reply, ledger, open_replies, spelled
 
 if TYPE_CHECKING:
     from assay.recipes.local_judge import LocalJudge
@@ -79,7 +79,7 @@ def chat_configs(
         raise AssayError(f"give at least one --{flag} MODEL@URL of an OpenAI-compatible server")
     prices = read_prices(config.prices)
     split = [_split(text, flag) for text in named]
-    if len(set(split)) < len(split):
+    if len({(model, spelled(url)) for model, url in split}) < len(split):
         raise AssayError(f"--{flag}: the same server is named twice")
     counts = Counter(model for model, _ in split)
     missing = sorted({model for model, url in split if url != LOCAL} - prices.keys())
@@ -145,7 +145,8 @@ class Progress:
         budget = next((m.budget for m in self._models if m.budget), None)
         spent = f", {budget.spent:.4g} of {budget.limit:g} spent" if budget else ""
         failed = "".join(f", {count:,} {problem}" for problem, count in self._problems.most_common(3))
-        return f"{self.done:,} of {self.total:,} {self._unit}; {self._replies:,} replies, {rate:.1f}/s{failed}{spent}"
+        notes = "".join(f"; {m.name}'s server takes {note}" for m in self._models for note in m.notes)
+        return f"{self.done:,} of {self.total:,} {self._unit}; {self._replies:,} replies, {rate:.1f}/s{failed}{spent}{notes}"
 
 
 def show_estimate(rows: Sequence[tuple[str, Estimate]], console: Console) -> None:
@@ -163,13 +164,14 @@ def show_estimate(rows: Sequence[tuple[str, Estimate]], console: Console) -> Non
 
 def spending(models: Sequence["Model"]) -> list[dict[str, Any]]:
     """The rows of the ledger with the names that judgements use and the price of what was spent."""
-    known = {(c.config.model, c.config.url): c for c in models}
+    known = {(c.config.model, spelled(c.config.url)): c for c in models}
     rows = []
-    for row in (row for cache in {m.cache for m in models} for row in ledger(cache)):
+    for cache, row in ((c, row) for c in {m.cache for m in models} for row in ledger(c)):
         chat = known.get((row["model"], row["url"]))
         if chat is not None:
-            price = cost(chat.config, row["tokens_in"], row["tokens_out"])
-            rows.append({**row, "judge": f"llm:{chat.name}", "cost": price})
+            with open_replies(cache, row["url"], row["model"]) as replies:
+                tokens_in, tokens_out = replies.spent()
+            rows.append({**row, "judge": f"llm:{chat.name}", "cost": cost(chat.config, tokens_in, tokens_out)})
     return rows
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from assay.chat import Chat, Request
+from assay.chat import Chat, Reply, Request
 from assay.errors import AssayError
 from assay.images import ImageStore
+from assay.parsing import after_thoughts
 from assay.policy.config import PolicyConfig, SamplerConfig
 from assay.recipes.own import fitting, questions
 from assay.records import Prompt, Scorer, assistant
@@ -41,14 +42,25 @@ def local_answers(model: str, store: ImageStore, sampling: SamplerConfig, seed: 
 
 
 def chat_answers(chat: Chat) -> Answers:
-    """Answers of a chat server: n independent samples of each prompt, each asked once."""
+    """Answers of a chat server: n independent samples of each prompt, each asked once. What is cut off, or ends inside a
+    thought, is no answer; thoughts before an answer are not scored with it (they stay in the file of replies)."""
 
     def answers(prompts: Sequence[Prompt], n: int, _: int) -> list[list[tuple[str, str]]]:
         requests = [Request(messages=p.messages, sample=k) for p in prompts for k in range(n)]
-        told = [(r.text, r.problem) for r in chat.complete(requests)]
+        told = [_said(r) for r in chat.complete(requests)]
         return [told[at : at + n] for at in range(0, len(told), n)]
 
     return answers
+
+
+def _said(reply: Reply) -> tuple[str, str]:
+    """(answer, problem) of a reply."""
+    text = None if reply.problem else after_thoughts(reply.text)
+    if text is None:
+        return "", reply.problem or "a thought that does not end"
+    if not text.strip():
+        return "", "only thoughts, no answer"
+    return (text if text == reply.text else text.strip()), ""
 
 
 def best_of_n(
