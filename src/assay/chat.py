@@ -16,7 +16,7 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ from assay.budget import Budget as Budget
 from assay.budget import BudgetSpent as BudgetSpent
 from assay.budget import Estimate as Estimate
 from assay.completion import PASSING as PASSING
-from assay.completion import Again, of_this_request, read_answer
+from assay.completion import TOO_LONG, Again, of_this_request, read_answer
 from assay.completion import read_completion as read_completion
 from assay.dialect import WORDS, Lack, lesson, without
 from assay.errors import AssayError
@@ -186,7 +186,8 @@ class Server:
         with self._open() as replies:
             replies.clear_killed()
             if budget is not None:
-                budget.spend(cost(config, *replies.spent()))
+                waiting = (cost(config, *most) for _, most in replies.in_batches().values())
+                budget.spend(cost(config, *replies.spent()) + self.share * sum(waiting))
 
     @property
     def name(self) -> str:
@@ -218,6 +219,7 @@ class Server:
         wanted = {k: r for k, r in zip(keys, requests, strict=True) if k not in unsendable}
         with self._open() as replies:
             found = {key: reply for key, r in wanted.items() if (reply := self._find(replies, key, r))}
+            found |= self._waiting(replies, wanted.keys() - found.keys())
             missing = {key: request for key, request in wanted.items() if key not in found}
             if missing:
                 found |= asyncio.run(self._ask_all(missing, replies))
@@ -228,6 +230,12 @@ class Server:
     def _find(self, replies: Replies, key: str, request: Request) -> Reply | None:
         found = replies.find(key) or replies.find(key, question_of(self.config.url, _asked(self.config, request)))
         return found if found is not None and found.final else None
+
+    def _waiting(self, replies: Replies, keys: Collection[str]) -> dict[str, Reply]:
+        """What must not be asked now: the provider has it in a batch, and would be paid twice."""
+        said = "waits in the provider's batch {}: read it with --batch, or cancel it there and give --batch once"
+        there = replies.in_batches()
+        return {k: Reply(problem=said.format(there[k][0] or "?"), final=False) for k in keys if k in there}
 
     def _open(self) -> AbstractContextManager[Replies]:
         return open_replies(self.cache, self.config.url, self.config.model, self.share)
@@ -305,6 +313,11 @@ class Server:
         if self.budget is not None:
             self.budget.settle(self._cost(most), self._cost(spent))
 
+    def _lesson(self, body: dict[str, Any], status: int, outcome: Reply | Again) -> Lack | None:
+        """What to leave out of a request that was refused for its form; None: it was not."""
+        of_its_content = outcome.problem == "refused" or outcome.problem.startswith(TOO_LONG)
+        return None if of_its_content else lesson(body, status, outcome.problem, self.config.schemas == "auto")
+
     async def _post(self, session: aiohttp.ClientSession, body: dict[str, Any], name: str) -> Reply | Again:
         """One attempt; what the server turns out not to know is left out, from then on."""
         lacks = set(self.lacks)
@@ -313,7 +326,7 @@ class Server:
             outcome, status = await _post(session, self.config.endpoint, told, "-".join((name, *sorted(lacks))))
             if status == 200:
                 self.lacks |= lacks
-            missing = lesson(told, status, outcome.problem, self.config.schemas == "auto")
+            missing = self._lesson(told, status, outcome)
             if missing is None or missing in lacks:
                 return outcome
             lacks.add(missing)

@@ -31,7 +31,11 @@ CREATE TABLE IF NOT EXISTS spending (
     url TEXT, model TEXT, tokens_in INTEGER, tokens_out INTEGER, problem TEXT, at REAL, share REAL DEFAULT 1.0);
 CREATE TABLE IF NOT EXISTS sent (
     key TEXT, process INTEGER, url TEXT, model TEXT, tokens_in INTEGER, tokens_out INTEGER,
-    PRIMARY KEY (key, process)) WITHOUT ROWID"""
+    PRIMARY KEY (key, process)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS batches (
+    token TEXT PRIMARY KEY, process TEXT, url TEXT, model TEXT, state TEXT, file TEXT, batch TEXT, at REAL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS batched (
+    key TEXT PRIMARY KEY, token TEXT, request TEXT, tokens_in INTEGER, tokens_out INTEGER) WITHOUT ROWID"""
 _LATER = {
     "replies": {
         "problem": "TEXT DEFAULT ''", "confidence": "REAL DEFAULT 1.0", "question": "TEXT DEFAULT ''",
@@ -170,6 +174,12 @@ class Replies:
         )
         rows = [(i, o) for url, i, o in self.run(query, (self.model,)).fetchall() if spelled(url) == self.url]
         return sum(i for i, _ in rows), sum(o for _, o in rows)
+
+    def in_batches(self) -> dict[str, tuple[str, tuple[int, int]]]:
+        """The requests of this model that a provider has in an open batch: its id, and the most tokens, by key."""
+        query = "SELECT key, batch, url, tokens_in, tokens_out FROM batched JOIN batches USING (token) WHERE model = ?"
+        rows = self.run(query, (self.model,)).fetchall()
+        return {key: (batch, (i, o)) for key, batch, url, i, o in rows if url == self.url}
 
     def _arrived(self, key: str) -> None:
         most = self._sent.pop(key, None)

@@ -13,6 +13,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "run",
         "budget",
+        "batches",
+        "batch_client",
         "replies",
         "chat",
         "completion",
@@ -45,6 +47,8 @@ WITHOUT_TORCH = {
     "tables",
     "run",
     "budget",
+    "batches",
+    "batch_client",
     "replies",
     "chat",
     "completion",

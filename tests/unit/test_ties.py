@@ -15,9 +15,7 @@ from assay.recipes.judging import report
 from assay.records import Attributes, Judgement, Pair, Response, Truth, user
 from assay.tables import Table
 
-PAIRS = [
-    Pair.of((user(f"Question {n}?"),), Response.of(f"one {n}"), Response.of(f"the other {n}")) for n in range(3)
-]
+PAIRS = [Pair.of((user(f"Question {n}?"),), Response.of(f"one {n}"), Response.of(f"the other {n}")) for n in range(3)]
 SAID = ("first", "second", "tie", "cut off at max_tokens")
 MERGES: tuple[Merge, ...] = ("majority", "weighted", "dawid-skene")
 

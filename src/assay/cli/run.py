@@ -74,6 +74,7 @@ def run_pool(
     samples: int = 3,
     price: tuple[float, float] = (0.0, 0.0),
     budget: float = 0.0,
+    batch: bool = False,
     dry_run: bool = False,
 ) -> None:
     """Your own pool: people answer in the terminal (`assay verify`), judges are LLM servers, or offline without any.
@@ -91,6 +92,7 @@ def run_pool(
         price: Of a million tokens in and out, of all LLM servers.
         budget: The most that LLM servers may cost, earlier runs in this folder included; the run stops before the request
             that could pass it, and a larger budget goes on (0: no limit).
+        batch: Ask LLM servers through their batch APIs (/v1/batches), at half the price, within a day for each step.
         dry_run: Print the resolved config and stop.
     """
     if dry_run:
@@ -103,12 +105,12 @@ def run_pool(
     purse = Budget(budget) if budget else None
     if purse is not None and not any(price):
         raise AssayError("--budget needs --price IN OUT, of a million tokens: without prices nothing is spent")
-    chats = [chat_server(text, replies, "judge", price, purse) for text in judge]
+    chats = [chat_server(text, replies, "judge", price, purse, batch) for text in judge]
     return _finish(
         run_job(
             out, config, folder_pool(pool), people=people_on_file(out / judgements, out / "queue"),
             judge=llm_judge(chats, samples=samples) if chats else None,
-            chat=chat_server(attributes, replies, "attributes", price, purse) if attributes else None,
+            chat=chat_server(attributes, replies, "attributes", price, purse, batch) if attributes else None,
         )
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from assay.batches import BatchConfig, BatchServer
 from assay.budget import Budget, Estimate
 from assay.chat import ChatConfig, Request, Server, cost
 from assay.curate.judge_report import reason
@@ -47,6 +48,20 @@ class AskConfig:
     """Send JSON schemas to servers: until one refuses, always, never."""
     api_key_env: str = "OPENAI_API_KEY"
     """The environment variable with the key of the servers."""
+    batch: bool = False
+    """Ask through the providers' batch APIs (/v1/batches): cheaper, done within a day; the same command resumes."""
+    batch_price: float = 0.5
+    """The part of the usual price that an answer from a batch costs."""
+    batch_requests: int = 50_000
+    """The most requests in one batch."""
+    batch_poll_s: float = 30.0
+    """Seconds between two looks at a batch."""
+
+    @property
+    def batches(self) -> BatchConfig | None:
+        if not self.batch:
+            return None
+        return BatchConfig(price=self.batch_price, most_requests=self.batch_requests, poll_s=self.batch_poll_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,13 +114,15 @@ def chat_configs(
     ]  # fmt: skip
 
 
-def chats(configs: Sequence[ChatConfig | LocalName], cache: Path, budget: float = 0.0) -> list["Model"]:
-    """The models over one cache; servers share one budget (0: none)."""
+def chats(
+    configs: Sequence[ChatConfig | LocalName], cache: Path, budget: float = 0.0, batch: BatchConfig | None = None
+) -> list["Model"]:
+    """The models over one cache; servers share one budget (0: none), and are asked in batches if `batch` is given."""
     purse = Budget(budget) if budget else None
     made: list[Model] = []
     for config in configs:
         if isinstance(config, ChatConfig):
-            made.append(Server(config, cache, purse))
+            made.append(BatchServer(config, cache, purse, batch=batch) if batch else Server(config, cache, purse))
             continue
         from assay.recipes.local_judge import LocalConfig, LocalJudge
 
@@ -129,6 +146,8 @@ class Progress:
         self._said, self._replies, self._problems, self.total, self.done = self._start, 0, Counter[str](), 0, 0
         for model in models:
             model.told = self.heard
+            if isinstance(model, BatchServer):
+                model.say = say
 
     def heard(self, reply: Reply) -> None:
         with self._lock:

@@ -75,19 +75,27 @@ def describe(
     if dry_run:
         with tempfile.TemporaryDirectory() as place:
             cache = out / "replies.sqlite"
-            asked = chats(configs, cache if cache.exists() else Path(place) / "none.sqlite")
+            asked = chats(configs, cache if cache.exists() else Path(place) / "none.sqlite", batch=asking.batches)
             dealt = {c.name: [p for p in order if int(p.id[:8], 16) % len(asked) == n] for n, c in enumerate(asked)}
             rows = estimates(asked, lambda c: [attribute_request(p) for p in dealt[c.name]])
             show_estimate(rows, console or Console(highlight=False))
         return None
     with closing(Run(out, _Kept(servers=tuple(named), source=str(source), config=config), console)) as run:
-        return _describe(run, chats(configs, out / "replies.sqlite", asking.budget), order, config)
+        models = chats(configs, out / "replies.sqlite", asking.budget, asking.batches)
+        return _describe(run, models, order, config, asking.batch_requests if asking.batch else 0)
 
 
-def _describe(run: Run, models: Sequence[Model], pairs: Sequence[Pair], config: AttributesConfig) -> dict[str, Any]:
+def _describe(
+    run: Run, models: Sequence[Model], pairs: Sequence[Pair], config: AttributesConfig, together: int = 0
+) -> dict[str, Any]:
+    """`together`: how many pairs are asked about at once, before their shards are made of the kept replies (0: a shard)."""
     table, failures = run.table("attributes", Attributes), run.table("problems", AttributesProblem)
     progress = Progress(run.say, models, "pairs described")
     progress.total = len(pairs)
+    if together:
+        left = [p for s in range(0, len(pairs), SHARD) if not table.done(f"{s:08}") for p in pairs[s : s + SHARD]]
+        for at in range(0, len(left), together):
+            shared_attributes(models, left[at : at + together])
     for start in range(0, len(pairs), SHARD):
         part, shard = pairs[start : start + SHARD], f"{start:08}"
         if not table.done(shard):

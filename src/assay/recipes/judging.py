@@ -121,13 +121,15 @@ def annotate(
     if dry_run:
         with tempfile.TemporaryDirectory() as place:
             cache = replies or out / "replies.sqlite"
-            asked = chats(configs, cache if cache.exists() else Path(place) / "none.sqlite")
+            asked = chats(configs, cache if cache.exists() else Path(place) / "none.sqlite", batch=asking.batches)
             cases = guided(material, chosen, config, None)
             show_estimate(estimates(asked, lambda c: _requests(c, cases, config)), console or Console(highlight=False))
         return None
     with closing(Run(out, kept, console)) as run:
-        asked = chats(configs, replies or out / "replies.sqlite", asking.budget)
+        asked = chats(configs, replies or out / "replies.sqlite", asking.budget, asking.batches)
         cases = _prepared(run, material, chosen, config)
+        if asking.batch:
+            _in_batches(run, asked, cases, config, asking.batch_requests)
         _vote(run, asked, cases, config)
         return report(out, merge, asked)
 
@@ -235,6 +237,18 @@ def _prepared(run: Run, material: Material, chosen: Sequence[str], config: Judge
         f"{len(cases):,} pairs to judge, {len(judged & material.gold.keys()):,} of them gold, {seen:.1f} examples each"
     )
     return cases
+
+
+def _in_batches(run: Run, models: Sequence[Model], cases: Sequence[Case], config: JudgeConfig, most: int) -> None:
+    """Ask for the votes of many shards at once, as a batch takes hours however small it is; the shards are made of the
+    kept replies then."""
+    table = run.table("votes", Judgement)
+    Progress(run.say, models, "pairs judged")
+    starts = [s for s in range(0, len(cases), SHARD) if not table.done(f"{s:08}")]
+    together = max(1, most // (SHARD * config.samples))
+    for at in range(0, len(starts), together):
+        part = [c for s in starts[at : at + together] for c in cases[s : s + SHARD]]
+        llm_votes(models, part, samples=config.samples, seed=config.seed, form=config.answers)
 
 
 def _vote(run: Run, models: Sequence[Model], cases: Sequence[Case], config: JudgeConfig) -> None:
