@@ -123,7 +123,7 @@ class BatchServer(Server):
             most, asked = most_tokens(self.config, request), self._as_json(request)
             length = len(self._line(key, asked)) + 1
             if length > self.batch.most_bytes:
-                found[key] = Reply(problem=f"too long for the model: {length:,} bytes do not fit into a batch")
+                found[key] = Reply(problem=f"http 413: {length:,} bytes do not fit into a batch", final=False)
                 continue
             if self.budget is not None:
                 price = self._cost(most)

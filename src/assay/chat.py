@@ -30,7 +30,7 @@ from assay.budget import Budget as Budget
 from assay.budget import BudgetSpent as BudgetSpent
 from assay.budget import Estimate as Estimate
 from assay.completion import PASSING as PASSING
-from assay.completion import TOO_LONG, Again, of_this_request, read_answer
+from assay.completion import Again, about_content, read_answer
 from assay.completion import read_completion as read_completion
 from assay.dialect import WORDS, Lack, lesson, without
 from assay.errors import AssayError
@@ -223,8 +223,7 @@ class Server:
             missing = {key: request for key, request in wanted.items() if key not in found}
             if missing:
                 found |= asyncio.run(self._ask_all(missing, replies))
-        answers = any(r.final and not r.problem for r in found.values())
-        found = {k: _blamed(r) if answers else r for k, r in found.items()} | unsendable
+        found |= unsendable
         return [found[key] for key in keys]
 
     def _find(self, replies: Replies, key: str, request: Request) -> Reply | None:
@@ -295,7 +294,9 @@ class Server:
                 untold = most if not reply.tokens and (reply.final or reply.problem == CUT) else None
                 self._settle(most, untold or (reply.tokens_in, reply.tokens_out))
                 await commits.add(partial(commits.replies.came, key, _asked(config, request), reply, untold))
-                return commits.replies.find(key) if reply.problem == CUT else reply
+                if reply.problem == CUT:
+                    reply = replace(commits.replies.find(key) or reply, cached=False)
+                return reply
             lost = most if outcome.worked else (0, 0)
             refusals += not outcome.worked
             self._settle(most, lost)
@@ -315,8 +316,7 @@ class Server:
 
     def _lesson(self, body: dict[str, Any], status: int, outcome: Reply | Again) -> Lack | None:
         """What to leave out of a request that was refused for its form; None: it was not."""
-        of_its_content = outcome.problem == "refused" or outcome.problem.startswith(TOO_LONG)
-        return None if of_its_content else lesson(body, status, outcome.problem, self.config.schemas == "auto")
+        return None if about_content(outcome) else lesson(body, status, outcome.problem, self.config.schemas == "auto")
 
     async def _post(self, session: aiohttp.ClientSession, body: dict[str, Any], name: str) -> Reply | Again:
         """One attempt; what the server turns out not to know is left out, from then on."""
@@ -330,11 +330,6 @@ class Server:
             if missing is None or missing in lacks:
                 return outcome
             lacks.add(missing)
-
-
-def _blamed(reply: Reply) -> Reply:
-    """A refusal of one request by a server that answers others is that request's fault, and no outage."""
-    return replace(reply, final=True) if of_this_request(reply) else reply
 
 
 class _Commits:

@@ -16,8 +16,6 @@ from assay.replies import CUT, Reply
 
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 """HTTP statuses that may go away by themselves; any other failure is final at once."""
-TOO_LONG = "too long for the model: "
-"""Begins the problem of a request that does not fit the model's context: asked again it would fail again."""
 _LONG = re.compile(
     r"context.{0,9}(?:length|window|size)|maximum.{0,30}tokens|max_model_len|too many tokens|prompt is too long|"
     r"too long for|longer than the (?:model|maximum)|exceeds? (?:the )?(?:model|max|available)",
@@ -64,13 +62,12 @@ def refused_request(status: int, said: str) -> Reply:
     """The reply to a request that the server does not take, with its reason."""
     if status in (400, 403, 422) and _FILTERED.search(said):
         return Reply(problem="refused")
-    long = status == 413 or (status in (400, 422) and _LONG.search(said))
-    return Reply(problem=f"{TOO_LONG if long else ''}http {status}: {said}", final=False)
+    return Reply(problem=f"http {status}: {said}", final=False)
 
 
-def of_this_request(reply: Reply) -> bool:
-    """Whether a failure may be this one request's fault: not a wrong key, address or model, nor a server that is down."""
-    return not reply.final and reply.problem.startswith((TOO_LONG, "http 400: ", "http 413: ", "http 422: "))
+def about_content(outcome: Reply | Again) -> bool:
+    """Whether a refusal is about what a request says or how long it is, and not about its form."""
+    return outcome.problem == "refused" or bool(_LONG.search(outcome.problem))
 
 
 def read_completion(data: Any) -> Reply | Again:

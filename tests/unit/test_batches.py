@@ -89,7 +89,7 @@ def test_files_keep_to_the_limits(provider: BatchProvider, tmp_path: Path) -> No
     batched(provider, tmp_path, batch={"most_bytes": 3 * size + 5}).complete(other)
     assert sorted(len(f.splitlines()) for n, f in provider.files.items() if n.startswith("file-")) == [2, 3, 3, 4, 4]
     (long,) = batched(provider, tmp_path, batch={"most_bytes": 50}).complete([Request(messages=(user("long"),))])
-    assert long.problem.startswith("too long for the model: ")
+    assert long.problem.endswith("bytes do not fit into a batch")
     assert set(provider.paid.values()) == {1}
 
 
@@ -114,7 +114,7 @@ def test_failures_of_single_lines(provider: BatchProvider, tmp_path: Path) -> No
     replies = batched(provider, tmp_path).complete(asks(6))
     assert [r.text for r in replies] == ["Q000", "Q001", "", "", "", "Q005"]
     assert replies[2].problem == "http 400: bad picture"
-    assert replies[3].problem.startswith("too long for the model: http 400: This model's maximum context length")
+    assert replies[3].problem.startswith("http 400: This model's maximum context length")
     assert (replies[4].problem, replies[4].final) == ("http 500: always", False)
     assert [seen.count(f"q{n:03}") for n in range(6)] == [1, 3, 1, 1, 3, 1]
     assert waiting(tmp_path) == 0

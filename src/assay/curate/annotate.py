@@ -20,6 +20,7 @@ from dataclasses import replace
 from math import exp, log
 from typing import Literal
 
+from assay.batches import BatchServer
 from assay.chat import Chat, Reply, Request
 from assay.curate.attributes import (
     asking,
@@ -174,6 +175,20 @@ def _known(said: object) -> str | None:
     return "" if found is None else found["side"] or ("tie" if found["tie"] else "cannot decide")
 
 
+def ask_ahead(
+    chats: Sequence[Chat], cases: Sequence[Case], *, samples: int, seed: int, form: Form = "text"
+) -> None:  # fmt: skip
+    """Ask the chats that answer in providers' batches for all votes at once: a batch takes hours, however small it is.
+    What they say is in their caches then."""
+
+    def ask(chat: Chat) -> None:
+        chat.complete([judge_request(c, chat.name, s, seed, form)[0] for c in cases for s in range(samples)])
+
+    waiting = [c for c in chats if isinstance(c, BatchServer)]
+    with ThreadPoolExecutor(max(1, len(waiting))) as pool:
+        list(pool.map(ask, waiting))
+
+
 def llm_votes(
     chats: Sequence[Chat], cases: Sequence[Case], *, samples: int = 3, seed: int = 0, form: Form = "text"
 ) -> list[Judgement]:
@@ -185,6 +200,8 @@ def llm_votes(
     names = [c.name for c in chats]
     if not chats or samples < 1 or len(set(names)) != len(names):
         raise AssayError(f"an LLM judge needs chats with different names and samples >= 1, got {names}, {samples}")
+
+    ask_ahead(chats, cases, samples=samples, seed=seed, form=form)
 
     def ask(chat: Chat) -> list[Judgement]:
         asked = [(c.pair, *judge_request(c, chat.name, s, seed, form)) for c in cases for s in range(samples)]

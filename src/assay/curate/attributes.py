@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
+from assay.batches import BatchServer
 from assay.chat import Chat, Reply, Request
 from assay.parsing import objects
 from assay.records import Attributes, Conversation, Message, Pair, Response
@@ -236,8 +237,23 @@ def asking(pair: Pair, text: str) -> Message:
 
 def llm_attributes(chat: Chat, pairs: Sequence[Pair]) -> list[Attributes | AttributesProblem]:
     """The attributes of each pair by one LLM, in order; failures come back as problems with a reason."""
+    if isinstance(chat, BatchServer):  # all at once: a batch takes hours, however small it is
+        chat.complete([attribute_request(p) for p in pairs])
     replies = chat.complete([attribute_request(p) for p in pairs])
     return [_read_reply(p, r, f"llm:{chat.name}") for p, r in zip(pairs, replies, strict=True)]
+
+
+def ask_ahead(chats: Sequence[Chat], pairs: Sequence[Pair]) -> None:
+    """Ask the chats that answer in providers' batches about all pairs that are dealt to them first."""
+    dealt = [[attribute_request(p) for p in pairs if _dealt(p, 0, len(chats)) == n] for n in range(len(chats))]
+    waiting = [(c, requests) for c, requests in zip(chats, dealt, strict=True) if isinstance(c, BatchServer)]
+    with ThreadPoolExecutor(max(1, len(waiting))) as pool:
+        list(pool.map(lambda asked: asked[0].complete(asked[1]), waiting))
+
+
+def _dealt(pair: Pair, turn: int, count: int) -> int:
+    """Which of `count` models a pair goes to in this turn."""
+    return (int(pair.id[:8], 16) + turn) % count
 
 
 def shared_attributes(
@@ -251,7 +267,7 @@ def shared_attributes(
         left = [p for p in pairs if p.id not in found]
         dealt: list[list[Pair]] = [[] for _ in chats]
         for pair in left:
-            dealt[(int(pair.id[:8], 16) + turn) % len(chats)].append(pair)
+            dealt[_dealt(pair, turn, len(chats))].append(pair)
         with ThreadPoolExecutor(len(chats)) as pool:
             answers = list(pool.map(llm_attributes, chats, dealt))
         for answer in (a for told in answers for a in told):

@@ -1,5 +1,6 @@
 """Language models as a command uses them: servers or local, named, priced, within a budget, heard of while they work."""
 
+import json
 import threading
 import time
 import tomllib
@@ -128,6 +129,16 @@ def chats(
 
         made.append(LocalJudge(LocalConfig(model=config.model), cache))
     return made
+
+
+def first_limit(out: Path, max_tokens: int) -> int:
+    """The `max_tokens` that a folder was begun with, where it is lower: a larger one may go on with it, so that what was cut
+    off is asked again at more length."""
+    try:
+        before = json.loads((out / "config.json").read_text(encoding="utf-8"))["config"]["max_tokens"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return max_tokens
+    return min(before, max_tokens) if isinstance(before, int) else max_tokens
 
 
 def _split(text: str, flag: str) -> tuple[str, str]:

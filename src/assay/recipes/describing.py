@@ -5,13 +5,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from assay.curate.attributes import AttributesProblem, attribute_request, rule_attributes, shared_attributes
+from assay.curate.attributes import AttributesProblem, ask_ahead, attribute_request, rule_attributes, shared_attributes
 from assay.curate.judge_report import reason
 from assay.errors import AssayError
 from assay.recipes.asking import (
@@ -22,6 +22,7 @@ from assay.recipes.asking import (
     chat_configs,
     chats,
     estimates,
+    first_limit,
     show_estimate,
     spending,
 )
@@ -80,7 +81,8 @@ def describe(
             rows = estimates(asked, lambda c: [attribute_request(p) for p in dealt[c.name]])
             show_estimate(rows, console or Console(highlight=False))
         return None
-    with closing(Run(out, _Kept(servers=tuple(named), source=str(source), config=config), console)) as run:
+    kept = replace(config, max_tokens=first_limit(out, config.max_tokens))
+    with closing(Run(out, _Kept(servers=tuple(named), source=str(source), config=kept), console)) as run:
         models = chats(configs, out / "replies.sqlite", asking.budget, asking.batches)
         return _describe(run, models, order, config, asking.batch_requests if asking.batch else 0)
 
@@ -95,7 +97,7 @@ def _describe(
     if together:
         left = [p for s in range(0, len(pairs), SHARD) if not table.done(f"{s:08}") for p in pairs[s : s + SHARD]]
         for at in range(0, len(left), together):
-            shared_attributes(models, left[at : at + together])
+            ask_ahead(models, left[at : at + together])
     for start in range(0, len(pairs), SHARD):
         part, shard = pairs[start : start + SHARD], f"{start:08}"
         if not table.done(shard):

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from assay.curate.annotate import MAX_EXAMPLES, Form, judge_request, llm_votes
+from assay.curate.annotate import MAX_EXAMPLES, Form, ask_ahead, judge_request, llm_votes
 from assay.curate.attributes import attribute_text, rule_attributes
 from assay.curate.judge_page import markdown, page, sections, show
 from assay.curate.judge_report import JudgeReport, judge_report
@@ -37,6 +37,7 @@ from assay.recipes.asking import (
     chat_configs,
     chats,
     estimates,
+    first_limit,
     show_estimate,
     spending,
 )
@@ -74,6 +75,7 @@ class JudgeConfig:
     """Finds the nearest examples: a packaged encoder, a folder, a hub id, or `hash`, which needs no model."""
     temperature: float = 1.0
     max_tokens: int = 1024
+    """Of a reply. What it cuts off is no vote; the same command with a larger one asks that again."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -109,8 +111,8 @@ def annotate(
     chosen = targets(material, config)
     images = source / "images" if (source / "images").is_dir() else None
     kept = Kept(
-        judges=tuple(judges), source=str(source), gold=tuple(map(str, gold)), sets=tuple(sets), config=config,
-        attributes=str(attributes or ""),
+        judges=tuple(judges), source=str(source), gold=tuple(map(str, gold)), sets=tuple(sets),
+        config=replace(config, max_tokens=first_limit(out, config.max_tokens)), attributes=str(attributes or ""),
     )  # fmt: skip
 
     if config.answers != "verdict" and any(j.endswith(f"@{LOCAL}") for j in judges):
@@ -248,7 +250,7 @@ def _in_batches(run: Run, models: Sequence[Model], cases: Sequence[Case], config
     together = max(1, most // (SHARD * config.samples))
     for at in range(0, len(starts), together):
         part = [c for s in starts[at : at + together] for c in cases[s : s + SHARD]]
-        llm_votes(models, part, samples=config.samples, seed=config.seed, form=config.answers)
+        ask_ahead(models, part, samples=config.samples, seed=config.seed, form=config.answers)
 
 
 def _vote(run: Run, models: Sequence[Model], cases: Sequence[Case], config: JudgeConfig) -> None:
