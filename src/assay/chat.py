@@ -35,7 +35,7 @@ from assay.completion import read_completion as read_completion
 from assay.dialect import WORDS, Lack, lesson, without
 from assay.errors import AssayError
 from assay.records import Conversation, Message, digest, tools_of
-from assay.replies import CUT, Replies, open_replies, question_of, spelled
+from assay.replies import CUT, Replies, open_replies, spelled
 from assay.replies import Reply as Reply
 
 
@@ -227,7 +227,9 @@ class Server:
         return [found[key] for key in keys]
 
     def _find(self, replies: Replies, key: str, request: Request) -> Reply | None:
-        found = replies.find(key) or replies.find(key, question_of(self.config.url, _asked(self.config, request)))
+        found = replies.find(key)
+        if found is None or not found.final:
+            found = replies.find(key, _asked(self.config, request))
         return found if found is not None and found.final else None
 
     def _waiting(self, replies: Replies, keys: Collection[str]) -> dict[str, Reply]:

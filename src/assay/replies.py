@@ -4,9 +4,10 @@ Every change is committed before the next request starts (in WAL mode: safe agai
 is kept, refusals and cut answers too, for they were paid; failures of the transport are not. A request is noted before it
 is sent: one that a kill cut off is found at the next start, and counted as costing the most that it can have cost.
 
-A reply is found by its request's key, or by its `question`: all that is sent but the JSON schema, to the server under any
-spelling of its url. So neither another spelling nor leaving out the schema asks anything again. Files of earlier versions
-get the column, and their cut replies the problem, when they are first opened.
+A reply is found by its request's key, or by its `question`: all that is sent but the JSON schema and the limit of tokens, to
+the server under any spelling of its url. So neither another spelling nor leaving out the schema asks anything again, and a
+larger limit only what a smaller one cut off. Files of earlier versions get the column, and their cut replies the problem,
+when they are first opened.
 """
 
 import json
@@ -87,16 +88,17 @@ class Replies:
         self._process = this_process()
         self._sent: dict[str, tuple[int, int]] = {}
 
-    def find(self, key: str, question: str = "") -> Reply | None:
-        """The kept reply to a request: to itself, or a whole one to the same question."""
-        columns = "SELECT text, tokens_in, tokens_out, seconds, problem, confidence, cuts FROM replies"
+    def find(self, key: str, request: str = "") -> Reply | None:
+        """The kept reply to a request: to itself, or (given the request as JSON) a whole one to the same question."""
+        columns = "SELECT text, tokens_in, tokens_out, seconds, problem, confidence, cuts, request FROM replies"
         row = self.run(f"{columns} WHERE key = ?", (key,)).fetchone()
-        if question and (row is None or row[4] == CUT):
-            other = f"{columns} WHERE question = ? AND problem != ? ORDER BY problem = '' DESC, at LIMIT 1"
-            row = self.run(other, (question, CUT)).fetchone() or row
+        if request and (row is None or row[4] == CUT):
+            others = f"{columns} WHERE question = ? AND problem != ? ORDER BY problem = '' DESC, at"
+            rows = self.run(others, (question_of(self.url, request), CUT))
+            row = next((r for r in rows if _limit(r[7]) <= _limit(request)), row)
         if row is None:
             return None
-        text, tokens_in, tokens_out, seconds, problem, confidence, cuts = row
+        text, tokens_in, tokens_out, seconds, problem, confidence, cuts, _ = row
         return Reply(
             text=text, tokens_in=tokens_in, tokens_out=tokens_out, seconds=seconds, problem=problem,
             confidence=confidence, cached=True, final=problem != CUT or cuts >= MOST_CUTS,
@@ -222,9 +224,15 @@ def question_of(url: str, request: str) -> str:
     try:
         body = json.loads(request)
         body.pop("response_format", None)
+        body.pop("max_tokens", None)
         return digest(["question", spelled(url), {**body, "temperature": float(body.get("temperature", 1.0))}])
     except (ValueError, TypeError, AttributeError):
         return ""
+
+
+def _limit(request: str) -> int:
+    """The most tokens that a kept request allowed its reply."""
+    return int(json.loads(request).get("max_tokens", 0))
 
 
 @contextmanager
