@@ -17,26 +17,36 @@ class Budget:
     def __init__(self, limit: float) -> None:
         if limit <= 0:
             raise AssayError(f"a budget must be above 0, got {limit}")
-        self.limit, self.spent, self._reserved, self._lock = limit, 0.0, 0.0, threading.Lock()
+        self.limit, self.spent, self._lock = limit, 0.0, threading.Lock()
+        self._reserved, self._open = 0.0, 0
 
-    def take(self, most: float) -> bool:
+    def take(self, most: float, *, whatever: bool = False) -> bool:
+        """Reserve for one request that is about to be sent; `whatever`: it has been sent already."""
         with self._lock:
-            if self.spent + self._reserved + most > self.limit:
+            if not whatever and self.spent + self._reserved + most > self.limit:
                 return False
-            self._reserved += most
+            self._reserved, self._open = self._reserved + most, self._open + 1
             return True
 
     async def enough(self, most: float) -> bool:
         """Reserve, if need be after others have come back and cost less than they could; False: never."""
         while not self.take(most):
-            if self._reserved < 1e-12:
+            if not self._open:
                 return False
             await asyncio.sleep(0.01)
         return True
 
     def settle(self, most: float, cost: float) -> None:
+        """A request that had reserved `most` came to `cost`."""
         with self._lock:
-            self._reserved, self.spent = self._reserved - most, self.spent + cost
+            self._open -= 1
+            self._reserved = self._reserved - most if self._open else 0.0  # sums of floats leave a rest
+            self.spent += cost
+
+    def spend(self, cost: float) -> None:
+        """What was spent without a reservation: by earlier runs."""
+        with self._lock:
+            self.spent += cost
 
 
 class BudgetSpent(AssayError):

@@ -1,10 +1,11 @@
 """Any OpenAI-compatible chat server: bounded concurrency, retries, and a cache that asks each question exactly once.
 
-A request is named by the hash of everything that shapes its answer: endpoint, model, parameters, messages, schema and sample
-index (without the index, the k samples of self-consistency would collapse into one). A reply is on disk before the next
-request starts, so a killed run repeats at most the requests that were in flight, and none where the server honours the
-`Idempotency-Key` that goes with each. Failures come back as replies with a `problem` and never raise: one bad answer cannot
-lose a thousand good ones. What a model said is kept, refusals too; failures of the transport are asked again next time.
+A request is named by the hash of everything that is sent: endpoint, model, parameters, messages, schema and sample index
+(without the index, the k samples of self-consistency would collapse into one); a kept reply also answers the same question
+in other words (`replies`). A reply is on disk before the next request starts, so a killed run repeats at most the requests
+that were in flight, and none where the server honours the `Idempotency-Key` that goes with each. Failures come back as
+replies with a `problem` and never raise: one bad answer cannot lose a thousand good ones. What a model said is kept,
+refusals too; failures of the transport, and what the length limit cut, are asked again next time.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -28,15 +29,14 @@ import aiohttp
 from assay.budget import Budget as Budget
 from assay.budget import BudgetSpent as BudgetSpent
 from assay.budget import Estimate as Estimate
+from assay.completion import PASSING as PASSING
+from assay.completion import Again, about_content, read_answer
+from assay.completion import read_completion as read_completion
+from assay.dialect import WORDS, Lack, lesson, without
 from assay.errors import AssayError
-from assay.records import Conversation, Message, digest
-from assay.replies import Replies, open_replies
+from assay.records import Conversation, Message, digest, tools_of
+from assay.replies import CUT, Replies, open_replies, spelled
 from assay.replies import Reply as Reply
-
-PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-"""HTTP statuses that may go away by themselves; any other failure is final at once."""
-_WRONG_REQUEST = frozenset({400, 404, 415, 422, 501})
-"""How servers that know no JSON schema refuse a request that has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +68,12 @@ class ChatConfig:
     """The folder of pictures that messages name, sent inside the request as PNG."""
     schemas: Literal["auto", "always", "never"] = "auto"
     """Whether a request's JSON schema goes to the server as `response_format`. "auto": until the server refuses one; the
-    request is then asked without, and so are all later ones."""
+    request is then asked without, and so are all later ones. No part of a request's name: the question is the same."""
 
     def __post_init__(self) -> None:
         if min(self.price_in, self.price_out) < 0:
             raise AssayError(f"chat server {self.url}: prices must not be negative")
-        if not self.url.startswith(("http://", "https://")):
+        if not self.url.lower().startswith(("http://", "https://")):
             raise AssayError(
                 f"chat url {self.url!r}: must start with http:// or https://, like http://localhost:8000/v1"
             )
@@ -82,7 +82,7 @@ class ChatConfig:
 
     @property
     def endpoint(self) -> str:
-        return f"{self.url.rstrip('/')}/chat/completions"
+        return f"{spelled(self.url)}/chat/completions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,16 +103,6 @@ class Chat(Protocol):
     def complete(self, requests: Sequence[Request]) -> list[Reply]: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Again:
-    """A failure that may pass; `after_s` is the server's Retry-After, if it gave one. `worked`: the server may have produced
-    (and will bill) an answer that did not arrive."""
-
-    problem: str
-    after_s: float | None = None
-    worked: bool = False
-
-
 class Priced(Protocol):
     """What has prices of a million tokens in and out."""
 
@@ -122,7 +112,7 @@ class Priced(Protocol):
     def price_out(self) -> float: ...
 
 
-def cost(config: Priced, tokens_in: int, tokens_out: int) -> float:
+def cost(config: Priced, tokens_in: float, tokens_out: float) -> float:
     return (tokens_in * config.price_in + tokens_out * config.price_out) / 1e6
 
 
@@ -134,12 +124,14 @@ def most_tokens(config: ChatConfig, request: Request) -> tuple[int, int]:
 
 
 def request_body(config: ChatConfig, request: Request) -> dict[str, Any]:
-    """The JSON that is posted to the server."""
+    """The JSON that is posted to a server that lacks nothing (`dialect.without` takes away what it lacks)."""
     messages = [m.chat(_content(config, m)) for m in request.messages]
     body = {
         "model": config.model, "messages": messages, "temperature": config.temperature, "max_tokens": config.max_tokens,
     }  # fmt: skip
-    if request.schema and config.schemas != "never":
+    if tools := tools_of(request.messages):
+        body["tools"] = tools
+    if request.schema:
         schema = {"name": "answer", "strict": True, "schema": json.loads(request.schema)}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     return body
@@ -170,38 +162,53 @@ def request_key(config: ChatConfig, request: Request) -> str:
     return digest([config.endpoint, request_body(config, request), request.sample])
 
 
+def _asked(config: ChatConfig, request: Request) -> str:
+    """A request as JSON, as it is kept beside its reply."""
+    return json.dumps({**request_body(config, request), "sample": request.sample})
+
+
 class Server:
     """A `Chat` over HTTP. Each distinct request is asked once per `cache` file, however often it is made.
 
     `complete` blocks and runs its own event loop, so it cannot be called from inside one. `told` hears of every reply that
-    arrives (not of cached ones), in the thread that called `complete`.
+    arrives (not of cached ones), in the thread that called `complete`. `lacks`: what of the API the server turned out not
+    to know.
     """
+
+    share = 1.0
+    """The part of the usual price that an answer costs."""
 
     def __init__(
         self, config: ChatConfig, cache: Path, budget: Budget | None = None, told: Callable[[Reply], None] | None = None
     ) -> None:
         self.config, self.cache, self.budget, self.told = config, cache, budget, told
-        self._schemas = config.schemas != "never"
+        self.lacks: set[Lack] = {"schema"} if config.schemas == "never" else set()
         with self._open() as replies:
             replies.clear_killed()
             if budget is not None:
-                budget.settle(0.0, cost(config, *replies.spent()))
+                waiting = (cost(config, *most) for _, most in replies.in_batches().values())
+                budget.spend(cost(config, *replies.spent()) + self.share * sum(waiting))
 
     @property
     def name(self) -> str:
         return self.config.name or self.config.model
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the server turned out to lack, in words."""
+        return tuple(WORDS[x] for x in sorted(self.lacks) if self.config.schemas != "never" or x != "schema")
+
     def estimate(self, requests: Sequence[Request]) -> Estimate:
         """What `complete` would ask, and what that costs at most. Nothing is sent."""
         wanted = {request_key(self.config, r): r for r in requests if not _unsendable(self.config, r)}
         with self._open() as replies:
-            todo = [r for key, r in wanted.items() if replies.find(key) is None]
+            todo = [r for key, r in wanted.items() if self._find(replies, key, r) is None]
         sizes = [most_tokens(self.config, r) for r in todo]
         tokens_in, tokens_out = sum(a for a, _ in sizes), sum(b for _, b in sizes)
         usual = sum(len(m.content.encode("utf-8", "replace")) // 4 + 8 for r in todo for m in r.messages)
         return Estimate(
             requests=len(todo), cached=len(wanted) - len(todo), tokens_in=tokens_in, tokens_out=tokens_out,
-            cost=cost(self.config, tokens_in, tokens_out), usual_in=usual,
+            cost=self._cost((tokens_in, tokens_out)), usual_in=usual,
         )  # fmt: skip
 
     def complete(self, requests: Sequence[Request]) -> list[Reply]:
@@ -211,26 +218,44 @@ class Server:
         unsendable = {k: Reply(problem=k) for k, r in zip(keys, requests, strict=True) if _unsendable(self.config, r)}
         wanted = {k: r for k, r in zip(keys, requests, strict=True) if k not in unsendable}
         with self._open() as replies:
-            found = {key: reply for key in wanted if (reply := replies.find(key))}
+            found = {key: reply for key, r in wanted.items() if (reply := self._find(replies, key, r))}
+            found |= self._waiting(replies, wanted.keys() - found.keys())
             missing = {key: request for key, request in wanted.items() if key not in found}
             if missing:
                 found |= asyncio.run(self._ask_all(missing, replies))
         found |= unsendable
         return [found[key] for key in keys]
 
+    def _find(self, replies: Replies, key: str, request: Request) -> Reply | None:
+        found = replies.find(key)
+        if found is None or not found.final:
+            found = replies.find(key, _asked(self.config, request))
+        return found if found is not None and found.final else None
+
+    def _waiting(self, replies: Replies, keys: Collection[str]) -> dict[str, Reply]:
+        """What must not be asked now: the provider has it in a batch, and would be paid twice."""
+        said = "waits in the provider's batch {}: read it with --batch, or cancel it there and give --batch once"
+        there = replies.in_batches()
+        return {k: Reply(problem=said.format(there[k][0] or "?"), final=False) for k in keys if k in there}
+
     def _open(self) -> AbstractContextManager[Replies]:
-        return open_replies(self.cache, self.config.url, self.config.model)
+        return open_replies(self.cache, self.config.url, self.config.model, self.share)
+
+    def _cost(self, tokens: tuple[int, int]) -> float:
+        return self.share * cost(self.config, *tokens)
+
+    def _headers(self) -> dict[str, str]:
+        secret = os.environ.get(self.config.api_key_env, "").strip()
+        return {"Authorization": f"Bearer {secret}"} if secret else {}
 
     async def _ask_all(self, missing: dict[str, Request], replies: Replies) -> dict[str, Reply]:
         """A bounded crew of workers over one shared iterator: never one task per request."""
         todo, found = iter(missing.items()), dict[str, Reply]()
-        secret = os.environ.get(self.config.api_key_env, "")
-        headers = {"Authorization": f"Bearer {secret}"} if secret else {}
         timeout = aiohttp.ClientTimeout(total=self.config.timeout_s)
         connector = aiohttp.TCPConnector(limit=self.config.concurrency)
         gate, commits = Gate(), _Commits(replies)
         async with aiohttp.ClientSession(
-            headers=headers, timeout=timeout, connector=connector, trust_env=True
+            headers=self._headers(), timeout=timeout, connector=connector, trust_env=True
         ) as session:
 
             async def work() -> None:
@@ -243,13 +268,15 @@ class Server:
                         self.told(reply)
 
             await asyncio.gather(*(work() for _ in range(min(self.config.concurrency, len(missing)))))
-        if self.budget is not None and len(found) < len(missing):
-            left = f"{len(missing) - len(found):,} of {len(missing):,} requests are left"
+        self._check_all(len(missing) - len(found), len(missing))
+        return found
+
+    def _check_all(self, left: int, of: int) -> None:
+        if self.budget is not None and left:
             raise BudgetSpent(
                 f"{self.name}: the budget of {self.budget.limit:g} does not allow the next request: {self.budget.spent:.4g} "
-                f"are spent, {left}; give a larger budget to go on"
+                f"are spent, {left:,} of {of:,} requests are left; give a larger budget to go on"
             )
-        return found
 
     async def _ask(
         self, session: aiohttp.ClientSession, gate: "Gate", commits: "_Commits", key: str, request: Request
@@ -259,16 +286,18 @@ class Server:
         most, refusals, problem = most_tokens(config, request), 0, ""
         for attempt in range(config.tries):
             await gate.passable()
-            if self.budget is not None and not await self.budget.enough(cost(config, *most)):
+            if self.budget is not None and not await self.budget.enough(self._cost(most)):
                 return None
             await commits.add(partial(commits.replies.sending, key, most))
             # A server that keeps answers by this key must not repeat a failure that it told, only an answer that was lost.
             outcome = await self._post(session, body, f"{key}-{refusals}" if refusals else key)
             if isinstance(outcome, Reply):
                 reply = replace(outcome, seconds=round(time.monotonic() - start, 3))
-                self._settle(most, (reply.tokens_in, reply.tokens_out))
-                asked = json.dumps({**body, "sample": request.sample}) if reply.final else ""
-                await commits.add(partial(commits.replies.came, key, asked, reply))
+                untold = most if not reply.tokens and (reply.final or reply.problem == CUT) else None
+                self._settle(most, untold or (reply.tokens_in, reply.tokens_out))
+                await commits.add(partial(commits.replies.came, key, _asked(config, request), reply, untold))
+                if reply.problem == CUT:
+                    reply = replace(commits.replies.find(key) or reply, cached=False)
                 return reply
             lost = most if outcome.worked else (0, 0)
             refusals += not outcome.worked
@@ -285,18 +314,24 @@ class Server:
 
     def _settle(self, most: tuple[int, int], spent: tuple[int, int]) -> None:
         if self.budget is not None:
-            self.budget.settle(cost(self.config, *most), cost(self.config, *spent))
+            self.budget.settle(self._cost(most), self._cost(spent))
 
-    async def _post(self, session: aiohttp.ClientSession, body: dict[str, Any], name: str) -> Reply | _Again:
-        """One attempt; a schema that the server refuses is left out from then on."""
-        if "response_format" in body and not self._schemas:
-            body = {k: v for k, v in body.items() if k != "response_format"}
-        outcome, status = await _post(session, self.config.endpoint, body, name)
-        if status in _WRONG_REQUEST and "response_format" in body and self.config.schemas == "auto":
-            plain = {k: v for k, v in body.items() if k != "response_format"}
-            outcome, status = await _post(session, self.config.endpoint, plain, f"{name}-plain")
-            self._schemas = self._schemas and status in _WRONG_REQUEST
-        return outcome
+    def _lesson(self, body: dict[str, Any], status: int, outcome: Reply | Again) -> Lack | None:
+        """What to leave out of a request that was refused for its form; None: it was not."""
+        return None if about_content(outcome) else lesson(body, status, outcome.problem, self.config.schemas == "auto")
+
+    async def _post(self, session: aiohttp.ClientSession, body: dict[str, Any], name: str) -> Reply | Again:
+        """One attempt; what the server turns out not to know is left out, from then on."""
+        lacks = set(self.lacks)
+        while True:
+            told = without(body, lacks)
+            outcome, status = await _post(session, self.config.endpoint, told, "-".join((name, *sorted(lacks))))
+            if status == 200:
+                self.lacks |= lacks
+            missing = self._lesson(told, status, outcome)
+            if missing is None or missing in lacks:
+                return outcome
+            lacks.add(missing)
 
 
 class _Commits:
@@ -345,45 +380,23 @@ class Gate:
 
 async def _post(
     session: aiohttp.ClientSession, endpoint: str, body: dict[str, Any], name: str
-) -> tuple[Reply | _Again, int]:
+) -> tuple[Reply | Again, int]:
     """What came of one POST, and its HTTP status (0: none came)."""
     status = 0
     try:
         async with session.post(endpoint, json=body, headers={"Idempotency-Key": name}) as response:
             status = response.status
             payload = await response.read()
-        if status in PASSING:
-            after_s = retry_after(response.headers.get("Retry-After"))
-            return _Again(problem=f"http {status}", after_s=after_s), status
-        if status != 200:
-            said = payload[:200].decode("utf-8", "replace")
-            return Reply(problem=f"http {status}: {said}", final=False), status
-        return read_completion(json.loads(payload)), status
+        outcome = read_answer(status, payload)
+        if isinstance(outcome, Again):
+            outcome = replace(outcome, after_s=retry_after(response.headers.get("Retry-After")))
+        return outcome, status
     except TimeoutError:
-        return _Again(problem="timeout", worked=True), status
+        return Again(problem="timeout", worked=True), status
     except aiohttp.ClientConnectorError as error:
-        return _Again(problem=f"connection: {error}"), status
-    except aiohttp.ClientError as error:
-        return _Again(problem=f"connection: {error}", worked=True), status
-    except ValueError:
-        return _Again(problem="the server's answer is not JSON", worked=True), status
-
-
-def read_completion(data: Any) -> Reply:
-    """The reply in a chat completion object; refusals and empty answers are problems."""
-    try:
-        choice = data["choices"][0]
-        message, reason = choice["message"], choice.get("finish_reason")
-        text, usage = message.get("content"), data.get("usage") or {}
-        tokens_in, tokens_out = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
-        refused = bool(message.get("refusal")) or reason == "content_filter"
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError):
-        return Reply(problem=f"not a chat completion: {str(data)[:200]}", final=False)
-    if refused or not isinstance(text, str) or not text.strip():
-        problem = "refused" if refused else "cut off at max_tokens" if reason == "length" else "empty"
-        return Reply(problem=problem, tokens_in=tokens_in, tokens_out=tokens_out)
-    text = text.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate is valid JSON, but no text to store
-    return Reply(text=text, tokens_in=tokens_in, tokens_out=tokens_out)
+        return Again(problem=f"connection: {error}"), status
+    except (aiohttp.ClientError, OSError) as error:
+        return Again(problem=f"connection: {error or type(error).__name__}", worked=True), status
 
 
 def retry_after(value: str | None) -> float | None:

@@ -159,7 +159,26 @@ def test_a_wrong_field_is_named(change: dict[str, object]) -> None:
         parse_attributes("p", json.dumps({**GOOD, **change}), "llm:x")
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{} Hope this helps!", "Sure:\n```json\n{}\n```\nDone.", "<think>\n{{\"category\": 1}}\n</think>\n{}",
+        "[{}]", "\ufeff{}", "{} I repeat: {}",
+    ],
+)  # fmt: skip
+def test_an_object_is_read_from_what_stands_around_it(form: str) -> None:
+    assert parse_attributes("p", form.format(json.dumps(GOOD), json.dumps(GOOD)), "llm:x").category == "Math"
+    loud = {k.upper(): v for k, v in GOOD.items()}
+    assert parse_attributes("p", json.dumps(loud), "llm:x").desired == ("correct", "short")
+
+
+def test_a_model_that_repeats_itself_has_described_nothing() -> None:
+    with pytest.raises(ValueError, match="more than 20 texts"):
+        parse_attributes("p", json.dumps({**GOOD, "desired": ["short"] * 21}), "llm:x")
+
+
 def test_anything_but_one_object_is_unparsable() -> None:
-    for text in ("", "[]", "null", json.dumps(GOOD) + " Hope this helps!"):
+    other = json.dumps({**GOOD, "category": "Planning"})
+    for text in ("", "[]", "null", f"{json.dumps(GOOD)} or {other}", f"<think>\n{json.dumps(GOOD)}"):
         with pytest.raises(ValueError, match=r"."):
             parse_attributes("p", text, "llm:x")

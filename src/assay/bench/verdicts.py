@@ -3,7 +3,7 @@
 Of the two verdicts on a pair each counts +1, -1 or 0 (a tie); the right answer wins when their sum is above 0, so that one
 verdict and a tie suffice, and a judge that always says "A" wins nothing (JudgeBench's rule, arXiv 2410.12784). A pair
 without two readable verdicts is a failure: it is in no number, and coverage says how many there are. Where a published
-protocol scores failures, that number is given under its own name.
+protocol scores failures, that number is given under its own name. So are verdicts that are cut off, quoted, or contradicted.
 """
 
 import re
@@ -15,10 +15,25 @@ from pathlib import Path
 from assay.bench.benchmark import Cell, Item, cell
 from assay.chat import Chat, Request
 from assay.outage import ask_all
+from assay.parsing import after_thoughts
 from assay.records import Conversation, user
 
 PROMPT = (Path(__file__).parent / "prompts" / "pairwise.md").read_text(encoding="utf-8")
-_VERDICT = re.compile(r"\[\[\s*([ABC])\s*\]\]", re.I)
+_MARK = re.compile(
+    r"\[\[\s*([ABC])(?:\s*(>|<|=)+\s*([AB]))?\s*\]\]|\\boxed\{\s*([ABC])\s*\}|(?<![\w*])\*\*\s*([ABC])\s*\*\*(?![\w*])|"
+    r"(?<![\w\[])\[\s*([ABC])\s*\](?![\w(\]])", re.IGNORECASE,
+)  # fmt: skip
+_LEAD = re.compile(
+    r"(?:^|[.!?:;。：\n]|\b(?:verdict|answer|winner|decision|judge?ment|conclusion|choice|is|choose|pick|prefer|select|for|with|"
+    r"better|best|stronger|(?:so|thus|hence|therefore),?)\b,?)[\s*_\-–—>#$]*$", re.IGNORECASE,
+)  # fmt: skip
+"""What stands before a judge's own verdict: the end of a sentence, or a word that gives one."""
+_CLAUSE = re.compile(r"[.!?;。\n]\s*|\b(?:so|but|and|while|whereas|thus|hence|therefore|because)\b", re.IGNORECASE)
+_REPORT = re.compile(
+    r"\b(?:claim|say|said|write|wrote|written|state|tell|told|ask|instruct|want|demand|end|quote|assert|insist|suggest|print|"
+    r"output|read|finish)(?:s|es|ed|ing)?\b", re.IGNORECASE,
+)  # fmt: skip
+"""Words of a clause that reports a verdict instead of giving it."""
 
 Duel = tuple[Conversation, Conversation]
 """(right, wrong)."""
@@ -79,9 +94,34 @@ def request(first: Conversation, second: Conversation) -> Request:
 
 
 def read_verdict(text: str) -> int | None:
-    """+1 for A, -1 for B, 0 for a tie, by the last mark; None without one."""
-    found = _VERDICT.findall(text)
-    return {"A": 1, "B": -1, "C": 0}[found[-1].upper()] if found else None
+    """+1 for A, -1 for B, 0 for a tie, by the mark that ends the answer, or by one that stands alone in its line if no mark
+    differs from it; None without one, and where the mark is quoted, reported, or inside a thought that does not end."""
+    said = after_thoughts(text)
+    marks = [] if said is None else list(_MARK.finditer(said))
+    if said is None or not marks:
+        return None
+    last = marks[-1]
+    if not re.search(r"\w", said[last.end() :]):
+        return _side(last) if _gives(said, last) else None
+    if len({_side(m) for m in marks}) > 1:
+        return None
+    alone = [m for m in marks if not re.search(r"\w", said[m.end() :].partition("\n")[0]) and _gives(said, m)]
+    return _side(alone[0]) if alone else None
+
+
+def _gives(said: str, mark: re.Match[str]) -> bool:
+    """Whether a mark is the judge's own word: after a sentence or a word that gives a verdict, and in no quotation marks."""
+    before = said[: mark.start()]
+    clause = _CLAUSE.split(before)[-1]
+    return bool(_LEAD.search(before)) and not _REPORT.search(clause)
+
+
+def _side(mark: re.Match[str]) -> int:
+    one, sign, other = mark[1] or mark[4] or mark[5] or mark[6], mark[2], mark[3]
+    if sign and other and (sign == "=" or one.upper() == other.upper()):
+        return 0
+    better = other if sign == "<" else one
+    return {"A": 1, "B": -1, "C": 0}[better.upper()]
 
 
 def by_position(items: Sequence[Item], verdicts: Verdicts) -> tuple[Cell, ...]:

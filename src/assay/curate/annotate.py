@@ -6,6 +6,9 @@ order. The paper leaves open the number of samples, the form of the answer, the 
 `samples` times, each time with a cache entry of its own; every second sample shows the reverse of the order before it, so
 that a preference for a position cancels out; the majority of a model's votes is its verdict, the majority of the
 verdicts is the judgement, and a tie at either level is a problem, not a vote.
+
+A vote is read as a person would read it, and only from what is said as a verdict: in its own line at the end, or in the
+object that was asked for. What is cut off, quoted, contradicted, or said in a thought that does not end is a problem.
 """
 
 import json
@@ -18,18 +21,19 @@ from functools import partial
 from math import exp, log
 from typing import Literal
 
+from assay.batches import BatchServer
 from assay.chat import Chat, Reply, Request
 from assay.curate.attributes import (
     asking,
     conversation_text,
     fenced,
     fill_prompt,
-    json_object,
     prompt_text,
     response_text,
 )
 from assay.errors import AssayError
 from assay.outage import PART, Loss, Unreached, loss_of
+from assay.parsing import after_thoughts, objects
 from assay.records import Attributes, Case, Judge, Judgement, Pair, digest
 
 MAX_EXAMPLES = 8
@@ -39,10 +43,23 @@ Form = Literal["text", "json", "verdict"]
 VERDICTS = ("1", "2", "tie", "cannot decide")
 SCHEMA = json.dumps({
     "type": "object", "additionalProperties": False, "required": ["reason", "verdict"],
-    "properties": {"reason": {"type": "string"}, "verdict": {"type": "string", "enum": VERDICTS}},
+    "properties": {"reason": {"type": "string", "maxLength": 2000}, "verdict": {"type": "string", "enum": VERDICTS}},
 })  # fmt: skip
 _TOOLS = re.compile(r"<!-- tools -->\n(.*?)<!-- end -->\n", re.DOTALL)
-_VERDICT = re.compile(r"^\W*verdict\W*(?:candidate\s*)?(1|2|tie|cannot decide)\W*$", re.IGNORECASE | re.MULTILINE)
+_SIDE = (
+    r"(?:the\s+)?(?:(?:candidate|response|answer|option|assistant|output|候选|回答|回复|答案)[\s_#*]*)?(?P<side>[12])"
+    r"(?:\.0+)?(?:\s+(?:is|wins|was)\b(?:\s+(?:the|much|slightly|clearly|far|a|bit|better|best|winner|one|stronger))*)?"
+)
+_SAID = re.compile(
+    rf"(?:{_SIDE}|(?P<tie>tie|tied|a tie|draw|equal|平局)|(?P<none>cannot decide|can't decide|can’t decide|无法判断))\W*",
+    re.IGNORECASE,
+)
+_LINE = re.compile(
+    r"^\W*(?:(?:my|the|final|overall|so|thus|therefore)\W+)*(?:verdict|裁决|判决)(?P<mark>[\s*_]*[:：=–—-]|\s+is\b|为|是)?"
+    r"(?P<said>.*)$", re.IGNORECASE,
+)  # fmt: skip
+UNFINISHED = "a thought that does not end"
+_KEYS = ("verdict", "final_verdict", "final verdict", "裁决", "判决")
 
 
 def protocol_for(attributes: Attributes, *, tools: bool) -> str:
@@ -98,8 +115,9 @@ def _task(pair: Pair, attributes: Attributes, order: tuple[str, str]) -> str:
 
 
 def read_vote(pair: Pair, order: tuple[str, str], reply: Reply, by: str, form: Form = "text") -> Judgement:
-    """One raw vote from one reply; a failed, unreadable or contradictory reply is a judgement with a problem."""
-    verdict, reason = _read_json(reply.text) if form == "json" else _read_text(reply.text)
+    """One raw vote from one reply; a failed, cut, unreadable or contradictory reply is a judgement with a problem."""
+    shown = [m.content for r in pair.responses for m in r.messages] + [m.content for m in pair.prompt]
+    verdict, reason = _read_json(reply.text, shown) if form == "json" else _read_text(reply.text)
     better = order[int(verdict) - 1] if verdict in ("1", "2") and not reply.problem else None
     problem = "" if better else reply.problem or verdict or "unparsable"
     return Judgement(
@@ -109,20 +127,68 @@ def read_vote(pair: Pair, order: tuple[str, str], reply: Reply, by: str, form: F
 
 
 def _read_text(text: str) -> tuple[str, str]:
-    """(verdict, reason) of an answer whose last line is a verdict; "" where there is none, or two that differ."""
-    verdicts = {v.lower() for v in _VERDICT.findall(text)}
-    return verdicts.pop() if len(verdicts) == 1 else "", _VERDICT.sub("", text).strip()
+    """(verdict, reason) of an answer whose last line is a verdict; "" where it is not, or where another line differs."""
+    said = after_thoughts(text)
+    if said is None:
+        return UNFINISHED, text.strip()
+    lines = [line for line in said.splitlines() if re.search(r"\w", line)]
+    if len(lines) == 1 and re.fullmatch(r"\W*[12]\W*", lines[0]):
+        return re.sub(r"\W", "", lines[0]), ""
+    found = [_on_line(line) for line in lines]
+    told = {v for v in found if v is not None}
+    verdict = told.pop() if lines and len(told) == 1 and found[-1] else ""
+    return verdict, "\n".join(line for line, v in zip(lines, found, strict=True) if v is None).strip()
 
 
-def _read_json(text: str) -> tuple[str, str]:
-    """(verdict, reason) of one JSON object, bare or in a code fence; "" and the text where it is anything else."""
-    try:
-        data = json_object(text)
-    except ValueError:
+def _on_line(line: str) -> str | None:
+    """The verdict that a line gives; "" for one that names none or two, None for a line that is no verdict."""
+    found = _LINE.match(line)
+    if found is None:
+        return None
+    known = _known(found["said"])
+    return known if known or found["mark"] else None
+
+
+def _read_json(text: str, shown: Sequence[str] = ()) -> tuple[str, str]:
+    """(verdict, reason) of the JSON object in a text; "" and the text where there is none, or several that differ.
+
+    Amid prose an object counts only when it has both fields and is no quotation of what was `shown`.
+    """
+    found = objects(text)
+    if found is None:
+        return UNFINISHED, text.strip()
+    told = []
+    for one in found:
+        reason, given = one.data.get("reason", one.data.get("理由")), [one.data[k] for k in _KEYS if k in one.data]
+        complete = given and (isinstance(reason, str) or (one.whole and reason is None))
+        if complete and (one.whole or not any(one.source in s for s in shown)):
+            told.append((_known(given[0]) or "" if len(given) == 1 else "", str(reason or "").strip()))
+    ends = text.rpartition(found[-1].source)[2] if found else ""
+    if not told or len({v for v, _ in told}) > 1 or not told[-1][0] or re.search(r"[{\"']verdict", ends, re.IGNORECASE):
         return "", text.strip()
-    verdict, reason = data.get("verdict"), data.get("reason", "")
-    known = isinstance(verdict, str) and verdict.strip().lower() in VERDICTS and isinstance(reason, str)
-    return (str(verdict).strip().lower(), str(reason).strip()) if known else ("", text.strip())
+    return told[-1]
+
+
+def _known(said: object) -> str | None:
+    """The verdict that a text or a number names; "" for a text that names none or two, None for what is no text."""
+    if isinstance(said, bool) or not isinstance(said, str | int | float):
+        return None
+    found = _SAID.fullmatch(re.sub(r"^[\s*_`\"'“”‘’#(<\[]+|[\s*_`\"'“”‘’)>\].,;:!。]+$", "", str(said)))
+    return "" if found is None else found["side"] or ("tie" if found["tie"] else "cannot decide")
+
+
+def ask_ahead(
+    chats: Sequence[Chat], cases: Sequence[Case], *, samples: int, seed: int, form: Form = "text"
+) -> None:  # fmt: skip
+    """Ask the chats that answer in providers' batches for all votes at once: a batch takes hours, however small it is.
+    What they say is in their caches then."""
+
+    def ask(chat: Chat) -> None:
+        chat.complete([judge_request(c, chat.name, s, seed, form)[0] for c in cases for s in range(samples)])
+
+    waiting = [c for c in chats if isinstance(c, BatchServer)]
+    with ThreadPoolExecutor(max(1, len(waiting))) as pool:
+        list(pool.map(ask, waiting))
 
 
 def llm_votes(
@@ -137,6 +203,8 @@ def llm_votes(
     names = [c.name for c in chats]
     if not chats or samples < 1 or len(set(names)) != len(names):
         raise AssayError(f"an LLM judge needs chats with different names and samples >= 1, got {names}, {samples}")
+
+    ask_ahead(chats, cases, samples=samples, seed=seed, form=form)
 
     def ask(chat: Chat, part: Sequence[Case]) -> tuple[list[Judgement], Loss | None]:
         asked = [(c.pair, *judge_request(c, chat.name, s, seed, form)) for c in part for s in range(samples)]
@@ -197,6 +265,8 @@ def own_verdict(votes: Sequence[Judgement], by: str) -> Judgement:
     for vote in (v for v in votes if v.better):
         sure = min(max(vote.confidence, 0.5), 1 - 1e-6)
         odds[vote.better or ""] += log(sure / (1 - sure))
+    if len(odds) < 2:  # nobody voted: what they said is "tie"
+        return plain
     (one, most), (_, least) = sorted(odds.items(), key=lambda row: -row[1])
     if most - least < 1e-9:
         return plain

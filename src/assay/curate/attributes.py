@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
+from assay.batches import BatchServer
 from assay.chat import Chat, Reply, Request
 from assay.outage import Unreached, ask_all
+from assay.parsing import objects
 from assay.records import Attributes, Conversation, Message, Pair, Response
 
 CATEGORIES = (
@@ -25,14 +27,16 @@ CATEGORIES = (
 """The twelve task categories of paper A3, Table 8 (the taxonomy of Magpie, Xu et al. 2024)."""
 OBJECTIVITY = ("objective", "subjective")
 CONTROVERSIALITY = ("low", "medium", "high")
-_TEXT = {"type": "string"}
+MOST_DESIRED = 20
+"""A list of more qualities than this is a model that repeats itself."""
 SCHEMA = json.dumps({
     "type": "object", "additionalProperties": False,
     "required": ["category", "objectivity", "controversiality", "desired", "guideline"],
     "properties": {
         "category": {"type": "string", "enum": CATEGORIES}, "objectivity": {"type": "string", "enum": OBJECTIVITY},
         "controversiality": {"type": "string", "enum": CONTROVERSIALITY},
-        "desired": {"type": "array", "items": _TEXT}, "guideline": _TEXT,
+        "desired": {"type": "array", "maxItems": MOST_DESIRED, "items": {"type": "string", "maxLength": 300}},
+        "guideline": {"type": "string", "maxLength": 2000},
     },
 })  # fmt: skip
 """The form of an answer, for servers that can hold a model to one."""
@@ -237,6 +241,8 @@ def llm_attributes(chat: Chat, pairs: Sequence[Pair]) -> list[Attributes | Attri
 
     Raises Unreached, with all that came in the cache, where the server did not answer.
     """
+    if isinstance(chat, BatchServer):  # all at once: a batch takes hours, however small it is
+        chat.complete([attribute_request(p) for p in pairs])
     replies = ask_all(chat, (attribute_request(p) for p in pairs))
     return [_read_reply(p, r, f"llm:{chat.name}") for p, r in zip(pairs, replies, strict=True)]
 
@@ -246,6 +252,19 @@ def _described(chat: Chat, pairs: Sequence[Pair]) -> list[Attributes | Attribute
         return llm_attributes(chat, pairs)
     except Unreached as failed:
         return failed
+
+
+def ask_ahead(chats: Sequence[Chat], pairs: Sequence[Pair]) -> None:
+    """Ask the chats that answer in providers' batches about all pairs that are dealt to them first."""
+    dealt = [[attribute_request(p) for p in pairs if _dealt(p, 0, len(chats)) == n] for n in range(len(chats))]
+    waiting = [(c, requests) for c, requests in zip(chats, dealt, strict=True) if isinstance(c, BatchServer)]
+    with ThreadPoolExecutor(max(1, len(waiting))) as pool:
+        list(pool.map(lambda asked: asked[0].complete(asked[1]), waiting))
+
+
+def _dealt(pair: Pair, turn: int, count: int) -> int:
+    """Which of `count` models a pair goes to in this turn."""
+    return (int(pair.id[:8], 16) + turn) % count
 
 
 def shared_attributes(
@@ -260,7 +279,7 @@ def shared_attributes(
         left = [p for p in pairs if p.id not in found]
         dealt: list[list[Pair]] = [[] for _ in chats]
         for pair in left:
-            dealt[(int(pair.id[:8], 16) + turn) % len(chats)].append(pair)
+            dealt[_dealt(pair, turn, len(chats))].append(pair)
         with ThreadPoolExecutor(len(chats)) as pool:
             told = list(pool.map(_described, chats, dealt))
         if losses := [loss for t in told if isinstance(t, Unreached) for loss in t.losses]:
@@ -282,21 +301,22 @@ def _read_reply(pair: Pair, reply: Reply, by: str) -> Attributes | AttributesPro
         return AttributesProblem(pair_id=pair.id, by=by, problem=f"unparsable: {error}")
 
 
-def json_object(text: str) -> dict[str, object]:
-    """The one JSON object that a text is, bare or in a code fence. Raises ValueError where it is anything else."""
-    block = re.fullmatch(r"\s*```(?:json)?\s*(.*?)\s*```\s*", text, re.DOTALL)
-    data = json.loads(block[1] if block else text)
-    if not isinstance(data, dict):
-        raise ValueError("not a JSON object")
-    return data
-
-
 def parse_attributes(pair_id: str, text: str, by: str) -> Attributes:
-    """Attributes from an LLM's answer: one JSON object, bare or in a code fence. Raises ValueError with the reason."""
-    data = json_object(text)
+    """Attributes from an LLM's answer: the one JSON object in it that has all five fields. Raises ValueError with the
+    reason; two such objects that differ are one."""
+    found = objects(text)
+    if found is None:
+        raise ValueError("a thought that does not end")
+    fields = set(json.loads(SCHEMA)["required"])
+    told = [one.data for one in found if one.whole or fields <= one.data.keys()]
+    if not told or any(data != told[0] for data in told):
+        raise ValueError("two answers that differ" if told else "no JSON object with all fields")
+    data = told[0]
     desired, guideline = data.get("desired"), data.get("guideline")
     if not isinstance(desired, list) or not desired or not all(isinstance(d, str) and d.strip() for d in desired):
         raise ValueError("`desired` must be a list of texts")
+    if len(desired) > MOST_DESIRED:
+        raise ValueError(f"`desired` has more than {MOST_DESIRED} texts")
     if not isinstance(guideline, str) or not guideline.strip():
         raise ValueError("`guideline` must be a text")
     return Attributes(

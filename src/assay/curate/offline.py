@@ -22,7 +22,7 @@ from assay.curate.attributes import attribute_text, last_user_text
 from assay.records import Case, Embedder, Judge, Judgement, Pair
 
 SHRINKAGE = 0.5
-"""Variance (in units of the batch's own) that every feature is credited with: how far eight examples are mistrusted."""
+"""Variance (in units of the examples' own) that every feature is credited with: how far eight examples are mistrusted."""
 SHARPNESS = 5.0
 """An example's weight is exp(SHARPNESS * cosine): one that is 0.2 less similar counts about a third."""
 CLIP = 3.0
@@ -80,17 +80,16 @@ def gold_vote_judge(embed: Embedder, *, name: str = "offline:gold-vote") -> Judg
 
     An example's vote weighs more the more similar its (x, a) text is to the target's. The confidence is the winner's
     share of the weighted votes. A case without examples, or whose responses differ in no feature that the examples
-    speak of, is a problem, not a guess. A call embeds each distinct (x, a) text once; responses are not embedded (their
-    embedding differences were measured as a further feature and did not help).
+    speak of, is a problem, not a guess. A verdict depends on its case alone: features are measured in units of the
+    examples' own differences, whatever else is judged with it. A call embeds each distinct (x, a) text once; responses are
+    not embedded (their embedding differences were measured as a further feature and did not help).
     """
 
     def judge(cases: Sequence[Case]) -> list[Judgement]:
         differences = {p.id: _difference(p) for p in _pairs(cases)}
-        scale = _scale(differences)
-        standard = {i: np.clip(d / scale, -CLIP, CLIP) for i, d in differences.items()}
         vectors = _embed_once(embed, (t for c in cases if c.examples for t in _texts(c)))
         return [
-            _vote(case, standard, [vectors[t] for t in _texts(case)], name)
+            _vote(case, differences, [vectors[t] for t in _texts(case)], name)
             if case.examples
             else _problem(case.pair, name, "no gold examples")
             for case in cases
@@ -144,23 +143,19 @@ def _pairs(cases: Sequence[Case]) -> list[Pair]:
     return list({p.id: p for c in cases for p in (c.pair, *(e.pair for e in c.examples))}.values())
 
 
-def _scale(differences: dict[str, Vectors]) -> Vectors:
-    """(features,) root mean square difference of the batch: symmetric, for which response comes first means nothing."""
-    rows = np.stack(list(differences.values())) if differences else np.ones((1, len(FEATURES)))
-    return np.asarray(np.maximum(np.sqrt(np.mean(rows**2, axis=0)), 1e-3))
-
-
-def _vote(case: Case, standard: dict[str, Vectors], texts: list[NDArray[np.float32]], name: str) -> Judgement:
+def _vote(case: Case, differences: dict[str, Vectors], texts: list[NDArray[np.float32]], name: str) -> Judgement:
     """The weighted vote of at most eight examples; `texts` are the vectors of the target and of its examples."""
     examples = case.examples[:MAX_EXAMPLES]
     signs = np.array([1.0 if e.better == e.pair.responses[0].id else -1.0 for e in examples])
-    wins_EF = np.stack([standard[e.pair.id] for e in examples]) * signs[:, None]
+    raw_EF = np.stack([differences[e.pair.id] for e in examples])
+    scale_F = np.maximum(np.sqrt(np.mean(raw_EF**2, axis=0)), 1e-3)  # symmetric: which response is first means nothing
+    wins_EF = np.clip(raw_EF / scale_F, -CLIP, CLIP) * signs[:, None]
     weight_E = np.exp(SHARPNESS * (np.stack(texts[1:]) @ texts[0]).astype(np.float64))
     weight_E /= weight_E.sum()
     mean_F = weight_E @ wins_EF
     agreement_F = (weight_E @ np.sign(wins_EF)) ** 2
     trust_F = agreement_F / (weight_E @ (wins_EF - mean_F) ** 2 + SHRINKAGE)
-    target_F = standard[case.pair.id]
+    target_F = np.clip(differences[case.pair.id] / scale_F, -CLIP, CLIP)
     vote_E = weight_E * ((wins_EF * trust_F) @ target_F)
     total = float(np.abs(vote_E).sum())
     share = 0.5 + 0.5 * abs(float(vote_E.sum())) / total if total > 0 else 0.5

@@ -1,5 +1,6 @@
 """Language models as a command uses them: servers or local, named, priced, within a budget, heard of while they work."""
 
+import json
 import threading
 import time
 import tomllib
@@ -13,11 +14,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from assay.batches import BatchConfig, BatchServer
 from assay.budget import Budget, Estimate
 from assay.chat import ChatConfig, Request, Server, cost
 from assay.curate.judge_report import reason
 from assay.errors import AssayError
-from assay.replies import Reply, ledger
+from assay.replies import Reply, ledger, open_replies, spelled
 
 if TYPE_CHECKING:
     from assay.recipes.local_judge import LocalJudge
@@ -47,6 +49,20 @@ class AskConfig:
     """Send JSON schemas to servers: until one refuses, always, never."""
     api_key_env: str = "OPENAI_API_KEY"
     """The environment variable with the key of the servers."""
+    batch: bool = False
+    """Ask through the providers' batch APIs (/v1/batches): cheaper, done within a day; the same command resumes."""
+    batch_price: float = 0.5
+    """The part of the usual price that an answer from a batch costs."""
+    batch_requests: int = 50_000
+    """The most requests in one batch."""
+    batch_poll_s: float = 30.0
+    """Seconds between two looks at a batch."""
+
+    @property
+    def batches(self) -> BatchConfig | None:
+        if not self.batch:
+            return None
+        return BatchConfig(price=self.batch_price, most_requests=self.batch_requests, poll_s=self.batch_poll_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +95,7 @@ def chat_configs(
         raise AssayError(f"give at least one --{flag} MODEL@URL of an OpenAI-compatible server")
     prices = read_prices(config.prices)
     split = [_split(text, flag) for text in named]
-    if len(set(split)) < len(split):
+    if len({(model, spelled(url)) for model, url in split}) < len(split):
         raise AssayError(f"--{flag}: the same server is named twice")
     counts = Counter(model for model, _ in split)
     missing = sorted({model for model, url in split if url != LOCAL} - prices.keys())
@@ -99,18 +115,30 @@ def chat_configs(
     ]  # fmt: skip
 
 
-def chats(configs: Sequence[ChatConfig | LocalName], cache: Path, budget: float = 0.0) -> list["Model"]:
-    """The models over one cache; servers share one budget (0: none)."""
+def chats(
+    configs: Sequence[ChatConfig | LocalName], cache: Path, budget: float = 0.0, batch: BatchConfig | None = None
+) -> list["Model"]:
+    """The models over one cache; servers share one budget (0: none), and are asked in batches if `batch` is given."""
     purse = Budget(budget) if budget else None
     made: list[Model] = []
     for config in configs:
         if isinstance(config, ChatConfig):
-            made.append(Server(config, cache, purse))
+            made.append(BatchServer(config, cache, purse, batch=batch) if batch else Server(config, cache, purse))
             continue
         from assay.recipes.local_judge import LocalConfig, LocalJudge
 
         made.append(LocalJudge(LocalConfig(model=config.model), cache))
     return made
+
+
+def first_limit(out: Path, max_tokens: int) -> int:
+    """The `max_tokens` that a folder was begun with, where it is lower: a larger one may go on with it, so that what was cut
+    off is asked again at more length."""
+    try:
+        before = json.loads((out / "config.json").read_text(encoding="utf-8"))["config"]["max_tokens"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return max_tokens
+    return min(before, max_tokens) if isinstance(before, int) else max_tokens
 
 
 def _split(text: str, flag: str) -> tuple[str, str]:
@@ -129,6 +157,8 @@ class Progress:
         self._said, self._replies, self._problems, self.total, self.done = self._start, 0, Counter[str](), 0, 0
         for model in models:
             model.told = self.heard
+            if isinstance(model, BatchServer):
+                model.say = say
 
     def heard(self, reply: Reply) -> None:
         with self._lock:
@@ -145,7 +175,8 @@ class Progress:
         budget = next((m.budget for m in self._models if m.budget), None)
         spent = f", {budget.spent:.4g} of {budget.limit:g} spent" if budget else ""
         failed = "".join(f", {count:,} {problem}" for problem, count in self._problems.most_common(3))
-        return f"{self.done:,} of {self.total:,} {self._unit}; {self._replies:,} replies, {rate:.1f}/s{failed}{spent}"
+        notes = "".join(f"; {m.name}'s server takes {note}" for m in self._models for note in m.notes)
+        return f"{self.done:,} of {self.total:,} {self._unit}; {self._replies:,} replies, {rate:.1f}/s{failed}{spent}{notes}"
 
 
 def show_estimate(rows: Sequence[tuple[str, Estimate]], console: Console) -> None:
@@ -163,13 +194,14 @@ def show_estimate(rows: Sequence[tuple[str, Estimate]], console: Console) -> Non
 
 def spending(models: Sequence["Model"]) -> list[dict[str, Any]]:
     """The rows of the ledger with the names that judgements use and the price of what was spent."""
-    known = {(c.config.model, c.config.url): c for c in models}
+    known = {(c.config.model, spelled(c.config.url)): c for c in models}
     rows = []
-    for row in (row for cache in {m.cache for m in models} for row in ledger(cache)):
+    for cache, row in ((c, row) for c in {m.cache for m in models} for row in ledger(c)):
         chat = known.get((row["model"], row["url"]))
         if chat is not None:
-            price = cost(chat.config, row["tokens_in"], row["tokens_out"])
-            rows.append({**row, "judge": f"llm:{chat.name}", "cost": price})
+            with open_replies(cache, row["url"], row["model"]) as replies:
+                tokens_in, tokens_out = replies.spent()
+            rows.append({**row, "judge": f"llm:{chat.name}", "cost": cost(chat.config, tokens_in, tokens_out)})
     return rows
 
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from assay.chat import Chat, Request
+from assay.chat import Chat, Reply, Request
 from assay.errors import AssayError
 from assay.identity import check_output
 from assay.images import ImageStore
 from assay.outage import ask_all
+from assay.parsing import after_thoughts
 from assay.policy.config import PolicyConfig, SamplerConfig
 from assay.recipes.own import fitting, questions
 from assay.records import Prompt, Scorer, assistant, digest
@@ -43,15 +44,27 @@ def local_answers(model: str, store: ImageStore, sampling: SamplerConfig, seed: 
 
 
 def chat_answers(chat: Chat) -> Answers:
-    """Answers of a chat server: n independent samples of each prompt, each asked once. Raises Unreached, with all that came
-    in the cache, where the server did not answer: a candidate that an outage took is no candidate that failed."""
+    """Answers of a chat server: n independent samples of each prompt, each asked once. What is cut off, or ends inside a
+    thought, is no answer; thoughts before an answer are not scored with it (they stay in the file of replies). Raises
+    Unreached, with all that came in the cache, where the server did not answer: a candidate that an outage took is no
+    candidate that failed."""
 
     def answers(prompts: Sequence[Prompt], n: int, _: int) -> list[list[tuple[str, str]]]:
         requests = [Request(messages=p.messages, sample=k) for p in prompts for k in range(n)]
-        told = [(r.text, r.problem) for r in ask_all(chat, requests)]
+        told = [_said(r) for r in ask_all(chat, requests)]
         return [told[at : at + n] for at in range(0, len(told), n)]
 
     return answers
+
+
+def _said(reply: Reply) -> tuple[str, str]:
+    """(answer, problem) of a reply."""
+    text = None if reply.problem else after_thoughts(reply.text)
+    if text is None:
+        return "", reply.problem or "a thought that does not end"
+    if not text.strip():
+        return "", "only thoughts, no answer"
+    return (text if text == reply.text else text.strip()), ""
 
 
 def best_of_n(

@@ -5,14 +5,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from assay.chat import ChatConfig
-from assay.curate.attributes import AttributesProblem, attribute_request, rule_attributes, shared_attributes
+from assay.curate.attributes import AttributesProblem, ask_ahead, attribute_request, rule_attributes, shared_attributes
 from assay.curate.judge_report import reason
 from assay.errors import AssayError
 from assay.outage import Loss, Unreached
@@ -24,6 +24,7 @@ from assay.recipes.asking import (
     chat_configs,
     chats,
     estimates,
+    first_limit,
     show_estimate,
     spending,
 )
@@ -78,22 +79,33 @@ def describe(
     if dry_run:
         with tempfile.TemporaryDirectory() as place:
             cache = out / "replies.sqlite"
-            asked = chats(configs, cache if cache.exists() else Path(place) / "none.sqlite")
+            asked = chats(configs, cache if cache.exists() else Path(place) / "none.sqlite", batch=asking.batches)
             dealt = {c.name: [p for p in order if int(p.id[:8], 16) % len(asked) == n] for n, c in enumerate(asked)}
             rows = estimates(asked, lambda c: [attribute_request(p) for p in dealt[c.name]])
             show_estimate(rows, console or Console(highlight=False))
         return None
     told = {"n": len(order), "digest": digest([p.id for p in order])}
-    kept = _Kept(servers=tuple(c.name for c in configs if isinstance(c, ChatConfig)), pairs=told, config=config)
+    kept = _Kept(
+        servers=tuple(c.name for c in configs if isinstance(c, ChatConfig)), pairs=told,
+        config=replace(config, max_tokens=first_limit(out, config.max_tokens)),
+    )  # fmt: skip
     with closing(Run(out, kept, console)) as run:
-        return _describe(run, chats(configs, out / "replies.sqlite", asking.budget), order, config)
+        models = chats(configs, out / "replies.sqlite", asking.budget, asking.batches)
+        return _describe(run, models, order, config, asking.batch_requests if asking.batch else 0)
 
 
-def _describe(run: Run, models: Sequence[Model], pairs: Sequence[Pair], config: AttributesConfig) -> dict[str, Any]:
+def _describe(
+    run: Run, models: Sequence[Model], pairs: Sequence[Pair], config: AttributesConfig, together: int = 0
+) -> dict[str, Any]:
+    """`together`: how many pairs are asked about at once, before their shards are made of the kept replies (0: a shard)."""
     table, failures = run.table("attributes", Attributes), run.table("problems", AttributesProblem)
     progress = Progress(run.say, models, "pairs described")
     progress.total = len(pairs)
     losses: list[Loss] = []
+    if together:
+        left = [p for s in range(0, len(pairs), SHARD) if not table.done(f"{s:08}") for p in pairs[s : s + SHARD]]
+        for at in range(0, len(left), together):
+            ask_ahead(models, left[at : at + together])
     for start in range(0, len(pairs), SHARD):
         part, shard = pairs[start : start + SHARD], f"{start:08}"
         if not table.done(shard):

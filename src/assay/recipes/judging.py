@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from assay.chat import ChatConfig
-from assay.curate.annotate import MAX_EXAMPLES, Form, judge_request, llm_votes
+from assay.curate.annotate import MAX_EXAMPLES, Form, ask_ahead, judge_request, llm_votes
 from assay.curate.attributes import attribute_text, rule_attributes
 from assay.curate.judge_page import markdown, page, sections, show
 from assay.curate.judge_report import JudgeReport, judge_report
@@ -40,6 +40,7 @@ from assay.recipes.asking import (
     chat_configs,
     chats,
     estimates,
+    first_limit,
     show_estimate,
     spending,
 )
@@ -75,6 +76,7 @@ class JudgeConfig:
     """Finds the nearest examples: a packaged encoder, a folder, a hub id, or `hash`, which needs no model."""
     temperature: float = 1.0
     max_tokens: int = 1024
+    """Of a reply. What it cuts off is no vote; the same command with a larger one asks that again."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -117,13 +119,16 @@ def annotate(
     if dry_run:
         with tempfile.TemporaryDirectory() as place:
             cache = replies or out / "replies.sqlite"
-            asked = chats(configs, cache if cache.exists() else Path(place) / "none.sqlite")
+            asked = chats(configs, cache if cache.exists() else Path(place) / "none.sqlite", batch=asking.batches)
             cases = guided(material, chosen, config, None)
             show_estimate(estimates(asked, lambda c: _requests(c, cases, config)), console or Console(highlight=False))
         return None
-    with closing(Run(out, keeps_to(material, chosen, configs, config), console)) as run:
-        asked = chats(configs, replies or out / "replies.sqlite", asking.budget)
+    kept = keeps_to(material, chosen, configs, replace(config, max_tokens=first_limit(out, config.max_tokens)))
+    with closing(Run(out, kept, console)) as run:
+        asked = chats(configs, replies or out / "replies.sqlite", asking.budget, asking.batches)
         cases = _prepared(run, material, chosen, config)
+        if asking.batch:
+            _in_batches(run, asked, cases, config, asking.batch_requests)
         _vote(run, asked, cases, config)
         return report(out, merge, asked)
 
@@ -254,6 +259,18 @@ def _prepared(run: Run, material: Material, chosen: Sequence[str], config: Judge
         f"{len(cases):,} pairs to judge, {len(judged & material.gold.keys()):,} of them gold, {seen:.1f} examples each"
     )
     return cases
+
+
+def _in_batches(run: Run, models: Sequence[Model], cases: Sequence[Case], config: JudgeConfig, most: int) -> None:
+    """Ask for the votes of many shards at once, as a batch takes hours however small it is; the shards are made of the
+    kept replies then."""
+    table = run.table("votes", Judgement)
+    Progress(run.say, models, "pairs judged")
+    starts = [s for s in range(0, len(cases), SHARD) if not table.done(f"{s:08}")]
+    together = max(1, most // (SHARD * config.samples))
+    for at in range(0, len(starts), together):
+        part = [c for s in starts[at : at + together] for c in cases[s : s + SHARD]]
+        ask_ahead(models, part, samples=config.samples, seed=config.seed, form=config.answers)
 
 
 def _vote(run: Run, models: Sequence[Model], cases: Sequence[Case], config: JudgeConfig) -> None:

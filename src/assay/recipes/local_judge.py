@@ -44,6 +44,7 @@ class LocalJudge:
     """
 
     budget: Budget | None = None
+    notes: tuple[str, ...] = ()
 
     def __init__(self, config: LocalConfig, cache: Path) -> None:
         self.config, self.cache = config, cache
