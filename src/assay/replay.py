@@ -19,7 +19,7 @@ def export_replies(cache: Path, out: Path) -> int:
         for key, text, tokens_in, tokens_out, problem, request in database.execute(query):
             said = {"problem": problem} if problem else {"text": text}
             row = {"key": key, **said, "tokens_in": tokens_in, "tokens_out": tokens_out}
-            file.write(json.dumps({**row, "request": json.loads(request)}) + "\n")
+            file.write(json.dumps({**row, "request": json.loads(request) if request else None}) + "\n")
             count += 1
     return count
 
