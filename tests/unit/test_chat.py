@@ -239,6 +239,8 @@ def test_recorded_replies_answer_the_same_requests(server: FakeServer, tmp_path:
     for path in (tmp_path / "recorded", tmp_path / "recorded" / "one.jsonl"):
         replay = Replay(path, live.config)
         assert [r.text for r in replay.complete(requests)] == [r.text for r in said]
+    formed = Request(messages=(user("a"),), schema=SCHEMA)
+    assert replay.complete([formed])[0].text == "A", "recorded without a schema: the same question"
     with pytest.raises(AssayError, match=r"no recorded reply of m .*'never asked'"):
         replay.complete([ask("never asked")])
 
@@ -414,3 +416,95 @@ def test_every_fresh_reply_is_told(server: FakeServer, tmp_path: Path) -> None:
     live.complete([ask("a"), ask("b")])
     live.complete([ask("a"), ask("c")])
     assert sorted(heard) == ["A", "B", "C"]
+
+
+def test_a_model_that_wants_other_parameters_is_asked_in_its_words(server: FakeServer, tmp_path: Path) -> None:
+    """As OpenAI's reasoning models answer: one thing at a time; learnt once, told, and no part of a request's name."""
+
+    def handler(n: int, body: dict[str, object]) -> web.Response:
+        said = ""
+        if "max_tokens" in body:
+            said = "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."
+        elif body.get("temperature", 1.0) != 1.0:
+            said = "Unsupported value: 'temperature' does not support 0.5. Only the default (1) value is supported."
+        elif "maxLength" in json.dumps(body.get("response_format")):
+            said = "Invalid schema for response_format 'answer': 'maxLength' is not permitted."
+        if said:
+            return web.json_response({"error": {"message": said, "code": "unsupported_parameter"}}, status=400)
+        return completion("ok")
+
+    server.handler = handler
+    schema = '{"type": "object", "properties": {"reason": {"type": "string", "maxLength": 9}}}'
+    requests = [Request(messages=(user(str(n)),), schema=schema) for n in range(3)]
+    live = chat(server, tmp_path, concurrency=1, temperature=0.5, max_tokens=77)
+    assert [r.text for r in live.complete(requests)] == ["ok"] * 3
+    assert len(server.bodies) == 3 + 3
+    last = server.bodies[-1]
+    assert (last["max_completion_tokens"], last["messages"]) == (77, [{"role": "user", "content": "2"}])
+    assert not {"max_tokens", "temperature"} & last.keys()
+    assert "response_format" in last
+    assert live.notes == (
+        "JSON schemas without lengths", "max_completion_tokens instead of max_tokens", "no temperature but the model's own",
+    )  # fmt: skip
+    assert all(r.cached for r in chat(server, tmp_path, temperature=0.5, max_tokens=77).complete(requests))
+
+
+def test_a_prompt_that_is_too_long_is_told_and_teaches_nothing(server: FakeServer, tmp_path: Path) -> None:
+    said = "This model's maximum context length is 2048 tokens. However, you requested 9000 tokens."
+    server.handler = lambda n, body: web.json_response({"error": {"message": said}}, status=400)
+    live = chat(server, tmp_path)
+    (reply,) = live.complete([Request(messages=(user("a"),), schema=SCHEMA)])
+    assert (reply.problem, reply.final, len(server.bodies), live.notes) == (f"http 400: {said}", False, 1, ())
+
+
+def test_an_answer_whose_cost_no_server_told_costs_the_most(server: FakeServer, tmp_path: Path) -> None:
+    """9 tokens of prompt and 10 of reply at 1 each."""
+    answer = {"choices": [{"message": {"content": "ok"}, "finish_reason": "stop"}], "usage": None}
+    server.handler = lambda n, body: web.json_response(answer)
+    config = chat(server, tmp_path, price_in=1e6, price_out=1e6, max_tokens=10).config
+    budget = Budget(100.0)
+    (reply,) = Server(config, tmp_path / "cache.sqlite", budget).complete([ask("12")])
+    assert (reply.text, reply.tokens, budget.spent) == ("ok", 0, pytest.approx(19))
+    (row,) = ledger(tmp_path / "cache.sqlite")
+    assert (row["answers"], row["untold"], row["failures"]) == (1, 1, 1)
+
+
+def test_what_is_cut_off_is_asked_again_by_the_next_command(server: FakeServer, tmp_path: Path) -> None:
+    server.handler = lambda n, body: completion("half an ans", finish_reason="length") if n < 3 else completion("whole")
+    told = [chat(server, tmp_path).complete([ask("x")])[0] for _ in range(4)]
+    assert [(r.problem, r.final, r.cached) for r in told] == [
+        ("cut off at max_tokens", False, False), ("cut off at max_tokens", False, False), ("", True, False), ("", True, True)
+    ]  # fmt: skip
+    assert (len(server.bodies), told[-1].text) == (3, "whole")
+    (row,) = ledger(tmp_path / "cache.sqlite")
+    assert (row["answers"], row["failures"]) == (3, 2), "what was cut was paid"
+
+
+def test_an_error_inside_a_200_is_asked_again(server: FakeServer, tmp_path: Path) -> None:
+    server.handler = lambda n, body: (
+        web.json_response({"error": {"message": "slow down", "code": 429}}, headers={"Retry-After": "0.01"})
+        if n < 3
+        else completion("ok")
+    )
+    assert chat(server, tmp_path).complete([ask("x")])[0].text == "ok"
+    assert len(server.bodies) == 3
+
+
+def test_compressed_chunked_and_streamed_answers_are_read(server: FakeServer, tmp_path: Path) -> None:
+    def handler(n: int, body: dict[str, object]) -> web.Response:
+        text = str(body["messages"][-1]["content"])  # type: ignore[index]
+        response = completion(f"{text} " * 200)
+        if text == "stream":
+            events = [{"choices": [{"delta": {"content": c}}]} for c in ("o", "k")]
+            lines = "".join(f"data: {json.dumps(e)}\n\n" for e in events) + "data: [DONE]\n\n"
+            response = web.Response(text=lines, content_type="text/event-stream")
+        if text in ("gzip", "deflate"):
+            response.enable_compression(web.ContentCoding(text))
+        if text == "chunked":
+            response.enable_chunked_encoding()
+        return response
+
+    server.handler = handler
+    forms = ("gzip", "deflate", "chunked", "stream")
+    replies = chat(server, tmp_path).complete([ask(f) for f in forms])
+    assert [r.text.split(" ")[0] for r in replies] == ["gzip", "deflate", "chunked", "ok"]

@@ -16,6 +16,7 @@ from assay.budget import Budget
 from assay.chat import ChatConfig, Request, Server, request_key
 from assay.processes import alive, this_process
 from assay.records import user
+from assay.replay import export_replies
 from assay.replies import Reply, ledger, open_database, open_replies, spelled
 
 SPELLINGS = (
@@ -191,3 +192,10 @@ def test_a_budget_waits_for_nobody_who_is_not_there() -> None:
     assert not asyncio.run(ask())
     assert budget._reserved == 0.0
     assert budget.take(5.0, whatever=True)
+
+
+def test_replies_of_a_local_model_can_be_exported_as_well(tmp_path: Path) -> None:
+    with open_replies(tmp_path / "r.sqlite", "local", "l") as replies:
+        replies.came("k", "", Reply(text="Verdict: 1", tokens_in=3, tokens_out=1))
+    assert export_replies(tmp_path / "r.sqlite", tmp_path / "out.jsonl") == 1
+    assert json.loads((tmp_path / "out.jsonl").read_text())["text"] == "Verdict: 1"
