@@ -233,7 +233,8 @@ class Judgement:
     `better` is a response id, or None with a `problem` ("tie", "refused", "unparsable", "timeout", "cannot decide",
     ...): a failure is data, never a vote. `shown` is the order in which the responses were presented (empty when order
     has no meaning). `confidence` in [0.5, 1] is the share of votes or the model's probability for `better`. `votes` says
-    how many raw votes were merged, `tokens` what they cost.
+    how many raw votes were merged, `tokens` what they cost. `strength` says by how much `better` is better, in the units
+    of whoever judged (a difference of scores, a grade); 0.0 where nobody told it.
     """
 
     pair_id: str
@@ -248,6 +249,7 @@ class Judgement:
     round: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    strength: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.better is None) != bool(self.problem):

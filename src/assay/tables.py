@@ -55,7 +55,7 @@ def plain(value: Any) -> Any:
 def build(hint: Any, value: Any) -> Any:
     """The inverse of `plain`: nested dicts back to the record (or scalar) that `hint` names.
 
-    A field that is empty by default ("" or ()) may be absent: rows that were written before there was such a field lack it.
+    A field that is empty by default ("", () or 0) may be absent: rows that were written before it was there lack it.
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if value is None:
@@ -65,7 +65,7 @@ def build(hint: Any, value: Any) -> Any:
     if origin is tuple:
         return tuple(build(args[0], v) for v in value)
     if dataclasses.is_dataclass(hint):
-        empty = {f.name for f in dataclasses.fields(hint) if f.default in ("", ())}
+        empty = {f.name for f in dataclasses.fields(hint) if f.default in ("", (), 0)}
         given = {k: h for k, h in _hints(typing.cast(type, hint)).items() if k in value or k not in empty}
         return typing.cast(type, hint)(**{k: build(h, value[k]) for k, h in given.items()})
     return value
@@ -139,9 +139,9 @@ class Table(Generic[T]):
                     yield build(self.record, row)
 
     def frame(self) -> pl.DataFrame:
-        """All rows as columns, for decisions over narrow tables."""
-        parts = [typing.cast(pl.DataFrame, pl.from_arrow(self._open(s).read())) for s in self.shards()]
-        return pl.concat(parts) if parts else typing.cast(pl.DataFrame, pl.from_arrow(self.schema.empty_table()))
+        """All rows as columns, for decisions over narrow tables. Shards that are older than a column hold nulls in it."""
+        read = [self.schema.empty_table(), *(self._open(s).read() for s in self.shards())]
+        return pl.concat([typing.cast(pl.DataFrame, pl.from_arrow(t)) for t in read], how="diagonal")
 
     def _open(self, shard: str) -> pq.ParquetFile:
         try:

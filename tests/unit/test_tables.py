@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from assay.errors import AssayError
@@ -64,3 +65,13 @@ def test_a_run_folder_refuses_another_config_and_another_process(tmp_path: Path)
     with pytest.raises(AssayError, match=r"sizes\.n: 2 -> 3"):
         Run(tmp_path, {"lr": 1, "sizes": {"n": 3}})
     Run(tmp_path, {"lr": 1, "sizes": {"n": 2}}).close()
+
+
+def test_shards_older_than_a_column_are_read_with_its_empty_value(tmp_path: Path) -> None:
+    table = Table(tmp_path, Judgement)
+    new = Judgement(pair_id="p", better="r", by="x", kind="wild", strength=1.5)
+    table.write("new", [new])
+    old = pq.read_table(tmp_path / "new.parquet").drop_columns(["strength"])
+    pq.write_table(old, tmp_path / "old.parquet")
+    assert [j.strength for j in table.read("new", "old")] == [1.5, 0.0]
+    assert table.frame().height == 2
