@@ -1,0 +1,293 @@
+"""What can be read in two ways is asked about: over a whole file, which readings fit, and what a row says in each.
+
+Nothing here decides by likelihood. A layout comes back ready to read when one reading fits all rows, else as an `Ambiguous`
+whose message has every reading, a row read each way, and the flag that names it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from assay.curate import lists, preferred
+from assay.curate.labels import LabelCode, label_codes, numeric
+from assay.curate.layouts import LAYOUTS, Layout, Outcome, Preferred, coded, named
+from assay.curate.rows import Row, RowError
+
+EXAMPLES = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One way to read a file: the flags that name it, what they mean in words, and what a row says then."""
+
+    flags: str
+    words: str
+    tells: Callable[[Row], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ambiguous:
+    """What can be read in several ways, and these."""
+
+    what: str
+    readings: tuple[Reading, ...]
+
+    def message(self, examples: Sequence[tuple[int, Row]]) -> str:
+        """All readings on one line, with the first row that they read differently."""
+        shown = next(
+            (e for e in examples if len({r.tells(e[1]) for r in self.readings}) > 1), examples[0] if examples else None
+        )
+        ways = []
+        for reading in self.readings:
+            then = f"; row {shown[0]} then {reading.tells(shown[1])}" if shown else ""
+            ways.append(f"{reading.flags} ({reading.words}{then})")
+        return f"{self.what} can be read in more than one way; say which it is: {'; or '.join(ways)}"
+
+
+def _telling(read: Callable[[Row], list[Outcome]]) -> Callable[[Row], str]:
+    """In words, which response a row prefers when it is read so."""
+
+    def tells(row: Row) -> str:
+        try:
+            made = read(row)
+        except RowError as error:
+            return f"cannot be read: {error}"
+        first = next((m for m in made if isinstance(m, Preferred)), None)
+        if first is None:
+            return "cannot be read"
+        if first.better is None:
+            return "is a tie"
+        better, other = (first.pair.response(i).text[:40] for i in (first.better, first.pair.other(first.better)))
+        return f"prefers {better!r} to {other!r}"
+
+    return tells
+
+
+def _not_read(row: Row) -> str:
+    return "is not read"
+
+
+@dataclass
+class Survey:
+    """What the rows of one layout show: their numbers, which labels disagree, up to EXAMPLES telling rows."""
+
+    numbers: Counter[float] = field(default_factory=Counter)
+    fields: tuple[str, str] | None = None
+    name: str = ""
+    apart: set[str] = field(default_factory=set)
+    by_scores: dict[tuple[float, int | None], int] = field(default_factory=dict)
+    booleans: bool = False
+    index: set[tuple[float, int]] = field(default_factory=set)
+    kinds: set[str | None] = field(default_factory=set)
+    steps: int = 0
+    rows: int = 0
+    examples: list[tuple[int, Row]] = field(default_factory=list)
+
+
+def resolved(
+    layout: Layout, rows: Iterable[tuple[int, Row]], mapped: Iterable[str] = ()
+) -> tuple[Layout | Ambiguous, Survey]:
+    """`layout` as all (number, row) of a file say that it must be read, or what has to be asked.
+
+    `mapped` are the fields that were named by hand, which need no question.
+    """
+    survey = Survey()
+    for number, row in rows:
+        if layout.fits(row):
+            survey.rows += 1
+            if _note(survey, layout, row) or len(survey.examples) < 8:
+                survey.examples = [*survey.examples, (number, row)][:EXAMPLES]
+    decide = _DECIDE.get(layout.base)
+    return (decide(layout, survey, frozenset(mapped)) if decide and not layout.said else layout), survey
+
+
+def has_questions(layout: Layout) -> bool:
+    """Whether a layout that was found (or named) leaves something open that only all rows can tell."""
+    return layout.base in _DECIDE and not layout.said
+
+
+def _note(survey: Survey, layout: Layout, row: Row) -> bool:
+    """Take in one row; True where it shows something new."""
+    before = (
+        len(survey.numbers),
+        len(survey.apart),
+        len(survey.index),
+        len(survey.kinds),
+        len(survey.by_scores),
+        survey.steps > 0,
+        survey.booleans,
+    )
+    if layout.base in ("labelled", "voted"):
+        survey.numbers.update(preferred.numbers(row))
+        survey.fields = survey.fields or preferred.pair_fields(row)
+        survey.name = survey.name or (preferred.label_of(row) or "")
+        survey.booleans |= any(isinstance(row.get(n), bool) for n in preferred.label_names(row)[:1])
+        told = preferred.label_names(row) if layout.base == "labelled" and not preferred.one_hot(row) else []
+        if len({str(row[n]) for n in told}) > 1:
+            survey.apart.update(told)
+    elif layout.base == "scored-pair":
+        _note_scores(survey, row)
+    elif layout.base == "indexed":
+        name, items = lists.index_of(row), lists.listed(row)
+        asked = numeric(row[name]) if name and not isinstance(row[name], bool) else None
+        if asked is not None and items is not None and lists._counted_from(row) is None:
+            survey.index.add((asked, len(items[1])))
+            survey.name = name or ""
+            if isinstance(row.get("rejected"), int | float) and name == "chosen":
+                survey.index.add((float(row["rejected"]), len(items[1])))
+    elif layout.base == "ranked-list":
+        survey.kinds.add(lists.rank_kind(row))
+    elif layout.base == "scored-list":
+        survey.steps += lists.steps(row)
+    elif layout.base == "unpaired":
+        value = row.get(preferred.present(row, lists.DESIRED) or "")
+        if not isinstance(value, bool) and (asked := numeric(value)) is not None:
+            survey.numbers[asked] += 1
+    return before != (
+        len(survey.numbers),
+        len(survey.apart),
+        len(survey.index),
+        len(survey.kinds),
+        len(survey.by_scores),
+        survey.steps > 0,
+        survey.booleans,
+    )
+
+
+def _note_scores(survey: Survey, row: Row) -> None:
+    """Which side the scores prefer under each number of the label beside them."""
+    name = preferred.label_of(row)
+    asked = numeric(row[name]) if name else None
+    scores = preferred.both(row, preferred.TWO_SCORES)
+    if asked is None or scores is None or preferred.published_code(row) is not None:
+        return
+    one, other = (numeric(row[n]) for n in scores)
+    if one is not None and other is not None and one != other:
+        survey.name = name or ""
+        survey.fields = scores
+        key = (asked, int(other > one))
+        survey.by_scores[key] = survey.by_scores.get(key, 0) + 1
+
+
+def _labelled(layout: Layout, survey: Survey, mapped: frozenset[str]) -> Layout | Ambiguous:
+    if survey.apart and not {"label", "votes"} & mapped:
+        names = [n for n in preferred.LABELS if n in survey.apart]
+        return Ambiguous(what=f"which of {', '.join(names)} says which response is better", readings=tuple(
+            Reading(flags=f"--map label={n}", words=f"{n} says it", tells=_telling(_mapped_label(layout, n, survey))) for n in names
+        ))  # fmt: skip
+    if not survey.numbers and not survey.booleans:
+        return layout
+    first, second = survey.fields or ("the first", "the second")
+    codes = label_codes(survey.numbers, survey.fields) if survey.numbers else [(1.0, 0.0), (0.0, 1.0)]
+    if len(codes) == 1:
+        return coded(layout, codes[0])
+    where = "votes" if layout.base == "voted" else survey.name or "the label"
+    seen = ", ".join(f"{v:g}" for v in sorted(survey.numbers)[:12]) or "true, false"
+    readings = tuple(
+        Reading(
+            flags=f"--layout {(made := coded(layout, code)).name}",
+            words=_code_words(code, first, second),
+            tells=_telling(made.read),
+        )
+        for code in codes
+    )
+    if not readings:
+        example = coded(layout, (0, 1, 2))
+        readings = (
+            Reading(flags=f"--layout {layout.base}:FIRST/SECOND/TIE", words=f"as in {example.name}", tells=_not_read),
+        )
+    return Ambiguous(what=f"the numbers in {where} ({seen})", readings=readings)
+
+
+def _code_words(code: LabelCode, first: str, second: str) -> str:
+    tie = f", {code[2]:g} a tie" if len(code) > 2 else ""
+    return f"{code[0]:g} is for {first!r}, {code[1]:g} for {second!r}{tie}"
+
+
+def _mapped_label(layout: Layout, name: str, survey: Survey) -> Callable[[Row], list[Outcome]]:
+    only = Counter(n for _, r in survey.examples if (n := numeric(r.get(name))) is not None)
+    codes: list[LabelCode] = label_codes(only, survey.fields) if only else []
+    read = coded(layout, codes[0]).read if len(codes) == 1 else layout.read
+    return lambda row: read({**{k: v for k, v in row.items() if k not in preferred.LABELS}, "label": row.get(name)})
+
+
+def _scored_pair(layout: Layout, survey: Survey, mapped: frozenset[str]) -> Layout | Ambiguous:
+    sides: dict[float, set[int | None]] = {}
+    for value, side in survey.by_scores:
+        sides.setdefault(value, set()).add(side)
+    if all(len(s) == 1 for s in sides.values()) or survey.fields is None:
+        return layout
+    ignoring = " ".join(f"--ignore {n}" for n in survey.fields)
+    labels = next(x for x in LAYOUTS if x.base == "labelled")
+    return Ambiguous(what=f"{survey.name} and {'/'.join(survey.fields)}, which say different things,", readings=(
+        Reading(flags=f"--ignore {survey.name}", words="the scores say it", tells=_telling(lambda row: layout.read(_without(row, survey.name)))),
+        Reading(flags=ignoring, words=f"{survey.name} says it", tells=_telling(labels.read)),
+    ))  # fmt: skip
+
+
+def _without(row: Row, *names: str) -> Row:
+    return {k: v for k, v in row.items() if k not in names}
+
+
+def _indexed(layout: Layout, survey: Survey, mapped: frozenset[str]) -> Layout | Ambiguous:
+    if not survey.index:
+        return layout
+    zero = all(0 <= v < n for v, n in survey.index)
+    one = all(1 <= v <= n for v, n in survey.index)
+    two = all(n == 2 for _, n in survey.index)
+    if zero != one and not two:
+        return named(f"indexed:{0 if zero else 1}")
+    what = f"the numbers in {survey.name} ({', '.join(sorted({f'{v:g}' for v, _ in survey.index})[:12])})"
+    return Ambiguous(what=what, readings=tuple(
+        Reading(flags=f"--layout indexed:{b}", words=f"responses are counted from {b}", tells=_telling(named(f"indexed:{b}").read)) for b in (0, 1)
+    ))  # fmt: skip
+
+
+def _ranked(layout: Layout, survey: Survey, mapped: frozenset[str]) -> Layout | Ambiguous:
+    if None not in survey.kinds:
+        return layout
+    words = {
+        "low": "the lowest rank is the best",
+        "high": "the highest is the best",
+        "order": "they number the responses, best first",
+    }
+    return Ambiguous(what="the ranks of the responses", readings=tuple(
+        Reading(flags=f"--layout ranked-list:{k}", words=w, tells=_telling(named(f"ranked-list:{k}").read)) for k, w in words.items()
+    ))  # fmt: skip
+
+
+def _scored(layout: Layout, survey: Survey, mapped: frozenset[str]) -> Layout | Ambiguous:
+    if survey.steps * 2 < survey.rows or not survey.rows:
+        return layout
+    return Ambiguous(what="a list of scored texts that may be the steps of one solution", readings=(
+        Reading(flags="--layout scored-list", words="they are rival responses", tells=_telling(layout.read)),
+        Reading(flags="steps of one solution are no preferences: leave the file out", words="they are steps", tells=_not_read),
+    ))  # fmt: skip
+
+
+def _unpaired(layout: Layout, survey: Survey, mapped: frozenset[str]) -> Layout | Ambiguous:
+    if not survey.numbers:
+        return layout
+    seen = sorted(survey.numbers)
+    pairs: list[Any] = [(1, 0), (0, 1)] if set(seen) <= {0, 1} else [(seen[-1], seen[0]), (seen[0], seen[-1])]
+    return Ambiguous(what=f"the numbers in the label of each response ({', '.join(f'{v:g}' for v in seen[:12])})", readings=tuple(
+        Reading(flags=f"--layout unpaired:{a:g}/{b:g}", words=f"{a:g} is wanted, {b:g} is not", tells=_alone(coded(layout, (a, b)))) for a, b in pairs
+    ))  # fmt: skip
+
+
+def _alone(layout: Layout) -> Callable[[Row], str]:
+    def tells(row: Row) -> str:
+        assert layout.one is not None
+        try:
+            return "is wanted" if layout.one(row).score else "is not wanted"
+        except RowError as error:
+            return f"cannot be read: {error}"
+
+    return tells
+
+
+_DECIDE: dict[str, Callable[[Layout, Survey, frozenset[str]], Layout | Ambiguous]] = {
+    "labelled": _labelled, "voted": _labelled, "scored-pair": _scored_pair, "indexed": _indexed, "ranked-list": _ranked,
+    "scored-list": _scored, "unpaired": _unpaired,
+}  # fmt: skip
