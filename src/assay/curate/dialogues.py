@@ -237,7 +237,10 @@ def pair_of(row: Row, one: object, other: object, fields: tuple[str, str]) -> tu
     if any(tail[0].role in ("assistant", "tool") for tail in tails):
         prompt = _Prompt(row, tuple(f for f in fields if f in row))
         if not prompt.messages:
-            raise RowError("prompt", "is missing or empty, and the responses do not hold the conversation")
+            raise RowError(
+                "prompt",
+                "is missing or empty, and the responses do not hold the conversation; --map prompt=COLUMN names it",
+            )
         before = _without_answer(prompt, tails)
         whole = _joined(before, tails[0]), _joined(before, tails[1])
     found = [_unwrapped(decoded(v, f), f)[1] for v, f in zip((one, other), fields, strict=True)]

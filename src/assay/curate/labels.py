@@ -113,9 +113,8 @@ def label_codes(seen: Counter[float], fields: tuple[str, str] | None) -> list[La
     0 and 1 beside x_a and x_b, is in use both ways. Empty where the numbers are in no usual code.
     """
     total = seen.total()
-    kept = {
-        v for v, n in seen.items() if math.isfinite(v) and abs(v) <= 10 and n * 100 >= total
-    }  # others: single mistakes
+    usual = {v for v in seen if math.isfinite(v) and abs(v) <= 10}
+    kept = {v for v in usual if v in (-1, 0, 1, 2) or seen[v] * 100 >= total}  # others are mistakes of single rows
     if not kept:
         return []
     ends = (fields[0][-1], fields[1][-1]) if fields else ("", "")
@@ -128,7 +127,7 @@ def label_codes(seen: Counter[float], fields: tuple[str, str] | None) -> list[La
         span = next(((a, b) for a, b in ((0, 1), (1, 2)) if a <= low and high <= b), None)
         return [span, (span[1], span[0])] if span else _scales(low, high)
     if kept <= {0, 1}:
-        return [(0, 1), (1, 0), (1, 2)] if ends == ("1", "2") else [(0, 1), (1, 0)]
+        return [(0, 1), (1, 0), *([(1, 2)] if ends == ("1", "2") or kept == {1} else [])]
     if kept <= {0, 1, 2}:
         return [(0, 1, 2), (1, 2, 0), *([(1, 0, 2)] if 0 in kept else [])]
     if kept <= {-1, 0, 1}:

@@ -70,9 +70,26 @@ def _in_groups(row: Row) -> list[Outcome]:
 
 
 def _layout(
-    name: str, needs: tuple[Need, ...], read: Callable[[Row], list[Outcome]], one: Callable[[Row], Rated] | None = None
+    name: str, read: Callable[[Row], list[Outcome]], needs: tuple[Need, ...], one: Callable[[Row], Rated] | None = None
 ) -> Layout:
     return Layout(name=name, base=name, needs=needs, read=read, one=one)
+
+
+def _chosen(side: int) -> Callable[[Row], bool]:
+    """Whether a row has a chosen (0) or rejected (1) response; one alone counts where the row is of no other kind."""
+
+    def met(row: Row) -> bool:
+        if preferred.chosen_fields(row) is not None:
+            return True
+        names = {two[side] for two in preferred.CHOSEN} - {"messages", "response", "completion"}
+        return present(row, names) is not None and pair_fields(row) is None and lists.listed(row) is None
+
+    return met
+
+
+def _answered(row: Row) -> bool:
+    name = present(row, lists.ONE)
+    return name is not None and not isinstance(row[name], int | float)
 
 
 _RIVALS = (
@@ -84,51 +101,43 @@ _LISTED = (
     lambda row: lists.listed(row) is not None,
 )
 _PROMPTED = ("a prompt (prompt, instruction, question, messages, ...)", _some(*PROMPTS))
-_ANSWERED = (
-    "a response (response, completion, answer, output)",
-    lambda row: (n := present(row, lists.ONE)) is not None and not isinstance(row[n], int | float),
-)
 LAYOUTS = (
-    _layout("chosen-rejected", _needs(
-        ("a chosen response (chosen, preferred, messages with rejected_response, ...)", lambda row: preferred.chosen_fields(row) is not None or any(row.get(a) is not None and a not in ("messages", "response", "completion") and not isinstance(row[a], int | float) and pair_fields(row) is None and lists.listed(row) is None for a, _ in preferred.CHOSEN)),
-        ("a rejected response (rejected, rejected_response, dispreferred, ...)", lambda row: preferred.chosen_fields(row) is not None or any(row.get(b) is not None for _, b in preferred.CHOSEN)),
-    ), preferred.chosen_rejected),
-    _layout("voted", _needs(_RIVALS, (
+    _layout("chosen-rejected", preferred.chosen_rejected, _needs(
+        ("a chosen response (chosen, preferred, messages with rejected_response, ...)", _chosen(0)),
+        ("a rejected response (rejected, rejected_response, dispreferred, ...)", _chosen(1)),
+    )),
+    _layout("voted", voted, _needs(_RIVALS, (
         "votes (a list votes, labels, ...; annotator1, annotator2, ...; or votes_a and votes_b)",
         lambda row: bool(preferred.votes_of(row)) or has(row, "votes_a", "votes_b"),
-    )), voted),
-    _layout("scored-pair", _needs(_RIVALS, (
+    ))),
+    _layout("scored-pair", preferred.scored_pair, _needs(_RIVALS, (
         "a score for each (score_a and score_b, rating_1 and rating_2, ...)",
         lambda row: any(has(row, *two) for two in preferred.TWO_SCORES),
-    )), preferred.scored_pair),
-    _layout("labelled", _needs(_RIVALS, (
+    ))),
+    _layout("labelled", labelled, _needs(_RIVALS, (
         "a label (label, winner, preference, overall_preference, ...)",
         lambda row: preferred.label_of(row) is not None or preferred.one_hot(row),
-    )), labelled),
-    _layout("indexed", _needs(_LISTED, (
+    ))),
+    _layout("indexed", lists.indexed, _needs(_LISTED, (
         "the number or text of the best (chosen, choice, best, label, ...)", lambda row: lists.index_of(row) is not None,
-    )), lists.indexed),
-    _layout("ranked-list", _needs(
-        ("a list of responses (responses, completions, answers, output, ranked_responses, ...)", lambda row: lists.listed(row) is not None or lists.ranked(row)),
+    ))),
+    _layout("ranked-list", lists.ranked_list, _needs(
+        ("a list of responses (responses, completions, answers, output, ranked_responses, ...)",
+         lambda row: lists.listed(row) is not None or lists.ranked(row)),
         ("an order or ranks (ranks, rank in each, or a list that is named best first)", lists.ranked),
-    ), lists.ranked_list),
-    _layout("scored-list", _needs(_LISTED, (
+    )),
+    _layout("scored-list", scored_list, _needs(_LISTED, (
         "scores (scores, ratings, rewards beside the list, or score, rating, overall_score in each)", lists.scored,
-    )), scored_list),
-    _layout("rated", _needs(_PROMPTED, _ANSWERED, (
-        "a score (score, rating, reward, helpfulness, ...)", _some(*lists.SCORE),
-    )), _in_groups, lists.rated_row),
-    _layout("unpaired", _needs(_PROMPTED, (
+    ))),
+    _layout("rated", _in_groups, _needs(
+        _PROMPTED, ("a response (response, completion, answer, output)", _answered),
+        ("a score (score, rating, reward, helpfulness, ...)", _some(*lists.SCORE)),
+    ), lists.rated_row),
+    _layout("unpaired", _in_groups, _needs(_PROMPTED, (
         "a response that is wanted or not (response, completion, messages with label or kto_tag)", lists.unpaired,
-    )), _in_groups, lists.unpaired_row),
+    )), lists.unpaired_row),
 )  # fmt: skip
 """In the order in which a row is tried."""
-VARIANTS = {
-    "chosen-rejected": "chosen-rejected:shared-start", "voted": "voted:0/1", "scored-pair": "scored-pair:low",
-    "labelled": "labelled:0/1 or labelled:1/2/0", "indexed": "indexed:0 or indexed:1", "scored-list": "scored-list:low",
-    "ranked-list": "ranked-list:first, :low, :high or :order", "rated": "rated:low", "unpaired": "unpaired:1/0",
-}  # fmt: skip
-"""What can be said of each layout's numbers, as examples."""
 
 
 def named(name: str) -> Layout:

@@ -12,7 +12,7 @@ from typing import Any
 from assay.curate.dialogues import PROMPTS, pair_of, prompt_of, turns
 from assay.curate.labels import LabelCode, higher, number, numeric
 from assay.curate.preferred import MAX_LISTED, Outcome, Preferred, present
-from assay.curate.rows import Row, RowError, has
+from assay.curate.rows import Row, RowError, has, text
 from assay.curate.turns import ROLES
 
 LISTS = (
@@ -155,7 +155,9 @@ def ranked_list(row: Row, kind: str | None = None) -> list[Outcome]:
         raise RowError(
             beside or f"{name}[.].rank", "can be read in two ways: name the layout as ranked-list:low, :high or :order"
         )
-    ranks: Sequence[Any] = list(row[beside]) if beside else [i.get("rank") if isinstance(i, Mapping) else None for i in items]
+    ranks: Sequence[Any] = (
+        list(row[beside]) if beside else [i.get("rank") if isinstance(i, Mapping) else None for i in items]
+    )
     if len(ranks) != len(items):
         raise RowError(beside or "ranks", f"have another length than {name} ({len(ranks)}, not {len(items)})")
     if kind == "order":
@@ -238,7 +240,8 @@ def compared(row: Row, entries: Sequence[Entry | RowError], told: bool = True) -
     for entry in entries:
         if isinstance(entry, tuple):
             try:
-                turns(entry[1], entry[0])
+                if not isinstance(entry[1], list | Mapping):
+                    text(entry[1], entry[0])
                 good.append(entry)
             except RowError as error:
                 outcomes.append(error)

@@ -23,7 +23,7 @@ CHOSEN = (
     ("response_w", "response_l"), ("chosen_response", "rejected_response"), ("positive", "negative"),
     ("messages", "rejected_messages"), ("messages", "rejected_response"), ("response", "rejected_response"),
     ("preferred_output", "non_preferred_output"), ("response", "rejected"), ("completion", "rejected"),
-    ("accepted", "rejected"), ("chosen_messages", "rejected_messages"), ("better_response", "worse_response"),
+    ("chosen", "rejected_response"), ("accepted", "rejected"), ("chosen_messages", "rejected_messages"), ("better_response", "worse_response"),
     ("response_chosen", "response_rejected"), ("chosen_completion", "rejected_completion"), ("y_w", "y_l"),
 )  # fmt: skip
 _STEMS = (
@@ -210,7 +210,16 @@ def _two(row: Row) -> tuple[Pair, tuple[str, str], tuple[str, str]]:
     if (dialogues := _parallel(row, fields)) is not None:
         made = {k: v for k, v in row.items() if k != "prompt"}
         return *pair_of(made, *dialogues, fields), fields
-    return *pair_of(row, row.get(fields[0]), row.get(fields[1]), fields), fields
+    one, other = (_judged(row, row.get(f)) for f in fields)
+    return *pair_of(row, one, other, fields), fields
+
+
+def _judged(row: Row, dialogue: object) -> object:
+    """MT-bench's votes are on a turn of the dialogue, `turn`: what comes after it was not seen."""
+    turn = row.get("turn")
+    if isinstance(dialogue, list) and isinstance(turn, int) and 0 < 2 * turn < len(dialogue):
+        return dialogue[: 2 * turn]
+    return dialogue
 
 
 def _parallel(row: Row, fields: tuple[str, str]) -> tuple[object, object] | None:
