@@ -42,7 +42,7 @@ class Ambiguous:
         for reading in self.readings:
             then = f"; row {shown[0]} then {reading.tells(shown[1])}" if shown else ""
             ways.append(f"{reading.flags} ({reading.words}{then})")
-        return f"{self.what} can be read in more than one way; say which it is: {'; or '.join(ways)}"
+        return f"{self.what}: more than one reading fits; say which it is: {'; or '.join(ways)}"
 
 
 def _telling(read: Callable[[Row], list[Outcome]]) -> Callable[[Row], str]:
@@ -62,6 +62,15 @@ def _telling(read: Callable[[Row], list[Outcome]]) -> Callable[[Row], str]:
         return f"prefers {better!r} to {other!r}"
 
     return tells
+
+
+def _between(what: str, *ways: tuple[str, str, Callable[[Row], list[Outcome]]]) -> Ambiguous:
+    readings = tuple(Reading(flags=flags, words=words, tells=_telling(read)) for flags, words, read in ways)
+    return Ambiguous(what=what, readings=readings)
+
+
+def _layouts(*said: tuple[str, str]) -> list[tuple[str, str, Callable[[Row], list[Outcome]]]]:
+    return [(f"--layout {name}", words, named(name).read) for name, words in said]
 
 
 def _not_read(row: Row) -> str:
@@ -173,9 +182,8 @@ def _note_scores(survey: Survey, row: Row) -> None:
 def _labelled(layout: Layout, survey: Survey, mapped: frozenset[str]) -> Layout | Ambiguous:
     if survey.apart and not {"label", "votes"} & mapped:
         names = [n for n in preferred.LABELS if n in survey.apart]
-        return Ambiguous(what=f"which of {', '.join(names)} says which response is better", readings=tuple(
-            Reading(flags=f"--map label={n}", words=f"{n} says it", tells=_telling(_mapped_label(layout, n, survey))) for n in names
-        ))  # fmt: skip
+        ways = ((f"--map label={n}", f"{n} says it", _mapped_label(layout, n, survey)) for n in names)
+        return _between(f"{', '.join(names)} name different responses", *ways)
     if not survey.numbers and not survey.booleans:
         return layout
     first, second = survey.fields or ("the first", "the second")
@@ -220,10 +228,11 @@ def _scored_pair(layout: Layout, survey: Survey, mapped: frozenset[str]) -> Layo
         return layout
     ignoring = " ".join(f"--ignore {n}" for n in survey.fields)
     labels = next(x for x in LAYOUTS if x.base == "labelled")
-    return Ambiguous(what=f"{survey.name} and {'/'.join(survey.fields)}, which say different things,", readings=(
-        Reading(flags=f"--ignore {survey.name}", words="the scores say it", tells=_telling(lambda row: layout.read(_without(row, survey.name)))),
-        Reading(flags=ignoring, words=f"{survey.name} says it", tells=_telling(labels.read)),
-    ))  # fmt: skip
+    return _between(
+        f"{survey.name} and {'/'.join(survey.fields)} say different things",
+        (f"--ignore {survey.name}", "the scores say it", lambda row: layout.read(_without(row, survey.name))),
+        (ignoring, f"{survey.name} says it", labels.read),
+    )
 
 
 def _without(row: Row, *names: str) -> Row:
@@ -239,9 +248,7 @@ def _indexed(layout: Layout, survey: Survey, mapped: frozenset[str]) -> Layout |
     if zero != one and not two:
         return named(f"indexed:{0 if zero else 1}")
     what = f"the numbers in {survey.name} ({', '.join(sorted({f'{v:g}' for v, _ in survey.index})[:12])})"
-    return Ambiguous(what=what, readings=tuple(
-        Reading(flags=f"--layout indexed:{b}", words=f"responses are counted from {b}", tells=_telling(named(f"indexed:{b}").read)) for b in (0, 1)
-    ))  # fmt: skip
+    return _between(what, *_layouts(("indexed:0", "responses count from 0"), ("indexed:1", "responses count from 1")))
 
 
 def _ranked(layout: Layout, survey: Survey, mapped: frozenset[str]) -> Layout | Ambiguous:
@@ -252,9 +259,7 @@ def _ranked(layout: Layout, survey: Survey, mapped: frozenset[str]) -> Layout | 
         "high": "the highest is the best",
         "order": "they number the responses, best first",
     }
-    return Ambiguous(what="the ranks of the responses", readings=tuple(
-        Reading(flags=f"--layout ranked-list:{k}", words=w, tells=_telling(named(f"ranked-list:{k}").read)) for k, w in words.items()
-    ))  # fmt: skip
+    return _between("the ranks of the responses", *_layouts(*((f"ranked-list:{k}", w) for k, w in words.items())))
 
 
 def _scored(layout: Layout, survey: Survey, mapped: frozenset[str]) -> Layout | Ambiguous:
@@ -262,7 +267,7 @@ def _scored(layout: Layout, survey: Survey, mapped: frozenset[str]) -> Layout | 
         return layout
     return Ambiguous(what="a list of scored texts that may be the steps of one solution", readings=(
         Reading(flags="--layout scored-list", words="they are rival responses", tells=_telling(layout.read)),
-        Reading(flags="steps of one solution are no preferences: leave the file out", words="they are steps", tells=_not_read),
+        Reading(flags="leave the file out", words="they are steps, which are no preferences", tells=_not_read),
     ))  # fmt: skip
 
 
@@ -271,8 +276,10 @@ def _unpaired(layout: Layout, survey: Survey, mapped: frozenset[str]) -> Layout 
         return layout
     seen = sorted(survey.numbers)
     pairs: list[Any] = [(1, 0), (0, 1)] if set(seen) <= {0, 1} else [(seen[-1], seen[0]), (seen[0], seen[-1])]
-    return Ambiguous(what=f"the numbers in the label of each response ({', '.join(f'{v:g}' for v in seen[:12])})", readings=tuple(
-        Reading(flags=f"--layout unpaired:{a:g}/{b:g}", words=f"{a:g} is wanted, {b:g} is not", tells=_alone(coded(layout, (a, b)))) for a, b in pairs
+    made = [(a, b, coded(layout, (a, b))) for a, b in pairs]
+    what = f"the numbers in the label of each response ({', '.join(f'{v:g}' for v in seen[:12])})"
+    return Ambiguous(what=what, readings=tuple(
+        Reading(flags=f"--layout {x.name}", words=f"{a:g} is wanted, {b:g} is not", tells=_alone(x)) for a, b, x in made
     ))  # fmt: skip
 
 

@@ -35,7 +35,8 @@ PROMPTS = (
 _SYSTEM = ("system", "system_prompt", "system_message")
 _WRAPPED = ("messages", "conversations", "conversation")
 _UNKEPT = {
-    "videos": "video", "video": "video", "audios": "sound", "audio": "sound", "rejected_images": "pictures of its own for one answer",
+    "videos": "video", "video": "video", "audios": "sound", "audio": "sound",
+    "rejected_images": "pictures of its own for one answer",
     "documents": "documents for the chat template", "chat_template_kwargs": "settings of the chat template",
 }  # fmt: skip
 

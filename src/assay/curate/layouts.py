@@ -148,8 +148,9 @@ def named(name: str) -> Layout:
     if made is None:
         known = ", ".join(x.name for x in LAYOUTS)
         raise AssayError(
-            f"'{name}' is not a layout; use one of {known}; some can say what their numbers mean: labelled:0/1 (0 stands for the "
-            "first response, 1 for the second), labelled:1/2/0 (0 for a tie), scored-list:low, ranked-list:high, indexed:0, unpaired:1/0"
+            f"'{name}' is not a layout; use one of {known}; some can say what their numbers mean: labelled:0/1 (0 for the "
+            "first response, 1 for the second), labelled:1/2/0 (0 for a tie), scored-list:low, ranked-list:high, "
+            "indexed:0, unpaired:1/0 (docs/layouts.md)"
         )
     return made
 
@@ -212,7 +213,7 @@ def _fitting_as_is(row: Row) -> Layout | None:
 
 
 def flattened(row: Row) -> Row:
-    """Rows that hold their fields one level down, with them at the top: Argilla's records, the Arena's `full_conversation`."""
+    """Rows whose fields lie one level down, with them at the top: Argilla's records, the Arena's `full_conversation`."""
     if isinstance(row.get("fields"), Mapping) and isinstance(row.get("responses"), Mapping):
         return _argilla(row)
     if isinstance(row.get("full_conversation"), list) and row.get("conversation_a") is None:
@@ -224,8 +225,10 @@ def _argilla(row: Row) -> Row:
     """The fields of a record, and as votes the submitted answers to the question that asks which response is better."""
     fields: dict[str, Any] = {**row["fields"], **{k: row[k] for k in ("votes",) if k in row}}
     two = pair_fields(fields)
-    if two is None or "votes" in fields:
-        return fields if two is not None else {**row, **fields}
+    if two is None:
+        return {**row, **fields}
+    if isinstance(fields.get("votes"), list):
+        return {**fields, "votes": _submitted(fields["votes"])}
     answers = {name: _submitted(given) for name, given in row["responses"].items() if isinstance(given, list)}
     asked = [name for name, given in answers.items() if given and all(_names_one(v, fields, two) for v in given)]
     if len(asked) > 1:
@@ -273,31 +276,63 @@ def _both_sides(row: Row, turns: list[Any]) -> Row:
 
 
 def unread(row: Row) -> str:
-    """Why no layout reads a row: what it is, where that is known, its fields, and what the nearest layouts lack."""
-    fields = ", ".join(sorted(str(k) for k, v in row.items() if v is not None))[:200]
-    for what, is_one in _UNREAD:
-        if is_one(row):
-            return f"{what} ({fields})"
-    lacking = sorted(((x.lacks(row), x) for x in LAYOUTS), key=lambda pair: len(pair[0]))
-    near = [f"{x.name} lacks {' and '.join(lacks)}" for lacks, x in lacking if len(lacks) < len(x.needs)][:3]
-    more = "; ".join(near) or "see docs/layouts.md for what each layout needs"
-    return f"has the fields of no known layout (has {fields or 'nothing'}; {more}; --map FIELD=COLUMN renames one)"
+    """Why no layout reads a row: what it is, where that is known, else its fields and what the nearest layouts lack."""
+    fields = _fields(row)
+    known = next((what for what, is_one in _UNREAD if is_one(row)), None)
+    if known is not None:
+        return f"{known} ({fields})"
+    near = sorted(LAYOUTS, key=lambda x: (len(x.lacks(row)) - len(x.needs), len(x.lacks(row))))[:2]
+    named = [lacking(x, row) for x in dict.fromkeys((LAYOUTS[0], *near))]
+    return f"has the fields of no known layout (has {fields}; {'; '.join(named)})"
+
+
+def lacking(layout: Layout, row: Row) -> str:
+    return f"{layout.name} lacks {' and '.join(layout.lacks(row))}"
+
+
+def _fields(row: Row) -> str:
+    return ", ".join(sorted(str(k) for k, v in row.items() if v is not None))[:200] or "nothing"
+
+
+def explained(row: Row) -> list[str]:
+    """For a file whose rows fit no layout: the fields of a row, and what each layout lacks in it."""
+    known = next((what for what, is_one in _UNREAD if is_one(row)), None)
+    if known is not None:
+        return [f"fields {_fields(row)}: {known}"]
+    return [
+        f"fields {_fields(row)} fit no layout (docs/layouts.md); --map FIELD=COLUMN, as in --map chosen=win, renames one:",
+        *(f"    {lacking(x, row)}" for x in LAYOUTS),
+    ]
 
 
 def _steps(row: Row) -> bool:
     found = lists.listed(row)
-    beside = row.get("labels") if isinstance(row.get("labels"), list) else row.get("step_labels")
-    return isinstance(row.get("steps"), list) or (found is not None and isinstance(beside, list))
+    marked = any(
+        re.search(r"step|process|prm", str(k), re.IGNORECASE) for k, v in row.items() if isinstance(v, list | Mapping)
+    )
+    return isinstance(row.get("steps"), list) or (found is not None and (isinstance(row.get("labels"), list) or marked))
+
+
+def _measures(row: Row) -> bool:
+    items = (lists.listed(row) or ("", []))[1]
+    return any(isinstance(i, Mapping) and isinstance(i.get("scores"), Mapping) for i in items)
+
+
+def _tree(row: Row) -> bool:
+    return bool({"message_tree_id", "parent_id", "replies"} & row.keys())
+
+
+def _bare_list(row: Row) -> bool:
+    return lists.listed(row) is not None and not isinstance(row.get("fields"), Mapping)
 
 
 _UNREAD: tuple[tuple[str, Callable[[Row], bool]], ...] = (
     ("is one solution with a label for each step, and no rival responses", _steps),
+    ("is a tree of replies, or a message of one: make a row of each two rival replies first", _tree),
+    ("has several scores for each response: keep one of them as its score", _measures),
     (
-        "is a tree of replies, or a message of one: make a row of each two rival replies first",
-        lambda row: bool({"message_tree_id", "parent_id", "replies"} & row.keys()),
-    ),
-    (
-        "is a list of responses without scores, ranks or the best one's number: if it is best first, give --layout ranked-list:first",
-        lambda row: lists.listed(row) is not None and not isinstance(row.get("fields"), Mapping),
+        "is a list of responses without scores, ranks or the best one's number: if it is best first, "
+        "give --layout ranked-list:first",
+        _bare_list,
     ),
 )

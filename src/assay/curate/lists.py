@@ -1,12 +1,12 @@
 """Several responses to a prompt: in one row with scores, ranks or the best one's number, or a row each.
 
-As in `preferred`: a row (or a group of rows) in, a list of `Preferred` out, with a `RowError` where a pair could not be made.
+As in `preferred`: a row (or a group of rows) in, a list of `Preferred` out, with a `RowError` for a pair that was not made.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 from assay.curate.dialogues import PROMPTS, pair_of, prompt_of, turns
@@ -39,6 +39,9 @@ ONE = ("response", "completion", "answer", "output")
 """Names of the only response of a row."""
 DESIRED = ("kto_tag", "label", "desirable")
 _STEP = re.compile(r"\s*(?:#+\s*)?(?:\*\*)?(?:step\s*(\d+)|\(?(\d+)[.):])", re.IGNORECASE)
+_GOES_ON = re.compile(
+    r"\s*(?:then|next|so|thus|hence|therefore|finally|now|second(?:ly)?|third(?:ly)?|after that|and)\b", re.IGNORECASE
+)
 
 Entry = tuple[str, object, float]
 """(field, response, score)"""
@@ -362,7 +365,8 @@ def group(rows: Sequence[Rated], wanted: bool) -> list[Outcome]:
 def steps(row: Row) -> bool:
     """Whether a scored list may be the steps of one solution rather than rival responses.
 
-    True/false for each, marks of a step ("Step 2: ...", "2. ...") in their order, or nothing but -1, 0, 1 for three or more.
+    True/false for each, marks of a step ("Step 2: ...", "2. ...") in their order, texts of which each goes on from the one
+    before ("Then ...", or with all of it at the start), or nothing but -1, 0, 1 for three or more.
     """
     found = listed(row)
     if found is None:
@@ -372,6 +376,11 @@ def steps(row: Row) -> bool:
         return False
     marks = [m[1] or m[2] if (m := _STEP.match(str(s))) else None for s in said]
     if len(marks) > 1 and marks == [str(i) for i in range(1, len(marks) + 1)]:
+        return True
+    texts = [str(s) for s in said]
+    if len(texts) > 1 and (
+        all(map(_GOES_ON.match, texts[1:])) or all(b.startswith(a) and a.strip() for a, b in pairwise(texts))
+    ):
         return True
     given = scores_beside(row)
     return any(isinstance(g, bool) for g in given) or (len(given) > 2 and all(g in (-1, 0, 1) for g in given))

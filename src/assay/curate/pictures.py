@@ -199,13 +199,13 @@ def placed(said: str, mark: str) -> str:
 def shown(conversation: Conversation, row: Row) -> Conversation:
     """The conversation with the row's column of pictures given to the turns whose marks they stand for.
 
-    Without marks they go to the only user turn. Raises RowError where numbers differ, or marks name pictures that are not there.
+    Without marks they go to the only user turn. Raises RowError where the numbers differ.
     """
     name, pictures = column(row)
     marks = [m.content.count(LITERAL) if m.role != "assistant" and not m.images else 0 for m in conversation]
     if not pictures:
         if any(n and _ALONE.search(m.content) for n, m in zip(marks, conversation, strict=True)):
-            raise RowError("", "has an <image> mark and no picture for it")
+            raise RowError("prompt", "has an <image> mark, and the row no picture for it")
         return conversation
     ids = tuple(p.id for p in pictures)
     own = tuple(i for m in conversation for i in m.images)

@@ -18,7 +18,7 @@ import polars as pl
 from assay.curate.layouts import Layout, Preferred, named
 from assay.curate.pictures import keeper
 from assay.curate.reading import SAMPLE as SAMPLE
-from assay.curate.reading import Fields, Read, decide, explained
+from assay.curate.reading import Fields, Read, decide, why_unread
 from assay.curate.reading import outcomes as outcomes
 from assay.curate.sources import Part, find
 from assay.curate.texts import Flaw
@@ -59,7 +59,7 @@ class FileReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolReport:
-    """What an import did, file by file; how many rows of the whole pool repeat a pair, and pairs with votes for both sides."""
+    """What an import did, file by file; how many rows of the pool repeat a pair, and how many pairs have votes for both."""
 
     files: tuple[FileReport, ...]
     repeated: int = 0
@@ -80,8 +80,8 @@ class PoolReport:
         """What duplicates and conflicts came to, where there are any."""
         if not self.repeated:
             return []
-        told = f"{self.repeated:,} rows of the pool hold a pair that it has already; "
-        return [told + f"of {self.contradicting:,} pairs the rows prefer different responses"]
+        told = f"duplicates: {self.repeated:,} rows repeat a pair that the pool holds already; "
+        return [f"{told}conflicts: for {self.contradicting:,} of these pairs the rows prefer different responses"]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -136,8 +136,8 @@ def _noted(out: Path, part: Part, how: str) -> dict[str, Any] | None:
             return held
         if content == part.key:
             raise AssayError(
-                f"{part.path or part.file}: is in the pool {out} already, read as {was or held['layout']}; to read it in another way, "
-                "make the pool anew in another folder"
+                f"{part.path or part.file}: is in the pool {out} already, read as {was or held['layout']}; to read it "
+                "in another way, make the pool anew in another folder"
             )
     return None
 
@@ -157,8 +157,8 @@ def _import(
     say: Callable[[str], None], fields: Fields,
 ) -> FileReport:  # fmt: skip
     if layout is None:
-        why = explained(part.rows(), fields)
-        say(f"{source} ({part.file}): no layout{f': its first row {why}' if why else ''}")
+        for line in [f"{source} ({part.file}): no layout", *why_unread(part.rows(), fields)]:
+            say(line)
     else:
         say(f"{source} ({part.file}): layout {layout.name}, {'named' if named_ else 'detected'}")
     key = digest([part.key, how])[:12]

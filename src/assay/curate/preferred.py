@@ -23,7 +23,8 @@ CHOSEN = (
     ("response_w", "response_l"), ("chosen_response", "rejected_response"), ("positive", "negative"),
     ("messages", "rejected_messages"), ("messages", "rejected_response"), ("response", "rejected_response"),
     ("preferred_output", "non_preferred_output"), ("response", "rejected"), ("completion", "rejected"),
-    ("chosen", "rejected_response"), ("accepted", "rejected"), ("chosen_messages", "rejected_messages"), ("better_response", "worse_response"),
+    ("chosen", "rejected_response"), ("accepted", "rejected"), ("chosen_messages", "rejected_messages"),
+    ("better_response", "worse_response"),
     ("response_chosen", "response_rejected"), ("chosen_completion", "rejected_completion"), ("y_w", "y_l"),
 )  # fmt: skip
 _STEMS = (
@@ -146,7 +147,11 @@ def chosen_rejected(row: Row, shared_start: bool = False) -> list[Outcome]:
 
 
 def _advised(error: RowError, row: Row, one: object, other: object) -> RowError:
-    if error.field != "prompt" or not (isinstance(one, str) and isinstance(other, str)):
+    if (
+        error.field != "prompt"
+        or not error.reason.startswith("is missing")
+        or not (isinstance(one, str) and isinstance(other, str))
+    ):
         return error
     more = "; if what they share at the start is the prompt, give --layout chosen-rejected:shared-start"
     return RowError(error.field, error.reason + more)

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from assay.curate.asking import Ambiguous, has_questions, resolved
-from assay.curate.layouts import Layout, Outcome, Preferred, detect, fitting, flattened, unread
+from assay.curate.layouts import Layout, Outcome, Preferred, detect, explained, fitting, flattened, unread
 from assay.curate.lists import Rated, group
 from assay.curate.pictures import Keep
 from assay.curate.pictures import resolved as with_pictures
@@ -82,9 +82,9 @@ def decide(
     return found
 
 
-def explained(rows: Iterable[Cell | Flaw], fields: Fields | None = None) -> str:
-    """Why the first row of a file fits no layout; "" where there is no row."""
-    return next((unread(row) for _, row in _rows(rows, fields or Fields())), "")
+def why_unread(rows: Iterable[Cell | Flaw], fields: Fields | None = None) -> list[str]:
+    """Why the first row of a file fits no layout, in lines; none where there is no row."""
+    return next((explained(row) for _, row in _rows(rows, fields or Fields())), [])
 
 
 def _rows(stream: Iterable[Cell | Flaw], fields: Fields) -> Iterator[tuple[int, Row]]:

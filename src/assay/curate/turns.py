@@ -1,6 +1,6 @@
 """One turn of a conversation as data sets write it, as a `Message`: roles, parts, tool calls, reasoning, pictures.
 
-What changes the meaning of a turn is kept, or the row is refused with the field and the reason; nothing is repaired by guessing.
+What changes the meaning of a turn is kept, or the row is refused with the field and the reason; nothing is guessed.
 """
 
 import json
