@@ -243,11 +243,11 @@ def _conversation(prompt: object) -> tuple[Message, ...]:
 
 def _message(turn: Mapping[str, Any]) -> Message:
     """One turn of `chat`."""
-    calls, tools = turn.get("tool_calls"), turn.get("tools")
+    calls, tools = (canonical(turn[k]) if turn.get(k) else "" for k in ("tool_calls", "tools"))
     return Message(
         role=turn["role"], content=turn["content"], images=tuple(turn.get("images", ())),
-        reasoning=turn.get("reasoning_content") or "", tool_calls=canonical(calls) if calls else "",
-        tool_call_id=turn.get("tool_call_id") or "", name=turn.get("name") or "", tools=canonical(tools) if tools else "",
+        reasoning=str(turn.get("reasoning_content") or ""), tool_calls=calls, tools=tools,
+        tool_call_id=str(turn.get("tool_call_id") or ""), name=str(turn.get("name") or ""),
     )  # fmt: skip
 
 
