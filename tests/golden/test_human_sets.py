@@ -114,7 +114,7 @@ def test_pool_add_reads_a_file_as_its_own_reader_does(
     """The generic layouts against this module's readers; where a vote is a row, the votes of a pair are added up."""
     (file,) = HUMAN_SETS[name].files
     if layout is not None:
-        with pytest.raises(AssayError, match="voted:0/1/2 .*voted:1/2/0"):
+        with pytest.raises(AssayError, match=r"voted:0/1/2 .*voted:1/2/0"):
             pool.add([str(DATA / "preferences" / file)], tmp_path / "asked", say=lambda _: None)
     pool.add([str(DATA / "preferences" / file)], tmp_path / "pool", layout=layout, say=lambda _: None)
     votes: dict[str, list[str]] = {}

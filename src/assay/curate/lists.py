@@ -228,7 +228,7 @@ def _number_of(value: object, field: str, base: int | None, count: int) -> int:
         raise RowError(
             field, "is a number that can be counted from 0 or from 1: name the layout as indexed:0 or indexed:1"
         )
-    if asked != int(asked) or not 0 <= asked - base < count:
+    if not asked.is_integer() or not 0 <= asked - base < count:
         raise RowError(field, f"is the number of no response ({asked:g} of {count}, counted from {base})")
     return int(asked) - base
 

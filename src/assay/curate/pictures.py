@@ -125,12 +125,16 @@ def _kept(value: object, keep: Keep, field: str) -> Picture:
         raise RowError(field, error.reason) from error
 
 
+def _is_image(part: Mapping[str, Any]) -> bool:
+    return isinstance(part.get("type"), str) and part["type"] in _IMAGE_PARTS
+
+
 def _walk(value: Any, keep: Keep, field: str) -> Any:
     if isinstance(value, list):
         return [_walk(v, keep, f"{field}[{i}]") for i, v in enumerate(value)]
     if not isinstance(value, Mapping):
         return value
-    if value.get("type") in _IMAGE_PARTS:
+    if _is_image(value):
         data = {k: v for k, v in value.items() if k not in _NOT_DATA and v is not None}
         return {**value, "picture": _kept(data, keep, field)} if data else value
     turn = "role" in value or "from" in value
@@ -153,7 +157,7 @@ def _indexed(row: dict[str, Any]) -> Row:
             return [walk(v, f"{field}[{i}]") for i, v in enumerate(value)]
         if not isinstance(value, Mapping):
             return value
-        if value.get("type") in _IMAGE_PARTS and isinstance(value.get("index"), int) and "picture" not in value:
+        if _is_image(value) and isinstance(value.get("index"), int) and "picture" not in value:
             if not 0 <= value["index"] < len(pictures):
                 raise RowError(f"{field}.index", f"names a picture that {name} does not hold ({value['index']})")
             used = True

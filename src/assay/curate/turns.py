@@ -32,7 +32,10 @@ _FLAGS = ("weight", "loss", "train", "training")
 
 def canonical(value: object) -> str:
     """A JSON value as the one text that all its spellings share."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    try:
+        return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RowError("", f"is no JSON value ({str(error)[:60]})") from error
 
 
 def is_message(value: object) -> bool:
@@ -167,6 +170,7 @@ def _content(value: object, field: str) -> tuple[str, list[Picture | None], list
                 field, f"has parts that are not text (a {type(part).__name__}, not an object with type and text)"
             )
         kind = part.get("type") or next((k for k in ("text", "image", "image_url") if part.get(k) is not None), None)
+        kind = kind if isinstance(kind, str) else None
         if kind in _TEXT:
             said = part.get("text")
             said = said.get("value") if isinstance(said, Mapping) else said
