@@ -94,6 +94,8 @@ ASKED: list[tuple[str, list[dict[str, object]], list[str]]] = [
     ("steps that go on", [{"prompt": "p", "completions": ["Add 2 and 3.", "Then add 4.", "So it is 9."], "scores": [0.9, 0.8, 0.7]}], ["scored-list", "steps"]),
     ("steps marked 1 and -1", [{"prompt": "p", "responses": ["2+3=5", "5+4=8", "it is 8"], "ratings": [1, -1, -1]}], ["scored-list", "steps"]),
     ("texts marked true and false", [{"prompt": "p", "responses": ["2+3=5", "5+4=8"], "scores": [True, False]}], ["scored-list", "steps"]),
+    ("two scores that differ", [{"instruction": "p", "completions": [{"response": "yes", "overall_score": 8, "fine-grained_score": 3}, {"response": "no", "overall_score": 2, "fine-grained_score": 4}]}], ["scored-list:overall_score", "scored-list:fine-grained_score"]),
+    ("a word and numbers that differ", [AB | {"winner": w, "label": 0} for w in ("model_a", "model_b")], ["--map label=winner", "--map label=label"]),
 ]  # fmt: skip
 
 
@@ -125,6 +127,7 @@ def test_what_can_be_read_in_two_ways_is_asked_about(
         ("indexed:1", ASKED[15][1], ["yes"]),
         ("unpaired:0/1", ASKED[19][1], ["no"]),
         ("scored-list", ASKED[23][1], ["2+3=5"]),
+        ("scored-list:fine-grained_score", ASKED[24][1], ["no"]),
         ("scored-list:low", [{"prompt": "p", "responses": ["yes", "no"], "scores": [0.1, 0.9]}], ["yes"]),
     ],
 )  # fmt: skip
@@ -176,6 +179,7 @@ KEPT: list[tuple[str, dict[str, object], list[str]]] = [
     ("names of fields for responses", {"prompt": "q", "response_a": "Rome.", "response_b": "Paris.", "chosen": "response_b", "rejected": "response_a"}, ["q"]),
     ("names of models for responses", {"prompt": "q", "model_a": "m", "model_b": "n", "response_a": "Rome.", "response_b": "Paris.", "chosen": "n", "rejected": "m"}, ["q"]),
     ("the text of a response as label", {"prompt": "q", "response_a": "Rome.", "response_b": "Paris.", "preferred": "Paris."}, ["q"]),
+    ("two labels that agree", {"prompt": "q", "response_a": "Rome.", "response_b": "Paris.", "winner": "model_b", "label": "B", "preference": 1}, ["q"]),
     ("HelpSteer2's turns", {"prompt": "a\n<extra_id_1>Assistant\nb\n<extra_id_1>User\nq", "chosen": "Paris.", "rejected": "Rome."}, ["a", "b", "q"]),
     ("MT-bench's vote on the first turn", {"turn": 1, "winner": "model_b", "conversation_a": [user("q"), bot("Rome."), user("r"), bot("c")], "conversation_b": [user("q"), bot("Paris."), user("r"), bot("d")]}, ["q"]),
     ("the Arena's two turns in lists", {"prompt": ["q", "r"], "response_a": ["Paris.", "Rome."], "response_b": ["Paris.", "Paris."], "winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0}, ["q", "Paris.", "r"]),
@@ -275,6 +279,7 @@ REFUSED: list[tuple[str, dict[str, object], str, str]] = [
     ("a picture on the network", {"prompt": "q", "chosen": "a", "rejected": "b", "images": ["https://example.org/a.png"]}, "images[0]", "remote address"),
     ("a picture that is not there", {"prompt": "q", "chosen": "a", "rejected": "b", "image": "gone.png"}, "image", "is not there"),
     ("an unknown field of a call", {"messages": [user("q")], "chosen": bot("", tool_calls=[{"name": "f", "arguments": {}, "cache": 1}]), "rejected": bot("b")}, "chosen[0].tool_calls[0]", "cache"),
+    ("votes against the label", AB | {"votes": ["a", "a", "b"], "label": "b"}, "label/votes", "--ignore"),
     ("steps", {"prompt": "q", "completions": ["add", "add"], "labels": [True, False]}, "", "label for each step"),
     ("a tree", {"message_id": "1", "parent_id": "0", "text": "q", "role": "prompter"}, "", "tree of replies"),
     ("a bare list", {"prompt": "q", "completions": ["a", "b"]}, "", "ranked-list:first"),

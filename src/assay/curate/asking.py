@@ -7,10 +7,11 @@ whose message has every reading, a row read each way, and the flag that names it
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 from assay.curate import lists, preferred
-from assay.curate.labels import LabelCode, label_codes, numeric
+from assay.curate.labels import LabelCode, label_codes, numeric, verdict
 from assay.curate.layouts import LAYOUTS, Layout, Outcome, Preferred, coded, named
 from assay.curate.rows import Row, RowError
 
@@ -89,9 +90,15 @@ class Survey:
     booleans: bool = False
     index: set[tuple[float, int]] = field(default_factory=set)
     kinds: set[str | None] = field(default_factory=set)
+    beside: dict[tuple[str, float | None], set[int | str | None]] = field(default_factory=dict)
     steps: int = 0
     rows: int = 0
     examples: list[tuple[int, Row]] = field(default_factory=list)
+
+    def size(self) -> tuple[int, ...]:
+        """How much was seen that differs from row to row."""
+        many = (self.numbers, self.apart, self.index, self.kinds, self.by_scores)
+        return (*map(len, many), self.steps > 0, self.booleans)
 
 
 def resolved(
@@ -118,50 +125,67 @@ def has_questions(layout: Layout) -> bool:
 
 def _note(survey: Survey, layout: Layout, row: Row) -> bool:
     """Take in one row; True where it shows something new."""
-    before = (
-        len(survey.numbers),
-        len(survey.apart),
-        len(survey.index),
-        len(survey.kinds),
-        len(survey.by_scores),
-        survey.steps > 0,
-        survey.booleans,
-    )
+    before = survey.size()
     if layout.base in ("labelled", "voted"):
         survey.numbers.update(preferred.numbers(row))
         survey.fields = survey.fields or preferred.pair_fields(row)
         survey.name = survey.name or (preferred.label_of(row) or "")
-        survey.booleans |= any(isinstance(row.get(n), bool) for n in preferred.label_names(row)[:1])
-        told = preferred.label_names(row) if layout.base == "labelled" and not preferred.one_hot(row) else []
-        if len({str(row[n]) for n in told}) > 1:
-            survey.apart.update(told)
+        survey.booleans |= isinstance(row.get(preferred.label_of(row) or ""), bool)
+        if layout.base == "labelled" and not preferred.one_hot(row):
+            _note_labels(survey, row)
     elif layout.base == "scored-pair":
         _note_scores(survey, row)
     elif layout.base == "indexed":
-        name, items = lists.index_of(row), lists.listed(row)
-        asked = numeric(row[name]) if name and not isinstance(row[name], bool) else None
-        if asked is not None and items is not None and lists._counted_from(row) is None:
-            survey.index.add((asked, len(items[1])))
-            survey.name = name or ""
-            if isinstance(row.get("rejected"), int | float) and name == "chosen":
-                survey.index.add((float(row["rejected"]), len(items[1])))
+        _note_index(survey, row)
     elif layout.base == "ranked-list":
         survey.kinds.add(lists.rank_kind(row))
     elif layout.base == "scored-list":
         survey.steps += lists.steps(row)
+        for (one, first), (other, second) in combinations(lists.measures(row).items(), 2):
+            survey.apart.update([one, other] if lists.in_other_order(first, second) else [])
+    elif layout.base == "rated":
+        told = [n for n in lists.SCORE if row.get(n) is not None]
+        survey.apart.update(told if len({str(row[n]) for n in told}) > 1 else [])
     elif layout.base == "unpaired":
         value = row.get(preferred.present(row, lists.DESIRED) or "")
         if not isinstance(value, bool) and (asked := numeric(value)) is not None:
             survey.numbers[asked] += 1
-    return before != (
-        len(survey.numbers),
-        len(survey.apart),
-        len(survey.index),
-        len(survey.kinds),
-        len(survey.by_scores),
-        survey.steps > 0,
-        survey.booleans,
-    )
+    return before != survey.size()
+
+
+def _note_labels(survey: Survey, row: Row) -> None:
+    """Labels that name different responses: words that do, numbers that are not equal, and numbers beside words that name
+    now one response and now the other."""
+    names, fields = preferred.label_names(row), survey.fields
+    if len(names) < 2 or fields is None:
+        return
+    worded = {n: _side(row, n, fields) for n in names if numeric(row[n]) is None}
+    counted = {n: numeric(row[n]) for n in names if n not in worded}
+    if len(set(worded.values())) > 1 or (not worded and len(set(counted.values())) > 1):
+        survey.apart.update(names)
+    for name, value in counted.items():
+        for side in worded.values():
+            survey.beside.setdefault((name, value), set()).add(side)
+            if len(survey.beside[name, value]) > 1:
+                survey.apart.update(names)
+
+
+def _side(row: Row, name: str, fields: tuple[str, str]) -> int | str | None:
+    try:
+        return verdict(row[name], name, row, fields, None)
+    except RowError:
+        return str(row[name])
+
+
+def _note_index(survey: Survey, row: Row) -> None:
+    name, items = lists.index_of(row), lists.listed(row)
+    asked = numeric(row[name]) if name and not isinstance(row[name], bool) else None
+    if asked is None or items is None or lists.counted_from(row) is not None:
+        return
+    survey.index.add((asked, len(items[1])))
+    survey.name = name or ""
+    if isinstance(row.get("rejected"), int | float) and name == "chosen":
+        survey.index.add((float(row["rejected"]), len(items[1])))
 
 
 def _note_scores(survey: Survey, row: Row) -> None:
@@ -263,12 +287,29 @@ def _ranked(layout: Layout, survey: Survey, mapped: frozenset[str]) -> Layout | 
 
 
 def _scored(layout: Layout, survey: Survey, mapped: frozenset[str]) -> Layout | Ambiguous:
+    if survey.apart:
+        names = sorted(survey.apart)
+        ways = ((f"{layout.base}:{n}", f"{n} says how good a response is") for n in names)
+        return _between(f"the scores {', '.join(names)} say different things", *_layouts(*ways))
     if survey.steps * 2 < survey.rows or not survey.rows:
         return layout
     return Ambiguous(what="a list of scored texts that may be the steps of one solution", readings=(
         Reading(flags="--layout scored-list", words="they are rival responses", tells=_telling(layout.read)),
         Reading(flags="leave the file out", words="they are steps, which are no preferences", tells=_not_read),
     ))  # fmt: skip
+
+
+def _rated(layout: Layout, survey: Survey, mapped: frozenset[str]) -> Layout | Ambiguous:
+    if not survey.apart:
+        return layout
+    names = sorted(survey.apart)
+    return Ambiguous(what=f"the scores {', '.join(names)} of each response", readings=tuple(
+        Reading(flags=f"--layout rated:{n}", words=f"{n} says how good a response is", tells=_score(n)) for n in names
+    ))  # fmt: skip
+
+
+def _score(name: str) -> Callable[[Row], str]:
+    return lambda row: f"has {row.get(name)}"
 
 
 def _unpaired(layout: Layout, survey: Survey, mapped: frozenset[str]) -> Layout | Ambiguous:
@@ -296,5 +337,5 @@ def _alone(layout: Layout) -> Callable[[Row], str]:
 
 _DECIDE: dict[str, Callable[[Layout, Survey, frozenset[str]], Layout | Ambiguous]] = {
     "labelled": _labelled, "voted": _labelled, "scored-pair": _scored_pair, "indexed": _indexed, "ranked-list": _ranked,
-    "scored-list": _scored, "unpaired": _unpaired,
+    "scored-list": _scored, "unpaired": _unpaired, "rated": _rated,
 }  # fmt: skip

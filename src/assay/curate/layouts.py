@@ -176,8 +176,11 @@ def _said(layout: Layout, said: str) -> Layout | None:
         read = partial(lists.ranked_list, kind=said)
     elif layout.name == "indexed" and said in ("0", "1"):
         read = partial(lists.indexed, base=int(said))
-    elif layout.name == "rated" and said == "low":
-        read, one = _in_groups, partial(lists.rated_row, low=True)
+    elif layout.name == "scored-list" and re.fullmatch(r"[a-z][\w-]*", said):
+        read = partial(scored_list, by=said)
+    elif layout.name == "rated" and re.fullmatch(r"[a-z][\w-]*", said):
+        how = {"low": True} if said == "low" else {"by": said}
+        read, one = _in_groups, partial(lists.rated_row, **how)
     return (
         None
         if read is None

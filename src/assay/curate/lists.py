@@ -81,20 +81,38 @@ def scores_beside(row: Row) -> list[Any]:
     return row[name] if name else []
 
 
-def scored_list(row: Row, low: bool = False) -> list[Outcome]:
+def measures(row: Row) -> dict[str, list[float]]:
+    """By name, the scores that all responses of a list have, beside it or inside; there may be several that differ."""
+    found = listed(row)
+    if found is None:
+        return {}
+    items = found[1]
+    named = {n: row[n] for n in _SCORES if n != found[0] and isinstance(row.get(n), list) and len(row[n]) == len(items)}
+    if not named and all(isinstance(i, Mapping) for i in items):
+        named = {n: [i[n] for i in items] for n in SCORE if all(i.get(n) is not None for i in items)}
+    known = {n: [numeric(v) for v in values] for n, values in named.items()}
+    return {n: [v for v in values if v is not None] for n, values in known.items() if None not in values}
+
+
+def in_other_order(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two scores prefer different responses anywhere in a list."""
+    return any((a - b) * (c - d) < 0 for (a, c), (b, d) in combinations(zip(one, other, strict=True), 2))
+
+
+def scored_list(row: Row, low: bool = False, by: str = "") -> list[Outcome]:
     """A list of responses with scores, beside them or inside them (UltraFeedback); every two make a pair.
 
-    The higher score is better, or the lower one where `low`. True and false are 1 and 0.
+    The higher score is better, or the lower one where `low`. True and false are 1 and 0. `by` names one of several scores.
     """
     name, items = _listed(row)
-    beside = next((n for n in _SCORES if isinstance(row.get(n), list)), None)
+    beside = next((n for n in ([by] if by else _SCORES) if isinstance(row.get(n), list) and n != name), None)
     if beside is not None and len(row[beside]) != len(items):
         raise RowError(beside, f"has another length than {name} ({len(row[beside])}, not {len(items)})")
     entries: list[Entry | RowError] = []
     for index, item in enumerate(items):
         field = f"{name}[{index}]"
         try:
-            where, value = (f"{beside}[{index}]", row[beside][index]) if beside else _score_in(item, field)
+            where, value = (f"{beside}[{index}]", row[beside][index]) if beside else _score_in(item, field, by)
             score = number(int(value) if isinstance(value, bool) else value, where)
             entries.append((field, said_in(item), -score if low else score))
         except RowError as error:
@@ -102,12 +120,12 @@ def scored_list(row: Row, low: bool = False) -> list[Outcome]:
     return compared(row, entries)
 
 
-def _score_in(item: object, field: str) -> tuple[str, object]:
-    if isinstance(item, Mapping) and (name := present(item, SCORE)) is not None:
+def _score_in(item: object, field: str, by: str) -> tuple[str, object]:
+    if isinstance(item, Mapping) and (name := present(item, [by] if by else SCORE)) is not None:
         return f"{field}.{name}", item[name]
-    if isinstance(item, Mapping) and (aspects := _aspects(item)):
+    if isinstance(item, Mapping) and not by and (aspects := _aspects(item)):
         return f"{field}.annotations", sum(aspects) / len(aspects)
-    raise RowError(field, "has no score")
+    raise RowError(field, f"has no {by or 'score'}")
 
 
 def _aspects(item: Mapping[str, Any]) -> list[float]:
@@ -201,10 +219,10 @@ def indexed(row: Row, base: int | None = None) -> list[Outcome]:
         value, base = ord(value.upper()) - ord("A"), 0
     best = said.index(value) if isinstance(value, str) and said.count(value) == 1 else None
     if best is None:
-        best = _number_of(value, field, base if base is not None else _counted_from(row), len(items))
+        best = _number_of(value, field, base if base is not None else counted_from(row), len(items))
     others = [i for i in range(len(items)) if i != best]
     if field == "chosen" and isinstance(row.get("rejected"), int | float):
-        others = [_number_of(row["rejected"], "rejected", base if base is not None else _counted_from(row), len(items))]
+        others = [_number_of(row["rejected"], "rejected", base if base is not None else counted_from(row), len(items))]
     outcomes: list[Outcome] = []
     for other in others:
         try:
@@ -215,7 +233,7 @@ def indexed(row: Row, base: int | None = None) -> list[Outcome]:
     return outcomes
 
 
-def _counted_from(row: Row) -> int | None:
+def counted_from(row: Row) -> int | None:
     """0 for the published comparisons of summaries (Stiennon et al.); else not known from a row alone."""
     return 0 if has(row, "summaries", "choice") else None
 
@@ -268,9 +286,9 @@ class Rated:
     score: float
 
 
-def rated_row(row: Row, low: bool = False) -> Rated:
-    """A row of the layout "rated": one response a row with its rating (HelpSteer)."""
-    name = present(row, SCORE) or "score"
+def rated_row(row: Row, low: bool = False, by: str = "") -> Rated:
+    """A row of the layout "rated": one response a row with its rating (HelpSteer); `by` names one of several."""
+    name = by or present(row, SCORE) or "score"
     score, field = number(row.get(name), name), present(row, ONE) or "response"
     return Rated(
         prompt_key=_key(row), row=_without(row, field), response=_turned(row, field), score=-score if low else score

@@ -275,8 +275,9 @@ def scored_pair(row: Row, low: bool = False) -> list[Outcome]:
 
 
 def label_of(row: Row) -> str | None:
-    """The name of the row's label, where it is one value and not a list."""
-    return next((n for n in LABELS if row.get(n) is not None and not isinstance(row[n], list | Mapping)), None)
+    """The name of the row's label, where it is one value and not a list; of several, the first that is no number."""
+    named = label_names(row)
+    return next((n for n in named if numeric(row[n]) is None), named[0] if named else None)
 
 
 def label_names(row: Row) -> list[str]:
@@ -333,7 +334,13 @@ def voted(row: Row, code: LabelCode | None = None) -> list[Outcome]:
             bad.append(error)
     if not good:
         raise bad[0] if bad and isinstance(bad[0], RowError) else RowError("votes", "hold no vote")
-    return [tally(pair, ids, good), *bad]
+    counted = tally(pair, ids, good)
+    label = label_of(row)
+    if label is not None and numeric(row[label]) is None:
+        side = verdict(row[label], label, row, fields, code)
+        if (None if side is None else ids[side]) != counted.better:
+            raise RowError(f"{label}/votes", "say different things: leave one out with --ignore")
+    return [counted, *bad]
 
 
 def votes_of(row: Row) -> list[tuple[str, Any]]:

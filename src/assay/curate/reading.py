@@ -3,7 +3,8 @@
 `decide` looks at a file and says its layout, `outcomes` reads it; both work for a single file as for the parts of a pool.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -13,6 +14,7 @@ from assay.curate.layouts import Layout, Outcome, Preferred, detect, explained, 
 from assay.curate.lists import Rated, group
 from assay.curate.pictures import Keep
 from assay.curate.pictures import resolved as with_pictures
+from assay.curate.preferred import LABELS
 from assay.curate.rows import Row, RowError
 from assay.curate.texts import Cell, Flaw
 from assay.errors import AssayError
@@ -39,7 +41,8 @@ class Fields:
     def applied(self, row: Row) -> Row:
         if not self.mapped and not self.ignored:
             return row
-        made = {k: v for k, v in row.items() if k not in self.ignored and k not in self.mapped.values()}
+        left = {*self.ignored, *self.mapped.values(), *(LABELS if "label" in self.mapped else ())}
+        made = {k: v for k, v in row.items() if k not in left}
         return {**made, **{ours: _inside(row, theirs) for ours, theirs in self.mapped.items()}}
 
 
@@ -48,8 +51,18 @@ def _inside(row: Row, path: str) -> Any:
         return row[path]
     value: Any = row
     for key in path.split("."):
-        value = value.get(key) if hasattr(value, "get") else None
+        value = _object(value).get(key)
     return value
+
+
+def _object(value: Any) -> Row:
+    """An object, also where a cell holds it as JSON text; an empty one for all else."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return {}
+    return value if isinstance(value, Mapping) else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
