@@ -103,7 +103,7 @@ def add(
     found: list[Layout | None] = []
     for part in parts:
         known = _noted(out, part, how)
-        found.append(None if known else decide(part.rows, part.path or part.file, wanted=wanted, fields=fields))
+        found.append(None if known else _detected(part, wanted, fields))
     reports = []
     for part, chosen in zip(parts, found, strict=True):
         known = _noted(out, part, how)
@@ -118,6 +118,11 @@ def add(
     for line in whole.ends():
         say(line)
     return whole
+
+
+def _detected(part: Part, wanted: Layout | None = None, fields: Fields | None = None) -> Layout | None:
+    """The layout of a part: the one that is wanted or the one that its rows have, made sure of over all of them."""
+    return decide(part.rows, part.path or part.file, wanted=wanted, fields=fields)
 
 
 def _asked(layout: str | None, fields: Fields) -> str:
