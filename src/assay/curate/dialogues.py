@@ -37,7 +37,8 @@ _WRAPPED = ("messages", "conversations", "conversation")
 _UNKEPT = {
     "videos": "video", "video": "video", "audios": "sound", "audio": "sound",
     "rejected_images": "pictures of its own for one answer",
-    "objects": "boxes in pictures", "documents": "documents for the chat template", "chat_template_kwargs": "settings of the chat template",
+    "objects": "boxes in pictures",
+    "documents": "documents for the chat template", "chat_template_kwargs": "settings of the chat template",
 }  # fmt: skip
 
 
