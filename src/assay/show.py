@@ -1,5 +1,6 @@
 """`assay show`: the whole life of one pair, from every table of a run or pool folder that mentions it."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import polars as pl
 from rich.console import Console
 from rich.markup import escape
 
+from assay.curate.attributes import message_text
 from assay.errors import AssayError
-from assay.records import Pair
+from assay.records import Pair, tools_of
 from assay.tables import Table
 
 _HIDDEN = {"pair_id", "rule"}
@@ -23,12 +25,14 @@ def show(folder: Path, pair_id: str, console: Console) -> None:
     pair = find(folder, pair_id)
     names = {r.id: f"response {n}" for n, r in enumerate(pair.responses, 1)}
     console.print(f"[bold]pair {pair.id}[/bold]")
+    if tools := tools_of(pair.prompt):
+        console.print(f"[cyan]tools[/cyan]: {escape(json.dumps(tools, ensure_ascii=False))}", soft_wrap=True)
     for message in pair.prompt:
-        console.print(f"[cyan]{message.role}[/cyan]: {escape(message.content)}")
+        console.print(f"[cyan]{message.role}[/cyan]: {escape(message_text(message))}", soft_wrap=True)
     for response in pair.responses:
         console.print(f"[magenta]{names[response.id]}[/magenta] ({response.id})")
         for message in response.messages:
-            console.print(f"  {escape(message.content)}", soft_wrap=True)
+            console.print(f"  {escape(message_text(message))}", soft_wrap=True)
     for table, shard, row in life(folder, pair.id):
         facts = (
             f"{k}={names.get(str(v), v)}" for k, v in row.items() if k not in _HIDDEN and v not in (None, "", [], 0)

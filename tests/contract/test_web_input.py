@@ -9,6 +9,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from assay.curate.interchange import Entry, entries, write
-from assay.records import Judgement
+from assay.records import Case, Judgement, Message, Pair, Response
 from assay.web import lead
 from assay.web.guard import BODY, HEADERS
 from web_site import ATTACKS, HOST, SQL, Assistant, Browser, Site, case
@@ -438,3 +439,20 @@ def test_a_tool_that_is_off_is_off(site: Site) -> None:
         assert ann.post("/task", **ann.seat(), do=do, code="print(1)", question="?").status_code == 403
     assert ann.post("/task", **ann.seat(), do="opened", tool="python").status_code == 422
     assert site.store.facts("use") == []
+
+
+def test_tools_calls_and_reasoning_are_shown_as_text(make_site: Callable[..., Site]) -> None:
+    site = make_site()
+    call = json.dumps([{"type": "function", "function": {"name": "weather", "arguments": {"city": "<b>Oslo"}}}])
+    prompt = (Message(role="user", content="How warm is it?", tools=json.dumps([{"name": "<i>weather"}])),)
+    one = Response(messages=(Message(role="assistant", content="", tool_calls=call),))
+    other = Response(messages=(Message(role="assistant", content="Warm.", reasoning="<u>a guess"),))
+    pair = Pair.of(prompt, one, other)
+    plain = case("p", "q", "r").attributes
+    site.store.load([Case(pair=pair, attributes=replace(plain, pair_id=pair.id))], margins={pair.id: 0.0})
+    ann, lea = site.log_in("ann"), site.log_in("lea")
+    while ann.seat()["pair_id"] != pair.id:
+        ann.post("/task", **ann.seat(), answer="tie")
+    for page in (ann.get("/task").text, lea.get(f"/lead/pairs/{pair.id}").text):
+        assert all(part in page for part in ("&lt;i&gt;weather", "&lt;b&gt;Oslo", "&lt;u&gt;a guess"))
+        assert not any(part in page for part in ("<i>weather", "<b>Oslo", "<u>a guess"))

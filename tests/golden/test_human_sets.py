@@ -2,16 +2,21 @@
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from assay.curate import pool
 from assay.curate.decontaminate import decontaminate
 from assay.curate.human_sets import HUMAN_SETS, read_human_sets, read_set
 from assay.curate.labels import verdict
 from assay.curate.layouts import Preferred
 from assay.curate.sources import rows
 from assay.curate.texts import Cell
+from assay.errors import AssayError
+from assay.records import Judgement
+from assay.tables import Table
 
 DATA = Path(os.environ.get("ASSAY_SHARED_DATA") or Path(__file__).parents[3] / "shared" / "data")
 pytestmark = pytest.mark.skipif(
@@ -94,3 +99,36 @@ def test_decontamination_finds_the_known_overlaps(name: str, benchmark: str, pro
     assert len({hit.prompt for hit in result.hits if hit.whole}) == prompts
     assert len(result.kept) + len(result.removed) == len(pairs)
     assert not decontaminate(result.kept, {benchmark: [row["prompt"] for row in rows]}).hits
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "unread"),
+    [
+        ("hh-helpful", None, 0), ("webgpt", None, 0), ("lfqa", None, 0), ("vicuna80", None, 0), ("mt-bench", None, 0),
+        ("pandalm", "voted:1/2", 2),  # answers that are true in the file, and not text
+    ],
+)  # fmt: skip
+def test_pool_add_reads_a_file_as_its_own_reader_does(
+    name: str, layout: str | None, unread: int, tmp_path: Path
+) -> None:
+    """The generic layouts against this module's readers; where a vote is a row, the votes of a pair are added up."""
+    (file,) = HUMAN_SETS[name].files
+    if layout is not None:
+        with pytest.raises(AssayError, match=r"voted:0/1/2 .*voted:1/2/0"):
+            pool.add([str(DATA / "preferences" / file)], tmp_path / "asked", say=lambda _: None)
+    pool.add([str(DATA / "preferences" / file)], tmp_path / "pool", layout=layout, say=lambda _: None)
+    votes: dict[str, list[str]] = {}
+    for judgement in Table(tmp_path / "pool" / "tables" / "wild", Judgement).stream():
+        votes.setdefault(judgement.pair_id, []).extend([judgement.better] if judgement.better else [])
+    expected: dict[str, list[str]] = {}
+    for outcome in read_set(DATA / "preferences", name):
+        if isinstance(outcome, Preferred):
+            expected.setdefault(outcome.pair.id, []).extend([outcome.better] if outcome.better else [])
+    assert {k: majority(v) for k, v in votes.items()} == {k: majority(v) for k, v in expected.items() if k in votes}
+    assert len(expected) - len(votes) == unread
+
+
+def majority(votes: list[str]) -> str | None:
+    counts = Counter(votes).most_common(2)
+    tied = len(counts) == 2 and counts[0][1] == counts[1][1]
+    return None if tied or not counts else counts[0][0]

@@ -1,14 +1,15 @@
 """Each layout reads its rows into the right pair with the right winner; detection and label codes."""
 
 import json
+from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.curate import layouts
+from assay.curate import layouts, lists, preferred
 from assay.curate.dialogues import RowError, pair_of, transcript
-from assay.curate.labels import label_code, verdict
+from assay.curate.labels import label_codes, verdict
 from assay.curate.layouts import Preferred, detect, fitting, named
 from assay.errors import AssayError
 
@@ -31,6 +32,7 @@ def chat(*turns: str) -> list[dict[str, str]]:
 
 
 AB = {"prompt": "p", "response_a": "yes", "response_b": "no"}
+HELPSTEER3 = {"context": chat("p"), "response1": "yes", "response2": "no"}
 WON = (["p"], "yes", "no")
 LOST = (["p"], "no", "yes")
 ONE_PAIR = [
@@ -51,8 +53,10 @@ ONE_PAIR = [
     ("labelled", AB | {"winner": "gpt-4", "model_a": "llama", "model_b": "gpt-4"}, LOST),
     ("labelled", AB | {"winner": "tie (bothbad)"}, (["p"], None, None)),
     ("labelled", AB | {"label": "A=B"}, (["p"], None, None)),
-    ("labelled", AB | {"overall_preference": -2}, WON),
-    ("labelled", AB | {"overall_preference": 0}, (["p"], None, None)),
+    ("labelled", HELPSTEER3 | {"overall_preference": -2}, WON),
+    ("labelled", HELPSTEER3 | {"overall_preference": 0}, (["p"], None, None)),
+    ("labelled", {"question": "p", "answer_a": "yes", "answer_b": "no", "overall_preference": 1}, LOST),
+    ("labelled", AB | {"winner": "yes"}, WON),
     ("labelled", {"conversation_a": chat("p", "yes"), "conversation_b": chat("p", "no"), "winner": "model_a"}, WON),
     ("voted", AB | {"votes": ["a", "b", "a"]}, WON),
     ("voted", AB | {"votes_a": 1, "votes_b": 4}, LOST),
@@ -64,7 +68,6 @@ ONE_PAIR = [
     ("scored-list", {"prompt": "p", "responses": ["no", "yes"], "scores": [1, 1.0]}, (["p"], None, None)),
     ("scored-list", {"text": ["\n\nHuman: p\n\nAssistant: no", "\n\nHuman: p\n\nAssistant: yes"], "score": [0, 1]}, WON),
     ("ranked-list", {"prompt": "p", "answers": [{"answer": "no", "rank": 2}, {"answer": "yes", "rank": 1}]}, WON),
-    ("ranked-list", {"prompt": "p", "responses": ["no", "yes"], "ranks": [2, 1]}, WON),
     ("ranked-list", {"prompt": "p", "ranked_responses": ["yes", "no"]}, WON),
 ]  # fmt: skip
 
@@ -88,18 +91,22 @@ def test_ultrafeedback_makes_every_pair_and_survives_one_bad_score() -> None:
     assert error.field == "completions[2].overall_score"
 
 
-def test_helpsteer_rows_are_compared_with_their_neighbours() -> None:
+def test_helpsteer_rows_of_one_prompt_are_compared() -> None:
     rows = [{"prompt": "p", "response": t, "helpfulness": h} for t, h in (("yes", 4), ("no", 1))]
-    assert fitting(rows[0]) is layouts.RATED
-    (outcome,) = layouts.rated_group([layouts.rated_row(r) for r in rows])
+    layout = fitting(rows[0])
+    assert layout is not None
+    assert layout.name == "rated"
+    (outcome,) = lists.group([lists.rated_row(r) for r in rows], wanted=False)
     assert said(outcome) == WON
+    assert isinstance(outcome, Preferred)
+    assert outcome.strength == 3
     with pytest.raises(RowError, match="nothing to compare"):
-        layouts.rated_group([layouts.rated_row(rows[0])])
+        lists.group([lists.rated_row(rows[0])], wanted=False)
 
 
 def test_dialogues_that_part_early_are_responses_of_several_messages() -> None:
     row = {"chosen": chat("hi", "hello", "and?", "yes"), "rejected": chat("hi", "go away", "rude", "no")}
-    (outcome,) = layouts.chosen_rejected(row)
+    (outcome,) = preferred.chosen_rejected(row)
     assert isinstance(outcome, Preferred)
     assert [m.content for m in outcome.pair.prompt] == ["hi"]
     assert [len(r.messages) for r in outcome.pair.responses] == [3, 3]
@@ -119,40 +126,53 @@ def test_a_bad_vote_is_rejected_and_the_others_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seen", "fields", "code"),
+    ("seen", "fields", "codes"),
     [
-        ({0, 1}, ("response_a", "response_b"), (0, 1)),
-        ({1, 2}, ("response_a", "response_b"), (1, 2)),
-        ({1, 1.5, 2}, ("response_a", "response_b"), (1, 2)),
-        ({0, 1, 2}, ("response_a", "response_b"), None),
-        ({0, 1, 2}, ("response1", "response2"), (1, 2)),
-        ({1}, ("response_a", "response_b"), None),
-        ({0}, ("response_0", "response_1"), (0, 1)),
-        ({-1, 1}, ("response_a", "response_b"), None),
-        ({0, 1, 77, float("nan"), float("inf")}, ("response_a", "response_b"), (0, 1)),
-        (set(), None, None),
+        ([0, 1], ("response_0", "response_1"), [(0, 1)]),
+        ([0], ("response_0", "response_1"), [(0, 1)]),
+        ([1, 2], ("response1", "response2"), [(1, 2)]),
+        ([1, 1.2, 2], ("output_1", "output_2"), [(1, 2)]),
+        ([0, 1], ("response_a", "response_b"), [(0, 1), (1, 0)]),
+        ([0, 1], ("response1", "response2"), [(0, 1), (1, 0), (1, 2)]),
+        ([1], ("response_a", "response_b"), [(0, 1), (1, 0), (1, 2)]),
+        ([1, 2], ("response_a", "response_b"), [(0, 1, 2), (1, 2, 0)]),
+        ([2], ("response1", "response2"), [(0, 1, 2), (1, 2, 0)]),
+        ([0, 1, 2], ("response_a", "response_b"), [(0, 1, 2), (1, 2, 0), (1, 0, 2)]),
+        ([0, 1, 2], ("response1", "response2"), [(0, 1, 2), (1, 2, 0), (1, 0, 2)]),
+        ([-1, 1], ("response_a", "response_b"), [(-1, 1), (1, -1), (0, 1, -1), (1, 0, -1)]),
+        ([0.2, 0.9], ("response_a", "response_b"), [(0, 1), (1, 0)]),
+        ([1, 3, 5], ("response_a", "response_b"), [(1, 5), (5, 1)]),
+        ([-3, 2], ("response_a", "response_b"), [(-3, 3), (3, -3)]),
+        ([float("nan"), 1e9], ("response_a", "response_b"), []),
     ],
 )
-def test_what_number_labels_mean_is_decided_over_all_of_them(
-    seen: set[float], fields: tuple[str, str] | None, code: tuple[float, float] | None
+def test_what_number_labels_can_mean_over_a_file(
+    seen: list[float], fields: tuple[str, str], codes: list[tuple[float, ...]]
 ) -> None:
-    assert label_code(seen, fields) == code
+    assert label_codes(Counter(seen), fields) == codes
+
+
+def test_single_mistakes_among_the_labels_open_no_question() -> None:
+    assert label_codes(Counter({0: 500, 1: 499, 77: 1, 7: 2}), ("answer_0", "answer_1")) == [(0, 1)]
 
 
 def test_number_labels_under_each_code() -> None:
-    def side(value: float, code: tuple[float, float]) -> int | None:
+    def side(value: float, code: tuple[float, ...]) -> int | None:
         return verdict(value, "label", AB, ("response_a", "response_b"), code)
 
     assert [side(v, (0, 1)) for v in (0, 1, 0.5, 2)] == [0, 1, None, None]
     assert [side(v, (1, 2)) for v in (1, 2, 1.5, 0)] == [0, 1, None, None]
-    assert [side(v, (-1, 1)) for v in (-3, 1, 0)] == [0, 1, None]
+    assert [side(v, (-3, 3)) for v in (-3, 1, 0)] == [0, 1, None]
+    assert [side(v, (0, 1, -1)) for v in (0, 1, -1)] == [0, 1, None]
+    assert [side(v, (1, 5)) for v in (2, 3, 4.5)] == [0, None, 1]
     assert [side(v, (1, 0)) for v in (1, 0)] == [0, 1]
-    with pytest.raises(RowError, match="outside the label code 0/1"):
-        side(7, (0, 1))
+    for value, code in ((7, (0, 1)), (-3, (-1, 1)), (2, (0, 1, -1))):
+        with pytest.raises(RowError, match="outside the label code"):
+            side(value, code)
 
 
 def test_true_and_false_do_not_say_which_response() -> None:
-    assert layouts.numbers(AB | {"label": True}) == set()
+    assert preferred.numbers(AB | {"label": True}) == []
     with pytest.raises(RowError, match="name the layout"):
         layouts.labelled(AB | {"label": True})
     (outcome,) = named("labelled:1/0").read(AB | {"label": True})

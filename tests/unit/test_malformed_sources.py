@@ -178,9 +178,9 @@ CASES = [
     with_bad("number for text", row(9, chosen=5), "neither text nor"),
     with_bad("unknown role", row(9, chosen=[{"role": "wizard", "content": "x"}]), "known role"),
     with_bad("message without content", row(9, chosen=[*CHAT, {"role": "assistant", "content": None}]), "is missing"),
-    with_bad("ends with the user", row(9, chosen=CHAT, rejected=[*CHAT, {"role": "assistant", "content": "x"}]), "beginning of the other"),
+    with_bad("ends with the user", row(9, chosen=CHAT, rejected=[*CHAT, {"role": "assistant", "content": "x"}]), 'has the role "user"'),
     with_bad("dialogues of different prompts", {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c\n\nAssistant: d"}, "different prompts"),
-    with_bad("picture", row(9, chosen=[{"role": "assistant", "content": [{"type": "image"}]}]), "not text"),
+    with_bad("picture", row(9, chosen=[{"role": "assistant", "content": [{"type": "image"}]}]), "data is missing"),
     with_bad("huge field", row(9, prompt="x" * 5001), "longer than 5000"),
     with_bad("other fields", {"title": "x"}, "is missing"),
     text("duplicated ids", dumps(row(0, id=1), row(1, id=1)), 2),
@@ -192,7 +192,7 @@ CASES = [
     text("scores of another length", dumps({"prompt": "p", "responses": ["a", "b"], "scores": [1]}), 0, "another length"),
     text("only one response", dumps({"prompt": "p", "responses": ["a"], "scores": [1]}), 0, "must hold 2"),
     text("label in no code", dumps({"prompt": "p", "response_a": "a", "response_b": "b", "label": "maybe"}), 0, "not a known label"),
-    text("label that can be read in two ways", dumps({"prompt": "p", "response_a": "a", "response_b": "b", "label": 1}), 0, "labelled:0/1"),
+    text("label that can be read in two ways among others", TEXT + dumps({"prompt": "p", "response_a": "a", "response_b": "b", "label": 1}), 3, "labelled:0/1"),
 ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from assay.curate import pool
+from assay.curate import pool, reading
 from assay.errors import AssayError
 from assay.records import Judgement, Origin, Pair, Rejection, Response
 from assay.tables import Table
@@ -98,20 +98,31 @@ def test_a_killed_import_resumes_to_the_same_tables(tmp_path: Path, monkeypatch:
     assert len(Table(tmp_path / "again/tables/pairs", Pair).shards()) == 4
 
 
-def test_number_labels_are_read_over_the_whole_file_or_asked_about(tmp_path: Path) -> None:
-    two = {"prompt": "p", "response_a": "a", "response_b": "b"}
-    early = [two | {"prompt": f"p{i}", "label": 1} for i in range(pool.SAMPLE + 1)]
+def test_number_labels_are_read_over_the_whole_file(tmp_path: Path) -> None:
+    two = {"prompt": "p", "response1": "a", "response2": "b"}
+    early = [two | {"prompt": f"p{i}", "label": 1} for i in range(reading.SAMPLE + 1)]
     told = write(tmp_path / "told.jsonl", [*early, two | {"label": 2}])  # type: ignore[arg-type]
     read = pool.add([str(told)], tmp_path / "told", say=quiet)
-    assert (read.pairs, read.files[0].layout) == (pool.SAMPLE + 2, "labelled:1/2")
-    asked = write(tmp_path / "asked.jsonl", early)  # type: ignore[arg-type]
-    report = pool.add([str(asked)], tmp_path / "asked", say=quiet)
-    assert report.pairs == 0
-    assert "name the layout as labelled:0/1" in str(report)
-    assert pool.add([str(asked)], tmp_path / "asked", layout="labelled:1/2", say=quiet).pairs == pool.SAMPLE + 1
+    assert (read.pairs, read.files[0].layout) == (reading.SAMPLE + 2, "labelled:1/2")
+    late = write(tmp_path / "late.jsonl", [*early, two | {"label": 0}])  # type: ignore[arg-type]
+    with pytest.raises(AssayError, match=r"labelled:0/1 .*labelled:1/0 .*labelled:1/2 "):
+        pool.add([str(late)], tmp_path / "late", say=quiet)
 
 
-def test_neighbouring_rated_rows_are_paired_and_lone_ones_counted(tmp_path: Path) -> None:
+def test_a_question_is_asked_before_anything_is_written_and_shows_a_row_read_each_way(tmp_path: Path) -> None:
+    two = {"prompt": "p", "response_a": "yes", "response_b": "no", "label": 1}
+    good, asked = write(tmp_path / "good.jsonl", rows(2)), write(tmp_path / "asked.jsonl", [two])  # type: ignore[list-item]
+    with pytest.raises(AssayError) as error:
+        pool.add([str(good), str(asked)], tmp_path / "pool", say=quiet)
+    assert not (tmp_path / "pool").exists()
+    said = str(error.value)
+    assert "asked.jsonl" in said
+    assert "--layout labelled:0/1 (0 is for 'response_a', 1 for 'response_b'; row 1 then prefers 'no' to 'yes')" in said
+    assert "--layout labelled:1/0 (1 is for 'response_a', 0 for 'response_b'; row 1 then prefers 'yes' to 'no')" in said
+    assert pool.add([str(asked)], tmp_path / "pool", layout="labelled:1/2", say=quiet).pairs == 1
+
+
+def test_rated_rows_of_a_prompt_are_paired_and_lone_ones_counted(tmp_path: Path) -> None:
     rated = [("p", "a", 3), ("p", "b", 1), ("q", "c", 2), ("r", "d", "high"), ("s", "e", 1), ("s", "f", 1)]
     source = write(tmp_path / "h.jsonl", [{"prompt": p, "response": r, "helpfulness": h} for p, r, h in rated])  # type: ignore[misc]
     report = pool.add([str(source)], tmp_path / "pool", say=quiet)

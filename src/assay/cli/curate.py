@@ -2,29 +2,36 @@
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 from rich.console import Console
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from assay.errors import AssayError
 
 
 def pool_add(
-    sources: Positional[tuple[str, ...]], out: Path, layout: str | None = None, name: str | None = None
-) -> None:
+    sources: Positional[tuple[str, ...]], out: Path, layout: str | None = None, name: str | None = None,
+    mapped: Annotated[tuple[str, ...], arg(name="map")] = (), ignore: tuple[str, ...] = (),
+) -> None:  # fmt: skip
     """Import preference data of (nearly) any layout into a pool folder; bad rows are counted and kept readable.
+
+    docs/layouts.md lists the layouts, with the fields that each needs. What can be read in two ways is asked about.
 
     Args:
         sources: Files (JSONL, JSON, Parquet, CSV; also .gz, .zst), folders, or Hugging Face dataset ids.
         out: The pool folder; sources already in it are skipped.
-        layout: Name the layout of the rows instead of having it detected.
+        layout: Name the layout of the rows instead of having it detected, as in labelled:0/1 (0: the first response).
         name: Call the source this instead of by its file.
+        mapped: Fields that you call otherwise, as FIELD=COLUMN (chosen=win prompt=data.question).
+        ignore: Columns to read the rows without.
     """
     from assay.curate import pool
+    from assay.curate.reading import Fields
 
     if not sources:
         raise AssayError("pool add needs at least one source: a file, a folder or a dataset id")
-    report = pool.add(list(sources), out, layout=layout, name=name)
+    report = pool.add(list(sources), out, layout=layout, name=name, fields=Fields.of(mapped, ignore))
     print(f"{report.pairs:,} pairs, {report.rejected:,} rejected (tables/rejections) -> {out}")
     if not report.pairs:
         raise AssayError(

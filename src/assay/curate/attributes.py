@@ -18,7 +18,7 @@ from assay.batches import BatchServer
 from assay.chat import Chat, Reply, Request
 from assay.outage import Unreached, ask_all
 from assay.parsing import objects
-from assay.records import Attributes, Conversation, Message, Pair, Response
+from assay.records import Attributes, Conversation, Message, Pair, Response, tools_of
 
 CATEGORIES = (
     "Information seeking", "Coding & Debugging", "Advice seeking", "Math", "Creative writing", "Reasoning",
@@ -188,7 +188,8 @@ def attribute_text(pair: Pair, attributes: Attributes) -> str:
     The template is ours. The desired qualities and the guideline come first, so that an encoder with a short window
     still sees them when the conversation is long.
     """
-    conversation = "\n".join(m.content if m.role == "user" else f"{m.role}: {m.content}" for m in pair.prompt)
+    said = ((m.role, message_text(m)) for m in pair.prompt)
+    conversation = "\n".join(text if role == "user" else f"{role}: {text}" for role, text in said)
     kind = f"{attributes.category}, {attributes.objectivity}, {attributes.controversiality} controversiality"
     return f"Desired: {'; '.join(attributes.desired)}\n{attributes.guideline}\n{kind}\n{conversation}"
 
@@ -210,13 +211,35 @@ def fenced(tag: str, text: str) -> str:
 
 
 def conversation_text(messages: Conversation) -> str:
-    """Messages as people and judges read them: each under the name of its role."""
-    return "\n\n".join(f"[{m.role}]\n{m.content}" for m in messages)
+    """Messages as people and judges read them: each under the name of its role, the tools that may be called first."""
+    tools = tools_of(messages)
+    first = [f"[tools]\n{json.dumps(tools, ensure_ascii=False)}"] if tools else []
+    return "\n\n".join([*first, *(f"[{m.role}{f' {m.name}' if m.name else ''}]\n{message_text(m)}" for m in messages)])
 
 
 def response_text(response: Response) -> str:
     """A response as people and judges read it: bare when it is one message."""
-    return response.text if len(response.messages) == 1 else conversation_text(response.messages)
+    if len(response.messages) > 1:
+        return conversation_text(response.messages)
+    return message_text(response.messages[0])
+
+
+def message_text(message: Message) -> str:
+    """What a message says: its text, behind its reasoning and before its tool calls where it has any."""
+    before = [f"(reasoning)\n{message.reasoning}"] if message.reasoning else []
+    after = [f"({name})\n{text}" for name, text in said_beside(message) if name != "reasoning"]
+    return "\n\n".join([*before, *([message.content] if message.content or not before + after else []), *after])
+
+
+def said_beside(message: Message) -> list[tuple[str, str]]:
+    """(name, text) of what a message holds beside its text: reasoning, tool calls (one a line), what a tool answers to."""
+    calls = json.loads(message.tool_calls) if message.tool_calls else []
+    named = {
+        "reasoning": message.reasoning,
+        "tool calls": "\n".join(json.dumps(c.get("function", c), ensure_ascii=False) for c in calls),
+        "answers the call": message.tool_call_id,
+    }
+    return [(name, text) for name, text in named.items() if text]
 
 
 def attribute_request(pair: Pair) -> Request:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from assay.curate.annotate import shown_order
 from assay.curate.attributes import response_text
+from assay.curate.turns import canonical
 from assay.errors import AssayError
 from assay.records import Attributes, Case, Judgement, Message, Pair, Response, user
 from assay.tables import arrow_type, build, check, plain, replace
@@ -196,11 +197,7 @@ def checked(judgement: Judgement, pair: Pair, context: Context) -> bool:
 def shown_texts(entry: Entry) -> tuple[str, str]:
     """The responses as text in the order shown; one of several turns as a transcript."""
     first, second = (entry.pair.response(i) for i in entry.shown)
-    return _response_text(first), _response_text(second)
-
-
-def _response_text(response: Response) -> str:
-    return response.text if len(response.messages) == 1 else response_text(response)
+    return response_text(first), response_text(second)
 
 
 def identify(
@@ -238,18 +235,31 @@ def _conversation(prompt: object) -> tuple[Message, ...]:
         return (user(prompt),)
     if isinstance(prompt, list) and prompt:
         try:
-            return tuple(
-                Message(role=m["role"], content=m["content"], images=tuple(m.get("images", ()))) for m in prompt
-            )
+            return tuple(_message(m) for m in prompt)
         except (KeyError, TypeError, AttributeError) as error:
             raise RowProblem("its prompt is not a list of messages with role and content") from error
     raise RowProblem("has no prompt")
 
 
+def _message(turn: Mapping[str, Any]) -> Message:
+    """One turn of `chat`."""
+    calls, tools = (canonical(turn[k]) if turn.get(k) else "" for k in ("tool_calls", "tools"))
+    return Message(
+        role=turn["role"], content=turn["content"], images=tuple(turn.get("images", ())),
+        reasoning=str(turn.get("reasoning_content") or ""), tool_calls=calls, tools=tools,
+        tool_call_id=str(turn.get("tool_call_id") or ""), name=str(turn.get("name") or ""),
+    )  # fmt: skip
+
+
 def chat(pair: Pair) -> list[dict[str, object]]:
-    """The prompt as other tools take chats."""
+    """The prompt as other tools take chats, with what else its turns carry."""
     return [
-        {"role": m.role, "content": m.content, **({"images": list(m.images)} if m.images else {})} for m in pair.prompt
+        {
+            **m.chat(),
+            **({"images": list(m.images)} if m.images else {}),
+            **({"tools": json.loads(m.tools)} if m.tools else {}),
+        }
+        for m in pair.prompt
     ]
 
 

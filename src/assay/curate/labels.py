@@ -1,15 +1,18 @@
-"""Scores and labels as people write them: 0/1, 1/2, "A", "a>b", "model_b", "tie"; and what numbers mean over a file."""
+"""Scores and labels as people write them: 0/1, 1/2, "A", "a>b", "model_b", "tie"; and what numbers can mean over a file."""
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 
-from assay.curate.dialogues import Row, RowError
+from assay.curate.rows import Row, RowError
 
-_TIES = frozenset({"tie", "equal", "draw", "same", "both", "neither", "a=b", "both_bad", "bothbad", "none", "c"})
+_TIES = frozenset({
+    "tie", "equal", "draw", "same", "both", "neither", "a=b", "both_bad", "bothbad", "both bad", "both good", "none", "c",
+})  # fmt: skip
 
-LabelCode = tuple[float, float]
-"""The numbers that stand for the first and the second response."""
+LabelCode = tuple[float, ...]
+"""The numbers that stand for the first and the second response, and a third for a tie where it has one."""
 
 
 def number(value: object, field: str) -> float:
@@ -46,11 +49,13 @@ def verdict(value: object, field: str, row: Row, names: tuple[str, str], code: L
         if sides[2][0] == "=":
             return None
         return "ab".index(sides[1] if sides[2][0] == ">" else sides[3])
+    texts = [row.get(name) for name in names]
     for side, (letter, ordinal, first) in enumerate((("a", "1", "first"), ("b", "2", "second"))):
         model = row.get(f"model_{letter}")
         stems = {f"{stem}{gap}{mark}" for stem in ("model", "response", "answer", "output", "assistant")
-                 for gap in ("", "_", " ") for mark in (letter, ordinal)}  # fmt: skip
-        if word in {letter, first, f"a{ordinal}", names[side].lower(), *stems} or (model and value == model):
+                 for gap in ("", "_", " ", "-") for mark in (letter, ordinal)}  # fmt: skip
+        words = {letter, first, f"a{ordinal}", ("left", "right")[side], names[side].lower(), *stems}
+        if word in words or (model and value == model) or (texts[side] == value != texts[1 - side]):
             return side
     raise RowError(field, f"is not a known label ({value[:40]!r})")
 
@@ -66,30 +71,74 @@ def numeric(value: object) -> float | None:
 def _numbered(value: float, field: str, code: LabelCode | None) -> int | None:
     if not math.isfinite(value):
         raise RowError(field, f"is not a finite number ({value})")
-    if code is None and field == "overall_preference":
-        code = (-1, 1)  # HelpSteer3 and LFQA: below 0 the first is better
     if code is None:
         raise RowError(
             field, "is a number that can be read in two ways: name the layout as labelled:0/1, :1/2, :-1/1 or :1/0"
         )
-    if code[0] == -code[1]:
-        return None if value == 0 else 0 if value * code[0] > 0 else 1
-    if value in code:
-        return code.index(value)
-    if value == sum(code) / 2 or value == (0 if min(code) == 1 else 2):
+    first, second, *tie = code
+    if value in tie or (not tie and value == (first + second) / 2):
         return None
-    raise RowError(field, f"is outside the label code {code[0]:g}/{code[1]:g} ({value:g})")
+    if value in (first, second):
+        return 0 if value == first else 1
+    if not tie and sorted((first, second)) in ([0, 1], [1, 2]) and value == (0 if min(first, second) == 1 else 2):
+        return None
+    if min(first, second) < value < max(first, second) and value != (first + second) / 2:
+        return 0 if abs(value - first) < abs(value - second) else 1
+    raise RowError(field, f"is outside the label code {spelled(code)} ({value:g})")
 
 
-def label_code(seen: set[float], fields: tuple[str, str] | None) -> LabelCode | None:
-    """The code that the numbers of a whole file must be in, or None where they can be read in two ways.
+def graded(value: object, code: LabelCode | None) -> tuple[float, float]:
+    """(confidence, strength) of a number label that is not a tie.
 
-    {0, 1} count from 0 and {1, 2} from 1. With all three, the fields' own numbers decide (response1, response2).
+    On a scale of one unit (0 to 1, 1 to 2) a part of it is the share that was for the better response; on a wider scale the
+    distance from its middle says by how much it is better.
     """
-    whole = {v for v in seen if abs(v) <= 3 and v == int(v)}  # others are mistakes of single rows
+    asked = numeric(value)
+    if asked is None or code is None:
+        return 1.0, 0.0
+    first, second = code[:2]
+    if abs(first - second) == 1 and min(first, second) <= asked <= max(first, second):
+        return max(abs(asked - first), abs(asked - second)), 0.0
+    return 1.0, abs(asked - (first + second) / 2) if abs(first - second) > 2 else 0.0
+
+
+def spelled(code: LabelCode) -> str:
+    return "/".join(f"{c:g}" for c in code)
+
+
+def label_codes(seen: Counter[float], fields: tuple[str, str] | None) -> list[LabelCode]:
+    """The codes that the number labels of a whole file can be in: one where nothing else fits.
+
+    Only the fields' own numbers decide: {0, 1} beside x_0 and x_1, and 1 to 2 with both ends beside x1 and x2. All else, as
+    0 and 1 beside x_a and x_b, is in use both ways. Empty where the numbers are in no usual code.
+    """
+    total = seen.total()
+    usual = {v for v in seen if math.isfinite(v) and abs(v) <= 10}
+    kept = {v for v in usual if v in (-1, 0, 1, 2) or seen[v] * 100 >= total}  # others are mistakes of single rows
+    if not kept:
+        return []
     ends = (fields[0][-1], fields[1][-1]) if fields else ("", "")
-    if whole == {0, 1} or (ends == ("0", "1") and whole and whole <= {0, 1}):
-        return (0, 1)
-    if 2 in whole and whole <= {1, 2}:
-        return (1, 2)
-    return (1, 2) if ends == ("1", "2") and whole == {0, 1, 2} else None
+    low, high, whole = min(kept), max(kept), all(v == int(v) for v in kept)
+    if ends == ("0", "1") and kept <= {0, 1}:
+        return [(0, 1)]
+    if ends == ("1", "2") and low == 1 and high == 2:
+        return [(1, 2)]
+    if not whole:
+        span = next(((a, b) for a, b in ((0, 1), (1, 2)) if a <= low and high <= b), None)
+        return [span, (span[1], span[0])] if span else _scales(low, high)
+    if kept <= {0, 1}:
+        return [(0, 1), (1, 0), *([(1, 2)] if ends == ("1", "2") or kept == {1} else [])]
+    if kept <= {0, 1, 2}:
+        return [(0, 1, 2), (1, 2, 0), *([(1, 0, 2)] if 0 in kept else [])]
+    if kept <= {-1, 0, 1}:
+        return [(-1, 1), (1, -1), *([(0, 1, -1), (1, 0, -1)] if 0 in kept or 1 in kept else [])]
+    if kept <= {-1, 0, 1, 2}:
+        return [(0, 1, 2), (1, 2, 0), (0, 1, -1), (1, 2, -1)]
+    return _scales(low, high)
+
+
+def _scales(low: float, high: float) -> list[LabelCode]:
+    """A scale from one response to the other, either way round; around 0 where there are negative numbers."""
+    end = math.ceil(max(abs(low), abs(high)))
+    start = -end if low < 0 else 1 if low >= 1 else 0
+    return [(start, end), (end, start)]

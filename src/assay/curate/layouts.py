@@ -1,346 +1,200 @@
-"""The shapes in which people keep preferences, and how one row of each becomes judged pairs.
+"""The shapes in which people keep preferences: which fields each needs, and which of them a row has. See docs/layouts.md.
 
-One small pure function per layout: a row in, a list of `Preferred` out, with a `RowError` in the place of each pair
-that could not be made. `detect` looks at the first rows; a layout can also be named, with the label code where numbers
-are ambiguous ("labelled:0/1").
+`detect` looks at the first rows; a layout can also be named, with what its fields leave open ("labelled:0/1"). What numbers
+and ranks mean is asked about in `curate.asking`, never guessed.
 """
 
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
 from typing import Any
 
-from assay.curate.dialogues import PROMPTS, Row, RowError, has, pair_of, prompt_of, text
-from assay.curate.labels import LabelCode, higher, number, numeric, verdict
+from assay.curate import lists, preferred
+from assay.curate.dialogues import PROMPTS
+from assay.curate.labels import LabelCode, verdict
+from assay.curate.lists import Rated
+from assay.curate.preferred import Outcome as Outcome
+from assay.curate.preferred import Preferred as Preferred
+from assay.curate.preferred import labelled as labelled
+from assay.curate.preferred import pair_fields, present
+from assay.curate.preferred import tally as tally
+from assay.curate.preferred import voted as voted
+from assay.curate.rows import Row, RowError, has
 from assay.errors import AssayError
-from assay.records import Pair
 
-MAX_LISTED = 64
-"""Responses in one list: it becomes n (n - 1) / 2 pairs."""
-_CHOSEN = (
-    ("chosen", "rejected"), ("chosen", "reject"), ("preferred", "dispreferred"), ("preferred", "rejected"),
-    ("response_w", "response_l"), ("chosen_response", "rejected_response"), ("positive", "negative"),
-)  # fmt: skip
-_STEMS = ("response", "answer", "output", "completion", "conversation", "candidate", "text", "summary", "human_ref")
-_ENDS = (("_a", "_b"), ("_A", "_B"), ("_1", "_2"), ("1", "2"), ("_0", "_1"), (" 1", " 2"), (" A", " B"))
-_TWO = (*((stem + one, stem + two) for stem in _STEMS for one, two in _ENDS), ("a1", "a2"), ("A", "B"))
-_TWO_SCORES = tuple((f"{stem}{a}", f"{stem}{b}") for stem in ("score", "rating", "reward") for a, b in _ENDS)
-_LABELS = (
-    "label", "winner", "preference", "overall_preference", "preferred", "better", "better_response_id", "choice",
-    "human", "verdict", "result", "chosen", "labels",
-)  # fmt: skip
-_VOTES = ("votes", "worker_labels", "labels", "annotations", "annotator_labels", "judgments", "judgements")
-_LISTS = ("responses", "completions", "answers", "candidates", "outputs", "generations", "texts", "text", "summaries")
-_SCORE = (
-    "overall_score",
-    "score",
-    "rating",
-    "reward",
-    "helpfulness",
-    "overall",
-    "fine-grained_score",
-    "quality",
-    "pm_score",
-)
-_SCORES = ("scores", "score", "ratings", "rating", "rewards", "overall_scores")
-_RANKS = ("ranks", "rank", "ranking", "rankings")
-_ORDERED = ("ranked_responses", "ranked", "ranked_completions", "responses_best_first")
-_TEXTS = ("response", "text", "content", "output", "answer", "completion")
+scored_list = lists.scored_list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Preferred:
-    """A pair with what its source says about it: `better` is a response id, or None for a tie.
+class Need:
+    """Something that a layout needs of a row, in words, and whether a row has it."""
 
-    `votes` counts all opinions; `confidence` is the share of those naming a side that named `better` (1.0 for one).
-
-    Example: Preferred(pair=pair, better=pair.responses[0].id, votes=3, confidence=2 / 3)
-    """
-
-    pair: Pair
-    better: str | None
-    votes: int = 1
-    confidence: float = 1.0
-
-
-Outcome = Preferred | RowError
+    what: str
+    met: Callable[[Row], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """A named shape: whether a row has its fields, and how to read one."""
+    """A named shape: what it needs of a row, and how to read one. `one` reads a row of those that are read in groups.
+
+    `base` is the name without what was said of its numbers ("labelled" of "labelled:0/1"), which `said` tells.
+    """
 
     name: str
-    fits: Callable[[Row], bool]
+    base: str
+    needs: tuple[Need, ...]
     read: Callable[[Row], list[Outcome]]
+    one: Callable[[Row], Rated] | None = None
+    said: bool = False
+
+    def fits(self, row: Row) -> bool:
+        return all(need.met(row) for need in self.needs)
+
+    def lacks(self, row: Row) -> list[str]:
+        return [need.what for need in self.needs if not need.met(row)]
 
 
-def _present(row: Row, names: Iterable[str]) -> str | None:
-    return next((n for n in names if row.get(n) is not None), None)
+def _needs(*needs: tuple[str, Callable[[Row], bool]]) -> tuple[Need, ...]:
+    return tuple(Need(what=what, met=met) for what, met in needs)
 
 
-def _both(row: Row, choices: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
-    """The first two names of `choices` that the row has, else the first of which it has one (the other is missing)."""
-    known = [two for two in choices if two[0] in row or two[1] in row]
-    return next((two for two in known if has(row, *two)), known[0] if known else None)
+def _some(*names: str) -> Callable[[Row], bool]:
+    return lambda row: present(row, names) is not None
 
 
-def chosen_rejected(row: Row) -> list[Outcome]:
-    """chosen and rejected: texts after a prompt, HH dialogues, or message lists with or without the prompt."""
-    fields = _both(row, _CHOSEN) or _CHOSEN[0]
-    pair, (chosen, _) = pair_of(row, row.get(fields[0]), row.get(fields[1]), fields)
-    return [Preferred(pair=pair, better=chosen)]
+def _in_groups(row: Row) -> list[Outcome]:
+    raise AssertionError("rows of this layout are read in groups")
 
 
-def _two(row: Row) -> tuple[Pair, tuple[str, str], tuple[str, str]]:
-    fields = _both(row, _TWO) or ("response_a", "response_b")
-    return *pair_of(row, row.get(fields[0]), row.get(fields[1]), fields), fields
+def _layout(
+    name: str, read: Callable[[Row], list[Outcome]], needs: tuple[Need, ...], one: Callable[[Row], Rated] | None = None
+) -> Layout:
+    return Layout(name=name, base=name, needs=needs, read=read, one=one)
 
 
-def scored_pair(row: Row) -> list[Outcome]:
-    """Two responses with a score each (WebGPT comparisons, SHP)."""
-    fields = _both(row, _TWO_SCORES) or _TWO_SCORES[0]
-    scores = [number(row.get(name), name) for name in fields]
-    pair, ids, _ = _two(row)
-    return [Preferred(pair=pair, better=higher(ids, scores))]
+def _chosen(side: int) -> Callable[[Row], bool]:
+    """Whether a row has a chosen (0) or rejected (1) response; one alone counts where the row is of no other kind."""
+
+    def met(row: Row) -> bool:
+        if preferred.chosen_fields(row) is not None:
+            return True
+        names = {two[side] for two in preferred.CHOSEN} - {"messages", "response", "completion"}
+        return present(row, names) is not None and pair_fields(row) is None and lists.listed(row) is None
+
+    return met
 
 
-def labelled(row: Row, code: LabelCode | None = None) -> list[Outcome]:
-    """A prompt, two responses and a label that names one of them or a tie."""
-    name = _present(row, _LABELS) or "label"
-    pair, ids, fields = _two(row)
-    side = verdict(row.get(name), name, row, fields, code)
-    return [Preferred(pair=pair, better=None if side is None else ids[side])]
+def _answered(row: Row) -> bool:
+    name = present(row, lists.ONE)
+    return name is not None and not isinstance(row[name], int | float)
 
 
-def voted(row: Row, code: LabelCode | None = None) -> list[Outcome]:
-    """Two responses and several people's labels: a list, numbered annotator fields, or two counts."""
-    pair, ids, fields = _two(row)
-    if has(row, "votes_a", "votes_b"):
-        counts = [number(row[n], n) for n in ("votes_a", "votes_b")] + [number(row.get("votes_tie") or 0, "votes_tie")]
-        if any(c < 0 or c != int(c) for c in counts) or not sum(counts):
-            raise RowError("votes_a/votes_b", "are not counts of votes")
-        return [tally(pair, ids, [0] * int(counts[0]) + [1] * int(counts[1]) + [None] * int(counts[2]))]
-    good: list[int | None] = []
-    bad: list[Outcome] = []
-    for name, value in _votes(row):
-        try:
-            good.append(verdict(value, name, row, fields, code))
-        except RowError as error:
-            bad.append(error)
-    if not good:
-        raise bad[0] if bad and isinstance(bad[0], RowError) else RowError("votes", "hold no vote")
-    return [tally(pair, ids, good), *bad]
-
-
-def _votes(row: Row) -> list[tuple[str, Any]]:
-    name = next((n for n in _VOTES if isinstance(row.get(n), list)), None)
-    if name is not None:
-        return [(f"{name}[{i}]", value) for i, value in enumerate(row[name])]
-    return [(n, row[n]) for n in row if re.fullmatch(r"annotator_?\d+", n) and row[n] is not None]
-
-
-def tally(pair: Pair, ids: tuple[str, str], sides: Sequence[int | None]) -> Preferred:
-    """What several votes (0, 1, or None for a tie) come to: more votes win; equally many are a tie.
-
-    `confidence` is the winner's share of all votes that name a side, so it is above 0.5.
-    """
-    ones, twos = sides.count(0), sides.count(1)
-    if ones == twos:
-        return Preferred(pair=pair, better=None, votes=len(sides))
-    winner = ids[0] if ones > twos else ids[1]
-    return Preferred(pair=pair, better=winner, votes=len(sides), confidence=max(ones, twos) / (ones + twos))
-
-
-def scored_list(row: Row) -> list[Outcome]:
-    """A list of responses with scores, beside them or inside them (UltraFeedback); every two make a pair."""
-    name, items = _listed(row, _LISTS)
-    beside = next((n for n in _SCORES if isinstance(row.get(n), list)), None)
-    if beside is not None and len(row[beside]) != len(items):
-        raise RowError(beside, f"has another length than {name} ({len(row[beside])}, not {len(items)})")
-    entries: list[tuple[str, object, float] | RowError] = []
-    for index, item in enumerate(items):
-        field = f"{name}[{index}]"
-        inside = _present(item, _SCORE) if isinstance(item, dict) else None
-        try:
-            if beside is not None:
-                entries.append((field, _said(item), number(row[beside][index], f"{beside}[{index}]")))
-            elif inside is not None:
-                entries.append((field, _said(item), number(item[inside], f"{field}.{inside}")))
-            else:
-                raise RowError(field, "has no score")
-        except RowError as error:
-            entries.append(error)
-    return compared(row, entries)
-
-
-def ranked_list(row: Row) -> list[Outcome]:
-    """A list of responses ordered best first, or with ranks (1 = best) beside or inside them (Nectar)."""
-    if (ordered := _present(row, _ORDERED)) is not None:
-        name, items = _listed(row, (ordered,))
-        ranks: list[object] = list(range(len(items)))
-    else:
-        name, items = _listed(row, _LISTS)
-        beside = _present(row, _RANKS)
-        inside = [i.get("rank") if isinstance(i, dict) else None for i in items]
-        ranks = list(row[beside]) if beside and isinstance(row[beside], list) else inside
-    if len(ranks) != len(items):
-        raise RowError("ranks", f"have another length than {name} ({len(ranks)}, not {len(items)})")
-    entries: list[tuple[str, object, float] | RowError] = []
-    for index, (item, rank) in enumerate(zip(items, ranks, strict=True)):
-        try:
-            entries.append((f"{name}[{index}]", _said(item), -number(rank, f"{name}[{index}].rank")))
-        except RowError as error:
-            entries.append(error)
-    return compared(row, entries)
-
-
-def _listed(row: Row, names: Sequence[str]) -> tuple[str, list[Any]]:
-    name = next((n for n in names if isinstance(row.get(n), list)), None)
-    if name is None:
-        raise RowError(names[0], "is not a list of responses")
-    if not 2 <= len(row[name]) <= MAX_LISTED:
-        raise RowError(name, f"must hold 2 to {MAX_LISTED} responses ({len(row[name])})")
-    return name, row[name]
-
-
-def _said(item: object) -> object:
-    return item[_present(item, _TEXTS) or "response"] if isinstance(item, dict) and _present(item, _TEXTS) else item
-
-
-def compared(row: Row, entries: Sequence[tuple[str, object, float] | RowError]) -> list[Outcome]:
-    """Every two of (field, response, score) as a pair; what is wrong with one response does not harm the others."""
-    outcomes: list[Outcome] = [e for e in entries if isinstance(e, RowError)]
-    good: list[tuple[str, object, float]] = []
-    for entry in entries:
-        if isinstance(entry, tuple):
-            try:
-                if not isinstance(entry[1], list):
-                    text(entry[1], entry[0])
-                good.append(entry)
-            except RowError as error:
-                outcomes.append(error)
-    for (field, one, high), (other_field, other, low) in combinations(good, 2):
-        try:
-            pair, ids = pair_of(row, one, other, (field, other_field))
-            outcomes.append(Preferred(pair=pair, better=higher(ids, (high, low))))
-        except RowError as error:
-            outcomes.append(error)
-    return outcomes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rated:
-    """One response with a score, of which rows with the same `prompt_key` that follow each other make pairs."""
-
-    prompt_key: str
-    row: Row
-    response: str
-    score: float
-
-
-def rated_row(row: Row) -> Rated:
-    """A row of the layout "rated": one response a row with its rating (HelpSteer)."""
-    prompt = prompt_of(row)
-    if prompt is None:
-        raise RowError("prompt", "is missing or empty")
-    name = _present(row, _SCORE) or "score"
-    score, said = number(row.get(name), name), text(row.get("response"), "response")
-    return Rated(prompt_key=repr(prompt), row=row, response=said, score=score)
-
-
-def rated_group(group: Sequence[Rated]) -> list[Outcome]:
-    if len(group) > MAX_LISTED:
-        raise RowError("prompt", f"has more than {MAX_LISTED} rated responses in a row")
-    if len(group) < 2:
-        raise RowError("response", "is the only one to its prompt: nothing to compare it with in the next rows")
-    return compared(group[0].row, [(f"response {i + 1}", r.response, r.score) for i, r in enumerate(group)])
-
-
-def _unread(row: Row) -> list[Outcome]:
-    raise AssertionError("rows of the layout 'rated' are read in groups")
-
-
-def numbers(row: Row) -> set[float]:
-    """The numbers among the row's labels and votes; true and false are none, for they never say which response."""
-    name = _present(row, _LABELS)
-    values = [v for _, v in _votes(row)] + ([row[name]] if name and name != "overall_preference" else [])
-    return {n for v in values if not isinstance(v, bool) and (n := numeric(v)) is not None}
-
-
-def pair_fields(row: Row) -> tuple[str, str] | None:
-    """The names of the two response fields, where the row has both."""
-    fields = _both(row, _TWO)
-    return fields if fields and has(row, *fields) else None
-
-
-def _is_scored(row: Row) -> bool:
-    items = next((row[n] for n in _LISTS if isinstance(row.get(n), list)), None)
-    return items is not None and (
-        any(isinstance(row.get(n), list) for n in _SCORES)
-        or any(isinstance(i, dict) and _present(i, _SCORE) for i in items)
-    )
-
-
-def _is_ranked(row: Row) -> bool:
-    items: list[Any] = next((row[n] for n in _LISTS if isinstance(row.get(n), list)), [])
-    inside = any(isinstance(i, dict) and "rank" in i for i in items)
-    return bool(_present(row, _ORDERED)) or inside or (bool(items) and bool(_present(row, _RANKS)))
-
-
-def _is_voted(row: Row) -> bool:
-    return bool(pair_fields(row)) and (bool(_votes(row)) or has(row, "votes_a", "votes_b"))
-
-
-def _is_scored_pair(row: Row) -> bool:
-    return bool(pair_fields(row)) and any(has(row, *two) for two in _TWO_SCORES)
-
-
-def _is_labelled(row: Row) -> bool:
-    return bool(pair_fields(row)) and bool(_present(row, _LABELS))
-
-
-def _is_rated(row: Row) -> bool:
-    return has(row, "response") and bool(_present(row, PROMPTS)) and bool(_present(row, _SCORE))
-
-
-RATED = Layout(name="rated", fits=_is_rated, read=_unread)
-LAYOUTS = (
-    Layout(name="chosen-rejected", fits=lambda row: any(has(row, *two) for two in _CHOSEN), read=chosen_rejected),
-    Layout(name="voted", fits=_is_voted, read=voted),
-    Layout(name="scored-pair", fits=_is_scored_pair, read=scored_pair),
-    Layout(name="labelled", fits=_is_labelled, read=labelled),
-    Layout(name="ranked-list", fits=_is_ranked, read=ranked_list),
-    Layout(name="scored-list", fits=_is_scored, read=scored_list),
-    RATED,
+_RIVALS = (
+    "two responses (response_a and response_b, answer_0 and answer_1, conversation_a and conversation_b, ...)",
+    lambda row: pair_fields(row) is not None,
 )
+_LISTED = (
+    "a list of responses (responses, completions, answers, generations, ...)",
+    lambda row: lists.listed(row) is not None,
+)
+_PROMPTED = ("a prompt (prompt, instruction, question, messages, ...)", _some(*PROMPTS))
+LAYOUTS = (
+    _layout("chosen-rejected", preferred.chosen_rejected, _needs(
+        ("a chosen response (chosen, preferred, messages with rejected_response, ...)", _chosen(0)),
+        ("a rejected response (rejected, rejected_response, dispreferred, ...)", _chosen(1)),
+    )),
+    _layout("voted", voted, _needs(_RIVALS, (
+        "votes (a list votes, labels, ...; annotator1, annotator2, ...; or votes_a and votes_b)",
+        lambda row: bool(preferred.votes_of(row)) or has(row, "votes_a", "votes_b"),
+    ))),
+    _layout("scored-pair", preferred.scored_pair, _needs(_RIVALS, (
+        "a score for each (score_a and score_b, rating_1 and rating_2, ...)",
+        lambda row: any(has(row, *two) for two in preferred.TWO_SCORES),
+    ))),
+    _layout("labelled", labelled, _needs(_RIVALS, (
+        "a label (label, winner, preference, overall_preference, ...)",
+        lambda row: preferred.label_of(row) is not None or preferred.one_hot(row),
+    ))),
+    _layout("indexed", lists.indexed, _needs(_LISTED, (
+        "the number or text of the best (chosen, choice, best, label, ...)", lambda row: lists.index_of(row) is not None,
+    ))),
+    _layout("ranked-list", lists.ranked_list, _needs(
+        ("a list of responses (responses, completions, answers, output, ranked_responses, ...)",
+         lambda row: lists.listed(row) is not None or lists.ranked(row)),
+        ("an order or ranks (ranks, rank in each, or a list that is named best first)", lists.ranked),
+    )),
+    _layout("scored-list", scored_list, _needs(_LISTED, (
+        "scores (scores, ratings, rewards beside the list, or score, rating, overall_score in each)", lists.scored,
+    ))),
+    _layout("rated", _in_groups, _needs(
+        _PROMPTED, ("a response (response, completion, answer, output)", _answered),
+        ("a score (score, rating, reward, helpfulness, ...)", _some(*lists.SCORE)),
+    ), lists.rated_row),
+    _layout("unpaired", _in_groups, _needs(_PROMPTED, (
+        "a response that is wanted or not (response, completion, messages with label or kto_tag)", lists.unpaired,
+    )), lists.unpaired_row),
+)  # fmt: skip
 """In the order in which a row is tried."""
 
 
 def named(name: str) -> Layout:
-    """The layout of that name, with a label code if one follows ("labelled:1/2"). Raises AssayError when unknown."""
-    stem, _, code = name.partition(":")
+    """The layout of that name, with what follows it about its numbers ("labelled:1/2"). Raises AssayError when unknown."""
+    stem, colon, said = name.partition(":")
     layout = next((x for x in LAYOUTS if x.name == stem), None)
-    given = re.fullmatch(r"(-?\d)/(-?\d)", code) if code else None
-    if layout is None or (code and (given is None or given[1] == given[2] or stem not in ("labelled", "voted"))):
+    made = _said(layout, said) if layout is not None and colon else layout
+    if made is None:
         known = ", ".join(x.name for x in LAYOUTS)
         raise AssayError(
-            f"'{name}' is not a layout; use one of {known}; labelled and voted can carry the numbers that stand "
-            "for the first and second response, as in labelled:0/1 or labelled:1/2"
+            f"'{name}' is not a layout; use one of {known}; some can say what their numbers mean: labelled:0/1 (0 for the "
+            "first response, 1 for the second), labelled:1/2/0 (0 for a tie), scored-list:low, ranked-list:high, "
+            "indexed:0, unpaired:1/0 (docs/layouts.md)"
         )
-    return layout if given is None else coded(layout, (float(given[1]), float(given[2])))
+    return made
 
 
-def coded(layout: Layout, code: LabelCode | None) -> Layout:
+def _said(layout: Layout, said: str) -> Layout | None:
+    number = r"-?\d+(?:\.\d+)?"
+    code = tuple(map(float, said.split("/"))) if re.fullmatch(rf"{number}(/{number}){{1,2}}", said) else ()
+    if code and len(set(code)) == len(code):
+        return (
+            coded(layout, code)
+            if layout.name in ("labelled", "voted") or (layout.name == "unpaired" and len(code) == 2)
+            else None
+        )
+    read: Callable[[Row], list[Outcome]] | None = None
+    one = layout.one
+    if layout.name == "chosen-rejected" and said == "shared-start":
+        read = partial(preferred.chosen_rejected, shared_start=True)
+    elif layout.name == "scored-pair" and said == "low":
+        read = partial(preferred.scored_pair, low=True)
+    elif layout.name == "scored-list" and said == "low":
+        read = partial(scored_list, low=True)
+    elif layout.name == "ranked-list" and said in ("first", "low", "high", "order"):
+        read = partial(lists.ranked_list, kind=said)
+    elif layout.name == "indexed" and said in ("0", "1"):
+        read = partial(lists.indexed, base=int(said))
+    elif layout.name == "scored-list" and re.fullmatch(r"[a-z][\w-]*", said):
+        read = partial(scored_list, by=said)
+    elif layout.name == "rated" and re.fullmatch(r"[a-z][\w-]*", said):
+        how = {"low": True} if said == "low" else {"by": said}
+        read, one = _in_groups, partial(lists.rated_row, **how)
+    return (
+        None
+        if read is None
+        else dataclasses.replace(layout, name=f"{layout.name}:{said}", read=read, one=one, said=True)
+    )
+
+
+def coded(layout: Layout, code: LabelCode) -> Layout:
     """`layout` with its number labels read by `code`, which its name then tells (labelled:0/1)."""
-    if code is None:
-        return layout
-    read = {"labelled": labelled, "voted": voted}[layout.name]
-    return dataclasses.replace(layout, name=f"{layout.name}:{code[0]:g}/{code[1]:g}", read=partial(read, code=code))
+    name = f"{layout.base}:{'/'.join(f'{c:g}' for c in code)}"
+    if layout.base == "unpaired":
+        return dataclasses.replace(layout, name=name, one=partial(lists.unpaired_row, code=code), said=True)
+    read = {"labelled": labelled, "voted": voted}[layout.base]
+    return dataclasses.replace(layout, name=name, read=partial(read, code=code), said=True)
 
 
 def fitting(row: Row) -> Layout | None:
@@ -350,5 +204,138 @@ def fitting(row: Row) -> Layout | None:
 
 def detect(rows: Iterable[Row]) -> Layout | None:
     """The layout of most rows, or None when no row has the fields of any."""
-    counts = Counter(layout.name for row in rows if (layout := fitting(row)) is not None)
+    counts = Counter(layout.name for row in rows if (layout := _fitting_as_is(row)) is not None)
     return named(counts.most_common(1)[0][0]) if counts else None
+
+
+def _fitting_as_is(row: Row) -> Layout | None:
+    try:
+        return fitting(flattened(row))
+    except RowError:
+        return None
+
+
+def flattened(row: Row) -> Row:
+    """Rows whose fields lie one level down, with them at the top: Argilla's records, the Arena's `full_conversation`."""
+    if isinstance(row.get("fields"), Mapping) and isinstance(row.get("responses"), Mapping):
+        return _argilla(row)
+    if isinstance(row.get("full_conversation"), list) and row.get("conversation_a") is None:
+        return _both_sides(row, row["full_conversation"])
+    return row
+
+
+def _argilla(row: Row) -> Row:
+    """The fields of a record, and as votes the submitted answers to the question that asks which response is better."""
+    fields: dict[str, Any] = {**row["fields"], **{k: row[k] for k in ("votes",) if k in row}}
+    two = pair_fields(fields)
+    if two is None:
+        return {**row, **fields}
+    if isinstance(fields.get("votes"), list):
+        return {**fields, "votes": _submitted(fields["votes"])}
+    answers = {name: _submitted(given) for name, given in row["responses"].items() if isinstance(given, list)}
+    asked = [name for name, given in answers.items() if given and all(_names_one(v, fields, two) for v in given)]
+    if len(asked) > 1:
+        which = ", ".join(asked)
+        raise RowError(
+            "responses",
+            f"hold several questions that name a response: map one, as in --map votes=responses.{asked[0]} ({which})",
+        )
+    return {**fields, "votes": answers[asked[0]]} if asked else fields
+
+
+def _submitted(given: list[Any]) -> list[Any]:
+    """The values of the answers that count; a ranking stands for its best."""
+    values = [g.get("value") for g in given if isinstance(g, Mapping) and g.get("status") not in ("draft", "discarded")]
+    return [_best(v) for v in values if v is not None]
+
+
+def _best(value: object) -> object:
+    if not isinstance(value, list) or not value:
+        return value
+    if all(isinstance(v, str) for v in value):
+        return value[0]
+    ranks = [(v.get("rank"), v.get("value")) for v in value if isinstance(v, Mapping)]
+    best = [name for rank, name in ranks if rank == min((r for r, _ in ranks if isinstance(r, int)), default=None)]
+    return best[0] if len(best) == 1 else "tie" if best else value
+
+
+def _names_one(value: object, fields: Row, two: tuple[str, str]) -> bool:
+    try:
+        verdict(value, "", fields, two, (1, 2))
+    except RowError:
+        return False
+    return not isinstance(value, bool)
+
+
+def _both_sides(row: Row, turns: list[Any]) -> Row:
+    """The two dialogues of an Arena battle whose turns hold the user's words and both models' answers."""
+    sides: dict[str, list[Any]] = {"a": [], "b": []}
+    for turn in turns:
+        for side, said in sides.items():
+            if not isinstance(turn, Mapping) or turn.get("user") is None or turn.get(f"model_side_{side}") is None:
+                raise RowError("full_conversation", f"has a turn without user or model_side_{side}")
+            said += [turn["user"], turn[f"model_side_{side}"]]
+    return {**row, "conversation_a": sides["a"], "conversation_b": sides["b"]}
+
+
+def unread(row: Row) -> str:
+    """Why no layout reads a row: what it is, where that is known, else its fields and what the nearest layouts lack."""
+    fields = _fields(row)
+    known = next((what for what, is_one in _UNREAD if is_one(row)), None)
+    if known is not None:
+        return f"{known} ({fields})"
+    near = sorted(LAYOUTS, key=lambda x: (len(x.lacks(row)) - len(x.needs), len(x.lacks(row))))[:2]
+    named = [lacking(x, row) for x in dict.fromkeys((LAYOUTS[0], *near))]
+    return f"has the fields of no known layout (has {fields}; {'; '.join(named)})"
+
+
+def lacking(layout: Layout, row: Row) -> str:
+    return f"{layout.name} lacks {' and '.join(layout.lacks(row))}"
+
+
+def _fields(row: Row) -> str:
+    return ", ".join(sorted(str(k) for k, v in row.items() if v is not None))[:200] or "nothing"
+
+
+def explained(row: Row) -> list[str]:
+    """For a file whose rows fit no layout: the fields of a row, and what each layout lacks in it."""
+    known = next((what for what, is_one in _UNREAD if is_one(row)), None)
+    if known is not None:
+        return [f"fields {_fields(row)}: {known}"]
+    return [
+        f"fields {_fields(row)} fit no layout (docs/layouts.md); --map FIELD=COLUMN, as in --map chosen=win, renames one:",
+        *(f"    {lacking(x, row)}" for x in LAYOUTS),
+    ]
+
+
+def _steps(row: Row) -> bool:
+    found = lists.listed(row)
+    marked = any(
+        re.search(r"step|process|prm", str(k), re.IGNORECASE) for k, v in row.items() if isinstance(v, list | Mapping)
+    )
+    return isinstance(row.get("steps"), list) or (found is not None and (isinstance(row.get("labels"), list) or marked))
+
+
+def _measures(row: Row) -> bool:
+    items = (lists.listed(row) or ("", []))[1]
+    return any(isinstance(i, Mapping) and isinstance(i.get("scores"), Mapping) for i in items)
+
+
+def _tree(row: Row) -> bool:
+    return bool({"message_tree_id", "parent_id", "replies"} & row.keys())
+
+
+def _bare_list(row: Row) -> bool:
+    return lists.listed(row) is not None and not isinstance(row.get("fields"), Mapping)
+
+
+_UNREAD: tuple[tuple[str, Callable[[Row], bool]], ...] = (
+    ("is one solution with a label for each step, and no rival responses", _steps),
+    ("is a tree of replies, or a message of one: make a row of each two rival replies first", _tree),
+    ("has several scores for each response: keep one of them as its score", _measures),
+    (
+        "is a list of responses without scores, ranks or the best one's number: if it is best first, "
+        "give --layout ranked-list:first",
+        _bare_list,
+    ),
+)

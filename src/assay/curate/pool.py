@@ -8,38 +8,28 @@ counted `Rejection`; nothing vanishes.
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from assay.curate.dialogues import Row, RowError
-from assay.curate.labels import label_code
-from assay.curate.layouts import (
-    LAYOUTS,
-    RATED,
-    Layout,
-    Preferred,
-    Rated,
-    coded,
-    detect,
-    fitting,
-    named,
-    numbers,
-    pair_fields,
-    rated_group,
-    rated_row,
-)
+import polars as pl
+
+from assay.curate.layouts import Layout, Preferred, named
+from assay.curate.pictures import keeper
+from assay.curate.reading import SAMPLE as SAMPLE
+from assay.curate.reading import Fields, Read, decide, why_unread
+from assay.curate.reading import outcomes as outcomes
 from assay.curate.sources import Part, find
-from assay.curate.texts import Cell, Flaw
-from assay.records import Judgement, Origin, Pair, Rejection, digest
+from assay.curate.texts import Flaw
+from assay.errors import AssayError
+from assay.images import ImageStore
+from assay.records import Judgement, Message, Origin, Pair, Rejection, digest
 from assay.tables import Table, write_text
 
 PART_ROWS = 50_000
 PART_CHARS = 50_000_000
 """A part is closed at this many rows or characters of text, so that memory is bounded."""
-SAMPLE = 200
 _UNSAFE = re.compile(r"[\0\ud800-\udfff]")
 
 
@@ -69,9 +59,11 @@ class FileReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolReport:
-    """What an import did, file by file."""
+    """What an import did, file by file; how many rows of the pool repeat a pair, and how many pairs have votes for both."""
 
     files: tuple[FileReport, ...]
+    repeated: int = 0
+    contradicting: int = 0
 
     @property
     def pairs(self) -> int:
@@ -82,7 +74,14 @@ class PoolReport:
         return sum(sum(f.rejected.values()) for f in self.files)
 
     def lines(self) -> list[str]:
-        return [line for f in self.files for line in f.lines()]
+        return [*(line for f in self.files for line in f.lines()), *self.ends()]
+
+    def ends(self) -> list[str]:
+        """What duplicates and conflicts came to, where there are any."""
+        if not self.repeated:
+            return []
+        told = f"duplicates: {self.repeated:,} rows repeat a pair that the pool holds already; "
+        return [f"{told}conflicts: for {self.contradicting:,} of these pairs the rows prefer different responses"]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -90,44 +89,93 @@ class PoolReport:
 
 def add(
     sources: Sequence[str], out: Path, *, layout: str | None = None, name: str | None = None,
-    max_field_chars: int = 1_000_000, say: Callable[[str], None] = print,
+    max_field_chars: int = 1_000_000, say: Callable[[str], None] = print, fields: Fields | None = None,
 ) -> PoolReport:  # fmt: skip
     """Import files, folders or hub ids into the pool folder `out`, after what is there already.
 
-    `layout` names the shape of the rows instead of detecting it; `name` replaces the sources' own names. Raises
-    AssayError before anything is written when a source does not exist or the layout is unknown.
+    `layout` names the shape of the rows instead of detecting it; `name` replaces the sources' own names; `fields` renames or
+    leaves out columns. Raises AssayError before anything is written when a source does not exist, the layout is unknown, a
+    file can be read in two ways, or is in the pool already and was read in another way.
     """
-    wanted = named(layout) if layout is not None else None
+    wanted, fields = named(layout) if layout is not None else None, fields or Fields()
     parts = [part for source in sources for part in find(source)]
-    reports = []
+    how = _asked(layout, fields)
+    found: list[Layout | None] = []
     for part in parts:
-        report = _import(part, out, wanted, layout or "", name or part.source, max_field_chars, say)
+        known = _noted(out, part, how)
+        found.append(None if known else _detected(part, wanted, fields))
+    reports = []
+    for part, chosen in zip(parts, found, strict=True):
+        known = _noted(out, part, how)
+        report = FileReport(**{**known, "already": True}) if known else _import(
+            part, out, chosen, how, wanted is not None, name or part.source, max_field_chars, say, fields
+        )  # fmt: skip
         for line in report.lines():
             say(line)
         reports.append(report)
-    return PoolReport(files=tuple(reports))
+    repeated, contradicting = _overlaps(out)
+    whole = PoolReport(files=tuple(reports), repeated=repeated, contradicting=contradicting)
+    for line in whole.ends():
+        say(line)
+    return whole
+
+
+def _detected(part: Part, wanted: Layout | None = None, fields: Fields | None = None) -> Layout | None:
+    """The layout of a part: the one that is wanted or the one that its rows have, made sure of over all of them."""
+    return decide(part.rows, part.path or part.file, wanted=wanted, fields=fields)
+
+
+def _asked(layout: str | None, fields: Fields) -> str:
+    """What was said about how to read, in one text; "" for nothing."""
+    mapped = [f"{ours}={theirs}" for ours, theirs in sorted(fields.mapped.items())]
+    return " ".join([*([layout] if layout else []), *mapped, *(f"-{n}" for n in sorted(fields.ignored))])
+
+
+def _noted(out: Path, part: Part, how: str) -> dict[str, Any] | None:
+    """The note of an import of the same content. Raises AssayError where it was read in another way than is asked now."""
+    key = digest([part.key, how])[:12]
+    for note in sorted((out / "imports").glob("*.json")):
+        held: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
+        content, was = held.pop("content", ""), held.pop("asked", "")
+        if note.stem.endswith(f"-{key}"):
+            return held
+        if content == part.key:
+            raise AssayError(
+                f"{part.path or part.file}: is in the pool {out} already, read as {was or held['layout']}; to read it "
+                "in another way, make the pool anew in another folder"
+            )
+    return None
+
+
+def _overlaps(out: Path) -> tuple[int, int]:
+    """(rows of the pool beyond the first of their pair, pairs for which rows prefer different responses)."""
+    shards = sorted((out / "tables" / "wild").glob("*.parquet"))
+    if not shards:
+        return 0, 0
+    wild = pl.concat([pl.read_parquet(shard, columns=["pair_id", "better"]) for shard in shards])
+    pairs = wild.group_by("pair_id").agg(sides=pl.col("better").drop_nulls().n_unique())
+    return wild.height - pairs.height, pairs.filter(pl.col("sides") > 1).height
 
 
 def _import(
-    part: Part, out: Path, wanted: Layout | None, asked: str, source: str, max_field_chars: int,
-    say: Callable[[str], None],
+    part: Part, out: Path, layout: Layout | None, how: str, named_: bool, source: str, max_field_chars: int,
+    say: Callable[[str], None], fields: Fields,
 ) -> FileReport:  # fmt: skip
-    key = digest([part.key, asked])[:12]
-    note = next(iter(sorted((out / "imports").glob(f"*-{key}.json"))), None)
-    if note is not None:
-        return FileReport(**{**json.loads(note.read_text(encoding="utf-8")), "already": True})
-    layout, chosen_by = wanted, "named"
     if layout is None:
-        layout, chosen_by = _detected(part), "detected"
-    what = layout.name if layout else f"none fits (known: {', '.join(x.name for x in LAYOUTS)})"
-    say(f"{source} ({part.file}): layout {what}, {chosen_by}")
+        for line in [f"{source} ({part.file}): no layout", *why_unread(part.rows(), fields)]:
+            say(line)
+    else:
+        say(f"{source} ({part.file}): layout {layout.name}, {'named' if named_ else 'detected'}")
+    key = digest([part.key, how])[:12]
     shard = f"{_slug(source)}-{_slug(Path(part.file).name)}-{key}"
     writer = _Writer(out, shard, source, part.file)
-    for item in outcomes(part.rows(), layout, strict=wanted is not None):
+    keep = keeper(ImageStore(out / "images"), Path(part.path).parent if part.path else None)
+    for item in outcomes(part.rows(), layout, strict=named_, keep=keep, fields=fields):
         writer.take(item, max_field_chars)
     writer.flush()
-    report = writer.report(asked or (layout.name if layout else "none"))
-    write_text(out / "imports" / f"{shard}.json", json.dumps(_plain(report), indent=2))
+    report = writer.report(layout.name if layout else "none")
+    note = {**_plain(report), "content": part.key, "asked": how}
+    write_text(out / "imports" / f"{shard}.json", json.dumps(note, indent=2))
     return report
 
 
@@ -137,79 +185,6 @@ def _plain(report: FileReport) -> dict[str, Any]:
 
 def _slug(value: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", value).strip("-")[:40] or "source"
-
-
-def _detected(part: Part) -> Layout | None:
-    """The layout of the first rows; where labels are numbers, what they mean is decided over the whole file."""
-    sample = [cell.value for cell in islice((c for c in part.rows() if isinstance(c, Cell)), SAMPLE)]
-    layout = detect(sample)
-    if layout is None or layout.name not in ("labelled", "voted") or not any(map(numbers, sample)):
-        return layout
-    seen: set[float] = set()
-    for cell in part.rows():
-        if isinstance(cell, Cell):
-            seen |= numbers(cell.value)
-    return coded(layout, label_code(seen, next(filter(None, map(pair_fields, sample)), None)))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Read:
-    """What was made of one row, or of a run of rows that belong together: `row` and `rows` say which and how many."""
-
-    row: int
-    rows: int
-    layout: str
-    value: Row
-    made: tuple[Preferred | RowError | Flaw, ...]
-
-
-def outcomes(stream: Iterable[Cell | Flaw], layout: Layout | None, strict: bool = False) -> Iterator[Read]:
-    """Every row as pairs and errors. A row that lacks the layout's fields is tried in the others unless `strict`."""
-    group: list[tuple[int, Rated]] = []
-    for item in stream:
-        if isinstance(item, Flaw):
-            yield Read(row=item.row, rows=int(item.row > 0), layout="", value={}, made=(item,))
-            continue
-        used = layout if layout is not None and (strict or layout.fits(item.value)) else fitting(item.value) or layout
-        if used is not None and used.name == RATED.name:
-            try:
-                rated = rated_row(item.value)
-            except RowError as error:
-                yield Read(row=item.row, rows=1, layout=used.name, value=item.value, made=(error,))
-                continue
-            if group and group[-1][1].prompt_key != rated.prompt_key:
-                yield _grouped(group)
-                group = []
-            group.append((item.row, rated))
-            continue
-        if group:
-            yield _grouped(group)
-            group = []
-        yield Read(
-            row=item.row, rows=1, layout=used.name if used else "", value=item.value, made=_made(item.value, used)
-        )
-    if group:
-        yield _grouped(group)
-
-
-def _grouped(group: Sequence[tuple[int, Rated]]) -> Read:
-    made: tuple[Preferred | RowError, ...]
-    try:
-        made = tuple(rated_group([rated for _, rated in group]))
-    except RowError as error:
-        made = (error,)
-    return Read(row=group[0][0], rows=len(group), layout=RATED.name, value=group[0][1].row, made=made)
-
-
-def _made(row: Row, layout: Layout | None) -> tuple[Preferred | RowError, ...]:
-    if layout is None:
-        fields = ", ".join(sorted(map(str, row)))[:160]
-        return (RowError("", f"has the fields of no known layout ({fields})"),)
-    try:
-        made = tuple(layout.read(row))
-    except RowError as error:
-        return (error,)
-    return made or (RowError("", "holds nothing to compare"),)
 
 
 @dataclass
@@ -246,7 +221,8 @@ class _Writer:
 
     def _pair(self, made: Preferred, read: Read, max_field_chars: int) -> None:
         pair = made.pair
-        contents = [m.content for part in (pair.prompt, *(r.messages for r in pair.responses)) for m in part]
+        turns = [m for part in (pair.prompt, *(r.messages for r in pair.responses)) for m in part]
+        contents = [t for m in turns for t in _texts(m)]
         wrong = next(((c, why) for c in contents if (why := trouble(c, max_field_chars))), None)
         if wrong is not None:
             self._reject(read.row, field_of(read.value, wrong[0]), wrong[1], wrong[0][:200])
@@ -256,7 +232,7 @@ class _Writer:
         origins.append(Origin(pair_id=pair.id, source=self.source, file=self.file, row=read.row, layout=read.layout))
         judgements.append(Judgement(
             pair_id=pair.id, better=made.better, by=f"wild:{self.source}", kind="wild", confidence=made.confidence,
-            votes=made.votes, problem="" if made.better else "tie",
+            votes=made.votes, problem="" if made.better else "tie", strength=made.strength,
         ))  # fmt: skip
         self.pairs += 1
         self.ties += made.better is None
@@ -288,6 +264,12 @@ class _Writer:
             source=self.source, file=self.file, layout=layout, rows=self.rows, pairs=self.pairs, ties=self.ties,
             rejected=dict(self.rejected),
         )  # fmt: skip
+
+
+def _texts(message: Message) -> list[str]:
+    """Every text of a message."""
+    more = (message.reasoning, message.tool_calls, message.tool_call_id, message.name, message.tools)
+    return [message.content, *(t for t in more if t)]
 
 
 def trouble(content: str, max_field_chars: int) -> str:

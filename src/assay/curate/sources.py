@@ -34,13 +34,14 @@ _HUB = re.compile(r"(?:hf:/?/?)?([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
 class Part:
     """One file (or one split of a hub data set): `source` is what it belongs to, `key` its content id.
 
-    `rows()` streams it from the start each time it is called.
+    `rows()` streams it from the start each time it is called. `path` is where the file lies, "" for a hub data set.
     """
 
     source: str
     file: str
     key: str
     rows: Callable[[], Iterator[Cell | Flaw]]
+    path: str = ""
 
 
 def find(source: str) -> list[Part]:
@@ -103,7 +104,7 @@ def _part(source: str, path: Path, file: str) -> Part:
                 content.update(block)
     except OSError as error:
         raise AssayError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
-    return Part(source=source, file=file, key=content.hexdigest(), rows=partial(rows, path))
+    return Part(source=source, file=file, key=content.hexdigest(), rows=partial(rows, path), path=str(path))
 
 
 def rows(path: Path) -> Iterator[Cell | Flaw]:
@@ -182,7 +183,7 @@ def _batch(batch: Any, start: int) -> Iterator[Cell | Flaw]:
     """The rows of a record batch. It is validated first: damaged offsets would make reading it unsafe."""
     try:
         batch.validate(full=True)
-        values = batch.to_pylist()
+        values = [_present(v) for v in batch.to_pylist()]
     except (pa.ArrowException, ValueError, OverflowError):
         values = None
     for index in range(batch.num_rows):
@@ -192,9 +193,24 @@ def _batch(batch: Any, start: int) -> Iterator[Cell | Flaw]:
         one = batch.slice(index, 1)
         try:
             one.validate(full=True)
-            yield Cell(row=start + index, value=one.to_pylist()[0])
+            yield Cell(row=start + index, value=_present(one.to_pylist()[0]))
         except (pa.ArrowException, ValueError, OverflowError) as error:
             yield Flaw(row=start + index, reason=f"a cell cannot be read ({_line(error)})")
+
+
+def _present(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without the nulls inside its fields: Arrow gives every object in a column the fields of all of them."""
+    return {k: _without_nulls(v) if isinstance(v, dict | list) else v for k, v in row.items()}
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+    return (
+        [_without_nulls(v) for v in value]
+        if isinstance(value, list) and value and isinstance(value[0], dict | list)
+        else value
+    )
 
 
 def _line(error: Exception) -> str:

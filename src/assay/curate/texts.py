@@ -14,6 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from assay.curate.layouts import fitting
+from assay.curate.turns import is_message
+
 BLOCK = 1 << 16
 MAX_ROW = 1 << 26
 """Bytes of the longest line or JSON object that is read: 64 MiB."""
@@ -304,8 +307,11 @@ def _json_values(blocks: Iterator[bytes]) -> Iterator[Cell | Flaw]:
 
 
 def _document(value: object) -> list[object]:
-    """The rows of a whole document: lists of rows under its keys, rows under their ids, or the document itself."""
-    if not isinstance(value, dict) or {"chosen", "responses", "messages"} & value.keys():
+    """The rows of a whole document: lists of rows under its keys, rows under their ids, or the document itself.
+
+    A document that has the fields of a row, or turns of a conversation under its keys, is one row.
+    """
+    if not isinstance(value, dict) or _is_row(value):
         return [value]
     if len(value) > 1 and all(isinstance(v, dict) for v in value.values()):
         return list(value.values())
@@ -314,6 +320,11 @@ def _document(value: object) -> list[object]:
     if named or (tables and len(tables) == len(value)):
         return [row for table in (named[:1] or tables) for row in table]
     return [value]
+
+
+def _is_row(value: dict[str, Any]) -> bool:
+    turns = any(is_message(v) or (isinstance(v, list) and v and is_message(v[0])) for v in value.values())
+    return turns or bool({"chosen", "responses", "messages"} & value.keys()) or fitting(value) is not None
 
 
 def excerpt(value: bytes) -> str:

@@ -16,14 +16,15 @@ import pyarrow.parquet as pq
 from fastapi import APIRouter, Depends, File, Form, HTTPException, Request, UploadFile
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment
+from markupsafe import Markup
 
 from assay.curate import argilla, label_studio
 from assay.curate.agreement import rater_kappas, report
 from assay.curate.annotate import shown_order
-from assay.curate.attributes import last_user_text, response_text
+from assay.curate.attributes import last_user_text, message_text, response_text
 from assay.curate.interchange import Format, entries, read, write
 from assay.errors import AssayError
-from assay.records import Judgement
+from assay.records import Conversation, Judgement
 from assay.web.desk import ROLES, Access, Account, Desk, Id, Role
 from assay.web.diff import difference
 from assay.web.overview import disputes, progress, verdict
@@ -126,7 +127,7 @@ def _pairs(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) ->
         given = [j for j in desk.judgements() if j.pair_id == pair_id]
         return show(
             request, "lead_pair.html", who, case=case, order=order, responses=responses, changes=difference(*texts),
-            prompt=[(m.role, render_markdown(m.content)) for m in case.pair.prompt], judgements=given, reveal=reveal,
+            prompt=_told(case.pair.prompt), judgements=given, reveal=reveal,
             verdict=lambda j: verdict(j, order), plain=plain_text,
         )  # fmt: skip
 
@@ -306,3 +307,9 @@ def _refuse_bomb(path: Path) -> None:
 
 def _storable(j: Judgement) -> Judgement:
     return replace(j, by=storable(j.by), rationale=storable(j.rationale), problem=storable(j.problem))
+
+
+def _told(prompt: Conversation) -> list[tuple[str, Markup]]:
+    """(role, HTML) of each turn, with its reasoning and calls; the tools that may be called come first."""
+    tools = [("tools", plain_text(m.tools)) for m in prompt if m.tools]
+    return [*tools, *((m.role, render_markdown(message_text(m))) for m in prompt)]

@@ -28,6 +28,7 @@ from assay.curate.attributes import (
     fill_prompt,
     last_user_text,
     response_text,
+    said_beside,
 )
 from assay.errors import AssayError
 from assay.records import Attributes, Judgement, Message, assistant, user
@@ -311,4 +312,9 @@ def _shown(store: Store, seat: Seat, settings: Settings, has_chat: bool) -> dict
 
 
 def _message(message: Message) -> dict[str, Any]:
-    return {"role": message.role, "html": render_markdown(message.content), "images": message.images}
+    """What the page shows of a turn: its text as Markdown; the tools, reasoning and calls with it as they are."""
+    tools = [("tools", message.tools)] if message.tools else []
+    return {
+        "role": message.role, "html": render_markdown(message.content) if message.content else "", "images": message.images,
+        "beside": [(name, plain_text(text)) for name, text in (*tools, *said_beside(message))],
+    }  # fmt: skip

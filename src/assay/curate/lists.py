@@ -1,0 +1,404 @@
+"""Several responses to a prompt: in one row with scores, ranks or the best one's number, or a row each.
+
+As in `preferred`: a row (or a group of rows) in, a list of `Preferred` out, with a `RowError` for a pair that was not made.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, pairwise
+from typing import Any
+
+from assay.curate.dialogues import PROMPTS, pair_of, prompt_of, turns
+from assay.curate.labels import LabelCode, higher, number, numeric
+from assay.curate.preferred import MAX_LISTED, Outcome, Preferred, present
+from assay.curate.rows import Row, RowError, has, text
+from assay.curate.turns import ROLES
+
+LISTS = (
+    "responses",
+    "completions",
+    "answers",
+    "candidates",
+    "outputs",
+    "generations",
+    "texts",
+    "text",
+    "summaries",
+    "output",
+)
+SCORE = (
+    "overall_score", "score", "rating", "reward", "helpfulness", "overall", "fine-grained_score", "quality", "pm_score",
+)  # fmt: skip
+_SCORES = ("scores", "score", "ratings", "rating", "rewards", "overall_scores")
+_RANKS = ("ranks", "rank", "ranking", "rankings")
+_ORDERED = ("ranked_responses", "ranked", "ranked_completions", "responses_best_first")
+_TEXTS = ("response", "text", "content", "output", "answer", "completion")
+_INDEX = ("chosen", "choice", "best", "chosen_index", "best_index", "best_response", "label", "winner", "preference")
+ONE = ("response", "completion", "answer", "output")
+"""Names of the only response of a row."""
+DESIRED = ("kto_tag", "label", "desirable")
+_STEP = re.compile(r"\s*(?:#+\s*)?(?:\*\*)?(?:step\s*(\d+)|\(?(\d+)[.):])", re.IGNORECASE)
+_GOES_ON = re.compile(
+    r"\s*(?:then|next|so|thus|hence|therefore|finally|now|second(?:ly)?|third(?:ly)?|after that|and)\b", re.IGNORECASE
+)
+
+Entry = tuple[str, object, float]
+"""(field, response, score)"""
+
+
+def listed(row: Row) -> tuple[str, list[Any]] | None:
+    """The row's list of responses and its name."""
+    return next(((n, row[n]) for n in LISTS if isinstance(row.get(n), list)), None)
+
+
+def _listed(row: Row, names: Sequence[str] = LISTS) -> tuple[str, list[Any]]:
+    name = next((n for n in names if isinstance(row.get(n), list)), None)
+    if name is None:
+        raise RowError(names[0], "is not a list of responses")
+    if not 2 <= len(row[name]) <= MAX_LISTED:
+        raise RowError(name, f"must hold 2 to {MAX_LISTED} responses ({len(row[name])})")
+    return name, row[name]
+
+
+def said_in(item: object) -> object:
+    """The response in an entry of a list: itself, or what its object says."""
+    name = present(item, _TEXTS) if isinstance(item, Mapping) and "role" not in item else None
+    return item[name] if isinstance(item, Mapping) and name else item
+
+
+def scored(row: Row) -> bool:
+    """Whether the row has a list of responses with scores beside or inside them."""
+    found = listed(row)
+    return found is not None and (
+        any(isinstance(row.get(n), list) for n in _SCORES if n != found[0])
+        or any(isinstance(i, Mapping) and (present(i, SCORE) or _aspects(i)) for i in found[1])
+    )
+
+
+def scores_beside(row: Row) -> list[Any]:
+    name = next((n for n in _SCORES if isinstance(row.get(n), list)), None)
+    return row[name] if name else []
+
+
+def measures(row: Row) -> dict[str, list[float]]:
+    """By name, the scores that all responses of a list have, beside it or inside; there may be several that differ."""
+    found = listed(row)
+    if found is None:
+        return {}
+    items = found[1]
+    named = {n: row[n] for n in _SCORES if n != found[0] and isinstance(row.get(n), list) and len(row[n]) == len(items)}
+    if not named and all(isinstance(i, Mapping) for i in items):
+        named = {n: [i[n] for i in items] for n in SCORE if all(i.get(n) is not None for i in items)}
+    known = {n: [numeric(v) for v in values] for n, values in named.items()}
+    return {n: [v for v in values if v is not None] for n, values in known.items() if None not in values}
+
+
+def in_other_order(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two scores prefer different responses anywhere in a list."""
+    return any((a - b) * (c - d) < 0 for (a, c), (b, d) in combinations(zip(one, other, strict=True), 2))
+
+
+def scored_list(row: Row, low: bool = False, by: str = "") -> list[Outcome]:
+    """A list of responses with scores, beside them or inside them (UltraFeedback); every two make a pair.
+
+    The higher score is better, or the lower one where `low`. True and false are 1 and 0. `by` names one of several scores.
+    """
+    name, items = _listed(row)
+    beside = next((n for n in ([by] if by else _SCORES) if isinstance(row.get(n), list) and n != name), None)
+    if beside is not None and len(row[beside]) != len(items):
+        raise RowError(beside, f"has another length than {name} ({len(row[beside])}, not {len(items)})")
+    entries: list[Entry | RowError] = []
+    for index, item in enumerate(items):
+        field = f"{name}[{index}]"
+        try:
+            where, value = (f"{beside}[{index}]", row[beside][index]) if beside else _score_in(item, field, by)
+            score = number(int(value) if isinstance(value, bool) else value, where)
+            entries.append((field, said_in(item), -score if low else score))
+        except RowError as error:
+            entries.append(error)
+    return compared(row, entries)
+
+
+def _score_in(item: object, field: str, by: str) -> tuple[str, object]:
+    if isinstance(item, Mapping) and (name := present(item, [by] if by else SCORE)) is not None:
+        return f"{field}.{name}", item[name]
+    if isinstance(item, Mapping) and not by and (aspects := _aspects(item)):
+        return f"{field}.annotations", sum(aspects) / len(aspects)
+    raise RowError(field, f"has no {by or 'score'}")
+
+
+def _aspects(item: Mapping[str, Any]) -> list[float]:
+    """UltraFeedback's ratings of a completion by aspect, where all of them are numbers."""
+    aspects = item.get("annotations")
+    if not isinstance(aspects, Mapping):
+        return []
+    given = [numeric(a.get("Rating")) if isinstance(a, Mapping) else None for a in aspects.values()]
+    known = [g for g in given if g is not None]
+    return known if len(known) == len(given) else []
+
+
+def ranked(row: Row) -> bool:
+    """Whether the row has a list of responses in an order, or with ranks."""
+    if present(row, _ORDERED):
+        return True
+    found = listed(row)
+    if found is None:
+        return False
+    inside = any(isinstance(i, Mapping) and "rank" in i for i in found[1])
+    return inside or found[0] == "output" or any(isinstance(row.get(n), list) for n in _RANKS)
+
+
+def rank_kind(row: Row) -> str | None:
+    """How the row's ranks are meant where its fields say it: "first" (the list is best first) or "low" (Nectar)."""
+    if present(row, _ORDERED):
+        return "first"
+    name, items = listed(row) or ("", [])
+    inside = any(isinstance(i, Mapping) and "rank" in i for i in items)
+    if name == "answers" and inside and all(isinstance(i, Mapping) and "answer" in i for i in items):
+        return "low"
+    return "first" if name == "output" and not inside and not present(row, _RANKS) else None
+
+
+def ranked_list(row: Row, kind: str | None = None) -> list[Outcome]:
+    """A list of responses in order, or with ranks.
+
+    `kind`: "first" (the list itself is best first), "low" (1 is the best rank), "high" (the highest number is), "order" (the
+    ranks name the responses, best first, counted from their smallest number). None: what the fields say.
+    """
+    kind = kind or rank_kind(row)
+    if kind == "first":
+        name, items = _listed(row, [n for n in (*_ORDERED, *LISTS) if isinstance(row.get(n), list)] or _ORDERED)
+        return compared(row, [(f"{name}[{i}]", said_in(v), -float(i)) for i, v in enumerate(items)], told=False)
+    name, items = _listed(row)
+    beside = next((n for n in _RANKS if isinstance(row.get(n), list)), None)
+    if kind is None:
+        raise RowError(
+            beside or f"{name}[.].rank", "can be read in two ways: name the layout as ranked-list:low, :high or :order"
+        )
+    ranks: Sequence[Any] = (
+        list(row[beside]) if beside else [i.get("rank") if isinstance(i, Mapping) else None for i in items]
+    )
+    if len(ranks) != len(items):
+        raise RowError(beside or "ranks", f"have another length than {name} ({len(ranks)}, not {len(items)})")
+    if kind == "order":
+        ranks = _places(ranks, beside or "ranks")
+    entries: list[Entry | RowError] = []
+    for index, (item, rank) in enumerate(zip(items, ranks, strict=True)):
+        try:
+            value = number(rank, f"{name}[{index}].rank")
+            entries.append((f"{name}[{index}]", said_in(item), value if kind == "high" else -value))
+        except RowError as error:
+            entries.append(error)
+    return compared(row, entries, told=False)
+
+
+def _places(order: Sequence[object], field: str) -> list[int]:
+    """The place of each response from a list of their numbers, best first, counted from 0 or 1."""
+    given = [int(number(v, field)) for v in order]
+    start = min(given)
+    if sorted(given) != list(range(start, start + len(given))) or start not in (0, 1):
+        raise RowError(field, f"is not an order of all responses ({given})")
+    return [given.index(i + start) for i in range(len(given))]
+
+
+def index_of(row: Row) -> str | None:
+    """The name of the field that says which of a list of responses is the best."""
+    found = listed(row)
+    if found is None or found[0] == "output":
+        return None
+    return next((n for n in _INDEX if row.get(n) is not None and not isinstance(row[n], list | Mapping)), None)
+
+
+def indexed(row: Row, base: int | None = None) -> list[Outcome]:
+    """A list of responses and the number (counted from `base`) or the text of the best; it is better than each other one."""
+    name, items = _listed(row)
+    field = index_of(row) or "chosen"
+    value, said = row.get(field), [said_in(i) for i in items]
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z]", value) and value not in said:
+        value, base = ord(value.upper()) - ord("A"), 0
+    best = said.index(value) if isinstance(value, str) and said.count(value) == 1 else None
+    if best is None:
+        best = _number_of(value, field, base if base is not None else counted_from(row), len(items))
+    others = [i for i in range(len(items)) if i != best]
+    if field == "chosen" and isinstance(row.get("rejected"), int | float):
+        others = [_number_of(row["rejected"], "rejected", base if base is not None else counted_from(row), len(items))]
+    outcomes: list[Outcome] = []
+    for other in others:
+        try:
+            pair, ids = pair_of(row, said[best], said[other], (f"{name}[{best}]", f"{name}[{other}]"))
+            outcomes.append(Preferred(pair=pair, better=ids[0]))
+        except RowError as error:
+            outcomes.append(error)
+    return outcomes
+
+
+def counted_from(row: Row) -> int | None:
+    """0 for the published comparisons of summaries (Stiennon et al.); else not known from a row alone."""
+    return 0 if has(row, "summaries", "choice") else None
+
+
+def _number_of(value: object, field: str, base: int | None, count: int) -> int:
+    asked = None if isinstance(value, bool) else numeric(value)
+    if asked is None:
+        raise RowError(field, f"is neither the number nor the text of one response ({str(value)[:40]!r})")
+    if base is None:
+        raise RowError(
+            field, "is a number that can be counted from 0 or from 1: name the layout as indexed:0 or indexed:1"
+        )
+    if not asked.is_integer() or not 0 <= asked - base < count:
+        raise RowError(field, f"is the number of no response ({asked:g} of {count}, counted from {base})")
+    return int(asked) - base
+
+
+def compared(row: Row, entries: Sequence[Entry | RowError], told: bool = True) -> list[Outcome]:
+    """Every two of (field, response, score) as a pair; what is wrong with one response does not harm the others.
+
+    `told`: the difference of two scores says by how much one is better; of ranks it does not.
+    """
+    outcomes: list[Outcome] = [e for e in entries if isinstance(e, RowError)]
+    good: list[Entry] = []
+    for entry in entries:
+        if isinstance(entry, tuple):
+            try:
+                if not isinstance(entry[1], list | Mapping):
+                    text(entry[1], entry[0])
+                good.append(entry)
+            except RowError as error:
+                outcomes.append(error)
+    for (field, one, high), (other_field, other, low) in combinations(good, 2):
+        try:
+            pair, ids = pair_of(row, one, other, (field, other_field))
+            strength = abs(high - low) if told else 0.0
+            outcomes.append(Preferred(pair=pair, better=higher(ids, (high, low)), strength=strength))
+        except RowError as error:
+            outcomes.append(error)
+    return outcomes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rated:
+    """One response to a prompt with a score: rows with the same `prompt_key` make pairs."""
+
+    prompt_key: str
+    row: Row
+    response: object
+    score: float
+
+
+def rated_row(row: Row, low: bool = False, by: str = "") -> Rated:
+    """A row of the layout "rated": one response a row with its rating (HelpSteer); `by` names one of several."""
+    name = by or present(row, SCORE) or "score"
+    score, field = number(row.get(name), name), present(row, ONE) or "response"
+    return Rated(
+        prompt_key=_key(row), row=_without(row, field), response=_turned(row, field), score=-score if low else score
+    )
+
+
+def _without(row: Row, *names: str) -> Row:
+    return {k: v for k, v in row.items() if k not in names}
+
+
+def _turned(row: Row, field: str) -> object:
+    turns(row.get(field), field)
+    return row[field]
+
+
+def _key(row: Row) -> str:
+    """What rows of one prompt have in common: the conversation and all that is said beside it."""
+    if prompt_of(row) is None:
+        raise RowError("prompt", "is missing or empty")
+    beside = ("system", "system_prompt", "system_message", "tools", "functions", "images", "image")
+    return repr((prompt_of(row), [row.get(n) for n in beside]))
+
+
+def unpaired_row(row: Row, code: LabelCode | None = None) -> Rated:
+    """A row of the layout "unpaired": one response that is wanted or not (TRL's and LLaMA-Factory's KTO, ms-swift)."""
+    name = present(row, DESIRED) or "label"
+    score = _wanted(row.get(name), name, code)
+    field = present(row, ONE)
+    if field is not None:
+        return Rated(prompt_key=_key(row), row=_without(row, field, name), response=_turned(row, field), score=score)
+    field = present(row, ("messages", "conversations")) or "messages"
+    said = row.get(field)
+    if not isinstance(said, list) or len(said) < 2 or not _assistant(said[-1]):
+        raise RowError(field, "does not end with an assistant's turn")
+    begun = {**_without(row, name), field: said[:-1]}
+    return Rated(prompt_key=_key(begun), row=begun, response=said[-1:], score=score)
+
+
+def _assistant(turn: object) -> bool:
+    return isinstance(turn, Mapping) and ROLES.get(str(turn.get("role", turn.get("from"))).lower()) == "assistant"
+
+
+def _wanted(value: object, field: str, code: LabelCode | None) -> float:
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        value = value.strip().lower() == "true"
+    if isinstance(value, bool):
+        return float(value)
+    asked = numeric(value)
+    if asked is None:
+        raise RowError(field, f"is neither true nor false ({str(value)[:40]!r})")
+    if code is None:
+        raise RowError(
+            field,
+            "is a number that can be read in two ways: name the layout as unpaired:1/0 (1 is wanted) or unpaired:0/1",
+        )
+    if asked not in code[:2]:
+        raise RowError(field, f"is neither {code[0]:g} nor {code[1]:g} ({asked:g})")
+    return float(asked == code[0])
+
+
+def unpaired(row: Row) -> bool:
+    """Whether a row is one response with a label that says whether it is wanted."""
+    name = present(row, DESIRED)
+    if name is None or isinstance(row[name], list | Mapping):
+        return False
+    whole = row.get(present(row, ("messages", "conversations")) or "")
+    ends = isinstance(whole, list) and len(whole) > 1 and _assistant(whole[-1])
+    return ends or (bool(present(row, ONE)) and bool(present(row, PROMPTS)))
+
+
+def group(rows: Sequence[Rated], wanted: bool) -> list[Outcome]:
+    """The pairs of all rows of one prompt; with `wanted` only those of a wanted and an unwanted response."""
+    if len(rows) > MAX_LISTED:
+        raise RowError("prompt", f"has more than {MAX_LISTED} responses")
+    if len(rows) < 2:
+        raise RowError("response", "is the only one to its prompt: nothing to compare it with")
+    if wanted and len({r.score for r in rows}) < 2:
+        what = "wanted" if rows[0].score else "unwanted"
+        raise RowError(
+            "label", f"says the same of all responses to this prompt: nothing to compare them with (all {what})"
+        )
+    outcomes: list[Outcome] = []
+    for (i, one), (j, other) in combinations(enumerate(rows, 1), 2):
+        if wanted and one.score == other.score:
+            continue
+        outcomes += compared(
+            one.row, [(f"response {i}", one.response, one.score), (f"response {j}", other.response, other.score)]
+        )
+    return [replace(o, strength=0.0) if wanted and isinstance(o, Preferred) else o for o in outcomes]
+
+
+def steps(row: Row) -> bool:
+    """Whether a scored list may be the steps of one solution rather than rival responses.
+
+    True/false for each, marks of a step ("Step 2: ...", "2. ...") in their order, texts of which each goes on from the one
+    before ("Then ...", or with all of it at the start), or nothing but -1, 0, 1 for three or more.
+    """
+    found = listed(row)
+    if found is None:
+        return False
+    said = [said_in(i) for i in found[1]]
+    if not all(isinstance(s, str) for s in said) or any("Assistant:" in str(s) for s in said):
+        return False
+    marks = [m[1] or m[2] if (m := _STEP.match(str(s))) else None for s in said]
+    if len(marks) > 1 and marks == [str(i) for i in range(1, len(marks) + 1)]:
+        return True
+    texts = [str(s) for s in said]
+    if len(texts) > 1 and (
+        all(map(_GOES_ON.match, texts[1:])) or all(b.startswith(a) and a.strip() for a, b in pairwise(texts))
+    ):
+        return True
+    given = scores_beside(row)
+    return any(isinstance(g, bool) for g in given) or (len(given) > 2 and all(g in (-1, 0, 1) for g in given))

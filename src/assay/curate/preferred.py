@@ -1,0 +1,373 @@
+"""Two responses and what their source says about them: chosen and rejected, a label, votes, a score each.
+
+One small pure function per layout: a row in, a list of `Preferred` out, with a `RowError` in the place of each pair that
+could not be made.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from assay.curate.dialogues import pair_of
+from assay.curate.labels import LabelCode, graded, higher, number, numeric, verdict
+from assay.curate.rows import Row, RowError, has
+from assay.curate.turns import ROLES
+from assay.records import Pair
+
+MAX_LISTED = 64
+"""Responses in one list: it becomes n (n - 1) / 2 pairs."""
+CHOSEN = (
+    ("chosen", "rejected"), ("chosen", "reject"), ("preferred", "dispreferred"), ("preferred", "rejected"),
+    ("response_w", "response_l"), ("chosen_response", "rejected_response"), ("positive", "negative"),
+    ("messages", "rejected_messages"), ("messages", "rejected_response"), ("response", "rejected_response"),
+    ("preferred_output", "non_preferred_output"), ("response", "rejected"), ("completion", "rejected"),
+    ("chosen", "rejected_response"), ("accepted", "rejected"), ("chosen_messages", "rejected_messages"),
+    ("better_response", "worse_response"),
+    ("response_chosen", "response_rejected"), ("chosen_completion", "rejected_completion"), ("y_w", "y_l"),
+)  # fmt: skip
+_STEMS = (
+    "response",
+    "answer",
+    "output",
+    "completion",
+    "conversation",
+    "candidate",
+    "text",
+    "summary",
+    "human_ref",
+    "generation",
+)
+_ENDS = (
+    ("_a", "_b"), ("_A", "_B"), ("_1", "_2"), ("1", "2"), ("_0", "_1"), (" 1", " 2"), (" A", " B"), ("-1", "-2"),
+    ("0", "1"), ("-a", "-b"), ("_left", "_right"),
+)  # fmt: skip
+TWO = (*((stem + one, stem + two) for stem in _STEMS for one, two in _ENDS), ("a1", "a2"), ("A", "B"))
+TWO_SCORES = tuple((f"{stem}{a}", f"{stem}{b}") for stem in ("score", "rating", "reward") for a, b in _ENDS)
+LABELS = (
+    "label", "winner", "preference", "overall_preference", "preference_strength", "preferred", "better",
+    "better_response_id", "safer_response_id", "choice", "human", "verdict", "result", "chosen", "labels",
+)  # fmt: skip
+_ONE_HOT = ("winner_model_a", "winner_model_b", "winner_tie")
+_VOTES = ("votes", "worker_labels", "labels", "annotations", "annotator_labels", "judgments", "judgements")
+_SCORES_OF_TWO = (
+    ("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"), ("chosen-rating", "rejected-rating"),
+    ("rating_chosen", "rating_rejected"), ("chosen_rating", "rejected_rating"), ("chosen_reward", "rejected_reward"),
+    ("reward_chosen", "reward_rejected"), ("chosen-score", "rejected-score"),
+)  # fmt: skip
+_PUBLISHED: tuple[tuple[tuple[str, ...], str, LabelCode], ...] = (
+    (("context", "response1", "response2"), "overall_preference", (-3, 3)),  # HelpSteer3: below 0 the first is better
+    (("prompt", "response_1", "response_2"), "preference_strength", (-3, 3)),  # HelpSteer2-preference: the same
+    (("question", "answer_a", "answer_b"), "overall_preference", (-1, 1)),  # LFQA: the same
+    (("human_ref_A", "human_ref_B"), "labels", (1, 0)),  # SHP: 1 is A
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preferred:
+    """A pair with what its source says about it: `better` is a response id, or None for a tie.
+
+    `votes` counts all opinions; `confidence` is the share of those naming a side that named `better` (1.0 for one).
+    `strength` is by how much it is better in the source's own units (a difference of scores, a grade); 0.0: not told.
+
+    Example: Preferred(pair=pair, better=pair.responses[0].id, votes=3, confidence=2 / 3)
+    """
+
+    pair: Pair
+    better: str | None
+    votes: int = 1
+    confidence: float = 1.0
+    strength: float = 0.0
+
+
+Outcome = Preferred | RowError
+
+
+def present(row: Row, names: Iterable[str]) -> str | None:
+    return next((n for n in names if row.get(n) is not None), None)
+
+
+def both(row: Row, choices: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
+    """The first two names of `choices` that the row has, else the first of which it has one (the other is missing)."""
+    known = [two for two in choices if two[0] in row or two[1] in row]
+    return next((two for two in known if has(row, *two)), known[0] if known else None)
+
+
+def pair_fields(row: Row) -> tuple[str, str] | None:
+    """The names of the two response fields, where the row has both."""
+    fields = both(row, TWO)
+    return fields if fields and has(row, *fields) else None
+
+
+def chosen_fields(row: Row) -> tuple[str, str] | None:
+    """The names of the chosen and the rejected response, where the row has both as texts or messages.
+
+    Numbers and true/false there are indexes, and words such as "response_a" names of two other fields: not responses.
+    """
+    fields = next((two for two in CHOSEN if has(row, *two)), None)
+    if fields is None or any(isinstance(row[f], int | float) for f in fields):
+        return None
+    two = pair_fields(row)
+    if two is None or set(two) & set(fields):
+        return fields
+    try:
+        sides = [verdict(row[f], f, row, two, None) for f in fields]
+    except RowError:
+        return fields
+    return None if None not in sides else fields
+
+
+def chosen_rejected(row: Row, shared_start: bool = False) -> list[Outcome]:
+    """chosen and rejected: texts after a prompt, HH dialogues, or message lists with or without the prompt.
+
+    A list of texts on either side is several responses, each chosen one better than each rejected one (reward-bench 2).
+    `shared_start`: two texts without a prompt, of which what they have in common at the start is the prompt (TRL).
+    """
+    fields = chosen_fields(row) or both(row, CHOSEN) or CHOSEN[0]
+    one, other = row.get(fields[0]), row.get(fields[1])
+    if fields[0] == "messages" and one is not None and other is not None:
+        one, other = one, _rejected_messages(one, other, fields)
+    if shared_start:
+        row, one, other = _split(row, one, other, fields)
+    strength = _told_strength(row)
+    rivals = [(a, f, b, g) for a, f in _each(one, fields[0]) for b, g in _each(other, fields[1])]
+    if len(rivals) > MAX_LISTED**2:
+        raise RowError("/".join(fields), f"hold more than {MAX_LISTED} responses")
+    outcomes: list[Outcome] = []
+    for a, f, b, g in rivals:
+        try:
+            pair, (chosen, _) = pair_of(row, a, b, (f, g))
+            outcomes.append(Preferred(pair=pair, better=chosen, strength=strength))
+        except RowError as error:
+            if len(rivals) == 1:
+                raise _advised(error, row, one, other) from error
+            outcomes.append(error)
+    return outcomes
+
+
+def _advised(error: RowError, row: Row, one: object, other: object) -> RowError:
+    if (
+        error.field != "prompt"
+        or not error.reason.startswith("is missing")
+        or not (isinstance(one, str) and isinstance(other, str))
+    ):
+        return error
+    more = "; if what they share at the start is the prompt, give --layout chosen-rejected:shared-start"
+    return RowError(error.field, error.reason + more)
+
+
+def _each(value: object, field: str) -> list[tuple[object, str]]:
+    if isinstance(value, list) and value and all(isinstance(v, str) for v in value):
+        return [(v, f"{field}[{i}]") for i, v in enumerate(value)]
+    return [(value, field)]
+
+
+def _rejected_messages(one: object, other: object, fields: tuple[str, str]) -> object:
+    """ms-swift: the whole conversation with the chosen answer in `messages`; the rejected one alone, or whole as well."""
+    listed = other if isinstance(other, list) else [{"role": "assistant", "content": other}]
+    if not isinstance(one, list) or fields[1] == "rejected_messages":
+        return other
+    roles = [ROLES.get(str(m.get("role", m.get("from"))).lower()) if isinstance(m, Mapping) else None for m in one]
+    end = next((i + 1 for i in reversed(range(len(roles))) if roles[i] != "assistant"), 0)
+    if end == len(one):
+        raise RowError(fields[0], f'ends with the role "{roles[-1] if roles else None}", not with the chosen response')
+    if listed and all(isinstance(m, str) for m in listed):
+        raise RowError(fields[1], "is a list of texts: give one text, or messages")
+    return [*one[:end], *listed]
+
+
+def _split(row: Row, one: object, other: object, fields: tuple[str, str]) -> tuple[Row, object, object]:
+    """TRL's `extract_prompt`: the common start of both texts, up to its last space."""
+    if not isinstance(one, str) or not isinstance(other, str):
+        raise RowError("/".join(fields), "are not both texts")
+    at = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    at = max((i + 1 for i, c in enumerate(one[:at]) if c.isspace()), default=0)
+    if not one[:at].strip():
+        raise RowError("/".join(fields), "share no start that could be the prompt")
+    return {**row, "prompt": one[:at].rstrip()}, one[at:], other[at:]
+
+
+def _told_strength(row: Row) -> float:
+    """By how much the chosen response is better, from scores beside the two or a margin (TRL); 0.0 where none is told."""
+    scores = next((two for two in _SCORES_OF_TWO if has(row, *two)), None)
+    if scores and not any(isinstance(row[n], list | Mapping) for n in scores):
+        high, low = (number(row[n], n) for n in scores)
+        if high < low:
+            raise RowError(
+                "/".join(scores),
+                f"say that the rejected response is better: leave them out with --ignore ({high:g}, {low:g})",
+            )
+        return high - low
+    margin = row.get("margin")
+    if margin is None or isinstance(margin, list):
+        return 0.0
+    told = number(margin, "margin")
+    if told < 0:
+        raise RowError(
+            "margin", f"says that the rejected response is better: leave it out with --ignore margin ({told:g})"
+        )
+    return told
+
+
+def _two(row: Row) -> tuple[Pair, tuple[str, str], tuple[str, str]]:
+    fields = both(row, TWO) or ("response_a", "response_b")
+    if (dialogues := _parallel(row, fields)) is not None:
+        made = {k: v for k, v in row.items() if k != "prompt"}
+        return *pair_of(made, *dialogues, fields), fields
+    one, other = (_judged(row, row.get(f)) for f in fields)
+    return *pair_of(row, one, other, fields), fields
+
+
+def _judged(row: Row, dialogue: object) -> object:
+    """MT-bench's votes are on a turn of the dialogue, `turn`: what comes after it was not seen."""
+    turn = row.get("turn")
+    if isinstance(dialogue, list) and isinstance(turn, int) and 0 < 2 * turn < len(dialogue):
+        return dialogue[: 2 * turn]
+    return dialogue
+
+
+def _parallel(row: Row, fields: tuple[str, str]) -> tuple[object, object] | None:
+    """Two dialogues from prompts and responses that are lists with an entry for each turn (the Arena's CSV), or None."""
+    lists = [_turn_list(row.get(n)) for n in ("prompt", *fields)]
+    prompts, one, other = lists
+    if prompts is None or one is None or other is None:
+        return None
+    if not len(prompts) == len(one) == len(other):
+        raise RowError(
+            "/".join(("prompt", *fields)), f"have different numbers of turns ({len(prompts)}, {len(one)}, {len(other)})"
+        )
+
+    def dialogue(answers: list[Any], field: str) -> list[dict[str, Any]]:
+        said: list[dict[str, Any]] = []
+        for index, (asked, answer) in enumerate(zip(prompts, answers, strict=True)):
+            for name, value, role in (("prompt", asked, "user"), (field, answer, "assistant")):
+                if not isinstance(value, str) or not value.strip():
+                    raise RowError(f"{name}[{index}]", "is missing or empty")
+                said.append({"role": role, "content": value})
+        return said
+
+    return dialogue(one, fields[0]), dialogue(other, fields[1])
+
+
+def _turn_list(value: object) -> list[Any] | None:
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+    good = isinstance(value, list) and value and all(v is None or isinstance(v, str) for v in value)
+    return list(value) if isinstance(value, list) and good else None
+
+
+def scored_pair(row: Row, low: bool = False) -> list[Outcome]:
+    """Two responses with a score each (WebGPT comparisons, SHP); the higher is better, or the lower where `low`."""
+    fields = both(row, TWO_SCORES) or TWO_SCORES[0]
+    scores = [number(row.get(name), name) * (-1 if low else 1) for name in fields]
+    pair, ids, names = _two(row)
+    better = higher(ids, scores)
+    label = label_of(row)
+    if label is not None and (numeric(row[label]) is None or published_code(row) is not None):
+        side = verdict(row[label], label, row, names, published_code(row))
+        if (None if side is None else ids[side]) != better and "/".join(fields):
+            raise RowError(f"{label}/{'/'.join(fields)}", "say different things: leave one out with --ignore")
+    return [Preferred(pair=pair, better=better, strength=abs(scores[0] - scores[1]))]
+
+
+def label_of(row: Row) -> str | None:
+    """The name of the row's label, where it is one value and not a list; of several, the first that is no number."""
+    named = label_names(row)
+    return next((n for n in named if numeric(row[n]) is None), named[0] if named else None)
+
+
+def label_names(row: Row) -> list[str]:
+    """All of the row's labels, where there are several."""
+    return [n for n in LABELS if row.get(n) not in (None, "") and not isinstance(row[n], list | Mapping)]
+
+
+def published_code(row: Row) -> LabelCode | None:
+    """The label code of a published set, known by its fields."""
+    name = label_of(row)
+    return next((code for fields, label, code in _PUBLISHED if label == name and has(row, *fields)), None)
+
+
+def one_hot(row: Row) -> bool:
+    return has(row, *_ONE_HOT[:2])
+
+
+def labelled(row: Row, code: LabelCode | None = None) -> list[Outcome]:
+    """A prompt, two responses and a label that names one of them or a tie."""
+    pair, ids, fields = _two(row)
+    if one_hot(row):
+        side, confidence, strength = _hot(row), 1.0, 0.0
+    else:
+        name = label_of(row) or "label"
+        code = code or published_code(row)
+        side = verdict(row.get(name), name, row, fields, code)
+        confidence, strength = (1.0, 0.0) if side is None else graded(row.get(name), code)
+    better = None if side is None else ids[side]
+    return [Preferred(pair=pair, better=better, confidence=confidence, strength=strength)]
+
+
+def _hot(row: Row) -> int | None:
+    """The Arena's three columns, of which one is 1."""
+    given = [numeric(row.get(n)) or 0.0 for n in _ONE_HOT]
+    if sorted(given) != [0, 0, 1]:
+        raise RowError("/".join(_ONE_HOT), f"are not one 1 among zeros ({', '.join(f'{g:g}' for g in given)})")
+    return (0, 1, None)[given.index(1)]
+
+
+def voted(row: Row, code: LabelCode | None = None) -> list[Outcome]:
+    """Two responses and several people's labels: a list, numbered annotator fields, or two counts."""
+    pair, ids, fields = _two(row)
+    if has(row, "votes_a", "votes_b"):
+        counts = [number(row[n], n) for n in ("votes_a", "votes_b")] + [number(row.get("votes_tie") or 0, "votes_tie")]
+        if any(c < 0 or c != int(c) for c in counts) or not sum(counts):
+            raise RowError("votes_a/votes_b", "are not counts of votes")
+        return [tally(pair, ids, [0] * int(counts[0]) + [1] * int(counts[1]) + [None] * int(counts[2]))]
+    good: list[int | None] = []
+    bad: list[Outcome] = []
+    for name, value in votes_of(row):
+        try:
+            good.append(verdict(value, name, row, fields, code))
+        except RowError as error:
+            bad.append(error)
+    if not good:
+        raise bad[0] if bad and isinstance(bad[0], RowError) else RowError("votes", "hold no vote")
+    counted = tally(pair, ids, good)
+    label = label_of(row)
+    if label is not None and numeric(row[label]) is None:
+        side = verdict(row[label], label, row, fields, code)
+        if (None if side is None else ids[side]) != counted.better:
+            raise RowError(f"{label}/votes", "say different things: leave one out with --ignore")
+    return [counted, *bad]
+
+
+def votes_of(row: Row) -> list[tuple[str, Any]]:
+    """(field, vote) of every vote of a row with two responses."""
+    name = next((n for n in _VOTES if isinstance(row.get(n), list)), None)
+    if name is not None:
+        return [(f"{name}[{i}]", value) for i, value in enumerate(row[name])]
+    return [(n, row[n]) for n in row if re.fullmatch(r"annotator_?\d+", n) and row[n] is not None]
+
+
+def tally(pair: Pair, ids: tuple[str, str], sides: Sequence[int | None]) -> Preferred:
+    """What several votes (0, 1, or None for a tie) come to: more votes win; equally many are a tie.
+
+    `confidence` is the winner's share of all votes that name a side, so it is above 0.5.
+    """
+    ones, twos = sides.count(0), sides.count(1)
+    if ones == twos:
+        return Preferred(pair=pair, better=None, votes=len(sides))
+    winner = ids[0] if ones > twos else ids[1]
+    return Preferred(pair=pair, better=winner, votes=len(sides), confidence=max(ones, twos) / (ones + twos))
+
+
+def numbers(row: Row) -> list[float]:
+    """The numbers among the row's labels and votes; true and false are none, for they never say which response."""
+    if pair_fields(row) is None or published_code(row) is not None or one_hot(row):
+        return []
+    votes = [v for _, v in votes_of(row)]
+    name = label_of(row)
+    values = votes or ([row[name]] if name else [])
+    return [n for v in values if not isinstance(v, bool) and (n := numeric(v)) is not None]
