@@ -266,10 +266,11 @@ def hidden(inner: Any, inputs: dict[str, Any]) -> torch.Tensor:
     return vision.language_model(inner)(**inputs, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
 
 
-def packed_hidden(inner: Any, batch: Pack, pictures: vision.Pictures | None = None) -> torch.Tensor:
-    """The last hidden state at the last token of each answer, shape (N, D)."""
+def packed_hidden(inner: Any, batch: Pack, pictures: vision.Pictures | None = None, **kept: Any) -> torch.Tensor:
+    """The last hidden state at the last token of each answer, shape (N, D). `kept`: the lists of keys and values that this
+    pass fills (`prefilled`) or goes on from (`before`)."""
     embeds = vision.embed(inner, batch.ids_1T, batch.images, pictures)
-    inputs = {"inputs_embeds": embeds, "position_ids": batch.positions_1T, "layout": batch.layout}
+    inputs = {"inputs_embeds": embeds, "position_ids": batch.positions_1T, "layout": batch.layout, **kept}
     return hidden(inner, inputs)[0, batch.last_N]
 
 

@@ -1,16 +1,16 @@
 """A reward model as a module: groups of sequences in, one reward for each sequence out; packed where it can be."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from assay import models
-from assay.attention import candidates
+from assay.attention import Prefilled, candidates
 from assay.errors import AssayError, missing_extra
 from assay.images import ImageStore
-from assay.pack import Group, Pack, Padded, bins, pack, pad, padded_bins
+from assay.pack import Group, Pack, Padded, bins, continued, pack, pad, padded_bins
 from assay.reward.config import EngineConfig, TrainConfig
 from assay.reward.visual import load_visual
 from assay.vision import Pictures
@@ -53,15 +53,30 @@ class RewardModel(torch.nn.Module):
     def batch(self, groups: Sequence[Group]) -> Batch:
         return pack(groups, self.backend, pad_id=self.pad_id) if self.packed else pad(groups, self.pad_id)
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Rewards in fp32, shape (N,): one for each answer of each group, in order."""
+    def passes(self, group: Group) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """(answers, their rewards) of a packed group that is too large for one pass: what its answers share is read once, and
+        they go on from its keys in passes within the budget. For scoring: no gradient goes back into the prefix."""
+        prefix, answers = continued(group, self.pad_id)
+        where, none = self.model.get_input_embeddings().weight.device, group.prefix[:0]
+        kept: Prefilled = []
+        if len(prefix):
+            self(self.batch([Group(prefix=none, answers=(prefix,), images=group.images)]).to(where), prefilled=kept)
+            before = {"before": [(k[: len(prefix)], v[: len(prefix)]) for k, v in kept]}
+        backend = "segments" if self.backend == "flex" else self.backend
+        for part in bins([len(a) for a in answers], self.engine.tokens):
+            alone = [Group(prefix=none, answers=(answers[i],)) for i in part]
+            batch = pack(alone, backend, pad_id=self.pad_id, before=len(prefix)).to(where)
+            yield part, self(batch, **(before if len(prefix) else {}))
+
+    def forward(self, batch: Batch, **kept: Any) -> torch.Tensor:
+        """Rewards in fp32, shape (N,): one for each answer of each group, in order. `kept` is as in `models.packed_hidden`."""
         if isinstance(batch, Padded):
             inputs = {"input_ids": batch.ids_BT, "attention_mask": batch.mask_BT}
             if batch.types_BT is not None:
                 inputs["token_type_ids"] = batch.types_BT
             return self.model(**inputs).logits.squeeze(-1).float()  # type: ignore[no-any-return]
         inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        return inner.score(models.packed_hidden(inner, batch, self.pictures)).squeeze(-1).float()  # type: ignore[no-any-return]
+        return inner.score(models.packed_hidden(inner, batch, self.pictures, **kept)).squeeze(-1).float()  # type: ignore[no-any-return]
 
 
 def for_training(config: TrainConfig, tokenizer: Any) -> RewardModel:

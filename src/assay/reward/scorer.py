@@ -106,11 +106,18 @@ class LocalScorer:
             types = [rendered[i].second for i in rows if rendered[i].second]
             images = [i for m in conversations[rows[0]][:-1] for i in m.images]
             groups.append(share([rendered[i].ids for i in rows], types, images))
+        most = self.model.engine.tokens
+        large = [self.model.packed and len(g.answers) > 1 and g.tokens > most for g in groups]
+        small = [i for i, above in enumerate(large) if not above]
         rewards = np.zeros(len(rendered))
-        for part in self.model.bins(groups):
-            batch = self.model.batch([groups[i] for i in part]).to(self.where)
-            with torch.inference_mode(), torch.autocast(self.where.type, torch.bfloat16, enabled=self.model.bf16):
-                rewards[[i for g in part for i in together[g]]] = self.model(batch).double().cpu().numpy()
+        with torch.inference_mode(), torch.autocast(self.where.type, torch.bfloat16, enabled=self.model.bf16):
+            for part in self.model.bins([groups[i] for i in small]):
+                own = [small[i] for i in part]
+                found = self.model(self.model.batch([groups[i] for i in own]).to(self.where))
+                rewards[[i for g in own for i in together[g]]] = found.double().cpu().numpy()
+            for number in np.flatnonzero(large).tolist():
+                for part, found in self.model.passes(groups[number]):
+                    rewards[[together[number][i] for i in part]] = found.double().cpu().numpy()
         return rewards
 
 
