@@ -31,7 +31,7 @@ TILE = 64
 
 
 Prefilled = list[tuple[Tensor, Tensor]]
-"""Keys and values of every layer, each (T, K, D), that a pass leaves behind: for decoding, or for answers of later passes."""
+"""Keys and values of every layer, each (T, K, D), that a pass leaves behind, for decoding or for later passes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,8 @@ def register() -> None:
         if prefilled is not None:
             prefilled.append((k, v))
         if before is not None:
-            k, v = (torch.cat([own, seen.to(dtype)]) for own, seen in zip((k, v), before[module.layer_idx], strict=True))
+            earlier_k, earlier_v = before[int(module.layer_idx)]  # type: ignore[arg-type]
+            k, v = torch.cat([k, earlier_k.to(dtype)]), torch.cat([v, earlier_v.to(dtype)])
         return attend(q, k, v, layout, scaling or q.shape[-1] ** -0.5).unsqueeze(0), None
 
     AttentionInterface.register(NAME, interface)

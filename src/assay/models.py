@@ -29,6 +29,7 @@ except ImportError as error:
 
 from assay import attention, vision
 from assay.pack import Pack, pack, share
+from assay.templates import with_fixed_date
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -90,6 +91,7 @@ def load_tokenizer(name: str) -> Any:
         own = (t for t in ("<|finetune_right_pad_id|>", "<pad>", "[PAD]", "<|pad|>") if t in tokenizer.get_vocab())
         tokenizer.pad_token = next(own, tokenizer.eos_token)
     tokenizer.padding_side = "right"
+    with_fixed_date(tokenizer)
     return tokenizer
 
 
@@ -99,6 +101,8 @@ def load_processor(name: str) -> Any:
     if not hasattr(processor, "image_processor"):
         raise AssayError(f"the model '{name}' takes no pictures; give a vision-language model")
     processor.tokenizer.padding_side = "right"
+    with_fixed_date(processor)
+    with_fixed_date(processor.tokenizer)
     return processor
 
 

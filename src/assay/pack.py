@@ -86,7 +86,7 @@ def bins(sizes: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def split(group: Group, budget: int, packed: bool = True) -> list[list[int]]:
-    """The answers of a group in parts of at most `budget` tokens, each part with the prefix anew (or padded rows); one answer
+    """The answers of a group in parts of at most `budget` tokens, each part with the prefix anew (or padded rows); an answer
     goes alone where it has to."""
     if packed:
         return bins([len(a) for a in group.answers], max(1, budget - len(group.prefix)))

@@ -7,6 +7,7 @@ pairs (A.6 step 1). It keeps one folder per model:
     folder/training.json       what it was trained on and how it went; its presence means that training finished
     folder/calibration.json    the temperature that makes sigmoid(margin / T) a probability, fitted on the gold pairs
     folder/metrics.jsonl       one line per optimiser step
+    folder/left_out.jsonl      the pairs that this model could not read, and why, if there were any
     folder.partial/            an unfinished training: state/ of the last check, best/ so far
 
 Under `torchrun` or `accelerate launch` the same call trains on all processes: each takes every world-th pair of a step.
@@ -55,6 +56,9 @@ class Trained:
     wall_s: float
     packed: bool
     temperature: float | None = None
+    gold_pairs: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Pairs that the model cannot read, or that are the same tokens to it, by reason; left_out.jsonl names them."""
 
 
 @dataclass(slots=True)
@@ -101,7 +105,10 @@ def train(
     elif engine.device.type != "cpu":
         say(f"{folder.name}: packed, attention by {model.backend}")
     render = Renderer(tokenizer, min(config.max_tokens, position_limit(model.model)), store)
-    sample = render(source.take(config.seed, 0, range(min(64, len(source)))))
+    source = render.readable(source, engine.gather, engine.rank, engine.world)
+    held = render.render(gold, "gold pairs")
+    render.left.tell(say, folder.name)
+    sample = render(source.take(config.seed, 0, range(min(64, len(source))))) or render.spare
     steps = max(1, round(config.epochs * len(source) / config.batch_pairs))
     presented = steps * min(config.batch_pairs, len(source))
     if compile_when_worth(model, presented * float(np.mean([s.group.tokens for s in sample]))):
@@ -109,7 +116,8 @@ def train(
     engine.prepare(model, config.lr, config.weight_decay)
     compute = Steps(engine, model, config, min(config.batch_pairs, len(source)), steps)
     run = _Training(folder, config, compute, source, render, say)
-    state = run.loop(render.render(gold), tokenizer, trackers)
+    state = run.loop(held, tokenizer, trackers)
+    run.gather_left_out()
     if engine.lead:
         run.finish(state)
     engine.wait()
@@ -170,7 +178,8 @@ class _Training:
         rows = []
         for epoch in dict.fromkeys(e for e, _ in own):
             rows += self.source.take(self.config.seed, epoch, [p for e, p in own if e == epoch])
-        return self.compute.micros(self.render(rows), idle=rank >= len(numbered))
+        rendered = self.render(rows)
+        return self.compute.micros(rendered or self.render.spare, idle=rank >= len(numbered) or not rendered)
 
     def check(self, state: _State, gold: list[Rendered], tokenizer: Any) -> None:
         """Measure on gold; save the model when it is the best so far."""
@@ -190,7 +199,16 @@ class _Training:
         seen = f"gold {accuracy:.1%} of {len(margins):,}" if margins else "no gold pairs to check on"
         self.say(f"{self.folder.name}: step {state.step}/{self.steps}  {seen}")
 
+    def gather_left_out(self) -> None:
+        """What any process left out, known to all of them, told and kept."""
+        for (of, pair_id), reason in self.engine.gather(list(self.render.left.found.items())):
+            self.render.left.add(pair_id, reason, of)
+        self.render.left.tell(self.say, self.folder.name)
+        if self.engine.lead:
+            self.render.left.save(self.partial / "left_out.jsonl")
+
     def keep(self, state: _State) -> None:
+        self.gather_left_out()
         extra = {"state": asdict(state), "config": self.identity()}
         self.engine.save(self.partial / "state", extra)
 
@@ -198,6 +216,7 @@ class _Training:
         folder = self.partial / "state"
         if not folder.exists():
             return _State()
+        self.render.left.load(self.partial / "left_out.jsonl")
         extra = self.engine.load(folder)
         if extra["config"] != self.identity():
             raise AssayError(
@@ -223,13 +242,15 @@ class _Training:
             calibration.save(fitted, best / "calibration.json")
         if (self.partial / "metrics.jsonl").exists():
             shutil.copy(self.partial / "metrics.jsonl", best / "metrics.jsonl")
+        self.render.left.save(best / "left_out.jsonl")
         if (self.partial / "trackers").exists():
             shutil.copytree(self.partial / "trackers", best / "trackers", dirs_exist_ok=True)
         result = {
             "pairs": len(self.source), "steps": self.steps, "gold_accuracy": max(state.best_accuracy, 0.0),
             "best_step": state.best_step, "cut_tokens": state.cut, "tokens": state.tokens,
             "presented": state.presented, "wall_s": round(state.wall_s, 2), "packed": self.compute.model.packed,
-            "temperature": fitted.temperature if fitted else None,
+            "temperature": fitted.temperature if fitted else None, "gold_pairs": len(state.best_margins),
+            "left_out": self.render.left.counts(),
         }  # fmt: skip
         write_text(best / "training.json", json.dumps(result, indent=2))
         shutil.rmtree(self.folder, ignore_errors=True)
