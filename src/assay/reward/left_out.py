@@ -34,7 +34,8 @@ class LeftOut:
                 for reason, n in self.counts(of).items():
                     ids = [i for (what, i), r in self.found.items() if (what, r) == (of, reason)]
                     more = ", ..." if n > NAMED else ""
-                    say(f"{name}: {n:,} {of} left out: {reason} ({', '.join(ids[:NAMED])}{more})")
+                    what = of if n > 1 else of.removesuffix("s")
+                    say(f"{name}: {n:,} {what} left out: {reason} ({', '.join(ids[:NAMED])}{more})")
 
     def save(self, path: Path) -> None:
         """Write a line for each pair, if there is any."""
