@@ -239,8 +239,10 @@ class Padded:
 def pad(groups: Sequence[Group], pad_id: int) -> Padded:
     """One padded row for each answer of each group, in order."""
     rows = [np.concatenate([g.prefix, a]) for g in groups for a in g.answers]
-    firsts = [t for g in groups for t in g.types]
     width = max(len(r) for r in rows)
+    firsts = (
+        [t or width for g in groups for t in g.types or [0] * len(g.answers)] if any(g.types for g in groups) else []
+    )
     ids_BT = np.full((len(rows), width), pad_id, dtype=np.int64)
     lengths_B = np.array([len(r) for r in rows])
     for ids_T, row in zip(ids_BT, rows, strict=True):

@@ -170,11 +170,17 @@ def _loaded(arguments: Any) -> Any:
 
 
 def _leaves(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        return [x for k, v in value.items() for x in (str(k), *_leaves(v))]
-    if isinstance(value, list):
-        return [x for v in value for x in _leaves(v)]
-    return [] if value is None or isinstance(value, bool) else [str(value)]
+    """The names and values in an object, however deep."""
+    found, todo = [], [value]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, dict):
+            todo += [*one, *one.values()]
+        elif isinstance(one, list):
+            todo += one
+        elif one is not None and not isinstance(one, bool):
+            found.append(str(one))
+    return found
 
 
 def _text(turn: dict[str, Any]) -> str:
