@@ -113,7 +113,7 @@ def encodable(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise CannotRead(f"character {error.start + 1} of a text is half of a surrogate pair") from error
+        raise CannotRead("a text holds half of a surrogate pair, which is no character") from error
     return text
 
 
