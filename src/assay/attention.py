@@ -31,7 +31,7 @@ TILE = 64
 
 
 Prefilled = list[tuple[Tensor, Tensor]]
-"""Keys and values of every layer, each (T, K, D), that a pass leaves behind for decoding."""
+"""Keys and values of every layer, each (T, K, D), that a pass leaves behind, for decoding or for later passes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ def register() -> None:
     def interface(
         module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
         scaling: float | None = None, layout: Layout | None = None, prefilled: Prefilled | None = None,
-        decoding: Callable[..., Tensor] | None = None, **_: Any,
+        decoding: Callable[..., Tensor] | None = None, before: Prefilled | None = None, **_: Any,
     ) -> tuple[Tensor, None]:  # fmt: skip
         dtype = value.dtype
         if decoding is not None:
@@ -80,6 +80,9 @@ def register() -> None:
         q, k, v = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))
         if prefilled is not None:
             prefilled.append((k, v))
+        if before is not None:
+            earlier_k, earlier_v = before[int(module.layer_idx)]  # type: ignore[arg-type]
+            k, v = torch.cat([k, earlier_k.to(dtype)]), torch.cat([v, earlier_v.to(dtype)])
         return attend(q, k, v, layout, scaling or q.shape[-1] ** -0.5).unsqueeze(0), None
 
     AttentionInterface.register(NAME, interface)

@@ -30,6 +30,7 @@ except ImportError as error:
 
 from assay import attention, vision
 from assay.pack import Pack, pack, share
+from assay.templates import with_fixed_date
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -101,6 +102,7 @@ def load_tokenizer(name: str) -> Any:
         own = (t for t in ("<|finetune_right_pad_id|>", "<pad>", "[PAD]", "<|pad|>") if t in tokenizer.get_vocab())
         tokenizer.pad_token = next(own, tokenizer.eos_token)
     tokenizer.padding_side = "right"
+    with_fixed_date(tokenizer)
     return tokenizer
 
 
@@ -110,6 +112,8 @@ def load_processor(name: str) -> Any:
     if not hasattr(processor, "image_processor"):
         raise AssayError(f"the model '{name}' takes no pictures; give a vision-language model")
     processor.tokenizer.padding_side = "right"
+    with_fixed_date(processor)
+    with_fixed_date(processor.tokenizer)
     return processor
 
 
@@ -277,10 +281,11 @@ def hidden(inner: Any, inputs: dict[str, Any]) -> torch.Tensor:
     return vision.language_model(inner)(**inputs, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
 
 
-def packed_hidden(inner: Any, batch: Pack, pictures: vision.Pictures | None = None) -> torch.Tensor:
-    """The last hidden state at the last token of each answer, shape (N, D)."""
+def packed_hidden(inner: Any, batch: Pack, pictures: vision.Pictures | None = None, **kept: Any) -> torch.Tensor:
+    """The last hidden state at the last token of each answer, shape (N, D). `kept`: the lists of keys and values that this
+    pass fills (`prefilled`) or goes on from (`before`)."""
     embeds = vision.embed(inner, batch.ids_1T, batch.images, pictures)
-    inputs = {"inputs_embeds": embeds, "position_ids": batch.positions_1T, "layout": batch.layout}
+    inputs = {"inputs_embeds": embeds, "position_ids": batch.positions_1T, "layout": batch.layout, **kept}
     return hidden(inner, inputs)[0, batch.last_N]
 
 

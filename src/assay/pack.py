@@ -85,6 +85,25 @@ def bins(sizes: Sequence[int], budget: int) -> list[list[int]]:
     return [sorted(f) for f in filled]
 
 
+def split(group: Group, budget: int, packed: bool = True) -> list[list[int]]:
+    """The answers of a group in parts of at most `budget` tokens, each part with the prefix anew (or padded rows); an answer
+    goes alone where it has to."""
+    if packed:
+        return bins([len(a) for a in group.answers], max(1, budget - len(group.prefix)))
+    rows, n = max(1, budget // group.longest()), len(group.answers)
+    return [list(range(at, min(at + rows, n))) for at in range(0, n, rows)]
+
+
+def continued(group: Group, pad_id: int) -> tuple[Ids, list[Ids]]:
+    """A group for several passes: what is read once, and what each answer puts after it.
+
+    The token at which an all-padding answer is read stays with the answers: its state is needed in their pass.
+    """
+    seen = np.flatnonzero(group.prefix != pad_id)
+    at = int(seen[-1]) if len(seen) else 0
+    return group.prefix[:at], [np.concatenate([group.prefix[at:], a]) for a in group.answers]
+
+
 def padded_bins(groups: Sequence[Group], budget: int) -> list[list[int]]:
     """Like `bins` for padded batches: neighbours in length, so that rows times longest stays within `budget`."""
     filled: list[list[int]] = []
@@ -127,8 +146,13 @@ class Pack:
         return Pack(**moved, layout=_moved(self.layout, device), images=self.images)
 
 
-def pack(groups: Sequence[Group], backend: str = "segments", multiple: int = 64, pad_id: int = -1) -> Pack:
+def pack(
+    groups: Sequence[Group], backend: str = "segments", multiple: int = 64, pad_id: int = -1, before: int = 0
+) -> Pack:
     """One row of all groups: each token once, a prefix before its answers. `backend` is as in `assay.attention`.
+
+    With `before`, the groups have no prefixes of their own: all follow that many tokens of an earlier pass, whose keys lie
+    behind this pack's (back ends that list their keys: segments, varlen).
 
     The row's end is filled up to a `multiple` of tokens, by a segment that nobody reads: kernels are made per shape,
     and a few shapes are made soon. A reward is read where transformers reads it: at the last token that is not `pad_id`
@@ -143,6 +167,9 @@ def pack(groups: Sequence[Group], backend: str = "segments", multiple: int = 64,
     sources: list[NDArray[np.int64]] = []
     targets: list[Ids] = []
     at, answers = 0, 0
+    whole = -(-sum(g.tokens for g in groups) // multiple) * multiple
+    earlier = np.arange(whole, whole + before)
+    assert not before or (backend != "flex" and not any(len(g.prefix) for g in groups))
     for number, group in enumerate(groups):
         start, split = at, len(group.prefix)
         own = np.arange(start, start + split)
@@ -156,8 +183,9 @@ def pack(groups: Sequence[Group], backend: str = "segments", multiple: int = 64,
             assert len(answer), "an answer needs at least one token"
             answers += 1
             pieces.append(answer)
-            positions.append(np.arange(split, split + len(answer), dtype=np.int32))
-            keys.append(np.concatenate([own, np.arange(at, at + len(answer))]))
+            first = before + split
+            positions.append(np.arange(first, first + len(answer), dtype=np.int32))
+            keys.append(np.concatenate([earlier, own, np.arange(at, at + len(answer))]))
             segments.append((number, answers))
             sources.append(np.concatenate([own[-1:], np.arange(at, at + len(answer) - 1)]))
             targets.append(answer if split else answer[1:])
@@ -211,8 +239,10 @@ class Padded:
 def pad(groups: Sequence[Group], pad_id: int) -> Padded:
     """One padded row for each answer of each group, in order."""
     rows = [np.concatenate([g.prefix, a]) for g in groups for a in g.answers]
-    firsts = [t for g in groups for t in g.types]
     width = max(len(r) for r in rows)
+    firsts = (
+        [t or width for g in groups for t in g.types or [0] * len(g.answers)] if any(g.types for g in groups) else []
+    )
     ids_BT = np.full((len(rows), width), pad_id, dtype=np.int64)
     lengths_B = np.array([len(r) for r in rows])
     for ids_T, row in zip(ids_BT, rows, strict=True):

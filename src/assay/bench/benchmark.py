@@ -242,12 +242,24 @@ def evaluate(
         scores = score(chosen, scorer)
         told = [i for i in chosen if all(c in scores for c in i.conversations)]
         result = replace(report(_some(told, chosen), scores), diagnostics=by_length(told, scores))
+        notes += _ties(told, scores)
     if len(chosen) < len(items):
         notes += (f"sample of {len(chosen):,} of {len(items):,} items, stratified, seed {seed}",)
     failed = len(chosen) - len(told)
     if failed:
         notes += (f"coverage {len(told) / len(chosen):.1%}: {failed:,} of {len(chosen):,} items without all rewards",)
     return replace(result, total=len(items), notes=result.notes + notes, failed=failed)
+
+
+def _ties(items: Sequence[Item], scores: Scores) -> tuple[str, ...]:
+    """A note of comparisons that no rule decides: equal rewards, above all where two answers are the same tokens."""
+    duels = [duel for item in items for duel in item.duels]
+    equal = sum(scores[right] == scores[wrong] for right, wrong in duels)
+    if not equal:
+        return ()
+    return (
+        f"{equal:,} of {len(duels):,} comparisons are exact ties (the same tokens to this model, or rounded alike): no win",
+    )
 
 
 def _some(told: list[T], chosen: Sequence[T]) -> list[T]:

@@ -45,8 +45,13 @@ def reward_train(
 
     pairs, held = training_data(source, labels, gold)
     trained = train(out, config, pairs, held, print, trackers)
-    seen = f"{trained.gold_accuracy:.1%} of {len(held):,} gold pairs" if held else "no gold pairs to check on"
-    return print(f"{trained.pairs:,} pairs, {trained.steps:,} steps, {seen} -> {out}")
+    seen = (
+        f"{trained.gold_accuracy:.1%} of {trained.gold_pairs:,} gold pairs"
+        if trained.gold_pairs
+        else "no gold pairs to check on"
+    )
+    left = f" ({sum(trained.left_out.values()):,} left out)" if trained.left_out else ""
+    return print(f"{trained.pairs:,} pairs{left}, {trained.steps:,} steps, {seen} -> {out}")
 
 
 @app.command(name="export")

@@ -237,12 +237,17 @@ class Grpo:
         }  # fmt: skip
 
     def micros(self, batch: list[Sample], fresh: int) -> list[_Micro]:
-        """Samples of one prompt share it: a group for each prompt, and groups in passes within the budget of tokens."""
+        """Samples of one prompt share it: a group for each prompt (several where they are above the budget of tokens), and
+        groups in passes within that budget."""
         by_prompt: dict[str, list[int]] = {}
         for at, sample in enumerate(batch):
             by_prompt.setdefault(sample.prompt_id, []).append(at)
-        members = list(by_prompt.values())
-        groups = [self.group(self.by_id[batch[m[0]].prompt_id], [batch[i] for i in m]) for m in members]
+
+        def group(places: list[int]) -> Group:
+            return self.group(self.by_id[batch[places[0]].prompt_id], [batch[i] for i in places])
+
+        members = [[m[i] for i in part] for m in by_prompt.values() for part in self.policy.parts(group(m))]
+        groups = [group(m) for m in members]
         made = []
         for part in self.policy.bins(groups) if groups else []:
             places = [i for p in part for i in members[p]]

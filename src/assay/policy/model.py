@@ -17,7 +17,7 @@ from assay.attention import candidates
 from assay.errors import AssayError
 from assay.head import chosen_logprobs
 from assay.images import ImageStore
-from assay.pack import Group, Pack, Padded, bins, pack, pad, padded_bins
+from assay.pack import Group, Pack, Padded, bins, pack, pad, padded_bins, split
 from assay.policy.config import PolicyConfig
 
 Part = Literal["adapter", "llm", "vision"]
@@ -92,6 +92,10 @@ class Policy(torch.nn.Module):
         if self.packed:
             return bins([g.tokens for g in groups], budget or self.config.tokens)
         return padded_bins(groups, budget or self.config.tokens)
+
+    def parts(self, group: Group) -> list[list[int]]:
+        """The answers of a group for each forward pass, within the budget of tokens."""
+        return split(group, self.config.tokens, self.packed)
 
     def batch(self, groups: Sequence[Group]) -> Batch:
         return pack(groups, self.backend) if self.packed else pad(groups, self.tokenizer.pad_token_id or 0)

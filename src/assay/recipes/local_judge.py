@@ -20,7 +20,9 @@ from assay.chat import Request
 from assay.errors import AssayError
 from assay.models import computes_in_half, load_pretrained, load_tokenizer
 from assay.records import digest
+from assay.render import encodable
 from assay.replies import Reply, open_replies
+from assay.templates import chat_text
 
 PREFILL = "Verdict: "
 VERDICTS = ("1", "2")
@@ -103,8 +105,7 @@ class LocalJudge:
         """The prompt with the beginning of the answer, and the tokens that are to be compared after it."""
         if any(m.images for m in request.messages):
             raise AssayError(f"{self.name}@local cannot see pictures; ask a server")
-        messages = [m.chat() for m in request.messages]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) + PREFILL
+        text = encodable(chat_text(tokenizer, request.messages, asking=True)) + PREFILL
         one, other = (tokenizer(text + v, add_special_tokens=False).input_ids for v in VERDICTS)
         if one[:-1] != other[:-1] or one[-1] == other[-1]:
             raise AssayError(f"{self.name}@local: its tokenizer does not end '{PREFILL}1' with a token for the 1 alone")

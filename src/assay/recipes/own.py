@@ -71,19 +71,20 @@ def fitting(
 ) -> list[Prompt]:
     """The prompts that the model can read, with room for an answer of so many tokens; those that are left out are printed by
     reason, and counted in `left`."""
-    most, counts, kept = room(policy) - answer, Counter[str](), []
+    most, counts, kept, first = room(policy) - answer, Counter[str](), [], dict[str, str]()
     for prompt in prompts:
         try:
             fits = len(sampler.prompt_ids(prompt)) <= most
+            reason = "" if fits else f"longer than {most:,} tokens with their pictures"
         except CannotRead as error:
-            counts[str(error)] += 1
-            continue
-        if fits:
+            reason = str(error)
+        if not reason:
             kept.append(prompt)
-        else:
-            counts[f"longer than {most:,} tokens with their pictures"] += 1
+            continue
+        counts[reason] += 1
+        first.setdefault(reason, " ".join(prompt.messages[-1].content.split())[:60])
     for reason, n in counts.most_common():
-        print(f"{n:,} questions left out: {reason}")
+        print(f"{n:,} questions left out: {reason} (the first: {first[reason]!r})")
     if left is not None:
         left.update(counts)
     if not kept:
@@ -113,6 +114,7 @@ def run_grpo(
     if gold.reward_model:
         scorer, term = load_reward_model(gold, store, any(p.images for p in prompts)), None
         named = fingerprint(gold.reward_model)
+        prompts, held = scorer.readable(prompts), scorer.readable(held)
         if held:
             kept = sibling(out, ".calibration.json")
             held = fitting(held, policy, sampler, sampling.max_tokens)

@@ -112,6 +112,7 @@ class _Making:
         sampler.load(self.round)
         prompts = fitting(prompts, policy, sampler, sampling.max_tokens, left)
         scorer = load_reward_model(judge, self.store, any(p.images for p in prompts)) if judge.reward_model else None
+        prompts = prompts if scorer is None else scorer.readable(prompts, left)
         reward = HybridReward(RewardConfig(combine="sum"), scorer, None, self.answer_start)
         counts = Counter[str]()
         for number, at in enumerate(range(0, len(prompts), PART)):

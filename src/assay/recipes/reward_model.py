@@ -1,14 +1,16 @@
 """A reward model as a term of a policy's rewards: who it is, and what its scores are worth on gold answers."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from assay.errors import AssayError
+from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
 from assay.policy.rewards import EMPTY, HybridReward, ModelTerm, RewardConfig, fit_model_term
 from assay.records import Conversation, Prompt, Rollout, RolloutScorer, Score, Scorer, assistant, digest
@@ -65,17 +67,38 @@ def _flag(name: str) -> str:
     return name.replace("_", "-")
 
 
-def rollout_scorer(score: Scorer, sees: bool = True) -> RolloutScorer:
+class RolloutRewards:
     """A scorer of conversations as one of (prompt, answer) pairs, with their pictures if it `sees`."""
 
-    def conversation(prompt: Prompt, text: str) -> Conversation:
-        asked = prompt.messages if sees else tuple(replace(m, images=()) for m in prompt.messages)
+    def __init__(self, score: Scorer, sees: bool = True) -> None:
+        self.score, self.sees = score, sees
+
+    def __call__(self, pairs: Sequence[tuple[Prompt, str]]) -> NDArray[np.float64]:
+        return self.score([self.conversation(p, text) for p, text in pairs])
+
+    def conversation(self, prompt: Prompt, text: str) -> Conversation:
+        asked = prompt.messages if self.sees else tuple(replace(m, images=()) for m in prompt.messages)
         return (*asked, assistant(text))
 
-    return lambda pairs: score([conversation(p, text) for p, text in pairs])
+    def readable(self, prompts: Sequence[Prompt], left: Counter[str] | None = None) -> list[Prompt]:
+        """The prompts that the reward model can read an answer to; the others are printed by reason, and counted in `left`.
+        Raises AssayError when none is left."""
+        tried = getattr(self.score, "attempts", None)
+        if tried is None:
+            return list(prompts)
+        found = tried([self.conversation(p, "a") for p in prompts])
+        counts = Counter(f"the reward model cannot read it: {one}" for one in found if isinstance(one, CannotRead))
+        for reason, n in counts.most_common():
+            print(f"{n:,} questions left out: {reason}")
+        if left is not None:
+            left.update(counts)
+        kept = [p for p, one in zip(prompts, found, strict=True) if not isinstance(one, CannotRead)]
+        if prompts and not kept:
+            raise AssayError("no question is left that the reward model can read")
+        return kept
 
 
-def load_reward_model(config: RewardModelConfig, store: ImageStore, pictures: bool) -> RolloutScorer:
+def load_reward_model(config: RewardModelConfig, store: ImageStore, pictures: bool) -> RolloutRewards:
     """The reward model that is named. That it does not see the questions' pictures is printed."""
     from assay.reward.scorer import load_scorer
     from assay.reward.visual import is_visual
@@ -85,7 +108,7 @@ def load_reward_model(config: RewardModelConfig, store: ImageStore, pictures: bo
     sees = not elsewhere and is_visual(name)
     if pictures and not sees:
         print(f"the reward model {name} reads questions without their pictures")
-    return rollout_scorer(load_scorer(name, config.reward_tokens, images=store.folder if sees else None), sees)
+    return RolloutRewards(load_scorer(name, config.reward_tokens, images=store.folder if sees else None), sees)
 
 
 def fingerprint(name: str) -> str:

@@ -23,8 +23,8 @@ from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig,
 from assay.policy.hallucination import MonitorConfig, Reading, Watch
 from assay.policy.rewards import EMPTY, HybridReward, ModelTerm, RewardConfig
 from assay.recipes.exam import Exam, examine, watching
+from assay.recipes.reward_model import RolloutRewards
 from assay.recipes.reward_model import calibrate as calibrated
-from assay.recipes.reward_model import rollout_scorer
 from assay.records import AnswerPair, Preference, Prompt, Response, Rollout, Score
 from assay.reward.config import TrainConfig
 from assay.run import Run
@@ -252,7 +252,7 @@ class Tuner:
             self.models / "reward", settings.max_tokens, settings.engine.tokens, settings.precision,
             self.store.folder if self.visual else None,
         )  # fmt: skip
-        return rollout_scorer(score)
+        return RolloutRewards(score)
 
     def reward(self) -> Any:
         """The hybrid reward, with the reward model where there is one."""

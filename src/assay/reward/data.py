@@ -6,7 +6,7 @@ the state there is.
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,9 @@ from assay.images import ImageStore
 from assay.order import Orders
 from assay.pack import Group, share
 from assay.records import Preference, digest
-from assay.render import render
+from assay.render import Rendered as Tokens
+from assay.render import attempts, check
+from assay.reward.left_out import SAME, LeftOut
 from assay.tables import arrow_type, build
 
 
@@ -207,45 +209,96 @@ class Rendered:
 
 
 class Renderer:
-    """Pairs to tokens, remembering what fits: small sets are read many times, large ones once."""
+    """Pairs to tokens, remembering what fits: small sets are read many times, large ones once.
 
-    REMEMBERED = 200_000
+    A pair that the model cannot read, or whose two answers are the same tokens to it, is left out and recorded in `left`.
+    `spare` holds one pair that it can read, for a process that has none in a step.
+    """
+
+    REMEMBERED, AT_ONCE = 200_000, 1_000
 
     def __init__(self, tokenizer: Any, max_tokens: int, store: ImageStore | None = None) -> None:
+        check(tokenizer)
         self.tokenizer, self.max_tokens, self.store = tokenizer, max_tokens, store
+        self.left, self.spare = LeftOut(), list[Rendered]()
         self._known: dict[int, Rendered] = {}
 
     def __call__(self, numbered: Sequence[tuple[int, Preference]]) -> list[Rendered]:
+        """The pairs that can be read, in order."""
         new = {n: p for n, p in numbered if n not in self._known}
-        fresh = dict(zip(new, self.render(list(new.values())), strict=True))
+        fresh = dict(zip(new, self.tried(list(new.values())), strict=True))
+        self._remember({n: one for n, one in fresh.items() if isinstance(one, Rendered)})
+        found = (fresh[n] if n in fresh else self._known[n] for n, _ in numbered)
+        return [one for one in found if isinstance(one, Rendered)]
+
+    def render(self, pairs: Sequence[Preference], of: str = "pairs") -> list[Rendered]:
+        """The pairs that can be read, in order, not remembered; `of` says what they are."""
+        return [one for one in self.tried(pairs, of) if isinstance(one, Rendered)]
+
+    def readable(
+        self, source: Pairs, gather: Callable[[list[Any]], list[Any]] = list, rank: int = 0, world: int = 1
+    ) -> Pairs:
+        """The pairs without those that the model cannot read, before anything is trained on: all of them where they are in
+        memory, each process its share of the work. What is streamed is read as it comes.
+
+        Raises AssayError when none is left, or a sample of a stream has none.
+        """
+        if not isinstance(source, MemoryPairs):
+            numbered = source.take(0, 0, range(min(self.AT_ONCE, len(source))))
+            if not self.render([p for _, p in numbered]):
+                raise AssayError(f"none of the first {len(numbered):,} pairs can be read: {self._reason()}")
+            return source
+        own, kept = range(rank, len(source), world), dict[int, Rendered]()
+        bad: list[tuple[int, str]] = []
+        for at in range(0, len(own), self.AT_ONCE):
+            part = own[at : at + self.AT_ONCE]
+            for n, one in zip(part, self.tried([source.pairs[n] for n in part]), strict=True):
+                if not isinstance(one, Rendered):
+                    bad.append((n, str(one)))
+                elif len(kept) < self.REMEMBERED:
+                    kept[n] = one
+        without: dict[int, str] = dict(gather(bad))
+        for n, reason in without.items():
+            self.left.add(source.pairs[n].pair_id, reason)
+        numbers = [n for n in range(len(source)) if n not in without]
+        if not numbers:
+            raise AssayError(f"none of the {len(source):,} pairs can be read by this model: {self._reason()}")
+        self._remember({new: kept[n] for new, n in enumerate(numbers) if n in kept})
+        return MemoryPairs([source.pairs[n] for n in numbers])
+
+    def _reason(self) -> str:
+        return next(iter(self.left.counts()), "there are none")
+
+    def _remember(self, fresh: dict[int, Rendered]) -> None:
         if len(self._known) + len(fresh) <= self.REMEMBERED:
             self._known.update(fresh)
-        return [fresh[n] if n in fresh else self._known[n] for n, _ in numbered]
 
-    def render(self, pairs: Sequence[Preference]) -> list[Rendered]:
-        """The pairs as tokens. Raises AssayError, with the pair's id, for one that cannot be read with its pictures."""
+    def tried(self, pairs: Sequence[Preference], of: str = "pairs") -> list[Rendered | CannotRead]:
+        """The pairs as tokens, or why not; those that cannot be read are recorded."""
         whole = [p.prompt + r.messages for p in pairs for r in (p.chosen, p.rejected)]
-        try:
-            flat = render(self.tokenizer, whole, self.max_tokens, self.store)
-        except CannotRead as error:
-            raise self._named(pairs) or error from error
-        made = []
-        for pair, chosen, rejected in zip(pairs, flat[::2], flat[1::2], strict=True):
-            types = (chosen.second, rejected.second) if chosen.second else ()
-            group = share([chosen.ids, rejected.ids], types, [i for m in pair.prompt for i in m.images])
-            cut = chosen.cut + rejected.cut
-            made.append(Rendered(group=group, certainty=pair.certainty, margin=pair.margin, cut=cut))
+        together = [(at, at + 1) for at in range(0, len(whole), 2)]
+        flat = attempts(self.tokenizer, whole, self.max_tokens, self.store, together)
+        made = [self._pair(p, c, r) for p, c, r in zip(pairs, flat[::2], flat[1::2], strict=True)]
+        for pair, one in zip(pairs, made, strict=True):
+            if isinstance(one, CannotRead):
+                self.left.add(pair.pair_id, str(one), of)
+            elif not self.spare:
+                self.spare = [one]
         return made
 
-    def _named(self, pairs: Sequence[Preference]) -> AssayError | None:
-        """The error of the first pair that cannot be read."""
-        for pair in pairs:
-            try:
-                render(self.tokenizer, [pair.prompt + r.messages for r in (pair.chosen, pair.rejected)], self.max_tokens,
-                       self.store)  # fmt: skip
-            except CannotRead as error:
-                return AssayError(f"pair {pair.pair_id}: {error}; leave it out, or give --max-tokens more room")
-        return None
+    def _pair(
+        self, pair: Preference, chosen: Tokens | CannotRead, rejected: Tokens | CannotRead
+    ) -> Rendered | CannotRead:
+        if isinstance(chosen, CannotRead):
+            return chosen
+        if isinstance(rejected, CannotRead):
+            return rejected
+        cut = chosen.cut + rejected.cut
+        if chosen.ids == rejected.ids:
+            return CannotRead(f"{SAME}, cut to {self.max_tokens:,} of them" if cut else SAME)
+        types = (chosen.second, rejected.second) if chosen.second else ()
+        group = share([chosen.ids, rejected.ids], types, [i for m in pair.prompt for i in m.images])
+        return Rendered(group=group, certainty=pair.certainty, margin=pair.margin, cut=cut)
 
 
 def positions(n: int, at: int, size: int) -> list[tuple[int, list[int]]]:

@@ -1,16 +1,17 @@
 """A reward model as a module: groups of sequences in, one reward for each sequence out; packed where it can be."""
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from assay import models
-from assay.attention import candidates
+from assay.attention import Prefilled, candidates
 from assay.errors import AssayError, missing_extra
 from assay.images import ImageStore
-from assay.pack import Group, Pack, Padded, bins, pack, pad, padded_bins
+from assay.pack import Group, Pack, Padded, bins, continued, pack, pad, padded_bins
 from assay.reward.config import EngineConfig, TrainConfig
 from assay.reward.visual import load_visual
 from assay.vision import Pictures
@@ -29,11 +30,17 @@ class RewardModel(torch.nn.Module):
         self, model: Any, pad_id: int, engine: EngineConfig, precision: str = "fp32", pictures: Pictures | None = None
     ) -> None:
         super().__init__()
+        if getattr(model.config, "is_encoder_decoder", False):
+            raise AssayError(
+                f"{model.config.name_or_path}: an encoder-decoder ({model.config.model_type}) is no reward model here; "
+                "take a decoder with a chat template, or an encoder"
+            )
         self.model, self.pad_id, self.engine, self.pictures = model, pad_id, engine, pictures
         self.fresh: Callable[[], Any] | None = None
         self._no_split_modules = list(getattr(model, "_no_split_modules", None) or [])
         self.reason, self.backend = "engine.packing is off", "segments"
         self.bf16 = models.computes_in_half(precision)
+        self.typed = _has_types(model)
         wanted = candidates(models.device(), self.bf16) if engine.attention == "auto" else (engine.attention,)
         for backend in wanted if engine.packing else ():
             self.reason, self.backend = models.use_packing(model, backend, self.bf16), backend
@@ -53,15 +60,37 @@ class RewardModel(torch.nn.Module):
     def batch(self, groups: Sequence[Group]) -> Batch:
         return pack(groups, self.backend, pad_id=self.pad_id) if self.packed else pad(groups, self.pad_id)
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Rewards in fp32, shape (N,): one for each answer of each group, in order."""
+    def passes(self, group: Group) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """(answers, their rewards) of a packed group that is too large for one pass: what its answers share is read once,
+        and they go on from its keys in passes within the budget. For scoring: no gradient goes back into the prefix."""
+        prefix, answers = continued(group, self.pad_id)
+        where, none = self.model.get_input_embeddings().weight.device, group.prefix[:0]
+        kept: Prefilled = []
+        if len(prefix):
+            self(self.batch([Group(prefix=none, answers=(prefix,), images=group.images)]).to(where), prefilled=kept)
+            before = {"before": [(k[: len(prefix)], v[: len(prefix)]) for k, v in kept]}
+        backend = "segments" if self.backend == "flex" else self.backend
+        for part in bins([len(a) for a in answers], self.engine.tokens):
+            alone = [Group(prefix=none, answers=(answers[i],)) for i in part]
+            batch = pack(alone, backend, pad_id=self.pad_id, before=len(prefix)).to(where)
+            yield part, self(batch, **(before if len(prefix) else {}))
+
+    def forward(self, batch: Batch, **kept: Any) -> torch.Tensor:
+        """Rewards in fp32, shape (N,): one for each answer of each group, in order; `kept` as in `models.packed_hidden`."""
         if isinstance(batch, Padded):
             inputs = {"input_ids": batch.ids_BT, "attention_mask": batch.mask_BT}
-            if batch.types_BT is not None:
+            if batch.types_BT is not None and self.typed:
                 inputs["token_type_ids"] = batch.types_BT
             return self.model(**inputs).logits.squeeze(-1).float()  # type: ignore[no-any-return]
         inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        return inner.score(models.packed_hidden(inner, batch, self.pictures)).squeeze(-1).float()  # type: ignore[no-any-return]
+        return inner.score(models.packed_hidden(inner, batch, self.pictures, **kept)).squeeze(-1).float()  # type: ignore[no-any-return]
+
+
+def _has_types(model: Any) -> bool:
+    """Does the model tell a second text by its token types? RoBERTa has one type, DistilBERT none."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    one = getattr(inner.config, "type_vocab_size", 2) == 1
+    return not one and "token_type_ids" in inspect.signature(inner.forward).parameters
 
 
 def for_training(config: TrainConfig, tokenizer: Any) -> RewardModel:

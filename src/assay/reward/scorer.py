@@ -2,8 +2,8 @@
 
 import importlib
 import re
+from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
 from assay.pack import share
 from assay.records import Conversation, Scorer
-from assay.render import Rendered, render
+from assay.render import Rendered, attempts, check, render, same_prompt
 from assay.reward.config import EngineConfig
 from assay.reward.model import RewardModel
 from assay.reward.visual import load_visual
@@ -66,14 +66,19 @@ def _function(name: str) -> Scorer:
 class LocalScorer:
     """The `Scorer` of a loaded model: answers to one prompt share it where the backbone can be packed.
 
-    `render` and `rewards` are its two halves: a server renders in one place to know lengths, and scores in another.
+    `attempts` and `rewards` are its two halves: a server renders in one place to know lengths, and scores in another.
     """
+
+    may_fail = True
+    """A conversation that the model cannot read has no reward."""
 
     def __init__(
         self, model: Any, tokenizer: Any, max_tokens: int, tokens_per_batch: int = 8192, precision: str = "fp32",
         store: ImageStore | None = None,
     ) -> None:  # fmt: skip
+        check(tokenizer)
         self.tokenizer, self.store = tokenizer, store
+        self.problems, self.refused = Counter[str](), dict[Conversation, str]()
         self.max_tokens = min(max_tokens, position_limit(model))
         pad_id = getattr(tokenizer, "tokenizer", tokenizer).pad_token_id
         pictures = Pictures(tokenizer, store) if store is not None else None
@@ -83,34 +88,52 @@ class LocalScorer:
         self.where = models.device()
 
     def __call__(self, conversations: Sequence[Conversation]) -> NDArray[np.float64]:
-        """One reward each; NaN for a conversation with pictures that the model cannot read (too long, a damaged picture)."""
-        if self.store is None:
-            return self.rewards(conversations, self.render(conversations))
-        read: dict[int, Rendered] = {}
-        for at, conversation in enumerate(conversations):
-            with suppress(CannotRead):
-                read[at] = self.render([conversation])[0]
+        """One reward each; NaN for a conversation that the model cannot read, with the reason in `refused` and a count of it
+        in `problems`. Raises AssayError where the model itself gives no number: a NaN is never its reward."""
+        tried = self.attempts(conversations)
+        read = {i: one for i, one in enumerate(tried) if isinstance(one, Rendered)}
+        for conversation, one in zip(conversations, tried, strict=True):
+            if isinstance(one, CannotRead):
+                self.problems[str(one)] += 1
+                self.refused[conversation] = str(one)
+        rewards = self.rewards([conversations[i] for i in read], list(read.values()))
+        if len(bad := np.flatnonzero(~np.isfinite(rewards))):
+            raise AssayError(
+                f"{len(bad):,} of {len(rewards):,} rewards are no numbers (the first is {rewards[bad[0]]}); "
+                "check the reward model's weights and precision"
+            )
         found = np.full(len(conversations), np.nan)
-        found[list(read)] = self.rewards([conversations[i] for i in read], list(read.values()))
+        found[list(read)] = rewards
         return found
 
+    def attempts(self, conversations: Sequence[Conversation]) -> list[Rendered | CannotRead]:
+        """Token ids, at most `max_tokens` of each conversation, or why it cannot be read."""
+        return attempts(self.tokenizer, conversations, self.max_tokens, self.store)
+
     def render(self, conversations: Sequence[Conversation]) -> list[Rendered]:
-        """Token ids, at most `max_tokens` of each conversation."""
+        """Token ids, at most `max_tokens` of each conversation. Raises CannotRead."""
         return render(self.tokenizer, conversations, self.max_tokens, self.store)
 
     def rewards(self, conversations: Sequence[Conversation], rendered: Sequence[Rendered]) -> NDArray[np.float64]:
         """(n,) rewards of n rendered conversations."""
-        together = _together(conversations) if self.model.packed else [[i] for i in range(len(conversations))]
+        together = same_prompt(conversations) if self.model.packed else [[i] for i in range(len(conversations))]
         groups = []
         for rows in together:
             types = [rendered[i].second for i in rows if rendered[i].second]
             images = [i for m in conversations[rows[0]][:-1] for i in m.images]
             groups.append(share([rendered[i].ids for i in rows], types, images))
+        most = self.model.engine.tokens
+        large = [self.model.packed and len(g.answers) > 1 and g.tokens > most for g in groups]
+        small = [i for i, above in enumerate(large) if not above]
         rewards = np.zeros(len(rendered))
-        for part in self.model.bins(groups):
-            batch = self.model.batch([groups[i] for i in part]).to(self.where)
-            with torch.inference_mode(), torch.autocast(self.where.type, torch.bfloat16, enabled=self.model.bf16):
-                rewards[[i for g in part for i in together[g]]] = self.model(batch).double().cpu().numpy()
+        with torch.inference_mode(), torch.autocast(self.where.type, torch.bfloat16, enabled=self.model.bf16):
+            for part in self.model.bins([groups[i] for i in small]):
+                own = [small[i] for i in part]
+                found = self.model(self.model.batch([groups[i] for i in own]).to(self.where))
+                rewards[[i for g in own for i in together[g]]] = found.double().cpu().numpy()
+            for number in np.flatnonzero(large).tolist():
+                for part, found in self.model.passes(groups[number]):
+                    rewards[[together[number][i] for i in part]] = found.double().cpu().numpy()
         return rewards
 
 
@@ -122,14 +145,11 @@ def scorer(
     return LocalScorer(model, tokenizer, max_tokens, tokens_per_batch, precision, store)
 
 
-def _together(conversations: Sequence[Conversation]) -> list[list[int]]:
-    """Indices of the conversations that answer the same prompt."""
-    groups: dict[Conversation, list[int]] = {}
-    for index, conversation in enumerate(conversations):
-        groups.setdefault(conversation[:-1], []).append(index)
-    return list(groups.values())
-
-
 def position_limit(model: Any) -> int:
-    """The longest input in tokens that the backbone has positions for."""
-    return int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
+    """The longest input in tokens that the backbone has positions for (RoBERTa's begin after its padding's)."""
+    table = next(
+        (m for n, m in model.named_modules() if n.endswith("position_embeddings") and hasattr(m, "num_embeddings")),
+        None,
+    )
+    offset = 0 if table is None or table.padding_idx is None else table.padding_idx + 1
+    return int(getattr(model.config, "max_position_embeddings", None) or 1 << 30) - offset

@@ -24,15 +24,25 @@ from typing import Any
 import numpy as np
 import prometheus_client as prometheus
 from fastapi import Depends, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from jinja2 import TemplateError
-from pydantic import BaseModel, ConfigDict, Field
 
-from assay.errors import AssayError
-from assay.records import Conversation, Message, Role, assistant, user
+from assay.errors import AssayError, CannotRead
 from assay.render import Rendered
 from assay.reward.batching import Batcher, Full
+from assay.reward.requests import (
+    Body,
+    Given,
+    Refused,
+    activated,
+    answered,
+    check_lengths,
+    conversations,
+    paired,
+    parsed,
+    pooled,
+    printable,
+    queries,
+)
 from assay.reward.scorer import LocalScorer
 
 log = logging.getLogger("assay.serve")
@@ -60,61 +70,6 @@ class ServeConfig:
             raise AssayError("serve: batch_tokens, queue_tokens, max_conversations and max_body_mb must be above 0")
 
 
-class Refused(Exception):
-    """A request that is answered with a status and a reason."""
-
-    def __init__(self, status: int, reason: str, after_s: float | None = None) -> None:
-        super().__init__(reason)
-        self.status, self.reason, self.after_s = status, reason, after_s
-
-
-class Turn(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-    role: Role
-    content: str
-
-
-Chat = list[Turn]
-
-
-class ScoreRequest(BaseModel):
-    """Whole conversations, or one prompt (text or turns) with its responses."""
-
-    model_config = ConfigDict(extra="forbid")
-    model: str = ""
-    conversations: list[Chat] | None = None
-    prompt: str | Chat | None = None
-    responses: list[str] | None = None
-
-
-class RankRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    model: str = ""
-    prompt: str | Chat
-    responses: list[str] = Field(min_length=1)
-
-
-class OpenRlhfRequest(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-    query: list[str]
-    prompts: list[str] | None = None
-
-
-class PoolRequest(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-    model: str = ""
-    input: str | list[str] | None = None
-    text: str | list[str] | None = None
-    messages: Chat | None = None
-
-
-class PairRequest(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-    model: str = ""
-    text_1: str
-    text_2: str | list[str]
-
-
 class Server:
     """What the endpoints share: the model, the batcher, the counters."""
 
@@ -138,59 +93,44 @@ class Server:
         ):
             prometheus.Gauge(told, what, **new).set_function(read)
 
-    async def score(self, conversations: list[Conversation], rendered: list[Rendered] | None = None) -> list[float]:
-        """Rewards, or a refusal that says which conversation is at fault."""
-        limit = self.config.max_conversations
-        if not conversations or len(conversations) > limit:
-            raise Refused(422, f"a request scores 1 to {limit:,} conversations, this one has {len(conversations):,}")
-        if rendered is None:
-            rendered = await self.render(conversations)
-        long = next((i for i, r in enumerate(rendered) if r.cut), None)
-        if long is not None and self.config.over_long == "refuse":
-            tokens = len(rendered[long].ids) + rendered[long].cut
-            raise Refused(422, f"conversation {long} has {tokens:,} tokens, more than {self.scorer.max_tokens:,}")
+    async def score(self, read: Callable[..., Given], *body: Any) -> tuple[list[float], int]:
+        """Rewards of what `read` finds in a body, and the tokens that were read; or a refusal that names the place."""
+        given = await asyncio.to_thread(read, *body)
+        limit, places = self.config.max_conversations, given.places
+        if len(places) > limit:
+            raise Refused(422, f"a request scores 1 to {limit:,} conversations, this one has {len(places):,}")
+        loop = asyncio.get_running_loop()
+        rendered = await loop.run_in_executor(self.rendering, self.render, given)
+        for where, one in zip(places, rendered, strict=True):
+            tokens = len(one.ids) + one.cut
+            if self.config.over_long == "refuse" and tokens > self.scorer.max_tokens:
+                raise Refused(422, f"{where}: has {tokens:,} tokens, more than {self.scorer.max_tokens:,}")
         try:
-            rewards = await self.batcher.score(conversations, rendered)
+            rewards = await self.batcher.score(given.conversations, rendered)
         except Full as full:
             raise Refused(503, str(full), full.after_s) from full
         bad = next((i for i, x in enumerate(rewards) if not np.isfinite(x)), None)
         if bad is not None:
-            raise Refused(
-                500, f"the reward of conversation {bad} is {rewards[bad]}: the model's weights or precision fail"
-            )
-        return rewards
+            reason = f"the reward of {places[bad]} is {rewards[bad]}: the model's weights or precision fail"
+            raise Refused(500, reason)
+        return rewards, sum(len(r.ids) for r in rendered)
 
-    async def render(self, conversations: list[Conversation]) -> list[Rendered]:
-        """Token ids, made beside the event loop."""
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self.rendering, self.scorer.render, conversations)
-        except TemplateError as error:
-            raise Refused(422, f"the model's chat template refuses these messages: {error}") from error
-
-    def texts(self, texts: list[str], prompts: list[str] | None = None) -> tuple[list[Conversation], list[Rendered]]:
-        """Already rendered texts as they are: no template is applied, no special token added but what the text holds."""
-        tokenizer, most = self.scorer.tokenizer, self.scorer.max_tokens
-        keys = prompts if prompts is not None and len(prompts) == len(texts) else texts
-        rendered = []
-        for ids in tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []:
-            cut = max(0, len(ids) - most)
-            rendered.append(Rendered(ids=ids[cut:], cut=cut))
-        return [(user(key), assistant(text)) for key, text in zip(keys, texts, strict=True)], rendered
-
-
-def conversation(chat: Chat, where: str) -> Conversation:
-    if not chat or chat[-1].role != "assistant":
-        raise Refused(422, f"{where}: must end with the assistant's turn")
-    return tuple(Message(role=t.role, content=t.content) for t in chat)
-
-
-def answered(prompt: str | Chat, responses: list[str]) -> list[Conversation]:
-    """One prompt with each of its responses."""
-    turns = [Turn(role="user", content=prompt)] if isinstance(prompt, str) else prompt
-    if not turns or turns[-1].role != "user":
-        raise Refused(422, "prompt: must end with the user's turn")
-    history = tuple(Message(role=t.role, content=t.content) for t in turns)
-    return [(*history, assistant(text)) for text in responses]
+    def render(self, given: Given) -> list[Rendered]:
+        """Token ids, beside the event loop. Rendered texts are taken as they are: no template is applied, no special token
+        added but what the text holds."""
+        ids, most = given.ids, self.scorer.max_tokens
+        if given.texts is not None:
+            ids = list(self.scorer.tokenizer(given.texts, add_special_tokens=False)["input_ids"])
+        if ids is not None:
+            check_lengths(given, ids)
+            return [Rendered(ids=list(row[-most:]), cut=max(0, len(row) - most)) for row in ids]
+        found = self.scorer.attempts(given.conversations)
+        for where, one in zip(given.places, found, strict=True):
+            if isinstance(one, CannotRead):
+                raise Refused(422, f"{where}: {one}")
+        made = [one for one in found if isinstance(one, Rendered)]
+        check_lengths(given, [one.ids for one in made])
+        return made
 
 
 def make_app(scorer: LocalScorer, name: str, config: ServeConfig) -> FastAPI:
@@ -204,14 +144,18 @@ def make_app(scorer: LocalScorer, name: str, config: ServeConfig) -> FastAPI:
         await server.batcher.close()
         server.rendering.shutdown()
 
-    app = FastAPI(title="assay serve", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="assay serve", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.server = server
     app.middleware("http")(_outer(server))
-    for kind, handler in ((Refused, _refused), (RequestValidationError, _invalid), (AssayError, _unfit)):
-        app.add_exception_handler(kind, handler)
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(AssayError, _unfit)
     _own(app, server)
     _foreign(app, server)
     return app
+
+
+async def _body(request: Request) -> Body:
+    return await asyncio.to_thread(parsed, await request.body())
 
 
 def _own(app: FastAPI, server: Server) -> None:
@@ -226,63 +170,81 @@ def _own(app: FastAPI, server: Server) -> None:
         return Response(prometheus.generate_latest(server.registry), media_type=prometheus.CONTENT_TYPE_LATEST)
 
     @app.post("/v1/score", dependencies=guarded)
-    async def score(request: ScoreRequest) -> dict[str, Any]:
-        told = (request.conversations is not None, request.prompt is not None and request.responses is not None)
-        if sum(told) != 1:
-            raise Refused(422, "give either conversations, or prompt and responses")
-        if request.conversations is not None:
-            chats = [conversation(c, f"conversations[{i}]") for i, c in enumerate(request.conversations)]
-        else:
-            assert request.prompt is not None
-            assert request.responses is not None
-            chats = answered(request.prompt, request.responses)
-        return {"model": server.name, "rewards": await server.score(chats)}
+    async def score(request: Request) -> dict[str, Any]:
+        body = await _body(request)
+        if {"text_1", "text_2", "queries", "documents"} & body.keys():
+            request.state.as_vllm = True
+            return await scored_pairs(server, body)
+        rewards, _ = await server.score(conversations, body)
+        return {"model": server.name, "rewards": rewards}
 
     @app.post("/v1/rank", dependencies=guarded)
-    async def rank(request: RankRequest) -> dict[str, Any]:
-        rewards = await server.score(answered(request.prompt, request.responses))
+    async def rank(request: Request) -> dict[str, Any]:
+        rewards, _ = await server.score(answered, await _body(request))
         order = sorted(range(len(rewards)), key=lambda i: -rewards[i])
         return {"model": server.name, "best": order[0], "order": order, "rewards": rewards}
 
 
+VLLM = ("/pooling", "/classify", "/score", "/v1/models")
+"""Paths that are vLLM's: errors have its form there, and its status for a bad request."""
+
+
+async def scored_pairs(server: Server, body: Body) -> dict[str, Any]:
+    """vLLM's score endpoint."""
+    sigmoid = activated(body)
+    rewards, tokens = await server.score(paired, body)
+    return told(server, [{"object": "score", "score": x} for x in _activated(rewards, sigmoid)], tokens)
+
+
+def told(server: Server, rows: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
+    """vLLM's list of results."""
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, "prompt_tokens_details": None}
+    return {"id": f"pool-{uuid.uuid4().hex}", "object": "list", "created": int(time.time()), "model": server.name,
+            "data": [{"index": i, **row} for i, row in enumerate(rows)], "usage": usage}  # fmt: skip
+
+
+def _activated(rewards: list[float], sigmoid: bool) -> list[float]:
+    return [float(np.exp(-np.logaddexp(0, -x))) for x in rewards] if sigmoid else rewards
+
+
 def _foreign(app: FastAPI, server: Server) -> None:
     guarded = [Depends(_key(server.config.api_key))]
+    vocabulary = int(server.scorer.model.model.get_input_embeddings().num_embeddings)
+    started = int(time.time())
 
-    async def pooled(request: PoolRequest) -> list[float]:
-        if request.messages is not None:
-            return await server.score([conversation(request.messages, "messages")])
-        given = request.input if request.input is not None else request.text
-        if given is None:
-            raise Refused(422, "give input, text or messages")
-        return await server.score(*server.texts([given] if isinstance(given, str) else given))
+    async def pooled_rewards(body: Body) -> tuple[list[float], int]:
+        sigmoid = activated(body)
+        rewards, tokens = await server.score(pooled, body, vocabulary)
+        return _activated(rewards, sigmoid), tokens
 
-    def told(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        numbered = [{"index": i, **row} for i, row in enumerate(rows)]
-        return {"id": f"pool-{uuid.uuid4().hex}", "object": "list", "created": int(time.time()), "model": server.name,
-                "data": numbered}  # fmt: skip
+    @app.get("/v1/models", dependencies=guarded)
+    async def known_models() -> dict[str, Any]:
+        one = {"id": server.name, "object": "model", "created": started, "owned_by": "assay", "root": server.name,
+               "parent": None, "max_model_len": server.scorer.max_tokens, "permission": []}  # fmt: skip
+        return {"object": "list", "data": [one]}
 
     @app.post("/get_reward", dependencies=guarded)
-    async def get_reward(request: OpenRlhfRequest) -> dict[str, Any]:
-        rewards = await server.score(*server.texts(request.query, request.prompts))
+    async def get_reward(request: Request) -> dict[str, Any]:
+        rewards, _ = await server.score(queries, await _body(request))
         return {"rewards": rewards, "scores": rewards, "extra_logs": {}}
 
     @app.post("/pooling", dependencies=guarded)
-    async def pooling(request: PoolRequest) -> dict[str, Any]:
-        return told([{"object": "pooling", "data": [x]} for x in await pooled(request)])
+    async def pooling(request: Request) -> dict[str, Any]:
+        rewards, tokens = await pooled_rewards(await _body(request))
+        return told(server, [{"object": "pooling", "data": [x]} for x in rewards], tokens)
 
     @app.post("/classify", dependencies=guarded, response_model=None)
-    async def classify(request: PoolRequest) -> Any:
-        rewards = await pooled(request)
-        if request.text is not None:
+    async def classify(request: Request) -> Any:
+        body = await _body(request)
+        rewards, tokens = await pooled_rewards(body)
+        if body.get("text") is not None:
             rows = [{"embedding": [x], "meta_info": {}} for x in rewards]
-            return rows[0] if isinstance(request.text, str) else rows
-        return told([{"label": "LABEL_0", "probs": [x], "num_classes": 1} for x in rewards])
+            return rows[0] if isinstance(body["text"], str) else rows
+        return told(server, [{"label": "LABEL_0", "probs": [x], "num_classes": 1} for x in rewards], tokens)
 
     @app.post("/score", dependencies=guarded)
-    async def score(request: PairRequest) -> dict[str, Any]:
-        second = [request.text_2] if isinstance(request.text_2, str) else request.text_2
-        rewards = await server.score(answered(request.text_1, second))
-        return told([{"object": "score", "score": x} for x in rewards])
+    async def score(request: Request) -> dict[str, Any]:
+        return await scored_pairs(server, await _body(request))
 
 
 def _key(wanted: str) -> Callable[[Request], Awaitable[None]]:
@@ -301,15 +263,15 @@ def _outer(server: Server) -> Any:
     async def around(request: Request, call_next: Any) -> Response:
         start, path = time.monotonic(), request.url.path
         length = request.headers.get("content-length", "")
-        if request.method == "POST" and not length.isdigit():
-            answer: Response = _answer(411, "a request needs a Content-Length")
+        if request.method == "POST" and not (length.isascii() and length.isdecimal() and len(length) < 20):
+            answer: Response = _answer(request, 411, "a request needs a Content-Length")
         elif request.method == "POST" and int(length) > most:
-            answer = _answer(413, f"the body has {int(length):,} bytes, more than {most:,}")
+            answer = _answer(request, 413, f"the body has {int(length):,} bytes, more than {most:,}")
         else:
             answer = await call_next(request)
         number = request.headers.get("x-request-id", uuid.uuid4().hex)[:64]
         answer.headers["x-request-id"] = number
-        known = path if answer.status_code != 404 else "unknown"
+        known = path if any(path == getattr(route, "path", "") for route in request.app.routes) else "unknown"
         server.requests.labels(known, answer.status_code).inc()
         server.latency.labels(known).observe(time.monotonic() - start)
         log.info("%s %s %s %.0f ms", number, known, answer.status_code, 1000 * (time.monotonic() - start))
@@ -318,22 +280,24 @@ def _outer(server: Server) -> Any:
     return around
 
 
-def _answer(status: int, reason: str, after_s: float | None = None) -> JSONResponse:
+def _answer(request: Request, status: int, reason: str, after_s: float | None = None) -> JSONResponse:
+    """What went wrong, in the form of the project whose endpoint it is."""
     headers = {"Retry-After": str(round(after_s))} if after_s is not None else None
+    reason = printable(reason)
+    if request.url.path in VLLM or getattr(request.state, "as_vllm", False):
+        status = 400 if status == 422 else status
+        kinds = {401: "AuthenticationError", 500: "InternalServerError", 503: "ServiceUnavailableError"}
+        error = {"message": reason, "type": kinds.get(status, "BadRequestError"), "param": None, "code": status}
+        return JSONResponse({"error": error}, status_code=status, headers=headers)
     return JSONResponse({"error": reason}, status_code=status, headers=headers)
 
 
-async def _refused(_: Request, error: Any) -> JSONResponse:
-    return _answer(error.status, error.reason, error.after_s)
+async def _refused(request: Request, error: Any) -> JSONResponse:
+    return _answer(request, error.status, error.reason, error.after_s)
 
 
-async def _unfit(_: Request, error: Any) -> JSONResponse:
-    return _answer(422, str(error))
-
-
-async def _invalid(_: Request, error: Any) -> JSONResponse:
-    told = [f"{'.'.join(map(str, e['loc'][1:])) or 'body'}: {e['msg']}" for e in error.errors()[:5]]
-    return _answer(422, "; ".join(told))
+async def _unfit(request: Request, error: Any) -> JSONResponse:
+    return _answer(request, 422, str(error))
 
 
 def serve(app: FastAPI, host: str, port: int) -> None:

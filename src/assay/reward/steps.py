@@ -67,11 +67,12 @@ class Steps:
         )  # fmt: skip
         loss, right, margin, chosen, rejected, *sums = engine.total(*self.terms.tolist(), *counts)
         pairs, tokens, cut, spent = (int(s) for s in sums)
+        seen = max(1, pairs)  # none, where all of a step's pairs were left out
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise AssayError(f"the loss is {loss}; lower train.lr (now {config.lr}) or train in fp32")
         return StepMetrics(
-            step=done + 1, loss=loss, accuracy=right / pairs, margin=margin / pairs, chosen=chosen / pairs,
-            rejected=rejected / pairs, grad_norm=norm, lr=lr, pairs=pairs, tokens=tokens, padded=spent, cut=cut,
+            step=done + 1, loss=loss, accuracy=right / seen, margin=margin / seen, chosen=chosen / seen,
+            rejected=rejected / seen, grad_norm=norm, lr=lr, pairs=pairs, tokens=tokens, padded=spent, cut=cut,
         )  # fmt: skip
 
     def level(self, micros: list[Micro]) -> list[Micro]:

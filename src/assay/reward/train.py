@@ -7,6 +7,7 @@ pairs (A.6 step 1). It keeps one folder per model:
     folder/training.json       how it went, and its identity: what it was trained on and how (`assay.identity`); written last
     folder/calibration.json    the temperature that makes sigmoid(margin / T) a probability, fitted on the gold pairs
     folder/metrics.jsonl       one line per optimiser step
+    folder/left_out.jsonl      the pairs that this model could not read, and why, if there were any
     folder.partial/            an unfinished training: identity.json, the last two states and the best models of their times
 
 Under `torchrun` or `accelerate launch` the same call trains on all processes: each takes every world-th pair of a step.
@@ -57,6 +58,9 @@ class Trained:
     wall_s: float
     packed: bool
     temperature: float | None = None
+    gold_pairs: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Pairs that the model cannot read, or that are the same tokens to it, by reason; left_out.jsonl names them."""
 
 
 @dataclass(slots=True)
@@ -107,7 +111,10 @@ def train(
     elif engine.device.type != "cpu":
         say(f"{folder.name}: packed, attention by {model.backend}")
     render = Renderer(tokenizer, min(config.max_tokens, position_limit(model.model)), store)
-    sample = render(source.take(config.seed, 0, range(min(64, len(source)))))
+    source = render.readable(source, engine.gather, engine.rank, engine.world)
+    held = render.render(gold, "gold pairs")
+    render.left.tell(say, folder.name)
+    sample = render(source.take(config.seed, 0, range(min(64, len(source))))) or render.spare
     presented = config.presented(len(source))
     if compile_when_worth(model, presented * float(np.mean([s.group.tokens for s in sample]))):
         say(f"{folder.name}: compiling the layers, about half a minute at the first step")
@@ -115,7 +122,8 @@ def train(
     compute = Steps(engine, model, config, min(config.batch_pairs, len(source)), presented)
     run = _Training(place, config, compute, source, render, say)
     engine.lead_says(place.begin)
-    state = run.loop(render.render(gold), tokenizer, trackers)
+    state = run.loop(held, tokenizer, trackers)
+    run.gather_left_out()
     engine.lead_says(lambda: run.finish(state))
     return Trained(**(place.finished() or {}), folder=folder)
 
@@ -208,7 +216,8 @@ class _Training:
         rows = []
         for epoch in dict.fromkeys(e for e, _ in own):
             rows += self.source.take(self.config.seed, epoch, [p for e, p in own if e == epoch])
-        return self.compute.micros(self.render(rows), idle=rank >= len(numbered))
+        rendered = self.render(rows)
+        return self.compute.micros(rendered or self.render.spare, idle=rank >= len(numbered) or not rendered)
 
     def check(self, state: _State, gold: list[Rendered], tokenizer: Any) -> None:
         """Measure on gold; save the model when it is the best so far."""
@@ -233,8 +242,17 @@ class _Training:
         """Where the model of a step is kept that was the best so far."""
         return self.partial / f"best-{step:08}"
 
+    def gather_left_out(self) -> None:
+        """What any process left out, known to all of them, told and kept."""
+        for (of, pair_id), reason in self.engine.gather(list(self.render.left.found.items())):
+            self.render.left.add(pair_id, reason, of)
+        self.render.left.tell(self.say, self.name)
+        if self.engine.lead:
+            self.render.left.save(self.partial / "left_out.jsonl")
+
     def keep(self, state: _State) -> None:
         """Save the state; of the best models, those that the two kept states know are left."""
+        self.gather_left_out()
         self.engine.save(self.partial, state.step, asdict(state))
         self.bests = [*self.bests, state.best_step][-2:]
         if self.engine.lead:
@@ -246,6 +264,7 @@ class _Training:
         kept = self.engine.load(self.partial, self.say)
         if kept is None:
             return _State()
+        self.render.left.load(self.partial / "left_out.jsonl")
         state = _State(**kept)
         self.bests = [state.best_step]
         self.say(f"{self.name}: resumed at step {state.step}/{self.steps}")
@@ -257,9 +276,11 @@ class _Training:
         fitted = calibration.fit(np.array(state.best_margins)) if state.best_margins else None
         if fitted:
             calibration.save(fitted, best / "calibration.json")
+        self.render.left.save(best / "left_out.jsonl")
         self.place.finish(best, {
             "pairs": len(self.source), "steps": self.steps, "gold_accuracy": max(state.best_accuracy, 0.0),
             "best_step": state.best_step, "cut_tokens": state.cut, "tokens": state.tokens,
             "presented": state.presented, "wall_s": round(state.wall_s, 2), "packed": self.compute.model.packed,
-            "temperature": fitted.temperature if fitted else None,
+            "temperature": fitted.temperature if fitted else None, "gold_pairs": len(state.best_margins),
+            "left_out": self.render.left.counts(),
         })  # fmt: skip
