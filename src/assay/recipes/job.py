@@ -23,6 +23,7 @@ from assay.curate.stage1 import Tools
 from assay.curate.verify import oracle, read_judgements
 from assay.errors import AssayError
 from assay.recipes.claims import Claims, test_claims
+from assay.recipes.embedders import load_embedder
 from assay.recipes.flow import FlowConfig, Prepared, curate, prepare, trainer
 from assay.recipes.pools import Pool
 from assay.records import Attributes, Case, Embedder, Judge, Judgement, Scorer, digest
@@ -37,10 +38,8 @@ def run_job(
 
     Without `judge`, the offline gold-vote judge labels the silver pairs; without `chat`, rules give the attributes.
     """
-    from assay.models import load_embedder
-
     with closing(Run(folder, config)) as run:
-        embed = remember(load_embedder(config.embedder))
+        embed = remember(load_embedder(config))
         prepared = prepare(run, config, pool, embed, chat)
         for seed in range(config.seeds):
             run.say(f"[bold]seed {seed}[/bold] ({seed + 1} of {config.seeds})")
