@@ -85,7 +85,7 @@ def load_tokenizer(name: str) -> Any:
     try:
         tokenizer = load_pretrained(transformers.AutoTokenizer, name)
     except AssayError:
-        adapter = weights.adapter_config(name) if name not in PACKAGED else None
+        adapter = adapter_of(name)
         if adapter is None:
             raise
         tokenizer = load_pretrained(transformers.AutoTokenizer, adapter.base_model_name_or_path)
@@ -324,8 +324,21 @@ def can_compile() -> bool:
 
 def load_config(name: str) -> Any:
     """transformers' config of a local folder or a hub id; an adapter has its model's."""
-    adapter = weights.adapter_config(name)
+    adapter = adapter_of(name)
     return load_pretrained(transformers.AutoConfig, adapter.base_model_name_or_path if adapter else name)
+
+
+def adapter_of(name: str, trust: bool = False) -> Any:
+    """The settings of a low-rank adapter (they name its model), or None where `name` is a whole model."""
+    if name in PACKAGED:
+        return None
+    if not Path(name).is_dir():
+        try:
+            load_pretrained(transformers.AutoConfig, name, trust)
+        except AssayError as error:
+            if "does not appear to have a file" not in str(error):  # not to be reached at all
+                raise
+    return weights.adapter_config(name)
 
 
 def load_model(
@@ -337,7 +350,7 @@ def load_model(
     Raises AssayError, naming them, for weights that the checkpoint lacks or has in another shape, or that the model does
     not know.
     """
-    adapter = weights.adapter_config(name) if name not in PACKAGED else None
+    adapter = adapter_of(name, trust)
     base = adapter.base_model_name_or_path if adapter else name
     model, info = load_pretrained(
         loader, base, trust, output_loading_info=True, ignore_mismatched_sizes=True, **options

@@ -169,8 +169,6 @@ def adapter_config(place: str) -> Any:
     """The settings of the low-rank adapter that lies in a folder or under a hub id, or None where that is a whole model."""
     from transformers.utils.peft_utils import find_adapter_config_file
 
-    if Path(place).is_dir() and (Path(place) / "config.json").exists():
-        return None
     try:
         found = find_adapter_config_file(place)
     except (OSError, ValueError):

@@ -205,7 +205,7 @@ _CARD = """# Reward model
 One output: the reward, which is no probability and has no scale of its own.
 
 """
-_VISUAL = """A vision-language model without its language-model head, which `transformers.AutoModel` loads; the reward's head is
+_VISUAL = """A vision-language model without its language-model head, which `transformers.AutoModel` loads; the head is
 score.safetensors, a linear layer on the last hidden state of the last token. Conversations are rendered by the processor's
 chat template, the answer included.
 """
@@ -218,8 +218,8 @@ _TEMPLATE = """Conversations are rendered by the chat template, the answer inclu
 vLLM: `vllm serve FOLDER --runner pooling --convert classify`, then POST /pooling with `messages` and
 `"use_activation": false`.
 """
-_PAIR = """Conversations are a pair of texts for the tokenizer, {cls} history {sep} answer {sep}. A history of one turn is its
-text; one of several has a line "role: text" for each.
+_PAIR = """Conversations are a pair of texts for the tokenizer, {cls} history {sep} answer {sep}. A history of one turn is
+its text; one of several has a line "role: text" for each.
 
     pipe = transformers.pipeline("text-classification", FOLDER)
     pipe({{"text": history, "text_pair": answer}})["score"]   # the reward itself
