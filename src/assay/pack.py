@@ -237,13 +237,13 @@ class Padded:
 
 
 def pad(groups: Sequence[Group], pad_id: int) -> Padded:
-    """One padded row for each answer of each group, in order."""
+    """One padded row for each answer of each group, in order (`pad_id` -1: with token 0, which nobody reads)."""
     rows = [np.concatenate([g.prefix, a]) for g in groups for a in g.answers]
     width = max(len(r) for r in rows)
     firsts = (
         [t or width for g in groups for t in g.types or [0] * len(g.answers)] if any(g.types for g in groups) else []
     )
-    ids_BT = np.full((len(rows), width), pad_id, dtype=np.int64)
+    ids_BT = np.full((len(rows), width), max(pad_id, 0), dtype=np.int64)
     lengths_B = np.array([len(r) for r in rows])
     for ids_T, row in zip(ids_BT, rows, strict=True):
         ids_T[: len(row)] = row

@@ -197,7 +197,7 @@ class _Segments:
         return [t if isinstance(t, CannotRead) else self._joined(*next(ids)) for t in texts]
 
     def _texts(self, conversation: Conversation, named: bool) -> tuple[str, str]:
-        return encodable(_history(conversation[:-1], named)), encodable(plain_turn(conversation[-1]))
+        return encodable(history(conversation[:-1], named)), encodable(plain_turn(conversation[-1]))
 
     def _ids(self, group: Sequence[Conversation], named: Sequence[bool]) -> list[tuple[list[int], list[int]]]:
         texts = [self._texts(c, roles) for c, roles in zip(group, named, strict=True)]
@@ -221,7 +221,9 @@ class _Segments:
         return [self._joined(history[-kept:], response[: most - len(history[-kept:])]) for history, response in ids]
 
 
-def _history(messages: Conversation, named: bool) -> str:
+def history(messages: Conversation, named: bool | None = None) -> str:
+    """What stands before a response, as text, for an encoder; `named`: with roles (None: where there are several turns)."""
+    named = len(messages) > 1 if named is None else named
     tools = next((f"tools: {m.tools}\n" for m in messages if m.tools), "")
     if named:
         return tools + "\n".join(f"{m.role}: {plain_turn(m)}" for m in messages)

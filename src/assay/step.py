@@ -87,11 +87,14 @@ class Engine:
         self.optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)
 
     def _shard(self, module: torch.nn.Module) -> torch.nn.Module:
-        """FSDP2, layer by layer (`_no_split_modules`): weights travel in bfloat16, gradients are summed in fp32."""
+        """FSDP2, layer by layer (`_no_split_modules`): weights travel in bfloat16, gradients are summed in fp32. What the
+        module names `full_precision` stays in fp32 whole."""
         half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         policy = half if self.half else MixedPrecisionPolicy()
         mesh = init_device_mesh(self.device.type, (self.world,))
         layers = set(getattr(module, "_no_split_modules", []))
+        for part in getattr(module, "full_precision", ()):
+            fully_shard(part, mesh=mesh, mp_policy=MixedPrecisionPolicy())
         for part in [m for m in module.modules() if type(m).__name__ in layers]:
             fully_shard(part, mesh=mesh, mp_policy=policy)
         fully_shard(module, mesh=mesh, mp_policy=policy)

@@ -40,11 +40,12 @@ def bench(
             command that fetches it.
         only: Names of the benchmarks to run (default: all).
         limit: At most this many items of each, a stratified sample (0: all).
-        max_tokens: Longer conversations lose the front of their history.
+        max_tokens: Longer conversations lose the front of their history (a server's model may have less room).
         scores: Keep every reward in this file of JSON lines; a killed run scores nothing twice. It keeps to one model
             (SCORES.identity.json says which).
         layout: Of a reward server: assay, vllm, sglang or openrlhf.
-        tokenizer: Of a reward server that takes texts (sglang, openrlhf): whose chat template renders them.
+        tokenizer: Of a reward server that takes texts (sglang, openrlhf): whose chat template renders them. For vllm it is
+            optional: requests are larger then, and what is too long is cut as offline.
         replies: Where the replies of a chat model are kept: a killed run asks nothing twice.
         out: Write the results as JSON to this file as well: what `assay bench compare` reads.
         markdown: Write the table as Markdown to this file.
@@ -71,7 +72,7 @@ def bench(
     elif model.endswith(".jsonl"):
         scorer = ScoreFile(Path(model))
     elif model.startswith(("http://", "https://")):
-        scorer = RemoteScorer(RemoteConfig(url=model, layout=layout, tokenizer=tokenizer))
+        scorer = RemoteScorer(RemoteConfig(url=model, layout=layout, tokenizer=tokenizer, max_tokens=max_tokens))
     else:
         scorer = load_scorer(model, max_tokens)
     problems = getattr(scorer, "problems", {})
@@ -157,6 +158,8 @@ def best_of_n(
     max_tokens: int = 4096,
     seed: int = 0,
     replies: Path = Path("best-of-n-replies.sqlite"),
+    layout: Layout = "assay",
+    tokenizer: str = "",
 ) -> None:
     """Answer prompts N times and keep the answer that a reward model likes best, with all candidates; resumes.
 
@@ -171,15 +174,22 @@ def best_of_n(
         max_tokens: Of a conversation that the reward model reads.
         seed: Of a local policy's answers.
         replies: Where a chat server's answers are kept.
+        layout: Of a reward server: assay, vllm, sglang or openrlhf.
+        tokenizer: Of a reward server, as for `assay bench`.
     """
     from assay.images import ImageStore
     from assay.recipes import best_of_n as recipe
     from assay.recipes.reward_model import fingerprint
+    from assay.reward.remote import RemoteConfig, RemoteScorer
     from assay.reward.scorer import load_scorer
 
     store = ImageStore(out.with_name(out.name + ".images"))
     asked = {"reward": fingerprint(reward), "max_tokens": max_tokens, "n": n}
-    scorer = load_scorer(reward, max_tokens)
+    scorer: Scorer
+    if reward.startswith(("http://", "https://")):
+        scorer = RemoteScorer(RemoteConfig(url=reward, layout=layout, tokenizer=tokenizer, max_tokens=max_tokens))
+    else:
+        scorer = load_scorer(reward, max_tokens)
     if "@http" in policy:
         server = chat_server(policy, replies, "policy")
         asked |= {"policy": asking_of([server])}

@@ -185,13 +185,16 @@ def _guideline(category: str, desired: tuple[str, ...]) -> str:
 def attribute_text(pair: Pair, attributes: Attributes) -> str:
     """The text of (x, a) that is embedded for retrieval (paper A3, section 3.3): never the responses.
 
-    The template is ours. The desired qualities and the guideline come first, so that an encoder with a short window
-    still sees them when the conversation is long.
+    The template is ours. What the user asked last comes first, then the attributes, then the other turns from the latest
+    back, so that an encoder's window cuts the oldest turns and never the question.
     """
+    last = max((n for n, m in enumerate(pair.prompt) if m.role == "user"), default=len(pair.prompt) - 1)
     said = ((m.role, message_text(m)) for m in pair.prompt)
-    conversation = "\n".join(text if role == "user" else f"{role}: {text}" for role, text in said)
+    told = [text if role == "user" else f"{role}: {text}" for role, text in said]
+    question, others = told[last : last + 1], [t for n, t in enumerate(told) if n != last]
     kind = f"{attributes.category}, {attributes.objectivity}, {attributes.controversiality} controversiality"
-    return f"Desired: {'; '.join(attributes.desired)}\n{attributes.guideline}\n{kind}\n{conversation}"
+    known = (f"Desired: {'; '.join(attributes.desired)}", attributes.guideline, kind)
+    return "\n".join((*question, *known, *reversed(others)))
 
 
 @cache

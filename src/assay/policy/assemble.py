@@ -25,7 +25,7 @@ from typing import Any
 import torch
 import transformers
 
-from assay import models, vision
+from assay import models, vision, weights
 from assay.errors import AssayError
 from assay.images import blank
 from assay.tables import check_vacant, sibling
@@ -219,6 +219,7 @@ def save(model: Any, processor: Any, folder: Path) -> None:
     """Write what `AutoModelForImageTextToText` and `AutoProcessor` load."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    weights.readable(folder)
 
 
 def describe(model: Any) -> str:
@@ -238,7 +239,7 @@ def describe(model: Any) -> str:
 def assemble_from(encoder: str, language: str, out: Path, size: int, unshuffle: int = 1, adapter_of: str = "") -> str:
     """`assemble` from names, saved to `out`, with another model's adapter if one is named. Returns the parts in words."""
     check_vacant(out, "model that may be written over")
-    tower = models.load_pretrained(transformers.AutoModel, encoder)
+    tower = models.load_model(transformers.AutoModel, encoder, "body")
     image_processor = models.load_pretrained(transformers.AutoImageProcessor, encoder)
     text, tokenizer = models.load_generator(language)
     model, processor = assemble(tower, image_processor, text, tokenizer, size, unshuffle)

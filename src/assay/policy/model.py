@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from assay import models, vision
+from assay import models, vision, weights
 from assay.attention import candidates
 from assay.errors import AssayError
 from assay.head import chosen_logprobs
@@ -144,15 +144,15 @@ class Policy(torch.nn.Module):
         if self.packed:
             models.compile_layers(body, self._no_split_modules, self.config.compile, tokens)
 
-    def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+    def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Write what transformers loads: weights (adapters merged), config, processor."""
         inner = self.model
         if inner is not self.inner:
             import copy
 
             inner = copy.deepcopy(inner).merge_and_unload()
-        elif weights is not None:
-            own = {n.removeprefix("model."): x for n, x in weights.items()}
+        elif state is not None:
+            own = {n.removeprefix("model."): x for n, x in state.items()}
             missing = {n: x for n, x in inner.state_dict().items() if n not in own}
             return self._write(inner, folder, {**missing, **own})
         return self._write(inner, folder, inner.state_dict())
@@ -166,6 +166,7 @@ class Policy(torch.nn.Module):
         finally:
             body.config._attn_implementation = before
         self.processor.save_pretrained(folder)
+        weights.readable(Path(folder))
 
 
 def load_policy(

@@ -6,6 +6,7 @@ killed run goes on with the same command (the answers of a local policy depend o
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,11 +98,12 @@ def best_of_n(
             say(f"{len(done):,} of {len(prompts):,} questions")
     rows = list(done.values())
     gains = [r["reward"] - r["mean_reward"] for r in rows if r["best"] is not None]
-    failed = sum(bool(c["problem"]) for r in rows for c in r["candidates"])
+    problems = Counter(c["problem"] for r in rows for c in r["candidates"] if c["problem"])
     told = f"{len(rows):,} questions, best of {n}"
     if gains:
         told += f", reward of the best {np.mean(gains):+.3f} above the mean of its candidates"
-    return f"{told}; {failed:,} candidates without a reward -> {out}"
+    told += f"; {problems.total():,} candidates without a reward -> {out}"
+    return told + "".join(f"\nfailed: {count:,} times: {reason}" for reason, count in problems.most_common())
 
 
 def _ranked(
@@ -115,12 +117,13 @@ def _ranked(
     rewards = np.asarray(scorer([c for *_, c in flat]), dtype=np.float64) if flat else np.zeros(0)
     found = {(i, k): float(x) for (i, k, _), x in zip(flat, rewards, strict=True)}
     refused = getattr(scorer, "refused", {})
-    why = {(i, k): f"no reward: {refused[c]}" for i, k, c in flat if c in refused}
+    reasons: Sequence[str] = getattr(scorer, "failed", None) or [""] * len(flat)
+    why = {(i, k): refused.get(c) or reason for (i, k, c), reason in zip(flat, reasons, strict=True)} if flat else {}
     for i, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
         told = []
         for k, (text, problem) in enumerate(group):
             finite = np.isfinite(found.get((i, k), np.nan))
-            problem = problem or ("" if finite else why.get((i, k), "no reward"))
+            problem = problem or ("" if finite else why.get((i, k)) or "no reward")
             told.append({"text": text, "reward": found[i, k] if finite else None, "problem": problem})
         scored = [(found[i, k], c["text"]) for k, c in enumerate(told) if not c["problem"]]
         best = max(scored, key=lambda c: c[0], default=None)

@@ -24,6 +24,7 @@ from assay.curate.settle import settle_all
 from assay.curate.stage1 import Material, Stage1Config, Stage1Result, Tools, stage1
 from assay.curate.stage2 import Stage2Config, stage2
 from assay.errors import AssayError
+from assay.recipes.embedders import EmbedderConfig
 from assay.recipes.pools import Pool
 from assay.records import Attributes, Embedder, Judgement, Label, Pair, Preference, Scorer, Truth, digest
 from assay.reward.config import TrainConfig
@@ -31,7 +32,7 @@ from assay.run import Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FlowConfig:
+class FlowConfig(EmbedderConfig):
     """One `assay run`: sizes of the splits, of the loop, and of the models."""
 
     recipe: str
@@ -48,13 +49,13 @@ class FlowConfig:
     stage1: Stage1Config = field(default_factory=Stage1Config)
     stage2: Stage2Config = field(default_factory=Stage2Config)
     train: TrainConfig = field(default_factory=TrainConfig)
-    embedder: str = "minilm"
     benchmarks: Path | None = None
     """Folder with the released benchmark files; None leaves the public benchmarks out."""
     bench_limit: int = 0
     """At most this many items of each benchmark, a stratified sample (0: all)."""
 
     def __post_init__(self) -> None:
+        EmbedderConfig.__post_init__(self)
         if self.seeds < 1:
             raise AssayError(f"seeds must be at least 1, got {self.seeds}")
         for name in ("eval_share", "stage1_share"):

@@ -20,7 +20,8 @@ from assay.curate.offline import gold_vote_judge
 from assay.curate.verify import read_judgements
 from assay.errors import AssayError
 from assay.recipes.asking import AskConfig
-from assay.recipes.judging import Examples, JudgeConfig, annotate, local_embedder
+from assay.recipes.embedders import EmbedderConfig, load_embedder
+from assay.recipes.judging import Examples, JudgeConfig, annotate
 from assay.records import Case, Judgement, Pair, Truth
 from assay.run import environment, jsonable
 from assay.statistics import Z95, Estimate, interval, mean
@@ -90,14 +91,16 @@ def compare(
             )  # fmt: skip
             assert report is not None
             folders[arm, seed], reports[arm, seed] = folder, report
-    found = _compared(folders, ", ".join(judges), tuple(seeds), config.embedder)
+    found = _compared(folders, ", ".join(judges), tuple(seeds), config)
     write_text(out / "guidance.json", json.dumps({"environment": environment(), **jsonable(found)}, indent=2) + "\n")
     write_text(out / "guidance.md", markdown(sections(found)))
     write_text(out / "guidance.html", page(sections(found), f"Guided and unguided: {found.judge}", environment()))
     return found
 
 
-def _compared(folders: Mapping[tuple[str, int], Path], judge: str, seeds: tuple[int, ...], embedder: str) -> Guidance:
+def _compared(
+    folders: Mapping[tuple[str, int], Path], judge: str, seeds: tuple[int, ...], embedder: EmbedderConfig
+) -> Guidance:
     first = folders["nearest", seeds[0]]
     pairs = {p.id: p for p in Table(first / "tables" / "pairs", Pair).stream()}
     gold = {t.pair_id: t.better for t in Table(first / "tables" / "truth", Truth).stream()}
@@ -106,7 +109,7 @@ def _compared(folders: Mapping[tuple[str, int], Path], judge: str, seeds: tuple[
         str(arm): [_verdicts(folders[arm, seed]) for seed in seeds] for arm in ARMS
     }
     cases = Table(first / "tables" / "cases", Case).read()
-    verdicts[OFFLINE] = [gold_vote_judge(local_embedder(embedder))(cases)]
+    verdicts[OFFLINE] = [gold_vote_judge(load_embedder(embedder))(cases)]
     verdicts[LONGER] = [[_longer(pair) for pair in pairs.values()]]
     votes: dict[str, list[Judgement]] = {
         arm: [v for seed in seeds for v in Table(folders[arm, seed] / "tables" / "votes", Judgement).read()]

@@ -24,6 +24,7 @@ from assay.curate.stage1 import Tools
 from assay.curate.verify import oracle, read_judgements, taken_back
 from assay.errors import AssayError
 from assay.recipes.claims import Claims, test_claims
+from assay.recipes.embedders import load_embedder
 from assay.recipes.flow import FlowConfig, Prepared, curate, prepare, trainer
 from assay.recipes.pools import Pool
 from assay.records import Attributes, Case, Embedder, Judge, Judgement, Pair, Scorer, digest
@@ -41,7 +42,7 @@ def run_job(
     says who people, judge and chat are: a run does not go on with others, nor with another pool. `resettle`: where people
     have changed their minds since the labels were made, make these and what follows anew.
     """
-    from assay.models import load_embedder, whose
+    from assay.models import whose
 
     if config.train.loss.margin and not any(j.strength for j in pool.wild):
         raise AssayError("no pair of the pool has a strength: train.loss.margin would do nothing; leave it out")
@@ -50,7 +51,7 @@ def run_job(
     _same_pool(folder, inputs["pool"])
     kept = {**jsonable(config), "inputs": inputs}
     with closing(Run(folder, kept)) as run:
-        embed = remember(load_embedder(config.embedder))
+        embed = remember(load_embedder(config))
         prepared = prepare(run, config, pool, embed, chat)
         for seed in range(config.seeds):
             run.say(f"[bold]seed {seed}[/bold] ({seed + 1} of {config.seeds})")

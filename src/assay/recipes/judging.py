@@ -27,7 +27,6 @@ from assay.curate.attributes import attribute_text, rule_attributes
 from assay.curate.judge_page import markdown, page, sections, show
 from assay.curate.judge_report import JudgeReport, judge_report
 from assay.curate.merging import Gold, Merge, merge_votes
-from assay.curate.offline import hash_embedder
 from assay.curate.retrieve import Index
 from assay.errors import AssayError
 from assay.outage import Loss, Unreached
@@ -44,8 +43,9 @@ from assay.recipes.asking import (
     show_estimate,
     spending,
 )
+from assay.recipes.embedders import EmbedderConfig, load_embedder
 from assay.recipes.sources import Material, read_material
-from assay.records import Attributes, Case, Embedder, Example, Judgement, Pair, Truth, digest
+from assay.records import Attributes, Case, Example, Judgement, Pair, Truth, digest
 from assay.run import Run, environment, jsonable
 from assay.tables import Table, plain, write_text
 
@@ -56,7 +56,7 @@ Examples = Literal["nearest", "random", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JudgeConfig:
+class JudgeConfig(EmbedderConfig):
     """What shapes the votes; a folder keeps to it."""
 
     samples: int = 3
@@ -72,14 +72,13 @@ class JudgeConfig:
     """At most this many pairs, drawn by content (0: all)."""
     max_chars: int = 0
     """Leave out pairs (and examples) whose conversation and responses are longer together (0: none)."""
-    embedder: str = "minilm"
-    """Finds the nearest examples: a packaged encoder, a folder, a hub id, or `hash`, which needs no model."""
     temperature: float = 1.0
     max_tokens: int = 1024
     """Of a reply. What it cuts off is no vote; the same command with a larger one asks that again."""
     seed: int = 0
 
     def __post_init__(self) -> None:
+        EmbedderConfig.__post_init__(self)
         if self.samples < 1 or not 0 <= self.examples <= MAX_EXAMPLES:
             raise AssayError(f"samples must be at least 1 and examples 0 to {MAX_EXAMPLES}")
         if self.limit < 0 or self.max_chars < 0 or self.max_tokens < 1 or self.temperature < 0:
@@ -208,7 +207,7 @@ def _nearest(
     config: JudgeConfig, path: Path | None,
 ) -> dict[str, list[str]]:  # fmt: skip
     texts = {p: attribute_text(material.pairs[p], known[p]) for p in dict.fromkeys((*chosen, *gold))}
-    vectors = _vectors(texts, config.embedder, path)
+    vectors = _vectors(texts, config, path)
     most = max(Counter(material.pairs[g].question_id for g in gold).values())
     index = Index.of(vectors, gold)
     rows, _ = index.nearest(np.stack([vectors[t] for t in chosen]), config.examples + most)
@@ -216,9 +215,9 @@ def _nearest(
     return {t: [g for g in ids if _may_guide(material, t, g)][: config.examples] for t, ids in near}
 
 
-def _vectors(texts: Mapping[str, str], embedder: str, path: Path | None) -> dict[str, NDArray[np.float32]]:
+def _vectors(texts: Mapping[str, str], config: EmbedderConfig, path: Path | None) -> dict[str, NDArray[np.float32]]:
     if path is None or not path.exists():
-        vectors = local_embedder(embedder)(list(texts.values()))
+        vectors = load_embedder(config)(list(texts.values()))
         if path is None:
             return dict(zip(texts, vectors, strict=True))
         beside = path.with_name("vectors.tmp.npz")
@@ -226,15 +225,6 @@ def _vectors(texts: Mapping[str, str], embedder: str, path: Path | None) -> dict
         beside.replace(path)
     with np.load(path) as saved:
         return dict(zip(saved["ids"].tolist(), saved["vectors"], strict=True))
-
-
-def local_embedder(name: str) -> Embedder:
-    """A packaged encoder, a folder, a hub id, or `hash`."""
-    if name == "hash":
-        return hash_embedder()
-    from assay.models import load_embedder
-
-    return load_embedder(name)
 
 
 def _requests(chat: Model, cases: Sequence[Case], config: JudgeConfig) -> list[Any]:

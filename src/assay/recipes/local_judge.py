@@ -18,7 +18,7 @@ import torch
 from assay.budget import Budget, Estimate
 from assay.chat import Request
 from assay.errors import AssayError
-from assay.models import computes_in_half, load_pretrained, load_tokenizer
+from assay.models import computes_in_half, load_model, load_tokenizer
 from assay.records import digest
 from assay.render import encodable
 from assay.replies import Reply, open_replies
@@ -121,7 +121,7 @@ class LocalJudge:
             half = torch.bfloat16 if computes_in_half("auto") else torch.float32
             self._loaded = (
                 tokenizer,
-                load_pretrained(transformers.AutoModelForCausalLM, self.config.model).to(half).eval(),
+                load_model(transformers.AutoModelForCausalLM, self.config.model, "generate").to(half).eval(),
             )
         return self._loaded
 

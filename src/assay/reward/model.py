@@ -1,19 +1,24 @@
-"""A reward model as a module: groups of sequences in, one reward for each sequence out; packed where it can be."""
+"""A reward model as a module: groups of sequences in, one reward for each sequence out; packed where it can be.
+
+The head is computed in fp32, on padded rows and in packs, whatever the body is computed in.
+"""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from assay import models
+from assay import models, weights
 from assay.attention import Prefilled, candidates
 from assay.errors import AssayError, missing_extra
 from assay.images import ImageStore
 from assay.pack import Group, Pack, Padded, bins, continued, pack, pad, padded_bins
 from assay.reward.config import EngineConfig, TrainConfig
 from assay.reward.visual import load_visual
+from assay.tables import write_text
 from assay.vision import Pictures
 
 Batch = Pack | Padded
@@ -21,7 +26,7 @@ Batch = Pack | Padded
 
 class RewardModel(torch.nn.Module):
     """Any sequence classifier with one output. `packed` tells how it runs, `reason` why it is not packed, `bf16`
-    whether it computes in bfloat16.
+    whether it computes in bfloat16. A reward is read at the last token that is not `pad_id` (-1: at the last).
 
     `fresh` is set where adapters are trained: it makes the same model anew, in full precision and on the CPU.
     """
@@ -75,15 +80,40 @@ class RewardModel(torch.nn.Module):
             batch = pack(alone, backend, pad_id=self.pad_id, before=len(prefix)).to(where)
             yield part, self(batch, **(before if len(prefix) else {}))
 
+    @property
+    def inner(self) -> Any:
+        """The model of transformers, under adapters if there are any."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def full_precision(self) -> list[Any]:
+        """The modules that are not to be computed in bfloat16: the head's, and an encoder's pooler."""
+        inner = self.inner
+        found = [m for n, m in inner.named_children() if n != inner.base_model_prefix]
+        found.append(getattr(getattr(inner, inner.base_model_prefix), "pooler", None))
+        return [m for m in found if isinstance(m, torch.nn.Module) and any(True for _ in m.parameters())]
+
     def forward(self, batch: Batch, **kept: Any) -> torch.Tensor:
         """Rewards in fp32, shape (N,): one for each answer of each group, in order; `kept` as in `models.packed_hidden`."""
-        if isinstance(batch, Padded):
-            inputs = {"input_ids": batch.ids_BT, "attention_mask": batch.mask_BT}
-            if batch.types_BT is not None and self.typed:
-                inputs["token_type_ids"] = batch.types_BT
-            return self.model(**inputs).logits.squeeze(-1).float()  # type: ignore[no-any-return]
-        inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        return inner.score(models.packed_hidden(inner, batch, self.pictures, **kept)).squeeze(-1).float()  # type: ignore[no-any-return]
+        inner = self.inner
+        if not isinstance(batch, Padded):
+            states_ND = models.packed_hidden(inner, batch, self.pictures, **kept)
+            return models.in_fp32(inner.score, states_ND).squeeze(-1)
+        inputs = {"input_ids": batch.ids_BT, "attention_mask": batch.mask_BT}
+        if batch.types_BT is not None and self.typed:
+            inputs["token_type_ids"] = batch.types_BT
+        if hasattr(inner, "score"):
+            states_BTD, last_B = models.hidden(inner, inputs), self._last(batch)
+            return models.in_fp32(inner.score, states_BTD[torch.arange(len(last_B)), last_B]).squeeze(-1)
+        with _body_done(inner, inputs):
+            return inner(**inputs).logits.squeeze(-1).float()  # type: ignore[no-any-return]
+
+    def _last(self, batch: Padded) -> torch.Tensor:
+        """Where each row's reward is read, shape (B,): as transformers does, or at the last token of a row all padding."""
+        places_T = torch.arange(batch.ids_BT.shape[1], device=batch.ids_BT.device)
+        read_B = (places_T * (batch.mask_BT.bool() & (batch.ids_BT != self.pad_id))).argmax(-1)
+        first_B = batch.ids_BT[:, 0] == self.pad_id
+        return torch.where((read_B == 0) & first_B, batch.mask_BT.sum(-1) - 1, read_B)
 
 
 def _has_types(model: Any) -> bool:
@@ -93,12 +123,33 @@ def _has_types(model: Any) -> bool:
     return not one and "token_type_ids" in inspect.signature(inner.forward).parameters
 
 
-def for_training(config: TrainConfig, tokenizer: Any) -> RewardModel:
-    """The model that `config` asks for, on this process's device. `tokenizer` is the processor of a model with pictures."""
+@contextmanager
+def _body_done(inner: Any, inputs: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Compute the body as autocast says; inside, only the head is left to compute, in fp32."""
+    body = getattr(inner, inner.base_model_prefix)
+    made = body(**inputs)
+    for name, value in list(made.items()):
+        if isinstance(value, torch.Tensor):
+            made[name] = value.float()
+    device = inputs["input_ids"].device.type
+    before = body.forward
+    body.forward = lambda *_, **__: made
+    try:
+        with torch.autocast(device, enabled=False):
+            if getattr(body, "pooler", None) is not None and "pooler_output" in made:
+                made["pooler_output"] = body.pooler(made["last_hidden_state"])
+            yield
+    finally:
+        body.forward = before
+
+
+def for_training(config: TrainConfig, tokenizer: Any, say: Callable[[str], None] = lambda _: None) -> RewardModel:
+    """The model that `config` asks for, on this process's device. `tokenizer` is the processor of a model with pictures;
+    it gets a padding token that no conversation ends with, if it has none. A head that is left out is told by `say`."""
     engine = config.engine
     if config.images is not None:
-        return _visual(config)
-    model = _backbone(config, tokenizer, engine.quantize)
+        return _visual(config, tokenizer)
+    model = _backbone(config, tokenizer, engine.quantize, say)
     if engine.checkpointing:
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
@@ -107,12 +158,13 @@ def for_training(config: TrainConfig, tokenizer: Any) -> RewardModel:
     return made
 
 
-def _visual(config: TrainConfig) -> RewardModel:
+def _visual(config: TrainConfig, processor: Any) -> RewardModel:
     assert config.images is not None
     if config.engine.lora_rank or config.engine.quantize:
         raise AssayError("low-rank adapters on a model with pictures are not supported: leave engine.lora_rank at 0")
     torch.manual_seed(config.seed)
-    model, processor = load_visual(config.backbone)
+    model, _ = load_visual(config.backbone)
+    weights.own_pad(processor.tokenizer, model)
     if config.engine.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     pictures = Pictures(processor, ImageStore(config.images))
@@ -124,12 +176,12 @@ def _visual(config: TrainConfig) -> RewardModel:
     return made
 
 
-def _backbone(config: TrainConfig, tokenizer: Any, quantize: bool) -> Any:
+def _backbone(config: TrainConfig, tokenizer: Any, quantize: bool, say: Callable[[str], None] = lambda _: None) -> Any:
     """The backbone with a new head, its adapters if any; drawn from the config's seed, so always the same."""
     torch.manual_seed(config.seed)
     attention = models.attention_for(config.max_tokens)
     backbone = models.Backbone(name=config.backbone, layers=config.layers, attention=attention, quantize=quantize)
-    model = models.load_reward_model(backbone, tokenizer)
+    model = models.load_reward_model(backbone, tokenizer, say=say)
     model.get_input_embeddings().requires_grad_(config.train_embeddings)
     return with_lora(model, config.engine.lora_rank) if config.engine.lora_rank else model
 
@@ -149,13 +201,13 @@ def with_lora(model: Any, rank: int) -> Any:
     return get_peft_model(model, settings)
 
 
-def save(model: RewardModel, weights: dict[str, torch.Tensor], folder: Path, tokenizer: Any) -> None:
-    """Write `weights` (of `RewardModel`) as a plain sequence classifier: adapters are merged, nothing else differs.
+def save(model: RewardModel, state: dict[str, torch.Tensor], folder: Path, tokenizer: Any) -> None:
+    """Write the weights in `state` (of `RewardModel`) as a plain sequence classifier: adapters are merged.
 
     Adapters are merged into a fresh backbone in full precision, whatever they were trained on.
     """
     inner: Any = model.model
-    own = {name.removeprefix("model."): value for name, value in weights.items()}
+    own = {name.removeprefix("model."): value for name, value in state.items()}
     if model.fresh is not None:
         inner = model.fresh()
         inner.load_state_dict(own, strict=False)
@@ -163,3 +215,44 @@ def save(model: RewardModel, weights: dict[str, torch.Tensor], folder: Path, tok
         own = inner.state_dict()
     inner.save_pretrained(folder, state_dict={name: value.contiguous() for name, value in own.items()})
     tokenizer.save_pretrained(folder)
+    write_text(folder / "README.md", card(tokenizer))
+    weights.readable(folder)
+
+
+def card(tokenizer: Any) -> str:
+    """What the folder says of itself: how a conversation becomes text, and how others load the model."""
+    text = getattr(tokenizer, "tokenizer", tokenizer)
+    if hasattr(tokenizer, "image_processor"):
+        return _CARD + _VISUAL
+    if text.chat_template:
+        return _CARD + _TEMPLATE
+    return _CARD + _PAIR.format(cls=text.cls_token, sep=text.sep_token)
+
+
+_CARD = """# Reward model
+
+One output: the reward, which is no probability and has no scale of its own.
+
+"""
+_VISUAL = """A vision-language model without its language-model head, which `transformers.AutoModel` loads; the head is
+score.safetensors, a linear layer on the last hidden state of the last token. Conversations are rendered by the processor's
+chat template, the answer included.
+"""
+_TEMPLATE = """Conversations are rendered by the chat template, the answer included, without further special tokens:
+
+    pipe = transformers.pipeline("text-classification", FOLDER)
+    text = pipe.tokenizer.apply_chat_template(conversation, tokenize=False)
+    pipe(text, add_special_tokens=False)[0]["score"]   # the reward itself
+
+vLLM: `vllm serve FOLDER --runner pooling --convert classify`, then POST /pooling with `messages` and
+`"use_activation": false`.
+"""
+_PAIR = """Conversations are a pair of texts for the tokenizer, {cls} history {sep} answer {sep}. A history of one turn is
+its text; one of several has a line "role: text" for each.
+
+    pipe = transformers.pipeline("text-classification", FOLDER)
+    pipe({{"text": history, "text_pair": answer}})["score"]   # the reward itself
+
+vLLM: `vllm serve FOLDER --runner pooling --convert classify`, then POST /score with `text_1` (the history), `text_2` (an
+answer, or a list of them) and `"use_activation": false`.
+"""

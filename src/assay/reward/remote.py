@@ -1,22 +1,28 @@
 """Rewards from a server: ours (`assay serve`), or one with vLLM's, SGLang's or OpenRLHF's endpoints.
 
-    layout     endpoint          what is sent                                  where the reward is
-    assay      /v1/score         conversations, many in a request              rewards[i]
-    vllm       /pooling          the messages of one conversation              data[0].data, its last number
-    sglang     /classify         texts, rendered by the model's chat template  [i].embedding, its last number
-    openrlhf   as in the url     the same, as `query`                          rewards[i]
+    layout     endpoint          what is sent                                         where the reward is
+    assay      /v1/score         conversations, many in a request                     rewards[i]
+    vllm       /pooling          token ids, many in a request (`tokenizer` is named)  data[i].data
+               /pooling          else the messages of one conversation                data[0].data
+               /score            a history with its answers, for a model that has     data[i].score
+                                 no chat template (an encoder)
+    sglang     /classify         texts, rendered by the model's chat template         [i].embedding
+    openrlhf   as in the url     the same, as `query`                                 rewards[i]
 
-The schemas are read from those projects' sources; a fake server in each layout tests them, no real one has.
-A request that fails after all tries gives NaN for its conversations, and `problems` counts the reasons: a benchmark reports
-them as coverage, a trainer raises.
+vLLM gives a sigmoid of the reward unless told not to (`use_activation`; `activation` in older versions), and refuses what is
+too long unless told to cut it, at the front. Its layout is tested with the real one (`make test-vllm`), the others with fakes
+that follow those projects' sources. Anything but one finite number is no reward. A request that fails after all tries gives
+NaN for its conversations; `problems` counts the reasons, `failed` has that of each conversation of the last call: a benchmark
+reports them as coverage, a trainer raises.
 """
 
 import asyncio
 import json
+import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -27,19 +33,23 @@ from numpy.typing import NDArray
 from assay.chat import PASSING, Gate, retry_after
 from assay.errors import AssayError
 from assay.records import Conversation, tools_of
+from assay.render import history, render
 
 Layout = Literal["assay", "vllm", "sglang", "openrlhf"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteConfig:
-    """One reward server. `tokenizer` (a folder or a hub id) renders texts for the layouts that need them; `per_request`
-    conversations go in one request, `concurrency` requests at a time; the key is in the variable `api_key_env`."""
+    """One reward server. `tokenizer` (a folder or a hub id) renders texts for the layouts that need them, and for vLLM the
+    tokens that offline scoring has; `per_request` conversations go in one request, `concurrency` requests at a time; of each
+    at most `max_tokens` are read, where the server can be told (0: what it has room for); the key is in the variable
+    `api_key_env`."""
 
     url: str
     layout: Layout = "assay"
     model: str = ""
     tokenizer: str = ""
+    max_tokens: int = 0
     api_key_env: str = "ASSAY_API_KEY"
     per_request: int = 32
     concurrency: int = 8
@@ -63,6 +73,29 @@ class RemoteConfig:
         return self.url.rstrip("/") + paths[self.layout]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request: which conversations it is about, where it goes, its JSON."""
+
+    rows: list[int]
+    url: str
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Why a request has no rewards; `refused`: for what was in it, so that others may go through."""
+
+    reason: str
+    refused: bool = False
+
+
+RAW = {"use_activation": False, "activation": False}
+"""The reward itself, in vLLM's words, new and old."""
+NO_TEMPLATE = "must provide a chat template"
+"""What vLLM says of messages to a model that has none."""
+
+
 @dataclass(slots=True)
 class RemoteScorer:
     """A `Scorer` over HTTP. It blocks and runs its own event loop, so it cannot be called from inside one."""
@@ -70,105 +103,201 @@ class RemoteScorer:
     config: RemoteConfig
     problems: Counter[str] = field(default_factory=Counter)
     may_fail: bool = True
-    _text: Callable[[Conversation], str] | None = None
+    failed: list[str] = field(default_factory=list)
+    """Why each conversation of the last call has no reward, "" for one that has."""
+    _tokenizer: Any = None
+    _pairs: bool | None = None
+    """Does vLLM's model read a pair of texts, for want of a chat template? None: not known yet."""
+    _room: int | None = None
+    """Tokens that vLLM's model has room for; 0: it does not say."""
 
     def __call__(self, conversations: Sequence[Conversation]) -> NDArray[np.float64]:
         """(n,) rewards; NaN where the server gave none. Raises AssayError there if `strict`."""
-        size = 1 if self.config.layout == "vllm" else self.config.per_request
-        ordered = sorted(range(len(conversations)), key=lambda i: hash(conversations[i][:-1]))
-        parts = [ordered[at : at + size] for at in range(0, len(ordered), size)]
         rewards = np.full(len(conversations), np.nan)
-        for part, found in zip(parts, asyncio.run(self._all(conversations, parts)), strict=True):
-            if isinstance(found, str):
-                self.problems[found] += len(part)
-                if self.config.strict:
-                    raise AssayError(
-                        f"{self.config.endpoint}: {found}; is the server up, and does it serve this layout?"
-                    )
+        self.failed = [""] * len(conversations)
+        if not conversations:
+            return rewards
+        found = asyncio.run(self._score(conversations))
+        for row, told in found.items():
+            if isinstance(told, str):
+                self.failed[row] = told
+                self.problems[told] += 1
             else:
-                rewards[part] = found
+                rewards[row] = told
+        if self.config.strict and any(self.failed):
+            reason = next(f for f in self.failed if f)
+            raise AssayError(f"{self.config.endpoint}: {reason}; is the server up, and does it serve this layout?")
         return rewards
 
-    async def _all(self, conversations: Sequence[Conversation], parts: list[list[int]]) -> list[list[float] | str]:
+    async def _score(self, conversations: Sequence[Conversation]) -> dict[int, float | str]:
+        """The reward of each conversation, or why it has none."""
         key = os.environ.get(self.config.api_key_env, "")
-        found: list[list[float] | str] = [""] * len(parts)
-        todo, gate = iter(enumerate(parts)), Gate()
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         timeout = aiohttp.ClientTimeout(total=self.config.timeout_s)
-        async with aiohttp.ClientSession(
-            headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=timeout, trust_env=True
-        ) as session:
-
-            async def work() -> None:
-                for number, part in todo:
-                    body = self.body([conversations[i] for i in part])
-                    found[number] = await self._ask(session, gate, body, len(part))
-
-            await asyncio.gather(*(work() for _ in range(min(self.config.concurrency, len(parts)))))
+        async with aiohttp.ClientSession(headers=headers, timeout=timeout, trust_env=True) as session:
+            gate = Gate()
+            if self.config.layout == "vllm" and self._pairs is None:
+                await self._meet(session, gate, conversations[0])
+            rows = sorted(range(len(conversations)), key=lambda i: hash(conversations[i][:-1]))
+            todo = self.requests(conversations, rows)
+            found: dict[int, float | str] = {}
+            while todo:
+                todo = await self._round(session, gate, conversations, todo, found)
         return found
 
-    async def _ask(
-        self, session: aiohttp.ClientSession, gate: Gate, body: dict[str, Any], count: int
-    ) -> list[float] | str:
+    async def _meet(self, session: aiohttp.ClientSession, gate: Gate, first: Conversation) -> None:
+        """Find out how vLLM's model is asked: its room in tokens, and whether it has a chat template."""
+        try:
+            async with session.get(f"{self.config.url.rstrip('/')}/v1/models") as response:
+                listed = (await response.json(content_type=None))["data"]
+            named = [m for m in listed if m["id"] == self.config.model] or listed
+            self._room = int(named[0]["max_model_len"])
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, IndexError, TypeError):
+            self._room = 0  # another server in vLLM's layout need not say
+        if self.config.tokenizer:
+            self._pairs = not self.tokenizer.chat_template
+            return
+        told = await self._ask(session, gate, self.requests([first], [0])[0])
+        if not isinstance(told, Failed) or told.refused:
+            self._pairs = isinstance(told, Failed) and NO_TEMPLATE in told.reason
+
+    async def _round(
+        self, session: aiohttp.ClientSession, gate: Gate, conversations: Sequence[Conversation], todo: list[Asked],
+        found: dict[int, float | str],
+    ) -> list[Asked]:  # fmt: skip
+        """Ask all of `todo`. Returns what is to be asked again, one by one: the rows of requests that were refused whole."""
+        coming, again = iter(todo), []
+
+        async def work() -> None:
+            for asked in coming:
+                told = await self._ask(session, gate, asked)
+                if isinstance(told, Failed) and told.refused and len(asked.rows) > 1:
+                    for row in asked.rows:
+                        again.extend(self.requests(conversations, [row]))
+                elif isinstance(told, Failed):
+                    found.update(dict.fromkeys(asked.rows, told.reason))
+                else:
+                    found.update(zip(asked.rows, told, strict=True))
+
+        await asyncio.gather(*(work() for _ in range(min(self.config.concurrency, len(todo)))))
+        return again
+
+    async def _ask(self, session: aiohttp.ClientSession, gate: Gate, asked: Asked) -> list[float] | Failed:
         """The rewards of one request, or why there are none."""
         problem = ""
         for attempt in range(self.config.tries):
             await gate.passable()
             after: float | None = None
             try:
-                async with session.post(self.config.endpoint, json=body) as response:
+                async with session.post(asked.url, json=asked.body) as response:
                     payload = await response.read()
                 if response.status == 200:
-                    return self.read(json.loads(payload), count)
-                problem = f"http {response.status}: {payload[:200].decode('utf-8', 'replace')}"
+                    return self.read(json.loads(payload), len(asked.rows))
+                problem = f"http {response.status}: {_message(payload)}"
                 if response.status not in PASSING:
-                    return problem
+                    return Failed(problem, refused=response.status in (400, 413, 422))
                 after = retry_after(response.headers.get("Retry-After"))
             except TimeoutError:
                 problem = "timeout"
             except aiohttp.ClientError as error:
                 problem = f"connection: {error}"
             except (ValueError, KeyError, IndexError, TypeError) as error:
-                return f"not an answer in layout {self.config.layout}: {error!r}"
+                return Failed(f"not an answer in layout {self.config.layout}: {error!r}")
             if attempt + 1 < self.config.tries:
                 gate.close_for(after) if after is not None else await asyncio.sleep(self.config.backoff_s * 2**attempt)
-        return problem
+        return Failed(problem)
+
+    def requests(self, conversations: Sequence[Conversation], rows: Sequence[int]) -> list[Asked]:
+        """The requests that ask for the rewards of some conversations."""
+        config = self.config
+        single = config.layout == "vllm" and not config.tokenizer
+        if config.layout == "vllm" and self._pairs:
+            groups: dict[str, list[int]] = {}
+            for row in rows:
+                groups.setdefault(history(conversations[row][:-1]), []).append(row)
+            parts = list(groups.values())
+        else:
+            size = 1 if single else config.per_request
+            parts = [list(rows[at : at + size]) for at in range(0, len(rows), size)]
+        url = config.url.rstrip("/") + "/score" if self._pairs else config.endpoint
+        return [Asked(rows=p, url=url, body=self.body([conversations[i] for i in p])) for p in parts]
 
     def body(self, conversations: Sequence[Conversation]) -> dict[str, Any]:
         """The JSON of a request."""
         named = {"model": self.config.model} if self.config.model else {}
-        chats = [[m.chat() for m in c] for c in conversations]
         match self.config.layout:
             case "assay":
-                return named | {"conversations": chats}
+                return named | {"conversations": [[m.chat() for m in c] for c in conversations]}
             case "vllm":
-                return named | {"messages": chats[0]}
+                return named | RAW | self._for_vllm(conversations)
             case "sglang":
                 return named | {"text": [self.text(c) for c in conversations]}
         prompts = [self.text(c[:-1]) for c in conversations]
         return {"query": [self.text(c) for c in conversations], "prompts": prompts}
 
-    def text(self, conversation: Conversation) -> str:
-        if self._text is None:
+    def _for_vllm(self, conversations: Sequence[Conversation]) -> dict[str, Any]:
+        if self._pairs:
+            texts = [c[-1].content for c in conversations]
+            return {"text_1": history(conversations[0][:-1]), "text_2": texts}
+        limits = [n for n in (self.config.max_tokens, self._room) if n]
+        if self.config.tokenizer:
+            rendered = render(self.tokenizer, conversations, min(limits, default=1 << 30))
+            return {"input": [r.ids for r in rendered], "add_special_tokens": False}
+        chat: dict[str, Any] = {"messages": [m.chat() for m in conversations[0]], "add_generation_prompt": False}
+        if tools := tools_of(conversations[0]):
+            chat["chat_template_kwargs"] = {"tools": tools}  # /pooling leaves out `tools` beside the messages
+        return chat | {"truncate_prompt_tokens": min(limits) if self._room else -1, "truncation_side": "left"}
+
+    @property
+    def tokenizer(self) -> Any:
+        if self._tokenizer is None:
             from assay.models import load_tokenizer
 
-            tokenizer = load_tokenizer(self.config.tokenizer)
-            self._text = lambda c: str(
-                tokenizer.apply_chat_template([m.chat() for m in c], tools=tools_of(c), tokenize=False)
-            )
-        return self._text(conversation)
+            self._tokenizer = load_tokenizer(self.config.tokenizer)
+        return self._tokenizer
+
+    def text(self, conversation: Conversation) -> str:
+        chat = [m.chat() for m in conversation]
+        return str(self.tokenizer.apply_chat_template(chat, tools=tools_of(conversation), tokenize=False))
 
     def read(self, answer: Any, count: int) -> list[float]:
         """The rewards in an answer. Raises ValueError, KeyError, IndexError or TypeError where it is not as it should be."""
         match self.config.layout:
             case "vllm":
-                found = [np.ravel(answer["data"][0]["data"])[-1]]
+                rows = sorted(answer["data"], key=lambda row: row["index"])
+                found = [_reward(row["score" if self._pairs else "data"]) for row in rows]
             case "sglang":
-                found = [np.ravel(row["embedding"])[-1] for row in answer]
+                found = [_reward(row["embedding"]) for row in answer]
             case _:
-                found = [np.ravel(x)[-1] for x in answer["rewards"]]
+                found = [_reward(x) for x in answer["rewards"]]
         if len(found) != count:
             raise ValueError(f"{len(found)} rewards for {count} conversations")
-        return [float(x) for x in found]
+        return found
+
+
+def _reward(told: Any) -> float:
+    """One finite number, bare or in lists of one. Raises ValueError for anything else."""
+    numbers = np.ravel(told).tolist()
+    if len(numbers) != 1:
+        raise ValueError(
+            f"a vector of {len(numbers):,} numbers is no reward: the server embeds, or scores every token; serve a model "
+            "with one output (vLLM: --runner pooling --convert classify)"
+        )
+    number = numbers[0]
+    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        raise ValueError(f"{number!r} is no reward")
+    return float(number)
+
+
+def _message(payload: bytes) -> str:
+    """What a server says went wrong, in its own words."""
+    text = payload.decode("utf-8", "replace")
+    try:
+        error = json.loads(text)["error"]
+        text = error if isinstance(error, str) else str(error["message"])
+    except (ValueError, KeyError, TypeError):
+        pass
+    return text[:300]
 
 
 def wait_until_ready(url: str, seconds: float = 60.0) -> None:

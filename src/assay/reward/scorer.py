@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from assay import models
+from assay import models, weights
 from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
 from assay.pack import share
@@ -31,7 +31,8 @@ def load_scorer(
     `AutoModelForSequenceClassification` with one output), the URL of a reward server, or MODULE:FUNCTION, a function of a
     list of conversations that returns one reward each (so any other head: a few lines around its model).
 
-    `images` is the folder of pictures that conversations name, for a reward model with pictures.
+    `images` is the folder of pictures that conversations name, for a reward model with pictures. Raises AssayError for a
+    checkpoint that is not whole, or has no head of one output.
     """
     name = str(folder)
     if name.startswith(("http://", "https://")):
@@ -41,12 +42,12 @@ def load_scorer(
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name) and not Path(name).exists():
         return _function(name)
     if images is not None:
-        seeing, processor = load_visual(name)
+        seeing, processor = load_visual(name, trained=True)
         store = ImageStore(images)
         return scorer(seeing.to(models.device()).eval(), processor, max_tokens, tokens_per_batch, precision, store)
     tokenizer = models.load_tokenizer(name)
     backbone = models.Backbone(name=name, attention=models.attention_for(max_tokens))
-    model = models.load_reward_model(backbone, tokenizer).to(models.device()).eval()
+    model = models.load_reward_model(backbone, tokenizer, trained=True).to(models.device()).eval()
     return scorer(model, tokenizer, max_tokens, tokens_per_batch, precision)
 
 
@@ -80,9 +81,10 @@ class LocalScorer:
         self.tokenizer, self.store = tokenizer, store
         self.problems, self.refused = Counter[str](), dict[Conversation, str]()
         self.max_tokens = min(max_tokens, position_limit(model))
-        pad_id = getattr(tokenizer, "tokenizer", tokenizer).pad_token_id
         pictures = Pictures(tokenizer, store) if store is not None else None
-        self.model = RewardModel(model, pad_id, EngineConfig(tokens=tokens_per_batch), precision, pictures)
+        self.model = RewardModel(
+            model, weights.padding(model), EngineConfig(tokens=tokens_per_batch), precision, pictures
+        )
         if pictures is not None and not self.model.packed:
             raise AssayError(f"a reward model with pictures must be packed, but {self.model.reason}")
         self.where = models.device()

@@ -105,7 +105,7 @@ def train(
     store = ImageStore(config.images) if config.images is not None else None
     load = models.load_processor if store is not None else models.load_tokenizer
     tokenizer = load(config.backbone)
-    model = for_training(config, tokenizer)
+    model = for_training(config, tokenizer, say)
     if not model.packed:
         say(f"{folder.name}: batches are padded by length, not packed: {model.reason}")
     elif engine.device.type != "cpu":

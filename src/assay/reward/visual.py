@@ -12,7 +12,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from assay import models, vision
+from assay import models, vision, weights
+from assay.errors import AssayError
 
 HEAD = "score.safetensors"
 
@@ -63,12 +64,23 @@ def is_visual(name: str) -> bool:
     return name not in models.PACKAGED and getattr(models.load_config(name), "vision_config", None) is not None
 
 
-def load_visual(name: str) -> tuple[VisualReward, Any]:
+def load_visual(name: str, trained: bool = False) -> tuple[VisualReward, Any]:
     """The reward model on a vision-language model (or a saved reward model), and its processor. A head that the folder lacks
-    is drawn from torch's random state."""
-    body = models.load_pretrained(transformers.AutoModel, name, dtype=torch.float32)
+    is drawn from torch's random state. Raises AssayError for one that is to be `trained` already and has no head, and for
+    weights that do not fit."""
+    body = models.load_model(transformers.AutoModel, name, "body", dtype=torch.float32)
     made = VisualReward(models.without_dropout(body))
     head = Path(name) / HEAD
     if head.exists():
-        made.score.load_state_dict(load_file(head))
+        try:
+            made.score.load_state_dict(load_file(head))
+        except RuntimeError as error:
+            raise AssayError(
+                f"{head} is no head of one output over this model: {str(error).splitlines()[-1]}"
+            ) from error
+    elif trained:
+        raise AssayError(
+            f"'{name}' has no reward head ({HEAD}): its rewards would be random; train one on it with `assay reward train "
+            f"--images DIR`; {weights.OTHER_WAY}"
+        )
     return made, models.load_processor(name)

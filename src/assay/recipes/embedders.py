@@ -1,0 +1,37 @@
+"""Which encoder finds look-alike pairs, and how much of a text it reads: the settings, without torch."""
+
+from dataclasses import dataclass
+
+from assay.curate.offline import hash_embedder
+from assay.errors import AssayError
+from assay.records import Embedder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedderConfig:
+    """The encoder of conversations and their attributes."""
+
+    embedder: str = "minilm"
+    """Finds look-alike pairs and the nearest gold examples: a packaged encoder, a folder, a hub id, or `hash`, which needs
+    no model."""
+    embedder_tokens: int = 0
+    """Of a text that the encoder reads; the last user turn stands first (0: what it was made for, at most 512)."""
+    embedder_prompt: str = ""
+    """The name of one of the encoder's own prompts, or text to put before each."""
+    embedder_remote_code: bool = False
+    """Run code that comes with the encoder; it has your rights."""
+
+    def __post_init__(self) -> None:
+        if self.embedder_tokens < 0:
+            raise AssayError(f"embedder_tokens must not be negative, got {self.embedder_tokens}")
+
+
+def load_embedder(config: EmbedderConfig) -> Embedder:
+    """The encoder that is asked for, on this machine's device."""
+    if config.embedder == "hash":
+        return hash_embedder()
+    from assay import embedding
+
+    return embedding.load_embedder(
+        config.embedder, config.embedder_tokens, config.embedder_prompt, config.embedder_remote_code
+    )
