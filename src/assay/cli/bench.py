@@ -158,7 +158,7 @@ def best_of_n(
     """Answer prompts N times and keep the answer that a reward model likes best, with all candidates; resumes.
 
     Args:
-        prompts: JSON lines with a `question` (and an `image` path, for a model with eyes).
+        prompts: Questions (and pictures, for a model with eyes) in any form that `assay policy grpo` reads.
         policy: Who answers: a packaged model, a folder, a hub id, or MODEL@URL of an OpenAI-compatible server.
         reward: Who chooses: a reward model's folder or hub id, the URL of a reward server, or MODULE:FUNCTION.
         out: A file of JSON lines; the same command goes on with it.

@@ -54,7 +54,7 @@ def chat_answers(chat: Chat) -> Answers:
 def best_of_n(
     path: Path, out: Path, n: int, answers: Answers, scorer: Scorer, store: ImageStore,
     kept: Callable[[list[Prompt]], list[Prompt]] = lambda prompts: prompts,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = print, answer_field: str = "",
 ) -> str:  # fmt: skip
     """Write a line for each question: the best answer, its reward, and every candidate; returns a summary.
 
@@ -63,7 +63,7 @@ def best_of_n(
     """
     if n < 1:
         raise AssayError(f"best of {n}: give -n 1 or more")
-    prompts = kept(questions(path, store))
+    prompts = kept(questions(path, store, answer_field=answer_field))
     done = _done(out, prompts, n)
     parts = [prompts[at : at + PART] for at in range(0, len(prompts), PART)]
     with out.open("a", encoding="utf-8") as file:

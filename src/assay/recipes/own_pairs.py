@@ -16,13 +16,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from assay.curate.sources import find
 from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
 from assay.policy.config import FitConfig, PairConfig, PolicyConfig, SamplerConfig
 from assay.policy.rewards import HybridReward, RewardConfig
 from assay.recipes.own import answer_tokens, fitting, opened, questions, room
 from assay.recipes.reward_model import RewardModelConfig, load_reward_model
-from assay.records import AnswerPair, Preference, Prompt, Response
+from assay.records import AnswerPair, Preference, Prompt, Response, digest
 from assay.run import Run, jsonable
 from assay.tables import Table, check_vacant, sibling, write_text
 
@@ -44,7 +45,7 @@ class SampledPreference(Preference):
 
 def run_pairs(
     model: str, path: Path, out: Path, config: PairConfig, settings: PolicyConfig, sampling: SamplerConfig,
-    judge: RewardModelConfig, answer_start: str, round: int, seed: int,
+    judge: RewardModelConfig, answer_start: str, round: int, seed: int, answer_field: str = "",
 ) -> str:  # fmt: skip
     """Sample, score, pair; returns what it came to, in words. The same command goes on after a kill."""
     if config.threshold is not None and not judge.reward_model:
@@ -52,6 +53,7 @@ def run_pairs(
     sampling.training_temperature()
     named = {"config": config, "policy": settings, "sampler": sampling, "judge": judge, "answer_start": answer_start}
     settled = jsonable({"model": model, "questions": _digest(path), **named, "round": round, "seed": seed})
+    settled |= {"answer_field": answer_field} if answer_field else {}
     if (out / "pairs.json").exists():
         kept = json.loads((out / "pairs.json").read_text())
         if kept["settings"] != settled:
@@ -62,7 +64,7 @@ def run_pairs(
     fresh = not partial.exists()
     run = Run(partial, settled)
     try:
-        made = _Making(run, path, config, answer_start, round, seed)
+        made = _Making(run, path, config, answer_start, round, seed, answer_field)
         kept = {"settings": settled, **made.work(model, settings, sampling, judge)}
         write_text(made.whole / "pairs.json", json.dumps(kept, indent=2))
         if out.exists():
@@ -78,10 +80,13 @@ def run_pairs(
 
 
 def _digest(path: Path) -> str:
-    try:
-        return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-    except OSError as error:
-        raise AssayError(f"{path}: cannot be read ({error})") from error
+    """The content id of a file, or of the files of a folder."""
+    if not path.is_dir():
+        try:
+            return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        except OSError as error:
+            raise AssayError(f"{path}: cannot be read ({error})") from error
+    return digest([[p.file, p.key] for p in find(str(path))])
 
 
 def _summary(kept: dict[str, Any], out: Path) -> str:
@@ -93,8 +98,10 @@ def _summary(kept: dict[str, Any], out: Path) -> str:
 class _Making:
     """What one call of `run_pairs` shares between its parts of the questions."""
 
-    def __init__(self, run: Run, path: Path, config: PairConfig, answer_start: str, round: int, seed: int) -> None:
-        self.run, self.path, self.config = run, path, config
+    def __init__(
+        self, run: Run, path: Path, config: PairConfig, answer_start: str, round: int, seed: int, answer_field: str
+    ) -> None:
+        self.run, self.path, self.config, self.answer_field = run, path, config, answer_field
         self.answer_start, self.round, self.seed = answer_start, round, seed
         self.whole = run.folder / "whole"
         self.store = ImageStore(self.whole / "images")
@@ -103,7 +110,7 @@ class _Making:
         self, model: str, settings: PolicyConfig, sampling: SamplerConfig, judge: RewardModelConfig
     ) -> dict[str, Any]:
         left = Counter[str]()
-        prompts = questions(self.path, self.store, left)
+        prompts = questions(self.path, self.store, left, self.answer_field)
         policy, sampler = opened(model, settings, sampling, self.store, self.seed, self.answer_start)
         sampler.load(self.round)
         prompts = fitting(prompts, policy, sampler, sampling.max_tokens, left)
