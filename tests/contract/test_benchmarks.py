@@ -344,7 +344,8 @@ def _preferences() -> list[Preference]:
 def test_labelled_pairs(right: float, wrong: float, value: float) -> None:
     result = evaluate_pairs(_preferences(), _scorer(right, wrong), "held-out")
     assert _headline(result) == value
-    assert result.notes == ("6 pairs over 3 prompts",)
+    ties = ("6 pairs with the same reward for both, which count as wrong",)
+    assert result.notes == ("6 pairs over 3 questions", *(ties if right == wrong else ()))
     assert evaluate_pairs(_preferences()[::-1], _scorer(right, wrong), "held-out") == result
     with pytest.raises(AssayError, match="no labelled pairs"):
         evaluate_pairs([], _scorer(1, 0))

@@ -4,16 +4,18 @@ import base64
 import io
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import polars as pl
 import pytest
 
 from assay.bench.policy.answers import same
+from assay.cli import main
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.recipes.questions import read, reason_of
@@ -50,10 +52,14 @@ READ: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "trl": ({"prompt": [{"role": "user", "content": "q"}], "solution": "$5$"}, "q", "$5$", "number"),
     "trl, boxed": ({"prompt": "q", "solution": "thus $\\boxed{7}$"}, "q", "7", "math"),
     "openrlhf": ({"input": "q", "label": "12"}, "q", "12", "number"),
-    "openrlhf, messages": ({"context_messages": [{"role": "user", "content": "q"}], "answer": "A word"}, "q", "A word", "text"),
+    "openrlhf, messages": (
+        {"context_messages": [{"role": "user", "content": "q"}], "answer": "A word"}, "q", "A word", "text",
+    ),
     "alpaca": ({"instruction": "Add.", "input": "2 and 2", "output": "4"}, "Add.\n\n2 and 2", "4", "number"),
     "sharegpt": ({"conversations": [{"from": "human", "value": "q"}], "answer": "5"}, "q", "5", "number"),
-    "options": ({"question": "Which?", "options": ["red", "blue"], "answer": "B"}, "Which?\n(A) red\n(B) blue", "B", "choice"),
+    "options": (
+        {"question": "Which?", "options": ["red", "blue"], "answer": "B"}, "Which?\n(A) red\n(B) blue", "B", "choice",
+    ),
     "options as letters": ({"question": "Which?", "options": ["A", "B"], "answer": "B"}, "Which?", "B", "choice"),
     "arc": (
         {"question": "Which?", "choices": {"text": ["x1", "y2"], "label": ["A", "B"]}, "answerKey": "A"},
@@ -98,21 +104,26 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "null prompt": ({"prompt": None, "answer": "x"}, "prompt", "is missing (null)"),
     "empty prompt": ({"prompt": [], "answer": "x"}, "prompt", "ends with the user"),
     "ends with the assistant": (
-        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}, "messages", "ends with the user",
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+        "messages", "ends with the user",
     ),
     "a gold that is no number": ({"question": "q", "answer": "many", "kind": "number"}, "answer", "nothing could be right"),
     "two numbers": ({"question": "q", "answer": "3 or 5", "kind": "number"}, "answer", "nothing could be right"),
     "two letters": ({"question": "q", "answer": "A and C", "kind": "choice"}, "answer", "nothing could be right"),
     "a solution that marks no answer": (
-        {"question": "q", "answer": "First we add two and three. Then we add four and get nine and that is all there is to say.",
-         "kind": "math"},
+        {"question": "q", "kind": "math",
+         "answer": "First we add two and three. Then we add four and get nine and that is all there is to say."},
         "answer", "write the answer alone, or after ####",
     ),
     "lines without a final answer": ({"question": "q", "answer": "we add\nand are done"}, "answer", "marks no final answer"),
     "a decimal comma or two": ({"question": "q", "answer": "1,5"}, "answer", "say kind number or math"),
     "several answers": ({"question": "q", "answer": ["5", "6"]}, "answer", "a list of several answers"),
-    "tests as an answer": ({"prompt": "q", "reward_model": {"ground_truth": {"in": "1"}}}, "reward_model.ground_truth", "neither a text"),
-    "a number that may be an option": ({"question": "q", "options": ["1", "2", "3"], "answer": 2}, "answer", "write the letter"),
+    "tests as an answer": (
+        {"prompt": "q", "reward_model": {"ground_truth": {"in": "1"}}}, "reward_model.ground_truth", "neither a text",
+    ),
+    "a number that may be an option": (
+        {"question": "q", "options": ["1", "2", "3"], "answer": 2}, "answer", "write the letter",
+    ),
 }  # fmt: skip
 
 
@@ -164,7 +175,9 @@ def test_pictures_of_a_column_go_to_the_store(tmp_path: Path) -> None:
     rows = [
         {"question": "How many?\n<image1>", "image": encoded, "answer": "1"},
         {"question": "q", "image": "https://host/x.png"}, {"question": "see <image> and <image>", "image": encoded},
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": encoded}}, {"type": "text", "text": "q"}]}]},
+        {"messages": [{"role": "user", "content": [
+            {"type": "image_url", "image_url": {"url": encoded}}, {"type": "text", "text": "q"},
+        ]}]},
     ]  # fmt: skip
     prompts, left = read(lines(tmp_path, rows), store)
     assert [(p.messages[0].content, len(p.images)) for p in prompts] == [("How many?", 1), ("q", 1)]
@@ -191,14 +204,102 @@ def test_the_fields_own_files() -> None:
 
 
 def assay(*arguments: object, code: int = 0) -> str:
-    """Standard output and error of a command; it must end with this code, and never with a traceback."""
-    done = subprocess.run(
-        [sys.executable, "-m", "assay.cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
+    """What a command prints, in this process; it must end with this code. A traceback of a user's is raised here."""
+    said, ended = io.StringIO(), 0
+    with patch.object(sys, "argv", ["assay", *map(str, arguments)]), redirect_stdout(said), redirect_stderr(said):
+        try:
+            main()
+        except SystemExit as stop:
+            ended = int(stop.code or 0)
+    assert ended == code, said.getvalue()
+    return said.getvalue()
+
+
+def longer(conversations: Sequence[Any]) -> list[float]:
+    """A reward model that likes length."""
+    return [float(len(c[-1].content)) for c in conversations]
+
+
+def shorter(conversations: Sequence[Any]) -> list[float]:
+    return [-x for x in longer(conversations)]
+
+
+ROWS = [
+    {"prompt": "a", "chosen": "long one", "rejected": "no"}, {"prompt": "b", "chosen": "ok", "rejected": "longer"},
+    {"prompt": "c", "chosen": "four", "rejected": "five"}, {"prompt": "d", "chosen": "much longer", "rejected": "x"},
+    {"prompt": "a", "chosen": "long two", "rejected": "no"},
+]  # fmt: skip
+LONGER, SHORTER = (f"{__name__}:{name}" for name in ("longer", "shorter"))
+
+
+def measured(*arguments: object, out: Path) -> dict[str, dict[str, Any]]:
+    assay("bench", *arguments, "--out", out)
+    return {r["name"]: r for r in json.loads(out.read_text())["results"]}
+
+
+def test_ones_own_pairs_are_measured_under_their_name_and_compared(tmp_path: Path) -> None:
+    rows = [*ROWS, {"prompt": "e", "chosen": "same", "rejected": "same"}]
+    path, out = lines(tmp_path, rows, "mine.jsonl"), tmp_path / "a.json"
+    found = measured(LONGER, "--data", path, "--html", tmp_path / "a.html", "--markdown", tmp_path / "a.md", out=out)
+    result = found["mine"]
+    assert list(found) == ["mine"]
+    assert (result["n"], result["headline"]["value"]) == (5, 60.0)
+    told = " ".join(result["notes"])
+    assert "5 pairs over 4 questions" in told
+    assert "1 pairs with the same reward for both, which count as wrong" in told
+    assert "left out: 1 rows: chosen/rejected hold the same response twice" in told
+    assert "mine" in (tmp_path / "a.md").read_text()
+    measured(SHORTER, "--data", path, out=tmp_path / "b.json")
+    assert "+40.00" in assay("bench", "compare", out, tmp_path / "b.json")
+    measured(SHORTER, "--data", lines(tmp_path, ROWS, "other.jsonl"), out=tmp_path / "c.json")
+    assert "no benchmark with a total in common" in assay("bench", "compare", out, tmp_path / "c.json", code=2)
+
+
+def test_a_pool_its_export_and_the_file_measure_the_same(tmp_path: Path) -> None:
+    file = lines(tmp_path, ROWS, "mine.jsonl")
+    assay("pool", "add", file, "--out", tmp_path / "pool")
+    assay("reward", "export", tmp_path / "pool", "--out", tmp_path / "preferences")
+    found = measured(LONGER, "--data", file, tmp_path / "pool", tmp_path / "preferences", out=tmp_path / "a.json")
+    assert {n: r["headline"]["value"] for n, r in found.items()} == {"mine": 60.0, "pool": 60.0, "preferences": 60.0}
+    only = measured(LONGER, "--data", file, tmp_path / "pool", "--only", "pool", out=tmp_path / "b.json")
+    assert list(only) == ["pool"]
+
+
+def test_votes_ties_and_contradictions_of_ones_own_pairs(tmp_path: Path) -> None:
+    """Two votes for the long answer and one row for the short one: the majority. A tie, one vote each: left out."""
+    rows = [
+        {"prompt": "a", "response_a": "longer", "response_b": "no", "votes_a": 3, "votes_b": 1},
+        {"prompt": "a", "response_a": "longer", "response_b": "no", "votes_a": 0, "votes_b": 1},
+        {"prompt": "b", "response_a": "longer", "response_b": "no", "votes_a": 1, "votes_b": 1},
+        {"prompt": "c", "response_a": "longer", "response_b": "no", "votes_a": 1, "votes_b": 0},
+        {"prompt": "c", "response_a": "longer", "response_b": "no", "votes_a": 0, "votes_b": 1},
+    ]  # fmt: skip
+    result = measured(LONGER, "--data", lines(tmp_path, rows), out=tmp_path / "a.json")["rows"]
+    assert (result["n"], result["headline"]["value"]) == (1, 100.0)
+    assert "1 pairs whose labels contradict each other" in " ".join(result["notes"])
+    assert "1 pairs that are ties" in " ".join(result["notes"])
+
+
+def test_nothing_measured_is_an_error_that_says_what_was_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd/notes.txt").write_text("hello")
+    (tmp_path / "rmb/rmb").mkdir(parents=True)
+    for folder, found in (("empty", "the folder is empty"), ("odd", "found notes.txt")):
+        said = assay("bench", LONGER, "--data", tmp_path / folder, code=2)
+        assert "looked for" in said
+        assert "rewardbench" in said
+        assert found in said
+    assert "no folder" in assay("bench", LONGER, "--data", tmp_path / "rmb", "--only", "rm-bench", code=2)
+    assert "unknown benchmark 'mine'" in assay("bench", LONGER, "--data", tmp_path / "rmb", "--only", "mine", code=2)
+    ties = lines(tmp_path, [{"prompt": "a", "response_a": "x", "response_b": "y", "winner": "tie"}], "ties.jsonl")
+    assert "no labelled pairs to measure on (1 pairs that are ties" in assay("bench", LONGER, "--data", ties, code=2)
+    lines_ = lines(tmp_path, [{"text": "x"}], "none.jsonl")
+    assert "no labelled pairs to measure on (1 rows: " in assay("bench", LONGER, "--data", lines_, code=2)
+    assert "no such file" in assay("bench", LONGER, "--data", tmp_path / "gone.jsonl", code=2)
+    asked = lines(tmp_path, [{"prompt": None}], "q.jsonl")
+    assert "no questions" in assay(
+        "best-of-n", asked, "--policy", "m@http://127.0.0.1:9/v1", "--reward", LONGER, "--out", tmp_path / "n.jsonl",
+        "--replies", tmp_path / "r.sqlite", code=2,
+    )  # fmt: skip
+    assert "no questions" in assay("policy", "evaluate", "smollm2", asked, code=2)
