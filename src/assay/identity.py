@@ -32,7 +32,10 @@ def settings(config: object, free: Iterable[str]) -> dict[str, Any]:
 
 
 def of_file(path: Path) -> str:
-    """A digest of a file's bytes; read once in a process as long as its size and time stay."""
+    """A digest of a file's bytes, or of a folder's files by name; read once in a process as long as size and time stay."""
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        return digest([[str(p.relative_to(path)), of_file(p)] for p in files])
     try:
         found = path.stat()
         return _bytes(path.resolve(), found.st_size, found.st_mtime_ns)

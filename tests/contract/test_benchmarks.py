@@ -344,7 +344,7 @@ def _preferences() -> list[Preference]:
 def test_labelled_pairs(right: float, wrong: float, value: float) -> None:
     result = evaluate_pairs(_preferences(), _scorer(right, wrong), "held-out")
     assert _headline(result) == value
-    told = [n for n in result.notes if n != "6 pairs over 3 prompts"]
+    told = [n for n in result.notes if n != "6 pairs over 3 questions"]
     assert [n[:40] for n in told] == (["6 of 6 comparisons are exact ties (the s"] if right == wrong else [])
     assert evaluate_pairs(_preferences()[::-1], _scorer(right, wrong), "held-out") == result
     with pytest.raises(AssayError, match="no labelled pairs"):

@@ -343,9 +343,9 @@ def test_the_filter_writes_what_its_reader_finds(home: Path, tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     assay("policy", "filter", home / "aligned", path, "--out", "sub/kept.jsonl", *DRAWN)
     monkeypatch.chdir(home)
-    kept, rejected = questions.jsonl(tmp_path / "sub/kept.jsonl", ImageStore(tmp_path / "again"))
+    kept, rejected = questions.read(tmp_path / "sub/kept.jsonl", ImageStore(tmp_path / "again"))
     assert not rejected
-    given, _ = questions.jsonl(path, ImageStore(tmp_path / "given"))
+    given, _ = questions.read(path, ImageStore(tmp_path / "given"))
     assert kept == given
     assert [len(p.images) for p in kept] == [2, 2]
     assert [len(p.messages) for p in kept] == [1, 3]

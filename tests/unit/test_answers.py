@@ -1,16 +1,22 @@
 """Which answer a text gives, and whether it is right."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.bench.policy.answers import final_answer, letter, normalised, number, same
+from assay.bench.policy.answers import correct, final_answer, letter, normalised, same
 from assay.bench.policy.equivalent import Judge
+from assay.bench.policy.quantities import quantity
 from assay.errors import AssayError
-from assay.records import AnswerKind
+from assay.policy import hallucination
+from assay.policy.rewards import HybridReward, RewardConfig
+from assay.recipes import exam
+from assay.records import AnswerKind, Prompt, Rollout, user
 
 
 @pytest.mark.parametrize(
@@ -103,6 +109,89 @@ def test_the_same_answer(given: str, right: str, kind: str, expected: bool) -> N
     assert same(given, right, kind) is expected  # type: ignore[arg-type]
 
 
+PAIRS = [json.loads(line) for line in (Path(__file__).parent / "answer_pairs.jsonl").read_text().splitlines()]
+"""A person's verdicts: is the given answer (or that of the whole text) the right one?"""
+KNOWN: dict[tuple[str, str], str] = {}
+"""Pairs of the table on which the rules differ from the person, and why: none."""
+
+
+def test_the_table_of_answer_pairs() -> None:
+    pytest.importorskip("math_verify")
+    wrong = []
+    for row in PAIRS:
+        said = (
+            correct(row["text"], row["right"], row["kind"])
+            if "text" in row
+            else same(row["given"], row["right"], row["kind"])
+        )
+        if said != row["same"] and (row.get("given", row.get("text")), row["right"]) not in KNOWN:
+            wrong.append(row)
+    assert not wrong
+    assert sum(r["same"] for r in PAIRS) > 60
+    assert sum(not r["same"] for r in PAIRS) > 60
+
+
+def test_no_answer_counts_as_right_for_two_references() -> None:
+    """What hedges, lists all letters or all numbers is right for none."""
+    hedges = [
+        "A or B or C or D",
+        "A B C D",
+        "A/B/C/D",
+        "A.B.C.D.",
+        "(A)(B)(C)(D)",
+        "A, B, C and D",
+        "a/b/c/d",
+        "A\nB\nC\nD",
+    ]
+    assert [letter(x) for x in hedges] == [None] * len(hedges)
+    for text in (
+        "1 2 3 4 5",
+        "1, 2, 3, 4",
+        "1=2=3=4",
+        "1 or 2",
+        "between 1 and 4",
+        "1-4",
+        "1+2",
+        "not 1, not 2",
+        "1;2;3",
+    ):
+        for right in ("1", "2", "3", "4", "5"):
+            assert not same(text, right, "number")
+            assert not same(text, right, "text")
+            assert not (text != "1+2" and same(text, right, "math"))
+
+
+FORMS = [
+    "8000", "8,000", "8{,}000", r"8\,000", r"8\ 000", r"8\;000", "8~000", "8\u2009000", "8\u202f000", "8\u00a0000", "8'000",
+    "８０００", "８，０００", "٨٠٠٠", "८०००", "𝟖𝟎𝟎𝟎", "8000.", "8000.0", "$8000$", r"\boxed{8{,}000}", "**8,000**",
+    "8×10³", "8k",
+    "8 thousand", "eight thousand",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["number", "math", "text"])
+def test_forms_of_one_number(form: str, kind: AnswerKind) -> None:
+    assert same(form, "8000", kind)
+    assert same("8000", form, kind)
+    assert not same(form, "800", kind)
+    assert not same(form, "8", kind)
+    assert normalised(form, kind) == "8000"
+
+
+@pytest.mark.parametrize(
+    "answer", ["22/7", "355/113", "1000000/3", "1,2", "123456.78", "1.2345678", "$1,234,567.89", "1/3"]
+)
+def test_an_answer_equals_itself_in_the_reward_and_in_the_evaluation(answer: str) -> None:
+    """The evaluation once compared a normalised answer, rounded to six digits, and found none of these right."""
+    prompt = Prompt(messages=(user("?"),), answer=answer, kind="number")
+    text = f"<think>so</think><answer>{answer}</answer>"
+    rollout = Rollout(prompt_id=prompt.id, tokens=(1,), logprobs=(0.0,), text=text, ended=True, policy_step=0)
+    reading = hallucination.read([prompt], lambda prompts, n: [[rollout] for _ in prompts], 0, exam._final, exam.right)
+    assert reading.accuracy is not None
+    assert reading.accuracy.value == HybridReward(RewardConfig())([(prompt, rollout)])[0].rule == 1.0
+
+
 @pytest.mark.parametrize(
     ("given", "right", "expected"),
     [
@@ -122,7 +211,7 @@ def test_mathematics_by_math_verify(given: str, right: str, expected: bool) -> N
 @given(st.text(max_size=60), st.sampled_from(["number", "choice", "text"]))
 def test_nothing_raises_and_an_answer_equals_itself(text: str, kind: str) -> None:
     final_answer(text)
-    number(text)
+    quantity(text)
     letter(text)
     equal = same(text, text, kind)  # type: ignore[arg-type]
     assert equal or kind != "text"

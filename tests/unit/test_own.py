@@ -48,7 +48,7 @@ def test_facts_absent_and_conversations_of_own_questions(tmp_path: Path) -> None
     path = tmp_path / "q.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     store = ImageStore(tmp_path / "store")
-    prompts, rejected = questions.jsonl(path, store)
+    prompts, rejected = questions.read(path, store)
     assert (prompts[0].facts, prompts[0].absent) == (("red",), ("blue",))
     assert [m.role for m in prompts[1].messages] == ["system", "user"]
     assert prompts[1].images == prompts[0].images
@@ -71,13 +71,13 @@ def _file(folder: Path, row: object) -> Path:
         ({"question": "a", "facts": ["red"], "absent": ["red"]}, "field 'absent': 'red' is among the facts too"),
         ({"messages": []}, "field 'messages': is not a list"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "that ends with the user"),
-        ({"messages": [{"role": "judge", "content": "a"}]}, "field 'messages': is not a list"),
-        ({"messages": [{"role": "user"}]}, "field 'content': is missing"),
+        ({"messages": [{"role": "judge", "content": "a"}]}, "field 'messages[0].role': is not a known role (judge)"),
+        ({"messages": [{"role": "user"}]}, "field 'messages[0].content': is missing"),
     ],
 )
 def test_what_is_wrong_with_a_row_is_named(tmp_path: Path, row: object, said: str) -> None:
     with pytest.raises(AssayError, match="row 1") as caught:
-        questions.jsonl(_file(tmp_path, row))
+        questions.read(_file(tmp_path, row))
     assert said in str(caught.value)
 
 

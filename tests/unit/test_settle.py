@@ -153,10 +153,26 @@ def voted(kind: Kind, better: str | None, confidence: float = 1.0, strength: flo
         ([voted("wild", "a", 0.55), voted("wild", "a", 0.55, by="y"), voted("wild", "b", by="z")], 0.5, 0.0),
         ([voted("wild", "a", by="x"), voted("wild", "a", by="y"), voted("wild", None, by="z")], 2.5 / 3, 0.0),
         ([voted("wild", "a", strength=2.0)], 1.0, 2.0),
-        ([voted("wild", "a", strength=2.0, by=b) for b in "xy"] + [voted("wild", "b", strength=1.0, by="z")], 2 / 3, 1.0),
-        ([voted("human", "a"), voted("wild", "a", 0.5, strength=1.5)], 1.0, 1.5),  # people confirm: the source's strength
-        ([voted("human", "b"), voted("wild", "a", strength=1.5)], 1.0, 0.0),  # people turn it round: it spoke for the other
-        ([voted("human", "a", strength=0.5), voted("wild", "a", strength=9.0)], 1.0, 0.5),  # the deciders' own comes first
+        (
+            [voted("wild", "a", strength=2.0, by=b) for b in "xy"] + [voted("wild", "b", strength=1.0, by="z")],
+            2 / 3,
+            1.0,
+        ),
+        (
+            [voted("human", "a"), voted("wild", "a", 0.5, strength=1.5)],
+            1.0,
+            1.5,
+        ),  # people confirm: the source's strength
+        (
+            [voted("human", "b"), voted("wild", "a", strength=1.5)],
+            1.0,
+            0.0,
+        ),  # people turn it round: it spoke for the other
+        (
+            [voted("human", "a", strength=0.5), voted("wild", "a", strength=9.0)],
+            1.0,
+            0.5,
+        ),  # the deciders' own comes first
     ],
 )
 def test_certainty_and_margin_by_hand(rows: list[Judgement], certainty: float, margin: float) -> None:

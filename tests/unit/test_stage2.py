@@ -106,7 +106,9 @@ def test_votes_and_strengths_reach_the_labels(tmp_path: Path) -> None:
     found = [(labels[i].certainty, labels[i].margin) for i in original]
     assert found[0] == pytest.approx(((2 / 3 + 0.9 + 0.8) / 3, 1.0))
     assert found[1] == pytest.approx(((2 / 3 + 0.55 + 0.7 + 1) / 4, 1.0))
-    assert found[2] == pytest.approx(((1 / 3 + 0.8 + 0.9 + 1) / 4, 0.0)), "the source's strength spoke for the other one"
+    assert found[2] == pytest.approx(((1 / 3 + 0.8 + 0.9 + 1) / 4, 0.0)), (
+        "the source's strength spoke for the other one"
+    )
     assert {label.pair_id: label for label in again} == labels
 
 
@@ -118,6 +120,8 @@ def three_pairs() -> tuple[Material, dict[str, str]]:
     attributes = {i: rule_attributes(p) for i, p in pairs.items()}
     material = Material(pairs=pairs, wild=[], attributes=attributes, vectors=vectors)
     return material, {i: p.responses[0].id for i, p in pairs.items()}
+
+
 @pytest.mark.parametrize("problem", ["refused", "unparsable", "cut off at max_tokens", "http 400: too long"])
 def test_a_judge_whose_answer_cannot_be_read_flips_nothing(problem: str) -> None:
     assert fate(0.2, 0.2, None, problem=problem) == REASONS[6]

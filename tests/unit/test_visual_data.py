@@ -15,6 +15,7 @@ import torch
 import transformers
 from PIL import Image
 
+from assay.bench.policy.answers import same
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.policy import lite
@@ -203,24 +204,27 @@ def test_gym_says_how_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_gsm8k_rows(tmp_path: Path) -> None:
     path = tmp_path / "g.jsonl"
-    path.write_text('{"question": "a?", "answer": "so\\n#### 1,200"}\n\n{"question": "b?", "answer": "#### -3"}\n')
-    found = questions.gsm8k(path, 2, 0)
-    assert {(p.messages[0].content, p.answer, p.kind) for p in found} == {
-        ("a?", "1200", "number"),
-        ("b?", "-3", "number"),
-    }
-    with pytest.raises(AssayError, match="has 2 questions; 3 were asked for"):
-        questions.gsm8k(path, 3, 0)
-    path.write_text('{"question": "a?", "answer": "#### 1"}\n{"question": "b?", "answer": "three"}\n')
-    with pytest.raises(AssayError, match=r"g\.jsonl, row 2, field 'answer'"):
-        questions.gsm8k(path, 1, 0)
+    rows = [
+        "so <<600*2=1200>>1200\\n#### 1,200",
+        "#### -3",
+        "three\\nof them",
+        "#### 1\\nno, #### in the middle\\n#### 2",
+    ]
+    path.write_text("\n\n".join(f'{{"question": "{n}?", "answer": "{a}"}}' for n, a in enumerate(rows)))
+    found, rejected = questions.read(path)
+    assert [(p.messages[0].content, p.answer, p.kind) for p in found] == [
+        ("0?", "1,200", "number"), ("1?", "-3", "number"), ("3?", "2", "number"),
+    ]  # fmt: skip
+    assert [(r.row, r.field) for r in rejected] == [(5, "answer")]
+    assert "marks no final answer" in rejected[0].reason
 
 
 @pytest.mark.skipif(not GSM8K.exists(), reason=f"{GSM8K} is absent")
 def test_gsm8k_itself() -> None:
-    prompts = questions.gsm8k(GSM8K, 1319, 0)
+    prompts, rejected = questions.read(GSM8K)
+    assert not rejected
     assert len({p.id for p in prompts}) == 1319
-    assert all(float(p.answer) is not None for p in prompts)
+    assert all(p.kind == "number" and same(p.answer, p.answer, "number") and "#" not in p.answer for p in prompts)
 
 
 def test_own_questions_with_pictures(tmp_path: Path) -> None:
@@ -233,15 +237,15 @@ def test_own_questions_with_pictures(tmp_path: Path) -> None:
     ]  # fmt: skip
     path = tmp_path / "own.jsonl"
     path.write_text("\ufeff" + "\n".join(map(json.dumps, rows)), encoding="utf-8")
-    prompts, rejected = questions.jsonl(path, ImageStore(tmp_path / "store"))
+    prompts, rejected = questions.read(path, ImageStore(tmp_path / "store"))
     assert [(p.answer, p.kind, len(p.images)) for p in prompts] == [
         ("teal", "text", 1), ("4", "number", 0), ("B", "choice", 2),
     ]  # fmt: skip
     assert [(r.row, r.excerpt) for r in rejected] == [(4, "broken"), (5, "gone")]
     assert all("cannot be decoded" in r.reason for r in rejected)
     path.write_text(json.dumps(rows[3]))
-    with pytest.raises(AssayError, match="all 1 rows were rejected, row 1 because"):
-        questions.jsonl(path, ImageStore(tmp_path / "store"))
+    with pytest.raises(AssayError, match="all 1 rows were rejected; row 1, field 'image'"):
+        questions.read(path, ImageStore(tmp_path / "store"))
 
 
 def test_questions_whose_answer_could_never_be_right_are_rejected_with_row_and_reason(
@@ -255,7 +259,7 @@ def test_questions_whose_answer_could_never_be_right_are_rejected_with_row_and_r
     ]  # fmt: skip
     path = tmp_path / "own.jsonl"
     path.write_text("\n".join(rows))
-    prompts, rejected = questions.jsonl(path)
+    prompts, rejected = questions.read(path)
     assert [p.answer for p in prompts] == ["red", "b", "", "1,5e3", "(b)", "x+"]
     assert [(r.row, r.field, r.reason) for r in rejected] == [
         (1, "answer", "the answer is no number: nothing could be right"),
@@ -263,40 +267,37 @@ def test_questions_whose_answer_could_never_be_right_are_rejected_with_row_and_r
         (3, "answer", "the answer is no number: nothing could be right"),
     ]
     own.questions(path, ImageStore(tmp_path / "store"))
-    assert "2 rows left out, row 1 the first: the answer is no number" in capsys.readouterr().out
-    path.write_text('{"question": "a", "answer": "x\\n#### many"}')
-    with pytest.raises(AssayError, match="row 1, field 'answer': the answer is no number"):
-        questions.gsm8k(path, 1, 0)
+    assert "2 rows left out, row 1 the first: field 'answer': the answer is no number" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "field", "said"),
     [
-        ("{", "row 2: is not JSON"),
-        ("[1]", "row 2: is not an object"),
-        ('{"answer": "1"}', "row 2, field 'prompt': is missing"),
-        ('{"question": " "}', "row 2, field 'question': is not a text, or empty"),
-        ('{"question": "a", "answer": [1]}', "row 2, field 'answer'"),
-        (
-            '{"question": "a", "kind": "essay"}',
-            "row 2, field 'kind': is 'essay'; use one of math, number, choice, text",
-        ),
-        ('{"question": "a", "image": 3}', "row 2, field 'image': is not a path"),
-        ('{"question": "a", "image": "b.png"}', "row 2, field 'image': pictures need an image store"),
+        ("{", "", "not valid JSON"),
+        ("[1]", "", "not an object"),
+        ('{"answer": "1"}', "prompt", "is missing (looked for messages"),
+        ('{"prompt": null, "answer": "1"}', "prompt", "is missing (null)"),
+        ('{"question": " "}', "question", "is not a text, or empty"),
+        ('{"question": "a", "answer": [1, 2]}', "answer", "a list of several answers"),
+        ('{"question": "a", "answer": true}', "answer", "neither a text nor a number"),
+        ('{"question": "a", "answer": "1,2"}', "answer", "one number with a decimal comma or two"),
+        ('{"question": "a", "kind": "essay"}', "kind", "is 'essay'; use one of math, number, choice, text"),
+        ('{"question": "a", "image": 3}', "image", "pictures need an image store"),
+        ('{"question": "see <image>"}', "image", "is missing: the text has the mark"),
     ],
 )
-def test_own_questions_name_file_row_and_field(tmp_path: Path, line: str, said: str) -> None:
+def test_a_row_that_cannot_be_read_is_left_out_with_its_field(tmp_path: Path, line: str, field: str, said: str) -> None:
     path = tmp_path / "own.jsonl"
     path.write_text('{"question": "fine"}\n' + line)
-    with pytest.raises(AssayError) as caught:
-        questions.jsonl(path)
-    assert str(path) in str(caught.value)
-    assert said in str(caught.value)
+    prompts, rejected = questions.read(path)
+    assert [p.messages[0].content for p in prompts] == ["fine"]
+    assert [(r.file, r.row, r.field) for r in rejected] == [(str(path), 2, field)]
+    assert said in rejected[0].reason
 
 
 def test_own_questions_file_is_empty_or_missing(tmp_path: Path) -> None:
     with pytest.raises(AssayError, match="cannot be read"):
-        questions.jsonl(tmp_path / "none.jsonl")
+        questions.read(tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(AssayError, match=r"no questions \(empty\)"):
-        questions.jsonl(tmp_path / "empty.jsonl")
+    with pytest.raises(AssayError, match=r"no questions \(the file has no rows\)"):
+        questions.read(tmp_path / "empty.jsonl")

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich import box
@@ -13,32 +13,37 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from assay.cli.arguments import asking_of, chat_server
-from assay.errors import AssayError
 from assay.policy.config import SamplerConfig
 from assay.records import Scorer
 from assay.reward.remote import Layout
 from assay.run import environment
+
+if TYPE_CHECKING:
+    from assay.bench.benchmark import BenchmarkResult, Skipped
+    from assay.bench.verdicts import PairJudge
 
 app = tyro.extras.SubcommandApp()
 
 
 @app.command(name="run")
 def bench(
-    model: Positional[str], data: Path | None = None, only: tuple[str, ...] = (), limit: int = 0,
+    model: Positional[str], data: tuple[Path, ...] = (), only: tuple[str, ...] = (), pair_layout: str = "", limit: int = 0,
     max_tokens: int = 4096, scores: Path | None = None, layout: Layout = "assay", tokenizer: str = "",
     replies: Path = Path("bench-replies.sqlite"), out: Path | None = None,
     markdown: Path | None = None, html: Path | None = None,
 ) -> None:  # fmt: skip
-    """Measure a reward model on the public benchmarks; `assay bench MODEL` is short for `assay bench run MODEL`.
+    """Measure a reward model, on public benchmarks or your own pairs; `assay bench MODEL` is short for `bench run MODEL`.
 
     Args:
         model: A reward model (a folder, for example runs/tiny/seed-0/models/final, or a hub id); the URL of a reward server;
             MODULE:FUNCTION, a function that takes a list of conversations and returns their rewards; a .jsonl file of scores
             (see --scores); or MODEL@URL, a chat model on an OpenAI-compatible server that compares answers in both orders
             (the key is $OPENAI_API_KEY).
-        data: Folder with one folder for each benchmark (default: $ASSAY_BENCH_DATA); what is missing is skipped with the
-            command that fetches it.
-        only: Names of the benchmarks to run (default: all).
+        data: What to measure on (default: $ASSAY_BENCH_DATA): a folder with one for each public benchmark, of which what is
+            missing is skipped with the command that fetches it; or your own labelled pairs, measured under their name: a
+            pool folder, a folder of exported preferences, a file or folder in any layout that `assay pool add` reads.
+        only: Names of the benchmarks and sets to run (default: all that are there).
+        pair_layout: The layout of your own files, where it cannot be told (labelled:0/1), as of `assay pool add --layout`.
         limit: At most this many items of each, a stratified sample (0: all).
         max_tokens: Longer conversations lose the front of their history (a server's model may have less room).
         scores: Keep every reward in this file of JSON lines; a killed run scores nothing twice. It keeps to one model
@@ -54,36 +59,28 @@ def bench(
     from assay.bench import compare, page, table
     from assay.bench.benchmark import run as run_benchmark
     from assay.bench.progress import Parts
-    from assay.bench.reward import curves, find_data, named
-    from assay.bench.score_file import Recorder, ScoreFile
+    from assay.bench.reward import curves
+    from assay.bench.reward.pairs import evaluate_pairs
+    from assay.bench.score_file import Recorder
     from assay.bench.verdicts import PairJudge
+    from assay.recipes.own_benchmarks import plan
     from assay.recipes.reward_model import fingerprint
-    from assay.reward.remote import RemoteConfig, RemoteScorer
-    from assay.reward.scorer import load_scorer
     from assay.tables import write_text
 
-    folder = find_data(data)
-    if folder is None:
-        raise AssayError("no benchmark data: give --data DIR or set ASSAY_BENCH_DATA")
-    wanted = named(only)
-    scorer: Scorer | PairJudge
-    if "@http" in model:
-        scorer = PairJudge(chat_server(model, replies, "model"))
-    elif model.endswith(".jsonl"):
-        scorer = ScoreFile(Path(model))
-    elif model.startswith(("http://", "https://")):
-        scorer = RemoteScorer(RemoteConfig(url=model, layout=layout, tokenizer=tokenizer, max_tokens=max_tokens))
-    else:
-        scorer = load_scorer(model, max_tokens)
+    planned = plan(data, only, pair_layout)
+    scorer = _scorer(model, max_tokens, layout, tokenizer, replies)
     problems = getattr(scorer, "problems", {})
     if scores is not None and not isinstance(scorer, PairJudge):
         read = {"max_tokens": max_tokens, "layout": layout, "tokenizer": tokenizer}
         scorer = Recorder(scorer, scores, {"model": fingerprint(model), **read})
-    results = []
-    for benchmark in wanted:
-        teller = partial(print, f"{benchmark.name}:", file=sys.stderr)
+    results: list[BenchmarkResult | Skipped] = []
+    for name, job in planned.items():
+        teller = partial(print, f"{name}:", file=sys.stderr)
         asked = scorer if isinstance(scorer, PairJudge) else Parts(scorer, teller)
-        results.append(run_benchmark(benchmark, folder, asked, limit or None))
+        if isinstance(job, tuple):
+            results.append(run_benchmark(job[0], job[1], asked, limit or None))
+        else:
+            results.append(evaluate_pairs(job.preferences, asked, name, limit or None, 0, job.parts, job.notes))
     print(table.text(results))
     for reason, count in problems.items():
         print(f"failed: {count:,} times: {reason}")
@@ -92,9 +89,27 @@ def bench(
     if markdown is not None:
         write_text(markdown, table.markdown(results))
     if html is not None:
-        curved = not only or "ppe-correctness" in only
-        told = curves(folder, scorer, limit or None) if curved and not isinstance(scorer, PairJudge) else {}
+        best = planned.get("ppe-correctness")
+        told = {}
+        if isinstance(best, tuple) and not isinstance(scorer, PairJudge):
+            told = curves(best[1], scorer, limit or None)
         print(f"page: {page.write(html, model, environment(), results, told)}")
+
+
+def _scorer(model: str, max_tokens: int, layout: Layout, tokenizer: str, replies: Path) -> "Scorer | PairJudge":
+    """What MODEL names."""
+    from assay.bench.score_file import ScoreFile
+    from assay.bench.verdicts import PairJudge
+    from assay.reward.remote import RemoteConfig, RemoteScorer
+    from assay.reward.scorer import load_scorer
+
+    if "@http" in model:
+        return PairJudge(chat_server(model, replies, "model"))
+    if model.endswith(".jsonl"):
+        return ScoreFile(Path(model))
+    if model.startswith(("http://", "https://")):
+        return RemoteScorer(RemoteConfig(url=model, layout=layout, tokenizer=tokenizer, max_tokens=max_tokens))
+    return load_scorer(model, max_tokens)
 
 
 @app.command(name="fetch")
@@ -164,7 +179,7 @@ def best_of_n(
     """Answer prompts N times and keep the answer that a reward model likes best, with all candidates; resumes.
 
     Args:
-        prompts: JSON lines with a `question` (and an `image` path, for a model with eyes).
+        prompts: Questions (and pictures, for a model with eyes) in any form that `assay policy grpo` reads.
         policy: Who answers: a packaged model, a folder, a hub id, or MODEL@URL of an OpenAI-compatible server.
         reward: Who chooses: a reward model's folder or hub id, the URL of a reward server, or MODULE:FUNCTION.
         out: A file of JSON lines; the same command goes on with it, another one does not (OUT.identity.json says of what

@@ -96,6 +96,7 @@ def policy_grpo(
     watch: Path | None = None,
     monitor: MonitorConfig = MonitorConfig(),  # noqa: B008
     answer_start: str = "",
+    answer_field: str = "",
     backend: Literal["auto", "vllm"] = "auto",
     trackers: tuple[str, ...] = (),
 ) -> None:
@@ -103,8 +104,9 @@ def policy_grpo(
 
     Args:
         model: A language model, or a vision-language model: a packaged one, a folder or a hub id.
-        prompts: JSON lines: question (or messages), answer, kind (math, number, choice, text), image (a path), facts and
-            absent (words for what is in the picture and what is not), all but the first optional.
+        prompts: Questions as JSON lines, JSON, CSV or Parquet: question (or messages), answer, kind (math, number, choice,
+            text), options, image (a path or the picture), facts and absent (words for what is in the picture and what is
+            not), all but the first optional. Files of GSM8K, MATH, verl, TRL, OpenRLHF and Alpaca are read as they are.
         out: The folder of the tuned model; the same command resumes.
         config: GRPO, buffer, steps.
         policy: Which parts train, precision, memory.
@@ -114,13 +116,16 @@ def policy_grpo(
         watch: Questions of the hallucination monitor's readings, as PROMPTS; what is read goes to metrics.jsonl.
         monitor: How often to read, and when to lower the reward model's weight or to stop.
         answer_start: Text that every answer is made to begin with, such as "<think>".
+        answer_field: The field of PROMPTS that holds the right answer (default: found out; reward_model.ground_truth is one
+            within another).
         backend: What draws answers. auto: our decoder, or transformers' generate where the model cannot be packed.
         trackers: Where metrics go besides OUT/metrics.jsonl.
     """
     from assay.recipes.own import run_grpo
 
     print(run_grpo(
-        model, prompts, out, config, policy, sampler, rewards, gold, monitor, watch, answer_start, trackers, backend
+        model, prompts, out, config, policy, sampler, rewards, gold, monitor, watch, answer_start, trackers, backend,
+        answer_field,
     ))  # fmt: skip
 
 
@@ -134,6 +139,7 @@ def policy_pairs(
     sampler: SamplerConfig = SamplerConfig(),  # noqa: B008
     judge: Annotated[RewardModelConfig, Flat] = RewardModelConfig(),  # noqa: B008
     answer_start: str = "",
+    answer_field: str = "",
     round: int = 1,
     seed: int = 0,
 ) -> None:
@@ -142,19 +148,21 @@ def policy_pairs(
 
     Args:
         model: The policy that answers.
-        prompts: JSON lines, as for `assay policy grpo`.
+        prompts: Questions, as for `assay policy grpo`.
         out: A new folder of Parquet preferences and their pictures; the same command resumes.
         config: Answers and pairs of a question, the margin that a reward model must see.
         policy: Precision and memory (nothing is trained here).
         sampler: Length and temperature of answers.
         judge: A reward model, if any.
         answer_start: Text that every answer is made to begin with, such as "<think>".
+        answer_field: The field of PROMPTS that holds the right answer (default: found out; reward_model.ground_truth is one
+            within another).
         round: Of pairs and MPO, each on the model of the round before; kept with the pairs.
         seed: Of the answers that are drawn.
     """
     from assay.recipes.own_pairs import run_pairs
 
-    print(run_pairs(model, prompts, out, config, policy, sampler, judge, answer_start, round, seed))
+    print(run_pairs(model, prompts, out, config, policy, sampler, judge, answer_start, round, seed, answer_field))
 
 
 @app.command(name="mpo")
@@ -220,6 +228,7 @@ def policy_evaluate(
     policy: PolicyConfig = PolicyConfig(),  # noqa: B008
     sampler: SamplerConfig = SamplerConfig(temperature=0.0),  # noqa: B008
     answer_start: str = "",
+    answer_field: str = "",
 ) -> None:
     """Measure a policy by greedy answers to your own questions: accuracy, format, and whether it looks at the pictures.
 
@@ -228,15 +237,17 @@ def policy_evaluate(
 
     Args:
         model: A language model, or a vision-language model: a packaged one, a folder or a hub id.
-        prompts: JSON lines, as for `assay policy grpo`.
+        prompts: Questions, as for `assay policy grpo`.
         out: A new JSON file of everything that was measured.
         policy: Precision and memory (nothing is trained here).
         sampler: Length of answers.
         answer_start: Text that every answer is made to begin with, such as "<think>".
+        answer_field: The field of PROMPTS that holds the right answer (default: found out; reward_model.ground_truth is one
+            within another).
     """
     from assay.recipes.own_evaluate import run_evaluate
 
-    print(run_evaluate(model, prompts, out, policy, sampler, answer_start, Console(highlight=False)))
+    print(run_evaluate(model, prompts, out, policy, sampler, answer_start, Console(highlight=False), answer_field))
 
 
 @app.command(name="filter")
@@ -244,20 +255,22 @@ def policy_filter(
     model: Positional[str], prompts: Positional[Path], out: Path, samples: int = 8,
     sampler: SamplerConfig = SamplerConfig(),  # noqa: B008
     answer_start: str = "",
+    answer_field: str = "",
 ) -> None:  # fmt: skip
     """The offline pass of the sample buffer: keep the questions that the model answers neither always nor never right.
 
     Args:
         model: The policy.
-        prompts: JSON lines, as for `assay policy grpo`.
+        prompts: Questions, as for `assay policy grpo`.
         out: A new JSON-lines file of the questions kept, each with its share of right answers.
         samples: Answers drawn for each question.
         sampler: Length and temperature of answers.
         answer_start: Text that every answer is made to begin with.
+        answer_field: As for `assay policy grpo`.
     """
     from assay.recipes.own import run_filter
 
-    print(run_filter(model, prompts, out, samples, sampler, answer_start))
+    print(run_filter(model, prompts, out, samples, sampler, answer_start, answer_field))
 
 
 @app.command(name="ablate")

@@ -182,7 +182,7 @@ def read(
         sampler: Must be greedy (temperature 0), or agreement measures its randomness too.
         answer_of: The final answer that a text gives to a prompt, so normalised that equal answers are equal; None where it
             has none.
-        right: Whether such an answer is the right one.
+        right: Whether a whole text gives the right answer to a prompt: the same rule as the reward's.
         blank: Id of a blank picture in the sampler's store ("": do not ask without pictures).
         swapped: For each prompt the id of a picture for which the answer differs ("": none is known; none at all: do not ask
             with swapped ones).
@@ -206,11 +206,11 @@ def read(
     n, m = len(prompts), len(prompts) + len(blanks)
     blind_rate, blind_chance = _same(prompts, answers, groups, seen, answers[n:m]) if blanks else (None, None)
     swap_rate, swap_chance = _same(prompts, answers, groups, turned, answers[m:]) if swaps else (None, None)
-    known = [(p, a) for p, a in zip(prompts, answers[:n], strict=True) if p.answer]
+    known = [(p, r.text) for p, r in zip(prompts, rollouts[:n], strict=True) if p.answer]
     onset, onsets = _onset(entropies, list(zip(prompts, rollouts[:n], strict=True)))
     return replace(
         _spoken(prompts, rollouts[:n], step, getattr(sampler, "answer_start", "")),
-        accuracy=_share([a is not None and right(p, a) for p, a in known], _clusters([p for p, _ in known])),
+        accuracy=_share([right(p, text) for p, text in known], _clusters([p for p, _ in known])),
         blind_agreement=blind_rate, chance_agreement=blind_chance, swap_agreement=swap_rate, swap_chance=swap_chance,
         unclear=sum(a is None for a in answers[:n]),
         onset_entropy=onset, onsets=onsets,

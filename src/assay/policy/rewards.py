@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.bench.policy.answers import final_answer, same
+from assay.bench.policy.answers import correct, final_answer
 from assay.errors import AssayError
 from assay.policy.claims import check_claims
 from assay.records import Prompt, Rollout, RolloutScorer, Score
@@ -251,7 +251,7 @@ class HybridReward:
         config, problem = self.config, ""
         empty = not rollout.text.removeprefix(self.prefilled).strip()
         answer = None if empty else final_answer(rollout.text)
-        rule = float(answer is not None and bool(prompt.answer) and same(answer, prompt.answer, prompt.kind))
+        rule = float(not empty and correct(rollout.text, prompt.answer, prompt.kind))
         if empty:
             problem = EMPTY
         elif not rollout.ended:

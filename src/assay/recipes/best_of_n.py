@@ -71,7 +71,7 @@ def _said(reply: Reply) -> tuple[str, str]:
 def best_of_n(
     path: Path, out: Path, n: int, answers: Answers, scorer: Scorer, store: ImageStore,
     kept: Callable[[list[Prompt]], list[Prompt]] = lambda prompts: prompts,
-    say: Callable[[str], None] = print, asked: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = print, asked: Mapping[str, Any] | None = None, answer_field: str = "",
 ) -> str:  # fmt: skip
     """Write a line for each question: the best answer, its reward, and every candidate; returns a summary.
 
@@ -81,7 +81,7 @@ def best_of_n(
     """
     if n < 1:
         raise AssayError(f"best of {n}: give -n 1 or more")
-    prompts = kept(questions(path, store))
+    prompts = kept(questions(path, store, answer_field=answer_field))
     check_output(out, {**(asked or {}), "questions": digest([p.id for p in prompts])}, "answers")
     done = _done(out, prompts, n)
     parts = [prompts[at : at + PART] for at in range(0, len(prompts), PART)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from assay.bench.policy.answers import final_answer, normalised, same
+from assay.bench.policy.answers import correct, final_answer, normalised, same
 from assay.images import ImageStore, blank
 from assay.policy import hallucination
 from assay.policy.hallucination import Reading, Watch
@@ -16,6 +16,8 @@ from assay.records import Prompt, Rollout
 
 COMMON = 10
 """Questions of one wording from which chance agreement is told within it; rarer wordings are taken together."""
+DRAWS = 8
+"""Questions that are looked at for a picture to swap with, before all of the wording are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,27 +36,36 @@ class Exam:
 def exam_of(prompts: Sequence[Prompt], seed: int = 0) -> Exam:
     """Any questions as an exam: a picture is swapped with that of the same question whose right answer is another."""
     random = np.random.default_rng(seed)
-    alike: dict[str, list[Prompt]] = {}
+    counts = Counter(map(_wording, prompts))
+    shown: dict[str, list[tuple[str, Prompt]]] = {}
     for prompt in prompts:
-        alike.setdefault(_wording(prompt), []).append(prompt)
-    swapped = []
-    for prompt in prompts:
-        others = [
-            p for p in alike[_wording(prompt)]
-            if p.answer and len(p.images) == len(prompt.images) == 1 and not right(p, prompt.answer)
-        ] if prompt.answer else []  # fmt: skip
-        swapped.append(others[int(random.integers(len(others)))].images[0] if others else "")
-    wordings = tuple(w if len(alike[w]) >= COMMON else "" for w in map(_wording, prompts))
-    return Exam(prompts=tuple(prompts), swapped=tuple(swapped), wordings=wordings)
+        if prompt.answer and len(prompt.images) == 1:
+            shown.setdefault(_wording(prompt), []).append((normalised(prompt.answer, prompt.kind), prompt))
+    swapped = tuple(_swap(p, shown.get(_wording(p), []), random) for p in prompts)
+    wordings = tuple(w if counts[w] >= COMMON else "" for w in map(_wording, prompts))
+    return Exam(prompts=tuple(prompts), swapped=swapped, wordings=wordings)
+
+
+def _swap(prompt: Prompt, shown: Sequence[tuple[str, Prompt]], random: np.random.Generator) -> str:
+    """The picture of a random one of these questions (each with its normalised answer) whose answer is another; "" for none.
+
+    Only the drawn one's answer is compared in full, for formulas may differ in form alone.
+    """
+    if not prompt.answer or len(prompt.images) != 1:
+        return ""
+    own = normalised(prompt.answer, prompt.kind)
+    drawn = [shown[int(i)] for i in random.integers(len(shown), size=DRAWS)]
+    others = [x for x in drawn if x[0] != own] or list({k: (k, p) for k, p in shown if k != own}.values())
+    return next((p.images[0] for _, p in others[:DRAWS] if not same(p.answer, prompt.answer, prompt.kind)), "")
 
 
 def _wording(prompt: Prompt) -> str:
     return "\n".join(m.content for m in prompt.messages)
 
 
-def right(prompt: Prompt, answer: str) -> bool:
-    """Is this final answer the right one?"""
-    return bool(prompt.answer) and same(answer, prompt.answer, prompt.kind)
+def right(prompt: Prompt, text: str) -> bool:
+    """Does this whole text give the right answer? What the reward asks."""
+    return correct(text, prompt.answer, prompt.kind)
 
 
 def _final(prompt: Prompt, text: str) -> str | None:

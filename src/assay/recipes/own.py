@@ -15,23 +15,29 @@ from assay.policy.config import FitConfig, GrpoConfig, PolicyConfig, SamplerConf
 from assay.policy.hallucination import MonitorConfig, Watch
 from assay.policy.rewards import HybridReward, RewardConfig
 from assay.recipes.exam import Exam, asked, exam_of, examine, watching
-from assay.recipes.questions import as_row, captions, jsonl
+from assay.recipes.questions import as_row, captions, read, reason_of
 from assay.recipes.reward_model import GoldConfig, fingerprint, load_reward_model, own_term, refuse
 from assay.records import Prompt, Rejection, digest
 from assay.tables import check_new, sibling, write_text
 
+LONG = 200
+"""Characters from which a right answer in words is told of: hardly any answer will equal it."""
 
-def questions(path: Path, store: ImageStore, left: Counter[str] | None = None) -> list[Prompt]:
-    """The questions of a file; what was refused is printed by reason, and counted in `left`. Raises AssayError when none is
-    left."""
-    prompts, rejections = jsonl(path, store)
+
+def questions(path: Path, store: ImageStore, left: Counter[str] | None = None, answer_field: str = "") -> list[Prompt]:
+    """The questions of a file or folder; what was refused is printed by reason, and counted in `left`. Raises AssayError
+    when none is left."""
+    prompts, rejections = read(path, store, answer_field)
     told(path, rejections, left)
+    if long := sum(p.kind == "text" and len(p.answer) > LONG for p in prompts):
+        print(f"{path}: {long:,} answers are texts of over {LONG} characters: only the same words count as right")
     return prompts
 
 
 def told(path: Path, rejections: Sequence[Rejection], left: Counter[str] | None = None) -> None:
     """Print why rows were refused, and how many."""
-    counts, first = Counter(r.reason for r in rejections), {r.reason: r.row for r in reversed(rejections)}
+    counts = Counter(map(reason_of, rejections))
+    first = {reason_of(r): r.row for r in reversed(rejections)}
     for reason, n in counts.most_common():
         print(f"{path}: {n:,} rows left out, row {first[reason]:,} the first: {reason}")
     if left is not None:
@@ -95,7 +101,7 @@ def fitting(
 def run_grpo(
     model: str, path: Path, out: Path, config: GrpoConfig, settings: PolicyConfig, sampling: SamplerConfig,
     rewards: RewardConfig, gold: GoldConfig, monitor: MonitorConfig, watch: Path | None, answer_start: str,
-    trackers: Sequence[str], backend: Literal["auto", "vllm"] = "auto",
+    trackers: Sequence[str], backend: Literal["auto", "vllm"] = "auto", answer_field: str = "",
 ) -> str:  # fmt: skip
     """GRPO with rules, format, and what else is named: a reward model, questions to watch. Returns how it went, in words."""
     from assay.policy.grpo import grpo
@@ -104,7 +110,7 @@ def run_grpo(
 
     sampling.training_temperature()
     store = ImageStore(sibling(out, ".images"))
-    prompts = questions(path, store)
+    prompts = questions(path, store, answer_field=answer_field)
     refuse(rewards, gold, prompts)
     watched = _watched(watch, monitor, store)
     held, prompts = _apart(path, prompts, gold, rewards, store, config.seed)
@@ -123,7 +129,8 @@ def run_grpo(
         reward = HybridReward(rewards, scorer, term, answer_start, f"{named} {gold.reward_tokens}")
     exam = Exam(prompts=())
     if watched:
-        exam = exam_of(fitting(watched, policy, sampler, sampling.max_tokens)).first(monitor.prompts)
+        chosen = _sample(fitting(watched, policy, sampler, sampling.max_tokens), monitor.prompts, config.seed)
+        exam = exam_of(chosen, config.seed)
         print(f"watched every {monitor.every} steps: {len(exam.prompts):,} questions, {asked(exam)}")
 
     def reading(step: int, tuned: Any) -> Any:
@@ -139,6 +146,12 @@ def run_grpo(
     )  # fmt: skip
     ended = f", stopped: {done.stopped}" if done.stopped else ""
     return f"{len(prompts):,} questions, {done.steps:,} steps, {done.samples:,} answers{ended} -> {out}"
+
+
+def _sample(prompts: Sequence[Prompt], n: int, seed: int) -> list[Prompt]:
+    """n random prompts, in their order."""
+    order = np.random.default_rng(seed).permutation(len(prompts))[:n]
+    return [prompts[i] for i in sorted(order.tolist())]
 
 
 def _watched(path: Path | None, monitor: MonitorConfig, store: ImageStore) -> list[Prompt]:
@@ -217,7 +230,9 @@ def run_align(
     return f"{done.examples:,} captions, {done.steps:,} steps, loss {done.loss:.3f} -> {out}"
 
 
-def run_filter(model: str, path: Path, out: Path, samples: int, sampling: SamplerConfig, answer_start: str) -> str:
+def run_filter(
+    model: str, path: Path, out: Path, samples: int, sampling: SamplerConfig, answer_start: str, answer_field: str = ""
+) -> str:  # fmt: skip
     """Keep the questions whose sampled answers differ in being right; returns a line with the counts."""
 
     if samples < 2:
@@ -225,7 +240,7 @@ def run_filter(model: str, path: Path, out: Path, samples: int, sampling: Sample
     sampling.training_temperature()
     check_new(out)
     store = ImageStore(sibling(out, ".images"))
-    prompts = [p for p in questions(path, store) if p.answer]
+    prompts = [p for p in questions(path, store, answer_field=answer_field) if p.answer]
     if not prompts:
         raise AssayError(f"{path}: no question has an answer, so none can be found too easy or too hard")
     policy, sampler = opened(model, PolicyConfig(), sampling, store, 0, answer_start)

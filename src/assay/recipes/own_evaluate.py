@@ -35,7 +35,7 @@ SHOWN = {
 
 def run_evaluate(
     model: str, path: Path, out: Path | None, settings: PolicyConfig, sampling: SamplerConfig, answer_start: str,
-    console: Console,
+    console: Console, answer_field: str = "",
 ) -> str:  # fmt: skip
     """Greedy answers to the questions, measured: a table, and a file that machines read. Returns a line with the counts."""
     if sampling.temperature:
@@ -45,7 +45,7 @@ def run_evaluate(
     left = Counter[str]()
     with TemporaryDirectory() as folder:
         store = ImageStore(Path(folder))
-        prompts = questions(path, store, left)
+        prompts = questions(path, store, left, answer_field)
         policy, sampler = opened(model, settings, sampling, store, 0, answer_start)
         prompts = fitting(prompts, policy, sampler, sampling.max_tokens, left)
         reading = examine(exam_of(prompts), policy, sampler, store)

@@ -43,7 +43,7 @@ class SampledPreference(Preference):
 
 def run_pairs(
     model: str, path: Path, out: Path, config: PairConfig, settings: PolicyConfig, sampling: SamplerConfig,
-    judge: RewardModelConfig, answer_start: str, round: int, seed: int,
+    judge: RewardModelConfig, answer_start: str, round: int, seed: int, answer_field: str = "",
 ) -> str:  # fmt: skip
     """Sample, score, pair; returns what it came to, in words. The same command goes on after a kill."""
     if config.threshold is not None and not judge.reward_model:
@@ -52,6 +52,7 @@ def run_pairs(
     who = replace(judge, reward_model=fingerprint(judge.reward_model)) if judge.reward_model else judge
     named = {"config": config, "policy": settings, "sampler": sampling, "judge": who, "answer_start": answer_start}
     settled = jsonable({"model": fingerprint(model), "questions": of_file(path), **named, "round": round, "seed": seed})
+    settled |= {"answer_field": answer_field} if answer_field else {}
     partial = sibling(out, ".partial")
     if (out / "pairs.json").exists():
         kept = json.loads((out / "pairs.json").read_text())
@@ -68,7 +69,7 @@ def run_pairs(
     fresh = not partial.exists()
     run = Run(partial, settled)
     try:
-        made = _Making(run, path, config, answer_start, round, seed)
+        made = _Making(run, path, config, answer_start, round, seed, answer_field)
         kept = {"settings": settled, **made.work(model, settings, sampling, judge)}
         write_text(made.whole / "pairs.json", json.dumps(kept, indent=2))
         if out.exists():
@@ -92,8 +93,10 @@ def _summary(kept: dict[str, Any], out: Path) -> str:
 class _Making:
     """What one call of `run_pairs` shares between its parts of the questions."""
 
-    def __init__(self, run: Run, path: Path, config: PairConfig, answer_start: str, round: int, seed: int) -> None:
-        self.run, self.path, self.config = run, path, config
+    def __init__(
+        self, run: Run, path: Path, config: PairConfig, answer_start: str, round: int, seed: int, answer_field: str
+    ) -> None:
+        self.run, self.path, self.config, self.answer_field = run, path, config, answer_field
         self.answer_start, self.round, self.seed = answer_start, round, seed
         self.whole = run.folder / "whole"
         self.store = ImageStore(self.whole / "images")
@@ -102,7 +105,7 @@ class _Making:
         self, model: str, settings: PolicyConfig, sampling: SamplerConfig, judge: RewardModelConfig
     ) -> dict[str, Any]:
         left = Counter[str]()
-        prompts = questions(self.path, self.store, left)
+        prompts = questions(self.path, self.store, left, self.answer_field)
         asked = digest([p.id for p in prompts])
         if self.run.once("questions", lambda: {"digest": asked})["digest"] != asked:
             raise AssayError(

@@ -1,0 +1,253 @@
+"""Are two formulas the same? What holds them together is compared here: lists, sets, tuples, intervals, matrices, equations,
+units, words; numbers are worked out exactly; only what is left, single expressions with letters, goes to math-verify."""
+
+import re
+from functools import lru_cache
+
+from assay.bench.policy.arithmetic import agree, read_whole, tokens_of
+from assay.bench.policy.characters import written
+from assay.bench.policy.equivalent import equivalent
+from assay.bench.policy.quantities import named, quantity
+from assay.bench.policy.texts import plain
+
+LONGEST = 400
+"""Characters of an answer that are compared as mathematics; a longer one is wrong, but for the very same text."""
+MOST = 24
+"""Parts of a list that are compared."""
+_OPEN, _CLOSE = "([{", ")]}"
+_FUNCTIONS = re.compile(r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sin|cos|tan|log|ln|exp|sqrt|pi|infty)(?![A-Za-z])")
+_EMPTY = frozenset((
+    "no solution", "no solutions", "no real solution", "no real solutions", "there is no solution", "there are no solutions",
+    "none", "empty set", r"\emptyset", r"\varnothing", r"\{\}", r"\{ \}",
+))  # fmt: skip
+_WORDS = re.compile(r"[A-Za-z][A-Za-z' .,-]*")
+_SHORT_WORDS = frozenset((
+    "yes", "no", "odd", "on", "all", "red", "one", "two", "six", "ten", "sun", "mon", "tue", "wed", "thu", "fri",
+    "sat",
+))  # fmt: skip
+_MATRIX = re.compile(r"\\begin\{([pbBvV]?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}", re.S)
+
+
+@lru_cache(100_000)
+def same_formula(given: str, right: str) -> bool:
+    """Are these two the same in mathematics? What cannot be read, or takes too long, is not. Never raises but where
+    math-verify is missing."""
+    if squeezed(given) == squeezed(right):
+        return True
+    return max(len(given), len(right)) <= LONGEST and _same(
+        _tidy(given), _tidy(right), _texted(given) or _texted(right)
+    )
+
+
+def squeezed(text: str) -> str:
+    """A formula without white space, and without what only sets its looks."""
+    return "".join(written(text).split())
+
+
+def _tidy(text: str) -> str:
+    text = re.sub(r"(?<![\\A-Za-z])infinity(?![A-Za-z])", r"\\infty", written(text), flags=re.I)
+    text = _FUNCTIONS.sub(lambda m: "\\" + m[1], text).replace(r"\lbrace", r"\{").replace(r"\rbrace", r"\}")
+    text = re.sub(r"\\(?:leq|leqslant)(?![A-Za-z])", r"\\le", re.sub(r"\\(?:geq|geqslant)(?![A-Za-z])", r"\\ge", text))
+    return re.sub(r"^(?:the )?(?:final )?answer\s*(?:is|:)\s*", "", text, flags=re.I).strip()
+
+
+def _texted(text: str) -> bool:
+    """Whether all of it is set as a text."""
+    return bool(re.fullmatch(r"\s*\$*\s*\\(?:text|textbf|mathrm|mbox)\s*\{[^{}]*\}\s*\$*\s*\.?\s*", text))
+
+
+def _same(given: str, right: str, texted: bool = False) -> bool:
+    one, other = "".join(given.split()), "".join(right.split())
+    if one == other:
+        return bool(one)
+    if not one or not other:
+        return False
+    if (words := _in_words(given, right, texted)) is not None:
+        return words
+    sides = _sides(given), _sides(right)
+    if len(sides[0]) > 1 or len(sides[1]) > 1:
+        if _items(given)[1:] or _items(right)[1:]:
+            return _as_lists(given, right)
+        return _equations(sides[0], sides[1])
+    first, second = quantity(given, formula=True), quantity(right, formula=True)
+    if first is not None and second is not None:
+        return first.equals(second)
+    if (held := _held(given, right)) is not None:
+        return held
+    values = [read_whole(tokens_of(x, comma=False)) for x in (given, right)]
+    if values[0] is not None and values[1] is not None:
+        return agree(values[0].value, values[1].value)
+    return _expressions(given, right)
+
+
+def _in_words(given: str, right: str, texted: bool) -> bool | None:
+    """Whether two answers are the same words; None where they are formulas."""
+    one, other = (re.sub(r"\s+", " ", x).lower().strip(" .") for x in (given, right))
+    if one in _EMPTY or other in _EMPTY:
+        return one in _EMPTY and other in _EMPTY
+    both = [bool(_WORDS.fullmatch(x)) for x in (given, right)]
+    long = [b and (texted or bool(re.search(r"[A-Za-z]{4}", x)) or x.lower() in _SHORT_WORDS)
+            for b, x in zip(both, (given, right), strict=True)]  # fmt: skip
+    if not any(long):
+        return None
+    if quantity(given, formula=True) is not None or quantity(right, formula=True) is not None:
+        return None
+    return plain(given) == plain(right)
+
+
+def _sides(text: str) -> list[str]:
+    """The sides of "=" at the top level."""
+    return _cut(text, re.compile(r"(?<![<>!:=])=(?!=)|\\equiv(?![A-Za-z])"))
+
+
+def _cut(text: str, mark: re.Pattern[str]) -> list[str]:
+    """`text` cut at marks that stand in no bracket; intervals may be half open, so any bracket closes any."""
+    parts, depth, start, at = list[str](), 0, 0, 0
+    while at < len(text):
+        if depth == 0 and (found := mark.match(text, at)):
+            parts.append(text[start:at])
+            start = at = max(found.end(), at + 1)
+            continue
+        if text.startswith("\\begin{", at):
+            depth += 1
+        elif text.startswith("\\end{", at):
+            depth -= 1
+        depth += (text[at] in _OPEN) - (text[at] in _CLOSE)
+        at += 1
+    return [p.strip() for p in (*parts, text[start:])]
+
+
+def _equations(given: list[str], right: list[str]) -> bool:
+    """Two statements with "=": the same name and value; or one of them without the name."""
+    one, other = _reduced(given), _reduced(right)
+    if one is None or other is None:
+        return False
+    if len(one) == 1 or len(other) == 1:
+        if (len(one) == 2 and not _is_name(one[0])) or (len(other) == 2 and not _is_name(other[0])):
+            return False
+        return _same(one[-1], other[-1])
+    if _is_name(one[0]) and _is_name(other[0]):
+        if "".join(one[0].split()) == "".join(other[0].split()):
+            return _same(one[1], other[1])
+        if all(read_whole(tokens_of(x[1], comma=False)) is not None for x in (one, other)):
+            return False
+    return _expressions("=".join(one), "=".join(other))
+
+
+def _reduced(sides: list[str]) -> list[str] | None:
+    """[value] or [name, value] or both sides of a relation; None for a chain whose sides are not the same."""
+    if len(sides) == 2 and not _is_name(sides[0]) and _is_name(sides[1]):
+        sides = sides[::-1]
+    if len(sides) == 2 and _is_name(sides[0]):
+        return sides
+    if len(sides) == 2 and not all(read_whole(tokens_of(x, comma=False)) is not None for x in sides):
+        return sides
+    *before, last = sides
+    if not all(_is_name(x) or _same(x, last) for x in before):
+        return None
+    return [before[0], last] if before and _is_name(before[0]) else [last]
+
+
+def _is_name(text: str) -> bool:
+    return bool(text) and named(tokens_of(text, comma=False))
+
+
+def _held(given: str, right: str) -> bool | None:
+    """The comparison of two lists, sets, tuples, intervals, unions or matrices; None where neither is one."""
+    tables = _MATRIX.fullmatch(given), _MATRIX.fullmatch(right)
+    if tables[0] and tables[1]:
+        return _tables(tables[0][2], tables[1][2])
+    unions = _cut(given, _CUP), _cut(right, _CUP)
+    if len(unions[0]) > 1 or len(unions[1]) > 1:
+        return _matched(unions[0], unions[1])
+    brackets = _bracketed(given), _bracketed(right)
+    if brackets[0] and brackets[1]:
+        (left, ours, end), (left2, theirs, end2) = brackets[0], brackets[1]
+        return (left, end, len(ours)) == (left2, end2, len(theirs)) and all(map(_same, ours, theirs))
+    if len(_items(given)) > 1 or len(_items(right)) > 1 or _braced(given) or _braced(right):
+        return _as_lists(given, right)
+    return (
+        False if (brackets[0] or brackets[1]) and not re.search(r"[<>]|\\(?:le|ge|lt|gt|in)\b", given + right) else None
+    )
+
+
+_CUP = re.compile(r"\\cup(?![A-Za-z])")
+_COMMA = re.compile(r"[,;]|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
+_COMMA_SPACED = re.compile(r"[,;](?!\d{3}(?!\d))|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
+
+
+def _bracketed(text: str) -> tuple[str, list[str], str] | None:
+    """(bracket, parts, bracket) of a tuple or an interval that is the whole text."""
+    if len(text) < 2 or text[0] not in "([" or text[-1] not in ")]":
+        return None
+    parts = _cut(text[1:-1], re.compile(r"[,;]"))
+    depth = 0
+    for character in text[1:-1]:
+        depth += (character in _OPEN) - (character in _CLOSE)
+        if depth < 0:
+            return None
+    return (text[0], parts, text[-1]) if len(parts) > 1 else None
+
+
+def _braced(text: str) -> bool:
+    return text.startswith(r"\{") and text.endswith(r"\}")
+
+
+def _items(text: str) -> list[str]:
+    """The members of a set or a list; a plus-minus sign makes two."""
+    inside = text[2:-2] if _braced(text) else text
+    parts = _cut(inside, _COMMA_SPACED if re.search(r",\s", inside) else _COMMA)
+    found = list[str]()
+    for part in filter(None, parts):
+        signs = ("+", "-") if re.search(r"\\(?:pm|mp)(?![A-Za-z])", part) else ("",)
+        found += [re.sub(r"\\(?:pm|mp)(?![A-Za-z])", f" {s} ", part).strip().removeprefix("+") for s in signs]
+    return list(dict.fromkeys(x.strip() for x in found))
+
+
+def _as_lists(given: str, right: str) -> bool:
+    """Two lists or sets in any order; assignments may stand for a tuple, or without their names where the other has none."""
+    brackets = _bracketed(given) or _bracketed(right)
+    if brackets and not (_bracketed(given) and _bracketed(right)):
+        listed = _items(right if _bracketed(given) else given)
+        values = [_sides(x) for x in listed]
+        if len(values) != len(brackets[1]) or not all(len(v) == 2 and _is_name(v[0]) for v in values):
+            return False
+        return all(_same(v[1], b) for v, b in zip(values, brackets[1], strict=True))
+    return _matched(_items(given), _items(right))
+
+
+def _matched(given: list[str], right: list[str]) -> bool:
+    """Whether each part of one is a part of the other, in any order."""
+    if len(given) != len(right) or len(right) > MOST:
+        return sorted("".join(x.split()) for x in given) == sorted("".join(x.split()) for x in right)
+    shared = _shared_name(given, right)
+    given, right = ([_sides(x)[-1] for x in part] if shared else part for part in (given, right))
+    left = list(right)
+    for part in given:
+        place = next((i for i, x in enumerate(left) if _same(part, x)), None)
+        if place is None:
+            return False
+        del left[place]
+    return True
+
+
+def _shared_name(given: list[str], right: list[str]) -> bool:
+    """Whether all equations among the parts are of one and the same name ("x = 1 or 2", "x = 1, x = 2")."""
+    sides = [_sides(x) for x in (*given, *right)]
+    names = {"".join(s[0].split()) for s in sides if len(s) > 1}
+    return len(names) == 1 and all(len(s) < 3 and (len(s) < 2 or _is_name(s[0])) for s in sides)
+
+
+def _tables(given: str, right: str) -> bool:
+    ours, theirs = ([_cut(row, re.compile("&")) for row in _cut(x, re.compile(r"\\\\")) if row] for x in (given, right))
+    if [len(r) for r in ours] != [len(r) for r in theirs]:
+        return False
+    return all(_same(a, b) for x, y in zip(ours, theirs, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def _expressions(given: str, right: str) -> bool:
+    """By math-verify, where it cannot take a letter for a unit."""
+    for one, other in ((given, right), (right, given)):
+        if re.fullmatch(r"[-\d.\s]+[A-Za-z]", one) and not re.search(r"[A-Za-z]", other):
+            return False
+    return bool(equivalent(given, right))

@@ -1,0 +1,260 @@
+"""A number as people write it: digits in any grouping, fractions, powers, roots, words, with a unit or a sentence around it.
+
+A text is read as one number or as none. Where several stand in it that are not the same, where it hedges or names a bound,
+or leaves the arithmetic undone (12 + 30), there is none: the last number of a text is not its answer.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+
+from assay.bench.policy.arithmetic import Number, Read, Token, agree, approximate, read_at, read_whole, tokens_of
+from assay.bench.policy.characters import written
+from assay.bench.policy.words import digits_for_words, unit_of
+
+LONGEST = 400
+"""Characters of an answer that are looked at; a longer one is no number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantity:
+    """A value with its unit, if it is a known one: what it measures, and how much of that kind's own unit one is (cm:
+    length, 0.01). `rest`: other words stand beside it. `also`: the rounded form in "sqrt(10) = 3.162"."""
+
+    value: Number
+    percent: bool = False
+    unit: tuple[str, Fraction] | None = None
+    rest: bool = False
+    also: Number | None = None
+
+    def equals(self, right: "Quantity") -> bool:
+        """Is this the quantity `right`? Units count where both have one. A percent sign means a hundredth, or nothing, where
+        the other has none. Whole numbers are compared exactly, others to six digits."""
+        if self.unit and right.unit:
+            return self.unit[0] == right.unit[0] and agree(_times(self), _times(right))
+        given = [v for v in (self.value, self.also) if v is not None]
+        wanted = [v for v in (right.value, right.also) if v is not None]
+        if self.percent and not right.percent:
+            given += [v / 100 for v in given]
+        if right.percent and not self.percent:
+            wanted += [v / 100 for v in wanted]
+        return any(agree(v, w) for v in given for w in wanted)
+
+
+def _times(quantity: Quantity) -> Number:
+    size = quantity.unit[1] if quantity.unit else Fraction(1)
+    return quantity.value * size if isinstance(quantity.value, Fraction) else quantity.value * float(size)
+
+
+_TAIL = frozenset((
+    "per", "each", "every", "for", "in", "after", "at", "on", "with", "when", "if", "within", "over", "of", "by", "during",
+    "from",
+))  # fmt: skip
+"""Words after which a number belongs to the sentence around the answer: "$18 per 2 hours"."""
+_LIST = frozenset([",", ";", "&", "-", "/", ":", "and", "or", "to", "out", "nor", "versus", "vs"])
+_HEDGE = re.compile(r"\b(?:either|neither|between|not)\b|n't\b|\\ne\b|\bat (?:least|most)\b", re.I)
+_OR = re.compile(r"\bor\b", re.I)
+_BOUND = re.compile(
+    r"(?:\b(?:less|more|greater|fewer|larger|smaller|higher|lower|bigger) than|\bup to|\b(?:above|below|under|beyond)\b"
+    r"|[<>]=?|\\(?:le|ge|leq|geq|lt|gt|pm|mp)\b)\s*(?:or equal to\s*)?[-$(]*$",
+    re.I,
+)
+_END = re.compile(
+    r"(?<=[\w%)}])(?:[.!?]\s+(?=[A-Z])|[,;.]?\s*\n"
+    r"|[,;]?\s+\(?(?:because|since|rather than|instead of|and not|not|as (?=we|the|it|there))\b)",
+    re.I,
+)
+"""Where a sentence goes on to say why."""
+_AND = re.compile(
+    r"(?<![\d.,/])(\d+)\s*(?:and|&)\s*(?:(\d+\s*/\s*\d+)|(a half|one half|half|a quarter|three quarters))\b", re.I
+)
+_PARTS = {"a half": "1/2", "one half": "1/2", "half": "1/2", "a quarter": "1/4", "three quarters": "3/4"}
+_SCALES = {
+    "k": 10**3, "K": 10**3, "thousand": 10**3, "mn": 10**6, "M": 10**6, "million": 10**6, "millions": 10**6, "bn": 10**9,
+    "billion": 10**9, "billions": 10**9, "trillion": 10**12, "hundred": 100, "dozen": 12,
+}  # fmt: skip
+_GLUED = frozenset(["k", "K", "mn", "M", "bn"])
+_PERCENT = frozenset(["%", "percent", "pct"])
+_MONEY = frozenset("$€£¥₹")
+_MARKS = frozenset([*",;:.?!\"'()[]|/#&~-", r"\approx", r"\circ"])
+_EQUALS = frozenset(["=", r"\approx", "~"])
+
+
+@lru_cache(50_000)
+def quantity(text: str, formula: bool = False) -> Quantity | None:
+    """The one number of a text, or None. In a `formula` a comma is none of its digits' unless it parts thousands, and a
+    single letter beside a number is a variable, unless it is set as text or apart. Never raises."""
+    if len(text) > LONGEST:
+        return None
+    said = _AND.sub(lambda m: f"{m[1]} {m[2] or _PARTS[m[3].lower()]}", digits_for_words(written(text)))
+    said = re.sub(r"-\s*([$€£¥₹])\s*(?=[\d.])", r"\1-", re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r" \\times ", said))
+    first = re.search(r"\d|\\pi\b", said)
+    if first is None:
+        return None
+    why = _END.search(said, first.start())
+    said, cut = (said[: why.start()], True) if why else (said, False)
+    if _HEDGE.search(said) or _BOUND.search(said[: first.start()].rstrip()):
+        return None
+    letters = (
+        "any"
+        if not formula or re.search(r"\\(?:text|mathrm|mbox)", text)
+        else "spaced" * (not re.search(r"[\\$]", text))
+    )
+    parts = _split(tokens_of(said, comma=not formula))
+    found = _single(parts[-1], letters)
+    for part in parts[:-1] if found is not None else ():
+        found = _led(part, parts[-1], found)
+    if found is None or (_OR.search(said) and len(re.findall(r"\d+", said)) < 2):
+        return None
+    return replace(found, rest=True) if cut else found
+
+
+def _split(tokens: Sequence[Token]) -> list[list[Token]]:
+    """The sides of "=" and its like."""
+    parts: list[list[Token]] = [[]]
+    for token in tokens:
+        if token.text in _EQUALS:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return parts
+
+
+def _led(part: Sequence[Token], last: Sequence[Token], found: Quantity | None) -> Quantity | None:
+    """`found` after one more side of an equation before it: a name, or an expression of the same value; else None."""
+    if found is None or named(part):
+        return found
+    start = next((i for i, t in enumerate(part) if t.kind not in ("word",) and t.text not in (":", ",", *_MONEY)), 0)
+    whole = read_whole([t for t in part[start:] if t.text not in _MONEY])
+    if whole is None:
+        return None
+    if agree(found.value, whole.value) or (found.percent and agree(found.value / 100, whole.value)):
+        return found
+    digits = next((len(t.text.partition(".")[2]) for t in last if t.kind == "number"), 0)
+    near = abs(approximate(whole.value) - approximate(found.value)) <= 0.5000001 * 10.0**-digits
+    return replace(found, value=whole.value, also=found.value) if digits and near else None
+
+
+def named(part: Sequence[Token]) -> bool:
+    """Whether what stands before "=" is a name: nothing, a letter (with an index or an argument), or words."""
+    lone = [t for t in part if len(t.text) == 1 and t.kind == "word" and t.text not in "aI"]
+    marks = ("(", ")", "_", "{", "}", "'", ":", ",", r"\angle", r"\triangle")
+    fine = all(t.kind in ("word", "command") or t.text in marks for t in part)
+    words = any(len(t.text) > 1 and t.kind == "word" for t in part)
+    called = len(part) > 1 and part[1].text in ("(", "_", "'")
+    return fine and (len(lone) < 2 or called or words) and not any(t.text in (r"\frac", r"\sqrt", r"\pi") for t in part)
+
+
+def _single(tokens: Sequence[Token], letters: str) -> Quantity | None:
+    """The one quantity in these tokens, with words and marks around it; None where there is none, or more."""
+    found: Quantity | None = None
+    between, rest, at = list[Token](), False, 0
+    while at < len(tokens):
+        if found is not None and tokens[at].text == "(" and (past := _past_aside(tokens, at)):
+            at, rest = past, True
+            continue
+        read = None if _dash(tokens, at) else read_at(tokens, at)
+        if read is None:
+            if not _prose(tokens[at], at == 0 or tokens[at].spaced):
+                return None
+            between.append(tokens[at])
+            rest = rest or tokens[at].kind == "word"
+            at += 1
+            continue
+        money = bool(between) and between[-1].text in _MONEY
+        made = _measured(tokens, read, between[-1].text if money else "", letters)
+        if made is None or not _apart(tokens, at, read, made[1]):
+            return None
+        if found is not None and not (found.equals(made[0]) or made[0].equals(found)):
+            said = {t.text.lower() for t in between}
+            return replace(found, rest=True) if said & _TAIL and not said & _LIST else None
+        found, at, between = found or made[0], made[1], []
+    return None if found is None else replace(found, rest=found.rest or rest)
+
+
+def _dash(tokens: Sequence[Token], at: int) -> bool:
+    """Whether a minus sign is a dash between words and a number ("answer - 5"), not a sign."""
+    if tokens[at].text not in "+-" or at == 0:
+        return False
+    before = tokens[at - 1]
+    after = tokens[at + 1] if at + 1 < len(tokens) else before
+    return before.kind == "word" and (not tokens[at].spaced or after.spaced)
+
+
+def _prose(token: Token, spaced: bool) -> bool:
+    """Whether a token may stand beside a number: words and marks, but no operators and no letters of a formula."""
+    if token.kind == "word":
+        return len(token.text) > 1 or token.text in "aAI" or (not token.text.isascii())
+    return token.text in _MARKS or token.text in _MONEY
+
+
+def _past_aside(tokens: Sequence[Token], at: int) -> int:
+    """The token behind a bracketed remark of words or arithmetic: "12 (3 x 4)"; 0 where it is none, such as "12 (or 13)"."""
+    close = next((i for i in range(at, len(tokens)) if tokens[i].text == ")"), 0)
+    inside = tokens[at + 1 : close]
+    if any(t.text.lower() in ("or", "not") for t in inside):
+        return 0
+    bare = all(t.kind == "number" or t.text in ("-", ",", *_MONEY, *_PERCENT) for t in inside)
+    return 0 if bare else close + 1
+
+
+def _apart(tokens: Sequence[Token], at: int, read: Read, end: int) -> bool:
+    """Whether a number stands for itself: nothing is left undone in it, and nothing that changes it is attached."""
+    if read.undone & {"+", "*", "//"}:
+        return False
+    before = tokens[at - 1] if at else None
+    if before is not None and (before.text in ("^", "_", "\\") or (before.text in ":." and not tokens[at].spaced and at > 1
+                               and tokens[at - 2].kind == "number")):  # fmt: skip
+        return False
+    after = tokens[end] if end < len(tokens) else None
+    if after is None:
+        return True
+    if after.text in ("^", "_", "+", "*", r"\times", r"\cdot", r"\pm", "<", ">", "!") and after.text != "!":
+        return False
+    if after.text in (":", ",", ".") and not after.spaced and end + 1 < len(tokens):
+        follows = tokens[end + 1]
+        return follows.kind != "number" or follows.spaced
+    return after.text != "(" or after.spaced
+
+
+def _measured(tokens: Sequence[Token], read: Read, money: str, letters: str) -> tuple[Quantity, int] | None:
+    """A number with what measures it behind it, and the token after; None for a number times a letter (5x)."""
+    at, value, percent = read.end, read.value, False
+
+    def text(ahead: int = 0) -> str:
+        return tokens[at + ahead].text if at + ahead < len(tokens) else ""
+
+    if text() in _SCALES and (text() not in _GLUED or not tokens[at].spaced):
+        value, at = value * _SCALES[text()], at + 1
+    if text().lower() in _PERCENT:
+        percent, at = True, at + 1
+    unit = unit_of(money) if money else None
+    if text() == "^" and (text(1) == r"\circ" or (text(1) == "{" and text(2) == r"\circ")):
+        at, unit = at + (4 if text(1) == "{" else 2), unit_of("°")
+        if text() in ("C", "F"):
+            unit, at = (f"degrees {text()}", Fraction(1), 1), at + 1
+    else:
+        power = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}.get(text().lower(), 0)
+        single = letters == "any" or (letters == "spaced" and at < len(tokens) and tokens[at].spaced)
+        named_unit = unit_of(text(1 if power else 0), single)
+        if named_unit is not None:
+            at += 2 if power else 1
+            kind, size, own = named_unit
+            own = power or own
+            if text() == "^" and (
+                text(1) in ("2", "3") or (text(1) == "{" and text(2) in ("2", "3") and text(3) == "}")
+            ):
+                own, at = int(text(1) if text(1) != "{" else text(2)), at + (2 if text(1) != "{" else 4)
+            unit = (kind, size, own)
+        elif len(text()) == 1 and text().isalpha() and text() not in "aI" and text().isascii():
+            return None
+    below = unit_of(text(1)) if text() in ("/", "per") and unit is not None else None
+    told = None if unit is None else (unit[0] + (f"^{unit[2]}" if unit[2] > 1 else ""), unit[1] ** unit[2])
+    if unit is not None and below is not None and told is not None and unit[0] != "money":
+        at += 2
+        if text() == "^" and text(1) in ("2", "3"):
+            below, at = (below[0], below[1], int(text(1))), at + 2
+        told = f"{told[0]} per {below[0]}^{below[2]}", told[1] / below[1] ** below[2]
+    return Quantity(value=value, percent=percent, unit=told), at

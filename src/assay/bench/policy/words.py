@@ -1,0 +1,157 @@
+"""Number words as digits, and units of measure by their kind and size."""
+
+import re
+from fractions import Fraction
+
+_ONES = {w: n for n, w in enumerate((
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+))}  # fmt: skip
+_TENS = {
+    w: 10 * n for n, w in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2)
+}
+_POWERS = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_PARTS = {"half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarters": 4, "fourth": 4, "fourths": 4,
+          "fifth": 5, "fifths": 5, "sixth": 6, "sixths": 6, "eighth": 8, "eighths": 8,
+          "tenth": 10, "tenths": 10}  # fmt: skip
+_SMALL = "|".join([*_ONES, *_TENS])
+_RUN = re.compile(
+    r"\b(?:(?P<minus>minus|negative)\s+)?"
+    r"(?P<run>(?:an?\s+(?=(?:hundred|thousand|million|billion|dozen|half|third|quarter)\b))?"
+    rf"(?:{_SMALL}|{'|'.join(_POWERS)}|dozen|half|third|quarter)"
+    rf"(?:(?:[\s-]+(?:and\s+(?:an?\s+)?)?|\s+point\s+)(?:{_SMALL}|{'|'.join(_POWERS)}|{'|'.join(_PARTS)}|dozen))*)\b",
+    re.I,
+)
+_LEAD = (
+    r"\W*(?:(?:the\s+)?(?:final\s+)?answer\s*(?:is|:)?|it\s+is|is|there\s+(?:are|is)|about|approximately|exactly|only|just)?"
+    r"\W*"
+)
+
+
+def digits_for_words(text: str) -> str:
+    """`text` with its number words as digits ("twenty-one apples" is "21 apples"), where it has no digits of its own.
+
+    "one", "half" and the like stand for a number only at the beginning: "the red one" has none.
+    """
+    if re.search(r"\d", text) or not re.search(r"[A-Za-z]{3}", text):
+        return text
+    lead = re.match(_LEAD, text, re.I)
+    start = lead.end() if lead else 0
+
+    def digits(match: re.Match[str]) -> str:
+        said = match["run"].lower()
+        if match.start() > start and said in (
+            "one",
+            "half",
+            "third",
+            "quarter",
+            "a half",
+            "a third",
+            "a quarter",
+            "dozen",
+        ):
+            return match[0]
+        value = _value(said)
+        return match[0] if value is None else ("-" if match["minus"] else "") + value
+
+    return _RUN.sub(digits, text)
+
+
+def _value(said: str) -> str | None:
+    """A run of number words as digits or a fraction, None for one that is no number ("two three")."""
+    if " point " in said:
+        whole, _, after = said.partition(" point ")
+        base, digits = _value(whole), [_ONES.get(w) for w in re.split(r"[\s-]+", after)]
+        good = base is not None and base.isdigit() and all(d is not None and d < 10 for d in digits)
+        return f"{base}.{''.join(map(str, digits))}" if good else None
+    words = [w for w in re.split(r"[\s-]+", said) if w not in ("and", "a", "an")]
+    if words[-1] in _PARTS:
+        return _fraction(words)
+    total = group = 0
+    last = 10**15
+    for word in words:
+        if word == "dozen":
+            total, group = total + 12 * (group or 1), 0
+        elif word == "hundred":
+            if group > 9:
+                return None
+            group, last = 100 * (group or 1), 100
+        elif word in _POWERS:
+            total, group, last = total + (group or 1) * _POWERS[word], 0, 10**15
+        else:
+            size = _ONES.get(word, _TENS.get(word, 0))
+            below = 100 if word in _TENS else 10 if group % 100 in _TENS.values() else 100 if group % 100 == 0 else 0
+            if group and (size >= below or group % 100 not in (0, *_TENS.values()) or size >= last):
+                return None
+            group += size
+    return str(total + group)
+
+
+def _fraction(words: list[str]) -> str | None:
+    """ "three quarters" is 3/4, "two half" (two and a half) 5/2."""
+    part = _PARTS[words[-1]]
+    if len(words) == 1:
+        return f"1/{part}"
+    count = _value(" ".join(words[:-1]))
+    if count is None or not count.isdigit():
+        return None
+    if words[-1] in ("half", "third", "quarter", "fourth", "fifth", "sixth", "eighth", "tenth") and count != "1":
+        return f"{int(count) * part + 1}/{part}"
+    return f"{count}/{part}"
+
+
+_MEASURES: dict[str, tuple[tuple[str, str], ...]] = {
+    "length": (
+        ("mm millimeter millimetre", "1/1000"), ("cm centimeter centimetre", "1/100"), ("dm decimeter", "1/10"),
+        ("m meter metre", "1"), ("km kilometer kilometre", "1000"), ("inch inche", "127/5000"), ("ft foot feet", "381/1250"),
+        ("yd yard", "1143/1250"), ("mi mile", "201168/125"), ("nm nanometer", "1/1000000000"),
+        ("um µm μm micrometer", "1/1000000"),
+    ),
+    "mass": (
+        ("mg milligram", "1/1000"), ("g gram gramme", "1"), ("kg kilogram kilo", "1000"), ("t ton tonne", "1000000"),
+        ("lb lbs", "45359237/100000"), ("oz ounce", "45359237/1600000"),
+    ),
+    "time": (
+        ("ms millisecond", "1/1000"), ("s sec second", "1"), ("min minute", "60"), ("h hr hour", "3600"), ("day", "86400"),
+        ("week", "604800"),
+    ),
+    "months": (("month", "1"), ("yr year", "12"), ("decade", "120"), ("century", "1200")),
+    "volume": (
+        ("ml milliliter millilitre", "1/1000"), ("cl", "1/100"), ("l liter litre", "1"),
+        ("gal gallon", "473176473/125000000"),
+    ),
+    "money": (("dollar usd $", "1"), ("cent ¢", "1/100")),
+    "euros": (("euro eur €", "1"),), "sterling": (("£ gbp", "1"),), "yen": (("yen ¥ yuan rmb", "1"),),
+    "rupees": (("rupee ₹", "1"),),
+    "angle": (("degree deg °", "1"),), "radians": (("radian rad", "1"),),
+    "energy": (("j joule", "1"), ("kj", "1000"), ("cal calorie", "523/125"), ("kcal", "4184")),
+    "force": (("n newton", "1"),),
+    "power": (("w watt", "1"), ("kw", "1000")), "voltage": (("v volt", "1"),), "current": (("ampere amp", "1"),),
+    "frequency": (("hz hertz", "1"), ("khz", "1000"), ("mhz", "1000000")),
+    "speed": (("mph", "1"),), "speed in km/h": (("kph", "1"),),
+    "data": (("byte", "1"), ("kb", "1000"), ("mb", "1000000"), ("gb", "1000000000")),
+}  # fmt: skip
+_UNITS = {
+    name: (kind, Fraction(size))
+    for kind, sizes in _MEASURES.items()
+    for names, size in sizes
+    for name in names.split(" ")
+}
+_SHORT = frozenset("mgshlLJNVW")
+"""Units of one letter, which are letters of formulas as well."""
+
+
+def unit_of(word: str, letters: bool = True) -> tuple[str, Fraction, int] | None:
+    """What a word measures, how much of that kind's own unit it is, and its exponent ("cm2": 2); None for other words.
+    `letters`: a single letter may be one."""
+    match = re.fullmatch(r"([^\W\d_]+|[$€£¥₹¢°])([23])?", word)
+    if match is None:
+        return None
+    name = match[1]
+    if len(name) == 1 and name.isalpha():
+        if not letters or name not in _SHORT:
+            return None
+        found = _UNITS.get(name.lower())
+    else:
+        found = _UNITS.get(name.lower()) or _UNITS.get(name.lower().removesuffix("s"))
+    return None if found is None else (found[0], found[1], int(match[2] or 1))

@@ -1,0 +1,211 @@
+"""A user's own labelled pairs as a benchmark of their own name: a pool, exported preferences, or files in any layout.
+
+Every pair with a label is measured once; what has none, is tied or cannot be read is left out, counted and told.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from assay.bench.benchmark import Benchmark
+from assay.bench.reward import BENCHMARKS, find_data
+from assay.curate import pool
+from assay.curate.dialogues import RowError
+from assay.curate.layouts import Preferred, named
+from assay.curate.settle import settle
+from assay.curate.sources import Part, find
+from assay.curate.texts import Flaw
+from assay.curate.verify import read_judgements
+from assay.errors import AssayError
+from assay.records import Judgement, Pair, Preference, Truth
+from assay.tables import Table, build
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnSet:
+    """Labelled pairs to measure on. `parts` names the file of a pair where there are several, `notes` what is left out."""
+
+    name: str
+    preferences: tuple[Preference, ...]
+    parts: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def has_benchmarks(folder: Path) -> bool:
+    """Whether a folder holds one for a public benchmark."""
+    return any((folder / b.folder).is_dir() for b in BENCHMARKS.values())
+
+
+def own_set(source: Path, layout: str = "", name: str = "") -> OwnSet:
+    """The labelled pairs of a pool folder, a folder of exported preferences, or a file, folder or hub id of any layout.
+
+    `layout` names the layout of files, as `assay pool add --layout` does. Raises AssayError where there is no labelled pair,
+    with what was found, and for labels that can be read in two ways.
+    """
+    left, parts = Counter[str](), dict[str, str]()
+    if (source / "tables" / "pairs").is_dir():
+        pairs = {p.id: p for p in Table(source / "tables" / "pairs", Pair).stream()}
+        found = _decided(pairs, _of_pool(source), left)
+    elif exported(source):
+        stored = _of_export(source)
+        found = list({p.pair_id: p for p in stored}.values())
+        left["pairs that are there twice"] = len(stored) - len(found)
+    else:
+        opinions, pairs, parts = _of_files(source, layout, left)
+        found = _decided(pairs, opinions, left)
+    told = ", ".join(f"{n:,} {why}" for why, n in left.most_common() if n)
+    if not found:
+        raise AssayError(f"{source}: no labelled pairs to measure on ({told or 'it is empty'})")
+    name = name or source.name.partition(".")[0] or str(source)
+    notes = (f"left out: {told}",) if told else ()
+    return OwnSet(name=name, preferences=tuple(found), parts=parts if len(set(parts.values())) > 1 else {}, notes=notes)
+
+
+def own_sets(sources: Sequence[Path], layout: str = "") -> list[OwnSet]:
+    """The sets of several sources. A name that two of them share, or that a public benchmark has, is the whole path."""
+    names = Counter([*(s.name.partition(".")[0] for s in sources), *BENCHMARKS])
+    found = []
+    for source in sources:
+        benchmark = next((b for b in BENCHMARKS.values() if b.folder == source.name), None)
+        if benchmark and source.is_dir() and has_benchmarks(source.parent):
+            raise AssayError(f"{source}: is the benchmark itself; give --data {source.parent} --only {benchmark.name}")
+        try:
+            found.append(own_set(source, layout, str(source) if names[source.name.partition(".")[0]] > 1 else ""))
+        except AssayError as error:
+            if not source.is_dir():
+                raise
+            looked = ", ".join(f"{b.folder}/" for b in BENCHMARKS.values())
+            raise AssayError(
+                f"{error}; nor is there a public benchmark (looked for {looked}; {_found(source)})"
+            ) from error
+    return found
+
+
+def exported(folder: Path) -> bool:
+    """Whether a folder holds Parquet preferences, as `assay reward export` writes them."""
+    files = sorted(folder.glob("*.parquet")) if folder.is_dir() else []
+    wanted = {"pair_id", "prompt", "chosen", "rejected"}
+    return bool(files) and all(_columns(f) >= wanted for f in files)
+
+
+def _of_export(folder: Path) -> list[Preference]:
+    """The preferences of a folder of Parquet, whatever other columns it has."""
+    names = [f.name for f in dataclasses.fields(Preference)]
+    rows = [r for f in sorted(folder.glob("*.parquet")) for r in pq.read_table(f).to_pylist()]
+    return [build(Preference, {"certainty": 1.0, "margin": 0.0, **{n: r[n] for n in names if n in r}}) for r in rows]
+
+
+def _columns(file: Path) -> set[str]:
+    try:
+        return set(pq.read_schema(file).names)
+    except (OSError, ValueError):
+        return set()
+
+
+Opinions = dict[str, list[tuple[str | None, float]]]
+"""Of each pair what was said: the better response (None: a tie), and what that weighs against the other."""
+
+
+def _weight(votes: int, confidence: float) -> float:
+    """What n votes of which this share named one side weigh for it: the votes by which it leads."""
+    return votes * (2 * confidence - 1) or 1.0
+
+
+def _of_pool(folder: Path) -> Opinions:
+    """What is known of the better response of each pair of a pool: the truth, else what people and judges come to, else the
+    sources' own labels."""
+    opinions: Opinions = {}
+    for wild in Table(folder / "tables" / "wild", Judgement).stream():
+        opinions.setdefault(wild.pair_id, []).append((wild.better, _weight(wild.votes, wild.confidence)))
+    said: dict[str, list[Judgement]] = {}
+    table = Table(folder / "tables" / "judgements", Judgement)
+    for judgement in (*table.stream(), *read_judgements(folder / "judgements.jsonl")):
+        said.setdefault(judgement.pair_id, []).append(judgement)
+    for pair_id, judgements in said.items():
+        opinions[pair_id] = [(settle(judgements, "bench").chosen, 1.0)]
+    for truth in Table(folder / "tables" / "truth", Truth).stream():
+        opinions[truth.pair_id] = [(truth.better, 1.0)]
+    return opinions
+
+
+def _of_files(source: Path, layout: str, left: Counter[str]) -> tuple[Opinions, dict[str, Pair], dict[str, str]]:
+    """(opinions, pairs, file of each pair) of the rows of files."""
+    opinions, pairs, parts = Opinions(), dict[str, Pair](), dict[str, str]()
+    for part in find(str(source)):
+        for made in _read(part, layout):
+            if isinstance(made, Preferred):
+                pairs[made.pair.id] = made.pair
+                parts.setdefault(made.pair.id, Path(part.file).stem)
+                said = made.better, _weight(made.votes, made.confidence)
+                opinions.setdefault(made.pair.id, []).append(said)
+            else:
+                field = f"{made.field} " if isinstance(made, RowError) and made.field else ""
+                left[f"rows: {field}{made.reason}"] += 1
+    return opinions, pairs, parts
+
+
+def _read(part: Part, layout: str) -> Iterable[Preferred | RowError | Flaw]:
+    """What each row of a file says, by the readers of `assay pool add`."""
+    try:
+        used = named(layout) if layout else pool._detected(part)
+    except AssayError as error:
+        raise AssayError(f"{part.file}: {error} (of assay bench: --pair-layout)") from error
+    for read in pool.outcomes(part.rows(), used, strict=bool(layout)):
+        yield from read.made
+
+
+def _decided(pairs: dict[str, Pair], opinions: Opinions, left: Counter[str]) -> list[Preference]:
+    """The pairs of which one response has more weight."""
+    found = []
+    for pair_id, pair in pairs.items():
+        said = opinions.get(pair_id, [])
+        one, other = (sum(w for better, w in said if better == r.id) for r in pair.responses)
+        if one != other:
+            found.append(pair.preferring(pair.responses[0 if one > other else 1].id))
+        elif one:
+            left["pairs whose labels contradict each other"] += 1
+        else:
+            left["pairs that are ties, or on which nobody decided" if said else "pairs without a label"] += 1
+    return found
+
+
+Job = OwnSet | tuple[Benchmark[Any], Path]
+"""What is measured: a user's own pairs, or a public benchmark with the folder that holds its folder."""
+
+
+def plan(data: Sequence[Path], only: Sequence[str] = (), layout: str = "") -> dict[str, Job]:
+    """What `assay bench` measures, by name: the public benchmarks of folders that hold any, then own sets.
+
+    Raises AssayError, before any model is loaded, where nothing would be measured, or something of `only` would not: with
+    what was looked for and what is there.
+    """
+    default = None if data else find_data()
+    places = list(data) or ([default] if default else [])
+    if not places:
+        raise AssayError(
+            "no data to measure on: give --data with benchmarks or labelled pairs, or set ASSAY_BENCH_DATA"
+        )
+    public = [p for p in places if p.is_dir() and has_benchmarks(p)]
+    jobs: dict[str, Job] = {}
+    for name, benchmark in BENCHMARKS.items() if public else ():
+        jobs[name] = benchmark, next((p for p in public if (p / benchmark.folder).is_dir()), public[0])
+    jobs |= {s.name: s for s in own_sets([p for p in places if p not in public], layout)}
+    unknown = [n for n in only if n not in jobs and n not in BENCHMARKS]
+    if unknown:
+        raise AssayError(f"unknown benchmark '{unknown[0]}'; known: {', '.join(dict.fromkeys((*BENCHMARKS, *jobs)))}")
+    for name in only:
+        job = jobs.get(name, (BENCHMARKS[name], places[0]) if name in BENCHMARKS else None)
+        if isinstance(job, tuple) and not (job[1] / job[0].folder).is_dir():
+            fetch = job[0].fetch.format(job[1] / job[0].folder)
+            raise AssayError(f"--only {name}: no folder {job[1] / job[0].folder}; {fetch}; {_found(job[1])}")
+    return {n: j for n, j in jobs.items() if not only or n in only}
+
+
+def _found(place: Path) -> str:
+    inside = sorted(p.name + "/" * p.is_dir() for p in place.iterdir()) if place.is_dir() else []
+    return f"found {', '.join(inside[:12])}{', ...' * (len(inside) > 12)}" if inside else "the folder is empty"
