@@ -197,7 +197,9 @@ def test_an_unfinished_training_resumes_with_its_own_settings_only(
     with pytest.raises(Killed):
         train(tmp_path / "rm", config, preferences(32), [])
     monkeypatch.setattr(Steps, "take", take)
-    with pytest.raises(AssayError, match=r"rm.partial holds a training with other inputs \(config.lr: 0.003 -> 1e-05\)"):
+    with pytest.raises(
+        AssayError, match=r"rm.partial holds a training with other inputs \(config.lr: 0.003 -> 1e-05\)"
+    ):
         train(tmp_path / "rm", replace(config, lr=1e-5), preferences(32), [])
     said: list[str] = []
     less_memory = replace(config, engine=replace(config.engine, tokens=300))

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assay.curate.settle import majority, settle, settle_all
+from assay.errors import AssayError
 from assay.records import Judgement, Kind
 
 KINDS: tuple[Kind, ...] = ("lead", "human", "oracle", "llm", "offline", "rm", "wild")
@@ -65,6 +66,49 @@ def test_a_person_who_cannot_decide_drops_the_pair_for_good() -> None:
     assert "cannot decide" in label.reason
 
 
+@pytest.mark.parametrize("others", [1, 2, 9])
+def test_one_person_who_cannot_decide_drops_the_pair_however_many_can(others: int) -> None:
+    rows = [says("human", "a", by=f"p{i}") for i in range(others)] + [
+        says("human", None, by="unsure"),
+        says("llm", "a"),
+    ]
+    label = settle(rows, "s")
+    assert (label.chosen, label.tier, label.reason) == (None, "gold", "people did not decide: cannot decide")
+    led = settle([*rows, says("lead", "b", by="lead")], "s")
+    assert (led.chosen, led.tier, led.by) == ("b", "gold", ("lead",))
+    unsure = settle([*rows, says("lead", "b", by="lead"), says("lead", None, by="other lead")], "s")
+    assert unsure.chosen is None
+
+
+@pytest.mark.parametrize(
+    ("votes", "chosen"),
+    [
+        ("a", "a"), ("aab", "a"), ("aat", "a"), ("aaabt", "a"), ("bbbatt", None),
+        ("at", None), ("attt", None), ("aabt", None), ("ab", None), ("t", None),
+    ],
+)  # fmt: skip
+def test_ties_count_against_a_majority(votes: str, chosen: str | None) -> None:
+    """t: the person says that both are alike. Two of four are no majority, nor is one against three."""
+    kinds: tuple[Kind, ...] = ("lead", "human", "oracle", "wild")
+    for kind in kinds:
+        rows = [says(kind, None if v == "t" else v, by=f"p{i}", problem="tie") for i, v in enumerate(votes)]
+        label = settle(rows, "s")
+        assert label.chosen == chosen, kind
+        assert (label.fate == "dropped") == (chosen is None)
+
+
+def test_what_was_skipped_or_failed_is_no_vote_against() -> None:
+    assert settle([says("human", "a"), says("human", None, by="later", problem="skipped")], "s").chosen == "a"
+    assert settle([says("oracle", None, problem="no truth"), says("human", "a")], "s").chosen == "a"
+    assert settle([says("llm", "a"), says("llm", None, by="m2", problem="refused")], "s").chosen == "a"
+
+
+def test_reward_models_alone_make_no_label() -> None:
+    with pytest.raises(AssayError, match="pair p: only best-rm, gold-rm judged it, and a reward model confirms labels"):
+        settle([says("rm", "a", by="gold-rm"), says("rm", "a", by="best-rm")], "s")
+    assert settle([says("rm", "a", by="gold-rm"), says("wild", "b")], "s").chosen == "b"
+
+
 def test_a_judge_outranks_the_source_and_the_source_stands_alone() -> None:
     assert settle([says("offline", "a"), says("wild", "a")], "s").fate == "kept"
     assert settle([says("offline", "a"), says("wild", "b")], "s").fate == "relabelled"
@@ -109,10 +153,26 @@ def voted(kind: Kind, better: str | None, confidence: float = 1.0, strength: flo
         ([voted("wild", "a", 0.55), voted("wild", "a", 0.55, by="y"), voted("wild", "b", by="z")], 0.5, 0.0),
         ([voted("wild", "a", by="x"), voted("wild", "a", by="y"), voted("wild", None, by="z")], 2.5 / 3, 0.0),
         ([voted("wild", "a", strength=2.0)], 1.0, 2.0),
-        ([voted("wild", "a", strength=2.0, by=b) for b in "xy"] + [voted("wild", "b", strength=1.0, by="z")], 2 / 3, 1.0),
-        ([voted("human", "a"), voted("wild", "a", 0.5, strength=1.5)], 1.0, 1.5),  # people confirm: the source's strength
-        ([voted("human", "b"), voted("wild", "a", strength=1.5)], 1.0, 0.0),  # people turn it round: it spoke for the other
-        ([voted("human", "a", strength=0.5), voted("wild", "a", strength=9.0)], 1.0, 0.5),  # the deciders' own comes first
+        (
+            [voted("wild", "a", strength=2.0, by=b) for b in "xy"] + [voted("wild", "b", strength=1.0, by="z")],
+            2 / 3,
+            1.0,
+        ),
+        (
+            [voted("human", "a"), voted("wild", "a", 0.5, strength=1.5)],
+            1.0,
+            1.5,
+        ),  # people confirm: the source's strength
+        (
+            [voted("human", "b"), voted("wild", "a", strength=1.5)],
+            1.0,
+            0.0,
+        ),  # people turn it round: it spoke for the other
+        (
+            [voted("human", "a", strength=0.5), voted("wild", "a", strength=9.0)],
+            1.0,
+            0.5,
+        ),  # the deciders' own comes first
     ],
 )
 def test_certainty_and_margin_by_hand(rows: list[Judgement], certainty: float, margin: float) -> None:

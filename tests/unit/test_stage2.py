@@ -12,16 +12,23 @@ from numpy.typing import NDArray
 
 from assay.curate.attributes import rule_attributes
 from assay.curate.stage1 import Material, Stage1Result
-from assay.curate.stage2 import REASONS, Stage2Config, decide, stage2
+from assay.curate.stage2 import REASONS, UNDECIDED, Stage2Config, counts, decide, stage2
 from assay.errors import AssayError
 from assay.records import Case, Conversation, Judgement, Label, Pair, Response, Scorer, user
 from assay.run import Run
 from assay.tables import Table
 
 
-def fate(p_best: float, p_gold: float, judge: str | None, band: float = 0.1) -> tuple[str, str]:
+def fate(p_best: float, p_gold: float, judge: str | None, band: float = 0.1, problem: str = "") -> tuple[str, str]:
     row = pl.DataFrame(
-        {"pair_id": ["p"], "original": ["a"], "p_best": [p_best], "p_gold": [p_gold], "judge": [judge]},
+        {
+            "pair_id": ["p"],
+            "original": ["a"],
+            "p_best": [p_best],
+            "p_gold": [p_gold],
+            "judge": [judge],
+            "problem": [problem],
+        },
         schema_overrides={"judge": pl.String},
     )
     out = decide(row, band).row(0, named=True)
@@ -99,7 +106,7 @@ def test_votes_and_strengths_reach_the_labels(tmp_path: Path) -> None:
     found = [(labels[i].certainty, labels[i].margin) for i in original]
     assert found[0] == pytest.approx(((2 / 3 + 0.9 + 0.8) / 3, 1.0))
     assert found[1] == pytest.approx(((2 / 3 + 0.55 + 0.7 + 1) / 4, 1.0))
-    assert found[2] == pytest.approx(((1 / 3 + 0.8 + 0.9 + 1) / 4, 0.0)), "the source's strength spoke for the other one"
+    assert found[2] == pytest.approx(((1 / 3 + 0.8 + 0.9 + 1) / 4, 0.0))
     assert {label.pair_id: label for label in again} == labels
 
 
@@ -111,3 +118,20 @@ def three_pairs() -> tuple[Material, dict[str, str]]:
     attributes = {i: rule_attributes(p) for i, p in pairs.items()}
     material = Material(pairs=pairs, wild=[], attributes=attributes, vectors=vectors)
     return material, {i: p.responses[0].id for i, p in pairs.items()}
+
+
+@pytest.mark.parametrize("problem", ["refused", "unparsable", "cut off at max_tokens", "http 400: too long"])
+def test_a_judge_whose_answer_cannot_be_read_flips_nothing(problem: str) -> None:
+    assert fate(0.2, 0.2, None, problem=problem) == REASONS[6]
+    assert fate(0.3, 0.9, None, problem=problem) == REASONS[6]
+    for said in UNDECIDED:
+        assert fate(0.2, 0.2, None, problem=said) == REASONS[3]
+
+
+@pytest.mark.parametrize("band", [0.0, 0.1, 0.4])
+def test_judges_are_asked_exactly_where_their_word_counts(band: float) -> None:
+    grid = [0.0, 0.1, 0.3, 0.45, 0.5, 0.55, 0.6, 0.7, 0.9, 0.95, 1.0]
+    for p_best in grid:
+        for p_gold in grid:
+            fates = {fate(p_best, p_gold, judge, band)[0] for judge in ("a", "b", None)}
+            assert counts(p_best, p_gold, band) == (len(fates) > 1), (p_best, p_gold)

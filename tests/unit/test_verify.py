@@ -1,6 +1,7 @@
 """People: the queue, the terminal session, and the file in which nothing is lost."""
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,9 +9,18 @@ import pytest
 from rich.console import Console
 
 from assay.curate.attributes import rule_attributes
-from assay.curate.verify import VerifyReport, oracle, queue, read_judgements, terminal_annotator, verify
+from assay.curate.verify import (
+    VerifyReport,
+    add_judgements,
+    oracle,
+    queue,
+    read_judgements,
+    terminal_annotator,
+    verify,
+)
 from assay.errors import AssayError
-from assay.records import Case, Pair, Response, user
+from assay.records import Case, Judgement, Pair, Response, user
+from assay.tables import build, plain
 
 
 def pair(n: int, prompt: str = "Is water wet?") -> Pair:
@@ -150,3 +160,48 @@ def test_the_queue_has_objective_and_uncontroversial_pairs_first() -> None:
     attributes = {p.id: rule_attributes(p) for p in pairs[:5]}
     assert [pairs.index(p) for p in queue(pairs, attributes)] == [2, 4, 1, 0, 3, 5]
     assert queue([], {}) == []
+
+
+def lines(*rows: dict[str, object]) -> str:
+    return "".join(json.dumps(r) + "\n" for r in rows)
+
+
+def said(p: Pair, better: object, by: str = "ann", **more: object) -> dict[str, object]:
+    return {**plain(Judgement(pair_id=p.id, better="x", by=by, kind="human")), "better": better, **more}
+
+
+def test_a_judgement_that_names_a_foreign_response_is_refused_with_its_line(tmp_path: Path) -> None:
+    out, p = tmp_path / "j.jsonl", pair(0)
+    right = p.responses[0].id
+    foreign = pair(1).responses[0].id
+    out.write_text(lines(said(p, right), said(p, foreign, by="bob")))
+    assert len(read_judgements(out)) == 2, "nothing is known of the pair here"
+    with pytest.raises(AssayError, match=rf"j\.jsonl, line 2: the judgement by bob names a response that pair {p.id}"):
+        read_judgements(out, {p.id: p})
+    out.write_text(lines(said(p, right, shown=[right, foreign])))
+    with pytest.raises(AssayError, match="line 1"):
+        read_judgements(out, {p.id: p})
+
+
+@pytest.mark.parametrize(
+    "change", [{"better": 5}, {"kind": "wizard"}, {"seconds": "long"}, {"by": None}, {"shown": [1]}]
+)
+def test_a_line_of_another_type_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    out = tmp_path / "j.jsonl"
+    out.write_text(lines(said(pair(0), pair(0).responses[0].id), {**said(pair(0), "x"), **change}))
+    with pytest.raises(AssayError, match=r"j\.jsonl, line 2: not a judgement"):
+        read_judgements(out)
+
+
+def test_a_last_line_without_its_newline_counts_and_a_torn_one_does_not(tmp_path: Path) -> None:
+    """Other tools (and people) leave the newline out; only what a crash cut is dropped."""
+    out = tmp_path / "j.jsonl"
+    text = lines(*(said(pair(n), pair(n).responses[0].id) for n in range(2)))
+    out.write_text(text[:-1])
+    assert len(read_judgements(out)) == 2
+    add_judgements(out, [build(Judgement, said(pair(2), pair(2).responses[0].id))])
+    assert {j.pair_id for j in read_judgements(out)} == {pair(n).id for n in range(3)}
+    out.write_text(text[:-9])
+    assert len(read_judgements(out)) == 1
+    add_judgements(out, [build(Judgement, said(pair(2), pair(2).responses[0].id))])
+    assert {j.pair_id for j in read_judgements(out)} == {pair(0).id, pair(2).id}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from assay.bench.benchmark import Cell, Item, cell
 from assay.chat import Chat, Request
+from assay.outage import ask_all
 from assay.records import Conversation, user
 
 PROMPT = (Path(__file__).parent / "prompts" / "pairwise.md").read_text(encoding="utf-8")
@@ -47,10 +48,10 @@ class PairJudge:
         self.chat, self.problems = chat, Counter[str]()
 
     def verdicts(self, items: Sequence[Item]) -> Verdicts:
-        """Two verdicts on every pair of the items, each pair asked once."""
+        """Two verdicts on every pair of the items, each asked once. Raises Unreached where the server did not answer."""
         duels = list(dict.fromkeys(d for item in items for d in item.duels))
         requests = [request(a, b) for right, wrong in duels for a, b in ((right, wrong), (wrong, right))]
-        replies = self.chat.complete(requests)
+        replies = ask_all(self.chat, requests)
         read = []
         for reply in replies:
             verdict = None if reply.problem else read_verdict(reply.text)

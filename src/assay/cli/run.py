@@ -75,11 +75,13 @@ def run_pool(
     samples: int = 3,
     price: tuple[float, float] = (0.0, 0.0),
     budget: float = 0.0,
+    resettle: bool = False,
     dry_run: bool = False,
 ) -> None:
     """Your own pool: people answer in the terminal (`assay verify`), judges are LLM servers, or offline without any.
 
-    The run stops when it needs people, says how many pairs wait in its queue, and goes on with the same command. A run keeps
+    The run stops when it needs people, says how many pairs wait in its queue, and goes on with the same command. It stops as
+    well where a server does not answer: nothing is decided by that, and the same command asks only what failed. A run keeps
     to its pool, judges, samples and attributes; a model may move to another URL.
 
     Args:
@@ -93,6 +95,8 @@ def run_pool(
         price: Of a million tokens in and out, of all LLM servers.
         budget: The most that LLM servers may cost, earlier runs in this folder included; the run stops before the request
             that could pass it, and a larger budget goes on (0: no limit).
+        resettle: Where people have corrected answers (or a lead has decided) since the labels were made: make the labels and
+            all that follows from them anew. What was made before is kept in seed-N/superseded.
         dry_run: Print the resolved config and stop.
     """
     if dry_run:
@@ -114,7 +118,7 @@ def run_pool(
         run_job(
             out, config, folder_pool(pool), people=people_on_file(out / judgements, out / "queue"),
             judge=llm_judge(chats, samples=samples) if chats else None,
-            chat=chat, asked=asked,
+            chat=chat, asked=asked, resettle=resettle,
         )
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from math import exp, log
 from typing import Literal
 
@@ -28,6 +29,7 @@ from assay.curate.attributes import (
     response_text,
 )
 from assay.errors import AssayError
+from assay.outage import PART, Loss, Unreached, loss_of
 from assay.records import Attributes, Case, Judge, Judgement, Pair, digest
 
 MAX_EXAMPLES = 8
@@ -129,25 +131,37 @@ def llm_votes(
     """The raw votes: for each case in order, for each chat, `samples` judgements (len(cases) * len(chats) * samples).
 
     All chats are asked at the same time. The order of the responses depends on (seed, pair, model, sample) alone, so a
-    resumed run makes the same requests, which the cache answers.
+    resumed run makes the same requests, which the cache answers. Raises Unreached, with all that came in the cache, where a
+    server did not answer: a vote that is missing is no vote.
     """
     names = [c.name for c in chats]
     if not chats or samples < 1 or len(set(names)) != len(names):
         raise AssayError(f"an LLM judge needs chats with different names and samples >= 1, got {names}, {samples}")
 
-    def ask(chat: Chat) -> list[Judgement]:
-        asked = [(c.pair, *judge_request(c, chat.name, s, seed, form)) for c in cases for s in range(samples)]
+    def ask(chat: Chat, part: Sequence[Case]) -> tuple[list[Judgement], Loss | None]:
+        asked = [(c.pair, *judge_request(c, chat.name, s, seed, form)) for c in part for s in range(samples)]
         replies = chat.complete([request for _, request, _ in asked])
         votes = zip(asked, replies, strict=True)
-        return [read_vote(pair, order, reply, f"llm:{chat.name}", form) for (pair, _, order), reply in votes]
+        read = [read_vote(pair, order, reply, f"llm:{chat.name}", form) for (pair, _, order), reply in votes]
+        return read, loss_of(chat, replies)
 
-    with ThreadPoolExecutor(len(chats)) as pool:
-        by_chat = list(pool.map(ask, chats))
-    return [v for i in range(len(cases)) for votes in by_chat for v in votes[i * samples : (i + 1) * samples]]
+    votes: list[Judgement] = []
+    losses: list[Loss] = []
+    for at in range(0, len(cases), PART):
+        part = cases[at : at + PART]
+        with ThreadPoolExecutor(len(chats)) as pool:
+            told = list(pool.map(partial(ask, part=part), chats))
+        losses += [loss for _, loss in told if loss is not None]
+        if any(loss.silent for loss in losses):
+            break
+        votes += [v for i in range(len(part)) for own, _ in told for v in own[i * samples : (i + 1) * samples]]
+    if losses:
+        raise Unreached(losses)
+    return votes
 
 
 def llm_judge(chats: Sequence[Chat], *, samples: int = 3, seed: int = 0) -> Judge:
-    """The preference-aware judge of the paper: `llm_votes`, merged case by case."""
+    """The preference-aware judge of the paper: `llm_votes`, merged case by case. Raises Unreached, as these do."""
 
     def judge(cases: Sequence[Case]) -> list[Judgement]:
         votes, each = llm_votes(chats, cases, samples=samples, seed=seed), len(chats) * samples

@@ -15,6 +15,7 @@ from functools import cache
 from importlib import resources
 
 from assay.chat import Chat, Reply, Request
+from assay.outage import Unreached, ask_all
 from assay.records import Attributes, Conversation, Message, Pair, Response
 
 CATEGORIES = (
@@ -232,16 +233,27 @@ def asking(pair: Pair, text: str) -> Message:
 
 
 def llm_attributes(chat: Chat, pairs: Sequence[Pair]) -> list[Attributes | AttributesProblem]:
-    """The attributes of each pair by one LLM, in order; failures come back as problems with a reason."""
-    replies = chat.complete([attribute_request(p) for p in pairs])
+    """The attributes of each pair by one LLM, in order; what it answered wrongly comes back as a problem with a reason.
+
+    Raises Unreached, with all that came in the cache, where the server did not answer.
+    """
+    replies = ask_all(chat, (attribute_request(p) for p in pairs))
     return [_read_reply(p, r, f"llm:{chat.name}") for p, r in zip(pairs, replies, strict=True)]
+
+
+def _described(chat: Chat, pairs: Sequence[Pair]) -> list[Attributes | AttributesProblem] | Unreached:
+    try:
+        return llm_attributes(chat, pairs)
+    except Unreached as failed:
+        return failed
 
 
 def shared_attributes(
     chats: Sequence[Chat], pairs: Sequence[Pair]
 ) -> tuple[dict[str, Attributes], list[AttributesProblem]]:
     """The pairs dealt out over several LLMs, by content; what one cannot describe goes to the next. By pair id; pairs that
-    are missing were beyond all of them, and every failure on the way is among the problems."""
+    are missing were beyond all of them, and every failure on the way is among the problems. What a server did not answer
+    goes to no other, or an outage would decide who describes a pair: it raises Unreached."""
     found: dict[str, Attributes] = {}
     problems: list[AttributesProblem] = []
     for turn in range(len(chats)):
@@ -250,8 +262,10 @@ def shared_attributes(
         for pair in left:
             dealt[(int(pair.id[:8], 16) + turn) % len(chats)].append(pair)
         with ThreadPoolExecutor(len(chats)) as pool:
-            answers = list(pool.map(llm_attributes, chats, dealt))
-        for answer in (a for told in answers for a in told):
+            told = list(pool.map(_described, chats, dealt))
+        if losses := [loss for t in told if isinstance(t, Unreached) for loss in t.losses]:
+            raise Unreached(losses)
+        for answer in (a for t in told if not isinstance(t, Unreached) for a in t):
             if isinstance(answer, Attributes):
                 found[answer.pair_id] = answer
             else:

@@ -1,13 +1,14 @@
 """Judgements to a label: one pure function in which a person outranks a machine, and a machine the source.
 
 Paper A leaves adjudication open; here a lead who has seen all judgements of a pair outranks them, and the highest rank that
-spoke decides alone, by majority of its votes. A pair on which people cannot decide is dropped and no judge may overrule them
-(A2, D.2).
+spoke decides alone, by majority of its votes. A tie is a vote against both responses. A pair on which one person cannot
+decide is dropped, however many others can, and no judge may overrule them (A2, D.2); a lead may.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from assay.errors import AssayError
 from assay.records import Judgement, Label, Tier
 
 _RANKS: tuple[tuple[Tier, frozenset[str]], ...] = (
@@ -27,9 +28,10 @@ def settle(judgements: Iterable[Judgement], stage: str) -> Label:
     if not rows or len({j.pair_id for j in rows}) != 1:
         raise ValueError("settle needs the judgements of exactly one pair")
     original = wild_choice(rows)
-    tier, deciding = next((t, d) for t, kinds in _RANKS if (d := [j for j in rows if j.kind in kinds]))
+    tier, deciding = _rank(rows)
     by = tuple(sorted({j.by for j in deciding}))
-    chosen = majority(deciding)
+    undecided = tier == "gold" and any(j.problem == "cannot decide" for j in deciding)
+    chosen = None if undecided else majority(deciding)
     who = {"gold": "people", "silver": "judges", "wild": "source votes"}[tier]
     if deciding[0].kind == "lead":
         who = "leads"
@@ -46,6 +48,17 @@ def settle(judgements: Iterable[Judgement], stage: str) -> Label:
     return Label(pair_id=rows[0].pair_id, chosen=chosen, tier=tier, fate="kept" if agrees else "relabelled", by=by,
                  stage=stage, reason=reason, certainty=certainty(deciding, chosen),
                  margin=strength(deciding, chosen) or strength(rows, chosen))  # fmt: skip
+
+
+def _rank(rows: Sequence[Judgement]) -> tuple[Tier, list[Judgement]]:
+    """The highest rank that spoke, and its judgements."""
+    for tier, kinds in _RANKS:
+        if deciding := [j for j in rows if j.kind in kinds]:
+            return tier, deciding
+    raise AssayError(
+        f"pair {rows[0].pair_id}: only {', '.join(sorted({j.by for j in rows}))} judged it, and a reward model confirms "
+        "labels but gives none; add the word of a person, a judge or the source"
+    )
 
 
 def settle_all(judgements: Iterable[Judgement], stage: str) -> list[Label]:
@@ -76,12 +89,8 @@ def strength(judgements: Sequence[Judgement], chosen: str) -> float:
 
 
 def majority(judgements: Sequence[Judgement]) -> str | None:
-    """The response with the most votes; None on a tie or without any vote. Problems never vote."""
-    votes: Counter[str] = Counter()
-    for j in judgements:
-        if j.better is not None:
-            votes[j.better] += 1
-    ranked = votes.most_common(2)
-    if not ranked or (len(ranked) == 2 and ranked[0][1] == ranked[1][1]):
-        return None
-    return ranked[0][0]
+    """The response with more votes than the other one and "tie" together; None without one. Failures never vote."""
+    votes = Counter(j.better for j in judgements if j.better is not None)
+    ties = sum(j.problem == "tie" for j in judgements)
+    best, most = max(votes.items(), key=lambda vote: vote[1], default=("", 0))
+    return best if most > votes.total() - most + ties else None

@@ -2,9 +2,11 @@
 model's own mistakes choose what comes next.
 
 One iteration: train on silver -> score gold -> retrieve look-alikes of the mistakes (retrieval 1) -> people verify a part,
-judges guided by the nearest gold (retrieval 2) label the rest -> settle. Where the paper is silent: gold is split by prompt
-once and for all into a part that may train and guide (`gold`), and a part that only chooses checkpoints and measures
-(`held`); the share of retrieved pairs that goes to people is a setting; a pair is asked about at most once.
+judges guided by the nearest gold (retrieval 2) label the rest -> settle. Where the paper is silent: questions are split
+once and for all into those whose gold may train and guide (`gold`), and those whose gold only chooses checkpoints and
+measures (`held`). Held gold asks for no look-alikes, and judges are asked about no held question: nobody may train on what
+they say. The share of retrieved pairs that goes to people is a setting; of these, `held_share` are pairs of held questions,
+drawn at random, for they are to measure the pool. A pair is asked about at most once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +16,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from assay.curate.book import Book, Standing, set_aside
+from assay.curate.book import is_held as is_held
+from assay.curate.book import preferences as preferences
 from assay.curate.retrieve import look_alikes, nearest_gold
-from assay.curate.settle import settle_all
 from assay.errors import AssayError
 from assay.records import (
     Attributes,
@@ -29,7 +33,6 @@ from assay.records import (
     Preference,
     Scorer,
     digest,
-    question_id,
 )
 from assay.run import Run
 
@@ -46,9 +49,9 @@ class Stage1Config:
     per_iteration: int = 100_000
     """At most this many retrieved pairs are labelled in one iteration, the most needed first."""
     gold_share: float = 0.1
-    """The share of the retrieved pairs that people verify; judges get the rest."""
+    """People verify so many pairs, as a share of those retrieved; judges get the rest."""
     held_share: float = 0.3
-    """The share of gold prompts that is held out: it chooses checkpoints and is never trained on, never an example."""
+    """The share of questions that is held out: their gold chooses checkpoints and is never trained on, never an example."""
     k_max: int = 8
     examples: int = 8
 
@@ -72,6 +75,8 @@ class Tools:
     people: Judge
     judge: Judge
     train: Train
+    standing: Standing | None = None
+    """What people say today of pairs that they judged, where that may change (None: it never does)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,81 +101,121 @@ class Stage1Result:
     gold_rm: Scorer
 
 
-def stage1(run: Run, config: Stage1Config, material: Material, tools: Tools, seed: int = 0) -> Stage1Result:
-    """Run or resume the loop; every expensive result is a shard or a model of `run`, so nothing is done twice."""
-    book = _Book(run, config, material)
-    order = priority(list(material.pairs), material.attributes, seed)
-    book.ask("seed-people", order[: config.seed_gold], tools.people)
-    rest = [str(i) for i in np.random.default_rng(seed).permutation(order[config.seed_gold :])]
-    book.ask("seed-judges", rest[: config.seed_silver], tools.judge)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Win:
+    """The probability that a reward model gives the label of a pair."""
+
+    pair_id: str
+    p: float
+
+
+def stage1(
+    run: Run, config: Stage1Config, material: Material, tools: Tools, seed: int = 0, *, resettle: bool = False
+) -> Stage1Result:
+    """Run or resume the loop; every expensive result is a shard or a model of `run`, so nothing is done twice.
+
+    What people have changed their minds about reaches the labels until these are made. Afterwards it is told, and with
+    `resettle` the labels and all that follows from them are made anew. Raises Unreached where a judge's server did not
+    answer: its pairs wait, and nothing is written of them.
+    """
+    book = Book(run, material.pairs, material.wild, config.held_share, tools.standing)
+    ask = partial(_ask, book, config, material, tools)
+    ask("seed", book.plan("seed", partial(_first, book, config, material, seed)))
     for it in range(config.iterations):
+        book.correct(f"it{it}")
         scorer = tools.train(f"stage1-it{it}", book.silver(), book.held())
-        golds = [*book.gold(), *book.held()]
-        p = win_probabilities(scorer, golds)
-        free = [i for i in sorted(material.pairs) if i not in book.asked]
-        wanted = look_alikes(list(p), p, material.vectors, free, config.k_max, config.per_iteration)
-        run.once(f"stage1/it{it}", partial(book.numbers, p, len(wanted), len(free)))
-        by_need = priority(wanted, material.attributes, seed)
-        people = round(config.gold_share * len(wanted))
-        book.ask(f"it{it}-people", by_need[:people], tools.people)
-        book.ask(f"it{it}-judges", by_need[people:], tools.judge)
-    labels = run.table("labels", Label).once("stage1", book.labels)
-    best = tools.train("best-rm", [*book.gold(), *book.silver()], book.held())
-    gold_rm = tools.train("gold-rm", book.gold(), book.held())
-    return Stage1Result(labels=labels, gold=book.gold(), held=book.held(), best=best, gold_rm=gold_rm,
-                        examples=book.examples())  # fmt: skip
+        p = wins(run, f"stage1-it{it}", scorer, [*book.gold(), *book.held()])
+        plan = book.plan(f"it{it}", partial(_next, book, p, config, material, seed))
+        run.once(f"stage1/it{it}", partial(_numbers, book, p, plan))
+        ask(f"it{it}", plan)
+    labels = _settled(run, book, resettle)
+    gold, held = book.gold(), book.held()
+    best = tools.train("best-rm", [*gold, *book.silver()], held)
+    gold_rm = tools.train("gold-rm", gold, held)
+    return Stage1Result(labels=labels, gold=gold, held=held, best=best, gold_rm=gold_rm,
+                        examples=_examples(book, material))  # fmt: skip
 
 
-class _Book:
-    """All judgements of stage 1 so far, seen as labels: gold that may train and guide, held gold, silver."""
+Plan = Mapping[str, Sequence[str]]
+"""The ids of the pairs that "people" and "judges" are asked about."""
 
-    def __init__(self, run: Run, config: Stage1Config, material: Material) -> None:
-        self.run, self.config, self.material = run, config, material
-        self.asked: dict[str, Judgement] = {}
-        self._wild: dict[str, list[Judgement]] = {}
-        for j in material.wild:
-            self._wild.setdefault(j.pair_id, []).append(j)
 
-    def ask(self, shard: str, ids: Sequence[str], judge: Judge) -> None:
-        """Put pairs to people or judges, once; the judgements are a shard of the run."""
-        rows = self.run.table("judgements", Judgement).once(
-            f"stage1-{shard}", lambda: judge(cases(ids, self.material, self.examples(), self.config.examples))
+def _ask(book: Book, config: Stage1Config, material: Material, tools: Tools, turn: str, plan: Plan) -> None:
+    """People first: what they verify now guides the judges."""
+
+    def shown(ids: Sequence[str]) -> list[Case]:
+        return cases(ids, material, _examples(book, material), config.examples)
+
+    book.ask(turn, "people", plan["people"], tools.people, shown)
+    book.ask(turn, "judges", plan["judges"], tools.judge, shown)
+
+
+def _first(book: Book, config: Stage1Config, material: Material, seed: int) -> Plan:
+    order = priority(list(material.pairs), material.attributes, seed)
+    rest = [str(i) for i in np.random.default_rng(seed).permutation(order[config.seed_gold :])]
+    return {
+        "people": order[: config.seed_gold],
+        "judges": [i for i in rest if not book.is_held(i)][: config.seed_silver],
+    }
+
+
+def _next(book: Book, p: Mapping[str, float], config: Stage1Config, material: Material, seed: int) -> Plan:
+    """The look-alikes of gold that the model gets wrong or is unsure of, the neediest first, dealt to people and judges."""
+    free = [i for i in sorted(material.pairs) if i not in book]
+    asking = [i for i in p if not book.is_held(i)]
+    open_ = [i for i in free if not book.is_held(i)]
+    wanted = look_alikes(asking, p, material.vectors, open_, config.k_max, config.per_iteration)
+    people = round(config.gold_share * len(wanted))
+    held = sorted((i for i in free if book.is_held(i)), key=lambda i: digest(["held", seed, i]))
+    held = held[: round(config.held_share * people)]
+    by_need = priority(wanted, material.attributes, seed)
+    at = people - len(held)
+    return {"people": [*held, *by_need[:at]], "judges": by_need[at:]}
+
+
+def _settled(run: Run, book: Book, resettle: bool) -> list[Label]:
+    """The labels of stage 1, made once of what people say then, or again where they changed their minds and `resettle`."""
+    table, turns = run.table("labels", Label), 0
+    while book.corrected(f"end{turns}"):
+        book.correct(f"end{turns}")
+        turns += 1
+    changed = book.changed()
+    done = table.done("stage1")
+    if changed and done and resettle:
+        run.say(f"{len(changed):,} pairs have another word of people's: the labels and what follows are made anew")
+        run.say(f"what was made of the words before is in {set_aside(run)}")
+        done = False
+    if not done:
+        book.correct(f"end{turns}")
+    elif changed:
+        ids = ", ".join(j.pair_id[:12] for j in changed[:3])
+        run.say(
+            f"[bold]warning:[/bold] people have said something else of {len(changed):,} pairs since the labels were made "
+            f"({ids}{', ...' if len(changed) > 3 else ''}); the labels are of what they said before: add --resettle to make "
+            "them, and all that follows from them, anew"
         )
-        self.asked.update((j.pair_id, j) for j in rows)
+    return table.once("stage1", book.labels)
 
-    def labels(self) -> list[Label]:
-        wild = (j for pair_id in self.asked for j in self._wild.get(pair_id, ()))
-        return settle_all([*self.asked.values(), *wild], stage="stage1")
 
-    def examples(self) -> dict[str, Example]:
-        """Gold that judges may see: never the held part."""
-        m = self.material
-        return {
-            g.pair_id: Example(pair=m.pairs[g.pair_id], attributes=m.attributes[g.pair_id], better=g.chosen.id)
-            for g in self.gold()
-        }
+def _examples(book: Book, material: Material) -> dict[str, Example]:
+    """Gold that judges may see: never the held part."""
+    return {
+        g.pair_id: Example(
+            pair=material.pairs[g.pair_id], attributes=material.attributes[g.pair_id], better=g.chosen.id
+        )
+        for g in book.gold()
+    }
 
-    def gold(self) -> list[Preference]:
-        return [p for p in self._view("gold") if not is_held(question_id(p.prompt), self.config.held_share)]
 
-    def held(self) -> list[Preference]:
-        return [p for p in self._view("gold") if is_held(question_id(p.prompt), self.config.held_share)]
-
-    def silver(self) -> list[Preference]:
-        """Silver whose prompt is not held: a held prompt must not be trained on through the back door."""
-        return [p for p in self._view("silver") if not is_held(question_id(p.prompt), self.config.held_share)]
-
-    def _view(self, tier: str) -> list[Preference]:
-        return preferences([label for label in self.labels() if label.tier == tier], self.material.pairs)
-
-    def numbers(self, p: Mapping[str, float], wanted: int, free: int) -> dict[str, float]:
-        held = [h.pair_id for h in self.held()]
-        return {
-            "gold": len(self.gold()), "held": len(held), "silver": len(self.silver()),
-            "gold_accuracy": sum(v > 0.5 for v in p.values()) / max(1, len(p)),
-            "held_accuracy": sum(p[h] > 0.5 for h in held) / max(1, len(held)),
-            "mistakes": sum(v <= 0.5 for v in p.values()), "retrieved": wanted, "free": free,
-        }  # fmt: skip
+def _numbers(book: Book, p: Mapping[str, float], plan: Plan) -> dict[str, float]:
+    held = [i for i in p if book.is_held(i)]
+    return {
+        "gold": len(book.gold()), "held": len(book.held()), "silver": len(book.silver()),
+        "gold_accuracy": sum(v > 0.5 for v in p.values()) / max(1, len(p)),
+        "held_accuracy": sum(p[h] > 0.5 for h in held) / max(1, len(held)),
+        "mistakes": sum(v <= 0.5 for v in p.values()), "retrieved": sum(map(len, plan.values())),
+        "free": len(book.pairs) - len(book),
+    }  # fmt: skip
 
 
 def cases(ids: Sequence[str], material: Material, examples: Mapping[str, Example], k: int) -> list[Case]:
@@ -193,11 +238,6 @@ def priority(ids: Sequence[str], attributes: Mapping[str, Attributes], seed: int
     return sorted(ids, key=key)
 
 
-def is_held(question: str, share: float) -> bool:
-    """Whether gold of this question (its id) is held out: a fixed property of it, so no question is on both sides."""
-    return int(digest(["held", question])[:8], 16) < share * 16**8
-
-
 def win_probabilities(scorer: Scorer, examples: Sequence[Preference]) -> dict[str, float]:
     """p = sigmoid(r(x, chosen) - r(x, rejected)) by pair id (A.6 step 1)."""
     flat: list[Conversation] = [e.prompt + r.messages for e in examples for r in (e.chosen, e.rejected)]
@@ -206,10 +246,10 @@ def win_probabilities(scorer: Scorer, examples: Sequence[Preference]) -> dict[st
     return dict(zip((e.pair_id for e in examples), (1 / (1 + np.exp(-margins))).tolist(), strict=True))
 
 
-def preferences(labels: Sequence[Label], pairs: Mapping[str, Pair]) -> list[Preference]:
-    """The training view of the labels that have a chosen response."""
-    return [
-        pairs[label.pair_id].preferring(label.chosen, label.certainty, label.margin)
-        for label in labels
-        if label.chosen is not None
-    ]
+def wins(run: Run, shard: str, scorer: Scorer, examples: Sequence[Preference]) -> dict[str, float]:
+    """`win_probabilities`, made once: what they decide must not be decided anew by another machine's last digits. Pairs that
+    the model gives no number are left out."""
+    rows = run.table("wins", Win).once(
+        shard, lambda: [Win(pair_id=i, p=p) for i, p in win_probabilities(scorer, examples).items() if np.isfinite(p)]
+    )
+    return {r.pair_id: r.p for r in rows}

@@ -4,6 +4,9 @@
     else: LLM judges, guided by the nearest gold -------+--> and the gold RM agrees --> kept
                                                         +--> else dropped --> all say the opposite --> flipped
 
+Judges are asked only where their word can change a pair's fate. A server that did not answer leaves its pairs waiting
+(`Unreached`); where no answer of the judges can be read the pair is dropped: neither is "did not decide".
+
 Keep rule: kept iff the gold RM agrees with the original label AND (the best RM OR the judges do). The paper's text lets a
 pair with p > 0.5 pass unchecked, its figure and its rule do not; we follow the rule. "Close to 0.5" is `band`.
 "Flipped" recycles a dropped pair whose original label is contradicted by gold RM, best RM and, where they spoke, the
@@ -16,8 +19,9 @@ from typing import Any
 
 import polars as pl
 
+from assay.curate.book import judged
 from assay.curate.settle import certainty, strength, wild_choice
-from assay.curate.stage1 import Material, Stage1Result, cases, win_probabilities
+from assay.curate.stage1 import Material, Stage1Result, cases, wins
 from assay.errors import AssayError
 from assay.records import Fate, Judge, Judgement, Label
 from assay.run import Run
@@ -46,6 +50,8 @@ class Evidence:
     p_gold: float
     judge: str | None
     """The response that the judges prefer; None when they were not asked or did not decide."""
+    problem: str = ""
+    """Why the judges, where they were asked, prefer none."""
 
 
 REASONS: tuple[tuple[Fate, str], ...] = (
@@ -55,7 +61,10 @@ REASONS: tuple[tuple[Fate, str], ...] = (
     ("flipped", "gold RM and best RM prefer the other response; judges did not decide"),
     ("dropped", "gold RM disagrees with the original label"),
     ("dropped", "neither best RM nor judges support the original label"),
+    ("dropped", "the judges' answers, on which it hung, could not be read"),
 )
+UNDECIDED = ("", "tie", "cannot decide")
+"""What judges say who did answer, and prefer none."""
 
 
 def decide(evidence: pl.DataFrame, band: float) -> pl.DataFrame:
@@ -63,11 +72,13 @@ def decide(evidence: pl.DataFrame, band: float) -> pl.DataFrame:
     gold, best_sure = pl.col("p_gold") > 0.5, pl.col("p_best") > 0.5 + band
     judge_agrees = (pl.col("judge") == pl.col("original")).fill_null(False)
     judge_opposes = (pl.col("judge") != pl.col("original")).fill_null(False)
+    failed = pl.col("judge").is_null() & ~pl.col("problem").is_in(UNDECIDED)
     against = (pl.col("p_gold") < 0.5) & (pl.col("p_best") < 0.5)
     rule = (
         pl.when(gold & best_sure).then(0)
         .when(gold & judge_agrees).then(1)
         .when(against & judge_opposes).then(2)
+        .when(failed).then(6)
         .when(against & ~judge_agrees).then(3)
         .when(~gold).then(4)
         .otherwise(5)
@@ -77,6 +88,11 @@ def decide(evidence: pl.DataFrame, band: float) -> pl.DataFrame:
         pl.col("rule").replace_strict(range(len(REASONS)), fates, return_dtype=pl.String).alias("fate"),
         pl.col("rule").replace_strict(range(len(REASONS)), reasons, return_dtype=pl.String).alias("reason"),
     )
+
+
+def counts(p_best: float, p_gold: float, band: float) -> bool:
+    """Whether the judges' word can change what `decide` makes of a pair."""
+    return p_best <= 0.5 + band if p_gold > 0.5 else p_gold < 0.5 and p_best < 0.5
 
 
 def stage2(run: Run, config: Stage2Config, material: Material, stage1: Stage1Result, judge: Judge) -> list[Label]:
@@ -94,8 +110,9 @@ def stage2(run: Run, config: Stage2Config, material: Material, stage1: Stage1Res
             lambda n=n, o=original: _evidence(run, config, material, stage1, judge, n, o),  # type: ignore[misc]
         )
         labels += run.table("labels", Label).once(
-            f"stage2-{n}", lambda p=part, r=rows: _labels(p, r, material, config, votes)  # type: ignore[misc]
-        )  # fmt: skip
+            f"stage2-{n}",
+            lambda p=part, o=original, r=rows: _labels(p, o, r, material, config, votes),  # type: ignore[misc]
+        )
     return labels
 
 
@@ -104,31 +121,42 @@ def _evidence(
     original: Mapping[str, str],
 ) -> list[Evidence]:  # fmt: skip
     views = [material.pairs[i].preferring(choice) for i, choice in original.items()]
-    p_best, p_gold = win_probabilities(stage1.best, views), win_probabilities(stage1.gold_rm, views)
-    unsure = [i for i in original if p_best[i] <= 0.5 + config.band]
-    guided = cases(unsure, material, stage1.examples, config.examples)
-    judged = run.table("judgements", Judgement).once(f"stage2-{n}-judges", lambda: judge(guided))
-    word = {j.pair_id: j.better for j in judged}
+    p_best = wins(run, f"stage2-{n}-best", stage1.best, views)
+    p_gold = wins(run, f"stage2-{n}-gold", stage1.gold_rm, views)
+    scored = [i for i in original if i in p_best and i in p_gold]
+    unsure = [i for i in scored if counts(p_best[i], p_gold[i], config.band)]
+    rows = run.table("judgements", Judgement).once(
+        f"stage2-{n}-judges", lambda: judged(judge, cases(unsure, material, stage1.examples, config.examples))
+    )
+    word = {j.pair_id: (j.better, j.problem) for j in rows}
+    if list(word) != unsure:
+        raise AssayError(
+            f"{run.folder}: the judgements in stage2-{n}-judges are not of the pairs that were asked about; an older Assay "
+            "began this run, or files were changed: use another --out"
+        )
     return [
-        Evidence(pair_id=i, original=o, p_best=p_best[i], p_gold=p_gold[i], judge=word.get(i))
-        for i, o in original.items()
-    ]
+        Evidence(pair_id=i, original=original[i], p_best=p_best[i], p_gold=p_gold[i], judge=better, problem=problem)
+        for i in scored for better, problem in (word.get(i, (None, "")),)
+    ]  # fmt: skip
 
 
 def _labels(
-    ids: Sequence[str], rows: Sequence[Evidence], material: Material, config: Stage2Config,
+    ids: Sequence[str], original: Mapping[str, str], rows: Sequence[Evidence], material: Material, config: Stage2Config,
     votes: Mapping[str, Sequence[Judgement]],
 ) -> list[Label]:  # fmt: skip
-    frame = pl.DataFrame([[r.pair_id, r.original, r.p_best, r.p_gold, r.judge] for r in rows], orient="row",
+    frame = pl.DataFrame([[r.pair_id, r.original, r.p_best, r.p_gold, r.judge, r.problem] for r in rows], orient="row",
                          schema={"pair_id": pl.String, "original": pl.String, "p_best": pl.Float64,
-                                 "p_gold": pl.Float64, "judge": pl.String})  # fmt: skip
+                                 "p_gold": pl.Float64, "judge": pl.String, "problem": pl.String})  # fmt: skip
     decided = {row["pair_id"]: row for row in decide(frame, config.band).iter_rows(named=True)}
     labels = []
     for pair_id in ids:
         row = decided.get(pair_id)
         if row is None:
+            reason = "a reward model gave no number for it"
+            if pair_id not in original:
+                reason = "the source has no label, or its votes are tied"
             labels.append(Label(pair_id=pair_id, chosen=None, tier="wild", fate="dropped", by=(), stage="stage2",
-                                reason="the source has no label, or its votes are tied"))  # fmt: skip
+                                reason=reason))  # fmt: skip
             continue
         chosen = {"kept": row["original"], "flipped": material.pairs[pair_id].other(row["original"])}.get(row["fate"])
         by = ("best-rm", "gold-rm", *(("judges",) if row["judge"] else ()))

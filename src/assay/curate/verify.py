@@ -22,7 +22,7 @@ from assay.curate.annotate import protocol_for, shown_order
 from assay.curate.attributes import conversation_text, response_text
 from assay.errors import AssayError
 from assay.records import Attributes, Case, Judge, Judgement, Pair
-from assay.tables import build, plain
+from assay.tables import build, check, plain
 
 _ASK = "better: 1 or 2, t(ie), d(iscard: cannot decide), s(kip), u(ndo), q(uit) > "
 _PROBLEMS = {"t": "tie", "d": "cannot decide"}
@@ -125,23 +125,61 @@ def queue(pairs: Sequence[Pair], attributes: Mapping[str, Attributes]) -> list[P
     return sorted(pairs, key=rank)
 
 
-def read_judgements(out: Path) -> list[Judgement]:
-    """The standing judgements in a file of `verify`: the last one per pair and annotator, withdrawn ones left out."""
-    standing: dict[tuple[str, str], Judgement] = {}
-    lines = out.read_text(encoding="utf-8").split("\n")[:-1] if out.exists() else []
+def read_judgements(out: Path, pairs: Mapping[str, Pair] | None = None) -> list[Judgement]:
+    """The standing judgements in a file of `verify`: the last one per pair and annotator, withdrawn ones left out.
+
+    Raises AssayError, naming the line, where one is no judgement, or names a response that its pair in `pairs` has not.
+    """
+    return [j for j in _last_words(out, pairs or {}).values() if j is not None]
+
+
+def taken_back(out: Path) -> set[str]:
+    """The ids of pairs of which every word in a file of `verify` was withdrawn."""
+    words: dict[str, bool] = {}
+    for (pair_id, _), word in _last_words(out, {}).items():
+        words[pair_id] = words.get(pair_id, False) or word is not None
+    return {pair_id for pair_id, stands in words.items() if not stands}
+
+
+def _last_words(out: Path, pairs: Mapping[str, Pair]) -> dict[tuple[str, str], Judgement | None]:
+    """By pair and annotator, in the order in which they were said: the last judgement, or None where it was withdrawn."""
+    said: dict[tuple[str, str], Judgement | None] = {}
+    text = out.read_text(encoding="utf-8") if out.exists() else ""
+    lines = text.split("\n")
+    if lines and not _whole(lines[-1]):  # torn by a crash: it was never acknowledged
+        lines.pop()
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            if "withdrawn" in row:
-                standing.pop((row["withdrawn"], row["by"]), None)
-            else:
-                judgement: Judgement = build(Judgement, row)
-                standing[judgement.pair_id, judgement.by] = judgement
+            withdrawn = "withdrawn" in row
+            word: Judgement | None = None if withdrawn else build(Judgement, row)
+            if word is not None:
+                check(Judgement, word)
+            key = (row["withdrawn"], row["by"]) if withdrawn else (row["pair_id"], row["by"])
         except (ValueError, KeyError, TypeError) as error:
             raise AssayError(
                 f"{out}, line {number}: not a judgement ({error!r}); restore the file or remove the line"
             ) from error
-    return list(standing.values())
+        pair = pairs.get(key[0])
+        if (
+            word is not None
+            and pair is not None
+            and not {*word.shown, word.better} <= {None, *(r.id for r in pair.responses)}
+        ):
+            raise AssayError(
+                f"{out}, line {number}: the judgement by {word.by} names a response that pair {pair.id} does not have; "
+                "correct or remove the line"
+            )
+        said.pop(key, None)
+        said[key] = word
+    return said
+
+
+def _whole(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def add_judgements(out: Path, judgements: Sequence[Judgement]) -> int:
@@ -229,6 +267,12 @@ def _append(out: Path, row: dict[str, Any]) -> None:
 
 
 def _drop_torn_line(out: Path) -> None:
-    """Cut a last line that a crash left without its end: it was never acknowledged."""
-    if out.exists() and not (data := out.read_bytes()).endswith(b"\n"):
-        os.truncate(out, data.rfind(b"\n") + 1)
+    """Cut a last line that a crash left without its end: it was never acknowledged. One that lacks but its newline stays."""
+    if not out.exists() or (data := out.read_bytes()).endswith(b"\n") or not data:
+        return
+    start = data.rfind(b"\n") + 1
+    if _whole(data[start:].decode("utf-8", "replace")):
+        with out.open("ab") as file:
+            file.write(b"\n")
+    else:
+        os.truncate(out, start)

@@ -16,6 +16,7 @@ from assay.chat import Chat, Request
 from assay.errors import AssayError
 from assay.identity import check_output
 from assay.images import ImageStore
+from assay.outage import ask_all
 from assay.policy.config import PolicyConfig, SamplerConfig
 from assay.recipes.own import fitting, questions
 from assay.records import Prompt, Scorer, assistant, digest
@@ -42,11 +43,12 @@ def local_answers(model: str, store: ImageStore, sampling: SamplerConfig, seed: 
 
 
 def chat_answers(chat: Chat) -> Answers:
-    """Answers of a chat server: n independent samples of each prompt, each asked once."""
+    """Answers of a chat server: n independent samples of each prompt, each asked once. Raises Unreached, with all that came
+    in the cache, where the server did not answer: a candidate that an outage took is no candidate that failed."""
 
     def answers(prompts: Sequence[Prompt], n: int, _: int) -> list[list[tuple[str, str]]]:
         requests = [Request(messages=p.messages, sample=k) for p in prompts for k in range(n)]
-        told = [(r.text, r.problem) for r in chat.complete(requests)]
+        told = [(r.text, r.problem) for r in ask_all(chat, requests)]
         return [told[at : at + n] for at in range(0, len(told), n)]
 
     return answers

@@ -15,6 +15,7 @@ from assay.chat import ChatConfig
 from assay.curate.attributes import AttributesProblem, attribute_request, rule_attributes, shared_attributes
 from assay.curate.judge_report import reason
 from assay.errors import AssayError
+from assay.outage import Loss, Unreached
 from assay.recipes.asking import (
     LOCAL,
     AskConfig,
@@ -92,16 +93,25 @@ def _describe(run: Run, models: Sequence[Model], pairs: Sequence[Pair], config: 
     table, failures = run.table("attributes", Attributes), run.table("problems", AttributesProblem)
     progress = Progress(run.say, models, "pairs described")
     progress.total = len(pairs)
+    losses: list[Loss] = []
     for start in range(0, len(pairs), SHARD):
         part, shard = pairs[start : start + SHARD], f"{start:08}"
         if not table.done(shard):
-            found, problems = shared_attributes(models, part)
+            try:
+                found, problems = shared_attributes(models, part)
+            except Unreached as failed:
+                losses += failed.losses
+                if failed.silent:
+                    break
+                continue
             if not failures.done(shard):
                 failures.write(shard, problems)
             rest = [rule_attributes(p) for p in part if p.id not in found] if config.rules else []
             table.write(shard, [*found.values(), *rest])
-        progress.done = start + len(part)
+        progress.done += len(part)
     run.say(progress.line(time.monotonic()))
+    if losses:
+        raise Unreached(losses)
     told = Counter(f"{p.by}: {reason(p.problem)}" for p in failures.stream())
     return {
         "pairs": len(pairs), "by": dict(Counter(a.by for a in table.stream()).most_common()),

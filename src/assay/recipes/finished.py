@@ -17,7 +17,7 @@ from assay.curate.settle import settle_all
 from assay.curate.stage1 import is_held, preferences
 from assay.errors import AssayError
 from assay.recipes.flow import FlowConfig, split_by_prompt
-from assay.recipes.pools import Pool, folder_pool
+from assay.recipes.pools import Pool, check_whole
 from assay.recipes.settings import SETS
 from assay.records import Judgement, Label, Pair, Preference, Truth, question_id
 from assay.reward.config import TrainConfig
@@ -85,7 +85,11 @@ def _held(preference: Preference, share: float, gold: set[str]) -> bool:
 
 
 def labelled(source: Path, name: str) -> Iterator[Preference]:
-    """The preferences of a run folder's set, or of a pool folder ("raw"), one shard of the pool in memory at a time."""
+    """The preferences of a run folder's set, or of a pool folder ("raw"), whose texts are streamed.
+
+    A pair of a pool is labelled by all votes on it, in whatever files they stand; where these contradict each other, it has
+    no label.
+    """
     if (source / "config.json").exists():
         yield from read_run(source).sets[name]
         return
@@ -96,12 +100,11 @@ def labelled(source: Path, name: str) -> Iterator[Preference]:
         raise AssayError(
             f"{source}: a pool has its raw labels only; the sets {', '.join(SETS[1:])} are made by `assay run`"
         )
-    seen: set[str] = set()
-    for shard in pairs.shards():
-        here = {p.id: p for p in pairs.stream(shard) if p.id not in seen}
-        seen.update(here)
-        votes = [j for j in wild.stream(*([shard] if wild.done(shard) else [])) if j.pair_id in here]
-        yield from preferences(settle_all(votes, "raw"), here)
+    check_whole(source)
+    labels = {label.pair_id: label for label in settle_all(wild.stream(), "raw") if label.chosen is not None}
+    for pair in pairs.stream():
+        if (label := labels.pop(pair.id, None)) is not None:
+            yield from preferences([label], {pair.id: pair})
 
 
 def export(source: Path, out: Path, name: str, shard: int = 100_000) -> int:
@@ -144,8 +147,7 @@ def training_data(source: Path, name: str, gold: Path | None) -> tuple[Sequence[
         run = read_run(source)
         return run.sets[name], chosen or run.held
     if (source / "tables").is_dir():
-        pool = folder_pool(source)
-        everything = preferences(settle_all(pool.wild, "pool"), pool.pairs)
+        everything = sorted(labelled(source, name), key=lambda p: p.pair_id)
         if chosen:
             return everything, chosen
         held = [p for p in everything if is_held(question_id(p.prompt), 0.1)]

@@ -9,6 +9,7 @@ attributes, the vectors) is made once.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +122,7 @@ def _clean(run: Run, config: FlowConfig, pool: Pool) -> Pool:
     known = [label for label in settle_all(wild, "pool") if label.pair_id in truth and label.chosen]
     left = digest(sorted(pairs))
     begun = run.once("prepare/pool", lambda: {
-        "read": len(pool.pairs), "duplicates": unique.duplicates, "conflicting": len(unique.conflicts),
+        "read": pool.read, "duplicates": pool.read - len(unique.pairs), "conflicting": len(unique.conflicts),
         "contaminated": len(unique.pairs) - len(pairs), "pairs": len(pairs),
         "prompts": len({p.prompt_id for p in pairs.values()}),
         "wild_error": sum(k.chosen != truth[k.pair_id] for k in known) / len(known) if known else None,
@@ -155,7 +156,8 @@ def split_by_prompt(pool: Pool, config: FlowConfig) -> Split:
 
 
 def _describe(run: Run, pairs: Sequence[Pair], chat: Chat | None) -> list[Attributes]:
-    """The attributes of every pair; where the LLM fails, the rules answer, and the failures are counted by reason."""
+    """The attributes of every pair; what the LLM answers wrongly the rules answer, and these failures are counted by reason.
+    Raises Unreached where its server did not answer."""
     if chat is None:
         return [rule_attributes(p) for p in pairs]
     found = llm_attributes(chat, pairs)
@@ -190,9 +192,12 @@ class Curated:
     stage2: list[Label]
 
 
-def curate(run: Run, config: FlowConfig, prepared: Prepared, tools: Tools, seed: int) -> Curated:
-    """Stage 1, then stage 2 with the reward models of stage 1."""
-    first = stage1(run, config.stage1, prepared.material(prepared.split.stage1), tools, seed)
+def curate(
+    run: Run, config: FlowConfig, prepared: Prepared, tools: Tools, seed: int, *, resettle: bool = False
+) -> Curated:
+    """Stage 1, then stage 2 with the reward models of stage 1; `resettle`: see `stage1`."""
+    material = prepared.material(prepared.split.stage1)
+    first = stage1(run, config.stage1, material, tools, seed, resettle=resettle)
     second = stage2(run, config.stage2, prepared.material(prepared.split.stage2), first, tools.judge)
     counts: dict[str, int] = {}
     for label in (*first.labels, *second):
@@ -205,7 +210,8 @@ def curate(run: Run, config: FlowConfig, prepared: Prepared, tools: Tools, seed:
 def trainer(
     run: Run, config: FlowConfig, seed: int
 ) -> Callable[[str, Sequence[Preference], Sequence[Preference]], Scorer]:
-    """The `Train` function of a seed's run: trains (or resumes, or finds) `models/NAME` and loads its scorer."""
+    """The `Train` function of a seed's run: trains (or resumes, or finds) `models/NAME`, which is loaded when it is
+    first asked for a reward."""
     from assay.reward.scorer import load_scorer
     from assay.reward.train import train
 
@@ -215,7 +221,12 @@ def trainer(
             epochs = min(epochs, config.presentations / max(1, len(pairs)))
         settings = fed(replace(config.train, seed=config.train.seed + seed, epochs=epochs), pairs, name, run)
         trained = train(run.folder / "models" / name, settings, pairs, gold, run.say)
-        return load_scorer(trained.folder, settings.max_tokens, settings.engine.tokens, settings.precision)
+
+        @cache
+        def scorer() -> Scorer:
+            return load_scorer(trained.folder, settings.max_tokens, settings.engine.tokens, settings.precision)
+
+        return lambda conversations: scorer()(conversations)
 
     return fit
 

@@ -21,24 +21,25 @@ from assay.chat import Chat
 from assay.curate.offline import gold_vote_judge, relevance_judge
 from assay.curate.settle import settle
 from assay.curate.stage1 import Tools
-from assay.curate.verify import oracle, read_judgements
+from assay.curate.verify import oracle, read_judgements, taken_back
 from assay.errors import AssayError
 from assay.recipes.claims import Claims, test_claims
 from assay.recipes.flow import FlowConfig, Prepared, curate, prepare, trainer
 from assay.recipes.pools import Pool
-from assay.records import Attributes, Case, Embedder, Judge, Judgement, Scorer, digest
+from assay.records import Attributes, Case, Embedder, Judge, Judgement, Pair, Scorer, digest
 from assay.run import Run, jsonable
 from assay.tables import Table
 
 
 def run_job(
     folder: Path, config: FlowConfig, pool: Pool, people: Judge, judge: Judge | None = None, chat: Chat | None = None,
-    asked: Mapping[str, Any] | None = None,
+    asked: Mapping[str, Any] | None = None, *, resettle: bool = False,
 ) -> Path:  # fmt: skip
     """Run or resume the whole job in `folder`.
 
     Without `judge`, the offline gold-vote judge labels the silver pairs; without `chat`, rules give the attributes. `asked`
-    says who people, judge and chat are: a run does not go on with others, nor with another pool.
+    says who people, judge and chat are: a run does not go on with others, nor with another pool. `resettle`: where people
+    have changed their minds since the labels were made, make these and what follows anew.
     """
     from assay.models import load_embedder, whose
 
@@ -55,8 +56,9 @@ def run_job(
             run.say(f"[bold]seed {seed}[/bold] ({seed + 1} of {config.seeds})")
             with closing(Run(folder / f"seed-{seed}", {**kept, "seeds": 1}, run.console)) as part:
                 train = trainer(part, config, seed)
-                tools = Tools(people=people, judge=judge or gold_vote_judge(embed), train=train)
-                curated = curate(part, config, prepared, tools, seed)
+                standing = people.standing if isinstance(people, PeopleOnFile) else None
+                tools = Tools(people=people, judge=judge or gold_vote_judge(embed), train=train, standing=standing)
+                curated = curate(part, config, prepared, tools, seed, resettle=resettle)
                 claims = Claims(
                     run=part, config=config, prepared=prepared, curated=curated, judge=tools.judge,
                     unguided=relevance_judge(embed), train=train, seed=seed,
@@ -135,32 +137,56 @@ def recorded_people(truth: Mapping[str, str]) -> Judge:
     return people
 
 
-def people_on_file(judgements: Path, queue: Path) -> Judge:
-    """People who answer with `assay verify`: what they have not answered yet is put in the queue, and the run stops.
+class PeopleOnFile:
+    """People who answer with `assay verify` or on the page, as a `Judge`: what they have not answered yet is put in the
+    queue, and the run stops."""
 
-    Raises AssayError, saying how to go on, as long as a pair that was asked about has no answer.
-    """
+    def __init__(self, judgements: Path, queue: Path) -> None:
+        self.judgements, self.queue = judgements, queue
 
-    def people(cases: Sequence[Case]) -> list[Judgement]:
-        wanted = {c.pair.id for c in cases}
-        given: dict[str, list[Judgement]] = {}
-        for j in read_judgements(judgements):
-            if j.pair_id in wanted:
-                given.setdefault(j.pair_id, []).append(j)
-        answers = {pair_id: together(rows) for pair_id, rows in given.items()}
+    def __call__(self, cases: Sequence[Case]) -> list[Judgement]:
+        """Their answers. Raises AssayError, saying how to go on, as long as a pair that was asked about has none."""
+        answers = self._answers([c.pair for c in cases])
         missing = [c for c in cases if c.pair.id not in answers]
         if missing:
-            shard = digest(sorted(c.pair.id for c in missing))[:16]
-            table = Table(queue, Case)
-            if not table.done(shard):
-                table.write(shard, [replace(c, examples=()) for c in missing])
-            raise AssayError(
-                f"{len(missing)} of {len(cases)} pairs wait for people; run: assay verify {queue.parent}"
-                f" (or the page: assay web {queue.parent}) - then give this command again"
-            )
+            self._wait(missing, len(cases))
         return [answers[c.pair.id] for c in cases]
 
-    return people
+    def standing(self, pairs: Sequence[Pair]) -> dict[str, Judgement]:
+        """What they say today of pairs that they judged. An answer that was taken back, and not given anew, is a problem."""
+        gone = taken_back(self.judgements)
+        lost = {
+            p.id: Judgement(pair_id=p.id, better=None, by="people", kind="human", problem="taken back")
+            for p in pairs if p.id in gone
+        }  # fmt: skip
+        return {**lost, **self._answers(pairs)}
+
+    def _answers(self, pairs: Sequence[Pair]) -> dict[str, Judgement]:
+        wanted = {p.id: p for p in pairs}
+        given: dict[str, list[Judgement]] = {}
+        for j in read_judgements(self.judgements, wanted):
+            if j.pair_id in wanted:
+                given.setdefault(j.pair_id, []).append(j)
+        return {pair_id: together(rows) for pair_id, rows in given.items()}
+
+    def _wait(self, missing: Sequence[Case], asked: int) -> None:
+        shard = digest(sorted(c.pair.id for c in missing))[:16]
+        table = Table(self.queue, Case)
+        if not table.done(shard):
+            table.write(shard, [replace(c, examples=()) for c in missing])
+        known = {c.pair.id for c in table.stream()}
+        others = {j.pair_id for j in read_judgements(self.judgements)} - known
+        about = f"; {len(others):,} pairs in {self.judgements} are none that this run waits for" if others else ""
+        run = self.queue.parent
+        raise AssayError(
+            f"{len(missing)} of {asked} pairs wait for people; run: assay verify {run} (or the page: assay web {run}) - "
+            f"then give this command again{about}"
+        )
+
+
+def people_on_file(judgements: Path, queue: Path) -> PeopleOnFile:
+    """People whose answers are lines of the file `judgements`, and whose queue is the folder `queue`."""
+    return PeopleOnFile(judgements, queue)
 
 
 def together(rows: Sequence[Judgement]) -> Judgement:
@@ -171,7 +197,8 @@ def together(rows: Sequence[Judgement]) -> Judgement:
     if label.chosen is None:
         undecided = next((j for j in reversed(rows) if j.by in label.by and j.better is None), None)
         return undecided or replace(rows[-1], better=None, problem="people disagree", by=" and ".join(label.by))
-    return next(j for j in reversed(rows) if j.better == label.chosen and j.by in label.by)
+    last = next(j for j in reversed(rows) if j.better == label.chosen and j.by in label.by)
+    return replace(last, confidence=label.certainty, strength=label.margin, votes=len(rows))
 
 
 def read_queue(queue: Path) -> list[Case]:

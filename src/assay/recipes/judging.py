@@ -30,6 +30,7 @@ from assay.curate.merging import Gold, Merge, merge_votes
 from assay.curate.offline import hash_embedder
 from assay.curate.retrieve import Index
 from assay.errors import AssayError
+from assay.outage import Loss, Unreached
 from assay.recipes.asking import (
     LOCAL,
     AskConfig,
@@ -51,8 +52,6 @@ SHARD = 250
 """Pairs that are judged before their votes are written as one shard; replies are on disk at once."""
 
 Examples = Literal["nearest", "random", "none"]
-UNREACHED = ("http ", "connection", "timeout", "the server's answer is not JSON", "not a chat completion")
-"""How problems begin that are the transport's or the server's, not the model's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,28 +257,29 @@ def _prepared(run: Run, material: Material, chosen: Sequence[str], config: Judge
 
 
 def _vote(run: Run, models: Sequence[Model], cases: Sequence[Case], config: JudgeConfig) -> None:
+    """Every shard of votes that is not there yet. Raises Unreached at the end where servers left votes of some shard
+    unanswered, which are then not done, and at once where a server is silent."""
     table = run.table("votes", Judgement)
     progress = Progress(run.say, models, "pairs judged")
     progress.total = len(cases)
+    losses: list[Loss] = []
     for start in range(0, len(cases), SHARD):
         part = cases[start : start + SHARD]
         shard = f"{start:08}"
         if not table.done(shard):
-            votes = llm_votes(models, part, samples=config.samples, seed=config.seed, form=config.answers)
-            for chat in models:
-                _alive(chat, [v for v in votes if v.by == f"llm:{chat.name}"])
-            table.write(shard, votes)
-        progress.done = start + len(part)
+            try:
+                table.write(
+                    shard, llm_votes(models, part, samples=config.samples, seed=config.seed, form=config.answers)
+                )
+            except Unreached as failed:
+                losses += failed.losses
+                if failed.silent:
+                    break
+                continue
+        progress.done += len(part)
     run.say(progress.line(time.monotonic()))
-
-
-def _alive(chat: Model, votes: Sequence[Judgement]) -> None:
-    """A server that never answered is no judge: better to stop than to keep a shard of failures."""
-    if all(v.problem.startswith(UNREACHED) for v in votes):
-        raise AssayError(
-            f"{chat.name} at {chat.config.url} answered none of {len(votes):,} requests ({votes[0].problem}); "
-            "see to the server, then give this command again"
-        )
+    if losses:
+        raise Unreached(losses)
 
 
 def report(folder: Path, merge: Merge, models: Sequence[Model] | None = None) -> JudgeReport:

@@ -12,6 +12,7 @@ are honest weak labels, each pair labelled by one of three sources that do not l
 The answers ship with the package (`data/constraint_answers.parquet`, made by `scripts/make_constraint_pool.py`).
 """
 
+import re
 from dataclasses import dataclass
 from importlib import resources
 from itertools import combinations
@@ -31,19 +32,29 @@ HALVED = frozenset({"at_most", "question"})
 """Kinds of which every second instruction is left out: there the shorter answer nearly always obeys, and with all of them
 the longer-is-better labels would be wrong more often than in any pool that people use."""
 
+_PART = re.compile(r"(.+-[0-9a-f]{12})-\d{5}")
+"""A shard of an import: the name of its note in `imports/`, and the number of the part (`curate.pool`)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """Pairs with their in-the-wild judgements and, where it is known, the better response by pair id.
 
     `stage2_only` are pairs that must not enter stage 1: nobody can be asked about them (paper A sends originally
-    human-labelled pairs to stage 1 and all others to stage 2, A3 section 3.3).
+    human-labelled pairs to stage 1 and all others to stage 2, A3 section 3.3). `repeats` counts the pairs that were read
+    again, from another row, file or source.
     """
 
     pairs: dict[str, Pair]
     wild: list[Judgement]
     truth: dict[str, str]
     stage2_only: frozenset[str] = frozenset()
+    repeats: int = 0
+
+    @property
+    def read(self) -> int:
+        """How many pairs were read, repeats included."""
+        return len(self.pairs) + self.repeats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +72,7 @@ def constraint_pool(path: Path | None = None) -> Pool:
     pairs: dict[str, Pair] = {}
     wild: list[Judgement] = []
     truth: dict[str, str] = {}
+    read = 0
     for (index, prompt, kind, argument), rows in frame.group_by(
         ["instruction", "prompt", "kind", "argument"], maintain_order=True
     ):
@@ -79,9 +91,10 @@ def constraint_pool(path: Path | None = None) -> Pool:
                 continue
             better, worse = (one, other) if one.obeys else (other, one)
             pair = Pair.of((user(str(prompt)),), Response.of(better.text), Response.of(worse.text))
+            read += 1
             pairs[pair.id], truth[pair.id] = pair, Response.of(better.text).id
             wild += wild_votes(pair.id, better, worse)
-    return Pool(pairs=pairs, wild=wild, truth=truth)
+    return Pool(pairs=pairs, wild=wild, truth=truth, repeats=read - len(pairs))
 
 
 def wild_votes(pair_id: str, better: Answer, worse: Answer) -> list[Judgement]:
@@ -109,6 +122,7 @@ def human_pool(folder: Path, per_set: int = 2_500, wild_pairs: int = 8_000) -> P
     pairs: dict[str, Pair] = {}
     wild: list[Judgement] = []
     truth: dict[str, str | None] = {}
+    read = 0
     by_set: dict[str, list[tuple[Preferred, bool]]] = {}
     for name, found, people in read_human_sets(folder):
         if found.better is not None:
@@ -118,6 +132,7 @@ def human_pool(folder: Path, per_set: int = 2_500, wild_pairs: int = 8_000) -> P
         limit = wild_pairs if all(machine for _, machine in rows) else per_set
         for found, machine in sorted(rows, key=lambda row: row[0].pair.id)[:limit]:
             pair_id = found.pair.id
+            read += 1
             pairs[pair_id] = found.pair
             if machine:
                 wild.append(
@@ -127,12 +142,32 @@ def human_pool(folder: Path, per_set: int = 2_500, wild_pairs: int = 8_000) -> P
             else:  # two sets that contradict each other leave no truth
                 truth[pair_id] = found.better if truth.get(pair_id, found.better) == found.better else None
     known = {pair_id: better for pair_id, better in truth.items() if better is not None}
-    return Pool(pairs=pairs, wild=wild, truth=known, stage2_only=frozenset(pairs.keys() - known.keys()))
+    others = frozenset(pairs.keys() - known.keys())
+    return Pool(pairs=pairs, wild=wild, truth=known, stage2_only=others, repeats=read - len(pairs))
 
 
 def folder_pool(folder: Path) -> Pool:
     """A pool folder made by `assay pool add`: its pairs with their in-the-wild judgements; the truth is not known."""
-    pairs = {p.id: p for p in Table(folder / "tables" / "pairs", Pair).stream()}
+    check_whole(folder)
+    pairs: dict[str, Pair] = {}
+    read = 0
+    for pair in Table(folder / "tables" / "pairs", Pair).stream():
+        pairs.setdefault(pair.id, pair)
+        read += 1
     if not pairs:
         raise AssayError(f"{folder}: no pairs here; make a pool with: assay pool add FILE --out {folder}")
-    return Pool(pairs=pairs, wild=Table(folder / "tables" / "wild", Judgement).read(), truth={})
+    wild = Table(folder / "tables" / "wild", Judgement).read()
+    return Pool(pairs=pairs, wild=wild, truth={}, repeats=read - len(pairs))
+
+
+def check_whole(folder: Path) -> None:
+    """Raise AssayError where an import into this pool folder was cut off (or is still going on): part of a file's pairs
+    would be taken for all of them."""
+    parts = (_PART.fullmatch(s) for s in Table(folder / "tables" / "pairs", Pair).shards())
+    notes = {path.stem for path in (folder / "imports").glob("*.json")}
+    cut = sorted({part[1] for part in parts if part} - notes)
+    if cut:
+        raise AssayError(
+            f"{folder}: the import of {', '.join(cut[:3])}{', ...' if len(cut) > 3 else ''} was cut off or is not over, so "
+            "the pool has only some of its pairs; give the same `assay pool add` again to finish it"
+        )

@@ -8,6 +8,7 @@ from assay.curate.human_sets import HUMAN_SETS, read_human_sets
 from assay.curate.settle import settle_all
 from assay.curate.verify import read_judgements
 from assay.errors import AssayError
+from assay.recipes.pools import check_whole
 from assay.records import Attributes, Judgement, Pair, Truth
 from assay.tables import Table
 
@@ -37,7 +38,7 @@ def read_material(
     else:
         pairs, better = _pairs(source), {}
     for place in gold:
-        found, theirs = _gold(place)
+        found, theirs = _gold(place, pairs)
         pairs = {**found, **pairs}
         better |= theirs
     unknown = better.keys() - pairs.keys()
@@ -58,6 +59,7 @@ def _pairs(folder: Path) -> dict[str, Pair]:
         raise AssayError(
             f"{folder}: no pairs here; make a pool with: assay pool add, or name --sets of published choices"
         )
+    check_whole(folder)
     return {p.id: p for p in table.stream()}
 
 
@@ -68,13 +70,13 @@ def _attributes(folder: Path, required: bool) -> Iterable[Attributes]:
     return table.stream()
 
 
-def _gold(place: Path) -> tuple[dict[str, Pair], dict[str, str]]:
-    """(pairs, better response by pair id) of a file or folder given as gold."""
+def _gold(place: Path, known: Mapping[str, Pair]) -> tuple[dict[str, Pair], dict[str, str]]:
+    """(pairs, better response by pair id) of a file or folder given as gold; `known` are pairs that a file may be about."""
     if place.is_file():
-        return {}, _settled(j for j in read_judgements(place) if j.kind in _PEOPLE)
+        return {}, _settled(j for j in read_judgements(place, known) if j.kind in _PEOPLE)
     pairs = _pairs(place)
     truth = {t.pair_id: t.better for t in Table(place / "tables" / "truth", Truth).stream()}
-    people = [j for j in read_judgements(place / "judgements.jsonl") if j.kind in _PEOPLE]
+    people = [j for j in read_judgements(place / "judgements.jsonl", pairs) if j.kind in _PEOPLE]
     people += [j for j in Table(place / "tables" / "judgements", Judgement).stream() if j.kind in _PEOPLE]
     labels = people or ([] if truth else Table(place / "tables" / "wild", Judgement).read())
     better = {**truth, **_settled(labels)}
