@@ -122,9 +122,7 @@ def test_only_the_layers_that_are_kept_are_paid_for() -> None:
 def test_steps_are_those_of_the_trainer() -> None:
     model = MODELS["Llama-3.1-8B"].architecture
     assert cost(model, recipe("Llama-3.1-8B", "development"), 16_000_000).steps == 62_500  # A.8: about 60K
-    assert (
-        cost(model, recipe("Llama-3.1-8B"), 26_000_000).steps == 2_540
-    )  # 26e6 / 10,240 = 2,539.06: the last is smaller
+    assert cost(model, recipe("Llama-3.1-8B"), 26_000_000).steps == 2_540  # 26e6 / 10,240 = 2,539.06
     assert cost(model, recipe("Llama-3.1-8B-40M"), 40_000_000).steps == 3_907  # 3,906.25
     few = cost(TOY, toy_config(256), 10, SHORT)
     assert (few.steps, few.presented) == (1, 10)

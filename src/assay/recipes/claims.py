@@ -14,7 +14,7 @@ import numpy as np
 
 from assay.bench.reward.pairs import evaluate_pairs
 from assay.curate.settle import settle_all
-from assay.curate.stage1 import Material, Train, cases, preferences, win_probabilities
+from assay.curate.stage1 import Material, Train, cases, is_held, preferences, win_probabilities
 from assay.recipes.flow import Curated, FlowConfig, Prepared, label_accuracy
 from assay.records import Judge, Judgement, Label, Preference, Scorer, question_id
 from assay.run import Run
@@ -109,7 +109,8 @@ def label_sets(claims: Claims) -> dict[str, list[Preference]]:
         return [p for p in chosen if question_id(p.prompt) not in held]
 
     raw = view(settle_all(material.wild, "raw"))
-    guided = view(first.labels)
+    share = claims.config.stage1.held_share
+    guided = [p for p in view(first.labels) if not is_held(question_id(p.prompt), share)]  # what best-rm was trained on
     kept = view([label for label in claims.curated.stage2 if label.fate == "kept"])
     flipped = view([label for label in claims.curated.stage2 if label.fate == "flipped"])
     rng = np.random.default_rng(claims.seed)

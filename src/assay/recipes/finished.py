@@ -70,7 +70,7 @@ def read_run(folder: Path, seed: int = 0) -> Finished:
     apart |= {question_id(p.prompt) for p in held}
     kept = usable([label for label in second if label.fate == "kept"])
     flipped = usable([label for label in second if label.fate == "flipped"])
-    guided = usable(first)
+    guided = [p for p in usable(first) if not is_held(question_id(p.prompt), share)]  # what best-rm was trained on
     evaluation = [pool.pairs[i].preferring(pool.truth[i]) for i in measured] or held
     return Finished(
         sets={"raw": usable(settle_all(pool.wild, "raw")), "stage1": guided, "filtered": guided + kept,

@@ -198,7 +198,8 @@ def together(rows: Sequence[Judgement]) -> Judgement:
     if label.chosen is None:
         undecided = next((j for j in reversed(rows) if j.by in label.by and j.better is None), None)
         return undecided or replace(rows[-1], better=None, problem="people disagree", by=" and ".join(label.by))
-    return next(j for j in reversed(rows) if j.better == label.chosen and j.by in label.by)
+    last = next(j for j in reversed(rows) if j.better == label.chosen and j.by in label.by)
+    return replace(last, confidence=label.certainty, strength=label.margin, votes=len(rows))
 
 
 def read_queue(queue: Path) -> list[Case]:
