@@ -197,7 +197,7 @@ class _Segments:
         return [t if isinstance(t, CannotRead) else self._joined(*next(ids)) for t in texts]
 
     def _texts(self, conversation: Conversation, named: bool) -> tuple[str, str]:
-        return encodable(_history(conversation[:-1], named)), encodable(plain_turn(conversation[-1]))
+        return encodable(history(conversation[:-1], named)), encodable(plain_turn(conversation[-1]))
 
     def _ids(self, group: Sequence[Conversation], named: Sequence[bool]) -> list[tuple[list[int], list[int]]]:
         texts = [self._texts(c, roles) for c, roles in zip(group, named, strict=True)]
@@ -213,15 +213,17 @@ class _Segments:
         named = [len(c) > 2 for c in group]
 
         def sizes(group: Sequence[Conversation]) -> list[int]:
-            return [len(history) + len(response) for history, response in self._ids(group, named)]
+            return [len(h) + len(response) for h, response in self._ids(group, named)]
 
         cut, _ = _cut_alike(self.tokenizer, group, most, sizes)
         ids = self._ids(cut, named)
         kept = max(1, most - max(len(response) for _, response in ids), most // KEPT)
-        return [self._joined(history[-kept:], response[: most - len(history[-kept:])]) for history, response in ids]
+        return [self._joined(h[-kept:], response[: most - len(h[-kept:])]) for h, response in ids]
 
 
-def _history(messages: Conversation, named: bool) -> str:
+def history(messages: Conversation, named: bool | None = None) -> str:
+    """A history as an encoder without a chat template reads it; `named`: each turn with its role (None: if there are several)."""
+    named = len(messages) > 1 if named is None else named
     tools = next((f"tools: {m.tools}\n" for m in messages if m.tools), "")
     if named:
         return tools + "\n".join(f"{m.role}: {plain_turn(m)}" for m in messages)
