@@ -222,7 +222,7 @@ class _Segments:
 
 
 def history(messages: Conversation, named: bool | None = None) -> str:
-    """A history as an encoder without a chat template reads it; `named`: each turn with its role (None: if there are several)."""
+    """A history as an encoder reads it; `named`: each turn with its role (None: where there are several turns)."""
     named = len(messages) > 1 if named is None else named
     tools = next((f"tools: {m.tools}\n" for m in messages if m.tools), "")
     if named:
