@@ -213,16 +213,16 @@ class _Segments:
         named = [len(c) > 2 for c in group]
 
         def sizes(group: Sequence[Conversation]) -> list[int]:
-            return [len(history) + len(response) for history, response in self._ids(group, named)]
+            return [len(h) + len(response) for h, response in self._ids(group, named)]
 
         cut, _ = _cut_alike(self.tokenizer, group, most, sizes)
         ids = self._ids(cut, named)
         kept = max(1, most - max(len(response) for _, response in ids), most // KEPT)
-        return [self._joined(history[-kept:], response[: most - len(history[-kept:])]) for history, response in ids]
+        return [self._joined(h[-kept:], response[: most - len(h[-kept:])]) for h, response in ids]
 
 
 def history(messages: Conversation, named: bool | None = None) -> str:
-    """What stands before a response, as text, for an encoder; `named`: with roles (None: where there are several turns)."""
+    """A history as an encoder reads it; `named`: each turn with its role (None: where there are several turns)."""
     named = len(messages) > 1 if named is None else named
     tools = next((f"tools: {m.tools}\n" for m in messages if m.tools), "")
     if named:

@@ -22,7 +22,7 @@ FAULTS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, Ari
 """What a template's program raises over a conversation that it was not written for."""
 OTHER = "zxqv"
 """What stands in for a text, to see whether a template shows it."""
-_SEEN: dict[tuple[str, tuple[str, ...], bool], tuple[int, ...]] = {}
+_SEEN: dict[tuple[str, tuple[str, ...], tuple[bool, bool]], tuple[int, ...]] = {}
 """By template and shape of the conversation: the turns that are left out."""
 
 
@@ -73,9 +73,17 @@ def chat_text(
     for at, turn in enumerate(chat):
         _check_calls(page, chat, at, turn.get("tool_calls") or [], text)
     names = [str(t.get("function", t).get("name", "")) for t in tools or [] if isinstance(t, dict)]
-    if tools and not all(n in text for n in names) and _Page(owner, [{"name": OTHER}], asking).text(chat) == text:
+    if tools and not all(n in text for n in names) and not _shows_tools(owner, chat, asking, text):
         raise CannotRead("the chat template leaves out the tools that may be called")
     return text
+
+
+def _shows_tools(owner: Any, chat: Sequence[dict[str, Any]], asking: bool, text: str) -> bool:
+    other = {"type": "function", "function": {"name": OTHER, "description": OTHER, "parameters": {}}}
+    try:
+        return _Page(owner, [other], asking).text(chat) != text
+    except CannotRead:
+        return True
 
 
 class _Page:
@@ -116,7 +124,7 @@ class _Page:
 
 def _check_turns(page: _Page, chat: Sequence[dict[str, Any]], text: str) -> None:
     """Raise CannotRead where a turn does not come through: of its shape of conversation (tried once), or by its own text."""
-    key = str(page.owner.chat_template), tuple(t["role"] for t in chat), page.asking
+    key = str(page.owner.chat_template), tuple(t["role"] for t in chat), (page.asking, bool(page.tools))
 
     def shown(at: int) -> bool:
         return page.shows(chat, at, **_with_text({"content": chat[at]["content"]}, OTHER))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import tiny_models
 from assay.records import Conversation, Message, assistant, user
+from assay.render import Rendered
 from assay.reward.scorer import LocalScorer, load_scorer
 
 pytest.importorskip("fastapi")
@@ -103,6 +104,18 @@ def test_token_ids_are_scored_as_they_are(client: TestClient, scorer: LocalScore
         assert (status, told["error"]["message"].split(":")[0]) == (400, where), bad
 
 
+def test_a_shorter_cut_is_made_as_offline(client: TestClient, scorer: LocalScorer) -> None:
+    chat = (user("word " * 20), assistant("yes"))
+    (whole,), (short,) = scorer.render([chat]), scorer.attempts([chat], 40)
+    assert isinstance(short, Rendered)
+    cut = {"truncate_prompt_tokens": 40, "truncation_side": "left"}
+    said = [{"role": m.role, "content": m.content} for m in chat]
+    told = reward(sent(client, "/pooling", {"messages": said, **cut})[1])
+    np.testing.assert_allclose(told, scorer.rewards([chat], [short]), atol=1e-5)
+    told = reward(sent(client, "/pooling", {"input": whole.ids, **cut})[1])
+    np.testing.assert_allclose(told, scorer.rewards([chat], [Rendered(ids=whole.ids[-40:])]), atol=1e-5)
+
+
 def test_an_activation_is_the_sigmoid_where_it_is_asked_for(client: TestClient, scorer: LocalScorer) -> None:
     expected = 1 / (1 + np.exp(-scorer([CHAT])))
     for path, body in (
@@ -165,7 +178,10 @@ def test_the_models_are_listed_as_openai_clients_want_them(client: TestClient) -
          "messages[0].tool_calls"),
         ("/pooling", {"messages": [ASKED, SAID], "chat_template": "{{ x }}"}, "chat_template: is not supported"),
         ("/pooling", {"input": "x", "encoding_format": "base64"}, "encoding_format"),
-        ("/pooling", {"input": "x", "truncate_prompt_tokens": 5}, "truncate_prompt_tokens"),
+        ("/pooling", {"input": "x", "truncate_prompt_tokens": 5}, "truncation_side: must be left"),
+        ("/pooling", {"input": "x", "truncate_prompt_tokens": 0}, "truncate_prompt_tokens: must be a number above 0"),
+        ("/pooling", {"input": "x", "truncation_side": "right"}, "truncation_side: must be left"),
+        ("/pooling", {"messages": [ASKED, SAID], "chat_template_kwargs": {"x": 1}}, "chat_template_kwargs"),
         ("/score", {"text_1": "a", "text_2": "b", "queries": "c"}, "give text_1 and text_2, or"),
         ("/score", {"text_1": "a"}, "text_2: must be a text"),
         ("/v1/score", {"prompt": "q", "responses": [None]}, "responses[0]: must be a text, not null"),

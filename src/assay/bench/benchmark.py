@@ -264,7 +264,9 @@ def _ties(items: Sequence[Item], scores: Scores) -> tuple[str, ...]:
 
 def _some(told: list[T], chosen: Sequence[T]) -> list[T]:
     if not told:
-        raise AssayError(f"no item of {chosen[0].source} got all its rewards; is the server up, and does it answer?")
+        raise AssayError(
+            f"no item of {chosen[0].source} got all its rewards; is the server up, and can the model read these?"
+        )
     return told
 
 

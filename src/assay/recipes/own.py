@@ -193,12 +193,12 @@ def _apart(
 
 
 def answer_tokens(policy: Any, text: str) -> tuple[int, ...]:
-    """An answer's tokens, and the end. Raises CannotRead for one that holds the mark of a picture."""
-    from assay.render import picture_mark
+    """An answer's tokens, and the end. Raises CannotRead for one that holds the mark of a picture, or half a character."""
+    from assay.render import encodable, picture_mark
 
     if (mark := picture_mark(policy.processor)) and mark in text:
         raise CannotRead(f"the answer contains {mark}, which stands for a picture")
-    return (*policy.tokenizer(text, add_special_tokens=False)["input_ids"], policy.end_ids[0])
+    return (*policy.tokenizer(encodable(text), add_special_tokens=False)["input_ids"], policy.end_ids[0])
 
 
 def run_align(

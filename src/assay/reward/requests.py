@@ -22,7 +22,7 @@ ROLES: dict[str, Role] = {
 DEPTH = 64
 """Levels of nesting that a body may have."""
 UNSUPPORTED = (
-    "chat_template", "chat_template_kwargs", "continue_final_message", "add_generation_prompt", "add_special_tokens",
+    "chat_template", "continue_final_message", "add_generation_prompt", "add_special_tokens",
     "dimensions", "instruction",
 )  # fmt: skip
 """What vLLM's requests may ask for, would change a reward, and is not done here."""
@@ -51,6 +51,8 @@ class Given:
     places: list[str]
     texts: list[str] | None = None
     ids: list[list[int]] | None = None
+    room: int | None = None
+    """At most so many tokens of each are to be read (None: as many as the server reads)."""
 
 
 def parsed(raw: bytes) -> Body:
@@ -237,31 +239,33 @@ def paired(body: Body) -> Given:
     names = [n for n in (("text_1", "text_2"), ("queries", "documents")) if any(k in body for k in n)]
     if len(names) != 1:
         raise Refused(422, "give text_1 and text_2, or queries and documents")
-    refuse_options(body)
+    most = room(body)
     (first, _), (second, places) = (texts(body.get(n), n) for n in names[0])
     if len(first) not in (1, len(second)):
         wrong(names[0][0], f"has {len(first):,} texts for {len(second):,} of {names[0][1]}; give one, or as many")
     asked = first * len(second) if len(first) == 1 else first
-    return Given([(user(q), assistant(a)) for q, a in zip(asked, second, strict=True)], places)
+    return Given([(user(q), assistant(a)) for q, a in zip(asked, second, strict=True)], places, room=most)
 
 
 def pooled(body: Body, vocabulary: int) -> Given:
     """vLLM's /pooling and /classify, SGLang's /classify: a chat, rendered texts, or token ids."""
-    refuse_options(body)
+    most = room(body)
     given = [n for n in ("messages", "input", "text") if body.get(n) is not None]
     if len(given) != 1:
         raise Refused(422, "give input, text or messages" + (f", not {' and '.join(given)}" if given else ""))
     where, value = given[0], body[given[0]]
     if where == "messages":
-        return Given([whole(value, where, body.get("tools"))], [where])
+        return Given([whole(value, where, _tools(body))], [where], room=most)
     rows = value if isinstance(value, list) else [value]
     if rows and not isinstance(rows[0], str):
         single = not isinstance(rows[0], list)
         ids = [_ids(value, where, vocabulary)] if single else items(value, where, lambda v, w: _ids(v, w, vocabulary))
         places = [where] if single else [f"{where}[{i}]" for i in range(len(ids))]
-        return Given([(user(f"{w} {i}"), assistant("")) for w, i in zip(places, ids, strict=True)], places, ids=ids)
+        return Given(
+            [(user(f"{w} {i}"), assistant("")) for w, i in zip(places, ids, strict=True)], places, ids=ids, room=most
+        )
     said, places = texts(value, where)
-    return Given([(user(t), assistant(t)) for t in said], places, texts=said)
+    return Given([(user(t), assistant(t)) for t in said], places, texts=said, room=most)
 
 
 def _ids(value: Any, where: str, vocabulary: int) -> list[int]:
@@ -286,15 +290,36 @@ def queries(body: Body) -> Given:
     return Given([(user(p), assistant(t)) for p, t in zip(prompts, said, strict=True)], places, texts=said)
 
 
-def refuse_options(body: Body) -> None:
-    """Raise Refused for what would change the reward and is not done here."""
+def room(body: Body) -> int | None:
+    """The tokens that vLLM's request wants to be read of each conversation (None: as many as the server reads).
+
+    Raises Refused for options that would change the reward and are not supported here.
+    """
     for name in UNSUPPORTED:
         if body.get(name):
             wrong(name, "is not supported by this server")
     if body.get("encoding_format") not in (None, "float"):
         wrong("encoding_format", "must be float")
-    if body.get("truncate_prompt_tokens") not in (None, -1) or body.get("truncation_side") not in (None, "left"):
-        wrong("truncate_prompt_tokens", "must be -1, from the left: the model's length, as --over-long says")
+    most, side = body.get("truncate_prompt_tokens"), body.get("truncation_side")
+    if side not in (None, "left"):
+        wrong("truncation_side", "must be left: what is too long loses its front here")
+    if most is None or (type(most) is int and most == -1):
+        return None
+    if type(most) is not int or most < 1:
+        wrong("truncate_prompt_tokens", "must be a number above 0, or -1 for the model's length")
+    if side is None:
+        wrong("truncation_side", "must be left beside truncate_prompt_tokens (vLLM's default is the right)")
+    return most
+
+
+def _tools(body: Body) -> Any:
+    """The functions that may be called: beside the messages, or where vLLM's /pooling takes them."""
+    named = body.get("chat_template_kwargs")
+    if not named:
+        return body.get("tools")
+    if not isinstance(named, dict) or set(named) != {"tools"}:
+        wrong("chat_template_kwargs", "is not supported by this server, but for tools")
+    return named["tools"]
 
 
 def activated(body: Body) -> bool:

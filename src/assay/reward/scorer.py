@@ -108,9 +108,9 @@ class LocalScorer:
         found[list(read)] = rewards
         return found
 
-    def attempts(self, conversations: Sequence[Conversation]) -> list[Rendered | CannotRead]:
-        """Token ids, at most `max_tokens` of each conversation, or why it cannot be read."""
-        return attempts(self.tokenizer, conversations, self.max_tokens, self.store)
+    def attempts(self, conversations: Sequence[Conversation], most: int | None = None) -> list[Rendered | CannotRead]:
+        """Token ids, at most `max_tokens` of each conversation (and at most `most`), or why it cannot be read."""
+        return attempts(self.tokenizer, conversations, min(most or self.max_tokens, self.max_tokens), self.store)
 
     def render(self, conversations: Sequence[Conversation]) -> list[Rendered]:
         """Token ids, at most `max_tokens` of each conversation. Raises CannotRead."""
@@ -149,9 +149,7 @@ def scorer(
 
 def position_limit(model: Any) -> int:
     """The longest input in tokens that the backbone has positions for (RoBERTa's begin after its padding's)."""
-    table = next(
-        (m for n, m in model.named_modules() if n.endswith("position_embeddings") and hasattr(m, "num_embeddings")),
-        None,
-    )
-    offset = 0 if table is None or table.padding_idx is None else table.padding_idx + 1
-    return int(getattr(model.config, "max_position_embeddings", None) or 1 << 30) - offset
+    tables = (m for n, m in model.named_modules() if n.endswith("position_embeddings"))
+    before = next((m.padding_idx + 1 for m in tables if getattr(m, "padding_idx", None) is not None), 0)
+    most = getattr(model.config, "max_position_embeddings", None) or 0
+    return int(most) - before if most > 0 else 1 << 30

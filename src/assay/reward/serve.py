@@ -118,13 +118,13 @@ class Server:
     def render(self, given: Given) -> list[Rendered]:
         """Token ids, beside the event loop. Rendered texts are taken as they are: no template is applied, no special token
         added but what the text holds."""
-        ids, most = given.ids, self.scorer.max_tokens
+        ids, most = given.ids, min(given.room or self.scorer.max_tokens, self.scorer.max_tokens)
         if given.texts is not None:
             ids = list(self.scorer.tokenizer(given.texts, add_special_tokens=False)["input_ids"])
         if ids is not None:
             check_lengths(given, ids)
             return [Rendered(ids=list(row[-most:]), cut=max(0, len(row) - most)) for row in ids]
-        found = self.scorer.attempts(given.conversations)
+        found = self.scorer.attempts(given.conversations, most)
         for where, one in zip(given.places, found, strict=True):
             if isinstance(one, CannotRead):
                 raise Refused(422, f"{where}: {one}")
