@@ -38,7 +38,7 @@ def render(
         return [_with_pictures(tokenizer, c, max_tokens, store) for c in conversations]
     if tokenizer.chat_template:
         return [_from_template(tokenizer, c, max_tokens) for c in conversations]
-    prompts = tokenizer([_history(c[:-1]) for c in conversations], add_special_tokens=False)["input_ids"]
+    prompts = tokenizer([history(c[:-1]) for c in conversations], add_special_tokens=False)["input_ids"]
     answers = tokenizer([c[-1].content for c in conversations], add_special_tokens=False)["input_ids"]
     return [_as_segments(tokenizer, p, a, max_tokens) for p, a in zip(prompts, answers, strict=True)]
 
@@ -114,7 +114,7 @@ def _from_template(tokenizer: Any, conversation: Conversation, max_tokens: int) 
     return Rendered(ids=ids[cut:], cut=cut)
 
 
-def _history(messages: Conversation) -> str:
+def history(messages: Conversation) -> str:
     if len(messages) == 1:
         return messages[0].content
     return "\n".join(f"{m.role}: {m.content}" for m in messages)

@@ -24,7 +24,7 @@ from commands import run_assay
 
 import tiny_models
 from assay.records import Conversation, Message, Pair, Preference, Response, assistant, user
-from assay.render import _history
+from assay.render import history
 from assay.reward.config import TrainConfig
 from assay.reward.remote import RemoteConfig, RemoteScorer, wait_until_ready
 from assay.reward.scorer import load_scorer
@@ -151,7 +151,7 @@ def test_an_encoder_gives_the_same_reward_everywhere(tmp_path: Path) -> None:
     folder = trained(tmp_path / "rm", "minilm", layers=2, lr=2e-3)
     offline = load_scorer(folder, ROOM)
     expected = offline(CHATS)
-    pairs = [{"text": _history(c[:-1]), "text_pair": c[-1].content} for c in CHATS]
+    pairs = [{"text": history(c[:-1]), "text_pair": c[-1].content} for c in CHATS]
     np.testing.assert_allclose(pipeline(folder, pairs), expected, atol=1e-4)
     with serving(folder) as url:
         for theirs in (client(url), client(url, tokenizer=str(folder))):
