@@ -80,10 +80,10 @@ def locate(name: str) -> tuple[str, dict[str, Any]]:
     return str(found[0].parent), {}
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str, trust: bool = False) -> Any:
     """The tokenizer of a model, padding on the right; an adapter without one has its model's."""
     try:
-        tokenizer = load_pretrained(transformers.AutoTokenizer, name)
+        tokenizer = load_pretrained(transformers.AutoTokenizer, name, trust)
     except AssayError:
         adapter = adapter_of(name)
         if adapter is None:
