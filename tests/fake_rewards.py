@@ -1,5 +1,5 @@
-"""A reward server that behaves as vLLM 0.32 does: sigmoid unless asked otherwise, no truncation unless asked for, no messages
-to a model without a chat template, `tools` beside the messages left out, a 400 with `error.message` for the rest."""
+"""A reward server that behaves as vLLM 0.32 does: sigmoid unless asked otherwise, no truncation unless asked for, no
+messages to a model without a chat template, `tools` beside them left out, a 400 with `error.message` for the rest."""
 
 import json
 import math

@@ -66,8 +66,8 @@ def load_embedder(
     read = _reader(name)
     layout = _layout(name, read)
     place = _inside(name, layout.body)
-    tokenizer = models.load_tokenizer(place)
     model = models.load_model(transformers.AutoModel, place, "body", trust=trust).float().to(models.device()).eval()
+    tokenizer = models.load_tokenizer(place, trust)
     most = _positions(model)
     if max_tokens > most:
         raise AssayError(

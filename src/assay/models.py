@@ -92,10 +92,10 @@ def whose(name: str) -> str:
     return f"{name}@{commit}" if commit else name
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str, trust: bool = False) -> Any:
     """The tokenizer of a model, padding on the right; an adapter without one has its model's."""
     try:
-        tokenizer = load_pretrained(transformers.AutoTokenizer, name)
+        tokenizer = load_pretrained(transformers.AutoTokenizer, name, trust)
     except AssayError:
         adapter = adapter_of(name)
         if adapter is None:

@@ -92,7 +92,7 @@ def test_a_vector_is_no_reward(offline: LocalScorer, folder: Path) -> None:
         assert np.isnan(theirs(CHATS)).all()
         (reason,) = theirs.problems
         assert "a vector of 2,048 numbers is no reward" in reason
-        assert theirs.failed == [reason] * 4
+        assert set(theirs.refused.values()) == {reason}
         with pytest.raises(AssayError, match="a vector of 2,048 numbers"):
             client(fake, strict=True)(CHATS)
 
@@ -123,4 +123,4 @@ def test_one_conversation_that_is_refused_does_not_take_its_request_with_it(offl
         theirs = client(fake, tokenizer=str(folder))
         assert np.isnan(theirs(CHATS)).tolist() == [False, False, True, False]
         assert dict(theirs.problems) == {"http 400: no fish": 1}
-        assert theirs.failed[2] == "http 400: no fish"
+        assert theirs.refused == {CHATS[2]: "http 400: no fish"}

@@ -117,13 +117,12 @@ def _ranked(
     rewards = np.asarray(scorer([c for *_, c in flat]), dtype=np.float64) if flat else np.zeros(0)
     found = {(i, k): float(x) for (i, k, _), x in zip(flat, rewards, strict=True)}
     refused = getattr(scorer, "refused", {})
-    reasons: Sequence[str] = getattr(scorer, "failed", None) or [""] * len(flat)
-    why = {(i, k): refused.get(c) or reason for (i, k, c), reason in zip(flat, reasons, strict=True)} if flat else {}
+    why = {(i, k): f"no reward: {refused[c]}" for i, k, c in flat if c in refused}
     for i, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
         told = []
         for k, (text, problem) in enumerate(group):
             finite = np.isfinite(found.get((i, k), np.nan))
-            problem = problem or ("" if finite else why.get((i, k)) or "no reward")
+            problem = problem or ("" if finite else why.get((i, k), "no reward"))
             told.append({"text": text, "reward": found[i, k] if finite else None, "problem": problem})
         scored = [(found[i, k], c["text"]) for k, c in enumerate(told) if not c["problem"]]
         best = max(scored, key=lambda c: c[0], default=None)

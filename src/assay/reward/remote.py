@@ -9,11 +9,11 @@
     sglang     /classify         texts, rendered by the model's chat template         [i].embedding
     openrlhf   as in the url     the same, as `query`                                 rewards[i]
 
-vLLM gives a sigmoid of the reward unless told not to (`use_activation`; `activation` in older versions), and refuses what is
-too long unless told to cut it, at the front. Its layout is tested with the real one (`make test-vllm`), the others with fakes
-that follow those projects' sources. Anything but one finite number is no reward. A request that fails after all tries gives
-NaN for its conversations; `problems` counts the reasons, `failed` has that of each conversation of the last call: a benchmark
-reports them as coverage, a trainer raises.
+vLLM gives a sigmoid of the reward unless told not to (`use_activation`; `activation` in older versions), and refuses what
+is too long unless told to cut it, at the front. Its layout is tested with the real one (`make test-vllm`), the others with
+fakes that follow those projects' sources. Anything but one finite number is no reward. A request that fails after all tries
+gives NaN for its conversations; `problems` counts the reasons, `refused` has that of each conversation: a benchmark reports
+them as coverage, a trainer raises.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.chat import PASSING, Gate, retry_after
-from assay.errors import AssayError
+from assay.errors import AssayError, CannotRead
 from assay.records import Conversation, tools_of
 from assay.render import history, render
 
@@ -103,8 +103,8 @@ class RemoteScorer:
     config: RemoteConfig
     problems: Counter[str] = field(default_factory=Counter)
     may_fail: bool = True
-    failed: list[str] = field(default_factory=list)
-    """Why each conversation of the last call has no reward, "" for one that has."""
+    refused: dict[Conversation, str] = field(default_factory=dict)
+    """Why a conversation has no reward."""
     _tokenizer: Any = None
     _pairs: bool | None = None
     """Does vLLM's model read a pair of texts, for want of a chat template? None: not known yet."""
@@ -114,19 +114,14 @@ class RemoteScorer:
     def __call__(self, conversations: Sequence[Conversation]) -> NDArray[np.float64]:
         """(n,) rewards; NaN where the server gave none. Raises AssayError there if `strict`."""
         rewards = np.full(len(conversations), np.nan)
-        self.failed = [""] * len(conversations)
-        if not conversations:
-            return rewards
-        found = asyncio.run(self._score(conversations))
-        for row, told in found.items():
-            if isinstance(told, str):
-                self.failed[row] = told
-                self.problems[told] += 1
-            else:
+        for row, told in asyncio.run(self._score(conversations)).items() if conversations else ():
+            if isinstance(told, float):
                 rewards[row] = told
-        if self.config.strict and any(self.failed):
-            reason = next(f for f in self.failed if f)
-            raise AssayError(f"{self.config.endpoint}: {reason}; is the server up, and does it serve this layout?")
+                continue
+            if self.config.strict:
+                raise AssayError(f"{self.config.endpoint}: {told}; is the server up, and does it serve this layout?")
+            self.problems[told] += 1
+            self.refused[conversations[row]] = told
         return rewards
 
     async def _score(self, conversations: Sequence[Conversation]) -> dict[int, float | str]:
@@ -138,12 +133,32 @@ class RemoteScorer:
             gate = Gate()
             if self.config.layout == "vllm" and self._pairs is None:
                 await self._meet(session, gate, conversations[0])
-            rows = sorted(range(len(conversations)), key=lambda i: hash(conversations[i][:-1]))
-            todo = self.requests(conversations, rows)
-            found: dict[int, float | str] = {}
+            ids = self._rendered(conversations)
+            found: dict[int, float | str] = {i: told for i, told in ids.items() if isinstance(told, str)}
+            rows = [i for i in range(len(conversations)) if i not in found]
+            rows.sort(key=lambda i: hash(conversations[i][:-1]))
+            todo = self.requests(conversations, rows, ids)
             while todo:
-                todo = await self._round(session, gate, conversations, todo, found)
+                again = await self._round(session, gate, todo, found)
+                todo = [r for row in again for r in self.requests(conversations, [row], ids)]
         return found
+
+    def _rendered(self, conversations: Sequence[Conversation]) -> dict[int, list[int] | str]:
+        """For vLLM and with a tokenizer, each conversation's tokens as offline scoring has them, or why it cannot be read."""
+        config = self.config
+        if config.layout != "vllm" or not config.tokenizer or self._pairs:
+            return {}
+        most = min((n for n in (config.max_tokens, self._room) if n), default=1 << 30)
+        try:  # all at once: answers to one prompt are cut alike
+            return {i: r.ids for i, r in enumerate(render(self.tokenizer, conversations, most))}
+        except CannotRead:
+            found: dict[int, list[int] | str] = {}
+            for i, conversation in enumerate(conversations):
+                try:
+                    found[i] = render(self.tokenizer, [conversation], most)[0].ids
+                except CannotRead as error:
+                    found[i] = str(error)
+            return found
 
     async def _meet(self, session: aiohttp.ClientSession, gate: Gate, first: Conversation) -> None:
         """Find out how vLLM's model is asked: its room in tokens, and whether it has a chat template."""
@@ -157,23 +172,21 @@ class RemoteScorer:
         if self.config.tokenizer:
             self._pairs = not self.tokenizer.chat_template
             return
-        told = await self._ask(session, gate, self.requests([first], [0])[0])
+        told = await self._ask(session, gate, self.requests([first], [0], {})[0])
         if not isinstance(told, Failed) or told.refused:
             self._pairs = isinstance(told, Failed) and NO_TEMPLATE in told.reason
 
     async def _round(
-        self, session: aiohttp.ClientSession, gate: Gate, conversations: Sequence[Conversation], todo: list[Asked],
-        found: dict[int, float | str],
-    ) -> list[Asked]:  # fmt: skip
-        """Ask all of `todo`. Returns what is to be asked again, one by one: the rows of requests that were refused whole."""
-        coming, again = iter(todo), []
+        self, session: aiohttp.ClientSession, gate: Gate, todo: list[Asked], found: dict[int, float | str]
+    ) -> list[int]:
+        """Ask all of `todo`. Returns the rows of requests that were refused whole, to be asked one by one."""
+        coming, again = iter(todo), list[int]()
 
         async def work() -> None:
             for asked in coming:
                 told = await self._ask(session, gate, asked)
                 if isinstance(told, Failed) and told.refused and len(asked.rows) > 1:
-                    for row in asked.rows:
-                        again.extend(self.requests(conversations, [row]))
+                    again.extend(asked.rows)
                 elif isinstance(told, Failed):
                     found.update(dict.fromkeys(asked.rows, told.reason))
                 else:
@@ -207,8 +220,10 @@ class RemoteScorer:
                 gate.close_for(after) if after is not None else await asyncio.sleep(self.config.backoff_s * 2**attempt)
         return Failed(problem)
 
-    def requests(self, conversations: Sequence[Conversation], rows: Sequence[int]) -> list[Asked]:
-        """The requests that ask for the rewards of some conversations."""
+    def requests(
+        self, conversations: Sequence[Conversation], rows: Sequence[int], ids: Mapping[int, list[int] | str]
+    ) -> list[Asked]:
+        """The requests that ask for the rewards of some conversations, by their tokens where these are known."""
         config = self.config
         single = config.layout == "vllm" and not config.tokenizer
         if config.layout == "vllm" and self._pairs:
@@ -220,18 +235,24 @@ class RemoteScorer:
             size = 1 if single else config.per_request
             parts = [list(rows[at : at + size]) for at in range(0, len(rows), size)]
         url = config.url.rstrip("/") + "/score" if self._pairs else config.endpoint
-        return [Asked(rows=p, url=url, body=self.body([conversations[i] for i in p])) for p in parts]
+        named = {"model": config.model} if config.model else {}
+
+        def body(part: list[int]) -> dict[str, Any]:
+            if part[0] in ids:
+                return RAW | {"input": [ids[i] for i in part], "add_special_tokens": False}
+            return self.body([conversations[i] for i in part])
+
+        return [Asked(rows=p, url=url, body=named | body(p)) for p in parts]
 
     def body(self, conversations: Sequence[Conversation]) -> dict[str, Any]:
-        """The JSON of a request."""
-        named = {"model": self.config.model} if self.config.model else {}
+        """The JSON of a request, but for the model's name and tokens."""
         match self.config.layout:
             case "assay":
-                return named | {"conversations": [[m.chat() for m in c] for c in conversations]}
+                return {"conversations": [[m.chat() for m in c] for c in conversations]}
             case "vllm":
-                return named | RAW | self._for_vllm(conversations)
+                return RAW | self._for_vllm(conversations)
             case "sglang":
-                return named | {"text": [self.text(c) for c in conversations]}
+                return {"text": [self.text(c) for c in conversations]}
         prompts = [self.text(c[:-1]) for c in conversations]
         return {"query": [self.text(c) for c in conversations], "prompts": prompts}
 
@@ -240,9 +261,6 @@ class RemoteScorer:
             texts = [c[-1].content for c in conversations]
             return {"text_1": history(conversations[0][:-1]), "text_2": texts}
         limits = [n for n in (self.config.max_tokens, self._room) if n]
-        if self.config.tokenizer:
-            rendered = render(self.tokenizer, conversations, min(limits, default=1 << 30))
-            return {"input": [r.ids for r in rendered], "add_special_tokens": False}
         chat: dict[str, Any] = {"messages": [m.chat() for m in conversations[0]], "add_generation_prompt": False}
         if tools := tools_of(conversations[0]):
             chat["chat_template_kwargs"] = {"tools": tools}  # /pooling leaves out `tools` beside the messages
