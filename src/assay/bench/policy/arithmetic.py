@@ -73,7 +73,7 @@ class _OutOfReach(_NoNumber):
 
 
 def read_whole(tokens: Sequence[Token]) -> Read | None:
-    """The value of all these tokens as one expression, or None; one that is out of reach is infinite, and agrees with none."""
+    """The value of all these tokens as one expression, or None; one out of reach is infinite, and agrees with none."""
     reader = _Reader(tokens, whole=True)
     try:
         value = reader.sum()
