@@ -104,7 +104,7 @@ MISTAKES = (
         "unknown benchmark 'wat'; known: rewardbench, rewardbench-2, ppe-preference",
     ),
     ("bench model", "no benchmark data: give --data DIR or set ASSAY_BENCH_DATA"),
-    ("bench model --data nowhere", "nowhere: no such folder of benchmark data"),
+    ("bench model --data nowhere", "nowhere: there is no such file or folder"),
     ("report folder", "folder: not a run folder (no config.json)"),
     ("report nowhere", "nowhere: not a run folder"),
     ("verify folder", "no pairs wait here; start a run first"),

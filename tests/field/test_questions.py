@@ -68,6 +68,8 @@ READ: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "options named": ({"question": "Which?", "choices": ["yes", "no"], "answer": "no"}, "Which?\n- yes\n- no", "no", "text"),
     "a table": ({"question": "How many?", "table": "a | 3", "answer": "3"}, "a | 3\n\nHow many?", "3", "number"),
     "several values": ({"question": "q", "answer": "1, 2"}, "q", "1, 2", "math"),
+    "tuples": ({"question": "q", "answer": "(1,7,103), (3, 5, 101)"}, "q", "(1,7,103), (3, 5, 101)", "math"),
+    "thousands": ({"question": "q", "answer": "1,234"}, "q", "1,234", "number"),
     "a time": ({"question": "q", "answer": "12:30"}, "q", "12:30", "text"),
     "no answer": ({"question": "q"}, "q", "", "text"),
 }  # fmt: skip

@@ -208,6 +208,20 @@ def test_mathematics_by_math_verify(given: str, right: str, expected: bool) -> N
     assert same(given, right, "math") is expected
 
 
+@given(st.text(alphabet="0123456789 ,./-+*=()%$or and not", max_size=24))
+def test_a_text_is_one_number_at_most(text: str) -> None:
+    """A percent sign alone lets a text stand for two: 50% is 50 and 0.5."""
+    for kind in ("number", "text"):
+        right = [n for n in range(60) if same(text, str(n), kind)]  # type: ignore[arg-type]
+        assert len(right) <= 1 + ("%" in text)
+
+
+@given(st.text(alphabet="ABCDabcd ().,/&:;-\n*or and not is", max_size=24))
+def test_a_text_chooses_one_letter_at_most(text: str) -> None:
+    assert sum(same(text, right, "choice") for right in "ABCD") <= 1
+    assert sum(same(text, right, "text") for right in "ABCD") <= 1
+
+
 @given(st.text(max_size=60), st.sampled_from(["number", "choice", "text"]))
 def test_nothing_raises_and_an_answer_equals_itself(text: str, kind: str) -> None:
     final_answer(text)

@@ -167,9 +167,9 @@ def _final(text: str, worked: bool, kind: str | None) -> tuple[str, str]:
     return text, ""
 
 
-_FORMULA = re.compile(
-    r"\\[a-zA-Z]|\^|^\s*\$.*[^\d.,\s].*\$\s*$|^(?=.*\d)(?!.*(?:[A-Za-z]{2}|:|\d-\d|,\d{3}(?!\d)))(?=.*[,;=+*(){}\[\]<>]).*$"
-)
+_FORMULA = re.compile(r"\\[a-zA-Z]|\^|^\s*\$.*[^\d.,\s].*\$\s*$")
+_SIGNS = re.compile(r"(?=.*\d)(?!.*(?:[A-Za-z]{2}|:|\d-\d))(?=.*[,;=+*(){}\[\]<>]).*")
+"""Digits and signs that are no number: a list, a tuple, an equation."""
 _MATHS = re.compile(r"math|gsm|aime|amc|olympiad|geometry|algebra|numina|dapo", re.I)
 
 
@@ -182,6 +182,8 @@ def _kind(row: Mapping[str, Any], answer: str, how: str, options: list[str]) -> 
         return "choice"
     about = " ".join(str(row.get(f, "")) for f in ("ability", "data_source"))
     if how == "box" or "problem" in row or _MATHS.search(about) or _FORMULA.search(answer):
+        return "math"
+    if value is None and _SIGNS.fullmatch(answer):
         return "math"
     return "number" if value is not None and not value.rest else "text"
 

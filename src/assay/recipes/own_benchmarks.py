@@ -61,21 +61,20 @@ def own_set(source: Path, layout: str = "", name: str = "") -> OwnSet:
     told = ", ".join(f"{n:,} {why}" for why, n in left.most_common() if n)
     if not found:
         raise AssayError(f"{source}: no labelled pairs to measure on ({told or 'it is empty'})")
-    name = name or source.name.partition(".")[0] or str(source)
+    name = name or next(iter(_named([source])))
     notes = (f"left out: {told}",) if told else ()
     return OwnSet(name=name, preferences=tuple(found), parts=parts if len(set(parts.values())) > 1 else {}, notes=notes)
 
 
 def own_sets(sources: Sequence[Path], layout: str = "") -> list[OwnSet]:
     """The sets of several sources. A name that two of them share, or that a public benchmark has, is the whole path."""
-    names = Counter([*(s.name.partition(".")[0] for s in sources), *BENCHMARKS])
     found = []
-    for source in sources:
+    for name, source in _named(sources).items():
         benchmark = next((b for b in BENCHMARKS.values() if b.folder == source.name), None)
         if benchmark and source.is_dir() and has_benchmarks(source.parent):
             raise AssayError(f"{source}: is the benchmark itself; give --data {source.parent} --only {benchmark.name}")
         try:
-            found.append(own_set(source, layout, str(source) if names[source.name.partition(".")[0]] > 1 else ""))
+            found.append(own_set(source, layout, name))
         except AssayError as error:
             if not source.is_dir():
                 raise
@@ -84,6 +83,11 @@ def own_sets(sources: Sequence[Path], layout: str = "") -> list[OwnSet]:
                 f"{error}; nor is there a public benchmark (looked for {looked}; {_found(source)})"
             ) from error
     return found
+
+
+def _named(sources: Sequence[Path]) -> dict[str, Path]:
+    stems = Counter([*(s.name.partition(".")[0] for s in sources), *BENCHMARKS])
+    return {str(s) if stems[s.name.partition(".")[0]] > 1 else s.name.partition(".")[0] or str(s): s for s in sources}
 
 
 def exported(folder: Path) -> bool:
@@ -188,16 +192,17 @@ def plan(data: Sequence[Path], only: Sequence[str] = (), layout: str = "") -> di
     places = list(data) or ([default] if default else [])
     if not places:
         raise AssayError(
-            "no data to measure on: give --data with benchmarks or labelled pairs, or set ASSAY_BENCH_DATA"
+            "no benchmark data: give --data DIR or set ASSAY_BENCH_DATA; --data takes your own labelled pairs as well"
         )
     public = [p for p in places if p.is_dir() and has_benchmarks(p)]
     jobs: dict[str, Job] = {}
     for name, benchmark in BENCHMARKS.items() if public else ():
         jobs[name] = benchmark, next((p for p in public if (p / benchmark.folder).is_dir()), public[0])
-    jobs |= {s.name: s for s in own_sets([p for p in places if p not in public], layout)}
-    unknown = [n for n in only if n not in jobs and n not in BENCHMARKS]
-    if unknown:
-        raise AssayError(f"unknown benchmark '{unknown[0]}'; known: {', '.join(dict.fromkeys((*BENCHMARKS, *jobs)))}")
+    own = [p for p in places if p not in public]
+    known = dict.fromkeys((*BENCHMARKS, *_named(own)))
+    if unknown := [n for n in only if n not in known]:
+        raise AssayError(f"unknown benchmark '{unknown[0]}'; known: {', '.join(known)}")
+    jobs |= {s.name: s for s in own_sets([p for n, p in _named(own).items() if not only or n in only], layout)}
     for name in only:
         job = jobs.get(name, (BENCHMARKS[name], places[0]) if name in BENCHMARKS else None)
         if isinstance(job, tuple) and not (job[1] / job[0].folder).is_dir():

@@ -65,14 +65,20 @@ class Read:
 
 
 class _NoNumber(Exception):
-    """Not an expression with a value, or too large a one."""
+    """Not an expression with a value."""
+
+
+class _OutOfReach(_NoNumber):
+    """A value that is too large to work out."""
 
 
 def read_whole(tokens: Sequence[Token]) -> Read | None:
-    """The value of all these tokens as one expression, or None."""
+    """The value of all these tokens as one expression, or None; one out of reach is infinite, and agrees with none."""
     reader = _Reader(tokens, whole=True)
     try:
         value = reader.sum()
+    except _OutOfReach:
+        return Read(math.inf, frozenset(), len(tokens))
     except (_NoNumber, RecursionError):
         return None
     return Read(value, frozenset(reader.undone), reader.at) if reader.at == len(tokens) else None
@@ -92,7 +98,7 @@ def read_at(tokens: Sequence[Token], at: int) -> Read | None:
 def agree(given: Number, right: Number) -> bool:
     """Equal; where `right` is no whole number, to six digits."""
     if given == right:
-        return True
+        return not (isinstance(given, float) and math.isinf(given))
     one, other = approximate(given), approximate(right)
     if not (math.isfinite(one) and math.isfinite(other)):
         return False
@@ -199,8 +205,10 @@ class _Reader:
         base = self.atom()
         if self.whole and self.peek() == "!":
             self.at += 1
-            if not isinstance(base, Fraction) or base.denominator != 1 or not 0 <= base <= 200:
+            if not isinstance(base, Fraction) or base.denominator != 1 or base < 0:
                 raise _NoNumber
+            if base > 200:
+                raise _OutOfReach
             base = Fraction(math.factorial(int(base)))
         if self.peek() not in ("^", "**") or (
             self.peek(1) == r"\circ" or (self.peek(1) == "{" and self.peek(2) == r"\circ")
@@ -290,7 +298,7 @@ def _decimal(text: str) -> Fraction:
 
 def _exact(value: Fraction) -> Fraction:
     if max(value.numerator.bit_length(), value.denominator.bit_length()) > BITS:
-        raise _NoNumber
+        raise _OutOfReach
     return value
 
 
@@ -328,8 +336,12 @@ def _power(base: Number, exponent: Number) -> Number:
     if isinstance(base, Fraction) and isinstance(exponent, Fraction):
         if exponent.denominator == 1:
             size = max(base.numerator.bit_length(), base.denominator.bit_length())
-            if size * abs(exponent) > BITS or (base == 0 and exponent <= 0):
+            if base == 0 and exponent <= 0:
                 raise _NoNumber
+            if abs(base) == 1:
+                return base ** (exponent.numerator % 2)
+            if size * abs(exponent) > BITS:
+                raise _OutOfReach
             return _exact(base**exponent.numerator)
         if base > 0 and abs(exponent.numerator) <= 64 and exponent.denominator <= 64:
             roots = [_root(n, exponent.denominator) for n in (base.numerator, base.denominator)]
