@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,25 @@ def test_best_of_n_is_the_mean_over_all_subsets(answers: list[tuple[int, bool]],
     made = curve([problem], [n])
     assert made.oracle[0].value == pytest.approx(100 * np.mean(oracle))
     assert made.random[0].value == pytest.approx(100 * np.mean([right for _, right in answers]))
+
+
+@pytest.mark.parametrize(("k", "n"), [(1_100, 3), (1_100, 550), (1_100, 1_099), (5_000, 2_500), (5_000, 5_000)])
+def test_thousands_of_answers_overflow_nothing(k: int, n: int) -> None:
+    """Against fractions: the binomials are beyond floats from about 1,030 answers on."""
+    random = np.random.default_rng(k + n)
+    correct = random.random(k) < 0.3
+    problem = Candidates(id="p", rewards=tuple(map(float, range(k))), correct=tuple(correct.tolist()))
+    whole = math.comb(k, n)
+    exact, ways = Fraction(0), 1
+    for i in range(n - 1, k):  # C(i, n - 1), from one to the next
+        exact += Fraction(ways if correct[i] else 0, 1)
+        ways = ways * (i + 1) // (i + 2 - n)
+    assert expected(problem, n) == pytest.approx(float(exact / whole), rel=1e-9, abs=1e-300)
+    wrong = int((~correct).sum())
+    made = curve([problem], [n])
+    assert made.oracle[0].value == pytest.approx(100 * float(1 - Fraction(math.comb(wrong, n), whole)))
+    tied = replace(problem, rewards=(1.0,) * k)
+    assert expected(tied, n) == pytest.approx(correct.mean()), "the weights sum to one"
 
 
 def test_a_curve_refuses_more_than_there_is() -> None:

@@ -17,7 +17,13 @@ Array = NDArray[np.float64]
 DRAWS = 2_000
 LEAST = 0.93 - 2 * math.sqrt(0.93 * 0.07 / DRAWS)
 CLUSTERS, TRUE = (5, 20, 100), (0.5, 0.9, 0.98)
-SHAPES = (("one", 1, 0.0), ("independent", 5, 0.0), ("some alike", 5, 0.3), ("much alike", 5, 0.7), ("all alike", 5, 1.0))
+SHAPES = (
+    ("one", 1, 0.0),
+    ("independent", 5, 0.0),
+    ("some alike", 5, 0.3),
+    ("much alike", 5, 0.7),
+    ("all alike", 5, 1.0),
+)
 """Name, pairs of a cluster, their correlation."""
 
 
@@ -78,7 +84,10 @@ def test_graded_values() -> None:
     rng = np.random.default_rng(3)
     for clusters in CLUSTERS:
         for truth in TRUE:
-            for values in (rng.binomial(4, truth, (DRAWS, clusters)) / 4, rng.beta(5 * truth, 5 - 5 * truth, (DRAWS, clusters))):
+            for values in (
+                rng.binomial(4, truth, (DRAWS, clusters)) / 4,
+                rng.beta(5 * truth, 5 - 5 * truth, (DRAWS, clusters)),
+            ):
                 ones = np.ones(clusters)
                 share, pull = pulls(values, ones)
                 low, high = bounds(share, np.sqrt((pull**2).sum(1)), clusters, clusters)

@@ -176,7 +176,9 @@ def test_differences_over_seeds_by_hand() -> None:
     same = seeds_apart(row(0.9, 0.9), row(0.9, 0.9))
     low, high = interval(row(0.9)[0])
     assert same.value == 0
-    assert (same.low, same.high) == pytest.approx((-math.hypot(0.9 - low, high - 0.9), math.hypot(0.9 - low, high - 0.9)))
+    assert (same.low, same.high) == pytest.approx(
+        (-math.hypot(0.9 - low, high - 0.9), math.hypot(0.9 - low, high - 0.9))
+    )
     assert seeds_apart(row(0.9), row(0.8)).low < 0.1 < seeds_apart(row(0.9), row(0.8)).high, "one seed has its items"
 
 

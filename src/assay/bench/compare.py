@@ -64,7 +64,7 @@ def load(path: Path) -> Saved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Model a less model b on one benchmark, in points: the difference, its 95% interval, and the p-value of no difference."""
+    """Model a less model b on one benchmark, in points, its 95% interval, and the p-value of no difference."""
 
     name: str
     a: float

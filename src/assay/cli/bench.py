@@ -122,7 +122,11 @@ def compare_models(a: Positional[Path], b: Positional[Path], draws: int = 10_000
     one, two = load(a), load(b)
     rows = [
         (
-            d.name, f"{d.a:.2f}", f"{d.b:.2f}", f"{d.points:+.2f}", f"{d.low:+.2f} to {d.high:+.2f}",
+            d.name,
+            f"{d.a:.2f}",
+            f"{d.b:.2f}",
+            f"{d.points:+.2f}",
+            f"{d.low:+.2f} to {d.high:+.2f}",
             f"{d.p:.3f}" if d.p >= 0.001 else "< 0.001",
         )
         for d in compare(one, two, draws, seed)

@@ -8,8 +8,8 @@ category, unless `undecided="missing"`. Whatever else went wrong (skipped, refus
 Intervals are over *pairs*, or over questions where they are given: all their ratings go together, for they are not
 independent. A coefficient's error is that of the jackknife (Efron 1982), which leaves out one of them at a time; agreement
 beyond a given chance is a share, so the interval is that of a share with this error (`assay.statistics`). A bootstrap draws
-no disagreement where few pairs hold none, and then calls agreement certain. Coefficients are a few lines each; tests hold them to the `krippendorff` library,
-scikit-learn and published examples.
+no disagreement where few pairs hold none, and then calls agreement certain. Coefficients are a few lines each; tests hold
+them to the `krippendorff` library, scikit-learn and published examples.
 
 Sources: Cohen (1960) "A Coefficient of Agreement for Nominal Scales"; Fleiss (1971) "Measuring Nominal Scale Agreement Among
 Many Raters"; Krippendorff (2011) "Computing Krippendorff's Alpha-Reliability"; Vanbelle and Albert (2009) for groups.
@@ -250,11 +250,11 @@ def _agreement(
             sizes, counts = terms[:, 0], terms[:, 2:]
             raw = float((counts * (counts - 1)).sum() / (sizes * (sizes - 1)).sum())
         if chance < 1 - 1e-12:
-            value = float(_beyond(observed, chance))
+            value = float(_beyond(np.asarray(observed), chance))
             clusters = [questions[p] if questions else p for p in table]
             if len(set(clusters)) > 1:
                 told, by_chance = spread(terms, of, clusters, [len(by) for by in table.values()])
-                low, high = (max(-1.0, min(1.0, float(_beyond(x, by_chance)))) for x in map(np.float64, interval(told)))
+                low, high = np.clip(_beyond(np.array(interval(told)), by_chance), -1.0, 1.0).tolist()
     return Agreement(
         between=between, measure=measure, value=value, low=low, high=high, observed=raw, pairs=len(table),
         ratings=sum(map(len, table.values())), raters=len({r for by in table.values() for r in by}),
@@ -262,9 +262,9 @@ def _agreement(
 
 
 def spread(terms: Array, of: Terms, clusters: Sequence[str], sizes: Sequence[int]) -> tuple[Estimate, Array]:
-    """The agreement, with the error that the whole coefficient has on its scale by the jackknife over two or more clusters, and
-    the chance: with the chance as it is, a coefficient is an agreement on another scale. `sizes`: ratings of each pair. Where a
-    coefficient is not defined without some cluster, the agreement alone moves."""
+    """The agreement, with the error that the whole coefficient has on its scale by the jackknife over two or more clusters,
+    and the chance: with the chance as it is, a coefficient is an agreement on another scale. `sizes`: ratings of each pair.
+    Where a coefficient is not defined without some cluster, the agreement alone moves."""
     names, at = np.unique(np.array(clusters), return_inverse=True)
     sums = np.zeros((len(names), terms.shape[1]))
     np.add.at(sums, at, terms)

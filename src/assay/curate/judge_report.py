@@ -160,7 +160,7 @@ class _Look:
 
 
 def steady(votes: Iterable[Judgement]) -> Iterable[tuple[str, bool]]:
-    """(pair id, same response) of every two votes with a verdict of one model on one pair that saw it in different orders."""
+    """(pair id, same response) of every two decided votes of one model on one pair that saw it in different orders."""
     return _twos([v for v in votes if v.better and v.shown], lambda a, b: a.shown != b.shown)
 
 

@@ -8,7 +8,7 @@ once and for all into a part that may train and guide (`gold`), and a part that 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
@@ -32,6 +32,7 @@ from assay.records import (
     question_id,
 )
 from assay.run import Run
+from assay.statistics import mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,19 +164,25 @@ class _Book:
     def _view(self, tier: str) -> list[Preference]:
         return preferences([label for label in self.labels() if label.tier == tier], self.material.pairs)
 
-    def numbers(self, p: Mapping[str, float], wanted: int, free: int) -> dict[str, float]:
+    def numbers(self, p: Mapping[str, float], wanted: int, free: int) -> dict[str, object]:
         held = [h.pair_id for h in self.held()]
         return {
             "gold": len(self.gold()), "held": len(held), "silver": len(self.silver()),
-            "gold_accuracy": sum(v > 0.5 for v in p.values()) / max(1, len(p)),
-            "held_accuracy": sum(p[h] > 0.5 for h in held) / max(1, len(held)),
+            "gold_accuracy": self._right(p, list(p)), "held_accuracy": self._right(p, held),
             "mistakes": sum(v <= 0.5 for v in p.values()), "retrieved": wanted, "free": free,
         }  # fmt: skip
 
+    def _right(self, p: Mapping[str, float], ids: Sequence[str]) -> dict[str, float] | None:
+        """The share of gold pairs that the model has right, with its error by question; None of no pairs."""
+        if not ids:
+            return None
+        return asdict(mean([float(p[i] > 0.5) for i in ids], [self.material.pairs[i].question_id for i in ids]))
+
 
 def cases(ids: Sequence[str], material: Material, examples: Mapping[str, Example], k: int) -> list[Case]:
-    """The pairs as a judge sees them: with attributes and their `k` nearest gold examples (retrieval 2)."""
-    near = nearest_gold(ids, material.vectors, list(examples), k)
+    """The pairs as a judge sees them: attributes and the `k` nearest gold examples of other questions (retrieval 2)."""
+    questions = {i: material.pairs[i].question_id for i in ids} | {g: e.pair.question_id for g, e in examples.items()}
+    near = nearest_gold(ids, material.vectors, list(examples), k, questions)
     return [
         Case(pair=material.pairs[i], attributes=material.attributes[i], examples=tuple(examples[g] for g in near[i]))
         for i in ids

@@ -152,7 +152,7 @@ def _independent(right: NDArray[np.bool_], asked: NDArray[np.int64], order: NDAr
     if not pairs:
         return found
     doubt = {q: (Z95 / student95(q - 1)) ** 2 if q > 1 else 0.0 for q in np.unique(questions).tolist()}
-    return found * np.array([doubt[q] for q in questions.tolist()])
+    return np.asarray(found * np.array([doubt[q] for q in questions.tolist()]))
 
 
 def _logistic(raw: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[float, float]:

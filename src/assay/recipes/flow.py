@@ -212,11 +212,3 @@ def trainer(
         return load_scorer(trained.folder, settings.max_tokens, settings.engine.tokens, settings.precision)
 
     return fit
-
-
-def label_accuracy(preferences: Sequence[Preference], truth: dict[str, str]) -> tuple[int, float | None]:
-    """How many labels can be checked, and the share of those that are right."""
-    known = [p for p in preferences if p.pair_id in truth]
-    if not known:
-        return 0, None
-    return len(known), sum(p.chosen.id == truth[p.pair_id] for p in known) / len(known)

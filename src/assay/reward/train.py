@@ -27,7 +27,7 @@ import numpy as np
 from assay import models
 from assay.errors import AssayError
 from assay.images import ImageStore
-from assay.records import Preference
+from assay.records import Preference, question_id
 from assay.reward import calibration
 from assay.reward.config import TrainConfig
 from assay.reward.data import MemoryPairs, Pairs, Rendered, Renderer, positions
@@ -108,7 +108,7 @@ def train(
         say(f"{folder.name}: compiling the layers, about half a minute at the first step")
     engine.prepare(model, config.lr, config.weight_decay)
     compute = Steps(engine, model, config, min(config.batch_pairs, len(source)), steps)
-    run = _Training(folder, config, compute, source, render, say)
+    run = _Training(folder, config, compute, source, render, say, [question_id(p.prompt) for p in gold])
     state = run.loop(render.render(gold), tokenizer, trackers)
     if engine.lead:
         run.finish(state)
@@ -121,11 +121,11 @@ class _Training:
 
     def __init__(
         self, folder: Path, config: TrainConfig, compute: Steps, source: Pairs, render: Renderer,
-        say: Callable[[str], None],
+        say: Callable[[str], None], questions: Sequence[str],
     ) -> None:  # fmt: skip
         self.folder, self.config, self.compute, self.engine = folder, config, compute, compute.engine
         self.source, self.render, self.steps, self.say = source, render, compute.steps, say
-        self.partial = sibling(folder, ".partial")
+        self.partial, self.questions = sibling(folder, ".partial"), questions
 
     def loop(self, gold: list[Rendered], tokenizer: Any, trackers: Sequence[str]) -> _State:
         config, engine = self.config, self.engine
@@ -176,7 +176,7 @@ class _Training:
         """Measure on gold; save the model when it is the best so far."""
         margins = self.compute.margins(gold)
         accuracy = float(np.mean(np.array(margins) > 0)) if margins else 0.0
-        state.stale = 0 if accuracy > state.best_accuracy else state.stale + 1
+        state.stale = 0 if not margins or accuracy > state.best_accuracy else state.stale + 1
         if accuracy >= state.best_accuracy:
             state.best_step, state.best_accuracy, state.best_margins = state.step, accuracy, margins
             weights = self.engine.weights(trained=self.config.engine.lora_rank > 0)
@@ -218,7 +218,7 @@ class _Training:
     def finish(self, state: _State) -> None:
         """Turn best/ into the finished folder, in one move."""
         best = self.partial / "best"
-        fitted = calibration.fit(np.array(state.best_margins)) if state.best_margins else None
+        fitted = calibration.fit(np.array(state.best_margins), self.questions) if state.best_margins else None
         if fitted:
             calibration.save(fitted, best / "calibration.json")
         if (self.partial / "metrics.jsonl").exists():
