@@ -4,19 +4,20 @@ Position p of epoch e is the same pair whatever the number of processes and wher
 the state there is.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
 from assay.pack import Group, share
-from assay.records import Preference
+from assay.records import Conversation, Preference, first_question, question_id
 from assay.render import render
 from assay.tables import arrow_type, build
 
@@ -90,6 +91,22 @@ class ParquetPairs:
                 found += zip(numbers.tolist(), rows, strict=True)
         return found
 
+    def asking(self, prompts: Iterable[Conversation], batch: int = 65_536) -> list[str]:
+        """The ids of the pairs that ask a question of `prompts` (see `question_id`): one pass over the shards' prompts, `batch`
+        rows at a time."""
+        wanted = {question_id(p): first_question(p) for p in prompts}
+        texts, found = pa.array(list(wanted.values()), pa.string()), []
+        for file in dict.fromkeys(f for f, _, _ in self.groups):
+            for part in pq.ParquetFile(file).iter_batches(batch, columns=["pair_id", "prompt"]):
+                turns = part.column("prompt")
+                said = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(turns.flatten().field("content")))
+                alike = pc.is_in(pc.binary_join(said, " "), value_set=texts)
+                rows = pc.unique(pc.list_parent_indices(turns).filter(alike))
+                some = part.take(rows).to_pylist() if len(rows) else []
+                read = ((row["pair_id"], build(Conversation, row["prompt"])) for row in some)
+                found += [pair_id for pair_id, prompt in read if question_id(prompt) in wanted]
+        return found
+
     def _windows(self, seed: int, epoch: int) -> Iterator[tuple[int, list[int]]]:
         """(first position, row groups) of each window of an epoch."""
         order = np.random.default_rng((seed, epoch)).permutation(len(self.groups))
@@ -121,12 +138,13 @@ class ParquetPairs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """A pair as tokens: a group of two answers, chosen first; and what its label says beyond the order."""
+    """A pair as tokens: a group of two answers, chosen first; what its label says beyond the order; its question's id."""
 
     group: Group
     certainty: float
     margin: float
     cut: int
+    question: str = ""
 
 
 class Renderer:
@@ -156,8 +174,10 @@ class Renderer:
         for pair, chosen, rejected in zip(pairs, flat[::2], flat[1::2], strict=True):
             types = (chosen.second, rejected.second) if chosen.second else ()
             group = share([chosen.ids, rejected.ids], types, [i for m in pair.prompt for i in m.images])
-            cut = chosen.cut + rejected.cut
-            made.append(Rendered(group=group, certainty=pair.certainty, margin=pair.margin, cut=cut))
+            made.append(Rendered(
+                group=group, certainty=pair.certainty, margin=pair.margin, cut=chosen.cut + rejected.cut,
+                question=question_id(pair.prompt),
+            ))  # fmt: skip
         return made
 
     def _named(self, pairs: Sequence[Preference]) -> AssayError | None:

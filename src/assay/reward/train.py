@@ -27,7 +27,7 @@ import numpy as np
 from assay import models
 from assay.errors import AssayError
 from assay.images import ImageStore
-from assay.records import Preference, question_id
+from assay.records import Preference
 from assay.reward import calibration
 from assay.reward.config import TrainConfig
 from assay.reward.data import MemoryPairs, Pairs, Rendered, Renderer, positions
@@ -108,7 +108,7 @@ def train(
         say(f"{folder.name}: compiling the layers, about half a minute at the first step")
     engine.prepare(model, config.lr, config.weight_decay)
     compute = Steps(engine, model, config, min(config.batch_pairs, len(source)), steps)
-    run = _Training(folder, config, compute, source, render, say, [question_id(p.prompt) for p in gold])
+    run = _Training(folder, config, compute, source, render, say)
     state = run.loop(render.render(gold), tokenizer, trackers)
     if engine.lead:
         run.finish(state)
@@ -121,14 +121,14 @@ class _Training:
 
     def __init__(
         self, folder: Path, config: TrainConfig, compute: Steps, source: Pairs, render: Renderer,
-        say: Callable[[str], None], questions: Sequence[str],
+        say: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.folder, self.config, self.compute, self.engine = folder, config, compute, compute.engine
         self.source, self.render, self.steps, self.say = source, render, compute.steps, say
-        self.partial, self.questions = sibling(folder, ".partial"), questions
+        self.partial, self.questions = sibling(folder, ".partial"), list[str]()
 
     def loop(self, gold: list[Rendered], tokenizer: Any, trackers: Sequence[str]) -> _State:
-        config, engine = self.config, self.engine
+        config, engine, self.questions = self.config, self.engine, [g.question for g in gold]
         state = self.resume()
         checks = {math.ceil(self.steps * (i + 1) / config.checks) for i in range(config.checks)}
         with Monitor(self.partial, self.steps, self.say, trackers, self.folder.name, quiet=not engine.lead) as monitor:
