@@ -5,9 +5,9 @@ Error Bars to Evals", section 2.2, with the small-sample correction CR2 of Bell 
 
 The interval of a share is Korn and Graubard's (1998, "Confidence intervals for proportions with small expected number of
 positive counts estimated from survey data"): Clopper and Pearson's (1934) with the effective number of trials, which
-Student's t lessens where clusters are few. Where a sample has no spread, its clusters are the trials.
+Student's t lessens where clusters are few; where a sample has little or no spread, its clusters are the trials (`trials`).
 `tests/unit/test_coverage.py` measures how often each kind of interval holds the truth: 93% and more, and nearly always where
-clusters are few. Clusters of very unequal size (one in five with most of the items) that are alike inside come to 80%.
+clusters are few.
 """
 
 import math
@@ -106,19 +106,20 @@ def trials(value: ArrayLike, se: ArrayLike, n: ArrayLike, clusters: ArrayLike) -
     """How many independent trials shares are as sure as: value (1 - value) / se^2, times (z / t)^2 for the clusters behind
     the error, and never more than there are items: few graded values may by chance have less spread than they should.
 
-    Without any spread in the sample, its clusters. 0 where a single cluster tells nothing.
+    How alike the items of a cluster are is told by those that are not like the most, and few tell little: a single wrong
+    answer in twenty clusters of five looks like an independent one. So clusters that are alike throughout, which are one
+    trial each, enter with the weight of one cluster of the rarer kind; without any spread they are all there is.
+    0 where a single cluster tells nothing.
     """
-    share, error, items, known = np.broadcast_arrays(
-        *(np.asarray(x, dtype=np.float64) for x in (value, se, n, clusters))
-    )
+    share, error, items, known = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in (value, se, n, clusters)))
     spread = share * (1 - share)
     seen = (error > 1e-9) & (spread > 0)
     distinct, at = np.unique(known, return_inverse=True)
-    shrink = np.array([(Z95 / student95(c - 1)) ** 2 if c - 1 > _FEW else 0.0 for c in distinct])[at].reshape(
-        known.shape
-    )
+    shrink = np.array([(Z95 / student95(c - 1)) ** 2 if c - 1 > _FEW else 1.0 for c in distinct])[at].reshape(known.shape)
     found = np.where(seen, np.minimum(items, spread / np.where(seen, error, 1.0) ** 2) * shrink, known)
-    return np.where(known - 1 > _FEW, found, 0.0)
+    rare = np.where(seen, np.minimum(share, 1 - share) * known, 0.0)
+    doubt = (rare / found + np.maximum(1 / found, 1 / known)) / (rare + 1)
+    return np.where(known - 1 > _FEW, 1 / doubt, 0.0)
 
 
 def clopper_pearson(share: ArrayLike, n: ArrayLike) -> tuple[Array, Array]:
@@ -205,14 +206,21 @@ def over_seeds(estimates: Sequence[Estimate]) -> Spread:
     """
     if not len(estimates):
         raise ValueError("no seeds to average")
-    k = len(estimates)
-    centre = min(1.0, max(0.0, math.fsum(e.value for e in estimates) / k))
-    items = [float(trials(min(1.0, max(0.0, e.value)), e.se, e.n, e.clusters)) for e in estimates]
-    doubt = math.fsum(1 / t if t > 0 else math.inf for t in items) / k
-    if k > 1 and 0 < centre < 1:
-        doubt += (_between([e.value for e in estimates]) / Z95) ** 2 / (centre * (1 - centre))
-    low, high = (float(x) for x in clopper_pearson(centre, 1 / doubt))
-    return Spread(mean=centre, low=low, high=high, seeds=k, n=min(e.n for e in estimates))
+    table = np.array([(e.value, e.se, e.n, e.clusters) for e in estimates]).T
+    centre, low, high = (float(x) for x in seed_bounds(*table))
+    return Spread(mean=centre, low=low, high=high, seeds=len(estimates), n=min(e.n for e in estimates))
+
+
+def seed_bounds(value: Array, se: Array, n: Array, clusters: Array) -> tuple[Array, Array, Array]:
+    """Means over the last axis, the seeds, and their 95% intervals, see `over_seeds`: the fields of `Estimate` as arrays."""
+    shares, k = np.clip(value, 0, 1), value.shape[-1]
+    centre, known = shares.mean(-1), trials(shares, se, n, clusters)
+    doubt = np.where(known > 0, 1 / np.maximum(known, 1e-12), np.inf).mean(-1)
+    spread = centre * (1 - centre)
+    if k > 1:
+        between = student95(k - 1) ** 2 * value.var(-1, ddof=1) / k
+        doubt = doubt + np.where(spread > 0, between / np.maximum(spread, 1e-12), 0.0) / Z95**2
+    return centre, *clopper_pearson(centre, 1 / doubt)
 
 
 def seeds_apart(ones: Sequence[Estimate], others: Sequence[Estimate]) -> Difference:

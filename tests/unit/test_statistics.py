@@ -136,6 +136,18 @@ def test_graded_values_are_at_most_as_many_trials() -> None:
     assert float(found) == pytest.approx(90 * (Z95 / student95(89)) ** 2)
 
 
+def test_trials_by_hand() -> None:
+    """Twenty clusters of five, one pair of the 100 wrong, which might as well be independent: 99 trials by its error, less by
+    Student's t; but a fifth of a cluster is all that tells so, and twenty trials count five times as much."""
+    values = [0.0] + [1.0] * 99
+    found = mean(values, [n // 5 for n in range(100)])
+    assert found.se == pytest.approx(0.01)
+    plain = 0.99 * 0.01 / 0.01**2 * (Z95 / student95(19)) ** 2
+    expected = (0.2 + 1) / (0.2 / plain + 1 / 20)
+    assert float(trials(found.value, found.se, 100, found.clusters)) == pytest.approx(expected)
+    assert interval(found)[0] < 0.8
+
+
 def test_clusters_widen_the_interval() -> None:
     values = [1, 1, 1, 0, 0, 0] * 4
     alone, joint = mean(values), mean(values, clusters=[i // 3 for i in range(24)])

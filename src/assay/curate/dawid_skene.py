@@ -47,8 +47,8 @@ def dawid_skene(
         classes: How many classes there are.
         known: Item -> its true class.
         prior: Of the classes; None: estimated.
-        weights: How many independent votes each vote is worth (None: one). Votes that repeat each other are worth one together,
-            or the posterior is far surer than it is right.
+        weights: How many independent votes each vote is worth (None: one). Votes that repeat each other are worth one
+            together, or the posterior is far surer than it is right.
         smoothing: Pseudo-votes of each true class of each worker, spread evenly.
         steps: At most this many rounds of EM.
         tolerance: Stop when no posterior moves by more than this.

@@ -124,7 +124,8 @@ def fit_model_term(
     shares, last = np.cumsum(right[order]) / counts, np.append(p[order][:-1] != p[order][1:], True)
     ends = np.flatnonzero(last)
     lows = np.zeros(len(raw))
-    lows[ends] = clopper_pearson(shares[ends], _independent(right, asked, order)[ends])[0]
+    worth = _independent(right, asked, order)[ends]
+    lows[ends] = clopper_pearson(shares[ends], worth)[0]
     wanted = max(config.gate_precision, float(right.mean()))
     good = np.flatnonzero(last & (lows >= wanted))
     if not len(good):
