@@ -89,8 +89,13 @@ def question_id(prompt: Conversation) -> str:
     Whole questions go to one side of a split, so that a dialogue that goes on, or another set's copy of the same question,
     cannot be trained on where its first turn is measured.
     """
+    return digest([user(first_question(prompt)).canonical()])
+
+
+def first_question(prompt: Conversation) -> str:
+    """The words of a conversation's first user turn, a space between each two."""
     first = next((m for m in prompt if m.role == "user"), prompt[0] if prompt else user(""))
-    return digest([user(" ".join(first.content.split())).canonical()])
+    return " ".join(first.content.split())
 
 
 @dataclass(frozen=True, kw_only=True)

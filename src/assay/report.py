@@ -4,7 +4,6 @@ import base64
 import html
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -44,15 +43,20 @@ class Grid:
     words: int = 1
 
 
-def shares(values: Sequence[float], n: int, errors: Sequence[float] = ()) -> Spread:
-    """Mean and 95% interval of shares with one value per seed, measured on `n` items; `errors` are their standard errors,
-    binomial where they are not given."""
-    found = errors or [math.sqrt(v * (1 - v) / max(1, n)) for v in values]
-    return over_seeds([Estimate(value=v, se=e, n=n) for v, e in zip(values, found, strict=True)])
+def shares(rows: Sequence[Mapping[str, Any] | None]) -> Spread | None:
+    """Mean and 95% interval of shares with a `statistics.Estimate` per seed, as steps keep them; None where none has one.
+    Raises AssayError for what an older Assay kept."""
+    found = [r for r in rows if r is not None]
+    try:
+        return over_seeds([Estimate(**r) for r in found]) if found else None
+    except TypeError as error:
+        raise AssayError(
+            "this run has shares without the number of questions behind them: an older Assay made it; run it anew"
+        ) from error
 
 
 def _text(spread: Spread | None) -> str:
-    return f"{100 * spread.mean:.1f} ± {100 * spread.half:.1f}" if spread else "not known"
+    return str(spread) if spread else "not known"
 
 
 @dataclass(slots=True)
@@ -96,7 +100,7 @@ def write_report(folder: Path) -> Path:
         "headline": headline(run), "oracle": _has_oracle(folder), "people": _who(folder, "lead", "human", "oracle"),
         "judges": _who(folder, "llm", "offline"),
         "pool": _pool(run), "fates": _fates(run), "loop": _loop(run), "loop_plot": _loop_plot(run),
-        "truth": run.steps["prepare/split"]["evaluation"] > 0, "eval_n": run.done("claims/stage1")[0]["n"],
+        "truth": run.steps["prepare/split"]["evaluation"] > 0, "eval_n": run.done("claims/stage1")[0]["accuracy"]["n"],
         "claims": claims_grid(run), "claims_plot": _claims_plot(run), "judge_table": _judge_grid(run),
         "filter_table": _filter_grid(run), "bench": _bench(run), "examples": _examples(folder), "cost": _cost(folder),
         "time": _time(run),
@@ -110,11 +114,15 @@ def headline(run: _Run) -> str:
     """The run in one sentence: the product against the labels as they came."""
     chosen = [(seed["final"]["set"], seed) for seed in run.seeds if "final" in seed]
     done = [seed[f"claims/{name}"] for name, seed in chosen]
-    final = _text(shares([d["accuracy"] for d in done], done[0]["n"], [d["se"] for d in done]))
+    final = shares([d["accuracy"] for d in done])
     raw = _text(_over_seeds(run, "claims/raw-more", "accuracy"))
     sets = ", ".join(sorted({SETS[name] for name, _ in chosen}))
-    text = f"Held-out accuracy of the final reward model: {final} %, against {raw} % on all raw labels"
-    return f"{text} (the final model is the best on held gold: {sets})."
+    text = f"Held-out accuracy of the final reward model: {_text(final)} %, against {raw} % on all raw labels"
+    seeds = f"{len(done)} seed" + "s" * (len(done) > 1)
+    measured = f"95% intervals; {final.n if final else 0:,} pairs, {seeds}"
+    if not run.steps["prepare/split"]["evaluation"]:
+        measured += "; they chose the checkpoints and this model too, so the numbers are optimistic"
+    return f"{text} ({measured}; the final model is the best on held gold: {sets})."
 
 
 def claims_grid(run: _Run) -> Grid:
@@ -125,18 +133,16 @@ def claims_grid(run: _Run) -> Grid:
         if not done:
             continue
         pairs = sum(d["pairs"] for d in done) / len(done)
-        checked = sum(d["labels_checked"] for d in done) / len(done)
-        right = _over_seeds(run, f"claims/{name}", "label_accuracy", "labels_checked") if checked >= 30 else None
+        checked = sum(d["labels"]["n"] if d["labels"] else 0 for d in done) / len(done)
+        right = _over_seeds(run, f"claims/{name}", "labels")
         reached = _over_seeds(run, f"claims/{name}", "accuracy")
         known = _text(right) + (f" (of {checked:,.0f})" if right and checked < pairs else "")
         rows.append([title, f"{pairs:,.0f}", known, _text(reached), PAPER_CLAIMS.get(name, "")])
     return Grid(header=("trained on", "pairs", "labels right, %", "RM held out, %", "paper A3 T20"), rows=rows)
 
 
-def _over_seeds(run: _Run, step: str, key: str, n: str = "n") -> Spread | None:
-    done = [d for d in run.done(step) if d.get(key) is not None]
-    errors = [d["se"] for d in done] if key == "accuracy" else []
-    return shares([d[key] for d in done], done[0][n], errors) if done else None
+def _over_seeds(run: _Run, step: str, key: str) -> Spread | None:
+    return shares([d.get(key) for d in run.done(step)])
 
 
 def _pool(run: _Run) -> Grid:
@@ -175,7 +181,7 @@ def _loop(run: _Run) -> Grid:
 
     rows = []
     for it, done in enumerate(_iterations(run)):
-        gold = shares([d["gold_accuracy"] for d in done], done[0]["gold"] + done[0]["held"])
+        gold = shares([d["gold_accuracy"] for d in done])
         counts = [mean(done, key) for key in ("gold", "held", "silver", "mistakes", "retrieved", "free")]
         rows.append([str(it), *counts[:3], _text(gold), *counts[3:]])
     header = (
@@ -196,12 +202,12 @@ def _judge_grid(run: _Run) -> Grid:
     rows = []
     for name, cells in done[0].items():
         if isinstance(cells, dict) and cells["n"]:
-            ours = shares([d[name]["agreement"] for d in done], cells["n"])
+            ours = shares([d[name]["agreement"] for d in done if name in d])
             share = sum(d[name]["undecided"] / max(1, d[name]["n"]) for d in done) / len(done)
             rows.append(
                 [f"judge, {name}", f"{cells['n']:,}", f"{100 * share:.1f}", _text(ours), PAPER_JUDGES.get(name, "")]
             )
-    header = ("", "silver pairs", "undecided, %", "agreement with the truth, %", "paper A3 T14, objective / subjective")
+    header = ("", "judged pairs", "undecided, %", "agreement with the truth, %", "paper A3 T14, objective / subjective")
     return Grid(header=header, rows=rows)
 
 
@@ -224,10 +230,7 @@ def _filter_grid(run: _Run) -> Grid:
     rows = []
     for name, cells in done[0].items():
         if isinstance(cells, dict) and cells["kept"] + cells["flipped"]:
-            keep, flip = (
-                shares([d[name][f"{what}_agreement"] for d in done], cells[count])
-                for what, count in (("keep", "kept"), ("flip", "flipped"))
-            )
+            keep, flip = (shares([d[name][f"{what}_agreement"] for d in done]) for what in ("keep", "flip"))
             rows.append(
                 [name, f"{cells['kept']:,}", _text(keep), f"{cells['flipped']:,}", _text(flip), PAPER_FILTERS[name]]
             )
@@ -254,9 +257,9 @@ def _claims_plot(run: _Run) -> str:
     for y, (name, value) in enumerate(zip(names, values, strict=True)):
         assert value is not None
         colour = "#b8860b" if name in ("stage1", "filtered", "flipped") else "#888888" if name != "truth" else "#2a9d5c"
-        axes.errorbar(100 * value.mean, y, xerr=100 * value.half, fmt="o", color=colour, capsize=4)
+        axes.errorbar(100 * value.mean, y, xerr=_arms([value]), fmt="o", color=colour, capsize=4)
         for k, done in enumerate(run.done(f"claims/{name}")):
-            axes.plot(100 * done["accuracy"], y + 0.18 + 0.02 * k, ".", color=colour, alpha=0.4, markersize=4)
+            axes.plot(100 * done["accuracy"]["value"], y + 0.18 + 0.02 * k, ".", color=colour, alpha=0.4, markersize=4)
     axes.set_yticks(range(len(names)), [SETS[n] for n in names])
     axes.invert_yaxis()
     axes.axvline(50, color="#cccccc", linewidth=1)
@@ -270,8 +273,9 @@ def _loop_plot(run: _Run) -> str:
     if len(loop) < 2:
         return ""
     figure, axes = plt.subplots(figsize=(9, 3))
-    gold = [shares([d["gold_accuracy"] for d in done], done[0]["gold"] + done[0]["held"]) for done in loop]
-    axes.errorbar(range(len(gold)), [100 * g.mean for g in gold], yerr=[100 * g.half for g in gold], fmt="o-",
+    every = [(n, shares([d["gold_accuracy"] for d in done])) for n, done in enumerate(loop)]
+    gold = [(n, g) for n, g in every if g is not None]
+    axes.errorbar([n for n, _ in gold], [100 * g.mean for _, g in gold], yerr=_arms([g for _, g in gold]), fmt="o-",
                   color="#b8860b", capsize=4, label="all gold (the loop's models train on silver only)")  # fmt: skip
     axes.set_xticks(range(len(loop)))
     axes.set_xlabel("iteration")
@@ -279,6 +283,11 @@ def _loop_plot(run: _Run) -> str:
     axes.legend()
     axes.grid(alpha=0.3)
     return _picture(figure)
+
+
+def _arms(spreads: Sequence[Spread]) -> list[list[float]]:
+    """The lengths below and above points, in percent, as matplotlib takes them."""
+    return [[100 * (s.mean - s.low) for s in spreads], [100 * (s.high - s.mean) for s in spreads]]
 
 
 def _picture(figure: Any) -> str:

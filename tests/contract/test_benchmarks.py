@@ -361,7 +361,7 @@ def test_tables_of_results_without_headline_skips_and_intervals(data: Path) -> N
     assert "rmb: skipped" in table.text([done, skipped])
     stored = json.loads(json.dumps(table.as_json(done), allow_nan=False))
     assert stored["cells"][0] == stored["headline"]
-    assert {"name", "n", "value", "se", "low", "high"} == set(stored["headline"])
+    assert {"name", "n", "value", "se", "clusters", "low", "high"} == set(stored["headline"])
     assert table.as_json(skipped)["cells"] == []
 
 

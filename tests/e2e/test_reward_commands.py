@@ -8,7 +8,8 @@ import pytest
 from commands import environment, run_assay
 
 from assay.recipes.finished import read_run
-from assay.records import question_id
+from assay.records import Preference, question_id
+from assay.tables import Table
 
 SMALL = ("--layers", "1", "--max-tokens", "64", "--batch-pairs", "8", "--lr", "4e-4", "--checks", "2")
 
@@ -33,15 +34,22 @@ def test_export_then_streamed_training(finished: Path, place: Path) -> None:
     rows = pl.read_parquet(place / "prefs/*.parquet")
     assert f"{len(rows)} preferences" in done.stdout
     assert {"pair_id", "prompt", "chosen", "rejected", "certainty", "margin"} == set(rows.columns)
-    command = ("reward", "train", "prefs", "--out", "rm", "--gold", "prefs", *SMALL)
+    held = read_run(finished).held
+    Table(place / "gold", Preference).write("part-0", held)
+    command = ("reward", "train", "prefs", "--out", "rm", "--gold", "gold", *SMALL)
     trained = run_assay(*command, "--trackers", "tensorboard", cwd=place)
     assert trained.returncode == 0, trained.stderr
-    assert f"of {len(rows)} gold pairs -> rm" in trained.stdout
+    assert f"of {len(held)} gold pairs -> rm" in trained.stdout
     assert "batches are padded by length, not packed" in trained.stdout
     result = json.loads((place / "rm/training.json").read_text())
     assert result["presented"] == len(rows), "one epoch leaves nothing out"
     again = run_assay(*command, cwd=place)
     assert again.returncode == 0
+    taught = run_assay("reward", "train", "prefs", "--out", "other", "--gold", "prefs", *SMALL, cwd=place)
+    assert taught.returncode == 2, "gold that is trained on chooses nothing"
+    assert f"{len(rows)} of {len(rows)} pairs ask a question of prefs" in taught.stderr.replace("\n", " ").replace(
+        ",", ""
+    )
     full = run_assay("reward", "export", finished, "--out", "prefs", cwd=place)
     assert full.returncode == 2
     assert "not empty" in full.stderr

@@ -38,12 +38,12 @@ def rows(by: str, sides: str, kind: Kind = "human") -> list[Judgement]:
 
 
 def test_fleiss_published_example() -> None:
-    assert fleiss_kappa(np.array(FLEISS_1971)) == pytest.approx(0.210, abs=0.0005)
+    assert fleiss_kappa(np.array(FLEISS_1971, dtype=float)) == pytest.approx(0.210, abs=0.0005)
 
 
 def test_cohen_published_example() -> None:
     """Fifty grant proposals, two readers: 20 both yes, 5 and 10 split, 15 both no; kappa 0.40."""
-    assert cohen_kappa(np.array([[20, 5], [10, 15]])) == pytest.approx(0.40)
+    assert cohen_kappa(np.array([[20.0, 5], [10, 15]])) == pytest.approx(0.40)
 
 
 def test_krippendorff_published_example() -> None:
@@ -89,7 +89,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
         rng = np.random.default_rng(seed)
         truth = rng.integers(0, 2, 150)
         both = ["".join("ab"[t ^ int(rng.random() > 0.85)] for t in truth) for _ in range(2)]
-        found = alpha(rows("m", both[0]) + rows("j", both[1]), seed=seed, resamples=200)
+        found = alpha(rows("m", both[0]) + rows("j", both[1]))
         covered += found.low <= 0.49 <= found.high  # type: ignore[operator]
     assert 51 <= covered <= 60
 

@@ -112,3 +112,21 @@ def test_drawn_on_axes() -> None:
     line = axes.lines[1]
     assert line.get_xdata() == pytest.approx([100 * b.predicted for b in found.curve])
     assert line.get_ydata() == pytest.approx([100 * b.right for b in found.curve])
+
+
+def test_a_question_is_in_one_half() -> None:
+    """Every pair twice over, one after the other: split by row number, each half holds a copy of the other, and temperatures
+    are measured with the pairs that they were fitted on."""
+    once = simulated(60, 1.0, seed=5)
+    twice = np.repeat(once, 2)
+    asked = [n // 2 for n in range(120)]
+    told, alone = calibration.fit(twice, asked), calibration.fit(once)
+    assert told.nll_after == pytest.approx(alone.nll_after)
+    assert told.nll_after != pytest.approx(calibration.fit(twice).nll_after, abs=1e-6)
+    assert told.se == pytest.approx(alone.se), "two copies know no more than one"
+    assert calibration.fit(twice).se == pytest.approx(alone.se / 2**0.5)  # type: ignore[operator]
+    with pytest.raises(ValueError, match="3 questions for 120"):
+        calibration.fit(twice, [1, 2, 3])
+    assert calibration.fit(twice, ["one"] * 120).nll_after == pytest.approx(calibration._nll(twice / told.temperature))
+    widths = [[b.high - b.low for b in c.curve] for c in (told, calibration.fit(twice))]
+    assert sum(widths[0]) > 1.2 * sum(widths[1]), "bins hold half as many questions as pairs"

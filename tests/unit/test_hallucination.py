@@ -27,7 +27,7 @@ def prompt(question: str = "what is it?", facts: Sequence[str] = ("red", "circle
 
 
 def estimate(value: float, n: int = 100) -> Estimate:
-    return Estimate(value=value, se=(value * (1 - value) / n) ** 0.5, n=n)
+    return Estimate(value=value, se=(value * (1 - value) / n) ** 0.5, n=n, clusters=n)
 
 
 def reading(step: int, rate: float | None, n: int = 100, entropy: float | None = None) -> Reading:
@@ -302,10 +302,10 @@ def test_without_recovery_every_excursion_lowers_further() -> None:
 
 def test_a_run_stops_only_when_the_interval_lies_above() -> None:
     watch = Watch(MonitorConfig(stop_at=0.6))
-    assert watch.observe(reading(1, 0.7, n=20)).kind == "lower"  # Wilson: 0.481 to 0.855
-    stop = watch.observe(reading(2, 0.7, n=200))  # Wilson: 0.633 to 0.759
+    assert watch.observe(reading(1, 0.7, n=20)).kind == "lower"  # exact: 0.444 to 0.890
+    stop = watch.observe(reading(2, 0.7, n=200))  # exact: 0.631 to 0.763
     assert stop.kind == "stop"
-    assert stop.reason.startswith("step 2: hallucination rate 70.0% of 200 answers, at least 63.3%")
+    assert stop.reason.startswith("step 2: hallucination rate 70.0% of 200 answers, at least 63.1%")
     assert watch.observe(reading(3, 0.0)) == stop
     assert Watch(MonitorConfig(stop_at=1.0)).observe(reading(1, 1.0)).kind == "lower"
 
@@ -357,7 +357,7 @@ def test_a_plot_of_readings() -> None:
 def test_the_page_of_a_training_reads_its_metrics(tmp_path: Path) -> None:
     from assay.recipes import tuned
 
-    rates = {n: Estimate(value=0.25 + n / 10, se=0.03, n=96) for n in (1, 2)}
+    rates = {n: Estimate(value=0.25 + n / 10, se=0.03, n=96, clusters=96) for n in (1, 2)}
     readings = [
         Reading(step=10 * n, n=96, accuracy=r, hallucination_rate=r, claims=12, chance_agreement=0.5, blind_agreement=r)
         for n, r in rates.items()

@@ -113,3 +113,26 @@ def test_weights_need_gold_and_dawid_skene_does_not() -> None:
     with pytest.raises(AssayError, match="needs gold pairs"):
         merge_votes(votes, "weighted", none)
     assert merge_votes(votes, "dawid-skene", none)[0].better == "p-a"
+
+
+@pytest.mark.parametrize("known", [0, 300])
+@pytest.mark.parametrize("alike", [1.0, 0.8])
+def test_samples_of_one_model_do_not_make_certainty(known: int, alike: float) -> None:
+    """Two models, eight samples each in both orders, which nearly always repeat the model's own verdict, right in 7 of 10: what
+    is said to be sure must be as often right. Taken as independent they said 100% and were right in 70%."""
+    rng = random.Random(3)
+    pairs = [f"p{i}" for i in range(1_500)]
+    truth = {p: rng.choice("ab") for p in pairs}
+    votes = []
+    for p in pairs:
+        for model in "mn":
+            own = truth[p] if rng.random() < 0.7 else "ba"["ab".index(truth[p])]
+            for sample in range(8):
+                said = own if rng.random() < alike else rng.choice("ab")
+                votes.append(vote(p, model, said, "ab"[sample % 2]))
+    told = merge_votes(votes, "dawid-skene", gold_of({p: truth[p] for p in pairs[:known]}, pairs))
+    decided = [j for j in told[known:] if j.better]
+    right = sum(j.better == f"{j.pair_id}-{truth[j.pair_id]}" for j in decided) / len(decided)
+    said = sum(j.confidence for j in decided) / len(decided)
+    assert said == pytest.approx(right, abs=0.06)
+    assert max(j.confidence for j in told) < 0.93

@@ -6,7 +6,8 @@ import pytest
 from scipy.stats import binom
 
 from assay.records import Judgement
-from assay.web.quality import Work, annotators, at_least
+from assay.statistics import binomial_tail
+from assay.web.quality import Work, annotators
 
 
 def work(n: int, side: int | None, by: str = "ann", *, seconds: float = 60.0, **more: object) -> Work:
@@ -75,5 +76,11 @@ def test_who_gives_reasons_may_agree_with_the_machine() -> None:
 
 
 def test_the_binomial_tail() -> None:
-    for k, n, p in ((3, 10, 0.5), (0, 5, 0.3), (60, 60, 0.9), (7, 7, 0.01)):
-        assert at_least(k, n, p) == pytest.approx(binom.sf(k - 1, n, p))
+    for k, n, p in ((3, 10, 0.5), (0, 5, 0.3), (60, 60, 0.9), (7, 7, 0.01), (11, 10, 0.5), (2_600, 5_000, 0.5)):
+        assert binomial_tail(k, n, p) == pytest.approx(binom.sf(k - 1, n, p))
+
+
+def test_who_has_judged_thousands_of_pairs_has_a_row() -> None:
+    """Binomial coefficients of more than 1,030 decisions are no floats: the lead's page ended there."""
+    (row,) = annotators([work(n, n % 2, hint=n % 2, rationale="it adds up") for n in range(1_200)])
+    assert (row.judged, row.first, row.flags) == (1_200, 0.5, ())

@@ -95,20 +95,21 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One reported number: `value` and its standard error `se` in percent, over `n` items; `terms`: what it is made of."""
+    """One reported number: `value` and its standard error `se` in percent, over `n` items in `clusters` independent prompts
+    (see `statistics.Estimate`); `terms`: what it is made of."""
 
     name: str
     n: int
     value: float
     se: float
+    clusters: float
     terms: Terms | None = field(default=None, repr=False, compare=False)
 
     @property
     def interval(self) -> tuple[float, float]:
         """The 95% interval in percent; not symmetric, and never of zero width. Of a composite that may leave [0, 100] a
         little (RewardBench 2's ties), the part within."""
-        inside = replace(self.estimate, value=min(1.0, max(0.0, self.estimate.value)))
-        low, high = statistics.interval(inside)
+        low, high = statistics.interval(self.estimate)
         return 100 * low, 100 * high
 
     def renamed(self, name: str) -> "Cell":
@@ -116,7 +117,7 @@ class Cell:
 
     @property
     def estimate(self) -> statistics.Estimate:
-        return statistics.Estimate(value=self.value / 100, se=self.se / 100, n=self.n)
+        return statistics.Estimate(value=self.value / 100, se=self.se / 100, n=self.n, clusters=self.clusters)
 
 
 def cell(
@@ -129,7 +130,9 @@ def cell(
         values=tuple(values), clusters=tuple(map(_digest, clusters)), weights=weights,
         groups=tuple(map(str, groups)) if groups is not None else ("",) * len(values),
     )  # fmt: skip
-    return Cell(name=name, n=found.n, value=100 * found.value, se=100 * found.se, terms=terms)
+    return Cell(
+        name=name, n=found.n, value=100 * found.value, se=100 * found.se, clusters=found.clusters, terms=terms
+    )  # fmt: skip
 
 
 def _digest(cluster: Hashable) -> str:
@@ -284,7 +287,8 @@ def _judged(
         lost, won = (report(chosen, verdicts.with_failures(right)).headline for right in (False, True))
         if lost is not None and won is not None:
             share = (1 - failure) * lost.value + failure * won.value
-            position += (Cell(name=f"published rule, failures {failure:g}", n=len(chosen), value=share, se=lost.se),)
+            name = f"published rule, failures {failure:g}"
+            position += (Cell(name=name, n=len(chosen), value=share, se=lost.se, clusters=lost.clusters),)
     return replace(result, diagnostics=(*by_length(told, verdicts), *position)), told
 
 

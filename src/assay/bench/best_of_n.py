@@ -105,7 +105,10 @@ def expected(problem: Candidates, n: int) -> float:
     k = len(problem.correct)
     order = np.argsort(problem.rewards, kind="stable")
     rewards, correct = np.array(problem.rewards)[order], np.array(problem.correct, dtype=float)[order]
-    weights = np.array([math.comb(i, n - 1) for i in range(k)], dtype=float) / math.comb(k, n)
+    # C(i, n - 1) / C(k, n) for i = k - 1, k - 2, ...: n / k, and each is the last times (i - n + 2) / (i + 1); the binomials
+    # themselves are no floats beyond k of about 1,030
+    steps = np.arange(k - 1, 0, -1)
+    weights = np.concatenate([[n / k], n / k * np.cumprod(np.maximum(steps - n + 1, 0) / steps)])[::-1]
     _, block = np.unique(rewards, return_inverse=True)
     shared = np.bincount(block, weights) / np.bincount(block)
     return float(np.sum(shared[block] * correct))

@@ -1,7 +1,7 @@
 """Two models on the same benchmarks: is one better? And many models: which benchmarks agree?
 
-`save` keeps of each benchmark's headline what it is the mean of; `compare` draws prompts with replacement, the same ones for
-both models (a paired bootstrap over clusters), so what both find hard cancels out. `correlate` is paper A's Figure 2.
+`save` keeps of each benchmark's headline what it is the mean of; `compare` pairs the two models item by item, clustered by
+prompt, so what both find hard cancels out. `correlate` is paper A's Figure 2.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from assay import statistics
 from assay.bench import table
 from assay.bench.benchmark import BenchmarkResult, Skipped, Terms
 from assay.errors import AssayError
@@ -63,15 +64,14 @@ def load(path: Path) -> Saved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Model a less model b on one benchmark, in points: the difference, its 95% bootstrap interval, and the share of draws
-    in which b is not worse (two-sided p is twice the smaller of it and its rest)."""
+    """Model a less model b on one benchmark, in points, its 95% interval, and the p-value of no difference."""
 
     name: str
     a: float
     b: float
     low: float
     high: float
-    share: float
+    p: float
 
     @property
     def points(self) -> float:
@@ -99,37 +99,29 @@ def compare(a: Saved, b: Saved, draws: int = 10_000, seed: int = 0) -> list[Diff
 
 
 def _difference(name: str, one: Terms, two: Terms, draws: int, random: np.random.Generator) -> Difference:
-    clusters, at = np.unique(one.clusters, return_inverse=True)
-    groups, of = np.unique(one.groups, return_inverse=True)
-    weights = np.array([one.weights[g] if one.weights else 1 / len(groups) for g in groups])
-    shape = len(clusters), len(groups)
-    sums, counts = np.zeros((2, *shape)), np.zeros(shape)
-    np.add.at(counts, (at, of), 1.0)
-    for k, terms in enumerate((one, two)):
-        np.add.at(sums[k], (at, of), np.array(terms.values))
-    values = [float((s.sum(0) / counts.sum(0)) @ weights) for s in sums]
-    apart = np.concatenate([
-        _drawn(sums[0] - sums[1], counts, weights, size, random) for size in _chunks(draws, len(clusters))
-    ])  # fmt: skip
-    low, high = np.quantile(apart, (0.025, 0.975))
+    a, b = (statistics.mean(t.values, t.clusters, t.groups, t.weights).value for t in (one, two))
+    found = statistics.paired(one.values, two.values, one.clusters, one.groups, one.weights)
     return Difference(
-        name=name, a=100 * values[0], b=100 * values[1], low=100 * float(low), high=100 * float(high),
-        share=float(np.mean(apart <= 0)),
+        name=name, a=100 * a, b=100 * b, low=100 * found.low, high=100 * found.high, p=_sign_flips(one, two, draws, random)
     )  # fmt: skip
+
+
+def _sign_flips(one: Terms, two: Terms, draws: int, random: np.random.Generator) -> float:
+    """The chance of a difference at least as large if each prompt could as well have had the two models' names exchanged: a
+    paired randomisation test (Fisher 1935), exact at any number of prompts; two-sided, at least 1 / (draws + 1)."""
+    _, at = np.unique(one.clusters, return_inverse=True)
+    groups, of, sizes = np.unique(one.groups, return_inverse=True, return_counts=True)
+    weights = np.array([one.weights[g] if one.weights else 1 / len(groups) for g in groups]) / sizes
+    apart = np.bincount(at, (np.array(one.values) - np.array(two.values)) * weights[of])
+    told, extreme = abs(apart.sum()) - 1e-12, 0
+    for size in _chunks(draws, len(apart)):
+        extreme += int((np.abs((2.0 * random.integers(0, 2, (size, len(apart))) - 1) @ apart) >= told).sum())
+    return (extreme + 1) / (draws + 1)
 
 
 def _chunks(draws: int, clusters: int) -> list[int]:
     size = max(1, min(draws, 4_000_000 // clusters))
     return [min(size, draws - at) for at in range(0, draws, size)]
-
-
-def _drawn(apart: Array, counts: Array, weights: Array, draws: int, random: np.random.Generator) -> Array:
-    """Differences of `draws` samples of clusters; a group that a sample misses keeps its own mean."""
-    n = len(counts)
-    taken = random.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
-    sizes = taken @ counts
-    means = np.where(sizes > 0, (taken @ apart) / np.maximum(sizes, 1e-12), apart.sum(0) / counts.sum(0))
-    return np.asarray(means @ weights)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +157,7 @@ def _correlation(one: str, other: str, both: Array) -> Correlation:
     n, r = len(both), _pearson(both[:, 0], both[:, 1])
     low = high = None
     if n > 3:
-        z, half = np.arctanh(np.clip(r, -0.999999, 0.999999)), 1.959964 / np.sqrt(n - 3)
+        z, half = np.arctanh(np.clip(r, -0.999999, 0.999999)), statistics.Z95 / np.sqrt(n - 3)
         low, high = float(np.tanh(z - half)), float(np.tanh(z + half))
     rank = _pearson(_ranks(both[:, 0]), _ranks(both[:, 1]))
     return Correlation(one=one, other=other, models=n, pearson=r, low=low, high=high, spearman=rank)

@@ -31,7 +31,8 @@ SEVEN = ("rewardbench", "rewardbench-2", "ppe-preference", "ppe-correctness", "r
 
 def over_seven(results: Sequence[BenchmarkResult | Skipped]) -> Cell | None:
     """The plain mean of paper A's seven benchmarks (JudgeBench by the mean of its four slices, as in the paper), where all
-    seven are whole; else None. Their data are different, so their errors are independent."""
+    seven are whole; else None. Their data are different, so their errors are independent; as sure as the one with the fewest
+    prompts."""
     whole = {r.name: r for r in results if isinstance(r, BenchmarkResult) and r.whole}
     if not set(SEVEN) <= set(whole):
         return None
@@ -39,7 +40,8 @@ def over_seven(results: Sequence[BenchmarkResult | Skipped]) -> Cell | None:
     parts = [judge if name == "judgebench" else whole[name].headline for name in SEVEN]
     known = [c for c in parts if c is not None]
     value, se = sum(c.value for c in known) / 7, math.sqrt(sum(c.se**2 for c in known)) / 7
-    return Cell(name="of seven", n=sum(c.n for c in known), value=value, se=se)
+    least = min(c.clusters for c in known)
+    return Cell(name="of seven", n=sum(c.n for c in known), value=value, se=se, clusters=least)
 
 
 def cells(result: BenchmarkResult) -> list[Cell]:
@@ -99,4 +101,7 @@ def as_json(result: BenchmarkResult | Skipped) -> dict[str, Any]:
 
 def _as_json(cell: Cell) -> dict[str, Any]:
     low, high = cell.interval
-    return {"name": cell.name, "n": cell.n, "value": cell.value, "se": cell.se, "low": low, "high": high}
+    return {
+        "name": cell.name, "n": cell.n, "value": cell.value, "se": cell.se, "clusters": cell.clusters, "low": low,
+        "high": high,
+    }  # fmt: skip

@@ -128,22 +128,29 @@ def fetch_data(data: Positional[Path], only: tuple[str, ...] = ()) -> None:
 
 @app.command(name="compare")
 def compare_models(a: Positional[Path], b: Positional[Path], draws: int = 10_000, seed: int = 0) -> None:
-    """Is model A better than B? A paired bootstrap over prompts on every benchmark that both have a total of.
+    """Is model A better than B? Paired item by item, clustered by prompt, on every benchmark that both have a total of.
 
     Args:
         a: Results of `assay bench MODEL --out FILE`.
         b: The same of another model, on the same items.
-        draws: Samples of prompts, with replacement.
+        draws: Random exchanges of the two models' names, prompt by prompt, for the p-value.
         seed: Of the draws.
     """
     from assay.bench.compare import compare, load
 
     one, two = load(a), load(b)
     rows = [
-        (d.name, f"{d.a:.2f}", f"{d.b:.2f}", f"{d.points:+.2f}", f"{d.low:+.2f} to {d.high:+.2f}", f"{1 - d.share:.3f}")
+        (
+            d.name,
+            f"{d.a:.2f}",
+            f"{d.b:.2f}",
+            f"{d.points:+.2f}",
+            f"{d.low:+.2f} to {d.high:+.2f}",
+            f"{d.p:.3f}" if d.p >= 0.001 else "< 0.001",
+        )
         for d in compare(one, two, draws, seed)
     ]
-    _print(("benchmark", "A, %", "B, %", "A - B", "95% interval", "draws with A > B"), rows)
+    _print(("benchmark", "A, %", "B, %", "A - B", "95% interval", "p"), rows)
     print(f"A: {one.model}\nB: {two.model}")
 
 

@@ -34,7 +34,8 @@ def reward_train(
         config: The training settings.
         labels: Of a run folder: raw, stage1, filtered or flipped.
         gold: A folder of Parquet preferences that choose the checkpoint (default: a run's held gold; else one in ten
-            questions of a pool; none for Parquet).
+            questions of a pool; none for Parquet). No question of it may be trained on: pairs of a pool or run that ask one
+            are left out, Parquet with some is refused.
         trackers: Where metrics go besides OUT/metrics.jsonl: tensorboard, wandb, mlflow, ...
         dry_run: Print the resolved settings and stop.
     """
@@ -43,7 +44,7 @@ def reward_train(
     from assay.recipes.finished import training_data
     from assay.reward.train import train
 
-    pairs, held = training_data(source, labels, gold)
+    pairs, held = training_data(source, labels, gold, print)
     trained = train(out, config, pairs, held, print, trackers)
     seen = (
         f"{trained.gold_accuracy:.1%} of {trained.gold_pairs:,} gold pairs"

@@ -33,6 +33,7 @@ def dawid_skene(
     classes: int,
     known: Mapping[int, int] | None = None,
     prior: Sequence[float] | None = None,
+    weights: Sequence[float] | None = None,
     smoothing: float = 1.0,
     steps: int = 500,
     tolerance: float = 1e-7,
@@ -46,29 +47,33 @@ def dawid_skene(
         classes: How many classes there are.
         known: Item -> its true class.
         prior: Of the classes; None: estimated.
+        weights: How many independent votes each vote is worth (None: one). Votes that repeat each other are worth one
+            together, or the posterior is far surer than it is right.
         smoothing: Pseudo-votes of each true class of each worker, spread evenly.
         steps: At most this many rounds of EM.
         tolerance: Stop when no posterior moves by more than this.
     """
     item_V, worker_V, vote_V = (np.asarray(x, dtype=np.int64) for x in (items, workers, votes))
+    weight_V = np.ones(len(item_V)) if weights is None else np.asarray(weights, dtype=np.float64)
     if not len(item_V):
         raise ValueError("Dawid-Skene needs at least one vote")
     fixed = {i: c for i, c in (known or {}).items() if i <= int(item_V.max())}
     shape_I, shape_W = (int(item_V.max()) + 1, classes), (int(worker_V.max()) + 1, classes, classes)
     posterior_IC = np.zeros(shape_I)
-    np.add.at(posterior_IC, (item_V, vote_V), 1.0)
+    np.add.at(posterior_IC, (item_V, vote_V), weight_V)
     total_I1 = posterior_IC.sum(axis=1, keepdims=True)
-    posterior_IC = np.where(total_I1 > 0, posterior_IC / np.maximum(total_I1, 1.0), 1 / classes)
+    posterior_IC = np.where(total_I1 > 0, posterior_IC / np.maximum(total_I1, 1e-300), 1 / classes)
     _hold(posterior_IC, fixed)
     likelihoods: list[float] = []
     for _ in range(steps):
         counts_WCC = np.full(shape_W, smoothing / classes)
-        np.add.at(counts_WCC.transpose(0, 2, 1), (worker_V, vote_V), posterior_IC[item_V])
+        np.add.at(counts_WCC.transpose(0, 2, 1), (worker_V, vote_V), weight_V[:, None] * posterior_IC[item_V])
         rows_WC1 = counts_WCC.sum(axis=2, keepdims=True)
         confusion_WCC = np.where(rows_WC1 > 0, counts_WCC / np.maximum(rows_WC1, 1e-300), 1 / classes)
         prior_C = posterior_IC.mean(axis=0) if prior is None else np.asarray(prior, dtype=np.float64)
         log_IC = np.tile(np.log(np.maximum(prior_C, 1e-300)), (shape_I[0], 1))
-        np.add.at(log_IC, item_V, np.log(np.maximum(confusion_WCC, 1e-300))[worker_V, :, vote_V])
+        told_VC = np.log(np.maximum(confusion_WCC, 1e-300))[worker_V, :, vote_V]
+        np.add.at(log_IC, item_V, weight_V[:, None] * told_VC)
         top_I1 = log_IC.max(axis=1, keepdims=True)
         weight_IC = np.exp(log_IC - top_I1)
         free = [i for i in range(shape_I[0]) if i not in fixed]

@@ -152,14 +152,21 @@ class _Look:
             agreement=self.agreement(judged),
             right=self.share((j.pair_id, j.better == gold[j.pair_id]) for j in judged if j.pair_id in gold),
             first=self.share((v.pair_id, v.better == v.shown[0]) for v in cast if v.shown),
-            steady=self.share(_twos(cast, lambda a, b: a.shown != b.shown)),
+            steady=self.share(steady(cast)),
             longer=self.share((p, w) for p, b, _ in sized if (w := self.longer_wins(p, b or "")) is not None),
             longer_right=self.share((p, w) for p, _, g in sized if (w := self.longer_wins(p, g)) is not None),
-            sure=self.share(_twos(cast, lambda a, b: True)),
+            sure=self.share(_twos(cast)),
         )  # fmt: skip
 
 
-def _twos(votes: Sequence[Judgement], wanted: Callable[[Judgement, Judgement], bool]) -> Iterable[tuple[str, bool]]:
+def steady(votes: Iterable[Judgement]) -> Iterable[tuple[str, bool]]:
+    """(pair id, same response) of every two decided votes of one model on one pair that saw it in different orders."""
+    return _twos([v for v in votes if v.better and v.shown], lambda a, b: a.shown != b.shown)
+
+
+def _twos(
+    votes: Sequence[Judgement], wanted: Callable[[Judgement, Judgement], bool] = lambda a, b: True
+) -> Iterable[tuple[str, bool]]:
     """(pair id, same response) of every two wanted votes of one model on one pair."""
     own: defaultdict[tuple[str, str], list[Judgement]] = defaultdict(list)
     for vote in votes:

@@ -6,12 +6,14 @@ The paper merges across models without saying how; `annotate.merge` is the major
   (n + 2); a model that is no better than chance on gold is not heard (it is not turned round either).
 - *dawid-skene*: EM over all votes, in which gold pairs are known. A worker is a model *in one of the two orders of the
   responses*, so a judge that leans to what it reads first is seen as two workers that err in opposite ways, and corrected.
+  Dawid and Skene take votes for independent given the truth; samples of one model repeat its mistakes. So a model's samples
+  in one order are one vote, their majority, and its two orders are half a vote each.
 
 Gold pairs are merged without their own gold: weights and error rates come from gold of other questions (five parts), so
 that the agreement of a merge with gold is honest. Without any gold, Dawid-Skene works from the votes alone.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import exp, log
@@ -109,18 +111,19 @@ def _estimated(
     pairs: Mapping[str, list[Judgement]], gold: Mapping[str, str], wanted: Sequence[str]
 ) -> dict[str, Judgement]:
     sides = {p: sorted({i for v in group for i in v.shown}) for p, group in pairs.items()}
-    cast = [v for group in pairs.values() for v in group if v.better]
-    heard = {p: n for n, p in enumerate(dict.fromkeys(v.pair_id for v in cast))}
+    heard: dict[str, int] = {}
     workers: dict[tuple[str, bool], int] = {}
     rows = []
-    for v in cast:
-        ids = sides[v.pair_id]
-        worker = workers.setdefault((v.by, list(v.shown) == ids), len(workers))
-        rows.append((heard[v.pair_id], worker, ids.index(v.better or "")))
+    for pair_id, group in pairs.items():
+        told = _by_order(group, sides[pair_id])
+        orders = Counter(by for by, _ in told)
+        for (by, order), named in told.items():
+            item, worker = heard.setdefault(pair_id, len(heard)), workers.setdefault((by, order), len(workers))
+            rows.append((item, worker, sides[pair_id].index(named), 1 / orders[by]))
     known = {heard[p]: sides[p].index(b) for p, b in gold.items() if p in heard}
     if rows and wanted:
-        items, by, said = (list(column) for column in zip(*rows, strict=True))
-        share_IC = dawid_skene(items, by, said, classes=2, known=known, prior=(0.5, 0.5)).posterior
+        items, by_V, said, weight = (list(column) for column in zip(*rows, strict=True))
+        share_IC = dawid_skene(items, by_V, said, classes=2, known=known, prior=(0.5, 0.5), weights=weight).posterior
     else:
         share_IC = np.zeros((0, 2))
     found = {}
@@ -129,6 +132,16 @@ def _estimated(
         better = sides[pair_id][int(share > 0.5)] if abs(share - 0.5) > 1e-9 else None
         found[pair_id] = _decided(pairs[pair_id], better, max(share, 1 - share), "tie" if pair_id in heard else "")
     return found
+
+
+def _by_order(votes: Sequence[Judgement], ids: Sequence[str]) -> dict[tuple[str, bool], str]:
+    """(model, whether the responses were shown in the order of `ids`) -> the response that most of these votes name."""
+    counts: defaultdict[tuple[str, bool], Counter[str]] = defaultdict(Counter)
+    for vote in votes:
+        if vote.better:
+            counts[vote.by, list(vote.shown) == list(ids)][vote.better] += 1
+    ranked = {key: count.most_common(2) for key, count in counts.items()}
+    return {key: top[0][0] for key, top in ranked.items() if len(top) == 1 or top[0][1] > top[1][1]}
 
 
 def _decided(votes: Sequence[Judgement], better: str | None, confidence: float, problem: str) -> Judgement:

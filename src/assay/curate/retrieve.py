@@ -6,6 +6,7 @@ would have to earn its place against this as the oracle.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -92,11 +93,15 @@ def look_alikes(
 
 
 def nearest_gold(
-    targets: Sequence[str], vectors: Mapping[str, NDArray[np.float32]], gold: Sequence[str], k: int = 8
-) -> dict[str, list[str]]:
-    """Retrieval 2: for each target its `k` nearest gold pairs, nearest first; a pair is never its own example."""
-    if not gold or not targets:
+    targets: Sequence[str], vectors: Mapping[str, NDArray[np.float32]], gold: Sequence[str], k: int = 8,
+    questions: Mapping[str, str] | None = None,
+) -> dict[str, list[str]]:  # fmt: skip
+    """Retrieval 2: for each target its `k` nearest gold pairs, nearest first; a pair is never its own example, nor is
+    another of its question where `questions` (pair id -> question) tells: often it shows the same answer, judged already."""
+    if not gold or not targets or not k:
         return {t: [] for t in targets}
-    index = Index.of(vectors, gold)
-    rows, _ = index.nearest(np.stack([vectors[t] for t in targets]), k + 1)
-    return {t: [index.ids[r] for r in row if index.ids[r] != t][:k] for t, row in zip(targets, rows, strict=True)}
+    of = questions if questions is not None else {i: i for i in (*targets, *gold)}
+    index, most = Index.of(vectors, gold), max(Counter(of[g] for g in gold).values())
+    rows, _ = index.nearest(np.stack([vectors[t] for t in targets]), k + most)
+    near = ((t, [index.ids[r] for r in row]) for t, row in zip(targets, rows, strict=True))
+    return {t: [g for g in ids if g != t and of[g] != of[t]][:k] for t, ids in near}

@@ -10,7 +10,7 @@ drawn at random, for they are to measure the pool. A pair is asked about at most
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
@@ -35,6 +35,7 @@ from assay.records import (
     digest,
 )
 from assay.run import Run
+from assay.statistics import mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,20 +208,27 @@ def _examples(book: Book, material: Material) -> dict[str, Example]:
     }
 
 
-def _numbers(book: Book, p: Mapping[str, float], plan: Plan) -> dict[str, float]:
+def _numbers(book: Book, p: Mapping[str, float], plan: Plan) -> dict[str, object]:
     held = [i for i in p if book.is_held(i)]
     return {
         "gold": len(book.gold()), "held": len(book.held()), "silver": len(book.silver()),
-        "gold_accuracy": sum(v > 0.5 for v in p.values()) / max(1, len(p)),
-        "held_accuracy": sum(p[h] > 0.5 for h in held) / max(1, len(held)),
+        "gold_accuracy": _right(book, p, list(p)), "held_accuracy": _right(book, p, held),
         "mistakes": sum(v <= 0.5 for v in p.values()), "retrieved": sum(map(len, plan.values())),
         "free": len(book.pairs) - len(book),
     }  # fmt: skip
 
 
+def _right(book: Book, p: Mapping[str, float], ids: Sequence[str]) -> dict[str, float] | None:
+    """The share of gold pairs that the model has right, with its error by question; None of no pairs."""
+    if not ids:
+        return None
+    return asdict(mean([float(p[i] > 0.5) for i in ids], [book.pairs[i].question_id for i in ids]))
+
+
 def cases(ids: Sequence[str], material: Material, examples: Mapping[str, Example], k: int) -> list[Case]:
-    """The pairs as a judge sees them: with attributes and their `k` nearest gold examples (retrieval 2)."""
-    near = nearest_gold(ids, material.vectors, list(examples), k)
+    """The pairs as a judge sees them: attributes and the `k` nearest gold examples of other questions (retrieval 2)."""
+    questions = {i: material.pairs[i].question_id for i in ids} | {g: e.pair.question_id for g, e in examples.items()}
+    near = nearest_gold(ids, material.vectors, list(examples), k, questions)
     return [
         Case(pair=material.pairs[i], attributes=material.attributes[i], examples=tuple(examples[g] for g in near[i]))
         for i in ids

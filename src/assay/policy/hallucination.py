@@ -139,7 +139,7 @@ class Reading:
         for name in RATES:
             rate: Estimate | None = getattr(self, name)
             if rate is not None:
-                found |= {name: rate.value, f"{name}_se": rate.se, f"{name}_n": rate.n}
+                found |= {name: rate.value, **{f"{name}_{key}": getattr(rate, key) for key in ("se", "n", "clusters")}}
         for name in ("chance_agreement", "swap_chance", "blind_excess", "swap_excess", "onset_entropy"):
             if (value := getattr(self, name)) is not None:
                 found[name] = value
@@ -149,11 +149,19 @@ class Reading:
 
     @staticmethod
     def of_metrics(row: Mapping[str, Any]) -> "Reading":
-        """The inverse of `as_metrics`, from a line of `metrics.jsonl`."""
+        """The inverse of `as_metrics`, from a line of `metrics.jsonl`. Raises AssayError for one of an older Assay."""
         known = {f.name for f in fields(Reading)}
         found = {n: row[f"watch_{n}"] for n in known if f"watch_{n}" in row}
+        old = next((n for n in RATES if n in found and f"watch_{n}_clusters" not in row), None)
+        if old:
+            raise AssayError(
+                f"metrics.jsonl, step {row['step']}: no watch_{old}_clusters, so the rate has no interval; an older Assay "
+                "wrote this, run it anew"
+            )
         rates = {
-            n: Estimate(value=found[n], se=row[f"watch_{n}_se"], n=row[f"watch_{n}_n"]) for n in RATES if n in found
+            n: Estimate(value=found[n], **{key: row[f"watch_{n}_{key}"] for key in ("se", "n", "clusters")})
+            for n in RATES
+            if n in found
         }
         return Reading(**{**found, **rates, "step": int(row["step"])})
 

@@ -19,7 +19,7 @@ from assay.bench.policy.answers import correct, final_answer
 from assay.errors import AssayError
 from assay.policy.claims import check_claims
 from assay.records import Prompt, Rollout, RolloutScorer, Score
-from assay.statistics import wilson
+from assay.statistics import Z95, clopper_pearson, student95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,10 +94,11 @@ def fit_model_term(
 
     Maximum likelihood of a logistic, labels smoothed as Platt (1999, section 2.2) does, so that few or separable answers
     never make certainty; the slope is held positive. The threshold is the lowest above which the share of right answers is,
-    by Wilson's lower bound, at least `gate_precision` and above the share among all: a few lucky answers open no gate, nor
-    does a score that says nothing where most answers are right. Answers to one question are alike, so the bound takes n
-    answers for n / (1 + (m - 1) rho): m to a question, rho their correlation (Kish 1965). Raises ValueError for arrays of
-    other shapes.
+    by the lower end of its exact 95% interval, at least `gate_precision` and above the share among all: a few lucky answers
+    open no gate, nor does a score that says nothing where most answers are right. Answers to one question are alike, so the
+    bound takes n answers for n / (1 + (m - 1) rho): m to a question, rho their correlation (Kish 1965), and fewer by
+    Student's t for the questions that rho is told from. `tests/unit/test_coverage.py` counts how often a gate promises more
+    than it holds, the choice of the threshold included. Raises ValueError for arrays of other shapes.
     """
     raw, right = np.asarray(raw, dtype=np.float64), np.asarray(right, dtype=bool)
     if raw.ndim != 1 or raw.shape != right.shape or (questions is not None and len(questions) != len(raw)):
@@ -121,17 +122,20 @@ def fit_model_term(
     order = np.argsort(-p, kind="stable")
     counts = np.arange(1, len(raw) + 1)
     shares, last = np.cumsum(right[order]) / counts, np.append(p[order][:-1] != p[order][1:], True)
-    lows = [wilson(float(x), float(n))[0] for x, n in zip(shares, _independent(right, asked, order), strict=True)]
+    ends = np.flatnonzero(last)
+    lows = np.zeros(len(raw))
+    worth = _independent(right, asked, order)[ends]
+    lows[ends] = clopper_pearson(shares[ends], worth)[0]
     wanted = max(config.gate_precision, float(right.mean()))
-    good = np.flatnonzero(last & (np.array(lows) >= wanted))
+    good = np.flatnonzero(last & (lows >= wanted))
     if not len(good):
-        best = f"best {float(np.max(np.array(lows)[last])):.0%}"
+        best = f"best {float(np.max(lows)):.0%}"
         return ModelTerm(
             **fitted, reason=f"no threshold reaches, with confidence, a precision of {wanted:.0%} ({best})"
         )
     at = int(good[-1])
     chosen = {"threshold": float(p[order][at]), "precision": float(shares[at]), "kept": float(counts[at] / len(raw)),
-              "precision_low": lows[at]}  # fmt: skip
+              "precision_low": float(lows[at])}  # fmt: skip
     return ModelTerm(**(fitted | chosen))
 
 
@@ -144,8 +148,12 @@ def _independent(right: NDArray[np.bool_], asked: NDArray[np.int64], order: NDAr
     first = np.zeros(len(order))
     first[np.unique(asked[order], return_index=True)[1]] = 1
     counts = np.arange(1, len(order) + 1)
-    found: NDArray[np.float64] = counts / (1 + (counts / np.cumsum(first) - 1) * alike)
-    return found
+    questions = np.cumsum(first)
+    found: NDArray[np.float64] = counts / (1 + (counts / questions - 1) * alike)
+    if not pairs:
+        return found
+    doubt = {q: (Z95 / student95(q - 1)) ** 2 if q > 1 else 0.0 for q in np.unique(questions).tolist()}
+    return np.asarray(found * np.array([doubt[q] for q in questions.tolist()]))
 
 
 def _logistic(raw: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[float, float]:

@@ -26,7 +26,7 @@ from assay.policy.hallucination import Reading
 from assay.recipes import policies
 from assay.recipes.tune import Task, Tuner
 from assay.run import Run
-from assay.statistics import Estimate, Spread, over_seeds
+from assay.statistics import Estimate, over_seeds, seeds_apart
 from assay.tables import write_text
 
 matplotlib.use("Agg")
@@ -191,19 +191,16 @@ def _readings(found: Mapping[str, list[Reading]]) -> list[list[str]]:
 
 def _spread(estimates: Sequence[Estimate | None]) -> str:
     known = [e for e in estimates if e is not None]
-    if not known:
-        return "-"
-    spread: Spread = over_seeds(known)
-    return f"{100 * spread.mean:.1f} ± {100 * spread.half:.1f}"
+    return str(over_seeds(known)) if known else "-"
 
 
 def _difference(ours: Sequence[Estimate | None], theirs: Sequence[Estimate | None]) -> str:
-    """Seed by seed; the test questions are the same, so only the spread over seeds counts: one seed tells none."""
-    apart = [a.value - b.value for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None]
-    if len(apart) < 2:
-        return f"{100 * apart[0]:+.1f}" if apart else "-"
-    spread = over_seeds([Estimate(value=x, se=0.0, n=1) for x in apart])
-    return f"{100 * spread.mean:+.1f} ± {100 * spread.half:.1f}"
+    """Seed by seed, each with test questions of its own."""
+    both = [(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None]
+    if not both:
+        return "-"
+    found = seeds_apart([a for a, _ in both], [b for _, b in both])
+    return f"{100 * found.value:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
 
 
 def _batches(curves: Mapping[str, list[Curve]]) -> list[list[str]]:

@@ -7,17 +7,18 @@ comparison is of directions, not of sizes.
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from assay.bench.reward.pairs import evaluate_pairs
 from assay.curate.settle import settle_all
 from assay.curate.stage1 import Material, Train, cases, is_held, preferences, win_probabilities
-from assay.recipes.flow import Curated, FlowConfig, Prepared, label_accuracy
-from assay.records import Judge, Judgement, Label, Preference, Scorer, question_id
+from assay.recipes.flow import Curated, FlowConfig, Prepared
+from assay.records import Case, Example, Judge, Judgement, Label, Pair, Preference, Scorer, question_id
 from assay.run import Run
+from assay.statistics import mean
 
 SETS: dict[str, str] = {
     "raw": "raw labels",
@@ -33,6 +34,8 @@ SETS: dict[str, str] = {
 """Name -> what the report calls it. `raw` has as many pairs as `stage1`; `raw-more` and `truth` have the whole pool."""
 MODELS = {"stage1": "best-rm", "unguided": "nohuman-rm"}
 """Sets whose model the run makes anyway, and its name."""
+WITHOUT_PEOPLE = ("unguided", "nohuman-filtered", "nohuman-flipped")
+"""Sets that no person had a part in: people's gold does not choose their checkpoints either, the last one is taken."""
 CANDIDATES = ("stage1", "filtered", "flipped")
 """The sets whose models may be the run's product: the one that is best on held gold is `models/final`."""
 
@@ -49,6 +52,9 @@ class Claims:
     unguided: Judge
     train: Train
     seed: int
+
+    def told(self, found: Iterable[tuple[str, bool]]) -> dict[str, float] | None:
+        return share(found, self.prepared.pool.pairs)
 
 
 def test_claims(claims: Claims) -> None:
@@ -69,12 +75,12 @@ def test_claims(claims: Claims) -> None:
 def _measure(
     claims: Claims, name: str, pairs: Sequence[Preference], held: Sequence[Preference], evaluation: Sequence[Preference]
 ) -> dict[str, object]:
-    n, right = label_accuracy(pairs, claims.prepared.pool.truth)
-    scorer = claims.train(model_name(name), pairs, held)
+    truth = claims.prepared.pool.truth
+    scorer = claims.train(model_name(name), pairs, () if name in WITHOUT_PEOPLE else held)
     result = evaluate_pairs(evaluation, scorer)
     assert result.headline is not None
-    return {"pairs": len(pairs), "labels_checked": n, "label_accuracy": right, "n": result.n,
-            "accuracy": result.headline.value / 100, "se": result.headline.se / 100}  # fmt: skip
+    labels = claims.told((p.pair_id, p.chosen.id == truth[p.pair_id]) for p in pairs if p.pair_id in truth)
+    return {"pairs": len(pairs), "labels": labels, "accuracy": asdict(result.headline.estimate)}
 
 
 def _choose(claims: Claims) -> dict[str, object]:
@@ -141,10 +147,10 @@ def _without_people(
 ) -> tuple[list[Preference], list[Preference]]:
     """Stage 2 without any person: one RM trained on unguided labels keeps what it agrees with and flips the rest.
 
-    The paper's "LLM + best RM (no human)" (A3 Table 20); its exact rule is not stated.
+    The paper's "LLM + best RM (no human)" (A3 Table 20); its exact rule is not stated. No gold chooses the checkpoint.
     """
     wild = {p.pair_id: p for p in raw if p.pair_id in set(claims.prepared.split.stage2)}
-    scorer = claims.train(MODELS["unguided"], unguided, claims.curated.stage1.held)
+    scorer = claims.train(MODELS["unguided"], unguided, ())
     p = win_probabilities(scorer, list(wild.values()))
     pairs = claims.prepared.pool.pairs
     kept = [w for i, w in wild.items() if p[i] > 0.5]
@@ -153,35 +159,64 @@ def _without_people(
 
 
 def _judges(claims: Claims) -> dict[str, object]:
-    """Label agreement with the truth: no gold, random gold, nearest gold (paper A, A3 Table 14)."""
-    prepared, first = claims.prepared, claims.curated.stage1
-    silver = [
-        label.pair_id for label in first.labels if label.tier == "silver" and label.pair_id in prepared.pool.truth
-    ]
-    material = prepared.material(prepared.split.stage1)
-    rng = np.random.default_rng(claims.seed)
-    pool = list(first.examples.values())
-    nearest = cases(silver, material, first.examples, claims.config.stage1.examples)
-    k = min(claims.config.stage1.examples, len(pool))
-    chance = [replace(c, examples=tuple(pool[i] for i in rng.permutation(len(pool))[:k])) for c in nearest]
-    if not silver:
+    """Agreement of judges with the truth: no gold, random gold, nearest gold (paper A, A3 Table 14).
+
+    The pairs are those that judges were asked about. "nearest gold" are their verdicts as they were given, by the gold that
+    people had verified until then, and the random examples are of that gold: what came later would flatter both. No example
+    is of the target's own question.
+    """
+    truth, rounds = claims.prepared.pool.truth, _rounds(claims)
+    if not any(r.judged for r in rounds):
         return {}
-    ways: dict[str, Callable[[], list[Judgement]]] = {
-        "no gold": lambda: claims.unguided(cases(silver, material, {}, 0)),
-        "random gold": lambda: claims.judge(chance),
-        "nearest gold": lambda: claims.judge(nearest),
+    material = claims.prepared.material(claims.prepared.split.stage1)
+    rng, k = np.random.default_rng(claims.seed), claims.config.stage1.examples
+    plain = [c for r in rounds for c in cases([j.pair_id for j in r.judged], material, {}, 0)]
+    drawn = iter([r.gold for r in rounds for _ in r.judged])
+    random = [replace(c, examples=_drawn(c, next(drawn), k, rng)) for c in plain]
+    ways: dict[str, Callable[[], Sequence[Judgement]]] = {
+        "no gold": lambda: claims.unguided(plain),
+        "random gold": lambda: claims.judge(random),
+        "nearest gold": lambda: [j for r in rounds for j in r.judged],
     }
-    return {name: _agreement(ask(), prepared.pool.truth) for name, ask in ways.items()}
+    result: dict[str, object] = {}
+    for name, ask in ways.items():
+        given = ask()
+        decided = claims.told((j.pair_id, j.better == truth[j.pair_id]) for j in given if j.better)
+        result[name] = {"n": len(given), "undecided": sum(j.better is None for j in given), "agreement": decided}
+    return result
 
 
-def _agreement(judgements: Sequence[Judgement], truth: Mapping[str, str]) -> dict[str, object]:
-    decided = [j for j in judgements if j.better is not None]
-    right = sum(j.better == truth[j.pair_id] for j in decided)
-    return {
-        "n": len(judgements),
-        "undecided": len(judgements) - len(decided),
-        "agreement": right / max(1, len(decided)),
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Round:
+    """What judges said at one time about pairs whose truth is known, and the gold that could guide them then."""
+
+    judged: list[Judgement]
+    gold: list[Example]
+
+
+def _rounds(claims: Claims) -> list[_Round]:
+    """Every time that stage 1 asked judges, in order."""
+    first, truth = claims.curated.stage1, claims.prepared.pool.truth
+    table, verified, rounds = claims.run.table("judgements", Judgement), set[str](), []
+    for name in ("seed", *(f"it{n}" for n in range(claims.config.stage1.iterations))):
+        verified |= {j.pair_id for j in table.read(f"stage1-{name}-people")}
+        judged = [j for j in table.read(f"stage1-{name}-judges") if j.pair_id in truth]
+        rounds.append(_Round(judged=judged, gold=[e for i, e in first.examples.items() if i in verified]))
+    return rounds
+
+
+def _drawn(case: Case, gold: Sequence[Example], k: int, rng: np.random.Generator) -> tuple[Example, ...]:
+    """k random examples of other questions."""
+    others = [e for e in gold if e.pair.question_id != case.pair.question_id]
+    return tuple(others[i] for i in rng.permutation(len(others))[:k])
+
+
+def share(found: Iterable[tuple[str, bool]], pairs: Mapping[str, Pair]) -> dict[str, float] | None:
+    """The share of (pair id, whether it counts) with its error by question, as a step keeps it; None of no pairs."""
+    rows = list(found)
+    if not rows:
+        return None
+    return asdict(mean([float(hit) for _, hit in rows], [pairs[i].question_id for i, _ in rows]))
 
 
 def _filters(claims: Claims) -> dict[str, object]:
@@ -202,7 +237,7 @@ def _filters(claims: Claims) -> dict[str, object]:
         keep = [i for i in right if all(m[i] > 0.5 for m in models)]
         flip = [i for i in right if all(m[i] < 0.5 for m in models)]
         result[name] = {
-            "kept": len(keep), "keep_agreement": sum(right[i] for i in keep) / max(1, len(keep)),
-            "flipped": len(flip), "flip_agreement": sum(not right[i] for i in flip) / max(1, len(flip)),
+            "kept": len(keep), "keep_agreement": claims.told((i, right[i]) for i in keep),
+            "flipped": len(flip), "flip_agreement": claims.told((i, not right[i]) for i in flip),
         }  # fmt: skip
     return result

@@ -7,7 +7,7 @@ flipped    filtered, and the discarded pairs with their label turned round
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -135,8 +135,13 @@ def check_shards(folder: Path) -> None:
         raise AssayError(f"{folder} is there already and is no unfinished export; choose another --out")
 
 
-def training_data(source: Path, name: str, gold: Path | None) -> tuple[Sequence[Preference] | Pairs, list[Preference]]:
-    """What `assay reward train` trains on, and the gold that chooses its checkpoint."""
+def training_data(
+    source: Path, name: str, gold: Path | None, say: Callable[[str], None] = lambda _: None
+) -> tuple[Sequence[Preference] | Pairs, list[Preference]]:
+    """What `assay reward train` trains on, and the gold that chooses its checkpoint.
+
+    No question is in both: pairs that ask one of `gold` are left out and told. Streamed Parquet that has some is refused.
+    """
     _known(name)
     if not source.is_dir():
         raise AssayError(f"{source}: no such folder; give a pool folder, a run folder, or one of Parquet preferences")
@@ -145,14 +150,32 @@ def training_data(source: Path, name: str, gold: Path | None) -> tuple[Sequence[
         raise AssayError(f"{gold}: no Parquet preferences here to choose the checkpoint by")
     if (source / "config.json").exists():
         run = read_run(source)
-        return run.sets[name], chosen or run.held
+        return (_apart(run.sets[name], chosen, say), chosen) if chosen else (run.sets[name], run.held)
     if (source / "tables").is_dir():
         everything = sorted(labelled(source, name), key=lambda p: p.pair_id)
         if chosen:
-            return everything, chosen
+            return _apart(everything, chosen, say), chosen
         held = [p for p in everything if is_held(question_id(p.prompt), 0.1)]
         return [p for p in everything if not is_held(question_id(p.prompt), 0.1)], held
-    return ParquetPairs(source), chosen or []
+    pairs = ParquetPairs(source)
+    taught = pairs.asking(g.prompt for g in chosen or ())
+    if taught:
+        raise AssayError(
+            f"{source}: {len(taught):,} of {len(pairs):,} pairs ask a question of {gold} (the first is {taught[0]}); gold that "
+            "is trained on cannot choose the checkpoint: take these questions out of either"
+        )
+    return pairs, chosen or []
+
+
+def _apart(pairs: Sequence[Preference], gold: Sequence[Preference], say: Callable[[str], None]) -> list[Preference]:
+    """The pairs that ask no question of the gold."""
+    asked = {question_id(g.prompt) for g in gold}
+    kept = [p for p in pairs if question_id(p.prompt) not in asked]
+    if len(kept) < len(pairs):
+        say(f"{len(pairs) - len(kept):,} of {len(pairs):,} pairs ask a question of the gold: left out of training")
+    if not kept:
+        raise AssayError("every pair asks a question of the gold, so none is left to train on; give other gold")
+    return kept
 
 
 def _known(name: str) -> None:

@@ -241,11 +241,3 @@ def fed(settings: TrainConfig, pairs: Sequence[Preference], name: str, run: Run)
     for why in found.values():
         run.say(f"{name}: {why}; trained without")
     return replace(settings, loss=replace(settings.loss, **dict.fromkeys(found, False))) if found else settings
-
-
-def label_accuracy(preferences: Sequence[Preference], truth: dict[str, str]) -> tuple[int, float | None]:
-    """How many labels can be checked, and the share of those that are right."""
-    known = [p for p in preferences if p.pair_id in truth]
-    if not known:
-        return 0, None
-    return len(known), sum(p.chosen.id == truth[p.pair_id] for p in known) / len(known)

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from assay.curate.judge_page import Section, markdown, page, show
-from assay.curate.judge_report import JudgeReport, Share
+from assay.curate.judge_report import JudgeReport, Share, steady
 from assay.curate.offline import gold_vote_judge
 from assay.curate.verify import read_judgements
 from assay.errors import AssayError
@@ -24,7 +24,7 @@ from assay.recipes.embedders import EmbedderConfig, load_embedder
 from assay.recipes.judging import Examples, JudgeConfig, annotate
 from assay.records import Case, Judgement, Pair, Truth
 from assay.run import environment, jsonable
-from assay.statistics import Z95, Estimate, interval, mean
+from assay.statistics import interval, mean, paired
 from assay.tables import Table, write_text
 
 ARMS: tuple[Examples, ...] = ("none", "random", "nearest")
@@ -35,7 +35,7 @@ OFFLINE, LONGER = "offline:gold-vote", "longer response"
 class ArmRow:
     """One arm over all seeds. `right`: agreement with gold over all pairs, undecided ones counted as half; `agreement`: over
     the decided ones; `readable`: votes with a verdict; `first`: of those, for the response shown first; `steady`: pairs of
-    votes in the two orders that name the same response. The last three are of votes, so None for rules."""
+    votes of one seed in the two orders that name the same response. The last three are of votes, so None for rules."""
 
     arm: str
     right: Share
@@ -111,9 +111,8 @@ def _compared(
     cases = Table(first / "tables" / "cases", Case).read()
     verdicts[OFFLINE] = [gold_vote_judge(load_embedder(embedder))(cases)]
     verdicts[LONGER] = [[_longer(pair) for pair in pairs.values()]]
-    votes: dict[str, list[Judgement]] = {
-        arm: [v for seed in seeds for v in Table(folders[arm, seed] / "tables" / "votes", Judgement).read()]
-        for arm in ARMS
+    votes: dict[str, list[list[Judgement]]] = {
+        arm: [Table(folders[arm, seed] / "tables" / "votes", Judgement).read() for seed in seeds] for arm in ARMS
     }
     credit = {arm: _credit(told, gold) for arm, told in verdicts.items()}
     rows = tuple(_row(arm, verdicts[arm], votes.get(arm, []), credit[arm], gold, questions) for arm in verdicts)
@@ -125,10 +124,6 @@ def _compared(
         judge=judge, pairs=len(pairs), questions=len(set(questions.values())), seeds=seeds, arms=rows,
         differences=differences,
     )  # fmt: skip
-
-
-def _votes(folder: Path) -> list[Judgement]:
-    return Table(folder / "tables" / "votes", Judgement).read()
 
 
 def _verdicts(folder: Path) -> list[Judgement]:
@@ -150,7 +145,7 @@ def _credit(told: Sequence[Sequence[Judgement]], gold: Mapping[str, str]) -> dic
 
 
 def _row(
-    arm: str, told: Sequence[Sequence[Judgement]], votes: Sequence[Judgement], credit: Mapping[str, float],
+    arm: str, told: Sequence[Sequence[Judgement]], voted: Sequence[Sequence[Judgement]], credit: Mapping[str, float],
     gold: Mapping[str, str], questions: Mapping[str, str],
 ) -> ArmRow:  # fmt: skip
     def share(rows: Sequence[tuple[str, float]]) -> Share:
@@ -160,20 +155,16 @@ def _row(
         low, high = interval(estimate)
         return Share(n=len(rows), value=estimate.value, low=low, high=high)
 
-    every = [j for seed in told for j in seed]
+    every, votes = ([j for seed in rows for j in seed] for rows in (told, voted))
     cast = [v for v in votes if v.better]
-    both: dict[tuple[str, str, frozenset[str]], list[Judgement]] = {}
-    for n in range(0, len(votes) - 1, 2):  # samples come in twos that show both orders
-        one, other = votes[n], votes[n + 1]
-        if (one.pair_id, one.by) == (other.pair_id, other.by) and one.better and other.better:
-            both.setdefault((one.pair_id, one.by, frozenset((str(n),))), []).extend((one, other))
+    twice = [(p, float(same)) for seed in voted for p, same in steady(seed)]  # another seed shows other examples
     return ArmRow(
         arm=arm, right=share(list(credit.items())),
         agreement=share([(j.pair_id, float(j.better == gold[j.pair_id])) for j in every if j.better]),
         decided=share([(j.pair_id, float(j.better is not None)) for j in every]),
         readable=share([(v.pair_id, float(v.better is not None)) for v in votes]) if votes else None,
-        first=share([(v.pair_id, float(v.better == v.shown[0])) for v in cast]) if votes else None,
-        steady=share([(p, float(a.better == b.better)) for (p, *_), (a, b) in both.items()]) if votes else None,
+        first=share([(v.pair_id, float(v.better == v.shown[0])) for v in cast if v.shown]) if votes else None,
+        steady=share(twice) if votes else None,
     )  # fmt: skip
 
 
@@ -181,9 +172,9 @@ def _difference(
     one: str, other: str, credit: Mapping[str, Mapping[str, float]], questions: Mapping[str, str]
 ) -> Difference:
     pairs = list(credit[one])
-    told: Estimate = mean([credit[one][p] - credit[other][p] for p in pairs], [questions[p] for p in pairs])
-    half = Z95 * told.se
-    return Difference(one=one, other=other, value=told.value, low=told.value - half, high=told.value + half)
+    ours, theirs = ([credit[arm][p] for p in pairs] for arm in (one, other))
+    found = paired(ours, theirs, [questions[p] for p in pairs])
+    return Difference(one=one, other=other, value=found.value, low=found.low, high=found.high)
 
 
 def sections(found: Guidance) -> list[Section]:

@@ -16,12 +16,13 @@ from rich import box
 from rich.table import Table as RichTable
 
 from assay.bench.reward.pairs import evaluate_pairs
+from assay.errors import AssayError
 from assay.recipes.finished import Finished, read_run
 from assay.recipes.flow import fed
 from assay.recipes.settings import SweepConfig
 from assay.records import digest
 from assay.run import Run, jsonable
-from assay.statistics import Estimate, Spread, over_seeds
+from assay.statistics import Estimate, over_seeds
 from assay.tables import write_text
 
 matplotlib.use("agg")
@@ -75,19 +76,26 @@ def _point(run: Run, finished: Finished, name: str, fraction: float, seed: int) 
     result = evaluate_pairs(finished.evaluation, scorer).headline
     assert result is not None
     return {"set": name, "fraction": fraction, "seed": seed, "pairs": len(part), "presented": trained.presented,
-            "n": result.n, "accuracy": result.value / 100, "se": result.se / 100}  # fmt: skip
+            "n": result.n, "accuracy": result.value / 100, "se": result.se / 100,
+            "clusters": result.clusters}  # fmt: skip
 
 
 def _curves(run: Run, config: SweepConfig) -> list[dict[str, Any]]:
-    """One row per set and fraction: pairs, mean accuracy and its 95% half-width over seeds and evaluation pairs."""
+    """One row per set and fraction: pairs, mean accuracy and its 95% interval over seeds and evaluation pairs."""
     rows = []
     for name in config.sets:
         for fraction in sorted(config.fractions):
             points = [run.result(f"points/{name}-{fraction:.12g}-seed{s}") for s in range(config.seeds)]
-            spread: Spread = over_seeds([Estimate(value=p["accuracy"], se=p["se"], n=p["n"]) for p in points])
+            if any("clusters" not in p for p in points):
+                raise AssayError(
+                    f"{run.folder}: an older Assay measured these points, without prompts; give a new --out"
+                )
+            spread = over_seeds([
+                Estimate(value=p["accuracy"], se=p["se"], n=p["n"], clusters=p["clusters"]) for p in points
+            ])  # fmt: skip
             rows.append({
                 "set": name, "fraction": fraction, "pairs": points[0]["pairs"], "presented": points[0]["presented"],
-                "accuracy": spread.mean, "half": spread.half, "seeds": config.seeds, "n": points[0]["n"],
+                "accuracy": spread.mean, "low": spread.low, "high": spread.high, "seeds": config.seeds, "n": points[0]["n"],
                 "by_seed": [p["accuracy"] for p in points],
             })  # fmt: skip
     return rows
@@ -96,8 +104,7 @@ def _curves(run: Run, config: SweepConfig) -> list[dict[str, Any]]:
 def _table(curves: list[dict[str, Any]]) -> RichTable:
     table = RichTable("set", "fraction", "pairs", "presented", "held out, %", box=box.SIMPLE)
     for row in curves:
-        low, high = max(0.0, row["accuracy"] - row["half"]), min(1.0, row["accuracy"] + row["half"])
-        accuracy = f"{100 * row['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+        accuracy = f"{100 * row['accuracy']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
         table.add_row(row["set"], f"{row['fraction']:g}", f"{row['pairs']:,}", f"{row['presented']:,}", accuracy)
     return table
 
@@ -107,14 +114,15 @@ def _plot(curves: list[dict[str, Any]], n: int, seeds: int, path: Path) -> Path:
     for name in dict.fromkeys(row["set"] for row in curves):
         rows = [r for r in curves if r["set"] == name]
         axes.errorbar(
-            [r["pairs"] for r in rows], [100 * r["accuracy"] for r in rows], yerr=[100 * r["half"] for r in rows],
+            [r["pairs"] for r in rows], [100 * r["accuracy"] for r in rows],
+            yerr=[[100 * (r["accuracy"] - r["low"]) for r in rows], [100 * (r["high"] - r["accuracy"]) for r in rows]],
             color=COLOURS[name], label=name, marker="o", capsize=3,
         )  # fmt: skip
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda pairs, _: f"{pairs:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    low, high = (100 * end(r["accuracy"] + s * r["half"] for r in curves) for end, s in ((min, -1), (max, 1)))
+    low, high = 100 * min(r["low"] for r in curves), 100 * max(r["high"] for r in curves)
     axes.set_ylim(max(0.0, low - 2), min(100.0, high + 2))
     axes.axhline(50, color="#bbbbbb", linewidth=1, linestyle=":")
     axes.set_xlabel("pairs in the training set (log scale)")

@@ -351,9 +351,12 @@ class Tuner:
 
 
 def reading_from(row: dict[str, Any]) -> Reading:
-    """A reading as it was kept in a step's file."""
+    """A reading as it was kept in a step's file. Raises AssayError for one of an older Assay."""
     from assay.statistics import Estimate
 
+    old = next((k for k, v in row.items() if isinstance(v, dict) and "clusters" not in v), None)
+    if old:
+        raise AssayError(f"the reading's {old} has no number of clusters: an older Assay made this run, run it anew")
     values: dict[str, Any] = {k: Estimate(**v) if isinstance(v, dict) else v for k, v in row.items()}
     return Reading(**values)
 

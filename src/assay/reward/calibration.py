@@ -8,6 +8,7 @@ calibrate; rewards for RL need it.
 
 import json
 import math
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.errors import AssayError
-from assay.statistics import wilson
+from assay.statistics import interval, mean
 from assay.tables import write_text
 
 COOLEST, HOTTEST = 1e-3, 1e3
@@ -36,9 +37,11 @@ class Bin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """`nll` and `ece` (expected calibration error) are at T = 1; those `_after` are cross-fitted on two halves, so that no
-    pair is measured with a temperature that it helped to fit (a single pair is). `se` is the standard error of log T, robust
-    to misfit; there is none where `reason` says why T is not the minimum."""
+    """`nll` and `ece` (expected calibration error) are at T = 1; those `_after` are cross-fitted on two halves of the
+    questions, so that no pair is measured with a temperature that it, or another of its question, helped to fit (those of a
+    single question are). `se` is the standard error of log T, robust to misfit and to like pairs of a question; there is none
+    where `reason` says why T is not the minimum. Gold that also chose the checkpoint makes all of this look a little better.
+    """
 
     n: int
     accuracy: float
@@ -56,33 +59,39 @@ class Calibration:
         return float(_sigmoid(np.array([margin / self.temperature]))[0])
 
 
-def fit(margins: NDArray[np.float64]) -> Calibration:
-    """The calibration of r_chosen - r_rejected on gold pairs, shape (n,). Raises ValueError for none or infinite ones."""
+def fit(margins: NDArray[np.float64], questions: Sequence[Hashable] | None = None) -> Calibration:
+    """The calibration of r_chosen - r_rejected on gold pairs, shape (n,), and the question of each (None: each its own).
+    Raises ValueError for no or infinite margins, or another number of questions."""
     margins = np.asarray(margins, dtype=np.float64)
     if not len(margins) or not np.isfinite(margins).all():
         raise ValueError("calibration needs finite margins of at least one pair")
+    asked = list(questions) if questions is not None else list(range(len(margins)))
+    if len(asked) != len(margins):
+        raise ValueError(f"{len(asked)} questions for {len(margins)} margins")
+    number = {q: n for n, q in enumerate(dict.fromkeys(asked))}
+    of = np.array([number[q] for q in asked])
     temperature, reason = _temperature(margins)
-    halves = (margins[::2], margins[1::2])
     crossed = margins / temperature
-    if all(len(h) for h in halves):
-        crossed = np.empty_like(margins)
-        crossed[::2], crossed[1::2] = halves[0] / _temperature(halves[1])[0], halves[1] / _temperature(halves[0])[0]
+    if len(number) > 1:
+        for half in (0, 1):
+            crossed[of % 2 == half] = margins[of % 2 == half] / _temperature(margins[of % 2 != half])[0]
+    bins = curve(crossed, asked)
     return Calibration(
         n=len(margins), accuracy=float(np.mean(margins > 0)), temperature=temperature,
-        nll=_nll(margins), nll_after=_nll(crossed), ece=_ece(curve(margins)), ece_after=_ece(curve(crossed)),
-        curve=curve(crossed), reason=reason, se=None if reason else _error(margins / temperature),
+        nll=_nll(margins), nll_after=_nll(crossed), ece=_ece(curve(margins, asked)), ece_after=_ece(bins),
+        curve=bins, reason=reason, se=None if reason else _error(margins / temperature, of),
     )  # fmt: skip
 
 
-def curve(logits: NDArray[np.float64], most: int = 10) -> tuple[Bin, ...]:
+def curve(logits: NDArray[np.float64], questions: Sequence[Hashable] | None = None, most: int = 10) -> tuple[Bin, ...]:
     """The reliability curve: bins of equal count by the model's confidence in its own preference."""
     order = np.argsort(np.abs(logits), kind="stable")
     made = []
     for part in np.array_split(order, min(most, max(1, len(order) // 20))):
-        right = float(np.mean(logits[part] > 0))
-        low, high = wilson(right, len(part))
+        right = mean((logits[part] > 0).astype(float).tolist(), [questions[i] for i in part] if questions else None)
+        low, high = interval(right)
         predicted = float(np.mean(_sigmoid(np.abs(logits[part]))))
-        made.append(Bin(n=len(part), predicted=predicted, right=right, low=low, high=high))
+        made.append(Bin(n=len(part), predicted=predicted, right=right.value, low=low, high=high))
     return tuple(made)
 
 
@@ -152,11 +161,12 @@ def _temperature(margins: NDArray[np.float64]) -> tuple[float, str]:
     return unit / math.sqrt(cold * hot), reason
 
 
-def _error(logits: NDArray[np.float64]) -> float:
-    """The sandwich standard error of log T at the minimum, from margins / T: root of the sum of squared scores over the
-    curvature."""
+def _error(logits: NDArray[np.float64], questions: NDArray[np.int64]) -> float:
+    """The sandwich standard error of log T at the minimum, from margins / T: root of the sum over questions of squared
+    scores, over the curvature."""
     wrong = _sigmoid(-logits)
-    return float(np.sqrt(np.sum((logits * wrong) ** 2)) / np.sum(logits**2 * wrong * (1 - wrong)))
+    scores = np.bincount(questions, logits * wrong)
+    return float(np.sqrt(np.sum(scores**2)) / np.sum(logits**2 * wrong * (1 - wrong)))
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:

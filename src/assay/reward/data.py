@@ -6,7 +6,7 @@ the state there is.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from assay.identity import of_file
 from assay.images import ImageStore
 from assay.order import Orders
 from assay.pack import Group, share
-from assay.records import Preference, digest
+from assay.records import Conversation, Preference, digest, first_question, question_id
 from assay.render import Rendered as Tokens
 from assay.render import attempts, check
 from assay.reward.left_out import SAME, LeftOut
@@ -126,6 +126,22 @@ class ParquetPairs:
                 found += zip(numbers.tolist(), rows, strict=True)
         return found
 
+    def asking(self, prompts: Iterable[Conversation], batch: int = 65_536) -> list[str]:
+        """The ids of the pairs that ask a question of `prompts` (see `question_id`): one pass over the shards' prompts, `batch`
+        rows at a time."""
+        wanted = {question_id(p): first_question(p) for p in prompts}
+        texts, found = pa.array(list(wanted.values()), pa.string()), []
+        for shard in self.shards:
+            for part in pq.ParquetFile(shard.path).iter_batches(batch, columns=["pair_id", "prompt"]):
+                turns = part.column("prompt")
+                said = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(turns.flatten().field("content")))
+                alike = pc.is_in(pc.binary_join(said, " "), value_set=texts)
+                rows = pc.unique(pc.list_parent_indices(turns).filter(alike))
+                some = part.take(rows).to_pylist() if len(rows) else []
+                read = ((row["pair_id"], build(Conversation, row["prompt"])) for row in some)
+                found += [pair_id for pair_id, prompt in read if question_id(prompt) in wanted]
+        return found
+
     def _windows(self, seed: int, epoch: int) -> Iterator[tuple[int, int, list[int]]]:
         """(first position, rows, row groups) of each window of an epoch."""
         order = np.random.default_rng((seed, epoch)).permutation(len(self.groups))
@@ -200,12 +216,13 @@ class _Shard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """A pair as tokens: a group of two answers, chosen first; and what its label says beyond the order."""
+    """A pair as tokens: a group of two answers, chosen first; what its label says beyond the order; its question's id."""
 
     group: Group
     certainty: float
     margin: float
     cut: int
+    question: str = ""
 
 
 class Renderer:
@@ -298,7 +315,9 @@ class Renderer:
             return CannotRead(f"{SAME}, cut to {self.max_tokens:,} of them" if cut else SAME)
         types = (chosen.second, rejected.second) if chosen.second else ()
         group = share([chosen.ids, rejected.ids], types, [i for m in pair.prompt for i in m.images])
-        return Rendered(group=group, certainty=pair.certainty, margin=pair.margin, cut=cut)
+        return Rendered(
+            group=group, certainty=pair.certainty, margin=pair.margin, cut=cut, question=question_id(pair.prompt)
+        )
 
 
 def positions(n: int, at: int, size: int) -> list[tuple[int, list[int]]]:

@@ -172,9 +172,10 @@ class _Training:
         self.source, self.render, self.steps, self.say = source, render, compute.steps, say
         self.name, self.partial = place.path.name, place.partial
         self.bests: list[int] = []
+        self.questions: list[str] = []
 
     def loop(self, gold: list[Rendered], tokenizer: Any, trackers: Sequence[str]) -> _State:
-        config, engine = self.config, self.engine
+        config, engine, self.questions = self.config, self.engine, [g.question for g in gold]
         state = self.resume()
         checks = {math.ceil(self.steps * (i + 1) / config.checks) for i in range(config.checks)}
         with Monitor(self.partial, self.steps, self.say, trackers, self.name, quiet=not engine.lead) as monitor:
@@ -223,7 +224,7 @@ class _Training:
         """Measure on gold; save the model when it is the best so far."""
         margins = self.compute.margins(gold)
         accuracy = float(np.mean(np.array(margins) > 0)) if margins else 0.0
-        state.stale = 0 if accuracy > state.best_accuracy else state.stale + 1
+        state.stale = 0 if not margins or accuracy > state.best_accuracy else state.stale + 1
         if accuracy >= state.best_accuracy:
             state.best_step, state.best_accuracy, state.best_margins = state.step, accuracy, margins
             weights = self.engine.weights(trained=self.config.engine.lora_rank > 0)
@@ -273,7 +274,7 @@ class _Training:
     def finish(self, state: _State) -> None:
         """Turn the best model into the finished folder, in one move."""
         best = self.best(state.best_step)
-        fitted = calibration.fit(np.array(state.best_margins)) if state.best_margins else None
+        fitted = calibration.fit(np.array(state.best_margins), self.questions) if state.best_margins else None
         if fitted:
             calibration.save(fitted, best / "calibration.json")
         self.render.left.save(best / "left_out.jsonl")

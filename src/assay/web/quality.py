@@ -5,13 +5,12 @@ reason to talk with somebody, never a verdict: each says which numbers raised it
 machines are exact binomials. Honest simulated annotators are flagged in less than 3 of 100 cases (see the tests).
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from assay.records import Judgement
-from assay.statistics import wilson
+from assay.statistics import binomial_tail, clopper_pearson
 
 READABLE_WORDS_PER_SECOND = 12.0
 """Three times the mean silent reading speed of English, 238 words a minute (Brysbaert 2019): faster was not read."""
@@ -73,10 +72,11 @@ def _annotator(name: str, works: Sequence[Work]) -> Annotator:
     first = [w.judgement.better == w.judgement.shown[0] for w in decided if w.judgement.shown]
     followed = [w.judgement.better == w.hint for w in decided if w.hint]
     traps = [w.judgement.better == w.right for w in works if w.right]
+    low, high = _bounds(traps)
     return Annotator(
         name=name, judged=len(works), undecided=len(works) - len(decided),
         seconds=_median([w.judgement.seconds for w in works]), traps=len(traps), trap_accuracy=_share(traps),
-        trap_interval=wilson(sum(traps) / len(traps), len(traps)) if traps else None, first=_share(first),
+        trap_interval=(low, high) if traps else None, first=_share(first),
         followed=_share(followed), with_rationale=_share([bool(w.judgement.rationale) for w in works]) or 0.0,
         panels=dict(Counter(p for w in works for p in w.panels)), flags=tuple(_flags(works, first, followed, traps)),
     )  # fmt: skip
@@ -84,7 +84,7 @@ def _annotator(name: str, works: Sequence[Work]) -> Annotator:
 
 def _flags(works: Sequence[Work], first: list[bool], followed: list[bool], traps: list[bool]) -> Iterable[str]:
     """Each flag is a sentence with its numbers."""
-    if traps and wilson(sum(traps) / len(traps), len(traps))[1] < TRAP_ACCURACY:
+    if traps and _bounds(traps)[1] < TRAP_ACCURACY:
         yield f"missed {len(traps) - sum(traps)} of {len(traps)} traps"
     if len(works) < FEW:
         return
@@ -92,22 +92,21 @@ def _flags(works: Sequence[Work], first: list[bool], followed: list[bool], traps
     if len(unread) > 0.2 * len(works):
         yield f"answered {len(unread)} of {len(works)} pairs faster than they can be read"
     chosen = max(sum(first), len(first) - sum(first))
-    if first and 2 * at_least(chosen, len(first), 0.5) < _ALPHA:
+    if first and 2 * binomial_tail(chosen, len(first), 0.5) < _ALPHA:
         side = "first" if sum(first) > len(first) / 2 else "second"
         yield f"chose the {side} response in {chosen} of {len(first)} decisions"
     # People who see a good verdict agree with it often. More than nine in ten, beyond chance, and without a word of their
     # own on most of these pairs, is what copying looks like.
     hinted = [w for w in works if w.hint and w.judgement.better]
     silent = sum(not w.judgement.rationale for w in hinted)
-    if followed and at_least(sum(followed), len(followed), 0.9) < 0.05 and silent > 0.5 * len(hinted):
+    if followed and binomial_tail(sum(followed), len(followed), 0.9) < 0.05 and silent > 0.5 * len(hinted):
         yield f"agreed with the machine in {sum(followed)} of {len(followed)} decisions, {silent} without a reason"
 
 
-def at_least(successes: int, trials: int, probability: float) -> float:
-    """The chance of this many successes or more: the upper tail of the binomial distribution."""
-    return math.fsum(
-        math.comb(trials, k) * probability**k * (1 - probability) ** (trials - k) for k in range(successes, trials + 1)
-    )
+def _bounds(traps: Sequence[bool]) -> tuple[float, float]:
+    """The exact 95% interval of the accuracy on traps, which are independent pairs."""
+    low, high = clopper_pearson(_share(traps) or 0.0, len(traps))
+    return float(low), float(high)
 
 
 def _share(flags: Sequence[bool]) -> float | None:
