@@ -169,6 +169,7 @@ def best_of_n(
     max_tokens: int = 4096,
     seed: int = 0,
     replies: Path = Path("best-of-n-replies.sqlite"),
+    answer_field: str = "",
 ) -> None:
     """Answer prompts N times and keep the answer that a reward model likes best, with all candidates; resumes.
 
@@ -182,6 +183,7 @@ def best_of_n(
         max_tokens: Of a conversation that the reward model reads.
         seed: Of a local policy's answers.
         replies: Where a chat server's answers are kept.
+        answer_field: As for `assay policy grpo`: needed where two fields of PROMPTS could both be the answer.
     """
     from assay.images import ImageStore
     from assay.recipes import best_of_n as recipe
@@ -191,10 +193,10 @@ def best_of_n(
     scorer = load_scorer(reward, max_tokens)
     if "@http" in policy:
         answers = recipe.chat_answers(chat_server(policy, replies, "policy"))
-        print(recipe.best_of_n(prompts, out, n, answers, scorer, store))
+        print(recipe.best_of_n(prompts, out, n, answers, scorer, store, answer_field=answer_field))
     else:
         answers, kept = recipe.local_answers(policy, store, sampler, seed)
-        print(recipe.best_of_n(prompts, out, n, answers, scorer, store, kept))
+        print(recipe.best_of_n(prompts, out, n, answers, scorer, store, kept, answer_field=answer_field))
 
 
 def _between(low: float | None, high: float | None) -> str:
