@@ -110,7 +110,7 @@ def test_the_same_answer(given: str, right: str, kind: str, expected: bool) -> N
 
 
 PAIRS = [json.loads(line) for line in (Path(__file__).parent / "answer_pairs.jsonl").read_text().splitlines()]
-"""A person's verdicts: is the given answer (or that of the whole text) the right one?"""
+"""Verdicts by the author, to which the rules were fitted: is the given answer (or that of the whole text) the right one?"""
 KNOWN: dict[tuple[str, str], str] = {}
 """Pairs of the table on which the rules differ from the person, and why: none."""
 

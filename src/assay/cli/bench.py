@@ -14,7 +14,7 @@ from tyro.conf import Positional
 
 from assay.cli.arguments import asking_of, chat_server
 from assay.policy.config import SamplerConfig
-from assay.records import Scorer
+from assay.records import Prompt, Scorer
 from assay.reward.remote import Layout
 from assay.run import environment
 
@@ -182,6 +182,7 @@ def best_of_n(
     replies: Path = Path("best-of-n-replies.sqlite"),
     layout: Layout = "assay",
     tokenizer: str = "",
+    answer_field: str = "",
 ) -> None:
     """Answer prompts N times and keep the answer that a reward model likes best, with all candidates; resumes.
 
@@ -198,6 +199,7 @@ def best_of_n(
         replies: Where a chat server's answers are kept.
         layout: Of a reward server: assay, vllm, sglang or openrlhf.
         tokenizer: Of a reward server, as for `assay bench`.
+        answer_field: As for `assay policy grpo`: needed where two fields of PROMPTS could both be the answer.
     """
     from assay.images import ImageStore
     from assay.recipes import best_of_n as recipe
@@ -215,11 +217,11 @@ def best_of_n(
     if "@http" in policy:
         server = chat_server(policy, replies, "policy")
         asked |= {"policy": asking_of([server])}
-        print(recipe.best_of_n(prompts, out, n, recipe.chat_answers(server), scorer, store, asked=asked))
+        answers, kept = recipe.chat_answers(server), list[Prompt]
     else:
         asked |= {"policy": fingerprint(policy), "sampler": sampler, "seed": seed}
         answers, kept = recipe.local_answers(policy, store, sampler, seed)
-        print(recipe.best_of_n(prompts, out, n, answers, scorer, store, kept, asked=asked))
+    print(recipe.best_of_n(prompts, out, n, answers, scorer, store, kept, asked=asked, answer_field=answer_field))
 
 
 def _between(low: float | None, high: float | None) -> str:

@@ -156,7 +156,7 @@ def _of_files(source: Path, layout: str, left: Counter[str]) -> tuple[Opinions, 
 def _read(part: Part, layout: str) -> Iterable[Preferred | RowError | Flaw]:
     """What each row of a file says, by the readers of `assay pool add`."""
     try:
-        used = named(layout) if layout else pool._detected(part)
+        used = pool._detected(part, named(layout) if layout else None)
     except AssayError as error:
         raise AssayError(f"{part.file}: {error} (of assay bench: --pair-layout)") from error
     for read in pool.outcomes(part.rows(), used, strict=bool(layout)):
