@@ -80,7 +80,11 @@ def bench(
     for benchmark in wanted:
         teller = partial(print, f"{benchmark.name}:", file=sys.stderr)
         asked = scorer if isinstance(scorer, PairJudge) else Parts(scorer, teller)
-        results.append(run_benchmark(benchmark, folder, asked, limit or None))
+        try:
+            results.append(run_benchmark(benchmark, folder, asked, limit or None))
+        except AssayError as error:
+            reasons = "".join(f"; failed {count:,} times: {reason}" for reason, count in problems.items())
+            raise AssayError(f"{error}{reasons}") from error
     print(table.text(results))
     for reason, count in problems.items():
         print(f"failed: {count:,} times: {reason}")

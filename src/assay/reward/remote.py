@@ -144,7 +144,7 @@ class RemoteScorer:
         return found
 
     def _rendered(self, conversations: Sequence[Conversation]) -> dict[int, list[int] | str]:
-        """For vLLM and with a tokenizer, each conversation's tokens as offline scoring has them, or why it cannot be read."""
+        """For vLLM and with a tokenizer, each conversation's tokens as offline scoring has them, or why there are none."""
         config = self.config
         if config.layout != "vllm" or not config.tokenizer or self._pairs:
             return {}
