@@ -228,14 +228,12 @@ class RemoteScorer:
         """The requests that ask for the rewards of some conversations, by their tokens where these are known."""
         config = self.config
         single = config.layout == "vllm" and not config.tokenizer
-        if config.layout == "vllm" and self._pairs:
-            groups: dict[str, list[int]] = {}
-            for row in rows:
-                groups.setdefault(history(conversations[row][:-1]), []).append(row)
-            parts = list(groups.values())
-        else:
-            size = 1 if single else config.per_request
-            parts = [list(rows[at : at + size]) for at in range(0, len(rows), size)]
+        groups: dict[object, list[int]] = {}  # what stands once in a request: a history, or the tools
+        for row in rows:
+            first = history(conversations[row][:-1]) if self._pairs else json.dumps(tools_of(conversations[row]))
+            groups.setdefault(first if self._pairs or config.layout == "assay" else "", []).append(row)
+        size = len(rows) if self._pairs else 1 if single else config.per_request
+        parts = [own[at : at + size] for own in groups.values() for at in range(0, len(own), size)]
         url = config.url.rstrip("/") + "/score" if self._pairs else config.endpoint
         named = {"model": config.model} if config.model else {}
 
@@ -250,7 +248,9 @@ class RemoteScorer:
         """The JSON of a request, but for the model's name and tokens."""
         match self.config.layout:
             case "assay":
-                return {"conversations": [[m.chat() for m in c] for c in conversations]}
+                tools = tools_of(conversations[0])
+                asked = {"conversations": [[m.chat() for m in c] for c in conversations]}
+                return asked | ({"tools": tools} if tools else {})
             case "vllm":
                 return RAW | self._for_vllm(conversations)
             case "sglang":
