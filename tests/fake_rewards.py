@@ -17,12 +17,11 @@ from assay.reward.scorer import LocalScorer
 
 @dataclass
 class Fake:
-    """What is served: a model of `room` tokens. `width` above 1: it embeds; `no_room`: it does not tell its room."""
+    """What is served: a model of `room` tokens. `width` above 1: it embeds."""
 
     scorer: LocalScorer
     room: int = 64
     width: int = 1
-    no_room: bool = False
     url: str = ""
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
@@ -70,8 +69,7 @@ class Refused(Exception):
 def serving(fake: Fake) -> Iterator[Fake]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            room = {} if fake.no_room else {"max_model_len": fake.room}
-            self.send(200, {"data": [{"id": "tiny", **room}]})
+            self.send(200, {"data": [{"id": "tiny", "max_model_len": fake.room}]})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

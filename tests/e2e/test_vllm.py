@@ -122,7 +122,8 @@ def test_a_decoder_gives_the_same_reward_everywhere(tmp_path: Path, pad: str | N
         messages, tokens = client(url), client(url, tokenizer=str(folder))
         np.testing.assert_allclose(messages(CHATS), expected, atol=1e-4)
         np.testing.assert_allclose(tokens([*CHATS, LONG]), [*expected, *offline([LONG])], atol=1e-4)
-        assert np.isfinite(messages([LONG])).all()
+        assert np.isnan(messages([LONG])).all(), "vLLM would cut it elsewhere than offline scoring"
+        assert any("name the model's tokenizer" in reason for reason in messages.problems)
         if pad is None:
             return
         import json

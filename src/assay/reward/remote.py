@@ -9,9 +9,9 @@
     sglang     /classify         texts, rendered by the model's chat template         [i].embedding
     openrlhf   as in the url     the same, as `query`                                 rewards[i]
 
-vLLM gives a sigmoid of the reward unless told not to (`use_activation`; `activation` in older versions), and refuses what
-is too long unless told to cut it, at the front. Its layout is tested with the real one (`make test-vllm`), the others with
-fakes that follow those projects' sources. Anything but one finite number is no reward. A request that fails after all tries
+vLLM gives a sigmoid of the reward unless told not to (`use_activation`; `activation` in older versions). It would cut what is
+too long elsewhere than offline scoring, so it is not asked to: name the tokenizer for that. Its layout is tested with the
+real one (`make test-vllm`), the others with fakes that follow those projects' sources. Anything but one finite number is no reward. A request that fails after all tries
 gives NaN for its conversations; `problems` counts the reasons, `refused` has that of each conversation: a benchmark reports
 them as coverage, a trainer raises.
 """
@@ -20,6 +20,7 @@ import asyncio
 import json
 import math
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -93,6 +94,7 @@ class Failed:
 
 RAW = {"use_activation": False, "activation": False}
 """The reward itself, in vLLM's words, new and old."""
+TOO_LONG = re.compile(r"maximum (context|model) length|max_model_len|too long")
 NO_TEMPLATE = "must provide a chat template"
 """What vLLM says of messages to a model that has none."""
 
@@ -209,6 +211,8 @@ class RemoteScorer:
                 if response.status == 200:
                     return self.read(json.loads(payload), len(asked.rows))
                 problem = f"http {response.status}: {_message(payload)}"
+                if TOO_LONG.search(problem) and "messages" in asked.body:
+                    problem += " (name the model's tokenizer, and it is cut as in offline scoring)"
                 if response.status not in PASSING:
                     return Failed(problem, refused=response.status in (400, 413, 422))
                 after = retry_after(response.headers.get("Retry-After"))
@@ -262,11 +266,10 @@ class RemoteScorer:
         if self._pairs:
             texts = [plain_turn(c[-1]) for c in conversations]
             return {"text_1": history(conversations[0][:-1]), "text_2": texts}
-        limits = [n for n in (self.config.max_tokens, self._room) if n]
         chat: dict[str, Any] = {"messages": [m.chat() for m in conversations[0]], "add_generation_prompt": False}
         if tools := tools_of(conversations[0]):
             chat["chat_template_kwargs"] = {"tools": tools}  # /pooling leaves out `tools` beside the messages
-        return chat | {"truncate_prompt_tokens": min(limits) if self._room else -1, "truncation_side": "left"}
+        return chat
 
     @property
     def tokenizer(self) -> Any:
