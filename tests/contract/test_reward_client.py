@@ -1,5 +1,6 @@
 """The client of reward servers gives raw rewards, as offline scoring does, or a reason; vLLM's own server: test_vllm.py."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import tiny_models
 from assay import models
 from assay.errors import AssayError
-from assay.records import Conversation, assistant, user
+from assay.records import Conversation, Message, assistant, user
 from assay.reward.config import TrainConfig
 from assay.reward.model import for_training
 from assay.reward.remote import RemoteConfig, RemoteScorer
@@ -124,3 +125,10 @@ def test_one_conversation_that_is_refused_does_not_take_its_request_with_it(offl
         assert np.isnan(theirs(CHATS)).tolist() == [False, False, True, False]
         assert dict(theirs.problems) == {"http 400: no fish": 1}
         assert theirs.refused == {CHATS[2]: "http 400: no fish"}
+
+
+def test_tools_go_with_the_conversations_that_may_call_them() -> None:
+    tools = '[{"type": "function", "function": {"name": "weather"}}]'
+    calling: Conversation = (Message(role="user", content="rain?", tools=tools), assistant("let me see"))
+    asked = RemoteScorer(RemoteConfig(url="http://localhost:1")).requests([CHATS[0], calling, CHATS[1]], [0, 1, 2], {})
+    assert [(a.rows, a.body.get("tools")) for a in asked] == [([0, 2], None), ([1], json.loads(tools))]

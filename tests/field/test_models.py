@@ -113,6 +113,32 @@ def test_why_a_server_gave_no_reward_reaches_the_user(place: Path, tmp_path: Pat
         np.testing.assert_allclose([c["reward"] for c in told], raw, atol=1e-4)
 
 
+def test_a_benchmark_through_vllm_is_that_of_the_model_and_says_what_failed(place: Path, tmp_path: Path) -> None:
+    rows = [
+        {"pair_id": str(n), "source": source, "question": f"what is {n}?", "response_A": str(n), "response_B": "a fish " * n,
+         "label": "A>B"}
+        for n, source in enumerate(("mmlu-pro-x", "livebench-reasoning", "livebench-math", "livecodebench") * 3)
+    ]  # fmt: skip
+    (tmp_path / "data" / "judgebench").mkdir(parents=True)
+    text = "".join(json.dumps(r) + "\n" for r in rows)
+    (tmp_path / "data" / "judgebench" / "gpt-4o-2024-05-13.jsonl").write_text(text)
+    bench = ("--data", tmp_path / "data", "--only", "judgebench")
+    scorer: Any = load_scorer(place / "reward", 128)
+    told = {}
+    with serving(Fake(scorer, room=128)) as fake, serving(Fake(scorer, room=128, width=768)) as embedder:
+        for name, model in (("offline", place / "reward"), ("vllm", fake.url), ("embedder", embedder.url)):
+            scores = tmp_path / f"{name}.jsonl"
+            more = ("--layout", "vllm") if name != "offline" else ()
+            code, out, err = assay("bench", model, *bench, "--scores", scores, "--max-tokens", 128, *more)
+            told[name] = (code, out + err, scores.read_text() if scores.exists() else "")
+    assert told["offline"][0] == told["vllm"][0] == 0
+    one, other = (sorted(map(json.loads, told[n][2].splitlines()), key=str) for n in ("offline", "vllm"))
+    assert [r["conversation"] for r in one] == [r["conversation"] for r in other]
+    np.testing.assert_allclose([r["reward"] for r in one], [r["reward"] for r in other], atol=1e-4)
+    assert "a vector of 768 numbers is no reward" in told["embedder"][1]
+    assert not told["embedder"][2], "nothing was scored"
+
+
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pairs and what people said of them."""

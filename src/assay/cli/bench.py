@@ -13,6 +13,7 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from assay.cli.arguments import asking_of, chat_server
+from assay.errors import AssayError
 from assay.policy.config import SamplerConfig
 from assay.records import Prompt, Scorer
 from assay.reward.remote import Layout
@@ -77,10 +78,14 @@ def bench(
     for name, job in planned.items():
         teller = partial(print, f"{name}:", file=sys.stderr)
         asked = scorer if isinstance(scorer, PairJudge) else Parts(scorer, teller)
-        if isinstance(job, tuple):
-            results.append(run_benchmark(job[0], job[1], asked, limit or None))
-        else:
-            results.append(evaluate_pairs(job.preferences, asked, name, limit or None, 0, job.parts, job.notes))
+        try:
+            if isinstance(job, tuple):
+                results.append(run_benchmark(job[0], job[1], asked, limit or None))
+            else:
+                results.append(evaluate_pairs(job.preferences, asked, name, limit or None, 0, job.parts, job.notes))
+        except AssayError as error:
+            reasons = "".join(f"; failed {count:,} times: {reason}" for reason, count in problems.items())
+            raise AssayError(f"{error}{reasons}") from error
     print(table.text(results))
     for reason, count in problems.items():
         print(f"failed: {count:,} times: {reason}")

@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 from assay.chat import PASSING, Gate, retry_after
 from assay.errors import AssayError, CannotRead
 from assay.records import Conversation, tools_of
-from assay.render import history, render
+from assay.render import attempts, encodable, history
+from assay.templates import chat_text, plain_turn
 
 Layout = Literal["assay", "vllm", "sglang", "openrlhf"]
 
@@ -144,21 +145,22 @@ class RemoteScorer:
         return found
 
     def _rendered(self, conversations: Sequence[Conversation]) -> dict[int, list[int] | str]:
-        """For vLLM and with a tokenizer, each conversation's tokens as in offline scoring, or why it cannot be read."""
+        """Of conversations that are sent rendered: the tokens as in offline scoring (vLLM), or why one cannot be read."""
         config = self.config
+        if config.layout in ("sglang", "openrlhf"):
+            return {i: why for i, c in enumerate(conversations) if (why := self._unreadable(c))}
         if config.layout != "vllm" or not config.tokenizer or self._pairs:
             return {}
         most = min((n for n in (config.max_tokens, self._room) if n), default=1 << 30)
-        try:  # all at once: answers to one prompt are cut alike
-            return {i: r.ids for i, r in enumerate(render(self.tokenizer, conversations, most))}
-        except CannotRead:
-            found: dict[int, list[int] | str] = {}
-            for i, conversation in enumerate(conversations):
-                try:
-                    found[i] = render(self.tokenizer, [conversation], most)[0].ids
-                except CannotRead as error:
-                    found[i] = str(error)
-            return found
+        told = attempts(self.tokenizer, conversations, most)  # all at once: answers to one prompt are cut alike
+        return {i: str(r) if isinstance(r, CannotRead) else r.ids for i, r in enumerate(told)}
+
+    def _unreadable(self, conversation: Conversation) -> str:
+        try:
+            self.text(conversation)
+        except CannotRead as error:
+            return str(error)
+        return ""
 
     async def _meet(self, session: aiohttp.ClientSession, gate: Gate, first: Conversation) -> None:
         """Find out how vLLM's model is asked: its room in tokens, and whether it has a chat template."""
@@ -226,14 +228,12 @@ class RemoteScorer:
         """The requests that ask for the rewards of some conversations, by their tokens where these are known."""
         config = self.config
         single = config.layout == "vllm" and not config.tokenizer
-        if config.layout == "vllm" and self._pairs:
-            groups: dict[str, list[int]] = {}
-            for row in rows:
-                groups.setdefault(history(conversations[row][:-1]), []).append(row)
-            parts = list(groups.values())
-        else:
-            size = 1 if single else config.per_request
-            parts = [list(rows[at : at + size]) for at in range(0, len(rows), size)]
+        groups: dict[object, list[int]] = {}  # what stands once in a request: a history, or the tools
+        for row in rows:
+            first = history(conversations[row][:-1]) if self._pairs else json.dumps(tools_of(conversations[row]))
+            groups.setdefault(first if self._pairs or config.layout == "assay" else "", []).append(row)
+        size = len(rows) if self._pairs else 1 if single else config.per_request
+        parts = [own[at : at + size] for own in groups.values() for at in range(0, len(own), size)]
         url = config.url.rstrip("/") + "/score" if self._pairs else config.endpoint
         named = {"model": config.model} if config.model else {}
 
@@ -248,7 +248,9 @@ class RemoteScorer:
         """The JSON of a request, but for the model's name and tokens."""
         match self.config.layout:
             case "assay":
-                return {"conversations": [[m.chat() for m in c] for c in conversations]}
+                tools = tools_of(conversations[0])
+                asked = {"conversations": [[m.chat() for m in c] for c in conversations]}
+                return asked | ({"tools": tools} if tools else {})
             case "vllm":
                 return RAW | self._for_vllm(conversations)
             case "sglang":
@@ -258,7 +260,7 @@ class RemoteScorer:
 
     def _for_vllm(self, conversations: Sequence[Conversation]) -> dict[str, Any]:
         if self._pairs:
-            texts = [c[-1].content for c in conversations]
+            texts = [plain_turn(c[-1]) for c in conversations]
             return {"text_1": history(conversations[0][:-1]), "text_2": texts}
         limits = [n for n in (self.config.max_tokens, self._room) if n]
         chat: dict[str, Any] = {"messages": [m.chat() for m in conversations[0]], "add_generation_prompt": False}
@@ -275,8 +277,8 @@ class RemoteScorer:
         return self._tokenizer
 
     def text(self, conversation: Conversation) -> str:
-        chat = [m.chat() for m in conversation]
-        return str(self.tokenizer.apply_chat_template(chat, tools=tools_of(conversation), tokenize=False))
+        """The chat template's text. Raises CannotRead where the template refuses it."""
+        return encodable(chat_text(self.tokenizer, conversation))
 
     def read(self, answer: Any, count: int) -> list[float]:
         """The rewards in an answer. Raises ValueError, KeyError, IndexError or TypeError where it is not as it should be."""
