@@ -354,6 +354,20 @@ def test_every_pair_is_presented_once_and_the_last_step_is_a_mean(
     assert mean == pytest.approx(whole["loss"], rel=1e-5), "each step's loss is the mean over its own pairs"
 
 
+def test_a_step_s_loss_is_the_mean_over_the_pairs_that_could_be_read(config: TrainConfig, tmp_path: Path) -> None:
+    """A streamed pair whose answers are the same tokens is met in its step: the others count as if it had never been."""
+    good = Response.of("é")
+    same = Pair.of((user("item"),), good, Response.of("ü")).preferring(good.id)  # both are <unk> to this tokenizer
+    losses = {}
+    for name, rows in (("with", [*PAIRS[:5], same]), ("without", PAIRS[:5])):
+        Table(tmp_path / name / "data", Preference).write("a", rows)
+        done = train(tmp_path / name / "rm", replace(config, batch_pairs=6), ParquetPairs(tmp_path / name / "data"), [])
+        (line,) = (done.folder / "metrics.jsonl").read_text().splitlines()
+        losses[name] = {k: json.loads(line)[k] for k in ("loss", "pairs", "grad_norm")}
+    assert losses["with"] == pytest.approx(losses["without"], rel=1e-4)
+    assert losses["with"]["pairs"] == 5
+
+
 def test_mpo_s_epoch_leaves_nothing_out(language: str, tmp_path: Path) -> None:
     pairs = [Comparison(prompt=(5, 6, 8 + i), chosen=(10 + i, 11, 1), rejected=(12, 13 + i, 1)) for i in range(7)]
     config = FitConfig(batch=3, lr=1e-12, schedule="constant", warmup=0.0, weight_decay=0.0, shift=False)

@@ -38,7 +38,7 @@ class Steps:
         self.terms, self.now = torch.zeros(5), size
 
     def pairs_of(self, step: int) -> int:
-        """Pairs of a step over all processes: what its sums of losses are divided by."""
+        """Places of a step over all processes; of a stream, some may hold pairs that cannot be read, and are left out."""
         return min(self.size, self.presented - step * self.size)
 
     def micros(self, pairs: Sequence[Rendered], idle: bool = False) -> list[Micro]:
@@ -56,7 +56,8 @@ class Steps:
     def take(self, micros: list[Micro], done: int) -> StepMetrics:
         """The optimiser step after `done` ones. Raises AssayError when the loss is no longer a number."""
         engine, config = self.engine, self.config
-        micros, self.now = self.level(micros), self.pairs_of(done)
+        micros = self.level(micros)
+        self.now = max(1, int(self.engine.total(sum(len(m.pairs) for m in micros if m.weight))[0]))
         lr = config.lr * _schedule(config, done, self.steps)
         self.terms = torch.zeros(5, device=engine.device)
         norm = engine.step(micros, self.loss, lr)

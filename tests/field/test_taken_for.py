@@ -67,7 +67,8 @@ def test_reward_train_on_a_pool_whose_labels_were_turned_round(
         reward.reward_train(pool, tmp_path / "rm", replace(config, lr=9))
     with pytest.raises(AssayError, match="cannot load the model"):
         reward.reward_train(pool, tmp_path / "rm", replace(config, backbone=str(tmp_path / "none")))
-    export(pool, tmp_path / "gold", "raw")
+    add([write_pairs(tmp_path / "others.jsonl", ("sand", "salt"))], tmp_path / "others")
+    export(tmp_path / "others", tmp_path / "gold", "raw")
     with pytest.raises(AssayError, match=r"other inputs \(.*gold"):
         reward.reward_train(pool, tmp_path / "rm", config, gold=tmp_path / "gold")
 
