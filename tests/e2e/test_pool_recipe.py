@@ -21,7 +21,7 @@ from assay.records import Case, Judgement, Label
 from assay.tables import Table, plain
 
 SMALL = (
-    "--presentations=16", "--stage1-share=0.5", "--stage1.iterations=1", "--stage1.seed-gold=16", "--stage1.seed-silver=4",
+    "--presentations=16", "--stage1-share=0.7", "--stage1.iterations=1", "--stage1.seed-gold=16", "--stage1.seed-silver=8",
     "--stage1.per-iteration=8", "--stage1.gold-share=0.5", "--stage1.held-share=0.4", "--train.layers=1",
     "--train.max-tokens=48", "--train.batch-pairs=8", "--train.lr=4e-4", "--train.checks=1", "--train.epochs=2",
 )  # fmt: skip
