@@ -147,8 +147,8 @@ def training_data(
     taught = pairs.asking(g.prompt for g in chosen or ())
     if taught:
         raise AssayError(
-            f"{source}: {len(taught):,} of {len(pairs):,} pairs ask a question of {gold} (the first is {taught[0]}); gold that "
-            "is trained on cannot choose the checkpoint: take these questions out of either"
+            f"{source}: {len(taught):,} of {len(pairs):,} pairs ask a question of {gold} (the first is {taught[0]}); gold "
+            "that is trained on cannot choose the checkpoint: take these questions out of either"
         )
     return pairs, chosen or []
 

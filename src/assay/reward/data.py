@@ -92,8 +92,8 @@ class ParquetPairs:
         return found
 
     def asking(self, prompts: Iterable[Conversation], batch: int = 65_536) -> list[str]:
-        """The ids of the pairs that ask a question of `prompts` (see `question_id`): one pass over the shards' prompts, `batch`
-        rows at a time."""
+        """The ids of the pairs that ask a question of `prompts` (see `question_id`): one pass over the shards' prompts,
+        `batch` rows at a time."""
         wanted = {question_id(p): first_question(p) for p in prompts}
         texts, found = pa.array(list(wanted.values()), pa.string()), []
         for file in dict.fromkeys(f for f, _, _ in self.groups):
