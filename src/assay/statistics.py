@@ -133,9 +133,9 @@ def clopper_pearson(share: ArrayLike, n: ArrayLike) -> tuple[Array, Array]:
     """
     p, k = np.broadcast_arrays(np.asarray(share, dtype=np.float64), np.asarray(n, dtype=np.float64))
     hits, misses = p * k, (1 - p) * k
-    low = np.where(hits > 1e-12, beta_quantile(0.025, np.maximum(hits, 1e-12), misses + 1), 0.0)
-    high = np.where(misses > 1e-12, beta_quantile(0.975, hits + 1, np.maximum(misses, 1e-12)), 1.0)
-    return np.minimum(low, p), np.maximum(high, p)
+    ends = beta_quantile(0.025, np.maximum(np.stack([hits, misses]), 1e-12), np.stack([misses, hits]) + 1)
+    low, high = ends[0], 1 - ends[1]
+    return np.where(hits > 1e-12, np.minimum(low, p), 0.0), np.where(misses > 1e-12, np.maximum(high, p), 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +262,8 @@ def beta_quantile(share: ArrayLike, a: ArrayLike, b: ArrayLike) -> Array:
     halved where they leave the bracket. (Scipy has it, and is no dependency of the core.)"""
     wanted, one, two = np.broadcast_arrays(*(np.asarray(v, dtype=np.float64) for v in (share, a, b)))
     scale = _lgamma(one + two) - _lgamma(one) - _lgamma(two)
-    low, high, x = np.zeros(wanted.shape), np.ones(wanted.shape), one / (one + two)
+    low, high = np.zeros(wanted.shape), np.ones(wanted.shape)
+    x = one / (one + two)
     for _ in range(200):
         off = _beta_cdf(x, one, two, scale) - wanted
         low, high = np.where(off < 0, x, low), np.where(off < 0, high, x)
@@ -270,7 +271,7 @@ def beta_quantile(share: ArrayLike, a: ArrayLike, b: ArrayLike) -> Array:
             step = off / np.exp(scale + (one - 1) * np.log(x) + (two - 1) * np.log1p(-x))
         inside = (x - step > low) & (x - step < high)
         moved = np.where(inside, x - step, (low + high) / 2)
-        still = np.abs(moved - x) <= 1e-13 + 1e-11 * moved
+        still = np.abs(moved - x) <= 1e-12 + 1e-9 * moved
         x = moved
         if still.all():
             break
@@ -301,7 +302,7 @@ def _beta_cdf(x: Array, a: Array, b: Array, scale: Array) -> Array:
             d, c = 1 + top * d, 1 + top / c
             d, c = 1 / np.where(np.abs(d) < tiny, tiny, d), np.where(np.abs(c) < tiny, tiny, c)
             value = value * d * c
-        if (np.abs(d * c - 1) < 1e-13).all():
+        if (np.abs(d * c - 1) < 1e-12).all():
             break
     with np.errstate(divide="ignore"):
         part = np.exp(scale + p * np.log(y) + q * np.log1p(-y)) * value / p

@@ -118,8 +118,8 @@ def test_weights_need_gold_and_dawid_skene_does_not() -> None:
 @pytest.mark.parametrize("known", [0, 300])
 @pytest.mark.parametrize("alike", [1.0, 0.8])
 def test_samples_of_one_model_do_not_make_certainty(known: int, alike: float) -> None:
-    """Two models, eight samples each in both orders, which nearly always repeat the model's own verdict, right in 7 of 10: what
-    is said to be sure must be as often right. Taken as independent they said 100% and were right in 70%."""
+    """Two models, eight samples each in both orders, which nearly always repeat the model's own verdict, right in 7 of 10:
+    what is said to be sure must be as often right. Taken as independent they said 100% and were right in 70%."""
     rng = random.Random(3)
     pairs = [f"p{i}" for i in range(1_500)]
     truth = {p: rng.choice("ab") for p in pairs}

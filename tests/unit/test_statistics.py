@@ -66,7 +66,7 @@ def test_the_error_of_clustered_means_covers() -> None:
         estimate = mean((rng.random(200) < p).astype(float).tolist(), clusters)
         low, high = interval(estimate)
         found.append(low <= 0.5 <= high)
-    assert 0.91 <= np.mean(found) <= 0.98
+    assert 0.93 <= np.mean(found) <= 0.995
 
 
 @given(SHARES)
@@ -137,15 +137,15 @@ def test_graded_values_are_at_most_as_many_trials() -> None:
 
 
 def test_trials_by_hand() -> None:
-    """Twenty clusters of five, one pair of the 100 wrong, which might as well be independent: 99 trials by its error, less by
-    Student's t; but a fifth of a cluster is all that tells so, and twenty trials count five times as much."""
+    """Twenty clusters of five, one pair of the 100 wrong, which might as well be independent: 99 trials by its error, less
+    by Student's t; but a fifth of a cluster is all that tells so, and twenty trials count five times as much."""
     values = [0.0] + [1.0] * 99
     found = mean(values, [n // 5 for n in range(100)])
     assert found.se == pytest.approx(0.01)
     plain = 0.99 * 0.01 / 0.01**2 * (Z95 / student95(19)) ** 2
     expected = (0.2 + 1) / (0.2 / plain + 1 / 20)
     assert float(trials(found.value, found.se, 100, found.clusters)) == pytest.approx(expected)
-    assert interval(found)[0] < 0.8
+    assert interval(found)[0] < 0.85, "0.945 if all were independent"
 
 
 def test_clusters_widen_the_interval() -> None:
@@ -163,7 +163,7 @@ def test_over_seeds_by_hand() -> None:
     three = over_seeds([replace(told, value=v) for v in (0.6, 0.7, 0.8)])
     items = sum(1 / float(trials(v, 0.0205, 500, 500)) for v in (0.6, 0.7, 0.8)) / 3
     between = (4.30265 * 0.1 / math.sqrt(3) / Z95) ** 2 / 0.21
-    low, high = clopper_pearson(0.7, 1 / (items + between))
+    low, high = map(float, clopper_pearson(0.7, 1 / (items + between)))
     assert (three.low, three.high) == pytest.approx((low, high), rel=1e-4)
     assert 0.7 - three.low > 4.3 * 0.1 / math.sqrt(3)
     with pytest.raises(ValueError, match="no seeds"):

@@ -112,7 +112,8 @@ def judgements_agreement(
         raise AssayError("no pair has two judgements, so there is no agreement to measure")
     grid = Grid("between", "measure", "value", "95% interval", "same answer", "pairs", "judgements", "judges")
     for a in found:
-        numbers = [_number(a.value), f"{_number(a.low)} to {_number(a.high)}", _number(a.observed)]
+        between = "too few pairs" if a.low is None else f"{_number(a.low)} to {_number(a.high)}"
+        numbers = [_number(a.value), between, _number(a.observed)]
         grid.add_row(a.between, a.measure, *numbers, str(a.pairs), str(a.ratings), str(a.raters))
     Console(highlight=False).print(grid)
 

@@ -58,7 +58,7 @@ class Agreement:
 Ratings = dict[str, dict[str, int]]
 """pair id -> rater -> 0 (first), 1 (second) or 2 (undecided)."""
 Questions = Mapping[str, str] | None
-"""pair id -> the question that it belongs to; None: pairs are independent."""
+"""pair id -> the question that it belongs to; a pair that is not there is one of its own."""
 
 
 def ratings(judgements: Iterable[Judgement], undecided: Undecided = "category") -> Ratings:
@@ -251,7 +251,7 @@ def _agreement(
             raw = float((counts * (counts - 1)).sum() / (sizes * (sizes - 1)).sum())
         if chance < 1 - 1e-12:
             value = float(_beyond(np.asarray(observed), chance))
-            clusters = [questions[p] if questions else p for p in table]
+            clusters = [(questions or {}).get(p, p) for p in table]
             if len(set(clusters)) > 1:
                 told, by_chance = spread(terms, of, clusters, [len(by) for by in table.values()])
                 low, high = np.clip(_beyond(np.array(interval(told)), by_chance), -1.0, 1.0).tolist()

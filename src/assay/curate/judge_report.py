@@ -98,14 +98,14 @@ def judge_report(
         merge=merge, votes=len(votes), gold=sum(j.pair_id in gold.better for j in merged),
         judges=(*rows, together, longest), parts=_parts(look, merged, attributes),
         problems={m: _reasons(v for v in votes if v.by == m) for m in models},
-        between=_between(own, len(models)),
+        between=_between(own, len(models), gold.questions),
         costs=tuple(_cost(row, rows) for row in costs),
     )  # fmt: skip
 
 
-def _between(own: Sequence[Judgement], models: int) -> tuple[Agreement, ...]:
-    whole = (fleiss(own, between="all models"),) if models > 2 else ()
-    return (*(a for a in whole if a.pairs), *rater_kappas(own))
+def _between(own: Sequence[Judgement], models: int, questions: Mapping[str, str]) -> tuple[Agreement, ...]:
+    whole = (fleiss(own, between="all models", questions=questions),) if models > 2 else ()
+    return (*(a for a in whole if a.pairs), *rater_kappas(own, questions=questions))
 
 
 def _reasons(votes: Iterable[Judgement]) -> dict[str, int]:

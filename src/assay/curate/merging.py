@@ -117,9 +117,9 @@ def _estimated(
     for pair_id, group in pairs.items():
         told = _by_order(group, sides[pair_id])
         orders = Counter(by for by, _ in told)
-        for (by, order), named in told.items():
+        for (by, order), side in told.items():
             item, worker = heard.setdefault(pair_id, len(heard)), workers.setdefault((by, order), len(workers))
-            rows.append((item, worker, sides[pair_id].index(named), 1 / orders[by]))
+            rows.append((item, worker, sides[pair_id].index(side), 1 / orders[by]))
     known = {heard[p]: sides[p].index(b) for p, b in gold.items() if p in heard}
     if rows and wanted:
         items, by_V, said, weight = (list(column) for column in zip(*rows, strict=True))

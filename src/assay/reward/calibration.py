@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.errors import AssayError
-from assay.statistics import interval, mean
+from assay.statistics import bounds, mean
 from assay.tables import write_text
 
 COOLEST, HOTTEST = 1e-3, 1e3
@@ -39,8 +39,8 @@ class Bin:
 class Calibration:
     """`nll` and `ece` (expected calibration error) are at T = 1; those `_after` are cross-fitted on two halves of the
     questions, so that no pair is measured with a temperature that it, or another of its question, helped to fit (those of a
-    single question are). `se` is the standard error of log T, robust to misfit and to like pairs of a question; there is none
-    where `reason` says why T is not the minimum. Gold that also chose the checkpoint makes all of this look a little better.
+    single question are). `se` is the standard error of log T, robust to misfit and to like pairs of a question; none where
+    `reason` says why T is not the minimum. Gold that also chose the checkpoint makes all of this look a little better.
     """
 
     n: int
@@ -75,24 +75,34 @@ def fit(margins: NDArray[np.float64], questions: Sequence[Hashable] | None = Non
     if len(number) > 1:
         for half in (0, 1):
             crossed[of % 2 == half] = margins[of % 2 == half] / _temperature(margins[of % 2 != half])[0]
-    bins = curve(crossed, asked)
     return Calibration(
         n=len(margins), accuracy=float(np.mean(margins > 0)), temperature=temperature,
-        nll=_nll(margins), nll_after=_nll(crossed), ece=_ece(curve(margins, asked)), ece_after=_ece(bins),
-        curve=bins, reason=reason, se=None if reason else _error(margins / temperature, of),
+        nll=_nll(margins), nll_after=_nll(crossed), ece=_ece(margins), ece_after=_ece(crossed),
+        curve=curve(crossed, asked), reason=reason, se=None if reason else _error(margins / temperature, of),
     )  # fmt: skip
 
 
 def curve(logits: NDArray[np.float64], questions: Sequence[Hashable] | None = None, most: int = 10) -> tuple[Bin, ...]:
     """The reliability curve: bins of equal count by the model's confidence in its own preference."""
+    asked = questions if questions is not None else range(len(logits))
+    parts = _parts(logits, most)
+    right = [mean((logits[part] > 0).astype(float).tolist(), [asked[i] for i in part]) for part in parts]
+    lows, highs = bounds(*np.array([(r.value, r.se, r.n, r.clusters) for r in right]).T)
+    return tuple(
+        Bin(
+            n=r.n,
+            predicted=float(np.mean(_sigmoid(np.abs(logits[part])))),
+            right=r.value,
+            low=float(low),
+            high=float(high),
+        )
+        for part, r, low, high in zip(parts, right, lows, highs, strict=True)
+    )
+
+
+def _parts(logits: NDArray[np.float64], most: int = 10) -> list[NDArray[np.int64]]:
     order = np.argsort(np.abs(logits), kind="stable")
-    made = []
-    for part in np.array_split(order, min(most, max(1, len(order) // 20))):
-        right = mean((logits[part] > 0).astype(float).tolist(), [questions[i] for i in part] if questions else None)
-        low, high = interval(right)
-        predicted = float(np.mean(_sigmoid(np.abs(logits[part]))))
-        made.append(Bin(n=len(part), predicted=predicted, right=right.value, low=low, high=high))
-    return tuple(made)
+    return np.array_split(order, min(most, max(1, len(order) // 20)))
 
 
 def save(calibration: Calibration, path: Path) -> None:
@@ -178,5 +188,6 @@ def _nll(logits: NDArray[np.float64]) -> float:
     return float(np.mean(np.logaddexp(0, -logits)))
 
 
-def _ece(bins: tuple[Bin, ...]) -> float:
-    return sum(b.n * abs(b.predicted - b.right) for b in bins) / sum(b.n for b in bins)
+def _ece(logits: NDArray[np.float64]) -> float:
+    apart = [np.mean(_sigmoid(np.abs(logits[p]))) - np.mean(logits[p] > 0) for p in _parts(logits)]
+    return float(sum(len(p) * abs(d) for p, d in zip(_parts(logits), apart, strict=True)) / len(logits))

@@ -96,7 +96,10 @@ def _overview(router: APIRouter, desk: Desk, show: Show, lead: Who) -> None:
     @router.get("")
     def overview(request: Request, who: Annotated[Account, Depends(lead)], raters: bool = False) -> HTMLResponse:
         cases, given = desk.cases(), desk.judgements()
-        agreement = report(given) + (rater_kappas([j for j in given if j.kind == "human"])[:PAGE] if raters else [])
+        asked = {c.pair.id: c.pair.question_id for c in cases}
+        people = [j for j in given if j.kind == "human"]
+        agreement = report(given, questions=asked)
+        agreement += rater_kappas(people, questions=asked)[:PAGE] if raters else []
         open_disputes = sum(not d.settled for d in disputes({c.pair.id: c for c in cases}, given))
         return show(
             request, "lead_overview.html", who, progress=progress(cases, given, desk.overlap()), agreement=agreement,
