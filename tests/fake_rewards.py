@@ -48,7 +48,8 @@ class Fake:
             for text in texts:
                 both = tokenizer(body["text_1"], text)
                 second = both["token_type_ids"].index(1) if "token_type_ids" in both else 0
-                rows.append({"score": self.reward(body, both["input_ids"], second)[0]})
+                told = self.reward(body, both["input_ids"], second)[0]
+                rows.append({"score": told if self.width == 1 else 0.5})  # one that embeds: the cosine of two vectors
         elif "messages" in body:
             if not tokenizer.chat_template:
                 raise Refused("default chat template is no longer allowed, so you must provide a chat template")
@@ -56,7 +57,9 @@ class Fake:
             text = tokenizer.apply_chat_template(body["messages"], tokenize=False, **extra)
             rows = [{"data": self.reward(body, tokenizer(text, add_special_tokens=False)["input_ids"])}]
         else:
-            rows = [{"data": self.reward(body, ids)} for ids in body["input"]]
+            given = body["input"]
+            ids = [tokenizer(given)["input_ids"]] if isinstance(given, str) else given
+            rows = [{"data": self.reward(body, i)} for i in ids]
         numbered = [{"index": i, **row} for i, row in enumerate(rows)]
         return {"data": numbered[::-1]}  # the order of the list is nobody's promise
 

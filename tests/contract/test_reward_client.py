@@ -72,7 +72,7 @@ def test_a_model_without_a_chat_template_is_asked_for_pairs_of_texts(encoder: Lo
     with serving(Fake(encoder)) as fake:
         theirs = client(fake, tokenizer="minilm" if named else "")
         np.testing.assert_allclose(theirs(CHATS), encoder(CHATS), atol=1e-5)
-        assert paths(fake.asked) == ["/pooling"] * (not named) + ["/score"] * 2, "one request a prompt"
+        assert paths(fake.asked) == ["/pooling"] * (2 - named) + ["/score"] * 2, "probes, then one request a prompt"
         assert np.isnan(theirs([*CHATS, LONG])).tolist() == [False] * 4 + [True], "cut anywhere else it would be wrong"
         assert list(theirs.problems) == ["http 400: This model's maximum context length is 64 tokens."]
 
@@ -99,6 +99,16 @@ def test_a_vector_is_no_reward(offline: LocalScorer, folder: Path) -> None:
         assert set(theirs.refused.values()) == {reason}
         with pytest.raises(AssayError, match="a vector of 2,048 numbers"):
             client(fake, strict=True)(CHATS)
+
+
+def test_the_cosine_of_an_encoder_that_embeds_is_no_reward(encoder: LocalScorer) -> None:
+    with serving(Fake(encoder, width=384)) as fake:
+        theirs = client(fake)
+        assert np.isnan(theirs(CHATS)).all()
+        assert np.isnan(theirs(CHATS)).all()
+        assert "/score" not in paths(fake.asked)
+        assert set(theirs.refused) == set(CHATS)
+        assert "a vector of 384 numbers is no reward" in "".join(theirs.problems)
 
 
 @pytest.mark.parametrize("layout", ["assay", "vllm", "sglang", "openrlhf"])

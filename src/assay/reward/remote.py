@@ -86,10 +86,12 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Why a request has no rewards; `refused`: for what was in it, so that others may go through."""
+    """Why a request has no rewards; `refused`: for what was in it, so that others may go through; `lasting`: the server
+    would say the same again."""
 
     reason: str
     refused: bool = False
+    lasting: bool = False
 
 
 RAW = {"use_activation": False, "activation": False}
@@ -113,6 +115,8 @@ class RemoteScorer:
     """Does vLLM's model read a pair of texts, for want of a chat template? None: not known yet."""
     _room: int | None = None
     """Tokens that vLLM's model has room for; 0: it does not say."""
+    _unfit: str = ""
+    """Why no score of this server is a reward."""
 
     def __call__(self, conversations: Sequence[Conversation]) -> NDArray[np.float64]:
         """(n,) rewards; NaN where the server gave none. Raises AssayError there if `strict`."""
@@ -136,6 +140,8 @@ class RemoteScorer:
             gate = Gate()
             if self.config.layout == "vllm" and self._pairs is None:
                 await self._meet(session, gate, conversations[0])
+            if self._unfit:
+                return dict.fromkeys(range(len(conversations)), self._unfit)
             ids = self._rendered(conversations)
             found: dict[int, float | str] = {i: told for i, told in ids.items() if isinstance(told, str)}
             rows = [i for i in range(len(conversations)) if i not in found]
@@ -174,11 +180,19 @@ class RemoteScorer:
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, IndexError, TypeError):
             self._room = 0  # another server in vLLM's layout need not say
         if self.config.tokenizer:
-            self._pairs = not self.tokenizer.chat_template
-            return
-        told = await self._ask(session, gate, self.requests([first], [0], {})[0])
-        if not isinstance(told, Failed) or told.refused:
-            self._pairs = isinstance(told, Failed) and NO_TEMPLATE in told.reason
+            pairs = not self.tokenizer.chat_template
+        else:
+            told = await self._ask(session, gate, self.requests([first], [0], {})[0])
+            if isinstance(told, Failed) and not told.refused:
+                return
+            pairs = isinstance(told, Failed) and NO_TEMPLATE in told.reason
+        if pairs:  # an encoder that embeds answers /score too, with the cosine of two vectors
+            body = RAW | self._named() | {"input": "a text"}
+            told = await self._ask(session, gate, Asked(rows=[0], url=self.config.endpoint, body=body))
+            if isinstance(told, Failed) and not told.lasting:
+                return
+            self._unfit = told.reason if isinstance(told, Failed) else ""
+        self._pairs = pairs
 
     async def _round(
         self, session: aiohttp.ClientSession, gate: Gate, todo: list[Asked], found: dict[int, float | str]
@@ -214,14 +228,14 @@ class RemoteScorer:
                 if TOO_LONG.search(problem) and "messages" in asked.body:
                     problem += " (name the model's tokenizer, and it is cut as in offline scoring)"
                 if response.status not in PASSING:
-                    return Failed(problem, refused=response.status in (400, 413, 422))
+                    return Failed(problem, refused=response.status in (400, 413, 422), lasting=True)
                 after = retry_after(response.headers.get("Retry-After"))
             except TimeoutError:
                 problem = "timeout"
             except aiohttp.ClientError as error:
                 problem = f"connection: {error}"
             except (ValueError, KeyError, IndexError, TypeError) as error:
-                return Failed(f"not an answer in layout {self.config.layout}: {error!r}")
+                return Failed(f"not an answer in layout {self.config.layout}: {error!r}", lasting=True)
             if attempt + 1 < self.config.tries:
                 gate.close_for(after) if after is not None else await asyncio.sleep(self.config.backoff_s * 2**attempt)
         return Failed(problem)
@@ -239,14 +253,16 @@ class RemoteScorer:
         size = len(rows) if self._pairs else 1 if single else config.per_request
         parts = [own[at : at + size] for own in groups.values() for at in range(0, len(own), size)]
         url = config.url.rstrip("/") + "/score" if self._pairs else config.endpoint
-        named = {"model": config.model} if config.model else {}
 
         def body(part: list[int]) -> dict[str, Any]:
             if part[0] in ids:
                 return RAW | {"input": [ids[i] for i in part], "add_special_tokens": False}
             return self.body([conversations[i] for i in part])
 
-        return [Asked(rows=p, url=url, body=named | body(p)) for p in parts]
+        return [Asked(rows=p, url=url, body=self._named() | body(p)) for p in parts]
+
+    def _named(self) -> dict[str, Any]:
+        return {"model": self.config.model} if self.config.model else {}
 
     def body(self, conversations: Sequence[Conversation]) -> dict[str, Any]:
         """The JSON of a request, but for the model's name and tokens."""
@@ -288,7 +304,7 @@ class RemoteScorer:
         match self.config.layout:
             case "vllm":
                 rows = sorted(answer["data"], key=lambda row: row["index"])
-                found = [_reward(row["score" if self._pairs else "data"]) for row in rows]
+                found = [_reward(row["score"] if "score" in row else row["data"]) for row in rows]
             case "sglang":
                 found = [_reward(row["embedding"]) for row in answer]
             case _:
