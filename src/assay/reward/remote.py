@@ -9,11 +9,11 @@
     sglang     /classify         texts, rendered by the model's chat template         [i].embedding
     openrlhf   as in the url     the same, as `query`                                 rewards[i]
 
-vLLM gives a sigmoid of the reward unless told not to (`use_activation`; `activation` in older versions). It would cut what is
-too long elsewhere than offline scoring, so it is not asked to: name the tokenizer for that. Its layout is tested with the
-real one (`make test-vllm`), the others with fakes that follow those projects' sources. Anything but one finite number is no reward. A request that fails after all tries
-gives NaN for its conversations; `problems` counts the reasons, `refused` has that of each conversation: a benchmark reports
-them as coverage, a trainer raises.
+vLLM gives a sigmoid of the reward unless told not to (`use_activation`; `activation` in older versions). It would cut what
+is too long elsewhere than offline scoring, so it is not asked to: name the tokenizer for that. Its layout is tested with the
+real one (`make test-vllm`), the others with fakes that follow those projects' sources. Anything but one finite number is no
+reward. A request that fails after all tries gives NaN for its conversations; `problems` counts the reasons, `refused` has
+that of each conversation: a benchmark reports them as coverage, a trainer raises.
 """
 
 import asyncio
