@@ -54,7 +54,7 @@ def test_vllm_gives_the_raw_rewards_of_offline_scoring_or_none(offline: LocalSco
         theirs = client(fake, tokenizer=str(folder) if named else "")
         told = theirs([*CHATS, LONG])
         np.testing.assert_allclose(told[:4], expected[:4], atol=1e-5)
-        assert len(fake.asked) == (1 if named else 6), "token ids go many in a request; messages are probed once"
+        assert len(fake.asked) == (1 if named else 5), "token ids go many in a request, messages one by one"
         if not named:
             assert np.isnan(told[4]), "cut elsewhere than offline it would be another reward"
             (reason,) = theirs.problems

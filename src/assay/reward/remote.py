@@ -138,12 +138,13 @@ class RemoteScorer:
         timeout = aiohttp.ClientTimeout(total=self.config.timeout_s)
         async with aiohttp.ClientSession(headers=headers, timeout=timeout, trust_env=True) as session:
             gate = Gate()
+            found: dict[int, float | str] = {}
             if self.config.layout == "vllm" and self._pairs is None:
-                await self._meet(session, gate, conversations[0])
+                found.update(await self._meet(session, gate, conversations[0]))
             if self._unfit:
                 return dict.fromkeys(range(len(conversations)), self._unfit)
             ids = self._rendered(conversations)
-            found: dict[int, float | str] = {i: told for i, told in ids.items() if isinstance(told, str)}
+            found |= {i: told for i, told in ids.items() if isinstance(told, str)}
             rows = [i for i in range(len(conversations)) if i not in found]
             rows.sort(key=lambda i: hash(conversations[i][:-1]))
             todo = self.requests(conversations, rows, ids)
@@ -170,8 +171,9 @@ class RemoteScorer:
             return str(error)
         return ""
 
-    async def _meet(self, session: aiohttp.ClientSession, gate: Gate, first: Conversation) -> None:
-        """Find out how vLLM's model is asked: its room in tokens, and whether it has a chat template."""
+    async def _meet(self, session: aiohttp.ClientSession, gate: Gate, first: Conversation) -> dict[int, float | str]:
+        """Find out how vLLM's model is asked: its room in tokens, and whether it has a chat template. Returns the reward of
+        the first conversation, where that was found out by asking for it."""
         try:
             async with session.get(f"{self.config.url.rstrip('/')}/v1/models") as response:
                 listed = (await response.json(content_type=None))["data"]
@@ -184,15 +186,16 @@ class RemoteScorer:
         else:
             told = await self._ask(session, gate, self.requests([first], [0], {})[0])
             if isinstance(told, Failed) and not told.refused:
-                return
+                return {0: told.reason}
             pairs = isinstance(told, Failed) and NO_TEMPLATE in told.reason
         if pairs:  # an encoder that embeds answers /score too, with the cosine of two vectors
             body = RAW | self._named() | {"input": "a text"}
             told = await self._ask(session, gate, Asked(rows=[0], url=self.config.endpoint, body=body))
             if isinstance(told, Failed) and not told.lasting:
-                return
+                return {}
             self._unfit = told.reason if isinstance(told, Failed) else ""
         self._pairs = pairs
+        return {} if pairs or self.config.tokenizer or isinstance(told, Failed) else {0: told[0]}
 
     async def _round(
         self, session: aiohttp.ClientSession, gate: Gate, todo: list[Asked], found: dict[int, float | str]
@@ -303,7 +306,7 @@ class RemoteScorer:
         """The rewards in an answer. Raises ValueError, KeyError, IndexError or TypeError where it is not as it should be."""
         match self.config.layout:
             case "vllm":
-                rows = sorted(answer["data"], key=lambda row: row["index"])
+                rows = sorted(answer["data"], key=lambda row: row.get("index", 0))
                 found = [_reward(row["score"] if "score" in row else row["data"]) for row in rows]
             case "sglang":
                 found = [_reward(row["embedding"]) for row in answer]
