@@ -14,9 +14,10 @@ import email.utils
 import json
 import os
 import random
+import re
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -37,6 +38,8 @@ from assay.errors import AssayError
 from assay.records import Conversation, Message, digest, tools_of
 from assay.replies import CUT, Replies, open_replies, spelled
 from assay.replies import Reply as Reply
+
+_UNREADABLE = re.compile("the server's answer is not JSON|not a chat completion|http 200, but an error")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +225,8 @@ class Server:
             found |= self._waiting(replies, wanted.keys() - found.keys())
             missing = {key: request for key, request in wanted.items() if key not in found}
             if missing:
-                found |= asyncio.run(self._ask_all(missing, replies))
+                new = asyncio.run(self._ask_all(missing, replies))
+                found |= new | self._odd(missing, new, replies)
         found |= unsendable
         return [found[key] for key in keys]
 
@@ -231,6 +235,32 @@ class Server:
         if found is None or not found.final:
             found = replies.find(key, _asked(self.config, request))
         return found if found is not None and found.final else None
+
+    def _odd(self, asked: Mapping[str, Request], new: Mapping[str, Reply], replies: Replies) -> dict[str, Reply]:
+        """Requests that the server, while it works, answers with what is no answer: after some commands their own problem,
+        so that one of them cannot hold up all others for ever. Returns those that are it now."""
+        odd = [key for key, reply in new.items() if not reply.final and _UNREADABLE.match(reply.problem)]
+        if not odd or not (any(r.final or r.problem == CUT for r in new.values()) or self._works()):
+            return {}
+        replies.together(partial(replies.odd, key, _asked(self.config, asked[key])) for key in odd)
+        told = {key: replies.find(key) for key in odd}
+        return {key: replace(reply, cached=False) for key, reply in told.items() if reply and reply.final}
+
+    def _works(self) -> bool:
+        """Whether the server tells its models: a gateway's page for an outage does not."""
+
+        async def look() -> bool:
+            timeout = aiohttp.ClientTimeout(total=min(10.0, self.config.timeout_s))
+            try:
+                async with (
+                    aiohttp.ClientSession(headers=self._headers(), timeout=timeout, trust_env=True) as session,
+                    session.get(f"{self.config.url.rstrip('/')}/models") as response,
+                ):
+                    return response.status == 200 and isinstance(await response.json(content_type=None), dict)
+            except (aiohttp.ClientError, TimeoutError, ValueError):
+                return False
+
+        return asyncio.run(look())
 
     def _waiting(self, replies: Replies, keys: Collection[str]) -> dict[str, Reply]:
         """What must not be asked now: the provider has it in a batch, and would be paid twice."""

@@ -14,7 +14,7 @@ from itertools import islice
 
 from assay.chat import Chat, Request, Server
 from assay.errors import AssayError
-from assay.replies import Reply, open_database
+from assay.replies import CUT, MOST_CUTS, Reply, open_database
 
 PART = 256
 """Requests (of a judge: pairs) between two looks at whether the server is still there."""
@@ -47,9 +47,11 @@ class Unreached(AssayError):
         for loss in losses:
             by.setdefault(loss.model, []).append(loss)
         told = "; ".join(_told(model, rows) for model, rows in by.items())
+        cut = any(CUT in problem for loss in losses for problem in loss.problems)
+        hint = f" (what was cut: give a larger limit, or it is a counted problem at the {MOST_CUTS}rd time)" if cut else ""
         super().__init__(
             f"{told}. Nothing was decided by that, and all that came is kept: see to the server, the key or the limit, "
-            "then give this command again; it asks only what failed"
+            f"then give this command again; it asks only what failed{hint}"
         )
 
     @property

@@ -50,8 +50,11 @@ UNKNOWN = "unknown: "
 _KILLED = f"{UNKNOWN}killed"
 CUT = "cut off at max_tokens"
 """The problem of a reply that the length limit ended: never an answer, whatever stands in it."""
+ODD = "no answer that can be read, from a server that answers others"
+"""The problem of a request that a working server answers with a page, or with no completion."""
+AGAIN = (CUT, ODD)
 MOST_CUTS = 3
-"""A request whose reply was cut this often is not asked again at the same limit."""
+"""A request whose reply was cut, or could not be read, this often is not asked again (at the same limit)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,16 +95,16 @@ class Replies:
         """The kept reply to a request: to itself, or (given the request as JSON) a whole one to the same question."""
         columns = "SELECT text, tokens_in, tokens_out, seconds, problem, confidence, cuts, request FROM replies"
         row = self.run(f"{columns} WHERE key = ?", (key,)).fetchone()
-        if request and (row is None or row[4] == CUT):
-            others = f"{columns} WHERE question = ? AND problem != ? ORDER BY problem = '' DESC, at"
-            rows = self.run(others, (question_of(self.url, request), CUT))
+        if request and (row is None or row[4] in AGAIN):
+            others = f"{columns} WHERE question = ? AND problem NOT IN (?, ?) ORDER BY problem = '' DESC, at"
+            rows = self.run(others, (question_of(self.url, request), *AGAIN))
             row = next((r for r in rows if _limit(r[7]) <= _limit(request)), row)
         if row is None:
             return None
         text, tokens_in, tokens_out, seconds, problem, confidence, cuts, _ = row
         return Reply(
             text=text, tokens_in=tokens_in, tokens_out=tokens_out, seconds=seconds, problem=problem,
-            confidence=confidence, cached=True, final=problem != CUT or cuts >= MOST_CUTS,
+            confidence=confidence, cached=True, final=problem not in AGAIN or cuts >= MOST_CUTS,
         )  # fmt: skip
 
     def together(self, writes: Iterable[Callable[[], object]]) -> None:
@@ -135,8 +138,12 @@ class Replies:
         if reply.final or reply.problem == CUT:
             self._keep(key, request, reply)
 
+    def odd(self, key: str, request: str) -> None:
+        """A working server's answer to this request could not be read."""
+        self._keep(key, request, Reply(problem=ODD, final=False))
+
     def _keep(self, key: str, request: str, reply: Reply) -> None:
-        cut = reply.problem == CUT
+        cut = reply.problem in AGAIN
         row = (
             key, self.url, self.model, request, reply.text, reply.tokens_in, reply.tokens_out, reply.seconds,
             time.time(), reply.problem, reply.confidence, question_of(self.url, request), int(cut),
@@ -148,8 +155,8 @@ class Replies:
             f"INSERT INTO replies ({names}) VALUES ({', '.join('?' * len(row))}) ON CONFLICT (key) DO UPDATE SET "
             "text = excluded.text, tokens_in = excluded.tokens_in, tokens_out = excluded.tokens_out, "
             "seconds = excluded.seconds, at = excluded.at, problem = excluded.problem, "
-            "confidence = excluded.confidence, cuts = cuts + excluded.cuts WHERE problem = ?",
-            (*row, CUT),
+            "confidence = excluded.confidence, cuts = cuts + excluded.cuts WHERE problem IN (?, ?)",
+            (*row, *AGAIN),
         )
 
     def failed(self, key: str, problem: str, cost: tuple[int, int] = (0, 0)) -> None:

@@ -6,7 +6,12 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,7 +22,7 @@ from assay.chat import ChatConfig, Request, Server, request_key
 from assay.processes import alive, this_process
 from assay.records import user
 from assay.replay import export_replies
-from assay.replies import Reply, ledger, open_database, open_replies, spelled
+from assay.replies import MOST_CUTS, ODD, Reply, ledger, open_database, open_replies, spelled
 
 SPELLINGS = (
     "http://Host.example:80/v1", "http://host.example/v1/", "HTTP://host.example/v1//", "http://host.example./v1",
@@ -199,3 +204,58 @@ def test_replies_of_a_local_model_can_be_exported_as_well(tmp_path: Path) -> Non
         replies.came("k", "", Reply(text="Verdict: 1", tokens_in=3, tokens_out=1))
     assert export_replies(tmp_path / "r.sqlite", tmp_path / "out.jsonl") == 1
     assert json.loads((tmp_path / "out.jsonl").read_text())["text"] == "Verdict: 1"
+
+
+@contextmanager
+def pages_for(odd: set[str], models: bool) -> Iterator[tuple[str, Counter[str]]]:
+    """A server that answers questions in `odd` with a page, and (not `models`) tells no models."""
+    asked: Counter[str] = Counter()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.told({"data": []} if models else None, 200 if models else 404)
+
+        def do_POST(self) -> None:
+            said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1]["content"]
+            asked[said] += 1
+            message = {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}], "usage": {}}
+            self.told(None if said in odd else message)
+
+        def told(self, data: object, status: int = 200) -> None:
+            payload = b"<html>Bad Gateway</html>" if data is None else json.dumps(data).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(payload)))
+            self.end_headers()
+            self.wfile.write(payload)
+
+        def log_message(self, *_: object) -> None:
+            """Silent."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_request_that_a_working_server_never_answers_ends_as_its_own_problem(tmp_path: Path) -> None:
+    with pages_for({"b"}, models=True) as (url, asked):
+        chat = Server(ChatConfig(url=url, model="m", tries=1), tmp_path / "replies.sqlite")
+        requests = [Request(messages=(user(q),)) for q in "abc"]
+        told = [chat.complete(requests) for _ in range(MOST_CUTS)]
+        assert [[r.final for r in replies] for replies in told] == [[True, False, True]] * 2 + [[True] * 3]
+        assert told[-1][1].problem == ODD
+        assert not told[-1][1].text
+        assert asked == {"a": 1, "b": MOST_CUTS, "c": 1}
+        assert chat.complete(requests)[1].problem == ODD
+        assert asked["b"] == MOST_CUTS, "a counted problem is not asked again"
+
+
+def test_a_page_for_everything_is_an_outage_however_often_it_comes(tmp_path: Path) -> None:
+    chat_of = lambda url: Server(ChatConfig(url=url, model="m", tries=1), tmp_path / "replies.sqlite")  # noqa: E731
+    requests = [Request(messages=(user(q),)) for q in "ab"]
+    with pages_for({"a", "b"}, models=False) as (url, _):
+        for _ in range(MOST_CUTS + 1):
+            assert not any(r.final for r in chat_of(url).complete(requests))
