@@ -48,7 +48,9 @@ class Unreached(AssayError):
             by.setdefault(loss.model, []).append(loss)
         told = "; ".join(_told(model, rows) for model, rows in by.items())
         cut = any(CUT in problem for loss in losses for problem in loss.problems)
-        hint = f" (what was cut: give a larger limit, or it is a counted problem at the {MOST_CUTS}rd time)" if cut else ""
+        hint = (
+            f" (what was cut: give a larger limit, or it is a counted problem at the {MOST_CUTS}rd time)" if cut else ""
+        )
         super().__init__(
             f"{told}. Nothing was decided by that, and all that came is kept: see to the server, the key or the limit, "
             f"then give this command again; it asks only what failed{hint}"

@@ -67,8 +67,9 @@ def test_what_is_no_reward_model_never_scores(place: Path, tmp_path: Path, comma
     elif command == "serve":
         code, out, err = assay("serve", model, "--port", 1)
     else:
-        (tmp_path / "data").mkdir()
-        code, out, err = assay("bench", model, "--data", tmp_path / "data")
+        pairs = tmp_path / "pairs.jsonl"
+        pairs.write_text(json.dumps({"prompt": "hi?", "chosen": "hi", "rejected": "no"}) + "\n")
+        code, out, err = assay("bench", model, "--data", pairs)
     assert code == 2, out
     assert says in err
     assert "MODULE:FUNCTION" in err

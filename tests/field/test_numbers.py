@@ -29,8 +29,8 @@ def results(path: Path, values: list[float], prompts: int) -> Path:
 
 
 def test_two_models_on_four_prompts_are_not_told_apart(tmp_path: Path) -> None:
-    """Forty pairs of four prompts; one model is right on all, the other on those of three prompts. A bootstrap of four
-    prompts says 0 to 75 points, 68% of draws above 0; exchanging names, one of four prompts is nothing."""
+    """Forty pairs of four prompts; one model is right on all, the other on those of three. A bootstrap of four prompts
+    says 0 to 75 points, 68% of draws above 0; exchanging names, one of four prompts is nothing."""
     a = results(tmp_path / "a.json", [1.0] * 40, 4)
     b = results(tmp_path / "b.json", [float(n % 4 > 0) for n in range(40)], 4)
     done = assay("bench", "compare", a, b)

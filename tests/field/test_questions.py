@@ -248,7 +248,7 @@ def test_ones_own_pairs_are_measured_under_their_name_and_compared(tmp_path: Pat
     assert (result["n"], result["headline"]["value"]) == (5, 60.0)
     told = " ".join(result["notes"])
     assert "5 pairs over 4 questions" in told
-    assert "1 pairs with the same reward for both, which count as wrong" in told
+    assert "1 of 5 comparisons are exact ties" in told
     assert "left out: 1 rows: chosen/rejected hold the same response twice" in told
     assert "mine" in (tmp_path / "a.md").read_text()
     measured(SHORTER, "--data", path, out=tmp_path / "b.json")

@@ -89,5 +89,5 @@ def test_a_report_and_an_arm_of_ties_alone(tmp_path: Path) -> None:
     for how in MERGES:
         assert report(tmp_path, how).problems == {"llm:a": {"tie": 6}}
     judged = [[j for j in merge_votes(every, "majority", GOLD) if j.pair_id in GOLD.better]]
-    row = _row("none", judged, every, dict.fromkeys(GOLD.better, 0.5), GOLD.better, GOLD.questions)
+    row = _row("none", judged, [every], dict.fromkeys(GOLD.better, 0.5), GOLD.better, GOLD.questions)
     assert (row.agreement.value, row.right.value, row.readable and row.readable.value) == (None, 0.5, 0.0)
