@@ -39,7 +39,8 @@ from assay.records import Conversation, Message, digest, tools_of
 from assay.replies import CUT, Replies, open_replies, spelled
 from assay.replies import Reply as Reply
 
-_UNREADABLE = re.compile("the server's answer is not JSON|not a chat completion|http 200, but an error")
+_UNREADABLE = re.compile("the server's answer is not JSON|not a chat completion: it has no choices")
+"""Never an error that a server tells, in whatever form: it may be the quota, and pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +219,10 @@ class Server:
         """One reply per request, in order; a failed request is a reply with a problem. Raises BudgetSpent when the budget
         ends before the requests do; requests in flight are waited for, and their replies kept."""
         keys = [_unsendable(self.config, r) or request_key(self.config, r) for r in requests]
-        unsendable = {k: Reply(problem=k) for k, r in zip(keys, requests, strict=True) if _unsendable(self.config, r)}
+        unsendable = {
+            k: Reply(problem=k, final=self.config.images is not None)
+            for k, r in zip(keys, requests, strict=True) if _unsendable(self.config, r)
+        }  # fmt: skip
         wanted = {k: r for k, r in zip(keys, requests, strict=True) if k not in unsendable}
         with self._open() as replies:
             found = {key: reply for key, r in wanted.items() if (reply := self._find(replies, key, r))}

@@ -68,6 +68,12 @@ def attempts(
         return []
     if hasattr(tokenizer, "image_processor"):
         return [_tried(_with_pictures, tokenizer, c, max_tokens, store) for c in conversations]
+    if any(shows_pictures(c) for c in conversations):
+        blind = [i for i, c in enumerate(conversations) if not shows_pictures(c)]
+        back = {i: n for n, i in enumerate(blind)}
+        kept = None if together is None else [[back[i] for i in rows if i in back] for rows in together]
+        told = iter(attempts(tokenizer, [conversations[i] for i in blind], max_tokens, store, kept))
+        return [CannotRead(UNSEEN) if i not in back else next(told) for i in range(len(conversations))]
     reader = _Template(tokenizer) if tokenizer.chat_template else _Segments(tokenizer)
     found = reader.all(conversations)
     for rows in same_prompt(conversations) if together is None else together:
@@ -78,6 +84,13 @@ def attempts(
             for i, size, one in zip(read, sizes, cut, strict=True):
                 found[i] = one if isinstance(one, CannotRead) else replace(one, cut=max(0, size - len(one.ids)))
     return found
+
+
+UNSEEN = "it shows pictures, and this model sees none"
+
+
+def shows_pictures(conversation: Conversation) -> bool:
+    return any(m.images for m in conversation)
 
 
 def same_prompt(conversations: Sequence[Conversation]) -> list[list[int]]:

@@ -9,7 +9,7 @@ protocol scores failures, that number is given under its own name. So are verdic
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from assay.bench.benchmark import Cell, Item, cell
@@ -17,6 +17,7 @@ from assay.chat import Chat, Request
 from assay.outage import ask_all
 from assay.parsing import after_thoughts
 from assay.records import Conversation, user
+from assay.templates import plain_turn
 
 PROMPT = (Path(__file__).parent / "prompts" / "pairwise.md").read_text(encoding="utf-8")
 _MARK = re.compile(
@@ -86,11 +87,25 @@ class PairJudge:
 
 
 def request(first: Conversation, second: Conversation) -> Request:
-    """The question which of two answers to one prompt is better."""
-    history = "\n\n".join(f"{m.role}: {m.content}" for m in first[:-1])
-    fields = {"conversation": history, "answer_a": first[-1].content, "answer_b": second[-1].content}
+    """The question which of two answers to one prompt is better, with the tools, calls, thoughts and pictures of both."""
+    shortest = min(len(first), len(second)) - 1
+    shared = next((i for i in range(shortest) if first[i] != second[i]), shortest)
+    tools = [f"tools: {m.tools}" for m in first[:shared] if m.tools]
+    fields = {
+        "conversation": "\n\n".join([*tools, *_turns(first[:shared])]),
+        "answer_a": _answer(first[shared:]), "answer_b": _answer(second[shared:]),
+    }  # fmt: skip
     text = re.sub(r"\{\{(\w+)\}\}", lambda found: fields[found[1]], PROMPT)
-    return Request(messages=(user(text),))
+    shown = tuple(dict.fromkeys(i for m in (*first, *second[shared:]) for i in m.images))
+    return Request(messages=(replace(user(text), images=shown),))
+
+
+def _turns(messages: Conversation) -> list[str]:
+    return [f"{m.role}: {plain_turn(m)}" for m in messages]
+
+
+def _answer(messages: Conversation) -> str:
+    return plain_turn(messages[0]) if len(messages) == 1 else "\n\n".join(_turns(messages))
 
 
 def read_verdict(text: str) -> int | None:

@@ -21,7 +21,6 @@ from assay.run import environment
 
 if TYPE_CHECKING:
     from assay.bench.benchmark import BenchmarkResult, Skipped
-    from assay.bench.verdicts import PairJudge
 
 app = tyro.extras.SubcommandApp()
 
@@ -30,7 +29,7 @@ app = tyro.extras.SubcommandApp()
 def bench(
     model: Positional[str], data: tuple[Path, ...] = (), only: tuple[str, ...] = (), pair_layout: str = "", limit: int = 0,
     max_tokens: int = 4096, scores: Path | None = None, layout: Layout = "assay", tokenizer: str = "",
-    replies: Path = Path("bench-replies.sqlite"), out: Path | None = None,
+    replies: Path = Path("bench-replies.sqlite"), reply_tokens: int = 1024, out: Path | None = None,
     markdown: Path | None = None, html: Path | None = None,
 ) -> None:  # fmt: skip
     """Measure a reward model, on public benchmarks or your own pairs; `assay bench MODEL` is short for `bench run MODEL`.
@@ -53,6 +52,7 @@ def bench(
         tokenizer: Of a reward server that takes texts (sglang, openrlhf): whose chat template renders them. For vllm it is
             optional: requests are larger then, and what is too long is cut as offline.
         replies: Where the replies of a chat model are kept: a killed run asks nothing twice.
+        reply_tokens: The most tokens of a chat model's reply; what it cuts is no verdict.
         out: Write the results as JSON to this file as well: what `assay bench compare` reads.
         markdown: Write the table as Markdown to this file.
         html: Write a page with plots to this file.
@@ -69,7 +69,12 @@ def bench(
     from assay.tables import write_text
 
     planned = plan(data, only, pair_layout)
-    scorer = _scorer(model, max_tokens, layout, tokenizer, replies)
+    scorer: Scorer | PairJudge
+    if "@http" in model:
+        images = next((d / "images" for d in data if (d / "images").is_dir()), None)
+        scorer = PairJudge(chat_server(model, replies, "model", reply_tokens=reply_tokens, images=images))
+    else:
+        scorer = _scorer(model, max_tokens, layout, tokenizer)
     problems = getattr(scorer, "problems", {})
     if scores is not None and not isinstance(scorer, PairJudge):
         read = {"max_tokens": max_tokens, "layout": layout, "tokenizer": tokenizer}
@@ -101,15 +106,12 @@ def bench(
         print(f"page: {page.write(html, model, environment(), results, told)}")
 
 
-def _scorer(model: str, max_tokens: int, layout: Layout, tokenizer: str, replies: Path) -> "Scorer | PairJudge":
-    """What MODEL names."""
+def _scorer(model: str, max_tokens: int, layout: Layout, tokenizer: str) -> Scorer:
+    """What MODEL names, but for a chat model."""
     from assay.bench.score_file import ScoreFile
-    from assay.bench.verdicts import PairJudge
     from assay.reward.remote import RemoteConfig, RemoteScorer
     from assay.reward.scorer import load_scorer
 
-    if "@http" in model:
-        return PairJudge(chat_server(model, replies, "model"))
     if model.endswith(".jsonl"):
         return ScoreFile(Path(model))
     if model.startswith(("http://", "https://")):
@@ -188,6 +190,7 @@ def best_of_n(
     layout: Layout = "assay",
     tokenizer: str = "",
     answer_field: str = "",
+    reply_tokens: int = 1024,
 ) -> None:
     """Answer prompts N times and keep the answer that a reward model likes best, with all candidates; resumes.
 
@@ -205,6 +208,7 @@ def best_of_n(
         layout: Of a reward server: assay, vllm, sglang or openrlhf.
         tokenizer: Of a reward server, as for `assay bench`.
         answer_field: As for `assay policy grpo`: needed where two fields of PROMPTS could both be the answer.
+        reply_tokens: The most tokens of a chat server's answer; one that is cut is no answer.
     """
     from assay.images import ImageStore
     from assay.recipes import best_of_n as recipe
@@ -220,7 +224,7 @@ def best_of_n(
     else:
         scorer = load_scorer(reward, max_tokens)
     if "@http" in policy:
-        server = chat_server(policy, replies, "policy")
+        server = chat_server(policy, replies, "policy", reply_tokens=reply_tokens, images=store.folder)
         asked |= {"policy": asking_of([server])}
         answers, kept = recipe.chat_answers(server), list[Prompt]
     else:

@@ -77,6 +77,7 @@ def run_pool(
     budget: float = 0.0,
     resettle: bool = False,
     batch: bool = False,
+    reply_tokens: int = 1024,
     dry_run: bool = False,
 ) -> None:
     """Your own pool: people answer in the terminal (`assay verify`), judges are LLM servers, or offline without any.
@@ -99,6 +100,7 @@ def run_pool(
         resettle: Where people have corrected answers (or a lead has decided) since the labels were made: make the labels and
             all that follows from them anew. What was made before is kept in seed-N/superseded.
         batch: Ask LLM servers through their batch APIs (/v1/batches), at half the price, within a day for each step.
+        reply_tokens: The most tokens of a reply. What it cuts is no verdict; a larger one goes on with the same run.
         dry_run: Print the resolved config and stop.
     """
     if dry_run:
@@ -111,8 +113,9 @@ def run_pool(
     purse = Budget(budget) if budget else None
     if purse is not None and not any(price):
         raise AssayError("--budget needs --price IN OUT, of a million tokens: without prices nothing is spent")
-    chats = [chat_server(text, replies, "judge", price, purse, batch) for text in judge]
-    chat = chat_server(attributes, replies, "attributes", price, purse, batch) if attributes else None
+    said = (price, purse, batch, reply_tokens, pool / "images")
+    chats = [chat_server(text, replies, "judge", *said) for text in judge]
+    chat = chat_server(attributes, replies, "attributes", *said) if attributes else None
     asked: dict[str, object] = {"people": str(judgements), "attributes": asking_of([chat]) if chat else "rules"}
     if chats:
         asked["judge"] = {**asking_of(chats), "samples": samples}

@@ -17,7 +17,7 @@ from assay.chat import Chat, Reply, Request
 from assay.errors import AssayError
 from assay.identity import check_output
 from assay.images import ImageStore
-from assay.outage import ask_all
+from assay.outage import Loss, Unreached, ask_all
 from assay.parsing import after_thoughts
 from assay.policy.config import PolicyConfig, SamplerConfig
 from assay.recipes.own import fitting, questions
@@ -77,25 +77,35 @@ def best_of_n(
 
     A candidate that could not be made or scored has its `problem`, and is never the best; a question of which none is left
     has `best` null. `asked` says who answers and who chooses: kept beside `out`. Raises AssayError for n below 1, an
-    unusable file, or an output of other questions, policies or reward models.
+    unusable file, or an output of other questions, policies or reward models; Unreached, after the questions that could be
+    answered, where a server left some unanswered.
     """
     if n < 1:
         raise AssayError(f"best of {n}: give -n 1 or more")
     prompts = kept(questions(path, store, answer_field=answer_field))
     check_output(out, {**(asked or {}), "questions": digest([p.id for p in prompts])}, "answers")
-    done = _done(out, prompts, n)
+    done, losses = _done(out, prompts, n), list[Loss]()
     parts = [prompts[at : at + PART] for at in range(0, len(prompts), PART)]
     with out.open("a", encoding="utf-8") as file:
         for number, part in enumerate(parts):
             todo = [p for p in part if p.id not in done]
             if not todo:
                 continue
-            rows = list(_ranked(todo, answers(todo, n, number), scorer))
+            try:
+                groups = answers(todo, n, number)
+            except Unreached as failed:
+                losses += failed.losses
+                if failed.silent:
+                    break
+                continue
+            rows = list(_ranked(todo, groups, scorer))
             file.write("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
             file.flush()
             os.fsync(file.fileno())
             done |= {r["id"]: r for r in rows}
             say(f"{len(done):,} of {len(prompts):,} questions")
+    if losses:
+        raise Unreached(losses)
     rows = list(done.values())
     gains = [r["reward"] - r["mean_reward"] for r in rows if r["best"] is not None]
     problems = Counter(c["problem"] for r in rows for c in r["candidates"] if c["problem"])

@@ -26,7 +26,7 @@ from assay.curate.stage2 import Stage2Config, stage2
 from assay.errors import AssayError
 from assay.recipes.embedders import EmbedderConfig
 from assay.recipes.pools import Pool
-from assay.records import Attributes, Embedder, Judgement, Label, Pair, Preference, Scorer, Truth, digest
+from assay.records import Attributes, Conversation, Embedder, Judgement, Label, Pair, Preference, Scorer, Truth, digest
 from assay.reward.config import TrainConfig
 from assay.run import Run
 
@@ -223,13 +223,23 @@ def trainer(
         settings = fed(replace(config.train, seed=config.train.seed + seed, epochs=epochs), pairs, name, run)
         trained = train(run.folder / "models" / name, settings, pairs, gold, run.say)
 
-        @cache
-        def scorer() -> Scorer:
-            return load_scorer(trained.folder, settings.max_tokens, settings.engine.tokens, settings.precision)
-
-        return lambda conversations: scorer()(conversations)
+        return _Lazy(lambda: load_scorer(
+            trained.folder, settings.max_tokens, settings.engine.tokens, settings.precision, images=settings.images
+        ))  # fmt: skip
 
     return fit
+
+
+class _Lazy:
+    """A scorer that is loaded when it is first asked. Conversations that its model cannot read have no reward (NaN)."""
+
+    may_fail = True
+
+    def __init__(self, load: Callable[[], Scorer]) -> None:
+        self._load = cache(load)
+
+    def __call__(self, conversations: Sequence[Conversation]) -> NDArray[np.float64]:
+        return self._load()(conversations)
 
 
 def fed(settings: TrainConfig, pairs: Sequence[Preference], name: str, run: Run) -> TrainConfig:

@@ -46,7 +46,8 @@ def run_job(
 
     if config.train.loss.margin and not any(j.strength for j in pool.wild):
         raise AssayError("no pair of the pool has a strength: train.loss.margin would do nothing; leave it out")
-    who = {"people": "", "judge": "offline:gold-vote", "attributes": "rules", **(asked or {})}
+    given = f"{getattr(judge, '__module__', '')}:{getattr(judge, '__qualname__', type(judge).__qualname__)}"
+    who = {"people": "", "judge": given if judge else "offline:gold-vote", "attributes": "rules", **(asked or {})}
     inputs = {"pool": of_pool(pool), "embedder": whose(config.embedder), **who}
     _same_pool(folder, inputs["pool"])
     kept = {**jsonable(config), "inputs": inputs}

@@ -112,8 +112,8 @@ def run_grpo(
     store = ImageStore(sibling(out, ".images"))
     prompts = questions(path, store, answer_field=answer_field)
     refuse(rewards, gold, prompts)
-    watched = _watched(watch, monitor, store)
-    held, prompts = _apart(path, prompts, gold, rewards, store, config.seed)
+    watched = _watched(watch, monitor, store, answer_field)
+    held, prompts = _apart(path, prompts, gold, rewards, store, config.seed, answer_field)
     policy, sampler = opened(model, settings, sampling, store, config.seed, answer_start, backend, out.parent)
     prompts = fitting(prompts, policy, sampler, sampling.max_tokens)
     reward = HybridReward(rewards, None, None, answer_start)
@@ -154,10 +154,10 @@ def _sample(prompts: Sequence[Prompt], n: int, seed: int) -> list[Prompt]:
     return [prompts[i] for i in sorted(order.tolist())]
 
 
-def _watched(path: Path | None, monitor: MonitorConfig, store: ImageStore) -> list[Prompt]:
+def _watched(path: Path | None, monitor: MonitorConfig, store: ImageStore, answer_field: str) -> list[Prompt]:
     """The questions of readings, none where no file is named."""
     if path is not None:
-        return questions(path, store)
+        return questions(path, store, answer_field=answer_field)
     changed = [f.name for f in fields(monitor) if getattr(monitor, f.name) != getattr(MonitorConfig(), f.name)]
     if changed:
         raise AssayError(f"--monitor.{changed[0].replace('_', '-')} needs questions to watch: give --watch FILE")
@@ -165,14 +165,20 @@ def _watched(path: Path | None, monitor: MonitorConfig, store: ImageStore) -> li
 
 
 def _apart(
-    path: Path, prompts: Sequence[Prompt], gold: GoldConfig, rewards: RewardConfig, store: ImageStore, seed: int
+    path: Path,
+    prompts: Sequence[Prompt],
+    gold: GoldConfig,
+    rewards: RewardConfig,
+    store: ImageStore,
+    seed: int,
+    answer_field: str,
 ) -> tuple[list[Prompt], list[Prompt]]:
     """Gold questions, if any are needed, and those to train on: not gold, and without a reward model only answered ones."""
     known, held = [p for p in prompts if p.answer], list[Prompt]()
     unanswered = len(prompts) - len(known)
     if gold.reward_model and rewards.combine == "calibrated":
         if gold.gold is not None:
-            held = [p for p in questions(gold.gold, store) if p.answer]
+            held = [p for p in questions(gold.gold, store, answer_field=answer_field) if p.answer]
         elif known:
             order = np.random.default_rng(seed).permutation(len(known))
             held = [known[i] for i in order[: max(1, round(gold.gold_share * len(known)))]]

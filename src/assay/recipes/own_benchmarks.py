@@ -7,6 +7,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from assay.curate.sources import Part, find
 from assay.curate.texts import Flaw
 from assay.curate.verify import read_judgements
 from assay.errors import AssayError
+from assay.recipes.pools import check_whole
 from assay.records import Judgement, Pair, Preference, Truth
 from assay.tables import Table, build
 
@@ -49,6 +51,7 @@ def own_set(source: Path, layout: str = "", name: str = "") -> OwnSet:
     """
     left, parts = Counter[str](), dict[str, str]()
     if (source / "tables" / "pairs").is_dir():
+        check_whole(source)
         pairs = {p.id: p for p in Table(source / "tables" / "pairs", Pair).stream()}
         found = _decided(pairs, _of_pool(source), left)
     elif exported(source):
@@ -121,14 +124,12 @@ def _weight(votes: int, confidence: float) -> float:
 
 
 def _of_pool(folder: Path) -> Opinions:
-    """What is known of the better response of each pair of a pool: the truth, else what people and judges come to, else the
-    sources' own labels."""
+    """What is known of the better response of each pair of a pool: the truth, else what `settle` makes of all that was said,
+    as in training."""
     opinions: Opinions = {}
-    for wild in Table(folder / "tables" / "wild", Judgement).stream():
-        opinions.setdefault(wild.pair_id, []).append((wild.better, _weight(wild.votes, wild.confidence)))
     said: dict[str, list[Judgement]] = {}
-    table = Table(folder / "tables" / "judgements", Judgement)
-    for judgement in (*table.stream(), *read_judgements(folder / "judgements.jsonl")):
+    tables = (Table(folder / "tables" / name, Judgement).stream() for name in ("wild", "judgements"))
+    for judgement in (*chain.from_iterable(tables), *read_judgements(folder / "judgements.jsonl")):
         said.setdefault(judgement.pair_id, []).append(judgement)
     for pair_id, judgements in said.items():
         opinions[pair_id] = [(settle(judgements, "bench").chosen, 1.0)]

@@ -177,6 +177,8 @@ def run_mpo(
             continue
         if len(pair.chosen.messages) > 1 or len(pair.rejected.messages) > 1:
             left["answers of several turns"] += 1
+        elif any(m.tool_calls or m.reasoning for r in (pair.chosen, pair.rejected) for m in r.messages):
+            left["answers with tool calls or reasoning"] += 1
         elif not pair.chosen.text.removeprefix(pair.start).strip():
             left["the chosen answer is empty"] += 1
         elif answers[0] == answers[1]:

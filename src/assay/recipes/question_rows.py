@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from assay.curate.dialogues import with_tools
 from assay.curate.rows import RowError
-from assay.curate.turns import messages
+from assay.curate.turns import messages, row_tools
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.recipes.known_answers import RowFault, Unclear, answer_of, options_of
@@ -60,9 +61,15 @@ class Reader:
         pictures = [(field, p) for field in _picture_fields(row) for p in _listing(row[field])]
         talk = next((f for f in (*TALKS, *ASKED) if isinstance(_parsed(row.get(f)), list)), None)
         if talk is not None:
-            turns = self.conversation(_listing(_parsed(row[talk])), talk)
+            turns = _after(_earlier(row), self.conversation(_listing(_parsed(row[talk])), talk), talk)
+            if beside := next((f for f in BESIDE if isinstance(row.get(f), str) and row[f].strip()), None):
+                raise RowFault(beside, f"stands beside {talk}: put it into the turn that it belongs to")
         else:
             turns = (*_earlier(row), user(_text_asked(row)))
+        try:
+            turns = with_tools(turns, row_tools(row))
+        except RowError as error:
+            raise RowFault(error.field, error.reason) from error
         if turns[-1].role != "user":
             raise RowFault(talk or "history", "is not a list of {role, content} that ends with the user")
         return self.shown(turns, pictures)
@@ -231,6 +238,15 @@ def _earlier(row: Mapping[str, Any]) -> Conversation:
             raise RowFault("history", "is not a list of [question, answer]")
         turns += [user(turn[0]), Message(role="assistant", content=turn[1])]
     return (*system, *turns)
+
+
+def _after(earlier: Conversation, turns: Conversation, talk: str) -> Conversation:
+    """The turns of a list behind what the row names beside it: a system turn, a history."""
+    if earlier and turns[0].role == "system":
+        if earlier != (turns[0],):
+            raise RowFault(talk, "begins with a system turn, and the row has another, or a history, beside it")
+        return turns
+    return (*earlier, *turns)
 
 
 def _text(value: object, field: str) -> str:

@@ -14,7 +14,7 @@ from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.recipes.known_answers import RowFault, Unclear, first_option
 from assay.recipes.question_rows import Reader
-from assay.records import AnswerKind, Message, Prompt, Rejection, user
+from assay.records import AnswerKind, Message, Prompt, Rejection, tools_of, user
 
 _APART = 1_000_000
 T = TypeVar("T")
@@ -98,6 +98,8 @@ def as_row(prompt: Prompt, folder: str) -> dict[str, object]:
         {"messages": [{**m.chat(), **named(m)} for m in prompt.messages]}
         if before else {"question": last.content, **named(last)}
     )  # fmt: skip
+    if tools := tools_of(prompt.messages):
+        asked["tools"] = tools
     known = {"facts": list(prompt.facts), "absent": list(prompt.absent)}
     answer = {"answer": prompt.answer} if prompt.answer else {}
     return {**asked, **answer, "kind": prompt.kind, **{k: v for k, v in known.items() if v}}
