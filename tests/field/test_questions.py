@@ -18,7 +18,7 @@ from assay.bench.policy.answers import same
 from assay.cli import main
 from assay.errors import AssayError
 from assay.images import ImageStore
-from assay.recipes.questions import read, reason_of
+from assay.recipes.questions import as_row, read, reason_of
 
 SHARED = Path(os.environ.get("ASSAY_SHARED_FIELD", Path(__file__).resolve().parents[3] / "shared/field"))
 
@@ -305,3 +305,29 @@ def test_nothing_measured_is_an_error_that_says_what_was_looked_for(tmp_path: Pa
         "--replies", tmp_path / "r.sqlite", code=2,
     )  # fmt: skip
     assert "no questions" in assay("policy", "evaluate", "smollm2", asked, code=2)
+
+
+@pytest.mark.parametrize(
+    ("row", "turns"),
+    [
+        ({"messages": [{"role": "user", "content": "2+3?"}], "system": "Use Roman numerals."}, ["system", "user"]),
+        (
+            {"conversations": [{"from": "human", "value": "2+3?"}], "history": [["1+1?", "2"]]},
+            ["user", "assistant", "user"],
+        ),
+        ({"messages": [{"role": "user", "content": "2+3?"}], "tools": [{"name": "add"}]}, ["user"]),
+    ],
+)
+def test_what_stands_beside_a_conversation_is_kept(tmp_path: Path, row: dict[str, object], turns: list[str]) -> None:
+    prompts, rejected = read(lines(tmp_path, [{**row, "answer": "5"}], "q.jsonl"))
+    assert not rejected
+    assert [m.role for m in prompts[0].messages] == turns
+    assert bool(prompts[0].messages[0].tools) == ("tools" in row)
+    again = lines(tmp_path, [as_row(prompts[0], "pictures")], "again.jsonl")
+    assert read(again)[0] == prompts
+
+
+def test_a_context_beside_a_conversation_is_refused(tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "2+3?"}], "context": "Count in threes.", "answer": "5"}
+    with pytest.raises(AssayError, match="context"):
+        read(lines(tmp_path, [row], "q.jsonl"))

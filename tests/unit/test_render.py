@@ -302,3 +302,14 @@ def test_an_encoder_reads_calls_tools_and_thoughts_as_text() -> None:
     assert "weather" in seen
     assert "hm" in seen
     assert "oslo" in text(MINILM, render(MINILM, [(user("q"), calling('{"city":"Oslo"}'))], 100)[0])
+
+
+def test_pictures_are_refused_by_a_model_that_sees_none_and_its_neighbours_are_read() -> None:
+    tokenizer = tiny_models.tokenizer()
+    seen = (Message(role="user", content="what is it?", images=("ab",)), assistant("a fish"))
+    plain = (user("hi"), assistant("ho"))
+    found = attempts(tokenizer, [plain, seen, plain], 64)
+    assert [isinstance(f, CannotRead) for f in found] == [False, True, False]
+    assert "this model sees none" in str(found[1])
+    paired = attempts(tokenizer, [seen, seen, plain, (*plain[:1], assistant("no"))], 64, None, [(0, 1), (2, 3)])
+    assert [isinstance(f, CannotRead) for f in paired] == [True, True, False, False]

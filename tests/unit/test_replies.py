@@ -207,8 +207,8 @@ def test_replies_of_a_local_model_can_be_exported_as_well(tmp_path: Path) -> Non
 
 
 @contextmanager
-def pages_for(odd: set[str], models: bool) -> Iterator[tuple[str, Counter[str]]]:
-    """A server that answers questions in `odd` with a page, and (not `models`) tells no models."""
+def pages_for(odd: set[str], models: bool, page: object = None) -> Iterator[tuple[str, Counter[str]]]:
+    """A server that answers questions in `odd` with a page (or `page`), and (not `models`) tells no models."""
     asked: Counter[str] = Counter()
 
     class Handler(BaseHTTPRequestHandler):
@@ -219,7 +219,7 @@ def pages_for(odd: set[str], models: bool) -> Iterator[tuple[str, Counter[str]]]
             said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1]["content"]
             asked[said] += 1
             message = {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}], "usage": {}}
-            self.told(None if said in odd else message)
+            self.told(page if said in odd else message)
 
         def told(self, data: object, status: int = 200) -> None:
             payload = b"<html>Bad Gateway</html>" if data is None else json.dumps(data).encode()
@@ -259,3 +259,11 @@ def test_a_page_for_everything_is_an_outage_however_often_it_comes(tmp_path: Pat
     with pages_for({"a", "b"}, models=False) as (url, _):
         for _ in range(MOST_CUTS + 1):
             assert not any(r.final for r in chat_of(url).complete(requests))
+
+
+def test_an_error_that_a_server_tells_in_a_200_is_an_outage_however_often_it_comes(tmp_path: Path) -> None:
+    quota = {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}
+    with pages_for({"b"}, models=True, page=quota) as (url, _):
+        chat = Server(ChatConfig(url=url, model="m", tries=1), tmp_path / "replies.sqlite")
+        told = [chat.complete([Request(messages=(user(q),)) for q in "ab"]) for _ in range(MOST_CUTS + 1)]
+    assert [r.final for replies in told for r in replies] == [True, False] * (MOST_CUTS + 1)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from assay.bench.verdicts import PairJudge, read_verdict
+from assay.bench.verdicts import PairJudge, read_verdict, request
 from assay.chat import Reply, Request
-from assay.records import Conversation, assistant, user
+from assay.records import Conversation, Message, assistant, user
 
 A, B, TIE = 1, -1, 0
 
@@ -70,3 +70,22 @@ def test_a_cut_verdict_is_a_counted_failure() -> None:
     told = judge.verdicts([Two()])
     assert (told.sums, len(told.failed)) == ({}, 1)
     assert judge.problems == {"cut off at max_tokens": 1}
+
+
+def test_answers_that_differ_in_calls_alone_are_shown_apart() -> None:
+    call = '[{"function": {"name": "%s", "arguments": "{}"}}]'
+    prompt = (Message(role="user", content="rain?", tools='[{"function": {"name": "weather"}}]', images=("ab",)),)
+    one, other = ((*prompt, Message(role="assistant", content="", tool_calls=call % n)) for n in ("weather", "news"))
+    asked, turned = request(one, other), request(other, one)
+    text = asked.messages[0].content
+    assert text != turned.messages[0].content
+    assert text.index("weather") < text.index('"news"')
+    assert asked.messages[0].images == ("ab",)
+
+
+def test_turns_that_two_dialogues_do_not_share_are_part_of_the_answers() -> None:
+    prompt = (user("hi"),)
+    one = (*prompt, assistant("first said"), user("and?"), assistant("last said"))
+    other = (*prompt, assistant("other said"), user("and?"), assistant("last said"))
+    text = request(one, other).messages[0].content
+    assert text.index("[Answer A]") < text.index("first said") < text.index("[Answer B]") < text.index("other said")
