@@ -111,7 +111,7 @@ def test_the_readmes_measuring_commands(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "questions.jsonl").write_text('{"question": "2+3?"}\n')
     tiny_models.save_language(tmp_path / "smollm2", "qwen3")
     expected = {
-        "assay bench runs": ("", "mean of the four slices"), "assay bench compare": ("", "draws with A > B"),
+        "assay bench runs": ("", "mean of the four slices"), "assay bench compare": ("", "95% interval"),
         "assay best-of-n": ("-n 2 --sampler.max-tokens 4", "1 questions, best of 2"),
     }  # fmt: skip
     for command in commands("assay best-of-n"):
