@@ -71,7 +71,8 @@ def loss_of(chat: Chat, replies: Sequence[Reply]) -> Loss | None:
         return None
     where = f"{chat.name} at {chat.config.url}" if isinstance(chat, Server) else chat.name
     lost = {id(r) for r in missing}
-    silent = not any((r.text or r.tokens or id(r) not in lost) and not r.cached for r in replies)
+    in_batches = hasattr(chat, "batch")  # asked ahead of the shards: what came lies in the cache
+    silent = not in_batches and not any((r.text or r.tokens or id(r) not in lost) and not r.cached for r in replies)
     return Loss(model=where, asked=len(replies), problems=tuple(r.problem for r in missing), silent=silent)
 
 
