@@ -13,8 +13,9 @@ import tiny_models
 from assay.chat import Reply, Request
 from assay.errors import AssayError
 from assay.images import ImageStore
+from assay.outage import Loss, Unreached
 from assay.recipes.best_of_n import PART, best_of_n, chat_answers
-from assay.records import Conversation, user
+from assay.records import Conversation, Prompt, user
 from assay.reward.scorer import load_scorer
 
 
@@ -98,3 +99,23 @@ def test_failures_are_kept_and_never_chosen(tmp_path: Path) -> None:
     assert "5 candidates without a reward" in told
     with pytest.raises(AssayError, match="give -n 1 or more"):
         best_of_n(tmp_path / "questions.jsonl", tmp_path / "o", 0, chat_answers(Chat()), longest, store)
+
+
+def test_questions_that_a_server_left_unanswered_hold_up_no_others(tmp_path: Path) -> None:
+    path, out = ask(tmp_path, 2 * PART), tmp_path / "out.jsonl"
+    down = [True]
+
+    def answers(prompts: Sequence[Prompt], n: int, number: int) -> list[list[tuple[str, str]]]:
+        if number == 0 and down[0]:
+            raise Unreached([Loss(model="m", asked=n, problems=("http 503",), silent=False)])
+        return [[(f"answer {k}", "") for k in range(n)] for _ in prompts]
+
+    def scorer(conversations: Sequence[Conversation]) -> np.ndarray:
+        return np.arange(len(conversations), dtype=np.float64)
+
+    with pytest.raises(Unreached):
+        best_of_n(path, out, 2, answers, scorer, ImageStore(tmp_path / "images"))
+    assert len(read(out)) == PART, "the second part is there"
+    down[0] = False
+    best_of_n(path, out, 2, answers, scorer, ImageStore(tmp_path / "images"))
+    assert len(read(out)) == 2 * PART

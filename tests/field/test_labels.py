@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from assay.bench.reward.pairs import evaluate_pairs
 from assay.curate.book import is_held
 from assay.curate.stage2 import Evidence, counts
 from assay.curate.verify import add_judgements, read_judgements, withdraw_judgements
 from assay.errors import AssayError
 from assay.outage import Loss, Unreached
 from assay.recipes.finished import export, training_data
+from assay.recipes.flow import _Lazy
 from assay.recipes.job import people_on_file
-from assay.records import Case, Conversation, Judgement, Label, Pair, Preference, Scorer
+from assay.recipes.own_benchmarks import own_set
+from assay.records import Case, Conversation, Judgement, Label, Pair, Preference, Response, Scorer, user
 from assay.tables import Table, plain
 from field import curation
 from field.in_process import assay
@@ -401,3 +404,33 @@ def test_gold_that_names_a_foreign_response_is_refused_before_judges_are_asked(t
     )
     assert code == 2
     assert f"{gold}, line 2: the judgement by ann names a response" in told.splitlines()[-1]
+
+
+def test_a_pool_is_measured_by_the_labels_that_training_takes(tmp_path: Path) -> None:
+    """One row of five votes, four for one response, and two rows for the other: rows count, in training and in `bench`."""
+    pair = Pair.of((user("a fruit?"),), Response.of("An apple."), Response.of("A chair."))
+    apple, chair = Response.of("An apple.").id, Response.of("A chair.").id
+    rows = [
+        Judgement(pair_id=pair.id, better=apple, by="wild:a", kind="wild", votes=5, confidence=0.8),
+        *(Judgement(pair_id=pair.id, better=chair, by=f"wild:{n}", kind="wild") for n in "bc"),
+    ]
+    Table(tmp_path / "tables" / "pairs", Pair).write("all", [pair])
+    Table(tmp_path / "tables" / "wild", Judgement).write("all", rows)
+    trained, _ = training_data(tmp_path, "raw", None)
+    assert isinstance(trained, list)
+    (taught,) = [*trained, *training_data(tmp_path, "raw", None)[1]]
+    (measured,) = own_set(tmp_path).preferences
+    assert (taught.chosen.id, measured.chosen.id) == (chair, chair)
+
+
+def test_a_pair_that_a_run_s_model_cannot_read_is_coverage_and_ends_nothing() -> None:
+    pairs = [Pair.of((user(q),), Response.of("yes"), Response.of("no")) for q in "ab"]
+    chosen = [p.preferring(Response.of("yes").id) for p in pairs]
+
+    def score(conversations: Sequence[Conversation]) -> NDArray[np.float64]:
+        return np.array([np.nan if c[0].content == "b" else float(c[-1].content == "yes") for c in conversations])
+
+    result = evaluate_pairs(chosen, _Lazy(lambda: score))
+    assert (result.n, result.total) == (1, 2)
+    assert result.headline is not None
+    assert result.headline.value == 100.0
