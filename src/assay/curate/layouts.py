@@ -1,7 +1,7 @@
 """The shapes in which people keep preferences: which fields each needs, and which of them a row has. See docs/layouts.md.
 
 `detect` looks at the first rows; a layout can also be named, with what its fields leave open ("labelled:0/1"). What numbers
-and ranks mean is asked about in `curate.asking`, never guessed.
+and ranks mean is asked about in `curate.ambiguous`, never guessed.
 """
 
 import dataclasses

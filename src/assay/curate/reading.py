@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from assay.curate.asking import Ambiguous, has_questions, resolved
+from assay.curate.ambiguous import Ambiguous, has_questions, resolved
 from assay.curate.layouts import Layout, Outcome, Preferred, detect, explained, fitting, flattened, unread
 from assay.curate.lists import Rated, group
 from assay.curate.pictures import Keep
