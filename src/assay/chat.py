@@ -36,7 +36,7 @@ from assay.completion import read_completion as read_completion
 from assay.dialect import WORDS, Lack, lesson, without
 from assay.errors import AssayError
 from assay.records import Conversation, Message, digest, tools_of
-from assay.replies import CUT, Replies, open_replies, spelled
+from assay.replies import CUT, Replies, open_replies, question_of, spelled
 from assay.replies import Reply as Reply
 
 _UNREADABLE = re.compile("the server's answer is not JSON|not a chat completion: it has no choices")
@@ -227,6 +227,7 @@ class Server:
         with self._open() as replies:
             found = {key: reply for key, r in wanted.items() if (reply := self._find(replies, key, r))}
             found |= self._waiting(replies, wanted.keys() - found.keys())
+            found |= self._otherwise(replies, {k: r for k, r in wanted.items() if k not in found})
             missing = {key: request for key, request in wanted.items() if key not in found}
             if missing:
                 new = asyncio.run(self._ask_all(missing, replies))
@@ -239,6 +240,13 @@ class Server:
         if found is None or not found.final:
             found = replies.find(key, _asked(self.config, request))
         return found if found is not None and found.final else None
+
+    def _otherwise(self, replies: Replies, asked: Mapping[str, Request]) -> dict[str, Reply]:
+        """What an open batch asks with another limit of tokens: to ask it now would be paid twice."""
+        there = replies.questions_in_batches()
+        said = "waits in the provider's batch with another max_tokens: give that again until the batch has ended"
+        questions = {k: question_of(self.config.url, _asked(self.config, r)) for k, r in asked.items()} if there else {}
+        return {k: Reply(problem=said, final=False) for k, q in questions.items() if there.get(q, k) != k}
 
     def _odd(self, asked: Mapping[str, Request], new: Mapping[str, Reply], replies: Replies) -> dict[str, Reply]:
         """Requests that the server, while it works, answers with what is no answer: after some commands their own problem,

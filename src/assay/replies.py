@@ -190,6 +190,12 @@ class Replies:
         rows = self.run(query, (self.model,)).fetchall()
         return {key: (batch, (i, o)) for key, batch, url, i, o in rows if url == self.url}
 
+    def questions_in_batches(self) -> dict[str, str]:
+        """The key under which an open batch of this model has a question, whatever its limit of tokens."""
+        query = "SELECT key, batched.request, url FROM batched JOIN batches USING (token) WHERE model = ?"
+        rows = self.run(query, (self.model,)).fetchall()
+        return {question_of(url, request): key for key, request, url in rows if url == self.url}
+
     def _arrived(self, key: str) -> None:
         most = self._sent.pop(key, None)
         gone = self.run("DELETE FROM sent WHERE key = ? AND process = ?", (key, self._process)).rowcount

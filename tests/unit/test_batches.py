@@ -204,6 +204,22 @@ def test_a_provider_that_is_gone_keeps_the_batch_in_the_journal(provider: BatchP
     assert (len(provider.batches), set(provider.paid.values()), waiting(tmp_path)) == (1, {1}, 0)
 
 
+def test_an_open_batch_is_not_asked_again_with_another_limit(provider: BatchProvider, tmp_path: Path) -> None:
+    provider.refuse["content"] = (503, "")
+    batched(provider, tmp_path).complete(asks(1))
+    live = Server(config(provider, max_tokens=2_048), tmp_path / "cache.sqlite")
+    for other in (batched(provider, tmp_path, max_tokens=2_048), live):
+        (held,) = other.complete(asks(1))
+        assert "another max_tokens" in held.problem
+        assert not held.final
+    provider.refuse.clear()
+    assert batched(provider, tmp_path).complete(asks(1))[0].text == "Q000"
+    assert batched(provider, tmp_path, max_tokens=2_048).complete(asks(1))[0].text == "Q000", (
+        "a whole reply serves both"
+    )
+    assert (len(provider.batches), set(provider.paid.values()), waiting(tmp_path)) == (1, {1}, 0)
+
+
 def test_a_damaged_file_is_fetched_again(provider: BatchProvider, tmp_path: Path) -> None:
     provider.torn = 1
     assert [r.text for r in batched(provider, tmp_path).complete(asks(2))] == ["Q000", "Q001"]
