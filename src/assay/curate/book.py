@@ -1,118 +1,193 @@
 """What stage 1 has asked and been told, on disk, and how it stands as labels.
 
 Which pairs are asked is a shard before anybody is asked, so a resumed run asks the same ones, whatever became of the
-numbers that chose them; a pair is asked once. The word of people may change later (a correction, a lead's adjudication, an
-answer that was taken back): such changes are shards of their own, read at the start of every iteration and before the labels
-are made. The labels of a run are a function of these shards alone.
+numbers that chose them; a pair is asked once. Judges are asked block by block, and a block's judgements are a shard. The
+word of people may change later (a correction, a lead's adjudication, an answer that was taken back): such changes are shards
+of their own, read at the start of every iteration and before the labels are made. The labels of a run are a function of
+these shards alone. In memory are narrow columns, and the text of what people were asked about.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from assay.curate.settle import settle_all
+import numpy as np
+import polars as pl
+
+from assay.curate.material import FREE, VOTES, Known, Material
+from assay.curate.retrieve import nearest_gold
+from assay.curate.settle import settle_frame
 from assay.errors import AssayError
-from assay.records import Case, Judge, Judgement, Label, Pair, Preference, digest
+from assay.outage import Unreached
+from assay.records import Case, Example, Judge, Judgement, Pair
 from assay.run import Run
+from assay.tables import frame_to_arrow
 
 Standing = Callable[[Sequence[Pair]], Mapping[str, Judgement]]
 """What people say of pairs today, by pair id; pairs about which nobody ever spoke are missing."""
 COLLECTED = ("judgements/stage1-", "asked/stage1-", "wins/stage1-")
 """Tables and shards of a run that say what stage 1 collected, and not what was made of it."""
+AT_ONCE = 1_024
+"""Pairs that judges are asked about at a time, and whose prompts are in memory (in providers' batches: `IN_A_BATCH`)."""
+IN_A_BATCH = 25_000
+Plan = Mapping[str, pl.DataFrame]
+"""The pairs (columns of `FREE`) that "people" and "judges" are asked about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """That a pair is put to `of`: "people" or "judges"."""
+    """That a pair is put to `of`, "people" or "judges", in block number `block` of a turn; `at` is its shard of the pool,
+    and `held` the side of its question."""
 
     pair_id: str
+    at: str
+    question_id: str
+    held: bool
     of: str
+    block: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gold:
+    """Gold that judges may see: never the held part."""
+
+    examples: tuple[Example, ...]
+    vectors: np.ndarray[tuple[int, int], np.dtype[np.float16]]
+
+    def cases(self, targets: Sequence[Known], k: int) -> list[Case]:
+        """The pairs as a judge sees them: attributes and the `k` nearest gold examples of other questions (retrieval 2)."""
+        vectors = np.stack([t.vector for t in targets]) if targets else np.zeros((0, 1), np.float16)
+        questions = [e.pair.question_id for e in self.examples]
+        near = nearest_gold(vectors, self.vectors, k, [t.pair.question_id for t in targets], questions)
+        return [
+            Case(pair=t.pair, attributes=t.attributes, examples=tuple(self.examples[r] for r in rows))
+            for t, rows in zip(targets, near, strict=True)
+        ]
 
 
 class Book:
     """All judgements of stage 1 so far, seen as labels: gold that may train and guide, held gold, silver."""
 
-    def __init__(
-        self, run: Run, pairs: Mapping[str, Pair], wild: Sequence[Judgement], held_share: float,
-        standing: Standing | None = None,
-    ) -> None:  # fmt: skip
-        self._run, self.pairs, self._share, self._standing = run, pairs, held_share, standing
-        self._words: dict[str, Judgement] = {}
-        self._people: list[Pair] = []
-        self._wild: dict[str, list[Judgement]] = {}
-        self._labels: list[Label] | None = None
-        for j in wild:
-            self._wild.setdefault(j.pair_id, []).append(j)
+    def __init__(self, run: Run, material: Material, standing: Standing | None = None) -> None:
+        self._run, self.material, self._standing = run, material, standing
+        self.asked = FREE.to_frame()
+        self._people: dict[str, Known] = {}
+        votes = run.table("judgements", Judgement).frame(columns=VOTES).clear()
+        self._words, self._wild = [votes], [votes]
+        self._labels: pl.DataFrame | None = None
 
-    def plan(self, turn: str, choose: Callable[[], Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
+    def plan(self, turn: str, choose: Callable[[], Plan], at_once: int = AT_ONCE) -> dict[str, pl.DataFrame]:
         """Who is asked about which pairs in this turn: chosen and written once."""
-        rows = self._run.table("asked", Asked).once(
-            f"stage1-{turn}", lambda: [Asked(pair_id=i, of=who) for who, ids in choose().items() for i in ids]
-        )
-        return {who: [r.pair_id for r in rows if r.of == who] for who in ("people", "judges")}
+        table = self._run.table("asked", Asked)
+        if not table.done(f"stage1-{turn}"):
+            rows = []
+            for who, chosen in choose().items():
+                ordered = chosen if who == "people" else chosen.sort("at", "pair_id")  # judges: shard by shard
+                block = pl.int_range(len(ordered), eager=True) // (max(1, len(ordered)) if who == "people" else at_once)
+                rows.append(ordered.select(FREE.names()).with_columns(of=pl.lit(who), block=block))
+            table.put(f"stage1-{turn}", frame_to_arrow(Asked, pl.concat(rows)))
+        frame = table.frame(f"stage1-{turn}")
+        return {who: frame.filter(pl.col("of") == who) for who in ("people", "judges")}
 
-    def ask(
-        self, turn: str, of: str, ids: Sequence[str], judge: Judge, shown: Callable[[Sequence[str]], list[Case]]
-    ) -> None:
-        """Put pairs to people or judges, once; the judgements are a shard of the run."""
-        shard = f"stage1-{turn}-{of}"
-        rows = self._run.table("judgements", Judgement).once(shard, lambda: judged(judge, shown(ids)))
-        twice = [i for i in ids if i in self._words]
-        if twice or [j.pair_id for j in rows] != list(ids):
-            raise AssayError(
-                f"{self._run.folder}: the judgements in {shard} are not of the pairs that were asked about; an older Assay "
-                "began this run, or files were changed: use another --out"
-            )
-        self._words.update((j.pair_id, j) for j in rows)
-        self._people += [self.pairs[i] for i in ids] if of == "people" else []
+    def ask(self, turn: str, of: str, rows: pl.DataFrame, judge: Judge, k: int) -> None:
+        """Put pairs to people or judges, each with its `k` nearest gold examples, once.
+
+        Raises Unreached where servers left some unanswered: nothing is written of a block that has such a pair.
+        """
+        twice = rows.filter(pl.col("pair_id").is_in(self.asked["pair_id"].implode()))
+        if len(twice):
+            raise self._mixed(f"the plan of {turn} asks again about {twice['pair_id'][0]}")
+        table, gold, lost = self._run.table("judgements", Judgement), None, list[Unreached]()
+        for (block,), part in rows.group_by("block", maintain_order=True):
+            shard = f"stage1-{turn}-{of}-{block:05d}"
+            if not table.done(shard):
+                gold = gold or self.gold_shown()
+                try:
+                    known = list(self.material.known(part).values())
+                    table.write(shard, judged(judge, gold.cases(known, k)))
+                except Unreached as error:
+                    lost.append(error)
+                    if error.silent:
+                        break
+                    continue
+            words = table.frame(shard, columns=VOTES)
+            if words["pair_id"].to_list() != part["pair_id"].to_list():
+                raise self._mixed(f"the judgements in {shard} are not of the pairs that were asked about")
+            self._words.append(words)
+        if lost:
+            raise Unreached([loss for error in lost for loss in error.losses])
+        self._take(of, rows)
+
+    def _take(self, of: str, rows: pl.DataFrame) -> None:
+        self.asked = pl.concat([self.asked, rows.select(FREE.names())])
+        self._wild.append(self.material.votes(rows))
+        if of == "people":
+            self._people |= self.material.known(rows)
         self._labels = None
 
-    def __contains__(self, pair_id: str) -> bool:
-        """Whether the pair was asked about."""
-        return pair_id in self._words
-
-    def __len__(self) -> int:
-        return len(self._words)
-
-    def is_held(self, pair_id: str) -> bool:
-        return is_held(self.pairs[pair_id].question_id, self._share)
+    def _mixed(self, what: str) -> AssayError:
+        return AssayError(
+            f"{self._run.folder}: {what}; an older Assay began this run, or files were changed: use another --out"
+        )
 
     def correct(self, turn: str) -> None:
         """Take what people say otherwise today, once for each turn."""
         if self._standing is not None:
-            rows = self._run.table("judgements", Judgement).once(f"stage1-{turn}-corrections", self.changed)
-            self._words.update((j.pair_id, j) for j in rows)
+            shard = f"stage1-{turn}-corrections"
+            table = self._run.table("judgements", Judgement)
+            if not table.done(shard):
+                table.write(shard, self.changed())
+            self._words.append(table.frame(shard, columns=VOTES))
             self._labels = None
 
     def corrected(self, turn: str) -> bool:
         return self._run.table("judgements", Judgement).done(f"stage1-{turn}-corrections")
 
+    def words(self) -> pl.DataFrame:
+        """The last word on every pair that was asked about."""
+        return pl.concat(self._words).unique("pair_id", keep="last", maintain_order=True)
+
     def changed(self) -> list[Judgement]:
         """Today's word of people on every pair on which it is another than in this book."""
-        today = self._standing(self._people) if self._standing is not None else {}
-        known = ((self._words[pair_id], j) for pair_id, j in sorted(today.items()))
-        return [now for then, now in known if (then.better, then.problem) != (now.better, now.problem)]
+        if self._standing is None:
+            return []
+        today = self._standing([k.pair for k in self._people.values()])
+        said = {i: (better, problem) for i, better, problem in self.words().select(
+            "pair_id", "better", "problem").iter_rows() if i in today}  # fmt: skip
+        return [j for i, j in sorted(today.items()) if said[i] != (j.better, j.problem)]
 
-    def labels(self) -> list[Label]:
+    def labels(self) -> pl.DataFrame:
+        """Columns of `Label` with `at`, `question_id` and `held`, in the order of pair ids."""
         if self._labels is None:
-            wild = (j for pair_id in self._words for j in self._wild.get(pair_id, ()))
-            self._labels = settle_all([*self._words.values(), *wild], stage="stage1")
+            told = settle_frame(pl.concat([self.words(), *self._wild]), "stage1")
+            self._labels = told.join(self.asked, on="pair_id", how="left", maintain_order="left")
         return self._labels
 
-    def gold(self) -> list[Preference]:
-        """Gold that trains and guides."""
-        return [p for p in self._view("gold") if not self.is_held(p.pair_id)]
+    def gold(self) -> pl.DataFrame:
+        """Labels of gold that trains and guides."""
+        return self._of("gold", held=False)
 
-    def held(self) -> list[Preference]:
-        """Gold that only chooses checkpoints and measures."""
-        return [p for p in self._view("gold") if self.is_held(p.pair_id)]
+    def held(self) -> pl.DataFrame:
+        """Labels of gold that only chooses checkpoints and measures."""
+        return self._of("gold", held=True)
 
-    def silver(self) -> list[Preference]:
+    def silver(self) -> pl.DataFrame:
         """Silver whose question is not held: a held question must not be trained on through the back door."""
-        return [p for p in self._view("silver") if not self.is_held(p.pair_id)]
+        return self._of("silver", held=False)
 
-    def _view(self, tier: str) -> list[Preference]:
-        return preferences([label for label in self.labels() if label.tier == tier], self.pairs)
+    def _of(self, tier: str, held: bool) -> pl.DataFrame:
+        wanted = (pl.col("tier") == tier) & (pl.col("held") == held) & pl.col("chosen").is_not_null()
+        return self.labels().filter(wanted)
+
+    def gold_shown(self) -> Gold:
+        chosen = dict(self.gold().select("pair_id", "chosen").iter_rows())
+        known = [self._people[i] for i in chosen]
+        return Gold(
+            examples=tuple(
+                Example(pair=k.pair, attributes=k.attributes, better=chosen[k.pair.id]) for k in known
+            ),
+            vectors=np.stack([k.vector for k in known]) if known else np.zeros((0, 1), np.float16),
+        )  # fmt: skip
 
 
 def judged(judge: Judge, cases: Sequence[Case]) -> list[Judgement]:
@@ -147,15 +222,6 @@ def _collected(file: Path) -> bool:
     return name.startswith(COLLECTED if file.parts[0] == "tables" else "stage1/")
 
 
-def is_held(question: str, share: float) -> bool:
-    """Whether gold of this question (its id) is held out: a fixed property of it, so no question is on both sides."""
-    return int(digest(["held", question])[:8], 16) < share * 16**8
-
-
-def preferences(labels: Sequence[Label], pairs: Mapping[str, Pair]) -> list[Preference]:
-    """The training view of the labels that have a chosen response."""
-    return [
-        pairs[label.pair_id].preferring(label.chosen, label.certainty, label.margin)
-        for label in labels
-        if label.chosen is not None
-    ]
+def blocks(frame: pl.DataFrame, size: int) -> Iterator[tuple[int, pl.DataFrame]]:
+    """Numbered parts of a frame."""
+    return ((n, frame[at : at + size]) for n, at in enumerate(range(0, len(frame), size)))

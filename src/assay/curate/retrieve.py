@@ -1,20 +1,24 @@
 """The two retrievals of paper A, section 3 (A.6): from the reward model's mistakes to look-alike pairs, and from a pair to
 its nearest gold examples. Vectors are embeddings of (x, a), the conversation and its attributes, never the responses.
 
-The similarity is cosine (the paper does not name it) and the search is exact, streamed in blocks; an approximate index
-would have to earn its place against this as the oracle.
+The similarity is cosine (the paper does not name it) and the search is exact, streamed in blocks. Exact to the last digit:
+what float32 finds is compared anew in float64, in which a product of float16 vectors has no rounding at all, so that no
+engine, library or number of threads can choose another pair.
 """
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 BLOCK, QUERIES = 16_384, 512
 """Pool rows and queries compared at a time; bounds memory at their product in floats."""
+SLACK = 1e-4
+"""More than what float32 can be wrong by in a product of two unit vectors."""
+Near = tuple[NDArray[np.int64], NDArray[np.float64]]
+"""Row numbers and cosines, both (q, k), nearest first; equal cosines in row order."""
 
 
 def neighbours_wanted(p: float, k_max: int = 8) -> int:
@@ -29,79 +33,77 @@ def neighbours_wanted(p: float, k_max: int = 8) -> int:
     return k_max if p <= 0.5 else math.ceil(round(k_max * (1.0 - p), 9))
 
 
-@dataclass(frozen=True, slots=True)
-class Index:
-    """Unit vectors (n, d) with their ids, in a fixed order."""
-
-    ids: tuple[str, ...]
-    vectors: NDArray[np.float32]
-
-    @staticmethod
-    def of(vectors: Mapping[str, NDArray[np.float32]], ids: Sequence[str]) -> "Index":
-        return Index(tuple(ids), np.stack([vectors[i] for i in ids]) if ids else np.zeros((0, 1), np.float32))
-
-    def nearest(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Row numbers and cosines, both (q, min(k, n)), nearest first; equal cosines in row order."""
-        k = min(k, len(self.ids))
-        parts = [self._nearest(queries[at : at + QUERIES], k) for at in range(0, len(queries), QUERIES)]
-        if not parts or not k:
-            return np.zeros((len(queries), k), np.int64), np.zeros((len(queries), k), np.float32)
-        return np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts])
-
-    def _nearest(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        rows = np.zeros((len(queries), 0), np.int64)
-        scores = np.zeros((len(queries), 0), np.float32)
-        for start in range(0, len(self.ids), BLOCK):
-            top = _top(queries @ self.vectors[start : start + BLOCK].T, k)
-            rows = np.concatenate([rows, top[0] + start], axis=1)
-            scores = np.concatenate([scores, top[1]], axis=1)
-            order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-            rows, scores = np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
-        return rows, scores
+def nearest(queries: NDArray[np.floating], vectors: NDArray[np.floating], k: int) -> Near:
+    """The k rows of `vectors` (n, d) that are nearest to each of `queries` (q, d); fewer where n is smaller."""
+    k = min(k, len(vectors))
+    parts = [_nearest(queries[at : at + QUERIES], vectors, k) for at in range(0, len(queries), QUERIES)]
+    if not parts or not k:
+        return np.zeros((len(queries), k), np.int64), np.zeros((len(queries), k))
+    return np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts])
 
 
-def _top(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Columns and values of the `k` largest of each row, largest first, ties in column order."""
-    k = min(k, scores.shape[1])
-    least = np.partition(scores, scores.shape[1] - k, axis=1)[:, -k]
-    columns = np.zeros((len(scores), k), np.int64)
-    for n, row in enumerate(scores):
+def _nearest(queries: NDArray[np.floating], vectors: NDArray[np.floating], k: int) -> Near:
+    rows, scores = np.zeros((len(queries), k), np.int64), np.full((len(queries), k), -np.inf)
+    rough = queries.astype(np.float32)
+    for start in range(0, len(vectors), BLOCK):
+        block = vectors[start : start + BLOCK]
+        near = rough @ block.astype(np.float32).T
+        hopeful = np.flatnonzero(near.max(axis=1) >= scores[:, -1] - SLACK)
+        if len(hopeful):
+            top = _top(near[hopeful], queries[hopeful], block, k, scores[hopeful, -1])
+            found = merged((rows[hopeful], scores[hopeful]), (top[0] + start, top[1]), k)
+            rows[hopeful], scores[hopeful] = found
+    return rows, scores
+
+
+def merged(one: Near, other: Near, k: int) -> Near:
+    """The nearest k of two lists; of equal cosines those of `one` come first."""
+    rows, scores = (np.concatenate(both, axis=1) for both in zip(one, other, strict=True))
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+
+
+def _top(
+    rough: NDArray[np.float32], queries: NDArray[np.floating], block: NDArray[np.floating], k: int,
+    beaten: NDArray[np.float64],
+) -> Near:  # fmt: skip
+    """The k nearest of a block (fewer: -inf), of all that may be among them by `rough` cosines and are not `beaten`, in
+    order of exact ones."""
+    most = min(k, rough.shape[1])
+    least = np.maximum(np.partition(rough, rough.shape[1] - most, axis=1)[:, -most], beaten) - SLACK
+    columns, scores = np.zeros((len(rough), k), np.int64), np.full((len(rough), k), -np.inf)
+    for n, row in enumerate(rough):
         candidates = np.flatnonzero(row >= least[n])
-        columns[n] = candidates[np.argsort(-row[candidates], kind="stable")[:k]]
-    return columns, np.take_along_axis(scores, columns, 1)
-
-
-def look_alikes(
-    gold: Sequence[str], p: Mapping[str, float], vectors: Mapping[str, NDArray[np.float32]], pool: Sequence[str],
-    k_max: int = 8, limit: int | None = None,
-) -> list[str]:  # fmt: skip
-    """Retrieval 1: unlabelled pairs that resemble gold pairs which the reward model gets wrong or is unsure of.
-
-    Each gold pair asks for `neighbours_wanted(p)` pairs of `pool`; a pair that several ask for is taken once. The list
-    is ordered by need: what the least confident gold pairs ask for comes first, so a `limit` cuts the least needed.
-    """
-    index = Index.of(vectors, pool)
-    if not gold or not pool:
-        return []
-    asking = sorted(gold, key=lambda g: (p[g], g))
-    rows, _ = index.nearest(np.stack([vectors[g] for g in asking]), k_max)
-    taken: dict[str, None] = {}
-    for g, row in zip(asking, rows, strict=True):
-        for r in row[: neighbours_wanted(p[g], k_max)]:
-            taken.setdefault(index.ids[r])
-    return list(taken)[:limit]
+        exact = block[candidates].astype(np.float64) @ queries[n].astype(np.float64)
+        order = np.argsort(-exact, kind="stable")[:k]
+        columns[n, : len(order)], scores[n, : len(order)] = candidates[order], exact[order]
+    return columns, scores
 
 
 def nearest_gold(
-    targets: Sequence[str], vectors: Mapping[str, NDArray[np.float32]], gold: Sequence[str], k: int = 8,
-    questions: Mapping[str, str] | None = None,
-) -> dict[str, list[str]]:  # fmt: skip
-    """Retrieval 2: for each target its `k` nearest gold pairs, nearest first; a pair is never its own example, nor is
-    another of its question where `questions` (pair id -> question) tells: often it shows the same answer, judged already."""
-    if not gold or not targets or not k:
-        return {t: [] for t in targets}
-    of = questions if questions is not None else {i: i for i in (*targets, *gold)}
-    index, most = Index.of(vectors, gold), max(Counter(of[g] for g in gold).values())
-    rows, _ = index.nearest(np.stack([vectors[t] for t in targets]), k + most)
-    near = ((t, [index.ids[r] for r in row]) for t, row in zip(targets, rows, strict=True))
-    return {t: [g for g in ids if g != t and of[g] != of[t]][:k] for t, ids in near}
+    targets: NDArray[np.floating], gold: NDArray[np.floating], k: int, target_questions: Sequence[str],
+    gold_questions: Sequence[str],
+) -> list[list[int]]:  # fmt: skip
+    """Retrieval 2: for each target the rows of its `k` nearest gold pairs, nearest first; never a pair of its own question:
+    often that shows the same answer, judged already."""
+    if not len(gold) or not len(targets) or not k:
+        return [[] for _ in targets]
+    most = max(Counter(gold_questions).values())
+    rows, _ = nearest(targets, gold, k + most)
+    near = zip(target_questions, rows.tolist(), strict=True)
+    return [[r for r in row if gold_questions[r] != question][:k] for question, row in near]
+
+
+def by_need(p: Mapping[str, float], asking: Sequence[str]) -> list[str]:
+    """Gold pairs in the order of their need: the least confident first."""
+    return sorted(asking, key=lambda g: (p[g], g))
+
+
+def taken(ids: Sequence[Sequence[str]], wanted: Sequence[int], limit: int) -> list[str]:
+    """Of the neighbours (ids, nearest first) of each gold pair, by need, as many as it wants, each pair once: at most
+    `limit`, so that the least needed are cut."""
+    found: dict[str, None] = {}
+    for row, k in zip(ids, wanted, strict=True):
+        for i in row[:k]:
+            found.setdefault(i)
+    return list(found)[:limit]

@@ -22,7 +22,6 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 import polars as pl
-import pyarrow as pa
 
 from assay.errors import AssayError
 from assay.records import Judgement, Origin, Pair, Rejection, Truth, digest
@@ -77,7 +76,7 @@ class Shard:
 class Pool:
     """A pool folder as its manifest says it is. `repeats` counts the rows that repeat a pair, `conflicts` the pairs for
     which sources prefer different responses; `chosen` says that only some pairs are `askable` (all of these may enter
-    stage 1)."""
+    stage 1), `knows` that the better response of some pairs is known (`truth`)."""
 
     place: Place
     parts: int
@@ -85,6 +84,7 @@ class Pool:
     repeats: int = 0
     conflicts: int = 0
     chosen: bool = False
+    knows: bool = False
     version: int = field(default=VERSION)
 
     @property
@@ -182,7 +182,7 @@ def create(
         }))  # fmt: skip
     pool = Pool(
         place=place, parts=parts, shards=tuple(shards), repeats=repeats, chosen=bool(not_askable),
-        conflicts=sum(len(s) > 1 for s in sides.values()),
+        knows=bool(known), conflicts=sum(len(s) > 1 for s in sides.values()),
     )  # fmt: skip
     if (place / "pool.json").exists():
         if Pool.open(place) != pool:
@@ -209,10 +209,3 @@ def changed(before: Pool, now: Pool) -> str:
     if sorted(s.content for s in before.shards) != sorted(s.content for s in now.shards):
         return f"{now.pairs:,} pairs then and now, but other ones"
     return "the same pairs, with other votes or known answers"
-
-
-def pool_rows(table: pa.Table) -> list[Pair]:
-    """The rows of a shard of pairs as pairs."""
-    from assay.tables import records
-
-    return records(Pair, table)

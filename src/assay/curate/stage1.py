@@ -14,28 +14,17 @@ from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
+import polars as pl
 
-from assay.curate.book import Book, Standing, set_aside
-from assay.curate.book import is_held as is_held
-from assay.curate.book import preferences as preferences
-from assay.curate.retrieve import look_alikes, nearest_gold
+from assay.curate.book import AT_ONCE, Book, Gold, Plan, Standing, set_aside
+from assay.curate.material import Material
+from assay.curate.views import LabelSet, label_set, of_frame
 from assay.errors import AssayError
-from assay.records import (
-    Attributes,
-    Case,
-    Conversation,
-    Example,
-    Judge,
-    Judgement,
-    Label,
-    Pair,
-    Preference,
-    Scorer,
-    digest,
-)
+from assay.records import Conversation, Judge, Label, Preference, Scorer
 from assay.run import Run
 from assay.statistics import mean
+from assay.store import Place
+from assay.tables import frame_to_arrow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +54,8 @@ class Stage1Config:
                 raise AssayError(f"stage1.{field} must lie between 0 and 1, got {getattr(self, field)}")
 
 
-Train = Callable[[str, Sequence[Preference], Sequence[Preference]], Scorer]
-"""(model name, training pairs, held gold) -> the trained reward model as a function."""
+Train = Callable[[str, LabelSet, Sequence[Preference]], Scorer]
+"""(model name, labels to train on, held gold) -> the trained reward model as a function."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,28 +67,22 @@ class Tools:
     train: Train
     standing: Standing | None = None
     """What people say today of pairs that they judged, where that may change (None: it never does)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
-    """The pool of stage 1: pairs by id with their wild judgements, attributes and (x, a) vectors."""
-
-    pairs: Mapping[str, Pair]
-    wild: Sequence[Judgement]
-    attributes: Mapping[str, Attributes]
-    vectors: Mapping[str, NDArray[np.float32]]
+    at_once: int = AT_ONCE
+    """Pairs that the judge is asked about at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage1Result:
-    """What stage 1 hands on: labels of every pair asked about, the split of gold, and the two reward models."""
+    """What stage 1 hands on: labels of every pair asked about (columns of `Label` with `at`, `question_id`, `held`), held
+    gold, gold that guides judges, and the two reward models."""
 
-    labels: list[Label]
-    gold: list[Preference]
+    labels: pl.DataFrame
     held: list[Preference]
-    examples: Mapping[str, Example]
+    gold: Gold
     best: Scorer
     gold_rm: Scorer
+    guided: LabelSet
+    """What the best reward model was trained on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,62 +102,52 @@ def stage1(
     `resettle` the labels and all that follows from them are made anew. Raises Unreached where a judge's server did not
     answer: its pairs wait, and nothing is written of them.
     """
-    book = Book(run, material.pairs, material.wild, config.held_share, tools.standing)
-    ask = partial(_ask, book, config, material, tools)
-    ask("seed", book.plan("seed", partial(_first, book, config, material, seed)))
+    book = Book(run, material, tools.standing)
+    keep = partial(label_set, material, Place.of(run.folder) / "tables")
+    ask = partial(_ask, book, config, tools)
+    ask("seed", book.plan("seed", partial(_first, material, config, seed), tools.at_once))
     for it in range(config.iterations):
         book.correct(f"it{it}")
-        scorer = tools.train(f"stage1-it{it}", book.silver(), book.held())
-        p = wins(run, f"stage1-it{it}", scorer, [*book.gold(), *book.held()])
-        plan = book.plan(f"it{it}", partial(_next, book, p, config, material, seed))
+        name, held = f"stage1-it{it}", material.preferences(book.held())
+        scorer = tools.train(name, keep(name, of_frame(book.silver())), held)
+        p = wins(run, name, scorer, [*material.preferences(book.gold()), *held])
+        plan = book.plan(f"it{it}", partial(_next, book, p, config, seed), tools.at_once)
         run.once(f"stage1/it{it}", partial(_numbers, book, p, plan))
         ask(f"it{it}", plan)
     labels = _settled(run, book, resettle)
-    gold, held = book.gold(), book.held()
-    best = tools.train("best-rm", [*gold, *book.silver()], held)
-    gold_rm = tools.train("gold-rm", gold, held)
-    return Stage1Result(labels=labels, gold=gold, held=held, best=best, gold_rm=gold_rm,
-                        examples=_examples(book, material))  # fmt: skip
+    held, gold, silver = material.preferences(book.held()), book.gold(), book.silver()
+    guided = keep("stage1", of_frame(pl.concat([gold, silver])))
+    best = tools.train("best-rm", guided, held)
+    gold_rm = tools.train("gold-rm", keep("gold", of_frame(gold)), held)
+    return Stage1Result(
+        labels=labels, held=held, gold=book.gold_shown(), best=best, gold_rm=gold_rm, guided=guided
+    )  # fmt: skip
 
 
-Plan = Mapping[str, Sequence[str]]
-"""The ids of the pairs that "people" and "judges" are asked about."""
-
-
-def _ask(book: Book, config: Stage1Config, material: Material, tools: Tools, turn: str, plan: Plan) -> None:
+def _ask(book: Book, config: Stage1Config, tools: Tools, turn: str, plan: Plan) -> None:
     """People first: what they verify now guides the judges."""
-
-    def shown(ids: Sequence[str]) -> list[Case]:
-        return cases(ids, material, _examples(book, material), config.examples)
-
-    book.ask(turn, "people", plan["people"], tools.people, shown)
-    book.ask(turn, "judges", plan["judges"], tools.judge, shown)
+    book.ask(turn, "people", plan["people"], tools.people, config.examples)
+    book.ask(turn, "judges", plan["judges"], tools.judge, config.examples)
 
 
-def _first(book: Book, config: Stage1Config, material: Material, seed: int) -> Plan:
-    order = priority(list(material.pairs), material.attributes, seed)
-    rest = [str(i) for i in np.random.default_rng(seed).permutation(order[config.seed_gold :])]
-    return {
-        "people": order[: config.seed_gold],
-        "judges": [i for i in rest if not book.is_held(i)][: config.seed_silver],
-    }
+def _first(material: Material, config: Stage1Config, seed: int) -> Plan:
+    people = material.first(config.seed_gold, seed)
+    return {"people": people, "judges": material.drawn(config.seed_silver, people, "silver", seed, held=False)}
 
 
-def _next(book: Book, p: Mapping[str, float], config: Stage1Config, material: Material, seed: int) -> Plan:
+def _next(book: Book, p: Mapping[str, float], config: Stage1Config, seed: int) -> Plan:
     """The look-alikes of gold that the model gets wrong or is unsure of, the neediest first, dealt to people and judges."""
-    free = [i for i in sorted(material.pairs) if i not in book]
-    asking = [i for i in p if not book.is_held(i)]
-    open_ = [i for i in free if not book.is_held(i)]
-    wanted = look_alikes(asking, p, material.vectors, open_, config.k_max, config.per_iteration)
+    material, asked = book.material, book.asked
+    asking = book.gold().filter(pl.col("pair_id").is_in(list(p)))
+    wanted = material.look_alikes(asking, p, asked, config.k_max, config.per_iteration)
     people = round(config.gold_share * len(wanted))
-    held = sorted((i for i in free if book.is_held(i)), key=lambda i: digest(["held", seed, i]))
-    held = held[: round(config.held_share * people)]
-    by_need = priority(wanted, material.attributes, seed)
+    held = material.drawn(round(config.held_share * people), asked, "held", seed, held=True)
+    ranked = material.by_priority(wanted, seed)
     at = people - len(held)
-    return {"people": [*held, *by_need[:at]], "judges": by_need[at:]}
+    return {"people": pl.concat([held, ranked[:at]]), "judges": ranked[at:]}
 
 
-def _settled(run: Run, book: Book, resettle: bool) -> list[Label]:
+def _settled(run: Run, book: Book, resettle: bool) -> pl.DataFrame:
     """The labels of stage 1, made once of what people say then, or again where they changed their minds and `resettle`."""
     table, turns = run.table("labels", Label), 0
     while book.corrected(f"end{turns}"):
@@ -188,6 +161,7 @@ def _settled(run: Run, book: Book, resettle: bool) -> list[Label]:
         done = False
     if not done:
         book.correct(f"end{turns}")
+        table.put("stage1", frame_to_arrow(Label, book.labels()))
     elif changed:
         ids = ", ".join(j.pair_id[:12] for j in changed[:3])
         run.say(
@@ -195,63 +169,42 @@ def _settled(run: Run, book: Book, resettle: bool) -> list[Label]:
             f"({ids}{', ...' if len(changed) > 3 else ''}); the labels are of what they said before: add --resettle to make "
             "them, and all that follows from them, anew"
         )
-    return table.once("stage1", book.labels)
-
-
-def _examples(book: Book, material: Material) -> dict[str, Example]:
-    """Gold that judges may see: never the held part."""
-    return {
-        g.pair_id: Example(
-            pair=material.pairs[g.pair_id], attributes=material.attributes[g.pair_id], better=g.chosen.id
-        )
-        for g in book.gold()
-    }
+    return book.labels()
 
 
 def _numbers(book: Book, p: Mapping[str, float], plan: Plan) -> dict[str, object]:
-    held = [i for i in p if book.is_held(i)]
+    told = pl.concat([book.gold(), book.held()])
+    right = told.join(pl.DataFrame({"pair_id": list(p), "p": list(p.values())}, schema={"pair_id": pl.String,
+                      "p": pl.Float64}), on="pair_id", maintain_order="left")  # fmt: skip
     return {
         "gold": len(book.gold()), "held": len(book.held()), "silver": len(book.silver()),
-        "gold_accuracy": _right(book, p, list(p)), "held_accuracy": _right(book, p, held),
-        "mistakes": sum(v <= 0.5 for v in p.values()), "retrieved": sum(map(len, plan.values())),
-        "free": len(book.pairs) - len(book),
+        "gold_accuracy": _right(right), "held_accuracy": _right(right.filter("held")),
+        "mistakes": sum(v <= 0.5 for v in p.values()), "retrieved": sum(len(rows) for rows in plan.values()),
+        "free": book.material.size("stage1") - len(book.asked),
     }  # fmt: skip
 
 
-def _right(book: Book, p: Mapping[str, float], ids: Sequence[str]) -> dict[str, float] | None:
+def _right(told: pl.DataFrame) -> dict[str, float] | None:
     """The share of gold pairs that the model has right, with its error by question; None of no pairs."""
-    if not ids:
+    if not len(told):
         return None
-    return asdict(mean([float(p[i] > 0.5) for i in ids], [book.pairs[i].question_id for i in ids]))
+    return asdict(mean((told["p"] > 0.5).cast(pl.Float64).to_list(), told["question_id"].to_list()))
 
 
-def cases(ids: Sequence[str], material: Material, examples: Mapping[str, Example], k: int) -> list[Case]:
-    """The pairs as a judge sees them: attributes and the `k` nearest gold examples of other questions (retrieval 2)."""
-    questions = {i: material.pairs[i].question_id for i in ids} | {g: e.pair.question_id for g, e in examples.items()}
-    near = nearest_gold(ids, material.vectors, list(examples), k, questions)
-    return [
-        Case(pair=material.pairs[i], attributes=material.attributes[i], examples=tuple(examples[g] for g in near[i]))
-        for i in ids
-    ]
-
-
-def priority(ids: Sequence[str], attributes: Mapping[str, Attributes], seed: int) -> list[str]:
-    """Objective first, then low controversiality (A2, D.2); within a class at random, reproducibly."""
-    levels = {"low": 0, "medium": 1, "high": 2}
-
-    def key(pair_id: str) -> tuple[bool, int, str]:
-        a = attributes[pair_id]
-        return a.objectivity != "objective", levels[a.controversiality], digest([seed, pair_id])
-
-    return sorted(ids, key=key)
+AT_A_TIME = 1_024
+"""Pairs whose texts are given to a scorer at a time."""
 
 
 def win_probabilities(scorer: Scorer, examples: Sequence[Preference]) -> dict[str, float]:
     """p = sigmoid(r(x, chosen) - r(x, rejected)) by pair id (A.6 step 1)."""
-    flat: list[Conversation] = [e.prompt + r.messages for e in examples for r in (e.chosen, e.rejected)]
-    rewards = scorer(flat) if flat else np.zeros(0)
-    margins = rewards[::2] - rewards[1::2]
-    return dict(zip((e.pair_id for e in examples), (1 / (1 + np.exp(-margins))).tolist(), strict=True))
+    found: dict[str, float] = {}
+    for at in range(0, len(examples), AT_A_TIME):
+        part = examples[at : at + AT_A_TIME]
+        flat: list[Conversation] = [e.prompt + r.messages for e in part for r in (e.chosen, e.rejected)]
+        rewards = scorer(flat)
+        margins = rewards[::2] - rewards[1::2]
+        found |= zip((e.pair_id for e in part), (1 / (1 + np.exp(-margins))).tolist(), strict=True)
+    return found
 
 
 def wins(run: Run, shard: str, scorer: Scorer, examples: Sequence[Preference]) -> dict[str, float]:

@@ -1,0 +1,256 @@
+"""The prepared pool as stages read it: narrow columns of every shard, and the text of the pairs that are chosen.
+
+Whoever chooses pairs says where they are: rows travel as frames with the columns `pair_id` and `at` (the shard's name), so
+that text is looked for in one shard only.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from assay.curate.prepare import Slice, Use, packed, unpacked
+from assay.curate.retrieve import by_need, merged, nearest, neighbours_wanted, taken
+from assay.curate.shards import Pool
+from assay.engine import Engine, Here
+from assay.errors import AssayError
+from assay.order import draws
+from assay.records import Attributes, Pair, Preference, digest
+from assay.store import Place
+from assay.tables import read_shard, records, write_shard
+
+LEVELS = {"low": 0, "medium": 1, "high": 2}
+VOTES = ("pair_id", "better", "by", "kind", "confidence", "votes", "problem", "round", "strength")
+"""Columns of judgements that labels are made of."""
+FREE = pl.Schema({"pair_id": pl.String, "at": pl.String, "question_id": pl.String, "held": pl.Boolean})
+"""The columns of a chosen pair: where it is, and which side of the gold split its question is on."""
+
+Rank = Callable[[Slice, pl.DataFrame], pl.DataFrame]
+"""Rows of a shard with a column `rank`, by which the lowest are chosen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A pair with what describes it."""
+
+    pair: Pair
+    attributes: Attributes
+    vector: NDArray[np.float16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """The cleaned pool of a run with all that no seed decides."""
+
+    pool: Pool
+    slices: tuple[Slice, ...]
+    out: Place
+    """The folder of the run's tables."""
+    engine: Engine = field(default_factory=Here)
+
+    def save(self, folder: Place) -> None:
+        """Note in a run folder (whose `tables` are `out`) what its pool and its shards are, for who reads the run later."""
+        inside = self.pool.place.url.startswith(f"{folder}/")
+        told = {
+            "pool": self.pool.place.url.removeprefix(f"{folder}/") if inside else self.pool.place.url,
+            "slices": [{k: getattr(s, k).name for k in ("index", "attributes", "vectors")} | {"name": s.name, "part": s.part}
+                       for s in self.slices],
+        }  # fmt: skip
+        (folder / "material.json").write_text(json.dumps(told, indent=1))
+
+    @staticmethod
+    def open(folder: Place, engine: Engine | None = None) -> "Material":
+        """What a run folder was made of. Raises AssayError where it is none, an earlier version made it, or its pool is gone
+        from where it was."""
+        note = folder / "material.json"
+        if not note.exists():
+            if (folder / "tables" / "pairs").names(".parquet"):
+                raise AssayError(f"{folder}: an earlier version of Assay made this run, in another layout; run it anew")
+            raise AssayError(f"{folder}: not a run folder; give the --out folder of an `assay run`")
+        told = json.loads(note.read_text())
+        pool = Pool.open(folder / told["pool"] if not _absolute(told["pool"]) else Place.of(told["pool"]))
+        out = folder / "tables"
+        slices = tuple(
+            Slice(name=s["name"], part=s["part"], pairs=pool.table("pairs").file(s["name"]),
+                  **{k: out / k / s[k] for k in ("index", "attributes", "vectors")})
+            for s in told["slices"]
+        )  # fmt: skip
+        return Material(pool=pool, slices=slices, out=out, engine=engine or Here())
+
+    def slice(self, name: str) -> Slice:
+        return next(s for s in self.slices if s.name == name)
+
+    def frames(self, columns: Sequence[str], *uses: Use) -> Iterator[tuple[Slice, pl.DataFrame]]:
+        """Columns of `Kept` of every shard, of the pairs for some uses (default: all), with `at`."""
+        for part in self.slices:
+            frame = part.frame([*dict.fromkeys([*columns, "use"])])
+            yield part, (frame.filter(pl.col("use").is_in(uses)) if uses else frame).with_columns(at=pl.lit(part.name))
+
+    def parts(self, chosen: pl.DataFrame) -> Iterator[tuple[Slice, pl.DataFrame]]:
+        """The chosen rows, shard by shard, in the shards' order."""
+        by_name = {str(name): rows for (name,), rows in chosen.group_by("at", maintain_order=True)}
+        assert by_name.keys() <= {s.name for s in self.slices}, "rows of shards that the pool does not have"
+        return ((s, by_name[s.name]) for s in self.slices if s.name in by_name)
+
+    def known(self, chosen: pl.DataFrame) -> dict[str, Known]:
+        """The chosen pairs with text, attributes and vector, in the order of `chosen`."""
+        found: dict[str, Known] = {}
+        for part, rows in self.parts(chosen):
+            places = self._places(part, rows)
+            text = part.text(places["row"])
+            numbers = places["number"].to_numpy()
+            attributes = records(Attributes, read_shard(part.attributes, rows=numbers))
+            vectors = unpacked(read_shard(part.vectors, rows=numbers))
+            found |= {
+                a.pair_id: Known(pair=text[a.pair_id], attributes=a, vector=v)
+                for a, v in zip(attributes, vectors, strict=True)
+            }
+        return {i: found[i] for i in chosen["pair_id"]}
+
+    def text(self, chosen: pl.DataFrame) -> dict[str, Pair]:
+        """The chosen pairs, in the order of `chosen`."""
+        found: dict[str, Pair] = {}
+        for part, rows in self.parts(chosen):
+            found |= part.text(self._places(part, rows)["row"])
+        return {i: found[i] for i in chosen["pair_id"]}
+
+    def preferences(self, labels: pl.DataFrame) -> list[Preference]:
+        """The pairs of labels (pair_id, at, chosen, certainty, margin) that have a chosen response, in memory: of few."""
+        told = labels.filter(pl.col("chosen").is_not_null())
+        text = self.text(told)
+        rows = told.select("pair_id", "chosen", "certainty", "margin").iter_rows()
+        return [text[i].preferring(chosen, certainty, margin) for i, chosen, certainty, margin in rows]
+
+    def votes(self, chosen: pl.DataFrame) -> pl.DataFrame:
+        """What sources say of the chosen pairs."""
+        found = [
+            self.pool.votes(part.part, VOTES).filter(pl.col("pair_id").is_in(rows["pair_id"].implode()))
+            for part, rows in self.parts(chosen)
+        ]
+        return pl.concat(found) if found else self.pool.table("votes").frame(columns=VOTES).clear()
+
+    def _places(self, part: Slice, rows: pl.DataFrame) -> pl.DataFrame:
+        """`number` of each chosen row in the index, and its `row` in the shard of pairs, ascending."""
+        index = part.frame(["pair_id", "row"]).with_row_index("number")
+        found = index.filter(pl.col("pair_id").is_in(rows["pair_id"].implode()))
+        if len(found) < rows["pair_id"].n_unique():
+            raise KeyError(f"{part.name} does not have all of {len(rows)} pairs")
+        return found
+
+    def size(self, *uses: Use) -> int:
+        """How many pairs there are for some uses."""
+        return sum(len(frame) for _, frame in self.frames(["use"], *uses))
+
+    # What stage 1 chooses by: each a pass over narrow columns, a shard at a time
+
+    def first(self, n: int, seed: int) -> pl.DataFrame:
+        """The n pairs of stage 1 of the highest priority: objective first, then low controversiality (A2, D.2), within a
+        class at random."""
+        return self._least(n, partial(_priority, seed), FREE.to_frame(), None)
+
+    def drawn(self, n: int, but: pl.DataFrame, *salt: object, held: bool) -> pl.DataFrame:
+        """n pairs of stage 1 at random, of held questions or of the others, none of `but`."""
+        return self._least(n, partial(_chance, salt), but, held)
+
+    def _least(self, n: int, rank: Rank, but: pl.DataFrame, held: bool | None) -> pl.DataFrame:
+        best = FREE.to_frame().with_columns(rank=pl.lit(0.0))
+        for found in self.engine.map(partial(_candidates, rank=rank, n=n, held=held), self._but(but)):
+            best = pl.concat([best, found]).sort("rank", "pair_id").head(n)
+        return best.drop("rank")
+
+    def _but(self, but: pl.DataFrame) -> "Iterator[tuple[Slice, pl.Series]]":
+        """Every shard, with the ids that are not to be chosen of it."""
+        by_name = {str(name): rows["pair_id"] for (name,), rows in but.group_by("at")}
+        return ((s, by_name.get(s.name, pl.Series([], dtype=pl.String))) for s in self.slices)
+
+    def look_alikes(
+        self, asking: pl.DataFrame, p: Mapping[str, float], but: pl.DataFrame, k_max: int, limit: int
+    ) -> pl.DataFrame:
+        """Retrieval 1: pairs of stage 1, not of held questions and none of `but`, that resemble gold pairs (`asking`) which
+        the reward model gets wrong or is unsure of (`p`); the most needed first, at most `limit`."""
+        order = by_need(p, asking["pair_id"].to_list())
+        if not order:
+            return FREE.to_frame()
+        of = {i: k.vector for i, k in self.known(asking).items()}
+        queries = packed(np.stack([of[i] for i in order]))
+        file = self.out / "queries" / f"{digest([order, k_max])[:16]}.parquet"
+        write_shard(file, queries)
+        rows, scores = np.zeros((len(order), k_max), np.int64), np.full((len(order), k_max), -np.inf)
+        found, start = [FREE.to_frame()], 0
+        for near in self.engine.map(partial(_near, queries=file, k=k_max), self._but(but)):
+            rows, scores = merged((rows, scores), (near.rows + start, near.scores), k_max)
+            found.append(near.pairs)
+            start += len(near.pairs)
+        file.remove()
+        pairs = pl.concat(found)
+        ids = [pairs["pair_id"].gather(row[score > -np.inf]).to_list() for row, score in zip(rows, scores, strict=True)]
+        chosen = taken(ids, [neighbours_wanted(p[i], k_max) for i in order], limit)
+        return pl.DataFrame({"pair_id": chosen}, schema={"pair_id": pl.String}).join(
+            pairs.unique("pair_id"), on="pair_id", how="left", maintain_order="left"
+        ).select(FREE.names())  # fmt: skip
+
+    def by_priority(self, chosen: pl.DataFrame, seed: int) -> pl.DataFrame:
+        """The chosen rows by priority."""
+        parts = [_priority(seed, part, rows) for part, rows in self.parts(chosen)]
+        ranked = pl.concat([FREE.to_frame().with_columns(rank=pl.lit(0.0)), *parts])
+        return ranked.sort("rank", "pair_id").drop("rank")
+
+
+def _candidates(item: tuple[Slice, pl.Series], rank: Rank, n: int, held: bool | None) -> pl.DataFrame:
+    """A shard's n pairs of stage 1 of the lowest rank."""
+    return rank(item[0], _open(*item, held)).sort("rank", "pair_id").head(n)
+
+
+def _open(part: Slice, but: pl.Series, held: bool | None) -> pl.DataFrame:
+    """A shard's pairs of stage 1 that may be chosen."""
+    frame = part.frame(["pair_id", "question_id", "held", "use"]).filter(pl.col("use") == "stage1")
+    frame = frame if held is None else frame.filter(pl.col("held") == held)
+    return frame.filter(~pl.col("pair_id").is_in(but.implode())).with_columns(at=pl.lit(part.name)).select(FREE.names())
+
+
+def _priority(seed: int, part: Slice, rows: pl.DataFrame) -> pl.DataFrame:
+    attributes = pl.from_arrow(read_shard(part.attributes, ["pair_id", "objectivity", "controversiality"]))
+    assert isinstance(attributes, pl.DataFrame)
+    joined = rows.join(attributes, on="pair_id", how="left", maintain_order="left")
+    level = 3 * (joined["objectivity"] != "objective").cast(pl.Int64)
+    level += joined["controversiality"].replace_strict(LEVELS, return_dtype=pl.Int64)
+    return rows.with_columns(rank=level + pl.Series(draws(rows["pair_id"].to_list(), "priority", seed)))
+
+
+def _chance(salt: Sequence[object], part: Slice, rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.with_columns(rank=pl.Series(draws(rows["pair_id"].to_list(), *salt)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Near:
+    """The nearest open pairs of one shard: rows of `pairs`, cosines."""
+
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    pairs: pl.DataFrame
+
+
+def _near(item: tuple[Slice, pl.Series], queries: Place, k: int) -> _Near:
+    part, free = item[0], _open(*item, held=False)
+    index = part.frame(["pair_id"]).with_row_index("number")
+    numbers = index.filter(pl.col("pair_id").is_in(free["pair_id"].implode()))["number"].to_numpy()
+    rows, scores = nearest(_queries(queries), part.vector_rows()[numbers], k)
+    used = np.unique(rows)
+    short = ((0, 0), (0, k - rows.shape[1]))
+    return _Near(
+        rows=np.pad(np.searchsorted(used, rows), short), scores=np.pad(scores, short, constant_values=-np.inf),
+        pairs=free[used],
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _queries(file: Place) -> NDArray[np.float16]:
+    return unpacked(read_shard(file))
+
+
+def _absolute(url: str) -> bool:
+    return "://" in url or url.startswith("/")

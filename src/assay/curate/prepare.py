@@ -1,0 +1,291 @@
+"""What a run makes of every shard of its pool before any seed: four stages, each a function over one shard.
+
+    contamination   which pairs share text with benchmark prompts                         (reads the text)
+    index           the pairs that are left: what they are for, and what their sources say  (reads narrow columns)
+    attributes      what an LLM, or rules, say of a pair                                   (reads the text)
+    vectors         embeddings of conversation and attributes, float16, a row for each of `index`
+
+A shard's file is named by all that it was made from, so a stage repeats nothing, and new shards of a pool that grew are made
+when they are met.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Literal
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from assay.curate.attributes import attribute_text, rule_attributes
+from assay.curate.decontaminate import Hit, Index
+from assay.curate.settle import wild_frame
+from assay.curate.shards import Pool, Shard
+from assay.engine import Engine, make
+from assay.errors import AssayError
+from assay.order import draws
+from assay.records import Attributes, Embedder, Pair, digest
+from assay.run import jsonable
+from assay.store import Place
+from assay.tables import frame_to_arrow, read_shard, records, stream_shard, to_arrow, write_shard
+
+Use = Literal["evaluation", "stage1", "stage2"]
+RULE = 1
+"""Of the stages in this file: raise it where one of them gives other rows of the same inputs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitConfig:
+    """Which questions are for what; shares in (0, 1)."""
+
+    eval_share: float = 0.2
+    """Share of the prompts with a known answer that are held out for evaluation only."""
+    stage1_share: float = 0.4
+    """Share of the remaining prompts that form the pool of stage 1; the rest is in the wild (stage 2)."""
+    held_share: float = 0.3
+    """Of the questions of stage 1, those whose gold chooses checkpoints and is never trained on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A pair of a run, without its text. `row` is its place in the shard of pairs; `original` is the response that its
+    sources prefer (None: tied, or silent), with `certainty` and `strength` as `settle` has them; `conflict`: sources prefer
+    different responses; `truth` is the better response, where it is known."""
+
+    row: int
+    pair_id: str
+    prompt_id: str
+    question_id: str
+    first: str
+    second: str
+    chars: int
+    use: Use
+    held: bool
+    original: str | None
+    certainty: float
+    strength: float
+    conflict: bool
+    truth: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """One shard of a pool as a run works on it: its text, and what was made of it."""
+
+    name: str
+    part: int
+    pairs: Place
+    index: Place
+    attributes: Place
+    vectors: Place
+
+    def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Rows of `Kept`, as columns."""
+        return _frame(read_shard(self.index, columns))
+
+    def text(self, rows: Sequence[int] | NDArray[np.int64] | pl.Series) -> dict[str, Pair]:
+        """The pairs at some rows of the shard of pairs."""
+        found: list[Pair] = []
+        for part in stream_shard(self.pairs, rows=np.sort(np.asarray(rows))):
+            found += records(Pair, part)
+        return {p.id: p for p in found}
+
+    def vector_rows(self) -> NDArray[np.float16]:
+        """(n, d): the vector of each row of the index."""
+        return unpacked(read_shard(self.vectors))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """How pairs are described: by rules, or by what `ask` says of a shard's pairs (an LLM, asked from this process)."""
+
+    name: str = f"rules-{RULE}"
+    ask: Callable[[str, Sequence[Pair]], Sequence[Attributes]] | None = None
+
+
+def prepare(
+    pool: Pool, out: Place, split: SplitConfig, benchmarks: Mapping[str, Sequence[str]], embed: Embedder, embedder: str,
+    engine: Engine, described: Described | None = None, say: Callable[[str], None] = lambda _: None,
+) -> tuple[Slice, ...]:  # fmt: skip
+    """Make, or find, all four tables of every shard under `out`; returns the shards.
+
+    Args:
+        pool: The pool.
+        out: The folder of tables.
+        split: Shares of questions.
+        benchmarks: Prompts by benchmark that a pair must share no text with; {} checks nothing.
+        embed: The encoder; on other engines than `Here` it must be picklable.
+        embedder: What the encoder is, for the names of files.
+        engine: Where the stages run.
+        described: How attributes are given (default: rules).
+        say: Hears about progress.
+
+    Raises Unreached where the server that describes did not answer.
+    """
+    how = described or Described()
+    shards = [s for s in pool.shards if s.pairs]
+    watched = _written(out, benchmarks) if benchmarks else None
+    hits = _contamination(pool, shards, out, watched, engine, say) if watched else {}
+    key = {s.name: _name(s.name, s.content, pool.said(s.part), split, watched and watched.name, RULE) for s in shards}
+    work = {
+        key[s.name]: _Keeping(pool=pool, shard=s, hits=hits.get(s.name), split=split) for s in shards
+    }  # fmt: skip
+    index = make(engine, out / "index", keep, work, told=_teller(say, "shards indexed"))
+    bare = [
+        Slice(name=s.name, part=s.part, pairs=pool.table("pairs").file(s.name), index=index[key[s.name]],
+              attributes=out / "attributes" / f"{_name(key[s.name], how.name)}.parquet",
+              vectors=out / "vectors" / f"{_name(key[s.name], how.name, embedder, RULE)}.parquet")
+        for s in shards
+    ]  # fmt: skip
+    if how.ask is None:
+        work_a = {_stem(s.attributes): s for s in bare}
+        make(engine, out / "attributes", describe, work_a, told=_teller(say, "shards described"))
+    else:
+        for s in bare:
+            if not s.attributes.exists():
+                write_shard(s.attributes, asked(s, how.ask))
+    encode = partial(embed_slice, embed)
+    work_v = {_stem(s.vectors): s for s in bare}
+    make(engine, out / "vectors", encode, work_v, model=True, told=_teller(say, "shards embedded"))
+    return tuple(bare)
+
+
+def _stem(file: Place) -> str:
+    return file.name.removesuffix(".parquet")
+
+
+def _name(start: str, *made_of: object) -> str:
+    """The name of a shard's file: what it is of, and a digest of what it was made from."""
+    return f"{start.split('_')[0]}_{digest(jsonable([start, *made_of]))[:12]}"
+
+
+def _teller(say: Callable[[str], None], what: str) -> Callable[[int, int], None]:
+    """Says how far a stage is, about ten times."""
+    return lambda done, total: say(f"{done:,} of {total:,} {what}") if done % max(1, total // 10) == 0 else None
+
+
+def _written(out: Place, benchmarks: Mapping[str, Sequence[str]]) -> Place:
+    """The benchmark prompts as a file that workers read: one for each set of prompts."""
+    text = json.dumps({k: list(v) for k, v in sorted(benchmarks.items())}, ensure_ascii=False)
+    file = out / "benchmarks" / f"{digest(text)[:12]}.json"
+    if not file.exists():
+        file.write_text(text)
+    return file
+
+
+def _contamination(
+    pool: Pool, shards: Sequence[Shard], out: Place, watched: Place, engine: Engine, say: Callable[[str], None]
+) -> dict[str, Place]:
+    key = {s.name: _name(s.name, s.content, watched.name, RULE) for s in shards}
+    items = {key[s.name]: pool.table("pairs").file(s.name) for s in shards}
+    told = _teller(say, "shards compared with benchmarks")
+    files = make(engine, out / "contamination", partial(contamination, watched), items, told=told)
+    return {s.name: files[key[s.name]] for s in shards}
+
+
+@cache
+def _watched(file: Place) -> Index:
+    return Index.of(json.loads(file.read_text()))
+
+
+def contamination(watched: Place, pairs: Place) -> pa.Table:
+    """Stage: the `Hit` rows of a shard of pairs, against the prompts in the file `watched`."""
+    index = _watched(watched)
+    hits: list[Hit] = []
+    for part in stream_shard(pairs):
+        for pair in records(Pair, part):
+            hits += index.hits(pair)
+    return to_arrow(Hit, hits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Keeping:
+    pool: Pool
+    shard: Shard
+    hits: Place | None
+    split: SplitConfig
+
+
+def keep(item: _Keeping) -> pa.Table:
+    """Stage: the `Kept` rows of a shard. Whole questions go to one side of every split, by their id alone."""
+    pool, shard = item.pool, item.shard
+    frame = _frame(read_shard(pool.table("index").file(shard.name))).with_row_index("row")
+    if item.hits is not None:
+        frame = frame.filter(~pl.col("pair_id").is_in(read_shard(item.hits, ["pair_id"])["pair_id"].to_pylist()))
+    votes = pool.votes(shard.part).filter(pl.col("pair_id").is_in(frame["pair_id"].implode()))
+    truth = pool.votes(shard.part, table="truth").unique("pair_id", keep="any").rename({"better": "truth"})
+    frame = frame.join(wild_frame(votes), on="pair_id", how="left", maintain_order="left")
+    frame = frame.join(truth, on="pair_id", how="left", maintain_order="left")
+    questions, split = frame["question_id"].to_list(), item.split
+    place, eval_share = draws(questions, "split"), split.eval_share if pool.knows else 0.0
+    rest = (place - eval_share) / (1 - eval_share)
+    first = frame["askable"].to_numpy() & (pool.chosen | (rest < split.stage1_share))
+    use = np.where(place < eval_share, "evaluation", np.where(first, "stage1", "stage2"))
+    frame = frame.with_columns(
+        use=pl.Series(use), held=pl.Series(draws(questions, "held") < split.held_share),
+        certainty=pl.col("certainty").fill_null(1.0), strength=pl.col("strength").fill_null(0.0),
+        conflict=pl.col("conflict").fill_null(False),
+    ).filter((pl.col("use") != "evaluation") | pl.col("truth").is_not_null())  # fmt: skip
+    return frame_to_arrow(Kept, frame)
+
+
+def describe(item: Slice) -> pa.Table:
+    """Stage: attributes by rules, a row for each of the index."""
+    return asked(item, lambda _, pairs: [rule_attributes(p) for p in pairs])
+
+
+AT_ONCE = 4_096
+"""Pairs whose text is in memory at a time."""
+
+
+def asked(item: Slice, ask: Callable[[str, Sequence[Pair]], Sequence[Attributes]]) -> pa.Table:
+    """Attributes of a shard's pairs in the order of its index; `ask` gets them in parts, each with a name of its own."""
+    parts = []
+    for n, some in enumerate(_in_parts(item)):
+        rows = ask(f"{item.name}-{n}", some)
+        if [a.pair_id for a in rows] != [p.id for p in some]:
+            raise AssayError(f"{item.name}: the attributes that were given are not of the pairs that were asked about")
+        parts.append(to_arrow(Attributes, rows))
+    return pa.concat_tables([to_arrow(Attributes, []), *parts])
+
+
+def _in_parts(item: Slice) -> Iterator[list[Pair]]:
+    rows = item.frame(["row"])["row"].to_numpy()
+    return (list(item.text(rows[at : at + AT_ONCE]).values()) for at in range(0, len(rows), AT_ONCE))
+
+
+def embed_slice(embed: Embedder, item: Slice) -> pa.Table:
+    """Stage: unit vectors of (x, a), the conversation and its attributes; equal texts of a part are embedded once."""
+    parts, start = [], 0
+    attributes = records(Attributes, read_shard(item.attributes))
+    for some in _in_parts(item):
+        texts = [attribute_text(p, a) for p, a in zip(some, attributes[start : start + len(some)], strict=True)]
+        distinct = list(dict.fromkeys(texts))
+        at = {text: n for n, text in enumerate(distinct)}
+        parts.append(packed(embed(distinct)[[at[t] for t in texts]].astype(np.float16)))
+        start += len(some)
+    return pa.concat_tables(parts) if parts else packed(np.zeros((0, 1), np.float16))
+
+
+def packed(vectors: NDArray[np.float16]) -> pa.Table:
+    """(n, d) vectors as a table of one column of bytes."""
+    n, d = vectors.shape
+    column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(2 * d), n, [None, pa.py_buffer(vectors.tobytes())])
+    return pa.table({"vector": column})
+
+
+def unpacked(table: pa.Table) -> NDArray[np.float16]:
+    """The inverse of `packed`."""
+    width = table.schema.field("vector").type.byte_width // 2
+    chunks = [np.frombuffer(c.buffers()[1], np.float16, len(c) * width, c.offset * 2 * width).reshape(-1, width)
+              for c in table["vector"].chunks if len(c)]  # fmt: skip
+    return np.concatenate(chunks) if chunks else np.zeros((0, width), np.float16)
+
+
+def _frame(table: pa.Table) -> pl.DataFrame:
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
