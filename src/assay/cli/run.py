@@ -106,8 +106,8 @@ def run_pool(
     if dry_run:
         return print_config(config)
     from assay.curate.annotate import llm_judge
+    from assay.curate.shards import Pool
     from assay.recipes.job import people_on_file, run_job
-    from assay.recipes.pools import folder_pool
 
     replies = out / "replies.sqlite"
     purse = Budget(budget) if budget else None
@@ -121,7 +121,7 @@ def run_pool(
         asked["judge"] = {**asking_of(chats), "samples": samples}
     return _finish(
         run_job(
-            out, config, folder_pool(pool), people=people_on_file(out / judgements, out / "queue"),
+            out, config, Pool.open(str(pool)), people=people_on_file(out / judgements, out / "queue"),
             judge=llm_judge(chats, samples=samples) if chats else None,
             chat=chat, asked=asked, resettle=resettle,
         )
