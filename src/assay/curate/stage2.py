@@ -20,10 +20,13 @@ from typing import Any
 import polars as pl
 
 from assay.curate.book import judged
+from assay.curate.keep_rule import REASONS as REASONS
+from assay.curate.keep_rule import UNDECIDED as UNDECIDED
+from assay.curate.keep_rule import counts, decide
 from assay.curate.settle import certainty, strength, wild_choice
 from assay.curate.stage1 import Material, Stage1Result, cases, wins
 from assay.errors import AssayError
-from assay.records import Fate, Judge, Judgement, Label
+from assay.records import Judge, Judgement, Label
 from assay.run import Run
 
 
@@ -52,47 +55,6 @@ class Evidence:
     """The response that the judges prefer; None when they were not asked or did not decide."""
     problem: str = ""
     """Why the judges, where they were asked, prefer none."""
-
-
-REASONS: tuple[tuple[Fate, str], ...] = (
-    ("kept", "gold RM and best RM agree with the original label"),
-    ("kept", "gold RM and judges agree with the original label"),
-    ("flipped", "gold RM, best RM and judges prefer the other response"),
-    ("flipped", "gold RM and best RM prefer the other response; judges did not decide"),
-    ("dropped", "gold RM disagrees with the original label"),
-    ("dropped", "neither best RM nor judges support the original label"),
-    ("dropped", "the judges' answers, on which it hung, could not be read"),
-)
-UNDECIDED = ("", "tie", "cannot decide")
-"""What judges say who did answer, and prefer none."""
-
-
-def decide(evidence: pl.DataFrame, band: float) -> pl.DataFrame:
-    """`evidence` (columns of `Evidence`) with `fate` and `reason`: the keep rule, over narrow columns only."""
-    gold, best_sure = pl.col("p_gold") > 0.5, pl.col("p_best") > 0.5 + band
-    judge_agrees = (pl.col("judge") == pl.col("original")).fill_null(False)
-    judge_opposes = (pl.col("judge") != pl.col("original")).fill_null(False)
-    failed = pl.col("judge").is_null() & ~pl.col("problem").is_in(UNDECIDED)
-    against = (pl.col("p_gold") < 0.5) & (pl.col("p_best") < 0.5)
-    rule = (
-        pl.when(gold & best_sure).then(0)
-        .when(gold & judge_agrees).then(1)
-        .when(against & judge_opposes).then(2)
-        .when(failed).then(6)
-        .when(against & ~judge_agrees).then(3)
-        .when(~gold).then(4)
-        .otherwise(5)
-    )  # fmt: skip
-    fates, reasons = [f for f, _ in REASONS], [r for _, r in REASONS]
-    return evidence.with_columns(rule.alias("rule")).with_columns(
-        pl.col("rule").replace_strict(range(len(REASONS)), fates, return_dtype=pl.String).alias("fate"),
-        pl.col("rule").replace_strict(range(len(REASONS)), reasons, return_dtype=pl.String).alias("reason"),
-    )
-
-
-def counts(p_best: float, p_gold: float, band: float) -> bool:
-    """Whether the judges' word can change what `decide` makes of a pair."""
-    return p_best <= 0.5 + band if p_gold > 0.5 else p_gold < 0.5 and p_best < 0.5
 
 
 def stage2(run: Run, config: Stage2Config, material: Material, stage1: Stage1Result, judge: Judge) -> list[Label]:
