@@ -49,6 +49,7 @@ WITHOUT_TORCH = {
     "errors",
     "records",
     "tables",
+    "native",
     "run",
     "budget",
     "batches",
