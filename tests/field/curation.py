@@ -19,7 +19,7 @@ from assay.curate.annotate import llm_judge
 from assay.curate.material import Material
 from assay.curate.prepare import SplitConfig, prepare
 from assay.curate.shards import create
-from assay.curate.stage1 import Stage1Config, Stage1Result, Tools, Train, stage1
+from assay.curate.stage1 import Stage1Config, Tools, Train, stage1
 from assay.curate.stage2 import Stage2Config, stage2
 from assay.curate.verify import oracle
 from assay.curate.views import LabelSet
@@ -96,8 +96,8 @@ def server(folder: Path, url: str) -> Server:
 
 def curate(
     folder: Path, judge: Judge, people: Judge = PEOPLE, train: Train = train, resettle: bool = False
-) -> tuple[Stage1Result, list[Label]]:
-    """Stage 1, and the labels of stage 2."""
+) -> tuple[list[Label], list[Label]]:
+    """The labels of stage 1 and of stage 2."""
     standing = people.standing if isinstance(people, PeopleOnFile) else None
     with closing(Run(folder, {"curation": "small"}, Console(stderr=True, width=400))) as run:
         tools = Tools(people=people, judge=judge, train=train, standing=standing, at_once=4)
@@ -105,12 +105,8 @@ def curate(
         first = stage1(run, CONFIG, pool, tools, resettle=resettle)
         stage2(run, WILD, pool, first, judge, tools.at_once)
         labels = run.table("labels", Label)
-        return first, labels.read(*labels.shards("stage2-"))
-
-
-def all_labels(folder: Path) -> list[Label]:
-    """The labels of both stages, as they are kept."""
-    return Run.table(SimpleNamespace(folder=folder), "labels", Label).read()  # type: ignore[arg-type]
+        assert len(first.labels) == len(labels.read("stage1"))
+        return labels.read("stage1"), labels.read(*labels.shards("stage2-"))
 
 
 if __name__ == "__main__":

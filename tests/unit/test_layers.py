@@ -54,6 +54,7 @@ WITHOUT_TORCH = {
     "order",
     "tables",
     "engine",
+    "native",
     "run",
     "budget",
     "batches",

@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from assay.curate.attributes import attribute_text, rule_attributes
-from assay.curate.decontaminate import Hit, Index
+from assay.curate.decontaminate import Hit, Index, hits_of
 from assay.curate.settle import wild_frame
 from assay.curate.shards import Pool, Shard
 from assay.engine import Engine, make
@@ -163,8 +163,8 @@ def _name(start: str, *made_of: object) -> str:
 
 
 def _teller(say: Callable[[str], None], what: str) -> Callable[[int, int], None]:
-    """Says how far a stage is, about ten times."""
-    return lambda done, total: say(f"{done:,} of {total:,} {what}") if done % max(1, total // 10) == 0 else None
+    """Says how far a long stage is, about ten times."""
+    return lambda done, total: say(f"{done:,} of {total:,} {what}") if total > 9 and done % (total // 10) == 0 else None
 
 
 def _written(out: Place, benchmarks: Mapping[str, Sequence[str]]) -> Place:
@@ -180,7 +180,7 @@ def _contamination(
     pool: Pool, shards: Sequence[Shard], out: Place, watched: Place, engine: Engine, say: Callable[[str], None]
 ) -> dict[str, Place]:
     key = {s.name: _name(s.name, s.content, watched.name, RULE) for s in shards}
-    items = {key[s.name]: pool.table("pairs").file(s.name) for s in shards}
+    items = {key[s.name]: (pool.table("pairs").file(s.name), pool.table("index").file(s.name)) for s in shards}
     told = _teller(say, "shards compared with benchmarks")
     files = make(engine, out / "contamination", partial(contamination, watched), items, told=told)
     return {s.name: files[key[s.name]] for s in shards}
@@ -191,13 +191,12 @@ def _watched(file: Place) -> Index:
     return Index.of(json.loads(file.read_text()))
 
 
-def contamination(watched: Place, pairs: Place) -> pa.Table:
-    """Stage: the `Hit` rows of a shard of pairs, against the prompts in the file `watched`."""
-    index = _watched(watched)
-    hits: list[Hit] = []
-    for part in stream_shard(pairs):
-        for pair in records(Pair, part):
-            hits += index.hits(pair)
+def contamination(watched: Place, item: tuple[Place, Place]) -> pa.Table:
+    """Stage: the `Hit` rows of a shard (its pairs, its index), against the prompts in the file `watched`."""
+    ids, hits, start = read_shard(item[1], ["pair_id"])["pair_id"], list[Hit](), 0
+    for part in stream_shard(item[0], ["prompt"]):
+        hits += hits_of(part.append_column("pair_id", ids.slice(start, len(part))), _watched(watched))
+        start += len(part)
     return to_arrow(Hit, hits)
 
 
