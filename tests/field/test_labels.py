@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from assay.bench.reward.pairs import evaluate_pairs
-from assay.curate.stage2 import Evidence, counts
 from assay.curate.stage1 import Train
+from assay.curate.stage2 import Evidence, counts
 from assay.curate.verify import add_judgements, read_judgements, withdraw_judgements
 from assay.curate.views import LabelSet
 from assay.errors import AssayError

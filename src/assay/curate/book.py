@@ -212,6 +212,8 @@ def set_aside(run: Run) -> Path:
     made = [f for f in files if f.suffix in (".json", ".parquet") and not _collected(f) and f != last]
     models = [p.relative_to(run.folder) for p in sorted((run.folder / "models").glob("*"))]
     for path in (*made, *(m for m in models if not m.name.startswith("stage1-")), last):
+        if not (run.folder / path).exists():  # of a run whose labels are not made yet
+            continue
         (place / path).parent.mkdir(parents=True, exist_ok=True)
         (run.folder / path).rename(place / path)
     return place

@@ -145,6 +145,19 @@ class Material:
         """How many pairs there are for some uses."""
         return sum(len(frame) for _, frame in self.frames(["use"], *uses))
 
+    def evaluation(self, limit: int = 0) -> pl.DataFrame:
+        """The pairs that only measure, labelled with what is known to be true: columns of labels, with `at` and
+        `question_id`; at most `limit` (0: all), drawn at random."""
+        found = [FREE.to_frame().with_columns(chosen=pl.lit("")), *(
+            frame.filter(pl.col("truth").is_not_null()).select(*FREE.names(), chosen="truth")
+            for _, frame in self.frames(["pair_id", "question_id", "held", "truth"], "evaluation")
+        )]  # fmt: skip
+        told = pl.concat(found).with_columns(certainty=pl.lit(1.0), margin=pl.lit(0.0))
+        if limit and len(told) > limit:
+            drawn = pl.Series(draws(told["pair_id"].to_list(), "evaluation"))
+            told = told[drawn.arg_sort()[:limit].sort()]
+        return told
+
     # What stage 1 chooses by: each a pass over narrow columns, a shard at a time
 
     def first(self, n: int, seed: int) -> pl.DataFrame:

@@ -28,7 +28,7 @@ from assay.curate.stage1 import Tools
 from assay.curate.verify import oracle, read_judgements, taken_back
 from assay.engine import Engine, Here
 from assay.errors import AssayError
-from assay.recipes.claims import Claims, evaluation, test_claims
+from assay.recipes.claims import Claims, test_claims
 from assay.recipes.embedders import Encoder
 from assay.recipes.flow import FlowConfig, curate, prepared
 from assay.recipes.pools import SmallPool
@@ -63,7 +63,7 @@ def run_job(
         pool = pool.put(own) if isinstance(pool, SmallPool) else pool
         if config.train.loss.margin and not has_strengths(pool):
             raise AssayError("no pair of the pool has a strength: train.loss.margin would do nothing; leave it out")
-        meet(run, config, pool)
+        meet(run, kept, pool)
         encoder = Encoder(config)
         material = prepared(
             run, config, pool, encoder, engine, chat, digest(jsonable(who["attributes"])) if chat else ""
@@ -92,7 +92,7 @@ def has_strengths(pool: Pool) -> bool:
     return any(bool((pool.table("votes").frame(s, columns=["strength"])["strength"] != 0.0).any()) for s in shards)
 
 
-def meet(run: Run, config: FlowConfig, pool: Pool) -> None:
+def meet(run: Run, kept: Mapping[str, Any], pool: Pool) -> None:
     """Keep what the run's pool is, and compare it with what it was. Where it has grown, what was made of all pairs is set
     aside and made anew; what was collected stays. Raises AssayError where it is another pool."""
     note = run.folder / "pool.json"
@@ -103,15 +103,15 @@ def meet(run: Run, config: FlowConfig, pool: Pool) -> None:
         if any(now.get(name) != shard for name, shard in before.items()):
             raise AssayError(
                 f"{run.folder}: the pool has changed since this run began: {pairs:,} pairs then, {told:,} now"
-                f"{' with other content' if pairs == told else ''}; a run is of one pool: use another --out, or the pool as it "
-                "was"
+                f"{' with other content' if pairs == told else ''}; a run is of one pool: use another --out, or the pool as "
+                "it was"
             )
         run.say(
             f"[bold]the pool has grown[/bold]: {pairs:,} pairs when this run began, {told:,} now; it goes on with all"
         )
-        for seed in range(config.seeds):
+        for seed in range(kept["seeds"]):
             if (run.folder / f"seed-{seed}" / "config.json").exists():
-                with closing(Run(run.folder / f"seed-{seed}", None, run.console)) as part:
+                with closing(Run(run.folder / f"seed-{seed}", {**kept, "seeds": 1}, run.console)) as part:
                     run.say(f"what was made of the pool as it was is in {set_aside(part)}")
         shutil.rmtree(run.folder / "steps" / "prepare", ignore_errors=True)
     write_text(note, json.dumps({"shards": now}, indent=1))
@@ -126,7 +126,7 @@ def benchmark(run: Run, config: FlowConfig, material: Material) -> None:
 
     final = run.folder / "models" / "final"
     scorer = load_scorer(final, config.train.max_tokens, config.train.engine.tokens, config.train.precision)
-    measured, folder = evaluation(material, config.evaluation_pairs), config.benchmarks
+    measured, folder = material.evaluation(config.evaluation_pairs), config.benchmarks
     if len(measured):
         pairs = material.preferences(measured)
         parts = {i: _demand(k.attributes) for i, k in material.known(measured).items()}
