@@ -44,15 +44,10 @@ def run_tiny(
     pool = constraint_pool()
     return _finish(
         run_job(
-            out,
-            config,
-            pool,
-            people=oracle(pool.truth),
-            asked={"people": "oracle"},
-            engine=engine_of(engine),
+            out, config, pool, people=oracle(pool.truth), asked={"people": "oracle"}, engine=engine_of(engine),
             processes=processes,
         )
-    )
+    )  # fmt: skip
 
 
 @app.command(name="human")
@@ -81,18 +76,12 @@ def run_human(
     from assay.recipes.pools import human_pool
 
     pool = human_pool(data)
-    people = recorded_people(pool.truth)
     return _finish(
         run_job(
-            out,
-            config,
-            pool,
-            people=people,
-            asked={"people": "recorded"},
-            engine=engine_of(engine),
+            out, config, pool, people=recorded_people(pool.truth), asked={"people": "recorded"}, engine=engine_of(engine),
             processes=processes,
         )
-    )
+    )  # fmt: skip
 
 
 @app.command(name="pool")

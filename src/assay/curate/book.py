@@ -19,7 +19,7 @@ from assay.curate.retrieve import nearest_gold
 from assay.curate.settle import settle_frame
 from assay.errors import AssayError
 from assay.outage import Unreached
-from assay.records import Case, Example, Judge, Judgement, Pair
+from assay.records import Case, Example, Judge, Judgement, Pair, Preference
 from assay.run import Run
 from assay.tables import frame_to_arrow
 
@@ -179,7 +179,13 @@ class Book:
         wanted = (pl.col("tier") == tier) & (pl.col("held") == held) & pl.col("chosen").is_not_null()
         return self.labels().filter(wanted)
 
+    def preferences(self, gold: pl.DataFrame) -> list[Preference]:
+        """The pairs of gold labels as they are trained on."""
+        rows = gold.select("pair_id", "chosen", "certainty", "margin").iter_rows()
+        return [self._people[i].pair.preferring(chosen, sure, margin) for i, chosen, sure, margin in rows]
+
     def gold_shown(self) -> Gold:
+        """What judges may see."""
         chosen = dict(self.gold().select("pair_id", "chosen").iter_rows())
         known = [self._people[i] for i in chosen]
         return Gold(
