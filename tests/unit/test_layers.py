@@ -11,7 +11,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("records",),
     ("store", "native", "order"),
     ("tables",),
-    ("engine",),
+    ("engine", "ray_engine"),
     (
         "run",
         "identity",
@@ -55,6 +55,7 @@ WITHOUT_TORCH = {
     "tables",
     "engine",
     "native",
+    "ray_engine",
     "run",
     "budget",
     "batches",
