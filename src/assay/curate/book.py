@@ -69,7 +69,7 @@ class Book:
     """All judgements of stage 1 so far, seen as labels: gold that may train and guide, held gold, silver."""
 
     def __init__(self, run: Run, material: Material, standing: Standing | None = None) -> None:
-        self._run, self.material, self._standing = run, material, standing
+        self._run, self.material, self._standing, self.say = run, material, standing, run.say
         self.asked = FREE.to_frame()
         self._people: dict[str, Known] = {}
         votes = run.table("judgements", Judgement).frame(columns=VOTES).clear()
