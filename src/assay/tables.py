@@ -139,6 +139,11 @@ def read_shard(file: Place, columns: Sequence[str] | None = None, rows: Any = No
     return pa.concat_tables([part for _, part in _groups(file, columns, rows)] or [_empty(file, columns)])
 
 
+def read_frame(file: Place, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """`read_shard` as columns to decide by."""
+    return typing.cast(pl.DataFrame, pl.from_arrow(read_shard(file, columns)))
+
+
 def stream_shard(file: Place, columns: Sequence[str] | None = None, rows: Any = None) -> Iterator[pa.Table]:
     """`read_shard`, a row group at a time, those without a wanted row left out."""
     return (part for _, part in _groups(file, columns, rows))

@@ -30,7 +30,7 @@ from assay.order import draws
 from assay.records import Attributes, Embedder, Pair, digest
 from assay.run import jsonable
 from assay.store import Place
-from assay.tables import frame_to_arrow, read_shard, records, stream_shard, to_arrow, write_shard
+from assay.tables import frame_to_arrow, read_frame, read_shard, records, stream_shard, to_arrow, write_shard
 
 Use = Literal["evaluation", "stage1", "stage2"]
 RULE = 1
@@ -82,9 +82,15 @@ class Slice:
     attributes: Place
     vectors: Place
 
+    @property
+    def key(self) -> str:
+        """The name of its index: what the shard is of, and a digest of its pairs, of what their sources say, and of the
+        split."""
+        return _stem(self.index)
+
     def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Rows of `Kept`, as columns."""
-        return _frame(read_shard(self.index, columns))
+        return read_frame(self.index, columns)
 
     def text(self, rows: Sequence[int] | NDArray[np.int64] | pl.Series) -> dict[str, Pair]:
         """The pairs at some rows of the shard of pairs."""
@@ -211,7 +217,7 @@ class _Keeping:
 def keep(item: _Keeping) -> pa.Table:
     """Stage: the `Kept` rows of a shard. Whole questions go to one side of every split, by their id alone."""
     pool, shard = item.pool, item.shard
-    frame = _frame(read_shard(pool.table("index").file(shard.name))).with_row_index("row")
+    frame = read_frame(pool.table("index").file(shard.name)).with_row_index("row")
     if item.hits is not None:
         frame = frame.filter(~pl.col("pair_id").is_in(read_shard(item.hits, ["pair_id"])["pair_id"].to_pylist()))
     votes = pool.votes(shard.part).filter(pl.col("pair_id").is_in(frame["pair_id"].implode()))
@@ -282,9 +288,3 @@ def unpacked(table: pa.Table) -> NDArray[np.float16]:
     chunks = [np.frombuffer(c.buffers()[1], np.float16, len(c) * width, c.offset * 2 * width).reshape(-1, width)
               for c in table["vector"].chunks if len(c)]  # fmt: skip
     return np.concatenate(chunks) if chunks else np.zeros((0, width), np.float16)
-
-
-def _frame(table: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame
