@@ -21,7 +21,7 @@ from assay.curate.material import Material
 from assay.curate.prepare import Described, SplitConfig, prepare
 from assay.curate.shards import Pool
 from assay.curate.stage1 import Stage1Config, Stage1Result, Tools, stage1
-from assay.curate.stage2 import Stage2, Stage2Config, stage2
+from assay.curate.stage2 import Stage2Config, Stage2Result, fates, stage2
 from assay.engine import Engine
 from assay.errors import AssayError
 from assay.models import whose
@@ -130,7 +130,7 @@ class Curated:
     """What a seed's two stages came to."""
 
     stage1: Stage1Result
-    stage2: Stage2
+    stage2: Stage2Result
 
 
 def curate(
@@ -139,15 +139,7 @@ def curate(
     """Stage 1, then stage 2 with the reward models of stage 1; `resettle`: see `stage1`."""
     first = stage1(run, config.stage1, material, tools, seed, resettle=resettle)
     second = stage2(run, config.stage2, material, first, tools.judge, tools.at_once)
-    run.once("labels", lambda: {"counts": _fates(run)})
+    labels = run.table("labels", Label)
+    told = (labels.frame(shard, columns=["stage", "tier", "fate", "reason"]) for shard in labels.shards())
+    run.once("labels", lambda: {"counts": fates(told)})
     return Curated(stage1=first, stage2=second)
-
-
-def _fates(run: Run) -> dict[str, int]:
-    """How many labels there are of every kind."""
-    table, counts = run.table("labels", Label), Counter[str]()
-    for shard in table.shards():
-        frame = table.frame(shard, columns=["stage", "tier", "fate", "reason"])
-        for *key, n in frame.group_by("stage", "tier", "fate", "reason").len().iter_rows():
-            counts[" | ".join(key)] += n
-    return dict(counts)
