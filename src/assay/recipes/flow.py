@@ -6,9 +6,11 @@ Everything that a seed decides lives in its own run folder `seed-N/` inside the 
 attributes, the vectors) is made once, shard by shard.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +85,22 @@ def prepared(
         eval_share=config.eval_share, stage1_share=config.stage1_share, held_share=config.stage1.held_share
     )
     how = Described(name=describer, ask=_asker(run, chat)) if chat is not None else Described()
-    slices = prepare(pool, out, split, prompts, encoder, whose(config.embedder) + encoder.asked, engine, how, run.say)
+    slices = prepare(pool, out, split, prompts, encoder, whose(config.embedder) + encoder.asked, engine, how, run.say,
+                     partial(_timed, run))  # fmt: skip
     material = Material(pool=pool, slices=slices, out=out, engine=engine)
     material.save(Place.of(run.folder))
     run.once("prepare/pool", lambda: _counts(pool, material))
     run.once("prepare/split", lambda: {use: material.size(use) for use in ("evaluation", "stage1", "stage2")})
     return material
+
+
+@contextmanager
+def _timed(run: Run, stage: str) -> Iterator[None]:
+    """Note how long a stage took, the first time that it comes to its end."""
+    start, cpu = time.monotonic(), time.process_time()
+    yield
+    took = {"seconds": round(time.monotonic() - start, 2), "cpu_s": round(time.process_time() - cpu, 2)}
+    run.once(f"prepare/{stage}", lambda: took)
 
 
 def _asker(run: Run, chat: Chat) -> Callable[[str, Sequence[Pair]], list[Attributes]]:
@@ -97,7 +109,7 @@ def _asker(run: Run, chat: Chat) -> Callable[[str, Sequence[Pair]], list[Attribu
     def ask(part: str, pairs: Sequence[Pair]) -> list[Attributes]:
         found = llm_attributes(chat, pairs)
         problems = Counter(a.problem for a in found if isinstance(a, AttributesProblem))
-        run.once(f"prepare/attributes/{part}", lambda: {"asked": len(pairs), "problems": dict(problems)})
+        run.once(f"prepare/described/{part}", lambda: {"asked": len(pairs), "problems": dict(problems)})
         return [a if isinstance(a, Attributes) else rule_attributes(p) for a, p in zip(found, pairs, strict=True)]
 
     return ask
