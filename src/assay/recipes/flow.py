@@ -8,7 +8,8 @@ attributes, the vectors) is made once, shard by shard.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -126,7 +127,7 @@ def _counts(pool: Pool, material: Material) -> dict[str, Any]:
         checked += len(known)
         wrong += int((known["original"] != known["truth"]).sum())
     prompts = sum(pl.concat(some).n_unique() for some in by_part.values())
-    hits = [n for n in (material.out / "contamination").names(".parquet")]
+    hits = (material.out / "contamination").names(".parquet")
     out = sum(
         len(set(read_shard(material.out / "contamination" / n, ["pair_id"])["pair_id"].to_pylist())) for n in hits
     )
