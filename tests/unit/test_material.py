@@ -169,6 +169,17 @@ def test_a_run_says_where_its_pool_is(parted: Material, tmp_path: Path) -> None:
         Material.open(Place.of(tmp_path))
 
 
+def test_of_near_duplicates_one_is_kept(tmp_path: Path) -> None:
+    words = " ".join(f"word{n}" for n in range(60))
+    alike = [Pair.of((user(f"Say it. {words}"),), Response.of(f"{words} {n}"), Response.of("no")) for n in range(4)]
+    other = Pair.of((user("Something else entirely."),), Response.of("yes"), Response.of("no"))
+    pool = create(Place.of(tmp_path / "pool"), [*alike, other], [], parts=3)
+    split = SplitConfig(near_duplicates=0.8)
+    slices = prepare(pool, Place.of(tmp_path / "tables"), split, {}, hash_embedder(8), "hash", Here())
+    kept = {i for s in slices for i in s.frame(["pair_id"])["pair_id"]}
+    assert kept == {min(p.id for p in alike), other.id}
+
+
 def test_vectors_are_kept_bit_by_bit(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float16)
     assert (unpacked(packed(x)) == x).all()

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from assay.curate.attributes import attribute_text, rule_attributes
 from assay.curate.decontaminate import Hit, Index, hits_of
+from assay.curate.near_duplicates import MinHash, documents, near_duplicates
 from assay.curate.settle import wild_frame
 from assay.curate.shards import Pool, Shard
 from assay.engine import Engine, make
@@ -48,6 +49,8 @@ class SplitConfig:
     """Share of the remaining prompts that form the pool of stage 1; the rest is in the wild (stage 2)."""
     held_share: float = 0.3
     """Of the questions of stage 1, those whose gold chooses checkpoints and is never trained on."""
+    near_duplicates: float = 0.0
+    """Of pairs that are at least so alike (Jaccard, verified; `near_duplicates`) one is kept (0: all are)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,9 +142,12 @@ def prepare(
     watched = _written(out, benchmarks) if benchmarks else None
     with timed("contamination"):
         hits = _contamination(pool, shards, out, watched, engine, say) if watched else {}
-    key = {s.name: _name(s.name, s.content, pool.said(s.part), split, watched and watched.name, RULE) for s in shards}
+    with timed("near-duplicates"):
+        near = _near(pool, shards, out, split.near_duplicates, say) if split.near_duplicates else None
+    made_of = (split, watched and watched.name, near and near.name, RULE)
+    key = {s.name: _name(s.name, s.content, pool.said(s.part), *made_of) for s in shards}
     work = {
-        key[s.name]: _Keeping(pool=pool, shard=s, hits=hits.get(s.name), split=split) for s in shards
+        key[s.name]: _Keeping(pool=pool, shard=s, hits=hits.get(s.name), near=near, split=split) for s in shards
     }  # fmt: skip
     with timed("index"):
         index = make(engine, out / "index", keep, work, told=_teller(say, "shards indexed"))
@@ -197,6 +203,32 @@ def _contamination(
     return {s.name: files[key[s.name]] for s in shards}
 
 
+def _near(pool: Pool, shards: Sequence[Shard], out: Place, threshold: float, say: Callable[[str], None]) -> Place:
+    """The clusters of near-duplicates of the whole pool: `NearDuplicates.table` as a file."""
+    file = out / "near_duplicates" / f"{digest([threshold, *(s.content for s in shards)])[:12]}.parquet"
+    if not file.exists():
+        found = near_duplicates(Documents(pool), MinHash(threshold=threshold))
+        for line in found.lines():
+            say(line)
+        write_shard(file, found.table)
+    return file
+
+
+class Documents:
+    """The texts of a pool's pairs, as `near_duplicates` goes through them."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+
+    def __iter__(self) -> Iterator[tuple[pa.Array, pa.Array]]:
+        for shard in self.pool.shards:
+            if shard.pairs:
+                ids, start = read_shard(self.pool.table("index").file(shard.name), ["pair_id"])["pair_id"], 0
+                for part in stream_shard(self.pool.table("pairs").file(shard.name), ["prompt", "responses"]):
+                    yield ids.slice(start, len(part)), documents(part)
+                    start += len(part)
+
+
 @cache
 def _watched(file: Place) -> Index:
     return Index.of(json.loads(file.read_text()))
@@ -216,6 +248,7 @@ class _Keeping:
     pool: Pool
     shard: Shard
     hits: Place | None
+    near: Place | None
     split: SplitConfig
 
 
@@ -225,6 +258,10 @@ def keep(item: _Keeping) -> pa.Table:
     frame = read_frame(pool.table("index").file(shard.name)).with_row_index("row")
     if item.hits is not None:
         frame = frame.filter(~pl.col("pair_id").is_in(read_shard(item.hits, ["pair_id"])["pair_id"].to_pylist()))
+    if item.near is not None:
+        alike = _frame(read_shard(item.near, ["pair_id", "representative"]))
+        others = alike.filter(pl.col("pair_id") != pl.col("representative"))["pair_id"]
+        frame = frame.filter(~pl.col("pair_id").is_in(others.implode()))
     votes = pool.votes(shard.part).filter(pl.col("pair_id").is_in(frame["pair_id"].implode()))
     truth = pool.votes(shard.part, table="truth").unique("pair_id", keep="any").rename({"better": "truth"})
     frame = frame.join(wild_frame(votes), on="pair_id", how="left", maintain_order="left")

@@ -46,6 +46,8 @@ class FlowConfig(EmbedderConfig):
     """Share of the prompts with a known answer that are held out for evaluation only."""
     stage1_share: float = 0.4
     """Share of the remaining prompts that form the pool of stage 1; the rest is in the wild (stage 2)."""
+    near_duplicates: float = 0.0
+    """Of pairs whose texts are at least so alike (Jaccard of five-word shingles, verified) one is kept; 0: all are."""
     evaluation_pairs: int = 0
     """At most this many pairs for evaluation (0: all of the share)."""
     presentations: int = 0
@@ -63,6 +65,8 @@ class FlowConfig(EmbedderConfig):
         EmbedderConfig.__post_init__(self)
         if self.seeds < 1:
             raise AssayError(f"seeds must be at least 1, got {self.seeds}")
+        if not 0.0 <= self.near_duplicates <= 1.0:
+            raise AssayError(f"near_duplicates must lie between 0 and 1, got {self.near_duplicates}")
         for name in ("eval_share", "stage1_share"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise AssayError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
@@ -83,7 +87,8 @@ def prepared(
                 "--out, or those of then"
             )
     split = SplitConfig(
-        eval_share=config.eval_share, stage1_share=config.stage1_share, held_share=config.stage1.held_share
+        eval_share=config.eval_share, stage1_share=config.stage1_share, held_share=config.stage1.held_share,
+        near_duplicates=config.near_duplicates,
     )
     how = Described(name=describer, ask=_asker(run, chat)) if chat is not None else Described()
     slices = prepare(pool, out, split, prompts, encoder, whose(config.embedder) + encoder.asked, engine, how, run.say,
@@ -133,7 +138,7 @@ def _counts(pool: Pool, material: Material) -> dict[str, Any]:
     )
     return {
         "read": pool.pairs + pool.repeats, "duplicates": pool.repeats, "conflicting": pool.conflicts, "contaminated": out,
-        "aside": pool.pairs - out - kept, "pairs": kept, "prompts": prompts,
+        "left_out": pool.pairs - out - kept, "pairs": kept, "prompts": prompts,
         "wild_error": wrong / checked if checked else None, "wild_checked": checked,
     }  # fmt: skip
 
