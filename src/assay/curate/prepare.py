@@ -259,7 +259,7 @@ def keep(item: _Keeping) -> pa.Table:
     if item.hits is not None:
         frame = frame.filter(~pl.col("pair_id").is_in(read_shard(item.hits, ["pair_id"])["pair_id"].to_pylist()))
     if item.near is not None:
-        alike = _frame(read_shard(item.near, ["pair_id", "representative"]))
+        alike = read_frame(item.near, ["pair_id", "representative"])
         others = alike.filter(pl.col("pair_id") != pl.col("representative"))["pair_id"]
         frame = frame.filter(~pl.col("pair_id").is_in(others.implode()))
     votes = pool.votes(shard.part).filter(pl.col("pair_id").is_in(frame["pair_id"].implode()))
