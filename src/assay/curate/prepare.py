@@ -11,6 +11,7 @@ when they are met.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Literal
@@ -21,7 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from assay.curate.attributes import attribute_text, rule_attributes
-from assay.curate.decontaminate import Hit, Index
+from assay.curate.decontaminate import Hit, Index, hits_of
 from assay.curate.settle import wild_frame
 from assay.curate.shards import Pool, Shard
 from assay.engine import Engine, make
@@ -115,6 +116,7 @@ class Described:
 def prepare(
     pool: Pool, out: Place, split: SplitConfig, benchmarks: Mapping[str, Sequence[str]], embed: Embedder, embedder: str,
     engine: Engine, described: Described | None = None, say: Callable[[str], None] = lambda _: None,
+    timed: Callable[[str], AbstractContextManager[None]] = nullcontext,
 ) -> tuple[Slice, ...]:  # fmt: skip
     """Make, or find, all four tables of every shard under `out`; returns the shards.
 
@@ -128,34 +130,37 @@ def prepare(
         engine: Where the stages run.
         described: How attributes are given (default: rules).
         say: Hears about progress.
+        timed: Gets the name of each stage, and is entered while it runs.
 
     Raises Unreached where the server that describes did not answer.
     """
     how = described or Described()
     shards = [s for s in pool.shards if s.pairs]
     watched = _written(out, benchmarks) if benchmarks else None
-    hits = _contamination(pool, shards, out, watched, engine, say) if watched else {}
+    with timed("contamination"):
+        hits = _contamination(pool, shards, out, watched, engine, say) if watched else {}
     key = {s.name: _name(s.name, s.content, pool.said(s.part), split, watched and watched.name, RULE) for s in shards}
     work = {
         key[s.name]: _Keeping(pool=pool, shard=s, hits=hits.get(s.name), split=split) for s in shards
     }  # fmt: skip
-    index = make(engine, out / "index", keep, work, told=_teller(say, "shards indexed"))
+    with timed("index"):
+        index = make(engine, out / "index", keep, work, told=_teller(say, "shards indexed"))
     bare = [
         Slice(name=s.name, part=s.part, pairs=pool.table("pairs").file(s.name), index=index[key[s.name]],
               attributes=out / "attributes" / f"{_name(key[s.name], how.name)}.parquet",
               vectors=out / "vectors" / f"{_name(key[s.name], how.name, embedder, RULE)}.parquet")
         for s in shards
     ]  # fmt: skip
-    if how.ask is None:
-        work_a = {_stem(s.attributes): s for s in bare}
-        make(engine, out / "attributes", describe, work_a, told=_teller(say, "shards described"))
-    else:
-        for s in bare:
+    with timed("attributes"):
+        if how.ask is None:
+            make(engine, out / "attributes", describe, {_stem(s.attributes): s for s in bare},
+                 told=_teller(say, "shards described"))  # fmt: skip
+        for s in bare if how.ask is not None else ():
             if not s.attributes.exists():
                 write_shard(s.attributes, asked(s, how.ask))
-    encode = partial(embed_slice, embed)
-    work_v = {_stem(s.vectors): s for s in bare}
-    make(engine, out / "vectors", encode, work_v, model=True, told=_teller(say, "shards embedded"))
+    with timed("vectors"):
+        make(engine, out / "vectors", partial(embed_slice, embed), {_stem(s.vectors): s for s in bare}, model=True,
+             told=_teller(say, "shards embedded"))  # fmt: skip
     return tuple(bare)
 
 
@@ -169,8 +174,8 @@ def _name(start: str, *made_of: object) -> str:
 
 
 def _teller(say: Callable[[str], None], what: str) -> Callable[[int, int], None]:
-    """Says how far a stage is, about ten times."""
-    return lambda done, total: say(f"{done:,} of {total:,} {what}") if done % max(1, total // 10) == 0 else None
+    """Says how far a long stage is, about ten times."""
+    return lambda done, total: say(f"{done:,} of {total:,} {what}") if total > 9 and done % (total // 10) == 0 else None
 
 
 def _written(out: Place, benchmarks: Mapping[str, Sequence[str]]) -> Place:
@@ -186,7 +191,7 @@ def _contamination(
     pool: Pool, shards: Sequence[Shard], out: Place, watched: Place, engine: Engine, say: Callable[[str], None]
 ) -> dict[str, Place]:
     key = {s.name: _name(s.name, s.content, watched.name, RULE) for s in shards}
-    items = {key[s.name]: pool.table("pairs").file(s.name) for s in shards}
+    items = {key[s.name]: (pool.table("pairs").file(s.name), pool.table("index").file(s.name)) for s in shards}
     told = _teller(say, "shards compared with benchmarks")
     files = make(engine, out / "contamination", partial(contamination, watched), items, told=told)
     return {s.name: files[key[s.name]] for s in shards}
@@ -197,13 +202,12 @@ def _watched(file: Place) -> Index:
     return Index.of(json.loads(file.read_text()))
 
 
-def contamination(watched: Place, pairs: Place) -> pa.Table:
-    """Stage: the `Hit` rows of a shard of pairs, against the prompts in the file `watched`."""
-    index = _watched(watched)
-    hits: list[Hit] = []
-    for part in stream_shard(pairs):
-        for pair in records(Pair, part):
-            hits += index.hits(pair)
+def contamination(watched: Place, item: tuple[Place, Place]) -> pa.Table:
+    """Stage: the `Hit` rows of a shard (its pairs, its index), against the prompts in the file `watched`."""
+    ids, hits, start = read_shard(item[1], ["pair_id"])["pair_id"], list[Hit](), 0
+    for part in stream_shard(item[0], ["prompt"]):
+        hits += hits_of(part.append_column("pair_id", ids.slice(start, len(part))), _watched(watched))
+        start += len(part)
     return to_arrow(Hit, hits)
 
 

@@ -31,9 +31,10 @@ from assay.images import ImageStore
 from assay.records import Preference
 from assay.reward import calibration
 from assay.reward.config import LossConfig, TrainConfig
-from assay.reward.data import MemoryPairs, Pairs, Rendered, Renderer, positions
+from assay.reward.data import MemoryPairs, Pairs, positions
 from assay.reward.model import compile_when_worth, for_training, save
 from assay.reward.monitor import Monitor
+from assay.reward.renderer import Rendered, Renderer
 from assay.reward.scorer import position_limit
 from assay.reward.steps import Micro, Steps
 from assay.step import Engine
@@ -110,7 +111,9 @@ def train(
         say(f"{folder.name}: batches are padded by length, not packed: {model.reason}")
     elif engine.device.type != "cpu":
         say(f"{folder.name}: packed, attention by {model.backend}")
-    render = Renderer(tokenizer, min(config.max_tokens, position_limit(model.model)), store)
+    once = not source.whole and config.epochs <= 1
+    limit = min(config.max_tokens, position_limit(model.model))
+    render = Renderer(tokenizer, limit, store, room=0 if once else None)
     source = render.readable(source, engine.gather, engine.rank, engine.world)
     held = render.render(gold, "gold pairs")
     render.left.tell(say, folder.name)
@@ -245,8 +248,7 @@ class _Training:
 
     def gather_left_out(self) -> None:
         """What any process left out, known to all of them, told and kept."""
-        for (of, pair_id), reason in self.engine.gather(list(self.render.left.found.items())):
-            self.render.left.add(pair_id, reason, of)
+        self.render.left.share(self.engine.gather(self.render.left.news()))
         self.render.left.tell(self.say, self.name)
         if self.engine.lead:
             self.render.left.save(self.partial / "left_out.jsonl")
