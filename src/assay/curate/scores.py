@@ -47,6 +47,7 @@ def rewards(
         models: The reward models by name, all of which score one reading of the text. On Ray they must be picklable.
         say: Hears about progress.
     """
+
     def told(done: int, total: int) -> None:
         if done % max(1, total // 10) == 0:
             say(f"{done:,} of {total:,} shards scored by {' and '.join(models)}")
@@ -97,6 +98,4 @@ def chances(found: pl.DataFrame, model: str, labels: pl.DataFrame) -> pl.Series:
 
 
 def _empty() -> pl.DataFrame:
-    return pl.DataFrame(
-        schema={"pair_id": pl.String, "model": pl.String, "first": pl.Float64, "second": pl.Float64}
-    )
+    return pl.DataFrame(schema={"pair_id": pl.String, "model": pl.String, "first": pl.Float64, "second": pl.Float64})

@@ -110,7 +110,9 @@ def stage2(
     place = Place.of(run.folder) / "tables"
     scored = rewards(material, place, {BEST: first.best, GOLD: first.gold_rm}, run.say)
     asked = _Asking(run=run, config=config, material=material, gold=first.gold, judge=judge, at_once=at_once)
-    words = {part.name: found for part in material.slices if (found := asked.words(part, scored[part.name])) is not None}
+    words = {
+        part.name: found for part in material.slices if (found := asked.words(part, scored[part.name])) is not None
+    }
     told = [s for s in material.slices if s.name in words]
     work = {s.name: _Known(part=s, rewards=scored[s.name], words=words[s.name]) for s in told}
     named = {s.name: f"stage2-{s.key}" for s in told}

@@ -109,7 +109,7 @@ _EMPTY = pl.DataFrame(
 
 
 def joined(item: tuple[Slice, Place]) -> pa.Table:
-    """Stage: the labels of a shard joined with the text, as `Preference` rows in the order of the shard: columns all the way,
+    """Stage: the labels of a shard joined with the text, as `Preference` rows in the order of the shard: all by columns,
     and no row becomes an object.
 
     Raises AssayError for a label that chooses a response which its pair does not have.
@@ -118,7 +118,9 @@ def joined(item: tuple[Slice, Place]) -> pa.Table:
     labels = part.frame(["pair_id", "row", "first", "second"]).join(read_frame(file), on="pair_id").sort("row")
     foreign = labels.filter((pl.col("chosen") != pl.col("first")) & (pl.col("chosen") != pl.col("second")))
     if len(foreign):
-        raise AssayError(f"{file}: the label of pair {foreign['pair_id'][0]} chooses a response that the pair does not have")
+        raise AssayError(
+            f"{file}: the label of pair {foreign['pair_id'][0]} chooses a response that the pair does not have"
+        )
     made, start = [arrow_schema(Preference).empty_table()], 0
     for text in stream_shard(part.pairs, ["prompt", "responses"], labels["row"].to_numpy()):
         some = labels[start : start + text.num_rows]
