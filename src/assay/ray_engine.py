@@ -9,6 +9,7 @@ import logging
 import os
 import pickle
 import secrets
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
@@ -245,6 +246,8 @@ def _connected(address: str) -> tuple[Any, str]:
     asked = address or os.environ.get("RAY_ADDRESS", "")
     _quiet_stdout(ray)
     try:
+        if asked not in ("", "auto", "local"):
+            _knock(asked)
         ray.init(address=asked or "auto", **quiet)
         return ray, "joined"
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -256,6 +259,12 @@ def _connected(address: str) -> tuple[Any, str]:
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise AssayError(f"Ray cannot be started on this machine ({_line(error)})") from None
     return ray, "started"
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nothing listens: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").partition("/")[0].rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _quiet_stdout(ray: Any) -> None:
