@@ -22,21 +22,18 @@ _NARROW = pa.schema([
     ("layout", pa.string()), ("votes", pa.int64()), ("confidence", pa.float64()), ("strength", pa.float64()),
 ])  # fmt: skip
 SCHEMA = pa.schema([*_NARROW, *_TEXT])
+BATCH_CHARS = 1 << 22
+"""Texts are turned to Arrow at this many characters, while the processor still has them at hand."""
 
 
 class Columns:
-    """Pairs as they come in. `chars` counts the characters of their texts since the last `taken`."""
+    """Pairs as they come in. `chars` counts the characters of their texts since the last `taken`, `rows` the pairs."""
 
     def __init__(self) -> None:
-        self._begin()
-
-    def _begin(self) -> None:
-        self.chars = 0
+        self.chars = self.rows = self._pending = 0
         self._narrow: list[tuple[Any, ...]] = []
         self._prompts, self._answers = _Said(), _Said()
-
-    def __len__(self) -> int:
-        return len(self._narrow)
+        self._batches: list[pa.Table] = []
 
     def add(self, made: Preferred, row: int, layout: str) -> None:
         """Take in what was made of a row."""
@@ -50,7 +47,7 @@ class Columns:
         self._prompts.take(pair.prompt)
         self._answers.take(first.messages)
         self._answers.take(second.messages)
-        self.chars += chars + sum(len(m.tools) + len(m.tool_calls) + len(m.reasoning) for m in turns)
+        self._count(chars + sum(len(m.tools) + len(m.tool_calls) + len(m.reasoning) for m in turns))
 
     def add_plain(
         self, narrow: tuple[Any, ...], prompt: Sequence[tuple[str, str]], first: Sequence[tuple[str, str]],
@@ -61,10 +58,34 @@ class Columns:
         self._prompts.plain(prompt)
         self._answers.plain(first)
         self._answers.plain(second)
-        self.chars += narrow[6]
+        self._count(narrow[6])
+
+    def add_texts(self, narrow: tuple[Any, ...], prompt: str, first: str, second: str) -> None:
+        """`add_plain` of a user's turn and two answers."""
+        self._narrow.append(narrow)
+        prompts, answers = self._prompts, self._answers
+        prompts.roles.append("user")
+        prompts.texts.append(prompt)
+        prompts.counts.append(1)
+        answers.roles += ("assistant", "assistant")
+        answers.texts += (first, second)
+        answers.counts += (1, 1)
+        self._count(narrow[6])
+
+    def _count(self, chars: int) -> None:
+        self.rows += 1
+        self.chars += chars
+        self._pending += chars
+        if self._pending >= BATCH_CHARS:
+            self._batches.append(self._batch())
 
     def taken(self) -> pa.Table:
         """All that came in, which is forgotten here."""
+        made = pa.concat_tables([*self._batches, self._batch()]).combine_chunks()
+        self._batches, self.chars, self.rows = [], 0, 0
+        return made
+
+    def _batch(self) -> pa.Table:
         narrow = [
             pa.array(column, of.type)
             for of, column in zip(_NARROW, zip(*self._narrow, strict=True) if self._narrow else [()] * 13, strict=True)
@@ -73,7 +94,8 @@ class Columns:
         whole = pa.StructArray.from_arrays([answers], fields=list(_TEXT.field("responses").type.value_type))
         twos = pa.array(np.arange(0, 2 * len(self._narrow) + 1, 2, dtype=np.int32))
         responses = pa.ListArray.from_arrays(twos, whole, type=_TEXT.field("responses").type)
-        self._begin()
+        self._narrow, self._pending = [], 0
+        self._prompts, self._answers = _Said(), _Said()
         return pa.Table.from_arrays([*narrow, prompts, responses], schema=SCHEMA)
 
 
@@ -83,7 +105,7 @@ class _Said:
     def __init__(self) -> None:
         self.roles: list[str] = []
         self.texts: list[str] = []
-        self.ends: list[int] = [0]
+        self.counts: list[int] = []
         self.more: dict[int, Message] = {}
 
     def take(self, messages: Sequence[Message]) -> None:
@@ -92,18 +114,18 @@ class _Said:
                 self.more[len(self.texts)] = m
             self.roles.append(m.role)
             self.texts.append(m.content)
-        self.ends.append(len(self.texts))
+        self.counts.append(len(messages))
 
     def plain(self, messages: Sequence[tuple[str, str]]) -> None:
         for role, content in messages:
             self.roles.append(role)
             self.texts.append(content)
-        self.ends.append(len(self.texts))
+        self.counts.append(len(messages))
 
     def array(self) -> pa.ListArray:
         columns = [_column(f, self.roles, self.texts, self.more) for f in _MESSAGE]
         turns = pa.StructArray.from_arrays(columns, fields=list(_MESSAGE))
-        ends = pa.array(np.array(self.ends, dtype=np.int32))
+        ends = pa.array(np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int32))
         return pa.ListArray.from_arrays(ends, turns, type=pa.list_(_MESSAGE))
 
 

@@ -62,13 +62,9 @@ class PlainRows:
         if type(one) is str and type(other) is str:
             if one == other or not (self._plain(said) and self._plain(one) and self._plain(other)) or LITERAL in said:
                 return False
-            prompt, first, second = [("user", said)], [("assistant", one)], [("assistant", other)]
-        else:
-            dialogues = self._dialogues(said, bool(prompt_name), one, other)
-            if dialogues is None:
-                return False
-            prompt, first, second = dialogues
-        return self._add(prompt, first, second, number, strength)
+            return self._add_texts(said, one, other, number, strength)
+        dialogues = self._dialogues(said, bool(prompt_name), one, other)
+        return dialogues is not None and self._add(*dialogues, number, strength)
 
     def _planned(self, names: tuple[str, ...]) -> Plan | None:
         """How rows with these fields are read; None where not here."""
@@ -124,6 +120,24 @@ class PlainRows:
                 return None
             turns.append((role, content))
         return turns if turns[-1][0] == "assistant" else None
+
+    def _add_texts(self, said: str, chosen: str, rejected: str, number: int, strength: float) -> bool:
+        """`_add` of one turn each, which most rows are."""
+        try:
+            prompt_id = blake2b(orjson.dumps((("user", said),)), digest_size=16).hexdigest()
+            one = blake2b(orjson.dumps((("assistant", chosen),)), digest_size=16).hexdigest()
+            other = blake2b(orjson.dumps((("assistant", rejected),)), digest_size=16).hexdigest()
+            words = " ".join(said.split())
+            question_id = prompt_id if words == said else _id([("user", words)])
+        except (TypeError, ValueError):  # half of a surrogate pair
+            return False
+        first, second, a, b = (one, other, chosen, rejected) if one < other else (other, one, rejected, chosen)
+        pair_id = blake2b(f'["{prompt_id}","{first}","{second}"]'.encode(), digest_size=16).hexdigest()
+        self._columns.add_texts(
+            (pair_id, prompt_id, question_id, first, second, one, len(said) + len(a) + len(b), 0, number,
+             "chosen-rejected", 1, 1.0, strength), said, a, b,
+        )  # fmt: skip
+        return True
 
     def _add(self, prompt: Turns, chosen: Turns, rejected: Turns, number: int, strength: float) -> bool:
         try:

@@ -169,7 +169,7 @@ class _Sink:
                     self._reject(read.row, "", made.reason, made.excerpt)
                 else:
                     self._reject(read.row, made.field, made.reason, json.dumps(read.value, default=str)[:400])
-        held = len(self.columns) + len(self.rejections) + len(self.lone)
+        held = self.columns.rows + len(self.rejections) + len(self.lone)
         if self.columns.chars + self.lone_chars >= CHUNK_CHARS or held >= CHUNK_ROWS:
             self.flush()
 
@@ -212,7 +212,7 @@ class _Sink:
 
     def flush(self) -> None:
         """Write what is held as one file of segments."""
-        self.pairs += len(self.columns)
+        self.pairs += self.columns.rows
         groups = {"pairs": _by_part(self.columns.taken(), "question_id", self.piece.parts)}
         rejections = to_arrow(Rejection, self.rejections)
         groups["rejections"] = _split(
