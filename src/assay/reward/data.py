@@ -318,7 +318,7 @@ class _Held:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Shard:
-    """A Parquet file, with rows and bytes of its row groups. `order` sorts shards by what is in them, whatever their names."""
+    """A Parquet file, with rows and bytes of its row groups. `order` sorts shards by what is in them, not by their names."""
 
     file: Place
     columns: frozenset[str]
