@@ -87,7 +87,9 @@ def prepared(
                 "--out, or those of then"
             )
     split = SplitConfig(
-        eval_share=config.eval_share, stage1_share=config.stage1_share, held_share=config.stage1.held_share,
+        eval_share=config.eval_share,
+        stage1_share=config.stage1_share,
+        held_share=config.stage1.held_share,
         near_duplicates=config.near_duplicates,
     )
     how = Described(name=describer, ask=_asker(run, chat)) if chat is not None else Described()
@@ -156,7 +158,7 @@ def curate(
 ) -> Curated:
     """Stage 1, then stage 2 with the reward models of stage 1; `resettle`: see `stage1`."""
     first = stage1(run, config.stage1, material, tools, seed, resettle=resettle)
-    second = stage2(run, config.stage2, material, first, tools.judge, tools.at_once)
+    second = stage2(run, config.stage2, material, first, tools.judge, tools.at_once, tools.score)
     labels = run.table("labels", Label)
     told = (labels.frame(shard, columns=["stage", "tier", "fate", "reason"]) for shard in labels.shards())
     run.once("labels", lambda: {"counts": fates(told)})

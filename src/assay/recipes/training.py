@@ -1,17 +1,18 @@
-"""How a run trains its reward models: each on the view of a set of labels, in this process or on several devices."""
+"""How a run trains its reward models, each on the view of a set of labels, and how it scores with them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from assay.curate.stage1 import Train
 from assay.curate.views import LabelSet
 from assay.recipes.flow import FlowConfig
-from assay.records import Conversation, Preference, Scorer
+from assay.records import Preference, Scorer
 from assay.reward.config import TrainConfig
 from assay.reward.data import Pairs, ParquetPairs
 from assay.run import Run
@@ -23,15 +24,26 @@ class Streamed:
 
     def __init__(self, labels: LabelSet) -> None:
         self.labels = labels
-        self._pairs: ParquetPairs | None = None
+
+    @cached_property
+    def view(self) -> ParquetPairs:
+        return ParquetPairs(self.labels.folder())
+
+    @property
+    def whole(self) -> bool:
+        return self.view.whole
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, seed: int, epoch: int, positions: Sequence[int]) -> list[tuple[int, Preference]]:
-        if self._pairs is None:
-            self._pairs = ParquetPairs(self.labels.folder())
-        return self._pairs.take(seed, epoch, positions)
+        return self.view.take(seed, epoch, positions)
+
+    def at(self, numbers: Sequence[int]) -> list[Preference]:
+        return self.view.at(numbers)
+
+    def without(self, numbers: Collection[int]) -> Pairs:
+        return self.view.without(numbers)
 
     def identity(self) -> dict[str, Any]:
         return self.labels.identity()
@@ -40,44 +52,36 @@ class Streamed:
         return self.labels.graded()
 
 
-class Model:
-    """A trained model as a scorer, loaded in each process that first asks it: what workers are given. Conversations that it
-    cannot read have no reward (NaN)."""
-
-    may_fail = True
-
-    def __init__(self, *loaded_by: Any) -> None:
-        self._loaded_by = loaded_by
-
-    def __call__(self, conversations: Sequence[Conversation]) -> NDArray[np.float64]:
-        return _loaded(*self._loaded_by)(conversations)
-
-
-@lru_cache(maxsize=2)
-def _loaded(*how: Any) -> Scorer:
-    from assay.reward.scorer import load_scorer
-
-    return load_scorer(*how)
-
-
 def trainer(run: Run, config: FlowConfig, seed: int, processes: int = 1) -> Train:
-    """The `Train` function of a seed's run: trains (or resumes, or finds) `models/NAME`, which is loaded when it is first
-    asked for a reward."""
-    from assay.reward.train import train
+    """The `Train` function of a seed's run: trains (or resumes, or finds) `models/NAME` on so many processes; the model is
+    loaded where and when it is first asked for a reward."""
+    from assay.reward.launch import train_view
+    from assay.reward.scorer import Model
+    from assay.reward.train import identity_of, train
 
     def fit(name: str, labels: LabelSet, gold: Sequence[Preference]) -> Scorer:
         epochs = config.train.epochs
         if config.presentations:
             epochs = min(epochs, config.presentations / max(1, len(labels)))
-        source = Streamed(labels)
+        source, folder = Streamed(labels), run.folder / "models" / name
         settings = fed(replace(config.train, seed=config.train.seed + seed, epochs=epochs), source, name, run.say)
-        trained = train(run.folder / "models" / name, settings, source, gold, run.say)
+        if processes == 1 or (folder / "training.json").exists():
+            train(folder, settings, source, gold, run.say)
+        else:
+            known = identity_of(settings, source, gold)
+            train_view(folder, settings, labels.folder(), gold, processes=processes, say=run.say, identity=known)
         labels.tidy()
-        return Model(
-            str(trained.folder), settings.max_tokens, settings.engine.tokens, settings.precision, settings.images
-        )
+        images = "" if settings.images is None else str(settings.images)
+        return Model(str(folder), settings.max_tokens, settings.engine.tokens, settings.precision, images)
 
     return fit
+
+
+def together(scorers: Sequence[Scorer], pairs: pa.Table) -> list[NDArray[np.float32]]:
+    """The rewards (n, 2) of each scorer: the text is made tokens once for all that read alike."""
+    from assay.reward.scoring import score_pairs
+
+    return [found.rewards for found in score_pairs(scorers, pairs)]
 
 
 def fed(settings: TrainConfig, pairs: Pairs, name: str, say: Callable[[str], None]) -> TrainConfig:
