@@ -17,8 +17,8 @@ import numpy as np
 import polars as pl
 from sklearn.neighbors import NearestNeighbors
 
-from assay.curate.retrieve import Index
-from assay.curate.stage2 import decide
+from assay.curate.retrieve import nearest
+from assay.curate.keep_rule import decide
 
 REPEATS = 5
 
@@ -40,11 +40,10 @@ def retrieval(n: int = 100_000, queries: int = 500, d: int = 384) -> tuple[float
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(n, d)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    index = Index(tuple(map(str, range(n))), vectors)
     peer = NearestNeighbors(n_neighbors=8, algorithm="brute", metric="cosine").fit(vectors)
-    rows, _ = index.nearest(vectors[:50], 8)
+    rows, _ = nearest(vectors[:50], vectors, 8)
     assert (rows == peer.kneighbors(vectors[:50], return_distance=False)).mean() > 0.999
-    return ratio(lambda: index.nearest(vectors[:queries], 8), lambda: peer.kneighbors(vectors[:queries]))
+    return ratio(lambda: nearest(vectors[:queries], vectors, 8), lambda: peer.kneighbors(vectors[:queries]))
 
 
 def keep_rule(n: int = 500_000) -> tuple[float, float, float]:

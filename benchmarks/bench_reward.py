@@ -151,9 +151,9 @@ def ours(folder: Path, batches: list[list[Pair]], lr: float, clip: float, dtype:
     """Assay's engine as `assay reward train` uses it: packed, compiled layers in bf16, metrics written at every step."""
     from assay.pack import share
     from assay.reward.config import EngineConfig, TrainConfig
-    from assay.reward.data import Rendered
     from assay.reward.model import RewardModel, compile_when_worth
     from assay.reward.monitor import Monitor
+    from assay.reward.renderer import Rendered
     from assay.reward.steps import Steps
     from assay.step import Engine
 

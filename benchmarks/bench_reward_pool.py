@@ -84,7 +84,7 @@ def _trl(name: str, settings: Settings, pairs: list[Any], folder: Path) -> tuple
     from trl import RewardConfig, RewardTrainer
 
     from assay import models
-    from assay.reward.data import Renderer
+    from assay.reward.renderer import Renderer
 
     options: dict[str, Any] = dict(CONTENDERS[name])
     accumulate = options.pop("accumulate", 1)

@@ -1,14 +1,16 @@
-"""Pools and runs as they lie on disk, small, for whoever reads them."""
+"""Pools and runs as they lie on disk, small, for whoever reads them; and what `assay pool add` made, read back."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from assay.curate.material import Material
 from assay.curate.offline import hash_embedder
 from assay.curate.prepare import SplitConfig, prepare
 from assay.curate.shards import Pool, create
 from assay.engine import Here
-from assay.records import Judgement, Pair, Response, Truth, user
+from assay.records import Judgement, Origin, Pair, Rejection, Response, Truth, user
 from assay.store import Place
 from assay.tables import Table
 
@@ -57,3 +59,21 @@ def old_layout(folder: Path) -> Path:
     Table(folder / "tables" / "wild", Judgement).write("rows-000000000000-00000", [wild(pair(0), better(0))])
     Table(folder / "tables" / "truth", Truth).write("pool", [])
     return folder
+
+
+def occurrences(folder: Path) -> list[tuple[Pair, Judgement, Origin]]:
+    """Each time that a row made a pair: the pair, a vote on it, and where it was read. (Which vote is which row's cannot be
+    told where a pair was read several times.)"""
+    pool = Pool.open(folder)
+    pairs = {p.id: p for p in cast(list[Pair], pool.table("pairs").read())}
+    votes = defaultdict[str, list[Judgement]](list)
+    for vote in cast(list[Judgement], pool.table("votes").read()):
+        votes[vote.pair_id].append(vote)
+    origins = cast(list[Origin], pool.table("origins").read())
+    origins.sort(key=lambda o: (o.source, o.file, o.row))
+    return [(pairs[o.pair_id], votes[o.pair_id].pop(0), o) for o in origins]
+
+
+def rejections(folder: Path) -> list[Rejection]:
+    found = cast(list[Rejection], Pool.open(folder).table("rejections").read())
+    return sorted(found, key=lambda r: (r.source, r.file, r.row))

@@ -5,19 +5,25 @@ was made from (`make`): that it is there says that it is done. So a lost worker,
 was in hand is made again, and the bytes are the same on every engine.
 """
 
-import itertools
 import multiprocessing
 import os
+import pickle
+import signal
+import threading
+import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from multiprocessing import connection as pipes
+from multiprocessing.context import SpawnContext
+from typing import Any, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 
-from assay.errors import AssayError, missing_extra
+from assay.errors import AssayError
 from assay.store import Place
 from assay.tables import write_shard
 
@@ -25,12 +31,17 @@ T = TypeVar("T")
 R = TypeVar("R")
 TRIES = 4
 """How often a shard is begun when its worker is lost, before the run stops."""
+AHEAD = 1000
+"""At most this many results wait for one that comes before them."""
+SEEN_S = 90.0
+"""For so long a file that another machine wrote may be missing here: shared file systems keep what they know of a folder."""
 
 
 class Engine(Protocol):
     """Where stages run. `workers`: how many shards are in hand at a time."""
 
-    workers: int
+    @property
+    def workers(self) -> int: ...
 
     def map(self, work: Callable[[T], R], items: Iterable[T], *, model: bool = False) -> Iterator[R]:
         """The results of `work`, in the order of the items, which are read as workers come free.
@@ -59,11 +70,11 @@ class Here:
 
 class Cores:
     """Processes of this machine, each with its share of the threads. A worker that dies is replaced, and its shard is begun
-    again."""
+    again. `KeyboardInterrupt`, an error in one shard, and the death of this process end them all."""
 
     def __init__(self, workers: int = 0) -> None:
         self.workers = workers or os.cpu_count() or 1
-        self._pool: ProcessPoolExecutor | None = None
+        self._free: list[_Worker] = []
 
     def map(self, work: Callable[[T], R], items: Iterable[T], *, model: bool = False) -> Iterator[R]:
         if model:  # a model uses all cores by itself: one replica, in this process
@@ -71,50 +82,192 @@ class Cores:
         return self._map(work, items)
 
     def _map(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        waiting, rest = deque[tuple[T, Future[R], int]](), iter(items)
-        while True:
-            for item in itertools.islice(rest, max(0, 2 * self.workers - len(waiting))):
-                waiting.append((item, self._submit(work, item), 1))
-            if not waiting:
-                return
-            item, future, tries = waiting[0]
-            try:
-                result = future.result()
-            except BrokenProcessPool:
-                if tries >= TRIES:
-                    raise AssayError(
-                        f"a worker process died {TRIES} times over the same shard: is there enough memory? "
-                        "The same command goes on, with fewer workers (--engine cores:N) or in one process (--engine local)"
-                    ) from None
-                self.close()
-                again = [(i, self._submit(work, i), n + 1) for i, _, n in waiting]
-                waiting = deque(again)
-                continue
-            waiting.popleft()
-            yield result
-
-    def _submit(self, work: Callable[[T], R], item: T) -> "Future[R]":
-        if self._pool is None:
-            threads = max(1, (os.cpu_count() or 1) // self.workers)
-            self._pool = ProcessPoolExecutor(
-                self.workers, multiprocessing.get_context("spawn"), initializer=_few_threads, initargs=(threads,)
-            )
+        turns = Turns[T, R](items, "fewer workers need less (--engine cores:N, or --engine local)")
+        crew: list[_Worker] = []
         try:
-            return self._pool.submit(work, item)
-        except BrokenProcessPool:
-            self.close()
-            return self._submit(work, item)
+            while True:
+                self._begin(crew, turns, work)
+                busy = {w.pipe: w for w in crew if w.task is not None}
+                if not busy:
+                    return
+                for pipe in pipes.wait(list(busy)):
+                    worker = busy[pipe]  # type: ignore[index]
+                    task, worker.task = worker.task, None
+                    try:
+                        result = worker.answer()
+                    except (EOFError, OSError):
+                        crew.remove(worker)
+                        worker.process.join(1)  # it tells how it ended
+                        turns.lost(task, f"exit code {worker.end()}")
+                    else:
+                        turns.done(task, result)
+                yield from turns.ready()
+        finally:
+            for worker in crew:
+                if worker.task is None:
+                    self._free.append(worker)
+                else:
+                    worker.end()
+
+    def _begin(self, crew: "list[_Worker]", turns: "Turns[T, R]", work: Callable[[T], R]) -> None:
+        """Give work to all that have none."""
+        idle = [w for w in crew if w.task is None]
+        while (idle or len(crew) < self.workers) and (task := turns.take()) is not None:
+            if not idle:
+                crew.append(self._free.pop() if self._free else _Worker(self.workers))
+                idle.append(crew[-1])
+            try:
+                idle[-1].begin(work, task)
+            except OSError:  # it died while it had nothing to do
+                crew.remove(idle[-1])
+                turns.again.append(task)
+            idle.pop()
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-            self._pool = None
+        while self._free:
+            self._free.pop().end()
 
 
-def _few_threads(threads: int) -> None:
-    """In a worker, before any library is loaded: the cores are shared by the workers."""
-    for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(threads)
+class _Worker:
+    """A process that does one task at a time; `task` is the one in hand."""
+
+    def __init__(self, of: int) -> None:
+        context: SpawnContext = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        with _few_threads(max(1, (os.cpu_count() or 1) // of)):
+            self.process.start()
+        theirs.close()
+        self.task: Any = None
+
+    def begin(self, work: Callable[[Any], object], task: "Task[Any]") -> None:
+        self.pipe.send_bytes(pickle.dumps((work, task.item)))
+        self.task = task
+
+    def answer(self) -> Any:
+        return pickle.loads(self.pipe.recv_bytes())
+
+    def end(self) -> int | None:
+        """Its exit code, after it was killed where it still ran."""
+        self.pipe.close()
+        self.process.kill()
+        self.process.join()
+        return self.process.exitcode
+
+
+def _serve(pipe: Any) -> None:
+    """A worker's life."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(EOFError, OSError):
+        while True:
+            pipe.send_bytes(answer(pipe.recv_bytes()))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    pipes.wait([parent.sentinel])
+    os._exit(1)
+
+
+@contextmanager
+def _few_threads(threads: int) -> Iterator[None]:
+    """What is started within has so many threads (numerical libraries read that when they are loaded), and leaves Ctrl-C to
+    the process that started it."""
+    names = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    given = [n for n in names if n not in os.environ]
+    os.environ.update(dict.fromkeys(given, str(threads)))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for name in given:
+            del os.environ[name]
+
+
+@dataclass(slots=True)
+class Task(Generic[T]):
+    """One item, its number, how often its worker was lost, and how much of its tries that has used up."""
+
+    number: int
+    item: T
+    losses: int = 0
+    spent: float = 0.0
+
+
+class Turns(Generic[T, R]):
+    """What is to do and what is done of one map: items are read as workers ask, results come out in the items' order."""
+
+    def __init__(self, items: Iterable[T], hint: str) -> None:
+        self.again: deque[Task[T]] = deque()
+        self._rest, self._hint = iter(items), hint
+        self._read = self._told = 0
+        self._waiting: dict[int, R] = {}
+
+    def take(self) -> Task[T] | None:
+        """The next to be begun; None where there is none, or too many results wait for an earlier one."""
+        if self.again:
+            return self.again.popleft()
+        if len(self._waiting) >= AHEAD:
+            return None
+        for item in self._rest:
+            self._read += 1
+            return Task(self._read - 1, item)
+        return None
+
+    def done(self, task: Task[T], result: "R | Failure") -> None:
+        """Keep a result until its turn. Raises what `work` raised."""
+        if isinstance(result, Failure):
+            raise result.error
+        self._waiting[task.number] = result
+
+    def lost(self, task: Task[T], why: str, share: float = 1.0) -> None:
+        """Let it be begun again. Raises AssayError where that was done TRIES times; `share` is less than 1 where the loss is
+        hardly the item's doing."""
+        task.losses += 1
+        task.spent += share
+        if task.spent >= TRIES:
+            raise AssayError(
+                f"{str(task.item)[:200]}: its worker was lost {task.losses} times ({why}): is there enough memory? "
+                f"{self._hint}. What is done is kept, and the same command goes on"
+            )
+        self.again.append(task)
+
+    def ready(self) -> Iterator[R]:
+        """The results whose turn it is."""
+        while self._told in self._waiting:
+            self._told += 1
+            yield self._waiting.pop(self._told - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What `work` raised in another process."""
+
+    error: Exception
+
+
+def answer(call: bytes) -> bytes:
+    """In a worker: the result of a pickled (work, item), or the Failure, pickled."""
+    try:
+        work, item = pickle.loads(call)
+        return pickle.dumps(work(item))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is raised where the work was asked for
+        return pickle.dumps(Failure(_carried(error)))
+
+
+def _carried(error: Exception) -> Exception:
+    """The error as one that can be pickled. One that is not meant for users brings the worker's traceback as a note."""
+    if not isinstance(error, AssayError):
+        error.add_note("In a worker:\n" + "".join(traceback.format_exception(error)))
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 - any failure means that it cannot be
+        plain = RuntimeError(f"{type(error).__name__}: {error}")
+        plain.__notes__ = getattr(error, "__notes__", [])
+        return plain
+    return error
 
 
 def engine_of(text: str) -> Engine:
@@ -126,7 +279,9 @@ def engine_of(text: str) -> Engine:
     if kind == "cores" and (not number or number.isdecimal()):
         return Cores(int(number or 0))
     if kind == "ray" and (not number or number.startswith("//")):
-        raise missing_extra("ray", "ray")
+        from assay.ray_engine import Cluster
+
+        return Cluster(f"ray:{number}" if number else "")
     raise AssayError(f"--engine {text}: give local, cores, cores:N, ray or ray://HOST:PORT")
 
 
@@ -136,18 +291,43 @@ def make(
 ) -> dict[str, Place]:  # fmt: skip
     """The shard of `folder` for every name: made by `work` of its item and written where it was made, unless it is there.
 
-    The name must be a function of all that the rows depend on. `told` hears (shards done, shards to do) after each.
+    The name must be a function of all that the rows depend on. `told` hears (shards done, shards to do) after each. Several
+    drivers may make the same folder at a time: what one has made, the others leave, and equal names have equal bytes.
     """
     files = {name: folder / f"{name}.parquet" for name in items}
     there = {n.removesuffix(".parquet") for n in folder.names(".parquet")}
-    todo = [(files[name], item) for name, item in items.items() if name not in there]
+    folder.sweep()
+    todo = [_Job(files[name], item) for name, item in items.items() if name not in there]
     for done, _ in enumerate(engine.map(partial(_made, work), todo, model=model), 1):
+        _see(todo[done - 1].file)
         if told is not None:
             told(done, len(todo))
     return files
 
 
-def _made(work: Callable[[Any], pa.Table], item: tuple[Place, Any]) -> int:
-    table = work(item[1])
-    write_shard(item[0], table)
-    return int(table.num_rows)
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A shard to be made, and of what."""
+
+    file: Place
+    item: Any
+
+    def __str__(self) -> str:
+        return str(self.file)
+
+
+def _made(work: Callable[[Any], pa.Table], job: _Job) -> None:
+    if not job.file.exists():
+        write_shard(job.file, work(job.item))
+
+
+def _see(file: Place) -> None:
+    """Wait until a file that a worker wrote is seen here. Raises AssayError where it is not."""
+    end = time.monotonic() + SEEN_S
+    while not file.exists():
+        if time.monotonic() > end:
+            raise AssayError(
+                f"{file}: a worker wrote this, and it is not here: machines that share a run need a folder that all of them "
+                "see under the same path, or an object store"
+            )
+        time.sleep(0.5)

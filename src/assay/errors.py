@@ -1,5 +1,7 @@
 """The one exception that users see."""
 
+from typing import Any
+
 
 class AssayError(Exception):
     """A user's mistake or a broken input: what was wrong, where, and what to do.
@@ -7,6 +9,16 @@ class AssayError(Exception):
     The command line prints its message without a traceback and exits with code 2. Internal invariants use `assert`.
     Not a ValueError: tyro would catch those of a nested config, and print a box of its own.
     """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Its kind with what it holds, for another process: a kind's own `__init__` is not called again."""
+        return _again, (type(self), self.args, dict(self.__dict__))
+
+
+def _again(kind: type[AssayError], args: tuple[Any, ...], held: dict[str, Any]) -> AssayError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(held)
+    return error
 
 
 class CannotRead(AssayError):

@@ -6,6 +6,7 @@ met in the middle of a training.
 
 import hashlib
 import io
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ class ImageStore:
         path = self.folder / f"{name}.png"
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            beside = path.with_suffix(".tmp")
+            beside = path.with_suffix(f".{os.getpid()}.tmp")
             image.save(beside, format="PNG")
             beside.replace(path)
         return name

@@ -1,7 +1,7 @@
 """Small compiled helpers for CPUs: built by the machine's own C++ compiler at their first use, with the instructions it has.
 
 Every one of them is an `extern "C"` library of one source file (a second or less, in a temporary folder) and has a slower
-equal in PyTorch, which runs where there is no compiler; tests compare the two.
+equal in PyTorch or Python, which runs where there is no compiler; tests compare the two.
 """
 
 import ctypes
@@ -11,9 +11,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from torch import Tensor
+from numpy.typing import NDArray
 
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 """Not -ffast-math: a library linked with it turns off subnormal numbers for the whole process."""
@@ -49,9 +49,20 @@ def keep_freed_memory() -> None:
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
+class Tensor(Protocol):
+    """PyTorch's, which the core does not load."""
+
+    def data_ptr(self) -> int: ...
+
+
 def pointer(x: Tensor | None) -> ctypes.c_void_p:
     """Where a tensor's numbers are; null for none."""
     return ctypes.c_void_p(None if x is None else x.data_ptr())
+
+
+def places(*of: NDArray[Any] | int) -> list[ctypes.c_void_p]:
+    """Where arrays' numbers are; what is a place already stays."""
+    return [ctypes.c_void_p(x if isinstance(x, int) else x.ctypes.data) for x in of]
 
 
 def longs(*values: int) -> list[ctypes.c_long]:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -27,8 +28,20 @@ LATER = MappingProxyType({"later": True})
 
 def digest(value: object) -> str:
     """The 128-bit content id (32 hex digits) of a JSON-like value; stable across machines and versions."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return hashlib.blake2b(_CANONICAL(value).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
+
+
+def messages_id(messages: "Conversation") -> str:
+    """`digest` of the canonical forms of messages, by a faster writer of the same bytes."""
+    said = [m.canonical() for m in messages]
+    try:
+        data = orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
+    except (TypeError, ValueError):  # half of a surrogate pair
+        return digest(said)
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +66,9 @@ class Message:
 
     def canonical(self) -> list[object]:
         """What ids are made of. A message of text and pictures has the id that it had before there was anything else."""
-        more = {k: v for k in _MORE if (v := getattr(self, k))}
-        return [self.role, self.content, *self.images, *([more] if more else [])]
+        if not (self.reasoning or self.tool_calls or self.tool_call_id or self.name or self.tools):
+            return [self.role, self.content, *self.images]
+        return [self.role, self.content, *self.images, {k: v for k in _MORE if (v := getattr(self, k))}]
 
     def chat(self, content: object = None) -> dict[str, Any]:
         """The turn as chat servers and chat templates take it; `content` stands for its text (parts with pictures)."""
@@ -89,7 +103,7 @@ def question_id(prompt: Conversation) -> str:
     Whole questions go to one side of a split, so that a dialogue that goes on, or another set's copy of the same question,
     cannot be trained on where its first turn is measured.
     """
-    return digest([user(first_question(prompt)).canonical()])
+    return messages_id((user(first_question(prompt)),))
 
 
 def first_question(prompt: Conversation) -> str:
@@ -110,7 +124,7 @@ class Response:
 
     @cached_property
     def id(self) -> str:
-        return digest([m.canonical() for m in self.messages])
+        return messages_id(self.messages)
 
     @property
     def text(self) -> str:
@@ -148,7 +162,7 @@ class Pair:
 
     @cached_property
     def prompt_id(self) -> str:
-        return digest([m.canonical() for m in self.prompt])
+        return messages_id(self.prompt)
 
     @cached_property
     def question_id(self) -> str:

@@ -13,6 +13,8 @@ import fcntl
 import json
 import os
 import platform
+import resource
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -81,7 +83,7 @@ class Run:
     def once(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The stored result of step `name`, doing `work` only if it has not finished before.
 
-        The result gets a `wall_s` field and is appended to metrics.jsonl the first time.
+        The result gets a `wall_s` field and is appended to metrics.jsonl the first time, with this process's peak memory.
         """
         path = self.folder / "steps" / f"{name}.json"
         if path.exists():
@@ -90,7 +92,8 @@ class Run:
         self.say(f"[bold]{name}[/bold] ...")
         result = {**work(), "wall_s": round(time.monotonic() - start, 2)}
         with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"step": name, "session": self._session, **jsonable(result)}) + "\n")
+            about = {"step": name, "session": self._session, "peak_mb": peak_mb()}
+            file.write(json.dumps({**about, **jsonable(result)}) + "\n")
         write_text(path, json.dumps(jsonable(result), indent=2))
         return dict(json.loads(path.read_text()))
 
@@ -108,6 +111,12 @@ class Run:
     def say(self, text: str) -> None:
         """One progress line with the time since this process opened the run."""
         self.console.print(f"[dim]{time.monotonic() - self._started:6.0f} s[/dim]  {text}")
+
+
+def peak_mb() -> int:
+    """The most memory that this process has held, in MB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 1_000_000
 
 
 def environment() -> dict[str, Any]:

@@ -6,6 +6,7 @@ and every page carries a checksum, which is verified: a damaged file is an error
 """
 
 import dataclasses
+import functools
 import shutil
 import types
 import typing
@@ -63,17 +64,33 @@ def build(hint: Any, value: Any) -> Any:
     A field that is empty by default ("", () or 0), or marked `LATER`, may be absent: rows that were written before it was
     there lack it.
     """
+    return _builder(hint)(value)
+
+
+@functools.cache
+def _builder(hint: Any) -> Callable[[Any], Any]:
+    """`build` for one hint, which is looked into once."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if value is None:
-        return None
     if origin is types.UnionType:
-        return build(next(a for a in args if a is not types.NoneType), value)
+        return _builder(next(a for a in args if a is not types.NoneType))
     if origin is tuple:
-        return tuple(build(args[0], v) for v in value)
-    if dataclasses.is_dataclass(hint):
-        empty = {f.name for f in dataclasses.fields(hint) if f.default in ("", (), 0) or f.metadata is LATER}
-        given = {k: h for k, h in _hints(typing.cast(type, hint)).items() if k in value or k not in empty}
-        return typing.cast(type, hint)(**{k: build(h, value[k]) for k, h in given.items()})
+        item = _builder(args[0])
+        return lambda value: None if value is None else tuple(map(item, value))
+    if not dataclasses.is_dataclass(hint):
+        return _same
+    record = typing.cast(type, hint)
+    empty = {f.name for f in dataclasses.fields(record) if f.default in ("", (), 0) or f.metadata is LATER}
+    fields = [(name, _builder(h), name not in empty) for name, h in _hints(record).items()]
+
+    def made(value: Any) -> Any:
+        if value is None:
+            return None
+        return record(**{name: of(value[name]) for name, of, needed in fields if needed or name in value})
+
+    return made
+
+
+def _same(value: Any) -> Any:
     return value
 
 
@@ -120,6 +137,11 @@ def write_shard(file: Place, table: pa.Table) -> None:
 def read_shard(file: Place, columns: Sequence[str] | None = None, rows: Any = None) -> pa.Table:
     """A Parquet file's rows, or those of the numbers `rows` (ascending) of it, a row group in memory at a time."""
     return pa.concat_tables([part for _, part in _groups(file, columns, rows)] or [_empty(file, columns)])
+
+
+def read_frame(file: Place, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """`read_shard` as columns to decide by."""
+    return typing.cast(pl.DataFrame, pl.from_arrow(read_shard(file, columns)))
 
 
 def stream_shard(file: Place, columns: Sequence[str] | None = None, rows: Any = None) -> Iterator[pa.Table]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from assay.curate.stage1 import Stage1Config
 from assay.curate.stage2 import Stage2Config
 from assay.recipes.flow import FlowConfig
-from assay.recipes.pools import Pool, constraint_pool
+from assay.recipes.pools import SmallPool, constraint_pool
 from assay.records import Pair
 from assay.reward.config import EngineConfig, TrainConfig
 
@@ -26,7 +26,7 @@ def small_config() -> FlowConfig:
         recipe="small",
         presentations=64,
         stage1=Stage1Config(iterations=2, seed_gold=16, seed_silver=12, per_iteration=8, gold_share=0.4, k_max=4),
-        stage2=Stage2Config(shard_pairs=40),
+        stage2=Stage2Config(),
         train=TrainConfig(
             backbone="minilm", layers=1, train_embeddings=False, max_tokens=64, batch_pairs=8,
             engine=EngineConfig(tokens=2_048), epochs=4, lr=4e-4, checks=2,
@@ -34,14 +34,14 @@ def small_config() -> FlowConfig:
     )  # fmt: skip
 
 
-def small_pool(prompts: int = PROMPTS, per_prompt: int = PAIRS_PER_PROMPT) -> Pool:
+def small_pool(prompts: int = PROMPTS, per_prompt: int = PAIRS_PER_PROMPT) -> SmallPool:
     """The pairs of a few prompts of the embedded pool, always the same ones."""
     whole = constraint_pool()
     by_prompt: dict[str, list[Pair]] = {}
     for pair in sorted(whole.pairs.values(), key=lambda p: p.id):
         by_prompt.setdefault(pair.question_id, []).append(pair)
     pairs = {p.id: p for name in sorted(by_prompt)[:prompts] for p in by_prompt[name][:per_prompt]}
-    return Pool(
+    return SmallPool(
         pairs=pairs,
         wild=[j for j in whole.wild if j.pair_id in pairs],
         truth={i: better for i, better in whole.truth.items() if i in pairs},

@@ -151,7 +151,7 @@ def test_a_pool_is_made_and_shown_without_torch(tmp_path: Path, without_torch: d
     (tmp_path / "rows.jsonl").write_text(ROW + "not json\n")
     done = run_assay("pool", "add", "rows.jsonl", "--out", "pool", cwd=tmp_path, env=without_torch)
     assert done.returncode == 0, done.stderr
-    assert "1 pairs, 1 rejected (tables/rejections) -> pool" in done.stdout
+    assert "1 pairs, 1 rejected (pool/rejections) -> pool" in done.stdout
     again = run_assay("pool", "add", "rows.jsonl", "--out", "pool", cwd=tmp_path, env=without_torch)
     assert again.returncode == 0, again.stderr
     assert "already in the pool" in again.stdout

@@ -20,12 +20,12 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
 from commands import run_assay
 
+import pools
 from assay.curate import pool
 from assay.curate.reading import Fields
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.records import Judgement, Message, Pair, Rejection, tools_of
-from assay.tables import Table
 
 SHARED = Path(os.environ.get("ASSAY_SHARED_FIELD") or Path(__file__).parents[3] / "shared" / "field")
 
@@ -55,9 +55,8 @@ def added(
         source.write_text("".join(json.dumps(r) + "\n" for r in rows))
     lines: list[str] = []
     pool.add([str(source)], folder / "pool", layout=layout, fields=fields, say=lines.append)
-    tables = folder / "pool" / "tables"
-    pairs, wild = Table(tables / "pairs", Pair).read(), Table(tables / "wild", Judgement).read()
-    return Got(list(zip(pairs, wild, strict=True)), Table(tables / "rejections", Rejection).read(), lines)
+    pairs = [(pair, vote) for pair, vote, _ in pools.occurrences(folder / "pool")]
+    return Got(pairs, pools.rejections(folder / "pool"), lines)
 
 
 def user(content: object) -> dict[str, object]:
@@ -464,10 +463,7 @@ def test_the_shared_field_cases_end_as_their_readme_expects(tmp_path: Path) -> N
         assert report.pairs == pairs, (name, report.lines())
         assert report.rejected == (4 if name == "26-images-column" else 0)
         whole = [
-            m
-            for p in Table(tmp_path / name / "tables/pairs", Pair).read()
-            for r in p.responses
-            for m in (*p.prompt, *r.messages)
+            m for p, *_ in pools.occurrences(tmp_path / name) for r in p.responses for m in (*p.prompt, *r.messages)
         ]
         assert any(m.tools for m in whole) == any(m.tool_calls for m in whole) == (name == "02-tool-calls")
         assert not any("{" in m.content for m in whole if m.role != "tool")

@@ -43,7 +43,7 @@ HOWS = ("503", "429", "401", "402", "404", "400-key", "html", "drop")
 
 def judged(folder: Path, url: str) -> list[Label]:
     first, second = curation.curate(folder, llm_judge([curation.server(folder, url)], samples=2))
-    return [*first.labels, *second]
+    return [*first, *second]
 
 
 def once_each(server: OutageServer) -> bool:

@@ -118,7 +118,7 @@ def test_pool_add_reads_a_file_as_its_own_reader_does(
             pool.add([str(DATA / "preferences" / file)], tmp_path / "asked", say=lambda _: None)
     pool.add([str(DATA / "preferences" / file)], tmp_path / "pool", layout=layout, say=lambda _: None)
     votes: dict[str, list[str]] = {}
-    for judgement in Table(tmp_path / "pool" / "tables" / "wild", Judgement).stream():
+    for judgement in Table(tmp_path / "pool" / "votes", Judgement).stream():
         votes.setdefault(judgement.pair_id, []).extend([judgement.better] if judgement.better else [])
     expected: dict[str, list[str]] = {}
     for outcome in read_set(DATA / "preferences", name):

@@ -75,5 +75,6 @@ def test_questions_are_found_in_every_batch_of_a_shard(tmp_path: Path) -> None:
     asked = replace(filler, prompt=(user("you"), assistant("a"), user("Is it so?")))
     told = [replace(filler, prompt=(user(" Is it\tso?"),), pair_id=i) for i in ("first", "last")]
     Table(tmp_path / "prefs", Preference).write("part", [told[0], asked, *[filler] * 7, asked, told[1]])
-    found = ParquetPairs(tmp_path / "prefs").asking([(user("Is it so?"), assistant("yes"), user("why?"))], batch=4)
+    pairs = ParquetPairs(tmp_path / "prefs", window=4)
+    found = pairs.asking([(user("Is it so?"), assistant("yes"), user("why?"))])
     assert found == ["first", "last"]

@@ -30,7 +30,7 @@ from assay.reward.monitor import StepMetrics
 from assay.reward.steps import Micro, Steps
 from assay.reward.train import train
 from assay.step import Engine, states
-from assay.tables import Table
+from assay.tables import Table, opened
 
 
 def preferences(n: int, start: int = 0, **fields: float) -> list[Preference]:
@@ -337,8 +337,8 @@ def test_every_pair_is_presented_once_and_the_last_step_is_a_mean(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[str]] = []
-    render = "assay.reward.data.Renderer.__call__"
-    from assay.reward.data import Renderer
+    render = "assay.reward.renderer.Renderer.__call__"
+    from assay.reward.renderer import Renderer
 
     call = Renderer.__call__
     monkeypatch.setattr(render, lambda self, rows: seen.append([p.pair_id for _, p in rows]) or call(self, rows))
@@ -404,18 +404,11 @@ def test_shards_are_opened_once_a_window_and_their_names_do_not_matter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = shards(tmp_path / "a")
-    opened: list[str] = []
-    original = pq.ParquetFile
-
-    class Counted(original):  # type: ignore[misc, valid-type]
-        def __init__(self, path: Path, **options: Any) -> None:
-            opened.append(path.name)
-            super().__init__(path, **options)
-
-    monkeypatch.setattr(pq, "ParquetFile", Counted)
+    seen: list[str] = []
+    monkeypatch.setattr("assay.reward.data.opened", lambda file: seen.append(file.name) or opened(file))
     pairs = ParquetPairs(folder)
     order = pairs.take(0, 0, range(40))
-    assert sorted(opened) == sorted(2 * [f"part-{n}.parquet" for n in range(4)]), "once for its footer, once for rows"
+    assert sorted(seen) == sorted(2 * [f"part-{n}.parquet" for n in range(4)]), "once for its footer, once for rows"
     assert len({p.pair_id for _, p in order}) == 40
     before = pairs.identity()
     for n in range(4):
@@ -434,7 +427,7 @@ def test_streamed_pairs_of_other_content_are_another_training(config: TrainConfi
     names = ["chosen", "rejected"]
     swapped = table.rename_columns([names[1 - names.index(c)] if c in names else c for c in table.column_names])
     pq.write_table(swapped.select(table.column_names), folder / "part-1.parquet")
-    with pytest.raises(AssayError, match=r"other inputs \(pairs.digest"):
+    with pytest.raises(AssayError, match=r"other inputs \(labels.digest: [^,]*\)"):
         train(tmp_path / "rm", config, ParquetPairs(folder), GOLD)
 
 

@@ -11,7 +11,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("records",),
     ("store", "native", "order"),
     ("tables",),
-    ("engine",),
+    ("engine", "ray_engine"),
     (
         "run",
         "identity",
@@ -54,6 +54,8 @@ WITHOUT_TORCH = {
     "order",
     "tables",
     "engine",
+    "native",
+    "ray_engine",
     "run",
     "budget",
     "batches",

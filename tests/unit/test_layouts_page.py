@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
+import pools
 from assay.curate import pool
 from assay.curate.layouts import LAYOUTS
-from assay.records import Judgement, Pair
-from assay.tables import Table
 
 PAGE = (Path(__file__).parents[2] / "docs" / "layouts.md").read_text(encoding="utf-8")
 GOOD = re.compile(r"apple|banana|oak")
@@ -32,10 +31,9 @@ def test_a_row_of_the_page_is_read_as_it_says(layout: str, named: str, rows: str
     assert report.pairs >= 1, report.lines()
     if layout != "unpaired":
         assert not report.rejected, report.lines()
-    pairs = {p.id: p for p in Table(tmp_path / "pool/tables/pairs", Pair).read()}
-    for judgement in Table(tmp_path / "pool/tables/wild", Judgement).read():
+    for pair, judgement, _ in pools.occurrences(tmp_path / "pool"):
         assert judgement.better is not None
-        better = pairs[judgement.pair_id].response(judgement.better).messages[-1]
+        better = pair.response(judgement.better).messages[-1]
         assert GOOD.search(better.content) or better.tool_calls, better
 
 

@@ -12,8 +12,9 @@ from assay import models
 from assay.errors import AssayError, CannotRead
 from assay.records import Conversation, Message, Pair, Preference, Response, assistant, user
 from assay.reward.config import TrainConfig
-from assay.reward.data import MemoryPairs, ParquetPairs, Renderer
+from assay.reward.data import MemoryPairs, ParquetPairs
 from assay.reward.left_out import SAME
+from assay.reward.renderer import Renderer
 from assay.reward.scorer import LocalScorer, load_scorer
 from assay.reward.train import train
 from assay.tables import Table
@@ -91,14 +92,18 @@ def test_nothing_left_is_an_error_with_its_reason(backbone: str, tmp_path: Path)
     ):
         train(tmp_path / "m", TrainConfig(backbone=backbone, **CONFIG), SYSTEMS, [])
     Table(tmp_path / "shards", Preference).write("a", SYSTEMS)
-    with pytest.raises(AssayError, match="none of the first 2 pairs can be read"):
-        train(tmp_path / "n", TrainConfig(backbone=backbone, **CONFIG), ParquetPairs(tmp_path / "shards"), [])
+    for window, says in ((100, "none of the 2 pairs can be read"), (1, "none of the first 2 pairs can be read")):
+        source = ParquetPairs(tmp_path / "shards", window)
+        with pytest.raises(AssayError, match=says):
+            train(tmp_path / "n", TrainConfig(backbone=backbone, **CONFIG), source, [])
 
 
 def test_every_process_checks_its_share_and_all_know_what_is_left_out(backbone: str) -> None:
     made = models.load_tokenizer(backbone)
     pairs = MemoryPairs([*SYSTEMS, *PAIRS])
-    found = [[(i, "why") for i, p in enumerate(pairs.pairs) if p in SYSTEMS and i % 2 == rank] for rank in (0, 1)]
+    found = [
+        [(i, p.pair_id, "why") for i, p in enumerate(pairs.pairs) if p in SYSTEMS and i % 2 == rank] for rank in (0, 1)
+    ]
     for rank in (0, 1):
         render = Renderer(made, 100)
         kept = render.readable(pairs, lambda own, rank=rank: [*own, *found[1 - rank]], rank, 2)  # type: ignore[misc]

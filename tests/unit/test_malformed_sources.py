@@ -14,12 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import pools
 from assay.curate import pool
 from assay.curate.sources import rows
 from assay.curate.texts import Cell
 from assay.errors import AssayError
-from assay.records import Pair, Rejection
-from assay.tables import Table
 
 
 def row(i: int, **more: object) -> dict[str, object]:
@@ -204,8 +203,8 @@ def test_a_malformed_source_is_counted_and_loses_nothing_good(case: Case, tmp_pa
     else:
         path.write_bytes(case.content)
     report = pool.add([str(path)], tmp_path / "pool", max_field_chars=5000, say=lambda _: None)
-    pairs = Table(tmp_path / "pool/tables/pairs", Pair).read()
-    rejections = Table(tmp_path / "pool/tables/rejections", Rejection).read()
+    pairs = pools.occurrences(tmp_path / "pool")
+    rejections = pools.rejections(tmp_path / "pool")
     assert len(pairs) == report.pairs
     if "cut off" in case.id or "damaged" in case.id:
         assert len(pairs) >= case.pairs  # as many as were readable before (and after) the damage

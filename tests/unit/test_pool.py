@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import pools
 from assay.curate import pool, reading
 from assay.errors import AssayError
 from assay.records import Judgement, Origin, Pair, Rejection, Response
 from assay.tables import Table
 
-RECORDS = {"pairs": Pair, "origins": Origin, "wild": Judgement, "rejections": Rejection}
+RECORDS = {"pairs": Pair, "origins": Origin, "votes": Judgement, "rejections": Rejection}
 
 
 def rows(n: int, start: int = 0) -> list[dict[str, str]]:
@@ -28,7 +29,7 @@ def write(path: Path, table: list[dict[str, str]]) -> Path:
 
 
 def tables(out: Path) -> dict[str, list[object]]:
-    return {name: Table(out / "tables" / name, record).read() for name, record in RECORDS.items()}
+    return {name: Table(out / name, record).read() for name, record in RECORDS.items()}
 
 
 def quiet(_: str) -> None:
@@ -56,7 +57,7 @@ def test_ties_and_votes_are_told_as_they_are(tmp_path: Path) -> None:
     two = {"prompt": "p", "response_a": "a", "response_b": "b"}
     source = write(tmp_path / "v.jsonl", [two | {"votes": ["a", "a", "b"]}, two | {"votes": ["a", "b"]}])  # type: ignore[dict-item]
     report = pool.add([str(source)], tmp_path / "pool", name="crowd", say=quiet)
-    first, second = Table(tmp_path / "pool/tables/wild", Judgement).read()
+    first, second = sorted(Table(tmp_path / "pool/votes", Judgement).read(), key=lambda j: -j.votes)
     assert (first.by, first.votes, round(first.confidence, 3)) == ("wild:crowd", 3, 0.667)
     assert (second.better, second.problem, second.votes) == (None, "tie", 2)
     assert (report.files[0].pairs, report.files[0].ties) == (2, 1)
@@ -74,28 +75,6 @@ def test_adding_the_same_content_again_is_said_and_does_nothing(tmp_path: Path) 
     assert tables(out) == before
     pool.add([str(write(tmp_path / "c.jsonl", rows(2, start=3)))], out, say=quiet)
     assert len(tables(out)["pairs"]) == 5
-
-
-def test_a_killed_import_resumes_to_the_same_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "PART_ROWS", 10)
-    source = write(tmp_path / "a.jsonl", rows(35))
-    pool.add([str(source)], tmp_path / "whole", say=quiet)
-    real, calls = Table.write, []
-
-    def killed(self: Table[object], shard: str, rows: object) -> int:
-        calls.append(shard)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return real(self, shard, rows)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Table, "write", killed)
-    with pytest.raises(KeyboardInterrupt):
-        pool.add([str(source)], tmp_path / "again", say=quiet)
-    monkeypatch.setattr(Table, "write", real)
-    report = pool.add([str(source)], tmp_path / "again", say=quiet)
-    assert report.pairs == 35
-    assert tables(tmp_path / "again") == tables(tmp_path / "whole")
-    assert len(Table(tmp_path / "again/tables/pairs", Pair).shards()) == 4
 
 
 def test_number_labels_are_read_over_the_whole_file(tmp_path: Path) -> None:
@@ -189,5 +168,5 @@ def test_the_field_of_a_bad_text_is_named(tmp_path: Path) -> None:
         tmp_path / "a.jsonl", [{"chosen": chosen, "rejected": [chosen[0], {"role": "assistant", "content": "y"}]}]
     )  # type: ignore[dict-item]
     pool.add([str(source)], tmp_path / "pool", say=quiet)
-    (rejection,) = Table(tmp_path / "pool/tables/rejections", Rejection).read()
+    (rejection,) = pools.rejections(tmp_path / "pool")
     assert (rejection.field, rejection.reason) == ("chosen[1].content", "contains a null byte")

@@ -5,7 +5,7 @@ import sys
 import tyro
 
 from assay.budget import BudgetSpent
-from assay.cli import bench, curate, judgements, judges, policy, reward, run, serve, web
+from assay.cli import bench, curate, judgements, judges, policy, pool, reward, run, serve, web
 from assay.errors import AssayError
 
 app = tyro.extras.SubcommandApp()
@@ -14,6 +14,7 @@ app.command(reward.app, name="reward")
 app.command(policy.app, name="policy")
 pool_app = tyro.extras.SubcommandApp()
 pool_app.command(name="add")(curate.pool_add)
+pool_app.command(name="near-duplicates")(pool.near_duplicates)
 app.command(pool_app, name="pool")
 app.command(name="verify")(curate.verify_pairs)
 app.command(judgements.app, name="judgements")

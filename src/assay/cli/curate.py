@@ -11,8 +11,9 @@ from assay.errors import AssayError
 
 
 def pool_add(
-    sources: Positional[tuple[str, ...]], out: Path, layout: str | None = None, name: str | None = None,
-    mapped: Annotated[tuple[str, ...], arg(name="map")] = (), ignore: tuple[str, ...] = (),
+    sources: Positional[tuple[str, ...]], out: str, layout: str | None = None, name: str | None = None,
+    mapped: Annotated[tuple[str, ...], arg(name="map")] = (), ignore: tuple[str, ...] = (), engine: str = "local",
+    parts: int = 0,
 ) -> None:  # fmt: skip
     """Import preference data of (nearly) any layout into a pool folder; bad rows are counted and kept readable.
 
@@ -20,23 +21,37 @@ def pool_add(
 
     Args:
         sources: Files (JSONL, JSON, Parquet, CSV; also .gz, .zst), folders, or Hugging Face dataset ids.
-        out: The pool folder; sources already in it are skipped.
+        out: The pool, a folder or the URL of one in an object store (s3://bucket/pool); sources already in it are skipped.
         layout: Name the layout of the rows instead of having it detected, as in labelled:0/1 (0: the first response).
         name: Call the source this instead of by its file.
         mapped: Fields that you call otherwise, as FIELD=COLUMN (chosen=win prompt=data.question).
         ignore: Columns to read the rows without.
+        engine: Where it runs: local (this process), cores or cores:N (processes of this machine), ray, ray://HOST:PORT.
+        parts: Into how many parts a new pool is divided; by default as many as hold about 200 MB of text each.
     """
     from assay.curate import pool
     from assay.curate.reading import Fields
+    from assay.engine import engine_of
+    from assay.store import Place
 
     if not sources:
         raise AssayError("pool add needs at least one source: a file, a folder or a dataset id")
-    report = pool.add(list(sources), out, layout=layout, name=name, fields=Fields.of(mapped, ignore))
-    print(f"{report.pairs:,} pairs, {report.rejected:,} rejected (tables/rejections) -> {out}")
-    if not report.pairs:
-        raise AssayError(
-            f"no usable pair in {', '.join(sources)}; the reasons are above and in {out}/tables/rejections"
+    runs = engine_of(engine)
+    try:
+        report = pool.add(
+            list(sources),
+            Place.of(out),
+            layout=layout,
+            name=name,
+            fields=Fields.of(mapped, ignore),
+            engine=runs,
+            parts=parts,
         )
+    finally:
+        runs.close()
+    print(f"{report.pairs:,} pairs, {report.rejected:,} rejected ({out}/rejections) -> {out}")
+    if not report.pairs:
+        raise AssayError(f"no usable pair in {', '.join(sources)}; the reasons are above and in {out}/rejections")
 
 
 def verify_pairs(

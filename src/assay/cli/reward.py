@@ -1,6 +1,7 @@
 """`assay reward`: train reward models, export what they are trained on, the paper's eight."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -23,10 +24,11 @@ def reward_train(
     config: Annotated[TrainConfig, Flat] = TrainConfig(),  # noqa: B008
     labels: str = "raw",
     gold: Path | None = None,
+    processes: int = 1,
     trackers: tuple[str, ...] = (),
     dry_run: bool = False,
 ) -> None:
-    """Train one reward model; under `torchrun` or `accelerate launch`, on all their processes.
+    """Train one reward model, on as many processes as are asked for; under `torchrun` or `accelerate launch`, on all theirs.
 
     Args:
         source: A pool folder, a run folder, or a folder of Parquet preferences (`assay reward export`), which is streamed.
@@ -36,16 +38,19 @@ def reward_train(
         gold: A folder of Parquet preferences that choose the checkpoint (default: a run's held gold; else one in ten
             questions of a pool; none for Parquet). No question of it may be trained on: pairs of a pool or run that ask one
             are left out, Parquet with some is refused.
+        processes: Of this machine, one for each device.
         trackers: Where metrics go besides OUT/metrics.jsonl: tensorboard, wandb, mlflow, ...
         dry_run: Print the resolved settings and stop.
     """
     if dry_run:
         return print_config(config)
     from assay.recipes.finished import training_data
-    from assay.reward.train import train
+    from assay.reward.launch import check_processes, train_view
 
+    check_processes(processes)
     pairs, held = training_data(source, labels, gold, print)
-    trained = train(out, config, pairs, held, print, trackers)
+    view = pairs if isinstance(pairs, Sequence) else source
+    trained = train_view(out, config, view, held, processes=processes, say=print, trackers=trackers)
     seen = (
         f"{trained.gold_accuracy:.1%} of {trained.gold_pairs:,} gold pairs"
         if trained.gold_pairs
@@ -97,6 +102,7 @@ def reward_paper(
     device: str = "H800",
     gpus: int = 64,
     utilisation: float = 0.4,
+    processes: int = 1,
     trackers: tuple[str, ...] = (),
     dry_run: bool = False,
 ) -> None:
@@ -111,6 +117,7 @@ def reward_paper(
         device: Of the cost estimate: H100, H800, H200 or A100.
         gpus: Of the cost estimate.
         utilisation: Of the cost estimate: the share of the device's peak that training reaches (an assumption).
+        processes: Of this machine that train, one for each device.
         trackers: Where metrics go besides OUT/metrics.jsonl.
         dry_run: Print the settings and the cost, and stop; needs neither weights nor torch.
     """
@@ -124,4 +131,4 @@ def reward_paper(
     suite.paper_model(name)
     if data is None or out is None:
         raise AssayError("training needs --data (Parquet preferences) and --out; --dry-run shows the plan without them")
-    return reward_train(data, out, suite.recipe(name, stage), gold=gold, trackers=trackers)
+    return reward_train(data, out, suite.recipe(name, stage), gold=gold, processes=processes, trackers=trackers)

@@ -9,6 +9,7 @@ from tyro.conf import Positional
 
 from assay.chat import Budget
 from assay.cli.arguments import Flat, asking_of, chat_server, print_config
+from assay.engine import engine_of
 from assay.errors import AssayError
 from assay.recipes import presets
 from assay.recipes.flow import FlowConfig
@@ -20,6 +21,8 @@ app = tyro.extras.SubcommandApp()
 def run_tiny(
     config: Annotated[FlowConfig, Flat] = presets.tiny(),  # noqa: B008
     out: Path = Path("runs/tiny"),
+    engine: str = "local",
+    processes: int = 1,
     dry_run: bool = False,
 ) -> None:
     """The embedded default: checkable instructions, an oracle for people, an offline judge; minutes on two cores.
@@ -27,6 +30,9 @@ def run_tiny(
     Args:
         config: The run's settings.
         out: The run folder; the same command resumes what is in it.
+        engine: Where stages run, shard by shard: local (this process), cores (all of this machine), cores:N, ray (the
+            cluster that runs, or one on this machine), ray://HOST:PORT. It changes no result.
+        processes: Train each model on so many processes: one for each device.
         dry_run: Print the resolved config and stop.
     """
     if dry_run:
@@ -36,7 +42,12 @@ def run_tiny(
     from assay.recipes.pools import constraint_pool
 
     pool = constraint_pool()
-    return _finish(run_job(out, config, pool, people=oracle(pool.truth), asked={"people": "oracle"}))
+    return _finish(
+        run_job(
+            out, config, pool, people=oracle(pool.truth), asked={"people": "oracle"}, engine=engine_of(engine),
+            processes=processes,
+        )
+    )  # fmt: skip
 
 
 @app.command(name="human")
@@ -44,6 +55,8 @@ def run_human(
     data: Positional[Path],
     config: Annotated[FlowConfig, Flat] = presets.human(),  # noqa: B008
     out: Path = Path("runs/human"),
+    engine: str = "local",
+    processes: int = 1,
     dry_run: bool = False,
 ) -> None:
     """Real people's preference sets: recorded human labels answer for people, GPT-4's choices are in the wild.
@@ -52,6 +65,9 @@ def run_human(
         data: The folder of preference sets, one subfolder each (see curate/human_sets.py).
         config: The run's settings; --benchmarks DIR adds the public benchmarks and decontaminates against them.
         out: The run folder; the same command resumes what is in it.
+        engine: Where stages run, shard by shard: local (this process), cores (all of this machine), cores:N, ray (the
+            cluster that runs, or one on this machine), ray://HOST:PORT. It changes no result.
+        processes: Train each model on so many processes: one for each device.
         dry_run: Print the resolved config and stop.
     """
     if dry_run:
@@ -60,13 +76,17 @@ def run_human(
     from assay.recipes.pools import human_pool
 
     pool = human_pool(data)
-    people = recorded_people(pool.truth)
-    return _finish(run_job(out, config, pool, people=people, asked={"people": "recorded"}))
+    return _finish(
+        run_job(
+            out, config, pool, people=recorded_people(pool.truth), asked={"people": "recorded"}, engine=engine_of(engine),
+            processes=processes,
+        )
+    )  # fmt: skip
 
 
 @app.command(name="pool")
 def run_pool(
-    pool: Positional[Path],
+    pool: Positional[str],
     config: Annotated[FlowConfig, Flat] = presets.pool(),  # noqa: B008
     out: Path = Path("runs/pool"),
     judgements: Path = Path("judgements.jsonl"),
@@ -78,6 +98,8 @@ def run_pool(
     resettle: bool = False,
     batch: bool = False,
     reply_tokens: int = 1024,
+    engine: str = "local",
+    processes: int = 1,
     dry_run: bool = False,
 ) -> None:
     """Your own pool: people answer in the terminal (`assay verify`), judges are LLM servers, or offline without any.
@@ -87,7 +109,7 @@ def run_pool(
     to its pool, judges, samples and attributes; a model may move to another URL.
 
     Args:
-        pool: A pool folder made by `assay pool add`.
+        pool: A pool folder made by `assay pool add`, or its URL (s3://, gs://).
         config: The run's settings.
         out: The run folder; the same command resumes what is in it.
         judgements: The file in which `assay verify` keeps people's answers, inside the run folder.
@@ -101,19 +123,25 @@ def run_pool(
             all that follows from them anew. What was made before is kept in seed-N/superseded.
         batch: Ask LLM servers through their batch APIs (/v1/batches), at half the price, within a day for each step.
         reply_tokens: The most tokens of a reply. What it cuts is no verdict; a larger one goes on with the same run.
+        engine: Where stages run, shard by shard: local (this process), cores (all of this machine), cores:N, ray (the
+            cluster that runs, or one on this machine), ray://HOST:PORT. It changes no result.
+        processes: Train each model on so many processes: one for each device.
         dry_run: Print the resolved config and stop.
     """
     if dry_run:
         return print_config(config)
     from assay.curate.annotate import llm_judge
+    from assay.curate.book import AT_ONCE, IN_A_BATCH
+    from assay.curate.shards import Pool
     from assay.recipes.job import people_on_file, run_job
-    from assay.recipes.pools import folder_pool
 
     replies = out / "replies.sqlite"
     purse = Budget(budget) if budget else None
     if purse is not None and not any(price):
         raise AssayError("--budget needs --price IN OUT, of a million tokens: without prices nothing is spent")
-    said = (price, purse, batch, reply_tokens, pool / "images")
+    found = Pool.open(pool)
+    pictures = found.place.path / "images" if found.place.path is not None else None
+    said = (price, purse, batch, reply_tokens, pictures)
     chats = [chat_server(text, replies, "judge", *said) for text in judge]
     chat = chat_server(attributes, replies, "attributes", *said) if attributes else None
     asked: dict[str, object] = {"people": str(judgements), "attributes": asking_of([chat]) if chat else "rules"}
@@ -121,9 +149,10 @@ def run_pool(
         asked["judge"] = {**asking_of(chats), "samples": samples}
     return _finish(
         run_job(
-            out, config, folder_pool(pool), people=people_on_file(out / judgements, out / "queue"),
+            out, config, found, people=people_on_file(out / judgements, out / "queue"),
             judge=llm_judge(chats, samples=samples) if chats else None,
-            chat=chat, asked=asked, resettle=resettle,
+            chat=chat, asked=asked, resettle=resettle, engine=engine_of(engine), processes=processes,
+            at_once=IN_A_BATCH if batch else AT_ONCE,
         )
     )  # fmt: skip
 

@@ -19,7 +19,7 @@ from assay.curate.retrieve import nearest_gold
 from assay.curate.settle import settle_frame
 from assay.errors import AssayError
 from assay.outage import Unreached
-from assay.records import Case, Example, Judge, Judgement, Pair
+from assay.records import Case, Example, Judge, Judgement, Pair, Preference
 from assay.run import Run
 from assay.tables import frame_to_arrow
 
@@ -69,7 +69,7 @@ class Book:
     """All judgements of stage 1 so far, seen as labels: gold that may train and guide, held gold, silver."""
 
     def __init__(self, run: Run, material: Material, standing: Standing | None = None) -> None:
-        self._run, self.material, self._standing = run, material, standing
+        self._run, self.material, self._standing, self.say = run, material, standing, run.say
         self.asked = FREE.to_frame()
         self._people: dict[str, Known] = {}
         votes = run.table("judgements", Judgement).frame(columns=VOTES).clear()
@@ -179,7 +179,13 @@ class Book:
         wanted = (pl.col("tier") == tier) & (pl.col("held") == held) & pl.col("chosen").is_not_null()
         return self.labels().filter(wanted)
 
+    def preferences(self, gold: pl.DataFrame) -> list[Preference]:
+        """The pairs of gold labels as they are trained on."""
+        rows = gold.select("pair_id", "chosen", "certainty", "margin").iter_rows()
+        return [self._people[i].pair.preferring(chosen, sure, margin) for i, chosen, sure, margin in rows]
+
     def gold_shown(self) -> Gold:
+        """What judges may see."""
         chosen = dict(self.gold().select("pair_id", "chosen").iter_rows())
         known = [self._people[i] for i in chosen]
         return Gold(
@@ -212,6 +218,8 @@ def set_aside(run: Run) -> Path:
     made = [f for f in files if f.suffix in (".json", ".parquet") and not _collected(f) and f != last]
     models = [p.relative_to(run.folder) for p in sorted((run.folder / "models").glob("*"))]
     for path in (*made, *(m for m in models if not m.name.startswith("stage1-")), last):
+        if not (run.folder / path).exists():  # of a run whose labels are not made yet
+            continue
         (place / path).parent.mkdir(parents=True, exist_ok=True)
         (run.folder / path).rename(place / path)
     return place

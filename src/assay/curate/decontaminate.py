@@ -6,18 +6,26 @@ they match when a whole message of the pair equals the whole prompt. A hit is co
 collision of hashes removes nothing.
 """
 
-import re
-import unicodedata
+import functools
+import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from assay import native
+from assay.curate.words import Hashes, characters, hashes, read, runs, strings, whole, words
 from assay.records import Conversation, Pair
 
 Fields = Literal["prompt", "all"]
-_CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
+_SOURCE = Path(__file__).with_name("decontaminate.cpp")
+_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,54 +60,186 @@ class Decontaminated:
         return lines
 
 
-def words(text: str) -> list[str]:
-    """Lower-case words; each Chinese, Japanese and Korean character is a word, for they write no spaces."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).lower())
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkPrompt:
+    """A benchmark's prompt number `number`; `said`: its words, a space between each two."""
+
+    benchmark: str
+    number: int
+    said: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Index:
-    """The n-grams of all benchmark prompts by their 64-bit hash, and the prompts' words to confirm a match on."""
+    """The prompts of all benchmarks, and where in them each hash of n words is: what every worker needs, small to send.
+
+    `grams` (G,) sorted, with its prompt `prompt_of` (G,) and place there `place_of` (G,); `wholes` (W,) sorted hashes of
+    whole prompts, with `whole_of` (W,).
+    """
 
     n: int
-    prompts: list[tuple[str, int, tuple[str, ...]]] = field(default_factory=list)
-    grams: defaultdict[int, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
-    whole: defaultdict[tuple[str, ...], list[int]] = field(default_factory=lambda: defaultdict(list))
+    prompts: list[BenchmarkPrompt]
+    grams: Hashes
+    prompt_of: NDArray[np.int32]
+    place_of: NDArray[np.int32]
+    wholes: Hashes
+    whole_of: NDArray[np.int32]
 
     @staticmethod
     def of(benchmarks: Mapping[str, Iterable[str]], n: int = 13) -> "Index":
         """Read every prompt once. Raises ValueError when n is below 1."""
         if n < 1:
             raise ValueError(f"n-grams need n of at least 1, not {n}")
-        index = Index(n)
-        for name, prompts in benchmarks.items():
-            for number, prompt in enumerate(prompts):
-                said = tuple(words(prompt))
-                if not said:
-                    continue
-                entry = len(index.prompts)
-                index.prompts.append((name, number, said))
-                index.whole[said].append(entry)
-                for start in range(len(said) - n + 1):
-                    index.grams[hash(said[start : start + n])].append((entry, start))
-        return index
+        prompts: list[BenchmarkPrompt] = []
+        grams, wholes = [np.zeros(0, np.uint64)], []
+        for name, texts in benchmarks.items():
+            for number, text in enumerate(texts):
+                if said := words(text):
+                    prompts.append(BenchmarkPrompt(benchmark=name, number=number, said=" ".join(said)))
+                    grams.append(runs(of := hashes(said), n))
+                    wholes.append(whole(of))
+        every, all_whole = np.concatenate(grams), np.array(wholes, np.uint64)
+        prompt_of = np.repeat(np.arange(len(prompts), dtype=np.int32), [len(g) for g in grams[1:]])
+        place_of = np.concatenate([np.arange(len(g), dtype=np.int32) for g in grams])
+        order, whole_of = np.argsort(every, kind="stable"), np.argsort(all_whole, kind="stable")
+        return Index(
+            n=n, prompts=prompts, grams=every[order], prompt_of=prompt_of[order], place_of=place_of[order],
+            wholes=all_whole[whole_of], whole_of=whole_of.astype(np.int32),
+        )  # fmt: skip
 
     def hits(self, pair: Pair, fields: Fields = "prompt") -> list[Hit]:
         """One hit for each benchmark prompt that the pair's history (or, with "all", its responses too) shares text with."""
-        found: dict[int, tuple[str, bool]] = {}
-        for message in _texts(pair, fields):
-            said = tuple(words(message))
-            for entry in self.whole.get(said, ()):
-                found[entry] = (" ".join(said), True)
-            for start in range(len(said) - self.n + 1):
+        return next(matched_by(self, [pair], fields))[1]
+
+    def matches(self, text: str) -> list[tuple[int, str, bool]]:
+        """(prompt, the words shared, whether all of both) of every prompt that shares text with this one, each once."""
+        said = words(text)
+        of, line = hashes(said), " ".join(said)
+        found = {p: (line, True) for p in _at(self.wholes, self.whole_of, whole(of)) if self.prompts[p].said == line}
+        grams = runs(of, self.n)
+        for start in np.flatnonzero(_within(grams, self.grams)).tolist():
+            first, last = (int(np.searchsorted(self.grams, grams[start], side)) for side in ("left", "right"))
+            for p, place in zip(self.prompt_of[first:last].tolist(), self.place_of[first:last].tolist(), strict=True):
                 gram = said[start : start + self.n]
-                for entry, at in self.grams.get(hash(gram), ()):
-                    if entry not in found and self.prompts[entry][2][at : at + self.n] == gram:
-                        found[entry] = (" ".join(gram), False)
-        return [
-            Hit(pair_id=pair.id, benchmark=self.prompts[e][0], prompt=self.prompts[e][1], span=span, whole=whole)
-            for e, (span, whole) in sorted(found.items())
-        ]
+                if p not in found and self.prompts[p].said.split()[place : place + self.n] == gram:
+                    found[p] = (" ".join(gram), False)
+        return [(p, span, complete) for p, (span, complete) in found.items()]
+
+    def hit(self, pair_id: str, prompt: int, span: str, complete: bool) -> Hit:
+        at = self.prompts[prompt]
+        return Hit(pair_id=pair_id, benchmark=at.benchmark, prompt=at.number, span=span, whole=complete)
+
+    def suspects(self, texts: pa.Array) -> NDArray[np.bool_]:
+        """(texts,) whether a text may share words with a prompt: true for all that do, and for hardly any others."""
+        if not self.prompts:
+            return np.zeros(len(texts), bool)
+        library, found = native.library(_SOURCE), np.zeros(len(texts), np.uint8)
+        if library is None:
+            for i, text in enumerate(texts.to_pylist()):
+                of = hashes(words(text))
+                found[i] = _within(np.append(runs(of, self.n), np.uint64(whole(of))), self._keys).any()
+            return found.astype(bool)
+        entries, sequences = characters()
+
+        def reading(data: int, offsets: int, count: int, done: int, states: NDArray[np.uint8]) -> None:
+            library.contaminated(
+                *native.places(data, offsets), *native.longs(count), done, *native.places(states, entries, sequences),
+                *native.longs(self.n), *native.places(self._keys), *native.longs(len(self._keys)),
+                *native.places(self._filter), *native.longs(self._shift), *native.places(found),
+            )  # fmt: skip
+
+        read(texts, reading)
+        return found.astype(bool)
+
+    @functools.cached_property
+    def _keys(self) -> Hashes:
+        return np.union1d(self.grams, self.wholes)
+
+    @property
+    def _shift(self) -> int:
+        """Of the filter, which has 32 to 64 bits a key: how far a hash's highest bits, the bit's number, are shifted."""
+        return 64 - max(6, (32 * len(self._keys)).bit_length())
+
+    @functools.cached_property
+    def _filter(self) -> Hashes:
+        bits = np.zeros(1 << (64 - self._shift), np.uint8)
+        bits[(self._keys >> np.uint64(self._shift)).astype(np.int64)] = 1
+        return np.packbits(bits, bitorder="little").view(np.uint64)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
+
+
+def _within(some: Hashes, all_sorted: Hashes) -> NDArray[np.bool_]:
+    if not len(all_sorted):
+        return np.zeros(len(some), bool)
+    found: NDArray[np.bool_] = all_sorted[np.searchsorted(all_sorted, some).clip(max=len(all_sorted) - 1)] == some
+    return found
+
+
+def _at(keys: Hashes, values: NDArray[np.int32], key: int) -> list[int]:
+    first, last = (np.searchsorted(keys, np.uint64(key), side) for side in ("left", "right"))
+    found: list[int] = values[first:last].tolist()
+    return found
+
+
+def hits_of(rows: pa.Table | pa.RecordBatch, index: Index, fields: Fields = "prompt") -> list[Hit]:
+    """The hits of pairs in Arrow, in the order of the rows: columns pair_id, prompt, and responses for "all".
+
+    Equal to `Index.hits` of every pair. Texts are read where they lie; only of those that a hash speaks against are the
+    words compared.
+    """
+    table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
+    hits: list[Hit] = []
+    for batch in table.select(["pair_id", "prompt", *(["responses"] if fields == "all" else [])]).to_batches():
+        columns = [_contents(batch.column("prompt"))]
+        if fields == "all":
+            columns.append(_answers(batch.column("responses")))
+        for found in _confirmed(index, batch.column("pair_id"), columns).values():
+            hits += found
+    return hits
+
+
+def _contents(conversations: pa.Array) -> tuple[pa.Array, NDArray[np.int64]]:
+    """What is said in each message, and the row of its conversation."""
+    rows = pc.list_parent_indices(conversations).to_numpy(zero_copy_only=False)
+    return strings(pc.struct_field(pc.list_flatten(conversations), "content")), rows
+
+
+def _answers(responses: pa.Array) -> tuple[pa.Array, NDArray[np.int64]]:
+    rows = pc.list_parent_indices(responses).to_numpy(zero_copy_only=False)
+    texts, of = _contents(pc.struct_field(pc.list_flatten(responses), "messages"))
+    return texts, rows[of]
+
+
+def _confirmed(
+    index: Index, ids: Sequence[Any], columns: Sequence[tuple[pa.Array, NDArray[np.int64]]]
+) -> dict[int, list[Hit]]:
+    """The hits of rows of messages, by row. A text that is said again (a system prompt, a question) is compared once."""
+    suspected: defaultdict[int, list[str]] = defaultdict(list)
+    for texts, rows in columns:
+        for i in np.flatnonzero(index.suspects(texts)).tolist():
+            suspected[int(rows[i])].append(texts[i].as_py())
+    matches = {text: index.matches(text) for text in {t for said in suspected.values() for t in said}}
+    hits = {}
+    for row, said in sorted(suspected.items()):
+        found: dict[int, tuple[str, bool]] = {}
+        for p, span, complete in itertools.chain.from_iterable(matches[text] for text in said):
+            if complete or p not in found:
+                found[p] = (span, complete)
+        hits[row] = [index.hit(str(ids[row]), p, *how) for p, how in sorted(found.items())]
+    return hits
+
+
+def matched_by(index: Index, pairs: Iterable[Pair], fields: Fields = "prompt") -> Iterator[tuple[Pair, list[Hit]]]:
+    """Every pair with its hits, about a thousand in memory at a time; a pair without hits is clean."""
+    stream = iter(pairs)
+    while some := list(itertools.islice(stream, _AT_ONCE)):
+        said = [[text.encode("utf-8", "replace") for text in _texts(pair, fields)] for pair in some]
+        rows = np.repeat(np.arange(len(some)), [len(texts) for texts in said])
+        texts = pa.array([text for texts in said for text in texts], pa.large_string())
+        hits = _confirmed(index, [pair.id for pair in some], [(texts, rows)])
+        yield from ((pair, hits.get(row, [])) for row, pair in enumerate(some))
 
 
 def _texts(pair: Pair, fields: Fields) -> Iterator[str]:
@@ -112,9 +252,8 @@ def _texts(pair: Pair, fields: Fields) -> Iterator[str]:
 def matched(
     pairs: Iterable[Pair], benchmarks: Mapping[str, Iterable[str]], n: int = 13, fields: Fields = "prompt"
 ) -> Iterator[tuple[Pair, list[Hit]]]:
-    """Every pair with its hits, one in memory at a time; a pair without hits is clean."""
-    index = Index.of(benchmarks, n)
-    return ((pair, index.hits(pair, fields)) for pair in pairs)
+    """`matched_by` an index of these benchmarks (name -> prompts)."""
+    return matched_by(Index.of(benchmarks, n), pairs, fields)
 
 
 def decontaminate(

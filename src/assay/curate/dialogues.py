@@ -41,6 +41,9 @@ _UNKEPT = {
     "documents": "documents for the chat template", "chat_template_kwargs": "settings of the chat template",
 }  # fmt: skip
 
+MEANING = frozenset({*PROMPTS, *_SYSTEM, *_UNKEPT, "tools", "functions", "weight"})
+"""The fields beside two responses that shape the pair of them, or forbid it; pictures are apart (`pictures.COLUMNS`)."""
+
 
 def transcript(value: str) -> Conversation | None:
     """The turns of an HH-style "Human: ... Assistant: ..." text (webgpt's "## Human:" too), or None for other text.
@@ -50,6 +53,8 @@ def transcript(value: str) -> Conversation | None:
     """
     if (found := _TEMPLATE.match(value)) is not None:
         raise RowError("", f"holds a chat template's own marks: give the messages instead ({found[1]})")
+    if "Assistant:" not in value and "<extra_id_1>" not in value:
+        return None
     if len(turns := _EXTRA_ID.split(value)) > 1:
         roles = ("User", *turns[1::2])
         said = [(ROLES[r.lower()], t.strip()) for r, t in zip(roles, turns[::2], strict=True)]
@@ -69,7 +74,7 @@ def transcript(value: str) -> Conversation | None:
 
 def decoded(value: object, field: str) -> object:
     """Messages that a CSV or Parquet cell holds as JSON text are those messages; all else is itself."""
-    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return value
     try:
         parsed = json.loads(value)
@@ -261,7 +266,7 @@ def pair_of(row: Row, one: object, other: object, fields: tuple[str, str]) -> tu
 
 def refuse_unkept(row: Row) -> None:
     """Raise RowError for columns that change the meaning of a row and that a pair cannot keep."""
-    for name, what in _UNKEPT.items():
+    for name, what in () if _UNKEPT.keys().isdisjoint(row) else _UNKEPT.items():
         if not _empty(row.get(name)):
             raise RowError(name, f"holds {what}, which a pair cannot keep")
     weight = row.get("weight")

@@ -13,8 +13,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from assay.curate.cells import Cells, recall
 from assay.curate.prepare import Slice, Use, packed, unpacked
-from assay.curate.retrieve import by_need, merged, nearest, neighbours_wanted, taken
+from assay.curate.retrieve import Near, by_need, merged, nearest, neighbours_wanted, taken
 from assay.curate.shards import Pool
 from assay.engine import Engine, Here
 from assay.errors import AssayError
@@ -26,6 +27,8 @@ from assay.tables import read_shard, records, write_shard
 LEVELS = {"low": 0, "medium": 1, "high": 2}
 VOTES = ("pair_id", "better", "by", "kind", "confidence", "votes", "problem", "round", "strength")
 """Columns of judgements that labels are made of."""
+SAMPLE = 64
+"""Gold pairs whose neighbours are looked for exactly, to say what an approximate search missed."""
 FREE = pl.Schema({"pair_id": pl.String, "at": pl.String, "question_id": pl.String, "held": pl.Boolean})
 """The columns of a chosen pair: where it is, and which side of the gold split its question is on."""
 
@@ -141,9 +144,34 @@ class Material:
             raise KeyError(f"{part.name} does not have all of {len(rows)} pairs")
         return found
 
+    def evaluation(self, limit: int = 0) -> list[Preference]:
+        """The pairs that only measure, by what is known to be right, in memory: all, or a random `limit` of them (always the
+        same)."""
+        schema = {"pair_id": pl.String, "at": pl.String, "chosen": pl.String, "place": pl.Float64}
+        best = pl.DataFrame(schema=schema)
+        for _, frame in self.frames(["pair_id", "truth"], "evaluation"):
+            place = pl.Series(draws(frame["pair_id"].to_list(), "evaluation"), dtype=pl.Float64)
+            found = frame.select("pair_id", "at", chosen=pl.col("truth"), place=place)
+            best = pl.concat([best, found]).sort("place", "pair_id")
+            best = best.head(limit) if limit else best
+        return self.preferences(best.with_columns(certainty=pl.lit(1.0), margin=pl.lit(0.0)))
+
     def size(self, *uses: Use) -> int:
         """How many pairs there are for some uses."""
         return sum(len(frame) for _, frame in self.frames(["use"], *uses))
+
+    def evaluation(self, limit: int = 0) -> pl.DataFrame:
+        """The pairs that only measure, labelled with what is known to be true: columns of labels, with `at` and
+        `question_id`; at most `limit` (0: all), drawn at random."""
+        found = [FREE.to_frame().with_columns(chosen=pl.lit("")), *(
+            frame.filter(pl.col("truth").is_not_null()).select(*FREE.names(), chosen="truth")
+            for _, frame in self.frames(["pair_id", "question_id", "held", "truth"], "evaluation")
+        )]  # fmt: skip
+        told = pl.concat(found).with_columns(certainty=pl.lit(1.0), margin=pl.lit(0.0))
+        if limit and len(told) > limit:
+            drawn = pl.Series(draws(told["pair_id"].to_list(), "evaluation"))
+            told = told[drawn.arg_sort()[:limit].sort()]
+        return told
 
     # What stage 1 chooses by: each a pass over narrow columns, a shard at a time
 
@@ -168,30 +196,43 @@ class Material:
         return ((s, by_name.get(s.name, pl.Series([], dtype=pl.String))) for s in self.slices)
 
     def look_alikes(
-        self, asking: pl.DataFrame, p: Mapping[str, float], but: pl.DataFrame, k_max: int, limit: int
-    ) -> pl.DataFrame:
+        self, asking: pl.DataFrame, p: Mapping[str, float], but: pl.DataFrame, k_max: int, limit: int, probe: float = 1.0,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> pl.DataFrame:  # fmt: skip
         """Retrieval 1: pairs of stage 1, not of held questions and none of `but`, that resemble gold pairs (`asking`) which
-        the reward model gets wrong or is unsure of (`p`); the most needed first, at most `limit`."""
+        the reward model gets wrong or is unsure of (`p`); the most needed first, at most `limit`. With `probe` below 1 only
+        that share of cells is looked into (`cells`), and `say` hears what that missed of a sample."""
         order = by_need(p, asking["pair_id"].to_list())
         if not order:
             return FREE.to_frame()
         of = {i: k.vector for i, k in self.known(asking).items()}
-        queries = packed(np.stack([of[i] for i in order]))
-        file = self.out / "queries" / f"{digest([order, k_max])[:16]}.parquet"
-        write_shard(file, queries)
-        rows, scores = np.zeros((len(order), k_max), np.int64), np.full((len(order), k_max), -np.inf)
-        found, start = [FREE.to_frame()], 0
-        for near in self.engine.map(partial(_near, queries=file, k=k_max), self._but(but)):
-            rows, scores = merged((rows, scores), (near.rows + start, near.scores), k_max)
-            found.append(near.pairs)
-            start += len(near.pairs)
-        file.remove()
-        pairs = pl.concat(found)
+        queries = np.stack([of[i] for i in order])
+        (rows, scores), pairs = self._nearest(queries, but, k_max, probe)
+        if probe < 1.0:
+            sample = np.random.default_rng(0).permutation(len(order))[:SAMPLE]
+            exact, _ = self._nearest(queries[sample], but, k_max, 1.0)
+            share = recall((rows[sample], scores[sample]), exact)
+            say(f"look-alikes: {100 * share:.1f}% of the exact neighbours of {len(sample):,} gold pairs were found")
         ids = [pairs["pair_id"].gather(row[score > -np.inf]).to_list() for row, score in zip(rows, scores, strict=True)]
         chosen = taken(ids, [neighbours_wanted(p[i], k_max) for i in order], limit)
         return pl.DataFrame({"pair_id": chosen}, schema={"pair_id": pl.String}).join(
             pairs.unique("pair_id"), on="pair_id", how="left", maintain_order="left"
         ).select(FREE.names())  # fmt: skip
+
+    def _nearest(
+        self, queries: NDArray[np.float16], but: pl.DataFrame, k: int, probe: float
+    ) -> tuple[Near, pl.DataFrame]:
+        """The k nearest open pairs of each query, as rows of the frame."""
+        file = self.out / "queries" / f"{digest(queries.tobytes().hex())[:16]}.parquet"
+        write_shard(file, packed(queries))
+        best: Near = np.zeros((len(queries), k), np.int64), np.full((len(queries), k), -np.inf)
+        found, start = [FREE.to_frame()], 0
+        for near in self.engine.map(partial(_near, queries=file, k=k, probe=probe), self._but(but)):
+            best = merged(best, (near.rows + start, near.scores), k)
+            found.append(near.pairs)
+            start += len(near.pairs)
+        file.remove()
+        return best, pl.concat(found)
 
     def by_priority(self, chosen: pl.DataFrame, seed: int) -> pl.DataFrame:
         """The chosen rows by priority."""
@@ -234,11 +275,15 @@ class _Near:
     pairs: pl.DataFrame
 
 
-def _near(item: tuple[Slice, pl.Series], queries: Place, k: int) -> _Near:
+def _near(item: tuple[Slice, pl.Series], queries: Place, k: int, probe: float) -> _Near:
     part, free = item[0], _open(*item, held=False)
     index = part.frame(["pair_id"]).with_row_index("number")
     numbers = index.filter(pl.col("pair_id").is_in(free["pair_id"].implode()))["number"].to_numpy()
-    rows, scores = nearest(_queries(queries), part.vector_rows()[numbers], k)
+    vectors, asking = part.vector_rows()[numbers], _queries(queries)
+    if probe < 1.0 and len(vectors) > k:
+        rows, scores = Cells.of(vectors).nearest(asking, vectors, k, probe)
+    else:
+        rows, scores = nearest(asking, vectors, k)
     used = np.unique(rows)
     short = ((0, 0), (0, k - rows.shape[1]))
     return _Near(

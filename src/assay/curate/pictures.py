@@ -24,6 +24,7 @@ MARK = "\0image\0"
 _HELD = ("images", "image", "pictures", "picture", "img")
 COLUMNS = (*_HELD, "image_paths", "image_path", "img_path", "image_urls", "image_url")
 """The names of the columns of pictures. Paths and addresses beside the pictures themselves are where those came from."""
+_COLUMNS = frozenset(COLUMNS)
 _IMAGE_PARTS = {"image", "image_url", "input_image"}
 _NOT_DATA = {"type", "text", "index", "detail", "picture"}
 _ALONE = re.compile(rf"(?:\A|\n)\s*{LITERAL}|{LITERAL}\s*(?:\Z|\n)")
@@ -103,6 +104,8 @@ def _decoded(value: str, whole: str) -> bytes:
 
 def resolved(row: Row, keep: Keep) -> Row:
     """`row` with a `Picture` in the place of every picture in its columns, its messages and their parts."""
+    if _COLUMNS.isdisjoint(row) and not any([isinstance(v, list | Mapping) for v in row.values()]):
+        return row
     named = [n for n in COLUMNS if row.get(n)]
     if len([n for n in named if n in _HELD]) > 1:
         raise RowError("/".join(named), "are two columns of pictures: which one the texts mean cannot be told")
@@ -170,7 +173,7 @@ def _indexed(row: dict[str, Any]) -> Row:
 
 def column(row: Row) -> tuple[str, list[Picture]]:
     """The row's column of pictures and what is in it; ("", []) where it has none."""
-    named = [(n, row[n]) for n in COLUMNS if row.get(n)]
+    named = [] if _COLUMNS.isdisjoint(row) else [(n, row[n]) for n in COLUMNS if row.get(n)]
     if not named:
         return "", []
     name, value = named[0]

@@ -1,36 +1,36 @@
-"""`assay pool add`: any source of preferences becomes shards of pairs, origins, in-the-wild judgements and rejections.
+"""`assay pool add`: any source of preferences becomes a generation of the pool's shards (`curate.shards`).
 
-A file is read as a stream and written in parts of 50,000 rows. Its shards are named by its content, so adding it again
-does nothing, and an import that was killed continues at the first part that is missing. Every row ends as pairs or as a
-counted `Rejection`; nothing vanishes.
+Two phases, each a map over an engine: pieces of files are read and laid down by part (`spill`), then each part is gathered into
+shards (`generation`). All that is made until then lies in the pool's `importing`, under names that are a function of the
+content; what is there is done, so the same command goes on where a killed one stopped. The pool's manifest, replaced at the end,
+is what makes the import take effect. Every row ends as pairs or as a counted `Rejection`; nothing vanishes.
 """
 
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
-from assay.curate.layouts import Layout, Preferred, named
-from assay.curate.pictures import keeper
+from assay.curate.generation import gather, gathered, shares
+from assay.curate.layouts import Layout, named
 from assay.curate.reading import SAMPLE as SAMPLE
-from assay.curate.reading import Fields, Read, decide, why_unread
+from assay.curate.reading import Fields, decide, why_unread
 from assay.curate.reading import outcomes as outcomes
+from assay.curate.shards import Pool
 from assay.curate.sources import Part, find
-from assay.curate.texts import Flaw
+from assay.curate.spill import BUCKET, Note, Piece, Segment, bucket_name, pair_up, spill
+from assay.engine import Engine, Here
 from assay.errors import AssayError
-from assay.images import ImageStore
-from assay.records import Judgement, Message, Origin, Pair, Rejection, digest
-from assay.tables import Table, write_text
+from assay.records import digest
+from assay.store import PENDING, Place
 
-PART_ROWS = 50_000
-PART_CHARS = 50_000_000
-"""A part is closed at this many rows or characters of text, so that memory is bounded."""
-_UNSAFE = re.compile(r"[\0\ud800-\udfff]")
+PART_BYTES = 3 << 26
+"""A new pool has so many parts that each holds at most about this much text of its first sources."""
+_SHARD = re.compile(r"\d{4,}-(\d{2,})(?:-\d+)?\.parquet")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,37 +87,96 @@ class PoolReport:
         return "\n".join(self.lines())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    """A file to be imported: what it is called, its layout, and the name of its note and of its pieces."""
+
+    part: Part
+    source: str
+    layout: Layout | None
+    how: str
+
+    @property
+    def key(self) -> str:
+        return _key(self.part, self.how)
+
+    @property
+    def note(self) -> str:
+        return f"{_slug(self.source)}-{_slug(Path(self.part.file).name)}-{self.key}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reading:
+    """How all files of an import are read."""
+
+    strict: bool
+    fields: Fields
+    max_field_chars: int
+
+
 def add(
-    sources: Sequence[str], out: Path, *, layout: str | None = None, name: str | None = None,
+    sources: Sequence[str], out: Path | Place, *, layout: str | None = None, name: str | None = None,
     max_field_chars: int = 1_000_000, say: Callable[[str], None] = print, fields: Fields | None = None,
+    engine: Engine | None = None, parts: int = 0,
 ) -> PoolReport:  # fmt: skip
     """Import files, folders or hub ids into the pool folder `out`, after what is there already.
 
     `layout` names the shape of the rows instead of detecting it; `name` replaces the sources' own names; `fields` renames or
-    leaves out columns. Raises AssayError before anything is written when a source does not exist, the layout is unknown, a
-    file can be read in two ways, or is in the pool already and was read in another way.
+    leaves out columns; `parts` is how many parts a new pool has (0: by the size of its first sources). Raises AssayError
+    before anything is written when a source does not exist, the layout is unknown, a file can be read in two ways, or is in
+    the pool already and was read in another way, and where another import into the pool was cut off.
     """
     wanted, fields = named(layout) if layout is not None else None, fields or Fields()
-    parts = [part for source in sources for part in find(source)]
+    place, engine = Place.of(out), engine or Here()
+    found = [part for source in sources for part in find(str(source))]
     how = _asked(layout, fields)
-    found: list[Layout | None] = []
-    for part in parts:
-        known = _noted(out, part, how)
-        found.append(None if known else _detected(part, wanted, fields))
+    pool = _begun(place, parts, found)
+    known = _known(pool)
+    notes = [_noted(pool, known, part, how) for part in found]
+    new: dict[str, _File] = {}
+    for part, note in sorted(zip(found, notes, strict=True), key=lambda two: (two[0].source, two[0].file)):
+        if note is None and _key(part, how) not in new:
+            new[_key(part, how)] = _File(
+                part=part, source=name or part.source, layout=_detected(part, wanted, fields), how=how
+            )
+    made: dict[str, dict[str, Any]] = {}
+    if new:
+        _announce(list(new.values()), layout is not None, say, fields)
+        reading = _Reading(strict=layout is not None, fields=fields, max_field_chars=max_field_chars)
+        pool, made = _imported(pool, list(new.values()), reading, engine)
+    else:
+        _leftovers(pool)
     reports = []
-    for part, chosen in zip(parts, found, strict=True):
-        known = _noted(out, part, how)
-        report = FileReport(**{**known, "already": True}) if known else _import(
-            part, out, chosen, how, wanted is not None, name or part.source, max_field_chars, say, fields
-        )  # fmt: skip
-        for line in report.lines():
-            say(line)
-        reports.append(report)
-    repeated, contradicting = _overlaps(out)
-    whole = PoolReport(files=tuple(reports), repeated=repeated, contradicting=contradicting)
-    for line in whole.ends():
+    for part, note in zip(found, notes, strict=True):
+        file = new.get(_key(part, how))
+        told = note or made[_key(part, how)]
+        mine = file is not None and file.part is part
+        reports.append(FileReport(**{k: told[k] for k in FileReport.__slots__ if k != "already"}, already=not mine))
+    whole = PoolReport(files=tuple(reports), repeated=pool.repeats, contradicting=pool.conflicts)
+    for line in whole.lines():
         say(line)
     return whole
+
+
+def _begun(place: Place, parts: int, found: Sequence[Part]) -> Pool:
+    """The pool as it is, or an empty one of as many parts as are wanted."""
+    if (place / "pool.json").exists() or (place / "tables").names():
+        pool = Pool.as_it_was(place)
+        if parts and parts != pool.parts:
+            raise AssayError(f"{place}: has {pool.parts} parts; --parts is for a new pool")
+        return pool
+    if parts < 0:
+        raise AssayError(f"--parts {parts}: give a number of parts, or leave it out")
+    size = sum({part.key: part.chars for part in found}.values())
+    return Pool(place=place, parts=parts or _power(size / PART_BYTES), shards=(), generations=0)
+
+
+def _power(wanted: float) -> int:
+    """The least power of two that is not less."""
+    made = 1
+    while made < wanted:
+        made *= 2
+    return made
 
 
 def _detected(part: Part, wanted: Layout | None = None, fields: Fields | None = None) -> Layout | None:
@@ -131,166 +190,141 @@ def _asked(layout: str | None, fields: Fields) -> str:
     return " ".join([*([layout] if layout else []), *mapped, *(f"-{n}" for n in sorted(fields.ignored))])
 
 
-def _noted(out: Path, part: Part, how: str) -> dict[str, Any] | None:
+def _known(pool: Pool) -> list[dict[str, Any]]:
+    """The notes of all files that are in the pool; one of an import that did not take effect is none."""
+    folder = pool.place / "imports"
+    notes: list[dict[str, Any]] = [json.loads((folder / name).read_text()) for name in folder.names(".json")]
+    return [n for n in notes if n["generation"] < pool.generations]
+
+
+def _noted(pool: Pool, known: Sequence[dict[str, Any]], part: Part, how: str) -> dict[str, Any] | None:
     """The note of an import of the same content. Raises AssayError where it was read in another way than is asked now."""
-    key = digest([part.key, how])[:12]
-    for note in sorted((out / "imports").glob("*.json")):
-        held: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
-        content, was = held.pop("content", ""), held.pop("asked", "")
-        if note.stem.endswith(f"-{key}"):
-            return held
-        if content == part.key:
+    same = [note for note in known if note["content"] == part.key]
+    if same and all(note["asked"] != how for note in same):
+        raise AssayError(
+            f"{part.path or part.file}: is in the pool {pool.place} already, read as {same[0]['asked'] or same[0]['layout']}; "
+            "to read it in another way, make the pool anew in another folder"
+        )
+    return next((note for note in same if note["asked"] == how), None)
+
+
+def _key(part: Part, how: str) -> str:
+    return digest([part.key, how])[:12]
+
+
+def _announce(files: Sequence[_File], strict: bool, say: Callable[[str], None], fields: Fields) -> None:
+    for file in files:
+        shown = f"{file.source} ({file.part.file})"
+        if file.layout is None:
+            for line in [f"{shown}: no layout", *why_unread(file.part.rows(), fields)]:
+                say(line)
+        else:
+            say(f"{shown}: layout {file.layout.name}, {'named' if strict else 'detected'}")
+
+
+def _imported(
+    pool: Pool, files: Sequence[_File], reading: _Reading, engine: Engine
+) -> tuple[Pool, dict[str, dict[str, Any]]]:
+    """Read the files, gather the parts, and let it take effect: the pool then, and the note of each file by its key."""
+    pieces = {file.key: _pieces(pool, file, reading) for file in files}
+    folder = _planned(pool, files, reading)
+    done = {n.removesuffix(".json") for n in folder.names(".json")}
+    _all(engine, partial(spill, folder), [p for some in pieces.values() for p in some if p.name not in done])
+    notes = {key: [Note.read(folder, p.name) for p in some] for key, some in pieces.items()}
+    lone = {key: _buckets(pieces[key][0], notes[key]) for key in pieces}
+    _all(engine, partial(pair_up, folder), [i for some in lone.values() for n, i in some.items() if n not in done])
+    for key, some in lone.items():
+        notes[key] += [Note.read(folder, name) for name in some]
+    wanted = shares([note for some in notes.values() for note in some], pool.generations)
+    _all(engine, partial(gather, folder, pool), [share for share in wanted if share.name not in done])
+    told = {file.key: _file_note(file, notes[file.key], pool.generations) for file in files}
+    for file in files:
+        (pool.place / "imports" / f"{file.note}.json").write_text(json.dumps(told[file.key], indent=2))
+    made = [gathered(folder, share) for share in wanted]
+    shards = [g.shard for g in made if g.shard.votes]
+    more = replace(
+        pool, shards=(*pool.shards, *shards), generations=pool.generations + 1,
+        repeats=pool.repeats + sum(s.votes - s.pairs for s in shards),
+        conflicts=pool.conflicts + sum(g.conflicts for g in made),
+    )  # fmt: skip
+    more.save()
+    _leftovers(more)
+    return more, told
+
+
+def _all(engine: Engine, work: Callable[[Any], None], items: Sequence[Any]) -> None:
+    for _ in engine.map(work, items):
+        pass
+
+
+def _pieces(pool: Pool, file: _File, reading: _Reading) -> list[Piece]:
+    """What the calls of `spill` read of a file."""
+    part, images = file.part, pool.place / "images"
+    first = Piece(
+        name=file.key, source=file.source, file=part.file, rows=part.rows, layout=file.layout.name if file.layout else "",
+        strict=reading.strict, fields=reading.fields, parts=pool.parts, buckets=_power(part.chars / BUCKET),
+        max_field_chars=reading.max_field_chars, folder=Path(part.path).parent if part.path else None, images=images.path,
+    )  # fmt: skip
+    return [replace(first, name=f"{file.key}+{i:05d}", rows=rows) for i, rows in enumerate(part.pieces)]
+
+
+def _buckets(piece: Piece, notes: Sequence[Note]) -> dict[str, tuple[Piece, int, tuple[Segment, ...]]]:
+    """By its name, what a call of `pair_up` reads: a file's rows of one response each that fell into one bucket."""
+    lone: dict[int, list[Segment]] = {}
+    for segment in (s for note in notes for s in note.segments if s.kind == "lone"):
+        lone.setdefault(segment.part, []).append(segment)
+    return {bucket_name(piece, n): (piece, n, tuple(segments)) for n, segments in sorted(lone.items())}
+
+
+def _planned(pool: Pool, files: Sequence[_File], reading: _Reading) -> Place:
+    """The folder of this import: with what it has made already, or new, after what is left of one that took no effect.
+
+    Raises AssayError where another import was cut off.
+    """
+    folder = pool.place / "importing"
+    named_ = sorted([f.key, f.source, f.part.file, f.layout.name if f.layout else ""] for f in files)
+    how = [pool.generations, pool.parts, reading.strict, reading.max_field_chars, len(pool.shards), pool.pairs]
+    plan = {"files": named_, "how": digest(how), "generation": pool.generations}
+    if (folder / "plan.json").exists():
+        held = json.loads((folder / "plan.json").read_text())
+        if held == plan:
+            return folder
+        if held["generation"] == pool.generations:
+            other = ", ".join(f"{source} ({file})" for _, source, file, _ in held["files"][:3])
             raise AssayError(
-                f"{part.path or part.file}: is in the pool {out} already, read as {was or held['layout']}; to read it "
-                "in another way, make the pool anew in another folder"
+                f"{pool.place}: the import of {other}{', ...' if len(held['files']) > 3 else ''} was cut off (or is going on): "
+                f"give the same command again to finish it, or remove {folder} to drop it; then import other files"
             )
-    return None
+    _leftovers(pool)
+    (folder / "plan.json").write_text(json.dumps(plan))
+    return folder
 
 
-def _overlaps(out: Path) -> tuple[int, int]:
-    """(rows of the pool beyond the first of their pair, pairs for which rows prefer different responses)."""
-    shards = sorted((out / "tables" / "wild").glob("*.parquet"))
-    if not shards:
-        return 0, 0
-    wild = pl.concat([pl.read_parquet(shard, columns=["pair_id", "better"]) for shard in shards])
-    pairs = wild.group_by("pair_id").agg(sides=pl.col("better").drop_nulls().n_unique())
-    return wild.height - pairs.height, pairs.filter(pl.col("sides") > 1).height
+def _leftovers(pool: Pool) -> None:
+    """Remove what the manifest does not know: the folder of an import that is over, shards of one that was dropped."""
+    (pool.place / "importing").remove()
+    for table in ("pairs", "index", "votes", "origins", "rejections"):
+        for name in (pool.place / table).names(".parquet"):
+            shard = _SHARD.fullmatch(name)
+            if shard is not None and int(shard[1]) >= pool.generations:
+                (pool.place / table / name).remove()
+    for table in ("", "pairs", "index", "votes", "origins", "rejections", "imports"):
+        path = pool.place.path
+        for file in (path / table).glob(f"*{PENDING}") if path is not None else ():
+            file.unlink(missing_ok=True)
 
 
-def _import(
-    part: Part, out: Path, layout: Layout | None, how: str, named_: bool, source: str, max_field_chars: int,
-    say: Callable[[str], None], fields: Fields,
-) -> FileReport:  # fmt: skip
-    if layout is None:
-        for line in [f"{source} ({part.file}): no layout", *why_unread(part.rows(), fields)]:
-            say(line)
-    else:
-        say(f"{source} ({part.file}): layout {layout.name}, {'named' if named_ else 'detected'}")
-    key = digest([part.key, how])[:12]
-    shard = f"{_slug(source)}-{_slug(Path(part.file).name)}-{key}"
-    writer = _Writer(out, shard, source, part.file)
-    keep = keeper(ImageStore(out / "images"), Path(part.path).parent if part.path else None)
-    for item in outcomes(part.rows(), layout, strict=named_, keep=keep, fields=fields):
-        writer.take(item, max_field_chars)
-    writer.flush()
-    report = writer.report(layout.name if layout else "none")
-    note = {**_plain(report), "content": part.key, "asked": how}
-    write_text(out / "imports" / f"{shard}.json", json.dumps(note, indent=2))
-    return report
-
-
-def _plain(report: FileReport) -> dict[str, Any]:
-    return {name: getattr(report, name) for name in FileReport.__slots__ if name != "already"}
+def _file_note(file: _File, notes: Sequence[Note], generation: int) -> dict[str, Any]:
+    """What is kept of the import of a file: its report, its content, how it was read, and when."""
+    rejected: Counter[str] = Counter()
+    for note in notes:
+        rejected.update(note.rejected)
+    return {
+        "source": file.source, "file": file.part.file, "layout": file.layout.name if file.layout else "none",
+        "rows": sum(n.rows for n in notes), "pairs": sum(n.pairs for n in notes), "ties": sum(n.ties for n in notes),
+        "rejected": dict(sorted(rejected.items())), "content": file.part.key, "asked": file.how, "generation": generation,
+    }  # fmt: skip
 
 
 def _slug(value: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", value).strip("-")[:40] or "source"
-
-
-@dataclass
-class _Writer:
-    """The part being filled and the counts so far; the same rows always fill the same parts."""
-
-    out: Path
-    shard: str
-    source: str
-    file: str
-    part: int = 0
-    rows: int = 0
-    pairs: int = 0
-    ties: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-    held: tuple[list[Pair], list[Origin], list[Judgement], list[Rejection]] = field(
-        default_factory=lambda: ([], [], [], [])
-    )
-    held_rows: int = 0
-    held_chars: int = 0
-
-    def take(self, read: Read, max_field_chars: int) -> None:
-        self.rows += read.rows
-        for made in read.made:
-            if isinstance(made, Preferred):
-                self._pair(made, read, max_field_chars)
-            elif isinstance(made, Flaw):
-                self._reject(read.row, "", made.reason, made.excerpt)
-            else:
-                self._reject(read.row, made.field, made.reason, json.dumps(read.value, default=str)[:400])
-        self.held_rows += read.rows
-        if self.held_rows >= PART_ROWS or self.held_chars >= PART_CHARS:
-            self.flush()
-
-    def _pair(self, made: Preferred, read: Read, max_field_chars: int) -> None:
-        pair = made.pair
-        turns = [m for part in (pair.prompt, *(r.messages for r in pair.responses)) for m in part]
-        contents = [t for m in turns for t in _texts(m)]
-        wrong = next(((c, why) for c in contents if (why := trouble(c, max_field_chars))), None)
-        if wrong is not None:
-            self._reject(read.row, field_of(read.value, wrong[0]), wrong[1], wrong[0][:200])
-            return
-        pairs, origins, judgements, _ = self.held
-        pairs.append(pair)
-        origins.append(Origin(pair_id=pair.id, source=self.source, file=self.file, row=read.row, layout=read.layout))
-        judgements.append(Judgement(
-            pair_id=pair.id, better=made.better, by=f"wild:{self.source}", kind="wild", confidence=made.confidence,
-            votes=made.votes, problem="" if made.better else "tie", strength=made.strength,
-        ))  # fmt: skip
-        self.pairs += 1
-        self.ties += made.better is None
-        self.held_chars += sum(map(len, contents))
-
-    def _reject(self, row: int, where: str, reason: str, excerpt: str) -> None:
-        where, reason, shown = (_UNSAFE.sub("\ufffd", t) for t in (where, reason, excerpt[:200]))
-        self.held[3].append(
-            Rejection(source=self.source, file=self.file, row=row, field=where, reason=reason, excerpt=shown)
-        )
-        general = re.sub(r"\[\d+\]|(?<=response )\d+", "[.]", where)
-        self.rejected[f"{general} {reason.partition(' (')[0]}".strip()] += 1
-
-    def flush(self) -> None:
-        """Write the held rows as one part, and do nothing where a killed import has already written it."""
-        held: tuple[list[Any], ...] = self.held
-        names = ("pairs", "origins", "wild", "rejections")
-        records: tuple[type[Any], ...] = (Pair, Origin, Judgement, Rejection)
-        for name, record, rows in zip(names, records, held, strict=True):
-            table: Table[Any] = Table(self.out / "tables" / name, record)
-            shard = f"{self.shard}-{self.part:05d}"
-            if rows and not table.done(shard):
-                table.write(shard, rows)
-        self.held = ([], [], [], [])
-        self.part, self.held_rows, self.held_chars = self.part + 1, 0, 0
-
-    def report(self, layout: str) -> FileReport:
-        return FileReport(
-            source=self.source, file=self.file, layout=layout, rows=self.rows, pairs=self.pairs, ties=self.ties,
-            rejected=dict(self.rejected),
-        )  # fmt: skip
-
-
-def _texts(message: Message) -> list[str]:
-    """Every text of a message."""
-    more = (message.reasoning, message.tool_calls, message.tool_call_id, message.name, message.tools)
-    return [message.content, *(t for t in more if t)]
-
-
-def trouble(content: str, max_field_chars: int) -> str:
-    """Why a text cannot be kept, or "" if it can."""
-    if len(content) > max_field_chars:
-        return f"is longer than {max_field_chars} characters ({len(content)})"
-    if (match := _UNSAFE.search(content)) is None:
-        return ""
-    if match[0] == "\0":
-        return "contains a null byte"
-    return "contains bytes that are not UTF-8, or half of a surrogate pair"
-
-
-def field_of(value: object, content: str, path: str = "") -> str:
-    """The path of the text in a row that holds `content`, as in "chosen[1].content"; "" when it is in none."""
-    if isinstance(value, str):
-        return path if content in value else ""
-    if isinstance(value, dict):
-        inside = ((f"{path}.{k}" if path else str(k), v) for k, v in value.items())
-    elif isinstance(value, list):
-        inside = ((f"{path}[{i}]", v) for i, v in enumerate(value))
-    else:
-        return ""
-    return next((found for p, v in inside if (found := field_of(v, content, p))), "")

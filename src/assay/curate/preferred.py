@@ -45,6 +45,7 @@ _ENDS = (
 )  # fmt: skip
 TWO = (*((stem + one, stem + two) for stem in _STEMS for one, two in _ENDS), ("a1", "a2"), ("A", "B"))
 TWO_SCORES = tuple((f"{stem}{a}", f"{stem}{b}") for stem in ("score", "rating", "reward") for a, b in _ENDS)
+TWO_NAMES = frozenset(name for two in TWO for name in two)
 LABELS = (
     "label", "winner", "preference", "overall_preference", "preference_strength", "preferred", "better",
     "better_response_id", "safer_response_id", "choice", "human", "verdict", "result", "chosen", "labels",
@@ -56,6 +57,8 @@ _SCORES_OF_TWO = (
     ("rating_chosen", "rating_rejected"), ("chosen_rating", "rejected_rating"), ("chosen_reward", "rejected_reward"),
     ("reward_chosen", "reward_rejected"), ("chosen-score", "rejected-score"),
 )  # fmt: skip
+TELLING = frozenset({*(name for two in _SCORES_OF_TWO for name in two), "margin"})
+"""The fields that say by how much the chosen response is better."""
 _PUBLISHED: tuple[tuple[tuple[str, ...], str, LabelCode], ...] = (
     (("context", "response1", "response2"), "overall_preference", (-3, 3)),  # HelpSteer3: below 0 the first is better
     (("prompt", "response_1", "response_2"), "preference_strength", (-3, 3)),  # HelpSteer2-preference: the same
@@ -96,6 +99,8 @@ def both(row: Row, choices: Iterable[tuple[str, str]]) -> tuple[str, str] | None
 
 def pair_fields(row: Row) -> tuple[str, str] | None:
     """The names of the two response fields, where the row has both."""
+    if TWO_NAMES.isdisjoint(row):
+        return None
     fields = both(row, TWO)
     return fields if fields and has(row, *fields) else None
 
@@ -105,8 +110,9 @@ def chosen_fields(row: Row) -> tuple[str, str] | None:
 
     Numbers and true/false there are indexes, and words such as "response_a" names of two other fields: not responses.
     """
-    fields = next((two for two in CHOSEN if has(row, *two)), None)
-    if fields is None or any(isinstance(row[f], int | float) for f in fields):
+    get = row.get
+    fields = next((two for two in CHOSEN if get(two[0]) is not None and get(two[1]) is not None), None)
+    if fields is None or isinstance(row[fields[0]], int | float) or isinstance(row[fields[1]], int | float):
         return None
     two = pair_fields(row)
     if two is None or set(two) & set(fields):
@@ -130,7 +136,7 @@ def chosen_rejected(row: Row, shared_start: bool = False) -> list[Outcome]:
         one, other = one, _rejected_messages(one, other, fields)
     if shared_start:
         row, one, other = _split(row, one, other, fields)
-    strength = _told_strength(row)
+    strength = told_strength(row)
     rivals = [(a, f, b, g) for a, f in _each(one, fields[0]) for b, g in _each(other, fields[1])]
     if len(rivals) > MAX_LISTED**2:
         raise RowError("/".join(fields), f"hold more than {MAX_LISTED} responses")
@@ -188,9 +194,9 @@ def _split(row: Row, one: object, other: object, fields: tuple[str, str]) -> tup
     return {**row, "prompt": one[:at].rstrip()}, one[at:], other[at:]
 
 
-def _told_strength(row: Row) -> float:
+def told_strength(row: Row) -> float:
     """By how much the chosen response is better, from scores beside the two or a margin (TRL); 0.0 where none is told."""
-    scores = next((two for two in _SCORES_OF_TWO if has(row, *two)), None)
+    scores = next((two for two in _SCORES_OF_TWO if two[0] in row and has(row, *two)), None)
     if scores and not any(isinstance(row[n], list | Mapping) for n in scores):
         high, low = (number(row[n], n) for n in scores)
         if high < low:

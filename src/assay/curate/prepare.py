@@ -11,6 +11,7 @@ when they are met.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Literal
@@ -21,7 +22,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from assay.curate.attributes import attribute_text, rule_attributes
-from assay.curate.decontaminate import Hit, Index
+from assay.curate.decontaminate import Hit, Index, hits_of
+from assay.curate.near_duplicates import MinHash, documents, near_duplicates
 from assay.curate.settle import wild_frame
 from assay.curate.shards import Pool, Shard
 from assay.engine import Engine, make
@@ -30,7 +32,7 @@ from assay.order import draws
 from assay.records import Attributes, Embedder, Pair, digest
 from assay.run import jsonable
 from assay.store import Place
-from assay.tables import frame_to_arrow, read_shard, records, stream_shard, to_arrow, write_shard
+from assay.tables import frame_to_arrow, read_frame, read_shard, records, stream_shard, to_arrow, write_shard
 
 Use = Literal["evaluation", "stage1", "stage2"]
 RULE = 1
@@ -47,6 +49,8 @@ class SplitConfig:
     """Share of the remaining prompts that form the pool of stage 1; the rest is in the wild (stage 2)."""
     held_share: float = 0.3
     """Of the questions of stage 1, those whose gold chooses checkpoints and is never trained on."""
+    near_duplicates: float = 0.0
+    """Of pairs that are at least so alike (Jaccard, verified; `near_duplicates`) one is kept (0: all are)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +86,15 @@ class Slice:
     attributes: Place
     vectors: Place
 
+    @property
+    def key(self) -> str:
+        """The name of its index: what the shard is of, and a digest of its pairs, of what their sources say, and of the
+        split."""
+        return _stem(self.index)
+
     def frame(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Rows of `Kept`, as columns."""
-        return _frame(read_shard(self.index, columns))
+        return read_frame(self.index, columns)
 
     def text(self, rows: Sequence[int] | NDArray[np.int64] | pl.Series) -> dict[str, Pair]:
         """The pairs at some rows of the shard of pairs."""
@@ -109,6 +119,7 @@ class Described:
 def prepare(
     pool: Pool, out: Place, split: SplitConfig, benchmarks: Mapping[str, Sequence[str]], embed: Embedder, embedder: str,
     engine: Engine, described: Described | None = None, say: Callable[[str], None] = lambda _: None,
+    timed: Callable[[str], AbstractContextManager[None]] = nullcontext,
 ) -> tuple[Slice, ...]:  # fmt: skip
     """Make, or find, all four tables of every shard under `out`; returns the shards.
 
@@ -122,34 +133,40 @@ def prepare(
         engine: Where the stages run.
         described: How attributes are given (default: rules).
         say: Hears about progress.
+        timed: Gets the name of each stage, and is entered while it runs.
 
     Raises Unreached where the server that describes did not answer.
     """
     how = described or Described()
     shards = [s for s in pool.shards if s.pairs]
     watched = _written(out, benchmarks) if benchmarks else None
-    hits = _contamination(pool, shards, out, watched, engine, say) if watched else {}
-    key = {s.name: _name(s.name, s.content, pool.said(s.part), split, watched and watched.name, RULE) for s in shards}
+    with timed("contamination"):
+        hits = _contamination(pool, shards, out, watched, engine, say) if watched else {}
+    with timed("near-duplicates"):
+        near = _near(pool, shards, out, split.near_duplicates, say) if split.near_duplicates else None
+    made_of = (split, watched and watched.name, near and near.name, RULE)
+    key = {s.name: _name(s.name, s.content, pool.said(s.part), *made_of) for s in shards}
     work = {
-        key[s.name]: _Keeping(pool=pool, shard=s, hits=hits.get(s.name), split=split) for s in shards
+        key[s.name]: _Keeping(pool=pool, shard=s, hits=hits.get(s.name), near=near, split=split) for s in shards
     }  # fmt: skip
-    index = make(engine, out / "index", keep, work, told=_teller(say, "shards indexed"))
+    with timed("index"):
+        index = make(engine, out / "index", keep, work, told=_teller(say, "shards indexed"))
     bare = [
         Slice(name=s.name, part=s.part, pairs=pool.table("pairs").file(s.name), index=index[key[s.name]],
               attributes=out / "attributes" / f"{_name(key[s.name], how.name)}.parquet",
               vectors=out / "vectors" / f"{_name(key[s.name], how.name, embedder, RULE)}.parquet")
         for s in shards
     ]  # fmt: skip
-    if how.ask is None:
-        work_a = {_stem(s.attributes): s for s in bare}
-        make(engine, out / "attributes", describe, work_a, told=_teller(say, "shards described"))
-    else:
-        for s in bare:
+    with timed("attributes"):
+        if how.ask is None:
+            make(engine, out / "attributes", describe, {_stem(s.attributes): s for s in bare},
+                 told=_teller(say, "shards described"))  # fmt: skip
+        for s in bare if how.ask is not None else ():
             if not s.attributes.exists():
                 write_shard(s.attributes, asked(s, how.ask))
-    encode = partial(embed_slice, embed)
-    work_v = {_stem(s.vectors): s for s in bare}
-    make(engine, out / "vectors", encode, work_v, model=True, told=_teller(say, "shards embedded"))
+    with timed("vectors"):
+        make(engine, out / "vectors", partial(embed_slice, embed), {_stem(s.vectors): s for s in bare}, model=True,
+             told=_teller(say, "shards embedded"))  # fmt: skip
     return tuple(bare)
 
 
@@ -163,8 +180,8 @@ def _name(start: str, *made_of: object) -> str:
 
 
 def _teller(say: Callable[[str], None], what: str) -> Callable[[int, int], None]:
-    """Says how far a stage is, about ten times."""
-    return lambda done, total: say(f"{done:,} of {total:,} {what}") if done % max(1, total // 10) == 0 else None
+    """Says how far a long stage is, about ten times."""
+    return lambda done, total: say(f"{done:,} of {total:,} {what}") if total > 9 and done % (total // 10) == 0 else None
 
 
 def _written(out: Place, benchmarks: Mapping[str, Sequence[str]]) -> Place:
@@ -180,10 +197,36 @@ def _contamination(
     pool: Pool, shards: Sequence[Shard], out: Place, watched: Place, engine: Engine, say: Callable[[str], None]
 ) -> dict[str, Place]:
     key = {s.name: _name(s.name, s.content, watched.name, RULE) for s in shards}
-    items = {key[s.name]: pool.table("pairs").file(s.name) for s in shards}
+    items = {key[s.name]: (pool.table("pairs").file(s.name), pool.table("index").file(s.name)) for s in shards}
     told = _teller(say, "shards compared with benchmarks")
     files = make(engine, out / "contamination", partial(contamination, watched), items, told=told)
     return {s.name: files[key[s.name]] for s in shards}
+
+
+def _near(pool: Pool, shards: Sequence[Shard], out: Place, threshold: float, say: Callable[[str], None]) -> Place:
+    """The clusters of near-duplicates of the whole pool: `NearDuplicates.table` as a file."""
+    file = out / "near_duplicates" / f"{digest([threshold, *(s.content for s in shards)])[:12]}.parquet"
+    if not file.exists():
+        found = near_duplicates(Documents(pool), MinHash(threshold=threshold))
+        for line in found.lines():
+            say(line)
+        write_shard(file, found.table)
+    return file
+
+
+class Documents:
+    """The texts of a pool's pairs, as `near_duplicates` goes through them."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+
+    def __iter__(self) -> Iterator[tuple[pa.Array, pa.Array]]:
+        for shard in self.pool.shards:
+            if shard.pairs:
+                ids, start = read_shard(self.pool.table("index").file(shard.name), ["pair_id"])["pair_id"], 0
+                for part in stream_shard(self.pool.table("pairs").file(shard.name), ["prompt", "responses"]):
+                    yield ids.slice(start, len(part)), documents(part)
+                    start += len(part)
 
 
 @cache
@@ -191,13 +234,12 @@ def _watched(file: Place) -> Index:
     return Index.of(json.loads(file.read_text()))
 
 
-def contamination(watched: Place, pairs: Place) -> pa.Table:
-    """Stage: the `Hit` rows of a shard of pairs, against the prompts in the file `watched`."""
-    index = _watched(watched)
-    hits: list[Hit] = []
-    for part in stream_shard(pairs):
-        for pair in records(Pair, part):
-            hits += index.hits(pair)
+def contamination(watched: Place, item: tuple[Place, Place]) -> pa.Table:
+    """Stage: the `Hit` rows of a shard (its pairs, its index), against the prompts in the file `watched`."""
+    ids, hits, start = read_shard(item[1], ["pair_id"])["pair_id"], list[Hit](), 0
+    for part in stream_shard(item[0], ["prompt"]):
+        hits += hits_of(part.append_column("pair_id", ids.slice(start, len(part))), _watched(watched))
+        start += len(part)
     return to_arrow(Hit, hits)
 
 
@@ -206,15 +248,20 @@ class _Keeping:
     pool: Pool
     shard: Shard
     hits: Place | None
+    near: Place | None
     split: SplitConfig
 
 
 def keep(item: _Keeping) -> pa.Table:
     """Stage: the `Kept` rows of a shard. Whole questions go to one side of every split, by their id alone."""
     pool, shard = item.pool, item.shard
-    frame = _frame(read_shard(pool.table("index").file(shard.name))).with_row_index("row")
+    frame = read_frame(pool.table("index").file(shard.name)).with_row_index("row")
     if item.hits is not None:
         frame = frame.filter(~pl.col("pair_id").is_in(read_shard(item.hits, ["pair_id"])["pair_id"].to_pylist()))
+    if item.near is not None:
+        alike = read_frame(item.near, ["pair_id", "representative"])
+        others = alike.filter(pl.col("pair_id") != pl.col("representative"))["pair_id"]
+        frame = frame.filter(~pl.col("pair_id").is_in(others.implode()))
     votes = pool.votes(shard.part).filter(pl.col("pair_id").is_in(frame["pair_id"].implode()))
     truth = pool.votes(shard.part, table="truth").unique("pair_id", keep="any").rename({"better": "truth"})
     frame = frame.join(wild_frame(votes), on="pair_id", how="left", maintain_order="left")
@@ -283,9 +330,3 @@ def unpacked(table: pa.Table) -> NDArray[np.float16]:
     chunks = [np.frombuffer(c.buffers()[1], np.float16, len(c) * width, c.offset * 2 * width).reshape(-1, width)
               for c in table["vector"].chunks if len(c)]  # fmt: skip
     return np.concatenate(chunks) if chunks else np.zeros((0, width), np.float16)
-
-
-def _frame(table: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame

@@ -109,22 +109,43 @@ def _rows(stream: Iterable[Cell | Flaw], fields: Fields) -> Iterator[tuple[int, 
                 continue
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lone:
+    """A row of one response alone: those of one layout and prompt make pairs (`paired`)."""
+
+    row: int
+    layout: str
+    rated: Rated
+
+
 def outcomes(
     stream: Iterable[Cell | Flaw], layout: Layout | None, strict: bool = False, keep: Keep | None = None,
     fields: Fields | None = None,
 ) -> Iterator[Read]:  # fmt: skip
-    """Every row as pairs and errors. A row that lacks the layout's fields is tried in the others unless `strict`.
+    """`readings` of a file that fits in memory: rows of one response each are held until the end."""
+    lone: list[Lone] = []
+    for read in readings(stream, layout, strict, keep, fields):
+        if isinstance(read, Lone):
+            lone.append(read)
+        else:
+            yield read
+    yield from paired(lone)
 
-    Rows of one response each are held until the end, when those of one prompt make pairs. `keep` takes pictures in; without
-    it, rows that show pictures are errors.
+
+def readings(
+    stream: Iterable[Cell | Flaw], layout: Layout | None, strict: bool = False, keep: Keep | None = None,
+    fields: Fields | None = None,
+) -> Iterator[Read | Lone]:  # fmt: skip
+    """Every row as pairs and errors, or as one response of several. A row that lacks the layout's fields is tried in the
+    others unless `strict`. `keep` takes pictures in; without it, rows that show pictures are errors.
     """
-    groups: dict[tuple[str, str], list[tuple[int, Rated]]] = {}
+    fields = fields or Fields()
     for item in stream:
         if isinstance(item, Flaw):
             yield Read(row=item.row, rows=int(item.row > 0), layout="", value={}, made=(item,))
             continue
         try:
-            row = flattened((fields or Fields()).applied(item.value))
+            row = flattened(fields.applied(item.value))
             row = with_pictures(row, keep) if keep is not None else row
         except RowError as error:
             yield Read(row=item.row, rows=1, layout="", value=item.value, made=(error,))
@@ -132,12 +153,18 @@ def outcomes(
         used = layout if layout is not None and (strict or layout.fits(row)) else fitting(row) or layout
         if used is not None and used.one is not None:
             try:
-                rated = used.one(row)
-                groups.setdefault((used.name, rated.prompt_key), []).append((item.row, rated))
+                yield Lone(row=item.row, layout=used.name, rated=used.one(row))
             except RowError as error:
                 yield Read(row=item.row, rows=1, layout=used.name, value=item.value, made=(error,))
             continue
         yield Read(row=item.row, rows=1, layout=used.name if used else "", value=item.value, made=_made(row, used))
+
+
+def paired(rows: Iterable[Lone]) -> Iterator[Read]:
+    """The pairs of rows of one response each, in the order in which their prompts first occur."""
+    groups: dict[tuple[str, str], list[tuple[int, Rated]]] = {}
+    for one in rows:
+        groups.setdefault((one.layout, one.rated.prompt_key), []).append((one.row, one.rated))
     for (name, _), members in groups.items():
         yield from _grouped(name, members)
 

@@ -16,6 +16,7 @@ meet in one part, whatever files they came from. A shard (PART-GENERATION, and -
 a later import adds shards with the pairs that are new, and votes on those that were there.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -74,8 +75,8 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """A pool folder as its manifest says it is. `repeats` counts the rows that repeat a pair, `conflicts` the pairs for
-    which sources prefer different responses; `chosen` says that only some pairs are `askable` (all of these may enter
+    """A pool folder as its manifest says it is. `generations` counts the imports that took effect, `repeats` the rows that
+    repeat a pair, `conflicts` the pairs for which sources prefer different responses; `chosen` says that only some pairs are `askable` (all of these may enter
     stage 1), `knows` that the better response of some pairs is known (`truth`)."""
 
     place: Place
@@ -85,6 +86,7 @@ class Pool:
     conflicts: int = 0
     chosen: bool = False
     knows: bool = False
+    generations: int = 1
     version: int = field(default=VERSION)
 
     @property
@@ -96,12 +98,17 @@ class Pool:
         """The pool in a folder. Raises AssayError where there is none, where an import was cut off (part of a file's pairs
         would be taken for all of them), or where an earlier version made it."""
         place = where if isinstance(where, Place) else Place.of(str(where))
-        manifest = place / "pool.json"
         if (place / "importing").names():
             raise AssayError(
                 f"{place}: an import into this pool was cut off or is not over, so the pool has only some of its pairs; "
                 "give the same `assay pool add` again to finish it"
             )
+        return Pool.as_it_was(place)
+
+    @staticmethod
+    def as_it_was(place: Place) -> "Pool":
+        """`open`, without what an import is adding: for the import itself."""
+        manifest = place / "pool.json"
         if not manifest.exists():
             if (place / "tables").names():
                 raise AssayError(
@@ -131,7 +138,10 @@ class Pool:
         """The votes (or another table) on the pairs of a part, of all generations."""
         of = self.table(table)
         names = [s.name for s in self.shards if s.part == part and of.done(s.name)]
-        return of.frame(*names, columns=columns) if names else of.frame(columns=columns).clear()
+        if names:
+            return of.frame(*names, columns=columns)
+        empty = of.schema.empty_table()
+        return pl.DataFrame(pl.from_arrow(empty if columns is None else empty.select(list(columns))))
 
 
 def part_of(question_id: str, parts: int) -> int:
@@ -174,7 +184,9 @@ def create(
         index = [Indexed.of(p, p.id not in not_askable) for p in here]
         shards.append(Shard(
             name=name, part=part, pairs=len(here), votes=len(told), chars=sum(i.chars for i in index),
-            content=digest([[i.pair_id, i.askable] for i in index]), said=said_digest(told, true),
+            content=digest([[i.pair_id, i.askable] for i in index]), said=said_digest(
+                pl.DataFrame(pl.from_arrow(to_arrow(Judgement, told))), pl.DataFrame(pl.from_arrow(to_arrow(Truth, true)))
+            ),
         ))  # fmt: skip
         work.append((name, {
             "pairs": to_arrow(Pair, here), "index": to_arrow(Indexed, index), "votes": to_arrow(Judgement, told),
@@ -196,10 +208,18 @@ def create(
     return pool
 
 
-def said_digest(votes: Iterable[Judgement], truth: Iterable[Truth]) -> str:
+def said_digest(votes: pl.DataFrame, truth: pl.DataFrame | None = None) -> str:
     """What the votes and truths of a shard are, whatever their order."""
-    told = sorted(digest([j.pair_id, j.better, j.by, j.problem, j.confidence, j.votes, j.strength]) for j in votes)
-    return digest([told, sorted([t.pair_id, t.better] for t in truth)])
+    columns = ["pair_id", "better", "by", "problem", "confidence", "votes", "strength"]
+    made = hashlib.blake2b(digest_size=16)
+    for frame in (votes.select(columns), truth if truth is not None else pl.DataFrame()):
+        for column in frame.sort(frame.columns) if frame.width else ():
+            if column.dtype == pl.String:
+                made.update(column.str.len_bytes().fill_null(1 << 31).to_numpy().astype("<u4").tobytes())
+                made.update("".join(column.fill_null("").to_list()).encode("utf-8", "surrogatepass"))
+            else:
+                made.update(column.to_numpy().tobytes())
+    return made.hexdigest()
 
 
 def changed(before: Pool, now: Pool) -> str:

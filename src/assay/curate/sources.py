@@ -17,10 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from assay.curate.csvs import csv_rows
-from assay.curate.texts import Cell, Flaw, json_rows, unpacked
+from assay.curate.texts import Cell, Flaw, json_rows, lines_from, plain_lines, unpacked
 from assay.errors import AssayError, missing_extra
 
 BATCH = 1024
+PIECE = 1 << 26
+"""Bytes of a file that one call reads, where a file can be read in pieces: JSON lines as they are, and Parquet."""
+_UNPACKED = {".gz": 4, ".zst": 4, ".parquet": 3}
+"""About how many bytes of text a byte of such a file holds."""
 _SUFFIXES = {".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv", ".arrow"}
 _PACKED = {".gz", ".zst"}
 _FOREIGN = {
@@ -34,14 +38,17 @@ _HUB = re.compile(r"(?:hf:/?/?)?([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
 class Part:
     """One file (or one split of a hub data set): `source` is what it belongs to, `key` its content id.
 
-    `rows()` streams it from the start each time it is called. `path` is where the file lies, "" for a hub data set.
+    `rows()` streams it from the start each time it is called, and each of `pieces` some rows of it, all of them together.
+    `path` is where the file lies, "" for a hub data set; `chars` about how much text it holds (0: not known).
     """
 
     source: str
     file: str
     key: str
     rows: Callable[[], Iterator[Cell | Flaw]]
+    pieces: tuple[Callable[[], Iterator[Cell | Flaw]], ...]
     path: str = ""
+    chars: int = 0
 
 
 def find(source: str) -> list[Part]:
@@ -97,14 +104,49 @@ def _saved(folder: Path) -> list[Path]:
 
 
 def _part(source: str, path: Path, file: str) -> Part:
-    content = hashlib.blake2b(digest_size=8)
+    content = hashlib.sha256()  # not blake2b: processors have instructions for it
+    cuts, at, number = [(0, 1)], 0, 1
     try:
         with path.open("rb") as stream:
             while block := stream.read(1 << 20):
                 content.update(block)
+                while (end := block.find(b"\n", max(0, cuts[-1][0] + PIECE - 1 - at))) >= 0:
+                    cuts.append((at + end + 1, number + block.count(b"\n", 0, end + 1)))
+                at, number = at + len(block), number + block.count(b"\n")
     except OSError as error:
         raise AssayError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
-    return Part(source=source, file=file, key=content.hexdigest(), rows=partial(rows, path), path=str(path))
+    pieces: tuple[Callable[[], Iterator[Cell | Flaw]], ...] = (partial(rows, path),)
+    if at > PIECE and _kind(path) not in (".csv", ".tsv") and plain_lines(path):
+        ends = [*(start for start, _ in cuts[1:]), at]
+        pieces = tuple(
+            partial(lines_from, path, start, end, first)
+            for (start, first), end in zip(cuts, ends, strict=True)
+            if start < end
+        )
+    elif at > PIECE:
+        pieces = _row_groups(path) or pieces
+    return Part(
+        source=source, file=file, key=content.hexdigest()[:16], rows=partial(rows, path), pieces=pieces, path=str(path),
+        chars=at * _UNPACKED.get(path.suffix, 1),
+    )  # fmt: skip
+
+
+def _row_groups(path: Path) -> tuple[Callable[[], Iterator[Cell | Flaw]], ...]:
+    """Runs of row groups of a sound Parquet file; none of any other file."""
+    try:
+        with pq.ParquetFile(path) as file:
+            groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+    except (OSError, pa.ArrowException):
+        return ()
+    runs: list[tuple[list[int], int]] = []
+    size, start = PIECE, 1
+    for index, group in enumerate(groups):
+        if size >= PIECE:
+            runs.append(([], start))
+            size = 0
+        runs[-1][0].append(index)
+        size, start = size + group.total_byte_size, start + group.num_rows
+    return tuple(partial(_parquet, path, tuple(run), first) for run, first in runs)
 
 
 def rows(path: Path) -> Iterator[Cell | Flaw]:
@@ -127,10 +169,13 @@ def rows(path: Path) -> Iterator[Cell | Flaw]:
 
 
 def _text(path: Path, head: bytes) -> Iterator[Cell | Flaw]:
-    kinds = [s for s in path.suffixes if s not in _PACKED]
-    kind = kinds[-1] if kinds else ""
     chunks = unpacked(path, head)
-    yield from _at_least_one(csv_rows(chunks) if kind in (".csv", ".tsv") else json_rows(chunks))
+    yield from _at_least_one(csv_rows(chunks) if _kind(path) in (".csv", ".tsv") else json_rows(chunks))
+
+
+def _kind(path: Path) -> str:
+    kinds = [s for s in path.suffixes if s not in _PACKED]
+    return kinds[-1] if kinds else ""
 
 
 def _at_least_one(stream: Iterable[Cell | Flaw]) -> Iterator[Cell | Flaw]:
@@ -142,14 +187,14 @@ def _at_least_one(stream: Iterable[Cell | Flaw]) -> Iterator[Cell | Flaw]:
         yield Flaw(row=0, reason="the file has no rows")
 
 
-def _parquet(path: Path) -> Iterator[Cell | Flaw]:
+def _parquet(path: Path, groups: tuple[int, ...] | None = None, start: int = 1) -> Iterator[Cell | Flaw]:
+    """The rows of a Parquet file, or those of some of its row groups, of which `start` is the number of the first row."""
     try:
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
         yield Flaw(row=0, reason=f"the Parquet file is damaged or cut off: download it again ({_line(error)})")
         return
-    start = 1
-    for group in range(file.num_row_groups):
+    for group in groups or range(file.num_row_groups):
         end = start + file.metadata.row_group(group).num_rows
         try:
             for batch in file.iter_batches(batch_size=BATCH, row_groups=[group]):
@@ -158,7 +203,7 @@ def _parquet(path: Path) -> Iterator[Cell | Flaw]:
         except (OSError, pa.ArrowException) as error:
             yield Flaw(row=start, reason=f"a row group is damaged (rows {start} to {end - 1}: {_line(error)})")
         start = end
-    if start == 1:
+    if start == 1 and groups is None:
         yield Flaw(row=0, reason="the file has no rows")
 
 
@@ -242,7 +287,7 @@ def _hub(name: str, config: str | None) -> list[Part]:
         Part(
             source=name, file=f"{config + '/' if config else ''}{split}",
             key=hashlib.blake2b(f"{name}:{config}:{split}".encode(), digest_size=8).hexdigest(),
-            rows=partial(_numbered, stream),
+            rows=partial(_numbered, stream), pieces=(partial(_numbered, stream),),
         )
         for split, stream in splits.items()
     ]  # fmt: skip

@@ -44,11 +44,16 @@ class Stage1Config:
     """The share of questions that is held out: their gold chooses checkpoints and is never trained on, never an example."""
     k_max: int = 8
     examples: int = 8
+    probe: float = 1.0
+    """The share of cells that the search for look-alikes looks into; 1: all, which is exact. Less is faster where there are
+    many gold pairs, and what it misses is told."""
 
     def __post_init__(self) -> None:
         for field in ("iterations", "seed_gold", "seed_silver", "per_iteration", "k_max"):
             if getattr(self, field) < 1:
                 raise AssayError(f"stage1.{field} must be at least 1, got {getattr(self, field)}")
+        if not 0.0 < self.probe <= 1.0:
+            raise AssayError(f"stage1.probe must lie in (0, 1], got {self.probe}")
         for field in ("gold_share", "held_share"):
             if not 0.0 < getattr(self, field) < 1.0:
                 raise AssayError(f"stage1.{field} must lie between 0 and 1, got {getattr(self, field)}")
@@ -108,14 +113,14 @@ def stage1(
     ask("seed", book.plan("seed", partial(_first, material, config, seed), tools.at_once))
     for it in range(config.iterations):
         book.correct(f"it{it}")
-        name, held = f"stage1-it{it}", material.preferences(book.held())
+        name, held = f"stage1-it{it}", book.preferences(book.held())
         scorer = tools.train(name, keep(name, of_frame(book.silver())), held)
-        p = wins(run, name, scorer, [*material.preferences(book.gold()), *held])
+        p = wins(run, name, scorer, [*book.preferences(book.gold()), *held])
         plan = book.plan(f"it{it}", partial(_next, book, p, config, seed), tools.at_once)
         run.once(f"stage1/it{it}", partial(_numbers, book, p, plan))
         ask(f"it{it}", plan)
     labels = _settled(run, book, resettle)
-    held, gold, silver = material.preferences(book.held()), book.gold(), book.silver()
+    held, gold, silver = book.preferences(book.held()), book.gold(), book.silver()
     guided = keep("stage1", of_frame(pl.concat([gold, silver])))
     best = tools.train("best-rm", guided, held)
     gold_rm = tools.train("gold-rm", keep("gold", of_frame(gold)), held)
@@ -139,7 +144,7 @@ def _next(book: Book, p: Mapping[str, float], config: Stage1Config, seed: int) -
     """The look-alikes of gold that the model gets wrong or is unsure of, the neediest first, dealt to people and judges."""
     material, asked = book.material, book.asked
     asking = book.gold().filter(pl.col("pair_id").is_in(list(p)))
-    wanted = material.look_alikes(asking, p, asked, config.k_max, config.per_iteration)
+    wanted = material.look_alikes(asking, p, asked, config.k_max, config.per_iteration, config.probe, book.say)
     people = round(config.gold_share * len(wanted))
     held = material.drawn(round(config.held_share * people), asked, "held", seed, held=True)
     ranked = material.by_priority(wanted, seed)

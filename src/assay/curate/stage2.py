@@ -5,26 +5,45 @@
                                                         +--> else dropped --> all say the opposite --> flipped
 
 Judges are asked only where their word can change a pair's fate. A server that did not answer leaves its pairs waiting
-(`Unreached`); where no answer of the judges can be read the pair is dropped: neither is "did not decide".
+(`Unreached`), and their shard is not done; where no answer of the judges can be read the pair is dropped: neither is "did
+not decide".
 
 Keep rule: kept iff the gold RM agrees with the original label AND (the best RM OR the judges do). The paper's text lets a
 pair with p > 0.5 pass unchecked, its figure and its rule do not; we follow the rule. "Close to 0.5" is `band`.
 "Flipped" recycles a dropped pair whose original label is contradicted by gold RM, best RM and, where they spoke, the
 judges (A3, H.4); the paper defines the flipped pool in several ways.
+
+Four tables, each a shard for every shard of the pool, whose name says what it is of:
+
+    rewards/best-rm+gold-rm/SHARD      what both reward models give both responses: one pass over the text
+    asked/, judgements/ stage2-SHARD   who is asked, and block by block what judges say
+    evidence/stage2-SHARD              p of both models, and the judges' word
+    labels/stage2-SHARD                the keep rule, over columns
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import polars as pl
+import pyarrow as pa
 
-from assay.curate.book import judged
-from assay.curate.settle import certainty, strength, wild_choice
-from assay.curate.stage1 import Material, Stage1Result, cases, wins
+from assay.curate.book import AT_ONCE, Asked, Gold, judged
+from assay.curate.keep_rule import counts_frame, decided
+from assay.curate.material import Material
+from assay.curate.prepare import Slice
+from assay.curate.scores import chances, rewards
+from assay.curate.stage1 import Stage1Result
+from assay.engine import make
 from assay.errors import AssayError
-from assay.records import Fate, Judge, Judgement, Label
+from assay.outage import Unreached
+from assay.records import Judge, Judgement, Label
 from assay.run import Run
+from assay.store import Place
+from assay.tables import frame_to_arrow, read_frame
+
+BEST, GOLD = "best-rm", "gold-rm"
+"""The two reward models of stage 1, as `models/` has them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +52,6 @@ class Stage2Config:
 
     band: float = 0.1
     examples: int = 8
-    shard_pairs: int = 100_000
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.band < 0.5:
@@ -42,135 +60,165 @@ class Stage2Config:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What is known of one wild pair: the probability that each RM gives its original label, and the judges' word."""
+    """What is known of one wild pair: the probability that each RM gives its original label (None: it gave no number), and
+    the judges' word."""
 
     pair_id: str
     original: str
-    p_best: float
-    p_gold: float
+    p_best: float | None
+    p_gold: float | None
     judge: str | None
     """The response that the judges prefer; None when they were not asked or did not decide."""
     problem: str = ""
     """Why the judges, where they were asked, prefer none."""
 
 
-REASONS: tuple[tuple[Fate, str], ...] = (
-    ("kept", "gold RM and best RM agree with the original label"),
-    ("kept", "gold RM and judges agree with the original label"),
-    ("flipped", "gold RM, best RM and judges prefer the other response"),
-    ("flipped", "gold RM and best RM prefer the other response; judges did not decide"),
-    ("dropped", "gold RM disagrees with the original label"),
-    ("dropped", "neither best RM nor judges support the original label"),
-    ("dropped", "the judges' answers, on which it hung, could not be read"),
-)
-UNDECIDED = ("", "tie", "cannot decide")
-"""What judges say who did answer, and prefer none."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage2Result:
+    """The files of stage 2 by shard of the pool: `Rewarded`, `Evidence` and `Label` rows."""
+
+    material: Material
+    rewards: Mapping[str, Place]
+    evidence: Mapping[str, Place]
+    labels: Mapping[str, Place]
+
+    def of(self, part: Slice, *fates: str) -> pl.DataFrame:
+        """The labels of one shard, of some fates (default: all)."""
+        found = read_frame(self.labels[part.name])
+        return found.filter(pl.col("fate").is_in(fates)) if fates else found
+
+    def frames(self, *fates: str) -> Iterator[tuple[Slice, pl.DataFrame]]:
+        """The labels, shard by shard, with `at`."""
+        return ((part, self.of(part, *fates).with_columns(at=pl.lit(part.name))) for part in self.material.slices)
 
 
-def decide(evidence: pl.DataFrame, band: float) -> pl.DataFrame:
-    """`evidence` (columns of `Evidence`) with `fate` and `reason`: the keep rule, over narrow columns only."""
-    gold, best_sure = pl.col("p_gold") > 0.5, pl.col("p_best") > 0.5 + band
-    judge_agrees = (pl.col("judge") == pl.col("original")).fill_null(False)
-    judge_opposes = (pl.col("judge") != pl.col("original")).fill_null(False)
-    failed = pl.col("judge").is_null() & ~pl.col("problem").is_in(UNDECIDED)
-    against = (pl.col("p_gold") < 0.5) & (pl.col("p_best") < 0.5)
-    rule = (
-        pl.when(gold & best_sure).then(0)
-        .when(gold & judge_agrees).then(1)
-        .when(against & judge_opposes).then(2)
-        .when(failed).then(6)
-        .when(against & ~judge_agrees).then(3)
-        .when(~gold).then(4)
-        .otherwise(5)
+def stage2(
+    run: Run, config: Stage2Config, material: Material, first: Stage1Result, judge: Judge, at_once: int = AT_ONCE
+) -> Stage2Result:
+    """Settle the pairs for stage 2, shard by shard; every shard is made once.
+
+    Args:
+        run: Its tables keep what is made.
+        config: The band, and how many gold examples guide a judge.
+        material: The pool.
+        first: The reward models and the gold of stage 1.
+        judge: Asked in blocks of one shard's pairs.
+        at_once: Pairs of a block.
+
+    Raises Unreached where servers left pairs unanswered: nothing is written of their blocks and shards, all others are done.
+    """
+    place = Place.of(run.folder) / "tables"
+    scored = rewards(material, place, {BEST: first.best, GOLD: first.gold_rm}, run.say)
+    asked = _Asking(run=run, config=config, material=material, gold=first.gold, judge=judge, at_once=at_once)
+    words = {
+        part.name: found for part in material.slices if (found := asked.words(part, scored[part.name])) is not None
+    }
+    told = [s for s in material.slices if s.name in words]
+    work = {s.name: _Known(part=s, rewards=scored[s.name], words=words[s.name]) for s in told}
+    named = {s.name: f"stage2-{s.key}" for s in told}
+    evidence = make(material.engine, place / "evidence", gathered, {named[n]: w for n, w in work.items()})
+    settled = {named[s.name]: (s, evidence[named[s.name]]) for s in told}
+    labels = make(material.engine, place / "labels", partial(settle_slice, config.band), settled)
+    if asked.lost:
+        raise Unreached([loss for error in asked.lost for loss in error.losses])
+    return Stage2Result(
+        material=material, rewards=scored, evidence={n: evidence[k] for n, k in named.items()},
+        labels={n: labels[k] for n, k in named.items()},
     )  # fmt: skip
-    fates, reasons = [f for f, _ in REASONS], [r for _, r in REASONS]
-    return evidence.with_columns(rule.alias("rule")).with_columns(
-        pl.col("rule").replace_strict(range(len(REASONS)), fates, return_dtype=pl.String).alias("fate"),
-        pl.col("rule").replace_strict(range(len(REASONS)), reasons, return_dtype=pl.String).alias("reason"),
-    )
 
 
-def counts(p_best: float, p_gold: float, band: float) -> bool:
-    """Whether the judges' word can change what `decide` makes of a pair."""
-    return p_best <= 0.5 + band if p_gold > 0.5 else p_gold < 0.5 and p_best < 0.5
+@dataclass(slots=True, kw_only=True)
+class _Asking:
+    """The judges, asked about one shard after the other. `lost`: what their servers left unanswered."""
+
+    run: Run
+    config: Stage2Config
+    material: Material
+    gold: Gold
+    judge: Judge
+    at_once: int
+    lost: list[Unreached] = field(default_factory=list)
+
+    def words(self, part: Slice, rewards: Place) -> list[Place] | None:
+        """What judges say of a shard's pairs, a file for each block; None where some of them wait for a server."""
+        table, rows, files = self.run.table("judgements", Judgement), self._asked(part, rewards), list[Place]()
+        for (block,), some in rows.group_by("block", maintain_order=True):
+            shard = f"stage2-{part.key}-{block:05d}"
+            if not table.done(shard) and not self._put(shard, some):
+                continue
+            files.append(table.file(shard))
+            if table.frame(shard, columns=["pair_id"])["pair_id"].to_list() != some["pair_id"].to_list():
+                raise AssayError(
+                    f"{self.run.folder}: the judgements in {shard} are not of the pairs that were asked about; files were "
+                    "changed: use another --out"
+                )
+        return files if len(files) == rows["block"].n_unique() else None
+
+    def _asked(self, part: Slice, rewards: Place) -> pl.DataFrame:
+        """The pairs of a shard whose fate hangs on the judges: chosen and written once."""
+        table, shard = self.run.table("asked", Asked), f"stage2-{part.key}"
+        if not table.done(shard):
+            unsure = _with_p(part, rewards)
+            unsure = unsure.filter(counts_frame(unsure, self.config.band))
+            block = pl.int_range(len(unsure), eager=True) // self.at_once
+            rows = unsure.with_columns(at=pl.lit(part.name), of=pl.lit("judges"), block=block)
+            table.put(shard, frame_to_arrow(Asked, rows))
+        return table.frame(shard)
+
+    def _put(self, shard: str, rows: pl.DataFrame) -> bool:
+        """Ask about a block, unless servers are silent; whether they answered."""
+        if self.lost and self.lost[-1].silent:
+            return False
+        try:
+            known = list(self.material.known(rows).values())
+            words = judged(self.judge, self.gold.cases(known, self.config.examples))
+        except Unreached as error:
+            self.lost.append(error)
+            return False
+        self.run.table("judgements", Judgement).write(shard, words)
+        return True
 
 
-def stage2(run: Run, config: Stage2Config, material: Material, stage1: Stage1Result, judge: Judge) -> list[Label]:
-    """Settle the pairs of `material` shard by shard; resumes at the first shard that is not done."""
-    labels: list[Label] = []
-    ids = sorted(material.pairs)
-    votes: dict[str, list[Judgement]] = {}
-    for j in material.wild:
-        votes.setdefault(j.pair_id, []).append(j)
-    for n, at in enumerate(range(0, len(ids), config.shard_pairs)):
-        part = ids[at : at + config.shard_pairs]
-        original = {i: choice for i in part if (choice := wild_choice(votes.get(i, [])))}
-        rows = run.table("evidence", Evidence).once(
-            f"stage2-{n}",
-            lambda n=n, o=original: _evidence(run, config, material, stage1, judge, n, o),  # type: ignore[misc]
-        )
-        labels += run.table("labels", Label).once(
-            f"stage2-{n}",
-            lambda p=part, o=original, r=rows: _labels(p, o, r, material, config, votes),  # type: ignore[misc]
-        )
-    return labels
+def _with_p(part: Slice, rewards: Place) -> pl.DataFrame:
+    """A shard's pairs of stage 2 that have an original label, with `p_best` and `p_gold` of it."""
+    wild = part.frame(["pair_id", "question_id", "held", "first", "second", "original", "use"])
+    wild = wild.filter((pl.col("use") == "stage2") & pl.col("original").is_not_null())
+    found = read_frame(rewards)
+    return wild.with_columns(p_best=chances(found, BEST, wild), p_gold=chances(found, GOLD, wild))
 
 
-def _evidence(
-    run: Run, config: Stage2Config, material: Material, stage1: Stage1Result, judge: Judge, n: int,
-    original: Mapping[str, str],
-) -> list[Evidence]:  # fmt: skip
-    views = [material.pairs[i].preferring(choice) for i, choice in original.items()]
-    p_best = wins(run, f"stage2-{n}-best", stage1.best, views)
-    p_gold = wins(run, f"stage2-{n}-gold", stage1.gold_rm, views)
-    scored = [i for i in original if i in p_best and i in p_gold]
-    unsure = [i for i in scored if counts(p_best[i], p_gold[i], config.band)]
-    rows = run.table("judgements", Judgement).once(
-        f"stage2-{n}-judges", lambda: judged(judge, cases(unsure, material, stage1.examples, config.examples))
-    )
-    word = {j.pair_id: (j.better, j.problem) for j in rows}
-    if list(word) != unsure:
-        raise AssayError(
-            f"{run.folder}: the judgements in stage2-{n}-judges are not of the pairs that were asked about; an older Assay "
-            "began this run, or files were changed: use another --out"
-        )
-    return [
-        Evidence(pair_id=i, original=original[i], p_best=p_best[i], p_gold=p_gold[i], judge=better, problem=problem)
-        for i in scored for better, problem in (word.get(i, (None, "")),)
-    ]  # fmt: skip
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    part: Slice
+    rewards: Place
+    words: Sequence[Place]
 
 
-def _labels(
-    ids: Sequence[str], original: Mapping[str, str], rows: Sequence[Evidence], material: Material, config: Stage2Config,
-    votes: Mapping[str, Sequence[Judgement]],
-) -> list[Label]:  # fmt: skip
-    frame = pl.DataFrame([[r.pair_id, r.original, r.p_best, r.p_gold, r.judge, r.problem] for r in rows], orient="row",
-                         schema={"pair_id": pl.String, "original": pl.String, "p_best": pl.Float64,
-                                 "p_gold": pl.Float64, "judge": pl.String, "problem": pl.String})  # fmt: skip
-    decided = {row["pair_id"]: row for row in decide(frame, config.band).iter_rows(named=True)}
-    labels = []
-    for pair_id in ids:
-        row = decided.get(pair_id)
-        if row is None:
-            reason = "a reward model gave no number for it"
-            if pair_id not in original:
-                reason = "the source has no label, or its votes are tied"
-            labels.append(Label(pair_id=pair_id, chosen=None, tier="wild", fate="dropped", by=(), stage="stage2",
-                                reason=reason))  # fmt: skip
-            continue
-        chosen = {"kept": row["original"], "flipped": material.pairs[pair_id].other(row["original"])}.get(row["fate"])
-        by = ("best-rm", "gold-rm", *(("judges",) if row["judge"] else ()))
-        sure, margin = _graded(row, chosen, votes[pair_id]) if chosen else (1.0, 0.0)
-        labels.append(Label(pair_id=pair_id, chosen=chosen, tier="wild", fate=row["fate"], by=by, stage="stage2",
-                            reason=row["reason"], certainty=sure, margin=margin))  # fmt: skip
-    return labels
+def gathered(item: _Known) -> pa.Table:
+    """Stage: the `Evidence` rows of a shard, in the order of its index."""
+    columns = ["pair_id", "better", "problem"]
+    empty = pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
+    words = pl.concat([empty, *(read_frame(file, columns) for file in item.words)])
+    found = _with_p(item.part, item.rewards).join(words, on="pair_id", how="left", maintain_order="left")
+    return frame_to_arrow(Evidence, found.with_columns(judge=pl.col("better"), problem=pl.col("problem").fill_null("")))
 
 
-def _graded(row: Mapping[str, Any], chosen: str, votes: Sequence[Judgement]) -> tuple[float, float]:
-    """(certainty, margin) of a label. The source, the two reward models and, where asked, the judges have a say each: the
-    source by the share of its votes, a reward model by its probability."""
-    original = row["original"]
-    says = [certainty(votes, original), row["p_best"], row["p_gold"]]
-    says += [float(row["judge"] == original)] if row["judge"] else []
-    mean = sum(says) / len(says)
-    return max(0.5, mean if chosen == original else 1 - mean), strength(votes, chosen)
+def settle_slice(band: float, item: tuple[Slice, Place]) -> pa.Table:
+    """Stage: the labels of a shard's pairs of stage 2, from its `Evidence`."""
+    part, evidence = item
+    wild = part.frame(["pair_id", "first", "second", "original", "certainty", "strength", "use"])
+    other = pl.when(pl.col("original") == pl.col("first")).then("second").otherwise("first")
+    found = wild.filter(pl.col("use") == "stage2").with_columns(other=other).join(
+        read_frame(evidence).drop("original"), on="pair_id", how="left", maintain_order="left"
+    )  # fmt: skip
+    return frame_to_arrow(Label, decided(found, band))
+
+
+def fates(frames: Iterable[pl.DataFrame]) -> dict[str, int]:
+    """How many labels there are of each "stage | tier | fate | reason"."""
+    columns = ["stage", "tier", "fate", "reason"]
+    parts = [frame.group_by(columns).len() for frame in frames]
+    if not parts:
+        return {}
+    total = pl.concat(parts).group_by(columns).agg(pl.col("len").sum()).sort(columns)
+    return {" | ".join(row[:-1]): row[-1] for row in total.iter_rows()}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow as pa
 
 from assay.curate.layouts import fitting
@@ -139,10 +140,13 @@ def lines(blocks: Iterable[bytes]) -> Iterator[bytes | None]:
             break
         *whole, rest = block.split(b"\n")
         for line in whole:
-            pending += line
-            yield None if skipping else bytes(pending).rstrip(b"\r")
-            skipping = False
-            pending.clear()
+            if pending or skipping:
+                pending += line
+                yield None if skipping else bytes(pending).rstrip(b"\r")
+                skipping = False
+                pending.clear()
+            else:
+                yield line.rstrip(b"\r")
         pending += rest
         if len(pending) > MAX_ROW:
             skipping = True
@@ -187,18 +191,66 @@ def _is_lines(head: bytes) -> bool:
     return bool(first) and not first[0].startswith((b"[", b"{"))
 
 
-def _json_lines(blocks: Iterable[bytes]) -> Iterator[Cell | Flaw]:
-    number = 0
+def lines_from(path: Path, start: int, end: int, first: int) -> Iterator[Cell | Flaw]:
+    """The rows of JSON lines between two offsets at which lines begin; `first` is the number of the first."""
+
+    def blocks() -> Iterator[bytes]:
+        with path.open("rb") as file:
+            file.seek(start)
+            left = end - start
+            while left > 0 and (block := file.read(min(4 * BLOCK, left))):
+                left -= len(block)
+                yield block
+
+    return _json_lines(blocks() if start else _as_utf8(blocks()), first)
+
+
+def plain_lines(path: Path) -> bool:
+    """Whether a file is JSON lines as they are: neither packed nor re-coded, nor one document."""
+    with path.open("rb") as file:
+        head = file.read(4 * BLOCK)
+    recoded = head.startswith(tuple(mark for mark, encoding in _MARKS if encoding != "utf-8"))
+    packed = head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd"))
+    return not packed and not recoded and b"\0" not in head[:2] and _is_lines(head.removeprefix(codecs.BOM_UTF8))
+
+
+def _json_lines(blocks: Iterable[bytes], first: int = 1) -> Iterator[Cell | Flaw]:
+    number = first - 1
     try:
-        for number, line in enumerate(lines(blocks), 1):
+        for number, line in enumerate(lines(blocks), first):
             if line is None:
                 yield Flaw(row=number, reason=f"the line is longer than {MAX_ROW >> 20} MiB")
+            elif (value := _quickly(line)) is not None:
+                yield Cell(row=number, value=value)
             elif line.strip(b" \t\r\0"):
                 yield from _json_line(line, number)
             elif b"\0" in line:
                 yield Flaw(row=number, reason="the line holds only null bytes")
     except Broken as error:
         yield Flaw(row=number + 1, reason=str(error))
+
+
+def _quickly(line: bytes) -> dict[str, Any] | None:
+    """The object that a line holds, by the faster parser; None where `json` would or might read it in another way."""
+    if not line.startswith(b"{"):
+        return None
+    try:
+        value: dict[str, Any] = orjson.loads(line)
+        return value if all(map(_exact, value.values())) else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _exact(value: object) -> bool:
+    """Whether no number in a value may have been an integer of more than 64 bits, which the faster parser rounds."""
+    kind = type(value)
+    if kind is str or kind is int or value is None:
+        return True
+    if kind is float:
+        return abs(value) < 1e18  # type: ignore[arg-type]
+    if kind is list:
+        return all(map(_exact, value))  # type: ignore[call-overload]
+    return kind is bool or all(map(_exact, value.values()))  # type: ignore[attr-defined]
 
 
 def _json_line(line: bytes, number: int) -> Iterator[Cell | Flaw]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -21,9 +22,10 @@ from assay.curate.material import Material
 from assay.curate.prepare import Slice
 from assay.engine import make
 from assay.errors import AssayError
+from assay.order import draws
 from assay.records import Preference, digest
 from assay.store import Place
-from assay.tables import frame_to_arrow, read_shard, to_arrow, write_shard
+from assay.tables import arrow_schema, frame_to_arrow, read_frame, stream_shard, write_shard
 
 LABELS = ("pair_id", "chosen", "certainty", "margin")
 """The columns of labels that trainings read."""
@@ -62,11 +64,13 @@ class LabelSet:
 
     def frames(self) -> Iterator[tuple[Slice, pl.DataFrame]]:
         """The labels, shard by shard, with `at`."""
-        for part in self.material.slices:
-            if part.name in self.files:
-                found = pl.from_arrow(read_shard(self.files[part.name]))
-                assert isinstance(found, pl.DataFrame)
-                yield part, found.with_columns(at=pl.lit(part.name))
+        return ((part, self.of(part)) for part in self.material.slices if part.name in self.files)
+
+    def of(self, part: Slice) -> pl.DataFrame:
+        """The labels of one shard, with `at`."""
+        if part.name not in self.files:
+            return _EMPTY
+        return read_frame(self.files[part.name]).with_columns(at=pl.lit(part.name))
 
     def preferences(self) -> list[Preference]:
         """All pairs as they are trained on, in memory."""
@@ -105,20 +109,47 @@ _EMPTY = pl.DataFrame(
 
 
 def joined(item: tuple[Slice, Place]) -> pa.Table:
-    """Stage: the labels of a shard joined with the text, in the order of pair ids."""
+    """Stage: the labels of a shard joined with the text, as `Preference` rows in the order of the shard: all by columns,
+    and no row becomes an object.
+
+    Raises AssayError for a label that chooses a response which its pair does not have.
+    """
     part, file = item
-    labels = pl.from_arrow(read_shard(file))
-    assert isinstance(labels, pl.DataFrame)
-    rows = part.frame(["pair_id", "row"]).join(labels, on="pair_id", maintain_order="left").sort("row")
-    made = []
-    for at in range(0, len(rows), 4_096):
-        some = rows[at : at + 4_096]
-        text = part.text(some["row"])
-        told = some.select(LABELS).iter_rows()
-        made.append(
-            to_arrow(Preference, [text[i].preferring(chosen, sure, margin) for i, chosen, sure, margin in told])
+    labels = part.frame(["pair_id", "row", "first", "second"]).join(read_frame(file), on="pair_id").sort("row")
+    foreign = labels.filter((pl.col("chosen") != pl.col("first")) & (pl.col("chosen") != pl.col("second")))
+    if len(foreign):
+        raise AssayError(
+            f"{file}: the label of pair {foreign['pair_id'][0]} chooses a response that the pair does not have"
         )
-    return pa.concat_tables([to_arrow(Preference, []), *made])
+    made, start = [arrow_schema(Preference).empty_table()], 0
+    for text in stream_shard(part.pairs, ["prompt", "responses"], labels["row"].to_numpy()):
+        some = labels[start : start + text.num_rows]
+        start += text.num_rows
+        both = pa.concat_arrays(text["responses"].chunks).flatten()
+        won = 2 * np.arange(len(some)) + (some["chosen"] != some["first"]).to_numpy()
+        told = some.select("pair_id", "certainty", "margin").to_arrow()
+        columns = {
+            "pair_id": told["pair_id"], "prompt": text["prompt"], "chosen": both.take(pa.array(won)),
+            "rejected": both.take(pa.array(won ^ 1)), "certainty": told["certainty"], "margin": told["margin"],
+        }  # fmt: skip
+        made.append(pa.table(columns).cast(arrow_schema(Preference)))
+    return pa.concat_tables(made)
+
+
+def drawn(of: LabelSet, n: int, place: Place, name: str, *salt: object) -> LabelSet:
+    """Keep n random labels of a set (all, where it has no more) as a set of its own; of the same `salt`, fewer are always
+    among more."""
+    least = np.zeros(0)
+    for _, frame in of.frames():
+        least = np.concatenate([least, draws(frame["pair_id"].to_list(), *salt)])
+        least = np.partition(least, n - 1)[:n] if 0 < n < len(least) else least[: max(0, n)]
+    most = float(least.max()) if len(least) else -1.0
+
+    def labels(part: Slice) -> pl.DataFrame:
+        frame = of.of(part)
+        return frame.filter(pl.Series(draws(frame["pair_id"].to_list(), *salt) <= most, dtype=pl.Boolean))
+
+    return label_set(of.material, place, name, labels)
 
 
 def label_set(material: Material, place: Place, name: str, labels: Callable[[Slice], pl.DataFrame]) -> LabelSet:

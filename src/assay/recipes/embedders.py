@@ -1,6 +1,11 @@
 """Which encoder finds look-alike pairs, and how much of a text it reads: the settings, without torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
 
 from assay.curate.offline import hash_embedder
 from assay.errors import AssayError
@@ -35,3 +40,22 @@ def load_embedder(config: EmbedderConfig) -> Embedder:
     return embedding.load_embedder(
         config.embedder, config.embedder_tokens, config.embedder_prompt, config.embedder_remote_code
     )
+
+
+class Encoder:
+    """The encoder that is asked for, loaded in each process that first needs it: what workers are given."""
+
+    def __init__(self, config: EmbedderConfig) -> None:
+        names = ("embedder", "embedder_tokens", "embedder_prompt", "embedder_remote_code")
+        self.config = EmbedderConfig(**{name: getattr(config, name) for name in names})
+
+    @property
+    def asked(self) -> str:
+        """How it reads, for names: beside what it is."""
+        return f" {self.config.embedder_tokens} {self.config.embedder_prompt}"
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return _loaded(self.config)(texts)
+
+
+_loaded = cache(load_embedder)

@@ -1,34 +1,39 @@
 """The main path: a pool through stage 1 and stage 2 to trained reward models, benchmarks and a report.
 
-    pool -> dedup, decontaminate -> attributes, vectors -> per seed: stage 1 -> stage 2 -> claims -> benchmarks -> report
+    pool -> decontaminate, split -> attributes, vectors -> per seed: stage 1 -> stage 2 -> claims -> benchmarks -> report
 
-Everything that a seed decides lives in its own run folder `seed-N/` inside the run; what it does not (the pool, the
-attributes, the vectors) is made once.
+Everything that a seed decides lives in its own run folder `seed-N/` inside the run; what it does not (the index, the
+attributes, the vectors) is made once, shard by shard.
 """
 
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import polars as pl
 
 from assay.bench.reward import prompts as benchmark_prompts
 from assay.chat import Chat
-from assay.curate.attributes import AttributesProblem, attribute_text, llm_attributes, rule_attributes
-from assay.curate.decontaminate import Hit, decontaminate
-from assay.curate.dedup import deduplicate
-from assay.curate.settle import settle_all
-from assay.curate.stage1 import Material, Stage1Config, Stage1Result, Tools, stage1
-from assay.curate.stage2 import Stage2Config, stage2
+from assay.curate.attributes import AttributesProblem, llm_attributes, rule_attributes
+from assay.curate.material import Material
+from assay.curate.prepare import Described, SplitConfig, prepare
+from assay.curate.shards import Pool
+from assay.curate.stage1 import Stage1Config, Stage1Result, Tools, stage1
+from assay.curate.stage2 import Stage2Config, Stage2Result, fates, stage2
+from assay.engine import Engine
 from assay.errors import AssayError
-from assay.recipes.embedders import EmbedderConfig
-from assay.recipes.pools import Pool
-from assay.records import Attributes, Conversation, Embedder, Judgement, Label, Pair, Preference, Scorer, Truth, digest
+from assay.models import whose
+from assay.recipes.embedders import EmbedderConfig, Encoder
+from assay.records import Attributes, Label, Pair, digest
 from assay.reward.config import TrainConfig
 from assay.run import Run
+from assay.store import Place
+from assay.tables import read_shard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +46,8 @@ class FlowConfig(EmbedderConfig):
     """Share of the prompts with a known answer that are held out for evaluation only."""
     stage1_share: float = 0.4
     """Share of the remaining prompts that form the pool of stage 1; the rest is in the wild (stage 2)."""
+    near_duplicates: float = 0.0
+    """Of pairs whose texts are at least so alike (Jaccard of five-word shingles, verified) one is kept; 0: all are."""
     evaluation_pairs: int = 0
     """At most this many pairs for evaluation (0: all of the share)."""
     presentations: int = 0
@@ -58,131 +65,84 @@ class FlowConfig(EmbedderConfig):
         EmbedderConfig.__post_init__(self)
         if self.seeds < 1:
             raise AssayError(f"seeds must be at least 1, got {self.seeds}")
+        if not 0.0 <= self.near_duplicates <= 1.0:
+            raise AssayError(f"near_duplicates must lie between 0 and 1, got {self.near_duplicates}")
         for name in ("eval_share", "stage1_share"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise AssayError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
-    """Pair ids by use; a prompt is in exactly one of them."""
-
-    evaluation: list[str]
-    stage1: list[str]
-    stage2: list[str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """The cleaned pool with all that no seed decides."""
-
-    pool: Pool
-    split: Split
-    attributes: dict[str, Attributes]
-    vectors: dict[str, NDArray[np.float32]]
-
-    def material(self, ids: Sequence[str]) -> Material:
-        chosen = set(ids)
-        return Material(
-            pairs={i: self.pool.pairs[i] for i in ids},
-            wild=[j for j in self.pool.wild if j.pair_id in chosen],
-            attributes=self.attributes,
-            vectors=self.vectors,
-        )
-
-    def evaluation(self) -> list[Preference]:
-        return [self.pool.pairs[i].preferring(self.pool.truth[i]) for i in self.split.evaluation]
-
-
-def prepare(run: Run, config: FlowConfig, pool: Pool, embed: Embedder, chat: Chat | None = None) -> Prepared:
-    """Dedup, decontaminate, split by question, attributes (by the LLM `chat`, or by rules), vectors.
-
-    Counts in and out are steps of the run.
-    """
-    pool = _clean(run, config, pool)
-    split = split_by_prompt(pool, config)
-    run.once("prepare/split", lambda: {
-        "evaluation": len(split.evaluation), "stage1": len(split.stage1), "stage2": len(split.stage2),
-    })  # fmt: skip
-    rows = run.table("attributes", Attributes).once("pool", lambda: _describe(run, list(pool.pairs.values()), chat))
-    attributes = {a.pair_id: a for a in rows}
-    return Prepared(pool=pool, split=split, attributes=attributes, vectors=_vectors(run, pool, attributes, embed))
+def prepared(
+    run: Run, config: FlowConfig, pool: Pool, encoder: Encoder, engine: Engine, chat: Chat | None = None, describer: str = ""
+) -> Material:  # fmt: skip
+    """Decontaminate, split by question, attributes (by the LLM `chat`, or by rules), vectors. Counts in and out are steps of
+    the run. Raises Unreached where the server of `chat` did not answer."""
+    out, prompts = Place.of(run.folder.absolute()) / "tables", {}
+    if config.benchmarks:
+        prompts = benchmark_prompts(config.benchmarks)
+        told = digest({k: list(v) for k, v in prompts.items()})
+        if run.once("prepare/benchmarks", lambda: {"digest": told})["digest"] != told:
+            raise AssayError(
+                f"{run.folder}: the benchmarks that the pool is cleaned of have changed since this run began; use another "
+                "--out, or those of then"
+            )
+    split = SplitConfig(
+        eval_share=config.eval_share,
+        stage1_share=config.stage1_share,
+        held_share=config.stage1.held_share,
+        near_duplicates=config.near_duplicates,
+    )
+    how = Described(name=describer, ask=_asker(run, chat)) if chat is not None else Described()
+    slices = prepare(pool, out, split, prompts, encoder, whose(config.embedder) + encoder.asked, engine, how, run.say,
+                     partial(_timed, run))  # fmt: skip
+    material = Material(pool=pool, slices=slices, out=out, engine=engine)
+    material.save(Place.of(run.folder))
+    run.once("prepare/pool", lambda: _counts(pool, material))
+    run.once("prepare/split", lambda: {use: material.size(use) for use in ("evaluation", "stage1", "stage2")})
+    return material
 
 
-def _clean(run: Run, config: FlowConfig, pool: Pool) -> Pool:
-    unique = deduplicate(pool.pairs.values(), pool.wild)
-    prompts = benchmark_prompts(config.benchmarks) if config.benchmarks else {}
-    result = decontaminate(unique.pairs, prompts)
-    run.table("contamination", Hit).once("hits", lambda: result.hits)
-    pairs = {p.id: p for p in result.kept}
-    wild = [j for j in unique.judgements if j.pair_id in pairs]
-    truth = {i: t for i, t in pool.truth.items() if i in pairs}
-    run.table("pairs", Pair).once("pool", lambda: pairs.values())
-    run.table("wild", Judgement).once("pool", lambda: wild)
-    run.table("truth", Truth).once("pool", lambda: [Truth(pair_id=i, better=b) for i, b in truth.items()])
-    known = [label for label in settle_all(wild, "pool") if label.pair_id in truth and label.chosen]
-    left = digest(sorted(pairs))
-    begun = run.once("prepare/pool", lambda: {
-        "read": pool.read, "duplicates": pool.read - len(unique.pairs), "conflicting": len(unique.conflicts),
-        "contaminated": len(unique.pairs) - len(pairs), "pairs": len(pairs),
-        "prompts": len({p.prompt_id for p in pairs.values()}),
-        "wild_error": sum(k.chosen != truth[k.pair_id] for k in known) / len(known) if known else None,
-        "wild_checked": len(known), "digest": left,
-    })  # fmt: skip
-    if begun.get("digest", left) != left:
-        raise AssayError(
-            f"{run.folder}: other pairs are left of the pool than when this run began ({begun['pairs']:,} then, "
-            f"{len(pairs):,} now): the benchmarks that it is cleaned of have changed; use another --out, or those of then"
-        )
-    return Pool(pairs=pairs, wild=wild, truth=truth, stage2_only=pool.stage2_only)
+@contextmanager
+def _timed(run: Run, stage: str) -> Iterator[None]:
+    """Note how long a stage took, the first time that it comes to its end."""
+    start, cpu = time.monotonic(), time.process_time()
+    yield
+    took = {"seconds": round(time.monotonic() - start, 2), "cpu_s": round(time.process_time() - cpu, 2)}
+    run.once(f"prepare/{stage}", lambda: took)
 
 
-def split_by_prompt(pool: Pool, config: FlowConfig) -> Split:
-    """Whole questions to evaluation (known answers only), stage 1 and stage 2: a pure function of their content."""
-    evaluation, first, second = [], [], []
-    eval_share = config.eval_share if pool.truth else 0.0
-    for pair in sorted(pool.pairs.values(), key=lambda p: p.id):
-        place = int(digest(["split", pair.question_id])[:8], 16) / 16**8
-        rest = (place - eval_share) / (1 - eval_share)
-        if place < eval_share:
-            if pair.id in pool.truth:
-                evaluation.append(pair.id)
-        elif pair.id not in pool.stage2_only and (pool.stage2_only or rest < config.stage1_share):
-            first.append(pair.id)
-        else:
-            second.append(pair.id)
-    if config.evaluation_pairs:
-        evaluation = evaluation[: config.evaluation_pairs]
-    return Split(evaluation=evaluation, stage1=first, stage2=second)
+def _asker(run: Run, chat: Chat) -> Callable[[str, Sequence[Pair]], list[Attributes]]:
+    """Attributes by an LLM; what it answers wrongly the rules answer, and these failures are counted by reason."""
+
+    def ask(part: str, pairs: Sequence[Pair]) -> list[Attributes]:
+        found = llm_attributes(chat, pairs)
+        problems = Counter(a.problem for a in found if isinstance(a, AttributesProblem))
+        run.once(f"prepare/described/{part}", lambda: {"asked": len(pairs), "problems": dict(problems)})
+        return [a if isinstance(a, Attributes) else rule_attributes(p) for a, p in zip(found, pairs, strict=True)]
+
+    return ask
 
 
-def _describe(run: Run, pairs: Sequence[Pair], chat: Chat | None) -> list[Attributes]:
-    """The attributes of every pair; what the LLM answers wrongly the rules answer, and these failures are counted by reason.
-    Raises Unreached where its server did not answer."""
-    if chat is None:
-        return [rule_attributes(p) for p in pairs]
-    found = llm_attributes(chat, pairs)
-    problems = Counter(a.problem for a in found if isinstance(a, AttributesProblem))
-    run.once("prepare/attributes", lambda: {"asked": len(pairs), "problems": dict(problems)})
-    return [a if isinstance(a, Attributes) else rule_attributes(p) for a, p in zip(found, pairs, strict=True)]
-
-
-def _vectors(
-    run: Run, pool: Pool, attributes: dict[str, Attributes], embed: Embedder
-) -> dict[str, NDArray[np.float32]]:
-    """Unit vectors of (x, a) by pair id; each distinct text is embedded once, and the result is kept on disk."""
-    path = run.folder / "vectors.npz"
-    if not path.exists():
-        run.say("embedding conversations and attributes")
-        texts = [attribute_text(p, attributes[p.id]) for p in pool.pairs.values()]
-        distinct = sorted(set(texts))
-        at = {text: n for n, text in enumerate(distinct)}
-        vectors = embed(distinct)
-        beside = path.with_name("vectors.tmp.npz")
-        np.savez(beside, ids=np.array(list(pool.pairs)), vectors=vectors[[at[t] for t in texts]])
-        beside.replace(path)
-    with np.load(path) as saved:
-        return dict(zip(saved["ids"].tolist(), saved["vectors"], strict=True))
+def _counts(pool: Pool, material: Material) -> dict[str, Any]:
+    """What came of the pool's rows; how often its sources are right where that is known."""
+    kept, prompts, wrong, checked = 0, 0, 0, 0
+    by_part: dict[int, list[pl.Series]] = {}
+    for part, frame in material.frames(["prompt_id", "original", "truth"]):
+        kept += len(frame)
+        by_part.setdefault(part.part, []).append(frame["prompt_id"])
+        known = frame.filter(pl.col("original").is_not_null() & pl.col("truth").is_not_null())
+        checked += len(known)
+        wrong += int((known["original"] != known["truth"]).sum())
+    prompts = sum(pl.concat(some).n_unique() for some in by_part.values())
+    hits = (material.out / "contamination").names(".parquet")
+    out = sum(
+        len(set(read_shard(material.out / "contamination" / n, ["pair_id"])["pair_id"].to_pylist())) for n in hits
+    )
+    return {
+        "read": pool.pairs + pool.repeats, "duplicates": pool.repeats, "conflicting": pool.conflicts, "contaminated": out,
+        "left_out": pool.pairs - out - kept, "pairs": kept, "prompts": prompts,
+        "wild_error": wrong / checked if checked else None, "wild_checked": checked,
+    }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,64 +150,16 @@ class Curated:
     """What a seed's two stages came to."""
 
     stage1: Stage1Result
-    stage2: list[Label]
+    stage2: Stage2Result
 
 
 def curate(
-    run: Run, config: FlowConfig, prepared: Prepared, tools: Tools, seed: int, *, resettle: bool = False
+    run: Run, config: FlowConfig, material: Material, tools: Tools, seed: int, *, resettle: bool = False
 ) -> Curated:
     """Stage 1, then stage 2 with the reward models of stage 1; `resettle`: see `stage1`."""
-    material = prepared.material(prepared.split.stage1)
     first = stage1(run, config.stage1, material, tools, seed, resettle=resettle)
-    second = stage2(run, config.stage2, prepared.material(prepared.split.stage2), first, tools.judge)
-    counts: dict[str, int] = {}
-    for label in (*first.labels, *second):
-        key = f"{label.stage} | {label.tier} | {label.fate} | {label.reason}"
-        counts[key] = counts.get(key, 0) + 1
-    run.once("labels", lambda: {"counts": counts})
+    second = stage2(run, config.stage2, material, first, tools.judge, tools.at_once)
+    labels = run.table("labels", Label)
+    told = (labels.frame(shard, columns=["stage", "tier", "fate", "reason"]) for shard in labels.shards())
+    run.once("labels", lambda: {"counts": fates(told)})
     return Curated(stage1=first, stage2=second)
-
-
-def trainer(
-    run: Run, config: FlowConfig, seed: int
-) -> Callable[[str, Sequence[Preference], Sequence[Preference]], Scorer]:
-    """The `Train` function of a seed's run: trains (or resumes, or finds) `models/NAME`, which is loaded when it is
-    first asked for a reward."""
-    from assay.reward.scorer import load_scorer
-    from assay.reward.train import train
-
-    def fit(name: str, pairs: Sequence[Preference], gold: Sequence[Preference]) -> Scorer:
-        epochs = config.train.epochs
-        if config.presentations:
-            epochs = min(epochs, config.presentations / max(1, len(pairs)))
-        settings = fed(replace(config.train, seed=config.train.seed + seed, epochs=epochs), pairs, name, run)
-        trained = train(run.folder / "models" / name, settings, pairs, gold, run.say)
-
-        return _Lazy(lambda: load_scorer(
-            trained.folder, settings.max_tokens, settings.engine.tokens, settings.precision, images=settings.images
-        ))  # fmt: skip
-
-    return fit
-
-
-class _Lazy:
-    """A scorer that is loaded when it is first asked. Conversations that its model cannot read have no reward (NaN)."""
-
-    may_fail = True
-
-    def __init__(self, load: Callable[[], Scorer]) -> None:
-        self._load = cache(load)
-
-    def __call__(self, conversations: Sequence[Conversation]) -> NDArray[np.float64]:
-        return self._load()(conversations)
-
-
-def fed(settings: TrainConfig, pairs: Sequence[Preference], name: str, run: Run) -> TrainConfig:
-    """The settings for one of a run's models: a part of the loss that its labels cannot feed is left out, and told."""
-    from assay.reward.data import MemoryPairs
-    from assay.reward.train import idle
-
-    found = idle(settings.loss, MemoryPairs(pairs)) if settings.loss.margin or settings.loss.soft_labels else {}
-    for why in found.values():
-        run.say(f"{name}: {why}; trained without")
-    return replace(settings, loss=replace(settings.loss, **dict.fromkeys(found, False))) if found else settings

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -18,78 +19,105 @@ from assay.bench.reward import BENCHMARKS
 from assay.bench.reward.pairs import evaluate_pairs
 from assay.bench.table import as_json
 from assay.chat import Chat
+from assay.curate.book import AT_ONCE, set_aside
+from assay.curate.material import Material
 from assay.curate.offline import gold_vote_judge, relevance_judge
 from assay.curate.settle import settle
+from assay.curate.shards import Pool
 from assay.curate.stage1 import Tools
 from assay.curate.verify import oracle, read_judgements, taken_back
+from assay.engine import Engine, Here
 from assay.errors import AssayError
 from assay.recipes.claims import Claims, test_claims
-from assay.recipes.embedders import load_embedder
-from assay.recipes.flow import FlowConfig, Prepared, curate, prepare, trainer
-from assay.recipes.pools import Pool
+from assay.recipes.embedders import Encoder
+from assay.recipes.flow import FlowConfig, curate, prepared
+from assay.recipes.pools import SmallPool
+from assay.recipes.training import trainer
 from assay.records import Attributes, Case, Embedder, Judge, Judgement, Pair, Scorer, digest
 from assay.run import Run, jsonable
-from assay.tables import Table
+from assay.store import Place
+from assay.tables import Table, write_text
 
 
 def run_job(
-    folder: Path, config: FlowConfig, pool: Pool, people: Judge, judge: Judge | None = None, chat: Chat | None = None,
-    *, asked: Mapping[str, Any] | None = None, resettle: bool = False,
+    folder: Path, config: FlowConfig, pool: Pool | SmallPool, people: Judge, judge: Judge | None = None,
+    chat: Chat | None = None, *, asked: Mapping[str, Any] | None = None, resettle: bool = False,
+    engine: Engine | None = None, processes: int = 1, at_once: int = AT_ONCE,
 ) -> Path:  # fmt: skip
     """Run or resume the whole job in `folder`.
 
     Without `judge`, the offline gold-vote judge labels the silver pairs; without `chat`, rules give the attributes. `asked`
-    says who people, judge and chat are: a run does not go on with others, nor with another pool. `resettle`: where people
-    have changed their minds since the labels were made, make these and what follows anew.
+    says who people, judge and chat are: a run does not go on with others, nor with another pool; a pool that has more pairs
+    than before is gone on with, and told. `resettle`: where people have changed their minds since the labels were made, make
+    these and what follows anew. `engine` says where stages run, `processes` on how many devices models are trained,
+    `at_once` how many pairs the judge is asked about at a time.
     """
     from assay.models import whose
 
-    if config.train.loss.margin and not any(j.strength for j in pool.wild):
-        raise AssayError("no pair of the pool has a strength: train.loss.margin would do nothing; leave it out")
     given = f"{getattr(judge, '__module__', '')}:{getattr(judge, '__qualname__', type(judge).__qualname__)}"
     who = {"people": "", "judge": given if judge else "offline:gold-vote", "attributes": "rules", **(asked or {})}
-    inputs = {"pool": of_pool(pool), "embedder": whose(config.embedder), **who}
-    _same_pool(folder, inputs["pool"])
-    kept = {**jsonable(config), "inputs": inputs}
-    with closing(Run(folder, kept)) as run:
-        embed = remember(load_embedder(config))
-        prepared = prepare(run, config, pool, embed, chat)
+    kept = {**jsonable(config), "inputs": {"embedder": whose(config.embedder), **who}}
+    engine = engine or Here()
+    with closing(Run(folder, kept)) as run, closing(engine):
+        own = Place.of(folder.absolute()) / "pool"
+        pool = pool.put(own) if isinstance(pool, SmallPool) else pool
+        if config.train.loss.margin and not has_strengths(pool):
+            raise AssayError("no pair of the pool has a strength: train.loss.margin would do nothing; leave it out")
+        meet(run, kept, pool)
+        encoder = Encoder(config)
+        material = prepared(
+            run, config, pool, encoder, engine, chat, digest(jsonable(who["attributes"])) if chat else ""
+        )
+        embed = remember(encoder)
         for seed in range(config.seeds):
             run.say(f"[bold]seed {seed}[/bold] ({seed + 1} of {config.seeds})")
             with closing(Run(folder / f"seed-{seed}", {**kept, "seeds": 1}, run.console)) as part:
-                train = trainer(part, config, seed)
+                train = trainer(part, config, seed, processes)
                 standing = people.standing if isinstance(people, PeopleOnFile) else None
-                tools = Tools(people=people, judge=judge or gold_vote_judge(embed), train=train, standing=standing)
-                curated = curate(part, config, prepared, tools, seed, resettle=resettle)
+                tools = Tools(people=people, judge=judge or gold_vote_judge(embed), train=train, standing=standing,
+                              at_once=at_once)  # fmt: skip
+                curated = curate(part, config, material, tools, seed, resettle=resettle)
                 claims = Claims(
-                    run=part, config=config, prepared=prepared, curated=curated, judge=tools.judge,
+                    run=part, config=config, material=material, curated=curated, judge=tools.judge,
                     unguided=relevance_judge(embed), train=train, seed=seed,
                 )  # fmt: skip
                 test_claims(claims)
-                benchmark(part, config, prepared)
+                benchmark(part, config, material)
     return folder
 
 
-def of_pool(pool: Pool) -> dict[str, Any]:
-    """What a pool is: how many pairs, and a digest of these, of the votes on them, and of what is known to be right."""
-    votes = sorted(digest([j.pair_id, j.better, j.by, j.problem, j.confidence, j.votes, j.strength]) for j in pool.wild)
-    told = [sorted(pool.pairs), votes, sorted(pool.truth.items()), sorted(pool.stage2_only)]
-    return {"pairs": len(pool.pairs), "digest": digest(told)}
+def has_strengths(pool: Pool) -> bool:
+    """Whether any source says by how much a response is better."""
+    shards = (s.name for s in pool.shards if s.votes)
+    return any(bool((pool.table("votes").frame(s, columns=["strength"])["strength"] != 0.0).any()) for s in shards)
 
 
-def _same_pool(folder: Path, pool: Mapping[str, Any]) -> None:
-    """Raise AssayError where the run in `folder` was begun on another pool: its tables are of that one."""
-    path = folder / "config.json"
-    before = json.loads(path.read_text()).get("inputs", {}).get("pool") if path.exists() else None
-    if before is not None and before != pool:
-        raise AssayError(
-            f"{folder}: the pool has changed since this run began: {before['pairs']:,} pairs then, {pool['pairs']:,} now"
-            f"{' with other content' if before['pairs'] == pool['pairs'] else ''}; a run is of one pool: use another --out, "
-            "or the pool as it was"
+def meet(run: Run, kept: Mapping[str, Any], pool: Pool) -> None:
+    """Keep what the run's pool is, and compare it with what it was. Where it has grown, what was made of all pairs is set
+    aside and made anew; what was collected stays. Raises AssayError where it is another pool."""
+    note = run.folder / "pool.json"
+    now = {s.name: [s.part, s.pairs, s.content, s.said] for s in pool.shards}
+    before = json.loads(note.read_text())["shards"] if note.exists() else None
+    if before is not None and before != now:
+        pairs, told = sum(n for _, n, _, _ in before.values()), pool.pairs
+        if any(now.get(name) != shard for name, shard in before.items()):
+            raise AssayError(
+                f"{run.folder}: the pool has changed since this run began: {pairs:,} pairs then, {told:,} now"
+                f"{' with other content' if pairs == told else ''}; a run is of one pool: use another --out, or the pool as "
+                "it was"
+            )
+        run.say(
+            f"[bold]the pool has grown[/bold]: {pairs:,} pairs when this run began, {told:,} now; it goes on with all"
         )
+        for seed in range(kept["seeds"]):
+            if (run.folder / f"seed-{seed}" / "config.json").exists():
+                with closing(Run(run.folder / f"seed-{seed}", {**kept, "seeds": 1}, run.console)) as part:
+                    run.say(f"what was made of the pool as it was is in {set_aside(part)}")
+        shutil.rmtree(run.folder / "steps" / "prepare", ignore_errors=True)
+    write_text(note, json.dumps({"shards": now}, indent=1))
 
 
-def benchmark(run: Run, config: FlowConfig, prepared: Prepared) -> None:
+def benchmark(run: Run, config: FlowConfig, material: Material) -> None:
     """Score the final model on the held-out pairs and on every public benchmark that lies in `config.benchmarks`.
 
     Each is a step `bench/NAME`; the held-out pairs are told apart by the first quality that their prompt asks for.
@@ -98,10 +126,11 @@ def benchmark(run: Run, config: FlowConfig, prepared: Prepared) -> None:
 
     final = run.folder / "models" / "final"
     scorer = load_scorer(final, config.train.max_tokens, config.train.engine.tokens, config.train.precision)
-    evaluation, folder = prepared.evaluation(), config.benchmarks
-    if evaluation:
-        parts = {p.pair_id: _demand(prepared.attributes[p.pair_id]) for p in evaluation}
-        run.once("bench/held-out", lambda: as_json(evaluate_pairs(evaluation, scorer, parts=parts)))
+    measured, folder = material.evaluation(config.evaluation_pairs), config.benchmarks
+    if len(measured):
+        pairs = material.preferences(measured)
+        parts = {i: _demand(k.attributes) for i, k in material.known(measured).items()}
+        run.once("bench/held-out", lambda: as_json(evaluate_pairs(pairs, scorer, parts=parts)))
     if folder:
         for key, bench in BENCHMARKS.items():
             run.once(f"bench/{key}", partial(_measure, bench, folder, scorer, config.bench_limit))
@@ -116,12 +145,19 @@ def _demand(attributes: Attributes) -> str:
     return re.split(r"[:\"\d]", "".join(attributes.desired[:1]))[0].strip()
 
 
+REMEMBERED = 50_000
+"""Texts whose vectors are kept in memory."""
+
+
 def remember(embed: Embedder) -> Embedder:
-    """The same embedder, computing each distinct text once per process."""
+    """The same embedder, which keeps the vectors of the texts that it met last."""
     known: dict[str, NDArray[np.float32]] = {}
 
     def remembered(texts: Sequence[str]) -> NDArray[np.float32]:
         new = sorted({t for t in texts if t not in known})
+        if len(known) + len(new) > REMEMBERED:
+            known.clear()
+            new = sorted(set(texts))
         if new:
             known.update(zip(new, embed(new), strict=True))
         return np.stack([known[t] for t in texts])

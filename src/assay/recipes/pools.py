@@ -1,4 +1,4 @@
-"""The pools that recipes run on: the embedded one, people's own sets, and a folder made by `assay pool add`.
+"""The small pools that recipes run on: the embedded one, and people's own sets.
 
 The embedded pool is instructions with one checkable constraint, answered by SmolLM2-135M-Instruct.
 
@@ -12,7 +12,6 @@ are honest weak labels, each pair labelled by one of three sources that do not l
 The answers ship with the package (`data/constraint_answers.parquet`, made by `scripts/make_constraint_pool.py`).
 """
 
-import re
 from dataclasses import dataclass
 from importlib import resources
 from itertools import combinations
@@ -22,23 +21,24 @@ import polars as pl
 
 from assay.curate.human_sets import read_human_sets
 from assay.curate.layouts import Preferred
-from assay.errors import AssayError
+from assay.curate.shards import Pool, create
 from assay.recipes.constraints import Constraint
 from assay.records import Judgement, Pair, Response, digest, user
-from assay.tables import Table
+from assay.store import Place
 
 VOTE_ACCURACY = 0.65
 HALVED = frozenset({"at_most", "question"})
 """Kinds of which every second instruction is left out: there the shorter answer nearly always obeys, and with all of them
 the longer-is-better labels would be wrong more often than in any pool that people use."""
 
-_PART = re.compile(r"(.+-[0-9a-f]{12})-\d{5}")
-"""A shard of an import: the name of its note in `imports/`, and the number of the part (`curate.pool`)."""
+PART_PAIRS = 50_000
+"""Pairs of a part, where such a pool is larger."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
-    """Pairs with their in-the-wild judgements and, where it is known, the better response by pair id.
+class SmallPool:
+    """Pairs with their in-the-wild judgements and, where it is known, the better response by pair id: a pool that fits in
+    memory, before it is put on disk.
 
     `stage2_only` are pairs that must not enter stage 1: nobody can be asked about them (paper A sends originally
     human-labelled pairs to stage 1 and all others to stage 2, A3 section 3.3). `repeats` counts the pairs that were read
@@ -51,10 +51,12 @@ class Pool:
     stage2_only: frozenset[str] = frozenset()
     repeats: int = 0
 
-    @property
-    def read(self) -> int:
-        """How many pairs were read, repeats included."""
-        return len(self.pairs) + self.repeats
+    def put(self, place: Place) -> Pool:
+        """The pool on disk. Raises AssayError where another one is there."""
+        return create(
+            place, self.pairs.values(), self.wild, self.truth, self.stage2_only, self.repeats,
+            parts=max(1, len(self.pairs) // PART_PAIRS),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,7 @@ class Answer:
     mean_logp: float
 
 
-def constraint_pool(path: Path | None = None) -> Pool:
+def constraint_pool(path: Path | None = None) -> SmallPool:
     """All pairs of one obeying and one violating answer to the same instruction, with wild labels and the truth."""
     frame = pl.read_parquet(path or Path(str(resources.files("assay") / "data/constraint_answers.parquet")))
     pairs: dict[str, Pair] = {}
@@ -94,7 +96,7 @@ def constraint_pool(path: Path | None = None) -> Pool:
             read += 1
             pairs[pair.id], truth[pair.id] = pair, Response.of(better.text).id
             wild += wild_votes(pair.id, better, worse)
-    return Pool(pairs=pairs, wild=wild, truth=truth, repeats=read - len(pairs))
+    return SmallPool(pairs=pairs, wild=wild, truth=truth, repeats=read - len(pairs))
 
 
 def wild_votes(pair_id: str, better: Answer, worse: Answer) -> list[Judgement]:
@@ -112,7 +114,7 @@ def wild_votes(pair_id: str, better: Answer, worse: Answer) -> list[Judgement]:
     return [vote(f"votes-{n}", better if r else worse) for n, r in enumerate(right)]
 
 
-def human_pool(folder: Path, per_set: int = 2_500, wild_pairs: int = 8_000) -> Pool:
+def human_pool(folder: Path, per_set: int = 2_500, wild_pairs: int = 8_000) -> SmallPool:
     """People's own preference sets (`curate.human_sets`): human labels are the truth, the others are in the wild.
 
     In the wild are GPT-4's choices (at most `wild_pairs`) and votes of people who disagreed among themselves. Of every
@@ -143,31 +145,4 @@ def human_pool(folder: Path, per_set: int = 2_500, wild_pairs: int = 8_000) -> P
                 truth[pair_id] = found.better if truth.get(pair_id, found.better) == found.better else None
     known = {pair_id: better for pair_id, better in truth.items() if better is not None}
     others = frozenset(pairs.keys() - known.keys())
-    return Pool(pairs=pairs, wild=wild, truth=known, stage2_only=others, repeats=read - len(pairs))
-
-
-def folder_pool(folder: Path) -> Pool:
-    """A pool folder made by `assay pool add`: its pairs with their in-the-wild judgements; the truth is not known."""
-    check_whole(folder)
-    pairs: dict[str, Pair] = {}
-    read = 0
-    for pair in Table(folder / "tables" / "pairs", Pair).stream():
-        pairs.setdefault(pair.id, pair)
-        read += 1
-    if not pairs:
-        raise AssayError(f"{folder}: no pairs here; make a pool with: assay pool add FILE --out {folder}")
-    wild = Table(folder / "tables" / "wild", Judgement).read()
-    return Pool(pairs=pairs, wild=wild, truth={}, repeats=read - len(pairs))
-
-
-def check_whole(folder: Path) -> None:
-    """Raise AssayError where an import into this pool folder was cut off (or is still going on): part of a file's pairs
-    would be taken for all of them."""
-    parts = (_PART.fullmatch(s) for s in Table(folder / "tables" / "pairs", Pair).shards())
-    notes = {path.stem for path in (folder / "imports").glob("*.json")}
-    cut = sorted({part[1] for part in parts if part} - notes)
-    if cut:
-        raise AssayError(
-            f"{folder}: the import of {', '.join(cut[:3])}{', ...' if len(cut) > 3 else ''} was cut off or is not over, so "
-            "the pool has only some of its pairs; give the same `assay pool add` again to finish it"
-        )
+    return SmallPool(pairs=pairs, wild=wild, truth=known, stage2_only=others, repeats=read - len(pairs))

@@ -28,7 +28,7 @@ def human() -> FlowConfig:
         evaluation_pairs=1_000,
         presentations=1_200,
         stage1=Stage1Config(iterations=2, seed_gold=800, seed_silver=400, per_iteration=600, gold_share=0.4),
-        stage2=Stage2Config(band=0.1, shard_pairs=1_000),
+        stage2=Stage2Config(band=0.1),
         train=TrainConfig(
             backbone="minilm", layers=3, train_embeddings=False, max_tokens=160, batch_pairs=16,
             engine=EngineConfig(tokens=8_192), epochs=4, lr=3e-4, warmup=0.1, checks=4, precision="auto",

@@ -1,7 +1,9 @@
 """Pairs that a model cannot learn from: which, why, and how many. They are named, never trained on, and end nothing."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from assay.tables import write_text
@@ -16,15 +18,25 @@ class LeftOut:
 
     def __init__(self) -> None:
         self.found: dict[tuple[str, str], str] = {}
-        self.told = 0
+        self.told = self.shared = 0
 
     def add(self, pair_id: str, reason: str, of: str = "pairs") -> None:
         self.found.setdefault((of, pair_id), reason)
 
     def counts(self, of: str = "pairs") -> dict[str, int]:
         """How many for each reason, the most frequent first."""
-        reasons = [r for (what, _), r in self.found.items() if what == of]
-        return {r: reasons.count(r) for r in sorted(set(reasons), key=lambda r: (-reasons.count(r), r))}
+        found = Counter(r for (what, _), r in self.found.items() if what == of)
+        return dict(sorted(found.items(), key=lambda c: (-c[1], c[0])))
+
+    def news(self) -> list[tuple[str, str, str]]:
+        """(id, reason, of what) of what was added since the last `share`."""
+        return [(i, reason, of) for (of, i), reason in islice(self.found.items(), self.shared, None)]
+
+    def share(self, news: Iterable[tuple[str, str, str]]) -> None:
+        """Take in the news of all processes, which now know the same."""
+        for one in news:
+            self.add(*one)
+        self.shared = len(self.found)
 
     def tell(self, say: Callable[[str], None], name: str) -> None:
         """Say what was left out, if there is more of it than when it was said last."""

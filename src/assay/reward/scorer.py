@@ -1,11 +1,15 @@
 """A reward model as a plain function: conversations in, rewards out."""
 
+import gc
 import importlib
 import re
+import threading
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,8 +18,8 @@ from numpy.typing import NDArray
 from assay import models, weights
 from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
-from assay.pack import share
-from assay.records import Conversation, Scorer
+from assay.pack import Group, share
+from assay.records import Conversation, Scorer, digest
 from assay.render import Rendered, attempts, check, render, same_prompt
 from assay.reward.config import EngineConfig
 from assay.reward.model import RewardModel
@@ -62,6 +66,66 @@ def _function(name: str) -> Scorer:
     if not callable(found):
         raise AssayError(f"{name} is no function, but {type(found).__name__}")
     return found  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The `Scorer` of a folder (or of whatever `load_scorer` takes) that can be sent to other processes: it is its name and
+    settings, and is loaded where and when it is first asked.
+
+    A process holds the last `HELD` that were asked, whoever asks; a folder that was written anew is loaded anew.
+    """
+
+    folder: str
+    max_tokens: int = 2048
+    tokens_per_batch: int = 8192
+    precision: str = "fp32"
+    images: str = ""
+
+    may_fail: ClassVar[bool] = True
+    """A conversation that the model cannot read has no reward."""
+
+    def __call__(self, conversations: Sequence[Conversation]) -> NDArray[np.float64]:
+        return self.load()(conversations)
+
+    def load(self) -> Scorer:
+        """The loaded scorer."""
+        key = self, _stamp(Path(self.folder))
+        with _LOCK:
+            found = _LOADED.pop(key, None)
+            while found is None and len(_LOADED) >= HELD:  # let go of the oldest before the next one is loaded
+                del _LOADED[next(iter(_LOADED))]
+                _free()
+            images = Path(self.images) if self.images else None
+            _LOADED[key] = found or load_scorer(
+                self.folder, self.max_tokens, self.tokens_per_batch, self.precision, images
+            )
+            return _LOADED[key]
+
+
+HELD = 2
+"""Scorers that a process holds: stage 2 asks two."""
+_LOADED: dict[tuple[Model, tuple[tuple[str, int, int], ...]], Scorer] = {}
+_LOCK = threading.Lock()
+
+
+def forget() -> None:
+    """Let go of the scorers that this process holds, so that a training has their memory."""
+    with _LOCK:
+        _LOADED.clear()
+        _free()
+
+
+def _free() -> None:
+    if torch.accelerator.is_available():
+        gc.collect()
+        torch.accelerator.empty_cache()
+
+
+def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """What changes when a model is written anew."""
+    found = ((p.name, p.stat()) for p in sorted(folder.iterdir()) if p.is_file()) if folder.is_dir() else ()
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
 
 
 class LocalScorer:
@@ -119,24 +183,48 @@ class LocalScorer:
     def rewards(self, conversations: Sequence[Conversation], rendered: Sequence[Rendered]) -> NDArray[np.float64]:
         """(n,) rewards of n rendered conversations."""
         together = same_prompt(conversations) if self.model.packed else [[i] for i in range(len(conversations))]
-        groups = []
-        for rows in together:
-            types = [rendered[i].second for i in rows if rendered[i].second]
-            images = [i for m in conversations[rows[0]][:-1] for i in m.images]
-            groups.append(share([rendered[i].ids for i in rows], types, images))
+        groups = [group_of(conversations[rows[0]], [rendered[i] for i in rows]) for rows in together]
+        rewards = np.zeros(len(rendered))
+        for rows, own in zip(together, self.of_groups(groups), strict=True):
+            rewards[rows] = own
+        return rewards
+
+    def of_groups(self, groups: Sequence[Group]) -> list[NDArray[np.float64]]:
+        """The rewards of each group's answers. Where the model cannot be packed, groups should have one answer each: they
+        are padded by length."""
         most = self.model.engine.tokens
         large = [self.model.packed and len(g.answers) > 1 and g.tokens > most for g in groups]
         small = [i for i, above in enumerate(large) if not above]
-        rewards = np.zeros(len(rendered))
+        rewards = [np.zeros(len(g.answers)) for g in groups]
         with torch.inference_mode(), torch.autocast(self.where.type, torch.bfloat16, enabled=self.model.bf16):
             for part in self.model.bins([groups[i] for i in small]):
                 own = [small[i] for i in part]
                 found = self.model(self.model.batch([groups[i] for i in own]).to(self.where))
-                rewards[[i for g in own for i in together[g]]] = found.double().cpu().numpy()
+                ends = np.cumsum([len(groups[i].answers) for i in own])[:-1]
+                for i, some in zip(own, np.split(found.double().cpu().numpy(), ends), strict=True):
+                    rewards[i] = some
             for number in np.flatnonzero(large).tolist():
                 for part, found in self.model.passes(groups[number]):
-                    rewards[[together[number][i] for i in part]] = found.double().cpu().numpy()
+                    rewards[number][part] = found.double().cpu().numpy()
         return rewards
+
+    @cached_property
+    def reading(self) -> str:
+        """A digest of how it makes tokens of a conversation: scorers with the same one can share them."""
+        text = getattr(self.tokenizer, "tokenizer", self.tokenizer)
+        backend = getattr(text, "backend_tokenizer", None)
+        if backend is None:
+            return f"of its own: {id(self)}"
+        kinds = [type(self.tokenizer).__name__, str(self.store and self.store.folder)]
+        template = str(getattr(self.tokenizer, "chat_template", None))
+        return digest([*kinds, self.max_tokens, backend.to_str(), template, str(text.special_tokens_map)])
+
+
+def group_of(conversation: Conversation, rendered: Sequence[Rendered]) -> Group:
+    """The group of some answers to one prompt; `conversation` is that of any of them."""
+    types = [one.second for one in rendered if one.second]
+    images = [i for m in conversation[:-1] for i in m.images]
+    return share([one.ids for one in rendered], types, images)
 
 
 def scorer(

@@ -9,9 +9,9 @@ import torch
 from assay.errors import AssayError
 from assay.losses import bradley_terry, centering
 from assay.reward.config import TrainConfig
-from assay.reward.data import Rendered
 from assay.reward.model import Batch, RewardModel
 from assay.reward.monitor import StepMetrics
+from assay.reward.renderer import Rendered
 from assay.step import Engine
 
 

@@ -31,9 +31,10 @@ from assay.images import ImageStore
 from assay.records import Preference
 from assay.reward import calibration
 from assay.reward.config import LossConfig, TrainConfig
-from assay.reward.data import MemoryPairs, Pairs, Rendered, Renderer, positions
+from assay.reward.data import MemoryPairs, Pairs, positions
 from assay.reward.model import compile_when_worth, for_training, save
 from assay.reward.monitor import Monitor
+from assay.reward.renderer import Rendered, Renderer
 from assay.reward.scorer import position_limit
 from assay.reward.steps import Micro, Steps
 from assay.step import Engine
@@ -41,6 +42,8 @@ from assay.tables import remove
 
 FREE = ("save_minutes", "packing", "tokens", "compile", "checkpointing", "shard", "attention")
 """Settings that cost memory or time and change rounding at most: they may differ when a training goes on."""
+HOLDS = "reward model"
+"""What a finished folder holds, for messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,13 +83,14 @@ class _State:
 
 def train(
     folder: Path, config: TrainConfig, pairs: Sequence[Preference] | Pairs, gold: Sequence[Preference],
-    say: Callable[[str], None] = lambda _: None, trackers: Sequence[str] = (),
+    say: Callable[[str], None] = lambda _: None, trackers: Sequence[str] = (), identity: dict[str, Any] | None = None,
 ) -> Trained:  # fmt: skip
     """Train on `pairs`, choose the checkpoint on `gold`, save to `folder`. Returns at once when that is already done.
 
     A tie in gold accuracy goes to the later checkpoint; without gold the last one is taken. The result depends on the
     pairs, not on their order, nor on the number of interruptions or (beyond rounding) of processes. `trackers` are
-    names that Accelerate knows ("tensorboard", "wandb", ...). Raises AssayError when there is nothing to train on, when a
+    names that Accelerate knows ("tensorboard", "wandb", ...); `identity` is `identity_of` these arguments, where the caller
+    has it already. Raises AssayError when there is nothing to train on, when a
     loss is asked for that these labels cannot tell from the plain one, and where `folder` holds anything but this training.
     """
     source = pairs if not isinstance(pairs, Sequence) else MemoryPairs(pairs)
@@ -94,8 +98,8 @@ def train(
         raise AssayError(f"{folder}: no pairs to train on; see the labels' reasons for why all were dropped")
     engine = Engine(config.precision, config.clip, config.engine.shard)
     gold = MemoryPairs(gold).pairs
-    identity = engine.lead_says(lambda: identity_of(config, source, gold))
-    place = Training(folder, identity, "reward model")
+    known = identity or engine.lead_says(lambda: identity_of(config, source, gold))
+    place = Training(folder, known, HOLDS)
     if (done := engine.lead_says(place.finished)) is not None:
         return Trained(**done, folder=folder)
     engine.lead_says(lambda: check_loss(config.loss, source))
@@ -110,7 +114,9 @@ def train(
         say(f"{folder.name}: batches are padded by length, not packed: {model.reason}")
     elif engine.device.type != "cpu":
         say(f"{folder.name}: packed, attention by {model.backend}")
-    render = Renderer(tokenizer, min(config.max_tokens, position_limit(model.model)), store)
+    once = not source.whole and config.epochs <= 1
+    limit = min(config.max_tokens, position_limit(model.model))
+    render = Renderer(tokenizer, limit, store, room=0 if once else None)
     source = render.readable(source, engine.gather, engine.rank, engine.world)
     held = render.render(gold, "gold pairs")
     render.left.tell(say, folder.name)
@@ -245,8 +251,7 @@ class _Training:
 
     def gather_left_out(self) -> None:
         """What any process left out, known to all of them, told and kept."""
-        for (of, pair_id), reason in self.engine.gather(list(self.render.left.found.items())):
-            self.render.left.add(pair_id, reason, of)
+        self.render.left.share(self.engine.gather(self.render.left.news()))
         self.render.left.tell(self.say, self.name)
         if self.engine.lead:
             self.render.left.save(self.partial / "left_out.jsonl")

@@ -1,0 +1,37 @@
+"""`assay pool near-duplicates`: what a pool holds nearly twice."""
+
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from assay.errors import AssayError
+
+
+def near_duplicates(pool: Positional[str], out: Path, threshold: float = 0.8, shingle: int = 5) -> None:
+    """Find pairs whose texts are nearly the same: MinHash over shingles of words, every find verified on the texts.
+
+    `assay run ... --near-duplicates 0.8` leaves all but one of each cluster out; this only lists them.
+
+    Args:
+        pool: A pool folder made by `assay pool add`, or its URL.
+        out: The Parquet file to write: pair_id, cluster, representative (the one to keep), jaccard with it.
+        threshold: Jaccard coefficient of near-duplicates, at least.
+        shingle: Words in a row that are compared.
+    """
+    from assay.curate.near_duplicates import MinHash
+    from assay.curate.near_duplicates import near_duplicates as find
+    from assay.curate.prepare import Documents
+    from assay.curate.shards import Pool
+    from assay.store import Place
+    from assay.tables import check_new, write_shard
+
+    check_new(out)
+    try:
+        how = MinHash(threshold=threshold, shingle=shingle)
+    except ValueError as error:
+        raise AssayError(str(error)) from error
+    found = find(Documents(Pool.open(pool)), how)
+    write_shard(Place.of(out), found.table)
+    for line in found.lines():
+        print(line)
+    print(f"-> {out}")

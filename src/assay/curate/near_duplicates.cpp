@@ -1,0 +1,156 @@
+// Sketches of documents by the shingles of their words, and exact comparison of the shingles of two.
+#include <unistd.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "words.h"
+
+// The hashes of every `size` words in a row of each part; of a shorter part, of all its words.
+struct Shingles {
+    long size;
+    uint64_t power = 1;
+    std::vector<uint64_t> last, hashes;
+    long words = 0, slot = 0;
+    uint64_t run = 0;
+
+    explicit Shingles(long size) : size(size), last(size) {
+        for (long k = 0; k < size; k++) power *= BASE;
+    }
+    void word(uint64_t hash) {
+        run = run * BASE + hash - power * last[slot];
+        last[slot] = hash;
+        if (++slot == size) slot = 0;
+        if (++words >= size) hashes.push_back(run);
+    }
+    void part() {
+        if (words && words < size) hashes.push_back(whole(run, words));
+        std::fill(last.begin(), last.end(), 0);
+        words = slot = 0, run = 0;
+    }
+};
+
+constexpr long LANES = 8, AT_ONCE = 4 * LANES;  // what stays in registers
+typedef uint32_t Lanes __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+
+static inline void lower(Lanes& least, Lanes x) { least = x < least ? x : least; }
+
+// least[p] = the smallest factors[p] * value + terms[p] modulo 2^32; `permutations` is a multiple of AT_ONCE.
+static void smallest(const std::vector<uint32_t>& values, const uint32_t* factors, const uint32_t* terms, long permutations,
+                     uint32_t* least) {
+    for (long p = 0; p < permutations; p += AT_ONCE) {
+        const Lanes *f = (const Lanes*)(factors + p), *t = (const Lanes*)(terms + p);
+        Lanes f0 = f[0], f1 = f[1], f2 = f[2], f3 = f[3], t0 = t[0], t1 = t[1], t2 = t[2], t3 = t[3];
+        Lanes m0 = ~(t0 ^ t0), m1 = m0, m2 = m0, m3 = m0;
+        for (uint32_t value : values) {
+            lower(m0, f0 * value + t0);
+            lower(m1, f1 * value + t1);
+            lower(m2, f2 * value + t2);
+            lower(m3, f3 * value + t3);
+        }
+        Lanes* to = (Lanes*)(least + p);
+        to[0] = m0, to[1] = m1, to[2] = m2, to[3] = m3;
+    }
+}
+
+extern "C" {
+
+// Of each text whose state is 0, `permutations` (`room` with those that fill it up) numbers, all ones for one without words;
+// and in `keys`, band by band, a hash of each band's numbers. Either may be null. `sizes` are the numbers of shingles.
+void sketched(const uint8_t* data, const int64_t* offsets, long count, int done, uint8_t* states, const uint32_t* entries,
+              const uint32_t* sequences, long size, const uint32_t* factors, const uint32_t* terms, long permutations, long room,
+              long bands, uint32_t* signatures, uint64_t* keys, int64_t* sizes) {
+    Characters characters(entries, sequences);
+    Shingles shingles(size);
+    std::vector<uint32_t> values, least(room);
+    long rows = permutations / bands;
+    for (long i = 0; i < count; i++) {
+        if (states[i]) continue;
+        shingles.hashes.clear();
+        states[i] = read(data + offsets[i], data + offsets[i + 1], characters, done, shingles) ? 1 : 2;
+        if (states[i] == 2) {
+            shingles.part();
+            continue;
+        }
+        values.clear();
+        for (uint64_t hash : shingles.hashes) values.push_back(mixed(hash) >> 32);
+        smallest(values, factors, terms, room, least.data());
+        if (signatures) std::copy(least.begin(), least.begin() + permutations, signatures + i * permutations);
+        for (long b = 0; keys && b < bands; b++) {
+            uint64_t key = 0;
+            for (long r = b * rows; r < (b + 1) * rows; r++) key = key * BASE + least[r];
+            keys[b * count + i] = mixed(key);
+        }
+        sizes[i] = shingles.hashes.size();
+    }
+}
+
+// The sets of shingles. Without `sets`, sizes[i] says how much room text i needs at most; with it, text i's hashes are
+// written at[i] on, sorted, each once, and sizes[i] says how many.
+void shingled(const uint8_t* data, const int64_t* offsets, long count, int done, uint8_t* states, const uint32_t* entries,
+              const uint32_t* sequences, long size, uint64_t* sets, const int64_t* at, int64_t* sizes) {
+    Characters characters(entries, sequences);
+    Shingles shingles(size);
+    std::vector<uint64_t>& hashes = shingles.hashes;
+    for (long i = 0; i < count; i++) {
+        if (states[i]) continue;
+        hashes.clear();
+        states[i] = read(data + offsets[i], data + offsets[i + 1], characters, done, shingles) ? 1 : 2;
+        if (states[i] == 2) {
+            shingles.part();
+            continue;
+        }
+        if (sets) {
+            std::sort(hashes.begin(), hashes.end());
+            hashes.erase(std::unique(hashes.begin(), hashes.end()), hashes.end());
+            std::copy(hashes.begin(), hashes.end(), sets + at[i]);
+        }
+        sizes[i] = hashes.size();
+    }
+}
+
+// sets[ends[i - 1], ends[i]) = the `sizes[i]` hashes that lie starts[i] on in the file. 0 where it does not hold them.
+int gathered(int file, const int64_t* starts, const int64_t* sizes, long count, uint64_t* sets) {
+    for (long i = 0; i < count; i++) {
+        char* to = (char*)sets;
+        int64_t left = sizes[i] * 8, at = starts[i] * 8;
+        while (left) {
+            ssize_t got = pread(file, to, left, at);
+            if (got <= 0) return 0;
+            to += got, at += got, left -= got;
+        }
+        sets += sizes[i];
+    }
+    return 1;
+}
+
+// jaccards[i] of the sets one[i] and other[i], which lie sets[offsets[k], offsets[k + 1]), sorted.
+void compared(const uint64_t* sets, const int64_t* offsets, const int64_t* one, const int64_t* other, long count,
+              double* jaccards) {
+    for (long i = 0; i < count; i++) {
+        const uint64_t *a = sets + offsets[one[i]], *a_end = sets + offsets[one[i] + 1];
+        const uint64_t *b = sets + offsets[other[i]], *b_end = sets + offsets[other[i] + 1];
+        int64_t all = (a_end - a) + (b_end - b), shared = 0;
+        while (a < a_end && b < b_end) {
+            uint64_t x = *a, y = *b;
+            shared += x == y;
+            a += x <= y;
+            b += y <= x;
+        }
+        jaccards[i] = all ? (double)shared / (all - shared) : 0.;
+    }
+}
+
+// Joins one[i] and other[i]; a group's root is its smallest member.
+void joined(int64_t* parents, const int64_t* one, const int64_t* other, long count) {
+    auto root = [&](int64_t x) {
+        while (parents[x] != x) x = parents[x] = parents[parents[x]];
+        return x;
+    };
+    for (long i = 0; i < count; i++) {
+        int64_t a = root(one[i]), b = root(other[i]);
+        parents[std::max(a, b)] = std::min(a, b);
+    }
+}
+
+}  // extern "C"

@@ -1,0 +1,337 @@
+"""The first half of an import: the rows of a file, or of a piece of one, read and laid down by part of the pool.
+
+A call of `spill` reads one piece and leaves files of segments (Arrow streams, one for each part of the pool, end to end) and,
+last, a note with their places and with what became of the rows: that the note is there says that the piece is done. Rows of one
+response each go to buckets by their prompt; `pair_up` makes the pairs of a bucket, when all pieces of the file are done.
+"""
+
+import base64
+import json
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from assay.curate.columns import Columns
+from assay.curate.layouts import Preferred, named
+from assay.curate.lists import Rated
+from assay.curate.pictures import Picture, keeper
+from assay.curate.plain import PlainRows
+from assay.curate.reading import Fields, Lone, Read, paired, readings
+from assay.curate.rows import RowError
+from assay.curate.shards import part_of
+from assay.curate.texts import Cell, Flaw
+from assay.errors import AssayError
+from assay.images import ImageStore
+from assay.records import Message, Rejection, digest
+from assay.store import Place
+from assay.tables import to_arrow
+
+CHUNK_CHARS = 1 << 26
+CHUNK_ROWS = 200_000
+"""A file of segments is closed at this many characters or rows, so that memory is bounded."""
+BUCKET = 1 << 25
+"""About how many bytes of rows of one response each are paired at a time."""
+UNSAFE = re.compile(r"[\0\ud800-\udfff]")
+_LONE = pa.schema([("prompt", pa.string()), ("row", pa.int64()), ("layout", pa.string()), ("value", pa.string())])
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """What one call reads, and how: `rows()` begins it; `layout` is a name ("": none was found); `strict`: it was named by hand.
+
+    `name` is a function of the content of the file, of how it is read, and of which piece of it this is. `folder` is where the
+    names of pictures are looked for, `images` the pool's folder of them (None: the pool keeps none).
+    """
+
+    name: str
+    source: str
+    file: str
+    rows: Callable[[], Iterator[Cell | Flaw]]
+    layout: str
+    strict: bool
+    fields: Fields
+    parts: int
+    buckets: int
+    max_field_chars: int
+    folder: Path | None
+    images: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """Rows of one kind ("pairs", "rejections", "lone") and one part (or bucket) in a file: where they are in it, how many, the
+    bytes that they take in memory, and the checksum of their bytes."""
+
+    kind: str
+    part: int
+    file: str
+    start: int
+    length: int
+    rows: int
+    bytes: int
+    crc: int
+
+    def read(self, folder: Place) -> pa.Table:
+        with (folder / self.file).open() as file:
+            file.seek(self.start)
+            data = file.read_buffer(self.length)
+        if zlib.crc32(data) != self.crc:
+            raise AssayError(f"{folder / self.file}: damaged: remove {folder} and give the same `assay pool add` again")
+        return pa.ipc.open_stream(data).read_all()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What became of a piece: rows read, pairs and ties made, "field reason" of rejections with their number, and segments."""
+
+    source: str
+    file: str
+    rows: int
+    pairs: int
+    ties: int
+    rejected: dict[str, int]
+    segments: tuple[Segment, ...]
+
+    @staticmethod
+    def read(folder: Place, name: str) -> "Note":
+        told = json.loads((folder / f"{name}.json").read_text())
+        return Note(**{**told, "segments": tuple(Segment(**s) for s in told["segments"])})
+
+
+def spill(folder: Place, piece: Piece) -> None:
+    """Read a piece into files of segments in `folder`."""
+    layout = named(piece.layout) if piece.layout else None
+    sink = _Sink(folder, piece)
+    keep = keeper(ImageStore(piece.images), piece.folder) if piece.images is not None else _keeps_none
+    plain = PlainRows(sink.columns, piece.max_field_chars)
+    quick = PlainRows.reads(layout) and piece.fields == Fields()
+    for item in piece.rows():
+        if quick and isinstance(item, Cell) and plain.taken(item.value, item.row):
+            sink.rows += 1
+            if sink.columns.chars >= CHUNK_CHARS:
+                sink.flush()
+            continue
+        for read in readings((item,), layout, piece.strict, keep, piece.fields):
+            sink.take(read)
+    sink.close()
+
+
+def pair_up(folder: Place, item: tuple[Piece, int, tuple[Segment, ...]]) -> None:
+    """Make the pairs of a bucket of rows of one response each, which stand in these segments of the pieces of one file."""
+    piece, bucket, segments = item
+    rows = [row for s in segments for row in s.read(folder).to_pylist()]
+    rows.sort(key=lambda r: r["row"])
+    sink = _Sink(folder, replace(piece, name=bucket_name(piece, bucket)))
+    for read in paired(Lone(row=r["row"], layout=r["layout"], rated=_rated(r)) for r in rows):
+        sink.take(read)
+    sink.close()
+
+
+def bucket_name(piece: Piece, bucket: int) -> str:
+    return f"{piece.name.partition('+')[0]}+lone-{bucket:05d}"
+
+
+def _keeps_none(_: object) -> str:
+    raise RowError(
+        "", "is a picture, and a pool in an object store keeps none: add it to a pool in a folder of a file system"
+    )
+
+
+class _Sink:
+    """The chunk being filled, the segments of those before, and the counts so far."""
+
+    def __init__(self, folder: Place, piece: Piece) -> None:
+        self.folder, self.piece, self.columns = folder, piece, Columns()
+        self.rows = self.ties = self.pairs = self.chunks = 0
+        self.rejected: Counter[str] = Counter()
+        self.segments: list[Segment] = []
+        self.rejections: list[Rejection] = []
+        self.lone: list[tuple[str, int, str, str]] = []
+        self.lone_chars = 0
+
+    def take(self, read: Read | Lone) -> None:
+        if isinstance(read, Lone):
+            self._lone(read)
+        else:
+            self.rows += read.rows
+            for made in read.made:
+                if isinstance(made, Preferred):
+                    self._pair(made, read)
+                elif isinstance(made, Flaw):
+                    self._reject(read.row, "", made.reason, made.excerpt)
+                else:
+                    self._reject(read.row, made.field, made.reason, json.dumps(read.value, default=str)[:400])
+        held = self.columns.rows + len(self.rejections) + len(self.lone)
+        if self.columns.chars + self.lone_chars >= CHUNK_CHARS or held >= CHUNK_ROWS:
+            self.flush()
+
+    def _pair(self, made: Preferred, read: Read) -> None:
+        pair = made.pair
+        turns = [m for part in (pair.prompt, *(r.messages for r in pair.responses)) for m in part]
+        for content in (t for m in turns for t in _texts(m)):
+            if why := trouble(content, self.piece.max_field_chars):
+                self._reject(read.row, field_of(read.value, content), why, content[:200])
+                return
+        self.ties += made.better is None
+        self.columns.add(made, read.row, read.layout)
+
+    def _lone(self, read: Lone) -> None:
+        rated = read.rated
+        tagged: list[object] = []
+        try:
+            value = json.dumps(
+                [rated.row, rated.response, rated.score], default=lambda v: tagged.append(v) or _tagged(v)
+            )
+        except RecursionError:
+            self.rows += 1
+            self._reject(read.row, "", "is too deeply nested", "")
+            return
+        if value.count(_MARKED[0]) + value.count(_MARKED[1]) > sum(isinstance(v, Picture | bytes) for v in tagged):
+            self.rows += 1
+            self._reject(read.row, "", "contains a null byte", value)
+            return
+        self.lone.append((digest([read.layout, rated.prompt_key]), read.row, read.layout, value))
+        self.lone_chars += len(value)
+
+    def _reject(self, row: int, where: str, reason: str, excerpt: str) -> None:
+        where, reason, shown = (UNSAFE.sub("\ufffd", t) for t in (where, reason, excerpt[:200]))
+        piece = self.piece
+        self.rejections.append(
+            Rejection(source=piece.source, file=piece.file, row=row, field=where, reason=reason, excerpt=shown)
+        )
+        general = re.sub(r"\[\d+\]|(?<=response )\d+", "[.]", where)
+        self.rejected[f"{general} {reason.partition(' (')[0]}".strip()] += 1
+
+    def flush(self) -> None:
+        """Write what is held as one file of segments."""
+        self.pairs += self.columns.rows
+        groups = {"pairs": _by_part(self.columns.taken(), "question_id", self.piece.parts)}
+        rejections = to_arrow(Rejection, self.rejections)
+        groups["rejections"] = _split(
+            rejections, [zlib.crc32(str(r.row).encode()) % self.piece.parts for r in self.rejections]
+        )
+        lone = pa.Table.from_pylist([dict(zip(_LONE.names, r, strict=True)) for r in self.lone], schema=_LONE)
+        groups["lone"] = _by_part(lone, "prompt", self.piece.buckets)
+        name, made = f"{self.piece.name}-{self.chunks:05d}.arrow", list[Segment]()
+
+        def write(path: Path) -> None:
+            with path.open("wb") as file:
+                for kind, parts in groups.items():
+                    for part, table in parts:
+                        data = _stream(table)
+                        made.append(Segment(
+                            kind=kind, part=part, file=name, start=file.tell(), length=len(data), rows=table.num_rows,
+                            bytes=table.nbytes, crc=zlib.crc32(data),
+                        ))  # fmt: skip
+                        file.write(data)
+
+        if any(groups.values()):
+            (self.folder / name).put(write)
+        self.segments += made
+        self.rejections, self.lone, self.lone_chars, self.chunks = [], [], 0, self.chunks + 1
+
+    def close(self) -> None:
+        """Write what is left, and the note."""
+        self.flush()
+        note = Note(
+            source=self.piece.source, file=self.piece.file, rows=self.rows, pairs=self.pairs, ties=self.ties,
+            rejected=dict(self.rejected), segments=tuple(self.segments),
+        )  # fmt: skip
+        told = {name: getattr(note, name) for name in Note.__slots__}
+        told["segments"] = [{n: getattr(s, n) for n in Segment.__slots__} for s in note.segments]
+        (self.folder / f"{self.piece.name}.json").write_text(json.dumps(told))
+
+
+def _by_part(table: pa.Table, column: str, parts: int) -> list[tuple[int, pa.Table]]:
+    ids = table.column(column).to_pylist() if parts > 1 else []
+    return _split(table, [part_of(i, parts) for i in ids] or [0] * table.num_rows)
+
+
+def _split(table: pa.Table, parts: list[int]) -> list[tuple[int, pa.Table]]:
+    """(part, its rows in their order) of each part that has rows."""
+    if not parts:
+        return []
+    codes = np.array(parts, dtype=np.int64)
+    order = np.argsort(codes, kind="stable")
+    found, starts = np.unique(codes[order], return_index=True)
+    if len(found) > 1:
+        table = table.take(pa.array(order))
+    ends = [*starts[1:], table.num_rows]
+    return [(int(p), table.slice(s, e - s)) for p, s, e in zip(found, starts, ends, strict=True)]
+
+
+def _stream(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=_OPTIONS) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+_MARKED = (r'"\u0000picture"', r'"\u0000bytes"')
+
+
+def _tagged(value: object) -> object:
+    """What JSON does not have: pictures and bytes as an object with a key that no column has, all else as its text."""
+    if isinstance(value, Picture):
+        return {"\0picture": value.id}
+    return {"\0bytes": base64.b64encode(value).decode()} if isinstance(value, bytes) else str(value)
+
+
+def _untagged(value: dict[str, Any]) -> Any:
+    if len(value) == 1 and "\0picture" in value:
+        return Picture(value["\0picture"])
+    return base64.b64decode(value["\0bytes"]) if len(value) == 1 and "\0bytes" in value else value
+
+
+def _rated(row: dict[str, Any]) -> Rated:
+    value, response, score = json.loads(row["value"], object_hook=_untagged)
+    return Rated(prompt_key=row["prompt"], row=value, response=response, score=score)
+
+
+def _texts(message: Message) -> list[str]:
+    """Every text of a message."""
+    more = (message.reasoning, message.tool_calls, message.tool_call_id, message.name, message.tools)
+    return [message.content, *(t for t in more if t)]
+
+
+def trouble(content: str, max_field_chars: int) -> str:
+    """Why a text cannot be kept, or "" if it can."""
+    if len(content) > max_field_chars:
+        return f"is longer than {max_field_chars} characters ({len(content)})"
+    if "\0" not in content and (content.isascii() or _encodes(content)):
+        return ""
+    if (match := UNSAFE.search(content)) is None:
+        return ""
+    if match[0] == "\0":
+        return "contains a null byte"
+    return "contains bytes that are not UTF-8, or half of a surrogate pair"
+
+
+def _encodes(content: str) -> bool:
+    """Whether a text has no half of a surrogate pair: many times faster than looking for one by a pattern."""
+    try:
+        content.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def field_of(value: object, content: str, path: str = "") -> str:
+    """The path of the text in a row that holds `content`, as in "chosen[1].content"; "" when it is in none."""
+    if isinstance(value, str):
+        return path if content in value else ""
+    if isinstance(value, dict):
+        inside = ((f"{path}.{k}" if path else str(k), v) for k, v in value.items())
+    elif isinstance(value, list):
+        inside = ((f"{path}[{i}]", v) for i, v in enumerate(value))
+    else:
+        return ""
+    return next((found for p, v in inside if (found := field_of(v, content, p))), "")

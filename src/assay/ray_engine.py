@@ -1,0 +1,295 @@
+"""Stages on a Ray cluster: Ray Core's tasks, and a fixed pool of actors where a stage holds a model.
+
+Ray places work and finds out what was lost; the rest is as on one machine (`engine`). Tasks and results are names and paths:
+no text goes through Ray's object store. Retries are ours, so that a shard that kills its workers is named and ends the run.
+"""
+
+import functools
+import logging
+import os
+import pickle
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+from assay.engine import Failure, Turns, answer
+from assay.errors import AssayError, missing_extra
+
+T = TypeVar("T")
+R = TypeVar("R")
+HELD = 2
+"""So many tasks wait on the cluster for each that can run, so that no worker waits for the driver."""
+LOOK_S = 5.0
+"""How often the cluster is asked how large it is now."""
+NODE_LOSS = 0.25
+"""What a lost node takes from a shard's tries: it is seldom the shard's doing."""
+PASSED_ON = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+"""Environment variables that workers have from the driver. No secrets: Ray shows what it passes on."""
+OBJECTS = 200_000_000
+"""Bytes of the object store of a Ray that is started here: it holds names and paths."""
+
+
+class Cluster:
+    """A Ray cluster: the one at `address` ("ray://HOST:PORT"), or RAY_ADDRESS's, or the one that runs on this machine; else
+    one is started on this machine for as long as this process lives.
+
+    Args:
+        address: Empty, or a Ray client's address.
+        cpus: What one shard takes; 0: ASSAY_RAY_CPUS, or else 1.
+        models: How many workers hold a model; 0: ASSAY_RAY_MODELS, or else one for each GPU, or without any for each node.
+
+    The nodes must see the folders of the run under the same paths and have the same Assay (and pyarrow, polars, numpy)
+    installed, with credentials of their own for object stores and judges. Raises AssayError where it cannot be reached.
+    """
+
+    def __init__(self, address: str = "", cpus: float = 0, models: int = 0) -> None:
+        self.cpus, self.models = cpus or _number("ASSAY_RAY_CPUS", 1.0), models or int(_number("ASSAY_RAY_MODELS", 0))
+        self._ray, self._ours, self._passed = *_connected(address), {}
+        if self._ours != "started":
+            self._passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        self._looked = 0.0
+        self._nodes: list[dict[str, float]] = []
+        if not self._fits():
+            raise AssayError(
+                f"no node of this Ray cluster has the {self.cpus:g} CPUs that a shard takes (ASSAY_RAY_CPUS)"
+            )
+
+    @property
+    def workers(self) -> int:
+        """How many shards the cluster, as it is now, can have in hand."""
+        return max(1, self._fits())
+
+    def _fits(self) -> int:
+        return sum(int(n.get("CPU", 0) // self.cpus) for n in self._alive())
+
+    def _alive(self) -> list[dict[str, float]]:
+        """What each node has, at most LOOK_S ago."""
+        if not self._nodes or time.monotonic() - self._looked > LOOK_S:
+            self._nodes = [n["Resources"] for n in self._ray.nodes() if n["Alive"]]
+            self._looked = time.monotonic()
+        return self._nodes
+
+    def map(self, work: Callable[[T], R], items: Iterable[T], *, model: bool = False) -> Iterator[R]:
+        hint = "Let each shard have more of a node (ASSAY_RAY_CPUS)"
+        return (self._actors if model else self._tasks)(work, Turns[T, R](items, hint))
+
+    def _options(self, **resources: float) -> dict[str, Any]:
+        environment = {"runtime_env": {"env_vars": self._passed}} if self._passed else {}
+        return {**resources, **environment}
+
+    def _tasks(self, work: Callable[[T], R], turns: Turns[T, R]) -> Iterator[R]:
+        run = self._ray.remote(**self._options(num_cpus=self.cpus), max_retries=0)(perform)
+        running: dict[Any, Any] = {}
+        try:
+            while True:
+                while len(running) < HELD * self.workers and (task := turns.take()) is not None:
+                    running[run.remote(edition(), str(Path.cwd()), pickled(work, task.item))] = task
+                if not running:
+                    return
+                for ref in self._ended(list(running)):
+                    self._collect(ref, running.pop(ref), turns)
+                yield from turns.ready()
+        finally:
+            for ref in running:
+                self._ray.cancel(ref, force=True)
+
+    def _actors(self, work: Callable[[T], R], turns: Turns[T, R]) -> Iterator[R]:
+        many, each = self._replicas()
+        kind = self._ray.remote(
+            **self._options(**each), max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
+        )
+        holder = kind(Holder)
+        starting: dict[Any, Any] = {}
+        idle: list[Any] = []
+        running: dict[Any, tuple[Any, Any]] = {}
+        failed = 0
+        try:
+            while True:
+                while idle and (task := turns.take()) is not None:
+                    actor = idle.pop()
+                    running[actor.perform.remote(edition(), str(Path.cwd()), pickled(work, task.item))] = (actor, task)
+                if not running:
+                    if (task := turns.take()) is None:
+                        return
+                    turns.again.appendleft(task)
+                while len(starting) + len(idle) + len(running) < many:
+                    actor = holder.remote()
+                    starting[actor.ready.remote()] = actor
+                for ref in self._ended([*running, *starting]):
+                    if ref in running:
+                        actor, task = running.pop(ref)
+                        whole = self._collect(ref, task, turns)
+                    else:
+                        actor, whole = starting.pop(ref), self._started(ref, failed)
+                        failed = 0 if whole else failed + 1
+                    if whole:
+                        idle.append(actor)
+                    else:
+                        self._ray.kill(actor)
+                yield from turns.ready()
+        finally:
+            for actor in [*starting.values(), *idle, *(a for a, _ in running.values())]:
+                self._ray.kill(actor)
+
+    def _replicas(self) -> tuple[int, dict[str, float]]:
+        """How many workers hold a model, and what each takes."""
+        nodes = [n for n in self._alive() if n.get("CPU", 0) >= 1]
+        gpus = int(sum(n.get("GPU", 0) for n in nodes))
+        if gpus:
+            return self.models or gpus, {"num_gpus": 1, "num_cpus": 1}
+        cores = [int(n["CPU"]) for n in nodes]
+        if self.models:
+            return self.models, {"num_cpus": max(1, min(sum(cores) // self.models, *cores, max(cores)))}
+        return len(nodes), {"num_cpus": min(cores)}
+
+    def _ended(self, refs: list[Any]) -> list[Any]:
+        """Those that are over, after a while at most."""
+        try:
+            ended, rest = self._ray.wait(refs, num_returns=1, timeout=LOOK_S)
+            if ended and rest:
+                ended = [*ended, *self._ray.wait(rest, num_returns=len(rest), timeout=0)[0]]
+            return list(ended)
+        except (ConnectionError, self._ray.exceptions.RayError) as error:
+            raise _gone(error) from None
+
+    def _collect(self, ref: Any, task: Any, turns: Turns[Any, Any]) -> bool:
+        """Take a result. False where the worker was lost."""
+        error = self._ray.exceptions
+        try:
+            result = pickle.loads(self._ray.get(ref))
+        except error.RayTaskError as failure:  # what `work` raises is a result: this is what comes before it
+            raise AssayError(
+                "a node of this Ray cluster cannot run Assay: install it there, the same version with the same libraries "
+                f"({_line(failure.cause if hasattr(failure, 'cause') else failure)})"
+            ) from None
+        except (error.LocalRayletDiedError, ConnectionError) as failure:
+            raise _gone(failure) from None
+        except error.RuntimeEnvSetupError as failure:
+            raise AssayError(f"a node of this Ray cluster cannot set up its environment ({_line(failure)})") from None
+        except error.RayError as loss:
+            node = isinstance(loss, error.NodeDiedError) or "node" in _line(loss)
+            turns.lost(task, _line(loss), NODE_LOSS if node else 1.0)
+            return False
+        turns.done(task, result)
+        return True
+
+    def _started(self, ref: Any, failed: int) -> bool:
+        """Whether a worker that is to hold a model lives. Raises AssayError where one after another does not."""
+        try:
+            self._ray.get(ref)
+        except self._ray.exceptions.RayError as error:
+            if failed >= 2 * len(self._alive()) + 2:
+                raise AssayError(f"no worker can be started on this Ray cluster ({_line(error)})") from None
+            return False
+        return True
+
+    def close(self) -> None:
+        if self._ours:
+            self._ray.shutdown()
+            self._ours = ""
+
+
+class Holder:
+    """An actor: a process that keeps what `work` loaded."""
+
+    def ready(self) -> None:
+        return
+
+    def perform(self, of: str, where: str, call: bytes) -> bytes:
+        return perform(of, where, call)
+
+
+def perform(of: str, where: str, call: bytes) -> bytes:
+    """On a node: the pickled result of a pickled call, in the driver's folder where the node has it. `of` is the driver's
+    edition."""
+    if of != edition():
+        return pickle.dumps(Failure(AssayError(
+            f"{os.uname().nodename}: this node has another edition of Assay or its libraries, so its results could differ: "
+            f"{Path(__file__).parent}, {edition().partition(' ')[2]}; install the same on all nodes"
+        )))  # fmt: skip
+    if Path(where).is_dir():
+        os.chdir(where)
+    return answer(call)
+
+
+@functools.cache
+def edition() -> str:
+    """A digest of this Assay's code and of the libraries that write its files."""
+    told = blake2b(digest_size=16)
+    for file in sorted(Path(__file__).parent.rglob("*")):
+        if file.suffix in {".py", ".cpp", ".h", ".md"}:
+            told.update(f"{file.relative_to(Path(__file__).parent)}\n".encode() + file.read_bytes())
+    return f"{told.hexdigest()} " + " ".join(f"{n} {version(n)}" for n in ("pyarrow", "polars", "numpy"))
+
+
+def pickled(work: Callable[[T], R], item: T) -> bytes:
+    """A call for `answer`: by plain pickle, so that `work` is a function that nodes can import."""
+    return pickle.dumps((work, item))
+
+
+def _connected(address: str) -> tuple[Any, str]:
+    """Ray, and "" (it was connected before), "joined" or "started"."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise missing_extra("ray", "ray") from error
+    if ray.is_initialized():
+        return ray, ""
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    asked = address or os.environ.get("RAY_ADDRESS", "")
+    _quiet_stdout(ray)
+    try:
+        if asked not in ("", "auto", "local"):
+            _knock(asked)
+        ray.init(address=asked or "auto", **quiet)
+        return ray, "joined"
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        if asked:
+            raise AssayError(f"{asked}: no Ray cluster can be reached there ({_line(error)})") from None
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray writes one into the home folder
+    try:
+        ray.init(address="local", include_dashboard=False, object_store_memory=OBJECTS, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise AssayError(f"Ray cannot be started on this machine ({_line(error)})") from None
+    return ray, "started"
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nothing listens: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").partition("/")[0].rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+def _quiet_stdout(ray: Any) -> None:
+    """Ray prints what nodes report on this process's stdout, where a command's result goes."""
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
+
+
+def _gone(error: Exception) -> AssayError:
+    return AssayError(
+        f"the Ray cluster is gone ({_line(error)}); what is done is kept: the same command goes on with another"
+    )
+
+
+def _line(error: object) -> str:
+    """The first line that says something of a long message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
+
+
+def _number(name: str, default: float) -> float:
+    text = os.environ.get(name, "")
+    try:
+        value = float(text or default)
+    except ValueError:
+        value = -1.0
+    if value < 0 or (text and value == 0):
+        raise AssayError(f"{name}={text}: give a number above 0")
+    return value

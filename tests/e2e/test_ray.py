@@ -1,0 +1,280 @@
+"""A real Ray cluster of two nodes: workers and a node are killed while it works, and nothing but time is lost."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assay.curate.shards import Pool, create
+from assay.engine import Here, engine_of, make
+from assay.errors import AssayError
+from assay.outage import Unreached
+from assay.records import Pair, Response, user
+from assay.store import Place
+from ray_nodes import QUIET, Nodes, described, fails, free_port, scored
+
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'assay[ray]'")
+from assay import ray_engine
+from assay.ray_engine import Cluster
+
+PARTS = 24
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    started = Nodes()
+    try:
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture(scope="module")
+def joined(nodes: Nodes) -> Iterator[Cluster]:
+    """The driver is this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**QUIET, "RAY_ADDRESS": nodes.address}.items():
+            patch.setenv(name, value)
+        engine = engine_of("ray")
+        assert isinstance(engine, Cluster)
+        yield engine
+        engine.close()
+
+
+@pytest.fixture
+def cluster(joined: Cluster, nodes: Nodes) -> Cluster:
+    """With both nodes there."""
+    if len(nodes.running) < 2:
+        nodes.add()
+    wait_for(lambda: joined.workers == 2)
+    return joined
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    return create(tmp_path_factory.mktemp("ray") / "pool", pairs(240), [], parts=PARTS)
+
+
+def pairs(many: int) -> list[Pair]:
+    asked = (f"Write {n % 7} short sentences about the number {n}, in lower case?" for n in range(many))
+    return [Pair.of((user(q),), Response.of(f"yes {n}"), Response.of(f"no {n}")) for n, q in enumerate(asked)]
+
+
+def wait_for(true: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def items(pool: Pool, notes: Path, seconds: float) -> dict[str, tuple[Place, str, str, float]]:
+    notes.mkdir(parents=True, exist_ok=True)
+    return {s.name: (pool.place, s.name, str(notes), seconds) for s in pool.shards}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {f.name: f.read_bytes() for f in folder.iterdir()}
+
+
+def attempts(notes: Path) -> dict[str, list[tuple[int, str]]]:
+    """Who began each shard: (process, node)."""
+    told = {f.name: [line.split() for line in f.read_text().splitlines()] for f in sorted(notes.iterdir())}
+    return {name: [(int(pid), ip) for pid, ip in rows] for name, rows in told.items()}
+
+
+class Killer:
+    """Kills workers that have a shard in hand, and nodes; notes whom."""
+
+    def __init__(self, nodes: Nodes, notes: Path, out: Path, seed: int) -> None:
+        self.nodes, self.notes, self.out, self.chance = nodes, notes, out, random.Random(seed)
+        self.pids: set[int] = set()
+        self.ips: set[str] = set()
+
+    def done(self) -> int:
+        return len(list(self.out.glob("*.parquet"))) if self.out.exists() else 0
+
+    def in_hand(self) -> list[tuple[int, str]]:
+        began = attempts(self.notes)
+        last = [(name, rows[-1]) for name, rows in began.items() if rows and not name.startswith("model")]
+        return [
+            who for name, who in last
+            if not (self.out / f"{name}.parquet").exists() and who[0] not in self.pids and who[1] not in self.ips
+        ]  # fmt: skip
+
+    def worker(self) -> None:
+        wait_for(self.in_hand)
+        pid = self.chance.choice(self.in_hand())[0]
+        self.pids.add(pid)
+        os.kill(pid, signal.SIGKILL)
+
+    def node(self) -> None:
+        """Not the head: a cluster ends with it."""
+        ip = self.chance.choice([ip for ip in self.nodes.running if ip != self.nodes.head])
+        self.ips.add(ip)
+        self.nodes.kill(ip)
+
+    def assert_only_the_lost_were_repeated(self, pool: Pool) -> None:
+        began = attempts(self.notes)
+        assert {n for n in began if not n.startswith("model")} == {s.name for s in pool.shards}
+        for name, rows in began.items():
+            for pid, ip in rows[:-1]:
+                assert pid in self.pids or ip in self.ips, f"{name} was begun again though its worker lived"
+
+
+def test_a_worker_and_a_node_are_killed_and_nothing_else_is_repeated(
+    cluster: Cluster, nodes: Nodes, pool: Pool, tmp_path: Path
+) -> None:
+    alone = make(Here(), Place.of(tmp_path / "alone"), described, items(pool, tmp_path / "n0", 0))
+    killer = Killer(nodes, tmp_path / "notes", tmp_path / "out", 1)
+    told: list[tuple[int, int]] = []
+    work = items(pool, tmp_path / "notes", 0.4)
+
+    def kill() -> None:
+        wait_for(lambda: killer.done() >= 3)
+        killer.worker()
+        wait_for(lambda: any(ip != nodes.head for _, ip in killer.in_hand()))
+        killer.node()
+        nodes.add()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    made = make(cluster, Place.of(tmp_path / "out"), described, work, told=lambda *n: told.append(n))
+    thread.join()
+    assert made.keys() == alone.keys()
+    assert files(tmp_path / "out") == files(tmp_path / "alone"), "byte for byte"
+    assert told == [(n, PARTS) for n in range(1, PARTS + 1)]
+    killer.assert_only_the_lost_were_repeated(pool)
+    rows = attempts(tmp_path / "notes").values()
+    assert sum(len(r) - 1 for r in rows) >= 1
+    assert {ip for r in rows for _, ip in r} >= {nodes.head, *killer.ips}, "both nodes worked"
+
+
+def test_each_actor_loads_the_model_once(cluster: Cluster, nodes: Nodes, pool: Pool, tmp_path: Path) -> None:
+    make(Here(), Place.of(tmp_path / "alone"), scored, items(pool, tmp_path / "n0", 0))
+    killer = Killer(nodes, tmp_path / "notes", tmp_path / "out", 2)
+    work = items(pool, tmp_path / "notes", 0.1)
+
+    def kill() -> None:
+        wait_for(lambda: killer.done() >= 5)
+        killer.worker()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    make(cluster, Place.of(tmp_path / "out"), scored, work, model=True)
+    thread.join()
+    assert files(tmp_path / "out") == files(tmp_path / "alone")
+    killer.assert_only_the_lost_were_repeated(pool)
+    began = attempts(tmp_path / "notes")
+    loads = [rows for name, rows in began.items() if name.startswith("model")]
+    assert [len(rows) for rows in loads] == [1] * len(loads)
+    assert 2 <= len(loads) <= 3, "one for each node, and one in the place of the killed"
+    scorers = {rows[-1][0] for name, rows in began.items() if not name.startswith("model")}
+    assert scorers <= {rows[0][0] for rows in loads}
+
+
+def test_errors_come_home_as_themselves(cluster: Cluster, pool: Pool, tmp_path: Path, capfd: Any) -> None:
+    work = items(pool, tmp_path / "notes", 0)
+    with pytest.raises(Unreached) as caught:
+        make(cluster, Place.of(tmp_path / "out"), fails, work)
+    assert caught.value.silent
+    assert "Traceback" not in "".join(capfd.readouterr())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_engine, "edition", lambda: "other")
+        with pytest.raises(AssayError, match="another edition of Assay"):
+            list(cluster.map(abs, [1]))
+
+
+def test_a_cluster_that_is_not_there_is_told() -> None:
+    for how, address in (("ray", f"127.0.0.1:{free_port()}"), (f"ray://127.0.0.1:{free_port()}", "")):
+        line = f"from assay.engine import engine_of; engine_of({how!r})"
+        told = subprocess.run(
+            [sys.executable, "-c", line], capture_output=True, text=True, timeout=60,
+            env={**os.environ, **QUIET, "RAY_ADDRESS": address},
+        )  # fmt: skip
+        assert "no Ray cluster can be reached there (ConnectionRefusedError" in told.stderr.splitlines()[-1]
+
+
+def doomed(_: Any) -> Any:
+    os._exit(7)
+
+
+@pytest.mark.slow
+def test_a_shard_that_kills_its_workers_is_named(cluster: Cluster, pool: Pool, tmp_path: Path) -> None:
+    name, item = next(iter(items(pool, tmp_path / "notes", 0).items()))
+    for model in (False, True):
+        with pytest.raises(AssayError, match=rf"{name}\.parquet: its worker was lost 4 times"):
+            make(cluster, Place.of(tmp_path / "out"), doomed, {name: item}, model=model)
+        with pytest.raises(Unreached):
+            make(cluster, Place.of(tmp_path / "out"), fails, {name: item}, model=model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [False, True])
+def test_ten_kills_at_random_moments_change_nothing(
+    cluster: Cluster, nodes: Nodes, tmp_path: Path, model: bool
+) -> None:
+    """Seven workers and three nodes; a new node comes for each."""
+    seed = 30 + model
+    print(f"seed {seed}")
+    many = create(tmp_path / "pool", pairs(1200), [], parts=120)
+    stage = scored if model else described
+    make(Here(), Place.of(tmp_path / "alone"), stage, items(many, tmp_path / "n0", 0))
+    killer = Killer(nodes, tmp_path / "notes", tmp_path / "out", seed)
+    victims = killer.chance.sample(["worker"] * 7 + ["node"] * 3, 10)
+
+    def kill() -> None:
+        for victim in victims:
+            time.sleep(killer.chance.uniform(0, 5))
+            if victim == "worker":
+                killer.worker()
+            else:
+                wait_for(lambda: cluster.workers == 2, 120)
+                killer.node()
+                nodes.add()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    make(cluster, Place.of(tmp_path / "out"), stage, items(many, tmp_path / "notes", 1.0), model=model)
+    over = thread.is_alive()
+    thread.join()
+    assert not over, "the work ended before the last kill"
+    assert files(tmp_path / "out") == files(tmp_path / "alone"), "byte for byte"
+    killer.assert_only_the_lost_were_repeated(many)
+    repeated = sum(len(r) - 1 for n, r in attempts(tmp_path / "notes").items() if not n.startswith("model"))
+    print(f"{repeated} of {len(many.shards)} shards were begun again")
+    assert 5 <= repeated <= 10
+
+
+CLIENT = """
+import sys
+from pathlib import Path
+from assay.curate.shards import Pool
+from assay.engine import engine_of, make
+from assay.store import Place
+from test_ray import described, items
+here = Path(sys.argv[2])
+engine = engine_of(sys.argv[1])
+make(engine, Place.of(here / "out"), described, items(Pool.open(sys.argv[3]), here / "notes", 0))
+print(engine.workers)
+engine.close()
+"""
+
+
+@pytest.mark.slow
+def test_a_client_far_from_the_cluster(cluster: Cluster, nodes: Nodes, pool: Pool, tmp_path: Path) -> None:
+    """`ray://`: the driver's side of Ray runs on the head."""
+    make(Here(), Place.of(tmp_path / "alone"), described, items(pool, tmp_path / "n0", 0))
+    line = [sys.executable, "-c", CLIENT, f"ray://{nodes.head}:{nodes.client}", str(tmp_path), str(pool.place)]
+    path = os.pathsep.join(p for p in sys.path if p)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "2\n", "Ray prints nothing of its own"
+    assert files(tmp_path / "out") == files(tmp_path / "alone")

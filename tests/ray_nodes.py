@@ -1,0 +1,134 @@
+"""A Ray cluster of several nodes on this machine, on loopback addresses of its own, and stages that tell who ran them."""
+
+import functools
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow as pa
+
+from assay.curate.attributes import rule_attributes
+from assay.curate.shards import Pool
+from assay.records import Attributes
+from assay.store import Place
+from assay.tables import to_arrow
+
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+
+
+class Nodes:
+    """`ray start` for each node, in a process group of its own: a node is killed as a whole, and ours alone are stopped."""
+
+    def __init__(self, cpus: int = 1) -> None:
+        self.cpus, self.folder = cpus, Path(tempfile.mkdtemp(prefix="ray"))  # short: Unix sockets lie in it
+        self.net = f"127.{random.randrange(1, 250)}.{random.randrange(1, 250)}"
+        self.head, self.port, self.client = f"{self.net}.2", free_port(), free_port()
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self._next = 3
+        self._start(
+            self.head, "--head", f"--port={self.port}", f"--ray-client-server-port={self.client}",
+            "--include-dashboard=false", f"--temp-dir={self.folder}",
+        )  # fmt: skip
+        self._wait_for_head()
+        self.add()
+
+    @property
+    def address(self) -> str:
+        return f"{self.head}:{self.port}"
+
+    def add(self) -> str:
+        ip, self._next = f"{self.net}.{self._next}", self._next + 1
+        self._start(ip, f"--address={self.address}")
+        return ip
+
+    def kill(self, ip: str) -> None:
+        process = self.running.pop(ip)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def stop(self) -> None:
+        for ip in list(self.running):
+            self.kill(ip)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _start(self, ip: str, *more: str) -> None:
+        line = [
+            str(Path(sys.executable).with_name("ray")), "start", "--block", f"--node-ip-address={ip}",
+            f"--num-cpus={self.cpus}", "--object-store-memory=150000000", "--min-worker-port=0", "--max-worker-port=0",
+            "--include-log-monitor=false", "--disable-usage-stats", *more,
+        ]  # fmt: skip
+        with (self.folder / f"{ip}.log").open("w") as log:
+            self.running[ip] = subprocess.Popen(
+                line, stdout=log, stderr=log, start_new_session=True,
+                env={**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            )  # fmt: skip
+
+    def _wait_for_head(self) -> None:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            assert self.running[self.head].poll() is None, (self.folder / f"{self.head}.log").read_text()
+            with socket.socket() as probe:
+                if probe.connect_ex((self.head, self.port)) == 0:
+                    return
+            time.sleep(0.05)
+        raise TimeoutError(f"no head node at {self.address}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def attempt(folder: str, shard: str) -> None:
+    """Note down that this process begins a shard."""
+    with (Path(folder) / shard).open("a") as file:
+        file.write(f"{os.getpid()} {node()}\n")
+
+
+def node() -> str:
+    import ray
+
+    return str(ray.util.get_node_ip_address()) if ray.is_initialized() else "here"
+
+
+def described(item: tuple[Place, str, str, float]) -> pa.Table:
+    """A real stage over one shard: the attributes of its pairs, by rules. It takes some time."""
+    pool, shard, notes, seconds = item
+    attempt(notes, shard)
+    time.sleep(seconds)
+    return to_arrow(Attributes, map(rule_attributes, Pool.open(pool).table("pairs").read(shard)))  # type: ignore[arg-type]
+
+
+@functools.cache
+def model(notes: str) -> dict[str, float]:
+    """What a process loads once."""
+    attempt(notes, f"model-{os.getpid()}")
+    return {"a": 1.0, "e": 0.5, "?": -2.0}
+
+
+def scored(item: tuple[Place, str, str, float]) -> pa.Table:
+    """A stage that holds a model: a score for each pair of a shard."""
+    pool, shard, notes, seconds = item
+    weights = model(notes)
+    attempt(notes, shard)
+    time.sleep(seconds)
+    rows = Pool.open(pool).table("pairs").read(shard)
+    texts = [p.prompt[-1].content + p.responses[0].messages[-1].content for p in rows]  # type: ignore[attr-defined]
+    return pa.table({
+        "pair_id": [p.id for p in rows],  # type: ignore[attr-defined]
+        "score": [sum(weights.get(c, 0.0) for c in text) for text in texts],
+    })  # fmt: skip
+
+
+def fails(item: tuple[Place, str, str, float]) -> pa.Table:
+    from assay.outage import Loss, Unreached
+
+    raise Unreached([Loss(model="judge", asked=3, problems=("http 503: busy",) * 3, silent=True)])

@@ -1,0 +1,186 @@
+"""A pool as stages read it: the same choices whatever the parts, the engine and the order in which files came."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from assay.curate.attributes import rule_attributes
+from assay.curate.material import Material
+from assay.curate.offline import hash_embedder
+from assay.curate.prepare import SplitConfig, packed, prepare, unpacked
+from assay.curate.retrieve import neighbours_wanted
+from assay.curate.settle import settle_all
+from assay.curate.shards import create
+from assay.curate.views import label_set, of_frame, read_set
+from assay.engine import Cores, Engine, Here
+from assay.errors import AssayError
+from assay.records import Judgement, Pair, Preference, Response, user
+from assay.reward.data import ParquetPairs
+from assay.store import Place
+from assay.tables import Table
+
+PAIRS = {
+    p.id: p for p in (
+        Pair.of((user(f"Write {w} words about the number {n // 2}."),), Response.of(f"{w} {n}"), Response.of(f"no {n}"))
+        for n, w in ((n, ("few", "many", "three")[n % 3]) for n in range(200))
+    )
+}  # fmt: skip
+VOTES = [
+    Judgement(pair_id=i, better=p.responses[n % 2].id, by=f"wild:{n % 4}", kind="wild", strength=float(n % 3))
+    for n, (i, p) in enumerate(PAIRS.items())
+]
+TRUTH = {i: p.responses[0].id for n, (i, p) in enumerate(PAIRS.items()) if n % 2}
+SPLIT = SplitConfig(eval_share=0.2, stage1_share=0.5)
+SEEN = {"bench": [p.prompt[0].content for p in list(PAIRS.values())[20:30:4]]}
+
+
+def material(place: Path, parts: int, engine: Engine | None = None) -> Material:
+    pool = create(Place.of(place / "pool"), PAIRS.values(), VOTES, TRUTH, parts=parts)
+    out = Place.of(place / "tables")
+    slices = prepare(pool, out, SPLIT, SEEN, hash_embedder(32), "hash", engine or Here())
+    return Material(pool=pool, slices=slices, out=out, engine=engine or Here())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    return material(tmp_path_factory.mktemp("whole"), 1)
+
+
+@pytest.fixture(scope="module")
+def parted(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    return material(tmp_path_factory.mktemp("parted"), 5)
+
+
+def everything(of: Material) -> pl.DataFrame:
+    return pl.concat([f.drop("at", "row") for _, f in of.frames(
+        ["pair_id", "question_id", "held", "original", "certainty", "strength", "conflict", "truth", "row"])])  # fmt: skip
+
+
+def test_the_index_says_what_sources_say_and_what_a_pair_is_for(parted: Material) -> None:
+    frame = everything(parted)
+    seen = [i for i, p in PAIRS.items() if p.prompt[0].content in SEEN["bench"]]
+    assert len(seen) >= 2
+    assert not set(seen) & set(frame["pair_id"])
+    labels = {x.pair_id: x for x in settle_all(VOTES, "x")}
+    for row in frame.iter_rows(named=True):
+        label = labels[row["pair_id"]]
+        assert (row["original"], row["certainty"], row["strength"]) == (label.chosen, label.certainty, label.margin)
+        assert row["truth"] == TRUTH.get(row["pair_id"])
+    uses = frame.group_by("question_id").agg(pl.col("use").n_unique(), pl.col("held").n_unique())
+    assert uses["use"].max() == uses["held"].max() == 1, "a question is on one side of every split"
+    assert set(frame["use"]) == {"evaluation", "stage1", "stage2"}
+    assert set(parted.evaluation()["pair_id"]) <= TRUTH.keys()
+    assert len(parted.evaluation(3)) == 3
+
+
+def test_parts_change_nothing_that_is_chosen(whole: Material, parted: Material) -> None:
+    assert everything(whole).sort("pair_id").equals(everything(parted).sort("pair_id"))
+    assert len(parted.slices) == 5
+    first = [m.first(30, 7) for m in (whole, parted)]
+    assert first[0]["pair_id"].to_list() == first[1]["pair_id"].to_list()
+    later = [m.drawn(20, f, "x", 7, held=False) for m, f in zip((whole, parted), first, strict=True)]
+    assert later[0]["pair_id"].to_list() == later[1]["pair_id"].to_list()
+    assert not set(later[0]["pair_id"]) & set(first[0]["pair_id"])
+    assert not later[0]["held"].any()
+
+
+def test_priority_is_objective_first_then_little_controversy(parted: Material) -> None:
+    rows = parted.first(1000, 0)
+    known = parted.known(rows)
+    levels = {"low": 0, "medium": 1, "high": 2}
+    keys = [(k.attributes.objectivity != "objective", levels[k.attributes.controversiality]) for k in known.values()]
+    assert keys == sorted(keys)
+    assert list(known) == rows["pair_id"].to_list()
+    for i, k in known.items():
+        assert k.pair == PAIRS[i]
+        assert k.attributes == rule_attributes(PAIRS[i])
+
+
+def test_look_alikes_are_the_nearest_of_all_shards(whole: Material, parted: Material) -> None:
+    gold = parted.first(12, 3)
+    p = {i: n / 12 for n, i in enumerate(gold["pair_id"])}
+    found = parted.look_alikes(gold, p, gold, 4, 1000)
+    also = whole.look_alikes(
+        gold.with_columns(at=pl.lit("0000-00")), p, gold.with_columns(at=pl.lit("0000-00")), 4, 1000
+    )
+    vectors = {i: k.vector.astype(np.float64) for i, k in parted.known(pl.concat([parted.first(1000, 3)])).items()}
+    frame = everything(parted).filter((pl.col("use") == "stage1") & ~pl.col("held"))
+    free = [i for i in frame["pair_id"] if i not in p]
+    expected: dict[str, float] = {}
+    for g in sorted(p, key=lambda g: (p[g], g)):
+        near = sorted(free, key=lambda i: -(vectors[g] @ vectors[i]))[: neighbours_wanted(p[g], 4)]
+        for i in near:
+            expected.setdefault(i, float(vectors[g] @ vectors[i]))
+    assert len(found) == len(also) == len(expected)
+    assert not set(found["pair_id"]) & set(p)
+    scores = [max(float(vectors[g] @ vectors[i]) for g in p) for i in found["pair_id"]]
+    assert sorted(scores) == pytest.approx(sorted(max(float(vectors[g] @ vectors[i]) for g in p) for i in expected))
+    assert parted.look_alikes(gold, p, gold, 4, 5)["pair_id"].to_list() == found["pair_id"].to_list()[:5]
+
+
+def test_engines_give_equal_bytes(parted: Material, tmp_path: Path) -> None:
+    cores = Cores(2)
+    other = material(tmp_path, 5, cores)
+    for one, two in zip(parted.slices, other.slices, strict=True):
+        for name in ("index", "attributes"):
+            a, b = (Path(getattr(s, name).url) for s in (one, two))
+            assert (a.name, a.read_bytes()) == (b.name, b.read_bytes())
+    gold = parted.first(12, 3)
+    p = dict.fromkeys(gold["pair_id"], 0.2)
+    assert other.look_alikes(gold, p, gold, 4, 50).equals(parted.look_alikes(gold, p, gold, 4, 50))
+    cores.close()
+
+
+def test_a_set_of_labels_is_kept_and_its_view_is_what_a_training_reads(parted: Material, tmp_path: Path) -> None:
+    place = Place.of(tmp_path)
+    labels = pl.concat([
+        f.select("pair_id", "at", chosen="original", certainty="certainty", margin="strength")
+        for _, f in parted.frames(["pair_id", "original", "certainty", "strength"], "stage2")
+    ])  # fmt: skip
+    made = label_set(parted, place, "raw", of_frame(labels))
+    again = read_set(parted, place, "raw")
+    assert (len(made), again.identity(), again.graded()) == (len(labels), made.identity(), (False, True))
+    kept = Table(Place.of(made.folder()), Preference).read()
+    by_id = {x.pair_id: x for x in settle_all(VOTES, "x")}
+    assert {p.pair_id for p in kept} == set(labels["pair_id"])
+    for preference in kept:
+        label = by_id[preference.pair_id]
+        assert preference == PAIRS[label.pair_id].preferring(label.chosen or "", label.certainty, label.margin)
+    assert len(ParquetPairs(made.folder())) == len(labels)
+    assert sorted(p.pair_id for p in made.preferences()) == sorted(p.pair_id for p in kept)
+    other = label_set(parted, place, "raw", of_frame(labels[1:]))
+    assert other.identity()["pairs"] != made.identity()["pairs"]
+    turned = labels.with_columns(margin=pl.col("margin") + 1)
+    assert label_set(parted, place, "x", of_frame(turned)).identity()["labels"] != made.identity()["labels"]
+    with pytest.raises(AssayError, match="no set of labels 'none'; there are: raw, x"):
+        read_set(parted, place, "none")
+
+
+def test_a_run_says_where_its_pool_is(parted: Material, tmp_path: Path) -> None:
+    run = Place.of(Path(parted.out.url).parent)
+    parted.save(run)
+    assert Material.open(run).slices == parted.slices
+    with pytest.raises(AssayError, match="not a run folder"):
+        Material.open(Place.of(tmp_path))
+    Table(tmp_path / "tables/pairs", Pair).write("pool", [])
+    with pytest.raises(AssayError, match="earlier version of Assay made this run"):
+        Material.open(Place.of(tmp_path))
+
+
+def test_of_near_duplicates_one_is_kept(tmp_path: Path) -> None:
+    words = " ".join(f"word{n}" for n in range(60))
+    alike = [Pair.of((user(f"Say it. {words}"),), Response.of(f"{words} {n}"), Response.of("no")) for n in range(4)]
+    other = Pair.of((user("Something else entirely."),), Response.of("yes"), Response.of("no"))
+    pool = create(Place.of(tmp_path / "pool"), [*alike, other], [], parts=3)
+    split = SplitConfig(near_duplicates=0.8)
+    slices = prepare(pool, Place.of(tmp_path / "tables"), split, {}, hash_embedder(8), "hash", Here())
+    kept = {i for s in slices for i in s.frame(["pair_id"])["pair_id"]}
+    assert kept == {min(p.id for p in alike), other.id}
+
+
+def test_vectors_are_kept_bit_by_bit(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float16)
+    assert (unpacked(packed(x)) == x).all()
+    assert unpacked(packed(x[:0])).shape == (0, 5)
