@@ -60,9 +60,7 @@ def backbone(folder: Path) -> Path:
 def people(cases: Sequence[Case]) -> list[Judgement]:
     """Whoever is asked prefers the longer response."""
     better = [max(c.pair.responses, key=lambda r: (len(r.text), r.id)).id for c in cases]
-    return [
-        Judgement(pair_id=c.pair.id, better=b, by="longer", kind="oracle") for c, b in zip(cases, better, strict=True)
-    ]
+    return [Judgement(pair_id=c.pair.id, better=b, by="longer", kind="oracle") for c, b in zip(cases, better, strict=True)]
 
 
 def settings(out: Path) -> FlowConfig:
@@ -85,18 +83,7 @@ def prepare_pool(out: Path, pairs: int, size: int, engine: str) -> dict[str, Any
             scale_pool.make(out / "files", pairs, size)
         files = sorted(map(str, (out / "files").glob("part-*.jsonl")))
         start = time.monotonic()
-        line = [
-            sys.executable,
-            "-m",
-            "assay.cli",
-            "pool",
-            "add",
-            *files,
-            "--out",
-            str(out / "pool"),
-            "--engine",
-            engine,
-        ]
+        line = [sys.executable, "-m", "assay.cli", "pool", "add", *files, "--out", str(out / "pool"), "--engine", engine]
         subprocess.run(line, check=True)
         note.write_text(json.dumps({"seconds": time.monotonic() - start}))
     return dict(json.loads(note.read_text()))
@@ -127,12 +114,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     imported = prepare_pool(args.out, args.pairs, args.bytes, args.engine)
     pool = Pool.open(str(args.out / "pool"))
-    print(
-        json.dumps(
-            {"pairs": pool.pairs, "shards": len(pool.shards), **imported, "config": asdict(settings(args.out))},
-            default=str,
-        )
-    )
+    print(json.dumps({"pairs": pool.pairs, "shards": len(pool.shards), **imported, "config": asdict(settings(args.out))}, default=str))
     start = time.monotonic()
     run_job(
         args.out / "run", settings(args.out), pool, people=people, asked={"people": "longer"},

@@ -87,9 +87,7 @@ def prepared(
                 "--out, or those of then"
             )
     split = SplitConfig(
-        eval_share=config.eval_share,
-        stage1_share=config.stage1_share,
-        held_share=config.stage1.held_share,
+        eval_share=config.eval_share, stage1_share=config.stage1_share, held_share=config.stage1.held_share,
         near_duplicates=config.near_duplicates,
     )
     how = Described(name=describer, ask=_asker(run, chat)) if chat is not None else Described()
