@@ -1,11 +1,64 @@
-"""A pool folder that `assay pool add` made, read back in the order of its rows."""
+"""Pools and runs as they lie on disk, small, for whoever reads them; and what `assay pool add` made, read back."""
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from assay.curate.shards import Pool
-from assay.records import Judgement, Origin, Pair, Rejection
+from assay.curate.material import Material
+from assay.curate.offline import hash_embedder
+from assay.curate.prepare import SplitConfig, prepare
+from assay.curate.shards import Pool, create
+from assay.engine import Here
+from assay.records import Judgement, Origin, Pair, Rejection, Response, Truth, user
+from assay.store import Place
+from assay.tables import Table
+
+
+def pair(n: int, question: int | None = None) -> Pair:
+    """The n-th pair; its better response is "good N"."""
+    asked = n if question is None else question
+    return Pair.of(
+        (user(f"Question {asked}: what of {asked % 7}?"),), Response.of(f"good {n}"), Response.of(f"bad {n}")
+    )
+
+
+def better(n: int) -> str:
+    return Response.of(f"good {n}").id
+
+
+def wild(of: Pair, chosen: str | None, source: str = "web") -> Judgement:
+    """What a source says of a pair: a response by id, or a tie."""
+    return Judgement(pair_id=of.id, better=chosen, by=f"wild:{source}", kind="wild", problem="" if chosen else "tie")
+
+
+def small_pool(folder: Path, n: int = 40, parts: int = 3, known: bool = False) -> tuple[Pool, list[Pair]]:
+    """A pool of n pairs; the source is right on all but each fifth, and with `known` the truth is there."""
+    pairs = [pair(k) for k in range(n)]
+    votes = [wild(p, p.other(better(k)) if k % 5 == 0 else better(k)) for k, p in enumerate(pairs)]
+    truth = {p.id: better(k) for k, p in enumerate(pairs)} if known else {}
+    return create(folder, pairs, votes, truth, parts=parts), pairs
+
+
+def small_run(
+    folder: Path, pool: Pool, benchmarks: Mapping[str, Sequence[str]] | None = None, split: SplitConfig | None = None
+) -> Material:
+    """A run folder as it is before any seed: prepared by rules and the hashing embedder."""
+    place = Place.of(folder)
+    slices = prepare(
+        pool, place / "tables", split or SplitConfig(), benchmarks or {}, hash_embedder(), "hash", Here()
+    )  # fmt: skip
+    material = Material(pool=pool, slices=slices, out=place / "tables")
+    material.save(place)
+    return material
+
+
+def old_layout(folder: Path) -> Path:
+    """A pool, or a run, as versions before wrote it."""
+    Table(folder / "tables" / "pairs", Pair).write("rows-000000000000-00000", [pair(0)])
+    Table(folder / "tables" / "wild", Judgement).write("rows-000000000000-00000", [wild(pair(0), better(0))])
+    Table(folder / "tables" / "truth", Truth).write("pool", [])
+    return folder
 
 
 def occurrences(folder: Path) -> list[tuple[Pair, Judgement, Origin]]:

@@ -1,28 +1,57 @@
-"""`assay show`: the whole life of one pair, from every table of a run or pool folder that mentions it."""
+"""`assay show`: the whole life of one pair, from every table of a pool or run that mentions it.
+
+The pair is looked for in the narrow index; of its text one row group is read. Tables of which a shard belongs to a shard of
+the pool are read where the pair is.
+"""
 
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.markup import escape
 
 from assay.curate.attributes import message_text
+from assay.curate.material import pool_in
+from assay.curate.prepare import Slice
+from assay.curate.shards import Pool
 from assay.errors import AssayError
 from assay.records import Pair, tools_of
-from assay.tables import Table
+from assay.store import Place
+from assay.tables import read_shard, records
 
-_HIDDEN = {"pair_id", "rule"}
-_ORDER = ("origins", "wild", "contamination", "attributes", "judgements", "evidence", "labels", "claims", "truth")
+_HIDDEN = {"pair_id", "rule", "row", "prompt_id", "question_id", "first", "second", "chars", "at"}
+_POOL = ("origins", "votes", "truth")
+_RUN = ("contamination", "index", "attributes", "votes")
+_SEED = ("asked", "judgements", "wins", "rewards", "evidence", "labels", "sets", "claims")
+_OF_SHARD = re.compile(r"(?:^|-)(\d{4,}-\d{2,}(?:-\d+)?)_[0-9a-f]+(?:-\d+)?$")
+"""A shard that was made of one shard of the pool."""
+_ID = 32
 
 
-def show(folder: Path, pair_id: str, console: Console) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A pair, where in its pool it is, and what a run made of that shard."""
+
+    pair: Pair
+    pool: Pool
+    shard: str
+    part: int
+    made: Slice | None
+
+
+def show(folder: str | Path | Place, pair_id: str, console: Console) -> None:
     """Print the pair whose id starts with `pair_id` and every row about it, in the order in which they came to be.
 
     Raises AssayError when the folder holds no pairs, or when none or several ids start so.
     """
-    pair = find(folder, pair_id)
+    place = Place.of(folder)
+    found = find(place, pair_id)
+    pair = found.pair
     names = {r.id: f"response {n}" for n, r in enumerate(pair.responses, 1)}
     console.print(f"[bold]pair {pair.id}[/bold]")
     if tools := tools_of(pair.prompt):
@@ -33,31 +62,70 @@ def show(folder: Path, pair_id: str, console: Console) -> None:
         console.print(f"[magenta]{names[response.id]}[/magenta] ({response.id})")
         for message in response.messages:
             console.print(f"  {escape(message_text(message))}", soft_wrap=True)
-    for table, shard, row in life(folder, pair.id):
+    for table, shard, row in life(place, found):
         facts = (
             f"{k}={names.get(str(v), v)}" for k, v in row.items() if k not in _HIDDEN and v not in (None, "", [], 0)
         )
         console.print(f"[bold]{table}[/bold] [dim]{shard}[/dim]  " + escape("  ".join(facts)), soft_wrap=True)
 
 
-def find(folder: Path, pair_id: str) -> Pair:
+def find(place: Place, pair_id: str) -> Found:
     """The pair of the folder whose id starts with `pair_id`."""
-    table = Table(folder / "tables" / "pairs", Pair)
-    if not table.shards():
-        raise AssayError(f"{folder}: no pairs here; give a run folder (assay run) or a pool folder (assay pool add)")
-    found = {p.id: p for p in table.stream() if p.id.startswith(pair_id)}
-    if len(found) != 1:
-        what = "no pair's id starts" if not found else f"{len(found)} pairs' ids start"
-        raise AssayError(f"{folder}: {what} with '{pair_id}'; ids are in the report and in tables/labels")
-    return next(iter(found.values()))
+    pool, material = pool_in(place)
+    hits: list[tuple[str, str, int]] = []
+    for shard in (s for s in pool.shards if s.pairs):
+        ids = read_shard(pool.table("index").file(shard.name), ["pair_id"])["pair_id"]
+        rows = pc.indices_nonzero(pc.starts_with(ids, pair_id)).to_pylist()
+        hits += [(ids[row].as_py(), shard.name, row) for row in rows]
+        if hits and len(pair_id) == _ID:
+            break
+    if len(hits) != 1:
+        what = "no pair's id starts" if not hits else f"{len(hits):,} pairs' ids start"
+        raise AssayError(f"{place}: {what} with '{pair_id}'; ids are in the report and in the tables index and labels")
+    _, name, row = hits[0]
+    (pair,) = records(Pair, read_shard(pool.table("pairs").file(name), rows=[row]))
+    part = next(s.part for s in pool.shards if s.name == name)
+    made = next((s for s in material.slices if s.name == name), None) if material else None
+    return Found(pair=pair, pool=pool, shard=name, part=part, made=made)
 
 
-def life(folder: Path, pair_id: str) -> Iterator[tuple[str, str, dict[str, object]]]:
-    """(table, shard, row) of every row about the pair, run-wide tables first, then seed by seed."""
-    for root in (folder, *sorted(folder.glob("seed-*"))):
-        for name in _ORDER:
-            for path in sorted((root / "tables" / name).glob("*.parquet")):
-                where = "/".join((*root.relative_to(folder).parts, path.stem))
-                rows = pl.scan_parquet(path).filter(pl.col("pair_id") == pair_id).collect()
-                for row in rows.iter_rows(named=True):
-                    yield name, where, row
+def life(place: Place, found: Found) -> Iterator[tuple[str, str, dict[str, object]]]:
+    """(table, shard, row) of every row about the pair: what the pool says, then the run, then seed by seed."""
+    names = [s.name for s in found.pool.shards if s.part == found.part]
+    for table in _POOL:
+        shards = (found.pool.place / table / f"{name}.parquet" for name in names)
+        yield from _about(found.pair.id, table, "", (f for f in shards if f.exists()))
+    seeds = [name for name in place.names() if name.startswith("seed-")]
+    for root, tables in ((place, _RUN), *((place / seed, _SEED) for seed in seeds)):
+        for table in tables:
+            files = _files(root / "tables" / table, found)
+            if found.made and table in ("index", "attributes"):  # others may be of the pool as it was before
+                files = iter((found.made.index if table == "index" else found.made.attributes,))
+            yield from _about(found.pair.id, table, root.name if root != place else "", files)
+
+
+def _files(folder: Place, found: Found) -> Iterator[Place]:
+    """The shards in a folder, and in its folders, that may have a row about the pair."""
+    for name in folder.names():
+        if name.endswith(".parquet"):
+            of = _OF_SHARD.search(name.removesuffix(".parquet"))
+            if of is None or of[1] == found.shard:
+                yield folder / name
+        elif not name.endswith(".json"):
+            yield from _files(folder / name, found)
+
+
+def _about(pair_id: str, table: str, seed: str, files: Iterator[Place]) -> Iterator[tuple[str, str, dict[str, object]]]:
+    for file in files:
+        rows = pc.indices_nonzero(pc.equal(read_shard(file, ["pair_id"])["pair_id"], pair_id))
+        if len(rows):
+            where = "/".join(filter(None, (seed, *_inside(file, table))))
+            found: pa.Table = read_shard(file, rows=rows.to_numpy())
+            yield from ((table, where, row) for row in found.to_pylist())
+
+
+def _inside(file: Place, table: str) -> tuple[str, ...]:
+    """The name of a shard, behind that of the folder in which it lies within its table."""
+    folder, _, name = file.url.removesuffix(".parquet").rpartition("/")
+    inner = folder.rsplit(f"/{table}", 1)[-1].strip("/")
+    return (inner, name) if inner else (name,)

@@ -285,5 +285,19 @@ def _queries(file: Place) -> NDArray[np.float16]:
     return unpacked(read_shard(file))
 
 
+def pool_in(folder: Place) -> tuple[Pool, Material | None]:
+    """The pool that a folder is or has inside, as a run or an `assay annotate` does; with the run's material, where it is
+    one. Raises AssayError for a folder that has no pairs, or of another layout."""
+    if (folder / "material.json").exists():
+        material = Material.open(folder)
+        return material.pool, material
+    inside = not (folder / "pool.json").exists()
+    if inside and (folder / "pool" / "pool.json").exists():
+        return Pool.open(folder / "pool"), None
+    if inside and (folder / "config.json").exists():
+        Material.open(folder)
+    return Pool.open(folder), None
+
+
 def _absolute(url: str) -> bool:
     return "://" in url or url.startswith("/")
