@@ -32,7 +32,7 @@ from assay.recipes.claims import Claims, test_claims
 from assay.recipes.embedders import Encoder
 from assay.recipes.flow import FlowConfig, curate, prepared
 from assay.recipes.pools import SmallPool
-from assay.recipes.training import together, trainer
+from assay.recipes.training import score_together, trainer
 from assay.records import Attributes, Case, Embedder, Judge, Judgement, Pair, Scorer, digest
 from assay.run import Run, jsonable
 from assay.store import Place
@@ -75,11 +75,11 @@ def run_job(
                 train = trainer(part, config, seed, processes)
                 standing = people.standing if isinstance(people, PeopleOnFile) else None
                 tools = Tools(people=people, judge=judge or gold_vote_judge(embed), train=train, standing=standing,
-                              at_once=at_once, score=together)  # fmt: skip
+                              at_once=at_once, score=score_together)  # fmt: skip
                 curated = curate(part, config, material, tools, seed, resettle=resettle)
                 claims = Claims(
                     run=part, config=config, material=material, curated=curated, judge=tools.judge,
-                    unguided=relevance_judge(embed), train=train, seed=seed,
+                    unguided=relevance_judge(embed), train=train, seed=seed, at_once=at_once,
                 )  # fmt: skip
                 test_claims(claims)
                 benchmark(part, config, material)
