@@ -58,6 +58,8 @@ def run_job(
     who = {"people": "", "judge": given if judge else "offline:gold-vote", "attributes": "rules", **(asked or {})}
     kept = {**jsonable(config), "inputs": {"embedder": whose(config.embedder), **who}}
     engine = engine or Here()
+    if (folder / "tables" / "pairs").is_dir():
+        raise AssayError(f"{folder}: an earlier version of Assay made this run, in another layout; use another --out")
     with closing(Run(folder, kept)) as run, closing(engine):
         own = Place.of(folder.absolute()) / "pool"
         pool = pool.put(own) if isinstance(pool, SmallPool) else pool
