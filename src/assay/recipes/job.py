@@ -52,11 +52,9 @@ def run_job(
     these and what follows anew. `engine` says where stages run, `processes` on how many devices models are trained,
     `at_once` how many pairs the judge is asked about at a time.
     """
-    from assay.models import whose
-
     given = f"{getattr(judge, '__module__', '')}:{getattr(judge, '__qualname__', type(judge).__qualname__)}"
     who = {"people": "", "judge": given if judge else "offline:gold-vote", "attributes": "rules", **(asked or {})}
-    kept = {**jsonable(config), "inputs": {"embedder": whose(config.embedder), **who}}
+    kept = {**jsonable(config), "inputs": {"embedder": Encoder(config).identity, **who}}
     engine = engine or Here()
     if (folder / "tables" / "pairs").is_dir():
         raise AssayError(f"{folder}: an earlier version of Assay made this run, in another layout; use another --out")
