@@ -19,12 +19,14 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from assay import __version__
+from assay.curate.material import Material
 from assay.errors import AssayError
+from assay.examples import examples
 from assay.recipes.claims import SETS
-from assay.records import Judgement, Label, Pair, Truth
+from assay.records import Judgement
 from assay.run import environment
-from assay.show import find
 from assay.statistics import Estimate, Spread, over_seeds
+from assay.store import Place
 from assay.tables import Table, write_text
 
 matplotlib.use("Agg")
@@ -74,6 +76,8 @@ class _Run:
             raise AssayError(
                 f"{folder}: not a run folder (no config.json); make one with: assay run tiny --out {folder}"
             )
+        if (folder / "tables" / "pairs").is_dir():
+            Material.open(Place.of(folder))  # says that it is of another layout
         seeds = [_steps(p) for p in sorted(folder.glob("seed-*"))]
         run = _Run(folder, json.loads((folder / "config.json").read_text()), _steps(folder), seeds)
         if not run.done("claims-filters"):
@@ -93,16 +97,16 @@ def write_report(folder: Path) -> Path:
     template = jinja2.Environment(autoescape=True).from_string(
         resources.files("assay").joinpath("report.html.jinja").read_text(encoding="utf-8")
     )
-    env = environment()
+    env, judged = environment(), _judgements(folder)
     rows = {
         "recipe": run.config["recipe"], "folder": str(folder), "seeds": len(run.done("claims-filters")),
         "version": __version__, "machine": f"{env['processor']}, {env['cores']} cores, Python {env['python']}",
-        "headline": headline(run), "oracle": _has_oracle(folder), "people": _who(folder, "lead", "human", "oracle"),
-        "judges": _who(folder, "llm", "offline"),
+        "headline": headline(run), "oracle": "oracle" in judged["kind"], "people": _who(judged, "lead", "human", "oracle"),
+        "judges": _who(judged, "llm", "offline"),
         "pool": _pool(run), "fates": _fates(run), "loop": _loop(run), "loop_plot": _loop_plot(run),
         "truth": run.steps["prepare/split"]["evaluation"] > 0, "eval_n": run.done("claims/stage1")[0]["accuracy"]["n"],
         "claims": claims_grid(run), "claims_plot": _claims_plot(run), "judge_table": _judge_grid(run),
-        "filter_table": _filter_grid(run), "bench": _bench(run), "examples": _examples(folder), "cost": _cost(folder),
+        "filter_table": _filter_grid(run), "bench": _bench(run), "examples": examples(folder), "cost": _cost(judged),
         "time": _time(run),
     }  # fmt: skip
     page = template.render(r=rows, sections=SECTIONS, table=_html)
@@ -148,9 +152,11 @@ def _over_seeds(run: _Run, step: str, key: str) -> Spread | None:
 def _pool(run: _Run) -> Grid:
     pool, split = run.steps["prepare/pool"], run.steps["prepare/split"]
     names = {"read": "pairs read", "duplicates": "duplicates merged", "conflicting": "pairs whose votes conflict",
-             "contaminated": "removed: shares a 13-gram with a benchmark prompt", "pairs": "pairs in the pool",
+             "contaminated": "removed: shares a 13-gram with a benchmark prompt",
+             "left_out": "left out: resembles another pair, or is for evaluation and has no known answer",
+             "pairs": "pairs in the pool",
              "prompts": "distinct prompts"}  # fmt: skip
-    rows = [[title, f"{pool[key]:,}"] for key, title in names.items()]
+    rows = [[title, f"{pool[key]:,}"] for key, title in names.items() if key in pool]
     rows += [[f"pairs for {use}", f"{split[key]:,}"] for key, use in
              (("evaluation", "evaluation only"), ("stage1", "stage 1"), ("stage2", "stage 2"))]  # fmt: skip
     if pool["wild_error"] is not None:
@@ -298,40 +304,28 @@ def _picture(figure: Any) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _examples(folder: Path, each: int = 3) -> list[dict[str, Any]]:
-    """A few corrected, flipped and dropped pairs of the first seed, with what was said about them."""
-    labels = Table(folder / "seed-0" / "tables" / "labels", Label).read()
-    wild = {j.pair_id: j for j in Table(folder / "tables" / "wild", Judgement).stream()}
-    truth = {t.pair_id: t.better for t in Table(folder / "tables" / "truth", Truth).stream()}
-    picked: list[Label] = []
-    for fate in ("relabelled", "flipped", "dropped"):
-        of_fate = [label for label in labels if label.fate == fate]
-        by_reason = {label.reason: label for label in of_fate}
-        picked += [*by_reason.values(), *(x for x in of_fate if x not in by_reason.values())][:each]
-    return [_example(find(folder, label.pair_id), label, wild.get(label.pair_id), truth) for label in picked]
-
-
-def _example(pair: Pair, label: Label, wild: Judgement | None, truth: Mapping[str, str]) -> dict[str, Any]:
-    names = {r.id: f"response {n}" for n, r in enumerate(pair.responses, 1)}
-    known = truth.get(pair.id)
-    marks = {label.chosen: "good", pair.other(label.chosen): "bad"} if label.chosen else {}
-    return {
-        "id": pair.id, "fate": label.fate, "reason": label.reason, "prompt": pair.prompt[-1].content[:600],
-        "responses": [(f"[{names[r.id]}] {r.text[:600]}", marks.get(r.id, "")) for r in pair.responses],
-        "wild": f"The source ({wild.by}) preferred {names.get(wild.better or '', 'neither')}. " if wild else "",
-        "truth": f"In truth {names[known]} is better." if known else "",
-    }  # fmt: skip
-
-
 def _judgements(folder: Path) -> pl.DataFrame:
-    tables = [p / "tables" / name for p in sorted(folder.glob("seed-*")) for name in ("judgements", "claims")]
-    return pl.concat([Table(t, Judgement).frame().with_columns(use=pl.lit(t.name)) for t in tables])
+    """Who judged, for what, how often and at what cost, over all seeds; one shard in memory at a time."""
+    sums = [pl.col(c).sum() for c in ("judgements", "votes", "undecided", "tokens", "seconds")]
+    found = [pl.DataFrame(schema={
+        "use": pl.String, "kind": pl.String, "by": pl.String, "judgements": pl.Int64, "votes": pl.Int64,
+        "undecided": pl.Int64, "tokens": pl.Int64, "seconds": pl.Float64,
+    })]  # fmt: skip
+    for path in sorted(folder.glob("seed-*")):
+        for use in ("judgements", "claims"):
+            table = Table(path / "tables" / use, Judgement)
+            for shard in table.shards():
+                rows = table.frame(shard, columns=["kind", "by", "votes", "problem", "tokens", "seconds"])
+                told = rows.select(
+                    pl.lit(use).alias("use"), "kind", "by", pl.lit(1, pl.Int64).alias("judgements"), "votes",
+                    (pl.col("problem") != "").cast(pl.Int64).alias("undecided"), "tokens", "seconds",
+                )  # fmt: skip
+                found.append(told.group_by("use", "kind", "by").agg(sums))
+    return pl.concat(found).group_by("use", "kind", "by").agg(sums)
 
 
-def _cost(folder: Path) -> Grid:
-    frame = _judgements(folder).group_by("use", "kind", "by").agg(
-        pl.len(), pl.col("votes").sum(), pl.col("problem").ne("").sum(), pl.col("tokens").sum(), pl.col("seconds").sum()
-    ).sort("use", "kind", "by", descending=[True, False, False])  # fmt: skip
+def _cost(judged: pl.DataFrame) -> Grid:
+    frame = judged.sort("use", "kind", "by", descending=[True, False, False])
     uses = {"judgements": "curation", "claims": "ablation only"}
     rows = [[by, kind, uses[use], *(f"{x:,.0f}" for x in numbers)] for use, kind, by, *numbers in frame.iter_rows()]
     header = ("judgements by", "kind", "for", "judgements", "votes", "undecided", "tokens", "seconds")
@@ -351,13 +345,9 @@ def _time(run: _Run) -> Grid:
     return Grid(header=("", ""), rows=rows)
 
 
-def _has_oracle(folder: Path) -> bool:
-    return "oracle" in _judgements(folder)["kind"].unique().to_list()
-
-
-def _who(folder: Path, *kinds: str) -> str:
+def _who(judged: pl.DataFrame, *kinds: str) -> str:
     """The names of those who judged during curation, of the given kinds."""
-    frame = _judgements(folder).filter(pl.col("kind").is_in(kinds), pl.col("use") == "judgements")
+    frame = judged.filter(pl.col("kind").is_in(kinds), pl.col("use") == "judgements")
     return ", ".join(sorted(frame["by"].unique().to_list())) or "none"
 
 

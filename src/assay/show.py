@@ -26,7 +26,7 @@ from assay.tables import read_shard, records
 
 _HIDDEN = {"pair_id", "rule", "row", "prompt_id", "question_id", "first", "second", "chars", "at"}
 _POOL = ("origins", "votes", "truth")
-_RUN = ("contamination", "index", "attributes", "votes")
+_RUN = ("contamination", "near_duplicates", "index", "attributes", "votes")
 _SEED = ("asked", "judgements", "wins", "rewards", "evidence", "labels", "sets", "claims")
 _OF_SHARD = re.compile(r"(?:^|-)(\d{4,}-\d{2,}(?:-\d+)?)_[0-9a-f]+(?:-\d+)?$")
 """A shard that was made of one shard of the pool."""

@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("curate", "reward", "bench", "policy"),
     ("recipes",),
     ("web",),
+    ("examples",),
     ("report", "show"),
     ("cli",),
 )
@@ -72,6 +73,7 @@ WITHOUT_TORCH = {
     "templates",
     "curate",
     "bench",
+    "examples",
     "report",
     "show",
     "cli",

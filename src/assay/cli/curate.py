@@ -72,11 +72,11 @@ def verify_pairs(
     )
 
 
-def show_pair(folder: Positional[Path], pair_id: Positional[str]) -> None:
+def show_pair(folder: Positional[str], pair_id: Positional[str]) -> None:
     """Print the whole life of one pair.
 
     Args:
-        folder: A run folder or a pool folder.
+        folder: A run folder, a pool folder (or its URL in an object store), or a folder of `assay annotate`.
         pair_id: The pair's id, or enough of its beginning.
     """
     from assay.show import show

@@ -119,7 +119,7 @@ class Described:
 def prepare(
     pool: Pool, out: Place, split: SplitConfig, benchmarks: Mapping[str, Sequence[str]], embed: Embedder, embedder: str,
     engine: Engine, described: Described | None = None, say: Callable[[str], None] = lambda _: None,
-    timed: Callable[[str], AbstractContextManager[None]] = nullcontext,
+    timed: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> tuple[Slice, ...]:  # fmt: skip
     """Make, or find, all four tables of every shard under `out`; returns the shards.
 
@@ -161,8 +161,8 @@ def prepare(
         if how.ask is None:
             make(engine, out / "attributes", describe, {_stem(s.attributes): s for s in bare},
                  told=_teller(say, "shards described"))  # fmt: skip
-        for s in bare if how.ask is not None else ():
-            if not s.attributes.exists():
+        else:
+            for s in (s for s in bare if not s.attributes.exists()):
                 write_shard(s.attributes, asked(s, how.ask))
     with timed("vectors"):
         make(engine, out / "vectors", partial(embed_slice, embed), {_stem(s.vectors): s for s in bare}, model=True,

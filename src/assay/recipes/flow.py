@@ -27,7 +27,6 @@ from assay.curate.stage1 import Stage1Config, Stage1Result, Tools, stage1
 from assay.curate.stage2 import Stage2Config, Stage2Result, fates, stage2
 from assay.engine import Engine
 from assay.errors import AssayError
-from assay.models import whose
 from assay.recipes.embedders import EmbedderConfig, Encoder
 from assay.records import Attributes, Label, Pair, digest
 from assay.reward.config import TrainConfig
@@ -93,7 +92,7 @@ def prepared(
         near_duplicates=config.near_duplicates,
     )
     how = Described(name=describer, ask=_asker(run, chat)) if chat is not None else Described()
-    slices = prepare(pool, out, split, prompts, encoder, whose(config.embedder) + encoder.asked, engine, how, run.say,
+    slices = prepare(pool, out, split, prompts, encoder, encoder.reading, engine, how, run.say,
                      partial(_timed, run))  # fmt: skip
     material = Material(pool=pool, slices=slices, out=out, engine=engine)
     material.save(Place.of(run.folder))

@@ -97,7 +97,7 @@ def fit(
     )
 
 
-def together(scorers: Sequence[Scorer], pairs: pa.Table) -> list[NDArray[np.float32]]:
+def score_together(scorers: Sequence[Scorer], pairs: pa.Table) -> list[NDArray[np.float32]]:
     """The rewards (n, 2) of each scorer: the text is made tokens once for all that read alike."""
     from assay.reward.scoring import score_pairs
 
