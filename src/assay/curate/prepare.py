@@ -170,6 +170,20 @@ def prepare(
     return tuple(bare)
 
 
+def bare(pool: Pool, out: Place, engine: Engine) -> tuple[Slice, ...]:
+    """The index alone, of all pairs of a pool: its own labels need no more. These shards have neither attributes nor
+    vectors, and no pair is for evaluation."""
+    split = SplitConfig(eval_share=0.0)
+    items = [_Keeping(pool=pool, shard=s, hits=None, near=None, split=split) for s in pool.shards if s.pairs]
+    work = {_name(i.shard.name, i.shard.content, pool.said(i.shard.part), split, RULE): i for i in items}
+    files = make(engine, out / "index", keep, work)
+    return tuple(
+        Slice(name=item.shard.name, part=item.shard.part, pairs=pool.table("pairs").file(item.shard.name), index=files[key],
+              attributes=out / "attributes" / "none", vectors=out / "vectors" / "none")
+        for key, item in work.items()
+    )  # fmt: skip
+
+
 def _stem(file: Place) -> str:
     return file.name.removesuffix(".parquet")
 

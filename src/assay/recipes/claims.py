@@ -19,7 +19,7 @@ from assay.bench.reward.pairs import evaluate_pairs
 from assay.curate.book import AT_ONCE, Gold, blocks, judged
 from assay.curate.material import VOTES, Known, Material
 from assay.curate.prepare import Slice
-from assay.curate.scores import chances, rewards
+from assay.curate.scores import Together, chances, rewards
 from assay.curate.settle import settle_frame
 from assay.curate.stage1 import Train
 from assay.curate.views import LABELS, LabelSet, drawn, label_set, of_frame
@@ -52,7 +52,8 @@ CANDIDATES = ("stage1", "filtered", "flipped")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """The inputs that every set is made from. `at_once`: pairs that judges are asked about at a time."""
+    """The inputs that every set is made from. `at_once`: pairs that judges are asked about at a time; `score`: how a reward
+    model scores many pairs."""
 
     run: Run
     config: FlowConfig
@@ -63,6 +64,7 @@ class Claims:
     train: Train
     seed: int
     at_once: int = AT_ONCE
+    score: Together | None = None
 
     @property
     def place(self) -> Place:
@@ -199,7 +201,8 @@ def _without_people(
     name = MODELS["unguided"]
     if not len(unguided):
         return (lambda _: _NONE), (lambda _: _NONE)
-    files = rewards(claims.material, claims.place, {name: claims.train(name, unguided, ())}, claims.run.say)
+    model = {name: claims.train(name, unguided, ())}
+    files = rewards(claims.material, claims.place, model, claims.run.say, claims.score)
 
     def kept(part: Slice) -> pl.DataFrame:
         raw = _raw(not_held, part, "stage2").filter(pl.col("original").is_not_null())

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,10 @@ from assay.records import Preference, Scorer
 from assay.reward.config import TrainConfig
 from assay.reward.data import Pairs, ParquetPairs
 from assay.run import Run
+from assay.store import Place
+
+if TYPE_CHECKING:
+    from assay.reward.train import Trained
 
 
 class Streamed:
@@ -25,9 +30,14 @@ class Streamed:
     def __init__(self, labels: LabelSet) -> None:
         self.labels = labels
 
+    @property
+    def folder(self) -> Place:
+        """Of the view, made where it is not there."""
+        return Place.of(self.labels.folder())
+
     @cached_property
     def view(self) -> ParquetPairs:
-        return ParquetPairs(self.labels.folder())
+        return ParquetPairs(self.folder)
 
     @property
     def whole(self) -> bool:
@@ -55,26 +65,36 @@ class Streamed:
 def trainer(run: Run, config: FlowConfig, seed: int, processes: int = 1) -> Train:
     """The `Train` function of a seed's run: trains (or resumes, or finds) `models/NAME` on so many processes; the model is
     loaded where and when it is first asked for a reward."""
-    from assay.reward.launch import train_view
     from assay.reward.scorer import Model
-    from assay.reward.train import identity_of, train
 
-    def fit(name: str, labels: LabelSet, gold: Sequence[Preference]) -> Scorer:
+    def trained(name: str, labels: LabelSet, gold: Sequence[Preference]) -> Scorer:
         epochs = config.train.epochs
         if config.presentations:
             epochs = min(epochs, config.presentations / max(1, len(labels)))
         source, folder = Streamed(labels), run.folder / "models" / name
         settings = fed(replace(config.train, seed=config.train.seed + seed, epochs=epochs), source, name, run.say)
-        if processes == 1 or (folder / "training.json").exists():
-            train(folder, settings, source, gold, run.say)
-        else:
-            known = identity_of(settings, source, gold)
-            train_view(folder, settings, labels.folder(), gold, processes=processes, say=run.say, identity=known)
+        fit(folder, settings, source, gold, processes, run.say)
         labels.tidy()
         images = "" if settings.images is None else str(settings.images)
         return Model(str(folder), settings.max_tokens, settings.engine.tokens, settings.precision, images)
 
-    return fit
+    return trained
+
+
+def fit(
+    folder: Path, settings: TrainConfig, source: Streamed | ParquetPairs, gold: Sequence[Preference], processes: int = 1,
+    say: Callable[[str], None] = lambda _: None, trackers: Sequence[str] = (),
+) -> "Trained":  # fmt: skip
+    """Train on so many processes of this machine, or find in `folder` what was trained: that reads no text."""
+    from assay.reward.launch import train_view
+    from assay.reward.train import identity_of, train
+
+    if processes == 1 or (folder / "training.json").exists():
+        return train(folder, settings, source, gold, say, trackers)
+    known = identity_of(settings, source, gold)
+    return train_view(
+        folder, settings, source.folder, gold, processes=processes, say=say, trackers=trackers, identity=known
+    )
 
 
 def score_together(scorers: Sequence[Scorer], pairs: pa.Table) -> list[NDArray[np.float32]]:
