@@ -130,6 +130,11 @@ class Place:
     def write_text(self, text: str) -> None:
         self.put(lambda path: path.write_text(text, encoding="utf-8"))
 
+    def keep_text(self, text: str) -> None:
+        """`write_text`, unless the file says so already."""
+        if not self.exists() or self.read_text() != text:
+            self.write_text(text)
+
     def remove(self) -> None:
         """Remove this file, or this folder with all that is in it; nothing where it is missing."""
         if self.path is not None:
