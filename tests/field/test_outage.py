@@ -21,6 +21,7 @@ from assay.chat import ChatConfig, Server
 from assay.curate.annotate import llm_judge, llm_votes
 from assay.curate.attributes import llm_attributes, rule_attributes
 from assay.curate.offline import hash_embedder
+from assay.curate.shards import create
 from assay.curate.verify import read_judgements
 from assay.images import ImageStore
 from assay.outage import Unreached
@@ -30,7 +31,7 @@ from assay.recipes.describing import AttributesConfig, describe
 from assay.recipes.flow import FlowConfig, prepare
 from assay.recipes.judging import JudgeConfig, annotate
 from assay.recipes.pools import Pool
-from assay.records import Attributes, Case, Conversation, Judgement, Label, Pair, assistant, user
+from assay.records import Attributes, Case, Conversation, Judgement, Label, assistant, user
 from assay.run import Run
 from assay.tables import Table
 from field import curation
@@ -122,7 +123,7 @@ def test_a_server_that_is_not_there_decides_nothing(tmp_path: Path, unbroken: tu
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
-    Table(folder / "tables" / "pairs", Pair).write("all", [curation.pair(n) for n in range(60)])
+    create(folder, [curation.pair(n) for n in range(60)], [])
     return folder
 
 
