@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from assay.bench.reward.pairs import evaluate_pairs
+from assay.curate.shards import create
 from assay.curate.stage1 import Train
 from assay.curate.stage2 import Evidence, counts
 from assay.curate.verify import add_judgements, read_judgements, withdraw_judgements
@@ -26,6 +27,7 @@ from assay.records import Case, Conversation, Judgement, Label, Pair, Preference
 from assay.tables import Table, plain
 from field import curation
 from field.in_process import assay
+from pools import pairs_in
 
 HELD = curation.CONFIG.held_share
 
@@ -396,7 +398,7 @@ def test_duplicates_are_counted(tmp_path: Path) -> None:
 
 def test_gold_that_names_a_foreign_response_is_refused_before_judges_are_asked(tmp_path: Path) -> None:
     pool = pool_of(tmp_path / "p", {"a": [(n, "yes") for n in range(8)]})
-    pair = next(iter(Table(pool / "tables/pairs", Pair).stream()))
+    pair = pairs_in(pool)[0]
     gold = tmp_path / "gold.jsonl"
     rows = [
         Judgement(pair_id=pair.id, better=better, by="ann", kind="human") for better in (pair.responses[0].id, "0" * 8)
@@ -417,8 +419,7 @@ def test_a_pool_is_measured_by_the_labels_that_training_takes(tmp_path: Path) ->
         Judgement(pair_id=pair.id, better=apple, by="wild:a", kind="wild", votes=5, confidence=0.8),
         *(Judgement(pair_id=pair.id, better=chair, by=f"wild:{n}", kind="wild") for n in "bc"),
     ]
-    Table(tmp_path / "tables" / "pairs", Pair).write("all", [pair])
-    Table(tmp_path / "tables" / "wild", Judgement).write("all", rows)
+    create(tmp_path, [pair], rows)
     trained, _ = training_data(tmp_path, "raw", None)
     assert isinstance(trained, list)
     (taught,) = [*trained, *training_data(tmp_path, "raw", None)[1]]
