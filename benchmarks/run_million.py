@@ -34,25 +34,26 @@ from assay.records import Case, Judgement
 from assay.reward.config import EngineConfig, TrainConfig
 
 WIDTH, TOKENS = 64, 48
+TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }}<end>{% endfor %}"
 
 
 def backbone(folder: Path) -> Path:
-    """One BERT layer of random weights, and a tokenizer of hashed words."""
+    """A decoder of one layer of random weights, and a tokenizer of pieces of words."""
     if not (folder / "config.json").exists():
         letters = "abcdefghijklmnopqrstuvwxyz0123456789"
-        known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{c}" for c in letters),
+        known = ["<pad>", "<unk>", "<end>", *letters, *(f"##{c}" for c in letters),
                  *(a + b for a in letters for b in letters), *(f"##{a}{b}" for a in letters for b in letters)]  # fmt: skip
-        made = tokenizers.Tokenizer(models.WordPiece({t: i for i, t in enumerate(known)}, unk_token="[UNK]"))
+        made = tokenizers.Tokenizer(models.WordPiece({t: i for i, t in enumerate(known)}, unk_token="<unk>"))
         made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
         fast = transformers.PreTrainedTokenizerFast(
-            tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+            tokenizer_object=made, pad_token="<pad>", unk_token="<unk>", eos_token="<end>", chat_template=TEMPLATE
         )
         torch.manual_seed(0)
-        config = transformers.BertConfig(
-            vocab_size=len(known), hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=4,
-            intermediate_size=2 * WIDTH, max_position_embeddings=512, pad_token_id=0,
+        config = transformers.LlamaConfig(
+            vocab_size=len(known), hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=4,
+            intermediate_size=2 * WIDTH, max_position_embeddings=512, pad_token_id=0, eos_token_id=2, bos_token_id=None,
         )  # fmt: skip
-        transformers.BertModel(config).save_pretrained(folder)
+        transformers.LlamaForCausalLM(config).save_pretrained(folder)
         fast.save_pretrained(folder)
     return folder
 
@@ -60,7 +61,9 @@ def backbone(folder: Path) -> Path:
 def people(cases: Sequence[Case]) -> list[Judgement]:
     """Whoever is asked prefers the longer response."""
     better = [max(c.pair.responses, key=lambda r: (len(r.text), r.id)).id for c in cases]
-    return [Judgement(pair_id=c.pair.id, better=b, by="longer", kind="oracle") for c, b in zip(cases, better, strict=True)]
+    return [
+        Judgement(pair_id=c.pair.id, better=b, by="longer", kind="oracle") for c, b in zip(cases, better, strict=True)
+    ]
 
 
 def settings(out: Path) -> FlowConfig:
@@ -83,7 +86,8 @@ def prepare_pool(out: Path, pairs: int, size: int, engine: str) -> dict[str, Any
             scale_pool.make(out / "files", pairs, size)
         files = sorted(map(str, (out / "files").glob("part-*.jsonl")))
         start = time.monotonic()
-        line = [sys.executable, "-m", "assay.cli", "pool", "add", *files, "--out", str(out / "pool"), "--engine", engine]
+        line = [sys.executable, "-m", "assay.cli", "pool", "add", *files, "--out", str(out / "pool"), "--engine", engine,
+                "--parts", str(max(1, pairs // 25_000))]  # fmt: skip
         subprocess.run(line, check=True)
         note.write_text(json.dumps({"seconds": time.monotonic() - start}))
     return dict(json.loads(note.read_text()))
@@ -114,7 +118,12 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     imported = prepare_pool(args.out, args.pairs, args.bytes, args.engine)
     pool = Pool.open(str(args.out / "pool"))
-    print(json.dumps({"pairs": pool.pairs, "shards": len(pool.shards), **imported, "config": asdict(settings(args.out))}, default=str))
+    print(
+        json.dumps(
+            {"pairs": pool.pairs, "shards": len(pool.shards), **imported, "config": asdict(settings(args.out))},
+            default=str,
+        )
+    )
     start = time.monotonic()
     run_job(
         args.out / "run", settings(args.out), pool, people=people, asked={"people": "longer"},

@@ -7,7 +7,7 @@ A view is a folder of Parquet preferences. The processes end with this one, howe
 by the same call, on any number of processes. Their progress is told here, and what was wrong is raised here.
 
 A process that was itself started by `torchrun` or `accelerate launch` (WORLD_SIZE is set) starts no others: it trains
-together with its siblings, all of which must make the same call.
+together with its siblings, all of which must make the same call, or wait for it (`assay.reward.crew`).
 """
 
 import json
@@ -30,6 +30,7 @@ import torch
 from assay.errors import AssayError
 from assay.identity import Training
 from assay.records import Preference
+from assay.reward import crew
 from assay.reward.config import TrainConfig
 from assay.reward.data import ParquetPairs
 from assay.reward.scorer import forget
@@ -62,6 +63,8 @@ def train_view(
     Raises AssayError for what `train` refuses, for more processes than devices, and where a process dies.
     """
     world = check_processes(processes)
+    if world > 1:
+        crew.call({"folder": folder, "config": config, "view": view, "gold": gold, "trackers": tuple(trackers)})
     with tempfile.TemporaryDirectory(prefix="assay-") as place:
         if isinstance(view, Sequence):
             if not view:
