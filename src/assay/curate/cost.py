@@ -48,8 +48,8 @@ class Assumed:
     chars_per_token: float = 4.0
     """Where there is no tokenizer."""
     judged: float = 0.87
-    """The share of stage 2's pairs whose fate hangs on judges: about 5 of the paper's 39 million passed unasked (A2, 3.3). The
-    first shards tell it, once they are scored."""
+    """The share of stage 2's pairs whose fate hangs on judges: about 5 of the paper's 39 million passed unasked (A2, 3.3).
+    The first shards tell it, once they are scored."""
     reply_tokens: int = 200
     gold: float = 0.50
     silver: float = 0.05
