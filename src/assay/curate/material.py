@@ -62,7 +62,7 @@ class Material:
             "slices": [{k: getattr(s, k).name for k in ("index", "attributes", "vectors")} | {"name": s.name, "part": s.part}
                        for s in self.slices],
         }  # fmt: skip
-        (folder / "material.json").write_text(json.dumps(told, indent=1))
+        (folder / "material.json").keep_text(json.dumps(told, indent=1))
 
     @staticmethod
     def open(folder: Place, engine: Engine | None = None) -> "Material":

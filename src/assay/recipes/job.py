@@ -36,7 +36,7 @@ from assay.recipes.training import score_together, trainer
 from assay.records import Attributes, Case, Embedder, Judge, Judgement, Pair, Scorer, digest
 from assay.run import Run, jsonable
 from assay.store import Place
-from assay.tables import Table, write_text
+from assay.tables import Table
 
 
 def run_job(
@@ -114,7 +114,7 @@ def meet(run: Run, kept: Mapping[str, Any], pool: Pool) -> None:
                 with closing(Run(run.folder / f"seed-{seed}", {**kept, "seeds": 1}, run.console)) as part:
                     run.say(f"what was made of the pool as it was is in {set_aside(part)}")
         shutil.rmtree(run.folder / "steps" / "prepare", ignore_errors=True)
-    write_text(note, json.dumps({"shards": now}, indent=1))
+    Place.of(note).keep_text(json.dumps({"shards": now}, indent=1))
 
 
 def benchmark(run: Run, config: FlowConfig, material: Material) -> None:
