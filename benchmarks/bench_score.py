@@ -148,6 +148,59 @@ def _ratios(times: dict[str, list[float]], who: str) -> list[float]:
     return [p / o for p, o in zip(times[who], times["ours"], strict=True)]
 
 
+# A shard's pairs, from Arrow to rewards
+
+
+def score_vs_engine(repetitions: int = 5, pairs: int = 96) -> dict[str, Any]:
+    """How near the scoring of a shard (`score_pairs`: rows of Arrow, records, chat template, tokens, rewards) comes to the
+    reward engine's own rate on token ids that lie ready, as a ratio of CPU seconds in one process, in turns: 1 is as fast.
+
+    Of one model, and of two that read alike. "ratios" are of one model, "two" of both against twice the engine's time.
+    """
+    import torch
+
+    from assay.records import Pair, Response, user
+    from assay.reward.scorer import Model
+    from assay.reward.scoring import score_pairs
+    from assay.tables import to_arrow
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    data = rows(pairs, 2, seed=3)
+    made = [Pair.of((user(words(p)),), *(Response.of(words(a)) for a in told)) for p, told in data]
+    shard = to_arrow(Pair, sorted(made, key=lambda p: (p.prompt_id, p.id)))
+    with tempfile.TemporaryDirectory() as place:
+        folders = [Path(place) / name for name in ("one", "two")]
+        for folder in folders:
+            save_model(folder)
+        models = [Model(str(f), 4096) for f in folders]
+        scorer: Any = models[0].load()
+        expected = {(words(p), words(a)): r for (p, told), two in zip(
+            data, ours(scorer, data).reshape(-1, 2), strict=True) for a, r in zip(told, two, strict=True)}  # fmt: skip
+        (found,) = score_pairs(models[:1], shard)
+        for pair, rewards in zip(sorted(made, key=lambda p: (p.prompt_id, p.id)), found.rewards, strict=True):
+            for response, reward in zip(pair.responses, rewards, strict=True):
+                assert abs(expected[pair.prompt[0].content, response.text] - reward) < 1e-4, "another reward"
+        work: dict[str, Any] = {
+            "engine": lambda: ours(scorer, data), "shard": lambda: score_pairs(models[:1], shard),
+            "two": lambda: score_pairs(models, shard),
+        }  # fmt: skip
+        times: dict[str, list[float]] = {name: [] for name in work}
+        for repetition in range(repetitions + 1):
+            for name in work if repetition % 2 else reversed(work):
+                start = time.process_time()
+                work[name]()
+                if repetition:
+                    times[name].append(time.process_time() - start)
+    torch.set_num_threads(threads)
+    tokens = sum(len(p) + len(a) for p, told in data for a in told)
+    return {
+        "ratios": [e / s for e, s in zip(times["engine"], times["shard"], strict=True)],
+        "two": [2 * e / s for e, s in zip(times["engine"], times["two"], strict=True)],
+        "pairs": pairs, "tokens": tokens, "tokens_per_cpu_s": tokens / statistics.median(times["shard"]),
+    }  # fmt: skip
+
+
 # The server under load
 
 

@@ -103,7 +103,8 @@ class Maker:
 
     def words(self, rng: np.random.Generator, name: str, n: int, least: int) -> Ints:
         """(n,) how many tokens texts have, the full stop included."""
-        return np.maximum(least, np.rint(draw(rng, name, n) * self.scale / self.bank.word_bytes)).astype(np.int64) + 1
+        words = np.rint(draw(rng, name, n) * self.scale / self.bank.word_bytes)
+        return np.maximum(least, words).astype(np.int64) + 1
 
     def tokens(self, rng: np.random.Generator, length: Ints) -> Ints:
         """Texts of these lengths, one after another."""
@@ -266,18 +267,23 @@ class Batch:
         start = self.reply.start - len(turn_of)
         owner = np.repeat(np.arange(self.questions), self.size + 1)
         again = (np.arange(len(replies)) == start[owner]) * (self.size[owner] - 1)
-        return int((words.sum() + (replies * (1 + again)).sum()) * self.maker.bank.word_bytes)
+        stops = (self.turns * self.size).sum() + 2 * self.pairs
+        return int((words.sum() + (replies * (1 + again)).sum() - stops) * self.maker.bank.word_bytes + stops)
 
 
 def _scale(mean_bytes: float, word_bytes: float) -> float:
-    """By what all lengths are multiplied, so that a pair has so many bytes of text on average (most have one turn)."""
-    at = np.exp(np.interp(np.linspace(0, 1, 20_001), MEASURED["quantiles_at"], np.log(MEASURED["prompt_bytes"])))
-    of = np.exp(np.interp(np.linspace(0, 1, 20_001), MEASURED["quantiles_at"], np.log(MEASURED["response_bytes"])))
+    """By what all lengths are multiplied, so that a pair has so many bytes of text on average."""
+    ask, answer, group = (
+        np.exp(np.interp(np.linspace(0, 1, 20_001), MEASURED["quantiles_at"], np.log(MEASURED[name])))
+        for name in ("prompt_bytes", "response_bytes", "pairs_a_question")
+    )
+    before = sum((int(turns) - 1) / 2 * share for turns, share in MEASURED["prompt_messages"].items()) / group.mean()
     low, high = 1e-3, 1e3
     for _ in range(60):
         middle = (low * high) ** 0.5
-        prompt = np.maximum(LEAST_PROMPT * word_bytes, at * middle).mean()
-        found = prompt + 2 * np.maximum(LEAST_RESPONSE * word_bytes, of * middle).mean()
+        prompt = np.maximum(LEAST_PROMPT * word_bytes, ask * middle).mean()
+        response = np.maximum(LEAST_RESPONSE * word_bytes, answer * middle).mean()
+        found = (1 + before) * prompt + (2 + before) * response
         low, high = (middle, high) if found < mean_bytes else (low, middle)
     return low
 

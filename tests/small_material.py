@@ -1,4 +1,4 @@
-"""A small pool on disk through the real stages before the loop, without models: tests of stage 2 and of sets start from it."""
+"""A small pool on disk through the real stages before the loop, without models: where tests of stage 2 and of sets start."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

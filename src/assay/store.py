@@ -12,6 +12,7 @@ Files that are replaced are small and are read in one piece, so that no reader h
 
 import functools
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -31,6 +32,8 @@ from assay.errors import AssayError
 PENDING = ".tmp"
 """The suffix of a file that is being written: it counts for nothing."""
 DAY_S = 86_400.0
+_URL_AS_PATH = re.compile(r"^([a-z][a-z0-9+.]+):/(?!/)")
+"""What a Path makes of a URL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,10 @@ class Place:
         """Raises AssayError for a URL of a kind that nothing installed can open, or of a store that cannot be reached."""
         if isinstance(where, Place):
             return where
-        place = Place(str(where).rstrip("/") or "/")
+        text = str(where)
+        if isinstance(where, Path):
+            text = _URL_AS_PATH.sub(r"\1://", text)
+        place = Place(text.rstrip("/") or "/")
         place._opened()
         return place
 
@@ -123,6 +129,11 @@ class Place:
 
     def write_text(self, text: str) -> None:
         self.put(lambda path: path.write_text(text, encoding="utf-8"))
+
+    def keep_text(self, text: str) -> None:
+        """`write_text`, unless the file says so already."""
+        if not self.exists() or self.read_text() != text:
+            self.write_text(text)
 
     def remove(self) -> None:
         """Remove this file, or this folder with all that is in it; nothing where it is missing."""
@@ -201,8 +212,7 @@ def _s3(bucket: str) -> Any:
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     files = fs.S3FileSystem(
         region=region or ("us-east-1" if endpoint else fs.resolve_s3_region(bucket)), endpoint_override=endpoint,
-        connect_timeout=10, request_timeout=60,
-        allow_delayed_open=True, background_writes=False,  # a small file is one request
+        connect_timeout=10, request_timeout=60, allow_delayed_open=True,  # a small file is one request
     )  # fmt: skip
     if files.get_file_info(bucket).type == fs.FileType.NotFound:
         raise AssayError(

@@ -132,7 +132,7 @@ def steps(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.rglob("steps/**/*.json")):
         result = json.loads(path.read_text())
         name = path.relative_to(folder).with_suffix("").as_posix().replace("steps/", "")
-        found[name] = {k: v for k, v in result.items() if k != "wall_s"}
+        found[name] = {k: v for k, v in result.items() if k not in ("wall_s", "seconds", "cpu_s")}
     return found
 
 

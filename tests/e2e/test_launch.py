@@ -3,6 +3,7 @@ this process, however it ends."""
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from assay.records import Pair, Preference, Response, user
 from assay.reward.config import EngineConfig, TrainConfig
 from assay.reward.launch import check_processes, train_view, write_view
 from assay.reward.train import Trained
+from assay.run import jsonable
 from assay.step import states
 
 CODE = """
@@ -29,8 +31,28 @@ from pathlib import Path
 from assay.reward.config import TrainConfig
 from assay.reward.launch import train_view
 from assay.tables import build
+folder, config, view, gold, processes = sys.argv[1:]
+config = build(TrainConfig, json.loads(config))
+train_view(Path(folder), config, Path(view), Path(gold), processes=int(processes), say=print)
+"""
+
+
+CREW = """
+import json, os, sys
+from dataclasses import replace
+from pathlib import Path
+from assay.reward.config import TrainConfig
+from assay.reward.crew import attend, dismiss
+from assay.reward.launch import train_view
+from assay.tables import build
 folder, config, view, gold = sys.argv[1:5]
-train_view(Path(folder), build(TrainConfig, json.loads(config)), Path(view), Path(gold), processes=2, say=print)
+if not attend():
+    sys.exit(print("rank", os.environ["RANK"], "trained along"))
+config = build(TrainConfig, json.loads(config))
+for name in ("first", "second"):
+    train_view(Path(folder) / name, config, Path(view), Path(gold), say=print)
+dismiss()
+print("the job is done")
 """
 
 
@@ -69,9 +91,9 @@ def alone(place: Path, config: TrainConfig) -> Trained:
     return fit(place, "alone", config, 1)
 
 
-def assert_same(one: Trained, other: Trained) -> None:
+def assert_same(one: Trained, other: Trained, steps: int = 6) -> None:
     losses = [[json.loads(x)["loss"] for x in (t.folder / "metrics.jsonl").open()] for t in (one, other)]
-    assert len(losses[0]) == 6
+    assert len(losses[0]) == steps
     assert losses[0] == pytest.approx(losses[1], abs=2e-5)
     a, b = (load_file(t.folder / "model.safetensors") for t in (one, other))
     for name, value in a.items():
@@ -102,6 +124,25 @@ def test_two_sharded_processes_give_the_model_of_one(place: Path, config: TrainC
     assert "sharded: 2 processes on cpu (FSDP2)" in said
 
 
+def test_an_allocation_trains_together_whenever_its_first_process_trains(
+    place: Path, config: TrainConfig, alone: Trained
+) -> None:
+    """Two processes of torchrun in a job that trains twice: the second of them waits, and trains along."""
+    (place / "crew.py").write_text(CREW)
+    told = [str(place / "crew"), json.dumps(jsonable(config)), str(place / "view"), str(place / "gold")]
+    many = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    command = [sys.executable, *many, str(place / "crew.py"), *told]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "rank 1 trained along" in done.stdout
+    assert "the job is done" in done.stdout
+    for name in ("first", "second"):
+        assert f"{name}: 2 processes on cpu (DDP)" in done.stdout
+        told_of = json.loads((place / "crew" / name / "training.json").read_text())
+        del told_of["identity"]
+        assert_same(Trained(**told_of, folder=place / "crew" / name), alone)
+
+
 def test_what_is_wrong_in_a_process_is_raised_here(place: Path, config: TrainConfig) -> None:
     with pytest.raises(AssayError, match="unknown tracker 'nonsense'"):  # the first process alone meets it
         train_view(place / "wrong", config, place / "view", [], processes=2, trackers=["nonsense"])
@@ -116,15 +157,19 @@ def test_pairs_in_memory_are_trained_on_as_a_view_of_them(place: Path, config: T
         train_view(place / "none", config, place / "view", place / "backbone")
 
 
-def started(place: Path, name: str, config: TrainConfig) -> "subprocess.Popen[bytes]":
-    """A process that trains on two others, when these have saved a state."""
-    from assay.run import jsonable
-
-    told = json.dumps(jsonable(replace(config, save_minutes=0, epochs=400)))
-    arguments = [str(place / name), told, str(place / "view"), str(place / "gold")]
+def started(place: Path, name: str, config: TrainConfig, processes: int = 2) -> "subprocess.Popen[bytes]":
+    """A process that trains (on two others, as a rule), when a new state has been saved."""
+    arguments = [
+        str(place / name),
+        json.dumps(jsonable(config)),
+        str(place / "view"),
+        str(place / "gold"),
+        str(processes),
+    ]
+    before = states(place / f"{name}.partial")[-1:]
     process = subprocess.Popen([sys.executable, "-c", CODE, *arguments], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not states(place / f"{name}.partial"):
+    while states(place / f"{name}.partial")[-1:] in ([], before):
         assert process.poll() is None, "it ended before its first state"
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -169,7 +214,7 @@ def runs(number: int) -> bool:
 def test_the_processes_end_with_the_one_that_started_them(
     place: Path, config: TrainConfig, number: signal.Signals
 ) -> None:
-    process = started(place, number.name, config)
+    process = started(place, number.name, replace(config, save_minutes=0, epochs=400))
     children = below(process.pid)
     assert len(children) >= 3, "torchrun and two processes"
     os.kill(process.pid, number)
@@ -178,6 +223,25 @@ def test_the_processes_end_with_the_one_that_started_them(
     assert process.returncode in (-number, 1), "a KeyboardInterrupt is 1 where nobody catches it"
     (state,) = states(place / f"{number.name}.partial")[-1:]
     assert int(state.name.rpartition("-")[2]) >= 1
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_on_one_and_two_processes_it_ends_the_same(place: Path, config: TrainConfig) -> None:
+    """Kill -9 at random instants; a state at each of many checks."""
+    often = replace(config, epochs=20, checks=60, save_minutes=0)
+    whole = fit(place, "whole", often, 1)
+    rng, processes = random.Random(0), 2
+    for _ in range(6):
+        process = started(place, "often", often, processes)
+        time.sleep(rng.random())
+        process.kill()
+        process.wait()
+        assert not (place / "often").exists(), "it finished before it could be killed"
+        processes = 3 - processes
+    said: list[str] = []
+    again = fit(place, "often", often, 2, said.append)
+    assert any("resumed at step" in line for line in said)
+    assert_same(again, whole, steps=103)
 
 
 def test_processes_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,4 +172,5 @@ def test_streamed_parquet_is_deterministic_and_reads_every_pair(place: Path) -> 
             good = Response.of(chosen)
             part.append(Pair.of((user(prompt),), good, Response.of(rejected)).preferring(good.id))
         table.write(f"part-{at:03d}", part)
-    assert_same(run(place, "streamed", data="shards"), run(place, "streamed-two", data="shards", launcher=torchrun()))
+    options = {"data": "shards", "window": 10}  # the 48 pairs do not fit: they come by parts of shards, at random
+    assert_same(run(place, "streamed", **options), run(place, "streamed-two", launcher=torchrun(), **options))

@@ -14,14 +14,16 @@ import pytest
 from commands import run_assay
 from small_job import small_config, small_pool
 
-from assay.curate.stage1 import is_held
+from assay.curate.material import Material
 from assay.curate.verify import oracle
 from assay.errors import AssayError
-from assay.recipes.flow import Split, split_by_prompt
+from assay.order import draws
 from assay.recipes.job import run_job
+from assay.recipes.training import Streamed
 from assay.records import Attributes, Judgement, Label, Pair, Preference, question_id
 from assay.report import SECTIONS, write_report
 from assay.reward import train as training
+from assay.store import Place
 from assay.tables import Table
 
 
@@ -41,8 +43,8 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[Training]:
     calls: list[Training] = []
     real = training.train
 
-    def watched(folder: Path, config: Any, pairs: Sequence[Preference], gold: Sequence[Preference], say: Any) -> Any:
-        calls.append(Training(folder.name, (folder / "training.json").exists(), pairs, gold))
+    def watched(folder: Path, config: Any, pairs: Streamed, gold: Sequence[Preference], say: Any) -> Any:
+        calls.append(Training(folder.name, (folder / "training.json").exists(), pairs.labels.preferences(), gold))
         return real(folder, config, pairs, gold, say)
 
     monkeypatch.setattr(training, "train", watched)
@@ -54,8 +56,17 @@ def resume(folder: Path, **changes: Any) -> None:
     run_job(folder, replace(small_config(), **changes), pool, people=oracle(pool.truth))
 
 
-def split() -> Split:
-    return split_by_prompt(small_pool(), small_config())
+def pairs_of(folder: Path) -> dict[str, Pair]:
+    return {p.id: p for p in Material.open(Place.of(folder)).pool.table("pairs").read()}
+
+
+def split(folder: Path) -> dict[str, list[str]]:
+    """Ids of pairs by use."""
+    found: dict[str, list[str]] = {}
+    for _, frame in Material.open(Place.of(folder)).frames(["pair_id"]):
+        for pair_id, use in frame.select("pair_id", "use").iter_rows():
+            found.setdefault(use, []).append(pair_id)
+    return found
 
 
 def asked_in_stage1(folder: Path) -> list[Judgement]:
@@ -70,8 +81,8 @@ def test_every_pair_that_was_looked_at_has_one_label_and_a_reason(finished: Path
     asked = [j.pair_id for j in asked_in_stage1(finished)]
     assert len(asked) == len(set(asked)) > 30
     assert sorted(label.pair_id for label in first) == sorted(asked)
-    assert sorted(label.pair_id for label in second) == sorted(split().stage2)
-    assert set(asked) <= set(split().stage1)
+    assert sorted(label.pair_id for label in second) == sorted(split(finished)["stage2"])
+    assert set(asked) <= set(split(finished)["stage1"])
     assert max(Counter(label.pair_id for label in (*first, *second)).values()) == 1
     for label in (*first, *second):
         assert label.reason
@@ -89,9 +100,8 @@ def test_the_oracle_is_always_right_and_always_named(finished: Path) -> None:
 
 
 def test_no_question_is_in_two_splits(finished: Path) -> None:
-    parts = split()
-    pairs = {p.id: p for p in Table(finished / "tables/pairs", Pair).stream()}
-    questions = [{pairs[i].question_id for i in ids} for ids in (parts.evaluation, parts.stage1, parts.stage2)]
+    parts, pairs = split(finished), pairs_of(finished)
+    questions = [{pairs[i].question_id for i in parts[use]} for use in ("evaluation", "stage1", "stage2")]
     assert all(questions)
     assert sum(map(len, questions)) == len(set.union(*questions)) == len({p.question_id for p in pairs.values()})
 
@@ -104,11 +114,10 @@ def test_held_gold_and_evaluation_are_in_no_training_set(
     shutil.copytree(finished, folder, copy_function=_link_weights)
     shutil.rmtree(folder / "seed-0/steps/claims")
     resume(folder)
-    pairs = {p.id: p for p in Table(folder / "tables/pairs", Pair).stream()}
-    share = small_config().stage1.held_share
+    pairs, share = pairs_of(folder), small_config().stage1.held_share
     gold = [j.pair_id for j in asked_in_stage1(folder) if j.kind == "oracle"]
-    held = {i for i in gold if is_held(pairs[i].question_id, share)}
-    never = {pairs[i].question_id for i in (*held, *split().evaluation)}
+    held = {i for i in gold if draws([pairs[i].question_id], "held")[0] < share}
+    never = {pairs[i].question_id for i in (*held, *split(folder)["evaluation"])}
     assert 0 < len(held) < len(gold)
     models = {p.parent.name for p in (folder / "seed-0/models").glob("*/training.json")} - {"final"}
     assert {t.name for t in trainings} == models > {"stage1-it1", "best-rm", "gold-rm", "nohuman-rm", "claims-truth"}
@@ -149,19 +158,19 @@ def test_the_report_is_one_page_that_needs_nothing_else(finished: Path) -> None:
 
 
 def test_show_prints_the_life_of_a_pair(finished: Path) -> None:
-    shard = Table(finished / "seed-0/tables/judgements", Judgement).read("stage2-0-judges")
-    pair_id = shard[0].pair_id
+    words = Table(finished / "seed-0/tables/judgements", Judgement)
+    pair_id = words.read(words.shards("stage2-")[0])[0].pair_id
     done = run_assay("show", finished, pair_id[:20])
     assert done.returncode == 0, done.stderr
-    pair = next(p for p in Table(finished / "tables/pairs", Pair).stream() if p.id == pair_id)
+    pair = pairs_of(finished)[pair_id]
     label = next(x for x in Table(finished / "seed-0/tables/labels", Label).stream() if x.pair_id == pair_id)
     a = next(x for x in Table(finished / "tables/attributes", Attributes).stream() if x.pair_id == pair_id)
     words = " ".join(done.stdout.split())
     for text in (pair.prompt[-1].content, pair.responses[0].text, pair.responses[1].text, label.reason, a.category):
         assert " ".join(text.split()) in words
     first_words = [line.split(" ")[0] for line in done.stdout.splitlines()]
-    tables = [w for w in first_words if w in ("wild", "attributes", "judgements", "evidence", "labels", "truth")]
-    assert list(dict.fromkeys(tables)) == ["wild", "attributes", "truth", "judgements", "evidence", "labels"]
+    tables = [w for w in first_words if w in ("votes", "attributes", "judgements", "evidence", "labels", "truth")]
+    assert set(tables) == {"votes", "truth", "attributes", "judgements", "evidence", "labels"}
 
 
 def test_the_same_again_does_no_work_and_changes_nothing(finished: Path, trainings: list[Training]) -> None:

@@ -1,6 +1,7 @@
 """One reward training in its own process (or several): `python train_once.py FOLDER DATA JSON-OF-TRAIN-CONFIG`.
 
-DATA is a JSON file of [prompt, chosen, rejected] texts, or a folder of Parquet preferences. Prints the rank's steps.
+DATA is a JSON file of [prompt, chosen, rejected] texts, or a folder of Parquet preferences, of which "window" rows are held
+at a time. Prints the rank's steps.
 """
 
 import json
@@ -24,11 +25,12 @@ def preferences(rows: list[list[str]]) -> list[Preference]:
 def main() -> None:
     folder, data, text = sys.argv[1:4]
     fields = json.loads(text)
+    window = fields.pop("window", 65_536)
     fields["engine"] = EngineConfig(**fields.get("engine", {}))
     fields["loss"] = LossConfig(**fields.get("loss", {}))
     path = Path(data)
     everything = preferences(json.loads((path.parent / "gold.json").read_text()))
-    pairs = ParquetPairs(path) if path.is_dir() else preferences(json.loads(path.read_text()))
+    pairs = ParquetPairs(path, window) if path.is_dir() else preferences(json.loads(path.read_text()))
     train(Path(folder), TrainConfig(**fields), pairs, everything, print)
 
 

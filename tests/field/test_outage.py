@@ -20,9 +20,9 @@ from assay.bench.verdicts import PairJudge
 from assay.chat import ChatConfig, Server
 from assay.curate.annotate import llm_judge, llm_votes
 from assay.curate.attributes import llm_attributes, rule_attributes
-from assay.curate.offline import hash_embedder
 from assay.curate.shards import create
 from assay.curate.verify import read_judgements
+from assay.engine import Here
 from assay.images import ImageStore
 from assay.outage import Unreached
 from assay.recipes.asking import AskConfig
@@ -31,9 +31,9 @@ from assay.recipes.describing import AttributesConfig, describe
 from assay.recipes.flow import FlowConfig, prepare
 from assay.recipes.judging import JudgeConfig, annotate
 from assay.recipes.pools import Pool
-from assay.records import Attributes, Case, Conversation, Judgement, Label, assistant, user
+from assay.records import Attributes, Case, Conversation, Judgement, Label, Pair, assistant, user
 from assay.run import Run
-from assay.tables import Table
+from assay.tables import Table, read_shard, records
 from field import curation
 from field.in_process import assay
 from outage_server import OutageServer
@@ -123,7 +123,7 @@ def test_a_server_that_is_not_there_decides_nothing(tmp_path: Path, unbroken: tu
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
-    create(folder, [curation.pair(n) for n in range(60)], [])
+    Table(folder / "tables" / "pairs", Pair).write("all", [curation.pair(n) for n in range(60)])
     return folder
 
 
@@ -257,17 +257,20 @@ def test_the_command_line_says_what_to_do(source: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_does_not_describe_its_pool_by_rules_while_the_server_is_away(tmp_path: Path) -> None:
-    pairs = {p.id: p for p in map(curation.pair, range(40))}
-    pool = Pool(pairs=pairs, wild=[], truth={})
+    config = FlowConfig(recipe="x", embedder="hash")
+    pool = create(tmp_path / "pool", [curation.pair(n) for n in range(40)], [], parts=2)
     with OutageServer() as server, closing(Run(tmp_path / "run", {})) as run:
         chat = curation.server(tmp_path, server.url)
         server.fail("503", after=30)
-        with pytest.raises(Unreached, match="did not answer 10 of 40 requests"):
-            prepare(run, FlowConfig(recipe="x"), pool, hash_embedder(), chat)
+        with pytest.raises(Unreached, match=r"did not answer \d+ of \d+ requests"):
+            prepared(run, config, pool, Encoder(config), Here(), chat, "m")
         server.recover()
-        prepared = prepare(run, FlowConfig(recipe="x"), pool, hash_embedder(), chat)
-        assert {a.by for a in prepared.attributes.values()} == {"llm:m"}
-        assert run.result("prepare/attributes")["problems"] == {}
+        material = prepared(run, config, pool, Encoder(config), Here(), chat, "m")
+        described = [a for part in material.slices for a in records(Attributes, read_shard(part.attributes))]
+        assert {a.by for a in described} == {"llm:m"}
+        told = [r for name, r in run.results().items() if name.startswith("prepare/described/")]
+        assert sum(r["asked"] for r in told) == len(described) == 40
+        assert all(r["problems"] == {} for r in told)
         assert once_each(server)
 
 

@@ -11,6 +11,7 @@ import tiny_models
 from assay.cli import bench, reward
 from assay.cli.run import run_pool
 from assay.curate.pool import add
+from assay.curate.shards import Pool
 from assay.errors import AssayError
 from assay.recipes import presets
 from assay.recipes.asking import AskConfig
@@ -109,11 +110,13 @@ def small() -> FlowConfig:
 def begin(pool: Path, out: Path, judge: Any = ("m@http://127.0.0.1:9/v1",), **options: Any) -> str:
     """A run as far as it goes without people: what it says when it stops."""
     with pytest.raises(AssayError) as stopped:
-        run_pool(pool, options.pop("config", small()), out, judge=judge, **options)
+        run_pool(str(pool), options.pop("config", small()), out, judge=judge, **options)
     return str(stopped.value)
 
 
-def test_a_run_keeps_to_its_judges_samples_attributes_people_and_pool(pool: Path, tmp_path: Path) -> None:
+def test_a_run_keeps_to_its_judges_samples_attributes_people_and_pool(
+    pool: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "run"
     assert "pairs wait for people" in begin(pool, out)
     assert "pairs wait for people" in begin(pool, out)
@@ -132,12 +135,13 @@ def test_a_run_keeps_to_its_judges_samples_attributes_people_and_pool(pool: Path
         assert named in told
     pool.rename(tmp_path / "moved")
     assert "pairs wait for people" in begin(tmp_path / "moved", out), "where the pool lies does not matter"
-    add([write_pairs(tmp_path / "more.jsonl", ("sand", "salt"))], tmp_path / "moved")
-    told = begin(tmp_path / "moved", out)
-    assert "the pool has changed since this run began: 12 pairs then, 14 now" in told
     add([write_pairs(tmp_path / "again.jsonl", turned=True)], tmp_path / "turned")
     told = begin(tmp_path / "turned", out)
-    assert "12 pairs then, 12 now with other content" in told
+    assert "the pool has changed since this run began: 12 pairs then, 12 now with other content" in told
+    capfd.readouterr()
+    add([write_pairs(tmp_path / "more.jsonl", ("sand", "salt"))], tmp_path / "moved")
+    assert "pairs wait for people" in begin(tmp_path / "moved", out)
+    assert "the pool has grown: 12 pairs when this run began, 14 now" in " ".join(capfd.readouterr().err.split())
 
 
 def test_a_margin_that_the_pool_does_not_tell_is_refused(pool: Path, config: TrainConfig, tmp_path: Path) -> None:
@@ -152,8 +156,8 @@ def test_votes_and_strengths_arrive_in_export_and_training(config: TrainConfig, 
     """Three files label the same pairs, one of them the other way round: two votes of three."""
     for n, turned in enumerate((False, False, True)):
         add([write_pairs(tmp_path / f"{n}.jsonl", turned=turned, source=str(n))], tmp_path / "pool")
-    wild = tmp_path / "pool" / "tables" / "wild"
-    assert len(list(wild.glob("*.parquet"))) == 3
+    votes = Pool.open(tmp_path / "pool").table("votes")
+    assert len(votes.shards()) == 3
     from assay.recipes.finished import training_data
 
     pairs, held = training_data(tmp_path / "pool", "raw", None)

@@ -1,116 +1,310 @@
-"""What the tables of claims rest on: judges as they judged, and no people where a row says so."""
+"""What the tables of claims rest on: sets of labels as they are told, judges as they judged, nobody asked and nothing scored
+twice, and no people where a row says so."""
 
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import polars as pl
+import pytest
+from numpy.typing import NDArray
 
+import small_material as small
 from assay.curate.attributes import rule_attributes
+from assay.curate.book import Gold
+from assay.curate.material import Known, Material
+from assay.curate.prepare import SplitConfig
 from assay.curate.retrieve import nearest_gold
-from assay.curate.stage1 import Material, Stage1Config, cases
+from assay.curate.stage1 import Stage1Config, Tools
+from assay.curate.verify import oracle
+from assay.curate.views import LabelSet, read_set
 from assay.recipes import claims
-from assay.recipes.claims import Claims
-from assay.records import Case, Example, Judgement, Pair, Response, user
+from assay.recipes.claims import SETS, Claims
+from assay.recipes.flow import FlowConfig, curate
+from assay.records import (
+    Case,
+    Conversation,
+    Example,
+    Judgement,
+    Preference,
+    Response,
+    Scorer,
+    digest,
+    question_id,
+    user,
+)
+from assay.records import Pair as AnyPair
 from assay.run import Run
 
-PAIRS = [Pair.of((user(f"Question {n // 2}?"),), Response.of(f"good {n}"), Response.of(f"bad {n}")) for n in range(12)]
-BEST = {p.id: Response.of(f"good {n}").id for n, p in enumerate(PAIRS)}
-IDS = [p.id for p in PAIRS]
+CONFIG = FlowConfig(
+    recipe="claims",
+    stage1=Stage1Config(
+        iterations=1, seed_gold=12, seed_silver=12, per_iteration=10, gold_share=0.4, k_max=4, examples=2
+    ),
+)
+PAIRS = {p.id: p for p in small.PAIRS}
+
+
+@dataclass
+class Trains:
+    """A stand-in for training: a model gives every text a number, right answers a larger one. Counts what is asked."""
+
+    sets: dict[str, LabelSet] = field(default_factory=dict)
+    gold: dict[str, list[Preference]] = field(default_factory=dict)
+    scored: Counter[tuple[str, Conversation]] = field(default_factory=Counter)
+
+    def __call__(self, name: str, labels: LabelSet, gold: Sequence[Preference]) -> Scorer:
+        self.sets[name], self.gold[name] = labels, list(gold)
+
+        def score(conversations: Sequence[Conversation]) -> NDArray[np.float64]:
+            self.scored.update((name, c) for c in conversations)
+            draws = [int(digest([name, c[-1].content])[:8], 16) / 16**8 for c in conversations]
+            right = [c[-1].content.startswith("It is") for c in conversations]
+            return np.array([3 * d + r for d, r in zip(draws, right, strict=True)])
+
+        return score
+
+
+@dataclass
+class Says:
+    """A judge that is right of all pairs but some, and remembers whom it was asked about and what it was shown."""
+
+    asked: list[Case] = field(default_factory=list)
+
+    def __call__(self, cases: Sequence[Case]) -> list[Judgement]:
+        self.asked += cases
+        return [self.of(c.pair) for c in cases]
+
+    @staticmethod
+    def of(p: AnyPair) -> Judgement:
+        draw = int(p.id[6:10], 16) % 8
+        better = None if draw == 7 else p.other(small.truth(p)) if draw < 2 else small.truth(p)
+        return Judgement(pair_id=p.id, better=better, by="offline", kind="offline", problem="" if better else "tie")
+
+
+@dataclass
+class Made:
+    claims: Claims
+    train: Trains
+    judge: Says
+    unguided: Says
+    material: Material
+    sets: dict[str, LabelSet]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make(tmp_path_factory.mktemp("claims"))
+
+
+def make(folder: Path, material: Material | None = None) -> Made:
+    split = SplitConfig(eval_share=0.2, stage1_share=0.6, held_share=0.3)
+    material = material or small.material(folder, split=split)
+    train, judge, unguided = Trains(), Says(), Says()
+    with closing(Run(folder / "seed-0", {})) as run:
+        people = oracle({i: small.truth(p) for i, p in PAIRS.items()})
+        curated = curate(run, CONFIG, material, Tools(people=people, judge=judge, train=train, at_once=5), 0)
+        whole = Claims(run=run, config=CONFIG, material=material, curated=curated, judge=judge, unguided=unguided,
+                       train=train, seed=0, at_once=5)  # fmt: skip
+        return Made(whole, train, judge, unguided, material, claims.label_sets(whole))
+
+
+def chosen(labels: LabelSet) -> dict[str, str]:
+    frame = labels.frame()
+    assert frame["pair_id"].n_unique() == len(frame) == len(labels)
+    return dict(frame.select("pair_id", "chosen").iter_rows())
+
+
+def test_every_set_is_what_it_is_called(made: Made) -> None:
+    sets = {name: chosen(labels) for name, labels in made.sets.items()}
+    assert list(sets) == list(SETS)
+    first, second = made.claims.curated.stage1, made.claims.curated.stage2
+    uses = {
+        i: use for _, f in made.material.frames(["pair_id", "use"]) for i, use in f.select("pair_id", "use").iter_rows()
+    }
+    held = {question_id(p.prompt) for p in first.held}
+    assert len(held) >= 2
+    may = {i for i, use in uses.items() if use != "evaluation" and PAIRS[i].question_id not in held}
+    assert sets["raw-more"] == {i: small.source_says(PAIRS[i]) for i in may}
+    assert sets["truth"] == {i: small.truth(PAIRS[i]) for i in may}
+    assert len(sets["raw"]) == len(sets["stage1"])
+    assert sets["raw"].items() <= sets["raw-more"].items()
+    assert sets["stage1"] == dict(
+        first.labels.filter(~pl.col("held")).drop_nulls("chosen").select("pair_id", "chosen").iter_rows()
+    )
+    fates = {
+        i: (fate, c) for _, f in second.frames() for i, fate, c in f.select("pair_id", "fate", "chosen").iter_rows()
+    }
+    kept = {i: c for i, (fate, c) in fates.items() if fate == "kept" and i in may}
+    flipped = {i: c for i, (fate, c) in fates.items() if fate == "flipped" and i in may}
+    assert kept
+    assert flipped
+    assert sets["filtered"] == sets["stage1"] | kept
+    assert sets["flipped"] == sets["stage1"] | kept | flipped
+    assert sets["unguided"] == {i: Says.of(PAIRS[i]).better for i in sets["stage1"] if Says.of(PAIRS[i]).better}
+    wild = {i for i in may if uses[i] == "stage2"}
+    alone = {i: c for i, c in sets["nohuman-filtered"].items() if i in wild}
+    turned = {i: c for i, c in sets["nohuman-flipped"].items() if i in wild and i not in alone}
+    assert sets["nohuman-flipped"].items() >= sets["nohuman-filtered"].items()
+    assert sets["nohuman-filtered"].items() - alone.items() == sets["unguided"].items()
+    model = made.train("nohuman-rm", made.sets["unguided"], ())
+    for i in wild:
+        one, two = model([PAIRS[i].prompt + r.messages for r in PAIRS[i].responses])
+        agrees = (one > two) == (small.source_says(PAIRS[i]) == PAIRS[i].responses[0].id)
+        assert (i in alone, i in turned) == (agrees, not agrees)
+        assert {**alone, **turned}[i] == PAIRS[i].responses[int(two > one)].id
+
+
+def test_sets_are_kept_and_read_back_as_they_were(made: Made) -> None:
+    for name, labels in made.sets.items():
+        again = read_set(made.material, made.claims.place, name)
+        assert (again.said, again.asked, again.rows) == (labels.said, labels.asked, labels.rows)
+        assert {p.pair_id: p.chosen.id for p in again.preferences()} == chosen(labels)
+    held = read_set(made.material, made.claims.place, "held").preferences()
+    assert sorted(held, key=lambda p: p.pair_id) == sorted(made.claims.curated.stage1.held, key=lambda p: p.pair_id)
+
+
+def test_the_view_of_a_set_is_its_text(made: Made) -> None:
+    from assay.tables import Table
+
+    flipped = made.sets["flipped"]
+    rows = Table(flipped.folder(), Preference).read()
+    told = {p.pair_id: (p.certainty, p.margin) for p in rows}
+    assert sorted(rows, key=lambda p: p.pair_id) == sorted(flipped.preferences(), key=lambda p: p.pair_id)
+    assert told == {i: (c, m) for i, c, m in flipped.frame().select("pair_id", "certainty", "margin").iter_rows()}
+    assert len({c for c, _ in told.values()}) > 3
+
+
+def test_nobody_is_asked_and_nothing_scored_twice(made: Made, tmp_path: Path) -> None:
+    wild = [p for _, f in made.material.frames(["pair_id"], "stage2") for p in f["pair_id"]]
+    before = Counter(made.train.scored)
+    judges, filters = claims._judges(made.claims), claims._filters(made.claims)
+    assert made.train.scored == before, "the tables are made of rewards that are there"
+    texts = [PAIRS[i].prompt + r.messages for i in wild for r in PAIRS[i].responses]
+    assert {made.train.scored[name, c] for name in ("best-rm", "gold-rm") for c in texts} == {1}
+    asked = Counter(c.pair.id for c in made.unguided.asked)
+    assert set(asked.values()) == {1}, "what was asked for a set is not asked for the table"
+    guided = len(made.judge.asked)
+    assert (claims._judges(made.claims), claims._filters(made.claims)) == (judges, filters)
+    assert (len(made.judge.asked), len(made.unguided.asked)) == (guided, sum(asked.values()))
+
+
+def test_the_table_of_judges_shows_what_was_known_then(tmp_path: Path) -> None:
+    made = make(tmp_path)
+    before = len(made.judge.asked)
+    found = cast(dict[str, Any], claims._judges(made.claims))
+    table = made.claims.run.table("judgements", Judgement)
+    people, shown = set[str](), made.judge.asked[before:]
+    said, of = [], {c.pair.id: c for c in shown}
+    for turn in ("seed", "it0"):
+        people |= {j.pair_id for s in table.shards(f"stage1-{turn}-people-") for j in table.read(s)}
+        for judgement in (j for s in table.shards(f"stage1-{turn}-judges-") for j in table.read(s)):
+            said.append(judgement)
+            examples = of[judgement.pair_id].examples
+            assert {e.pair.id for e in examples} <= people, "no later gold"
+            assert all(e.pair.question_id != PAIRS[judgement.pair_id].question_id for e in examples), "no own gold"
+            assert all(e.better == small.truth(e.pair) for e in examples)
+            assert len(examples) == 2
+    assert len(shown) == len(said) > 15
+    right = [j.better == small.truth(PAIRS[j.pair_id]) for j in said if j.better]
+    assert (found["nearest gold"]["n"], found["nearest gold"]["undecided"]) == (len(said), len(said) - len(right))
+    assert found["nearest gold"]["agreement"]["value"] == pytest.approx(np.mean(right))
+    assert found["nearest gold"]["agreement"]["n"] == len(right) < len(said)
+    assert found["no gold"] == found["random gold"] == found["nearest gold"], (
+        "this judge says the same whatever it is shown"
+    )
+    assert all(not c.examples for c in made.unguided.asked)
+
+
+def test_the_table_of_filters_is_that_of_the_rewards(made: Made) -> None:
+    found = cast(dict[str, Any], claims._filters(made.claims))
+    models = {"best RM": ["best-rm"], "gold RM": ["gold-rm"], "best + gold RM": ["best-rm", "gold-rm"]}
+    wild = [PAIRS[p] for _, f in made.material.frames(["pair_id"], "stage2") for p in f["pair_id"]]
+    for way, names in models.items():
+        agrees = []
+        for p in wild:
+            original = small.source_says(p)
+            flat = [p.prompt + p.response(r).messages for r in (original, p.other(original))]
+            agrees.append([float(np.subtract(*Trains()(n, cast(Any, None), ())(flat))) > 0 for n in names])
+        right = [small.source_says(p) == small.truth(p) for p in wild]
+        keep = [r for r, a in zip(right, agrees, strict=True) if all(a)]
+        flip = [not r for r, a in zip(right, agrees, strict=True) if not any(a)]
+        assert (found[way]["kept"], found[way]["flipped"]) == (len(keep), len(flip))
+        assert found[way]["keep_agreement"]["value"] == pytest.approx(np.mean(keep))
+        assert found[way]["flip_agreement"]["value"] == pytest.approx(np.mean(flip))
+
+
+def test_rows_without_people_choose_no_checkpoint_by_people(made: Made) -> None:
+    held = made.claims.curated.stage1.held
+    asked = replace(made.claims, train=(train := Trains()))
+    for name, labels in made.sets.items():
+        told = cast(dict[str, Any], claims._measure(asked, name, labels, held, held))
+        right = [c == small.truth(PAIRS[i]) for i, c in chosen(labels).items()]
+        assert (told["pairs"], told["labels"]["n"]) == (len(labels), len(labels))
+        assert told["labels"]["value"] == pytest.approx(np.mean(right))
+        assert told["labels"]["clusters"] < told["labels"]["n"], "two pairs of a question are one cluster"
+    without = {claims.model_name(n) for n in ("unguided", "nohuman-filtered", "nohuman-flipped")}
+    assert {n for n, gold in train.gold.items() if not gold} == without
+    assert len(train.gold) == len(SETS)
+
+
+def test_a_pool_without_truth_has_no_shares(tmp_path: Path) -> None:
+    split = SplitConfig(eval_share=0.2, stage1_share=0.6, held_share=0.3)
+    unknown = make(tmp_path, small.material(tmp_path, known={}, split=split))
+    assert "truth" not in unknown.sets
+    assert claims._judges(unknown.claims) == {}
+    assert unknown.claims.material.evaluation().is_empty()
+    told = cast(dict[str, Any], claims._filters(unknown.claims))
+    assert told["best RM"] == {"kept": 0, "keep_agreement": None, "flipped": 0, "flip_agreement": None}
+    assert claims.share([]) is None
+
+
+# -- examples -------------------------------------------------------------------------------------------------------
+
+
+TWELVE = [
+    AnyPair.of((user(f"Question {n // 2}?"),), Response.of(f"good {n}"), Response.of(f"bad {n}")) for n in range(12)
+]
 """Two pairs to a question: 0 and 1, 2 and 3, ..."""
 
 
-def material() -> Material:
-    rng = np.random.default_rng(0)
-    vectors = {}
-    for n, i in enumerate(IDS):  # pairs of a question are alike
-        vectors[i] = (np.eye(6)[n // 2] + 0.1 * rng.normal(size=6)).astype(np.float32)
-    return Material(
-        pairs={p.id: p for p in PAIRS}, wild=(), attributes={p.id: rule_attributes(p) for p in PAIRS}, vectors=vectors
-    )
+def known(n: int) -> Known:
+    vector = np.eye(6)[n // 2] + 0.1 * np.random.default_rng(n).normal(size=6)  # pairs of a question are alike
+    return Known(pair=TWELVE[n], attributes=rule_attributes(TWELVE[n]), vector=vector.astype(np.float16))
 
 
-def example(n: int) -> Example:
-    return Example(pair=PAIRS[n], attributes=rule_attributes(PAIRS[n]), better=BEST[IDS[n]])
+def gold(*numbers: int) -> Gold:
+    some = [known(n) for n in numbers]
+    examples = tuple(
+        Example(pair=k.pair, attributes=k.attributes, better=k.pair.responses[0].id) for k in some
+    )  # fmt: skip
+    return Gold(examples=examples, vectors=np.stack([k.vector for k in some]))
 
 
 def test_no_example_is_of_the_targets_own_question() -> None:
     """The nearest gold is the other pair of the question: it was shown, with its verdict on what may be the same answer."""
-    gold = {IDS[n]: example(n) for n in (0, 2, 4, 5)}
-    (case, other) = cases([IDS[1], IDS[6]], material(), gold, 3)
-    assert [e.pair.question_id for e in case.examples].count(PAIRS[1].question_id) == 0
-    assert {e.pair.id for e in case.examples} == {IDS[2], IDS[4], IDS[5]}
+    (case, other) = gold(0, 2, 4, 5).cases([known(1), known(6)], 3)
+    assert {e.pair.id for e in case.examples} == {TWELVE[n].id for n in (2, 4, 5)}
     assert len(other.examples) == 3
-    plain = nearest_gold([IDS[1]], material().vectors, list(gold), 3)
-    assert plain[IDS[1]][0] == IDS[0], "without questions only the pair itself is left out"
+    near = nearest_gold(np.stack([known(1).vector]), gold(0, 2, 4, 5).vectors, 3, ["none"], ["a", "b", "c", "d"])
+    assert near[0][0] == 0, "without questions it would be the nearest"
 
 
-def test_the_table_of_judges_shows_what_was_known_then(tmp_path: Path) -> None:
-    """Pair 6 was judged when pairs 0 and 2 were gold, wrongly; by pair 9, later gold, the same judge would be right."""
-    run = Run(tmp_path, {})
-    table = run.table("judgements", Judgement)
-
-    def said(n: int, right: bool = True, kind: Any = "offline") -> Judgement:
-        better = BEST[IDS[n]] if right else PAIRS[n].other(BEST[IDS[n]])
-        return Judgement(pair_id=IDS[n], better=better, by=kind, kind=kind)
-
-    table.write("stage1-seed-people", [said(n, kind="oracle") for n in (0, 2)])
-    table.write("stage1-seed-judges", [said(6, right=False), Judgement(
-        pair_id=IDS[3], better=None, by="offline", kind="offline", problem="tie")])  # fmt: skip
-    table.write("stage1-it0-people", [said(9, kind="oracle")])
-    table.write("stage1-it0-judges", [said(8)])
-    seen: list[tuple[str, Case]] = []
-
-    def judge(name: str) -> Any:
-        def answer(cases: list[Case]) -> list[Judgement]:
-            seen.extend((name, c) for c in cases)
-            return [said(IDS.index(c.pair.id)) for c in cases]
-
-        return answer
-
-    prepared = SimpleNamespace(
-        pool=SimpleNamespace(truth=BEST, pairs={p.id: p for p in PAIRS}), split=SimpleNamespace(stage1=IDS),
-        material=lambda ids: material(),
-    )  # fmt: skip
-    first = SimpleNamespace(examples={IDS[n]: example(n) for n in (0, 2, 9)})
-    found = claims._judges(Claims(
-        run=run, config=cast(Any, SimpleNamespace(stage1=Stage1Config(iterations=1, examples=8))),
-        prepared=cast(Any, prepared), curated=cast(Any, SimpleNamespace(stage1=first)), judge=judge("guided"),
-        unguided=judge("unguided"), train=cast(Any, None), seed=0,
-    ))  # fmt: skip
-    nearest = cast(dict[str, Any], found["nearest gold"])
-    assert (nearest["n"], nearest["undecided"]) == (3, 1)
-    assert (nearest["agreement"]["value"], nearest["agreement"]["n"]) == (0.5, 2)
-    shown = {c.pair.id: {e.pair.id for e in c.examples} for name, c in seen if name == "guided"}
-    assert shown == {IDS[6]: {IDS[0], IDS[2]}, IDS[3]: {IDS[0]}, IDS[8]: {IDS[0], IDS[2]}}, "no later, no own gold"
-    assert all(not c.examples for name, c in seen if name == "unguided")
-    assert len([c for name, c in seen if name == "guided"]) == 3, "what was judged is not judged again"
-
-
-def test_shares_of_nothing_are_not_shares() -> None:
-    assert claims.share([], {}) is None
-    found = claims.share([(IDS[0], True), (IDS[1], True)], {p.id: p for p in PAIRS})
-    assert found is not None
-    assert (found["value"], found["n"], found["clusters"]) == (1.0, 2, 1.0), "two pairs of one question"
-
-
-def test_rows_without_people_choose_no_checkpoint_by_people() -> None:
-    asked: dict[str, list[Any]] = {}
-
-    def train(name: str, pairs: Any, gold: Any) -> Any:
-        asked[name] = list(gold)
-        return lambda flat: np.arange(len(flat))[::-1].astype(float)
-
-    held = [PAIRS[n].preferring(BEST[IDS[n]]) for n in (0, 1)]
-    prepared = SimpleNamespace(pool=SimpleNamespace(truth=BEST, pairs={p.id: p for p in PAIRS}))
-    about = cast(
-        Any,
-        SimpleNamespace(prepared=prepared, train=train, told=lambda found: claims.share(found, prepared.pool.pairs)),
+def test_random_examples_are_of_other_questions_and_stay_the_same() -> None:
+    some = gold(0, 1, 2, 4, 5, 8)
+    cases = claims._random_gold(some, 4, 0, [known(n) for n in (1, 2, 6)])
+    assert [len(c.examples) for c in cases] == [4, 4, 4]
+    assert all(e.pair.question_id != c.pair.question_id for c in cases for e in c.examples)
+    (alone,) = claims._random_gold(some, 4, 0, [known(2)])
+    assert alone == cases[1]
+    drawn = Counter(e.pair.id for s in range(60) for e in claims._random_gold(some, 2, s, [known(1)])[0].examples)
+    assert set(drawn) == {TWELVE[n].id for n in (2, 4, 5, 8)}
+    assert min(drawn.values()) > 15
+    assert claims._random_gold(gold(0, 1), 4, 0, [known(1)])[0].examples == ()
+    assert (
+        claims._random_gold(Gold(examples=(), vectors=np.zeros((0, 1), np.float16)), 4, 0, [known(1)])[0].examples == ()
     )
-    pairs = [PAIRS[4].preferring(BEST[IDS[4]])]
-    for name in claims.SETS:
-        told = claims._measure(about, name, pairs, held, held)
-        assert cast(dict[str, Any], told["accuracy"])["value"] == 1.0
-    without = {claims.model_name(n) for n in ("unguided", "nohuman-filtered", "nohuman-flipped")}
-    assert {n for n, gold in asked.items() if not gold} == without
-    assert len(asked) == len(claims.SETS)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from assay.curate.shards import create
 from assay.errors import AssayError
 from assay.recipes.finished import training_data
 from assay.records import Judgement, Pair, Preference, Response, assistant, user
-from assay.reward.data import ParquetPairs
+from assay.reward.data import Pairs, ParquetPairs
 from assay.tables import Table
 
 
@@ -25,8 +26,7 @@ def preference(pair: Pair) -> Preference:
 
 def pool(folder: Path, pairs: list[Pair]) -> Path:
     votes = [Judgement(pair_id=p.id, better=preference(p).chosen.id, by="source", kind="wild") for p in pairs]
-    Table(folder / "tables" / "pairs", Pair).write("a", pairs)
-    Table(folder / "tables" / "wild", Judgement).write("a", votes)
+    create(folder, pairs, votes, parts=3)
     return folder
 
 
@@ -43,30 +43,36 @@ def gold(folder: Path) -> Path:
     return folder
 
 
+def everything(pairs: Pairs) -> list[Preference]:
+    return [p for _, p in pairs.take(0, 0, range(len(pairs)))]
+
+
 def test_questions_of_gold_are_left_out_of_a_pool(tmp_path: Path) -> None:
     said: list[str] = []
-    found, held = training_data(pool(tmp_path / "pool", PAIRS), "raw", gold(tmp_path / "gold"), said.append)
+    place, beside = pool(tmp_path / "pool", PAIRS), tmp_path / "data"
+    found, held = training_data(place, "raw", gold(tmp_path / "gold"), beside, said.append)
     assert len(held) == 3
-    assert {p.prompt[0].content for p in found} == set(QUESTIONS[3:])  # type: ignore[union-attr]
+    assert {p.prompt[0].content for p in everything(found)} == set(QUESTIONS[3:])
     assert said == ["6 of 12 pairs ask a question of the gold: left out of training"]
     said.clear()
     other = tmp_path / "other"
     Table(other, Preference).write("gold", [preference(pairs_of("Another?", 1)[0])])
-    found, _ = training_data(tmp_path / "pool", "raw", other, said.append)
-    assert (len(found), said) == (12, [])
+    found, _ = training_data(place, "raw", other, beside, said.append)
+    assert (len(everything(found)), said) == (12, [])
     Table(other, Preference).write("more", [preference(p) for p in PAIRS])
     with pytest.raises(AssayError, match="none is left to train on"):
-        training_data(tmp_path / "pool", "raw", other)
+        training_data(place, "raw", other, beside)
 
 
 def test_parquet_that_asks_questions_of_gold_is_refused(tmp_path: Path) -> None:
     shards = Table(tmp_path / "prefs", Preference)
     shards.write("part-0", [preference(p) for p in PAIRS[6:]])
-    kept, _ = training_data(tmp_path / "prefs", "raw", gold(tmp_path / "gold"))
+    kept, _ = training_data(tmp_path / "prefs", "raw", gold(tmp_path / "gold"), tmp_path / "data")
     assert len(kept) == 6
     shards.write("part-1", [preference(p) for p in PAIRS[:6]])
     with pytest.raises(AssayError, match=f"6 of 12 pairs ask a question of .*gold .the first is {PAIRS[0].id}"):
-        training_data(tmp_path / "prefs", "raw", tmp_path / "gold")
+        training_data(tmp_path / "prefs", "raw", tmp_path / "gold", tmp_path / "data")
+    assert not (tmp_path / "data").exists(), "what is streamed already is not made again"
 
 
 def test_questions_are_found_in_every_batch_of_a_shard(tmp_path: Path) -> None:

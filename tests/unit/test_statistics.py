@@ -16,6 +16,7 @@ from assay.statistics import (
     clopper_pearson,
     interval,
     mean,
+    of_clusters,
     over_seeds,
     paired,
     seeds_apart,
@@ -210,3 +211,14 @@ def test_student_quantiles() -> None:
     assert student95(1) == pytest.approx(12.706, abs=1e-3)
     assert [student95(df) for df in (11, 20, 60)] == pytest.approx([2.2010, 2.0860, 2.0003], abs=1e-4)
     assert student95(2.5) == pytest.approx(t.ppf(0.975, 2.5))
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=40))
+def test_sums_of_clusters_are_as_good_as_their_values(rows: list[tuple[int, bool]]) -> None:
+    by: dict[int, list[float]] = {}
+    for cluster, hit in rows:
+        by.setdefault(cluster, []).append(float(hit))
+    whole = mean([float(hit) for _, hit in rows], [cluster for cluster, _ in rows])
+    found = of_clusters(np.array([sum(v) for v in by.values()]), np.array([float(len(v)) for v in by.values()]))
+    assert (found.value, found.se, found.clusters) == pytest.approx((whole.value, whole.se, whole.clusters))
+    assert found.n == whole.n

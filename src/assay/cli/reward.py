@@ -1,7 +1,8 @@
 """`assay reward`: train reward models, export what they are trained on, the paper's eight."""
 
 import json
-from collections.abc import Sequence
+import os
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -10,16 +11,18 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from assay.cli.arguments import Flat, print_config
+from assay.engine import engine_of
 from assay.errors import AssayError
 from assay.recipes.settings import SweepConfig
 from assay.reward.config import TrainConfig
+from assay.tables import remove, sibling
 
 app = tyro.extras.SubcommandApp()
 
 
 @app.command(name="train")
 def reward_train(
-    source: Positional[Path],
+    source: Positional[str],
     out: Path,
     config: Annotated[TrainConfig, Flat] = TrainConfig(),  # noqa: B008
     labels: str = "raw",
@@ -31,13 +34,14 @@ def reward_train(
     """Train one reward model, on as many processes as are asked for; under `torchrun` or `accelerate launch`, on all theirs.
 
     Args:
-        source: A pool folder, a run folder, or a folder of Parquet preferences (`assay reward export`), which is streamed.
+        source: A pool folder (or its URL: s3://, gs://), a run folder, or a folder of Parquet preferences (`assay reward
+            export`). All are streamed.
         out: The folder of the model; the same command resumes, on any number of processes.
         config: The training settings.
         labels: Of a run folder: raw, stage1, filtered or flipped.
         gold: A folder of Parquet preferences that choose the checkpoint (default: a run's held gold; else one in ten
-            questions of a pool; none for Parquet). No question of it may be trained on: pairs of a pool or run that ask one
-            are left out, Parquet with some is refused.
+            questions of a pool, at most 10,000 pairs; none for Parquet). No question of it may be trained on: pairs of a
+            pool or run that ask one are left out, Parquet with some is refused.
         processes: Of this machine, one for each device.
         trackers: Where metrics go besides OUT/metrics.jsonl: tensorboard, wandb, mlflow, ...
         dry_run: Print the resolved settings and stop.
@@ -45,12 +49,15 @@ def reward_train(
     if dry_run:
         return print_config(config)
     from assay.recipes.finished import training_data
-    from assay.reward.launch import check_processes, train_view
+    from assay.recipes.training import fit
+    from assay.reward.launch import check_processes
 
     check_processes(processes)
-    pairs, held = training_data(source, labels, gold, print)
-    view = pairs if isinstance(pairs, Sequence) else source
-    trained = train_view(out, config, view, held, processes=processes, say=print, trackers=trackers)
+    beside = sibling(out, ".data")
+    pairs, held = training_data(source, labels, gold, beside, print)
+    trained = fit(out, config, pairs, held, processes, print, trackers)
+    if os.environ.get("RANK", "0") == "0":
+        remove(beside)
     seen = (
         f"{trained.gold_accuracy:.1%} of {trained.gold_pairs:,} gold pairs"
         if trained.gold_pairs
@@ -61,17 +68,19 @@ def reward_train(
 
 
 @app.command(name="export")
-def reward_export(source: Positional[Path], out: Path, labels: str = "raw") -> None:
+def reward_export(source: Positional[str], out: Path, labels: str = "raw", engine: str = "local") -> None:
     """Write labelled pairs as Parquet preferences, for streamed training and for other tools.
 
     Args:
-        source: A pool folder or a run folder.
+        source: A pool folder (or its URL: s3://, gs://), or a run folder.
         out: A new folder for the shards.
         labels: Of a run folder: raw, stage1, filtered or flipped.
+        engine: Where shards are written: local (this process), cores (all of this machine), cores:N, ray, ray://HOST:PORT.
     """
     from assay.recipes.finished import export
 
-    print(f"{export(source, out, labels):,} preferences -> {out}")
+    with closing(engine_of(engine)) as made:
+        print(f"{export(source, out, labels, made):,} preferences -> {out}")
 
 
 @app.command(name="sweep")
@@ -131,4 +140,4 @@ def reward_paper(
     suite.paper_model(name)
     if data is None or out is None:
         raise AssayError("training needs --data (Parquet preferences) and --out; --dry-run shows the plan without them")
-    return reward_train(data, out, suite.recipe(name, stage), gold=gold, processes=processes, trackers=trackers)
+    return reward_train(str(data), out, suite.recipe(name, stage), gold=gold, processes=processes, trackers=trackers)

@@ -1,34 +1,22 @@
 // Which texts share a run of n words with a benchmark prompt, or are one as a whole: by hashes, to be confirmed on words.
 #include <algorithm>
-#include <vector>
 
 #include "words.h"
 
-struct Found {
-    long n;
-    const uint64_t *keys, *filter;  // sorted hashes; a bit for each at its high bits
-    long count, shift;
-    uint64_t power;  // BASE to the n-th
-    std::vector<uint64_t> last;
-    long words = 0, slot = 0;
-    uint64_t run = 0, all = 0;
-    bool any = false;
+// Sorted hashes; `starts` says for their highest bits where those that begin with them are, and `filter` has three bits for
+// each in one word of 64, which nearly all that are not known lack.
+struct Known {
+    const uint64_t *keys, *filter;
+    const uint32_t* starts;
+    int words, buckets;  // how far a hash's highest bits are shifted to be a number in `filter`, in `starts`
 
-    bool known(uint64_t hash) const {
-        uint64_t bit = hash >> shift;
-        return (filter[bit >> 6] >> (bit & 63) & 1) && std::binary_search(keys, keys + count, hash);
+    bool likely(uint64_t hash) const {
+        uint64_t bits = 1ull << (hash & 63) | 1ull << (hash >> 6 & 63) | 1ull << (hash >> 12 & 63);
+        return (filter[hash >> words] & bits) == bits;
     }
-    void word(uint64_t hash) {
-        all = all * BASE + hash;
-        run = run * BASE + hash - power * last[slot];
-        last[slot] = hash;
-        if (++slot == n) slot = 0;
-        if (++words >= n && known(run)) any = true;
-    }
-    void part() {}
-    void start() {
-        std::fill(last.begin(), last.end(), 0);
-        words = slot = 0, run = all = 0, any = false;
+    bool has(uint64_t hash) const {
+        const uint32_t* bucket = starts + (hash >> buckets);
+        return std::binary_search(keys + bucket[0], keys + bucket[1], hash);
     }
 };
 
@@ -36,17 +24,23 @@ extern "C" {
 
 // Of the texts whose state is 0: found[i] whether text i may share something; the state is 1 then, or 2 if it was not read.
 void contaminated(const uint8_t* data, const int64_t* offsets, long count, int done, uint8_t* states, const uint32_t* entries,
-                  const uint32_t* sequences, long n, const uint64_t* keys, long known, const uint64_t* filter, long shift,
-                  uint8_t* found) {
-    Characters characters(entries, sequences);
-    Found reader{n, keys, filter, known, shift, 1, std::vector<uint64_t>(n)};
-    for (long k = 0; k < n; k++) reader.power *= BASE;
+                  const uint32_t* sequences, long n, const uint64_t* keys, const uint64_t* filter, const uint32_t* starts,
+                  int filter_shift, int buckets_shift, uint8_t* found) {
+    Words words(entries, sequences);
+    Known known{keys, filter, starts, filter_shift, buckets_shift};
+    std::vector<uint64_t> hashes;
     for (long i = 0; i < count; i++) {
         if (states[i]) continue;
-        reader.start();
-        bool whole_text = read(data + offsets[i], data + offsets[i + 1], characters, done, reader);
-        states[i] = whole_text ? 1 : 2;
-        found[i] = whole_text && (reader.any || (reader.words && reader.known(whole(reader.all, reader.words))));
+        states[i] = words.read(data + offsets[i], data + offsets[i + 1], done) ? 1 : 2;
+        if (states[i] == 2 || !words.count) continue;
+        hashes.clear();
+        runs(words.hashes.data(), words.count, n, hashes);
+        hashes.push_back(whole(words.hashes.data(), words.count));
+        for (uint64_t hash : hashes)
+            if (known.likely(hash) && known.has(hash)) {
+                found[i] = 1;
+                break;
+            }
     }
 }
 

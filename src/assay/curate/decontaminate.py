@@ -117,9 +117,10 @@ class Index:
         of, line = hashes(said), " ".join(said)
         found = {p: (line, True) for p in _at(self.wholes, self.whole_of, whole(of)) if self.prompts[p].said == line}
         grams = runs(of, self.n)
-        for start in np.flatnonzero(_within(grams, self.grams)).tolist():
-            first, last = (int(np.searchsorted(self.grams, grams[start], side)) for side in ("left", "right"))
-            for p, place in zip(self.prompt_of[first:last].tolist(), self.place_of[first:last].tolist(), strict=True):
+        shared = np.flatnonzero(_within(grams, self.grams))
+        first, last = (np.searchsorted(self.grams, grams[shared], side).tolist() for side in ("left", "right"))
+        for start, low, high in zip(shared.tolist(), first, last, strict=True):
+            for p, place in zip(self.prompt_of[low:high].tolist(), self.place_of[low:high].tolist(), strict=True):
                 gram = said[start : start + self.n]
                 if p not in found and self.prompts[p].said.split()[place : place + self.n] == gram:
                     found[p] = (" ".join(gram), False)
@@ -139,13 +140,13 @@ class Index:
                 of = hashes(words(text))
                 found[i] = _within(np.append(runs(of, self.n), np.uint64(whole(of))), self._keys).any()
             return found.astype(bool)
-        entries, sequences = characters()
+        (entries, sequences), (filter_, filter_shift), (starts, starts_shift) = characters(), self._filter, self._starts
 
         def reading(data: int, offsets: int, count: int, done: int, states: NDArray[np.uint8]) -> None:
             library.contaminated(
                 *native.places(data, offsets), *native.longs(count), done, *native.places(states, entries, sequences),
-                *native.longs(self.n), *native.places(self._keys), *native.longs(len(self._keys)),
-                *native.places(self._filter), *native.longs(self._shift), *native.places(found),
+                *native.longs(self.n), *native.places(self._keys, filter_, starts), filter_shift, starts_shift,
+                *native.places(found),
             )  # fmt: skip
 
         read(texts, reading)
@@ -155,16 +156,22 @@ class Index:
     def _keys(self) -> Hashes:
         return np.union1d(self.grams, self.wholes)
 
-    @property
-    def _shift(self) -> int:
-        """Of the filter, which has 32 to 64 bits a key: how far a hash's highest bits, the bit's number, are shifted."""
-        return 64 - max(6, (32 * len(self._keys)).bit_length())
+    @functools.cached_property
+    def _filter(self) -> tuple[Hashes, int]:
+        """For each hash three bits in one of the words, which its highest bits name; 16 to 32 bits a key in all."""
+        size = max(1, (len(self._keys) // 4).bit_length())
+        filter_ = np.zeros(1 << size, np.uint64)
+        for low in (0, 6, 12):
+            bits = np.uint64(1) << ((self._keys >> np.uint64(low)) & np.uint64(63))
+            np.bitwise_or.at(filter_, (self._keys >> np.uint64(64 - size)).astype(np.int64), bits)
+        return filter_, 64 - size
 
     @functools.cached_property
-    def _filter(self) -> Hashes:
-        bits = np.zeros(1 << (64 - self._shift), np.uint8)
-        bits[(self._keys >> np.uint64(self._shift)).astype(np.int64)] = 1
-        return np.packbits(bits, bitorder="little").view(np.uint64)
+    def _starts(self) -> tuple[NDArray[np.uint32], int]:
+        """Where the keys of each value of their highest bits begin; about one key a value."""
+        size = max(1, len(self._keys).bit_length())
+        begins = np.arange(1 << size, dtype=np.uint64) << np.uint64(64 - size)
+        return np.append(np.searchsorted(self._keys, begins), len(self._keys)).astype(np.uint32), 64 - size
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}

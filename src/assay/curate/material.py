@@ -63,7 +63,7 @@ class Material:
             "slices": [{k: getattr(s, k).name for k in ("index", "attributes", "vectors")} | {"name": s.name, "part": s.part}
                        for s in self.slices],
         }  # fmt: skip
-        (folder / "material.json").write_text(json.dumps(told, indent=1))
+        (folder / "material.json").keep_text(json.dumps(told, indent=1))
 
     @staticmethod
     def open(folder: Place, engine: Engine | None = None) -> "Material":
@@ -143,18 +143,6 @@ class Material:
         if len(found) < rows["pair_id"].n_unique():
             raise KeyError(f"{part.name} does not have all of {len(rows)} pairs")
         return found
-
-    def evaluation(self, limit: int = 0) -> list[Preference]:
-        """The pairs that only measure, by what is known to be right, in memory: all, or a random `limit` of them (always the
-        same)."""
-        schema = {"pair_id": pl.String, "at": pl.String, "chosen": pl.String, "place": pl.Float64}
-        best = pl.DataFrame(schema=schema)
-        for _, frame in self.frames(["pair_id", "truth"], "evaluation"):
-            place = pl.Series(draws(frame["pair_id"].to_list(), "evaluation"), dtype=pl.Float64)
-            found = frame.select("pair_id", "at", chosen=pl.col("truth"), place=place)
-            best = pl.concat([best, found]).sort("place", "pair_id")
-            best = best.head(limit) if limit else best
-        return self.preferences(best.with_columns(certainty=pl.lit(1.0), margin=pl.lit(0.0)))
 
     def size(self, *uses: Use) -> int:
         """How many pairs there are for some uses."""

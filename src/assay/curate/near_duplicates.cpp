@@ -2,31 +2,27 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <vector>
 
 #include "words.h"
 
-// The hashes of every `size` words in a row of each part; of a shorter part, of all its words.
+// The hashes of every `size` words in a row of each part of a text; of a shorter part, of all its words.
 struct Shingles {
+    Words words;
     long size;
-    uint64_t power = 1;
-    std::vector<uint64_t> last, hashes;
-    long words = 0, slot = 0;
-    uint64_t run = 0;
+    std::vector<uint64_t> hashes;
 
-    explicit Shingles(long size) : size(size), last(size) {
-        for (long k = 0; k < size; k++) power *= BASE;
-    }
-    void word(uint64_t hash) {
-        run = run * BASE + hash - power * last[slot];
-        last[slot] = hash;
-        if (++slot == size) slot = 0;
-        if (++words >= size) hashes.push_back(run);
-    }
-    void part() {
-        if (words && words < size) hashes.push_back(whole(run, words));
-        std::fill(last.begin(), last.end(), 0);
-        words = slot = 0, run = 0;
+    Shingles(const uint32_t* entries, const uint32_t* sequences, long size) : words(entries, sequences), size(size) {}
+
+    bool read(const uint8_t* at, const uint8_t* end, bool done) {
+        hashes.clear();
+        for (const uint8_t* next; at <= end; at = next + 1) {
+            next = at < end ? (const uint8_t*)memchr(at, PART, end - at) : nullptr;
+            if (!next) next = end;
+            if (!words.read(at, next, done)) return false;
+            if (words.count && words.count < size) hashes.push_back(whole(words.hashes.data(), words.count));
+            runs(words.hashes.data(), words.count, size, hashes);
+        }
+        return true;
     }
 };
 
@@ -60,18 +56,13 @@ extern "C" {
 void sketched(const uint8_t* data, const int64_t* offsets, long count, int done, uint8_t* states, const uint32_t* entries,
               const uint32_t* sequences, long size, const uint32_t* factors, const uint32_t* terms, long permutations, long room,
               long bands, uint32_t* signatures, uint64_t* keys, int64_t* sizes) {
-    Characters characters(entries, sequences);
-    Shingles shingles(size);
+    Shingles shingles(entries, sequences, size);
     std::vector<uint32_t> values, least(room);
     long rows = permutations / bands;
     for (long i = 0; i < count; i++) {
         if (states[i]) continue;
-        shingles.hashes.clear();
-        states[i] = read(data + offsets[i], data + offsets[i + 1], characters, done, shingles) ? 1 : 2;
-        if (states[i] == 2) {
-            shingles.part();
-            continue;
-        }
+        states[i] = shingles.read(data + offsets[i], data + offsets[i + 1], done) ? 1 : 2;
+        if (states[i] == 2) continue;
         values.clear();
         for (uint64_t hash : shingles.hashes) values.push_back(mixed(hash) >> 32);
         smallest(values, factors, terms, room, least.data());
@@ -89,17 +80,12 @@ void sketched(const uint8_t* data, const int64_t* offsets, long count, int done,
 // written at[i] on, sorted, each once, and sizes[i] says how many.
 void shingled(const uint8_t* data, const int64_t* offsets, long count, int done, uint8_t* states, const uint32_t* entries,
               const uint32_t* sequences, long size, uint64_t* sets, const int64_t* at, int64_t* sizes) {
-    Characters characters(entries, sequences);
-    Shingles shingles(size);
+    Shingles shingles(entries, sequences, size);
     std::vector<uint64_t>& hashes = shingles.hashes;
     for (long i = 0; i < count; i++) {
         if (states[i]) continue;
-        hashes.clear();
-        states[i] = read(data + offsets[i], data + offsets[i + 1], characters, done, shingles) ? 1 : 2;
-        if (states[i] == 2) {
-            shingles.part();
-            continue;
-        }
+        states[i] = shingles.read(data + offsets[i], data + offsets[i + 1], done) ? 1 : 2;
+        if (states[i] == 2) continue;
         if (sets) {
             std::sort(hashes.begin(), hashes.end());
             hashes.erase(std::unique(hashes.begin(), hashes.end()), hashes.end());

@@ -209,8 +209,8 @@ def near_duplicates(batches: Batches, how: MinHash = MinHash(), folder: Path | N
     """The clusters of near-duplicates among all documents of `batches`, whatever their order.
 
     `folder` is where what does not fit in memory lies meanwhile (a temporary one): 8 bytes a band and document, and the
-    sets of shingles of documents that meet another in a band. Raises ValueError where the second pass over `batches` does not
-    give what the first gave.
+    sets of shingles of documents that meet another in a band. Raises ValueError where the second pass over `batches`
+    gives other documents than the first.
     """
     if iter(batches) is batches:
         raise ValueError("near-duplicates go through the batches twice: give what can be, not a generator")

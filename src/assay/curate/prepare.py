@@ -119,7 +119,7 @@ class Described:
 def prepare(
     pool: Pool, out: Place, split: SplitConfig, benchmarks: Mapping[str, Sequence[str]], embed: Embedder, embedder: str,
     engine: Engine, described: Described | None = None, say: Callable[[str], None] = lambda _: None,
-    timed: Callable[[str], AbstractContextManager[None]] = nullcontext,
+    timed: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> tuple[Slice, ...]:  # fmt: skip
     """Make, or find, all four tables of every shard under `out`; returns the shards.
 
@@ -161,13 +161,27 @@ def prepare(
         if how.ask is None:
             make(engine, out / "attributes", describe, {_stem(s.attributes): s for s in bare},
                  told=_teller(say, "shards described"))  # fmt: skip
-        for s in bare if how.ask is not None else ():
-            if not s.attributes.exists():
+        else:
+            for s in (s for s in bare if not s.attributes.exists()):
                 write_shard(s.attributes, asked(s, how.ask))
     with timed("vectors"):
         make(engine, out / "vectors", partial(embed_slice, embed), {_stem(s.vectors): s for s in bare}, model=True,
              told=_teller(say, "shards embedded"))  # fmt: skip
     return tuple(bare)
+
+
+def bare(pool: Pool, out: Place, engine: Engine) -> tuple[Slice, ...]:
+    """The index alone, of all pairs of a pool: its own labels need no more. These shards have neither attributes nor
+    vectors, and no pair is for evaluation."""
+    split = SplitConfig(eval_share=0.0)
+    items = [_Keeping(pool=pool, shard=s, hits=None, near=None, split=split) for s in pool.shards if s.pairs]
+    work = {_name(i.shard.name, i.shard.content, pool.said(i.shard.part), split, RULE): i for i in items}
+    files = make(engine, out / "index", keep, work)
+    return tuple(
+        Slice(name=item.shard.name, part=item.shard.part, pairs=pool.table("pairs").file(item.shard.name), index=files[key],
+              attributes=out / "attributes" / "none", vectors=out / "vectors" / "none")
+        for key, item in work.items()
+    )  # fmt: skip
 
 
 def _stem(file: Place) -> str:

@@ -14,12 +14,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from assay.curate.material import Material
-from assay.curate.prepare import AT_ONCE, Slice
+from assay.curate.prepare import Slice
 from assay.engine import make
 from assay.errors import AssayError
 from assay.records import Conversation, Pair, Scorer
 from assay.store import Place
-from assay.tables import frame_to_arrow
+from assay.tables import frame_to_arrow, records, stream_shard
 
 AT_A_TIME = 1_024
 """Pairs that are given to a scorer at a time."""
@@ -36,9 +36,14 @@ class Rewarded:
     second: float
 
 
+Together = Callable[[Sequence[Scorer], pa.Table], Sequence[NDArray[np.floating]]]
+"""Rewards (n, 2) of each of some scorers, for pairs with the columns prompt and responses."""
+
+
 def rewards(
-    material: Material, place: Place, models: Mapping[str, Scorer], say: Callable[[str], None] = lambda _: None
-) -> dict[str, Place]:
+    material: Material, place: Place, models: Mapping[str, Scorer], say: Callable[[str], None] = lambda _: None,
+    score: Together | None = None,
+) -> dict[str, Place]:  # fmt: skip
     """The `Rewarded` file of every shard, of the pairs for stage 2 that have an original label: made, or found.
 
     Args:
@@ -46,6 +51,7 @@ def rewards(
         place: The folder of tables; the files are in `rewards/` there, in a folder that the models' names give.
         models: The reward models by name, all of which score one reading of the text. On Ray they must be picklable.
         say: Hears about progress.
+        score: How they score together (default: one after the other).
     """
 
     def told(done: int, total: int) -> None:
@@ -54,35 +60,41 @@ def rewards(
 
     work = {part.key: part for part in material.slices}
     folder = place / "rewards" / "+".join(models)
-    files = make(material.engine, folder, partial(score_slice, models), work, model=True, told=told)
+    stage = partial(score_slice, models, score or one_by_one)
+    files = make(material.engine, folder, stage, work, model=True, told=told)
     return {part.name: files[part.key] for part in material.slices}
 
 
-def score_slice(models: Mapping[str, Scorer], part: Slice) -> pa.Table:
-    """Stage: the `Rewarded` rows of a shard; one part of its text is in memory at a time."""
-    wild = part.frame(["row", "use", "original"])
-    rows = wild.filter((pl.col("use") == "stage2") & pl.col("original").is_not_null())["row"]
-    made = [_empty()]
-    for at in range(0, len(rows), AT_ONCE):
-        pairs = list(part.text(rows[at : at + AT_ONCE]).values())
-        for name, scorer in models.items():
-            both = score_pairs(scorer, pairs)
+def score_slice(models: Mapping[str, Scorer], score: Together, part: Slice) -> pa.Table:
+    """Stage: the `Rewarded` rows of a shard; one row group of its text is in memory at a time."""
+    wild = part.frame(["pair_id", "row", "use", "original"])
+    wild = wild.filter((pl.col("use") == "stage2") & pl.col("original").is_not_null())
+    made, start = [_empty()], 0
+    for text in stream_shard(part.pairs, ["prompt", "responses"], wild["row"].to_numpy()):
+        ids = wild["pair_id"][start : start + len(text)]
+        start += len(text)
+        for name, both in zip(models, score(list(models.values()), text), strict=True):
+            if both.shape != (len(text), 2):
+                raise AssayError(f"{name} gave {both.shape} rewards for {len(text)} pairs")
             made.append(pl.DataFrame({
-                "pair_id": [p.id for p in pairs], "model": [name] * len(pairs), "first": both[:, 0], "second": both[:, 1],
+                "pair_id": ids, "model": [name] * len(ids), "first": both[:, 0].astype(np.float64),
+                "second": both[:, 1].astype(np.float64),
             }))  # fmt: skip
     return frame_to_arrow(Rewarded, pl.concat(made))
 
 
-def score_pairs(scorer: Scorer, pairs: Sequence[Pair]) -> NDArray[np.float64]:
-    """(n, 2) rewards of the pairs' responses."""
-    made = [np.zeros((0, 2))]
-    for at in range(0, len(pairs), AT_A_TIME):
-        flat: list[Conversation] = [p.prompt + r.messages for p in pairs[at : at + AT_A_TIME] for r in p.responses]
-        found = np.asarray(scorer(flat), np.float64)
-        if found.shape != (len(flat),):
-            raise AssayError(f"a reward model gave {found.shape} rewards for {len(flat)} conversations")
-        made.append(found.reshape(-1, 2))
-    return np.concatenate(made)
+def one_by_one(scorers: Sequence[Scorer], pairs: pa.Table) -> list[NDArray[np.float64]]:
+    """Every scorer by itself, some pairs at a time."""
+    made: list[list[NDArray[np.float64]]] = [[np.zeros((0, 2))] for _ in scorers]
+    for batch in pairs.to_batches(AT_A_TIME):
+        some = records(Pair, pa.Table.from_batches([batch]))
+        flat: list[Conversation] = [p.prompt + r.messages for p in some for r in p.responses]
+        for parts, scorer in zip(made, scorers, strict=True):
+            found = np.asarray(scorer(flat), np.float64)
+            if found.shape != (len(flat),):
+                raise AssayError(f"a reward model gave {found.shape} rewards for {len(flat)} conversations")
+            parts.append(found.reshape(-1, 2))
+    return [np.concatenate(parts) for parts in made]
 
 
 def chances(found: pl.DataFrame, model: str, labels: pl.DataFrame) -> pl.Series:

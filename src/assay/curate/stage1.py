@@ -18,6 +18,7 @@ import polars as pl
 
 from assay.curate.book import AT_ONCE, Book, Gold, Plan, Standing, set_aside
 from assay.curate.material import Material
+from assay.curate.scores import Together
 from assay.curate.views import LabelSet, label_set, of_frame
 from assay.errors import AssayError
 from assay.records import Conversation, Judge, Label, Preference, Scorer
@@ -74,6 +75,8 @@ class Tools:
     """What people say today of pairs that they judged, where that may change (None: it never does)."""
     at_once: int = AT_ONCE
     """Pairs that the judge is asked about at a time."""
+    score: Together | None = None
+    """How several reward models score pairs together (None: one after the other)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

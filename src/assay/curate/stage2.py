@@ -32,7 +32,7 @@ from assay.curate.book import AT_ONCE, Asked, Gold, judged
 from assay.curate.keep_rule import counts_frame, decided
 from assay.curate.material import Material
 from assay.curate.prepare import Slice
-from assay.curate.scores import chances, rewards
+from assay.curate.scores import Together, chances, rewards
 from assay.curate.stage1 import Stage1Result
 from assay.engine import make
 from assay.errors import AssayError
@@ -93,8 +93,9 @@ class Stage2Result:
 
 
 def stage2(
-    run: Run, config: Stage2Config, material: Material, first: Stage1Result, judge: Judge, at_once: int = AT_ONCE
-) -> Stage2Result:
+    run: Run, config: Stage2Config, material: Material, first: Stage1Result, judge: Judge, at_once: int = AT_ONCE,
+    score: Together | None = None,
+) -> Stage2Result:  # fmt: skip
     """Settle the pairs for stage 2, shard by shard; every shard is made once.
 
     Args:
@@ -104,11 +105,12 @@ def stage2(
         first: The reward models and the gold of stage 1.
         judge: Asked in blocks of one shard's pairs.
         at_once: Pairs of a block.
+        score: How the two reward models score pairs together (default: one after the other).
 
     Raises Unreached where servers left pairs unanswered: nothing is written of their blocks and shards, all others are done.
     """
     place = Place.of(run.folder) / "tables"
-    scored = rewards(material, place, {BEST: first.best, GOLD: first.gold_rm}, run.say)
+    scored = rewards(material, place, {BEST: first.best, GOLD: first.gold_rm}, run.say, score)
     asked = _Asking(run=run, config=config, material=material, gold=first.gold, judge=judge, at_once=at_once)
     words = {
         part.name: found for part in material.slices if (found := asked.words(part, scored[part.name])) is not None

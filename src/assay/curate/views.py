@@ -177,9 +177,7 @@ def label_set(material: Material, place: Place, name: str, labels: Callable[[Sli
         place=place,
     )  # fmt: skip
     told = {"rows": rows, "files": {k: f.name for k, f in files.items()}, "asked": made.asked, "said": made.said}
-    note, text = place / "sets" / f"{name}.json", json.dumps(told, indent=1)
-    if not note.exists() or note.read_text() != text:
-        note.write_text(text)
+    (place / "sets" / f"{name}.json").keep_text(json.dumps(told, indent=1))
     return made
 
 

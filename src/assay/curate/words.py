@@ -41,10 +41,11 @@ def _form(text: str) -> str:
 
 @functools.lru_cache(1 << 16)
 def _hashed(word: str) -> int:
-    value = START
-    for character in word:
-        value = ((value ^ ord(character)) * STEP) & _ALL
-    return mixed(value)
+    """Eight bytes at a time, the last eight filled up with zeros."""
+    data, value = word.encode(), START
+    for at in range(0, len(data) + 1, 8):
+        value = mixed(value ^ int.from_bytes(data[at : at + 8], "little"))
+    return value
 
 
 def mixed(x: int) -> int:

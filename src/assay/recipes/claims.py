@@ -7,18 +7,28 @@ comparison is of directions, not of sizes.
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import numpy as np
+import polars as pl
 
 from assay.bench.reward.pairs import evaluate_pairs
-from assay.curate.settle import settle_all
-from assay.curate.stage1 import Material, Train, cases, is_held, preferences, win_probabilities
-from assay.recipes.flow import Curated, FlowConfig, Prepared
-from assay.records import Case, Example, Judge, Judgement, Label, Pair, Preference, Scorer, question_id
+from assay.curate.book import AT_ONCE, Gold, blocks, judged
+from assay.curate.material import VOTES, Known, Material
+from assay.curate.prepare import Slice
+from assay.curate.scores import Together, chances, rewards
+from assay.curate.settle import settle_frame
+from assay.curate.stage1 import Train
+from assay.curate.views import LABELS, LabelSet, drawn, label_set, of_frame
+from assay.recipes.flow import Curated, FlowConfig
+from assay.records import Case, Example, Judge, Judgement, Preference, digest
 from assay.run import Run
-from assay.statistics import mean
+from assay.statistics import of_clusters
+from assay.store import Place
+from assay.tables import read_frame
 
 SETS: dict[str, str] = {
     "raw": "raw labels",
@@ -42,19 +52,26 @@ CANDIDATES = ("stage1", "filtered", "flipped")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """The inputs that every set is made from."""
+    """The inputs that every set is made from. `at_once`: pairs that judges are asked about at a time; `score`: how a reward
+    model scores many pairs."""
 
     run: Run
     config: FlowConfig
-    prepared: Prepared
+    material: Material
     curated: Curated
     judge: Judge
     unguided: Judge
     train: Train
     seed: int
+    at_once: int = AT_ONCE
+    score: Together | None = None
 
-    def told(self, found: Iterable[tuple[str, bool]]) -> dict[str, float] | None:
-        return share(found, self.prepared.pool.pairs)
+    @property
+    def place(self) -> Place:
+        return Place.of(self.run.folder) / "tables"
+
+    def keep(self, name: str, labels: Callable[[Slice], pl.DataFrame]) -> LabelSet:
+        return label_set(self.material, self.place, name, labels)
 
 
 def test_claims(claims: Claims) -> None:
@@ -64,23 +81,22 @@ def test_claims(claims: Claims) -> None:
     """
     sets = label_sets(claims)
     held = claims.curated.stage1.held
-    evaluation = claims.prepared.evaluation() or held
-    for name, pairs in sets.items():
-        claims.run.once(f"claims/{name}", lambda n=name, p=pairs: _measure(claims, n, p, held, evaluation))  # type: ignore[misc]
+    evaluation = claims.material.preferences(claims.material.evaluation(claims.config.evaluation_pairs)) or held
+    for name, labels in sets.items():
+        claims.run.once(f"claims/{name}", partial(_measure, claims, name, labels, held, evaluation))
     claims.run.once("final", lambda: _choose(claims))
     claims.run.once("claims-judges", lambda: _judges(claims))
     claims.run.once("claims-filters", lambda: _filters(claims))
 
 
 def _measure(
-    claims: Claims, name: str, pairs: Sequence[Preference], held: Sequence[Preference], evaluation: Sequence[Preference]
+    claims: Claims, name: str, labels: LabelSet, held: Sequence[Preference], evaluation: Sequence[Preference]
 ) -> dict[str, object]:
-    truth = claims.prepared.pool.truth
-    scorer = claims.train(model_name(name), pairs, () if name in WITHOUT_PEOPLE else held)
+    scorer = claims.train(model_name(name), labels, () if name in WITHOUT_PEOPLE else held)
     result = evaluate_pairs(evaluation, scorer)
     assert result.headline is not None
-    labels = claims.told((p.pair_id, p.chosen.id == truth[p.pair_id]) for p in pairs if p.pair_id in truth)
-    return {"pairs": len(pairs), "labels": labels, "accuracy": asdict(result.headline.estimate)}
+    right = share(_against_truth(part, frame) for part, frame in labels.frames())
+    return {"pairs": len(labels), "labels": right, "accuracy": asdict(result.headline.estimate)}
 
 
 def _choose(claims: Claims) -> dict[str, object]:
@@ -103,59 +119,128 @@ def model_name(name: str) -> str:
     return MODELS.get(name, f"claims-{name}")
 
 
-def label_sets(claims: Claims) -> dict[str, list[Preference]]:
-    """The training set of every claim, each a list of preferences without any held gold prompt."""
-    prepared, first = claims.prepared, claims.curated.stage1
-    ids = [*prepared.split.stage1, *prepared.split.stage2]
-    material = prepared.material(ids)
-    held = {question_id(h.prompt) for h in first.held}
+# -- sets of labels -------------------------------------------------------------------------------------------------
 
-    def view(labels: Sequence[Label]) -> list[Preference]:
-        chosen = preferences(labels, material.pairs)
-        return [p for p in chosen if question_id(p.prompt) not in held]
 
-    raw = view(settle_all(material.wild, "raw"))
-    share = claims.config.stage1.held_share
-    guided = [p for p in view(first.labels) if not is_held(question_id(p.prompt), share)]  # what best-rm was trained on
-    kept = view([label for label in claims.curated.stage2 if label.fate == "kept"])
-    flipped = view([label for label in claims.curated.stage2 if label.fate == "flipped"])
-    rng = np.random.default_rng(claims.seed)
-    few = [raw[i] for i in sorted(rng.permutation(len(raw))[: len(guided)])]
-    unguided = view(_unguided(claims, material, [p.pair_id for p in guided]))
-    nohuman_kept, nohuman_flipped = _without_people(claims, unguided, raw)
+def label_sets(claims: Claims) -> dict[str, LabelSet]:
+    """The training set of every claim that has any labels, none with a question of held gold; each is kept in the run
+    (`tables/sets`), where sweeps and exports find it, and beside them the held gold as "held"."""
+    first, keep = claims.curated.stage1, claims.keep
+    held = keep("held", of_frame(first.labels.filter(pl.col("held") & (pl.col("tier") == "gold"))))
+    not_held = partial(_without, _questions(held))
+    guided = first.guided
+    more = keep("raw-more", partial(_raw, not_held))
+    unguided = keep("unguided", of_frame(_unguided(claims, guided)))
+    kept, kept_flipped = (partial(_and_wild, claims, not_held, some) for some in (("kept",), ("kept", "flipped")))
+    alone, alone_flipped = _without_people(claims, unguided, not_held)
     sets = {
-        "raw": few, "raw-more": raw, "unguided": unguided, "stage1": guided,
-        "filtered": guided + kept, "flipped": guided + kept + flipped,
-        "nohuman-filtered": unguided + nohuman_kept, "nohuman-flipped": unguided + nohuman_kept + nohuman_flipped,
-        "truth": view([_true(i, prepared.pool.truth[i]) for i in ids if i in prepared.pool.truth]),
+        "raw": drawn(more, len(guided), claims.place, "raw", "raw", claims.seed), "raw-more": more, "unguided": unguided,
+        "stage1": guided, "filtered": keep("filtered", kept), "flipped": keep("flipped", kept_flipped),
+        "nohuman-filtered": keep("nohuman-filtered", alone), "nohuman-flipped": keep("nohuman-flipped", alone_flipped),
+        "truth": keep("truth", partial(_true, not_held)),
     }  # fmt: skip
-    return {name: sets[name] for name in SETS if sets[name]}
+    return {name: sets[name] for name in SETS if len(sets[name])}
 
 
-def _true(pair_id: str, better: str) -> Label:
-    return Label(pair_id=pair_id, chosen=better, tier="gold", fate="kept", reason="truth", by=("truth",), stage="truth")
+Without = Callable[[pl.DataFrame], pl.DataFrame]
+"""Rows with `question_id` less those of held gold's questions."""
 
 
-def _unguided(claims: Claims, material: Material, ids: Sequence[str]) -> list[Label]:
+def _questions(held: LabelSet) -> pl.Series:
+    """The questions of a set."""
+    found = [pl.Series("question_id", [], pl.String)]
+    for part, frame in held.frames():
+        found.append(part.frame(["pair_id", "question_id"]).join(frame, on="pair_id", how="semi")["question_id"])
+    return pl.concat(found).unique()
+
+
+def _without(questions: pl.Series, frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.filter(~pl.col("question_id").is_in(questions.implode()))
+
+
+_KEPT = ["pair_id", "question_id", "use", "first", "second", "original", "certainty", "strength", "truth"]
+
+
+def _open(not_held: Without, part: Slice, *uses: str) -> pl.DataFrame:
+    """A shard's pairs of some uses that may be trained on, with what is kept of them."""
+    return not_held(part.frame(_KEPT).filter(pl.col("use").is_in(uses)))
+
+
+def _raw(not_held: Without, part: Slice, *uses: str) -> pl.DataFrame:
+    """The sources' own labels."""
+    return _open(not_held, part, *(uses or ("stage1", "stage2"))).with_columns(
+        chosen=pl.col("original"), margin=pl.col("strength").clip(lower_bound=0.0)
+    )  # fmt: skip
+
+
+def _true(not_held: Without, part: Slice) -> pl.DataFrame:
+    known = _open(not_held, part, "stage1", "stage2")
+    return known.with_columns(chosen=pl.col("truth"), certainty=pl.lit(1.0), margin=pl.lit(0.0))
+
+
+def _and_wild(claims: Claims, not_held: Without, fates: Sequence[str], part: Slice) -> pl.DataFrame:
+    """The labels of stage 1 and those of some fates of stage 2."""
+    wild = claims.curated.stage2.of(part, *fates).join(part.frame(["pair_id", "question_id"]), on="pair_id")
+    return pl.concat([claims.curated.stage1.guided.of(part).select(LABELS), not_held(wild).select(LABELS)])
+
+
+def _unguided(claims: Claims, guided: LabelSet) -> pl.DataFrame:
     """The pairs of stage 1 labelled by a judge that sees no gold."""
-    rows = claims.run.table("claims", Judgement).once("unguided", lambda: claims.unguided(cases(ids, material, {}, 0)))
-    return settle_all(rows, "unguided")
+    rows = guided.frame().select("pair_id", "at")
+    words = _said(claims, "unguided", rows, claims.unguided, _plain)
+    return settle_frame(words, "unguided").join(rows, on="pair_id", maintain_order="left")
 
 
 def _without_people(
-    claims: Claims, unguided: Sequence[Preference], raw: Sequence[Preference]
-) -> tuple[list[Preference], list[Preference]]:
+    claims: Claims, unguided: LabelSet, not_held: Without
+) -> tuple[Callable[[Slice], pl.DataFrame], Callable[[Slice], pl.DataFrame]]:
     """Stage 2 without any person: one RM trained on unguided labels keeps what it agrees with and flips the rest.
 
     The paper's "LLM + best RM (no human)" (A3 Table 20); its exact rule is not stated. No gold chooses the checkpoint.
     """
-    wild = {p.pair_id: p for p in raw if p.pair_id in set(claims.prepared.split.stage2)}
-    scorer = claims.train(MODELS["unguided"], unguided, ())
-    p = win_probabilities(scorer, list(wild.values()))
-    pairs = claims.prepared.pool.pairs
-    kept = [w for i, w in wild.items() if p[i] > 0.5]
-    flipped = [pairs[i].preferring(w.rejected.id) for i, w in wild.items() if p[i] < 0.5]
-    return kept, flipped
+    name = MODELS["unguided"]
+    if not len(unguided):
+        return (lambda _: _NONE), (lambda _: _NONE)
+    model = {name: claims.train(name, unguided, ())}
+    files = rewards(claims.material, claims.place, model, claims.run.say, claims.score)
+
+    def kept(part: Slice) -> pl.DataFrame:
+        raw = _raw(not_held, part, "stage2").filter(pl.col("original").is_not_null())
+        sure = chances(read_frame(files[part.name]), name, raw)
+        return pl.concat([unguided.of(part).select(LABELS), raw.filter(sure > 0.5).select(LABELS)])
+
+    def kept_and_flipped(part: Slice) -> pl.DataFrame:
+        raw = _raw(not_held, part, "stage2").filter(pl.col("original").is_not_null())
+        sure = chances(read_frame(files[part.name]), name, raw)
+        other = pl.when(pl.col("original") == pl.col("first")).then("second").otherwise("first")
+        turned = raw.filter(sure < 0.5).with_columns(chosen=other, certainty=pl.lit(1.0), margin=pl.lit(0.0))
+        return pl.concat([kept(part), turned.select(LABELS)])
+
+    return kept, kept_and_flipped
+
+
+_NONE = pl.DataFrame(schema={"pair_id": pl.String, "chosen": pl.String, "certainty": pl.Float64, "margin": pl.Float64})
+
+
+# -- judges and filters against the truth ---------------------------------------------------------------------------
+
+
+def _plain(known: Sequence[Known]) -> list[Case]:
+    return [Case(pair=k.pair, attributes=k.attributes) for k in known]
+
+
+def _said(
+    claims: Claims, name: str, rows: pl.DataFrame, judge: Judge, shown: Callable[[Sequence[Known]], list[Case]]
+) -> pl.DataFrame:
+    """What `judge` says of pairs, asked block by block, each once; Raises Unreached where a server did not answer."""
+    table = claims.run.table("claims", Judgement)
+    told = [table.frame(columns=VOTES).clear()]
+    for number, some in blocks(rows.sort("at", "pair_id"), claims.at_once):
+        shard = f"{name}-{number:05d}-{digest(some['pair_id'].to_list())[:12]}"
+        if not table.done(shard):
+            table.write(shard, judged(judge, shown(list(claims.material.known(some).values()))))
+        told.append(table.frame(shard, columns=VOTES))
+    return pl.concat(told)
 
 
 def _judges(claims: Claims) -> dict[str, object]:
@@ -163,81 +248,98 @@ def _judges(claims: Claims) -> dict[str, object]:
 
     The pairs are those that judges were asked about. "nearest gold" are their verdicts as they were given, by the gold that
     people had verified until then, and the random examples are of that gold: what came later would flatter both. No example
-    is of the target's own question.
+    is of the target's own question. What was asked for a set of labels is not asked again.
     """
-    truth, rounds = claims.prepared.pool.truth, _rounds(claims)
-    if not any(r.judged for r in rounds):
+    words, random, plain = list[pl.DataFrame](), list[pl.DataFrame](), list[pl.DataFrame]()
+    before = claims.run.table("claims", Judgement)
+    known = before.frame(*before.shards("unguided-"), columns=VOTES) if before.shards("unguided-") else None
+    for turn, said, gold in _rounds(claims):
+        rows = said.select("pair_id", "at")
+        asked = known.join(rows, on="pair_id", how="semi") if known is not None else said.select(VOTES).clear()
+        left = rows.join(asked, on="pair_id", how="anti")
+        plain += [asked, _said(claims, f"plain-{turn}", left, claims.unguided, _plain)]
+        shown = partial(_random_gold, gold, claims.config.stage1.examples, claims.seed)
+        random.append(_said(claims, f"random-{turn}", rows, claims.judge, shown))
+        words.append(said.select(VOTES))
+    if not any(map(len, words)):
         return {}
-    material = claims.prepared.material(claims.prepared.split.stage1)
-    rng, k = np.random.default_rng(claims.seed), claims.config.stage1.examples
-    plain = [c for r in rounds for c in cases([j.pair_id for j in r.judged], material, {}, 0)]
-    drawn = iter([r.gold for r in rounds for _ in r.judged])
-    random = [replace(c, examples=_drawn(c, next(drawn), k, rng)) for c in plain]
-    ways: dict[str, Callable[[], Sequence[Judgement]]] = {
-        "no gold": lambda: claims.unguided(plain),
-        "random gold": lambda: claims.judge(random),
-        "nearest gold": lambda: [j for r in rounds for j in r.judged],
-    }
-    result: dict[str, object] = {}
-    for name, ask in ways.items():
-        given = ask()
-        decided = claims.told((j.pair_id, j.better == truth[j.pair_id]) for j in given if j.better)
-        result[name] = {"n": len(given), "undecided": sum(j.better is None for j in given), "agreement": decided}
-    return result
+    ways = {"no gold": plain, "random gold": random, "nearest gold": words}
+    return {name: _agreement(claims, pl.concat(said)) for name, said in ways.items()}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Round:
-    """What judges said at one time about pairs whose truth is known, and the gold that could guide them then."""
-
-    judged: list[Judgement]
-    gold: list[Example]
+def _agreement(claims: Claims, said: pl.DataFrame) -> dict[str, object]:
+    decided = said.filter(pl.col("better").is_not_null()).select("pair_id", chosen="better")
+    parts = (_against_truth(part, decided) for part in claims.material.slices)
+    return {"n": len(said), "undecided": len(said) - len(decided), "agreement": share(parts)}
 
 
-def _rounds(claims: Claims) -> list[_Round]:
-    """Every time that stage 1 asked judges, in order."""
-    first, truth = claims.curated.stage1, claims.prepared.pool.truth
-    table, verified, rounds = claims.run.table("judgements", Judgement), set[str](), []
-    for name in ("seed", *(f"it{n}" for n in range(claims.config.stage1.iterations))):
-        verified |= {j.pair_id for j in table.read(f"stage1-{name}-people")}
-        judged = [j for j in table.read(f"stage1-{name}-judges") if j.pair_id in truth]
-        rounds.append(_Round(judged=judged, gold=[e for i, e in first.examples.items() if i in verified]))
-    return rounds
+def _rounds(claims: Claims) -> Iterator[tuple[str, pl.DataFrame, Gold]]:
+    """Every time that stage 1 asked judges, in order: what they said about pairs whose truth is known, with `at`, and the
+    gold that could guide them then."""
+    gold, table, verified = claims.curated.stage1.gold, claims.run.table("judgements", Judgement), set[str]()
+    known = [pl.DataFrame(schema={"pair_id": pl.String, "at": pl.String})]
+    for _, frame in claims.material.frames(["pair_id", "truth"], "stage1"):
+        known.append(frame.filter(pl.col("truth").is_not_null()).select("pair_id", "at"))
+    places = pl.concat(known)
+    for turn in ("seed", *(f"it{n}" for n in range(claims.config.stage1.iterations))):
+        people, judges = (table.shards(f"stage1-{turn}-{who}-") for who in ("people", "judges"))
+        verified |= set(table.frame(*people, columns=["pair_id"])["pair_id"]) if people else set()
+        if judges:
+            said = table.frame(*judges, columns=VOTES).join(places, on="pair_id", maintain_order="left")
+            until = np.array([e.pair.id in verified for e in gold.examples], bool)
+            seen = tuple(e for e, then in zip(gold.examples, until, strict=True) if then)
+            yield turn, said, Gold(examples=seen, vectors=gold.vectors[until])
 
 
-def _drawn(case: Case, gold: Sequence[Example], k: int, rng: np.random.Generator) -> tuple[Example, ...]:
-    """k random examples of other questions."""
-    others = [e for e in gold if e.pair.question_id != case.pair.question_id]
-    return tuple(others[i] for i in rng.permutation(len(others))[:k])
+def _random_gold(gold: Gold, k: int, seed: int, known: Sequence[Known]) -> list[Case]:
+    """Each pair with k random examples of other questions, the same ones whenever it is asked about."""
+    most = max(Counter(e.pair.question_id for e in gold.examples).values(), default=0)
+    return [replace(c, examples=_drawn(c, gold.examples, k, most, seed)) for c in _plain(known)]
 
 
-def share(found: Iterable[tuple[str, bool]], pairs: Mapping[str, Pair]) -> dict[str, float] | None:
-    """The share of (pair id, whether it counts) with its error by question, as a step keeps it; None of no pairs."""
-    rows = list(found)
-    if not rows:
+def _drawn(case: Case, gold: Sequence[Example], k: int, most: int, seed: int) -> tuple[Example, ...]:
+    """`most`: how many examples the pair's own question can have."""
+    rng = np.random.default_rng([seed, int(case.pair.id[:15], 16)])
+    some = rng.choice(len(gold), min(len(gold), k + most), replace=False) if gold else ()
+    return tuple(gold[i] for i in some if gold[i].pair.question_id != case.pair.question_id)[:k]
+
+
+def _against_truth(part: Slice, labels: pl.DataFrame) -> pl.DataFrame:
+    """`question_id` and `hit`, whether it is right, of every label (pair_id, chosen) of a shard whose truth is known."""
+    known = part.frame(["pair_id", "question_id", "truth"]).filter(pl.col("truth").is_not_null())
+    return known.join(labels, on="pair_id").select("question_id", hit=pl.col("chosen") == pl.col("truth"))
+
+
+def share(found: Iterable[pl.DataFrame]) -> dict[str, float] | None:
+    """The share of rows (question_id, hit) that count, with its error by question, as a step keeps it; None of no rows."""
+    schema = {"question_id": pl.String, "hits": pl.UInt64, "n": pl.UInt64}
+    counted = (f.group_by("question_id").agg(hits=pl.col("hit").sum(), n=pl.len()).cast(schema) for f in found)  # type: ignore[arg-type]
+    total = pl.concat([pl.DataFrame(schema=schema), *counted]).group_by("question_id").sum().sort("question_id")
+    if not len(total):
         return None
-    return asdict(mean([float(hit) for _, hit in rows], [pairs[i].question_id for i, _ in rows]))
+    return asdict(of_clusters(total["hits"].to_numpy().astype(np.float64), total["n"].to_numpy().astype(np.float64)))
 
 
 def _filters(claims: Claims) -> dict[str, object]:
-    """How often keeping and flipping agree with the truth: best RM alone, gold RM alone, both (A3 Table 19)."""
-    prepared, first = claims.prepared, claims.curated.stage1
-    ids = [i for i in prepared.split.stage2 if i in prepared.pool.truth]
-    labels = settle_all(prepared.material(ids).wild, "raw")
-    views = preferences(labels, prepared.pool.pairs)
-    right = {v.pair_id: v.chosen.id == prepared.pool.truth[v.pair_id] for v in views}
-
-    def sure(scorer: Scorer) -> dict[str, float]:
-        return win_probabilities(scorer, views)
-
-    best, gold = sure(first.best), sure(first.gold_rm)
-    ways = {"best RM": (best,), "gold RM": (gold,), "best + gold RM": (best, gold)}
+    """How often keeping and flipping agree with the truth: best RM alone, gold RM alone, both (A3 Table 19). Nothing is
+    scored for it: it is asked of stage 2's evidence."""
+    ways = {"best RM": ("p_best",), "gold RM": ("p_gold",), "best + gold RM": ("p_best", "p_gold")}
     result: dict[str, object] = {}
     for name, models in ways.items():
-        keep = [i for i in right if all(m[i] > 0.5 for m in models)]
-        flip = [i for i in right if all(m[i] < 0.5 for m in models)]
+        keep = share(_sure(claims, pl.all_horizontal(pl.col(m) > 0.5 for m in models), pl.col("right")))
+        flip = share(_sure(claims, pl.all_horizontal(pl.col(m) < 0.5 for m in models), ~pl.col("right")))
         result[name] = {
-            "kept": len(keep), "keep_agreement": claims.told((i, right[i]) for i in keep),
-            "flipped": len(flip), "flip_agreement": claims.told((i, not right[i]) for i in flip),
+            "kept": keep["n"] if keep else 0, "keep_agreement": keep,
+            "flipped": flip["n"] if flip else 0, "flip_agreement": flip,
         }  # fmt: skip
     return result
+
+
+def _sure(claims: Claims, which: pl.Expr, hit: pl.Expr) -> Iterator[pl.DataFrame]:
+    """`question_id` and `hit` of stage 2's pairs whose truth is known, shard by shard, of those that `which` chooses by
+    p_best and p_gold; `right` says whether the original label is."""
+    for part in claims.material.slices:
+        known = part.frame(["pair_id", "question_id", "truth"]).filter(pl.col("truth").is_not_null())
+        found = known.join(read_frame(claims.curated.stage2.evidence[part.name]), on="pair_id", maintain_order="left")
+        right = found.with_columns(right=pl.col("original") == pl.col("truth"))
+        yield right.filter(which).select("question_id", hit=hit)

@@ -50,9 +50,18 @@ class Encoder:
         self.config = EmbedderConfig(**{name: getattr(config, name) for name in names})
 
     @property
-    def asked(self) -> str:
-        """How it reads, for names: beside what it is."""
-        return f" {self.config.embedder_tokens} {self.config.embedder_prompt}"
+    def identity(self) -> str:
+        """What it is, by content where it lies here."""
+        if self.config.embedder == "hash":
+            return "hash"
+        from assay.models import whose
+
+        return whose(self.config.embedder)
+
+    @property
+    def reading(self) -> str:
+        """What it is and how it reads, for the names of what it makes."""
+        return f"{self.identity} {self.config.embedder_tokens} {self.config.embedder_prompt}"
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return _loaded(self.config)(texts)

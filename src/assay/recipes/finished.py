@@ -1,181 +1,219 @@
-"""A finished `assay run`, read back: its sets of labels and what to measure on, for sweeps and for export.
+"""A finished `assay run`, read back, and the labels of a pool: sets to train on, to sweep over, and to export.
 
-raw        the pool's own labels, of all pairs that are neither for evaluation nor held gold
+raw        the pool's own labels; of a run, of all pairs that are neither for evaluation nor held gold
 stage1     what people and guided judges labelled
 filtered   stage 1 and the pairs of stage 2 that were kept
 flipped    filtered, and the discarded pairs with their label turned round
+
+A pair of a pool is labelled by all votes on it, in whatever files they stand; where these contradict each other, it has no
+label. Export and training take the same set.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from assay.curate.settle import settle_all
-from assay.curate.stage1 import is_held, preferences
+import polars as pl
+
+from assay.curate.material import Material
+from assay.curate.prepare import Slice, bare
+from assay.curate.shards import Pool
+from assay.curate.views import LabelSet, label_set, read_set
+from assay.engine import Engine, Here
 from assay.errors import AssayError
-from assay.recipes.flow import FlowConfig, split_by_prompt
-from assay.recipes.pools import Pool, check_whole
+from assay.order import draws
 from assay.recipes.settings import SETS
-from assay.records import Judgement, Label, Pair, Preference, Truth, question_id
+from assay.recipes.training import Streamed
+from assay.records import Preference, question_id
 from assay.reward.config import TrainConfig
-from assay.reward.data import Pairs, ParquetPairs
+from assay.reward.data import ParquetPairs
+from assay.store import Place
 from assay.tables import Table, build, remove, sibling
+
+KEPT_AS = {"raw": "raw-more"}
+"""Sets that a run keeps by another name (`recipes.claims`)."""
+HELD_SHARE, HELD_PAIRS = 0.1, 10_000
+"""Of a pool without gold: one in ten questions chooses the checkpoint, and at most so many pairs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """The label sets of one seed of a run. `held` gold chooses checkpoints, `evaluation` measures; no set has either."""
 
-    sets: dict[str, list[Preference]]
+    sets: Mapping[str, LabelSet]
     held: list[Preference]
     evaluation: list[Preference]
     train: TrainConfig
     presentations: int
 
 
-def read_run(folder: Path, seed: int = 0) -> Finished:
+def read_run(folder: Path, seed: int = 0, engine: Engine | None = None) -> Finished:
     """Read the label sets of a run folder. Raises AssayError when it is none, or has not finished stage 2."""
-    if not (folder / "config.json").exists() or not (folder / "tables" / "pairs").is_dir():
-        raise AssayError(f"{folder}: not a run folder; give the --out folder of an `assay run`")
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    config, material, place = _opened(folder, seed, engine)
     try:
         settings = build(TrainConfig, config["train"])
     except KeyError as error:
         raise AssayError(
             f"{folder}/config.json: no train.{error.args[0]}; an older Assay made this run, run it anew"
         ) from error
-    labels = Table(folder / f"seed-{seed}" / "tables" / "labels", Label)
-    if not any(s.startswith("stage2-") for s in labels.shards()):
-        raise AssayError(f"{folder}: seed {seed} has no labels of stage 2; run the same `assay run` again to finish it")
-    pool = Pool(
-        pairs={p.id: p for p in Table(folder / "tables" / "pairs", Pair).stream()},
-        wild=Table(folder / "tables" / "wild", Judgement).read(),
-        truth={t.pair_id: t.better for t in Table(folder / "tables" / "truth", Truth).stream()},
-    )
-    shares = {k: config[k] for k in ("eval_share", "stage1_share", "evaluation_pairs")}
-    measured = split_by_prompt(pool, FlowConfig(recipe="finished", **shares)).evaluation
-    first, second = labels.read("stage1"), labels.read(*(s for s in labels.shards() if s.startswith("stage2-")))
-    share = config["stage1"]["held_share"]
-    apart = {pool.pairs[i].question_id for i in measured}
-
-    def usable(some: list[Label]) -> list[Preference]:
-        seen = preferences(some, pool.pairs)
-        return [p for p in seen if question_id(p.prompt) not in apart and not _held(p, share, gold)]
-
-    gold = {label.pair_id for label in first if label.tier == "gold"}
-    held = [p for p in preferences(first, pool.pairs) if _held(p, share, gold)]
-    apart |= {question_id(p.prompt) for p in held}
-    kept = usable([label for label in second if label.fate == "kept"])
-    flipped = usable([label for label in second if label.fate == "flipped"])
-    guided = [p for p in usable(first) if not is_held(question_id(p.prompt), share)]  # what best-rm was trained on
-    evaluation = [pool.pairs[i].preferring(pool.truth[i]) for i in measured] or held
+    held = read_set(material, place, "held").preferences()
+    measured = material.preferences(material.evaluation(config["evaluation_pairs"]))
     return Finished(
-        sets={"raw": usable(settle_all(pool.wild, "raw")), "stage1": guided, "filtered": guided + kept,
-              "flipped": guided + kept + flipped},
-        held=held, evaluation=evaluation, train=settings,
-        presentations=config["presentations"],
+        sets={name: read_set(material, place, KEPT_AS.get(name, name)) for name in SETS}, held=held,
+        evaluation=measured or held, train=settings, presentations=config["presentations"],
     )  # fmt: skip
 
 
-def _held(preference: Preference, share: float, gold: set[str]) -> bool:
-    return preference.pair_id in gold and is_held(question_id(preference.prompt), share)
-
-
-def labelled(source: Path, name: str) -> Iterator[Preference]:
-    """The preferences of a run folder's set, or of a pool folder ("raw"), whose texts are streamed.
-
-    A pair of a pool is labelled by all votes on it, in whatever files they stand; where these contradict each other, it has
-    no label.
-    """
-    if (source / "config.json").exists():
-        yield from read_run(source).sets[name]
-        return
-    pairs, wild = Table(source / "tables" / "pairs", Pair), Table(source / "tables" / "wild", Judgement)
-    if not pairs.shards():
-        raise AssayError(f"{source}: neither a run folder (assay run) nor a pool folder (assay pool add)")
-    if name != "raw":
+def _opened(folder: Path, seed: int, engine: Engine | None) -> tuple[dict[str, Any], Material, Place]:
+    """A run's config, its pool, and the tables of one seed."""
+    if not (folder / "config.json").exists():
+        raise AssayError(f"{folder}: not a run folder; give the --out folder of an `assay run`")
+    material = Material.open(Place.of(folder), engine)
+    place = Place.of(folder) / f"seed-{seed}" / "tables"
+    made = (place / "sets").names(".json")
+    if missing := [s for s in ("held", *(KEPT_AS.get(n, n) for n in SETS)) if f"{s}.json" not in made]:
         raise AssayError(
-            f"{source}: a pool has its raw labels only; the sets {', '.join(SETS[1:])} are made by `assay run`"
+            f"{folder}: seed {seed} has no labels '{missing[0]}' yet; run the same `assay run` again to finish it"
         )
-    check_whole(source)
-    labels = {label.pair_id: label for label in settle_all(wild.stream(), "raw") if label.chosen is not None}
-    for pair in pairs.stream():
-        if (label := labels.pop(pair.id, None)) is not None:
-            yield from preferences([label], {pair.id: pair})
+    return dict(json.loads((folder / "config.json").read_text())), material, place
 
 
-def export(source: Path, out: Path, name: str, shard: int = 100_000) -> int:
-    """Write `labelled` as Parquet shards of `Preference` rows and return their number. `out` must be new; it appears when
-    all shards are written, so that none is trained on that a kill cut short."""
+def labels_of(source: str | Path, name: str, place: Place, engine: Engine | None = None) -> LabelSet:
+    """A set of a run folder (of its first seed), or the labels of a pool ("raw"), whose index and view are kept in `place`.
+
+    Raises AssayError where `source` is neither, for a set that it does not have, and where it has no labels.
+    """
+    _known(name)
+    at = Place.of(source)
+    if (at / "config.json").exists():
+        _, material, tables = _opened(at.local("a run"), 0, engine)
+        found = replace(read_set(material, tables, KEPT_AS.get(name, name)), place=place)
+    elif _is_pool(at):
+        pool, engine = Pool.open(at), engine or Here()
+        if name != "raw":
+            raise AssayError(
+                f"{source}: a pool has its raw labels only; the sets {', '.join(SETS[1:])} are made by `assay run`"
+            )
+        material = Material(pool=pool, slices=bare(pool, place, engine), out=place, engine=engine)
+        found = label_set(material, place, "raw", _said)
+    else:
+        raise AssayError(f"{source}: neither a run folder (assay run) nor a pool folder (assay pool add)")
+    if not len(found):
+        raise AssayError(f"{source}: no labelled pairs in '{name}'")
+    return found
+
+
+def _is_pool(at: Place) -> bool:
+    return (at / "pool.json").exists() or bool((at / "importing").names() or (at / "tables").names())
+
+
+def _said(part: Slice) -> pl.DataFrame:
+    """The labels of a shard's sources."""
+    frame = part.frame(["pair_id", "original", "certainty", "strength"])
+    return frame.with_columns(chosen=pl.col("original"), margin=pl.col("strength").clip(lower_bound=0.0))
+
+
+def export(source: str | Path, out: Path, name: str, engine: Engine | None = None) -> int:
+    """Write `labels_of` as Parquet shards of `Preference` rows and return how many they are. `out` must be new; it appears
+    when all shards are written, so that none is trained on that a kill cut short, and a killed export goes on."""
     _known(name)
     if out.exists() and any(out.iterdir()):
         raise AssayError(f"{out}: not empty; export into a new folder, for its shards are all read together")
     beside = sibling(out, ".partial")
-    if beside.exists():
-        check_shards(beside)
-        remove(beside)
-    table, rows, total = Table(beside, Preference), labelled(source, name), 0
-    for number in range(1_000_000):
-        part = list(islice(rows, shard))
-        if not part:
-            break
-        total += table.write(f"part-{number:05d}", part)
-    if not total:
-        raise AssayError(f"{source}: no labelled pairs in '{name}'")
-    beside.rename(out)
-    return total
+    check_partial(beside)
+    labels = labels_of(source, name, Place.of(beside.absolute()), engine)
+    labels.folder().rename(out)
+    remove(beside)
+    return len(labels)
 
 
-def check_shards(folder: Path) -> None:
-    """Raise AssayError for a folder that holds anything but shards, such as a killed export leaves."""
-    if not folder.is_dir() or any(p.suffix not in (".parquet", ".tmp") for p in folder.iterdir()):
+def check_partial(folder: Path) -> None:
+    """Raise AssayError for a folder that holds anything but what a killed export leaves."""
+    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= {"index", "sets", "views"}):
         raise AssayError(f"{folder} is there already and is no unfinished export; choose another --out")
 
 
 def training_data(
-    source: Path, name: str, gold: Path | None, say: Callable[[str], None] = lambda _: None
-) -> tuple[Sequence[Preference] | Pairs, list[Preference]]:
+    source: str | Path, name: str, gold: Path | None, beside: Path, say: Callable[[str], None] = lambda _: None,
+    engine: Engine | None = None,
+) -> tuple[Streamed | ParquetPairs, list[Preference]]:  # fmt: skip
     """What `assay reward train` trains on, and the gold that chooses its checkpoint.
 
     No question is in both: pairs that ask one of `gold` are left out and told. Streamed Parquet that has some is refused.
+    What has to be made of a pool or run for the training lies in the folder `beside`, until whoever trains removes it.
     """
     _known(name)
-    if not source.is_dir():
+    at = Place.of(source)
+    if at.path is not None and not at.path.is_dir():
         raise AssayError(f"{source}: no such folder; give a pool folder, a run folder, or one of Parquet preferences")
     chosen = Table(gold, Preference).read() if gold else None
     if gold and not chosen:
         raise AssayError(f"{gold}: no Parquet preferences here to choose the checkpoint by")
-    if (source / "config.json").exists():
-        run = read_run(source)
-        return (_apart(run.sets[name], chosen, say), chosen) if chosen else (run.sets[name], run.held)
-    if (source / "tables").is_dir():
-        everything = sorted(labelled(source, name), key=lambda p: p.pair_id)
-        if chosen:
-            return _apart(everything, chosen, say), chosen
-        held = [p for p in everything if is_held(question_id(p.prompt), 0.1)]
-        return [p for p in everything if not is_held(question_id(p.prompt), 0.1)], held
-    pairs = ParquetPairs(source)
-    taught = pairs.asking(g.prompt for g in chosen or ())
+    run = (at / "config.json").exists()
+    if not run and not _is_pool(at):
+        return _parquet(source, gold, chosen or [])
+    check_partial(beside)
+    place = Place.of(beside.absolute())
+    labels = labels_of(source, name, place, engine)
+    if chosen is not None:
+        asked = pl.Series("question_id", sorted({question_id(g.prompt) for g in chosen}))
+        kept = _apart(labels, place, asked)
+        if len(kept) < len(labels):
+            say(
+                f"{len(labels) - len(kept):,} of {len(labels):,} pairs ask a question of the gold: left out of training"
+            )
+        if not len(kept):
+            raise AssayError("every pair asks a question of the gold, so none is left to train on; give other gold")
+        return Streamed(kept), chosen
+    if run:
+        _, material, tables = _opened(at.local("a run"), 0, engine)
+        return Streamed(labels), read_set(material, tables, "held").preferences()
+    held = _held_out(labels)
+    return Streamed(_apart(labels, place, held["question_id"].unique())), labels.material.preferences(held)
+
+
+def _parquet(
+    source: str | Path, gold: Path | None, chosen: Sequence[Preference]
+) -> tuple[ParquetPairs, list[Preference]]:
+    pairs = ParquetPairs(Place.of(source))
+    taught = pairs.asking(g.prompt for g in chosen)
     if taught:
         raise AssayError(
             f"{source}: {len(taught):,} of {len(pairs):,} pairs ask a question of {gold} (the first is {taught[0]}); gold "
             "that is trained on cannot choose the checkpoint: take these questions out of either"
         )
-    return pairs, chosen or []
+    return pairs, list(chosen)
 
 
-def _apart(pairs: Sequence[Preference], gold: Sequence[Preference], say: Callable[[str], None]) -> list[Preference]:
-    """The pairs that ask no question of the gold."""
-    asked = {question_id(g.prompt) for g in gold}
-    kept = [p for p in pairs if question_id(p.prompt) not in asked]
-    if len(kept) < len(pairs):
-        say(f"{len(pairs) - len(kept):,} of {len(pairs):,} pairs ask a question of the gold: left out of training")
-    if not kept:
-        raise AssayError("every pair asks a question of the gold, so none is left to train on; give other gold")
-    return kept
+def _asking(labels: LabelSet, part: Slice) -> pl.DataFrame:
+    """The labels of a shard with their `question_id`."""
+    return labels.of(part).join(part.frame(["pair_id", "question_id"]), on="pair_id", maintain_order="left")
+
+
+def _apart(labels: LabelSet, place: Place, questions: pl.Series) -> LabelSet:
+    """The labels that ask none of the questions, as a set of its own."""
+
+    def others(part: Slice) -> pl.DataFrame:
+        return _asking(labels, part).filter(~pl.col("question_id").is_in(questions.implode()))
+
+    return label_set(labels.material, place, f"{labels.name}-apart", others)
+
+
+def _held_out(labels: LabelSet) -> pl.DataFrame:
+    """The labels of one in ten questions, or of fewer where these have more than `HELD_PAIRS` pairs: always whole questions,
+    by their id alone. In memory are never many more than that."""
+    parts, most = list[pl.DataFrame](), HELD_SHARE
+    for part, _ in labels.frames():
+        asking = _asking(labels, part)
+        place = pl.Series(draws(asking["question_id"].to_list(), "held"), dtype=pl.Float64)
+        found = pl.concat([*parts, asking.with_columns(place=place)]).filter(pl.col("place") < most)
+        found = found.sort("place", "pair_id")
+        if len(found) > HELD_PAIRS:
+            most = found["place"][HELD_PAIRS]
+        parts = [found.filter(pl.col("place") < most)]
+    return parts[0]
 
 
 def _known(name: str) -> None:

@@ -27,7 +27,6 @@ from assay.curate.stage1 import Stage1Config, Stage1Result, Tools, stage1
 from assay.curate.stage2 import Stage2Config, Stage2Result, fates, stage2
 from assay.engine import Engine
 from assay.errors import AssayError
-from assay.models import whose
 from assay.recipes.embedders import EmbedderConfig, Encoder
 from assay.records import Attributes, Label, Pair, digest
 from assay.reward.config import TrainConfig
@@ -87,11 +86,13 @@ def prepared(
                 "--out, or those of then"
             )
     split = SplitConfig(
-        eval_share=config.eval_share, stage1_share=config.stage1_share, held_share=config.stage1.held_share,
+        eval_share=config.eval_share,
+        stage1_share=config.stage1_share,
+        held_share=config.stage1.held_share,
         near_duplicates=config.near_duplicates,
     )
     how = Described(name=describer, ask=_asker(run, chat)) if chat is not None else Described()
-    slices = prepare(pool, out, split, prompts, encoder, whose(config.embedder) + encoder.asked, engine, how, run.say,
+    slices = prepare(pool, out, split, prompts, encoder, encoder.reading, engine, how, run.say,
                      partial(_timed, run))  # fmt: skip
     material = Material(pool=pool, slices=slices, out=out, engine=engine)
     material.save(Place.of(run.folder))
@@ -156,7 +157,7 @@ def curate(
 ) -> Curated:
     """Stage 1, then stage 2 with the reward models of stage 1; `resettle`: see `stage1`."""
     first = stage1(run, config.stage1, material, tools, seed, resettle=resettle)
-    second = stage2(run, config.stage2, material, first, tools.judge, tools.at_once)
+    second = stage2(run, config.stage2, material, first, tools.judge, tools.at_once, tools.score)
     labels = run.table("labels", Label)
     told = (labels.frame(shard, columns=["stage", "tier", "fate", "reason"]) for shard in labels.shards())
     run.once("labels", lambda: {"counts": fates(told)})

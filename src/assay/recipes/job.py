@@ -32,11 +32,11 @@ from assay.recipes.claims import Claims, test_claims
 from assay.recipes.embedders import Encoder
 from assay.recipes.flow import FlowConfig, curate, prepared
 from assay.recipes.pools import SmallPool
-from assay.recipes.training import trainer
+from assay.recipes.training import score_together, trainer
 from assay.records import Attributes, Case, Embedder, Judge, Judgement, Pair, Scorer, digest
 from assay.run import Run, jsonable
 from assay.store import Place
-from assay.tables import Table, write_text
+from assay.tables import Table
 
 
 def run_job(
@@ -52,12 +52,12 @@ def run_job(
     these and what follows anew. `engine` says where stages run, `processes` on how many devices models are trained,
     `at_once` how many pairs the judge is asked about at a time.
     """
-    from assay.models import whose
-
     given = f"{getattr(judge, '__module__', '')}:{getattr(judge, '__qualname__', type(judge).__qualname__)}"
     who = {"people": "", "judge": given if judge else "offline:gold-vote", "attributes": "rules", **(asked or {})}
-    kept = {**jsonable(config), "inputs": {"embedder": whose(config.embedder), **who}}
+    kept = {**jsonable(config), "inputs": {"embedder": Encoder(config).identity, **who}}
     engine = engine or Here()
+    if (folder / "tables" / "pairs").is_dir():
+        raise AssayError(f"{folder}: an earlier version of Assay made this run, in another layout; use another --out")
     with closing(Run(folder, kept)) as run, closing(engine):
         own = Place.of(folder.absolute()) / "pool"
         pool = pool.put(own) if isinstance(pool, SmallPool) else pool
@@ -75,11 +75,11 @@ def run_job(
                 train = trainer(part, config, seed, processes)
                 standing = people.standing if isinstance(people, PeopleOnFile) else None
                 tools = Tools(people=people, judge=judge or gold_vote_judge(embed), train=train, standing=standing,
-                              at_once=at_once)  # fmt: skip
+                              at_once=at_once, score=score_together)  # fmt: skip
                 curated = curate(part, config, material, tools, seed, resettle=resettle)
                 claims = Claims(
                     run=part, config=config, material=material, curated=curated, judge=tools.judge,
-                    unguided=relevance_judge(embed), train=train, seed=seed,
+                    unguided=relevance_judge(embed), train=train, seed=seed, at_once=at_once,
                 )  # fmt: skip
                 test_claims(claims)
                 benchmark(part, config, material)
@@ -114,7 +114,7 @@ def meet(run: Run, kept: Mapping[str, Any], pool: Pool) -> None:
                 with closing(Run(run.folder / f"seed-{seed}", {**kept, "seeds": 1}, run.console)) as part:
                     run.say(f"what was made of the pool as it was is in {set_aside(part)}")
         shutil.rmtree(run.folder / "steps" / "prepare", ignore_errors=True)
-    write_text(note, json.dumps({"shards": now}, indent=1))
+    Place.of(note).keep_text(json.dumps({"shards": now}, indent=1))
 
 
 def benchmark(run: Run, config: FlowConfig, material: Material) -> None:

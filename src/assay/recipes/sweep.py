@@ -6,23 +6,26 @@ its own, trained on a nested random part of the set under the run's own settings
 
 import json
 from contextlib import closing
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 from rich import box
 from rich.table import Table as RichTable
 
 from assay.bench.reward.pairs import evaluate_pairs
+from assay.curate.views import LabelSet, drawn
 from assay.errors import AssayError
 from assay.recipes.finished import Finished, read_run
-from assay.recipes.flow import fed
+from assay.recipes.flow import FlowConfig
 from assay.recipes.settings import SweepConfig
+from assay.recipes.training import trainer
 from assay.records import digest
+from assay.reward.data import MemoryPairs
 from assay.run import Run, jsonable
 from assay.statistics import Estimate, over_seeds
+from assay.store import Place
 from assay.tables import write_text
 
 matplotlib.use("agg")
@@ -39,8 +42,8 @@ def sweep(source: Path, out: Path, config: SweepConfig) -> Path:
         for seed in range(config.seeds):
             for name in config.sets:
                 for fraction in config.fractions:
-                    key = f"points/{name}-{fraction:.12g}-seed{seed}"
-                    run.once(key, lambda n=name, f=fraction, s=seed: _point(run, finished, n, f, s))  # type: ignore[misc]
+                    point = f"{name}-{fraction:.12g}-seed{seed}"
+                    run.once(f"points/{point}", partial(_point, run, finished, point, name, fraction, seed))
         curves = _curves(run, config)
         write_text(out / "sweep.json", json.dumps(curves, indent=2))
         run.console.print(_table(curves))
@@ -49,33 +52,23 @@ def sweep(source: Path, out: Path, config: SweepConfig) -> Path:
 
 def _inputs(finished: Finished) -> dict[str, Any]:
     """What a sweep's points are made of: the run's labels, what measures them, and how it trained."""
-    from assay.reward.data import MemoryPairs
-
-    parts = {**finished.sets, "held": finished.held, "evaluation": finished.evaluation}
-    digests = {
-        name: {"n": len(pairs), "digest": digest(MemoryPairs(pairs).identity())} for name, pairs in parts.items()
-    }
+    measured = {"held": MemoryPairs(finished.held), "evaluation": MemoryPairs(finished.evaluation)}
+    parts: dict[str, LabelSet | MemoryPairs] = {**finished.sets, **measured}
+    digests = {name: {"n": len(pairs), "digest": digest(pairs.identity())} for name, pairs in parts.items()}
     return {**digests, "train": finished.train, "presentations": finished.presentations}
 
 
-def _point(run: Run, finished: Finished, name: str, fraction: float, seed: int) -> dict[str, Any]:
-    from assay.reward.scorer import load_scorer
-    from assay.reward.train import train
-
-    pairs = sorted(finished.sets[name], key=lambda p: p.pair_id)
-    count = max(1, round(fraction * len(pairs)))
-    part = [pairs[i] for i in np.random.default_rng(seed).permutation(len(pairs))[:count]]
-    settings = finished.train
-    epochs = settings.epochs
-    if finished.presentations:
-        epochs = min(epochs, finished.presentations / len(part))
-    settings = fed(replace(settings, seed=settings.seed + seed, epochs=epochs), part, f"{name} {fraction}", run)
-    folder = run.folder / "models" / f"{name}-{fraction:.12g}-seed{seed}"
-    trained = train(folder, settings, part, finished.held, run.say)
-    scorer = load_scorer(trained.folder, settings.max_tokens, settings.engine.tokens, settings.precision)
+def _point(run: Run, finished: Finished, point: str, name: str, fraction: float, seed: int) -> dict[str, Any]:
+    """A model of a random part of a set; of the same seed, a smaller part lies within a larger one."""
+    labels = finished.sets[name]
+    count = max(1, round(fraction * len(labels)))
+    part = drawn(labels, count, Place.of(run.folder.absolute()) / "tables", point, "sweep", seed)
+    how = FlowConfig(recipe="sweep", train=finished.train, presentations=finished.presentations)
+    scorer = trainer(run, how, seed)(point, part, finished.held)
+    told = json.loads((run.folder / "models" / point / "training.json").read_text())
     result = evaluate_pairs(finished.evaluation, scorer).headline
     assert result is not None
-    return {"set": name, "fraction": fraction, "seed": seed, "pairs": len(part), "presented": trained.presented,
+    return {"set": name, "fraction": fraction, "seed": seed, "pairs": len(part), "presented": told["presented"],
             "n": result.n, "accuracy": result.value / 100, "se": result.se / 100,
             "clusters": result.clusters}  # fmt: skip
 

@@ -1,20 +1,26 @@
-"""How a run trains its reward models: each on the view of a set of labels, in this process or on several devices."""
+"""How a run trains its reward models, each on the view of a set of labels, and how it scores with them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from functools import lru_cache
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from assay.curate.stage1 import Train
 from assay.curate.views import LabelSet
 from assay.recipes.flow import FlowConfig
-from assay.records import Conversation, Preference, Scorer
+from assay.records import Preference, Scorer
 from assay.reward.config import TrainConfig
 from assay.reward.data import Pairs, ParquetPairs
 from assay.run import Run
+from assay.store import Place
+
+if TYPE_CHECKING:
+    from assay.reward.train import Trained
 
 
 class Streamed:
@@ -23,15 +29,31 @@ class Streamed:
 
     def __init__(self, labels: LabelSet) -> None:
         self.labels = labels
-        self._pairs: ParquetPairs | None = None
+
+    @property
+    def folder(self) -> Place:
+        """Of the view, made where it is not there."""
+        return Place.of(self.labels.folder())
+
+    @cached_property
+    def view(self) -> ParquetPairs:
+        return ParquetPairs(self.folder)
+
+    @property
+    def whole(self) -> bool:
+        return self.view.whole
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, seed: int, epoch: int, positions: Sequence[int]) -> list[tuple[int, Preference]]:
-        if self._pairs is None:
-            self._pairs = ParquetPairs(self.labels.folder())
-        return self._pairs.take(seed, epoch, positions)
+        return self.view.take(seed, epoch, positions)
+
+    def at(self, numbers: Sequence[int]) -> list[Preference]:
+        return self.view.at(numbers)
+
+    def without(self, numbers: Collection[int]) -> Pairs:
+        return self.view.without(numbers)
 
     def identity(self) -> dict[str, Any]:
         return self.labels.identity()
@@ -40,44 +62,46 @@ class Streamed:
         return self.labels.graded()
 
 
-class Model:
-    """A trained model as a scorer, loaded in each process that first asks it: what workers are given. Conversations that it
-    cannot read have no reward (NaN)."""
-
-    may_fail = True
-
-    def __init__(self, *loaded_by: Any) -> None:
-        self._loaded_by = loaded_by
-
-    def __call__(self, conversations: Sequence[Conversation]) -> NDArray[np.float64]:
-        return _loaded(*self._loaded_by)(conversations)
-
-
-@lru_cache(maxsize=2)
-def _loaded(*how: Any) -> Scorer:
-    from assay.reward.scorer import load_scorer
-
-    return load_scorer(*how)
-
-
 def trainer(run: Run, config: FlowConfig, seed: int, processes: int = 1) -> Train:
-    """The `Train` function of a seed's run: trains (or resumes, or finds) `models/NAME`, which is loaded when it is first
-    asked for a reward."""
-    from assay.reward.train import train
+    """The `Train` function of a seed's run: trains (or resumes, or finds) `models/NAME` on so many processes; the model is
+    loaded where and when it is first asked for a reward."""
+    from assay.reward.scorer import Model
 
-    def fit(name: str, labels: LabelSet, gold: Sequence[Preference]) -> Scorer:
+    def trained(name: str, labels: LabelSet, gold: Sequence[Preference]) -> Scorer:
         epochs = config.train.epochs
         if config.presentations:
             epochs = min(epochs, config.presentations / max(1, len(labels)))
-        source = Streamed(labels)
+        source, folder = Streamed(labels), run.folder / "models" / name
         settings = fed(replace(config.train, seed=config.train.seed + seed, epochs=epochs), source, name, run.say)
-        trained = train(run.folder / "models" / name, settings, source, gold, run.say)
+        fit(folder, settings, source, gold, processes, run.say)
         labels.tidy()
-        return Model(
-            str(trained.folder), settings.max_tokens, settings.engine.tokens, settings.precision, settings.images
-        )
+        images = "" if settings.images is None else str(settings.images)
+        return Model(str(folder), settings.max_tokens, settings.engine.tokens, settings.precision, images)
 
-    return fit
+    return trained
+
+
+def fit(
+    folder: Path, settings: TrainConfig, source: Streamed | ParquetPairs, gold: Sequence[Preference], processes: int = 1,
+    say: Callable[[str], None] = lambda _: None, trackers: Sequence[str] = (),
+) -> "Trained":  # fmt: skip
+    """Train on so many processes of this machine, or find in `folder` what was trained: that reads no text."""
+    from assay.reward.launch import train_view
+    from assay.reward.train import identity_of, train
+
+    if processes == 1 or (folder / "training.json").exists():
+        return train(folder, settings, source, gold, say, trackers)
+    known = identity_of(settings, source, gold)
+    return train_view(
+        folder, settings, source.folder, gold, processes=processes, say=say, trackers=trackers, identity=known
+    )
+
+
+def score_together(scorers: Sequence[Scorer], pairs: pa.Table) -> list[NDArray[np.float32]]:
+    """The rewards (n, 2) of each scorer: the text is made tokens once for all that read alike."""
+    from assay.reward.scoring import score_pairs
+
+    return [found.rewards for found in score_pairs(scorers, pairs)]
 
 
 def fed(settings: TrainConfig, pairs: Pairs, name: str, say: Callable[[str], None]) -> TrainConfig:

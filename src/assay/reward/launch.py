@@ -7,7 +7,7 @@ A view is a folder of Parquet preferences. The processes end with this one, howe
 by the same call, on any number of processes. Their progress is told here, and what was wrong is raised here.
 
 A process that was itself started by `torchrun` or `accelerate launch` (WORLD_SIZE is set) starts no others: it trains
-together with its siblings, all of which must make the same call.
+together with its siblings, all of which must make the same call, or wait for it (`assay.reward.crew`).
 """
 
 import json
@@ -30,6 +30,7 @@ import torch
 from assay.errors import AssayError
 from assay.identity import Training
 from assay.records import Preference
+from assay.reward import crew
 from assay.reward.config import TrainConfig
 from assay.reward.data import ParquetPairs
 from assay.reward.scorer import forget
@@ -45,6 +46,7 @@ SHARD = 16_384
 def train_view(
     folder: Path, config: TrainConfig, view: Path | Place | Sequence[Preference], gold: Path | Sequence[Preference], *,
     processes: int = 1, say: Callable[[str], None] = lambda _: None, trackers: Sequence[str] = (),
+    identity: dict[str, Any] | None = None,
 ) -> Trained:  # fmt: skip
     """Train on the pairs of a folder of Parquet preferences; returns at once when `folder` holds that training.
 
@@ -56,10 +58,13 @@ def train_view(
         processes: On how many processes of this machine; it changes rounding only, and may change when a training goes on.
         say: Takes a line of progress.
         trackers: Names that Accelerate knows ("tensorboard", "wandb", ...).
+        identity: What the training is (`identity_of`), where the caller has it already.
 
     Raises AssayError for what `train` refuses, for more processes than devices, and where a process dies.
     """
     world = check_processes(processes)
+    if world > 1:
+        crew.call({"folder": folder, "config": config, "view": view, "gold": gold, "trackers": tuple(trackers)})
     with tempfile.TemporaryDirectory(prefix="assay-") as place:
         if isinstance(view, Sequence):
             if not view:
@@ -71,8 +76,8 @@ def train_view(
         forget()  # scorers hold memory of the device
         pairs = ParquetPairs(view)
         if processes == 1 or world > 1:
-            return train(folder, config, pairs, chosen, say, trackers)
-        identity = identity_of(config, pairs, chosen)
+            return train(folder, config, pairs, chosen, say, trackers, identity)
+        identity = identity or identity_of(config, pairs, chosen)
         done = Training(folder, identity, HOLDS)
         if done.finished() is None:
             told = {

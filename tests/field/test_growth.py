@@ -1,0 +1,93 @@
+"""A run whose pool grows goes on with all of it, and is told; a run whose pool is another one stops."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from assay.curate.shards import Pool
+from assay.engine import Here
+from assay.errors import AssayError
+from assay.recipes.embedders import Encoder
+from assay.recipes.flow import FlowConfig, prepared
+from assay.recipes.job import meet
+from assay.run import Run
+from field.in_process import assay
+
+CONFIG = FlowConfig(recipe="x", embedder="hash")
+KEPT = {"seeds": 1, "of": "x"}
+
+
+def rows(place: Path, name: str, numbers: range, won: str = "yes") -> Path:
+    lost = "no" if won == "yes" else "yes"
+    texts = [{"prompt": f"Is {n} prime?", "chosen": f"{won}, {n}", "rejected": f"{lost}, {n}"} for n in numbers]
+    (place / f"{name}.jsonl").write_text("".join(json.dumps(t) + "\n" for t in texts))
+    return place / f"{name}.jsonl"
+
+
+def add(place: Path, *files: Path) -> Pool:
+    code, _, told = assay("pool", "add", *files, "--out", place / "pool", "--parts", 2)
+    assert code == 0, told
+    return Pool.open(place / "pool")
+
+
+def index(pool: Pool, run: Path) -> dict[str, dict[str, object]]:
+    """What a run makes of a pool, by pair."""
+    with closing(Run(run, KEPT)) as opened:
+        meet(opened, KEPT, pool)
+        material = prepared(opened, CONFIG, pool, Encoder(CONFIG), Here())
+        return {row["pair_id"]: row for part in material.slices for row in part.frame().iter_rows(named=True)}
+
+
+def test_a_pool_that_has_grown_is_gone_on_with(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pool = add(tmp_path, rows(tmp_path, "a", range(40)))
+    run = tmp_path / "run"
+    before = index(pool, run)
+    with closing(Run(run / "seed-0", KEPT)) as seed:  # what a finished run has made of all pairs, and what it collected
+        for name in ("labels/stage1", "labels/stage2-x", "judgements/stage1-seed-judges-00000", "sets/raw"):
+            (run / f"seed-0/tables/{name}.parquet").parent.mkdir(parents=True, exist_ok=True)
+            (run / f"seed-0/tables/{name}.parquet").touch()
+        seed.once("final", lambda: {"set": "raw"})
+    files = {p: p.stat().st_mtime_ns for p in (run / "tables").rglob("*.parquet")}
+    capfd.readouterr()
+    assert index(pool, run) == before
+    assert "has grown" not in capfd.readouterr().err
+    grown = add(tmp_path, rows(tmp_path, "b", range(30, 70)))
+    assert (grown.pairs, grown.repeats) == (70, 10)
+    after = index(grown, run)
+    told = " ".join(capfd.readouterr().err.split())
+    assert "the pool has grown: 40 pairs when this run began, 70 now; it goes on with all" in told
+    assert len(after) == 70
+    for pair_id, row in before.items():
+        assert after[pair_id] == row, "what was said of the old pairs again agrees with what was said"
+    assert {p for p in files if p.parent.name in ("attributes", "vectors")} <= {
+        p for p, at in files.items() if p.stat().st_mtime_ns == at
+    }, "what does not depend on votes is not made again"
+    aside = run / "seed-0/superseded/0"
+    assert (aside / "tables/labels/stage1.parquet").exists()
+    assert (aside / "tables/labels/stage2-x.parquet").exists()
+    assert (aside / "steps/final.json").exists()
+    assert (run / "seed-0/tables/judgements/stage1-seed-judges-00000.parquet").exists(), "what was collected stays"
+    assert json.loads((run / "steps/prepare/pool.json").read_text())["pairs"] == 70
+
+
+def test_later_votes_reach_the_labels_of_old_pairs(tmp_path: Path) -> None:
+    pool = add(tmp_path, rows(tmp_path, "a", range(20)))
+    before = index(pool, tmp_path / "run")
+    assert all(row["original"] and not row["conflict"] for row in before.values())
+    grown = add(tmp_path, rows(tmp_path, "b", range(5), won="no"))
+    assert (grown.pairs, grown.conflicts) == (20, 5)
+    after = index(grown, tmp_path / "run")
+    assert sum(bool(row["conflict"]) and row["original"] is None for row in after.values()) == 5
+
+
+def test_another_pool_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    index(add(tmp_path / "one", rows(tmp_path, "a", range(20))), tmp_path / "run")
+    other = add(tmp_path / "two", rows(tmp_path, "b", range(30)))
+    with pytest.raises(AssayError, match=r"the pool has changed since this run began: 20 pairs then, 30 now"):
+        index(other, tmp_path / "run")
+    same = add(tmp_path / "one", tmp_path / "a.jsonl")
+    assert len(index(same, tmp_path / "run")) == 20
