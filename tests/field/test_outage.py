@@ -123,7 +123,7 @@ def test_a_server_that_is_not_there_decides_nothing(tmp_path: Path, unbroken: tu
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
-    Table(folder / "tables" / "pairs", Pair).write("all", [curation.pair(n) for n in range(60)])
+    create(folder, [curation.pair(n) for n in range(60)], [])
     return folder
 
 
