@@ -28,10 +28,10 @@ from assay.outage import Unreached
 from assay.recipes.asking import AskConfig
 from assay.recipes.best_of_n import best_of_n, chat_answers
 from assay.recipes.describing import AttributesConfig, describe
-from assay.recipes.flow import FlowConfig, prepare
+from assay.recipes.embedders import Encoder
+from assay.recipes.flow import FlowConfig, prepared
 from assay.recipes.judging import JudgeConfig, annotate
-from assay.recipes.pools import Pool
-from assay.records import Attributes, Case, Conversation, Judgement, Label, Pair, assistant, user
+from assay.records import Attributes, Case, Conversation, Judgement, Label, assistant, user
 from assay.run import Run
 from assay.tables import Table, read_shard, records
 from field import curation
