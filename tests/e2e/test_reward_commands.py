@@ -20,7 +20,8 @@ def test_the_sets_of_a_run_hold_neither_gold_nor_what_is_measured_on(finished: P
     apart = {question_id(p.prompt) for p in (*run.held, *run.evaluation)}
     assert run.held
     assert run.evaluation
-    for pairs in run.sets.values():
+    for labels in run.sets.values():
+        pairs = labels.preferences()
         assert not apart & {question_id(p.prompt) for p in pairs}
         assert len({p.pair_id for p in pairs}) == len(pairs)
     steps = finished / "seed-0/steps/claims"

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 import small_material as small
 from assay.curate import views
+from assay.curate.material import Material
 from assay.curate.pool import add
-from assay.curate.shards import create
+from assay.curate.prepare import bare
+from assay.curate.shards import Pool, create
 from assay.curate.views import LabelSet, drawn
-from assay.engine import Cores
+from assay.engine import Cores, Here
 from assay.errors import AssayError
 from assay.recipes import finished, sweep
 from assay.recipes.finished import export, labels_of, read_run, training_data
@@ -227,6 +229,27 @@ def test_export_and_training_take_the_same_set_of_a_run(run: Path, tmp_path: Pat
     asked = question_id(gold[0].prompt)
     assert everything(pairs) == {i: p for i, p in wanted.items() if question_id(p.prompt) != asked}
     assert not (run / "seed-0/tables/views").exists(), "a run is read, and nothing is written into it"
+
+
+def test_a_run_is_read_from_anywhere_and_moves_with_its_own_pool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ids_of(folder: Path) -> set[str]:
+        return {i for _, f in Material.open(Place.of(folder)).frames(["pair_id"]) for i in f["pair_id"]}
+
+    monkeypatch.chdir(tmp_path)
+    create("beside", small.PAIRS, [])
+    within = create("run/pool", small.PAIRS, [])
+    for pool in (Pool.open("beside"), within):
+        place = Place.of("run" if pool is within else "other")
+        Material(pool=pool, slices=bare(pool, place / "tables", Here()), out=place / "tables").save(place)
+    monkeypatch.chdir("/")
+    assert ids_of(tmp_path / "other") == ids_of(tmp_path / "run") == {p.id for p in small.PAIRS}
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert ids_of(tmp_path / "moved") == {p.id for p in small.PAIRS}
+    shutil.rmtree(tmp_path / "beside")
+    with pytest.raises(AssayError, match="beside: no pairs here"):
+        ids_of(tmp_path / "other")
 
 
 def test_what_is_no_finished_run_is_told(run: Path, tmp_path: Path) -> None:

@@ -57,9 +57,8 @@ class Material:
 
     def save(self, folder: Place) -> None:
         """Note in a run folder (whose `tables` are `out`) what its pool and its shards are, for who reads the run later."""
-        inside = self.pool.place.url.startswith(f"{folder}/")
         told = {
-            "pool": self.pool.place.url.removeprefix(f"{folder}/") if inside else self.pool.place.url,
+            "pool": _whole(self.pool.place).removeprefix(f"{_whole(folder)}/"),
             "slices": [{k: getattr(s, k).name for k in ("index", "attributes", "vectors")} | {"name": s.name, "part": s.part}
                        for s in self.slices],
         }  # fmt: skip
@@ -297,6 +296,11 @@ def pool_in(folder: Place) -> tuple[Pool, Material | None]:
     if inside and (folder / "config.json").exists():
         Material.open(folder)
     return Pool.open(folder), None
+
+
+def _whole(place: Place) -> str:
+    """Its URL, or its path from the root: the run may be read from another folder than it was made in."""
+    return place.url if place.path is None else str(place.path.absolute())
 
 
 def _absolute(url: str) -> bool:

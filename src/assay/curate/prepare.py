@@ -280,17 +280,21 @@ def keep(item: _Keeping) -> pa.Table:
     truth = pool.votes(shard.part, table="truth").unique("pair_id", keep="any").rename({"better": "truth"})
     frame = frame.join(wild_frame(votes), on="pair_id", how="left", maintain_order="left")
     frame = frame.join(truth, on="pair_id", how="left", maintain_order="left")
-    questions, split = frame["question_id"].to_list(), item.split
-    place, eval_share = draws(questions, "split"), split.eval_share if pool.knows else 0.0
-    rest = (place - eval_share) / (1 - eval_share)
-    first = frame["askable"].to_numpy() & (pool.chosen | (rest < split.stage1_share))
-    use = np.where(place < eval_share, "evaluation", np.where(first, "stage1", "stage2"))
+    held = draws(frame["question_id"].to_list(), "held") < item.split.held_share
     frame = frame.with_columns(
-        use=pl.Series(use), held=pl.Series(draws(questions, "held") < split.held_share),
+        use=uses(pool, item.split, frame), held=pl.Series(held),
         certainty=pl.col("certainty").fill_null(1.0), strength=pl.col("strength").fill_null(0.0),
         conflict=pl.col("conflict").fill_null(False),
     ).filter((pl.col("use") != "evaluation") | pl.col("truth").is_not_null())  # fmt: skip
     return frame_to_arrow(Kept, frame)
+
+
+def uses(pool: Pool, split: SplitConfig, index: pl.DataFrame) -> pl.Series:
+    """What the pairs of a pool's index (question_id, askable) are for, by their questions alone."""
+    place, eval_share = draws(index["question_id"].to_list(), "split"), split.eval_share if pool.knows else 0.0
+    rest = (place - eval_share) / (1 - eval_share)
+    first = index["askable"].to_numpy() & (pool.chosen | (rest < split.stage1_share))
+    return pl.Series("use", np.where(place < eval_share, "evaluation", np.where(first, "stage1", "stage2")), pl.String)
 
 
 def describe(item: Slice) -> pa.Table:

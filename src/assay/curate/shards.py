@@ -76,9 +76,9 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """A pool folder as its manifest says it is. `generations` counts the imports that took effect, `repeats` the rows that
-    repeat a pair, `conflicts` the pairs for which sources prefer different responses; `chosen` says that only some pairs are `askable` (all of these may enter
-    stage 1), `knows` that the better response of some pairs is known (`truth`)."""
+    """A pool folder as its manifest says it is. `generations` counts the imports that took effect, `repeats` counts the
+    rows that repeat a pair, `conflicts` the pairs for which sources prefer different responses; `chosen` says that only
+    some pairs are `askable` (all of these may enter stage 1), `knows` that the better response of some is known."""
 
     place: Place
     parts: int
