@@ -25,6 +25,8 @@ BATCH_BYTES = 24_000_000
 PROMPTS = 4_000
 LEAST_PROMPT, LEAST_RESPONSE = 6, 5
 """Words. So that no two texts are equal by chance."""
+LEAST_NEAR = 40
+"""Words of a response of which another one is nearly a copy: in a shorter one a changed word is too much."""
 RUN = 15
 """Words of a benchmark prompt that a question holds in its midst; 13 are enough."""
 
@@ -178,7 +180,7 @@ class Batch:
         self.reply = Segments.after(self.size + 1, len(turn_of))
         replies = int(self.size.sum()) + n
         length = np.concatenate([length, maker.words(rng, "response_bytes", replies, LEAST_RESPONSE)])
-        copy = self._copies(len(length))
+        copy = self._copies(length)
         length = np.where(copy >= 0, length[copy], length)
         text = Segments.after(length)
         tokens = maker.tokens(rng, length)
@@ -189,8 +191,9 @@ class Batch:
         maker.known.text_bytes += self._bytes(text, turn_of)
         self.text, self.tokens = text, tokens
 
-    def _copies(self, texts: int) -> Ints:
+    def _copies(self, length: Ints) -> Ints:
         """(texts,) of which text each is nearly a copy; -1 for none."""
+        texts = len(length)
         copy = np.full(texts, -1)
         for t in np.flatnonzero(self.twin >= 0).tolist():
             of = self.twin[t]
@@ -207,7 +210,8 @@ class Batch:
         near = np.flatnonzero((np.arange(texts) >= self.reply.start[0]) & (later > 0) & (copy < 0))
         near = near[self.rng.random(len(near)) < MEASURED["near_duplicates"] / 2]
         of = near - later[near]
-        near, of = near[copy[of] < 0], of[copy[of] < 0]
+        able = (copy[of] < 0) & (length[of] >= LEAST_NEAR)
+        near, of = near[able], of[able]
         copy[near] = of
         self.maker.known.near_responses += len(near)
         return copy
@@ -258,7 +262,7 @@ class Batch:
                 tokens[to + 1 : to + 4] = number
             else:
                 spots = self.rng.integers(1, n - 1, max(1, n // 40))
-                tokens[to + spots] = self.maker.bank.by_chance[self.rng.integers(0, 1 << 20, len(spots))]
+                tokens[to + spots] = self.maker.bank.word + 6 * self.rng.integers(1000, Bank.WORDS, len(spots))
 
     def _bytes(self, text: Segments, turn_of: Ints) -> int:
         """About how many bytes of text the pairs have, each with its prompt and both responses."""

@@ -160,7 +160,9 @@ def judge(folder: Path) -> dict[str, Any]:
         evidence = evidence.join(word, on="pair_id", how="left", maintain_order="left").with_columns(
             judge=pl.when(asked & ~silent).then("judge"), problem=problem
         )
-        evidence.sample(fraction=1.0, shuffle=True, seed=part).write_parquet(folder / "evidence" / f"{part:04d}.parquet")
+        evidence.sample(fraction=1.0, shuffle=True, seed=part).write_parquet(
+            folder / "evidence" / f"{part:04d}.parquet"
+        )
     return {}
 
 
@@ -214,7 +216,7 @@ def settle(folder: Path) -> dict[str, Any]:
         votes = pool.votes(part, VOTES).lazy().select(VOTES)
         judged = pl.scan_parquet(folder / "judgements" / f"{part:04d}.parquet").select(VOTES)
         both = pl.concat([votes, judged]).collect()
-        settle_frame(both, "stage1").write_parquet(out / f"{part:04d}.parquet")
+        write(out / f"{part:04d}.parquet", settle_frame(both, "stage1"))
         rows += len(both)
     return {"cpu_s": used() - start, "items": rows}
 
@@ -238,9 +240,18 @@ def stage2(folder: Path) -> dict[str, Any]:
             .join(evidence, on="pair_id", how="left", maintain_order="left")
             .with_columns(other=pl.when(pl.col("original") == pl.col("first")).then("second").otherwise("first"))
         )
-        decided(found, BAND).write_parquet(out / f"{part:04d}.parquet")
+        write(out / f"{part:04d}.parquet", decided(found, BAND))
         rows += len(index)
     return {"cpu_s": used() - start, "items": rows}
+
+
+def write(file: Path, labels: Any) -> None:
+    """As a stage writes its shard."""
+    from assay.records import Label
+    from assay.store import Place
+    from assay.tables import frame_to_arrow, write_shard
+
+    write_shard(Place.of(file), frame_to_arrow(Label, labels))
 
 
 def fresh(folder: Path) -> Path:
@@ -285,7 +296,9 @@ def compare(folder: Path) -> dict[str, Any]:
         agree(f"rows of {ours}", len(b), len(a))
         for column in a.columns:
             same = (
-                (a[column] - b[column]).abs() < 1e-9 if a[column].dtype == pl.Float64 else a[column].eq_missing(b[column])
+                (a[column] - b[column]).abs() < 1e-9
+                if a[column].dtype == pl.Float64
+                else a[column].eq_missing(b[column])
             )
             if not same.all():
                 at = int((~same).arg_true()[0])
