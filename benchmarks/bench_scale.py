@@ -1,21 +1,21 @@
-"""A pool of up to ten million pairs through import, cleaning and decisions on this machine: CPU seconds, peak memory, counts.
+"""A pool of up to ten million pairs through import, cleaning and decisions on this machine: CPU seconds, memory, counts.
 
     make bench-scale                                               # all parts, all sizes: an hour or two, 30 GB of disk
     python benchmarks/bench_scale.py --only import,clean --sizes 100000 --short-sizes 100000
 
 Pools are made by `scale_pool` after the real sets: of 2.5 KB of text a pair (`--sizes`), and of 250 bytes (`--short-sizes`),
-of which ten million fit on a disk. Every stage runs in a process of its own, with one thread, and must find what the generator
-wrote: pairs, repeats, conflicts, rejected rows, overlaps with benchmarks; a wrong count ends the benchmark.
+of which ten million fit on a disk. Every stage runs in a process of its own, with one thread, and must find what the
+generator wrote: pairs, repeats, conflicts, rejected rows, overlaps with benchmarks; a wrong count ends the benchmark.
 
-- import: `assay pool add` of eight JSONL files in four layouts, `--engine local`.
+- import: `assay pool add` of eight JSONL files in five layouts, in one process. layouts: the same of a file of each layout.
 - clean: exact duplicates by id, and 13-grams of all prompts against 4,000 prompts.
-- settle: labels from all votes and judgements; stage2: the keep rule over all pairs. `duckdb-...`: the same rule in SQL over the
-  same Parquet files with one thread (scale_sql.py); the labels of both are compared, row by row.
-- near, score: `bench_clean.py` and `bench_score.py`, run whole.
+- settle: labels from all votes and judgements; stage2: the keep rule over all pairs. duckdb: the same rules in SQL over the
+  same Parquet files (scale_sql.py), up to a million pairs; both write their labels, which are compared row by row.
+- near, score: from `bench_clean.py` and `bench_score.py`.
 
-CPU seconds are of the work, after imports, with those of child processes; peak memory is the process's, all included. Flatness
-is the greatest over the least CPU time a pair of import + clean + settle + stage2 over the short sizes. The last line is JSON,
-with null for what was not measured.
+CPU seconds are of the work, after imports, with those of child processes; peak memory is that of the process with
+everything. Flatness is the greatest over the least CPU time a pair of import + clean + settle + stage2, over the short
+sizes. The last line is JSON, with null for what was not measured.
 """
 
 import argparse
@@ -33,7 +33,7 @@ HERE = Path(__file__).resolve().parent
 DOC = HERE.parent / "docs" / "performance.md"
 BEGIN, END = "<!-- bench-scale -->", "<!-- /bench-scale -->"
 OURS = ("import", "clean", "settle", "stage2")
-PARTS = (*OURS, "duckdb", "near", "score")
+PARTS = (*OURS, "layouts", "duckdb", "near", "score")
 LONG, SHORT = 2500, 250
 
 
@@ -66,6 +66,11 @@ def stage(name: str, folder: Path) -> Found:
     return Found(told.get("cpu_s", 0.0), peak, told.get("items", 0))
 
 
+def said(f: Found) -> str:
+    rate = f"{f.items / f.cpu_s:12,.0f} a CPU second" if f.items else ""
+    return f"{f.cpu_s:9.2f} CPU s {f.peak_mb:7.0f} MB {rate}"
+
+
 def measured(folder: Path, pairs: int, size: int, parts: set[str], repeats: int, keep: bool) -> dict[str, Any]:
     """The stages on one pool, made first where it is not there. Of repetitions the least CPU time counts."""
     need = pairs * size * 3.2 / 1e9
@@ -86,9 +91,8 @@ def measured(folder: Path, pairs: int, size: int, parts: set[str], repeats: int,
 
     if "import" in parts or not (folder / "pool" / "pool.json").exists():
         least("import")
-    for name in ("clean",):
-        if name in parts:
-            least(name)
+    if "clean" in parts:
+        least("clean")
     if parts & {"settle", "stage2", "duckdb"}:
         stage("judge", folder)
     for name in ("settle", "stage2"):
@@ -103,15 +107,24 @@ def measured(folder: Path, pairs: int, size: int, parts: set[str], repeats: int,
     return found
 
 
-def other(script: str, *arguments: str) -> dict[str, Any]:
-    """The JSON line of another benchmark, {} where that is not here or fails."""
-    if not (HERE / script).exists():
-        return {}
+def other(name: str, code: str) -> dict[str, Any]:
+    """What a piece of another benchmark says of itself, {} where it cannot run here."""
     try:
-        return run(script, *arguments)[0]
+        return run("-c", f"import json, statistics\n{code}\nprint(json.dumps(found))")[0]
     except (SystemExit, ValueError) as error:
-        print(f"{script}: {str(error)[:400]}")
+        print(f"{name}: {str(error)[-400:]}")
         return {}
+
+
+def by_layout(folder: Path, pairs: int) -> dict[str, Found]:
+    """The import of a file of each layout alone."""
+    found = {}
+    for layout in ("texts", "messages", "prompt", "dialogue", "conversation"):
+        place = folder / layout
+        run("scale_stages.py", "files", str(place), "--pairs", str(pairs), "--layouts", layout)
+        found[f"import {layout}"] = stage("import", place)
+        shutil.rmtree(place)
+    return found
 
 
 def line(long: dict[int, Any], short: dict[int, Any], near: dict[str, Any], score: dict[str, Any]) -> dict[str, Any]:
@@ -141,21 +154,21 @@ def line(long: dict[int, Any], short: dict[int, Any], near: dict[str, Any], scor
     }  # fmt: skip
 
 
-def table(pools: list[tuple[int, dict[int, Any]]], told: dict[str, Any], command: str) -> str:
+def table(pools: list[dict[int, Any]], told: dict[str, Any], command: str) -> str:
     lines = [
         f"{machine()}. `{command}`, one thread a process.", "",
         "| pairs | text a pair | rows | stage | handled a CPU second | CPU s | microseconds a pair | peak MB |",
         "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
-    for size, by_pairs in pools:
+    for by_pairs in pools:
         for pairs, found in sorted(by_pairs.items()):
             for name, f in found.items():
-                if name != "known":
-                    rate = f"{f.items / f.cpu_s:,.0f}" if f.items else "-"
-                    lines.append(
-                        f"| {pairs:,} | {found['known']['text_bytes'] / pairs:,.0f} B | {found['known']['rows']:,} | {name} | "
-                        f"{rate} | {f.cpu_s:,.1f} | {f.cpu_s / pairs * 1e6:.1f} | {f.peak_mb:,.0f} |"
-                    )
+                if name == "known":
+                    continue
+                size, rows = found["known"]["text_bytes"] / pairs, found["known"]["rows"]
+                rate = f"{f.items / f.cpu_s:,.0f}" if f.items else "-"
+                cost = f"{f.cpu_s:,.1f} | {f.cpu_s / pairs * 1e6:.1f} | {f.peak_mb:,.0f}"
+                lines.append(f"| {pairs:,} | {size:,.0f} B | {rows:,} | {name} | {rate} | {cost} |")
     missing = [k for k, v in told.items() if v is None]
     lines += ["", f"`{json.dumps(told)}`"]
     lines += [f"\nNot measured in this run: {', '.join(missing)}."] if missing else []
@@ -189,17 +202,22 @@ def main() -> None:
         parser.error(f"--only {', '.join(sorted(unknown))}: give some of {', '.join(PARTS)}")
     work = args.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
-    here = parts - {"near", "score"}
-    pools: list[tuple[int, dict[int, Any]]] = []
+    here = parts - {"near", "score", "layouts"}
+    pools: list[dict[int, Any]] = []
     for size, sizes in ((LONG, numbers(args.sizes)), (SHORT, numbers(args.short_sizes))):
         found = (
             {n: measured(work / f"{n}x{size}", n, size, here, args.repeats, args.keep) for n in sizes} if here else {}
         )
-        pools.append((size, {n: f for n, f in found.items() if f}))
-    python = ("--datatrove", args.datatrove) if args.datatrove else ()
-    near = other("bench_clean.py", *python) if "near" in parts else {}
-    score = other("bench_score.py", "--quick") if "score" in parts else {}
-    told = line(pools[0][1], pools[1][1], near, score)
+        pools.append({n: f for n, f in found.items() if f})
+    if "layouts" in parts:
+        pairs = min(numbers(args.sizes), default=100_000)
+        pools[0].setdefault(pairs, {"known": {"text_bytes": LONG * pairs, "rows": pairs}}).update(
+            by_layout(work, pairs)
+        )
+    near = other("near", f"from bench_clean import near\nfound = near({args.datatrove!r})") if "near" in parts else {}
+    ratio = 'found = {"score_vs_engine": round(statistics.median(score_vs_engine()["ratios"]), 3)}'
+    score = other("score", f"from bench_score import score_vs_engine\n{ratio}") if "score" in parts else {}
+    told = line(*pools, near, score)
     page = table(pools, told, " ".join(["python benchmarks/bench_scale.py", *sys.argv[1:]]))
     print(page)
     if args.document:

@@ -6,14 +6,14 @@
 What is drawn from are the numbers in scale_measured.json (`scale_measure.py` makes them); words are made up here, so nothing
 of a real text is in a pool. A pool is a function of the arguments, and is written a batch at a time, whatever its size.
 
-FOLDER/part-NN.jsonl     the rows, in four layouts in turn: message lists, prompt and responses with scores, dialogues in the
-                         style of HH, conversations with a winner
+FOLDER/part-NN.jsonl     the rows, in five layouts (`LAYOUTS`)
 FOLDER/benchmark.jsonl   4,000 prompts; so many of the pool's questions hold one of them as do in the real sets
 FOLDER/known.json        `Known`: the true counts
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -55,13 +55,15 @@ class Known:
 class Maker:
     """Writes a pool, a batch of questions at a time."""
 
-    def __init__(self, out: Path, pairs: int, mean_bytes: int, seed: int, files: int, prompts: int = PROMPTS) -> None:
+    def __init__(
+        self, out: Path, pairs: int, mean_bytes: int, seed: int, layouts: Sequence[str], prompts: int = PROMPTS
+    ) -> None:
         self.out, self.pairs, self.seed = out, pairs, seed
         self.bank, self.known = Bank(), Known()
         self.scale = _scale(mean_bytes, self.bank.word_bytes)
         self.batch = int(max(1, min(pairs, BATCH_BYTES // (2 * mean_bytes))))
-        self.layouts = [LAYOUTS[n % len(LAYOUTS)] for n in range(files)]
-        self.late: list[bytes] = [b""] * files
+        self.layouts = layouts
+        self.late = [b""] * len(layouts)
         self.pieces = np.array([self.bank.literal(text) for text in PIECES.values()])
         self.benchmark = self._benchmark(np.random.default_rng([seed, 1]), prompts)
         self.used = np.zeros(prompts, bool)
@@ -138,9 +140,11 @@ class Batch:
         rng, n, known = self.rng, self.questions, self.maker.known
         single = self.size == 1
         several = 1 - MEASURED["prompt_messages"]["1"]
-        dialogue = single & (rng.random(n) < several / max(0.05, single.mean()))
+        talks = any(layout != "texts" for layout in self.maker.layouts)
+        dialogue = talks & single & (rng.random(n) < several / max(0.05, single.mean()))
         odd = np.array([[int(k), share] for k, share in MEASURED["prompt_messages"].items() if int(k) % 2 and k != "1"])
         self.turns = np.where(dialogue, rng.choice(odd[:, 0].astype(np.int64), n, p=odd[:, 1] / odd[:, 1].sum()), 1)
+        self.home = rng.integers(0, 1 << 40, n)
         contaminated = rng.random(n) < MEASURED["contaminated"]
         self.twin = np.full(n, -1)
         clean = np.flatnonzero(~contaminated)
@@ -292,9 +296,17 @@ def _scale(mean_bytes: float, word_bytes: float) -> float:
     return low
 
 
-def make(out: Path, pairs: int, mean_bytes: int = 2500, seed: int = 0, files: int = 8, prompts: int = PROMPTS) -> Known:
-    """Write a pool of `pairs` different pairs (rows are about a fifth more) and return what is true of it."""
-    return Maker(out, pairs, mean_bytes, seed, files, prompts).write()
+def make(
+    out: Path,
+    pairs: int,
+    mean_bytes: int = 2500,
+    seed: int = 0,
+    layouts: Sequence[str] = LAYOUTS,
+    prompts: int = PROMPTS,
+) -> Known:
+    """Write a pool of `pairs` different pairs (rows are about a fifth more), a file for each layout, and return what is
+    true of it."""
+    return Maker(out, pairs, mean_bytes, seed, layouts, prompts).write()
 
 
 def main() -> None:
@@ -303,9 +315,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=100_000)
     parser.add_argument("--bytes", type=int, default=2500, help="of text in a pair, on average")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--files", type=int, default=8)
+    parser.add_argument("--layouts", nargs="+", default=LAYOUTS, help="a file for each")
     args = parser.parse_args()
-    known = make(args.out, args.pairs, args.bytes, args.seed, args.files)
+    known = make(args.out, args.pairs, args.bytes, args.seed, args.layouts)
     print(json.dumps(asdict(known)))
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/scale_stages.py STAGE FOLDER          # prints one JSON line; bench_scale calls this
 
-FOLDER holds the files of a pool (`scale_pool`) under files/, the pool under pool/, and what stages make beside it. CPU seconds
-are of the stage alone, with those of its children, from after the imports on.
+FOLDER holds the files of a pool (`scale_pool`) under files/, the pool under pool/, and what stages make beside it. CPU
+seconds are of the stage alone, with those of its children, from after the imports on.
 """
 
 import argparse
@@ -37,15 +37,15 @@ def agree(what: str, found: int, told: int) -> None:
         raise SystemExit(f"{what}: found {found:,}, but the generator made {told:,}")
 
 
-def files(folder: Path, pairs: int, mean_bytes: int, seed: int) -> dict[str, Any]:
+def files(folder: Path, pairs: int, mean_bytes: int, seed: int, layouts: list[str]) -> dict[str, Any]:
     """The pool's files; they are made once."""
-    from scale_pool import make
+    from scale_pool import LAYOUTS, make
 
-    asked = {"pairs": pairs, "bytes": mean_bytes, "seed": seed}
+    asked: dict[str, Any] = {"pairs": pairs, "bytes": mean_bytes, "seed": seed, "layouts": layouts or [*LAYOUTS]}
     note = folder / "asked.json"
     if not note.exists() or json.loads(note.read_text()) != asked:
         shutil.rmtree(folder, ignore_errors=True)
-        make(folder / "files", pairs, mean_bytes, seed)
+        make(folder / "files", pairs, mean_bytes, seed, asked["layouts"])
         note.write_text(json.dumps(asked))
     return known(folder)
 
@@ -319,9 +319,10 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=100_000)
     parser.add_argument("--bytes", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layouts", nargs="+", default=[])
     args = parser.parse_args()
     if args.stage == "files":
-        found = files(args.folder, args.pairs, args.bytes, args.seed)
+        found = files(args.folder, args.pairs, args.bytes, args.seed, args.layouts)
     else:
         found = STAGES[args.stage](args.folder)
     print(json.dumps(found))
