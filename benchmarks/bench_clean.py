@@ -234,7 +234,7 @@ def alike(documents: list[str], a: int, b: int) -> float:
     return len(one & other) / len(one | other)
 
 
-def near(python: str | None, n: int = 40_000) -> dict[str, Any]:
+def near(python: str | None, n: int = 20_000) -> dict[str, Any]:
     """Documents per CPU second of each, our ratios, and recall."""
     documents, planted = corpus(n)
     column, ids = pa.array(documents, pa.large_string()), [f"{i:032x}" for i in range(len(documents))]
