@@ -72,19 +72,21 @@ class Ran:
 
 def write_pairs(path: Path, rows: int, seed: int = 0) -> None:
     """Pairs whose lengths are log-normal, of words by Zipf's law; one in 30 repeats another, one in 100 must be refused, and
-    one text in five is not ASCII."""
+    one text in five is not ASCII, two prompts in five and all answers have paragraphs."""
     rng = np.random.default_rng(seed)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
     vocabulary = ["".join(rng.choice(letters, rng.integers(2, 10))) for _ in range(8000)]
     weights = 1 / (np.arange(8000) + 3)
     stream = [vocabulary[i] for i in rng.choice(8000, 2_000_000, p=weights / weights.sum())]
 
-    def text(chars: float) -> str:
+    def text(chars: float, paragraphs: float = 1.0) -> str:
         words = max(2, int(chars / 5.2))
         start = int(rng.integers(0, len(stream) - words))
         said = " ".join(stream[start : start + words])
         if rng.random() < 0.2:
             said = said.replace(" ", " – ", 1)
+        if rng.random() > paragraphs:
+            return said
         half = said.find(" ", len(said) // 2)
         return f"{said[:half]}.\n\n{said[half + 1 :]}"
 
@@ -96,7 +98,7 @@ def write_pairs(path: Path, rows: int, seed: int = 0) -> None:
             if chance < 1 / 30 and kept:
                 file.write(kept[int(rng.integers(len(kept)))])
                 continue
-            row = {"prompt": text(prompt), "chosen": text(chosen), "rejected": text(rejected), "id": index}
+            row = {"prompt": text(prompt, 0.4), "chosen": text(chosen), "rejected": text(rejected), "id": index}
             if chance > 0.995:
                 row["rejected"] = "  "
             elif chance > 0.99:

@@ -8,7 +8,6 @@ import ctypes
 import functools
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,21 +31,6 @@ def library(source: Path) -> Any:
             if subprocess.run(command, capture_output=True, check=False).returncode == 0:
                 return ctypes.CDLL(str(target))
     return None
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what is freed, for the next tensor, instead of giving it back to the system at once.
-
-    A training step frees and asks for the same hundreds of megabytes again; each time the system clears them anew. The peak
-    stays what it is. Does nothing where the C library is not glibc.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 class Tensor(Protocol):

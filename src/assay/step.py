@@ -30,8 +30,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from assay.errors import AssayError, missing_extra
+from assay.memory import keep_freed_memory
 from assay.models import computes_in_half
-from assay.native import keep_freed_memory
 from assay.tables import remove
 
 try:

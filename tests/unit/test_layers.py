@@ -9,7 +9,7 @@ ROOT = Path(assay.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("records",),
-    ("store", "native", "order"),
+    ("store", "native", "order", "memory"),
     ("tables",),
     ("engine", "ray_engine"),
     (

@@ -7,7 +7,7 @@ import pytest
 
 FAULTS = """
 import resource, torch
-from assay.native import keep_freed_memory
+from assay.memory import keep_freed_memory
 if {kept}:
     keep_freed_memory()
 for _ in range(10):

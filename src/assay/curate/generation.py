@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from assay.curate.shards import Indexed, Pool, Shard, said_digest
 from assay.curate.spill import Note, Segment
+from assay.memory import keep_tables
 from assay.records import Judgement, Origin, Pair, Rejection, digest
 from assay.store import Place
 from assay.tables import arrow_schema, frame_to_arrow, write_shard
@@ -72,6 +73,7 @@ def shares(notes: list[Note], generation: int) -> list[Share]:
 
 def gather(folder: Place, pool: Pool, share: Share) -> None:
     """Write the shard of a share: its tables in the pool, and last, in `folder`, what it came to."""
+    keep_tables()
     _rejections(folder, pool.place, share)
     rows = _rows(folder, share)
     narrow = pl.DataFrame(pl.from_arrow(rows.drop_columns(["prompt", "responses"])))

@@ -85,10 +85,9 @@ class PlainRows:
 
     def _plain(self, value: object) -> bool:
         """Whether a text is one turn as it is."""
-        return (
-            type(value) is str and value.lstrip()[:1] not in _TWICE and "Assistant:" not in value
-            and "\0" not in value and "<extra_id_1>" not in value and len(value) <= self._longest
-        )  # fmt: skip
+        if type(value) is not str or value.lstrip()[:1] in _TWICE or "Assistant:" in value or "\0" in value:
+            return False
+        return len(value) <= self._longest and ("<" not in value or "<extra_id_1>" not in value)
 
     def _dialogues(self, said: object, prompted: bool, one: object, other: object) -> tuple[Turns, Turns, Turns] | None:
         """The shared turns and both tails of two whole dialogues, beside a prompt that repeats one of the shared turns."""
@@ -130,7 +129,7 @@ class PlainRows:
             prompt_id = blake2b(orjson.dumps((("user", said),)), digest_size=16).hexdigest()
             one = blake2b(orjson.dumps((("assistant", chosen),)), digest_size=16).hexdigest()
             other = blake2b(orjson.dumps((("assistant", rejected),)), digest_size=16).hexdigest()
-            words = " ".join(said.split())
+            words = said if _spaced(said) else " ".join(said.split())
             question_id = prompt_id if words == said else _id([("user", words)])
         except (TypeError, ValueError):  # half of a surrogate pair
             return False
@@ -162,6 +161,11 @@ class PlainRows:
         )  # fmt: skip
         self._columns.add_plain(narrow, prompt, a, b)
         return True
+
+
+def _spaced(text: str) -> bool:
+    """Whether the only white space in a text is one space between two words. (Other white space is not printable.)"""
+    return text.isprintable() and "  " not in text and text[0] != " " and text[-1] != " "
 
 
 def _id(turns: Turns) -> str:

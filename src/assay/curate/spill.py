@@ -30,11 +30,12 @@ from assay.curate.shards import part_of
 from assay.curate.texts import Cell, Flaw
 from assay.errors import AssayError
 from assay.images import ImageStore
+from assay.memory import keep_tables
 from assay.records import Message, Rejection, digest
 from assay.store import Place
 from assay.tables import to_arrow
 
-CHUNK_CHARS = 1 << 26
+CHUNK_CHARS = 1 << 25
 CHUNK_ROWS = 200_000
 """A file of segments is closed at this many characters or rows, so that memory is bounded."""
 BUCKET = 1 << 25
@@ -111,6 +112,7 @@ class Note:
 
 def spill(folder: Place, piece: Piece) -> None:
     """Read a piece into files of segments in `folder`."""
+    keep_tables()
     layout = named(piece.layout) if piece.layout else None
     sink = _Sink(folder, piece)
     keep = keeper(ImageStore(piece.images), piece.folder) if piece.images is not None else _keeps_none
