@@ -2,9 +2,10 @@
 
     python benchmarks/bench_train_memory.py [PAIRS ...]    # 50,000 and 500,000, some minutes on one core
 
-Each process trains a tiny random backbone for a few steps on a view of so many short pairs (the identity of the training reads
-all of them), and then reads the whole epoch in its order, in steps of 1,024 pairs. It prints what the process held before,
-and its peak. The last line of stdout is JSON: megabytes by number of pairs, and the peak of the largest over the smallest.
+Each process trains a tiny random backbone for a few steps on a view of so many short pairs (the identity of the training
+reads all of them), and then reads the whole epoch in its order, in steps of 1,024 pairs. It prints what the process held
+before, and its peak. The last line of stdout is JSON: megabytes by number of pairs, and the peak of the largest over that
+of the smallest.
 """
 
 from __future__ import annotations

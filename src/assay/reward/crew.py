@@ -27,7 +27,7 @@ _GROUPS: list[Any] = []
 
 
 def attend() -> bool:
-    """True in the first process, at once. In the others, False when the first has dismissed them: they have done their part."""
+    """True in the first process, at once. In the others, False when the first has dismissed them, their part being done."""
     state = PartialState(cpu=not torch.accelerator.is_available())
     if state.num_processes == 1:
         return True
