@@ -1,5 +1,6 @@
 """A Ray cluster of several nodes on this machine, on loopback addresses of its own, and stages that tell who ran them."""
 
+import ctypes
 import functools
 import os
 import random
@@ -68,6 +69,7 @@ class Nodes:
             self.running[ip] = subprocess.Popen(
                 line, stdout=log, stderr=log, start_new_session=True,
                 env={**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+                preexec_fn=end_with_parent,
             )  # fmt: skip
 
     def _wait_for_head(self) -> None:
@@ -79,6 +81,11 @@ class Nodes:
                     return
             time.sleep(0.05)
         raise TimeoutError(f"no head node at {self.address}")
+
+
+def end_with_parent() -> None:
+    """In a new process: it is asked to end when the one that started it is gone, however that ended (Linux alone)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def free_port() -> int:
@@ -126,6 +133,12 @@ def scored(item: tuple[Place, str, str, float]) -> pa.Table:
         "pair_id": [p.id for p in rows],  # type: ignore[attr-defined]
         "score": [sum(weights.get(c, 0.0) for c in text) for text in texts],
     })  # fmt: skip
+
+
+def lingers(item: tuple[Place, str, str, float]) -> pa.Table:
+    attempt(item[2], item[1])
+    time.sleep(60)
+    return pa.table({"never": [1]})
 
 
 def fails(item: tuple[Place, str, str, float]) -> pa.Table:
