@@ -1,6 +1,5 @@
 """A Ray cluster of several nodes on this machine, on loopback addresses of its own, and stages that tell who ran them."""
 
-import ctypes
 import functools
 import os
 import random
@@ -21,6 +20,12 @@ from assay.records import Attributes
 from assay.store import Place
 from assay.tables import to_arrow
 
+WATCHED = """
+"$@" &
+while kill -0 $! 2>/dev/null && kill -0 {pid} 2>/dev/null; do sleep 1; done
+kill -9 -- -$$
+"""
+"""A shell that ends a node with the process that started it, however that ended."""
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
 
@@ -60,8 +65,9 @@ class Nodes:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self, ip: str, *more: str) -> None:
+        ray = str(Path(sys.executable).with_name("ray"))
         line = [
-            str(Path(sys.executable).with_name("ray")), "start", "--block", f"--node-ip-address={ip}",
+            "/bin/sh", "-c", WATCHED.format(pid=os.getpid()), "sh", ray, "start", "--block", f"--node-ip-address={ip}",
             f"--num-cpus={self.cpus}", "--object-store-memory=150000000", "--min-worker-port=0", "--max-worker-port=0",
             "--include-log-monitor=false", "--disable-usage-stats", *more,
         ]  # fmt: skip
@@ -69,7 +75,6 @@ class Nodes:
             self.running[ip] = subprocess.Popen(
                 line, stdout=log, stderr=log, start_new_session=True,
                 env={**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-                preexec_fn=end_with_parent,
             )  # fmt: skip
 
     def _wait_for_head(self) -> None:
@@ -81,11 +86,6 @@ class Nodes:
                     return
             time.sleep(0.05)
         raise TimeoutError(f"no head node at {self.address}")
-
-
-def end_with_parent() -> None:
-    """In a new process: it is asked to end when the one that started it is gone, however that ended (Linux alone)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def free_port() -> int:
