@@ -20,6 +20,12 @@ from assay.records import Attributes
 from assay.store import Place
 from assay.tables import to_arrow
 
+WATCHED = """
+"$@" &
+while kill -0 $! 2>/dev/null && kill -0 {pid} 2>/dev/null; do sleep 1; done
+kill -9 -- -$$
+"""
+"""A shell that ends a node with the process that started it, however that ended."""
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
 
@@ -59,8 +65,9 @@ class Nodes:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self, ip: str, *more: str) -> None:
+        ray = str(Path(sys.executable).with_name("ray"))
         line = [
-            str(Path(sys.executable).with_name("ray")), "start", "--block", f"--node-ip-address={ip}",
+            "/bin/sh", "-c", WATCHED.format(pid=os.getpid()), "sh", ray, "start", "--block", f"--node-ip-address={ip}",
             f"--num-cpus={self.cpus}", "--object-store-memory=150000000", "--min-worker-port=0", "--max-worker-port=0",
             "--include-log-monitor=false", "--disable-usage-stats", *more,
         ]  # fmt: skip
@@ -126,6 +133,12 @@ def scored(item: tuple[Place, str, str, float]) -> pa.Table:
         "pair_id": [p.id for p in rows],  # type: ignore[attr-defined]
         "score": [sum(weights.get(c, 0.0) for c in text) for text in texts],
     })  # fmt: skip
+
+
+def lingers(item: tuple[Place, str, str, float]) -> pa.Table:
+    attempt(item[2], item[1])
+    time.sleep(60)
+    return pa.table({"never": [1]})
 
 
 def fails(item: tuple[Place, str, str, float]) -> pa.Table:

@@ -83,69 +83,66 @@ class Cluster:
         return {**resources, **environment}
 
     def _tasks(self, work: Callable[[T], R], turns: Turns[T, R]) -> Iterator[R]:
+        """What is in hand when this ends early goes on until the driver lets go of the cluster: in Ray 2.60 a task that ends
+        while it is cancelled aborts the driver ("Tried to complete task that was not pending")."""
         run = self._ray.remote(**self._options(num_cpus=self.cpus), max_retries=0)(perform)
         running: dict[Any, Any] = {}
-        try:
-            while True:
-                while len(running) < HELD * self.workers and (task := turns.take()) is not None:
-                    running[run.remote(edition(), str(Path.cwd()), pickled(work, task.item))] = task
-                if not running:
-                    return
-                for ref in self._ended(list(running)):
-                    self._collect(ref, running.pop(ref), turns)
-                yield from turns.ready()
-        finally:
-            for ref in running:
-                self._ray.cancel(ref, force=True)
+        while True:
+            while len(running) < HELD * self.workers and (task := turns.take()) is not None:
+                running[run.remote(edition(), str(Path.cwd()), pickled(work, task.item))] = task
+            if not running:
+                return
+            for ref in self._ended(list(running)):
+                self._collect(ref, running.pop(ref), turns)
+            yield from turns.ready()
 
     def _actors(self, work: Callable[[T], R], turns: Turns[T, R]) -> Iterator[R]:
-        many, each = self._replicas()
-        kind = self._ray.remote(
-            **self._options(**each), max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
-        )
-        holder = kind(Holder)
-        starting: dict[Any, Any] = {}
+        each = self._replica()
+        holder = self._ray.remote(
+            **self._options(num_cpus=each["CPU"], num_gpus=each.get("GPU", 0)), max_restarts=0, max_task_retries=0,
+            scheduling_strategy="SPREAD",
+        )(Holder)  # fmt: skip
+        crew: list[Any] = []
         idle: list[Any] = []
-        running: dict[Any, tuple[Any, Any]] = {}
+        running: dict[Any, tuple[Any, Any]] = {}  # (actor, its task; None while it starts)
         failed = 0
         try:
             while True:
                 while idle and (task := turns.take()) is not None:
                     actor = idle.pop()
                     running[actor.perform.remote(edition(), str(Path.cwd()), pickled(work, task.item))] = (actor, task)
-                if not running:
+                if not any(task is not None for _, task in running.values()):
                     if (task := turns.take()) is None:
                         return
                     turns.again.appendleft(task)
-                while len(starting) + len(idle) + len(running) < many:
-                    actor = holder.remote()
-                    starting[actor.ready.remote()] = actor
-                for ref in self._ended([*running, *starting]):
-                    if ref in running:
-                        actor, task = running.pop(ref)
-                        whole = self._collect(ref, task, turns)
-                    else:
-                        actor, whole = starting.pop(ref), self._started(ref, failed)
-                        failed = 0 if whole else failed + 1
-                    if whole:
+                while len(crew) < self._replicas(each):
+                    crew.append(holder.remote())
+                    running[crew[-1].ready.remote()] = (crew[-1], None)
+                for ref in self._ended(list(running)):
+                    actor, task = running.pop(ref)
+                    lives = self._started(ref, failed) if task is None else self._collect(ref, task, turns)
+                    if lives:
                         idle.append(actor)
                     else:
+                        crew.remove(actor)
                         self._ray.kill(actor)
+                    failed = 0 if lives else failed + (task is None)
                 yield from turns.ready()
         finally:
-            for actor in [*starting.values(), *idle, *(a for a, _ in running.values())]:
+            for actor in crew:
                 self._ray.kill(actor)
 
-    def _replicas(self) -> tuple[int, dict[str, float]]:
-        """How many workers hold a model, and what each takes."""
-        nodes = [n for n in self._alive() if n.get("CPU", 0) >= 1]
-        gpus = int(sum(n.get("GPU", 0) for n in nodes))
-        if gpus:
-            return self.models or gpus, {"num_gpus": 1, "num_cpus": 1}
-        cores = [int(n["CPU"]) for n in nodes]
-        if self.models:
-            return self.models, {"num_cpus": max(1, min(sum(cores) // self.models, *cores, max(cores)))}
-        return len(nodes), {"num_cpus": min(cores)}
+    def _replica(self) -> dict[str, float]:
+        """What a worker that holds a model takes: a GPU, or a node's cores."""
+        cores = [int(n["CPU"]) for n in self._alive() if n.get("CPU", 0) >= 1] or [1]
+        if any(n.get("GPU", 0) for n in self._alive()):
+            return {"GPU": 1, "CPU": 1}
+        return {"CPU": max(1, min([*cores, sum(cores) // self.models])) if self.models else min(cores)}
+
+    def _replicas(self, each: dict[str, float]) -> int:
+        """How many such workers there are to be, as the cluster is now."""
+        fit = sum(int(min(n.get(name, 0) // much for name, much in each.items())) for n in self._alive())
+        return max(1, min(fit, self.models or fit))
 
     def _ended(self, refs: list[Any]) -> list[Any]:
         """Those that are over, after a while at most."""

@@ -278,3 +278,47 @@ def test_a_client_far_from_the_cluster(cluster: Cluster, nodes: Nodes, pool: Poo
     assert done.returncode == 0, done.stderr
     assert done.stdout == "2\n", "Ray prints nothing of its own"
     assert files(tmp_path / "out") == files(tmp_path / "alone")
+
+
+LINGER = """
+import sys
+from assay.curate.shards import Pool
+from assay.engine import engine_of, make
+from assay.store import Place
+from pathlib import Path
+from ray_nodes import lingers
+from test_ray import items
+here = Path(sys.argv[1])
+work = items(Pool.open(sys.argv[2]), here / "notes", 0)
+try:
+    make(engine_of("ray"), Place.of(here / "out"), lingers, work, model=sys.argv[3] == "True")
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [False, True])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_their_driver(
+    cluster: Cluster, nodes: Nodes, pool: Pool, tmp_path: Path, how: signal.Signals, model: bool
+) -> None:
+    path = os.pathsep.join(p for p in sys.path if p)
+    line = [sys.executable, "-c", LINGER, str(tmp_path), str(pool.place), str(model)]
+    environment = {**os.environ, "PYTHONPATH": path, "RAY_ADDRESS": nodes.address}
+    with subprocess.Popen(line, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True) as driver:
+        notes = tmp_path / "notes"
+        wait_for(lambda: notes.exists() and len(attempts(notes)) == 2, 120)
+        os.killpg(driver.pid, how)
+        assert driver.wait(60) == (130 if how is signal.SIGINT else -how)
+        assert driver.stderr is not None
+        assert "Traceback" not in driver.stderr.read()
+    pids = [rows[0][0] for rows in attempts(notes).values()]
+    wait_for(lambda: not any(runs(pid) for pid in pids), 60)
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
