@@ -3,16 +3,17 @@
     python benchmarks/run_million.py --out /tmp/million --pairs 1000000 --bytes 400
 
 It is the plumbing that is shown, not a result: texts are invented words (`scale_pool.py`), people prefer the longer response,
-the backbone is one layer of random weights of width 64 that reads 48 tokens. The same command goes on after a kill. Ends with
+the backbone is one layer of random weights of width 64. The same command goes on after a kill. Ends with
 a table of the stages, and what 40 million pairs would take, with the assumption behind each number.
 """
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +23,7 @@ import scale_pool
 import tokenizers
 import torch
 import transformers
-from tokenizers import models, normalizers, pre_tokenizers
+from tokenizers import models, pre_tokenizers
 
 from assay.curate.shards import Pool
 from assay.curate.stage1 import Stage1Config
@@ -33,18 +34,18 @@ from assay.recipes.job import run_job
 from assay.records import Case, Judgement
 from assay.reward.config import EngineConfig, TrainConfig
 
-WIDTH, TOKENS = 64, 48
+WIDTH, TOKENS, WORDS = 64, 256, 2_000
 TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }}<end>{% endfor %}"
 
 
-def backbone(folder: Path) -> Path:
-    """A decoder of one layer of random weights, and a tokenizer of pieces of words."""
+def backbone(folder: Path, text: Path) -> Path:
+    """A decoder of one layer of random weights; its tokenizer knows the most frequent words of a file."""
     if not (folder / "config.json").exists():
-        letters = "abcdefghijklmnopqrstuvwxyz0123456789"
-        known = ["<pad>", "<unk>", "<end>", *letters, *(f"##{c}" for c in letters),
-                 *(a + b for a in letters for b in letters), *(f"##{a}{b}" for a in letters for b in letters)]  # fmt: skip
-        made = tokenizers.Tokenizer(models.WordPiece({t: i for i, t in enumerate(known)}, unk_token="<unk>"))
-        made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+        with text.open(encoding="utf-8") as file:
+            seen = Counter(re.findall(r"\w+", file.read(8_000_000)))
+        known = ["<pad>", "<unk>", "<end>", *(word for word, _ in seen.most_common(WORDS))]
+        made = tokenizers.Tokenizer(models.WordLevel({t: i for i, t in enumerate(known)}, unk_token="<unk>"))
+        made.pre_tokenizer = pre_tokenizers.Whitespace()
         fast = transformers.PreTrainedTokenizerFast(
             tokenizer_object=made, pad_token="<pad>", unk_token="<unk>", eos_token="<end>", chat_template=TEMPLATE
         )
@@ -72,7 +73,7 @@ def settings(out: Path) -> FlowConfig:
         stage1=Stage1Config(iterations=2, seed_gold=500, seed_silver=2_000, per_iteration=5_000, gold_share=0.1),
         stage2=Stage2Config(band=0.02, examples=4),
         train=TrainConfig(
-            backbone=str(backbone(out / "backbone")), max_tokens=TOKENS, batch_pairs=64, epochs=1, lr=1e-3, checks=2,
+            backbone=str(backbone(out / "backbone", next((out / "files").glob("part-*.jsonl")))), max_tokens=TOKENS, batch_pairs=64, epochs=1, lr=1e-3, checks=2,
             engine=EngineConfig(tokens=16_384),
         ),
     )  # fmt: skip

@@ -6,14 +6,14 @@
 What is drawn from are the numbers in scale_measured.json (`scale_measure.py` makes them); words are made up here, so nothing
 of a real text is in a pool. A pool is a function of the arguments, and is written a batch at a time, whatever its size.
 
-FOLDER/part-NN.jsonl     the rows, in four layouts in turn: message lists, prompt and responses with scores, dialogues in the
-                         style of HH, conversations with a winner
+FOLDER/part-NN.jsonl     the rows, in five layouts (`LAYOUTS`)
 FOLDER/benchmark.jsonl   4,000 prompts; so many of the pool's questions hold one of them as do in the real sets
 FOLDER/known.json        `Known`: the true counts
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +25,8 @@ BATCH_BYTES = 24_000_000
 PROMPTS = 4_000
 LEAST_PROMPT, LEAST_RESPONSE = 6, 5
 """Words. So that no two texts are equal by chance."""
+LEAST_NEAR = 40
+"""Words of a response of which another one is nearly a copy: in a shorter one a changed word is too much."""
 RUN = 15
 """Words of a benchmark prompt that a question holds in its midst; 13 are enough."""
 
@@ -53,13 +55,15 @@ class Known:
 class Maker:
     """Writes a pool, a batch of questions at a time."""
 
-    def __init__(self, out: Path, pairs: int, mean_bytes: int, seed: int, files: int, prompts: int = PROMPTS) -> None:
+    def __init__(
+        self, out: Path, pairs: int, mean_bytes: int, seed: int, layouts: Sequence[str], prompts: int = PROMPTS
+    ) -> None:
         self.out, self.pairs, self.seed = out, pairs, seed
         self.bank, self.known = Bank(), Known()
         self.scale = _scale(mean_bytes, self.bank.word_bytes)
         self.batch = int(max(1, min(pairs, BATCH_BYTES // (2 * mean_bytes))))
-        self.layouts = [LAYOUTS[n % len(LAYOUTS)] for n in range(files)]
-        self.late: list[bytes] = [b""] * files
+        self.layouts = layouts
+        self.late = [b""] * len(layouts)
         self.pieces = np.array([self.bank.literal(text) for text in PIECES.values()])
         self.benchmark = self._benchmark(np.random.default_rng([seed, 1]), prompts)
         self.used = np.zeros(prompts, bool)
@@ -136,9 +140,11 @@ class Batch:
         rng, n, known = self.rng, self.questions, self.maker.known
         single = self.size == 1
         several = 1 - MEASURED["prompt_messages"]["1"]
-        dialogue = single & (rng.random(n) < several / max(0.05, single.mean()))
+        talks = any(layout != "texts" for layout in self.maker.layouts)
+        dialogue = talks & single & (rng.random(n) < several / max(0.05, single.mean()))
         odd = np.array([[int(k), share] for k, share in MEASURED["prompt_messages"].items() if int(k) % 2 and k != "1"])
         self.turns = np.where(dialogue, rng.choice(odd[:, 0].astype(np.int64), n, p=odd[:, 1] / odd[:, 1].sum()), 1)
+        self.home = rng.integers(0, 1 << 40, n)
         contaminated = rng.random(n) < MEASURED["contaminated"]
         self.twin = np.full(n, -1)
         clean = np.flatnonzero(~contaminated)
@@ -178,7 +184,7 @@ class Batch:
         self.reply = Segments.after(self.size + 1, len(turn_of))
         replies = int(self.size.sum()) + n
         length = np.concatenate([length, maker.words(rng, "response_bytes", replies, LEAST_RESPONSE)])
-        copy = self._copies(len(length))
+        copy = self._copies(length)
         length = np.where(copy >= 0, length[copy], length)
         text = Segments.after(length)
         tokens = maker.tokens(rng, length)
@@ -189,8 +195,9 @@ class Batch:
         maker.known.text_bytes += self._bytes(text, turn_of)
         self.text, self.tokens = text, tokens
 
-    def _copies(self, texts: int) -> Ints:
+    def _copies(self, length: Ints) -> Ints:
         """(texts,) of which text each is nearly a copy; -1 for none."""
+        texts = len(length)
         copy = np.full(texts, -1)
         for t in np.flatnonzero(self.twin >= 0).tolist():
             of = self.twin[t]
@@ -207,7 +214,8 @@ class Batch:
         near = np.flatnonzero((np.arange(texts) >= self.reply.start[0]) & (later > 0) & (copy < 0))
         near = near[self.rng.random(len(near)) < MEASURED["near_duplicates"] / 2]
         of = near - later[near]
-        near, of = near[copy[of] < 0], of[copy[of] < 0]
+        able = (copy[of] < 0) & (length[of] >= LEAST_NEAR)
+        near, of = near[able], of[able]
         copy[near] = of
         self.maker.known.near_responses += len(near)
         return copy
@@ -258,7 +266,7 @@ class Batch:
                 tokens[to + 1 : to + 4] = number
             else:
                 spots = self.rng.integers(1, n - 1, max(1, n // 40))
-                tokens[to + spots] = self.maker.bank.by_chance[self.rng.integers(0, 1 << 20, len(spots))]
+                tokens[to + spots] = self.maker.bank.word + 6 * self.rng.integers(1000, Bank.WORDS, len(spots))
 
     def _bytes(self, text: Segments, turn_of: Ints) -> int:
         """About how many bytes of text the pairs have, each with its prompt and both responses."""
@@ -288,9 +296,17 @@ def _scale(mean_bytes: float, word_bytes: float) -> float:
     return low
 
 
-def make(out: Path, pairs: int, mean_bytes: int = 2500, seed: int = 0, files: int = 8, prompts: int = PROMPTS) -> Known:
-    """Write a pool of `pairs` different pairs (rows are about a fifth more) and return what is true of it."""
-    return Maker(out, pairs, mean_bytes, seed, files, prompts).write()
+def make(
+    out: Path,
+    pairs: int,
+    mean_bytes: int = 2500,
+    seed: int = 0,
+    layouts: Sequence[str] = LAYOUTS,
+    prompts: int = PROMPTS,
+) -> Known:
+    """Write a pool of `pairs` different pairs (rows are about a fifth more), a file for each layout, and return what is
+    true of it."""
+    return Maker(out, pairs, mean_bytes, seed, layouts, prompts).write()
 
 
 def main() -> None:
@@ -299,9 +315,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=100_000)
     parser.add_argument("--bytes", type=int, default=2500, help="of text in a pair, on average")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--files", type=int, default=8)
+    parser.add_argument("--layouts", nargs="+", default=LAYOUTS, help="a file for each")
     args = parser.parse_args()
-    known = make(args.out, args.pairs, args.bytes, args.seed, args.files)
+    known = make(args.out, args.pairs, args.bytes, args.seed, args.layouts)
     print(json.dumps(asdict(known)))
 
 

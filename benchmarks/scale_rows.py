@@ -11,7 +11,9 @@ from scale_words import MEASURED, Ints
 if TYPE_CHECKING:
     from scale_pool import Batch
 
-LAYOUTS = ("messages", "prompt", "dialogue", "conversation")
+LAYOUTS = ("messages", "texts", "messages", "prompt", "messages", "texts", "dialogue", "conversation")
+"""Of files, in turn: chosen and rejected as message lists, as texts beside a prompt (no dialogues), as messages beside those
+of a prompt and with scores, as dialogues in the style of HH, and two conversations with a winner."""
 BAD = ("equal", "empty", "cut", "unnamed")
 """Kinds of malformed rows: both responses the same (as nearly all in the real sets are), one without text, a line that is
 cut off, a missing field."""
@@ -22,6 +24,7 @@ PIECES = {
     "d first": "\\n\\nHuman: ", "d user": "\\n\\nHuman: ", "d assistant": "\\n\\nAssistant: ", "d end": "",
     "chosen [": '{"chosen": [', "]} rejected [": '"}], "rejected": [', "]} rejectd [": '"}], "rejectd": [', "]}": '"}]}\n',
     "chosen": '{"chosen": "', "rejected": '", "rejected": "', "rejectd": '", "rejectd": "', "end": '"}\n',
+    "prompt": '{"prompt": "', "t chosen": '", "chosen": "',
     "prompt [": '{"prompt": [', "p chosen [": '], "chosen": [{"role": "assistant", "content": "',
     "p rejected [": '"}], "rejected": [{"role": "assistant", "content": "',
     "p rejectd [": '"}], "rejectd": [{"role": "assistant", "content": "',
@@ -74,15 +77,14 @@ class Rows:
     @staticmethod
     def of(batch: "Batch") -> "Rows":
         """A vote for each pair, more for some, and malformed rows, as often as in real sets; counted in `batch.known`."""
-        rng, known, n, files = batch.rng, batch.maker.known, batch.pairs, len(batch.maker.layouts)
+        rng, known, n = batch.rng, batch.maker.known, batch.pairs
         votes = _repeat_votes()
         repeated = rng.random(n) < MEASURED["repeats"] / (1 - MEASURED["repeats"]) / (votes - 1).mean()
         extra = np.where(repeated, rng.choice(votes, n) - 1, 0)
         conflict = repeated & (rng.random(n) < MEASURED["conflicts"])
         copies = np.repeat(np.arange(n), extra)
-        home = rng.integers(0, files, batch.questions)[batch.question]
-        file = np.concatenate([home, (home[copies] + rng.integers(1, max(2, files), len(copies))) % files])
         pair = np.concatenate([np.arange(n), copies])
+        file = _files(batch, pair)
         turned = np.zeros(len(pair), bool)
         turned[n + np.searchsorted(copies, np.flatnonzero(conflict))] = True
         judged = np.array([layout == "conversation" for layout in batch.maker.layouts])[file]
@@ -98,16 +100,28 @@ class Rows:
         known.ties += int(tie.sum())
         known.malformed += len(bad)
         known.rows += len(pair) + len(bad)
-        total, none = len(pair) + len(bad), np.zeros(len(bad), bool)
+        total, none, picked = len(pair) + len(bad), np.zeros(len(bad), bool), rng.integers(0, n, len(bad))
         late = np.arange(total) >= n
         late[len(pair) :] = False
         rows = Rows(
-            np.concatenate([file, rng.integers(0, files, len(bad))]),
-            np.concatenate([pair, rng.integers(0, n, len(bad))]),
+            np.concatenate([file, _files(batch, picked)]), np.concatenate([pair, picked]),
             np.concatenate([turned, none]), np.concatenate([tie, none]), np.concatenate([np.full(len(pair), -1), bad]),
             rng.random(total) < 0.5, rng.integers(1, 5, total), late,
         )  # fmt: skip
         return rows[rng.permutation(total)]
+
+
+def _files(batch: "Batch", pair: Ints) -> Ints:
+    """A file for each of these pairs: the questions of a batch have one each, other rows of a pair come in others."""
+    every = np.arange(len(batch.maker.layouts))
+    talk = np.array([n for n in every if batch.maker.layouts[n] != "texts"], np.int64)
+    question = batch.question[pair]
+    dialogue = batch.turns[question] > 1
+    count = np.where(dialogue, len(talk), len(every))
+    again = np.arange(len(pair)) >= batch.pairs
+    step = np.where(again, 1 + batch.rng.random(len(pair)) * (count - 1), 0).astype(np.int64)
+    place = (batch.home[question] + step) % np.maximum(1, count)
+    return np.where(dialogue, talk[place % max(1, len(talk))] if len(talk) else 0, every[place % len(every)])
 
 
 def _repeat_votes() -> Ints:
@@ -178,6 +192,9 @@ class Writer:
         lose = np.where(rows.bad == BAD.index("equal"), win, lose)
         empty = rows.bad == BAD.index("empty")
         better, worse = text[win], Segments(text.start[lose], np.where(empty, 0, text.length[lose]))
+        if layout == "texts":
+            turn = self.batch.turn.start[question]
+            prompt = text[turn]
         row = (self._judged if layout == "conversation" else self._chosen)(layout, rows, prompt, better, worse)
         start, length = (np.stack([getattr(s, k) for s in row], 1).ravel() for k in ("start", "length"))
         return bytes(self.batch.maker.bank.text(Segments(start, length).gather(np.concatenate([source, tokens]))))
@@ -192,6 +209,9 @@ class Writer:
             score = np.where(cut, self.at["cut"], self.at["score 1"] + rows.strength - 1)
             return [self._piece("prompt [", n), prompt, self._piece("p chosen [", n), better, middle, worse,
                     Segments(score, np.ones(n, np.int64))]  # fmt: skip
+        if layout == "texts":
+            return [self._piece("prompt", n), prompt, self._piece("t chosen", n), better,
+                    self._either(unnamed, "rejectd", "rejected"), worse, self._either(cut, "cut", "end")]  # fmt: skip
         if layout == "dialogue":
             says, begin, end = "d assistant", "chosen", self._either(cut, "cut", "end")
             middle = self._either(unnamed, "rejectd", "rejected")

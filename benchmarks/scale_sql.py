@@ -64,7 +64,8 @@ SELECT pair_id, chosen,
  names "by", 'stage1' stage,
  CASE WHEN chosen IS NULL THEN 1.0 ELSE greatest(0.5, share) END certainty,
  CASE WHEN chosen IS NULL THEN 0.0 WHEN own > 0 THEN own ELSE greatest(0, coalesce(everyone, 0)) END margin
-FROM (SELECT *, CASE top WHEN 0 THEN 'leads' WHEN 1 THEN 'people' WHEN 2 THEN 'judges' ELSE 'source votes' END who FROM told)"""
+FROM (SELECT *, CASE top WHEN 0 THEN 'leads' WHEN 1 THEN 'people' WHEN 2 THEN 'judges' ELSE 'source votes' END who
+ FROM told)"""
 )
 
 _WILD = """SELECT pair_id, better, problem, confidence, strength, 3 AS rank

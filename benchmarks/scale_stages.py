@@ -2,8 +2,8 @@
 
     python benchmarks/scale_stages.py STAGE FOLDER          # prints one JSON line; bench_scale calls this
 
-FOLDER holds the files of a pool (`scale_pool`) under files/, the pool under pool/, and what stages make beside it. CPU seconds
-are of the stage alone, with those of its children, from after the imports on.
+FOLDER holds the files of a pool (`scale_pool`) under files/, the pool under pool/, and what stages make beside it. CPU
+seconds are of the stage alone, with those of its children, from after the imports on.
 """
 
 import argparse
@@ -37,15 +37,15 @@ def agree(what: str, found: int, told: int) -> None:
         raise SystemExit(f"{what}: found {found:,}, but the generator made {told:,}")
 
 
-def files(folder: Path, pairs: int, mean_bytes: int, seed: int) -> dict[str, Any]:
+def files(folder: Path, pairs: int, mean_bytes: int, seed: int, layouts: list[str]) -> dict[str, Any]:
     """The pool's files; they are made once."""
-    from scale_pool import make
+    from scale_pool import LAYOUTS, make
 
-    asked = {"pairs": pairs, "bytes": mean_bytes, "seed": seed}
+    asked: dict[str, Any] = {"pairs": pairs, "bytes": mean_bytes, "seed": seed, "layouts": layouts or [*LAYOUTS]}
     note = folder / "asked.json"
     if not note.exists() or json.loads(note.read_text()) != asked:
         shutil.rmtree(folder, ignore_errors=True)
-        make(folder / "files", pairs, mean_bytes, seed)
+        make(folder / "files", pairs, mean_bytes, seed, asked["layouts"])
         note.write_text(json.dumps(asked))
     return known(folder)
 
@@ -160,7 +160,9 @@ def judge(folder: Path) -> dict[str, Any]:
         evidence = evidence.join(word, on="pair_id", how="left", maintain_order="left").with_columns(
             judge=pl.when(asked & ~silent).then("judge"), problem=problem
         )
-        evidence.sample(fraction=1.0, shuffle=True, seed=part).write_parquet(folder / "evidence" / f"{part:04d}.parquet")
+        evidence.sample(fraction=1.0, shuffle=True, seed=part).write_parquet(
+            folder / "evidence" / f"{part:04d}.parquet"
+        )
     return {}
 
 
@@ -214,7 +216,7 @@ def settle(folder: Path) -> dict[str, Any]:
         votes = pool.votes(part, VOTES).lazy().select(VOTES)
         judged = pl.scan_parquet(folder / "judgements" / f"{part:04d}.parquet").select(VOTES)
         both = pl.concat([votes, judged]).collect()
-        settle_frame(both, "stage1").write_parquet(out / f"{part:04d}.parquet")
+        write(out / f"{part:04d}.parquet", settle_frame(both, "stage1"))
         rows += len(both)
     return {"cpu_s": used() - start, "items": rows}
 
@@ -238,9 +240,18 @@ def stage2(folder: Path) -> dict[str, Any]:
             .join(evidence, on="pair_id", how="left", maintain_order="left")
             .with_columns(other=pl.when(pl.col("original") == pl.col("first")).then("second").otherwise("first"))
         )
-        decided(found, BAND).write_parquet(out / f"{part:04d}.parquet")
+        write(out / f"{part:04d}.parquet", decided(found, BAND))
         rows += len(index)
     return {"cpu_s": used() - start, "items": rows}
+
+
+def write(file: Path, labels: Any) -> None:
+    """As a stage writes its shard."""
+    from assay.records import Label
+    from assay.store import Place
+    from assay.tables import frame_to_arrow, write_shard
+
+    write_shard(Place.of(file), frame_to_arrow(Label, labels))
 
 
 def fresh(folder: Path) -> Path:
@@ -285,7 +296,9 @@ def compare(folder: Path) -> dict[str, Any]:
         agree(f"rows of {ours}", len(b), len(a))
         for column in a.columns:
             same = (
-                (a[column] - b[column]).abs() < 1e-9 if a[column].dtype == pl.Float64 else a[column].eq_missing(b[column])
+                (a[column] - b[column]).abs() < 1e-9
+                if a[column].dtype == pl.Float64
+                else a[column].eq_missing(b[column])
             )
             if not same.all():
                 at = int((~same).arg_true()[0])
@@ -306,9 +319,10 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=100_000)
     parser.add_argument("--bytes", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layouts", nargs="+", default=[])
     args = parser.parse_args()
     if args.stage == "files":
-        found = files(args.folder, args.pairs, args.bytes, args.seed)
+        found = files(args.folder, args.pairs, args.bytes, args.seed, args.layouts)
     else:
         found = STAGES[args.stage](args.folder)
     print(json.dumps(found))

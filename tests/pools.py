@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from assay.curate.material import Material
+from assay.curate.material import Material, pool_in
 from assay.curate.offline import hash_embedder
 from assay.curate.prepare import SplitConfig, prepare
 from assay.curate.shards import Pool, create
@@ -59,6 +59,11 @@ def old_layout(folder: Path) -> Path:
     Table(folder / "tables" / "wild", Judgement).write("rows-000000000000-00000", [wild(pair(0), better(0))])
     Table(folder / "tables" / "truth", Truth).write("pool", [])
     return folder
+
+
+def pairs_in(folder: Path) -> list[Pair]:
+    """The pairs of a pool, a run or an `assay annotate`."""
+    return cast(list[Pair], pool_in(Place.of(folder))[0].table("pairs").read())
 
 
 def occurrences(folder: Path) -> list[tuple[Pair, Judgement, Origin]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from commands import Done, assay_line, environment, run_assay
 
+from assay.curate.shards import create
 from assay.curate.verify import add_judgements, read_judgements
 from assay.records import Attributes, Judgement, Pair, Response, user
 from assay.replies import ledger
@@ -31,7 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pool of 250 pairs in which GOOD is better than BAD, and a file in which people said so of 60."""
     folder = tmp_path_factory.mktemp("judges")
     pairs = [pair(n) for n in range(PAIRS)]
-    Table(folder / "pool" / "tables" / "pairs", Pair).write("all", pairs)
+    create(folder / "pool", pairs, [], parts=2)
     said = [Judgement(pair_id=p.id, better=RIGHT[n], by="ann", kind="human") for n, p in enumerate(pairs[:GOLD])]
     add_judgements(folder / "gold.jsonl", said)
     return folder

@@ -16,6 +16,7 @@ import pytest
 from commands import environment, run_assay
 
 import tiny_models
+from assay.curate.shards import create
 from assay.records import Judgement, Pair, Response, user
 from assay.replies import MOST_CUTS, ledger
 from assay.tables import Table
@@ -61,8 +62,7 @@ def pool(folder: Path, count: int) -> Path:
     wild = [
         Judgement(pair_id=p.id, better=Response.of(f"{2 * n}").id, by="ann", kind="wild") for n, p in enumerate(pairs)
     ]
-    Table(folder / "tables" / "pairs", Pair).write("all", pairs)
-    Table(folder / "tables" / "wild", Judgement).write("all", wild)
+    create(folder, pairs, wild)
     return folder
 
 

@@ -43,9 +43,9 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[Training]:
     calls: list[Training] = []
     real = training.train
 
-    def watched(folder: Path, config: Any, pairs: Streamed, gold: Sequence[Preference], say: Any) -> Any:
+    def watched(folder: Path, config: Any, pairs: Streamed, gold: Sequence[Preference], *more: Any) -> Any:
         calls.append(Training(folder.name, (folder / "training.json").exists(), pairs.labels.preferences(), gold))
-        return real(folder, config, pairs, gold, say)
+        return real(folder, config, pairs, gold, *more)
 
     monkeypatch.setattr(training, "train", watched)
     return calls

@@ -463,10 +463,7 @@ def test_the_shared_field_cases_end_as_their_readme_expects(tmp_path: Path) -> N
         assert report.pairs == pairs, (name, report.lines())
         assert report.rejected == (4 if name == "26-images-column" else 0)
         whole = [
-            m
-            for p, *_ in pools.occurrences(tmp_path / name)
-            for r in p.responses
-            for m in (*p.prompt, *r.messages)
+            m for p, *_ in pools.occurrences(tmp_path / name) for r in p.responses for m in (*p.prompt, *r.messages)
         ]
         assert any(m.tools for m in whole) == any(m.tool_calls for m in whole) == (name == "02-tool-calls")
         assert not any("{" in m.content for m in whole if m.role != "tool")

@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from assay.curate.verify import add_judgements, read_judgements
-from assay.records import Attributes, Judgement, Pair
+from assay.records import Attributes, Judgement
 from assay.tables import Table
 from batch_server import BatchProvider
 from field.in_process import assay
+from pools import pairs_in
 
 SHARED = Path(os.environ.get("ASSAY_SHARED_FIELD", Path(__file__).parents[3] / "shared" / "field"))
 Body = dict[str, Any]
@@ -143,7 +144,7 @@ def command(*line: object, times: int = 3) -> tuple[str, str]:
 
 def read(folder: Path) -> dict[str, set[str]]:
     """Case -> what its votes came to: right, wrong, or a problem."""
-    pairs = {p.id: p for p in Table(folder / "tables/pairs", Pair).read()}
+    pairs = {p.id: p for p in pairs_in(folder)}
     found: dict[str, set[str]] = {}
     for v in Table(folder / "tables/votes", Judgement).read():
         pair = pairs[v.pair_id]
@@ -175,7 +176,7 @@ def test_a_pair_on_which_the_judge_says_tie_ends_nothing(scripted: Any, tmp_path
     server = scripted(JSON)
     source = pool(tmp_path, ["plain", "tie"])
     gold = tmp_path / "gold.jsonl"
-    pairs = Table(source / "tables/pairs", Pair).read()
+    pairs = pairs_in(source)
     better = {p.id: next(r.id for r in p.responses if "GOOD" in r.text) for p in pairs}
     add_judgements(gold, [Judgement(pair_id=p, better=b, by="ann", kind="human") for p, b in better.items()])
     judge = ("--judge", f"m@{server.url}", "--gold", gold, *FAST)
@@ -214,9 +215,7 @@ def test_attributes_in_every_form(scripted: Any, tmp_path: Path) -> None:
     out, _ = command("attributes", source, "--server", f"m@{server.url}", "--out", tmp_path / "a", "--backoff-s", 0.01)
     assert "cut off at max_tokens" in out
     by = {a.pair_id: a.by for a in Table(tmp_path / "a/tables/attributes", Attributes).read()}
-    cases = {
-        p.id: re.findall(r"case: (\w+)", p.prompt[0].content)[0] for p in Table(source / "tables/pairs", Pair).read()
-    }
+    cases = {p.id: re.findall(r"case: (\w+)", p.prompt[0].content)[0] for p in pairs_in(source)}
     assert {cases[p]: b for p, b in by.items()} == {c: expected for c, (expected, _) in DESCRIBING.items()}
 
 

@@ -15,6 +15,7 @@ from in_process import assay
 from safetensors.torch import load_file, save_file
 
 import tiny_models
+from assay.curate.shards import create
 from assay.curate.verify import add_judgements
 from assay.records import Judgement, Pair, Response, assistant, user
 from assay.reward.scorer import load_scorer
@@ -147,7 +148,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pairs = [
         Pair.of((user(f"what of {i}?"),), Response.of(f"{i}, thank you"), Response.of(f"{i} or not")) for i in range(16)
     ]
-    Table(folder / "tables" / "pairs", Pair).write("all", pairs)
+    create(folder, pairs, [])
     good = {i: Response.of(f"{i}, thank you").id for i in range(16)}
     said = [Judgement(pair_id=p.id, better=good[n], by="ann", kind="human") for n, p in enumerate(pairs)]
     add_judgements(folder / "gold.jsonl", said)

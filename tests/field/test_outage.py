@@ -28,10 +28,10 @@ from assay.outage import Unreached
 from assay.recipes.asking import AskConfig
 from assay.recipes.best_of_n import best_of_n, chat_answers
 from assay.recipes.describing import AttributesConfig, describe
-from assay.recipes.flow import FlowConfig, prepare
+from assay.recipes.embedders import Encoder
+from assay.recipes.flow import FlowConfig, prepared
 from assay.recipes.judging import JudgeConfig, annotate
-from assay.recipes.pools import Pool
-from assay.records import Attributes, Case, Conversation, Judgement, Label, Pair, assistant, user
+from assay.records import Attributes, Case, Conversation, Judgement, Label, assistant, user
 from assay.run import Run
 from assay.tables import Table, read_shard, records
 from field import curation
@@ -123,7 +123,7 @@ def test_a_server_that_is_not_there_decides_nothing(tmp_path: Path, unbroken: tu
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
-    Table(folder / "tables" / "pairs", Pair).write("all", [curation.pair(n) for n in range(60)])
+    create(folder, [curation.pair(n) for n in range(60)], [])
     return folder
 
 

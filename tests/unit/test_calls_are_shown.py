@@ -8,10 +8,10 @@ from rich.console import Console
 from assay.curate.annotate import judge_request
 from assay.curate.attributes import attribute_request, conversation_text, message_text, response_text, rule_attributes
 from assay.curate.interchange import Format, entries, read, write
+from assay.curate.shards import create
 from assay.curate.turns import canonical
 from assay.records import Case, Message, Pair, Response, assistant, user
 from assay.show import show
-from assay.tables import Table
 
 TOOLS = canonical([{"type": "function", "function": {"name": "weather"}}])
 CALL = canonical([{"id": "c1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}])
@@ -47,7 +47,7 @@ def test_judges_and_describers_see_tools_calls_and_reasoning() -> None:
 
 
 def test_show_prints_them(tmp_path: Path) -> None:
-    Table(tmp_path / "tables" / "pairs", Pair).write("one", [PAIR])
+    create(tmp_path, [PAIR], [])
     console = Console(record=True, width=200)
     show(tmp_path, PAIR.id, console)
     printed = console.export_text()

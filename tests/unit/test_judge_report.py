@@ -48,9 +48,9 @@ def report() -> JudgeReport:
         {"judge": "llm:m", "answers": 8, "untold": 1, "tokens_in": 800, "tokens_out": 80, "cost": 0.3},
         {"judge": "llm:n", "answers": 8, "untold": 0, "tokens_in": 800, "tokens_out": 80, "cost": 0.0},
     ]
-    pairs = {p.id: p for p in PAIRS}
+    lengths = {p.id: {r.id: len(r.text) for r in p.responses} for p in PAIRS}
     merged = merge_votes(VOTES, "majority", GOLD)
-    return judge_report(VOTES, merged, "majority", pairs, {p.id: rule_attributes(p) for p in PAIRS[:3]}, GOLD, costs)
+    return judge_report(VOTES, merged, "majority", lengths, {p.id: rule_attributes(p) for p in PAIRS[:3]}, GOLD, costs)
 
 
 def test_agreement_and_coverage(report: JudgeReport) -> None:

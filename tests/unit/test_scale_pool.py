@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import scale_pool
 from scale_pool import Known, make
-from scale_rows import BAD
+from scale_rows import BAD, LAYOUTS
 from scale_words import MEASURED, Bank
 
 from assay.curate import pool
@@ -21,7 +21,7 @@ from assay.records import Message, Pair
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Known]:
     folder = tmp_path_factory.mktemp("scale") / "files"
-    return folder, make(folder, 3000, mean_bytes=600, seed=3, files=5)
+    return folder, make(folder, 3000, mean_bytes=600, seed=3)
 
 
 def turns(pair: Pair) -> tuple[Message, ...]:
@@ -51,9 +51,7 @@ def test_an_import_counts_what_the_generator_says(made: tuple[Path, Known], tmp_
     folder, known = made
     files = sorted(map(str, folder.glob("part-*.jsonl")))
     report = pool.add(files, tmp_path / "pool", say=lambda _: None)
-    assert [f.layout for f in report.files] == [
-        "chosen-rejected", "chosen-rejected", "chosen-rejected", "labelled", "chosen-rejected"
-    ]  # fmt: skip
+    assert [f.layout for f in report.files] == [*["chosen-rejected"] * 7, "labelled"]
     assert sum(f.rows for f in report.files) == known.rows == known.votes + known.malformed
     assert (report.pairs, report.rejected) == (known.votes, known.malformed)
     assert (report.repeated, report.contradicting) == (known.repeats, known.conflicts)
@@ -117,7 +115,7 @@ def test_near_duplicates_are_near_and_not_equal(
 
 def test_a_pool_is_a_function_of_its_arguments_whatever_came_before(tmp_path: Path) -> None:
     for name, seed in (("one", 7), ("other", 7), ("third", 8)):
-        make(tmp_path / name, 300, mean_bytes=250, seed=seed, files=4)
+        make(tmp_path / name, 300, mean_bytes=250, seed=seed)
     one, other, third = (
         [(f.name, f.read_bytes()) for f in sorted((tmp_path / n).iterdir())] for n in ("one", "other", "third")
     )
@@ -127,13 +125,21 @@ def test_a_pool_is_a_function_of_its_arguments_whatever_came_before(tmp_path: Pa
 
 def test_copies_lie_behind_the_next_batch_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scale_pool, "BATCH_BYTES", 2 * 250 * 70)
-    known = make(tmp_path / "files", 500, mean_bytes=250, seed=1, files=3)
+    known = make(tmp_path / "files", 500, mean_bytes=250, seed=1, layouts=LAYOUTS[:3])
     lines = [line for f in (tmp_path / "files").glob("part-*.jsonl") for line in f.read_text().splitlines()]
     assert known.pairs == 500
     assert len(lines) == known.rows
     files = [str(tmp_path / "files" / f"part-{n:02d}.jsonl") for n in range(3)]
     report = pool.add(files, tmp_path / "pool", say=lambda _: None)
     assert (report.pairs, report.repeated, report.rejected) == (known.votes, known.repeats, known.malformed)
+
+
+@pytest.mark.parametrize("layout", sorted(set(LAYOUTS)))
+def test_every_layout_alone(tmp_path: Path, layout: str) -> None:
+    known = make(tmp_path / "files", 200, mean_bytes=250, seed=2, layouts=[layout])
+    report = pool.add([str(tmp_path / "files" / "part-00.jsonl")], tmp_path / "pool", say=lambda _: None)
+    assert (report.pairs, report.repeated, report.rejected) == (known.votes, known.repeats, known.malformed)
+    assert report.contradicting == known.conflicts
 
 
 def test_words_are_as_frequent_as_real_ones_and_nearly_as_long() -> None:

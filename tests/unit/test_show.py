@@ -1,5 +1,6 @@
 """`assay show`: a pair is found by the beginning of its id, and everything that was said of it is printed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,8 +48,6 @@ def test_votes_of_a_later_import_are_there(tmp_path: Path) -> None:
     pool, pairs = small_pool(tmp_path / "pool", n=6, parts=1)
     later = wild(pairs[2], None, "later")
     pool.table("votes").write("0000-01", [later])
-    from dataclasses import replace
-
     replace(pool, shards=(*pool.shards, replace(pool.shards[0], name="0000-01", pairs=0, votes=1))).save()
     text = printed(tmp_path / "pool", pairs[2].id)
     assert "by=wild:later" in text
@@ -91,7 +90,7 @@ def test_a_contaminated_pair_is_found_and_says_why(tmp_path: Path) -> None:
 
 
 def test_only_the_row_group_of_the_pair_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pool, pairs = small_pool(tmp_path / "pool", n=30, parts=4)
+    _, pairs = small_pool(tmp_path / "pool", n=30, parts=4)
     read: list[tuple[str, object]] = []
     real = module.read_shard
 
@@ -104,7 +103,6 @@ def test_only_the_row_group_of_the_pair_is_read(tmp_path: Path, monkeypatch: pyt
     texts = [rows for url, rows in read if "/pairs/" in url]
     assert len(texts) == 1
     assert len(texts[0]) == 1  # type: ignore[arg-type]
-    del pool
 
 
 def test_what_is_not_one_pair_or_no_folder_of_pairs_is_told(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from assay.curate.attributes import rule_attributes
 from assay.curate.judge_page import markdown, sections
 from assay.curate.judge_report import judge_report
 from assay.curate.merging import Gold, Merge, merge_votes
+from assay.curate.shards import create
 from assay.recipes.guidance import _row
 from assay.recipes.judging import report
-from assay.records import Attributes, Judgement, Pair, Response, Truth, user
+from assay.records import Attributes, Judgement, Pair, Response, user
 from assay.tables import Table
 
 PAIRS = [Pair.of((user(f"Question {n}?"),), Response.of(f"one {n}"), Response.of(f"the other {n}")) for n in range(3)]
@@ -42,8 +43,8 @@ ATTRIBUTES = {p.id: rule_attributes(p) for p in PAIRS}
 
 def check(every: list[Judgement], gold: Gold, how: Merge) -> list[Judgement]:
     merged = merge_votes(every, how, gold)
-    pairs = {p.id: p for p in PAIRS}
-    told = judge_report(every, merged, how, pairs, ATTRIBUTES, gold)
+    sizes = {p.id: {r.id: len(r.text) for r in p.responses} for p in PAIRS}
+    told = judge_report(every, merged, how, sizes, ATTRIBUTES, gold)
     assert "judge" in markdown(sections(told))
     for judgement in merged:
         heard = {v.better for v in every if v.pair_id == judgement.pair_id and v.better}
@@ -80,12 +81,9 @@ def test_a_model_that_only_says_tie_has_no_verdict() -> None:
 
 def test_a_report_and_an_arm_of_ties_alone(tmp_path: Path) -> None:
     every = [v for p in PAIRS for v in votes(p, {"a": ("tie", "tie")})]
-    for name, record, rows in (
-        ("votes", Judgement, every), ("pairs", Pair, PAIRS),
-        ("attributes", Attributes, list(ATTRIBUTES.values())),
-        ("truth", Truth, [Truth(pair_id=p, better=b) for p, b in GOLD.better.items()]),
-    ):  # fmt: skip
-        Table(tmp_path / "tables" / name, record).write("all", rows)  # type: ignore[arg-type, type-var]
+    create(tmp_path / "pool", PAIRS, [], GOLD.better)
+    Table(tmp_path / "tables/votes", Judgement).write("00000000", every)
+    Table(tmp_path / "tables/attributes", Attributes).write("00000000", ATTRIBUTES.values())
     for how in MERGES:
         assert report(tmp_path, how).problems == {"llm:a": {"tie": 6}}
     judged = [[j for j in merge_votes(every, "majority", GOLD) if j.pair_id in GOLD.better]]

@@ -39,15 +39,19 @@ def pool_add(
     runs = engine_of(engine)
     try:
         report = pool.add(
-            list(sources), Place.of(out), layout=layout, name=name, fields=Fields.of(mapped, ignore), engine=runs, parts=parts
+            list(sources),
+            Place.of(out),
+            layout=layout,
+            name=name,
+            fields=Fields.of(mapped, ignore),
+            engine=runs,
+            parts=parts,
         )
     finally:
         runs.close()
     print(f"{report.pairs:,} pairs, {report.rejected:,} rejected ({out}/rejections) -> {out}")
     if not report.pairs:
-        raise AssayError(
-            f"no usable pair in {', '.join(sources)}; the reasons are above and in {out}/rejections"
-        )
+        raise AssayError(f"no usable pair in {', '.join(sources)}; the reasons are above and in {out}/rejections")
 
 
 def verify_pairs(

@@ -18,7 +18,7 @@ NAMES = ("run", "report")
 
 
 def attributes(
-    source: Positional[Path],
+    source: Positional[str],
     server: tuple[str, ...],
     out: Path,
     config: Annotated[AttributesConfig, Flat] = AttributesConfig(),  # noqa: B008
@@ -32,7 +32,7 @@ def attributes(
     (exit code 3), the same command goes on.
 
     Args:
-        source: A pool folder, a run folder, or a folder of published sets (see --sets).
+        source: A pool folder (or its URL in an object store), a run folder, or a folder of published sets (see --sets).
         server: MODEL@URL of OpenAI-compatible servers (https://HOST/v1); the key is $OPENAI_API_KEY.
         out: The folder of the attributes; `assay annotate --attributes` reads it.
         config: What shapes the answers.
@@ -56,7 +56,7 @@ def attributes(
 
 @app.command(name="run")
 def annotate_run(
-    source: Positional[Path],
+    source: Positional[str],
     judge: tuple[str, ...],
     out: Path,
     gold: tuple[Path, ...] = (),
@@ -72,7 +72,7 @@ def annotate_run(
     Killed or stopped by its budget (exit code 3), the same command goes on and asks nothing twice.
 
     Args:
-        source: A pool folder, a run folder, or a folder of published sets (see --sets).
+        source: A pool folder (or its URL in an object store), a run folder, or a folder of published sets (see --sets).
         judge: MODEL@URL of OpenAI-compatible servers (https://HOST/v1), all asked at once; the key is $OPENAI_API_KEY.
             MODEL@local: a model of this machine, read by which verdict it finds likelier (with --answers verdict).
         out: The folder of votes, judgements and report.
@@ -109,7 +109,7 @@ def annotate_report(folder: Positional[Path], merge: Merge = "majority") -> None
 
 
 def guidance(
-    source: Positional[Path],
+    source: Positional[str],
     judge: tuple[str, ...],
     out: Path,
     gold: tuple[Path, ...] = (),
@@ -122,7 +122,7 @@ def guidance(
     """Compare a judge without examples, with random gold examples and with the nearest ones, on the same gold pairs.
 
     Args:
-        source: A pool folder, a run folder, or a folder of published sets (see --sets).
+        source: A pool folder (or its URL in an object store), a run folder, or a folder of published sets (see --sets).
         judge: MODEL@URL of OpenAI-compatible servers, or MODEL@local (with --answers verdict).
         out: The folder of all arms; the same command goes on.
         gold: What people chose: files of judgements, or pools and runs whose labels are people's.

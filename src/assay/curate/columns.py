@@ -1,7 +1,7 @@
 """Judged pairs as columns: what an import makes of rows, without an object for each word of them.
 
-A `Columns` takes pairs one by one, as records or as plain texts, and gives them back as one Arrow table (`SCHEMA`): the text in
-the types of `Pair`, and beside it the ids, what the source says, and where the row stood.
+A `Columns` takes pairs one by one, as records or as plain texts, and gives them back as one Arrow table (`SCHEMA`): the
+text in the types of `Pair`, and beside it the ids, what the source says, and where the row stood.
 """
 
 from collections.abc import Mapping, Sequence

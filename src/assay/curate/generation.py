@@ -1,9 +1,9 @@
 """The second half of an import: what was laid down for a part of the pool becomes its next generation of shards.
 
 A part's new pairs (those that no earlier generation holds) are written once each, sorted by prompt and pair, with the index
-beside them; votes and origins keep every occurrence. All tables are sorted by all that is in them, so that neither the order of
-the files nor the pieces that they were read in can be seen in the bytes. A part whose text would not fit in memory is made in
-several shares, by the pair's id.
+beside them; votes and origins keep every occurrence. All tables are sorted by all that is in them, so that neither the
+order of the files nor the pieces that they were read in can be seen in the bytes. A part whose text would not fit in
+memory is made in several shares, by the pair's id.
 """
 
 import json
@@ -25,7 +25,8 @@ SHARE_BYTES = 1 << 28
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """The pairs of one part, or those of them whose id falls to `share` of `shares`: what a call of `gather` makes a shard of.
+    """The pairs of one part, or those of them whose id falls to `share` of `shares`: what a call of `gather` makes a
+    shard of.
 
     `segments` hold the part's rows, each with the name of its source and its file; `rejections` are written as they come.
     """

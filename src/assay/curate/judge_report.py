@@ -11,8 +11,11 @@ from typing import Any
 
 from assay.curate.agreement import Agreement, fleiss, rater_kappas
 from assay.curate.merging import Gold, verdicts
-from assay.records import Attributes, Judgement, Pair
+from assay.records import Attributes, Judgement
 from assay.statistics import interval, mean
+
+Lengths = Mapping[str, Mapping[str, int]]
+"""The characters of the last turn of both responses, by pair id and response id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,17 +86,26 @@ class JudgeReport:
 
 
 def judge_report(
-    votes: Sequence[Judgement], merged: Sequence[Judgement], merge: str, pairs: Mapping[str, Pair],
+    votes: Sequence[Judgement], merged: Sequence[Judgement], merge: str, lengths: Lengths,
     attributes: Mapping[str, Attributes], gold: Gold, costs: Sequence[Mapping[str, Any]] = (),
 ) -> JudgeReport:  # fmt: skip
-    """The report on raw `votes` and the judgements that they were merged to. `costs` are rows of `replies.ledger` with the
-    judge's name as `judge` and the price as `cost`."""
+    """The report on raw `votes` and the judgements that they were merged to.
+
+    Args:
+        votes: Of all judges.
+        merged: One for each pair.
+        merge: How they were merged.
+        lengths: Of the responses of every pair.
+        attributes: Of gold pairs, by pair id, as far as they are known.
+        gold: The better responses that are known, and the questions of all pairs.
+        costs: Rows of `replies.ledger` with the judge's name as `judge` and the price as `cost`.
+    """
     own = verdicts(votes)
     models = list(dict.fromkeys(v.by for v in votes))
-    look = _Look(pairs, gold)
+    look = _Look(lengths, gold)
     rows = [look.row(m, [v for v in own if v.by == m], [v for v in votes if v.by == m]) for m in models]
     together = look.row(f"merged: {merge}", merged, ())
-    longest = look.row("the longer response", [_longer(pairs[j.pair_id], j) for j in merged], ())
+    longest = look.row("the longer response", [_longer(lengths, j) for j in merged], ())
     return JudgeReport(
         merge=merge, votes=len(votes), gold=sum(j.pair_id in gold.better for j in merged),
         judges=(*rows, together, longest), parts=_parts(look, merged, attributes),
@@ -118,10 +130,10 @@ def reason(problem: str) -> str:
 
 
 class _Look:
-    """What all rows need: pairs, gold, and shares clustered by question."""
+    """What all rows need: lengths of responses, gold, and shares clustered by question."""
 
-    def __init__(self, pairs: Mapping[str, Pair], gold: Gold) -> None:
-        self.pairs, self.gold = pairs, gold
+    def __init__(self, lengths: Lengths, gold: Gold) -> None:
+        self.lengths, self.gold = lengths, gold
 
     def share(self, found: Iterable[tuple[str, bool]]) -> Share:
         """Of (pair id, whether it counts)."""
@@ -140,8 +152,9 @@ class _Look:
 
     def longer_wins(self, pair_id: str, better: str) -> bool | None:
         """Whether `better` is the longer response; None where both are equally long."""
-        one, other = (len(self.pairs[pair_id].response(i).text) for i in (better, self.pairs[pair_id].other(better)))
-        return None if one == other else one > other
+        told = self.lengths[pair_id]
+        other = sum(told.values()) - told[better]
+        return None if told[better] == other else told[better] > other
 
     def row(self, name: str, judged: Sequence[Judgement], votes: Sequence[Judgement]) -> JudgeRow:
         gold = self.gold.better
@@ -191,11 +204,11 @@ def _parts(look: _Look, merged: Sequence[Judgement], attributes: Mapping[str, At
     return {name: look.agreement(groups[name]) for name in sorted(groups)}
 
 
-def _longer(pair: Pair, judged: Judgement) -> Judgement:
-    one, other = pair.responses
-    longer = None if len(one.text) == len(other.text) else max(pair.responses, key=lambda r: len(r.text)).id
+def _longer(lengths: Lengths, judged: Judgement) -> Judgement:
+    told = lengths[judged.pair_id]
+    longer = None if len(set(told.values())) == 1 else max(told, key=lambda r: told[r])
     return Judgement(
-        pair_id=pair.id, better=longer, by="longer", kind="offline", problem="" if longer else "tie",
+        pair_id=judged.pair_id, better=longer, by="longer", kind="offline", problem="" if longer else "tie",
         confidence=1.0 if longer else 0.5,
     )  # fmt: skip
 

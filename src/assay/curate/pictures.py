@@ -104,7 +104,7 @@ def _decoded(value: str, whole: str) -> bytes:
 
 def resolved(row: Row, keep: Keep) -> Row:
     """`row` with a `Picture` in the place of every picture in its columns, its messages and their parts."""
-    if _COLUMNS.isdisjoint(row) and not any([isinstance(v, list | Mapping) for v in row.values()]):
+    if _COLUMNS.isdisjoint(row) and not any(isinstance(v, list | Mapping) for v in row.values()):
         return row
     named = [n for n in COLUMNS if row.get(n)]
     if len([n for n in named if n in _HELD]) > 1:

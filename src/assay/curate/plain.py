@@ -1,7 +1,8 @@
 """Rows of the two most frequent shapes, straight to columns: a chosen and a rejected text after a prompt, and two dialogues.
 
-What is made of a row here is exactly what `reading.readings` makes of it, at a fifth of the cost (a property test compares the
-two). A row with anything in it that needs a second look (marks, pictures, transcripts, other fields, tools) is left to that.
+What is made of a row here is exactly what `reading.readings` makes of it, at a fifth of the cost (a property test
+compares the two). A row with anything in it that needs a second look (marks, pictures, transcripts, other fields, tools)
+is left to that.
 """
 
 from collections.abc import Mapping
@@ -23,16 +24,18 @@ _READ = MEANING | TELLING | TWO_NAMES | _CHOSEN | frozenset(COLUMNS) | {"fields"
 """Every field that is looked at when a row of the layout chosen-rejected is read."""
 _TWICE = ("", "[", "{", "<")
 """How a text begins that may be blank, JSON, or in a chat template's marks."""
-_SAYS = {word: role for word, role in ROLES.items() if role in ("user", "assistant") and "call" not in word}
-_SAYS["system"] = "system"
+_SAYS: dict[str, str] = {w: r for w, r in ROLES.items() if r in ("user", "assistant") and "call" not in w} | {
+    "system": "system"
+}
 
 Turns = list[tuple[str, str]]
 Plan = tuple[str, str, str, bool, tuple[str, ...]]
-"""The names of prompt ("": none), chosen and rejected, whether fields tell a strength, and the fields that mean nothing."""
+"""The names of prompt ("": none), chosen and rejected, whether fields tell a strength, and the other fields."""
 
 
 class PlainRows:
-    """Reads rows of the layout chosen-rejected into `columns`; `taken` is False for a row that is left to the general way."""
+    """Reads rows of the layout chosen-rejected into `columns`; `taken` is False for a row that is left to the general
+    way."""
 
     def __init__(self, columns: Columns, max_field_chars: int) -> None:
         self._columns, self._longest = columns, max_field_chars
@@ -74,7 +77,7 @@ class PlainRows:
         if two is not None and two[0] != "messages" and len(prompts) < 2 and prompts not in (["history"], ["info"]):
             beside = known - {*two, *prompts}
             if beside <= TELLING and len(_CHOSEN & known) == 2:
-                free = tuple(n for n in names if n not in known)
+                free = tuple(n for n in names if n not in (*two, *prompts))
                 plan = (prompts[0] if prompts else "", *two, bool(beside), free)
         if len(self._plans) < 10_000:
             self._plans[names] = plan

@@ -1,9 +1,10 @@
 """`assay pool add`: any source of preferences becomes a generation of the pool's shards (`curate.shards`).
 
-Two phases, each a map over an engine: pieces of files are read and laid down by part (`spill`), then each part is gathered into
-shards (`generation`). All that is made until then lies in the pool's `importing`, under names that are a function of the
-content; what is there is done, so the same command goes on where a killed one stopped. The pool's manifest, replaced at the end,
-is what makes the import take effect. Every row ends as pairs or as a counted `Rejection`; nothing vanishes.
+Two phases, each a map over an engine: pieces of files are read and laid down by part (`spill`), then each part is
+gathered into shards (`generation`). All that is made until then lies in the pool's `importing`, under names that are a
+function of the content; what is there is done, so the same command goes on where a killed one stopped. The pool's
+manifest, replaced at the end, is what makes the import take effect. Every row ends as pairs or as a counted `Rejection`;
+nothing vanishes.
 """
 
 import json
@@ -202,8 +203,8 @@ def _noted(pool: Pool, known: Sequence[dict[str, Any]], part: Part, how: str) ->
     same = [note for note in known if note["content"] == part.key]
     if same and all(note["asked"] != how for note in same):
         raise AssayError(
-            f"{part.path or part.file}: is in the pool {pool.place} already, read as {same[0]['asked'] or same[0]['layout']}; "
-            "to read it in another way, make the pool anew in another folder"
+            f"{part.path or part.file}: is in the pool {pool.place} already, read as "
+            f"{same[0]['asked'] or same[0]['layout']}; to read it in another way, make the pool anew in another folder"
         )
     return next((note for note in same if note["asked"] == how), None)
 
@@ -292,8 +293,8 @@ def _planned(pool: Pool, files: Sequence[_File], reading: _Reading) -> Place:
         if held["generation"] == pool.generations:
             other = ", ".join(f"{source} ({file})" for _, source, file, _ in held["files"][:3])
             raise AssayError(
-                f"{pool.place}: the import of {other}{', ...' if len(held['files']) > 3 else ''} was cut off (or is going on): "
-                f"give the same command again to finish it, or remove {folder} to drop it; then import other files"
+                f"{pool.place}: the import of {other}{', ...' if len(held['files']) > 3 else ''} was cut off (or is going "
+                f"on): give the same command again to finish it, or remove {folder} to drop it; then import other files"
             )
     _leftovers(pool)
     (folder / "plan.json").write_text(json.dumps(plan))

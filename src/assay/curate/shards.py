@@ -23,6 +23,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 import polars as pl
+import pyarrow as pa
 
 from assay.errors import AssayError
 from assay.records import Judgement, Origin, Pair, Rejection, Truth, digest
@@ -75,9 +76,9 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """A pool folder as its manifest says it is. `generations` counts the imports that took effect, `repeats` the rows that
-    repeat a pair, `conflicts` the pairs for which sources prefer different responses; `chosen` says that only some pairs are `askable` (all of these may enter
-    stage 1), `knows` that the better response of some pairs is known (`truth`)."""
+    """A pool folder as its manifest says it is. `generations` counts the imports that took effect, `repeats` counts the
+    rows that repeat a pair, `conflicts` the pairs for which sources prefer different responses; `chosen` says that only
+    some pairs are `askable` (all of these may enter stage 1), `knows` that the better response of some is known."""
 
     place: Place
     parts: int
@@ -175,37 +176,49 @@ def create(
     for j in said:
         if j.better is not None:
             sides.setdefault(j.pair_id, set()).add(j.better)
-    shards, work = [], []
-    for part in sorted(set(at.values())):
-        here = [p for p in rows if at[p.id] == part]
-        told = [j for j in said if at.get(j.pair_id) == part]
-        true = [Truth(pair_id=p.id, better=known[p.id]) for p in here if p.id in known]
-        name = f"{part:04d}-00"
-        index = [Indexed.of(p, p.id not in not_askable) for p in here]
-        shards.append(Shard(
-            name=name, part=part, pairs=len(here), votes=len(told), chars=sum(i.chars for i in index),
-            content=digest([[i.pair_id, i.askable] for i in index]), said=said_digest(
-                pl.DataFrame(pl.from_arrow(to_arrow(Judgement, told))), pl.DataFrame(pl.from_arrow(to_arrow(Truth, true)))
-            ),
-        ))  # fmt: skip
-        work.append((name, {
-            "pairs": to_arrow(Pair, here), "index": to_arrow(Indexed, index), "votes": to_arrow(Judgement, told),
-            "truth": to_arrow(Truth, true),
-        }))  # fmt: skip
+    work = [
+        shard_of(f"{part:04d}-00", part, [p for p in rows if at[p.id] == part], known,
+                 [j for j in said if at.get(j.pair_id) == part], not_askable)
+        for part in sorted(set(at.values()))
+    ]  # fmt: skip
     pool = Pool(
-        place=place, parts=parts, shards=tuple(shards), repeats=repeats, chosen=bool(not_askable),
+        place=place, parts=parts, shards=tuple(shard for shard, _ in work), repeats=repeats, chosen=bool(not_askable),
         knows=bool(known), conflicts=sum(len(s) > 1 for s in sides.values()),
     )  # fmt: skip
     if (place / "pool.json").exists():
         if Pool.open(place) != pool:
             raise AssayError(f"{place}: holds another pool ({changed(Pool.open(place), pool)}); use another folder")
         return pool
-    for name, tables in work:
-        for table, rows_ in tables.items():
-            if rows_.num_rows:
-                write_shard(place / table / f"{name}.parquet", rows_)
+    for shard, tables in work:
+        put(place, shard, tables)
     pool.save()
     return pool
+
+
+def shard_of(
+    name: str, part: int, pairs: Sequence[Pair], truth: Mapping[str, str], votes: Sequence[Judgement] = (),
+    not_askable: AbstractSet[str] = frozenset(),
+) -> tuple[Shard, dict[str, pa.Table]]:  # fmt: skip
+    """A shard of pairs that fit in memory (sorted by prompt and pair), and its tables by name; see `create`."""
+    true = [Truth(pair_id=p.id, better=truth[p.id]) for p in pairs if p.id in truth]
+    index = [Indexed.of(p, p.id not in not_askable) for p in pairs]
+    tables = {
+        "pairs": to_arrow(Pair, pairs), "index": to_arrow(Indexed, index), "votes": to_arrow(Judgement, votes),
+        "truth": to_arrow(Truth, true),
+    }  # fmt: skip
+    said = said_digest(pl.DataFrame(pl.from_arrow(tables["votes"])), pl.DataFrame(pl.from_arrow(tables["truth"])))
+    shard = Shard(
+        name=name, part=part, pairs=len(pairs), votes=len(votes), chars=sum(i.chars for i in index),
+        content=digest([[i.pair_id, i.askable] for i in index]), said=said,
+    )  # fmt: skip
+    return shard, tables
+
+
+def put(place: Place, shard: Shard, tables: Mapping[str, pa.Table]) -> None:
+    """Write the tables of a shard that have rows."""
+    for name, table in tables.items():
+        if table.num_rows:
+            write_shard(place / name / f"{shard.name}.parquet", table)
 
 
 def said_digest(votes: pl.DataFrame, truth: pl.DataFrame | None = None) -> str:

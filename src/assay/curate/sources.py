@@ -115,20 +115,26 @@ def _part(source: str, path: Path, file: str) -> Part:
                 at, number = at + len(block), number + block.count(b"\n")
     except OSError as error:
         raise AssayError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
-    pieces: tuple[Callable[[], Iterator[Cell | Flaw]], ...] = (partial(rows, path),)
-    if at > PIECE and _kind(path) not in (".csv", ".tsv") and plain_lines(path):
-        ends = [*(start for start, _ in cuts[1:]), at]
-        pieces = tuple(
-            partial(lines_from, path, start, end, first)
-            for (start, first), end in zip(cuts, ends, strict=True)
-            if start < end
-        )
-    elif at > PIECE:
-        pieces = _row_groups(path) or pieces
     return Part(
-        source=source, file=file, key=content.hexdigest()[:16], rows=partial(rows, path), pieces=pieces, path=str(path),
+        source=source, file=file, key=content.hexdigest()[:16], rows=partial(rows, path), path=str(path),
+        pieces=(_pieces(path, cuts, at) if at > PIECE else ()) or (partial(rows, path),),
         chars=at * _UNPACKED.get(path.suffix, 1),
     )  # fmt: skip
+
+
+def _pieces(path: Path, cuts: list[tuple[int, int]], size: int) -> tuple[Callable[[], Iterator[Cell | Flaw]], ...]:
+    """Readers of a large file's pieces; `cuts` are offsets at which lines begin, with their numbers. None where it has
+    none."""
+    with path.open("rb") as stream:
+        head = stream.read(64)
+    if head.startswith(b"PAR1"):
+        return _row_groups(path)
+    binary = (b"ARROW1", b"\xff\xff\xff\xff", *_FOREIGN)
+    if head.startswith(binary) or path.suffix == ".parquet" or _kind(path) in (".csv", ".tsv") or not plain_lines(path):
+        return ()
+    ends = [*(start for start, _ in cuts[1:]), size]
+    spans = zip(cuts, ends, strict=True)
+    return tuple(partial(lines_from, path, start, end, first) for (start, first), end in spans if start < end)
 
 
 def _row_groups(path: Path) -> tuple[Callable[[], Iterator[Cell | Flaw]], ...]:

@@ -1,8 +1,9 @@
 """The first half of an import: the rows of a file, or of a piece of one, read and laid down by part of the pool.
 
-A call of `spill` reads one piece and leaves files of segments (Arrow streams, one for each part of the pool, end to end) and,
-last, a note with their places and with what became of the rows: that the note is there says that the piece is done. Rows of one
-response each go to buckets by their prompt; `pair_up` makes the pairs of a bucket, when all pieces of the file are done.
+A call of `spill` reads one piece and leaves files of segments (Arrow streams, one for each part of the pool, end to end)
+and, last, a note with their places and with what became of the rows: that the note is there says that the piece is done.
+Rows of one response each go to buckets by their prompt; `pair_up` makes the pairs of a bucket, when all pieces of the
+file are done.
 """
 
 import base64
@@ -45,10 +46,11 @@ _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """What one call reads, and how: `rows()` begins it; `layout` is a name ("": none was found); `strict`: it was named by hand.
+    """What one call reads, and how: `rows()` begins it; `layout` is a name ("": none was found); `strict`: it was named
+    by hand.
 
-    `name` is a function of the content of the file, of how it is read, and of which piece of it this is. `folder` is where the
-    names of pictures are looked for, `images` the pool's folder of them (None: the pool keeps none).
+    `name` is a function of the content of the file, of how it is read, and of which piece of it this is. `folder` is
+    where the names of pictures are looked for, `images` the pool's folder of them (None: the pool keeps none).
     """
 
     name: str
@@ -67,8 +69,8 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """Rows of one kind ("pairs", "rejections", "lone") and one part (or bucket) in a file: where they are in it, how many, the
-    bytes that they take in memory, and the checksum of their bytes."""
+    """Rows of one kind ("pairs", "rejections", "lone") and one part (or bucket) in a file: where they are in it, how
+    many, the bytes that they take in memory, and the checksum of their bytes."""
 
     kind: str
     part: int
@@ -90,7 +92,8 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """What became of a piece: rows read, pairs and ties made, "field reason" of rejections with their number, and segments."""
+    """What became of a piece: rows read, pairs and ties made, "field reason" of rejections with their number, and
+    segments."""
 
     source: str
     file: str
@@ -185,18 +188,17 @@ class _Sink:
 
     def _lone(self, read: Lone) -> None:
         rated = read.rated
-        tagged: list[object] = []
+        value, wrong = "", ""
+        marks = _Marks()
         try:
-            value = json.dumps(
-                [rated.row, rated.response, rated.score], default=lambda v: tagged.append(v) or _tagged(v)
-            )
+            value = json.dumps([rated.row, rated.response, rated.score], default=marks)
         except RecursionError:
+            wrong = "is too deeply nested"
+        if value.count(r'"\u0000picture"') + value.count(r'"\u0000bytes"') > marks.made:
+            wrong = "contains a null byte"
+        if wrong:
             self.rows += 1
-            self._reject(read.row, "", "is too deeply nested", "")
-            return
-        if value.count(_MARKED[0]) + value.count(_MARKED[1]) > sum(isinstance(v, Picture | bytes) for v in tagged):
-            self.rows += 1
-            self._reject(read.row, "", "contains a null byte", value)
+            self._reject(read.row, "", wrong, value)
             return
         self.lone.append((digest([read.layout, rated.prompt_key]), read.row, read.layout, value))
         self.lone_chars += len(value)
@@ -275,24 +277,29 @@ def _stream(table: pa.Table) -> pa.Buffer:
     return sink.getvalue()
 
 
-_MARKED = (r'"\u0000picture"', r'"\u0000bytes"')
+class _Marks:
+    """What JSON does not have: pictures and bytes as an object with a key of our own (`made` counts them), else its text."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def __call__(self, value: object) -> object:
+        if not isinstance(value, Picture | bytes):
+            return str(value)
+        self.made += 1
+        if isinstance(value, Picture):
+            return {"\0picture": value.id}
+        return {"\0bytes": base64.b64encode(value).decode()}
 
 
-def _tagged(value: object) -> object:
-    """What JSON does not have: pictures and bytes as an object with a key that no column has, all else as its text."""
-    if isinstance(value, Picture):
-        return {"\0picture": value.id}
-    return {"\0bytes": base64.b64encode(value).decode()} if isinstance(value, bytes) else str(value)
-
-
-def _untagged(value: dict[str, Any]) -> Any:
+def _unmarked(value: dict[str, Any]) -> Any:
     if len(value) == 1 and "\0picture" in value:
         return Picture(value["\0picture"])
     return base64.b64decode(value["\0bytes"]) if len(value) == 1 and "\0bytes" in value else value
 
 
 def _rated(row: dict[str, Any]) -> Rated:
-    value, response, score = json.loads(row["value"], object_hook=_untagged)
+    value, response, score = json.loads(row["value"], object_hook=_unmarked)
     return Rated(prompt_key=row["prompt"], row=value, response=response, score=score)
 
 

@@ -1,14 +1,15 @@
 """Language models as a command uses them: servers or local, named, priced, within a budget, heard of while they work."""
 
+import dataclasses
 import json
 import threading
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from rich import box
 from rich.console import Console
@@ -29,6 +30,7 @@ LOCAL = "local"
 """MODEL@local is a model of this machine instead of a server's."""
 
 Model: TypeAlias = "Server | LocalJudge"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +208,12 @@ def spending(models: Sequence["Model"]) -> list[dict[str, Any]]:
 
 
 def estimates(
-    models: Sequence["Model"], requests: Callable[["Model"], Sequence[Request]]
+    models: Sequence["Model"], parts: Iterable[T], requests: Callable[["Model", T], Sequence[Request]]
 ) -> list[tuple[str, Estimate]]:
-    return [(model.name, model.estimate(requests(model))) for model in models]
+    """What each model would be asked over all parts, of which one is in memory at a time."""
+    found: dict[str, list[Estimate]] = {model.name: [] for model in models}
+    for part in parts:
+        for model in models:
+            found[model.name].append(model.estimate(requests(model, part)))
+    names = [f.name for f in dataclasses.fields(Estimate)]
+    return [(m, Estimate(**{n: sum(getattr(e, n) for e in told) for n in names})) for m, told in found.items()]

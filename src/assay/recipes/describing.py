@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from assay.chat import ChatConfig
+from assay.chat import ChatConfig, Request
 from assay.curate.attributes import AttributesProblem, ask_ahead, attribute_request, rule_attributes, shared_attributes
 from assay.curate.judge_report import reason
 from assay.errors import AssayError
@@ -28,7 +28,8 @@ from assay.recipes.asking import (
     show_estimate,
     spending,
 )
-from assay.recipes.sources import read_material
+from assay.recipes.judging import lowest, pictures
+from assay.recipes.sources import Shelf, Where, read_material
 from assay.records import Attributes, Pair, digest
 from assay.run import Run
 
@@ -60,17 +61,16 @@ class _Kept:
 
 
 def describe(
-    source: Path, out: Path, named: Sequence[str], config: AttributesConfig, asking: AskConfig, *,
+    source: Where, out: Path, named: Sequence[str], config: AttributesConfig, asking: AskConfig, *,
     sets: Sequence[str] = (), dry_run: bool = False, console: Console | None = None,
 ) -> dict[str, Any] | None:  # fmt: skip
     """Describe the pairs of `source`, dealt out over the servers; a dry run says what it would cost and asks nothing.
 
     Returns counts: pairs, by whom they were described, problems by reason, and the cost of each server.
     """
-    pairs = list(read_material(source, sets=sets).pairs.values())
-    order = sorted(pairs, key=lambda p: digest(["target", p.id]))[: config.limit or None]
-    images = source / "images" if (source / "images").is_dir() else None
-
+    pairs = read_material(source, sets=sets).pairs
+    order = lowest(pairs.rows, config.limit)["pair_id"].to_list()
+    images = pictures(source)
     if any(name.endswith(f"@{LOCAL}") for name in named):
         raise AssayError(f"--server: a model @{LOCAL} can judge, not describe; give MODEL@URL")
     configs = chat_configs(
@@ -80,24 +80,34 @@ def describe(
         with tempfile.TemporaryDirectory() as place:
             cache = out / "replies.sqlite"
             asked = chats(configs, cache if cache.exists() else Path(place) / "none.sqlite", batch=asking.batches)
-            dealt = {c.name: [p for p in order if int(p.id[:8], 16) % len(asked) == n] for n, c in enumerate(asked)}
-            rows = estimates(asked, lambda c: [attribute_request(p) for p in dealt[c.name]])
-            show_estimate(rows, console or Console(highlight=False))
+            number = {c.name: n for n, c in enumerate(asked)}
+
+            def requests(model: Model, part: Sequence[Pair]) -> list[Request]:
+                return [attribute_request(p) for p in part if int(p.id[:8], 16) % len(asked) == number[model.name]]
+
+            parts = (list(pairs.of(order[at : at + SHARD]).values()) for at in range(0, len(order), SHARD))
+            show_estimate(estimates(asked, parts, requests), console or Console(highlight=False))
         return None
-    told = {"n": len(order), "digest": digest([p.id for p in order])}
+    told = {"n": len(order), "digest": digest(order)}
     kept = _Kept(
         servers=tuple(c.name for c in configs if isinstance(c, ChatConfig)), pairs=told,
         config=replace(config, max_tokens=first_limit(out, config.max_tokens)),
     )  # fmt: skip
     with closing(Run(out, kept, console)) as run:
         models = chats(configs, out / "replies.sqlite", asking.budget, asking.batches)
-        return _describe(run, models, order, config, asking.batch_requests if asking.batch else 0)
+        return _describe(run, models, pairs, order, config, asking.batch_requests if asking.batch else 0)
 
 
 def _describe(
-    run: Run, models: Sequence[Model], pairs: Sequence[Pair], config: AttributesConfig, together: int = 0
+    run: Run,
+    models: Sequence[Model],
+    texts: Shelf[Pair],
+    pairs: Sequence[str],
+    config: AttributesConfig,
+    together: int = 0,
 ) -> dict[str, Any]:
-    """`together`: how many pairs are asked about at once, before their shards are made of the kept replies (0: a shard)."""
+    """`pairs`: their ids, in the order in which they lie on disk; `together`: how many are asked about at once, before their
+    shards are made of the kept replies (0: a shard)."""
     table, failures = run.table("attributes", Attributes), run.table("problems", AttributesProblem)
     progress = Progress(run.say, models, "pairs described")
     progress.total = len(pairs)
@@ -105,10 +115,11 @@ def _describe(
     if together:
         left = [p for s in range(0, len(pairs), SHARD) if not table.done(f"{s:08}") for p in pairs[s : s + SHARD]]
         for at in range(0, len(left), together):
-            ask_ahead(models, left[at : at + together])
+            ask_ahead(models, list(texts.of(left[at : at + together]).values()))
     for start in range(0, len(pairs), SHARD):
-        part, shard = pairs[start : start + SHARD], f"{start:08}"
+        shard = f"{start:08}"
         if not table.done(shard):
+            part = list(texts.of(pairs[start : start + SHARD]).values())
             try:
                 found, problems = shared_attributes(models, part)
             except Unreached as failed:
@@ -120,12 +131,13 @@ def _describe(
                 failures.write(shard, problems)
             rest = [rule_attributes(p) for p in part if p.id not in found] if config.rules else []
             table.write(shard, [*found.values(), *rest])
-        progress.done += len(part)
+        progress.done += min(SHARD, len(pairs) - start)
     run.say(progress.line(time.monotonic()))
     if losses:
         raise Unreached(losses)
     told = Counter(f"{p.by}: {reason(p.problem)}" for p in failures.stream())
+    by = Counter(b for shard in table.shards() for b in table.frame(shard, columns=["by"])["by"])
     return {
-        "pairs": len(pairs), "by": dict(Counter(a.by for a in table.stream()).most_common()),
+        "pairs": len(pairs), "by": dict(by.most_common()),
         "problems": dict(told.most_common()), "costs": spending(models),
     }  # fmt: skip

@@ -17,12 +17,14 @@ from rich.console import Console
 from assay.curate.judge_page import Section, markdown, page, show
 from assay.curate.judge_report import JudgeReport, Share, steady
 from assay.curate.offline import gold_vote_judge
+from assay.curate.shards import Pool
 from assay.curate.verify import read_judgements
 from assay.errors import AssayError
 from assay.recipes.asking import AskConfig
 from assay.recipes.embedders import EmbedderConfig, load_embedder
-from assay.recipes.judging import Examples, JudgeConfig, annotate
-from assay.records import Case, Judgement, Pair, Truth
+from assay.recipes.judging import Examples, JudgeConfig, annotate, lengths
+from assay.recipes.sources import Where
+from assay.records import Case, Judgement
 from assay.run import environment, jsonable
 from assay.statistics import interval, mean, paired
 from assay.tables import Table, write_text
@@ -70,7 +72,7 @@ class Guidance:
 
 
 def compare(
-    source: Path, out: Path, judges: Sequence[str], gold: Sequence[Path], config: JudgeConfig, asking: AskConfig,
+    source: Where, out: Path, judges: Sequence[str], gold: Sequence[Path], config: JudgeConfig, asking: AskConfig,
     *, sets: Sequence[str] = (), attributes: Path | None = None, seeds: Sequence[int] = (0,),
     console: Console | None = None,
 ) -> Guidance:  # fmt: skip
@@ -102,15 +104,15 @@ def _compared(
     folders: Mapping[tuple[str, int], Path], judge: str, seeds: tuple[int, ...], embedder: EmbedderConfig
 ) -> Guidance:
     first = folders["nearest", seeds[0]]
-    pairs = {p.id: p for p in Table(first / "tables" / "pairs", Pair).stream()}
-    gold = {t.pair_id: t.better for t in Table(first / "tables" / "truth", Truth).stream()}
-    questions = {p: pair.question_id for p, pair in pairs.items()}
+    pool = Pool.open(first / "pool")
+    gold = dict(pool.table("truth").frame(columns=["pair_id", "better"]).iter_rows())
+    questions = dict(pool.table("index").frame(columns=["pair_id", "question_id"]).iter_rows())
     verdicts: dict[str, list[list[Judgement]]] = {
         str(arm): [_verdicts(folders[arm, seed]) for seed in seeds] for arm in ARMS
     }
     cases = Table(first / "tables" / "cases", Case).read()
     verdicts[OFFLINE] = [gold_vote_judge(load_embedder(embedder))(cases)]
-    verdicts[LONGER] = [[_longer(pair) for pair in pairs.values()]]
+    verdicts[LONGER] = [[_longer(p, told) for p, told in lengths(pool).items()]]
     votes: dict[str, list[list[Judgement]]] = {
         arm: [Table(folders[arm, seed] / "tables" / "votes", Judgement).read() for seed in seeds] for arm in ARMS
     }
@@ -121,7 +123,7 @@ def _compared(
         for other, one in (*combinations(ARMS, 2), (OFFLINE, "nearest"), (LONGER, "nearest"))
     )
     return Guidance(
-        judge=judge, pairs=len(pairs), questions=len(set(questions.values())), seeds=seeds, arms=rows,
+        judge=judge, pairs=len(questions), questions=len(set(questions.values())), seeds=seeds, arms=rows,
         differences=differences,
     )  # fmt: skip
 
@@ -130,10 +132,9 @@ def _verdicts(folder: Path) -> list[Judgement]:
     return read_judgements(folder / "judgements.jsonl")
 
 
-def _longer(pair: Pair) -> Judgement:
-    one, other = sorted(pair.responses, key=lambda r: len(r.text))
-    better = None if len(one.text) == len(other.text) else other.id
-    return Judgement(pair_id=pair.id, better=better, by=LONGER, kind="offline", problem="" if better else "tie")
+def _longer(pair_id: str, told: Mapping[str, int]) -> Judgement:
+    better = None if len(set(told.values())) == 1 else max(told, key=lambda r: told[r])
+    return Judgement(pair_id=pair_id, better=better, by=LONGER, kind="offline", problem="" if better else "tie")
 
 
 def _credit(told: Sequence[Sequence[Judgement]], gold: Mapping[str, str]) -> dict[str, float]:

@@ -2,22 +2,25 @@
 
     pairs, gold -> attributes -> nearest gold examples -> votes, shard by shard -> merge -> report
 
-The folder holds its own pairs, attributes and gold, so that the report needs nothing else. A gold pair that is judged never
-sees an example of its own question: else agreement with gold would be flattered.
+The folder holds what is judged, with its gold, as a pool of its own (`pool/`), and attributes, cases and votes as tables, so
+that the report needs nothing else. The text of one part of the pairs is in memory at a time, and that of gold. A gold pair
+that is judged never sees an example of its own question: else agreement with gold would be flattered.
 """
 
 import json
 import random
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -27,7 +30,8 @@ from assay.curate.attributes import attribute_text, rule_attributes
 from assay.curate.judge_page import markdown, page, sections, show
 from assay.curate.judge_report import JudgeReport, judge_report
 from assay.curate.merging import Gold, Merge, merge_votes
-from assay.curate.retrieve import Index
+from assay.curate.retrieve import nearest_gold
+from assay.curate.shards import Pool, Shard, put, shard_of
 from assay.errors import AssayError
 from assay.outage import Loss, Unreached
 from assay.recipes.asking import (
@@ -44,13 +48,16 @@ from assay.recipes.asking import (
     spending,
 )
 from assay.recipes.embedders import EmbedderConfig, load_embedder
-from assay.recipes.sources import Material, read_material
-from assay.records import Attributes, Case, Example, Judgement, Pair, Truth, digest
+from assay.recipes.sources import Given, Where, read_material
+from assay.records import Attributes, Case, Embedder, Example, Judgement, Pair, digest
 from assay.run import Run, environment, jsonable
-from assay.tables import Table, plain, write_text
+from assay.store import Place
+from assay.tables import Table, plain, stream_shard, write_text
 
 SHARD = 250
 """Pairs that are judged before their votes are written as one shard; replies are on disk at once."""
+PREPARED = 10 * SHARD
+"""Pairs whose cases are made at a time: a shard of the folder's pool."""
 
 Examples = Literal["nearest", "random", "none"]
 
@@ -98,7 +105,7 @@ class Kept:
 
 
 def annotate(
-    source: Path, out: Path, judges: Sequence[str], gold: Sequence[Path], config: JudgeConfig, asking: AskConfig,
+    source: Where, out: Path, judges: Sequence[str], gold: Sequence[Path], config: JudgeConfig, asking: AskConfig,
     *, merge: Merge = "majority", attributes: Path | None = None, sets: Sequence[str] = (), dry_run: bool = False,
     replies: Path | None = None, console: Console | None = None,
 ) -> JudgeReport | None:  # fmt: skip
@@ -107,9 +114,9 @@ def annotate(
     `replies` is a cache that several folders share (default: one in `out`). Raises BudgetSpent when the budget ends; the
     same call with a larger one goes on.
     """
-    material = read_material(source, gold, attributes, sets)
-    chosen = targets(material, config)
-    images = source / "images" if (source / "images").is_dir() else None
+    given = read_material(source, gold, attributes, sets)
+    chosen = targets(given, config)
+    images = pictures(source)
     if config.answers != "verdict" and any(j.endswith(f"@{LOCAL}") for j in judges):
         raise AssayError(f"a judge @{LOCAL} gives its verdict alone: add --answers verdict")
     configs = chat_configs(
@@ -119,42 +126,82 @@ def annotate(
         with tempfile.TemporaryDirectory() as place:
             cache = replies or out / "replies.sqlite"
             asked = chats(configs, cache if cache.exists() else Path(place) / "none.sqlite", batch=asking.batches)
-            cases = guided(material, chosen, config, None)
-            show_estimate(estimates(asked, lambda c: _requests(c, cases, config)), console or Console(highlight=False))
+            guide = Guide.of(given, config)
+            parts = (guide.cases(part) for part in _parts(chosen))
+            show_estimate(estimates(asked, parts, partial(_requests, config)), console or Console(highlight=False))
         return None
-    kept = keeps_to(material, chosen, configs, replace(config, max_tokens=first_limit(out, config.max_tokens)))
+    _check_layout(out)
+    kept = keeps_to(given, chosen, configs, replace(config, max_tokens=first_limit(out, config.max_tokens)))
     with closing(Run(out, kept, console)) as run:
         asked = chats(configs, replies or out / "replies.sqlite", asking.budget, asking.batches)
-        cases = _prepared(run, material, chosen, config)
+        done = run.once("prepared", lambda: _prepared(run, given, chosen, config))
+        seen = done["examples"] / done["pairs"]
+        run.say(f"{done['pairs']:,} pairs to judge, {done['gold']:,} of them gold, {seen:.1f} examples each")
         if asking.batch:
-            _in_batches(run, asked, cases, config, asking.batch_requests)
-        _vote(run, asked, cases, config)
+            _in_batches(run, asked, len(chosen), config, asking.batch_requests)
+        _vote(run, asked, len(chosen), config)
         return report(out, merge, asked)
 
 
-def targets(material: Material, config: JudgeConfig) -> list[str]:
-    """The ids of the pairs to judge, in an order that their content alone decides."""
-    ids = [p for p in material.pairs if config.pairs == "all" or (p in material.gold) == (config.pairs == "gold")]
-    fit = [p for p in ids if _fits(material.pairs[p], config)]
-    if not fit:
+def pictures(source: Where) -> Path | None:
+    """Where the pictures of a pool are, if it has any."""
+    place = Place.of(source)
+    return place.path / "images" if place.path is not None and (place.path / "images").is_dir() else None
+
+
+def _check_layout(folder: Path) -> None:
+    """Raise AssayError for a folder of an earlier version, which held its pairs in a table."""
+    if (folder / "tables" / "pairs").is_dir():
         raise AssayError(
-            f"no pairs to judge: {len(ids):,} of the kind '{config.pairs}', {len(fit):,} of them short enough"
+            f"{folder}: an earlier version of Assay made this folder, in another layout; use another --out (with the "
+            f"replies of {folder}/replies.sqlite copied there, nothing is asked twice)"
         )
-    order = sorted(fit, key=lambda p: digest(["target", p]))
-    return order[: config.limit or None]
 
 
-def keeps_to(
-    material: Material, chosen: Sequence[str], judges: Sequence[ChatConfig | LocalName], config: JudgeConfig
-) -> Kept:
+def targets(given: Given, config: JudgeConfig) -> pl.DataFrame:
+    """The pairs to judge (columns of `sources.PAIRS`), in the order in which they lie on disk; which ones, where there is a
+    limit, their content alone decides."""
+    ids = pl.Series(list(given.gold), dtype=pl.String)
+    rows = given.pairs.rows
+    if config.pairs != "all":
+        rows = rows.filter(pl.col("pair_id").is_in(ids.implode()) == (config.pairs == "gold"))
+    fit = rows.filter(_fits(config))
+    if not len(fit):
+        raise AssayError(
+            f"no pairs to judge: {len(rows):,} of the kind '{config.pairs}', {len(fit):,} of them short enough"
+        )
+    return lowest(fit, config.limit)
+
+
+def lowest(rows: pl.DataFrame, limit: int) -> pl.DataFrame:
+    """At most `limit` rows (0: all), drawn by content, in the order in which they lie on disk."""
+    if limit and limit < len(rows):
+        rank = pl.Series([digest(["target", p]) for p in rows["pair_id"]])
+        rows = rows.with_columns(rank=rank).sort("rank").head(limit).drop("rank")
+    return rows.sort("file", "row")
+
+
+def _fits(config: JudgeConfig) -> pl.Expr:
+    return pl.col("chars") <= config.max_chars if config.max_chars else pl.lit(True)
+
+
+def _parts(chosen: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    return (chosen[at : at + PREPARED] for at in range(0, len(chosen), PREPARED))
+
+
+def keeps_to(given: Given, chosen: pl.DataFrame, judges: Sequence[ChatConfig | LocalName], config: JudgeConfig) -> Kept:
     """Who judges what, by content: the same folder goes on with nothing else."""
-    attributes = [plain(a) for _, a in sorted(material.attributes.items())]
     guided = config.guidance == "nearest" and config.examples
+    shown = [*chosen["pair_id"], *given.gold]
+    told = sorted(
+        digest(plain(a)) for at in range(0, len(shown), PREPARED)
+        for a in given.attributes.of(shown[at : at + PREPARED]).values()
+    )  # fmt: skip
     return Kept(
         judges=tuple(c.name if isinstance(c, ChatConfig) else f"{c.model}@{LOCAL} {_whose(c.model)}" for c in judges),
-        pairs={"n": len(chosen), "digest": digest(list(chosen))},
-        gold={"n": len(material.gold), "digest": digest(sorted(material.gold.items()))},
-        attributes={"n": len(attributes), "digest": digest(attributes)},
+        pairs={"n": len(chosen), "digest": digest(chosen["pair_id"].to_list())},
+        gold={"n": len(given.gold), "digest": digest(sorted(given.gold.items()))},
+        attributes={"n": len(told), "digest": digest(told)},
         embedder=_whose(config.embedder) if guided else "", config=config,
     )  # fmt: skip
 
@@ -167,113 +214,122 @@ def _whose(model: str) -> str:
     return whose(model)
 
 
-def _fits(pair: Pair, config: JudgeConfig) -> bool:
-    messages = (*pair.prompt, *(m for r in pair.responses for m in r.messages))
-    return not config.max_chars or sum(len(m.content) for m in messages) <= config.max_chars
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guide:
+    """Gold examples that judges may be shown, and how they are chosen. `vectors` (n, d) where the nearest are shown."""
+
+    given: Given
+    config: JudgeConfig
+    embed: Embedder | None
+    examples: tuple[Example, ...]
+    vectors: NDArray[np.float16]
+
+    @staticmethod
+    def of(given: Given, config: JudgeConfig) -> "Guide":
+        """Read, and embed, the gold that may be shown: what is short enough."""
+        few = given.pairs.rows.filter(_fits(config))["pair_id"]
+        ids = sorted(given.gold.keys() & set(few)) if config.guidance != "none" and config.examples else []
+        pairs = given.pairs.of(ids)
+        known = described(given, pairs)
+        embed = load_embedder(config) if config.guidance == "nearest" and ids else None
+        texts = [attribute_text(pairs[g], known[g]) for g in ids] if embed else []
+        return Guide(
+            given=given, config=config, embed=embed,
+            examples=tuple(Example(pair=pairs[g], attributes=known[g], better=given.gold[g]) for g in ids),
+            vectors=embed(texts).astype(np.float16) if embed else np.zeros((0, 1), np.float16),
+        )  # fmt: skip
+
+    def cases(self, chosen: pl.DataFrame) -> list[Case]:
+        """The chosen pairs with their gold examples, in order."""
+        pairs = self.given.pairs.of(chosen["pair_id"])
+        known = described(self.given, pairs)
+        targets = [pairs[i] for i in chosen["pair_id"]]
+        shown = self._nearest(targets, known) if self.embed else [self._drawn(t) for t in targets]
+        return [
+            Case(pair=t, attributes=known[t.id], examples=tuple(self.examples[r] for r in rows))
+            for t, rows in zip(targets, shown, strict=True)
+        ]
+
+    def _question(self, target: Pair) -> str:
+        """The question of which no example is shown: a gold pair's own."""
+        return target.question_id if target.id in self.given.gold else ""
+
+    def _drawn(self, target: Pair) -> list[int]:
+        order = list(range(len(self.examples)))
+        random.Random(digest(["examples", self.config.seed, target.id])).shuffle(order)
+        own = self._question(target)
+        free = (n for n in order if self.examples[n].pair.question_id != own)
+        return list(islice(free, self.config.examples))
+
+    def _nearest(self, targets: Sequence[Pair], known: Mapping[str, Attributes]) -> list[list[int]]:
+        assert self.embed is not None
+        vectors = self.embed([attribute_text(t, known[t.id]) for t in targets]).astype(np.float16)
+        questions = [e.pair.question_id for e in self.examples]
+        own = [self._question(t) for t in targets]
+        return nearest_gold(vectors, self.vectors, self.config.examples, own, questions)
 
 
-def guided(material: Material, chosen: Sequence[str], config: JudgeConfig, vectors: Path | None) -> list[Case]:
-    """The cases of the chosen pairs with their gold examples; `vectors`: where embeddings are kept."""
-    known = dict(material.attributes)
-    gold = sorted(p for p in material.gold if _fits(material.pairs[p], config))
-    for pair_id in {*chosen, *gold} - known.keys():
-        known[pair_id] = rule_attributes(material.pairs[pair_id])
-    shown: Mapping[str, Sequence[str]] = {}
-    if config.guidance == "random" and config.examples:
-        shown = {t: _drawn(material, t, gold, config) for t in chosen}
-    elif config.guidance == "nearest" and config.examples and gold:
-        shown = _nearest(material, known, chosen, gold, config, vectors)
-    examples = {g: Example(pair=material.pairs[g], attributes=known[g], better=material.gold[g]) for g in gold}
-    return [
-        Case(pair=material.pairs[t], attributes=known[t], examples=tuple(examples[g] for g in shown.get(t, ())))
-        for t in chosen
-    ]
+def described(given: Given, pairs: Mapping[str, Pair]) -> dict[str, Attributes]:
+    """The attributes of some pairs: those that are known, else by rules."""
+    known = given.attributes.of(pairs)
+    return known | {i: rule_attributes(p) for i, p in pairs.items() if i not in known}
 
 
-def _may_guide(material: Material, target: str, example: str) -> bool:
-    if target == example:
-        return False
-    return target not in material.gold or material.pairs[target].question_id != material.pairs[example].question_id
-
-
-def _drawn(material: Material, target: str, gold: Sequence[str], config: JudgeConfig) -> list[str]:
-    order = list(gold)
-    random.Random(digest(["examples", config.seed, target])).shuffle(order)
-    return [g for g in order if _may_guide(material, target, g)][: config.examples]
-
-
-def _nearest(
-    material: Material, known: Mapping[str, Attributes], chosen: Sequence[str], gold: Sequence[str],
-    config: JudgeConfig, path: Path | None,
-) -> dict[str, list[str]]:  # fmt: skip
-    texts = {p: attribute_text(material.pairs[p], known[p]) for p in dict.fromkeys((*chosen, *gold))}
-    vectors = _vectors(texts, config, path)
-    most = max(Counter(material.pairs[g].question_id for g in gold).values())
-    index = Index.of(vectors, gold)
-    rows, _ = index.nearest(np.stack([vectors[t] for t in chosen]), config.examples + most)
-    near = ((t, [index.ids[r] for r in row]) for t, row in zip(chosen, rows, strict=True))
-    return {t: [g for g in ids if _may_guide(material, t, g)][: config.examples] for t, ids in near}
-
-
-def _vectors(texts: Mapping[str, str], config: EmbedderConfig, path: Path | None) -> dict[str, NDArray[np.float32]]:
-    if path is None or not path.exists():
-        vectors = load_embedder(config)(list(texts.values()))
-        if path is None:
-            return dict(zip(texts, vectors, strict=True))
-        beside = path.with_name("vectors.tmp.npz")
-        np.savez(beside, ids=np.array(list(texts)), vectors=vectors)
-        beside.replace(path)
-    with np.load(path) as saved:
-        return dict(zip(saved["ids"].tolist(), saved["vectors"], strict=True))
-
-
-def _requests(chat: Model, cases: Sequence[Case], config: JudgeConfig) -> list[Any]:
+def _requests(config: JudgeConfig, chat: Model, cases: Sequence[Case]) -> list[Any]:
     samples = range(config.samples)
     return [judge_request(c, chat.name, s, config.seed, config.answers)[0] for c in cases for s in samples]
 
 
-def _prepared(run: Run, material: Material, chosen: Sequence[str], config: JudgeConfig) -> list[Case]:
-    """The cases, made once: what was judged is in the folder, whatever becomes of the source."""
-    table = run.table("cases", Case)
-    cases = table.once("all", lambda: guided(material, chosen, config, run.folder / "vectors.npz"))
-    if [c.pair.id for c in cases] != list(chosen):
-        raise AssayError(f"{run.folder}: the pairs of the source have changed since it was begun; use another --out")
-    run.table("pairs", Pair).once("all", lambda: [c.pair for c in cases])
-    run.table("attributes", Attributes).once("all", lambda: [c.attributes for c in cases])
-    judged = set(chosen)
-    run.table("truth", Truth).once(
-        "all", lambda: [Truth(pair_id=p, better=b) for p, b in material.gold.items() if p in judged]
-    )
-    seen = sum(len(c.examples) for c in cases) / len(cases)
-    run.say(
-        f"{len(cases):,} pairs to judge, {len(judged & material.gold.keys()):,} of them gold, {seen:.1f} examples each"
-    )
-    return cases
+def _prepared(run: Run, given: Given, chosen: pl.DataFrame, config: JudgeConfig) -> dict[str, Any]:
+    """Make pool, attributes and cases of the folder: what was judged is in it, whatever becomes of the source."""
+    cases, attributes = run.table("cases", Case), run.table("attributes", Attributes)
+    place, guide, shards, examples = Place.of(run.folder) / "pool", None, list[Shard](), 0
+    for number, part in enumerate(_parts(chosen)):
+        names = [f"{number * PREPARED + at:08}" for at in range(0, len(part), SHARD)]
+        if not all(attributes.done(n) for n in names):
+            guide = guide or Guide.of(given, config)
+            made = guide.cases(part)
+            for at, name in zip(range(0, len(part), SHARD), names, strict=True):
+                cases.once(name, lambda some=made[at : at + SHARD]: some)  # type: ignore[misc]
+                attributes.once(name, lambda some=made[at : at + SHARD]: [c.attributes for c in some])  # type: ignore[misc]
+        told = [c for name in names for c in cases.stream(name)]
+        examples += sum(len(c.examples) for c in told)
+        pairs = sorted((c.pair for c in told), key=lambda p: (p.prompt_id, p.id))
+        shard, tables = shard_of(f"0000-{number:02d}", 0, pairs, given.gold)
+        put(place, shard, tables)
+        shards.append(shard)
+    gold = len(given.gold.keys() & set(chosen["pair_id"]))
+    Pool(place=place, parts=1, shards=tuple(shards), knows=gold > 0).save()
+    return {"pairs": len(chosen), "gold": gold, "examples": examples}
 
 
-def _in_batches(run: Run, models: Sequence[Model], cases: Sequence[Case], config: JudgeConfig, most: int) -> None:
+def _cases(run: Run, start: int) -> list[Case]:
+    return run.table("cases", Case).read(f"{start:08}")
+
+
+def _in_batches(run: Run, models: Sequence[Model], pairs: int, config: JudgeConfig, most: int) -> None:
     """Ask for the votes of many shards at once, as a batch takes hours however small it is; the shards are made of the
     kept replies then."""
     table = run.table("votes", Judgement)
     Progress(run.say, models, "pairs judged")
-    starts = [s for s in range(0, len(cases), SHARD) if not table.done(f"{s:08}")]
+    starts = [s for s in range(0, pairs, SHARD) if not table.done(f"{s:08}")]
     together = max(1, most // (SHARD * config.samples))
     for at in range(0, len(starts), together):
-        part = [c for s in starts[at : at + together] for c in cases[s : s + SHARD]]
+        part = [c for s in starts[at : at + together] for c in _cases(run, s)]
         ask_ahead(models, part, samples=config.samples, seed=config.seed, form=config.answers)
 
 
-def _vote(run: Run, models: Sequence[Model], cases: Sequence[Case], config: JudgeConfig) -> None:
+def _vote(run: Run, models: Sequence[Model], pairs: int, config: JudgeConfig) -> None:
     """Every shard of votes that is not there yet. Raises Unreached at the end where servers left votes of some shard
     unanswered, which are then not done, and at once where a server is silent."""
     table = run.table("votes", Judgement)
     progress = Progress(run.say, models, "pairs judged")
-    progress.total = len(cases)
+    progress.total = pairs
     losses: list[Loss] = []
-    for start in range(0, len(cases), SHARD):
-        part = cases[start : start + SHARD]
+    for start in range(0, pairs, SHARD):
         shard = f"{start:08}"
         if not table.done(shard):
+            part = _cases(run, start)
             try:
                 table.write(
                     shard, llm_votes(models, part, samples=config.samples, seed=config.seed, form=config.answers)
@@ -283,7 +339,7 @@ def _vote(run: Run, models: Sequence[Model], cases: Sequence[Case], config: Judg
                 if failed.silent:
                     break
                 continue
-        progress.done += len(part)
+        progress.done += min(SHARD, pairs - start)
     run.say(progress.line(time.monotonic()))
     if losses:
         raise Unreached(losses)
@@ -291,22 +347,36 @@ def _vote(run: Run, models: Sequence[Model], cases: Sequence[Case], config: Judg
 
 def report(folder: Path, merge: Merge, models: Sequence[Model] | None = None) -> JudgeReport:
     """Merge the votes that lie in `folder`, write judgements.jsonl and the report as JSON, Markdown and HTML."""
+    _check_layout(folder)
     votes = Table(folder / "tables" / "votes", Judgement).read()
     if not votes:
         raise AssayError(f"{folder}: no votes here; make them with: assay annotate run")
-    pairs = {p.id: p for p in Table(folder / "tables" / "pairs", Pair).stream()}
-    known = {a.pair_id: a for a in Table(folder / "tables" / "attributes", Attributes).stream()}
-    better = {t.pair_id: t.better for t in Table(folder / "tables" / "truth", Truth).stream()}
-    gold = Gold(better=better, questions={p: pair.question_id for p, pair in pairs.items()})
+    pool = Pool.open(folder / "pool")
+    better = dict(pool.table("truth").frame(columns=["pair_id", "better"]).iter_rows())
+    index = pool.table("index").frame(columns=["pair_id", "question_id"])
+    known = read_material(folder).attributes.of(better)
+    gold = Gold(better=better, questions=dict(index.iter_rows()))
     merged = merge_votes(votes, merge, gold)
     costs = _costs(folder, models)
-    found = judge_report(votes, merged, merge, pairs, known, gold, costs)
+    found = judge_report(votes, merged, merge, lengths(pool), known, gold, costs)
     write_text(folder / "judgements.jsonl", "".join(json.dumps(plain(j)) + "\n" for j in merged))
     about = environment()
     write_text(folder / "report.json", json.dumps({"environment": about, **jsonable(found)}, indent=2) + "\n")
     tables = sections(found)
     write_text(folder / "report.md", markdown(tables))
     write_text(folder / "report.html", page(tables, f"LLM judges: {folder.name}", about))
+    return found
+
+
+def lengths(pool: Pool) -> dict[str, dict[str, int]]:
+    """The characters of the last turn of both responses of every pair, by pair id and response id."""
+    last = pl.element().struct.field("messages").list.last().struct.field("content").str.len_chars()
+    found: dict[str, dict[str, int]] = {}
+    for name in (s.name for s in pool.shards if s.pairs):
+        ids = pool.table("index").frame(name, columns=["pair_id", "first", "second"])
+        texts = (pl.DataFrame(pl.from_arrow(t)) for t in stream_shard(pool.table("pairs").file(name), ["responses"]))
+        sizes = pl.concat([t.select(pl.col("responses").list.eval(last)) for t in texts])["responses"]
+        found |= {p: {a: n, b: m} for (p, a, b), (n, m) in zip(ids.iter_rows(), sizes, strict=True)}
     return found
 
 

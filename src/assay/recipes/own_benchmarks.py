@@ -7,10 +7,10 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow.parquet as pq
 
 from assay.bench.benchmark import Benchmark
@@ -18,14 +18,15 @@ from assay.bench.reward import BENCHMARKS, find_data
 from assay.curate import pool
 from assay.curate.dialogues import RowError
 from assay.curate.layouts import Preferred, named
-from assay.curate.settle import settle
+from assay.curate.material import VOTES, pool_in
+from assay.curate.settle import settle_frame
 from assay.curate.sources import Part, find
 from assay.curate.texts import Flaw
 from assay.curate.verify import read_judgements
 from assay.errors import AssayError
-from assay.recipes.pools import check_whole
-from assay.records import Judgement, Pair, Preference, Truth
-from assay.tables import Table, build
+from assay.records import Judgement, Pair, Preference
+from assay.store import Place
+from assay.tables import build, read_shard, records, to_arrow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +51,8 @@ def own_set(source: Path, layout: str = "", name: str = "") -> OwnSet:
     with what was found, and for labels that can be read in two ways.
     """
     left, parts = Counter[str](), dict[str, str]()
-    if (source / "tables" / "pairs").is_dir():
-        check_whole(source)
-        pairs = {p.id: p for p in Table(source / "tables" / "pairs", Pair).stream()}
-        found = _decided(pairs, _of_pool(source), left)
+    if any((source / name).exists() for name in ("pool.json", "material.json", "pool", "importing", "tables/pairs")):
+        found = _of_pool(source, left)
     elif exported(source):
         stored = _of_export(source)
         found = list({p.pair_id: p for p in stored}.values())
@@ -123,19 +122,37 @@ def _weight(votes: int, confidence: float) -> float:
     return votes * (2 * confidence - 1) or 1.0
 
 
-def _of_pool(folder: Path) -> Opinions:
-    """What is known of the better response of each pair of a pool: the truth, else what `settle` makes of all that was said,
-    as in training."""
-    opinions: Opinions = {}
-    said: dict[str, list[Judgement]] = {}
-    tables = (Table(folder / "tables" / name, Judgement).stream() for name in ("wild", "judgements"))
-    for judgement in (*chain.from_iterable(tables), *read_judgements(folder / "judgements.jsonl")):
-        said.setdefault(judgement.pair_id, []).append(judgement)
-    for pair_id, judgements in said.items():
-        opinions[pair_id] = [(settle(judgements, "bench").chosen, 1.0)]
-    for truth in Table(folder / "tables" / "truth", Truth).stream():
-        opinions[truth.pair_id] = [(truth.better, 1.0)]
-    return opinions
+UNDECIDED, UNSAID = "pairs that are ties, or on which nobody decided", "pairs without a label"
+
+
+def _of_pool(folder: Path, left: Counter[str]) -> list[Preference]:
+    """The pairs of a pool or run whose better response is known: by the truth, else by what `settle` makes of all that was
+    said, as in training. Votes and texts of one part are read at a time; pairs without a label are counted in `left`."""
+    pool, run = pool_in(Place.of(folder))
+    told = pl.DataFrame(pl.from_arrow(to_arrow(Judgement, read_judgements(folder / "judgements.jsonl"))))
+    index = pool.table("index")
+    rows = (
+        [(s.part, s.pairs, s.frame(["pair_id", "row"])) for s in run.slices] if run is not None
+        else [(s.part, pool.table("pairs").file(s.name), index.frame(s.name, columns=["pair_id"]).with_row_index("row"))
+              for s in pool.shards if s.pairs]
+    )  # fmt: skip
+    found: list[Preference] = []
+    for number in sorted({part for part, _, _ in rows}):
+        here = [(file, frame) for part, file, frame in rows if part == number]
+        ids = pl.concat([frame["pair_id"] for _, frame in here])
+        own = told.filter(pl.col("pair_id").is_in(ids.implode())).select(VOTES)
+        labels = settle_frame(pl.concat([pool.votes(number, VOTES), own]), "bench").select("pair_id", "chosen")
+        truth = pool.votes(number, table="truth").unique("pair_id", keep="any")
+        for file, frame in here:
+            known = frame.join(truth, on="pair_id", how="left").join(
+                labels.with_columns(said=True), on="pair_id", how="left"
+            ).with_columns(better=pl.coalesce("better", "chosen")).sort("row")  # fmt: skip
+            left[UNSAID] += int(known.filter(pl.col("better").is_null() & pl.col("said").is_null()).height)
+            left[UNDECIDED] += int(known.filter(pl.col("better").is_null() & pl.col("said").is_not_null()).height)
+            sure = known.filter(pl.col("better").is_not_null())
+            pairs = records(Pair, read_shard(file, rows=sure["row"].to_numpy()))
+            found += (p.preferring(better) for p, better in zip(pairs, sure["better"], strict=True))
+    return found
 
 
 def _of_files(source: Path, layout: str, left: Counter[str]) -> tuple[Opinions, dict[str, Pair], dict[str, str]]:
@@ -175,7 +192,7 @@ def _decided(pairs: dict[str, Pair], opinions: Opinions, left: Counter[str]) -> 
         elif one:
             left["pairs whose labels contradict each other"] += 1
         else:
-            left["pairs that are ties, or on which nobody decided" if said else "pairs without a label"] += 1
+            left[UNDECIDED if said else UNSAID] += 1
     return found
 
 
