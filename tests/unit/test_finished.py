@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from numpy.typing import NDArray
 
 import small_material as small
+from assay import tables
 from assay.curate import views
 from assay.curate.material import Material
 from assay.curate.pool import add
 from assay.curate.prepare import bare
 from assay.curate.shards import Pool, create
-from assay.curate.views import LabelSet, drawn
+from assay.curate.views import LabelSet, drawn, label_set
 from assay.engine import Cores, Here
 from assay.errors import AssayError
 from assay.recipes import finished, sweep
@@ -329,3 +331,24 @@ def test_a_sweep_trains_each_point_once(run: Path, tmp_path: Path, monkeypatch: 
     note.write_text(json.dumps(json.loads(note.read_text()) | {"said": "0" * 32}))
     with pytest.raises(AssayError, match=r"another config .inputs.raw.digest"):
         sweep.sweep(tmp_path / "other", tmp_path / "sweep", config)
+
+
+def test_views_of_many_row_groups_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text is read a row group at a time, and only those groups that hold a labelled pair."""
+    monkeypatch.setattr(tables, "GROUP_BYTES", 1_500)
+    said = [j for n, j in enumerate(small.votes(small.PAIRS)) if n % 7 == 0 or n < 20]
+    create(tmp_path / "pool", small.PAIRS, said, parts=2)
+    with tables.opened(Place.of(tmp_path / "pool/pairs/0000-00.parquet")) as shard:
+        assert shard.num_row_groups > 5
+    export(tmp_path / "pool", tmp_path / "out", "raw")
+    pairs = {p.id: p for p in small.PAIRS}
+    assert exported(tmp_path / "out") == {j.pair_id: pairs[j.pair_id].preferring(str(j.better)) for j in said}
+
+
+def test_a_label_of_a_foreign_response_is_no_view(tmp_path: Path) -> None:
+    labels = labels_of(pool(tmp_path / "pool"), "raw", Place.of(tmp_path / "tables"))
+    wrong = label_set(
+        labels.material, labels.place, "wrong", lambda s: labels.of(s).with_columns(chosen=pl.lit("0" * 32))
+    )
+    with pytest.raises(AssayError, match="chooses a response that the pair does not have"):
+        wrong.folder()

@@ -241,6 +241,15 @@ def test_votes_and_strengths_reach_the_labels(tmp_path: Path) -> None:
     assert labels[pairs[2].id].chosen == pairs[2].other(original[pairs[2].id])
 
 
+def test_a_shard_without_pairs_for_stage_2_is_settled_too(tmp_path: Path) -> None:
+    material = small.material(tmp_path, split=replace(small.SPLIT, stage1_share=0.9999))
+    assert material.size("stage2") == 0
+    result = settled(tmp_path / "run", material, Judges(lambda _: "http"))
+    assert rows(result) == {}
+    assert fates(f for _, f in result.frames()) == {}
+    assert len(result.labels) == 3
+
+
 def test_rewards_are_made_once_for_both_models(tmp_path: Path) -> None:
     material, best, gold = small.material(tmp_path), Draws("best"), Draws("gold")
     result = settled(tmp_path / "run", material, Judges(), best, gold)
