@@ -51,7 +51,7 @@ def own_set(source: Path, layout: str = "", name: str = "") -> OwnSet:
     with what was found, and for labels that can be read in two ways.
     """
     left, parts = Counter[str](), dict[str, str]()
-    if any((source / name).exists() for name in ("pool.json", "material.json", "pool", "importing", "tables/pairs")):
+    if any((source / name).exists() for name in ("pool.json", "material.json", "pool/pool.json", "importing", "tables/pairs")):
         found = _of_pool(source, left)
     elif exported(source):
         stored = _of_export(source)
