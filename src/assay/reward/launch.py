@@ -46,6 +46,7 @@ SHARD = 16_384
 def train_view(
     folder: Path, config: TrainConfig, view: Path | Place | Sequence[Preference], gold: Path | Sequence[Preference], *,
     processes: int = 1, say: Callable[[str], None] = lambda _: None, trackers: Sequence[str] = (),
+    identity: dict[str, Any] | None = None,
 ) -> Trained:  # fmt: skip
     """Train on the pairs of a folder of Parquet preferences; returns at once when `folder` holds that training.
 
@@ -57,12 +58,14 @@ def train_view(
         processes: On how many processes of this machine; it changes rounding only, and may change when a training goes on.
         say: Takes a line of progress.
         trackers: Names that Accelerate knows ("tensorboard", "wandb", ...).
+        identity: What the training is (`identity_of`), where the caller has it already.
 
     Raises AssayError for what `train` refuses, for more processes than devices, and where a process dies.
     """
     world = check_processes(processes)
     if world > 1:
-        crew.call({"folder": folder, "config": config, "view": view, "gold": gold, "trackers": tuple(trackers)})
+        same = {"folder": folder, "config": config, "view": view, "gold": gold, "trackers": tuple(trackers)}
+        crew.call({**same, "identity": identity})
     with tempfile.TemporaryDirectory(prefix="assay-") as place:
         if isinstance(view, Sequence):
             if not view:
@@ -74,8 +77,8 @@ def train_view(
         forget()  # scorers hold memory of the device
         pairs = ParquetPairs(view)
         if processes == 1 or world > 1:
-            return train(folder, config, pairs, chosen, say, trackers)
-        identity = identity_of(config, pairs, chosen)
+            return train(folder, config, pairs, chosen, say, trackers, identity)
+        identity = identity or identity_of(config, pairs, chosen)
         done = Training(folder, identity, HOLDS)
         if done.finished() is None:
             told = {
