@@ -1,24 +1,27 @@
 """Append-only Parquet tables: one folder per table, one file per shard, the record's dataclass as the schema.
 
-A shard appears whole or not at all (written beside, synced, renamed), so its presence is its done-marker: a killed
-stage starts again at the first shard that is missing. Nothing edits a shard.
+A shard appears whole or not at all (`store`), so its presence is its done-marker: a killed stage starts again at the first
+shard that is missing. Nothing edits a shard. Row groups are bounded by bytes, so that a shard of any size is read in parts,
+and every page carries a checksum, which is verified: a damaged file is an error, never other numbers.
 """
 
 import dataclasses
-import os
 import shutil
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from assay.errors import AssayError
 from assay.records import LATER
+from assay.store import Place
+from assay.store import replace as replace
 
 T = TypeVar("T")
 _SCALARS: dict[object, pa.DataType] = {
@@ -97,31 +100,113 @@ def check(hint: Any, value: Any, name: str = "row") -> None:
         raise TypeError(f"{name} is too large")
 
 
+GROUP_BYTES = 1 << 24
+"""A row group holds at most about this many bytes (uncompressed)."""
+
+
+def arrow_schema(record: type) -> pa.Schema:
+    """The columns of a record's table."""
+    return pa.schema([(name, arrow_type(h)) for name, h in _hints(record).items()])
+
+
+def write_shard(file: Place, table: pa.Table) -> None:
+    """Write a table as one Parquet file, which appears whole. Equal tables give equal bytes."""
+    rows = max(1, min(1 << 20, GROUP_BYTES * table.num_rows // max(1, table.nbytes)))
+    file.put(lambda path: pq.write_table(
+        table, path, row_group_size=rows, compression="zstd", write_page_checksum=True, store_schema=True
+    ))  # fmt: skip
+
+
+def read_shard(file: Place, columns: Sequence[str] | None = None, rows: Any = None) -> pa.Table:
+    """A Parquet file's rows, or those of the numbers `rows` (ascending) of it, a row group in memory at a time."""
+    return pa.concat_tables([part for _, part in _groups(file, columns, rows)] or [_empty(file, columns)])
+
+
+def stream_shard(file: Place, columns: Sequence[str] | None = None, rows: Any = None) -> Iterator[pa.Table]:
+    """`read_shard`, a row group at a time, those without a wanted row left out."""
+    return (part for _, part in _groups(file, columns, rows))
+
+
+def _groups(file: Place, columns: Sequence[str] | None, rows: Any) -> Iterator[tuple[int, pa.Table]]:
+    """(number of the first row, rows) of each row group."""
+    wanted = None if rows is None else np.asarray(rows)
+    with opened(file) as shard:
+        start = 0
+        for group in range(shard.num_row_groups):
+            size = shard.metadata.row_group(group).num_rows
+            here = None if wanted is None else wanted[(wanted >= start) & (wanted < start + size)] - start
+            if here is None or len(here):
+                try:
+                    part = shard.read_row_group(group, None if columns is None else list(columns))
+                except (OSError, pa.ArrowException) as error:
+                    raise AssayError(f"{file}: damaged: row group {group} cannot be read ({error})") from error
+                yield start, part if here is None else part.take(pa.array(here))
+            start += size
+
+
+def _empty(file: Place, columns: Sequence[str] | None) -> pa.Table:
+    with opened(file) as shard:
+        table = shard.schema_arrow.empty_table()
+        return table if columns is None else table.select(list(columns))
+
+
+def opened(file: Place) -> pq.ParquetFile:
+    """The Parquet file. Raises AssayError where it is none."""
+    try:
+        return pq.ParquetFile(file.open(), page_checksum_verification=True)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise AssayError(f"{file}: not a readable Parquet shard ({error})") from error
+
+
+def records(record: type[T], table: pa.Table) -> list[T]:
+    """The rows of an Arrow table as records."""
+    return [build(record, row) for row in table.to_pylist()]
+
+
+def to_arrow(record: type[T], rows: Iterable[T]) -> pa.Table:
+    """Records as an Arrow table."""
+    return pa.Table.from_pylist([plain(r) for r in rows], schema=arrow_schema(record))
+
+
+def frame_to_arrow(record: type, frame: pl.DataFrame) -> pa.Table:
+    """A frame with the columns of a record, as its table; a column that the frame lacks is the field's default."""
+    schema = arrow_schema(record)
+    given = {f.name: f.default for f in dataclasses.fields(record) if f.name not in frame.columns}
+    filled = frame.with_columns(**{
+        name: pl.lit([] if default == () else default) for name, default in given.items()
+    }) if given else frame  # fmt: skip
+    return filled.select(schema.names).to_arrow().cast(schema)
+
+
 class Table(Generic[T]):
-    """The rows of one record type under one folder.
+    """The rows of one record type under one folder, which may lie in an object store.
 
     Example: Table(run_folder / "tables/labels", Label).write("stage1-it0", labels)
     """
 
-    def __init__(self, folder: Path, record: type[T]) -> None:
-        self.folder, self.record = folder, record
-        self.schema = pa.schema([(name, arrow_type(h)) for name, h in _hints(record).items()])
+    def __init__(self, folder: Path | Place, record: type[T]) -> None:
+        self.folder, self.record = Place.of(folder), record
+        self.schema = arrow_schema(record)
+
+    def file(self, shard: str) -> Place:
+        return self.folder / f"{shard}.parquet"
 
     def done(self, shard: str) -> bool:
-        return self._path(shard).exists()
+        return self.file(shard).exists()
 
-    def shards(self) -> list[str]:
-        return sorted(p.stem for p in self.folder.glob("*.parquet"))
+    def shards(self, start: str = "") -> list[str]:
+        """The names of all shards, or of those that begin with `start`."""
+        return [n.removesuffix(".parquet") for n in self.folder.names(".parquet") if n.startswith(start)]
 
     def write(self, shard: str, rows: Iterable[T]) -> int:
         """Write one shard at once and return its row count. Raises AssayError when the shard is already there."""
+        return self.put(shard, to_arrow(self.record, rows))
+
+    def put(self, shard: str, table: pa.Table) -> int:
+        """`write` for rows that are columns already."""
         if self.done(shard):
-            raise AssayError(f"{self._path(shard)}: this shard is already written, and tables are append-only")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        table = pa.Table.from_pylist([plain(r) for r in rows], schema=self.schema)
-        beside = self._path(shard).with_suffix(f".{os.getpid()}.tmp")
-        pq.write_table(table, beside, compression="zstd")
-        replace(beside, self._path(shard))
+            raise AssayError(f"{self.file(shard)}: this shard is already written, and tables are append-only")
+        write_shard(self.file(shard), table.select(self.schema.names).cast(self.schema))
         return int(table.num_rows)
 
     def once(self, shard: str, make: Callable[[], Iterable[T]]) -> list[T]:
@@ -135,40 +220,28 @@ class Table(Generic[T]):
         return list(self.stream(*shards))
 
     def stream(self, *shards: str) -> Iterator[T]:
-        """The rows of all (or the named) shards, one batch in memory at a time."""
+        """The rows of all (or the named) shards, one row group in memory at a time."""
         for shard in shards or self.shards():
-            for batch in self._open(shard).iter_batches(batch_size=4096):
-                for row in batch.to_pylist():
-                    yield build(self.record, row)
+            for part in stream_shard(self.file(shard)):
+                for batch in part.to_batches(4096):
+                    for row in batch.to_pylist():
+                        yield build(self.record, row)
 
-    def frame(self) -> pl.DataFrame:
-        """All rows as columns, for decisions over narrow tables. Shards that are older than a column hold nulls in it."""
-        read = [self.schema.empty_table(), *(self._open(s).read() for s in self.shards())]
+    def frame(self, *shards: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Columns of all (or the named) shards, for decisions over narrow tables. Shards that are older than a column hold
+        nulls in it."""
+        empty = self.schema.empty_table()
+        read = [empty if columns is None else empty.select(list(columns))]
+        for shard in shards or self.shards():
+            with opened(self.file(shard)) as file:
+                held = file.schema_arrow.names
+            read.append(read_shard(self.file(shard), None if columns is None else [c for c in columns if c in held]))
         return pl.concat([typing.cast(pl.DataFrame, pl.from_arrow(t)) for t in read], how="diagonal")
-
-    def _open(self, shard: str) -> pq.ParquetFile:
-        try:
-            return pq.ParquetFile(self._path(shard))
-        except (OSError, pa.ArrowInvalid) as error:
-            raise AssayError(f"{self._path(shard)}: not a readable Parquet shard ({error})") from error
-
-    def _path(self, shard: str) -> Path:
-        return self.folder / f"{shard}.parquet"
-
-
-def replace(beside: Path, path: Path) -> None:
-    """Move a finished file into place so that a crash leaves the old state or the new one, never a part."""
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a whole small file atomically, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    replace(beside, path)
+    Place(str(path)).write_text(text)
 
 
 def remove(folder: Path) -> None:

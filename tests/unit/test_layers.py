@@ -9,7 +9,9 @@ ROOT = Path(assay.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("records",),
-    ("tables", "native", "order"),
+    ("store", "native", "order"),
+    ("tables",),
+    ("engine",),
     (
         "run",
         "identity",
@@ -48,8 +50,11 @@ ALLOWED = {("policy", "bench")}
 WITHOUT_TORCH = {
     "errors",
     "records",
+    "store",
+    "order",
     "tables",
     "native",
+    "engine",
     "run",
     "budget",
     "batches",

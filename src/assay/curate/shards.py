@@ -1,0 +1,218 @@
+"""A pool of pairs on disk: hash-partitioned shards of text, written once, with narrow tables beside it.
+
+    pool/
+      pool.json        what the pool holds; replacing it is how an import takes effect
+      importing/       an import that is going on, or was cut off
+      pairs/           text: `Pair` rows, each pair once, sorted by prompt and pair
+      index/           `Indexed` rows, one for each row of the shard of pairs
+      votes/           `Judgement` rows: what sources say, a row for each occurrence of a pair
+      origins/         `Origin` rows: where pairs were read, a row for each occurrence
+      truth/           `Truth` rows, where a pool knows it
+      rejections/      `Rejection` rows
+      imports/         a note for each file that was read
+
+The part of a pair is a function of its question, so that copies of a pair, the votes on it and all pairs of its question
+meet in one part, whatever files they came from. A shard (PART-GENERATION, and -N where it had to be split) is never changed:
+a later import adds shards with the pairs that are new, and votes on those that were there.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+
+import polars as pl
+import pyarrow as pa
+
+from assay.errors import AssayError
+from assay.records import Judgement, Origin, Pair, Rejection, Truth, digest
+from assay.store import Place
+from assay.tables import Table, plain, to_arrow, write_shard
+
+VERSION = 1
+TABLES: dict[str, type] = {
+    "votes": Judgement, "origins": Origin, "truth": Truth, "rejections": Rejection,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Indexed:
+    """What is known of a pair without its text. `first` and `second` are the ids of its responses, `chars` the characters of
+    all its messages, `images` the number of its pictures; `askable` is False where nobody can be asked about it."""
+
+    pair_id: str
+    prompt_id: str
+    question_id: str
+    first: str
+    second: str
+    chars: int
+    images: int
+    askable: bool = True
+
+    @staticmethod
+    def of(pair: Pair, askable: bool = True) -> "Indexed":
+        turns = [*pair.prompt, *(m for r in pair.responses for m in r.messages)]
+        return Indexed(
+            pair_id=pair.id, prompt_id=pair.prompt_id, question_id=pair.question_id, first=pair.responses[0].id,
+            second=pair.responses[1].id, chars=sum(len(m.content) for m in turns),
+            images=sum(len(m.images) for m in turns), askable=askable,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """One file of pairs and its tables. `pairs` may be 0: an import can bring votes alone. `content` is a digest of the ids
+    of its pairs, `said` of its votes and of what it knows to be true."""
+
+    name: str
+    part: int
+    pairs: int
+    votes: int
+    chars: int
+    content: str
+    said: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """A pool folder as its manifest says it is. `repeats` counts the rows that repeat a pair, `conflicts` the pairs for
+    which sources prefer different responses; `chosen` says that only some pairs are `askable` (all of these may enter
+    stage 1)."""
+
+    place: Place
+    parts: int
+    shards: tuple[Shard, ...]
+    repeats: int = 0
+    conflicts: int = 0
+    chosen: bool = False
+    version: int = field(default=VERSION)
+
+    @property
+    def pairs(self) -> int:
+        return sum(s.pairs for s in self.shards)
+
+    @staticmethod
+    def open(where: object) -> "Pool":
+        """The pool in a folder. Raises AssayError where there is none, where an import was cut off (part of a file's pairs
+        would be taken for all of them), or where an earlier version made it."""
+        place = where if isinstance(where, Place) else Place.of(str(where))
+        manifest = place / "pool.json"
+        if (place / "importing").names():
+            raise AssayError(
+                f"{place}: an import into this pool was cut off or is not over, so the pool has only some of its pairs; "
+                "give the same `assay pool add` again to finish it"
+            )
+        if not manifest.exists():
+            if (place / "tables").names():
+                raise AssayError(
+                    f"{place}: an earlier version of Assay made this pool, in another layout; make it anew from its files: "
+                    "assay pool add FILE --out NEW-FOLDER"
+                )
+            raise AssayError(f"{place}: no pairs here; make a pool with: assay pool add FILE --out {place}")
+        told = json.loads(manifest.read_text())
+        if told["version"] != VERSION:
+            raise AssayError(f"{place}: a pool of layout {told['version']}; this version of Assay reads {VERSION}")
+        return Pool(place=place, **{**told, "shards": tuple(Shard(**s) for s in told["shards"])})
+
+    def save(self) -> None:
+        """Make the manifest say this: what was added takes effect at once."""
+        told = {name: plain(getattr(self, name)) for name in self.__slots__ if name != "place"}
+        (self.place / "pool.json").write_text(json.dumps(told, indent=1))
+
+    def table(self, name: str) -> Table[object]:
+        """One of `TABLES`, pairs or index: its shards are those of the same name in `shards`, where they have rows."""
+        return Table((self.place / name), {**TABLES, "pairs": Pair, "index": Indexed}[name])
+
+    def said(self, part: int) -> list[str]:
+        """What the votes and truths of a part are, of all its generations: it changes when more is said."""
+        return [s.said for s in self.shards if s.part == part]
+
+    def votes(self, part: int, columns: Sequence[str] | None = None, table: str = "votes") -> pl.DataFrame:
+        """The votes (or another table) on the pairs of a part, of all generations."""
+        of = self.table(table)
+        names = [s.name for s in self.shards if s.part == part and of.done(s.name)]
+        return of.frame(*names, columns=columns) if names else of.frame(columns=columns).clear()
+
+
+def part_of(question_id: str, parts: int) -> int:
+    """The part of a pool that holds the pairs of a question: the leading digits of its id."""
+    return int(question_id[:8], 16) * parts >> 32
+
+
+def create(
+    where: object, pairs: Iterable[Pair], votes: Iterable[Judgement], truth: Mapping[str, str] | None = None,
+    not_askable: AbstractSet[str] = frozenset(), repeats: int = 0, parts: int = 1,
+) -> Pool:  # fmt: skip
+    """Make a pool of pairs that fit in memory; where there is one already, it must be of the same pairs and votes.
+
+    Args:
+        where: A new folder.
+        pairs: Each once.
+        votes: What sources say of them.
+        truth: The better response by pair id, where it is known.
+        not_askable: Ids of pairs about which nobody can be asked.
+        repeats: How many rows repeated a pair, as it is told.
+        parts: Of the pool.
+
+    Raises AssayError where the folder holds another pool.
+    """
+    place = where if isinstance(where, Place) else Place.of(str(where))
+    rows = sorted(pairs, key=lambda p: (p.prompt_id, p.id))
+    said = sorted(votes, key=lambda j: (j.pair_id, j.by, j.better or ""))
+    known = truth or {}
+    at = {p.id: part_of(p.question_id, parts) for p in rows}
+    sides: dict[str, set[str]] = {}
+    for j in said:
+        if j.better is not None:
+            sides.setdefault(j.pair_id, set()).add(j.better)
+    shards, work = [], []
+    for part in sorted(set(at.values())):
+        here = [p for p in rows if at[p.id] == part]
+        told = [j for j in said if at.get(j.pair_id) == part]
+        true = [Truth(pair_id=p.id, better=known[p.id]) for p in here if p.id in known]
+        name = f"{part:04d}-00"
+        index = [Indexed.of(p, p.id not in not_askable) for p in here]
+        shards.append(Shard(
+            name=name, part=part, pairs=len(here), votes=len(told), chars=sum(i.chars for i in index),
+            content=digest([[i.pair_id, i.askable] for i in index]), said=said_digest(told, true),
+        ))  # fmt: skip
+        work.append((name, {
+            "pairs": to_arrow(Pair, here), "index": to_arrow(Indexed, index), "votes": to_arrow(Judgement, told),
+            "truth": to_arrow(Truth, true),
+        }))  # fmt: skip
+    pool = Pool(
+        place=place, parts=parts, shards=tuple(shards), repeats=repeats, chosen=bool(not_askable),
+        conflicts=sum(len(s) > 1 for s in sides.values()),
+    )  # fmt: skip
+    if (place / "pool.json").exists():
+        if Pool.open(place) != pool:
+            raise AssayError(f"{place}: holds another pool ({changed(Pool.open(place), pool)}); use another folder")
+        return pool
+    for name, tables in work:
+        for table, rows_ in tables.items():
+            if rows_.num_rows:
+                write_shard(place / table / f"{name}.parquet", rows_)
+    pool.save()
+    return pool
+
+
+def said_digest(votes: Iterable[Judgement], truth: Iterable[Truth]) -> str:
+    """What the votes and truths of a shard are, whatever their order."""
+    told = sorted(digest([j.pair_id, j.better, j.by, j.problem, j.confidence, j.votes, j.strength]) for j in votes)
+    return digest([told, sorted([t.pair_id, t.better] for t in truth)])
+
+
+def changed(before: Pool, now: Pool) -> str:
+    """In words, how one pool differs from another."""
+    if before.pairs != now.pairs:
+        return f"{before.pairs:,} pairs then, {now.pairs:,} now"
+    if sorted(s.content for s in before.shards) != sorted(s.content for s in now.shards):
+        return f"{now.pairs:,} pairs then and now, but other ones"
+    return "the same pairs, with other votes or known answers"
+
+
+def pool_rows(table: pa.Table) -> list[Pair]:
+    """The rows of a shard of pairs as pairs."""
+    from assay.tables import records
+
+    return records(Pair, table)
