@@ -73,8 +73,8 @@ def settings(out: Path) -> FlowConfig:
         stage1=Stage1Config(iterations=2, seed_gold=500, seed_silver=2_000, per_iteration=5_000, gold_share=0.1),
         stage2=Stage2Config(band=0.02, examples=4),
         train=TrainConfig(
-            backbone=str(backbone(out / "backbone", min((out / "files").glob("part-*.jsonl")))), max_tokens=TOKENS, batch_pairs=64, epochs=1, lr=1e-3, checks=2,
-            engine=EngineConfig(tokens=16_384),
+            backbone=str(backbone(out / "backbone", min((out / "files").glob("part-*.jsonl")))), max_tokens=TOKENS,
+            batch_pairs=64, epochs=1, lr=1e-3, checks=2, engine=EngineConfig(tokens=16_384),
         ),
     )  # fmt: skip
 
