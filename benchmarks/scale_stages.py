@@ -210,6 +210,7 @@ def settle(folder: Path) -> dict[str, Any]:
     from assay.curate.settle import settle_frame
 
     out = fresh(folder / "settled")
+    warm(folder)
     start, rows = used(), 0
     pool, all_parts = parts(folder)
     for part in all_parts:
@@ -229,6 +230,7 @@ def stage2(folder: Path) -> dict[str, Any]:
     from assay.curate.settle import wild_frame
 
     out = fresh(folder / "decided")
+    warm(folder)
     start, rows = used(), 0
     pool, all_parts = parts(folder)
     for part in all_parts:
@@ -252,6 +254,19 @@ def write(file: Path, labels: Any) -> None:
     from assay.tables import frame_to_arrow, write_shard
 
     write_shard(Place.of(file), frame_to_arrow(Label, labels))
+
+
+def warm(folder: Path) -> None:
+    """One label from nothing to disk, so that what libraries load at their first use is not part of the work."""
+    import polars as pl
+
+    from assay.curate.settle import settle_frame
+
+    text, number = ("pair_id", "better", "by", "kind", "problem"), ("confidence", "strength")
+    vote = {"pair_id": "p", "better": "a", "by": "s", "kind": "wild", "problem": "", "confidence": 1.0, "strength": 0.0}
+    schema = dict.fromkeys(text, pl.String) | dict.fromkeys(number, pl.Float64)
+    write(folder / "warm.parquet", settle_frame(pl.DataFrame([vote], schema=schema), "warm"))
+    pl.read_parquet(folder / "warm.parquet")
 
 
 def fresh(folder: Path) -> Path:

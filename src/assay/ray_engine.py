@@ -12,6 +12,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
@@ -169,7 +170,7 @@ class Cluster:
         except error.RuntimeEnvSetupError as failure:
             raise AssayError(f"a node of this Ray cluster cannot set up its environment ({_line(failure)})") from None
         except error.RayError as loss:
-            node = isinstance(loss, error.NodeDiedError) or "node" in _line(loss)
+            node = isinstance(loss, error.NodeDiedError) or "its node has died" in str(loss)
             turns.lost(task, _line(loss), NODE_LOSS if node else 1.0)
             return False
         turns.done(task, result)
@@ -241,21 +242,33 @@ def _connected(address: str) -> tuple[Any, str]:
         return ray, ""
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     asked = address or os.environ.get("RAY_ADDRESS", "")
+    found = asked if asked not in ("", "auto", "local") else "" if asked == "local" else _current(ray)
     _quiet_stdout(ray)
     try:
-        if asked not in ("", "auto", "local"):
-            _knock(asked)
-        ray.init(address=asked or "auto", **quiet)
-        return ray, "joined"
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        if asked:
-            raise AssayError(f"{asked}: no Ray cluster can be reached there ({_line(error)})") from None
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray writes one into the home folder
-    try:
+        if found:
+            _knock(found)
+            ray.init(address=found, **quiet)
+            return ray, "joined"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray writes one into the home folder
         ray.init(address="local", include_dashboard=False, object_store_memory=OBJECTS, **quiet)
+        return ray, "started"
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise AssayError(f"Ray cannot be started on this machine ({_line(error)})") from None
-    return ray, "started"
+        what = f"{found}: no Ray cluster can be reached there" if found else "Ray cannot be started on this machine"
+        raise AssayError(f"{what} ({_line(error)})") from None
+
+
+def _current(ray: Any) -> str:
+    """The address of the cluster that runs on this machine; empty where none does. Raises AssayError where several do."""
+    services = ray._private.services
+    last = services.find_bootstrap_address(None)  # of the last `ray start`, which may be long gone
+    if last:
+        with suppress(OSError):
+            _knock(last)
+            return str(last)
+    running = sorted(services.find_gcs_addresses())
+    if len(running) > 1:
+        raise AssayError(f"several Ray clusters run on this machine: name one (RAY_ADDRESS={' or '.join(running)})")
+    return running[0] if running else ""
 
 
 def _knock(address: str) -> None:

@@ -12,13 +12,15 @@ from assay.cli import bench, reward
 from assay.cli.run import run_pool
 from assay.curate.pool import add
 from assay.curate.shards import Pool
+from assay.engine import Here
 from assay.errors import AssayError
 from assay.recipes import presets
 from assay.recipes.asking import AskConfig
 from assay.recipes.describing import AttributesConfig, describe
-from assay.recipes.finished import export
+from assay.recipes.finished import export, training_data
 from assay.recipes.flow import FlowConfig
 from assay.recipes.judging import JudgeConfig, annotate
+from assay.recipes.training import Streamed
 from assay.records import Attributes, Preference
 from assay.reward.config import EngineConfig, LossConfig, TrainConfig
 from assay.tables import Table
@@ -74,24 +76,23 @@ def test_reward_train_on_a_pool_whose_labels_were_turned_round(
         reward.reward_train(pool, tmp_path / "rm", config, gold=tmp_path / "gold")
 
 
-def test_a_killed_export_is_not_trained_on(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_export_is_not_trained_on(tmp_path: Path) -> None:
     class Killed(BaseException):
         pass
 
-    write, calls = Table.write, []
+    class Dying(Here):
+        def map(self, work: Any, items: Any, *, model: bool = False) -> Any:
+            for n, item in enumerate(items):
+                if n == 1:
+                    raise Killed
+                yield work(item)
 
-    def dies(self: Any, shard: str, rows: Any) -> int:
-        calls.append(shard)
-        if len(calls) == 3:
-            raise Killed
-        return write(self, shard, rows)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Table, "write", dies)
-        with pytest.raises(Killed):
-            export(pool, tmp_path / "out", "raw", shard=5)
+    pool = tmp_path / "pool"
+    add([write_pairs(tmp_path / "pairs.jsonl")], pool, parts=4)
+    with pytest.raises(Killed):
+        export(pool, tmp_path / "out", "raw", Dying())
     assert not (tmp_path / "out").exists()
-    assert export(pool, tmp_path / "out", "raw", shard=5) == 12
+    assert export(pool, tmp_path / "out", "raw") == 12
     assert not (tmp_path / "out.partial").exists()
     (tmp_path / "new.partial").mkdir()
     (tmp_path / "new.partial" / "thesis.txt").write_text("years of work")
@@ -158,11 +159,9 @@ def test_votes_and_strengths_arrive_in_export_and_training(config: TrainConfig, 
         add([write_pairs(tmp_path / f"{n}.jsonl", turned=turned, source=str(n))], tmp_path / "pool")
     votes = Pool.open(tmp_path / "pool").table("votes")
     assert len(votes.shards()) == 3
-    from assay.recipes.finished import training_data
-
-    pairs, held = training_data(tmp_path / "pool", "raw", None)
-    assert isinstance(pairs, list)
-    assert {round(p.certainty, 6) for p in (*pairs, *held)} == {round(2 / 3, 6)}
+    pairs, held = training_data(tmp_path / "pool", "raw", None, tmp_path / "beside")
+    assert isinstance(pairs, Streamed)
+    assert {round(p.certainty, 6) for p in (*pairs.labels.preferences(), *held)} == {round(2 / 3, 6)}
     soft = replace(config, loss=LossConfig(soft_labels=True))
     reward.reward_train(tmp_path / "pool", tmp_path / "rm", soft)
     assert (tmp_path / "rm" / "training.json").exists()

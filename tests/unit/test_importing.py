@@ -295,12 +295,18 @@ def test_an_import_that_was_cut_off_is_finished_or_dropped_first(
     rows = preferences(60)
     one, two = write(tmp_path / "one.jsonl", rows[:30]), write(tmp_path / "two.jsonl", rows[30:])
     assert killed_at(5, monkeypatch, lambda: add(one, out=tmp_path / "pool"))
+    left = contents(tmp_path / "pool")
     with pytest.raises(AssayError, match=r"the import of set \(one.jsonl\) was cut off .* or remove .*importing"):
         add(two, out=tmp_path / "pool")
+    assert contents(tmp_path / "pool") == left
     Place.of(tmp_path / "pool/importing").remove()
     add(two, out=tmp_path / "pool")
     add(two, out=tmp_path / "new")
     assert contents(tmp_path / "pool") == contents(tmp_path / "new"), "nothing is left of what was dropped"
+    assert killed_at(5, monkeypatch, lambda: add(one, out=tmp_path / "pool"))
+    left = contents(tmp_path / "pool")
+    assert add(two, out=tmp_path / "pool").files[0].already
+    assert contents(tmp_path / "pool") == left, "a command that does nothing leaves another's import alone"
 
 
 def test_a_damaged_spill_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from assay.curate.shards import Indexed, Pool, create, part_of
@@ -66,7 +67,8 @@ def test_a_damaged_page_is_an_error(tmp_path: Path) -> None:
     pool = create(tmp_path / "pool", PAIRS, VOTES)
     file = tmp_path / "pool/pairs" / f"{pool.shards[0].name}.parquet"
     raw = bytearray(file.read_bytes())
-    raw[40] ^= 1
+    column = pq.ParquetFile(file).metadata.row_group(0).column(1)
+    raw[column.data_page_offset + column.total_compressed_size - 4] ^= 1  # in the values, behind the page's header
     file.write_bytes(raw)
     with pytest.raises(AssayError, match="damaged"):
         pool.table("pairs").read(pool.shards[0].name)

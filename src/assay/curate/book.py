@@ -25,8 +25,9 @@ from assay.tables import frame_to_arrow
 
 Standing = Callable[[Sequence[Pair]], Mapping[str, Judgement]]
 """What people say of pairs today, by pair id; pairs about which nobody ever spoke are missing."""
-COLLECTED = ("judgements/stage1-", "asked/stage1-", "wins/stage1-")
-"""Tables and shards of a run that say what stage 1 collected, and not what was made of it."""
+COLLECTED = ("judgements/stage1-", "asked/stage1-", "wins/stage1-", "contamination/", "near_duplicates/", "index/",
+             "attributes/", "vectors/")  # fmt: skip
+"""Tables and shards of a run that say what stage 1 collected, and what it was given; not what was made of it."""
 AT_ONCE = 1_024
 """Pairs that judges are asked about at a time, and whose prompts are in memory (in providers' batches: `IN_A_BATCH`)."""
 IN_A_BATCH = 25_000

@@ -22,8 +22,8 @@ _NARROW = pa.schema([
     ("layout", pa.string()), ("votes", pa.int64()), ("confidence", pa.float64()), ("strength", pa.float64()),
 ])  # fmt: skip
 SCHEMA = pa.schema([*_NARROW, *_TEXT])
-BATCH_CHARS = 1 << 22
-"""Texts are turned to Arrow at this many characters, while the processor still has them at hand."""
+BATCH_CHARS, BATCH_ROWS = 1 << 22, 1 << 14
+"""Texts are turned to Arrow at this many characters or rows, while the processor still has them at hand."""
 
 
 class Columns:
@@ -76,7 +76,7 @@ class Columns:
         self.rows += 1
         self.chars += chars
         self._pending += chars
-        if self._pending >= BATCH_CHARS:
+        if self._pending >= BATCH_CHARS or len(self._narrow) >= BATCH_ROWS:
             self._batches.append(self._batch())
 
     def taken(self) -> pa.Table:

@@ -11,6 +11,14 @@ _TIES = frozenset({
     "tie", "equal", "draw", "same", "both", "neither", "a=b", "both_bad", "bothbad", "both bad", "both good", "none", "c",
 })  # fmt: skip
 
+_SIDES = tuple(
+    frozenset({letter, first, f"a{ordinal}", hand}) | {
+        f"{stem}{gap}{mark}" for stem in ("model", "response", "answer", "output", "assistant")
+        for gap in ("", "_", " ", "-") for mark in (letter, ordinal)
+    } for letter, ordinal, first, hand in (("a", "1", "first", "left"), ("b", "2", "second", "right"))
+)  # fmt: skip
+"""The words for the first and for the second response."""
+
 LabelCode = tuple[float, ...]
 """The numbers that stand for the first and the second response, and a third for a tie where it has one."""
 
@@ -50,12 +58,14 @@ def verdict(value: object, field: str, row: Row, names: tuple[str, str], code: L
             return None
         return "ab".index(sides[1] if sides[2][0] == ">" else sides[3])
     texts = [row.get(name) for name in names]
-    for side, (letter, ordinal, first) in enumerate((("a", "1", "first"), ("b", "2", "second"))):
+    for side, letter in enumerate("ab"):
         model = row.get(f"model_{letter}")
-        stems = {f"{stem}{gap}{mark}" for stem in ("model", "response", "answer", "output", "assistant")
-                 for gap in ("", "_", " ", "-") for mark in (letter, ordinal)}  # fmt: skip
-        words = {letter, first, f"a{ordinal}", ("left", "right")[side], names[side].lower(), *stems}
-        if word in words or (model and value == model) or (texts[side] == value != texts[1 - side]):
+        if (
+            word in _SIDES[side]
+            or word == names[side].lower()
+            or (model and value == model)
+            or (texts[side] == value != texts[1 - side])
+        ):
             return side
     raise RowError(field, f"is not a known label ({value[:40]!r})")
 

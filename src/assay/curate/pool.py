@@ -145,7 +145,7 @@ def add(
         _announce(list(new.values()), layout is not None, say, fields)
         reading = _Reading(strict=layout is not None, fields=fields, max_field_chars=max_field_chars)
         pool, made = _imported(pool, list(new.values()), reading, engine)
-    else:
+    elif (held := _plan(pool)) is None or held["generation"] < pool.generations:
         _leftovers(pool)
     reports = []
     for part, note in zip(found, notes, strict=True):
@@ -286,19 +286,25 @@ def _planned(pool: Pool, files: Sequence[_File], reading: _Reading) -> Place:
     named_ = sorted([f.key, f.source, f.part.file, f.layout.name if f.layout else ""] for f in files)
     how = [pool.generations, pool.parts, reading.strict, reading.max_field_chars, len(pool.shards), pool.pairs]
     plan = {"files": named_, "how": digest(how), "generation": pool.generations}
-    if (folder / "plan.json").exists():
-        held = json.loads((folder / "plan.json").read_text())
-        if held == plan:
-            return folder
-        if held["generation"] == pool.generations:
-            other = ", ".join(f"{source} ({file})" for _, source, file, _ in held["files"][:3])
-            raise AssayError(
-                f"{pool.place}: the import of {other}{', ...' if len(held['files']) > 3 else ''} was cut off (or is going "
-                f"on): give the same command again to finish it, or remove {folder} to drop it; then import other files"
-            )
+    held = _plan(pool)
+    if held == plan:
+        return folder
+    if held is not None and held["generation"] == pool.generations:
+        other = ", ".join(f"{source} ({file})" for _, source, file, _ in held["files"][:3])
+        raise AssayError(
+            f"{pool.place}: the import of {other}{', ...' if len(held['files']) > 3 else ''} was cut off (or is going "
+            f"on): give the same command again to finish it, or remove {folder} to drop it; then import other files"
+        )
     _leftovers(pool)
     (folder / "plan.json").write_text(json.dumps(plan))
     return folder
+
+
+def _plan(pool: Pool) -> dict[str, Any] | None:
+    """What the import does that is going on, or was cut off."""
+    file = pool.place / "importing" / "plan.json"
+    made: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
+    return made
 
 
 def _leftovers(pool: Pool) -> None:
@@ -309,7 +315,7 @@ def _leftovers(pool: Pool) -> None:
             shard = _SHARD.fullmatch(name)
             if shard is not None and int(shard[1]) >= pool.generations:
                 (pool.place / table / name).remove()
-    for table in ("", "pairs", "index", "votes", "origins", "rejections", "imports"):
+    for table in ("", "pairs", "index", "votes", "origins", "rejections", "imports", "images"):
         path = pool.place.path
         for file in (path / table).glob(f"*{PENDING}") if path is not None else ():
             file.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from assay.curate.dialogues import pair_of
@@ -99,10 +100,13 @@ def both(row: Row, choices: Iterable[tuple[str, str]]) -> tuple[str, str] | None
 
 def pair_fields(row: Row) -> tuple[str, str] | None:
     """The names of the two response fields, where the row has both."""
-    if TWO_NAMES.isdisjoint(row):
-        return None
-    fields = both(row, TWO)
-    return fields if fields and has(row, *fields) else None
+    names = TWO_NAMES.intersection(row)
+    return _first_two(frozenset(n for n in names if row[n] is not None)) if names else None
+
+
+@lru_cache(maxsize=4096)
+def _first_two(names: frozenset[str]) -> tuple[str, str] | None:
+    return next((two for two in TWO if two[0] in names and two[1] in names), None)
 
 
 def chosen_fields(row: Row) -> tuple[str, str] | None:

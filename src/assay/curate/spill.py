@@ -121,7 +121,7 @@ def spill(folder: Place, piece: Piece) -> None:
     for item in piece.rows():
         if quick and isinstance(item, Cell) and plain.taken(item.value, item.row):
             sink.rows += 1
-            if sink.columns.chars >= CHUNK_CHARS:
+            if sink.columns.chars >= CHUNK_CHARS or sink.columns.rows >= CHUNK_ROWS:
                 sink.flush()
             continue
         for read in readings((item,), layout, piece.strict, keep, piece.fields):

@@ -64,7 +64,8 @@ def train_view(
     """
     world = check_processes(processes)
     if world > 1:
-        crew.call({"folder": folder, "config": config, "view": view, "gold": gold, "trackers": tuple(trackers)})
+        same = {"folder": folder, "config": config, "view": view, "gold": gold, "trackers": tuple(trackers)}
+        crew.call({**same, "identity": identity})
     with tempfile.TemporaryDirectory(prefix="assay-") as place:
         if isinstance(view, Sequence):
             if not view:
