@@ -36,7 +36,6 @@ import pyarrow.parquet as pq
 
 from assay.bench.reward import prompts as benchmark_prompts
 from assay.curate.decontaminate import Hit, Index, hits_of
-from assay.curate.dedup import first_rows
 from assay.curate.near_duplicates import MinHash, near_duplicates
 from assay.curate.words import words
 from assay.records import Message, Pair, Response, user
@@ -109,7 +108,11 @@ def cleaned(path: Path, index: Index, fields: Any = "all") -> tuple[int, list[Hi
     """The stage on a shard: (pairs that are left, hits)."""
     table = pq.read_table(path)
     ids = pl.DataFrame({"pair_id": table["pair_id"]}).with_row_index("row")
-    once = table.take(first_rows(ids)["row"].to_arrow()) if ids["pair_id"].n_unique() < len(ids) else table
+    once = (
+        table.take(ids.unique("pair_id", keep="first", maintain_order=True)["row"].to_arrow())
+        if ids["pair_id"].n_unique() < len(ids)
+        else table
+    )
     hits = hits_of(once, index, fields)
     return len(once) - len({h.pair_id for h in hits}), hits
 

@@ -17,8 +17,8 @@ import numpy as np
 import polars as pl
 from sklearn.neighbors import NearestNeighbors
 
-from assay.curate.retrieve import nearest
 from assay.curate.keep_rule import decide
+from assay.curate.retrieve import nearest
 
 REPEATS = 5
 

@@ -132,7 +132,8 @@ def once(script: str, source: Path, code: Path, python: str = sys.executable) ->
 def compared(source: Path, rows: int, repeats: int, before: Path, datasets: str) -> dict[str, float]:
     """Median ratios of CPU seconds, theirs over ours, of interleaved repetitions; the counts must be the same."""
     contenders = {
-        "ours": (IMPORT, ROOT, sys.executable), "before": (IMPORT, before, sys.executable), "datasets": (DATASETS, ROOT, datasets),
+        "ours": (IMPORT, ROOT, sys.executable), "before": (IMPORT, before, sys.executable),
+        "datasets": (DATASETS, ROOT, datasets),
     }  # fmt: skip
     seen: dict[str, list[Ran]] = {name: [] for name in contenders}
     for _ in range(repeats):

@@ -1,9 +1,9 @@
-"""The whole of `assay run` on a large pool, on this machine, with offline judges: what every stage takes, in time and memory.
+"""The whole of `assay run` on a large pool, on this machine, with offline judges: what each stage takes, time and memory.
 
     python benchmarks/run_million.py --out /tmp/million --pairs 1000000 --bytes 400
 
-It is the plumbing that is shown, not a result: texts are invented words (`scale_pool.py`), people prefer the longer response,
-the backbone is one layer of random weights of width 64. The same command goes on after a kill. Ends with
+It is the plumbing that is shown, not a result: texts are invented words (`scale_pool.py`), people prefer the longer
+response, the backbone is one layer of random weights of width 64. The same command goes on after a kill. Ends with
 a table of the stages, and what 40 million pairs would take, with the assumption behind each number.
 """
 
@@ -73,8 +73,8 @@ def settings(out: Path) -> FlowConfig:
         stage1=Stage1Config(iterations=2, seed_gold=500, seed_silver=2_000, per_iteration=5_000, gold_share=0.1),
         stage2=Stage2Config(band=0.02, examples=4),
         train=TrainConfig(
-            backbone=str(backbone(out / "backbone", next((out / "files").glob("part-*.jsonl")))), max_tokens=TOKENS, batch_pairs=64, epochs=1, lr=1e-3, checks=2,
-            engine=EngineConfig(tokens=16_384),
+            backbone=str(backbone(out / "backbone", min((out / "files").glob("part-*.jsonl")))), max_tokens=TOKENS,
+            batch_pairs=64, epochs=1, lr=1e-3, checks=2, engine=EngineConfig(tokens=16_384),
         ),
     )  # fmt: skip
 
