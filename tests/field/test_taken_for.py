@@ -12,7 +12,6 @@ from assay.cli import bench, reward
 from assay.cli.run import run_pool
 from assay.curate.pool import add
 from assay.curate.shards import Pool
-from assay.engine import Here
 from assay.errors import AssayError
 from assay.recipes import presets
 from assay.recipes.asking import AskConfig
@@ -74,30 +73,6 @@ def test_reward_train_on_a_pool_whose_labels_were_turned_round(
     export(tmp_path / "others", tmp_path / "gold", "raw")
     with pytest.raises(AssayError, match=r"other inputs \(.*gold"):
         reward.reward_train(pool, tmp_path / "rm", config, gold=tmp_path / "gold")
-
-
-def test_a_killed_export_is_not_trained_on(tmp_path: Path) -> None:
-    class Killed(BaseException):
-        pass
-
-    class Dying(Here):
-        def map(self, work: Any, items: Any, *, model: bool = False) -> Any:
-            for n, item in enumerate(items):
-                if n == 1:
-                    raise Killed
-                yield work(item)
-
-    pool = tmp_path / "pool"
-    add([write_pairs(tmp_path / "pairs.jsonl")], pool, parts=4)
-    with pytest.raises(Killed):
-        export(pool, tmp_path / "out", "raw", Dying())
-    assert not (tmp_path / "out").exists()
-    assert export(pool, tmp_path / "out", "raw") == 12
-    assert not (tmp_path / "out.partial").exists()
-    (tmp_path / "new.partial").mkdir()
-    (tmp_path / "new.partial" / "thesis.txt").write_text("years of work")
-    with pytest.raises(AssayError, match="is no unfinished export"):
-        export(pool, tmp_path / "new", "raw")
 
 
 # --- Runs --------------------------------------------------------------------------------------------------------------
