@@ -124,6 +124,7 @@ def test_two_sharded_processes_give_the_model_of_one(place: Path, config: TrainC
     assert "sharded: 2 processes on cpu (FSDP2)" in said
 
 
+@pytest.mark.slow
 def test_an_allocation_trains_together_whenever_its_first_process_trains(
     place: Path, config: TrainConfig, alone: Trained
 ) -> None:

@@ -381,14 +381,21 @@ def test_mpo_s_epoch_leaves_nothing_out(language: str, tmp_path: Path) -> None:
     assert nlls[3] == pytest.approx(nlls[7], rel=1e-5)
 
 
-def test_an_epoch_s_order_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch_s_order_is_drawn_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    Table(tmp_path / "pairs", Preference).write("a", PAIRS)
     drawn: list[Any] = []
     make = np.random.default_rng
     monkeypatch.setattr(np.random, "default_rng", lambda key: drawn.append(key) or make(key))
-    pairs = MemoryPairs(PAIRS)
+    for pairs in (MemoryPairs(PAIRS), ParquetPairs(tmp_path / "pairs")):
+        drawn.clear()
+        for at in range(0, 28, 2):
+            pairs.take(3, at // 14, [at % 14])
+        assert drawn == [(3, 0), (3, 1)]
+    drawn.clear()
+    windows = ParquetPairs(tmp_path / "pairs", window=7)
     for at in range(0, 28, 2):
-        pairs.take(3, at // 14, [at % 14])
-    assert drawn == [(3, 0), (3, 1)]
+        windows.take(3, at // 14, [at % 14])
+    assert drawn == [(3, 0), (3, 0, 0), (3, 0, 1), (3, 1), (3, 1, 0), (3, 1, 1)], "and that of each window"
 
 
 def shards(folder: Path, parts: int = 4, start: int = 0, **options: Any) -> Path:
