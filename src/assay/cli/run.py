@@ -1,5 +1,6 @@
 """`assay run`: part A from a pool to trained reward models."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +33,8 @@ def run_tiny(
         out: The run folder; the same command resumes what is in it.
         engine: Where stages run, shard by shard: local (this process), cores (all of this machine), cores:N, ray (the
             cluster that runs, or one on this machine), ray://HOST:PORT. It changes no result.
-        processes: Train each model on so many processes: one for each device.
+        processes: Train each model on so many processes: one for each device. (Under torchrun or accelerate launch: on all
+            of theirs.)
         dry_run: Print the resolved config and stop.
     """
     if dry_run:
@@ -43,7 +45,7 @@ def run_tiny(
 
     pool = constraint_pool()
     return _finish(
-        run_job(
+        lambda: run_job(
             out, config, pool, people=oracle(pool.truth), asked={"people": "oracle"}, engine=engine_of(engine),
             processes=processes,
         )
@@ -67,7 +69,8 @@ def run_human(
         out: The run folder; the same command resumes what is in it.
         engine: Where stages run, shard by shard: local (this process), cores (all of this machine), cores:N, ray (the
             cluster that runs, or one on this machine), ray://HOST:PORT. It changes no result.
-        processes: Train each model on so many processes: one for each device.
+        processes: Train each model on so many processes: one for each device. (Under torchrun or accelerate launch: on all
+            of theirs.)
         dry_run: Print the resolved config and stop.
     """
     if dry_run:
@@ -77,7 +80,7 @@ def run_human(
 
     pool = human_pool(data)
     return _finish(
-        run_job(
+        lambda: run_job(
             out, config, pool, people=recorded_people(pool.truth), asked={"people": "recorded"}, engine=engine_of(engine),
             processes=processes,
         )
@@ -125,7 +128,8 @@ def run_pool(
         reply_tokens: The most tokens of a reply. What it cuts is no verdict; a larger one goes on with the same run.
         engine: Where stages run, shard by shard: local (this process), cores (all of this machine), cores:N, ray (the
             cluster that runs, or one on this machine), ray://HOST:PORT. It changes no result.
-        processes: Train each model on so many processes: one for each device.
+        processes: Train each model on so many processes: one for each device. (Under torchrun or accelerate launch: on all
+            of theirs.)
         dry_run: Print the resolved config and stop.
     """
     if dry_run:
@@ -148,7 +152,7 @@ def run_pool(
     if chats:
         asked["judge"] = {**asking_of(chats), "samples": samples}
     return _finish(
-        run_job(
+        lambda: run_job(
             out, config, found, people=people_on_file(out / judgements, out / "queue"),
             judge=llm_judge(chats, samples=samples) if chats else None,
             chat=chat, asked=asked, resettle=resettle, engine=engine_of(engine), processes=processes,
@@ -157,9 +161,17 @@ def run_pool(
     )  # fmt: skip
 
 
-def _finish(folder: Path) -> None:
+def _finish(work: Callable[[], Path]) -> None:
+    """Do the job and report on it. Under torchrun or accelerate launch the first process does, and the others train along."""
     from assay.report import summary, write_report
+    from assay.reward.crew import attend, dismiss
 
+    if not attend():
+        return
+    try:
+        folder = work()
+    finally:
+        dismiss()
     path = write_report(folder)
     summary(folder, Console(highlight=False))
     print(f"report: {path}")

@@ -85,11 +85,12 @@ def fit(
     folder: Path, settings: TrainConfig, source: Streamed | ParquetPairs, gold: Sequence[Preference], processes: int = 1,
     say: Callable[[str], None] = lambda _: None, trackers: Sequence[str] = (),
 ) -> "Trained":  # fmt: skip
-    """Train on so many processes of this machine, or find in `folder` what was trained: that reads no text."""
-    from assay.reward.launch import train_view
+    """Train on so many processes of this machine (or on those of an allocation), or find in `folder` what was trained: that
+    reads no text."""
+    from assay.reward.launch import check_processes, train_view
     from assay.reward.train import identity_of, train
 
-    if processes == 1 or (folder / "training.json").exists():
+    if check_processes(processes) == 1 and (processes == 1 or (folder / "training.json").exists()):
         return train(folder, settings, source, gold, say, trackers)
     known = identity_of(settings, source, gold)
     return train_view(
