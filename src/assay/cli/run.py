@@ -162,7 +162,7 @@ def run_pool(
 
 
 def _finish(work: Callable[[], Path]) -> None:
-    """Do the job and report on it. Under torchrun or accelerate launch the first process does, and the others train along."""
+    """Do the job and report on it. In an allocation (torchrun, accelerate) the first process does, the others train along."""
     from assay.report import summary, write_report
     from assay.reward.crew import attend, dismiss
 
