@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 WORKERS ?= 2
 STAMP  := $(VENV)/.installed
 
-.PHONY: run policy test test-all test-vllm lint bench bench-reward bench-policy bench-decode bench-score bench-web clean
+.PHONY: run policy test test-all test-vllm lint bench bench-reward bench-policy bench-decode bench-score bench-scale bench-web clean
 
 run: $(STAMP)
 	$(BIN)/assay run tiny --out runs/tiny
@@ -56,6 +56,10 @@ bench-decode: $(STAMP)
 
 bench-score: $(STAMP)
 	$(BIN)/python benchmarks/bench_score.py
+
+bench-scale: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt duckdb rensa
+	$(BIN)/python benchmarks/bench_scale.py --document
 
 bench-web: $(STAMP)
 	$(BIN)/python benchmarks/web_load.py

@@ -171,7 +171,8 @@ class Cluster:
             raise AssayError(f"a node of this Ray cluster cannot set up its environment ({_line(failure)})") from None
         except error.RayError as loss:
             node = isinstance(loss, error.NodeDiedError) or "its node has died" in str(loss)
-            turns.lost(task, _line(loss), NODE_LOSS if node else 1.0)
+            why = str(loss).strip().splitlines()[-1][:200] if isinstance(loss, error.RayActorError) else _line(loss)
+            turns.lost(task, why, NODE_LOSS if node else 1.0)
             return False
         turns.done(task, result)
         return True

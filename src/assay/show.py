@@ -24,7 +24,9 @@ from assay.records import Pair, tools_of
 from assay.store import Place
 from assay.tables import read_shard, records
 
-_HIDDEN = {"pair_id", "rule", "row", "prompt_id", "question_id", "first", "second", "chars", "at"}
+_HIDDEN = {"pair_id", "rule", "prompt_id", "question_id", "chars", "at"}
+_PLACES = {"index": {"row", "first", "second"}}
+"""Columns that say where things are, by table; other tables have something to say in columns of these names."""
 _POOL = ("origins", "votes", "truth")
 _RUN = ("contamination", "near_duplicates", "index", "attributes", "votes")
 _SEED = ("asked", "judgements", "wins", "rewards", "evidence", "labels", "sets", "claims")
@@ -63,8 +65,9 @@ def show(folder: str | Path | Place, pair_id: str, console: Console) -> None:
         for message in response.messages:
             console.print(f"  {escape(message_text(message))}", soft_wrap=True)
     for table, shard, row in life(place, found):
+        hidden = _HIDDEN | _PLACES.get(table, set())
         facts = (
-            f"{k}={names.get(str(v), v)}" for k, v in row.items() if k not in _HIDDEN and v not in (None, "", [], 0)
+            f"{k}={names.get(str(v), v)}" for k, v in row.items() if k not in hidden and v not in (None, "", [], 0)
         )
         console.print(f"[bold]{table}[/bold] [dim]{shard}[/dim]  " + escape("  ".join(facts)), soft_wrap=True)
 

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from assay import show as module
+from assay.curate.scores import Rewarded
 from assay.curate.shards import create
 from assay.curate.views import Chosen
 from assay.errors import AssayError
@@ -38,7 +39,7 @@ def test_a_pair_of_a_pool(tmp_path: Path) -> None:
     text = printed(tmp_path / "pool", pairs[7].id[:10])
     assert f"pair {pairs[7].id}" in text
     assert "good 7" in text
-    assert "file=rows.jsonl" in text
+    assert "file=rows.jsonl  row=7" in text
     assert tables(text) == ["origins", "votes", "truth"]
     number = [r.id for r in pairs[7].responses].index(better(7)) + 1
     assert f"better=response {number}  by=wild:web" in text
@@ -72,8 +73,11 @@ def test_a_pair_of_a_run_has_its_whole_life(tmp_path: Path) -> None:
         rows = [Chosen(pair_id=chosen.id, chosen=better(3), certainty=1.0, margin=0.0)] if part.name == at.name else []
         Table(seed / "sets/stage1", Chosen).write(f"{part.name}_0123456789ab", rows)
     (seed / "sets/stage1.json").write_text("{}")
+    scored = Rewarded(pair_id=chosen.id, model="best-rm", first=1.25, second=-0.5)
+    Table(seed / "rewards/best-rm+gold-rm", Rewarded).write(stem, [scored])
     text = printed(tmp_path / "run", chosen.id)
-    assert tables(text) == ["votes", "truth", "index", "attributes", "judgements", "labels", "sets"]
+    assert tables(text) == ["votes", "truth", "index", "attributes", "judgements", "rewards", "labels", "sets"]
+    assert f"seed-0/best-rm+gold-rm/{stem}  model=best-rm  first=1.25  second=-0.5" in text
     assert "seed-0/stage1-it0-judges-00000" in text
     assert f"seed-0/stage1/{at.name}_0123456789ab" in text
     assert text.count("by=llm:m") == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from assay.engine import TRIES, Cores, Here, make
+from assay.engine import TRIES, Cores, Here, engine_of, make
 from assay.errors import AssayError, CannotRead
 from assay.outage import Loss, Unreached
 from assay.store import Place
@@ -168,6 +168,25 @@ def test_two_drivers_of_one_folder_agree(tmp_path: Path) -> None:
 
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+
+
+def test_an_engine_is_named_by_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(engine_of("local"), Here)
+    assert engine_of("cores").workers == os.cpu_count()
+    assert engine_of("cores:3").workers == 3
+    for text in ("", "core", "cores:many", "ray:8", "rays"):
+        with pytest.raises(AssayError, match="give local, cores, cores:N, ray or ray://HOST:PORT"):
+            engine_of(text)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(AssayError, match=r"pip install 'assay\[ray\]'"):
+        engine_of("ray")
+
+
+def test_a_place_is_the_same_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sent = pickle.dumps([Place.of("pool"), Place.of("memory://pool")])
+    monkeypatch.chdir("/")
+    assert pickle.loads(sent) == [Place(str(tmp_path / "pool")), Place("memory://pool")]
 
 
 def linger(folder: str) -> None:

@@ -39,6 +39,10 @@ class OwnSet:
     notes: tuple[str, ...]
 
 
+POOLS = ("pool.json", "material.json", "pool/pool.json", "importing", "tables/pairs")
+"""One of these is in a pool or run folder; the last two of an import that was cut off, and of an earlier version."""
+
+
 def has_benchmarks(folder: Path) -> bool:
     """Whether a folder holds one for a public benchmark."""
     return any((folder / b.folder).is_dir() for b in BENCHMARKS.values())
@@ -51,7 +55,7 @@ def own_set(source: Path, layout: str = "", name: str = "") -> OwnSet:
     with what was found, and for labels that can be read in two ways.
     """
     left, parts = Counter[str](), dict[str, str]()
-    if any((source / name).exists() for name in ("pool.json", "material.json", "pool", "importing", "tables/pairs")):
+    if any((source / name).exists() for name in POOLS):
         found = _of_pool(source, left)
     elif exported(source):
         stored = _of_export(source)
