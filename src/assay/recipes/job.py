@@ -80,6 +80,7 @@ def run_job(
                 claims = Claims(
                     run=part, config=config, material=material, curated=curated, judge=tools.judge,
                     unguided=relevance_judge(embed), train=train, seed=seed, at_once=at_once,
+                    score=score_together,
                 )  # fmt: skip
                 test_claims(claims)
                 benchmark(part, config, material)
