@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from assay import __version__
+from assay.curate.cost import gains
 from assay.curate.material import Material
 from assay.errors import AssayError
 from assay.examples import examples
@@ -108,6 +109,7 @@ def write_report(folder: Path) -> Path:
         "claims": claims_grid(run), "claims_plot": _claims_plot(run), "judge_table": _judge_grid(run),
         "filter_table": _filter_grid(run), "bench": _bench(run), "examples": examples(folder), "cost": _cost(judged),
         "time": _time(run),
+        "gains": [f"Seed {n}: {gain.line()}." for n, seed in enumerate(run.seeds) for gain in gains(seed)],
     }  # fmt: skip
     page = template.render(r=rows, sections=SECTIONS, table=_html)
     write_text(folder / "report.html", page)

@@ -1,5 +1,6 @@
 """`assay run`: part A from a pool to trained reward models."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ from tyro.conf import Positional
 
 from assay.chat import Budget
 from assay.cli.arguments import Flat, asking_of, chat_server, print_config
+from assay.curate.cost import Judging
 from assay.engine import engine_of
 from assay.errors import AssayError
 from assay.recipes import presets
@@ -130,10 +132,14 @@ def run_pool(
             cluster that runs, or one on this machine), ray://HOST:PORT. It changes no result.
         processes: Train each model on so many processes: one for each device. (Under torchrun or accelerate launch: on all
             of theirs.)
-        dry_run: Print the resolved config and stop.
+        dry_run: Print the resolved config and what stage 2 will cost (pairs, tokens, GPU hours, requests, money), and stop.
     """
     if dry_run:
-        return print_config(config)
+        judging = Judging(
+            judges=len(judge), samples=samples, examples=config.stage2.examples,
+            price=(price[0] / 2, price[1] / 2) if batch else price,
+        ) if judge else None  # fmt: skip
+        return _forecast(pool, config, out, judging)
     from assay.curate.annotate import llm_judge
     from assay.curate.book import AT_ONCE, IN_A_BATCH
     from assay.curate.shards import Pool
@@ -161,8 +167,19 @@ def run_pool(
     )  # fmt: skip
 
 
+def _forecast(pool: str, config: FlowConfig, out: Path, judging: Judging | None) -> None:
+    """The resolved config, and beside it (on stderr) what stage 2 will cost, where the pool is there."""
+    from assay.curate.shards import Pool
+    from assay.recipes.planning import stage2_cost
+    from assay.store import Place
+
+    print_config(config)
+    if (Place.of(pool) / "pool.json").exists():
+        print(*stage2_cost(Pool.open(pool), config, out, judging).lines(), sep="\n", file=sys.stderr)
+
+
 def _finish(work: Callable[[], Path]) -> None:
-    """Do the job and report on it. In an allocation (torchrun, accelerate) the first process does, the others train along."""
+    """Do the job and report on it. In an allocation (torchrun, accelerate) the first process does; others train along."""
     from assay.report import summary, write_report
     from assay.reward.crew import attend, dismiss
 
