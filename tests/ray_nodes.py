@@ -27,6 +27,8 @@ kill -9 -- -$$
 """
 """A shell that ends a node with the process that started it, however that ended."""
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+KEYS = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
+"""Credentials are the nodes' own."""
 
 
 class Nodes:
@@ -74,7 +76,7 @@ class Nodes:
         with (self.folder / f"{ip}.log").open("w") as log:
             self.running[ip] = subprocess.Popen(
                 line, stdout=log, stderr=log, start_new_session=True,
-                env={**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+                env={**os.environ, **QUIET, **KEYS, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
             )  # fmt: skip
 
     def _wait_for_head(self) -> None:
