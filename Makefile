@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 WORKERS ?= 2
 STAMP  := $(VENV)/.installed
 
-.PHONY: run policy test test-all test-vllm lint bench bench-reward bench-policy bench-decode bench-score bench-scale bench-web clean
+.PHONY: run policy test test-all test-vllm lint bench bench-import bench-reward bench-policy bench-decode bench-score bench-scale bench-web clean
 
 run: $(STAMP)
 	$(BIN)/assay run tiny --out runs/tiny
@@ -40,6 +40,10 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/bench_curation.py
+
+bench-import: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/bench_import.py
 
 bench-reward: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

@@ -18,6 +18,7 @@ import pytest
 
 import pools
 from assay.curate import generation, pool, sources, spill
+from assay.curate.layouts import named
 from assay.curate.shards import Indexed, Pool
 from assay.curate.sources import rows as read_rows
 from assay.engine import Cores
@@ -351,3 +352,13 @@ def test_a_pool_of_an_earlier_version_is_not_added_to(tmp_path: Path) -> None:
     Table(tmp_path / "old/tables/pairs", Pair).write("x-000000000000-00000", [])
     with pytest.raises(AssayError, match="earlier version"):
         add(write(tmp_path / "one.jsonl", preferences(3)), out=tmp_path / "old")
+
+
+def test_a_prompt_with_too_many_responses_is_refused_row_by_row(tmp_path: Path) -> None:
+    rated = [{"prompt": "p" if i < 70 else "q", "response": f"r{i}", "helpfulness": i % 4} for i in range(73)]
+    report = add(write(tmp_path / "rated.jsonl", rated), out=tmp_path / "pool")
+    whole = [m for read in pool.outcomes(read_rows(tmp_path / "rated.jsonl"), named("rated")) for m in read.made]
+    assert (report.files[0].rows, report.pairs) == (73, 3)
+    assert report.files[0].rejected == {"prompt has more than 64 responses": 70}
+    assert sum(isinstance(m, Exception) for m in whole) == 70
+    assert [r.row for r in pools.rejections(tmp_path / "pool")] == list(range(1, 71))

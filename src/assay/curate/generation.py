@@ -9,10 +9,11 @@ memory is made in several shares, by the pair's id.
 import json
 from dataclasses import dataclass
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from assay.curate.columns import SCHEMA
 from assay.curate.shards import Indexed, Pool, Shard, said_digest
 from assay.curate.spill import Note, Segment
 from assay.memory import keep_tables
@@ -20,6 +21,7 @@ from assay.records import Judgement, Origin, Pair, Rejection, digest
 from assay.store import Place
 from assay.tables import arrow_schema, frame_to_arrow, write_shard
 
+_TEXT = arrow_schema(Pair).names
 SHARE_BYTES = 1 << 28
 """Bytes of text (as it comes in, repeats included) of which one shard is made."""
 
@@ -75,22 +77,16 @@ def gather(folder: Place, pool: Pool, share: Share) -> None:
     """Write the shard of a share: its tables in the pool, and last, in `folder`, what it came to."""
     keep_tables()
     _rejections(folder, pool.place, share)
-    rows = _rows(folder, share)
-    narrow = pl.DataFrame(pl.from_arrow(rows.drop_columns(["prompt", "responses"])))
-    held = _held(pool, share)
-    first = (
-        narrow.select("prompt_id", "pair_id").with_row_index("at").sort("prompt_id", "pair_id", "at")
-        .unique("pair_id", keep="first", maintain_order=True).join(held, on="pair_id", how="anti", maintain_order="left")
-    )  # fmt: skip
-    at = pa.array(first["at"].to_numpy().astype(np.int64))
-    index = narrow[first["at"]].with_columns(askable=pl.lit(value=True))
+    new, narrow = _rows(folder, share, _held(pool, share))
+    at = pc.sort_indices(new, [("prompt_id", "ascending"), ("pair_id", "ascending")])
+    index = pl.DataFrame(pl.from_arrow(new.drop_columns(_TEXT).take(at))).with_columns(askable=pl.lit(value=True))
     votes, origins = _votes(narrow), _origins(narrow)
     for table, made in (
-        ("pairs", rows.select(arrow_schema(Pair).names).take(at) if len(at) else None),
+        ("pairs", new.select(_TEXT).take(at)),
         ("index", frame_to_arrow(Indexed, index)), ("votes", frame_to_arrow(Judgement, votes)),
         ("origins", frame_to_arrow(Origin, origins)),
     ):  # fmt: skip
-        if made is not None and made.num_rows:
+        if made.num_rows:
             write_shard(pool.place / table / f"{share.name}.parquet", made)
     shard = Shard(
         name=share.name, part=share.part, pairs=len(at), votes=votes.height, chars=int(index["chars"].sum()),
@@ -106,22 +102,26 @@ def gathered(folder: Place, share: Share) -> Gathered:
     return Gathered(shard=Shard(**told["shard"]), conflicts=told["conflicts"])
 
 
-def _rows(folder: Place, share: Share) -> pa.Table:
-    """All rows of the share, with the source and the file of each."""
-    tables = []
+def _rows(folder: Place, share: Share, held: set[str]) -> tuple[pa.Table, pl.DataFrame]:
+    """The first row of each pair that is not `held`; and all rows without their text, with the source and file of each.
+
+    The text of a pair that was met is left behind at once: however often it comes, it is in memory once.
+    """
+    new, narrow = [SCHEMA.empty_table()], [pl.DataFrame(pl.from_arrow(SCHEMA.empty_table().drop_columns(_TEXT)))]
+    narrow[0] = narrow[0].with_columns(source=pl.lit(""), file=pl.lit(""))
     for segment, source, file in share.segments:
         table = segment.read(folder)
         if share.shares > 1:
-            ids = pl.Series(pl.from_arrow(table.column("pair_id")))
-            table = table.filter(_mine(ids, share).to_arrow())
-        for name, value in (("source", source), ("file", file)):
-            table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
-        tables.append(table)
-    if not tables:
-        from assay.curate.columns import SCHEMA
-
-        return pa.schema([*SCHEMA, ("source", pa.string()), ("file", pa.string())]).empty_table()
-    return pa.concat_tables(tables).combine_chunks()
+            table = table.filter(_mine(pl.Series(pl.from_arrow(table.column("pair_id"))), share).to_arrow())
+        first = []
+        for at, pair_id in enumerate(table.column("pair_id").to_pylist()):
+            if pair_id not in held:
+                held.add(pair_id)
+                first.append(at)
+        new.append(table if len(first) == table.num_rows else table.take(pa.array(first, pa.int64())))
+        told = pl.DataFrame(pl.from_arrow(table.drop_columns(_TEXT)))
+        narrow.append(told.with_columns(source=pl.lit(source), file=pl.lit(file)))
+    return pa.concat_tables(new).combine_chunks(), pl.concat(narrow)
 
 
 def _mine(ids: pl.Series, share: Share) -> pl.Series:
@@ -129,11 +129,10 @@ def _mine(ids: pl.Series, share: Share) -> pl.Series:
     return ids.str.slice(24).str.to_integer(base=16) % share.shares == share.share
 
 
-def _held(pool: Pool, share: Share) -> pl.DataFrame:
+def _held(pool: Pool, share: Share) -> set[str]:
     """The ids of the pairs that the part holds already."""
     names = [s.name for s in pool.shards if s.part == share.part and s.pairs]
-    of = pool.table("index")
-    return of.frame(*names, columns=["pair_id"]) if names else pl.DataFrame(schema={"pair_id": pl.String})
+    return set(pool.table("index").frame(*names, columns=["pair_id"])["pair_id"]) if names else set()
 
 
 def _votes(rows: pl.DataFrame) -> pl.DataFrame:

@@ -359,10 +359,15 @@ def unpaired(row: Row) -> bool:
     return ends or (bool(present(row, ONE)) and bool(present(row, PROMPTS)))
 
 
+def crowded() -> RowError:
+    """Why the rows of a prompt with more than MAX_LISTED of them make no pairs."""
+    return RowError("prompt", f"has more than {MAX_LISTED} responses")
+
+
 def group(rows: Sequence[Rated], wanted: bool) -> list[Outcome]:
     """The pairs of all rows of one prompt; with `wanted` only those of a wanted and an unwanted response."""
     if len(rows) > MAX_LISTED:
-        raise RowError("prompt", f"has more than {MAX_LISTED} responses")
+        raise crowded()
     if len(rows) < 2:
         raise RowError("response", "is the only one to its prompt: nothing to compare it with")
     if wanted and len({r.score for r in rows}) < 2:

@@ -21,9 +21,10 @@ import pyarrow as pa
 
 from assay.curate.columns import Columns
 from assay.curate.layouts import Preferred, named
-from assay.curate.lists import Rated
+from assay.curate.lists import Rated, crowded
 from assay.curate.pictures import Picture, keeper
 from assay.curate.plain import PlainRows
+from assay.curate.preferred import MAX_LISTED
 from assay.curate.reading import Fields, Lone, Read, paired, readings
 from assay.curate.rows import RowError
 from assay.curate.shards import part_of
@@ -132,9 +133,15 @@ def spill(folder: Place, piece: Piece) -> None:
 def pair_up(folder: Place, item: tuple[Piece, int, tuple[Segment, ...]]) -> None:
     """Make the pairs of a bucket of rows of one response each, which stand in these segments of the pieces of one file."""
     piece, bucket, segments = item
-    rows = [row for s in segments for row in s.read(folder).to_pylist()]
-    rows.sort(key=lambda r: r["row"])
     sink = _Sink(folder, replace(piece, name=bucket_name(piece, bucket)))
+    count = Counter(prompt for s in segments for prompt in s.read(folder).column("prompt").to_pylist())
+    rows = []
+    for row in (row for s in segments for row in s.read(folder).to_pylist()):
+        if count[row["prompt"]] <= MAX_LISTED:
+            rows.append(row)
+        else:  # one after another, for a prompt may have any number of them
+            sink.take(Read(row=row["row"], rows=1, layout=row["layout"], value=_rated(row).row, made=(crowded(),)))
+    rows.sort(key=lambda r: r["row"])
     for read in paired(Lone(row=r["row"], layout=r["layout"], rated=_rated(r)) for r in rows):
         sink.take(read)
     sink.close()
