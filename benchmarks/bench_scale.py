@@ -149,8 +149,8 @@ def line(long: dict[int, Any], short: dict[int, Any], near: dict[str, Any], scor
         "settle_rows_per_cpu_s": rate("settle", short) or rate("settle", long), "settle_vs_duckdb": ratio,
         "peak_mb_1m": peak(1_000_000), "peak_mb_10m": peak(10_000_000),
         "flatness": round(max(whole.values()) / min(whole.values()), 3) if len(whole) > 1 else None,
-        "near_duplicates_vs_datatrove": near.get("near_duplicates_vs_datatrove"),
-        "near_duplicates_vs_rensa": near.get("near_duplicates_vs_rensa"), "score_vs_engine": score.get("score_vs_engine"),
+        **{k: near.get(k) and round(near[k], 2) for k in ("near_duplicates_vs_datatrove", "near_duplicates_vs_rensa")},
+        "score_vs_engine": score.get("score_vs_engine"),
     }  # fmt: skip
 
 
