@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import resource
 import sys
 import time
@@ -36,6 +37,10 @@ class Run:
     """An open run folder. Raises AssayError if another process has it open or if it holds a different config."""
 
     def __init__(self, folder: Path, config: object, console: Console | None = None) -> None:
+        if re.match(r"[a-z0-9]+:/", str(folder)):
+            raise AssayError(
+                f"{folder}: a run needs a folder of a file system, not of an object store (its pool may lie in one)"
+            )
         self.folder, self.console = folder, console or Console(stderr=True, highlight=False)
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = (folder / "lock").open("w")

@@ -250,6 +250,11 @@ class Table(Generic[T]):
                     for row in batch.to_pylist():
                         yield build(self.record, row)
 
+    def empty(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """No rows."""
+        table = self.schema.empty_table()
+        return pl.DataFrame(pl.from_arrow(table if columns is None else table.select(list(columns))))
+
     def frame(self, *shards: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Columns of all (or the named) shards, for decisions over narrow tables. Shards that are older than a column hold
         nulls in it."""

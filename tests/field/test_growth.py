@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from assay.curate.material import Material
 from assay.curate.shards import Pool
+from assay.curate.sources import find
 from assay.engine import Here
 from assay.errors import AssayError
 from assay.recipes.embedders import Encoder
 from assay.recipes.flow import FlowConfig, prepared
 from assay.recipes.job import meet
 from assay.run import Run
+from assay.store import Place
 from field.in_process import assay
 
 CONFIG = FlowConfig(recipe="x", embedder="hash")
@@ -49,7 +52,8 @@ def test_a_pool_that_has_grown_is_gone_on_with(tmp_path: Path, capfd: pytest.Cap
             (run / f"seed-0/tables/{name}.parquet").parent.mkdir(parents=True, exist_ok=True)
             (run / f"seed-0/tables/{name}.parquet").touch()
         seed.once("final", lambda: {"set": "raw"})
-    files = {p: p.stat().st_mtime_ns for p in (run / "tables").rglob("*.parquet")}
+    files = {p: p.stat().st_mtime_ns for name in ("attributes", "vectors") for p in (run / "tables" / name).iterdir()}
+    assert len(files) == 4
     capfd.readouterr()
     assert index(pool, run) == before
     assert "has grown" not in capfd.readouterr().err
@@ -61,9 +65,9 @@ def test_a_pool_that_has_grown_is_gone_on_with(tmp_path: Path, capfd: pytest.Cap
     assert len(after) == 70
     for pair_id, row in before.items():
         assert after[pair_id] == row, "what was said of the old pairs again agrees with what was said"
-    assert {p for p in files if p.parent.name in ("attributes", "vectors")} <= {
-        p for p, at in files.items() if p.stat().st_mtime_ns == at
-    }, "what does not depend on votes is not made again"
+    assert all(p.stat().st_mtime_ns == at for p, at in files.items())
+    used = {Path(f.url) for s in Material.open(Place.of(run)).slices for f in (s.attributes, s.vectors)}
+    assert files.keys() < used, "what does not depend on votes is not made again"
     aside = run / "seed-0/superseded/0"
     assert (aside / "tables/labels/stage1.parquet").exists()
     assert (aside / "tables/labels/stage2-x.parquet").exists()
@@ -91,3 +95,54 @@ def test_another_pool_is_refused(tmp_path: Path) -> None:
         index(other, tmp_path / "run")
     same = add(tmp_path / "one", tmp_path / "a.jsonl")
     assert len(index(same, tmp_path / "run")) == 20
+
+
+def test_what_is_nearly_the_same_and_comes_later_takes_no_pair_away(tmp_path: Path) -> None:
+    """Copies with one more word: whatever their ids are, the pairs that a run works with stay in it."""
+    words = " ".join(f"word{n}" for n in range(80))
+
+    def file(name: str, more: str) -> Path:
+        texts = [
+            {"prompt": f"Say {n}. {words}", "chosen": f"{words} yes {n}{more}", "rejected": f"no {n}"}
+            for n in range(12)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(t) + "\n" for t in texts))
+        return tmp_path / f"{name}.jsonl"
+
+    config = FlowConfig(recipe="x", embedder="hash", near_duplicates=0.5)
+    kept = []
+    for pool in (add(tmp_path, file("a", "")), add(tmp_path, file("b", " more"))):
+        with closing(Run(tmp_path / "run", KEPT)) as opened:
+            meet(opened, KEPT, pool)
+            material = prepared(opened, config, pool, Encoder(config), Here())
+            kept.append({i for part in material.slices for i in part.frame(["pair_id"])["pair_id"]})
+    assert kept[0]
+    assert kept[0] == kept[1]
+
+
+def test_a_run_in_an_object_store_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    add(tmp_path, rows(tmp_path, "a", range(20)))
+    code, _, told = assay(
+        "run", "pool", tmp_path / "pool", "--out", "s3://bucket/run", "--embedder", "hash", cwd=tmp_path
+    )
+    assert code == 2
+    assert "a run needs a folder of a file system" in told.splitlines()[-1]
+
+
+def test_a_run_is_no_pool(tmp_path: Path) -> None:
+    index(add(tmp_path, rows(tmp_path, "a", range(20))), tmp_path / "run")
+    code, _, told = assay("run", "pool", tmp_path / "run", "--out", tmp_path / "other", "--embedder", "hash")
+    assert code == 2
+    assert told.splitlines()[-1].endswith("a run, not a pool; give the pool that it was made of")
+
+
+def test_the_note_of_an_import_that_was_dropped_counts_for_nothing(tmp_path: Path) -> None:
+    """Killed after its notes and before it took effect; its folder is removed, as the message says, and a file is added."""
+    pool = add(tmp_path, rows(tmp_path, "a", range(20)))
+    note = json.loads(next((tmp_path / "pool/imports").glob("a-*.json")).read_text())
+    b = rows(tmp_path, "b", range(30, 40))
+    key = find(str(b))[0].key
+    stale = {**note, "file": "b.jsonl", "content": key, "generation": pool.generations}
+    (tmp_path / "pool/imports/b-stale.json").write_text(json.dumps(stale))
+    add(tmp_path, rows(tmp_path, "c", range(50, 55)))
+    assert add(tmp_path, b).pairs == 35

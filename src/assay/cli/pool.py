@@ -1,13 +1,11 @@
 """`assay pool near-duplicates`: what a pool holds nearly twice."""
 
-from pathlib import Path
-
 from tyro.conf import Positional
 
 from assay.errors import AssayError
 
 
-def near_duplicates(pool: Positional[str], out: Path, threshold: float = 0.8, shingle: int = 5) -> None:
+def near_duplicates(pool: Positional[str], out: str, threshold: float = 0.8, shingle: int = 5) -> None:
     """Find pairs whose texts are nearly the same: MinHash over shingles of words, every find verified on the texts.
 
     `assay run ... --near-duplicates 0.8` leaves all but one of each cluster out; this only lists them.
@@ -23,15 +21,17 @@ def near_duplicates(pool: Positional[str], out: Path, threshold: float = 0.8, sh
     from assay.curate.prepare import Documents
     from assay.curate.shards import Pool
     from assay.store import Place
-    from assay.tables import check_new, write_shard
+    from assay.tables import write_shard
 
-    check_new(out)
+    file = Place.of(out)
+    if file.exists():
+        raise AssayError(f"{out} is there already; choose another name, or remove it first")
     try:
         how = MinHash(threshold=threshold, shingle=shingle)
     except ValueError as error:
         raise AssayError(str(error)) from error
     found = find(Documents(Pool.open(pool)), how)
-    write_shard(Place.of(out), found.table)
+    write_shard(file, found.table)
     for line in found.lines():
         print(line)
     print(f"-> {out}")

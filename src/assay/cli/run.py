@@ -50,7 +50,7 @@ def run_tiny(
         lambda: run_job(
             out, config, pool, people=oracle(pool.truth), asked={"people": "oracle"}, engine=engine_of(engine),
             processes=processes,
-        )
+        ), processes,
     )  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def run_human(
         lambda: run_job(
             out, config, pool, people=recorded_people(pool.truth), asked={"people": "recorded"}, engine=engine_of(engine),
             processes=processes,
-        )
+        ), processes,
     )  # fmt: skip
 
 
@@ -163,7 +163,7 @@ def run_pool(
             judge=llm_judge(chats, samples=samples) if chats else None,
             chat=chat, asked=asked, resettle=resettle, engine=engine_of(engine), processes=processes,
             at_once=IN_A_BATCH if batch else AT_ONCE,
-        )
+        ), processes,
     )  # fmt: skip
 
 
@@ -178,11 +178,13 @@ def _forecast(pool: str, config: FlowConfig, out: Path, judging: Judging | None)
         print(*stage2_cost(Pool.open(pool), config, out, judging).lines(), sep="\n", file=sys.stderr)
 
 
-def _finish(work: Callable[[], Path]) -> None:
+def _finish(work: Callable[[], Path], processes: int) -> None:
     """Do the job and report on it. In an allocation (torchrun, accelerate) the first process does; others train along."""
     from assay.report import summary, write_report
     from assay.reward.crew import attend, dismiss
+    from assay.reward.launch import check_processes
 
+    check_processes(processes)
     if not attend():
         return
     try:

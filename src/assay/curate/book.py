@@ -73,7 +73,7 @@ class Book:
         self._run, self.material, self._standing, self.say = run, material, standing, run.say
         self.asked = FREE.to_frame()
         self._people: dict[str, Known] = {}
-        votes = run.table("judgements", Judgement).frame(columns=VOTES).clear()
+        votes = run.table("judgements", Judgement).empty(VOTES)
         self._words, self._wild = [votes], [votes]
         self._labels: pl.DataFrame | None = None
 
@@ -209,16 +209,17 @@ def judged(judge: Judge, cases: Sequence[Case]) -> list[Judgement]:
     return rows
 
 
-def set_aside(run: Run) -> Path:
+def set_aside(run: Run, iterations: bool = False) -> Path:
     """Move all that was made of stage 1's judgements into a folder beside it, so that it is made anew; what was collected
-    stays. Killed on the way, the run makes what is missing again from the same labels, which are moved last."""
+    stays, and (without `iterations`) the models that chose whom to ask. Killed on the way, the run makes what is missing
+    again from the same labels, which are moved last."""
     place = run.folder / "superseded"
-    place = place / str(sum(1 for _ in place.glob("*")))
+    place = place / str(max((int(p.name) + 1 for p in place.glob("*") if p.name.isdecimal()), default=0))
     last = Path("tables/labels/stage1.parquet")
     files = [p.relative_to(run.folder) for top in ("steps", "tables") for p in sorted((run.folder / top).rglob("*"))]
     made = [f for f in files if f.suffix in (".json", ".parquet") and not _collected(f) and f != last]
     models = [p.relative_to(run.folder) for p in sorted((run.folder / "models").glob("*"))]
-    for path in (*made, *(m for m in models if not m.name.startswith("stage1-")), last):
+    for path in (*made, *(m for m in models if iterations or not m.name.startswith("stage1-")), last):
         if not (run.folder / path).exists():  # of a run whose labels are not made yet
             continue
         (place / path).parent.mkdir(parents=True, exist_ok=True)

@@ -59,8 +59,10 @@ class Material:
         """Note in a run folder (whose `tables` are `out`) what its pool and its shards are, for who reads the run later."""
         told = {
             "pool": _whole(self.pool.place).removeprefix(f"{_whole(folder)}/"),
-            "slices": [{k: getattr(s, k).name for k in ("index", "attributes", "vectors")} | {"name": s.name, "part": s.part}
-                       for s in self.slices],
+            "slices": [
+                {"name": s.name, "part": s.part, "hits": s.hits and s.hits.name}
+                | {k: getattr(s, k).name for k in ("index", "attributes", "vectors")} for s in self.slices
+            ],
         }  # fmt: skip
         (folder / "material.json").keep_text(json.dumps(told, indent=1))
 
@@ -78,6 +80,7 @@ class Material:
         out = folder / "tables"
         slices = tuple(
             Slice(name=s["name"], part=s["part"], pairs=pool.table("pairs").file(s["name"]),
+                  hits=out / "contamination" / s["hits"] if s["hits"] else None,
                   **{k: out / k / s[k] for k in ("index", "attributes", "vectors")})
             for s in told["slices"]
         )  # fmt: skip
@@ -140,7 +143,9 @@ class Material:
         index = part.frame(["pair_id", "row"]).with_row_index("number")
         found = index.filter(pl.col("pair_id").is_in(rows["pair_id"].implode()))
         if len(found) < rows["pair_id"].n_unique():
-            raise KeyError(f"{part.name} does not have all of {len(rows)} pairs")
+            raise AssayError(
+                f"{part.index}: lacks pairs that the run has asked about; files or its pool were changed: use another --out"
+            )
         return found
 
     def size(self, *uses: Use) -> int:
@@ -200,7 +205,8 @@ class Material:
             exact, _ = self._nearest(queries[sample], but, k_max, 1.0)
             share = recall((rows[sample], scores[sample]), exact)
             say(f"look-alikes: {100 * share:.1f}% of the exact neighbours of {len(sample):,} gold pairs were found")
-        ids = [pairs["pair_id"].gather(row[score > -np.inf]).to_list() for row, score in zip(rows, scores, strict=True)]
+        of_code = dict(pairs.select("code", "pair_id").iter_rows())
+        ids = [[of_code[c] for c in row[score > -np.inf].tolist()] for row, score in zip(rows, scores, strict=True)]
         chosen = taken(ids, [neighbours_wanted(p[i], k_max) for i in order], limit)
         return pl.DataFrame({"pair_id": chosen}, schema={"pair_id": pl.String}).join(
             pairs.unique("pair_id"), on="pair_id", how="left", maintain_order="left"
@@ -209,17 +215,18 @@ class Material:
     def _nearest(
         self, queries: NDArray[np.float16], but: pl.DataFrame, k: int, probe: float
     ) -> tuple[Near, pl.DataFrame]:
-        """The k nearest open pairs of each query, as rows of the frame."""
+        """The k nearest open pairs of each query, by their `code` in the frame; of equally near ones those of the lowest
+        ids, in whatever shards they lie."""
         file = self.out / "queries" / f"{digest(queries.tobytes().hex())[:16]}.parquet"
         write_shard(file, packed(queries))
         best: Near = np.zeros((len(queries), k), np.int64), np.full((len(queries), k), -np.inf)
-        found, start = [FREE.to_frame()], 0
+        found = FREE.to_frame().with_columns(code=pl.lit(0, pl.Int64))
         for near in self.engine.map(partial(_near, queries=file, k=k, probe=probe), self._but(but)):
-            best = merged(best, (near.rows + start, near.scores), k)
-            found.append(near.pairs)
-            start += len(near.pairs)
+            best = merged(best, (near.codes, near.scores), k)
+            left = pl.Series(np.unique(best[0][best[1] > -np.inf]))
+            found = pl.concat([found, near.pairs]).filter(pl.col("code").is_in(left.implode()))
         file.remove()
-        return best, pl.concat(found)
+        return best, found
 
     def by_priority(self, chosen: pl.DataFrame, seed: int) -> pl.DataFrame:
         """The chosen rows by priority."""
@@ -255,28 +262,36 @@ def _chance(salt: Sequence[object], part: Slice, rows: pl.DataFrame) -> pl.DataF
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Near:
-    """The nearest open pairs of one shard: rows of `pairs`, cosines."""
+    """The nearest open pairs of one shard: their `code` in `pairs`, cosines."""
 
-    rows: NDArray[np.int64]
+    codes: NDArray[np.int64]
     scores: NDArray[np.float64]
     pairs: pl.DataFrame
 
 
 def _near(item: tuple[Slice, pl.Series], queries: Place, k: int, probe: float) -> _Near:
-    part, free = item[0], _open(*item, held=False)
+    part = item[0]
     index = part.frame(["pair_id"]).with_row_index("number")
-    numbers = index.filter(pl.col("pair_id").is_in(free["pair_id"].implode()))["number"].to_numpy()
-    vectors, asking = part.vector_rows()[numbers], _queries(queries)
+    free = _open(*item, held=False).join(index, on="pair_id").sort("pair_id")  # equally near ones: by id
+    vectors, asking = part.vector_rows()[free["number"].to_numpy()], _queries(queries)
     if probe < 1.0 and len(vectors) > k:
         rows, scores = Cells.of(vectors).nearest(asking, vectors, k, probe)
     else:
         rows, scores = nearest(asking, vectors, k)
-    used = np.unique(rows)
-    short = ((0, 0), (0, k - rows.shape[1]))
+    pairs = free.with_columns(code=pl.Series(codes(free["pair_id"])))
+    there, short = scores > -np.inf, ((0, 0), (0, k - rows.shape[1]))
+    found = pairs["code"].to_numpy()[np.where(there, rows, 0)] if len(pairs) else rows
     return _Near(
-        rows=np.pad(np.searchsorted(used, rows), short), scores=np.pad(scores, short, constant_values=-np.inf),
-        pairs=free[used],
+        codes=np.pad(found, short), scores=np.pad(scores, short, constant_values=-np.inf),
+        pairs=pairs[np.unique(rows[there])].select(*FREE.names(), "code"),
     )  # fmt: skip
+
+
+def codes(ids: pl.Series) -> NDArray[np.int64]:
+    """The first 63 bits of ids, in the same order as these: they stand for pairs where many are compared."""
+    return np.frombuffer(bytes.fromhex("".join(ids)), ">u8").reshape(-1, 2)[:, 0].astype(np.uint64).__rshift__(
+        np.uint64(1)
+    ).astype(np.int64)  # fmt: skip
 
 
 @lru_cache(maxsize=1)

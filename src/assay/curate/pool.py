@@ -315,6 +315,10 @@ def _leftovers(pool: Pool) -> None:
             shard = _SHARD.fullmatch(name)
             if shard is not None and int(shard[1]) >= pool.generations:
                 (pool.place / table / name).remove()
+    notes = pool.place / "imports"
+    for name in notes.names(".json"):  # of an import that took no effect
+        if json.loads((notes / name).read_text())["generation"] >= pool.generations:
+            (notes / name).remove()
     for table in ("", "pairs", "index", "votes", "origins", "rejections", "imports", "images"):
         path = pool.place.path
         for file in (path / table).glob(f"*{PENDING}") if path is not None else ():

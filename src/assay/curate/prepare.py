@@ -29,10 +29,19 @@ from assay.curate.shards import Pool, Shard
 from assay.engine import Engine, make
 from assay.errors import AssayError
 from assay.order import draws
-from assay.records import Attributes, Embedder, Pair, digest
+from assay.records import Attributes, Embedder, Judgement, Pair, Truth, digest
 from assay.run import jsonable
 from assay.store import Place
-from assay.tables import frame_to_arrow, read_frame, read_shard, records, stream_shard, to_arrow, write_shard
+from assay.tables import (
+    arrow_schema,
+    frame_to_arrow,
+    read_frame,
+    read_shard,
+    records,
+    stream_shard,
+    to_arrow,
+    write_shard,
+)
 
 Use = Literal["evaluation", "stage1", "stage2"]
 RULE = 1
@@ -85,6 +94,8 @@ class Slice:
     index: Place
     attributes: Place
     vectors: Place
+    hits: Place | None = None
+    """What was left out for sharing text with benchmarks, where that was looked for."""
 
     @property
     def key(self) -> str:
@@ -143,20 +154,19 @@ def prepare(
     with timed("contamination"):
         hits = _contamination(pool, shards, out, watched, engine, say) if watched else {}
     with timed("near-duplicates"):
-        near = _near(pool, shards, out, split.near_duplicates, say) if split.near_duplicates else None
-    made_of = (split, watched and watched.name, near and near.name, RULE)
-    key = {s.name: _name(s.name, s.content, pool.said(s.part), *made_of) for s in shards}
-    work = {
-        key[s.name]: _Keeping(pool=pool, shard=s, hits=hits.get(s.name), near=near, split=split) for s in shards
-    }  # fmt: skip
+        near = _near(pool, shards, out, split.near_duplicates, say) if split.near_duplicates else {}
+    work = dict(_kept_of(pool, s, split, hits.get(s.name), near.get(s.generation)) for s in shards)
     with timed("index"):
         index = make(engine, out / "index", keep, work, told=_teller(say, "shards indexed"))
-    bare = [
-        Slice(name=s.name, part=s.part, pairs=pool.table("pairs").file(s.name), index=index[key[s.name]],
-              attributes=out / "attributes" / f"{_name(key[s.name], how.name)}.parquet",
-              vectors=out / "vectors" / f"{_name(key[s.name], how.name, embedder, RULE)}.parquet")
-        for s in shards
-    ]  # fmt: skip
+    bare = []
+    for shard, file in zip(shards, index.values(), strict=True):
+        ids = digest(read_shard(file, ["pair_id"])["pair_id"].to_pylist())  # what sources say of them changes no text
+        told = _name(shard.name, ids, how.name)
+        bare.append(Slice(
+            name=shard.name, part=shard.part, pairs=pool.table("pairs").file(shard.name), index=file,
+            attributes=out / "attributes" / f"{told}.parquet",
+            vectors=out / "vectors" / f"{_name(told, embedder, RULE)}.parquet", hits=hits.get(shard.name),
+        ))  # fmt: skip
     with timed("attributes"):
         if how.ask is None:
             make(engine, out / "attributes", describe, {_stem(s.attributes): s for s in bare},
@@ -174,13 +184,12 @@ def bare(pool: Pool, out: Place, engine: Engine) -> tuple[Slice, ...]:
     """The index alone, of all pairs of a pool: its own labels need no more. These shards have neither attributes nor
     vectors, and no pair is for evaluation."""
     split = SplitConfig(eval_share=0.0)
-    items = [_Keeping(pool=pool, shard=s, hits=None, near=None, split=split) for s in pool.shards if s.pairs]
-    work = {_name(i.shard.name, i.shard.content, pool.said(i.shard.part), split, RULE): i for i in items}
-    files = make(engine, out / "index", keep, work)
+    shards = [s for s in pool.shards if s.pairs]
+    files = make(engine, out / "index", keep, dict(_kept_of(pool, s, split) for s in shards))
     return tuple(
-        Slice(name=item.shard.name, part=item.shard.part, pairs=pool.table("pairs").file(item.shard.name), index=files[key],
+        Slice(name=s.name, part=s.part, pairs=pool.table("pairs").file(s.name), index=file,
               attributes=out / "attributes" / "none", vectors=out / "vectors" / "none")
-        for key, item in work.items()
+        for s, file in zip(shards, files.values(), strict=True)
     )  # fmt: skip
 
 
@@ -217,25 +226,42 @@ def _contamination(
     return {s.name: files[key[s.name]] for s in shards}
 
 
-def _near(pool: Pool, shards: Sequence[Shard], out: Place, threshold: float, say: Callable[[str], None]) -> Place:
-    """The clusters of near-duplicates of the whole pool: `NearDuplicates.table` as a file."""
-    file = out / "near_duplicates" / f"{digest([threshold, *(s.content for s in shards)])[:12]}.parquet"
-    if not file.exists():
-        found = near_duplicates(Documents(pool), MinHash(threshold=threshold))
-        for line in found.lines():
-            say(line)
-        write_shard(file, found.table)
-    return file
+def _near(
+    pool: Pool, shards: Sequence[Shard], out: Place, threshold: float, say: Callable[[str], None]
+) -> dict[int, Place]:
+    """For every generation the ids of the pairs that are near-duplicates of others, as a file: of the pairs until then, of
+    which the oldest stays. So what comes later takes no pair away that a run works with."""
+    files: dict[int, Place] = {}
+    for generation in sorted({s.generation for s in shards}):
+        until = [s for s in shards if s.generation <= generation]
+        file = out / "near_duplicates" / f"{digest([threshold, RULE, *(s.content for s in until)])[:12]}.parquet"
+        if not file.exists():
+            found = near_duplicates(Documents(pool, until), MinHash(threshold=threshold))
+            for line in found.lines():
+                say(line)
+            write_shard(file, _others(pool, until, found.table).to_arrow())
+        files[generation] = file
+    return files
+
+
+def _others(pool: Pool, shards: Sequence[Shard], clusters: pa.Table) -> pl.DataFrame:
+    """The ids of clusters without the oldest of each, which of equally old ones is the smallest."""
+    told, ages = pl.DataFrame(pl.from_arrow(clusters)), [pl.DataFrame(schema={"pair_id": pl.String, "age": pl.Int64})]
+    for shard in shards:
+        ids = read_frame(pool.table("index").file(shard.name), ["pair_id"])
+        ages.append(ids.join(told, on="pair_id", how="semi").with_columns(age=pl.lit(shard.generation, pl.Int64)))
+    aged = told.join(pl.concat(ages), on="pair_id").sort("cluster", "age", "pair_id")
+    return aged.filter(pl.int_range(pl.len()).over("cluster") > 0).select("pair_id").sort("pair_id")
 
 
 class Documents:
-    """The texts of a pool's pairs, as `near_duplicates` goes through them."""
+    """The texts of a pool's pairs (or of some of its shards), as `near_duplicates` goes through them."""
 
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
+    def __init__(self, pool: Pool, shards: Sequence[Shard] | None = None) -> None:
+        self.pool, self.shards = pool, pool.shards if shards is None else shards
 
     def __iter__(self) -> Iterator[tuple[pa.Array, pa.Array]]:
-        for shard in self.pool.shards:
+        for shard in self.shards:
             if shard.pairs:
                 ids, start = read_shard(self.pool.table("index").file(shard.name), ["pair_id"])["pair_id"], 0
                 for part in stream_shard(self.pool.table("pairs").file(shard.name), ["prompt", "responses"]):
@@ -259,37 +285,53 @@ def contamination(watched: Place, item: tuple[Place, Place]) -> pa.Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Keeping:
-    pool: Pool
-    shard: Shard
+    index: Place
+    votes: tuple[Place, ...]
+    truth: tuple[Place, ...]
     hits: Place | None
     near: Place | None
     split: SplitConfig
+    knows: bool
+    chosen: bool
+
+
+def _kept_of(
+    pool: Pool, shard: Shard, split: SplitConfig, hits: Place | None = None, near: Place | None = None
+) -> tuple[str, _Keeping]:
+    """The name of a shard's index, and what it is made of."""
+    known = (pool.knows, pool.chosen, hits and hits.name, near and near.name)
+    return _name(shard.name, shard.content, pool.said(shard.part), split, *known, RULE), _Keeping(
+        index=pool.table("index").file(shard.name), votes=pool.files(shard.part, "votes"),
+        truth=pool.files(shard.part, "truth"), hits=hits, near=near, split=split, knows=pool.knows, chosen=pool.chosen,
+    )  # fmt: skip
 
 
 def keep(item: _Keeping) -> pa.Table:
     """Stage: the `Kept` rows of a shard. Whole questions go to one side of every split, by their id alone."""
-    pool, shard = item.pool, item.shard
-    frame = read_frame(pool.table("index").file(shard.name)).with_row_index("row")
+    frame = read_frame(item.index).with_row_index("row")
     if item.hits is not None:
         frame = frame.filter(~pl.col("pair_id").is_in(read_shard(item.hits, ["pair_id"])["pair_id"].to_pylist()))
     if item.near is not None:
-        alike = read_frame(item.near, ["pair_id", "representative"])
-        others = alike.filter(pl.col("pair_id") != pl.col("representative"))["pair_id"]
-        frame = frame.filter(~pl.col("pair_id").is_in(others.implode()))
-    votes = pool.votes(shard.part).filter(pl.col("pair_id").is_in(frame["pair_id"].implode()))
-    truth = pool.votes(shard.part, table="truth").unique("pair_id", keep="any").rename({"better": "truth"})
+        frame = frame.join(read_frame(item.near, ["pair_id"]), on="pair_id", how="anti", maintain_order="left")
+    votes = _said(item.votes, Judgement).filter(pl.col("pair_id").is_in(frame["pair_id"].implode()))
+    truth = _said(item.truth, Truth).unique("pair_id", keep="any").rename({"better": "truth"})
     frame = frame.join(wild_frame(votes), on="pair_id", how="left", maintain_order="left")
     frame = frame.join(truth, on="pair_id", how="left", maintain_order="left")
     held = draws(frame["question_id"].to_list(), "held") < item.split.held_share
     frame = frame.with_columns(
-        use=uses(pool, item.split, frame), held=pl.Series(held),
+        use=uses(item, item.split, frame), held=pl.Series(held),
         certainty=pl.col("certainty").fill_null(1.0), strength=pl.col("strength").fill_null(0.0),
         conflict=pl.col("conflict").fill_null(False),
     ).filter((pl.col("use") != "evaluation") | pl.col("truth").is_not_null())  # fmt: skip
     return frame_to_arrow(Kept, frame)
 
 
-def uses(pool: Pool, split: SplitConfig, index: pl.DataFrame) -> pl.Series:
+def _said(files: Sequence[Place], record: type) -> pl.DataFrame:
+    """The rows of some files, of a record type where there are none."""
+    return pl.concat([pl.DataFrame(pl.from_arrow(arrow_schema(record).empty_table())), *map(read_frame, files)])
+
+
+def uses(pool: "Pool | _Keeping", split: SplitConfig, index: pl.DataFrame) -> pl.Series:
     """What the pairs of a pool's index (question_id, askable) are for, by their questions alone."""
     place, eval_share = draws(index["question_id"].to_list(), "split"), split.eval_share if pool.knows else 0.0
     rest = (place - eval_share) / (1 - eval_share)

@@ -57,9 +57,9 @@ def _nearest(queries: NDArray[np.floating], vectors: NDArray[np.floating], k: in
 
 
 def merged(one: Near, other: Near, k: int) -> Near:
-    """The nearest k of two lists; of equal cosines those of `one` come first."""
+    """The nearest k of two lists; of equal cosines the lower row numbers."""
     rows, scores = (np.concatenate(both, axis=1) for both in zip(one, other, strict=True))
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    order = np.lexsort((rows, -scores), axis=1)[:, :k]
     return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
 
 

@@ -73,6 +73,11 @@ class Shard:
     content: str
     said: str
 
+    @property
+    def generation(self) -> int:
+        """The number of the import that made it."""
+        return int(self.name.split("-")[1])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
@@ -111,6 +116,8 @@ class Pool:
         """`open`, without what an import is adding: for the import itself."""
         manifest = place / "pool.json"
         if not manifest.exists():
+            if (place / "config.json").exists():
+                raise AssayError(f"{place}: a run, not a pool; give the pool that it was made of")
             if (place / "tables").names():
                 raise AssayError(
                     f"{place}: an earlier version of Assay made this pool, in another layout; make it anew from its files: "
@@ -118,8 +125,8 @@ class Pool:
                 )
             raise AssayError(f"{place}: no pairs here; make a pool with: assay pool add FILE --out {place}")
         told = json.loads(manifest.read_text())
-        if told["version"] != VERSION:
-            raise AssayError(f"{place}: a pool of layout {told['version']}; this version of Assay reads {VERSION}")
+        if told.get("version") != VERSION:
+            raise AssayError(f"{place}: not a pool of layout {VERSION}, which this version of Assay reads")
         return Pool(place=place, **{**told, "shards": tuple(Shard(**s) for s in told["shards"])})
 
     def save(self) -> None:
@@ -135,14 +142,16 @@ class Pool:
         """What the votes and truths of a part are, of all its generations: it changes when more is said."""
         return [s.said for s in self.shards if s.part == part]
 
+    def files(self, part: int, table: str) -> tuple[Place, ...]:
+        """The files of a table on the pairs of a part, of all generations."""
+        of = self.table(table)
+        return tuple(of.file(s.name) for s in self.shards if s.part == part and of.done(s.name))
+
     def votes(self, part: int, columns: Sequence[str] | None = None, table: str = "votes") -> pl.DataFrame:
         """The votes (or another table) on the pairs of a part, of all generations."""
         of = self.table(table)
         names = [s.name for s in self.shards if s.part == part and of.done(s.name)]
-        if names:
-            return of.frame(*names, columns=columns)
-        empty = of.schema.empty_table()
-        return pl.DataFrame(pl.from_arrow(empty if columns is None else empty.select(list(columns))))
+        return of.frame(*names, columns=columns) if names else of.empty(columns)
 
 
 def part_of(question_id: str, parts: int) -> int:

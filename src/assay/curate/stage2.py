@@ -37,7 +37,7 @@ from assay.curate.stage1 import Stage1Result
 from assay.engine import make
 from assay.errors import AssayError
 from assay.outage import Unreached
-from assay.records import Judge, Judgement, Label
+from assay.records import Judge, Judgement, Label, question_id
 from assay.run import Run
 from assay.store import Place
 from assay.tables import frame_to_arrow, read_frame
@@ -111,7 +111,8 @@ def stage2(
     """
     place = Place.of(run.folder) / "tables"
     scored = rewards(material, place, {BEST: first.best, GOLD: first.gold_rm}, run.say, score)
-    asked = _Asking(run=run, config=config, material=material, gold=first.gold, judge=judge, at_once=at_once)
+    held = pl.Series("held", sorted({question_id(p.prompt) for p in first.held}), pl.String)
+    asked = _Asking(run=run, config=config, material=material, gold=first.gold, judge=judge, at_once=at_once, held=held)
     words = {
         part.name: found for part in material.slices if (found := asked.words(part, scored[part.name])) is not None
     }
@@ -139,6 +140,8 @@ class _Asking:
     gold: Gold
     judge: Judge
     at_once: int
+    held: pl.Series
+    """Questions whose gold measures: judges are not asked about them, for nobody may train on what they would say."""
     lost: list[Unreached] = field(default_factory=list)
 
     def words(self, part: Slice, rewards: Place) -> list[Place] | None:
@@ -162,6 +165,7 @@ class _Asking:
         if not table.done(shard):
             unsure = _with_p(part, rewards)
             unsure = unsure.filter(counts_frame(unsure, self.config.band))
+            unsure = unsure.filter(~pl.col("question_id").is_in(self.held.implode()))
             block = pl.int_range(len(unsure), eager=True) // self.at_once
             rows = unsure.with_columns(at=pl.lit(part.name), of=pl.lit("judges"), block=block)
             table.put(shard, frame_to_arrow(Asked, rows))

@@ -115,7 +115,12 @@ def joined(item: tuple[Slice, Place]) -> pa.Table:
     Raises AssayError for a label that chooses a response which its pair does not have.
     """
     part, file = item
-    labels = part.frame(["pair_id", "row", "first", "second"]).join(read_frame(file), on="pair_id").sort("row")
+    said = read_frame(file)
+    labels = part.frame(["pair_id", "row", "first", "second"]).join(said, on="pair_id").sort("row")
+    if len(labels) < len(said):
+        raise AssayError(
+            f"{file}: has labels of pairs that {part.index} does not have; files were changed: use another --out"
+        )
     foreign = labels.filter((pl.col("chosen") != pl.col("first")) & (pl.col("chosen") != pl.col("second")))
     if len(foreign):
         raise AssayError(

@@ -234,7 +234,7 @@ def _said(
 ) -> pl.DataFrame:
     """What `judge` says of pairs, asked block by block, each once; Raises Unreached where a server did not answer."""
     table = claims.run.table("claims", Judgement)
-    told = [table.frame(columns=VOTES).clear()]
+    told = [table.empty(VOTES)]
     for number, some in blocks(rows.sort("at", "pair_id"), claims.at_once):
         shard = f"{name}-{number:05d}-{digest(some['pair_id'].to_list())[:12]}"
         if not table.done(shard):
@@ -252,10 +252,11 @@ def _judges(claims: Claims) -> dict[str, object]:
     """
     words, random, plain = list[pl.DataFrame](), list[pl.DataFrame](), list[pl.DataFrame]()
     before = claims.run.table("claims", Judgement)
-    known = before.frame(*before.shards("unguided-"), columns=VOTES) if before.shards("unguided-") else None
+    shards = before.shards("unguided-")
+    known = before.frame(*shards, columns=VOTES).unique("pair_id", keep="any") if shards else before.empty(VOTES)
     for turn, said, gold in _rounds(claims):
         rows = said.select("pair_id", "at")
-        asked = known.join(rows, on="pair_id", how="semi") if known is not None else said.select(VOTES).clear()
+        asked = known.join(rows, on="pair_id", how="semi")
         left = rows.join(asked, on="pair_id", how="anti")
         plain += [asked, _said(claims, f"plain-{turn}", left, claims.unguided, _plain)]
         shown = partial(_random_gold, gold, claims.config.stage1.examples, claims.seed)

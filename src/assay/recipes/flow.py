@@ -32,7 +32,7 @@ from assay.records import Attributes, Label, Pair, digest
 from assay.reward.config import TrainConfig
 from assay.run import Run
 from assay.store import Place
-from assay.tables import read_shard
+from assay.tables import read_frame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,10 +133,7 @@ def _counts(pool: Pool, material: Material) -> dict[str, Any]:
         checked += len(known)
         wrong += int((known["original"] != known["truth"]).sum())
     prompts = sum(pl.concat(some).n_unique() for some in by_part.values())
-    hits = (material.out / "contamination").names(".parquet")
-    out = sum(
-        len(set(read_shard(material.out / "contamination" / n, ["pair_id"])["pair_id"].to_pylist())) for n in hits
-    )
+    out = sum(read_frame(s.hits, ["pair_id"])["pair_id"].n_unique() for s in material.slices if s.hits is not None)
     return {
         "read": pool.pairs + pool.repeats, "duplicates": pool.repeats, "conflicting": pool.conflicts, "contaminated": out,
         "left_out": pool.pairs - out - kept, "pairs": kept, "prompts": prompts,

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -96,7 +95,7 @@ def has_strengths(pool: Pool) -> bool:
 def meet(run: Run, kept: Mapping[str, Any], pool: Pool) -> None:
     """Keep what the run's pool is, and compare it with what it was. Where it has grown, what was made of all pairs is set
     aside and made anew; what was collected stays. Raises AssayError where it is another pool."""
-    note = run.folder / "pool.json"
+    note = run.folder / "shards.json"
     now = {s.name: [s.part, s.pairs, s.content, s.said] for s in pool.shards}
     before = json.loads(note.read_text())["shards"] if note.exists() else None
     if before is not None and before != now:
@@ -108,13 +107,17 @@ def meet(run: Run, kept: Mapping[str, Any], pool: Pool) -> None:
                 "it was"
             )
         run.say(
-            f"[bold]the pool has grown[/bold]: {pairs:,} pairs when this run began, {told:,} now; it goes on with all"
+            f"[bold]the pool has grown[/bold]: {pairs:,} pairs when this run began, {told:,} now; it goes on with all. "
+            "People and judges are asked about new pairs in the iterations of stage 1 that are left; after the last, new pairs "
+            "of its questions have the labels of their sources only"
         )
         for seed in range(kept["seeds"]):
             if (run.folder / f"seed-{seed}" / "config.json").exists():
                 with closing(Run(run.folder / f"seed-{seed}", {**kept, "seeds": 1}, run.console)) as part:
-                    run.say(f"what was made of the pool as it was is in {set_aside(part)}")
-        shutil.rmtree(run.folder / "steps" / "prepare", ignore_errors=True)
+                    run.say(f"what was made of the pool as it was is in {set_aside(part, iterations=True)}")
+        for step in sorted((run.folder / "steps" / "prepare").rglob("*.json")):
+            if step.name != "benchmarks.json":
+                step.unlink()
     Place.of(note).keep_text(json.dumps({"shards": now}, indent=1))
 
 

@@ -31,8 +31,8 @@ def stage2_cost(
 
 
 def _size(pool: Pool, config: FlowConfig, folder: Path, tables: Place) -> Size:
-    if (folder / "material.json").exists():
-        return of_material(Material.open(Place.of(folder)), tables)
+    if (folder / "material.json").exists() and (begun := Material.open(Place.of(folder))).pool == pool:
+        return of_material(begun, tables)
     split = SplitConfig(eval_share=config.eval_share, stage1_share=config.stage1_share)
     return of_pool(pool, split)
 

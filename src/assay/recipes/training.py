@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from assay.curate.stage1 import Train
 from assay.curate.views import LabelSet
+from assay.identity import Training
 from assay.recipes.flow import FlowConfig
 from assay.records import Preference, Scorer
 from assay.reward.config import TrainConfig
@@ -88,11 +89,14 @@ def fit(
     """Train on so many processes of this machine (or on those of an allocation), or find in `folder` what was trained: that
     reads no text."""
     from assay.reward.launch import check_processes, train_view
-    from assay.reward.train import identity_of, train
+    from assay.reward.train import HOLDS, Trained, identity_of, train
 
-    if check_processes(processes) == 1 and (processes == 1 or (folder / "training.json").exists()):
+    alone = check_processes(processes) == 1
+    if alone and processes == 1:
         return train(folder, settings, source, gold, say, trackers)
     known = identity_of(settings, source, gold)
+    if (done := Training(folder, known, HOLDS).finished()) is not None:
+        return Trained(**done, folder=folder)
     return train_view(
         folder, settings, source.folder, gold, processes=processes, say=say, trackers=trackers, identity=known
     )
