@@ -108,8 +108,8 @@ def meet(run: Run, kept: Mapping[str, Any], pool: Pool) -> None:
             )
         run.say(
             f"[bold]the pool has grown[/bold]: {pairs:,} pairs when this run began, {told:,} now; it goes on with all. "
-            "People and judges are asked about new pairs in the iterations of stage 1 that are left; after the last, new pairs "
-            "of its questions have the labels of their sources only"
+            "People and judges are asked about new pairs in the iterations of stage 1 that are left; after the last one, "
+            "those of its questions have the labels of their sources only"
         )
         for seed in range(kept["seeds"]):
             if (run.folder / f"seed-{seed}" / "config.json").exists():
