@@ -2,7 +2,7 @@
 
 A stage is one function over one shard. Its result is a file that appears whole, under a name that is a function of what it
 was made from (`make`): that it is there says that it is done. So a lost worker, a lost node and a kill are one case: what
-was in hand is made again, and the bytes are the same on every engine.
+was in hand is made again, and the bytes are the same on every engine (where a stage holds a model: but for last digits).
 """
 
 import multiprocessing

@@ -34,7 +34,8 @@ def run_tiny(
         config: The run's settings.
         out: The run folder; the same command resumes what is in it.
         engine: Where stages run, shard by shard: local (this process), cores (all of this machine), cores:N, ray (the
-            cluster that runs, or one on this machine), ray://HOST:PORT. It changes no result.
+            cluster that runs, or one on this machine), ray://HOST:PORT. It changes no result, but for
+            the last digits of what models say.
         processes: Train each model on so many processes: one for each device. (Under torchrun or accelerate launch: on all
             of theirs.)
         dry_run: Print the resolved config and stop.
@@ -70,7 +71,8 @@ def run_human(
         config: The run's settings; --benchmarks DIR adds the public benchmarks and decontaminates against them.
         out: The run folder; the same command resumes what is in it.
         engine: Where stages run, shard by shard: local (this process), cores (all of this machine), cores:N, ray (the
-            cluster that runs, or one on this machine), ray://HOST:PORT. It changes no result.
+            cluster that runs, or one on this machine), ray://HOST:PORT. It changes no result, but for
+            the last digits of what models say.
         processes: Train each model on so many processes: one for each device. (Under torchrun or accelerate launch: on all
             of theirs.)
         dry_run: Print the resolved config and stop.
@@ -129,7 +131,8 @@ def run_pool(
         batch: Ask LLM servers through their batch APIs (/v1/batches), at half the price, within a day for each step.
         reply_tokens: The most tokens of a reply. What it cuts is no verdict; a larger one goes on with the same run.
         engine: Where stages run, shard by shard: local (this process), cores (all of this machine), cores:N, ray (the
-            cluster that runs, or one on this machine), ray://HOST:PORT. It changes no result.
+            cluster that runs, or one on this machine), ray://HOST:PORT. It changes no result, but for
+            the last digits of what models say.
         processes: Train each model on so many processes: one for each device. (Under torchrun or accelerate launch: on all
             of theirs.)
         dry_run: Print the resolved config and what stage 2 will cost (pairs, tokens, GPU hours, requests, money), and stop.
