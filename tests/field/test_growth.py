@@ -1,21 +1,28 @@
 """A run whose pool grows goes on with all of it, and is told; a run whose pool is another one stops."""
 
 import json
+from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from assay.curate.material import Material
+from assay.curate.offline import gold_vote_judge, hash_embedder
 from assay.curate.shards import Pool
 from assay.curate.sources import find
+from assay.curate.stage1 import Tools, stage1
+from assay.curate.stage2 import stage2
 from assay.engine import Here
 from assay.errors import AssayError
 from assay.recipes.embedders import Encoder
 from assay.recipes.flow import FlowConfig, prepared
 from assay.recipes.job import meet
+from assay.records import Case, Judge, Judgement, Label
 from assay.run import Run
 from assay.store import Place
+from field import curation
 from field.in_process import assay
 
 CONFIG = FlowConfig(recipe="x", embedder="hash")
@@ -146,3 +153,64 @@ def test_the_note_of_an_import_that_was_dropped_counts_for_nothing(tmp_path: Pat
     (tmp_path / "pool/imports/b-stale.json").write_text(json.dumps(stale))
     add(tmp_path, rows(tmp_path, "c", range(50, 55)))
     assert add(tmp_path, b).pairs == 35
+
+
+def test_a_finished_curation_grows_and_ends_again(tmp_path: Path) -> None:
+    """Both stages to their end, twice as many pairs, both stages again: what people and judges said is kept, and the new
+    pairs of stage 2 have labels of reward models that were trained and asked anew."""
+    pool = add(tmp_path, curation_rows(tmp_path, "a", range(60)))
+    first = curate_pool(pool, tmp_path / "run")
+    grown = add(tmp_path, curation_rows(tmp_path, "b", range(60, 120)))
+    asked: list[str] = []
+    after = curate_pool(grown, tmp_path / "run", asked)
+    old = {x.pair_id: x for x in first}
+    now = {x.pair_id: x for x in after}
+    assert old.keys() < now.keys()
+    stage1 = [x for x in first if x.stage == "stage1"]
+    assert stage1
+    assert all(now[x.pair_id] == x for x in stage1), "what was collected stays, and is labelled alike"
+    assert not {x.pair_id for x in stage1} & set(asked)
+    assert len([x for x in after if x.stage == "stage2"]) > len([x for x in first if x.stage == "stage2"]) > 10
+    again: list[str] = []
+    assert curate_pool(grown, tmp_path / "run", again) == after
+    assert again == []
+
+
+def curation_rows(place: Path, name: str, numbers: range) -> Path:
+    texts = []
+    for pair in map(curation.pair, numbers):
+        won = curation.truth(pair)
+        texts.append({
+            "prompt": pair.prompt[0].content, "chosen": pair.response(won).text,
+            "rejected": pair.response(pair.other(won)).text,
+        })  # fmt: skip
+    (place / f"{name}.jsonl").write_text("".join(json.dumps(t) + "\n" for t in texts))
+    return place / f"{name}.jsonl"
+
+
+def curate_pool(pool: Pool, run: Path, asked: list[str] | None = None) -> list[Label]:
+    """Both stages with the stand-in trainer of `curation`; returns all labels, and adds whom anybody was asked about."""
+
+    def noted(judge: Judge) -> Judge:
+        def answer(cases: Sequence[Case]) -> list[Judgement]:
+            if asked is not None:
+                asked.extend(c.pair.id for c in cases)
+            return judge(cases)
+
+        return answer
+
+    with closing(Run(run, KEPT)) as opened:
+        meet(opened, KEPT, pool)
+        material = prepared(opened, replace(CONFIG, stage1_share=0.5), pool, Encoder(CONFIG), Here())
+        with closing(Run(run / "seed-0", KEPT)) as seed:
+            judge = noted(gold_vote_judge(hash_embedder()))
+            tools = Tools(people=noted(oracle_of_texts), judge=judge, train=curation.train, at_once=4)
+            found = stage1(seed, curation.CONFIG, material, tools)
+            stage2(seed, curation.WILD, material, found, judge, 4)
+            return seed.table("labels", Label).read()
+
+
+def oracle_of_texts(cases: Sequence[Case]) -> list[Judgement]:
+    return [
+        Judgement(pair_id=c.pair.id, better=curation.truth(c.pair), by="oracle", kind="oracle") for c in cases
+    ]  # fmt: skip
