@@ -18,7 +18,7 @@ from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.records import Attributes, Judgement, Pair, Response, user
 from assay.store import Place
-from assay.tables import read_shard, to_arrow, write_shard
+from assay.tables import opened, read_shard, to_arrow, write_shard
 
 pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server]'")
 from s3_server import S3
@@ -79,9 +79,11 @@ def test_a_pool_and_its_stages_are_the_same_as_in_a_folder(s3: S3, tmp_path: Pat
 def test_a_damaged_page_is_an_error_here_too(s3: S3) -> None:
     pool = create("s3://bucket/pool", PAIRS, VOTES)
     file = pool.place / "pairs" / f"{pool.shards[0].name}.parquet"
+    with opened(file) as held:
+        column = held.metadata.row_group(0).column(1)
     with file.open() as held:
         raw = bytearray(held.read())
-    raw[40] ^= 1
+    raw[column.data_page_offset + column.total_compressed_size - 4] ^= 1  # in the values, behind the page's header
     file.put(lambda path: path.write_bytes(raw))
     with pytest.raises(AssayError, match=r"s3://bucket/pool/pairs/.*damaged"):
         pool.table("pairs").read(pool.shards[0].name)

@@ -48,11 +48,14 @@ def decided(frame: pl.DataFrame, band: float, stage: str = "stage2") -> pl.DataF
     spoke = pl.col("judge").is_not_null()
     word = (pl.col("judge") == pl.col("original")).cast(pl.Float64).fill_null(0.0)
     says = pl.col("certainty") + _number("p_best") + _number("p_gold") + word
-    mean = says / pl.when(spoke).then(4.0).otherwise(3.0)
     found = frame.select(
-        "pair_id", "original", "other", _rule(band).alias("rule"), spoke=spoke, mean=mean,
+        "pair_id", "original", "other", _rule(band).alias("rule"), spoke=spoke, says=says,
         strength=pl.col("strength").fill_null(0.0),
     )  # fmt: skip
+    mean = found["says"].to_numpy() / np.where(
+        found["spoke"].to_numpy(), 4.0, 3.0
+    )  # Polars multiplies where all are equal
+    found = found.with_columns(mean=pl.Series(mean, dtype=pl.Float64))
     rule = found["rule"].to_numpy()
     fate = pick([fate for fate, _ in REASONS], rule)
     by = pl.Series([[], ["best-rm", "gold-rm"], ["best-rm", "gold-rm", "judges"]], dtype=pl.List(pl.String))
