@@ -1,6 +1,7 @@
 """Judges' servers that fail for a while: the same labels as from one that never failed, and no question answered twice."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -104,6 +105,30 @@ def test_a_kill_in_the_middle_and_then_an_outage(tmp_path: Path, unbroken: tuple
         twice = [n for n in server.answered.values() if n > 1]
         assert len(twice) <= 4, "only what was in flight at the kill"
         assert len(server.answered) == questions
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_instants(tmp_path: Path, unbroken: tuple[list[Label], int]) -> None:
+    """Each life is a little longer than the last one; what was answered before a kill is not asked again."""
+    labels, questions = unbroken
+    path = os.pathsep.join([str(Path(package.__file__).parents[1]), str(Path(__file__).parents[1])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "NO_PROXY": "127.0.0.1"}
+    chance, kills, answered = random.Random(19), 0, [0]
+    with OutageServer() as server:
+        line = [sys.executable, curation.__file__, str(tmp_path), server.url]
+        for _ in range(20):
+            more = answered[-1] + chance.randrange(1, max(2, questions // 12))
+            with subprocess.Popen(line, env=environment, stderr=subprocess.PIPE) as process:
+                while len(server.answered) < min(more, questions) and process.poll() is None:
+                    time.sleep(0.001)
+                time.sleep(chance.uniform(0, 0.3))
+                process.kill()
+            kills += process.returncode == -signal.SIGKILL
+            answered.append(len(server.answered))
+        assert kills >= 10, "the run ended before"
+        assert judged(tmp_path, server.url) == labels
+        assert len(server.answered) == questions
+        assert sum(n - 1 for n in server.answered.values()) <= 4 * kills, "only what was in flight at a kill"
 
 
 def test_a_server_that_is_not_there_decides_nothing(tmp_path: Path, unbroken: tuple[list[Label], int]) -> None:
