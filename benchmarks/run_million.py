@@ -4,7 +4,7 @@
 
 It is the plumbing that is shown, not a result: texts are invented words (`scale_pool.py`), people prefer the longer
 response, the backbone is one layer of random weights of width 64. The same command goes on after a kill. Ends with
-a table of the stages, and what 40 million pairs would take, with the assumption behind each number.
+a table of the stages.
 """
 
 import argparse
@@ -67,9 +67,9 @@ def people(cases: Sequence[Case]) -> list[Judgement]:
     ]
 
 
-def settings(out: Path) -> FlowConfig:
+def settings(out: Path, presentations: int) -> FlowConfig:
     return FlowConfig(
-        recipe="million", embedder="hash", presentations=20_000,
+        recipe="million", embedder="hash", presentations=presentations,
         stage1=Stage1Config(iterations=2, seed_gold=500, seed_silver=2_000, per_iteration=5_000, gold_share=0.1),
         stage2=Stage2Config(band=0.02, examples=4),
         train=TrainConfig(
@@ -115,19 +115,25 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1_000_000)
     parser.add_argument("--bytes", type=int, default=400)
     parser.add_argument("--engine", default="cores")
+    parser.add_argument("--presentations", type=int, default=20_000, help="pairs that a training is shown, at most")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     imported = prepare_pool(args.out, args.pairs, args.bytes, args.engine)
     pool = Pool.open(str(args.out / "pool"))
     print(
         json.dumps(
-            {"pairs": pool.pairs, "shards": len(pool.shards), **imported, "config": asdict(settings(args.out))},
+            {
+                "pairs": pool.pairs,
+                "shards": len(pool.shards),
+                **imported,
+                "config": asdict(settings(args.out, args.presentations)),
+            },
             default=str,
         )
     )
     start = time.monotonic()
     run_job(
-        args.out / "run", settings(args.out), pool, people=people, asked={"people": "longer"},
+        args.out / "run", config, pool, people=people, asked={"people": "longer"},
         engine=engine_of(args.engine),
     )  # fmt: skip
     print(f"this session: {time.monotonic() - start:,.0f} s")
