@@ -131,6 +131,7 @@ def main() -> None:
             default=str,
         )
     )
+    config = settings(args.out, args.presentations)
     start = time.monotonic()
     run_job(
         args.out / "run", config, pool, people=people, asked={"people": "longer"},
