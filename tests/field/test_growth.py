@@ -136,6 +136,15 @@ def test_a_run_in_an_object_store_is_refused_before_anything_is_done(tmp_path: P
     assert "a run needs a folder of a file system" in told.splitlines()[-1]
 
 
+def test_a_pool_of_rejections_alone_begins_no_run(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    assert assay("pool", "add", tmp_path / "empty.jsonl", "--out", tmp_path / "pool")[0] == 2
+    code, _, told = assay("run", "pool", tmp_path / "pool", "--out", tmp_path / "run", "--embedder", "hash")
+    assert code == 2
+    assert "no pairs in this pool" in told.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_is_no_pool(tmp_path: Path) -> None:
     index(add(tmp_path, rows(tmp_path, "a", range(20))), tmp_path / "run")
     code, _, told = assay("run", "pool", tmp_path / "run", "--out", tmp_path / "other", "--embedder", "hash")

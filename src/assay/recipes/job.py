@@ -55,6 +55,8 @@ def run_job(
     who = {"people": "", "judge": given if judge else "offline:gold-vote", "attributes": "rules", **(asked or {})}
     kept = {**jsonable(config), "inputs": {"embedder": Encoder(config).identity, **who}}
     engine = engine or Here()
+    if isinstance(pool, Pool) and not pool.pairs:
+        raise AssayError(f"{pool.place}: no pairs in this pool; its rejections say what was wrong with the files")
     if (folder / "tables" / "pairs").is_dir():
         raise AssayError(f"{folder}: an earlier version of Assay made this run, in another layout; use another --out")
     with closing(Run(folder, kept)) as run, closing(engine):
