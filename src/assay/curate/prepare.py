@@ -157,7 +157,7 @@ def prepare(
         near = _near(pool, shards, out, split.near_duplicates, say) if split.near_duplicates else {}
     work = dict(_kept_of(pool, s, split, hits.get(s.name), near.get(s.generation)) for s in shards)
     with timed("index"):
-        index = make(engine, out / "index", keep, work, told=_teller(say, "shards indexed"))
+        index = make(engine, out / "index", keep, work, told=teller(say, "shards indexed"))
     bare = []
     for shard, file in zip(shards, index.values(), strict=True):
         ids = digest(read_shard(file, ["pair_id"])["pair_id"].to_pylist())  # what sources say of them changes no text
@@ -170,13 +170,13 @@ def prepare(
     with timed("attributes"):
         if how.ask is None:
             make(engine, out / "attributes", describe, {_stem(s.attributes): s for s in bare},
-                 told=_teller(say, "shards described"))  # fmt: skip
+                 told=teller(say, "shards described"))  # fmt: skip
         else:
             for s in (s for s in bare if not s.attributes.exists()):
                 write_shard(s.attributes, asked(s, how.ask))
     with timed("vectors"):
         make(engine, out / "vectors", partial(embed_slice, embed), {_stem(s.vectors): s for s in bare}, model=True,
-             told=_teller(say, "shards embedded"))  # fmt: skip
+             told=teller(say, "shards embedded"))  # fmt: skip
     return tuple(bare)
 
 
@@ -202,7 +202,7 @@ def _name(start: str, *made_of: object) -> str:
     return f"{start.split('_')[0]}_{digest(jsonable([start, *made_of]))[:12]}"
 
 
-def _teller(say: Callable[[str], None], what: str) -> Callable[[int, int], None]:
+def teller(say: Callable[[str], None], what: str) -> Callable[[int, int], None]:
     """Says how far a long stage is, about ten times."""
     return lambda done, total: say(f"{done:,} of {total:,} {what}") if total > 9 and done % (total // 10) == 0 else None
 
@@ -221,7 +221,7 @@ def _contamination(
 ) -> dict[str, Place]:
     key = {s.name: _name(s.name, s.content, watched.name, RULE) for s in shards}
     items = {key[s.name]: (pool.table("pairs").file(s.name), pool.table("index").file(s.name)) for s in shards}
-    told = _teller(say, "shards compared with benchmarks")
+    told = teller(say, "shards compared with benchmarks")
     files = make(engine, out / "contamination", partial(contamination, watched), items, told=told)
     return {s.name: files[key[s.name]] for s in shards}
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from assay.curate.material import Material
-from assay.curate.prepare import Slice
+from assay.curate.prepare import Slice, teller
 from assay.engine import make
 from assay.errors import AssayError
 from assay.records import Conversation, Pair, Scorer
@@ -54,14 +54,12 @@ def rewards(
         score: How they score together (default: one after the other).
     """
 
-    def told(done: int, total: int) -> None:
-        if done % max(1, total // 10) == 0:
-            say(f"{done:,} of {total:,} shards scored by {' and '.join(models)}")
-
     work = {part.key: part for part in material.slices}
     folder = place / "rewards" / "+".join(models)
     stage = partial(score_slice, models, score or one_by_one)
-    files = make(material.engine, folder, stage, work, model=True, told=told)
+    files = make(
+        material.engine, folder, stage, work, model=True, told=teller(say, f"shards scored by {' and '.join(models)}")
+    )
     return {part.name: files[part.key] for part in material.slices}
 
 
