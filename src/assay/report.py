@@ -37,6 +37,10 @@ SECTIONS = (("pool", "In and out"), ("loop", "Stage 1"), ("claims", "Claims"), (
             ("examples", "Pairs"), ("cost", "Cost"))  # fmt: skip
 
 
+ENOUGH = 10_000
+"""Of fewer more pairs, points for each million of them say nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
     """A table to print: a header and rows of text; columns after the first `words` are right-aligned numbers."""
@@ -109,7 +113,9 @@ def write_report(folder: Path) -> Path:
         "claims": claims_grid(run), "claims_plot": _claims_plot(run), "judge_table": _judge_grid(run),
         "filter_table": _filter_grid(run), "bench": _bench(run), "examples": examples(folder), "cost": _cost(judged),
         "time": _time(run),
-        "gains": [f"Seed {n}: {gain.line()}." for n, seed in enumerate(run.seeds) for gain in gains(seed)],
+        "gains": [
+            f"Seed {n}: {g.line()}." for n, seed in enumerate(run.seeds) for g in gains(seed) if g.more >= ENOUGH
+        ],
     }  # fmt: skip
     page = template.render(r=rows, sections=SECTIONS, table=_html)
     write_text(folder / "report.html", page)
