@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import connection as pipes
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -177,6 +178,7 @@ def _few_threads(threads: int) -> Iterator[None]:
     names = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     given = [n for n in names if n not in os.environ]
     os.environ.update(dict.fromkeys(given, str(threads)))
+    resource_tracker.ensure_running()  # started by the first worker it would let Ctrl-C through to that one
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

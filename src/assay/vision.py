@@ -5,6 +5,7 @@ has `get_image_features`. A frozen tower sees every picture once: its output is 
 adapter runs again.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,8 @@ from assay.images import ImageStore
 
 KEPT = 2 << 30
 """Bytes of tower outputs that are kept."""
+_ONE_TOWER = threading.Lock()
+"""While a tower's forward stands replaced, no other thread runs any."""
 
 
 def is_visual(model: Any) -> bool:
@@ -70,12 +73,13 @@ class Pictures:
         where = model.get_input_embeddings().weight.device
         if not frozen or not _simple(model):
             return _flat(model.model.get_image_features(**_on(self.inputs(ids), where)))
-        self._see(model, tower, [i for i in dict.fromkeys(ids) if i not in self.kept], where)
-        rows = {name: torch.cat([self.kept[i][name] for i in ids]).to(where) for name in self.kept[ids[0]]}
-        with _remembering(tower, rows):
-            found = _flat(model.model.get_image_features(pixel_values=rows[next(iter(rows))]))
-        if self.bytes > KEPT:
-            self.kept, self.bytes = {}, 0
+        with _ONE_TOWER:
+            self._see(model, tower, [i for i in dict.fromkeys(ids) if i not in self.kept], where)
+            rows = {name: torch.cat([self.kept[i][name] for i in ids]).to(where) for name in self.kept[ids[0]]}
+            with _remembering(tower, rows):
+                found = _flat(model.model.get_image_features(pixel_values=rows[next(iter(rows))]))
+            if self.bytes > KEPT:
+                self.kept, self.bytes = {}, 0
         return found
 
     def _see(self, model: Any, tower: Any, ids: list[str], where: torch.device) -> None:

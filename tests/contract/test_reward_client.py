@@ -1,6 +1,7 @@
 """The client of reward servers gives raw rewards, as offline scoring does, or a reason; vLLM's own server: test_vllm.py."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,16 @@ def test_a_model_without_a_chat_template_is_asked_for_pairs_of_texts(encoder: Lo
         assert paths(fake.asked) == ["/pooling"] * (2 - named) + ["/score"] * 2, "probes, then one request a prompt"
         assert np.isnan(theirs([*CHATS, LONG])).tolist() == [False] * 4 + [True], "cut anywhere else it would be wrong"
         assert list(theirs.problems) == ["http 400: This model's maximum context length is 64 tokens."]
+
+
+def test_an_encoder_may_be_asked_from_several_threads(encoder: LocalScorer) -> None:
+    """Its body's forward is replaced while its head runs: another thread's states would be another answer's reward."""
+    expected = encoder(CHATS)
+    asked = [CHATS[i % 4 : i % 4 + 1 + i % 2] for i in range(120)]
+    with ThreadPoolExecutor(4) as threads:
+        told = list(threads.map(encoder, asked))
+    for i, rewards in enumerate(told):
+        np.testing.assert_allclose(rewards, expected[i % 4 : i % 4 + 1 + i % 2], atol=1e-5)
 
 
 def test_tools_reach_the_template(folder: Path, tmp_path: Path, offline: LocalScorer) -> None:

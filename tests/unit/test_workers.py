@@ -194,6 +194,21 @@ def linger(folder: str) -> None:
     time.sleep(60)
 
 
+def blocked(_: int) -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_no_worker_hears_ctrl_c(tmp_path: Path) -> None:
+    """The first one neither, which a fresh process starts together with multiprocessing's own helper."""
+    script = tmp_path / "driver.py"
+    script.write_text(
+        "import test_workers\nfrom assay.engine import Cores\n"
+        "if __name__ == '__main__':\n    print(list(Cores(2).map(test_workers.blocked, range(2))))\n"
+    )
+    told = subprocess.run([sys.executable, str(script)], env=environment(), capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[True, True]"
+
+
 DRIVER = """
 import sys
 import test_workers

@@ -4,6 +4,7 @@ The head is computed in fp32, on padded rows and in packs, whatever the body is 
 """
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,24 +124,28 @@ def _has_types(model: Any) -> bool:
     return not one and "token_type_ids" in inspect.signature(inner.forward).parameters
 
 
+_ONE_BODY = threading.Lock()
+"""While a body's forward stands replaced, no other thread runs any: it would take that thread's states for its own."""
+
+
 @contextmanager
 def _body_done(inner: Any, inputs: dict[str, torch.Tensor]) -> Iterator[None]:
     """Compute the body as autocast says; inside, only the head is left to compute, in fp32."""
     body = getattr(inner, inner.base_model_prefix)
-    made = body(**inputs)
-    for name, value in list(made.items()):
-        if isinstance(value, torch.Tensor):
-            made[name] = value.float()
-    device = inputs["input_ids"].device.type
-    before = body.forward
-    body.forward = lambda *_, **__: made
-    try:
-        with torch.autocast(device, enabled=False):
-            if getattr(body, "pooler", None) is not None and "pooler_output" in made:
-                made["pooler_output"] = body.pooler(made["last_hidden_state"])
-            yield
-    finally:
-        body.forward = before
+    with _ONE_BODY:
+        made = body(**inputs)
+        for name, value in list(made.items()):
+            if isinstance(value, torch.Tensor):
+                made[name] = value.float()
+        before = body.forward
+        body.forward = lambda *_, **__: made
+        try:
+            with torch.autocast(inputs["input_ids"].device.type, enabled=False):
+                if getattr(body, "pooler", None) is not None and "pooler_output" in made:
+                    made["pooler_output"] = body.pooler(made["last_hidden_state"])
+                yield
+        finally:
+            body.forward = before
 
 
 def for_training(config: TrainConfig, tokenizer: Any, say: Callable[[str], None] = lambda _: None) -> RewardModel:
