@@ -14,11 +14,12 @@ from assay.curate.shards import Pool
 from assay.curate.sources import find
 from assay.curate.stage1 import Tools, stage1
 from assay.curate.stage2 import stage2
+from assay.curate.verify import add_judgements
 from assay.engine import Here
 from assay.errors import AssayError
 from assay.recipes.embedders import Encoder
 from assay.recipes.flow import FlowConfig, prepared
-from assay.recipes.job import meet
+from assay.recipes.job import PeopleOnFile, meet
 from assay.records import Case, Judge, Judgement, Label
 from assay.run import Run
 from assay.store import Place
@@ -91,6 +92,20 @@ def test_later_votes_reach_the_labels_of_old_pairs(tmp_path: Path) -> None:
     assert (grown.pairs, grown.conflicts) == (20, 5)
     after = index(grown, tmp_path / "run")
     assert sum(bool(row["conflict"]) and row["original"] is None for row in after.values()) == 5
+
+
+def test_people_are_heard_where_an_import_brought_votes_alone(tmp_path: Path) -> None:
+    add(tmp_path, rows(tmp_path, "a", range(20)))
+    pool = add(tmp_path, rows(tmp_path, "b", range(5), won="no"))
+    assert any(not s.pairs for s in pool.shards)
+    people = PeopleOnFile(tmp_path / "judgements.jsonl", tmp_path / "queue")
+    known = str(pool.table("index").frame(pool.shards[0].name)["pair_id"][0])
+    for pair_id in (known, "f" * 32):
+        people.are_of(pool)
+        told = Judgement(pair_id=pair_id, better=None, by="ada", kind="human", problem="tie")
+        add_judgements(people.judgements, [told])
+    with pytest.raises(AssayError, match=r"1 pairs that people judged here are not in"):
+        people.are_of(pool)
 
 
 def test_another_pool_is_refused(tmp_path: Path) -> None:
