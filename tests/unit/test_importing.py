@@ -327,7 +327,7 @@ def test_two_imports_at_a_time_lose_nothing(tmp_path: Path, monkeypatch: pytest.
         return found
 
     monkeypatch.setattr(pool, "_known", slow)
-    with pytest.raises(AssayError, match="another import into this pool ended meanwhile.* give this command again"):
+    with pytest.raises(AssayError, match=r"another import into this pool ended meanwhile.* give this command again"):
         add(two, out=tmp_path / "pool")
     add(two, out=tmp_path / "pool")
     add(one, two, out=tmp_path / "whole")

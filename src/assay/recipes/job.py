@@ -19,6 +19,7 @@ from assay.bench.reward import BENCHMARKS
 from assay.bench.reward.pairs import evaluate_pairs
 from assay.bench.table import as_json
 from assay.chat import Chat
+from assay.curate.annotate import prompts_version
 from assay.curate.book import AT_ONCE, set_aside
 from assay.curate.material import Material
 from assay.curate.offline import gold_vote_judge, relevance_judge
@@ -54,6 +55,8 @@ def run_job(
     """
     given = f"{getattr(judge, '__module__', '')}:{getattr(judge, '__qualname__', type(judge).__qualname__)}"
     who = {"people": "", "judge": given if judge else "offline:gold-vote", "attributes": "rules", **(asked or {})}
+    if chat is not None or "judge" in (asked or {}):
+        who["prompts"] = prompts_version()
     kept = {**jsonable(config), "inputs": {"embedder": Encoder(config).identity, **who}}
     engine = engine or Here()
     if isinstance(pool, Pool) and not pool.pairs:
