@@ -151,6 +151,13 @@ def test_a_run_in_an_object_store_is_refused_before_anything_is_done(tmp_path: P
     assert "a run needs a folder of a file system" in told.splitlines()[-1]
 
 
+def test_a_run_where_nothing_can_be_written_is_one_line(tmp_path: Path) -> None:
+    add(tmp_path, rows(tmp_path, "a", range(20)))
+    code, _, told = assay("run", "pool", tmp_path / "pool", "--out", tmp_path / "a.jsonl" / "run", "--embedder", "hash")
+    assert code == 2
+    assert "a.jsonl/run: no run can be kept here (Not a directory: " in told.splitlines()[-1]
+
+
 def test_a_pool_of_rejections_alone_begins_no_run(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     assert assay("pool", "add", tmp_path / "empty.jsonl", "--out", tmp_path / "pool")[0] == 2
