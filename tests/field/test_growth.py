@@ -17,6 +17,7 @@ from assay.curate.stage2 import stage2
 from assay.curate.verify import add_judgements
 from assay.engine import Here
 from assay.errors import AssayError
+from assay.recipes import flow
 from assay.recipes.embedders import Encoder
 from assay.recipes.flow import FlowConfig, prepared
 from assay.recipes.job import PeopleOnFile, meet
@@ -106,6 +107,21 @@ def test_people_are_heard_where_an_import_brought_votes_alone(tmp_path: Path) ->
         add_judgements(people.judgements, [told])
     with pytest.raises(AssayError, match=r"1 pairs that people judged here are not in"):
         people.are_of(pool)
+
+
+def test_other_benchmarks_than_those_that_the_pool_was_cleaned_of_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same folder, in which a file was changed: the pairs would be cleaned of others than those before."""
+    watched = {"a": ["Is 3 prime? Say why, in thirteen words or more, and then say it again."]}
+    monkeypatch.setattr(flow, "benchmark_prompts", lambda _: watched)
+    pool, config = add(tmp_path, rows(tmp_path, "a", range(20))), replace(CONFIG, benchmarks=tmp_path)
+    with closing(Run(tmp_path / "run", KEPT)) as opened:
+        material = prepared(opened, config, pool, Encoder(config), Here())
+        assert prepared(opened, config, pool, Encoder(config), Here()).slices == material.slices
+        watched["a"].append("Is 4?")
+        with pytest.raises(AssayError, match="the benchmarks that the pool is cleaned of have changed"):
+            prepared(opened, config, pool, Encoder(config), Here())
 
 
 def test_another_pool_is_refused(tmp_path: Path) -> None:
