@@ -87,7 +87,7 @@ def prepare_pool(out: Path, pairs: int, size: int, engine: str) -> dict[str, Any
             scale_pool.make(out / "files", pairs, size)
         files = sorted(map(str, (out / "files").glob("part-*.jsonl")))
         start = time.monotonic()
-        line = [sys.executable, "-m", "assay.cli", "pool", "add", *files, "--out", str(out / "pool"), "--engine", engine,
+        line = [sys.executable, "-m", "assay", "pool", "add", *files, "--out", str(out / "pool"), "--engine", engine,
                 "--parts", str(max(1, pairs // 25_000))]  # fmt: skip
         subprocess.run(line, check=True)
         note.write_text(json.dumps({"seconds": time.monotonic() - start}))
