@@ -1,5 +1,6 @@
 """The command line: one command per stage, made from the functions' signatures and the config dataclasses."""
 
+import errno
 import sys
 
 import tyro
@@ -41,6 +42,10 @@ app.command(name="best-of-n")(bench.best_of_n)
 app.command(name="serve")(serve.serve_model)
 
 
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+"""What a disk says that is full, or not to be written on."""
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit code 2, a budget that has ended exit code 3."""
     if sys.argv[1:] == ["--version"]:
@@ -56,6 +61,12 @@ def main() -> None:
         sys.exit(3)
     except AssayError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        what = f"{error.filename or 'a file'}: {error.strerror}"
+        print(f"error: {what}; what was done before is kept, and the same command goes on", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume", file=sys.stderr)
