@@ -68,3 +68,8 @@ class Encoder:
 
 
 _loaded = cache(load_embedder)
+
+
+def forget() -> None:
+    """Let go of the encoder that this process holds, so that a training has its memory; it is loaded anew when asked."""
+    _loaded.cache_clear()
