@@ -34,6 +34,10 @@ class Where:
     """Train each model on so many processes, and score with so many copies: one for each device, on Ray of the cluster (0:
     one for each accelerator there is, or one). Under torchrun or accelerate launch: all of theirs."""
 
+    def opened(self) -> Engine:
+        """The engine; in an allocation only the first process has stages, and the others join no cluster."""
+        return engine_of(self.engine if os.environ.get("RANK", "0") == "0" else "local", self.processes)
+
 
 @app.command(name="tiny")
 def run_tiny(
@@ -52,17 +56,15 @@ def run_tiny(
     """
     if dry_run:
         return print_config(config)
+    from assay.curate.verify import oracle
+    from assay.recipes.job import run_job
+    from assay.recipes.pools import constraint_pool
 
-    def job(engine: Engine, processes: int) -> Path:
-        from assay.curate.verify import oracle
-        from assay.recipes.job import run_job
-        from assay.recipes.pools import constraint_pool
-
-        pool = constraint_pool()
-        people, asked = oracle(pool.truth), {"people": "oracle"}
-        return run_job(out, config, pool, people=people, asked=asked, engine=engine, processes=processes)
-
-    return _finish(job, where)
+    engine, pool = where.opened(), constraint_pool()
+    people, asked = oracle(pool.truth), {"people": "oracle"}
+    return _finish(
+        lambda n: run_job(out, config, pool, people=people, asked=asked, engine=engine, processes=n), where, engine
+    )
 
 
 @app.command(name="human")
@@ -84,16 +86,14 @@ def run_human(
     """
     if dry_run:
         return print_config(config)
+    from assay.recipes.job import recorded_people, run_job
+    from assay.recipes.pools import human_pool
 
-    def job(engine: Engine, processes: int) -> Path:
-        from assay.recipes.job import recorded_people, run_job
-        from assay.recipes.pools import human_pool
-
-        pool = human_pool(data)
-        people, asked = recorded_people(pool.truth), {"people": "recorded"}
-        return run_job(out, config, pool, people=people, asked=asked, engine=engine, processes=processes)
-
-    return _finish(job, where)
+    engine, pool = where.opened(), human_pool(data)
+    people, asked = recorded_people(pool.truth), {"people": "recorded"}
+    return _finish(
+        lambda n: run_job(out, config, pool, people=people, asked=asked, engine=engine, processes=n), where, engine
+    )
 
 
 @app.command(name="pool")
@@ -143,33 +143,31 @@ def run_pool(
             price=(price[0] / 2, price[1] / 2) if batch else price,
         ) if judge else None  # fmt: skip
         return _forecast(pool, config, out, judging)
+    from assay.curate.annotate import llm_judge
+    from assay.curate.book import AT_ONCE, IN_A_BATCH
+    from assay.curate.shards import Pool
+    from assay.recipes.job import people_on_file, run_job
 
-    def job(engine: Engine, processes: int) -> Path:
-        from assay.curate.annotate import llm_judge
-        from assay.curate.book import AT_ONCE, IN_A_BATCH
-        from assay.curate.shards import Pool
-        from assay.recipes.job import people_on_file, run_job
-
-        replies = out / "replies.sqlite"
-        purse = Budget(budget) if budget else None
-        if purse is not None and not any(price):
-            raise AssayError("--budget needs --price IN OUT, of a million tokens: without prices nothing is spent")
-        found = Pool.open(pool)
-        pictures = found.place.path / "images" if found.place.path is not None else None
-        said = (price, purse, batch, reply_tokens, pictures)
-        chats = [chat_server(text, replies, "judge", *said) for text in judge]
-        chat = chat_server(attributes, replies, "attributes", *said) if attributes else None
-        asked: dict[str, object] = {"people": str(judgements), "attributes": asking_of([chat]) if chat else "rules"}
-        if chats:
-            asked["judge"] = {**asking_of(chats), "samples": samples}
-        return run_job(
+    replies = out / "replies.sqlite"
+    purse = Budget(budget) if budget else None
+    if purse is not None and not any(price):
+        raise AssayError("--budget needs --price IN OUT, of a million tokens: without prices nothing is spent")
+    engine, found = where.opened(), Pool.open(pool)
+    pictures = found.place.path / "images" if found.place.path is not None else None
+    said = (price, purse, batch, reply_tokens, pictures)
+    chats = [chat_server(text, replies, "judge", *said) for text in judge]
+    chat = chat_server(attributes, replies, "attributes", *said) if attributes else None
+    asked: dict[str, object] = {"people": str(judgements), "attributes": asking_of([chat]) if chat else "rules"}
+    if chats:
+        asked["judge"] = {**asking_of(chats), "samples": samples}
+    return _finish(
+        lambda n: run_job(
             out, config, found, people=people_on_file(out / judgements, out / "queue"),
             judge=llm_judge(chats, samples=samples) if chats else None,
-            chat=chat, asked=asked, resettle=resettle, engine=engine, processes=processes,
+            chat=chat, asked=asked, resettle=resettle, engine=engine, processes=n,
             at_once=IN_A_BATCH if batch else AT_ONCE,
-        )  # fmt: skip
-
-    return _finish(job, where)
+        ), where, engine,
+    )  # fmt: skip
 
 
 def _forecast(pool: str, config: FlowConfig, out: Path, judging: Judging | None) -> None:
@@ -183,11 +181,9 @@ def _forecast(pool: str, config: FlowConfig, out: Path, judging: Judging | None)
         print(*stage2_cost(Pool.open(pool), config, out, judging).lines(), sep="\n", file=sys.stderr)
 
 
-def _finish(job: Callable[[Engine, int], Path], where: Where) -> None:
-    """Do the job and report on it. In an allocation (torchrun, accelerate) the first process does; the others train along.
-    A machine or a device that is not there is told before anything is read."""
-    first = os.environ.get("RANK", "0") == "0"  # stages are its: the others join no Ray, and start no worker
-    engine = engine_of(where.engine if first else "local", where.processes)
+def _finish(job: Callable[[int], Path], where: Where, engine: Engine) -> None:
+    """Do the job, on so many processes, and report on it. In an allocation (torchrun, accelerate) the first process does;
+    the others train along."""
     from assay.report import summary, write_report
     from assay.reward.crew import attend, dismiss
     from assay.reward.launch import cluster_of, how_many
@@ -197,7 +193,7 @@ def _finish(job: Callable[[Engine, int], Path], where: Where) -> None:
         if not attend():
             return
         try:
-            folder = job(engine, processes)
+            folder = job(processes)
         finally:
             dismiss()
     path = write_report(folder)

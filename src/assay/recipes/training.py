@@ -70,8 +70,8 @@ class Streamed:
 
 
 class OnDevices:
-    """An engine whose stages that hold a model have a copy on each device: of this machine, so many processes; of an
-    allocation, its own processes; on Ray, its pool of actors. One copy is in this process."""
+    """An engine whose stages that hold a model have a copy on each device: in so many processes of this machine (one: this
+    process), in those of an allocation, or on Ray in its pool of actors. All other stages are the engine's own."""
 
     def __init__(self, engine: Engine, processes: int) -> None:
         self.engine, self.processes = engine, processes
