@@ -8,14 +8,14 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from assay.engine import Failure
 from assay.errors import AssayError
-from assay.ray_engine import Cluster, Lost, edition, perform, pickled
+from assay.ray_engine import LOOK_S, Cluster, Lost, edition, perform, pickled
 
 T = TypeVar("T")
 PLACED_S = 600
@@ -59,49 +59,78 @@ def together(
 
     Raises what `work` raises, Lost where a process or its node is lost, and AssayError where there are no devices.
     """
-    util, each = cluster.ray.util, cluster.share(processes)
+    actors, running = list[Any](), dict[Any, int]()
+    with _devices(cluster, processes) as (group, each):
+        try:
+            actors += _started(cluster, group, each, processes)
+            address, port = _met(cluster, [actor.meet.remote() for actor in actors])
+            call = pickled(work, item)
+            for rank, actor in enumerate(actors):
+                # each sees one device, which is its first; torch takes the rest from the rank
+                joined = {
+                    "RANK": rank, "WORLD_SIZE": processes, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_ADDR": address,
+                    "MASTER_PORT": port,
+                }  # fmt: skip
+                environment = {name: str(value) for name, value in joined.items()}
+                running[actor.perform.remote(edition(), str(Path.cwd()), call, environment)] = rank
+            _watched(cluster, actors[0], dict(running), say)
+        finally:
+            with suppress(Exception):  # the cluster may be gone
+                for actor in actors:
+                    cluster.ray.kill(actor)
+                if running:
+                    cluster.ray.wait(list(running), num_returns=len(running), timeout=30)  # nobody writes any more
+
+
+@contextmanager
+def _devices(cluster: Cluster, processes: int) -> Iterator[tuple[Any, dict[str, float]]]:
+    """A placement group, and what each process has of it: a GPU, or its cores."""
+    each = cluster.share(processes)
     if not each:
         raise Lost(f"the cluster has no {processes} devices any more", node=True)
-    group, actors, running = util.placement_group([each] * processes, strategy="PACK"), list[Any](), dict[Any, int]()
+    group = cluster.ray.util.placement_group([each] * processes, strategy="PACK")
     try:
-        if not group.wait(PLACED_S):
-            raise AssayError(
-                f"for {PLACED_S} s nobody let go of {processes} devices of this Ray cluster; try again later"
-            )
-        options = cluster.options(num_cpus=each["CPU"], num_gpus=each.get("GPU", 0))
-        kind = cluster.ray.remote(**options, max_restarts=0, max_task_retries=0, max_concurrency=2)(Rank)
-        for rank in range(processes):
-            at = util.scheduling_strategies.PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
-            actors.append(kind.options(scheduling_strategy=at).remote())
-        address, port = _met(cluster, actors[0])
-        call = pickled(work, item)
-        for rank, actor in enumerate(actors):
-            # each sees one device, which is its first; torch takes the rest from the rank
-            joined = {
-                "RANK": rank,
-                "WORLD_SIZE": processes,
-                "LOCAL_RANK": 0,
-                "LOCAL_WORLD_SIZE": 1,
-                "MASTER_PORT": port,
-            }
-            environment = {**{name: str(value) for name, value in joined.items()}, "MASTER_ADDR": address}
-            running[actor.perform.remote(edition(), str(Path.cwd()), call, environment)] = rank
-        _watched(cluster, actors[0], dict(running), say)
+        _wait(cluster, processes, lambda: bool(group.wait(LOOK_S)))
+        yield group, each
     finally:
-        for actor in actors:
-            with suppress(Exception):  # the cluster may be gone
-                cluster.ray.kill(actor)
         with suppress(Exception):
-            cluster.ray.wait(list(running), num_returns=len(running), timeout=30)  # nobody writes any more
-            util.remove_placement_group(group)
+            cluster.ray.util.remove_placement_group(group)
 
 
-def _met(cluster: Cluster, first: Any) -> tuple[str, int]:
+def _started(cluster: Cluster, group: Any, each: dict[str, float], processes: int) -> list[Any]:
+    options = cluster.options(num_cpus=each["CPU"], num_gpus=each.get("GPU", 0))
+    kind = cluster.ray.remote(**options, max_restarts=0, max_task_retries=0, max_concurrency=2)(Rank)
+    placed = cluster.ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
+    places = [placed(group, placement_group_bundle_index=rank) for rank in range(processes)]
+    return [kind.options(scheduling_strategy=place).remote() for place in places]
+
+
+def _met(cluster: Cluster, coming: list[Any]) -> tuple[str, int]:
+    """Where the processes meet, when all of them are there."""
+    waiting = set(coming)
+
+    def there() -> bool:
+        waiting.difference_update(cluster.ended(list(waiting)))
+        return not waiting
+
+    _wait(cluster, len(coming), there)
     try:
-        address, port = cluster.ray.get(first.meet.remote())
+        address, port = cluster.ray.get(coming)[0]
     except cluster.ray.exceptions.RayError as error:
         raise Lost(str(error).strip().splitlines()[-1][:200]) from None
     return str(address), int(port)
+
+
+def _wait(cluster: Cluster, processes: int, true: Callable[[], bool]) -> None:
+    """Until something is so, which needs so many devices. Raises Lost where the cluster has them no more."""
+    end = time.monotonic() + PLACED_S
+    while not true():
+        if not cluster.share(processes):
+            raise Lost(f"the cluster has no {processes} devices any more", node=True)
+        if time.monotonic() > end:
+            raise AssayError(
+                f"for {PLACED_S} s nobody let go of {processes} devices of this Ray cluster; try again later"
+            )
 
 
 def _watched(cluster: Cluster, first: Any, running: dict[Any, int], say: Callable[[str], None]) -> None:

@@ -75,7 +75,8 @@ def train_view(
     if world > 1:
         same = {"folder": folder, "config": config, "view": view, "gold": gold, "trackers": tuple(trackers)}
         crew.call({**same, "identity": identity})
-    start: Spawned | OnRay = Spawned() if cluster is None or world > 1 else OnRay(cluster)
+    here = trains_here(processes, world, cluster)
+    start: Spawned | OnRay = Spawned() if here or cluster is None else OnRay(cluster)
     with start.place(folder) as place:
         if isinstance(view, Sequence):
             if not view:
@@ -86,7 +87,7 @@ def train_view(
             raise AssayError(f"{gold}: no Parquet preferences here to choose the checkpoint by")
         forget()  # scorers hold memory of the device
         pairs = ParquetPairs(view)
-        if trains_here(processes, world, cluster):
+        if here:
             return train(folder, config, pairs, chosen, say, trackers, identity)
         identity = identity or identity_of(config, pairs, chosen)
         done = Training(folder, identity, HOLDS)
