@@ -81,9 +81,13 @@ class OnDevices:
         return self.engine.workers
 
     def map(self, work: Callable[[T], R], items: Iterable[T], *, model: bool = False) -> Iterator[R]:
-        if not model or isinstance(self.engine, Cluster):
-            return self.engine.map(work, items, model=model)
+        if not model:
+            return self.engine.map(work, items)
         from assay.reward import crew
+
+        if isinstance(self.engine, Cluster):
+            let_go()  # Ray may give this process's device to an actor
+            return self.engine.map(work, items, model=True)
 
         if crew.shares():
             return crew.share(work, items)
