@@ -1,8 +1,9 @@
 """Stages that hold a model, on two processes of this machine: what one makes, byte for byte."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pytest
@@ -10,12 +11,18 @@ import torch
 
 import tiny_models
 from assay import devices
+from assay.curate.prepare import SplitConfig, prepare
+from assay.curate.shards import create
 from assay.engine import Cores, Here, make
+from assay.recipes.embedders import EmbedderConfig, Encoder
 from assay.recipes.training import OnDevices, score_together
 from assay.records import Pair, Response, user
 from assay.reward.scorer import Model
 from assay.store import Place
 from assay.tables import to_arrow
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def rewarded(models: Sequence[Model], shard: pa.Table) -> pa.Table:
@@ -64,3 +71,25 @@ def test_a_process_sees_one_of_those_that_are_seen_here(monkeypatch: pytest.Monk
     assert devices.replicas(2) == [{"ZE_AFFINITY_MASK": "0"}, {"ZE_AFFINITY_MASK": "1"}]
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps", 0))
     assert devices.replicas(8) == [{}]
+
+
+def test_hashed_words_are_no_model(tmp_path: Path) -> None:
+    """Their vectors are made wherever other stages run."""
+    asked = []
+
+    class Told(Here):
+        def map(self, work: Callable[[T], R], items: Iterable[T], *, model: bool = False) -> Iterator[R]:
+            asked.append(model)
+            return super().map(work, items)
+
+    pairs = [Pair.of((user(f"what is {n}?"),), Response.of(f"yes {n}"), Response.of(f"no {n}")) for n in range(20)]
+    pool, split = create(tmp_path / "pool", pairs, [], parts=4), SplitConfig()
+    for name, engine in {"here": Told(), "cores": OnDevices(Cores(2), 1)}.items():
+        encoder = Encoder(EmbedderConfig(embedder="hash"))
+        prepare(pool, Place.of(tmp_path / name), split, {}, encoder, encoder.reading, engine)
+    assert asked
+    assert not any(asked)
+    here, cores = ({f.name: f.read_bytes() for f in (tmp_path / n / "vectors").iterdir()} for n in ("here", "cores"))
+    assert here == cores
+    assert len(here) == len(pool.shards)
+    assert Encoder(EmbedderConfig(embedder="minilm")).holds_model
