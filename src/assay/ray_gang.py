@@ -5,6 +5,7 @@ Each has a GPU, or its share of the cores; the first one's node is where they me
 """
 
 import os
+import pickle
 import socket
 import time
 from collections import deque
@@ -35,14 +36,14 @@ def tell(line: str) -> None:
 class Rank:
     """An actor: one process of a group."""
 
-    def meet(self) -> tuple[str, int]:
-        """This node's address, and a port that is free there."""
+    def meet(self) -> bytes:
+        """This node's address, and a port that is free there, pickled."""
         import ray
 
         address = str(ray.util.get_node_ip_address())
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
             probe.bind((address, 0))
-            return address, int(probe.getsockname()[1])
+            return pickle.dumps((address, int(probe.getsockname()[1])))
 
     def said(self) -> list[str]:
         return [_SAID.popleft() for _ in range(len(_SAID))]
@@ -114,10 +115,8 @@ def _met(cluster: Cluster, coming: list[Any]) -> tuple[str, int]:
         return not waiting
 
     _wait(cluster, len(coming), there)
-    try:
-        address, port = cluster.ray.get(coming)[0]
-    except cluster.ray.exceptions.RayError as error:
-        raise Lost(str(error).strip().splitlines()[-1][:200]) from None
+    places = [cluster.result(ref) for ref in coming]
+    address, port = places[0]
     return str(address), int(port)
 
 
@@ -147,7 +146,7 @@ def _watched(cluster: Cluster, first: Any, running: dict[Any, int], say: Callabl
                     raise result.error
                 failed.append(result.error)
                 until = min(until, time.monotonic() + SETTLED_S)
-        if cluster.ray.wait([heard], timeout=0)[0]:
+        if cluster.ended([heard], 0):
             _hear(cluster, heard, say)
             heard = first.said.remote()
     if failed:

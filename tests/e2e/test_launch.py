@@ -20,7 +20,7 @@ import tiny_models
 from assay.errors import AssayError
 from assay.records import Pair, Preference, Response, user
 from assay.reward.config import EngineConfig, TrainConfig
-from assay.reward.launch import check_processes, train_view, write_view
+from assay.reward.launch import check_processes, how_many, train_view, write_view
 from assay.reward.train import Trained
 from assay.run import jsonable
 from assay.step import states
@@ -266,15 +266,16 @@ def test_killed_again_and_again_on_one_and_two_processes_it_ends_the_same(place:
 
 
 def test_processes_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert check_processes(3) == 1
+    assert check_processes(3) == how_many(0) == 1
     with pytest.raises(AssayError, match="give 1 or more"):
         check_processes(0)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     assert check_processes(2) == 1
+    assert how_many(0) == 2, "one for each device"
     with pytest.raises(AssayError, match="this machine has 2 devices, and a process needs its own"):
         check_processes(3)
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert check_processes(1) == check_processes(4) == 4, "it trains with the processes that are there"
+    assert check_processes(1) == check_processes(4) == how_many(0) == 4, "it trains with the processes that are there"
     with pytest.raises(AssayError, match=r"torchrun .* has started 4 processes already"):
         check_processes(2)

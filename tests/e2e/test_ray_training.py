@@ -18,7 +18,7 @@ from assay.engine import engine_of
 from assay.errors import AssayError
 from assay.reward import launch
 from assay.reward.config import EngineConfig, TrainConfig
-from assay.reward.launch import check_processes, how_many, train_view, write_view
+from assay.reward.launch import cluster_of, how_many, train_view, write_view
 from assay.reward.train import Trained
 from assay.run import jsonable
 from assay.step import states
@@ -99,10 +99,12 @@ def test_two_nodes_give_the_model_of_one_process(cluster: Cluster, place: Path, 
 def test_what_is_wrong_in_an_actor_is_raised_here(cluster: Cluster, place: Path, config: TrainConfig) -> None:
     with pytest.raises(AssayError, match="unknown tracker 'nonsense'"):
         train_view(place / "wrong", config, preferences(8), [], processes=2, trackers=["nonsense"], cluster=cluster)
-    assert check_processes(2, cluster) == 1
-    assert how_many(0, cluster) == 1, "without GPUs a training is this process's"
+    assert how_many(2, cluster) == 2
+    assert cluster_of(cluster, 2) is cluster
+    assert how_many(0, cluster) == 1
+    assert cluster_of(cluster, 1) is None, "without GPUs a single process is this one"
     with pytest.raises(AssayError, match="--processes 3: this Ray cluster has 2 CPUs, and a process needs its own"):
-        check_processes(3, cluster)
+        how_many(3, cluster)
 
 
 def actors(nodes: Nodes, ip: str) -> set[int]:

@@ -186,10 +186,10 @@ def _finish(job: Callable[[int], Path], where: Where, engine: Engine) -> None:
     the others train along."""
     from assay.report import summary, write_report
     from assay.reward.crew import attend, dismiss
-    from assay.reward.launch import cluster_of, how_many
+    from assay.reward.launch import how_many
 
     with closing(engine):
-        processes = how_many(where.processes, cluster_of(engine))
+        processes = how_many(where.processes, engine)
         if not attend():
             return
         try:

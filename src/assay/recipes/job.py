@@ -58,8 +58,8 @@ def run_job(
     who = {"people": "", "judge": given if judge else "offline:gold-vote", "attributes": "rules", **(asked or {})}
     kept = {**jsonable(config), "inputs": {"embedder": Encoder(config).identity, **who}}
     engine = engine or Here()
-    cluster = cluster_of(engine)
-    processes = how_many(processes, cluster)
+    processes = how_many(processes, engine)
+    cluster = cluster_of(engine, processes)
     if isinstance(pool, Pool) and not pool.pairs:
         raise AssayError(f"{pool.place}: no pairs in this pool; its rejections say what was wrong with the files")
     if (folder / "tables" / "pairs").is_dir():

@@ -88,7 +88,6 @@ class OnDevices:
         if isinstance(self.engine, Cluster):
             let_go()  # Ray may give this process's device to an actor
             return self.engine.map(work, items, model=True)
-
         if crew.shares():
             return crew.share(work, items)
         return self._replicas(work, items)
@@ -133,12 +132,11 @@ def fit(
 ) -> "Trained":  # fmt: skip
     """Train on so many processes of this machine or of a Ray cluster (or on those of an allocation), or find in `folder`
     what was trained: that reads no text."""
-    from assay.reward.launch import check_processes, train_view, trains_here
+    from assay.reward.launch import check_processes, train_view
     from assay.reward.train import HOLDS, Trained, identity_of, train
 
     let_go()
-    world = check_processes(processes, cluster)
-    if world == 1 and trains_here(processes, world, cluster):
+    if check_processes(processes, cluster) == processes == 1 and cluster is None:
         return train(folder, settings, source, gold, say, trackers)
     known = identity_of(settings, source, gold)
     if (done := Training(folder, known, HOLDS).finished()) is not None:

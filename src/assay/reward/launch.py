@@ -75,7 +75,7 @@ def train_view(
     if world > 1:
         same = {"folder": folder, "config": config, "view": view, "gold": gold, "trackers": tuple(trackers)}
         crew.call({**same, "identity": identity})
-    here = trains_here(processes, world, cluster)
+    here = world > 1 or (processes == 1 and cluster is None)
     start: Spawned | OnRay = Spawned() if here or cluster is None else OnRay(cluster)
     with start.place(folder) as place:
         if isinstance(view, Sequence):
@@ -105,7 +105,8 @@ def train_view(
 
 
 def check_processes(processes: int, cluster: Cluster | None = None) -> int:
-    """Raise AssayError where a training cannot have so many processes. Returns how many this process is one of already."""
+    """Raise AssayError where a training cannot have so many processes: of this machine, or of a Ray cluster, whose devices
+    may come and go. Returns how many this process is one of already."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if processes < 1:
         raise AssayError(f"--processes {processes}: give 1 or more")
@@ -116,31 +117,25 @@ def check_processes(processes: int, cluster: Cluster | None = None) -> int:
         )
     if world == 1 and cluster is None and processes > (found := devices.count() or processes):
         raise AssayError(f"--processes {processes}: this machine has {found} devices, and a process needs its own")
-    if world == 1 and cluster is not None and not cluster.share(processes):
-        has = f"{cluster.gpus} GPUs" if cluster.gpus else f"{cluster.cores} CPUs"
-        raise AssayError(f"--processes {processes}: this Ray cluster has {has}, and a process needs its own")
     return world
 
 
-def how_many(processes: int, cluster: Cluster | None = None) -> int:
-    """The processes of a training where 0 stands for one for each accelerator there is, or one without any. Raises as
-    `check_processes` does."""
+def how_many(processes: int, engine: Engine | None = None) -> int:
+    """The processes of a run's trainings: as many as are asked for; 0 stands for one for each accelerator there is, of the
+    engine's cluster or of this machine, or one without any. Raises as `check_processes` does, and for more than a cluster
+    has devices now: later they may come and go."""
+    cluster, world = engine if isinstance(engine, Cluster) else None, int(os.environ.get("WORLD_SIZE", "1"))
     if not processes:
-        world = int(os.environ.get("WORLD_SIZE", "1"))
-        found = world if world > 1 else devices.count() if cluster is None else cluster.gpus
-        processes = max(1, found)
-    check_processes(processes, cluster)
+        processes = max(1, world if world > 1 else devices.count() if cluster is None else cluster.gpus)
+    if check_processes(processes, cluster) == 1 and cluster is not None and not cluster.share(processes):
+        has = f"{cluster.gpus} GPUs" if cluster.gpus else f"{cluster.cores} CPUs"
+        raise AssayError(f"--processes {processes}: this Ray cluster has {has}, and a process needs its own")
     return processes
 
 
-def cluster_of(engine: Engine) -> Cluster | None:
-    """The Ray cluster whose devices train; None: those of this machine."""
-    return engine if isinstance(engine, Cluster) else None
-
-
-def trains_here(processes: int, world: int, cluster: Cluster | None) -> bool:
-    """Whether this process trains, alone or with its siblings: on Ray a single process is an actor only for a GPU."""
-    return world > 1 or (processes == 1 and (cluster is None or not cluster.gpus))
+def cluster_of(engine: Engine, processes: int) -> Cluster | None:
+    """The Ray cluster on which so many processes train; None: this machine. A single one is an actor only for a GPU."""
+    return engine if isinstance(engine, Cluster) and (processes > 1 or engine.gpus) else None
 
 
 def write_view(folder: Path, pairs: Iterable[Preference]) -> Path:
