@@ -58,12 +58,11 @@ def test_a_run_on_two_devices_has_the_models_of_one(tmp_path: Path) -> None:
         engine = engine_of(name, processes)
         run_job(tmp_path / name[:4], config, pool, people=oracle(truth), engine=engine, processes=processes)
     one = {p.parent.name: p.parent for p in (tmp_path / "loca").rglob("training.json")}
-    assert len(one) >= 8
+    assert len(one) == 12
     for name in ("core", "ray"):
         for p in (tmp_path / name).rglob("training.json"):
             told, said = (json.loads((f / "training.json").read_text()) for f in (p.parent, one[p.parent.name]))
             assert (told["pairs"], told["steps"]) == (said["pairs"], said["steps"])
-            assert told["identity"] == said["identity"], "of the same labels"
             weights = load_file(one[p.parent.name] / "model.safetensors")
             for key, value in load_file(p.parent / "model.safetensors").items():
-                torch.testing.assert_close(value, weights[key], atol=2e-3, rtol=0, msg=f"{name} {p.parent.name} {key}")
+                torch.testing.assert_close(value, weights[key], atol=5e-4, rtol=0, msg=f"{name} {p.parent.name} {key}")
