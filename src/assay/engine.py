@@ -13,13 +13,14 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import connection as pipes
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext
+from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
 import pyarrow as pa
@@ -34,6 +35,7 @@ TRIES = 4
 """How often a shard is begun when its worker is lost, before the run stops."""
 AHEAD = 1000
 """At most this many results wait for one that comes before them."""
+FEWER = "fewer workers need less (--engine cores:N, or --engine local)"
 SEEN_S = 90.0
 """For so long a file that another machine wrote may be missing here: shared file systems keep what they know of a folder."""
 
@@ -48,7 +50,8 @@ class Engine(Protocol):
         """The results of `work`, in the order of the items, which are read as workers come free.
 
         `work`, items and results must be picklable on all engines but `Here`. `model`: `work` holds a model, so a fixed
-        number of workers, one for each device, make all calls, and each loads it once. What `work` raises is raised here.
+        number of workers make all calls, and each loads it once: on one machine this process (`Replicas` has one for each
+        device), on Ray one for each GPU. What `work` raises is raised here.
         """
         ...
 
@@ -82,8 +85,8 @@ class Cores:
             return map(work, items)
         return self._map(work, items)
 
-    def _map(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        turns = Turns[T, R](items, "fewer workers need less (--engine cores:N, or --engine local)")
+    def _map(self, work: Callable[[T], R], items: Iterable[T], hint: str = FEWER) -> Iterator[R]:
+        turns = Turns[T, R](items, hint)
         crew: list[_Worker] = []
         try:
             while True:
@@ -115,7 +118,7 @@ class Cores:
         idle = [w for w in crew if w.task is None]
         while (idle or len(crew) < self.workers) and (task := turns.take()) is not None:
             if not idle:
-                crew.append(self._free.pop() if self._free else _Worker(self.workers))
+                crew.append(self._free.pop() if self._free else self._worker(crew))
                 idle.append(crew[-1])
             try:
                 idle[-1].begin(work, task)
@@ -124,19 +127,44 @@ class Cores:
                 turns.again.append(task)
             idle.pop()
 
+    def _worker(self, crew: "list[_Worker]") -> "_Worker":
+        """One more, beside those of a crew."""
+        return _Worker(self.workers)
+
     def close(self) -> None:
         while self._free:
             self._free.pop().end()
 
 
-class _Worker:
-    """A process that does one task at a time; `task` is the one in hand."""
+class Replicas(Cores):
+    """Processes of this machine that hold a model: one for each of `environments`, the variables that say which device is
+    its own (`devices.replicas`), set before it loads anything. They live for one map: a training has their memory."""
 
-    def __init__(self, of: int) -> None:
+    def __init__(self, environments: Sequence[Mapping[str, str]]) -> None:
+        super().__init__(len(environments))
+        self.environments = environments
+
+    def map(self, work: Callable[[T], R], items: Iterable[T], *, model: bool = True) -> Iterator[R]:
+        hint = "fewer models at a time need less (--processes)"
+        try:
+            yield from self._map(work, items, hint)
+        finally:
+            self.close()
+
+    def _worker(self, crew: "list[_Worker]") -> "_Worker":
+        number = min(set(range(self.workers)) - {w.number for w in crew})
+        return _Worker(self.workers, number, self.environments[number])
+
+
+class _Worker:
+    """A process that does one task at a time; `task` is the one in hand, `number` that of its device."""
+
+    def __init__(self, of: int, number: int = 0, environment: Mapping[str, str] = MappingProxyType({})) -> None:
         context: SpawnContext = multiprocessing.get_context("spawn")
+        self.number = number
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        with _few_threads(max(1, (os.cpu_count() or 1) // of)):
+        with _surrounded(max(1, (os.cpu_count() or 1) // of), environment):
             self.process.start()
         theirs.close()
         self.task: Any = None
@@ -172,20 +200,24 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _few_threads(threads: int) -> Iterator[None]:
-    """What is started within has so many threads (numerical libraries read that when they are loaded), and leaves Ctrl-C to
-    the process that started it."""
-    names = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    given = [n for n in names if n not in os.environ]
-    os.environ.update(dict.fromkeys(given, str(threads)))
+def _surrounded(threads: int, environment: Mapping[str, str]) -> Iterator[None]:
+    """What is started within has so many threads, where the user has not said how many (numerical libraries read that when
+    they are loaded), and this environment; it leaves Ctrl-C to the process that started it."""
+    few = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    given = {**{n: str(threads) for n in few if n not in os.environ}, **environment}
+    was = {name: os.environ.get(name) for name in given}
+    os.environ.update(given)
     resource_tracker.ensure_running()  # started by the first worker it would let Ctrl-C through to that one
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for name in given:
-            del os.environ[name]
+        for name, value in was.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @dataclass(slots=True)
@@ -272,9 +304,9 @@ def _carried(error: Exception) -> Exception:
     return error
 
 
-def engine_of(text: str) -> Engine:
+def engine_of(text: str, models: int = 0) -> Engine:
     """The engine that `--engine` names: "local", "cores", "cores:8", "ray" (a cluster that is running, or else one on this
-    machine), "ray://HOST:PORT". Raises AssayError for any other text."""
+    machine), "ray://HOST:PORT"; on Ray so many workers hold a model. Raises AssayError for any other text."""
     kind, _, number = text.partition(":")
     if text == "local":
         return Here()
@@ -283,7 +315,7 @@ def engine_of(text: str) -> Engine:
     if kind == "ray" and (not number or number.startswith("//")):
         from assay.ray_engine import Cluster
 
-        return Cluster(f"ray:{number}" if number else "")
+        return Cluster(f"ray:{number}" if number else "", models=models)
     raise AssayError(f"--engine {text}: give local, cores, cores:N, ray or ray://HOST:PORT")
 
 

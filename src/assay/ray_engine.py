@@ -42,15 +42,16 @@ class Cluster:
     Args:
         address: Empty, or a Ray client's address.
         cpus: What one shard takes; 0: ASSAY_RAY_CPUS, or else 1.
-        models: How many workers hold a model; 0: ASSAY_RAY_MODELS, or else one for each GPU, or without any for each node.
+        models: How many workers hold a model, where ASSAY_RAY_MODELS does not say; 0: one for each GPU, or without any for
+            each node.
 
     The nodes must see the folders of the run under the same paths and have the same Assay (and pyarrow, polars, numpy)
     installed, with credentials of their own for object stores and judges. Raises AssayError where it cannot be reached.
     """
 
     def __init__(self, address: str = "", cpus: float = 0, models: int = 0) -> None:
-        self.cpus, self.models = cpus or _number("ASSAY_RAY_CPUS", 1.0), models or int(_number("ASSAY_RAY_MODELS", 0))
-        self._ray, self._ours, self._passed = *_connected(address), {}
+        self.cpus, self.models = cpus or _number("ASSAY_RAY_CPUS", 1.0), int(_number("ASSAY_RAY_MODELS", models))
+        self.ray, self._ours, self._passed = *_connected(address), {}
         if self._ours != "started":
             self._passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         self._looked = 0.0
@@ -71,7 +72,7 @@ class Cluster:
     def _alive(self) -> list[dict[str, float]]:
         """What each node has, at most LOOK_S ago."""
         if not self._nodes or time.monotonic() - self._looked > LOOK_S:
-            self._nodes = [n["Resources"] for n in self._ray.nodes() if n["Alive"]]
+            self._nodes = [n["Resources"] for n in self.ray.nodes() if n["Alive"]]
             self._looked = time.monotonic()
         return self._nodes
 
@@ -79,28 +80,47 @@ class Cluster:
         hint = "Let each shard have more of a node (ASSAY_RAY_CPUS)"
         return (self._actors if model else self._tasks)(work, Turns[T, R](items, hint))
 
-    def _options(self, **resources: float) -> dict[str, Any]:
+    @property
+    def gpus(self) -> int:
+        """Those that have a core beside them."""
+        return sum(int(min(n.get("GPU", 0), n.get("CPU", 0))) for n in self._alive())
+
+    @property
+    def cores(self) -> int:
+        return sum(int(n.get("CPU", 0)) for n in self._alive())
+
+    def share(self, processes: int) -> dict[str, float]:
+        """What each of so many processes takes that work together: a GPU, or as many cores as let all of them fit. {} where
+        they do not."""
+        if self.gpus:
+            return {"GPU": 1, "CPU": 1} if processes <= self.gpus else {}
+        cores = [int(n.get("CPU", 0)) for n in self._alive()]
+        most = next((c for c in range(max([*cores, 1]), 0, -1) if sum(n // c for n in cores) >= processes), 0)
+        return {"CPU": most} if most else {}
+
+    def options(self, **resources: float) -> dict[str, Any]:
+        """Of a task or an actor."""
         environment = {"runtime_env": {"env_vars": self._passed}} if self._passed else {}
         return {**resources, **environment}
 
     def _tasks(self, work: Callable[[T], R], turns: Turns[T, R]) -> Iterator[R]:
         """What is in hand when this ends early goes on until the driver lets go of the cluster: in Ray 2.60 a task that ends
         while it is cancelled aborts the driver ("Tried to complete task that was not pending")."""
-        run = self._ray.remote(**self._options(num_cpus=self.cpus), max_retries=0)(perform)
+        run = self.ray.remote(**self.options(num_cpus=self.cpus), max_retries=0)(perform)
         running: dict[Any, Any] = {}
         while True:
             while len(running) < HELD * self.workers and (task := turns.take()) is not None:
                 running[run.remote(edition(), str(Path.cwd()), pickled(work, task.item))] = task
             if not running:
                 return
-            for ref in self._ended(list(running)):
+            for ref in self.ended(list(running)):
                 self._collect(ref, running.pop(ref), turns)
             yield from turns.ready()
 
     def _actors(self, work: Callable[[T], R], turns: Turns[T, R]) -> Iterator[R]:
         each = self._replica()
-        holder = self._ray.remote(
-            **self._options(num_cpus=each["CPU"], num_gpus=each.get("GPU", 0)), max_restarts=0, max_task_retries=0,
+        holder = self.ray.remote(
+            **self.options(num_cpus=each["CPU"], num_gpus=each.get("GPU", 0)), max_restarts=0, max_task_retries=0,
             scheduling_strategy="SPREAD",
         )(Holder)  # fmt: skip
         crew: list[Any] = []
@@ -119,19 +139,19 @@ class Cluster:
                 while len(crew) < self._replicas(each):
                     crew.append(holder.remote())
                     running[crew[-1].ready.remote()] = (crew[-1], None)
-                for ref in self._ended(list(running)):
+                for ref in self.ended(list(running)):
                     actor, task = running.pop(ref)
                     lives = self._started(ref, failed) if task is None else self._collect(ref, task, turns)
                     if lives:
                         idle.append(actor)
                     else:
                         crew.remove(actor)
-                        self._ray.kill(actor)
+                        self.ray.kill(actor)
                     failed = 0 if lives else failed + (task is None)
                 yield from turns.ready()
         finally:
             for actor in crew:
-                self._ray.kill(actor)
+                self.ray.kill(actor)
 
     def _replica(self) -> dict[str, float]:
         """What a worker that holds a model takes: a GPU, or a node's cores."""
@@ -145,21 +165,32 @@ class Cluster:
         fit = sum(int(min(n.get(name, 0) // much for name, much in each.items())) for n in self._alive())
         return max(1, min(fit, self.models or fit))
 
-    def _ended(self, refs: list[Any]) -> list[Any]:
-        """Those that are over, after a while at most."""
+    def ended(self, refs: list[Any], seconds: float = LOOK_S) -> list[Any]:
+        """Those that are over, after so long at most."""
         try:
-            ended, rest = self._ray.wait(refs, num_returns=1, timeout=LOOK_S)
+            ended, rest = self.ray.wait(refs, num_returns=1, timeout=seconds)
             if ended and rest:
-                ended = [*ended, *self._ray.wait(rest, num_returns=len(rest), timeout=0)[0]]
+                ended = [*ended, *self.ray.wait(rest, num_returns=len(rest), timeout=0)[0]]
             return list(ended)
-        except (ConnectionError, self._ray.exceptions.RayError) as error:
+        except (ConnectionError, self.ray.exceptions.RayError) as error:
             raise _gone(error) from None
 
     def _collect(self, ref: Any, task: Any, turns: Turns[Any, Any]) -> bool:
         """Take a result. False where the worker was lost."""
-        error = self._ray.exceptions
         try:
-            result = pickle.loads(self._ray.get(ref))
+            result = self.result(ref)
+        except Lost as loss:
+            turns.lost(task, str(loss), NODE_LOSS if loss.node else 1.0)
+            return False
+        turns.done(task, result)
+        return True
+
+    def result(self, ref: Any) -> Any:
+        """What a call of `perform` gave, or the Failure. Raises Lost where its worker was lost, AssayError where its node
+        cannot work."""
+        error = self.ray.exceptions
+        try:
+            return pickle.loads(self.ray.get(ref))
         except error.RayTaskError as failure:  # what `work` raises is a result: this is what comes before it
             raise AssayError(
                 "a node of this Ray cluster cannot run Assay: install it there, the same version with the same libraries "
@@ -171,17 +202,14 @@ class Cluster:
             raise AssayError(f"a node of this Ray cluster cannot set up its environment ({_line(failure)})") from None
         except error.RayError as loss:
             node = isinstance(loss, error.NodeDiedError) or "its node has died" in str(loss)
-            why = str(loss).strip().splitlines()[-1][:200] if isinstance(loss, error.RayActorError) else _line(loss)
-            turns.lost(task, why, NODE_LOSS if node else 1.0)
-            return False
-        turns.done(task, result)
-        return True
+            actor = isinstance(loss, error.RayActorError)
+            raise Lost(str(loss).strip().splitlines()[-1][:200] if actor else _line(loss), node) from None
 
     def _started(self, ref: Any, failed: int) -> bool:
         """Whether a worker that is to hold a model lives. Raises AssayError where one after another does not."""
         try:
-            self._ray.get(ref)
-        except self._ray.exceptions.RayError as error:
+            self.ray.get(ref)
+        except self.ray.exceptions.RayError as error:
             if failed >= 2 * len(self._alive()) + 2:
                 raise AssayError(f"no worker can be started on this Ray cluster ({_line(error)})") from None
             return False
@@ -189,8 +217,16 @@ class Cluster:
 
     def close(self) -> None:
         if self._ours:
-            self._ray.shutdown()
+            self.ray.shutdown()
             self._ours = ""
+
+
+class Lost(Exception):
+    """A worker is gone, and with it what it had in hand; `node`: its whole node is."""
+
+    def __init__(self, why: str, node: bool = False) -> None:
+        super().__init__(why)
+        self.node = node
 
 
 class Holder:

@@ -105,6 +105,8 @@ def bad_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 MISTAKES = (
     ("run pool nowhere --out run", "nowhere: no pairs here; make a pool with: assay pool add"),
+    ("run pool nowhere --out run --engine rays", "--engine rays: give local, cores, cores:N, ray or ray://HOST:PORT"),
+    ("run pool pool --out run --processes -1", "--processes -1: give 1 or more"),
     ("run pool folder --out run", "folder: no pairs here"),
     ("run pool pool --out run --judge gpt", "--judge gpt: write MODEL@URL"),
     ("run pool pool --out run --judge gpt@localhost:80", "must start with http:// or https://"),

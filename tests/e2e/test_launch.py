@@ -20,7 +20,7 @@ import tiny_models
 from assay.errors import AssayError
 from assay.records import Pair, Preference, Response, user
 from assay.reward.config import EngineConfig, TrainConfig
-from assay.reward.launch import check_processes, train_view, write_view
+from assay.reward.launch import check_processes, how_many, train_view, write_view
 from assay.reward.train import Trained
 from assay.run import jsonable
 from assay.step import states
@@ -42,18 +42,34 @@ import json, os, sys
 from dataclasses import replace
 from pathlib import Path
 from assay.reward.config import TrainConfig
+from assay.engine import Here
+from assay.recipes.training import OnDevices
 from assay.reward.crew import attend, dismiss
 from assay.reward.launch import train_view
 from assay.tables import build
+from test_launch import process, wrong
 folder, config, view, gold = sys.argv[1:5]
 if not attend():
     sys.exit(print("rank", os.environ["RANK"], "trained along"))
 config = build(TrainConfig, json.loads(config))
 for name in ("first", "second"):
     train_view(Path(folder) / name, config, Path(view), Path(gold), say=print)
+    print(name, list(OnDevices(Here(), 1).map(process, range(-1, -20, -1), model=True)))
+try:
+    list(OnDevices(Here(), 1).map(wrong, [4, "five", 6], model=True))
+except TypeError as error:
+    print("its error is ours:", error)
 dismiss()
 print("the job is done")
 """
+
+
+def process(n: int) -> tuple[int, int]:
+    return abs(n), int(os.environ["RANK"])
+
+
+def wrong(n: int) -> int:
+    return abs(n)
 
 
 def preferences(n: int, start: int = 0) -> list[Preference]:
@@ -128,17 +144,21 @@ def test_two_sharded_processes_give_the_model_of_one(place: Path, config: TrainC
 def test_an_allocation_trains_together_whenever_its_first_process_trains(
     place: Path, config: TrainConfig, alone: Trained
 ) -> None:
-    """Two processes of torchrun in a job that trains twice: the second of them waits, and trains along."""
+    """Two processes of torchrun in a job that trains twice and has a stage after each: the second one waits, trains along,
+    and does its share of the stage."""
     (place / "crew.py").write_text(CREW)
     told = [str(place / "crew"), json.dumps(jsonable(config)), str(place / "view"), str(place / "gold")]
     many = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     command = [sys.executable, *many, str(place / "crew.py"), *told]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "rank 1 trained along" in done.stdout
     assert "the job is done" in done.stdout
+    assert "its error is ours: bad operand type for abs(): 'str'" in done.stdout
     for name in ("first", "second"):
         assert f"{name}: 2 processes on cpu (DDP)" in done.stdout
+        assert f"{name} {[(n, 1 - n % 2) for n in range(1, 20)]}" in done.stdout, "in order, by both in turn"
         told_of = json.loads((place / "crew" / name / "training.json").read_text())
         del told_of["identity"]
         assert_same(Trained(**told_of, folder=place / "crew" / name), alone)
@@ -246,15 +266,16 @@ def test_killed_again_and_again_on_one_and_two_processes_it_ends_the_same(place:
 
 
 def test_processes_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert check_processes(3) == 1
+    assert check_processes(3) == how_many(0) == 1
     with pytest.raises(AssayError, match="give 1 or more"):
         check_processes(0)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     assert check_processes(2) == 1
+    assert how_many(0) == 2, "one for each device"
     with pytest.raises(AssayError, match="this machine has 2 devices, and a process needs its own"):
         check_processes(3)
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert check_processes(1) == check_processes(4) == 4, "it trains with the processes that are there"
+    assert check_processes(1) == check_processes(4) == how_many(0) == 4, "it trains with the processes that are there"
     with pytest.raises(AssayError, match=r"torchrun .* has started 4 processes already"):
         check_processes(2)

@@ -9,9 +9,9 @@ ROOT = Path(assay.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("records",),
-    ("store", "native", "order", "memory"),
+    ("store", "native", "order", "memory", "devices"),
     ("tables",),
-    ("engine", "ray_engine"),
+    ("engine", "ray_engine", "ray_gang"),
     (
         "run",
         "identity",
@@ -58,6 +58,7 @@ WITHOUT_TORCH = {
     "engine",
     "native",
     "ray_engine",
+    "ray_gang",
     "run",
     "budget",
     "batches",

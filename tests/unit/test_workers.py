@@ -1,5 +1,6 @@
 """Cores: workers die and are replaced, errors come home as themselves, and nothing is left running."""
 
+import functools
 import os
 import pickle
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from assay.engine import TRIES, Cores, Here, engine_of, make
+from assay.engine import TRIES, Cores, Here, Replicas, engine_of, make
 from assay.errors import AssayError, CannotRead
 from assay.outage import Loss, Unreached
 from assay.store import Place
@@ -187,6 +188,35 @@ def test_a_place_is_the_same_from_another_folder(tmp_path: Path, monkeypatch: py
     sent = pickle.dumps([Place.of("pool"), Place.of("memory://pool")])
     monkeypatch.chdir("/")
     assert pickle.loads(sent) == [Place(str(tmp_path / "pool")), Place("memory://pool")]
+
+
+@functools.cache
+def device() -> str:
+    """What a process finds where it loads a model."""
+    return os.environ["DEVICE"]
+
+
+def whose(item: tuple[str, int]) -> tuple[str, int]:
+    folder, n = item
+    mark = Path(folder) / str(n)
+    if n == 7 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    mark.touch()
+    while n < 2 and len(list(Path(folder).iterdir())) < 2:  # the other one has the other item
+        time.sleep(0.01)
+    return device(), os.getpid()
+
+
+def test_each_replica_has_its_device_and_ends_with_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEVICE", "of the driver")
+    engine = Replicas([{"DEVICE": "first"}, {"DEVICE": "second"}])
+    found = list(engine.map(whose, [(str(tmp_path), n) for n in range(20)]))
+    assert {where for where, _ in found} == {"first", "second"}
+    pids = {pid for _, pid in found}
+    assert 2 <= len(pids) <= 3, "one was killed, and another came for its device"
+    assert os.environ["DEVICE"] == "of the driver"
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
 def linger(folder: str) -> None:

@@ -1,7 +1,10 @@
 """`assay run`: part A from a pool to trained reward models."""
 
+import os
 import sys
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +15,7 @@ from tyro.conf import Positional
 from assay.chat import Budget
 from assay.cli.arguments import Flat, asking_of, chat_server, print_config
 from assay.curate.cost import Judging
-from assay.engine import engine_of
+from assay.engine import Engine, engine_of
 from assay.errors import AssayError
 from assay.recipes import presets
 from assay.recipes.flow import FlowConfig
@@ -20,12 +23,27 @@ from assay.recipes.flow import FlowConfig
 app = tyro.extras.SubcommandApp()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """On which machines and devices a run works."""
+
+    engine: str = "local"
+    """Where stages run, shard by shard: local (this process), cores (all of this machine), cores:N, ray (the cluster that
+    runs, or one on this machine), ray://HOST:PORT. It changes no result, but for the last digits of what models say."""
+    processes: int = 0
+    """Train each model on so many processes, and score with so many copies: one for each device, on Ray of the cluster (0:
+    one for each accelerator there is, or one). Under torchrun or accelerate launch: all of theirs."""
+
+    def opened(self) -> Engine:
+        """The engine; in an allocation only the first process has stages, and the others join no cluster."""
+        return engine_of(self.engine if os.environ.get("RANK", "0") == "0" else "local", self.processes)
+
+
 @app.command(name="tiny")
 def run_tiny(
     config: Annotated[FlowConfig, Flat] = presets.tiny(),  # noqa: B008
     out: Path = Path("runs/tiny"),
-    engine: str = "local",
-    processes: int = 1,
+    where: Annotated[Where, Flat] = Where(),
     dry_run: bool = False,
 ) -> None:
     """The embedded default: checkable instructions, an oracle for people, an offline judge; minutes on two cores.
@@ -33,11 +51,7 @@ def run_tiny(
     Args:
         config: The run's settings.
         out: The run folder; the same command resumes what is in it.
-        engine: Where stages run, shard by shard: local (this process), cores (all of this machine), cores:N, ray (the
-            cluster that runs, or one on this machine), ray://HOST:PORT. It changes no result, but for
-            the last digits of what models say.
-        processes: Train each model on so many processes: one for each device. (Under torchrun or accelerate launch: on all
-            of theirs.)
+        where: On which machines and devices.
         dry_run: Print the resolved config and stop.
     """
     if dry_run:
@@ -46,13 +60,11 @@ def run_tiny(
     from assay.recipes.job import run_job
     from assay.recipes.pools import constraint_pool
 
-    pool = constraint_pool()
+    engine, pool = where.opened(), constraint_pool()
+    people, asked = oracle(pool.truth), {"people": "oracle"}
     return _finish(
-        lambda: run_job(
-            out, config, pool, people=oracle(pool.truth), asked={"people": "oracle"}, engine=engine_of(engine),
-            processes=processes,
-        ), processes,
-    )  # fmt: skip
+        lambda n: run_job(out, config, pool, people=people, asked=asked, engine=engine, processes=n), where, engine
+    )
 
 
 @app.command(name="human")
@@ -60,8 +72,7 @@ def run_human(
     data: Positional[Path],
     config: Annotated[FlowConfig, Flat] = presets.human(),  # noqa: B008
     out: Path = Path("runs/human"),
-    engine: str = "local",
-    processes: int = 1,
+    where: Annotated[Where, Flat] = Where(),
     dry_run: bool = False,
 ) -> None:
     """Real people's preference sets: recorded human labels answer for people, GPT-4's choices are in the wild.
@@ -70,11 +81,7 @@ def run_human(
         data: The folder of preference sets, one subfolder each (see curate/human_sets.py).
         config: The run's settings; --benchmarks DIR adds the public benchmarks and decontaminates against them.
         out: The run folder; the same command resumes what is in it.
-        engine: Where stages run, shard by shard: local (this process), cores (all of this machine), cores:N, ray (the
-            cluster that runs, or one on this machine), ray://HOST:PORT. It changes no result, but for
-            the last digits of what models say.
-        processes: Train each model on so many processes: one for each device. (Under torchrun or accelerate launch: on all
-            of theirs.)
+        where: On which machines and devices.
         dry_run: Print the resolved config and stop.
     """
     if dry_run:
@@ -82,13 +89,11 @@ def run_human(
     from assay.recipes.job import recorded_people, run_job
     from assay.recipes.pools import human_pool
 
-    pool = human_pool(data)
+    engine, pool = where.opened(), human_pool(data)
+    people, asked = recorded_people(pool.truth), {"people": "recorded"}
     return _finish(
-        lambda: run_job(
-            out, config, pool, people=recorded_people(pool.truth), asked={"people": "recorded"}, engine=engine_of(engine),
-            processes=processes,
-        ), processes,
-    )  # fmt: skip
+        lambda n: run_job(out, config, pool, people=people, asked=asked, engine=engine, processes=n), where, engine
+    )
 
 
 @app.command(name="pool")
@@ -105,8 +110,7 @@ def run_pool(
     resettle: bool = False,
     batch: bool = False,
     reply_tokens: int = 1024,
-    engine: str = "local",
-    processes: int = 1,
+    where: Annotated[Where, Flat] = Where(),
     dry_run: bool = False,
 ) -> None:
     """Your own pool: people answer in the terminal (`assay verify`), judges are LLM servers, or offline without any.
@@ -130,11 +134,7 @@ def run_pool(
             all that follows from them anew. What was made before is kept in seed-N/superseded.
         batch: Ask LLM servers through their batch APIs (/v1/batches), at half the price, within a day for each step.
         reply_tokens: The most tokens of a reply. What it cuts is no verdict; a larger one goes on with the same run.
-        engine: Where stages run, shard by shard: local (this process), cores (all of this machine), cores:N, ray (the
-            cluster that runs, or one on this machine), ray://HOST:PORT. It changes no result, but for
-            the last digits of what models say.
-        processes: Train each model on so many processes: one for each device. (Under torchrun or accelerate launch: on all
-            of theirs.)
+        where: On which machines and devices.
         dry_run: Print the resolved config and what stage 2 will cost (pairs, tokens, GPU hours, requests, money), and stop.
     """
     if dry_run:
@@ -152,7 +152,7 @@ def run_pool(
     purse = Budget(budget) if budget else None
     if purse is not None and not any(price):
         raise AssayError("--budget needs --price IN OUT, of a million tokens: without prices nothing is spent")
-    found = Pool.open(pool)
+    engine, found = where.opened(), Pool.open(pool)
     pictures = found.place.path / "images" if found.place.path is not None else None
     said = (price, purse, batch, reply_tokens, pictures)
     chats = [chat_server(text, replies, "judge", *said) for text in judge]
@@ -161,12 +161,12 @@ def run_pool(
     if chats:
         asked["judge"] = {**asking_of(chats), "samples": samples}
     return _finish(
-        lambda: run_job(
+        lambda n: run_job(
             out, config, found, people=people_on_file(out / judgements, out / "queue"),
             judge=llm_judge(chats, samples=samples) if chats else None,
-            chat=chat, asked=asked, resettle=resettle, engine=engine_of(engine), processes=processes,
+            chat=chat, asked=asked, resettle=resettle, engine=engine, processes=n,
             at_once=IN_A_BATCH if batch else AT_ONCE,
-        ), processes,
+        ), where, engine,
     )  # fmt: skip
 
 
@@ -181,19 +181,21 @@ def _forecast(pool: str, config: FlowConfig, out: Path, judging: Judging | None)
         print(*stage2_cost(Pool.open(pool), config, out, judging).lines(), sep="\n", file=sys.stderr)
 
 
-def _finish(work: Callable[[], Path], processes: int) -> None:
-    """Do the job and report on it. In an allocation (torchrun, accelerate) the first process does; others train along."""
+def _finish(job: Callable[[int], Path], where: Where, engine: Engine) -> None:
+    """Do the job, on so many processes, and report on it. In an allocation (torchrun, accelerate) the first process does;
+    the others train along."""
     from assay.report import summary, write_report
     from assay.reward.crew import attend, dismiss
-    from assay.reward.launch import check_processes
+    from assay.reward.launch import how_many
 
-    check_processes(processes)
-    if not attend():
-        return
-    try:
-        folder = work()
-    finally:
-        dismiss()
+    with closing(engine):
+        processes = how_many(where.processes, engine)
+        if not attend():
+            return
+        try:
+            folder = job(processes)
+        finally:
+            dismiss()
     path = write_report(folder)
     summary(folder, Console(highlight=False))
     print(f"report: {path}")

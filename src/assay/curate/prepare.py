@@ -139,7 +139,8 @@ def prepare(
         out: The folder of tables.
         split: Shares of questions.
         benchmarks: Prompts by benchmark that a pair must share no text with; {} checks nothing.
-        embed: The encoder; on other engines than `Here` it must be picklable.
+        embed: The encoder; on other engines than `Here` it must be picklable. One that says of itself that it `holds_model`
+            not (of hashed words) runs wherever other stages do.
         embedder: What the encoder is, for the names of files.
         engine: Where the stages run.
         described: How attributes are given (default: rules).
@@ -175,7 +176,8 @@ def prepare(
             for s in (s for s in bare if not s.attributes.exists()):
                 write_shard(s.attributes, asked(s, how.ask))
     with timed("vectors"):
-        make(engine, out / "vectors", partial(embed_slice, embed), {_stem(s.vectors): s for s in bare}, model=True,
+        model = getattr(embed, "holds_model", True)
+        make(engine, out / "vectors", partial(embed_slice, embed), {_stem(s.vectors): s for s in bare}, model=model,
              told=teller(say, "shards embedded"))  # fmt: skip
     return tuple(bare)
 

@@ -50,6 +50,10 @@ class Encoder:
         self.config = EmbedderConfig(**{name: getattr(config, name) for name in names})
 
     @property
+    def holds_model(self) -> bool:
+        return self.config.embedder != "hash"
+
+    @property
     def identity(self) -> str:
         """What it is, by content where it lies here."""
         if self.config.embedder == "hash":
@@ -68,3 +72,8 @@ class Encoder:
 
 
 _loaded = cache(load_embedder)
+
+
+def forget() -> None:
+    """Let go of the encoder that this process holds, so that a training has its memory; it is loaded anew when asked."""
+    _loaded.cache_clear()

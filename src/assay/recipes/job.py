@@ -33,7 +33,7 @@ from assay.recipes.claims import Claims, test_claims
 from assay.recipes.embedders import Encoder
 from assay.recipes.flow import FlowConfig, curate, prepared
 from assay.recipes.pools import SmallPool
-from assay.recipes.training import score_together, trainer
+from assay.recipes.training import OnDevices, score_together, trainer
 from assay.records import Attributes, Case, Embedder, Judge, Judgement, Pair, Scorer, digest
 from assay.run import Run, jsonable
 from assay.store import Place
@@ -43,22 +43,27 @@ from assay.tables import Table
 def run_job(
     folder: Path, config: FlowConfig, pool: Pool | SmallPool, people: Judge, judge: Judge | None = None,
     chat: Chat | None = None, *, asked: Mapping[str, Any] | None = None, resettle: bool = False,
-    engine: Engine | None = None, processes: int = 1, at_once: int = AT_ONCE,
+    engine: Engine | None = None, processes: int = 0, at_once: int = AT_ONCE,
 ) -> Path:  # fmt: skip
     """Run or resume the whole job in `folder`.
 
     Without `judge`, the offline gold-vote judge labels the silver pairs; without `chat`, rules give the attributes. `asked`
     says who people, judge and chat are: a run does not go on with others, nor with another pool; a pool that has more pairs
     than before is gone on with, and told. `resettle`: where people have changed their minds since the labels were made, make
-    these and what follows anew. `engine` says where stages run, `processes` on how many devices models are trained,
-    `at_once` how many pairs the judge is asked about at a time.
+    these and what follows anew. `engine` says where stages run, `processes` on how many devices models are trained and
+    score (0: on each accelerator there is; one without any), `at_once` how many pairs the judge is asked about at a time.
+    The engine is closed.
     """
+    from assay.reward.launch import cluster_of, how_many
+
     given = f"{getattr(judge, '__module__', '')}:{getattr(judge, '__qualname__', type(judge).__qualname__)}"
     who = {"people": "", "judge": given if judge else "offline:gold-vote", "attributes": "rules", **(asked or {})}
     if chat is not None or "judge" in (asked or {}):
         who["prompts"] = prompts_version()
     kept = {**jsonable(config), "inputs": {"embedder": Encoder(config).identity, **who}}
     engine = engine or Here()
+    processes = how_many(processes, engine)
+    cluster = cluster_of(engine, processes)
     if isinstance(pool, Pool) and not pool.pairs:
         raise AssayError(f"{pool.place}: no pairs in this pool; its rejections say what was wrong with the files")
     if (folder / "tables" / "pairs").is_dir():
@@ -72,14 +77,13 @@ def run_job(
         if isinstance(people, PeopleOnFile):
             people.are_of(pool)
         encoder = Encoder(config)
-        material = prepared(
-            run, config, pool, encoder, engine, chat, digest(jsonable(who["attributes"])) if chat else ""
-        )
+        describer = digest(jsonable(who["attributes"])) if chat else ""
+        material = prepared(run, config, pool, encoder, OnDevices(engine, processes), chat, describer)
         embed = remember(encoder)
         for seed in range(config.seeds):
             run.say(f"[bold]seed {seed}[/bold] ({seed + 1} of {config.seeds})")
             with closing(Run(folder / f"seed-{seed}", {**kept, "seeds": 1}, run.console)) as part:
-                train = trainer(part, config, seed, processes)
+                train = trainer(part, config, seed, processes, cluster)
                 standing = people.standing if isinstance(people, PeopleOnFile) else None
                 tools = Tools(people=people, judge=judge or gold_vote_judge(embed), train=train, standing=standing,
                               at_once=at_once, score=score_together)  # fmt: skip

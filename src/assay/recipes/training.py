@@ -1,10 +1,11 @@
 """How a run trains its reward models, each on the view of a set of labels, and how it scores with them."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 
 from assay.curate.stage1 import Train
 from assay.curate.views import LabelSet
+from assay.engine import Engine, Replicas
 from assay.identity import Training
+from assay.ray_engine import Cluster
 from assay.recipes.flow import FlowConfig
 from assay.records import Preference, Scorer
 from assay.reward.config import TrainConfig
@@ -22,6 +25,9 @@ from assay.store import Place
 
 if TYPE_CHECKING:
     from assay.reward.train import Trained
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Streamed:
@@ -63,9 +69,47 @@ class Streamed:
         return self.labels.graded()
 
 
-def trainer(run: Run, config: FlowConfig, seed: int, processes: int = 1) -> Train:
-    """The `Train` function of a seed's run: trains (or resumes, or finds) `models/NAME` on so many processes; the model is
-    loaded where and when it is first asked for a reward."""
+class OnDevices:
+    """An engine whose stages that hold a model have a copy on each device: in so many processes of this machine (one: this
+    process), in those of an allocation, or on Ray in its pool of actors. All other stages are the engine's own."""
+
+    def __init__(self, engine: Engine, processes: int) -> None:
+        self.engine, self.processes = engine, processes
+
+    @property
+    def workers(self) -> int:
+        return self.engine.workers
+
+    def map(self, work: Callable[[T], R], items: Iterable[T], *, model: bool = False) -> Iterator[R]:
+        if not model:
+            return self.engine.map(work, items)
+        from assay.reward import crew
+
+        if isinstance(self.engine, Cluster):
+            let_go()  # Ray may give this process's device to an actor
+            return self.engine.map(work, items, model=True)
+        if crew.shares():
+            return crew.share(work, items)
+        return self._replicas(work, items)
+
+    def _replicas(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        from assay.devices import replicas
+
+        found = replicas(self.processes)
+        first = list(islice(rest := iter(items), 1))  # where there is nothing to do, no process is started
+        if first and len(found) > 1:
+            let_go()  # the first device is also this process's
+            yield from Replicas(found).map(work, chain(first, rest))
+        else:
+            yield from self.engine.map(work, chain(first, rest), model=True)
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def trainer(run: Run, config: FlowConfig, seed: int, processes: int = 1, cluster: Cluster | None = None) -> Train:
+    """The `Train` function of a seed's run: trains (or resumes, or finds) `models/NAME` on so many processes, of a Ray
+    cluster or of this machine; the model is loaded where and when it is first asked for a reward."""
     from assay.reward.scorer import Model
 
     def trained(name: str, labels: LabelSet, gold: Sequence[Preference]) -> Scorer:
@@ -74,7 +118,7 @@ def trainer(run: Run, config: FlowConfig, seed: int, processes: int = 1) -> Trai
             epochs = min(epochs, config.presentations / max(1, len(labels)))
         source, folder = Streamed(labels), run.folder / "models" / name
         settings = fed(replace(config.train, seed=config.train.seed + seed, epochs=epochs), source, name, run.say)
-        fit(folder, settings, source, gold, processes, run.say)
+        fit(folder, settings, source, gold, processes, run.say, cluster=cluster)
         labels.tidy()
         images = "" if settings.images is None else str(settings.images)
         return Model(str(folder), settings.max_tokens, settings.engine.tokens, settings.precision, images)
@@ -84,22 +128,34 @@ def trainer(run: Run, config: FlowConfig, seed: int, processes: int = 1) -> Trai
 
 def fit(
     folder: Path, settings: TrainConfig, source: Streamed | ParquetPairs, gold: Sequence[Preference], processes: int = 1,
-    say: Callable[[str], None] = lambda _: None, trackers: Sequence[str] = (),
+    say: Callable[[str], None] = lambda _: None, trackers: Sequence[str] = (), cluster: Cluster | None = None,
 ) -> "Trained":  # fmt: skip
-    """Train on so many processes of this machine (or on those of an allocation), or find in `folder` what was trained: that
-    reads no text."""
+    """Train on so many processes of this machine or of a Ray cluster (or on those of an allocation), or find in `folder`
+    what was trained: that reads no text."""
     from assay.reward.launch import check_processes, train_view
     from assay.reward.train import HOLDS, Trained, identity_of, train
 
-    alone = check_processes(processes) == 1
-    if alone and processes == 1:
+    let_go()
+    if check_processes(processes, cluster) == processes == 1 and cluster is None:
         return train(folder, settings, source, gold, say, trackers)
     known = identity_of(settings, source, gold)
     if (done := Training(folder, known, HOLDS).finished()) is not None:
         return Trained(**done, folder=folder)
     return train_view(
-        folder, settings, source.folder, gold, processes=processes, say=say, trackers=trackers, identity=known
-    )
+        folder, settings, source.folder, gold, processes=processes, say=say, trackers=trackers, identity=known,
+        cluster=cluster,
+    )  # fmt: skip
+
+
+def let_go() -> None:
+    """Free what models hold of this process's accelerator, for those that need it next."""
+    from assay import devices
+    from assay.recipes import embedders
+    from assay.reward import scorer
+
+    if devices.count():
+        embedders.forget()
+        scorer.forget()
 
 
 def score_together(scorers: Sequence[Scorer], pairs: pa.Table) -> list[NDArray[np.float32]]:
