@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from assay.curate.material import Material
+from assay.memory import compact
 from assay.records import Label, Pair
 from assay.store import Place
 from assay.tables import Table
@@ -21,7 +22,7 @@ def examples(folder: Path, each: int = 3) -> list[dict[str, Any]]:
     if not len(picked):
         return []
     where = pl.concat([
-        rows.filter(pl.col("pair_id").is_in(picked["pair_id"].implode()))
+        compact(rows.filter(pl.col("pair_id").is_in(picked["pair_id"].implode())))
         for _, rows in material.frames(["pair_id", "original", "truth"])
     ])  # fmt: skip
     text, votes = material.text(where), material.votes(where)
@@ -37,7 +38,8 @@ def _picked(labels: Table[Label], each: int) -> pl.DataFrame:
     for shard in labels.shards():
         of_fate = labels.frame(shard, columns=columns).filter(pl.col("fate").is_in(FATES))
         by_reason = of_fate.unique(["fate", "reason"], keep="first", maintain_order=True)
-        found += [by_reason, of_fate.group_by("fate", maintain_order=True).head(each).select(columns)]
+        some = of_fate.group_by("fate", maintain_order=True).head(each).select(columns)
+        found.append(compact(pl.concat([by_reason, some])))
     every = pl.concat(found).unique("pair_id", keep="first", maintain_order=True)
     turn = pl.int_range(pl.len()).over("fate", "reason")
     ranked = every.with_columns(turn=turn, fate_at=pl.col("fate").replace_strict({f: n for n, f in enumerate(FATES)}))

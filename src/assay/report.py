@@ -23,6 +23,7 @@ from assay.curate.cost import gains
 from assay.curate.material import Material
 from assay.errors import AssayError
 from assay.examples import examples
+from assay.memory import compact
 from assay.recipes.claims import SETS
 from assay.records import Judgement
 from assay.run import environment
@@ -328,7 +329,7 @@ def _judgements(folder: Path) -> pl.DataFrame:
                     pl.lit(use).alias("use"), "kind", "by", pl.lit(1, pl.Int64).alias("judgements"), "votes",
                     (pl.col("problem") != "").cast(pl.Int64).alias("undecided"), "tokens", "seconds",
                 )  # fmt: skip
-                found.append(told.group_by("use", "kind", "by").agg(sums))
+                found.append(compact(told.group_by("use", "kind", "by").agg(sums)))
     return pl.concat(found).group_by("use", "kind", "by").agg(sums)
 
 

@@ -91,15 +91,17 @@ def _mean(
     return Estimate(value=middle, se=se, n=len(values), clusters=max(1.0, effective)), dict(pull)
 
 
-def of_clusters(sums: Array, counts: Array) -> Estimate:
-    """`mean` of values that are added up by cluster already: (c,) sums of the values, and how many there are of each."""
-    n = counts.sum()
+def of_clusters(sums: Array, counts: Array, times: Array | None = None) -> Estimate:
+    """`mean` of values that are added up by cluster already: (c,) sums of the values, and how many there are of each.
+    `times` (c,): how many clusters are like each (default: one)."""
+    times = np.ones(len(counts)) if times is None else times
+    n = (times * counts).sum()
     if not n:
         raise ValueError("the mean of no values is not defined")
-    centre, share = sums.sum() / n, counts / n
+    centre, share = (times * sums).sum() / n, counts / n
     pull = (sums - counts * centre) / n / np.sqrt(np.maximum(1 - share, 1e-12))
-    effective = (share**2).sum() ** 2 / (share**4).sum()
-    se = float(np.sqrt((pull**2).sum())) if len(counts) > 1 else 0.5
+    effective = (times * share**2).sum() ** 2 / (times * share**4).sum()
+    se = float(np.sqrt((times * pull**2).sum())) if times.sum() > 1 else 0.5
     return Estimate(value=float(centre), se=se, n=int(n), clusters=max(1.0, float(effective)))
 
 

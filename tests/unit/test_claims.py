@@ -23,6 +23,7 @@ from assay.curate.stage1 import Stage1Config, Tools
 from assay.curate.verify import oracle
 from assay.curate.views import LabelSet, read_set
 from assay.recipes import claims
+from assay.recipes.against_truth import filters, share
 from assay.recipes.claims import SETS, Claims
 from assay.recipes.flow import FlowConfig, curate
 from assay.records import (
@@ -182,14 +183,15 @@ def test_the_view_of_a_set_is_its_text(made: Made) -> None:
 def test_nobody_is_asked_and_nothing_scored_twice(made: Made, tmp_path: Path) -> None:
     wild = [p for _, f in made.material.frames(["pair_id"], "stage2") for p in f["pair_id"]]
     before = Counter(made.train.scored)
-    judges, filters = claims._judges(made.claims), claims._filters(made.claims)
+    evidence = made.claims.curated.stage2.evidence
+    judges, filtered = claims._judges(made.claims), filters(made.material, evidence)
     assert made.train.scored == before, "the tables are made of rewards that are there"
     texts = [PAIRS[i].prompt + r.messages for i in wild for r in PAIRS[i].responses]
     assert {made.train.scored[name, c] for name in ("best-rm", "gold-rm") for c in texts} == {1}
     asked = Counter(c.pair.id for c in made.unguided.asked)
     assert set(asked.values()) == {1}, "what was asked for a set is not asked for the table"
     guided = len(made.judge.asked)
-    assert (claims._judges(made.claims), claims._filters(made.claims)) == (judges, filters)
+    assert (claims._judges(made.claims), filters(made.material, evidence)) == (judges, filtered)
     assert (len(made.judge.asked), len(made.unguided.asked)) == (guided, sum(asked.values()))
 
 
@@ -221,7 +223,7 @@ def test_the_table_of_judges_shows_what_was_known_then(tmp_path: Path) -> None:
 
 
 def test_the_table_of_filters_is_that_of_the_rewards(made: Made) -> None:
-    found = cast(dict[str, Any], claims._filters(made.claims))
+    found = cast(dict[str, Any], filters(made.material, made.claims.curated.stage2.evidence))
     models = {"best RM": ["best-rm"], "gold RM": ["gold-rm"], "best + gold RM": ["best-rm", "gold-rm"]}
     wild = [PAIRS[p] for _, f in made.material.frames(["pair_id"], "stage2") for p in f["pair_id"]]
     for way, names in models.items():
@@ -258,9 +260,9 @@ def test_a_pool_without_truth_has_no_shares(tmp_path: Path) -> None:
     assert "truth" not in unknown.sets
     assert claims._judges(unknown.claims) == {}
     assert unknown.claims.material.evaluation().is_empty()
-    told = cast(dict[str, Any], claims._filters(unknown.claims))
+    told = cast(dict[str, Any], filters(unknown.material, unknown.claims.curated.stage2.evidence))
     assert told["best RM"] == {"kept": 0, "keep_agreement": None, "flipped": 0, "flip_agreement": None}
-    assert claims.share([]) is None
+    assert share([]) is None
 
 
 # -- examples -------------------------------------------------------------------------------------------------------

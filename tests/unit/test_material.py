@@ -1,9 +1,11 @@
 """A pool as stages read it: the same choices whatever the parts, the engine and the order in which files came."""
 
+import gc
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from assay.curate.attributes import rule_attributes
@@ -16,10 +18,11 @@ from assay.curate.shards import create
 from assay.curate.views import label_set, of_frame, read_set
 from assay.engine import Cores, Engine, Here
 from assay.errors import AssayError
+from assay.order import draws
 from assay.records import Judgement, Pair, Preference, Response, user
 from assay.reward.data import ParquetPairs
 from assay.store import Place
-from assay.tables import Table
+from assay.tables import Table, read_frame, read_shard
 
 PAIRS = {
     p.id: p for p in (
@@ -72,7 +75,10 @@ def test_the_index_says_what_sources_say_and_what_a_pair_is_for(parted: Material
     assert uses["use"].max() == uses["held"].max() == 1, "a question is on one side of every split"
     assert set(frame["use"]) == {"evaluation", "stage1", "stage2"}
     assert set(parted.evaluation()["pair_id"]) <= TRUTH.keys()
-    assert len(parted.evaluation(3)) == 3
+    every = parted.evaluation()
+    lowest = sorted(zip(draws(every["pair_id"].to_list(), "evaluation"), every["pair_id"], strict=True))[:3]
+    assert {i for _, i in lowest} == set(parted.evaluation(3)["pair_id"])
+    assert every.filter(pl.col("pair_id").is_in([i for _, i in lowest])).equals(parted.evaluation(3))
 
 
 def test_parts_change_nothing_that_is_chosen(whole: Material, parted: Material) -> None:
@@ -170,6 +176,37 @@ def test_a_run_says_where_its_pool_is(parted: Material, tmp_path: Path) -> None:
         Material.open(Place.of(tmp_path))
 
 
+def test_what_is_kept_of_many_shards_holds_no_shard(tmp_path: Path) -> None:
+    """A filtered column of texts points into all that was read, and a run would hold its pool by and by."""
+    pairs = [Pair.of((user(f"What is {n}?"),), Response.of(f"{n}"), Response.of(f"not {n}")) for n in range(1_000)]
+    votes = [Judgement(pair_id=p.id, better=p.responses[0].id, by="wild:a", kind="wild") for p in pairs]
+    pool = create(Place.of(tmp_path / "pool"), pairs, votes, {p.id: p.responses[0].id for p in pairs}, parts=3)
+    out = Place.of(tmp_path / "tables")
+    of = Material(pool=pool, slices=prepare(pool, out, SPLIT, {}, hash_embedder(8), "hash", Here()), out=out)
+    rows = of.first(5, 7)
+    gc.collect()
+    before = pa.total_allocated_bytes()
+    kept = [of.votes(rows), of.first(5, 1), of.drawn(5, rows, "x", held=False), of.evaluation(5),
+            of.look_alikes(rows, dict.fromkeys(rows["pair_id"], 0.2), rows, 4, 5)]  # fmt: skip
+    gc.collect()
+    assert pa.total_allocated_bytes() - before < 10_000 < 32 * len(pairs)
+    assert [len(frame) for frame in kept] == [5] * 5
+
+
+def test_the_parts_of_a_pool_have_whole_questions(parted: Material) -> None:
+    seen = [{q for s in part for q in s.frame(["question_id"])["question_id"]} for part in parted.by_part()]
+    assert len(seen) == 5
+    assert sum(map(len, seen)) == len(set().union(*seen))
+
+
+def test_vectors_of_some_rows_are_in_their_order(parted: Material) -> None:
+    part = max(parted.slices, key=lambda s: len(s.frame(["row"])))
+    every = unpacked(read_shard(part.vectors))
+    some = np.random.default_rng(0).permutation(len(every))[:7]
+    assert (part.vector_rows(some) == every[some]).all()
+    assert len(part.vector_rows(some[:0])) == 0
+
+
 def test_of_near_duplicates_one_is_kept(tmp_path: Path) -> None:
     words = " ".join(f"word{n}" for n in range(60))
     alike = [Pair.of((user(f"Say it. {words}"),), Response.of(f"{words} {n}"), Response.of("no")) for n in range(4)]
@@ -179,6 +216,11 @@ def test_of_near_duplicates_one_is_kept(tmp_path: Path) -> None:
     slices = prepare(pool, Place.of(tmp_path / "tables"), split, {}, hash_embedder(8), "hash", Here())
     kept = {i for s in slices for i in s.frame(["pair_id"])["pair_id"]}
     assert kept == {min(p.id for p in alike), other.id}
+    told = Place.of(tmp_path / "tables/near_duplicates")
+    left = {name.split("_")[0]: read_frame(told / name)["pair_id"].to_list() for name in told.names(".parquet")}
+    assert left.keys() == {s.name for s in slices}
+    assert sorted(i for ids in left.values() for i in ids) == sorted(p.id for p in alike)[1:]
+    assert sum(map(bool, left.values())) == 1, "a shard's file is of that shard's pairs"
 
 
 def test_vectors_are_kept_bit_by_bit(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Errors and intervals against hand-computed values and simulation."""
 
 import math
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -222,3 +223,8 @@ def test_sums_of_clusters_are_as_good_as_their_values(rows: list[tuple[int, bool
     found = of_clusters(np.array([sum(v) for v in by.values()]), np.array([float(len(v)) for v in by.values()]))
     assert (found.value, found.se, found.clusters) == pytest.approx((whole.value, whole.se, whole.clusters))
     assert found.n == whole.n
+    alike = Counter((sum(v), float(len(v))) for v in by.values())
+    sums, counts = np.array(list(alike)).T
+    counted = of_clusters(sums, counts, np.array(list(alike.values()), float))
+    assert (counted.value, counted.se, counted.clusters) == pytest.approx((found.value, found.se, found.clusters))
+    assert counted.n == found.n

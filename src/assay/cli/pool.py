@@ -18,7 +18,7 @@ def near_duplicates(pool: Positional[str], out: str, threshold: float = 0.8, shi
     """
     from assay.curate.near_duplicates import MinHash
     from assay.curate.near_duplicates import near_duplicates as find
-    from assay.curate.prepare import Documents
+    from assay.curate.near_pairs import Documents
     from assay.curate.shards import Pool
     from assay.store import Place
     from assay.tables import write_shard

@@ -4,6 +4,7 @@ Whoever chooses pairs says where they are: rows travel as frames with the column
 that text is looked for in one shard only.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from assay.curate.retrieve import Near, by_need, merged, nearest, neighbours_wan
 from assay.curate.shards import Pool
 from assay.engine import Engine, Here
 from assay.errors import AssayError
+from assay.memory import compact
 from assay.order import draws
 from assay.records import Attributes, Pair, Preference, digest
 from assay.store import Place
@@ -86,14 +88,16 @@ class Material:
         )  # fmt: skip
         return Material(pool=pool, slices=slices, out=out, engine=engine or Here())
 
-    def slice(self, name: str) -> Slice:
-        return next(s for s in self.slices if s.name == name)
-
     def frames(self, columns: Sequence[str], *uses: Use) -> Iterator[tuple[Slice, pl.DataFrame]]:
         """Columns of `Kept` of every shard, of the pairs for some uses (default: all), with `at`."""
         for part in self.slices:
             frame = part.frame([*dict.fromkeys([*columns, "use"])])
             yield part, (frame.filter(pl.col("use").is_in(uses)) if uses else frame).with_columns(at=pl.lit(part.name))
+
+    def by_part(self) -> Iterator[tuple[Slice, ...]]:
+        """The shards of a part together, part by part: all pairs of a prompt or question lie in one part."""
+        ordered = sorted(self.slices, key=lambda s: s.part)
+        return (tuple(some) for _, some in itertools.groupby(ordered, key=lambda s: s.part))
 
     def parts(self, chosen: pl.DataFrame) -> Iterator[tuple[Slice, pl.DataFrame]]:
         """The chosen rows, shard by shard, in the shards' order."""
@@ -109,7 +113,7 @@ class Material:
             text = part.text(places["row"])
             numbers = places["number"].to_numpy()
             attributes = records(Attributes, read_shard(part.attributes, rows=numbers))
-            vectors = unpacked(read_shard(part.vectors, rows=numbers))
+            vectors = part.vector_rows(numbers)
             found |= {
                 a.pair_id: Known(pair=text[a.pair_id], attributes=a, vector=v)
                 for a, v in zip(attributes, vectors, strict=True)
@@ -133,7 +137,7 @@ class Material:
     def votes(self, chosen: pl.DataFrame) -> pl.DataFrame:
         """What sources say of the chosen pairs."""
         found = [
-            self.pool.votes(part.part, VOTES).filter(pl.col("pair_id").is_in(rows["pair_id"].implode()))
+            compact(self.pool.votes(part.part, VOTES).filter(pl.col("pair_id").is_in(rows["pair_id"].implode())))
             for part, rows in self.parts(chosen)
         ]
         return pl.concat(found) if found else self.pool.table("votes").frame(columns=VOTES).clear()
@@ -154,16 +158,16 @@ class Material:
 
     def evaluation(self, limit: int = 0) -> pl.DataFrame:
         """The pairs that only measure, labelled with what is known to be true: columns of labels, with `at` and
-        `question_id`; at most `limit` (0: all), drawn at random."""
-        found = [FREE.to_frame().with_columns(chosen=pl.lit("")), *(
-            frame.filter(pl.col("truth").is_not_null()).select(*FREE.names(), chosen="truth")
-            for _, frame in self.frames(["pair_id", "question_id", "held", "truth"], "evaluation")
-        )]  # fmt: skip
-        told = pl.concat(found).with_columns(certainty=pl.lit(1.0), margin=pl.lit(0.0))
-        if limit and len(told) > limit:
-            drawn = pl.Series(draws(told["pair_id"].to_list(), "evaluation"))
-            told = told[drawn.arg_sort()[:limit].sort()]
-        return told
+        `question_id`; at most `limit` (0: all), drawn at random. No more than these and a shard's are in memory."""
+        found = [FREE.to_frame().with_columns(chosen=pl.lit(""), place=pl.lit(0.0))]
+        for _, frame in self.frames(["pair_id", "question_id", "held", "truth"], "evaluation"):
+            known = frame.filter(pl.col("truth").is_not_null()).select(*FREE.names(), chosen="truth")
+            place = pl.Series(draws(known["pair_id"].to_list(), "evaluation"), dtype=pl.Float64)
+            found.append(compact(known.with_columns(place=place)))
+            if limit and sum(map(len, found)) > limit:
+                every = pl.concat(found)
+                found = [compact(every[np.sort(np.argsort(every["place"].to_numpy())[:limit])])]
+        return pl.concat(found).drop("place").with_columns(certainty=pl.lit(1.0), margin=pl.lit(0.0))
 
     # What stage 1 chooses by: each a pass over narrow columns, a shard at a time
 
@@ -179,7 +183,7 @@ class Material:
     def _least(self, n: int, rank: Rank, but: pl.DataFrame, held: bool | None) -> pl.DataFrame:
         best = FREE.to_frame().with_columns(rank=pl.lit(0.0))
         for found in self.engine.map(partial(_candidates, rank=rank, n=n, held=held), self._but(but)):
-            best = pl.concat([best, found]).sort("rank", "pair_id").head(n)
+            best = compact(pl.concat([best, found]).sort("rank", "pair_id").head(n))
         return best.drop("rank")
 
     def _but(self, but: pl.DataFrame) -> "Iterator[tuple[Slice, pl.Series]]":
@@ -197,7 +201,7 @@ class Material:
         order = by_need(p, asking["pair_id"].to_list())
         if not order:
             return FREE.to_frame()
-        of = {i: k.vector for i, k in self.known(asking).items()}
+        of = self._vectors(asking)
         queries = np.stack([of[i] for i in order])
         (rows, scores), pairs = self._nearest(queries, but, k_max, probe)
         if probe < 1.0:
@@ -212,6 +216,13 @@ class Material:
             pairs.unique("pair_id"), on="pair_id", how="left", maintain_order="left"
         ).select(FREE.names())  # fmt: skip
 
+    def _vectors(self, chosen: pl.DataFrame) -> dict[str, NDArray[np.float16]]:
+        found: dict[str, NDArray[np.float16]] = {}
+        for part, rows in self.parts(chosen):
+            places = self._places(part, rows)
+            found |= zip(places["pair_id"], part.vector_rows(places["number"].to_numpy()), strict=True)
+        return found
+
     def _nearest(
         self, queries: NDArray[np.float16], but: pl.DataFrame, k: int, probe: float
     ) -> tuple[Near, pl.DataFrame]:
@@ -224,7 +235,7 @@ class Material:
         for near in self.engine.map(partial(_near, queries=file, k=k, probe=probe), self._but(but)):
             best = merged(best, (near.codes, near.scores), k)
             left = pl.Series(np.unique(best[0][best[1] > -np.inf]))
-            found = pl.concat([found, near.pairs]).filter(pl.col("code").is_in(left.implode()))
+            found = compact(pl.concat([found, near.pairs]).filter(pl.col("code").is_in(left.implode())))
         file.remove()
         return best, found
 
@@ -237,7 +248,7 @@ class Material:
 
 def _candidates(item: tuple[Slice, pl.Series], rank: Rank, n: int, held: bool | None) -> pl.DataFrame:
     """A shard's n pairs of stage 1 of the lowest rank."""
-    return rank(item[0], _open(*item, held)).sort("rank", "pair_id").head(n)
+    return compact(rank(item[0], _open(*item, held)).sort("rank", "pair_id").head(n))
 
 
 def _open(part: Slice, but: pl.Series, held: bool | None) -> pl.DataFrame:
@@ -273,7 +284,7 @@ def _near(item: tuple[Slice, pl.Series], queries: Place, k: int, probe: float) -
     part = item[0]
     index = part.frame(["pair_id"]).with_row_index("number")
     free = _open(*item, held=False).join(index, on="pair_id").sort("pair_id")  # equally near ones: by id
-    vectors, asking = part.vector_rows()[free["number"].to_numpy()], _queries(queries)
+    vectors, asking = part.vector_rows(free["number"].to_numpy()), _queries(queries)
     if probe < 1.0 and len(vectors) > k:
         rows, scores = Cells.of(vectors).nearest(asking, vectors, k, probe)
     else:
@@ -283,7 +294,7 @@ def _near(item: tuple[Slice, pl.Series], queries: Place, k: int, probe: float) -
     found = pairs["code"].to_numpy()[np.where(there, rows, 0)] if len(pairs) else rows
     return _Near(
         codes=np.pad(found, short), scores=np.pad(scores, short, constant_values=-np.inf),
-        pairs=pairs[np.unique(rows[there])].select(*FREE.names(), "code"),
+        pairs=compact(pairs[np.unique(rows[there])].select(*FREE.names(), "code")),
     )  # fmt: skip
 
 

@@ -277,10 +277,12 @@ class _Buckets:
 
 
 class _Sets:
-    """The members' sets of shingles, in a file: `sizes` (members,) of the sets that lie there one after the other."""
+    """The members' sets of shingles, in a file: `sizes` (members,) of the sets that lie there one after the other, and where
+    each `starts`."""
 
     def __init__(self, path: Path) -> None:
-        self.file, self.sizes, self.compared = path.open("w+b"), np.zeros(0, np.int64), 0
+        self.file, self.compared = path.open("w+b"), 0
+        self.sizes = self.starts = np.zeros(0, np.int64)
 
     def __enter__(self) -> "_Sets":
         return self
@@ -288,24 +290,24 @@ class _Sets:
     def __exit__(self, *_: object) -> None:
         self.file.close()
 
-    def add(self, sets: Hashes, offsets: Numbers) -> None:
+    def add(self, sets: Hashes, offsets: Numbers) -> Numbers:
+        """Put sets behind those that are there; returns their sizes."""
         self.file.write(sets.tobytes())
-        self.sizes = np.append(self.sizes, np.diff(offsets))
+        return np.diff(offsets)
 
     def jaccards(self, one: Numbers, other: Numbers) -> NDArray[np.float64]:
         """(pairs,) exact; so many at a time as lie in memory together."""
         found = np.zeros(len(one))
-        starts = _offsets(self.sizes)
         blocks = np.cumsum(self.sizes[one] + self.sizes[other]) // _COMPARED_AT_ONCE
         for block in np.split(np.arange(len(one)), np.flatnonzero(np.diff(blocks)) + 1):
-            found[block] = self._block(one[block], other[block], starts)
+            found[block] = self._block(one[block], other[block])
         self.compared += len(one)
         return found
 
-    def _block(self, one: Numbers, other: Numbers, starts: Numbers) -> NDArray[np.float64]:
+    def _block(self, one: Numbers, other: Numbers) -> NDArray[np.float64]:
         slots, places = np.unique(np.concatenate([one, other]), return_inverse=True)
         a, b = places[: len(one)], places[len(one) :]
-        sizes, begin, found = self.sizes[slots], starts[:-1][slots], np.zeros(len(one))
+        sizes, begin, found = self.sizes[slots], self.starts[slots], np.zeros(len(one))
         offsets, library = _offsets(sizes), native.library(_SOURCE)
         sets = np.zeros(offsets[-1], np.uint64)
         self.file.flush()
@@ -324,23 +326,25 @@ class _Sets:
         return found
 
 
-def _gather(batches: Batches, how: MinHash, members: NDArray[np.bool_], sets: _Sets) -> list[str]:
+def _gather(batches: Batches, how: MinHash, members: NDArray[np.bool_], sets: _Sets) -> pa.ChunkedArray:
     """The members' ids; their sets go to `sets`."""
-    ids: list[str] = []
-    at = 0
+    ids, sizes, at = list[pa.Array](), [np.zeros(0, np.int64)], 0
     for names, texts in batches:
         chosen = pa.array(np.flatnonzero(members[at : at + len(texts)]))
         at += len(texts)
         if len(names) != len(texts) or at > len(members):
             break
         some, said = (x if isinstance(x, pa.Array | pa.ChunkedArray) else pa.array(x) for x in (names, texts))
-        ids += some.take(chosen).to_pylist()
-        sets.add(*shingle_sets(said.take(chosen), how))
-    if at != len(members) or len(ids) != len(sets.sizes):
+        taken = some.take(chosen).cast(pa.string())
+        ids += taken.chunks if isinstance(taken, pa.ChunkedArray) else [taken]
+        sizes.append(sets.add(*shingle_sets(said.take(chosen), how)))
+    sets.sizes = np.concatenate(sizes)
+    sets.starts = _offsets(sets.sizes)[:-1]
+    if at != len(members) or sum(map(len, ids)) != len(sets.sizes):
         raise ValueError(
             f"the batches had {len(members):,} documents when they were gone through first, and now others"
         )
-    return ids
+    return pa.chunked_array(ids, pa.string())
 
 
 def _roots(parents: Numbers, of: Numbers) -> Numbers:
@@ -391,16 +395,15 @@ def _unite(parents: Numbers, one: Numbers, other: Numbers) -> None:
         parents[max(x, y)] = min(x, y)
 
 
-def _clusters(ids: list[str], roots: Numbers, sets: _Sets) -> pa.Table:
-    frame = pl.DataFrame(
-        {"pair_id": ids, "root": roots, "slot": np.arange(len(ids))}, schema_overrides={"pair_id": pl.String}
-    )
-    frame = frame.filter(pl.len().over("root") > 1).sort("pair_id")
+def _clusters(ids: pa.ChunkedArray, roots: Numbers, sets: _Sets) -> pa.Table:
+    many = np.flatnonzero(np.bincount(roots, minlength=len(roots))[roots] > 1)
+    names = pl.Series("pair_id", pl.from_arrow(ids.take(pa.array(many))), pl.String)
+    frame = pl.DataFrame([names, pl.Series("root", roots[many]), pl.Series("slot", many)]).sort("pair_id")
     frame = frame.with_columns(
         representative=pl.col("pair_id").first().over("root"), first=pl.col("slot").first().over("root")
     ).with_columns(cluster=pl.col("representative").rank("dense").cast(pl.Int64) - 1)
     jaccards = sets.jaccards(frame["first"].to_numpy(), frame["slot"].to_numpy())
     return pa.table({
-        "pair_id": pa.array(frame["pair_id"].to_list(), pa.string()), "cluster": frame["cluster"].to_numpy(),
-        "representative": pa.array(frame["representative"].to_list(), pa.string()), "jaccard": jaccards,
+        "pair_id": frame["pair_id"].to_arrow().cast(pa.string()), "cluster": frame["cluster"].to_numpy(),
+        "representative": frame["representative"].to_arrow().cast(pa.string()), "jaccard": jaccards,
     }).sort_by([("cluster", "ascending"), ("pair_id", "ascending")])  # fmt: skip

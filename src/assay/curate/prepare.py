@@ -9,6 +9,7 @@ A shard's file is named by all that it was made from, so a stage repeats nothing
 when they are met.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from assay.curate.attributes import attribute_text, rule_attributes
 from assay.curate.decontaminate import Hit, Index, hits_of
-from assay.curate.near_duplicates import MinHash, documents, near_duplicates
+from assay.curate.near_pairs import near_pairs
 from assay.curate.settle import wild_frame
 from assay.curate.shards import Pool, Shard
 from assay.engine import Engine, make
@@ -114,9 +115,16 @@ class Slice:
             found += records(Pair, part)
         return {p.id: p for p in found}
 
-    def vector_rows(self) -> NDArray[np.float16]:
-        """(n, d): the vector of each row of the index."""
-        return unpacked(read_shard(self.vectors))
+    def vector_rows(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+        """(n, d): the vectors of some rows of the index, in their order; a row group and these are in memory."""
+        order, at = np.argsort(rows), 0
+        found = np.zeros((0, 1), np.float16)
+        for part in stream_shard(self.vectors, rows=rows[order]):
+            some = unpacked(part)
+            found = found if at else np.empty((len(rows), some.shape[1]), np.float16)
+            found[order[at : at + len(some)]] = some
+            at += len(some)
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,8 +163,8 @@ def prepare(
     with timed("contamination"):
         hits = _contamination(pool, shards, out, watched, engine, say) if watched else {}
     with timed("near-duplicates"):
-        near = _near(pool, shards, out, split.near_duplicates, say) if split.near_duplicates else {}
-    work = dict(_kept_of(pool, s, split, hits.get(s.name), near.get(s.generation)) for s in shards)
+        near = near_pairs(pool, shards, out, split.near_duplicates, RULE, say) if split.near_duplicates else {}
+    work = dict(_kept_of(pool, s, split, hits.get(s.name), near.get(s.name)) for s in shards)
     with timed("index"):
         index = make(engine, out / "index", keep, work, told=teller(say, "shards indexed"))
     bare = []
@@ -228,49 +236,6 @@ def _contamination(
     return {s.name: files[key[s.name]] for s in shards}
 
 
-def _near(
-    pool: Pool, shards: Sequence[Shard], out: Place, threshold: float, say: Callable[[str], None]
-) -> dict[int, Place]:
-    """For every generation the ids of the pairs that are near-duplicates of others, as a file: of the pairs until then, of
-    which the oldest stays. So what comes later takes no pair away that a run works with."""
-    files: dict[int, Place] = {}
-    for generation in sorted({s.generation for s in shards}):
-        until = [s for s in shards if s.generation <= generation]
-        file = out / "near_duplicates" / f"{digest([threshold, RULE, *(s.content for s in until)])[:12]}.parquet"
-        if not file.exists():
-            found = near_duplicates(Documents(pool, until), MinHash(threshold=threshold))
-            for line in found.lines():
-                say(line)
-            write_shard(file, _others(pool, until, found.table).to_arrow())
-        files[generation] = file
-    return files
-
-
-def _others(pool: Pool, shards: Sequence[Shard], clusters: pa.Table) -> pl.DataFrame:
-    """The ids of clusters without the oldest of each, which of equally old ones is the smallest."""
-    told, ages = pl.DataFrame(pl.from_arrow(clusters)), [pl.DataFrame(schema={"pair_id": pl.String, "age": pl.Int64})]
-    for shard in shards:
-        ids = read_frame(pool.table("index").file(shard.name), ["pair_id"])
-        ages.append(ids.join(told, on="pair_id", how="semi").with_columns(age=pl.lit(shard.generation, pl.Int64)))
-    aged = told.join(pl.concat(ages), on="pair_id").sort("cluster", "age", "pair_id")
-    return aged.filter(pl.int_range(pl.len()).over("cluster") > 0).select("pair_id").sort("pair_id")
-
-
-class Documents:
-    """The texts of a pool's pairs (or of some of its shards), as `near_duplicates` goes through them."""
-
-    def __init__(self, pool: Pool, shards: Sequence[Shard] | None = None) -> None:
-        self.pool, self.shards = pool, pool.shards if shards is None else shards
-
-    def __iter__(self) -> Iterator[tuple[pa.Array, pa.Array]]:
-        for shard in self.shards:
-            if shard.pairs:
-                ids, start = read_shard(self.pool.table("index").file(shard.name), ["pair_id"])["pair_id"], 0
-                for part in stream_shard(self.pool.table("pairs").file(shard.name), ["prompt", "responses"]):
-                    yield ids.slice(start, len(part)), documents(part)
-                    start += len(part)
-
-
 @cache
 def _watched(file: Place) -> Index:
     return Index.of(json.loads(file.read_text()))
@@ -301,7 +266,7 @@ def _kept_of(
     pool: Pool, shard: Shard, split: SplitConfig, hits: Place | None = None, near: Place | None = None
 ) -> tuple[str, _Keeping]:
     """The name of a shard's index, and what it is made of."""
-    known = (pool.knows, pool.chosen, hits and hits.name, near and near.name)
+    known = (pool.knows, pool.chosen, hits and hits.name, near and near.name.rpartition("_")[2])
     return _name(shard.name, shard.content, pool.said(shard.part), split, *known, RULE), _Keeping(
         index=pool.table("index").file(shard.name), votes=pool.files(shard.part, "votes"),
         truth=pool.files(shard.part, "truth"), hits=hits, near=near, split=split, knows=pool.knows, chosen=pool.chosen,
@@ -315,8 +280,8 @@ def keep(item: _Keeping) -> pa.Table:
         frame = frame.filter(~pl.col("pair_id").is_in(read_shard(item.hits, ["pair_id"])["pair_id"].to_pylist()))
     if item.near is not None:
         frame = frame.join(read_frame(item.near, ["pair_id"]), on="pair_id", how="anti", maintain_order="left")
-    votes = _said(item.votes, Judgement).filter(pl.col("pair_id").is_in(frame["pair_id"].implode()))
-    truth = _said(item.truth, Truth).unique("pair_id", keep="any").rename({"better": "truth"})
+    votes = _said(item.votes, Judgement, SOURCE).filter(pl.col("pair_id").is_in(frame["pair_id"].implode()))
+    truth = _said(item.truth, Truth, ("pair_id", "better")).unique("pair_id", keep="any").rename({"better": "truth"})
     frame = frame.join(wild_frame(votes), on="pair_id", how="left", maintain_order="left")
     frame = frame.join(truth, on="pair_id", how="left", maintain_order="left")
     held = draws(frame["question_id"].to_list(), "held") < item.split.held_share
@@ -328,9 +293,14 @@ def keep(item: _Keeping) -> pa.Table:
     return frame_to_arrow(Kept, frame)
 
 
-def _said(files: Sequence[Place], record: type) -> pl.DataFrame:
-    """The rows of some files, of a record type where there are none."""
-    return pl.concat([pl.DataFrame(pl.from_arrow(arrow_schema(record).empty_table())), *map(read_frame, files)])
+SOURCE = ("pair_id", "better", "kind", "confidence", "problem", "strength")
+"""What `settle.wild_frame` reads of votes."""
+
+
+def _said(files: Sequence[Place], record: type, columns: Sequence[str]) -> pl.DataFrame:
+    """Columns of the rows of some files, of a record type where there are none."""
+    empty = pl.DataFrame(pl.from_arrow(arrow_schema(record).empty_table())).select(columns)
+    return pl.concat([empty, *(read_frame(file, columns) for file in files)])
 
 
 def uses(pool: "Pool | _Keeping", split: SplitConfig, index: pl.DataFrame) -> pl.Series:
@@ -368,15 +338,19 @@ def _in_parts(item: Slice) -> Iterator[list[Pair]]:
 
 def embed_slice(embed: Embedder, item: Slice) -> pa.Table:
     """Stage: unit vectors of (x, a), the conversation and its attributes; equal texts of a part are embedded once."""
-    parts, start = [], 0
-    attributes = records(Attributes, read_shard(item.attributes))
+    parts, attributes = [], _attributes(item)
     for some in _in_parts(item):
-        texts = [attribute_text(p, a) for p, a in zip(some, attributes[start : start + len(some)], strict=True)]
+        texts = [attribute_text(p, a) for p, a in zip(some, itertools.islice(attributes, len(some)), strict=True)]
         distinct = list(dict.fromkeys(texts))
         at = {text: n for n, text in enumerate(distinct)}
         parts.append(packed(embed(distinct)[[at[t] for t in texts]].astype(np.float16)))
-        start += len(some)
     return pa.concat_tables(parts) if parts else packed(np.zeros((0, 1), np.float16))
+
+
+def _attributes(item: Slice) -> Iterator[Attributes]:
+    for part in stream_shard(item.attributes):
+        for batch in part.to_batches(AT_ONCE):
+            yield from records(Attributes, pa.Table.from_batches([batch]))
 
 
 def packed(vectors: NDArray[np.float16]) -> pa.Table:

@@ -21,6 +21,7 @@ Four tables, each a shard for every shard of the pool, whose name says what it i
     labels/stage2-SHARD                the keep rule, over columns
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -222,9 +223,8 @@ def settle_slice(band: float, item: tuple[Slice, Place]) -> pa.Table:
 
 def fates(frames: Iterable[pl.DataFrame]) -> dict[str, int]:
     """How many labels there are of each "stage | tier | fate | reason"."""
-    columns = ["stage", "tier", "fate", "reason"]
-    parts = [frame.group_by(columns).len() for frame in frames]
-    if not parts:
-        return {}
-    total = pl.concat(parts).group_by(columns).agg(pl.col("len").sum()).sort(columns)
-    return {" | ".join(row[:-1]): row[-1] for row in total.iter_rows()}
+    counts = Counter[tuple[str, ...]]()
+    for frame in frames:
+        for *label, n in frame.group_by("stage", "tier", "fate", "reason").len().iter_rows():
+            counts[tuple(label)] += n
+    return {" | ".join(label): n for label, n in sorted(counts.items())}

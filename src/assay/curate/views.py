@@ -94,7 +94,8 @@ class LabelSet:
 
     def folder(self) -> Path:
         """The folder of the view, made where it is not whole."""
-        of = {name: (self.material.slice(name), file) for name, file in self.files.items()}
+        by_name = {s.name: s for s in self.material.slices}
+        of = {name: (by_name[name], file) for name, file in self.files.items()}
         make(self.material.engine, self.view, joined, of)
         return self.view.local("training")
 

@@ -8,7 +8,7 @@ comparison is of directions, not of sizes.
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
@@ -16,17 +16,18 @@ import numpy as np
 import polars as pl
 
 from assay.bench.reward.pairs import evaluate_pairs
-from assay.curate.book import AT_ONCE, Gold, blocks, judged
+from assay.curate.book import AT_ONCE, Asked, Gold, blocks, judged
 from assay.curate.material import VOTES, Known, Material
 from assay.curate.prepare import Slice
 from assay.curate.scores import Together, chances, rewards
 from assay.curate.settle import settle_frame
 from assay.curate.stage1 import Train
 from assay.curate.views import LABELS, LabelSet, drawn, label_set, of_frame
+from assay.memory import compact
+from assay.recipes.against_truth import filters, known_places, right
 from assay.recipes.flow import Curated, FlowConfig
 from assay.records import Case, Example, Judge, Judgement, Preference, digest
 from assay.run import Run
-from assay.statistics import of_clusters
 from assay.store import Place
 from assay.tables import read_frame
 
@@ -81,12 +82,15 @@ def test_claims(claims: Claims) -> None:
     """
     sets = label_sets(claims)
     held = claims.curated.stage1.held
-    evaluation = claims.material.preferences(claims.material.evaluation(claims.config.evaluation_pairs)) or held
+    measured, there = claims.material.evaluation(claims.config.evaluation_pairs), claims.material.size("evaluation")
+    if len(measured) < there:
+        claims.run.say(f"{len(measured):,} of the {there:,} pairs for evaluation measure, drawn at random")
+    evaluation = claims.material.preferences(measured) or held
     for name, labels in sets.items():
         claims.run.once(f"claims/{name}", partial(_measure, claims, name, labels, held, evaluation))
     claims.run.once("final", lambda: _choose(claims))
     claims.run.once("claims-judges", lambda: _judges(claims))
-    claims.run.once("claims-filters", lambda: _filters(claims))
+    claims.run.once("claims-filters", lambda: filters(claims.material, claims.curated.stage2.evidence))
 
 
 def _measure(
@@ -95,8 +99,8 @@ def _measure(
     scorer = claims.train(model_name(name), labels, () if name in WITHOUT_PEOPLE else held)
     result = evaluate_pairs(evaluation, scorer)
     assert result.headline is not None
-    right = share(_against_truth(part, frame) for part, frame in labels.frames())
-    return {"pairs": len(labels), "labels": right, "accuracy": asdict(result.headline.estimate)}
+    told = right(claims.material, lambda part: pl.concat([labels.of(s) for s in part]))
+    return {"pairs": len(labels), "labels": told, "accuracy": asdict(result.headline.estimate)}
 
 
 def _choose(claims: Claims) -> dict[str, object]:
@@ -150,7 +154,8 @@ def _questions(held: LabelSet) -> pl.Series:
     """The questions of a set."""
     found = [pl.Series("question_id", [], pl.String)]
     for part, frame in held.frames():
-        found.append(part.frame(["pair_id", "question_id"]).join(frame, on="pair_id", how="semi")["question_id"])
+        asked = part.frame(["pair_id", "question_id"]).join(frame, on="pair_id", how="semi")
+        found.append(compact(asked.select(pl.col("question_id").unique()))["question_id"])
     return pl.concat(found).unique()
 
 
@@ -270,22 +275,20 @@ def _judges(claims: Claims) -> dict[str, object]:
 
 def _agreement(claims: Claims, said: pl.DataFrame) -> dict[str, object]:
     decided = said.filter(pl.col("better").is_not_null()).select("pair_id", chosen="better")
-    parts = (_against_truth(part, decided) for part in claims.material.slices)
-    return {"n": len(said), "undecided": len(said) - len(decided), "agreement": share(parts)}
+    told = right(claims.material, lambda _: decided)
+    return {"n": len(said), "undecided": len(said) - len(decided), "agreement": told}
 
 
 def _rounds(claims: Claims) -> Iterator[tuple[str, pl.DataFrame, Gold]]:
     """Every time that stage 1 asked judges, in order: what they said about pairs whose truth is known, with `at`, and the
     gold that could guide them then."""
     gold, table, verified = claims.curated.stage1.gold, claims.run.table("judgements", Judgement), set[str]()
-    known = [pl.DataFrame(schema={"pair_id": pl.String, "at": pl.String})]
-    for _, frame in claims.material.frames(["pair_id", "truth"], "stage1"):
-        known.append(frame.filter(pl.col("truth").is_not_null()).select("pair_id", "at"))
-    places = pl.concat(known)
+    asked = claims.run.table("asked", Asked)
     for turn in ("seed", *(f"it{n}" for n in range(claims.config.stage1.iterations))):
         people, judges = (table.shards(f"stage1-{turn}-{who}-") for who in ("people", "judges"))
         verified |= set(table.frame(*people, columns=["pair_id"])["pair_id"]) if people else set()
         if judges:
+            places = known_places(claims.material, asked.frame(f"stage1-{turn}", columns=["pair_id", "at"]))
             said = table.frame(*judges, columns=VOTES).join(places, on="pair_id", maintain_order="left")
             until = np.array([e.pair.id in verified for e in gold.examples], bool)
             seen = tuple(e for e, then in zip(gold.examples, until, strict=True) if then)
@@ -303,44 +306,3 @@ def _drawn(case: Case, gold: Sequence[Example], k: int, most: int, seed: int) ->
     rng = np.random.default_rng([seed, int(case.pair.id[:15], 16)])
     some = rng.choice(len(gold), min(len(gold), k + most), replace=False) if gold else ()
     return tuple(gold[i] for i in some if gold[i].pair.question_id != case.pair.question_id)[:k]
-
-
-def _against_truth(part: Slice, labels: pl.DataFrame) -> pl.DataFrame:
-    """`question_id` and `hit`, whether it is right, of every label (pair_id, chosen) of a shard whose truth is known."""
-    known = part.frame(["pair_id", "question_id", "truth"]).filter(pl.col("truth").is_not_null())
-    return known.join(labels, on="pair_id").select("question_id", hit=pl.col("chosen") == pl.col("truth"))
-
-
-def share(found: Iterable[pl.DataFrame]) -> dict[str, float] | None:
-    """The share of rows (question_id, hit) that count, with its error by question, as a step keeps it; None of no rows."""
-    schema = {"question_id": pl.String, "hits": pl.UInt64, "n": pl.UInt64}
-    counted = (f.group_by("question_id").agg(hits=pl.col("hit").sum(), n=pl.len()).cast(schema) for f in found)  # type: ignore[arg-type]
-    total = pl.concat([pl.DataFrame(schema=schema), *counted]).group_by("question_id").sum().sort("question_id")
-    if not len(total):
-        return None
-    return asdict(of_clusters(total["hits"].to_numpy().astype(np.float64), total["n"].to_numpy().astype(np.float64)))
-
-
-def _filters(claims: Claims) -> dict[str, object]:
-    """How often keeping and flipping agree with the truth: best RM alone, gold RM alone, both (A3 Table 19). Nothing is
-    scored for it: it is asked of stage 2's evidence."""
-    ways = {"best RM": ("p_best",), "gold RM": ("p_gold",), "best + gold RM": ("p_best", "p_gold")}
-    result: dict[str, object] = {}
-    for name, models in ways.items():
-        keep = share(_sure(claims, pl.all_horizontal(pl.col(m) > 0.5 for m in models), pl.col("right")))
-        flip = share(_sure(claims, pl.all_horizontal(pl.col(m) < 0.5 for m in models), ~pl.col("right")))
-        result[name] = {
-            "kept": keep["n"] if keep else 0, "keep_agreement": keep,
-            "flipped": flip["n"] if flip else 0, "flip_agreement": flip,
-        }  # fmt: skip
-    return result
-
-
-def _sure(claims: Claims, which: pl.Expr, hit: pl.Expr) -> Iterator[pl.DataFrame]:
-    """`question_id` and `hit` of stage 2's pairs whose truth is known, shard by shard, of those that `which` chooses by
-    p_best and p_gold; `right` says whether the original label is."""
-    for part in claims.material.slices:
-        known = part.frame(["pair_id", "question_id", "truth"]).filter(pl.col("truth").is_not_null())
-        found = known.join(read_frame(claims.curated.stage2.evidence[part.name]), on="pair_id", maintain_order="left")
-        right = found.with_columns(right=pl.col("original") == pl.col("truth"))
-        yield right.filter(which).select("question_id", hit=hit)

@@ -23,6 +23,7 @@ from assay.curate.shards import Pool
 from assay.curate.views import LabelSet, label_set, read_set
 from assay.engine import Engine, Here
 from assay.errors import AssayError
+from assay.memory import compact
 from assay.order import draws
 from assay.recipes.settings import SETS
 from assay.recipes.training import Streamed
@@ -212,7 +213,7 @@ def _held_out(labels: LabelSet) -> pl.DataFrame:
         found = found.sort("place", "pair_id")
         if len(found) > HELD_PAIRS:
             most = found["place"][HELD_PAIRS]
-        parts = [found.filter(pl.col("place") < most)]
+        parts = [compact(found.filter(pl.col("place") < most))]
     return parts[0]
 
 

@@ -47,8 +47,8 @@ class FlowConfig(EmbedderConfig):
     """Share of the remaining prompts that form the pool of stage 1; the rest is in the wild (stage 2)."""
     near_duplicates: float = 0.0
     """Of pairs whose texts are at least so alike (Jaccard of five-word shingles, verified) one is kept; 0: all are."""
-    evaluation_pairs: int = 0
-    """At most this many pairs for evaluation (0: all of the share)."""
+    evaluation_pairs: int = 10_000
+    """At most this many pairs measure, drawn at random of those for evaluation (0: all, whose text is then in memory)."""
     presentations: int = 0
     """At most this many pairs are presented in one training, repeats included, so that a larger set does not buy more
     compute (0: only `train.epochs` decides)."""
@@ -125,14 +125,12 @@ def _asker(run: Run, chat: Chat) -> Callable[[str, Sequence[Pair]], list[Attribu
 def _counts(pool: Pool, material: Material) -> dict[str, Any]:
     """What came of the pool's rows; how often its sources are right where that is known."""
     kept, prompts, wrong, checked = 0, 0, 0, 0
-    by_part: dict[int, list[pl.Series]] = {}
-    for part, frame in material.frames(["prompt_id", "original", "truth"]):
-        kept += len(frame)
-        by_part.setdefault(part.part, []).append(frame["prompt_id"])
+    for part in material.by_part():
+        frame = pl.concat([s.frame(["prompt_id", "original", "truth"]) for s in part])
+        kept, prompts = kept + len(frame), prompts + frame["prompt_id"].n_unique()
         known = frame.filter(pl.col("original").is_not_null() & pl.col("truth").is_not_null())
         checked += len(known)
         wrong += int((known["original"] != known["truth"]).sum())
-    prompts = sum(pl.concat(some).n_unique() for some in by_part.values())
     out = sum(read_frame(s.hits, ["pair_id"])["pair_id"].n_unique() for s in material.slices if s.hits is not None)
     return {
         "read": pool.pairs + pool.repeats, "duplicates": pool.repeats, "conflicting": pool.conflicts, "contaminated": out,

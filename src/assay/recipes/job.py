@@ -144,8 +144,9 @@ def benchmark(run: Run, config: FlowConfig, material: Material) -> None:
     scorer = load_scorer(final, config.train.max_tokens, config.train.engine.tokens, config.train.precision)
     measured, folder = material.evaluation(config.evaluation_pairs), config.benchmarks
     if len(measured):
-        pairs = material.preferences(measured)
-        parts = {i: _demand(k.attributes) for i, k in material.known(measured).items()}
+        known, chosen = material.known(measured), measured.select("pair_id", "chosen").iter_rows()
+        pairs = [known[i].pair.preferring(better, 1.0, 0.0) for i, better in chosen]
+        parts = {i: _demand(k.attributes) for i, k in known.items()}
         run.once("bench/held-out", lambda: as_json(evaluate_pairs(pairs, scorer, parts=parts)))
     if folder:
         for key, bench in BENCHMARKS.items():
@@ -161,21 +162,27 @@ def _demand(attributes: Attributes) -> str:
     return re.split(r"[:\"\d]", "".join(attributes.desired[:1]))[0].strip()
 
 
-REMEMBERED = 50_000
-"""Texts whose vectors are kept in memory."""
+REMEMBERED = 1 << 26
+"""Bytes of texts and their vectors that are kept in memory."""
+_OBJECTS = 400
+"""Bytes that Python takes for a text and its vector, beside what is in them."""
 
 
 def remember(embed: Embedder) -> Embedder:
     """The same embedder, which keeps the vectors of the texts that it met last."""
     known: dict[str, NDArray[np.float32]] = {}
+    held = 0
 
     def remembered(texts: Sequence[str]) -> NDArray[np.float32]:
-        new = sorted({t for t in texts if t not in known})
-        if len(known) + len(new) > REMEMBERED:
+        nonlocal held
+        if held > REMEMBERED:
             known.clear()
-            new = sorted(set(texts))
+            held = 0
+        new = sorted({t for t in texts if t not in known})
         if new:
-            known.update(zip(new, embed(new), strict=True))
+            vectors = embed(new)
+            known.update((text, vector.copy()) for text, vector in zip(new, vectors, strict=True))
+            held += vectors.nbytes + sum(map(len, new)) + _OBJECTS * len(new)
         return np.stack([known[t] for t in texts])
 
     return remembered
