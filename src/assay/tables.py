@@ -10,7 +10,7 @@ import functools
 import shutil
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -199,6 +199,18 @@ def frame_to_arrow(record: type, frame: pl.DataFrame) -> pa.Table:
         name: pl.lit([] if default == () else default) for name, default in given.items()
     }) if given else frame  # fmt: skip
     return filled.select(schema.names).to_arrow().cast(schema)
+
+
+def filled(record: type, columns: Mapping[str, Any], rows: int) -> pa.Table:
+    """The table of a record from some of its columns (Arrow arrays of its types); a column that is not given is the field's
+    default."""
+    default = {f.name: f.default for f in dataclasses.fields(record)}
+    schema, made = arrow_schema(record), dict(columns)
+    for field in schema:
+        if field.name not in made:
+            value = default[field.name]
+            made[field.name] = pa.array([value], field.type).take(pa.array(np.zeros(rows, np.int64)))
+    return pa.table([made[name] for name in schema.names], schema=schema)
 
 
 class Table(Generic[T]):
