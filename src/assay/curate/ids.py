@@ -45,23 +45,27 @@ def _by_text(columns: tuple[pl.Series, ...]) -> Ints:
 
 @dataclass(frozen=True)
 class Occurrences:
-    """Rows in the order of their ids: `order`, and `again`, the places in it of rows that share their id with others."""
+    """Rows in the order of their ids: `order`; `again`, the places in it of rows that share their id with others, and
+    `which`, a number for the id of each of these."""
 
     order: Ints
     again: Ints
+    which: Ints
 
     @staticmethod
     def of(ids: pl.Series) -> "Occurrences":
         order = by_id(ids)
         there = ids.gather(order)
-        same = (there == there.shift(1)).fill_null(False)
-        return Occurrences(order, np.flatnonzero((same | same.shift(-1).fill_null(False)).to_numpy()))
+        first = (there != there.shift(1)).fill_null(True).to_numpy()
+        again = np.flatnonzero(~first | ~np.append(first[1:], True))
+        return Occurrences(order, again, np.cumsum(first[again]))
 
     def sorted(self, rows: pl.DataFrame) -> Ints:
-        """The rows in the order of their ids and of these columns: only rows that share an id are compared."""
+        """The rows in the order of their ids and then of these columns: only rows that share an id are compared."""
+        inner = rows[self.order[self.again]]
+        at = inner.select(pl.arg_sort_by(pl.Series("", self.which), *inner.columns)).to_series().to_numpy()
         order = self.order.copy()
-        inner = rows[order[self.again]]
-        order[self.again] = order[self.again][inner.select(pl.arg_sort_by(inner.columns)).to_series().to_numpy()]
+        order[self.again] = order[self.again[at]]
         return order
 
 
