@@ -26,15 +26,6 @@ UNDECIDED = ("", "tie", "cannot decide")
 _NO_LABEL, _NO_NUMBER = 7, 8
 
 
-def decide(evidence: pl.DataFrame, band: float) -> pl.DataFrame:
-    """`evidence` (columns of `stage2.Evidence`) with `fate` and `reason`. A pair without an original label, or without a
-    number of a reward model (null or NaN), is dropped."""
-    rule = evidence.select(_rule(band)).to_series().to_numpy()
-    return evidence.with_columns(
-        pick([fate for fate, _ in REASONS], rule).alias("fate"), pick([why for _, why in REASONS], rule).alias("reason")
-    )
-
-
 def decided(frame: pl.DataFrame, band: float, stage: str = "stage2") -> pl.DataFrame:
     """The labels of the pairs of `frame`, in its order: the columns of `Label`.
 
@@ -102,13 +93,9 @@ def _number(column: str) -> pl.Expr:
     return pl.col(column).fill_nan(None)
 
 
-def counts(p_best: float, p_gold: float, band: float) -> bool:
-    """Whether the judges' word can change what `decide` makes of a pair."""
-    return p_best <= 0.5 + band if p_gold > 0.5 else p_gold < 0.5 and p_best < 0.5
-
-
 def counts_frame(evidence: pl.DataFrame, band: float) -> pl.Series:
-    """`counts` of every row, from the columns p_best and p_gold; false where a number is missing."""
+    """(pairs,) whether the judges' word can change what `decided` makes of a pair, from the columns p_best and p_gold; false
+    where a number is missing."""
     p_best, p_gold = _number("p_best"), _number("p_gold")
     unsure = pl.when(p_gold > 0.5).then(p_best <= 0.5 + band).otherwise((p_gold < 0.5) & (p_best < 0.5))
     return evidence.select(counts=unsure.fill_null(False)).to_series()

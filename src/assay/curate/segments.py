@@ -128,7 +128,8 @@ class Segments:
         """The rows of each. Raises AssayError where a file is damaged."""
         for n, place in zip(self.of, self.places, strict=True):
             name = folder / _file(self.names[n], place["chunk"])
-            with name.open() as file:
+            # Mapped where that can be: what is read must stay until all is sorted, and new memory costs more than the text.
+            with name.open() if name.path is None else pa.memory_map(str(name.path)) as file:
                 file.seek(int(place["start"]))
                 data = file.read_buffer(int(place["length"]))
             if zlib.crc32(data) != place["crc"]:
