@@ -50,7 +50,7 @@ def decided(frame: pl.DataFrame, band: float, stage: str = "stage2") -> pl.DataF
     rule = found["rule"].to_numpy()
     fate = pick([fate for fate, _ in REASONS], rule)
     by = pl.Series([[], ["best-rm", "gold-rm"], ["best-rm", "gold-rm", "judges"]], dtype=pl.List(pl.String))
-    kept, flipped = fate == "kept", fate == "flipped"
+    kept, flipped = found["rule"] < 2, found["rule"].is_in([2, 3])
     judged = rule < _NO_LABEL
     return found.select(
         "pair_id",
@@ -63,6 +63,18 @@ def decided(frame: pl.DataFrame, band: float, stage: str = "stage2") -> pl.DataF
         certainty=_of(kept, "mean", flipped, 1.0 - pl.col("mean"), 1.0).clip(lower_bound=0.5),
         margin=_of(kept, "strength", flipped, 0.0 - pl.col("strength"), 0.0).clip(lower_bound=0.0),
     )  # fmt: skip
+
+
+def beside(rows: pl.DataFrame, there: pl.Series, found: pl.DataFrame) -> pl.DataFrame:
+    """`rows` with the columns of `found` on the same pairs, null where it has none of a pair.
+
+    Where `found` holds exactly the rows that are `there`, in their order, as stage 2 writes its evidence, that is seen, and
+    nothing is joined.
+    """
+    if not rows["pair_id"].filter(there).equals(found["pair_id"]):
+        return rows.join(found, on="pair_id", how="left", maintain_order="left")
+    at = pl.select(pl.when(there).then(there.cum_sum().cast(pl.Int64) - 1)).to_series()
+    return pl.concat([rows, found.drop("pair_id").select(pl.all().gather(at))], how="horizontal")
 
 
 def _of(kept: pl.Series, there: str, flipped: pl.Series, turned: str | pl.Expr, dropped: float | None) -> pl.Expr:
