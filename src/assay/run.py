@@ -42,8 +42,11 @@ class Run:
                 f"{folder}: a run needs a folder of a file system, not of an object store (its pool may lie in one)"
             )
         self.folder, self.console = folder, console or Console(stderr=True, highlight=False)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (folder / "lock").open("w")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (folder / "lock").open("w")
+        except OSError as error:
+            raise AssayError(f"{folder}: no run can be kept here ({error.strerror}: {error.filename})") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

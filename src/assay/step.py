@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -207,11 +208,11 @@ class Engine:
                     remove(old)
         self.wait()
         weights, moments = get_state_dict(self.module, self.optimizer, options=_TRAINED)
-        with _alone():
+        with _alone(), writing(beside):
             save({"weights": weights, "optimizer": moments}, checkpoint_id=beside)
         self.wait()
         if self.lead:
-            with (beside / "extra.pt").open("wb") as file:
+            with writing(beside), (beside / "extra.pt").open("wb") as file:
                 torch.save(extra, file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -259,6 +260,16 @@ class Engine:
 def states(within: Path) -> list[Path]:
     """The folders of whole states that `Engine.save` wrote, by step."""
     return sorted(p for p in within.glob("state-*") if not p.suffix)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Raise AssayError where a model or a state cannot be written (no space, no right)."""
+    try:
+        yield
+    except (OSError, SafetensorError, CheckpointException) as error:
+        causes = [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+        raise AssayError(f"{folder}: cannot be written ({causes[0]}); what was saved before is kept") from error
 
 
 @contextmanager

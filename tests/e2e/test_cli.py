@@ -1,13 +1,18 @@
 """The command line as users meet it: help, mistakes in one line, dry runs and reports without torch, Ctrl-C."""
 
+import importlib.metadata
 import json
 import signal
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import Done, assay_line, environment, run_assay
 
+from assay import cli
 from assay.recipes import presets
 from assay.records import Label
 from assay.run import jsonable
@@ -69,6 +74,23 @@ def test_every_command_has_help(command: str) -> None:
     assert len(done.stdout.splitlines()) > 5
 
 
+def test_each_command_says_what_it_does() -> None:
+    silent = [name for name, spec in commands_of(cli.app) if not (spec.help or spec.target.__doc__)]
+    assert not silent
+    assert all(spec.help for _, spec in commands_of(cli.app) if isinstance(spec.target, type(cli.app)))
+
+
+def commands_of(app: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, spec in app._subcommands.items():
+        yield f"{before} {name}".strip(), spec
+        if isinstance(spec.target, type(app)):
+            yield from commands_of(spec.target, f"{before} {name}")
+
+
+def test_the_version() -> None:
+    assert run_assay("--version").stdout == f"assay {importlib.metadata.version('assay')}\n"
+
+
 @pytest.fixture(scope="module")
 def bad_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what mistakes are made about: an empty file, a broken one, a pool, an empty folder."""
@@ -108,6 +130,7 @@ MISTAKES = (
     ("report folder", "folder: not a run folder (no config.json)"),
     ("report nowhere", "nowhere: not a run folder"),
     ("verify folder", "no pairs wait here; start a run first"),
+    ("web folder", "no pairs wait here; start a run first"),
     ("show folder abc", "folder: no pairs here"),
     ("show pool zzz", "no pair's id starts with 'zzz'"),
 )
@@ -119,6 +142,22 @@ def test_a_mistake_is_one_line_and_exit_code_2(bad_place: Path, command: str, me
     done = run_assay(*command.split(), cwd=bad_place, env=env)
     assert_mistake(done, message)
     assert not (bad_place / "run").exists()
+    assert not list((bad_place / "folder").iterdir())
+
+
+def test_a_disk_that_cannot_be_written_on_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Wherever it is met."""
+
+    def full(*_: object, **__: object) -> None:
+        with Path("/dev/full").open("w") as file:
+            file.write("x")
+
+    monkeypatch.setattr(cli.app, "cli", full)
+    monkeypatch.setattr(sys, "argv", ["assay", "run", "tiny"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("error: a file: No space left on device; what was done before is kept")
 
 
 @pytest.mark.parametrize("command", ["", "run", "wat", "run tiny --seeds x", "run tiny --wat 1", "show pool"])

@@ -14,11 +14,13 @@ from assay.curate.shards import Pool
 from assay.curate.sources import find
 from assay.curate.stage1 import Tools, stage1
 from assay.curate.stage2 import stage2
+from assay.curate.verify import add_judgements
 from assay.engine import Here
 from assay.errors import AssayError
+from assay.recipes import flow
 from assay.recipes.embedders import Encoder
 from assay.recipes.flow import FlowConfig, prepared
-from assay.recipes.job import meet
+from assay.recipes.job import PeopleOnFile, meet
 from assay.records import Case, Judge, Judgement, Label
 from assay.run import Run
 from assay.store import Place
@@ -93,6 +95,35 @@ def test_later_votes_reach_the_labels_of_old_pairs(tmp_path: Path) -> None:
     assert sum(bool(row["conflict"]) and row["original"] is None for row in after.values()) == 5
 
 
+def test_people_are_heard_where_an_import_brought_votes_alone(tmp_path: Path) -> None:
+    add(tmp_path, rows(tmp_path, "a", range(20)))
+    pool = add(tmp_path, rows(tmp_path, "b", range(5), won="no"))
+    assert any(not s.pairs for s in pool.shards)
+    people = PeopleOnFile(tmp_path / "judgements.jsonl", tmp_path / "queue")
+    known = str(pool.table("index").frame(pool.shards[0].name)["pair_id"][0])
+    for pair_id in (known, "f" * 32):
+        people.are_of(pool)
+        told = Judgement(pair_id=pair_id, better=None, by="ada", kind="human", problem="tie")
+        add_judgements(people.judgements, [told])
+    with pytest.raises(AssayError, match=r"1 pairs that people judged here are not in"):
+        people.are_of(pool)
+
+
+def test_other_benchmarks_than_those_that_the_pool_was_cleaned_of_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same folder, in which a file was changed: the pairs would be cleaned of others than those before."""
+    watched = {"a": ["Is 3 prime? Say why, in thirteen words or more, and then say it again."]}
+    monkeypatch.setattr(flow, "benchmark_prompts", lambda _: watched)
+    pool, config = add(tmp_path, rows(tmp_path, "a", range(20))), replace(CONFIG, benchmarks=tmp_path)
+    with closing(Run(tmp_path / "run", KEPT)) as opened:
+        material = prepared(opened, config, pool, Encoder(config), Here())
+        assert prepared(opened, config, pool, Encoder(config), Here()).slices == material.slices
+        watched["a"].append("Is 4?")
+        with pytest.raises(AssayError, match="the benchmarks that the pool is cleaned of have changed"):
+            prepared(opened, config, pool, Encoder(config), Here())
+
+
 def test_another_pool_is_refused(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
@@ -134,6 +165,13 @@ def test_a_run_in_an_object_store_is_refused_before_anything_is_done(tmp_path: P
     )
     assert code == 2
     assert "a run needs a folder of a file system" in told.splitlines()[-1]
+
+
+def test_a_run_where_nothing_can_be_written_is_one_line(tmp_path: Path) -> None:
+    add(tmp_path, rows(tmp_path, "a", range(20)))
+    code, _, told = assay("run", "pool", tmp_path / "pool", "--out", tmp_path / "a.jsonl" / "run", "--embedder", "hash")
+    assert code == 2
+    assert "a.jsonl/run: no run can be kept here (Not a directory: " in told.splitlines()[-1]
 
 
 def test_a_pool_of_rejections_alone_begins_no_run(tmp_path: Path) -> None:

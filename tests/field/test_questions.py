@@ -263,6 +263,9 @@ def test_a_pool_its_export_and_the_file_measure_the_same(tmp_path: Path) -> None
     assay("reward", "export", tmp_path / "pool", "--out", tmp_path / "preferences")
     found = measured(LONGER, "--data", file, tmp_path / "pool", tmp_path / "preferences", out=tmp_path / "a.json")
     assert {n: r["headline"]["value"] for n, r in found.items()} == {"mine": 60.0, "pool": 60.0, "preferences": 60.0}
+    far = f"memory://bench/{tmp_path.name}/far"
+    assay("pool", "add", file, "--out", far)
+    assert measured(LONGER, "--data", far, out=tmp_path / "far.json")["far"]["headline"]["value"] == 60.0
     only = measured(LONGER, "--data", file, tmp_path / "pool", "--only", "pool", out=tmp_path / "b.json")
     assert list(only) == ["pool"]
 

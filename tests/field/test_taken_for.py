@@ -10,6 +10,8 @@ import pytest
 import tiny_models
 from assay.cli import bench, reward
 from assay.cli.run import run_pool
+from assay.curate import annotate as annotate_
+from assay.curate import attributes
 from assay.curate.pool import add
 from assay.curate.shards import Pool
 from assay.errors import AssayError
@@ -83,6 +85,10 @@ def small() -> FlowConfig:
     return replace(made, stage1=replace(made.stage1, iterations=1, seed_gold=4, seed_silver=4, per_iteration=4))
 
 
+def reworded(name: str) -> str:
+    return f"Please. {attributes.resources.files('assay.curate').joinpath(f'prompts/{name}.md').read_text()}"
+
+
 def begin(pool: Path, out: Path, judge: Any = ("m@http://127.0.0.1:9/v1",), **options: Any) -> str:
     """A run as far as it goes without people: what it says when it stops."""
     with pytest.raises(AssayError) as stopped:
@@ -91,7 +97,7 @@ def begin(pool: Path, out: Path, judge: Any = ("m@http://127.0.0.1:9/v1",), **op
 
 
 def test_a_run_keeps_to_its_judges_samples_attributes_people_and_pool(
-    pool: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    pool: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
     assert "pairs wait for people" in begin(pool, out)
@@ -109,6 +115,12 @@ def test_a_run_keeps_to_its_judges_samples_attributes_people_and_pool(
         told = begin(pool, out, **options)
         assert "holds a run with another config" in told
         assert named in told
+    with monkeypatch.context() as other:
+        other.setattr(attributes, "prompt_text", reworded)
+        other.setattr(annotate_, "prompt_text", reworded)
+        assert "inputs.prompts: " in begin(pool, out), "an Assay that asks in other words"
+        assert "pairs wait for people" in begin(pool, tmp_path / "offline", judge=())
+    assert "pairs wait for people" in begin(pool, tmp_path / "offline", judge=()), "nobody is asked in words"
     pool.rename(tmp_path / "moved")
     assert "pairs wait for people" in begin(tmp_path / "moved", out), "where the pool lies does not matter"
     add([write_pairs(tmp_path / "again.jsonl", turned=True)], tmp_path / "turned")
@@ -181,7 +193,7 @@ def judge(pool: Path, out: Path, name: str = "m@http://127.0.0.1:9/v1", **option
 
 
 def test_annotate_keeps_to_its_judges_pairs_gold_and_attributes(
-    pool: Path, tmp_path: Path, served: type[Server]
+    pool: Path, tmp_path: Path, served: type[Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "votes"
     assert judge(pool, out) is not None
@@ -201,12 +213,18 @@ def test_annotate_keeps_to_its_judges_pairs_gold_and_attributes(
             judge(pool, out, **options)
         assert "holds a run with another config" in str(refused.value)
         assert named in str(refused.value)
+    with monkeypatch.context() as other:
+        other.setattr(attributes, "prompt_text", reworded)
+        with pytest.raises(AssayError, match=r"another config .prompts: "):
+            judge(pool, out)
     add([write_pairs(tmp_path / "more.jsonl", ("sand", "salt"))], pool)
     with pytest.raises(AssayError, match=r"pairs.n: 12 -> 14"):
         judge(pool, out)
 
 
-def test_attributes_keep_to_their_servers_and_pairs(pool: Path, tmp_path: Path, served: type[Server]) -> None:
+def test_attributes_keep_to_their_servers_and_pairs(
+    pool: Path, tmp_path: Path, served: type[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def tell(name: str = "m@http://127.0.0.1:9/v1") -> Any:
         return describe(pool, tmp_path / "told", [name], AttributesConfig(), AskConfig())
 
@@ -214,6 +232,10 @@ def test_attributes_keep_to_their_servers_and_pairs(pool: Path, tmp_path: Path, 
     assert tell("m@http://127.0.0.1:10/v1")["pairs"] == 12
     with pytest.raises(AssayError, match=r"servers: \['m'\] -> \['n'\]"):
         tell("n@http://127.0.0.1:9/v1")
+    with monkeypatch.context() as other:
+        other.setattr(attributes, "prompt_text", reworded)
+        with pytest.raises(AssayError, match=r"another config .prompts: "):
+            tell()
     add([write_pairs(tmp_path / "more.jsonl", ("sand", "salt"))], pool)
     with pytest.raises(AssayError, match=r"pairs.n: 12 -> 14"):
         tell()

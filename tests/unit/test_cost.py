@@ -1,5 +1,6 @@
 """What stage 2 costs is counted where it can be, and says what is assumed; its gain is set against the paper's rule."""
 
+import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -105,6 +106,8 @@ def test_a_plan_needs_no_run_and_counts_with_the_models_own_tokens(tmp_path: Pat
     prepared = stage2_cost(material.pool, config, tmp_path, JUDGES)
     assert planned.pairs == prepared.pairs == material.size("stage2")
     assert planned.tokens == prepared.tokens
+    elsewhere = replace(material.pool, place=Place.of(os.path.relpath(material.pool.place.url)))
+    assert stage2_cost(elsewhere, config, tmp_path, JUDGES) == prepared != planned, "a run's pool, named in another way"
     assert "with the tokenizer of minilm" in planned.told["tokens"]
 
 

@@ -326,6 +326,10 @@ def test_a_sweep_trains_each_point_once(run: Path, tmp_path: Path, monkeypatch: 
     trained.clear()
     sweep.sweep(run, tmp_path / "sweep", config)
     assert not trained
+    with monkeypatch.context() as other:
+        other.setattr(sweep, "whose", lambda _: "other weights")
+        with pytest.raises(AssayError, match=r"another config .inputs.backbone: "):
+            sweep.sweep(run, tmp_path / "sweep", config)
     shutil.copytree(run, tmp_path / "other")
     note = tmp_path / "other/seed-0/tables/sets/raw-more.json"
     note.write_text(json.dumps(json.loads(note.read_text()) | {"said": "0" * 32}))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -142,6 +143,31 @@ def test_an_unfinished_training_is_not_resumed_with_other_inputs(config: TrainCo
         with pytest.raises(AssayError, match=f"rm.partial holds a training with other inputs .*{named}"):
             train(tmp_path / "rm", asked, pairs, gold)
     assert train(tmp_path / "rm", config, PAIRS, GOLD).steps == 4
+
+
+@contextmanager
+def no_files_above(size: int) -> Iterator[None]:
+    """As on a disk that is full: the system lets no file grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(("room", "what"), [(-1, "best-00000002.saving"), (1, "state-00000002.saving")])
+def test_a_disk_that_is_full_is_told_and_the_training_goes_on(
+    config: TrainConfig, whole: Path, tmp_path: Path, room: int, what: str
+) -> None:
+    """`room`: bytes beyond those of the weights; a state has moments, too."""
+    size = (whole / "model.safetensors").stat().st_size
+    told = rf"{what}: cannot be written \(.*too large.*\); what was saved before is kept"
+    with no_files_above(size + room), pytest.raises(AssayError, match=told):
+        train(tmp_path / "rm", config, PAIRS, GOLD)
+    assert not (tmp_path / "rm").exists()
+    train(tmp_path / "rm", config, PAIRS, GOLD)
+    assert (tmp_path / "rm/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
 def test_the_state_is_saved_by_time(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

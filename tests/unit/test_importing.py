@@ -314,6 +314,50 @@ def test_an_import_that_was_cut_off_is_finished_or_dropped_first(
     assert contents(tmp_path / "pool") == left, "a command that does nothing leaves another's import alone"
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_two_imports_at_a_time_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool) -> None:
+    """One that ends while another still looks at its files: what it brought stays, and the other is to be given again."""
+    rows = preferences(60)
+    one, two = write(tmp_path / "one.jsonl", rows[:30]), write(tmp_path / "two.jsonl", rows[30:])
+    if again:  # then the slow one has nothing to add
+        add(two, out=tmp_path / "pool")
+    known, at = pool._known, list[str]()
+
+    def slow(of: Pool) -> list[dict[str, Any]]:
+        found = known(of)
+        if not at:
+            at.append("once")
+            add(one, out=tmp_path / "pool")
+        return found
+
+    monkeypatch.setattr(pool, "_known", slow)
+    with pytest.raises(AssayError, match=r"another import into this pool ended meanwhile.* give this command again"):
+        add(two, out=tmp_path / "pool")
+    add(two, out=tmp_path / "pool")
+    add(one, two, out=tmp_path / "whole")
+    ids = [sorted(p.id for p in pools.pairs_in(tmp_path / name)) for name in ("pool", "whole")]
+    assert ids[0] == ids[1]
+
+
+def test_what_another_import_dropped_does_not_take_effect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = preferences(60)
+    one, two = write(tmp_path / "one.jsonl", rows[:30]), write(tmp_path / "two.jsonl", rows[30:])
+    plan, gathered = tmp_path / "pool/importing/plan.json", pool.gathered
+
+    def late(*args: Any) -> generation.Gathered:
+        plan.write_text(json.dumps({"files": [], "generation": 0}))  # of another
+        return gathered(*args)
+
+    monkeypatch.setattr(pool, "gathered", late)
+    with pytest.raises(AssayError, match="another import dropped what this one had made"):
+        add(one, out=tmp_path / "pool")
+    monkeypatch.undo()
+    Place.of(tmp_path / "pool/importing").remove()
+    add(two, out=tmp_path / "pool")
+    add(two, out=tmp_path / "new")
+    assert contents(tmp_path / "pool") == contents(tmp_path / "new")
+
+
 def test_a_damaged_spill_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write(tmp_path / "one.jsonl", preferences(60))
     assert killed_at(4, monkeypatch, lambda: add(source, out=tmp_path / "pool"))

@@ -44,6 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("examples",),
     ("report", "show"),
     ("cli",),
+    ("__main__",),
 )
 SIBLINGS_APART = {"curate", "reward", "bench", "policy"}
 ALLOWED = {("policy", "bench")}
@@ -77,6 +78,7 @@ WITHOUT_TORCH = {
     "report",
     "show",
     "cli",
+    "__main__",
     "web",
 }
 

@@ -18,13 +18,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from importlib import resources
 from math import exp, log
-from typing import Literal
+from typing import Literal, get_args
 
 from assay.batches import BatchServer
 from assay.chat import Chat, Reply, Request
 from assay.curate.attributes import (
     asking,
+    attribute_request,
     conversation_text,
     fenced,
     fill_prompt,
@@ -34,7 +36,7 @@ from assay.curate.attributes import (
 from assay.errors import AssayError
 from assay.outage import PART, Loss, Unreached, loss_of
 from assay.parsing import after_thoughts, objects
-from assay.records import Attributes, Case, Judge, Judgement, Pair, digest
+from assay.records import Attributes, Case, Example, Judge, Judgement, Pair, Response, digest, user
 
 MAX_EXAMPLES = 8
 """At most eight examples guide a judge (paper A2, D.2)."""
@@ -99,6 +101,24 @@ def judge_request(
     }
     schema = SCHEMA if form == "json" else ""
     return Request(messages=(asking(case.pair, fill_prompt("judge", fields)),), sample=sample, schema=schema), order
+
+
+def prompts_version() -> str:
+    """A digest of how judges, and the LLM that describes pairs, are asked: all texts in `prompts/`, and the requests that
+    are made of them for a case of our own."""
+    pair = Pair.of((user("Which?"),), Response.of("This."), Response.of("That."))
+    about = Attributes(
+        pair_id=pair.id, category="Other", objectivity="objective", controversiality="low", desired=("short", "true"),
+        guideline="Decide.", by="",
+    )  # fmt: skip
+    case = Case(
+        pair=pair, attributes=about, examples=(Example(pair=pair, attributes=about, better=pair.responses[0].id),)
+    )
+    asked = [judge_request(case, "", 0, 0, form)[0] for form in get_args(Form)]
+    requests = [[r.messages[0].content, r.schema] for r in (*asked, attribute_request(pair))]
+    folder = resources.files("assay.curate").joinpath("prompts")
+    files = sorted((file.name, file.read_text(encoding="utf-8")) for file in folder.iterdir())
+    return digest([requests, files])[:16]
 
 
 def _task(pair: Pair, attributes: Attributes, order: tuple[str, str]) -> str:

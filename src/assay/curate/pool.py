@@ -230,6 +230,7 @@ def _imported(
     """Read the files, gather the parts, and let it take effect: the pool then, and the note of each file by its key."""
     pieces = {file.key: _pieces(pool, file, reading) for file in files}
     folder = _planned(pool, files, reading)
+    plan = _plan(pool)
     done = {n.removesuffix(".json") for n in folder.names(".json")}
     _all(engine, partial(spill, folder), [p for some in pieces.values() for p in some if p.name not in done])
     notes = {key: [Note.read(folder, p.name) for p in some] for key, some in pieces.items()}
@@ -249,6 +250,9 @@ def _imported(
         repeats=pool.repeats + sum(s.votes - s.pairs for s in shards),
         conflicts=pool.conflicts + sum(g.conflicts for g in made),
     )  # fmt: skip
+    _unchanged(pool)
+    if _plan(pool) != plan:
+        raise AssayError(f"{pool.place}: another import dropped what this one had made; give this command again")
     more.save()
     _leftovers(more)
     return more, told
@@ -278,7 +282,7 @@ def _buckets(piece: Piece, notes: Sequence[Note]) -> dict[str, tuple[Piece, int,
 def _planned(pool: Pool, files: Sequence[_File], reading: _Reading) -> Place:
     """The folder of this import: with what it has made already, or new, after what is left of one that took no effect.
 
-    Raises AssayError where another import was cut off.
+    Raises AssayError where another import was cut off, or ended since this one looked at the pool.
     """
     folder = pool.place / "importing"
     named_ = sorted([f.key, f.source, f.part.file, f.layout.name if f.layout else ""] for f in files)
@@ -298,6 +302,16 @@ def _planned(pool: Pool, files: Sequence[_File], reading: _Reading) -> Place:
     return folder
 
 
+def _unchanged(pool: Pool) -> None:
+    """Raise AssayError where another import took effect since the pool was read: its shards would be taken for leftovers."""
+    now = Pool.as_it_was(pool.place).generations if (pool.place / "pool.json").exists() else 0
+    if now != pool.generations:
+        raise AssayError(
+            f"{pool.place}: another import into this pool ended meanwhile, and nothing was added by this one; give this "
+            "command again"
+        )
+
+
 def _plan(pool: Pool) -> dict[str, Any] | None:
     """What the import does that is going on, or was cut off."""
     file = pool.place / "importing" / "plan.json"
@@ -307,6 +321,7 @@ def _plan(pool: Pool) -> dict[str, Any] | None:
 
 def _leftovers(pool: Pool) -> None:
     """Remove what the manifest does not know: the folder of an import that is over, shards of one that was dropped."""
+    _unchanged(pool)
     (pool.place / "importing").remove()
     for table in ("pairs", "index", "votes", "origins", "rejections"):
         for name in (pool.place / table).names(".parquet"):

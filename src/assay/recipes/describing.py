@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from assay.chat import ChatConfig, Request
+from assay.curate.annotate import prompts_version
 from assay.curate.attributes import AttributesProblem, ask_ahead, attribute_request, rule_attributes, shared_attributes
 from assay.curate.judge_report import reason
 from assay.errors import AssayError
@@ -56,6 +57,7 @@ class AttributesConfig:
 class _Kept:
     servers: tuple[str, ...]
     """Their models: a server may move."""
+    prompts: str
     pairs: dict[str, Any]
     config: AttributesConfig
 
@@ -90,7 +92,7 @@ def describe(
         return None
     told = {"n": len(order), "digest": digest(order)}
     kept = _Kept(
-        servers=tuple(c.name for c in configs if isinstance(c, ChatConfig)), pairs=told,
+        servers=tuple(c.name for c in configs if isinstance(c, ChatConfig)), prompts=prompts_version(), pairs=told,
         config=replace(config, max_tokens=first_limit(out, config.max_tokens)),
     )  # fmt: skip
     with closing(Run(out, kept, console)) as run:

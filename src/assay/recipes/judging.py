@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from assay.chat import ChatConfig
-from assay.curate.annotate import MAX_EXAMPLES, Form, ask_ahead, judge_request, llm_votes
+from assay.curate.annotate import MAX_EXAMPLES, Form, ask_ahead, judge_request, llm_votes, prompts_version
 from assay.curate.attributes import attribute_text, rule_attributes
 from assay.curate.judge_page import markdown, page, sections, show
 from assay.curate.judge_report import JudgeReport, judge_report
@@ -94,9 +94,11 @@ class JudgeConfig(EmbedderConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What a folder keeps to: its config, its judges by their models (a server may move), the content of what they judge."""
+    """What a folder keeps to: its config, its judges by their models (a server may move), how they are asked, the content of
+    what they judge."""
 
     judges: tuple[str, ...]
+    prompts: str
     pairs: Mapping[str, Any]
     gold: Mapping[str, Any]
     attributes: Mapping[str, Any]
@@ -199,7 +201,7 @@ def keeps_to(given: Given, chosen: pl.DataFrame, judges: Sequence[ChatConfig | L
     )  # fmt: skip
     return Kept(
         judges=tuple(c.name if isinstance(c, ChatConfig) else f"{c.model}@{LOCAL} {_whose(c.model)}" for c in judges),
-        pairs={"n": len(chosen), "digest": digest(chosen["pair_id"].to_list())},
+        prompts=prompts_version(), pairs={"n": len(chosen), "digest": digest(chosen["pair_id"].to_list())},
         gold={"n": len(given.gold), "digest": digest(sorted(given.gold.items()))},
         attributes={"n": len(told), "digest": digest(told)},
         embedder=_whose(config.embedder) if guided else "", config=config,

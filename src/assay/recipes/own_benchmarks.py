@@ -49,14 +49,16 @@ def has_benchmarks(folder: Path) -> bool:
 
 
 def own_set(source: Path, layout: str = "", name: str = "") -> OwnSet:
-    """The labelled pairs of a pool folder, a folder of exported preferences, or a file, folder or hub id of any layout.
+    """The labelled pairs of a pool (a folder or URL), a folder of exported preferences, or a file, folder or hub id of any
+    layout.
 
     `layout` names the layout of files, as `assay pool add --layout` does. Raises AssayError where there is no labelled pair,
     with what was found, and for labels that can be read in two ways.
     """
     left, parts = Counter[str](), dict[str, str]()
-    if any((source / name).exists() for name in POOLS):
-        found = _of_pool(source, left)
+    place = None if str(source).startswith("hf:") else Place.of(source)
+    if place is not None and any((place / name).exists() for name in POOLS):
+        found = _of_pool(place, left)
     elif exported(source):
         stored = _of_export(source)
         found = list({p.pair_id: p for p in stored}.values())
@@ -129,11 +131,12 @@ def _weight(votes: int, confidence: float) -> float:
 UNDECIDED, UNSAID = "pairs that are ties, or on which nobody decided", "pairs without a label"
 
 
-def _of_pool(folder: Path, left: Counter[str]) -> list[Preference]:
+def _of_pool(folder: Place, left: Counter[str]) -> list[Preference]:
     """The pairs of a pool or run whose better response is known: by the truth, else by what `settle` makes of all that was
     said, as in training. Votes and texts of one part are read at a time; pairs without a label are counted in `left`."""
-    pool, run = pool_in(Place.of(folder))
-    told = pl.DataFrame(pl.from_arrow(to_arrow(Judgement, read_judgements(folder / "judgements.jsonl"))))
+    pool, run = pool_in(folder)
+    people = read_judgements(folder.path / "judgements.jsonl") if folder.path is not None else []
+    told = pl.DataFrame(pl.from_arrow(to_arrow(Judgement, people)))
     index = pool.table("index")
     rows = (
         [(s.part, s.pairs, s.frame(["pair_id", "row"])) for s in run.slices] if run is not None

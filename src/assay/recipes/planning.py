@@ -1,6 +1,7 @@
 """The cost of stage 2 of a run that is planned, or that has begun: the `--dry-run` of `assay run pool`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from assay.curate.cost import Assumed, Count, Forecast, Judging, Size, forecast, of_material, of_pool
@@ -31,8 +32,10 @@ def stage2_cost(
 
 
 def _size(pool: Pool, config: FlowConfig, folder: Path, tables: Place) -> Size:
-    if (folder / "material.json").exists() and (begun := Material.open(Place.of(folder))).pool == pool:
-        return of_material(begun, tables)
+    if (folder / "material.json").exists():
+        begun = Material.open(Place.of(folder))
+        if replace(begun.pool, place=pool.place) == pool:  # wherever it lies
+            return of_material(begun, tables)
     split = SplitConfig(eval_share=config.eval_share, stage1_share=config.stage1_share)
     return of_pool(pool, split)
 

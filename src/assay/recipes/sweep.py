@@ -17,6 +17,7 @@ from rich.table import Table as RichTable
 from assay.bench.reward.pairs import evaluate_pairs
 from assay.curate.views import LabelSet, drawn
 from assay.errors import AssayError
+from assay.models import whose
 from assay.recipes.finished import Finished, read_run
 from assay.recipes.flow import FlowConfig
 from assay.recipes.settings import SweepConfig
@@ -55,7 +56,10 @@ def _inputs(finished: Finished) -> dict[str, Any]:
     measured = {"held": MemoryPairs(finished.held), "evaluation": MemoryPairs(finished.evaluation)}
     parts: dict[str, LabelSet | MemoryPairs] = {**finished.sets, **measured}
     digests = {name: {"n": len(pairs), "digest": digest(pairs.identity())} for name, pairs in parts.items()}
-    return {**digests, "train": finished.train, "presentations": finished.presentations}
+    return {
+        **digests, "train": finished.train, "backbone": whose(finished.train.backbone),
+        "presentations": finished.presentations,
+    }  # fmt: skip
 
 
 def _point(run: Run, finished: Finished, point: str, name: str, fraction: float, seed: int) -> dict[str, Any]:

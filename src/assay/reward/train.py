@@ -37,7 +37,7 @@ from assay.reward.monitor import Monitor
 from assay.reward.renderer import Rendered, Renderer
 from assay.reward.scorer import position_limit
 from assay.reward.steps import Micro, Steps
-from assay.step import Engine
+from assay.step import Engine, writing
 from assay.tables import remove
 
 FREE = ("save_minutes", "packing", "tokens", "compile", "checkpointing", "shard", "attention")
@@ -238,7 +238,8 @@ class _Training:
                 best = self.best(state.step)
                 beside = best.with_name(best.name + ".saving")
                 shutil.rmtree(beside, ignore_errors=True)
-                save(self.compute.model, weights, beside, tokenizer)
+                with writing(beside):
+                    save(self.compute.model, weights, beside, tokenizer)
                 remove(best)  # of an attempt that was killed before its state was saved
                 beside.rename(best)
             self.engine.wait()
