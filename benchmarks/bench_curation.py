@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from sklearn.neighbors import NearestNeighbors
 
-from assay.curate.keep_rule import decide
+from assay.curate.keep_rule import decided
 from assay.curate.retrieve import nearest
 
 REPEATS = 5
@@ -50,7 +50,8 @@ def keep_rule(n: int = 500_000) -> tuple[float, float, float]:
     rng = np.random.default_rng(0)
     frame = pl.DataFrame({
         "pair_id": [str(i) for i in range(n)], "original": ["a"] * n, "p_best": rng.random(n), "p_gold": rng.random(n),
-        "judge": rng.choice(["a", "b"], n),
+        "judge": rng.choice(["a", "b"], n), "other": ["b"] * n, "problem": [""] * n, "certainty": np.ones(n),
+        "strength": np.zeros(n),
     })  # fmt: skip
 
     def loop() -> list[str]:
@@ -65,8 +66,8 @@ def keep_rule(n: int = 500_000) -> tuple[float, float, float]:
                 fates.append("dropped")
         return fates
 
-    assert decide(frame, 0.1)["fate"].to_list() == loop()
-    return ratio(lambda: decide(frame, 0.1), loop)
+    assert decided(frame, 0.1)["fate"].to_list() == loop()
+    return ratio(lambda: decided(frame, 0.1), loop)
 
 
 def main() -> None:

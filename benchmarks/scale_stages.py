@@ -126,7 +126,8 @@ def hits_of_warm(index: Any, hits_of: Any) -> None:
 
 
 def judge(folder: Path) -> dict[str, Any]:
-    """Judges' and people's words on some pairs, and two reward models' on all: made up, not measured."""
+    """Judges' and people's words on some pairs, and two reward models' on all with a label, in the order of the index (as
+    stage 2 writes them): made up, not measured."""
     import numpy as np
     import polars as pl
 
@@ -150,7 +151,8 @@ def judge(folder: Path) -> dict[str, Any]:
             )
         ]
         pl.concat(words).write_parquet(folder / "judgements" / f"{part:04d}.parquet")
-        wild = wild_frame(pool.votes(part, VOTES))
+        wild = index.select("pair_id").join(wild_frame(pool.votes(part, VOTES)), on="pair_id", maintain_order="left")
+        wild = wild.drop_nulls("original")
         numbers = {k: np.clip(rng.normal(0.7, 0.3, len(wild)), 0, 1) for k in ("p_best", "p_gold")}
         evidence = wild.select("pair_id").with_columns(**{k: pl.Series(v) for k, v in numbers.items()})
         word = index.select("pair_id", judge=either(rng, len(index)))
@@ -160,9 +162,7 @@ def judge(folder: Path) -> dict[str, Any]:
         evidence = evidence.join(word, on="pair_id", how="left", maintain_order="left").with_columns(
             judge=pl.when(asked & ~silent).then("judge"), problem=problem
         )
-        evidence.sample(fraction=1.0, shuffle=True, seed=part).write_parquet(
-            folder / "evidence" / f"{part:04d}.parquet"
-        )
+        evidence.write_parquet(folder / "evidence" / f"{part:04d}.parquet")
     return {}
 
 
@@ -226,7 +226,7 @@ def stage2(folder: Path) -> dict[str, Any]:
     """The keep rule over all pairs, from votes, index and evidence, a part at a time, written as Parquet."""
     import polars as pl
 
-    from assay.curate.keep_rule import decided
+    from assay.curate.keep_rule import beside, decided
     from assay.curate.settle import wild_frame
 
     out = fresh(folder / "decided")
@@ -237,11 +237,11 @@ def stage2(folder: Path) -> dict[str, Any]:
         index = pool.votes(part, ["pair_id", "first", "second"], "index")
         wild = wild_frame(pool.votes(part, [c for c in VOTES if c not in ("by", "kind")]))
         evidence = pl.read_parquet(folder / "evidence" / f"{part:04d}.parquet")
-        found = (
-            index.join(wild, on="pair_id", how="left", maintain_order="left")
-            .join(evidence, on="pair_id", how="left", maintain_order="left")
-            .with_columns(other=pl.when(pl.col("original") == pl.col("first")).then("second").otherwise("first"))
+        known = wild.select("pair_id", "original", "certainty", "strength")
+        both = index.join(known, on="pair_id", how="left", maintain_order="left").with_columns(
+            other=pl.when(pl.col("original") == pl.col("first")).then("second").otherwise("first")
         )
+        found = beside(both, both["original"].is_not_null(), evidence)
         write(out / f"{part:04d}.parquet", decided(found, BAND))
         rows += len(index)
     return {"cpu_s": used() - start, "items": rows}

@@ -10,7 +10,7 @@ import functools
 import shutil
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -152,19 +152,24 @@ def stream_shard(file: Place, columns: Sequence[str] | None = None, rows: Any = 
 
 def _groups(file: Place, columns: Sequence[str] | None, rows: Any) -> Iterator[tuple[int, pa.Table]]:
     """(number of the first row, rows) of each row group."""
-    wanted = None if rows is None else np.asarray(rows)
     with opened(file) as shard:
-        start = 0
-        for group in range(shard.num_row_groups):
-            size = shard.metadata.row_group(group).num_rows
-            here = None if wanted is None else wanted[(wanted >= start) & (wanted < start + size)] - start
-            if here is None or len(here):
-                try:
-                    part = shard.read_row_group(group, None if columns is None else list(columns))
-                except (OSError, pa.ArrowException) as error:
-                    raise AssayError(f"{file}: damaged: row group {group} cannot be read ({error})") from error
-                yield start, part if here is None else part.take(pa.array(here))
-            start += size
+        yield from _read(shard, file, columns, None if rows is None else np.asarray(rows))
+
+
+def _read(
+    shard: pq.ParquetFile, file: Place, columns: Sequence[str] | None, wanted: Any = None
+) -> Iterator[tuple[int, pa.Table]]:
+    start = 0
+    for group in range(shard.num_row_groups):
+        size = shard.metadata.row_group(group).num_rows
+        here = None if wanted is None else wanted[(wanted >= start) & (wanted < start + size)] - start
+        if here is None or len(here):
+            try:
+                part = shard.read_row_group(group, None if columns is None else list(columns))
+            except (OSError, pa.ArrowException) as error:
+                raise AssayError(f"{file}: damaged: row group {group} cannot be read ({error})") from error
+            yield start, part if here is None else part.take(pa.array(here))
+        start += size
 
 
 def _empty(file: Place, columns: Sequence[str] | None) -> pa.Table:
@@ -199,6 +204,18 @@ def frame_to_arrow(record: type, frame: pl.DataFrame) -> pa.Table:
         name: pl.lit([] if default == () else default) for name, default in given.items()
     }) if given else frame  # fmt: skip
     return filled.select(schema.names).to_arrow().cast(schema)
+
+
+def filled(record: type, columns: Mapping[str, Any], rows: int) -> pa.Table:
+    """The table of a record from some of its columns (Arrow arrays of its types); a column that is not given is the field's
+    default."""
+    default = {f.name: f.default for f in dataclasses.fields(record)}
+    schema, made = arrow_schema(record), dict(columns)
+    for field in schema:
+        if field.name not in made:
+            value = default[field.name]
+            made[field.name] = pa.array([value], field.type).take(pa.array(np.zeros(rows, np.int64)))
+    return pa.table([made[name] for name in schema.names], schema=schema)
 
 
 class Table(Generic[T]):
@@ -258,13 +275,17 @@ class Table(Generic[T]):
     def frame(self, *shards: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Columns of all (or the named) shards, for decisions over narrow tables. Shards that are older than a column hold
         nulls in it."""
-        empty = self.schema.empty_table()
-        read = [empty if columns is None else empty.select(list(columns))]
+        wanted = self.schema.names if columns is None else list(columns)
+        read = [self.empty(wanted)]
         for shard in shards or self.shards():
             with opened(self.file(shard)) as file:
-                held = file.schema_arrow.names
-            read.append(read_shard(self.file(shard), None if columns is None else [c for c in columns if c in held]))
-        return pl.concat([typing.cast(pl.DataFrame, pl.from_arrow(t)) for t in read], how="diagonal")
+                held = [c for c in wanted if c in file.schema_arrow.names]
+                parts = [part for _, part in _read(file, self.file(shard), held)]
+            read.append(
+                typing.cast(pl.DataFrame, pl.from_arrow(pa.concat_tables(parts))) if parts else self.empty(held)
+            )
+        alike = [frame for frame in read if frame.width == len(wanted)]
+        return pl.concat(alike) if len(alike) == len(read) else pl.concat(read, how="diagonal")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from assay.bench.reward.pairs import evaluate_pairs
-from assay.curate.keep_rule import counts
+from assay.curate.keep_rule import counts_frame
 from assay.curate.shards import Pool, create
 from assay.curate.stage1 import Train
 from assay.curate.stage2 import Evidence
@@ -87,8 +87,9 @@ def test_judges_are_not_asked_where_their_word_changes_nothing(tmp_path: Path) -
     judges = Judges()
     curation.curate(tmp_path, judges)
     asked = {c.pair.id for c in judges.asked} & curation.SECOND.pairs.keys()
-    rows = Table(tmp_path / "tables/evidence", Evidence).read()
-    wanted = {e.pair_id for e in rows if counts(e.p_best, e.p_gold, curation.WILD.band)}
+    evidence = Table(tmp_path / "tables/evidence", Evidence)
+    rows, known = evidence.read(), evidence.frame()
+    wanted = set(known.filter(counts_frame(known, curation.WILD.band))["pair_id"])
     assert asked == wanted
     unsure = {e.pair_id for e in rows if e.p_best <= 0.5 + curation.WILD.band}
     assert asked < unsure, "some are unsure, and dropped whatever the judges say"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 import small_material as small
 from assay.curate.book import Gold
-from assay.curate.keep_rule import REASONS, UNDECIDED, counts, decide
+from assay.curate.keep_rule import REASONS, UNDECIDED, counts_frame, decided
 from assay.curate.material import Material
 from assay.curate.scores import Rewarded, chances
 from assay.curate.stage1 import Stage1Result
@@ -37,6 +37,9 @@ def fate(p_best: float, p_gold: float, judge: str | None, band: float = 0.1, pro
         {
             "pair_id": ["p"],
             "original": ["a"],
+            "other": ["b"],
+            "certainty": [1.0],
+            "strength": [0.0],
             "p_best": [p_best],
             "p_gold": [p_gold],
             "judge": [judge],
@@ -44,8 +47,15 @@ def fate(p_best: float, p_gold: float, judge: str | None, band: float = 0.1, pro
         },
         schema_overrides={"judge": pl.String},
     )
-    out = decide(row, band).row(0, named=True)
+    out = decided(row, band).row(0, named=True)
     return out["fate"], out["reason"]
+
+
+def counts(p_best: float | None, p_gold: float | None, band: float) -> bool:
+    numbers = pl.DataFrame(
+        {"p_best": [p_best], "p_gold": [p_gold]}, schema={"p_best": pl.Float64, "p_gold": pl.Float64}
+    )
+    return bool(counts_frame(numbers, band).item())
 
 
 @pytest.mark.parametrize(
@@ -196,7 +206,7 @@ def test_every_pair_ends_somewhere_with_its_reason(tmp_path: Path) -> None:
     assert evidence.keys() == wild - set(tied)
     for e in evidence.values():
         known = e.p_best is not None and e.p_gold is not None
-        assert (e.pair_id in judge.asked) == (known and counts(e.p_best or 0, e.p_gold or 0, CONFIG.band))
+        assert (e.pair_id in judge.asked) == (known and counts(e.p_best, e.p_gold, CONFIG.band))
         assert (e.judge is not None) == (e.pair_id in judge.asked)
         if known:
             word = e.judge and ("a" if e.judge == e.original else "b")

@@ -7,21 +7,26 @@ memory is made in several shares, by the pair's id.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from assay.curate.columns import SCHEMA
-from assay.curate.shards import Indexed, Pool, Shard, said_digest
-from assay.curate.spill import Note, Segment
+from assay.curate.ids import Ints, Occurrences, by_id
+from assay.curate.segments import Note, Segments
+from assay.curate.shards import Indexed, Pool, Shard, content_digest, said_digest
 from assay.memory import keep_tables
-from assay.records import Judgement, Origin, Pair, Rejection, digest
+from assay.records import Judgement, Origin, Pair, Rejection
 from assay.store import Place
-from assay.tables import arrow_schema, frame_to_arrow, write_shard
+from assay.tables import arrow_schema, filled, frame_to_arrow, write_shard
 
-_TEXT = arrow_schema(Pair).names
+_TEXT = arrow_schema(Pair)
+_NARROW = pa.schema([*(f for f in SCHEMA if f.name not in _TEXT.names), ("piece", pa.int64())])
 SHARE_BYTES = 1 << 28
 """Bytes of text (as it comes in, repeats included) of which one shard is made."""
 
@@ -31,15 +36,17 @@ class Share:
     """The pairs of one part, or those of them whose id falls to `share` of `shares`: what a call of `gather` makes a
     shard of.
 
-    `segments` hold the part's rows, each with the name of its source and its file; `rejections` are written as they come.
+    `pool` knows the shards of this part alone; `pairs` are the segments of the part's rows; `rejections` are written as
+    they come.
     """
 
     name: str
+    pool: Pool
     part: int
     share: int
     shares: int
-    segments: tuple[tuple[Segment, str, str], ...]
-    rejections: tuple[Segment, ...]
+    pairs: Segments
+    rejections: Segments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,78 +57,106 @@ class Gathered:
     conflicts: int
 
 
-def shares(notes: list[Note], generation: int) -> list[Share]:
-    """What there is to gather, part by part."""
-    text: dict[int, list[tuple[Segment, str, str]]] = {}
-    rejected: dict[int, list[Segment]] = {}
-    for note in notes:
-        for s in note.segments:
-            if s.kind == "pairs":
-                text.setdefault(s.part, []).append((s, note.source, note.file))
-            elif s.kind == "rejections":
-                rejected.setdefault(s.part, []).append(s)
-    made = []
-    for part in sorted(text.keys() | rejected.keys()):
-        here = text.get(part, [])
-        count = 1 << max(0, (sum(s.bytes for s, _, _ in here) - 1) // SHARE_BYTES).bit_length()
+def shares(pool: Pool, notes: list[Note]) -> Iterator[Share]:
+    """What there is to gather for the next generation of a pool, part by part."""
+    laid, rejected = Segments.by_part("pairs", notes), Segments.by_part("rejections", notes)
+    for part in sorted(laid.keys() | rejected.keys()):
+        pairs, none = laid.get(part, Segments.none("pairs")), Segments.none("rejections")
+        known = replace(pool, shards=tuple(s for s in pool.shards if s.part == part))
+        count = 1 << max(0, (pairs.bytes - 1) // SHARE_BYTES).bit_length()
         for share in range(count):
-            end = f"-{share}" if count > 1 else ""
-            made.append(Share(
-                name=f"{part:04d}-{generation:02d}{end}", part=part, share=share, shares=count, segments=tuple(here),
-                rejections=tuple(rejected.get(part, [])) if share == 0 else (),
-            ))  # fmt: skip
-    return made
+            yield Share(
+                name=f"{part:04d}-{pool.generations:02d}{f'-{share}' if count > 1 else ''}", pool=known, part=part,
+                share=share, shares=count, pairs=pairs, rejections=none if share else rejected.get(part, none),
+            )  # fmt: skip
 
 
-def gather(folder: Place, pool: Pool, share: Share) -> None:
+def gather(folder: Place, share: Share) -> None:
     """Write the shard of a share: its tables in the pool, and last, in `folder`, what it came to."""
     keep_tables()
-    _rejections(folder, pool.place, share)
-    new, narrow = _rows(folder, share, _held(pool, share))
-    at = pc.sort_indices(new, [("prompt_id", "ascending"), ("pair_id", "ascending")])
-    index = pl.DataFrame(pl.from_arrow(new.drop_columns(_TEXT).take(at))).with_columns(askable=pl.lit(value=True))
-    votes, origins = _votes(narrow), _origins(narrow)
-    for table, made in (
-        ("pairs", new.select(_TEXT).take(at)),
-        ("index", frame_to_arrow(Indexed, index)), ("votes", frame_to_arrow(Judgement, votes)),
-        ("origins", frame_to_arrow(Origin, origins)),
-    ):  # fmt: skip
+    _rejections(folder, share)
+    rows = _rows(folder, share)
+    votes, origins = _occurrences(rows.narrow, share.pairs.pieces)
+    index = rows.index()
+    for name, made in (("pairs", rows.pairs()), ("index", index), ("votes", votes), ("origins", origins)):
         if made.num_rows:
-            write_shard(pool.place / table / f"{share.name}.parquet", made)
+            write_shard(share.pool.place / name / f"{share.name}.parquet", made)
+    ids, said = pl.Series(pl.from_arrow(index.column("pair_id"))), pl.DataFrame(pl.from_arrow(votes))
     shard = Shard(
-        name=share.name, part=share.part, pairs=len(at), votes=votes.height, chars=int(index["chars"].sum()),
-        content=digest([[i, True] for i in index["pair_id"]]), said=said_digest(votes),
+        name=share.name, part=share.part, pairs=index.num_rows, votes=votes.num_rows,
+        chars=pc.sum(index.column("chars"), min_count=0).as_py(), content=content_digest(ids, True), said=said_digest(said),
     )  # fmt: skip
     told = {n: getattr(shard, n) for n in Shard.__slots__}
-    conflicts = _conflicts(pool, share, votes)
+    conflicts = _conflicts(share, said.select("pair_id", "better"))
     (folder / f"{share.name}.json").write_text(json.dumps({"shard": told, "conflicts": conflicts}))
 
 
-def gathered(folder: Place, share: Share) -> Gathered:
-    told = json.loads((folder / f"{share.name}.json").read_text())
+def gathered(folder: Place, name: str) -> Gathered:
+    """What came of the share of this name."""
+    told = json.loads((folder / f"{name}.json").read_text())
     return Gathered(shard=Shard(**told["shard"]), conflicts=told["conflicts"])
 
 
-def _rows(folder: Place, share: Share, held: set[str]) -> tuple[pa.Table, pl.DataFrame]:
-    """The first row of each pair that is not `held`; and all rows without their text, with the source and file of each.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """The rows of a share: `narrow` holds all of them without their text, with the place of their piece among those of the
+    share; `new` counts through those that are the first of a pair that the pool does not have, in the order of prompt and
+    pair, and `at` through their texts."""
 
-    The text of a pair that was met is left behind at once: however often it comes, it is in memory once.
-    """
-    new, narrow = [SCHEMA.empty_table()], [pl.DataFrame(pl.from_arrow(SCHEMA.empty_table().drop_columns(_TEXT)))]
-    narrow[0] = narrow[0].with_columns(source=pl.lit(""), file=pl.lit(""))
-    for segment, source, file in share.segments:
-        table = segment.read(folder)
+    narrow: pa.Table
+    new: Ints
+    text: pa.Table
+    at: Ints
+
+    def pairs(self) -> pa.Table:
+        return self.text.take(pa.array(self.at))
+
+    def index(self) -> pa.Table:
+        columns = self.narrow.select([n for n in arrow_schema(Indexed).names if n != "askable"]).take(
+            pa.array(self.new)
+        )
+        return filled(Indexed, dict(zip(columns.column_names, columns, strict=True)), columns.num_rows)
+
+
+def _rows(folder: Place, share: Share) -> _Rows:
+    held, rows, texts = _held(share), 0, 0
+    new, at = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    narrow, text = [_NARROW.empty_table()], [_TEXT.empty_table()]
+    for piece, table in zip(share.pairs.of, share.pairs.read(folder), strict=True):
         if share.shares > 1:
             table = table.filter(_mine(pl.Series(pl.from_arrow(table.column("pair_id"))), share).to_arrow())
-        first = []
-        for at, pair_id in enumerate(table.column("pair_id").to_pylist()):
-            if pair_id not in held:
-                held.add(pair_id)
-                first.append(at)
-        new.append(table if len(first) == table.num_rows else table.take(pa.array(first, pa.int64())))
-        told = pl.DataFrame(pl.from_arrow(table.drop_columns(_TEXT)))
-        narrow.append(told.with_columns(source=pl.lit(source), file=pl.lit(file)))
-    return pa.concat_tables(new).combine_chunks(), pl.concat(narrow)
+        first = _first(table.column("pair_id").to_pylist(), held)
+        told, said, there = table.drop_columns(_TEXT.names), table.select(_TEXT.names), first
+        if 2 * len(first) < table.num_rows:  # however often a text comes, it is in memory twice at most
+            told, said = told.take(pa.array(np.arange(table.num_rows))), said.take(pa.array(first))
+            there = np.arange(len(first))
+        narrow.append(told.append_column(_NARROW.field("piece"), pa.array(np.full(table.num_rows, piece))))
+        text.append(said)
+        new.append(rows + first)
+        at.append(texts + there)
+        rows, texts = rows + table.num_rows, texts + said.num_rows
+    told, first = pa.concat_tables(narrow).combine_chunks(), np.concatenate(new)
+    order = by_id(*pl.DataFrame(pl.from_arrow(told.select(["prompt_id", "pair_id"]).take(pa.array(first)))))
+    whole = pa.concat_tables(text).combine_chunks()
+    return _Rows(narrow=told, new=first[order], text=whole, at=np.concatenate(at)[order])
+
+
+def _first(ids: Sequence[str], held: set[str]) -> Ints:
+    """The places of those that are not `held`, each once; then they are."""
+    before = len(held)
+    found = []
+    for at, pair_id in enumerate(ids):
+        held.add(pair_id)
+        if len(held) > before:
+            found.append(at)
+            before += 1
+    return np.array(found, np.int64)
+
+
+def _held(share: Share) -> set[str]:
+    """The ids of the pairs that the part holds already."""
+    names = [s.name for s in share.pool.shards if s.pairs]
+    return set(share.pool.table("index").frame(*names, columns=["pair_id"])["pair_id"]) if names else set()
 
 
 def _mine(ids: pl.Series, share: Share) -> pl.Series:
@@ -129,40 +164,42 @@ def _mine(ids: pl.Series, share: Share) -> pl.Series:
     return ids.str.slice(24).str.to_integer(base=16) % share.shares == share.share
 
 
-def _held(pool: Pool, share: Share) -> set[str]:
-    """The ids of the pairs that the part holds already."""
-    names = [s.name for s in pool.shards if s.part == share.part and s.pairs]
-    return set(pool.table("index").frame(*names, columns=["pair_id"])["pair_id"]) if names else set()
+def _occurrences(rows: pa.Table, pieces: Sequence[tuple[str, str]]) -> tuple[pa.Table, pa.Table]:
+    """What the sources say, and where they say it: a row each for each occurrence of a pair."""
+    for name, of in {
+        "by": [f"wild:{source}" for source, _ in pieces], "source": [s for s, _ in pieces], "file": [f for _, f in pieces],
+    }.items():  # fmt: skip
+        rows = rows.append_column(name, pa.array(of, pa.string()).take(rows.column("piece")))
+    frame = pl.DataFrame(pl.from_arrow(rows))
+    same = Occurrences.of(frame["pair_id"])
+
+    def ordered(*columns: str) -> dict[str, Any]:
+        found = rows.select(["pair_id", *columns]).take(pa.array(same.sorted(frame.select(columns))))
+        return dict(zip(found.column_names, found.columns, strict=True))
+
+    votes, origins = (
+        ordered("by", "better", "votes", "confidence", "strength"),
+        ordered("source", "file", "row", "layout"),
+    )
+    votes["kind"] = pa.repeat("wild", rows.num_rows)
+    votes["problem"] = pc.if_else(pc.is_null(votes["better"]), "tie", "")
+    return filled(Judgement, votes, rows.num_rows), filled(Origin, origins, rows.num_rows)
 
 
-def _votes(rows: pl.DataFrame) -> pl.DataFrame:
-    """What the sources say, a row for each occurrence."""
-    tie = pl.when(pl.col("better").is_null()).then(pl.lit("tie")).otherwise(pl.lit(""))
-    order = ["pair_id", "by", "better", "votes", "confidence", "strength"]
-    return rows.select(
-        "pair_id", "better", pl.format("wild:{}", "source").alias("by"), pl.lit("wild").alias("kind"), "confidence", "votes",
-        tie.alias("problem"), "strength",
-    ).sort(order)  # fmt: skip
-
-
-def _origins(rows: pl.DataFrame) -> pl.DataFrame:
-    columns = ["pair_id", "source", "file", "row", "layout"]
-    return rows.select(columns).sort(columns)
-
-
-def _rejections(folder: Place, place: Place, share: Share) -> None:
-    if share.rejections:
-        rows = pl.DataFrame(pl.from_arrow(pa.concat_tables([s.read(folder) for s in share.rejections])))
+def _rejections(folder: Place, share: Share) -> None:
+    tables = [*share.rejections.read(folder)]
+    if tables:
+        rows = pl.DataFrame(pl.from_arrow(pa.concat_tables(tables)))
         ordered = rows.sort("source", "file", "row", "field", "reason", "excerpt")
-        write_shard(place / "rejections" / f"{share.name}.parquet", frame_to_arrow(Rejection, ordered))
+        write_shard(share.pool.place / "rejections" / f"{share.name}.parquet", frame_to_arrow(Rejection, ordered))
 
 
-def _conflicts(pool: Pool, share: Share, votes: pl.DataFrame) -> int:
+def _conflicts(share: Share, votes: pl.DataFrame) -> int:
     """For how many pairs of the share rows prefer different responses now, less those for which they did before."""
-    before = pool.votes(share.part, ["pair_id", "better"])
+    before = share.pool.votes(share.part, ["pair_id", "better"])
     if share.shares > 1 and before.height:
         before = before.filter(_mine(before["pair_id"], share))
-    return _contradicted(pl.concat([before, votes.select("pair_id", "better")])) - _contradicted(before)
+    return _contradicted(pl.concat([before, votes])) - _contradicted(before)
 
 
 def _contradicted(votes: pl.DataFrame) -> int:

@@ -26,15 +26,6 @@ UNDECIDED = ("", "tie", "cannot decide")
 _NO_LABEL, _NO_NUMBER = 7, 8
 
 
-def decide(evidence: pl.DataFrame, band: float) -> pl.DataFrame:
-    """`evidence` (columns of `stage2.Evidence`) with `fate` and `reason`. A pair without an original label, or without a
-    number of a reward model (null or NaN), is dropped."""
-    rule = evidence.select(_rule(band)).to_series().to_numpy()
-    return evidence.with_columns(
-        pick([fate for fate, _ in REASONS], rule).alias("fate"), pick([why for _, why in REASONS], rule).alias("reason")
-    )
-
-
 def decided(frame: pl.DataFrame, band: float, stage: str = "stage2") -> pl.DataFrame:
     """The labels of the pairs of `frame`, in its order: the columns of `Label`.
 
@@ -59,7 +50,7 @@ def decided(frame: pl.DataFrame, band: float, stage: str = "stage2") -> pl.DataF
     rule = found["rule"].to_numpy()
     fate = pick([fate for fate, _ in REASONS], rule)
     by = pl.Series([[], ["best-rm", "gold-rm"], ["best-rm", "gold-rm", "judges"]], dtype=pl.List(pl.String))
-    kept, flipped = fate == "kept", fate == "flipped"
+    kept, flipped = found["rule"] < 2, found["rule"].is_in([2, 3])
     judged = rule < _NO_LABEL
     return found.select(
         "pair_id",
@@ -72,6 +63,18 @@ def decided(frame: pl.DataFrame, band: float, stage: str = "stage2") -> pl.DataF
         certainty=_of(kept, "mean", flipped, 1.0 - pl.col("mean"), 1.0).clip(lower_bound=0.5),
         margin=_of(kept, "strength", flipped, 0.0 - pl.col("strength"), 0.0).clip(lower_bound=0.0),
     )  # fmt: skip
+
+
+def beside(rows: pl.DataFrame, there: pl.Series, found: pl.DataFrame) -> pl.DataFrame:
+    """`rows` with the columns of `found` on the same pairs, null where it has none of a pair.
+
+    Where `found` holds exactly the rows that are `there`, in their order, as stage 2 writes its evidence, that is seen, and
+    nothing is joined.
+    """
+    if not rows["pair_id"].filter(there).equals(found["pair_id"]):
+        return rows.join(found, on="pair_id", how="left", maintain_order="left")
+    at = pl.select(pl.when(there).then(there.cum_sum().cast(pl.Int64) - 1)).to_series()
+    return pl.concat([rows, found.drop("pair_id").select(pl.all().gather(at))], how="horizontal")
 
 
 def _of(kept: pl.Series, there: str, flipped: pl.Series, turned: str | pl.Expr, dropped: float | None) -> pl.Expr:
@@ -102,13 +105,9 @@ def _number(column: str) -> pl.Expr:
     return pl.col(column).fill_nan(None)
 
 
-def counts(p_best: float, p_gold: float, band: float) -> bool:
-    """Whether the judges' word can change what `decide` makes of a pair."""
-    return p_best <= 0.5 + band if p_gold > 0.5 else p_gold < 0.5 and p_best < 0.5
-
-
 def counts_frame(evidence: pl.DataFrame, band: float) -> pl.Series:
-    """`counts` of every row, from the columns p_best and p_gold; false where a number is missing."""
+    """(pairs,) whether the judges' word can change what `decided` makes of a pair, from the columns p_best and p_gold; false
+    where a number is missing."""
     p_best, p_gold = _number("p_best"), _number("p_gold")
     unsure = pl.when(p_gold > 0.5).then(p_best <= 0.5 + band).otherwise((p_gold < 0.5) & (p_best < 0.5))
     return evidence.select(counts=unsure.fill_null(False)).to_series()

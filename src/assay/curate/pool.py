@@ -21,9 +21,10 @@ from assay.curate.layouts import Layout, named
 from assay.curate.reading import SAMPLE as SAMPLE
 from assay.curate.reading import Fields, decide, why_unread
 from assay.curate.reading import outcomes as outcomes
+from assay.curate.segments import Note, Segments
 from assay.curate.shards import Pool
 from assay.curate.sources import Part, find
-from assay.curate.spill import BUCKET, Note, Piece, Segment, bucket_name, pair_up, spill
+from assay.curate.spill import BUCKET, Piece, bucket_name, pair_up, spill
 from assay.engine import Engine, Here
 from assay.errors import AssayError
 from assay.records import digest
@@ -237,12 +238,12 @@ def _imported(
     _all(engine, partial(pair_up, folder), [i for some in lone.values() for n, i in some.items() if n not in done])
     for key, some in lone.items():
         notes[key] += [Note.read(folder, name) for name in some]
-    wanted = shares([note for some in notes.values() for note in some], pool.generations)
-    _all(engine, partial(gather, folder, pool), [share for share in wanted if share.name not in done])
+    wanted = list(shares(pool, [note for some in notes.values() for note in some]))
+    _all(engine, partial(gather, folder), [share for share in wanted if share.name not in done])
     told = {file.key: _file_note(file, notes[file.key], pool.generations) for file in files}
     for file in files:
         (pool.place / "imports" / f"{file.note}.json").write_text(json.dumps(told[file.key], indent=2))
-    made = [gathered(folder, share) for share in wanted]
+    made = [gathered(folder, share.name) for share in wanted]
     shards = [g.shard for g in made if g.shard.votes]
     more = replace(
         pool, shards=(*pool.shards, *shards), generations=pool.generations + 1,
@@ -273,12 +274,9 @@ def _pieces(pool: Pool, file: _File, reading: _Reading) -> list[Piece]:
     return [replace(first, name=f"{file.key}+{i:05d}", rows=rows) for i, rows in enumerate(part.pieces)]
 
 
-def _buckets(piece: Piece, notes: Sequence[Note]) -> dict[str, tuple[Piece, int, tuple[Segment, ...]]]:
+def _buckets(piece: Piece, notes: Sequence[Note]) -> dict[str, tuple[Piece, int, Segments]]:
     """By its name, what a call of `pair_up` reads: a file's rows of one response each that fell into one bucket."""
-    lone: dict[int, list[Segment]] = {}
-    for segment in (s for note in notes for s in note.segments if s.kind == "lone"):
-        lone.setdefault(segment.part, []).append(segment)
-    return {bucket_name(piece, n): (piece, n, tuple(segments)) for n, segments in sorted(lone.items())}
+    return {bucket_name(piece, n): (piece, n, some) for n, some in Segments.by_part("lone", notes).items()}
 
 
 def _planned(pool: Pool, files: Sequence[_File], reading: _Reading) -> Place:

@@ -25,8 +25,9 @@ from dataclasses import dataclass, field
 import polars as pl
 import pyarrow as pa
 
+from assay.curate.ids import Occurrences, text_of
 from assay.errors import AssayError
-from assay.records import Judgement, Origin, Pair, Rejection, Truth, digest
+from assay.records import Judgement, Origin, Pair, Rejection, Truth
 from assay.store import Place
 from assay.tables import Table, plain, to_arrow, write_shard
 
@@ -218,7 +219,7 @@ def shard_of(
     said = said_digest(pl.DataFrame(pl.from_arrow(tables["votes"])), pl.DataFrame(pl.from_arrow(tables["truth"])))
     shard = Shard(
         name=name, part=part, pairs=len(pairs), votes=len(votes), chars=sum(i.chars for i in index),
-        content=digest([[i.pair_id, i.askable] for i in index]), said=said,
+        content=content_digest(pl.Series([i.pair_id for i in index]), pl.Series([i.askable for i in index])), said=said,
     )  # fmt: skip
     return shard, tables
 
@@ -230,17 +231,27 @@ def put(place: Place, shard: Shard, tables: Mapping[str, pa.Table]) -> None:
             write_shard(place / name / f"{shard.name}.parquet", table)
 
 
+def content_digest(ids: pl.Series, askable: pl.Series | bool) -> str:
+    """What the pairs of a shard are: the `digest` of [id, askable] of each."""
+    row = pl.format('["{}",{}]', ids, pl.lit(askable).cast(pl.String))
+    text = pl.select(row.str.join(",")).item()
+    return hashlib.blake2b(f"[{text}]".encode(), digest_size=16).hexdigest()
+
+
 def said_digest(votes: pl.DataFrame, truth: pl.DataFrame | None = None) -> str:
     """What the votes and truths of a shard are, whatever their order."""
     columns = ["pair_id", "better", "by", "problem", "confidence", "votes", "strength"]
     made = hashlib.blake2b(digest_size=16)
     for frame in (votes.select(columns), truth if truth is not None else pl.DataFrame()):
-        for column in frame.sort(frame.columns) if frame.width else ():
-            if column.dtype == pl.String:
-                made.update(column.str.len_bytes().fill_null(1 << 31).to_numpy().astype("<u4").tobytes())
-                made.update("".join(column.fill_null("").to_list()).encode("utf-8", "surrogatepass"))
-            else:
-                made.update(column.to_numpy().tobytes())
+        if frame.width:
+            order = Occurrences.of(frame["pair_id"]).sorted(frame)
+            for column in frame[order]:
+                if column.dtype == pl.String:
+                    made.update(column.str.len_bytes().fill_null(1 << 31).to_numpy().astype("<u4").tobytes())
+                    begins, text = text_of(column)
+                    made.update(text[begins[0] : begins[-1]].data)
+                else:
+                    made.update(column.to_numpy().tobytes())
     return made.hexdigest()
 
 

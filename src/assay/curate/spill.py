@@ -1,7 +1,7 @@
 """The first half of an import: the rows of a file, or of a piece of one, read and laid down by part of the pool.
 
-A call of `spill` reads one piece and leaves files of segments (Arrow streams, one for each part of the pool, end to end)
-and, last, a note with their places and with what became of the rows: that the note is there says that the piece is done.
+A call of `spill` reads one piece and leaves files of segments (`segments`) and, last, a note with their places and with
+what became of the rows: that the note is there says that the piece is done.
 Rows of one response each go to buckets by their prompt; `pair_up` makes the pairs of a bucket, when all pieces of the
 file are done.
 """
@@ -27,9 +27,8 @@ from assay.curate.plain import PlainRows
 from assay.curate.preferred import MAX_LISTED
 from assay.curate.reading import Fields, Lone, Read, paired, readings
 from assay.curate.rows import RowError
-from assay.curate.shards import part_of
+from assay.curate.segments import KINDS, LONE, Note, Places, Segments, by_part, lay, split
 from assay.curate.texts import Cell, Flaw
-from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.memory import keep_tables
 from assay.records import Message, Rejection, digest
@@ -42,8 +41,6 @@ CHUNK_ROWS = 200_000
 BUCKET = 1 << 25
 """About how many bytes of rows of one response each are paired at a time."""
 UNSAFE = re.compile(r"[\0\ud800-\udfff]")
-_LONE = pa.schema([("prompt", pa.string()), ("row", pa.int64()), ("layout", pa.string()), ("value", pa.string())])
-_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,48 +66,6 @@ class Piece:
     images: Path | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
-    """Rows of one kind ("pairs", "rejections", "lone") and one part (or bucket) in a file: where they are in it, how
-    many, the bytes that they take in memory, and the checksum of their bytes."""
-
-    kind: str
-    part: int
-    file: str
-    start: int
-    length: int
-    rows: int
-    bytes: int
-    crc: int
-
-    def read(self, folder: Place) -> pa.Table:
-        with (folder / self.file).open() as file:
-            file.seek(self.start)
-            data = file.read_buffer(self.length)
-        if zlib.crc32(data) != self.crc:
-            raise AssayError(f"{folder / self.file}: damaged: remove {folder} and give the same `assay pool add` again")
-        return pa.ipc.open_stream(data).read_all()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
-    """What became of a piece: rows read, pairs and ties made, "field reason" of rejections with their number, and
-    segments."""
-
-    source: str
-    file: str
-    rows: int
-    pairs: int
-    ties: int
-    rejected: dict[str, int]
-    segments: tuple[Segment, ...]
-
-    @staticmethod
-    def read(folder: Place, name: str) -> "Note":
-        told = json.loads((folder / f"{name}.json").read_text())
-        return Note(**{**told, "segments": tuple(Segment(**s) for s in told["segments"])})
-
-
 def spill(folder: Place, piece: Piece) -> None:
     """Read a piece into files of segments in `folder`."""
     keep_tables()
@@ -130,13 +85,13 @@ def spill(folder: Place, piece: Piece) -> None:
     sink.close()
 
 
-def pair_up(folder: Place, item: tuple[Piece, int, tuple[Segment, ...]]) -> None:
+def pair_up(folder: Place, item: tuple[Piece, int, Segments]) -> None:
     """Make the pairs of a bucket of rows of one response each, which stand in these segments of the pieces of one file."""
     piece, bucket, segments = item
     sink = _Sink(folder, replace(piece, name=bucket_name(piece, bucket)))
-    count = Counter(prompt for s in segments for prompt in s.read(folder).column("prompt").to_pylist())
+    count = Counter(prompt for table in segments.read(folder) for prompt in table.column("prompt").to_pylist())
     rows = []
-    for row in (row for s in segments for row in s.read(folder).to_pylist()):
+    for row in (row for table in segments.read(folder) for row in table.to_pylist()):
         if count[row["prompt"]] <= MAX_LISTED:
             rows.append(row)
         else:  # one after another, for a prompt may have any number of them
@@ -162,9 +117,9 @@ class _Sink:
 
     def __init__(self, folder: Place, piece: Piece) -> None:
         self.folder, self.piece, self.columns = folder, piece, Columns()
-        self.rows = self.ties = self.pairs = self.chunks = 0
+        self.rows = self.ties = self.pairs = 0
         self.rejected: Counter[str] = Counter()
-        self.segments: list[Segment] = []
+        self.places: list[dict[str, Places]] = []
         self.rejections: list[Rejection] = []
         self.lone: list[tuple[str, int, str, str]] = []
         self.lone_chars = 0
@@ -223,67 +178,25 @@ class _Sink:
 
     def flush(self) -> None:
         """Write what is held as one file of segments."""
+        parts = self.piece.parts
         self.pairs += self.columns.rows
-        groups = {"pairs": _by_part(self.columns.taken(), "question_id", self.piece.parts)}
-        rejections = to_arrow(Rejection, self.rejections)
-        groups["rejections"] = _split(
-            rejections, [zlib.crc32(str(r.row).encode()) % self.piece.parts for r in self.rejections]
-        )
-        lone = pa.Table.from_pylist([dict(zip(_LONE.names, r, strict=True)) for r in self.lone], schema=_LONE)
-        groups["lone"] = _by_part(lone, "prompt", self.piece.buckets)
-        name, made = f"{self.piece.name}-{self.chunks:05d}.arrow", list[Segment]()
-
-        def write(path: Path) -> None:
-            with path.open("wb") as file:
-                for kind, parts in groups.items():
-                    for part, table in parts:
-                        data = _stream(table)
-                        made.append(Segment(
-                            kind=kind, part=part, file=name, start=file.tell(), length=len(data), rows=table.num_rows,
-                            bytes=table.nbytes, crc=zlib.crc32(data),
-                        ))  # fmt: skip
-                        file.write(data)
-
-        if any(groups.values()):
-            (self.folder / name).put(write)
-        self.segments += made
-        self.rejections, self.lone, self.lone_chars, self.chunks = [], [], 0, self.chunks + 1
+        lone = pa.Table.from_pylist([dict(zip(LONE.names, r, strict=True)) for r in self.lone], schema=LONE)
+        at = np.array([zlib.crc32(str(r.row).encode()) % parts for r in self.rejections], np.int64)
+        self.places.append(lay(self.folder, self.piece.name, len(self.places), {
+            "pairs": by_part(self.columns.taken(), "question_id", parts),
+            "rejections": split(to_arrow(Rejection, self.rejections), at),
+            "lone": by_part(lone, "prompt", self.piece.buckets),
+        }))  # fmt: skip
+        self.rejections, self.lone, self.lone_chars = [], [], 0
 
     def close(self) -> None:
         """Write what is left, and the note."""
         self.flush()
-        note = Note(
-            source=self.piece.source, file=self.piece.file, rows=self.rows, pairs=self.pairs, ties=self.ties,
-            rejected=dict(self.rejected), segments=tuple(self.segments),
-        )  # fmt: skip
-        told = {name: getattr(note, name) for name in Note.__slots__}
-        told["segments"] = [{n: getattr(s, n) for n in Segment.__slots__} for s in note.segments]
-        (self.folder / f"{self.piece.name}.json").write_text(json.dumps(told))
-
-
-def _by_part(table: pa.Table, column: str, parts: int) -> list[tuple[int, pa.Table]]:
-    ids = table.column(column).to_pylist() if parts > 1 else []
-    return _split(table, [part_of(i, parts) for i in ids] or [0] * table.num_rows)
-
-
-def _split(table: pa.Table, parts: list[int]) -> list[tuple[int, pa.Table]]:
-    """(part, its rows in their order) of each part that has rows."""
-    if not parts:
-        return []
-    codes = np.array(parts, dtype=np.int64)
-    order = np.argsort(codes, kind="stable")
-    found, starts = np.unique(codes[order], return_index=True)
-    if len(found) > 1:
-        table = table.take(pa.array(order))
-    ends = [*starts[1:], table.num_rows]
-    return [(int(p), table.slice(s, e - s)) for p, s, e in zip(found, starts, ends, strict=True)]
-
-
-def _stream(table: pa.Table) -> pa.Buffer:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema, options=_OPTIONS) as writer:
-        writer.write_table(table)
-    return sink.getvalue()
+        Note(
+            name=self.piece.name, source=self.piece.source, file=self.piece.file, rows=self.rows, pairs=self.pairs,
+            ties=self.ties, rejected=dict(self.rejected),
+            places={kind: np.concatenate([p[kind] for p in self.places]) for kind in KINDS},
+        ).write(self.folder)  # fmt: skip
 
 
 class _Marks:

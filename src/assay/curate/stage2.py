@@ -30,7 +30,7 @@ import polars as pl
 import pyarrow as pa
 
 from assay.curate.book import AT_ONCE, Asked, Gold, judged
-from assay.curate.keep_rule import counts_frame, decided
+from assay.curate.keep_rule import beside, counts_frame, decided
 from assay.curate.material import Material
 from assay.curate.prepare import Slice
 from assay.curate.scores import Together, chances, rewards
@@ -215,9 +215,8 @@ def settle_slice(band: float, item: tuple[Slice, Place]) -> pa.Table:
     part, evidence = item
     wild = part.frame(["pair_id", "first", "second", "original", "certainty", "strength", "use"])
     other = pl.when(pl.col("original") == pl.col("first")).then("second").otherwise("first")
-    found = wild.filter(pl.col("use") == "stage2").with_columns(other=other).join(
-        read_frame(evidence).drop("original"), on="pair_id", how="left", maintain_order="left"
-    )  # fmt: skip
+    rows = wild.filter(pl.col("use") == "stage2").with_columns(other=other)
+    found = beside(rows, rows["original"].is_not_null(), read_frame(evidence).drop("original"))
     return frame_to_arrow(Label, decided(found, band))
 
 

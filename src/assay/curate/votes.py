@@ -14,9 +14,9 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from assay.curate.ids import Ints, by_id
 from assay.errors import AssayError
 
-Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Rows = NDArray[np.bool_]
 _GRID = 1 << 53
@@ -162,34 +162,6 @@ class Votes:
 def pick(texts: Sequence[str] | pl.Series, codes: NDArray[Any]) -> pl.Series:
     """A column of texts from their numbers."""
     return pl.Series(texts, dtype=pl.String).gather(codes)
-
-
-def by_id(ids: pl.Series) -> Ints:
-    """The rows in the order of their ids, by the first 64 bits of these where they are content ids."""
-    if (prefix := _first_bits(ids)) is not None:
-        order = np.argsort(prefix)
-        if ids.gather(order).is_sorted():
-            return order
-    return ids.arg_sort().to_numpy().astype(np.int64)
-
-
-def _first_bits(ids: pl.Series) -> NDArray[np.uint64] | None:
-    """(rows,) the number that the first 16 hex digits write, where all ids are of 32; of no meaning for other digits."""
-    if not (ids.str.len_bytes() == 32).all():
-        return None
-    array = pa.array(ids.to_arrow(), pa.large_string())
-    begin = np.frombuffer(array.buffers()[1], np.int64)[array.offset]
-    text = np.frombuffer(array.buffers()[2], np.uint8)[begin : begin + 32 * len(array)]
-    high, low = np.ascontiguousarray(text.reshape(-1, 32)[:, :16]).view(">u8").astype(np.uint64).T
-    return _hex(high) << np.uint64(32) | _hex(low)
-
-
-def _hex(digits: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """What eight ASCII digits write: each byte to four bits, which are then moved together."""
-    x = (digits & 0x0F0F0F0F0F0F0F0F) + 9 * (digits >> np.uint64(6) & 0x0101010101010101)
-    for shift, mask in ((4, 0x00FF00FF00FF00FF), (8, 0x0000FFFF0000FFFF), (16, 0x00000000FFFFFFFF)):
-        x = (x | x >> np.uint64(shift)) & np.uint64(mask)
-    return x
 
 
 def _sides(better: pl.Series, pair: Ints, pairs: int) -> tuple[NDArray[np.int8], tuple[Ints, Ints]]:
