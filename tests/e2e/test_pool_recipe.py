@@ -212,6 +212,13 @@ def test_a_word_about_a_pair_that_the_pool_does_not_have_is_refused(place: Path)
         run_job(run, small_config(), pool, people)
 
 
+def test_a_pool_of_which_people_would_get_all_is_told_before_anybody_is_asked(place: Path) -> None:
+    people = people_on_file(place / "few" / "judgements.jsonl", place / "few" / "queue")
+    with pytest.raises(AssayError, match=r"none of them is left for judges to label .* a smaller --stage1.seed-gold"):
+        run_job(place / "few", small_config(), small_pool(prompts=8, per_prompt=1), people)
+    assert not (place / "few" / "queue").exists()
+
+
 def test_a_run_that_stopped_for_people_goes_on_in_the_same_process(place: Path) -> None:
     """As in a notebook, where the exception that stopped it is kept."""
     pool, run = small_pool(prompts=60), place / "run"

@@ -98,7 +98,7 @@ def curate(
     folder: Path, judge: Judge, people: Judge = PEOPLE, train: Train = train, resettle: bool = False
 ) -> tuple[list[Label], list[Label]]:
     """The labels of stage 1 and of stage 2."""
-    standing = people.standing if isinstance(people, PeopleOnFile) else None
+    standing = people if isinstance(people, PeopleOnFile) else None
     with closing(Run(folder, {"curation": "small"}, Console(stderr=True, width=400))) as run:
         tools = Tools(people=people, judge=judge, train=train, standing=standing, at_once=4)
         pool = material(run)

@@ -260,6 +260,51 @@ def test_a_correction_after_the_labels_is_told_and_resettling_makes_it_count(
     assert len(desk.judges.asked) == asked
 
 
+def against_machines(desk: Desk, labels: list[Label]) -> list[Pair]:
+    """A person says the opposite of what judges labelled in stage 1, and of what stage 2 kept."""
+    silver = next(x for x in labels if x.tier == "silver" and x.chosen)
+    kept = next(x for x in labels if x.stage == "stage2" and x.fate == "kept")
+    pairs = [curation.PAIRS[x.pair_id] for x in (silver, kept)]
+    for p, x in zip(pairs, (silver, kept), strict=True):
+        assert x.chosen is not None
+        desk.say(p, p.other(x.chosen))
+    return pairs
+
+
+def test_a_persons_word_stands_whoever_was_asked(desk: Desk, capfd: pytest.CaptureFixture[str]) -> None:
+    before = desk.go()
+    pairs = against_machines(desk, before)
+    capfd.readouterr()
+    assert desk.go() == before
+    assert "people have said something else of 2 pairs since the labels were made" in capfd.readouterr().err
+    asked = len(desk.judges.asked)
+    after = desk.go(resettle=True)
+    for p in pairs:
+        found = label(after, p)
+        assert found.chosen == p.other(str(label(before, p).chosen))
+        assert (found.tier, found.stage, found.by) == ("gold", "stage1", ("ada",))
+    assert len({x.pair_id for x in after}) == len(after) == len(before), "one label of each pair"
+    assert not {c.pair.id for c in desk.judges.asked[asked:]} & {p.id for p in pairs}, "nobody pays for them"
+    capfd.readouterr()
+    assert desk.go(resettle=True) == after
+    assert desk.go() == after
+    assert "warning" not in capfd.readouterr().err
+    desk.say(pairs[1], label(before, pairs[1]).chosen)
+    assert label(desk.go(resettle=True), pairs[1]).chosen == label(before, pairs[1]).chosen
+
+
+def test_a_persons_word_of_before_a_run_reaches_its_labels(desk: Desk, tmp_path: Path) -> None:
+    """Of pairs that it never puts to people as well."""
+    pairs = against_machines(desk, before := desk.go())
+    early = Desk(tmp_path / "early")
+    for p in pairs:
+        early.say(p, p.other(str(label(before, p).chosen)))
+    labels = early.to_the_end()
+    assert [label(labels, p).chosen for p in pairs] == [p.other(str(label(before, p).chosen)) for p in pairs]
+    assert {label(labels, p).by for p in pairs} == {("ada",)}
+    assert early.go() == labels
+
+
 def test_a_second_correction_is_settled_anew_too(desk: Desk) -> None:
     p, q = desk.gold()[:2]
     desk.say(p, p.other(curation.truth(p)))

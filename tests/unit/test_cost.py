@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 
 import small_material as small
@@ -87,7 +86,7 @@ def test_shards_that_are_scored_tell_how_many_pairs_hang_on_judges(tmp_path: Pat
     def judge(cases: Sequence[Case]) -> list[Judgement]:
         return [Judgement(pair_id=c.pair.id, better=small.truth(c.pair), by="j", kind="llm") for c in cases]
 
-    first = Stage1Result(labels=pl.DataFrame(), held=[], gold=Gold(examples=(), vectors=np.zeros((0, 1), np.float16)),
+    first = Stage1Result(labels=FREE.to_frame(), held=[], gold=Gold(examples=(), vectors=np.zeros((0, 1), np.float16)),
                          best=score, gold_rm=lambda flat: -score(flat), guided=None)  # type: ignore[arg-type]  # fmt: skip
     with closing(Run(tmp_path / "run", {})) as run:
         stage2(run, Stage2Config(), material, first, judge)

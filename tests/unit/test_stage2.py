@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import small_material as small
 from assay.curate.book import Gold
 from assay.curate.keep_rule import REASONS, UNDECIDED, counts_frame, decided
-from assay.curate.material import Material
+from assay.curate.material import FREE, Material
 from assay.curate.scores import Rewarded, chances
 from assay.curate.stage1 import Stage1Result
 from assay.curate.stage2 import Evidence, Stage2Config, Stage2Result, fates, stage2
@@ -163,7 +163,7 @@ class Judges:
 
 
 def first(best: Scorer, gold: Scorer) -> Stage1Result:
-    return Stage1Result(labels=pl.DataFrame(), held=[], gold=NO_GOLD, best=best, gold_rm=gold, guided=None)  # type: ignore[arg-type]
+    return Stage1Result(labels=FREE.to_frame(), held=[], gold=NO_GOLD, best=best, gold_rm=gold, guided=None)  # type: ignore[arg-type]
 
 
 def settled(

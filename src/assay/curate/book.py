@@ -7,9 +7,10 @@ of their own, read at the start of every iteration and before the labels are mad
 these shards alone. In memory are narrow columns, and the text of what people were asked about.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -23,8 +24,19 @@ from assay.records import Case, Example, Judge, Judgement, Pair, Preference
 from assay.run import Run
 from assay.tables import frame_to_arrow
 
-Standing = Callable[[Sequence[Pair]], Mapping[str, Judgement]]
-"""What people say of pairs today, by pair id; pairs about which nobody ever spoke are missing."""
+
+class Standing(Protocol):
+    """What people say today."""
+
+    def about(self) -> Collection[str]:
+        """The ids of all pairs on which a word of theirs stands, asked for or not."""
+        ...
+
+    def words(self, pairs: Sequence[Pair]) -> Mapping[str, Judgement]:
+        """Their word on each of the pairs; those about which nobody ever spoke are missing."""
+        ...
+
+
 COLLECTED = ("judgements/stage1-", "asked/stage1-", "wins/stage1-", "contamination/", "near_duplicates/", "index/",
              "attributes/", "vectors/")  # fmt: skip
 """Tables and shards of a run that say what stage 1 collected, and what it was given; not what was made of it."""
@@ -131,15 +143,29 @@ class Book:
             f"{self._run.folder}: {what}; an older Assay began this run, or files were changed: use another --out"
         )
 
-    def correct(self, turn: str) -> None:
-        """Take what people say otherwise today, once for each turn."""
+    def correct(self, turn: str, *, all_words: bool = False) -> None:
+        """Take what people say otherwise today, once for each turn; `all_words` as in `changed`."""
         if self._standing is not None:
             shard = f"stage1-{turn}-corrections"
             table = self._run.table("judgements", Judgement)
             if not table.done(shard):
-                table.write(shard, self.changed())
-            self._words.append(table.frame(shard, columns=VOTES))
+                table.write(shard, self.changed(all_words=all_words))
+            words = table.frame(shard, columns=VOTES)
+            self._words.append(words)
+            self._heard(words["pair_id"])
             self._labels = None
+
+    def _heard(self, ids: pl.Series) -> None:
+        """Take in pairs about which people spoke though others, or nobody, had been asked."""
+        unasked = self.material.rows_of(ids.filter(~ids.is_in(self.asked["pair_id"].implode())), "stage1", "stage2")
+        self.asked = pl.concat([self.asked, unasked])
+        self._wild.append(self.material.votes(unasked))
+        self._people |= self.material.known(self._asked_of_others(ids))
+
+    def _asked_of_others(self, ids: pl.Series) -> pl.DataFrame:
+        """The pairs among those of this book that were not put to people."""
+        known = pl.Series(list(self._people), dtype=pl.String)
+        return self.asked.filter(pl.col("pair_id").is_in(ids.implode()) & ~pl.col("pair_id").is_in(known.implode()))
 
     def corrected(self, turn: str) -> bool:
         return self._run.table("judgements", Judgement).done(f"stage1-{turn}-corrections")
@@ -148,14 +174,20 @@ class Book:
         """The last word on every pair that was asked about."""
         return pl.concat(self._words).unique("pair_id", keep="last", maintain_order=True)
 
-    def changed(self) -> list[Judgement]:
-        """Today's word of people on every pair on which it is another than in this book."""
+    def changed(self, *, all_words: bool = False) -> list[Judgement]:
+        """Today's word of people on every pair on which it is another than in this book: of those that they were asked
+        about, or (`all_words`) of all that enter stage 1 or 2, for no machine's word stands against a person's."""
         if self._standing is None:
             return []
-        today = self._standing([k.pair for k in self._people.values()])
+        pairs = [k.pair for k in self._people.values()]
+        if all_words:
+            about = pl.Series(sorted(self._standing.about()), dtype=pl.String)
+            others = about.filter(~about.is_in(pl.Series(list(self._people), dtype=pl.String).implode()))
+            pairs += self.material.text(self.material.rows_of(others, "stage1", "stage2")).values()
+        today = self._standing.words(pairs)
         said = {i: (better, problem) for i, better, problem in self.words().select(
-            "pair_id", "better", "problem").iter_rows() if i in today}  # fmt: skip
-        return [j for i, j in sorted(today.items()) if said[i] != (j.better, j.problem)]
+            "pair_id", "better", "problem").iter_rows() if i in self._people}  # fmt: skip
+        return [j for i, j in sorted(today.items()) if said.get(i) != (j.better, j.problem)]
 
     def labels(self) -> pl.DataFrame:
         """Columns of `Label` with `at`, `question_id` and `held`, in the order of pair ids."""

@@ -94,6 +94,13 @@ class Material:
             frame = part.frame([*dict.fromkeys([*columns, "use"])])
             yield part, (frame.filter(pl.col("use").is_in(uses)) if uses else frame).with_columns(at=pl.lit(part.name))
 
+    def rows_of(self, ids: pl.Series, *uses: Use) -> pl.DataFrame:
+        """The places (columns of `FREE`) of pairs, of those that have one of the uses."""
+        found = [FREE.to_frame()]
+        for _, frame in self.frames(FREE.names(), *uses) if len(ids) else ():
+            found.append(compact(frame.filter(pl.col("pair_id").is_in(ids.implode())).select(FREE.names())))
+        return pl.concat(found)
+
     def by_part(self) -> Iterator[tuple[Slice, ...]]:
         """The shards of a part together, part by part: all pairs of a prompt or question lie in one part."""
         ordered = sorted(self.slices, key=lambda s: s.part)

@@ -72,7 +72,7 @@ class Tools:
     judge: Judge
     train: Train
     standing: Standing | None = None
-    """What people say today of pairs that they judged, where that may change (None: it never does)."""
+    """What people say today, where that may change (None: it never does)."""
     at_once: int = AT_ONCE
     """Pairs that the judge is asked about at a time."""
     score: Together | None = None
@@ -106,7 +106,8 @@ def stage1(
 ) -> Stage1Result:
     """Run or resume the loop; every expensive result is a shard or a model of `run`, so nothing is done twice.
 
-    What people have changed their minds about reaches the labels until these are made. Afterwards it is told, and with
+    What people have changed their minds about, and what they say of pairs about which they were not asked, reaches the
+    labels until these are made. Afterwards it is told, and with
     `resettle` the labels and all that follows from them are made anew. Raises Unreached where a judge's server did not
     answer: its pairs wait, and nothing is written of them.
     """
@@ -139,8 +140,16 @@ def _ask(book: Book, config: Stage1Config, tools: Tools, turn: str, plan: Plan) 
 
 
 def _first(material: Material, config: Stage1Config, seed: int) -> Plan:
+    """Raises AssayError where people would be asked about all pairs: judges label what models are trained on."""
     people = material.first(config.seed_gold, seed)
-    return {"people": people, "judges": material.drawn(config.seed_silver, people, "silver", seed, held=False)}
+    judges = material.drawn(config.seed_silver, people, "silver", seed, held=False)
+    if not len(judges):
+        raise AssayError(
+            f"stage 1 has {material.size('stage1'):,} pairs, and with stage1.seed_gold={config.seed_gold} and "
+            f"stage1.seed_silver={config.seed_silver} none of them is left for judges to label and models to train on: give "
+            "a smaller --stage1.seed-gold and another --out, or a larger pool"
+        )
+    return {"people": people, "judges": judges}
 
 
 def _next(book: Book, p: Mapping[str, float], config: Stage1Config, seed: int) -> Plan:
@@ -161,14 +170,14 @@ def _settled(run: Run, book: Book, resettle: bool) -> pl.DataFrame:
     while book.corrected(f"end{turns}"):
         book.correct(f"end{turns}")
         turns += 1
-    changed = book.changed()
+    changed = book.changed(all_words=True)
     done = table.done("stage1")
     if changed and done and resettle:
         run.say(f"{len(changed):,} pairs have another word of people's: the labels and what follows are made anew")
         run.say(f"what was made of the words before is in {set_aside(run)}")
         done = False
     if not done:
-        book.correct(f"end{turns}")
+        book.correct(f"end{turns}", all_words=True)
         table.put("stage1", frame_to_arrow(Label, book.labels()))
     elif changed:
         ids = ", ".join(j.pair_id[:12] for j in changed[:3])

@@ -113,15 +113,19 @@ def stage2(
     place = Place.of(run.folder) / "tables"
     scored = rewards(material, place, {BEST: first.best, GOLD: first.gold_rm}, run.say, score)
     held = pl.Series("held", sorted({question_id(p.prompt) for p in first.held}), pl.String)
-    asked = _Asking(run=run, config=config, material=material, gold=first.gold, judge=judge, at_once=at_once, held=held)
+    asked = _Asking(
+        run=run, config=config, material=material, gold=first.gold, judge=judge, at_once=at_once, held=held,
+        labelled=first.labels.select("pair_id", "at"),
+    )  # fmt: skip
     words = {
         part.name: found for part in material.slices if (found := asked.words(part, scored[part.name])) is not None
     }
     told = [s for s in material.slices if s.name in words]
-    work = {s.name: _Known(part=s, rewards=scored[s.name], words=words[s.name]) for s in told}
+    aside = {s.name: asked.settled(s) for s in told}
+    work = {s.name: _Known(part=s, rewards=scored[s.name], words=words[s.name], aside=aside[s.name]) for s in told}
     named = {s.name: f"stage2-{s.key}" for s in told}
     evidence = make(material.engine, place / "evidence", gathered, {named[n]: w for n, w in work.items()})
-    settled = {named[s.name]: (s, evidence[named[s.name]]) for s in told}
+    settled = {named[s.name]: (s, evidence[named[s.name]], aside[s.name]) for s in told}
     labels = make(material.engine, place / "labels", partial(settle_slice, config.band), settled)
     if asked.lost:
         raise Unreached([loss for error in asked.lost for loss in error.losses])
@@ -143,7 +147,13 @@ class _Asking:
     at_once: int
     held: pl.Series
     """Questions whose gold measures: judges are not asked about them, for nobody may train on what they would say."""
+    labelled: pl.DataFrame
+    """The pairs (`pair_id`, `at`) that stage 1 has labelled: people may have spoken of pairs of stage 2, and that stands."""
     lost: list[Unreached] = field(default_factory=list)
+
+    def settled(self, part: Slice) -> pl.Series:
+        """The ids of a shard's pairs that stage 1 has labelled."""
+        return self.labelled.filter(pl.col("at") == part.name)["pair_id"]
 
     def words(self, part: Slice, rewards: Place) -> list[Place] | None:
         """What judges say of a shard's pairs, a file for each block; None where some of them wait for a server."""
@@ -164,7 +174,7 @@ class _Asking:
         """The pairs of a shard whose fate hangs on the judges: chosen and written once."""
         table, shard = self.run.table("asked", Asked), f"stage2-{part.key}"
         if not table.done(shard):
-            unsure = _with_p(part, rewards)
+            unsure = _with_p(part, rewards, self.settled(part))
             unsure = unsure.filter(counts_frame(unsure, self.config.band))
             unsure = unsure.filter(~pl.col("question_id").is_in(self.held.implode()))
             block = pl.int_range(len(unsure), eager=True) // self.at_once
@@ -186,10 +196,12 @@ class _Asking:
         return True
 
 
-def _with_p(part: Slice, rewards: Place) -> pl.DataFrame:
-    """A shard's pairs of stage 2 that have an original label, with `p_best` and `p_gold` of it."""
+def _with_p(part: Slice, rewards: Place, aside: pl.Series) -> pl.DataFrame:
+    """A shard's pairs of stage 2 that have an original label, with `p_best` and `p_gold` of it; without those `aside`."""
     wild = part.frame(["pair_id", "question_id", "held", "first", "second", "original", "use"])
-    wild = wild.filter((pl.col("use") == "stage2") & pl.col("original").is_not_null())
+    wild = wild.filter(
+        (pl.col("use") == "stage2") & pl.col("original").is_not_null() & ~pl.col("pair_id").is_in(aside.implode())
+    )
     found = read_frame(rewards)
     return wild.with_columns(p_best=chances(found, BEST, wild), p_gold=chances(found, GOLD, wild))
 
@@ -199,6 +211,7 @@ class _Known:
     part: Slice
     rewards: Place
     words: Sequence[Place]
+    aside: pl.Series
 
 
 def gathered(item: _Known) -> pa.Table:
@@ -206,16 +219,17 @@ def gathered(item: _Known) -> pa.Table:
     columns = ["pair_id", "better", "problem"]
     empty = pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
     words = pl.concat([empty, *(read_frame(file, columns) for file in item.words)])
-    found = _with_p(item.part, item.rewards).join(words, on="pair_id", how="left", maintain_order="left")
+    found = _with_p(item.part, item.rewards, item.aside).join(words, on="pair_id", how="left", maintain_order="left")
     return frame_to_arrow(Evidence, found.with_columns(judge=pl.col("better"), problem=pl.col("problem").fill_null("")))
 
 
-def settle_slice(band: float, item: tuple[Slice, Place]) -> pa.Table:
-    """Stage: the labels of a shard's pairs of stage 2, from its `Evidence`."""
-    part, evidence = item
+def settle_slice(band: float, item: tuple[Slice, Place, pl.Series]) -> pa.Table:
+    """Stage: the labels of a shard's pairs of stage 2, from its `Evidence`; none for those that stand aside."""
+    part, evidence, aside = item
     wild = part.frame(["pair_id", "first", "second", "original", "certainty", "strength", "use"])
     other = pl.when(pl.col("original") == pl.col("first")).then("second").otherwise("first")
-    rows = wild.filter(pl.col("use") == "stage2").with_columns(other=other)
+    due = (pl.col("use") == "stage2") & ~pl.col("pair_id").is_in(aside.implode())
+    rows = wild.filter(due).with_columns(other=other)
     found = beside(rows, rows["original"].is_not_null(), read_frame(evidence).drop("original"))
     return frame_to_arrow(Label, decided(found, band))
 

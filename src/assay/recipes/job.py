@@ -84,7 +84,7 @@ def run_job(
             run.say(f"[bold]seed {seed}[/bold] ({seed + 1} of {config.seeds})")
             with closing(Run(folder / f"seed-{seed}", {**kept, "seeds": 1}, run.console)) as part:
                 train = trainer(part, config, seed, processes, cluster)
-                standing = people.standing if isinstance(people, PeopleOnFile) else None
+                standing = people if isinstance(people, PeopleOnFile) else None
                 tools = Tools(people=people, judge=judge or gold_vote_judge(embed), train=train, standing=standing,
                               at_once=at_once, score=score_together)  # fmt: skip
                 curated = curate(part, config, material, tools, seed, resettle=resettle)
@@ -215,16 +215,20 @@ class PeopleOnFile:
 
     def are_of(self, pool: Pool) -> None:
         """Raises AssayError where a judgement is about a pair that the pool does not have."""
-        told = pl.DataFrame({"pair_id": [j.pair_id for j in read_judgements(self.judgements)]}, {"pair_id": pl.String})
+        told = pl.DataFrame({"pair_id": sorted(self.about())}, {"pair_id": pl.String})
         for shard in (s for s in pool.shards if s.pairs and len(told)):  # an import can bring votes alone
             told = told.join(pool.table("index").frame(shard.name, columns=["pair_id"]), on="pair_id", how="anti")
         if len(told):
             raise AssayError(
-                f"{self.judgements}: {told['pair_id'].n_unique():,} pairs that people judged here are not in {pool.place}, "
+                f"{self.judgements}: {len(told):,} pairs that people judged here are not in {pool.place}, "
                 f"the first is {told['pair_id'][0]}: take these lines out, or give the pool that they are about"
             )
 
-    def standing(self, pairs: Sequence[Pair]) -> dict[str, Judgement]:
+    def about(self) -> set[str]:
+        """The ids of all pairs on which a word of theirs stands."""
+        return {j.pair_id for j in read_judgements(self.judgements)}
+
+    def words(self, pairs: Sequence[Pair]) -> dict[str, Judgement]:
         """What they say today of pairs that they judged. An answer that was taken back, and not given anew, is a problem."""
         gone = taken_back(self.judgements)
         lost = {
@@ -247,7 +251,7 @@ class PeopleOnFile:
         if not table.done(shard):
             table.write(shard, [replace(c, examples=()) for c in missing])
         known = {c.pair.id for c in table.stream()}
-        others = {j.pair_id for j in read_judgements(self.judgements)} - known
+        others = self.about() - known
         about = f"; {len(others):,} pairs in {self.judgements} are none that this run waits for" if others else ""
         run = self.queue.parent
         raise AssayError(
