@@ -5,13 +5,15 @@ text in the types of `Pair`, and beside it the ids, what the source says, and wh
 """
 
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 
-from assay.curate.preferred import Preferred
-from assay.records import Message, Pair
+from assay.curate.preferred import Preferred, Word
+from assay.records import Message, Pair, Role
 from assay.tables import arrow_schema, arrow_type
 
 _TEXT = arrow_schema(Pair)
@@ -22,6 +24,8 @@ _NARROW = pa.schema([
     ("layout", pa.string()), ("votes", pa.int64()), ("confidence", pa.float64()), ("strength", pa.float64()),
 ])  # fmt: skip
 SCHEMA = pa.schema([*_NARROW, *_TEXT])
+Turns = list[tuple[Role, str]]
+"""(role, text) of messages of text alone."""
 BATCH_CHARS, BATCH_ROWS = 1 << 22, 1 << 14
 """Texts are turned to Arrow at this many characters or rows, while the processor still has them at hand."""
 
@@ -49,28 +53,26 @@ class Columns:
         self._answers.take(second.messages)
         self._count(chars + sum(len(m.tools) + len(m.tool_calls) + len(m.reasoning) for m in turns))
 
-    def add_plain(
-        self, narrow: tuple[Any, ...], prompt: Sequence[tuple[str, str]], first: Sequence[tuple[str, str]],
-        second: Sequence[tuple[str, str]],
-    ) -> None:  # fmt: skip
-        """Take in a row of `SCHEMA`'s narrow columns, and the (role, text) of its messages."""
-        self._narrow.append(narrow)
+    def add_turns(self, prompt: Turns, one: Turns, other: Turns, word: Word, row: int, layout: str) -> None:
+        """Take in two responses to a prompt, each as the (role, text) of its messages, and what is said of them."""
+        prompt_id, question_id, prompt_chars = _asked(prompt)
+        first, second = _id(one), _id(other)
+        better = None if word.side is None else second if word.side else first
+        if first > second:
+            first, second, one, other = second, first, other, one
+        pair_id = blake2b(f'["{prompt_id}","{first}","{second}"]'.encode(), digest_size=16).hexdigest()
+        chars = prompt_chars
+        for turns in (one, other):
+            for _, content in turns:
+                chars += len(content)
+        _, votes, confidence, strength = word
+        self._narrow.append((
+            pair_id, prompt_id, question_id, first, second, better, chars, 0, row, layout, votes, confidence, strength,
+        ))  # fmt: skip
         self._prompts.plain(prompt)
-        self._answers.plain(first)
-        self._answers.plain(second)
-        self._count(narrow[6])
-
-    def add_texts(self, narrow: tuple[Any, ...], prompt: str, first: str, second: str) -> None:
-        """`add_plain` of a user's turn and two answers."""
-        self._narrow.append(narrow)
-        prompts, answers = self._prompts, self._answers
-        prompts.roles.append("user")
-        prompts.texts.append(prompt)
-        prompts.counts.append(1)
-        answers.roles += ("assistant", "assistant")
-        answers.texts += (first, second)
-        answers.counts += (1, 1)
-        self._count(narrow[6])
+        self._answers.plain(one)
+        self._answers.plain(other)
+        self._count(chars)
 
     def _count(self, chars: int) -> None:
         self.rows += 1
@@ -99,6 +101,25 @@ class Columns:
         return pa.Table.from_arrays([*narrow, prompts, responses], schema=SCHEMA)
 
 
+def _asked(prompt: Turns) -> tuple[str, str, int]:
+    """The id of a prompt and of its question, and its characters."""
+    prompt_id = _id(prompt)
+    asked = next(content for role, content in prompt if role == "user")
+    words = asked if _spaced(asked) else " ".join(asked.split())
+    question_id = prompt_id if words == asked and len(prompt) == 1 else _id([("user", words)])
+    return prompt_id, question_id, sum([len(content) for _, content in prompt])
+
+
+def _spaced(text: str) -> bool:
+    """Whether the only white space in a text is one space between two words. (Other white space is not printable.)"""
+    return text.isprintable() and "  " not in text and text[0] != " " and text[-1] != " "
+
+
+def _id(turns: Turns) -> str:
+    """`records.messages_id` of messages of text alone."""
+    return blake2b(orjson.dumps(turns), digest_size=16).hexdigest()
+
+
 class _Said:
     """Lists of messages, end to end. `more` holds the messages that are more than a role and a text, by their place."""
 
@@ -116,7 +137,7 @@ class _Said:
             self.texts.append(m.content)
         self.counts.append(len(messages))
 
-    def plain(self, messages: Sequence[tuple[str, str]]) -> None:
+    def plain(self, messages: Turns) -> None:
         for role, content in messages:
             self.roles.append(role)
             self.texts.append(content)

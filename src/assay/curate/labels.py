@@ -36,10 +36,6 @@ def number(value: object, field: str) -> float:
     return result
 
 
-def higher(ids: tuple[str, str], scores: Sequence[float]) -> str | None:
-    return None if scores[0] == scores[1] else ids[0] if scores[0] > scores[1] else ids[1]
-
-
 def verdict(value: object, field: str, row: Row, names: tuple[str, str], code: LabelCode | None) -> int | None:
     """The side that a label names: 0 for the first response, 1 for the second, None for a tie."""
     if value is None or value == "":

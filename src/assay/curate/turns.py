@@ -21,6 +21,8 @@ ROLES: dict[str, Role] = {
 }  # fmt: skip
 _CALLING = {"function_call", "tool_call"}
 """Roles of turns whose text is a call by the assistant, as JSON (ShareGPT, ms-swift)."""
+SAYS: dict[str, Role] = {w: r for w, r in ROLES.items() if r != "tool" and w not in _CALLING}
+"""Roles of turns that can be a text and nothing else."""
 _TEXT = {"text", "input_text", "output_text"}
 _IMAGE = {"image", "image_url", "input_image"}
 _THOUGHT = {"thinking", "reasoning", "thought"}
@@ -28,6 +30,11 @@ _CALL = {"tool_use", "tool_call", "function_call"}
 _REASONING = ("reasoning_content", "reasoning", "thinking", "thoughts", "thought")
 _UNKEPT = ("videos", "video", "audios", "audio", "reasoning_details", "tool_responses", "prefix", "documents")
 _FLAGS = ("weight", "loss", "train", "training")
+FIELDS = frozenset({
+    "role", "from", "content", "value", "parts", "refusal", "tool_calls", "function_call", "tools", "tool_call_id", "name",
+    "images", "image", *_REASONING, *_UNKEPT, *_FLAGS,
+})  # fmt: skip
+"""The fields of a turn that are looked at."""
 
 
 def canonical(value: object) -> str:
