@@ -9,8 +9,8 @@ from hashlib import blake2b
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
+from orjson import dumps
 
 from assay.curate.preferred import Preferred, Word
 from assay.records import Message, Pair, Role
@@ -55,23 +55,28 @@ class Columns:
 
     def add_turns(self, prompt: Turns, one: Turns, other: Turns, word: Word, row: int, layout: str) -> None:
         """Take in two responses to a prompt, each as the (role, text) of its messages, and what is said of them."""
-        prompt_id, question_id, prompt_chars = _asked(prompt)
-        first, second = _id(one), _id(other)
-        better = None if word.side is None else second if word.side else first
+        prompt_id = blake2b(dumps(prompt), digest_size=16).hexdigest()
+        first = blake2b(dumps(one), digest_size=16).hexdigest()
+        second = blake2b(dumps(other), digest_size=16).hexdigest()
+        side, votes, confidence, strength = word
+        better = None if side is None else second if side else first
         if first > second:
             first, second, one, other = second, first, other, one
         pair_id = blake2b(f'["{prompt_id}","{first}","{second}"]'.encode(), digest_size=16).hexdigest()
-        chars = prompt_chars
-        for turns in (one, other):
+        chars = 0
+        for turns in (prompt, one, other):
             for _, content in turns:
                 chars += len(content)
-        _, votes, confidence, strength = word
         self._narrow.append((
-            pair_id, prompt_id, question_id, first, second, better, chars, 0, row, layout, votes, confidence, strength,
+            pair_id, prompt_id, _question_id(prompt, prompt_id), first, second, better, chars, 0, row, layout, votes,
+            confidence, strength,
         ))  # fmt: skip
-        self._prompts.plain(prompt)
-        self._answers.plain(one)
-        self._answers.plain(other)
+        self._prompts.turns += prompt
+        self._prompts.counts.append(len(prompt))
+        answers = self._answers
+        answers.turns += one
+        answers.turns += other
+        answers.counts += (len(one), len(other))
         self._count(chars)
 
     def _count(self, chars: int) -> None:
@@ -101,56 +106,42 @@ class Columns:
         return pa.Table.from_arrays([*narrow, prompts, responses], schema=SCHEMA)
 
 
-def _asked(prompt: Turns) -> tuple[str, str, int]:
-    """The id of a prompt and of its question, and its characters."""
-    prompt_id = _id(prompt)
-    asked = next(content for role, content in prompt if role == "user")
-    words = asked if _spaced(asked) else " ".join(asked.split())
-    question_id = prompt_id if words == asked and len(prompt) == 1 else _id([("user", words)])
-    return prompt_id, question_id, sum([len(content) for _, content in prompt])
-
-
-def _spaced(text: str) -> bool:
-    """Whether the only white space in a text is one space between two words. (Other white space is not printable.)"""
-    return text.isprintable() and "  " not in text and text[0] != " " and text[-1] != " "
-
-
-def _id(turns: Turns) -> str:
-    """`records.messages_id` of messages of text alone."""
-    return blake2b(orjson.dumps(turns), digest_size=16).hexdigest()
+def _question_id(prompt: Turns, prompt_id: str) -> str:
+    """`records.question_id`, which most often is the id of the prompt."""
+    asked = prompt[0][1] if prompt[0][0] == "user" else next(text for role, text in prompt if role == "user")
+    if asked.isprintable() and "  " not in asked and asked[0] != " " and asked[-1] != " ":  # other white space is not
+        words = asked
+    else:
+        words = " ".join(asked.split())
+    if len(prompt) == 1 and words == asked:
+        return prompt_id
+    return blake2b(dumps((("user", words),)), digest_size=16).hexdigest()
 
 
 class _Said:
     """Lists of messages, end to end. `more` holds the messages that are more than a role and a text, by their place."""
 
     def __init__(self) -> None:
-        self.roles: list[str] = []
-        self.texts: list[str] = []
+        self.turns: Turns = []
         self.counts: list[int] = []
         self.more: dict[int, Message] = {}
 
     def take(self, messages: Sequence[Message]) -> None:
         for m in messages:
             if m.images or m.reasoning or m.tool_calls or m.tool_call_id or m.name or m.tools:
-                self.more[len(self.texts)] = m
-            self.roles.append(m.role)
-            self.texts.append(m.content)
-        self.counts.append(len(messages))
-
-    def plain(self, messages: Turns) -> None:
-        for role, content in messages:
-            self.roles.append(role)
-            self.texts.append(content)
+                self.more[len(self.turns)] = m
+            self.turns.append((m.role, m.content))
         self.counts.append(len(messages))
 
     def array(self) -> pa.ListArray:
-        columns = [_column(f, self.roles, self.texts, self.more) for f in _MESSAGE]
+        roles, texts = [role for role, _ in self.turns], [text for _, text in self.turns]
+        columns = [_column(f, roles, texts, self.more) for f in _MESSAGE]
         turns = pa.StructArray.from_arrays(columns, fields=list(_MESSAGE))
         ends = pa.array(np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int32))
         return pa.ListArray.from_arrays(ends, turns, type=pa.list_(_MESSAGE))
 
 
-def _column(of: pa.Field, roles: list[str], texts: list[str], more: Mapping[int, Message]) -> pa.Array:
+def _column(of: pa.Field, roles: Sequence[str], texts: list[str], more: Mapping[int, Message]) -> pa.Array:
     """One field of all messages; most are empty."""
     if of.name in ("role", "content"):
         return pa.array(roles if of.name == "role" else texts, pa.string())

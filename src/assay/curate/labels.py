@@ -3,10 +3,11 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
 
 from assay.curate.rows import Row, RowError
 
+_NUMBER = re.compile(r"\s*[-+]?\d+(\.\d+)?\s*")
+_COMPARED = re.compile(r"([ab])\s*(>+|<+|=+)\s*([ab])")
 _TIES = frozenset({
     "tie", "equal", "draw", "same", "both", "neither", "a=b", "both_bad", "bothbad", "both bad", "both good", "none", "c",
 })  # fmt: skip
@@ -48,7 +49,7 @@ def verdict(value: object, field: str, row: Row, names: tuple[str, str], code: L
     word = value.strip(" \t\r\n[]\"'").lower()
     if word in _TIES or word.startswith("tie"):
         return None
-    sides = re.fullmatch(r"([ab])\s*(>+|<+|=+)\s*([ab])", word)
+    sides = _COMPARED.fullmatch(word)
     if sides and sides[1] != sides[3]:
         if sides[2][0] == "=":
             return None
@@ -69,7 +70,7 @@ def verdict(value: object, field: str, row: Row, names: tuple[str, str], code: L
 def numeric(value: object) -> float | None:
     if isinstance(value, int | float):
         return float(value)
-    if isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d+(\.\d+)?\s*", value):
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
         return float(value)
     return None
 

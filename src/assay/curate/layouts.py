@@ -18,8 +18,8 @@ from assay.curate.labels import LabelCode, verdict
 from assay.curate.lists import Rated
 from assay.curate.preferred import Outcome as Outcome
 from assay.curate.preferred import Preferred as Preferred
-from assay.curate.preferred import labelled as labelled
 from assay.curate.preferred import Rivals, pair_fields, present, read_rivals
+from assay.curate.preferred import labelled as labelled
 from assay.curate.preferred import tally as tally
 from assay.curate.preferred import voted as voted
 from assay.curate.rows import Row, RowError, has

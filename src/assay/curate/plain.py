@@ -57,8 +57,9 @@ class PlainRows:
 
     def taken(self, row: dict[str, Any], number: int) -> bool:
         """Take in a row as it stands in the file, if it is plain; False where it is left to the general way."""
-        plan = self._plans.get(tuple(row)) or self._planned(tuple(row))
-        if plan.shaped or any(row[n] not in _NOTHING for n in plan.empty):
+        names = tuple(row)
+        plan = self._plans.get(names) or self._planned(names)
+        if plan.shaped or (plan.empty and any(row[n] not in _NOTHING for n in plan.empty)):
             return False
         try:
             seen, rivals = self._layout.rivals(row)
@@ -89,8 +90,8 @@ class PlainRows:
             if not one or not other or not any(role == "user" for role, _ in prompt):
                 return False
             made.append(((prompt, one, other), rival.word))
-        for name, value in row.items():
-            if type(value) not in _SIMPLE and name not in fields and not without_pictures(value):
+        for name in names:
+            if name not in fields and type(row[name]) not in _SIMPLE and not without_pictures(row[name]):
                 return False
         if not made and rivals:
             self._refuse(number, row, RowError("/".join(fields), SAME))
@@ -170,11 +171,11 @@ class PlainRows:
 
     def _turns(self, value: object, role: Role) -> Turns | None:
         """The turns of a text, a message or a list of messages."""
-        if type(value) is list:
-            return self._messages(value)
-        if type(value) is dict:
-            return self._messages([value]) if len(value) == 2 else None
-        if type(value) is not str or not self._sound(value, role) or value.lstrip()[0] in "[{<":
+        if type(value) is not str:
+            if type(value) is dict:
+                return self._messages([value]) if len(value) == 2 else None
+            return self._messages(value) if type(value) is list else None
+        if not self._sound(value, role) or value.lstrip()[0] in "[{<":
             return None
         if "Assistant:" in value or "<extra_id_1>" in value:
             try:
@@ -204,7 +205,7 @@ class PlainRows:
 
     def _sound(self, text: str, role: Role) -> bool:
         """Whether a text can be kept as it is, and shows no picture."""
-        if not text or text.isspace() or "\0" in text or len(text) > self._longest:
+        if not text or text.isspace() or len(text) > self._longest or "\0" in text:
             return False
         return (role == "assistant" or LITERAL not in text) and (text.isascii() or _encodes(text))
 

@@ -148,13 +148,17 @@ def both(row: Row, choices: Iterable[tuple[str, str]]) -> tuple[str, str] | None
 
 def pair_fields(row: Row) -> tuple[str, str] | None:
     """The names of the two response fields, where the row has both."""
-    names = TWO_NAMES.intersection(row)
-    return _first_two(frozenset(n for n in names if row[n] is not None)) if names else None
+    if TWO_NAMES.isdisjoint(row):
+        return None
+    for two in _known_twos(tuple(row)):
+        if row[two[0]] is not None and row[two[1]] is not None:
+            return two
+    return None
 
 
 @lru_cache(maxsize=4096)
-def _first_two(names: frozenset[str]) -> tuple[str, str] | None:
-    return next((two for two in TWO if two[0] in names and two[1] in names), None)
+def _known_twos(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    return tuple(two for two in TWO if two[0] in names and two[1] in names)
 
 
 def chosen_fields(row: Row) -> tuple[str, str] | None:
@@ -163,8 +167,12 @@ def chosen_fields(row: Row) -> tuple[str, str] | None:
     Numbers and true/false there are indexes, and words such as "response_a" names of two other fields: not responses.
     """
     get = row.get
-    fields = next((two for two in CHOSEN if get(two[0]) is not None and get(two[1]) is not None), None)
-    if fields is None or isinstance(row[fields[0]], int | float) or isinstance(row[fields[1]], int | float):
+    for fields in CHOSEN:
+        if get(fields[0]) is not None and get(fields[1]) is not None:
+            break
+    else:
+        return None
+    if isinstance(row[fields[0]], int | float) or isinstance(row[fields[1]], int | float):
         return None
     two = pair_fields(row)
     if two is None or set(two) & set(fields):
@@ -188,7 +196,7 @@ def chosen_rivals(row: Row, shared_start: bool = False) -> Rivals:
         one, other = one, _rejected_messages(one, other, fields)
     if shared_start:
         row, one, other = _split(row, one, other, fields)
-    word = Word(0, strength=told_strength(row))
+    word = Word(0, 1, 1.0, told_strength(row))
     if isinstance(one, str) and isinstance(other, str):
         return row, [Rival(one, other, fields, word)]
     rivals: list[Rival | RowError] = [
@@ -336,14 +344,15 @@ def scored_rivals(row: Row, low: bool = False) -> Rivals:
 def label_of(row: Row) -> str | None:
     """The name of the row's label, where it is one value and not a list; of several, the first that is no number."""
     named = label_names(row)
-    return next((n for n in named if numeric(row[n]) is None), named[0] if named else None)
+    for name in named if len(named) > 1 else ():
+        if numeric(row[name]) is None:
+            return name
+    return named[0] if named else None
 
 
 def label_names(row: Row) -> list[str]:
     """All of the row's labels, where there are several."""
-    return [
-        n for n in _known_labels(tuple(row)) if row[n] not in (None, "") and not isinstance(row[n], list | Mapping)
-    ]
+    return [n for n in _known_labels(tuple(row)) if row[n] not in (None, "") and not isinstance(row[n], list | Mapping)]
 
 
 @lru_cache(maxsize=4096)
@@ -354,7 +363,10 @@ def _known_labels(names: tuple[str, ...]) -> tuple[str, ...]:
 def published_code(row: Row) -> LabelCode | None:
     """The label code of a published set, known by its fields."""
     name = label_of(row)
-    return next((code for fields, label, code in _PUBLISHED if label == name and has(row, *fields)), None)
+    for fields, label, code in _PUBLISHED:
+        if label == name and has(row, *fields):
+            return code
+    return None
 
 
 def one_hot(row: Row) -> bool:
@@ -370,7 +382,7 @@ def label_rivals(row: Row, code: LabelCode | None = None) -> Rivals:
         name = label_of(row) or "label"
         code = code or published_code(row)
         side = verdict(row.get(name), name, row, fields, code)
-        confidence, strength = (1.0, 0.0) if side is None else graded(row.get(name), code)
+        confidence, strength = (1.0, 0.0) if side is None or code is None else graded(row.get(name), code)
         word = Word(side, 1, confidence, strength)
     return seen, [Rival(one, other, fields, word)]
 
@@ -407,11 +419,7 @@ def vote_rivals(row: Row, code: LabelCode | None = None) -> Rivals:
         raise bad[0] if bad and isinstance(bad[0], RowError) else RowError("votes", "hold no vote")
     word = _counted(good)
     label = label_of(row)
-    if (
-        label is not None
-        and numeric(row[label]) is None
-        and verdict(row[label], label, row, fields, code) != word.side
-    ):
+    if label is not None and numeric(row[label]) is None and verdict(row[label], label, row, fields, code) != word.side:
         raise RowError(f"{label}/votes", "say different things: leave one out with --ignore")
     return seen, [Rival(one, other, fields, word), *bad]
 
@@ -422,10 +430,16 @@ def voted(row: Row, code: LabelCode | None = None) -> list[Outcome]:
 
 def votes_of(row: Row) -> list[tuple[str, Any]]:
     """(field, vote) of every vote of a row with two responses."""
-    name = next((n for n in _VOTES if isinstance(row.get(n), list)), None)
-    if name is not None:
-        return [(f"{name}[{i}]", value) for i, value in enumerate(row[name])]
-    return [(n, row[n]) for n in row if re.fullmatch(r"annotator_?\d+", n) and row[n] is not None]
+    lists, people = _known_votes(tuple(row))
+    for name in lists:
+        if isinstance(row[name], list):
+            return [(f"{name}[{i}]", value) for i, value in enumerate(row[name])]
+    return [(n, row[n]) for n in people if row[n] is not None]
+
+
+@lru_cache(maxsize=4096)
+def _known_votes(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return tuple(n for n in _VOTES if n in names), tuple(n for n in names if re.fullmatch(r"annotator_?\d+", n))
 
 
 def tally(pair: Pair, ids: tuple[str, str], sides: Sequence[int | None]) -> Preferred:

@@ -43,7 +43,6 @@ BUCKET = 1 << 25
 """About how many bytes of rows of one response each are paired at a time."""
 UNSAFE = re.compile(r"[\0\ud800-\udfff]")
 _LONE = pa.schema([("prompt", pa.string()), ("row", pa.int64()), ("layout", pa.string()), ("value", pa.string())])
-_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,7 +285,7 @@ def _split(table: pa.Table, parts: list[int]) -> list[tuple[int, pa.Table]]:
 
 def _stream(table: pa.Table) -> pa.Buffer:
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema, options=_OPTIONS) as writer:
+    with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return sink.getvalue()
 
