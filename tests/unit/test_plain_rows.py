@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from assay import native
+from assay.curate import content_ids
 from assay.curate.columns import SCHEMA, Columns
 from assay.curate.layouts import Layout, named
 from assay.curate.pictures import keeper
@@ -22,7 +24,7 @@ from assay.curate.rows import Row, RowError
 from assay.curate.spill import trouble
 from assay.curate.texts import Cell, Flaw, _json_line, _quickly
 from assay.images import ImageStore
-from assay.records import Message, Response, digest, messages_id
+from assay.records import Message, Response, Role, digest, messages_id, question_id
 
 LONGEST, ROWS = 40, 3000
 ANY = st.text(st.characters(exclude_categories=()), max_size=8)  # halves of surrogate pairs too
@@ -296,3 +298,36 @@ def test_the_id_of_messages_is_the_digest_of_their_canonical_form(said: list[Mes
     assert messages_id(tuple(said)) == digest([m.canonical() for m in said])
     response = Response(messages=(*said, Message(role="assistant", content="x")))
     assert response.id == digest([m.canonical() for m in response.messages])
+
+
+ESCAPED = 'ab \t\n\r\x0b\x0c\x1b\x1c\x1f\x7f"\\\b\x00é😀'
+SPACES = "\x85\xa0\u1680\u180e\u2000\u200a\u200b\u2028\u202f\u205f\u3000"
+TURN = st.tuples(
+    st.sampled_from(["system", "user", "assistant", "tool"]),
+    st.one_of(st.text(max_size=80), st.text(ESCAPED + SPACES, max_size=300)),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(pairs=st.lists(st.tuples(*[st.lists(TURN, min_size=1, max_size=3)] * 3), max_size=4))
+def test_compiled_ids_are_those_of_records(pairs: list[tuple[list[tuple[Role, str]], ...]]) -> None:
+    if native.library(content_ids._SOURCE) is None:
+        pytest.skip("no compiler")
+    lists = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+    prompts = pa.array([[{"role": r, "content": c} for r, c in prompt] for prompt, _, _ in pairs], lists)
+    answers = pa.array([[{"role": r, "content": c} for r, c in said] for _, *two in pairs for said in two], lists)
+    for compiled in (True, False):
+        made = content_ids.pair_ids(prompts, answers, compiled)
+        for at, sides in enumerate(pairs):
+            prompt, one, other = (tuple(Message(role=r, content=c) for r, c in turns) for turns in sides)
+            first, second = sorted((messages_id(one), messages_id(other)))
+            expected = (
+                messages_id(prompt),
+                question_id(prompt),
+                first,
+                second,
+                digest([messages_id(prompt), first, second]),
+            )
+            columns = (made.prompt, made.question, made.first, made.second, made.pair)
+            assert tuple(c[at].decode() for c in columns) == expected
+            assert made.swapped[at] == (messages_id(one) > messages_id(other))

@@ -5,13 +5,14 @@ text in the types of `Pair`, and beside it the ids, what the source says, and wh
 """
 
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from orjson import dumps
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from assay.curate.content_ids import Ids, pair_ids
 from assay.curate.preferred import Preferred, Word
 from assay.records import Message, Pair, Role
 from assay.tables import arrow_schema, arrow_type
@@ -35,7 +36,8 @@ class Columns:
 
     def __init__(self) -> None:
         self.chars = self.rows = self._pending = 0
-        self._narrow: list[tuple[Any, ...]] = []
+        self._told: list[tuple[Any, ...]] = []
+        self._known: dict[int, tuple[str | None, ...]] = {}
         self._prompts, self._answers = _Said(), _Said()
         self._batches: list[pa.Table] = []
 
@@ -44,10 +46,9 @@ class Columns:
         pair, (first, second) = made.pair, made.pair.responses
         turns = [*pair.prompt, *first.messages, *second.messages]
         chars = sum(len(m.content) for m in turns)
-        self._narrow.append((
-            pair.id, pair.prompt_id, pair.question_id, first.id, second.id, made.better, chars,
-            sum(len(m.images) for m in turns), row, layout, made.votes, made.confidence, made.strength,
-        ))  # fmt: skip
+        self._known[len(self._told)] = pair.id, pair.prompt_id, pair.question_id, first.id, second.id, made.better
+        images = sum(len(m.images) for m in turns)
+        self._told.append((0, chars, images, row, layout, made.votes, made.confidence, made.strength))
         self._prompts.take(pair.prompt)
         self._answers.take(first.messages)
         self._answers.take(second.messages)
@@ -55,22 +56,12 @@ class Columns:
 
     def add_turns(self, prompt: Turns, one: Turns, other: Turns, word: Word, row: int, layout: str) -> None:
         """Take in two responses to a prompt, each as the (role, text) of its messages, and what is said of them."""
-        prompt_id = blake2b(dumps(prompt), digest_size=16).hexdigest()
-        first = blake2b(dumps(one), digest_size=16).hexdigest()
-        second = blake2b(dumps(other), digest_size=16).hexdigest()
-        side, votes, confidence, strength = word
-        better = None if side is None else second if side else first
-        if first > second:
-            first, second, one, other = second, first, other, one
-        pair_id = blake2b(f'["{prompt_id}","{first}","{second}"]'.encode(), digest_size=16).hexdigest()
         chars = 0
         for turns in (prompt, one, other):
             for _, content in turns:
                 chars += len(content)
-        self._narrow.append((
-            pair_id, prompt_id, _question_id(prompt, prompt_id), first, second, better, chars, 0, row, layout, votes,
-            confidence, strength,
-        ))  # fmt: skip
+        side, votes, confidence, strength = word
+        self._told.append((-1 if side is None else side, chars, 0, row, layout, votes, confidence, strength))
         self._prompts.turns += prompt
         self._prompts.counts.append(len(prompt))
         answers = self._answers
@@ -83,7 +74,7 @@ class Columns:
         self.rows += 1
         self.chars += chars
         self._pending += chars
-        if self._pending >= BATCH_CHARS or len(self._narrow) >= BATCH_ROWS:
+        if self._pending >= BATCH_CHARS or len(self._told) >= BATCH_ROWS:
             self._batches.append(self._batch())
 
     def taken(self) -> pa.Table:
@@ -93,29 +84,44 @@ class Columns:
         return made
 
     def _batch(self) -> pa.Table:
-        narrow = [
-            pa.array(column, of.type)
-            for of, column in zip(_NARROW, zip(*self._narrow, strict=True) if self._narrow else [()] * 13, strict=True)
-        ]
+        count = len(self._told)
+        sides, *told = zip(*self._told, strict=True) if count else [()] * 8
         prompts, answers = self._prompts.array(), self._answers.array()
+        ids, swapped = self._ids(prompts, answers, np.array(sides, np.int64))
+        if swapped.any():
+            two = np.arange(2 * count).reshape(-1, 2)
+            two[swapped] = two[swapped, ::-1]
+            answers = answers.take(pa.array(two.ravel()))
         whole = pa.StructArray.from_arrays([answers], fields=list(_TEXT.field("responses").type.value_type))
-        twos = pa.array(np.arange(0, 2 * len(self._narrow) + 1, 2, dtype=np.int32))
+        twos = pa.array(np.arange(0, 2 * count + 1, 2, dtype=np.int32))
         responses = pa.ListArray.from_arrays(twos, whole, type=_TEXT.field("responses").type)
-        self._narrow, self._pending = [], 0
+        numbers = [pa.array(column, of.type) for of, column in zip(list(_NARROW)[6:], told, strict=True)]
+        self._told, self._known, self._pending = [], {}, 0
         self._prompts, self._answers = _Said(), _Said()
-        return pa.Table.from_arrays([*narrow, prompts, responses], schema=SCHEMA)
+        return pa.Table.from_arrays([*ids, *numbers, prompts, responses], schema=SCHEMA)
+
+    def _ids(
+        self, prompts: pa.ListArray, answers: pa.ListArray, sides: NDArray[np.int64]
+    ) -> tuple[list[pa.Array], NDArray[np.bool_]]:
+        """The first columns, all ids, and of which rows the responses are to change places."""
+        made = pair_ids(prompts, answers)
+        better = np.where((sides == 1) == made.swapped, made.first, made.second)
+        columns = [made.pair, made.prompt, made.question, made.first, made.second, better]
+        tied, swapped = sides < 0, made.swapped
+        for at, known in self._known.items():
+            for column, one in zip(columns, known, strict=True):
+                column[at] = one or b""
+            tied[at], swapped[at] = known[5] is None, False
+        return [_hex(c) for c in columns[:5]] + [_hex(columns[5], tied)], swapped
 
 
-def _question_id(prompt: Turns, prompt_id: str) -> str:
-    """`records.question_id`, which most often is the id of the prompt."""
-    asked = prompt[0][1] if prompt[0][0] == "user" else next(text for role, text in prompt if role == "user")
-    if asked.isprintable() and "  " not in asked and asked[0] != " " and asked[-1] != " ":  # other white space is not
-        words = asked
-    else:
-        words = " ".join(asked.split())
-    if len(prompt) == 1 and words == asked:
-        return prompt_id
-    return blake2b(dumps((("user", words),)), digest_size=16).hexdigest()
+def _hex(ids: Ids, missing: NDArray[np.bool_] | None = None) -> pa.Array:
+    """Ids of 32 digits as texts."""
+    data = pa.py_buffer(np.ascontiguousarray(ids))
+    array = (
+        pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(ids), [None, data]).cast(pa.binary()).cast(pa.string())
+    )
+    return array if missing is None else pc.if_else(pa.array(missing), pa.scalar(None, pa.string()), array)
 
 
 class _Said:
