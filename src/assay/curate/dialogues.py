@@ -19,7 +19,7 @@ from assay.curate.turns import ROLES, is_message, messages, row_tools, tools, un
 from assay.records import Conversation, Message, Pair, Response, Role, assistant, user
 
 _FIRST_TURN = re.compile(r"\s*(?:#+ ?)?(Human|User|Assistant|System):")
-_TURN = re.compile(r"\n(?:#+ ?)?(Human|User|Assistant|System):")
+_TURN = re.compile(r"\n\s*\n(?:#+ ?)?(Human|User|Assistant|System):")
 _EXTRA_ID = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
 _TEMPLATE = re.compile(
     r"\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|endoftext\|>)?\s*"
@@ -82,17 +82,11 @@ def _marked(value: str) -> list[tuple[Role, str]]:
     mark = _FIRST_TURN.match(value)
     if mark is None:
         return []
-    said: list[tuple[Role, str]] = []
-    role, start = ROLES[mark[1].lower()], mark.end()
-    for mark in _TURN.finditer(value, start):
-        at = mark.start()
-        while value[at - 1].isspace() and value[at - 1] != "\n":
-            at -= 1
-        if value[at - 1] == "\n":
-            said.append((role, value[start:at].strip()))
-            role, start = ROLES[mark[1].lower()], mark.end()
-    said.append((role, value[start:].strip()))
-    return said if any(role == "assistant" for role, _ in said) else []
+    first, *more = _TURN.split(value[mark.end() :])
+    roles = [mark[1], *more[::2]]
+    if "Assistant" not in roles:
+        return []
+    return [(ROLES[r.lower()], said.strip()) for r, said in zip(roles, [first, *more[1::2]], strict=True)]
 
 
 def decoded(value: object, field: str) -> object:

@@ -70,7 +70,7 @@ def verdict(value: object, field: str, row: Row, names: tuple[str, str], code: L
 def numeric(value: object) -> float | None:
     if isinstance(value, int | float):
         return float(value)
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
+    if isinstance(value, str) and not value[:1].isalpha() and _NUMBER.fullmatch(value):
         return float(value)
     return None
 

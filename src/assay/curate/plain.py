@@ -87,11 +87,12 @@ class PlainRows:
                 return False
             if not one and not other and len(rivals) == 1:
                 break
-            if not one or not other or not any(role == "user" for role, _ in prompt):
+            if not one or not other or (prompt[0][0] != "user" and all(role != "user" for role, _ in prompt)):
                 return False
             made.append(((prompt, one, other), rival.word))
+        seen_whole = fields if before is None else (*fields, *plan.prompts)
         for name in names:
-            if name not in fields and type(row[name]) not in _SIMPLE and not without_pictures(row[name]):
+            if type(row[name]) not in _SIMPLE and name not in seen_whole and not without_pictures(row[name]):
                 return False
         if not made and rivals:
             self._refuse(number, row, RowError("/".join(fields), SAME))

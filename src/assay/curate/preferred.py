@@ -197,7 +197,7 @@ def chosen_rivals(row: Row, shared_start: bool = False) -> Rivals:
     if shared_start:
         row, one, other = _split(row, one, other, fields)
     word = Word(0, 1, 1.0, told_strength(row))
-    if isinstance(one, str) and isinstance(other, str):
+    if not (isinstance(one, list) and _texts(one)) and not (isinstance(other, list) and _texts(other)):
         return row, [Rival(one, other, fields, word)]
     rivals: list[Rival | RowError] = [
         Rival(a, b, (f, g), word) for a, f in _each(one, fields[0]) for b, g in _each(other, fields[1])
@@ -224,9 +224,13 @@ def _advised(error: RowError, rival: Rival) -> RowError:
 
 
 def _each(value: object, field: str) -> list[tuple[object, str]]:
-    if isinstance(value, list) and value and all(isinstance(v, str) for v in value):
+    if isinstance(value, list) and _texts(value):
         return [(v, f"{field}[{i}]") for i, v in enumerate(value)]
     return [(value, field)]
+
+
+def _texts(values: list[Any]) -> bool:
+    return bool(values) and isinstance(values[0], str) and all(isinstance(v, str) for v in values)
 
 
 def _rejected_messages(one: object, other: object, fields: tuple[str, str]) -> object:
@@ -258,9 +262,9 @@ def told_strength(row: Row) -> float:
     """By how much the chosen response is better, from scores beside the two or a margin (TRL); 0.0 where none is told."""
     if TELLING.isdisjoint(row):
         return 0.0
-    scores = next((two for two in _SCORES_OF_TWO if two[0] in row and has(row, *two)), None)
-    if scores and not any(isinstance(row[n], list | Mapping) for n in scores):
-        high, low = (number(row[n], n) for n in scores)
+    scores = next((two for two in _known_scores(tuple(row)) if has(row, *two)), None)
+    if scores and not isinstance(row[scores[0]], list | Mapping) and not isinstance(row[scores[1]], list | Mapping):
+        high, low = number(row[scores[0]], scores[0]), number(row[scores[1]], scores[1])
         if high < low:
             raise RowError(
                 "/".join(scores),
@@ -276,6 +280,11 @@ def told_strength(row: Row) -> float:
             "margin", f"says that the rejected response is better: leave it out with --ignore margin ({told:g})"
         )
     return told
+
+
+@lru_cache(maxsize=4096)
+def _known_scores(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    return tuple(two for two in _SCORES_OF_TWO if two[0] in names and two[1] in names)
 
 
 def _two(row: Row) -> tuple[Row, object, object, tuple[str, str]]:
@@ -296,9 +305,10 @@ def _judged(row: Row, dialogue: object) -> object:
 
 def _parallel(row: Row, fields: tuple[str, str]) -> tuple[object, object] | None:
     """Two dialogues from prompts and responses that are lists with an entry for each turn (the Arena's CSV), or None."""
-    lists = [_turn_list(row.get(n)) for n in ("prompt", *fields)]
-    prompts, one, other = lists
-    if prompts is None or one is None or other is None:
+    prompts = _turn_list(row.get("prompt"))
+    if prompts is None or (one := _turn_list(row.get(fields[0]))) is None:
+        return None
+    if (other := _turn_list(row.get(fields[1]))) is None:
         return None
     if not len(prompts) == len(one) == len(other):
         raise RowError(
