@@ -18,6 +18,7 @@ from assay.curate.columns import SCHEMA, Columns
 from assay.curate.layouts import Layout, named
 from assay.curate.pictures import keeper
 from assay.curate.plain import PlainRows
+from assay.curate.pool import add
 from assay.curate.preferred import Preferred
 from assay.curate.reading import Read, readings
 from assay.curate.rows import Row, RowError
@@ -183,6 +184,7 @@ def plainly(row: dict[str, Any], layout: Layout) -> pa.Table | RowError | None:
         assert not refused
         return None
     made = columns.taken()
+    assert columns.ties == made["better"].null_count
     assert len(refused) == (made.num_rows == 0)
     assert all(number == 7 and seen is row for number, seen, _ in refused)
     return refused[0][2] if refused else made
@@ -240,6 +242,18 @@ def test_the_frequent_shapes_are_plain() -> None:
         assert made.schema.equals(SCHEMA)
     refused = plainly({"prompt": "q", "chosen": "a", "rejected": "a"}, named("chosen-rejected"))
     assert isinstance(refused, RowError)
+
+
+def test_an_import_counts_the_ties_of_plain_rows_and_of_others(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"q{n}", "response_a": "a", "response_b": "b", "label": label}
+        for n, label in enumerate(("tie", "A"))
+    ]
+    rows += [{**rows[0], "prompt": "q3", "tools": [{"name": "f"}]}, {**rows[0], "response_b": "a"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (file,) = add([str(tmp_path / "rows.jsonl")], tmp_path / "pool", say=lambda _: None).files
+    assert (file.rows, file.pairs, file.ties) == (4, 3, 2)
+    assert file.rejected == {"response_a/response_b hold the same response twice": 1}
 
 
 VALUES = st.recursive(

@@ -32,10 +32,11 @@ BATCH_CHARS, BATCH_ROWS = 1 << 22, 1 << 14
 
 
 class Columns:
-    """Pairs as they come in. `chars` counts the characters of their texts since the last `taken`, `rows` the pairs."""
+    """Pairs as they come in. `chars` counts the characters of their texts since the last `taken`, `rows` the pairs; `ties`
+    all of which neither response is better."""
 
     def __init__(self) -> None:
-        self.chars = self.rows = self._pending = 0
+        self.chars = self.rows = self.ties = self._pending = 0
         self._told: list[tuple[Any, ...]] = []
         self._known: dict[int, tuple[str | None, ...]] = {}
         self._prompts, self._answers = _Said(), _Said()
@@ -48,6 +49,7 @@ class Columns:
         chars = sum(len(m.content) for m in turns)
         self._known[len(self._told)] = pair.id, pair.prompt_id, pair.question_id, first.id, second.id, made.better
         images = sum(len(m.images) for m in turns)
+        self.ties += made.better is None
         self._told.append((0, chars, images, row, layout, made.votes, made.confidence, made.strength))
         self._prompts.take(pair.prompt)
         self._answers.take(first.messages)
@@ -61,6 +63,7 @@ class Columns:
             for _, content in turns:
                 chars += len(content)
         side, votes, confidence, strength = word
+        self.ties += side is None
         self._told.append((-1 if side is None else side, chars, 0, row, layout, votes, confidence, strength))
         self._prompts.turns += prompt
         self._prompts.counts.append(len(prompt))

@@ -162,7 +162,7 @@ class _Sink:
 
     def __init__(self, folder: Place, piece: Piece) -> None:
         self.folder, self.piece, self.columns = folder, piece, Columns()
-        self.rows = self.ties = self.pairs = self.chunks = 0
+        self.rows = self.pairs = self.chunks = 0
         self.rejected: Counter[str] = Counter()
         self.segments: list[Segment] = []
         self.rejections: list[Rejection] = []
@@ -192,7 +192,6 @@ class _Sink:
             if why := trouble(content, self.piece.max_field_chars):
                 self._reject(read.row, field_of(read.value, content), why, content[:200])
                 return
-        self.ties += made.better is None
         self.columns.add(made, read.row, read.layout)
 
     def _lone(self, read: Lone) -> None:
@@ -257,7 +256,7 @@ class _Sink:
         """Write what is left, and the note."""
         self.flush()
         note = Note(
-            source=self.piece.source, file=self.piece.file, rows=self.rows, pairs=self.pairs, ties=self.ties,
+            source=self.piece.source, file=self.piece.file, rows=self.rows, pairs=self.pairs, ties=self.columns.ties,
             rejected=dict(self.rejected), segments=tuple(self.segments),
         )  # fmt: skip
         told = {name: getattr(note, name) for name in Note.__slots__}

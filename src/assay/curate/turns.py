@@ -96,6 +96,8 @@ def unweighted(value: object, last_only: bool) -> str:
     turns = [value] if isinstance(value, Mapping) else value if isinstance(value, list) else []
     answers = [t for t in turns if isinstance(t, Mapping) and ROLES.get(_role(t)) == "assistant"]
     for turn in answers[-1:] if last_only else answers:
+        if len(turn) == 2:  # a role and a text
+            continue
         for flag in _FLAGS:
             if turn.get(flag) is not None and turn[flag] not in (1, True):
                 return f"{flag}: {turn[flag]}"
@@ -105,6 +107,11 @@ def unweighted(value: object, last_only: bool) -> str:
 def _message(item: object, field: str) -> Message:
     if not isinstance(item, Mapping):
         raise RowError(field, f"is not a message with role and content ({type(item).__name__})")
+    if len(item) == 2 and type(item.get("content")) is str and (said := item["content"]) and not said.isspace():
+        name = item.get("role")  # most messages are a role and a text
+        plain = SAYS.get(name) if type(name) is str else None
+        if plain is not None and MARK not in said:
+            return Message(role=plain, content=said)
     word = _role(item)
     role = ROLES.get(word)
     if role is None:
