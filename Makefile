@@ -1,6 +1,7 @@
 # Two commands on a fresh machine: `make run` and `make test`. Each makes the environment first, when it is not there.
 PYTHON ?= python3
 VENV   ?= .venv
+DATATROVE ?= .venv-datatrove
 BIN    := $(VENV)/bin
 WORKERS ?= 2
 STAMP  := $(VENV)/.installed
@@ -61,9 +62,12 @@ bench-decode: $(STAMP)
 bench-score: $(STAMP)
 	$(BIN)/python benchmarks/bench_score.py
 
+# datatrove needs an older xxhash than we have
 bench-scale: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt duckdb rensa
-	$(BIN)/python benchmarks/bench_scale.py --document
+	$(PYTHON) -m venv $(DATATROVE)
+	$(DATATROVE)/bin/python -m pip install --quiet --disable-pip-version-check datatrove==0.10.1 'xxhash<4' pyarrow orjson nltk tokenizers regex spacy
+	$(BIN)/python benchmarks/bench_scale.py --document --datatrove $(DATATROVE)/bin/python
 
 bench-web: $(STAMP)
 	$(BIN)/python benchmarks/web_load.py
@@ -76,4 +80,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VLLM) runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VLLM) $(DATATROVE) runs .mypy_cache .ruff_cache .pytest_cache

@@ -15,7 +15,8 @@ generator wrote: pairs, repeats, conflicts, rejected rows, overlaps with benchma
 
 CPU seconds are of the work, after imports, with those of child processes; peak memory is that of the process with
 everything. Flatness is the greatest over the least CPU time a pair of import + clean + settle + stage2, over the short
-sizes. The last line is JSON, with null for what was not measured.
+sizes. The folder of `--work` gets measured.json, with all numbers, for `forty_million.py`. The last line is JSON, with
+null for what was not measured.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,16 @@ def table(pools: list[dict[int, Any]], told: dict[str, Any], command: str) -> st
     return "\n".join(lines)
 
 
+def write_measured(file: Path, pools: list[dict[int, Any]]) -> None:
+    """All that was measured, for `forty_million.py`."""
+    told = [
+        {"pairs": pairs, "bytes": size, "stages": {n: asdict(f) for n, f in found.items() if n != "known"}}
+        for size, by_pairs in zip((LONG, SHORT), pools, strict=True)
+        for pairs, found in by_pairs.items()
+    ]
+    file.write_text(json.dumps(told, indent=1))
+
+
 def machine() -> str:
     names = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
     name = names[0].partition(": ")[2] if names else platform.processor()
@@ -217,6 +228,7 @@ def main() -> None:
     near = other("near", f"from bench_clean import near\nfound = near({args.datatrove!r})") if "near" in parts else {}
     ratio = 'found = {"score_vs_engine": round(statistics.median(score_vs_engine()["ratios"]), 3)}'
     score = other("score", f"from bench_score import score_vs_engine\n{ratio}") if "score" in parts else {}
+    write_measured(work / "measured.json", pools)
     told = line(*pools, near, score)
     page = table(pools, told, " ".join(["python benchmarks/bench_scale.py", *sys.argv[1:]]))
     print(page)

@@ -214,7 +214,7 @@ def load(folder: Path, clients: int, seconds: float) -> dict[str, Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    line = [sys.executable, "-m", "assay.cli", "serve", str(folder), "--port", str(port)]
+    line = [sys.executable, "-m", "assay", "serve", str(folder), "--port", str(port)]
     server = subprocess.Popen(line, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
         wait_until_ready(f"http://127.0.0.1:{port}", 120)

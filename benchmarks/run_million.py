@@ -87,7 +87,7 @@ def prepare_pool(out: Path, pairs: int, size: int, engine: str) -> dict[str, Any
             scale_pool.make(out / "files", pairs, size)
         files = sorted(map(str, (out / "files").glob("part-*.jsonl")))
         start = time.monotonic()
-        line = [sys.executable, "-m", "assay.cli", "pool", "add", *files, "--out", str(out / "pool"), "--engine", engine,
+        line = [sys.executable, "-m", "assay", "pool", "add", *files, "--out", str(out / "pool"), "--engine", engine,
                 "--parts", str(max(1, pairs // 25_000))]  # fmt: skip
         subprocess.run(line, check=True)
         note.write_text(json.dumps({"seconds": time.monotonic() - start}))
@@ -118,20 +118,12 @@ def main() -> None:
     parser.add_argument("--presentations", type=int, default=20_000, help="pairs that a training is shown, at most")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "asked.json").write_text(json.dumps({"pairs": args.pairs, "bytes": args.bytes}))
     imported = prepare_pool(args.out, args.pairs, args.bytes, args.engine)
     pool = Pool.open(str(args.out / "pool"))
-    print(
-        json.dumps(
-            {
-                "pairs": pool.pairs,
-                "shards": len(pool.shards),
-                **imported,
-                "config": asdict(settings(args.out, args.presentations)),
-            },
-            default=str,
-        )
-    )
     config = settings(args.out, args.presentations)
+    told = {"pairs": pool.pairs, "shards": len(pool.shards), **imported, "config": asdict(config)}
+    print(json.dumps(told, default=str))
     start = time.monotonic()
     run_job(
         args.out / "run", config, pool, people=people, asked={"people": "longer"},

@@ -117,7 +117,7 @@ class Server:
 
     def start(self) -> None:
         """Returns when it answers. What it prints goes to RUN/web.log."""
-        line = [sys.executable, "-m", "assay.cli", "web", self.run, "--port", self.port, "--database", self.database]
+        line = [sys.executable, "-m", "assay", "web", self.run, "--port", self.port, "--database", self.database]
         with (self.run / "web.log").open("ab") as log:
             self.process = subprocess.Popen([str(part) for part in line], stdout=log, stderr=log)
         deadline = time.monotonic() + 600

@@ -20,7 +20,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def assay_line(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "assay.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "assay", *map(str, arguments)]
 
 
 def run_assay(

@@ -1,9 +1,12 @@
 """The command line as users meet it: help, mistakes in one line, dry runs and reports without torch, Ctrl-C."""
 
+import importlib.metadata
 import json
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import Done, assay_line, environment, run_assay
@@ -67,6 +70,25 @@ def test_every_command_has_help(command: str) -> None:
     assert done.returncode == 0, done.stderr
     assert f"usage: assay {command}".strip() in done.stdout
     assert len(done.stdout.splitlines()) > 5
+
+
+def test_each_command_says_what_it_does() -> None:
+    from assay.cli import app
+
+    silent = [name for name, spec in commands_of(app) if not (spec.help or spec.target.__doc__)]
+    assert not silent
+    assert all(spec.help for name, spec in commands_of(app) if isinstance(spec.target, type(app)))
+
+
+def commands_of(app: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, spec in app._subcommands.items():
+        yield f"{before} {name}".strip(), spec
+        if isinstance(spec.target, type(app)):
+            yield from commands_of(spec.target, f"{before} {name}")
+
+
+def test_the_version() -> None:
+    assert run_assay("--version").stdout == f"assay {importlib.metadata.version('assay')}\n"
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from small_job import small_config, small_pool
 
 from assay.curate.annotate import shown_order
 from assay.curate.settle import wild_choice
-from assay.curate.verify import oracle, read_judgements
+from assay.curate.verify import add_judgements, oracle, read_judgements
 from assay.errors import AssayError
 from assay.recipes.job import people_on_file, read_queue, run_job
 from assay.records import Case, Judgement, Label
@@ -192,6 +192,24 @@ def test_an_llm_judges_and_is_asked_once(pool: Path, model: FakeModel) -> None:
     again = run_pool(pool, *options)
     assert again.returncode == 0, again.stderr
     assert len(model.asked) == asked
+
+
+def test_a_word_about_a_pair_that_the_pool_does_not_have_is_refused(place: Path) -> None:
+    pool, run = small_pool(prompts=60), place / "strange"
+    people = people_on_file(run / "judgements.jsonl", run / "queue")
+    with pytest.raises(AssayError, match="16 of 16 pairs wait for people"):
+        run_job(run, small_config(), pool, people)
+    of_run, of_pool = next(iter(Table(run / "queue", Case).stream())).pair, list(pool.pairs.values())[-1]
+    for known in (of_run, of_pool):
+        add_judgements(
+            people.judgements, [Judgement(pair_id=known.id, better=None, by="ada", kind="human", problem="tie")]
+        )
+    with pytest.raises(AssayError, match="15 of 16 pairs wait for people"):
+        run_job(run, small_config(), pool, people)
+    strange = Judgement(pair_id="f" * 32, better=None, by="ada", kind="human", problem="tie")
+    add_judgements(people.judgements, [strange])
+    with pytest.raises(AssayError, match=r"judgements.jsonl: 1 pairs that people judged here are not in .*f{32}"):
+        run_job(run, small_config(), pool, people)
 
 
 def test_a_run_that_stopped_for_people_goes_on_in_the_same_process(place: Path) -> None:

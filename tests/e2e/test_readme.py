@@ -65,7 +65,7 @@ def test_the_readmes_commands_do_what_it_says(tmp_path: Path) -> None:
         name = next(n for n in EXPECTED if command.startswith(n))
         if name == "assay show":
             command = command.replace("3f2a", ids[0])
-        argv = [sys.executable, "-m", "assay.cli", *shlex.split(command)[1:]]
+        argv = [sys.executable, "-m", "assay", *shlex.split(command)[1:]]
         if name == "assay web":
             done = ended_when_it_answers([*argv, "--port", str(port := free_port())], tmp_path, port)
         else:
@@ -91,7 +91,7 @@ def test_the_readmes_training_commands(finished: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     for command in commands("assay reward export"):
         name = next(n for n in expected if command.startswith(n))
-        argv = [sys.executable, "-m", "assay.cli", *shlex.split(f"{command} {SHORTER.get(name, '')}")[1:]]
+        argv = [sys.executable, "-m", "assay", *shlex.split(f"{command} {SHORTER.get(name, '')}")[1:]]
         done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, env=os.environ, timeout=300)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         assert expected.pop(name) in done.stdout
@@ -119,7 +119,7 @@ def test_the_readmes_measuring_commands(finished: Path, tmp_path: Path) -> None:
             continue  # tests/e2e/test_serve.py starts it, asks it and ends it
         more, part = expected.pop(next(n for n in expected if command.startswith(n)))
         command = command.replace(" smollm2 ", " ./smollm2 ")  # the package of that name need not be there
-        argv = [sys.executable, "-m", "assay.cli", *shlex.split(f"{command} {more}")[1:]]
+        argv = [sys.executable, "-m", "assay", *shlex.split(f"{command} {more}")[1:]]
         done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, env=os.environ, timeout=300)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         assert part in done.stdout
@@ -153,7 +153,7 @@ def test_the_readmes_policy_commands(tmp_path: Path) -> None:
     }  # fmt: skip
     for command in commands("make policy"):
         more, part = added.pop(next(n for n in added if command.startswith(n)))
-        argv = [sys.executable, "-m", "assay.cli", *shlex.split(f"{command} {more}")[1:]]
+        argv = [sys.executable, "-m", "assay", *shlex.split(f"{command} {more}")[1:]]
         done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, env=os.environ, timeout=300)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         assert part in done.stdout

@@ -15,7 +15,7 @@ from assay.tables import Table
 
 def assay(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "assay.cli", *map(str, arguments)], capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "assay", *map(str, arguments)], capture_output=True, text=True, check=False,
         timeout=240, env={**os.environ, "COLUMNS": "200"},
     )  # fmt: skip
 

@@ -4,34 +4,48 @@ import sys
 
 import tyro
 
+from assay import __version__
 from assay.budget import BudgetSpent
 from assay.cli import bench, curate, judgements, judges, policy, pool, reward, run, serve, web
 from assay.errors import AssayError
 
 app = tyro.extras.SubcommandApp()
-app.command(run.app, name="run")
-app.command(reward.app, name="reward")
-app.command(policy.app, name="policy")
+app.command(
+    run.app,
+    name="run",
+    help="The whole path from pairs to a reward model and a report.",
+)
+app.command(
+    reward.app, name="reward", help="Train reward models, export what they are trained on, and measure scaling."
+)
+app.command(policy.app, name="policy", help="Assemble, tune and evaluate a policy.")
 pool_app = tyro.extras.SubcommandApp()
 pool_app.command(name="add")(curate.pool_add)
 pool_app.command(name="near-duplicates")(pool.near_duplicates)
-app.command(pool_app, name="pool")
+app.command(
+    pool_app, name="pool", help="Import files of preference pairs into a pool, and find what is almost alike in it."
+)
 app.command(name="verify")(curate.verify_pairs)
-app.command(judgements.app, name="judgements")
+app.command(
+    judgements.app, name="judgements", help="Exchange people's judgements with other tools, and measure agreement."
+)
 app.command(name="attributes")(judges.attributes)
-app.command(judges.app, name="annotate")
+app.command(judges.app, name="annotate", help="Have LLM judges label pairs, guided by gold examples.")
 app.command(name="guidance")(judges.guidance)
 app.command(name="web")(web.web)
 app.command(name="web-user")(web.web_user)
 app.command(name="show")(curate.show_pair)
 app.command(name="report")(curate.report)
-app.command(bench.app, name="bench")
+app.command(bench.app, name="bench", help="Measure reward models on benchmarks, and compare two results.")
 app.command(name="best-of-n")(bench.best_of_n)
 app.command(name="serve")(serve.serve_model)
 
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit code 2, a budget that has ended exit code 3."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"assay {__version__}")
+        return
     try:
         app.cli(
             prog="assay", args=judges.with_default(bench.with_default(sys.argv[1:])),

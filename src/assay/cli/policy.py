@@ -17,7 +17,7 @@ from assay.recipes.tune import TuneConfig
 
 app = tyro.extras.SubcommandApp()
 run_app = tyro.extras.SubcommandApp()
-app.command(run_app, name="run")
+app.command(run_app, name="run", help="Assemble, align and tune a whole policy on an embedded task.")
 
 
 @run_app.command(name="tiny-vlm")

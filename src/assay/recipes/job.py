@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from assay.bench.benchmark import Benchmark
@@ -65,6 +66,8 @@ def run_job(
         if config.train.loss.margin and not has_strengths(pool):
             raise AssayError("no pair of the pool has a strength: train.loss.margin would do nothing; leave it out")
         meet(run, kept, pool)
+        if isinstance(people, PeopleOnFile):
+            people.are_of(pool)
         encoder = Encoder(config)
         material = prepared(
             run, config, pool, encoder, engine, chat, digest(jsonable(who["attributes"])) if chat else ""
@@ -195,6 +198,17 @@ class PeopleOnFile:
         if missing:
             self._wait(missing, len(cases))
         return [answers[c.pair.id] for c in cases]
+
+    def are_of(self, pool: Pool) -> None:
+        """Raises AssayError where a judgement is about a pair that the pool does not have."""
+        told = pl.DataFrame({"pair_id": [j.pair_id for j in read_judgements(self.judgements)]}, {"pair_id": pl.String})
+        for shard in pool.shards if len(told) else ():
+            told = told.join(pool.table("index").frame(shard.name, columns=["pair_id"]), on="pair_id", how="anti")
+        if len(told):
+            raise AssayError(
+                f"{self.judgements}: {told['pair_id'].n_unique():,} pairs that people judged here are not in {pool.place}, "
+                f"the first is {told['pair_id'][0]}: take these lines out, or give the pool that they are about"
+            )
 
     def standing(self, pairs: Sequence[Pair]) -> dict[str, Judgement]:
         """What they say today of pairs that they judged. An answer that was taken back, and not given anew, is a problem."""
