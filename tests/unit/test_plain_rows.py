@@ -114,6 +114,10 @@ def row(random: Random, layout: str) -> dict[str, Any]:
         made[random.choice(("prompt", "prompt", "instruction", "conversations"))] = random.choice(
             (said, said, said, dialogue, talk, value)
         )(random)
+    elif random.random() < 0.5:
+        made["instruction"], made["input"] = random.choices(
+            ("", " ", "q", "what is it?", None, "\n\nHuman: a\n\n"), k=2
+        )
     made |= responses(random, layout.partition(":")[0], side)
     for name in random.sample(("id", "meta", *BESIDE), random.choice((0, 0, 0, 0, 1, 1, 2))):
         made[name] = value(random)

@@ -116,7 +116,7 @@ def _unwrapped(value: object, field: str) -> tuple[object, str]:
     return value[name], tools(value.get("tools", value.get("functions")), f"{field}.tools")
 
 
-def _empty(value: object) -> bool:
+def empty(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip()) or value in ([], {})
 
 
@@ -124,7 +124,7 @@ class _Prompt:
     """The conversation so far, the fields that it was made from, and the tools that were named with it."""
 
     def __init__(self, row: Row, taken: tuple[str, ...] = ()) -> None:
-        names = [n for n in PROMPTS if n not in taken and not _empty(row.get(n))]
+        names = [n for n in PROMPTS if n not in taken and not empty(row.get(n))]
         self.name = next((n for n in names if n != "history"), names[0] if names else "")
         self.fields = {self.name}
         self.tools = ""
@@ -163,7 +163,7 @@ def _so_far(value: object, name: str) -> Conversation:
 
 def _summary_of(info: Mapping[str, Any]) -> str:
     """The prompt of OpenAI's summaries (Stiennon et al. 2020, appendix B.2): a post of Reddit, or an article."""
-    if not _empty(info.get("article")):
+    if not empty(info.get("article")):
         return f"Article: {text(info['article'], 'info.article')}\n\nTL;DR:"
     post = text(info.get("post"), "info.post")
     return f"SUBREDDIT: r/{info.get('subreddit') or ''}\n\nTITLE: {info.get('title') or ''}\n\nPOST: {post}\n\nTL;DR:"
@@ -210,7 +210,7 @@ def prompt_of(row: Row) -> Conversation | None:
 
 def system_first(row: Row, conversation: Conversation) -> Conversation:
     """The conversation with the row's system text before it. Raises RowError where it has another system turn already."""
-    given = [(n, row[n]) for n in SYSTEM if not _empty(row.get(n))]
+    given = [(n, row[n]) for n in SYSTEM if not empty(row.get(n))]
     if not given:
         return conversation
     name, said = given[0][0], text(given[0][1], given[0][0])
@@ -284,7 +284,7 @@ def pair_of(row: Row, one: object, other: object, fields: tuple[str, str]) -> tu
 def refuse_unkept(row: Row) -> None:
     """Raise RowError for columns that change the meaning of a row and that a pair cannot keep."""
     for name, what in () if _UNKEPT.keys().isdisjoint(row) else _UNKEPT.items():
-        if not _empty(row.get(name)):
+        if not empty(row.get(name)):
             raise RowError(name, f"holds {what}, which a pair cannot keep")
     weight = row.get("weight")
     if isinstance(weight, int | float) and weight != 1:
@@ -332,7 +332,7 @@ def _response(tail: Conversation, field: str) -> Response:
 
 def _nothing_lost(row: Row, used: set[str], fields: tuple[str, str], pair: Pair) -> None:
     """Raise RowError where another field for a prompt says what the pair does not."""
-    left = [n for n in PROMPTS if n not in fields and n not in used and not _empty(row.get(n))]
+    left = [n for n in PROMPTS if n not in fields and n not in used and not empty(row.get(n))]
     if not used:  # a conversation beside two whole ones is where they came from, or an example for another training
         left = [n for n in left if n not in WRAPPED]
     if not left:

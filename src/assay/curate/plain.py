@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from assay.curate.columns import Columns, Turns
-from assay.curate.dialogues import MEANING, PROMPTS, SYSTEM, WRAPPED, spoken
+from assay.curate.dialogues import MEANING, PROMPTS, SYSTEM, WRAPPED, empty, spoken
 from assay.curate.layouts import Layout
 from assay.curate.pictures import COLUMNS, LITERAL, without_pictures
 from assay.curate.preferred import TWO_NAMES, Rival, Word
@@ -133,7 +133,7 @@ class PlainRows:
 
     def _before(self, row: Row, plan: _Plan, fields: tuple[str, str]) -> Turns | None:
         """The conversation so far, where nothing else in the row says more."""
-        names = [n for n in plan.prompts if row[n] not in _NOTHING and n not in fields]
+        names = [n for n in plan.prompts if n not in fields and not empty(row[n])]
         if not names:
             return None
         name, value = names[0], row[names[0]]
@@ -149,7 +149,7 @@ class PlainRows:
 
     def _repeated(self, row: Row, plan: _Plan, fields: tuple[str, str], shared: Turns) -> bool:
         """Whether all that a row says beside two whole dialogues stands in what they share."""
-        names = [n for n in plan.prompts if row[n] not in _NOTHING and n not in fields and n not in WRAPPED]
+        names = [n for n in plan.prompts if n not in fields and n not in WRAPPED and not empty(row[n])]
         return self._say_no_more(row, names, shared)
 
     def _say_no_more(self, row: Row, names: list[str], said: Turns) -> bool:
@@ -162,7 +162,7 @@ class PlainRows:
         )
 
     def _with_system(self, row: Row, plan: _Plan, said: Turns) -> Turns | None:
-        names = [n for n in plan.systems if row[n] not in _NOTHING]
+        names = [n for n in plan.systems if not empty(row[n])]
         if not names:
             return said
         text = row[names[0]]
