@@ -12,6 +12,7 @@ import pytest
 import small_material as small
 from assay.curate.book import Gold
 from assay.curate.cost import Assumed, Gain, Judging, forecast, gains, of_material, of_pool
+from assay.curate.material import FREE
 from assay.curate.stage1 import Stage1Config, Stage1Result
 from assay.curate.stage2 import Stage2Config, stage2
 from assay.recipes.flow import FlowConfig

@@ -127,10 +127,12 @@ def _note(survey: Survey, layout: Layout, row: Row) -> bool:
     """Take in one row; True where it shows something new."""
     before = survey.size()
     if layout.base in ("labelled", "voted"):
-        survey.numbers.update(preferred.numbers(row))
+        if numbers := preferred.numbers(row):
+            survey.numbers.update(numbers)
         survey.fields = survey.fields or preferred.pair_fields(row)
-        survey.name = survey.name or (preferred.label_of(row) or "")
-        survey.booleans |= isinstance(row.get(preferred.label_of(row) or ""), bool)
+        name = preferred.label_of(row) or ""
+        survey.name = survey.name or name
+        survey.booleans |= isinstance(row.get(name), bool)
         if layout.base == "labelled" and not preferred.one_hot(row):
             _note_labels(survey, row)
     elif layout.base == "scored-pair":

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from assay.curate.preferred import Preferred
-from assay.records import Message, Pair
+from assay.curate.content_ids import Ids, pair_ids
+from assay.curate.preferred import Preferred, Word
+from assay.records import Message, Pair, Role
 from assay.tables import arrow_schema, arrow_type
 
 _TEXT = arrow_schema(Pair)
@@ -22,16 +25,20 @@ _NARROW = pa.schema([
     ("layout", pa.string()), ("votes", pa.int64()), ("confidence", pa.float64()), ("strength", pa.float64()),
 ])  # fmt: skip
 SCHEMA = pa.schema([*_NARROW, *_TEXT])
+Turns = list[tuple[Role, str]]
+"""(role, text) of messages of text alone."""
 BATCH_CHARS, BATCH_ROWS = 1 << 22, 1 << 14
 """Texts are turned to Arrow at this many characters or rows, while the processor still has them at hand."""
 
 
 class Columns:
-    """Pairs as they come in. `chars` counts the characters of their texts since the last `taken`, `rows` the pairs."""
+    """Pairs as they come in. `chars` counts the characters of their texts since the last `taken`, `rows` the pairs; `ties`
+    all of which neither response is better."""
 
     def __init__(self) -> None:
-        self.chars = self.rows = self._pending = 0
-        self._narrow: list[tuple[Any, ...]] = []
+        self.chars = self.rows = self.ties = self._pending = 0
+        self._told: list[tuple[Any, ...]] = []
+        self._known: dict[int, tuple[str | None, ...]] = {}
         self._prompts, self._answers = _Said(), _Said()
         self._batches: list[pa.Table] = []
 
@@ -40,43 +47,37 @@ class Columns:
         pair, (first, second) = made.pair, made.pair.responses
         turns = [*pair.prompt, *first.messages, *second.messages]
         chars = sum(len(m.content) for m in turns)
-        self._narrow.append((
-            pair.id, pair.prompt_id, pair.question_id, first.id, second.id, made.better, chars,
-            sum(len(m.images) for m in turns), row, layout, made.votes, made.confidence, made.strength,
-        ))  # fmt: skip
+        self._known[len(self._told)] = pair.id, pair.prompt_id, pair.question_id, first.id, second.id, made.better
+        images = sum(len(m.images) for m in turns)
+        self.ties += made.better is None
+        self._told.append((0, chars, images, row, layout, made.votes, made.confidence, made.strength))
         self._prompts.take(pair.prompt)
         self._answers.take(first.messages)
         self._answers.take(second.messages)
         self._count(chars + sum(len(m.tools) + len(m.tool_calls) + len(m.reasoning) for m in turns))
 
-    def add_plain(
-        self, narrow: tuple[Any, ...], prompt: Sequence[tuple[str, str]], first: Sequence[tuple[str, str]],
-        second: Sequence[tuple[str, str]],
-    ) -> None:  # fmt: skip
-        """Take in a row of `SCHEMA`'s narrow columns, and the (role, text) of its messages."""
-        self._narrow.append(narrow)
-        self._prompts.plain(prompt)
-        self._answers.plain(first)
-        self._answers.plain(second)
-        self._count(narrow[6])
-
-    def add_texts(self, narrow: tuple[Any, ...], prompt: str, first: str, second: str) -> None:
-        """`add_plain` of a user's turn and two answers."""
-        self._narrow.append(narrow)
-        prompts, answers = self._prompts, self._answers
-        prompts.roles.append("user")
-        prompts.texts.append(prompt)
-        prompts.counts.append(1)
-        answers.roles += ("assistant", "assistant")
-        answers.texts += (first, second)
-        answers.counts += (1, 1)
-        self._count(narrow[6])
+    def add_turns(self, prompt: Turns, one: Turns, other: Turns, word: Word, row: int, layout: str) -> None:
+        """Take in two responses to a prompt, each as the (role, text) of its messages, and what is said of them."""
+        chars = 0
+        for turns in (prompt, one, other):
+            for _, content in turns:
+                chars += len(content)
+        side, votes, confidence, strength = word
+        self.ties += side is None
+        self._told.append((-1 if side is None else side, chars, 0, row, layout, votes, confidence, strength))
+        self._prompts.turns += prompt
+        self._prompts.counts.append(len(prompt))
+        answers = self._answers
+        answers.turns += one
+        answers.turns += other
+        answers.counts += (len(one), len(other))
+        self._count(chars)
 
     def _count(self, chars: int) -> None:
         self.rows += 1
         self.chars += chars
         self._pending += chars
-        if self._pending >= BATCH_CHARS or len(self._narrow) >= BATCH_ROWS:
+        if self._pending >= BATCH_CHARS or len(self._told) >= BATCH_ROWS:
             self._batches.append(self._batch())
 
     def taken(self) -> pa.Table:
@@ -86,50 +87,70 @@ class Columns:
         return made
 
     def _batch(self) -> pa.Table:
-        narrow = [
-            pa.array(column, of.type)
-            for of, column in zip(_NARROW, zip(*self._narrow, strict=True) if self._narrow else [()] * 13, strict=True)
-        ]
+        count = len(self._told)
+        sides, *told = zip(*self._told, strict=True) if count else [()] * 8
         prompts, answers = self._prompts.array(), self._answers.array()
+        ids, swapped = self._ids(prompts, answers, np.array(sides, np.int64))
+        if swapped.any():
+            two = np.arange(2 * count).reshape(-1, 2)
+            two[swapped] = two[swapped, ::-1]
+            answers = answers.take(pa.array(two.ravel()))
         whole = pa.StructArray.from_arrays([answers], fields=list(_TEXT.field("responses").type.value_type))
-        twos = pa.array(np.arange(0, 2 * len(self._narrow) + 1, 2, dtype=np.int32))
+        twos = pa.array(np.arange(0, 2 * count + 1, 2, dtype=np.int32))
         responses = pa.ListArray.from_arrays(twos, whole, type=_TEXT.field("responses").type)
-        self._narrow, self._pending = [], 0
+        numbers = [pa.array(column, of.type) for of, column in zip(list(_NARROW)[6:], told, strict=True)]
+        self._told, self._known, self._pending = [], {}, 0
         self._prompts, self._answers = _Said(), _Said()
-        return pa.Table.from_arrays([*narrow, prompts, responses], schema=SCHEMA)
+        return pa.Table.from_arrays([*ids, *numbers, prompts, responses], schema=SCHEMA)
+
+    def _ids(
+        self, prompts: pa.ListArray, answers: pa.ListArray, sides: NDArray[np.int64]
+    ) -> tuple[list[pa.Array], NDArray[np.bool_]]:
+        """The first columns, all ids, and of which rows the responses are to change places."""
+        made = pair_ids(prompts, answers)
+        better = np.where((sides == 1) == made.swapped, made.first, made.second)
+        columns = [made.pair, made.prompt, made.question, made.first, made.second, better]
+        tied, swapped = sides < 0, made.swapped
+        for at, known in self._known.items():
+            for column, one in zip(columns, known, strict=True):
+                column[at] = one or b""
+            tied[at], swapped[at] = known[5] is None, False
+        return [_hex(c) for c in columns[:5]] + [_hex(columns[5], tied)], swapped
+
+
+def _hex(ids: Ids, missing: NDArray[np.bool_] | None = None) -> pa.Array:
+    """Ids of 32 digits as texts."""
+    data = pa.py_buffer(np.ascontiguousarray(ids))
+    array = (
+        pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(ids), [None, data]).cast(pa.binary()).cast(pa.string())
+    )
+    return array if missing is None else pc.if_else(pa.array(missing), pa.scalar(None, pa.string()), array)
 
 
 class _Said:
     """Lists of messages, end to end. `more` holds the messages that are more than a role and a text, by their place."""
 
     def __init__(self) -> None:
-        self.roles: list[str] = []
-        self.texts: list[str] = []
+        self.turns: Turns = []
         self.counts: list[int] = []
         self.more: dict[int, Message] = {}
 
     def take(self, messages: Sequence[Message]) -> None:
         for m in messages:
             if m.images or m.reasoning or m.tool_calls or m.tool_call_id or m.name or m.tools:
-                self.more[len(self.texts)] = m
-            self.roles.append(m.role)
-            self.texts.append(m.content)
-        self.counts.append(len(messages))
-
-    def plain(self, messages: Sequence[tuple[str, str]]) -> None:
-        for role, content in messages:
-            self.roles.append(role)
-            self.texts.append(content)
+                self.more[len(self.turns)] = m
+            self.turns.append((m.role, m.content))
         self.counts.append(len(messages))
 
     def array(self) -> pa.ListArray:
-        columns = [_column(f, self.roles, self.texts, self.more) for f in _MESSAGE]
+        roles, texts = [role for role, _ in self.turns], [text for _, text in self.turns]
+        columns = [_column(f, roles, texts, self.more) for f in _MESSAGE]
         turns = pa.StructArray.from_arrays(columns, fields=list(_MESSAGE))
         ends = pa.array(np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int32))
         return pa.ListArray.from_arrays(ends, turns, type=pa.list_(_MESSAGE))
 
 
-def _column(of: pa.Field, roles: list[str], texts: list[str], more: Mapping[int, Message]) -> pa.Array:
+def _column(of: pa.Field, roles: Sequence[str], texts: list[str], more: Mapping[int, Message]) -> pa.Array:
     """One field of all messages; most are empty."""
     if of.name in ("role", "content"):
         return pa.array(roles if of.name == "role" else texts, pa.string())

@@ -16,9 +16,10 @@ from assay.curate.rows import RowError as RowError
 from assay.curate.rows import has as has
 from assay.curate.rows import text as text
 from assay.curate.turns import ROLES, is_message, messages, row_tools, tools, unweighted
-from assay.records import Conversation, Message, Pair, Response, assistant, user
+from assay.records import Conversation, Message, Pair, Response, Role, assistant, user
 
-_TURN = re.compile(r"(?:\A\s*|\n\s*\n)(?:#+ ?)?(Human|User|Assistant|System):")
+_FIRST_TURN = re.compile(r"\s*(?:#+ ?)?(Human|User|Assistant|System):")
+_TURN = re.compile(r"\n\s*\n(?:#+ ?)?(Human|User|Assistant|System):")
 _EXTRA_ID = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
 _TEMPLATE = re.compile(
     r"\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|endoftext\|>)?\s*"
@@ -32,8 +33,8 @@ PROMPTS = (
     "conversation", "conversations", "post", "problem", "info",
 )  # fmt: skip
 """Names of the field that holds the conversation so far, in the order in which they are looked for."""
-_SYSTEM = ("system", "system_prompt", "system_message")
-_WRAPPED = ("messages", "conversations", "conversation")
+SYSTEM = ("system", "system_prompt", "system_message")
+WRAPPED = ("messages", "conversations", "conversation")
 _UNKEPT = {
     "videos": "video", "video": "video", "audios": "sound", "audio": "sound",
     "rejected_images": "pictures of its own for one answer",
@@ -41,7 +42,7 @@ _UNKEPT = {
     "documents": "documents for the chat template", "chat_template_kwargs": "settings of the chat template",
 }  # fmt: skip
 
-MEANING = frozenset({*PROMPTS, *_SYSTEM, *_UNKEPT, "tools", "functions", "weight"})
+MEANING = frozenset({*PROMPTS, *SYSTEM, *_UNKEPT, "tools", "functions", "weight"})
 """The fields beside two responses that shape the pair of them, or forbid it; pictures are apart (`pictures.COLUMNS`)."""
 
 
@@ -53,23 +54,39 @@ def transcript(value: str) -> Conversation | None:
     """
     if (found := _TEMPLATE.match(value)) is not None:
         raise RowError("", f"holds a chat template's own marks: give the messages instead ({found[1]})")
-    if "Assistant:" not in value and "<extra_id_1>" not in value:
-        return None
-    if len(turns := _EXTRA_ID.split(value)) > 1:
+    said = spoken(value)
+    return None if said is None else tuple(Message(role=role, content=content) for role, content in said)
+
+
+def spoken(value: str) -> list[tuple[Role, str]] | None:
+    """The (role, text) of a transcript, or None for other text; `transcript` without a look at a template's marks."""
+    if "<extra_id_1>" in value:
+        turns = _EXTRA_ID.split(value)
         roles = ("User", *turns[1::2])
         said = [(ROLES[r.lower()], t.strip()) for r, t in zip(roles, turns[::2], strict=True)]
+        said = said if len(said) > 1 else _marked(value)
     else:
-        marks = list(_TURN.finditer(value))
-        if not marks or value[: marks[0].start()].strip() or "Assistant" not in {m[1] for m in marks}:
-            return None
-        ends = [m.start() for m in marks[1:]] + [len(value)]
-        said = [(ROLES[m[1].lower()], value[m.end() : end].strip()) for m, end in zip(marks, ends, strict=True)]
+        said = _marked(value) if "Assistant:" in value else []
+    if not said:
+        return None
     if said[-1] == ("assistant", ""):
         said.pop()
     for index, (role, content) in enumerate(said):
         if not content:
             raise RowError("", f"a turn of the dialogue is empty (turn {index + 1}, {role})")
-    return tuple(Message(role=role, content=content) for role, content in said)
+    return said
+
+
+def _marked(value: str) -> list[tuple[Role, str]]:
+    """The turns of a text that begins with a speaker's mark, with an empty line before each further one; none of another."""
+    mark = _FIRST_TURN.match(value)
+    if mark is None:
+        return []
+    first, *more = _TURN.split(value[mark.end() :])
+    roles = [mark[1], *more[::2]]
+    if "Assistant" not in roles:
+        return []
+    return [(ROLES[r.lower()], said.strip()) for r, said in zip(roles, [first, *more[1::2]], strict=True)]
 
 
 def decoded(value: object, field: str) -> object:
@@ -84,7 +101,7 @@ def decoded(value: object, field: str) -> object:
                 field, f"looks like messages as text, and is not JSON: write it as JSON ({value[:40]!r})"
             ) from None
         return value
-    inside = next((parsed[k] for k in _WRAPPED if k in parsed), parsed) if isinstance(parsed, dict) else parsed
+    inside = next((parsed[k] for k in WRAPPED if k in parsed), parsed) if isinstance(parsed, dict) else parsed
     listed = isinstance(inside, list) and bool(inside) and all(map(is_message, inside))
     return parsed if listed or is_message(inside) else value
 
@@ -93,13 +110,13 @@ def _unwrapped(value: object, field: str) -> tuple[object, str]:
     """The messages of {"messages": ..., "tools": ...} (OpenAI's preference files), and its tools."""
     if not isinstance(value, Mapping) or is_message(value):
         return value, ""
-    name = next((k for k in _WRAPPED if k in value), None)
+    name = next((k for k in WRAPPED if k in value), None)
     if name is None:
         return value, ""
     return value[name], tools(value.get("tools", value.get("functions")), f"{field}.tools")
 
 
-def _empty(value: object) -> bool:
+def empty(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip()) or value in ([], {})
 
 
@@ -107,7 +124,7 @@ class _Prompt:
     """The conversation so far, the fields that it was made from, and the tools that were named with it."""
 
     def __init__(self, row: Row, taken: tuple[str, ...] = ()) -> None:
-        names = [n for n in PROMPTS if n not in taken and not _empty(row.get(n))]
+        names = [n for n in PROMPTS if n not in taken and not empty(row.get(n))]
         self.name = next((n for n in names if n != "history"), names[0] if names else "")
         self.fields = {self.name}
         self.tools = ""
@@ -146,7 +163,7 @@ def _so_far(value: object, name: str) -> Conversation:
 
 def _summary_of(info: Mapping[str, Any]) -> str:
     """The prompt of OpenAI's summaries (Stiennon et al. 2020, appendix B.2): a post of Reddit, or an article."""
-    if not _empty(info.get("article")):
+    if not empty(info.get("article")):
         return f"Article: {text(info['article'], 'info.article')}\n\nTL;DR:"
     post = text(info.get("post"), "info.post")
     return f"SUBREDDIT: r/{info.get('subreddit') or ''}\n\nTITLE: {info.get('title') or ''}\n\nPOST: {post}\n\nTL;DR:"
@@ -193,7 +210,7 @@ def prompt_of(row: Row) -> Conversation | None:
 
 def system_first(row: Row, conversation: Conversation) -> Conversation:
     """The conversation with the row's system text before it. Raises RowError where it has another system turn already."""
-    given = [(n, row[n]) for n in _SYSTEM if not _empty(row.get(n))]
+    given = [(n, row[n]) for n in SYSTEM if not empty(row.get(n))]
     if not given:
         return conversation
     name, said = given[0][0], text(given[0][1], given[0][0])
@@ -267,7 +284,7 @@ def pair_of(row: Row, one: object, other: object, fields: tuple[str, str]) -> tu
 def refuse_unkept(row: Row) -> None:
     """Raise RowError for columns that change the meaning of a row and that a pair cannot keep."""
     for name, what in () if _UNKEPT.keys().isdisjoint(row) else _UNKEPT.items():
-        if not _empty(row.get(name)):
+        if not empty(row.get(name)):
             raise RowError(name, f"holds {what}, which a pair cannot keep")
     weight = row.get("weight")
     if isinstance(weight, int | float) and weight != 1:
@@ -315,9 +332,9 @@ def _response(tail: Conversation, field: str) -> Response:
 
 def _nothing_lost(row: Row, used: set[str], fields: tuple[str, str], pair: Pair) -> None:
     """Raise RowError where another field for a prompt says what the pair does not."""
-    left = [n for n in PROMPTS if n not in fields and n not in used and not _empty(row.get(n))]
+    left = [n for n in PROMPTS if n not in fields and n not in used and not empty(row.get(n))]
     if not used:  # a conversation beside two whole ones is where they came from, or an example for another training
-        left = [n for n in left if n not in _WRAPPED]
+        left = [n for n in left if n not in WRAPPED]
     if not left:
         return
     said = (m.content for part in (pair.prompt, *(r.messages for r in pair.responses)) for m in part)

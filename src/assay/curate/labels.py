@@ -3,10 +3,11 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
 
 from assay.curate.rows import Row, RowError
 
+_NUMBER = re.compile(r"\s*[-+]?\d+(\.\d+)?\s*")
+_COMPARED = re.compile(r"([ab])\s*(>+|<+|=+)\s*([ab])")
 _TIES = frozenset({
     "tie", "equal", "draw", "same", "both", "neither", "a=b", "both_bad", "bothbad", "both bad", "both good", "none", "c",
 })  # fmt: skip
@@ -36,10 +37,6 @@ def number(value: object, field: str) -> float:
     return result
 
 
-def higher(ids: tuple[str, str], scores: Sequence[float]) -> str | None:
-    return None if scores[0] == scores[1] else ids[0] if scores[0] > scores[1] else ids[1]
-
-
 def verdict(value: object, field: str, row: Row, names: tuple[str, str], code: LabelCode | None) -> int | None:
     """The side that a label names: 0 for the first response, 1 for the second, None for a tie."""
     if value is None or value == "":
@@ -52,7 +49,7 @@ def verdict(value: object, field: str, row: Row, names: tuple[str, str], code: L
     word = value.strip(" \t\r\n[]\"'").lower()
     if word in _TIES or word.startswith("tie"):
         return None
-    sides = re.fullmatch(r"([ab])\s*(>+|<+|=+)\s*([ab])", word)
+    sides = _COMPARED.fullmatch(word)
     if sides and sides[1] != sides[3]:
         if sides[2][0] == "=":
             return None
@@ -73,7 +70,7 @@ def verdict(value: object, field: str, row: Row, names: tuple[str, str], code: L
 def numeric(value: object) -> float | None:
     if isinstance(value, int | float):
         return float(value)
-    if isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d+(\.\d+)?\s*", value):
+    if isinstance(value, str) and not value[:1].isalpha() and _NUMBER.fullmatch(value):
         return float(value)
     return None
 

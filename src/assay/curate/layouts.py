@@ -18,8 +18,8 @@ from assay.curate.labels import LabelCode, verdict
 from assay.curate.lists import Rated
 from assay.curate.preferred import Outcome as Outcome
 from assay.curate.preferred import Preferred as Preferred
+from assay.curate.preferred import Rivals, pair_fields, present, read_rivals
 from assay.curate.preferred import labelled as labelled
-from assay.curate.preferred import pair_fields, present
 from assay.curate.preferred import tally as tally
 from assay.curate.preferred import voted as voted
 from assay.curate.rows import Row, RowError, has
@@ -38,7 +38,8 @@ class Need:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """A named shape: what it needs of a row, and how to read one. `one` reads a row of those that are read in groups.
+    """A named shape: what it needs of a row, and how to read one: `rivals` finds the responses that are compared in it, or
+    `one` the only one of a row of those that are read in groups.
 
     `base` is the name without what was said of its numbers ("labelled" of "labelled:0/1"), which `said` tells.
     """
@@ -46,9 +47,12 @@ class Layout:
     name: str
     base: str
     needs: tuple[Need, ...]
-    read: Callable[[Row], list[Outcome]]
+    rivals: Callable[[Row], Rivals]
     one: Callable[[Row], Rated] | None = None
     said: bool = False
+
+    def read(self, row: Row) -> list[Outcome]:
+        return read_rivals(row, self.rivals)
 
     def fits(self, row: Row) -> bool:
         return all(need.met(row) for need in self.needs)
@@ -65,14 +69,14 @@ def _some(*names: str) -> Callable[[Row], bool]:
     return lambda row: present(row, names) is not None
 
 
-def _in_groups(row: Row) -> list[Outcome]:
+def _in_groups(row: Row) -> Rivals:
     raise AssertionError("rows of this layout are read in groups")
 
 
 def _layout(
-    name: str, read: Callable[[Row], list[Outcome]], needs: tuple[Need, ...], one: Callable[[Row], Rated] | None = None
+    name: str, rivals: Callable[[Row], Rivals], needs: tuple[Need, ...], one: Callable[[Row], Rated] | None = None
 ) -> Layout:
-    return Layout(name=name, base=name, needs=needs, read=read, one=one)
+    return Layout(name=name, base=name, needs=needs, rivals=rivals, one=one)
 
 
 def _chosen(side: int) -> Callable[[Row], bool]:
@@ -102,31 +106,31 @@ _LISTED = (
 )
 _PROMPTED = ("a prompt (prompt, instruction, question, messages, ...)", _some(*PROMPTS))
 LAYOUTS = (
-    _layout("chosen-rejected", preferred.chosen_rejected, _needs(
+    _layout("chosen-rejected", preferred.chosen_rivals, _needs(
         ("a chosen response (chosen, preferred, messages with rejected_response, ...)", _chosen(0)),
         ("a rejected response (rejected, rejected_response, dispreferred, ...)", _chosen(1)),
     )),
-    _layout("voted", voted, _needs(_RIVALS, (
+    _layout("voted", preferred.vote_rivals, _needs(_RIVALS, (
         "votes (a list votes, labels, ...; annotator1, annotator2, ...; or votes_a and votes_b)",
         lambda row: bool(preferred.votes_of(row)) or has(row, "votes_a", "votes_b"),
     ))),
-    _layout("scored-pair", preferred.scored_pair, _needs(_RIVALS, (
+    _layout("scored-pair", preferred.scored_rivals, _needs(_RIVALS, (
         "a score for each (score_a and score_b, rating_1 and rating_2, ...)",
         lambda row: any(has(row, *two) for two in preferred.TWO_SCORES),
     ))),
-    _layout("labelled", labelled, _needs(_RIVALS, (
+    _layout("labelled", preferred.label_rivals, _needs(_RIVALS, (
         "a label (label, winner, preference, overall_preference, ...)",
         lambda row: preferred.label_of(row) is not None or preferred.one_hot(row),
     ))),
-    _layout("indexed", lists.indexed, _needs(_LISTED, (
+    _layout("indexed", lists.index_rivals, _needs(_LISTED, (
         "the number or text of the best (chosen, choice, best, label, ...)", lambda row: lists.index_of(row) is not None,
     ))),
-    _layout("ranked-list", lists.ranked_list, _needs(
+    _layout("ranked-list", lists.ranked_rivals, _needs(
         ("a list of responses (responses, completions, answers, output, ranked_responses, ...)",
          lambda row: lists.listed(row) is not None or lists.ranked(row)),
         ("an order or ranks (ranks, rank in each, or a list that is named best first)", lists.ranked),
     )),
-    _layout("scored-list", scored_list, _needs(_LISTED, (
+    _layout("scored-list", lists.scored_rivals, _needs(_LISTED, (
         "scores (scores, ratings, rewards beside the list, or score, rating, overall_score in each)", lists.scored,
     ))),
     _layout("rated", _in_groups, _needs(
@@ -164,27 +168,27 @@ def _said(layout: Layout, said: str) -> Layout | None:
             if layout.name in ("labelled", "voted") or (layout.name == "unpaired" and len(code) == 2)
             else None
         )
-    read: Callable[[Row], list[Outcome]] | None = None
+    rivals: Callable[[Row], Rivals] | None = None
     one = layout.one
     if layout.name == "chosen-rejected" and said == "shared-start":
-        read = partial(preferred.chosen_rejected, shared_start=True)
+        rivals = partial(preferred.chosen_rivals, shared_start=True)
     elif layout.name == "scored-pair" and said == "low":
-        read = partial(preferred.scored_pair, low=True)
+        rivals = partial(preferred.scored_rivals, low=True)
     elif layout.name == "scored-list" and said == "low":
-        read = partial(scored_list, low=True)
+        rivals = partial(lists.scored_rivals, low=True)
     elif layout.name == "ranked-list" and said in ("first", "low", "high", "order"):
-        read = partial(lists.ranked_list, kind=said)
+        rivals = partial(lists.ranked_rivals, kind=said)
     elif layout.name == "indexed" and said in ("0", "1"):
-        read = partial(lists.indexed, base=int(said))
+        rivals = partial(lists.index_rivals, base=int(said))
     elif layout.name == "scored-list" and re.fullmatch(r"[a-z][\w-]*", said):
-        read = partial(scored_list, by=said)
+        rivals = partial(lists.scored_rivals, by=said)
     elif layout.name == "rated" and re.fullmatch(r"[a-z][\w-]*", said):
         how = {"low": True} if said == "low" else {"by": said}
-        read, one = _in_groups, partial(lists.rated_row, **how)
+        rivals, one = _in_groups, partial(lists.rated_row, **how)
     return (
         None
-        if read is None
-        else dataclasses.replace(layout, name=f"{layout.name}:{said}", read=read, one=one, said=True)
+        if rivals is None
+        else dataclasses.replace(layout, name=f"{layout.name}:{said}", rivals=rivals, one=one, said=True)
     )
 
 
@@ -193,8 +197,8 @@ def coded(layout: Layout, code: LabelCode) -> Layout:
     name = f"{layout.base}:{'/'.join(f'{c:g}' for c in code)}"
     if layout.base == "unpaired":
         return dataclasses.replace(layout, name=name, one=partial(lists.unpaired_row, code=code), said=True)
-    read = {"labelled": labelled, "voted": voted}[layout.base]
-    return dataclasses.replace(layout, name=name, read=partial(read, code=code), said=True)
+    rivals = {"labelled": preferred.label_rivals, "voted": preferred.vote_rivals}[layout.base]
+    return dataclasses.replace(layout, name=name, rivals=partial(rivals, code=code), said=True)
 
 
 def fitting(row: Row) -> Layout | None:

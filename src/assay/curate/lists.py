@@ -1,6 +1,6 @@
 """Several responses to a prompt: in one row with scores, ranks or the best one's number, or a row each.
 
-As in `preferred`: a row (or a group of rows) in, a list of `Preferred` out, with a `RowError` for a pair that was not made.
+As in `preferred`: which responses of a row (or of a group of rows) are rivals, and what is said of each two.
 """
 
 import re
@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from typing import Any
 
-from assay.curate.dialogues import PROMPTS, pair_of, prompt_of, turns
-from assay.curate.labels import LabelCode, higher, number, numeric
-from assay.curate.preferred import MAX_LISTED, Outcome, Preferred, present
+from assay.curate.dialogues import PROMPTS, prompt_of, turns
+from assay.curate.labels import LabelCode, number, numeric
+from assay.curate.preferred import MAX_LISTED, Outcome, Preferred, Rival, Rivals, Word, present, read_rivals
 from assay.curate.rows import Row, RowError, has, text
 from assay.curate.turns import ROLES
 
@@ -99,7 +99,7 @@ def in_other_order(one: Sequence[float], other: Sequence[float]) -> bool:
     return any((a - b) * (c - d) < 0 for (a, c), (b, d) in combinations(zip(one, other, strict=True), 2))
 
 
-def scored_list(row: Row, low: bool = False, by: str = "") -> list[Outcome]:
+def scored_rivals(row: Row, low: bool = False, by: str = "") -> Rivals:
     """A list of responses with scores, beside them or inside them (UltraFeedback); every two make a pair.
 
     The higher score is better, or the lower one where `low`. True and false are 1 and 0. `by` names one of several scores.
@@ -117,7 +117,11 @@ def scored_list(row: Row, low: bool = False, by: str = "") -> list[Outcome]:
             entries.append((field, said_in(item), -score if low else score))
         except RowError as error:
             entries.append(error)
-    return compared(row, entries)
+    return row, compared(entries)
+
+
+def scored_list(row: Row) -> list[Outcome]:
+    return read_rivals(row, scored_rivals)
 
 
 def _score_in(item: object, field: str, by: str) -> tuple[str, object]:
@@ -160,7 +164,7 @@ def rank_kind(row: Row) -> str | None:
     return "first" if name == "output" and not inside and not present(row, _RANKS) else None
 
 
-def ranked_list(row: Row, kind: str | None = None) -> list[Outcome]:
+def ranked_rivals(row: Row, kind: str | None = None) -> Rivals:
     """A list of responses in order, or with ranks.
 
     `kind`: "first" (the list itself is best first), "low" (1 is the best rank), "high" (the highest number is), "order" (the
@@ -169,7 +173,7 @@ def ranked_list(row: Row, kind: str | None = None) -> list[Outcome]:
     kind = kind or rank_kind(row)
     if kind == "first":
         name, items = _listed(row, [n for n in (*_ORDERED, *LISTS) if isinstance(row.get(n), list)] or _ORDERED)
-        return compared(row, [(f"{name}[{i}]", said_in(v), -float(i)) for i, v in enumerate(items)], told=False)
+        return row, compared([(f"{name}[{i}]", said_in(v), -float(i)) for i, v in enumerate(items)], told=False)
     name, items = _listed(row)
     beside = next((n for n in _RANKS if isinstance(row.get(n), list)), None)
     if kind is None:
@@ -190,7 +194,7 @@ def ranked_list(row: Row, kind: str | None = None) -> list[Outcome]:
             entries.append((f"{name}[{index}]", said_in(item), value if kind == "high" else -value))
         except RowError as error:
             entries.append(error)
-    return compared(row, entries, told=False)
+    return row, compared(entries, told=False)
 
 
 def _places(order: Sequence[object], field: str) -> list[int]:
@@ -210,7 +214,7 @@ def index_of(row: Row) -> str | None:
     return next((n for n in _INDEX if row.get(n) is not None and not isinstance(row[n], list | Mapping)), None)
 
 
-def indexed(row: Row, base: int | None = None) -> list[Outcome]:
+def index_rivals(row: Row, base: int | None = None) -> Rivals:
     """A list of responses and the number (counted from `base`) or the text of the best; it is better than each other one."""
     name, items = _listed(row)
     field = index_of(row) or "chosen"
@@ -223,14 +227,7 @@ def indexed(row: Row, base: int | None = None) -> list[Outcome]:
     others = [i for i in range(len(items)) if i != best]
     if field == "chosen" and isinstance(row.get("rejected"), int | float):
         others = [_number_of(row["rejected"], "rejected", base if base is not None else counted_from(row), len(items))]
-    outcomes: list[Outcome] = []
-    for other in others:
-        try:
-            pair, ids = pair_of(row, said[best], said[other], (f"{name}[{best}]", f"{name}[{other}]"))
-            outcomes.append(Preferred(pair=pair, better=ids[0]))
-        except RowError as error:
-            outcomes.append(error)
-    return outcomes
+    return row, [Rival(said[best], said[i], (f"{name}[{best}]", f"{name}[{i}]"), Word(0)) for i in others]
 
 
 def counted_from(row: Row) -> int | None:
@@ -251,12 +248,12 @@ def _number_of(value: object, field: str, base: int | None, count: int) -> int:
     return int(asked) - base
 
 
-def compared(row: Row, entries: Sequence[Entry | RowError], told: bool = True) -> list[Outcome]:
-    """Every two of (field, response, score) as a pair; what is wrong with one response does not harm the others.
+def compared(entries: Sequence[Entry | RowError], told: bool = True) -> list[Rival | RowError]:
+    """Every two of (field, response, score) as rivals; what is wrong with one response does not harm the others.
 
     `told`: the difference of two scores says by how much one is better; of ranks it does not.
     """
-    outcomes: list[Outcome] = [e for e in entries if isinstance(e, RowError)]
+    found: list[Rival | RowError] = [e for e in entries if isinstance(e, RowError)]
     good: list[Entry] = []
     for entry in entries:
         if isinstance(entry, tuple):
@@ -265,15 +262,11 @@ def compared(row: Row, entries: Sequence[Entry | RowError], told: bool = True) -
                     text(entry[1], entry[0])
                 good.append(entry)
             except RowError as error:
-                outcomes.append(error)
+                found.append(error)
     for (field, one, high), (other_field, other, low) in combinations(good, 2):
-        try:
-            pair, ids = pair_of(row, one, other, (field, other_field))
-            strength = abs(high - low) if told else 0.0
-            outcomes.append(Preferred(pair=pair, better=higher(ids, (high, low)), strength=strength))
-        except RowError as error:
-            outcomes.append(error)
-    return outcomes
+        side = None if high == low else int(low > high)
+        found.append(Rival(one, other, (field, other_field), Word(side, strength=abs(high - low) if told else 0.0)))
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -379,9 +372,11 @@ def group(rows: Sequence[Rated], wanted: bool) -> list[Outcome]:
     for (i, one), (j, other) in combinations(enumerate(rows, 1), 2):
         if wanted and one.score == other.score:
             continue
-        outcomes += compared(
-            one.row, [(f"response {i}", one.response, one.score), (f"response {j}", other.response, other.score)]
-        )
+        two = [(f"response {i}", one.response, one.score), (f"response {j}", other.response, other.score)]
+        try:
+            outcomes += read_rivals(one.row, lambda row, two=two: (row, compared(two)))  # type: ignore[misc]
+        except RowError as error:
+            outcomes.append(error)
     return [replace(o, strength=0.0) if wanted and isinstance(o, Preferred) else o for o in outcomes]
 
 

@@ -116,6 +116,17 @@ def resolved(row: Row, keep: Keep) -> Row:
     return _indexed(made) if named else made
 
 
+def without_pictures(value: Any) -> bool:
+    """Whether `resolved` leaves a value as it is, of a field that is no column of pictures."""
+    if isinstance(value, list):
+        return all(map(without_pictures, value))
+    if not isinstance(value, Mapping):
+        return True
+    if _is_image(value) or (("role" in value or "from" in value) and (value.get("images") or value.get("image"))):
+        return False
+    return all(map(without_pictures, value.values()))
+
+
 def _kept_all(value: Any, keep: Keep, field: str) -> Any:
     items = value if isinstance(value, list) else [value]
     return [_kept(v, keep, f"{field}[{i}]" if isinstance(value, list) else field) for i, v in enumerate(items) if v]

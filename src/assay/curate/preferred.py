@@ -1,18 +1,18 @@
 """Two responses and what their source says about them: chosen and rejected, a label, votes, a score each.
 
-One small pure function per layout: a row in, a list of `Preferred` out, with a `RowError` in the place of each pair that
-could not be made.
+One small pure function per layout finds in a row which responses are `Rival`s and what is said of them; `read_rivals` makes
+`Preferred` of that, with a `RowError` in the place of each pair that could not be made.
 """
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 from assay.curate.dialogues import pair_of
-from assay.curate.labels import LabelCode, graded, higher, number, numeric, verdict
+from assay.curate.labels import LabelCode, graded, number, numeric, verdict
 from assay.curate.rows import Row, RowError, has
 from assay.curate.turns import ROLES
 from assay.records import Pair
@@ -88,6 +88,54 @@ class Preferred:
 Outcome = Preferred | RowError
 
 
+class Word(NamedTuple):
+    """What a source says of two responses: `side` is the better one (0 or 1, None for a tie), the rest as in `Preferred`."""
+
+    side: int | None
+    votes: int = 1
+    confidence: float = 1.0
+    strength: float = 0.0
+
+
+class Rival(NamedTuple):
+    """Two responses of a row as they stand in it, the fields that hold them, and what is said of them."""
+
+    one: object
+    other: object
+    fields: tuple[str, str]
+    word: Word
+
+
+Rivals = tuple[Row, list[Rival | RowError]]
+"""The row in which the responses are to be read (most often the row itself), and its rivals, or why two are none."""
+
+
+def read_rivals(row: Row, rivals: Callable[[Row], Rivals]) -> list[Outcome]:
+    """A pair of each two rivals. Raises RowError where a row holds but one pair, and that cannot be made."""
+    seen, found = rivals(row)
+    outcomes: list[Outcome] = []
+    alone = sum(isinstance(r, Rival) for r in found) == 1 and isinstance(found[0], Rival)
+    for rival in found:
+        if isinstance(rival, RowError):
+            outcomes.append(rival)
+            continue
+        try:
+            pair, ids = pair_of(seen, rival.one, rival.other, rival.fields)
+            outcomes.append(preferring(pair, ids, rival.word))
+        except RowError as error:
+            if alone:
+                raise _advised(error, rival) from error
+            outcomes.append(error)
+    return outcomes
+
+
+def preferring(pair: Pair, ids: tuple[str, str], word: Word) -> Preferred:
+    """What is said of the two responses with these ids, as what is said of their pair."""
+    side, votes, confidence, strength = word
+    better = None if side is None else ids[side]
+    return Preferred(pair=pair, better=better, votes=votes, confidence=confidence, strength=strength)
+
+
 def present(row: Row, names: Iterable[str]) -> str | None:
     return next((n for n in names if row.get(n) is not None), None)
 
@@ -100,13 +148,17 @@ def both(row: Row, choices: Iterable[tuple[str, str]]) -> tuple[str, str] | None
 
 def pair_fields(row: Row) -> tuple[str, str] | None:
     """The names of the two response fields, where the row has both."""
-    names = TWO_NAMES.intersection(row)
-    return _first_two(frozenset(n for n in names if row[n] is not None)) if names else None
+    if TWO_NAMES.isdisjoint(row):
+        return None
+    for two in _known_twos(tuple(row)):
+        if row[two[0]] is not None and row[two[1]] is not None:
+            return two
+    return None
 
 
 @lru_cache(maxsize=4096)
-def _first_two(names: frozenset[str]) -> tuple[str, str] | None:
-    return next((two for two in TWO if two[0] in names and two[1] in names), None)
+def _known_twos(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    return tuple(two for two in TWO if two[0] in names and two[1] in names)
 
 
 def chosen_fields(row: Row) -> tuple[str, str] | None:
@@ -115,8 +167,12 @@ def chosen_fields(row: Row) -> tuple[str, str] | None:
     Numbers and true/false there are indexes, and words such as "response_a" names of two other fields: not responses.
     """
     get = row.get
-    fields = next((two for two in CHOSEN if get(two[0]) is not None and get(two[1]) is not None), None)
-    if fields is None or isinstance(row[fields[0]], int | float) or isinstance(row[fields[1]], int | float):
+    for fields in CHOSEN:
+        if get(fields[0]) is not None and get(fields[1]) is not None:
+            break
+    else:
+        return None
+    if isinstance(row[fields[0]], int | float) or isinstance(row[fields[1]], int | float):
         return None
     two = pair_fields(row)
     if two is None or set(two) & set(fields):
@@ -128,7 +184,7 @@ def chosen_fields(row: Row) -> tuple[str, str] | None:
     return None if None not in sides else fields
 
 
-def chosen_rejected(row: Row, shared_start: bool = False) -> list[Outcome]:
+def chosen_rivals(row: Row, shared_start: bool = False) -> Rivals:
     """chosen and rejected: texts after a prompt, HH dialogues, or message lists with or without the prompt.
 
     A list of texts on either side is several responses, each chosen one better than each rejected one (reward-bench 2).
@@ -140,27 +196,27 @@ def chosen_rejected(row: Row, shared_start: bool = False) -> list[Outcome]:
         one, other = one, _rejected_messages(one, other, fields)
     if shared_start:
         row, one, other = _split(row, one, other, fields)
-    strength = told_strength(row)
-    rivals = [(a, f, b, g) for a, f in _each(one, fields[0]) for b, g in _each(other, fields[1])]
+    word = Word(0, 1, 1.0, told_strength(row))
+    if not (isinstance(one, list) and _texts(one)) and not (isinstance(other, list) and _texts(other)):
+        return row, [Rival(one, other, fields, word)]
+    rivals: list[Rival | RowError] = [
+        Rival(a, b, (f, g), word) for a, f in _each(one, fields[0]) for b, g in _each(other, fields[1])
+    ]
     if len(rivals) > MAX_LISTED**2:
         raise RowError("/".join(fields), f"hold more than {MAX_LISTED} responses")
-    outcomes: list[Outcome] = []
-    for a, f, b, g in rivals:
-        try:
-            pair, (chosen, _) = pair_of(row, a, b, (f, g))
-            outcomes.append(Preferred(pair=pair, better=chosen, strength=strength))
-        except RowError as error:
-            if len(rivals) == 1:
-                raise _advised(error, row, one, other) from error
-            outcomes.append(error)
-    return outcomes
+    return row, rivals
 
 
-def _advised(error: RowError, row: Row, one: object, other: object) -> RowError:
+def chosen_rejected(row: Row) -> list[Outcome]:
+    return read_rivals(row, chosen_rivals)
+
+
+def _advised(error: RowError, rival: Rival) -> RowError:
     if (
         error.field != "prompt"
         or not error.reason.startswith("is missing")
-        or not (isinstance(one, str) and isinstance(other, str))
+        or rival.fields not in CHOSEN
+        or not (isinstance(rival.one, str) and isinstance(rival.other, str))
     ):
         return error
     more = "; if what they share at the start is the prompt, give --layout chosen-rejected:shared-start"
@@ -168,9 +224,13 @@ def _advised(error: RowError, row: Row, one: object, other: object) -> RowError:
 
 
 def _each(value: object, field: str) -> list[tuple[object, str]]:
-    if isinstance(value, list) and value and all(isinstance(v, str) for v in value):
+    if isinstance(value, list) and _texts(value):
         return [(v, f"{field}[{i}]") for i, v in enumerate(value)]
     return [(value, field)]
+
+
+def _texts(values: list[Any]) -> bool:
+    return bool(values) and isinstance(values[0], str) and all(isinstance(v, str) for v in values)
 
 
 def _rejected_messages(one: object, other: object, fields: tuple[str, str]) -> object:
@@ -200,9 +260,11 @@ def _split(row: Row, one: object, other: object, fields: tuple[str, str]) -> tup
 
 def told_strength(row: Row) -> float:
     """By how much the chosen response is better, from scores beside the two or a margin (TRL); 0.0 where none is told."""
-    scores = next((two for two in _SCORES_OF_TWO if two[0] in row and has(row, *two)), None)
-    if scores and not any(isinstance(row[n], list | Mapping) for n in scores):
-        high, low = (number(row[n], n) for n in scores)
+    if TELLING.isdisjoint(row):
+        return 0.0
+    scores = next((two for two in _known_scores(tuple(row)) if has(row, *two)), None)
+    if scores and not isinstance(row[scores[0]], list | Mapping) and not isinstance(row[scores[1]], list | Mapping):
+        high, low = number(row[scores[0]], scores[0]), number(row[scores[1]], scores[1])
         if high < low:
             raise RowError(
                 "/".join(scores),
@@ -220,13 +282,17 @@ def told_strength(row: Row) -> float:
     return told
 
 
-def _two(row: Row) -> tuple[Pair, tuple[str, str], tuple[str, str]]:
-    fields = both(row, TWO) or ("response_a", "response_b")
+@lru_cache(maxsize=4096)
+def _known_scores(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    return tuple(two for two in _SCORES_OF_TWO if two[0] in names and two[1] in names)
+
+
+def _two(row: Row) -> tuple[Row, object, object, tuple[str, str]]:
+    """The two responses of a row, the row in which they are to be read, and their fields."""
+    fields = pair_fields(row) or both(row, TWO) or ("response_a", "response_b")
     if (dialogues := _parallel(row, fields)) is not None:
-        made = {k: v for k, v in row.items() if k != "prompt"}
-        return *pair_of(made, *dialogues, fields), fields
-    one, other = (_judged(row, row.get(f)) for f in fields)
-    return *pair_of(row, one, other, fields), fields
+        return {k: v for k, v in row.items() if k != "prompt"}, *dialogues, fields
+    return row, _judged(row, row.get(fields[0])), _judged(row, row.get(fields[1])), fields
 
 
 def _judged(row: Row, dialogue: object) -> object:
@@ -239,9 +305,10 @@ def _judged(row: Row, dialogue: object) -> object:
 
 def _parallel(row: Row, fields: tuple[str, str]) -> tuple[object, object] | None:
     """Two dialogues from prompts and responses that are lists with an entry for each turn (the Arena's CSV), or None."""
-    lists = [_turn_list(row.get(n)) for n in ("prompt", *fields)]
-    prompts, one, other = lists
-    if prompts is None or one is None or other is None:
+    prompts = _turn_list(row.get("prompt"))
+    if prompts is None or (one := _turn_list(row.get(fields[0]))) is None:
+        return None
+    if (other := _turn_list(row.get(fields[1]))) is None:
         return None
     if not len(prompts) == len(one) == len(other):
         raise RowError(
@@ -270,53 +337,68 @@ def _turn_list(value: object) -> list[Any] | None:
     return list(value) if isinstance(value, list) and good else None
 
 
-def scored_pair(row: Row, low: bool = False) -> list[Outcome]:
+def scored_rivals(row: Row, low: bool = False) -> Rivals:
     """Two responses with a score each (WebGPT comparisons, SHP); the higher is better, or the lower where `low`."""
     fields = both(row, TWO_SCORES) or TWO_SCORES[0]
-    scores = [number(row.get(name), name) * (-1 if low else 1) for name in fields]
-    pair, ids, names = _two(row)
-    better = higher(ids, scores)
+    one, other = (number(row.get(name), name) * (-1 if low else 1) for name in fields)
+    seen, a, b, names = _two(row)
+    better = None if one == other else int(other > one)
     label = label_of(row)
     if label is not None and (numeric(row[label]) is None or published_code(row) is not None):
         side = verdict(row[label], label, row, names, published_code(row))
-        if (None if side is None else ids[side]) != better and "/".join(fields):
+        if side != better and "/".join(fields):
             raise RowError(f"{label}/{'/'.join(fields)}", "say different things: leave one out with --ignore")
-    return [Preferred(pair=pair, better=better, strength=abs(scores[0] - scores[1]))]
+    return seen, [Rival(a, b, names, Word(better, strength=abs(one - other)))]
 
 
 def label_of(row: Row) -> str | None:
     """The name of the row's label, where it is one value and not a list; of several, the first that is no number."""
     named = label_names(row)
-    return next((n for n in named if numeric(row[n]) is None), named[0] if named else None)
+    for name in named if len(named) > 1 else ():
+        if numeric(row[name]) is None:
+            return name
+    return named[0] if named else None
 
 
 def label_names(row: Row) -> list[str]:
     """All of the row's labels, where there are several."""
-    return [n for n in LABELS if row.get(n) not in (None, "") and not isinstance(row[n], list | Mapping)]
+    return [n for n in _known_labels(tuple(row)) if row[n] not in (None, "") and not isinstance(row[n], list | Mapping)]
+
+
+@lru_cache(maxsize=4096)
+def _known_labels(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(n for n in LABELS if n in names)
 
 
 def published_code(row: Row) -> LabelCode | None:
     """The label code of a published set, known by its fields."""
     name = label_of(row)
-    return next((code for fields, label, code in _PUBLISHED if label == name and has(row, *fields)), None)
+    for fields, label, code in _PUBLISHED:
+        if label == name and has(row, *fields):
+            return code
+    return None
 
 
 def one_hot(row: Row) -> bool:
     return has(row, *_ONE_HOT[:2])
 
 
-def labelled(row: Row, code: LabelCode | None = None) -> list[Outcome]:
+def label_rivals(row: Row, code: LabelCode | None = None) -> Rivals:
     """A prompt, two responses and a label that names one of them or a tie."""
-    pair, ids, fields = _two(row)
+    seen, one, other, fields = _two(row)
     if one_hot(row):
-        side, confidence, strength = _hot(row), 1.0, 0.0
+        word = Word(_hot(row))
     else:
         name = label_of(row) or "label"
         code = code or published_code(row)
         side = verdict(row.get(name), name, row, fields, code)
-        confidence, strength = (1.0, 0.0) if side is None else graded(row.get(name), code)
-    better = None if side is None else ids[side]
-    return [Preferred(pair=pair, better=better, confidence=confidence, strength=strength)]
+        confidence, strength = (1.0, 0.0) if side is None or code is None else graded(row.get(name), code)
+        word = Word(side, 1, confidence, strength)
+    return seen, [Rival(one, other, fields, word)]
+
+
+def labelled(row: Row, code: LabelCode | None = None) -> list[Outcome]:
+    return read_rivals(row, partial(label_rivals, code=code))
 
 
 def _hot(row: Row) -> int | None:
@@ -327,16 +409,17 @@ def _hot(row: Row) -> int | None:
     return (0, 1, None)[given.index(1)]
 
 
-def voted(row: Row, code: LabelCode | None = None) -> list[Outcome]:
+def vote_rivals(row: Row, code: LabelCode | None = None) -> Rivals:
     """Two responses and several people's labels: a list, numbered annotator fields, or two counts."""
-    pair, ids, fields = _two(row)
+    seen, one, other, fields = _two(row)
     if has(row, "votes_a", "votes_b"):
         counts = [number(row[n], n) for n in ("votes_a", "votes_b")] + [number(row.get("votes_tie") or 0, "votes_tie")]
         if any(c < 0 or c != int(c) for c in counts) or not sum(counts):
             raise RowError("votes_a/votes_b", "are not counts of votes")
-        return [tally(pair, ids, [0] * int(counts[0]) + [1] * int(counts[1]) + [None] * int(counts[2]))]
+        word = _counted([0] * int(counts[0]) + [1] * int(counts[1]) + [None] * int(counts[2]))
+        return seen, [Rival(one, other, fields, word)]
     good: list[int | None] = []
-    bad: list[Outcome] = []
+    bad: list[Rival | RowError] = []
     for name, value in votes_of(row):
         try:
             good.append(verdict(value, name, row, fields, code))
@@ -344,21 +427,29 @@ def voted(row: Row, code: LabelCode | None = None) -> list[Outcome]:
             bad.append(error)
     if not good:
         raise bad[0] if bad and isinstance(bad[0], RowError) else RowError("votes", "hold no vote")
-    counted = tally(pair, ids, good)
+    word = _counted(good)
     label = label_of(row)
-    if label is not None and numeric(row[label]) is None:
-        side = verdict(row[label], label, row, fields, code)
-        if (None if side is None else ids[side]) != counted.better:
-            raise RowError(f"{label}/votes", "say different things: leave one out with --ignore")
-    return [counted, *bad]
+    if label is not None and numeric(row[label]) is None and verdict(row[label], label, row, fields, code) != word.side:
+        raise RowError(f"{label}/votes", "say different things: leave one out with --ignore")
+    return seen, [Rival(one, other, fields, word), *bad]
+
+
+def voted(row: Row, code: LabelCode | None = None) -> list[Outcome]:
+    return read_rivals(row, partial(vote_rivals, code=code))
 
 
 def votes_of(row: Row) -> list[tuple[str, Any]]:
     """(field, vote) of every vote of a row with two responses."""
-    name = next((n for n in _VOTES if isinstance(row.get(n), list)), None)
-    if name is not None:
-        return [(f"{name}[{i}]", value) for i, value in enumerate(row[name])]
-    return [(n, row[n]) for n in row if re.fullmatch(r"annotator_?\d+", n) and row[n] is not None]
+    lists, people = _known_votes(tuple(row))
+    for name in lists:
+        if isinstance(row[name], list):
+            return [(f"{name}[{i}]", value) for i, value in enumerate(row[name])]
+    return [(n, row[n]) for n in people if row[n] is not None]
+
+
+@lru_cache(maxsize=4096)
+def _known_votes(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return tuple(n for n in _VOTES if n in names), tuple(n for n in names if re.fullmatch(r"annotator_?\d+", n))
 
 
 def tally(pair: Pair, ids: tuple[str, str], sides: Sequence[int | None]) -> Preferred:
@@ -366,11 +457,14 @@ def tally(pair: Pair, ids: tuple[str, str], sides: Sequence[int | None]) -> Pref
 
     `confidence` is the winner's share of all votes that name a side, so it is above 0.5.
     """
+    return preferring(pair, ids, _counted(sides))
+
+
+def _counted(sides: Sequence[int | None]) -> Word:
     ones, twos = sides.count(0), sides.count(1)
     if ones == twos:
-        return Preferred(pair=pair, better=None, votes=len(sides))
-    winner = ids[0] if ones > twos else ids[1]
-    return Preferred(pair=pair, better=winner, votes=len(sides), confidence=max(ones, twos) / (ones + twos))
+        return Word(None, len(sides))
+    return Word(int(twos > ones), len(sides), max(ones, twos) / (ones + twos))
 
 
 def numbers(row: Row) -> list[float]:

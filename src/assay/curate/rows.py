@@ -15,7 +15,7 @@ class RowError(ValueError):
 
 
 def has(row: Row, *names: str) -> bool:
-    return all(row.get(name) is not None for name in names)
+    return None not in map(row.get, names)
 
 
 def text(value: object, field: str) -> str:

@@ -26,7 +26,7 @@ from assay.curate.pictures import Picture, keeper
 from assay.curate.plain import PlainRows
 from assay.curate.preferred import MAX_LISTED
 from assay.curate.reading import Fields, Lone, Read, paired, readings
-from assay.curate.rows import RowError
+from assay.curate.rows import Row, RowError
 from assay.curate.segments import KINDS, LONE, Note, Places, Segments, by_part, lay, split
 from assay.curate.texts import Cell, Flaw
 from assay.images import ImageStore
@@ -72,10 +72,11 @@ def spill(folder: Place, piece: Piece) -> None:
     layout = named(piece.layout) if piece.layout else None
     sink = _Sink(folder, piece)
     keep = keeper(ImageStore(piece.images), piece.folder) if piece.images is not None else _keeps_none
-    plain = PlainRows(sink.columns, piece.max_field_chars)
-    quick = PlainRows.reads(layout) and piece.fields == Fields()
+    plain = None
+    if layout is not None and PlainRows.reads(layout) and piece.fields == Fields():
+        plain = PlainRows(sink.columns, layout, piece.max_field_chars, sink.refuse)
     for item in piece.rows():
-        if quick and isinstance(item, Cell) and plain.taken(item.value, item.row):
+        if plain is not None and isinstance(item, Cell) and plain.taken(item.value, item.row):
             sink.rows += 1
             if sink.columns.chars >= CHUNK_CHARS or sink.columns.rows >= CHUNK_ROWS:
                 sink.flush()
@@ -117,7 +118,7 @@ class _Sink:
 
     def __init__(self, folder: Place, piece: Piece) -> None:
         self.folder, self.piece, self.columns = folder, piece, Columns()
-        self.rows = self.ties = self.pairs = 0
+        self.rows = self.pairs = 0
         self.rejected: Counter[str] = Counter()
         self.places: list[dict[str, Places]] = []
         self.rejections: list[Rejection] = []
@@ -135,7 +136,7 @@ class _Sink:
                 elif isinstance(made, Flaw):
                     self._reject(read.row, "", made.reason, made.excerpt)
                 else:
-                    self._reject(read.row, made.field, made.reason, json.dumps(read.value, default=str)[:400])
+                    self.refuse(read.row, read.value, made)
         held = self.columns.rows + len(self.rejections) + len(self.lone)
         if self.columns.chars + self.lone_chars >= CHUNK_CHARS or held >= CHUNK_ROWS:
             self.flush()
@@ -147,7 +148,6 @@ class _Sink:
             if why := trouble(content, self.piece.max_field_chars):
                 self._reject(read.row, field_of(read.value, content), why, content[:200])
                 return
-        self.ties += made.better is None
         self.columns.add(made, read.row, read.layout)
 
     def _lone(self, read: Lone) -> None:
@@ -166,6 +166,10 @@ class _Sink:
             return
         self.lone.append((digest([read.layout, rated.prompt_key]), read.row, read.layout, value))
         self.lone_chars += len(value)
+
+    def refuse(self, number: int, row: Row, error: RowError) -> None:
+        """Take in why a row, or a part of it, made no pair."""
+        self._reject(number, error.field, error.reason, json.dumps(row, default=str)[:400])
 
     def _reject(self, row: int, where: str, reason: str, excerpt: str) -> None:
         where, reason, shown = (UNSAFE.sub("\ufffd", t) for t in (where, reason, excerpt[:200]))
@@ -194,7 +198,7 @@ class _Sink:
         self.flush()
         Note(
             name=self.piece.name, source=self.piece.source, file=self.piece.file, rows=self.rows, pairs=self.pairs,
-            ties=self.ties, rejected=dict(self.rejected),
+            ties=self.columns.ties, rejected=dict(self.rejected),
             places={kind: np.concatenate([p[kind] for p in self.places]) for kind in KINDS},
         ).write(self.folder)  # fmt: skip
 

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import pyarrow as pa
@@ -33,8 +33,7 @@ class Broken(Exception):
     """The bytes of a file cannot be unpacked any further."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
+class Cell(NamedTuple):
     """One row as it stands in the file, numbered from 1 (by line where rows are lines)."""
 
     row: int
@@ -146,7 +145,7 @@ def lines(blocks: Iterable[bytes]) -> Iterator[bytes | None]:
                 skipping = False
                 pending.clear()
             else:
-                yield line.rstrip(b"\r")
+                yield line.rstrip(b"\r") if line.endswith(b"\r") else line
         pending += rest
         if len(pending) > MAX_ROW:
             skipping = True
@@ -236,21 +235,23 @@ def _quickly(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         value: dict[str, Any] = orjson.loads(line)
-        return value if all(map(_exact, value.values())) else None
+        return value if _exact(value.values()) else None
     except (ValueError, RecursionError):
         return None
 
 
-def _exact(value: object) -> bool:
-    """Whether no number in a value may have been an integer of more than 64 bits, which the faster parser rounds."""
-    kind = type(value)
-    if kind is str or kind is int or value is None:
-        return True
-    if kind is float:
-        return abs(value) < 1e18  # type: ignore[arg-type]
-    if kind is list:
-        return all(map(_exact, value))  # type: ignore[call-overload]
-    return kind is bool or all(map(_exact, value.values()))  # type: ignore[attr-defined]
+def _exact(values: Iterable[Any]) -> bool:
+    """Whether no number in these may have been an integer of more than 64 bits, which the faster parser rounds."""
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            continue
+        if kind is dict:
+            if not _exact(value.values()):
+                return False
+        elif (kind is list and not _exact(value)) or (kind is float and not abs(value) < 1e18):
+            return False
+    return True
 
 
 def _json_line(line: bytes, number: int) -> Iterator[Cell | Flaw]:

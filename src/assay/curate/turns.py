@@ -21,6 +21,8 @@ ROLES: dict[str, Role] = {
 }  # fmt: skip
 _CALLING = {"function_call", "tool_call"}
 """Roles of turns whose text is a call by the assistant, as JSON (ShareGPT, ms-swift)."""
+SAYS: dict[str, Role] = {w: r for w, r in ROLES.items() if r != "tool" and w not in _CALLING}
+"""Roles of turns that can be a text and nothing else."""
 _TEXT = {"text", "input_text", "output_text"}
 _IMAGE = {"image", "image_url", "input_image"}
 _THOUGHT = {"thinking", "reasoning", "thought"}
@@ -28,6 +30,11 @@ _CALL = {"tool_use", "tool_call", "function_call"}
 _REASONING = ("reasoning_content", "reasoning", "thinking", "thoughts", "thought")
 _UNKEPT = ("videos", "video", "audios", "audio", "reasoning_details", "tool_responses", "prefix", "documents")
 _FLAGS = ("weight", "loss", "train", "training")
+FIELDS = frozenset({
+    "role", "from", "content", "value", "parts", "refusal", "tool_calls", "function_call", "tools", "tool_call_id", "name",
+    "images", "image", *_REASONING, *_UNKEPT, *_FLAGS,
+})  # fmt: skip
+"""The fields of a turn that are looked at."""
 
 
 def canonical(value: object) -> str:
@@ -89,6 +96,8 @@ def unweighted(value: object, last_only: bool) -> str:
     turns = [value] if isinstance(value, Mapping) else value if isinstance(value, list) else []
     answers = [t for t in turns if isinstance(t, Mapping) and ROLES.get(_role(t)) == "assistant"]
     for turn in answers[-1:] if last_only else answers:
+        if len(turn) == 2:  # a role and a text
+            continue
         for flag in _FLAGS:
             if turn.get(flag) is not None and turn[flag] not in (1, True):
                 return f"{flag}: {turn[flag]}"
@@ -98,6 +107,11 @@ def unweighted(value: object, last_only: bool) -> str:
 def _message(item: object, field: str) -> Message:
     if not isinstance(item, Mapping):
         raise RowError(field, f"is not a message with role and content ({type(item).__name__})")
+    if len(item) == 2 and type(item.get("content")) is str and (said := item["content"]) and not said.isspace():
+        name = item.get("role")  # most messages are a role and a text
+        plain = SAYS.get(name) if type(name) is str else None
+        if plain is not None and MARK not in said:
+            return Message(role=plain, content=said)
     word = _role(item)
     role = ROLES.get(word)
     if role is None:
