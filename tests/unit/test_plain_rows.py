@@ -23,7 +23,7 @@ from assay.curate.preferred import Preferred
 from assay.curate.reading import Read, readings
 from assay.curate.rows import Row, RowError
 from assay.curate.spill import trouble
-from assay.curate.texts import Cell, Flaw, _json_line, _quickly
+from assay.curate.texts import Cell, Flaw, _json_line, quickly
 from assay.images import ImageStore
 from assay.records import Message, Response, Role, digest, messages_id, question_id
 
@@ -284,7 +284,7 @@ def same(one: Any, other: Any) -> bool:
 )
 def test_the_faster_parser_reads_what_json_reads_or_leaves_it(value: dict[str, Any], ascii_: bool, end: str) -> None:
     line = (json.dumps(value, ensure_ascii=ascii_) + end).encode("utf-8", "surrogatepass")
-    quick, general = _quickly(line), list(_json_line(line, 1))
+    quick, general = quickly(line), list(_json_line(line, 1))
     if quick is not None:
         assert len(general) == 1
         assert isinstance(general[0], Cell)
@@ -301,8 +301,8 @@ def test_what_the_faster_parser_must_leave() -> None:
         '{"a": 1}{"a": 2}',
         "[1]",
     ):
-        assert _quickly(line.encode()) is None, line
-    assert _quickly(b'{"a": 1, "b": 2, "a": 3}') == {"a": 3, "b": 2}
+        assert quickly(line.encode()) is None, line
+    assert quickly(b'{"a": 1, "b": 2, "a": 3}') == {"a": 3, "b": 2}
     (flaw,) = _json_line(b"\xff", 3)
     assert isinstance(flaw, Flaw)
 

@@ -5,6 +5,7 @@ text in the types of `Pair`, and beside it the ids, what the source says, and wh
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ class Columns:
         self._known: dict[int, tuple[str | None, ...]] = {}
         self._prompts, self._answers = _Said(), _Said()
         self._batches: list[pa.Table] = []
+        self._mixed = False
 
     def add(self, made: Preferred, row: int, layout: str) -> None:
         """Take in what was made of a row."""
@@ -73,6 +75,23 @@ class Columns:
         answers.counts += (len(one), len(other))
         self._count(chars)
 
+    def add_lists(
+        self, prompts: pa.ListArray, answers: pa.ListArray, words: Sequence[Word], chars: NDArray[np.int64],
+        rows: NDArray[np.int64], layout: str,
+    ) -> None:  # fmt: skip
+        """Take in pairs from their prompts and their responses, two after each other (`lists`). Rows with numbers between
+        theirs may come later."""
+        count = len(words)
+        if not count:
+            return
+        sides, *told = zip(*words, strict=True)
+        numbers = [chars, np.zeros(count, np.int64), rows, [layout] * count, *told]
+        self.ties += sides.count(None)
+        self._batches.append(self._table(prompts, answers, [-1 if side is None else side for side in sides], numbers))
+        self._mixed = True
+        self.rows += count
+        self.chars += int(chars.sum())
+
     def _count(self, chars: int) -> None:
         self.rows += 1
         self.chars += chars
@@ -81,16 +100,31 @@ class Columns:
             self._batches.append(self._batch())
 
     def taken(self) -> pa.Table:
-        """All that came in, which is forgotten here."""
-        made = pa.concat_tables([*self._batches, self._batch()]).combine_chunks()
+        """All that came in, by the numbers of rows, which is forgotten here."""
+        made = pa.concat_tables([*self._batches, self._batch()])
+        rows = made["row"].to_numpy() if self._mixed else np.empty(0, np.int64)
+        if (np.diff(rows) < 0).any():
+            made = made.take(pa.array(np.argsort(rows, kind="stable")))
+        made, self._mixed = made.combine_chunks(), False
         self._batches, self.chars, self.rows = [], 0, 0
         return made
 
     def _batch(self) -> pa.Table:
         count = len(self._told)
         sides, *told = zip(*self._told, strict=True) if count else [()] * 8
-        prompts, answers = self._prompts.array(), self._answers.array()
-        ids, swapped = self._ids(prompts, answers, np.array(sides, np.int64))
+        made = self._table(self._prompts.array(), self._answers.array(), sides, told, self._known)
+        self._told, self._known, self._pending = [], {}, 0
+        self._prompts, self._answers = _Said(), _Said()
+        return made
+
+    @staticmethod
+    def _table(
+        prompts: pa.ListArray, answers: pa.ListArray, sides: Sequence[int], told: Sequence[Any],
+        known: Mapping[int, tuple[str | None, ...]] = MappingProxyType({}),
+    ) -> pa.Table:  # fmt: skip
+        """Pairs with their ids; `told` are the columns of `_NARROW` after these, `known` the ids that are known, by row."""
+        count = len(sides)
+        ids, swapped = _ids(prompts, answers, np.array(sides, np.int64), known)
         if swapped.any():
             two = np.arange(2 * count).reshape(-1, 2)
             two[swapped] = two[swapped, ::-1]
@@ -99,23 +133,22 @@ class Columns:
         twos = pa.array(np.arange(0, 2 * count + 1, 2, dtype=np.int32))
         responses = pa.ListArray.from_arrays(twos, whole, type=_TEXT.field("responses").type)
         numbers = [pa.array(column, of.type) for of, column in zip(list(_NARROW)[6:], told, strict=True)]
-        self._told, self._known, self._pending = [], {}, 0
-        self._prompts, self._answers = _Said(), _Said()
         return pa.Table.from_arrays([*ids, *numbers, prompts, responses], schema=SCHEMA)
 
-    def _ids(
-        self, prompts: pa.ListArray, answers: pa.ListArray, sides: NDArray[np.int64]
-    ) -> tuple[list[pa.Array], NDArray[np.bool_]]:
-        """The first columns, all ids, and of which rows the responses are to change places."""
-        made = pair_ids(prompts, answers)
-        better = np.where((sides == 1) == made.swapped, made.first, made.second)
-        columns = [made.pair, made.prompt, made.question, made.first, made.second, better]
-        tied, swapped = sides < 0, made.swapped
-        for at, known in self._known.items():
-            for column, one in zip(columns, known, strict=True):
-                column[at] = one or b""
-            tied[at], swapped[at] = known[5] is None, False
-        return [_hex(c) for c in columns[:5]] + [_hex(columns[5], tied)], swapped
+
+def _ids(
+    prompts: pa.ListArray, answers: pa.ListArray, sides: NDArray[np.int64], known: Mapping[int, tuple[str | None, ...]]
+) -> tuple[list[pa.Array], NDArray[np.bool_]]:
+    """The first columns, all ids, and of which rows the responses are to change places."""
+    made = pair_ids(prompts, answers)
+    better = np.where((sides == 1) == made.swapped, made.first, made.second)
+    columns = [made.pair, made.prompt, made.question, made.first, made.second, better]
+    tied, swapped = sides < 0, made.swapped
+    for at, ids in known.items():
+        for column, one in zip(columns, ids, strict=True):
+            column[at] = one or b""
+        tied[at], swapped[at] = ids[5] is None, False
+    return [_hex(c) for c in columns[:5]] + [_hex(columns[5], tied)], swapped
 
 
 def _hex(ids: Ids, missing: NDArray[np.bool_] | None = None) -> pa.Array:
@@ -144,16 +177,24 @@ class _Said:
 
     def array(self) -> pa.ListArray:
         roles, texts = [role for role, _ in self.turns], [text for _, text in self.turns]
-        columns = [_column(f, roles, texts, self.more) for f in _MESSAGE]
-        turns = pa.StructArray.from_arrays(columns, fields=list(_MESSAGE))
-        ends = pa.array(np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int32))
-        return pa.ListArray.from_arrays(ends, turns, type=pa.list_(_MESSAGE))
+        return lists(self.counts, pa.array(roles, pa.string()), pa.array(texts, pa.string()), self.more)
 
 
-def _column(of: pa.Field, roles: Sequence[str], texts: list[str], more: Mapping[int, Message]) -> pa.Array:
+def lists(
+    counts: Sequence[int] | NDArray[np.int32], roles: pa.StringArray, texts: pa.StringArray,
+    more: Mapping[int, Message] = MappingProxyType({}),
+) -> pa.ListArray:  # fmt: skip
+    """Lists of so many messages each, end to end; `more` as in `_Said`."""
+    columns = [_column(f, roles, texts, more) for f in _MESSAGE]
+    turns = pa.StructArray.from_arrays(columns, fields=list(_MESSAGE))
+    ends = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
+    return pa.ListArray.from_arrays(ends, turns, type=pa.list_(_MESSAGE))
+
+
+def _column(of: pa.Field, roles: pa.StringArray, texts: pa.StringArray, more: Mapping[int, Message]) -> pa.Array:
     """One field of all messages; most are empty."""
     if of.name in ("role", "content"):
-        return pa.array(roles if of.name == "role" else texts, pa.string())
+        return roles if of.name == "role" else texts
     if any(getattr(m, of.name) for m in more.values()):
         empty: Any = [] if of.name == "images" else ""
         return pa.array([getattr(more[i], of.name) if i in more else empty for i in range(len(texts))], of.type)

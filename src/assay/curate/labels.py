@@ -71,7 +71,7 @@ def numeric(value: object) -> float | None:
     if isinstance(value, int | float):
         return float(value)
     if isinstance(value, str) and not value[:1].isalpha() and _NUMBER.fullmatch(value):
-        return float(value)
+        return float(value.strip())  # which takes off more than `float` does
     return None
 
 

@@ -22,6 +22,8 @@ _SECOND_LOOK = MEANING.difference(PROMPTS, SYSTEM) | {*COLUMNS, "history"}
 """Fields that must be empty here: what they hold changes what a row means."""
 _SHAPES = frozenset({"fields", "full_conversation"})
 """Fields of rows that are flattened first."""
+MEANT = MEANING | {*COLUMNS} | _SHAPES
+"""Fields beside responses and what is said of them that are looked at."""
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
 _SIMPLE = frozenset({str, int, float, bool, type(None)})
 SAME = "hold the same response twice"

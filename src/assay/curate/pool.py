@@ -267,9 +267,10 @@ def _pieces(pool: Pool, file: _File, reading: _Reading) -> list[Piece]:
     """What the calls of `spill` read of a file."""
     part, images = file.part, pool.place / "images"
     first = Piece(
-        name=file.key, source=file.source, file=part.file, rows=part.rows, layout=file.layout.name if file.layout else "",
-        strict=reading.strict, fields=reading.fields, parts=pool.parts, buckets=_power(part.chars / BUCKET),
-        max_field_chars=reading.max_field_chars, folder=Path(part.path).parent if part.path else None, images=images.path,
+        name=file.key, source=file.source, file=part.file, rows=part.rows, lines=part.lines,
+        layout=file.layout.name if file.layout else "", strict=reading.strict, fields=reading.fields, parts=pool.parts,
+        buckets=_power(part.chars / BUCKET), max_field_chars=reading.max_field_chars,
+        folder=Path(part.path).parent if part.path else None, images=images.path,
     )  # fmt: skip
     return [replace(first, name=f"{file.key}+{i:05d}", rows=rows) for i, rows in enumerate(part.pieces)]
 

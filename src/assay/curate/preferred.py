@@ -60,6 +60,11 @@ _SCORES_OF_TWO = (
 )  # fmt: skip
 TELLING = frozenset({*(name for two in _SCORES_OF_TWO for name in two), "margin"})
 """The fields that say by how much the chosen response is better."""
+SAYING = TELLING | {
+    *LABELS, *_ONE_HOT, *_VOTES, *(name for two in TWO_SCORES for name in two), "votes_a", "votes_b", "votes_tie",
+    "model_a", "model_b",
+}  # fmt: skip
+"""The fields that say which response is better, annotators' numbered ones apart."""
 _PUBLISHED: tuple[tuple[tuple[str, ...], str, LabelCode], ...] = (
     (("context", "response1", "response2"), "overall_preference", (-3, 3)),  # HelpSteer3: below 0 the first is better
     (("prompt", "response_1", "response_2"), "preference_strength", (-3, 3)),  # HelpSteer2-preference: the same

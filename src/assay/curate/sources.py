@@ -7,7 +7,7 @@ else text: JSON lines, JSON documents, CSV or TSV. What comes before and after a
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from assay.curate.csvs import csv_rows
-from assay.curate.texts import Cell, Flaw, json_rows, lines_from, plain_lines, unpacked
+from assay.curate.texts import Cell, Flaw, Take, json_rows, lines_from, plain_lines, unpacked
 from assay.errors import AssayError, missing_extra
 
 BATCH = 1024
@@ -39,7 +39,8 @@ _HUB = re.compile(r"(?:hf:/?/?)?([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
 class Part:
     """One file (or one split of a hub data set): `source` is what it belongs to, `key` its content id.
 
-    `rows()` streams it from the start each time it is called, and each of `pieces` some rows of it, all of them together.
+    `rows()` streams it from the start each time it is called, and each of `pieces` some rows of it, all of them together;
+    where `lines`, a piece leaves out the lines that a `Take` took in, which it is given as `take`.
     `path` is where the file lies, "" for a hub data set; `chars` about how much text it holds (0: not known).
     """
 
@@ -47,9 +48,10 @@ class Part:
     file: str
     key: str
     rows: Callable[[], Iterator[Cell | Flaw]]
-    pieces: tuple[Callable[[], Iterator[Cell | Flaw]], ...]
+    pieces: tuple[Callable[..., Iterator[Cell | Flaw]], ...]
     path: str = ""
     chars: int = 0
+    lines: bool = False
 
 
 def find(source: str) -> list[Part]:
@@ -119,14 +121,14 @@ def _part(source: str, path: Path, file: str) -> Part:
                 at, number = at + len(block), number + int(np.count_nonzero(np.frombuffer(block, np.uint8) == 10))
     except OSError as error:
         raise AssayError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+    pieces = (_pieces(path, cuts, at) if at > PIECE else ()) or (partial(rows, path),)
     return Part(
-        source=source, file=file, key=content.hexdigest()[:16], rows=partial(rows, path), path=str(path),
-        pieces=(_pieces(path, cuts, at) if at > PIECE else ()) or (partial(rows, path),),
-        chars=size * _UNPACKED.get(path.suffix, 1),
+        source=source, file=file, key=content.hexdigest()[:16], rows=partial(rows, path), path=str(path), pieces=pieces,
+        chars=size * _UNPACKED.get(path.suffix, 1), lines=pieces[0].func is not _parquet,
     )  # fmt: skip
 
 
-def _pieces(path: Path, cuts: list[tuple[int, int]], size: int) -> tuple[Callable[[], Iterator[Cell | Flaw]], ...]:
+def _pieces(path: Path, cuts: list[tuple[int, int]], size: int) -> tuple[partial[Iterator[Cell | Flaw]], ...]:
     """Readers of a large file's pieces; `cuts` are offsets at which lines begin, with their numbers. None where it has
     none."""
     with path.open("rb") as stream:
@@ -141,7 +143,7 @@ def _pieces(path: Path, cuts: list[tuple[int, int]], size: int) -> tuple[Callabl
     return tuple(partial(lines_from, path, start, end, first) for (start, first), end in spans if start < end)
 
 
-def _row_groups(path: Path) -> tuple[Callable[[], Iterator[Cell | Flaw]], ...]:
+def _row_groups(path: Path) -> tuple[partial[Iterator[Cell | Flaw]], ...]:
     """Runs of row groups of a sound Parquet file; none of any other file."""
     try:
         with pq.ParquetFile(path) as file:
@@ -159,8 +161,11 @@ def _row_groups(path: Path) -> tuple[Callable[[], Iterator[Cell | Flaw]], ...]:
     return tuple(partial(_parquet, path, tuple(run), first) for run, first in runs)
 
 
-def rows(path: Path) -> Iterator[Cell | Flaw]:
-    """Every row of a file with its number from 1 (the line, where rows are lines), and a flaw for each broken part."""
+def rows(path: Path, take: Take | None = None) -> Iterator[Cell | Flaw]:
+    """Every row of a file with its number from 1 (the line, where rows are lines), and a flaw for each broken part.
+
+    Of JSON lines, those that `take` took in are left out.
+    """
     with path.open("rb") as stream:
         head = stream.read(64)
     foreign = next((what for magic, what in _FOREIGN.items() if head.startswith(magic)), None)
@@ -175,26 +180,29 @@ def rows(path: Path) -> Iterator[Cell | Flaw]:
     elif path.suffix == ".parquet":
         yield Flaw(row=0, reason="the file is named .parquet but does not begin as one: download it again")
     else:
-        yield from _text(path, head)
+        yield from _text(path, head, take)
 
 
-def _text(path: Path, head: bytes) -> Iterator[Cell | Flaw]:
-    chunks = unpacked(path, head)
-    yield from _at_least_one(csv_rows(chunks) if _kind(path) in (".csv", ".tsv") else json_rows(chunks))
+def _text(path: Path, head: bytes, take: Take | None) -> Iterator[Cell | Flaw]:
+    chunks, took = unpacked(path, head), False
+
+    def noted(held: Sequence[bytes], first: int) -> list[int]:
+        nonlocal took
+        left = take(held, first) if take is not None else []
+        took = took or len(left) < len(held)
+        return left
+
+    empty = True
+    for item in csv_rows(chunks) if _kind(path) in (".csv", ".tsv") else json_rows(chunks, take and noted):
+        empty = False
+        yield item
+    if empty and not took:
+        yield Flaw(row=0, reason="the file has no rows")
 
 
 def _kind(path: Path) -> str:
     kinds = [s for s in path.suffixes if s not in _PACKED]
     return kinds[-1] if kinds else ""
-
-
-def _at_least_one(stream: Iterable[Cell | Flaw]) -> Iterator[Cell | Flaw]:
-    empty = True
-    for item in stream:
-        empty = False
-        yield item
-    if empty:
-        yield Flaw(row=0, reason="the file has no rows")
 
 
 def _parquet(path: Path, groups: tuple[int, ...] | None = None, start: int = 1) -> Iterator[Cell | Flaw]:

@@ -11,7 +11,7 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from assay.curate.blocks import Blocks
 from assay.curate.columns import Columns
 from assay.curate.layouts import Preferred, named
 from assay.curate.lists import Rated, crowded
@@ -45,8 +46,8 @@ UNSAFE = re.compile(r"[\0\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """What one call reads, and how: `rows()` begins it; `layout` is a name ("": none was found); `strict`: it was named
-    by hand.
+    """What one call reads, and how: `rows()` begins it (`lines`: as in `Part`); `layout` is a name ("": none was found);
+    `strict`: it was named by hand.
 
     `name` is a function of the content of the file, of how it is read, and of which piece of it this is. `folder` is
     where the names of pictures are looked for, `images` the pool's folder of them (None: the pool keeps none).
@@ -55,7 +56,8 @@ class Piece:
     name: str
     source: str
     file: str
-    rows: Callable[[], Iterator[Cell | Flaw]]
+    rows: Callable[..., Iterator[Cell | Flaw]]
+    lines: bool
     layout: str
     strict: bool
     fields: Fields
@@ -72,17 +74,29 @@ def spill(folder: Place, piece: Piece) -> None:
     layout = named(piece.layout) if piece.layout else None
     sink = _Sink(folder, piece)
     keep = keeper(ImageStore(piece.images), piece.folder) if piece.images is not None else _keeps_none
-    plain = None
+    plain, blocks, until = None, None, 0
     if layout is not None and PlainRows.reads(layout) and piece.fields == Fields():
         plain = PlainRows(sink.columns, layout, piece.max_field_chars, sink.refuse)
-    for item in piece.rows():
+        if piece.lines and Blocks.reads(layout):
+            blocks = Blocks(sink.columns, layout, piece.max_field_chars)
+
+    def take(held: Sequence[bytes], first: int) -> list[int]:
+        nonlocal until
+        assert blocks is not None
+        sink.flush_if_full()
+        left = blocks.take(held, first)
+        until = first + len(held) - 1
+        sink.rows += len(held) - len(left)
+        return left
+
+    for item in piece.rows(take=take) if blocks is not None else piece.rows():
         if plain is not None and isinstance(item, Cell) and plain.taken(item.value, item.row):
             sink.rows += 1
-            if sink.columns.chars >= CHUNK_CHARS or sink.columns.rows >= CHUNK_ROWS:
-                sink.flush()
-            continue
-        for read in readings((item,), layout, piece.strict, keep, piece.fields):
-            sink.take(read)
+        else:
+            for read in readings((item,), layout, piece.strict, keep, piece.fields):
+                sink.take(read)
+        if item.row >= until:  # a chunk holds all rows up to its last one
+            sink.flush_if_full()
     sink.close()
 
 
@@ -97,9 +111,11 @@ def pair_up(folder: Place, item: tuple[Piece, int, Segments]) -> None:
             rows.append(row)
         else:  # one after another, for a prompt may have any number of them
             sink.take(Read(row=row["row"], rows=1, layout=row["layout"], value=_rated(row).row, made=(crowded(),)))
+            sink.flush_if_full()
     rows.sort(key=lambda r: r["row"])
     for read in paired(Lone(row=r["row"], layout=r["layout"], rated=_rated(r)) for r in rows):
         sink.take(read)
+        sink.flush_if_full()
     sink.close()
 
 
@@ -137,6 +153,8 @@ class _Sink:
                     self._reject(read.row, "", made.reason, made.excerpt)
                 else:
                     self.refuse(read.row, read.value, made)
+
+    def flush_if_full(self) -> None:
         held = self.columns.rows + len(self.rejections) + len(self.lone)
         if self.columns.chars + self.lone_chars >= CHUNK_CHARS or held >= CHUNK_ROWS:
             self.flush()

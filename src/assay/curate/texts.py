@@ -7,7 +7,7 @@ import codecs
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ import pyarrow as pa
 from assay.curate.layouts import fitting
 from assay.curate.turns import is_message
 
-BLOCK = 1 << 16
+BLOCK, HELD = 1 << 16, 1 << 22
 MAX_ROW = 1 << 26
 """Bytes of the longest line or JSON object that is read: 64 MiB."""
 _MARKS = (
@@ -27,6 +27,10 @@ _MARKS = (
 )  # fmt: skip
 _NEXT_ROW = re.compile(r"\}\s*[,\n]\s*(?=\{)")
 _BETWEEN = re.compile(r"[\s,\[\]]*")
+
+
+Take = Callable[[Sequence[bytes], int], list[int]]
+"""Takes in what it can of lines, given the number of the first; returns the places of those it left."""
 
 
 class Broken(Exception):
@@ -156,8 +160,11 @@ def lines(blocks: Iterable[bytes]) -> Iterator[bytes | None]:
         raise failure
 
 
-def json_rows(blocks: Iterator[bytes]) -> Iterator[Cell | Flaw]:
-    """JSON lines, or one document (an array of rows, or an object that holds one), told apart by the first lines."""
+def json_rows(blocks: Iterator[bytes], take: Take | None = None) -> Iterator[Cell | Flaw]:
+    """JSON lines, or one document (an array of rows, or an object that holds one), told apart by the first lines.
+
+    Of lines, those that `take` took in are left out.
+    """
     held: list[bytes] = []
     size, failure = 0, None
     try:
@@ -175,7 +182,7 @@ def json_rows(blocks: Iterator[bytes]) -> Iterator[Cell | Flaw]:
             raise failure
         yield from blocks
 
-    return _json_lines(again()) if _is_lines(b"".join(held)) else _json_values(again())
+    return _json_lines(again(), take=take) if _is_lines(b"".join(held)) else _json_values(again())
 
 
 def _is_lines(head: bytes) -> bool:
@@ -190,8 +197,11 @@ def _is_lines(head: bytes) -> bool:
     return bool(first) and not first[0].startswith((b"[", b"{"))
 
 
-def lines_from(path: Path, start: int, end: int, first: int) -> Iterator[Cell | Flaw]:
-    """The rows of JSON lines between two offsets at which lines begin; `first` is the number of the first."""
+def lines_from(path: Path, start: int, end: int, first: int, take: Take | None = None) -> Iterator[Cell | Flaw]:
+    """The rows of JSON lines between two offsets at which lines begin; `first` is the number of the first.
+
+    Those that `take` took in are left out.
+    """
 
     def blocks() -> Iterator[bytes]:
         with path.open("rb") as file:
@@ -201,7 +211,7 @@ def lines_from(path: Path, start: int, end: int, first: int) -> Iterator[Cell | 
                 left -= len(block)
                 yield block
 
-    return _json_lines(blocks() if start else _as_utf8(blocks()), first)
+    return _json_lines(blocks() if start else _as_utf8(blocks()), first, take)
 
 
 def plain_lines(path: Path) -> bool:
@@ -213,13 +223,14 @@ def plain_lines(path: Path) -> bool:
     return not packed and not recoded and b"\0" not in head[:2] and _is_lines(head.removeprefix(codecs.BOM_UTF8))
 
 
-def _json_lines(blocks: Iterable[bytes], first: int = 1) -> Iterator[Cell | Flaw]:
+def _json_lines(blocks: Iterable[bytes], first: int = 1, take: Take | None = None) -> Iterator[Cell | Flaw]:
     number = first - 1
     try:
-        for number, line in enumerate(lines(blocks), first):
+        numbered = enumerate(lines(blocks), first)
+        for number, line in numbered if take is None else _left(numbered, take):
             if line is None:
                 yield Flaw(row=number, reason=f"the line is longer than {MAX_ROW >> 20} MiB")
-            elif (value := _quickly(line)) is not None:
+            elif (value := quickly(line)) is not None:
                 yield Cell(row=number, value=value)
             elif line.strip(b" \t\r\0"):
                 yield from _json_line(line, number)
@@ -229,7 +240,33 @@ def _json_lines(blocks: Iterable[bytes], first: int = 1) -> Iterator[Cell | Flaw
         yield Flaw(row=number + 1, reason=str(error))
 
 
-def _quickly(line: bytes) -> dict[str, Any] | None:
+def _left(numbered: Iterator[tuple[int, bytes | None]], take: Take) -> Iterator[tuple[int, bytes | None]]:
+    """Of numbered lines, those that `take` left, to which some MB are given at a time; the last one is here in any case."""
+    failure: Broken | None = None
+    number, more = 0, True
+    while more:
+        held: list[bytes] = []
+        long: list[int] = []
+        size = 0
+        try:
+            while size < HELD and (more := (found := next(numbered, None)) is not None):
+                number, line = found
+                if line is None:
+                    long.append(len(held))
+                held.append(line or b"")
+                size += len(held[-1]) + 1
+        except Broken as error:
+            failure, more = error, False
+        first = number - len(held) + 1
+        for place in take(held, first) if held else ():
+            yield first + place, None if place in long else held[place]
+    if number:
+        yield number, b""
+    if failure is not None:
+        raise failure
+
+
+def quickly(line: bytes) -> dict[str, Any] | None:
     """The object that a line holds, by the faster parser; None where `json` would or might read it in another way."""
     if not line.startswith(b"{"):
         return None
