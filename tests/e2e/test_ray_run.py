@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -25,12 +26,13 @@ SEED = 40
 
 
 def busy(nodes: Nodes) -> list[int]:
-    """Processes that have work in hand: Ray names a worker by what it does."""
+    """Processes that have work in hand: Ray names a worker by what it does, and the parent of each is of its node."""
     groups, found = {p.pid for p in nodes.running.values()}, []
     for at in Path("/proc").iterdir():
         with suppress(OSError, ValueError):
             pid, said = int(at.name), (at / "cmdline").read_bytes()
-            if said.startswith(b"ray::") and not said.startswith(b"ray::IDLE") and os.getpgid(pid) in groups:
+            parent = int((at / "stat").read_text().rpartition(")")[2].split()[1])
+            if re.match(rb"ray::(?!IDLE|DashboardAgent|RuntimeEnvAgent)", said) and os.getpgid(parent) in groups:
                 found.append(pid)
     return sorted(found)
 
@@ -62,7 +64,7 @@ def test_ten_kills_while_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
 
     def kill() -> None:
         for victim in chance.sample(["worker"] * 7 + ["node"] * 3, 10):
-            over.wait(chance.uniform(0, 3))
+            over.wait(chance.uniform(1, 12))
             if victim == "worker" and until(lambda: busy(nodes)):
                 with suppress(ProcessLookupError, IndexError):
                     os.kill(chance.choice(busy(nodes)), signal.SIGKILL)
@@ -79,6 +81,7 @@ def test_ten_kills_while_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
     finally:
         over.set()
         thread.join()
+        engine.close()
         nodes.stop()
     print(f"{len(killed)} kills: {', '.join(killed)}")
     assert killed.count("worker") >= 6
