@@ -330,6 +330,12 @@ def test_a_sweep_trains_each_point_once(run: Path, tmp_path: Path, monkeypatch: 
         other.setattr(sweep, "whose", lambda _: "other weights")
         with pytest.raises(AssayError, match=r"another config .inputs.backbone: "):
             sweep.sweep(run, tmp_path / "sweep", config)
+    shutil.copytree(run, tmp_path / "began")
+    final = tmp_path / "began/seed-0/models/final/training.json"
+    final.parent.mkdir(parents=True, exist_ok=True)
+    final.write_text(json.dumps({"identity": {"backbone": "its own"}}))
+    with pytest.raises(AssayError, match=r"other weights than those that the models of .*began began with"):
+        sweep.sweep(tmp_path / "began", tmp_path / "sweep-of-began", config)
     shutil.copytree(run, tmp_path / "other")
     note = tmp_path / "other/seed-0/tables/sets/raw-more.json"
     note.write_text(json.dumps(json.loads(note.read_text()) | {"said": "0" * 32}))

@@ -39,6 +39,7 @@ COLOURS = {"raw": "#888888", "stage1": "#b58900", "filtered": "#2a6fbb", "flippe
 def sweep(source: Path, out: Path, config: SweepConfig) -> Path:
     """Train and measure every point of the sweep of a finished run; resume what is in `out`. Returns the plot's path."""
     finished = read_run(source)
+    _same_weights(source, finished.train.backbone)
     with closing(Run(out, {**jsonable(config), "inputs": _inputs(finished)})) as run:
         for seed in range(config.seeds):
             for name in config.sets:
@@ -49,6 +50,17 @@ def sweep(source: Path, out: Path, config: SweepConfig) -> Path:
         write_text(out / "sweep.json", json.dumps(curves, indent=2))
         run.console.print(_table(curves))
         return _plot(curves, len(finished.evaluation), config.seeds, out / "sweep.png")
+
+
+def _same_weights(source: Path, backbone: str) -> None:
+    """Raise AssayError where the run's models began from other weights than there are now under that name."""
+    note = source / "seed-0" / "models" / "final" / "training.json"
+    began = json.loads(note.read_text()).get("identity", {}).get("backbone") if note.exists() else None
+    if began is not None and began != whose(backbone):
+        raise AssayError(
+            f"{backbone}: other weights than those that the models of {source} began with; a sweep would compare the two: "
+            "give the backbone as it was, or run it anew"
+        )
 
 
 def _inputs(finished: Finished) -> dict[str, Any]:
