@@ -33,14 +33,18 @@ def commands(of: str = "assay pool add") -> list[str]:
     return [line.split("#")[0].strip() for line in block.splitlines() if line.startswith("assay ")]
 
 
+MANY = 1_200
+"""Pairs of which stage 1 has more than the 200 that people are asked about by default."""
+
+
 def own_pool(folder: Path) -> list[str]:
-    rows = []
-    for pair in list(constraint_pool().pairs.values())[:60]:
+    rows, pairs = [], list(constraint_pool().pairs.values())[:MANY]
+    for pair in pairs:
         first, second = pair.responses
         rows.append({"prompt": pair.prompt[0].content, "chosen": first.text, "rejected": second.text})
     (folder / "prefs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows[:40]))
     pl.DataFrame(rows[40:]).write_parquet(folder / "more.parquet")
-    return [p.id for p in list(constraint_pool().pairs.values())[:60]]
+    return [p.id for p in pairs]
 
 
 def ended_when_it_answers(argv: list[str], folder: Path, port: int) -> "subprocess.CompletedProcess[str]":
