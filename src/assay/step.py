@@ -269,6 +269,8 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError, CheckpointException) as error:
         causes = [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+        if not all(isinstance(cause, OSError | SafetensorError) for cause in causes):
+            raise  # Ctrl-C, say
         raise AssayError(f"{folder}: cannot be written ({causes[0]}); what was saved before is kept") from error
 
 

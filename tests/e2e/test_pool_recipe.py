@@ -18,7 +18,7 @@ from assay.curate.verify import add_judgements, oracle, read_judgements
 from assay.errors import AssayError
 from assay.recipes.job import people_on_file, read_queue, run_job
 from assay.records import Case, Judgement, Label
-from assay.tables import Table, plain
+from assay.tables import Table
 
 SMALL = (
     "--presentations=16", "--stage1-share=0.7", "--stage1.iterations=1", "--stage1.seed-gold=16", "--stage1.seed-silver=8",
@@ -167,14 +167,14 @@ def model() -> Iterator[FakeModel]:
 
 
 def test_an_llm_judges_and_is_asked_once(pool: Path, model: FakeModel) -> None:
-    """People's answers lie there already, so the run goes through; the same command again asks the server nothing."""
+    """People answer what they are asked; the same command again asks the server nothing."""
     run = pool.parent / "run"
-    run.mkdir()
     truth = small_pool(prompts=60, per_prompt=1).truth
-    known = [Judgement(pair_id=i, better=better, by="ada", kind="human") for i, better in truth.items()]
-    (run / "judgements.jsonl").write_text("".join(json.dumps(plain(j)) + "\n" for j in known))
     options = ("--judge", f"short@{model.url}", "--samples", "2")
-    done = run_pool(pool, *options)
+    while (done := run_pool(pool, *options)).returncode == 2 and "wait for people" in done.stderr:
+        asked_about = [c.pair.id for c in read_queue(run / "queue")]
+        words = [Judgement(pair_id=i, better=truth[i], by="ada", kind="human") for i in asked_about]
+        add_judgements(run / "judgements.jsonl", words)
     assert done.returncode == 0, done.stderr
     assert_report(run, done)
     assert "Judges: llm:short." in (run / "report.html").read_text(encoding="utf-8")

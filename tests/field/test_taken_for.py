@@ -82,7 +82,8 @@ def test_reward_train_on_a_pool_whose_labels_were_turned_round(
 
 def small() -> FlowConfig:
     made = presets.pool()
-    return replace(made, stage1=replace(made.stage1, iterations=1, seed_gold=4, seed_silver=4, per_iteration=4))
+    first = replace(made.stage1, iterations=1, seed_gold=4, seed_silver=4, per_iteration=4)
+    return replace(made, stage1_share=0.9, stage1=first)
 
 
 def reworded(name: str) -> str:
