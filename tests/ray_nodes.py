@@ -10,12 +10,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
 from assay.curate.attributes import rule_attributes
 from assay.curate.shards import Pool
+from assay.engine import engine_of
+from assay.ray_engine import Cluster
 from assay.records import Attributes
 from assay.store import Place
 from assay.tables import to_arrow
@@ -88,6 +93,29 @@ class Nodes:
                     return
             time.sleep(0.05)
         raise TimeoutError(f"no head node at {self.address}")
+
+
+@contextmanager
+def joined(nodes: Nodes) -> Iterator[Cluster]:
+    """The cluster, with this process as its driver."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**QUIET, "RAY_ADDRESS": nodes.address}.items():
+            patch.setenv(name, value)
+        engine = engine_of("ray")
+        assert isinstance(engine, Cluster)
+        yield engine
+        engine.close()
+
+
+def with_both(engine: Cluster, nodes: Nodes) -> Cluster:
+    """The cluster when two nodes are there."""
+    if len(nodes.running) < 2:
+        nodes.add()
+    end = time.monotonic() + 60
+    while engine.workers != 2:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return engine
 
 
 def free_port() -> int:

@@ -20,7 +20,7 @@ from assay.errors import AssayError
 from assay.outage import Unreached
 from assay.records import Pair, Response, user
 from assay.store import Place
-from ray_nodes import KEYS, QUIET, Nodes, described, fails, free_port, scored
+from ray_nodes import KEYS, Nodes, described, fails, free_port, joined, scored, with_both
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'assay[ray]'")
 from assay import ray_engine
@@ -60,24 +60,14 @@ def nodes() -> Iterator[Nodes]:
 
 
 @pytest.fixture(scope="module")
-def joined(nodes: Nodes) -> Iterator[Cluster]:
-    """The driver is this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**QUIET, "RAY_ADDRESS": nodes.address}.items():
-            patch.setenv(name, value)
-        engine = engine_of("ray")
-        assert isinstance(engine, Cluster)
+def ours(nodes: Nodes) -> Iterator[Cluster]:
+    with joined(nodes) as engine:
         yield engine
-        engine.close()
 
 
 @pytest.fixture
-def cluster(joined: Cluster, nodes: Nodes) -> Cluster:
-    """With both nodes there."""
-    if len(nodes.running) < 2:
-        nodes.add()
-    wait_for(lambda: joined.workers == 2)
-    return joined
+def cluster(ours: Cluster, nodes: Nodes) -> Cluster:
+    return with_both(ours, nodes)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ import pytest
 from test_launch import assert_same, below, gone, preferences
 
 import tiny_models
-from assay.engine import engine_of
 from assay.errors import AssayError
 from assay.reward import launch
 from assay.reward.config import EngineConfig, TrainConfig
@@ -22,7 +21,7 @@ from assay.reward.launch import cluster_of, how_many, train_view, write_view
 from assay.reward.train import Trained
 from assay.run import jsonable
 from assay.step import states
-from ray_nodes import QUIET, Nodes
+from ray_nodes import Nodes, joined, with_both
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'assay[ray]'")
 from assay.ray_engine import Cluster
@@ -38,26 +37,14 @@ def nodes() -> Iterator[Nodes]:
 
 
 @pytest.fixture(scope="module")
-def joined(nodes: Nodes) -> Iterator[Cluster]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**QUIET, "RAY_ADDRESS": nodes.address}.items():
-            patch.setenv(name, value)
-        engine = engine_of("ray")
-        assert isinstance(engine, Cluster)
+def ours(nodes: Nodes) -> Iterator[Cluster]:
+    with joined(nodes) as engine:
         yield engine
-        engine.close()
 
 
 @pytest.fixture
-def cluster(joined: Cluster, nodes: Nodes) -> Cluster:
-    """With both nodes there, of one CPU each."""
-    if len(nodes.running) < 2:
-        nodes.add()
-    end = time.monotonic() + 60
-    while joined.workers != 2:
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    return joined
+def cluster(ours: Cluster, nodes: Nodes) -> Cluster:
+    return with_both(ours, nodes)
 
 
 @pytest.fixture(scope="module")

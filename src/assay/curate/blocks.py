@@ -100,13 +100,9 @@ class Blocks:
         return shape if shape is not None and len(shape.kinds) <= _MOST_FIELDS else None
 
     def _shape_of(self, row: dict[str, Any]) -> _Shape | None:
-        try:
-            seen, rivals = self._layout.rivals(row)
-        except RowError:
+        if (rival := self._rival(row)) is None:
             return None
-        if seen is not row or len(rivals) != 1 or not isinstance(rivals[0], Rival):
-            return None
-        two = rivals[0].fields
+        two = rival.fields
         prompts = [n for n in row if n in PROMPTS and n not in two]
         said = tuple(n for n in row if n not in two and (n in SAYING or re.fullmatch(r"annotator_?\d+", n)))
         looked_at = {*two, *prompts}
@@ -133,14 +129,18 @@ class Blocks:
         if said is None or not all(map(without_pictures, said.values())):
             return None
         row = {**{n: "q" for n, kind in shape.kinds.items() if kind == _PROMPT}, **{n: [] for n in shape.two}, **said}
+        rival = self._rival(row)
+        alike = rival is not None and (rival.one, rival.other, rival.fields) == ([], [], shape.two)
+        return rival.word if rival is not None and alike else None
+
+    def _rival(self, row: dict[str, Any]) -> Rival | None:
+        """The two responses of a row that holds just two, as it stands."""
         try:
             seen, rivals = self._layout.rivals(row)
         except RowError:
             return None
-        if seen is not row or len(rivals) != 1 or not isinstance(rivals[0], Rival):
-            return None
-        rival = rivals[0]
-        return rival.word if (rival.one, rival.other, rival.fields) == ([], [], shape.two) else None
+        found = rivals[0] if seen is row and len(rivals) == 1 else None
+        return found if isinstance(found, Rival) else None
 
     def _read(self, library: Any, shape: _Shape, data: bytes, count: int, first: int) -> NDArray[np.bool_]:
         """Take in the rows of that shape; returns (lines,) which lines these are."""
