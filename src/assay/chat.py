@@ -73,6 +73,8 @@ class ChatConfig:
     schemas: Literal["auto", "always", "never"] = "auto"
     """Whether a request's JSON schema goes to the server as `response_format`. "auto": until the server refuses one; the
     request is then asked without, and so are all later ones. No part of a request's name: the question is the same."""
+    known_as: str = ""
+    """Where the model answered before it moved to `url` (empty: it never did): its replies are kept under that address."""
 
     def __post_init__(self) -> None:
         if min(self.price_in, self.price_out) < 0:
@@ -87,6 +89,11 @@ class ChatConfig:
     @property
     def endpoint(self) -> str:
         return f"{spelled(self.url)}/chat/completions"
+
+    @property
+    def home(self) -> str:
+        """The address under which replies, costs and batches are kept."""
+        return spelled(self.known_as or self.url)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +170,7 @@ def _content(config: ChatConfig, message: Message) -> str | list[dict[str, Any]]
 
 def request_key(config: ChatConfig, request: Request) -> str:
     """The content id of a request: endpoint, model, parameters, messages, schema, sample index."""
-    return digest([config.endpoint, request_body(config, request), request.sample])
+    return digest([f"{config.home}/chat/completions", request_body(config, request), request.sample])
 
 
 def _asked(config: ChatConfig, request: Request) -> str:
@@ -245,7 +252,9 @@ class Server:
         """What an open batch asks with another limit of tokens: to ask it now would be paid twice."""
         there = replies.questions_in_batches()
         said = "waits in the provider's batch with another max_tokens: give that again until the batch has ended"
-        questions = {k: question_of(self.config.url, _asked(self.config, r)) for k, r in asked.items()} if there else {}
+        questions = (
+            {k: question_of(self.config.home, _asked(self.config, r)) for k, r in asked.items()} if there else {}
+        )
         return {k: Reply(problem=said, final=False) for k, q in questions.items() if there.get(q, k) != k}
 
     def _odd(self, asked: Mapping[str, Request], new: Mapping[str, Reply], replies: Replies) -> dict[str, Reply]:
@@ -281,7 +290,7 @@ class Server:
         return {k: Reply(problem=said.format(there[k][0] or "?"), final=False) for k in keys if k in there}
 
     def _open(self) -> AbstractContextManager[Replies]:
-        return open_replies(self.cache, self.config.url, self.config.model, self.share)
+        return open_replies(self.cache, self.config.home, self.config.model, self.share)
 
     def _cost(self, tokens: tuple[int, int]) -> float:
         return self.share * cost(self.config, *tokens)

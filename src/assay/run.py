@@ -34,9 +34,14 @@ _LIBRARIES = ("numpy", "polars", "pyarrow", "torch", "transformers")
 
 
 class Run:
-    """An open run folder. Raises AssayError if another process has it open or if it holds a different config."""
+    """An open run folder. Raises AssayError if another process has it open or if it holds a different config.
 
-    def __init__(self, folder: Path, config: object, console: Console | None = None) -> None:
+    `accepted` is called when the folder is known to be of this config, before a new one says so.
+    """
+
+    def __init__(
+        self, folder: Path, config: object, console: Console | None = None, accepted: Callable[[], None] = lambda: None
+    ) -> None:
         if re.match(r"[a-z0-9]+:/", str(folder)):
             raise AssayError(
                 f"{folder}: a run needs a folder of a file system, not of an object store (its pool may lie in one)"
@@ -53,7 +58,7 @@ class Run:
             raise AssayError(f"{folder}: another process is working in this run folder") from error
         self._started = time.monotonic()
         try:
-            self._keep_config(json.loads(json.dumps(jsonable(config))))
+            self._keep_config(json.loads(json.dumps(jsonable(config))), accepted)
         except AssayError:
             self.close()
             raise
@@ -68,9 +73,10 @@ class Run:
         write_text(path, "".join([*before, json.dumps(about) + "\n"]))
         return len(before)
 
-    def _keep_config(self, config: Any) -> None:
+    def _keep_config(self, config: Any, accepted: Callable[[], None]) -> None:
         path = self.folder / "config.json"
         if not path.exists():
+            accepted()
             write_text(path, json.dumps(config, indent=2))
             return
         before = json.loads(path.read_text())
@@ -80,6 +86,7 @@ class Run:
                 f"{self.folder}: this folder holds a run with another config ({changed}); "
                 "use another --out, or the same options and data to resume"
             )
+        accepted()
 
     def close(self) -> None:
         """Let another process open the folder."""

@@ -6,33 +6,30 @@ from pathlib import Path
 
 import tyro
 
-from assay.batches import BatchServer
-from assay.chat import Budget, ChatConfig, Server
+from assay.chat import ChatConfig, Server
 from assay.errors import AssayError
 from assay.run import jsonable
 
 Flat = tyro.conf.arg(name="")
 
 
-def chat_server(
-    text: str, cache: Path, flag: str, prices: tuple[float, float] = (0.0, 0.0), budget: Budget | None = None,
-    batch: bool = False, reply_tokens: int = 1024, images: Path | None = None,
-) -> Server:  # fmt: skip
-    """The server that MODEL@URL names; `prices` are those of a million tokens in and out. `batch`: its batch API.
-    `images`: the folder of pictures that its questions may show."""
+def chat_config(
+    text: str, flag: str, prices: tuple[float, float] = (0.0, 0.0), reply_tokens: int = 1024, images: Path | None = None
+) -> ChatConfig:
+    """The server that MODEL@URL names; `prices` are those of a million tokens in and out. `images`: the folder of pictures
+    that its questions may show."""
     model, at, url = text.rpartition("@")
     if not at or not model:
         raise AssayError(f"--{flag} {text}: write MODEL@URL, for example Qwen/Qwen3-8B@http://localhost:8000/v1")
     seen = images if images is not None and images.is_dir() else None
-    config = ChatConfig(
+    return ChatConfig(
         url=url, model=model, price_in=prices[0], price_out=prices[1], max_tokens=reply_tokens, images=seen
     )
-    return BatchServer(config, cache, budget) if batch else Server(config, cache, budget)
 
 
 def asking_of(servers: Sequence[Server]) -> dict[str, object]:
-    """What of chat servers shapes their answers: the models and how they sample, not where they are, nor how long an answer
-    may be: what is cut is asked again."""
+    """What of chat servers shapes their answers: the models and how they sample. Where they are is kept apart
+    (`recipes.servers`); how long an answer may be is not: what is cut is asked again."""
     return {"models": [s.name for s in servers], "temperature": servers[0].config.temperature}
 
 

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from assay.cli.arguments import asking_of, chat_server
+from assay.chat import Server
+from assay.cli.arguments import asking_of, chat_config
 from assay.errors import AssayError
 from assay.policy.config import SamplerConfig
 from assay.records import Prompt, Scorer
@@ -72,7 +73,7 @@ def bench(
     scorer: Scorer | PairJudge
     if "@http" in model:
         images = next((d / "images" for d in data if (d / "images").is_dir()), None)
-        scorer = PairJudge(chat_server(model, replies, "model", reply_tokens=reply_tokens, images=images))
+        scorer = PairJudge(Server(chat_config(model, "model", reply_tokens=reply_tokens, images=images), replies))
     else:
         scorer = _scorer(model, max_tokens, layout, tokenizer)
     problems = getattr(scorer, "problems", {})
@@ -191,6 +192,7 @@ def best_of_n(
     tokenizer: str = "",
     answer_field: str = "",
     reply_tokens: int = 1024,
+    servers_moved: bool = False,
 ) -> None:
     """Answer prompts N times and keep the answer that a reward model likes best, with all candidates; resumes.
 
@@ -209,13 +211,18 @@ def best_of_n(
         tokenizer: Of a reward server, as for `assay bench`.
         answer_field: As for `assay policy grpo`: needed where two fields of PROMPTS could both be the answer.
         reply_tokens: The most tokens of a chat server's answer; one that is cut is no answer.
+        servers_moved: The chat model is the one that answered before, at another address now: go on with it.
     """
     from assay.images import ImageStore
     from assay.recipes import best_of_n as recipe
     from assay.recipes.reward_model import fingerprint
+    from assay.recipes.servers import Servers
     from assay.reward.remote import RemoteConfig, RemoteScorer
     from assay.reward.scorer import load_scorer
+    from assay.tables import sibling
 
+    begun = out.exists() and out.stat().st_size > 0
+    servers = Servers(sibling(out, ".servers.json"), begun, servers_moved)
     store = ImageStore(out.with_name(out.name + ".images"))
     asked = {"reward": fingerprint(reward), "max_tokens": max_tokens, "n": n}
     scorer: Scorer
@@ -224,13 +231,16 @@ def best_of_n(
     else:
         scorer = load_scorer(reward, max_tokens)
     if "@http" in policy:
-        server = chat_server(policy, replies, "policy", reply_tokens=reply_tokens, images=store.folder)
+        config = chat_config(policy, "policy", reply_tokens=reply_tokens, images=store.folder)
+        server = Server(servers.of("policy", [config])[0], replies)
         asked |= {"policy": asking_of([server])}
         answers, kept = recipe.chat_answers(server), list[Prompt]
     else:
         asked |= {"policy": fingerprint(policy), "sampler": sampler, "seed": seed}
         answers, kept = recipe.local_answers(policy, store, sampler, seed)
-    print(recipe.best_of_n(prompts, out, n, answers, scorer, store, kept, asked=asked, answer_field=answer_field))
+    told = recipe.best_of_n(prompts, out, n, answers, scorer, store, kept, asked=asked, accepted=servers.keep,
+                            answer_field=answer_field)  # fmt: skip
+    print(told)
 
 
 def _between(low: float | None, high: float | None) -> str:

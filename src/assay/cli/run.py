@@ -12,8 +12,9 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
-from assay.chat import Budget
-from assay.cli.arguments import Flat, asking_of, chat_server, print_config
+from assay.batches import BatchServer
+from assay.chat import Budget, Server
+from assay.cli.arguments import Flat, asking_of, chat_config, print_config
 from assay.curate.cost import Judging
 from assay.engine import Engine, engine_of
 from assay.errors import AssayError
@@ -110,6 +111,7 @@ def run_pool(
     resettle: bool = False,
     batch: bool = False,
     reply_tokens: int = 1024,
+    servers_moved: bool = False,
     where: Annotated[Where, Flat] = Where(),
     dry_run: bool = False,
 ) -> None:
@@ -117,7 +119,7 @@ def run_pool(
 
     The run stops when it needs people, says how many pairs wait in its queue, and goes on with the same command. It stops as
     well where a server does not answer: nothing is decided by that, and the same command asks only what failed. A run keeps
-    to its pool, judges, samples and attributes; a model may move to another URL.
+    to its pool, judges, samples and attributes.
 
     Args:
         pool: A pool folder made by `assay pool add`, or its URL (s3://, gs://).
@@ -134,6 +136,8 @@ def run_pool(
             all that follows from them anew. What was made before is kept in seed-N/superseded.
         batch: Ask LLM servers through their batch APIs (/v1/batches), at half the price, within a day for each step.
         reply_tokens: The most tokens of a reply. What it cuts is no verdict; a larger one goes on with the same run.
+        servers_moved: The models are those that the run asked before, where their servers are at other addresses now: go on
+            with them, and ask nothing again.
         where: On which machines and devices.
         dry_run: Print the resolved config and what stage 2 will cost (pairs, tokens, GPU hours, requests, money), and stop.
     """
@@ -147,6 +151,7 @@ def run_pool(
     from assay.curate.book import AT_ONCE, IN_A_BATCH
     from assay.curate.shards import Pool
     from assay.recipes.job import people_on_file, run_job
+    from assay.recipes.servers import Servers
 
     replies = out / "replies.sqlite"
     purse = Budget(budget) if budget else None
@@ -154,9 +159,14 @@ def run_pool(
         raise AssayError("--budget needs --price IN OUT, of a million tokens: without prices nothing is spent")
     engine, found = where.opened(), Pool.open(pool)
     pictures = found.place.path / "images" if found.place.path is not None else None
-    said = (price, purse, batch, reply_tokens, pictures)
-    chats = [chat_server(text, replies, "judge", *said) for text in judge]
-    chat = chat_server(attributes, replies, "attributes", *said) if attributes else None
+    servers = Servers.of_run(out, servers_moved)
+
+    def asked_as(role: str, *named: str) -> list[Server]:
+        configs = servers.of(role, [chat_config(text, role, price, reply_tokens, pictures) for text in named])
+        return [(BatchServer if batch else Server)(c, replies, purse) for c in configs]
+
+    chats = asked_as("judge", *judge)
+    chat = asked_as("attributes", attributes)[0] if attributes else None
     asked: dict[str, object] = {"people": str(judgements), "attributes": asking_of([chat]) if chat else "rules"}
     if chats:
         asked["judge"] = {**asking_of(chats), "samples": samples}
@@ -164,7 +174,7 @@ def run_pool(
         lambda n: run_job(
             out, config, found, people=people_on_file(out / judgements, out / "queue"),
             judge=llm_judge(chats, samples=samples) if chats else None,
-            chat=chat, asked=asked, resettle=resettle, engine=engine, processes=n,
+            chat=chat, asked=asked, accepted=servers.keep, resettle=resettle, engine=engine, processes=n,
             at_once=IN_A_BATCH if batch else AT_ONCE,
         ), where, engine,
     )  # fmt: skip

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from assay.cli.arguments import chat_server
+from assay.chat import Server
+from assay.cli.arguments import chat_config
 from assay.errors import AssayError, missing_extra
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def web(
     hosts = dict.fromkeys(
         ("127.0.0.1", "localhost", "[::1]", *((host,) if host not in ("0.0.0.0", "::") else ()), *allow_host)
     )
-    chat = chat_server(assistant, run / "assistant.sqlite", "assistant") if assistant else None
+    chat = Server(chat_config(assistant, "assistant"), run / "assistant.sqlite") if assistant else None
     app = make_app(WebConfig(database=store_base, assistant=chat, images=images, hosts=tuple(hosts), https=https))
     syncing = Syncing(app.state.store, run, margins)
     new = load_run(app.state.store, run, margins)

@@ -59,6 +59,8 @@ class AskConfig:
     """The most requests in one batch."""
     batch_poll_s: float = 30.0
     """Seconds between two looks at a batch."""
+    servers_moved: bool = False
+    """The models are those that the folder asked before, where their servers are at other addresses now: go on with them."""
 
     @property
     def batches(self) -> BatchConfig | None:
@@ -196,7 +198,7 @@ def show_estimate(rows: Sequence[tuple[str, Estimate]], console: Console) -> Non
 
 def spending(models: Sequence["Model"]) -> list[dict[str, Any]]:
     """The rows of the ledger with the names that judgements use and the price of what was spent."""
-    known = {(c.config.model, spelled(c.config.url)): c for c in models}
+    known = {(c.config.model, spelled(c.config.home)): c for c in models}
     rows = []
     for cache, row in ((c, row) for c in {m.cache for m in models} for row in ledger(c)):
         chat = known.get((row["model"], row["url"]))

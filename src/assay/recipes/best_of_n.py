@@ -71,19 +71,21 @@ def _said(reply: Reply) -> tuple[str, str]:
 def best_of_n(
     path: Path, out: Path, n: int, answers: Answers, scorer: Scorer, store: ImageStore,
     kept: Callable[[list[Prompt]], list[Prompt]] = lambda prompts: prompts,
-    say: Callable[[str], None] = print, asked: Mapping[str, Any] | None = None, answer_field: str = "",
+    say: Callable[[str], None] = print, asked: Mapping[str, Any] | None = None,
+    accepted: Callable[[], None] = lambda: None, answer_field: str = "",
 ) -> str:  # fmt: skip
     """Write a line for each question: the best answer, its reward, and every candidate; returns a summary.
 
     A candidate that could not be made or scored has its `problem`, and is never the best; a question of which none is left
-    has `best` null. `asked` says who answers and who chooses: kept beside `out`. Raises AssayError for n below 1, an
-    unusable file, or an output of other questions, policies or reward models; Unreached, after the questions that could be
-    answered, where a server left some unanswered.
+    has `best` null. `asked` says who answers and who chooses: kept beside `out`; `accepted` is called where they are those
+    of before. Raises AssayError for n below 1, an unusable file, or an output of other questions, policies or reward models;
+    Unreached, after the questions that could be answered, where a server left some unanswered.
     """
     if n < 1:
         raise AssayError(f"best of {n}: give -n 1 or more")
     prompts = kept(questions(path, store, answer_field=answer_field))
     check_output(out, {**(asked or {}), "questions": digest([p.id for p in prompts])}, "answers")
+    accepted()
     done, losses = _done(out, prompts, n), list[Loss]()
     parts = [prompts[at : at + PART] for at in range(0, len(prompts), PART)]
     with out.open("a", encoding="utf-8") as file:

@@ -30,6 +30,7 @@ from assay.recipes.asking import (
     spending,
 )
 from assay.recipes.judging import lowest, pictures
+from assay.recipes.servers import Servers
 from assay.recipes.sources import Shelf, Where, read_material
 from assay.records import Attributes, Pair, digest
 from assay.run import Run
@@ -56,7 +57,7 @@ class AttributesConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kept:
     servers: tuple[str, ...]
-    """Their models: a server may move."""
+    """By name; where they answer is in `servers.json`."""
     prompts: str
     pairs: dict[str, Any]
     config: AttributesConfig
@@ -75,9 +76,11 @@ def describe(
     images = pictures(source)
     if any(name.endswith(f"@{LOCAL}") for name in named):
         raise AssayError(f"--server: a model @{LOCAL} can judge, not describe; give MODEL@URL")
-    configs = chat_configs(
+    given = chat_configs(
         named, "server", asking, temperature=config.temperature, max_tokens=config.max_tokens, images=images
     )
+    where = Servers.of_run(out, asking.servers_moved)
+    configs = where.of("server", given)
     if dry_run:
         with tempfile.TemporaryDirectory() as place:
             cache = out / "replies.sqlite"
@@ -95,7 +98,7 @@ def describe(
         servers=tuple(c.name for c in configs if isinstance(c, ChatConfig)), prompts=prompts_version(), pairs=told,
         config=replace(config, max_tokens=first_limit(out, config.max_tokens)),
     )  # fmt: skip
-    with closing(Run(out, kept, console)) as run:
+    with closing(Run(out, kept, console, where.keep)) as run:
         models = chats(configs, out / "replies.sqlite", asking.budget, asking.batches)
         return _describe(run, models, pairs, order, config, asking.batch_requests if asking.batch else 0)
 

@@ -23,6 +23,7 @@ from assay.errors import AssayError
 from assay.recipes.asking import AskConfig
 from assay.recipes.embedders import EmbedderConfig, load_embedder
 from assay.recipes.judging import Examples, JudgeConfig, annotate, lengths
+from assay.recipes.servers import FILE, Servers
 from assay.recipes.sources import Where
 from assay.records import Case, Judgement
 from assay.run import environment, jsonable
@@ -80,6 +81,7 @@ def compare(
     if not seeds or len(set(seeds)) != len(seeds):
         raise AssayError("give different seeds")
     told = console or Console(stderr=True, highlight=False)
+    servers = Servers(out / FILE, any(out.glob("*/config.json")), asking.servers_moved)
     folders: dict[tuple[str, int], Path] = {}
     reports: dict[tuple[str, int], JudgeReport] = {}
     for seed in seeds:
@@ -89,7 +91,7 @@ def compare(
             settings = replace(config, guidance=arm, pairs="gold", seed=seed)
             report = annotate(
                 source, folder, judges, gold, settings, asking, attributes=attributes, sets=sets, console=told,
-                replies=out / "replies.sqlite",
+                replies=out / "replies.sqlite", servers=servers,
             )  # fmt: skip
             assert report is not None
             folders[arm, seed], reports[arm, seed] = folder, report

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -42,17 +42,17 @@ from assay.tables import Table
 
 def run_job(
     folder: Path, config: FlowConfig, pool: Pool | SmallPool, people: Judge, judge: Judge | None = None,
-    chat: Chat | None = None, *, asked: Mapping[str, Any] | None = None, resettle: bool = False,
-    engine: Engine | None = None, processes: int = 0, at_once: int = AT_ONCE,
+    chat: Chat | None = None, *, asked: Mapping[str, Any] | None = None, accepted: Callable[[], None] = lambda: None,
+    resettle: bool = False, engine: Engine | None = None, processes: int = 0, at_once: int = AT_ONCE,
 ) -> Path:  # fmt: skip
     """Run or resume the whole job in `folder`.
 
     Without `judge`, the offline gold-vote judge labels the silver pairs; without `chat`, rules give the attributes. `asked`
     says who people, judge and chat are: a run does not go on with others, nor with another pool; a pool that has more pairs
-    than before is gone on with, and told. `resettle`: where people have changed their minds since the labels were made, make
-    these and what follows anew. `engine` says where stages run, `processes` on how many devices models are trained and
-    score (0: on each accelerator there is; one without any), `at_once` how many pairs the judge is asked about at a time.
-    The engine is closed.
+    than before is gone on with, and told. `accepted` is called when the folder is known to be of these. `resettle`: where
+    people have changed their minds since the labels were made, make these and what follows anew. `engine` says where stages
+    run, `processes` on how many devices models are trained and score (0: on each accelerator there is; one without any),
+    `at_once` how many pairs the judge is asked about at a time. The engine is closed.
     """
     from assay.reward.launch import cluster_of, how_many
 
@@ -68,7 +68,7 @@ def run_job(
         raise AssayError(f"{pool.place}: no pairs in this pool; its rejections say what was wrong with the files")
     if (folder / "tables" / "pairs").is_dir():
         raise AssayError(f"{folder}: an earlier version of Assay made this run, in another layout; use another --out")
-    with closing(Run(folder, kept)) as run, closing(engine):
+    with closing(Run(folder, kept, accepted=accepted)) as run, closing(engine):
         own = Place.of(folder.absolute()) / "pool"
         pool = pool.put(own) if isinstance(pool, SmallPool) else pool
         if config.train.loss.margin and not has_strengths(pool):

@@ -48,6 +48,7 @@ from assay.recipes.asking import (
     spending,
 )
 from assay.recipes.embedders import EmbedderConfig, load_embedder
+from assay.recipes.servers import Servers
 from assay.recipes.sources import Given, Where, read_material
 from assay.records import Attributes, Case, Embedder, Example, Judgement, Pair, digest
 from assay.run import Run, environment, jsonable
@@ -94,8 +95,8 @@ class JudgeConfig(EmbedderConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What a folder keeps to: its config, its judges by their models (a server may move), how they are asked, the content of
-    what they judge."""
+    """What a folder keeps to: its config, its judges by name (`recipes.servers` has where they are), how they are asked, the
+    content of what they judge."""
 
     judges: tuple[str, ...]
     prompts: str
@@ -109,21 +110,23 @@ class Kept:
 def annotate(
     source: Where, out: Path, judges: Sequence[str], gold: Sequence[Path], config: JudgeConfig, asking: AskConfig,
     *, merge: Merge = "majority", attributes: Path | None = None, sets: Sequence[str] = (), dry_run: bool = False,
-    replies: Path | None = None, console: Console | None = None,
+    replies: Path | None = None, servers: Servers | None = None, console: Console | None = None,
 ) -> JudgeReport | None:  # fmt: skip
     """Judge the pairs of `source` and write the report; a dry run says what it would cost and asks nothing.
 
-    `replies` is a cache that several folders share (default: one in `out`). Raises BudgetSpent when the budget ends; the
-    same call with a larger one goes on.
+    `replies` is a cache that several folders share, and `servers` says where its models are (default: those of `out`).
+    Raises BudgetSpent when the budget ends; the same call with a larger one goes on.
     """
     given = read_material(source, gold, attributes, sets)
     chosen = targets(given, config)
     images = pictures(source)
     if config.answers != "verdict" and any(j.endswith(f"@{LOCAL}") for j in judges):
         raise AssayError(f"a judge @{LOCAL} gives its verdict alone: add --answers verdict")
-    configs = chat_configs(
+    named = chat_configs(
         judges, "judge", asking, temperature=config.temperature, max_tokens=config.max_tokens, images=images
     )
+    servers = servers or Servers.of_run(out, asking.servers_moved)
+    configs = servers.of("judge", named)
     if dry_run:
         with tempfile.TemporaryDirectory() as place:
             cache = replies or out / "replies.sqlite"
@@ -134,7 +137,7 @@ def annotate(
         return None
     _check_layout(out)
     kept = keeps_to(given, chosen, configs, replace(config, max_tokens=first_limit(out, config.max_tokens)))
-    with closing(Run(out, kept, console)) as run:
+    with closing(Run(out, kept, console, servers.keep)) as run:
         asked = chats(configs, replies or out / "replies.sqlite", asking.budget, asking.batches)
         done = run.once("prepared", lambda: _prepared(run, given, chosen, config))
         seen = done["examples"] / done["pairs"]

@@ -38,6 +38,10 @@ class LocalConfig:
     price_in: float = 0.0
     price_out: float = 0.0
 
+    @property
+    def home(self) -> str:
+        return self.url
+
 
 class LocalJudge:
     """A `Chat` that answers every request with "Verdict: 1" or "Verdict: 2". The model is loaded when it is first asked.
