@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from assay.bench.reward.pairs import evaluate_pairs
+from assay.curate.book import Asked
 from assay.curate.keep_rule import counts_frame
 from assay.curate.shards import Pool, create
 from assay.curate.stage1 import Train
@@ -302,6 +303,28 @@ def test_a_persons_word_of_before_a_run_reaches_its_labels(desk: Desk, tmp_path:
     labels = early.to_the_end()
     assert [label(labels, p).chosen for p in pairs] == [p.other(str(label(before, p).chosen)) for p in pairs]
     assert {label(labels, p).by for p in pairs} == {("ada",)}
+    assert early.go() == labels
+
+
+def test_no_judge_is_paid_for_a_pair_on_which_a_person_has_spoken(desk: Desk, tmp_path: Path) -> None:
+    """Others take its place. Of pairs that judges would label first, and of those that they would be asked about later."""
+    asked = [
+        p for p in (curation.PAIRS[x.pair_id] for x in desk.go() if x.tier == "silver") if p.id in curation.FIRST.pairs
+    ]
+    said = asked[::2]
+    early = Desk(tmp_path / "early")
+    for p in said:
+        early.say(p, curation.truth(p))
+    early.say(asked[1], None, problem="cannot decide")
+    labels = early.to_the_end()
+    paid = [c.pair.id for c in early.judges.asked]
+    assert not {p.id for p in said} & set(paid)
+    assert asked[1].id not in paid, "no machine may label what people cannot decide"
+    assert {(label(labels, p).chosen, label(labels, p).tier) for p in said} == {
+        (curation.truth(p), "gold") for p in said
+    }
+    first = Table(early.run / "tables/asked", Asked).read("stage1-seed")
+    assert sum(a.of == "judges" for a in first) == curation.CONFIG.seed_silver
     assert early.go() == labels
 
 

@@ -167,6 +167,12 @@ class Book:
         known = pl.Series(list(self._people), dtype=pl.String)
         return self.asked.filter(pl.col("pair_id").is_in(ids.implode()) & ~pl.col("pair_id").is_in(known.implode()))
 
+    def spoken(self) -> pl.DataFrame:
+        """The pairs of stage 1 that nobody was asked about, and on which a word of people's stands (columns of `FREE`)."""
+        about = sorted(self._standing.about()) if self._standing is not None else []
+        told = pl.Series(about, dtype=pl.String)
+        return self.material.rows_of(told.filter(~told.is_in(self.asked["pair_id"].implode())), "stage1")
+
     def corrected(self, turn: str) -> bool:
         return self._run.table("judgements", Judgement).done(f"stage1-{turn}-corrections")
 

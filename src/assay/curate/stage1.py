@@ -5,7 +5,8 @@ One iteration: train on silver -> score gold -> retrieve look-alikes of the mist
 judges guided by the nearest gold (retrieval 2) label the rest -> settle. Where the paper is silent: questions are split
 once and for all into those whose gold may train and guide (`gold`), and those whose gold only chooses checkpoints and
 measures (`held`). Held gold asks for no look-alikes, and judges are asked about no held question: nobody may train on what
-they say. The share of retrieved pairs that goes to people is a setting; of these, `held_share` are pairs of held questions,
+they say. Nor are they asked about a pair on which a word of people's stands already, for that word will be its label. The
+share of retrieved pairs that goes to people is a setting; of these, `held_share` are pairs of held questions,
 drawn at random, for they are to measure the pool. A pair is asked about at most once.
 """
 
@@ -114,7 +115,7 @@ def stage1(
     book = Book(run, material, tools.standing)
     keep = partial(label_set, material, Place.of(run.folder) / "tables")
     ask = partial(_ask, book, config, tools)
-    ask("seed", book.plan("seed", partial(_first, material, config, seed), tools.at_once))
+    ask("seed", book.plan("seed", partial(_first, book, config, seed), tools.at_once))
     for it in range(config.iterations):
         book.correct(f"it{it}")
         name, held = f"stage1-it{it}", book.preferences(book.held())
@@ -139,13 +140,15 @@ def _ask(book: Book, config: Stage1Config, tools: Tools, turn: str, plan: Plan) 
     book.ask(turn, "judges", plan["judges"], tools.judge, config.examples)
 
 
-def _first(material: Material, config: Stage1Config, seed: int) -> Plan:
+def _first(book: Book, config: Stage1Config, seed: int) -> Plan:
     """Raises AssayError where people would be asked about all pairs: judges label what models are trained on."""
+    material, spoken = book.material, book.spoken()
     people = material.first(config.seed_gold, seed)
-    judges = material.drawn(config.seed_silver, people, "silver", seed, held=False)
+    judges = material.drawn(config.seed_silver, pl.concat([people, spoken]), "silver", seed, held=False)
     if not len(judges):
+        said = f", and {len(spoken):,} that people have judged," if len(spoken) else ""
         raise AssayError(
-            f"stage 1 has {material.size('stage1'):,} pairs, and with stage1.seed_gold={config.seed_gold} and "
+            f"stage 1 has {material.size('stage1'):,} pairs{said} and with stage1.seed_gold={config.seed_gold} and "
             f"stage1.seed_silver={config.seed_silver} none of them is left for judges to label and models to train on: give "
             "a smaller --stage1.seed-gold and another --out, or a larger pool"
         )
@@ -156,7 +159,8 @@ def _next(book: Book, p: Mapping[str, float], config: Stage1Config, seed: int) -
     """The look-alikes of gold that the model gets wrong or is unsure of, the neediest first, dealt to people and judges."""
     material, asked = book.material, book.asked
     asking = book.gold().filter(pl.col("pair_id").is_in(list(p)))
-    wanted = material.look_alikes(asking, p, asked, config.k_max, config.per_iteration, config.probe, book.say)
+    known = pl.concat([asked, book.spoken()])
+    wanted = material.look_alikes(asking, p, known, config.k_max, config.per_iteration, config.probe, book.say)
     people = round(config.gold_share * len(wanted))
     held = material.drawn(round(config.held_share * people), asked, "held", seed, held=True)
     ranked = material.by_priority(wanted, seed)
@@ -197,7 +201,7 @@ def _numbers(book: Book, p: Mapping[str, float], plan: Plan) -> dict[str, object
         "gold": len(book.gold()), "held": len(book.held()), "silver": len(book.silver()),
         "gold_accuracy": _right(right), "held_accuracy": _right(right.filter("held")),
         "mistakes": sum(v <= 0.5 for v in p.values()), "retrieved": sum(len(rows) for rows in plan.values()),
-        "free": book.material.size("stage1") - len(book.asked),
+        "free": book.material.size("stage1") - len(book.asked) - len(book.spoken()),
     }  # fmt: skip
 
 
