@@ -10,8 +10,9 @@ import os
 import pickle
 import secrets
 import socket
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from importlib.metadata import version
@@ -27,6 +28,8 @@ HELD = 2
 """So many tasks wait on the cluster for each that can run, so that no worker waits for the driver."""
 LOOK_S = 5.0
 """How often the cluster is asked how large it is now."""
+AGAIN_S = 600.0
+"""How often it is said that no node can work: an autoscaler may be on its way to one, so that is no error."""
 NODE_LOSS = 0.25
 """What a lost node takes from a shard's tries: it is seldom the shard's doing."""
 PASSED_ON = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
@@ -54,7 +57,8 @@ class Cluster:
         self.ray, self._ours, self._passed = *_connected(address), {}
         if self._ours != "started":
             self._passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        self._looked = 0.0
+        self.say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
+        self._looked = self._due = 0.0
         self._nodes: list[dict[str, float]] = []
         if not self._fits():
             raise AssayError(
@@ -113,7 +117,7 @@ class Cluster:
                 running[run.remote(edition(), str(Path.cwd()), pickled(work, task.item))] = task
             if not running:
                 return
-            for ref in self.ended(list(running)):
+            for ref in self._awaited(list(running), {"CPU": self.cpus}):
                 self._collect(ref, running.pop(ref), turns)
             yield from turns.ready()
 
@@ -139,7 +143,7 @@ class Cluster:
                 while len(crew) < self._replicas(each):
                     crew.append(holder.remote())
                     running[crew[-1].ready.remote()] = (crew[-1], None)
-                for ref in self.ended(list(running)):
+                for ref in self._awaited(list(running), each):
                     actor, task = running.pop(ref)
                     lives = self._started(ref, failed) if task is None else self._collect(ref, task, turns)
                     if lives:
@@ -165,10 +169,21 @@ class Cluster:
         fit = sum(int(min(n.get(name, 0) // much for name, much in each.items())) for n in self._alive())
         return max(1, min(fit, self.models or fit))
 
-    def ended(self, refs: list[Any], seconds: float = LOOK_S) -> list[Any]:
-        """Those that are over, after so long at most."""
+    def _awaited(self, refs: list[Any], each: Mapping[str, float]) -> list[Any]:
+        """`ended`; where nothing is and no node has what `each` of them takes, that is said, once and at long intervals."""
+        ended = self.ended(refs)
+        what = "" if ended else lacking(each, self._alive())
+        if not what:
+            self._due = 0.0
+        elif time.monotonic() >= self._due:
+            self.say(what)
+            self._due = time.monotonic() + AGAIN_S
+        return ended
+
+    def ended(self, refs: list[Any], seconds: float | None = None) -> list[Any]:
+        """Those that are over, after so long at most (default: LOOK_S)."""
         try:
-            ended, rest = self.ray.wait(refs, num_returns=1, timeout=seconds)
+            ended, rest = self.ray.wait(refs, num_returns=1, timeout=LOOK_S if seconds is None else seconds)
             if ended and rest:
                 ended = [*ended, *self.ray.wait(rest, num_returns=len(rest), timeout=0)[0]]
             return list(ended)
@@ -219,6 +234,20 @@ class Cluster:
         if self._ours:
             self.ray.shutdown()
             self._ours = ""
+
+
+def lacking(each: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> str:
+    """What to say of work that takes `each` of its resources of one node, where none of the nodes has so much; "" where one
+    has, even if others use it now."""
+    if any(all(n.get(name, 0) >= much for name, much in each.items()) for n in nodes):
+        return ""
+    asked = " and ".join(f"{much:g} {name}{'s' * (much != 1)}" for name, much in each.items())
+    has = ", ".join(f"{max(n.get(name, 0) for n in nodes):g} {name}s" for name in each) if nodes else ""
+    there = f"has {len(nodes)} node{'s' * (len(nodes) != 1)}, with at most {has}" if nodes else "has no node"
+    return (
+        f"waiting for a node that can work: a shard takes {asked}, and this Ray cluster {there}; it goes on when one "
+        "joins, and Ctrl-C loses nothing that is done"
+    )
 
 
 class Lost(Exception):

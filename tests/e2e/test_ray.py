@@ -228,6 +228,48 @@ def test_a_shard_that_kills_its_workers_is_named(cluster: Cluster, pool: Pool, t
             make(cluster, Place.of(tmp_path / "out"), fails, {name: item}, model=model)
 
 
+class Heard(Exception):
+    """What a test raises to end a wait that would have no end."""
+
+
+@pytest.mark.parametrize("model", [False, True])
+def test_work_that_no_node_can_do_is_said(
+    cluster: Cluster, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: bool
+) -> None:
+    """It is waited for, as an autoscaler may bring a node; but not in silence."""
+
+    def say(line: str) -> None:
+        raise Heard(line)
+
+    monkeypatch.setattr(ray_engine, "LOOK_S", 0.5)
+    monkeypatch.setattr(cluster, "say", say)
+    monkeypatch.setattr(cluster, "cpus", 64)
+    monkeypatch.setattr(cluster, "_replica", lambda: {"GPU": 1, "CPU": 64})
+    asked = "1 GPU and 64 CPUs" if model else "64 CPUs"
+    has = "2 nodes, with at most 0 GPUs, 1 CPUs" if model else "2 nodes, with at most 1 CPUs"
+    with pytest.raises(
+        Heard, match=f"a shard takes {asked}, and this Ray cluster has {has}; it goes on when one joins"
+    ):
+        make(cluster, Place.of(tmp_path / "out"), described, items(pool, tmp_path / "notes", 0), model=model)
+
+
+def test_a_wait_is_said_once_and_at_long_intervals(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(ray_engine, "LOOK_S", 0.2)
+    monkeypatch.setattr(cluster, "say", told.append)
+    pending = cluster.ray.remote(num_cpus=64)(free_port).remote()
+    for _ in range(3):
+        assert cluster._awaited([pending], {"CPU": 64}) == []
+    assert len(told) == 1
+    cluster._awaited([pending], {"CPU": 1})  # a node can do this, so it is only busy
+    assert len(told) == 1
+    cluster._awaited([pending], {"CPU": 64})
+    assert len(told) == 2
+    cluster._due -= ray_engine.AGAIN_S
+    cluster._awaited([pending], {"CPU": 64})
+    assert len(told) == 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [False, True])
 def test_ten_kills_at_random_moments_change_nothing(
