@@ -71,7 +71,25 @@ class Run:
         before = [line for line in before if line.endswith("\n")]
         about = {"session": len(before), "begun": datetime.now(UTC).isoformat(timespec="seconds"), **environment()}
         write_text(path, "".join([*before, json.dumps(about) + "\n"]))
+        self._forget()
         return len(before)
+
+    def _forget(self) -> None:
+        """Drop the last line of metrics.jsonl where a kill cut it short, or came before its step's file: it is written anew."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        whole = lines if not lines or lines[-1].endswith("\n") else lines[:-1]
+        if whole and not self._made(whole[-1]):
+            whole = whole[:-1]
+        if len(whole) < len(lines):
+            write_text(path, "".join(whole))
+
+    def _made(self, line: str) -> bool:
+        try:
+            step = f"steps/{json.loads(line)['step']}.json"
+        except (ValueError, KeyError, TypeError):
+            return False
+        return (self.folder / step).exists() or any(self.folder.glob(f"superseded/*/{step}"))
 
     def _keep_config(self, config: Any, accepted: Callable[[], None]) -> None:
         path = self.folder / "config.json"

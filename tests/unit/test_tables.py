@@ -88,3 +88,32 @@ def test_every_session_s_environment_is_kept(tmp_path: Path, monkeypatch: pytest
     assert [(t["session"], t["cores"]) for t in told] == [(0, 2), (1, 64)]
     made = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(m["step"], m["session"]) for m in made] == [("step-0", 0), ("step-1", 1)]
+
+
+@pytest.mark.parametrize("left", ['{"step": "two/b", "session": 0, "x": 2}\n', '{"step": "two/b", "ses'])
+def test_a_step_whose_line_a_kill_left_behind_is_in_the_metrics_once(left: str, tmp_path: Path) -> None:
+    """The kill came between the line and the step's file, or within the line."""
+    run = Run(tmp_path, {})
+    run.once("one", lambda: {"x": 1})
+    run.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(left)
+    for _ in range(2):
+        run = Run(tmp_path, {})
+        run.once("two/b", lambda: {"x": 3})
+        run.close()
+        made = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        assert [(m["step"], m["x"]) for m in made] == [("one", 1), ("two/b", 3)]
+
+
+def test_the_metrics_of_a_step_that_was_made_anew_stay(tmp_path: Path) -> None:
+    run = Run(tmp_path, {})
+    run.once("a/b", lambda: {"x": 1})
+    run.close()
+    (tmp_path / "superseded/0/steps").mkdir(parents=True)
+    (tmp_path / "steps/a").rename(tmp_path / "superseded/0/steps/a")
+    run = Run(tmp_path, {})
+    run.once("a/b", lambda: {"x": 2})
+    run.close()
+    made = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(m["step"], m["x"]) for m in made] == [("a/b", 1), ("a/b", 2)]
