@@ -75,7 +75,7 @@ class Run:
         return len(before)
 
     def _forget(self) -> None:
-        """Drop the last line of metrics.jsonl where a kill cut it short, or came before the step itself: it is written anew."""
+        """Drop the last line of metrics.jsonl where a kill cut it short, or came before its step: it is written anew."""
         path = self.folder / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         whole = lines if not lines or lines[-1].endswith("\n") else lines[:-1]
