@@ -28,7 +28,7 @@ from assay.curate.dialogues import PROMPTS, WRAPPED
 from assay.curate.layouts import Layout
 from assay.curate.pictures import without_pictures
 from assay.curate.plain import MEANT
-from assay.curate.preferred import CHOSEN, SAYING, TWO_NAMES, Rival, Word
+from assay.curate.preferred import CHOSEN, TWO_NAMES, Rival, Word, saying
 from assay.curate.rows import RowError
 from assay.curate.texts import Lines, quickly
 from assay.curate.turns import SAYS
@@ -104,7 +104,7 @@ class Blocks:
             return None
         two = rival.fields
         prompts = [n for n in row if n in PROMPTS and n not in two]
-        said = tuple(n for n in row if n not in two and (n in SAYING or re.fullmatch(r"annotator_?\d+", n)))
+        said = tuple(n for n in saying(tuple(row)) if n not in two)
         looked_at = {*two, *prompts}
         if not looked_at <= row.keys() or len(prompts) > 1 or looked_at & {*WRAPPED, "history", "info"}:
             return None
