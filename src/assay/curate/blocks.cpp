@@ -1,8 +1,8 @@
 // Rows of JSON lines that hold a prompt and two responses of text, read straight into the buffers of Arrow's lists of messages.
 // A row with anything in it that is not surely read here as `json` and `PlainRows` read it is left to them.
-#include <cstdint>
-#include <cstring>
 #include <vector>
+
+#include "json_text.h"
 
 enum Kind { IGNORED, PROMPT, ONE, OTHER, SAID };
 enum Role { SYSTEM, USER, ASSISTANT };
@@ -32,30 +32,11 @@ struct Names {
     }
 };
 
-// Of eight bytes, the top bits of those that are no plain characters of a JSON text: control characters, quotes, backslashes, bytes
-// above 127. The lowest of them is right, one above it may not be.
-static inline uint64_t odd(const uint8_t* text) {
-    const uint64_t ones = 0x0101010101010101;
-    uint64_t x, quote, slash;
-    memcpy(&x, text, 8);
-    quote = x ^ ones * '"', slash = x ^ ones * '\\';
-    return ((x - ones * 32) | (quote - ones) | (slash - ones) | x) & ones * 128;
-}
-
-// How many bytes of white space (Python's `str.isspace`) stand at the start of a sound text.
+// How many bytes of white space stand at the start of a sound text.
 static long blank(const uint8_t* text, long length) {
-    long i = 0;
-    while (i < length) {
-        uint8_t c = text[i];
-        if ((c >= 9 && c <= 13) || (c >= 28 && c <= 32)) i++;
-        else if (c == 0xc2 && (text[i + 1] == 0x85 || text[i + 1] == 0xa0)) i += 2;
-        else if ((c == 0xe1 && text[i + 1] == 0x9a && text[i + 2] == 0x80) || (c == 0xe3 && text[i + 1] == 0x80 && text[i + 2] == 0x80) ||
-                 (c == 0xe2 && text[i + 1] == 0x81 && text[i + 2] == 0x9f) ||
-                 (c == 0xe2 && text[i + 1] == 0x80 && (text[i + 2] <= 0x8a || text[i + 2] == 0xa8 || text[i + 2] == 0xa9 || text[i + 2] == 0xaf)))
-            i += 3;
-        else break;
-    }
-    return i;
+    const uint8_t *at = text, *end = text + length;
+    while (int gap = space(at, end)) at += gap;
+    return at - text;
 }
 
 struct Reader {
@@ -143,7 +124,7 @@ struct Reader {
         long beyond = 0;  // bytes of characters after their first
         for (;;) {
             while (end - at >= 8) {
-                uint64_t found = odd(at);
+                uint64_t found = odd(at, true);
                 int plain = found ? __builtin_ctzll(found) / 8 : 8;
                 memcpy(to, at, 8), to += plain, at += plain;
                 if (found) break;
