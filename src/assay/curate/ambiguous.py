@@ -5,7 +5,7 @@ whose message has every reading, a row read each way, and the flag that names it
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -16,6 +16,8 @@ from assay.curate.layouts import LAYOUTS, Layout, Outcome, Preferred, coded, nam
 from assay.curate.rows import Row, RowError
 
 EXAMPLES = 64
+_SHOWN, _KNOWN, _LONG = 8, 10_000, 1000
+"""So many rows are kept as examples whatever they say; so many ways of saying something are known, of so many characters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,13 +111,37 @@ def resolved(
     `mapped` are the fields that were named by hand, which need no question.
     """
     survey = Survey()
+    known: dict[Hashable, list[float] | None] = {}
     for number, row in rows:
-        if layout.fits(row):
+        said = _said(layout, row) if len(survey.examples) >= _SHOWN else None
+        if said in known:
+            numbers = known[said]
+            survey.rows += numbers is not None
+            survey.numbers.update(numbers or ())
+            continue
+        fits = layout.fits(row)
+        if fits:
             survey.rows += 1
-            if _note(survey, layout, row) or len(survey.examples) < 8:
+            if _note(survey, layout, row) or len(survey.examples) < _SHOWN:
                 survey.examples = [*survey.examples, (number, row)][:EXAMPLES]
+        if said is not None and len(known) < _KNOWN:
+            known[said] = _numbers(layout, row) if fits else None
     decide = _DECIDE.get(layout.base)
     return (decide(layout, survey, frozenset(mapped)) if decide and not layout.said else layout), survey
+
+
+def _said(layout: Layout, row: Row) -> Hashable:
+    """All that a survey looks at in a row of two responses, so that rows of which it is equal need one look together; None
+    where the responses themselves are looked at (of several labels, each may be the text of one)."""
+    if layout.base not in ("labelled", "voted", "scored-pair") or len(preferred.label_names(row)) > 1:
+        return None
+    said = [row[n] for n in preferred.saying(tuple(row))]
+    told = repr(said)
+    return (*row, *(v is None for v in row.values()), told) if len(told) < _LONG else None
+
+
+def _numbers(layout: Layout, row: Row) -> list[float]:
+    return preferred.numbers(row) if layout.base in ("labelled", "voted") else []
 
 
 def has_questions(layout: Layout) -> bool:
@@ -127,8 +153,7 @@ def _note(survey: Survey, layout: Layout, row: Row) -> bool:
     """Take in one row; True where it shows something new."""
     before = survey.size()
     if layout.base in ("labelled", "voted"):
-        if numbers := preferred.numbers(row):
-            survey.numbers.update(numbers)
+        survey.numbers.update(_numbers(layout, row))
         survey.fields = survey.fields or preferred.pair_fields(row)
         name = preferred.label_of(row) or ""
         survey.name = survey.name or name

@@ -457,6 +457,12 @@ def _known_votes(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ..
     return tuple(n for n in _VOTES if n in names), tuple(n for n in names if re.fullmatch(r"annotator_?\d+", n))
 
 
+@lru_cache(maxsize=4096)
+def saying(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of a row's fields that say which response is better."""
+    return tuple(n for n in names if n in SAYING or re.fullmatch(r"annotator_?\d+", n))
+
+
 def tally(pair: Pair, ids: tuple[str, str], sides: Sequence[int | None]) -> Preferred:
     """What several votes (0, 1, or None for a tie) come to: more votes win; equally many are a tie.
 

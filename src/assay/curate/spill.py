@@ -29,7 +29,7 @@ from assay.curate.preferred import MAX_LISTED
 from assay.curate.reading import Fields, Lone, Read, paired, readings
 from assay.curate.rows import Row, RowError
 from assay.curate.segments import KINDS, LONE, Note, Places, Segments, by_part, lay, split
-from assay.curate.texts import Cell, Flaw
+from assay.curate.texts import Cell, Flaw, Lines
 from assay.images import ImageStore
 from assay.memory import keep_tables
 from assay.records import Message, Rejection, digest
@@ -80,13 +80,13 @@ def spill(folder: Place, piece: Piece) -> None:
         if piece.lines and Blocks.reads(layout):
             blocks = Blocks(sink.columns, layout, piece.max_field_chars)
 
-    def take(held: Sequence[bytes], first: int) -> list[int]:
+    def take(some: Lines) -> Sequence[int]:
         nonlocal until
         assert blocks is not None
         sink.flush_if_full()
-        left = blocks.take(held, first)
-        until = first + len(held) - 1
-        sink.rows += len(held) - len(left)
+        left = blocks.take(some)
+        until = some.first + len(some) - 1
+        sink.rows += len(some) - len(left)
         return left
 
     for item in piece.rows(take=take) if blocks is not None else piece.rows():

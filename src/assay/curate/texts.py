@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import orjson
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from assay.curate.layouts import fitting
 from assay.curate.turns import is_message
@@ -27,10 +29,6 @@ _MARKS = (
 )  # fmt: skip
 _NEXT_ROW = re.compile(r"\}\s*[,\n]\s*(?=\{)")
 _BETWEEN = re.compile(r"[\s,\[\]]*")
-
-
-Take = Callable[[Sequence[bytes], int], list[int]]
-"""Takes in what it can of lines, given the number of the first; returns the places of those it left."""
 
 
 class Broken(Exception):
@@ -130,9 +128,46 @@ def _as_utf8(blocks: Iterator[bytes]) -> Iterator[bytes]:
         raise Broken(f"the {encoding} text is cut off in the middle of a character")
 
 
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Whole lines end to end: `first` is the number of the first one in its file, `ends` (lines,) where each ends."""
+
+    data: bytes
+    first: int
+    ends: NDArray[np.int64]
+
+    @staticmethod
+    def of(data: bytes, first: int) -> "Lines":
+        return Lines(data, first, np.append(np.flatnonzero(np.frombuffer(data, np.uint8) == 10), len(data)))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, at: int) -> bytes:
+        if not 0 <= at < len(self.ends):
+            raise IndexError(at)
+        return self.data[self.ends[at - 1] + 1 if at else 0 : self.ends[at]].rstrip(b"\r")
+
+
+Take = Callable[[Lines], Sequence[int]]
+"""Takes in what it can of lines; returns the places of those it left, in their order."""
+
+
 def lines(blocks: Iterable[bytes]) -> Iterator[bytes | None]:
     """Lines without their ends; None for a line longer than MAX_ROW, which is skipped. Yields all before `Broken`."""
-    pending, skipping, failure = bytearray(), False, None
+    for some in _whole(blocks):
+        if some is None:
+            yield None
+        else:
+            yield from (line.rstrip(b"\r") for line in some.split(b"\n"))
+
+
+def _whole(blocks: Iterable[bytes]) -> Iterator[bytes | None]:
+    """Whole lines, some MB at a time, without the end of the last one; None for one longer than MAX_ROW, which is skipped.
+    Yields all before `Broken`."""
+    held: list[bytes] = []
+    first = wanted = min(HELD, MAX_ROW + 1)
+    size, skipping, failure = 0, False, None
     stream = iter(blocks)
     while failure is None:
         try:
@@ -141,21 +176,28 @@ def lines(blocks: Iterable[bytes]) -> Iterator[bytes | None]:
             failure, block = error, None
         if block is None:
             break
-        *whole, rest = block.split(b"\n")
-        for line in whole:
-            if pending or skipping:
-                pending += line
-                yield None if skipping else bytes(pending).rstrip(b"\r")
-                skipping = False
-                pending.clear()
-            else:
-                yield line.rstrip(b"\r") if line.endswith(b"\r") else line
-        pending += rest
-        if len(pending) > MAX_ROW:
-            skipping = True
-            pending.clear()
-    if pending or skipping:
-        yield None if skipping else bytes(pending)
+        if skipping:
+            _, end, block = block.partition(b"\n")
+            if not end:
+                continue
+            yield None
+            skipping = False
+        held.append(block)
+        size += len(block)
+        if size < wanted:
+            continue
+        data = b"".join(held)
+        end_at = data.rfind(b"\n")
+        if end_at >= 0:
+            yield data[:end_at]
+        held = [data[end_at + 1 :]]
+        size = len(held[0])
+        wanted = min(size + max(HELD, size), MAX_ROW + 1)  # a long line is put together few times
+        if size > MAX_ROW:
+            skipping, held, size, wanted = True, [], 0, first
+    data = b"".join(held)
+    if data or skipping:
+        yield None if skipping else data.removesuffix(b"\n")
     if failure is not None:
         raise failure
 
@@ -226,8 +268,7 @@ def plain_lines(path: Path) -> bool:
 def _json_lines(blocks: Iterable[bytes], first: int = 1, take: Take | None = None) -> Iterator[Cell | Flaw]:
     number = first - 1
     try:
-        numbered = enumerate(lines(blocks), first)
-        for number, line in numbered if take is None else _left(numbered, take):
+        for number, line in enumerate(lines(blocks), first) if take is None else _left(blocks, first, take):
             if line is None:
                 yield Flaw(row=number, reason=f"the line is longer than {MAX_ROW >> 20} MiB")
             elif (value := quickly(line)) is not None:
@@ -240,27 +281,22 @@ def _json_lines(blocks: Iterable[bytes], first: int = 1, take: Take | None = Non
         yield Flaw(row=number + 1, reason=str(error))
 
 
-def _left(numbered: Iterator[tuple[int, bytes | None]], take: Take) -> Iterator[tuple[int, bytes | None]]:
+def _left(blocks: Iterable[bytes], first: int, take: Take) -> Iterator[tuple[int, bytes | None]]:
     """Of numbered lines, those that `take` left, to which some MB are given at a time; the last one is here in any case."""
-    failure: Broken | None = None
-    number, more = 0, True
-    while more:
-        held: list[bytes] = []
-        long: list[int] = []
-        size = 0
-        try:
-            while size < HELD and (more := (found := next(numbered, None)) is not None):
-                number, line = found
-                if line is None:
-                    long.append(len(held))
-                held.append(line or b"")
-                size += len(held[-1]) + 1
-        except Broken as error:
-            failure, more = error, False
-        first = number - len(held) + 1
-        for place in take(held, first) if held else ():
-            yield first + place, None if place in long else held[place]
-    if number:
+    number, failure = first - 1, None
+    try:
+        for data in _whole(blocks):
+            if data is None:
+                number += 1
+                yield number, None
+                continue
+            some = Lines.of(data, number + 1)
+            number += len(some)
+            for place in take(some):
+                yield some.first + place, some[place]
+    except Broken as error:
+        failure = error
+    if number >= first:
         yield number, b""
     if failure is not None:
         raise failure
