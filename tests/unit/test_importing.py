@@ -369,6 +369,51 @@ def test_a_damaged_spill_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         add(source, out=tmp_path / "pool")
 
 
+def anew(source: Path, place: Path) -> None:
+    """What the message says to do leads to the pool of an import that was never cut off."""
+    Place.of(place / "pool/importing").remove()
+    add(source, out=place / "pool")
+    add(source, out=place / "whole")
+    assert contents(place / "pool") == contents(place / "whole")
+
+
+@pytest.mark.parametrize("left", [0, 0.5])
+def test_a_spill_that_was_cut_short_is_told(left: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tmp_path / "one.jsonl", preferences(60))
+    assert killed_at(4, monkeypatch, lambda: add(source, out=tmp_path / "pool"))
+    (file,) = (tmp_path / "pool/importing").glob("*.arrow")
+    os.truncate(file, int(left * file.stat().st_size))
+    with pytest.raises(AssayError, match=r"arrow: damaged: remove .*importing"):
+        add(source, out=tmp_path / "pool")
+
+
+@pytest.mark.parametrize("note", ['{"name": "one", "rows": 60}', '{"name": "o', "[]"])
+def test_a_note_that_cannot_be_read_is_told(note: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tmp_path / "one.jsonl", preferences(60))
+    assert killed_at(4, monkeypatch, lambda: add(source, out=tmp_path / "pool"))
+    (file,) = (tmp_path / "pool/importing").glob("*+00000.json")
+    file.write_text(note)
+    with pytest.raises(AssayError, match=r"json: damaged: remove .*importing"):
+        add(source, out=tmp_path / "pool")
+    anew(source, tmp_path)
+
+
+def test_an_import_that_an_earlier_version_began_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write(tmp_path / "one.jsonl", preferences(60))
+    assert killed_at(4, monkeypatch, lambda: add(source, out=tmp_path / "pool"))
+    plan = tmp_path / "pool/importing/plan.json"
+    told = json.loads(plan.read_text())
+    del told["version"]
+    plan.write_text(json.dumps(told))
+    with pytest.raises(
+        AssayError, match=r"another version of Assay began .* remove .*importing, and give the same command"
+    ):
+        add(source, out=tmp_path / "pool")
+    anew(source, tmp_path)
+
+
 def test_all_cores_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "PIECE", 10_000)
     files = [write(tmp_path / "one.jsonl", preferences(300)), write(tmp_path / "rated.jsonl", ratings(200))]

@@ -32,6 +32,9 @@ from assay.store import PENDING, Place
 
 PART_BYTES = 3 << 26
 """A new pool has so many parts that each holds at most about this much text of its first sources."""
+VERSION = 1
+"""Of what an import keeps on its way (segments, notes, shares): raise it when that changes, for a cut-off import is gone on
+with by the same version alone."""
 _SHARD = re.compile(r"\d{4,}-(\d{2,})(?:-\d+)?\.parquet")
 
 
@@ -288,11 +291,16 @@ def _planned(pool: Pool, files: Sequence[_File], reading: _Reading) -> Place:
     folder = pool.place / "importing"
     named_ = sorted([f.key, f.source, f.part.file, f.layout.name if f.layout else ""] for f in files)
     how = [pool.generations, pool.parts, reading.strict, reading.max_field_chars, len(pool.shards), pool.pairs]
-    plan = {"files": named_, "how": digest(how), "generation": pool.generations}
+    plan = {"version": VERSION, "files": named_, "how": digest(how), "generation": pool.generations}
     held = _plan(pool)
     if held == plan:
         return folder
     if held is not None and held["generation"] == pool.generations:
+        if held.get("version") != VERSION:
+            raise AssayError(
+                f"{pool.place}: another version of Assay began an import that was cut off; this one cannot go on with it: "
+                f"remove {folder}, and give the same command again"
+            )
         other = ", ".join(f"{source} ({file})" for _, source, file, _ in held["files"][:3])
         raise AssayError(
             f"{pool.place}: the import of {other}{', ...' if len(held['files']) > 3 else ''} was cut off (or is going "

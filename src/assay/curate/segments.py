@@ -73,6 +73,10 @@ def lay(folder: Place, name: str, chunk: int, kinds: Mapping[str, list[tuple[int
     return {kind: np.array(rows, _PLACE) for kind, rows in made.items()}
 
 
+def _damaged(file: Place, folder: Place) -> AssayError:
+    return AssayError(f"{file}: damaged: remove {folder} and give the same `assay pool add` again")
+
+
 def _file(name: str, chunk: int) -> str:
     return f"{name}-{chunk:05d}.arrow"
 
@@ -93,13 +97,17 @@ class Note:
 
     @staticmethod
     def read(folder: Place, name: str) -> "Note":
-        told = json.loads((folder / f"{name}.json").read_text())
-        places = dict[str, Places]()
-        for kind, columns in told["places"].items():
-            places[kind] = np.empty(len(columns["part"]), _PLACE)
-            for column, numbers in columns.items():
-                places[kind][column] = numbers
-        return Note(**{**told, "places": places})
+        """Raises AssayError for what is no such note."""
+        file, places = folder / f"{name}.json", dict[str, Places]()
+        try:
+            told = json.loads(file.read_text())
+            for kind, columns in told["places"].items():
+                places[kind] = np.empty(len(columns["part"]), _PLACE)
+                for column, numbers in columns.items():
+                    places[kind][column] = numbers
+            return Note(**{**told, "places": places})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _damaged(file, folder) from error
 
     def write(self, folder: Place) -> None:
         """That it is there says that the piece is done."""
@@ -130,10 +138,12 @@ class Segments:
             name = folder / _file(self.names[n], place["chunk"])
             # Mapped where that can be: what is read must stay until all is sorted, and new memory costs more than the text.
             with name.open() if name.path is None else pa.memory_map(str(name.path)) as file:
+                if file.size() < place["start"] + place["length"]:
+                    raise _damaged(name, folder)
                 file.seek(int(place["start"]))
                 data = file.read_buffer(int(place["length"]))
             if zlib.crc32(data) != place["crc"]:
-                raise AssayError(f"{name}: damaged: remove {folder} and give the same `assay pool add` again")
+                raise _damaged(name, folder)
             yield pa.Table.from_batches([pa.ipc.read_record_batch(data, KINDS[self.kind])])
 
     @staticmethod
