@@ -284,6 +284,16 @@ def test_batches_where_there_are_none_are_one_clear_line(tmp_path: Path) -> None
     assert "has no batches for chat completions (http 404: Not Found); leave out --batch" in told.splitlines()[-1]
 
 
+def test_a_pool_of_the_name_of_a_command_is_told_how_to_be_given(tmp_path: Path) -> None:
+    pool(tmp_path, ["one"]).rename(tmp_path / "run")
+    line = ("--judge", "m@http://127.0.0.1:9/v1", "--out", "o", "--dry-run", *FAST)
+    code, out, told = assay("annotate", "run", *line, cwd=tmp_path)
+    assert code == 2
+    assert "./run" in out + told
+    code, _, told = assay("annotate", "./run", *line, cwd=tmp_path)
+    assert (code, "requests, cost at most" in told) == (0, True)
+
+
 def test_the_replies_of_the_shared_field(tmp_path: Path) -> None:
     """60 forms of reply on a server of its own: right or a counted problem, never a wrong vote."""
     folder = SHARED / "20-judge-replies"

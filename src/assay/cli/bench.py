@@ -36,10 +36,10 @@ def bench(
     """Measure a reward model, on public benchmarks or your own pairs; `assay bench MODEL` is short for `bench run MODEL`.
 
     Args:
-        model: A reward model (a folder, for example runs/tiny/seed-0/models/final, or a hub id); the URL of a reward server;
-            MODULE:FUNCTION, a function that takes a list of conversations and returns their rewards; a .jsonl file of scores
-            (see --scores); or MODEL@URL, a chat model on an OpenAI-compatible server that compares answers in both orders
-            (the key is $OPENAI_API_KEY).
+        model: A reward model (a folder, for example runs/tiny/seed-0/models/final; ./run for one that is called so; or a hub
+            id); the URL of a reward server; MODULE:FUNCTION, a function that takes a list of conversations and returns their
+            rewards; a .jsonl file of scores (see --scores); or MODEL@URL, a chat model on an OpenAI-compatible server that
+            compares answers in both orders (the key is $OPENAI_API_KEY).
         data: What to measure on (default: $ASSAY_BENCH_DATA): a folder with one for each public benchmark, of which what is
             missing is skipped with the command that fetches it; or your own labelled pairs, measured under their name: a
             pool folder, a folder of exported preferences, a file or folder in any layout that `assay pool add` reads.

@@ -72,7 +72,8 @@ def annotate_run(
     Killed or stopped by its budget (exit code 3), the same command goes on and asks nothing twice.
 
     Args:
-        source: A pool folder (or its URL in an object store), a run folder, or a folder of published sets (see --sets).
+        source: A pool folder (or its URL in an object store), a run folder, or a folder of published sets (see --sets). Give
+            a folder of the name run or report as ./run.
         judge: MODEL@URL of OpenAI-compatible servers (https://HOST/v1), all asked at once; the key is $OPENAI_API_KEY.
             MODEL@local: a model of this machine, read by which verdict it finds likelier (with --answers verdict).
         out: The folder of votes, judgements and report.
