@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,34 @@ def test_a_provider_that_is_gone_keeps_the_batch_in_the_journal(provider: BatchP
     provider.refuse.clear()
     assert batched(provider, tmp_path).complete(asks(1))[0].text == "Q000"
     assert (len(provider.batches), set(provider.paid.values()), waiting(tmp_path)) == (1, {1}, 0)
+
+
+def test_a_model_that_has_moved_keeps_its_open_batch_its_replies_and_what_it_cost(
+    provider: BatchProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same provider at another address."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    prices = {"price_in": 1e6, "price_out": 1e6, "max_tokens": 5}
+    batched(provider, tmp_path, **prices).complete(asks(1))
+    provider.refuse["content"] = (503, "")
+    batched(provider, tmp_path, **prices).complete(asks(2))
+    provider.refuse.clear()
+    moved = replace(
+        config(provider, **prices), url=provider.url.replace("127.0.0.1", "localhost"), known_as=provider.url
+    )
+    live = Server(moved, tmp_path / "cache.sqlite", budget := Budget(100.0))
+    assert budget.spent == pytest.approx(5 + 15), (
+        "an answer at the price of batches, and the most that another can cost"
+    )
+    told = live.complete(asks(2))
+    assert told[0].text == "Q000"
+    assert told[1].problem.startswith("waits in the provider's batch batch_1")
+    batches = BatchServer(moved, tmp_path / "cache.sqlite", batch=BatchConfig(poll_s=0.01))
+    batches.say = lambda text: None
+    assert [r.text for r in batches.complete(asks(2))] == ["Q000", "Q001"]
+    assert (len(provider.batches), set(provider.paid.values()), waiting(tmp_path)) == (2, {1}, 0)
+    (row,) = ledger(tmp_path / "cache.sqlite")
+    assert row["answers"] == 2
 
 
 def test_an_open_batch_is_not_asked_again_with_another_limit(provider: BatchProvider, tmp_path: Path) -> None:
