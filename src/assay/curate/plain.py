@@ -13,7 +13,8 @@ from assay.curate.columns import Columns, Turns
 from assay.curate.dialogues import MEANING, PROMPTS, SYSTEM, WRAPPED, empty, spoken
 from assay.curate.layouts import Layout
 from assay.curate.pictures import COLUMNS, LITERAL, without_pictures
-from assay.curate.preferred import TWO_NAMES, Rival, Word
+from assay.curate.preferred import Rival, Word
+from assay.curate.rival_fields import TWO_NAMES
 from assay.curate.rows import Row, RowError
 from assay.curate.turns import FIELDS, SAYS
 from assay.records import Role

@@ -22,6 +22,7 @@ import pyarrow as pa
 from assay.curate.blocks import Blocks
 from assay.curate.columns import Columns
 from assay.curate.layouts import Preferred, named
+from assay.curate.lines import Lines
 from assay.curate.lists import Rated, crowded
 from assay.curate.pictures import Picture, keeper
 from assay.curate.plain import PlainRows
@@ -29,7 +30,7 @@ from assay.curate.preferred import MAX_LISTED
 from assay.curate.reading import Fields, Lone, Read, paired, readings
 from assay.curate.rows import Row, RowError
 from assay.curate.segments import KINDS, LONE, Note, Places, Segments, by_part, lay, split
-from assay.curate.texts import Cell, Flaw, Lines
+from assay.curate.texts import Cell, Flaw
 from assay.images import ImageStore
 from assay.memory import keep_tables
 from assay.records import Message, Rejection, digest
