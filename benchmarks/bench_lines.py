@@ -1,11 +1,11 @@
-"""JSON lines to columns: the import's own compiled reader against the readers of Arrow, Polars and orjson, on the same lines.
+"""JSON lines to columns: the import's compiled reader against Arrow's, Polars' and orjson's, on the same lines.
 
     python benchmarks/bench_lines.py [--pairs 20000] [--bytes 2500] [--repeats 3]
 
-A file of each layout of `scale_pool`, of which only lines that end as JSON are kept. Ours makes prompts, responses and what is
-said of them, in the types of the pool, and leaves what is not surely plain (told as a share); Arrow and Polars make columns of
-the fields as they stand, and orjson Python objects: none of them looks at roles, empty texts or equal responses. One
-thread each; the least CPU time of the repeats counts. The last line is JSON: CPU microseconds a row.
+A file of each layout of `scale_pool`, of which only lines that end as JSON are kept. Ours makes prompts, responses and what
+is said of them, in the types of the pool, and leaves what is not surely plain (`left`, a share of rows); Arrow and Polars
+make columns of the fields as they stand, orjson Python objects: none of them looks at roles, empty texts or equal responses.
+One thread each; the least CPU time of the repeats counts. The last line is JSON: CPU microseconds a row.
 """
 
 import argparse
