@@ -11,7 +11,7 @@ import pytest
 from test_plain_rows import ODD, PLAIN, TALKS, row, turn, word
 
 from assay import native
-from assay.curate import blocks, sources, texts
+from assay.curate import blocks, lines, sources
 from assay.curate.reading import Fields
 from assay.curate.segments import KINDS, Note, Segments
 from assay.curate.spill import Piece, spill
@@ -189,7 +189,7 @@ def test_a_block_of_lines_makes_what_its_lines_make(
     random, taken, all_ = Random(layout), 0, 0
     real = blocks.Blocks.take
 
-    def counted(self: blocks.Blocks, some: texts.Lines) -> Sequence[int]:
+    def counted(self: blocks.Blocks, some: lines.Lines) -> Sequence[int]:
         nonlocal taken, all_
         left = real(self, some)
         if blocks.ENOUGH == 0:
@@ -207,7 +207,7 @@ def test_a_block_of_lines_makes_what_its_lines_make(
         found = []
         for enough in (1 << 60, 0):
             monkeypatch.setattr(blocks, "ENOUGH", enough)
-            monkeypatch.setattr(texts, "HELD", random.choice((1000, 4000, 1 << 22)))
+            monkeypatch.setattr(lines, "HELD", random.choice((1000, 4000, 1 << 22)))
             found.append(made(tmp_path / f"{n}-{enough}", path, layout))
         assert found[0] == found[1], path
     assert taken > 2 * FILES or layout.endswith("shared-start"), (taken, all_)
@@ -234,7 +234,7 @@ def test_the_frequent_shapes_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         ("scored-pair", {"question": "q", "answer_0": "a" * 9, "answer_1": "b" * 9, "score_0": 1, "score_1": -1.0}),
     ):  # fmt: skip
         columns = Columns()
-        lines = [json.dumps(one).encode(), json.dumps({**one, "prompt": None}).encode(), json.dumps(one).encode()]
-        left = blocks.Blocks(columns, named(layout), 40).take(texts.Lines.of(b"\n".join(lines), 5))
+        rows = [json.dumps(one).encode(), json.dumps({**one, "prompt": None}).encode(), json.dumps(one).encode()]
+        left = blocks.Blocks(columns, named(layout), 40).take(lines.Lines.of(b"\n".join(rows), 5))
         assert left == [1], one
         assert columns.taken()["row"].to_pylist() == [5, 7]

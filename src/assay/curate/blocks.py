@@ -26,11 +26,13 @@ from assay import native
 from assay.curate.columns import Columns, lists
 from assay.curate.dialogues import PROMPTS, WRAPPED
 from assay.curate.layouts import Layout
+from assay.curate.lines import Lines
 from assay.curate.pictures import without_pictures
 from assay.curate.plain import MEANT
-from assay.curate.preferred import CHOSEN, TWO_NAMES, Rival, Word, saying
+from assay.curate.preferred import Rival, Word
+from assay.curate.rival_fields import CHOSEN, TWO_NAMES, saying
 from assay.curate.rows import RowError
-from assay.curate.texts import Lines, quickly
+from assay.curate.texts import quickly
 from assay.curate.turns import SAYS
 
 ENOUGH = 1 << 26

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from assay.curate.csvs import csv_rows
-from assay.curate.texts import Cell, Flaw, Lines, Take, json_rows, lines_from, plain_lines, unpacked
+from assay.curate.lines import Lines, Take, unpacked
+from assay.curate.texts import Cell, Flaw, json_rows, lines_from, plain_lines
 from assay.errors import AssayError, missing_extra
 
 BATCH = 1024
