@@ -110,7 +110,8 @@ def write_report(folder: Path) -> Path:
         "headline": headline(run), "oracle": "oracle" in judged["kind"], "people": _who(judged, "lead", "human", "oracle"),
         "judges": _who(judged, "llm", "offline"),
         "pool": _pool(run), "fates": _fates(run), "loop": _loop(run), "loop_plot": _loop_plot(run),
-        "truth": run.steps["prepare/split"]["evaluation"] > 0, "eval_n": run.done("claims/stage1")[0]["accuracy"]["n"],
+        "truth": run.steps["prepare/split"]["evaluation"] > 0,
+        "eval_n": f"{run.done('claims/stage1')[0]['accuracy']['n']:,}",
         "claims": claims_grid(run), "claims_plot": _claims_plot(run), "judge_table": _judge_grid(run),
         "filter_table": _filter_grid(run), "bench": _bench(run), "examples": examples(folder), "cost": _cost(judged),
         "time": _time(run),
@@ -291,11 +292,11 @@ def _loop_plot(run: _Run) -> str:
     every = [(n, shares([d["gold_accuracy"] for d in done])) for n, done in enumerate(loop)]
     gold = [(n, g) for n, g in every if g is not None]
     axes.errorbar([n for n, _ in gold], [100 * g.mean for _, g in gold], yerr=_arms([g for _, g in gold]), fmt="o-",
-                  color="#b8860b", capsize=4, label="all gold (the loop's models train on silver only)")  # fmt: skip
+                  color="#b8860b", capsize=4)  # fmt: skip
     axes.set_xticks(range(len(loop)))
     axes.set_xlabel("iteration")
     axes.set_ylabel("accuracy on gold, %")
-    axes.legend()
+    axes.set_title("all gold (the loop's models train on silver only)", fontsize=10)
     axes.grid(alpha=0.3)
     return _picture(figure)
 
@@ -383,6 +384,8 @@ def summary(folder: Path, console: Console) -> None:
     run = _Run.open(folder)
     for title, grid in (("reward models by training labels", claims_grid(run)), ("judges", _judge_grid(run)),
                         ("stage 2 filters", _filter_grid(run))):  # fmt: skip
+        if not grid.rows:  # of a pool that knows no truth
+            continue
         table = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD)
         for n, name in enumerate(grid.header):
             table.add_column(name, justify="right" if n >= grid.words else "left")
