@@ -49,7 +49,8 @@ def pool_add(
         )
     finally:
         runs.close()
-    print(f"{report.pairs:,} pairs, {report.rejected:,} rejected ({out}/rejections) -> {out}")
+    held = f", which holds {report.held:,} different ones" if report.held != report.pairs else ""
+    print(f"{report.pairs:,} pairs, {report.rejected:,} rejected ({out}/rejections) -> {out}{held}")
     if not report.pairs:
         raise AssayError(f"no usable pair in {', '.join(sources)}; the reasons are above and in {out}/rejections")
 
