@@ -3,7 +3,6 @@
 import base64
 import html
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -29,7 +28,7 @@ from assay.records import Judgement
 from assay.run import environment
 from assay.statistics import Estimate, Spread, over_seeds
 from assay.store import Place
-from assay.tables import Table, write_text
+from assay.tables import Table, read_json, write_text
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -85,7 +84,7 @@ class _Run:
         if (folder / "tables" / "pairs").is_dir():
             Material.open(Place.of(folder))  # says that it is of another layout
         seeds = [_steps(p) for p in sorted(folder.glob("seed-*"))]
-        run = _Run(folder, json.loads((folder / "config.json").read_text()), _steps(folder), seeds)
+        run = _Run(folder, read_json(folder / "config.json"), _steps(folder), seeds)
         if not run.done("claims-filters"):
             raise AssayError(
                 f"{folder}: the run has not finished a seed yet; give the same `assay run` command to resume"
@@ -344,7 +343,7 @@ def _cost(judged: pl.DataFrame) -> Grid:
 
 def _time(run: _Run) -> Grid:
     claims = [sum(s["wall_s"] for n, s in seed.items() if n.startswith("claims")) for seed in run.seeds]
-    trained = [json.loads(p.read_text()) for p in sorted(run.folder.glob("seed-*/models/*/training.json"))]
+    trained = [read_json(p) for p in sorted(run.folder.glob("seed-*/models/*/training.json"))]
     rows = [
         ["reward models trained", f"{len(trained):,}"],
         ["pairs presented in training", f"{sum(t['presented'] for t in trained):,}"],
@@ -363,7 +362,7 @@ def _who(judged: pl.DataFrame, *kinds: str) -> str:
 
 def _steps(folder: Path) -> dict[str, dict[str, Any]]:
     root = folder / "steps"
-    return {str(p.relative_to(root).with_suffix("")): json.loads(p.read_text()) for p in sorted(root.rglob("*.json"))}
+    return {str(p.relative_to(root).with_suffix("")): read_json(p) for p in sorted(root.rglob("*.json"))}
 
 
 def _html(grid: Grid) -> Markup:
