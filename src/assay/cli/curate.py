@@ -36,6 +36,8 @@ def pool_add(
 
     if not sources:
         raise AssayError("pool add needs at least one source: a file, a folder or a dataset id")
+    if out.startswith("memory://"):
+        raise AssayError(f"{out}: what is in memory is gone when this command ends; name a folder or a bucket")
     runs = engine_of(engine)
     try:
         report = pool.add(
