@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.curate import layouts, lists, preferred
+from assay.curate import layouts, lists, preferred, rival_fields
 from assay.curate.dialogues import RowError, pair_of, transcript
 from assay.curate.labels import label_codes, verdict
 from assay.curate.layouts import Preferred, detect, fitting, named
@@ -172,7 +172,7 @@ def test_number_labels_under_each_code() -> None:
 
 
 def test_true_and_false_do_not_say_which_response() -> None:
-    assert preferred.numbers(AB | {"label": True}) == []
+    assert rival_fields.numbers(AB | {"label": True}) == []
     with pytest.raises(RowError, match="name the layout"):
         layouts.labelled(AB | {"label": True})
     (outcome,) = named("labelled:1/0").read(AB | {"label": True})

@@ -349,3 +349,21 @@ def test_compiled_ids_are_those_of_records(pairs: list[tuple[list[tuple[Role, st
             columns = (made.prompt, made.question, made.first, made.second, made.pair)
             assert tuple(c[at].decode() for c in columns) == expected
             assert made.swapped[at] == (messages_id(one) > messages_id(other))
+
+
+def test_compiled_ids_of_many_pairs_are_those_of_python() -> None:
+    if native.library(content_ids._SOURCE) is None:
+        pytest.skip("no compiler")
+    random = Random(5)
+    lists = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+    def turns() -> list[dict[str, str]]:
+        length = random.choice((0, 1, 90, 105, 113, 114, 115, 128, 241, 242, 243, 500, 3000))
+        content = "".join(random.choices('abcdefgh  \n"é', k=length))
+        return [{"role": "user", "content": content}] * random.choice((0, 1, 1, 1, 2))
+
+    prompts = pa.array([turns() for _ in range(200)], lists)
+    answers = pa.array([turns() for _ in range(400)], lists)
+    ours, theirs = (content_ids.pair_ids(prompts, answers, compiled) for compiled in (True, False))
+    for name in content_ids.PairIds.__slots__:
+        assert (getattr(ours, name) == getattr(theirs, name)).all(), name

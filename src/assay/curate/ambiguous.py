@@ -5,17 +5,19 @@ whose message has every reading, a row read each way, and the flag that names it
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from assay.curate import lists, preferred
+from assay.curate import lists, rival_fields
 from assay.curate.labels import LabelCode, label_codes, numeric, verdict
 from assay.curate.layouts import LAYOUTS, Layout, Outcome, Preferred, coded, named
 from assay.curate.rows import Row, RowError
 
 EXAMPLES = 64
+_SHOWN, _KNOWN, _LONG = 8, 10_000, 1000
+"""So many rows are kept as examples whatever they say; so many ways of saying something are known, of so many characters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,13 +111,37 @@ def resolved(
     `mapped` are the fields that were named by hand, which need no question.
     """
     survey = Survey()
+    known: dict[Hashable, list[float] | None] = {}
     for number, row in rows:
-        if layout.fits(row):
+        said = _said(layout, row) if len(survey.examples) >= _SHOWN else None
+        if said in known:
+            numbers = known[said]
+            survey.rows += numbers is not None
+            survey.numbers.update(numbers or ())
+            continue
+        fits = layout.fits(row)
+        if fits:
             survey.rows += 1
-            if _note(survey, layout, row) or len(survey.examples) < 8:
+            if _note(survey, layout, row) or len(survey.examples) < _SHOWN:
                 survey.examples = [*survey.examples, (number, row)][:EXAMPLES]
+        if said is not None and len(known) < _KNOWN:
+            known[said] = _numbers(layout, row) if fits else None
     decide = _DECIDE.get(layout.base)
     return (decide(layout, survey, frozenset(mapped)) if decide and not layout.said else layout), survey
+
+
+def _said(layout: Layout, row: Row) -> Hashable:
+    """All that a survey looks at in a row of two responses, so that rows of which it is equal need one look together; None
+    where the responses themselves are looked at (of several labels, each may be the text of one)."""
+    if layout.base not in ("labelled", "voted", "scored-pair") or len(rival_fields.label_names(row)) > 1:
+        return None
+    said = [row[n] for n in rival_fields.saying(tuple(row))]
+    told = repr(said)
+    return (*row, *(v is None for v in row.values()), told) if len(told) < _LONG else None
+
+
+def _numbers(layout: Layout, row: Row) -> list[float]:
+    return rival_fields.numbers(row) if layout.base in ("labelled", "voted") else []
 
 
 def has_questions(layout: Layout) -> bool:
@@ -127,13 +153,12 @@ def _note(survey: Survey, layout: Layout, row: Row) -> bool:
     """Take in one row; True where it shows something new."""
     before = survey.size()
     if layout.base in ("labelled", "voted"):
-        if numbers := preferred.numbers(row):
-            survey.numbers.update(numbers)
-        survey.fields = survey.fields or preferred.pair_fields(row)
-        name = preferred.label_of(row) or ""
+        survey.numbers.update(_numbers(layout, row))
+        survey.fields = survey.fields or rival_fields.pair_fields(row)
+        name = rival_fields.label_of(row) or ""
         survey.name = survey.name or name
         survey.booleans |= isinstance(row.get(name), bool)
-        if layout.base == "labelled" and not preferred.one_hot(row):
+        if layout.base == "labelled" and not rival_fields.one_hot(row):
             _note_labels(survey, row)
     elif layout.base == "scored-pair":
         _note_scores(survey, row)
@@ -149,7 +174,7 @@ def _note(survey: Survey, layout: Layout, row: Row) -> bool:
         told = [n for n in lists.SCORE if row.get(n) is not None]
         survey.apart.update(told if len({str(row[n]) for n in told}) > 1 else [])
     elif layout.base == "unpaired":
-        value = row.get(preferred.present(row, lists.DESIRED) or "")
+        value = row.get(rival_fields.present(row, lists.DESIRED) or "")
         if not isinstance(value, bool) and (asked := numeric(value)) is not None:
             survey.numbers[asked] += 1
     return before != survey.size()
@@ -158,7 +183,7 @@ def _note(survey: Survey, layout: Layout, row: Row) -> bool:
 def _note_labels(survey: Survey, row: Row) -> None:
     """Labels that name different responses: words that do, numbers that are not equal, and numbers beside words that name
     now one response and now the other."""
-    names, fields = preferred.label_names(row), survey.fields
+    names, fields = rival_fields.label_names(row), survey.fields
     if len(names) < 2 or fields is None:
         return
     worded = {n: _side(row, n, fields) for n in names if numeric(row[n]) is None}
@@ -192,10 +217,10 @@ def _note_index(survey: Survey, row: Row) -> None:
 
 def _note_scores(survey: Survey, row: Row) -> None:
     """Which side the scores prefer under each number of the label beside them."""
-    name = preferred.label_of(row)
+    name = rival_fields.label_of(row)
     asked = numeric(row[name]) if name else None
-    scores = preferred.both(row, preferred.TWO_SCORES)
-    if asked is None or scores is None or preferred.published_code(row) is not None:
+    scores = rival_fields.both(row, rival_fields.TWO_SCORES)
+    if asked is None or scores is None or rival_fields.published_code(row) is not None:
         return
     one, other = (numeric(row[n]) for n in scores)
     if one is not None and other is not None and one != other:
@@ -207,7 +232,7 @@ def _note_scores(survey: Survey, row: Row) -> None:
 
 def _labelled(layout: Layout, survey: Survey, mapped: frozenset[str]) -> Layout | Ambiguous:
     if survey.apart and not {"label", "votes"} & mapped:
-        names = [n for n in preferred.LABELS if n in survey.apart]
+        names = [n for n in rival_fields.LABELS if n in survey.apart]
         ways = ((f"--map label={n}", f"{n} says it", _mapped_label(layout, n, survey)) for n in names)
         return _between(f"{', '.join(names)} name different responses", *ways)
     if not survey.numbers and not survey.booleans:
@@ -243,7 +268,7 @@ def _mapped_label(layout: Layout, name: str, survey: Survey) -> Callable[[Row], 
     only = Counter(n for _, r in survey.examples if (n := numeric(r.get(name))) is not None)
     codes: list[LabelCode] = label_codes(only, survey.fields) if only else []
     read = coded(layout, codes[0]).read if len(codes) == 1 else layout.read
-    return lambda row: read({**{k: v for k, v in row.items() if k not in preferred.LABELS}, "label": row.get(name)})
+    return lambda row: read({**{k: v for k, v in row.items() if k not in rival_fields.LABELS}, "label": row.get(name)})
 
 
 def _scored_pair(layout: Layout, survey: Survey, mapped: frozenset[str]) -> Layout | Ambiguous:

@@ -1,8 +1,8 @@
 // Rows of JSON lines that hold a prompt and two responses of text, read straight into the buffers of Arrow's lists of messages.
 // A row with anything in it that is not surely read here as `json` and `PlainRows` read it is left to them.
-#include <cstdint>
-#include <cstring>
 #include <vector>
+
+#include "json_text.h"
 
 enum Kind { IGNORED, PROMPT, ONE, OTHER, SAID };
 enum Role { SYSTEM, USER, ASSISTANT };
@@ -32,20 +32,11 @@ struct Names {
     }
 };
 
-// How many bytes of white space (Python's `str.isspace`) stand at the start of a sound text.
+// How many bytes of white space stand at the start of a sound text.
 static long blank(const uint8_t* text, long length) {
-    long i = 0;
-    while (i < length) {
-        uint8_t c = text[i];
-        if ((c >= 9 && c <= 13) || (c >= 28 && c <= 32)) i++;
-        else if (c == 0xc2 && (text[i + 1] == 0x85 || text[i + 1] == 0xa0)) i += 2;
-        else if ((c == 0xe1 && text[i + 1] == 0x9a && text[i + 2] == 0x80) || (c == 0xe3 && text[i + 1] == 0x80 && text[i + 2] == 0x80) ||
-                 (c == 0xe2 && text[i + 1] == 0x81 && text[i + 2] == 0x9f) ||
-                 (c == 0xe2 && text[i + 1] == 0x80 && (text[i + 2] <= 0x8a || text[i + 2] == 0xa8 || text[i + 2] == 0xa9 || text[i + 2] == 0xaf)))
-            i += 3;
-        else break;
-    }
-    return i;
+    const uint8_t *at = text, *end = text + length;
+    while (int gap = space(at, end)) at += gap;
+    return at - text;
 }
 
 struct Reader {
@@ -55,7 +46,7 @@ struct Reader {
     long longest;
     std::vector<Turn> turns[4];  // by kind
     std::vector<const uint8_t*> said;
-    bool texts;  // whether a response is a text and not messages
+    long shortest;  // bytes of a response that is a text
 
     uint8_t here() const {
         if (at == end) throw Left();
@@ -130,24 +121,25 @@ struct Reader {
     Turn text() {
         take('"');
         uint8_t* to = free;
+        long beyond = 0;  // bytes of characters after their first
         for (;;) {
-            while (end - at >= 32) {
-                uint8_t special = 0;
-                for (int i = 0; i < 32; i++) special |= (at[i] < 32) | (at[i] == '"') | (at[i] == '\\') | (at[i] > 127);
-                if (special) break;
-                memcpy(to, at, 32), to += 32, at += 32;
+            while (end - at >= 8) {
+                uint64_t found = odd(at, true);
+                int plain = found ? __builtin_ctzll(found) / 8 : 8;
+                memcpy(to, at, 8), to += plain, at += plain;
+                if (found) break;
             }
             uint8_t c = here();
-            while (c >= 32 && c < 128 && c != '"' && c != '\\') *to++ = c, at++, c = here();
             if (c == '"') break;
             if (c < 32) throw Left();
+            uint8_t* from = to;
             if (c == '\\') escape(to);
-            else wide(to);
+            else if (c > 127) wide(to);
+            else *to++ = c, at++;
+            beyond += to - from - 1;
         }
         at++;
-        Turn made{USER, free, to - free, 0};
-        for (long i = 0; i < made.length; i++) made.chars += (made.text[i] & 0xc0) != 0x80;
-        return made;
+        return {USER, free, to - free, to - free - beyond};
     }
     void keep(Kind kind, Turn& turn) {
         free += turn.length;
@@ -187,16 +179,68 @@ struct Reader {
         if (next() == '"') {
             Turn said = text();
             said.role = kind == PROMPT ? USER : ASSISTANT;
-            if (said.holds("Assistant:") || said.holds("<extra_id_1>")) throw Left();
+            if (kind != PROMPT && said.length < shortest) shortest = said.length;
+            if (said.holds("<extra_id_1>")) throw Left();
+            bool several = said.holds("Assistant:");
             keep(kind, said);
             uint8_t first = said.text[blank(said.text, said.length)];
             if (first == '[' || first == '{' || first == '<') throw Left();
-            if (kind != PROMPT) texts = true;
+            if (several) transcript(kind);
             return;
         }
         take('[');
         do message(kind);
         while (more(']'));
+    }
+    // `spoken`: the last text becomes turns, each after a speaker's mark with an empty line before it; it is left where it has none.
+    void transcript(Kind kind) {
+        const uint8_t *text = turns[kind].back().text, *stop = text + turns[kind].back().length, *from = text + blank(text, stop - text);
+        if (turns[kind].back().holds("<image>")) throw Left();
+        turns[kind].pop_back();
+        int role = mark(from, stop);
+        bool answered = role == ASSISTANT;
+        for (const uint8_t* to = from; role >= 0; to++) {
+            if (!(to = (const uint8_t*)memchr(to, '\n', stop - to))) to = stop;
+            const uint8_t *gap = to + (to < stop ? blank(to, stop - to) : 0), *after = gap;
+            int then = to == stop || (gap - to > 1 && gap[-1] == '\n') ? mark(after, stop) : -1;
+            if (to < stop && then < 0) {
+                to = gap - 1;
+                continue;
+            }
+            add_turn(kind, role, from, to);
+            answered |= then == ASSISTANT;
+            from = after, to = after - 1, role = then;
+        }
+        if (!answered) throw Left();
+        if (turns[kind].back().role == ASSISTANT && !turns[kind].back().length) turns[kind].pop_back();
+        if (turns[kind].empty()) throw Left();
+        for (auto& t : turns[kind])
+            if (!t.length) throw Left();
+    }
+    // The role that a speaker's mark names ("## Human:"), after which `at` stands then; -1 where there is none.
+    static int mark(const uint8_t*& at, const uint8_t* stop) {
+        static const struct { const char* name; int role; } marks[] = {
+            {"Human:", USER}, {"User:", USER}, {"Assistant:", ASSISTANT}, {"System:", SYSTEM}};
+        const uint8_t* from = at;
+        while (from < stop && *from == '#') from++;
+        if (from > at && from < stop && *from == ' ') from++;
+        for (auto& m : marks) {
+            long length = strlen(m.name);
+            if (stop - from >= length && !memcmp(from, m.name, length)) return at = from + length, m.role;
+        }
+        return -1;
+    }
+    void add_turn(Kind kind, int role, const uint8_t* from, const uint8_t* to) {  // without white space around it
+        from += blank(from, to - from);
+        while (to > from) {
+            const uint8_t* last = to - 1;
+            while ((*last & 0xc0) == 0x80) last--;
+            if (blank(last, to - last) < to - last) break;
+            to = last;
+        }
+        Turn made{role, from, to - from, 0};
+        for (const uint8_t* p = from; p < to; p++) made.chars += (*p & 0xc0) != 0x80;
+        turns[kind].push_back(made);
     }
     void number() {
         const uint8_t* from = at;
@@ -236,7 +280,7 @@ struct Reader {
     void row(long fields_said, long needed) {
         for (auto& t : turns) t.clear();
         said.assign(2 * fields_said, nullptr);
-        texts = false;
+        shortest = INT64_MAX;
         long seen = 0, found = 0, said_bytes = 0;
         take('{');
         do {
@@ -261,10 +305,7 @@ struct Reader {
         } while (more('}'));
         while (at < end && (*at == ' ' || *at == '\t' || *at == '\r')) at++;
         if (at != end || found != needed) throw Left();
-        if (texts && fields_said)  // a label can be the text of a response
-            for (int k : {ONE, OTHER})
-                for (auto& t : turns[k])
-                    if (t.length <= said_bytes) throw Left();
+        if (fields_said && shortest <= said_bytes) throw Left();  // a label can be the text of a response
     }
     // `PlainRows.taken`: `turns` become the prompt, and what follows it in each response.
     void settle() {

@@ -1,21 +1,20 @@
 """Lines of JSON by the block: those of one frequent shape, by compiled code and straight to Arrow's columns.
 
 What is read here: rows of a layout with one pair each (chosen and rejected, labelled, voted, two scores), whose responses
-are texts or lists of messages of a role and a text, with or without one prompt of either kind, beside fields of one value
-that mean nothing. What a row says of its responses is the layout's to say, as ever: labels, votes and scores are read once
-for each way in which they are written.
+are texts, transcripts or lists of messages of a role and a text, with or without one prompt of either kind, beside fields of
+one value that mean nothing. What a row says of its responses is the layout's to say, as ever: labels, votes and scores are
+read once for each way in which they are written.
 
 What is not: a line that is not surely plain (`blocks.cpp` leaves it: doubled or unknown fields, halves of surrogate pairs,
-bytes that are not UTF-8, transcripts, pictures, equal responses, what is no JSON), and rows with a system text, earlier
+bytes that are not UTF-8, pictures, equal responses, what is no JSON), and rows with a system text, earlier
 turns, several prompts, or anything else that changes what they mean. Those go one by one through `PlainRows` and
-`readings`, with which a test compares this. So does all where there is no compiler, and the first rows of a process.
+`readings`, with which a test compares this. So does all where there is no compiler, and the first rows on a machine.
 """
 
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,15 +26,17 @@ from assay import native
 from assay.curate.columns import Columns, lists
 from assay.curate.dialogues import PROMPTS, WRAPPED
 from assay.curate.layouts import Layout
+from assay.curate.lines import Lines
 from assay.curate.pictures import without_pictures
 from assay.curate.plain import MEANT
-from assay.curate.preferred import CHOSEN, SAYING, TWO_NAMES, Rival, Word
+from assay.curate.preferred import Rival, Word
+from assay.curate.rival_fields import CHOSEN, TWO_NAMES, saying
 from assay.curate.rows import RowError
 from assay.curate.texts import quickly
 from assay.curate.turns import SAYS
 
 ENOUGH = 1 << 26
-"""So many bytes of lines of a process are read one by one: with fewer, building the compiled part costs more."""
+"""So many bytes of lines of a process are read one by one where the compiled part is not built yet: it costs more."""
 _MEANT = MEANT | TWO_NAMES | {name for two in CHOSEN for name in two} | {"turn"}
 """Fields that make a row another one than those that are read here."""
 _ODD = re.compile(r'[\0-\x1f"\\\ud800-\udfff]')
@@ -74,24 +75,25 @@ class Blocks:
     def reads(layout: Layout) -> bool:
         return layout.base in ("chosen-rejected", "labelled", "voted", "scored-pair")
 
-    def take(self, held: Sequence[bytes], first: int) -> list[int]:
-        """Take in rows of these lines, of which `first` is the number of the first; returns the places of those it left."""
+    def take(self, some: Lines) -> Sequence[int]:
+        """Take in what it can of these lines; returns the places of those it left."""
         global _done
-        data = b"\n".join(held)
-        _done += len(data)
-        library = native.library(_SOURCE) if _done > ENOUGH and self._vain < _VAIN else None
-        self._shape = (self._shape or self._learned(held)) if library is not None else None
+        _done += len(some.data)
+        wanted = self._vain < _VAIN and (_done > ENOUGH or native.built(_SOURCE))
+        library = native.library(_SOURCE) if wanted else None
+        self._shape = (self._shape or self._learned(some)) if library is not None else None
         if self._shape is None:
-            return list(range(len(held)))
-        taken = self._read(library, self._shape, data, len(held), first)
-        if 2 * taken.sum() < len(held):
+            return range(len(some))
+        taken = self._read(library, self._shape, some)
+        if 2 * taken.sum() < len(some):
             self._shape, self._vain = None, self._vain + 1
-        return np.flatnonzero(~taken).tolist()
+        left: list[int] = np.flatnonzero(~taken).tolist()
+        return left
 
-    def _learned(self, held: Sequence[bytes]) -> _Shape | None:
+    def _learned(self, some: Lines) -> _Shape | None:
         """The shape of the first line that has one, with the harmless fields of those after it."""
         shape: _Shape | None = None
-        for row in filter(None, map(quickly, islice(held, 64))):
+        for row in filter(None, (quickly(some[at]) for at in range(min(64, len(some))))):
             found = self._shape_of(row)
             if shape is None:
                 shape = found
@@ -104,7 +106,7 @@ class Blocks:
             return None
         two = rival.fields
         prompts = [n for n in row if n in PROMPTS and n not in two]
-        said = tuple(n for n in row if n not in two and (n in SAYING or re.fullmatch(r"annotator_?\d+", n)))
+        said = tuple(n for n in saying(tuple(row)) if n not in two)
         looked_at = {*two, *prompts}
         if not looked_at <= row.keys() or len(prompts) > 1 or looked_at & {*WRAPPED, "history", "info"}:
             return None
@@ -142,8 +144,9 @@ class Blocks:
         found = rivals[0] if seen is row and len(rivals) == 1 else None
         return found if isinstance(found, Rival) else None
 
-    def _read(self, library: Any, shape: _Shape, data: bytes, count: int, first: int) -> NDArray[np.bool_]:
+    def _read(self, library: Any, shape: _Shape, some: Lines) -> NDArray[np.bool_]:
         """Take in the rows of that shape; returns (lines,) which lines these are."""
+        data, count = some.data, len(some)
         taken, chars = np.zeros(count, np.uint8), np.empty(count, np.int64)
         said, ends = np.empty(2 * count * len(shape.said), np.int64), np.zeros(2, np.int64)
         prompts, answers = _Room.of(count, len(data)), _Room.of(2 * count, len(data))
@@ -171,7 +174,7 @@ class Blocks:
             answered,
             [w for w in words if w is not None],
             chars[: len(places)],
-            first + places,
+            some.first + places,
             self._layout.name,
         )
         return taken.astype(bool)

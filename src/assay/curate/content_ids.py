@@ -19,7 +19,7 @@ from assay import native
 
 _SOURCE = Path(__file__).with_name("content_ids.cpp")
 ENOUGH = 40_000
-"""So many pairs of a process are Python's: with fewer, building the compiled part costs more than it saves."""
+"""So many pairs of a process are Python's where the compiled part is not built yet: to build it costs more."""
 _done = 0
 
 Ids = NDArray[np.bytes_]
@@ -44,7 +44,7 @@ def pair_ids(prompts: pa.ListArray, answers: pa.ListArray, compiled: bool | None
     global _done
     count = len(prompts)
     _done += count
-    wanted = _done > ENOUGH if compiled is None else compiled
+    wanted = _done > ENOUGH or native.built(_SOURCE) if compiled is None else compiled
     library = native.library(_SOURCE) if wanted and sys.byteorder == "little" else None
     if library is None:
         return _by_python(prompts, answers)

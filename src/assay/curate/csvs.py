@@ -4,7 +4,8 @@ import csv
 from collections.abc import Iterator
 from typing import Any
 
-from assay.curate.texts import MAX_ROW, Broken, Cell, Flaw, lines
+from assay.curate.lines import MAX_ROW, Broken, lines
+from assay.curate.texts import Cell, Flaw
 
 
 def csv_rows(blocks: Iterator[bytes]) -> Iterator[Cell | Flaw]:

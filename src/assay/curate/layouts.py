@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from assay.curate import lists, preferred
+from assay.curate import lists, preferred, rival_fields
 from assay.curate.dialogues import PROMPTS
 from assay.curate.labels import LabelCode, verdict
 from assay.curate.lists import Rated
 from assay.curate.preferred import Outcome as Outcome
 from assay.curate.preferred import Preferred as Preferred
-from assay.curate.preferred import Rivals, pair_fields, present, read_rivals
+from assay.curate.preferred import Rivals, read_rivals
 from assay.curate.preferred import labelled as labelled
 from assay.curate.preferred import tally as tally
 from assay.curate.preferred import voted as voted
+from assay.curate.rival_fields import pair_fields, present
 from assay.curate.rows import Row, RowError, has
 from assay.errors import AssayError
 
@@ -83,9 +84,9 @@ def _chosen(side: int) -> Callable[[Row], bool]:
     """Whether a row has a chosen (0) or rejected (1) response; one alone counts where the row is of no other kind."""
 
     def met(row: Row) -> bool:
-        if preferred.chosen_fields(row) is not None:
+        if rival_fields.chosen_fields(row) is not None:
             return True
-        names = {two[side] for two in preferred.CHOSEN} - {"messages", "response", "completion"}
+        names = {two[side] for two in rival_fields.CHOSEN} - {"messages", "response", "completion"}
         return present(row, names) is not None and pair_fields(row) is None and lists.listed(row) is None
 
     return met
@@ -112,15 +113,15 @@ LAYOUTS = (
     )),
     _layout("voted", preferred.vote_rivals, _needs(_RIVALS, (
         "votes (a list votes, labels, ...; annotator1, annotator2, ...; or votes_a and votes_b)",
-        lambda row: bool(preferred.votes_of(row)) or has(row, "votes_a", "votes_b"),
+        lambda row: bool(rival_fields.votes_of(row)) or has(row, "votes_a", "votes_b"),
     ))),
     _layout("scored-pair", preferred.scored_rivals, _needs(_RIVALS, (
         "a score for each (score_a and score_b, rating_1 and rating_2, ...)",
-        lambda row: any(has(row, *two) for two in preferred.TWO_SCORES),
+        lambda row: any(has(row, *two) for two in rival_fields.TWO_SCORES),
     ))),
     _layout("labelled", preferred.label_rivals, _needs(_RIVALS, (
         "a label (label, winner, preference, overall_preference, ...)",
-        lambda row: preferred.label_of(row) is not None or preferred.one_hot(row),
+        lambda row: rival_fields.label_of(row) is not None or rival_fields.one_hot(row),
     ))),
     _layout("indexed", lists.index_rivals, _needs(_LISTED, (
         "the number or text of the best (chosen, choice, best, label, ...)", lambda row: lists.index_of(row) is not None,

@@ -11,7 +11,8 @@ from typing import Any
 
 from assay.curate.dialogues import PROMPTS, prompt_of, turns
 from assay.curate.labels import LabelCode, number, numeric
-from assay.curate.preferred import MAX_LISTED, Outcome, Preferred, Rival, Rivals, Word, present, read_rivals
+from assay.curate.preferred import MAX_LISTED, Outcome, Preferred, Rival, Rivals, Word, read_rivals
+from assay.curate.rival_fields import present
 from assay.curate.rows import Row, RowError, has, text
 from assay.curate.turns import ROLES
 

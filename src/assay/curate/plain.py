@@ -13,8 +13,9 @@ from assay.curate.columns import Columns, Turns
 from assay.curate.dialogues import MEANING, PROMPTS, SYSTEM, WRAPPED, empty, spoken
 from assay.curate.layouts import Layout
 from assay.curate.pictures import COLUMNS, LITERAL, without_pictures
-from assay.curate.preferred import TWO_NAMES, Rival, Word
-from assay.curate.rows import Row, RowError
+from assay.curate.preferred import Rival, Word
+from assay.curate.rival_fields import TWO_NAMES
+from assay.curate.rows import Row, RowError, encodes
 from assay.curate.turns import FIELDS, SAYS
 from assay.records import Role
 
@@ -210,7 +211,7 @@ class PlainRows:
         """Whether a text can be kept as it is, and shows no picture."""
         if not text or text.isspace() or len(text) > self._longest or "\0" in text:
             return False
-        return (role == "assistant" or LITERAL not in text) and (text.isascii() or _encodes(text))
+        return (role == "assistant" or LITERAL not in text) and (text.isascii() or encodes(text))
 
 
 def _bare(item: dict[str, Any]) -> bool:
@@ -229,12 +230,3 @@ def _shared(one: list[Any], other: list[Any]) -> int:
             break
         count += 1
     return count
-
-
-def _encodes(text: str) -> bool:
-    """Whether a text has no half of a surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

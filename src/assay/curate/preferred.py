@@ -5,72 +5,34 @@ One small pure function per layout finds in a row which responses are `Rival`s a
 """
 
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 from assay.curate.dialogues import pair_of
 from assay.curate.labels import LabelCode, graded, number, numeric, verdict
+from assay.curate.rival_fields import (
+    CHOSEN,
+    ONE_HOT,
+    TELLING,
+    TWO,
+    TWO_SCORES,
+    both,
+    chosen_fields,
+    label_of,
+    one_hot,
+    pair_fields,
+    published_code,
+    scores_told,
+    votes_of,
+)  # fmt: skip
 from assay.curate.rows import Row, RowError, has
 from assay.curate.turns import ROLES
 from assay.records import Pair
 
 MAX_LISTED = 64
 """Responses in one list: it becomes n (n - 1) / 2 pairs."""
-CHOSEN = (
-    ("chosen", "rejected"), ("chosen", "reject"), ("preferred", "dispreferred"), ("preferred", "rejected"),
-    ("response_w", "response_l"), ("chosen_response", "rejected_response"), ("positive", "negative"),
-    ("messages", "rejected_messages"), ("messages", "rejected_response"), ("response", "rejected_response"),
-    ("preferred_output", "non_preferred_output"), ("response", "rejected"), ("completion", "rejected"),
-    ("chosen", "rejected_response"), ("accepted", "rejected"), ("chosen_messages", "rejected_messages"),
-    ("better_response", "worse_response"),
-    ("response_chosen", "response_rejected"), ("chosen_completion", "rejected_completion"), ("y_w", "y_l"),
-)  # fmt: skip
-_STEMS = (
-    "response",
-    "answer",
-    "output",
-    "completion",
-    "conversation",
-    "candidate",
-    "text",
-    "summary",
-    "human_ref",
-    "generation",
-)
-_ENDS = (
-    ("_a", "_b"), ("_A", "_B"), ("_1", "_2"), ("1", "2"), ("_0", "_1"), (" 1", " 2"), (" A", " B"), ("-1", "-2"),
-    ("0", "1"), ("-a", "-b"), ("_left", "_right"),
-)  # fmt: skip
-TWO = (*((stem + one, stem + two) for stem in _STEMS for one, two in _ENDS), ("a1", "a2"), ("A", "B"))
-TWO_SCORES = tuple((f"{stem}{a}", f"{stem}{b}") for stem in ("score", "rating", "reward") for a, b in _ENDS)
-TWO_NAMES = frozenset(name for two in TWO for name in two)
-LABELS = (
-    "label", "winner", "preference", "overall_preference", "preference_strength", "preferred", "better",
-    "better_response_id", "safer_response_id", "choice", "human", "verdict", "result", "chosen", "labels",
-)  # fmt: skip
-_ONE_HOT = ("winner_model_a", "winner_model_b", "winner_tie")
-_VOTES = ("votes", "worker_labels", "labels", "annotations", "annotator_labels", "judgments", "judgements")
-_SCORES_OF_TWO = (
-    ("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"), ("chosen-rating", "rejected-rating"),
-    ("rating_chosen", "rating_rejected"), ("chosen_rating", "rejected_rating"), ("chosen_reward", "rejected_reward"),
-    ("reward_chosen", "reward_rejected"), ("chosen-score", "rejected-score"),
-)  # fmt: skip
-TELLING = frozenset({*(name for two in _SCORES_OF_TWO for name in two), "margin"})
-"""The fields that say by how much the chosen response is better."""
-SAYING = TELLING | {
-    *LABELS, *_ONE_HOT, *_VOTES, *(name for two in TWO_SCORES for name in two), "votes_a", "votes_b", "votes_tie",
-    "model_a", "model_b",
-}  # fmt: skip
-"""The fields that say which response is better, annotators' numbered ones apart."""
-_PUBLISHED: tuple[tuple[tuple[str, ...], str, LabelCode], ...] = (
-    (("context", "response1", "response2"), "overall_preference", (-3, 3)),  # HelpSteer3: below 0 the first is better
-    (("prompt", "response_1", "response_2"), "preference_strength", (-3, 3)),  # HelpSteer2-preference: the same
-    (("question", "answer_a", "answer_b"), "overall_preference", (-1, 1)),  # LFQA: the same
-    (("human_ref_A", "human_ref_B"), "labels", (1, 0)),  # SHP: 1 is A
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,54 +101,6 @@ def preferring(pair: Pair, ids: tuple[str, str], word: Word) -> Preferred:
     side, votes, confidence, strength = word
     better = None if side is None else ids[side]
     return Preferred(pair=pair, better=better, votes=votes, confidence=confidence, strength=strength)
-
-
-def present(row: Row, names: Iterable[str]) -> str | None:
-    return next((n for n in names if row.get(n) is not None), None)
-
-
-def both(row: Row, choices: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
-    """The first two names of `choices` that the row has, else the first of which it has one (the other is missing)."""
-    known = [two for two in choices if two[0] in row or two[1] in row]
-    return next((two for two in known if has(row, *two)), known[0] if known else None)
-
-
-def pair_fields(row: Row) -> tuple[str, str] | None:
-    """The names of the two response fields, where the row has both."""
-    if TWO_NAMES.isdisjoint(row):
-        return None
-    for two in _known_twos(tuple(row)):
-        if row[two[0]] is not None and row[two[1]] is not None:
-            return two
-    return None
-
-
-@lru_cache(maxsize=4096)
-def _known_twos(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    return tuple(two for two in TWO if two[0] in names and two[1] in names)
-
-
-def chosen_fields(row: Row) -> tuple[str, str] | None:
-    """The names of the chosen and the rejected response, where the row has both as texts or messages.
-
-    Numbers and true/false there are indexes, and words such as "response_a" names of two other fields: not responses.
-    """
-    get = row.get
-    for fields in CHOSEN:
-        if get(fields[0]) is not None and get(fields[1]) is not None:
-            break
-    else:
-        return None
-    if isinstance(row[fields[0]], int | float) or isinstance(row[fields[1]], int | float):
-        return None
-    two = pair_fields(row)
-    if two is None or set(two) & set(fields):
-        return fields
-    try:
-        sides = [verdict(row[f], f, row, two, None) for f in fields]
-    except RowError:
-        return fields
-    return None if None not in sides else fields
 
 
 def chosen_rivals(row: Row, shared_start: bool = False) -> Rivals:
@@ -267,7 +181,7 @@ def told_strength(row: Row) -> float:
     """By how much the chosen response is better, from scores beside the two or a margin (TRL); 0.0 where none is told."""
     if TELLING.isdisjoint(row):
         return 0.0
-    scores = next((two for two in _known_scores(tuple(row)) if has(row, *two)), None)
+    scores = next((two for two in scores_told(tuple(row)) if has(row, *two)), None)
     if scores and not isinstance(row[scores[0]], list | Mapping) and not isinstance(row[scores[1]], list | Mapping):
         high, low = number(row[scores[0]], scores[0]), number(row[scores[1]], scores[1])
         if high < low:
@@ -285,11 +199,6 @@ def told_strength(row: Row) -> float:
             "margin", f"says that the rejected response is better: leave it out with --ignore margin ({told:g})"
         )
     return told
-
-
-@lru_cache(maxsize=4096)
-def _known_scores(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    return tuple(two for two in _SCORES_OF_TWO if two[0] in names and two[1] in names)
 
 
 def _two(row: Row) -> tuple[Row, object, object, tuple[str, str]]:
@@ -356,38 +265,6 @@ def scored_rivals(row: Row, low: bool = False) -> Rivals:
     return seen, [Rival(a, b, names, Word(better, strength=abs(one - other)))]
 
 
-def label_of(row: Row) -> str | None:
-    """The name of the row's label, where it is one value and not a list; of several, the first that is no number."""
-    named = label_names(row)
-    for name in named if len(named) > 1 else ():
-        if numeric(row[name]) is None:
-            return name
-    return named[0] if named else None
-
-
-def label_names(row: Row) -> list[str]:
-    """All of the row's labels, where there are several."""
-    return [n for n in _known_labels(tuple(row)) if row[n] not in (None, "") and not isinstance(row[n], list | Mapping)]
-
-
-@lru_cache(maxsize=4096)
-def _known_labels(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(n for n in LABELS if n in names)
-
-
-def published_code(row: Row) -> LabelCode | None:
-    """The label code of a published set, known by its fields."""
-    name = label_of(row)
-    for fields, label, code in _PUBLISHED:
-        if label == name and has(row, *fields):
-            return code
-    return None
-
-
-def one_hot(row: Row) -> bool:
-    return has(row, *_ONE_HOT[:2])
-
-
 def label_rivals(row: Row, code: LabelCode | None = None) -> Rivals:
     """A prompt, two responses and a label that names one of them or a tie."""
     seen, one, other, fields = _two(row)
@@ -408,9 +285,9 @@ def labelled(row: Row, code: LabelCode | None = None) -> list[Outcome]:
 
 def _hot(row: Row) -> int | None:
     """The Arena's three columns, of which one is 1."""
-    given = [numeric(row.get(n)) or 0.0 for n in _ONE_HOT]
+    given = [numeric(row.get(n)) or 0.0 for n in ONE_HOT]
     if sorted(given) != [0, 0, 1]:
-        raise RowError("/".join(_ONE_HOT), f"are not one 1 among zeros ({', '.join(f'{g:g}' for g in given)})")
+        raise RowError("/".join(ONE_HOT), f"are not one 1 among zeros ({', '.join(f'{g:g}' for g in given)})")
     return (0, 1, None)[given.index(1)]
 
 
@@ -443,20 +320,6 @@ def voted(row: Row, code: LabelCode | None = None) -> list[Outcome]:
     return read_rivals(row, partial(vote_rivals, code=code))
 
 
-def votes_of(row: Row) -> list[tuple[str, Any]]:
-    """(field, vote) of every vote of a row with two responses."""
-    lists, people = _known_votes(tuple(row))
-    for name in lists:
-        if isinstance(row[name], list):
-            return [(f"{name}[{i}]", value) for i, value in enumerate(row[name])]
-    return [(n, row[n]) for n in people if row[n] is not None]
-
-
-@lru_cache(maxsize=4096)
-def _known_votes(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return tuple(n for n in _VOTES if n in names), tuple(n for n in names if re.fullmatch(r"annotator_?\d+", n))
-
-
 def tally(pair: Pair, ids: tuple[str, str], sides: Sequence[int | None]) -> Preferred:
     """What several votes (0, 1, or None for a tie) come to: more votes win; equally many are a tie.
 
@@ -470,13 +333,3 @@ def _counted(sides: Sequence[int | None]) -> Word:
     if ones == twos:
         return Word(None, len(sides))
     return Word(int(twos > ones), len(sides), max(ones, twos) / (ones + twos))
-
-
-def numbers(row: Row) -> list[float]:
-    """The numbers among the row's labels and votes; true and false are none, for they never say which response."""
-    if pair_fields(row) is None or published_code(row) is not None or one_hot(row):
-        return []
-    votes = [v for _, v in votes_of(row)]
-    name = label_of(row)
-    values = votes or ([row[name]] if name else [])
-    return [n for v in values if not isinstance(v, bool) and (n := numeric(v)) is not None]

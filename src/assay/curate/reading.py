@@ -14,7 +14,7 @@ from assay.curate.layouts import Layout, Outcome, Preferred, detect, explained, 
 from assay.curate.lists import Rated, group
 from assay.curate.pictures import Keep
 from assay.curate.pictures import resolved as with_pictures
-from assay.curate.preferred import LABELS
+from assay.curate.rival_fields import LABELS
 from assay.curate.rows import Row, RowError
 from assay.curate.texts import Cell, Flaw
 from assay.errors import AssayError

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from assay.curate.csvs import csv_rows
-from assay.curate.texts import Cell, Flaw, Take, json_rows, lines_from, plain_lines, unpacked
+from assay.curate.lines import Lines, Take, unpacked
+from assay.curate.texts import Cell, Flaw, json_rows, lines_from, plain_lines
 from assay.errors import AssayError, missing_extra
 
 BATCH = 1024
@@ -196,10 +197,10 @@ def rows(path: Path, take: Take | None = None) -> Iterator[Cell | Flaw]:
 def _text(path: Path, head: bytes, take: Take | None) -> Iterator[Cell | Flaw]:
     chunks, took = unpacked(path, head), False
 
-    def noted(held: Sequence[bytes], first: int) -> list[int]:
+    def noted(some: Lines) -> Sequence[int]:
         nonlocal took
-        left = take(held, first) if take is not None else []
-        took = took or len(left) < len(held)
+        left = take(some) if take is not None else []
+        took = took or len(left) < len(some)
         return left
 
     empty = True

@@ -22,12 +22,13 @@ import pyarrow as pa
 from assay.curate.blocks import Blocks
 from assay.curate.columns import Columns
 from assay.curate.layouts import Preferred, named
+from assay.curate.lines import Lines
 from assay.curate.lists import Rated, crowded
 from assay.curate.pictures import Picture, keeper
 from assay.curate.plain import PlainRows
 from assay.curate.preferred import MAX_LISTED
 from assay.curate.reading import Fields, Lone, Read, paired, readings
-from assay.curate.rows import Row, RowError
+from assay.curate.rows import Row, RowError, encodes
 from assay.curate.segments import KINDS, LONE, Note, Places, Segments, by_part, lay, split
 from assay.curate.texts import Cell, Flaw
 from assay.images import ImageStore
@@ -80,13 +81,13 @@ def spill(folder: Place, piece: Piece) -> None:
         if piece.lines and Blocks.reads(layout):
             blocks = Blocks(sink.columns, layout, piece.max_field_chars)
 
-    def take(held: Sequence[bytes], first: int) -> list[int]:
+    def take(some: Lines) -> Sequence[int]:
         nonlocal until
         assert blocks is not None
         sink.flush_if_full()
-        left = blocks.take(held, first)
-        until = first + len(held) - 1
-        sink.rows += len(held) - len(left)
+        left = blocks.take(some)
+        until = some.first + len(some) - 1
+        sink.rows += len(some) - len(left)
         return left
 
     for item in piece.rows(take=take) if blocks is not None else piece.rows():
@@ -257,22 +258,13 @@ def trouble(content: str, max_field_chars: int) -> str:
     """Why a text cannot be kept, or "" if it can."""
     if len(content) > max_field_chars:
         return f"is longer than {max_field_chars} characters ({len(content)})"
-    if "\0" not in content and (content.isascii() or _encodes(content)):
+    if "\0" not in content and (content.isascii() or encodes(content)):
         return ""
     if (match := UNSAFE.search(content)) is None:
         return ""
     if match[0] == "\0":
         return "contains a null byte"
     return "contains bytes that are not UTF-8, or half of a surrogate pair"
-
-
-def _encodes(content: str) -> bool:
-    """Whether a text has no half of a surrogate pair: many times faster than looking for one by a pattern."""
-    try:
-        content.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def field_of(value: object, content: str, path: str = "") -> str:

@@ -1,40 +1,21 @@
-"""Text files as rows: JSON lines and JSON documents; plain, gzip or zstd; UTF-8, or UTF-16 and UTF-32 with a mark.
-
-Readers take an iterator of byte blocks that may end in `Broken`: what came before it has been yielded by then.
-"""
+"""Text files as rows: JSON lines and JSON documents, from the blocks of bytes that `lines` makes of a file."""
 
 import codecs
 import json
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
-import pyarrow as pa
 
 from assay.curate.layouts import fitting
+from assay.curate.lines import BLOCK, MAX_ROW, Broken, Lines, Take, as_it_is, lines, span, whole
 from assay.curate.turns import is_message
 
-BLOCK, HELD = 1 << 16, 1 << 22
-MAX_ROW = 1 << 26
-"""Bytes of the longest line or JSON object that is read: 64 MiB."""
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
-)  # fmt: skip
 _NEXT_ROW = re.compile(r"\}\s*[,\n]\s*(?=\{)")
 _BETWEEN = re.compile(r"[\s,\[\]]*")
-
-
-Take = Callable[[Sequence[bytes], int], list[int]]
-"""Takes in what it can of lines, given the number of the first; returns the places of those it left."""
-
-
-class Broken(Exception):
-    """The bytes of a file cannot be unpacked any further."""
 
 
 class Cell(NamedTuple):
@@ -51,113 +32,6 @@ class Flaw:
     row: int
     reason: str
     excerpt: str = ""
-
-
-def unpacked(path: Path, head: bytes) -> Iterator[bytes]:
-    """The bytes of a plain, gzip or zstd file as UTF-8. Ends in `Broken` where it is damaged or cut off."""
-    if head.startswith(b"\x1f\x8b"):
-        blocks = _gunzip(path)
-    elif head.startswith(b"\x28\xb5\x2f\xfd"):
-        blocks = _unzstd(path)
-    else:
-        blocks = _plain(path)
-    return _as_utf8(blocks)
-
-
-def _plain(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            yield block
-
-
-def _gunzip(path: Path) -> Iterator[bytes]:
-    """All that can be unpacked: a damaged block is fed byte by byte up to the damage, which `gzip` would not do."""
-    engine, fed = zlib.decompressobj(wbits=31), False
-    for block in _plain(path):
-        data = block
-        while data:
-            before = engine.copy()
-            try:
-                out = engine.decompress(data)
-            except zlib.error as error:
-                yield from _up_to_damage(before, data)
-                raise Broken(f"the gzip file is damaged ({error})") from error
-            fed, data = True, engine.unused_data
-            if out:
-                yield out
-            if engine.eof:
-                engine, fed, data = zlib.decompressobj(wbits=31), False, data.lstrip(b"\0")
-    if fed:
-        raise Broken("the gzip file is cut off")
-
-
-def _up_to_damage(engine: Any, data: bytes) -> Iterator[bytes]:
-    for index in range(len(data)):
-        try:
-            out = engine.decompress(data[index : index + 1])
-        except zlib.error:
-            return
-        if out:
-            yield out
-
-
-def _unzstd(path: Path) -> Iterator[bytes]:
-    try:
-        with pa.CompressedInputStream(pa.OSFile(str(path)), "zstd") as file:
-            while block := file.read(BLOCK):
-                yield block
-    except (OSError, pa.ArrowException) as error:
-        raise Broken(f"the zstd file is damaged or cut off ({' '.join(str(error).split())[:120]})") from error
-
-
-def _as_utf8(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Without a byte-order mark, and UTF-16 and UTF-32 re-coded; other text as it is."""
-    first = next(blocks, b"")
-    mark, encoding = next(((m, e) for m, e in _MARKS if first.startswith(m)), (b"", "utf-8"))
-    if not mark and len(first) > 3 and first[1:2] == b"\0" and first[:1] in b'{["':
-        encoding = "utf-16-le"
-    elif not mark and first[:1] == b"\0" and first[1:2] in (b"{", b"[", b'"'):
-        encoding = "utf-16-be"
-    if encoding == "utf-8":
-        yield first[len(mark) :]
-        yield from blocks
-        return
-    decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
-    yield decoder.decode(first[len(mark) :]).encode("utf-8", "surrogatepass")
-    for block in blocks:
-        yield decoder.decode(block).encode("utf-8", "surrogatepass")
-    if decoder.decode(b"", final=True):
-        raise Broken(f"the {encoding} text is cut off in the middle of a character")
-
-
-def lines(blocks: Iterable[bytes]) -> Iterator[bytes | None]:
-    """Lines without their ends; None for a line longer than MAX_ROW, which is skipped. Yields all before `Broken`."""
-    pending, skipping, failure = bytearray(), False, None
-    stream = iter(blocks)
-    while failure is None:
-        try:
-            block = next(stream, None)
-        except Broken as error:
-            failure, block = error, None
-        if block is None:
-            break
-        *whole, rest = block.split(b"\n")
-        for line in whole:
-            if pending or skipping:
-                pending += line
-                yield None if skipping else bytes(pending).rstrip(b"\r")
-                skipping = False
-                pending.clear()
-            else:
-                yield line.rstrip(b"\r") if line.endswith(b"\r") else line
-        pending += rest
-        if len(pending) > MAX_ROW:
-            skipping = True
-            pending.clear()
-    if pending or skipping:
-        yield None if skipping else bytes(pending)
-    if failure is not None:
-        raise failure
 
 
 def json_rows(blocks: Iterator[bytes], take: Take | None = None) -> Iterator[Cell | Flaw]:
@@ -202,32 +76,20 @@ def lines_from(path: Path, start: int, end: int, first: int, take: Take | None =
 
     Those that `take` took in are left out.
     """
-
-    def blocks() -> Iterator[bytes]:
-        with path.open("rb") as file:
-            file.seek(start)
-            left = end - start
-            while left > 0 and (block := file.read(min(4 * BLOCK, left))):
-                left -= len(block)
-                yield block
-
-    return _json_lines(blocks() if start else _as_utf8(blocks()), first, take)
+    return _json_lines(span(path, start, end), first, take)
 
 
 def plain_lines(path: Path) -> bool:
     """Whether a file is JSON lines as they are: neither packed nor re-coded, nor one document."""
     with path.open("rb") as file:
         head = file.read(4 * BLOCK)
-    recoded = head.startswith(tuple(mark for mark, encoding in _MARKS if encoding != "utf-8"))
-    packed = head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd"))
-    return not packed and not recoded and b"\0" not in head[:2] and _is_lines(head.removeprefix(codecs.BOM_UTF8))
+    return as_it_is(head) and _is_lines(head.removeprefix(codecs.BOM_UTF8))
 
 
 def _json_lines(blocks: Iterable[bytes], first: int = 1, take: Take | None = None) -> Iterator[Cell | Flaw]:
     number = first - 1
     try:
-        numbered = enumerate(lines(blocks), first)
-        for number, line in numbered if take is None else _left(numbered, take):
+        for number, line in enumerate(lines(blocks), first) if take is None else _left(blocks, first, take):
             if line is None:
                 yield Flaw(row=number, reason=f"the line is longer than {MAX_ROW >> 20} MiB")
             elif (value := quickly(line)) is not None:
@@ -240,27 +102,22 @@ def _json_lines(blocks: Iterable[bytes], first: int = 1, take: Take | None = Non
         yield Flaw(row=number + 1, reason=str(error))
 
 
-def _left(numbered: Iterator[tuple[int, bytes | None]], take: Take) -> Iterator[tuple[int, bytes | None]]:
+def _left(blocks: Iterable[bytes], first: int, take: Take) -> Iterator[tuple[int, bytes | None]]:
     """Of numbered lines, those that `take` left, to which some MB are given at a time; the last one is here in any case."""
-    failure: Broken | None = None
-    number, more = 0, True
-    while more:
-        held: list[bytes] = []
-        long: list[int] = []
-        size = 0
-        try:
-            while size < HELD and (more := (found := next(numbered, None)) is not None):
-                number, line = found
-                if line is None:
-                    long.append(len(held))
-                held.append(line or b"")
-                size += len(held[-1]) + 1
-        except Broken as error:
-            failure, more = error, False
-        first = number - len(held) + 1
-        for place in take(held, first) if held else ():
-            yield first + place, None if place in long else held[place]
-    if number:
+    number, failure = first - 1, None
+    try:
+        for data in whole(blocks):
+            if data is None:
+                number += 1
+                yield number, None
+                continue
+            some = Lines.of(data, number + 1)
+            number += len(some)
+            for place in take(some):
+                yield some.first + place, some[place]
+    except Broken as error:
+        failure = error
+    if number >= first:
         yield number, b""
     if failure is not None:
         raise failure
