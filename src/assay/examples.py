@@ -13,6 +13,8 @@ from assay.store import Place
 from assay.tables import Table
 
 FATES = ("relabelled", "flipped", "dropped")
+CHARACTERS = 600
+"""Of a longer text the rest is left out, and that is told."""
 
 
 def examples(folder: Path, each: int = 3) -> list[dict[str, Any]]:
@@ -51,8 +53,12 @@ def _example(pair: Pair, row: Mapping[str, Any], by: str) -> dict[str, Any]:
     chosen, original, known = row["chosen"], row["original"], row["truth"]
     marks = {chosen: "good", pair.other(chosen): "bad"} if chosen else {}
     return {
-        "id": pair.id, "fate": row["fate"], "reason": row["reason"], "prompt": pair.prompt[-1].content[:600],
-        "responses": [(f"[{names[r.id]}] {r.text[:600]}", marks.get(r.id, "")) for r in pair.responses],
+        "id": pair.id, "fate": row["fate"], "reason": row["reason"], "prompt": _cut(pair.prompt[-1].content),
+        "responses": [(f"[{names[r.id]}] {_cut(r.text)}", marks.get(r.id, "")) for r in pair.responses],
         "wild": f"The source ({by}) preferred {names.get(original or '', 'neither')}. " if by else "",
         "truth": f"In truth {names[known]} is better." if known else "",
     }  # fmt: skip
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= CHARACTERS else text[:CHARACTERS] + " ..."

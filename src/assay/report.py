@@ -3,7 +3,6 @@
 import base64
 import html
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -29,7 +28,7 @@ from assay.records import Judgement
 from assay.run import environment
 from assay.statistics import Estimate, Spread, over_seeds
 from assay.store import Place
-from assay.tables import Table, write_text
+from assay.tables import Table, read_json, write_text
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -85,7 +84,7 @@ class _Run:
         if (folder / "tables" / "pairs").is_dir():
             Material.open(Place.of(folder))  # says that it is of another layout
         seeds = [_steps(p) for p in sorted(folder.glob("seed-*"))]
-        run = _Run(folder, json.loads((folder / "config.json").read_text()), _steps(folder), seeds)
+        run = _Run(folder, read_json(folder / "config.json"), _steps(folder), seeds)
         if not run.done("claims-filters"):
             raise AssayError(
                 f"{folder}: the run has not finished a seed yet; give the same `assay run` command to resume"
@@ -110,7 +109,8 @@ def write_report(folder: Path) -> Path:
         "headline": headline(run), "oracle": "oracle" in judged["kind"], "people": _who(judged, "lead", "human", "oracle"),
         "judges": _who(judged, "llm", "offline"),
         "pool": _pool(run), "fates": _fates(run), "loop": _loop(run), "loop_plot": _loop_plot(run),
-        "truth": run.steps["prepare/split"]["evaluation"] > 0, "eval_n": run.done("claims/stage1")[0]["accuracy"]["n"],
+        "truth": run.steps["prepare/split"]["evaluation"] > 0,
+        "eval_n": f"{run.done('claims/stage1')[0]['accuracy']['n']:,}",
         "claims": claims_grid(run), "claims_plot": _claims_plot(run), "judge_table": _judge_grid(run),
         "filter_table": _filter_grid(run), "bench": _bench(run), "examples": examples(folder), "cost": _cost(judged),
         "time": _time(run),
@@ -291,11 +291,11 @@ def _loop_plot(run: _Run) -> str:
     every = [(n, shares([d["gold_accuracy"] for d in done])) for n, done in enumerate(loop)]
     gold = [(n, g) for n, g in every if g is not None]
     axes.errorbar([n for n, _ in gold], [100 * g.mean for _, g in gold], yerr=_arms([g for _, g in gold]), fmt="o-",
-                  color="#b8860b", capsize=4, label="all gold (the loop's models train on silver only)")  # fmt: skip
+                  color="#b8860b", capsize=4)  # fmt: skip
     axes.set_xticks(range(len(loop)))
     axes.set_xlabel("iteration")
     axes.set_ylabel("accuracy on gold, %")
-    axes.legend()
+    axes.set_title("all gold (the loop's models train on silver only)", fontsize=10)
     axes.grid(alpha=0.3)
     return _picture(figure)
 
@@ -343,7 +343,7 @@ def _cost(judged: pl.DataFrame) -> Grid:
 
 def _time(run: _Run) -> Grid:
     claims = [sum(s["wall_s"] for n, s in seed.items() if n.startswith("claims")) for seed in run.seeds]
-    trained = [json.loads(p.read_text()) for p in sorted(run.folder.glob("seed-*/models/*/training.json"))]
+    trained = [read_json(p) for p in sorted(run.folder.glob("seed-*/models/*/training.json"))]
     rows = [
         ["reward models trained", f"{len(trained):,}"],
         ["pairs presented in training", f"{sum(t['presented'] for t in trained):,}"],
@@ -362,7 +362,7 @@ def _who(judged: pl.DataFrame, *kinds: str) -> str:
 
 def _steps(folder: Path) -> dict[str, dict[str, Any]]:
     root = folder / "steps"
-    return {str(p.relative_to(root).with_suffix("")): json.loads(p.read_text()) for p in sorted(root.rglob("*.json"))}
+    return {str(p.relative_to(root).with_suffix("")): read_json(p) for p in sorted(root.rglob("*.json"))}
 
 
 def _html(grid: Grid) -> Markup:
@@ -383,6 +383,8 @@ def summary(folder: Path, console: Console) -> None:
     run = _Run.open(folder)
     for title, grid in (("reward models by training labels", claims_grid(run)), ("judges", _judge_grid(run)),
                         ("stage 2 filters", _filter_grid(run))):  # fmt: skip
+        if not grid.rows:  # of a pool that knows no truth
+            continue
         table = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD)
         for n, name in enumerate(grid.header):
             table.add_column(name, justify="right" if n >= grid.words else "left")

@@ -27,7 +27,7 @@ from rich.console import Console
 
 from assay import __version__
 from assay.errors import AssayError
-from assay.tables import Table, plain, write_text
+from assay.tables import Table, plain, read_json, write_text
 
 T = TypeVar("T")
 _LIBRARIES = ("numpy", "polars", "pyarrow", "torch", "transformers")
@@ -97,7 +97,7 @@ class Run:
             accepted()
             write_text(path, json.dumps(config, indent=2))
             return
-        before = json.loads(path.read_text())
+        before = read_json(path)
         if before != config:
             changed = ", ".join(changes(before, config))
             raise AssayError(
@@ -120,7 +120,7 @@ class Run:
         """
         path = self.folder / "steps" / f"{name}.json"
         if path.exists():
-            return dict(json.loads(path.read_text()))
+            return read_json(path)
         start = time.monotonic()
         self.say(f"[bold]{name}[/bold] ...")
         result = {**work(), "wall_s": round(time.monotonic() - start, 2)}
@@ -128,18 +128,18 @@ class Run:
             about = {"step": name, "session": self._session, "peak_mb": peak_mb()}
             file.write(json.dumps({**about, **jsonable(result)}) + "\n")
         write_text(path, json.dumps(jsonable(result), indent=2))
-        return dict(json.loads(path.read_text()))
+        return read_json(path)
 
     def result(self, name: str) -> dict[str, Any]:
         """The stored result of a finished step. Raises AssayError when there is none."""
         path = self.folder / "steps" / f"{name}.json"
         if not path.exists():
             raise AssayError(f"{self.folder}: the step '{name}' has not finished; run the same command again to resume")
-        return dict(json.loads(path.read_text()))
+        return read_json(path)
 
     def results(self) -> dict[str, dict[str, Any]]:
         paths = sorted((self.folder / "steps").rglob("*.json"))
-        return {str(p.relative_to(self.folder / "steps").with_suffix("")): json.loads(p.read_text()) for p in paths}
+        return {str(p.relative_to(self.folder / "steps").with_suffix("")): read_json(p) for p in paths}
 
     def say(self, text: str) -> None:
         """One progress line with the time since this process opened the run."""

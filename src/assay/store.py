@@ -53,6 +53,8 @@ class Place:
         text = str(where)
         if isinstance(where, Path):
             text = _URL_AS_PATH.sub(r"\1://", text)
+        if text.rstrip("/").endswith(":") and "://" in text:
+            raise AssayError(f"{text}: name a bucket or a folder in it")
         place = Place(text.rstrip("/") or "/")
         place._opened()
         return place

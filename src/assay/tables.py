@@ -7,6 +7,7 @@ and every page carries a checksum, which is verified: a damaged file is an error
 
 import dataclasses
 import functools
+import json
 import shutil
 import types
 import typing
@@ -291,6 +292,21 @@ class Table(Generic[T]):
 def write_text(path: Path, text: str) -> None:
     """Write a whole small file atomically, making its folder."""
     Place(str(path)).write_text(text)
+
+
+def read_json(file: Path | Place) -> dict[str, Any]:
+    """What a small JSON file of ours says. Raises AssayError where it is cut off, or holds something else."""
+    try:
+        told = json.loads((file if isinstance(file, Place) else Place(str(file))).read_text())
+    except ValueError as error:
+        raise AssayError(
+            f"{file}: this file is damaged ({error}); take a copy of it, or begin anew elsewhere"
+        ) from error
+    if not isinstance(told, dict):
+        raise AssayError(
+            f"{file}: this file is damaged (it holds no object); take a copy of it, or begin anew elsewhere"
+        )
+    return told
 
 
 def remove(folder: Path) -> None:

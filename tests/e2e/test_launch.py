@@ -41,6 +41,7 @@ CREW = """
 import json, os, sys
 from dataclasses import replace
 from pathlib import Path
+import torch.distributed as dist
 from assay.reward.config import TrainConfig
 from assay.engine import Here
 from assay.recipes.training import OnDevices
@@ -50,7 +51,7 @@ from assay.tables import build
 from test_launch import process, wrong
 folder, config, view, gold = sys.argv[1:5]
 if not attend():
-    sys.exit(print("rank", os.environ["RANK"], "trained along"))
+    sys.exit(print("rank", os.environ["RANK"], "trained along; in a group:", dist.is_initialized()))
 config = build(TrainConfig, json.loads(config))
 for name in ("first", "second"):
     train_view(Path(folder) / name, config, Path(view), Path(gold), say=print)
@@ -60,7 +61,7 @@ try:
 except TypeError as error:
     print("its error is ours:", error)
 dismiss()
-print("the job is done")
+print("the job is done; in a group:", dist.is_initialized())
 """
 
 
@@ -153,8 +154,8 @@ def test_an_allocation_trains_together_whenever_its_first_process_trains(
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "rank 1 trained along" in done.stdout
-    assert "the job is done" in done.stdout
+    assert "rank 1 trained along; in a group: False" in done.stdout
+    assert "the job is done; in a group: False" in done.stdout
     assert "its error is ours: bad operand type for abs(): 'str'" in done.stdout
     for name in ("first", "second"):
         assert f"{name}: 2 processes on cpu (DDP)" in done.stdout

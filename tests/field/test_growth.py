@@ -20,7 +20,7 @@ from assay.errors import AssayError
 from assay.recipes import flow
 from assay.recipes.embedders import Encoder
 from assay.recipes.flow import FlowConfig, prepared
-from assay.recipes.job import PeopleOnFile, meet
+from assay.recipes.job import PeopleOnFile, meet, run_job
 from assay.records import Case, Judge, Judgement, Label
 from assay.run import Run
 from assay.store import Place
@@ -83,6 +83,24 @@ def test_a_pool_that_has_grown_is_gone_on_with(tmp_path: Path, capfd: pytest.Cap
     assert (aside / "steps/final.json").exists()
     assert (run / "seed-0/tables/judgements/stage1-seed-judges-00000.parquet").exists(), "what was collected stays"
     assert json.loads((run / "steps/prepare/pool.json").read_text())["pairs"] == 70
+
+
+def test_a_run_that_does_not_say_of_which_pool_it_is_goes_on_with_none(tmp_path: Path) -> None:
+    pool = add(tmp_path, rows(tmp_path, "a", range(20)))
+    run = tmp_path / "run"
+    index(pool, run)
+    for spoil in (lambda note: note.write_text("{}"), Path.unlink):
+        spoil(run / "shards.json")
+        with pytest.raises(AssayError, match=r"shards.json: does not say which pool this run is of"):
+            index(pool, run)
+
+
+def test_a_run_is_not_kept_in_its_pool(tmp_path: Path) -> None:
+    pool = add(tmp_path, rows(tmp_path, "a", range(20)))
+    before = sorted(p for p in (tmp_path / "pool").rglob("*"))
+    with pytest.raises(AssayError, match="this is the pool; a run has a folder of its own"):
+        run_job(tmp_path / "pool", CONFIG, pool, PeopleOnFile(tmp_path / "judgements.jsonl", tmp_path / "queue"))
+    assert sorted(p for p in (tmp_path / "pool").rglob("*")) == before
 
 
 def test_later_votes_reach_the_labels_of_old_pairs(tmp_path: Path) -> None:

@@ -176,12 +176,37 @@ def test_imports_add_up(tmp_path: Path) -> None:
         k: v for k, v in before.items() if k != "pool.json"
     }, "what is there is never changed"
     again = add(two, one, out=tmp_path / "twice")
+    assert (second.held, again.held) == (once.pairs, once.pairs)
+    assert again.pairs == first.pairs + second.pairs > again.held, "rows of files, which repeat pairs"
     assert [f.already for f in again.files] == [True, True]
     assert contents(tmp_path / "twice") == after
     with pytest.raises(AssayError, match=r"is in the pool .* already, read as chosen-rejected"):
         add(one, out=tmp_path / "twice", layout="chosen-rejected:shared-start")
     with pytest.raises(AssayError, match="has 4 parts"):
         add(write(tmp_path / "new.jsonl", rows[:1]), out=tmp_path / "twice", parts=8)
+
+
+def test_what_assay_made_is_no_source(tmp_path: Path) -> None:
+    """A folder that holds the pool which is made of it is read again with the same command, to no effect."""
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data/one.jsonl", preferences(20))
+    pool = tmp_path / "data/pool"
+    for _ in range(2):
+        report = add(tmp_path / "data", out=pool)
+        assert [f.file for f in report.files] == ["one.jsonl"]
+    before = contents(pool)
+    (tmp_path / "data/half/importing").mkdir(parents=True)
+    (tmp_path / "data/half/importing/plan.json").write_text("{}")
+    (tmp_path / "data/half/importing/piece.parquet").write_bytes(b"cut")
+    (tmp_path / "data/run").mkdir()
+    (tmp_path / "data/run/material.json").write_text("{}")
+    write(tmp_path / "data/run/queue.jsonl", preferences(30))
+    add(tmp_path / "data", out=pool)
+    assert contents(pool) == before
+    for made in (pool, tmp_path / "data/run"):
+        with pytest.raises(AssayError, match=r"Assay made this \(a pool or a run\); give the files"):
+            add(made, out=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_rows_of_one_response_are_paired_whatever_piece_they_stand_in(

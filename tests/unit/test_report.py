@@ -1,13 +1,16 @@
 """What the report reads of tables: judgements summed by who gave them, and a few pairs of every fate."""
 
+import io
+import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from assay.errors import AssayError
-from assay.examples import examples
-from assay.records import Judgement, Label
-from assay.report import _cost, _judgements, _Run, _who, write_report
+from assay.examples import CHARACTERS, _example, examples
+from assay.records import Judgement, Label, Pair, Response, user
+from assay.report import _cost, _judgements, _Run, _who, summary, write_report
 from assay.tables import Table
 from pools import better, old_layout, small_pool, small_run
 
@@ -58,6 +61,47 @@ def test_a_few_pairs_of_every_fate_are_shown(tmp_path: Path) -> None:
     shown, mark = first["responses"][numbers.index(better(5))]
     assert "good 5" in shown
     assert mark == "good"
+
+
+def test_a_long_text_is_cut_and_that_is_told() -> None:
+    long, short = Response.of("a" * CHARACTERS + "b"), Response.of("c" * CHARACTERS)
+    row = {"fate": "flipped", "reason": "all say so", "chosen": short.id, "original": long.id, "truth": None}
+    shown = _example(Pair.of((user("what?"),), long, short), row, "wild:web")
+    texts = [text.partition("] ")[2] for text, _ in shown["responses"]]
+    assert sorted(texts) == ["a" * CHARACTERS + " ...", "c" * CHARACTERS]
+
+
+def test_a_pool_without_truth_has_no_empty_tables(tmp_path: Path) -> None:
+    """What cannot be measured without a truth is left out, in the terminal and on the page."""
+    pool, _ = small_pool(tmp_path / "run/pool")
+    small_run(tmp_path / "run", pool)
+    reached = {"value": 0.75, "se": 0.1, "n": 1234, "clusters": 10.0}
+    filters = {"kept": 0, "keep_agreement": None, "flipped": 0, "flip_agreement": None}
+    loop = {"gold": 1, "held": 1, "silver": 1, "mistakes": 0, "retrieved": 0, "free": 0, "gold_accuracy": reached}
+    counts = {"read": 2, "duplicates": 0, "conflicting": 0, "contaminated": 0, "left_out": 0, "pairs": 2, "prompts": 1}
+    steps = {
+        "prepare/split": {"evaluation": 0, "stage1": 1, "stage2": 1},
+        "prepare/pool": {**counts, "wild_error": None, "wild_checked": 0},
+    }
+    of_seed = {
+        **{f"claims/{name}": {"pairs": 1, "labels": None, "accuracy": reached} for name in ("raw-more", "stage1")},
+        "claims-judges": {}, "claims-filters": {"best RM": filters},
+        "final": {"set": "stage1"}, "stage1/it0": loop, "stage1/it1": loop, "labels": {"counts": {}},
+    }  # fmt: skip
+    (tmp_path / "run/config.json").write_text(json.dumps({"recipe": "pool"}))
+    for folder, some in ((tmp_path / "run", steps), (tmp_path / "run/seed-0", of_seed)):
+        for name, told in some.items():
+            (folder / f"steps/{name}.json").parent.mkdir(parents=True, exist_ok=True)
+            (folder / f"steps/{name}.json").write_text(json.dumps({**told, "wall_s": 0.1}))
+    console = Console(file=io.StringIO(), width=100)
+    summary(tmp_path / "run", console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "reward models by training labels" in printed
+    assert "judged pairs" not in printed
+    assert "rightly kept" not in printed
+    page = write_report(tmp_path / "run").read_text()
+    assert "agree with the truth cannot be told: the pool knows none" in page
+    assert "1,234 held-out pairs" in " ".join(page.split())
 
 
 def test_a_run_without_such_labels_shows_none(tmp_path: Path) -> None:

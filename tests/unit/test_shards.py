@@ -63,6 +63,19 @@ def test_an_import_that_was_cut_off_and_an_old_pool_are_told(tmp_path: Path) -> 
         Pool.open(tmp_path / "nothing")
 
 
+def test_a_damaged_manifest_is_told(tmp_path: Path) -> None:
+    create(tmp_path / "pool", PAIRS, VOTES)
+    manifest = tmp_path / "pool/pool.json"
+    whole = manifest.read_text()
+    for damaged, told in {
+        whole[:40]: "pool.json: this file is damaged", "[]": "pool.json: this file is damaged", "{}": "not a pool of layout",
+        whole.replace('"said"', '"told"'): "pool.json: not as this version of Assay writes it",
+    }.items():  # fmt: skip
+        manifest.write_text(damaged)
+        with pytest.raises(AssayError, match=told):
+            Pool.open(tmp_path / "pool")
+
+
 def test_a_damaged_page_is_an_error(tmp_path: Path) -> None:
     pool = create(tmp_path / "pool", PAIRS, VOTES)
     file = tmp_path / "pool/pairs" / f"{pool.shards[0].name}.parquet"

@@ -66,6 +66,10 @@ def test_a_run_folder_refuses_another_config_and_another_process(tmp_path: Path)
     with pytest.raises(AssayError, match=r"sizes\.n: 2 -> 3"):
         Run(tmp_path, {"lr": 1, "sizes": {"n": 3}})
     Run(tmp_path, {"lr": 1, "sizes": {"n": 2}}).close()
+    (tmp_path / "config.json").write_text('{"lr": 1')
+    for _ in range(2):  # it does not stay locked
+        with pytest.raises(AssayError, match=r"config.json: this file is damaged"):
+            Run(tmp_path, {"lr": 1, "sizes": {"n": 2}})
 
 
 def test_shards_older_than_a_column_are_read_with_its_empty_value(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ def pool_add(
 
     if not sources:
         raise AssayError("pool add needs at least one source: a file, a folder or a dataset id")
+    if out.startswith("memory://"):
+        raise AssayError(f"{out}: what is in memory is gone when this command ends; name a folder or a bucket")
     runs = engine_of(engine)
     try:
         report = pool.add(
@@ -49,7 +51,8 @@ def pool_add(
         )
     finally:
         runs.close()
-    print(f"{report.pairs:,} pairs, {report.rejected:,} rejected ({out}/rejections) -> {out}")
+    held = f", which holds {report.held:,} different ones" if report.held != report.pairs else ""
+    print(f"{report.pairs:,} pairs, {report.rejected:,} rejected ({out}/rejections) -> {out}{held}")
     if not report.pairs:
         raise AssayError(f"no usable pair in {', '.join(sources)}; the reasons are above and in {out}/rejections")
 

@@ -24,7 +24,7 @@ from assay.memory import compact
 from assay.order import draws
 from assay.records import Attributes, Pair, Preference, digest
 from assay.store import Place
-from assay.tables import read_shard, records, write_shard
+from assay.tables import read_json, read_shard, records, write_shard
 
 LEVELS = {"low": 0, "medium": 1, "high": 2}
 VOTES = ("pair_id", "better", "by", "kind", "confidence", "votes", "problem", "round", "strength")
@@ -77,7 +77,7 @@ class Material:
             if (folder / "tables" / "pairs").names(".parquet"):
                 raise AssayError(f"{folder}: an earlier version of Assay made this run, in another layout; run it anew")
             raise AssayError(f"{folder}: not a run folder; give the --out folder of an `assay run`")
-        told = json.loads(note.read_text())
+        told = read_json(note)
         pool = Pool.open(folder / told["pool"] if not _absolute(told["pool"]) else Place.of(told["pool"]))
         out = folder / "tables"
         slices = tuple(

@@ -64,9 +64,11 @@ class FileReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolReport:
-    """What an import did, file by file; how many rows of the pool repeat a pair, and how many pairs have votes for both."""
+    """What an import did, file by file; how many pairs the pool holds then, how many of its rows repeat one, and how many
+    pairs have votes for both."""
 
     files: tuple[FileReport, ...]
+    held: int = 0
     repeated: int = 0
     contradicting: int = 0
 
@@ -157,7 +159,7 @@ def add(
         told = note or made[_key(part, how)]
         mine = file is not None and file.part is part
         reports.append(FileReport(**{k: told[k] for k in FileReport.__slots__ if k != "already"}, already=not mine))
-    whole = PoolReport(files=tuple(reports), repeated=pool.repeats, contradicting=pool.conflicts)
+    whole = PoolReport(files=tuple(reports), held=pool.pairs, repeated=pool.repeats, contradicting=pool.conflicts)
     for line in whole.lines():
         say(line)
     return whole

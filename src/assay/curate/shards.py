@@ -29,7 +29,7 @@ from assay.curate.ids import Occurrences, text_of
 from assay.errors import AssayError
 from assay.records import Judgement, Origin, Pair, Rejection, Truth
 from assay.store import Place
-from assay.tables import Table, plain, to_arrow, write_shard
+from assay.tables import Table, plain, read_json, to_arrow, write_shard
 
 VERSION = 1
 TABLES: dict[str, type] = {
@@ -125,10 +125,15 @@ class Pool:
                     "assay pool add FILE --out NEW-FOLDER"
                 )
             raise AssayError(f"{place}: no pairs here; make a pool with: assay pool add FILE --out {place}")
-        told = json.loads(manifest.read_text())
+        told = read_json(manifest)
         if told.get("version") != VERSION:
             raise AssayError(f"{place}: not a pool of layout {VERSION}, which this version of Assay reads")
-        return Pool(place=place, **{**told, "shards": tuple(Shard(**s) for s in told["shards"])})
+        try:
+            return Pool(place=place, **{**told, "shards": tuple(Shard(**s) for s in told["shards"])})
+        except (KeyError, TypeError) as error:
+            raise AssayError(
+                f"{manifest}: not as this version of Assay writes it ({error}); make the pool anew"
+            ) from error
 
     def save(self) -> None:
         """Make the manifest say this: what was added takes effect at once."""

@@ -61,7 +61,11 @@ def find(source: str) -> list[Part]:
     if path.is_file():
         return [_part(_stem(path), path, path.name)]
     if path.is_dir():
-        files = sorted(_saved(path) or (f for f in path.rglob("*") if _is_data(f, path)))
+        if _is_ours(path):
+            raise AssayError(f"{source}: Assay made this (a pool or a run); give the files that the pairs came from")
+        ours = {f for f in path.rglob("*") if f.is_dir() and _is_ours(f)}
+        found = _saved(path) or [f for f in path.rglob("*") if _is_data(f, path)]
+        files = sorted(f for f in found if ours.isdisjoint(f.parents))
         if not files:
             raise AssayError(f"{source}: no data files in this folder (looked for {', '.join(sorted(_SUFFIXES))})")
         return [_part(path.resolve().name, f, str(f.relative_to(path))) for f in files]
@@ -86,6 +90,12 @@ def _is_data(file: Path, root: Path) -> bool:
     suffixes = [s for s in file.suffixes if s not in _PACKED]
     visible = not any(p.startswith((".", "_")) for p in file.relative_to(root).parts)
     return visible and bool(suffixes) and suffixes[-1] in _SUFFIXES and file.is_file() and not _is_notes(file)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is a pool, part of one, or a run: what we made is no source."""
+    pool = (folder / "pool.json").is_file() and (folder / "imports").is_dir()
+    return pool or any((folder / name).is_file() for name in ("importing/plan.json", "material.json"))
 
 
 def _is_notes(file: Path) -> bool:

@@ -37,7 +37,7 @@ from assay.recipes.training import OnDevices, score_together, trainer
 from assay.records import Attributes, Case, Embedder, Judge, Judgement, Pair, Scorer, digest
 from assay.run import Run, jsonable
 from assay.store import Place
-from assay.tables import Table
+from assay.tables import Table, read_json
 
 
 def run_job(
@@ -68,6 +68,8 @@ def run_job(
         raise AssayError(f"{pool.place}: no pairs in this pool; its rejections say what was wrong with the files")
     if (folder / "tables" / "pairs").is_dir():
         raise AssayError(f"{folder}: an earlier version of Assay made this run, in another layout; use another --out")
+    if isinstance(pool, Pool) and pool.place.path is not None and pool.place.path.resolve() == folder.resolve():
+        raise AssayError(f"{folder}: this is the pool; a run has a folder of its own: use another --out")
     with closing(Run(folder, kept, accepted=accepted)) as run, closing(engine):
         own = Place.of(folder.absolute()) / "pool"
         pool = pool.put(own) if isinstance(pool, SmallPool) else pool
@@ -109,7 +111,11 @@ def meet(run: Run, kept: Mapping[str, Any], pool: Pool) -> None:
     aside and made anew; what was collected stays. Raises AssayError where it is another pool."""
     note = run.folder / "shards.json"
     now = {s.name: [s.part, s.pairs, s.content, s.said] for s in pool.shards}
-    before = json.loads(note.read_text())["shards"] if note.exists() else None
+    before = read_json(note).get("shards") if note.exists() else None
+    if before is None and (run.folder / "steps" / "prepare" / "pool.json").exists():
+        raise AssayError(
+            f"{note}: does not say which pool this run is of, so it cannot go on with any; use another --out"
+        )
     if before is not None and before != now:
         pairs, told = sum(n for _, n, _, _ in before.values()), pool.pairs
         if any(now.get(name) != shard for name, shard in before.items()):

@@ -55,6 +55,7 @@ def attend() -> bool:
             time.sleep(30)  # as a rule the first process has met the same, says so and ends all; else this one does
             print(f"error: process {state.process_index}: {error}", file=sys.stderr)
             sys.exit(2)
+    _leave()
     return False
 
 
@@ -98,7 +99,13 @@ def dismiss() -> None:
     """In the first process: let the others go."""
     if _GROUPS:
         _next(None)
-        _GROUPS.clear()
+        _leave()
+
+
+def _leave() -> None:
+    """End the groups: a thread of theirs that still holds tensors when Python ends aborts the process."""
+    _GROUPS.clear()
+    dist.destroy_process_group()
 
 
 def _next(told: dict[str, Any] | None) -> dict[str, Any] | None:
