@@ -109,9 +109,6 @@ def assert_same(folder: Path, unbroken: Path) -> None:
     assert tables(folder) == tables(unbroken)
     for name in tables(unbroken):
         ours, theirs = (pl.read_parquet(f / name) for f in (folder, unbroken))
-        if "/judgements/" in name or "/claims/" in name:  # an embedding's last bits depend on its batch
-            assert ours["confidence"].to_list() == pytest.approx(theirs["confidence"].to_list(), abs=1e-5), name
-            ours, theirs = ours.drop("confidence"), theirs.drop("confidence")
         assert ours.equals(theirs), name
     assert steps(folder) == steps(unbroken)
     models = {p.name for p in (unbroken / "seed-0/models").iterdir()}

@@ -16,9 +16,10 @@ from assay import models
 from assay.curate.attributes import attribute_text, rule_attributes
 from assay.embedding import load_embedder
 from assay.errors import AssayError
-from assay.recipes.embedders import EmbedderConfig
+from assay.recipes.embedders import EmbedderConfig, Encoder
 from assay.recipes.embedders import load_embedder as by_config
 from assay.recipes.flow import FlowConfig
+from assay.recipes.job import remember
 from assay.recipes.judging import JudgeConfig
 from assay.records import Pair, Response, assistant, user
 
@@ -232,3 +233,13 @@ def test_what_was_asked_last_stands_first_and_old_turns_last() -> None:
     assert attribute_text(started, rule_attributes(started)).startswith("Be brief. LAST\n")
     bare = Pair.of((), Response.of("a"), Response.of("b"))
     assert attribute_text(bare, rule_attributes(bare)).startswith("Desired: ")
+
+
+def test_what_was_remembered_before_a_kill_changes_no_digit() -> None:
+    """A run that begins again has forgotten what it remembered, and meets other texts together."""
+    texts = [f"{'how do I mend it, and why? ' * n}{n}" for n in range(1, 13)]
+    encoder = Encoder(EmbedderConfig())
+    went_on, began_again = remember(encoder), remember(encoder)
+    went_on(texts[3:9])
+    assert (went_on(texts) == began_again(texts)).all()
+    assert not (encoder(texts) == began_again(texts)).all(), "in a batch, the last digits are others"

@@ -175,7 +175,11 @@ _OBJECTS = 400
 
 
 def remember(embed: Embedder) -> Embedder:
-    """The same embedder, which keeps the vectors of the texts that it met last."""
+    """The same embedder, which keeps the vectors of the texts that it met last.
+
+    Each text is embedded alone: in a batch, its last digits would depend on the others, and these on where a run was stopped
+    before. On a CPU that costs nothing, for there is no padding.
+    """
     known: dict[str, NDArray[np.float32]] = {}
     held = 0
 
@@ -184,11 +188,10 @@ def remember(embed: Embedder) -> Embedder:
         if held > REMEMBERED:
             known.clear()
             held = 0
-        new = sorted({t for t in texts if t not in known})
-        if new:
-            vectors = embed(new)
-            known.update((text, vector.copy()) for text, vector in zip(new, vectors, strict=True))
-            held += vectors.nbytes + sum(map(len, new)) + _OBJECTS * len(new)
+        for text in dict.fromkeys(texts):
+            if text not in known:
+                (known[text],) = embed([text])
+                held += known[text].nbytes + len(text) + _OBJECTS
         return np.stack([known[t] for t in texts])
 
     return remembered
