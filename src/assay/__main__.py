@@ -1,3 +1,17 @@
-from assay.cli import main
+"""`assay` and `python -m assay`: the command line, whose modules take a second to load."""
 
-main()
+import sys
+
+
+def main() -> None:
+    """`assay.cli.main`; Ctrl-C while it is loaded is a line as well."""
+    try:
+        from assay.cli import main as command
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to resume", file=sys.stderr)
+        sys.exit(130)
+    command()
+
+
+if __name__ == "__main__":
+    main()

@@ -232,6 +232,21 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
+def test_ctrl_c_while_modules_load_is_a_line(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "assay", "pool", "add", "x"], cwd=tmp_path, env=environment(), text=True,
+        stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        while "assay.errors" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+        assert process.wait(60) == 130
+    assert "interrupted; run the same command again to resume" in said
+    assert "Traceback" not in said
+
+
 def assert_mistake(done: Done, message: str) -> None:
     assert done.returncode == 2, done.stderr
     lines = done.stderr.splitlines()
