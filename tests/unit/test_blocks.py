@@ -237,4 +237,4 @@ def test_the_frequent_shapes_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         rows = [json.dumps(one).encode(), json.dumps({**one, "prompt": None}).encode(), json.dumps(one).encode()]
         left = blocks.Blocks(columns, named(layout), 40).take(lines.Lines.of(b"\n".join(rows), 5))
         assert left == [1], one
-        assert columns.taken()["row"].to_pylist() == [5, 7]
+        assert sorted(columns.taken()["row"].to_pylist()) == [5, 7]

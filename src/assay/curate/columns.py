@@ -42,7 +42,6 @@ class Columns:
         self._known: dict[int, tuple[str | None, ...]] = {}
         self._prompts, self._answers = _Said(), _Said()
         self._batches: list[pa.Table] = []
-        self._mixed = False
 
     def add(self, made: Preferred, row: int, layout: str) -> None:
         """Take in what was made of a row."""
@@ -88,7 +87,6 @@ class Columns:
         numbers = [chars, np.zeros(count, np.int64), rows, [layout] * count, *told]
         self.ties += sides.count(None)
         self._batches.append(self._table(prompts, answers, [-1 if side is None else side for side in sides], numbers))
-        self._mixed = True
         self.rows += count
         self.chars += int(chars.sum())
 
@@ -100,12 +98,8 @@ class Columns:
             self._batches.append(self._batch())
 
     def taken(self) -> pa.Table:
-        """All that came in, by the numbers of rows, which is forgotten here."""
-        made = pa.concat_tables([*self._batches, self._batch()])
-        rows = made["row"].to_numpy() if self._mixed else np.empty(0, np.int64)
-        if (np.diff(rows) < 0).any():
-            made = made.take(pa.array(np.argsort(rows, kind="stable")))
-        made, self._mixed = made.combine_chunks(), False
+        """All that came in, which is forgotten here; those of one row stand together, rows in any order."""
+        made = pa.concat_tables([*self._batches, self._batch()]).combine_chunks()
         self._batches, self.chars, self.rows = [], 0, 0
         return made
 

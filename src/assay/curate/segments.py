@@ -36,16 +36,18 @@ Places = NDArray[np.void]
 
 
 def split(table: pa.Table, parts: Ints) -> list[tuple[int, pa.Table]]:
-    """(part, its rows in their order) of each part that has rows; `parts` are (rows,)."""
-    order, runs = _runs(parts)
-    if len(runs) > 1:
+    """(part, its rows) of each part that has rows; `parts` are (rows,). The rows are in the order of their numbers in the
+    file, where they have any."""
+    numbers = table["row"].to_numpy() if "row" in table.column_names else np.empty(0, np.int64)
+    order, runs = _runs(parts, numbers)
+    if (np.diff(order) != 1).any():
         table = table.take(pa.array(order))
     return [(part, table.slice(start, end - start)) for part, start, end in runs]
 
 
-def _runs(parts: Ints) -> tuple[Ints, list[tuple[int, int, int]]]:
-    """The order by part, and the (part, start, end) of each in it."""
-    order = np.argsort(parts, kind="stable")
+def _runs(parts: Ints, numbers: Ints) -> tuple[Ints, list[tuple[int, int, int]]]:
+    """The order by part, and within it by number (if there are any), and the (part, start, end) of each in it."""
+    order = np.argsort(parts, kind="stable") if not len(numbers) else np.lexsort((numbers, parts))
     found, starts, count = np.unique(parts[order], return_index=True, return_counts=True)
     return order, list(zip(found.tolist(), starts.tolist(), (starts + count).tolist(), strict=True))
 
@@ -155,7 +157,7 @@ class Segments:
         """Those that the notes tell of, by part."""
         places = np.concatenate([np.empty(0, _PLACE), *(n.places[kind] for n in notes)])
         of = np.repeat(np.arange(len(notes)), [len(n.places[kind]) for n in notes])
-        order, runs = _runs(places["part"])
+        order, runs = _runs(places["part"], np.empty(0, np.int64))
         places, of = places[order], of[order]
         made = {}
         for part, start, end in runs:
