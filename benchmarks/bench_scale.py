@@ -205,7 +205,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of each stage up to a million pairs; the least counts")
     parser.add_argument("--work", type=Path, default=Path("runs/bench-scale"), help="the folder for pools")
     parser.add_argument("--keep", action="store_true", help="keep the pools for another run")
-    parser.add_argument("--datatrove", metavar="PYTHON", help="the Python of an environment that has datatrove")
+    parser.add_argument(
+        "--datatrove", metavar="PYTHON", type=Path, help="the Python of an environment that has datatrove"
+    )
     parser.add_argument("--document", action="store_true", help="put the table into docs/performance.md")
     args = parser.parse_args()
     parts = set(args.only.split(","))
@@ -225,7 +227,8 @@ def main() -> None:
         pools[0].setdefault(pairs, {"known": {"text_bytes": LONG * pairs, "rows": pairs}}).update(
             by_layout(work, pairs)
         )
-    near = other("near", f"from bench_clean import near\nfound = near({args.datatrove!r})") if "near" in parts else {}
+    theirs = args.datatrove and str(args.datatrove.absolute())  # children work in another folder
+    near = other("near", f"from bench_clean import near\nfound = near({theirs!r})") if "near" in parts else {}
     ratio = 'found = {"score_vs_engine": round(statistics.median(score_vs_engine()["ratios"]), 3)}'
     score = other("score", f"from bench_score import score_vs_engine\n{ratio}") if "score" in parts else {}
     write_measured(work / "measured.json", pools)
