@@ -16,9 +16,11 @@ import pytest
 
 from assay.bench.policy.answers import same
 from assay.cli import main
+from assay.curate.pool import add
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.recipes.questions import as_row, read, reason_of
+from assay.store import Place
 
 SHARED = Path(os.environ.get("ASSAY_SHARED_FIELD", Path(__file__).resolve().parents[3] / "shared/field"))
 
@@ -264,7 +266,7 @@ def test_a_pool_its_export_and_the_file_measure_the_same(tmp_path: Path) -> None
     found = measured(LONGER, "--data", file, tmp_path / "pool", tmp_path / "preferences", out=tmp_path / "a.json")
     assert {n: r["headline"]["value"] for n, r in found.items()} == {"mine": 60.0, "pool": 60.0, "preferences": 60.0}
     far = f"memory://bench/{tmp_path.name}/far"
-    assay("pool", "add", file, "--out", far)
+    add([str(file)], Place.of(far), say=lambda _: None)
     assert measured(LONGER, "--data", far, out=tmp_path / "far.json")["far"]["headline"]["value"] == 60.0
     only = measured(LONGER, "--data", file, tmp_path / "pool", "--only", "pool", out=tmp_path / "b.json")
     assert list(only) == ["pool"]

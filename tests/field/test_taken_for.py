@@ -90,6 +90,9 @@ def reworded(name: str) -> str:
     return f"Please. {attributes.resources.files('assay.curate').joinpath(f'prompts/{name}.md').read_text()}"
 
 
+MOVED = "m answered at http://127.0.0.1:9/v1, and is now to be asked at http://127.0.0.1:10/v1"
+
+
 def begin(pool: Path, out: Path, judge: Any = ("m@http://127.0.0.1:9/v1",), **options: Any) -> str:
     """A run as far as it goes without people: what it says when it stops."""
     with pytest.raises(AssayError) as stopped:
@@ -103,8 +106,10 @@ def test_a_run_keeps_to_its_judges_samples_attributes_people_and_pool(
     out = tmp_path / "run"
     assert "pairs wait for people" in begin(pool, out)
     assert "pairs wait for people" in begin(pool, out)
-    moved = begin(pool, out, judge=("m@http://127.0.0.1:10/v1",))
-    assert "pairs wait for people" in moved, "the same model behind another port is the same judge"
+    moved = ("m@http://127.0.0.1:10/v1",)
+    assert MOVED in begin(pool, out, judge=moved), "another model may go by that name there"
+    assert "pairs wait for people" in begin(pool, out, judge=moved, servers_moved=True)
+    assert "pairs wait for people" in begin(pool, out, servers_moved=True)
     for named, options in (
         ("inputs.judge.models: ['m'] -> ['other']", {"judge": ("other@http://127.0.0.1:9/v1",)}),
         ("inputs.judge: ", {"judge": ()}),
@@ -190,7 +195,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> type[Server]:
 
 def judge(pool: Path, out: Path, name: str = "m@http://127.0.0.1:9/v1", **options: Any) -> Any:
     settings = JudgeConfig(embedder="hash", **options.pop("config", {}))
-    return annotate(pool, out, [name], options.pop("gold", [pool]), settings, AskConfig(), **options)
+    ask = AskConfig(servers_moved=options.pop("moved", False))
+    return annotate(pool, out, [name], options.pop("gold", [pool]), settings, ask, **options)
 
 
 def test_annotate_keeps_to_its_judges_pairs_gold_and_attributes(
@@ -199,7 +205,10 @@ def test_annotate_keeps_to_its_judges_pairs_gold_and_attributes(
     out = tmp_path / "votes"
     assert judge(pool, out) is not None
     asked = served.asked
-    assert judge(pool, out, "m@http://127.0.0.1:10/v1") is not None, "the same model behind another port"
+    with pytest.raises(AssayError, match=MOVED):
+        judge(pool, out, "m@http://127.0.0.1:10/v1")
+    for there in ("m@http://127.0.0.1:10/v1", "m@http://127.0.0.1:9/v1"):
+        assert judge(pool, out, there, moved=True) is not None
     assert served.asked == asked
     add([write_pairs(tmp_path / "turned.jsonl", turned=True)], tmp_path / "turned")
     described = Table(tmp_path / "told" / "tables" / "attributes", Attributes)
@@ -226,11 +235,14 @@ def test_annotate_keeps_to_its_judges_pairs_gold_and_attributes(
 def test_attributes_keep_to_their_servers_and_pairs(
     pool: Path, tmp_path: Path, served: type[Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def tell(name: str = "m@http://127.0.0.1:9/v1") -> Any:
-        return describe(pool, tmp_path / "told", [name], AttributesConfig(), AskConfig())
+    def tell(name: str = "m@http://127.0.0.1:9/v1", moved: bool = False) -> Any:
+        return describe(pool, tmp_path / "told", [name], AttributesConfig(), AskConfig(servers_moved=moved))
 
     assert tell()["pairs"] == 12
-    assert tell("m@http://127.0.0.1:10/v1")["pairs"] == 12
+    with pytest.raises(AssayError, match=MOVED):
+        tell("m@http://127.0.0.1:10/v1")
+    for there in ("m@http://127.0.0.1:10/v1", "m@http://127.0.0.1:9/v1"):
+        assert tell(there, moved=True)["pairs"] == 12
     with pytest.raises(AssayError, match=r"servers: \['m'\] -> \['n'\]"):
         tell("n@http://127.0.0.1:9/v1")
     with monkeypatch.context() as other:
