@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import tiny_models
 from assay import models
-from assay.curate.attributes import attribute_text, rule_attributes
+from assay.curate.attributes import retrieval_text, rule_attributes
 from assay.embedding import load_embedder
 from assay.errors import AssayError
 from assay.recipes.embedders import EmbedderConfig, Encoder
@@ -225,14 +225,14 @@ def test_every_config_with_an_encoder_says_how_much_it_reads() -> None:
 def test_what_was_asked_last_stands_first_and_old_turns_last() -> None:
     prompt = (user("FIRST"), assistant("SECOND"), user("Be brief. LAST"))
     pair = Pair.of(prompt, Response.of("LEFT"), Response.of("RIGHT"))
-    text = attribute_text(pair, rule_attributes(pair))
+    text = retrieval_text(pair, rule_attributes(pair))
     assert text.startswith("Be brief. LAST\nDesired: is brief")
     assert text.endswith("assistant: SECOND\nFIRST")
     assert text.count("LAST") == 1
     started = Pair.of((*prompt, assistant("So")), Response.of("LEFT"), Response.of("RIGHT"))
-    assert attribute_text(started, rule_attributes(started)).startswith("Be brief. LAST\n")
+    assert retrieval_text(started, rule_attributes(started)).startswith("Be brief. LAST\n")
     bare = Pair.of((), Response.of("a"), Response.of("b"))
-    assert attribute_text(bare, rule_attributes(bare)).startswith("Desired: ")
+    assert retrieval_text(bare, rule_attributes(bare)).startswith("Desired: ")
 
 
 def test_what_was_remembered_before_a_kill_changes_no_digit() -> None:

@@ -163,11 +163,12 @@ class Material:
         """How many pairs there are for some uses."""
         return sum(len(frame) for _, frame in self.frames(["use"], *uses))
 
-    def evaluation(self, limit: int = 0) -> pl.DataFrame:
+    def evaluation(self, limit: int = 0, use: Use = "evaluation") -> pl.DataFrame:
         """The pairs that only measure, labelled with what is known to be true: columns of labels, with `at` and
-        `question_id`; at most `limit` (0: all), drawn at random. No more than these and a shard's are in memory."""
+        `question_id`; at most `limit` (0: all), drawn at random. No more than these and a shard's are in memory. `use`:
+        those that are like the rest of the pool, or "unseen" kinds."""
         found = [FREE.to_frame().with_columns(chosen=pl.lit(""), place=pl.lit(0.0))]
-        for _, frame in self.frames(["pair_id", "question_id", "held", "truth"], "evaluation"):
+        for _, frame in self.frames(["pair_id", "question_id", "held", "truth"], use):
             known = frame.filter(pl.col("truth").is_not_null()).select(*FREE.names(), chosen="truth")
             place = pl.Series(draws(known["pair_id"].to_list(), "evaluation"), dtype=pl.Float64)
             found.append(compact(known.with_columns(place=place)))

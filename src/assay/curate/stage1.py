@@ -22,7 +22,7 @@ from assay.curate.material import Material
 from assay.curate.scores import Together
 from assay.curate.views import LabelSet, label_set, of_frame
 from assay.errors import AssayError
-from assay.records import Conversation, Judge, Label, Preference, Scorer
+from assay.records import Conversation, Judge, Label, Preference, Scorer, shown_to
 from assay.run import Run
 from assay.statistics import mean
 from assay.store import Place
@@ -137,7 +137,7 @@ def stage1(
 def _ask(book: Book, config: Stage1Config, tools: Tools, turn: str, plan: Plan) -> None:
     """People first: what they verify now guides the judges."""
     book.ask(turn, "people", plan["people"], tools.people, config.examples)
-    book.ask(turn, "judges", plan["judges"], tools.judge, config.examples)
+    book.ask(turn, "judges", plan["judges"], tools.judge, shown_to(tools.judge, config.examples))
 
 
 def _first(book: Book, config: Stage1Config, seed: int) -> Plan:

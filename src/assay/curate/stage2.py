@@ -38,7 +38,7 @@ from assay.curate.stage1 import Stage1Result
 from assay.engine import make
 from assay.errors import AssayError
 from assay.outage import Unreached
-from assay.records import Judge, Judgement, Label, question_id
+from assay.records import Judge, Judgement, Label, question_id, shown_to
 from assay.run import Run
 from assay.store import Place
 from assay.tables import frame_to_arrow, read_frame
@@ -188,7 +188,7 @@ class _Asking:
             return False
         try:
             known = list(self.material.known(rows).values())
-            words = judged(self.judge, self.gold.cases(known, self.config.examples))
+            words = judged(self.judge, self.gold.cases(known, shown_to(self.judge, self.config.examples)))
         except Unreached as error:
             self.lost.append(error)
             return False

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import polars as pl
 
@@ -21,7 +21,7 @@ from assay.bench.reward import prompts as benchmark_prompts
 from assay.chat import Chat
 from assay.curate.attributes import AttributesProblem, llm_attributes, rule_attributes
 from assay.curate.material import Material
-from assay.curate.prepare import Described, SplitConfig, prepare
+from assay.curate.prepare import Described, SplitConfig, Use, prepare
 from assay.curate.shards import Pool
 from assay.curate.stage1 import Stage1Config, Stage1Result, Tools, stage1
 from assay.curate.stage2 import Stage2Config, Stage2Result, fates, stage2
@@ -93,11 +93,11 @@ def prepared(
     )
     how = Described(name=describer, ask=_asker(run, chat)) if chat is not None else Described()
     slices = prepare(pool, out, split, prompts, encoder, encoder.reading, engine, how, run.say,
-                     partial(_timed, run))  # fmt: skip
+                     partial(_timed, run), config.by(described=chat is not None))  # fmt: skip
     material = Material(pool=pool, slices=slices, out=out, engine=engine)
     material.save(Place.of(run.folder))
     run.once("prepare/pool", lambda: _counts(pool, material))
-    run.once("prepare/split", lambda: {use: material.size(use) for use in ("evaluation", "stage1", "stage2")})
+    run.once("prepare/split", lambda: {use: material.size(use) for use in get_args(Use)})
     return material
 
 

@@ -22,7 +22,7 @@ from assay.chat import Chat
 from assay.curate.annotate import prompts_version
 from assay.curate.book import AT_ONCE, set_aside
 from assay.curate.material import Material
-from assay.curate.offline import gold_vote_judge, relevance_judge
+from assay.curate.offline import gold_ridge_judge, longer_judge
 from assay.curate.settle import settle
 from assay.curate.shards import Pool
 from assay.curate.stage1 import Tools
@@ -47,17 +47,17 @@ def run_job(
 ) -> Path:  # fmt: skip
     """Run or resume the whole job in `folder`.
 
-    Without `judge`, the offline gold-vote judge labels the silver pairs; without `chat`, rules give the attributes. `asked`
-    says who people, judge and chat are: a run does not go on with others, nor with another pool; a pool that has more pairs
-    than before is gone on with, and told. `accepted` is called when the folder is known to be of these. `resettle`: where
-    people have changed their minds since the labels were made, make these and what follows anew. `engine` says where stages
-    run, `processes` on how many devices models are trained and score (0: on each accelerator there is; one without any),
-    `at_once` how many pairs the judge is asked about at a time. The engine is closed.
+    Without `judge`, the offline judge that learns from gold labels the silver pairs; without `chat`, rules give the
+    attributes. `asked` says who people, judge and chat are: a run does not go on with others, nor with another pool; a pool
+    that has more pairs than before is gone on with, and told. `accepted` is called when the folder is known to be of these.
+    `resettle`: where people have changed their minds since the labels were made, make these and what follows anew. `engine`
+    says where stages run, `processes` on how many devices models are trained and score (0: on each accelerator there is;
+    one without any), `at_once` how many pairs the judge is asked about at a time. The engine is closed.
     """
     from assay.reward.launch import cluster_of, how_many
 
     given = f"{getattr(judge, '__module__', '')}:{getattr(judge, '__qualname__', type(judge).__qualname__)}"
-    who = {"people": "", "judge": given if judge else "offline:gold-vote", "attributes": "rules", **(asked or {})}
+    who = {"people": "", "judge": given if judge else "offline:gold-ridge", "attributes": "rules", **(asked or {})}
     if chat is not None or "judge" in (asked or {}):
         who["prompts"] = prompts_version()
     kept = {**jsonable(config), "inputs": {"embedder": Encoder(config).identity, **who}}
@@ -87,12 +87,12 @@ def run_job(
             with closing(Run(folder / f"seed-{seed}", {**kept, "seeds": 1}, run.console)) as part:
                 train = trainer(part, config, seed, processes, cluster)
                 standing = people if isinstance(people, PeopleOnFile) else None
-                tools = Tools(people=people, judge=judge or gold_vote_judge(embed), train=train, standing=standing,
+                tools = Tools(people=people, judge=judge or gold_ridge_judge(embed), train=train, standing=standing,
                               at_once=at_once, score=score_together)  # fmt: skip
                 curated = curate(part, config, material, tools, seed, resettle=resettle)
                 claims = Claims(
                     run=part, config=config, material=material, curated=curated, judge=tools.judge,
-                    unguided=relevance_judge(embed), train=train, seed=seed, at_once=at_once,
+                    unguided=longer_judge(), train=train, seed=seed, at_once=at_once,
                     score=score_together,
                 )  # fmt: skip
                 test_claims(claims)

@@ -10,6 +10,7 @@ def tiny() -> FlowConfig:
     """The embedded default: the constraint pool, three layers of MiniLM, minutes on two cores, no network."""
     return FlowConfig(
         recipe="tiny",
+        embedder_layers=0,
         presentations=2_400,
         stage1=Stage1Config(iterations=2, seed_gold=320, seed_silver=240, per_iteration=450, gold_share=0.4),
         stage2=Stage2Config(band=0.1),
