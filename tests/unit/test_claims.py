@@ -298,15 +298,13 @@ def test_no_example_is_of_the_targets_own_question() -> None:
 
 def test_random_examples_are_of_other_questions_and_stay_the_same() -> None:
     some = gold(0, 1, 2, 4, 5, 8)
-    cases = claims._random_gold(some, 4, 0, [known(n) for n in (1, 2, 6)])
+    cases = some.drawn([known(n) for n in (1, 2, 6)], 4, 0)
     assert [len(c.examples) for c in cases] == [4, 4, 4]
     assert all(e.pair.question_id != c.pair.question_id for c in cases for e in c.examples)
-    (alone,) = claims._random_gold(some, 4, 0, [known(2)])
+    (alone,) = some.drawn([known(2)], 4, 0)
     assert alone == cases[1]
-    drawn = Counter(e.pair.id for s in range(60) for e in claims._random_gold(some, 2, s, [known(1)])[0].examples)
+    drawn = Counter(e.pair.id for s in range(60) for e in some.drawn([known(1)], 2, s)[0].examples)
     assert set(drawn) == {TWELVE[n].id for n in (2, 4, 5, 8)}
     assert min(drawn.values()) > 15
-    assert claims._random_gold(gold(0, 1), 4, 0, [known(1)])[0].examples == ()
-    assert (
-        claims._random_gold(Gold(examples=(), vectors=np.zeros((0, 1), np.float16)), 4, 0, [known(1)])[0].examples == ()
-    )
+    assert gold(0, 1).drawn([known(1)], 4, 0)[0].examples == ()
+    assert Gold(examples=(), vectors=np.zeros((0, 1), np.float16)).drawn([known(1)], 4, 0)[0].examples == ()

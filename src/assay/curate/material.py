@@ -21,7 +21,7 @@ from assay.curate.shards import Pool
 from assay.engine import Engine, Here
 from assay.errors import AssayError
 from assay.memory import compact
-from assay.order import draws
+from assay.order import draws, in_order
 from assay.records import Attributes, Pair, Preference, digest
 from assay.store import Place
 from assay.tables import read_json, read_shard, records, write_shard
@@ -201,12 +201,14 @@ class Material:
 
     def look_alikes(
         self, asking: pl.DataFrame, p: Mapping[str, float], but: pl.DataFrame, k_max: int, limit: int, probe: float = 1.0,
-        say: Callable[[str], None] = lambda _: None,
+        say: Callable[[str], None] = lambda _: None, fixed: int | None = None,
     ) -> pl.DataFrame:  # fmt: skip
         """Retrieval 1: pairs of stage 1, not of held questions and none of `but`, that resemble gold pairs (`asking`) which
         the reward model gets wrong or is unsure of (`p`); the most needed first, at most `limit`. With `probe` below 1 only
-        that share of cells is looked into (`cells`), and `say` hears what that missed of a sample."""
-        order = by_need(p, asking["pair_id"].to_list())
+        that share of cells is looked into (`cells`), and `say` hears what that missed of a sample. `fixed`, a seed: every
+        gold pair asks for `k_max`, whatever the model says of it, in random order."""
+        ids = asking["pair_id"].to_list()
+        order = by_need(p, ids) if fixed is None else in_order(ids, "asking", fixed)
         if not order:
             return FREE.to_frame()
         of = self._vectors(asking)
@@ -218,8 +220,9 @@ class Material:
             share = recall((rows[sample], scores[sample]), exact)
             say(f"look-alikes: {100 * share:.1f}% of the exact neighbours of {len(sample):,} gold pairs were found")
         of_code = dict(pairs.select("code", "pair_id").iter_rows())
-        ids = [[of_code[c] for c in row[score > -np.inf].tolist()] for row, score in zip(rows, scores, strict=True)]
-        chosen = taken(ids, [neighbours_wanted(p[i], k_max) for i in order], limit)
+        near = [[of_code[c] for c in row[score > -np.inf].tolist()] for row, score in zip(rows, scores, strict=True)]
+        wanted = [neighbours_wanted(p[i], k_max) if fixed is None else k_max for i in order]
+        chosen = taken(near, wanted, limit)
         return pl.DataFrame({"pair_id": chosen}, schema={"pair_id": pl.String}).join(
             pairs.unique("pair_id"), on="pair_id", how="left", maintain_order="left"
         ).select(FREE.names())  # fmt: skip

@@ -7,9 +7,8 @@ comparison is of directions, not of sizes.
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
@@ -26,7 +25,7 @@ from assay.curate.views import LABELS, LabelSet, drawn, label_set, of_frame
 from assay.memory import compact
 from assay.recipes.against_truth import filters, known_places, right
 from assay.recipes.flow import Curated, FlowConfig
-from assay.records import Case, Example, Judge, Judgement, Preference, digest
+from assay.records import Case, Judge, Judgement, Preference, digest, shown_to
 from assay.run import Run
 from assay.store import Place
 from assay.tables import read_frame
@@ -264,7 +263,7 @@ def _judges(claims: Claims) -> dict[str, object]:
         asked = known.join(rows, on="pair_id", how="semi")
         left = rows.join(asked, on="pair_id", how="anti")
         plain += [asked, _said(claims, f"plain-{turn}", left, claims.unguided, _plain)]
-        shown = partial(_random_gold, gold, claims.config.stage1.examples, claims.seed)
+        shown = partial(gold.drawn, k=shown_to(claims.judge, claims.config.stage1.examples), seed=claims.seed)
         random.append(_said(claims, f"random-{turn}", rows, claims.judge, shown))
         words.append(said.select(VOTES))
     if not any(map(len, words)):
@@ -293,16 +292,3 @@ def _rounds(claims: Claims) -> Iterator[tuple[str, pl.DataFrame, Gold]]:
             until = np.array([e.pair.id in verified for e in gold.examples], bool)
             seen = tuple(e for e, then in zip(gold.examples, until, strict=True) if then)
             yield turn, said, Gold(examples=seen, vectors=gold.vectors[until])
-
-
-def _random_gold(gold: Gold, k: int, seed: int, known: Sequence[Known]) -> list[Case]:
-    """Each pair with k random examples of other questions, the same ones whenever it is asked about."""
-    most = max(Counter(e.pair.question_id for e in gold.examples).values(), default=0)
-    return [replace(c, examples=_drawn(c, gold.examples, k, most, seed)) for c in _plain(known)]
-
-
-def _drawn(case: Case, gold: Sequence[Example], k: int, most: int, seed: int) -> tuple[Example, ...]:
-    """`most`: how many examples the pair's own question can have."""
-    rng = np.random.default_rng([seed, int(case.pair.id[:15], 16)])
-    some = rng.choice(len(gold), min(len(gold), k + most), replace=False) if gold else ()
-    return tuple(gold[i] for i in some if gold[i].pair.question_id != case.pair.question_id)[:k]
