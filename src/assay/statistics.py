@@ -257,6 +257,22 @@ def seeds_apart(ones: Sequence[Estimate], others: Sequence[Estimate]) -> Differe
     return Difference(value=value, low=max(-1.0, value - down), high=min(1.0, value + up), n=n)
 
 
+def paired_seeds(
+    ones: Sequence[Sequence[float]], others: Sequence[Sequence[float]], clusters: Sequence[Hashable] | None = None
+) -> Difference:
+    """The mean over seeds of one - other, all seeds measuring both on the same items: a list of items for each seed.
+
+    Two errors add in squares, as in `over_seeds`: that of the finite set of items (`paired`, of the items' means over seeds)
+    and that between seeds (Student's). One seed leaves only the first.
+    """
+    means = [[math.fsum(item) / len(rows) for item in zip(*rows, strict=True)] for rows in (ones, others)]
+    found = paired(*means, clusters)
+    apart = [(math.fsum(a) - math.fsum(b)) / len(a) for a, b in zip(ones, others, strict=True)]
+    half = _between(apart) if len(apart) > 1 else 0.0
+    down, up = (math.hypot(found.value - found.low, half), math.hypot(found.high - found.value, half))
+    return Difference(value=found.value, low=max(-1.0, found.value - down), high=min(1.0, found.value + up), n=found.n)
+
+
 def _between(values: Sequence[float]) -> float:
     """Half Student's 95% interval of the mean of two or more values."""
     k = len(values)

@@ -53,7 +53,7 @@ def run_tiny(
     Args:
         config: The run's settings.
         out: The run folder; the same command resumes what is in it.
-        people: Simulated from the known answers: two annotators who err in 10 and 15 % of what they decide, or an oracle.
+        people: Simulated from the known answers: two annotators who err in 10 and 15 of 100 pairs, or an oracle.
         where: On which machines and devices.
         dry_run: Print the resolved config and stop.
     """

@@ -272,7 +272,8 @@ def set_aside(run: Run, iterations: bool = False) -> Path:
     files = [p.relative_to(run.folder) for top in ("steps", "tables") for p in sorted((run.folder / top).rglob("*"))]
     made = [f for f in files if f.suffix in (".json", ".parquet") and not _collected(f) and f != last]
     models = [p.relative_to(run.folder) for p in sorted((run.folder / "models").glob("*"))]
-    for path in (*made, *(m for m in models if iterations or not m.name.startswith("stage1-")), last):
+    arms = Path("arms")  # stages 1 of their own, of the same pool and people
+    for path in (arms, *made, *(m for m in models if iterations or not m.name.startswith("stage1-")), last):
         if not (run.folder / path).exists():  # of a run whose labels are not made yet
             continue
         (place / path).parent.mkdir(parents=True, exist_ok=True)

@@ -184,8 +184,8 @@ class Material:
         class at random."""
         return self._least(n, partial(_priority, seed), FREE.to_frame(), None)
 
-    def drawn(self, n: int, but: pl.DataFrame, *salt: object, held: bool) -> pl.DataFrame:
-        """n pairs of stage 1 at random, of held questions or of the others, none of `but`."""
+    def drawn(self, n: int, but: pl.DataFrame, *salt: object, held: bool | None) -> pl.DataFrame:
+        """n pairs of stage 1 at random, of held questions or of the others (None: of any), none of `but`."""
         return self._least(n, partial(_chance, salt), but, held)
 
     def _least(self, n: int, rank: Rank, but: pl.DataFrame, held: bool | None) -> pl.DataFrame:
