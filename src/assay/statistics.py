@@ -265,8 +265,8 @@ def paired_seeds(
     Two errors add in squares, as in `over_seeds`: that of the finite set of items (`paired`, of the items' means over seeds)
     and that between seeds (Student's). One seed leaves only the first.
     """
-    means = [[math.fsum(item) / len(rows) for item in zip(*rows, strict=True)] for rows in (ones, others)]
-    found = paired(*means, clusters)
+    one, other = ([math.fsum(item) / len(rows) for item in zip(*rows, strict=True)] for rows in (ones, others))
+    found = paired(one, other, clusters)
     apart = [(math.fsum(a) - math.fsum(b)) / len(a) for a, b in zip(ones, others, strict=True)]
     half = _between(apart) if len(apart) > 1 else 0.0
     down, up = (math.hypot(found.value - found.low, half), math.hypot(found.high - found.value, half))

@@ -62,8 +62,8 @@ def apart(runs: Sequence[Run], one: str, other: str, use: Use = "evaluation") ->
     """By how much more often the model `one` is right than `other`, on the same pairs in the same seeds; None where no seed
     has measured both."""
     tables = [run.table("hits", Hit) for run in runs]
-    both = [[_of(t.frame(n), use) for n in (one, other)] for t in tables if t.done(one) and t.done(other)]
-    both = [(a, b) for a, b in both if len(a) and len(b)]
+    frames = [(_of(t.frame(one), use), _of(t.frame(other), use)) for t in tables if t.done(one) and t.done(other)]
+    both = [(a, b) for a, b in frames if len(a) and len(b)]
     if not both:
         return None
     rows = [a.join(b, on="pair_id", suffix="_other").sort("pair_id") for a, b in both]
