@@ -33,6 +33,7 @@ from assay.recipes.claims import Claims, test_claims
 from assay.recipes.embedders import Encoder
 from assay.recipes.flow import FlowConfig, curate, prepared
 from assay.recipes.pools import SmallPool
+from assay.recipes.product import Product, make_product
 from assay.recipes.training import OnDevices, score_together, trainer
 from assay.records import Attributes, Case, Embedder, Judge, Judgement, Pair, Scorer, digest
 from assay.run import Run, jsonable
@@ -61,6 +62,7 @@ def run_job(
     if chat is not None or "judge" in (asked or {}):
         who["prompts"] = prompts_version()
     kept = {**jsonable(config), "inputs": {"embedder": Encoder(config).identity, **who}}
+    del kept["claims"]  # they add to a run and change nothing of it: a finished one can be given them
     engine = engine or Here()
     processes = how_many(processes, engine)
     cluster = cluster_of(engine, processes)
@@ -90,13 +92,14 @@ def run_job(
                 tools = Tools(people=people, judge=judge or gold_vote_judge(embed), train=train, standing=standing,
                               at_once=at_once, score=score_together)  # fmt: skip
                 curated = curate(part, config, material, tools, seed, resettle=resettle)
-                claims = Claims(
-                    run=part, config=config, material=material, curated=curated, judge=tools.judge,
-                    unguided=relevance_judge(embed), train=train, seed=seed, at_once=at_once,
-                    score=score_together,
-                )  # fmt: skip
-                test_claims(claims)
+                product = Product(run=part, config=config, material=material, curated=curated, train=train, seed=seed,
+                                  score=score_together)  # fmt: skip
+                make_product(product)
                 benchmark(part, config, material)
+                if config.claims:
+                    test_claims(
+                        Claims(product=product, judge=tools.judge, unguided=relevance_judge(embed), at_once=at_once)
+                    )
     return folder
 
 
