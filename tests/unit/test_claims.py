@@ -19,11 +19,12 @@ from assay.curate.book import Gold
 from assay.curate.material import Known, Material
 from assay.curate.prepare import SplitConfig
 from assay.curate.retrieve import nearest_gold
+from assay.curate.shares import share
 from assay.curate.stage1 import Stage1Config, Tools
 from assay.curate.verify import oracle
 from assay.curate.views import LabelSet, read_set
 from assay.recipes import claims
-from assay.recipes.against_truth import filters, share
+from assay.recipes.against_truth import filters
 from assay.recipes.claims import Claims
 from assay.recipes.flow import FlowConfig, curate
 from assay.recipes.product import Product, measure, measured_on, product_sets
@@ -255,7 +256,7 @@ def test_rows_without_people_choose_no_checkpoint_by_people(tmp_path: Path) -> N
     assert {p.pair_id for p in measured} == set(made.material.evaluation()["pair_id"])
     ours = product_sets(product)
     for name, labels in ours.items():
-        measure(product, model_of(name), labels, product.curated.stage1.held, measured)
+        measure(product, name, model_of(name), labels, product.curated.stage1.held, measured)
     claims.test_claims(replace(made.claims, product=product))
     for name, labels in made.sets.items():
         told = product.run.result(f"sets/{name}") if name not in ours else None

@@ -63,7 +63,7 @@ def test_claims(claims: Claims) -> None:
     measured = measured_on(product)
     for name, labels in arm_sets(claims).items():
         held = () if name in WITHOUT_PEOPLE else product.curated.stage1.held
-        product.run.once(f"sets/{name}", partial(measure, product, model_name(name), labels, held, measured))
+        product.run.once(f"sets/{name}", partial(measure, product, name, model_name(name), labels, held, measured))
     product.run.once("claims-judges", lambda: _judges(claims))
     product.run.once("claims-filters", lambda: filters(product.material, product.curated.stage2.evidence))
 

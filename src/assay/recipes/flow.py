@@ -55,6 +55,9 @@ class FlowConfig(EmbedderConfig):
     stage1: Stage1Config = field(default_factory=Stage1Config)
     stage2: Stage2Config = field(default_factory=Stage2Config)
     train: TrainConfig = field(default_factory=TrainConfig)
+    offline_judge: bool = False
+    """Without judges that are servers: let the offline judge (`curate.offline`) label, relabel and flip pairs. It knows
+    nothing but the gold that resembles a pair. Without any judge the labels of sources are kept or dropped."""
     claims: bool = False
     """Test the papers' claims too: train their comparison arms, compare judges and filters with the truth. A finished run
     can be given them later."""

@@ -44,11 +44,13 @@ from assay.tables import Table, read_json
 def run_job(
     folder: Path, config: FlowConfig, pool: Pool | SmallPool, people: Judge, judge: Judge | None = None,
     chat: Chat | None = None, *, asked: Mapping[str, Any] | None = None, accepted: Callable[[], None] = lambda: None,
-    resettle: bool = False, engine: Engine | None = None, processes: int = 0, at_once: int = AT_ONCE,
+    resettle: bool = False, at_chance: bool = False, engine: Engine | None = None, processes: int = 0,
+    at_once: int = AT_ONCE,
 ) -> Path:  # fmt: skip
     """Run or resume the whole job in `folder`.
 
-    Without `judge`, the offline gold-vote judge labels the silver pairs; without `chat`, rules give the attributes. `asked`
+    Without `judge` the offline judge labels pairs, where `config` asks for it, or none does; without `chat`, rules give the
+    attributes. `at_chance`: go on with judges that agree with people no more than a coin would. `asked`
     says who people, judge and chat are: a run does not go on with others, nor with another pool; a pool that has more pairs
     than before is gone on with, and told. `accepted` is called when the folder is known to be of these. `resettle`: where
     people have changed their minds since the labels were made, make these and what follows anew. `engine` says where stages
@@ -58,7 +60,14 @@ def run_job(
     from assay.reward.launch import cluster_of, how_many
 
     given = f"{getattr(judge, '__module__', '')}:{getattr(judge, '__qualname__', type(judge).__qualname__)}"
-    who = {"people": "", "judge": given if judge else "offline:gold-vote", "attributes": "rules", **(asked or {})}
+    if judge is not None and config.offline_judge:
+        raise AssayError("judges that are servers, or the offline judge (offline_judge): choose one of them")
+    if config.claims and judge is None and not config.offline_judge:
+        raise AssayError(
+            "the papers' claims are about judges too: name one, or add --offline-judge; or leave out --claims"
+        )
+    named = given if judge else "offline:gold-vote" if config.offline_judge else "none"
+    who = {"people": "", "judge": named, "attributes": "rules", **(asked or {})}
     if chat is not None or "judge" in (asked or {}):
         who["prompts"] = prompts_version()
     kept = {**jsonable(config), "inputs": {"embedder": Encoder(config).identity, **who}}
@@ -89,14 +98,15 @@ def run_job(
             with closing(Run(folder / f"seed-{seed}", {**kept, "seeds": 1}, run.console)) as part:
                 train = trainer(part, config, seed, processes, cluster)
                 standing = people if isinstance(people, PeopleOnFile) else None
-                tools = Tools(people=people, judge=judge or gold_vote_judge(embed), train=train, standing=standing,
-                              at_once=at_once, score=score_together)  # fmt: skip
+                offline = gold_vote_judge(embed) if config.offline_judge else None
+                tools = Tools(people=people, judge=judge or offline, train=train, standing=standing, at_once=at_once,
+                              score=score_together, at_chance=at_chance)  # fmt: skip
                 curated = curate(part, config, material, tools, seed, resettle=resettle)
                 product = Product(run=part, config=config, material=material, curated=curated, train=train, seed=seed,
                                   score=score_together)  # fmt: skip
                 make_product(product)
                 benchmark(part, config, material)
-                if config.claims:
+                if config.claims and tools.judge is not None:
                     test_claims(
                         Claims(product=product, judge=tools.judge, unguided=relevance_judge(embed), at_once=at_once)
                     )
