@@ -24,7 +24,7 @@ def test_the_sets_of_a_run_hold_neither_gold_nor_what_is_measured_on(finished: P
         pairs = labels.preferences()
         assert not apart & {question_id(p.prompt) for p in pairs}
         assert len({p.pair_id for p in pairs}) == len(pairs)
-    steps = finished / "seed-0/steps/claims"
+    steps = finished / "seed-0/steps/sets"
     sizes = {n: json.loads((steps / f"{n}.json").read_text())["pairs"] for n in ("stage1", "filtered", "flipped")}
     assert sizes == {n: len(run.sets[n]) for n in sizes}
 

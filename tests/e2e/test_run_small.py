@@ -112,7 +112,7 @@ def test_held_gold_and_evaluation_are_in_no_training_set(
     """Every model asks for its training again once the measurements of the claims are forgotten, in a copy."""
     folder = place / "run"
     shutil.copytree(finished, folder, copy_function=_link_weights)
-    shutil.rmtree(folder / "seed-0/steps/claims")
+    shutil.rmtree(folder / "seed-0/steps/sets")
     resume(folder)
     pairs, share = pairs_of(folder), small_config().stage1.held_share
     gold = [j.pair_id for j in asked_in_stage1(folder) if j.kind == "oracle"]

@@ -23,10 +23,10 @@ from assay.curate.stage1 import Stage1Config, Tools
 from assay.engine import Here
 from assay.recipes.arms import ARMS, EQUAL_EFFORT, GOLD_ONLY, TITLES, WHOLE, Arms, run_arms
 from assay.recipes.flow import FlowConfig, curate
-from assay.recipes.hits import Hit, apart, held_out, measured
+from assay.recipes.hits import apart, held_out, measured
+from assay.recipes.product import Hit, Product
 from assay.records import Case, Judge, Judgement, Scorer
 from assay.run import Run
-from assay.statistics import paired, paired_seeds
 from assay.store import Place
 
 CONFIG = FlowConfig(recipe="arms", stage1=Stage1Config(
@@ -93,9 +93,10 @@ def make(folder: Path, embedded: bool = True, seed: int = 0) -> Made:
         tools = Tools(people=people, judge=judge, train=trainer(run))
         curated = curate(run, CONFIG, of, tools, seed)
         before = _files(run.folder)
+        config = replace(CONFIG, recipe="tiny" if embedded else "human", evaluation_pairs=0)
+        product = Product(run=run, config=config, material=of, curated=curated, train=trainer(run), seed=seed)
         arms = Arms(
-            run=run, config=CONFIG.stage1, material=of, curated=curated, people=people, judge=judge, embed=hash_embedder(),
-            trainer=trainer, by_rules=by_rules, held=held_out(of, 0), seed=seed, embedded=embedded,
+            product=product, people=people, judge=judge, embed=hash_embedder(), trainer=trainer, by_rules=by_rules
         )  # fmt: skip
         run_arms(arms)
         steps = {p.stem: json.loads(p.read_text()) for p in (run.folder / "steps" / "arms").glob("*.json")}
@@ -130,9 +131,11 @@ def test_every_arm_is_run_and_measured_on_the_same_pairs(made: Made) -> None:
         assert step["people"]["asked"] > 10, name
     with closing(Run(made.arms.run.folder, {})) as run:
         table = run.table("hits", Hit)
-        pairs = {shard: [(h.pair_id, h.use) for h in table.read(shard)] for shard in table.shards()}
-    assert len(pairs) == len(TITLES)
-    assert len({tuple(sorted(p)) for p in pairs.values()}) == 1
+        for use, before in (("evaluation", "arm-"), ("unseen", "unseen-arm-")):
+            shards = table.shards(before)
+            assert {s.removeprefix(before) for s in shards} == set(TITLES)
+            wanted = sorted(p.pair_id for p in made.arms.held[use])  # type: ignore[index]
+            assert all(sorted(h.pair_id for h in table.read(s)) == wanted for s in shards)
 
 
 def test_what_an_arm_changes_is_that_alone(made: Made) -> None:
@@ -196,7 +199,7 @@ def test_the_run_is_as_it_was_and_the_same_again_asks_nobody(made: Made) -> None
     assert made.before.items() <= _files(made.arms.run.folder).items()
     counts = len(made.judge.cases), len(made.people.cases)
     with closing(Run(made.arms.run.folder, {})) as run:
-        run_arms(replace(made.arms, run=run))
+        run_arms(replace(made.arms, product=replace(made.arms.product, run=run)))
     assert (len(made.judge.cases), len(made.people.cases)) == counts
 
 
@@ -207,7 +210,7 @@ def test_a_killed_arm_goes_on_where_it_was(made: Made, tmp_path: Path) -> None:
     before = json.loads(step.read_text())
     step.unlink()
     with closing(Run(made.arms.run.folder, {})) as run:
-        run_arms(replace(made.arms, run=run))
+        run_arms(replace(made.arms, product=replace(made.arms.product, run=run)))
     after = json.loads(step.read_text())
     assert {k: after[k] for k in ("people", "judges", "accuracy")} == {
         k: before[k] for k in ("people", "judges", "accuracy")
@@ -248,27 +251,17 @@ def test_models_are_compared_on_the_same_pairs_over_seeds(tmp_path: Path) -> Non
         measured(run, "other", _scorer(half), held)
         assert isinstance(told["accuracy"], dict)
         assert told["accuracy"]["clusters"] < told["accuracy"]["n"]
-    found = apart(runs, "one", "other")
-    assert found is not None
-    n = len(held["evaluation"])
-    assert found.n == n
+    tables = [run.table("hits", Hit) for run in runs]
+    compared = apart(tables, "one", "other")
+    assert compared is not None
+    n, found = len(held["evaluation"]), compared.found
+    assert (found.n, compared.questions) == (n, len(asked_of))
     assert found.value == pytest.approx(2 * 3 / n), "two pairs to a question, 2 to 4 questions more"
     assert found.low < found.value < found.high
-    unseen = apart(runs, "one", "other", "unseen")
+    unseen = apart(tables, "one", "other", "unseen")
     assert unseen is not None
-    assert unseen.value == 0.0
-    assert unseen.low < 0 < unseen.high, "never sure of equality"
-    assert apart(runs, "one", "nobody") is None
+    assert unseen.found.value == 0.0
+    assert unseen.found.low < 0 < unseen.found.high, "never sure of equality"
+    assert apart(tables, "one", "nobody") is None
     for run in runs:
         run.close()
-
-
-def test_paired_seeds_adds_both_errors() -> None:
-    one = [[1.0, 1.0, 0.0, 1.0] * 20, [1.0, 0.0, 0.0, 1.0] * 20]
-    other = [[0.0, 1.0, 0.0, 1.0] * 20, [0.0, 0.0, 1.0, 1.0] * 20]
-    found, single = paired_seeds(one, other), paired_seeds(one[:1], other[:1])
-    assert found.value == pytest.approx((0.25 + 0.0) / 2)
-    assert (single.value, single.low, single.high) == pytest.approx(
-        (lambda d: (d.value, d.low, d.high))(paired(one[0], other[0]))
-    )
-    assert (found.low, found.high) == (-1.0, 1.0), "two seeds that differ by 0.25: t of one degree of freedom is 12.7"

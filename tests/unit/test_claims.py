@@ -19,13 +19,16 @@ from assay.curate.book import Gold
 from assay.curate.material import Known, Material
 from assay.curate.prepare import SplitConfig
 from assay.curate.retrieve import nearest_gold
+from assay.curate.shares import share
 from assay.curate.stage1 import Stage1Config, Tools
 from assay.curate.verify import oracle
 from assay.curate.views import LabelSet, read_set
 from assay.recipes import claims
-from assay.recipes.against_truth import filters, share
-from assay.recipes.claims import SETS, Claims
+from assay.recipes.against_truth import filters
+from assay.recipes.claims import Claims
 from assay.recipes.flow import FlowConfig, curate
+from assay.recipes.product import Product, measure, measured_on, product_sets
+from assay.recipes.product import model_name as model_of
 from assay.records import (
     Case,
     Conversation,
@@ -39,6 +42,7 @@ from assay.records import (
     user,
 )
 from assay.records import Pair as AnyPair
+from assay.report_claims import SETS
 from assay.run import Run
 
 CONFIG = FlowConfig(
@@ -96,6 +100,10 @@ class Made:
     material: Material
     sets: dict[str, LabelSet]
 
+    @property
+    def product(self) -> Product:
+        return self.claims.product
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
@@ -109,9 +117,10 @@ def make(folder: Path, material: Material | None = None) -> Made:
     with closing(Run(folder / "seed-0", {})) as run:
         people = oracle({i: small.truth(p) for i, p in PAIRS.items()})
         curated = curate(run, CONFIG, material, Tools(people=people, judge=judge, train=train, at_once=5), 0)
-        whole = Claims(run=run, config=CONFIG, material=material, curated=curated, judge=judge, unguided=unguided,
-                       train=train, seed=0, at_once=5)  # fmt: skip
-        return Made(whole, train, judge, unguided, material, claims.label_sets(whole))
+        product = Product(run=run, config=CONFIG, material=material, curated=curated, train=train, seed=0)
+        whole = Claims(product=product, judge=judge, unguided=unguided, at_once=5)
+        sets = {**product_sets(product), **claims.arm_sets(whole)}
+        return Made(whole, train, judge, unguided, material, {n: sets[n] for n in SETS if n in sets})
 
 
 def chosen(labels: LabelSet) -> dict[str, str]:
@@ -123,7 +132,7 @@ def chosen(labels: LabelSet) -> dict[str, str]:
 def test_every_set_is_what_it_is_called(made: Made) -> None:
     sets = {name: chosen(labels) for name, labels in made.sets.items()}
     assert list(sets) == list(SETS)
-    first, second = made.claims.curated.stage1, made.claims.curated.stage2
+    first, second = made.product.curated.stage1, made.product.curated.stage2
     uses = {
         i: use for _, f in made.material.frames(["pair_id", "use"]) for i, use in f.select("pair_id", "use").iter_rows()
     }
@@ -162,11 +171,11 @@ def test_every_set_is_what_it_is_called(made: Made) -> None:
 
 def test_sets_are_kept_and_read_back_as_they_were(made: Made) -> None:
     for name, labels in made.sets.items():
-        again = read_set(made.material, made.claims.place, name)
+        again = read_set(made.material, made.product.place, name)
         assert (again.said, again.asked, again.rows) == (labels.said, labels.asked, labels.rows)
         assert {p.pair_id: p.chosen.id for p in again.preferences()} == chosen(labels)
-    held = read_set(made.material, made.claims.place, "held").preferences()
-    assert sorted(held, key=lambda p: p.pair_id) == sorted(made.claims.curated.stage1.held, key=lambda p: p.pair_id)
+    held = read_set(made.material, made.product.place, "held").preferences()
+    assert sorted(held, key=lambda p: p.pair_id) == sorted(made.product.curated.stage1.held, key=lambda p: p.pair_id)
 
 
 def test_the_view_of_a_set_is_its_text(made: Made) -> None:
@@ -183,7 +192,7 @@ def test_the_view_of_a_set_is_its_text(made: Made) -> None:
 def test_nobody_is_asked_and_nothing_scored_twice(made: Made, tmp_path: Path) -> None:
     wild = [p for _, f in made.material.frames(["pair_id"], "stage2") for p in f["pair_id"]]
     before = Counter(made.train.scored)
-    evidence = made.claims.curated.stage2.evidence
+    evidence = made.product.curated.stage2.evidence
     judges, filtered = claims._judges(made.claims), filters(made.material, evidence)
     assert made.train.scored == before, "the tables are made of rewards that are there"
     texts = [PAIRS[i].prompt + r.messages for i in wild for r in PAIRS[i].responses]
@@ -199,7 +208,7 @@ def test_the_table_of_judges_shows_what_was_known_then(tmp_path: Path) -> None:
     made = make(tmp_path)
     before = len(made.judge.asked)
     found = cast(dict[str, Any], claims._judges(made.claims))
-    table = made.claims.run.table("judgements", Judgement)
+    table = made.product.run.table("judgements", Judgement)
     people, shown = set[str](), made.judge.asked[before:]
     said, of = [], {c.pair.id: c for c in shown}
     for turn in ("seed", "it0"):
@@ -223,7 +232,7 @@ def test_the_table_of_judges_shows_what_was_known_then(tmp_path: Path) -> None:
 
 
 def test_the_table_of_filters_is_that_of_the_rewards(made: Made) -> None:
-    found = cast(dict[str, Any], filters(made.material, made.claims.curated.stage2.evidence))
+    found = cast(dict[str, Any], filters(made.material, made.product.curated.stage2.evidence))
     models = {"best RM": ["best-rm"], "gold RM": ["gold-rm"], "best + gold RM": ["best-rm", "gold-rm"]}
     wild = [PAIRS[p] for _, f in made.material.frames(["pair_id"], "stage2") for p in f["pair_id"]]
     for way, names in models.items():
@@ -240,15 +249,23 @@ def test_the_table_of_filters_is_that_of_the_rewards(made: Made) -> None:
         assert found[way]["flip_agreement"]["value"] == pytest.approx(np.mean(flip))
 
 
-def test_rows_without_people_choose_no_checkpoint_by_people(made: Made) -> None:
-    held = made.claims.curated.stage1.held
-    asked = replace(made.claims, train=(train := Trains()))
+def test_rows_without_people_choose_no_checkpoint_by_people(tmp_path: Path) -> None:
+    made = make(tmp_path)
+    product = replace(made.product, train=(train := Trains()))
+    measured = measured_on(product)
+    assert {p.pair_id for p in measured} == set(made.material.evaluation()["pair_id"])
+    ours = product_sets(product)
+    for name, labels in ours.items():
+        measure(product, name, model_of(name), labels, product.curated.stage1.held, measured)
+    claims.test_claims(replace(made.claims, product=product))
     for name, labels in made.sets.items():
-        told = cast(dict[str, Any], claims._measure(asked, name, labels, held, held))
-        right = [c == small.truth(PAIRS[i]) for i, c in chosen(labels).items()]
-        assert (told["pairs"], told["labels"]["n"]) == (len(labels), len(labels))
-        assert told["labels"]["value"] == pytest.approx(np.mean(right))
-        assert told["labels"]["clusters"] < told["labels"]["n"], "two pairs of a question are one cluster"
+        told = product.run.result(f"sets/{name}") if name not in ours else None
+        if told:
+            right = [c == small.truth(PAIRS[i]) for i, c in chosen(labels).items()]
+            assert (told["pairs"], told["labels"]["n"]) == (len(labels), len(labels))
+            assert told["labels"]["value"] == pytest.approx(np.mean(right))
+            assert told["labels"]["clusters"] < told["labels"]["n"], "two pairs of a question are one cluster"
+            assert told["accuracy"]["n"] == len(measured)
     without = {claims.model_name(n) for n in ("unguided", "nohuman-filtered", "nohuman-flipped")}
     assert {n for n, gold in train.gold.items() if not gold} == without
     assert len(train.gold) == len(SETS)
@@ -259,8 +276,8 @@ def test_a_pool_without_truth_has_no_shares(tmp_path: Path) -> None:
     unknown = make(tmp_path, small.material(tmp_path, known={}, split=split))
     assert "truth" not in unknown.sets
     assert claims._judges(unknown.claims) == {}
-    assert unknown.claims.material.evaluation().is_empty()
-    told = cast(dict[str, Any], filters(unknown.material, unknown.claims.curated.stage2.evidence))
+    assert unknown.material.evaluation().is_empty()
+    told = cast(dict[str, Any], filters(unknown.material, unknown.product.curated.stage2.evidence))
     assert told["best RM"] == {"kept": 0, "keep_agreement": None, "flipped": 0, "flip_agreement": None}
     assert share([]) is None
 

@@ -122,9 +122,9 @@ def test_gains_by_hand_and_the_rule_to_stop() -> None:
         return {"pairs": pairs, "accuracy": {"value": value, "se": se, "n": 1, "clusters": 1.0}}
 
     steps = {
-        "claims/stage1": step(1_000_000, 0.70),
-        "claims/filtered": step(5_000_000, 0.78),
-        "claims/flipped": step(9_000_000, 0.782),
+        "sets/stage1": step(1_000_000, 0.70),
+        "sets/filtered": step(5_000_000, 0.78),
+        "sets/flipped": step(9_000_000, 0.782),
     }
     one, two = gains(steps)  # type: ignore[arg-type]
     assert (one.name, one.over, one.more, round(one.points, 6)) == ("filtered", "stage1", 4_000_000, 2.0)
@@ -134,6 +134,6 @@ def test_gains_by_hand_and_the_rule_to_stop() -> None:
     assert "2.0 points (+1.8 to +2.2) for each million of the 4,000,000 pairs" in one.line()
     assert "not told apart from 0.3" in replace(two, se=0.2).line()
     assert "below 0.3: the paper stops here" in replace(two, se=0.05).line()
-    assert gains({"claims/stage1": step(10, 0.5), "claims/flipped": step(10, 0.6)}) == []  # type: ignore[dict-item]
+    assert gains({"sets/stage1": step(10, 0.5), "sets/flipped": step(10, 0.6)}) == []  # type: ignore[dict-item]
     assert gains({}) == []
     assert Gain(name="a", over="b", more=1, points=1.0, se=0.0).verdict.startswith("above")

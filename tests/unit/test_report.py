@@ -10,7 +10,8 @@ from rich.console import Console
 from assay.errors import AssayError
 from assay.examples import CHARACTERS, _example, examples
 from assay.records import Judgement, Label, Pair, Response, user
-from assay.report import _cost, _judgements, _Run, _who, summary, write_report
+from assay.report import _cost, _judgements, _who, summary, write_report
+from assay.report_run import RunSteps
 from assay.tables import Table
 from pools import better, old_layout, small_pool, small_run
 
@@ -84,7 +85,7 @@ def test_a_pool_without_truth_has_no_empty_tables(tmp_path: Path) -> None:
         "prepare/pool": {**counts, "wild_error": None, "wild_checked": 0},
     }
     of_seed = {
-        **{f"claims/{name}": {"pairs": 1, "labels": None, "accuracy": reached} for name in ("raw-more", "stage1")},
+        **{f"sets/{name}": {"pairs": 1, "labels": None, "accuracy": reached} for name in ("raw-more", "stage1")},
         "claims-judges": {}, "claims-filters": {"best RM": filters},
         "final": {"set": "stage1"}, "stage1/it0": loop, "stage1/it1": loop, "labels": {"counts": {}},
     }  # fmt: skip
@@ -116,9 +117,9 @@ def test_folders_that_cannot_be_reported_on_say_why(tmp_path: Path) -> None:
         write_report(tmp_path)
     (old_layout(tmp_path / "old") / "config.json").write_text("{}")
     with pytest.raises(AssayError, match="earlier version of Assay made this run"):
-        _Run.open(tmp_path / "old")
+        RunSteps.open(tmp_path / "old")
     pool, _ = small_pool(tmp_path / "run/pool")
     small_run(tmp_path / "run", pool)
     (tmp_path / "run/config.json").write_text("{}")
     with pytest.raises(AssayError, match="has not finished a seed yet"):
-        _Run.open(tmp_path / "run")
+        RunSteps.open(tmp_path / "run")

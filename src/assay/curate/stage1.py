@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 
 from assay.curate.book import AT_ONCE, Book, Gold, Plan, Standing, set_aside
+from assay.curate.judge_check import Check
 from assay.curate.material import Material
 from assay.curate.scores import Together
 from assay.curate.views import LabelSet, label_set, of_frame
@@ -47,6 +48,8 @@ class Stage1Config:
     """The share of questions that is held out: their gold chooses checkpoints and is never trained on, never an example."""
     k_max: int = 8
     examples: int = 8
+    checked: int = 100
+    """Of gold, so many pairs are put to the judges too, each once, to compare them with people (0: none)."""
     probe: float = 1.0
     """The share of cells that the search for look-alikes looks into; 1: all, which is exact. Less is faster where there are
     many gold pairs, and what it misses is told."""
@@ -62,6 +65,8 @@ class Stage1Config:
         for field in ("iterations", "seed_gold", "seed_silver", "per_iteration", "k_max"):
             if getattr(self, field) < 1:
                 raise AssayError(f"stage1.{field} must be at least 1, got {getattr(self, field)}")
+        if self.checked < 0:
+            raise AssayError(f"stage1.checked must not be negative, got {self.checked}")
         if not 0.0 < self.probe <= 1.0:
             raise AssayError(f"stage1.probe must lie in (0, 1], got {self.probe}")
         for field in ("gold_share", "held_share"):
@@ -75,10 +80,12 @@ Train = Callable[[str, LabelSet, Sequence[Preference]], Scorer]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
-    """What the loop is given: people, a judge, and a way to train. Any of them can be swapped for another callable."""
+    """What the loop is given: people, a judge, and a way to train. Any of them can be swapped for another callable.
+
+    Without a judge, the pairs that it would be asked about keep the labels of their sources."""
 
     people: Judge
-    judge: Judge
+    judge: Judge | None
     train: Train
     standing: Standing | None = None
     """What people say today, where that may change (None: it never does)."""
@@ -86,6 +93,8 @@ class Tools:
     """Pairs that the judge is asked about at a time."""
     score: Together | None = None
     """How several reward models score pairs together (None: one after the other)."""
+    at_chance: bool = False
+    """Go on with judges that agree with people's gold no more than a coin would."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,10 +167,17 @@ def labelled(
 
 
 def _ask(book: Book, config: Stage1Config, tools: Tools, seed: int, turn: str, plan: Plan) -> None:
-    """People first: what they verify now guides the judges."""
+    """People first: what they verify now guides the judges, and tells whether these are better than a coin."""
     book.ask(turn, "people", plan["people"], tools.people, config.examples)
-    drawn = seed if config.guides == "random" else None
-    book.ask(turn, "judges", plan["judges"], tools.judge, shown_to(tools.judge, config.examples), drawn)
+    if tools.judge is None:
+        book.unjudged(plan["judges"])
+        return
+    examples = shown_to(tools.judge, config.examples)
+    check = Check(book.run, book, tools.judge, config.checked, examples)
+    check.ask(turn)
+    check.stop(tools.at_chance)
+    book.ask(turn, "judges", plan["judges"], tools.judge, examples, seed if config.guides == "random" else None)
+    check.tell(turn)
 
 
 def _first(book: Book, config: Stage1Config, seed: int) -> Plan:

@@ -22,9 +22,9 @@ from assay.curate.stage1 import Stage1Config, Tools, Train, labelled, training_s
 from assay.curate.verify import oracle
 from assay.curate.views import LabelSet, label_set, of_frame
 from assay.recipes.against_truth import right
-from assay.recipes.flow import Curated
-from assay.recipes.hits import Held, measured
-from assay.records import Embedder, Judge, Preference
+from assay.recipes.hits import Held, held_out, measured
+from assay.recipes.product import Product
+from assay.records import Embedder, Judge, Preference, Scorer
 from assay.run import Run
 from assay.store import Place
 
@@ -68,65 +68,72 @@ class Arms:
     """The inputs that every arm shares with the run. `trainer`: how models are trained and kept in a run folder; `by_rules`:
     the material with vectors of conversations and their rule attributes, made when it is asked for."""
 
-    run: Run
-    config: Stage1Config
-    material: Material
-    curated: Curated
+    product: Product
     people: Judge
     judge: Judge
     embed: Embedder
     trainer: Callable[[Run], Train]
     by_rules: Callable[[], Material]
-    held: Held
-    seed: int
-    embedded: bool
     at_once: int = AT_ONCE
+
+    @property
+    def run(self) -> Run:
+        return self.product.run
+
+    @property
+    def held(self) -> Held:
+        return held_out(self.product.material, self.product.config.evaluation_pairs)
 
 
 def run_arms(arms: Arms) -> None:
     """Run and measure every arm that the pool has a meaning for, each once; results are steps `arms/NAME`."""
-    run, first = arms.run, arms.curated.stage1
-    run.once(
-        f"arms/{WHOLE}",
-        lambda: _told(arms, first.labels, first.guided) | measured(run, "best-rm", first.best, arms.held),
-    )
+    run, first = arms.run, arms.product.curated.stage1
     gold = first.labels.filter(pl.col("tier") == "gold")
-    run.once(f"arms/{GOLD_ONLY}", lambda: _told(arms, gold) | measured(run, "gold-rm", first.gold_rm, arms.held))
+    alone = ((WHOLE, first.labels, first.best), (GOLD_ONLY, gold, first.gold_rm))
+    for name, labels, scorer in alone:
+        work = partial(_measured, arms, name, labels, scorer)
+        run.once(f"arms/{name}", work)
     run.once(f"arms/{EQUAL_EFFORT}", partial(_equal_effort, arms))
     for name, arm in ARMS.items():
-        if arms.embedded or not arm.embedded:
+        if not arm.embedded or arms.product.config.recipe == "tiny":
             run.once(f"arms/{name}", partial(_arm, arms, name, arm))
 
 
 def _folder(arms: Arms, name: str, config: Stage1Config) -> Run:
     """The run folder of an arm; `config` says what it is."""
     arms.run.say(f"arm: {TITLES[name]}")
-    return Run(arms.run.folder / "arms" / name, {"arm": name, "stage1": config, "seed": arms.seed}, arms.run.console)
+    return Run(
+        arms.run.folder / "arms" / name, {"arm": name, "stage1": config, "seed": arms.product.seed}, arms.run.console
+    )
 
 
 def _arm(arms: Arms, name: str, arm: Arm) -> dict[str, object]:
-    config = replace(arms.config, **arm.stage1)
-    material = arms.by_rules() if arm.rule_attributes else arms.material
+    config = replace(arms.product.config.stage1, checked=0, **arm.stage1)
+    material = arms.by_rules() if arm.rule_attributes else arms.product.material
     with closing(_folder(arms, name, config)) as own:
         train = arms.trainer(own)
-        tools = Tools(people=_people(arms, arm), judge=_judge(arms, arm), train=train, at_once=arms.at_once)
-        book = labelled(own, config, material, tools, arms.seed)
+        people, judge = _people(arms, arm), _judge(arms, arm)
+        tools = Tools(people=people, judge=judge, train=train, at_once=arms.at_once, at_chance=True)
+        book = labelled(own, config, material, tools, arms.product.seed)
         labels = training_set(own, book)
         return _finished(arms, name, book, labels, train)
 
 
 def _finished(arms: Arms, name: str, book: Book, labels: LabelSet, train: Train) -> dict[str, object]:
     held: list[Preference] = book.preferences(book.held())
-    scorer = train("best-rm", labels, held)
-    return _told(arms, book.labels(), labels) | measured(arms.run, f"arm-{name}", scorer, arms.held)
+    return _measured(arms, name, book.labels(), train("best-rm", labels, held))
+
+
+def _measured(arms: Arms, name: str, labels: pl.DataFrame, scorer: Scorer) -> dict[str, object]:
+    return _told(arms, labels) | measured(arms.run, f"arm-{name}", scorer, arms.held)
 
 
 def _people(arms: Arms, arm: Arm) -> Judge:
     match arm.people:
         case "perfect":
-            return oracle(_truth(arms.material))
+            return oracle(_truth(arms.product.material))
         case "coin":
-            return coin(arms.seed)
+            return coin(arms.product.seed)
     return arms.people
 
 
@@ -150,20 +157,21 @@ def _truth(material: Material) -> dict[str, str]:
 def _equal_effort(arms: Arms) -> dict[str, object]:
     """What people's work is worth without the loop: as many pairs as they verified in it, drawn at random, and a model
     trained on their words alone."""
-    asked = int((arms.curated.stage1.labels["tier"] == "gold").sum())
-    with closing(_folder(arms, EQUAL_EFFORT, arms.config)) as own:
-        book = Book(own, arms.material)
+    asked = int((arms.product.curated.stage1.labels["tier"] == "gold").sum())
+    with closing(_folder(arms, EQUAL_EFFORT, arms.product.config.stage1)) as own:
+        book = Book(own, arms.product.material)
         none = FREE.to_frame()
-        chosen = partial(arms.material.drawn, asked, none, EQUAL_EFFORT, arms.seed, held=None)
+        chosen = partial(arms.product.material.drawn, asked, none, EQUAL_EFFORT, arms.product.seed, held=None)
         plan = book.plan("seed", lambda: {"people": chosen(), "judges": none})
         book.ask("seed", "people", plan["people"], arms.people, 0)
-        gold = label_set(arms.material, Place.of(own.folder) / "tables", "gold", of_frame(book.gold()))
+        gold = label_set(arms.product.material, Place.of(own.folder) / "tables", "gold", of_frame(book.gold()))
         return _finished(arms, EQUAL_EFFORT, book, gold, arms.trainer(own))
 
 
-def _told(arms: Arms, labels: pl.DataFrame, trained: LabelSet | None = None) -> dict[str, object]:
-    """What people and judges were asked and said, and how often they were right."""
-    told: dict[str, object] = {"pairs": len(trained) if trained is not None else None}
+def _told(arms: Arms, labels: pl.DataFrame) -> dict[str, object]:
+    """How many pairs are trained on, what people and judges were asked and said, and how often they were right."""
+    trained = labels.filter(pl.col("chosen").is_not_null() & ~pl.col("held"))
+    told: dict[str, object] = {"pairs": len(trained)}
     for who, tier in (("people", "gold"), ("judges", "silver")):
         asked = labels.filter(pl.col("tier") == tier)
         decided = asked.filter(pl.col("chosen").is_not_null()).select("pair_id", "chosen")
@@ -171,5 +179,9 @@ def _told(arms: Arms, labels: pl.DataFrame, trained: LabelSet | None = None) -> 
         def of(_: Sequence[Slice], said: pl.DataFrame = decided) -> pl.DataFrame:
             return said
 
-        told[who] = {"asked": len(asked), "undecided": len(asked) - len(decided), "right": right(arms.material, of)}
+        told[who] = {
+            "asked": len(asked),
+            "undecided": len(asked) - len(decided),
+            "right": right(arms.product.material, of),
+        }
     return told

@@ -34,7 +34,7 @@ from assay.store import Place
 from assay.tables import Table, build, remove, sibling
 
 KEPT_AS = {"raw": "raw-more"}
-"""Sets that a run keeps by another name (`recipes.claims`)."""
+"""Sets that a run keeps by another name (`recipes.product`)."""
 HELD_SHARE, HELD_PAIRS = 0.1, 10_000
 """Of a pool without gold: one in ten questions chooses the checkpoint, and at most so many pairs."""
 

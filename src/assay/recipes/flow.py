@@ -1,6 +1,6 @@
 """The main path: a pool through stage 1 and stage 2 to trained reward models, benchmarks and a report.
 
-    pool -> decontaminate, split -> attributes, vectors -> per seed: stage 1 -> stage 2 -> claims -> benchmarks -> report
+    pool -> decontaminate, split -> attributes, vectors -> per seed: stage 1 -> stage 2 -> product -> benchmarks -> report
 
 Everything that a seed decides lives in its own run folder `seed-N/` inside the run; what it does not (the index, the
 attributes, the vectors) is made once, shard by shard.
@@ -55,6 +55,12 @@ class FlowConfig(EmbedderConfig):
     stage1: Stage1Config = field(default_factory=Stage1Config)
     stage2: Stage2Config = field(default_factory=Stage2Config)
     train: TrainConfig = field(default_factory=TrainConfig)
+    offline_judge: bool = False
+    """Without judges that are servers: let the offline judge (`curate.offline`) label, relabel and flip pairs. It knows
+    nothing but the gold that resembles a pair. Without any judge the labels of sources are kept or dropped."""
+    claims: bool = False
+    """Test the papers' claims too: train their comparison arms, compare judges and filters with the truth. A finished run
+    can be given them later."""
     benchmarks: Path | None = None
     """Folder with the released benchmark files; None leaves the public benchmarks out."""
     bench_limit: int = 0

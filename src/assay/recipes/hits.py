@@ -1,75 +1,67 @@
 """Which held-out pairs each reward model has right, kept pair by pair, so that models are compared on the same pairs.
 
-Pairs that are like the rest of the pool and pairs of unseen kinds are measured apart.
+Pairs that are like the rest of the pool and pairs of unseen kinds are measured apart (tables `hits`, shards NAME and
+unseen-NAME).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-import polars as pl
-
 from assay.curate.material import Material
 from assay.curate.prepare import Use
 from assay.curate.stage1 import win_probabilities
+from assay.recipes.product import Hit
 from assay.records import Preference, Scorer, question_id
 from assay.run import Run
-from assay.statistics import Difference, mean, paired_seeds
+from assay.statistics import Difference, mean, paired_over_seeds
+from assay.tables import Table
 
-MEASURED: tuple[Use, ...] = ("evaluation", "unseen")
 Held = Mapping[Use, Sequence[Preference]]
 """The pairs that measure, by what they are for; none of a use that the pool has no pairs for."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hit:
-    """Whether a reward model gives the better response of a held-out pair the higher reward; `use` as in `Kept`."""
-
-    pair_id: str
-    question_id: str
-    use: Use
-    hit: bool
+KEYS: Mapping[Use, tuple[str, str]] = {"evaluation": ("accuracy", ""), "unseen": ("unseen", "unseen-")}
+"""What a step calls the share of a use, and how the shard of its hits begins."""
 
 
 def held_out(material: Material, limit: int) -> Held:
     """At most `limit` pairs of each use (0: all)."""
-    found = {use: material.preferences(material.evaluation(limit, use)) for use in MEASURED}
+    found = {use: material.preferences(material.evaluation(limit, use)) for use in KEYS}
     return {use: pairs for use, pairs in found.items() if pairs}
 
 
 def measured(run: Run, name: str, scorer: Scorer, held: Held) -> dict[str, object]:
-    """The accuracy of a model by use ("accuracy" for evaluation, "unseen"), with errors by question; its hits are kept in
-    the run under `name`, and scored once."""
-
-    def score() -> list[Hit]:
-        rows = []
-        for use, pairs in held.items():
-            p = win_probabilities(scorer, pairs)
-            rows += [
-                Hit(pair_id=i.pair_id, question_id=question_id(i.prompt), use=use, hit=p[i.pair_id] > 0.5)
-                for i in pairs
-            ]
-        return rows
-
-    rows = run.table("hits", Hit).once(name, score)
+    """The accuracy of a model by use (None of no pairs), with errors by question; its hits are kept in the run under `name`,
+    and scored once."""
     told: dict[str, object] = {}
-    for use, key in zip(MEASURED, ("accuracy", "unseen"), strict=True):
-        some = [r for r in rows if r.use == use]
-        told[key] = asdict(mean([float(r.hit) for r in some], [r.question_id for r in some])) if some else None
+    for use, (key, before) in KEYS.items():
+        pairs = held.get(use, ())
+        rows = run.table("hits", Hit).once(f"{before}{name}", lambda pairs=pairs: hits(scorer, pairs)) if pairs else []  # type: ignore[misc]
+        told[key] = asdict(mean([r.right for r in rows], [r.question_id for r in rows])) if rows else None
     return told
 
 
-def apart(runs: Sequence[Run], one: str, other: str, use: Use = "evaluation") -> Difference | None:
-    """By how much more often the model `one` is right than `other`, on the same pairs in the same seeds; None where no seed
-    has measured both."""
-    tables = [run.table("hits", Hit) for run in runs]
-    frames = [(_of(t.frame(one), use), _of(t.frame(other), use)) for t in tables if t.done(one) and t.done(other)]
-    both = [(a, b) for a, b in frames if len(a) and len(b)]
-    if not both:
-        return None
+def hits(scorer: Scorer, pairs: Sequence[Preference]) -> list[Hit]:
+    """Of each pair, whether its better response has the strictly higher reward."""
+    p = win_probabilities(scorer, pairs)
+    return [Hit(pair_id=i.pair_id, question_id=question_id(i.prompt), right=float(p[i.pair_id] > 0.5)) for i in pairs]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Apart:
+    """By how much more often one model is right than another, on the same pairs in the same seeds, and how many questions
+    these are of."""
+
+    found: Difference
+    questions: int
+
+
+def apart(tables: Sequence[Table[Hit]], one: str, other: str, use: Use = "evaluation") -> Apart | None:
+    """The models `one` and `other` compared, by the tables of hits of all seeds; None where no seed has measured both."""
+    first, second = (f"{KEYS[use][1]}{name}" for name in (one, other))
+    both = [(t.frame(first), t.frame(second)) for t in tables if t.done(first) and t.done(second)]
     rows = [a.join(b, on="pair_id", suffix="_other").sort("pair_id") for a, b in both]
-    questions = rows[0]["question_id"].to_list()
-    return paired_seeds([r["hit"].to_list() for r in rows], [r["hit_other"].to_list() for r in rows], questions)
-
-
-def _of(frame: pl.DataFrame, use: Use) -> pl.DataFrame:
-    return frame.filter(pl.col("use") == use).select("pair_id", "question_id", hit=pl.col("hit").cast(pl.Float64))
+    rows = [r for r in rows if len(r)]
+    if not rows:
+        return None
+    asked = [r["question_id"].to_list() for r in rows]
+    found = paired_over_seeds([r["right"].to_list() for r in rows], [r["right_other"].to_list() for r in rows], asked)
+    return Apart(found=found, questions=len({q for seed in asked for q in seed}))

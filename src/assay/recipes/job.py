@@ -29,10 +29,12 @@ from assay.curate.stage1 import Tools
 from assay.curate.verify import oracle, read_judgements, taken_back
 from assay.engine import Engine, Here
 from assay.errors import AssayError
+from assay.recipes.arms import Arms, run_arms
 from assay.recipes.claims import Claims, test_claims
 from assay.recipes.embedders import Encoder
-from assay.recipes.flow import FlowConfig, curate, prepared
+from assay.recipes.flow import FlowConfig, by_rules, curate, prepared
 from assay.recipes.pools import SmallPool
+from assay.recipes.product import Product, make_product
 from assay.recipes.training import OnDevices, score_together, trainer
 from assay.records import Attributes, Case, Embedder, Judge, Judgement, Pair, Scorer, digest
 from assay.run import Run, jsonable
@@ -43,24 +45,34 @@ from assay.tables import Table, read_json
 def run_job(
     folder: Path, config: FlowConfig, pool: Pool | SmallPool, people: Judge, judge: Judge | None = None,
     chat: Chat | None = None, *, asked: Mapping[str, Any] | None = None, accepted: Callable[[], None] = lambda: None,
-    resettle: bool = False, engine: Engine | None = None, processes: int = 0, at_once: int = AT_ONCE,
+    resettle: bool = False, at_chance: bool = False, engine: Engine | None = None, processes: int = 0,
+    at_once: int = AT_ONCE,
 ) -> Path:  # fmt: skip
     """Run or resume the whole job in `folder`.
 
-    Without `judge`, the offline judge that learns from gold labels the silver pairs; without `chat`, rules give the
-    attributes. `asked` says who people, judge and chat are: a run does not go on with others, nor with another pool; a pool
-    that has more pairs than before is gone on with, and told. `accepted` is called when the folder is known to be of these.
-    `resettle`: where people have changed their minds since the labels were made, make these and what follows anew. `engine`
-    says where stages run, `processes` on how many devices models are trained and score (0: on each accelerator there is;
-    one without any), `at_once` how many pairs the judge is asked about at a time. The engine is closed.
+    Without `judge` the offline judge labels pairs, where `config` asks for it, or none does; without `chat`, rules give the
+    attributes. `at_chance`: go on with judges that agree with people no more than a coin would. `asked` says who people,
+    judge and chat are: a run does not go on with others, nor with another pool; a pool that has more pairs than before is
+    gone on with, and told. `accepted` is called when the folder is known to be of these. `resettle`: where people have
+    changed their minds since the labels were made, make these and what follows anew. `engine` says where stages run,
+    `processes` on how many devices models are trained and score (0: on each accelerator there is; one without any),
+    `at_once` how many pairs the judge is asked about at a time. The engine is closed.
     """
     from assay.reward.launch import cluster_of, how_many
 
     given = f"{getattr(judge, '__module__', '')}:{getattr(judge, '__qualname__', type(judge).__qualname__)}"
-    who = {"people": "", "judge": given if judge else "offline:gold-ridge", "attributes": "rules", **(asked or {})}
+    if judge is not None and config.offline_judge:
+        raise AssayError("judges that are servers, or the offline judge (offline_judge): choose one of them")
+    if config.claims and judge is None and not config.offline_judge:
+        raise AssayError(
+            "the papers' claims are about judges too: name one, or add --offline-judge; or leave out --claims"
+        )
+    named = given if judge else "offline:gold-ridge" if config.offline_judge else "none"
+    who = {"people": "", "judge": named, "attributes": "rules", **(asked or {})}
     if chat is not None or "judge" in (asked or {}):
         who["prompts"] = prompts_version()
     kept = {**jsonable(config), "inputs": {"embedder": Encoder(config).identity, **who}}
+    del kept["claims"]  # they add to a run and change nothing of it: a finished one can be given them
     engine = engine or Here()
     processes = how_many(processes, engine)
     cluster = cluster_of(engine, processes)
@@ -87,16 +99,22 @@ def run_job(
             with closing(Run(folder / f"seed-{seed}", {**kept, "seeds": 1}, run.console)) as part:
                 train = trainer(part, config, seed, processes, cluster)
                 standing = people if isinstance(people, PeopleOnFile) else None
-                tools = Tools(people=people, judge=judge or gold_ridge_judge(embed), train=train, standing=standing,
-                              at_once=at_once, score=score_together)  # fmt: skip
+                offline = gold_ridge_judge(embed) if config.offline_judge else None
+                tools = Tools(people=people, judge=judge or offline, train=train, standing=standing, at_once=at_once,
+                              score=score_together, at_chance=at_chance)  # fmt: skip
                 curated = curate(part, config, material, tools, seed, resettle=resettle)
-                claims = Claims(
-                    run=part, config=config, material=material, curated=curated, judge=tools.judge,
-                    unguided=longer_judge(), train=train, seed=seed, at_once=at_once,
-                    score=score_together,
-                )  # fmt: skip
-                test_claims(claims)
+                product = Product(run=part, config=config, material=material, curated=curated, train=train, seed=seed,
+                                  score=score_together)  # fmt: skip
+                make_product(product)
                 benchmark(part, config, material)
+                if config.claims and tools.judge is not None:
+                    test_claims(Claims(product=product, judge=tools.judge, unguided=longer_judge(), at_once=at_once))
+                    if standing is None and pool.knows:  # people who answer at once, and a truth to measure by
+                        run_arms(Arms(
+                            product=product, people=people, judge=tools.judge, embed=embed, at_once=at_once,
+                            trainer=lambda of, n=seed: trainer(of, config, n, processes, cluster),  # type: ignore[misc]
+                            by_rules=partial(by_rules, run, config, material, encoder),
+                        ))  # fmt: skip
     return folder
 
 

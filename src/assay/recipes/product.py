@@ -1,0 +1,191 @@
+"""What every run makes of its labels: sets, a reward model for each, a measure of each, and the one that is released.
+
+Each set trains one reward model under the same settings and the same number of pair presentations, and is measured on pairs
+that no set contains. The model on all raw labels is what the others have to beat. What else the papers compare is in
+`recipes.claims`.
+"""
+
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import polars as pl
+
+from assay.bench.reward.pairs import evaluate_pairs
+from assay.curate.material import Material
+from assay.curate.prepare import Slice
+from assay.curate.scores import Together
+from assay.curate.stage1 import Train
+from assay.curate.views import LABELS, LabelSet, label_set, of_frame
+from assay.memory import compact
+from assay.recipes.against_truth import right
+from assay.recipes.flow import Curated, FlowConfig
+from assay.records import Preference, question_id
+from assay.run import Run
+from assay.store import Place
+
+SETS: dict[str, str] = {
+    "raw-more": "all raw labels",
+    "stage1": "stage 1",
+    "filtered": "stage 1 + stage 2 filtered",
+    "flipped": "stage 1 + stage 2 filtered + flipped",
+}
+"""Name -> what the report calls it."""
+CANDIDATES = ("stage1", "filtered", "flipped")
+"""The sets whose models may be the run's product, those whose labels machines changed least first: a later one must be
+better than all before it on held gold to be `models/final`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """Whether a model is `right` (1.0 or 0.0) of a pair that measures: of two models, their difference pair by pair."""
+
+    pair_id: str
+    question_id: str
+    right: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """The inputs that every set is made from. `score`: how a reward model scores many pairs."""
+
+    run: Run
+    config: FlowConfig
+    material: Material
+    curated: Curated
+    train: Train
+    seed: int
+    score: Together | None = None
+
+    @property
+    def place(self) -> Place:
+        return Place.of(self.run.folder) / "tables"
+
+    def keep(self, name: str, labels: Callable[[Slice], pl.DataFrame]) -> LabelSet:
+        return label_set(self.material, self.place, name, labels)
+
+
+def make_product(product: Product) -> None:
+    """Build, train and measure every set, and release the best candidate; results are steps `sets/NAME` and `final`, and
+    the table `hits`. A candidate with the same labels as the one before it has no model of its own.
+
+    Where nothing is set aside to measure, the held gold that chose the checkpoints does: optimistic, and said so.
+    """
+    measured, sets = measured_on(product), product_sets(product)
+    known = [name for name in CANDIDATES if name in sets]
+    again = {b for a, b in itertools.pairwise(known) if len(sets[a]) == len(sets[b])}
+    for name, labels in ((n, labels) for n, labels in sets.items() if n not in again):
+        work = partial(measure, product, name, model_name(name), labels, product.curated.stage1.held, measured)
+        product.run.once(f"sets/{name}", work)
+    product.run.once("final", lambda: _choose(product, [n for n in known if n not in again]))
+
+
+def measured_on(product: Product) -> Sequence[Preference]:
+    """The pairs that measure: those for evaluation, or held gold where there are none."""
+    material = product.material
+    measured, there = material.evaluation(product.config.evaluation_pairs), material.size("evaluation")
+    if len(measured) < there:
+        product.run.say(f"{len(measured):,} of the {there:,} pairs for evaluation measure, drawn at random")
+    return material.preferences(measured) or product.curated.stage1.held
+
+
+def measure(
+    product: Product,
+    name: str,
+    model: str,
+    labels: LabelSet,
+    held: Sequence[Preference],
+    measured: Sequence[Preference],
+) -> dict[str, object]:
+    """Train `model` on the set `name`, with `held` to choose its checkpoint, and measure it pair by pair (table `hits`)."""
+    result = evaluate_pairs(measured, product.train(model, labels, held))
+    assert result.headline is not None
+    assert result.headline.terms is not None
+    values = result.headline.terms.values
+    product.run.table("hits", Hit).once(name, lambda: [
+        Hit(pair_id=p.pair_id, question_id=question_id(p.prompt), right=value)
+        for p, value in zip(measured, values, strict=True)
+    ])  # fmt: skip
+    told = right(product.material, lambda part: pl.concat([labels.of(s) for s in part]))
+    return {"pairs": len(labels), "labels": told, "accuracy": asdict(result.headline.estimate)}
+
+
+def _choose(product: Product, names: Sequence[str]) -> dict[str, object]:
+    """Release the candidate that is best on held gold; on a tie that whose labels machines changed least.
+
+    Paper A releases the model of the filtered set, and that of the flipped set for research only.
+    """
+    models = product.run.folder / "models"
+    held = {n: json.loads((models / model_name(n) / "training.json").read_text())["gold_accuracy"] for n in names}
+    best = max(names, key=lambda n: held[n])  # of equal ones the first
+    for folder in ("final", "final.saving"):
+        shutil.rmtree(models / folder, ignore_errors=True)
+    shutil.copytree(models / model_name(best), models / "final.saving")
+    (models / "final.saving").rename(models / "final")
+    return {"set": best, "held": held, "n": len(product.curated.stage1.held)}
+
+
+def model_name(name: str) -> str:
+    """The folder under `models/` of the model that the set `name` trained."""
+    return "best-rm" if name == "stage1" else name
+
+
+# -- sets of labels -------------------------------------------------------------------------------------------------
+
+
+def product_sets(product: Product) -> Mapping[str, LabelSet]:
+    """Every set that has any labels, none with a question of held gold; each is kept in the run (`tables/sets`), where
+    sweeps and exports find it, and beside them the held gold as "held"."""
+    not_held = partial(without, held_questions(product))
+    kept, kept_flipped = (
+        partial(_and_wild, product, not_held, fates) for fates in (("kept",), ("kept", "flipped"))
+    )  # fmt: skip
+    sets = {
+        "raw-more": product.keep("raw-more", partial(raw_labels, not_held)), "stage1": product.curated.stage1.guided,
+        "filtered": product.keep("filtered", kept), "flipped": product.keep("flipped", kept_flipped),
+    }  # fmt: skip
+    return {name: labels for name, labels in sets.items() if len(labels)}
+
+
+Without = Callable[[pl.DataFrame], pl.DataFrame]
+"""Rows with `question_id` less those of held gold's questions."""
+
+
+def held_questions(product: Product) -> pl.Series:
+    """The questions of held gold, which is kept as the set "held"."""
+    labels = product.curated.stage1.labels
+    held = product.keep("held", of_frame(labels.filter(pl.col("held") & (pl.col("tier") == "gold"))))
+    found = [pl.Series("question_id", [], pl.String)]
+    for part, frame in held.frames():
+        asked = part.frame(["pair_id", "question_id"]).join(frame, on="pair_id", how="semi")
+        found.append(compact(asked.select(pl.col("question_id").unique()))["question_id"])
+    return pl.concat(found).unique()
+
+
+def without(questions: pl.Series, frame: pl.DataFrame) -> pl.DataFrame:
+    """Rows that ask none of the questions."""
+    return frame.filter(~pl.col("question_id").is_in(questions.implode()))
+
+
+_KEPT = ["pair_id", "question_id", "use", "first", "second", "original", "certainty", "strength", "truth"]
+
+
+def open_pairs(not_held: Without, part: Slice, *uses: str) -> pl.DataFrame:
+    """A shard's pairs of some uses that may be trained on, with what is kept of them."""
+    return not_held(part.frame(_KEPT).filter(pl.col("use").is_in(uses)))
+
+
+def raw_labels(not_held: Without, part: Slice, *uses: str) -> pl.DataFrame:
+    """The sources' own labels."""
+    return open_pairs(not_held, part, *(uses or ("stage1", "stage2"))).with_columns(
+        chosen=pl.col("original"), margin=pl.col("strength").clip(lower_bound=0.0)
+    )  # fmt: skip
+
+
+def _and_wild(product: Product, not_held: Without, fates: Sequence[str], part: Slice) -> pl.DataFrame:
+    """The labels of stage 1 and those of some fates of stage 2."""
+    wild = product.curated.stage2.of(part, *fates).join(part.frame(["pair_id", "question_id"]), on="pair_id")
+    return pl.concat([product.curated.stage1.guided.of(part).select(LABELS), not_held(wild).select(LABELS)])
