@@ -116,7 +116,7 @@ def assert_report(run: Path, done: Done) -> None:
     assert done.stdout.splitlines()[-1] == "report: run/report.html"
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "This pool knows no truth" in page
-    assert "The people of this run are an oracle" not in page
+    assert "The people of this run are simulated" not in page
     assert "true labels (ceiling)" not in page
     assert "not known" in page
 

@@ -44,6 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("web",),
     ("examples",),
     ("report_run",),
+    ("report_arms",),
     ("report_claims",),
     ("report", "show"),
     ("cli",),

@@ -53,6 +53,8 @@ ARMS: dict[str, Arm] = {
     "ten-rules": Arm(title="ten hand-written rules as judge", judge="ten-rules", embedded=True),
 }
 """Name -> an arm that runs the loop again."""
+EMBEDDED, RECIPES = "tiny", ("tiny", "human")
+"""The recipe of the embedded pool, and all that have arms: their people answer at once, and the truth is known."""
 WHOLE, GOLD_ONLY, EQUAL_EFFORT = "whole", "gold-only", "equal-effort"
 TITLES = {
     WHOLE: "stage 1 as it is",
@@ -86,8 +88,10 @@ class Arms:
 
 
 def run_arms(arms: Arms) -> None:
-    """Run and measure every arm that the pool has a meaning for, each once; results are steps `arms/NAME`."""
-    run, first = arms.run, arms.product.curated.stage1
+    """Run and measure every arm that means something in the run's recipe, each once; results are steps `arms/NAME`."""
+    run, first, recipe = arms.run, arms.product.curated.stage1, arms.product.config.recipe
+    if recipe not in RECIPES:
+        return
     gold = first.labels.filter(pl.col("tier") == "gold")
     alone = ((WHOLE, first.labels, first.best), (GOLD_ONLY, gold, first.gold_rm))
     for name, labels, scorer in alone:
@@ -95,7 +99,7 @@ def run_arms(arms: Arms) -> None:
         run.once(f"arms/{name}", work)
     run.once(f"arms/{EQUAL_EFFORT}", partial(_equal_effort, arms))
     for name, arm in ARMS.items():
-        if not arm.embedded or arms.product.config.recipe == "tiny":
+        if not arm.embedded or recipe == EMBEDDED:
             run.once(f"arms/{name}", partial(_arm, arms, name, arm))
 
 
