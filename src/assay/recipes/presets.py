@@ -26,6 +26,7 @@ def human() -> FlowConfig:
     """Real people's pairs: human-labelled sets in stage 1, machine-labelled ones in stage 2, all of MiniLM."""
     return FlowConfig(
         recipe="human",
+        embedder_layers=0,
         offline_judge=True,
         eval_share=0.1,
         evaluation_pairs=1_000,
