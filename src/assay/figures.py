@@ -7,7 +7,7 @@ is.
 import math
 from collections.abc import Hashable, Sequence
 
-from assay.statistics import Difference, Estimate, Spread, interval
+from assay.statistics import Difference, Estimate, Spread, clopper_pearson, interval
 
 NEEDED = 30
 """Independent items (questions, prompts) from which a share says something: with fewer, even 70 % right is not told from a
@@ -28,6 +28,14 @@ def in_words(value: float, low: float, high: float, n: int, clusters: float, sig
     like = f" like {clusters:,.0f} independent ones" if clusters < 0.9 * n else ""
     few = f"{like}, {FEW}: {NEEDED} needed" if clusters < NEEDED - 0.5 else ""
     return f"{100 * value:.1f}{sign} ({100 * low:.1f} to {100 * high:.1f}; n {n:,}{few})"
+
+
+def counted(hits: int, n: int, sign: str = "") -> str:
+    """The share of `n` independent items that `hits` of them are."""
+    if not n:
+        return "-"
+    low, high = (float(x) for x in clopper_pearson(hits / n, n))
+    return in_words(hits / n, low, high, n, n, sign)
 
 
 FEW = "too few to say"

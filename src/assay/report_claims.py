@@ -3,9 +3,10 @@ judges and filters agree with the truth. Runs have them with `--claims`."""
 
 from dataclasses import dataclass
 
+from assay.figures import counted, told
 from assay.recipes import claims, product
 from assay.report_arms import arms_grid, fixed_grid, unseen_grid
-from assay.report_run import Grid, RunSteps, sets_grid, sets_plot, shares, text_of
+from assay.report_run import Grid, RunSteps, sets_grid, sets_plot, shares
 
 SETS = {
     name: {**claims.SETS, **product.SETS}[name]
@@ -66,10 +67,8 @@ def judge_grid(run: RunSteps) -> Grid:
     for name, cells in done[0].items():
         if isinstance(cells, dict) and cells["n"]:
             ours = shares([d[name]["agreement"] for d in done if name in d])
-            share = sum(d[name]["undecided"] / max(1, d[name]["n"]) for d in done) / len(done)
-            rows.append(
-                [f"judge, {name}", f"{cells['n']:,}", f"{100 * share:.1f}", text_of(ours), PAPER_JUDGES.get(name, "")]
-            )
+            share = counted(round(sum(d[name]["undecided"] for d in done if name in d) / len(done)), cells["n"])
+            rows.append([f"judge, {name}", f"{cells['n']:,}", share, told(ours, ""), PAPER_JUDGES.get(name, "")])
     header = ("", "judged pairs", "undecided, %", "agreement with the truth, %", "paper A3 T14, objective / subjective")
     return Grid(header=header, rows=rows)
 
@@ -95,7 +94,14 @@ def filter_grid(run: RunSteps) -> Grid:
         if isinstance(cells, dict) and cells["kept"] + cells["flipped"]:
             keep, flip = (shares([d[name][f"{what}_agreement"] for d in done]) for what in ("keep", "flip"))
             rows.append(
-                [name, f"{cells['kept']:,}", text_of(keep), f"{cells['flipped']:,}", text_of(flip), PAPER_FILTERS[name]]
+                [
+                    name,
+                    f"{cells['kept']:,}",
+                    told(keep, ""),
+                    f"{cells['flipped']:,}",
+                    told(flip, ""),
+                    PAPER_FILTERS[name],
+                ]
             )
     header = ("filter by", "kept", "rightly kept, %", "would flip", "rightly flipped, %", "paper A3 T19, keep / flip")
     return Grid(header=header, rows=rows)

@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 from small_job import small_config, small_pool
 
-from assay.curate.people import erring
+from assay.curate.people import Annotator, erring
 from assay.recipes.arms import TITLES
 from assay.recipes.claims import SETS
 from assay.recipes.job import run_job
 from assay.recipes.pools import constraint_pool
 from assay.report import write_report
 from assay.report_run import RunSteps
+
+PEOPLE = [Annotator(name="simulated:careful", wrong=0.3, undecided=0.1)]
 
 
 @pytest.mark.slow
@@ -24,7 +26,7 @@ def test_every_arm_runs_and_is_told(place: Path) -> None:
         small_config(), recipe="tiny", offline_judge=True, claims=True, embedder="minilm", embedder_layers=0
     )
     config = replace(config, stage1=replace(config.stage1, iterations=1))
-    run_job(place / "run", config, pool, people=erring(pool.truth), at_chance=True)
+    run_job(place / "run", config, pool, people=erring(pool.truth, PEOPLE), at_chance=True)
     run = RunSteps.open(place / "run")
     assert {name for name in TITLES if run.done(f"arms/{name}")} == set(TITLES)
     assert {name for name in SETS if run.done(f"unseen/{name}")} == set(SETS)

@@ -30,7 +30,8 @@ class Saves(Trains):
     def __call__(self, name: str, labels: LabelSet, gold: Sequence[Preference]) -> Scorer:
         made = self.folder / name
         made.mkdir(parents=True, exist_ok=True)
-        (made / "training.json").write_text(json.dumps({"gold_accuracy": self.accuracy.get(name, 0.5), "name": name}))
+        told = {"gold_accuracy": self.accuracy.get(name, 0.5), "name": name, "presented": 1, "tokens": 1, "wall_s": 0.1}
+        (made / "training.json").write_text(json.dumps(told))
         return super().__call__(name, labels, gold)
 
 

@@ -21,7 +21,7 @@ from assay.curate.annotate import MAX_EXAMPLES, judge_request
 from assay.curate.attributes import rule_attributes
 from assay.curate.book import Asked
 from assay.curate.material import Material
-from assay.curate.prepare import SplitConfig, of_unseen, uses
+from assay.curate.prepare import SplitConfig, uses
 from assay.curate.shards import Pool
 from assay.curate.stage1 import Stage1Config
 from assay.order import draws
@@ -87,7 +87,7 @@ def of_pool(pool: Pool, split: SplitConfig) -> Size:
     for shard in (s for s in pool.shards if s.pairs):
         columns = ["pair_id", "question_id", "askable", "chars"]
         index = read_frame(pool.table("index").file(shard.name), columns).with_row_index("row")
-        unseen = of_unseen(index, pool.votes(shard.part, ["pair_id"], "unseen"))
+        unseen = pool.votes(shard.part, ["question_id"], "unseen")["question_id"]
         wild = index.filter(uses(pool, split, index, unseen) == "stage2")
         pairs, chars = pairs + len(wild), chars + int(wild["chars"].sum())
         found.append((pool.table("pairs").file(shard.name), _drawn(wild)))

@@ -15,6 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from assay.curate.cells import Cells, recall
+from assay.curate.measuring import words
 from assay.curate.prepare import Slice, Use, packed, unpacked
 from assay.curate.retrieve import Near, by_need, merged, nearest, neighbours_wanted, taken
 from assay.curate.shards import Pool
@@ -164,18 +165,27 @@ class Material:
         return sum(len(frame) for _, frame in self.frames(["use"], *uses))
 
     def evaluation(self, limit: int = 0, use: Use = "evaluation") -> pl.DataFrame:
-        """The pairs that only measure, labelled with what is known to be true: columns of labels, with `at` and
-        `question_id`; at most `limit` (0: all), drawn at random. No more than these and a shard's are in memory. `use`:
-        those that are like the rest of the pool, or "unseen" kinds."""
+        """The pairs that only measure, labelled with what is known to be true, or with what people say who verified them for
+        that: columns of labels, with `at` and `question_id`; at most `limit` (0: all), drawn at random. No more than these
+        and a shard's are in memory. `use`: those that are like the rest of the pool, or "unseen" kinds."""
+        said = words(self.out) if not self.pool.knows else words(self.out).clear()
         found = [FREE.to_frame().with_columns(chosen=pl.lit(""), place=pl.lit(0.0))]
         for _, frame in self.frames(["pair_id", "question_id", "held", "truth"], use):
-            known = frame.filter(pl.col("truth").is_not_null()).select(*FREE.names(), chosen="truth")
+            better = pl.coalesce("truth", "chosen")
+            known = frame.join(said, on="pair_id", how="left").select(*FREE.names(), chosen=better).drop_nulls("chosen")
             place = pl.Series(draws(known["pair_id"].to_list(), "evaluation"), dtype=pl.Float64)
             found.append(compact(known.with_columns(place=place)))
             if limit and sum(map(len, found)) > limit:
                 every = pl.concat(found)
                 found = [compact(every[np.sort(np.argsort(every["place"].to_numpy())[:limit])])]
         return pl.concat(found).drop("place").with_columns(certainty=pl.lit(1.0), margin=pl.lit(0.0))
+
+    def to_measure(self) -> pl.DataFrame:
+        """The pairs that people verify to measure only (columns of `FREE`)."""
+        if self.pool.knows:
+            return FREE.to_frame()
+        found = [f.select(FREE.names()) for _, f in self.frames(FREE.names(), "evaluation")]
+        return compact(pl.concat([FREE.to_frame(), *found]))
 
     # What stage 1 chooses by: each a pass over narrow columns, a shard at a time
 

@@ -22,6 +22,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from assay.curate import measuring
 from assay.curate.attributes import RetrieveBy, retrieval_text, rule_attributes
 from assay.curate.decontaminate import Hit, Index, hits_of
 from assay.curate.near_pairs import near_pairs
@@ -62,6 +63,8 @@ class SplitConfig:
     """Of the questions of stage 1, those whose gold chooses checkpoints and is never trained on."""
     near_duplicates: float = 0.0
     """Of pairs that are at least so alike (Jaccard, verified; `near_duplicates`) one is kept (0: all are)."""
+    evaluation_gold: int = 0
+    """Of a pool that knows no truth, about so many pairs are for people to verify, to measure only (`measuring`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +169,8 @@ def prepare(
         hits = _contamination(pool, shards, out, watched, engine, say) if watched else {}
     with timed("near-duplicates"):
         near = near_pairs(pool, shards, out, split.near_duplicates, RULE, say) if split.near_duplicates else {}
-    work = dict(_kept_of(pool, s, split, hits.get(s.name), near.get(s.name)) for s in shards)
+    measured = measuring.chosen(pool, shards, (hits, near), split.evaluation_gold, out)
+    work = dict(_kept_of(pool, s, split, hits.get(s.name), near.get(s.name), measured) for s in shards)
     with timed("index"):
         index = make(engine, out / "index", keep, work, told=teller(say, "shards indexed"))
     bare = []
@@ -264,24 +268,27 @@ class _Keeping:
     split: SplitConfig
     knows: bool
     chosen: bool
+    measured: Place | None
 
 
 def _kept_of(
-    pool: Pool, shard: Shard, split: SplitConfig, hits: Place | None = None, near: Place | None = None
-) -> tuple[str, _Keeping]:
+    pool: Pool, shard: Shard, split: SplitConfig, hits: Place | None = None, near: Place | None = None,
+    measured: Place | None = None,
+) -> tuple[str, _Keeping]:  # fmt: skip
     """The name of a shard's index, and what it is made of."""
-    known = (pool.knows, pool.chosen, hits and hits.name, near and near.name.rpartition("_")[2])
+    asked = digest(read_shard(measured, ["pair_id"])["pair_id"].to_pylist()) if measured is not None else ""
+    known = (pool.knows, pool.chosen, hits and hits.name, near and near.name.rpartition("_")[2], asked)
     return _name(shard.name, shard.content, pool.said(shard.part), split, *known, RULE), _Keeping(
         index=pool.table("index").file(shard.name), votes=pool.files(shard.part, "votes"),
         truth=pool.files(shard.part, "truth"), unseen=pool.files(shard.part, "unseen"), hits=hits, near=near, split=split,
-        knows=pool.knows, chosen=pool.chosen,
+        knows=pool.knows, chosen=pool.chosen, measured=measured,
     )  # fmt: skip
 
 
 def keep(item: _Keeping) -> pa.Table:
     """Stage: the `Kept` rows of a shard. Whole questions go to one side of every split, by their id alone."""
     frame = read_frame(item.index).with_row_index("row")
-    unseen = of_unseen(frame, _said(item.unseen, Unseen, ("pair_id",)))
+    unseen = _said(item.unseen, Unseen, ("question_id",))["question_id"]
     if item.hits is not None:
         frame = frame.filter(~pl.col("pair_id").is_in(read_shard(item.hits, ["pair_id"])["pair_id"].to_pylist()))
     if item.near is not None:
@@ -291,11 +298,17 @@ def keep(item: _Keeping) -> pa.Table:
     frame = frame.join(wild_frame(votes), on="pair_id", how="left", maintain_order="left")
     frame = frame.join(truth, on="pair_id", how="left", maintain_order="left")
     held = draws(frame["question_id"].to_list(), "held") < item.split.held_share
+    asked = _said(() if item.measured is None else (item.measured,), measuring.Measured, ("pair_id", "question_id"))
+    only = frame.select(pl.col("question_id").is_in(asked["question_id"].implode())).to_series()
     frame = frame.with_columns(
-        use=uses(item, item.split, frame, unseen), held=pl.Series(held),
+        use=pl.select(pl.when(only).then(pl.lit("evaluation")).otherwise(uses(item, item.split, frame, unseen))).to_series(),
+        held=pl.Series(held),
         certainty=pl.col("certainty").fill_null(1.0), strength=pl.col("strength").fill_null(0.0),
         conflict=pl.col("conflict").fill_null(False),
-    ).filter(~pl.col("use").is_in(["evaluation", "unseen"]) | pl.col("truth").is_not_null())  # fmt: skip
+    ).filter(
+        ~pl.col("use").is_in(["evaluation", "unseen"]) | pl.col("truth").is_not_null()
+        | pl.col("pair_id").is_in(asked["pair_id"].implode())
+    )  # fmt: skip
     return frame_to_arrow(Kept, frame)
 
 
@@ -309,14 +322,9 @@ def _said(files: Sequence[Place], record: type, columns: Sequence[str]) -> pl.Da
     return pl.concat([empty, *(read_frame(file, columns) for file in files)])
 
 
-def of_unseen(index: pl.DataFrame, unseen: pl.DataFrame) -> pl.Series:
-    """The questions of which some pair only measures, so that all of their pairs do."""
-    return index.filter(pl.col("pair_id").is_in(unseen["pair_id"].implode()))["question_id"].unique()
-
-
 def uses(pool: "Pool | _Keeping", split: SplitConfig, index: pl.DataFrame, unseen: pl.Series) -> pl.Series:
-    """What the pairs of a pool's index (question_id, askable) are for, by their questions alone; `unseen` as `of_unseen`
-    has them."""
+    """What the pairs of a pool's index (question_id, askable) are for, by their questions alone; those that are `unseen`
+    only measure."""
     place, eval_share = draws(index["question_id"].to_list(), "split"), split.eval_share if pool.knows else 0.0
     rest = (place - eval_share) / (1 - eval_share)
     first = index["askable"].to_numpy() & (pool.chosen | (rest < split.stage1_share))

@@ -37,9 +37,11 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unseen:
-    """That a pair only measures: it is of a kind of which people, judges and trainings see nothing."""
+    """That a pair only measures, and all others of its question: it is of a kind of which people, judges and trainings see
+    nothing."""
 
     pair_id: str
+    question_id: str
 
 
 TABLES: dict[str, type] = {
@@ -232,7 +234,7 @@ def shard_of(
     tables = {
         "pairs": to_arrow(Pair, pairs), "index": to_arrow(Indexed, index), "votes": to_arrow(Judgement, votes),
         "truth": to_arrow(Truth, true),
-        "unseen": to_arrow(Unseen, [Unseen(pair_id=p.id) for p in pairs if p.id in unseen]),
+        "unseen": to_arrow(Unseen, [Unseen(pair_id=p.id, question_id=p.question_id) for p in pairs if p.id in unseen]),
     }  # fmt: skip
     said = said_digest(*(pl.DataFrame(pl.from_arrow(tables[name])) for name in ("votes", "truth", "unseen")))
     shard = Shard(

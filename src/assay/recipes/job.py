@@ -22,6 +22,7 @@ from assay.chat import Chat
 from assay.curate.annotate import prompts_version
 from assay.curate.book import AT_ONCE, set_aside
 from assay.curate.material import Material
+from assay.curate.measuring import Measuring
 from assay.curate.offline import gold_ridge_judge, longer_judge
 from assay.curate.settle import settle
 from assay.curate.shards import Pool
@@ -94,13 +95,14 @@ def run_job(
         describer = digest(jsonable(who["attributes"])) if chat else ""
         material = prepared(run, config, pool, encoder, OnDevices(engine, processes), chat, describer)
         embed = remember(encoder)
+        measured = measuring(run, material, people, resettle=resettle)
         for seed in range(config.seeds):
             run.say(f"[bold]seed {seed}[/bold] ({seed + 1} of {config.seeds})")
             with closing(Run(folder / f"seed-{seed}", {**kept, "seeds": 1}, run.console)) as part:
                 train = trainer(part, config, seed, processes, cluster)
                 standing = people if isinstance(people, PeopleOnFile) else None
                 offline = gold_ridge_judge(embed) if config.offline_judge else None
-                tools = Tools(people=people, judge=judge or offline, train=train, standing=standing, at_once=at_once,
+                tools = Tools(people=measured, judge=judge or offline, train=train, standing=standing, at_once=at_once,
                               score=score_together, at_chance=at_chance)  # fmt: skip
                 curated = curate(part, config, material, tools, seed, resettle=resettle)
                 product = Product(run=part, config=config, material=material, curated=curated, train=train, seed=seed,
@@ -116,6 +118,28 @@ def run_job(
                             by_rules=partial(by_rules, run, config, material, encoder),
                         ))  # fmt: skip
     return folder
+
+
+def measuring(run: Run, material: Material, people: Judge, *, resettle: bool) -> Judge:
+    """`people`, who verify the pairs that only measure as well. Where they have changed their minds about some of these,
+    that is told, and with `resettle` all models are measured anew."""
+    rows = material.to_measure()
+    cases = [Case(pair=k.pair, attributes=k.attributes) for k in material.known(rows).values()]
+    asked = Measuring(material.out, cases, people)
+    said = people.words([c.pair for c in cases]) if isinstance(people, PeopleOnFile) else {}
+    if (words := asked.today(said)) and resettle:
+        run.say("people have changed their minds about pairs that only measure: the models are measured anew")
+        for seed in sorted(run.folder.glob("seed-*")):
+            for made in ("steps/sets/*.json", "steps/bench/held-out.json", "tables/hits/*.parquet"):
+                for file in sorted(seed.glob(made)):
+                    file.unlink()
+        asked.take(words)
+    elif words:
+        run.say(
+            "[bold]warning:[/bold] people have changed their minds about pairs that only measure since they were asked; "
+            "the numbers are of what they said before: add --resettle to measure anew"
+        )
+    return asked
 
 
 def has_strengths(pool: Pool) -> bool:

@@ -110,7 +110,8 @@ def measure(
         for p, value in zip(measured, values, strict=True)
     ])  # fmt: skip
     told = right(product.material, lambda part: pl.concat([labels.of(s) for s in part]))
-    return {"pairs": len(labels), "labels": told, "accuracy": asdict(result.headline.estimate)}
+    on_held = measured is product.curated.stage1.held
+    return {"pairs": len(labels), "labels": told, "accuracy": asdict(result.headline.estimate), "on_held": on_held}
 
 
 def _choose(product: Product, names: Sequence[str]) -> dict[str, object]:
