@@ -73,10 +73,6 @@ def _better(other: str, than: str, one: str = "stage1") -> Say:
     return lambda found: found.models(one, other, than)
 
 
-def _judges(other: str, than: str) -> Say:
-    return lambda f: f.shares("claims-judges", ("nearest gold", "agreement"), (other, "agreement"), than)
-
-
 def _filters(what: str) -> Say:
     """Whether both models filter better than each alone."""
     both, at = "best + gold RM", f"{what}_agreement"
@@ -97,8 +93,16 @@ def _control(found: Found) -> str:
 
 FIXED: tuple[tuple[str, str, Say], ...] = (
     ("0", "control: gold by a coin teaches the judge nothing (50 %)", _control),
-    ("1", "the nearest gold guides the judge better than random gold", _judges("random gold", "random gold")),
-    ("2", "gold makes a judge better than none", _judges("no gold", "the judge without gold")),
+    (
+        "1",
+        "the nearest gold guides the judge better than random gold",
+        _better("judge-random gold", "random gold", "judge-nearest gold"),
+    ),
+    (
+        "2",
+        "gold makes a judge better than none",
+        _better("judge-no gold", "the judge without gold", "judge-nearest gold"),
+    ),
     ("3", "silver earns its place", _better(f"arm-{GOLD_ONLY}", "its gold alone")),
     ("4", "the loop is worth people's effort", _better(f"arm-{EQUAL_EFFORT}", "as much gold at random")),
     ("5", "look-alikes of mistakes are better to label than random pairs", _better("arm-random-pairs", "random pairs")),

@@ -27,7 +27,7 @@ from assay.recipes import claims
 from assay.recipes.against_truth import filters
 from assay.recipes.claims import Claims
 from assay.recipes.flow import FlowConfig, curate
-from assay.recipes.product import Product, measure, measured_on, product_sets
+from assay.recipes.product import Hit, Product, measure, measured_on, product_sets
 from assay.recipes.product import model_name as model_of
 from assay.records import (
     Case,
@@ -225,6 +225,13 @@ def test_the_table_of_judges_shows_what_was_known_then(tmp_path: Path) -> None:
     assert (found["nearest gold"]["n"], found["nearest gold"]["undecided"]) == (len(said), len(said) - len(right))
     assert found["nearest gold"]["agreement"]["value"] == pytest.approx(np.mean(right))
     assert found["nearest gold"]["agreement"]["n"] == len(right) < len(said)
+    hits = made.claims.product.run.table("hits", Hit)
+    for way in ("no gold", "random gold", "nearest gold"):
+        told = {h.pair_id: (h.question_id, h.right) for h in hits.read(f"judge-{way}")}
+        assert told == {
+            j.pair_id: (PAIRS[j.pair_id].question_id, float(j.better == small.truth(PAIRS[j.pair_id])) if j.better else 0.5)
+            for j in said
+        }  # fmt: skip
     assert found["no gold"] == found["random gold"] == found["nearest gold"], (
         "this judge says the same whatever it is shown"
     )

@@ -70,6 +70,7 @@ def test_every_claim_of_the_page_is_told_and_no_other() -> None:
 
 
 def test_claims_are_told_in_words_with_what_they_rest_on(tmp_path: Path) -> None:
+    hits(tmp_path, **{"judge-no gold": 100, "judge-random gold": 150, "judge-nearest gold": 152})
     hits(tmp_path, stage1=150, arm_gold_only=120, arm_equal_effort=149, arm_random_pairs=180, raw=90, raw_more=100,
          unguided=110, nohuman_filtered=111)  # fmt: skip
     rows = fixed_grid(run(tmp_path, steps())).rows

@@ -201,7 +201,23 @@ def _judges(claims: Claims) -> dict[str, object]:
     if not any(map(len, words)):
         return {}
     ways = {"no gold": plain, "random gold": random, "nearest gold": words}
-    return {name: _agreement(claims, pl.concat(said)) for name, said in ways.items()}
+    for name, told in ways.items():
+        claims.product.run.table("hits", Hit).once(f"judge-{name}", partial(_hits, claims, pl.concat(told)))
+    return {name: _agreement(claims, pl.concat(told)) for name, told in ways.items()}
+
+
+def _hits(claims: Claims, said: pl.DataFrame) -> list[Hit]:
+    """What was said pair by pair, where the truth is known: right, wrong, or a half where the judge did not decide."""
+    found = list[Hit]()
+    for _, frame in claims.product.material.frames(["pair_id", "question_id", "truth"]):
+        rows = frame.join(said, on="pair_id").filter(pl.col("truth").is_not_null()).with_columns(
+            right=(pl.col("better") == pl.col("truth")).cast(pl.Float64).fill_null(0.5)
+        )  # fmt: skip
+        found += [
+            Hit(pair_id=i, question_id=q, right=r)
+            for i, q, r in rows.select("pair_id", "question_id", "right").iter_rows()
+        ]
+    return found
 
 
 def _judges_of_unseen(claims: Claims) -> dict[str, object]:
