@@ -30,7 +30,7 @@ from assay.run import Run
 from assay.store import Place
 
 CONFIG = FlowConfig(recipe="arms", stage1=Stage1Config(
-    iterations=2, seed_gold=16, seed_silver=12, per_iteration=10, gold_share=0.4, k_max=4, examples=2
+    iterations=1, seed_gold=16, seed_silver=12, per_iteration=10, gold_share=0.4, k_max=4, examples=2
 ))  # fmt: skip
 SPLIT = SplitConfig(eval_share=0.15, stage1_share=0.8, held_share=0.3)
 PAIRS = [small.pair(n) for n in range(240)]
@@ -67,7 +67,7 @@ def _kept(folder: Path) -> Any:
 
 
 def material(folder: Path) -> Material:
-    pool = create(folder / "pool", PAIRS, small.votes(PAIRS), TRUTH, parts=2, unseen=APART)
+    pool = create(folder / "pool", PAIRS, small.votes(PAIRS), TRUTH, unseen=APART)
     out = Place.of(folder / "tables")
     return Material(
         pool=pool, slices=prepare(pool, out, SPLIT, {}, hash_embedder(), "hash", Here()), out=out
@@ -96,7 +96,8 @@ def make(folder: Path, embedded: bool = True, seed: int = 0) -> Made:
         config = replace(CONFIG, recipe="tiny" if embedded else "human", evaluation_pairs=0)
         product = Product(run=run, config=config, material=of, curated=curated, train=trainer(run), seed=seed)
         arms = Arms(
-            product=product, people=people, judge=judge, embed=hash_embedder(), trainer=trainer, by_rules=by_rules
+            product=product, people=people, judge=judge, embed=hash_embedder(), trainer=trainer, by_rules=by_rules,
+            held=held_out(of, 0),
         )  # fmt: skip
         run_arms(arms)
         steps = {p.stem: json.loads(p.read_text()) for p in (run.folder / "steps" / "arms").glob("*.json")}
@@ -175,7 +176,7 @@ def test_people_of_arms_are_who_they_are_called(made: Made) -> None:
 
 def test_equal_effort_is_as_many_pairs_put_to_people_and_no_judge(made: Made) -> None:
     told = made.steps[EQUAL_EFFORT]
-    assert told["people"]["asked"] == made.steps[WHOLE]["people"]["asked"] > 20
+    assert told["people"]["asked"] == made.steps[WHOLE]["people"]["asked"] > 15
     assert (told["judges"]["asked"], told["judges"]["right"]) == (0, None)
     (plan,) = asked(made, EQUAL_EFFORT).values()
     assert set(plan["of"]) == {"people"}

@@ -22,7 +22,7 @@ from assay.curate.stage1 import Stage1Config, Tools, Train, labelled, training_s
 from assay.curate.verify import oracle
 from assay.curate.views import LabelSet, label_set, of_frame
 from assay.recipes.against_truth import right
-from assay.recipes.hits import Held, held_out, measured
+from assay.recipes.hits import Held, measured
 from assay.recipes.product import Product
 from assay.records import Embedder, Judge, Preference, Scorer
 from assay.run import Run
@@ -68,7 +68,8 @@ TITLES = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arms:
     """The inputs that every arm shares with the run. `trainer`: how models are trained and kept in a run folder; `by_rules`:
-    the material with vectors of conversations and their rule attributes, made when it is asked for."""
+    the material with vectors of conversations and their rule attributes, made when it is asked for; `held`: what measures.
+    """
 
     product: Product
     people: Judge
@@ -76,15 +77,12 @@ class Arms:
     embed: Embedder
     trainer: Callable[[Run], Train]
     by_rules: Callable[[], Material]
+    held: Held
     at_once: int = AT_ONCE
 
     @property
     def run(self) -> Run:
         return self.product.run
-
-    @property
-    def held(self) -> Held:
-        return held_out(self.product.material, self.product.config.evaluation_pairs)
 
 
 def run_arms(arms: Arms) -> None:

@@ -34,6 +34,7 @@ from assay.recipes.arms import Arms, run_arms
 from assay.recipes.claims import Claims, test_claims
 from assay.recipes.embedders import Encoder
 from assay.recipes.flow import FlowConfig, by_rules, curate, prepared
+from assay.recipes.hits import held_out
 from assay.recipes.pools import SmallPool
 from assay.recipes.product import Product, make_product
 from assay.recipes.training import OnDevices, score_together, trainer
@@ -116,6 +117,7 @@ def run_job(
                             product=product, people=people, judge=tools.judge, embed=embed, at_once=at_once,
                             trainer=lambda of, n=seed: trainer(of, config, n, processes, cluster),  # type: ignore[misc]
                             by_rules=partial(by_rules, run, config, material, encoder),
+                            held=held_out(material, config.evaluation_pairs),
                         ))  # fmt: skip
     return folder
 
