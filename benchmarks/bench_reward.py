@@ -518,7 +518,7 @@ def remarks(bench: Bench, model: str) -> Iterator[str]:
     largest, mean = loss_gap(bench.of(OURS, model)[0], bench.of("trl-plain", model)[0])
     steps = len(bench.of(OURS, model)[0]["losses"])
     dtype = bench.of(OURS, model)[0]["job"].dtype
-    yield f"Losses against `trl-plain`, {dtype}, same order, {steps} steps: largest difference {largest:.1e}, mean {mean:.1e}."
+    yield f"Losses against `trl-plain`, {dtype}, same order, {steps} steps: largest gap {largest:.1e}, mean {mean:.1e}."
     full = [r for r in special if r["job"].purpose == "fp32"]
     if len(full) == 2:
         yield f"The same in fp32, not compiled, {len(full[0]['losses'])} steps: largest difference {loss_gap(*full)[0]:.1e}."
@@ -531,8 +531,8 @@ def remarks(bench: Bench, model: str) -> Iterator[str]:
     useful = statistics.median(r["flops"] / r["wall"] for r in best) / 1e9
     peak = statistics.median(r["peak"] for r in best) / 1e9
     yield (
-        f"Useful work: {useful:.0f} GFLOP/s, {useful / peak:.0%} of the {peak:.0f} that the best {dtype} matrix product reaches "
-        f"here; per wall second, {best[0]['threads']} thread(s)."
+        f"Useful work: {useful:.0f} GFLOP/s, {useful / peak:.0%} of the {peak:.0f} that the best {dtype} product reaches here; "
+        f"per wall second, {best[0]['threads']} thread(s)."
     )
     cost = {
         tile: [r["cpu"] / r["pairs"] for r in special if r["job"].purpose == "linear" and r["job"].tile == tile]
