@@ -531,7 +531,7 @@ def remarks(bench: Bench, model: str) -> Iterator[str]:
     useful = statistics.median(r["flops"] / r["wall"] for r in best) / 1e9
     peak = statistics.median(r["peak"] for r in best) / 1e9
     yield (
-        f"Useful work: {useful:.0f} GFLOP/s, {useful / peak:.0%} of the {peak:.0f} that the best {dtype} product reaches here; "
+        f"Useful work: {useful:.0f} GFLOP/s, {useful / peak:.0%} of the {peak:.0f} of the best {dtype} product here; "
         f"per wall second, {best[0]['threads']} thread(s)."
     )
     cost = {
