@@ -69,10 +69,11 @@ def headline(run: RunSteps) -> str:
     sets = ", ".join(SETS[name] for name in SETS if name in chosen)
     text = f"The released reward model ({sets}) is right of {told(final)} of held-out pairs"
     if raw is not None:
-        text += f", one trained on all raw labels of {told(raw)}"
+        text += f", the one of all raw labels of {told(raw)}"
     found, questions = difference(run, chosen)
     if found is not None:
-        text += f". It is {verdict(found, questions, 'raw labels')}"
+        said = verdict(found, questions, "raw labels")
+        text += f". {said[0].upper()}{said[1:]}"
     seeds = f"{len(done)} seed{'s' * (len(done) > 1)}"
     return f"{text}. Measured on {measured_by(run)} ({seeds}, 95% intervals)."
 

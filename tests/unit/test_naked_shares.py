@@ -121,7 +121,7 @@ def test_a_count_that_is_missing_is_told(run: Path, tmp_path: Path) -> None:
 
 def test_the_headline_says_whether_it_is_shown(run: Path) -> None:
     text = headline(RunSteps.open(run))
-    assert re.search(r"It is (not shown to be|too few|shown to be)", text)
+    assert re.search(r"\. (Not shown to be|Too few to say whether it is|Shown to be) ", text)
     assert re.search(r"[-+]\d+\.\d points \(-?\+?\d+\.\d to [-+]\d+\.\d\), \d+ pairs of \d+ questions", text)
     by_people = "optimistic" in text
     assert by_people is (json.loads((run / "steps/prepare/split.json").read_text())["evaluation"] == 0)
