@@ -1,4 +1,5 @@
-"""Attention inside a pack: each answer sees its own prefix and itself, and nothing else. One layout, three back ends.
+"""Attention inside a pack: each answer sees its own prefix and itself, and nothing else. One layout, three back ends. In an
+encoder's pack there are no prefixes, and each sequence sees all of itself.
 
     segments   a loop over the segments, any device, forward and backward: what a CPU runs, in fp32 as compiled loops
     flex       FlexAttention with a block mask (an accelerator; on a CPU it has no backward pass)
@@ -57,6 +58,10 @@ class Layout:
     """FlexAttention's block mask, when that back end runs."""
     longest: tuple[int, int] = (0, 0)
     """The longest segment and the longest list of keys, rounded up to a power of two: few sizes, few recompilations."""
+    causal: bool = True
+    """A token sees its segment up to itself, else all of it (encoders; there are no prefixes then)."""
+    route: Any = None
+    """What a pass may leave out of the layers (`shortcuts.Route`)."""
 
 
 def attend(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, layout: Layout, scale: float) -> Tensor:
@@ -97,13 +102,14 @@ def candidates(device: torch.device, half: bool) -> tuple[str, ...]:
 
 
 def block_mask(layout: Layout) -> Any:
-    """FlexAttention's mask of a layout: same group, not later, and the same answer or a prefix."""
+    """FlexAttention's mask of a layout: same group, not later (encoders: later too), and the same answer or a prefix."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    group, segment = layout.group_T, layout.segment_T
+    group, segment, causal = layout.group_T, layout.segment_T, layout.causal
 
     def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return (group[q] == group[k]) & (k <= q) & ((segment[k] == 0) | (segment[k] == segment[q]))
+        same = (group[q] == group[k]) & ((segment[k] == 0) | (segment[k] == segment[q]))
+        return same & (k <= q) if causal else same
 
     n = len(group)
     return create_block_mask(visible, None, None, n, n, device=str(group.device))
@@ -130,13 +136,16 @@ def _varlen(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, layout: Layout, scale: 
 
     out: Tensor = varlen_attn(  # type: ignore[assignment]
         q_THD, k_TKD[layout.keys_U], v_TKD[layout.keys_U], layout.queries_S1.int(), layout.keys_S1.int(),
-        layout.longest[0], layout.longest[1], scale=scale, window_size=(-1, 0), enable_gqa=q_THD.shape[1] != k_TKD.shape[1],
+        layout.longest[0], layout.longest[1], scale=scale, window_size=(-1, 0 if layout.causal else -1),
+        enable_gqa=q_THD.shape[1] != k_TKD.shape[1],
     )  # fmt: skip
     return out
 
 
 def _segments(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, layout: Layout, scale: float) -> Tensor:
-    out: Tensor = _forward(q_THD, k_TKD, v_TKD, layout.queries_S1, layout.keys_U, layout.keys_S1, scale)[0]
+    out: Tensor = _forward(q_THD, k_TKD, v_TKD, layout.queries_S1, layout.keys_U, layout.keys_S1, scale, layout.causal)[
+        0
+    ]
     return out
 
 
@@ -145,7 +154,8 @@ _BACKENDS = {"segments": _segments, "flex": _flex, "varlen": _varlen}
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Up to `BLOCK` query rows of a segment, and the keys that its last row sees: its prefix, then its segment so far.
+    """Up to `BLOCK` query rows of a segment, and the keys that its last row sees: its prefix, then its segment so far, or
+    (not `causal`) all of it.
 
     `rows` and `columns` round their numbers up to whole tiles: kernels for matrix products are made per shape, and
     making one costs more than using it. What the rounding adds is zeros, or masked out.
@@ -154,6 +164,7 @@ class _Block:
     queries: slice
     prefix: slice
     segment: slice
+    causal: bool
 
     @property
     def n(self) -> int:
@@ -171,6 +182,11 @@ class _Block:
     def columns(self) -> int:
         return -(-self.m // TILE) * TILE
 
+    @property
+    def before(self) -> int:
+        """The keys that every row sees."""
+        return self.m - self.n if self.causal else self.m
+
     def keys(self, x_TKD: Tensor) -> Tensor:
         """(K, columns, D): the block's keys, or values."""
         return _by_head((x_TKD[self.prefix], x_TKD[self.segment]), x_TKD.shape[1], self.columns, x_TKD.dtype)
@@ -186,14 +202,14 @@ def _size(part: slice) -> int:
     return int(part.stop) - int(part.start)
 
 
-def _blocks(queries_S1: Tensor, keys_U: Tensor, keys_S1: Tensor) -> Iterator[_Block]:
+def _blocks(queries_S1: Tensor, keys_U: Tensor, keys_S1: Tensor, causal: bool) -> Iterator[_Block]:
     q, k = queries_S1.tolist(), keys_S1.tolist()
     prefixes = keys_U[keys_S1[:-1]].tolist()
     for start, end, first, last, prefix in zip(q, q[1:], k, k[1:], prefixes, strict=False):
         shared = slice(prefix, prefix + (last - first) - (end - start))
         for at in range(start, end, BLOCK):
             stop = min(at + BLOCK, end)
-            yield _Block(slice(at, stop), shared, slice(start, stop))
+            yield _Block(slice(at, stop), shared, slice(start, stop if causal else end), causal)
 
 
 def _segments_S4(queries_S1: Tensor, keys_U: Tensor, keys_S1: Tensor) -> Tensor:
@@ -228,6 +244,13 @@ def _future(device: torch.device, dtype: torch.dtype) -> Tensor:
     return torch.full((BLOCK, BLOCK + TILE), -math.inf, device=device, dtype=dtype).triu_(1)
 
 
+def _unseen(b: _Block, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(rows, columns - before): -inf where a row of a block must not see a key."""
+    if b.causal:
+        return _future(device, dtype)[: b.rows, : b.columns - b.before]
+    return torch.full((b.rows, b.columns - b.before), -math.inf, device=device, dtype=dtype)
+
+
 @functools.cache
 def _past(device: torch.device) -> Tensor:
     """1 where a row of a block sees a key of the block, 0 where `_future` is -inf."""
@@ -236,18 +259,17 @@ def _past(device: torch.device) -> Tensor:
 
 @torch.library.custom_op("assay::segments_attention", mutates_args=())
 def _forward(
-    q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, queries_S1: Tensor, keys_U: Tensor, keys_S1: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
+    q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, queries_S1: Tensor, keys_U: Tensor, keys_S1: Tensor, scale: float,
+    causal: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The output (T, H, D), and the log of each row's softmax denominator (T, H) in fp32."""
     if attention_cpu.whole(q_THD, k_TKD, v_TKD):
-        return attention_cpu.attend(q_THD, k_TKD, v_TKD, _segments_S4(queries_S1, keys_U, keys_S1), scale)
+        return attention_cpu.attend(q_THD, k_TKD, v_TKD, _segments_S4(queries_S1, keys_U, keys_S1), scale, causal)
     T, H, _ = q_THD.shape
     K = k_TKD.shape[1]
-    future = _future(q_THD.device, q_THD.dtype)
     out_THD, norm_TH = q_THD.new_empty(q_THD.shape), q_THD.new_empty((T, H), dtype=torch.float32)
-    for b in _blocks(queries_S1, keys_U, keys_S1):
-        before = b.m - b.n
-        bias = torch.nn.functional.pad(future[: b.rows, : b.columns - before], (before, 0))
+    for b in _blocks(queries_S1, keys_U, keys_S1, causal):
+        bias = torch.nn.functional.pad(_unseen(b, q_THD.device, q_THD.dtype), (b.before, 0))
         bias = bias.repeat_interleave(H // K, 0)
         q = _by_head((q_THD[b.queries],), K, b.rows, q_THD.dtype)
         out, norm = _attend(q, b.keys(k_TKD), b.keys(v_TKD), bias, scale)
@@ -268,14 +290,14 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> tupl
 
 
 @_forward.register_fake
-def _(q_THD, k_TKD, v_TKD, queries_S1, keys_U, keys_S1, scale):  # type: ignore[no-untyped-def]
+def _(q_THD, k_TKD, v_TKD, queries_S1, keys_U, keys_S1, scale, causal):  # type: ignore[no-untyped-def]
     return q_THD.new_empty(q_THD.shape), q_THD.new_empty(q_THD.shape[:2], dtype=torch.float32)
 
 
 @torch.library.custom_op("assay::segments_attention_backward", mutates_args=())
 def _backward(
     grad_THD: Tensor, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, out_THD: Tensor, norm_TH: Tensor,
-    queries_S1: Tensor, keys_U: Tensor, keys_S1: Tensor, scale: float,
+    queries_S1: Tensor, keys_U: Tensor, keys_S1: Tensor, scale: float, causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The gradients of q, k and v. The weights are computed again, block by block (as in FlashAttention, algorithm 4).
 
@@ -288,12 +310,13 @@ def _backward(
     drop_TH = (grad_THD.float() * out_THD).sum(-1)
     if attention_cpu.whole(q_THD, k_TKD, v_TKD, grad_THD):
         segments_S4 = _segments_S4(queries_S1, keys_U, keys_S1)
-        return attention_cpu.attend_backward(grad_THD, q_THD, k_TKD, v_TKD, norm_TH, drop_TH, segments_S4, scale)
+        given = (grad_THD, q_THD, k_TKD, v_TKD, norm_TH, drop_TH, segments_S4, scale, causal)
+        return attention_cpu.attend_backward(*given)
     dq_THD = q_THD.new_empty(q_THD.shape)
     dk_TKD, dv_TKD = (x.new_zeros(x.shape, dtype=torch.float32) for x in (k_TKD, v_TKD))
     block = _compiled_block if attention_cpu.usable(q_THD) else _block
     with torch.autocast(q_THD.device.type, enabled=False), _half_products(q_THD):
-        for b in _blocks(queries_S1, keys_U, keys_S1):
+        for b in _blocks(queries_S1, keys_U, keys_S1, causal):
             block(b, grad_THD, q_THD, k_TKD, v_TKD, norm_TH, drop_TH, scale, dq_THD, dk_TKD, dv_TKD)
     return dq_THD, dk_TKD.mul_(scale).to(k_TKD.dtype), dv_TKD.to(v_TKD.dtype)
 
@@ -308,8 +331,8 @@ def _block(
     q, grad, norm, drop = (_by_head((x,), K, b.rows, torch.float32) for x in rows)
     k, v = b.keys(k_TKD).float(), b.keys(v_TKD).float()
     weights = torch.bmm(q, k.transpose(1, 2)).mul_(scale).sub_(norm).clamp_(-60.0, 0.0).exp_()
-    past = _past(q_THD.device)[: b.rows, None, : b.columns - b.m + b.n]
-    weights.view(K, b.rows, -1, b.columns)[..., b.m - b.n :] *= past
+    late = weights.view(K, b.rows, -1, b.columns)[..., b.before :]
+    late *= _past(q_THD.device)[: b.rows, None, : b.columns - b.before] if b.causal else 0.0
     dscores = torch.bmm(grad, v.transpose(1, 2)).sub_(drop).mul_(weights)
     _by_token(torch.bmm(dscores, k).mul_(scale), b.n, dq_THD[b.queries])
     b.add_keys(dk_TKD, torch.bmm(dscores.transpose(1, 2), q))
@@ -326,7 +349,7 @@ def _compiled_block(
     q, grad = (attention_cpu.gather(x, K, own, none, b.rows) for x in (q_THD, grad_THD))
     k, v = (attention_cpu.gather(x, K, shared, so_far, b.columns) for x in (k_TKD, v_TKD))
     weights, dscores = torch.bmm(q, k.transpose(1, 2)), torch.bmm(grad, v.transpose(1, 2))
-    attention_cpu.weigh(weights, dscores, norm_TH, drop_TH, own[0], q_THD.shape[1] // K, b.n, b.m, scale)
+    attention_cpu.weigh(weights, dscores, norm_TH, drop_TH, own[0], q_THD.shape[1] // K, b.n, b.m, b.causal, scale)
     attention_cpu.scatter(torch.bmm(dscores, k), scale, own, dq_THD)
     attention_cpu.add(torch.bmm(dscores.transpose(1, 2), q), shared, so_far, dk_TKD)
     attention_cpu.add(torch.bmm(weights.transpose(1, 2), grad), shared, so_far, dv_TKD)
@@ -351,19 +374,19 @@ def _half_products(like: Tensor) -> Iterator[None]:
 
 
 @_backward.register_fake
-def _(grad_THD, q_THD, k_TKD, v_TKD, out_THD, norm_TH, queries_S1, keys_U, keys_S1, scale):  # type: ignore[no-untyped-def]
+def _(grad_THD, q_THD, k_TKD, v_TKD, out_THD, norm_TH, queries_S1, keys_U, keys_S1, scale, causal):  # type: ignore[no-untyped-def]
     return q_THD.new_empty(q_THD.shape), k_TKD.new_empty(k_TKD.shape), v_TKD.new_empty(v_TKD.shape)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.scale = inputs
+    *tensors, ctx.scale, ctx.causal = inputs
     ctx.save_for_backward(*tensors, *output)
 
 
 def _differentiate(ctx: Any, grad_THD: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     q, k, v, queries, keys, starts, out, norm = ctx.saved_tensors
-    grads = _backward(grad_THD, q, k, v, out, norm, queries, keys, starts, ctx.scale)
-    return (*grads, None, None, None, None)
+    grads = _backward(grad_THD, q, k, v, out, norm, queries, keys, starts, ctx.scale, ctx.causal)
+    return (*grads, None, None, None, None, None)
 
 
 _forward.register_autograd(_differentiate, setup_context=_remember)

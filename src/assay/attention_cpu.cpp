@@ -43,14 +43,15 @@ void gather(const void* x, int half, long row, long head, long K, long G, long D
 }
 
 // scores (K, rows, G, columns) -> weights exp(scale * score - norm); products (same shape) -> weights * (product - drop).
-// Row i < n sees the first m - n + i + 1 columns; everything else becomes zero. norm and drop are (T, K * G) at token `at`.
+// Row i < n sees the first m - n + i + 1 columns, or (not `causal`) all m; everything else becomes zero. norm and drop are
+// (T, K * G) at token `at`.
 void weigh(float* scores, float* products, const float* norm, const float* drop, long at, long K, long G, long rows,
-           long columns, long n, long m, float scale) {
+           long columns, long n, long m, long causal, float scale) {
     for (long k = 0; k < K; k++)
         for (long i = 0; i < rows; i++)
             for (long g = 0; g < G; g++) {
                 float *s = scores + ((k * rows + i) * G + g) * columns, *p = products + ((k * rows + i) * G + g) * columns;
-                long seen = i < n ? m - n + i + 1 : 0;
+                long seen = i >= n ? 0 : causal ? m - n + i + 1 : m;
                 if (seen) {
                     float high = norm[(at + i) * K * G + k * G + g], mean = drop[(at + i) * K * G + k * G + g];
                     for (long j = 0; j < seen; j++) {
@@ -103,6 +104,7 @@ struct Pack {
     Rows q, k, v;
     const long* segments;  // (S, 4): first token, tokens, first token of its prefix, tokens of that
     long S, H, K, D;
+    long causal;  // a query sees its segment up to itself, else all of it
     float scale;
     long threads;
 };
@@ -152,12 +154,12 @@ void attend(const Pack* pack, float* out, float* norm) {
         for (long j = 0; j < m; j++) as_rows(key(a.v, s, j, head), D, values + j * PANEL, m);
         for (long h = head * G; h < (head + 1) * G; h++)
             for (long r = 0; r < n; r += BLOCK) {
-                long rows = std::min(BLOCK, n - r), seen = s[3] + r + rows, first = s[0] + r;
+                long rows = std::min(BLOCK, n - r), seen = a.causal ? s[3] + r + rows : m, first = s[0] + r;
                 product(a.q.at + first * a.q.row + h * a.q.head, a.q.row, rows, keys, D, D, seen, scores, ld, false, 0,
                         panels_of(seen));
                 for (long i = 0; i < rows; i++) {
                     float *x = scores + i * ld, most[WIDE], sums[WIDE] = {}, high, sum = 0;
-                    long own = s[3] + r + i + 1, whole = own / WIDE * WIDE;
+                    long own = a.causal ? s[3] + r + i + 1 : m, whole = own / WIDE * WIDE;
                     for (long j = 0; j < WIDE; j++) most[j] = x[0];
                     for (long c = 0; c < whole; c += WIDE)
                         for (long j = 0; j < WIDE; j++) most[j] = std::max(most[j], x[c + j]);
@@ -204,14 +206,14 @@ void attend_backward(const Pack* pack, const float* grad, const float* norm, con
             memset(sum_v, 0, m * D * sizeof(float));
             for (long h = head * G; h < (head + 1) * G; h++)
                 for (long r = 0; r < n; r += BLOCK) {
-                    long rows = std::min(BLOCK, n - r), seen = s[3] + r + rows, first = s[0] + r;
+                    long rows = std::min(BLOCK, n - r), seen = a.causal ? s[3] + r + rows : m, first = s[0] + r;
                     const float *q = a.q.at + first * a.q.row + h * a.q.head, *g = grad + (first * a.H + h) * D;
                     product(q, a.q.row, rows, keys, D, D, seen, weights, ld, false, 0, panels_of(seen));
                     product(g, a.H * D, rows, values, D, D, seen, slopes, ld, false, 0, panels_of(seen));
                     for (long i = 0; i < rows; i++) {
                         float *w = weights + i * ld, *p = slopes + i * ld;
                         float high = norm[(first + i) * a.H + h], mean = drop[(first + i) * a.H + h];
-                        long own = s[3] + r + i + 1;
+                        long own = a.causal ? s[3] + r + i + 1 : m;
                         for (long c = 0; c < own; c++) {
                             float y = w[c] * a.scale - high;
                             y = y > 0.f ? 0.f : y < -60.f ? -60.f : y;

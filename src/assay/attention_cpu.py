@@ -36,23 +36,25 @@ def whole(*inputs: Tensor) -> bool:
     return all(x.dtype == torch.float32 and x.stride(2) == 1 for x in inputs) and usable(inputs[0])
 
 
-def attend(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, segments_S4: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def attend(
+    q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, segments_S4: Tensor, scale: float, causal: bool
+) -> tuple[Tensor, Tensor]:
     """The output (T, H, D), and the log of each row's softmax denominator (T, H). A segment is its first token, its tokens
-    (their number), and the same of its prefix."""
+    (their number), and the same of its prefix; a token sees its segment up to itself, or (not `causal`) all of it."""
     out, norm = q_THD.new_empty(q_THD.shape), q_THD.new_empty(q_THD.shape[:2])
-    library().attend(_pack(q_THD, k_TKD, v_TKD, segments_S4, scale), pointer(out), pointer(norm))
+    library().attend(_pack(q_THD, k_TKD, v_TKD, segments_S4, scale, causal), pointer(out), pointer(norm))
     return out, norm
 
 
 def attend_backward(
     grad_THD: Tensor, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, norm_TH: Tensor, drop_TH: Tensor, segments_S4: Tensor,
-    scale: float,
+    scale: float, causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The gradients of q, k and v. `grad_THD`, `norm_TH` and `drop_TH` are contiguous."""
     assert all(x.is_contiguous() for x in (grad_THD, norm_TH, drop_TH))
     dq, dk, dv = q_THD.new_empty(q_THD.shape), k_TKD.new_zeros(k_TKD.shape), v_TKD.new_zeros(v_TKD.shape)
     given = (grad_THD, norm_TH, drop_TH, dq, dk, dv)
-    library().attend_backward(_pack(q_THD, k_TKD, v_TKD, segments_S4, scale), *map(pointer, given))
+    library().attend_backward(_pack(q_THD, k_TKD, v_TKD, segments_S4, scale, causal), *map(pointer, given))
     return dq, dk, dv
 
 
@@ -63,16 +65,16 @@ class _Rows(ctypes.Structure):
 class _Pack(ctypes.Structure):
     _fields_ = [
         *((n, _Rows) for n in "qkv"), ("segments", ctypes.c_void_p), *((n, ctypes.c_long) for n in "SHKD"),
-        ("scale", ctypes.c_float), ("threads", ctypes.c_long),
+        ("causal", ctypes.c_long), ("scale", ctypes.c_float), ("threads", ctypes.c_long),
     ]  # fmt: skip
 
 
-def _pack(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, segments_S4: Tensor, scale: float) -> Any:
+def _pack(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, segments_S4: Tensor, scale: float, causal: bool) -> Any:
     assert segments_S4.dtype == torch.int64
     rows = {n: _Rows(pointer(x), *x.stride()[:2]) for n, x in zip("qkv", (q_THD, k_TKD, v_TKD), strict=True)}
     return ctypes.byref(_Pack(
         **rows, segments=pointer(segments_S4), S=len(segments_S4), H=q_THD.shape[1], K=k_TKD.shape[1], D=q_THD.shape[2],
-        scale=scale, threads=torch.get_num_threads(),
+        causal=causal, scale=scale, threads=torch.get_num_threads(),
     ))  # fmt: skip
 
 
@@ -91,12 +93,21 @@ def gather(x_THD: Tensor, K: int, first: Place, second: Place, rows: int) -> Ten
 
 
 def weigh(
-    scores: Tensor, products: Tensor, norm_TH: Tensor, drop_TH: Tensor, at: int, G: int, n: int, m: int, scale: float
+    scores: Tensor,
+    products: Tensor,
+    norm_TH: Tensor,
+    drop_TH: Tensor,
+    at: int,
+    G: int,
+    n: int,
+    m: int,
+    causal: bool,
+    scale: float,
 ) -> None:
     """In place: scores (K, rows * G, columns) -> softmax weights, products (same) -> gradients of the scores."""
     assert scores.dtype == products.dtype == norm_TH.dtype == drop_TH.dtype == torch.float32
     K, R, columns = scores.shape
-    sizes = longs(at, K, G, R // G, columns, n, m)
+    sizes = longs(at, K, G, R // G, columns, n, m, causal)
     library().weigh(
         pointer(scores), pointer(products), pointer(norm_TH), pointer(drop_TH), *sizes, ctypes.c_float(scale)
     )

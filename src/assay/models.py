@@ -24,7 +24,8 @@ try:
 except ImportError as error:
     raise missing_extra("torch and transformers", "train") from error
 
-from assay import attention, vision, weights
+from assay import attention, shortcuts, vision, weights
+from assay.encoders import first_position, first_token_rewards, is_encoder, rewards
 from assay.pack import Pack, pack, share
 from assay.templates import with_fixed_date
 
@@ -214,9 +215,9 @@ def use_packing(model: Any, backend: str = "segments", half: bool = False) -> st
     Returns "" when it took, else the reason why it cannot.
 
     Besides what its config says, a small pack is compared with the same sequences one by one (`half`: in bfloat16): a
-    backbone that computes anything else than plain causal attention, or a `backend` that does not run here, is found
-    out, whatever its name. Some weights round badly in bfloat16: where states differ there, fp32 decides. The model is
-    left as it was when it is refused.
+    backbone that computes anything else than plain attention (causal, or an encoder's), or a `backend` that does not run
+    here, is found out, whatever its name. Some weights round badly in bfloat16: where states differ there, fp32 decides.
+    The model is left as it was when it is refused. Shortcuts through the layers (`assay.shortcuts`) are tried likewise.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     reason = _unpackable(inner)
@@ -226,28 +227,39 @@ def use_packing(model: Any, backend: str = "segments", half: bool = False) -> st
     before = body.config._attn_implementation
     if before == attention.NAME:
         return ""
+    causal = not is_encoder(inner)
     vocabulary = inner.get_input_embeddings().num_embeddings
     tokens = torch.randint(vocabulary, (12,), generator=torch.Generator().manual_seed(0)).tolist()
     rows = [tokens[:7], tokens[:4] + tokens[7:9], tokens[9:]]
     where = inner.get_input_embeddings().weight.device
 
-    def apart(rounded: bool) -> float:
-        """The largest difference between packed and single states, as a share of the largest state."""
+    def apart(rounded: bool, read: bool = False) -> float:
+        """The largest difference between packed and single states (of encoders: rewards), as a share of the largest one."""
         body.set_attn_implementation(before)
         with torch.autocast(where.type, torch.bfloat16, enabled=rounded):
-            alone = torch.stack([hidden(inner, {"input_ids": torch.tensor([r], device=where)})[0, -1] for r in rows])
+            ids = [{"input_ids": torch.tensor([r], device=where)} for r in rows]
+            alone = torch.stack([hidden(inner, i)[0, -1] if causal else rewards(inner, body(**i), i) for i in ids])
             body.set_attn_implementation(attention.NAME)
-            together = packed_hidden(inner, pack([share(rows[:2]), share(rows[2:])], backend).to(where))
+            made = pack([share(rows[:2]), share(rows[2:])], backend, causal=causal, read=read)
+            together = packed_hidden(inner, made.to(where))
+            if not causal:
+                together = first_token_rewards(inner, together).unsqueeze(1)
         return (together.float() - alone.float()).abs().max().item() / alone.float().abs().max().item()
+
+    def same(read: bool = False) -> bool:
+        return apart(half, read) <= (0.05 if half else 1e-3) or (half and apart(False, read) <= 1e-3)
 
     attention.register()
     with torch.inference_mode():
         try:
-            same = apart(half) <= (0.05 if half else 1e-3) or (half and apart(False) <= 1e-3)
+            reason = "" if same() else "packed and single sequences give different results: not plain attention"
         except (TypeError, RuntimeError, ImportError) as error:
             reason = f"packed attention ({backend}) fails on it: {str(error).strip().splitlines()[0]}"
-        else:
-            reason = "" if same else "packed and single sequences give different results: not plain causal attention"
+        if not reason and (made := shortcuts.install(body)) is not None:
+            try:
+                made.reader = made.reader if same(read=True) else None
+            except (TypeError, RuntimeError, AttributeError, KeyError):
+                made.reader = None
     if reason:
         body.set_attn_implementation(before)
     return reason
@@ -262,8 +274,6 @@ def _unpackable(inner: Any) -> str:
         return "it has sliding-window attention"
     if getattr(config, "attn_logit_softcapping", None):
         return "it caps its attention scores"
-    if not hasattr(inner, "score") and inner.get_output_embeddings() is None:
-        return "it is an encoder, or its head is not a plain score"
     if hasattr(getattr(inner, inner.base_model_prefix), "get_rope_index"):
         return "it counts the places of pictures in several dimensions"
     if not getattr(inner, "_supports_attention_backend", False):
@@ -279,15 +289,25 @@ def in_fp32(head: Any, hidden_D: torch.Tensor) -> torch.Tensor:
 
 def hidden(inner: Any, inputs: dict[str, Any]) -> torch.Tensor:
     """The last hidden state, shape (B, T, D), of the language model under a head."""
-    return vision.language_model(inner)(**inputs, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+    cached = {} if is_encoder(inner) else {"use_cache": False}
+    return vision.language_model(inner)(**inputs, **cached).last_hidden_state  # type: ignore[no-any-return]
 
 
 def packed_hidden(inner: Any, batch: Pack, pictures: vision.Pictures | None = None, **kept: Any) -> torch.Tensor:
-    """The last hidden state at the last token of each answer, shape (N, D). `kept`: the lists of keys and values that this
-    pass fills (`prefilled`) or goes on from (`before`)."""
+    """The last hidden state where each answer is read, shape (N, D). `kept`: the lists of keys and values that this pass
+    fills (`prefilled`) or goes on from (`before`)."""
+    states_TD = hidden(inner, packed_inputs(inner, batch, pictures) | kept)[0]
+    return states_TD if len(states_TD) == len(batch.last_N) != batch.tokens else states_TD[batch.last_N]
+
+
+def packed_inputs(inner: Any, batch: Pack, pictures: vision.Pictures | None = None) -> dict[str, Any]:
+    """What the model without its head is given of a pack."""
     embeds = vision.embed(inner, batch.ids_1T, batch.images, pictures)
-    inputs = {"inputs_embeds": embeds, "position_ids": batch.positions_1T, "layout": batch.layout, **kept}
-    return hidden(inner, inputs)[0, batch.last_N]
+    inputs = {"inputs_embeds": embeds, "position_ids": batch.positions_1T, "layout": batch.layout}
+    if not batch.layout.causal:
+        inputs["position_ids"] = batch.positions_1T + first_position(inner)
+        inputs |= {} if batch.types_1T is None else {"token_type_ids": batch.types_1T}
+    return inputs
 
 
 def attention_for(max_tokens: int) -> str | None:

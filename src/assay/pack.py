@@ -4,7 +4,8 @@
     [prompt 1 | chosen 1 | rejected 1 | prompt 2 | ...], positions going on from the prompt in every answer
 
 The same form serves a pair, the N candidates of a prompt, and GRPO's group. Causal attention makes it exact: what a
-prefix computes does not depend on what follows. The papers pad, or do not say (paper A, A.8).
+prefix computes does not depend on what follows. An encoder's pack has whole sequences, and shares nothing. The papers pad,
+or do not say (paper A, A.8).
 """
 
 from bisect import bisect_left, insort
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from assay.attention import Layout, block_mask
+from assay.shortcuts import Route
 
 Ids = NDArray[np.int32]
 
@@ -48,6 +50,14 @@ class Group:
     def longest(self) -> int:
         """The tokens of its longest whole sequence."""
         return len(self.prefix) + max(len(a) for a in self.answers)
+
+    def unshared(self) -> "Group":
+        """The same sequences, each whole."""
+        if not len(self.prefix):
+            return self
+        return replace(
+            self, prefix=self.prefix[:0], answers=tuple(np.concatenate([self.prefix, a]) for a in self.answers)
+        )
 
 
 def share(sequences: Sequence[Sequence[int] | Ids], types: Sequence[int] = (), images: Sequence[str] = ()) -> Group:
@@ -121,8 +131,9 @@ def padded_bins(groups: Sequence[Group], budget: int) -> list[list[int]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pack:
-    """Groups in one row. `last_N` is where each answer's reward is read, in the order of groups and answers; `from_M` are
-    the places that predict the answers' tokens `targets_M`, one for each that has a token before it."""
+    """Groups in one row. `last_N` is where each answer's reward is read (in an encoder: its first token), in the order of
+    groups and answers; `from_M` are the places that predict the answers' tokens `targets_M`, one for each that has a token
+    before it. `types_1T` are an encoder's token types."""
 
     ids_1T: torch.Tensor
     positions_1T: torch.Tensor
@@ -131,25 +142,37 @@ class Pack:
     targets_M: torch.Tensor
     layout: Layout
     images: tuple[str, ...] = ()
+    types_1T: torch.Tensor | None = None
+    groups: tuple[Group, ...] = ()
+    """What it was made of, where the first layers of a model are frozen (`assay.frozen`)."""
 
     @property
     def tokens(self) -> int:
         """Tokens that the forward pass works on."""
         return self.ids_1T.numel()
 
+    def through(self, route: Route | None) -> "Pack":
+        """The same pack on another route through the layers."""
+        return replace(self, layout=replace(self.layout, route=route))
+
     def to(self, device: torch.device) -> "Pack":
         """The same pack on a device; the segments' boundaries stay on the CPU as well as there."""
         if device.type == "cpu":
             return self
         names = ("ids_1T", "positions_1T", "last_N", "from_M", "targets_M")
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
-        return Pack(**moved, layout=_moved(self.layout, device), images=self.images)
+        moved: dict[str, Any] = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        types_1T = None if self.types_1T is None else self.types_1T.to(device, non_blocking=True)
+        return replace(self, **moved, layout=_moved(self.layout, device), types_1T=types_1T)
 
 
 def pack(
-    groups: Sequence[Group], backend: str = "segments", multiple: int = 64, pad_id: int = -1, before: int = 0
-) -> Pack:
+    groups: Sequence[Group], backend: str = "segments", multiple: int = 64, pad_id: int = -1, before: int = 0, *,
+    causal: bool = True, read: bool = False,
+) -> Pack:  # fmt: skip
     """One row of all groups: each token once, a prefix before its answers. `backend` is as in `assay.attention`.
+
+    Not `causal`: the groups are an encoder's, and their sequences go in whole. `read`: the last layer may compute only what
+    a head reads (`assay.shortcuts`).
 
     With `before`, the groups have no prefixes of their own: all follow that many tokens of an earlier pass, whose keys lie
     behind this pack's (back ends that list their keys: segments, varlen).
@@ -159,6 +182,7 @@ def pack(
     (a tokenizer whose padding is its end-of-text would otherwise be trained at one token and served at another).
     """
     assert groups
+    groups = groups if causal else [g.unshared() for g in groups]
     pieces: list[Ids] = []
     positions: list[Ids] = []
     keys: list[NDArray[np.int64]] = []
@@ -190,7 +214,7 @@ def pack(
             sources.append(np.concatenate([own[-1:], np.arange(at, at + len(answer) - 1)]))
             targets.append(answer if split else answer[1:])
             at += len(answer)
-            last.append(_last(answer, at, own, group.prefix, pad_id))
+            last.append(_last(answer, at, own, group.prefix, pad_id) if causal else at - len(answer))
     if at % multiple:
         rest = multiple - at % multiple
         pieces.append(np.zeros(rest, dtype=np.int32))
@@ -202,14 +226,40 @@ def pack(
     layout = Layout(
         queries_S1=_starts(lengths), keys_U=torch.from_numpy(np.concatenate(keys)), keys_S1=_starts(seen),
         group_T=torch.from_numpy(group_T), segment_T=torch.from_numpy(segment_T),
-        longest=(_power(int(lengths.max())), _power(int(seen.max()))), backend=backend,
+        longest=(_power(int(lengths.max())), _power(int(seen.max()))), backend=backend, causal=causal,
+        route=_route(last, lengths, keys, whole + before, causal) if read else None,
     )  # fmt: skip
     return Pack(
         ids_1T=_row(pieces), positions_1T=_row(positions), last_N=torch.tensor(last),
         from_M=torch.from_numpy(np.concatenate(sources)), targets_M=torch.from_numpy(np.concatenate(targets)).long(),
         images=tuple(i for g in groups for i in g.images),
         layout=replace(layout, mask=block_mask(layout)) if backend == "flex" else layout,
+        types_1T=_types(groups, whole) if any(g.types for g in groups) else None,
     )  # fmt: skip
+
+
+def _route(
+    last: list[int], lengths: NDArray[np.int64], keys: list[NDArray[np.int64]], tokens: int, causal: bool
+) -> Route:
+    """Where the head reads, and what is seen from there."""
+    ends = np.cumsum(lengths)
+    seen_NT = np.zeros((len(last), tokens), bool)
+    for row_T, place in zip(seen_NT, last, strict=True):
+        segment = int(np.searchsorted(ends, place, side="right"))
+        row_T[keys[segment]] = True
+        if causal:
+            row_T[place + 1 : int(ends[segment])] = False
+    return Route(read_N=torch.tensor(last), seen_NT=torch.from_numpy(seen_NT))
+
+
+def _types(groups: Sequence[Group], tokens: int) -> torch.Tensor:
+    """(1, T) token types of whole sequences: 1 from where the second text begins."""
+    types_T, at = np.zeros(tokens, np.int64), 0
+    for group in groups:
+        for answer, first in zip(group.answers, group.types or [0] * len(group.answers), strict=True):
+            types_T[at + first : at + len(answer)] = bool(first)
+            at += len(answer)
+    return torch.from_numpy(types_T).unsqueeze(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,4 +336,5 @@ def _power(n: int) -> int:
 def _moved(layout: Layout, device: torch.device) -> Layout:
     names = ("queries_S1", "keys_U", "keys_S1", "group_T", "segment_T")
     moved: dict[str, Any] = {name: getattr(layout, name).to(device, non_blocking=True) for name in names}
-    return replace(layout, **moved, mask=None if layout.mask is None else layout.mask.to(device))
+    mask, route = (None if x is None else x.to(device) for x in (layout.mask, layout.route))
+    return replace(layout, **moved, mask=mask, route=route)

@@ -56,15 +56,17 @@ def test_a_decoder_scores_finely_in_packs_and_on_rows_and_both_agree(folder: Pat
 
 def test_an_encoder_scores_finely_and_as_transformers_does() -> None:
     tokenizer = models.load_tokenizer("minilm")
-    model = for_training(TrainConfig(layers=2), tokenizer).inner.eval()
+    torch.manual_seed(0)
+    model = models.load_reward_model(models.Backbone(layers=2), tokenizer).eval()
     ids = [tokenizer(f"it is {i}")["input_ids"] for i in range(40)]
     groups = [share([i]) for i in ids]
     with torch.no_grad():
         expected = [model(input_ids=torch.tensor([i])).logits.item() for i in ids]
-    np.testing.assert_allclose(rewards(model, 0, groups, False, "fp32"), expected, atol=1e-5)
-    half = rewards(model, 0, groups, False, "bf16")
-    assert rounded(half) < 0.1
-    np.testing.assert_allclose(half, expected, atol=0.05)
+    for packing in (False, True):
+        np.testing.assert_allclose(rewards(model, 0, groups, packing, "fp32"), expected, atol=1e-5)
+        half = rewards(model, 0, groups, packing, "bf16")
+        assert rounded(half) < 0.1
+        np.testing.assert_allclose(half, expected, atol=0.05)
 
 
 @pytest.mark.parametrize("pad_id", [-1, 0, 1])

@@ -8,8 +8,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
     LlamaConfig,
     LlamaForSequenceClassification,
     MistralConfig,
@@ -246,8 +246,8 @@ def test_a_back_end_that_does_not_run_here_is_found_out() -> None:
 
 def test_what_cannot_be_packed_says_why_and_stays_as_it_was() -> None:
     small = {k: v for k, v in SIZES.items() if k != "num_key_value_heads"}
-    bert = BertForSequenceClassification(BertConfig(**small)).eval()
-    assert "head is not a plain score" in models.use_packing(bert)
+    deberta = DebertaV2ForSequenceClassification(DebertaV2Config(**small)).eval()
+    assert "cannot be replaced" in models.use_packing(deberta)
     window = MistralForSequenceClassification(MistralConfig(**SIZES, sliding_window=8))
     assert "sliding" in models.use_packing(window)
     liar = FAMILIES["llama"]()
@@ -255,7 +255,7 @@ def test_what_cannot_be_packed_says_why_and_stays_as_it_was() -> None:
         layer.self_attn.forward = lambda hidden_states, **_: (hidden_states.flip(1), None)
     before = liar.config._attn_implementation
     for half in (False, True):
-        assert "not plain causal" in models.use_packing(liar, half=half)
+        assert "not plain attention" in models.use_packing(liar, half=half)
         assert liar.config._attn_implementation == before
 
 
@@ -270,7 +270,7 @@ def test_weights_that_bfloat16_rounds_badly_are_no_other_attention() -> None:
     deep.model.set_attn_implementation(before)
     for layer in deep.model.layers:
         layer.self_attn.forward = lambda hidden_states, **_: (hidden_states.flip(1), None)
-    assert "not plain causal" in models.use_packing(deep, half=True), (
+    assert "not plain attention" in models.use_packing(deep, half=True), (
         "however badly it rounds, another attention is refused"
     )
 

@@ -223,10 +223,11 @@ def test_a_model_travels_without_weights_and_is_loaded_once_in_a_process(
     assert not scorers._LOADED
 
 
-def test_a_padded_encoder_scores_the_same() -> None:
+def test_an_encoder_scores_the_same() -> None:
     tokenizer = load_tokenizer("minilm")
     torch.manual_seed(0)
     scorer = LocalScorer(load_reward_model(Backbone(name="minilm", layers=1), tokenizer).eval(), tokenizer, 64, 256)
-    assert not scorer.model.packed
+    assert scorer.model.packed
+    assert not scorer.model.shares
     table = shard(pairs_of(6, 3))
     np.testing.assert_allclose(score_pairs([scorer], table)[0].rewards, alone(scorer, table), atol=1e-4)

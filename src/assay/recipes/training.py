@@ -121,7 +121,8 @@ def trainer(run: Run, config: FlowConfig, seed: int, processes: int = 1, cluster
         fit(folder, settings, source, gold, processes, run.say, cluster=cluster)
         labels.tidy()
         images = "" if settings.images is None else str(settings.images)
-        return Model(str(folder), settings.max_tokens, settings.engine.tokens, settings.precision, images)
+        return Model(str(folder), settings.max_tokens, settings.engine.tokens, settings.precision, images,
+                     settings.freeze_layers)  # fmt: skip
 
     return trained
 

@@ -64,6 +64,9 @@ class TrainConfig:
     """Keep only the first layers of the backbone (None = all)."""
     train_embeddings: bool = True
     """False keeps the token embeddings as they are: in a small backbone they are most of the optimiser's work."""
+    freeze_layers: int = 0
+    """Keep the first so many layers, and the embeddings, as they are. What they make of a text is computed once and kept in
+    memory (up to 1 GiB), for all epochs and for all models of a run."""
     images: Path | None = None
     """The folder of the pictures that prompts name; the backbone is a vision-language model then (VL reward)."""
     max_tokens: int = 16_384
@@ -91,6 +94,12 @@ class TrainConfig:
         for name in ("max_tokens", "batch_pairs", "epochs", "lr", "checks", "clip"):
             if getattr(self, name) <= 0:
                 raise AssayError(f"train.{name} must be above 0, got {getattr(self, name)}")
+        if self.freeze_layers < 0 or (self.layers is not None and self.freeze_layers >= self.layers):
+            raise AssayError(
+                f"train.freeze_layers must leave a layer to train, got {self.freeze_layers} of {self.layers}"
+            )
+        if self.freeze_layers and (self.engine.lora_rank or self.images is not None):
+            raise AssayError("train.freeze_layers is for plain text backbones without adapters: set it to 0")
         if not 0 <= self.warmup < 1:
             raise AssayError(f"train.warmup is a share of the steps in [0, 1), got {self.warmup}")
         if self.patience < 0 or self.save_minutes < 0:

@@ -4,21 +4,23 @@ The head is computed in fp32, on padded rows and in packs, whatever the body is 
 """
 
 import inspect
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from assay import models, weights
+from assay import encoders, models, vision, weights
 from assay.attention import Prefilled, candidates
 from assay.errors import AssayError, missing_extra
+from assay.frozen import Frozen, parts
 from assay.images import ImageStore
 from assay.pack import Group, Pack, Padded, bins, continued, pack, pad, padded_bins
 from assay.reward.config import EngineConfig, TrainConfig
 from assay.reward.visual import load_visual
+from assay.shortcuts import MOST_SCORES, Route, layers_of
 from assay.tables import write_text
 from assay.vision import Pictures
 
@@ -27,14 +29,16 @@ Batch = Pack | Padded
 
 class RewardModel(torch.nn.Module):
     """Any sequence classifier with one output. `packed` tells how it runs, `reason` why it is not packed, `bf16`
-    whether it computes in bfloat16. A reward is read at the last token that is not `pad_id` (-1: at the last).
+    whether it computes in bfloat16. A reward is read at the last token that is not `pad_id` (-1: at the last), an encoder's
+    at its first. `frozen`: so many first layers are never trained; what they make of a text is kept.
 
     `fresh` is set where adapters are trained: it makes the same model anew, in full precision and on the CPU.
     """
 
     def __init__(
-        self, model: Any, pad_id: int, engine: EngineConfig, precision: str = "fp32", pictures: Pictures | None = None
-    ) -> None:
+        self, model: Any, pad_id: int, engine: EngineConfig, precision: str = "fp32", pictures: Pictures | None = None,
+        frozen: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
         if getattr(model.config, "is_encoder_decoder", False):
             raise AssayError(
@@ -52,19 +56,32 @@ class RewardModel(torch.nn.Module):
             self.reason, self.backend = models.use_packing(model, backend, self.bf16), backend
             if self.packed:
                 break
+        self.causal = not encoders.is_encoder(self.inner)
+        self.heads = getattr(self.inner.config.get_text_config(), "num_attention_heads", 1)
+        stays = frozen > 0 and self.packed and layers_of(vision.language_model(self.inner))
+        self.frozen = Frozen(self.inner, frozen, self.backend, self.bf16, self.causal) if stays else None
 
     @property
     def packed(self) -> bool:
         return not self.reason
 
+    @property
+    def shares(self) -> bool:
+        """Is a prefix that sequences share computed once?"""
+        return self.packed and self.causal
+
     def bins(self, groups: Sequence[Group]) -> list[list[int]]:
         """Indices of the groups of each forward pass, within the budget of tokens."""
         if self.packed:
-            return bins([g.tokens for g in groups], self.engine.tokens)
+            return bins([g.tokens if self.causal else g.whole for g in groups], self.engine.tokens)
         return padded_bins(groups, self.engine.tokens)
 
     def batch(self, groups: Sequence[Group]) -> Batch:
-        return pack(groups, self.backend, pad_id=self.pad_id) if self.packed else pad(groups, self.pad_id)
+        if not self.packed:
+            return pad(groups, self.pad_id)
+        scores = self.heads * sum(len(g.answers) for g in groups) * sum(g.whole for g in groups)
+        made = pack(groups, self.backend, pad_id=self.pad_id, causal=self.causal, read=scores <= MOST_SCORES)
+        return made if self.frozen is None else replace(made, groups=tuple(groups))
 
     def passes(self, group: Group) -> Iterator[tuple[list[int], torch.Tensor]]:
         """(answers, their rewards) of a packed group that is too large for one pass: what its answers share is read once,
@@ -96,18 +113,28 @@ class RewardModel(torch.nn.Module):
 
     def forward(self, batch: Batch, **kept: Any) -> torch.Tensor:
         """Rewards in fp32, shape (N,): one for each answer of each group, in order; `kept` as in `models.packed_hidden`."""
+        with nullcontext() if self.causal else encoders.ONE_BODY:
+            return self._rewards(batch, **kept)
+
+    def _rewards(self, batch: Batch, **kept: Any) -> torch.Tensor:
         inner = self.inner
         if not isinstance(batch, Padded):
+            if kept:  # every layer's keys are asked for
+                batch = replace(batch, groups=()).through(None)
+            if self.frozen is not None and batch.groups:
+                given = {"given_1TD": self.frozen.given(batch.groups, batch), "frozen": self.frozen.layers}
+                batch = batch.through(replace(batch.layout.route or Route(), **given))
             states_ND = models.packed_hidden(inner, batch, self.pictures, **kept)
-            return models.in_fp32(inner.score, states_ND).squeeze(-1)
+            if self.causal:
+                return models.in_fp32(inner.score, states_ND).squeeze(-1)
+            return encoders.first_token_rewards(inner, states_ND)
         inputs = {"input_ids": batch.ids_BT, "attention_mask": batch.mask_BT}
         if batch.types_BT is not None and self.typed:
             inputs["token_type_ids"] = batch.types_BT
         if hasattr(inner, "score"):
             states_BTD, last_B = models.hidden(inner, inputs), self._last(batch)
             return models.in_fp32(inner.score, states_BTD[torch.arange(len(last_B)), last_B]).squeeze(-1)
-        with _body_done(inner, inputs):
-            return inner(**inputs).logits.squeeze(-1).float()  # type: ignore[no-any-return]
+        return encoders.rewards(inner, getattr(inner, inner.base_model_prefix)(**inputs), inputs)
 
     def _last(self, batch: Padded) -> torch.Tensor:
         """Where each row's reward is read, shape (B,): as transformers does, or at the last token of a row all padding."""
@@ -124,30 +151,6 @@ def _has_types(model: Any) -> bool:
     return not one and "token_type_ids" in inspect.signature(inner.forward).parameters
 
 
-_ONE_BODY = threading.Lock()
-"""While a body's forward stands replaced, no other thread runs any: it would take that thread's states for its own."""
-
-
-@contextmanager
-def _body_done(inner: Any, inputs: dict[str, torch.Tensor]) -> Iterator[None]:
-    """Compute the body as autocast says; inside, only the head is left to compute, in fp32."""
-    body = getattr(inner, inner.base_model_prefix)
-    with _ONE_BODY:
-        made = body(**inputs)
-        for name, value in list(made.items()):
-            if isinstance(value, torch.Tensor):
-                made[name] = value.float()
-        before = body.forward
-        body.forward = lambda *_, **__: made
-        try:
-            with torch.autocast(inputs["input_ids"].device.type, enabled=False):
-                if getattr(body, "pooler", None) is not None and "pooler_output" in made:
-                    made["pooler_output"] = body.pooler(made["last_hidden_state"])
-                yield
-        finally:
-            body.forward = before
-
-
 def for_training(config: TrainConfig, tokenizer: Any, say: Callable[[str], None] = lambda _: None) -> RewardModel:
     """The model that `config` asks for, on this process's device. `tokenizer` is the processor of a model with pictures;
     it gets a padding token that no conversation ends with, if it has none. A head that is left out is told by `say`."""
@@ -158,7 +161,8 @@ def for_training(config: TrainConfig, tokenizer: Any, say: Callable[[str], None]
     if engine.checkpointing:
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    made = RewardModel(model.to(models.device()), tokenizer.pad_token_id, engine, config.precision)
+    frozen = config.freeze_layers
+    made = RewardModel(model.to(models.device()), tokenizer.pad_token_id, engine, config.precision, frozen=frozen)
     made.fresh = (lambda: _backbone(config, tokenizer, quantize=False)) if engine.lora_rank else None
     return made
 
@@ -188,6 +192,8 @@ def _backbone(config: TrainConfig, tokenizer: Any, quantize: bool, say: Callable
     backbone = models.Backbone(name=config.backbone, layers=config.layers, attention=attention, quantize=quantize)
     model = models.load_reward_model(backbone, tokenizer, say=say)
     model.get_input_embeddings().requires_grad_(config.train_embeddings)
+    for part in parts(model, config.freeze_layers) if config.freeze_layers else ():
+        part.requires_grad_(False)
     return with_lora(model, config.engine.lora_rank) if config.engine.lora_rank else model
 
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from assay import models, weights
+from assay.encoders import first_position
 from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
 from assay.pack import Group, share
@@ -29,14 +30,15 @@ from assay.vision import Pictures
 
 def load_scorer(
     folder: str | Path, max_tokens: int = 2048, tokens_per_batch: int = 8192, precision: str = "fp32",
-    images: Path | None = None,
+    images: Path | None = None, frozen: int = 0,
 ) -> Scorer:  # fmt: skip
     """A `Scorer` of whatever gives rewards: a saved reward model (our own checkpoint, or any
     `AutoModelForSequenceClassification` with one output), the URL of a reward server, or MODULE:FUNCTION, a function of a
     list of conversations that returns one reward each (so any other head: a few lines around its model).
 
-    `images` is the folder of pictures that conversations name, for a reward model with pictures. Raises AssayError for a
-    checkpoint that is not whole, or has no head of one output.
+    `images` is the folder of pictures that conversations name, for a reward model with pictures; `frozen`: so many first
+    layers are those of other models too, and what they make of a text is kept in memory (`assay.frozen`). Raises AssayError
+    for a checkpoint that is not whole, or has no head of one output.
     """
     name = str(folder)
     if name.startswith(("http://", "https://")):
@@ -52,7 +54,7 @@ def load_scorer(
     tokenizer = models.load_tokenizer(name)
     backbone = models.Backbone(name=name, attention=models.attention_for(max_tokens))
     model = models.load_reward_model(backbone, tokenizer, trained=True).to(models.device()).eval()
-    return scorer(model, tokenizer, max_tokens, tokens_per_batch, precision)
+    return scorer(model, tokenizer, max_tokens, tokens_per_batch, precision, frozen=frozen)
 
 
 def _function(name: str) -> Scorer:
@@ -81,6 +83,7 @@ class Model:
     tokens_per_batch: int = 8192
     precision: str = "fp32"
     images: str = ""
+    frozen: int = 0
 
     may_fail: ClassVar[bool] = True
     """A conversation that the model cannot read has no reward."""
@@ -98,7 +101,7 @@ class Model:
                 _free()
             images = Path(self.images) if self.images else None
             _LOADED[key] = found or load_scorer(
-                self.folder, self.max_tokens, self.tokens_per_batch, self.precision, images
+                self.folder, self.max_tokens, self.tokens_per_batch, self.precision, images, self.frozen
             )
             return _LOADED[key]
 
@@ -139,7 +142,7 @@ class LocalScorer:
 
     def __init__(
         self, model: Any, tokenizer: Any, max_tokens: int, tokens_per_batch: int = 8192, precision: str = "fp32",
-        store: ImageStore | None = None,
+        store: ImageStore | None = None, frozen: int = 0,
     ) -> None:  # fmt: skip
         check(tokenizer)
         self.tokenizer, self.store = tokenizer, store
@@ -147,7 +150,7 @@ class LocalScorer:
         self.max_tokens = min(max_tokens, position_limit(model))
         pictures = Pictures(tokenizer, store) if store is not None else None
         self.model = RewardModel(
-            model, weights.padding(model), EngineConfig(tokens=tokens_per_batch), precision, pictures
+            model, weights.padding(model), EngineConfig(tokens=tokens_per_batch), precision, pictures, frozen
         )
         if pictures is not None and not self.model.packed:
             raise AssayError(f"a reward model with pictures must be packed, but {self.model.reason}")
@@ -182,7 +185,7 @@ class LocalScorer:
 
     def rewards(self, conversations: Sequence[Conversation], rendered: Sequence[Rendered]) -> NDArray[np.float64]:
         """(n,) rewards of n rendered conversations."""
-        together = same_prompt(conversations) if self.model.packed else [[i] for i in range(len(conversations))]
+        together = same_prompt(conversations) if self.model.shares else [[i] for i in range(len(conversations))]
         groups = [group_of(conversations[rows[0]], [rendered[i] for i in rows]) for rows in together]
         rewards = np.zeros(len(rendered))
         for rows, own in zip(together, self.of_groups(groups), strict=True):
@@ -190,10 +193,10 @@ class LocalScorer:
         return rewards
 
     def of_groups(self, groups: Sequence[Group]) -> list[NDArray[np.float64]]:
-        """The rewards of each group's answers. Where the model cannot be packed, groups should have one answer each: they
-        are padded by length."""
+        """The rewards of each group's answers. Where the model shares no prefix (encoders, and what cannot be packed),
+        groups should have one answer each."""
         most = self.model.engine.tokens
-        large = [self.model.packed and len(g.answers) > 1 and g.tokens > most for g in groups]
+        large = [self.model.shares and len(g.answers) > 1 and g.tokens > most for g in groups]
         small = [i for i, above in enumerate(large) if not above]
         rewards = [np.zeros(len(g.answers)) for g in groups]
         with torch.inference_mode(), torch.autocast(self.where.type, torch.bfloat16, enabled=self.model.bf16):
@@ -229,15 +232,14 @@ def group_of(conversation: Conversation, rendered: Sequence[Rendered]) -> Group:
 
 def scorer(
     model: Any, tokenizer: Any, max_tokens: int, tokens_per_batch: int = 8192, precision: str = "fp32",
-    store: ImageStore | None = None,
+    store: ImageStore | None = None, frozen: int = 0,
 ) -> LocalScorer:  # fmt: skip
     """The `Scorer` of a loaded model."""
-    return LocalScorer(model, tokenizer, max_tokens, tokens_per_batch, precision, store)
+    return LocalScorer(model, tokenizer, max_tokens, tokens_per_batch, precision, store, frozen)
 
 
 def position_limit(model: Any) -> int:
-    """The longest input in tokens that the backbone has positions for (RoBERTa's begin after its padding's)."""
-    tables = (m for n, m in model.named_modules() if n.endswith("position_embeddings"))
-    before = next((m.padding_idx + 1 for m in tables if getattr(m, "padding_idx", None) is not None), 0)
+    """The longest input in tokens that the backbone has positions for."""
+    before = first_position(model)
     most = getattr(model.config, "max_position_embeddings", None) or 0
     return int(most) - before if most > 0 else 1 << 30

@@ -111,7 +111,7 @@ class _Chunk:
 
     def read(self, scorer: LocalScorer) -> None:
         """Make it tokens as this scorer reads, unless another one read it so."""
-        key = scorer.reading, scorer.model.packed
+        key = scorer.reading, scorer.model.shares
         if key not in self.units:
             self.units[key] = self._units(scorer)
 
@@ -128,19 +128,19 @@ class _Chunk:
             for side, number in enumerate(self.rows[row]):
                 places[number].append(2 * row + side)
         for run in self.runs:
-            self._add(units, scorer.model.packed, [(self.whole[i], found[i], places[i]) for i in run if places[i]])
+            self._add(units, scorer.model.shares, [(self.whole[i], found[i], places[i]) for i in run if places[i]])
         for at, row in enumerate(over.tolist()):
             sides = [(both[2 * at + s], cut[2 * at + s], [2 * row + s]) for s in (0, 1)]
-            self._add(units, scorer.model.packed, sides)
+            self._add(units, scorer.model.shares, sides)
         return units
 
     def _add(
-        self, units: _Units, packed: bool, answers: Sequence[tuple[Conversation, Rendered | CannotRead, list[int]]]
+        self, units: _Units, shares: bool, answers: Sequence[tuple[Conversation, Rendered | CannotRead, list[int]]]
     ) -> None:
-        """Answers to one prompt, as one group; each alone where the model is not packed."""
+        """Answers to one prompt, as one group; each alone where the model shares no prefix."""
         units.refused.extend(str(one) for _, one, places in answers if isinstance(one, CannotRead) for _ in places)
         read = [(c, one, places) for c, one, places in answers if isinstance(one, Rendered)]
-        for some in [read] if packed and read else [[one] for one in read]:
+        for some in [read] if shares and read else [[one] for one in read]:
             units.groups.append(group_of(some[0][0], [one for _, one, _ in some]))
             units.places.append([places for _, _, places in some])
 
@@ -148,7 +148,7 @@ class _Chunk:
         """(rows, 2) rewards, and a count of those that are missing by reason."""
         rewards = np.full(2 * len(self.rows), np.nan, np.float32)
         if isinstance(scorer, LocalScorer):
-            units = self.units[scorer.reading, scorer.model.packed]
+            units = self.units[scorer.reading, scorer.model.shares]
             for places, own in zip(units.places, scorer.of_groups(units.groups), strict=True):
                 for where, reward in zip(places, own, strict=True):
                     rewards[where] = reward

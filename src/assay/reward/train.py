@@ -125,6 +125,8 @@ def train(
     if compile_when_worth(model, presented * float(np.mean([s.group.tokens for s in sample]))):
         say(f"{folder.name}: compiling the layers, about half a minute at the first step")
     engine.prepare(model, config.lr, config.weight_decay)
+    if engine.sharded:
+        model.frozen = None  # a pass more on some processes, and all would wait for one another
     compute = Steps(engine, model, config, min(config.batch_pairs, len(source)), presented)
     run = _Training(place, config, compute, source, render, say)
     engine.lead_says(place.begin)
