@@ -5,7 +5,7 @@ is.
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from typing import Protocol
 
 from assay.statistics import Difference, Estimate, Spread, clopper_pearson, interval
 
@@ -41,6 +41,22 @@ def counted(hits: int, n: int, sign: str = "") -> str:
 FEW = "too few to say"
 
 
+class Apart(Protocol):
+    """A difference with its 95% interval."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+def points(found: Apart, n: int) -> str:
+    """A difference of shares in points, with its interval and n: "+3.0 (-5.0 to +11.0; n 210)"."""
+    return f"{100 * found.value:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f}; n {n:,})"
+
+
 def verdict(found: Difference, questions: int, than: str, what: str = "pairs") -> str:
     """Whether a paired difference shows that something is better `than` another, in words, with what it rests on.
 
@@ -63,8 +79,3 @@ def _needed(found: Difference) -> str:
         return ""
     more = math.ceil(found.n * ((found.value - found.low) / found.value) ** 2)
     return f"; a difference of this size takes about {float(f'{more:.2g}'):,.0f} to show"
-
-
-def questions_in(clusters: Sequence[Hashable]) -> int:
-    """How many different ones."""
-    return len(set(clusters))

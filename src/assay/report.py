@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 from assay import __version__
 from assay.curate.cost import gains
 from assay.examples import examples
-from assay.figures import counted, told, verdict
+from assay.figures import counted, in_words, told, verdict
 from assay.memory import compact
 from assay.recipes.product import SETS
 from assay.records import Judgement
@@ -69,10 +69,11 @@ def headline(run: RunSteps) -> str:
     sets = ", ".join(SETS[name] for name in SETS if name in chosen)
     text = f"The released reward model ({sets}) is right of {told(final)} of held-out pairs"
     if raw is not None:
-        text += f", one trained on all raw labels of {told(raw)}"
+        text += f", the one of all raw labels of {told(raw)}"
     found, questions = difference(run, chosen)
     if found is not None:
-        text += f". It is {verdict(found, questions, 'raw labels')}"
+        said = verdict(found, questions, "raw labels")
+        text += f". {said[0].upper()}{said[1:]}"
     seeds = f"{len(done)} seed{'s' * (len(done) > 1)}"
     return f"{text}. Measured on {measured_by(run)} ({seeds}, 95% intervals)."
 
@@ -124,9 +125,10 @@ def _bench(run: RunSteps) -> list[dict[str, Any]]:
     """The benchmarks of the first seed's final model."""
     found = []
     for step in (run.seeds[0][name] for name in sorted(run.seeds[0]) if name.startswith("bench/")):
-        header = ("part", "n", "accuracy, %", "95% interval")
+        header = ("part", "right, %")
         rows = [
-            [c["name"], f"{c['n']:,}", f"{c['value']:.1f}", f"{c['low']:.1f} to {c['high']:.1f}"] for c in step["cells"]
+            [c["name"], in_words(c["value"] / 100, c["low"] / 100, c["high"] / 100, c["n"], c["clusters"])]
+            for c in step["cells"]
         ]
         found.append({"title": step["title"], "table": Grid(header=header, rows=rows), "notes": step["notes"]})
     return found

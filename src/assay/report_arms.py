@@ -92,7 +92,7 @@ def _control(found: Found) -> str:
 
 
 FIXED: tuple[tuple[str, str, Say], ...] = (
-    ("0", "control: gold by a coin teaches the judge nothing (50 %)", _control),
+    ("0", "control: gold by a coin teaches the judge nothing", _control),
     (
         "1",
         "the nearest gold guides the judge better than random gold",

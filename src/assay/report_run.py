@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from assay.curate.material import Material
 from assay.errors import AssayError
-from assay.figures import told
+from assay.figures import points, told
 from assay.recipes.product import CANDIDATES, Hit
 from assay.statistics import Difference, Estimate, Spread, over_seeds, paired_over_seeds
 from assay.store import Place
@@ -114,7 +114,7 @@ def against_raw(run: RunSteps, name: str) -> str:
     found, _ = difference(run, [name] * len(run.seeds))
     if found is None:
         return "not known"
-    return f"{100 * found.value:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f}; n {found.n:,})"
+    return points(found, found.n)
 
 
 def difference(run: RunSteps, names: Sequence[str]) -> tuple[Difference | None, int]:

@@ -121,7 +121,7 @@ def test_a_count_that_is_missing_is_told(run: Path, tmp_path: Path) -> None:
 
 def test_the_headline_says_whether_it_is_shown(run: Path) -> None:
     text = headline(RunSteps.open(run))
-    assert re.search(r"It is (not shown to be|too few|shown to be)", text)
+    assert re.search(r"\. (Not shown to be|Too few to say whether it is|Shown to be) ", text)
     assert re.search(r"[-+]\d+\.\d points \(-?\+?\d+\.\d to [-+]\d+\.\d\), \d+ pairs of \d+ questions", text)
     by_people = "optimistic" in text
     assert by_people is (json.loads((run / "steps/prepare/split.json").read_text())["evaluation"] == 0)
@@ -167,3 +167,61 @@ def test_seeds_are_paired_and_their_spread_counts() -> None:
     apart = paired_over_seeds([one, one], [other, worse(60)], [questions, questions])
     assert apart.high - apart.low > 2 * (twice.high - twice.low), "seeds that differ say little"
     assert isinstance(Estimate(value=0.5, se=0.1, n=3, clusters=3.0), Estimate)
+
+
+def _printed(text: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table in aligned columns."""
+    lines = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines() if line.strip()]
+    return lines[0], [row for row in lines[1:] if len(row) == len(lines[0])]
+
+
+def test_benchmarks_and_their_comparison(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table in a terminal, the page, and two models beside each other."""
+    from assay.bench import page, table
+    from assay.bench.compare import save
+    from assay.cli.bench import compare_models
+
+    monkeypatch.setenv("COLUMNS", "250")
+    pairs = [p.preferring(small.truth(p)) for p in small.PAIRS[:80]]
+    results = []
+    for name in ("one", "two"):
+        found = evaluate_pairs(pairs, Trains()(name, None, ()), parts={p.pair_id: p.pair_id[0] for p in pairs})  # type: ignore[arg-type]
+        results.append(found)
+        save(tmp_path / f"{name}.json", name, {}, [found])
+    header, rows = _printed(table.text([results[0]]).partition("\n\n")[0])
+    assert "n" in header
+    assert shares.in_table(header, rows) == []
+    assert len(rows) > 10
+    assert "too few to say" in table.text([results[0]])
+    assert shares.in_prose(table.text([results[0]]).replace("70 % right", "")) == []
+    made = page.write(tmp_path / "bench.html", "one", {}, [results[0]], {}).read_text()
+    assert shares.naked(made.replace("70 % right", ""))[0] == []
+    compare_models(tmp_path / "one.json", tmp_path / "two.json", 100)
+    printed = capsys.readouterr().out
+    assert re.search(r"held-out pairs: A is (not )?shown to be (better|worse) than B: [-+]\d", printed)
+    assert printed.count("; n 80") >= 2
+    assert not re.search(r"\d %(?! \()", printed)
+
+
+def test_the_report_on_judges_and_the_table_of_policies() -> None:
+    from test_judge_report import report as made
+
+    from assay.curate.judge_page import page, sections
+    from assay.policy.hallucination import Reading
+    from assay.recipes import tuned
+
+    found = sections(made.__wrapped__())  # type: ignore[attr-defined]
+    told, tables = shares.naked(page(found, "judges", {}))
+    assert told == []
+    assert tables >= 5
+    cells = [cell for s in found for row in s.rows for cell in row if re.match(r"\d+\.\d \(", cell)]
+    assert cells
+    assert [c for c in cells if "; n " not in c] == []
+    right = mean([1.0, 0.0, 1.0] * 20)
+    reading = Reading(step=0, n=60, accuracy=right, unclear=0)
+    header, rows = tuned.grid({"base": reading, "tuned": reading})
+    assert shares.in_table(header, rows) == []
+    assert rows[0][1] == "66.7 (52.9 to 78.6; n 60)"
+    assert tuned._of([right, None, mean([1.0] * 3)]) == "\nn 3 to 60\ntoo few to say"

@@ -20,6 +20,7 @@ from assay.curate.offline import gold_ridge_judge
 from assay.curate.shards import Pool
 from assay.curate.verify import read_judgements
 from assay.errors import AssayError
+from assay.figures import points
 from assay.recipes.asking import AskConfig
 from assay.recipes.embedders import EmbedderConfig, load_embedder
 from assay.recipes.judging import Examples, JudgeConfig, annotate, lengths
@@ -156,7 +157,7 @@ def _row(
             return Share(n=0)
         estimate = mean([value for _, value in rows], [questions[p] for p, _ in rows])
         low, high = interval(estimate)
-        return Share(n=len(rows), value=estimate.value, low=low, high=high)
+        return Share(n=len(rows), value=estimate.value, low=low, high=high, clusters=estimate.clusters)
 
     every, votes = ([j for seed in rows for j in seed] for rows in (told, voted))
     cast = [v for v in votes if v.better]
@@ -188,12 +189,12 @@ def sections(found: Guidance) -> list[Section]:
     )  # fmt: skip
     header = (
         "arm",
-        "right",
-        "agree with gold",
-        "decided",
-        "readable votes",
-        "for the first shown",
-        "same in both orders",
+        "right, %",
+        "agree with gold, %",
+        "decided, %",
+        "readable votes, %",
+        "for the first shown, %",
+        "same in both orders, %",
     )
     about = f"{found.pairs:,} pairs of {found.questions:,} questions, seeds {', '.join(map(str, found.seeds))}"
     return [
@@ -202,9 +203,9 @@ def sections(found: Guidance) -> list[Section]:
             note="Right: undecided pairs count as half. 95 % intervals, errors clustered by question.",
         ),
         Section(
-            title="Differences, pair by pair, points", header=("", "minus", "more right by", "95 % interval"),
+            title="Differences, pair by pair, points", header=("", "minus", "more right by, points"),
             rows=tuple(
-                (d.one, d.other, f"{100 * d.value:+.1f}", f"{100 * d.low:+.1f} to {100 * d.high:+.1f}")
+                (d.one, d.other, points(d, found.pairs))
                 for d in found.differences
             ),
         ),
