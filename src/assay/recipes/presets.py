@@ -7,7 +7,8 @@ from assay.reward.config import EngineConfig, TrainConfig
 
 
 def tiny() -> FlowConfig:
-    """The embedded default: the constraint pool, three layers of MiniLM, minutes on two cores, no network."""
+    """The embedded default: the constraint pool, the fourth layer of MiniLM trained on three that stay as they are, minutes
+    on two cores, no network."""
     return FlowConfig(
         recipe="tiny",
         offline_judge=True,
@@ -15,8 +16,8 @@ def tiny() -> FlowConfig:
         stage1=Stage1Config(iterations=2, seed_gold=320, seed_silver=240, per_iteration=450, gold_share=0.4),
         stage2=Stage2Config(band=0.1),
         train=TrainConfig(
-            backbone="minilm", layers=3, train_embeddings=False, max_tokens=160, batch_pairs=16,
-            engine=EngineConfig(tokens=4_096), epochs=8, lr=5e-4, warmup=0.1, checks=3, precision="auto",
+            backbone="minilm", layers=4, freeze_layers=3, train_embeddings=False, max_tokens=160, batch_pairs=16,
+            engine=EngineConfig(tokens=4_096), epochs=8, lr=1e-3, warmup=0.1, checks=3, precision="auto",
         ),
     )  # fmt: skip
 
