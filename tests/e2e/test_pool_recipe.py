@@ -205,7 +205,8 @@ def test_an_llm_judges_and_is_asked_once(pool: Path, model: FakeModel) -> None:
     judged = [j for j in Table(run / "seed-0/tables/judgements", Judgement).stream() if j.kind == "llm"]
     checks = Table(run / "seed-0/tables/checks", Judgement).read()
     gold = {label.pair_id for label in Table(run / "seed-0/tables/labels", Label).stream() if label.tier == "gold"}
-    assert {j.pair_id for j in checks} == gold, "judges are compared with people on all of so little gold"
+    assert {j.pair_id for j in checks} < gold, "judges are compared with people on gold that is not held"
+    assert len(checks) > 8
     assert len(model.asked) == 2 * (len(judged) + len(checks)) + 1, "the first is the probe"
     assert model.asked[0] == "Say yes."
     assert {(j.by, j.votes, j.tokens) for j in judged} == {("llm:short", 2, 214)}

@@ -31,7 +31,7 @@ from outage_server import OutageServer
 PAIRS = {p.id: p for p in (small.pair(2 * n) for n in range(240))}
 """Each of a question of its own."""
 VOTES = small.votes(list(PAIRS.values()))
-SPLIT = SplitConfig(eval_share=0.1, stage1_share=0.8, held_share=0.3)
+SPLIT = SplitConfig(eval_share=0.1, stage1_share=0.8, held_share=0.1)
 SIZES = Stage1Config(
     iterations=1, seed_gold=100, checked=102, seed_silver=12, per_iteration=10, gold_share=0.4, k_max=4, examples=2
 )
@@ -111,14 +111,17 @@ def test_judges_that_are_no_better_than_a_coin_stop_the_run(tmp_path: Path) -> N
 
 def test_judges_are_compared_with_people_once_and_label_nothing_by_that(tmp_path: Path) -> None:
     judge = Says()
-    _, _ = own(tmp_path, judge)
+    _, curated = own(tmp_path, judge)
     checks = Table(tmp_path / "seed-0/tables/checks", Judgement).read()
     gold = {label.pair_id: label for label in labels(tmp_path) if label.tier == "gold"}
-    assert len(checks) == len({j.pair_id for j in checks}) == 102 < len(gold)
+    assert len(checks) == len({j.pair_id for j in checks}) < len(gold)
     assert {j.pair_id for j in checks} <= set(gold)
     assert all(label.by == ("oracle",) for label in gold.values())
+    held = {p.pair_id for p in curated.stage1.held}
+    assert held
+    assert not held & {j.pair_id for j in checks}, "judges are asked about no held question"
     shown = [c for c in judge.asked if c.pair.id in gold]
-    assert len(shown) == 102
+    assert len(shown) == len(checks) > 80
     assert all(e.pair.question_id != c.pair.question_id for c in shown for e in c.examples)
     with closing(Run(tmp_path / "seed-0", {})) as run:
         told = [run.result(f"stage1/judges-{turn}") for turn in ("seed", "it0")]

@@ -1,8 +1,8 @@
 """Whether judges are any better than a coin: what they say of pairs that people verified, and how often they turn the labels
 of sources over.
 
-Some gold, held gold too, is put to the judges as any pair is: with examples of other questions only. What they say of it is
-kept apart (table `checks`) and labels nothing.
+Some gold is put to the judges as any pair is: with examples of other questions only. What they say of it is kept apart
+(table `checks`) and labels nothing. Held gold is not put to them: judges are asked about no held question.
 """
 
 import numpy as np
@@ -77,5 +77,4 @@ class Check:
         return {"asked": len(words), "agreement": self.agreement(), "overturned": turned}
 
     def _gold(self) -> pl.DataFrame:
-        """The labels of all gold, held or not."""
-        return pl.concat([self.book.gold(), self.book.held()]).sort("pair_id")
+        return self.book.gold().sort("pair_id")

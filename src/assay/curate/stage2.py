@@ -39,9 +39,11 @@ from assay.curate.shares import counted, share_of
 from assay.curate.stage1 import Stage1Result
 from assay.engine import make
 from assay.errors import AssayError
+from assay.figures import told
 from assay.outage import Unreached
 from assay.records import Judge, Judgement, Label, question_id, shown_to
 from assay.run import Run
+from assay.statistics import Estimate
 from assay.store import Place
 from assay.tables import frame_to_arrow, read_frame
 
@@ -122,18 +124,20 @@ def stage2(
     words = {
         part.name: found for part in material.slices if (found := asked.words(part, scored[part.name])) is not None
     }
-    told = [s for s in material.slices if s.name in words]
-    aside = {s.name: asked.settled(s) for s in told}
-    work = {s.name: _Known(part=s, rewards=scored[s.name], words=words[s.name], aside=aside[s.name]) for s in told}
-    named = {s.name: f"stage2-{s.key}" for s in told}
+    heard = [s for s in material.slices if s.name in words]
+    aside = {s.name: asked.settled(s) for s in heard}
+    work = {s.name: _Known(part=s, rewards=scored[s.name], words=words[s.name], aside=aside[s.name]) for s in heard}
+    named = {s.name: f"stage2-{s.key}" for s in heard}
     evidence = make(material.engine, place / "evidence", gathered, {named[n]: w for n, w in work.items()})
-    settled = {named[s.name]: (s, evidence[named[s.name]], aside[s.name]) for s in told}
+    settled = {named[s.name]: (s, evidence[named[s.name]], aside[s.name]) for s in heard}
     rule = partial(settle_slice, config.band, judge is not None)
     labels = make(material.engine, place / "labels", rule, settled)
     if asked.lost:
         raise Unreached([loss for error in asked.lost for loss in error.losses])
     if judge is not None:
-        run.once("stage2/judges", lambda: _overturned(material, evidence, named))
+        turned = run.once("stage2/judges", lambda: _overturned(material, evidence, named))["overturned"]
+        share = told(Estimate(**turned)) if turned else "none"
+        run.say(f"judges of stage 2 turned over {share} of the sources' labels that they were asked about")
     return Stage2Result(
         material=material, rewards=scored, evidence={n: evidence[k] for n, k in named.items()},
         labels={n: labels[k] for n, k in named.items()},
@@ -245,13 +249,13 @@ def _overturned(material: Material, evidence: Mapping[str, Place], named: Mappin
     """How many of the sources' labels that judges were asked about they turned over, of those that they decided."""
     counts, asked = list[pl.DataFrame](), 0
     for some in material.by_part():
-        told = pl.concat([
+        known = pl.concat([
             read_frame(evidence[named[p.name]], ["pair_id", "original", "judge", "problem"]).join(
                 p.frame(["pair_id", "question_id"]), on="pair_id"
             ) for p in some
         ])  # fmt: skip
-        spoke = told.filter(pl.col("judge").is_not_null())
-        asked += len(spoke) + len(told.filter(pl.col("judge").is_null() & (pl.col("problem") != "")))
+        spoke = known.filter(pl.col("judge").is_not_null())
+        asked += len(spoke) + len(known.filter(pl.col("judge").is_null() & (pl.col("problem") != "")))
         counts.append(counted(spoke.select("question_id", hit=pl.col("judge") != pl.col("original"))))
     return {"asked": asked, "overturned": share_of(counts)}
 
