@@ -5,13 +5,13 @@ with what it asked, said and reached; and the kinds of which nothing but these m
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from assay.figures import NEEDED, told, verdict
+from assay.figures import told, verdict
 from assay.recipes import claims, product
 from assay.recipes.arms import EQUAL_EFFORT, GOLD_ONLY, TITLES
 from assay.recipes.hits import apart
 from assay.recipes.product import Hit
 from assay.report_run import Grid, RunSteps, shares
-from assay.statistics import Estimate, Spread, seeds_apart
+from assay.statistics import Estimate, Spread, over_seeds, seeds_apart
 from assay.store import Place
 from assay.tables import Table
 
@@ -82,13 +82,12 @@ def _filters(what: str) -> Say:
 
 
 def _control(found: Found) -> str:
-    silver = found.spread("arms/coin-gold", "judges", "right")
-    if silver is None:
+    tossed = [Estimate(**share) for step in found.run.done("control") for share in step["draws"]]
+    if not tossed:
         return NOTHING
-    if silver.clusters < NEEDED:
-        return f"too few to say: {told(silver)}"
-    fits = silver.low <= 0.5 <= silver.high
-    return f"{'in keeping with a coin' if fits else 'NOT a coin: something leaks'}: {told(silver)}"
+    mean = over_seeds(tossed)
+    fits = mean.low <= 0.5 <= mean.high
+    return f"{'in keeping with a coin' if fits else 'NOT a coin'}: {told(mean)}, {len(tossed)} draws of coins"
 
 
 FIXED: tuple[tuple[str, str, Say], ...] = (

@@ -196,6 +196,16 @@ def test_no_arm_shows_gold_of_the_pairs_own_question_and_none_asks_about_what_me
             assert not measuring & {p.prompt[0].content for p in labels.preferences()}, name
 
 
+def test_the_control_is_of_many_draws_on_the_silver_pairs(made: Made) -> None:
+    told = json.loads((made.arms.run.folder / "steps" / "control.json").read_text())["draws"]
+    silver = made.steps[WHOLE]["judges"]
+    assert len(told) == 12
+    assert {d["n"] for d in told} <= set(range(silver["asked"] - 3, silver["asked"] + 1))
+    values = [d["value"] for d in told]
+    assert len(set(values)) > 3, "every draw is another coin"
+    assert abs(np.mean(values) - 0.5) < 0.25
+
+
 def test_the_run_is_as_it_was_and_the_same_again_asks_nobody(made: Made) -> None:
     assert made.before.items() <= _files(made.arms.run.folder).items()
     counts = len(made.judge.cases), len(made.people.cases)

@@ -42,7 +42,7 @@ def steps(coin: int = 100) -> dict[str, Any]:
         }
         for name in TITLES
     }  # fmt: skip
-    told["arms/coin-gold"]["judges"]["right"] = share(coin)
+    told["control"] = {"draws": [share(coin - 30), share(coin + 30)] * 6}
     ways = {"no gold": 100, "random gold": 150, "nearest gold": 152}
     told["claims-judges"] = {w: {"n": PAIRS, "undecided": 0, "agreement": share(n)} for w, n in ways.items()}
     told["claims-unseen"] = {w: {"n": 60, "undecided": 0, "agreement": share(20, 60)} for w in ways}
@@ -75,6 +75,7 @@ def test_claims_are_told_in_words_with_what_they_rest_on(tmp_path: Path) -> None
          unguided=110, nohuman_filtered=111)  # fmt: skip
     rows = fixed_grid(run(tmp_path, steps())).rows
     assert found(rows, "0")[0].startswith("in keeping with a coin: 50.0 %")
+    assert found(rows, "0")[0].endswith("12 draws of coins")
     assert found(rows, "1")[0].startswith("not shown to be better than random gold: +1.0 points")
     assert found(rows, "2")[0].startswith("shown to be better than the judge without gold: +26.0 points")
     assert found(rows, "3")[0].startswith("shown to be better than its gold alone: +15.0 points")
@@ -93,9 +94,9 @@ def test_claims_are_told_in_words_with_what_they_rest_on(tmp_path: Path) -> None
     assert found(rows, "11")[0].startswith("not shown to be better than unfiltered, without people: +0.5")
 
 
-def test_a_leak_is_shouted(tmp_path: Path) -> None:
-    rows = fixed_grid(run(tmp_path, steps(coin=130))).rows
-    assert found(rows, "0")[0].startswith("NOT a coin: something leaks: 65.0 %")
+def test_a_leak_is_shouted_and_a_single_draw_is_none(tmp_path: Path) -> None:
+    rows = fixed_grid(run(tmp_path, steps(coin=145))).rows
+    assert found(rows, "0")[0].startswith("NOT a coin: 72.5 %")
 
 
 def test_arms_tell_what_people_were_asked(tmp_path: Path) -> None:

@@ -13,18 +13,20 @@ from typing import Any, Literal
 
 import polars as pl
 
-from assay.curate.book import AT_ONCE, Book
+from assay.curate.book import AT_ONCE, Book, Gold, judged
 from assay.curate.checkers import checker_vote_judge, ten_rules_judge
 from assay.curate.material import FREE, Material
 from assay.curate.people import coin
 from assay.curate.prepare import Slice
+from assay.curate.shares import Share
 from assay.curate.stage1 import Stage1Config, Tools, Train, labelled, training_set
 from assay.curate.verify import oracle
 from assay.curate.views import LabelSet, label_set, of_frame
+from assay.order import draws
 from assay.recipes.against_truth import right
 from assay.recipes.hits import Held, measured
 from assay.recipes.product import Product
-from assay.records import Embedder, Judge, Preference, Scorer
+from assay.records import Embedder, Judge, Preference, Scorer, shown_to
 from assay.run import Run
 from assay.store import Place
 
@@ -48,13 +50,15 @@ ARMS: dict[str, Arm] = {
     "random-examples": Arm(title="judge shown random gold", stage1={"guides": "random"}),
     "rule-attributes": Arm(title="retrieval by rule attributes too", rule_attributes=True),
     "perfect-people": Arm(title="people who never err", people="perfect", embedded=True),
-    "coin-gold": Arm(title="control: gold labels by a coin", people="coin"),
+    "coin-gold": Arm(title="gold labels by a coin, one draw", people="coin"),
     "checker-vote": Arm(title="judge that knows the ten demands", judge="checker-vote", embedded=True),
     "ten-rules": Arm(title="ten hand-written rules as judge", judge="ten-rules", embedded=True),
 }
 """Name -> an arm that runs the loop again."""
 EMBEDDED, RECIPES = "tiny", ("tiny", "human")
 """The recipe of the embedded pool, and all that have arms: their people answer at once, and the truth is known."""
+DRAWS = 12
+"""Of coins, for the control of each seed."""
 WHOLE, GOLD_ONLY, EQUAL_EFFORT = "whole", "gold-only", "equal-effort"
 TITLES = {
     WHOLE: "stage 1 as it is",
@@ -95,10 +99,35 @@ def run_arms(arms: Arms) -> None:
     for name, labels, scorer in alone:
         work = partial(_measured, arms, name, labels, scorer)
         run.once(f"arms/{name}", work)
+    run.once("control", partial(_control, arms))
     run.once(f"arms/{EQUAL_EFFORT}", partial(_equal_effort, arms))
     for name, arm in ARMS.items():
         if not arm.embedded or recipe == EMBEDDED:
             run.once(f"arms/{name}", partial(_arm, arms, name, arm))
+
+
+def _control(arms: Arms) -> dict[str, object]:
+    """How often the judge is right of the silver pairs when the gold that it is shown is labelled by a coin, draw by draw.
+
+    All verdicts of one draw lean the same way by the same chance, so a single one is far from 50 % without any leak, and the
+    error over pairs does not tell; that over draws does.
+    """
+    first, material = arms.product.curated.stage1, arms.product.material
+    known = list(material.known(first.labels.filter(pl.col("tier") == "silver")).values())
+    k = shown_to(arms.judge, arms.product.config.stage1.examples)
+    found = list[Share]()
+    for n in range(DRAWS):
+        heads = draws([e.pair.id for e in first.gold.examples], "control", arms.product.seed, n) < 0.5
+        coins = tuple(
+            replace(e, better=e.pair.responses[int(head)].id)
+            for e, head in zip(first.gold.examples, heads, strict=True)
+        )
+        said = judged(arms.judge, Gold(examples=coins, vectors=first.gold.vectors).cases(known, k))
+        decided = pl.DataFrame(
+            [(j.pair_id, j.better) for j in said if j.better], {"pair_id": pl.String, "chosen": pl.String}, orient="row"
+        )
+        found.append(right(material, lambda _, told=decided: told))  # type: ignore[misc]
+    return {"draws": [share for share in found if share is not None]}
 
 
 def _folder(arms: Arms, name: str, config: Stage1Config) -> Run:
