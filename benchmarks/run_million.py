@@ -69,7 +69,7 @@ def people(cases: Sequence[Case]) -> list[Judgement]:
 
 def settings(out: Path, presentations: int) -> FlowConfig:
     return FlowConfig(
-        recipe="million", embedder="hash", presentations=presentations,
+        recipe="million", embedder="hash", presentations=presentations, offline_judge=True,
         stage1=Stage1Config(iterations=2, seed_gold=500, seed_silver=2_000, per_iteration=5_000, gold_share=0.1),
         stage2=Stage2Config(band=0.02, examples=4),
         train=TrainConfig(

@@ -9,11 +9,12 @@ problem, and is counted like a refusal, as long as the model answers others: a s
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from assay.chat import Chat, Request, Server
 from assay.errors import AssayError
+from assay.records import user
 from assay.replies import CUT, MOST_CUTS, Reply, open_database
 
 PART = 256
@@ -92,6 +93,27 @@ def ask_all(chat: Chat, requests: Iterable[Request]) -> list[Reply]:
     if losses:
         raise Unreached(losses)
     return replies
+
+
+PROBE_S, PROBE_TOKENS = 60.0, 16
+"""How long the answer to a probe may take, and how long it may be."""
+
+
+def probe(servers: Sequence[Server]) -> None:
+    """Ask each server for one word, at once and not in a batch, before people work for what it is to say: a dead server, a
+    wrong key or an unknown model is told at the start. One that has answered is not asked again.
+
+    Raises AssayError with what is wrong with the first that gives no answer.
+    """
+    for server in servers:
+        config = server.config
+        once = replace(config, tries=1, timeout_s=min(PROBE_S, config.timeout_s), max_tokens=PROBE_TOKENS)
+        (reply,) = Server(once, server.cache, server.budget).complete([Request(messages=(user("Say yes."),))])
+        if not (reply.final or reply.problem == CUT or reply.problem.startswith("http 429")):
+            raise AssayError(
+                f"{server.name} at {config.url} answers nothing ({reply.problem[:160]}): see to the server, the model's "
+                "name or the key, then give this command again; nobody was asked yet"
+            )
 
 
 def _own(problem: str) -> bool:

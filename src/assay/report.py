@@ -14,11 +14,13 @@ from rich.table import Table as RichTable
 from assay import __version__
 from assay.curate.cost import gains
 from assay.examples import examples
+from assay.figures import counted, in_words, told, verdict
 from assay.memory import compact
 from assay.recipes.product import SETS
 from assay.records import Judgement
 from assay.report_claims import claims_told
-from assay.report_run import Grid, RunSteps, arms, canvas, html_of, picture, sets_grid, sets_plot, shares, text_of
+from assay.report_counts import about, judge_rounds, ledger, measured_by
+from assay.report_run import Grid, RunSteps, arms, canvas, difference, html_of, picture, sets_grid, sets_plot, shares
 from assay.run import environment
 from assay.tables import Table, read_json, write_text
 
@@ -43,9 +45,9 @@ def write_report(folder: Path) -> Path:
         "version": __version__, "machine": f"{env['processor']}, {env['cores']} cores, Python {env['python']}",
         "headline": headline(run), "oracle": "oracle" in judged["kind"], "people": _who(judged, "lead", "human", "oracle"),
         "judges": _who(judged, "llm", "offline"),
-        "pool": _pool(run), "fates": _fates(run), "loop": _loop(run), "loop_plot": _loop_plot(run),
-        "truth": run.steps["prepare/split"]["evaluation"] > 0,
-        "eval_n": f"{run.done('sets/stage1')[0]['accuracy']['n']:,}",
+        "ledger": ledger(run), "about": about(run), "chosen_by": chosen_by(run), "judge_rounds": judge_rounds(run),
+        "loop": _loop(run), "loop_plot": _loop_plot(run),
+        "measured_by": measured_by(run),
         "sets": sets_grid(run, SETS), "sets_plot": sets_plot(run, SETS), "claims": claims_told(run),
         "bench": _bench(run), "examples": examples(folder), "cost": _cost(judged),
         "time": _time(run),
@@ -60,42 +62,33 @@ def write_report(folder: Path) -> Path:
 
 
 def headline(run: RunSteps) -> str:
-    """The run in one sentence: the product against the labels as they came."""
-    chosen = [(seed["final"]["set"], seed) for seed in run.seeds if "final" in seed]
-    done = [seed[f"sets/{name}"] for name, seed in chosen]
-    final = shares([d["accuracy"] for d in done])
-    raw = text_of(shares([d["accuracy"] for d in run.done("sets/raw-more")]))
-    sets = ", ".join(sorted({SETS[name] for name, _ in chosen}))
-    text = f"Held-out accuracy of the final reward model: {text_of(final)} %, against {raw} % on all raw labels"
-    seeds = f"{len(done)} seed" + "s" * (len(done) > 1)
-    measured = f"95% intervals; {final.n if final else 0:,} pairs, {seeds}"
-    if not run.steps["prepare/split"]["evaluation"]:
-        measured += "; they chose the checkpoints and this model too, so the numbers are optimistic"
-    return f"{text} ({measured}; the final model is the best on held gold: {sets})."
+    """The run in one sentence: the product, whether it is shown to be better than the labels as they came, and by what."""
+    chosen = [seed["final"]["set"] for seed in run.seeds]
+    done = [seed[f"sets/{name}"] for name, seed in zip(chosen, run.seeds, strict=True)]
+    final, raw = shares([d["accuracy"] for d in done]), shares([d["accuracy"] for d in run.done("sets/raw-more")])
+    sets = ", ".join(SETS[name] for name in SETS if name in chosen)
+    text = f"The released reward model ({sets}) is right of {told(final)} of held-out pairs"
+    if raw is not None:
+        text += f", the one of all raw labels of {told(raw)}"
+    found, questions = difference(run, chosen)
+    if found is not None:
+        said = verdict(found, questions, "raw labels")
+        text += f". {said[0].upper()}{said[1:]}"
+    seeds = f"{len(done)} seed{'s' * (len(done) > 1)}"
+    return f"{text}. Measured on {measured_by(run)} ({seeds}, 95% intervals)."
 
 
-def _pool(run: RunSteps) -> Grid:
-    pool, split = run.steps["prepare/pool"], run.steps["prepare/split"]
-    names = {"read": "pairs read", "duplicates": "duplicates merged", "conflicting": "pairs whose votes conflict",
-             "contaminated": "removed: shares a 13-gram with a benchmark prompt",
-             "left_out": "left out: resembles another pair, or is for evaluation and has no known answer",
-             "pairs": "pairs in the pool",
-             "prompts": "distinct prompts"}  # fmt: skip
-    rows = [[title, f"{pool[key]:,}"] for key, title in names.items() if key in pool]
-    rows += [[f"pairs for {use}", f"{split[key]:,}"] for key, use in
-             (("evaluation", "evaluation only"), ("stage1", "stage 1"), ("stage2", "stage 2"))]  # fmt: skip
-    if pool["wild_error"] is not None:
-        rows.append(
-            [f"raw labels that are wrong (of {pool['wild_checked']:,} known)", f"{100 * pool['wild_error']:.1f} %"]
-        )
-    return Grid(header=("", ""), rows=rows)
-
-
-def _fates(run: RunSteps) -> Grid:
-    seeds = run.done("labels")
-    keys = sorted({k for s in seeds for k in s["counts"]})
-    rows = [[*key.split(" | "), f"{sum(s['counts'].get(key, 0) for s in seeds) / len(seeds):,.0f}"] for key in keys]
-    return Grid(header=("stage", "rests on", "end", "reason", "pairs"), rows=rows, words=4)
+def chosen_by(run: RunSteps) -> str:
+    """What chose the released models."""
+    told_of = []
+    for folder, seed in zip(run.folders, run.seeds, strict=True):
+        n = seed["final"]["n"]
+        held = ", ".join(f"{SETS[name]} {counted(round(a * n), n)}" for name, a in seed["final"]["held"].items())
+        told_of.append(f"{folder.name}: {held}")
+    return (
+        "The released model is the candidate that is right most often of held gold, which trains nothing; of equal ones "
+        f"that whose labels machines changed least. Right, %: {'; '.join(told_of)}."
+    )
 
 
 def _iterations(run: RunSteps) -> list[list[dict[str, Any]]]:
@@ -114,7 +107,7 @@ def _loop(run: RunSteps) -> Grid:
     for it, done in enumerate(_iterations(run)):
         gold = shares([d["gold_accuracy"] for d in done])
         counts = [mean(done, key) for key in ("gold", "held", "silver", "mistakes", "retrieved", "free")]
-        rows.append([str(it), *counts[:3], text_of(gold), *counts[3:]])
+        rows.append([str(it), *counts[:3], told(gold, ""), *counts[3:]])
     header = (
         "iteration",
         "gold",
@@ -132,9 +125,10 @@ def _bench(run: RunSteps) -> list[dict[str, Any]]:
     """The benchmarks of the first seed's final model."""
     found = []
     for step in (run.seeds[0][name] for name in sorted(run.seeds[0]) if name.startswith("bench/")):
-        header = ("part", "n", "accuracy, %", "95% interval")
+        header = ("part", "right, %")
         rows = [
-            [c["name"], f"{c['n']:,}", f"{c['value']:.1f}", f"{c['low']:.1f} to {c['high']:.1f}"] for c in step["cells"]
+            [c["name"], in_words(c["value"] / 100, c["low"] / 100, c["high"] / 100, c["n"], c["clusters"])]
+            for c in step["cells"]
         ]
         found.append({"title": step["title"], "table": Grid(header=header, rows=rows), "notes": step["notes"]})
     return found
@@ -186,7 +180,8 @@ def _cost(judged: pl.DataFrame) -> Grid:
 
 
 def _time(run: RunSteps) -> Grid:
-    trained = [read_json(p) for p in sorted(run.folder.glob("seed-*/models/*/training.json"))]
+    notes = sorted(run.folder.glob("seed-*/models/*/training.json"))
+    trained = [read_json(p) for p in notes if p.parent.name != "final"]  # which is a copy
     rows = [
         ["reward models trained", f"{len(trained):,}"],
         ["pairs presented in training", f"{sum(t['presented'] for t in trained):,}"],
@@ -205,8 +200,9 @@ def _who(judged: pl.DataFrame, *kinds: str) -> str:
 def summary(folder: Path, console: Console) -> None:
     """The report's tables in the terminal."""
     run = RunSteps.open(folder)
-    told = claims_told(run)
-    grids = [("reward models by training labels", sets_grid(run, SETS)), *(told.tables() if told else ())]
+    claims = claims_told(run)
+    grids = [("reward models by training labels", sets_grid(run, SETS)), ("judges, round by round", judge_rounds(run)),
+             *(claims.tables() if claims else ())]  # fmt: skip
     for title, grid in grids:
         if not grid.rows:  # of a pool that knows no truth
             continue

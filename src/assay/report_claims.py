@@ -3,8 +3,10 @@ judges and filters agree with the truth. Runs have them with `--claims`."""
 
 from dataclasses import dataclass
 
+from assay.figures import counted, told
 from assay.recipes import claims, product
-from assay.report_run import Grid, RunSteps, sets_grid, sets_plot, shares, text_of
+from assay.report_arms import arms_grid, fixed_grid, unseen_grid
+from assay.report_run import Grid, RunSteps, sets_grid, sets_plot, shares
 
 SETS = {
     name: {**claims.SETS, **product.SETS}[name]
@@ -25,8 +27,12 @@ SETS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimsTold:
-    """The claims' section: the table of sets with its picture, judges, and filters of stage 2."""
+    """The claims' section: those fixed beforehand, the arms, unseen kinds; then the table of sets with its picture, judges,
+    and filters of stage 2."""
 
+    fixed: Grid
+    arms: Grid
+    unseen: Grid
     sets: Grid
     plot: str
     judges: Grid
@@ -35,6 +41,9 @@ class ClaimsTold:
     def tables(self) -> list[tuple[str, Grid]]:
         """The tables with their titles."""
         return [
+            ("the claims fixed beforehand (docs/evidence.md)", self.fixed),
+            ("arms", self.arms),
+            ("kinds that nothing was trained on", self.unseen),
             ("the claims, by training labels", self.sets),
             ("judges", self.judges),
             ("stage 2 filters", self.filters),
@@ -46,6 +55,7 @@ def claims_told(run: RunSteps) -> ClaimsTold | None:
     if not run.done("claims-filters"):
         return None
     return ClaimsTold(
+        fixed=fixed_grid(run), arms=arms_grid(run), unseen=unseen_grid(run),
         sets=sets_grid(run, SETS, ("paper A3 T20", PAPER_CLAIMS)), plot=sets_plot(run, SETS), judges=judge_grid(run),
         filters=filter_grid(run),
     )  # fmt: skip
@@ -57,10 +67,8 @@ def judge_grid(run: RunSteps) -> Grid:
     for name, cells in done[0].items():
         if isinstance(cells, dict) and cells["n"]:
             ours = shares([d[name]["agreement"] for d in done if name in d])
-            share = sum(d[name]["undecided"] / max(1, d[name]["n"]) for d in done) / len(done)
-            rows.append(
-                [f"judge, {name}", f"{cells['n']:,}", f"{100 * share:.1f}", text_of(ours), PAPER_JUDGES.get(name, "")]
-            )
+            share = counted(round(sum(d[name]["undecided"] for d in done if name in d) / len(done)), cells["n"])
+            rows.append([f"judge, {name}", f"{cells['n']:,}", share, told(ours, ""), PAPER_JUDGES.get(name, "")])
     header = ("", "judged pairs", "undecided, %", "agreement with the truth, %", "paper A3 T14, objective / subjective")
     return Grid(header=header, rows=rows)
 
@@ -86,7 +94,14 @@ def filter_grid(run: RunSteps) -> Grid:
         if isinstance(cells, dict) and cells["kept"] + cells["flipped"]:
             keep, flip = (shares([d[name][f"{what}_agreement"] for d in done]) for what in ("keep", "flip"))
             rows.append(
-                [name, f"{cells['kept']:,}", text_of(keep), f"{cells['flipped']:,}", text_of(flip), PAPER_FILTERS[name]]
+                [
+                    name,
+                    f"{cells['kept']:,}",
+                    told(keep, ""),
+                    f"{cells['flipped']:,}",
+                    told(flip, ""),
+                    PAPER_FILTERS[name],
+                ]
             )
     header = ("filter by", "kept", "rightly kept, %", "would flip", "rightly flipped, %", "paper A3 T19, keep / flip")
     return Grid(header=header, rows=rows)

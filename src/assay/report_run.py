@@ -13,10 +13,11 @@ from markupsafe import Markup
 
 from assay.curate.material import Material
 from assay.errors import AssayError
-from assay.recipes.product import CANDIDATES
-from assay.statistics import Estimate, Spread, over_seeds
+from assay.figures import points, told
+from assay.recipes.product import CANDIDATES, Hit
+from assay.statistics import Difference, Estimate, Spread, over_seeds, paired_over_seeds
 from assay.store import Place
-from assay.tables import read_json
+from assay.tables import Table, read_json
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -43,18 +44,16 @@ def shares(rows: Sequence[Mapping[str, Any] | None]) -> Spread | None:
         ) from error
 
 
-def text_of(spread: Spread | None) -> str:
-    return str(spread) if spread else "not known"
-
-
 @dataclass(slots=True)
 class RunSteps:
-    """A run folder as the report reads it: steps of the whole run and of each seed."""
+    """A run folder as the report reads it: steps of the whole run and of each seed that has released a model."""
 
     folder: Path
     config: dict[str, Any] = field(default_factory=dict)
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
     seeds: list[dict[str, dict[str, Any]]] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    """Of the seeds."""
 
     @staticmethod
     def open(folder: Path) -> "RunSteps":
@@ -64,9 +63,13 @@ class RunSteps:
             )
         if (folder / "tables" / "pairs").is_dir():
             Material.open(Place.of(folder))  # says that it is of another layout
-        seeds = [steps_of(p) for p in sorted(folder.glob("seed-*"))]
-        run = RunSteps(folder, read_json(folder / "config.json"), steps_of(folder), seeds)
-        if not run.done("final"):
+        found = [(p, steps_of(p)) for p in sorted(folder.glob("seed-*"), key=lambda p: (len(p.name), p.name))]
+        found = [(p, steps) for p, steps in found if "final" in steps]
+        seeds, folders = [s for _, s in found], [p for p, _ in found]
+        run = RunSteps(folder, read_json(folder / "config.json"), steps_of(folder), seeds, folders)
+        if any(f"sets/{s['final']['set']}" not in s or "n" not in s["final"] for s in seeds):
+            raise AssayError(f"{folder}: an older Assay made this run; run it anew")
+        if not found:
             raise AssayError(
                 f"{folder}: the run has not finished a seed yet; give the same `assay run` command to resume"
             )
@@ -86,13 +89,49 @@ def sets_grid(run: RunSteps, titles: Mapping[str, str], paper: tuple[str, Mappin
         if not done:
             continue
         pairs = sum(d["pairs"] for d in done) / len(done)
-        checked = sum(d["labels"]["n"] if d["labels"] else 0 for d in done) / len(done)
         right = shares([d["labels"] for d in done])
         reached = shares([d["accuracy"] for d in done])
-        known = text_of(right) + (f" (of {checked:,.0f})" if right and checked < pairs else "")
-        rows.append([title, f"{pairs:,.0f}", known, text_of(reached), *([paper[1].get(name, "")] if paper else ())])
-    header = ("trained on", "pairs", "labels right, %", "RM held out, %", *([paper[0]] if paper else ()))
+        more = () if name == RAW else (against_raw(run, name),)
+        cells = (told(right, ""), told(reached, ""), *(more or ("",)), *([paper[1].get(name, "")] if paper else ()))
+        rows.append([title, f"{pairs:,.0f}", *cells])
+    header = (
+        "trained on",
+        "pairs",
+        "labels right, %",
+        "RM held out, %",
+        "than raw, points",
+        *([paper[0]] if paper else ()),
+    )
     return Grid(header=header, rows=rows)
+
+
+RAW = "raw-more"
+"""The set that all others have to beat."""
+
+
+def against_raw(run: RunSteps, name: str) -> str:
+    """By how much the model of a set is better than that of all raw labels, pair by pair."""
+    found, _ = difference(run, [name] * len(run.seeds))
+    if found is None:
+        return "not known"
+    return points(found, found.n)
+
+
+def difference(run: RunSteps, names: Sequence[str]) -> tuple[Difference | None, int]:
+    """How much better the model of a set (one for each seed) is than that of all raw labels, on the pairs that both
+    answered, and how many questions these are of; None where there is nothing to compare."""
+    ones, others, questions = list[list[float]](), list[list[float]](), list[list[str]]()
+    for folder, name in zip(run.folders, names, strict=True):
+        table = Table(folder / "tables" / "hits", Hit)
+        if not (table.done(name) and table.done(RAW)):
+            continue
+        both = table.frame(name).join(table.frame(RAW), on="pair_id", suffix="_raw").sort("pair_id")
+        ones.append(both["right"].to_list())
+        others.append(both["right_raw"].to_list())
+        questions.append(both["question_id"].to_list())
+    if not ones or not all(ones):
+        return None, 0
+    return paired_over_seeds(ones, others, questions), len({q for asked in questions for q in asked})
 
 
 def sets_plot(run: RunSteps, titles: Mapping[str, str]) -> str:

@@ -28,8 +28,8 @@ _HIDDEN = {"pair_id", "rule", "prompt_id", "question_id", "chars", "at"}
 _PLACES = {"index": {"row", "first", "second"}}
 """Columns that say where things are, by table; other tables have something to say in columns of these names."""
 _POOL = ("origins", "votes", "truth")
-_RUN = ("contamination", "near_duplicates", "index", "attributes", "votes")
-_SEED = ("asked", "judgements", "wins", "rewards", "evidence", "labels", "sets", "claims")
+_RUN = ("contamination", "near_duplicates", "measuring", "measured", "index", "attributes", "votes")
+_SEED = ("asked", "judgements", "wins", "rewards", "evidence", "labels", "sets", "checks", "hits", "claims")
 _OF_SHARD = re.compile(r"(?:^|-)(\d{4,}-\d{2,}(?:-\d+)?)_[0-9a-f]+(?:-\d+)?$")
 """A shard that was made of one shard of the pool."""
 _ID = 32

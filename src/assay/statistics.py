@@ -203,17 +203,14 @@ def _apart(a: ArrayLike, b: ArrayLike, r: ArrayLike = 0.0) -> Array:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """A mean over seeds of shares of `n` items, and its 95% interval."""
+    """A mean over seeds of shares of `n` items in `clusters` independent ones (see `Estimate`), and its 95% interval."""
 
     mean: float
     low: float
     high: float
     seeds: int
     n: int
-
-    def __str__(self) -> str:
-        """In percent."""
-        return f"{100 * self.mean:.1f} ({100 * self.low:.1f} to {100 * self.high:.1f})"
+    clusters: float
 
 
 def over_seeds(estimates: Sequence[Estimate]) -> Spread:
@@ -226,7 +223,8 @@ def over_seeds(estimates: Sequence[Estimate]) -> Spread:
         raise ValueError("no seeds to average")
     table = np.array([(e.value, e.se, e.n, e.clusters) for e in estimates]).T
     centre, low, high = (float(x) for x in seed_bounds(*table))
-    return Spread(mean=centre, low=low, high=high, seeds=len(estimates), n=min(e.n for e in estimates))
+    n, known = min(e.n for e in estimates), min(e.clusters for e in estimates)
+    return Spread(mean=centre, low=low, high=high, seeds=len(estimates), n=n, clusters=known)
 
 
 def seed_bounds(value: Array, se: Array, n: Array, clusters: Array) -> tuple[Array, Array, Array]:
@@ -255,6 +253,26 @@ def seeds_apart(ones: Sequence[Estimate], others: Sequence[Estimate]) -> Differe
     a, b = over_seeds(ones), over_seeds(others)
     down, up = float(_apart(a.mean - a.low, b.high - b.mean)), float(_apart(a.high - a.mean, b.mean - b.low))
     return Difference(value=value, low=max(-1.0, value - down), high=min(1.0, value + up), n=n)
+
+
+def paired_over_seeds(
+    ones: Sequence[Sequence[float]], others: Sequence[Sequence[float]], clusters: Sequence[Sequence[Hashable]]
+) -> Difference:
+    """The mean of one - other over seeds, each of which measures both on the same items: lists by seed, a value and a
+    cluster (its question) for each item.
+
+    Items of all seeds are paired as one list, clustered by question: a question that several seeds ask counts once. That the
+    seeds' own differences vary (Student's interval of their mean) is added in squares, which errs on the safe side, for some
+    of it is in the first part too. `n`: the items of the seed that has fewest.
+    """
+    one, other = ([v for seed in seeds for v in seed] for seeds in (ones, others))
+    found = paired(one, other, [c for seed in clusters for c in seed])
+    apart = [math.fsum(a) / len(a) - math.fsum(b) / len(b) for a, b in zip(ones, others, strict=True)]
+    half = _between(apart) if len(apart) > 1 else 0.0
+    down, up = math.hypot(found.value - found.low, half), math.hypot(found.high - found.value, half)
+    return Difference(
+        value=found.value, low=max(-1.0, found.value - down), high=min(1.0, found.value + up), n=min(map(len, ones))
+    )
 
 
 def _between(values: Sequence[float]) -> float:

@@ -26,6 +26,7 @@ def small_config() -> FlowConfig:
         recipe="small",
         presentations=64,
         claims=True,
+        offline_judge=True,
         stage1=Stage1Config(iterations=2, seed_gold=16, seed_silver=12, per_iteration=8, gold_share=0.4, k_max=4),
         stage2=Stage2Config(),
         train=TrainConfig(

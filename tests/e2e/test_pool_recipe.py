@@ -19,9 +19,11 @@ from assay.errors import AssayError
 from assay.recipes.job import people_on_file, read_queue, run_job
 from assay.records import Case, Judgement, Label
 from assay.tables import Table
+from shares import naked
 
 SMALL = (
-    "--presentations=16", "--stage1-share=0.7", "--stage1.iterations=1", "--stage1.seed-gold=16", "--stage1.seed-silver=8",
+    "--presentations=16", "--evaluation-gold=6", "--stage1-share=0.8",
+    "--stage1.iterations=1", "--stage1.seed-gold=16", "--stage1.seed-silver=8",
     "--stage1.per-iteration=8", "--stage1.gold-share=0.5", "--stage1.held-share=0.4", "--train.layers=1",
     "--train.max-tokens=48", "--train.batch-pairs=8", "--train.lr=4e-4", "--train.checks=1", "--train.epochs=2",
 )  # fmt: skip
@@ -75,16 +77,16 @@ def test_people_answer_until_the_run_is_done(pool: Path) -> None:
     run = pool.parent / "run"
     first = run_pool(pool)
     assert first.returncode == 2
-    assert waiting(first) == 16
+    assert waiting(first) == 16 + 6, "the first gold, and what is to measure only"
 
     typed = answers(run, "ada")
     some = verify(run, [*typed[:3], "what?", "s", "q"])
     assert some.returncode == 0, some.stderr
-    assert "3 judged, 0 ties, 0 discarded, 1 skipped, 13 left" in some.stdout
+    assert "3 judged, 0 ties, 0 discarded, 1 skipped, 19 left" in some.stdout
     assert len(read_judgements(run / "judgements.jsonl")) == 3
     again = run_pool(pool)
     assert again.returncode == 2
-    assert waiting(again) == 13
+    assert waiting(again) == 19
 
     asked = 1
     while True:
@@ -105,8 +107,18 @@ def test_people_answer_until_the_run_is_done(pool: Path) -> None:
     truth = small_pool(prompts=60, per_prompt=1).truth
     labels = Table(run / "seed-0/tables/labels", Label).read()
     gold = [label for label in labels if label.tier == "gold"]
-    assert len(gold) == len(read_judgements(run / "judgements.jsonl")) > 16
+    asked = {j.pair_id for j in read_judgements(run / "judgements.jsonl")}
+    measure = {j.pair_id for j in Table(run / "tables/measured", Judgement).stream()}
+    assert len(measure) == 6
+    assert {label.pair_id for label in gold} == asked - measure
+    assert len(gold) > 16
+    assert not measure & {label.pair_id for label in labels}, "what measures is used for nothing else"
+    machines = [label for label in labels if label.tier != "gold"]
+    assert {label.fate for label in machines} <= {"kept", "dropped"}, (
+        "no judge was asked for, and none turned a label round"
+    )
     assert all(label.chosen == truth[label.pair_id] and label.by == ("ada",) for label in gold)
+    assert {label.tier for label in machines} == {"wild"}
     human = [j for j in Table(run / "seed-0/tables/judgements", Judgement).stream() if j.kind == "human"]
     assert all(len(j.shown) == 2 for j in human)
     assert {j.shown.index(j.better or "") for j in human} == {0, 1}
@@ -115,8 +127,14 @@ def test_people_answer_until_the_run_is_done(pool: Path) -> None:
 def assert_report(run: Path, done: Done) -> None:
     assert done.stdout.splitlines()[-1] == "report: run/report.html"
     page = (run / "report.html").read_text(encoding="utf-8")
-    assert "This pool knows no truth" in page
-    assert "The people of this run are an oracle" not in page
+    assert "Measured on 6 pairs that people decided, of 6 which they verified to measure only" in page
+    assert "Too few to say whether it is better than raw labels" in page
+    assert "paper A3" not in page, "the papers are for --claims"
+    assert "NOT ACCOUNTED FOR" not in page
+    assert naked(page) == ([], naked(page)[1])
+    models = {p.parent.name for p in run.glob("seed-0/models/*/training.json")}
+    assert models <= {"stage1-it0", "best-rm", "gold-rm", "raw-more", "filtered", "flipped", "final"}
+    assert "The people of this run are simulated" not in page
     assert "true labels (ceiling)" not in page
     assert "not known" in page
 
@@ -147,6 +165,10 @@ class FakeModel:
         body = await request.json()
         text = body["messages"][-1]["content"]
         self.asked.append(text)
+        if text == "Say yes.":
+            return web.json_response(
+                {"choices": [{"message": {"content": "Yes."}, "finish_reason": "stop"}], "usage": {}}
+            )
         first, second = (re.findall(rf"<candidate_{n}>\n(.*?)\n</candidate_{n}>", text, re.DOTALL)[-1] for n in (1, 2))
         words = f"It is shorter.\n\nVerdict: {1 if (len(first), first) < (len(second), second) else 2}"
         return web.json_response({
@@ -177,10 +199,16 @@ def test_an_llm_judges_and_is_asked_once(pool: Path, model: FakeModel) -> None:
         add_judgements(run / "judgements.jsonl", words)
     assert done.returncode == 0, done.stderr
     assert_report(run, done)
+    assert "No judge labelled anything" not in (run / "report.html").read_text(encoding="utf-8")
     assert "Judges: llm:short." in (run / "report.html").read_text(encoding="utf-8")
 
     judged = [j for j in Table(run / "seed-0/tables/judgements", Judgement).stream() if j.kind == "llm"]
-    assert len(model.asked) == 2 * len(judged) > 0
+    checks = Table(run / "seed-0/tables/checks", Judgement).read()
+    gold = {label.pair_id for label in Table(run / "seed-0/tables/labels", Label).stream() if label.tier == "gold"}
+    assert {j.pair_id for j in checks} < gold, "judges are compared with people on gold that is not held"
+    assert len(checks) > 8
+    assert len(model.asked) == 2 * (len(judged) + len(checks)) + 1, "the first is the probe"
+    assert model.asked[0] == "Say yes."
     assert {(j.by, j.votes, j.tokens) for j in judged} == {("llm:short", 2, 214)}
     assert all(j.better for j in judged)
     assert any("## Example 1" in text for text in model.asked)

@@ -42,13 +42,13 @@ def test_a_run_goes_on_with_what_people_said_on_the_page(place: Path) -> None:
     first = run_assay(*command, cwd=pool.parent)
     assert first.returncode == 2
     asked = {case.pair.id: case.pair for case in read_queue(run / "queue")}
-    assert waiting(first.stderr) == len(asked) == 16
+    assert waiting(first.stderr) == len(asked) == 16 + 6
 
     process = start(run, port := free_port())
     token = run_assay("web-user", run, "ada").stdout.split()[-1]
     truth = small_pool(prompts=60, per_prompt=1).truth
     sides = {i: shown_order(pair, "web", "ada") for i, pair in asked.items()}
-    assert asyncio.run(answer_all(f"http://127.0.0.1:{port}", "ada", token, truth, sides)) == 16
+    assert asyncio.run(answer_all(f"http://127.0.0.1:{port}", "ada", token, truth, sides)) == 22
     process.terminate()
     assert process.wait(30) == 0
 

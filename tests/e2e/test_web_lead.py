@@ -170,11 +170,12 @@ def a_lead_sees_how_it_goes(page: Any, where: Site) -> None:
 
     judged, _, seconds, traps, first, *_, flags = row(page, "Annotators", "ann")
     assert (judged, seconds, flags) == ("18", "60", "nothing")
-    assert traps.startswith("100% of 4 (")
-    assert 10 < float(first.strip("%")) < 90
+    assert traps.startswith("100.0 % (39.8 to 100.0; n 4, too few to say")
+    assert 10 < float(first.partition(" ")[0]) < 90
+    assert "; n " in first
     judged, _, seconds, traps, *_, flags = row(page, "Annotators", "bob")
     assert (judged, seconds) == ("18", "0")
-    assert traps.startswith("0% of 4 (95% interval 0 to ")
+    assert traps.startswith("0.0 % (0.0 to 60.2; n 4")
     assert "missed 4 of 4 traps" in flags
     assert "faster than they can be read" in flags
     assert row(page, "Flagged and skipped", ODD.pair.id[:12]) == ["flagged", "ann", "is this <b>an attack</b>?"]

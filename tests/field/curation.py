@@ -31,7 +31,15 @@ from assay.run import Run
 from assay.store import Place
 
 CONFIG = Stage1Config(
-    iterations=2, seed_gold=12, seed_silver=10, per_iteration=16, gold_share=0.3, held_share=0.3, k_max=4, examples=2
+    iterations=2,
+    seed_gold=12,
+    seed_silver=10,
+    per_iteration=16,
+    gold_share=0.3,
+    held_share=0.3,
+    k_max=4,
+    examples=2,
+    checked=0,
 )
 WILD = Stage2Config(band=0.2, examples=2)
 SPLIT = SplitConfig(stage1_share=0.5, held_share=CONFIG.held_share)

@@ -192,7 +192,7 @@ def test_a_run_asks_when_its_attributes_or_its_judge_are_elsewhere(
     assert "pairs wait for people" in run(one.url, one.url)
     kept = (tmp_path / "run/config.json").read_text()
     described = sum(one.answered.values())
-    assert described == 60
+    assert described == 60 + 2, "each model was asked for a word first, before anybody else was asked"
     refused(run(other.url, one.url), "m answered", one.url, other.url)
     told = run(one.url, other.url)
     refused(told, "d answered", one.url, other.url)

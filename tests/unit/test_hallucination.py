@@ -305,7 +305,7 @@ def test_a_run_stops_only_when_the_interval_lies_above() -> None:
     assert watch.observe(reading(1, 0.7, n=20)).kind == "lower"  # exact: 0.444 to 0.890
     stop = watch.observe(reading(2, 0.7, n=200))  # exact: 0.631 to 0.763
     assert stop.kind == "stop"
-    assert stop.reason.startswith("step 2: hallucination rate 70.0% of 200 answers, at least 63.1%")
+    assert stop.reason.startswith("step 2: hallucination rate 70.0 % (63.1 to 76.3; n 200) of answers, at least 63.1%")
     assert watch.observe(reading(3, 0.0)) == stop
     assert Watch(MonitorConfig(stop_at=1.0)).observe(reading(1, 1.0)).kind == "lower"
 

@@ -36,31 +36,31 @@ def row(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-def by_hand(row: dict[str, Any], band: float) -> Label:
+def by_hand(row: dict[str, Any], band: float, judged: bool = True) -> Label:
     """The rule in words, one pair at a time."""
     original, judge, best, gold = (row[k] for k in ("original", "judge", "p_best", "p_gold"))
 
     def label(n: int, chosen: str | None = None, sure: float = 1.0, margin: float = 0.0) -> Label:
-        by = () if n > 6 else ("best-rm", "gold-rm", "judges") if judge else ("best-rm", "gold-rm")
+        by = () if n > 7 else ("best-rm", "gold-rm", "judges") if judge else ("best-rm", "gold-rm")
         fate, reason = REASONS[n]
         return Label(pair_id=row["pair_id"], chosen=chosen, tier="wild", fate=fate, reason=reason, by=by, stage="stage2",
                      certainty=sure, margin=margin)  # fmt: skip
 
     if original is None:
-        return label(7)
-    if best is None or gold is None or math.isnan(best) or math.isnan(gold):
         return label(8)
+    if best is None or gold is None or math.isnan(best) or math.isnan(gold):
+        return label(9)
     mean = (row["certainty"] + best + gold) / 3
     if judge:
         mean = (row["certainty"] + best + gold + float(judge == original)) / 4
     if gold > 0.5 and (best > 0.5 + band or judge == original):
         return label(0 if best > 0.5 + band else 1, original, max(0.5, mean), max(0.0, row["strength"]))
     readable = judge is not None or row["problem"] in UNDECIDED
-    if gold < 0.5 and best < 0.5 and judge != original and readable:
+    if gold < 0.5 and best < 0.5 and judge != original and readable and judged:
         return label(2 if judge else 3, row["other"], max(0.5, 1 - mean), max(0.0, -row["strength"]))
     if not readable:
         return label(6)
-    return label(5 if gold > 0.5 else 4)
+    return label((5 if judged else 7) if gold > 0.5 else 4)
 
 
 @settings(max_examples=300)
@@ -68,6 +68,18 @@ def by_hand(row: dict[str, Any], band: float) -> Label:
 def test_over_columns_as_pair_by_pair(rows: list[dict[str, Any]], band: float) -> None:
     frame = pl.DataFrame(rows, schema=SCHEMA)
     assert [build(Label, r) for r in decided(frame, band).iter_rows(named=True)] == [by_hand(r, band) for r in rows]
+
+
+@settings(max_examples=100)
+@given(st.lists(row(), max_size=12), st.sampled_from([0.0, 0.1, 0.4]))
+def test_nothing_is_flipped_without_a_judge(rows: list[dict[str, Any]], band: float) -> None:
+    rows = [r | {"judge": None, "problem": ""} for r in rows]
+    frame = pl.DataFrame(rows, schema=SCHEMA)
+    found = [build(Label, r) for r in decided(frame, band, judged=False).iter_rows(named=True)]
+    assert found == [by_hand(r, band, judged=False) for r in rows]
+    with_judge = decided(frame, band)
+    for label, other in zip(found, with_judge["fate"], strict=True):
+        assert label.fate == ("dropped" if other == "flipped" else other)
 
 
 @settings(max_examples=100)

@@ -79,15 +79,18 @@ def test_a_pool_without_truth_has_no_empty_tables(tmp_path: Path) -> None:
     reached = {"value": 0.75, "se": 0.1, "n": 1234, "clusters": 10.0}
     filters = {"kept": 0, "keep_agreement": None, "flipped": 0, "flip_agreement": None}
     loop = {"gold": 1, "held": 1, "silver": 1, "mistakes": 0, "retrieved": 0, "free": 0, "gold_accuracy": reached}
-    counts = {"read": 2, "duplicates": 0, "conflicting": 0, "contaminated": 0, "left_out": 0, "pairs": 2, "prompts": 1}
+    counts = {"rows": None, "rejected": {}, "read": 2, "duplicates": 0, "conflicting": 0, "pool": 2, "contaminated": 0,
+              "near_duplicates": 0, "aside": 0, "pairs": 2, "prompts": 1, "wrong": None}  # fmt: skip
     steps = {
-        "prepare/split": {"evaluation": 0, "stage1": 1, "stage2": 1},
-        "prepare/pool": {**counts, "wild_error": None, "wild_checked": 0},
+        "prepare/split": {"evaluation": 0, "stage1": 1, "stage2": 1, "by_people": True},
+        "prepare/pool": counts,
     }
+    of_set = {"pairs": 1, "labels": None, "accuracy": reached, "on_held": True}
     of_seed = {
-        **{f"sets/{name}": {"pairs": 1, "labels": None, "accuracy": reached} for name in ("raw-more", "stage1")},
+        **{f"sets/{name}": of_set for name in ("raw-more", "stage1")},
         "claims-judges": {}, "claims-filters": {"best RM": filters},
-        "final": {"set": "stage1"}, "stage1/it0": loop, "stage1/it1": loop, "labels": {"counts": {}},
+        "final": {"set": "stage1", "held": {"stage1": 0.5}, "n": 2}, "labels": {"counts": {}},
+        "stage1/it0": loop, "stage1/it1": loop,
     }  # fmt: skip
     (tmp_path / "run/config.json").write_text(json.dumps({"recipe": "pool"}))
     for folder, some in ((tmp_path / "run", steps), (tmp_path / "run/seed-0", of_seed)):
@@ -98,11 +101,15 @@ def test_a_pool_without_truth_has_no_empty_tables(tmp_path: Path) -> None:
     summary(tmp_path / "run", console)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert "reward models by training labels" in printed
-    assert "judged pairs" not in printed
+    assert "agreement with the truth" not in printed
     assert "rightly kept" not in printed
     page = write_report(tmp_path / "run").read_text()
     assert "agree with the truth cannot be told: the pool knows none" in page
-    assert "1,234 held-out pairs" in " ".join(page.split())
+    assert "1,234 pairs of held gold: they chose the checkpoints" in " ".join(page.split())
+    for name in ("raw-more", "stage1"):
+        (tmp_path / f"run/seed-0/steps/sets/{name}.json").unlink()
+    with pytest.raises(AssayError, match="an older Assay made this run; run it anew"):
+        summary(tmp_path / "run", console)
 
 
 def test_a_run_without_such_labels_shows_none(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from assay import statistics
 from assay.bench import table
 from assay.bench.benchmark import BenchmarkResult, Skipped, Terms
 from assay.errors import AssayError
+from assay.figures import told, verdict
 from assay.tables import write_text
 
 Array = NDArray[np.float64]
@@ -64,7 +65,8 @@ def load(path: Path) -> Saved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Model a less model b on one benchmark, in points, its 95% interval, and the p-value of no difference."""
+    """Model a less model b on one benchmark, in points, its 95% interval, and the p-value of no difference. `shown_a` and
+    `shown_b`: both with interval and n; `verdict`: whether a is better, in words."""
 
     name: str
     a: float
@@ -72,6 +74,9 @@ class Difference:
     low: float
     high: float
     p: float
+    shown_a: str = ""
+    shown_b: str = ""
+    verdict: str = ""
 
     @property
     def points(self) -> float:
@@ -99,10 +104,12 @@ def compare(a: Saved, b: Saved, draws: int = 10_000, seed: int = 0) -> list[Diff
 
 
 def _difference(name: str, one: Terms, two: Terms, draws: int, random: np.random.Generator) -> Difference:
-    a, b = (statistics.mean(t.values, t.clusters, t.groups, t.weights).value for t in (one, two))
+    a, b = (statistics.mean(t.values, t.clusters, t.groups, t.weights) for t in (one, two))
     found = statistics.paired(one.values, two.values, one.clusters, one.groups, one.weights)
     return Difference(
-        name=name, a=100 * a, b=100 * b, low=100 * found.low, high=100 * found.high, p=_sign_flips(one, two, draws, random)
+        name=name, a=100 * a.value, b=100 * b.value, low=100 * found.low, high=100 * found.high,
+        p=_sign_flips(one, two, draws, random), shown_a=told(a, ""), shown_b=told(b, ""),
+        verdict=verdict(found, len(set(one.clusters)), "B", "items"),
     )  # fmt: skip
 
 

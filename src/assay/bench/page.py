@@ -24,7 +24,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid #8884; } td.n, th.n { text-align: right; }
 figure { margin: 1rem 0; background: #fff; padding: .5rem; border-radius: 6px; } img { width: 100%; } .dim { opacity: .75; }
-</style><h1>{{ model }}</h1><p class="dim">{{ machine }}. Intervals are 95 %, errors clustered by prompt.</p>
+</style><h1>{{ model }}</h1><p class="dim">{{ machine }}. All with 95 % intervals, errors clustered by prompt.</p>
 {% for title, picture in plots %}<figure><img alt="{{ title }}" src="data:image/png;base64,{{ picture }}">
 <figcaption style="color:#333">{{ title }}</figcaption></figure>{% endfor %}
 {% macro of(i) %}{% if i in numbers %} class="n"{% endif %}{% endmacro %}

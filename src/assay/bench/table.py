@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from assay.bench.benchmark import BenchmarkResult, Cell, Skipped
+from assay.figures import FEW, NEEDED
 
 HEADER = ("benchmark", "part", "n", "accuracy, %", "se", "95% interval")
 NUMBERS = {2, 3, 4, 5}
@@ -51,12 +52,17 @@ def cells(result: BenchmarkResult) -> list[Cell]:
 
 def _row(name: str, cell: Cell) -> tuple[str, ...]:
     low, high = cell.interval
-    return (name, cell.name, f"{cell.n:,}", f"{cell.value:.2f}", f"{cell.se:.2f}", f"{low:.1f} to {high:.1f}")
+    few = f", {FEW}" if cell.clusters < NEEDED - 0.5 else ""
+    return (name, cell.name, f"{cell.n:,}", f"{cell.value:.2f}", f"{cell.se:.2f}", f"{low:.1f} to {high:.1f}{few}")
 
 
 def notes(results: Sequence[BenchmarkResult | Skipped]) -> list[str]:
     """What belongs under the table: protocols, caveats, and what was skipped and why."""
-    lines = []
+    every = [c for r in results if isinstance(r, BenchmarkResult) for c in (*cells(r), *r.diagnostics)]
+    few = any(c.clusters < NEEDED - 0.5 for c in every)
+    lines = (
+        [f"{FEW}: of fewer than {NEEDED} independent prompts even 70 % right is not told from a coin"] if few else []
+    )
     for result in results:
         if isinstance(result, Skipped):
             lines.append(str(result))

@@ -147,18 +147,14 @@ def compare_models(a: Positional[Path], b: Positional[Path], draws: int = 10_000
     from assay.bench.compare import compare, load
 
     one, two = load(a), load(b)
+    found = compare(one, two, draws, seed)
     rows = [
-        (
-            d.name,
-            f"{d.a:.2f}",
-            f"{d.b:.2f}",
-            f"{d.points:+.2f}",
-            f"{d.low:+.2f} to {d.high:+.2f}",
-            f"{d.p:.3f}" if d.p >= 0.001 else "< 0.001",
-        )
-        for d in compare(one, two, draws, seed)
-    ]
+        (d.name, d.shown_a, d.shown_b, f"{d.points:+.2f}", f"{d.low:+.2f} to {d.high:+.2f}",
+         f"{d.p:.3f}" if d.p >= 0.001 else "< 0.001")
+        for d in found
+    ]  # fmt: skip
     _print(("benchmark", "A, %", "B, %", "A - B", "95% interval", "p"), rows)
+    print(*(f"{d.name}: A is {d.verdict}" for d in found), sep="\n")
     print(f"A: {one.model}\nB: {two.model}")
 
 

@@ -13,6 +13,7 @@ from tyro.conf import Positional
 from assay.cli.arguments import Flat, print_config
 from assay.engine import engine_of
 from assay.errors import AssayError
+from assay.figures import counted
 from assay.recipes.settings import SweepConfig
 from assay.reward.config import TrainConfig
 from assay.tables import remove, sibling
@@ -59,7 +60,7 @@ def reward_train(
     if os.environ.get("RANK", "0") == "0":
         remove(beside)
     seen = (
-        f"{trained.gold_accuracy:.1%} of {trained.gold_pairs:,} gold pairs"
+        f"{counted(round(trained.gold_accuracy * trained.gold_pairs), trained.gold_pairs, ' %')} of gold pairs"
         if trained.gold_pairs
         else "no gold pairs to check on"
     )

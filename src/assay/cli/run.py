@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -44,28 +44,33 @@ class Where:
 def run_tiny(
     config: Annotated[FlowConfig, Flat] = presets.tiny(),  # noqa: B008
     out: Path = Path("runs/tiny"),
+    people: Literal["erring", "oracle"] = "erring",
     where: Annotated[Where, Flat] = Where(),
     dry_run: bool = False,
 ) -> None:
-    """The embedded default: checkable instructions, an oracle for people, an offline judge; minutes on two cores.
+    """The embedded default: checkable instructions, simulated people, an offline judge; minutes on two cores.
 
     Args:
         config: The run's settings.
         out: The run folder; the same command resumes what is in it.
+        people: Simulated from the known answers: two annotators who err in 10 and 15 of 100 pairs, or an oracle.
         where: On which machines and devices.
         dry_run: Print the resolved config and stop.
     """
     if dry_run:
         return print_config(config)
+    from assay.curate.people import ANNOTATORS, erring
     from assay.curate.verify import oracle
     from assay.recipes.job import run_job
     from assay.recipes.pools import constraint_pool
 
     engine, pool = where.opened(), constraint_pool()
-    people, asked = oracle(pool.truth), {"people": "oracle"}
+    perfect = people == "oracle"
+    who, asked = oracle(pool.truth) if perfect else erring(pool.truth), {"people": "oracle" if perfect else ANNOTATORS}
     return _finish(
-        lambda n: run_job(out, config, pool, people=people, asked=asked, engine=engine, processes=n), where, engine
-    )
+        lambda n: run_job(out, config, pool, people=who, asked=asked, at_chance=True, engine=engine, processes=n),
+        where, engine,
+    )  # fmt: skip
 
 
 @app.command(name="human")
@@ -93,8 +98,9 @@ def run_human(
     engine, pool = where.opened(), human_pool(data)
     people, asked = recorded_people(pool.truth), {"people": "recorded"}
     return _finish(
-        lambda n: run_job(out, config, pool, people=people, asked=asked, engine=engine, processes=n), where, engine
-    )
+        lambda n: run_job(out, config, pool, people=people, asked=asked, at_chance=True, engine=engine, processes=n),
+        where, engine,
+    )  # fmt: skip
 
 
 @app.command(name="pool")
@@ -109,13 +115,18 @@ def run_pool(
     price: tuple[float, float] = (0.0, 0.0),
     budget: float = 0.0,
     resettle: bool = False,
+    at_chance: bool = False,
     batch: bool = False,
     reply_tokens: int = 1024,
     servers_moved: bool = False,
     where: Annotated[Where, Flat] = Where(),
     dry_run: bool = False,
 ) -> None:
-    """Your own pool: people answer in the terminal (`assay verify`), judges are LLM servers, or offline without any.
+    """Your own pool: people answer in the terminal (`assay verify`) or on the page, judges are LLM servers (--judge).
+
+    Without judges the labels of sources are kept or dropped by what people verified, and none is turned round; the offline
+    judge, which can, works where --offline-judge asks for it. Judges are compared with people in every round, and stop the
+    run where they are no better than a coin.
 
     The run stops when it needs people, says how many pairs wait in its queue, and goes on with the same command. It stops as
     well where a server does not answer: nothing is decided by that, and the same command asks only what failed. A run keeps
@@ -134,6 +145,7 @@ def run_pool(
             that could pass it, and a larger budget goes on (0: no limit).
         resettle: Where people have corrected answers (or a lead has decided) since the labels were made: make the labels and
             all that follows from them anew. What was made before is kept in seed-N/superseded.
+        at_chance: Go on with judges that agree with people's gold no more than a coin would.
         batch: Ask LLM servers through their batch APIs (/v1/batches), at half the price, within a day for each step.
         reply_tokens: The most tokens of a reply. What it cuts is no verdict; a larger one goes on with the same run.
         servers_moved: The models are those that the run asked before, where their servers are at other addresses now: go on
@@ -150,6 +162,7 @@ def run_pool(
     from assay.curate.annotate import llm_judge
     from assay.curate.book import AT_ONCE, IN_A_BATCH
     from assay.curate.shards import Pool
+    from assay.outage import probe
     from assay.recipes.job import people_on_file, run_job
     from assay.recipes.servers import Servers
 
@@ -170,11 +183,17 @@ def run_pool(
     asked: dict[str, object] = {"people": str(judgements), "attributes": asking_of([chat]) if chat else "rules"}
     if chats:
         asked["judge"] = {**asking_of(chats), "samples": samples}
+
+    def accepted() -> None:
+        """Before anybody is asked."""
+        probe([*chats, *([chat] if chat else [])])
+        servers.keep()
+
     return _finish(
         lambda n: run_job(
             out, config, found, people=people_on_file(out / judgements, out / "queue"),
             judge=llm_judge(chats, samples=samples) if chats else None,
-            chat=chat, asked=asked, accepted=servers.keep, resettle=resettle, engine=engine, processes=n,
+            chat=chat, asked=asked, accepted=accepted, resettle=resettle, at_chance=at_chance, engine=engine, processes=n,
             at_once=IN_A_BATCH if batch else AT_ONCE,
         ), where, engine,
     )  # fmt: skip

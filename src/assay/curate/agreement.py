@@ -24,6 +24,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from assay.figures import counted
 from assay.records import Judgement
 from assay.statistics import Estimate, interval
 
@@ -53,6 +54,11 @@ class Agreement:
     pairs: int
     ratings: int
     raters: int
+
+    @property
+    def same(self) -> str:
+        """The raw share in words, as if each pair of responses were one pair of ratings; "" of none."""
+        return counted(round(self.observed * self.pairs), self.pairs, " %") if self.observed is not None else ""
 
 
 Ratings = dict[str, dict[str, int]]

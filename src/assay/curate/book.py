@@ -7,6 +7,7 @@ of their own, read at the start of every iteration and before the labels are mad
 these shards alone. In memory are narrow columns, and the text of what people were asked about.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from assay.errors import AssayError
 from assay.outage import Unreached
 from assay.records import Case, Example, Judge, Judgement, Pair, Preference
 from assay.run import Run
-from assay.tables import frame_to_arrow
+from assay.tables import frame_to_arrow, to_arrow
 
 
 class Standing(Protocol):
@@ -37,8 +38,8 @@ class Standing(Protocol):
         ...
 
 
-COLLECTED = ("judgements/stage1-", "asked/stage1-", "wins/stage1-", "contamination/", "near_duplicates/", "index/",
-             "attributes/", "vectors/")  # fmt: skip
+COLLECTED = ("judgements/stage1-", "asked/stage1-", "wins/stage1-", "checks/", "contamination/", "near_duplicates/",
+             "index/", "attributes/", "vectors/")  # fmt: skip
 """Tables and shards of a run that say what stage 1 collected, and what it was given; not what was made of it."""
 AT_ONCE = 1_024
 """Pairs that judges are asked about at a time, and whose prompts are in memory (in providers' batches: `IN_A_BATCH`)."""
@@ -77,12 +78,25 @@ class Gold:
             for t, rows in zip(targets, near, strict=True)
         ]
 
+    def drawn(self, targets: Sequence[Known], k: int, seed: int) -> list[Case]:
+        """The pairs with `k` random gold examples of other questions, the same ones whenever a pair is asked about."""
+        most = max(Counter(e.pair.question_id for e in self.examples).values(), default=0)
+        return [
+            Case(pair=t.pair, attributes=t.attributes, examples=self._random(t.pair, k, most, seed)) for t in targets
+        ]
+
+    def _random(self, pair: Pair, k: int, most: int, seed: int) -> tuple[Example, ...]:
+        """`most`: how many examples the pair's own question can have."""
+        rng, n = np.random.default_rng([seed, int(pair.id[:15], 16)]), len(self.examples)
+        some = rng.choice(n, min(n, k + most), replace=False) if n else ()
+        return tuple(self.examples[i] for i in some if self.examples[i].pair.question_id != pair.question_id)[:k]
+
 
 class Book:
     """All judgements of stage 1 so far, seen as labels: gold that may train and guide, held gold, silver."""
 
     def __init__(self, run: Run, material: Material, standing: Standing | None = None) -> None:
-        self._run, self.material, self._standing, self.say = run, material, standing, run.say
+        self.run, self.material, self._standing, self.say = run, material, standing, run.say
         self.asked = FREE.to_frame()
         self._people: dict[str, Known] = {}
         votes = run.table("judgements", Judgement).empty(VOTES)
@@ -91,7 +105,7 @@ class Book:
 
     def plan(self, turn: str, choose: Callable[[], Plan], at_once: int = AT_ONCE) -> dict[str, pl.DataFrame]:
         """Who is asked about which pairs in this turn: chosen and written once."""
-        table = self._run.table("asked", Asked)
+        table = self.run.table("asked", Asked)
         if not table.done(f"stage1-{turn}"):
             rows = []
             for who, chosen in choose().items():
@@ -102,22 +116,23 @@ class Book:
         frame = table.frame(f"stage1-{turn}")
         return {who: frame.filter(pl.col("of") == who) for who in ("people", "judges")}
 
-    def ask(self, turn: str, of: str, rows: pl.DataFrame, judge: Judge, k: int) -> None:
-        """Put pairs to people or judges, each with its `k` nearest gold examples, once.
+    def ask(self, turn: str, of: str, rows: pl.DataFrame, judge: Judge, k: int, seed: int | None = None) -> None:
+        """Put pairs to people or judges, each with its `k` nearest gold examples (with a `seed`: random ones), once.
 
         Raises Unreached where servers left some unanswered: nothing is written of a block that has such a pair.
         """
         twice = rows.filter(pl.col("pair_id").is_in(self.asked["pair_id"].implode()))
         if len(twice):
             raise self._mixed(f"the plan of {turn} asks again about {twice['pair_id'][0]}")
-        table, gold, lost = self._run.table("judgements", Judgement), None, list[Unreached]()
+        table, gold, lost = self.run.table("judgements", Judgement), None, list[Unreached]()
         for (block,), part in rows.group_by("block", maintain_order=True):
             shard = f"stage1-{turn}-{of}-{block:05d}"
             if not table.done(shard):
                 gold = gold or self.gold_shown()
                 try:
                     known = list(self.material.known(part).values())
-                    table.write(shard, judged(judge, gold.cases(known, k)))
+                    cases = gold.cases(known, k) if seed is None else gold.drawn(known, k, seed)
+                    table.write(shard, judged(judge, cases))
                 except Unreached as error:
                     lost.append(error)
                     if error.silent:
@@ -131,6 +146,14 @@ class Book:
             raise Unreached([loss for error in lost for loss in error.losses])
         self._take(of, rows)
 
+    def unjudged(self, rows: pl.DataFrame) -> None:
+        """Pairs that nobody is asked about, for there is no judge: the labels of their sources stand."""
+        self._take("judges", rows)
+        silent = rows.filter(~pl.col("pair_id").is_in(self._wild[-1]["pair_id"].implode()))["pair_id"]
+        none = [Judgement(pair_id=i, better=None, by="source", kind="wild", problem="no label") for i in silent]
+        frame = pl.DataFrame(pl.from_arrow(to_arrow(Judgement, none)))
+        self._words.append(frame.select(VOTES))
+
     def _take(self, of: str, rows: pl.DataFrame) -> None:
         self.asked = pl.concat([self.asked, rows.select(FREE.names())])
         self._wild.append(self.material.votes(rows))
@@ -140,14 +163,14 @@ class Book:
 
     def _mixed(self, what: str) -> AssayError:
         return AssayError(
-            f"{self._run.folder}: {what}; an older Assay began this run, or files were changed: use another --out"
+            f"{self.run.folder}: {what}; an older Assay began this run, or files were changed: use another --out"
         )
 
     def correct(self, turn: str, *, all_words: bool = False) -> None:
         """Take what people say otherwise today, once for each turn; `all_words` as in `changed`."""
         if self._standing is not None:
             shard = f"stage1-{turn}-corrections"
-            table = self._run.table("judgements", Judgement)
+            table = self.run.table("judgements", Judgement)
             if not table.done(shard):
                 table.write(shard, self.changed(all_words=all_words))
             words = table.frame(shard, columns=VOTES)
@@ -174,7 +197,7 @@ class Book:
         return self.material.rows_of(told.filter(~told.is_in(self.asked["pair_id"].implode())), "stage1")
 
     def corrected(self, turn: str) -> bool:
-        return self._run.table("judgements", Judgement).done(f"stage1-{turn}-corrections")
+        return self.run.table("judgements", Judgement).done(f"stage1-{turn}-corrections")
 
     def words(self) -> pl.DataFrame:
         """The last word on every pair that was asked about."""
@@ -211,11 +234,12 @@ class Book:
         return self._of("gold", held=True)
 
     def silver(self) -> pl.DataFrame:
-        """Silver whose question is not held: a held question must not be trained on through the back door."""
-        return self._of("silver", held=False)
+        """Silver, and where no judge is asked the labels of sources, whose question is not held: a held question must not be
+        trained on through the back door."""
+        return self._of("silver", "wild", held=False)
 
-    def _of(self, tier: str, held: bool) -> pl.DataFrame:
-        wanted = (pl.col("tier") == tier) & (pl.col("held") == held) & pl.col("chosen").is_not_null()
+    def _of(self, *tiers: str, held: bool) -> pl.DataFrame:
+        wanted = pl.col("tier").is_in(tiers) & (pl.col("held") == held) & pl.col("chosen").is_not_null()
         return self.labels().filter(wanted)
 
     def preferences(self, gold: pl.DataFrame) -> list[Preference]:
@@ -257,7 +281,8 @@ def set_aside(run: Run, iterations: bool = False) -> Path:
     files = [p.relative_to(run.folder) for top in ("steps", "tables") for p in sorted((run.folder / top).rglob("*"))]
     made = [f for f in files if f.suffix in (".json", ".parquet") and not _collected(f) and f != last]
     models = [p.relative_to(run.folder) for p in sorted((run.folder / "models").glob("*"))]
-    for path in (*made, *(m for m in models if iterations or not m.name.startswith("stage1-")), last):
+    arms = Path("arms")  # stages 1 of their own, of the same pool and people
+    for path in (arms, *made, *(m for m in models if iterations or not m.name.startswith("stage1-")), last):
         if not (run.folder / path).exists():  # of a run whose labels are not made yet
             continue
         (place / path).parent.mkdir(parents=True, exist_ok=True)

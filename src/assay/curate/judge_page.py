@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from assay.curate.judge_report import CostRow, JudgeReport
+from assay.figures import counted
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{{ title }}</title><style>
@@ -39,10 +40,7 @@ class Section:
 
 def sections(report: JudgeReport) -> list[Section]:
     """The tables of a report, those without rows left out."""
-    agreement = tuple(
-        (j.judge, f"{j.pairs:,}", str(j.coverage), str(j.agreement), f"{j.agreement.n:,}", str(j.right))
-        for j in report.judges
-    )
+    agreement = tuple((j.judge, f"{j.pairs:,}", str(j.coverage), str(j.agreement), str(j.right)) for j in report.judges)
     leans = (
         "for the first shown",
         "same in both orders",
@@ -59,13 +57,13 @@ def sections(report: JudgeReport) -> list[Section]:
     found = [
         Section(
             title="Agreement with gold, %", rows=agreement,
-            header=("judge", "pairs", "decided", "agree with gold", "of n", "undecided as wrong"),
+            header=("judge", "pairs", "decided, %", "agree with gold, %", "undecided as wrong, %"),
             note="95 % intervals, errors clustered by question. No merge saw the gold of a question it is measured on.",
         ),
         Section(
             title=f"Agreement of the merged judgements, {report.merge}, by kind of pair, %",
-            header=("part", "agree with gold", "of n"),
-            rows=tuple((name, str(s), f"{s.n:,}") for name, s in report.parts.items()),
+            header=("part", "agree with gold, %"),
+            rows=tuple((name, str(s)) for name, s in report.parts.items()),
         ),
         Section(
             title="Habits, % of votes", rows=habits,
@@ -76,14 +74,14 @@ def sections(report: JudgeReport) -> list[Section]:
             title="Agreement among models, beyond chance",
             header=("between", "measure", "value", "same verdict, %", "pairs"),
             rows=tuple(
-                (a.between, a.measure, _kappa(a.value, a.low, a.high), _percent(a.observed), f"{a.pairs:,}")
+                (a.between, a.measure, _kappa(a.value, a.low, a.high), a.same or "-", f"{a.pairs:,}")
                 for a in report.between
             ),
         ),
         Section(
             title="Votes without a verdict", header=("judge", "problem", "votes", "% of its votes"),
             rows=tuple(
-                (judge, problem, f"{count:,}", f"{100 * count * len(report.problems) / report.votes:.1f}")
+                (judge, problem, f"{count:,}", counted(count, report.votes // len(report.problems)))
                 for judge, reasons in report.problems.items()
                 for problem, count in reasons.items()
             ),
@@ -138,7 +136,3 @@ def _kappa(value: float | None, low: float | None, high: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else "")
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"

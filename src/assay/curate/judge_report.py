@@ -11,6 +11,7 @@ from typing import Any
 
 from assay.curate.agreement import Agreement, fleiss, rater_kappas
 from assay.curate.merging import Gold, verdicts
+from assay.figures import in_words
 from assay.records import Attributes, Judgement
 from assay.statistics import interval, mean
 
@@ -20,17 +21,19 @@ Lengths = Mapping[str, Mapping[str, int]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """A share of `n` things, with its 95% interval; all None where there is nothing to count."""
+    """A share of `n` things, `clusters` independent ones (`statistics.Estimate`), with its 95% interval; all None where
+    there is nothing to count."""
 
     n: int
     value: float | None = None
     low: float | None = None
     high: float | None = None
+    clusters: float = 0.0
 
     def __str__(self) -> str:
         if self.value is None or self.low is None or self.high is None:
             return "-"
-        return f"{100 * self.value:.1f} ({100 * self.low:.1f} to {100 * self.high:.1f})"
+        return in_words(self.value, self.low, self.high, self.n, self.clusters)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +145,7 @@ class _Look:
             return Share(n=0)
         estimate = mean([float(hit) for _, hit in rows], [self.gold.questions[p] for p, _ in rows])
         low, high = interval(estimate)
-        return Share(n=len(rows), value=estimate.value, low=low, high=high)
+        return Share(n=len(rows), value=estimate.value, low=low, high=high, clusters=estimate.clusters)
 
     def agreement(self, judged: Iterable[Judgement]) -> Share:
         better = self.gold.better

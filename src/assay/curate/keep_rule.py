@@ -18,16 +18,18 @@ REASONS: tuple[tuple[Fate, str], ...] = (
     ("dropped", "gold RM disagrees with the original label"),
     ("dropped", "neither best RM nor judges support the original label"),
     ("dropped", "the judges' answers, on which it hung, could not be read"),
+    ("dropped", "best RM is not sure of the original label, and there is no judge"),
     ("dropped", "the source has no label, or its votes are tied"),
     ("dropped", "a reward model gave no number for it"),
 )
 UNDECIDED = ("", "tie", "cannot decide")
 """What judges say who did answer, and prefer none."""
-_NO_LABEL, _NO_NUMBER = 7, 8
+_NO_LABEL, _NO_NUMBER = 8, 9
 
 
-def decided(frame: pl.DataFrame, band: float, stage: str = "stage2") -> pl.DataFrame:
-    """The labels of the pairs of `frame`, in its order: the columns of `Label`.
+def decided(frame: pl.DataFrame, band: float, stage: str = "stage2", *, judged: bool = True) -> pl.DataFrame:
+    """The labels of the pairs of `frame`, in its order: the columns of `Label`. Where there is no judge (not `judged`),
+    nothing is flipped.
 
     `frame` has the columns of `stage2.Evidence` (p_best and p_gold null where a reward model gave no number; judge null
     where none was asked or none decided), the source's `certainty` and `strength` of its label (`settle.wild_frame`; all
@@ -40,7 +42,7 @@ def decided(frame: pl.DataFrame, band: float, stage: str = "stage2") -> pl.DataF
     word = (pl.col("judge") == pl.col("original")).cast(pl.Float64).fill_null(0.0)
     says = pl.col("certainty") + _number("p_best") + _number("p_gold") + word
     found = frame.select(
-        "pair_id", "original", "other", _rule(band).alias("rule"), spoke=spoke, says=says,
+        "pair_id", "original", "other", _rule(band, judged).alias("rule"), spoke=spoke, says=says,
         strength=pl.col("strength").fill_null(0.0),
     )  # fmt: skip
     mean = found["says"].to_numpy() / np.where(
@@ -51,14 +53,14 @@ def decided(frame: pl.DataFrame, band: float, stage: str = "stage2") -> pl.DataF
     fate = pick([fate for fate, _ in REASONS], rule)
     by = pl.Series([[], ["best-rm", "gold-rm"], ["best-rm", "gold-rm", "judges"]], dtype=pl.List(pl.String))
     kept, flipped = found["rule"] < 2, found["rule"].is_in([2, 3])
-    judged = rule < _NO_LABEL
+    weighed = rule < _NO_LABEL
     return found.select(
         "pair_id",
         chosen=_of(kept, "original", flipped, "other", None),
         tier=pl.lit("wild"),
         fate=fate,
         reason=pick([why for _, why in REASONS], rule),
-        by=by.gather(np.where(judged, 1 + found["spoke"].to_numpy(), 0)),
+        by=by.gather(np.where(weighed, 1 + found["spoke"].to_numpy(), 0)),
         stage=pl.lit(stage),
         certainty=_of(kept, "mean", flipped, 1.0 - pl.col("mean"), 1.0).clip(lower_bound=0.5),
         margin=_of(kept, "strength", flipped, 0.0 - pl.col("strength"), 0.0).clip(lower_bound=0.0),
@@ -81,7 +83,7 @@ def _of(kept: pl.Series, there: str, flipped: pl.Series, turned: str | pl.Expr, 
     return pl.when(kept).then(there).when(flipped).then(turned).otherwise(dropped)
 
 
-def _rule(band: float) -> pl.Expr:
+def _rule(band: float, judged: bool) -> pl.Expr:
     """The place in `REASONS` of what becomes of a pair."""
     original, judge, p_best, p_gold = pl.col("original"), pl.col("judge"), _number("p_best"), _number("p_gold")
     agrees, opposes = (judge == original).fill_null(False), (judge != original).fill_null(False)
@@ -94,9 +96,9 @@ def _rule(band: float) -> pl.Expr:
         .when(gold & agrees).then(1)
         .when(against & opposes).then(2)
         .when(failed).then(6)
-        .when(against & ~agrees).then(3)
+        .when(against & ~agrees & judged).then(3)
         .when(~gold).then(4)
-        .otherwise(5)
+        .otherwise(5 if judged else 7)
     )  # fmt: skip
 
 

@@ -138,7 +138,7 @@ def add(
     found = [part for source in sources for part in find(str(source))]
     how = _asked(layout, fields)
     pool = _begun(place, parts, found)
-    known = _known(pool)
+    known = notes_of(pool)
     notes = [_noted(pool, known, part, how) for part in found]
     new: dict[str, _File] = {}
     for part, note in sorted(zip(found, notes, strict=True), key=lambda two: (two[0].source, two[0].file)):
@@ -197,7 +197,7 @@ def _asked(layout: str | None, fields: Fields) -> str:
     return " ".join([*([layout] if layout else []), *mapped, *(f"-{n}" for n in sorted(fields.ignored))])
 
 
-def _known(pool: Pool) -> list[dict[str, Any]]:
+def notes_of(pool: Pool) -> list[dict[str, Any]]:
     """The notes of all files that are in the pool; one of an import that did not take effect is none."""
     folder = pool.place / "imports"
     notes: list[dict[str, Any]] = [json.loads((folder / name).read_text()) for name in folder.names(".json")]

@@ -10,6 +10,7 @@ not decide".
 
 Keep rule: kept iff the gold RM agrees with the original label AND (the best RM OR the judges do). The paper's text lets a
 pair with p > 0.5 pass unchecked, its figure and its rule do not; we follow the rule. "Close to 0.5" is `band`.
+Without a judge nobody is asked, and nothing is flipped: only judges that saw people's gold may turn a label round.
 "Flipped" recycles a dropped pair whose original label is contradicted by gold RM, best RM and, where they spoke, the
 judges (A3, H.4); the paper defines the flipped pool in several ways.
 
@@ -34,12 +35,15 @@ from assay.curate.keep_rule import beside, counts_frame, decided
 from assay.curate.material import Material
 from assay.curate.prepare import Slice
 from assay.curate.scores import Together, chances, rewards
+from assay.curate.shares import counted, share_of
 from assay.curate.stage1 import Stage1Result
 from assay.engine import make
 from assay.errors import AssayError
+from assay.figures import told
 from assay.outage import Unreached
-from assay.records import Judge, Judgement, Label, question_id
+from assay.records import Judge, Judgement, Label, question_id, shown_to
 from assay.run import Run
+from assay.statistics import Estimate
 from assay.store import Place
 from assay.tables import frame_to_arrow, read_frame
 
@@ -94,7 +98,7 @@ class Stage2Result:
 
 
 def stage2(
-    run: Run, config: Stage2Config, material: Material, first: Stage1Result, judge: Judge, at_once: int = AT_ONCE,
+    run: Run, config: Stage2Config, material: Material, first: Stage1Result, judge: Judge | None, at_once: int = AT_ONCE,
     score: Together | None = None,
 ) -> Stage2Result:  # fmt: skip
     """Settle the pairs for stage 2, shard by shard; every shard is made once.
@@ -104,7 +108,7 @@ def stage2(
         config: The band, and how many gold examples guide a judge.
         material: The pool.
         first: The reward models and the gold of stage 1.
-        judge: Asked in blocks of one shard's pairs.
+        judge: Asked in blocks of one shard's pairs (None: nobody is asked, and nothing is flipped).
         at_once: Pairs of a block.
         score: How the two reward models score pairs together (default: one after the other).
 
@@ -120,15 +124,20 @@ def stage2(
     words = {
         part.name: found for part in material.slices if (found := asked.words(part, scored[part.name])) is not None
     }
-    told = [s for s in material.slices if s.name in words]
-    aside = {s.name: asked.settled(s) for s in told}
-    work = {s.name: _Known(part=s, rewards=scored[s.name], words=words[s.name], aside=aside[s.name]) for s in told}
-    named = {s.name: f"stage2-{s.key}" for s in told}
+    heard = [s for s in material.slices if s.name in words]
+    aside = {s.name: asked.settled(s) for s in heard}
+    work = {s.name: _Known(part=s, rewards=scored[s.name], words=words[s.name], aside=aside[s.name]) for s in heard}
+    named = {s.name: f"stage2-{s.key}" for s in heard}
     evidence = make(material.engine, place / "evidence", gathered, {named[n]: w for n, w in work.items()})
-    settled = {named[s.name]: (s, evidence[named[s.name]], aside[s.name]) for s in told}
-    labels = make(material.engine, place / "labels", partial(settle_slice, config.band), settled)
+    settled = {named[s.name]: (s, evidence[named[s.name]], aside[s.name]) for s in heard}
+    rule = partial(settle_slice, config.band, judge is not None)
+    labels = make(material.engine, place / "labels", rule, settled)
     if asked.lost:
         raise Unreached([loss for error in asked.lost for loss in error.losses])
+    if judge is not None:
+        turned = run.once("stage2/judges", lambda: _overturned(material, evidence, named))["overturned"]
+        share = told(Estimate(**turned)) if turned else "none"
+        run.say(f"judges of stage 2 turned over {share} of the sources' labels that they were asked about")
     return Stage2Result(
         material=material, rewards=scored, evidence={n: evidence[k] for n, k in named.items()},
         labels={n: labels[k] for n, k in named.items()},
@@ -143,7 +152,7 @@ class _Asking:
     config: Stage2Config
     material: Material
     gold: Gold
-    judge: Judge
+    judge: Judge | None
     at_once: int
     held: pl.Series
     """Questions whose gold measures: judges are not asked about them, for nobody may train on what they would say."""
@@ -177,6 +186,7 @@ class _Asking:
             unsure = _with_p(part, rewards, self.settled(part))
             unsure = unsure.filter(counts_frame(unsure, self.config.band))
             unsure = unsure.filter(~pl.col("question_id").is_in(self.held.implode()))
+            unsure = unsure if self.judge is not None else unsure.clear()
             block = pl.int_range(len(unsure), eager=True) // self.at_once
             rows = unsure.with_columns(at=pl.lit(part.name), of=pl.lit("judges"), block=block)
             table.put(shard, frame_to_arrow(Asked, rows))
@@ -186,9 +196,10 @@ class _Asking:
         """Ask about a block, unless servers are silent; whether they answered."""
         if self.lost and self.lost[-1].silent:
             return False
+        assert self.judge is not None, "without a judge nobody is asked"
         try:
             known = list(self.material.known(rows).values())
-            words = judged(self.judge, self.gold.cases(known, self.config.examples))
+            words = judged(self.judge, self.gold.cases(known, shown_to(self.judge, self.config.examples)))
         except Unreached as error:
             self.lost.append(error)
             return False
@@ -223,7 +234,7 @@ def gathered(item: _Known) -> pa.Table:
     return frame_to_arrow(Evidence, found.with_columns(judge=pl.col("better"), problem=pl.col("problem").fill_null("")))
 
 
-def settle_slice(band: float, item: tuple[Slice, Place, pl.Series]) -> pa.Table:
+def settle_slice(band: float, judged: bool, item: tuple[Slice, Place, pl.Series]) -> pa.Table:
     """Stage: the labels of a shard's pairs of stage 2, from its `Evidence`; none for those that stand aside."""
     part, evidence, aside = item
     wild = part.frame(["pair_id", "first", "second", "original", "certainty", "strength", "use"])
@@ -231,7 +242,22 @@ def settle_slice(band: float, item: tuple[Slice, Place, pl.Series]) -> pa.Table:
     due = (pl.col("use") == "stage2") & ~pl.col("pair_id").is_in(aside.implode())
     rows = wild.filter(due).with_columns(other=other)
     found = beside(rows, rows["original"].is_not_null(), read_frame(evidence).drop("original"))
-    return frame_to_arrow(Label, decided(found, band))
+    return frame_to_arrow(Label, decided(found, band, judged=judged))
+
+
+def _overturned(material: Material, evidence: Mapping[str, Place], named: Mapping[str, str]) -> dict[str, object]:
+    """How many of the sources' labels that judges were asked about they turned over, of those that they decided."""
+    counts, asked = list[pl.DataFrame](), 0
+    for some in material.by_part():
+        known = pl.concat([
+            read_frame(evidence[named[p.name]], ["pair_id", "original", "judge", "problem"]).join(
+                p.frame(["pair_id", "question_id"]), on="pair_id"
+            ) for p in some
+        ])  # fmt: skip
+        spoke = known.filter(pl.col("judge").is_not_null())
+        asked += len(spoke) + len(known.filter(pl.col("judge").is_null() & (pl.col("problem") != "")))
+        counts.append(counted(spoke.select("question_id", hit=pl.col("judge") != pl.col("original"))))
+    return {"asked": asked, "overturned": share_of(counts)}
 
 
 def fates(frames: Iterable[pl.DataFrame]) -> dict[str, int]:

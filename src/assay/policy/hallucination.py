@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from assay.errors import AssayError
+from assay.figures import told
 from assay.policy.claims import cannot_see, check_claims
 from assay.policy.rewards import format_reward
 from assay.records import Prompt, Rollout, Sampler
@@ -335,7 +336,7 @@ class Watch:
         rate = reading.hallucination_rate
         if rate is None:
             return Action(kind="keep", weight=self.weight)
-        said = f"step {reading.step}: hallucination rate {rate.value:.1%} of {rate.n:,} answers"
+        said = f"step {reading.step}: hallucination rate {told(rate)} of answers"
         if rate.value > self.config.lower_at:
             self.calm = 0
             if self.high:
@@ -359,7 +360,7 @@ class Watch:
             self.flat = self.flat + 1 if entropy < self.config.collapse_entropy else 0
         if rate is not None and (low := interval(rate)[0]) > self.config.stop_at:
             return (
-                f"step {reading.step}: hallucination rate {rate.value:.1%} of {rate.n:,} answers, at least {low:.1%} with "
+                f"step {reading.step}: hallucination rate {told(rate)} of answers, at least {low:.1%} with "
                 f"95% confidence, above {self.config.stop_at:.1%}"
             )
         if entropy is not None and self.flat >= CALM:

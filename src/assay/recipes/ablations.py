@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from assay.errors import AssayError
+from assay.figures import points, told
 from assay.images import ImageStore
 from assay.journal import read
 from assay.policy.hallucination import Reading
@@ -191,7 +192,7 @@ def _readings(found: Mapping[str, list[Reading]]) -> list[list[str]]:
 
 def _spread(estimates: Sequence[Estimate | None]) -> str:
     known = [e for e in estimates if e is not None]
-    return str(over_seeds(known)) if known else "-"
+    return told(over_seeds(known), "") if known else "-"
 
 
 def _difference(ours: Sequence[Estimate | None], theirs: Sequence[Estimate | None]) -> str:
@@ -200,7 +201,7 @@ def _difference(ours: Sequence[Estimate | None], theirs: Sequence[Estimate | Non
     if not both:
         return "-"
     found = seeds_apart([a for a, _ in both], [b for _, b in both])
-    return f"{100 * found.value:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+    return points(found, found.n)
 
 
 def _batches(curves: Mapping[str, list[Curve]]) -> list[list[str]]:

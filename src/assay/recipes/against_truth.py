@@ -1,46 +1,18 @@
 """How often labels, judges and reward models agree with what is known to be true, over pools that no memory holds.
 
-Errors are by question. What is kept of a pool is how many questions have so many pairs of which so many are right: a few
-numbers, however many questions there are. So frames come by the part of a pool: it has all pairs of its questions.
+Errors are by question (`curate.shares`), so frames come by the part of a pool: it has all pairs of its questions.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import numpy as np
 import polars as pl
 
 from assay.curate.material import Material
 from assay.curate.prepare import Slice
+from assay.curate.shares import Share, counted, share, share_of
 from assay.memory import compact
-from assay.statistics import of_clusters
 from assay.store import Place
 from assay.tables import read_frame
-
-Share = dict[str, float] | None
-"""A share with its error, as a step keeps it (`statistics.Estimate`); None of no rows."""
-
-
-def share(found: Iterable[pl.DataFrame]) -> Share:
-    """The share of rows (question_id, hit) that count, with its error by question. Each frame has all rows of its
-    questions."""
-    return _of(map(_counted, found))
-
-
-def _counted(rows: pl.DataFrame) -> pl.DataFrame:
-    """How many `questions` have `n` rows, of which `hits` count."""
-    by = rows.group_by("question_id").agg(hits=pl.col("hit").sum().cast(pl.Int64), n=pl.len().cast(pl.Int64))
-    return by.group_by("hits", "n").agg(questions=pl.len().cast(pl.Int64))
-
-
-def _of(counts: Iterable[pl.DataFrame]) -> Share:
-    total = pl.DataFrame(schema={"hits": pl.Int64, "n": pl.Int64, "questions": pl.Int64})
-    for some in counts:
-        total = pl.concat([total, some]).group_by("hits", "n").agg(pl.col("questions").sum())
-    if not len(total):
-        return None
-    hits, n, questions = total.sort("hits", "n").to_numpy().astype(np.float64).T
-    return asdict(of_clusters(hits, n, questions))
 
 
 def right(material: Material, labels: Callable[[Sequence[Slice]], pl.DataFrame]) -> Share:
@@ -82,11 +54,11 @@ def filters(material: Material, evidence: Mapping[str, Place]) -> dict[str, obje
         for name, models in WAYS.items():
             keep = found.filter(pl.all_horizontal(pl.col(m) > 0.5 for m in models))
             flip = found.filter(pl.all_horizontal(pl.col(m) < 0.5 for m in models))
-            kept[name].append(_counted(keep))
-            flipped[name].append(_counted(flip.with_columns(~pl.col("hit"))))
+            kept[name].append(counted(keep))
+            flipped[name].append(counted(flip.with_columns(~pl.col("hit"))))
     result: dict[str, object] = {}
     for name in WAYS:
-        keeping, flipping = _of(kept[name]), _of(flipped[name])
+        keeping, flipping = share_of(kept[name]), share_of(flipped[name])
         result[name] = {
             "kept": keeping["n"] if keeping else 0, "keep_agreement": keeping,
             "flipped": flipping["n"] if flipping else 0, "flip_agreement": flipping,

@@ -10,29 +10,27 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import polars as pl
+from typing import get_args
 
 from assay.bench.reward import prompts as benchmark_prompts
 from assay.chat import Chat
-from assay.curate.attributes import AttributesProblem, llm_attributes, rule_attributes
+from assay.curate.attributes import AttributesProblem, RetrieveBy, llm_attributes, rule_attributes
 from assay.curate.material import Material
-from assay.curate.prepare import Described, SplitConfig, prepare
+from assay.curate.prepare import Described, Slice, SplitConfig, Use, prepare
 from assay.curate.shards import Pool
 from assay.curate.stage1 import Stage1Config, Stage1Result, Tools, stage1
 from assay.curate.stage2 import Stage2Config, Stage2Result, fates, stage2
 from assay.engine import Engine
 from assay.errors import AssayError
+from assay.recipes.counted import counted
 from assay.recipes.embedders import EmbedderConfig, Encoder
 from assay.records import Attributes, Label, Pair, digest
 from assay.reward.config import TrainConfig
 from assay.run import Run
 from assay.store import Place
-from assay.tables import read_frame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +45,9 @@ class FlowConfig(EmbedderConfig):
     """Share of the remaining prompts that form the pool of stage 1; the rest is in the wild (stage 2)."""
     near_duplicates: float = 0.0
     """Of pairs whose texts are at least so alike (Jaccard of five-word shingles, verified) one is kept; 0: all are."""
+    evaluation_gold: int = 100
+    """Of a pool that knows no truth: so many pairs, at most a fifth of them, are drawn for people to verify with the first
+    others, to measure the models by and for nothing else (0: none; held gold measures then, which chose the checkpoints)."""
     evaluation_pairs: int = 10_000
     """At most this many pairs measure, drawn at random of those for evaluation (0: all, whose text is then in memory)."""
     presentations: int = 0
@@ -55,6 +56,9 @@ class FlowConfig(EmbedderConfig):
     stage1: Stage1Config = field(default_factory=Stage1Config)
     stage2: Stage2Config = field(default_factory=Stage2Config)
     train: TrainConfig = field(default_factory=TrainConfig)
+    offline_judge: bool = False
+    """Without judges that are servers: let the offline judge (`curate.offline`) label, relabel and flip pairs. It knows
+    nothing but the gold that resembles a pair. Without any judge the labels of sources are kept or dropped."""
     claims: bool = False
     """Test the papers' claims too: train their comparison arms, compare judges and filters with the truth. A finished run
     can be given them later."""
@@ -69,6 +73,8 @@ class FlowConfig(EmbedderConfig):
             raise AssayError(f"seeds must be at least 1, got {self.seeds}")
         if not 0.0 <= self.near_duplicates <= 1.0:
             raise AssayError(f"near_duplicates must lie between 0 and 1, got {self.near_duplicates}")
+        if self.evaluation_gold < 0:
+            raise AssayError(f"evaluation_gold must not be negative, got {self.evaluation_gold}")
         for name in ("eval_share", "stage1_share"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise AssayError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
@@ -79,29 +85,54 @@ def prepared(
 ) -> Material:  # fmt: skip
     """Decontaminate, split by question, attributes (by the LLM `chat`, or by rules), vectors. Counts in and out are steps of
     the run. Raises Unreached where the server of `chat` did not answer."""
-    out, prompts = Place.of(run.folder.absolute()) / "tables", {}
-    if config.benchmarks:
-        prompts = benchmark_prompts(config.benchmarks)
-        told = digest({k: list(v) for k, v in prompts.items()})
-        if run.once("prepare/benchmarks", lambda: {"digest": told})["digest"] != told:
-            raise AssayError(
-                f"{run.folder}: the benchmarks that the pool is cleaned of have changed since this run began; use another "
-                "--out, or those of then"
-            )
-    split = SplitConfig(
+    how = Described(name=describer, ask=_asker(run, chat)) if chat is not None else Described()
+    by, out = config.by(described=chat is not None), Place.of(run.folder.absolute()) / "tables"
+    material = Material(pool=pool, slices=_slices(run, config, pool, encoder, engine, how, by), out=out, engine=engine)
+    material.save(Place.of(run.folder))
+    run.once("prepare/pool", lambda: counted(pool, material, _split(config)))
+    sizes = {use: material.size(use) for use in get_args(Use)}
+    run.once("prepare/split", lambda: {"by_people": not pool.knows, **sizes})
+    return material
+
+
+def by_rules(run: Run, config: FlowConfig, material: Material, encoder: Encoder) -> Material:
+    """The material of a run with other vectors: of conversations with the attributes that rules give them. Its other tables
+    are those of the run."""
+    slices = _slices(run, config, material.pool, encoder, material.engine, Described(), "attributes")
+    return replace(material, slices=slices)
+
+
+def _slices(
+    run: Run, config: FlowConfig, pool: Pool, encoder: Encoder, engine: Engine, how: Described, by: RetrieveBy
+) -> tuple[Slice, ...]:
+    out, watched = Place.of(run.folder.absolute()) / "tables", _watched(run, config)
+    return prepare(
+        pool, out, _split(config), watched, encoder, encoder.reading, engine, how, run.say, partial(_timed, run), by
+    )  # fmt: skip
+
+
+def _split(config: FlowConfig) -> SplitConfig:
+    return SplitConfig(
         eval_share=config.eval_share,
         stage1_share=config.stage1_share,
         held_share=config.stage1.held_share,
         near_duplicates=config.near_duplicates,
+        evaluation_gold=config.evaluation_gold,
     )
-    how = Described(name=describer, ask=_asker(run, chat)) if chat is not None else Described()
-    slices = prepare(pool, out, split, prompts, encoder, encoder.reading, engine, how, run.say,
-                     partial(_timed, run))  # fmt: skip
-    material = Material(pool=pool, slices=slices, out=out, engine=engine)
-    material.save(Place.of(run.folder))
-    run.once("prepare/pool", lambda: _counts(pool, material))
-    run.once("prepare/split", lambda: {use: material.size(use) for use in ("evaluation", "stage1", "stage2")})
-    return material
+
+
+def _watched(run: Run, config: FlowConfig) -> dict[str, list[str]]:
+    """The prompts that no pair may share text with. Raises AssayError where they have changed since the run began."""
+    if not config.benchmarks:
+        return {}
+    prompts = {k: list(v) for k, v in benchmark_prompts(config.benchmarks).items()}
+    told = digest(prompts)
+    if run.once("prepare/benchmarks", lambda: {"digest": told})["digest"] != told:
+        raise AssayError(
+            f"{run.folder}: the benchmarks that the pool is cleaned of have changed since this run began; use another "
+            "--out, or those of then"
+        )
+    return prompts
 
 
 @contextmanager
@@ -123,23 +154,6 @@ def _asker(run: Run, chat: Chat) -> Callable[[str, Sequence[Pair]], list[Attribu
         return [a if isinstance(a, Attributes) else rule_attributes(p) for a, p in zip(found, pairs, strict=True)]
 
     return ask
-
-
-def _counts(pool: Pool, material: Material) -> dict[str, Any]:
-    """What came of the pool's rows; how often its sources are right where that is known."""
-    kept, prompts, wrong, checked = 0, 0, 0, 0
-    for part in material.by_part():
-        frame = pl.concat([s.frame(["prompt_id", "original", "truth"]) for s in part])
-        kept, prompts = kept + len(frame), prompts + frame["prompt_id"].n_unique()
-        known = frame.filter(pl.col("original").is_not_null() & pl.col("truth").is_not_null())
-        checked += len(known)
-        wrong += int((known["original"] != known["truth"]).sum())
-    out = sum(read_frame(s.hits, ["pair_id"])["pair_id"].n_unique() for s in material.slices if s.hits is not None)
-    return {
-        "read": pool.pairs + pool.repeats, "duplicates": pool.repeats, "conflicting": pool.conflicts, "contaminated": out,
-        "left_out": pool.pairs - out - kept, "pairs": kept, "prompts": prompts,
-        "wild_error": wrong / checked if checked else None, "wild_checked": checked,
-    }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,5 @@
 """`assay guidance`: what do gold examples do for a judge? The same judge on the same pairs unguided, with random gold
-examples, and with the nearest ones; beside it the offline rule that votes by the nearest examples alone.
+examples, and with the nearest ones; beside it the offline judge that learns from the same nearest examples alone.
 
 Paper A reports (A3, section 3.3) that guidance raises the agreement of judges with people. The arms here differ in the
 examples alone: pairs, orders and samples are the same, so arms are compared pair by pair. Gold of the target's own question
@@ -16,10 +16,11 @@ from rich.console import Console
 
 from assay.curate.judge_page import Section, markdown, page, show
 from assay.curate.judge_report import JudgeReport, Share, steady
-from assay.curate.offline import gold_vote_judge
+from assay.curate.offline import gold_ridge_judge
 from assay.curate.shards import Pool
 from assay.curate.verify import read_judgements
 from assay.errors import AssayError
+from assay.figures import points
 from assay.recipes.asking import AskConfig
 from assay.recipes.embedders import EmbedderConfig, load_embedder
 from assay.recipes.judging import Examples, JudgeConfig, annotate, lengths
@@ -31,7 +32,7 @@ from assay.statistics import interval, mean, paired
 from assay.tables import Table, write_text
 
 ARMS: tuple[Examples, ...] = ("none", "random", "nearest")
-OFFLINE, LONGER = "offline:gold-vote", "longer response"
+OFFLINE, LONGER = "offline:gold-ridge", "longer response"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +114,7 @@ def _compared(
         str(arm): [_verdicts(folders[arm, seed]) for seed in seeds] for arm in ARMS
     }
     cases = Table(first / "tables" / "cases", Case).read()
-    verdicts[OFFLINE] = [gold_vote_judge(load_embedder(embedder))(cases)]
+    verdicts[OFFLINE] = [gold_ridge_judge(load_embedder(embedder))(cases)]
     verdicts[LONGER] = [[_longer(p, told) for p, told in lengths(pool).items()]]
     votes: dict[str, list[list[Judgement]]] = {
         arm: [Table(folders[arm, seed] / "tables" / "votes", Judgement).read() for seed in seeds] for arm in ARMS
@@ -156,7 +157,7 @@ def _row(
             return Share(n=0)
         estimate = mean([value for _, value in rows], [questions[p] for p, _ in rows])
         low, high = interval(estimate)
-        return Share(n=len(rows), value=estimate.value, low=low, high=high)
+        return Share(n=len(rows), value=estimate.value, low=low, high=high, clusters=estimate.clusters)
 
     every, votes = ([j for seed in rows for j in seed] for rows in (told, voted))
     cast = [v for v in votes if v.better]
@@ -188,12 +189,12 @@ def sections(found: Guidance) -> list[Section]:
     )  # fmt: skip
     header = (
         "arm",
-        "right",
-        "agree with gold",
-        "decided",
-        "readable votes",
-        "for the first shown",
-        "same in both orders",
+        "right, %",
+        "agree with gold, %",
+        "decided, %",
+        "readable votes, %",
+        "for the first shown, %",
+        "same in both orders, %",
     )
     about = f"{found.pairs:,} pairs of {found.questions:,} questions, seeds {', '.join(map(str, found.seeds))}"
     return [
@@ -202,9 +203,9 @@ def sections(found: Guidance) -> list[Section]:
             note="Right: undecided pairs count as half. 95 % intervals, errors clustered by question.",
         ),
         Section(
-            title="Differences, pair by pair, points", header=("", "minus", "more right by", "95 % interval"),
+            title="Differences, pair by pair, points", header=("", "minus", "more right by, points"),
             rows=tuple(
-                (d.one, d.other, f"{100 * d.value:+.1f}", f"{100 * d.low:+.1f} to {100 * d.high:+.1f}")
+                (d.one, d.other, points(d, found.pairs))
                 for d in found.differences
             ),
         ),

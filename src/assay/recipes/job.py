@@ -22,16 +22,19 @@ from assay.chat import Chat
 from assay.curate.annotate import prompts_version
 from assay.curate.book import AT_ONCE, set_aside
 from assay.curate.material import Material
-from assay.curate.offline import gold_vote_judge, relevance_judge
+from assay.curate.measuring import Measuring
+from assay.curate.offline import gold_ridge_judge, longer_judge
 from assay.curate.settle import settle
 from assay.curate.shards import Pool
 from assay.curate.stage1 import Tools
 from assay.curate.verify import oracle, read_judgements, taken_back
 from assay.engine import Engine, Here
 from assay.errors import AssayError
+from assay.recipes.arms import Arms, run_arms
 from assay.recipes.claims import Claims, test_claims
 from assay.recipes.embedders import Encoder
-from assay.recipes.flow import FlowConfig, curate, prepared
+from assay.recipes.flow import FlowConfig, by_rules, curate, prepared
+from assay.recipes.hits import held_out
 from assay.recipes.pools import SmallPool
 from assay.recipes.product import Product, make_product
 from assay.recipes.training import OnDevices, score_together, trainer
@@ -44,21 +47,30 @@ from assay.tables import Table, read_json
 def run_job(
     folder: Path, config: FlowConfig, pool: Pool | SmallPool, people: Judge, judge: Judge | None = None,
     chat: Chat | None = None, *, asked: Mapping[str, Any] | None = None, accepted: Callable[[], None] = lambda: None,
-    resettle: bool = False, engine: Engine | None = None, processes: int = 0, at_once: int = AT_ONCE,
+    resettle: bool = False, at_chance: bool = False, engine: Engine | None = None, processes: int = 0,
+    at_once: int = AT_ONCE,
 ) -> Path:  # fmt: skip
     """Run or resume the whole job in `folder`.
 
-    Without `judge`, the offline gold-vote judge labels the silver pairs; without `chat`, rules give the attributes. `asked`
-    says who people, judge and chat are: a run does not go on with others, nor with another pool; a pool that has more pairs
-    than before is gone on with, and told. `accepted` is called when the folder is known to be of these. `resettle`: where
-    people have changed their minds since the labels were made, make these and what follows anew. `engine` says where stages
-    run, `processes` on how many devices models are trained and score (0: on each accelerator there is; one without any),
+    Without `judge` the offline judge labels pairs, where `config` asks for it, or none does; without `chat`, rules give the
+    attributes. `at_chance`: go on with judges that agree with people no more than a coin would. `asked` says who people,
+    judge and chat are: a run does not go on with others, nor with another pool; a pool that has more pairs than before is
+    gone on with, and told. `accepted` is called when the folder is known to be of these. `resettle`: where people have
+    changed their minds since the labels were made, make these and what follows anew. `engine` says where stages run,
+    `processes` on how many devices models are trained and score (0: on each accelerator there is; one without any),
     `at_once` how many pairs the judge is asked about at a time. The engine is closed.
     """
     from assay.reward.launch import cluster_of, how_many
 
     given = f"{getattr(judge, '__module__', '')}:{getattr(judge, '__qualname__', type(judge).__qualname__)}"
-    who = {"people": "", "judge": given if judge else "offline:gold-vote", "attributes": "rules", **(asked or {})}
+    if judge is not None and config.offline_judge:
+        raise AssayError("judges that are servers, or the offline judge (offline_judge): choose one of them")
+    if config.claims and judge is None and not config.offline_judge:
+        raise AssayError(
+            "the papers' claims are about judges too: name one, or add --offline-judge; or leave out --claims"
+        )
+    named = given if judge else "offline:gold-ridge" if config.offline_judge else "none"
+    who = {"people": "", "judge": named, "attributes": "rules", **(asked or {})}
     if chat is not None or "judge" in (asked or {}):
         who["prompts"] = prompts_version()
     kept = {**jsonable(config), "inputs": {"embedder": Encoder(config).identity, **who}}
@@ -84,23 +96,52 @@ def run_job(
         describer = digest(jsonable(who["attributes"])) if chat else ""
         material = prepared(run, config, pool, encoder, OnDevices(engine, processes), chat, describer)
         embed = remember(encoder)
+        measured = measuring(run, material, people, resettle=resettle)
         for seed in range(config.seeds):
             run.say(f"[bold]seed {seed}[/bold] ({seed + 1} of {config.seeds})")
             with closing(Run(folder / f"seed-{seed}", {**kept, "seeds": 1}, run.console)) as part:
                 train = trainer(part, config, seed, processes, cluster)
                 standing = people if isinstance(people, PeopleOnFile) else None
-                tools = Tools(people=people, judge=judge or gold_vote_judge(embed), train=train, standing=standing,
-                              at_once=at_once, score=score_together)  # fmt: skip
+                offline = gold_ridge_judge(embed) if config.offline_judge else None
+                tools = Tools(people=measured, judge=judge or offline, train=train, standing=standing, at_once=at_once,
+                              score=score_together, at_chance=at_chance)  # fmt: skip
                 curated = curate(part, config, material, tools, seed, resettle=resettle)
                 product = Product(run=part, config=config, material=material, curated=curated, train=train, seed=seed,
                                   score=score_together)  # fmt: skip
                 make_product(product)
                 benchmark(part, config, material)
-                if config.claims:
-                    test_claims(
-                        Claims(product=product, judge=tools.judge, unguided=relevance_judge(embed), at_once=at_once)
-                    )
+                if config.claims and tools.judge is not None:
+                    test_claims(Claims(product=product, judge=tools.judge, unguided=longer_judge(), at_once=at_once))
+                    if standing is None and pool.knows:  # people who answer at once, and a truth to measure by
+                        run_arms(Arms(
+                            product=product, people=people, judge=tools.judge, embed=embed, at_once=at_once,
+                            trainer=lambda of, n=seed: trainer(of, config, n, processes, cluster),  # type: ignore[misc]
+                            by_rules=partial(by_rules, run, config, material, encoder),
+                            held=held_out(material, config.evaluation_pairs),
+                        ))  # fmt: skip
     return folder
+
+
+def measuring(run: Run, material: Material, people: Judge, *, resettle: bool) -> Judge:
+    """`people`, who verify the pairs that only measure as well. Where they have changed their minds about some of these,
+    that is told, and with `resettle` all models are measured anew."""
+    rows = material.to_measure()
+    cases = [Case(pair=k.pair, attributes=k.attributes) for k in material.known(rows).values()]
+    asked = Measuring(material.out, cases, people)
+    said = people.words([c.pair for c in cases]) if isinstance(people, PeopleOnFile) else {}
+    if (words := asked.today(said)) and resettle:
+        run.say("people have changed their minds about pairs that only measure: the models are measured anew")
+        for seed in sorted(run.folder.glob("seed-*")):
+            for made in ("steps/sets/*.json", "steps/bench/held-out.json", "tables/hits/*.parquet"):
+                for file in sorted(seed.glob(made)):
+                    file.unlink()
+        asked.take(words)
+    elif words:
+        run.say(
+            "[bold]warning:[/bold] people have changed their minds about pairs that only measure since they were asked; "
+            "the numbers are of what they said before: add --resettle to measure anew"
+        )
+    return asked
 
 
 def has_strengths(pool: Pool) -> bool:

@@ -5,6 +5,7 @@ that no set contains. The model on all raw labels is what the others have to bea
 `recipes.claims`.
 """
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from assay.curate.views import LABELS, LabelSet, label_set, of_frame
 from assay.memory import compact
 from assay.recipes.against_truth import right
 from assay.recipes.flow import Curated, FlowConfig
-from assay.records import Preference
+from assay.records import Preference, question_id
 from assay.run import Run
 from assay.store import Place
 
@@ -34,7 +35,17 @@ SETS: dict[str, str] = {
 }
 """Name -> what the report calls it."""
 CANDIDATES = ("stage1", "filtered", "flipped")
-"""The sets whose models may be the run's product: the one that is best on held gold is `models/final`."""
+"""The sets whose models may be the run's product, those whose labels machines changed least first: a later one must be
+better than all before it on held gold to be `models/final`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """Whether a model is `right` (1.0 or 0.0) of a pair that measures: of two models, their difference pair by pair."""
+
+    pair_id: str
+    question_id: str
+    right: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,15 +69,18 @@ class Product:
 
 
 def make_product(product: Product) -> None:
-    """Build, train and measure every set, and release the best candidate; results are steps `sets/NAME` and `final`.
+    """Build, train and measure every set, and release the best candidate; results are steps `sets/NAME` and `final`, and
+    the table `hits`. A candidate with the same labels as the one before it has no model of its own.
 
-    Where the pool knows no truth, the held gold that chose the checkpoints measures as well: optimistic, and said so.
+    Where nothing is set aside to measure, the held gold that chose the checkpoints does: optimistic, and said so.
     """
-    measured = measured_on(product)
-    for name, labels in product_sets(product).items():
-        work = partial(measure, product, model_name(name), labels, product.curated.stage1.held, measured)
+    measured, sets = measured_on(product), product_sets(product)
+    known = [name for name in CANDIDATES if name in sets]
+    again = {b for a, b in itertools.pairwise(known) if len(sets[a]) == len(sets[b])}
+    for name, labels in ((n, labels) for n, labels in sets.items() if n not in again):
+        work = partial(measure, product, name, model_name(name), labels, product.curated.stage1.held, measured)
         product.run.once(f"sets/{name}", work)
-    product.run.once("final", lambda: _choose(product))
+    product.run.once("final", lambda: _choose(product, [n for n in known if n not in again]))
 
 
 def measured_on(product: Product) -> Sequence[Preference]:
@@ -79,28 +93,40 @@ def measured_on(product: Product) -> Sequence[Preference]:
 
 
 def measure(
-    product: Product, model: str, labels: LabelSet, held: Sequence[Preference], measured: Sequence[Preference]
+    product: Product,
+    name: str,
+    model: str,
+    labels: LabelSet,
+    held: Sequence[Preference],
+    measured: Sequence[Preference],
 ) -> dict[str, object]:
-    """Train `model` on a set, with `held` to choose its checkpoint, and measure it."""
+    """Train `model` on the set `name`, with `held` to choose its checkpoint, and measure it pair by pair (table `hits`)."""
     result = evaluate_pairs(measured, product.train(model, labels, held))
     assert result.headline is not None
+    assert result.headline.terms is not None
+    values = result.headline.terms.values
+    product.run.table("hits", Hit).once(name, lambda: [
+        Hit(pair_id=p.pair_id, question_id=question_id(p.prompt), right=value)
+        for p, value in zip(measured, values, strict=True)
+    ])  # fmt: skip
     told = right(product.material, lambda part: pl.concat([labels.of(s) for s in part]))
-    return {"pairs": len(labels), "labels": told, "accuracy": asdict(result.headline.estimate)}
+    on_held = measured is product.curated.stage1.held
+    return {"pairs": len(labels), "labels": told, "accuracy": asdict(result.headline.estimate), "on_held": on_held}
 
 
-def _choose(product: Product) -> dict[str, object]:
-    """Release the candidate that is best on held gold, the later one on a tie: more data must earn its place.
+def _choose(product: Product, names: Sequence[str]) -> dict[str, object]:
+    """Release the candidate that is best on held gold; on a tie that whose labels machines changed least.
 
     Paper A releases the model of the filtered set, and that of the flipped set for research only.
     """
     models = product.run.folder / "models"
-    held = {n: json.loads((models / model_name(n) / "training.json").read_text())["gold_accuracy"] for n in CANDIDATES}
-    best = max(CANDIDATES, key=lambda n: (held[n], CANDIDATES.index(n)))
+    held = {n: json.loads((models / model_name(n) / "training.json").read_text())["gold_accuracy"] for n in names}
+    best = max(names, key=lambda n: held[n])  # of equal ones the first
     for folder in ("final", "final.saving"):
         shutil.rmtree(models / folder, ignore_errors=True)
     shutil.copytree(models / model_name(best), models / "final.saving")
     (models / "final.saving").rename(models / "final")
-    return {"set": best, "held": held}
+    return {"set": best, "held": held, "n": len(product.curated.stage1.held)}
 
 
 def model_name(name: str) -> str:

@@ -17,6 +17,7 @@ from rich.table import Table as RichTable
 from assay.bench.reward.pairs import evaluate_pairs
 from assay.curate.views import LabelSet, drawn
 from assay.errors import AssayError
+from assay.figures import in_words
 from assay.models import whose
 from assay.recipes.finished import Finished, read_run
 from assay.recipes.flow import FlowConfig
@@ -104,7 +105,8 @@ def _curves(run: Run, config: SweepConfig) -> list[dict[str, Any]]:
             ])  # fmt: skip
             rows.append({
                 "set": name, "fraction": fraction, "pairs": points[0]["pairs"], "presented": points[0]["presented"],
-                "accuracy": spread.mean, "low": spread.low, "high": spread.high, "seeds": config.seeds, "n": points[0]["n"],
+                "accuracy": spread.mean, "low": spread.low, "high": spread.high, "seeds": config.seeds,
+                "n": spread.n, "clusters": spread.clusters,
                 "by_seed": [p["accuracy"] for p in points],
             })  # fmt: skip
     return rows
@@ -113,7 +115,7 @@ def _curves(run: Run, config: SweepConfig) -> list[dict[str, Any]]:
 def _table(curves: list[dict[str, Any]]) -> RichTable:
     table = RichTable("set", "fraction", "pairs", "presented", "held out, %", box=box.SIMPLE)
     for row in curves:
-        accuracy = f"{100 * row['accuracy']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
+        accuracy = in_words(row["accuracy"], row["low"], row["high"], row["n"], row["clusters"])
         table.add_row(row["set"], f"{row['fraction']:g}", f"{row['pairs']:,}", f"{row['presented']:,}", accuracy)
     return table
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from assay.errors import AssayError
+from assay.figures import told
 from assay.images import ImageStore
 from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
 from assay.policy.hallucination import MonitorConfig, Reading, Watch
@@ -173,9 +174,9 @@ class Tuner:
         def work() -> dict[str, Any]:
             policy = self.load(name, self.config.policy)
             reading = self.reading(0, policy, self.task.test)
-            shown = f"right {reading.accuracy.value:.1%}" if reading.accuracy else "nothing asked"
+            shown = f"right {told(reading.accuracy)}" if reading.accuracy else "nothing asked"
             rate = reading.hallucination_rate
-            self.run.say(f"{name}: {shown}" + (f", hallucination rate {rate.value:.1%}" if rate else ""))
+            self.run.say(f"{name}: {shown}" + (f", hallucination rate {told(rate)}" if rate else ""))
             return {"reading": asdict(reading)}
 
         return reading_from(self.run.once(f"evaluate/{name}", work)["reading"])

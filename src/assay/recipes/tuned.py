@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from assay.errors import AssayError
+from assay.figures import FEW, NEEDED, told
 from assay.journal import read
 from assay.policy.hallucination import Reading, plot
 from assay.recipes.tune import reading_from
@@ -87,8 +88,7 @@ def skipped(folder: Path) -> dict[str, str]:
 def percent(estimate: Estimate | None) -> str:
     if estimate is None:
         return "-"
-    low, high = interval(estimate)
-    return f"{100 * estimate.value:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+    return told(estimate, "")
 
 
 def grid(readings: Mapping[str, Reading]) -> tuple[list[str], list[list[str]]]:
@@ -114,17 +114,33 @@ SHORT = ("policy", "right, %", "invents, %", "names, %", "same if blank, %", "if
 
 
 def summary(folder: Path, console: Console) -> None:
-    """Print the table of policies, narrow enough for 80 columns, without the columns that no policy has."""
-    header, rows = _told(SHORT, [
-        [name, *map(_brief, (r.accuracy, r.hallucination_rate, r.named, r.blind_agreement, r.swap_agreement))]
+    """Print the table of policies, narrow enough for 80 columns, without the columns that no policy has; n stands in the
+    header."""
+    found = {
+        name: (r.accuracy, r.hallucination_rate, r.named, r.blind_agreement, r.swap_agreement)
         for name, r in policies(folder).items()
-    ])  # fmt: skip
+    }
+    heads = [
+        SHORT[0],
+        *(title + _of(column) for title, column in zip(SHORT[1:], zip(*found.values(), strict=True), strict=True)),
+    ]
+    header, rows = _told(heads, [[name, *map(_brief, estimates)] for name, estimates in found.items()])
     table = RichTable(*header, box=box.SIMPLE, padding=(0, 1, 0, 0))
     for row in rows:
         table.add_row(*row)
     console.print(table)
     for name, reason in skipped(folder).items():
         console.print(f"{name}: skipped: {reason}")
+
+
+def _of(column: Sequence[Estimate | None]) -> str:
+    """How many answers the shares of a column are of, for its header."""
+    known = [e for e in column if e is not None]
+    if not known:
+        return ""
+    least, most = min(e.n for e in known), max(e.n for e in known)
+    few = f"\n{FEW}" if min(e.clusters for e in known) < NEEDED - 0.5 else ""
+    return f"\nn {least:,}{f' to {most:,}' if most > least else ''}{few}"
 
 
 def _brief(estimate: Estimate | None) -> str:

@@ -6,9 +6,10 @@ machines are exact binomials. Honest simulated annotators are flagged in less th
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from assay.figures import counted
 from assay.records import Judgement
 from assay.statistics import binomial_tail, clopper_pearson
 
@@ -56,6 +57,8 @@ class Annotator:
     with_rationale: float
     panels: dict[str, int]
     flags: tuple[str, ...]
+    words: Mapping[str, str]
+    """`first`, `followed`, `reason` (with_rationale) and `traps` (trap_accuracy) with their intervals and n, for people."""
 
 
 def annotators(works: Iterable[Work]) -> list[Annotator]:
@@ -72,12 +75,15 @@ def _annotator(name: str, works: Sequence[Work]) -> Annotator:
     first = [w.judgement.better == w.judgement.shown[0] for w in decided if w.judgement.shown]
     followed = [w.judgement.better == w.hint for w in decided if w.hint]
     traps = [w.judgement.better == w.right for w in works if w.right]
+    reasons = [bool(w.judgement.rationale) for w in works]
+    shown = {"first": first, "followed": followed, "reason": reasons, "traps": traps}
     low, high = _bounds(traps)
     return Annotator(
         name=name, judged=len(works), undecided=len(works) - len(decided),
         seconds=_median([w.judgement.seconds for w in works]), traps=len(traps), trap_accuracy=_share(traps),
         trap_interval=(low, high) if traps else None, first=_share(first),
-        followed=_share(followed), with_rationale=_share([bool(w.judgement.rationale) for w in works]) or 0.0,
+        followed=_share(followed), with_rationale=_share(reasons) or 0.0,
+        words={name: counted(sum(x), len(x), " %") for name, x in shown.items()},
         panels=dict(Counter(p for w in works for p in w.panels)), flags=tuple(_flags(works, first, followed, traps)),
     )  # fmt: skip
 

@@ -100,7 +100,8 @@ def report(items: Sequence[JudgePair], scores: Scores | Wins) -> BenchmarkResult
     ties = [i for i in items if i.tied(scores)]
     if ties:
         strict = 100 * (sum(right) - sum(i.better == "B" for i in ties)) / len(items)
-        notes.append(f"{len(ties)} ties are read as B>A, as the benchmark's code does; counted as wrong: {strict:.2f}")
+        told = f"counted as wrong: {strict:.2f} (n {len(items):,})"
+        notes.append(f"{len(ties)} ties are read as B>A, as the benchmark's code does; {told}")
     return BenchmarkResult(
         name=NAME, n=len(items), total=len(items), headline=cell("all pairs", right, prompts), slices=tuple(cells),
         notes=tuple(notes), protocol=PROTOCOL,

@@ -1,0 +1,70 @@
+"""What every run releases: measured pair by pair on what it never trained on, and never the more changed labels on a tie."""
+
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_claims import CONFIG, PAIRS, Says, Trains
+
+import small_material as small
+from assay.curate.prepare import SplitConfig
+from assay.curate.stage1 import Tools
+from assay.curate.verify import oracle
+from assay.curate.views import LabelSet
+from assay.recipes.flow import curate
+from assay.recipes.product import CANDIDATES, SETS, Hit, Product, make_product, model_name
+from assay.records import Preference, Scorer
+from assay.run import Run
+
+
+class Saves(Trains):
+    """A stand-in for training that leaves a model's folder, with the accuracy on gold that is asked for."""
+
+    def __init__(self, folder: Path, gold: dict[str, float]) -> None:
+        super().__init__()
+        self.folder, self.accuracy = folder, gold
+
+    def __call__(self, name: str, labels: LabelSet, gold: Sequence[Preference]) -> Scorer:
+        made = self.folder / name
+        made.mkdir(parents=True, exist_ok=True)
+        told = {"gold_accuracy": self.accuracy.get(name, 0.5), "name": name, "presented": 1, "tokens": 1, "wall_s": 0.1}
+        (made / "training.json").write_text(json.dumps(told))
+        return super().__call__(name, labels, gold)
+
+
+@pytest.mark.parametrize(
+    ("gold", "released"),
+    [
+        ({}, "stage1"),
+        ({"filtered": 0.7, "flipped": 0.7}, "filtered"),
+        ({"best-rm": 0.7, "filtered": 0.7, "flipped": 0.6}, "stage1"),
+        ({"best-rm": 0.7, "filtered": 0.7, "flipped": 0.8}, "flipped"),
+    ],
+)
+def test_a_later_candidate_must_be_better(tmp_path: Path, gold: dict[str, float], released: str) -> None:
+    material = small.material(tmp_path, split=SplitConfig(eval_share=0.2, stage1_share=0.6, held_share=0.3))
+    with closing(Run(tmp_path / "seed-0", {})) as run:
+        train = Saves(run.folder / "models", gold)
+        people = oracle({i: small.truth(p) for i, p in PAIRS.items()})
+        curated = curate(run, CONFIG, material, Tools(people=people, judge=Says(), train=train, at_once=5), 0)
+        product = Product(run=run, config=CONFIG, material=material, curated=curated, train=train, seed=0)
+        make_product(product)
+        final, table = run.result("final"), run.table("hits", Hit)
+        assert (final["set"], final["n"]) == (released, len(curated.stage1.held))
+        assert set(final["held"]) == set(CANDIDATES)
+        assert json.loads((run.folder / "models/final/training.json").read_text())["name"] == model_name(released)
+        asked = set(material.evaluation()["pair_id"])
+        assert set(table.shards()) == set(SETS)
+        for name in SETS:
+            hits, told = table.read(name), run.result(f"sets/{name}")["accuracy"]
+            assert {h.pair_id for h in hits} == asked
+            assert all(h.question_id == PAIRS[h.pair_id].question_id for h in hits)
+            assert told["value"] == pytest.approx(np.mean([h.right for h in hits]))
+            score = Trains()(model_name(name), curated.stage1.guided, ())
+            for h in hits:
+                pair, better = PAIRS[h.pair_id], small.truth(PAIRS[h.pair_id])
+                one, two = score([pair.prompt + pair.response(r).messages for r in (better, pair.other(better))])
+                assert h.right == float(one > two)
