@@ -108,6 +108,10 @@ MISTAKES = (
     ("run pool nowhere --out run --engine rays", "--engine rays: give local, cores, cores:N, ray or ray://HOST:PORT"),
     ("run pool pool --out run --processes -1", "--processes -1: give 1 or more"),
     ("run pool folder --out run", "folder: no pairs here"),
+    (
+        "run pool pool --out run --judge m@http://localhost:1/v1 --offline-judge",
+        "--judge and --offline-judge: choose one",
+    ),
     ("run pool pool --out run --judge gpt", "--judge gpt: write MODEL@URL"),
     ("run pool pool --out run --judge gpt@localhost:80", "must start with http:// or https://"),
     ("run human nowhere --out run", "nowhere"),

@@ -84,8 +84,8 @@ def test_an_offline_judge_works_where_it_is_asked_for_alone(tmp_path: Path) -> N
         with pytest.raises(AssayError, match="wait for people"):
             run_job(out, config, pool, people_on_file(out / "judgements.jsonl", out / "queue"))
         assert ('"judge": "none"' in (out / "config.json").read_text()) is not asked
-    with pytest.raises(AssayError, match="choose one of them"):
-        run_job(tmp_path / "both", replace(config, offline_judge=True), pool, lambda _: [], judge=Says())
+    with pytest.raises(AssayError, match="wait for people"):  # the claims are added to a run, and are no other config
+        run_job(out, replace(config, claims=True), pool, people_on_file(out / "judgements.jsonl", out / "queue"))
     with pytest.raises(AssayError, match="name one, or add --offline-judge"):
         run_job(tmp_path / "none", replace(config, offline_judge=False, claims=True), pool, lambda _: [])
     assert not (tmp_path / "none").exists()

@@ -159,6 +159,8 @@ def run_pool(
             price=(price[0] / 2, price[1] / 2) if batch else price,
         ) if judge else None  # fmt: skip
         return _forecast(pool, config, out, judging)
+    if judge and config.offline_judge:
+        raise AssayError("--judge and --offline-judge: choose one of them")
     from assay.curate.annotate import llm_judge
     from assay.curate.book import AT_ONCE, IN_A_BATCH
     from assay.curate.shards import Pool

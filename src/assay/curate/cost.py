@@ -166,17 +166,18 @@ class Forecast:
 
 def forecast(
     size: Size, first: Stage1Config, judging: Judging | None = None, assumed: Assumed | None = None,
-    count: tuple[str, Count] | None = None, labelled: tuple[int, int] | None = None,
+    count: tuple[str, Count] | None = None, labelled: tuple[int, int] | None = None, offline: bool = True,
 ) -> Forecast:  # fmt: skip
     """What stage 2 costs.
 
     Args:
         size: What it is of.
         first: The sizes of stage 1, which bound gold and silver.
-        judging: The judges (None: the offline judge of this machine, which asks no server).
+        judging: The judges that are servers (None: there are none).
         assumed: What else nobody knows yet.
         count: The name of a tokenizer, and what counts by it.
         labelled: Gold and silver, where stage 1 is done.
+        offline: Without `judging`, the offline judge of this machine judges, which asks no server; else nobody does.
     """
     assumed = assumed or Assumed()
     ratio, by = assumed.chars_per_token, f"{assumed.chars_per_token:g} characters a token, assumed: no tokenizer"
@@ -189,6 +190,8 @@ def forecast(
             size.judged / size.scored,
             f"{size.judged / size.scored:.1%} of the {size.scored:,} that are scored",
         )
+    if not judging and not offline:
+        share, how = 0.0, "there is no judge: none is flipped"
     tokens, asked = round(size.chars / ratio), round(size.pairs * share) if size.sample else 0
     each = judging.judges * judging.samples if judging else 0
     prompt = _prompt(size.sample, judging.examples) / ratio if judging and size.sample else 0.0
@@ -203,7 +206,7 @@ def forecast(
         told={
             "pairs": size.counted, "tokens": by, "judged": how,
             "rate": f"at {assumed.tokens_per_s:,.0f} tokens a second and GPU, assumed",
-            "requests": f"{judging.judges} judges x {judging.samples} votes" if judging else "the offline judge asks none",
+            "requests": f"{judging.judges} judges x {judging.samples} votes" if judging else "no server is asked",
             "prompts": f"{prompt:,.0f} each with {judging.examples} examples, {assumed.reply_tokens} of a reply assumed"
                        if judging else "none",
             "price": f"${price[0]:g} in and ${price[1]:g} out a million" if judging else "no server is asked",

@@ -63,8 +63,6 @@ def run_job(
     from assay.reward.launch import cluster_of, how_many
 
     given = f"{getattr(judge, '__module__', '')}:{getattr(judge, '__qualname__', type(judge).__qualname__)}"
-    if judge is not None and config.offline_judge:
-        raise AssayError("judges that are servers, or the offline judge (offline_judge): choose one of them")
     if config.claims and judge is None and not config.offline_judge:
         raise AssayError(
             "the papers' claims are about judges too: name one, or add --offline-judge; or leave out --claims"

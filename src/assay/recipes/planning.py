@@ -28,7 +28,8 @@ def stage2_cost(
     if labels.done("stage1"):
         tiers = labels.frame("stage1", columns=["tier"])["tier"]
         labelled = int((tiers == "gold").sum()), int((tiers == "silver").sum())
-    return forecast(_size(pool, config, folder, tables), config.stage1, judging, assumed, _tokenizer(config), labelled)
+    return forecast(_size(pool, config, folder, tables), config.stage1, judging, assumed, _tokenizer(config), labelled,
+                    config.offline_judge)  # fmt: skip
 
 
 def _size(pool: Pool, config: FlowConfig, folder: Path, tables: Place) -> Size:
