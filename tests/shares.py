@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 SHARE = re.compile(r"\d+(?:\.\d+)? ?%")
 TOLD = re.compile(r"\d+(?:\.\d+)? ?%? \((?:at least )?-?\d+(?:\.\d+)? ?%? to -?\d+(?:\.\d+)? ?%?; n [\d,]+[^)]*\)")
 """A share as `figures.told` says it."""
-EXACT = re.compile(r"(?<![\d.])95 ?%(?= (?:interval|confidence))")
+EXACT = re.compile(r"(?<![\d.])95 ?%(?= (?:interval|confidence))|even 70 % right is not told from a coin")
 """No share of anything."""
 NO_SHARE = ("paper", "interval", "by chance", "share done")
 """Columns of other people's numbers, of intervals beside their share, and of counts."""

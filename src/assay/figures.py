@@ -24,9 +24,11 @@ def told(share: Estimate | Spread | None, sign: str = " %") -> str:
 
 
 def in_words(value: float, low: float, high: float, n: int, clusters: float, sign: str = "") -> str:
-    """The same of its parts, as shares of 1; `clusters`: how many independent ones the n items are."""
-    like = f" like {clusters:,.0f} independent ones" if clusters < 0.9 * n else ""
-    few = f"{like}, {FEW}: {NEEDED} needed" if clusters < NEEDED - 0.5 else ""
+    """The same of its parts, as shares of 1; `clusters`: how many independent ones the n items are. Without a sign, for
+    tables, in few words."""
+    few = f", {FEW}" if clusters < NEEDED - 0.5 else ""
+    if few and sign:
+        few = f"{f' like {clusters:,.0f} independent ones' if clusters < 0.9 * n else ''}{few}: {NEEDED} needed"
     return f"{100 * value:.1f}{sign} ({100 * low:.1f} to {100 * high:.1f}; n {n:,}{few})"
 
 
@@ -39,6 +41,8 @@ def counted(hits: int, n: int, sign: str = "") -> str:
 
 
 FEW = "too few to say"
+LEGEND = f"{FEW}: of fewer than {NEEDED} independent questions even 70 % right is not told from a coin"
+"""What belongs under a table that says so."""
 
 
 class Apart(Protocol):

@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 from assay import __version__
 from assay.curate.cost import gains
 from assay.examples import examples
-from assay.figures import counted, in_words, told, verdict
+from assay.figures import FEW, LEGEND, counted, in_words, told, verdict
 from assay.memory import compact
 from assay.recipes.product import SETS
 from assay.records import Judgement
@@ -47,7 +47,7 @@ def write_report(folder: Path) -> Path:
         "judges": _who(judged, "llm", "offline"),
         "ledger": ledger(run), "about": about(run), "chosen_by": chosen_by(run), "judge_rounds": judge_rounds(run),
         "loop": _loop(run), "loop_plot": _loop_plot(run),
-        "measured_by": measured_by(run),
+        "measured_by": measured_by(run), "legend": LEGEND,
         "sets": sets_grid(run, SETS), "sets_plot": sets_plot(run, SETS), "claims": claims_told(run),
         "bench": _bench(run), "examples": examples(folder), "cost": _cost(judged),
         "time": _time(run),
@@ -212,4 +212,6 @@ def summary(folder: Path, console: Console) -> None:
         for row in grid.rows:
             table.add_row(*row)
         console.print(table)
+    if any(FEW in cell for _, grid in grids for row in grid.rows for cell in row):
+        console.print(f"{LEGEND}.\n")
     console.print(headline(run))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from assay.bench.benchmark import BenchmarkResult, Cell, Skipped
-from assay.figures import FEW, NEEDED
+from assay.figures import FEW, LEGEND, NEEDED
 
 HEADER = ("benchmark", "part", "n", "accuracy, %", "se", "95% interval")
 NUMBERS = {2, 3, 4, 5}
@@ -60,9 +60,7 @@ def notes(results: Sequence[BenchmarkResult | Skipped]) -> list[str]:
     """What belongs under the table: protocols, caveats, and what was skipped and why."""
     every = [c for r in results if isinstance(r, BenchmarkResult) for c in (*cells(r), *r.diagnostics)]
     few = any(c.clusters < NEEDED - 0.5 for c in every)
-    lines = (
-        [f"{FEW}: of fewer than {NEEDED} independent prompts even 70 % right is not told from a coin"] if few else []
-    )
+    lines = [LEGEND] if few else []
     for result in results:
         if isinstance(result, Skipped):
             lines.append(str(result))

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from assay.curate.judge_report import CostRow, JudgeReport
-from assay.figures import counted
+from assay.figures import LEGEND, counted
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{{ title }}</title><style>
@@ -58,7 +58,8 @@ def sections(report: JudgeReport) -> list[Section]:
         Section(
             title="Agreement with gold, %", rows=agreement,
             header=("judge", "pairs", "decided, %", "agree with gold, %", "undecided as wrong, %"),
-            note="95 % intervals, errors clustered by question. No merge saw the gold of a question it is measured on.",
+            note="95 % intervals, errors clustered by question. No merge saw the gold of a question it is measured on. "
+                 f"{LEGEND[0].upper()}{LEGEND[1:]}.",
         ),
         Section(
             title=f"Agreement of the merged judgements, {report.merge}, by kind of pair, %",

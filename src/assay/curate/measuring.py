@@ -1,8 +1,8 @@
 """Pairs of a pool that knows no truth which people verify to measure only, and what they say of them.
 
 They are chosen before anything else is: whole questions at random, each source of labels by its share of the pool, at most
-`PER_QUESTION` pairs of a question and a fifth of the pool. Nothing else is made of these questions: no gold, no held gold,
-no look-alikes, nothing to train on. The choice is written once, so a pool that grows keeps it.
+`PER_QUESTION` pairs of a question, and of a fifth of the pool. Nothing else is made of these questions: no gold, no held
+gold, no look-alikes, nothing to train on. The choice is written once, so a pool that grows keeps it.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from assay.tables import Table, frame_to_arrow, read_frame, read_shard, write_sh
 
 PER_QUESTION = 4
 AT_MOST = 0.2
-"""Of the pool's pairs: what measures cannot be trained on."""
+"""Of the pool's pairs, those of the same questions that nobody is asked about included: they cannot be trained on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +58,12 @@ def _choose(pool: Pool, shards: Sequence[Shard], left_out: Sequence[Mapping[str,
         before = pl.col("ids").list.len().cum_sum().over("source") - pl.col("ids").list.len()
         best = compact(best.filter(before < wanted))  # of each source as many as could be needed
     quotas = _quotas(sizes, min(wanted, int(AT_MOST * sum(sizes.values()))))
-    rows = list[tuple[str, str]]()
-    for question, ids, source in best.select("question_id", "ids", "source").iter_rows():
-        rows += [(i, question) for i in ids[: quotas[source]]]
-        quotas[source] -= min(quotas[source], len(ids))
+    rows, most = list[tuple[str, str]](), AT_MOST * sum(sizes.values())
+    for question, ids, source, pairs in best.select("question_id", "ids", "source", "all").iter_rows():
+        if quotas[source] and pairs <= most:
+            rows += [(i, question) for i in ids[: quotas[source]]]
+            quotas[source] -= min(quotas[source], len(ids))
+            most -= pairs
     return pl.DataFrame(rows, schema={"pair_id": pl.String, "question_id": pl.String}, orient="row")
 
 
