@@ -37,6 +37,8 @@ def test_every_arm_runs_and_is_told(place: Path) -> None:
     assert arms["whole"]["people"]["right"]["value"] < 1.0
     assert arms["ten-rules"]["judges"]["right"]["value"] > 0.95
     assert arms["equal-effort"]["people"]["asked"] == arms["whole"]["people"]["asked"]
+    (unseen,) = run.done("bench/unseen-kinds")
+    assert unseen["cells"][0]["n"] == len(pool.unseen)
     page = write_report(place / "run").read_text(encoding="utf-8")
     for title in (
         *TITLES.values(),

@@ -24,6 +24,7 @@ from assay.curate.book import AT_ONCE, set_aside
 from assay.curate.material import Material
 from assay.curate.measuring import Measuring
 from assay.curate.offline import gold_ridge_judge, longer_judge
+from assay.curate.prepare import Use
 from assay.curate.settle import settle
 from assay.curate.shards import Pool
 from assay.curate.stage1 import Tools
@@ -184,21 +185,29 @@ def meet(run: Run, kept: Mapping[str, Any], pool: Pool) -> None:
 def benchmark(run: Run, config: FlowConfig, material: Material) -> None:
     """Score the final model on the held-out pairs and on every public benchmark that lies in `config.benchmarks`.
 
-    Each is a step `bench/NAME`; the held-out pairs are told apart by the first quality that their prompt asks for.
+    Each is a step `bench/NAME`; the held-out pairs, and with `config.claims` those of unseen kinds, are told apart by the
+    first quality that their prompt asks for.
     """
     from assay.reward.scorer import load_scorer
 
     final = run.folder / "models" / "final"
     scorer = load_scorer(final, config.train.max_tokens, config.train.engine.tokens, config.train.precision)
-    measured, folder = material.evaluation(config.evaluation_pairs), config.benchmarks
+    _held_out(run, config, material, scorer, "evaluation", "held-out pairs")
+    if config.claims:
+        _held_out(run, config, material, scorer, "unseen", "unseen kinds")
+    if folder := config.benchmarks:
+        for key, bench in BENCHMARKS.items():
+            run.once(f"bench/{key}", partial(_measure, bench, folder, scorer, config.bench_limit))
+
+
+def _held_out(run: Run, config: FlowConfig, material: Material, scorer: Scorer, use: Use, name: str) -> None:
+    measured = material.evaluation(config.evaluation_pairs, use)
     if len(measured):
         known, chosen = material.known(measured), measured.select("pair_id", "chosen").iter_rows()
         pairs = [known[i].pair.preferring(better, 1.0, 0.0) for i, better in chosen]
         parts = {i: _demand(k.attributes) for i, k in known.items()}
-        run.once("bench/held-out", lambda: as_json(evaluate_pairs(pairs, scorer, parts=parts)))
-    if folder:
-        for key, bench in BENCHMARKS.items():
-            run.once(f"bench/{key}", partial(_measure, bench, folder, scorer, config.bench_limit))
+        step = f"bench/{name.removesuffix(' pairs').replace(' ', '-')}"
+        run.once(step, lambda: as_json(evaluate_pairs(pairs, scorer, name, parts=parts)))
 
 
 def _measure(bench: Benchmark[Any], folder: Path, scorer: Scorer, limit: int) -> dict[str, Any]:
