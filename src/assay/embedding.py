@@ -49,8 +49,9 @@ class _Layout:
 
 
 def load_embedder(
-    name: str = "minilm", max_tokens: int = 0, prompt: str = "", trust: bool = False, rows: int = 64
-) -> Embedder:
+    name: str = "minilm", max_tokens: int = 0, prompt: str = "", trust: bool = False, rows: int = 64,
+    layers: int | None = None,
+) -> Embedder:  # fmt: skip
     """A text encoder on this machine's device: texts to unit vectors, float32 of shape (n, d).
 
     Args:
@@ -59,14 +60,18 @@ def load_embedder(
         prompt: The name of one of the encoder's own prompts, or text to put before each (default: the encoder's usual one).
         trust: Run code that comes with the encoder.
         rows: Texts of one forward pass, at most.
+        layers: How many of the encoder's layers are computed; their states are pooled as the last ones would be (0: the
+            vectors of the words, without any layer; default: all, and what comes after the pooling).
 
     Raises AssayError for an encoder whose weights are not whole, that is put together of parts not known here, or that has
-    no positions for `max_tokens`.
+    no positions for `max_tokens`, or not so many `layers`.
     """
     read = _reader(name)
     layout = _layout(name, read)
     place = _inside(name, layout.body)
-    model = models.load_model(transformers.AutoModel, place, "body", trust=trust).float().to(models.device()).eval()
+    cut: dict[str, Any] = {} if layers is None else {"num_hidden_layers": _of_layers(name, place, layers)}
+    loaded = models.load_model(transformers.AutoModel, place, "body", layers, trust=trust, **cut)
+    model = loaded.float().to(models.device()).eval()
     tokenizer = models.load_tokenizer(place, trust)
     most = _positions(model)
     if max_tokens > most:
@@ -76,7 +81,7 @@ def load_embedder(
     window = max_tokens or min(WINDOW, most, layout.window or most)
     asked = layout.prompts.get(prompt or layout.usual_prompt, prompt)
     skipped = 0 if layout.with_prompt or not asked else _prompt_length(tokenizer, asked)
-    after = [_dense(name, path, read) for path in layout.dense]
+    after = [_dense(name, path, read) for path in layout.dense] if layers is None else []
 
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
@@ -98,6 +103,15 @@ def load_embedder(
         return vectors
 
     return embed
+
+
+def _of_layers(name: str, place: str, layers: int) -> int:
+    has = models.load_config(place).get_text_config().num_hidden_layers
+    if not 0 <= layers <= has:
+        raise AssayError(
+            f"the encoder '{name}' has {has} layers, so {layers} of them cannot be computed: embedder-layers"
+        )
+    return layers
 
 
 def _vectors(

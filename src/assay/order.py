@@ -40,3 +40,8 @@ def draws(ids: Sequence[str], *salt: object) -> NDArray[np.float64]:
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # the finaliser of SplitMix64
         x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
     return ((x ^ (x >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) / float(1 << 53)
+
+
+def in_order(ids: Sequence[str], *salt: object) -> list[str]:
+    """Ids in an order of their draws: random, and the same wherever they are met."""
+    return [ids[n] for n in np.argsort(draws(ids, *salt), kind="stable")] if len(ids) else []

@@ -322,6 +322,12 @@ class Case:
     attributes: Attributes
     examples: tuple["Example", ...] = ()
 
+    @property
+    def guides(self) -> tuple["Example", ...]:
+        """The examples that a judge may use: none of the pair's own question, whatever it was handed. Such an example often
+        shows the same answer, judged already."""
+        return tuple(e for e in self.examples if e.pair.question_id != self.pair.question_id)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
@@ -333,7 +339,14 @@ class Example:
 
 
 Judge = Callable[[Sequence[Case]], list[Judgement]]
-"""One judgement per case, in order. People, oracles, LLM servers and offline rules all have this one shape."""
+"""One judgement per case, in order. People, oracles, LLM servers and offline rules all have this one shape. A judge that has
+an attribute `examples` is shown so many; see `shown_to`."""
+
+
+def shown_to(judge: Judge, usual: int) -> int:
+    """How many gold examples a judge is shown: its own number, or the usual one, which is for prompts of LLMs."""
+    return int(getattr(judge, "examples", usual))
+
 
 Scorer = Callable[[Sequence[Conversation]], NDArray[np.float64]]
 """(n,) rewards of n whole conversations (prompt and response); higher is better, any scale."""

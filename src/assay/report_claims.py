@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from assay.figures import counted, told
 from assay.recipes import claims, product
+from assay.report_arms import arms_grid, fixed_grid, unseen_grid
 from assay.report_run import Grid, RunSteps, sets_grid, sets_plot, shares
 
 SETS = {
@@ -26,8 +27,12 @@ SETS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimsTold:
-    """The claims' section: the table of sets with its picture, judges, and filters of stage 2."""
+    """The claims' section: those fixed beforehand, the arms, unseen kinds; then the table of sets with its picture, judges,
+    and filters of stage 2."""
 
+    fixed: Grid
+    arms: Grid
+    unseen: Grid
     sets: Grid
     plot: str
     judges: Grid
@@ -36,6 +41,9 @@ class ClaimsTold:
     def tables(self) -> list[tuple[str, Grid]]:
         """The tables with their titles."""
         return [
+            ("the claims fixed beforehand (docs/evidence.md)", self.fixed),
+            ("arms", self.arms),
+            ("kinds that nothing was trained on", self.unseen),
             ("the claims, by training labels", self.sets),
             ("judges", self.judges),
             ("stage 2 filters", self.filters),
@@ -47,6 +55,7 @@ def claims_told(run: RunSteps) -> ClaimsTold | None:
     if not run.done("claims-filters"):
         return None
     return ClaimsTold(
+        fixed=fixed_grid(run), arms=arms_grid(run), unseen=unseen_grid(run),
         sets=sets_grid(run, SETS, ("paper A3 T20", PAPER_CLAIMS)), plot=sets_plot(run, SETS), judges=judge_grid(run),
         filters=filter_grid(run),
     )  # fmt: skip

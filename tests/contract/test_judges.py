@@ -10,17 +10,20 @@ from rich.console import Console
 from assay.chat import ChatConfig, request_key
 from assay.curate.annotate import judge_request, llm_judge
 from assay.curate.attributes import rule_attributes
-from assay.curate.offline import gold_vote_judge, hash_embedder, relevance_judge
+from assay.curate.checkers import checker_vote_judge, ten_rules_judge
+from assay.curate.offline import gold_ridge_judge, hash_embedder, longer_judge
+from assay.curate.people import Annotator, erring
 from assay.curate.verify import oracle, terminal_annotator
 from assay.records import Case, Example, Judge, Pair, Response, user
 from assay.replay import Replay
 
-NAMES = ("oracle", "offline:gold-vote", "offline:relevance", "llm", "human")
+NAMES = ("oracle", "simulated", "offline:gold-ridge", "offline:longer", "offline:checker-vote", "offline:ten-rules", "llm",
+         "human")  # fmt: skip
 
 
 def _pair(n: int) -> Pair:
     return Pair.of(
-        (user(f"Topic {n}. Be brief."),), Response.of(f"Short {n}."), Response.of(f"A much longer text {n}!")
+        (user(f"Topic {n}. Use at most 3 words."),), Response.of(f"Short {n}."), Response.of(f"A much longer text {n}!")
     )
 
 
@@ -57,10 +60,17 @@ def judge(request: pytest.FixtureRequest, tmp_path: Path) -> Judge:
     match request.param:
         case "oracle":
             return oracle({c.pair.id: c.pair.responses[0].id for c in CASES[:5]})
-        case "offline:gold-vote":
-            return gold_vote_judge(hash_embedder())
-        case "offline:relevance":
-            return relevance_judge(hash_embedder())
+        case "simulated":
+            sure = Annotator(name="simulated:one", wrong=0.3, undecided=0.0)
+            return erring({c.pair.id: c.pair.responses[0].id for c in CASES[:5]}, [sure])
+        case "offline:gold-ridge":
+            return gold_ridge_judge(hash_embedder())
+        case "offline:longer":
+            return longer_judge()
+        case "offline:checker-vote":
+            return checker_vote_judge(hash_embedder())
+        case "offline:ten-rules":
+            return ten_rules_judge()
         case "llm":
             return llm_judge([_recorded(tmp_path)])
         case _:
@@ -86,7 +96,8 @@ def test_judges_say_who_they_are(judge: Judge) -> None:
     judgements = judge(CASES)
     assert len({(j.by, j.kind) for j in judgements}) == 1
     by, kind = judgements[0].by, judgements[0].kind
-    assert (by.split(":")[0], kind) in {("oracle", "oracle"), ("offline", "offline"), ("llm", "llm"), ("p", "human")}
+    known = {("oracle", "oracle"), ("simulated", "oracle"), ("offline", "offline"), ("llm", "llm"), ("p", "human")}
+    assert (by.split(":")[0], kind) in known
 
 
 def test_the_same_cases_get_the_same_judgements(judge: Judge) -> None:

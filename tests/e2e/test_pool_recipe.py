@@ -134,7 +134,7 @@ def assert_report(run: Path, done: Done) -> None:
     assert naked(page) == ([], naked(page)[1])
     models = {p.parent.name for p in run.glob("seed-0/models/*/training.json")}
     assert models <= {"stage1-it0", "best-rm", "gold-rm", "raw-more", "filtered", "flipped", "final"}
-    assert "The people of this run are an oracle" not in page
+    assert "The people of this run are simulated" not in page
     assert "true labels (ceiling)" not in page
     assert "not known" in page
 

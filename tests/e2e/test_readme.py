@@ -7,15 +7,20 @@ import shlex
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import httpx
 import polars as pl
+import pytest
 from browser import free_port
 from PIL import Image
 
 import tiny_models
 from assay.recipes.pools import constraint_pool
+from assay.records import Judgement
+from assay.tables import plain
+from outage_server import OutageServer
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -28,8 +33,11 @@ EXPECTED = {
 """Command -> exit code and a part of what it prints; a run stops at its first need of people."""
 
 
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+
+
 def commands(of: str = "assay pool add") -> list[str]:
-    block = next(b for b in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) if of in b)
+    block = next(b for b in BLOCKS if of in b)
     return [line.split("#")[0].strip() for line in block.splitlines() if line.startswith("assay ")]
 
 
@@ -37,8 +45,8 @@ MANY = 1_200
 """Pairs of which stage 1 has more than the 200 that people are asked about by default."""
 
 
-def own_pool(folder: Path) -> list[str]:
-    rows, pairs = [], list(constraint_pool().pairs.values())[:MANY]
+def own_pool(folder: Path, many: int = MANY) -> list[str]:
+    rows, pairs = [], list(constraint_pool().pairs.values())[:many]
     for pair in pairs:
         first, second = pair.responses
         rows.append({"prompt": pair.prompt[0].content, "chosen": first.text, "rejected": second.text})
@@ -73,13 +81,62 @@ def test_the_readmes_commands_do_what_it_says(tmp_path: Path) -> None:
         if name == "assay web":
             done = ended_when_it_answers([*argv, "--port", str(port := free_port())], tmp_path, port)
         else:
-            done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, env=os.environ, timeout=300)
+            with judge_server() if "--judge" in command else nullcontext():
+                done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, env=os.environ, timeout=300)
         code, part = EXPECTED[name]
         assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
         assert part in done.stdout + done.stderr, f"{command}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
         ran.add(name)
     assert ran == EXPECTED.keys()
+
+
+def judge_server() -> AbstractContextManager[OutageServer]:
+    """A judge where the README has one."""
+    (url,) = set(re.findall(r"@http://localhost:(\d+)/v1", README))
+    try:
+        return OutageServer(int(url))
+    except OSError:
+        pytest.skip(f"port {url}, where the README has a server, is taken on this machine")
+
+
+def test_the_readmes_judging_commands(tmp_path: Path) -> None:
+    own_pool(tmp_path, 120)
+    subprocess.run(
+        [sys.executable, "-m", "assay", "pool", "add", "prefs.jsonl", "more.parquet", "--out", "pool"],
+        cwd=tmp_path,
+        check=True,
+    )
+    pairs = {p.id: p for p in list(constraint_pool().pairs.values())[:120]}
+    gold = [
+        plain(Judgement(pair_id=i, better=p.responses[0].id, by="ann", kind="human"))
+        for i, p in list(pairs.items())[:20]
+    ]
+    (tmp_path / "gold.jsonl").write_text("".join(json.dumps(r) + "\n" for r in gold))
+    run = "run pool pool --out runs/mine --embedder hash --stage1.seed-gold 4 --stage1.seed-silver 4"
+    waits = subprocess.run([sys.executable, "-m", "assay", *run.split()], cwd=tmp_path, capture_output=True, text=True)
+    assert "wait for people" in waits.stderr, waits.stderr
+    (tmp_path / "runs" / "mine" / "judgements.jsonl").write_bytes((tmp_path / "gold.jsonl").read_bytes())
+    (tmp_path / "prices.toml").write_text('["Qwen/Qwen3-32B"]\nin = 0.1\nout = 0.4\n')
+    expected = {
+        "assay judgements export": "argilla.json", "assay attributes": "cost", "assay annotate": "judgements: votes",
+        "assay guidance": "guid",
+    }  # fmt: skip
+    with judge_server():
+        for command in commands("assay guidance"):
+            part = expected.pop(next(n for n in expected if command.startswith(n)))
+            argv = [sys.executable, "-m", "assay", *shlex.split(command)[1:]]
+            done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, env=os.environ, timeout=300)
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+            assert part in done.stdout + done.stderr, f"{command}\n{done.stdout}\n{done.stderr}"
+            assert not command.startswith("assay attributes") or not re.search(r"cost (at most )?0(?!\.)", done.stdout)
+    assert not expected
+
+
+def test_every_command_of_the_readme_is_run_by_a_test_here() -> None:
+    known = ("assay pool add", "assay guidance", "assay best-of-n", "assay reward export", "make policy", "make run")
+    for block in BLOCKS:
+        assert sum(name in block for name in known) == 1, block
 
 
 SHORTER = {"assay reward sweep": "--seeds 1 --fractions 1 --sets flipped"}
@@ -113,7 +170,7 @@ def test_the_readmes_measuring_commands(finished: Path, tmp_path: Path) -> None:
     data = "".join(json.dumps(r) + "\n" for r in rows)
     (tmp_path / "DIR" / "judgebench" / "gpt-4o-2024-05-13.jsonl").write_text(data)
     (tmp_path / "questions.jsonl").write_text('{"question": "2+3?"}\n')
-    tiny_models.save_language(tmp_path / "smollm2", "qwen3")
+    tiny_models.save_language(tmp_path / "policy", "qwen3")
     expected = {
         "assay bench runs": ("", "mean of the four slices"), "assay bench compare": ("", "95% interval"),
         "assay best-of-n": ("-n 2 --sampler.max-tokens 4", "1 questions, best of 2"),
@@ -122,7 +179,6 @@ def test_the_readmes_measuring_commands(finished: Path, tmp_path: Path) -> None:
         if command.startswith("assay serve"):
             continue  # tests/e2e/test_serve.py starts it, asks it and ends it
         more, part = expected.pop(next(n for n in expected if command.startswith(n)))
-        command = command.replace(" smollm2 ", " ./smollm2 ")  # the package of that name need not be there
         argv = [sys.executable, "-m", "assay", *shlex.split(f"{command} {more}")[1:]]
         done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, env=os.environ, timeout=300)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"

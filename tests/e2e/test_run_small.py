@@ -143,8 +143,8 @@ def test_the_report_is_one_page_that_needs_nothing_else(finished: Path) -> None:
     assert not re.search(r"https?://", re.sub(r"<pre.*?</pre>", "", page, flags=re.DOTALL))
     for name, _ in SECTIONS:
         assert page.count(f'id="{name}"') == 1
-    assert "The people of this run are an oracle" in page
-    assert "offline:gold-vote" in page
+    assert "The people of this run are simulated" in page
+    assert "offline:gold-ridge" in page
     assert "This pool knows no truth" not in page
     assert "nan" not in re.sub(r"<pre.*?</pre>|base64,[^\"]*", "", page, flags=re.DOTALL).lower().split()
     for title in (

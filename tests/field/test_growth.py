@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from assay.curate.material import Material
-from assay.curate.offline import gold_vote_judge, hash_embedder
+from assay.curate.offline import gold_ridge_judge, hash_embedder
 from assay.curate.shards import Pool
 from assay.curate.sources import find
 from assay.curate.stage1 import Tools, stage1
@@ -268,7 +268,7 @@ def curate_pool(pool: Pool, run: Path, asked: list[str] | None = None) -> list[L
         meet(opened, KEPT, pool)
         material = prepared(opened, replace(CONFIG, stage1_share=0.5), pool, Encoder(CONFIG), Here())
         with closing(Run(run / "seed-0", KEPT)) as seed:
-            judge = noted(gold_vote_judge(hash_embedder()))
+            judge = noted(gold_ridge_judge(hash_embedder()))
             tools = Tools(people=noted(oracle_of_texts), judge=judge, train=curation.train, at_once=4)
             found = stage1(seed, curation.CONFIG, material, tools)
             stage2(seed, curation.WILD, material, found, judge, 4)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from assay.curate.annotate import judge_request, protocol_for
-from assay.curate.attributes import attribute_request, attribute_text, rule_attributes
+from assay.curate.attributes import attribute_request, retrieval_text, rule_attributes
 from assay.records import Case, Example, Pair, Response, assistant, user
 
 FOLDER = Path(__file__).parent / "prompts"
@@ -32,7 +32,7 @@ PLAIN = Case(pair=TARGET, attributes=rule_attributes(TARGET))
 GUIDED = Case(pair=TARGET, attributes=rule_attributes(TARGET), examples=(EXAMPLE,))
 PROMPTS = {
     "attributes": lambda: attribute_request(TARGET).messages[0].content,
-    "attribute_text": lambda: attribute_text(TARGET, PLAIN.attributes),
+    "attribute_text": lambda: retrieval_text(TARGET, PLAIN.attributes),
     "judge_unguided": lambda: judge_request(PLAIN, "model", 0, 0)[0].messages[0].content,
     "judge_guided": lambda: judge_request(GUIDED, "model", 0, 0)[0].messages[0].content,
     "judge_json": lambda: judge_request(PLAIN, "model", 0, 0, "json")[0].messages[0].content,

@@ -11,11 +11,11 @@ from assay.curate.attributes import (
     CONTROVERSIALITY,
     OBJECTIVITY,
     AttributesProblem,
-    attribute_text,
     conversation_text,
     fenced,
     llm_attributes,
     parse_attributes,
+    retrieval_text,
     rule_attributes,
 )  # fmt: skip
 from assay.recipes.constraints import make_instructions
@@ -100,7 +100,7 @@ def test_the_demand_is_read_from_the_last_user_message() -> None:
 
 def test_the_embedded_text_holds_prompt_and_attributes_but_no_response() -> None:
     p = Pair.of((user("Tell me about tea. Be brief."),), Response.of("LEFT"), Response.of("RIGHT"))
-    text = attribute_text(p, rule_attributes(p))
+    text = retrieval_text(p, rule_attributes(p))
     assert "Tell me about tea" in text
     assert "is brief" in text
     assert "LEFT" not in text

@@ -27,7 +27,7 @@ from assay.recipes import claims
 from assay.recipes.against_truth import filters
 from assay.recipes.claims import Claims
 from assay.recipes.flow import FlowConfig, curate
-from assay.recipes.product import Product, measure, measured_on, product_sets
+from assay.recipes.product import Hit, Product, measure, measured_on, product_sets
 from assay.recipes.product import model_name as model_of
 from assay.records import (
     Case,
@@ -225,6 +225,13 @@ def test_the_table_of_judges_shows_what_was_known_then(tmp_path: Path) -> None:
     assert (found["nearest gold"]["n"], found["nearest gold"]["undecided"]) == (len(said), len(said) - len(right))
     assert found["nearest gold"]["agreement"]["value"] == pytest.approx(np.mean(right))
     assert found["nearest gold"]["agreement"]["n"] == len(right) < len(said)
+    hits = made.claims.product.run.table("hits", Hit)
+    for way in ("no gold", "random gold", "nearest gold"):
+        told = {h.pair_id: (h.question_id, h.right) for h in hits.read(f"judge-{way}")}
+        assert told == {
+            j.pair_id: (PAIRS[j.pair_id].question_id, float(j.better == small.truth(PAIRS[j.pair_id])) if j.better else 0.5)
+            for j in said
+        }  # fmt: skip
     assert found["no gold"] == found["random gold"] == found["nearest gold"], (
         "this judge says the same whatever it is shown"
     )
@@ -315,15 +322,13 @@ def test_no_example_is_of_the_targets_own_question() -> None:
 
 def test_random_examples_are_of_other_questions_and_stay_the_same() -> None:
     some = gold(0, 1, 2, 4, 5, 8)
-    cases = claims._random_gold(some, 4, 0, [known(n) for n in (1, 2, 6)])
+    cases = some.drawn([known(n) for n in (1, 2, 6)], 4, 0)
     assert [len(c.examples) for c in cases] == [4, 4, 4]
     assert all(e.pair.question_id != c.pair.question_id for c in cases for e in c.examples)
-    (alone,) = claims._random_gold(some, 4, 0, [known(2)])
+    (alone,) = some.drawn([known(2)], 4, 0)
     assert alone == cases[1]
-    drawn = Counter(e.pair.id for s in range(60) for e in claims._random_gold(some, 2, s, [known(1)])[0].examples)
+    drawn = Counter(e.pair.id for s in range(60) for e in some.drawn([known(1)], 2, s)[0].examples)
     assert set(drawn) == {TWELVE[n].id for n in (2, 4, 5, 8)}
     assert min(drawn.values()) > 15
-    assert claims._random_gold(gold(0, 1), 4, 0, [known(1)])[0].examples == ()
-    assert (
-        claims._random_gold(Gold(examples=(), vectors=np.zeros((0, 1), np.float16)), 4, 0, [known(1)])[0].examples == ()
-    )
+    assert gold(0, 1).drawn([known(1)], 4, 0)[0].examples == ()
+    assert Gold(examples=(), vectors=np.zeros((0, 1), np.float16)).drawn([known(1)], 4, 0)[0].examples == ()

@@ -4,6 +4,13 @@ import ast
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from assay.curate.attributes import rule_attributes
+from assay.curate.book import judged
+from assay.records import Case
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "compare-annotation.md").read_text()
@@ -42,3 +49,18 @@ def test_links_between_documents_lead_somewhere() -> None:
     dead = [f"{page.name}: {link}" for page in pages for link in re.findall(r"\]\(([^)#:\s]+)\)", page.read_text())
             if not (page.parent / link).exists()]  # fmt: skip
     assert dead == []
+
+
+def test_the_judge_of_the_tour_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its code runs as it stands, up to the run itself, and its judge keeps the rules of judges."""
+    code = re.search(r"```python\n(from dataclasses.*?)```", (ROOT / "docs" / "tour.md").read_text(), re.DOTALL)
+    assert code is not None
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    monkeypatch.setattr("assay.recipes.job.run_job", lambda *given, **named: calls.append((given, named)))
+    exec(code[1], {})
+    (((_, config, pool), named),) = calls
+    assert not config.offline_judge, "a run has one judge"
+    assert named["at_chance"]
+    pairs = list(pool.pairs.values())[:20]
+    cases = [Case(pair=p, attributes=rule_attributes(p)) for p in pairs]
+    assert len(judged(named["judge"], cases)) == len(judged(named["people"], cases)) == 20

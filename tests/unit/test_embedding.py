@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import tiny_models
 from assay import models
-from assay.curate.attributes import attribute_text, rule_attributes
+from assay.curate.attributes import retrieval_text, rule_attributes
 from assay.embedding import load_embedder
 from assay.errors import AssayError
 from assay.recipes.embedders import EmbedderConfig, Encoder
@@ -225,14 +225,14 @@ def test_every_config_with_an_encoder_says_how_much_it_reads() -> None:
 def test_what_was_asked_last_stands_first_and_old_turns_last() -> None:
     prompt = (user("FIRST"), assistant("SECOND"), user("Be brief. LAST"))
     pair = Pair.of(prompt, Response.of("LEFT"), Response.of("RIGHT"))
-    text = attribute_text(pair, rule_attributes(pair))
+    text = retrieval_text(pair, rule_attributes(pair))
     assert text.startswith("Be brief. LAST\nDesired: is brief")
     assert text.endswith("assistant: SECOND\nFIRST")
     assert text.count("LAST") == 1
     started = Pair.of((*prompt, assistant("So")), Response.of("LEFT"), Response.of("RIGHT"))
-    assert attribute_text(started, rule_attributes(started)).startswith("Be brief. LAST\n")
+    assert retrieval_text(started, rule_attributes(started)).startswith("Be brief. LAST\n")
     bare = Pair.of((), Response.of("a"), Response.of("b"))
-    assert attribute_text(bare, rule_attributes(bare)).startswith("Desired: ")
+    assert retrieval_text(bare, rule_attributes(bare)).startswith("Desired: ")
 
 
 def test_what_was_remembered_before_a_kill_changes_no_digit() -> None:
@@ -243,3 +243,45 @@ def test_what_was_remembered_before_a_kill_changes_no_digit() -> None:
     went_on(texts[3:9])
     assert (went_on(texts) == began_again(texts)).all()
     assert not (encoder(texts) == began_again(texts)).all(), "in a batch, the last digits are others"
+
+
+def test_the_first_layers_alone_are_those_of_the_whole_encoder(tmp_path: Path) -> None:
+    """No layer: the vectors of the words, as the first layer would read them; all layers: what the encoder gives."""
+    model = encoder(tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for layers in (0, 1, 2):
+        found = load_embedder(str(tmp_path), layers=layers)(TEXTS[:3])
+        for text, vector in zip(TEXTS, found, strict=False):
+            with torch.inference_mode():
+                states = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states
+            wanted = torch.nn.functional.normalize(states[layers][0].mean(0), dim=0)
+            np.testing.assert_allclose(vector, wanted.numpy(), atol=1e-5)
+    np.testing.assert_allclose(
+        load_embedder(str(tmp_path))(TEXTS), load_embedder(str(tmp_path), layers=2)(TEXTS), atol=1e-6
+    )
+
+
+def test_more_layers_than_there_are_is_an_error(tmp_path: Path) -> None:
+    encoder(tmp_path)
+    with pytest.raises(AssayError, match="has 2 layers, so 3"):
+        load_embedder(str(tmp_path), layers=3)
+    with pytest.raises(AssayError, match="embedder_layers must not be negative"):
+        EmbedderConfig(embedder_layers=-1)
+
+
+def test_what_vectors_are_of_and_made_by_is_in_their_names(tmp_path: Path) -> None:
+    encoder(tmp_path)
+    all_layers = Encoder(EmbedderConfig(embedder=str(tmp_path)))
+    readings = {Encoder(EmbedderConfig(embedder=str(tmp_path), embedder_layers=n)).reading for n in (0, 1, 2)}
+    assert len({*readings, all_layers.reading}) == 4
+    config = EmbedderConfig()
+    assert (config.by(described=False), config.by(described=True)) == ("conversation", "attributes")
+    for by in ("conversation", "attributes"):
+        fixed = EmbedderConfig(retrieve_by=by)
+        assert {fixed.by(described=d) for d in (False, True)} == {by}
+
+
+def test_by_the_conversation_attributes_change_no_vector() -> None:
+    pair = Pair.of((user("Say hi."),), Response.of("hi"), Response.of("no"))
+    assert retrieval_text(pair) == "Say hi."
+    assert retrieval_text(pair, rule_attributes(pair)).startswith("Say hi.\nDesired: ")

@@ -46,6 +46,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("web",),
     ("examples",),
     ("report_run",),
+    ("report_arms",),
     ("report_claims", "report_counts"),
     ("report", "show"),
     ("cli",),

@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from assay.curate.attributes import rule_attributes
+from assay.curate.attributes import retrieval_text, rule_attributes
 from assay.curate.material import Material
 from assay.curate.offline import hash_embedder
 from assay.curate.prepare import SplitConfig, packed, prepare, unpacked
@@ -227,3 +227,17 @@ def test_vectors_are_kept_bit_by_bit(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float16)
     assert (unpacked(packed(x)) == x).all()
     assert unpacked(packed(x[:0])).shape == (0, 5)
+
+
+def test_vectors_are_of_conversations_or_of_attributes_too(tmp_path: Path) -> None:
+    """Side by side in one folder: each has a name of its own, and equal conversations are equal vectors."""
+    made = material(tmp_path, 2)
+    embed = hash_embedder(32)
+    other = prepare(made.pool, made.out, SPLIT, SEEN, embed, "hash", Here(), by="attributes")
+    assert not {s.vectors for s in other} & {s.vectors for s in made.slices}
+    for by, slices in (("conversation", made.slices), ("attributes", other)):
+        for part in slices:
+            ids = part.frame(["pair_id"])["pair_id"].to_list()
+            pairs = [PAIRS[i] for i in ids]
+            texts = [retrieval_text(p, rule_attributes(p) if by == "attributes" else None) for p in pairs]
+            np.testing.assert_array_equal(part.vector_rows(np.arange(len(ids))), embed(texts).astype(np.float16))

@@ -1,4 +1,4 @@
-"""Offline judges: the examples decide, nothing else does."""
+"""Offline judges: verified look-alikes decide, nothing else does, and never gold of the pair's own question."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from assay.curate.annotate import judge_request
 from assay.curate.attributes import rule_attributes
-from assay.curate.offline import FEATURES, gold_vote_judge, hash_embedder, relevance_judge, surface_features
-from assay.records import Case, Example, Pair, Response, user
+from assay.curate.checkers import checker_vote_judge
+from assay.curate.offline import NEIGHBOURS, gold_ridge_judge, hash_embedder, longer_judge, ridge
+from assay.records import Case, Example, Judge, Pair, Response, shown_to, user
 
 TOPICS = (
     "tea",
@@ -28,15 +30,16 @@ TOPICS = (
 )
 SHORT = "{} is nice."
 LONG = "{} is nice, and there is much more that one could say about it, as many people have done before us."
+DEMAND = "Use at most 9 words."
 
 
-def pair(topic: str, one: str, other: str, demand: str = "Use at most 9 words.") -> Pair:
+def pair(topic: str, one: str, other: str, demand: str = DEMAND) -> Pair:
     return Pair.of(
         (user(f"Tell me about {topic}. {demand}"),), Response.of(one.format(topic)), Response.of(other.format(topic))
     )
 
 
-def example(topic: str, good: str, bad: str, demand: str = "Use at most 9 words.") -> Example:
+def example(topic: str, good: str, bad: str, demand: str = DEMAND) -> Example:
     p = pair(topic, good, bad, demand)
     return Example(pair=p, attributes=rule_attributes(p), better=Response.of(good.format(topic)).id)
 
@@ -45,108 +48,109 @@ def case(p: Pair, *examples: Example) -> Case:
     return Case(pair=p, attributes=rule_attributes(p), examples=examples)
 
 
-@pytest.mark.parametrize(
-    ("good", "bad"),
-    [
-        (SHORT, LONG),
-        (LONG, SHORT),
-        ("I like {}. Do you?", "I like {}. You may too."),
-        ("- {} is old\n- it is good", "{} is old and it is good"),
-        ("1. {} is old\n2. it is good", "{} is old and it is good"),
-        ("{} was known 300 years ago.", "{} was known long years ago."),
-    ],
-)
-def test_it_learns_what_the_examples_have_in_common(good: str, bad: str) -> None:
+@pytest.mark.parametrize(("good", "bad"), [(SHORT, LONG), (LONG, SHORT)])
+def test_it_learns_what_people_chose_among_look_alikes(good: str, bad: str) -> None:
     examples = [example(t, good, bad) for t in TOPICS[:8]]
     cases = [case(pair(t, good, bad), *examples) for t in TOPICS[8:]]
-    judgements = gold_vote_judge(hash_embedder())(cases)
+    judgements = gold_ridge_judge(hash_embedder(1024))(cases)
     assert [j.better for j in judgements] == [Response.of(good.format(t)).id for t in TOPICS[8:]]
-    assert {(j.kind, j.by, j.votes) for j in judgements} == {("offline", "offline:gold-vote", 8)}
-    assert all(j.confidence > 0.9 for j in judgements)
-    assert all(j.rationale.startswith("examples prefer ") for j in judgements)
-
-
-def test_opposite_examples_give_the_opposite_judgement() -> None:
-    target = pair("owls", SHORT, LONG)
-    for good, bad in ((SHORT, LONG), (LONG, SHORT)):
-        (j,) = gold_vote_judge(hash_embedder())([case(target, *(example(t, good, bad) for t in TOPICS[:5]))])
-        assert j.better == Response.of(good.format("owls")).id
-
-
-def test_quoted_words_are_features_in_context() -> None:
-    words = ["river", "stone", "cloud", "paper", "candle"]
-
-    def with_word(word: str, topic: str) -> tuple[str, str, str]:
-        return (
-            f"{topic} and {word} are fine.",
-            f"{topic} and nothing are fine.",
-            f'Use the word "{word}" in your answer.',
-        )
-
-    examples = [example(t, *with_word(w, t)) for t, w in zip(TOPICS, words, strict=False)]
-    good, bad, demand = with_word("anchor", "gold")
-    (j,) = gold_vote_judge(hash_embedder())([case(pair("gold", good, bad, demand), *examples)])
-    assert j.better == Response.of(good).id
+    assert {(j.kind, j.by, j.votes) for j in judgements} == {("offline", "offline:gold-ridge", 8)}
+    assert all(0.5 < j.confidence <= 1.0 for j in judgements)
 
 
 def test_similar_examples_outweigh_others() -> None:
-    """Three look-alikes ask for brevity; five unlike ones prefer length."""
+    """Three look-alikes ask for brevity; three unlike ones prefer length."""
     near = [example(t, SHORT, LONG) for t in TOPICS[:3]]
-    far = [example(t, LONG, SHORT, "Write about the whole history, in French, with code.") for t in TOPICS[3:8]]
-    (j,) = gold_vote_judge(hash_embedder())([case(pair("owls", SHORT, LONG), *near, *far)])
+    far = [example(t, LONG, SHORT, "Write about the whole history, in French, with code.") for t in TOPICS[3:6]]
+    (j,) = gold_ridge_judge(hash_embedder())([case(pair("owls", SHORT, LONG), *far, *near)])
     assert j.better == Response.of(SHORT.format("owls")).id
 
 
-def test_without_examples_or_difference_there_is_no_vote() -> None:
-    judge = gold_vote_judge(hash_embedder())
+def test_the_ridge_by_hand() -> None:
+    """Two examples, orthogonal in what they ask: the kernel between them is their inner product times exp(-5)."""
+    asked = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    differences = np.array([[2.0, 0.0], [1.0, 0.0], [1.0, 1.0]])
+    scale, far = (1 + 2) / 2, np.exp(-5.0)
+    kernel = np.array([[1.0, far * 1.0], [far * 1.0, 2.0]]) / scale
+    a = np.linalg.solve(kernel + np.eye(2), [1.0, -1.0])
+    assert ridge(asked, differences, np.array([1.0, -1.0])) == pytest.approx((2 * a[0] + 2 * far * a[1]) / scale)
+    signs = np.array([[-1.0], [-1.0], [1.0]])  # the answers of row 0 exchanged, and those of the first example
+    turned = ridge(asked, signs * differences, np.array([-1.0, -1.0]))
+    assert turned == pytest.approx(-ridge(asked, differences, np.array([1.0, -1.0])))
+    assert ridge(asked, np.zeros((3, 2)), np.array([1.0, -1.0])) == 0.0
+
+
+def test_which_answer_is_first_means_nothing() -> None:
+    """Every response id is other when a word is added, so the order in pairs changes; the verdicts are of content."""
+    judge = gold_ridge_judge(hash_embedder(1024))
+    for end in ("", " ", "\n", "  ", " \n"):
+        examples = [example(t, SHORT + end, LONG + end) for t in TOPICS[:8]]
+        (j,) = judge([case(pair("owls", SHORT + end, LONG + end), *examples)])
+        assert j.better == Response.of((SHORT + end).format("owls")).id
+
+
+def test_without_examples_or_difference_there_is_no_verdict() -> None:
+    judge = gold_ridge_judge(lambda texts: np.ones((len(texts), 4), np.float32) / 2)
     (none,) = judge([case(pair("owls", SHORT, LONG))])
     assert (none.better, none.problem) == (None, "no gold examples")
-    same = pair("owls", "big owls fly", "shy owls fly", "Go on.")
-    (tie,) = judge([case(same, example("tea", SHORT, LONG))])
+    (tie,) = judge([case(pair("owls", SHORT, LONG), example("tea", SHORT, LONG))])
     assert (tie.better, tie.problem) == (None, "tie")
     assert judge([]) == []
 
 
-def test_only_eight_examples_count_and_each_text_is_embedded_once() -> None:
+def test_it_is_shown_as_many_examples_as_it_wants_and_embeds_each_text_once() -> None:
     calls: list[list[str]] = []
 
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:
         calls.append(list(texts))
         return hash_embedder()(texts)
 
-    examples = [example(t, SHORT, LONG) for t in TOPICS[:8]] + [example(t, LONG, SHORT) for t in TOPICS[8:12]]
-    cases = [case(pair(t, SHORT, LONG), *examples) for t in TOPICS[12:]]
-    judgements = gold_vote_judge(embed)(cases)
-    assert [j.better for j in judgements] == [Response.of(SHORT.format(t)).id for t in TOPICS[12:]]
+    judge = gold_ridge_judge(embed, examples=5)
+    assert (shown_to(judge, 8), shown_to(gold_ridge_judge(embed), 8), shown_to(longer_judge(), 8)) == (5, NEIGHBOURS, 8)
+    examples = [example(t, SHORT, LONG) for t in TOPICS[:9]]
+    (j,) = judge([case(pair("owls", SHORT, LONG), *examples)])
+    assert j.votes == 5
     (texts,) = calls
-    assert len(texts) == len(set(texts)) == 8 + len(cases)
+    assert len(texts) == len(set(texts)) == 6 * 3
 
 
-def test_the_judgement_of_a_case_hardly_depends_on_its_batch() -> None:
-    cases = [case(pair(t, SHORT, LONG), *(example(u, SHORT, LONG) for u in TOPICS[:8])) for t in TOPICS[8:]]
-    judge = gold_vote_judge(hash_embedder())
-    assert [j.better for j in judge(cases)] == [judge([c])[0].better for c in cases]
+def test_a_verdict_does_not_depend_on_what_else_is_judged() -> None:
+    mixed = [example(t, *(SHORT, LONG) if n % 3 else (LONG, SHORT)) for n, t in enumerate(TOPICS[:8])]
+    odd = [
+        case(pair("owls", SHORT, "{} are birds, are they not?"), *mixed),
+        case(pair("gold", "{} is heavy!", "1. {} shines\n2. it is dear"), *mixed[::-1]),
+    ]
+    far = case(pair("maps", "maps " * 900, "no"), *mixed[:2])
+    judge = gold_ridge_judge(hash_embedder())
+    alone = [judge([c])[0] for c in odd]
+    assert judge(odd) == alone
+    assert judge([far, *odd])[1:] == alone
 
 
-def test_relevance_prefers_what_is_closer_to_the_prompt() -> None:
-    on_topic = pair("owls", "owls: tell me about owls", "zzz qqq xxx", "")
-    (j,) = relevance_judge(hash_embedder())([case(on_topic)])
-    assert j.better == Response.of("owls: tell me about owls").id
-    assert (j.by, j.kind) == ("offline:relevance", "offline")
-    assert 0.5 < j.confidence < 1.0
+@pytest.mark.parametrize("judge", [gold_ridge_judge(hash_embedder()), checker_vote_judge(hash_embedder())])
+def test_a_judge_does_not_use_gold_of_the_pairs_own_question_even_where_it_is_handed_some(judge: Judge) -> None:
+    """One example of the same question shows the very answer, with people's verdict on it."""
+    target = pair("owls", SHORT, LONG)
+    own = [example("owls", LONG, SHORT), example("owls", LONG, "No.")]
+    others = [example(t, SHORT, LONG) for t in TOPICS[:8]]
+    assert {e.pair.question_id for e in own} == {target.question_id}
+    assert judge([case(target, *own, *others)]) == judge([case(target, *others)])
+    (alone,) = judge([case(target, *own)])
+    assert (alone.better, alone.problem) == (None, "no gold examples")
 
 
-def test_surface_features_of_a_known_text() -> None:
-    f = surface_features('Say "deep sea" twice.', "Deep sea, 12 fish.\n- one\n- two?")
-    assert tuple(f) == FEATURES
-    assert f["words"] == pytest.approx(np.log1p(6))
-    assert f["bulleted lines"] == pytest.approx(np.log1p(2))
-    assert f["quoted words used"] == 1.0
-    assert f["begins with a quoted word"] == 1.0
-    assert f["ends with a question"] == 1.0
-    assert f["has digits"] == 1.0
-    assert f["digits"] == pytest.approx(np.log1p(2))
-    assert all(np.isfinite(v) for t in ("", "\n", "🙂", '""') for v in surface_features(t, t).values())
+def test_no_llm_is_shown_gold_of_the_pairs_own_question() -> None:
+    target, others = pair("owls", SHORT, LONG), [example(t, SHORT, LONG) for t in TOPICS[:8]]
+    with_own = judge_request(case(target, example("owls", LONG, "No."), *others), "m", 0, 0)
+    assert with_own == judge_request(case(target, *others), "m", 0, 0)
+
+
+def test_the_longer_answer() -> None:
+    target = pair("owls", SHORT, LONG)
+    (j,) = longer_judge()([case(target, *(example(t, SHORT, LONG) for t in TOPICS[:8]))])
+    assert (j.better, j.by, j.kind) == (Response.of(LONG.format("owls")).id, "offline:longer", "offline")
+    (tie,) = longer_judge()([case(pair("owls", "{} fly", "fly {}"))])
+    assert (tie.better, tie.problem) == (None, "tie")
 
 
 def test_hash_embedder_gives_unit_vectors_of_content() -> None:
@@ -155,18 +159,3 @@ def test_hash_embedder_gives_unit_vectors_of_content() -> None:
     assert a @ b > a @ c
     assert hash_embedder(64)([]).shape == (0, 64)
     assert hash_embedder(64)([""]).shape == (1, 64)
-
-
-def test_a_verdict_does_not_depend_on_what_else_is_judged() -> None:
-    """Two cases that are close calls: alone, together, in another order, and beside a pair of very long answers."""
-    mixed = [example(t, *(SHORT, LONG) if n % 3 else (LONG, SHORT)) for n, t in enumerate(TOPICS[:8])]
-    odd = [
-        case(pair("owls", SHORT, "{} are birds, are they not?"), *mixed),
-        case(pair("gold", "{} is heavy!", "1. {} shines\n2. it is dear"), *mixed[::-1]),
-    ]
-    far = case(pair("maps", "maps " * 900, "no"), *mixed[:2])
-    judge = gold_vote_judge(hash_embedder())
-    alone = [judge([c])[0] for c in odd]
-    assert judge(odd) == alone
-    assert judge([far, *odd])[1:] == alone
-    assert judge([odd[1], far, odd[0]])[::2] == alone[::-1]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -44,27 +44,31 @@ class Where:
 def run_tiny(
     config: Annotated[FlowConfig, Flat] = presets.tiny(),  # noqa: B008
     out: Path = Path("runs/tiny"),
+    people: Literal["erring", "oracle"] = "erring",
     where: Annotated[Where, Flat] = Where(),
     dry_run: bool = False,
 ) -> None:
-    """The embedded default: checkable instructions, an oracle for people, an offline judge; minutes on two cores.
+    """The embedded default: checkable instructions, simulated people, an offline judge; minutes on two cores.
 
     Args:
         config: The run's settings.
         out: The run folder; the same command resumes what is in it.
+        people: Simulated from the known answers: two annotators who err in 10 and 15 of 100 pairs, or an oracle.
         where: On which machines and devices.
         dry_run: Print the resolved config and stop.
     """
     if dry_run:
         return print_config(config)
+    from assay.curate.people import ANNOTATORS, erring
     from assay.curate.verify import oracle
     from assay.recipes.job import run_job
     from assay.recipes.pools import constraint_pool
 
     engine, pool = where.opened(), constraint_pool()
-    people, asked = oracle(pool.truth), {"people": "oracle"}
+    perfect = people == "oracle"
+    who, asked = oracle(pool.truth) if perfect else erring(pool.truth), {"people": "oracle" if perfect else ANNOTATORS}
     return _finish(
-        lambda n: run_job(out, config, pool, people=people, asked=asked, at_chance=True, engine=engine, processes=n),
+        lambda n: run_job(out, config, pool, people=who, asked=asked, at_chance=True, engine=engine, processes=n),
         where, engine,
     )  # fmt: skip
 

@@ -89,7 +89,7 @@ def judge_request(
     order = shown_order(case.pair, seed, model, sample - sample % 2)
     order = order if sample % 2 == 0 else (order[1], order[0])
     examples = []
-    for number, example in enumerate(case.examples[:MAX_EXAMPLES], 1):
+    for number, example in enumerate(case.guides[:MAX_EXAMPLES], 1):
         shown = shown_order(example.pair, seed, model, sample, case.pair.id)
         verdict = f"Verdict: {shown.index(example.better) + 1}"
         examples.append(f"## Example {number}\n\n{_task(example.pair, example.attributes, shown)}\n\n{verdict}")

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Literal
 
 from assay.batches import BatchServer
 from assay.chat import Chat, Reply, Request
@@ -51,8 +52,14 @@ class AttributesProblem:
     problem: str
 
 
-def attribute_text(pair: Pair, attributes: Attributes) -> str:
-    """The text of (x, a) that is embedded for retrieval (paper A3, section 3.3): never the responses.
+RetrieveBy = Literal["conversation", "attributes"]
+"""What look-alikes are alike in: the conversation alone, or with it the attributes."""
+
+
+def retrieval_text(pair: Pair, attributes: Attributes | None = None) -> str:
+    """The text of a pair that is embedded for retrieval: never the responses. With `attributes` that of (x, a), as in
+    paper A3, section 3.3, where LLMs give them; without, that of x, the conversation: rules know too little to be of help,
+    or, where they know the very demands of a pool, too much.
 
     The template is ours. What the user asked last comes first, then the attributes, then the other turns from the latest
     back, so that an encoder's window cuts the oldest turns and never the question.
@@ -61,8 +68,10 @@ def attribute_text(pair: Pair, attributes: Attributes) -> str:
     said = ((m.role, message_text(m)) for m in pair.prompt)
     told = [text if role == "user" else f"{role}: {text}" for role, text in said]
     question, others = told[last : last + 1], [t for n, t in enumerate(told) if n != last]
-    kind = f"{attributes.category}, {attributes.objectivity}, {attributes.controversiality} controversiality"
-    known = (f"Desired: {'; '.join(attributes.desired)}", attributes.guideline, kind)
+    known: tuple[str, ...] = ()
+    if attributes is not None:
+        kind = f"{attributes.category}, {attributes.objectivity}, {attributes.controversiality} controversiality"
+        known = (f"Desired: {'; '.join(attributes.desired)}", attributes.guideline, kind)
     return "\n".join((*question, *known, *reversed(others)))
 
 

@@ -7,6 +7,7 @@ of their own, read at the start of every iteration and before the labels are mad
 these shards alone. In memory are narrow columns, and the text of what people were asked about.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,19 @@ class Gold:
             for t, rows in zip(targets, near, strict=True)
         ]
 
+    def drawn(self, targets: Sequence[Known], k: int, seed: int) -> list[Case]:
+        """The pairs with `k` random gold examples of other questions, the same ones whenever a pair is asked about."""
+        most = max(Counter(e.pair.question_id for e in self.examples).values(), default=0)
+        return [
+            Case(pair=t.pair, attributes=t.attributes, examples=self._random(t.pair, k, most, seed)) for t in targets
+        ]
+
+    def _random(self, pair: Pair, k: int, most: int, seed: int) -> tuple[Example, ...]:
+        """`most`: how many examples the pair's own question can have."""
+        rng, n = np.random.default_rng([seed, int(pair.id[:15], 16)]), len(self.examples)
+        some = rng.choice(n, min(n, k + most), replace=False) if n else ()
+        return tuple(self.examples[i] for i in some if self.examples[i].pair.question_id != pair.question_id)[:k]
+
 
 class Book:
     """All judgements of stage 1 so far, seen as labels: gold that may train and guide, held gold, silver."""
@@ -102,8 +116,8 @@ class Book:
         frame = table.frame(f"stage1-{turn}")
         return {who: frame.filter(pl.col("of") == who) for who in ("people", "judges")}
 
-    def ask(self, turn: str, of: str, rows: pl.DataFrame, judge: Judge, k: int) -> None:
-        """Put pairs to people or judges, each with its `k` nearest gold examples, once.
+    def ask(self, turn: str, of: str, rows: pl.DataFrame, judge: Judge, k: int, seed: int | None = None) -> None:
+        """Put pairs to people or judges, each with its `k` nearest gold examples (with a `seed`: random ones), once.
 
         Raises Unreached where servers left some unanswered: nothing is written of a block that has such a pair.
         """
@@ -117,7 +131,8 @@ class Book:
                 gold = gold or self.gold_shown()
                 try:
                     known = list(self.material.known(part).values())
-                    table.write(shard, judged(judge, gold.cases(known, k)))
+                    cases = gold.cases(known, k) if seed is None else gold.drawn(known, k, seed)
+                    table.write(shard, judged(judge, cases))
                 except Unreached as error:
                     lost.append(error)
                     if error.silent:
@@ -266,7 +281,8 @@ def set_aside(run: Run, iterations: bool = False) -> Path:
     files = [p.relative_to(run.folder) for top in ("steps", "tables") for p in sorted((run.folder / top).rglob("*"))]
     made = [f for f in files if f.suffix in (".json", ".parquet") and not _collected(f) and f != last]
     models = [p.relative_to(run.folder) for p in sorted((run.folder / "models").glob("*"))]
-    for path in (*made, *(m for m in models if iterations or not m.name.startswith("stage1-")), last):
+    arms = Path("arms")  # stages 1 of their own, of the same pool and people
+    for path in (arms, *made, *(m for m in models if iterations or not m.name.startswith("stage1-")), last):
         if not (run.folder / path).exists():  # of a run whose labels are not made yet
             continue
         (place / path).parent.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,8 @@ def of_pool(pool: Pool, split: SplitConfig) -> Size:
     for shard in (s for s in pool.shards if s.pairs):
         columns = ["pair_id", "question_id", "askable", "chars"]
         index = read_frame(pool.table("index").file(shard.name), columns).with_row_index("row")
-        wild = index.filter(uses(pool, split, index) == "stage2")
+        unseen = pool.votes(shard.part, ["question_id"], "unseen")["question_id"]
+        wild = index.filter(uses(pool, split, index, unseen) == "stage2")
         pairs, chars = pairs + len(wild), chars + int(wild["chars"].sum())
         found.append((pool.table("pairs").file(shard.name), _drawn(wild)))
     return Size(pairs=pairs, chars=chars, sample=_sample(found), counted="counted; before decontamination")

@@ -22,7 +22,7 @@ from assay.curate.shards import Pool
 from assay.engine import Engine, Here
 from assay.errors import AssayError
 from assay.memory import compact
-from assay.order import draws
+from assay.order import draws, in_order
 from assay.records import Attributes, Pair, Preference, digest
 from assay.store import Place
 from assay.tables import read_json, read_shard, records, write_shard
@@ -164,13 +164,13 @@ class Material:
         """How many pairs there are for some uses."""
         return sum(len(frame) for _, frame in self.frames(["use"], *uses))
 
-    def evaluation(self, limit: int = 0) -> pl.DataFrame:
+    def evaluation(self, limit: int = 0, use: Use = "evaluation") -> pl.DataFrame:
         """The pairs that only measure, labelled with what is known to be true, or with what people say who verified them for
         that: columns of labels, with `at` and `question_id`; at most `limit` (0: all), drawn at random. No more than these
-        and a shard's are in memory."""
+        and a shard's are in memory. `use`: those that are like the rest of the pool, or "unseen" kinds."""
         said = words(self.out) if not self.pool.knows else words(self.out).clear()
         found = [FREE.to_frame().with_columns(chosen=pl.lit(""), place=pl.lit(0.0))]
-        for _, frame in self.frames(["pair_id", "question_id", "held", "truth"], "evaluation"):
+        for _, frame in self.frames(["pair_id", "question_id", "held", "truth"], use):
             better = pl.coalesce("truth", "chosen")
             known = frame.join(said, on="pair_id", how="left").select(*FREE.names(), chosen=better).drop_nulls("chosen")
             place = pl.Series(draws(known["pair_id"].to_list(), "evaluation"), dtype=pl.Float64)
@@ -194,8 +194,8 @@ class Material:
         class at random."""
         return self._least(n, partial(_priority, seed), FREE.to_frame(), None)
 
-    def drawn(self, n: int, but: pl.DataFrame, *salt: object, held: bool) -> pl.DataFrame:
-        """n pairs of stage 1 at random, of held questions or of the others, none of `but`."""
+    def drawn(self, n: int, but: pl.DataFrame, *salt: object, held: bool | None) -> pl.DataFrame:
+        """n pairs of stage 1 at random, of held questions or of the others (None: of any), none of `but`."""
         return self._least(n, partial(_chance, salt), but, held)
 
     def _least(self, n: int, rank: Rank, but: pl.DataFrame, held: bool | None) -> pl.DataFrame:
@@ -211,12 +211,14 @@ class Material:
 
     def look_alikes(
         self, asking: pl.DataFrame, p: Mapping[str, float], but: pl.DataFrame, k_max: int, limit: int, probe: float = 1.0,
-        say: Callable[[str], None] = lambda _: None,
+        say: Callable[[str], None] = lambda _: None, fixed: int | None = None,
     ) -> pl.DataFrame:  # fmt: skip
         """Retrieval 1: pairs of stage 1, not of held questions and none of `but`, that resemble gold pairs (`asking`) which
         the reward model gets wrong or is unsure of (`p`); the most needed first, at most `limit`. With `probe` below 1 only
-        that share of cells is looked into (`cells`), and `say` hears what that missed of a sample."""
-        order = by_need(p, asking["pair_id"].to_list())
+        that share of cells is looked into (`cells`), and `say` hears what that missed of a sample. `fixed`, a seed: every
+        gold pair asks for `k_max`, whatever the model says of it, in random order."""
+        ids = asking["pair_id"].to_list()
+        order = by_need(p, ids) if fixed is None else in_order(ids, "asking", fixed)
         if not order:
             return FREE.to_frame()
         of = self._vectors(asking)
@@ -228,8 +230,9 @@ class Material:
             share = recall((rows[sample], scores[sample]), exact)
             say(f"look-alikes: {100 * share:.1f}% of the exact neighbours of {len(sample):,} gold pairs were found")
         of_code = dict(pairs.select("code", "pair_id").iter_rows())
-        ids = [[of_code[c] for c in row[score > -np.inf].tolist()] for row, score in zip(rows, scores, strict=True)]
-        chosen = taken(ids, [neighbours_wanted(p[i], k_max) for i in order], limit)
+        near = [[of_code[c] for c in row[score > -np.inf].tolist()] for row, score in zip(rows, scores, strict=True)]
+        wanted = [neighbours_wanted(p[i], k_max) if fixed is None else k_max for i in order]
+        chosen = taken(near, wanted, limit)
         return pl.DataFrame({"pair_id": chosen}, schema={"pair_id": pl.String}).join(
             pairs.unique("pair_id"), on="pair_id", how="left", maintain_order="left"
         ).select(FREE.names())  # fmt: skip

@@ -1,117 +1,114 @@
 """Judges that need no server: named for what they are, so that no report can mistake them for an LLM.
 
-`gold_vote_judge` stands in for the preference-aware LLM judge of paper A3, section 3.3: it too decides by at most
-eight human-verified look-alikes, and knows nothing else. Look-alikes share a demand ("use few words"), so whatever their
-better responses have in common against their worse ones is what the target's better response should have. Each response
-becomes a vector of surface features in the context of its prompt. The examples' chosen-minus-rejected differences define
-a direction, in which a feature counts by how *consistently* it separates them (a diagonal, shrunken LDA). Each example
-then votes for the response of the target that lies its way. There is no checker of any instruction here.
+`gold_ridge_judge` stands in for the preference-aware LLM judge of paper A3, section 3.3: it too decides by human-verified
+look-alikes, and knows nothing else. It has no feature that was written for any demand and does not read what a prompt asks
+for: it sees embeddings, which examples are like the pair, and what people chose there (decision 14). `longer_judge` has no
+gold at all. Judges that do know the demands of the embedded pool are in `checkers`, and stand beside these in the claims
+alone.
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.curate.annotate import MAX_EXAMPLES
-from assay.curate.attributes import attribute_text, last_user_text
-from assay.records import Case, Embedder, Judge, Judgement, Pair
+from assay.curate.attributes import response_text, retrieval_text
+from assay.records import Case, Embedder, Judge, Judgement, Pair, Response
 
-SHRINKAGE = 0.5
-"""Variance (in units of the examples' own) that every feature is credited with: how far eight examples are mistrusted."""
+NEIGHBOURS = 64
+"""Gold examples that the ridge learns from: they are cheap here, and an LLM's prompt has room for eight."""
 SHARPNESS = 5.0
-"""An example's weight is exp(SHARPNESS * cosine): one that is 0.2 less similar counts about a third."""
-CLIP = 3.0
-"""Standardised differences are cut here: one extreme answer must not outvote seven."""
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_QUOTED = re.compile(r"[\"“«`]([^\"”»`\n]{1,60})[\"”»`]|(?<!\w)['‘]([^'’\n]{1,60})['’](?!\w)")
+"""Two pairs count for each other as exp(SHARPNESS * (cosine - 1)) of what they would if they asked the same."""
+RIDGE = 1.0
+"""Added to the kernel's diagonal, whose mean is 1 before: people err, and no example is to be followed to the letter."""
 
 Vectors = NDArray[np.float64]
 
 
-def surface_features(prompt: str, answer: str) -> dict[str, float]:
-    """What can be seen of an answer without understanding it; lengths are logarithms, shares are in [0, 1]."""
-    words, asked = _WORD.findall(answer.lower()), set(_WORD.findall(prompt.lower()))
-    quoted = [_WORD.findall((a or b).lower()) for a, b in _QUOTED.findall(prompt)]
-    text, n = answer.strip(), max(1, len(words))
-    sentences = [s for s in re.split(r"[.!?]+\s", text) if s]
-    trigrams = list(zip(words, words[1:], words[2:], strict=False))
-    spaced = f" {' '.join(words)} "
-    return {
-        "characters": math.log1p(len(text)),
-        "words": math.log1p(len(words)),
-        "lines": math.log1p(text.count("\n")),
-        "words per sentence": math.log1p(n / max(1, len(sentences))),
-        "bulleted lines": math.log1p(len(re.findall(r"^\s*[-*•+] \S", text, re.MULTILINE))),
-        "numbered lines": math.log1p(len(re.findall(r"^\s*\d+[.)] \S", text, re.MULTILINE))),
-        "headings and bold": math.log1p(len(re.findall(r"^#+ |\*\*", text, re.MULTILINE))),
-        "code fences": float("```" in text),
-        "ends with a question": float(text.endswith("?")),
-        "ends with an exclamation": float(text.endswith("!")),
-        "ends as a sentence": float(text.endswith((".", "!", "?", '."', '!"', '?"'))),
-        "question marks": math.log1p(text.count("?")),
-        "exclamation marks": math.log1p(text.count("!")),
-        "has digits": float(any(c.isdigit() for c in text)),
-        "digits": math.log1p(sum(c.isdigit() for c in text)),
-        "quotation marks": math.log1p(len(re.findall(r"[\"“”]", text))),
-        "commas": math.log1p(text.count(",")) - math.log1p(len(words)),
-        "capital letters": sum(c.isupper() for c in text) / max(1, len(text)),
-        "foreign letters": sum(ord(c) > 0x24F for c in text) / max(1, len(text)),
-        "distinct words": len(set(words)) / n,
-        "repeated phrases": 1 - len(set(trigrams)) / max(1, len(trigrams)),
-        "word length": sum(map(len, words)) / n / 10,
-        "prompt's words used": len(asked & set(words)) / max(1, len(asked)),
-        "words from the prompt": sum(w in asked for w in words) / n,
-        "quoted words used": sum(f" {' '.join(q)} " in spaced for q in quoted) / max(1, len(quoted)),
-        "begins with a quoted word": float(any(q and words[: len(q)] == q for q in quoted)),
-        "speaks of itself": sum(w in ("i", "i'm", "my", "me") for w in words) / n,
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldRidge:
+    """See `gold_ridge_judge`. `examples`: how many it wants to be shown."""
+
+    embed: Embedder
+    examples: int = NEIGHBOURS
+    name: str = "offline:gold-ridge"
+
+    def __call__(self, cases: Sequence[Case]) -> list[Judgement]:
+        known = embed_once(self.embed, (t for c in cases if c.guides for t in self._texts(c)))
+        return [self._of(c, known) if c.guides else problem(c.pair, self.name, "no gold examples") for c in cases]
+
+    def _shown(self, case: Case) -> list[Pair]:
+        return [case.pair, *(e.pair for e in case.guides[: self.examples])]
+
+    def _texts(self, case: Case) -> list[str]:
+        pairs = self._shown(case)
+        return [retrieval_text(p) for p in pairs] + [_answered(p, r) for p in pairs for r in p.responses]
+
+    def _of(self, case: Case, known: dict[str, NDArray[np.float32]]) -> Judgement:
+        """One pair: a row for it, and then one for each of its examples."""
+        pairs, guides = self._shown(case), case.guides[: self.examples]
+        asked_ND = np.array([known[retrieval_text(p)] for p in pairs], np.float64)
+        answers_N2D = np.array([[known[_answered(p, r)] for r in p.responses] for p in pairs], np.float64)
+        better_E = np.array([1.0 if e.better == e.pair.responses[0].id else -1.0 for e in guides])
+        f = ridge(asked_ND, answers_N2D[:, 0] - answers_N2D[:, 1], better_E)
+        why = f"the answers to {len(guides)} look-alikes that people judged"
+        return judgement(case.pair, f, min(1.0, (1 + abs(f)) / 2), self.name, len(guides), why)
 
 
-FEATURES = tuple(surface_features("", ""))
+def gold_ridge_judge(embed: Embedder, *, examples: int = NEIGHBOURS, name: str = "offline:gold-ridge") -> GoldRidge:
+    """A judge that learns, for each pair anew, from the nearest gold examples and from nothing else.
+
+    A pair is the difference of the embeddings of its two answers, each read after the question. A ridge regression on the
+    examples' differences says in which direction people's choices lie; an example counts the more the more its conversation
+    is like the target's (`ridge`). The value estimates P(first is better) - P(second is better), so the confidence is
+    (1 + |value|) / 2. A case without examples of other questions, or whose answers have the same embedding, is a problem,
+    not a guess. A verdict depends on its case alone.
+
+    Args:
+        embed: Any embedder. On the embedded pool the words' vectors alone (no layer of MiniLM) do better than all six.
+        examples: How many the judge asks for (`records.shown_to`).
+        name: In judgements.
+    """
+    return GoldRidge(embed=embed, examples=examples, name=name)
 
 
-def gold_vote_judge(embed: Embedder, *, name: str = "offline:gold-vote") -> Judge:
-    """A judge that votes by each case's gold examples (nearest first, at most eight) and by nothing else.
+def ridge(asked_ND: Vectors, differences_ND: Vectors, better_E: Vectors) -> float:
+    """The value of row 0 by kernel ridge regression on the N - 1 other rows, whose values are `better_E` (1 or -1).
 
-    An example's vote weighs more the more similar its (x, a) text is to the target's. The confidence is the winner's
-    share of the weighted votes. A case without examples, or whose responses differ in no feature that the examples
-    speak of, is a problem, not a guess. A verdict depends on its case alone: features are measured in units of the
-    examples' own differences, whatever else is judged with it. A call embeds each distinct (x, a) text once; responses are
-    not embedded (their embedding differences were measured as a further feature and did not help).
+    The kernel of two pairs is the inner product of their differences, scaled to a mean of 1 over the examples with
+    themselves, times exp(SHARPNESS (cosine of what is asked - 1)): a linear rule of answers that may change from one kind
+    of question to the next. Exchange the answers of row 0, and its value changes sign; of an example, and nothing changes.
+    """
+    inner = differences_ND @ differences_ND[1:].T
+    scale = float(np.mean(np.diag(inner[1:])))
+    if scale <= 1e-12:
+        return 0.0
+    kernel = inner / scale * np.exp(SHARPNESS * (asked_ND @ asked_ND[1:].T - 1.0))
+    weights = np.linalg.solve(kernel[1:] + RIDGE * np.eye(len(better_E)), better_E)
+    return float(kernel[0] @ weights)
+
+
+def longer_judge(*, name: str = "offline:longer") -> Judge:
+    """A judge without any gold: prefers the longer answer, as unguided judges are known to. Equal lengths are a tie.
+
+    Nothing better without gold was found for the embedded pool: closeness of an answer to the prompt is right in 38 to 47 %
+    of its pairs, in any layer of MiniLM (decision 14).
     """
 
     def judge(cases: Sequence[Case]) -> list[Judgement]:
-        differences = {p.id: _difference(p) for p in _pairs(cases)}
-        vectors = _embed_once(embed, (t for c in cases if c.examples for t in _texts(c)))
-        return [
-            _vote(case, differences, [vectors[t] for t in _texts(case)], name)
-            if case.examples
-            else _problem(case.pair, name, "no gold examples")
-            for case in cases
-        ]
+        lengths = [[len(response_text(r)) for r in c.pair.responses] for c in cases]
+        longer = zip(cases, lengths, strict=True)
+        return [judgement(c.pair, one - other, 0.5, name, 1, "the longer answer") for c, (one, other) in longer]
 
     return judge
 
 
-def relevance_judge(embed: Embedder, *, name: str = "offline:relevance") -> Judge:
-    """An unguided judge: prefers the response whose embedding is closer to the prompt's. A weak baseline, by design."""
-
-    def judge(cases: Sequence[Case]) -> list[Judgement]:
-        sides = [(last_user_text(c.pair.prompt), *(r.text for r in c.pair.responses)) for c in cases]
-        vectors = _embed_once(embed, (t for texts in sides for t in texts))
-        judgements = []
-        for case, (prompt, first, second) in zip(cases, sides, strict=True):
-            margin = float(vectors[prompt] @ (vectors[first] - vectors[second]))
-            share = 1 / (1 + math.exp(-abs(margin)))
-            judgements.append(_judgement(case.pair, margin, share, name, 1, "the response closer to the prompt"))
-        return judgements
-
-    return judge
+def _answered(pair: Pair, response: Response) -> str:
+    return f"{retrieval_text(pair)}\n{response_text(response)}"
 
 
 def hash_embedder(dim: int = 256) -> Embedder:
@@ -131,64 +128,21 @@ def hash_embedder(dim: int = 256) -> Embedder:
     return embed
 
 
-def _difference(pair: Pair) -> Vectors:
-    """(features,) of the first response minus the second."""
-    prompt = last_user_text(pair.prompt)
-    first, second = (np.array(list(surface_features(prompt, r.text).values())) for r in pair.responses)
-    return np.asarray(first - second)
-
-
-def _pairs(cases: Sequence[Case]) -> list[Pair]:
-    """Every distinct pair of the batch, examples included."""
-    return list({p.id: p for c in cases for p in (c.pair, *(e.pair for e in c.examples))}.values())
-
-
-def _vote(case: Case, differences: dict[str, Vectors], texts: list[NDArray[np.float32]], name: str) -> Judgement:
-    """The weighted vote of at most eight examples; `texts` are the vectors of the target and of its examples."""
-    examples = case.examples[:MAX_EXAMPLES]
-    signs = np.array([1.0 if e.better == e.pair.responses[0].id else -1.0 for e in examples])
-    raw_EF = np.stack([differences[e.pair.id] for e in examples])
-    scale_F = np.maximum(np.sqrt(np.mean(raw_EF**2, axis=0)), 1e-3)  # symmetric: which response is first means nothing
-    wins_EF = np.clip(raw_EF / scale_F, -CLIP, CLIP) * signs[:, None]
-    weight_E = np.exp(SHARPNESS * (np.stack(texts[1:]) @ texts[0]).astype(np.float64))
-    weight_E /= weight_E.sum()
-    mean_F = weight_E @ wins_EF
-    agreement_F = (weight_E @ np.sign(wins_EF)) ** 2
-    trust_F = agreement_F / (weight_E @ (wins_EF - mean_F) ** 2 + SHRINKAGE)
-    target_F = np.clip(differences[case.pair.id] / scale_F, -CLIP, CLIP)
-    vote_E = weight_E * ((wins_EF * trust_F) @ target_F)
-    total = float(np.abs(vote_E).sum())
-    share = 0.5 + 0.5 * abs(float(vote_E.sum())) / total if total > 0 else 0.5
-    reasons = mean_F * trust_F * target_F
-    return _judgement(case.pair, float(vote_E.sum()), share, name, len(examples), _why(reasons, mean_F))
-
-
-def _why(reasons_F: Vectors, mean_F: Vectors) -> str:
-    """The three features that spoke loudest for the winner, with what the examples' better responses have of them."""
-    order = np.argsort(-np.abs(reasons_F))[:3]
-    return "examples prefer " + ", ".join(f"{'more' if mean_F[i] > 0 else 'less'} {FEATURES[i]}" for i in order)
-
-
-def _texts(case: Case) -> list[str]:
-    """The (x, a) texts of the target and of its examples."""
-    own = [attribute_text(case.pair, case.attributes)]
-    return own + [attribute_text(e.pair, e.attributes) for e in case.examples[:MAX_EXAMPLES]]
-
-
-def _embed_once(embed: Embedder, texts: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+def embed_once(embed: Embedder, texts: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+    """The vectors of the distinct texts."""
     distinct = list(dict.fromkeys(texts))
     return dict(zip(distinct, embed(distinct), strict=True)) if distinct else {}
 
 
-def _judgement(pair: Pair, margin: float, share: float, by: str, votes: int, why: str) -> Judgement:
+def judgement(pair: Pair, margin: float, share: float, by: str, votes: int, why: str) -> Judgement:
     """For the first response when `margin` is positive, for the second when negative; no margin is a tie."""
     if margin == 0.0:
-        return _problem(pair, by, "tie", votes)
+        return problem(pair, by, "tie", votes)
     better = pair.responses[0 if margin > 0 else 1].id
     return Judgement(
         pair_id=pair.id, better=better, by=by, kind="offline", confidence=share, votes=votes, rationale=why
     )
 
 
-def _problem(pair: Pair, by: str, problem: str, votes: int = 0) -> Judgement:
-    return Judgement(pair_id=pair.id, better=None, by=by, kind="offline", problem=problem, votes=votes, confidence=0.5)
+def problem(pair: Pair, by: str, why: str, votes: int = 0) -> Judgement:
+    return Judgement(pair_id=pair.id, better=None, by=by, kind="offline", problem=why, votes=votes, confidence=0.5)

@@ -3,7 +3,7 @@
     contamination   which pairs share text with benchmark prompts                         (reads the text)
     index           the pairs that are left: what they are for, and what their sources say  (reads narrow columns)
     attributes      what an LLM, or rules, say of a pair                                   (reads the text)
-    vectors         embeddings of conversation and attributes, float16, a row for each of `index`
+    vectors         embeddings of conversations (and attributes), float16, a row for each of `index`
 
 A shard's file is named by all that it was made from, so a stage repeats nothing, and new shards of a pool that grew are made
 when they are met.
@@ -23,11 +23,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from assay.curate import measuring
-from assay.curate.attributes import attribute_text, rule_attributes
+from assay.curate.attributes import RetrieveBy, retrieval_text, rule_attributes
 from assay.curate.decontaminate import Hit, Index, hits_of
 from assay.curate.near_pairs import near_pairs
 from assay.curate.settle import wild_frame
-from assay.curate.shards import Pool, Shard
+from assay.curate.shards import Pool, Shard, Unseen
 from assay.engine import Engine, make
 from assay.errors import AssayError
 from assay.order import draws
@@ -45,7 +45,8 @@ from assay.tables import (
     write_shard,
 )
 
-Use = Literal["evaluation", "stage1", "stage2"]
+Use = Literal["evaluation", "unseen", "stage1", "stage2"]
+"""`evaluation` and `unseen` only measure: what is like the rest of the pool, and kinds of which the rest has nothing."""
 RULE = 1
 """Of the stages in this file: raise it where one of them gives other rows of the same inputs."""
 
@@ -141,7 +142,7 @@ class Described:
 def prepare(
     pool: Pool, out: Place, split: SplitConfig, benchmarks: Mapping[str, Sequence[str]], embed: Embedder, embedder: str,
     engine: Engine, described: Described | None = None, say: Callable[[str], None] = lambda _: None,
-    timed: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
+    timed: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(), by: RetrieveBy = "conversation",
 ) -> tuple[Slice, ...]:  # fmt: skip
     """Make, or find, all four tables of every shard under `out`; returns the shards.
 
@@ -157,6 +158,7 @@ def prepare(
         described: How attributes are given (default: rules).
         say: Hears about progress.
         timed: Gets the name of each stage, and is entered while it runs.
+        by: What the vectors are of: conversations alone, or with their attributes.
 
     Raises Unreached where the server that describes did not answer.
     """
@@ -175,10 +177,11 @@ def prepare(
     for shard, file in zip(shards, index.values(), strict=True):
         ids = digest(read_shard(file, ["pair_id"])["pair_id"].to_pylist())  # what sources say of them changes no text
         told = _name(shard.name, ids, how.name)
+        vectors = _name(told, embedder, RULE) if by == "attributes" else _name(shard.name, ids, embedder, by, RULE)
         bare.append(Slice(
             name=shard.name, part=shard.part, pairs=pool.table("pairs").file(shard.name), index=file,
             attributes=out / "attributes" / f"{told}.parquet",
-            vectors=out / "vectors" / f"{_name(told, embedder, RULE)}.parquet", hits=hits.get(shard.name),
+            vectors=out / "vectors" / f"{vectors}.parquet", hits=hits.get(shard.name),
         ))  # fmt: skip
     with timed("attributes"):
         if how.ask is None:
@@ -189,7 +192,7 @@ def prepare(
                 write_shard(s.attributes, asked(s, how.ask))
     with timed("vectors"):
         model = getattr(embed, "holds_model", True)
-        make(engine, out / "vectors", partial(embed_slice, embed), {_stem(s.vectors): s for s in bare}, model=model,
+        make(engine, out / "vectors", partial(embed_slice, embed, by), {_stem(s.vectors): s for s in bare}, model=model,
              told=teller(say, "shards embedded"))  # fmt: skip
     return tuple(bare)
 
@@ -259,6 +262,7 @@ class _Keeping:
     index: Place
     votes: tuple[Place, ...]
     truth: tuple[Place, ...]
+    unseen: tuple[Place, ...]
     hits: Place | None
     near: Place | None
     split: SplitConfig
@@ -276,14 +280,15 @@ def _kept_of(
     known = (pool.knows, pool.chosen, hits and hits.name, near and near.name.rpartition("_")[2], asked)
     return _name(shard.name, shard.content, pool.said(shard.part), split, *known, RULE), _Keeping(
         index=pool.table("index").file(shard.name), votes=pool.files(shard.part, "votes"),
-        truth=pool.files(shard.part, "truth"), hits=hits, near=near, split=split, knows=pool.knows, chosen=pool.chosen,
-        measured=measured,
+        truth=pool.files(shard.part, "truth"), unseen=pool.files(shard.part, "unseen"), hits=hits, near=near, split=split,
+        knows=pool.knows, chosen=pool.chosen, measured=measured,
     )  # fmt: skip
 
 
 def keep(item: _Keeping) -> pa.Table:
     """Stage: the `Kept` rows of a shard. Whole questions go to one side of every split, by their id alone."""
     frame = read_frame(item.index).with_row_index("row")
+    unseen = _said(item.unseen, Unseen, ("question_id",))["question_id"]
     if item.hits is not None:
         frame = frame.filter(~pl.col("pair_id").is_in(read_shard(item.hits, ["pair_id"])["pair_id"].to_pylist()))
     if item.near is not None:
@@ -296,12 +301,13 @@ def keep(item: _Keeping) -> pa.Table:
     asked = _said(() if item.measured is None else (item.measured,), measuring.Measured, ("pair_id", "question_id"))
     only = frame.select(pl.col("question_id").is_in(asked["question_id"].implode())).to_series()
     frame = frame.with_columns(
-        use=pl.select(pl.when(only).then(pl.lit("evaluation")).otherwise(uses(item, item.split, frame))).to_series(),
+        use=pl.select(pl.when(only).then(pl.lit("evaluation")).otherwise(uses(item, item.split, frame, unseen))).to_series(),
         held=pl.Series(held),
         certainty=pl.col("certainty").fill_null(1.0), strength=pl.col("strength").fill_null(0.0),
         conflict=pl.col("conflict").fill_null(False),
     ).filter(
-        (pl.col("use") != "evaluation") | pl.col("truth").is_not_null() | pl.col("pair_id").is_in(asked["pair_id"].implode())
+        ~pl.col("use").is_in(["evaluation", "unseen"]) | pl.col("truth").is_not_null()
+        | pl.col("pair_id").is_in(asked["pair_id"].implode())
     )  # fmt: skip
     return frame_to_arrow(Kept, frame)
 
@@ -316,12 +322,14 @@ def _said(files: Sequence[Place], record: type, columns: Sequence[str]) -> pl.Da
     return pl.concat([empty, *(read_frame(file, columns) for file in files)])
 
 
-def uses(pool: "Pool | _Keeping", split: SplitConfig, index: pl.DataFrame) -> pl.Series:
-    """What the pairs of a pool's index (question_id, askable) are for, by their questions alone."""
+def uses(pool: "Pool | _Keeping", split: SplitConfig, index: pl.DataFrame, unseen: pl.Series) -> pl.Series:
+    """What the pairs of a pool's index (question_id, askable) are for, by their questions alone; those that are `unseen`
+    only measure."""
     place, eval_share = draws(index["question_id"].to_list(), "split"), split.eval_share if pool.knows else 0.0
     rest = (place - eval_share) / (1 - eval_share)
     first = index["askable"].to_numpy() & (pool.chosen | (rest < split.stage1_share))
-    return pl.Series("use", np.where(place < eval_share, "evaluation", np.where(first, "stage1", "stage2")), pl.String)
+    seen = np.where(place < eval_share, "evaluation", np.where(first, "stage1", "stage2"))
+    return pl.Series("use", np.where(index["question_id"].is_in(unseen.implode()), "unseen", seen), pl.String)
 
 
 def describe(item: Slice) -> pa.Table:
@@ -349,11 +357,12 @@ def _in_parts(item: Slice) -> Iterator[list[Pair]]:
     return (list(item.text(rows[at : at + AT_ONCE]).values()) for at in range(0, len(rows), AT_ONCE))
 
 
-def embed_slice(embed: Embedder, item: Slice) -> pa.Table:
-    """Stage: unit vectors of (x, a), the conversation and its attributes; equal texts of a part are embedded once."""
-    parts, attributes = [], _attributes(item)
+def embed_slice(embed: Embedder, by: RetrieveBy, item: Slice) -> pa.Table:
+    """Stage: unit vectors of x, the conversation, or of (x, a), with its attributes; equal texts of a part are
+    embedded once."""
+    parts, attributes = [], _attributes(item) if by == "attributes" else itertools.repeat(None)
     for some in _in_parts(item):
-        texts = [attribute_text(p, a) for p, a in zip(some, itertools.islice(attributes, len(some)), strict=True)]
+        texts = [retrieval_text(p, a) for p, a in zip(some, itertools.islice(attributes, len(some)), strict=True)]
         distinct = list(dict.fromkeys(texts))
         at = {text: n for n, text in enumerate(distinct)}
         parts.append(packed(embed(distinct)[[at[t] for t in texts]].astype(np.float16)))

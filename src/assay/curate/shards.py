@@ -8,6 +8,7 @@
       votes/           `Judgement` rows: what sources say, a row for each occurrence of a pair
       origins/         `Origin` rows: where pairs were read, a row for each occurrence
       truth/           `Truth` rows, where a pool knows it
+      unseen/          `Unseen` rows: pairs that only measure
       rejections/      `Rejection` rows
       imports/         a note for each file that was read
 
@@ -32,8 +33,19 @@ from assay.store import Place
 from assay.tables import Table, plain, read_json, to_arrow, write_shard
 
 VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unseen:
+    """That a pair only measures, and all others of its question: it is of a kind of which people, judges and trainings see
+    nothing."""
+
+    pair_id: str
+    question_id: str
+
+
 TABLES: dict[str, type] = {
-    "votes": Judgement, "origins": Origin, "truth": Truth, "rejections": Rejection,
+    "votes": Judgement, "origins": Origin, "truth": Truth, "rejections": Rejection, "unseen": Unseen,
 }  # fmt: skip
 
 
@@ -168,6 +180,7 @@ def part_of(question_id: str, parts: int) -> int:
 def create(
     where: object, pairs: Iterable[Pair], votes: Iterable[Judgement], truth: Mapping[str, str] | None = None,
     not_askable: AbstractSet[str] = frozenset(), repeats: int = 0, parts: int = 1,
+    unseen: AbstractSet[str] = frozenset(),
 ) -> Pool:  # fmt: skip
     """Make a pool of pairs that fit in memory; where there is one already, it must be of the same pairs and votes.
 
@@ -179,6 +192,7 @@ def create(
         not_askable: Ids of pairs about which nobody can be asked.
         repeats: How many rows repeated a pair, as it is told.
         parts: Of the pool.
+        unseen: Ids of pairs that only measure, with all pairs of their questions.
 
     Raises AssayError where the folder holds another pool.
     """
@@ -193,7 +207,7 @@ def create(
             sides.setdefault(j.pair_id, set()).add(j.better)
     work = [
         shard_of(f"{part:04d}-00", part, [p for p in rows if at[p.id] == part], known,
-                 [j for j in said if at.get(j.pair_id) == part], not_askable)
+                 [j for j in said if at.get(j.pair_id) == part], not_askable, unseen)
         for part in sorted(set(at.values()))
     ]  # fmt: skip
     pool = Pool(
@@ -212,7 +226,7 @@ def create(
 
 def shard_of(
     name: str, part: int, pairs: Sequence[Pair], truth: Mapping[str, str], votes: Sequence[Judgement] = (),
-    not_askable: AbstractSet[str] = frozenset(),
+    not_askable: AbstractSet[str] = frozenset(), unseen: AbstractSet[str] = frozenset(),
 ) -> tuple[Shard, dict[str, pa.Table]]:  # fmt: skip
     """A shard of pairs that fit in memory (sorted by prompt and pair), and its tables by name; see `create`."""
     true = [Truth(pair_id=p.id, better=truth[p.id]) for p in pairs if p.id in truth]
@@ -220,8 +234,9 @@ def shard_of(
     tables = {
         "pairs": to_arrow(Pair, pairs), "index": to_arrow(Indexed, index), "votes": to_arrow(Judgement, votes),
         "truth": to_arrow(Truth, true),
+        "unseen": to_arrow(Unseen, [Unseen(pair_id=p.id, question_id=p.question_id) for p in pairs if p.id in unseen]),
     }  # fmt: skip
-    said = said_digest(pl.DataFrame(pl.from_arrow(tables["votes"])), pl.DataFrame(pl.from_arrow(tables["truth"])))
+    said = said_digest(*(pl.DataFrame(pl.from_arrow(tables[name])) for name in ("votes", "truth", "unseen")))
     shard = Shard(
         name=name, part=part, pairs=len(pairs), votes=len(votes), chars=sum(i.chars for i in index),
         content=content_digest(pl.Series([i.pair_id for i in index]), pl.Series([i.askable for i in index])), said=said,
@@ -243,11 +258,13 @@ def content_digest(ids: pl.Series, askable: pl.Series | bool) -> str:
     return hashlib.blake2b(f"[{text}]".encode(), digest_size=16).hexdigest()
 
 
-def said_digest(votes: pl.DataFrame, truth: pl.DataFrame | None = None) -> str:
-    """What the votes and truths of a shard are, whatever their order."""
+def said_digest(votes: pl.DataFrame, truth: pl.DataFrame | None = None, unseen: pl.DataFrame | None = None) -> str:
+    """What the votes and truths of a shard are, and which pairs only measure, whatever their order."""
     columns = ["pair_id", "better", "by", "problem", "confidence", "votes", "strength"]
     made = hashlib.blake2b(digest_size=16)
-    for frame in (votes.select(columns), truth if truth is not None else pl.DataFrame()):
+    empty = pl.DataFrame()
+    apart = unseen if unseen is not None and len(unseen) else empty  # a pool without any has the digest that it had
+    for frame in (votes.select(columns), truth if truth is not None else empty, apart):
         if frame.width:
             order = Occurrences.of(frame["pair_id"]).sorted(frame)
             for column in frame[order]:

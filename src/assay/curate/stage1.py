@@ -13,6 +13,7 @@ drawn at random, for they are to measure the pool. A pair is asked about at most
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -23,7 +24,7 @@ from assay.curate.material import Material
 from assay.curate.scores import Together
 from assay.curate.views import LabelSet, label_set, of_frame
 from assay.errors import AssayError
-from assay.records import Conversation, Judge, Label, Preference, Scorer
+from assay.records import Conversation, Judge, Label, Preference, Scorer, shown_to
 from assay.run import Run
 from assay.statistics import mean
 from assay.store import Place
@@ -52,6 +53,13 @@ class Stage1Config:
     probe: float = 1.0
     """The share of cells that the search for look-alikes looks into; 1: all, which is exact. Less is faster where there are
     many gold pairs, and what it misses is told."""
+    choose: Literal["look-alikes", "random"] = "look-alikes"
+    """What is labelled next: pairs like gold that the model gets wrong (the paper's retrieval 1), or as many at random."""
+    k_rule: Literal["need", "fixed"] = "need"
+    """How many look-alikes a gold pair asks for: the more the surer the model is of the wrong answer (the paper's k rule),
+    or `k_max` whatever the model says, gold pairs in random order."""
+    guides: Literal["nearest", "random"] = "nearest"
+    """Which gold judges are shown: the nearest (the paper's retrieval 2), or as much at random."""
 
     def __post_init__(self) -> None:
         for field in ("iterations", "seed_gold", "seed_silver", "per_iteration", "k_max"):
@@ -114,16 +122,37 @@ class Win:
 def stage1(
     run: Run, config: Stage1Config, material: Material, tools: Tools, seed: int = 0, *, resettle: bool = False
 ) -> Stage1Result:
-    """Run or resume the loop; every expensive result is a shard or a model of `run`, so nothing is done twice.
+    """Run or resume the loop, and train both reward models that stage 2 needs; every expensive result is a shard or a model
+    of `run`, so nothing is done twice.
 
     What people have changed their minds about, and what they say of pairs about which they were not asked, reaches the
     labels until these are made. Afterwards it is told, and with
     `resettle` the labels and all that follows from them are made anew. Raises Unreached where a judge's server did not
     answer: its pairs wait, and nothing is written of them.
     """
+    book = labelled(run, config, material, tools, seed, resettle=resettle)
+    held, gold, guided = book.preferences(book.held()), book.gold(), training_set(run, book)
+    best = tools.train("best-rm", guided, held)
+    alone = label_set(material, Place.of(run.folder) / "tables", "gold", of_frame(gold))
+    gold_rm = tools.train("gold-rm", alone, held)
+    return Stage1Result(
+        labels=book.labels(), held=held, gold=book.gold_shown(), best=best, gold_rm=gold_rm, guided=guided
+    )  # fmt: skip
+
+
+def training_set(run: Run, book: Book) -> LabelSet:
+    """What the best reward model is trained on: gold that is not held, and silver."""
+    labels = of_frame(pl.concat([book.gold(), book.silver()]))
+    return label_set(book.material, Place.of(run.folder) / "tables", "stage1", labels)
+
+
+def labelled(
+    run: Run, config: Stage1Config, material: Material, tools: Tools, seed: int = 0, *, resettle: bool = False
+) -> Book:
+    """The loop alone, to its labels: see `stage1`."""
     book = Book(run, material, tools.standing)
     keep = partial(label_set, material, Place.of(run.folder) / "tables")
-    ask = partial(_ask, book, config, tools)
+    ask = partial(_ask, book, config, tools, seed)
     ask("seed", book.plan("seed", partial(_first, book, config, seed), tools.at_once))
     for it in range(config.iterations):
         book.correct(f"it{it}")
@@ -133,26 +162,21 @@ def stage1(
         plan = book.plan(f"it{it}", partial(_next, book, p, config, seed), tools.at_once)
         run.once(f"stage1/it{it}", partial(_numbers, book, p, plan))
         ask(f"it{it}", plan)
-    labels = _settled(run, book, resettle)
-    held, gold, silver = book.preferences(book.held()), book.gold(), book.silver()
-    guided = keep("stage1", of_frame(pl.concat([gold, silver])))
-    best = tools.train("best-rm", guided, held)
-    gold_rm = tools.train("gold-rm", keep("gold", of_frame(gold)), held)
-    return Stage1Result(
-        labels=labels, held=held, gold=book.gold_shown(), best=best, gold_rm=gold_rm, guided=guided
-    )  # fmt: skip
+    _settle(run, book, resettle)
+    return book
 
 
-def _ask(book: Book, config: Stage1Config, tools: Tools, turn: str, plan: Plan) -> None:
+def _ask(book: Book, config: Stage1Config, tools: Tools, seed: int, turn: str, plan: Plan) -> None:
     """People first: what they verify now guides the judges, and tells whether these are better than a coin."""
     book.ask(turn, "people", plan["people"], tools.people, config.examples)
     if tools.judge is None:
         book.unjudged(plan["judges"])
         return
-    check = Check(book.run, book, tools.judge, config.checked, config.examples)
+    examples = shown_to(tools.judge, config.examples)
+    check = Check(book.run, book, tools.judge, config.checked, examples)
     check.ask(turn)
     check.stop(tools.at_chance)
-    book.ask(turn, "judges", plan["judges"], tools.judge, config.examples)
+    book.ask(turn, "judges", plan["judges"], tools.judge, examples, seed if config.guides == "random" else None)
     check.tell(turn)
 
 
@@ -176,7 +200,10 @@ def _next(book: Book, p: Mapping[str, float], config: Stage1Config, seed: int) -
     material, asked = book.material, book.asked
     asking = book.gold().filter(pl.col("pair_id").is_in(list(p)))
     known = pl.concat([asked, book.spoken()])
-    wanted = material.look_alikes(asking, p, known, config.k_max, config.per_iteration, config.probe, book.say)
+    fixed = seed if config.k_rule == "fixed" else None
+    wanted = material.look_alikes(asking, p, known, config.k_max, config.per_iteration, config.probe, book.say, fixed)
+    if config.choose == "random":
+        wanted = material.drawn(len(wanted), known, "random", seed, held=False)
     people = round(config.gold_share * len(wanted))
     held = material.drawn(round(config.held_share * people), asked, "held", seed, held=True)
     ranked = material.by_priority(wanted, seed)
@@ -184,7 +211,7 @@ def _next(book: Book, p: Mapping[str, float], config: Stage1Config, seed: int) -
     return {"people": pl.concat([held, ranked[:at]]), "judges": ranked[at:]}
 
 
-def _settled(run: Run, book: Book, resettle: bool) -> pl.DataFrame:
+def _settle(run: Run, book: Book, resettle: bool) -> None:
     """The labels of stage 1, made once of what people say then, or again where they changed their minds and `resettle`."""
     table, turns = run.table("labels", Label), 0
     while book.corrected(f"end{turns}"):
@@ -206,7 +233,6 @@ def _settled(run: Run, book: Book, resettle: bool) -> pl.DataFrame:
             f"({ids}{', ...' if len(changed) > 3 else ''}); the labels are of what they said before: add --resettle to make "
             "them, and all that follows from them, anew"
         )
-    return book.labels()
 
 
 def _numbers(book: Book, p: Mapping[str, float], plan: Plan) -> dict[str, object]:

@@ -41,7 +41,7 @@ from assay.engine import make
 from assay.errors import AssayError
 from assay.figures import told
 from assay.outage import Unreached
-from assay.records import Judge, Judgement, Label, question_id
+from assay.records import Judge, Judgement, Label, question_id, shown_to
 from assay.run import Run
 from assay.statistics import Estimate
 from assay.store import Place
@@ -199,7 +199,7 @@ class _Asking:
         assert self.judge is not None, "without a judge nobody is asked"
         try:
             known = list(self.material.known(rows).values())
-            words = judged(self.judge, self.gold.cases(known, self.config.examples))
+            words = judged(self.judge, self.gold.cases(known, shown_to(self.judge, self.config.examples)))
         except Unreached as error:
             self.lost.append(error)
             return False

@@ -193,7 +193,10 @@ def show_estimate(rows: Sequence[tuple[str, Estimate]], console: Console) -> Non
             f"{e.cost:.4g}" if e.cost else "-",
         )  # fmt: skip
     console.print(grid)
-    console.print(f"  {sum(e.requests for _, e in rows):,} requests, cost at most {sum(e.cost for _, e in rows):.4g}")
+    free = [name for name, e in rows if e.requests and not e.cost]
+    cost = f"cost at most {sum(e.cost for _, e in rows):.4g}" if len(free) < len(rows) else "cost not known"
+    besides = f" (--prices has no price of {', '.join(free)})" if free else ""
+    console.print(f"  {sum(e.requests for _, e in rows):,} requests, {cost}{besides}")
 
 
 def spending(models: Sequence["Model"]) -> list[dict[str, Any]]:

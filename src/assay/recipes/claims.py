@@ -5,9 +5,8 @@ Each arm trains one reward model as the product's sets do (`recipes.product`), a
 paper's numbers beside ours are of other models and benchmarks: the comparison is of directions, not of sizes.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -21,7 +20,9 @@ from assay.curate.settle import settle_frame
 from assay.curate.views import LABELS, LabelSet, drawn, of_frame
 from assay.recipes import product as product_of
 from assay.recipes.against_truth import filters, known_places, right
+from assay.recipes.hits import Held, measured
 from assay.recipes.product import (
+    Hit,
     Product,
     Without,
     held_questions,
@@ -31,7 +32,7 @@ from assay.recipes.product import (
     raw_labels,
     without,
 )
-from assay.records import Case, Example, Judge, Judgement, digest
+from assay.records import Case, Judge, Judgement, Preference, digest, shown_to
 from assay.tables import read_frame
 
 SETS: dict[str, str] = {
@@ -58,14 +59,35 @@ class Claims:
 
 def test_claims(claims: Claims) -> None:
     """Build, train and measure every arm, and the judges and filters without training; results are steps `sets/NAME`,
-    `claims-judges` and `claims-filters`."""
+    `unseen/NAME`, `claims-judges`, `claims-unseen` and `claims-filters`."""
     product = claims.product
-    measured = measured_on(product)
-    for name, labels in arm_sets(claims).items():
-        held = () if name in WITHOUT_PEOPLE else product.curated.stage1.held
-        product.run.once(f"sets/{name}", partial(measure, product, name, model_name(name), labels, held, measured))
+    pairs, sets = measured_on(product), arm_sets(claims)
+    for name, labels in sets.items():
+        work = partial(measure, product, name, model_name(name), labels, _chooses(claims, name), pairs)
+        product.run.once(f"sets/{name}", work)
+    _measure_unseen(claims, sets)
     product.run.once("claims-judges", lambda: _judges(claims))
+    product.run.once("claims-unseen", lambda: _judges_of_unseen(claims))
     product.run.once("claims-filters", lambda: filters(product.material, product.curated.stage2.evidence))
+
+
+def _chooses(claims: Claims, name: str) -> Sequence[Preference]:
+    """The gold that chooses the checkpoint of a set's model."""
+    return () if name in WITHOUT_PEOPLE else claims.product.curated.stage1.held
+
+
+def _measure_unseen(claims: Claims, sets: Mapping[str, LabelSet]) -> None:
+    """How often the models of all sets, which are trained by now, are right on pairs of unseen kinds."""
+    product = claims.product
+    material, limit = product.material, product.config.evaluation_pairs
+    held: Held = {"unseen": material.preferences(material.evaluation(limit, "unseen"))}
+    trained = product.run.table("hits", Hit)
+    others = {n: (product_of.model_name(n), labels) for n, labels in product_of.product_sets(product).items()}
+    known = others | {n: (model_name(n), labels) for n, labels in sets.items()}
+    for name, (model, labels) in known.items() if held["unseen"] else ():
+        if trained.done(name):  # a set like the one before it has no model of its own
+            scorer = partial(product.train, model, labels, _chooses(claims, name))
+            product.run.once(f"unseen/{name}", lambda n=name, s=scorer: measured(product.run, n, s(), held))  # type: ignore[misc]
 
 
 def model_name(name: str) -> str:
@@ -172,13 +194,46 @@ def _judges(claims: Claims) -> dict[str, object]:
         asked = known.join(rows, on="pair_id", how="semi")
         left = rows.join(asked, on="pair_id", how="anti")
         plain += [asked, _said(claims, f"plain-{turn}", left, claims.unguided, _plain)]
-        shown = partial(_random_gold, gold, claims.product.config.stage1.examples, claims.product.seed)
+        k = shown_to(claims.judge, claims.product.config.stage1.examples)
+        shown = partial(gold.drawn, k=k, seed=claims.product.seed)
         random.append(_said(claims, f"random-{turn}", rows, claims.judge, shown))
         words.append(said.select(VOTES))
     if not any(map(len, words)):
         return {}
     ways = {"no gold": plain, "random gold": random, "nearest gold": words}
-    return {name: _agreement(claims, pl.concat(said)) for name, said in ways.items()}
+    for name, told in ways.items():
+        claims.product.run.table("hits", Hit).once(f"judge-{name}", partial(_hits, claims, pl.concat(told)))
+    return {name: _agreement(claims, pl.concat(told)) for name, told in ways.items()}
+
+
+def _hits(claims: Claims, said: pl.DataFrame) -> list[Hit]:
+    """What was said pair by pair, where the truth is known: right, wrong, or a half where the judge did not decide."""
+    found = list[Hit]()
+    for _, frame in claims.product.material.frames(["pair_id", "question_id", "truth"]):
+        rows = frame.join(said, on="pair_id").filter(pl.col("truth").is_not_null()).with_columns(
+            right=(pl.col("better") == pl.col("truth")).cast(pl.Float64).fill_null(0.5)
+        )  # fmt: skip
+        found += [
+            Hit(pair_id=i, question_id=q, right=r)
+            for i, q, r in rows.select("pair_id", "question_id", "right").iter_rows()
+        ]
+    return found
+
+
+def _judges_of_unseen(claims: Claims) -> dict[str, object]:
+    """The same on pairs of unseen kinds, of which there is no gold: with all gold of the run at the end. Nobody trains on
+    what is said of them."""
+    product, gold = claims.product, claims.product.curated.stage1.gold
+    rows = product.material.evaluation(product.config.evaluation_pairs, "unseen").select("pair_id", "at")
+    if not len(rows):
+        return {}
+    k = shown_to(claims.judge, product.config.stage1.examples)
+    ways = {
+        "no gold": _said(claims, "unseen-plain", rows, claims.unguided, _plain),
+        "random gold": _said(claims, "unseen-random", rows, claims.judge, partial(gold.drawn, k=k, seed=product.seed)),
+        "nearest gold": _said(claims, "unseen-nearest", rows, claims.judge, partial(gold.cases, k=k)),
+    }
+    return {name: _agreement(claims, said) for name, said in ways.items()}
 
 
 def _agreement(claims: Claims, said: pl.DataFrame) -> dict[str, object]:
@@ -205,16 +260,3 @@ def _rounds(claims: Claims) -> Iterator[tuple[str, pl.DataFrame, Gold]]:
             until = np.array([e.pair.id in verified for e in gold.examples], bool)
             seen = tuple(e for e, then in zip(gold.examples, until, strict=True) if then)
             yield turn, said, Gold(examples=seen, vectors=gold.vectors[until])
-
-
-def _random_gold(gold: Gold, k: int, seed: int, known: Sequence[Known]) -> list[Case]:
-    """Each pair with k random examples of other questions, the same ones whenever it is asked about."""
-    most = max(Counter(e.pair.question_id for e in gold.examples).values(), default=0)
-    return [replace(c, examples=_drawn(c, gold.examples, k, most, seed)) for c in _plain(known)]
-
-
-def _drawn(case: Case, gold: Sequence[Example], k: int, most: int, seed: int) -> tuple[Example, ...]:
-    """`most`: how many examples the pair's own question can have."""
-    rng = np.random.default_rng([seed, int(case.pair.id[:15], 16)])
-    some = rng.choice(len(gold), min(len(gold), k + most), replace=False) if gold else ()
-    return tuple(gold[i] for i in some if gold[i].pair.question_id != case.pair.question_id)[:k]

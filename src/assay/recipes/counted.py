@@ -51,7 +51,9 @@ def _parts(pool: Pool, material: Material, split: SplitConfig) -> Iterator[tuple
             ids = frame["pair_id"]
             hits = ids.clear() if some.hits is None else read_frame(some.hits, ["pair_id"])["pair_id"].unique()
             rest = index.filter(~pl.col("pair_id").is_in(pl.concat([hits, ids]).implode()))
-            only = (uses(pool, split, rest) == "evaluation") | rest["question_id"].is_in(measured.implode())
+            unseen = pool.votes(some.part, ["question_id"], "unseen")["question_id"]
+            only = uses(pool, split, rest, unseen).is_in(["evaluation", "unseen"])
+            only |= rest["question_id"].is_in(measured.implode())
             left.update(contaminated=len(hits), aside=int(only.sum()), near_duplicates=int((~only).sum()))
             frames.append(frame)
         yield dict(left), pl.concat(frames)

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from assay.curate.attributes import RetrieveBy
 from assay.curate.offline import hash_embedder
 from assay.errors import AssayError
 from assay.records import Embedder
@@ -14,7 +16,7 @@ from assay.records import Embedder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedderConfig:
-    """The encoder of conversations and their attributes."""
+    """The encoder of conversations, and what of them it is given."""
 
     embedder: str = "minilm"
     """Finds look-alike pairs and the nearest gold examples: a packaged encoder, a folder, a hub id, or `hash`, which needs
@@ -25,10 +27,23 @@ class EmbedderConfig:
     """The name of one of the encoder's own prompts, or text to put before each."""
     embedder_remote_code: bool = False
     """Run code that comes with the encoder; it has your rights."""
+    embedder_layers: int | None = None
+    """Compute so many of its layers (0: the words' vectors alone, at next to no cost; None: all)."""
+    retrieve_by: Literal["auto", "conversation", "attributes"] = "auto"
+    """What look-alikes are alike in: the conversation alone, or with it the attributes (auto: these where an LLM gives them,
+    as in paper A; what rules say of a conversation is in it already)."""
 
     def __post_init__(self) -> None:
         if self.embedder_tokens < 0:
             raise AssayError(f"embedder_tokens must not be negative, got {self.embedder_tokens}")
+        if self.embedder_layers is not None and self.embedder_layers < 0:
+            raise AssayError(f"embedder_layers must not be negative, got {self.embedder_layers}")
+
+    def by(self, described: bool) -> RetrieveBy:
+        """What look-alikes are alike in; `described`: attributes are given, not made by rules."""
+        if self.retrieve_by == "auto":
+            return "attributes" if described else "conversation"
+        return self.retrieve_by
 
 
 def load_embedder(config: EmbedderConfig) -> Embedder:
@@ -38,15 +53,16 @@ def load_embedder(config: EmbedderConfig) -> Embedder:
     from assay import embedding
 
     return embedding.load_embedder(
-        config.embedder, config.embedder_tokens, config.embedder_prompt, config.embedder_remote_code
-    )
+        config.embedder, config.embedder_tokens, config.embedder_prompt, config.embedder_remote_code,
+        layers=config.embedder_layers,
+    )  # fmt: skip
 
 
 class Encoder:
     """The encoder that is asked for, loaded in each process that first needs it: what workers are given."""
 
     def __init__(self, config: EmbedderConfig) -> None:
-        names = ("embedder", "embedder_tokens", "embedder_prompt", "embedder_remote_code")
+        names = ("embedder", "embedder_tokens", "embedder_prompt", "embedder_remote_code", "embedder_layers")
         self.config = EmbedderConfig(**{name: getattr(config, name) for name in names})
 
     @property
@@ -65,7 +81,8 @@ class Encoder:
     @property
     def reading(self) -> str:
         """What it is and how it reads, for the names of what it makes."""
-        return f"{self.identity} {self.config.embedder_tokens} {self.config.embedder_prompt}"
+        layers = "" if self.config.embedder_layers is None else f" {self.config.embedder_layers} layers"
+        return f"{self.identity} {self.config.embedder_tokens} {self.config.embedder_prompt}{layers}"
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return _loaded(self.config)(texts)

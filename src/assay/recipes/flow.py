@@ -10,15 +10,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from assay.bench.reward import prompts as benchmark_prompts
 from assay.chat import Chat
-from assay.curate.attributes import AttributesProblem, llm_attributes, rule_attributes
+from assay.curate.attributes import AttributesProblem, RetrieveBy, llm_attributes, rule_attributes
 from assay.curate.material import Material
-from assay.curate.prepare import Described, SplitConfig, Use, prepare
+from assay.curate.prepare import Described, Slice, SplitConfig, Use, prepare
 from assay.curate.shards import Pool
 from assay.curate.stage1 import Stage1Config, Stage1Result, Tools, stage1
 from assay.curate.stage2 import Stage2Config, Stage2Result, fates, stage2
@@ -84,31 +85,54 @@ def prepared(
 ) -> Material:  # fmt: skip
     """Decontaminate, split by question, attributes (by the LLM `chat`, or by rules), vectors. Counts in and out are steps of
     the run. Raises Unreached where the server of `chat` did not answer."""
-    out, prompts = Place.of(run.folder.absolute()) / "tables", {}
-    if config.benchmarks:
-        prompts = benchmark_prompts(config.benchmarks)
-        told = digest({k: list(v) for k, v in prompts.items()})
-        if run.once("prepare/benchmarks", lambda: {"digest": told})["digest"] != told:
-            raise AssayError(
-                f"{run.folder}: the benchmarks that the pool is cleaned of have changed since this run began; use another "
-                "--out, or those of then"
-            )
-    split = SplitConfig(
+    how = Described(name=describer, ask=_asker(run, chat)) if chat is not None else Described()
+    by, out = config.by(described=chat is not None), Place.of(run.folder.absolute()) / "tables"
+    material = Material(pool=pool, slices=_slices(run, config, pool, encoder, engine, how, by), out=out, engine=engine)
+    material.save(Place.of(run.folder))
+    run.once("prepare/pool", lambda: counted(pool, material, _split(config)))
+    sizes = {use: material.size(use) for use in get_args(Use)}
+    run.once("prepare/split", lambda: {"by_people": not pool.knows, **sizes})
+    return material
+
+
+def by_rules(run: Run, config: FlowConfig, material: Material, encoder: Encoder) -> Material:
+    """The material of a run with other vectors: of conversations with the attributes that rules give them. Its other tables
+    are those of the run."""
+    slices = _slices(run, config, material.pool, encoder, material.engine, Described(), "attributes")
+    return replace(material, slices=slices)
+
+
+def _slices(
+    run: Run, config: FlowConfig, pool: Pool, encoder: Encoder, engine: Engine, how: Described, by: RetrieveBy
+) -> tuple[Slice, ...]:
+    out, watched = Place.of(run.folder.absolute()) / "tables", _watched(run, config)
+    return prepare(
+        pool, out, _split(config), watched, encoder, encoder.reading, engine, how, run.say, partial(_timed, run), by
+    )  # fmt: skip
+
+
+def _split(config: FlowConfig) -> SplitConfig:
+    return SplitConfig(
         eval_share=config.eval_share,
         stage1_share=config.stage1_share,
         held_share=config.stage1.held_share,
         near_duplicates=config.near_duplicates,
         evaluation_gold=config.evaluation_gold,
     )
-    how = Described(name=describer, ask=_asker(run, chat)) if chat is not None else Described()
-    slices = prepare(pool, out, split, prompts, encoder, encoder.reading, engine, how, run.say,
-                     partial(_timed, run))  # fmt: skip
-    material = Material(pool=pool, slices=slices, out=out, engine=engine)
-    material.save(Place.of(run.folder))
-    run.once("prepare/pool", lambda: counted(pool, material, split))
-    uses: tuple[Use, ...] = ("evaluation", "stage1", "stage2")
-    run.once("prepare/split", lambda: {"by_people": not pool.knows, **{use: material.size(use) for use in uses}})
-    return material
+
+
+def _watched(run: Run, config: FlowConfig) -> dict[str, list[str]]:
+    """The prompts that no pair may share text with. Raises AssayError where they have changed since the run began."""
+    if not config.benchmarks:
+        return {}
+    prompts = {k: list(v) for k, v in benchmark_prompts(config.benchmarks).items()}
+    told = digest(prompts)
+    if run.once("prepare/benchmarks", lambda: {"digest": told})["digest"] != told:
+        raise AssayError(
+            f"{run.folder}: the benchmarks that the pool is cleaned of have changed since this run began; use another "
+            "--out, or those of then"
+        )
+    return prompts
 
 
 @contextmanager

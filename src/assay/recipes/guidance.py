@@ -1,5 +1,5 @@
 """`assay guidance`: what do gold examples do for a judge? The same judge on the same pairs unguided, with random gold
-examples, and with the nearest ones; beside it the offline rule that votes by the nearest examples alone.
+examples, and with the nearest ones; beside it the offline judge that learns from the same nearest examples alone.
 
 Paper A reports (A3, section 3.3) that guidance raises the agreement of judges with people. The arms here differ in the
 examples alone: pairs, orders and samples are the same, so arms are compared pair by pair. Gold of the target's own question
@@ -16,7 +16,7 @@ from rich.console import Console
 
 from assay.curate.judge_page import Section, markdown, page, show
 from assay.curate.judge_report import JudgeReport, Share, steady
-from assay.curate.offline import gold_vote_judge
+from assay.curate.offline import gold_ridge_judge
 from assay.curate.shards import Pool
 from assay.curate.verify import read_judgements
 from assay.errors import AssayError
@@ -32,7 +32,7 @@ from assay.statistics import interval, mean, paired
 from assay.tables import Table, write_text
 
 ARMS: tuple[Examples, ...] = ("none", "random", "nearest")
-OFFLINE, LONGER = "offline:gold-vote", "longer response"
+OFFLINE, LONGER = "offline:gold-ridge", "longer response"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,7 @@ def _compared(
         str(arm): [_verdicts(folders[arm, seed]) for seed in seeds] for arm in ARMS
     }
     cases = Table(first / "tables" / "cases", Case).read()
-    verdicts[OFFLINE] = [gold_vote_judge(load_embedder(embedder))(cases)]
+    verdicts[OFFLINE] = [gold_ridge_judge(load_embedder(embedder))(cases)]
     verdicts[LONGER] = [[_longer(p, told) for p, told in lengths(pool).items()]]
     votes: dict[str, list[list[Judgement]]] = {
         arm: [Table(folders[arm, seed] / "tables" / "votes", Judgement).read() for seed in seeds] for arm in ARMS

@@ -23,16 +23,18 @@ from assay.curate.annotate import prompts_version
 from assay.curate.book import AT_ONCE, set_aside
 from assay.curate.material import Material
 from assay.curate.measuring import Measuring
-from assay.curate.offline import gold_vote_judge, relevance_judge
+from assay.curate.offline import gold_ridge_judge, longer_judge
 from assay.curate.settle import settle
 from assay.curate.shards import Pool
 from assay.curate.stage1 import Tools
 from assay.curate.verify import oracle, read_judgements, taken_back
 from assay.engine import Engine, Here
 from assay.errors import AssayError
+from assay.recipes.arms import Arms, run_arms
 from assay.recipes.claims import Claims, test_claims
 from assay.recipes.embedders import Encoder
-from assay.recipes.flow import FlowConfig, curate, prepared
+from assay.recipes.flow import FlowConfig, by_rules, curate, prepared
+from assay.recipes.hits import held_out
 from assay.recipes.pools import SmallPool
 from assay.recipes.product import Product, make_product
 from assay.recipes.training import OnDevices, score_together, trainer
@@ -51,11 +53,11 @@ def run_job(
     """Run or resume the whole job in `folder`.
 
     Without `judge` the offline judge labels pairs, where `config` asks for it, or none does; without `chat`, rules give the
-    attributes. `at_chance`: go on with judges that agree with people no more than a coin would. `asked`
-    says who people, judge and chat are: a run does not go on with others, nor with another pool; a pool that has more pairs
-    than before is gone on with, and told. `accepted` is called when the folder is known to be of these. `resettle`: where
-    people have changed their minds since the labels were made, make these and what follows anew. `engine` says where stages
-    run, `processes` on how many devices models are trained and score (0: on each accelerator there is; one without any),
+    attributes. `at_chance`: go on with judges that agree with people no more than a coin would. `asked` says who people,
+    judge and chat are: a run does not go on with others, nor with another pool; a pool that has more pairs than before is
+    gone on with, and told. `accepted` is called when the folder is known to be of these. `resettle`: where people have
+    changed their minds since the labels were made, make these and what follows anew. `engine` says where stages run,
+    `processes` on how many devices models are trained and score (0: on each accelerator there is; one without any),
     `at_once` how many pairs the judge is asked about at a time. The engine is closed.
     """
     from assay.reward.launch import cluster_of, how_many
@@ -65,7 +67,7 @@ def run_job(
         raise AssayError(
             "the papers' claims are about judges too: name one, or add --offline-judge; or leave out --claims"
         )
-    named = given if judge else "offline:gold-vote" if config.offline_judge else "none"
+    named = given if judge else "offline:gold-ridge" if config.offline_judge else "none"
     who = {"people": "", "judge": named, "attributes": "rules", **(asked or {})}
     if chat is not None or "judge" in (asked or {}):
         who["prompts"] = prompts_version()
@@ -98,7 +100,7 @@ def run_job(
             with closing(Run(folder / f"seed-{seed}", {**kept, "seeds": 1}, run.console)) as part:
                 train = trainer(part, config, seed, processes, cluster)
                 standing = people if isinstance(people, PeopleOnFile) else None
-                offline = gold_vote_judge(embed) if config.offline_judge else None
+                offline = gold_ridge_judge(embed) if config.offline_judge else None
                 tools = Tools(people=measured, judge=judge or offline, train=train, standing=standing, at_once=at_once,
                               score=score_together, at_chance=at_chance)  # fmt: skip
                 curated = curate(part, config, material, tools, seed, resettle=resettle)
@@ -107,9 +109,14 @@ def run_job(
                 make_product(product)
                 benchmark(part, config, material)
                 if config.claims and tools.judge is not None:
-                    test_claims(
-                        Claims(product=product, judge=tools.judge, unguided=relevance_judge(embed), at_once=at_once)
-                    )
+                    test_claims(Claims(product=product, judge=tools.judge, unguided=longer_judge(), at_once=at_once))
+                    if standing is None and pool.knows:  # people who answer at once, and a truth to measure by
+                        run_arms(Arms(
+                            product=product, people=people, judge=tools.judge, embed=embed, at_once=at_once,
+                            trainer=lambda of, n=seed: trainer(of, config, n, processes, cluster),  # type: ignore[misc]
+                            by_rules=partial(by_rules, run, config, material, encoder),
+                            held=held_out(material, config.evaluation_pairs),
+                        ))  # fmt: skip
     return folder
 
 

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from assay.chat import ChatConfig
 from assay.curate.annotate import MAX_EXAMPLES, Form, ask_ahead, judge_request, llm_votes, prompts_version
-from assay.curate.attributes import attribute_text, rule_attributes
+from assay.curate.attributes import RetrieveBy, retrieval_text, rule_attributes
 from assay.curate.judge_page import markdown, page, sections, show
 from assay.curate.judge_report import JudgeReport, judge_report
 from assay.curate.merging import Gold, Merge, merge_votes
@@ -228,6 +228,7 @@ class Guide:
     embed: Embedder | None
     examples: tuple[Example, ...]
     vectors: NDArray[np.float16]
+    by: RetrieveBy = "conversation"
 
     @staticmethod
     def of(given: Given, config: JudgeConfig) -> "Guide":
@@ -237,11 +238,12 @@ class Guide:
         pairs = given.pairs.of(ids)
         known = described(given, pairs)
         embed = load_embedder(config) if config.guidance == "nearest" and ids else None
-        texts = [attribute_text(pairs[g], known[g]) for g in ids] if embed else []
+        by = config.by(described=any(a.by != "rules" for a in known.values()))
+        texts = [_text(by, pairs[g], known[g]) for g in ids] if embed else []
         return Guide(
             given=given, config=config, embed=embed,
             examples=tuple(Example(pair=pairs[g], attributes=known[g], better=given.gold[g]) for g in ids),
-            vectors=embed(texts).astype(np.float16) if embed else np.zeros((0, 1), np.float16),
+            vectors=embed(texts).astype(np.float16) if embed else np.zeros((0, 1), np.float16), by=by,
         )  # fmt: skip
 
     def cases(self, chosen: pl.DataFrame) -> list[Case]:
@@ -255,23 +257,22 @@ class Guide:
             for t, rows in zip(targets, shown, strict=True)
         ]
 
-    def _question(self, target: Pair) -> str:
-        """The question of which no example is shown: a gold pair's own."""
-        return target.question_id if target.id in self.given.gold else ""
-
     def _drawn(self, target: Pair) -> list[int]:
         order = list(range(len(self.examples)))
         random.Random(digest(["examples", self.config.seed, target.id])).shuffle(order)
-        own = self._question(target)
-        free = (n for n in order if self.examples[n].pair.question_id != own)
+        free = (n for n in order if self.examples[n].pair.question_id != target.question_id)
         return list(islice(free, self.config.examples))
 
     def _nearest(self, targets: Sequence[Pair], known: Mapping[str, Attributes]) -> list[list[int]]:
         assert self.embed is not None
-        vectors = self.embed([attribute_text(t, known[t.id]) for t in targets]).astype(np.float16)
+        vectors = self.embed([_text(self.by, t, known[t.id]) for t in targets]).astype(np.float16)
         questions = [e.pair.question_id for e in self.examples]
-        own = [self._question(t) for t in targets]
+        own = [t.question_id for t in targets]
         return nearest_gold(vectors, self.vectors, self.config.examples, own, questions)
+
+
+def _text(by: RetrieveBy, pair: Pair, attributes: Attributes) -> str:
+    return retrieval_text(pair, attributes if by == "attributes" else None)
 
 
 def described(given: Given, pairs: Mapping[str, Pair]) -> dict[str, Attributes]:

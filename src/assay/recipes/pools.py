@@ -30,6 +30,9 @@ VOTE_ACCURACY = 0.65
 HALVED = frozenset({"at_most", "question"})
 """Kinds of which every second instruction is left out: there the shorter answer nearly always obeys, and with all of them
 the longer-is-better labels would be wrong more often than in any pool that people use."""
+UNSEEN = frozenset({"begin", "no_digits", "question"})
+"""Kinds that only measure: no gold, no silver, nothing in the wild is of them. Chosen before any run, for what they are: one
+is like a kind that is seen (`include`), one turns a kind that is seen upside down (`digits`), one is like no other."""
 
 PART_PAIRS = 50_000
 """Pairs of a part, where such a pool is larger."""
@@ -42,7 +45,7 @@ class SmallPool:
 
     `stage2_only` are pairs that must not enter stage 1: nobody can be asked about them (paper A sends originally
     human-labelled pairs to stage 1 and all others to stage 2, A3 section 3.3). `repeats` counts the pairs that were read
-    again, from another row, file or source.
+    again, from another row, file or source. Pairs that are `unseen` only measure: of their kinds nothing else is there.
     """
 
     pairs: dict[str, Pair]
@@ -50,12 +53,13 @@ class SmallPool:
     truth: dict[str, str]
     stage2_only: frozenset[str] = frozenset()
     repeats: int = 0
+    unseen: frozenset[str] = frozenset()
 
     def put(self, place: Place) -> Pool:
         """The pool on disk. Raises AssayError where another one is there."""
         return create(
             place, self.pairs.values(), self.wild, self.truth, self.stage2_only, self.repeats,
-            parts=max(1, len(self.pairs) // PART_PAIRS),
+            parts=max(1, len(self.pairs) // PART_PAIRS), unseen=self.unseen,
         )  # fmt: skip
 
 
@@ -74,7 +78,7 @@ def constraint_pool(path: Path | None = None) -> SmallPool:
     pairs: dict[str, Pair] = {}
     wild: list[Judgement] = []
     truth: dict[str, str] = {}
-    read = 0
+    read, unseen = 0, set[str]()
     for (index, prompt, kind, argument), rows in frame.group_by(
         ["instruction", "prompt", "kind", "argument"], maintain_order=True
     ):
@@ -94,9 +98,11 @@ def constraint_pool(path: Path | None = None) -> SmallPool:
             better, worse = (one, other) if one.obeys else (other, one)
             pair = Pair.of((user(str(prompt)),), Response.of(better.text), Response.of(worse.text))
             read += 1
+            if kind in UNSEEN:
+                unseen.add(pair.id)
             pairs[pair.id], truth[pair.id] = pair, Response.of(better.text).id
             wild += wild_votes(pair.id, better, worse)
-    return SmallPool(pairs=pairs, wild=wild, truth=truth, repeats=read - len(pairs))
+    return SmallPool(pairs=pairs, wild=wild, truth=truth, repeats=read - len(pairs), unseen=frozenset(unseen))
 
 
 def wild_votes(pair_id: str, better: Answer, worse: Answer) -> list[Judgement]:

@@ -11,6 +11,7 @@ def tiny() -> FlowConfig:
     on two cores, no network."""
     return FlowConfig(
         recipe="tiny",
+        embedder_layers=0,
         offline_judge=True,
         presentations=2_400,
         stage1=Stage1Config(iterations=2, seed_gold=320, seed_silver=240, per_iteration=450, gold_share=0.4),
@@ -26,6 +27,7 @@ def human() -> FlowConfig:
     """Real people's pairs: human-labelled sets in stage 1, machine-labelled ones in stage 2, all of MiniLM."""
     return FlowConfig(
         recipe="human",
+        embedder_layers=0,
         offline_judge=True,
         eval_share=0.1,
         evaluation_pairs=1_000,

@@ -42,6 +42,8 @@ from assay.tables import remove
 
 FREE = ("save_minutes", "packing", "tokens", "compile", "checkpointing", "shard", "attention")
 """Settings that cost memory or time and change rounding at most: they may differ when a training goes on."""
+FEW = 10
+"""Optimiser steps below which a training is said to teach little."""
 HOLDS = "reward model"
 """What a finished folder holds, for messages."""
 
@@ -129,6 +131,11 @@ def train(
         model.frozen = None  # a pass more on some processes, and all would wait for one another
     compute = Steps(engine, model, config, min(config.batch_pairs, len(source)), presented)
     run = _Training(place, config, compute, source, render, say)
+    if compute.steps < FEW:
+        say(
+            f"warning: {folder.name}: {presented:,} pairs are {compute.steps} optimiser steps of "
+            f"{compute.size:,}, which teach little: lower train.batch_pairs, or raise train.epochs"
+        )
     engine.lead_says(place.begin)
     state = run.loop(held, tokenizer, trackers)
     run.gather_left_out()
