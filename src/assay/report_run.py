@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import polars as pl
 from markupsafe import Markup
 
 from assay.curate.material import Material
 from assay.errors import AssayError
 from assay.figures import points, told
+from assay.recipes.hits import compared
 from assay.recipes.product import CANDIDATES, Hit
-from assay.statistics import Difference, Estimate, Spread, over_seeds, paired_over_seeds
+from assay.statistics import Difference, Estimate, Spread, over_seeds
 from assay.store import Place
 from assay.tables import Table, read_json
 
@@ -120,18 +122,13 @@ def against_raw(run: RunSteps, name: str) -> str:
 def difference(run: RunSteps, names: Sequence[str]) -> tuple[Difference | None, int]:
     """How much better the model of a set (one for each seed) is than that of all raw labels, on the pairs that both
     answered, and how many questions these are of; None where there is nothing to compare."""
-    ones, others, questions = list[list[float]](), list[list[float]](), list[list[str]]()
+    both = list[tuple[pl.DataFrame, pl.DataFrame]]()
     for folder, name in zip(run.folders, names, strict=True):
         table = Table(folder / "tables" / "hits", Hit)
-        if not (table.done(name) and table.done(RAW)):
-            continue
-        both = table.frame(name).join(table.frame(RAW), on="pair_id", suffix="_raw").sort("pair_id")
-        ones.append(both["right"].to_list())
-        others.append(both["right_raw"].to_list())
-        questions.append(both["question_id"].to_list())
-    if not ones or not all(ones):
-        return None, 0
-    return paired_over_seeds(ones, others, questions), len({q for asked in questions for q in asked})
+        if table.done(name) and table.done(RAW):
+            both.append((table.frame(name), table.frame(RAW)))
+    apart = compared(both)
+    return (apart.found, apart.questions) if apart else (None, 0)
 
 
 def sets_plot(run: RunSteps, titles: Mapping[str, str]) -> str:

@@ -7,6 +7,8 @@ unseen-NAME).
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+import polars as pl
+
 from assay.curate.material import Material
 from assay.curate.prepare import Use
 from assay.curate.stage1 import win_probabilities
@@ -57,8 +59,12 @@ class Apart:
 def apart(tables: Sequence[Table[Hit]], one: str, other: str, use: Use = "evaluation") -> Apart | None:
     """The models `one` and `other` compared, by the tables of hits of all seeds; None where no seed has measured both."""
     first, second = (f"{KEYS[use][1]}{name}" for name in (one, other))
-    both = [(t.frame(first), t.frame(second)) for t in tables if t.done(first) and t.done(second)]
-    rows = [a.join(b, on="pair_id", suffix="_other").sort("pair_id") for a, b in both]
+    return compared([(t.frame(first), t.frame(second)) for t in tables if t.done(first) and t.done(second)])
+
+
+def compared(seeds: Sequence[tuple[pl.DataFrame, pl.DataFrame]]) -> Apart | None:
+    """Two models' `Hit` rows of each seed compared, on the pairs that both answered; None of none."""
+    rows = [a.join(b, on="pair_id", suffix="_other").sort("pair_id") for a, b in seeds]
     rows = [r for r in rows if len(r)]
     if not rows:
         return None

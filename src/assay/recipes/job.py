@@ -131,9 +131,9 @@ def measuring(run: Run, material: Material, people: Judge, *, resettle: bool) ->
     if (words := asked.today(said)) and resettle:
         run.say("people have changed their minds about pairs that only measure: the models are measured anew")
         for seed in sorted(run.folder.glob("seed-*")):
-            for made in ("steps/sets/*.json", "steps/bench/held-out.json", "tables/hits/*.parquet"):
-                for file in sorted(seed.glob(made)):
-                    file.unlink()
+            of_models = "steps/sets/*.json", "steps/arms/*.json", "steps/bench/held-out.json", "tables/hits/*.parquet"
+            for file in (f for made in of_models for f in sorted(seed.glob(made)) if not f.name.startswith("judge-")):
+                file.unlink()
         asked.take(words)
     elif words:
         run.say(
