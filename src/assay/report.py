@@ -20,7 +20,19 @@ from assay.recipes.product import SETS
 from assay.records import Judgement
 from assay.report_claims import claims_told
 from assay.report_counts import about, judge_rounds, ledger, measured_by
-from assay.report_run import Grid, RunSteps, arms, canvas, difference, html_of, picture, sets_grid, sets_plot, shares
+from assay.report_run import (
+    Grid,
+    RunSteps,
+    arms,
+    canvas,
+    difference,
+    html_of,
+    picture,
+    sets_grid,
+    sets_plot,
+    shares,
+    steps_of,
+)  # fmt: skip
 from assay.run import environment
 from assay.tables import Table, read_json, write_text
 
@@ -203,6 +215,19 @@ def summary(folder: Path, console: Console) -> None:
     claims = claims_told(run)
     grids = [("reward models by training labels", sets_grid(run, SETS)), ("judges, round by round", judge_rounds(run)),
              *(claims.tables() if claims else ())]  # fmt: skip
+    _print(grids, console)
+    console.print(headline(run))
+
+
+def first_summary(seed: Path, console: Console) -> None:
+    """What is known of a seed whose second stage is still to come; nothing of one that is done."""
+    steps = steps_of(seed)
+    if "final" not in steps:
+        run = RunSteps(seed.parent, read_json(seed / "config.json"), steps_of(seed.parent), [steps], [seed])
+        _print([(f"first results, {seed.name}: stage 2 comes next", sets_grid(run, SETS))], console)
+
+
+def _print(grids: Sequence[tuple[str, Grid]], console: Console) -> None:
     for title, grid in grids:
         if not grid.rows:  # of a pool that knows no truth
             continue
@@ -214,4 +239,3 @@ def summary(folder: Path, console: Console) -> None:
         console.print(table)
     if any(FEW in cell for _, grid in grids for row in grid.rows for cell in row):
         console.print(f"{LEGEND}.\n")
-    console.print(headline(run))

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -67,10 +68,8 @@ def run_tiny(
     engine, pool = where.opened(), constraint_pool()
     perfect = people == "oracle"
     who, asked = oracle(pool.truth) if perfect else erring(pool.truth), {"people": "oracle" if perfect else ANNOTATORS}
-    return _finish(
-        lambda n: run_job(out, config, pool, people=who, asked=asked, at_chance=True, engine=engine, processes=n),
-        where, engine,
-    )  # fmt: skip
+    job = partial(run_job, out, config, pool, people=who, asked=asked, at_chance=True, engine=engine)
+    return _finish(job, where, engine)
 
 
 @app.command(name="human")
@@ -97,10 +96,8 @@ def run_human(
 
     engine, pool = where.opened(), human_pool(data)
     people, asked = recorded_people(pool.truth), {"people": "recorded"}
-    return _finish(
-        lambda n: run_job(out, config, pool, people=people, asked=asked, at_chance=True, engine=engine, processes=n),
-        where, engine,
-    )  # fmt: skip
+    job = partial(run_job, out, config, pool, people=people, asked=asked, at_chance=True, engine=engine)
+    return _finish(job, where, engine)
 
 
 @app.command(name="pool")
@@ -191,14 +188,12 @@ def run_pool(
         probe([*chats, *([chat] if chat else [])])
         servers.keep()
 
-    return _finish(
-        lambda n: run_job(
-            out, config, found, people=people_on_file(out / judgements, out / "queue"),
-            judge=llm_judge(chats, samples=samples) if chats else None,
-            chat=chat, asked=asked, accepted=accepted, resettle=resettle, at_chance=at_chance, engine=engine, processes=n,
-            at_once=IN_A_BATCH if batch else AT_ONCE,
-        ), where, engine,
+    job = partial(
+        run_job, out, config, found, people=people_on_file(out / judgements, out / "queue"),
+        judge=llm_judge(chats, samples=samples) if chats else None, chat=chat, asked=asked, accepted=accepted,
+        resettle=resettle, at_chance=at_chance, engine=engine, at_once=IN_A_BATCH if batch else AT_ONCE,
     )  # fmt: skip
+    return _finish(job, where, engine)
 
 
 def _forecast(pool: str, config: FlowConfig, out: Path, judging: Judging | None) -> None:
@@ -212,10 +207,10 @@ def _forecast(pool: str, config: FlowConfig, out: Path, judging: Judging | None)
         print(*stage2_cost(Pool.open(pool), config, out, judging).lines(), sep="\n", file=sys.stderr)
 
 
-def _finish(job: Callable[[int], Path], where: Where, engine: Engine) -> None:
-    """Do the job, on so many processes, and report on it. In an allocation (torchrun, accelerate) the first process does;
-    the others train along."""
-    from assay.report import summary, write_report
+def _finish(job: Callable[..., Path], where: Where, engine: Engine) -> None:
+    """Do the job, on so many processes, and report on it: when stage 1 is done, and at the end. In an allocation (torchrun,
+    accelerate) the first process does; the others train along."""
+    from assay.report import first_summary, summary, write_report
     from assay.reward.crew import attend, dismiss
     from assay.reward.launch import how_many
 
@@ -224,9 +219,10 @@ def _finish(job: Callable[[int], Path], where: Where, engine: Engine) -> None:
         if not attend():
             return
         try:
-            folder = job(processes)
+            console = Console(highlight=False)
+            folder = job(processes=processes, after_stage1=lambda seed: first_summary(seed, console))
         finally:
             dismiss()
     path = write_report(folder)
-    summary(folder, Console(highlight=False))
+    summary(folder, console)
     print(f"report: {path}")

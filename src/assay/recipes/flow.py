@@ -158,19 +158,27 @@ def _asker(run: Run, chat: Chat) -> Callable[[str, Sequence[Pair]], list[Attribu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curated:
-    """What a seed's two stages came to."""
+    """What a seed's two stages came to; `done` has no second one while stage 1 is all there is."""
 
     stage1: Stage1Result
-    stage2: Stage2Result
+    done: Stage2Result | None = None
+
+    @property
+    def stage2(self) -> Stage2Result:
+        assert self.done is not None, "stage 2 is still to come"
+        return self.done
 
 
 def curate(
-    run: Run, config: FlowConfig, material: Material, tools: Tools, seed: int, *, resettle: bool = False
-) -> Curated:
-    """Stage 1, then stage 2 with the reward models of stage 1; `resettle`: see `stage1`."""
+    run: Run, config: FlowConfig, material: Material, tools: Tools, seed: int, *, resettle: bool = False,
+    between: Callable[[Curated], None] = lambda _: None,
+) -> Curated:  # fmt: skip
+    """Stage 1, then stage 2 with the reward models of stage 1; `resettle`: see `stage1`. `between` them, what stage 1 came
+    to is looked at."""
     first = stage1(run, config.stage1, material, tools, seed, resettle=resettle)
+    between(Curated(stage1=first))
     second = stage2(run, config.stage2, material, first, tools.judge, tools.at_once, tools.score)
     labels = run.table("labels", Label)
     told = (labels.frame(shard, columns=["stage", "tier", "fate", "reason"]) for shard in labels.shards())
     run.once("labels", lambda: {"counts": fates(told)})
-    return Curated(stage1=first, stage2=second)
+    return Curated(stage1=first, done=second)

@@ -34,10 +34,10 @@ from assay.errors import AssayError
 from assay.recipes.arms import Arms, run_arms
 from assay.recipes.claims import Claims, test_claims
 from assay.recipes.embedders import Encoder
-from assay.recipes.flow import FlowConfig, by_rules, curate, prepared
+from assay.recipes.flow import Curated, FlowConfig, by_rules, curate, prepared
 from assay.recipes.hits import held_out
 from assay.recipes.pools import SmallPool
-from assay.recipes.product import Product, make_product
+from assay.recipes.product import Product, first_results, make_product
 from assay.recipes.training import OnDevices, score_together, trainer
 from assay.records import Attributes, Case, Embedder, Judge, Judgement, Pair, Scorer, digest
 from assay.run import Run, jsonable
@@ -49,7 +49,7 @@ def run_job(
     folder: Path, config: FlowConfig, pool: Pool | SmallPool, people: Judge, judge: Judge | None = None,
     chat: Chat | None = None, *, asked: Mapping[str, Any] | None = None, accepted: Callable[[], None] = lambda: None,
     resettle: bool = False, at_chance: bool = False, engine: Engine | None = None, processes: int = 0,
-    at_once: int = AT_ONCE,
+    at_once: int = AT_ONCE, after_stage1: Callable[[Path], None] = lambda _: None,
 ) -> Path:  # fmt: skip
     """Run or resume the whole job in `folder`.
 
@@ -59,7 +59,8 @@ def run_job(
     gone on with, and told. `accepted` is called when the folder is known to be of these. `resettle`: where people have
     changed their minds since the labels were made, make these and what follows anew. `engine` says where stages run,
     `processes` on how many devices models are trained and score (0: on each accelerator there is; one without any),
-    `at_once` how many pairs the judge is asked about at a time. The engine is closed.
+    `at_once` how many pairs the judge is asked about at a time. `after_stage1` is called with a seed's folder when its first
+    results are there. The engine is closed.
     """
     from assay.reward.launch import cluster_of, how_many
 
@@ -104,9 +105,14 @@ def run_job(
                 offline = gold_ridge_judge(embed) if config.offline_judge else None
                 tools = Tools(people=measured, judge=judge or offline, train=train, standing=standing, at_once=at_once,
                               score=score_together, at_chance=at_chance)  # fmt: skip
-                curated = curate(part, config, material, tools, seed, resettle=resettle)
-                product = Product(run=part, config=config, material=material, curated=curated, train=train, seed=seed,
-                                  score=score_together)  # fmt: skip
+                make = partial(Product, run=part, config=config, material=material, train=train, seed=seed,
+                               score=score_together)  # fmt: skip
+
+                def first(curated: Curated, made: Callable[..., Product] = make, place: Path = part.folder) -> None:
+                    first_results(made(curated=curated))
+                    after_stage1(place)
+
+                product = make(curated=curate(part, config, material, tools, seed, resettle=resettle, between=first))
                 make_product(product)
                 benchmark(part, config, material)
                 if config.claims and tools.judge is not None:

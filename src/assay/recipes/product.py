@@ -74,13 +74,23 @@ def make_product(product: Product) -> None:
 
     Where nothing is set aside to measure, the held gold that chose the checkpoints does: optimistic, and said so.
     """
-    measured, sets = measured_on(product), product_sets(product)
+    sets = product_sets(product)
     known = [name for name in CANDIDATES if name in sets]
     again = {b for a, b in itertools.pairwise(known) if len(sets[a]) == len(sets[b])}
-    for name, labels in ((n, labels) for n, labels in sets.items() if n not in again):
+    _measured(product, {n: labels for n, labels in sets.items() if n not in again})
+    product.run.once("final", lambda: _choose(product, [n for n in known if n not in again]))
+
+
+def first_results(product: Product) -> None:
+    """What is known when stage 1 is done: its model, and the one on all raw labels."""
+    _measured(product, _first_sets(product))
+
+
+def _measured(product: Product, sets: Mapping[str, LabelSet]) -> None:
+    measured = measured_on(product)
+    for name, labels in sets.items():
         work = partial(measure, product, name, model_name(name), labels, product.curated.stage1.held, measured)
         product.run.once(f"sets/{name}", work)
-    product.run.once("final", lambda: _choose(product, [n for n in known if n not in again]))
 
 
 def measured_on(product: Product) -> Sequence[Preference]:
@@ -144,10 +154,14 @@ def product_sets(product: Product) -> Mapping[str, LabelSet]:
     kept, kept_flipped = (
         partial(_and_wild, product, not_held, fates) for fates in (("kept",), ("kept", "flipped"))
     )  # fmt: skip
-    sets = {
-        "raw-more": product.keep("raw-more", partial(raw_labels, not_held)), "stage1": product.curated.stage1.guided,
-        "filtered": product.keep("filtered", kept), "flipped": product.keep("flipped", kept_flipped),
-    }  # fmt: skip
+    sets = {"filtered": product.keep("filtered", kept), "flipped": product.keep("flipped", kept_flipped)}
+    return _first_sets(product) | {name: labels for name, labels in sets.items() if len(labels)}
+
+
+def _first_sets(product: Product) -> dict[str, LabelSet]:
+    not_held = partial(without, held_questions(product))
+    raw = product.keep("raw-more", partial(raw_labels, not_held))
+    sets = {"raw-more": raw, "stage1": product.curated.stage1.guided}
     return {name: labels for name, labels in sets.items() if len(labels)}
 
 
