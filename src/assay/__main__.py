@@ -1,6 +1,10 @@
 """`assay` and `python -m assay`: the command line, whose modules take a second to load."""
 
+import os
 import sys
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+"""Threads that wait for others sleep: where something else runs beside it, threads that spin made a run five times as long."""
 
 
 def main() -> None:

@@ -79,9 +79,9 @@ def headline(run: RunSteps) -> str:
     done = [seed[f"sets/{name}"] for name, seed in zip(chosen, run.seeds, strict=True)]
     final, raw = shares([d["accuracy"] for d in done]), shares([d["accuracy"] for d in run.done("sets/raw-more")])
     sets = ", ".join(SETS[name] for name in SETS if name in chosen)
-    text = f"The released reward model ({sets}) is right of {told(final)} of held-out pairs"
+    text = f"The released reward model ({sets}) ranks {told(final)} of held-out pairs rightly"
     if raw is not None:
-        text += f", the one of all raw labels of {told(raw)}"
+        text += f", the one trained on all raw labels {told(raw)}"
     found, questions = difference(run, chosen)
     if found is not None:
         said = verdict(found, questions, "raw labels")
@@ -98,7 +98,7 @@ def chosen_by(run: RunSteps) -> str:
         held = ", ".join(f"{SETS[name]} {counted(round(a * n), n)}" for name, a in seed["final"]["held"].items())
         told_of.append(f"{folder.name}: {held}")
     return (
-        "The released model is the candidate that is right most often of held gold, which trains nothing; of equal ones "
+        "The released model is the candidate that is right most often on held gold, which trains nothing; of equal ones "
         f"that whose labels machines changed least. Right, %: {'; '.join(told_of)}."
     )
 

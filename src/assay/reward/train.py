@@ -26,6 +26,7 @@ import numpy as np
 
 from assay import models
 from assay.errors import AssayError
+from assay.figures import told
 from assay.identity import Training, settings
 from assay.images import ImageStore
 from assay.records import Preference
@@ -37,6 +38,7 @@ from assay.reward.monitor import Monitor
 from assay.reward.renderer import Rendered, Renderer
 from assay.reward.scorer import position_limit
 from assay.reward.steps import Micro, Steps
+from assay.statistics import mean
 from assay.step import Engine, writing
 from assay.tables import remove
 
@@ -252,7 +254,8 @@ class _Training:
                 remove(best)  # of an attempt that was killed before its state was saved
                 beside.rename(best)
             self.engine.wait()
-        seen = f"gold {accuracy:.1%} of {len(margins):,}" if margins else "no gold pairs to check on"
+        found = mean([float(m > 0) for m in margins], self.questions) if margins else None
+        seen = f"right on gold: {told(found)}" if found else "no gold pairs to check on"
         self.say(f"{self.name}: step {state.step}/{self.steps}  {seen}")
 
     def best(self, step: int) -> Path:
