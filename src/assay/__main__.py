@@ -4,7 +4,7 @@ import os
 import sys
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-"""Threads that wait for others sleep: where something else runs beside it, threads that spin made a run five times as long."""
+"""Threads that wait for others sleep: beside other work, threads that spin made a run five times as long."""
 
 
 def main() -> None:
