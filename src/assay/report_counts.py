@@ -4,22 +4,32 @@ from assay.figures import told
 from assay.report_run import Grid, RunSteps, shares
 
 Line = tuple[str, list[int]]
+INDENT = "\N{EM SPACE}"
+"""Of a line that is a part of another; a plain space would be lost in HTML."""
 
 
 def ledger(run: RunSteps) -> Grid:
     """What became of every row and pair, a column for each seed. Below a line that begins with "=" stand the lines that it
-    is the sum of; what they lack is told."""
+    is the sum of; what they lack is told. A number that is one other is not said twice."""
     rows = list[list[str]]()
-    for whole, parts in sums(run):
-        rows.append([f"= {whole[0]}", *(f"{n:,}" for n in whole[1])])
-        rows += [[f"   {title}", *(f"{n:,}" for n in values)] for title, values in parts if any(values)]
+    for whole, every in sums(run):
+        parts = [(title, values) for title, values in every if any(values)]
         left = [n - sum(column) for n, *column in zip(whole[1], *(values for _, values in parts), strict=True)]
         if any(left):
-            rows.append(["   NOT ACCOUNTED FOR", *(f"{n:,}" for n in left)])
+            parts.append(("NOT ACCOUNTED FOR", left))
+        if len(parts) != 1:
+            rows.append([f"= {whole[0]}", *(f"{n:,}" for n in whole[1])])
+            rows += [[f"{INDENT}{title}", *(f"{n:,}" for n in values)] for title, values in parts]
     seeds = (
         [f"seed {folder.name.removeprefix('seed-')}" for folder in run.folders] if len(run.folders) > 1 else ["number"]
     )
     return Grid(header=("", *seeds), rows=rows)
+
+
+USES = {
+    "evaluation": "to measure only", "unseen": "to measure only: of kinds that the rest has nothing of",
+    "stage1": "for stage 1", "stage2": "for stage 2",
+}  # fmt: skip
 
 
 def sums(run: RunSteps) -> list[tuple[Line, list[Line]]]:
@@ -43,8 +53,7 @@ def sums(run: RunSteps) -> list[tuple[Line, list[Line]]]:
         same("left out: near-duplicates of others", pool["near_duplicates"]),
         same("left out: other pairs of questions that only measure", pool["aside"]), kept,
     ]))  # fmt: skip
-    uses = {"evaluation": "to measure only", "stage1": "for stage 1", "stage2": "for stage 2"}
-    found.append((kept, [same(title, split[use]) for use, title in uses.items()]))
+    found.append((kept, [same(title, split.get(use, 0)) for use, title in USES.items()]))
     return [*found, *_labels(run, split["stage1"] + split["stage2"])]
 
 
