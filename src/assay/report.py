@@ -140,7 +140,7 @@ def _bench(run: RunSteps) -> list[dict[str, Any]]:
         header = ("part", "right, %")
         rows = [
             [c["name"], in_words(c["value"] / 100, c["low"] / 100, c["high"] / 100, c["n"], c["clusters"])]
-            for c in step["cells"]
+            for c in (*step["cells"], *({**d, "name": f"({d['name']})"} for d in step["diagnostics"]))
         ]
         found.append({"title": step["title"], "table": Grid(header=header, rows=rows), "notes": step["notes"]})
     return found

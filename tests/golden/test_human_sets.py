@@ -15,6 +15,7 @@ from assay.curate.layouts import Preferred
 from assay.curate.sources import rows
 from assay.curate.texts import Cell
 from assay.errors import AssayError
+from assay.recipes.pools import human_pool
 from assay.records import Judgement
 from assay.tables import Table
 
@@ -132,3 +133,32 @@ def majority(votes: list[str]) -> str | None:
     counts = Counter(votes).most_common(2)
     tied = len(counts) == 2 and counts[0][1] == counts[1][1]
     return None if tied or not counts else counts[0][0]
+
+
+def test_one_worker_is_the_wild_and_the_cleaned_majority_the_truth() -> None:
+    """UKP: five workers a pair, so one of them is right in nine of ten; only pairs that the authors found consistent have a
+    truth. HH: one person a pair, so that is the truth, and the longer answer the wild."""
+    ukp = human_pool(DATA / "preferences", ("ukp-convarg1",), per_set=1_000)
+    strict = {p.pair.id: p.better for _, p, _ in read_human_sets(DATA / "preferences", ("ukp-convarg1-strict",))}
+    assert len(ukp.truth) > 300
+    assert all(strict[i] == better for i, better in ukp.truth.items())
+    assert ukp.stage2_only == ukp.pairs.keys() - ukp.truth.keys()
+    said = {j.pair_id: j.better for j in ukp.wild}
+    assert 0.85 < sum(said[i] == better for i, better in ukp.truth.items()) / len(ukp.truth) < 0.95
+    helpful = human_pool(DATA / "preferences", ("hh-helpful",), per_set=500)
+    assert {j.by for j in helpful.wild} == {"wild:longer"}
+    sizes = {p.id: {r.id: len(r.text) for r in p.responses} for p in helpful.pairs.values()}
+    assert all(sizes[j.pair_id][str(j.better)] == max(sizes[j.pair_id].values()) for j in helpful.wild)
+
+
+def test_sets_are_chosen_and_what_is_missing_is_said(tmp_path: Path) -> None:
+    (tmp_path / "lfqa-expert").symlink_to(DATA / "preferences" / "lfqa-expert")
+    said: list[str] = []
+    assert human_pool(tmp_path, say=said.append).pairs.keys() == human_pool(tmp_path, ("lfqa",)).pairs.keys()
+    assert "without ukp-convarg1, " in said[0]
+    with pytest.raises(AssayError, match="the sets pandalm are not there"):
+        human_pool(tmp_path, ("lfqa", "pandalm"))
+    with pytest.raises(AssayError, match="unknown sets nothing"):
+        human_pool(tmp_path, ("nothing",))
+    with pytest.raises(AssayError, match="are not there"):
+        human_pool(tmp_path / "empty")

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from assay.bench import compare, page, table
 from assay.bench.benchmark import BenchmarkResult, Cell, Choice, Skipped, cell, evaluate
 from assay.bench.best_of_n import Candidates, curve, expected
-from assay.bench.reward.pairs import report
+from assay.bench.reward.pairs import evaluate_pairs, report
 from assay.bench.verdicts import PairJudge, request
 from assay.chat import Reply, Request
 from assay.errors import AssayError
-from assay.records import Conversation, assistant, user
+from assay.records import Conversation, Preference, Response, assistant, user
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=7), st.integers(1, 7))
@@ -180,6 +180,18 @@ class Failing:
         return np.array([np.nan if c[0].content in self.failing else len(c[-1].content) for c in flat])
 
 
+def test_what_is_learned_beyond_length_shows_where_lengths_are_alike() -> None:
+    sizes = [(100, 91), (100, 111), (100, 112), (50, 50), (10, 30)]
+    pairs = [
+        Preference(pair_id=str(n), prompt=(user(f"q{n}"),), chosen=Response.of("x" * a), rejected=Response.of("y" * b))
+        for n, (a, b) in enumerate(sizes)
+    ]
+    result = evaluate_pairs(pairs, lambda flat: np.array([len(c[-1].content) for c in flat], float))
+    told = {c.name: (c.n, c.value) for c in result.diagnostics}
+    assert told["alike in length"] == (3, pytest.approx(100 / 3)), "100 and 91, 100 and 111, 50 and 50"
+    assert told["longer is right"] == (4, 25.0)
+
+
 def test_failures_are_counted_beside_the_accuracy_and_length_is_told() -> None:
     result = evaluate(_choices(40), report("x"), Failing("q0", "q1"))
     assert (result.n, result.total, result.failed) == (38, 40, 2)
@@ -187,7 +199,10 @@ def test_failures_are_counted_beside_the_accuracy_and_length_is_told() -> None:
     assert result.headline is not None
     assert result.headline.value == pytest.approx(100 * 29 / 38)
     bias = {c.name: (c.n, c.value) for c in result.diagnostics}
-    assert bias == {"right is longer": (29, 100.0), "right is shorter": (9, 0.0), "longer wins": (38, 100.0)}
+    assert bias == {
+        "right is longer": (29, 100.0), "right is shorter": (9, 0.0), "longer wins": (38, 100.0),
+        "longer is right": (38, pytest.approx(100 * 29 / 38)),
+    }  # fmt: skip
     with pytest.raises(AssayError, match="no item of x got all its rewards"):
         evaluate(_choices(2), report("x"), Failing("q0", "q1"))
 

@@ -292,21 +292,27 @@ def _judged(
     return replace(result, diagnostics=(*by_length(told, verdicts), *position)), told
 
 
+ALIKE = 0.1
+"""Answers are alike in length where one has at most so much fewer characters, as a share of the other's."""
+
+
 def by_length(items: Sequence[Item], scores: Scores | Wins) -> tuple[Cell, ...]:
-    """Strict wins of right answers over wrong ones where the right one has more characters, and where it has fewer; and how
-    often the longer one wins. A model that likes length is right where length is."""
+    """Strict wins of right answers over wrong ones where the right one has more characters, where it has fewer, and where
+    the two differ by a tenth at most; how often the longer one wins, and how often it is right. A model that likes length is
+    right where length is; what it knows beyond length shows where lengths are alike."""
     won: dict[str, list[tuple[float, Conversation]]] = {
-        "right is longer": [],
-        "right is shorter": [],
-        "longer wins": [],
-    }
+        "right is longer": [], "right is shorter": [], "alike in length": [], "longer wins": [], "longer is right": [],
+    }  # fmt: skip
     for item in items:
         for right, wrong in item.duels:
-            more = len(right[-1].content) - len(wrong[-1].content)
+            sizes = len(right[-1].content), len(wrong[-1].content)
+            more, wins = sizes[0] - sizes[1], beats(scores, right, wrong)
+            if abs(more) <= ALIKE * max(sizes):
+                won["alike in length"].append((float(wins), item.prompt))
             if more:
-                wins = beats(scores, right, wrong)
                 won["right is longer" if more > 0 else "right is shorter"].append((float(wins), item.prompt))
                 won["longer wins"].append((float(wins if more > 0 else not wins), item.prompt))
+                won["longer is right"].append((float(more > 0), item.prompt))
     return tuple(
         replace(cell(n, [v for v, _ in told], [p for _, p in told]), terms=None) for n, told in won.items() if told
     )

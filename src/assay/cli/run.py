@@ -77,15 +77,18 @@ def run_human(
     data: Positional[Path],
     config: Annotated[FlowConfig, Flat] = presets.human(),  # noqa: B008
     out: Path = Path("runs/human"),
+    sets: tuple[str, ...] = (),
     where: Annotated[Where, Flat] = Where(),
     dry_run: bool = False,
 ) -> None:
-    """Real people's preference sets: recorded human labels answer for people, GPT-4's choices are in the wild.
+    """Real people's preference sets: what people said together answers for people, single voices are in the wild.
 
     Args:
-        data: The folder of preference sets, one subfolder each (see curate/human_sets.py).
+        data: The folder of preference sets, one subfolder each: ukp-convarg1, vicuna80-human, dsp-hh-webgpt, ...
         config: The run's settings; --benchmarks DIR adds the public benchmarks and decontaminates against them.
         out: The run folder; the same command resumes what is in it.
+        sets: ukp-convarg1, vicuna80, hh-helpful, hh-harmless, webgpt, qa-feedback, mt-bench, pandalm, lfqa, alpaca_eval
+            (default: all that lie there).
         where: On which machines and devices.
         dry_run: Print the resolved config and stop.
     """
@@ -94,7 +97,7 @@ def run_human(
     from assay.recipes.job import recorded_people, run_job
     from assay.recipes.pools import human_pool
 
-    engine, pool = where.opened(), human_pool(data)
+    engine, pool = where.opened(), human_pool(data, sets, say=print)
     people, asked = recorded_people(pool.truth), {"people": "recorded"}
     job = partial(run_job, out, config, pool, people=people, asked=asked, at_chance=True, engine=engine)
     return _finish(job, where, engine)

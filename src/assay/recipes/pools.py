@@ -12,6 +12,7 @@ are honest weak labels, each pair labelled by one of three sources that do not l
 The answers ship with the package (`data/constraint_answers.parquet`, made by `scripts/make_constraint_pool.py`).
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import combinations
@@ -19,9 +20,10 @@ from pathlib import Path
 
 import polars as pl
 
-from assay.curate.human_sets import read_human_sets
+from assay.curate.human_sets import HUMAN_SETS, read_human_sets
 from assay.curate.layouts import Preferred
 from assay.curate.shards import Pool, create
+from assay.errors import AssayError
 from assay.recipes.constraints import Constraint
 from assay.records import Judgement, Pair, Response, digest, user
 from assay.store import Place
@@ -120,35 +122,79 @@ def wild_votes(pair_id: str, better: Answer, worse: Answer) -> list[Judgement]:
     return [vote(f"votes-{n}", better if r else worse) for n, r in enumerate(right)]
 
 
-def human_pool(folder: Path, per_set: int = 2_500, wild_pairs: int = 8_000) -> SmallPool:
-    """People's own preference sets (`curate.human_sets`): human labels are the truth, the others are in the wild.
+def human_pool(
+    folder: Path, sets: Sequence[str] = (), per_set: int = 2_500, wild_pairs: int = 8_000,
+    say: Callable[[str], None] = lambda _: None,
+) -> SmallPool:  # fmt: skip
+    """People's own preference sets (`curate.human_sets`): what people say together is the truth, single voices are wild.
 
-    In the wild are GPT-4's choices (at most `wild_pairs`) and votes of people who disagreed among themselves. Of every
-    other set at most `per_set` pairs are taken, so that no set drowns the rest; which ones depends on their content only.
-    Pairs with a human label may enter stage 1, where the recorded labels answer for people.
+    Where several people judged a pair, their majority (of UKP: its authors' cleaned verdict) is the truth, with which
+    recorded people answer, and the word of one of them, drawn by the pair's content, is its label in the wild. Where one
+    person did, that word is the truth, and the longer response is the label in the wild: a weak labeller that many pools
+    have. GPT-4's choices (at most `wild_pairs`) have no truth, and enter stage 2 only; so do pairs on which people split.
+    Of every set at most `per_set` pairs are taken, so that no set drowns the rest; which ones depends on their content only.
+
+    Args:
+        folder: With one folder for each set.
+        sets: Their names (default: all that lie there; what does not is told).
+
+    Raises AssayError for a set that is named and does not lie there, and where there is none at all.
     """
     pairs: dict[str, Pair] = {}
     wild: list[Judgement] = []
     truth: dict[str, str | None] = {}
     read = 0
-    by_set: dict[str, list[tuple[Preferred, bool]]] = {}
-    for name, found, people in read_human_sets(folder):
-        if found.better is not None:
-            machine = people == "wild" or found.confidence < 1.0
-            by_set.setdefault(name, []).append((found, machine))
-    for name, rows in sorted(by_set.items()):
-        limit = wild_pairs if all(machine for _, machine in rows) else per_set
-        for found, machine in sorted(rows, key=lambda row: row[0].pair.id)[:limit]:
-            pair_id = found.pair.id
+    for name in _lying(folder, sets, say):
+        found = [(p, people) for _, p, people in read_human_sets(folder, (name,)) if p.better is not None]
+        cleaned = _cleaned(folder) if name == "ukp-convarg1" else None
+        limit = wild_pairs if all(people == "wild" for _, people in found) else per_set
+        for one, people in sorted(found, key=lambda row: row[0].pair.id)[:limit]:
+            pair_id, better = one.pair.id, str(one.better)
             read += 1
-            pairs[pair_id] = found.pair
-            if machine:
-                wild.append(
-                    Judgement(pair_id=pair_id, better=found.better, by=f"wild:{name}", kind="wild",
-                              confidence=found.confidence, votes=found.votes)
-                )  # fmt: skip
-            else:  # two sets that contradict each other leave no truth
-                truth[pair_id] = found.better if truth.get(pair_id, found.better) == found.better else None
+            pairs[pair_id] = one.pair
+            decided = people == "human" and one.confidence > 0.5 and (cleaned is None or pair_id in cleaned)
+            if decided:  # two sets that contradict each other leave no truth
+                truth[pair_id] = better if truth.get(pair_id, better) == better else None
+            voice, by = better, f"wild:{name}"
+            if people == "human":
+                voice, by = (_one_of(one), f"wild:{name}") if one.votes > 1 else (_longer(one.pair), "wild:longer")
+            wild.append(Judgement(pair_id=pair_id, better=voice, by=by, kind="wild"))
     known = {pair_id: better for pair_id, better in truth.items() if better is not None}
     others = frozenset(pairs.keys() - known.keys())
     return SmallPool(pairs=pairs, wild=wild, truth=known, stage2_only=others, repeats=read - len(pairs))
+
+
+def _lying(folder: Path, sets: Sequence[str], say: Callable[[str], None]) -> list[str]:
+    """The sets to be read. The strict UKP pairs are in the full set."""
+    if unknown := sorted(set(sets) - HUMAN_SETS.keys()):
+        raise AssayError(f"unknown sets {', '.join(unknown)}; known: {', '.join(HUMAN_SETS)}")
+    names = sets or [n for n in HUMAN_SETS if n != STRICT]
+    missing = [n for n in names if not all((folder / f).is_file() for f in HUMAN_SETS[n].files)]
+    if missing and (sets or len(missing) == len(names)):
+        files = ", ".join(str(folder / f) for n in missing for f in HUMAN_SETS[n].files)
+        raise AssayError(f"{folder}: the sets {', '.join(missing)} are not there ({files}); --sets names others")
+    if missing:
+        say(f"{folder}: without {', '.join(missing)}, which are not there")
+    return sorted(set(names) - set(missing))
+
+
+STRICT = "ukp-convarg1-strict"
+
+
+def _cleaned(folder: Path) -> frozenset[str] | None:
+    """The pairs on which UKP's authors found their workers consistent; None where that file is not there."""
+    if not all((folder / f).is_file() for f in HUMAN_SETS[STRICT].files):
+        return None
+    return frozenset(p.pair.id for _, p, _ in read_human_sets(folder, (STRICT,)))
+
+
+def _one_of(one: Preferred) -> str:
+    """The word of one of those who judged a pair."""
+    first, second = (r.id for r in one.pair.responses)
+    other = second if one.better == first else first
+    drawn = int(digest(["one of", one.pair.id])[:8], 16) / 16**8
+    return str(one.better) if drawn < one.confidence else other
+
+
+def _longer(pair: Pair) -> str:
+    return max(pair.responses, key=lambda r: (len(r.text), r.text)).id
