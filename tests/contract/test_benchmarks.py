@@ -356,7 +356,7 @@ def test_tables_of_results_without_headline_skips_and_intervals(data: Path) -> N
     skipped = run(BENCHMARKS["rmb"], data / "absent", _scorer(1, 0))
     assert isinstance(done, BenchmarkResult)
     written = table.markdown([done, skipped])
-    assert "| judgebench | all pairs | 8 | 100.00 | 0.00 | 63.1 to 100.0 |" in written
+    assert "| judgebench | all pairs | 8 | 100.00 | 0.00 | 63.1 to 100.0, too few to say |" in written
     assert "| rmb | skipped | 0 |" in written
     assert "rmb: skipped" in table.text([done, skipped])
     stored = json.loads(json.dumps(table.as_json(done), allow_nan=False))
@@ -375,7 +375,7 @@ def test_notes_of_the_caller_are_kept(data: Path) -> None:
     items = benchmark.load(data / "judgebench")
     result = evaluate(items, benchmark.report, _scorer(1, 0), notes=("mine",))
     assert result == replace(benchmark.report(items, {c: float(c[-1].content == RIGHT) for c in conversations(items)}),
-                             notes=result.notes)  # fmt: skip
+                             notes=result.notes, diagnostics=result.diagnostics)  # fmt: skip
     assert result.notes[-1] == "mine"
 
 

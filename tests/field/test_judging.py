@@ -291,7 +291,7 @@ def test_a_pool_of_the_name_of_a_command_is_told_how_to_be_given(tmp_path: Path)
     assert code == 2
     assert "./run" in out + told
     code, _, told = assay("annotate", "./run", *line, cwd=tmp_path)
-    assert (code, "requests, cost at most" in told) == (0, True)
+    assert (code, "requests, cost not known (--prices has no price of m)" in told) == (0, True)
 
 
 def test_the_replies_of_the_shared_field(tmp_path: Path) -> None:

@@ -346,7 +346,7 @@ def test_two_imports_at_a_time_lose_nothing(tmp_path: Path, monkeypatch: pytest.
     one, two = write(tmp_path / "one.jsonl", rows[:30]), write(tmp_path / "two.jsonl", rows[30:])
     if again:  # then the slow one has nothing to add
         add(two, out=tmp_path / "pool")
-    known, at = pool._known, list[str]()
+    known, at = pool.notes_of, list[str]()
 
     def slow(of: Pool) -> list[dict[str, Any]]:
         found = known(of)
@@ -355,7 +355,7 @@ def test_two_imports_at_a_time_lose_nothing(tmp_path: Path, monkeypatch: pytest.
             add(one, out=tmp_path / "pool")
         return found
 
-    monkeypatch.setattr(pool, "_known", slow)
+    monkeypatch.setattr(pool, "notes_of", slow)
     with pytest.raises(AssayError, match=r"another import into this pool ended meanwhile.* give this command again"):
         add(two, out=tmp_path / "pool")
     add(two, out=tmp_path / "pool")

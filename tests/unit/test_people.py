@@ -70,7 +70,7 @@ def test_the_people_of_run_tiny_err_unless_an_oracle_is_asked_for(
         return folder
 
     monkeypatch.setattr("assay.recipes.job.run_job", job)
-    monkeypatch.setattr("assay.cli.run._finish", lambda work, where, engine: work(1))
+    monkeypatch.setattr("assay.cli.run._finish", lambda work, where, engine: work(processes=1))
     run_tiny(out=tmp_path, **({"people": flag} if flag else {}))  # type: ignore[arg-type]
     ((people, told),) = asked
     pool = constraint_pool()

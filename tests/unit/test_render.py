@@ -277,10 +277,10 @@ def test_encoders_read_what_their_own_tokenizer_joins() -> None:
             assert one.ids == expected["input_ids"]
             types = [int(bool(one.second) and i >= one.second) for i in range(len(one.ids))]
             assert types == expected.get("token_type_ids", [0] * len(one.ids))
-    scorer = LocalScorer(model, own, 512)
-    rewards = scorer([(user(q), assistant(a)) for q, a in PAIRS])
     with torch.no_grad():
         plain = [model(**own(q, a, return_tensors="pt")).logits.item() for q, a in PAIRS]
+    scorer = LocalScorer(model, own, 512)
+    rewards = scorer([(user(q), assistant(a)) for q, a in PAIRS])
     np.testing.assert_allclose(rewards, plain, atol=1e-5)
     assert position_limit(model) == 64
     assert np.isfinite(scorer([(user("why " * 300), assistant("not " * 300))])).all()
