@@ -232,6 +232,7 @@ class Heard(Exception):
     """What a test raises to end a wait that would have no end."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [False, True])
 def test_work_that_no_node_can_do_is_said(
     cluster: Cluster, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: bool

@@ -30,6 +30,7 @@ def test_the_sets_of_a_run_hold_neither_gold_nor_what_is_measured_on(finished: P
     assert sizes == {n: len(run.sets[n]) for n in sizes}
 
 
+@pytest.mark.slow
 def test_export_then_streamed_training(finished: Path, place: Path) -> None:
     done = run_assay("reward", "export", finished, "--out", "prefs", "--labels", "filtered", cwd=place)
     assert done.returncode == 0, done.stderr
@@ -57,6 +58,7 @@ def test_export_then_streamed_training(finished: Path, place: Path) -> None:
     assert "not empty" in full.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_has_a_curve_for_each_set_and_resumes(finished: Path, place: Path) -> None:
     command = (
         "reward",
