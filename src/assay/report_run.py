@@ -15,8 +15,8 @@ from markupsafe import Markup
 from assay.curate.material import Material
 from assay.errors import AssayError
 from assay.figures import points, told
-from assay.recipes.hits import compared
-from assay.recipes.product import CANDIDATES, Hit
+from assay.recipes.hits import Hit, compared
+from assay.recipes.product import CANDIDATES
 from assay.statistics import Difference, Estimate, Spread, over_seeds
 from assay.store import Place
 from assay.tables import Table, read_json

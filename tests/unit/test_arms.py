@@ -23,8 +23,8 @@ from assay.curate.stage1 import Stage1Config, Tools
 from assay.engine import Here
 from assay.recipes.arms import ARMS, EQUAL_EFFORT, GOLD_ONLY, TITLES, WHOLE, Arms, run_arms
 from assay.recipes.flow import FlowConfig, curate
-from assay.recipes.hits import apart, held_out, measured
-from assay.recipes.product import Hit, Product
+from assay.recipes.hits import Hit, apart, held_out, measured
+from assay.recipes.product import Product
 from assay.records import Case, Judge, Judgement, Scorer
 from assay.run import Run
 from assay.store import Place

@@ -27,7 +27,8 @@ from assay.recipes import claims
 from assay.recipes.against_truth import filters
 from assay.recipes.claims import Claims
 from assay.recipes.flow import FlowConfig, curate
-from assay.recipes.product import Hit, Product, measure, measured_on, product_sets
+from assay.recipes.hits import Hit
+from assay.recipes.product import Product, measure, measured_on, product_sets
 from assay.recipes.product import model_name as model_of
 from assay.records import (
     Case,

@@ -14,8 +14,10 @@ from assay.curate.prepare import SplitConfig
 from assay.curate.stage1 import Tools
 from assay.curate.verify import oracle
 from assay.curate.views import LabelSet
+from assay.errors import AssayError
 from assay.recipes.flow import curate
-from assay.recipes.product import CANDIDATES, SETS, Hit, Product, make_product, model_name
+from assay.recipes.hits import Hit
+from assay.recipes.product import CANDIDATES, SETS, Product, first_results, make_product, model_name
 from assay.records import Preference, Scorer
 from assay.run import Run
 
@@ -68,3 +70,36 @@ def test_a_later_candidate_must_be_better(tmp_path: Path, gold: dict[str, float]
                 pair, better = PAIRS[h.pair_id], small.truth(PAIRS[h.pair_id])
                 one, two = score([pair.prompt + pair.response(r).messages for r in (better, pair.other(better))])
                 assert h.right == float(one > two)
+
+
+class Blind(Saves):
+    """Its models cannot read some conversations, as a chat template refuses turns."""
+
+    def __init__(self, folder: Path, unread: set[str]) -> None:
+        super().__init__(folder, {})
+        self.unread = unread
+
+    def __call__(self, name: str, labels: LabelSet, gold: Sequence[Preference]) -> Scorer:
+        score = super().__call__(name, labels, gold)
+        return lambda flat: np.where([c[0].content in self.unread for c in flat], np.nan, score(flat))
+
+
+def test_a_pair_that_a_model_cannot_read_is_no_miss(tmp_path: Path) -> None:
+    """It was one for the arms, and ended the run with a traceback for the product."""
+    material = small.material(tmp_path, split=SplitConfig(eval_share=0.2, stage1_share=0.6, held_share=0.3))
+    asked = sorted(material.evaluation()["pair_id"])
+    for n, unread in enumerate((asked[:1], asked)):
+        with closing(Run(tmp_path / f"seed-{n}", {})) as run:
+            train = Blind(run.folder / "models", {PAIRS[i].prompt[0].content for i in unread})
+            people = oracle({i: small.truth(p) for i, p in PAIRS.items()})
+            curated = curate(run, CONFIG, material, Tools(people=people, judge=Says(), train=train, at_once=5), 0)
+            product = Product(run=run, config=CONFIG, material=material, curated=curated, train=train, seed=0)
+            if unread == asked:
+                with pytest.raises(AssayError, match="can read none of the"):
+                    first_results(product)
+                continue
+            first_results(product)
+            told, kept = run.result("sets/stage1"), {h.pair_id for h in run.table("hits", Hit).read("stage1")}
+            missing = {i for i in asked if PAIRS[i].prompt[0].content in train.unread}
+            assert kept == set(asked) - missing
+            assert (told["accuracy"]["n"], told["unread"]) == (len(kept), len(missing))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.recipes.arms import TITLES
-from assay.recipes.product import Hit
+from assay.recipes.hits import Hit
 from assay.report_arms import FIXED, NOTHING, arms_grid, fixed_grid, unseen_grid
 from assay.report_run import RunSteps
 from assay.statistics import mean

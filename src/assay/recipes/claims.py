@@ -20,9 +20,8 @@ from assay.curate.settle import settle_frame
 from assay.curate.views import LABELS, LabelSet, drawn, of_frame
 from assay.recipes import product as product_of
 from assay.recipes.against_truth import filters, known_places, right
-from assay.recipes.hits import Held, measured
+from assay.recipes.hits import Held, Hit, measured
 from assay.recipes.product import (
-    Hit,
     Product,
     Without,
     held_questions,

@@ -4,6 +4,7 @@ Pairs that are like the rest of the pool and pairs of unseen kinds are measured 
 unseen-NAME).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -12,11 +13,20 @@ import polars as pl
 from assay.curate.material import Material
 from assay.curate.prepare import Use
 from assay.curate.stage1 import win_probabilities
-from assay.recipes.product import Hit
 from assay.records import Preference, Scorer, question_id
 from assay.run import Run
 from assay.statistics import Difference, mean, paired_over_seeds
 from assay.tables import Table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """Whether a model is `right` (1.0 or 0.0) of a pair that measures: of two models, their difference pair by pair."""
+
+    pair_id: str
+    question_id: str
+    right: float
+
 
 Held = Mapping[Use, Sequence[Preference]]
 """The pairs that measure, by what they are for; none of a use that the pool has no pairs for."""
@@ -31,20 +41,24 @@ def held_out(material: Material, limit: int) -> Held:
 
 
 def measured(run: Run, name: str, scorer: Scorer, held: Held) -> dict[str, object]:
-    """The accuracy of a model by use (None of no pairs), with errors by question; its hits are kept in the run under `name`,
-    and scored once."""
+    """The accuracy of a model by use (None of no pairs), with errors by question, and how many pairs it cannot read; its
+    hits are kept in the run under `name`, and scored once."""
     told: dict[str, object] = {}
     for use, (key, before) in KEYS.items():
         pairs = held.get(use, ())
         rows = run.table("hits", Hit).once(f"{before}{name}", lambda pairs=pairs: hits(scorer, pairs)) if pairs else []  # type: ignore[misc]
         told[key] = asdict(mean([r.right for r in rows], [r.question_id for r in rows])) if rows else None
+        told[f"{key}_unread"] = len(pairs) - len(rows)
     return told
 
 
 def hits(scorer: Scorer, pairs: Sequence[Preference]) -> list[Hit]:
-    """Of each pair, whether its better response has the strictly higher reward."""
+    """Of each pair that the model can read, whether its better response has the strictly higher reward."""
     p = win_probabilities(scorer, pairs)
-    return [Hit(pair_id=i.pair_id, question_id=question_id(i.prompt), right=float(p[i.pair_id] > 0.5)) for i in pairs]
+    return [
+        Hit(pair_id=i.pair_id, question_id=question_id(i.prompt), right=float(p[i.pair_id] > 0.5))
+        for i in pairs if math.isfinite(p[i.pair_id])
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

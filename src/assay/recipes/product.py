@@ -9,21 +9,22 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import polars as pl
 
-from assay.bench.reward.pairs import evaluate_pairs
 from assay.curate.material import Material
 from assay.curate.prepare import Slice
 from assay.curate.scores import Together
 from assay.curate.stage1 import Train
 from assay.curate.views import LABELS, LabelSet, label_set, of_frame
+from assay.errors import AssayError
 from assay.memory import compact
+from assay.recipes import hits
 from assay.recipes.against_truth import right
 from assay.recipes.flow import Curated, FlowConfig
-from assay.records import Preference, question_id
+from assay.records import Preference
 from assay.run import Run
 from assay.store import Place
 
@@ -37,15 +38,6 @@ SETS: dict[str, str] = {
 CANDIDATES = ("stage1", "filtered", "flipped")
 """The sets whose models may be the run's product, those whose labels machines changed least first: a later one must be
 better than all before it on held gold to be `models/final`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hit:
-    """Whether a model is `right` (1.0 or 0.0) of a pair that measures: of two models, their difference pair by pair."""
-
-    pair_id: str
-    question_id: str
-    right: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,18 +102,22 @@ def measure(
     held: Sequence[Preference],
     measured: Sequence[Preference],
 ) -> dict[str, object]:
-    """Train `model` on the set `name`, with `held` to choose its checkpoint, and measure it pair by pair (table `hits`)."""
-    result = evaluate_pairs(measured, product.train(model, labels, held))
-    assert result.headline is not None
-    assert result.headline.terms is not None
-    values = result.headline.terms.values
-    product.run.table("hits", Hit).once(name, lambda: [
-        Hit(pair_id=p.pair_id, question_id=question_id(p.prompt), right=value)
-        for p, value in zip(measured, values, strict=True)
-    ])  # fmt: skip
+    """Train `model` on the set `name`, with `held` to choose its checkpoint, and measure it pair by pair (table `hits`).
+
+    Pairs that it cannot read are no misses: they are left out, counted and told. Raises AssayError where it can read none.
+    """
+    found = hits.measured(product.run, name, product.train(model, labels, held), {"evaluation": measured})
+    if found["accuracy"] is None:
+        raise AssayError(f"{model} can read none of the {len(measured):,} pairs that measure; see its left_out.jsonl")
+    if unread := found["accuracy_unread"]:
+        product.run.say(
+            f"{model} cannot read {unread:,} of the {len(measured):,} pairs that measure: they are left out"
+        )
     told = right(product.material, lambda part: pl.concat([labels.of(s) for s in part]))
     on_held = measured is product.curated.stage1.held
-    return {"pairs": len(labels), "labels": told, "accuracy": asdict(result.headline.estimate), "on_held": on_held}
+    return {
+        "pairs": len(labels), "labels": told, "accuracy": found["accuracy"], "unread": unread, "on_held": on_held,
+    }  # fmt: skip
 
 
 def _choose(product: Product, names: Sequence[str]) -> dict[str, object]:
