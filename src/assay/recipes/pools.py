@@ -171,8 +171,8 @@ def _lying(folder: Path, sets: Sequence[str], say: Callable[[str], None]) -> lis
     names = sets or [n for n in HUMAN_SETS if n != STRICT]
     missing = [n for n in names if not all((folder / f).is_file() for f in HUMAN_SETS[n].files)]
     if missing and (sets or len(missing) == len(names)):
-        files = ", ".join(str(folder / f) for n in missing for f in HUMAN_SETS[n].files)
-        raise AssayError(f"{folder}: the sets {', '.join(missing)} are not there ({files}); --sets names others")
+        first = folder / HUMAN_SETS[missing[0]].files[0]
+        raise AssayError(f"{folder}: the sets {', '.join(missing)} are not there ({first}, ...); --sets names others")
     if missing:
         say(f"{folder}: without {', '.join(missing)}, which are not there")
     return sorted(set(names) - set(missing))
