@@ -76,7 +76,7 @@ def test_two_nodes_give_the_model_of_one_process(cluster: Cluster, place: Path, 
     two = fit(place, "two", config, said, cluster)
     assert_same(two, fit(place, "one", config, []))
     assert "two: 2 processes on cpu (DDP)" in said
-    assert any(line.startswith("two: step 6/6  gold") for line in said), "their progress is told here"
+    assert any(line.startswith("two: step 6/6  right on gold: ") for line in said), "their progress is told here"
     assert not (place / "two.job").exists()
     said.clear()
     assert fit(place, "two", config, said, cluster) == two

@@ -1,6 +1,7 @@
 """The command line: one command per stage, made from the functions' signatures and the config dataclasses."""
 
 import errno
+import os
 import sys
 
 import tyro
@@ -62,6 +63,9 @@ def main() -> None:
     except AssayError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # the reader has enough (`assay ... | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # of what is still in the buffer
+        sys.exit(141)
     except OSError as error:
         if error.errno not in _DISK:
             raise
