@@ -61,7 +61,7 @@ def test_the_minimum_is_no_worse_than_leaving_rewards_as_they_are(values: np.nda
 
 
 def test_the_error_of_log_t_is_its_spread_over_samples() -> None:
-    found = [calibration.fit(simulated(400, 2.0, seed)) for seed in range(200)]
+    found = [calibration.fit(simulated(400, 2.0, seed)) for seed in range(100)]
     spread = np.std([np.log(f.temperature) for f in found])
     assert np.mean([f.se for f in found]) == pytest.approx(spread, rel=0.15)
     hit = [abs(np.log(f.temperature / 2.0)) < 1.96 * f.se for f in found if f.se is not None]

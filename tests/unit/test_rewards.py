@@ -200,7 +200,7 @@ def test_separable_gold_never_makes_certainty() -> None:
     assert "no threshold reaches" in few.reason, "ten right answers may be luck"
 
 
-@pytest.mark.parametrize("share", [0.3, 0.5, 0.8, 0.95])
+@pytest.mark.parametrize("share", [0.5, 0.95, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.3, 0.8))])
 @pytest.mark.parametrize("alike", [False, True])
 def test_noise_does_not_open_the_gate_where_a_good_score_does(share: float, alike: bool) -> None:
     """60 questions with 8 answers, some easy, some hard; a noise reward model rates answers, or whole questions."""
