@@ -1,6 +1,7 @@
 """The policy's losses, log-probabilities, advantages and buffer, against values computed by hand."""
 
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -172,6 +173,34 @@ def test_equal_priorities_are_drawn_evenly_and_never_twice() -> None:
         assert len(set(drawn)) == 2
         counts[drawn] += 1
     np.testing.assert_allclose(counts / 4000, 0.25, atol=0.03)
+
+
+@pytest.mark.parametrize(("unit", "n"), [("sample", 3), ("sample", 8), ("group", 8)])
+def test_what_is_drawn_is_on_average_what_the_buffer_holds(unit: Literal["sample", "group"], n: int) -> None:
+    """Two groups of 8, one with one wrong answer and one with two; the wrong ones' advantages are large, so they are drawn
+    more often, and without the correction count twice for it: the sum of what is drawn is then far below zero."""
+    few, two = -(7**0.5), -(3**0.5)
+    held = [sample(i, few if i == 0 else 7**-0.5, group="a") for i in range(8)]
+    held += [sample(8 + i, two if i < 2 else 3**-0.5, group="b") for i in range(8)]
+    sums = {beta: np.zeros(16) for beta in (0.0, 1.0)}
+    for beta, sum_ in sums.items():
+        buffer = Buffer(BufferConfig(max_age=99, beta=beta, unit=unit), seed=1)
+        buffer.add(held)
+        for _ in range(4000):
+            for drawn in buffer.draw(n, 0):
+                sum_[drawn.tokens[0]] += drawn.advantage / 4000
+        assert buffer.samples == held, "the buffer keeps them as they were"
+    evenly = np.array([s.advantage for s in held]) * n / len(held)
+    np.testing.assert_allclose(sums[1.0], evenly, atol=0.1 * np.abs(evenly).max())
+    if unit == "sample":
+        assert abs(sums[1.0].sum()) < 0.05 * np.abs(sums[1.0]).sum()
+        assert sums[0.0].sum() < -0.15 * np.abs(sums[0.0]).sum()
+
+
+def test_nothing_is_corrected_where_all_come_back() -> None:
+    buffer = Buffer(BufferConfig(max_age=99), seed=1)
+    buffer.add([sample(0, 1e-9), sample(1, -2.0), sample(2, 3.0)])
+    assert buffer.draw(3, 0) == buffer.samples
 
 
 def test_capacity_age_and_zero_advantages() -> None:

@@ -244,6 +244,16 @@ def test_the_buffer_fills_what_the_batch_lacks_with_true_ratios(folder: Path, tm
     assert all(m["batch"] == 12 for m in keep)
 
 
+def test_replays_are_further_steps_on_what_the_buffer_holds(folder: Path, tmp_path: Path) -> None:
+    once, twice = (run_grpo(folder, tmp_path / f"{n}", steps=4, buffer=BufferConfig(replays=n)) for n in (0, 2))
+    assert all("replay_loss" not in m for m in once)
+    assert twice[0]["loss"] == once[0]["loss"], "the step on fresh samples comes first"
+    assert twice[0]["replay_ratio"] != 1.0, "the policy has moved since they were drawn"
+    assert twice[-1]["buffer_drawn"] > once[-1]["buffer_drawn"]
+    weights = [load_policy(str(tmp_path / n), PolicyConfig()).state_dict() for n in "02"]
+    assert any(not torch.equal(weights[0][n], weights[1][n]) for n in weights[0])
+
+
 @pytest.mark.parametrize(
     ("mean", "kl", "temperature"),
     [("response", 0.0, 1.0), ("token", 0.0, 1.0), ("response", 0.7, 1.0), ("response", 0.0, 0.5), ("token", 0.7, 0.5)],

@@ -2,12 +2,14 @@
 
 What the paper leaves open follows SSR of VL-Rethinker: P(j) = |A_j|^alpha / sum |A_k|^alpha, and as many are drawn as the
 batch lacks effective samples. Ours beside it: a capacity, an age limit (an old sample's ratio says little), the
-log-probabilities of the policy that sampled travel with each sample, and what is drawn is never drawn twice for a batch.
-TRL had such a buffer until 1.13; it kept only one group's samples and was not in the checkpoint.
+log-probabilities of the policy that sampled travel with each sample, what is drawn is never drawn twice for a batch, the
+priority's bias is taken out (`BufferConfig.beta`), and batches of the buffer's alone follow (`BufferConfig.replays`), which
+is what saves samples (docs/log.md, section 27). TRL had such a buffer until 1.13; it kept only one group's samples and was
+not in the checkpoint.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -30,37 +32,53 @@ class Buffer:
     def draw(self, n: int, step: int) -> list[Sample]:
         """At most n samples, not older than the limit, without replacement; whole groups, where the unit is the group.
 
-        Groups are drawn by the sum of their priorities until n is reached; one that no longer fits is left out.
+        Groups are drawn by the sum of their priorities until n is reached; one that no longer fits is left out. Advantages
+        are corrected for the priorities; in the buffer they stay as they were.
         """
         fresh = [s for s in self.samples if step - s.policy_step <= self.config.max_age]
         self.aged += len(self.samples) - len(fresh)
         self.samples = fresh
         if n <= 0 or not fresh:
             return []
-        found = self._groups(n) if self.config.unit == "group" else [fresh[i] for i in self._pick(fresh, n)]
-        self.drawn += len(found)
+        self.drawn += len(found := self._groups(n) if self.config.unit == "group" else self._single(n))
         return found
 
-    def _pick(self, samples: Sequence[Sample], n: int) -> list[int]:
-        weights = np.array([abs(s.advantage) for s in samples]) ** self.config.alpha
-        return sorted(self._order(weights)[:n].tolist())
+    def _single(self, n: int) -> list[Sample]:
+        priorities = np.array([abs(s.advantage) for s in self.samples]) ** self.config.alpha
+        times, order = self._times(priorities)
+        left = times[order[n:]].min(initial=np.inf)
+        places = np.sort(order[:n])
+        return self._corrected([self.samples[i] for i in places], priorities[places], left)
 
     def _groups(self, n: int) -> list[Sample]:
         members: dict[str, list[Sample]] = {}
         for sample in self.samples:
             members.setdefault(sample.group, []).append(sample)
         groups = list(members.values())
-        weights = np.array([sum(abs(s.advantage) ** self.config.alpha for s in g) for g in groups])
-        found: list[Sample] = []
-        for at in self._order(weights):
+        priorities = np.array([sum(abs(s.advantage) ** self.config.alpha for s in g) for g in groups])
+        times, order = self._times(priorities)
+        found, of, left = list[Sample](), list[float](), np.inf
+        for at in order:
             if len(found) + len(groups[at]) <= n:
                 found += groups[at]
-        return found
+                of += [priorities[at]] * len(groups[at])
+            else:
+                left = min(left, times[at])
+        return self._corrected(found, np.array(of), left)
 
-    def _order(self, weights: Any) -> Any:
-        """Indices in the order of a weighted draw without replacement (Efraimidis and Spirakis 2006): ties are fair."""
-        keys = np.log(self.random.random(len(weights))) / np.maximum(weights, 1e-12)
-        return np.argsort(-keys, kind="stable")
+    def _times(self, priorities: Any) -> tuple[Any, Any]:
+        """When each is drawn, and their order: a weighted draw without replacement (Efraimidis and Spirakis 2006) by clocks
+        that run as fast as the priorities; ties are fair."""
+        times = -np.log(self.random.random(len(priorities))) / np.maximum(priorities, 1e-12)
+        return times, np.argsort(times, kind="stable")
+
+    def _corrected(self, samples: Sequence[Sample], priorities: Any, left: float) -> list[Sample]:
+        """The samples with advantages by (share of the buffer that is drawn / the chance to be among it) ^ beta: 1 is on
+        average what an even draw gives, with less noise. `left`: when the first was drawn that is not among them (inf: all
+        are, and nothing is corrected)."""
+        chances = np.maximum(-np.expm1(-priorities * left), 1e-12)
+        weights = (len(samples) / len(self.samples) / chances) ** self.config.beta
+        return [replace(s, advantage=s.advantage * float(w)) for s, w in zip(samples, weights, strict=True)]
 
     def add(self, samples: Sequence[Sample]) -> None:
         """Keep samples with a signal; beyond the capacity the oldest leave, and with them, where the unit is the group, the

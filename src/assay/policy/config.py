@@ -131,13 +131,20 @@ class BufferConfig:
     """Samples; the oldest leave first. 0: no buffer, zero-signal groups are skipped."""
     alpha: float = 1.0
     """P(j) ~ |advantage_j| ^ alpha."""
+    beta: float = 1.0
+    """What is drawn counts for (1 / its chance to be drawn) ^ beta of what it did (Schaul et al. 2016, section 3.4; chances
+    of a draw without replacement: Cohen and Kaplan 2007). 1: on average as from an even draw, so that the priority says how
+    often a sample comes back, and not also how much it then counts. 0: as SSR, where rare wrong answers outweigh the right
+    ones of their groups."""
+    replays: int = 1
+    """Further optimiser steps after each one on fresh samples, each on a batch from the buffer alone. 0: as paper B."""
     max_age: int = 8
     """Policy steps after which a sample is too far off-policy, and leaves."""
     unit: Literal["sample", "group"] = "sample"
     """What is drawn, and leaves for want of room: single samples, or whole groups (whole-group replay)."""
 
     def __post_init__(self) -> None:
-        check_numbers(self, "buffer.", above=("max_age",), at_least=("capacity", "alpha"))
+        check_numbers(self, "buffer.", above=("max_age",), at_least=("capacity", "alpha", "beta", "replays"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

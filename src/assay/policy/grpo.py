@@ -164,6 +164,7 @@ class Grpo:
         trained = self.train(batch, len(batch) - len(drawn), step)
         if self.config.zero_groups == "buffer":
             self.buffer.add(self.with_recorded(signal))
+            trained |= self.replay(len(rollouts), step)
         counts = self.engine.total(
             len(fresh), len(signal), len(batch), len(drawn), sum(g.signal for g in graded),
             sum(g.rule_signal for g in graded), len(graded), sum(s.advantage != 0.0 for s in batch),
@@ -235,6 +236,14 @@ class Grpo:
             "loss": loss, "grad_norm": norm, "lr": lr, "entropy": entropy / tokens, "clipped": clipped / max(1.0, off),
             "ratio": ratio / off if off else 1.0, "kl": kl / tokens, "skipped": 0.0, "sampler_gap": gap / max(1.0, on),
         }  # fmt: skip
+
+    def replay(self, size: int, step: int) -> dict[str, float]:
+        """Further optimiser steps, each on at most `size` samples of this process from the buffer."""
+        found = [self.train(self.buffer.draw(size, step), 0, step) for _ in range(self.config.buffer.replays)]
+        told = ("loss", "grad_norm", "clipped", "ratio")
+        return {
+            f"replay_{name}": float(np.mean([f[name] for f in found if name in f] or [0.0])) for name in told if found
+        }
 
     def micros(self, batch: list[Sample], fresh: int) -> list[_Micro]:
         """Samples of one prompt share it: a group for each prompt (several where they are above the budget of tokens), and
