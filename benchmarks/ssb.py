@@ -1,38 +1,51 @@
 """The Selective Sample Buffer against plain GRPO, dropping zero-signal groups, and drawing again (DAPO): one small task.
 
-    python benchmarks/ssb.py --out runs/ssb          # 5 seeds x 5 ways; also run by make bench-policy
-    python benchmarks/ssb.py --out runs/ssb --seeds 0 1   # beside it, on another core: the same folder is shared
+    python benchmarks/ssb.py --out runs/ssb              # 5 seeds x all ways; also run by make bench-policy
+    python benchmarks/ssb.py --out runs/ssb --seeds 0 1 --ways keep replays   # some of them; the same folder may be shared
 
-A finished run is kept in the folder, a killed one starts again; the tables come when all of the seeds are there.
+A finished run is kept in the folder, a killed one starts again; the tables hold what is there.
 
 A Qwen3 of 4 layers x 128 learns sums of two numbers below 12 by imitation until it answers six in ten of them, then by GRPO
-with a rule reward, through the real loop. All ways share the start, the prompts' order and the learning rate.
+with a rule reward, through the real loop. All ways share the start, the prompts' order and the learning rate, which is the
+best of those tried for plain GRPO (docs/log.md, section 27).
 
-What is asked is how many samples, and CPU seconds, a way needs to a fixed accuracy: the highest of `TARGETS` that plain GRPO
-reaches from every seed, so that all can be compared. And, whatever the accuracy: how soon is it where plain GRPO ends (its
-mean over the last quarter of its own run)?
+What is asked is how many samples, and CPU seconds, a way needs to where plain GRPO ends: its mean accuracy over the last
+quarter of its own run. A way is there when the mean of `SMOOTH` readings is.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
+import math
 import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from assay.statistics import student95
 from assay.tables import write_text
 
-WAYS = ("keep", "drop", "resample", "buffer", "buffer of groups")
-STEPS, PROMPTS, GROUP, EVERY = 400, 8, 8, 5
-MOST, BEGIN_AT, LR = 12, 0.6, 2e-4
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "keep": ("plain GRPO", {"zero_groups": "keep"}),
+    "twice": ("plain GRPO, each batch used twice", {"zero_groups": "keep"}),
+    "drop": ("dropped", {"zero_groups": "drop"}),
+    "resample": ("drawn again (DAPO)", {"zero_groups": "resample"}),
+    "ssr": ("buffer as SSR has it", {"buffer": {"beta": 0.0, "replays": 0}}),
+    "corrected": ("buffer, priority corrected", {"buffer": {"replays": 0}}),
+    "groups": ("buffer of whole groups", {"buffer": {"unit": "group", "replays": 0}}),
+    "replays": ("buffer, corrected, with a replay (default)", {}),
+    "ssr-replays": ("buffer as SSR has it, with a replay", {"buffer": {"beta": 0.0}}),
+}
+"""The ways: what they are called, and their settings."""
+STEPS, PROMPTS, GROUP, EVERY, SMOOTH = 400, 8, 8, 10, 4
+MOST, BEGIN_AT, LR = 12, 0.6, 1e-4
 SEEDS = tuple(range(5))
 TARGETS = (0.7, 0.75, 0.8, 0.85, 0.9)
 
@@ -133,13 +146,14 @@ def tune(folder: Path, model: Path, way: str, seed: int) -> dict[str, Any]:
     def watch(_: int, policy: Any) -> tuple[dict[str, float], str]:
         return {"train": accuracy(policy, train, 1.0), "test": accuracy(policy, test, 1.0)}, ""
 
+    set_ = WAYS[way][1]
     config = GrpoConfig(
         steps=STEPS, prompts=PROMPTS, group=GROUP, lr=LR, seed=seed, save_every=10**6,
-        zero_groups="buffer" if way.startswith("buffer") else way,  # type: ignore[arg-type]
-        buffer=BufferConfig(unit="group" if way == "buffer of groups" else "sample"),
+        zero_groups=set_.get("zero_groups", "buffer"), buffer=BufferConfig(**set_.get("buffer", {})),
     )  # fmt: skip
     sampler = LocalSampler(policy, SamplerConfig(max_tokens=4), seed=seed, half=False)
-    grpo(folder, config, policy, train, sampler, reward, watch=watch, watch_every=EVERY)
+    with twice() if way == "twice" else nullcontext():
+        grpo(folder, config, policy, train, sampler, reward, watch=watch, watch_every=EVERY)
     metrics = read(folder / "metrics.jsonl")
     spent = np.cumsum([m["sample_cpu_s"] + m["update_cpu_s"] for m in metrics])
     curve = [(m["samples"], s, m["train"], m["test"]) for m, s in zip(metrics, spent, strict=True) if "train" in m]
@@ -151,13 +165,32 @@ def tune(folder: Path, model: Path, way: str, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@contextmanager
+def twice() -> Iterator[None]:
+    """Every batch makes two optimiser steps, the second by ratios to the first: the control of the buffer's replays."""
+    from assay.policy.grpo import Grpo
+
+    once = Grpo.train
+
+    def train(self: Grpo, batch: list[Any], fresh: int, step: int) -> dict[str, float]:
+        told = once(self, batch, fresh, step)
+        once(self, self.with_recorded(batch), 0, step)
+        return told
+
+    Grpo.train = train  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Grpo.train = once  # type: ignore[method-assign]
+
+
 def reached(run: dict[str, Any], target: float, axis: int) -> float:
-    """Samples (0) or CPU seconds (1) until the mean of two readings on the training sums reaches the target; inf: never."""
+    """Samples (0) or CPU seconds (1) until the mean of `SMOOTH` readings on the training sums is there; inf: never."""
     curve = run["curve"]
-    for before, now in itertools.pairwise(curve):
-        if (before[2] + now[2]) / 2 >= target:
-            return float(now[axis])
-    return float("inf")
+    for at in range(SMOOTH, len(curve) + 1):
+        if np.mean([point[2] for point in curve[at - SMOOTH : at]]) >= target:
+            return float(curve[at - 1][axis])
+    return math.inf
 
 
 def end(run: dict[str, Any]) -> float:
@@ -166,96 +199,109 @@ def end(run: dict[str, Any]) -> float:
     return float(np.mean([point[2] for point in late]))
 
 
-def fixed(plain: list[dict[str, Any]]) -> float:
-    """The highest target that plain GRPO reaches from every seed (the lowest of all where there is none)."""
-    told = [t for t in TARGETS if all(np.isfinite(reached(p, t, 0)) for p in plain)]
-    return max(told, default=TARGETS[0])
+def sooner(plain: dict[str, Any], other: dict[str, Any], axis: int) -> float:
+    """How many times fewer samples (0) or CPU seconds (1) than plain GRPO to plain GRPO's own end; 0: never there."""
+    return reached(plain, end(plain), axis) / reached(other, end(plain), axis)
 
 
-def sooner(
-    plain: list[dict[str, Any]], others: list[dict[str, Any]], axis: int, target: float | None = None
-) -> list[float]:
-    """Seed by seed: how many times fewer samples (0) or CPU seconds (1) than plain GRPO to the target (None: to plain GRPO's
-    own last accuracy); 0 where it is never reached."""
-    wanted = [end(p) if target is None else target for p in plain]
-    return [reached(p, w, axis) / reached(o, w, axis) for p, o, w in zip(plain, others, wanted, strict=True)]
-
-
-def experiment(folder: Path, seeds: Sequence[int]) -> dict[str, Any]:
-    """Every way from every seed's start. What `folder` already has is not run again."""
+def experiment(folder: Path, seeds: Sequence[int], ways: Sequence[str] = tuple(WAYS)) -> dict[str, Any]:
+    """Every way from every seed's start. What `folder` already has is not run again, and is in the tables whoever ran it."""
     import torch
 
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
-    runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     for seed in seeds:
         with tempfile.TemporaryDirectory() as place:
             model: Path | None = None
-            for way in WAYS:
-                kept = folder / f"{seed}-{way.replace(' ', '-')}.json"
+            for way in ways:
+                kept = folder / f"{seed}-{way}.json"
                 if not kept.exists():
                     model = model or start(Path(place), seed)
                     write_text(kept, json.dumps(tune(Path(place) / way, model, way, seed)))
                 found = json.loads(kept.read_text())
-                runs[way].append(found)
                 shown = {k: round(v, 3) for k, v in found.items() if k != "curve"}
                 print(seed, way, shown, f"end {end(found):.3f}", file=sys.stderr, flush=True)
-    return report(runs, len(seeds))
+    return report({
+        way: {int(f.name.split("-")[0]): json.loads(f.read_text()) for f in folder.glob(f"*[0-9]-{way}.json")}
+        for way in WAYS
+    })  # fmt: skip
 
 
-def report(runs: dict[str, list[dict[str, Any]]], seeds: int) -> dict[str, Any]:
-    def middle(values: list[float], digits: int = 2) -> str:
-        shown = [f"{v:,.{digits}f}" for v in (statistics.median(values), min(values), max(values))]
+def report(runs: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
+    """The tables of runs by way and seed."""
+    runs = {way: dict(sorted(found.items())) for way, found in runs.items() if found}
+
+    def middle(values: Iterable[float], digits: int = 2) -> str:
+        found = list(values)
+        shown = [f"{v:,.{digits}f}" for v in (statistics.median(found), min(found), max(found))]
         return f"{shown[0]} ({shown[1]} to {shown[2]})".replace("inf", "never")
 
+    plain = runs["keep"]
     lines = [
-        "", f"**The buffer**: sums below {MOST}, {STEPS} steps of {PROMPTS} x {GROUP} answers, {seeds} seeds, medians "
-        f"(range); accuracy of sampled answers to the training sums; `python benchmarks/ssb.py`.", "",
-        "| groups without signal | effective groups, last quarter | effective share of the batch | accuracy at the end | "
-        "on other sums | samples in all | CPU s in all |", "|---|---|---|---|---|---|---|",
+        "", f"**The buffer**: sums below {MOST}, {STEPS} steps of {PROMPTS} x {GROUP} answers, medians over seeds (range); "
+        "accuracy of sampled answers to the training sums; `python benchmarks/ssb.py`.", "",
+        "| groups without signal | seeds | effective groups, last quarter | effective share of the batch | accuracy, last "
+        "quarter | on other sums | samples in all | CPU s in all |", "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
-    for way, found in runs.items():
+    for way, by_seed in runs.items():
+        found = list(by_seed.values())
         cells = [
-            middle([r["effective"] for r in found]), middle([r["batch_effective"] for r in found]),
-            middle([r["last"] for r in found]), middle([r["test"] for r in found]),
-            middle([float(r["samples"]) for r in found], 0), middle([r["cpu"] for r in found], 0),
+            str(len(found)), middle(r["effective"] for r in found), middle(r["batch_effective"] for r in found),
+            middle(map(end, found)), middle(r["test"] for r in found),
+            middle((float(r["samples"]) for r in found), 0), middle((r["cpu"] for r in found), 0),
         ]  # fmt: skip
-        lines.append(f"| {way} | {' | '.join(cells)} |")
-    for axis, unit in ((0, "Samples"), (1, "CPU seconds")):
-        heads = " | ".join(f"{t:.0%}" for t in TARGETS)
-        lines += ["", f"{unit} until so many of the training sums are answered rightly:", "",
-                  f"| groups without signal | {heads} |", "|---" * (1 + len(TARGETS)) + "|"]  # fmt: skip
-        for way, found in runs.items():
-            cells = [middle([reached(r, t, axis) for r in found], 0) for t in TARGETS]
-            lines.append(f"| {way} | {' | '.join(cells)} |")
-    target = fixed(runs["keep"])
-    heads = (f"{target:.0%}: in samples", "in CPU seconds", "plain's end: in samples", "in CPU seconds")
+        lines.append(f"| {WAYS[way][0]} | {' | '.join(cells)} |")
+    heads = " | ".join(f"{t:.0%}" for t in TARGETS)
+    lines += ["", "Samples until so many of the training sums are answered rightly:", "",
+              f"| groups without signal | {heads} |", "|---" * (1 + len(TARGETS)) + "|"]  # fmt: skip
+    for way, by_seed in runs.items():
+        cells = [middle((reached(r, t, 0) for r in by_seed.values()), 0) for t in TARGETS]
+        lines.append(f"| {WAYS[way][0]} | {' | '.join(cells)} |")
     lines += [
-        "", "How many times sooner than plain GRPO, seed by seed (0: never), medians (range): to the highest accuracy above "
-        "that plain GRPO reaches from every seed, and to where plain GRPO ends:", "",
-        f"| groups without signal | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|",
+        "", "How many times sooner than plain GRPO where plain GRPO ends, on the same seeds: the geometric mean, its 95 % "
+        "interval over seeds (Student's t of logarithms), and the range:", "",
+        "| groups without signal | seeds | in samples | in CPU seconds |", "|---|---|---|---|",
     ]  # fmt: skip
-    told = {
-        w: [middle(sooner(runs["keep"], found, axis, t)) for t in (target, None) for axis in (0, 1)]
-        for w, found in runs.items()
+    for way, by_seed in runs.items():
+        ratios = [[sooner(plain[s], r, axis) for s, r in by_seed.items() if s in plain] for axis in (0, 1)]
+        lines.append(f"| {WAYS[way][0]} | {len(ratios[0])} | {' | '.join(map(in_words, ratios))} |")
+    told = [sooner(plain[s], r, 0) for s, r in runs.get("replays", {}).items() if s in plain]
+    shares = {
+        w: statistics.median(r["batch_effective"] for r in runs[w].values()) for w in ("keep", "replays") if w in runs
     }
-    lines += [f"| {way} | {' | '.join(cells)} |" for way, cells in told.items()]
-    ratio, to_end = (statistics.median(sooner(runs["keep"], runs["buffer"], 0, t)) for t in (target, None))
     return {
-        "lines": lines, "ssb_effective_share": round(statistics.median(r["batch_effective"] for r in runs["buffer"]), 3),
-        "baseline_effective_share": round(statistics.median(r["batch_effective"] for r in runs["keep"]), 3),
-        "samples_to_accuracy_ratio": round(ratio, 3), "samples_to_plain_end_ratio": round(to_end, 3),
+        "lines": lines, "ssb_effective_share": round(shares.get("replays", math.nan), 3),
+        "baseline_effective_share": round(shares["keep"], 3),
+        "samples_to_plain_end_ratio": round(ratio(told)[0], 3) if told else None,
     }  # fmt: skip
+
+
+def ratio(values: Sequence[float]) -> tuple[float, float, float]:
+    """The geometric mean of ratios that are all above 0, and its 95 % interval."""
+    logs = np.log(values)
+    half = student95(len(logs) - 1) * float(logs.std(ddof=1)) / math.sqrt(len(logs)) if len(logs) > 1 else math.inf
+    return tuple(float(np.exp(logs.mean() + d)) for d in (0.0, -half, half))  # type: ignore[return-value]
+
+
+def in_words(values: Sequence[float]) -> str:
+    spread = f"{min(values):.2f} to {max(values):.2f}"
+    if never := sum(v == 0 for v in values):
+        return (
+            f"never there in {never} of {len(values)} seeds, {statistics.median(values):.2f} in the median ({spread})"
+        )
+    mean, low, high = ratio(values)
+    return f"**{mean:.2f}** ({low:.2f} to {high:.2f}; {spread})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--out", type=Path, help="where finished runs are kept (default: nowhere)")
     options = parser.parse_args()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     with tempfile.TemporaryDirectory() as place:
-        print("\n".join(experiment(options.out or Path(place), options.seeds)["lines"]))
+        print("\n".join(experiment(options.out or Path(place), options.seeds, options.ways)["lines"]))
 
 
 if __name__ == "__main__":
