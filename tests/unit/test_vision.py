@@ -85,6 +85,8 @@ def test_assembled_models_load_in_transformers_and_pack_exactly(
     grads = {n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None}
     said = torch.tensor([x for rs in answers for r in rs for x in r.logprobs])
     torch.testing.assert_close(found.logp_M, said, atol=1e-5, rtol=1e-5)
+    unsure = torch.tensor([x for p, rs in zip(asked, answers, strict=True) for _ in rs for x in ours.entropies[p.id]])
+    torch.testing.assert_close(found.entropy_M, unsure, atol=1e-4, rtol=1e-4)
     vision.language_model(policy.inner).set_attn_implementation("sdpa")
     policy.zero_grad()
     padded = policy(pad(groups, 0))

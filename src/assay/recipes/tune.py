@@ -185,7 +185,7 @@ class Tuner:
         return self.reading(step, policy, self.task.watched.first(self.config.monitor.prompts))
 
     def reading(self, step: int, policy: Any, exam: Exam) -> Reading:
-        return examine(exam, policy, self.sampler(policy, temperature=0.0), self.store if self.visual else None, step)
+        return examine(exam, self.sampler(policy, temperature=0.0), self.store if self.visual else None, step)
 
     def answers(self, name: str, policy: Any, prompts: Sequence[Prompt], n: int) -> list[list[Rollout]]:
         """n sampled answers of each prompt, kept in a table."""
