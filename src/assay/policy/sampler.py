@@ -21,7 +21,6 @@ from assay.policy.model import Policy
 from assay.records import Prompt, Rollout
 from assay.render import render_prompt
 
-
 GOING = 0.75
 """Rows that are done are dropped once no more than this share goes on (every eight tokens, any that are done): that copies
 the keys of the others, which costs less than a step of a quarter of the rows."""
