@@ -152,6 +152,47 @@ def test_a_picture_that_its_processor_cuts_into_tiles(store: ImageStore) -> None
     assert torch.equal(ours, again)
 
 
+def test_what_a_frozen_tower_saw_is_kept_for_the_next_model_with_the_same_tower_alone(
+    tmp_path: Path, store: ImageStore, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vision, "_SEEN", {})
+    looks: list[str] = []
+    inputs = vision.Pictures.inputs
+    monkeypatch.setattr(vision.Pictures, "inputs", lambda self, ids: looks.extend(ids) or inputs(self, ids))
+    save(*made("fastvlm"), tmp_path / "vlm")
+    save(*made("fastvlm", seed=1), tmp_path / "other adapter")
+    seen, processor = tiny_models.encoder("conv", 64)
+    with torch.no_grad():
+        next(p for p in seen.parameters() if p.dim() == 1).add_(0.5)
+    language = tiny_models.language("llama")
+    save(*assemble(seen, processor, language, tiny_models.tokenizer(), 64), tmp_path / "other tower")
+
+    def features(name: str, *train: Any) -> torch.Tensor:
+        policy = load_policy(str(tmp_path / name), PolicyConfig(train=train or ("llm",)), store)
+        assert policy.pictures is not None
+        return policy.pictures.features(policy.inner, pictures).detach()
+
+    first = features("vlm")
+    assert sorted(looks) == sorted(pictures)
+    assert torch.equal(features("vlm"), first)
+    features("other adapter")
+    assert len(looks) == len(pictures), "nobody looks twice"
+    features("other tower")
+    assert len(looks) == 2 * len(pictures)
+    features("vlm", "vision")
+    assert len(looks) == 3 * len(pictures), "a tower that learns looks each time"
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        torch.testing.assert_close(features("vlm"), first)
+    finally:
+        torch.set_num_threads(before)
+    assert len(looks) == 4 * len(pictures), "other threads round otherwise"
+    monkeypatch.setattr(vision, "KEPT", 1)
+    features("vlm")
+    assert not vision._SEEN
+
+
 def test_a_picture_does_not_depend_on_its_company(store: ImageStore, pictures: list[str]) -> None:
     """Kernels round as the batch has it (seen with EfficientNet: 32 pictures and 8 differ), so each must be seen alone."""
     model, processor = made("fastvlm")

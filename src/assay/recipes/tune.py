@@ -263,10 +263,9 @@ class Tuner:
         groups = self.answers("gold", policy, self.task.gold, self.config.pairs.samples)
         rules = self.rules()
         scores = [rules([(p, r) for r in g]) for p, g in zip(self.task.gold, groups, strict=True)]
-        hits = [(float(s.rule > 0), p.id) for p, g in zip(self.task.gold, scores, strict=True) for s in g]
-        self.run.say(
-            f"aligned, so far: {told(mean(*zip(*hits, strict=True)))} of sampled answers to gold questions are right"
-        )
+        asked = [p.id for p, g in zip(self.task.gold, groups, strict=True) for _ in g]
+        share = told(mean([float(s.rule > 0) for g in scores for s in g], asked))
+        self.run.say(f"aligned, so far: {share} of sampled answers to gold questions are right")
         cut, chosen = 5 * len(groups) // 8, 3 * len(groups) // 4
         taught = [self.preferences(p, g, s) for p, g, s in zip(self.task.gold, groups, scores, strict=True)]
 
