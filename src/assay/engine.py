@@ -36,6 +36,8 @@ TRIES = 4
 AHEAD = 1000
 """At most this many results wait for one that comes before them."""
 FEWER = "fewer workers need less (--engine cores:N, or --engine local)"
+THREADS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""What tells numerical libraries how many threads they may have."""
 SEEN_S = 90.0
 """For so long a file that another machine wrote may be missing here: shared file systems keep what they know of a folder."""
 
@@ -156,6 +158,52 @@ class Replicas(Cores):
         return _Worker(self.workers, number, self.environments[number])
 
 
+class Beside:
+    """One more process of this machine, which does one thing at a time while this one does another.
+
+    Args:
+        threads: How many it may have; 0: there is no other process, and what is begun is done here at once.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._worker: _Worker | None = None
+        self._again: Callable[[], object] | None = None
+
+    def begin(self, work: Callable[[T], object], item: T) -> None:
+        """Start `work`, which like the item must be picklable. What was begun before must have been waited for."""
+        if self._again is not None:
+            raise RuntimeError("the other process is at work: wait for it")
+        if not self.threads:
+            work(item)
+            return
+        if self._worker is None:
+            self._worker = _Worker(1, environment=dict.fromkeys(THREADS, str(self.threads)))
+        self._again = partial(work, item)
+        with suppress(OSError):  # it died while it had nothing to do: `wait` finds out
+            self._worker.begin(work, Task(0, item))
+
+    def wait(self) -> None:
+        """Until what was begun is done. Raises what `work` raised. Where the process was lost, it is done here."""
+        again, self._again = self._again, None
+        if again is None or self._worker is None:
+            return
+        try:
+            result = self._worker.answer()
+        except (EOFError, OSError):
+            self.close()
+            again()
+            return
+        if isinstance(result, Failure):
+            raise result.error
+
+    def close(self) -> None:
+        """End it, whatever it is at."""
+        if self._worker is not None:
+            self._worker.end()
+        self._worker = self._again = None
+
+
 class _Worker:
     """A process that does one task at a time; `task` is the one in hand, `number` that of its device."""
 
@@ -203,8 +251,7 @@ def _end_with_parent() -> None:
 def _surrounded(threads: int, environment: Mapping[str, str]) -> Iterator[None]:
     """What is started within has so many threads, where the user has not said how many (numerical libraries read that when
     they are loaded), and this environment; it leaves Ctrl-C to the process that started it."""
-    few = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    given = {**{n: str(threads) for n in few if n not in os.environ}, **environment}
+    given = {**{n: str(threads) for n in THREADS if n not in os.environ}, **environment}
     was = {name: os.environ.get(name) for name in given}
     os.environ.update(given)
     resource_tracker.ensure_running()  # started by the first worker it would let Ctrl-C through to that one

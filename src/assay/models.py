@@ -8,9 +8,10 @@ import importlib.util
 import io
 import shutil
 import sysconfig
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext, redirect_stderr
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -173,8 +174,9 @@ def load_generator(name: str) -> tuple[Any, Any]:
     has a vision part, else a causal language model with its tokenizer."""
     config = None if name in PACKAGED else load_config(name)
     if getattr(config, "vision_config", None) is None:
-        model = load_model(transformers.AutoModelForCausalLM, name, "generate", dtype=torch.float32)
-        return without_dropout(model), load_tokenizer(name)
+        with _read_once(name):
+            model = load_model(transformers.AutoModelForCausalLM, name, "generate", dtype=torch.float32)
+            return without_dropout(model), load_tokenizer(name)
     model = load_model(transformers.AutoModelForImageTextToText, name, "generate", dtype=torch.float32)
     return without_dropout(model), load_processor(name)
 
@@ -400,6 +402,24 @@ def load_model(
     return model
 
 
+@contextmanager
+def _read_once(name: str) -> Iterator[None]:
+    """transformers parses a GGUF file anew for the config, the weights and the tokenizer, and makes the table of weights'
+    names for each weight, all in Python: half a minute for 135M weights. Within this each is made once."""
+    if name not in PACKAGED or not PACKAGED[name].file or importlib.util.find_spec("gguf") is None:
+        yield
+        return
+    import gguf
+
+    before = gguf.GGUFReader, gguf.get_tensor_name_map
+    if not hasattr(before[0], "cache_info"):
+        gguf.GGUFReader, gguf.get_tensor_name_map = (lru_cache(maxsize=1)(f) for f in before)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = before
+
+
 def load_pretrained(loader: Any, name: str, trust: bool = False, **options: Any) -> Any:
     """`loader.from_pretrained` of a packaged model, a folder or a hub id. `trust` runs code that comes with it.
 
@@ -410,7 +430,7 @@ def load_pretrained(loader: Any, name: str, trust: bool = False, **options: Any)
         packaged["quantization_config"] = transformers.GgufConfig(dequantize=True)
     hush = redirect_stderr(io.StringIO()) if packaged else nullcontext()  # GGUF's own progress bar
     try:
-        with hush:
+        with hush, _read_once(name):
             return loader.from_pretrained(place, trust_remote_code=trust, **packaged, **options)
     except (OSError, ValueError, ImportError, RuntimeError, KeyError, IndexError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from rich.console import Console
 
@@ -47,6 +47,7 @@ class Run:
                 f"{folder}: a run needs a folder of a file system, not of an object store (its pool may lie in one)"
             )
         self.folder, self.console = folder, console or Console(stderr=True, highlight=False)
+        self._lock: IO[str] | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = (folder / "lock").open("w")
@@ -64,6 +65,20 @@ class Run:
             raise
         self._session = self._begin()
 
+    @classmethod
+    def joined(cls, folder: Path, session: int, started: float) -> "Run":
+        """The run that another process of this machine has open (its `place`), for one that works for it, and ends when it
+        does."""
+        run = cls.__new__(cls)
+        run.folder, run.console = folder, Console(stderr=True, highlight=False)
+        run._lock, run._started, run._session = None, started, session
+        return run
+
+    @property
+    def place(self) -> tuple[Path, int, float]:
+        """What `joined` needs."""
+        return self.folder, self._session, self._started
+
     def _begin(self) -> int:
         """Note what this session runs on; returns its number."""
         path = self.folder / "environments.jsonl"
@@ -75,12 +90,12 @@ class Run:
         return len(before)
 
     def _forget(self) -> None:
-        """Drop the last line of metrics.jsonl where a kill cut it short, or came before its step: it is written anew."""
+        """Drop the last lines of metrics.jsonl (one for each process that was at work) where a kill cut one short, or came
+        before its step: it is written anew."""
         path = self.folder / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         whole = lines if not lines or lines[-1].endswith("\n") else lines[:-1]
-        if whole and not self._made(whole[-1]):
-            whole = whole[:-1]
+        whole = [*whole[:-2], *(line for line in whole[-2:] if self._made(line))]
         if len(whole) < len(lines):
             write_text(path, "".join(whole))
 
@@ -108,7 +123,8 @@ class Run:
 
     def close(self) -> None:
         """Let another process open the folder."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def table(self, name: str, record: type[T]) -> Table[T]:
         return Table(self.folder / "tables" / name, record)
@@ -119,16 +135,21 @@ class Run:
         The result gets a `wall_s` field and is appended to metrics.jsonl the first time, with this process's peak memory.
         """
         path = self.folder / "steps" / f"{name}.json"
-        if path.exists():
+        if self.has(name):
             return read_json(path)
         start = time.monotonic()
         self.say(f"[bold]{name}[/bold] ...")
         result = {**work(), "wall_s": round(time.monotonic() - start, 2)}
         with (self.folder / "metrics.jsonl").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             about = {"step": name, "session": self._session, "peak_mb": peak_mb()}
             file.write(json.dumps({**about, **jsonable(result)}) + "\n")
         write_text(path, json.dumps(jsonable(result), indent=2))
         return read_json(path)
+
+    def has(self, name: str) -> bool:
+        """Is this step finished?"""
+        return (self.folder / "steps" / f"{name}.json").exists()
 
     def result(self, name: str) -> dict[str, Any]:
         """The stored result of a finished step. Raises AssayError when there is none."""

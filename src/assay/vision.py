@@ -5,6 +5,7 @@ has `get_image_features`. A frozen tower sees every picture once: its output is 
 adapter runs again.
 """
 
+import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,10 @@ from assay.errors import AssayError
 from assay.images import ImageStore
 
 KEPT = 2 << 30
-"""Bytes of tower outputs that are kept."""
+"""Bytes of tower outputs that are kept in a process."""
+_SEEN: dict[str, dict[str, dict[str, Tensor]]] = {}
+"""What towers made of pictures: by `Pictures._who`, then by the picture's id. Policies and reward models of one run look
+through the same frozen tower, each loaded anew."""
 _ONE_TOWER = threading.Lock()
 """While a tower's forward stands replaced, no other thread runs any."""
 
@@ -58,8 +62,8 @@ class Pictures:
         self.options = {
             n: x for n, x in (getattr(processor, "images_kwargs", None) or {}).items() if n != "return_tensors"
         }
-        self.kept: dict[str, dict[str, Tensor]] = {}
-        self.bytes = 0
+        self.reads = repr([self.processor.to_dict(), self.options])
+        self.known: dict[tuple[Any, ...], str] = {}
 
     def inputs(self, ids: Sequence[str]) -> dict[str, Tensor]:
         """What the processor makes of these pictures, along the first axis."""
@@ -74,15 +78,31 @@ class Pictures:
         if not frozen or not _simple(model):
             return _flat(model.model.get_image_features(**_on(self.inputs(ids), where)))
         with _ONE_TOWER:
-            self._see(model, tower, [i for i in dict.fromkeys(ids) if i not in self.kept], where)
-            rows = {name: torch.cat([self.kept[i][name] for i in ids]).to(where) for name in self.kept[ids[0]]}
+            kept = _SEEN.setdefault(self._who(model, tower, where), {})
+            self._see(model, tower, [i for i in dict.fromkeys(ids) if i not in kept], where, kept)
+            rows = {name: torch.cat([kept[i][name] for i in ids]).to(where) for name in kept[ids[0]]}
             with _remembering(tower, rows):
                 found = _flat(model.model.get_image_features(pixel_values=rows[next(iter(rows))]))
-            if self.bytes > KEPT:
-                self.kept, self.bytes = {}, 0
+            if sum(x.nbytes for seen in _SEEN.values() for one in seen.values() for x in one.values()) > KEPT:
+                _SEEN.clear()
         return found
 
-    def _see(self, model: Any, tower: Any, ids: list[str], where: torch.device) -> None:
+    def _who(self, model: Any, tower: Any, where: torch.device) -> str:
+        """Who sees: evenly spaced values of all of a tower's weights and statistics, what is read of it, what it is given,
+        and where; the number of threads too, for kernels round as that has it, and a resumed run must see what the first
+        one saw."""
+        about = id(tower), str(where), torch.get_num_threads(), str(_read_layers(model))
+        if about not in self.known:
+            found = hashlib.blake2b(repr([tower.config, *about[1:], self.reads]).encode(), digest_size=16)
+            for name, x in tower.state_dict().items():
+                flat = x.detach().flatten()
+                found.update(name.encode() + flat[:: max(1, len(flat) // 1_024)].double().cpu().numpy().tobytes())
+            self.known[about] = found.hexdigest()
+        return self.known[about]
+
+    def _see(
+        self, model: Any, tower: Any, ids: list[str], where: torch.device, kept: dict[str, dict[str, Tensor]]
+    ) -> None:
         """One picture at a time: kernels round as the size of the batch has it, and what a picture looks like must not hang
         on what it was first seen with (a resumed run meets its pictures in other company)."""
         layers = _read_layers(model)
@@ -92,8 +112,7 @@ class Pictures:
                 pixels = self.inputs([name])["pixel_values"].to(where, next(tower.parameters()).dtype)
                 seen = tower(pixels, return_dict=True, output_hidden_states=bool(layers))
                 outputs = {str(n): seen.hidden_states[n] for n in layers} or {"last": seen.last_hidden_state}
-                self.kept[name] = {n: x.cpu() for n, x in outputs.items()}
-                self.bytes += sum(x.nbytes for x in self.kept[name].values())
+                kept[name] = {n: x.cpu() for n, x in outputs.items()}
             tower.train(was)
 
 

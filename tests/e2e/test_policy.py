@@ -1,11 +1,13 @@
 """Part B end to end on models of a few thousand weights: the whole path in process, and the commands as a user runs them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from commands import run_assay
 from rich.console import Console
 
@@ -92,6 +94,29 @@ def test_the_whole_path_runs_resumes_and_reports(tmp_path: Path) -> None:
     tuned.summary(out, Console(width=200))
     with pytest.raises(AssayError, match="another config"):
         tune(out, config(seed=1), task)
+
+
+def test_with_two_threads_stages_run_side_by_side_and_are_found_by_a_run_with_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settled, before = config(), torch.get_num_threads()
+    settled = replace(settled, align=replace(settled.align, epochs=24))
+    torch.set_num_threads(2)
+    try:
+        out = tune(tmp_path / "run", settled, task)
+        steps = {str(p.relative_to(out / "steps")): p.read_bytes() for p in (out / "steps").rglob("*.json")}
+        assert {"reward-model.json", "evaluate/aligned.json", "evaluate/grpo.json"} <= steps.keys()
+        assert "of sampled answers to gold questions are right" in capfd.readouterr().err, "told by the other process"
+        done = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        assert sorted(f"{d['step']}.json" for d in done) == sorted(steps)
+        assert {d["session"] for d in done} == {0}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    (out / "steps/evaluate/aligned.json").unlink()
+    tune(out, settled, task)
+    again = json.loads((out / "steps/evaluate/aligned.json").read_text())
+    assert again["reading"] == json.loads(steps["evaluate/aligned.json"])["reading"], "in this process"
 
 
 def test_an_ablation_has_a_row_and_a_curve_for_every_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from commands import run_assay
 from rich.console import Console
 
 import tiny_models
+from assay.engine import Beside
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
@@ -54,6 +55,7 @@ def test_a_policy_without_any_pairs_does_not_end_its_run(
         ]
 
     monkeypatch.setattr(Tuner, "answers", answers)
+    monkeypatch.setattr("assay.recipes.tune.Beside", lambda threads: Beside(0))  # another process would ask the policy
     out = tune(tmp_path / "run", CONFIG, task)
     assert list(tuned.policies(out)) == ["aligned", "grpo"]
     assert tuned.skipped(out) == {

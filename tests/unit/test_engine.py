@@ -1,9 +1,13 @@
 """The training engine on decoders: the paper's eight shapes, adapters, losses, early stop, resume; compiled or not."""
 
 import json
+import sys
+from contextlib import suppress
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -236,3 +240,28 @@ def test_smollm2_is_a_real_decoder_that_packs() -> None:
     assert len(model.model.layers) == 2
     assert models.use_packing(model) == ""
     assert tokenizer.decode(tokenizer("The capital of France")["input_ids"]) == "The capital of France"
+
+
+def test_a_packaged_models_file_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def reader(path: str) -> object:
+        made.append(path)
+        return object()
+
+    gguf = ModuleType("gguf")
+    gguf.__spec__ = ModuleSpec("gguf", None)
+    gguf.__dict__.update(GGUFReader=reader, get_tensor_name_map=lambda arch, blocks: object())
+    monkeypatch.setitem(sys.modules, "gguf", gguf)
+    with suppress(AssayError), models._read_once("smollm2"):
+        first = gguf.GGUFReader("a.gguf")
+        with models._read_once("smollm2"):
+            assert gguf.GGUFReader("a.gguf") is first
+        assert gguf.get_tensor_name_map("llama", 30) is gguf.get_tensor_name_map("llama", 30)
+        assert gguf.get_tensor_name_map("llama", 30) is not gguf.get_tensor_name_map("llama", 12)
+        assert gguf.GGUFReader("b.gguf") is not first
+        raise AssayError("stops")
+    assert made == ["a.gguf", "b.gguf"]
+    assert gguf.GGUFReader is reader, "others read as they did"
+    with models._read_once("minilm"):
+        assert gguf.GGUFReader is reader

@@ -85,6 +85,8 @@ def test_assembled_models_load_in_transformers_and_pack_exactly(
     grads = {n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None}
     said = torch.tensor([x for rs in answers for r in rs for x in r.logprobs])
     torch.testing.assert_close(found.logp_M, said, atol=1e-5, rtol=1e-5)
+    unsure = torch.tensor([x for p, rs in zip(asked, answers, strict=True) for _ in rs for x in ours.entropies[p.id]])
+    torch.testing.assert_close(found.entropy_M, unsure, atol=1e-4, rtol=1e-4)
     vision.language_model(policy.inner).set_attn_implementation("sdpa")
     policy.zero_grad()
     padded = policy(pad(groups, 0))
@@ -148,6 +150,47 @@ def test_a_picture_that_its_processor_cuts_into_tiles(store: ImageStore) -> None
         seen = model.model.get_image_features(pixel_values=pixels).pooler_output.flatten(0, 1)
     torch.testing.assert_close(ours[ids == model.config.image_token_id], seen, atol=1e-5, rtol=1e-5)
     assert torch.equal(ours, again)
+
+
+def test_what_a_frozen_tower_saw_is_kept_for_the_next_model_with_the_same_tower_alone(
+    tmp_path: Path, store: ImageStore, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vision, "_SEEN", {})
+    looks: list[str] = []
+    inputs = vision.Pictures.inputs
+    monkeypatch.setattr(vision.Pictures, "inputs", lambda self, ids: looks.extend(ids) or inputs(self, ids))
+    save(*made("fastvlm"), tmp_path / "vlm")
+    save(*made("fastvlm", seed=1), tmp_path / "other adapter")
+    seen, processor = tiny_models.encoder("conv", 64)
+    with torch.no_grad():
+        next(p for p in seen.parameters() if p.dim() == 1).add_(0.5)
+    language = tiny_models.language("llama")
+    save(*assemble(seen, processor, language, tiny_models.tokenizer(), 64), tmp_path / "other tower")
+
+    def features(name: str, *train: Any) -> torch.Tensor:
+        policy = load_policy(str(tmp_path / name), PolicyConfig(train=train or ("llm",)), store)
+        assert policy.pictures is not None
+        return policy.pictures.features(policy.inner, pictures).detach()
+
+    first = features("vlm")
+    assert sorted(looks) == sorted(pictures)
+    assert torch.equal(features("vlm"), first)
+    features("other adapter")
+    assert len(looks) == len(pictures), "nobody looks twice"
+    features("other tower")
+    assert len(looks) == 2 * len(pictures)
+    features("vlm", "vision")
+    assert len(looks) == 3 * len(pictures), "a tower that learns looks each time"
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        torch.testing.assert_close(features("vlm"), first)
+    finally:
+        torch.set_num_threads(before)
+    assert len(looks) == 4 * len(pictures), "other threads round otherwise"
+    monkeypatch.setattr(vision, "KEPT", 1)
+    features("vlm")
+    assert not vision._SEEN
 
 
 def test_a_picture_does_not_depend_on_its_company(store: ImageStore, pictures: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Cores: workers die and are replaced, errors come home as themselves, and nothing is left running."""
 
 import functools
+import multiprocessing
 import os
 import pickle
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from assay.engine import TRIES, Cores, Here, Replicas, engine_of, make
+from assay.engine import TRIES, Beside, Cores, Here, Replicas, engine_of, make
 from assay.errors import AssayError, CannotRead
 from assay.outage import Loss, Unreached
 from assay.store import Place
@@ -282,3 +283,40 @@ def runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def note(item: tuple[Path, str]) -> None:
+    """Who does it, with how many threads; "die" dies but here, "fail" raises."""
+    folder, what = item
+    if what == "fail":
+        raise CannotRead("no such thing")
+    if what == "die" and multiprocessing.parent_process() is not None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    (folder / what).write_text(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']}")
+
+
+def test_one_process_beside_this_one_works_fails_and_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    other = Beside(3)
+    other.wait()
+    other.begin(note, (tmp_path, "one"))
+    with pytest.raises(RuntimeError, match="wait for it"):
+        other.begin(note, (tmp_path, "meanwhile"))
+    other.wait()
+    who, threads = (tmp_path / "one").read_text().split()
+    assert (who != str(os.getpid()), threads) == (True, "3"), "its own threads, whatever this process has"
+    other.begin(note, (tmp_path, "fail"))
+    with pytest.raises(CannotRead, match="no such thing"):
+        other.wait()
+    other.begin(note, (tmp_path, "die"))
+    other.wait()
+    assert (tmp_path / "die").read_text() == f"{os.getpid()} 8", "what a lost process was at is done here"
+    other.begin(note, (tmp_path, "again"))
+    other.wait()
+    assert (tmp_path / "again").read_text().split()[0] not in (str(os.getpid()), who)
+    other.close()
+    assert not multiprocessing.active_children()
+    none = Beside(0)
+    none.begin(note, (tmp_path, "here"))
+    assert (tmp_path / "here").read_text().split()[0] == str(os.getpid()), "at once, with no other process"
+    none.wait()

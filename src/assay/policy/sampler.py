@@ -21,6 +21,10 @@ from assay.policy.model import Policy
 from assay.records import Prompt, Rollout
 from assay.render import render_prompt
 
+GOING = 0.75
+"""Rows that are done are dropped once no more than this share goes on (every eight tokens, any that are done): that copies
+the keys of the others, which costs less than a step of a quarter of the rows."""
+
 
 class Sampler(Protocol):
     """What GRPO needs of a sampler; `tests/contract/test_samplers.py` holds every one of ours to it."""
@@ -47,6 +51,9 @@ class LocalSampler:
         store: Where the pictures of prompts are.
         half: Decode on a copy in bfloat16, which needs half the memory traffic; False decodes with the policy's own weights.
         answer_start: Text that every answer is made to begin with ("<think>"), part of the prompt.
+
+    Of greedy answers `entropies` keeps, by prompt id and since the last `load`, the entropy in nats of the distribution that
+    each token was taken from.
     """
 
     def __init__(
@@ -55,6 +62,7 @@ class LocalSampler:
     ) -> None:  # fmt: skip
         self.policy, self.config, self.store, self.seed = policy, config, store, seed
         self.answer_start, self.step = answer_start, 0
+        self.entropies: dict[str, tuple[float, ...]] = {}
         self.decoder = decoder(policy, half)
         self.load(0)
         self.forbidden = [policy.image_token] if policy.image_token is not None else []
@@ -62,7 +70,7 @@ class LocalSampler:
 
     def load(self, step: int) -> None:
         """Take over the policy's weights of this step."""
-        self.step = step
+        self.step, self.entropies = step, {}
         self.decoder.load()
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
@@ -97,11 +105,11 @@ class LocalSampler:
         drawn = _Drawn(len(prompts) * n, self.config.max_tokens, self.policy.end_ids)
         hidden_BD, places_B = hidden_GD.repeat_interleave(n, 0), lengths_G.repeat_interleave(n)
         while True:
-            tokens_B, logp_B = self._draw(hidden_BD, generator)
-            going = drawn.add(tokens_B, logp_B)
+            tokens_B, logp_B, entropy_B = self._draw(hidden_BD, generator)
+            going = drawn.add(tokens_B, logp_B, entropy_B)
             if not len(going):
                 break
-            if drawn.length % 8 == 0 and len(going) < len(tokens_B):
+            if len(going) <= GOING * len(tokens_B) or (drawn.length % 8 == 0 and len(going) < len(tokens_B)):
                 cache.keep(going)
                 drawn.keep(going)
                 tokens_B, places_B = tokens_B[going], places_B[going]
@@ -135,9 +143,9 @@ class LocalSampler:
         back = sorted(range(len(order)), key=lambda i: order[i])
         return self.decoder.cache(joined, [spans[i] for i in back], n), torch.cat(hidden)[back]
 
-    def _draw(self, hidden_BD: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _draw(self, hidden_BD: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
         """One token for each row, and its log-probability under softmax(logits / temperature), which is what training
-        compares; the picture token and what top_p leaves out are not drawn."""
+        compares; the picture token and what top_p leaves out are not drawn. Of greedy ones also the entropy."""
         logits = self.decoder.logits(hidden_BD).float()
         if self.config.temperature not in (0, 1.0):
             logits /= self.config.temperature
@@ -145,19 +153,23 @@ class LocalSampler:
         weights = (logits - most_B1).exp_()
         norm_B1 = most_B1 + weights.sum(-1, keepdim=True).log_()
         if self.config.temperature == 0:
+            norm_B = norm_B1.squeeze(1)
+            entropy_B = norm_B - torch.linalg.vecdot(weights, logits) * (most_B1.squeeze(1) - norm_B).exp()
             logits[:, self.forbidden] = -torch.inf
             best, tokens_B = logits.max(-1)
-            return tokens_B, best - norm_B1.squeeze(1)
+            return tokens_B, best - norm_B, entropy_B
         weights[:, self.forbidden] = 0.0
         if self.config.top_p < 1.0:
             weights = _nucleus(weights, self.config.top_p)
         sums = weights.cumsum(-1)
         points = torch.rand(len(sums), 1, generator=generator).to(sums) * sums[:, -1:]
         tokens = torch.searchsorted(sums, points, right=True).clamp_(max=sums.shape[-1] - 1)
-        return tokens.squeeze(1), (logits.gather(1, tokens) - norm_B1).squeeze(1)
+        return tokens.squeeze(1), (logits.gather(1, tokens) - norm_B1).squeeze(1), None
 
     def _rollouts(self, prompts: Sequence[Prompt], n: int, drawn: "_Drawn") -> list[list[Rollout]]:
         tokenizer = self.policy.tokenizer
+        if self.config.temperature == 0:
+            self.entropies |= {p.id: tuple(drawn.entropies[at * n]) for at, p in enumerate(prompts)}
         texts = tokenizer.batch_decode(drawn.tokens, skip_special_tokens=True)
         made = [
             Rollout(
@@ -175,16 +187,19 @@ class _Drawn:
     def __init__(self, rows: int, most: int, ends: Sequence[int]) -> None:
         self.tokens: list[list[int]] = [[] for _ in range(rows)]
         self.logprobs: list[list[float]] = [[] for _ in range(rows)]
+        self.entropies: list[list[float]] = [[] for _ in range(rows)]
         self.ended = [False] * rows
         self.rows, self.most, self.ends, self.length = list(range(rows)), most, set(ends), 0
 
-    def add(self, tokens_B: Tensor, logp_B: Tensor) -> Tensor:
+    def add(self, tokens_B: Tensor, logp_B: Tensor, entropy_B: Tensor | None = None) -> Tensor:
         """Take in a token for each row; returns the indices of the rows that go on."""
         self.length += 1
-        for row, token, logp in zip(self.rows, tokens_B.tolist(), logp_B.tolist(), strict=True):
+        entropies = [0.0] * len(tokens_B) if entropy_B is None else entropy_B.tolist()
+        for row, token, logp, entropy in zip(self.rows, tokens_B.tolist(), logp_B.tolist(), entropies, strict=True):
             if not self.ended[row]:
                 self.tokens[row].append(token)
                 self.logprobs[row].append(logp)
+                self.entropies[row].append(entropy)
                 self.ended[row] = token in self.ends
         if self.length >= self.most:
             return torch.empty(0, dtype=torch.long)

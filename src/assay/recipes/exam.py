@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from assay.policy import hallucination
 from assay.policy.hallucination import Reading, Watch
 from assay.policy.rewards import HybridReward
 from assay.records import Prompt, Rollout
+
+if TYPE_CHECKING:
+    from assay.policy.sampler import LocalSampler
 
 COMMON = 10
 """Questions of one wording from which chance agreement is told within it; rarer wordings are taken together."""
@@ -73,14 +76,14 @@ def _final(prompt: Prompt, text: str) -> str | None:
     return None if answer is None else normalised(answer, prompt.kind)
 
 
-def examine(exam: Exam, policy: Any, sampler: Any, store: ImageStore | None, step: int = 0) -> Reading:
+def examine(exam: Exam, sampler: Any, store: ImageStore | None, step: int = 0) -> Reading:
     """Greedy answers to the exam's questions, with their own, a blank and a swapped picture. `sampler` must be greedy."""
     sampler.load(step)
     pictures = next((p.images for p in exam.prompts if p.images), ())
     grey = store.add(blank(*store.open(pictures[0]).size)) if store is not None and pictures else ""
     return hallucination.read(
         exam.prompts, sampler, step, _final, right, blank=grey, swapped=exam.swapped,
-        groups=exam.wordings or None, entropies=_entropies(policy, sampler) if policy.packed else None,
+        groups=exam.wordings or None, entropies=_entropies(sampler) if hasattr(sampler, "entropies") else None,
     )  # fmt: skip
 
 
@@ -113,31 +116,13 @@ def asked(exam: Exam) -> str:
     return ", ".join(f"{n:,} with {name}" for name, n in counts.items())
 
 
-def _entropies(policy: Any, sampler: Any) -> hallucination.Entropies:
-    """Token entropies of answers, by one packed pass over each prompt and its answer."""
+def _entropies(sampler: "LocalSampler") -> hallucination.Entropies:
+    """Token entropies of greedy answers, which the sampler knows: no other pass over them is needed."""
 
     def entropies(answers: Sequence[tuple[Prompt, Rollout]]) -> list[tuple[Sequence[str], Sequence[float]]]:
-        import torch
-
-        from assay.pack import Group
-
-        told = [(p, r) for p, r in answers if r.tokens]
-        groups = [
-            Group(
-                prefix=np.array(sampler.prompt_ids(p), dtype=np.int32), images=p.images,
-                answers=(np.array(r.tokens, dtype=np.int32),),
-            )
-            for p, r in told
+        names = sampler.policy.tokenizer.convert_ids_to_tokens
+        return [
+            ([sampler.answer_start, *names(list(r.tokens))], [0.0, *sampler.entropies[p.id]]) for p, r in answers
         ]  # fmt: skip
-        found: list[tuple[Sequence[str], Sequence[float]]] = [([], [])] * len(told)
-        where = policy.model.device
-        for part in policy.bins(groups):
-            batch = policy.batch([groups[i] for i in part]).to(where)
-            with torch.no_grad(), torch.autocast(where.type, torch.bfloat16, enabled=policy.bf16):
-                rows = torch.split(policy(batch).entropy_M, [len(told[i][1].tokens) for i in part])
-            for i, row in zip(part, rows, strict=True):
-                tokens = policy.tokenizer.convert_ids_to_tokens(list(told[i][1].tokens))
-                found[i] = [sampler.answer_start, *tokens], [0.0, *row.tolist()]
-        return found
 
     return entropies

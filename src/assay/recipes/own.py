@@ -135,7 +135,7 @@ def run_grpo(
 
     def reading(step: int, tuned: Any) -> Any:
         greedy = local_sampler(tuned, replace(sampling, temperature=0.0), store, config.seed, answer_start)
-        return examine(exam, tuned, greedy, store, step)
+        return examine(exam, greedy, store, step)
 
     watcher = Watch(monitor, digest([p.id for p in exam.prompts]) if watched else "")
     done = grpo(

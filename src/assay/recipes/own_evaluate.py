@@ -48,7 +48,7 @@ def run_evaluate(
         prompts = questions(path, store, left, answer_field)
         policy, sampler = opened(model, settings, sampling, store, 0, answer_start)
         prompts = fitting(prompts, policy, sampler, sampling.max_tokens, left)
-        reading = examine(exam_of(prompts), policy, sampler, store)
+        reading = examine(exam_of(prompts), sampler, store)
     console.print(_table(reading))
     missing = {name: why for name, (_, why) in SHOWN.items() if getattr(reading, name) is None}
     for name, why in missing.items():

@@ -10,13 +10,15 @@ Every stage is a step of the run folder: the same command goes on where it was k
 is skipped, with its reason; the policy that it would have begun from stands for its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from assay.engine import Beside
 from assay.errors import AssayError
 from assay.figures import told
 from assay.images import ImageStore
@@ -29,6 +31,7 @@ from assay.recipes.reward_model import calibrate as calibrated
 from assay.records import AnswerPair, Preference, Prompt, Response, Rollout, Score
 from assay.reward.config import TrainConfig
 from assay.run import Run
+from assay.statistics import Estimate, mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,20 +101,67 @@ class Task:
 
 
 def tune(out: Path, config: TuneConfig, task: Callable[[ImageStore], Task]) -> Path:
-    """The whole path, or what is left of it. Returns the run folder."""
+    """The whole path, or what is left of it. Returns the run folder.
+
+    Stages that need nothing of each other run side by side (`_side_by_side`): the reward model beside MPO, the examinations
+    of the policies so far beside GRPO.
+    """
     run = Run(out, config)
     try:
         tuner = Tuner(run, config, task(ImageStore(out / "images")))
         tuner.base()
         tuner.align()
-        tuner.reward_model()
-        last = "aligned"
-        for number in range(1, config.rounds + 1):
-            last = tuner.mpo(f"mpo-{number}", last, number)
-        tuner.grpo("grpo", last)
+        with _side_by_side() as other:
+            if not tuner.has_reward:
+                other.begin(_stages, tuner.job("reward_model"))
+            if tuner.scored_pairs:
+                other.wait()
+            last, unread = "aligned", ["aligned"]
+            for number in range(1, config.rounds + 1):
+                made = tuner.mpo(f"mpo-{number}", last, number)
+                unread += [made] * (made != last)
+                last = made
+            other.wait()
+            if unread := [n for n in unread if not run.has(f"evaluate/{n}")]:
+                other.begin(_stages, tuner.job("evaluate", *unread))
+            made = tuner.grpo("grpo", last)
+            other.wait()
+        if made != last:
+            tuner.evaluate(made)
     finally:
         run.close()
     return out
+
+
+@contextmanager
+def _side_by_side() -> Iterator[Beside]:
+    """Another process, with half of this one's threads for as long as this lasts; none where this one has but one thread, or
+    an accelerator."""
+    import torch
+
+    threads = torch.get_num_threads()
+    other = Beside(0 if torch.accelerator.is_available() else threads // 2)
+    torch.set_num_threads(threads - other.threads)
+    try:
+        yield other
+    finally:
+        other.close()
+        torch.set_num_threads(threads)
+
+
+Job = tuple[tuple[Path, int, float], TuneConfig, Task, str, tuple[tuple[str, ...], ...]]
+"""What a process needs to do stages of a run that another one has open."""
+
+
+def _stages(job: Job) -> None:
+    place, config, task, stage, calls = job
+    tuner = Tuner(Run.joined(*place), config, task)
+    for names in calls:
+        getattr(tuner, stage)(*names)
+
+
+def _made(folder: Path) -> str:
+    raise AssertionError(f"{folder}: the base is made before any other process begins")
 
 
 class Tuner:
@@ -122,6 +172,11 @@ class Tuner:
         self.store = ImageStore(run.folder / "images")
         self.models = run.folder / "models"
         self.visual = bool(task.test.prompts[0].images)
+
+    def job(self, stage: str, *names: str) -> Job:
+        """A method of this, once or for each of the names, for another process."""
+        calls = tuple((n,) for n in names) or ((),)
+        return self.run.place, self.config, replace(self.task, base=_made), stage, calls
 
     def base(self) -> None:
         def work() -> dict[str, Any]:
@@ -149,7 +204,7 @@ class Tuner:
         return local_sampler(policy, settings, self.store, self.config.seed, self.config.answer_start)
 
     def align(self) -> None:
-        """Imitate worked answers; then measure."""
+        """Imitate worked answers."""
         from assay.policy.mpo import Comparison, fit
 
         def work() -> dict[str, Any]:
@@ -166,7 +221,6 @@ class Tuner:
             return _told(fit(self.models / "aligned", settings, policy, examples, self.run.say))
 
         self.run.once("align", work)
-        self.evaluate("aligned")
 
     def evaluate(self, name: str) -> Reading:
         """Greedy answers to the test questions: accuracy, false claims, and agreement without the picture."""
@@ -185,7 +239,7 @@ class Tuner:
         return self.reading(step, policy, self.task.watched.first(self.config.monitor.prompts))
 
     def reading(self, step: int, policy: Any, exam: Exam) -> Reading:
-        return examine(exam, policy, self.sampler(policy, temperature=0.0), self.store if self.visual else None, step)
+        return examine(exam, self.sampler(policy, temperature=0.0), self.store if self.visual else None, step)
 
     def answers(self, name: str, policy: Any, prompts: Sequence[Prompt], n: int) -> list[list[Rollout]]:
         """n sampled answers of each prompt, kept in a table."""
@@ -201,14 +255,17 @@ class Tuner:
     def reward_model(self) -> None:
         """Train on right against wrong answers of five in eight gold questions, choose the checkpoint on one in eight, and
         calibrate on the answers to the rest, which have had no say so far."""
-        if not self.config.gold_prompts:
+        if self.has_reward:
             return
         from assay.reward.train import train
 
         policy = self.load("aligned", self.config.policy)
         groups = self.answers("gold", policy, self.task.gold, self.config.pairs.samples)
-        rules = HybridReward(self.config.rewards, None, None, self.config.answer_start)
+        rules = self.rules()
         scores = [rules([(p, r) for r in g]) for p, g in zip(self.task.gold, groups, strict=True)]
+        asked = [p.id for p, g in zip(self.task.gold, groups, strict=True) for _ in g]
+        share = told(mean([float(s.rule > 0) for g in scores for s in g], asked))
+        self.run.say(f"aligned, so far: {share} of sampled answers to gold questions are right")
         cut, chosen = 5 * len(groups) // 8, 3 * len(groups) // 4
         taught = [self.preferences(p, g, s) for p, g, s in zip(self.task.gold, groups, scores, strict=True)]
 
@@ -232,6 +289,13 @@ class Tuner:
 
         if "skipped" not in self.run.once("reward-model", work):
             self.run.once("reward-term", calibrate)
+
+    @property
+    def has_reward(self) -> bool:
+        """Is `reward_model` done, or is there nothing for it to do?"""
+        return not self.config.gold_prompts or self.run.has("reward-term") or (
+            self.run.has("reward-model") and "skipped" in self.run.result("reward-model")
+        )  # fmt: skip
 
     def preferences(self, prompt: Prompt, group: Sequence[Rollout], scores: Sequence[Score]) -> list[Preference]:
         told = [(r.text, s.rule > 0) for r, s in zip(group, scores, strict=True) if s.problem != EMPTY]
@@ -258,9 +322,18 @@ class Tuner:
     def reward(self) -> Any:
         """The hybrid reward, with the reward model where there is one."""
         if not self.config.gold_prompts or "skipped" in self.run.result("reward-model"):
-            return HybridReward(self.config.rewards, None, None, self.config.answer_start)
+            return self.rules()
         told = {k: v for k, v in self.run.result("reward-term").items() if k != "wall_s"}
         return HybridReward(self.config.rewards, self.scorer(), ModelTerm(**told), self.config.answer_start)
+
+    def rules(self) -> HybridReward:
+        """The rewards that need no model."""
+        return HybridReward(self.config.rewards, None, None, self.config.answer_start)
+
+    @property
+    def scored_pairs(self) -> bool:
+        """Does the reward model decide which answers make a pair? Where all right answers are known, only by a threshold."""
+        return self.config.pairs.threshold is not None or not all(p.answer for p in self.task.pairs)
 
     def margin(self, quantile: float, start: str = "aligned") -> float:
         """A quantile of the reward model's margins between right and wrong answers of `start`; 0.0 where there are none."""
@@ -278,7 +351,7 @@ class Tuner:
         """The questions for GRPO that `start` answers neither always nor never right: the buffer's offline pass."""
         policy = self.load(start, self.config.policy)
         groups = self.answers(f"offline-{start}", policy, self.task.tune, self.config.grpo.group)
-        rules = HybridReward(self.config.rewards, None, None, self.config.answer_start)
+        rules = self.rules()
         kept = []
         for prompt, group in zip(self.task.tune, groups, strict=True):
             hits = sum(s.rule > 0 for s in rules([(prompt, r) for r in group]))
@@ -288,8 +361,8 @@ class Tuner:
         return tuple(kept)
 
     def mpo(self, name: str, start: str, number: int, settings: FitConfig | None = None, watch_every: int = 0) -> str:
-        """Pairs of the answers of `start`, and MPO (or what the weights make of it) from there; then measure.
-        Returns the policy to go on from."""
+        """Pairs of the answers of `start`, and MPO (or what the weights make of it) from there. Returns the policy to go on
+        from."""
         from assay.policy.mpo import fit
         from assay.policy.pairs import all_pairs, comparisons
 
@@ -298,7 +371,7 @@ class Tuner:
         def work() -> dict[str, Any]:
             policy = self.load(start, self.config.policy)
             groups = self.answers(f"pairs-{start}", policy, self.task.pairs, self.config.pairs.samples)
-            reward = self.reward()
+            reward = self.reward() if self.scored_pairs else self.rules()
             scores = [reward([(p, r) for r in g]) for p, g in zip(self.task.pairs, groups, strict=True)]
             sampler, settled = self.sampler(policy), self.config.pairs
             made = all_pairs(self.task.pairs, groups, scores, sampler, settled, number, self.config.seed)
@@ -318,15 +391,12 @@ class Tuner:
             )  # fmt: skip
             return {**_told(done), "counts": counts}
 
-        if "skipped" in self.run.once(name, work):
-            return start
-        self.evaluate(name)
-        return name
+        return start if "skipped" in self.run.once(name, work) else name
 
     def grpo(
         self, name: str, start: str, settings: GrpoConfig | None = None, policy: PolicyConfig | None = None
     ) -> str:
-        """GRPO from `start`, watched; then measure. Returns the policy to go on from."""
+        """GRPO from `start`, watched. Returns the policy to go on from."""
         from assay.policy.grpo import grpo
 
         settings = replace(settings or self.config.grpo, seed=self.config.seed)
@@ -345,16 +415,11 @@ class Tuner:
             )  # fmt: skip
             return _told(done)
 
-        if "skipped" in self.run.once(name, work):
-            return start
-        self.evaluate(name)
-        return name
+        return start if "skipped" in self.run.once(name, work) else name
 
 
 def reading_from(row: dict[str, Any]) -> Reading:
     """A reading as it was kept in a step's file. Raises AssayError for one of an older Assay."""
-    from assay.statistics import Estimate
-
     old = next((k for k, v in row.items() if isinstance(v, dict) and "clusters" not in v), None)
     if old:
         raise AssayError(f"the reading's {old} has no number of clusters: an older Assay made this run, run it anew")

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -60,7 +61,8 @@ def easy_vqa(
         raise AssayError(f"easy-vqa has {most:,} balanced {split} questions; {skip + n:,} were asked for")
     taken = {cell: iter(found) for cell, found in cells.items()}
     chosen = [next(taken[order[i % len(order)]]) for i in range(skip + n)][skip:]
-    return [_prompt(store, folder, row, facts[row[2]]) for row in chosen]
+    with ThreadPoolExecutor(8) as pool:  # a picture that is kept waits for the disk
+        return list(pool.map(lambda row: _prompt(store, folder, row, facts[row[2]]), chosen))
 
 
 KNOWN = 320
