@@ -25,6 +25,7 @@ class Buffer:
         self.config, self.samples = config, list[Sample]()
         self.random = np.random.default_rng(seed)
         self.drawn = self.aged = self.evicted = 0
+        self.net = 0.0
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -40,7 +41,10 @@ class Buffer:
         self.samples = fresh
         if n <= 0 or not fresh:
             return []
-        self.drawn += len(found := self._groups(n) if self.config.unit == "group" else self._single(n))
+        found = self._groups(n) if self.config.unit == "group" else self._single(n)
+        self.drawn += len(found)
+        size = sum(abs(s.advantage) for s in found)
+        self.net = sum(s.advantage for s in found) / size if size else 0.0
         return found
 
     def _single(self, n: int) -> list[Sample]:
@@ -91,21 +95,25 @@ class Buffer:
         self.samples = kept
 
     def metrics(self, step: int) -> dict[str, float]:
-        """Its size, the mean age of what is in it, and what left it so far."""
+        """Its size, the mean age of what is in it, what left it so far, and the sum of advantages of what was last drawn, as a
+        share of their sizes: that of whole groups is 0, and -0.5 pushes down three times as hard as up."""
         ages = [step - s.policy_step for s in self.samples]
         return {
             "buffer_size": len(self.samples), "buffer_age": float(np.mean(ages)) if ages else 0.0,
             "buffer_drawn": self.drawn, "buffer_aged": self.aged, "buffer_evicted": self.evicted,
+            "buffer_net": self.net,
         }  # fmt: skip
 
     def state(self) -> dict[str, Any]:
         """Everything that decides later draws, as plain values."""
         rows = [{**asdict(s), "tokens": list(s.tokens), "logprobs": list(s.logprobs)} for s in self.samples]
-        counts = {"drawn": self.drawn, "aged": self.aged, "evicted": self.evicted}
+        counts = {"drawn": self.drawn, "aged": self.aged, "evicted": self.evicted, "net": self.net}
         return {"samples": rows, "random": self.random.bit_generator.state, "counts": counts}
 
     def load_state(self, state: dict[str, Any]) -> None:
         rows = state["samples"]
         self.samples = [Sample(**{**r, "tokens": tuple(r["tokens"]), "logprobs": tuple(r["logprobs"])}) for r in rows]
         self.random.bit_generator.state = state["random"]
-        self.drawn, self.aged, self.evicted = (state["counts"][n] for n in ("drawn", "aged", "evicted"))
+        self.drawn, self.aged, self.evicted, self.net = (
+            state["counts"][n] for n in ("drawn", "aged", "evicted", "net")
+        )
