@@ -95,8 +95,8 @@ class Buffer:
         self.samples = kept
 
     def metrics(self, step: int) -> dict[str, float]:
-        """Its size, the mean age of what is in it, what left it so far, and the sum of the advantages that were last drawn, by
-        that of their sizes: 0 for whole groups; at -0.5 answers are pushed down three times as hard as up."""
+        """Its size, the mean age of what is in it, what left it so far, and the sum of the advantages last drawn, by that of
+        their sizes: 0 for whole groups; at -0.5 answers are pushed down three times as hard as up."""
         ages = [step - s.policy_step for s in self.samples]
         return {
             "buffer_size": len(self.samples), "buffer_age": float(np.mean(ages)) if ages else 0.0,
