@@ -5,7 +5,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +66,31 @@ def without_torch(tmp_path: Path) -> dict[str, str]:
     return {**env, "PYTHONPATH": f"{tmp_path / 'blocked'}:{env['PYTHONPATH']}"}
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Callable[..., Done]:
+    """`assay ARGUMENTS` in this process: a start costs two seconds, and there are a hundred of them below."""
+
+    def run(*arguments: str, cwd: Path | None = None) -> Done:
+        monkeypatch.setattr(sys, "argv", ["assay", *arguments])
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.delenv("ASSAY_BENCH_DATA", raising=False)
+        if cwd is not None:
+            monkeypatch.chdir(cwd)
+        capsys.readouterr()
+        code: Any = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        said = capsys.readouterr()
+        return Done(arguments, int(code), said.out, said.err)
+
+    return run
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command: str) -> None:
-    done = run_assay(*command.split(), "--help")
+def test_every_command_has_help(here: Callable[..., Done], command: str) -> None:
+    done = here(*command.split(), "--help")
     assert done.returncode == 0, done.stderr
     assert f"usage: assay {command}".strip() in done.stdout
     assert len(done.stdout.splitlines()) > 5
@@ -85,6 +107,22 @@ def commands_of(app: Any, before: str = "") -> Iterator[tuple[str, Any]]:
         yield f"{before} {name}".strip(), spec
         if isinstance(spec.target, type(app)):
             yield from commands_of(spec.target, f"{before} {name}")
+
+
+def test_a_mistake_in_a_process_of_its_own_and_a_reader_that_has_enough(tmp_path: Path) -> None:
+    assert_mistake(run_assay("report", "nowhere", cwd=tmp_path), "nowhere: not a run folder")
+    with subprocess.Popen(
+        assay_line("run", "tiny", "--help"),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == "", "as if piped into `head`"
+        assert process.wait(60) == 141
 
 
 def test_the_version() -> None:
@@ -147,10 +185,10 @@ MISTAKES = (
 
 
 @pytest.mark.parametrize(("command", "message"), MISTAKES, ids=[c for c, _ in MISTAKES])
-def test_a_mistake_is_one_line_and_exit_code_2(bad_place: Path, command: str, message: str) -> None:
-    env = {k: v for k, v in environment().items() if k != "ASSAY_BENCH_DATA"}
-    done = run_assay(*command.split(), cwd=bad_place, env=env)
-    assert_mistake(done, message)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    here: Callable[..., Done], bad_place: Path, command: str, message: str
+) -> None:
+    assert_mistake(here(*command.split(), cwd=bad_place), message)
     assert not (bad_place / "run").exists()
     assert not list((bad_place / "folder").iterdir())
 
@@ -171,8 +209,8 @@ def test_a_disk_that_cannot_be_written_on_is_one_line(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("command", ["", "run", "wat", "run tiny --seeds x", "run tiny --wat 1", "show pool"])
-def test_a_command_that_cannot_be_parsed_says_so(bad_place: Path, command: str) -> None:
-    done = run_assay(*command.split(), cwd=bad_place)
+def test_a_command_that_cannot_be_parsed_says_so(here: Callable[..., Done], bad_place: Path, command: str) -> None:
+    done = here(*command.split(), cwd=bad_place)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "--help" in done.stderr
