@@ -58,7 +58,7 @@ def folds(data: Path, name: str) -> dict[str, int]:
 
 
 def measured(data: Path, args: argparse.Namespace, config: TrainConfig, fold: int) -> dict[str, Any]:
-    """One fold: the rows of its pairs (question, right, longer, alike), and what the training cost; kept when it is there."""
+    """One fold: rows (question, right, longer, alike) of its pairs, and what the training cost; kept when it is there."""
     key = digest([asdict(config), args.set, args.beside, args.pairs, fold])[:12]
     place = args.out / f"{args.set}-fold{fold}-{key}"
     if (place / "hits.json").exists():
@@ -97,7 +97,7 @@ def table(name: str, results: Sequence[dict[str, Any]]) -> list[str]:
     alike = [row for row in rows if row[3]]
     shorter = [row for row in rows if row[2] == 0.0 and not row[3]]
     presented = sum(r["presented"] for r in results) / len(results)
-    lines = [
+    return [
         f"{name}: {len(rows):,} pairs of {len(set(about))} questions in {len(results)} folds, "
         f"{sum(r['pairs'] for r in results) / len(results):,.0f} pairs trained on, {presented:,.0f} presentations, "
         f"{sum(r['train_cpu_s'] for r in results) / len(results):,.0f} CPU s a training",
@@ -107,7 +107,6 @@ def table(name: str, results: Sequence[dict[str, Any]]) -> list[str]:
         f"  alike in length        {told(mean([r[1] for r in alike], [r[0] for r in alike])) if alike else '-'}",
         f"  the shorter is right   {told(mean([r[1] for r in shorter], [r[0] for r in shorter])) if shorter else '-'}",
     ]
-    return lines
 
 
 def main() -> None:
