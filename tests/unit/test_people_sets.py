@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from assay.curate.human_sets import HUMAN_SETS
+from assay.curate.offline import hash_embedder
+from assay.curate.prepare import SplitConfig, prepare
 from assay.curate.stage1 import win_probabilities
+from assay.engine import Here
 from assay.recipes.pools import human_pool
 from assay.records import Conversation, Pair, Preference, Response, user
+from assay.store import Place
 
 ROW = {"title": "Tea or coffee?", "description": "None", "stance": "Tea"}
 FULL, STRICT = HUMAN_SETS["ukp-convarg1"].files[0], HUMAN_SETS["ukp-convarg1-strict"].files[0]
@@ -62,3 +67,25 @@ def test_a_response_of_many_pairs_is_scored_once() -> None:
     found = win_probabilities(scorer, pairs)
     assert sorted(c[-1].content for c in asked) == texts
     assert [round(found[p.pair_id], 6) for p in pairs] == [round(1 / (1 + np.exp(-d)), 6) for d in (1, 3, 2)]
+
+
+def test_people_s_sets_alone_leave_pairs_with_a_truth_for_stage_2(tmp_path: Path) -> None:
+    """A share of the questions is for stage 1: else filters would see nothing but pairs on which people split."""
+    rows = [
+        {
+            "title": f"Question {n}?",
+            "a1": f"Yes, {n} times.",
+            "a2": "No.",
+            "label": "a1",
+            "worker_labels": ["a1", "a1", "a2"],
+        }
+        for n in range(40)
+    ]
+    written(tmp_path, FULL, *rows)
+    pool = human_pool(tmp_path, ("ukp-convarg1",)).put(Place.of(tmp_path / "pool"))
+    out = Place.of(tmp_path / "tables")
+    split = SplitConfig(eval_share=0.3, stage1_share=0.5)
+    slices = prepare(pool, out, split, {}, hash_embedder(), "hash", Here())
+    found = pl.concat([s.frame(["use", "truth"]) for s in slices]).filter(pl.col("truth").is_not_null())
+    counts = dict(found.group_by("use").len().iter_rows())
+    assert min(counts[use] for use in ("evaluation", "stage1", "stage2")) >= 5

@@ -47,9 +47,10 @@ class SmallPool:
     """Pairs with their in-the-wild judgements and, where it is known, the better response by pair id: a pool that fits in
     memory, before it is put on disk.
 
-    `stage2_only` are pairs that must not enter stage 1: nobody can be asked about them (paper A sends originally
-    human-labelled pairs to stage 1 and all others to stage 2, A3 section 3.3). `repeats` counts the pairs that were read
-    again, from another row, file or source. Pairs that are `unseen` only measure: of their kinds nothing else is there.
+    `stage2_only` are pairs that must not enter stage 1: nobody can be asked about them. `chosen`: all others may, for they
+    are people's and the rest machines' (paper A sends originally human-labelled pairs to stage 1 and all others to stage 2,
+    A3 section 3.3); else a share of the questions does. `repeats` counts the pairs that were read again, from another row,
+    file or source. Pairs that are `unseen` only measure: of their kinds nothing else is there.
     """
 
     pairs: dict[str, Pair]
@@ -58,12 +59,13 @@ class SmallPool:
     stage2_only: frozenset[str] = frozenset()
     repeats: int = 0
     unseen: frozenset[str] = frozenset()
+    chosen: bool = False
 
     def put(self, place: Place) -> Pool:
         """The pool on disk. Raises AssayError where another one is there."""
         return create(
             place, self.pairs.values(), self.wild, self.truth, self.stage2_only, self.repeats,
-            parts=max(1, len(self.pairs) // PART_PAIRS), unseen=self.unseen,
+            parts=max(1, len(self.pairs) // PART_PAIRS), unseen=self.unseen, chosen=self.chosen,
         )  # fmt: skip
 
 
@@ -134,6 +136,8 @@ def human_pool(
     recorded people answer, and the word of one of them, drawn by the pair's content, is its label in the wild. Where one
     person did, that word is the truth, and the longer response is the label in the wild: a weak labeller that many pools
     have. GPT-4's choices (at most `wild_pairs`) have no truth, and enter stage 2 only; so do pairs on which people split.
+    Where there are such choices, all that people decided may enter stage 1; else a share of the questions does, and stage 2
+    has pairs whose truth is known too.
 
     Args:
         folder: With one folder for each set.
@@ -168,7 +172,10 @@ def human_pool(
             wild.append(Judgement(pair_id=pair_id, better=voice, by=by, kind="wild"))
     known = {pair_id: better for pair_id, better in truth.items() if better is not None}
     others = frozenset(pairs.keys() - known.keys())
-    return SmallPool(pairs=pairs, wild=wild, truth=known, stage2_only=others, repeats=read - len(pairs))
+    machines = any(HUMAN_SETS[n].people == "wild" for n in names)
+    return SmallPool(
+        pairs=pairs, wild=wild, truth=known, stage2_only=others, repeats=read - len(pairs), chosen=machines
+    )
 
 
 def _lying(folder: Path, sets: Sequence[str], say: Callable[[str], None]) -> list[str]:
