@@ -149,7 +149,7 @@ HUMAN_SETS: dict[str, HumanSet] = {
         files=("alpaca_eval/alpacaeval1_gpt4_vs_davinci003.jsonl.gz",), read=each(against_reference), people="wild"
     ),
 }
-"""By name. The strict UKP pairs are all in the full set too, without their votes."""
+"""By name. The strict UKP pairs are all but a few in the full set too, with the votes."""
 
 
 def read_set(folder: Path, name: str) -> list[Outcome]:
