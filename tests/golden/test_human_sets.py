@@ -138,10 +138,12 @@ def majority(votes: list[str]) -> str | None:
 def test_one_worker_is_the_wild_and_the_cleaned_majority_the_truth() -> None:
     """UKP: five workers a pair, so one of them is right in nine of ten; only pairs that the authors found consistent have a
     truth. HH: one person a pair, so that is the truth, and the longer answer the wild."""
-    ukp = human_pool(DATA / "preferences", ("ukp-convarg1",), per_set=1_000)
+    ukp = human_pool(DATA / "preferences", ("ukp-convarg1",))
     strict = {p.pair.id: p.better for _, p, _ in read_human_sets(DATA / "preferences", ("ukp-convarg1-strict",))}
-    assert len(ukp.truth) > 300
+    assert len(ukp.truth) > 0.98 * len(strict)  # the two files end lines differently
     assert all(strict[i] == better for i, better in ukp.truth.items())
+    fewer = human_pool(DATA / "preferences", ("ukp-convarg1",), per_set=1_000)
+    assert 900 < len(fewer.pairs) <= 1_000 == len(fewer.pairs) + fewer.repeats
     assert ukp.stage2_only == ukp.pairs.keys() - ukp.truth.keys()
     said = {j.pair_id: j.better for j in ukp.wild}
     assert 0.85 < sum(said[i] == better for i, better in ukp.truth.items()) / len(ukp.truth) < 0.95

@@ -78,6 +78,7 @@ def run_human(
     config: Annotated[FlowConfig, Flat] = presets.human(),  # noqa: B008
     out: Path = Path("runs/human"),
     sets: tuple[str, ...] = (),
+    per_set: int = 0,
     where: Annotated[Where, Flat] = Where(),
     dry_run: bool = False,
 ) -> None:
@@ -89,6 +90,7 @@ def run_human(
         out: The run folder; the same command resumes what is in it.
         sets: ukp-convarg1, vicuna80, hh-helpful, hh-harmless, webgpt, qa-feedback, mt-bench, pandalm, lfqa, alpaca_eval
             (default: all that lie there).
+        per_set: At most so many pairs of each set (0: 2,500, and all of a set that is alone).
         where: On which machines and devices.
         dry_run: Print the resolved config and stop.
     """
@@ -97,7 +99,7 @@ def run_human(
     from assay.recipes.job import recorded_people, run_job
     from assay.recipes.pools import human_pool
 
-    engine, pool = where.opened(), human_pool(data, sets, say=print)
+    engine, pool = where.opened(), human_pool(data, sets, per_set, say=print)
     people, asked = recorded_people(pool.truth), {"people": "recorded"}
     job = partial(run_job, out, config, pool, people=people, asked=asked, at_chance=True, engine=engine)
     return _finish(job, where, engine)

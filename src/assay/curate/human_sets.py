@@ -4,6 +4,7 @@ Most rows are read by the generic layouts; a reader here adds only what its file
 several rows, a label code, a prompt made of several fields, dialogues to be cut. `people` says whose choices they are.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,14 +47,19 @@ def each(read: Callable[[Row], list[Outcome]]) -> Callable[[Sequence[Row]], list
 
 
 def argument_pair(row: Row) -> list[Outcome]:
-    """UKP ConvArg: which of two arguments on one side of a debate convinces more; five workers, or their verdict alone."""
+    """UKP ConvArg: which of two arguments on one side of a debate convinces more; five workers, or their verdict alone.
+
+    The two files write lines of an argument differently ("<br/>" and an end of line), so that without care only six in ten
+    of the cleaned verdicts would be found to be about pairs of the full file.
+    """
     about = f"\n\n{row['description'].strip()}" if (row.get("description") or "None") != "None" else ""
     prompt = f"Debate: {row['title']}{about}\n\nArgue for this position: {row['stance']}"
-    made: Row = {"prompt": prompt, "a1": row["a1"], "a2": row["a2"], "label": row["label"]}
+    one, other = (re.sub(r"\s*<br\s*/?>\s*", "\n", row[name]).strip() for name in ("a1", "a2"))
+    made: Row = {"prompt": prompt, "a1": one, "a2": other, "label": row["label"]}
     (decided,) = layouts.labelled(made)
     if "worker_labels" not in row or not isinstance(decided, Preferred):
         return [decided]
-    pair, ids = pair_of(made, row["a1"], row["a2"], ("a1", "a2"))
+    pair, ids = pair_of(made, one, other, ("a1", "a2"))
     sides = [verdict(v, "worker_labels", made, ("a1", "a2"), None) for v in row["worker_labels"]]
     counted = tally(pair, ids, sides)
     # The set's own verdict weighs workers by their reliability, so it can differ from the plain count.
@@ -143,7 +149,7 @@ HUMAN_SETS: dict[str, HumanSet] = {
         files=("alpaca_eval/alpacaeval1_gpt4_vs_davinci003.jsonl.gz",), read=each(against_reference), people="wild"
     ),
 }
-"""By name. The strict UKP pairs are all in the full set too, without their votes."""
+"""By name. The strict UKP pairs are all but a few in the full set too, with the votes."""
 
 
 def read_set(folder: Path, name: str) -> list[Outcome]:

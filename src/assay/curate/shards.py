@@ -95,8 +95,8 @@ class Shard:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """A pool folder as its manifest says it is. `generations` counts the imports that took effect, `repeats` counts the
-    rows that repeat a pair, `conflicts` the pairs for which sources prefer different responses; `chosen` says that only
-    some pairs are `askable` (all of these may enter stage 1), `knows` that the better response of some is known."""
+    rows that repeat a pair, `conflicts` the pairs for which sources prefer different responses; `chosen` says that all
+    `askable` pairs may enter stage 1, not a share of the questions, `knows` that the better response of some is known."""
 
     place: Place
     parts: int
@@ -180,7 +180,7 @@ def part_of(question_id: str, parts: int) -> int:
 def create(
     where: object, pairs: Iterable[Pair], votes: Iterable[Judgement], truth: Mapping[str, str] | None = None,
     not_askable: AbstractSet[str] = frozenset(), repeats: int = 0, parts: int = 1,
-    unseen: AbstractSet[str] = frozenset(),
+    unseen: AbstractSet[str] = frozenset(), chosen: bool | None = None,
 ) -> Pool:  # fmt: skip
     """Make a pool of pairs that fit in memory; where there is one already, it must be of the same pairs and votes.
 
@@ -193,6 +193,8 @@ def create(
         repeats: How many rows repeated a pair, as it is told.
         parts: Of the pool.
         unseen: Ids of pairs that only measure, with all pairs of their questions.
+        chosen: All pairs that people can be asked about may enter stage 1, else a share of the questions (default: where
+            there are others).
 
     Raises AssayError where the folder holds another pool.
     """
@@ -211,8 +213,9 @@ def create(
         for part in sorted(set(at.values()))
     ]  # fmt: skip
     pool = Pool(
-        place=place, parts=parts, shards=tuple(shard for shard, _ in work), repeats=repeats, chosen=bool(not_askable),
-        knows=bool(known), conflicts=sum(len(s) > 1 for s in sides.values()),
+        place=place, parts=parts, shards=tuple(shard for shard, _ in work), repeats=repeats,
+        chosen=bool(not_askable) if chosen is None else chosen, knows=bool(known),
+        conflicts=sum(len(s) > 1 for s in sides.values()),
     )  # fmt: skip
     if (place / "pool.json").exists():
         if Pool.open(place) != pool:

@@ -264,7 +264,9 @@ def win_probabilities(scorer: Scorer, examples: Sequence[Preference]) -> dict[st
     for at in range(0, len(examples), AT_A_TIME):
         part = examples[at : at + AT_A_TIME]
         flat: list[Conversation] = [e.prompt + r.messages for e in part for r in (e.chosen, e.rejected)]
-        rewards = scorer(flat)
+        distinct = list(dict.fromkeys(flat))  # a response may be in many pairs
+        known = dict(zip(distinct, scorer(distinct), strict=True))
+        rewards = np.array([known[c] for c in flat], np.float64)
         margins = rewards[::2] - rewards[1::2]
         found |= zip((e.pair_id for e in part), (1 / (1 + np.exp(-margins))).tolist(), strict=True)
     return found

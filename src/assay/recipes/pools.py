@@ -36,6 +36,8 @@ UNSEEN = frozenset({"begin", "no_digits", "question"})
 """Kinds that only measure: no gold, no silver, nothing in the wild is of them. Chosen before any run, for what they are: one
 is like a kind that is seen (`include`), one turns a kind that is seen upside down (`digits`), one is like no other."""
 
+PER_SET = 2_500
+"""Pairs of each of several sets of people's, unless another number is given."""
 PART_PAIRS = 50_000
 """Pairs of a part, where such a pool is larger."""
 
@@ -45,9 +47,10 @@ class SmallPool:
     """Pairs with their in-the-wild judgements and, where it is known, the better response by pair id: a pool that fits in
     memory, before it is put on disk.
 
-    `stage2_only` are pairs that must not enter stage 1: nobody can be asked about them (paper A sends originally
-    human-labelled pairs to stage 1 and all others to stage 2, A3 section 3.3). `repeats` counts the pairs that were read
-    again, from another row, file or source. Pairs that are `unseen` only measure: of their kinds nothing else is there.
+    `stage2_only` are pairs that must not enter stage 1: nobody can be asked about them. `chosen`: all others may, for they
+    are people's and the rest machines' (paper A sends originally human-labelled pairs to stage 1 and all others to stage 2,
+    A3 section 3.3); else a share of the questions does. `repeats` counts the pairs that were read again, from another row,
+    file or source. Pairs that are `unseen` only measure: of their kinds nothing else is there.
     """
 
     pairs: dict[str, Pair]
@@ -56,12 +59,13 @@ class SmallPool:
     stage2_only: frozenset[str] = frozenset()
     repeats: int = 0
     unseen: frozenset[str] = frozenset()
+    chosen: bool = False
 
     def put(self, place: Place) -> Pool:
         """The pool on disk. Raises AssayError where another one is there."""
         return create(
             place, self.pairs.values(), self.wild, self.truth, self.stage2_only, self.repeats,
-            parts=max(1, len(self.pairs) // PART_PAIRS), unseen=self.unseen,
+            parts=max(1, len(self.pairs) // PART_PAIRS), unseen=self.unseen, chosen=self.chosen,
         )  # fmt: skip
 
 
@@ -123,7 +127,7 @@ def wild_votes(pair_id: str, better: Answer, worse: Answer) -> list[Judgement]:
 
 
 def human_pool(
-    folder: Path, sets: Sequence[str] = (), per_set: int = 2_500, wild_pairs: int = 8_000,
+    folder: Path, sets: Sequence[str] = (), per_set: int = 0, wild_pairs: int = 8_000,
     say: Callable[[str], None] = lambda _: None,
 ) -> SmallPool:  # fmt: skip
     """People's own preference sets (`curate.human_sets`): what people say together is the truth, single voices are wild.
@@ -132,11 +136,14 @@ def human_pool(
     recorded people answer, and the word of one of them, drawn by the pair's content, is its label in the wild. Where one
     person did, that word is the truth, and the longer response is the label in the wild: a weak labeller that many pools
     have. GPT-4's choices (at most `wild_pairs`) have no truth, and enter stage 2 only; so do pairs on which people split.
-    Of every set at most `per_set` pairs are taken, so that no set drowns the rest; which ones depends on their content only.
+    Where there are such choices, all that people decided may enter stage 1; else a share of the questions does, and stage 2
+    has pairs whose truth is known too.
 
     Args:
         folder: With one folder for each set.
         sets: Their names (default: all that lie there; what does not is told).
+        per_set: Of every set at most so many pairs, so that none drowns the rest; which ones depends on their content only
+            (0: `PER_SET`, and all of a set that is alone).
 
     Raises AssayError for a set that is named and does not lie there, and where there is none at all.
     """
@@ -144,15 +151,19 @@ def human_pool(
     wild: list[Judgement] = []
     truth: dict[str, str | None] = {}
     read = 0
-    for name in _lying(folder, sets, say):
+    names = _lying(folder, sets, say)
+    for name in names:
         found = [(p, people) for _, p, people in read_human_sets(folder, (name,)) if p.better is not None]
         cleaned = _cleaned(folder) if name == "ukp-convarg1" else None
-        limit = wild_pairs if all(people == "wild" for _, people in found) else per_set
+        most = per_set or (PER_SET if len(names) > 1 else len(found))
+        limit = wild_pairs if all(people == "wild" for _, people in found) else most
         for one, people in sorted(found, key=lambda row: row[0].pair.id)[:limit]:
             pair_id, better = one.pair.id, str(one.better)
             read += 1
             pairs[pair_id] = one.pair
-            decided = people == "human" and one.confidence > 0.5 and (cleaned is None or pair_id in cleaned)
+            decided = people == "human" and (
+                one.confidence > 0.5 if cleaned is None else cleaned.get(pair_id) == better
+            )
             if decided:  # two sets that contradict each other leave no truth
                 truth[pair_id] = better if truth.get(pair_id, better) == better else None
             voice, by = better, f"wild:{name}"
@@ -161,7 +172,10 @@ def human_pool(
             wild.append(Judgement(pair_id=pair_id, better=voice, by=by, kind="wild"))
     known = {pair_id: better for pair_id, better in truth.items() if better is not None}
     others = frozenset(pairs.keys() - known.keys())
-    return SmallPool(pairs=pairs, wild=wild, truth=known, stage2_only=others, repeats=read - len(pairs))
+    machines = any(HUMAN_SETS[n].people == "wild" for n in names)
+    return SmallPool(
+        pairs=pairs, wild=wild, truth=known, stage2_only=others, repeats=read - len(pairs), chosen=machines
+    )
 
 
 def _lying(folder: Path, sets: Sequence[str], say: Callable[[str], None]) -> list[str]:
@@ -181,11 +195,11 @@ def _lying(folder: Path, sets: Sequence[str], say: Callable[[str], None]) -> lis
 STRICT = "ukp-convarg1-strict"
 
 
-def _cleaned(folder: Path) -> frozenset[str] | None:
-    """The pairs on which UKP's authors found their workers consistent; None where that file is not there."""
+def _cleaned(folder: Path) -> dict[str, str] | None:
+    """The verdict, by pair id, where UKP's authors found their workers consistent; None where that file is not there."""
     if not all((folder / f).is_file() for f in HUMAN_SETS[STRICT].files):
         return None
-    return frozenset(p.pair.id for _, p, _ in read_human_sets(folder, (STRICT,)))
+    return {p.pair.id: str(p.better) for _, p, _ in read_human_sets(folder, (STRICT,))}
 
 
 def _one_of(one: Preferred) -> str:
