@@ -119,6 +119,7 @@ def test_with_two_threads_stages_run_side_by_side_and_are_found_by_a_run_with_on
     assert again["reading"] == json.loads(steps["evaluate/aligned.json"])["reading"], "in this process"
 
 
+@pytest.mark.slow
 def test_an_ablation_has_a_row_and_a_curve_for_every_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "tiny_vlm", config)
     monkeypatch.setattr(policies, "visual_task", lambda _: task)

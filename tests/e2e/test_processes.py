@@ -163,6 +163,7 @@ def test_killed_on_two_processes_and_resumed_on_one(place: Path, alone: Path) ->
     assert_same(run(place, "killed"), alone)
 
 
+@pytest.mark.slow
 def test_streamed_parquet_is_deterministic_and_reads_every_pair(place: Path) -> None:
     rows = json.loads((place / "pairs.json").read_text())
     table = Table(place / "shards", Preference)

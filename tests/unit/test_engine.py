@@ -69,6 +69,7 @@ def test_every_model_of_the_paper_trains_in_small_by_its_own_recipe(name: str, t
     assert loaded.config.model_type == MODELS[name].architecture.family
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not models.can_compile(), reason="no C++ compiler or Python headers: torch.compile cannot run")
 def test_compiled_layers_compute_the_same(config: TrainConfig, tmp_path: Path) -> None:
     pairs = preferences(24)
