@@ -4,7 +4,7 @@ import json
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from assay.curate import layouts, lists, preferred, rival_fields
@@ -203,6 +203,17 @@ def test_a_text_that_only_mentions_people_is_no_transcript() -> None:
     assert [(m.role, m.content) for m in turns] == [("user", "why?"), ("assistant", "because\n\nof this")]
 
 
+def test_a_label_that_is_a_side_and_the_other_sides_text_is_refused() -> None:
+    """Answers to a question with choices: is "B" the second response, or the one that says B?"""
+    row = {"prompt": "Which?", "response_a": "B", "response_b": "A", "label": "B"}
+    with pytest.raises(RowError, match="names one response and is the text of the other"):
+        layouts.labelled(row)
+    (outcome,) = layouts.labelled({**row, "response_a": "A", "response_b": "B"})
+    assert isinstance(outcome, Preferred)
+    assert outcome.pair.response(str(outcome.better)).text == "B", "both readings say the same"
+
+
+@example("0", "B", "A")
 @given(st.text(min_size=1), st.text(min_size=1), st.sampled_from(["A", "B", "tie"]))
 def test_showing_the_responses_the_other_way_round_flips_nothing(one: str, other: str, label: str) -> None:
     flipped = {"A": "B", "B": "A"}.get(label, label)
@@ -213,7 +224,7 @@ def test_showing_the_responses_the_other_way_round_flips_nothing(one: str, other
             assert isinstance(outcome, Preferred)
             results.append((outcome.pair.id, outcome.better))
         except RowError:
-            results.append(("", None))
+            return  # refused: nothing is said
     assert results[0] == results[1]
 
 

@@ -64,9 +64,14 @@ def found(rows: Sequence[Sequence[str]], number: str) -> list[str]:
 
 
 def test_every_claim_of_the_page_is_told_and_no_other() -> None:
-    written = re.findall(r"^\| (\d+) \| ", EVIDENCE.read_text(), re.MULTILINE)
+    page = EVIDENCE.read_text()
+    fixed, found = (re.split(r"^## ", page[page.index(title) :], flags=re.MULTILINE)[1] for title in (
+        "## Claims fixed beforehand", "## Results"
+    ))  # fmt: skip
+    written, answered = (re.findall(r"^\| (\d+) \| ", part, re.MULTILINE) for part in (fixed, found))
     assert sorted(set(written), key=int) == sorted({number for number, _, _ in FIXED}, key=int)
     assert len(written) == len(set(written)) == 12
+    assert set(answered) == set(written), "each claim has a result"
 
 
 def test_claims_are_told_in_words_with_what_they_rest_on(tmp_path: Path) -> None:

@@ -55,15 +55,17 @@ def verdict(value: object, field: str, row: Row, names: tuple[str, str], code: L
             return None
         return "ab".index(sides[1] if sides[2][0] == ">" else sides[3])
     texts = [row.get(name) for name in names]
-    for side, letter in enumerate("ab"):
-        model = row.get(f"model_{letter}")
-        if (
-            word in _SIDES[side]
-            or word == names[side].lower()
-            or (model and value == model)
-            or (texts[side] == value != texts[1 - side])
-        ):
-            return side
+    named = [
+        side for side, letter in enumerate("ab")
+        if word in _SIDES[side]
+        or word == names[side].lower()
+        or ((model := row.get(f"model_{letter}")) and value == model)
+        or texts[side] == value != texts[1 - side]
+    ]  # fmt: skip
+    if len(named) == 2:  # two answers "A" and "B" to a question with choices, say
+        raise RowError(field, f"names one response and is the text of the other, or its model ({value[:40]!r})")
+    if named:
+        return named[0]
     raise RowError(field, f"is not a known label ({value[:40]!r})")
 
 
