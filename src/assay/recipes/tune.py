@@ -103,29 +103,26 @@ class Task:
 def tune(out: Path, config: TuneConfig, task: Callable[[ImageStore], Task]) -> Path:
     """The whole path, or what is left of it. Returns the run folder.
 
-    Stages that need nothing of each other run side by side (`_side_by_side`): the reward model beside MPO, the examinations
-    of the policies so far beside GRPO.
+    The reward model is made beside MPO and the examinations of the policies so far (`_side_by_side`), where MPO does not ask
+    it. GRPO has all threads.
     """
     run = Run(out, config)
     try:
         tuner = Tuner(run, config, task(ImageStore(out / "images")))
         tuner.base()
         tuner.align()
-        with _side_by_side() as other:
+        with _side_by_side(config.gold_prompts > 0 and not tuner.scored_pairs) as other:
             if not tuner.has_reward:
-                other.begin(_stages, tuner.job("reward_model"))
-            if tuner.scored_pairs:
-                other.wait()
-            last, unread = "aligned", ["aligned"]
+                other.begin(_reward_model, tuner.job())
+            tuner.evaluate("aligned")
+            last = "aligned"
             for number in range(1, config.rounds + 1):
                 made = tuner.mpo(f"mpo-{number}", last, number)
-                unread += [made] * (made != last)
+                if made != last:
+                    tuner.evaluate(made)
                 last = made
             other.wait()
-            if unread := [n for n in unread if not run.has(f"evaluate/{n}")]:
-                other.begin(_stages, tuner.job("evaluate", *unread))
-            made = tuner.grpo("grpo", last)
-            other.wait()
+        made = tuner.grpo("grpo", last)
         if made != last:
             tuner.evaluate(made)
     finally:
@@ -134,13 +131,13 @@ def tune(out: Path, config: TuneConfig, task: Callable[[ImageStore], Task]) -> P
 
 
 @contextmanager
-def _side_by_side() -> Iterator[Beside]:
-    """Another process, with half of this one's threads for as long as this lasts; none where this one has but one thread, or
-    an accelerator."""
+def _side_by_side(wanted: bool) -> Iterator[Beside]:
+    """Another process, with half of this one's threads for as long as this lasts; none where it is not wanted, where this
+    one has but one thread, or an accelerator. It hangs on the config, not on what is left to do: results round alike."""
     import torch
 
     threads = torch.get_num_threads()
-    other = Beside(0 if torch.accelerator.is_available() else threads // 2)
+    other = Beside(threads // 2 if wanted and not torch.accelerator.is_available() else 0)
     torch.set_num_threads(threads - other.threads)
     try:
         yield other
@@ -149,15 +146,13 @@ def _side_by_side() -> Iterator[Beside]:
         torch.set_num_threads(threads)
 
 
-Job = tuple[tuple[Path, int, float], TuneConfig, Task, str, tuple[tuple[str, ...], ...]]
-"""What a process needs to do stages of a run that another one has open."""
+Job = tuple[tuple[Path, int, float], TuneConfig, Task]
+"""What a process needs to do a stage of a run that another one has open."""
 
 
-def _stages(job: Job) -> None:
-    place, config, task, stage, calls = job
-    tuner = Tuner(Run.joined(*place), config, task)
-    for names in calls:
-        getattr(tuner, stage)(*names)
+def _reward_model(job: Job) -> None:
+    place, config, task = job
+    Tuner(Run.joined(*place), config, task).reward_model()
 
 
 def _made(folder: Path) -> str:
@@ -173,10 +168,8 @@ class Tuner:
         self.models = run.folder / "models"
         self.visual = bool(task.test.prompts[0].images)
 
-    def job(self, stage: str, *names: str) -> Job:
-        """A method of this, once or for each of the names, for another process."""
-        calls = tuple((n,) for n in names) or ((),)
-        return self.run.place, self.config, replace(self.task, base=_made), stage, calls
+    def job(self) -> Job:
+        return self.run.place, self.config, replace(self.task, base=_made)
 
     def base(self) -> None:
         def work() -> dict[str, Any]:
