@@ -484,7 +484,12 @@ def main() -> None:
         start, end = before.index(BEGIN) + len(BEGIN), before.index(END)
         DOC.write_text(before[:start] + "\n" + page + "\n" + before[end:])
     last = {"bench": "policy"} | {k: round(median(v), 3) for k, v in ratios.items()}
-    names = ("ssb_effective_share", "baseline_effective_share", "samples_to_plain_end_ratio")
+    names = (
+        "ssb_effective_share",
+        "baseline_effective_share",
+        "samples_to_accuracy_ratio",
+        "samples_to_plain_end_ratio",
+    )
     print(json.dumps(last | {n: buffer.get(n) for n in names}))
 
 
