@@ -298,8 +298,10 @@ def hidden(inner: Any, inputs: dict[str, Any]) -> torch.Tensor:
 def packed_hidden(inner: Any, batch: Pack, pictures: vision.Pictures | None = None, **kept: Any) -> torch.Tensor:
     """The last hidden state where each answer is read, shape (N, D). `kept`: the lists of keys and values that this pass
     fills (`prefilled`) or goes on from (`before`)."""
-    states_TD = hidden(inner, packed_inputs(inner, batch, pictures) | kept)[0]
-    return states_TD if len(states_TD) == len(batch.last_N) != batch.tokens else states_TD[batch.last_N]
+    states_TD: torch.Tensor = hidden(inner, packed_inputs(inner, batch, pictures) | kept)[0]
+    if len(states_TD) == len(batch.last_N) != batch.tokens:
+        return states_TD
+    return states_TD.index_select(0, batch.last_N)
 
 
 def packed_inputs(inner: Any, batch: Pack, pictures: vision.Pictures | None = None) -> dict[str, Any]:

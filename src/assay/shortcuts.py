@@ -117,6 +117,7 @@ def _decoder(
 ) -> Tensor:
     """Llama's layer and those built like it (Qwen2, Qwen3, Mistral, ...)."""
     attention, read_N = layer.self_attn, route.read_N
+    assert read_N is not None
     normed_1TD = layer.input_layernorm(hidden_1TD)
     rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
 
@@ -126,17 +127,18 @@ def _decoder(
         norm = getattr(attention, f"{name}_norm", None)
         return (x if norm is None else norm(x)).transpose(1, 2)
 
-    q, k, v = heads("q", normed_1TD[:, read_N]), heads("k", normed_1TD), heads("v", normed_1TD)
+    q, k, v = heads("q", normed_1TD.index_select(1, read_N)), heads("k", normed_1TD), heads("v", normed_1TD)
     cos, sin = position_embeddings
     q = rotate(q, q, cos[:, read_N], sin[:, read_N])[0]
     k = rotate(k, k, cos, sin)[1]
-    states_1ND = hidden_1TD[:, read_N] + attention.o_proj(_attend(q, k, v, route, attention.scaling))
+    states_1ND = hidden_1TD.index_select(1, read_N) + attention.o_proj(_attend(q, k, v, route, attention.scaling))
     return states_1ND + layer.mlp(layer.post_attention_layernorm(states_1ND))  # type: ignore[no-any-return]
 
 
 def _encoder(layer: Any, hidden_1TD: Tensor, route: Route, **_: Any) -> Tensor:
     """BERT's layer and those built like it (RoBERTa, XLM-RoBERTa, ELECTRA)."""
-    attention, read_1ND = layer.attention.self, hidden_1TD[:, route.read_N]
+    assert route.read_N is not None
+    attention, read_1ND = layer.attention.self, hidden_1TD.index_select(1, route.read_N)
 
     def heads(x_1TD: Tensor) -> Tensor:
         return x_1TD.view(*x_1TD.shape[:-1], -1, attention.attention_head_size).transpose(1, 2)

@@ -132,7 +132,8 @@ class Policy(torch.nn.Module):
     def forward(self, batch: Batch, entropy: bool = True, temperature: float = 1.0) -> Logprobs:
         """Log-probabilities under softmax(logits / temperature)."""
         head = self.inner.get_output_embeddings()
-        hidden_MD = self.hidden(batch)[batch.from_M]
+        # answers to a prompt begin at one state: the gradient of plain indexing adds them in whatever order threads come by
+        hidden_MD = self.hidden(batch).index_select(0, batch.from_M)
         logp_M, entropy_M = chosen_logprobs(
             hidden_MD, head.weight, batch.targets_M, temperature, getattr(head, "bias", None), entropy
         )
