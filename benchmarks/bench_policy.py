@@ -78,7 +78,7 @@ def reward_of(answer: str) -> float:
 
 def precision() -> str:
     """What is fastest on this processor, for all contenders: bf16 where it has instructions for it, else fp32."""
-    from assay.models import computes_in_half
+    from assay.devices import computes_in_half
 
     return "bf16" if computes_in_half("auto") else "fp32"
 

@@ -319,7 +319,7 @@ def model_flops(folder: Path, batches: list[list[Pair]]) -> float:
 
 def precision() -> str:
     """What is fastest on this processor, for all contenders: bf16 where it has instructions for it, else fp32."""
-    from assay.models import computes_in_half
+    from assay.devices import computes_in_half
 
     return "bf16" if computes_in_half("auto") else "fp32"
 

@@ -111,7 +111,7 @@ def offline(folder: Path, repetitions: int, pairs: int, lists: int) -> dict[str,
     """CPU seconds of both sides, by data and precision, and the largest difference of the scores."""
     import torch
 
-    from assay.models import computes_in_half
+    from assay.devices import computes_in_half
     from assay.reward.scorer import load_scorer
 
     torch.set_num_threads(1)

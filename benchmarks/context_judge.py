@@ -32,7 +32,7 @@ import numpy as np
 from assay.records import Pair, question_id
 from assay.tables import write_text
 
-GOLD, TESTS, EXAMPLES = 500, 150, 4
+GOLD, TESTS, EXAMPLES = 500, 100, 4
 TOKENS = 64
 """Of a question, and of each answer, that are shown."""
 RANK, LR, BATCH, EVERY = 16, 5e-4, 8, 10
@@ -306,12 +306,12 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     gold, near, found = exams(options.pandalm)
     rows = list(itertools.chain.from_iterable(map(ridges, found)))
-    rows += ask(options.out, "SmolLM2 as it is", None, found)
     for flips in options.flips:
         folder = options.out / f"flips-{flips:g}"
         folder.mkdir(exist_ok=True)
         adapter = learn(folder, gold, near, options.steps, flips)
         rows += ask(folder, f"adapter, {flips:.0%} turned over", adapter, found)
+    rows += ask(options.out, "SmolLM2 as it is", None, found)
     print("| judge | asked about | examples | right |\n|---|---|---|---|")
     for r in rows:
         print(f"| {r['judge']} | {r['on']} | {r['examples']} | {r['right']} |")

@@ -7,7 +7,7 @@ A finished run is kept in the folder, a killed one starts again; the tables hold
 
 A Qwen3 of 4 layers x 128 learns sums of two numbers below 12 by imitation until it answers six in ten of them, then by GRPO
 with a rule reward, through the real loop. All ways share the start, the prompts' order and the learning rate, which is the
-best of those tried for plain GRPO (docs/log.md, section 27).
+best of those tried for plain GRPO (docs/log.md, section 27), as is plain GRPO's constant schedule (section 29).
 
 What is asked is how many samples, and CPU seconds, a way needs to where plain GRPO ends: its mean accuracy over the last
 quarter of its own run; and to the highest of `TARGETS` that plain GRPO reaches from every seed. A way is there when the mean
@@ -32,18 +32,21 @@ import numpy as np
 
 from assay.tables import write_text
 
+STEADY = {"schedule": "constant"}
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
-    "keep": ("plain GRPO", {"zero_groups": "keep"}),
-    "twice": ("plain GRPO, each batch used twice", {"zero_groups": "keep"}),
-    "drop": ("dropped", {"zero_groups": "drop"}),
-    "resample": ("drawn again (DAPO)", {"zero_groups": "resample"}),
-    "ssr": ("buffer as SSR has it", {"buffer": {"beta": 0.0, "replays": 0}}),
-    "corrected": ("buffer, priority corrected", {"buffer": {"replays": 0}}),
-    "groups": ("buffer of whole groups", {"buffer": {"unit": "group", "replays": 0}}),
-    "replays": ("buffer, corrected, with a replay (default)", {}),
-    "ssr-replays": ("buffer as SSR has it, with a replay", {"buffer": {"beta": 0.0}}),
+    "keep": ("plain GRPO", {"zero_groups": "keep", **STEADY}),
+    "keep-linear": ("plain GRPO, rate falls", {"zero_groups": "keep"}),
+    "twice": ("plain GRPO, each batch used twice, rate falls", {"zero_groups": "keep"}),
+    "drop": ("dropped", {"zero_groups": "drop", **STEADY}),
+    "resample": ("drawn again (DAPO)", {"zero_groups": "resample", **STEADY}),
+    "ssr": ("buffer as SSR has it", {"buffer": {"beta": 0.0, "replays": 0}, **STEADY}),
+    "corrected": ("buffer, priority corrected", {"buffer": {"replays": 0}, **STEADY}),
+    "groups": ("buffer of whole groups", {"buffer": {"unit": "group", "replays": 0}, **STEADY}),
+    "replays-steady": ("buffer, corrected, with a replay", STEADY),
+    "replays": ("buffer, corrected, with a replay, rate falls (default)", {}),
+    "ssr-replays": ("buffer as SSR has it, with a replay, rate falls", {"buffer": {"beta": 0.0}}),
 }
-"""The ways: what they are called, and their settings."""
+"""The ways: what they are called, and their settings. The rate is constant where it does not fall linearly to the end."""
 STEPS, PROMPTS, GROUP, EVERY, SMOOTH = 400, 8, 8, 10, 4
 MOST, BEGIN_AT, LR = 12, 0.6, 1e-4
 SEEDS = tuple(range(5))
@@ -146,11 +149,8 @@ def tune(folder: Path, model: Path, way: str, seed: int) -> dict[str, Any]:
     def watch(_: int, policy: Any) -> tuple[dict[str, float], str]:
         return {"train": accuracy(policy, train, 1.0), "test": accuracy(policy, test, 1.0)}, ""
 
-    set_ = WAYS[way][1]
-    config = GrpoConfig(
-        steps=STEPS, prompts=PROMPTS, group=GROUP, lr=LR, seed=seed, save_every=10**6,
-        zero_groups=set_.get("zero_groups", "buffer"), buffer=BufferConfig(**set_.get("buffer", {})),
-    )  # fmt: skip
+    settings = {**WAYS[way][1], "buffer": BufferConfig(**WAYS[way][1].get("buffer", {}))}
+    config = GrpoConfig(steps=STEPS, prompts=PROMPTS, group=GROUP, lr=LR, seed=seed, save_every=10**6, **settings)
     sampler = LocalSampler(policy, SamplerConfig(max_tokens=4), seed=seed, half=False)
     with twice() if way == "twice" else nullcontext():
         grpo(folder, config, policy, train, sampler, reward, watch=watch, watch_every=EVERY)

@@ -17,7 +17,7 @@ import transformers
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from assay import models
+from assay import devices, models
 from assay.errors import AssayError
 from assay.records import Embedder
 
@@ -71,7 +71,7 @@ def load_embedder(
     place = _inside(name, layout.body)
     cut: dict[str, Any] = {} if layers is None else {"num_hidden_layers": _of_layers(name, place, layers)}
     loaded = models.load_model(transformers.AutoModel, place, "body", layers, trust=trust, **cut)
-    model = loaded.float().to(models.device()).eval()
+    model = loaded.float().to(devices.device()).eval()
     tokenizer = models.load_tokenizer(place, trust)
     most = _positions(model)
     if max_tokens > most:
@@ -118,7 +118,7 @@ def _vectors(
     model: Any, tokenizer: Any, ids: Sequence[Sequence[int]], modes: Sequence[str], skipped: int,
     after: Sequence[Callable[[torch.Tensor], torch.Tensor]],
 ) -> NDArray[np.float32]:  # fmt: skip
-    where = models.device()
+    where = devices.device()
     rows = [list(r) or [tokenizer.pad_token_id or 0] for r in ids]
     width = max(map(len, rows))
     ids_BT = torch.tensor([r + [tokenizer.pad_token_id or 0] * (width - len(r)) for r in rows], device=where)
@@ -224,7 +224,7 @@ def _dense(name: str, path: str, read: Callable[[str], Path | None]) -> Callable
         raise AssayError(
             f"the encoder '{name}': its layer {path} has no model.safetensors, or an activation not known here"
         )
-    state = {n.removeprefix("linear."): x.float().to(models.device()) for n, x in load_file(file).items()}
+    state = {n.removeprefix("linear."): x.float().to(devices.device()) for n, x in load_file(file).items()}
     act = getattr(torch.nn, activation)()
     return lambda pooled: act(torch.nn.functional.linear(pooled, state["weight"], state.get("bias")))
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from assay import models, shortcuts, vision
+from assay import packing, shortcuts, vision
 from assay.pack import Group, Pack, bins, pack
 
 MOST = 1 << 30
@@ -102,7 +102,7 @@ class Frozen:
         route = shortcuts.Route(upto=self.layers)
         batch = pack(groups, self.backend, causal=self.causal).to(where).through(route)
         with torch.no_grad(), torch.autocast(where.type, torch.bfloat16, enabled=self.half):
-            models.hidden(self.inner, models.packed_inputs(self.inner, batch))
+            packing.hidden(self.inner, packing.packed_inputs(self.inner, batch))
         for states_TD in torch.split(route.taken[0][0], batch.layout.queries_S1.diff().tolist()):
             yield states_TD.clone()
 

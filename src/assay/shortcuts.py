@@ -6,7 +6,7 @@
 - Frozen first layers: what they make of a text is always the same, so a pass takes it as given (`assay.frozen`).
 
 The layers stay those of transformers; `install` puts a turnout before each, and a pass without a `Route` runs them as they
-are. Whether a model's last layer is one of the two kinds known here is tried, not believed: `models.use_packing` compares.
+are. Whether a model's last layer is one of the two kinds known here is tried, not believed: `packing.use_packing` compares.
 """
 
 import sys

@@ -30,9 +30,9 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from assay.devices import computes_in_half
 from assay.errors import AssayError, missing_extra
 from assay.memory import keep_freed_memory
-from assay.models import computes_in_half
 from assay.tables import remove
 
 try:

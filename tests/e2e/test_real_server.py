@@ -123,7 +123,8 @@ def smollm2(folder: Path) -> Path:
     import torch
     import transformers
 
-    from assay.models import computes_in_half, load_pretrained, load_tokenizer
+    from assay.devices import computes_in_half
+    from assay.models import load_pretrained, load_tokenizer
 
     os.environ["HF_HUB_OFFLINE"] = "1"
     dtype = torch.bfloat16 if computes_in_half("auto") else torch.float32

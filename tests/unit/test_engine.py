@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
-from assay import models
+from assay import devices, models, packing
 from assay.errors import AssayError
 from assay.pack import share
 from assay.recipes.suite import MODELS, recipe, tiny_backbone
@@ -70,7 +70,7 @@ def test_every_model_of_the_paper_trains_in_small_by_its_own_recipe(name: str, t
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not models.can_compile(), reason="no C++ compiler or Python headers: torch.compile cannot run")
+@pytest.mark.skipif(not devices.can_compile(), reason="no C++ compiler or Python headers: torch.compile cannot run")
 def test_compiled_layers_compute_the_same(config: TrainConfig, tmp_path: Path) -> None:
     pairs = preferences(24)
     plain = train(tmp_path / "plain", config, pairs, [])
@@ -239,7 +239,7 @@ def test_smollm2_is_a_real_decoder_that_packs() -> None:
     tokenizer = models.load_tokenizer("smollm2")
     model = models.load_reward_model(models.Backbone(name="smollm2", layers=2), tokenizer)
     assert len(model.model.layers) == 2
-    assert models.use_packing(model) == ""
+    assert packing.use_packing(model) == ""
     assert tokenizer.decode(tokenizer("The capital of France")["input_ids"]) == "The capital of France"
 
 

@@ -39,7 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("attention", "render", "vision"),
     ("pack", "weights"),
-    ("models", "step"),
+    ("models", "packing", "step"),
     ("embedding", "frozen"),
     ("curate", "reward", "bench", "policy"),
     ("recipes",),

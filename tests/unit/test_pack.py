@@ -22,7 +22,7 @@ from transformers import (
 )
 
 import tiny_models
-from assay import attention, attention_cpu, models
+from assay import attention, attention_cpu, packing
 from assay.losses import bradley_terry
 from assay.pack import Group, bins, pack, pad, padded_bins, share
 
@@ -46,7 +46,7 @@ def model(family: str) -> PreTrainedModel:
 PACKED = {family: model(family) for family in FAMILIES}
 PLAIN = {family: model(family) for family in FAMILIES}
 for _each in PACKED.values():
-    assert models.use_packing(_each) == ""
+    assert packing.use_packing(_each) == ""
 
 tokens = st.integers(1, 63)
 groups = st.lists(
@@ -62,7 +62,7 @@ def alone(model: PreTrainedModel, parts: Sequence[Group]) -> torch.Tensor:
 
 
 def packed(model: PreTrainedModel, parts: Sequence[Group]) -> torch.Tensor:
-    return model.score(models.packed_hidden(model, pack(parts)))[:, 0]
+    return model.score(packing.packed_hidden(model, pack(parts)))[:, 0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -231,31 +231,31 @@ def test_rewards_are_read_where_transformers_reads_them(rows: list[list[int]]) -
     parts = [share(rows)]
     made = pad(parts, 0)
     expected = PLAIN["llama"](input_ids=made.ids_BT, attention_mask=made.mask_BT).logits[:, 0]
-    found = PACKED["llama"].score(models.packed_hidden(PACKED["llama"], pack(parts, pad_id=0)))[:, 0]
+    found = PACKED["llama"].score(packing.packed_hidden(PACKED["llama"], pack(parts, pad_id=0)))[:, 0]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_back_end_that_does_not_run_here_is_found_out() -> None:
     one = FAMILIES["llama"]()
     before = one.config._attn_implementation
-    assert "packed attention (varlen) fails on it" in models.use_packing(one, "varlen")
+    assert "packed attention (varlen) fails on it" in packing.use_packing(one, "varlen")
     assert one.config._attn_implementation == before
-    assert models.use_packing(one, "segments", half=True) == ""
+    assert packing.use_packing(one, "segments", half=True) == ""
     assert attention.candidates(torch.device("cuda"), half=True) == ("varlen", "flex", "segments")
 
 
 def test_what_cannot_be_packed_says_why_and_stays_as_it_was() -> None:
     small = {k: v for k, v in SIZES.items() if k != "num_key_value_heads"}
     deberta = DebertaV2ForSequenceClassification(DebertaV2Config(**small)).eval()
-    assert "cannot be replaced" in models.use_packing(deberta)
+    assert "cannot be replaced" in packing.use_packing(deberta)
     window = MistralForSequenceClassification(MistralConfig(**SIZES, sliding_window=8))
-    assert "sliding" in models.use_packing(window)
+    assert "sliding" in packing.use_packing(window)
     liar = FAMILIES["llama"]()
     for layer in liar.model.layers:
         layer.self_attn.forward = lambda hidden_states, **_: (hidden_states.flip(1), None)
     before = liar.config._attn_implementation
     for half in (False, True):
-        assert "not plain attention" in models.use_packing(liar, half=half)
+        assert "not plain attention" in packing.use_packing(liar, half=half)
         assert liar.config._attn_implementation == before
 
 
@@ -266,11 +266,11 @@ def test_weights_that_bfloat16_rounds_badly_are_no_other_attention() -> None:
         for weight in (w for w in deep.model.layers.parameters() if w.dim() == 2):
             weight.mul_(16)
     before = deep.config._attn_implementation
-    assert models.use_packing(deep, half=True) == ""
+    assert packing.use_packing(deep, half=True) == ""
     deep.model.set_attn_implementation(before)
     for layer in deep.model.layers:
         layer.self_attn.forward = lambda hidden_states, **_: (hidden_states.flip(1), None)
-    assert "not plain attention" in models.use_packing(deep, half=True), (
+    assert "not plain attention" in packing.use_packing(deep, half=True), (
         "however badly it rounds, another attention is refused"
     )
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tiny_models
-from assay import losses, models
+from assay import devices, losses
 from assay.errors import AssayError
 from assay.journal import read
 from assay.policy.config import BufferConfig, FitConfig, GrpoConfig, PolicyConfig, SamplerConfig
@@ -97,7 +97,7 @@ def test_accumulation_does_not_change_mpo(folder: Path, tmp_path: Path) -> None:
     assert curves[0] == pytest.approx(curves[1], abs=1e-5)
 
 
-@pytest.mark.skipif(not models.can_compile(), reason="no C++ compiler or Python headers: torch.compile cannot run")
+@pytest.mark.skipif(not devices.can_compile(), reason="no C++ compiler or Python headers: torch.compile cannot run")
 def test_compiled_layers_learn_the_same_and_still_sample(folder: Path, tmp_path: Path) -> None:
     curves, answers = [], []
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers as t
 
-from assay import attention_cpu, encoders, frozen, models, shortcuts, vision
+from assay import attention_cpu, encoders, frozen, models, packing, shortcuts, vision
 from assay.errors import AssayError
 from assay.pack import Group, share
 from assay.records import Preference, Response, user
@@ -113,7 +113,7 @@ def test_a_last_layer_that_only_looks_like_one_of_ours_runs_as_a_whole() -> None
     last.forward = lambda hidden, *args, **given: plain_forward(hidden, *args, **given) - hidden
     groups = groups_of("llama")
     expected = plain(model, groups)
-    assert models.use_packing(model) == ""
+    assert packing.use_packing(model) == ""
     turnouts = shortcuts.installed(model.model)
     assert turnouts is not None
     assert turnouts.reader is None
@@ -135,7 +135,7 @@ class Mean(torch.nn.Module):
 def test_a_head_that_reads_more_than_the_first_token_is_found_out() -> None:
     model = made("roberta")
     model.classifier = Mean()
-    assert "different results" in models.use_packing(model)
+    assert "different results" in packing.use_packing(model)
 
 
 def test_a_pack_of_too_many_scores_takes_the_whole_layer(monkeypatch: pytest.MonkeyPatch) -> None:

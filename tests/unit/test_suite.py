@@ -11,7 +11,8 @@ import torch
 import transformers
 
 from assay.errors import AssayError
-from assay.models import Backbone, load_reward_model, load_tokenizer, use_packing
+from assay.models import Backbone, load_reward_model, load_tokenizer
+from assay.packing import use_packing
 from assay.recipes.suite import MODELS, Architecture, Traffic, cost, describe, recipe, scaled, tiny_backbone
 from assay.records import Message
 from assay.render import render

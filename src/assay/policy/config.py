@@ -157,6 +157,9 @@ class GrpoConfig:
     group: int = 8
     """Answers per prompt."""
     lr: float = 1e-6
+    schedule: Literal["cosine", "linear", "constant"] = "linear"
+    """Of the learning rate (the paper names none). With replays a constant one ended lower; plain GRPO was better with it
+    (docs/log.md, section 29)."""
     warmup: float = 0.0
     weight_decay: float = 0.0
     clip: float = 1.0

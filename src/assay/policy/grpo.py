@@ -227,7 +227,7 @@ class Grpo:
             spare = micros[0] if micros else self.idle()
             micros += [replace(spare, weight=0.0)] * missing
         self.terms = torch.zeros(8, device=engine.device)
-        lr = config.lr * schedule("constant", config.warmup, step, config.steps)
+        lr = config.lr * schedule(config.schedule, config.warmup, step, config.steps)
         norm = engine.step(micros, self.loss, lr)
         loss, entropy, clipped, ratio, kl, off, gap, on = engine.total(*self.terms.tolist())
         if not (math.isfinite(loss) and math.isfinite(norm)):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from assay import models, vision, weights
+from assay import devices, models, packing, vision, weights
 from assay.attention import candidates
 from assay.errors import AssayError
 from assay.head import chosen_logprobs
@@ -52,10 +52,10 @@ class Policy(torch.nn.Module):
         self.pictures = vision.Pictures(processor, store) if self.visual and store is not None else None
         self._no_split_modules = list(getattr(model, "_no_split_modules", None) or [])
         self.reason, self.backend = "packing is off", "segments"
-        self.bf16 = models.computes_in_half(config.precision)
-        wanted = candidates(models.device(), self.bf16) if config.attention == "auto" else (config.attention,)
+        self.bf16 = devices.computes_in_half(config.precision)
+        wanted = candidates(devices.device(), self.bf16) if config.attention == "auto" else (config.attention,)
         for backend in wanted if config.packing else ():
-            self.reason, self.backend = models.use_packing(_inner(model), backend, self.bf16), backend
+            self.reason, self.backend = packing.use_packing(_inner(model), backend, self.bf16), backend
             if self.packed:
                 break
 
@@ -143,7 +143,7 @@ class Policy(torch.nn.Module):
         """Fuse the layers of the language model as `config.compile` says; auto judges by the work of so many tokens."""
         body = vision.language_model(self.inner)
         if self.packed:
-            models.compile_layers(body, self._no_split_modules, self.config.compile, tokens)
+            devices.compile_layers(body, self._no_split_modules, self.config.compile, tokens)
 
     def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Write what transformers loads: weights (adapters merged), config, processor."""
@@ -180,7 +180,7 @@ def load_policy(
         model = _with_lora(model, config)
     if config.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    return Policy(model.to(device or models.device()), processor, config, store)
+    return Policy(model.to(device or devices.device()), processor, config, store)
 
 
 def choose_trained(model: Any, parts: Sequence[str]) -> None:

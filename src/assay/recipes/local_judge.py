@@ -17,8 +17,9 @@ import torch
 
 from assay.budget import Budget, Estimate
 from assay.chat import Request
+from assay.devices import computes_in_half
 from assay.errors import AssayError
-from assay.models import computes_in_half, load_model, load_tokenizer
+from assay.models import load_model, load_tokenizer
 from assay.records import digest
 from assay.render import encodable
 from assay.replies import Reply, open_replies

@@ -49,7 +49,7 @@ def tiny_vlm() -> TuneConfig:
         ),
         rewards=RewardConfig(gate_precision=0.8), pairs=PairConfig(samples=8, per_prompt=2),
         mpo=FitConfig(batch=16, lr=2e-5, weight_decay=0.0),
-        grpo=GrpoConfig(steps=24, prompts=8, group=8, lr=4e-5, signal="rule", buffer=PAPER_BUFFER),
+        grpo=GrpoConfig(steps=24, prompts=8, group=8, lr=4e-5, schedule="constant", signal="rule", buffer=PAPER_BUFFER),
         monitor=MonitorConfig(every=8, prompts=96, lower_at=0.6, stop_at=0.9),
     )  # fmt: skip
 
@@ -63,7 +63,7 @@ def tiny_text() -> TuneConfig:
         align=FitConfig(batch=16, lr=5e-5, warmup=0.05, weight_decay=0.0),
         mpo=FitConfig(batch=16, lr=5e-6, weight_decay=0.0),
         rewards=RewardConfig(), pairs=PairConfig(samples=8, per_prompt=2),
-        grpo=GrpoConfig(steps=40, prompts=8, group=8, lr=5e-6, buffer=PAPER_BUFFER),
+        grpo=GrpoConfig(steps=40, prompts=8, group=8, lr=5e-6, schedule="constant", buffer=PAPER_BUFFER),
         monitor=MonitorConfig(every=20, prompts=96),
     )  # fmt: skip
 

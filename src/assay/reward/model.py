@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from assay import encoders, models, vision, weights
+from assay import devices, encoders, models, packing, vision, weights
 from assay.attention import Prefilled, candidates
 from assay.errors import AssayError, missing_extra
 from assay.frozen import Frozen, parts
@@ -49,11 +49,11 @@ class RewardModel(torch.nn.Module):
         self.fresh: Callable[[], Any] | None = None
         self._no_split_modules = list(getattr(model, "_no_split_modules", None) or [])
         self.reason, self.backend = "engine.packing is off", "segments"
-        self.bf16 = models.computes_in_half(precision)
+        self.bf16 = devices.computes_in_half(precision)
         self.typed = _has_types(model)
-        wanted = candidates(models.device(), self.bf16) if engine.attention == "auto" else (engine.attention,)
+        wanted = candidates(devices.device(), self.bf16) if engine.attention == "auto" else (engine.attention,)
         for backend in wanted if engine.packing else ():
-            self.reason, self.backend = models.use_packing(model, backend, self.bf16), backend
+            self.reason, self.backend = packing.use_packing(model, backend, self.bf16), backend
             if self.packed:
                 break
         self.causal = not encoders.is_encoder(self.inner)
@@ -112,7 +112,7 @@ class RewardModel(torch.nn.Module):
         return [m for m in found if isinstance(m, torch.nn.Module) and any(True for _ in m.parameters())]
 
     def forward(self, batch: Batch, **kept: Any) -> torch.Tensor:
-        """Rewards in fp32, shape (N,): one for each answer of each group, in order; `kept` as in `models.packed_hidden`."""
+        """Rewards in fp32, shape (N,): one for each answer of each group, in order; `kept` as in `packing.packed_hidden`."""
         with nullcontext() if self.causal else encoders.ONE_BODY:
             return self._rewards(batch, **kept)
 
@@ -124,16 +124,16 @@ class RewardModel(torch.nn.Module):
             if self.frozen is not None and batch.groups:
                 given = {"given_1TD": self.frozen.given(batch.groups, batch), "frozen": self.frozen.layers}
                 batch = batch.through(replace(batch.layout.route or Route(), **given))
-            states_ND = models.packed_hidden(inner, batch, self.pictures, **kept)
+            states_ND = packing.packed_hidden(inner, batch, self.pictures, **kept)
             if self.causal:
-                return models.in_fp32(inner.score, states_ND).squeeze(-1)
+                return packing.in_fp32(inner.score, states_ND).squeeze(-1)
             return encoders.first_token_rewards(inner, states_ND)
         inputs = {"input_ids": batch.ids_BT, "attention_mask": batch.mask_BT}
         if batch.types_BT is not None and self.typed:
             inputs["token_type_ids"] = batch.types_BT
         if hasattr(inner, "score"):
-            states_BTD, last_B = models.hidden(inner, inputs), self._last(batch)
-            return models.in_fp32(inner.score, states_BTD[torch.arange(len(last_B)), last_B]).squeeze(-1)
+            states_BTD, last_B = packing.hidden(inner, inputs), self._last(batch)
+            return packing.in_fp32(inner.score, states_BTD[torch.arange(len(last_B)), last_B]).squeeze(-1)
         return encoders.rewards(inner, getattr(inner, inner.base_model_prefix)(**inputs), inputs)
 
     def _last(self, batch: Padded) -> torch.Tensor:
@@ -162,7 +162,7 @@ def for_training(config: TrainConfig, tokenizer: Any, say: Callable[[str], None]
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     frozen = config.freeze_layers
-    made = RewardModel(model.to(models.device()), tokenizer.pad_token_id, engine, config.precision, frozen=frozen)
+    made = RewardModel(model.to(devices.device()), tokenizer.pad_token_id, engine, config.precision, frozen=frozen)
     made.fresh = (lambda: _backbone(config, tokenizer, quantize=False)) if engine.lora_rank else None
     return made
 
@@ -178,7 +178,7 @@ def _visual(config: TrainConfig, processor: Any) -> RewardModel:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     pictures = Pictures(processor, ImageStore(config.images))
     made = RewardModel(
-        model.to(models.device()), processor.tokenizer.pad_token_id, config.engine, config.precision, pictures
+        model.to(devices.device()), processor.tokenizer.pad_token_id, config.engine, config.precision, pictures
     )
     if not made.packed:
         raise AssayError(f"{config.backbone}: a reward model with pictures must be packed, but {made.reason}")
@@ -188,7 +188,7 @@ def _visual(config: TrainConfig, processor: Any) -> RewardModel:
 def _backbone(config: TrainConfig, tokenizer: Any, quantize: bool, say: Callable[[str], None] = lambda _: None) -> Any:
     """The backbone with a new head, its adapters if any; drawn from the config's seed, so always the same."""
     torch.manual_seed(config.seed)
-    attention = models.attention_for(config.max_tokens)
+    attention = devices.attention_for(config.max_tokens)
     backbone = models.Backbone(name=config.backbone, layers=config.layers, attention=attention, quantize=quantize)
     model = models.load_reward_model(backbone, tokenizer, say=say)
     model.get_input_embeddings().requires_grad_(config.train_embeddings)
@@ -199,7 +199,7 @@ def _backbone(config: TrainConfig, tokenizer: Any, quantize: bool, say: Callable
 
 def compile_when_worth(model: RewardModel, tokens: float) -> bool:
     """Compile the layers as `engine.compile` says; "auto" judges by the work of training on so many tokens."""
-    return model.packed and models.compile_layers(model, model._no_split_modules, model.engine.compile, tokens)
+    return model.packed and devices.compile_layers(model, model._no_split_modules, model.engine.compile, tokens)
 
 
 def with_lora(model: Any, rank: int) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from assay import models, weights
+from assay import devices, models, weights
 from assay.encoders import first_position
 from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
@@ -50,10 +50,10 @@ def load_scorer(
     if images is not None:
         seeing, processor = load_visual(name, trained=True)
         store = ImageStore(images)
-        return scorer(seeing.to(models.device()).eval(), processor, max_tokens, tokens_per_batch, precision, store)
+        return scorer(seeing.to(devices.device()).eval(), processor, max_tokens, tokens_per_batch, precision, store)
     tokenizer = models.load_tokenizer(name)
-    backbone = models.Backbone(name=name, attention=models.attention_for(max_tokens))
-    model = models.load_reward_model(backbone, tokenizer, trained=True).to(models.device()).eval()
+    backbone = models.Backbone(name=name, attention=devices.attention_for(max_tokens))
+    model = models.load_reward_model(backbone, tokenizer, trained=True).to(devices.device()).eval()
     return scorer(model, tokenizer, max_tokens, tokens_per_batch, precision, frozen=frozen)
 
 
@@ -154,7 +154,7 @@ class LocalScorer:
         )
         if pictures is not None and not self.model.packed:
             raise AssayError(f"a reward model with pictures must be packed, but {self.model.reason}")
-        self.where = models.device()
+        self.where = devices.device()
 
     def __call__(self, conversations: Sequence[Conversation]) -> NDArray[np.float64]:
         """One reward each; NaN for a conversation that the model cannot read, with the reason in `refused` and a count of it

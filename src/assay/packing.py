@@ -1,0 +1,112 @@
+"""Packs through a model: whether its attention can be replaced by ours, and the states that it then gives."""
+
+from typing import Any
+
+import torch
+
+from assay import attention, shortcuts, vision
+from assay.encoders import first_position, first_token_rewards, is_encoder, rewards
+from assay.pack import Pack, pack, share
+
+
+def use_packing(model: Any, backend: str = "segments", half: bool = False) -> str:
+    """Switch a sequence classifier, or a generator's language model, to packed attention.
+
+    Returns "" when it took, else the reason why it cannot.
+
+    Besides what its config says, a small pack is compared with the same sequences one by one (`half`: in bfloat16): a
+    backbone that computes anything else than plain attention (causal, or an encoder's), or a `backend` that does not run
+    here, is found out, whatever its name. Some weights round badly in bfloat16: where states differ there, fp32 decides.
+    The model is left as it was when it is refused. Shortcuts through the layers (`assay.shortcuts`) are tried likewise.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    reason = _unpackable(inner)
+    if reason:
+        return reason
+    body = vision.language_model(inner)
+    before = body.config._attn_implementation
+    if before == attention.NAME:
+        return ""
+    causal = not is_encoder(inner)
+    vocabulary = inner.get_input_embeddings().num_embeddings
+    tokens = torch.randint(vocabulary, (12,), generator=torch.Generator().manual_seed(0)).tolist()
+    rows = [tokens[:7], tokens[:4] + tokens[7:9], tokens[9:]]
+    where = inner.get_input_embeddings().weight.device
+
+    def apart(rounded: bool, read: bool = False) -> float:
+        """The largest difference between packed and single states (of encoders: rewards), as a share of the largest one."""
+        body.set_attn_implementation(before)
+        with torch.autocast(where.type, torch.bfloat16, enabled=rounded):
+            ids = [{"input_ids": torch.tensor([r], device=where)} for r in rows]
+            alone = torch.stack([hidden(inner, i)[0, -1] if causal else rewards(inner, body(**i), i) for i in ids])
+            body.set_attn_implementation(attention.NAME)
+            made = pack([share(rows[:2]), share(rows[2:])], backend, causal=causal, read=read)
+            together = packed_hidden(inner, made.to(where))
+            if not causal:
+                together = first_token_rewards(inner, together).unsqueeze(1)
+        return (together.float() - alone.float()).abs().max().item() / alone.float().abs().max().item()
+
+    def same(read: bool = False) -> bool:
+        return apart(half, read) <= (0.05 if half else 1e-3) or (half and apart(False, read) <= 1e-3)
+
+    attention.register()
+    with torch.inference_mode():
+        try:
+            reason = "" if same() else "packed and single sequences give different results: not plain attention"
+        except (TypeError, RuntimeError, ImportError) as error:
+            reason = f"packed attention ({backend}) fails on it: {str(error).strip().splitlines()[0]}"
+        if not reason and (made := shortcuts.install(body)) is not None:
+            try:
+                made.reader = made.reader if same(read=True) else None
+            except (TypeError, RuntimeError, AttributeError, KeyError):
+                made.reader = None
+    if reason:
+        body.set_attn_implementation(before)
+    return reason
+
+
+def _unpackable(inner: Any) -> str:
+    config = vision.language_model(inner).config
+    others = {t for t in getattr(config, "layer_types", None) or [] if t != "full_attention"}
+    if others:
+        return f"it has {', '.join(sorted(others))} layers"
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        return "it has sliding-window attention"
+    if getattr(config, "attn_logit_softcapping", None):
+        return "it caps its attention scores"
+    if hasattr(getattr(inner, inner.base_model_prefix), "get_rope_index"):
+        return "it counts the places of pictures in several dimensions"
+    if not getattr(inner, "_supports_attention_backend", False):
+        return "its attention cannot be replaced"
+    return ""
+
+
+def in_fp32(head: Any, hidden_D: torch.Tensor) -> torch.Tensor:
+    """`head` of hidden states in full precision, whatever autocast says: bfloat16 makes rewards equal by chance."""
+    with torch.autocast(hidden_D.device.type, enabled=False):
+        return head(hidden_D.float()).float()  # type: ignore[no-any-return]
+
+
+def hidden(inner: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    """The last hidden state, shape (B, T, D), of the language model under a head."""
+    cached = {} if is_encoder(inner) else {"use_cache": False}
+    return vision.language_model(inner)(**inputs, **cached).last_hidden_state  # type: ignore[no-any-return]
+
+
+def packed_hidden(inner: Any, batch: Pack, pictures: vision.Pictures | None = None, **kept: Any) -> torch.Tensor:
+    """The last hidden state where each answer is read, shape (N, D). `kept`: the lists of keys and values that this pass
+    fills (`prefilled`) or goes on from (`before`)."""
+    states_TD: torch.Tensor = hidden(inner, packed_inputs(inner, batch, pictures) | kept)[0]
+    if len(states_TD) == len(batch.last_N) != batch.tokens:
+        return states_TD
+    return states_TD.index_select(0, batch.last_N)
+
+
+def packed_inputs(inner: Any, batch: Pack, pictures: vision.Pictures | None = None) -> dict[str, Any]:
+    """What the model without its head is given of a pack."""
+    embeds = vision.embed(inner, batch.ids_1T, batch.images, pictures)
+    inputs = {"inputs_embeds": embeds, "position_ids": batch.positions_1T, "layout": batch.layout}
+    if not batch.layout.causal:
+        inputs["position_ids"] = batch.positions_1T + first_position(inner)
+        inputs |= {} if batch.types_1T is None else {"token_type_ids": batch.types_1T}
+    return inputs
