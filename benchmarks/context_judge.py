@@ -3,8 +3,8 @@
     python benchmarks/context_judge.py --out runs/context-judge       # hours on one core; it resumes
     python benchmarks/context_judge.py --out runs/context-judge --pandalm DIR    # also on PandaLM (its files in DIR)
 
-A judge sees k gold pairs of other questions with people's verdicts, the nearest last, and then the pair to decide; it says 1
-or 2, whichever it finds likelier, in both orders. The adapter learns the verdicts of all pairs in such episodes. With
+A judge sees k gold pairs of other questions with people's verdicts, the nearest last, and then the pair to decide; it says A
+or B, whichever it finds likelier, in both orders. The adapter learns the verdicts of all pairs in such episodes. With
 `--flips` a share of the episodes has all verdicts turned over: then nothing but the examples tells which way is meant.
 
 Gold is of the kinds of demand that the embedded pool knows. It is asked about pairs of these kinds (other questions), of the
@@ -125,7 +125,10 @@ class Speaker:
         from assay.models import load_generator
 
         self.model, self.tokenizer = load_generator("smollm2")
-        self.verdicts = [self.tokenizer(v, add_special_tokens=False).input_ids[0] for v in (" 1", " 2")]
+        told = [self.ids(v) for v in (" A", " B")]
+        if [len(t) for t in told] != [1, 1] or told[0] == told[1]:
+            raise AssertionError(f"the verdicts are not one token each: {told}")
+        self.verdicts = [t[0] for t in told]
         if adapter is not None:
             self.model = peft.PeftModel.from_pretrained(self.model, str(adapter))
         elif trained:
@@ -142,8 +145,8 @@ class Speaker:
         one, other = reversed(answers) if swap else answers
         asked = known.pair.prompt[-1].content
         found = self.ids("Question: ") + self.ids(asked, TOKENS)
-        for number, answer in ((1, one), (2, other)):
-            found += self.ids(f"\nAnswer {number}: ") + self.ids(answer.strip(), TOKENS)
+        for letter, answer in (("A", one), ("B", other)):
+            found += self.ids(f"\nAnswer {letter}: ") + self.ids(answer.strip(), TOKENS)
         return [*found, *self.ids("\nBetter answer:")]
 
     def episode(self, shown: list[Known], swaps: Sequence[bool], over: bool) -> tuple[list[int], list[int], list[int]]:
@@ -157,7 +160,7 @@ class Speaker:
         return tokens, places, said
 
     def scores(self, hidden_TD: Any) -> Any:
-        """(T, 2) what it thinks of "1" and of "2"."""
+        """(T, 2) what it thinks of "A" and of "B"."""
         return hidden_TD @ self.model.get_output_embeddings().weight[self.verdicts].T
 
     @property
@@ -216,7 +219,7 @@ def learn(folder: Path, gold: list[Known], near: list[list[int]], steps: int, fl
             scores = speaker.scores(hidden_TD[places])
             loss = torch.nn.functional.cross_entropy(scores, torch.tensor(said))
             (loss / BATCH).backward()
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
             right.append(float(scores[-1].argmax() == said[-1]))
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
@@ -247,7 +250,7 @@ def ask(folder: Path, name: str, adapter: Path | None, found: list[Exam]) -> lis
                     rng = np.random.default_rng([11, at])
                     shown = [] if way == WAYS[0] else part.shown(at, EXAMPLES)[::-1]
                     margin = speaker.margin(known, shown, way == WAYS[2], rng)
-                    right.append(float((margin > 0) == known.first))
+                    right.append(0.5 if margin == 0 else float((margin > 0) == known.first))
                 write_text(kept, json.dumps(right))
             rows.append(row(name, part, way, json.loads(kept.read_text())))
             print(rows[-1], file=sys.stderr, flush=True)
