@@ -103,6 +103,13 @@ def test_what_is_there_is_never_replaced(model: Path, tmp_path: Path, train: Any
     assert (tmp_path / "empty" / "training.json").exists()
 
 
+def test_the_learning_rate_of_grpo_falls_unless_it_is_held(model: Path, tmp_path: Path) -> None:
+    rates = [round(m["lr"], 6) for m in tune(model, tmp_path / "falls", steps=4, zero_groups="keep")]
+    assert rates == [0.01, 0.0075, 0.005, 0.0025]
+    rates = [m["lr"] for m in tune(model, tmp_path / "held", steps=2, zero_groups="keep", schedule="constant")]
+    assert rates == [0.01, 0.01]
+
+
 @pytest.mark.parametrize("train", [tune, prefer])
 def test_the_model_is_never_replaced(tmp_path: Path, train: Any) -> None:
     model = tiny_models.save_language(tmp_path / "lm", "qwen3")
