@@ -4,8 +4,8 @@ What the paper leaves open follows SSR of VL-Rethinker: P(j) = |A_j|^alpha / sum
 batch lacks effective samples. Ours beside it: a capacity, an age limit (an old sample's ratio says little), the
 log-probabilities of the policy that sampled travel with each sample, what is drawn is never drawn twice for a batch, the
 priority's bias is taken out (`BufferConfig.beta`), and batches of the buffer's alone follow (`BufferConfig.replays`), which
-is what saves samples (docs/log.md, sections 27 and 29). TRL had such a buffer until 1.13; it kept only one group's samples and was
-not in the checkpoint.
+is what saves samples (docs/log.md, sections 27 and 29). TRL had such a buffer until 1.13; it kept only one group's
+samples and was not in the checkpoint.
 """
 
 from collections.abc import Sequence
