@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_reward import DOC, make_pairs, tokenizer
+from bench_reward import DOC, make_pairs, on_cpu, tokenizer
 
 from assay.tables import write_text
 
@@ -157,7 +157,7 @@ def grpo_trl(folder: Path, length: int, steps: int, warm: int, checkpointing: bo
         config = GRPOConfig(
             output_dir=out, max_steps=steps + warm, per_device_train_batch_size=GROUP, num_generations=GROUP,
             max_completion_length=NEW, beta=0.0, loss_type="grpo", temperature=1.0, learning_rate=LR,
-            bf16=precision() == "bf16", gradient_checkpointing=checkpointing, torch_compile=compiled, use_cpu=True,
+            bf16=precision() == "bf16", gradient_checkpointing=checkpointing, torch_compile=compiled, use_cpu=on_cpu(),
             report_to=[], save_strategy="no", disable_tqdm=True, lr_scheduler_type="constant",
             shuffle_dataset=False, dataloader_pin_memory=False, logging_steps=10**6,
             generation_kwargs={"min_new_tokens": NEW},
@@ -270,7 +270,7 @@ def mpo_trl(
             gradient_accumulation_steps=accumulate, learning_rate=LR, lr_scheduler_type="constant",
             bf16=precision() == "bf16", loss_type=["sigmoid", "bco_pair", "sft"], loss_weights=[0.8, 0.2, 1.0],
             beta=0.1, max_length=None,
-            gradient_checkpointing=checkpointing, torch_compile=compiled, use_cpu=True,
+            gradient_checkpointing=checkpointing, torch_compile=compiled, use_cpu=on_cpu(),
             train_sampling_strategy="sequential", report_to=[],
             save_strategy="no", disable_tqdm=True, dataloader_pin_memory=False, logging_steps=10**6,
         )  # fmt: skip

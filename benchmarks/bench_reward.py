@@ -212,7 +212,7 @@ def trl(
         config = RewardConfig(
             output_dir=out, max_steps=len(batches), per_device_train_batch_size=len(batches[0]) // accumulate,
             gradient_accumulation_steps=accumulate, learning_rate=lr, lr_scheduler_type="constant", max_grad_norm=clip,
-            bf16=dtype == "bf16", use_cpu=True, train_sampling_strategy="sequential", save_strategy="no", report_to=[],
+            bf16=dtype == "bf16", use_cpu=on_cpu(), train_sampling_strategy="sequential", save_strategy="no", report_to=[],
             disable_tqdm=True, dataloader_pin_memory=False, **settings,
         )  # fmt: skip
         trainer = Recorded(
@@ -322,6 +322,12 @@ def precision() -> str:
     from assay.devices import computes_in_half
 
     return "bf16" if computes_in_half("auto") else "fp32"
+
+
+def on_cpu() -> bool:
+    from assay import devices
+
+    return not devices.count()
 
 
 def matmul_peak(folder: Path, dtype: str) -> float:
