@@ -4,6 +4,7 @@ The body runs on packs without padding (a prompt and its pictures once per group
 packed; only places that predict an answer's token reach the head.
 """
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +125,7 @@ class Policy(torch.nn.Module):
         inputs = self.pictures.inputs(batch.images)
         kinds = torch.eq(batch.ids_BT, self.image_token or -1).int()
         names = {"image_grid_thw": inputs.get("image_grid_thw"), "mm_token_type_ids": kinds}
-        takes = body.get_rope_index.__code__.co_varnames
+        takes = inspect.signature(body.get_rope_index).parameters
         given = {n: x for n, x in names.items() if n in takes and x is not None}
         places, _ = body.get_rope_index(batch.ids_BT, attention_mask=batch.mask_BT, **given)
         return {"position_ids": places}

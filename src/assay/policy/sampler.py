@@ -3,6 +3,7 @@
 The paper does not say how it samples (R1V3: verl, that is vLLM). Sampled token ids are kept; nothing is tokenised again.
 """
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -256,7 +257,9 @@ class GenerateSampler:
         inputs: dict[str, Any] = {"input_ids": ids_1P, "attention_mask": torch.ones_like(ids_1P)}
         if prompt.images and policy.pictures is not None:
             inputs |= {n: x.to(where) for n, x in policy.pictures.inputs(prompt.images).items()}
-            if "mm_token_type_ids" in policy.inner.forward.__code__.co_varnames:
+            if (
+                "mm_token_type_ids" in inspect.signature(policy.inner.forward).parameters
+            ):  # under transformers' decorators
                 inputs["mm_token_type_ids"] = torch.eq(ids_1P, policy.image_token or -1).int()
         greedy, inner = config.temperature == 0, policy.inner
         before, inner.generation_config = inner.generation_config, self._settings(1 if greedy else n)
