@@ -74,8 +74,6 @@ def _unpackable(inner: Any) -> str:
         return "it has sliding-window attention"
     if getattr(config, "attn_logit_softcapping", None):
         return "it caps its attention scores"
-    if hasattr(getattr(inner, inner.base_model_prefix), "get_rope_index"):
-        return "it counts the places of pictures in several dimensions"
     if not getattr(inner, "_supports_attention_backend", False):
         return "its attention cannot be replaced"
     return ""
@@ -104,9 +102,22 @@ def packed_hidden(inner: Any, batch: Pack, pictures: vision.Pictures | None = No
 
 def packed_inputs(inner: Any, batch: Pack, pictures: vision.Pictures | None = None) -> dict[str, Any]:
     """What the model without its head is given of a pack."""
-    embeds = vision.embed(inner, batch.ids_1T, batch.images, pictures)
-    inputs = {"inputs_embeds": embeds, "position_ids": batch.positions_1T, "layout": batch.layout}
+    inputs = vision.embedded(inner, batch.ids_1T, batch.images, pictures)
+    inputs |= {"position_ids": _places(inner, batch, pictures), "layout": batch.layout}
     if not batch.layout.causal:
         inputs["position_ids"] = batch.positions_1T + first_position(inner)
         inputs |= {} if batch.types_1T is None else {"token_type_ids": batch.types_1T}
     return inputs
+
+
+def _places(inner: Any, batch: Pack, pictures: vision.Pictures | None) -> torch.Tensor:
+    """Each token's place, shape (1, T); of a model that counts pictures in several dimensions (3, 1, T): what shows them by
+    its own rule, the answers from there on."""
+    if not (batch.shown and vision.counts_places(inner)):
+        return batch.positions_1T
+    found_31T = batch.positions_1T.repeat(3, 1, 1)
+    for start, split, end, images in batch.shown:
+        own_3P = vision.places(inner, batch.ids_1T[0, start:split], images, pictures)
+        found_31T[:, 0, start:split] = own_3P
+        found_31T[:, 0, split:end] += own_3P.max() + 1 - (split - start)
+    return found_31T

@@ -109,9 +109,9 @@ def test_the_whole_model_of_transformers_agrees_with_our_features(store: ImageSt
     vision.language_model(model).set_attn_implementation("sdpa")
     with torch.no_grad():
         whole = model(input_ids=ids, pixel_values=pixels).logits
-        embeds = vision.embed(model, ids, prompt.images, policy.pictures)
+        embeds = vision.embedded(model, ids, prompt.images, policy.pictures)["inputs_embeds"]
         ours = model(inputs_embeds=embeds).logits
-        again = vision.embed(model, ids, prompt.images, policy.pictures)
+        again = vision.embedded(model, ids, prompt.images, policy.pictures)["inputs_embeds"]
     torch.testing.assert_close(whole, ours, atol=1e-5, rtol=1e-5)
     assert torch.equal(embeds, again)
 
@@ -144,8 +144,8 @@ def test_a_picture_that_its_processor_cuts_into_tiles(store: ImageStore) -> None
     assert int((ids == model.config.image_token_id).sum()) == 5 * 4, "four tiles and the whole, four tokens each"
     assert policy.pictures is not None
     with torch.no_grad():
-        ours = vision.embed(model, ids, prompt.images, policy.pictures)
-        again = vision.embed(model, ids, prompt.images, policy.pictures)
+        ours = vision.embedded(model, ids, prompt.images, policy.pictures)["inputs_embeds"]
+        again = vision.embedded(model, ids, prompt.images, policy.pictures)["inputs_embeds"]
         pixels = processor(["<image>"], [store.open(wide)])["pixel_values"]
         seen = model.model.get_image_features(pixel_values=pixels).pooler_output.flatten(0, 1)
     torch.testing.assert_close(ours[ids == model.config.image_token_id], seen, atol=1e-5, rtol=1e-5)
@@ -170,7 +170,7 @@ def test_what_a_frozen_tower_saw_is_kept_for_the_next_model_with_the_same_tower_
     def features(name: str, *train: Any) -> torch.Tensor:
         policy = load_policy(str(tmp_path / name), PolicyConfig(train=train or ("llm",)), store)
         assert policy.pictures is not None
-        return policy.pictures.features(policy.inner, pictures).detach()
+        return policy.pictures.features(policy.inner, pictures)[0].detach()
 
     first = features("vlm")
     assert sorted(looks) == sorted(pictures)
@@ -203,8 +203,8 @@ def test_a_picture_does_not_depend_on_its_company(store: ImageStore, pictures: l
     first = next(m for m in tower.modules() if isinstance(m, torch.nn.Conv2d))
     first.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
     with torch.no_grad():
-        together = policy.pictures.features(model, pictures)
-        again = policy.pictures.features(model, [*pictures[2:], pictures[0]])
+        together, _ = policy.pictures.features(model, pictures)
+        again, _ = policy.pictures.features(model, [*pictures[2:], pictures[0]])
     assert sizes == [1] * len(pictures), "each once, alone"
     each = together.chunk(len(pictures))
     torch.testing.assert_close(again, torch.cat([*each[2:], each[0]]))

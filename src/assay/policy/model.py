@@ -4,7 +4,6 @@ The body runs on packs without padding (a prompt and its pictures once per group
 packed; only places that predict an answer's token reach the head.
 """
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,34 +100,17 @@ class Policy(torch.nn.Module):
     def batch(self, groups: Sequence[Group]) -> Batch:
         return pack(groups, self.backend) if self.packed else pad(groups, self.tokenizer.pad_token_id or 0)
 
-    def hidden(self, batch: Batch, prefilled: Any = None) -> Tensor:
+    def hidden(self, batch: Batch) -> Tensor:
         """The last hidden state of every place, shape (places, D)."""
         inner = self.inner
-        body = vision.language_model(inner)
         if isinstance(batch, Pack):
-            embeds = vision.embed(inner, batch.ids_1T, batch.images, self.pictures)
-            out = body(
-                inputs_embeds=embeds, position_ids=batch.positions_1T, layout=batch.layout, prefilled=prefilled,
-                use_cache=False,
-            )  # fmt: skip
-        else:
-            embeds = vision.embed(inner, batch.ids_BT, batch.images, self.pictures)
-            out = body(inputs_embeds=embeds, attention_mask=batch.mask_BT, use_cache=False, **self._positions(batch))
+            return packing.hidden(inner, packing.packed_inputs(inner, batch, self.pictures)).flatten(0, 1)
+        body = getattr(inner, inner.base_model_prefix)
+        inputs = {"input_ids": batch.ids_BT}
+        if self.visual:
+            inputs = vision.given(inner, batch.ids_BT, batch.images, self.pictures)
+        out = body(**inputs, attention_mask=batch.mask_BT, use_cache=False)
         return out.last_hidden_state.flatten(0, 1)  # type: ignore[no-any-return]
-
-    def _positions(self, batch: Padded) -> dict[str, Tensor]:
-        """Where the language model counts places in several dimensions (Qwen-VL), what its own class says they are."""
-        body = getattr(self.inner, self.inner.base_model_prefix)
-        if not (self.visual and hasattr(body, "get_rope_index") and batch.images):
-            return {}
-        assert self.pictures is not None
-        inputs = self.pictures.inputs(batch.images)
-        kinds = torch.eq(batch.ids_BT, self.image_token or -1).int()
-        names = {"image_grid_thw": inputs.get("image_grid_thw"), "mm_token_type_ids": kinds}
-        takes = inspect.signature(body.get_rope_index).parameters
-        given = {n: x for n, x in names.items() if n in takes and x is not None}
-        places, _ = body.get_rope_index(batch.ids_BT, attention_mask=batch.mask_BT, **given)
-        return {"position_ids": places}
 
     def forward(self, batch: Batch, entropy: bool = True, temperature: float = 1.0) -> Logprobs:
         """Log-probabilities under softmax(logits / temperature)."""
@@ -138,7 +120,7 @@ class Policy(torch.nn.Module):
         logp_M, entropy_M = chosen_logprobs(
             hidden_MD, head.weight, batch.targets_M, temperature, getattr(head, "bias", None), entropy
         )
-        return Logprobs(logp_M=logp_M, entropy_M=entropy_M)
+        return Logprobs(logp_M=vision.touch(self.inner, logp_M), entropy_M=entropy_M)
 
     def compile_when_worth(self, tokens: float) -> None:
         """Fuse the layers of the language model as `config.compile` says; auto judges by the work of so many tokens."""
@@ -201,7 +183,8 @@ def choose_trained(model: Any, parts: Sequence[str]) -> None:
     if "adapter" in parts:
         vision.adapter(model).requires_grad_(True)
     if "vision" in parts:
-        vision.vision_tower(model).requires_grad_(True)
+        for parameter in vision.tower_weights(model):
+            parameter.requires_grad_(True)
 
 
 def _with_lora(model: Any, config: PolicyConfig) -> Any:
@@ -216,11 +199,8 @@ def _with_lora(model: Any, config: PolicyConfig) -> Any:
         id(p) for part in (vision.language_model(model), model.get_output_embeddings()) for p in part.parameters()
     }
     chosen = {n for n, p in model.named_parameters() if p.requires_grad and id(p) not in resting}
-    body = "language_model" if vision.is_visual(model) else model.base_model_prefix
-    names = [
-        n for n, m in model.named_modules()
-        if isinstance(m, torch.nn.Linear) and f"{body}." in n and n != "lm_head"
-    ]  # fmt: skip
+    inside = set(vision.language_model(model).modules())
+    names = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m in inside]
     made = get_peft_model(
         model,
         LoraConfig(task_type="CAUSAL_LM", r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=names),
