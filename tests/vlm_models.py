@@ -20,8 +20,8 @@ TEMPLATE = (
 )
 TURNS = ["<|im_start|>", "<|im_end|>"]
 TEXT = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "max_position_embeddings": 4_096, "bos_token_id": None,
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "max_position_embeddings": 4_096, "bos_token_id": None, "tie_word_embeddings": False,
 }  # fmt: skip
 MROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10_000.0}
 
@@ -30,12 +30,13 @@ def make(kind: str, folder: Path, seed: int = 0) -> Path:
     """Write a model of this kind with its processor; returns the folder."""
     torch.manual_seed(seed)
     model, processor, settings, images, tokenizer, picture = _MADE[kind]()
+    assert model.get_input_embeddings().weight is not model.get_output_embeddings().weight
     torch.manual_seed(seed)
     for parameter in model.parameters():  # transformers' own starts are nearly silent: a wrong picture must show
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.6 / parameter.shape[-1] ** 0.5)
-    for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
-        torch.nn.init.normal_(embedding.weight, std=0.5)
+    torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.5)
+    torch.nn.init.normal_(model.get_output_embeddings().weight, std=0.3)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
@@ -85,20 +86,22 @@ def _qwen(kind: str) -> Made:
         "image_token_id": ids("<|image_pad|>"), "video_token_id": ids("<|video_pad|>"),
         "vision_start_token_id": ids("<|vision_start|>"), "vision_end_token_id": ids("<|vision_end|>"),
     }  # fmt: skip
-    text = {**TEXT, **_ids(tokenizer), "rope_parameters": dict(MROPE), "tie_word_embeddings": False}
+    text = {**TEXT, **_ids(tokenizer), "rope_parameters": dict(MROPE)}
     patch = 14
     if kind == "qwen2-vl":
         vision = {
             "depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": patch
         }  # fmt: skip
-        config = transformers.Qwen2VLConfig(text_config=text, vision_config=vision, **places)
+        config = transformers.Qwen2VLConfig(tie_word_embeddings=False, text_config=text, vision_config=vision, **places)
         model, name = transformers.Qwen2VLForConditionalGeneration(config), "Qwen2VLProcessor"
     elif kind == "qwen2.5-vl":
         vision = {
             "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32,
             "patch_size": patch, "fullatt_block_indexes": [1], "window_size": 56,
         }  # fmt: skip
-        config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **places)
+        config = transformers.Qwen2_5_VLConfig(
+            tie_word_embeddings=False, text_config=text, vision_config=vision, **places
+        )
         model, name = transformers.Qwen2_5_VLForConditionalGeneration(config), "Qwen2_5_VLProcessor"
     else:
         patch = 16
@@ -107,7 +110,7 @@ def _qwen(kind: str) -> Made:
             "patch_size": patch, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1],
         }  # fmt: skip
         text |= {"head_dim": 8, "rope_parameters": {**MROPE, "mrope_interleaved": True}}
-        config = transformers.Qwen3VLConfig(text_config=text, vision_config=vision, **places)
+        config = transformers.Qwen3VLConfig(tie_word_embeddings=False, text_config=text, vision_config=vision, **places)
         model, name = transformers.Qwen3VLForConditionalGeneration(config), "Qwen3VLProcessor"
     images = transformers.Qwen2VLImageProcessorPil(
         patch_size=patch, size={"shortest_edge": (2 * patch) ** 2 * 2, "longest_edge": (2 * patch) ** 2 * 20}
@@ -126,6 +129,7 @@ def _internvl() -> Made:
         "image_size": [32, 32], "patch_size": [8, 8],
     }  # fmt: skip
     config = transformers.InternVLConfig(
+        tie_word_embeddings=False,
         vision_config=vision, text_config={**TEXT, **_ids(tokenizer), "model_type": "qwen2"}, image_seq_length=4,
         downsample_ratio=0.5, image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
     )  # fmt: skip
@@ -151,11 +155,13 @@ def _llava(kind: str) -> Made:
     settings = {"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
     side = {"height": 32, "width": 32}
     if kind == "llava":
-        model: Any = transformers.LlavaForConditionalGeneration(transformers.LlavaConfig(**common))
+        model: Any = transformers.LlavaForConditionalGeneration(
+            transformers.LlavaConfig(tie_word_embeddings=False, **common)
+        )
         images: Any = transformers.CLIPImageProcessorPil(size=side, crop_size=side)
         return model, "LlavaProcessor", settings, images, tokenizer, "<image>\n"
     grids = [[32, 64], [64, 32], [64, 64]]
-    config = transformers.LlavaNextConfig(**common, image_grid_pinpoints=grids)
+    config = transformers.LlavaNextConfig(tie_word_embeddings=False, **common, image_grid_pinpoints=grids)
     images = transformers.LlavaNextImageProcessorPil(
         size={"shortest_edge": 32}, crop_size=side, image_grid_pinpoints=grids
     )
@@ -169,6 +175,7 @@ def _onevision() -> Made:
     tokenizer = _bytes(["<image>", "<video>"])
     grids = [[32, 32], [32, 64], [64, 32], [64, 64]]
     config = transformers.LlavaOnevisionConfig(
+        tie_word_embeddings=False,
         vision_config={**CLIP, "model_type": "siglip_vision_model", "vision_use_head": False},
         text_config={**TEXT, **_ids(tokenizer), "model_type": "qwen2"},
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
@@ -189,9 +196,13 @@ def _smol(kind: str) -> Made:
         "image_token_id": tokenizer.convert_tokens_to_ids("<image>"), "pad_token_id": tokenizer.pad_token_id,
     }  # fmt: skip
     if kind == "idefics3":
-        model: Any = transformers.Idefics3ForConditionalGeneration(transformers.Idefics3Config(**common))
+        model: Any = transformers.Idefics3ForConditionalGeneration(
+            transformers.Idefics3Config(tie_word_embeddings=False, **common)
+        )
     else:
-        model = transformers.SmolVLMForConditionalGeneration(transformers.SmolVLMConfig(**common))
+        model = transformers.SmolVLMForConditionalGeneration(
+            transformers.SmolVLMConfig(tie_word_embeddings=False, **common)
+        )
     images = transformers.Idefics3ImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
     # SmolVLM's own processor needs num2words, for videos; what it does with pictures is Idefics 3's
     return model, "Idefics3Processor", {"image_seq_len": 4}, images, tokenizer, "<image>"
@@ -205,7 +216,8 @@ def _gemma3() -> Made:
     text = {**TEXT, **_ids(tokenizer), "head_dim": 8, "sliding_window": 16, "query_pre_attn_scalar": 8}
     ids = tokenizer.convert_tokens_to_ids
     config = transformers.Gemma3Config(
-        text_config={**text, "layer_types": ["sliding_attention", "full_attention"]},
+        tie_word_embeddings=False,
+        text_config={**text, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
         vision_config={**CLIP, "model_type": "siglip_vision_model", "vision_use_head": False}, mm_tokens_per_image=4,
         boi_token_index=ids("<start_of_image>"), eoi_token_index=ids("<end_of_image>"),
         image_token_index=ids("<image_soft_token>"), eos_token_id=tokenizer.eos_token_id,

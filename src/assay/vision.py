@@ -86,7 +86,7 @@ class Pictures:
     """
 
     def __init__(self, processor: Any, store: ImageStore) -> None:
-        self.processor, self.store = processor.image_processor, store
+        self.whole, self.processor, self.store = processor, processor.image_processor, store
         set_in = getattr(processor, "images_kwargs", None)
         if set_in is None:  # transformers before 5.20
             set_in = getattr(getattr(processor, "valid_processor_kwargs", None), "_defaults", {}).get("images_kwargs")
@@ -170,7 +170,8 @@ def given(model: Any, ids_BT: Tensor, images: Sequence[str], pictures: Pictures 
         assert pictures is not None, "a prompt with pictures needs a store"
         shown = _on(pictures.inputs(images), ids_BT.device)
     kinds = torch.eq(ids_BT, model.config.image_token_id).long()
-    return {"input_ids": ids_BT} | taken(model.forward, shown | {"mm_token_type_ids": kinds, "token_type_ids": kinds})
+    whole = getattr(model, model.base_model_prefix).forward
+    return {"input_ids": ids_BT} | taken(whole, shown | {"mm_token_type_ids": kinds, "token_type_ids": kinds})
 
 
 def taken(call: Any, named: dict[str, Tensor]) -> dict[str, Tensor]:

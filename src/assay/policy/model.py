@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from assay import devices, models, packing, vision, weights
+from assay import devices, models, packing, sight, vision, weights
 from assay.attention import candidates
 from assay.errors import AssayError
 from assay.head import chosen_logprobs
@@ -54,10 +54,14 @@ class Policy(torch.nn.Module):
         self.reason, self.backend = "packing is off", "segments"
         self.bf16 = devices.computes_in_half(config.precision)
         wanted = candidates(devices.device(), self.bf16) if config.attention == "auto" else (config.attention,)
+        plain = vision.language_model(_inner(model)).config._attn_implementation
         for backend in wanted if config.packing else ():
             self.reason, self.backend = packing.use_packing(_inner(model), backend, self.bf16), backend
             if self.packed:
                 break
+        if self.pictures is not None:
+            seen = sight.tried(_inner(model), processor, plain, self.backend if self.packed else "", self.bf16)
+            self.reason = self.reason or seen
 
     @property
     def packed(self) -> bool:
@@ -105,12 +109,7 @@ class Policy(torch.nn.Module):
         inner = self.inner
         if isinstance(batch, Pack):
             return packing.hidden(inner, packing.packed_inputs(inner, batch, self.pictures)).flatten(0, 1)
-        body = getattr(inner, inner.base_model_prefix)
-        inputs = {"input_ids": batch.ids_BT}
-        if self.visual:
-            inputs = vision.given(inner, batch.ids_BT, batch.images, self.pictures)
-        out = body(**inputs, attention_mask=batch.mask_BT, use_cache=False)
-        return out.last_hidden_state.flatten(0, 1)  # type: ignore[no-any-return]
+        return packing.padded_hidden(inner, batch, self.pictures).flatten(0, 1)
 
     def forward(self, batch: Batch, entropy: bool = True, temperature: float = 1.0) -> Logprobs:
         """Log-probabilities under softmax(logits / temperature)."""
