@@ -208,16 +208,22 @@ def _smol(kind: str) -> Made:
     return model, "Idefics3Processor", {"image_seq_len": 4}, images, tokenizer, "<image>"
 
 
-def _gemma3() -> Made:
+def _gemma3(layers: tuple[str, ...] = ("sliding_attention", "full_attention", "sliding_attention")) -> Made:
     tokenizer = _pieces(
         transformers.GemmaTokenizer, ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"], [],
         boi_token="<start_of_image>", eoi_token="<end_of_image>", image_token="<image_soft_token>",
     )  # fmt: skip
-    text = {**TEXT, **_ids(tokenizer), "head_dim": 8, "sliding_window": 16, "query_pre_attn_scalar": 8}
+    text = {
+        **TEXT,
+        **_ids(tokenizer),
+        "head_dim": 8,
+        "sliding_window": 16 if "sliding_attention" in layers else 4_096,
+        "query_pre_attn_scalar": 8,
+    }
     ids = tokenizer.convert_tokens_to_ids
     config = transformers.Gemma3Config(
         tie_word_embeddings=False,
-        text_config={**text, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+        text_config={**text, "layer_types": list(layers)},
         vision_config={**CLIP, "model_type": "siglip_vision_model", "vision_use_head": False}, mm_tokens_per_image=4,
         boi_token_index=ids("<start_of_image>"), eoi_token_index=ids("<end_of_image>"),
         image_token_index=ids("<image_soft_token>"), eos_token_id=tokenizer.eos_token_id,
@@ -227,10 +233,25 @@ def _gemma3() -> Made:
     return model, "Gemma3Processor", {"image_seq_length": 4}, images, tokenizer, "<start_of_image>"
 
 
+def _paligemma() -> Made:
+    tokenizer = _pieces(transformers.GemmaTokenizer, ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"], ["<image>"])
+    config = transformers.PaliGemmaConfig(
+        tie_word_embeddings=False, text_config={**TEXT, **_ids(tokenizer), "head_dim": 8, "model_type": "gemma"},
+        vision_config={**CLIP, "model_type": "siglip_vision_model", "vision_use_head": False, "projection_dim": 32},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"), projection_dim=32,
+    )  # fmt: skip
+    images = transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32})
+    images.image_seq_length = 16
+    model = transformers.PaliGemmaForConditionalGeneration(config)
+    return model, "PaliGemmaProcessor", {}, images, tokenizer, "<image>"
+
+
 _MADE: dict[str, Callable[[], Made]] = {
     "qwen2-vl": lambda: _qwen("qwen2-vl"), "qwen2.5-vl": lambda: _qwen("qwen2.5-vl"), "qwen3-vl": lambda: _qwen("qwen3-vl"),
     "internvl": _internvl, "llava": lambda: _llava("llava"), "llava-next": lambda: _llava("llava-next"),
     "llava-onevision": _onevision, "smolvlm": lambda: _smol("smolvlm"), "idefics3": lambda: _smol("idefics3"),
-    "gemma3": _gemma3,
+    "gemma3": _gemma3, "gemma3-full": lambda: _gemma3(("full_attention",) * 3), "paligemma": _paligemma,
 }  # fmt: skip
-KINDS = tuple(_MADE)
+KINDS = tuple(_MADE)[:-2]
+"""Those whose pictures are read rightly as they come; Gemma 3 without sliding windows and PaliGemma are for the check at
+loading, which must find their attention both ways."""
