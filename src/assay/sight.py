@@ -61,6 +61,7 @@ def tried(inner: Any, processor: Any, plain: str, backend: str = "", half: bool 
     Raises AssayError where padded rows are not right either, or the model cannot be shown a picture.
     """
     name, body = type(inner).__name__, vision.language_model(inner)
+    plain = "sdpa" if plain == attention.NAME else plain  # it was packed before
     trial = _Trial(inner, processor, plain)
     reason = ""
     if backend:

@@ -18,10 +18,11 @@ from assay.pack import Group
 from assay.policy.config import PolicyConfig, SamplerConfig
 from assay.policy.model import Policy, load_policy
 from assay.policy.sampler import local_sampler
-from assay.records import Message, Prompt
+from assay.records import Message, Prompt, assistant
 from assay.render import render_prompt
 from assay.reward.config import EngineConfig
 from assay.reward.model import RewardModel
+from assay.reward.scorer import scorer
 from assay.reward.visual import load_visual
 
 PIL = pytest.importorskip("PIL.Image")
@@ -185,6 +186,13 @@ def test_a_reward_model_sees_in_packs_in_rows_and_in_passes(
             )
             [(_, once)] = packs.passes(alone)
             torch.testing.assert_close(once, told[:1], atol=1e-4, rtol=1e-4)
+    conversation = (Message(role="user", content="what?", images=(picture,)), assistant("a blue one"))
+    scored = scorer(model, processor, 512, store=store)
+    [one] = scored([conversation])
+    with torch.no_grad():
+        rendered = np.array(scored.render([conversation])[0].ids)  # type: ignore[attr-defined]
+        whole = vision.given(model, torch.tensor(rendered)[None], (picture,), pictures)
+        assert one == pytest.approx(float(model.score(model.model(**whole).last_hidden_state[0, -1])), abs=1e-4)
     blind = Group(prefix=np.array([40, 41], dtype=np.int32), answers=ANSWERS)
     packs(packs.batch([blind])).sum().backward()
     assert all(p.grad is not None for p in vision.adapter(model).parameters())
