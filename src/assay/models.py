@@ -5,9 +5,11 @@ folder, or a hub id.
 """
 
 import importlib.util
+import inspect
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -108,14 +110,87 @@ def load_tokenizer(name: str, trust: bool = False) -> Any:
 
 
 def load_processor(name: str) -> Any:
-    """The processor (tokenizer and image processor) of a vision-language model."""
-    processor = load_pretrained(transformers.AutoProcessor, name)
+    """The processor (tokenizer and image processor) of a vision-language model.
+
+    Many classes want a processor for videos too, which needs torchvision. We show none: where torchvision is not installed,
+    the class is taken without it. Raises AssayError where it takes no pictures, or cannot be made here, with what to do.
+    """
+    kind = None if importlib.util.find_spec("torchvision") else _processor_class(name)
+    try:
+        processor = load_pretrained(transformers.AutoProcessor if kind is None else _without_videos(kind), name)
+    except AssayError as error:
+        needs = re.search("torchvision|num2words|sentencepiece", str(error), re.IGNORECASE)
+        if needs is None:
+            raise
+        package = needs[0].lower()
+        which = ", the build of your torch (https://pytorch.org/get-started)" if package == "torchvision" else ""
+        raise AssayError(
+            f"the processor of '{name}' needs {package}, which is not installed; run: pip install {package}{which}"
+        ) from error
     if not hasattr(processor, "image_processor"):
         raise AssayError(f"the model '{name}' takes no pictures; give a vision-language model")
     processor.tokenizer.padding_side = "right"
     with_fixed_date(processor)
     with_fixed_date(processor.tokenizer)
     return processor
+
+
+def _processor_class(name: str) -> Any:
+    """The class of a model's processor, as AutoProcessor finds it; None where it names none, or code of its own."""
+    try:
+        said = load_pretrained(_Named, name)
+    except AssayError:
+        said = None
+    if said is None:
+        from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+        return PROCESSOR_MAPPING.get(type(load_config(name)), None)
+    return getattr(transformers, said, None)
+
+
+class _Named:
+    """Reads the name of a processor's class where `load_pretrained` would make it."""
+
+    @staticmethod
+    def from_pretrained(place: str, **_: Any) -> str | None:
+        said, _unused = transformers.ProcessorMixin.get_processor_dict(place)
+        return None if "AutoProcessor" in said.get("auto_map", {}) else said.get("processor_class")
+
+
+@lru_cache
+def _without_videos(kind: Any) -> Any:
+    """A processor's class that does without a processor for videos, under its own name; unchanged where it wants none. The
+    settings for videos are kept for who saves it."""
+    if "video_processor" not in inspect.signature(kind.__init__).parameters:
+        return kind
+
+    from transformers.video_processing_utils import BaseVideoProcessor
+
+    class Still(kind):  # type: ignore[misc]
+        for_videos: dict[str, Any] | None = None
+
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [n for n in super().get_attributes() if n != "video_processor"]
+
+        @classmethod
+        def from_args_and_dict(cls, args: Sequence[Any], processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+            rest = {n: x for n, x in processor_dict.items() if n != "video_processor"}
+            return super().from_args_and_dict([*args, None], rest, **kwargs)
+
+        @classmethod
+        def from_pretrained(cls, place: str, **kwargs: Any) -> Any:
+            made = super().from_pretrained(place, **kwargs)
+            with suppress(OSError):
+                made.for_videos, _ = BaseVideoProcessor.get_video_processor_dict(place)
+            return made
+
+        def to_dict(self) -> dict[str, Any]:
+            found: dict[str, Any] = super().to_dict()
+            return found | ({"video_processor": self.for_videos} if self.for_videos else {})
+
+    Still.__name__, Still.__qualname__, Still.__module__ = kind.__name__, kind.__qualname__, kind.__module__
+    return Still
 
 
 def load_reward_model(

@@ -142,6 +142,9 @@ class Pack:
     targets_M: torch.Tensor
     layout: Layout
     images: tuple[str, ...] = ()
+    shown: tuple[tuple[int, int, int, tuple[str, ...]], ...] = ()
+    """Of each group with pictures: where it starts, where what shows them ends (its prefix, or its only answer), where it
+    ends, and the pictures."""
     types_1T: torch.Tensor | None = None
     groups: tuple[Group, ...] = ()
     """What it was made of, where the first layers of a model are frozen (`assay.frozen`)."""
@@ -190,6 +193,7 @@ def pack(
     last: list[int] = []
     sources: list[NDArray[np.int64]] = []
     targets: list[Ids] = []
+    shown: list[tuple[int, int, int, tuple[str, ...]]] = []
     at, answers = 0, 0
     whole = -(-sum(g.tokens for g in groups) // multiple) * multiple
     earlier = np.arange(whole, whole + before)
@@ -215,6 +219,9 @@ def pack(
             targets.append(answer if split else answer[1:])
             at += len(answer)
             last.append(_last(answer, at, own, group.prefix, pad_id) if causal else at - len(answer))
+        if group.images:
+            assert split or len(group.answers) == 1, "pictures that several answers show, each in its own place"
+            shown.append((start, start + split if split else at, at, group.images))
     if at % multiple:
         rest = multiple - at % multiple
         pieces.append(np.zeros(rest, dtype=np.int32))
@@ -232,7 +239,7 @@ def pack(
     return Pack(
         ids_1T=_row(pieces), positions_1T=_row(positions), last_N=torch.tensor(last),
         from_M=torch.from_numpy(np.concatenate(sources)), targets_M=torch.from_numpy(np.concatenate(targets)).long(),
-        images=tuple(i for g in groups for i in g.images),
+        images=tuple(i for g in groups for i in g.images), shown=tuple(shown),
         layout=replace(layout, mask=block_mask(layout)) if backend == "flex" else layout,
         types_1T=_types(groups, whole) if any(g.types for g in groups) else None,
     )  # fmt: skip

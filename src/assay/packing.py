@@ -1,12 +1,13 @@
 """Packs through a model: whether its attention can be replaced by ours, and the states that it then gives."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from assay import attention, shortcuts, vision
 from assay.encoders import first_position, first_token_rewards, is_encoder, rewards
-from assay.pack import Pack, pack, share
+from assay.pack import Pack, Padded, pack, share
 
 
 def use_packing(model: Any, backend: str = "segments", half: bool = False) -> str:
@@ -74,8 +75,6 @@ def _unpackable(inner: Any) -> str:
         return "it has sliding-window attention"
     if getattr(config, "attn_logit_softcapping", None):
         return "it caps its attention scores"
-    if hasattr(getattr(inner, inner.base_model_prefix), "get_rope_index"):
-        return "it counts the places of pictures in several dimensions"
     if not getattr(inner, "_supports_attention_backend", False):
         return "its attention cannot be replaced"
     return ""
@@ -93,6 +92,16 @@ def hidden(inner: Any, inputs: dict[str, Any]) -> torch.Tensor:
     return vision.language_model(inner)(**inputs, **cached).last_hidden_state  # type: ignore[no-any-return]
 
 
+def padded_hidden(inner: Any, batch: Padded, pictures: vision.Pictures | None = None) -> torch.Tensor:
+    """The last hidden state, shape (B, T, D), of padded rows. A model that sees reads them by transformers' own forward
+    pass: right whatever its class does with pictures, and slow, for each row's are looked at anew."""
+    if not vision.is_visual(inner):
+        return hidden(inner, {"input_ids": batch.ids_BT, "attention_mask": batch.mask_BT})
+    base = getattr(inner, inner.base_model_prefix)
+    inputs = vision.given(inner, batch.ids_BT, batch.images, pictures)
+    return base(**inputs, attention_mask=batch.mask_BT, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+
+
 def packed_hidden(inner: Any, batch: Pack, pictures: vision.Pictures | None = None, **kept: Any) -> torch.Tensor:
     """The last hidden state where each answer is read, shape (N, D). `kept`: the lists of keys and values that this pass
     fills (`prefilled`) or goes on from (`before`)."""
@@ -104,9 +113,33 @@ def packed_hidden(inner: Any, batch: Pack, pictures: vision.Pictures | None = No
 
 def packed_inputs(inner: Any, batch: Pack, pictures: vision.Pictures | None = None) -> dict[str, Any]:
     """What the model without its head is given of a pack."""
-    embeds = vision.embed(inner, batch.ids_1T, batch.images, pictures)
-    inputs = {"inputs_embeds": embeds, "position_ids": batch.positions_1T, "layout": batch.layout}
+    inputs = vision.embedded(inner, batch.ids_1T, batch.images, pictures)
+    layout = batch.layout
+    if (
+        "deepstack_visual_embeds" in inputs
+    ):  # layers that are added to at the pictures' places are to compute all of them
+        layout = replace(layout, route=None)
+    inputs |= {"position_ids": _places(inner, batch, pictures), "layout": layout}
     if not batch.layout.causal:
         inputs["position_ids"] = batch.positions_1T + first_position(inner)
         inputs |= {} if batch.types_1T is None else {"token_type_ids": batch.types_1T}
     return inputs
+
+
+def skipped(inner: Any, batch: Pack, pictures: vision.Pictures | None = None) -> int:
+    """How much the place after a pack of one text differs from its number of tokens: pictures count for less in Qwen-VL."""
+    tokens = int(batch.layout.queries_S1[1])
+    return int(_places(inner, batch, pictures)[..., :tokens].max()) + 1 - tokens
+
+
+def _places(inner: Any, batch: Pack, pictures: vision.Pictures | None) -> torch.Tensor:
+    """Each token's place, shape (1, T); of a model that counts pictures in several dimensions (3, 1, T): what shows them by
+    its own rule, the answers from there on."""
+    if not (batch.shown and vision.counts_places(inner)):
+        return batch.positions_1T
+    found_31T = batch.positions_1T.repeat(3, 1, 1)
+    for start, split, end, images in batch.shown:
+        own_3P = vision.places(inner, batch.ids_1T[0, start:split], images, pictures)
+        found_31T[:, 0, start:split] = own_3P
+        found_31T[:, 0, split:end] += own_3P.max() + 1 - (split - start)
+    return found_31T

@@ -6,6 +6,7 @@ adapter runs again.
 """
 
 import hashlib
+import inspect
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from assay.errors import AssayError
 from assay.images import ImageStore
 
 KEPT = 2 << 30
@@ -34,19 +34,47 @@ def is_visual(model: Any) -> bool:
 def language_model(model: Any) -> Any:
     """The decoder without its head: of a vision-language model, or of a language model."""
     body = getattr(model, model.base_model_prefix)
-    return body.language_model if hasattr(body, "language_model") else body
+    return next((getattr(body, n) for n in ("language_model", "text_model") if hasattr(body, n)), body)
 
 
 def vision_tower(model: Any) -> Any:
-    """The vision encoder, or None."""
+    """The vision encoder, or None. Qwen's holds its adapter too."""
     body = getattr(model, model.base_model_prefix)
     return next((getattr(body, n) for n in ("vision_tower", "visual", "vision_model") if hasattr(body, n)), None)
 
 
 def adapter(model: Any) -> Any:
-    """The module between tower and language model, or None (some towers end in their own)."""
-    body = getattr(model, model.base_model_prefix)
-    return next((getattr(body, n) for n in ("multi_modal_projector", "connector", "aligner") if hasattr(body, n)), None)
+    """The module between tower and language model, or None (some towers end in their own). Qwen's are the mergers at the
+    end of its tower, the ones for middle layers included."""
+    body, tower = getattr(model, model.base_model_prefix), vision_tower(model)
+    found = next(
+        (getattr(body, n) for n in ("multi_modal_projector", "connector", "aligner") if hasattr(body, n)), None
+    )
+    if found is not None or not isinstance(getattr(tower, "merger", None), torch.nn.Module):
+        return found
+    deeper = getattr(tower, "deepstack_merger_list", None)
+    return tower.merger if deeper is None else torch.nn.ModuleList([tower.merger, *deeper])
+
+
+def tower_weights(model: Any) -> list[torch.nn.Parameter]:
+    """The vision encoder's parameters, without the adapter's."""
+    between = adapter(model)
+    others = set() if between is None else {id(p) for p in between.parameters()}
+    return [p for p in vision_tower(model).parameters() if id(p) not in others]
+
+
+def touch(model: Any, found: Tensor) -> Tensor:
+    """The same numbers, on which every trained weight outside of the language model has a gradient, if of zero.
+
+    A micro-batch without pictures reads none of these. DDP waits for their gradients for ever, and where nothing else
+    trains there would be no backward pass at all.
+    """
+    if not torch.is_grad_enabled():
+        return found
+    body, inside = getattr(model, model.base_model_prefix), {id(p) for p in language_model(model).parameters()}
+    rest = [p for p in body.parameters() if p.requires_grad and id(p) not in inside]
+    zero = sum((0.0 * p.float().sum() for p in rest), found.new_zeros(()))
+    return found + zero.to(found.dtype) if rest else found
 
 
 class Pictures:
@@ -58,34 +86,38 @@ class Pictures:
     """
 
     def __init__(self, processor: Any, store: ImageStore) -> None:
-        self.processor, self.store = processor.image_processor, store
-        self.options = {
-            n: x for n, x in (getattr(processor, "images_kwargs", None) or {}).items() if n != "return_tensors"
-        }
+        self.whole, self.processor, self.store = processor, processor.image_processor, store
+        set_in = getattr(processor, "images_kwargs", None)
+        if set_in is None:  # transformers before 5.20
+            set_in = getattr(getattr(processor, "valid_processor_kwargs", None), "_defaults", {}).get("images_kwargs")
+        self.options = {n: x for n, x in (set_in or {}).items() if n != "return_tensors"}
         self.reads = repr([self.processor.to_dict(), self.options])
         self.known: dict[tuple[Any, ...], str] = {}
 
     def inputs(self, ids: Sequence[str]) -> dict[str, Tensor]:
         """What the processor makes of these pictures, along the first axis."""
         made = self.processor(images=[self.store.open(i) for i in ids], return_tensors="pt", **self.options)
-        return {n: x for n, x in made.items() if n != "num_patches"}  # counts tiles, for who lays out the text
+        return {n: x for n, x in made.items() if isinstance(x, Tensor)}
 
-    def features(self, model: Any, ids: Sequence[str]) -> Tensor:
-        """What the language model reads for these pictures, shape (picture tokens, D), in order."""
+    def features(self, model: Any, ids: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
+        """What the language model reads for these pictures, shape (picture tokens, D), in order; and what is added to the
+        states of its first layers there (Qwen3-VL's "deepstack"), if anything."""
         tower = vision_tower(model)
         frozen = tower is not None and not any(p.requires_grad for p in tower.parameters())
         where = model.get_input_embeddings().weight.device
         if not frozen or not _simple(model):
-            return _flat(model.model.get_image_features(**_on(self.inputs(ids), where)))
+            look = model.model.get_image_features
+            found = look(**taken(look, _on(self.inputs(ids), where)))
+            return _flat(found), [torch.cat(tuple(x)) for x in getattr(found, "deepstack_features", None) or []]
         with _ONE_TOWER:
             kept = _SEEN.setdefault(self._who(model, tower, where), {})
             self._see(model, tower, [i for i in dict.fromkeys(ids) if i not in kept], where, kept)
             rows = {name: torch.cat([kept[i][name] for i in ids]).to(where) for name in kept[ids[0]]}
             with _remembering(tower, rows):
-                found = _flat(model.model.get_image_features(pixel_values=rows[next(iter(rows))]))
+                flat = _flat(model.model.get_image_features(pixel_values=rows[next(iter(rows))]))
             if sum(x.nbytes for seen in _SEEN.values() for one in seen.values() for x in one.values()) > KEPT:
                 _SEEN.clear()
-        return found
+        return flat, []
 
     def _who(self, model: Any, tower: Any, where: torch.device) -> str:
         """Who sees: evenly spaced values of all of a tower's weights and statistics, what is read of it, what it is given,
@@ -116,25 +148,50 @@ class Pictures:
             tower.train(was)
 
 
-def embed(model: Any, ids_BT: Tensor, images: Sequence[str], pictures: Pictures | None) -> Tensor:
-    """Token embeddings, shape (B, T, D), with the features of `images` in the places of the picture token, in order.
-
-    Raises AssayError for models that show their layers more than that (Qwen3-VL's "deepstack").
-    """
+def embedded(model: Any, ids_BT: Tensor, images: Sequence[str], pictures: Pictures | None) -> dict[str, Any]:
+    """What the language model is given: token embeddings, shape (B, T, D), with the features of `images` in the places of
+    the picture token, in order, and what it adds to its layers there."""
     embeds: Tensor = model.get_input_embeddings()(ids_BT)
     if not images:
-        return embeds
+        return {"inputs_embeds": embeds}
     assert pictures is not None, "a prompt with pictures needs a store"
-    if getattr(model.config.vision_config, "deepstack_visual_indexes", None):
-        raise AssayError(
-            f"{type(model).__name__} adds the tower's middle layers to its own (deepstack), which is not built here; "
-            "take a model that reads pictures as tokens alone (LLaVA, InternVL, Qwen2.5-VL, ...)"
-        )
-    features = pictures.features(model, images).to(embeds.dtype)
-    mask = ids_BT == model.config.image_token_id
-    places = int(mask.sum())
+    features, deeper = pictures.features(model, images)
+    mask_BT = ids_BT == model.config.image_token_id
+    places = int(mask_BT.sum())
     assert places == len(features), f"{places} picture tokens for {len(features)} picture features"
-    return embeds.masked_scatter(mask.unsqueeze(-1), features)
+    made: dict[str, Any] = {"inputs_embeds": embeds.masked_scatter(mask_BT.unsqueeze(-1), features.to(embeds.dtype))}
+    return made | ({"visual_pos_masks": mask_BT, "deepstack_visual_embeds": deeper} if deeper else {})
+
+
+def given(model: Any, ids_BT: Tensor, images: Sequence[str], pictures: Pictures | None) -> dict[str, Any]:
+    """What a whole model of transformers is given of rows with pictures, besides their attention mask."""
+    shown: dict[str, Tensor] = {}
+    if images:
+        assert pictures is not None, "a prompt with pictures needs a store"
+        shown = _on(pictures.inputs(images), ids_BT.device)
+    kinds = torch.eq(ids_BT, model.config.image_token_id).long()
+    whole = getattr(model, model.base_model_prefix).forward
+    return {"input_ids": ids_BT} | taken(whole, shown | {"mm_token_type_ids": kinds, "token_type_ids": kinds})
+
+
+def taken(call: Any, named: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the named arguments that a method of transformers names (decorators lie over many)."""
+    names = inspect.signature(call).parameters
+    return {n: x for n, x in named.items() if n in names}
+
+
+def counts_places(model: Any) -> bool:
+    """Does the model count the places of pictures in several dimensions (Qwen-VL)?"""
+    return hasattr(getattr(model, model.base_model_prefix), "get_rope_index")
+
+
+def places(model: Any, ids_T: Tensor, images: Sequence[str], pictures: Pictures | None) -> Tensor:
+    """Where a text with pictures is in each of these dimensions, shape (3, T), as the model's own class says."""
+    assert pictures is not None, "a prompt with pictures needs a store"
+    count, ids_1T = getattr(model, model.base_model_prefix).get_rope_index, ids_T.unsqueeze(0)
+    shown = pictures.inputs(images) | {"mm_token_type_ids": torch.eq(ids_1T, model.config.image_token_id).int()}
+    found: Tensor = count(ids_1T, **taken(count, _on(shown, ids_T.device)))[0]
+    return found[:, 0]
 
 
 def _simple(model: Any) -> bool:

@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attention", "render", "vision"),
     ("pack", "weights"),
     ("models", "packing", "step"),
-    ("embedding", "frozen"),
+    ("embedding", "frozen", "sight"),
     ("curate", "reward", "bench", "policy"),
     ("recipes",),
     ("web",),

@@ -109,47 +109,11 @@ def test_the_whole_model_of_transformers_agrees_with_our_features(store: ImageSt
     vision.language_model(model).set_attn_implementation("sdpa")
     with torch.no_grad():
         whole = model(input_ids=ids, pixel_values=pixels).logits
-        embeds = vision.embed(model, ids, prompt.images, policy.pictures)
+        embeds = vision.embedded(model, ids, prompt.images, policy.pictures)["inputs_embeds"]
         ours = model(inputs_embeds=embeds).logits
-        again = vision.embed(model, ids, prompt.images, policy.pictures)
+        again = vision.embedded(model, ids, prompt.images, policy.pictures)["inputs_embeds"]
     torch.testing.assert_close(whole, ours, atol=1e-5, rtol=1e-5)
     assert torch.equal(embeds, again)
-
-
-class Tiling:
-    """What transformers' InternVLProcessor (which needs torchvision) makes of a picture: tiles, then the whole."""
-
-    image_token, images_kwargs, chat_template = "<image>", {"crop_to_patches": True}, None
-
-    def __init__(self) -> None:
-        self.tokenizer = tiny_models.tokenizer()
-        self.image_processor = transformers.GotOcr2ImageProcessorPil(size={"height": 32, "width": 32})
-
-    def __call__(self, text: list[str], images: list[Any], add_special_tokens: bool = False) -> dict[str, Any]:
-        made = self.image_processor(images=images, return_tensors="pt", **self.images_kwargs)
-        tiles = int(made["num_patches"][0])
-        whole = text[0].replace("<image>", "<image>" * 4 * tiles)
-        return {"input_ids": [self.tokenizer(whole)["input_ids"]], "pixel_values": made["pixel_values"]}
-
-
-def test_a_picture_that_its_processor_cuts_into_tiles(store: ImageStore) -> None:
-    """Prompt, tower and transformers' whole model must mean the same tiles."""
-    model, _ = made("internvl")
-    model.requires_grad_(False)
-    wide = store.add(PIL.fromarray(np.random.default_rng(1).integers(0, 255, (40, 160, 3), dtype=np.uint8)))
-    prompt = Prompt(messages=(Message(role="user", content="what?", images=(wide,)),))
-    processor = Tiling()
-    policy = Policy(model, processor, PolicyConfig(train=("adapter",)), store)
-    ids = torch.tensor([LocalSampler(policy, SamplerConfig(), store, half=False).prompt_ids(prompt)])
-    assert int((ids == model.config.image_token_id).sum()) == 5 * 4, "four tiles and the whole, four tokens each"
-    assert policy.pictures is not None
-    with torch.no_grad():
-        ours = vision.embed(model, ids, prompt.images, policy.pictures)
-        again = vision.embed(model, ids, prompt.images, policy.pictures)
-        pixels = processor(["<image>"], [store.open(wide)])["pixel_values"]
-        seen = model.model.get_image_features(pixel_values=pixels).pooler_output.flatten(0, 1)
-    torch.testing.assert_close(ours[ids == model.config.image_token_id], seen, atol=1e-5, rtol=1e-5)
-    assert torch.equal(ours, again)
 
 
 def test_what_a_frozen_tower_saw_is_kept_for_the_next_model_with_the_same_tower_alone(
@@ -158,7 +122,9 @@ def test_what_a_frozen_tower_saw_is_kept_for_the_next_model_with_the_same_tower_
     monkeypatch.setattr(vision, "_SEEN", {})
     looks: list[str] = []
     inputs = vision.Pictures.inputs
-    monkeypatch.setattr(vision.Pictures, "inputs", lambda self, ids: looks.extend(ids) or inputs(self, ids))
+    monkeypatch.setattr(
+        vision.Pictures, "inputs", lambda self, ids: looks.extend({*ids} & {*pictures}) or inputs(self, ids)
+    )
     save(*made("fastvlm"), tmp_path / "vlm")
     save(*made("fastvlm", seed=1), tmp_path / "other adapter")
     seen, processor = tiny_models.encoder("conv", 64)
@@ -170,7 +136,7 @@ def test_what_a_frozen_tower_saw_is_kept_for_the_next_model_with_the_same_tower_
     def features(name: str, *train: Any) -> torch.Tensor:
         policy = load_policy(str(tmp_path / name), PolicyConfig(train=train or ("llm",)), store)
         assert policy.pictures is not None
-        return policy.pictures.features(policy.inner, pictures).detach()
+        return policy.pictures.features(policy.inner, pictures)[0].detach()
 
     first = features("vlm")
     assert sorted(looks) == sorted(pictures)
@@ -203,8 +169,8 @@ def test_a_picture_does_not_depend_on_its_company(store: ImageStore, pictures: l
     first = next(m for m in tower.modules() if isinstance(m, torch.nn.Conv2d))
     first.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
     with torch.no_grad():
-        together = policy.pictures.features(model, pictures)
-        again = policy.pictures.features(model, [*pictures[2:], pictures[0]])
+        together, _ = policy.pictures.features(model, pictures)
+        again, _ = policy.pictures.features(model, [*pictures[2:], pictures[0]])
     assert sizes == [1] * len(pictures), "each once, alone"
     each = together.chunk(len(pictures))
     torch.testing.assert_close(again, torch.cat([*each[2:], each[0]]))
@@ -344,65 +310,6 @@ def test_pictures_for_a_model_without_eyes_are_refused(tmp_path: Path, store: Im
     with pytest.raises(AssayError, match="does not have"):
         load_policy(str(tmp_path / "lm"), PolicyConfig(train=("adapter",)))
     assert models.load_generator(str(tmp_path / "lm"))[0] is not None
-
-
-def test_a_qwen_style_model_falls_back_to_padding_and_says_why(tmp_path: Path, store: ImageStore) -> None:
-    torch.manual_seed(0)
-    tokenizer = tiny_models.tokenizer()
-    config = transformers.Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "eos_token_id": 1, "pad_token_id": 0, "bos_token_id": None,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
-        },
-        vision_config={"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 32},
-        image_token_id=3,
-    )  # fmt: skip
-    model = transformers.Qwen2_5_VLForConditionalGeneration(config).eval()
-    policy = Policy(model, tokenizer, PolicyConfig())
-    assert "several dimensions" in policy.reason
-    groups = [Group(prefix=np.array([5, 6, 7], dtype=np.int32), answers=(np.array([8, 9], dtype=np.int32),))]
-    found = policy(policy.batch(groups)).logp_M
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([[5, 6, 7, 8, 9]])).logits[0].log_softmax(-1)
-    torch.testing.assert_close(found, torch.stack([logits[2, 8], logits[3, 9]]), atol=1e-5, rtol=1e-5)
-
-
-def test_a_qwen_style_model_reads_pictures_as_its_own_class_does(store: ImageStore, pictures: list[str]) -> None:
-    """Padded, with places in several dimensions; and a model whose layers see more than tokens is refused."""
-    torch.manual_seed(0)
-    tokenizer = tiny_models.tokenizer()
-    text = {
-        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "eos_token_id": 1, "pad_token_id": 0, "bos_token_id": None,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
-    }  # fmt: skip
-    seeing = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 32}
-    config = transformers.Qwen2_5_VLConfig(
-        text_config=text, vision_config=seeing, image_token_id=3, vision_start_token_id=4, vision_end_token_id=5
-    )
-    model = transformers.Qwen2_5_VLForConditionalGeneration(config).eval()
-
-    class Processor:
-        image_processor = transformers.Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=56 * 56)
-
-    processor = Processor()
-    processor.tokenizer = tokenizer  # type: ignore[attr-defined]
-    policy = Policy(model, processor, PolicyConfig(), store)
-    assert policy.pictures is not None
-    seen = policy.pictures.inputs(pictures[:1])
-    places = int(seen["image_grid_thw"].prod()) // 4
-    prompt = [7, 4, *[3] * places, 5, 8]
-    groups = [Group(prefix=np.array(prompt, dtype=np.int32), answers=(np.array([8, 9]),), images=(pictures[0],))]
-    found = policy(policy.batch(groups)).logp_M
-    ids = torch.tensor([[*prompt, 8, 9]])
-    with torch.no_grad():
-        logits = model(input_ids=ids, mm_token_type_ids=torch.eq(ids, 3).int(), **seen).logits[0].log_softmax(-1)
-    n = len(prompt)
-    torch.testing.assert_close(found, torch.stack([logits[n - 1, 8], logits[n, 9]]), atol=1e-5, rtol=1e-5)
-    model.config.vision_config.deepstack_visual_indexes = [0]
-    with pytest.raises(AssayError, match="deepstack"):
-        policy(policy.batch(groups))
 
 
 def test_generate_obeys_the_sampler_s_settings_and_not_the_model_s_own(tmp_path: Path) -> None:

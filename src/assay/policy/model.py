@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from assay import devices, models, packing, vision, weights
+from assay import devices, models, packing, sight, vision, weights
 from assay.attention import candidates
 from assay.errors import AssayError
 from assay.head import chosen_logprobs
@@ -54,10 +54,14 @@ class Policy(torch.nn.Module):
         self.reason, self.backend = "packing is off", "segments"
         self.bf16 = devices.computes_in_half(config.precision)
         wanted = candidates(devices.device(), self.bf16) if config.attention == "auto" else (config.attention,)
+        plain = vision.language_model(_inner(model)).config._attn_implementation
         for backend in wanted if config.packing else ():
             self.reason, self.backend = packing.use_packing(_inner(model), backend, self.bf16), backend
             if self.packed:
                 break
+        if self.pictures is not None:
+            seen = sight.tried(_inner(model), processor, plain, self.backend if self.packed else "", self.bf16)
+            self.reason = self.reason or seen
 
     @property
     def packed(self) -> bool:
@@ -100,34 +104,12 @@ class Policy(torch.nn.Module):
     def batch(self, groups: Sequence[Group]) -> Batch:
         return pack(groups, self.backend) if self.packed else pad(groups, self.tokenizer.pad_token_id or 0)
 
-    def hidden(self, batch: Batch, prefilled: Any = None) -> Tensor:
+    def hidden(self, batch: Batch) -> Tensor:
         """The last hidden state of every place, shape (places, D)."""
         inner = self.inner
-        body = vision.language_model(inner)
         if isinstance(batch, Pack):
-            embeds = vision.embed(inner, batch.ids_1T, batch.images, self.pictures)
-            out = body(
-                inputs_embeds=embeds, position_ids=batch.positions_1T, layout=batch.layout, prefilled=prefilled,
-                use_cache=False,
-            )  # fmt: skip
-        else:
-            embeds = vision.embed(inner, batch.ids_BT, batch.images, self.pictures)
-            out = body(inputs_embeds=embeds, attention_mask=batch.mask_BT, use_cache=False, **self._positions(batch))
-        return out.last_hidden_state.flatten(0, 1)  # type: ignore[no-any-return]
-
-    def _positions(self, batch: Padded) -> dict[str, Tensor]:
-        """Where the language model counts places in several dimensions (Qwen-VL), what its own class says they are."""
-        body = getattr(self.inner, self.inner.base_model_prefix)
-        if not (self.visual and hasattr(body, "get_rope_index") and batch.images):
-            return {}
-        assert self.pictures is not None
-        inputs = self.pictures.inputs(batch.images)
-        kinds = torch.eq(batch.ids_BT, self.image_token or -1).int()
-        names = {"image_grid_thw": inputs.get("image_grid_thw"), "mm_token_type_ids": kinds}
-        takes = body.get_rope_index.__code__.co_varnames
-        given = {n: x for n, x in names.items() if n in takes and x is not None}
-        places, _ = body.get_rope_index(batch.ids_BT, attention_mask=batch.mask_BT, **given)
-        return {"position_ids": places}
+            return packing.hidden(inner, packing.packed_inputs(inner, batch, self.pictures)).flatten(0, 1)
+        return packing.padded_hidden(inner, batch, self.pictures).flatten(0, 1)
 
     def forward(self, batch: Batch, entropy: bool = True, temperature: float = 1.0) -> Logprobs:
         """Log-probabilities under softmax(logits / temperature)."""
@@ -137,7 +119,7 @@ class Policy(torch.nn.Module):
         logp_M, entropy_M = chosen_logprobs(
             hidden_MD, head.weight, batch.targets_M, temperature, getattr(head, "bias", None), entropy
         )
-        return Logprobs(logp_M=logp_M, entropy_M=entropy_M)
+        return Logprobs(logp_M=vision.touch(self.inner, logp_M), entropy_M=entropy_M)
 
     def compile_when_worth(self, tokens: float) -> None:
         """Fuse the layers of the language model as `config.compile` says; auto judges by the work of so many tokens."""
@@ -200,7 +182,8 @@ def choose_trained(model: Any, parts: Sequence[str]) -> None:
     if "adapter" in parts:
         vision.adapter(model).requires_grad_(True)
     if "vision" in parts:
-        vision.vision_tower(model).requires_grad_(True)
+        for parameter in vision.tower_weights(model):
+            parameter.requires_grad_(True)
 
 
 def _with_lora(model: Any, config: PolicyConfig) -> Any:
@@ -215,11 +198,8 @@ def _with_lora(model: Any, config: PolicyConfig) -> Any:
         id(p) for part in (vision.language_model(model), model.get_output_embeddings()) for p in part.parameters()
     }
     chosen = {n for n, p in model.named_parameters() if p.requires_grad and id(p) not in resting}
-    body = "language_model" if vision.is_visual(model) else model.base_model_prefix
-    names = [
-        n for n, m in model.named_modules()
-        if isinstance(m, torch.nn.Linear) and f"{body}." in n and n != "lm_head"
-    ]  # fmt: skip
+    inside = set(vision.language_model(model).modules())
+    names = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m in inside]
     made = get_peft_model(
         model,
         LoraConfig(task_type="CAUSAL_LM", r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=names),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from assay import vision
+from assay import packing, vision
 from assay.attention import Prefilled
 from assay.images import ImageStore
 from assay.pack import Group, pack, share
@@ -100,10 +100,9 @@ class LocalSampler:
     ) -> list[list[Rollout]]:
         begun = starts or [()] * len(prompts)
         groups = [share([[*self.prompt_ids(p), *s]], images=p.images) for p, s in zip(prompts, begun, strict=True)]
-        cache, hidden_GD = self._prefill(groups, n)
-        lengths_G = torch.tensor([g.tokens for g in groups], device=hidden_GD.device)
+        cache, hidden_GD, places_G = self._prefill(groups, n)
         drawn = _Drawn(len(prompts) * n, self.config.max_tokens, self.policy.end_ids)
-        hidden_BD, places_B = hidden_GD.repeat_interleave(n, 0), lengths_G.repeat_interleave(n)
+        hidden_BD, places_B = hidden_GD.repeat_interleave(n, 0), places_G.repeat_interleave(n)
         while True:
             tokens_B, logp_B, entropy_B = self._draw(hidden_BD, generator)
             going = drawn.add(tokens_B, logp_B, entropy_B)
@@ -116,32 +115,38 @@ class LocalSampler:
             hidden_BD, places_B = self.decoder.step(cache, tokens_B, places_B), places_B + 1
         return self._rollouts(prompts, n, drawn)
 
-    def _prefill(self, groups: Sequence[Group], n: int) -> tuple[Any, Tensor]:
-        """Read every prompt once. Returns the cache for n rows each, and the hidden state at each prompt's end (G, D)."""
+    def _prefill(self, groups: Sequence[Group], n: int) -> tuple[Any, Tensor, Tensor]:
+        """Read every prompt once. Returns the cache for n rows each, the hidden state at each prompt's end (G, D), and the
+        place of what follows there (G,)."""
         layers: list[Prefilled] = []
-        hidden, spans, at = [], [], 0
+        hidden, spans, places, at = [], [], [], 0
         parts = self.policy.bins(groups)
         order = [i for part in parts for i in part]
         for part in parts:
             batch = pack([groups[i] for i in part], self.policy.backend).to(self.policy.model.device)
             prefilled: Prefilled = []
-            embeds = vision.embed(self.policy.inner, batch.ids_1T, batch.images, self.policy.pictures)
-            out = self.decoder.body(
-                inputs_embeds=embeds.to(self.decoder.dtype), position_ids=batch.positions_1T, layout=batch.layout,
-                prefilled=prefilled, use_cache=False,
-            )  # fmt: skip
+            inputs = packing.packed_inputs(self.policy.inner, batch, self.policy.pictures)
+            inputs["inputs_embeds"] = inputs["inputs_embeds"].to(self.decoder.dtype)
+            out = self.decoder.body(**inputs, prefilled=prefilled, use_cache=False)
             hidden.append(out.last_hidden_state[0, batch.last_N])
+            farthest_T = inputs["position_ids"].view(-1, batch.tokens).amax(0)
             used = sum(groups[i].tokens for i in part)
+            own = 0
             for i in part:
                 spans.append((at, at + groups[i].tokens))
-                at += groups[i].tokens
+                places.append(farthest_T[own : own + groups[i].tokens].max() + 1)
+                at, own = at + groups[i].tokens, own + groups[i].tokens
             layers.append([(k[:used], v[:used]) for k, v in prefilled])
         joined = [
             (torch.cat([part[n][0] for part in layers]), torch.cat([part[n][1] for part in layers]))
             for n in range(len(layers[0]))
         ]
         back = sorted(range(len(order)), key=lambda i: order[i])
-        return self.decoder.cache(joined, [spans[i] for i in back], n), torch.cat(hidden)[back]
+        return (
+            self.decoder.cache(joined, [spans[i] for i in back], n),
+            torch.cat(hidden)[back],
+            torch.stack(places)[back],
+        )
 
     def _draw(self, hidden_BD: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
         """One token for each row, and its log-probability under softmax(logits / temperature), which is what training
@@ -253,11 +258,10 @@ class GenerateSampler:
         policy, config = self.policy, self.config
         where = policy.model.device
         ids_1P = torch.tensor([self.prompt_ids(prompt)], device=where)
-        inputs: dict[str, Any] = {"input_ids": ids_1P, "attention_mask": torch.ones_like(ids_1P)}
-        if prompt.images and policy.pictures is not None:
-            inputs |= {n: x.to(where) for n, x in policy.pictures.inputs(prompt.images).items()}
-            if "mm_token_type_ids" in policy.inner.forward.__code__.co_varnames:
-                inputs["mm_token_type_ids"] = torch.eq(ids_1P, policy.image_token or -1).int()
+        inputs: dict[str, Any] = {"input_ids": ids_1P}
+        if policy.visual:
+            inputs = vision.given(policy.inner, ids_1P, prompt.images, policy.pictures)
+        inputs["attention_mask"] = torch.ones_like(ids_1P)
         greedy, inner = config.temperature == 0, policy.inner
         before, inner.generation_config = inner.generation_config, self._settings(1 if greedy else n)
         try:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from assay import devices, encoders, models, packing, vision, weights
+from assay import devices, encoders, models, packing, sight, vision, weights
 from assay.attention import Prefilled, candidates
 from assay.errors import AssayError, missing_extra
 from assay.frozen import Frozen, parts
@@ -52,10 +52,14 @@ class RewardModel(torch.nn.Module):
         self.bf16 = devices.computes_in_half(precision)
         self.typed = _has_types(model)
         wanted = candidates(devices.device(), self.bf16) if engine.attention == "auto" else (engine.attention,)
+        plain = vision.language_model(self.inner).config._attn_implementation
         for backend in wanted if engine.packing else ():
             self.reason, self.backend = packing.use_packing(model, backend, self.bf16), backend
             if self.packed:
                 break
+        if pictures is not None:
+            seen = sight.tried(self.inner, pictures.whole, plain, self.backend if self.packed else "", self.bf16)
+            self.reason = self.reason or seen
         self.causal = not encoders.is_encoder(self.inner)
         self.heads = getattr(self.inner.config.get_text_config(), "num_attention_heads", 1)
         stays = frozen > 0 and self.packed and layers_of(vision.language_model(self.inner))
@@ -89,13 +93,18 @@ class RewardModel(torch.nn.Module):
         prefix, answers = continued(group, self.pad_id)
         where, none = self.model.get_input_embeddings().weight.device, group.prefix[:0]
         kept: Prefilled = []
+        skipped = 0
         if len(prefix):
-            self(self.batch([Group(prefix=none, answers=(prefix,), images=group.images)]).to(where), prefilled=kept)
+            first = pack([Group(prefix=none, answers=(prefix,), images=group.images)], self.backend).to(where)
+            self(first, prefilled=kept)
+            skipped = packing.skipped(self.inner, first, self.pictures)
             before = {"before": [(k[: len(prefix)], v[: len(prefix)]) for k, v in kept]}
         backend = "segments" if self.backend == "flex" else self.backend
         for part in bins([len(a) for a in answers], self.engine.tokens):
-            alone = [Group(prefix=none, answers=(answers[i],)) for i in part]
+            shown = () if len(prefix) else group.images
+            alone = [Group(prefix=none, answers=(answers[i],), images=shown) for i in part]
             batch = pack(alone, backend, pad_id=self.pad_id, before=len(prefix)).to(where)
+            batch = replace(batch, positions_1T=batch.positions_1T + skipped)
             yield part, self(batch, **(before if len(prefix) else {}))
 
     @property
@@ -114,7 +123,8 @@ class RewardModel(torch.nn.Module):
     def forward(self, batch: Batch, **kept: Any) -> torch.Tensor:
         """Rewards in fp32, shape (N,): one for each answer of each group, in order; `kept` as in `packing.packed_hidden`."""
         with nullcontext() if self.causal else encoders.ONE_BODY:
-            return self._rewards(batch, **kept)
+            found_N = self._rewards(batch, **kept)
+        return found_N if self.pictures is None else vision.touch(self.inner, found_N)
 
     def _rewards(self, batch: Batch, **kept: Any) -> torch.Tensor:
         inner = self.inner
@@ -128,6 +138,9 @@ class RewardModel(torch.nn.Module):
             if self.causal:
                 return packing.in_fp32(inner.score, states_ND).squeeze(-1)
             return encoders.first_token_rewards(inner, states_ND)
+        if hasattr(inner, "score") and self.pictures is not None:
+            states_BTD, last_B = packing.padded_hidden(inner, batch, self.pictures), self._last(batch)
+            return packing.in_fp32(inner.score, states_BTD[torch.arange(len(last_B)), last_B]).squeeze(-1)
         inputs = {"input_ids": batch.ids_BT, "attention_mask": batch.mask_BT}
         if batch.types_BT is not None and self.typed:
             inputs["token_type_ids"] = batch.types_BT
@@ -177,12 +190,9 @@ def _visual(config: TrainConfig, processor: Any) -> RewardModel:
     if config.engine.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     pictures = Pictures(processor, ImageStore(config.images))
-    made = RewardModel(
+    return RewardModel(
         model.to(devices.device()), processor.tokenizer.pad_token_id, config.engine, config.precision, pictures
     )
-    if not made.packed:
-        raise AssayError(f"{config.backbone}: a reward model with pictures must be packed, but {made.reason}")
-    return made
 
 
 def _backbone(config: TrainConfig, tokenizer: Any, quantize: bool, say: Callable[[str], None] = lambda _: None) -> Any:

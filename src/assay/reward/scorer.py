@@ -152,8 +152,6 @@ class LocalScorer:
         self.model = RewardModel(
             model, weights.padding(model), EngineConfig(tokens=tokens_per_batch), precision, pictures, frozen
         )
-        if pictures is not None and not self.model.packed:
-            raise AssayError(f"a reward model with pictures must be packed, but {self.model.reason}")
         self.where = devices.device()
 
     def __call__(self, conversations: Sequence[Conversation]) -> NDArray[np.float64]:

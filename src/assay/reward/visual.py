@@ -28,10 +28,11 @@ class VisualReward(torch.nn.Module):
         super().__init__()
         self.model, self.config = model, model.config
         self._no_split_modules = list(getattr(model, "_no_split_modules", None) or [])
-        width = model.language_model.config.hidden_size
+        width = vision.language_model(self).config.hidden_size
         self.score = torch.nn.Linear(width, 1, bias=False)
         torch.nn.init.normal_(self.score.weight, std=0.02)
-        vision.vision_tower(self).requires_grad_(False)
+        for parameter in vision.tower_weights(self):
+            parameter.requires_grad_(False)
 
     def get_input_embeddings(self) -> Any:
         return self.model.get_input_embeddings()
