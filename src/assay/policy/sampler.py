@@ -15,7 +15,7 @@ from assay import vision
 from assay.attention import Prefilled
 from assay.images import ImageStore
 from assay.pack import Group, pack, share
-from assay.policy.config import SamplerConfig
+from assay.policy.config import SamplerConfig, VllmConfig
 from assay.policy.decode import decoder
 from assay.policy.model import Policy
 from assay.records import Prompt, Rollout
@@ -299,13 +299,16 @@ def local_sampler(
 
 
 def make_sampler(
-    kind: Literal["auto", "vllm"], policy: Policy, config: SamplerConfig,
+    vllm: VllmConfig, policy: Policy, config: SamplerConfig,
     store: ImageStore | None = None, seed: int = 0, answer_start: str = "", within: Path | None = None,
 ) -> Sampler:  # fmt: skip
-    """A sampler by its kind: what `local_sampler` chooses (auto), or vLLM, which reads the policy from a folder in `within`.
-    Raises AssayError when vLLM is asked for and not installed."""
-    if kind == "vllm":
+    """What draws a policy's answers: what `local_sampler` chooses, an engine of vLLM (which reads the policy from a folder in
+    `within` while it starts), or servers by URL.
+
+    Raises AssayError where vLLM is asked for and not installed, or a server cannot be reached or serves another model.
+    """
+    if vllm.backend == "vllm":
         from assay.policy.vllm_sampler import VllmSampler
 
-        return VllmSampler(policy, config, store, seed, answer_start, within)
+        return VllmSampler(policy, config, store, seed, answer_start, within, vllm)
     return local_sampler(policy, config, store, seed, answer_start)
