@@ -104,8 +104,8 @@ class SamplerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VllmConfig:
-    """What draws answers, and what vLLM is told where it does. In this process it runs beside the policy, one engine for each
-    process under torchrun; servers by URL are for commands that only sample."""
+    """What draws answers, and what vLLM is told where it does. Its engine runs beside the policy, one for each process under
+    torchrun; servers by URL are for commands that only sample."""
 
     backend: Literal["auto", "vllm"] = "auto"
     """auto: our decoder, or transformers' generate where the model cannot be packed. vllm: an engine of vLLM."""
@@ -130,9 +130,15 @@ class VllmConfig:
         check_numbers(self, "", above=("vllm_cache", "vllm_parallel"), at_least=("vllm_length",))
         if not 0 < self.vllm_memory <= 1:
             raise AssayError(f"--vllm-memory is a share in (0, 1], got {self.vllm_memory}")
+        if self.vllm and self.backend == "vllm":
+            raise AssayError("--vllm names running servers, --backend vllm starts an engine here: give one of them")
         for url in self.vllm:
             if not url.startswith(("http://", "https://")):
                 raise AssayError(f"--vllm takes addresses of vLLM servers (http://HOST:8000), got {url!r}")
+
+
+HERE = VllmConfig()
+"""Answers are drawn in this process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

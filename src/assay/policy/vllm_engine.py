@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from assay.policy.model import Policy
 
 LAUNCHED = re.compile(r"(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_\w+|ROLE_\w+|MASTER_\w+|TORCHELASTIC_\w+)")
 """What torchrun tells its processes: a vLLM that reads it takes itself for one of them."""
+GRACE_S = 30.0
+"""For an engine to end by itself; then it is killed."""
 FIRST_PORT, PORTS = 29_700, 100
 """Engines of one machine look for their ports from here, each in a range of its own."""
 
@@ -54,11 +57,10 @@ class Engine:
             "tensor_parallel_size": config.vllm_parallel, "max_model_len": config.vllm_length or -1,
             "enforce_eager": config.vllm_eager, "worker_extension_cls": "assay.policy.vllm_worker.Weights",
         }  # fmt: skip
-        self.llm: Any = None
         try:
             vllm_weights.write_checkpoint(policy, self.folder, self.dtype)
             with _own_place(config):
-                self.llm = vllm.LLM(model=str(self.folder), **{**ours, **options})
+                self.llm: Any = _started(str(self.folder), {**ours, **options})
         except (ValueError, RuntimeError, OSError, NotImplementedError, ImportError) as error:
             shutil.rmtree(self.folder, ignore_errors=True)
             said = " ".join(str(error).split())[:300] or type(error).__name__
@@ -68,15 +70,17 @@ class Engine:
             ) from error
         for file in self.folder.glob("*.safetensors"):  # from here on weights come through memory
             file.unlink()
+        self.end = weakref.finalize(self, _end, self.llm, self.folder)
 
     def take(self) -> None:
         """Hand over what training can have changed, and forget what was made with the weights before: keys of prompts, and
         features of pictures (which the scheduler would still believe to be there)."""
         inner = self.policy.inner
         names = vllm_weights.trained(inner)
-        if names:
-            with vllm_weights.shared(inner, names, self.dtype, self.folder) as files:
-                self._do(lambda: self.llm.collective_rpc("take_weights", args=(files,)))
+        if not names:
+            return
+        with vllm_weights.shared(inner, names, self.dtype, self.folder) as files:
+            self._do(lambda: self.llm.collective_rpc("take_weights", args=(files,)))
         core = self.llm.llm_engine
         self._do(lambda: (core.reset_prefix_cache(), core.reset_mm_cache(), core.reset_encoder_cache()))
 
@@ -98,18 +102,31 @@ class Engine:
             ) from error
 
     def close(self) -> None:
-        """End the engine's processes and remove its folder; again is harmless."""
-        if self.llm is not None:
-            self.llm.llm_engine.engine_core.shutdown()
-            self.llm = None
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """End the engine's processes and remove its folder, which otherwise comes when nothing holds it any more; again is
+        harmless."""
+        self.llm = None
+        self.end()
+
+
+def _started(folder: str, options: dict[str, Any]) -> Any:
+    """In a frame of its own, without the `Engine`: vLLM keeps the one that made it alive."""
+    from vllm import LLM
+
+    return LLM(model=folder, **options)
+
+
+def _end(llm: Any, folder: Path) -> None:
+    llm.llm_engine.engine_core.shutdown(timeout=GRACE_S)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
 def _own_place(config: VllmConfig) -> Iterator[None]:
     """The environment that a starting engine reads: this process's device alone, ports of its own, no torchrun."""
     rank, world = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    wanted: dict[str, str | None] = {"VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", str(config.vllm_cache))}
+    wanted: dict[str, str | None] = {
+        "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", str(config.vllm_cache))
+    }
     if world > 1:
         if config.vllm_parallel > 1:
             raise AssayError("under torchrun every process has an engine on its own GPU: leave --vllm-parallel at 1")

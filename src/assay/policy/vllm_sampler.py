@@ -32,6 +32,8 @@ class VllmSampler:
     on.
     """
 
+    goes_on = True
+
     def __init__(
         self, policy: Policy, config: SamplerConfig, store: ImageStore | None = None, seed: int = 0,
         answer_start: str = "", within: Path | None = None, vllm: VllmConfig | None = None, engine: Engine | None = None,
@@ -53,9 +55,7 @@ class VllmSampler:
     def greedy(self) -> "VllmSampler":
         """The likeliest tokens, from the same engine."""
         config = replace(self.config, temperature=0.0)
-        return VllmSampler(
-            self.policy, config, self.store, self.seed, self.answer_start, engine=self.engine
-        )
+        return VllmSampler(self.policy, config, self.store, self.seed, self.answer_start, engine=self.engine)
 
     def close(self) -> None:
         """End the engine and its processes, if this sampler has started it."""
@@ -119,7 +119,7 @@ def same_prompt(policy: Policy, prompt: Prompt, ours: Sequence[int], theirs: Seq
     shown = [policy.tokenizer.decode(list(ids[max(0, at - 4) : at + 4])) for ids in (ours, theirs)]
     asked = " ".join(prompt.messages[-1].content.split())[:60]
     raise AssayError(
-        f"vLLM reads another prompt than is trained on: {len(theirs):,} tokens for our {len(ours):,}, the first that differs "
-        f"is number {at} ({shown[0]!r} here, {shown[1]!r} there), of the question {asked!r}. Its answers would be learned "
-        "from the wrong prompt: use --backend auto, or a vLLM whose processor for this model is that of transformers"
+        f"vLLM reads another prompt than is trained on: {len(theirs):,} tokens for our {len(ours):,}, the first that "
+        f"differs is number {at} ({shown[0]!r} here, {shown[1]!r} there), of the question {asked!r}. Its "
+        "answers would be learned from the wrong prompt: use --backend auto, or a vLLM whose processor for this model is that of transformers"
     )

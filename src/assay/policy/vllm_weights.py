@@ -44,7 +44,9 @@ def sources(inner: Any) -> dict[str, Source]:
 
 def _merged(module: Any) -> Tensor:
     weight = _full(module.base_layer.weight)
-    return weight + sum(_full(module.get_delta_weight(a)) for a in module.active_adapters).to(weight)
+    for adapter in module.active_adapters:
+        weight = weight + _full(module.get_delta_weight(adapter)).to(weight)
+    return weight
 
 
 def _full(value: Tensor) -> Tensor:
