@@ -120,6 +120,6 @@ def same_prompt(policy: Policy, prompt: Prompt, ours: Sequence[int], theirs: Seq
     asked = " ".join(prompt.messages[-1].content.split())[:60]
     raise AssayError(
         f"vLLM reads another prompt than is trained on: {len(theirs):,} tokens for our {len(ours):,}, the first that "
-        f"differs is number {at} ({shown[0]!r} here, {shown[1]!r} there), of the question {asked!r}. Its "
-        "answers would be learned from the wrong prompt: use --backend auto, or a vLLM whose processor for this model is that of transformers"
+        f"differs is number {at} ({shown[0]!r} here, {shown[1]!r} there), of the question {asked!r}. Its answers would be "
+        "learned from the wrong prompt: use --backend auto, or a vLLM that lays pictures out as transformers does"
     )
