@@ -4,6 +4,7 @@ vLLM's own transfer engines (NCCL, CUDA IPC) need GPUs on both sides. Shared mem
 the host and one from it, of what trains only, in the precision of the engine; nothing touches a disk.
 """
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -131,5 +132,9 @@ def write_checkpoint(policy: Any, folder: Path, dtype: torch.dtype) -> None:
     finally:
         vision.language_model(inner).config._attn_implementation = before
     policy.processor.save_pretrained(folder)
+    places: dict[str, str] = {}
     for number, part in enumerate(parts(inner, list(sources(inner)), dtype)):
-        save_file(part, folder / f"model-{number:05d}.safetensors", metadata={"format": "pt"})
+        name = f"model-{number:05d}.safetensors"
+        save_file(part, folder / name, metadata={"format": "pt"})
+        places |= dict.fromkeys(part, name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
