@@ -5,10 +5,13 @@ vLLM needs an environment of its own (its pins are not ours): `make test-vllm` m
 """
 
 import importlib.util
+import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +19,20 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from commands import environment, run_assay
 
 import tiny_models
 from assay.errors import AssayError
 from assay.images import ImageStore
+from assay.journal import read
 from assay.pack import Group
 from assay.policy.assemble import assemble, save
 from assay.policy.config import PolicyConfig, SamplerConfig, VllmConfig
 from assay.policy.model import Policy, load_policy
 from assay.policy.sampler import make_sampler
+from assay.policy.vllm_servers import outline
 from assay.records import Message, Prompt, user
+from assay.reward.remote import wait_until_ready
 
 pytestmark = pytest.mark.slow
 HERE = importlib.util.find_spec("vllm") is not None
@@ -151,12 +158,27 @@ def pictured(store: ImageStore) -> list[Prompt]:
     ]
 
 
+def hub(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class as the hub has it, with one head of 32, for vLLM's attention on CPUs takes no narrower one."""
+    vlm_models = pytest.importorskip("vlm_models")
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        monkeypatch.setitem(vlm_models.TEXT, name, 1)
+    monkeypatch.setitem(vlm_models.MROPE, "mrope_section", [4, 6, 6])
+    vlm_models.make(kind, folder)
+
+
 @inside
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_pictures_are_the_policy_over_two_epochs_with_an_update_between(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["clip", "siglip", "conv", "llava", "qwen2.5-vl", "internvl"])
+def test_pictures_are_the_policy_over_epochs_with_updates_between(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = ImageStore(tmp_path / "pictures")
-    llava(tmp_path / "vlm", kind)
-    policy = load_policy(str(tmp_path / "vlm"), PolicyConfig(train=("adapter", "llm", "vision")), store)
+    if kind in ("clip", "siglip", "conv"):
+        llava(tmp_path / "vlm", kind)
+    else:
+        hub(tmp_path / "vlm", kind, monkeypatch)
+    parts = ("adapter", "llm", "vision") if kind != "qwen2.5-vl" else ("llm", "vision")
+    policy = load_policy(str(tmp_path / "vlm"), PolicyConfig(train=parts), store)
     sampler = make_sampler(VLLM, policy, CONFIG, store, within=tmp_path / "w")
     asked = pictured(store)
     try:
@@ -170,3 +192,95 @@ def test_pictures_are_the_policy_over_two_epochs_with_an_update_between(kind: st
             assert apart > 0.05
     finally:
         sampler.close()
+
+
+def questions(folder: Path) -> Path:
+    path = folder / "questions.jsonl"
+    path.write_text("".join(json.dumps({"question": f"say {c}", "answer": c}) + "\n" for c in "abcdefgh"))
+    return path
+
+
+def even(conversations: Any) -> np.ndarray:
+    """A reward that tells nearly all answers apart."""
+    return np.array([sum(map(ord, c[-1].content)) % 97 / 97 for c in conversations])
+
+
+@inside
+def test_grpo_under_torchrun_has_an_engine_for_each_process_and_samples_the_policy_itself(tmp_path: Path) -> None:
+    model = tiny_models.save_language(tmp_path / "lm", "qwen3", head=32)
+    line = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m", "assay", "policy",
+        "grpo", model, questions(tmp_path), "--out", tmp_path / "tuned", "--backend", "vllm", "--vllm-eager",
+        "--vllm-cache", 1, "--vllm-length", 256, "--steps", 3, "--prompts", 4, "--group", 4, "--lr", "1e-3",
+        "--signal", "total", "--sampler.max-tokens", 6, "--reward-model", f"{Path(__file__).stem}:even",
+        "--rewards.combine", "sum", "--watch", questions(tmp_path), "--monitor.every", 2,
+    ]  # fmt: skip
+    here = {**environment(), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    here["PYTHONPATH"] = os.pathsep.join([here["PYTHONPATH"], str(Path(__file__).parent)])
+    done = subprocess.run([*map(str, line)], env=here, capture_output=True, text=True, timeout=1_200)
+    print(done.stdout[-3000:], done.stderr[-6000:])
+    assert done.returncode == 0
+    metrics = read(tmp_path / "tuned" / "metrics.jsonl")
+    gaps = [m["sampler_gap"] for m in metrics if "sampler_gap" in m]
+    assert len(gaps) == 3
+    assert max(gaps) < 1e-3, "after updates too"
+    assert any("accuracy" in m for m in metrics), "the reading has come from the same engine"
+    assert not list(tmp_path.glob("vllm-*")), "the engines' folders are gone"
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[int]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--dtype", "float32",
+            "--max-model-len", "256", "--enforce-eager", "--port", str(port), "--host", "0.0.0.0"]  # fmt: skip
+    here = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    log = folder.parent / "server.log"
+    with log.open("w") as told:
+        process = subprocess.Popen(line, env=here, stdout=told, stderr=subprocess.STDOUT)
+        try:
+            wait_until_ready(f"http://127.0.0.1:{port}", 900)
+            yield port
+        except BaseException:
+            print(log.read_text()[-4000:])
+            raise
+        finally:
+            process.terminate()
+            process.wait(120)
+
+
+@inside
+def test_servers_by_url_are_one_sampler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture's question goes over as messages, one without a picture as token ids."""
+    store = ImageStore(tmp_path / "pictures")
+    hub(tmp_path / "vlm", "llava", monkeypatch)
+    policy = load_policy(str(tmp_path / "vlm"), PolicyConfig(), store)
+    asked = pictured(store)
+    with serving(tmp_path / "vlm") as port:
+        urls = (f"http://127.0.0.1:{port}", f"http://localhost:{port}/v1/")
+        servers = VllmConfig(vllm=urls)
+        empty = outline(str(tmp_path / "vlm"), PolicyConfig(), store)
+        assert all(p.is_meta for p in empty.parameters()), "no weight is read here"
+        for start in ("", START):
+            sampler = make_sampler(servers, empty, CONFIG, store, answer_start=start)
+            groups = sampler(asked, 3)
+            assert tokens(sampler(asked, 3)) == tokens(groups)
+            assert tokens(sampler(asked, 3, 1)) != tokens(groups)
+            torch.testing.assert_close(said(groups), logp_of(policy, sampler, asked, groups), atol=2e-4, rtol=2e-4)
+            assert all(r.text.startswith(start) and policy.image_token not in r.tokens for g in groups for r in g)
+        [[greedy]] = sampler.greedy()(asked[2:], 1)
+        assert sampler(asked[2:], 1, starts=[greedy.tokens[:2]])
+        other = load_policy(str(tiny_models.save_language(tmp_path / "other")), PolicyConfig())
+        with pytest.raises(AssayError, match="reads another prompt|http 4"):
+            make_sampler(servers, other, CONFIG, store)(asked[:1], 1)
+        done = run_assay(
+            "policy", "evaluate", tmp_path / "vlm", questions(tmp_path), "--vllm", *urls, "--sampler.max-tokens", 4
+        )
+        assert done.returncode == 0, done.stderr
+        assert "8 questions" in done.stdout
+        done = run_assay(
+            "policy", "grpo", tmp_path / "vlm", questions(tmp_path), "--out", tmp_path / "t", "--vllm", urls[0]
+        )
+        assert done.returncode == 2
+        assert "--backend vllm starts an engine" in done.stderr
