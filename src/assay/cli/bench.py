@@ -234,7 +234,7 @@ def best_of_n(
         asked |= {"policy": asking_of([server])}
         answers, kept = recipe.chat_answers(server), list[Prompt]
     else:
-        asked |= {"policy": fingerprint(policy), "sampler": sampler, "seed": seed}
+        asked |= {"policy": fingerprint(policy), "sampler": sampler, "seed": seed, **vllm.drawn_by}
         answers, kept = recipe.local_answers(policy, store, sampler, seed, vllm)
     told = recipe.best_of_n(prompts, out, n, answers, scorer, store, kept, asked=asked, accepted=servers.keep,
                             answer_field=answer_field)  # fmt: skip

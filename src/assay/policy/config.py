@@ -136,6 +136,12 @@ class VllmConfig:
             if not url.startswith(("http://", "https://")):
                 raise AssayError(f"--vllm takes addresses of vLLM servers (http://HOST:8000), got {url!r}")
 
+    @property
+    def drawn_by(self) -> dict[str, str]:
+        """Who draws answers, as far as it shapes them, for what is kept of a run; nothing where it is our decoder."""
+        kind = "servers" if self.vllm else self.backend
+        return {} if kind == "auto" else {"drawn_by": kind}
+
 
 HERE = VllmConfig()
 """Answers are drawn in this process."""

@@ -29,6 +29,7 @@ AT_ONCE = 32
 """Questions in flight at one server."""
 TRIES = 4
 """Of one question, each after a longer pause and at the next server that is free."""
+PAUSE_S = 0.5
 TIMEOUT_S = 1_800.0
 
 
@@ -195,7 +196,7 @@ class ServerSampler:
                     todo.append((index, tried + 1))
                     if tried + 1 >= TRIES:
                         why[server.url] = str(error) or type(error).__name__
-                    await asyncio.sleep(0.5 * 2**tried)
+                    await asyncio.sleep(PAUSE_S * 2**tried)
 
         async with aiohttp.ClientSession(headers=self.headers, timeout=timeout, trust_env=True) as session:
             await asyncio.gather(*(work(session, s) for s in self.servers for _ in range(AT_ONCE)))

@@ -54,6 +54,7 @@ def run_pairs(
     named = {"config": config, "policy": settings, "sampler": sampling, "judge": who, "answer_start": answer_start}
     settled = jsonable({"model": fingerprint(model), "questions": of_file(path), **named, "round": round, "seed": seed})
     settled |= {"answer_field": answer_field} if answer_field else {}
+    settled |= vllm.drawn_by
     partial = sibling(out, ".partial")
     if (out / "pairs.json").exists():
         kept = json.loads((out / "pairs.json").read_text())
