@@ -1,7 +1,9 @@
 """What goes over to vLLM: the names and values of weights, and which of them. No engine runs here."""
 
 import re
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,42 @@ def test_without_vllm_the_line_that_installs_it_is_told_and_nothing_is_left(
 def test_impossible_options_fail_at_once(options: dict[str, Any], told: str) -> None:
     with pytest.raises(AssayError, match=told):
         VllmConfig(**options)
+
+
+def test_an_engine_ends_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
+    """Trainer -> engine -> worker, as vLLM has them; the last two sleep."""
+    worker = (
+        "import sys, time; from assay.policy.vllm_worker import Weights; "
+        "Weights().end_with(sys.argv[1], int(sys.argv[2])); print('ready', flush=True); time.sleep(600)"
+    )
+    engine = (
+        "import subprocess, sys, time; "
+        f"w = subprocess.Popen([sys.executable, '-c', {worker!r}, *sys.argv[1:]], stdout=subprocess.PIPE, text=True); "
+        "w.stdout.readline(); print(w.pid, flush=True); time.sleep(600)"
+    )
+    trainer = (
+        "import os, subprocess, sys, time; from assay.processes import this_process; "
+        f"e = subprocess.Popen([sys.executable, '-c', {engine!r}, this_process(), str(os.getpid())], stdout=subprocess.PIPE, "
+        "text=True); print(e.pid, e.stdout.readline(), flush=True); time.sleep(600)"
+    )
+    main = subprocess.Popen([sys.executable, "-c", trainer], stdout=subprocess.PIPE, text=True)
+    assert main.stdout is not None
+    numbers = [int(n) for n in main.stdout.readline().split()]
+    assert len(numbers) == 2
+    main.kill()
+    main.wait()
+    until = time.monotonic() + 60
+    while any(running(n) for n in numbers):
+        assert time.monotonic() < until, "the engine goes on without its trainer"
+        time.sleep(0.1)
+
+
+def running(number: int) -> bool:
+    stat = Path(f"/proc/{number}/stat")
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_statistics_of_a_tower_are_among_the_sources(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from assay.errors import AssayError, missing_extra
 from assay.policy import vllm_weights
 from assay.policy.config import VllmConfig
 from assay.policy.model import Policy
+from assay.processes import this_process
 
 LAUNCHED = re.compile(r"(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_\w+|ROLE_\w+|MASTER_\w+|TORCHELASTIC_\w+)")
 """What torchrun tells its processes: a vLLM that reads it takes itself for one of them."""
@@ -71,6 +72,8 @@ class Engine:
         for file in self.folder.glob("*.safetensors"):  # from here on weights come through memory
             file.unlink()
         self.end = weakref.finalize(self, _end, self.llm, self.folder)
+        self.room: int = self.llm.llm_engine.model_config.max_model_len
+        self._do(lambda: self.llm.collective_rpc("end_with", args=(this_process(), os.getpid())))
 
     def take(self) -> None:
         """Hand over what training can have changed, and forget what was made with the weights before: keys of prompts, and

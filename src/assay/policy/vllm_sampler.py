@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from assay.errors import AssayError
+from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
 from assay.policy.config import SamplerConfig, VllmConfig
 from assay.policy.model import Policy
@@ -63,11 +63,14 @@ class VllmSampler:
             self.engine.close()
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """The tokens of a prompt, pictures' places included."""
+        """The tokens of a prompt, pictures' places included. Raises CannotRead where the engine has no room for its answer:
+        vLLM would cut the answer short and say nothing."""
         if prompt.id not in self.rendered:
-            self.rendered[prompt.id] = render_prompt(
-                self.policy.processor, prompt.messages, self.store, self.answer_start
-            )
+            ids = render_prompt(self.policy.processor, prompt.messages, self.store, self.answer_start)
+            most = self.engine.room - self.config.max_tokens
+            if len(ids) > most:
+                raise CannotRead(f"longer than {most:,} tokens, which is vLLM's room before an answer (--vllm-length)")
+            self.rendered[prompt.id] = ids
         return self.rendered[prompt.id]
 
     def __call__(

@@ -8,7 +8,7 @@ import asyncio
 import base64
 import io
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ from assay.render import render_prompt
 AT_ONCE = 32
 """Questions in flight at one server."""
 TRIES = 4
-"""Of one question, each after a longer pause and at the next server that is free."""
+"""Of one question at one server, each after a longer pause; then the server is left out."""
 PAUSE_S = 0.5
 TIMEOUT_S = 1_800.0
 
@@ -179,7 +179,7 @@ class ServerSampler:
 
     async def _ask_all(self, asked: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
         """Every server takes the next question as soon as it has room. Raises AssayError once none of them answers."""
-        todo = deque((i, 0) for i in range(len(asked)))
+        todo, failed = deque(range(len(asked))), Counter[tuple[int, str]]()
         found: dict[int, dict[str, Any]] = {}
         why: dict[str, str] = {}
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
@@ -189,14 +189,15 @@ class ServerSampler:
                 if not todo:
                     await asyncio.sleep(0.02)
                     continue
-                index, tried = todo.popleft()
+                index = todo.popleft()
                 try:
                     found[index] = await self._ask(session, server, *asked[index])
                 except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-                    todo.append((index, tried + 1))
-                    if tried + 1 >= TRIES:
+                    todo.append(index)
+                    failed[index, server.url] += 1
+                    if failed[index, server.url] >= TRIES:
                         why[server.url] = str(error) or type(error).__name__
-                    await asyncio.sleep(PAUSE_S * 2**tried)
+                    await asyncio.sleep(PAUSE_S * 2 ** failed[index, server.url])
 
         async with aiohttp.ClientSession(headers=self.headers, timeout=timeout, trust_env=True) as session:
             await asyncio.gather(*(work(session, s) for s in self.servers for _ in range(AT_ONCE)))

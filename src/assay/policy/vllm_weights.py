@@ -7,6 +7,7 @@ the host and one from it, of what trains only, in the precision of the engine; n
 import json
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -21,6 +22,7 @@ from torch import Tensor
 from assay import vision
 
 SHARED = Path("/dev/shm")
+MARK = "assay-vllm-"
 PART = 1 << 30
 """Bytes of weights that are gathered before they are written: what a transfer takes of memory besides its files."""
 Source = Callable[[], Tensor]
@@ -109,9 +111,12 @@ def shared(inner: Any, names: Sequence[str], dtype: torch.dtype, within: Path) -
     """Files of these weights in shared memory, or in `within` where that has no room (containers often give it 64 MB)."""
     from safetensors.torch import save_file
 
+    for old in SHARED.glob(f"{MARK}*"):  # of a process that was killed in the middle
+        if time.time() - old.stat().st_mtime > 3_600:
+            shutil.rmtree(old, ignore_errors=True)
     need = sum(p.numel() for p in inner.parameters()) * dtype.itemsize
     roomy = SHARED.is_dir() and shutil.disk_usage(SHARED).free > 1.1 * need
-    with TemporaryDirectory(prefix="assay-vllm-", dir=SHARED if roomy else within) as folder:
+    with TemporaryDirectory(prefix=MARK, dir=SHARED if roomy else within) as folder:
         files = []
         for number, part in enumerate(parts(inner, names, dtype)):
             files.append(str(Path(folder) / f"{number:05d}.safetensors"))

@@ -4,15 +4,37 @@ vLLM makes its worker a child of `Weights` (`worker_extension_cls`), so `collect
 server that was started with `--worker-extension-cls assay.policy.vllm_worker.Weights`. Written against vLLM 0.32.
 """
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from assay.processes import alive
+
 
 class Weights:
     """Methods of a vLLM worker."""
+
+    def end_with(self, process: str, number: int) -> None:
+        """End as soon as this process (`processes.this_process`, and its number) has gone, with the engine between, if there
+        is one: vLLM's own engine outlives a parent that is killed, and keeps its memory."""
+        engine = os.getppid()
+
+        def wait() -> None:
+            while alive(process):
+                time.sleep(1.0)
+            if engine != number:
+                with suppress(ProcessLookupError):
+                    os.kill(engine, signal.SIGKILL)
+            os._exit(1)
+
+        threading.Thread(target=wait, daemon=True, name="assay: ends with the trainer").start()
 
     def take_weights(self, files: Sequence[str]) -> None:
         """Load named weights, in the format of a checkpoint, from these safetensors files; the others stay.
