@@ -166,8 +166,8 @@ def test_an_engine_ends_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
         "w.stdout.readline(); print(w.pid, flush=True); time.sleep(600)"
     )
     trainer = (
-        "import os, subprocess, sys, time; from assay.processes import this_process; "
-        f"e = subprocess.Popen([sys.executable, '-c', {engine!r}, this_process(), str(os.getpid())], stdout=subprocess.PIPE, "
+        "import os, subprocess as s, sys, time; from assay.processes import this_process; "
+        f"e = s.Popen([sys.executable, '-c', {engine!r}, this_process(), str(os.getpid())], stdout=s.PIPE, "
         "text=True); print(e.pid, e.stdout.readline(), flush=True); time.sleep(600)"
     )
     main = subprocess.Popen([sys.executable, "-c", trainer], stdout=subprocess.PIPE, text=True)
