@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import torch
 from commands import environment, run_assay
 
 import tiny_models
-from assay.errors import AssayError
+from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
 from assay.journal import read
 from assay.pack import Group
@@ -103,7 +104,10 @@ def text(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Polic
     folder = tiny_models.save_language(tmp_path / "lm", kind, **sizes)
     policy = load_policy(str(folder), PolicyConfig(lora_rank=4 if lora else 0))
     assert policy.inner.config.tie_word_embeddings
-    sampler = make_sampler(VLLM, policy, CONFIG, answer_start=START, within=tmp_path / "w")
+    sampler = make_sampler(replace(VLLM, vllm_length=0), policy, CONFIG, answer_start=START, within=tmp_path / "w")
+    assert sampler.engine.room == 512, "all that the model knows"
+    with pytest.raises(CannotRead, match="longer than 506 tokens"):
+        sampler.prompt_ids(Prompt(messages=(user("long " * 120),)))
     yield policy, sampler
     sampler.close()
 
