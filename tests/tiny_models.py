@@ -28,8 +28,8 @@ def tokenizer() -> Any:
     return fast
 
 
-def language(kind: str = "llama", seed: int = 0, layers: int = 2, width: int = 32) -> Any:
-    """A causal language model of random weights: llama, or qwen3 (QK-norm, grouped queries)."""
+def language(kind: str = "llama", seed: int = 0, layers: int = 2, width: int = 32, head: int = 8) -> Any:
+    """A causal language model of random weights: llama, or qwen3 (QK-norm, grouped queries; heads are `head` wide)."""
     torch.manual_seed(seed)
     shape = {
         "vocab_size": len(tokenizer()), "hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": layers,
@@ -37,7 +37,7 @@ def language(kind: str = "llama", seed: int = 0, layers: int = 2, width: int = 3
         "eos_token_id": 1, "pad_token_id": 0, "bos_token_id": None,
     }  # fmt: skip
     if kind == "qwen3":
-        return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**shape, head_dim=8)).eval()
+        return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**shape, head_dim=head)).eval()
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape)).eval()
 
 

@@ -303,6 +303,12 @@ def render_prompt(
     return _ids(processor, text, [i for m in messages for i in m.images], store)
 
 
+def short_prompt(processor: Any, messages: Conversation, answer_start: str = "") -> list[int]:
+    """Token ids of a prompt with one picture token for each picture, as engines take it that lay pictures out themselves."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    return _tokens(tokenizer, _text(processor, messages, asking=True) + answer_start)
+
+
 def _text(processor: Any, messages: Conversation, asking: bool) -> str:
     """The chat template's text, with a picture token for every picture."""
     tokenizer = getattr(processor, "tokenizer", processor)

@@ -1,6 +1,5 @@
-"""What every sampler keeps: our decoder, transformers' generate, and vLLM, the last by a fake that answers in its schema."""
+"""What every sampler in this process keeps: our decoder and transformers' generate. vLLM: tests/e2e/test_vllm_policy.py."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import fake_vllm
 import tiny_models
-from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.journal import read
 from assay.pack import Group
@@ -20,15 +17,14 @@ from assay.policy.assemble import assemble, save
 from assay.policy.config import GrpoConfig, PolicyConfig, SamplerConfig
 from assay.policy.grpo import grpo
 from assay.policy.model import Policy, load_policy
-from assay.policy.sampler import GenerateSampler, LocalSampler, Sampler, make_sampler
-from assay.policy.vllm_sampler import VllmSampler
+from assay.policy.sampler import GenerateSampler, LocalSampler, Sampler
 from assay.records import Message, Prompt, Score, user
 
 PIL = pytest.importorskip("PIL.Image")
 START = "<think>"
 PROMPTS = [Prompt(messages=(user(f"say {c}"),), answer=c) for c in "abcd"]
 CONFIG = SamplerConfig(max_tokens=6)
-NAMES = ("local", "generate", "vllm")
+NAMES = ("local", "generate")
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +57,13 @@ def load(name: str) -> Callable[..., Policy]:
 
 
 @pytest.fixture
-def make(name: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def make(name: str) -> Callable[..., Any]:
     """A sampler of a policy; fp32 all through, so that numbers can be compared."""
 
     def made(policy: Policy, config: SamplerConfig = CONFIG, store: ImageStore | None = None, seed: int = 0) -> Sampler:
         if name == "local":
             return LocalSampler(policy, config, store, seed, half=False, answer_start=START)
-        if name == "generate":
-            return GenerateSampler(policy, config, store, seed, START)
-        monkeypatch.setitem(sys.modules, "vllm", fake_vllm)
-        return VllmSampler(policy, config, store, seed, START)
+        return GenerateSampler(policy, config, store, seed, START)
 
     return made
 
@@ -146,6 +139,8 @@ def test_greedy_answers_are_the_likeliest_tokens_and_all_alike(
     policy = load(text)
     sampler = make(policy, replace(CONFIG, temperature=0.0))
     [group] = sampler(PROMPTS[:1], 3)
+    assert tokens(make(policy).greedy()(PROMPTS[:1], 3)) == tokens([group])
+    sampler.close()
     assert len(group) == 3
     assert len({r.tokens for r in group}) == 1
     ids = sampler.prompt_ids(PROMPTS[0])
@@ -208,30 +203,3 @@ def test_a_real_grpo_step_moves_the_policy(
     assert metrics[0]["effective"] > 0
     assert all(m["sampler_gap"] < 1e-4 for m in metrics), "sampler and training pass agree, after an update too"
     assert not torch.equal(before, policy.inner.get_output_embeddings().weight)
-
-
-def test_vllm_is_asked_for_by_its_line_and_makes_no_folder_without_it(
-    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "vllm", None)
-    policy = load_policy(str(text), PolicyConfig())
-    with pytest.raises(AssayError, match="pip install vllm"):
-        make_sampler("vllm", policy, CONFIG, within=tmp_path / "w")
-    assert not (tmp_path / "w").exists()
-    assert isinstance(make_sampler("auto", policy, CONFIG), LocalSampler)
-
-
-def test_vllm_refuses_several_processes_and_cleans_up(
-    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "vllm", fake_vllm)
-    policy = load_policy(str(text), PolicyConfig())
-    sampler = make_sampler("vllm", policy, CONFIG, within=tmp_path / "w")
-    [group] = sampler(PROMPTS[:1], 2)
-    assert len(group) == 2
-    assert len(list((tmp_path / "w").iterdir())) == 1
-    del sampler
-    assert not list((tmp_path / "w").iterdir())
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(AssayError, match="works in one process"):
-        make_sampler("vllm", policy, CONFIG)

@@ -103,7 +103,7 @@ def test_captions_need_a_picture(tmp_path: Path) -> None:
 def test_dropout_that_a_model_cannot_do_is_counted() -> None:
     prompt = asked("a", "")
     rollout = Rollout(prompt_id=prompt.id, tokens=(1, 2), logprobs=(0.0, 0.0), text="a", ended=True, policy_step=0)
-    unpacked = SimpleNamespace(policy=SimpleNamespace(packed=False))
+    unpacked = SimpleNamespace(goes_on=False)
     made = all_pairs([prompt], [[rollout] * 2], [[Score(rule=0, format=0)] * 2], unpacked, PairConfig())
     assert made.counts == {"no reward model": 1, "pairs": 0, "DropoutNTP: the model cannot be packed": 1}
 

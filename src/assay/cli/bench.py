@@ -13,9 +13,9 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from assay.chat import Server
-from assay.cli.arguments import asking_of, chat_config
+from assay.cli.arguments import Flat, asking_of, chat_config
 from assay.errors import AssayError
-from assay.policy.config import SamplerConfig
+from assay.policy.config import SamplerConfig, VllmConfig
 from assay.records import Prompt, Scorer
 from assay.reward.remote import Layout
 from assay.run import environment
@@ -181,6 +181,7 @@ def best_of_n(
     out: Path,
     n: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 8,
     sampler: SamplerConfig = SamplerConfig(),  # noqa: B008
+    vllm: Annotated[VllmConfig, Flat] = VllmConfig(),  # noqa: B008
     max_tokens: int = 4096,
     seed: int = 0,
     replies: Path = Path("best-of-n-replies.sqlite"),
@@ -200,6 +201,7 @@ def best_of_n(
             it is).
         n: Answers to each prompt.
         sampler: Length and temperature of a local policy's answers.
+        vllm: Whether vLLM draws a local policy's answers.
         max_tokens: Of a conversation that the reward model reads.
         seed: Of a local policy's answers.
         replies: Where a chat server's answers are kept.
@@ -232,8 +234,8 @@ def best_of_n(
         asked |= {"policy": asking_of([server])}
         answers, kept = recipe.chat_answers(server), list[Prompt]
     else:
-        asked |= {"policy": fingerprint(policy), "sampler": sampler, "seed": seed}
-        answers, kept = recipe.local_answers(policy, store, sampler, seed)
+        asked |= {"policy": fingerprint(policy), "sampler": sampler, "seed": seed, **vllm.drawn_by}
+        answers, kept = recipe.local_answers(policy, store, sampler, seed, vllm)
     told = recipe.best_of_n(prompts, out, n, answers, scorer, store, kept, asked=asked, accepted=servers.keep,
                             answer_field=answer_field)  # fmt: skip
     print(told)

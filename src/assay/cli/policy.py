@@ -1,14 +1,14 @@
 """`assay policy`: part B, from a vision encoder and a language model to a tuned policy."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
 from assay.cli.arguments import Flat, print_config
-from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
+from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig, VllmConfig
 from assay.policy.hallucination import MonitorConfig
 from assay.policy.rewards import RewardConfig
 from assay.recipes import policies
@@ -97,7 +97,7 @@ def policy_grpo(
     monitor: MonitorConfig = MonitorConfig(),  # noqa: B008
     answer_start: str = "",
     answer_field: str = "",
-    backend: Literal["auto", "vllm"] = "auto",
+    vllm: Annotated[VllmConfig, Flat] = VllmConfig(),  # noqa: B008
     trackers: tuple[str, ...] = (),
 ) -> None:
     """GRPO with the sample buffer on your own questions; under `torchrun` or `accelerate launch`, on all their processes.
@@ -118,13 +118,13 @@ def policy_grpo(
         answer_start: Text that every answer is made to begin with, such as "<think>".
         answer_field: The field of PROMPTS that holds the right answer (default: found out; reward_model.ground_truth is one
             within another).
-        backend: What draws answers. auto: our decoder, or transformers' generate where the model cannot be packed.
+        vllm: What draws answers.
         trackers: Where metrics go besides OUT/metrics.jsonl.
     """
     from assay.recipes.own import run_grpo
 
     print(run_grpo(
-        model, prompts, out, config, policy, sampler, rewards, gold, monitor, watch, answer_start, trackers, backend,
+        model, prompts, out, config, policy, sampler, rewards, gold, monitor, watch, answer_start, trackers, vllm,
         answer_field,
     ))  # fmt: skip
 
@@ -142,6 +142,7 @@ def policy_pairs(
     answer_field: str = "",
     round: int = 1,
     seed: int = 0,
+    vllm: Annotated[VllmConfig, Flat] = VllmConfig(),  # noqa: B008
 ) -> None:
     """Preference pairs of a model's own answers, for `assay policy mpo`: right against wrong, a reward model's higher score
     against its lower, and, for a picture's question without a known answer, looking against not looking.
@@ -159,10 +160,11 @@ def policy_pairs(
             within another).
         round: Of pairs and MPO, each on the model of the round before; kept with the pairs.
         seed: Of the answers that are drawn.
+        vllm: What draws answers.
     """
     from assay.recipes.own_pairs import run_pairs
 
-    print(run_pairs(model, prompts, out, config, policy, sampler, judge, answer_start, round, seed, answer_field))
+    print(run_pairs(model, prompts, out, config, policy, sampler, judge, answer_start, round, seed, answer_field, vllm))
 
 
 @app.command(name="mpo")
@@ -229,6 +231,7 @@ def policy_evaluate(
     sampler: SamplerConfig = SamplerConfig(temperature=0.0),  # noqa: B008
     answer_start: str = "",
     answer_field: str = "",
+    vllm: Annotated[VllmConfig, Flat] = VllmConfig(),  # noqa: B008
 ) -> None:
     """Measure a policy by greedy answers to your own questions: accuracy, format, and whether it looks at the pictures.
 
@@ -244,10 +247,13 @@ def policy_evaluate(
         answer_start: Text that every answer is made to begin with, such as "<think>".
         answer_field: The field of PROMPTS that holds the right answer (default: found out; reward_model.ground_truth is one
             within another).
+        vllm: What draws answers.
     """
     from assay.recipes.own_evaluate import run_evaluate
 
-    print(run_evaluate(model, prompts, out, policy, sampler, answer_start, Console(highlight=False), answer_field))
+    print(
+        run_evaluate(model, prompts, out, policy, sampler, answer_start, Console(highlight=False), answer_field, vllm)
+    )
 
 
 @app.command(name="filter")
@@ -256,6 +262,7 @@ def policy_filter(
     sampler: SamplerConfig = SamplerConfig(),  # noqa: B008
     answer_start: str = "",
     answer_field: str = "",
+    vllm: Annotated[VllmConfig, Flat] = VllmConfig(),  # noqa: B008
 ) -> None:  # fmt: skip
     """The offline pass of the sample buffer: keep the questions that the model answers neither always nor never right.
 
@@ -267,10 +274,11 @@ def policy_filter(
         sampler: Length and temperature of answers.
         answer_start: Text that every answer is made to begin with.
         answer_field: As for `assay policy grpo`.
+        vllm: What draws answers.
     """
     from assay.recipes.own import run_filter
 
-    print(run_filter(model, prompts, out, samples, sampler, answer_start, answer_field))
+    print(run_filter(model, prompts, out, samples, sampler, answer_start, answer_field, vllm))
 
 
 @app.command(name="ablate")

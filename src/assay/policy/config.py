@@ -103,6 +103,51 @@ class SamplerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VllmConfig:
+    """What draws answers, and what vLLM is told where it does. Its engine runs beside the policy, one for each process under
+    torchrun; servers by URL are for commands that only sample."""
+
+    backend: Literal["auto", "vllm"] = "auto"
+    """auto: our decoder, or transformers' generate where the model cannot be packed. vllm: an engine of vLLM."""
+    vllm: tuple[str, ...] = ()
+    """URLs of running vLLM servers of the same model, among which the questions are shared out."""
+    vllm_memory: float = 0.3
+    """The share of the GPU's memory that vLLM may take beside the policy."""
+    vllm_cache: int = 4
+    """GiB of its cache of keys and values, on a CPU."""
+    vllm_length: int = 0
+    """Tokens of a prompt and its answer at most (0: as many as the model knows and its memory allows)."""
+    vllm_parallel: int = 1
+    """GPUs that share the layers of one engine (tensor parallel)."""
+    vllm_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """auto: bfloat16 where the policy computes in it, else float32."""
+    vllm_eager: bool = False
+    """Start at once, without compiling and without CUDA graphs; slower after that."""
+    vllm_key: str = "VLLM_API_KEY"
+    """The environment variable that holds the servers' key, if they ask for one."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "", above=("vllm_cache", "vllm_parallel"), at_least=("vllm_length",))
+        if not 0 < self.vllm_memory <= 1:
+            raise AssayError(f"--vllm-memory is a share in (0, 1], got {self.vllm_memory}")
+        if self.vllm and self.backend == "vllm":
+            raise AssayError("--vllm names running servers, --backend vllm starts an engine here: give one of them")
+        for url in self.vllm:
+            if not url.startswith(("http://", "https://")):
+                raise AssayError(f"--vllm takes addresses of vLLM servers (http://HOST:8000), got {url!r}")
+
+    @property
+    def drawn_by(self) -> dict[str, str]:
+        """Who draws answers, as far as it shapes them, for what is kept of a run; nothing where it is our decoder."""
+        kind = "servers" if self.vllm else self.backend
+        return {} if kind == "auto" else {"drawn_by": kind}
+
+
+HERE = VllmConfig()
+"""Answers are drawn in this process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PairConfig:
     """How preference pairs are made of the policy's own answers (MPO paper, section 3.1; paper B, sections 3.2 and 4.4)."""
 

@@ -4,8 +4,9 @@ The paper does not say how it samples (R1V3: verl, that is vLLM). Sampled token 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from assay import packing, vision
 from assay.attention import Prefilled
 from assay.images import ImageStore
 from assay.pack import Group, pack, share
-from assay.policy.config import SamplerConfig
+from assay.policy.config import SamplerConfig, VllmConfig
 from assay.policy.decode import decoder
 from assay.policy.model import Policy
 from assay.records import Prompt, Rollout
@@ -30,6 +31,8 @@ class Sampler(Protocol):
     """What GRPO needs of a sampler; `tests/contract/test_samplers.py` holds every one of ours to it."""
 
     config: SamplerConfig
+    goes_on: bool
+    """Whether it takes `starts`: tokens that the answers go on from."""
 
     def load(self, step: int) -> None:
         """Take over the policy's weights of this step; rollouts carry it as their `policy_step`."""
@@ -40,6 +43,12 @@ class Sampler(Protocol):
     def __call__(self, prompts: Sequence[Prompt], n: int, draw: int = 0) -> list[list[Rollout]]:
         """n answers of each prompt, in order. The seed, the step and `draw` alone decide them: a resumed run draws the same,
         and two calls at one step with other `draw` do not."""
+
+    def greedy(self) -> "Sampler":
+        """What takes the likeliest token of the same policy, for readings."""
+
+    def close(self) -> None:
+        """End what it runs elsewhere, such as an engine's processes; again is harmless."""
 
 
 class LocalSampler:
@@ -55,6 +64,8 @@ class LocalSampler:
     Of greedy answers `entropies` keeps, by prompt id and since the last `load`, the entropy in nats of the distribution that
     each token was taken from.
     """
+
+    goes_on = True
 
     def __init__(
         self, policy: Policy, config: SamplerConfig, store: ImageStore | None = None, seed: int = 0, half: bool = True,
@@ -94,6 +105,14 @@ class LocalSampler:
         for at in range(0, len(prompts), per_call):
             found += self._decode(prompts[at : at + per_call], n, generator, starts[at : at + per_call])
         return found
+
+    def greedy(self) -> "LocalSampler":
+        """A decoder of its own, for what it keeps of its answers' entropies."""
+        config = replace(self.config, temperature=0.0)
+        return LocalSampler(self.policy, config, self.store, self.seed, self.policy.bf16, self.answer_start)
+
+    def close(self) -> None:
+        """Nothing runs elsewhere."""
 
     def _decode(
         self, prompts: Sequence[Prompt], n: int, generator: torch.Generator, starts: Sequence[Sequence[int]]
@@ -230,6 +249,8 @@ class GenerateSampler:
     with the plain softmax.
     """
 
+    goes_on = False
+
     def __init__(
         self,
         policy: Policy,
@@ -253,6 +274,13 @@ class GenerateSampler:
         torch.manual_seed(hash((self.seed, self.step, draw)) % (1 << 62))
         self.policy.eval()
         return [self._one(p, n) for p in prompts]
+
+    def greedy(self) -> "GenerateSampler":
+        config = replace(self.config, temperature=0.0)
+        return GenerateSampler(self.policy, config, self.store, self.seed, self.answer_start)
+
+    def close(self) -> None:
+        """Nothing runs elsewhere."""
 
     def _one(self, prompt: Prompt, n: int) -> list[Rollout]:
         policy, config = self.policy, self.config
@@ -303,13 +331,20 @@ def local_sampler(
 
 
 def make_sampler(
-    kind: Literal["auto", "vllm"], policy: Policy, config: SamplerConfig,
+    vllm: VllmConfig, policy: Policy, config: SamplerConfig,
     store: ImageStore | None = None, seed: int = 0, answer_start: str = "", within: Path | None = None,
 ) -> Sampler:  # fmt: skip
-    """A sampler by its kind: what `local_sampler` chooses (auto), or vLLM, which reads the policy from a folder in `within`.
-    Raises AssayError when vLLM is asked for and not installed."""
-    if kind == "vllm":
+    """What draws a policy's answers: what `local_sampler` chooses, an engine of vLLM (which reads the policy from a folder
+    in `within` while it starts), or servers by URL.
+
+    Raises AssayError where vLLM is asked for and not installed, or a server cannot be reached or serves another model.
+    """
+    if vllm.backend == "vllm":
         from assay.policy.vllm_sampler import VllmSampler
 
-        return VllmSampler(policy, config, store, seed, answer_start, within)
+        return VllmSampler(policy, config, store, seed, answer_start, within, vllm)
+    if vllm.vllm:
+        from assay.policy.vllm_servers import ServerSampler
+
+        return ServerSampler(policy, config, store, seed, answer_start, vllm)
     return local_sampler(policy, config, store, seed, answer_start)

@@ -1,26 +1,17 @@
-"""Groups of rollouts from vLLM, in this process, behind the same `Sampler`.
+"""Groups of rollouts from vLLM beside this process, behind the same `Sampler`."""
 
-Tested against a fake that answers in vLLM's schema, never against vLLM itself: there was no GPU where this was written.
-Weights go through a folder: the policy is saved there, and vLLM's workers read it again. Its cache of prefixes is emptied
-then, for it holds keys of the weights before.
-"""
-
-import os
 from collections.abc import Sequence
-from itertools import groupby
+from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from assay.errors import AssayError
+from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
-from assay.policy.config import SamplerConfig
+from assay.policy.config import SamplerConfig, VllmConfig
 from assay.policy.model import Policy
+from assay.policy.vllm_engine import Engine
 from assay.records import Prompt, Rollout
-from assay.render import render_prompt
-
-MEMORY = 0.3
-"""The share of the GPU's memory that vLLM may take beside the policy that is trained."""
+from assay.render import render_prompt, short_prompt
 
 
 class VllmSampler:
@@ -30,49 +21,56 @@ class VllmSampler:
         policy: What to sample from; `load` hands its current weights over.
         store: Where the pictures of prompts are.
         answer_start: Text that every answer is made to begin with, part of the prompt.
-        within: Where the folder is made that vLLM reads the policy from, as large as the model; it goes with the sampler.
+        within: Where vLLM reads the policy from while it starts.
+        vllm: Memory, length, precision of the engine.
+        engine: One that is already there, for another way of drawing from it.
         options: Of `vllm.LLM`, instead of ours.
 
-    Log-probabilities are vLLM's processed ones, of softmax(logits / temperature) as training compares them; with top_p
-    below 1 they are of what top_p leaves. Raises AssayError when vLLM is not installed, or there are several processes.
+    Log-probabilities are of softmax(logits / temperature) as training compares them: vLLM's raw ones at temperature 1 (of
+    greedy answers too), its processed ones else; those leave out the picture token, which is never drawn, and what top_p
+    leaves out. Raises AssayError where vLLM is not installed, cannot load the policy, or reads another prompt than we train
+    on.
     """
+
+    goes_on = True
 
     def __init__(
         self, policy: Policy, config: SamplerConfig, store: ImageStore | None = None, seed: int = 0,
-        answer_start: str = "", within: Path | None = None, **options: Any,
+        answer_start: str = "", within: Path | None = None, vllm: VllmConfig | None = None, engine: Engine | None = None,
+        **options: Any,
     ) -> None:  # fmt: skip
-        try:
-            from vllm import LLM, SamplingParams
-        except ImportError as error:
-            raise AssayError("this sampler needs vllm, which is not installed; run: pip install vllm") from error
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise AssayError("the vLLM sampler works in one process: start the command without torchrun or accelerate")
         self.policy, self.config, self.store, self.seed = policy, config, store, seed
-        self.answer_start, self.step, self.params = answer_start, 0, SamplingParams
+        self.answer_start, self.step = answer_start, 0
         self.rendered: dict[str, list[int]] = {}
-        if within is not None:
-            within.mkdir(parents=True, exist_ok=True)
-        self.folder = TemporaryDirectory(prefix="vllm-", dir=within)
-        policy.save(Path(self.folder.name))
-        ours = {
-            "dtype": "bfloat16" if policy.bf16 else "float32", "seed": seed, "gpu_memory_utilization": MEMORY,
-            "logprobs_mode": "processed_logprobs", "generation_config": "vllm",
-        }  # fmt: skip
-        self.llm = LLM(model=self.folder.name, **{**ours, **options})
+        self.own = engine is None
+        raw = config.temperature in (0, 1)
+        mode = {"logprobs_mode": "raw_logprobs" if raw else "processed_logprobs"}
+        self.engine = engine or Engine(policy, vllm or VllmConfig(), seed, within, **{**mode, **options})
 
     def load(self, step: int) -> None:
         """Hand over the policy's weights of this step."""
         self.step = step
-        self.policy.save(Path(self.folder.name))
-        self.llm.collective_rpc("reload_weights")
-        self.llm.reset_prefix_cache()
+        self.engine.take()
+
+    def greedy(self) -> "VllmSampler":
+        """The likeliest tokens, from the same engine."""
+        config = replace(self.config, temperature=0.0)
+        return VllmSampler(self.policy, config, self.store, self.seed, self.answer_start, engine=self.engine)
+
+    def close(self) -> None:
+        """End the engine and its processes, if this sampler has started it."""
+        if self.own:
+            self.engine.close()
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """The tokens of a prompt, pictures' places included."""
+        """The tokens of a prompt, pictures' places included. Raises CannotRead where the engine has no room for its answer:
+        vLLM would cut the answer short and say nothing."""
         if prompt.id not in self.rendered:
-            self.rendered[prompt.id] = render_prompt(
-                self.policy.processor, prompt.messages, self.store, self.answer_start
-            )
+            ids = render_prompt(self.policy.processor, prompt.messages, self.store, self.answer_start)
+            most = self.engine.room - self.config.max_tokens
+            if len(ids) > most:
+                raise CannotRead(f"longer than {most:,} tokens, which is vLLM's room before an answer (--vllm-length)")
+            self.rendered[prompt.id] = ids
         return self.rendered[prompt.id]
 
     def __call__(
@@ -83,24 +81,24 @@ class VllmSampler:
         begun = starts or [()] * len(prompts)
         asked = [self._prompt(p, s) for p, s in zip(prompts, begun, strict=True)]
         settings = [self._settings(n, hash((self.seed, self.step, draw, i)) % (1 << 62)) for i in range(len(prompts))]
-        answers = self.llm.generate(asked, settings, use_tqdm=False)
+        answers = self.engine.generate(asked, settings)
+        for prompt, start, answer in zip(prompts, begun, answers, strict=True):
+            same_prompt(self.policy, prompt, [*self.prompt_ids(prompt), *start], answer.prompt_token_ids)
         groups = [[self._rollout(p, o) for o in a.outputs] for p, a in zip(prompts, answers, strict=True)]
         return [g * n for g in groups] if self.config.temperature == 0 else groups
 
     def _prompt(self, prompt: Prompt, start: Sequence[int]) -> dict[str, Any]:
-        """As vLLM takes it: one picture token for each picture, which it makes a run of itself."""
-        ids = [*self.prompt_ids(prompt), *start]
+        """As vLLM takes it: one picture token for each picture, which it lays out as the model's processor would."""
         if not prompt.images:
-            return {"prompt_token_ids": ids}
+            return {"prompt_token_ids": [*self.prompt_ids(prompt), *start]}
         assert self.store is not None
-        token = self.policy.image_token
-        once = [t for value, run in groupby(ids) for t in ([value] if value == token else run)]
-        return {"prompt_token_ids": once, "multi_modal_data": {"image": [self.store.open(i) for i in prompt.images]}}
+        ids = [*short_prompt(self.policy.processor, prompt.messages, self.answer_start), *start]
+        return {"prompt_token_ids": ids, "multi_modal_data": {"image": [self.store.open(i) for i in prompt.images]}}
 
     def _settings(self, n: int, seed: int) -> Any:
         """Greedy answers are all the same, and vLLM gives one only."""
         config, token = self.config, self.policy.image_token
-        return self.params(
+        return self.engine.vllm.SamplingParams(
             n=1 if config.temperature == 0 else n, temperature=config.temperature, top_p=config.top_p, seed=seed,
             max_tokens=config.max_tokens, stop_token_ids=list(self.policy.end_ids), logprobs=0, detokenize=False,
             logit_bias=None if token is None else {token: -100.0},
@@ -114,3 +112,17 @@ class VllmSampler:
             prompt_id=prompt.id, tokens=tokens, logprobs=logprobs, text=self.answer_start + text,
             ended=tokens[-1] in self.policy.end_ids, policy_step=self.step,
         )  # fmt: skip
+
+
+def same_prompt(policy: Policy, prompt: Prompt, ours: Sequence[int], theirs: Sequence[int] | None) -> None:
+    """Raise AssayError where vLLM read another prompt than the one that training puts before the answers."""
+    if theirs is None or list(ours) == list(theirs):
+        return
+    at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+    shown = [policy.tokenizer.decode(list(ids[max(0, at - 4) : at + 4])) for ids in (ours, theirs)]
+    asked = " ".join(prompt.messages[-1].content.split())[:60]
+    raise AssayError(
+        f"vLLM reads another prompt than is trained on: {len(theirs):,} tokens for our {len(ours):,}, the first that "
+        f"differs is number {at} ({shown[0]!r} here, {shown[1]!r} there), of the question {asked!r}. Its answers would be "
+        "learned from the wrong prompt: use --backend auto, or a vLLM that lays pictures out as transformers does"
+    )

@@ -19,8 +19,8 @@ from assay.identity import check_output
 from assay.images import ImageStore
 from assay.outage import Loss, Unreached, ask_all
 from assay.parsing import after_thoughts
-from assay.policy.config import PolicyConfig, SamplerConfig
-from assay.recipes.own import fitting, questions
+from assay.policy.config import HERE, PolicyConfig, SamplerConfig, VllmConfig
+from assay.recipes.own import fitting, opened, questions
 from assay.records import Prompt, Scorer, assistant, digest
 
 PART = 16
@@ -29,13 +29,11 @@ Answers = Callable[[Sequence[Prompt], int, int], list[list[tuple[str, str]]]]
 """(prompts, n, part) -> for each prompt n answers and the problem of each ("": none)."""
 
 
-def local_answers(model: str, store: ImageStore, sampling: SamplerConfig, seed: int) -> tuple[Answers, Any]:
+def local_answers(
+    model: str, store: ImageStore, sampling: SamplerConfig, seed: int, vllm: VllmConfig = HERE
+) -> tuple[Answers, Any]:
     """Answers of a local model, and a function that leaves out prompts which do not fit it."""
-    from assay.policy.model import load_policy
-    from assay.policy.sampler import local_sampler
-
-    policy = load_policy(model, PolicyConfig(train=("llm",)), store)
-    sampler = local_sampler(policy, sampling, store, seed)
+    policy, sampler = opened(model, PolicyConfig(), sampling, store, seed, vllm=vllm)
 
     def answers(prompts: Sequence[Prompt], n: int, part: int) -> list[list[tuple[str, str]]]:
         sampler.load(part)

@@ -3,15 +3,15 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
-from assay.policy.config import FitConfig, GrpoConfig, PolicyConfig, SamplerConfig
+from assay.policy.config import HERE, FitConfig, GrpoConfig, PolicyConfig, SamplerConfig, VllmConfig
 from assay.policy.hallucination import MonitorConfig, Watch
 from assay.policy.rewards import HybridReward, RewardConfig
 from assay.recipes.exam import Exam, asked, exam_of, examine, watching
@@ -51,18 +51,24 @@ def opened(
     store: ImageStore,
     seed: int = 0,
     answer_start: str = "",
-    backend: Literal["auto", "vllm"] = "auto",
+    vllm: VllmConfig = HERE,
     within: Path | None = None,
 ) -> tuple[Any, Any]:
-    """A policy and what draws its answers (vLLM reads it from a folder in `within`)."""
+    """A policy and what draws its answers (vLLM reads it from a folder in `within`). Of servers' answers the policy is an
+    outline, without weights."""
     from assay.policy.model import load_policy
     from assay.policy.sampler import make_sampler
 
+    if vllm.vllm:
+        from assay.policy.vllm_servers import outline
+
+        policy = outline(model, settings, store)
+        return policy, make_sampler(vllm, policy, sampling, store, seed, answer_start)
     policy = load_policy(model, settings, store)
     if not policy.packed:
-        drawn = "" if backend == "vllm" else ", and answers drawn by transformers' generate"
+        drawn = "" if vllm.backend == "vllm" else ", and answers drawn by transformers' generate"
         print(f"batches are padded{drawn}: {policy.reason}")
-    return policy, make_sampler(backend, policy, sampling, store, seed, answer_start, within)
+    return policy, make_sampler(vllm, policy, sampling, store, seed, answer_start, within)
 
 
 def room(policy: Any) -> int:
@@ -101,20 +107,24 @@ def fitting(
 def run_grpo(
     model: str, path: Path, out: Path, config: GrpoConfig, settings: PolicyConfig, sampling: SamplerConfig,
     rewards: RewardConfig, gold: GoldConfig, monitor: MonitorConfig, watch: Path | None, answer_start: str,
-    trackers: Sequence[str], backend: Literal["auto", "vllm"] = "auto", answer_field: str = "",
+    trackers: Sequence[str], vllm: VllmConfig = HERE, answer_field: str = "",
 ) -> str:  # fmt: skip
     """GRPO with rules, format, and what else is named: a reward model, questions to watch. Returns how it went, in words."""
     from assay.policy.grpo import grpo
     from assay.policy.model import load_policy
-    from assay.policy.sampler import local_sampler
 
     sampling.training_temperature()
+    if vllm.vllm:
+        raise AssayError(
+            "--vllm: the weights change at every step, and a server keeps its own; --backend vllm starts an engine beside "
+            "each process, which takes them over"
+        )
     store = ImageStore(sibling(out, ".images"))
     prompts = questions(path, store, answer_field=answer_field)
     refuse(rewards, gold, prompts)
     watched = _watched(watch, monitor, store, answer_field)
     held, prompts = _apart(path, prompts, gold, rewards, store, config.seed, answer_field)
-    policy, sampler = opened(model, settings, sampling, store, config.seed, answer_start, backend, out.parent)
+    policy, sampler = opened(model, settings, sampling, store, config.seed, answer_start, vllm, out.parent)
     prompts = fitting(prompts, policy, sampler, sampling.max_tokens)
     reward = HybridReward(rewards, None, None, answer_start)
     if gold.reward_model:
@@ -133,9 +143,8 @@ def run_grpo(
         exam = exam_of(chosen, config.seed)
         print(f"watched every {monitor.every} steps: {len(exam.prompts):,} questions, {asked(exam)}")
 
-    def reading(step: int, tuned: Any) -> Any:
-        greedy = local_sampler(tuned, replace(sampling, temperature=0.0), store, config.seed, answer_start)
-        return examine(exam, greedy, store, step)
+    def reading(step: int, _: Any) -> Any:
+        return examine(exam, sampler.greedy(), store, step)
 
     watcher = Watch(monitor, digest([p.id for p in exam.prompts]) if watched else "")
     done = grpo(
@@ -144,6 +153,7 @@ def run_grpo(
         watch=watching(out.name, reading, watcher, reward, print) if exam.prompts else None,
         watch_every=monitor.every, watch_state=watcher,
     )  # fmt: skip
+    sampler.close()
     ended = f", stopped: {done.stopped}" if done.stopped else ""
     return f"{len(prompts):,} questions, {done.steps:,} steps, {done.samples:,} answers{ended} -> {out}"
 
@@ -237,7 +247,8 @@ def run_align(
 
 
 def run_filter(
-    model: str, path: Path, out: Path, samples: int, sampling: SamplerConfig, answer_start: str, answer_field: str = ""
+    model: str, path: Path, out: Path, samples: int, sampling: SamplerConfig, answer_start: str, answer_field: str = "",
+    vllm: VllmConfig = HERE,
 ) -> str:  # fmt: skip
     """Keep the questions whose sampled answers differ in being right; returns a line with the counts."""
 
@@ -249,9 +260,10 @@ def run_filter(
     prompts = [p for p in questions(path, store, answer_field=answer_field) if p.answer]
     if not prompts:
         raise AssayError(f"{path}: no question has an answer, so none can be found too easy or too hard")
-    policy, sampler = opened(model, PolicyConfig(), sampling, store, 0, answer_start)
+    policy, sampler = opened(model, PolicyConfig(), sampling, store, 0, answer_start, vllm)
     prompts = fitting(prompts, policy, sampler, sampling.max_tokens)
     shares = right_shares(prompts, sampler, samples, answer_start)
+    sampler.close()
     rows = [
         {**as_row(p, store.folder.name), "right": s} for p, s in zip(prompts, shares, strict=True) if 0 < s < 1
     ]  # fmt: skip

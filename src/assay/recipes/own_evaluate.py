@@ -13,7 +13,7 @@ from rich.table import Table
 
 from assay.errors import AssayError
 from assay.images import ImageStore
-from assay.policy.config import PolicyConfig, SamplerConfig
+from assay.policy.config import HERE, PolicyConfig, SamplerConfig, VllmConfig
 from assay.policy.hallucination import RATES, Reading
 from assay.recipes.exam import exam_of, examine
 from assay.recipes.own import fitting, opened, questions
@@ -35,7 +35,7 @@ SHOWN = {
 
 def run_evaluate(
     model: str, path: Path, out: Path | None, settings: PolicyConfig, sampling: SamplerConfig, answer_start: str,
-    console: Console, answer_field: str = "",
+    console: Console, answer_field: str = "", vllm: VllmConfig = HERE,
 ) -> str:  # fmt: skip
     """Greedy answers to the questions, measured: a table, and a file that machines read. Returns a line with the counts."""
     if sampling.temperature:
@@ -46,9 +46,10 @@ def run_evaluate(
     with TemporaryDirectory() as folder:
         store = ImageStore(Path(folder))
         prompts = questions(path, store, left, answer_field)
-        policy, sampler = opened(model, settings, sampling, store, 0, answer_start)
+        policy, sampler = opened(model, settings, sampling, store, 0, answer_start, vllm)
         prompts = fitting(prompts, policy, sampler, sampling.max_tokens, left)
         reading = examine(exam_of(prompts), sampler, store)
+        sampler.close()
     console.print(_table(reading))
     missing = {name: why for name, (_, why) in SHOWN.items() if getattr(reading, name) is None}
     for name, why in missing.items():

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from assay.errors import AssayError, CannotRead
 from assay.identity import of_file
 from assay.images import ImageStore
-from assay.policy.config import FitConfig, PairConfig, PolicyConfig, SamplerConfig
+from assay.policy.config import HERE, FitConfig, PairConfig, PolicyConfig, SamplerConfig, VllmConfig
 from assay.policy.rewards import HybridReward, RewardConfig
 from assay.recipes.own import answer_tokens, fitting, opened, questions, room
 from assay.recipes.reward_model import RewardModelConfig, fingerprint, load_reward_model
@@ -44,6 +44,7 @@ class SampledPreference(Preference):
 def run_pairs(
     model: str, path: Path, out: Path, config: PairConfig, settings: PolicyConfig, sampling: SamplerConfig,
     judge: RewardModelConfig, answer_start: str, round: int, seed: int, answer_field: str = "",
+    vllm: VllmConfig = HERE,
 ) -> str:  # fmt: skip
     """Sample, score, pair; returns what it came to, in words. The same command goes on after a kill."""
     if config.threshold is not None and not judge.reward_model:
@@ -53,6 +54,7 @@ def run_pairs(
     named = {"config": config, "policy": settings, "sampler": sampling, "judge": who, "answer_start": answer_start}
     settled = jsonable({"model": fingerprint(model), "questions": of_file(path), **named, "round": round, "seed": seed})
     settled |= {"answer_field": answer_field} if answer_field else {}
+    settled |= vllm.drawn_by
     partial = sibling(out, ".partial")
     if (out / "pairs.json").exists():
         kept = json.loads((out / "pairs.json").read_text())
@@ -70,7 +72,7 @@ def run_pairs(
     run = Run(partial, settled)
     try:
         made = _Making(run, path, config, answer_start, round, seed, answer_field)
-        kept = {"settings": settled, **made.work(model, settings, sampling, judge)}
+        kept = {"settings": settled, **made.work(model, settings, sampling, judge, vllm)}
         write_text(made.whole / "pairs.json", json.dumps(kept, indent=2))
         if out.exists():
             out.rmdir()
@@ -102,7 +104,12 @@ class _Making:
         self.store = ImageStore(self.whole / "images")
 
     def work(
-        self, model: str, settings: PolicyConfig, sampling: SamplerConfig, judge: RewardModelConfig
+        self,
+        model: str,
+        settings: PolicyConfig,
+        sampling: SamplerConfig,
+        judge: RewardModelConfig,
+        vllm: VllmConfig = HERE,
     ) -> dict[str, Any]:
         left = Counter[str]()
         prompts = questions(self.path, self.store, left, self.answer_field)
@@ -111,7 +118,7 @@ class _Making:
             raise AssayError(
                 f"{self.path}: its pictures are others than when these pairs were begun; use another --out"
             )
-        policy, sampler = opened(model, settings, sampling, self.store, self.seed, self.answer_start)
+        policy, sampler = opened(model, settings, sampling, self.store, self.seed, self.answer_start, vllm)
         sampler.load(self.round)
         prompts = fitting(prompts, policy, sampler, sampling.max_tokens, left)
         scorer = load_reward_model(judge, self.store, any(p.images for p in prompts)) if judge.reward_model else None
@@ -120,6 +127,7 @@ class _Making:
         counts = Counter[str]()
         for number, at in enumerate(range(0, len(prompts), PART)):
             counts.update(self.part(number, prompts[at : at + PART], sampler, reward))
+        sampler.close()
         rows = Table(self.whole, SampledPreference).once("pairs", self.table.read)
         if not rows:
             raise AssayError(f"{self.path}: no pairs came of {len(prompts):,} questions: {dict(counts)}")

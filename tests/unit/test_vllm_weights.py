@@ -1,0 +1,200 @@
+"""What goes over to vLLM: the names and values of weights, and which of them. No engine runs here."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+import tiny_models
+from assay.errors import AssayError
+from assay.images import ImageStore
+from assay.policy import vllm_weights
+from assay.policy.assemble import assemble, save
+from assay.policy.config import PolicyConfig, SamplerConfig, VllmConfig
+from assay.policy.model import Policy, load_policy
+from assay.policy.sampler import LocalSampler, make_sampler
+from assay.policy.vllm_sampler import same_prompt
+from assay.records import Message, Prompt, user
+from assay.render import render_prompt, short_prompt
+
+IDS = torch.arange(8, 30)[None]
+
+
+def text(folder: Path, **settings: Any) -> Policy:
+    return load_policy(str(tiny_models.save_language(folder, "qwen3")), PolicyConfig(**settings))
+
+
+def llava(folder: Path, tower: str, **settings: Any) -> Policy:
+    save(*assemble(*tiny_models.encoder(tower, 32), tiny_models.language("qwen3"), tiny_models.tokenizer(), 32), folder)
+    return load_policy(str(folder), PolicyConfig(**settings))
+
+
+def sent(policy: Policy, folder: Path) -> dict[str, torch.Tensor]:
+    names = vllm_weights.trained(policy.inner)
+    with vllm_weights.shared(policy.inner, names, torch.float32, folder) as files:
+        return {n: x for f in files for n, x in load_file(f).items()}
+
+
+def test_a_checkpoint_for_vllm_is_the_policy_with_its_adapters_added_in(tmp_path: Path) -> None:
+    policy = text(tmp_path / "lm", lora_rank=4)
+    for name, p in policy.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.3, generator=torch.Generator().manual_seed(p.numel()))
+    (tmp_path / "vllm").mkdir()
+    vllm_weights.write_checkpoint(policy, tmp_path / "vllm", torch.float32)
+    assert policy.inner.config._attn_implementation != "sdpa", "the policy keeps its own attention"
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "lm")
+    found = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "vllm")
+    merged = policy.model.merge_and_unload()
+    merged.set_attn_implementation("sdpa")
+    with torch.no_grad():
+        torch.testing.assert_close(found(IDS).logits, merged(IDS).logits, atol=1e-5, rtol=1e-5)
+        assert (found(IDS).logits - plain(IDS).logits).abs().max() > 0.1
+
+
+def test_only_blocks_that_train_go_over_and_whole(tmp_path: Path) -> None:
+    policy = text(tmp_path / "lora", lora_rank=4)
+    names = set(sent(policy, tmp_path))
+    assert "model.layers.0.self_attn.q_proj.weight" in names
+    assert "model.layers.0.self_attn.q_norm.weight" in names, "vLLM loads a block whole or not at all"
+    assert not any("embed_tokens" in n or "lora" in n or "base_layer" in n for n in names), "these rest"
+    whole = sent(text(tmp_path / "lm"), tmp_path)
+    assert "model.embed_tokens.weight" in whole
+    assert "lm_head.weight" not in whole, "it is the embedding"
+    adapter = llava(tmp_path / "vlm", "clip", train=("adapter",))
+    found = sent(adapter, tmp_path)
+    assert found
+    assert all("multi_modal_projector" in n for n in found)
+    adapter.requires_grad_(False)
+    assert vllm_weights.trained(adapter.inner) == [], "commands that only sample send nothing"
+
+
+@pytest.mark.parametrize("tower", ["clip", "siglip"])
+def test_towers_have_the_names_that_vllm_knows(tower: str, tmp_path: Path) -> None:
+    names = set(sent(llava(tmp_path / "vlm", tower, train=("vision",)), tmp_path))
+    assert names
+    assert all(re.search(r"vision_tower\.vision_model\.\w", n) for n in names)
+    assert not any("vision_model.vision_model" in n for n in names)
+
+
+def test_weights_are_sent_in_parts_in_the_precision_of_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = text(tmp_path / "lm")
+    monkeypatch.setattr(vllm_weights, "PART", 1)
+    parts = list(vllm_weights.parts(policy.inner, vllm_weights.trained(policy.inner), torch.bfloat16))
+    assert len(parts) > 4
+    whole = {n: x for part in parts for n, x in part.items()}
+    assert {x.dtype for x in whole.values()} == {torch.bfloat16}
+    assert sum(len(p) for p in parts) == len(whole) == len(vllm_weights.sources(policy.inner))
+    joined = [n for part in parts for n in part if "layers.0.self_attn" in n]
+    assert len({i for i, part in enumerate(parts) for n in part if n in joined}) == 1, "queries, keys, values together"
+    monkeypatch.setattr(vllm_weights, "SHARED", tmp_path / "none")
+    (tmp_path / "here").mkdir()
+    with vllm_weights.shared(policy.inner, ["model.norm.weight"], torch.float32, tmp_path / "here") as files:
+        assert Path(files[0]).is_relative_to(tmp_path / "here")
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_a_short_prompt_is_the_long_one_with_a_token_for_each_picture(tmp_path: Path) -> None:
+    PIL = pytest.importorskip("PIL.Image")
+    store = ImageStore(tmp_path / "pictures")
+    ids = tuple(store.add(PIL.new("RGB", (40, 30), (shade, 0, 0))) for shade in (1, 2))
+    policy = llava(tmp_path / "vlm", "clip")
+    messages = (Message(role="user", content="which?", images=ids),)
+    short, long = (
+        short_prompt(policy.processor, messages, "<a>"),
+        render_prompt(policy.processor, messages, store, "<a>"),
+    )
+    assert short.count(policy.image_token) == 2
+    assert [t for t in short if t != policy.image_token] == [t for t in long if t != policy.image_token]
+
+
+def test_another_prompt_is_refused_with_the_place(tmp_path: Path) -> None:
+    policy, prompt = text(tmp_path / "lm"), Prompt(messages=(user("what is it?"),))
+    ids = render_prompt(policy.processor, prompt.messages)
+    same_prompt(policy, prompt, ids, ids)
+    other = [*ids[:5], 9, *ids[5:]]
+    with pytest.raises(AssayError, match=rf"{len(other)} tokens for our {len(ids)}.*number 5 .*'what is it\?'"):
+        same_prompt(policy, prompt, ids, other)
+    with pytest.raises(AssayError, match=f"number {len(ids) - 1} "):
+        same_prompt(policy, prompt, ids, ids[:-1])
+
+
+def test_without_vllm_the_line_that_installs_it_is_told_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    policy = text(tmp_path / "lm")
+    with pytest.raises(AssayError, match=re.escape("pip install 'assay[vllm]'")):
+        make_sampler(VllmConfig(backend="vllm"), policy, SamplerConfig(), within=tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+    assert isinstance(make_sampler(VllmConfig(), policy, SamplerConfig()), LocalSampler)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"vllm_memory": 0.0}, "--vllm-memory is a share"),
+        ({"vllm_parallel": 0}, "vllm_parallel must be"),
+        ({"vllm": ("localhost:8000",)}, "addresses of vLLM servers"),
+        ({"vllm": ("http://a",), "backend": "vllm"}, "give one of them"),
+    ],
+)
+def test_impossible_options_fail_at_once(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(AssayError, match=told):
+        VllmConfig(**options)
+
+
+def test_an_engine_ends_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
+    """Trainer -> engine -> worker, as vLLM has them; the last two sleep."""
+    worker = (
+        "import sys, time; from assay.policy.vllm_worker import Weights; "
+        "Weights().end_with(sys.argv[1], int(sys.argv[2])); print('ready', flush=True); time.sleep(600)"
+    )
+    engine = (
+        "import subprocess, sys, time; "
+        f"w = subprocess.Popen([sys.executable, '-c', {worker!r}, *sys.argv[1:]], stdout=subprocess.PIPE, text=True); "
+        "w.stdout.readline(); print(w.pid, flush=True); time.sleep(600)"
+    )
+    trainer = (
+        "import os, subprocess as s, sys, time; from assay.processes import this_process; "
+        f"e = s.Popen([sys.executable, '-c', {engine!r}, this_process(), str(os.getpid())], stdout=s.PIPE, "
+        "text=True); print(e.pid, e.stdout.readline(), flush=True); time.sleep(600)"
+    )
+    main = subprocess.Popen([sys.executable, "-c", trainer], stdout=subprocess.PIPE, text=True)
+    assert main.stdout is not None
+    numbers = [int(n) for n in main.stdout.readline().split()]
+    assert len(numbers) == 2
+    main.kill()
+    main.wait()
+    until = time.monotonic() + 60
+    while any(running(n) for n in numbers):
+        assert time.monotonic() < until, "the engine goes on without its trainer"
+        time.sleep(0.1)
+
+
+def running(number: int) -> bool:
+    stat = Path(f"/proc/{number}/stat")
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_statistics_of_a_tower_are_among_the_sources(tmp_path: Path) -> None:
+    policy = llava(tmp_path / "vlm", "conv", train=("vision",))
+    names = vllm_weights.trained(policy.inner)
+    assert any(n.endswith("running_mean") for n in names)
+    values = vllm_weights.sources(policy.inner)
+    known = dict(policy.inner.named_buffers())
+    mean = next(n for n in names if n.endswith("running_mean"))
+    np.testing.assert_array_equal(values[mean](), known[mean])
