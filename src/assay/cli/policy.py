@@ -8,7 +8,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from assay.cli.arguments import Flat, print_config
-from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
+from assay.policy.config import FitConfig, Form, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
 from assay.policy.hallucination import MonitorConfig
 from assay.policy.rewards import RewardConfig
 from assay.recipes import policies
@@ -229,6 +229,7 @@ def policy_evaluate(
     sampler: SamplerConfig = SamplerConfig(temperature=0.0),  # noqa: B008
     answer_start: str = "",
     answer_field: str = "",
+    form: Form = "think-answer",
 ) -> None:
     """Measure a policy by greedy answers to your own questions: accuracy, format, and whether it looks at the pictures.
 
@@ -244,10 +245,12 @@ def policy_evaluate(
         answer_start: Text that every answer is made to begin with, such as "<think>".
         answer_field: The field of PROMPTS that holds the right answer (default: found out; reward_model.ground_truth is one
             within another).
+        form: How a well-formed answer is written, as `--rewards.form` of `assay policy grpo`.
     """
     from assay.recipes.own_evaluate import run_evaluate
 
-    print(run_evaluate(model, prompts, out, policy, sampler, answer_start, Console(highlight=False), answer_field))
+    console = Console(highlight=False)
+    print(run_evaluate(model, prompts, out, policy, sampler, answer_start, console, answer_field, form))
 
 
 @app.command(name="filter")

@@ -16,6 +16,11 @@ def check_numbers(config: Any, prefix: str, above: tuple[str, ...] = (), at_leas
             raise AssayError(f"{prefix}{name} must be a finite number {least}, got {value}")
 
 
+Form = Literal["think-answer", "boxed", "think-boxed", "none"]
+"""How an answer must be written to earn the format reward, and to be chosen in a pair (`rewards.has_form`): paper B's
+<think>...</think><answer>...</answer>; one \\boxed{...}; a closed thought, then one box; or anything that is said."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyConfig:
     """Which parts of the model train, and how the work is done."""
@@ -24,7 +29,7 @@ class PolicyConfig:
     """Any mix of adapter, llm and vision (paper B, Table 4: adapter alone is best there)."""
     lora_rank: int = 0
     """Low-rank adapters on the language model instead of its own weights (0: train them whole)."""
-    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the computing; weights stay in fp32. auto: bf16 where the device has instructions for it."""
     packing: bool = True
     """Pack without padding, prompts and pictures once per group, where the model allows it."""
@@ -115,6 +120,8 @@ class PairConfig:
     "threshold" of 7, 10 and 15, which it never defines; in units of the reward model in use."""
     dropout_cut: float = 0.5
     """DropoutNTP: the share of an answer that is kept before it is continued without the picture (the paper: 0.5)."""
+    form: Form = "think-answer"
+    """How a chosen answer must be written, where the right answer is known; "none" for models that are not taught one."""
 
     def __post_init__(self) -> None:
         if self.samples < 2 or self.per_prompt < 1 or not 0 < self.dropout_cut < 1:
@@ -175,10 +182,11 @@ class GrpoConfig:
     """Mean over each response's tokens, then over responses (eq. 8), or over all tokens at once."""
     scale: Literal["std", "none"] = "std"
     """Advantages are divided by the group's standard deviation (eq. 6), or not (Dr. GRPO)."""
-    signal: Literal["total", "rule"] = "total"
+    signal: Literal["total", "rule"] = "rule"
     """What tells groups with a signal from those without: the whole reward, or its rule part (paper B's buffer is for groups
-    that are all right or all wrong, which with a reward model's continuous score are not equal). Questions without a known
-    answer are always judged by the whole."""
+    that are all right or all wrong, which with a reward model's continuous score are not equal: divided by their spread, its
+    least differences would count as much as right against wrong). Questions without a known answer are always judged by the
+    whole."""
     zero_groups: Literal["buffer", "keep", "drop", "resample"] = "buffer"
     """Groups without signal: fill their places from the buffer (SSB), train on them, drop them, or draw further prompts
     until the batch is full (DAPO's dynamic sampling)."""

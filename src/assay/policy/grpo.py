@@ -98,7 +98,7 @@ class Grpo:
         self.orders = Orders(len(prompts))
         self.buffer = Buffer(config.buffer, config.seed * 1009 + engine.rank)
         self.partial = sibling(folder, ".partial")
-        self.kept, self.samples, self.wall_s, self.taken = {}, 0, 0.0, 0
+        self.kept, self.samples, self.wall_s, self.taken, self.unruled = {}, 0, 0.0, 0, 0
 
     def loop(self, say: Callable[[str], None], trackers: Sequence[str], watch: Watch | None, watch_every: int) -> Tuned:
         first, stopped = self.resume(say), ""
@@ -113,6 +113,8 @@ class Grpo:
                 seen, stopped = watch(step + 1, self.policy)
                 metrics |= seen
             journal.log(step + 1, metrics)
+            for remark in self.remarks(metrics):
+                say(f"{self.folder.name}: {remark}")
             if time.monotonic() - said > 15 or step + 1 == self.config.steps or stopped:
                 said = time.monotonic()
                 say(f"{self.folder.name}: step {step + 1}/{self.config.steps}  {_line(metrics)}")
@@ -157,6 +159,18 @@ class Grpo:
             "batch_effective": useful / max(1.0, asked if self.config.zero_groups == "buffer" else batch_size),
             "samples": self.samples, "sample_cpu_s": sampled_s, "update_cpu_s": time.process_time() - clock - sampled_s,
         }  # fmt: skip
+
+    def remarks(self, metrics: dict[str, Any]) -> list[str]:
+        """What a user should know before the run goes on."""
+        unruled = self.config.signal == "rule" and metrics["effective_total"] > metrics["effective"] == 0
+        self.unruled = self.unruled + 1 if unruled else 0
+        found: list[str] = getattr(self.reward, "remarks", list)()
+        if self.unruled == 3:
+            found.append(
+                "rewards differ within groups, but not in their rules, and grpo.signal 'rule' learns nothing of such groups: "
+                "set grpo.signal total to learn from the reward model alone"
+            )
+        return found
 
     def collect(self, step: int) -> tuple[list[Graded], list[Score], list[Rollout]]:
         """This process's groups of a step, graded; more of them where groups without signal are drawn again."""

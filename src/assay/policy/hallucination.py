@@ -18,6 +18,7 @@ import numpy as np
 from assay.errors import AssayError
 from assay.figures import told
 from assay.policy.claims import cannot_see, check_claims
+from assay.policy.config import Form
 from assay.policy.rewards import format_reward
 from assay.records import Prompt, Rollout, Sampler
 from assay.statistics import Estimate, interval, mean
@@ -101,7 +102,7 @@ class Reading:
 
     `named` is the mean share of what is known to be in the picture that the reasoning asserts: a policy that says nothing
     hallucinates nothing. `accuracy` is over the prompts whose right answer is known, `format` the share of answers in the
-    think/answer template. Of `n` prompts `unclear` got no clear final answer (counted as wrong), `unanswered` no text.
+    asked form. Of `n` prompts `unclear` got no clear final answer (counted as wrong), `unanswered` no text.
     `onset_entropy` is the mean over `onsets`, in nats. Chance is that of `Agreement`, against the blank and the swapped
     pictures.
     """
@@ -182,7 +183,8 @@ Entropies = Callable[[Sequence[tuple[Prompt, Rollout]]], list[tuple[Sequence[str
 def read(
     prompts: Sequence[Prompt], sampler: Sampler, step: int, answer_of: Callable[[Prompt, str], str | None],
     right: Callable[[Prompt, str], bool], blank: str = "", swapped: Sequence[str] = (),
-    groups: Sequence[Hashable] | None = None, entropies: Entropies | None = None,
+    groups: Sequence[Hashable] | None = None, entropies: Entropies | None = None, form: Form = "think-answer",
+    begun: str = "",
 ) -> Reading:  # fmt: skip
     """Ask each prompt once with its pictures, once with blank and once with swapped ones, and count. What is the same
     question of the same picture is asked once.
@@ -197,6 +199,8 @@ def read(
             with swapped ones).
         groups: For each prompt a group to take chance agreement in, such as the wording of its question.
         entropies: Computes entropies of answers; without it `onset_entropy` stays None.
+        form: What a well-formed answer looks like.
+        begun: What the chat template begins for every answer: part of what is read.
 
     Prompts without pictures count for accuracy and claims only. Raises AssayError when `swapped` does not fit the prompts.
     """
@@ -211,14 +215,14 @@ def read(
     asked = {p.id: p for p in (*prompts, *blanks, *swaps)}
     said = {r[0].prompt_id: r[0] for r in sampler(list(asked.values()), 1)}
     rollouts = [said[p.id] for p in (*prompts, *blanks, *swaps)]
-    answers = [answer_of(p, r.text) for p, r in zip((*prompts, *blanks, *swaps), rollouts, strict=True)]
+    answers = [answer_of(p, begun + r.text) for p, r in zip((*prompts, *blanks, *swaps), rollouts, strict=True)]
     n, m = len(prompts), len(prompts) + len(blanks)
     blind_rate, blind_chance = _same(prompts, answers, groups, seen, answers[n:m]) if blanks else (None, None)
     swap_rate, swap_chance = _same(prompts, answers, groups, turned, answers[m:]) if swaps else (None, None)
-    known = [(p, r.text) for p, r in zip(prompts, rollouts[:n], strict=True) if p.answer]
+    known = [(p, begun + r.text) for p, r in zip(prompts, rollouts[:n], strict=True) if p.answer]
     onset, onsets = _onset(entropies, list(zip(prompts, rollouts[:n], strict=True)))
     return replace(
-        _spoken(prompts, rollouts[:n], step, getattr(sampler, "answer_start", "")),
+        _spoken(prompts, rollouts[:n], step, getattr(sampler, "answer_start", ""), form, begun),
         accuracy=_share([right(p, text) for p, text in known], _clusters([p for p, _ in known])),
         blind_agreement=blind_rate, chance_agreement=blind_chance, swap_agreement=swap_rate, swap_chance=swap_chance,
         unclear=sum(a is None for a in answers[:n]),
@@ -226,12 +230,14 @@ def read(
     )  # fmt: skip
 
 
-def _spoken(prompts: Sequence[Prompt], rollouts: Sequence[Rollout], step: int, start: str) -> Reading:
+def _spoken(
+    prompts: Sequence[Prompt], rollouts: Sequence[Rollout], step: int, start: str, form: Form, begun: str
+) -> Reading:
     """The part of a reading that the texts alone give; each begins with `start`, which nobody said."""
     texts = [r.text for r in rollouts]
     claims = check_claims(prompts, texts)
     clusters = _clusters(prompts)
-    formed = _share([format_reward(t) for t in texts], clusters)
+    formed = _share([format_reward(begun + t, form) for t in texts], clusters)
     checked = [(m, c) for m, c in zip(claims.marks, clusters, strict=True) if m is not None]
     told = [(x, c) for x, c in zip(claims.named, clusters, strict=True) if x is not None]
     looked = [(cannot_see(t), c) for t, p, c in zip(texts, prompts, clusters, strict=True) if p.images]

@@ -107,6 +107,7 @@ def run_grpo(
     from assay.policy.grpo import grpo
     from assay.policy.model import load_policy
     from assay.policy.sampler import local_sampler
+    from assay.render import begun
 
     sampling.training_temperature()
     store = ImageStore(sibling(out, ".images"))
@@ -116,7 +117,8 @@ def run_grpo(
     held, prompts = _apart(path, prompts, gold, rewards, store, config.seed, answer_field)
     policy, sampler = opened(model, settings, sampling, store, config.seed, answer_start, backend, out.parent)
     prompts = fitting(prompts, policy, sampler, sampling.max_tokens)
-    reward = HybridReward(rewards, None, None, answer_start)
+    begins = begun(policy.processor, prompts[0].messages)
+    reward = HybridReward(rewards, None, None, answer_start, begun=begins)
     if gold.reward_model:
         scorer, term = load_reward_model(gold, store, any(p.images for p in prompts)), None
         named = fingerprint(gold.reward_model)
@@ -126,7 +128,7 @@ def run_grpo(
             held = fitting(held, policy, sampler, sampling.max_tokens)
             identity = [model, named, gold.reward_tokens, sampling, answer_start, config.seed]
             term = own_term(kept, scorer, held, sampler, config.group, rewards, identity)
-        reward = HybridReward(rewards, scorer, term, answer_start, f"{named} {gold.reward_tokens}")
+        reward = HybridReward(rewards, scorer, term, answer_start, f"{named} {gold.reward_tokens}", begins)
     exam = Exam(prompts=())
     if watched:
         chosen = _sample(fitting(watched, policy, sampler, sampling.max_tokens), monitor.prompts, config.seed)
@@ -135,7 +137,7 @@ def run_grpo(
 
     def reading(step: int, tuned: Any) -> Any:
         greedy = local_sampler(tuned, replace(sampling, temperature=0.0), store, config.seed, answer_start)
-        return examine(exam, greedy, store, step)
+        return examine(exam, greedy, store, step, rewards.form)
 
     watcher = Watch(monitor, digest([p.id for p in exam.prompts]) if watched else "")
     done = grpo(
@@ -262,7 +264,10 @@ def run_filter(
 
 def right_shares(prompts: Sequence[Prompt], sampler: Any, samples: int, answer_start: str) -> list[float]:
     """The share of right answers among `samples` of each prompt."""
-    reward = HybridReward(RewardConfig(), None, None, answer_start)
+    from assay.render import begun
+
+    begins = begun(sampler.policy.processor, prompts[0].messages) if prompts else ""
+    reward = HybridReward(RewardConfig(), None, None, answer_start, begun=begins)
     return [
         sum(s.rule > 0 for s in reward([(p, r) for r in group])) / samples
         for p, group in zip(prompts, sampler(prompts, samples), strict=True)

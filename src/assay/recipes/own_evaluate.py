@@ -13,7 +13,7 @@ from rich.table import Table
 
 from assay.errors import AssayError
 from assay.images import ImageStore
-from assay.policy.config import PolicyConfig, SamplerConfig
+from assay.policy.config import Form, PolicyConfig, SamplerConfig
 from assay.policy.hallucination import RATES, Reading
 from assay.recipes.exam import exam_of, examine
 from assay.recipes.own import fitting, opened, questions
@@ -23,7 +23,7 @@ from assay.tables import check_new, write_text
 
 SHOWN = {
     "accuracy": ("right", "no question has an answer"),
-    "format": ("in the think/answer template", ""),
+    "format": ("well-formed", ""),
     "hallucination_rate": ("invents something (hallucination rate)", "no question has facts or absent"),
     "named": ("of the facts named", "no question has facts"),
     "blind_agreement": ("same answer to a blank picture", "no clear answer to a picture"),
@@ -35,7 +35,7 @@ SHOWN = {
 
 def run_evaluate(
     model: str, path: Path, out: Path | None, settings: PolicyConfig, sampling: SamplerConfig, answer_start: str,
-    console: Console, answer_field: str = "",
+    console: Console, answer_field: str = "", form: Form = "think-answer",
 ) -> str:  # fmt: skip
     """Greedy answers to the questions, measured: a table, and a file that machines read. Returns a line with the counts."""
     if sampling.temperature:
@@ -48,13 +48,13 @@ def run_evaluate(
         prompts = questions(path, store, left, answer_field)
         policy, sampler = opened(model, settings, sampling, store, 0, answer_start)
         prompts = fitting(prompts, policy, sampler, sampling.max_tokens, left)
-        reading = examine(exam_of(prompts), sampler, store)
+        reading = examine(exam_of(prompts), sampler, store, form=form)
     console.print(_table(reading))
     missing = {name: why for name, (_, why) in SHOWN.items() if getattr(reading, name) is None}
     for name, why in missing.items():
         console.print(f"not measured: {SHOWN[name][0]}: {why}")
     if out is not None:
-        settled = {"sampler": sampling, "policy": settings, "answer_start": answer_start}
+        settled = {"sampler": sampling, "policy": settings, "answer_start": answer_start, "form": form}
         about = {"model": model, "questions": str(path), **settled, "left_out": left, "environment": environment()}
         write_text(out, json.dumps(jsonable({**measures(reading), "not_measured": missing, **about}), indent=2))
     where = f" -> {out}" if out is not None else ""

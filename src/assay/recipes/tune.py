@@ -69,7 +69,8 @@ class TuneConfig:
             raise AssayError("pairs.threshold bounds the reward model's margin, but gold_prompts 0 means to have none")
         self.sampler.training_temperature()
         for name, parts in (("seed", ("align", "mpo", "grpo", "reward_model")), ("weights", ("align",)),
-                            ("backbone", ("reward_model",)), ("images", ("reward_model",))):  # fmt: skip
+                            ("backbone", ("reward_model",)), ("images", ("reward_model",)),
+                            ("form", ("pairs",))):  # fmt: skip
             for part in parts:
                 settings = getattr(self, part)
                 if getattr(settings, name) != getattr(type(settings)(), name):
@@ -79,6 +80,7 @@ class TuneConfig:
 _INSTEAD = {
     "seed": "give seed, for all stages", "weights": "alignment imitates worked answers, by their NLL alone",
     "backbone": "the reward model begins from the aligned policy", "images": "these are the run's own",
+    "form": "give rewards.form",
 }  # fmt: skip
 
 
