@@ -18,6 +18,7 @@ from assay.policy.rewards import (
     claims_reward,
     fit_model_term,
     format_reward,
+    overlong,
 )
 from assay.records import Prompt, Rollout, Score, user
 
@@ -363,3 +364,18 @@ def test_a_reward_that_nobody_has_earned_is_told_once() -> None:
     good = HybridReward(RewardConfig())
     good([(ASKED, GOOD)] * 70)
     assert good.remarks() == []
+
+
+def test_the_overlong_punishment_is_dapo_s() -> None:
+    """Eq. 13 with a limit of 20 and a band of 5."""
+    assert [overlong(n, 20, 5) for n in (1, 15, 16, 18, 20, 21)] == pytest.approx([0, 0, -0.2, -0.6, -1, -1])
+    long, short = rollout(GOOD.text, tokens=(1,) * 18), rollout(GOOD.text, tokens=(1,) * 4)
+    reward = HybridReward(RewardConfig(overlong=0.5, overlong_band=5), max_tokens=20)
+    scores = reward([(ASKED, long), (ASKED, short)])
+    assert [(s.overlong, s.total) for s in scores] == [(pytest.approx(-0.6), pytest.approx(1.7)), (0.0, 2.0)]
+    assert not grade([long, short], scores, signal="rule").signal, "length alone is no signal in the rules"
+    assert grade([long, short], scores, signal="total").signal
+    with pytest.raises(AssayError, match="overlong_band"):
+        HybridReward(RewardConfig(overlong=1.0, overlong_band=32), max_tokens=32)
+    with pytest.raises(AssayError, match="give max_tokens"):
+        HybridReward(RewardConfig(overlong=1.0))

@@ -13,12 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from assay.errors import AssayError
 from assay.journal import Journal
 from assay.order import Orders
-from assay.policy.advantage import Graded, grade, is_finite
+from assay.policy.advantage import TERMS, Graded, grade, is_finite, over_batch
 from assay.policy.buffer import Buffer
 from assay.policy.config import GrpoConfig
 from assay.policy.folder import Folder
@@ -138,11 +138,18 @@ class Grpo:
         lively = [g for g in graded if g.signal][: self.share]
         signal = [s for g in lively for s in g.samples if s.advantage != 0.0]
         keep = self.config.zero_groups == "keep"
+        if self.config.combine == "gdpo":
+            of = fresh if keep else signal
+            sums = self.engine.total(sum(s.advantage**2 for s in of), len(of))
+            fresh, signal = (over_batch(x, *sums) for x in (fresh, signal))
         drawn = self.buffer.draw(len(rollouts) - len(signal), step) if self.config.zero_groups == "buffer" else []
         batch = [*(fresh if keep else signal), *drawn]
         trained = self.update.train(batch, len(batch) - len(drawn), step)
+        recorded = self.update.with_recorded(signal)
+        if self.config.updates > 1:
+            trained |= self.update.again(batch[: len(batch) - len(drawn)], drawn, step)
         if self.config.zero_groups == "buffer":
-            self.buffer.add(self.update.with_recorded(signal))
+            self.buffer.add(recorded)
             trained |= self.update.replay(self.buffer, len(rollouts), step)
         counts = self.engine.total(
             len(fresh), len(signal), len(batch), len(drawn), sum(g.signal for g in graded),
@@ -167,7 +174,7 @@ class Grpo:
         found: list[str] = getattr(self.reward, "remarks", list)()
         if self.unruled == 3:
             found.append(
-                "rewards differ within groups, but not in their rules, and grpo.signal 'rule' learns nothing of such groups: "
+                "rewards differ within groups, but not in their rules, and grpo.signal 'rule' learns nothing of that: "
                 "set grpo.signal total to learn from the reward model alone"
             )
         return found
@@ -178,13 +185,17 @@ class Grpo:
         graded: list[Graded] = []
         scores: list[Score] = []
         rollouts: list[Rollout] = []
+        weights: dict[str, float] | None = None
+        if self.config.combine == "gdpo":
+            weights = getattr(self.reward, "weights", dict)()
         rounds = self.config.resample_most if self.config.zero_groups == "resample" else 1
         for draw in range(rounds):
             chosen = self.take()[rank::world]
             groups = self.sampler(chosen, self.config.group, draw * world + rank) if chosen else []
             for prompt, group in zip(chosen, groups, strict=True):
                 scored = [_checked(s) for s in self.reward([(prompt, r) for r in group])]
-                made = grade(group, scored, self.config.scale, self.config.signal if prompt.answer else "total")
+                signal: Literal["rule", "total"] = self.config.signal if prompt.answer else "total"
+                made = grade(group, scored, self.config.scale, signal, weights, not self.config.mask_cut)
                 scores, rollouts = scores + scored, rollouts + group
                 graded.append(made)
             full = sum(g.signal for g in graded) >= self.share
@@ -246,15 +257,15 @@ def _checked(score: Score) -> Score:
 
 def _means(engine: Engine, scores: Sequence[Score], rollouts: Sequence[Rollout]) -> dict[str, Any]:
     """Means of the rewards' terms, where they are numbers, and of the answers, over all processes; problems by count."""
-    names = ("rule", "format", "claims", "model", "total")
+    names = (*TERMS, "total")
     told = [s for s in scores if is_finite(s)]
     sums = engine.total(
         len(told), len(rollouts), *(math.fsum(getattr(s, n) for s in told) for n in names),
         sum(len(r.tokens) for r in rollouts), sum(r.ended for r in rollouts),
     )  # fmt: skip
     n, answers = max(1.0, sums[0]), max(1.0, sums[1])
-    rule, form, claims, model, reward, length, ended = sums[2:]
-    means = {"rule": rule / n, "format": form / n, "claims": claims / n, "model": model / n, "reward": reward / n}
+    *terms, reward, length, ended = sums[2:]
+    means = {**{name: x / n for name, x in zip(TERMS, terms, strict=True)}, "reward": reward / n}
     problems = Counter(p for p in engine.gather([s.problem for s in scores if s.problem]))
     return {**means, "length": length / answers, "ended": ended / answers, "problems": dict(problems)}
 

@@ -129,8 +129,8 @@ class Policy(torch.nn.Module):
         places, _ = body.get_rope_index(batch.ids_BT, attention_mask=batch.mask_BT, **given)
         return {"position_ids": places}
 
-    def forward(self, batch: Batch, entropy: bool = True, temperature: float = 1.0) -> Logprobs:
-        """Log-probabilities under softmax(logits / temperature)."""
+    def forward(self, batch: Batch, entropy: bool | Literal["gradient"] = True, temperature: float = 1.0) -> Logprobs:
+        """Log-probabilities under softmax(logits / temperature); `entropy`: not, without or with a gradient."""
         head = self.inner.get_output_embeddings()
         # answers to a prompt begin at one state: the gradient of plain indexing adds them in whatever order threads come by
         hidden_MD = self.hidden(batch).index_select(0, batch.from_M)

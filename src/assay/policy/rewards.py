@@ -38,6 +38,11 @@ class RewardConfig:
     too). Taking alone would reward silence. Of two facts a policy does best to name the second where it is right in more
     than two of three cases. What is trained on is no measure any more: judge such a policy by its answers to other pictures
     and to swapped ones."""
+    overlong: float = 0.0
+    """Weight of the soft punishment of long answers (DAPO, eq. 13): 0 up to `overlong_band` tokens below the sampler's
+    `max_tokens`, then falling to -1 there. It is no rule: a group that differs by length alone has no rule signal."""
+    overlong_band: int = 0
+    """Tokens; 0: a fifth of `max_tokens` (DAPO: 4,096 of 20,480)."""
     model: float = 1.0
     combine: Literal["calibrated", "sum"] = "calibrated"
     bound: float = 0.5
@@ -49,8 +54,10 @@ class RewardConfig:
     has no signal left but theirs."""
 
     def __post_init__(self) -> None:
-        if not all(0 <= w < math.inf for w in (self.rule, self.format, self.claims, self.model)):
+        if not all(0 <= w < math.inf for w in (self.rule, self.format, self.claims, self.model, self.overlong)):
             raise AssayError("rewards: weights must be finite and not negative")
+        if self.overlong_band < 0:
+            raise AssayError(f"rewards.overlong_band is a number of tokens, got {self.overlong_band}")
         if not 0 < self.bound < math.inf or not 0.5 <= self.gate_precision < 1:
             raise AssayError("rewards: bound must be above 0, gate_precision in [0.5, 1)")
 
@@ -236,6 +243,12 @@ def claims_reward(prompt: Prompt, text: str) -> float:
     return (found.named[0] or 0.0) - float(found.marks[0] is True)
 
 
+def overlong(tokens: int, most: int, band: int) -> float:
+    """DAPO's soft overlong punishment (eq. 13) of an answer of so many tokens: 0 up to `most - band`, then falling to -1 at
+    `most`."""
+    return min(0.0, (most - band - tokens) / band) if tokens <= most else -1.0
+
+
 class HybridReward:
     """Scores of rollouts. `model_weight` is the reward model's weight; a monitor may lower it while training.
 
@@ -245,6 +258,7 @@ class HybridReward:
         term: The calibrated term, needed where there is a scorer and `combine` is "calibrated".
         prefilled: What rollouts' texts begin with, as the sampler's `answer_start`.
         begun: What the chat template begins for every answer (`render.begun`): rules read it before the rollouts' texts.
+        max_tokens: The longest answer that is sampled, needed where `overlong` has a weight.
         name: Who the scorer is, for the record of a training (`fingerprint`).
     """
 
@@ -256,12 +270,20 @@ class HybridReward:
         prefilled: str = "",
         name: str = "",
         begun: str = "",
+        max_tokens: int = 0,
     ) -> None:
         if scorer is not None and config.combine == "calibrated" and term is None:
             raise AssayError(
                 "a calibrated reward model needs its term: fit it on gold answers, or set rewards.combine sum"
             )
         self.config, self.scorer, self.term, self.prefilled, self.begun = config, scorer, term, prefilled, begun
+        if config.overlong and max_tokens < 2:
+            raise AssayError("rewards.overlong punishes answers near the sampler's limit: give max_tokens")
+        if config.overlong and config.overlong_band >= max_tokens:
+            raise AssayError(
+                f"rewards.overlong_band ({config.overlong_band}) must be below sampler.max_tokens ({max_tokens})"
+            )
+        self.max_tokens, self.band = max_tokens, config.overlong_band or max(1, max_tokens // 5)
         self.model_weight = config.model
         self.of = {"scorer": name, "term": None if term is None else asdict(term), "prefilled": prefilled}
         self.seen = Counter[str]()
@@ -336,8 +358,22 @@ class HybridReward:
                 model = worst if empty else math.nan if raw is None else raw
             elif raw is not None and self.term is not None:
                 model = self.term(raw)
-        total = config.rule * rule + config.format * form + config.claims * claims + self.model_weight * model
-        return Score(rule=rule, format=form, claims=claims, model=model, raw=raw, total=total, problem=problem)
+        long = overlong(len(rollout.tokens), self.max_tokens, self.band) if config.overlong else 0.0
+        total = (
+            config.rule * rule + config.format * form + config.claims * claims + self.model_weight * model
+            + config.overlong * long
+        )  # fmt: skip
+        return Score(
+            rule=rule, format=form, claims=claims, model=model, overlong=long, raw=raw, total=total, problem=problem
+        )
+
+    def weights(self) -> dict[str, float]:
+        """The weight of each term, as it is now."""
+        config = self.config
+        return {
+            "rule": config.rule, "format": config.format, "claims": config.claims, "model": self.model_weight,
+            "overlong": config.overlong,
+        }  # fmt: skip
 
     def state(self) -> dict[str, Any]:
         return {"model_weight": self.model_weight}

@@ -37,6 +37,9 @@ class VllmSampler:
     below 1 they are of what top_p leaves. Raises AssayError when vLLM is not installed, or there are several processes.
     """
 
+    exact = False
+    """Another engine computes other log-probabilities than training does: they are corrected for (`CorrectionConfig`)."""
+
     def __init__(
         self, policy: Policy, config: SamplerConfig, store: ImageStore | None = None, seed: int = 0,
         answer_start: str = "", within: Path | None = None, **options: Any,

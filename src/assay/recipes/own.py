@@ -118,7 +118,8 @@ def run_grpo(
     policy, sampler = opened(model, settings, sampling, store, config.seed, answer_start, backend, out.parent)
     prompts = fitting(prompts, policy, sampler, sampling.max_tokens)
     begins = begun(policy.processor, prompts[0].messages)
-    reward = HybridReward(rewards, None, None, answer_start, begun=begins)
+    most = sampling.max_tokens
+    reward = HybridReward(rewards, None, None, answer_start, begun=begins, max_tokens=most)
     if gold.reward_model:
         scorer, term = load_reward_model(gold, store, any(p.images for p in prompts)), None
         named = fingerprint(gold.reward_model)
@@ -128,7 +129,7 @@ def run_grpo(
             held = fitting(held, policy, sampler, sampling.max_tokens)
             identity = [model, named, gold.reward_tokens, sampling, answer_start, config.seed]
             term = own_term(kept, scorer, held, sampler, config.group, rewards, identity)
-        reward = HybridReward(rewards, scorer, term, answer_start, f"{named} {gold.reward_tokens}", begins)
+        reward = HybridReward(rewards, scorer, term, answer_start, f"{named} {gold.reward_tokens}", begins, most)
     exam = Exam(prompts=())
     if watched:
         chosen = _sample(fitting(watched, policy, sampler, sampling.max_tokens), monitor.prompts, config.seed)

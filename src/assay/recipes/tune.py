@@ -319,11 +319,13 @@ class Tuner:
         if not self.config.gold_prompts or "skipped" in self.run.result("reward-model"):
             return self.rules()
         told = {k: v for k, v in self.run.result("reward-term").items() if k != "wall_s"}
-        return HybridReward(self.config.rewards, self.scorer(), ModelTerm(**told), self.config.answer_start)
+        return self.rules(self.scorer(), ModelTerm(**told))
 
-    def rules(self) -> HybridReward:
-        """The rewards that need no model."""
-        return HybridReward(self.config.rewards, None, None, self.config.answer_start)
+    def rules(self, scorer: Any = None, term: ModelTerm | None = None) -> HybridReward:
+        """The rewards that need no model, and those of a model where one is given."""
+        config = self.config
+        most = config.sampler.max_tokens
+        return HybridReward(config.rewards, scorer, term, config.answer_start, max_tokens=most)
 
     @property
     def scored_pairs(self) -> bool:
