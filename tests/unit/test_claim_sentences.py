@@ -1,10 +1,13 @@
 """What sentences assert about a picture, against a person's reading of them; and claims per answer and by length."""
 
+import time
+
 import pytest
 from claim_sentences import ASSERT, OTHER, SECOND, THIRD
 
 from assay.policy.claims import cannot_see, check_claims, claims_in
-from assay.records import Prompt, user
+from assay.policy.hallucination import Reading, read
+from assay.records import Prompt, Rollout, user
 
 WORDS = ("blue", "circle", "green", "red", "square", "triangle")
 TABLE = {**ASSERT, **OTHER, **SECOND, **THIRD}
@@ -66,3 +69,38 @@ def test_more_ways_to_say_that_there_is_no_picture(text: str) -> None:
 )  # fmt: skip
 def test_what_is_in_the_picture_may_be_a_picture(text: str) -> None:
     assert not cannot_see(text)
+
+
+@pytest.mark.parametrize("text", ["red " * 5000, "red or " * 3000, "a, " * 5000 + "red", "x" * 20_000, "take " * 4000])
+def test_no_answer_takes_long_to_read(text: str) -> None:
+    """A policy that goes astray says one word for ever, without a stop."""
+    begun = time.process_time()
+    claims_in(text, WORDS)
+    cannot_see(text)
+    assert time.process_time() - begun < 8
+
+
+def test_rates_per_claim_and_by_length_by_hand() -> None:
+    """Six answers: the two longest invent."""
+    said = {
+        "a": "red", "b": "red circle", "c": "a red circle", "d": "a blue thing", "e": "a red circle, a square, blue",
+        "f": "it is a blue square and so on",
+    }  # fmt: skip
+    prompts = [Prompt(messages=(user(k),), facts=("red", "circle"), absent=("blue", "square")) for k in said]
+
+    def sampler(asked: list[Prompt], n: int) -> list[list[Rollout]]:
+        texts = [said[p.messages[0].content] for p in asked]
+        return [
+            [Rollout(prompt_id=p.id, tokens=(1,) * len(t), logprobs=(0.0,) * len(t), text=t, ended=True, policy_step=0)]
+            for p, t in zip(asked, texts, strict=True)
+        ]
+
+    seen = read(prompts, sampler, 3, lambda p, t: t, lambda p, t: False)  # type: ignore[arg-type]
+    rates = {n: getattr(seen, f"hallucination_{n}") for n in ("rate", "short", "middle", "long")}
+    assert {n: (r.value, r.n) for n, r in rates.items()} == {
+        "rate": (0.5, 6), "short": (0.0, 2), "middle": (0.5, 2), "long": (1.0, 2),
+    }  # fmt: skip
+    assert (seen.claims, seen.false_claims) == (12, 5)
+    assert seen.false_claims_rate is not None
+    assert (seen.false_claims_rate.value, seen.false_claims_rate.n) == (pytest.approx(5 / 12), 12)
+    assert Reading.of_metrics({"step": 3, **seen.as_metrics()}) == seen

@@ -281,7 +281,7 @@ def policy_ablate(name: Positional[str], out: Path, seeds: tuple[int, ...] = (0,
     """One of paper B's ablations on the embedded policy, with intervals over seeds.
 
     Args:
-        name: stages, buffer, parts, threshold or filter.
+        name: stages, buffer, parts, threshold, rewards or filter.
         out: The folder of all its runs; the same command resumes.
         seeds: Each variant is run once for each; several processes may share a folder when their seeds differ.
         dry_run: Print the variants and stop.

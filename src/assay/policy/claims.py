@@ -79,6 +79,12 @@ _AFTER = re.compile(
 """What denies a word that stands before it."""
 _ANY = re.compile(r"\s+(?:has|have|means?)\b(?! been)", re.I)
 """After "a circle", what is said of any."""
+_ONE = re.compile(r"(?:^|[,;])\W*(?:an? |any |every )?$", re.I)
+_MERE = re.compile(
+    r"(?:/|\bor\b) ?(?:an? |the )?(?:\w+ )?$|(?:^|[\s(])[A-H][).:] ?(?:an? |the )?$|\b(?:says?|said|called) (?:an? |the )?$",
+    re.I,
+)
+"""Before one of several words that may be, or a mere word: "blue or red", "(A) red", "they say red"."""
 _CORRECTS = (
     r"(?:oh|no|wait|hold on|actually|sorry|correction|scratch that|hmm+|on second thought|i mean(?:t)?|let me re\w+)"
 )
@@ -98,69 +104,69 @@ def claims_in(text: str, words: Sequence[str], question: str = "") -> tuple[str,
     No claims are: what is negated or excluded ("no red", "rather than red", "red can be ruled out"), what might be ("could
     be red", "red or blue"), a first thought that is taken back ("at first I thought it was red", "it is red. Wait, no"),
     whole questions, what follows "if", "whether" or "the question asks", and what is quoted from `question`: in quotation
-    marks, or four of its words in a row. A rule of thumb for English, not a parser: it would rather miss a claim than invent one.
+    marks, or four of its words in a row. A rule of thumb for English, not a parser: it would rather miss a claim than
+    invent one.
     """
     if not words:
         return ()
-    text = text.replace("’", "'")
+    text = re.sub(r"[^\S\n]+", " ", text.replace("’", "'"))
     longest = sorted(map(re.escape, words), key=len, reverse=True)
     pattern = re.compile(rf"\b({'|'.join(longest)})(?:e?s)?\b", re.I)
     lower = {w.lower(): w for w in words}
     quoted = _quoted(text, question)
     found: list[set[str]] = []
     order: dict[str, None] = {}
-    for sentence in re.finditer(r"(?:[^.!?;\n]|\.{2,})+[.!?;\n]?", text):
+    for sentence in _SENTENCE.finditer(text):
         if _AGAIN.match(sentence[0]) and found:
             found[-1].clear()
         found.append(set())
         if sentence[0].endswith("?"):
             continue
         asks = _ASKS.search(sentence[0])
-        end = asks.start() if asks else len(sentence[0])
-        begin = max((b.end() for b in _BACK.finditer(sentence[0])), default=0)
-        for match in pattern.finditer(sentence[0], begin, end):
+        said = _Sentence(sentence[0], pattern)
+        for match in pattern.finditer(sentence[0], said.begin, asks.start() if asks else len(sentence[0])):
             at = sentence.start() + match.start()
-            spared = any(a <= at < b for a, b in quoted)
-            if not spared and not _denied(sentence[0], match, begin, pattern):
+            if not any(a <= at < b for a, b in quoted) and not said.denies(match):
                 found[-1].add(lower[match[1].lower()])
                 order.setdefault(lower[match[1].lower()])
     kept = set().union(*found) if found else set()
     return tuple(w for w in order if w in kept)
 
 
-def _denied(sentence: str, match: re.Match[str], begin: int, pattern: re.Pattern[str]) -> bool:
-    """Whether a negation, a hedge or another choice reaches the word: from before to a contrast, a negation also no further
-    than a comma after which another statement begins; or from after it."""
-    before = sentence[begin : match.start()]
-    if _AFTER.match(sentence, match.end()) or _chosen_from(sentence, match, pattern):
-        return True
-    if _ANY.match(sentence, match.end()) and re.search(r"(?:^|[,;])\W*(?:an?\s+|any\s+|every\s+)?$", before, re.I):
-        return True
-    if _LISTS.search(before):
-        return True
-    turns = [m.end() for m in _TURN.finditer(before)]
-    before = before[turns[-1] :] if turns else before
-    if _HEDGE.search(before):
-        return True
-    last = max((m.end() for m in _NOT.finditer(before)), default=None)
-    if last is None:
-        return False
-    parts = before[last:].split(",")
-    return len(parts) == 1 or not any(_VERB.search(part) for part in parts[1:])
+_SENTENCE = re.compile(r"(?:[^.!?;\n]|\.{2,}){1,600}(?!\w)[.!?;\n]?")
+"""Never long, so that a text without stops takes no longer to read than its length."""
 
 
-def _chosen_from(sentence: str, match: re.Match[str], pattern: re.Pattern[str]) -> bool:
-    """Is the word one of several that may be, or a mere word: "red or blue", "red/blue", "(A) red", "they say red"?"""
-    after, before = sentence[match.end() :], sentence[: match.start()]
-    article = r"(?:an?\s+|the\s+)?(?:\w+\s+){0,1}"
-    if re.search(r"(?:^|[\s(])[A-H][).:]\s*(?:an?\s+|the\s+)?$", before):
-        return True
-    if re.search(r"\b(?:says?|said|called)\s+(?:an?\s+|the\s+)?$", before, re.I):
-        return True
-    return bool(
-        re.match(rf"(?:\s*,?\s*(?:and|or)?\s*{article}{pattern.pattern})*\s*(?:/|,?\s*\bor\b)", after, re.I)
-        or re.search(rf"(?:/|\bor\b)\s*{article}$", before, re.I)
-    )
+class _Sentence:
+    """A sentence, and where in it negations, hedges, contrasts and the like stand. What is before `begin` is taken back."""
+
+    def __init__(self, text: str, pattern: re.Pattern[str]) -> None:
+        self.text = text
+        self.begin = max((b.end() for b in _BACK.finditer(text)), default=0)
+        self.negations, self.hedges, self.lists, self.turns = (
+            [m.end() for m in kind.finditer(text, self.begin)] for kind in (_NOT, _HEDGE, _LISTS, _TURN)
+        )
+        word = rf" ?,? ?(?:and|or)? ?(?:an? |the )?(?:(?!{pattern.pattern})\w+ )?{pattern.pattern}"
+        self.others = re.compile(rf"(?:{word}){{0,4}} ?(?:/|,? ?\bor\b)", re.I)
+
+    def denies(self, match: re.Match[str]) -> bool:
+        """Whether a negation, a hedge or another choice reaches a word: from before to a contrast, a negation also no
+        further than a comma after which another statement begins; or from after it."""
+        at, near = match.start(), self.text[max(self.begin, match.start() - 60) : match.start()]
+        if _AFTER.match(self.text, match.end()) or self.others.match(self.text, match.end()) or _MERE.search(near):
+            return True
+        if _ANY.match(self.text, match.end()) and _ONE.search(near):
+            return True
+        if any(end <= at for end in self.lists):
+            return True
+        turn = max((end for end in self.turns if end <= at), default=self.begin)
+        if any(turn < end <= at for end in self.hedges):
+            return True
+        last = max((end for end in self.negations if turn < end <= at), default=None)
+        if last is None:
+            return False
+        first = self.text.find(",", last, at)
+        return first < 0 or _VERB.search(self.text[first + 1 : at]) is None
 
 
 def _quoted(text: str, question: str) -> list[tuple[int, int]]:
