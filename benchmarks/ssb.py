@@ -168,20 +168,20 @@ def tune(folder: Path, model: Path, way: str, seed: int) -> dict[str, Any]:
 @contextmanager
 def twice() -> Iterator[None]:
     """Every batch makes two optimiser steps, the second by ratios to the first: the control of the buffer's replays."""
-    from assay.policy.grpo import Grpo
+    from assay.policy.update import Update
 
-    once = Grpo.train
+    once = Update.train
 
-    def train(self: Grpo, batch: list[Any], fresh: int, step: int) -> dict[str, float]:
+    def train(self: Update, batch: list[Any], fresh: int, step: int) -> dict[str, float]:
         told = once(self, batch, fresh, step)
         once(self, self.with_recorded(batch), 0, step)
         return told
 
-    Grpo.train = train  # type: ignore[method-assign]
+    Update.train = train  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Grpo.train = once  # type: ignore[method-assign]
+        Update.train = once  # type: ignore[method-assign]
 
 
 def reached(run: dict[str, Any], target: float, axis: int) -> float:

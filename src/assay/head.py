@@ -6,7 +6,7 @@ TRL does this with a fused kernel on a GPU and, without one, sends every positio
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,10 +23,10 @@ KEEP = 1 << 29
 
 def chosen_logprobs(
     hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, temperature: float = 1.0, bias_V: Tensor | None = None,
-    entropy: bool = True,
+    entropy: bool | Literal["gradient"] = True,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """log p(target) under softmax(hidden W^T / temperature), and the entropy of that distribution (without gradient; zero
-    where it is not asked for).
+    """log p(target) under softmax(hidden W^T / temperature), and the entropy of that distribution: zero where it is not
+    asked for, with a gradient for "gradient" (as a bonus in a loss).
 
     Returns two fp32 tensors of shape (M,), in nats. Computes in bfloat16 where autocast does.
     """
@@ -48,7 +48,7 @@ class _Chosen(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, temperature: float, bias_V: Tensor | None,
-        entropy: bool,
+        entropy: bool | str,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         M, V = len(hidden_MD), len(weight_VD)
         logp_M, entropy_M, total_M = (hidden_MD.new_zeros(M, dtype=torch.float32) for _ in range(3))
@@ -60,14 +60,16 @@ class _Chosen(torch.autograd.Function):
             logp_M[part], total_M[part] = _exponentials(logits, targets_M[part], entropy_M[part] if entropy else None)
             if kept is not None and place is None:
                 kept[part] = logits
-        ctx.temperature, ctx.kept, ctx.total_M = temperature, kept, total_M
-        ctx.save_for_backward(hidden_MD, weight_VD, targets_M, bias_V)
-        ctx.mark_non_differentiable(entropy_M)
+        ctx.temperature, ctx.kept, ctx.total_M, ctx.sloped = temperature, kept, total_M, entropy == "gradient"
+        ctx.save_for_backward(hidden_MD, weight_VD, targets_M, bias_V, entropy_M if ctx.sloped else None)
+        if not ctx.sloped:
+            ctx.mark_non_differentiable(entropy_M)
         return logp_M, entropy_M
 
     @staticmethod
-    def backward(ctx: Any, grad_M: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        hidden_MD, weight_VD, targets_M, bias_V = ctx.saved_tensors
+    def backward(ctx: Any, grad_M: Tensor, slope_M: Tensor) -> tuple[Tensor | None, ...]:
+        """By the logits z (over the temperature): dlogp = 1[target] - p, dH = -p (log p + H)."""
+        hidden_MD, weight_VD, targets_M, bias_V, entropy_M = ctx.saved_tensors
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         dhidden = torch.empty_like(hidden_MD) if wants_hidden else None
         dweight = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
@@ -80,13 +82,18 @@ class _Chosen(torch.autograd.Function):
                 _exponentials(e, targets)
             scale = grad_M[part, None].float() / ctx.temperature
             share = scale / ctx.total_M[part, None]
-            if hidden.dtype == torch.float32:
+            if hidden.dtype == torch.float32 and not ctx.sloped:
                 if dhidden is not None:
                     dhidden[part] = (e @ weight_VD).mul_(-share).addcmul_(weight_VD[targets], scale)
                 if dweight is not None:
                     dweight.addmm_(e.t(), hidden * share, alpha=-1).index_add_(0, targets, hidden * scale)
                 continue
-            slope = (e.float() * -share).scatter_add_(1, targets[:, None], scale).to(hidden.dtype)
+            slope = (e.float() * -share).scatter_add_(1, targets[:, None], scale)
+            if ctx.sloped:
+                p = e.float() / ctx.total_M[part, None]
+                by = slope_M[part, None].float() / ctx.temperature
+                slope -= by * p * (p.clamp(min=1e-30).log() + entropy_M[part, None])
+            slope = slope.to(hidden.dtype)
             if dhidden is not None:
                 dhidden[part] = slope @ weight_VD
             if dweight is not None:

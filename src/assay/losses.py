@@ -1,6 +1,7 @@
 """Losses as pure functions of rewards and of log-probabilities. All are sums: the caller divides by the global batch."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -100,3 +101,27 @@ def kl_to(logp_M: torch.Tensor, reference_M: torch.Tensor) -> torch.Tensor:
     """Each token's estimate of KL(pi || pi_ref), shape (M,): exp(d) - d - 1 with d = log pi_ref - log pi ("k3")."""
     d_M = reference_M - logp_M
     return d_M.exp() - d_M - 1
+
+
+def importance(
+    log_ratio_M: torch.Tensor, lengths_N: torch.Tensor, per: Literal["token", "sequence"] = "token",
+    beyond: Literal["truncate", "mask"] = "truncate", most: float = 2.0, least: float = 0.0,
+) -> torch.Tensor:  # fmt: skip
+    """What each token counts for, shape (M,), where another engine sampled than trains: w = pi(token) / sampler(token).
+
+    Per token (Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training"), or one for each
+    response, the product over its tokens (Liu et al. 2025, "When Speed Kills Stability"). "truncate": w within [least, most]
+    (TIS); "mask": what lies outside counts for nothing (MIS; with `least` above 0 and per token, IcePop). The same as TRL's
+    `vllm_importance_sampling_mode` and verl's `rollout_is`, except that nobody is left out of a mean's denominator.
+
+    Args:
+        log_ratio_M: log pi - log sampler of the responses' tokens, one response after another, without gradient.
+        lengths_N: Tokens of each response; they add up to M.
+    """
+    if per == "sequence":
+        sums_N = torch.stack([part.sum() for part in torch.split(log_ratio_M, lengths_N.tolist())])
+        log_ratio_M = sums_N.repeat_interleave(lengths_N)
+    weight_M = log_ratio_M.clamp(max=20.0).exp()
+    if beyond == "truncate":
+        return weight_M.clamp(least, most)
+    return weight_M * ((weight_M >= least) & (weight_M <= most))

@@ -408,6 +408,8 @@ class Score:
     claims: float = 0.0
     """The share of what is known to be in the picture that the reasoning asserts, less 1 for a false claim."""
     model: float = 0.0
+    overlong: float = 0.0
+    """Less than 0 for an answer that is too long (`RewardConfig.overlong`)."""
     raw: float | None = None
     total: float = 0.0
     problem: str = ""
@@ -416,7 +418,8 @@ class Score:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """A rollout that can be learned from: its tokens, the log-probabilities that the policy of `policy_step` gave them, and
-    its advantage within its group. `group` names the group, so that a buffer can replay a whole one."""
+    its advantage within its group. `group` names the group, so that a buffer can replay a whole one. `sampled` are the
+    sampler's own log-probabilities, where these differ and are corrected for (else empty)."""
 
     prompt_id: str
     group: str
@@ -424,6 +427,7 @@ class Sample:
     logprobs: tuple[float, ...]
     advantage: float
     policy_step: int
+    sampled: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

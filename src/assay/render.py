@@ -14,6 +14,7 @@ What is too long is cut, and the cut is told:
 1 to 3 are the same for all responses to one prompt that are rendered together: two answers are compared on one history.
 """
 
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -296,11 +297,28 @@ def render_prompt(
 ) -> list[int]:
     """Token ids of a prompt up to where the answer begins, every picture as its processor's run of picture tokens.
 
-    `answer_start` is text that the answer is made to begin with. Raises AssayError for pictures that the model cannot take;
-    CannotRead where it is these, the mark of a picture in the text, or turns that its chat template refuses.
+    `answer_start` is text that the answer is made to begin with. Raises AssayError for pictures that the model cannot take,
+    and for an `answer_start` that the chat template begins by itself; CannotRead where it is these, the mark of a picture in
+    the text, or turns that its chat template refuses.
     """
-    text = _text(processor, messages, asking=True) + answer_start
-    return _ids(processor, text, [i for m in messages for i in m.images], store)
+    text = _text(processor, messages, asking=True)
+    if answer_start.strip() and _begun(text).rstrip().endswith(answer_start.strip()):
+        raise AssayError(
+            f"this model's chat template begins every answer with {answer_start.strip()} itself: leave --answer-start out"
+        )
+    return _ids(processor, text + answer_start, [i for m in messages for i in m.images], store)
+
+
+def begun(processor: Any, messages: Conversation) -> str:
+    """What the chat template writes of the answer itself: "<think>\\n" for models that must think (QwQ, R1 distills), "" for
+    most. Rules that read an answer's form must read it first."""
+    return _begun(_text(processor, messages, asking=True))
+
+
+def _begun(text: str) -> str:
+    """Marks of thought at a prompt's end, opened and perhaps closed again."""
+    found = re.search(r"<think>\s*(?:</think>\s*)?$", text)
+    return found[0] if found else ""
 
 
 def short_prompt(processor: Any, messages: Conversation, answer_start: str = "") -> list[int]:

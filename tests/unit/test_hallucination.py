@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from assay.errors import AssayError
+from assay.policy.agreement import agreement, onset_entropies
 from assay.policy.claims import cannot_see, check_claims, claims_in, reasoning, vocabulary
-from assay.policy.hallucination import MonitorConfig, Reading, Watch, agreement, onset_entropies, plot, read
+from assay.policy.hallucination import MonitorConfig, Reading, Watch, plot, read
 from assay.records import Message, Prompt, Rollout
 from assay.statistics import Estimate
 

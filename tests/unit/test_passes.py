@@ -12,9 +12,9 @@ import tiny_models
 from assay.pack import Group, Pack, continued, share, split
 from assay.policy.advantage import grade
 from assay.policy.config import GrpoConfig, PolicyConfig, SamplerConfig
-from assay.policy.grpo import Grpo
 from assay.policy.model import load_policy
 from assay.policy.sampler import LocalSampler
+from assay.policy.update import Update
 from assay.records import Prompt, Score, assistant, user
 from assay.render import Rendered
 from assay.reward.scorer import LocalScorer, load_scorer
@@ -95,7 +95,7 @@ def test_an_update_in_parts_is_the_update_in_one(tmp_path: Path, packing: bool) 
         policy = load_policy(str(folder), PolicyConfig(train=("llm",), tokens=budget, packing=packing))
         sampler = LocalSampler(policy, SamplerConfig(max_tokens=6), half=False) if packing else _Ids()
         engine = Engine("fp32", 1.0, False)
-        run = Grpo(tmp_path / "out", GrpoConfig(), policy, engine, [prompt], sampler, None)
+        run = Update(tmp_path / "out", GrpoConfig(), policy, engine, [prompt], sampler)
         engine.prepare(policy, 1e-3, 0.0)
         rollouts = [_rollout(prompt, [7 + n, 8, 9 + n, 1]) for n in range(8)]
         scores = [Score(rule=float(n % 2), format=0.0, total=float(n % 2)) for n in range(8)]

@@ -1,6 +1,7 @@
 """The policy's losses, log-probabilities, advantages and buffer, against values computed by hand."""
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 
 from assay import head
 from assay.head import chosen_logprobs
-from assay.losses import Shift, bco, dpo, grpo, kl_to, nll
-from assay.policy.advantage import advantages, grade
+from assay.losses import Shift, bco, dpo, grpo, importance, kl_to, nll
+from assay.policy.advantage import advantages, apart, grade, over_batch
 from assay.policy.buffer import Buffer
 from assay.policy.config import BufferConfig
 from assay.records import Rollout, Sample, Score
@@ -248,3 +249,104 @@ def test_a_restored_buffer_draws_the_same(before: int, n: int) -> None:
     other.load_state(one.state())
     assert other.draw(n, 1) == one.draw(n, 1)
     assert other.metrics(1) == one.metrics(1)
+
+
+def test_weights_between_two_engines_by_hand_and_as_trl_has_them() -> None:
+    """Three responses of 2, 1 and 3 tokens."""
+    ratios = [1.5, 0.5, 4.0, 1.0, 0.25, 1.2]
+    log_M, lengths_N = torch.log(torch.tensor(ratios)), torch.tensor([2, 1, 3])
+    found = importance(log_M, lengths_N, "token", "truncate", 2.0)
+    assert found.tolist() == pytest.approx([1.5, 0.5, 2.0, 1.0, 0.25, 1.2])
+    found = importance(log_M, lengths_N, "token", "mask", 2.0, 0.5)
+    assert found.tolist() == pytest.approx([1.5, 0.5, 0.0, 1.0, 0.0, 1.2])
+    found = importance(log_M, lengths_N, "sequence", "truncate", 2.0, 0.5)
+    assert found.tolist() == pytest.approx([0.75, 0.75, 2.0, 0.5, 0.5, 0.5])
+    found = importance(log_M, lengths_N, "sequence", "mask", 2.0)
+    assert found.tolist() == pytest.approx([0.75, 0.75, 0.0, 0.3, 0.3, 0.3])
+    # TRL's four modes, on padded rows (grpo_trainer.py, `vllm_importance_sampling_mode`)
+    random = torch.Generator().manual_seed(0)
+    log_M, rows = torch.randn(6, generator=random), torch.zeros(3, 3)
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 1]])
+    rows[mask.bool()] = log_M
+    for per in ("token", "sequence"):
+        ratio = (rows.sum(-1, keepdim=True) if per == "sequence" else rows).exp().expand(3, 3)
+        cut = ratio.clamp(0.6, 1.5)[mask.bool()]
+        masked = ratio.masked_fill((ratio < 0.6) | (ratio > 1.5), 0.0)[mask.bool()]
+        assert importance(log_M, lengths_N, per, "truncate", 1.5, 0.6).tolist() == pytest.approx(cut.tolist())  # type: ignore[arg-type]
+        assert importance(log_M, lengths_N, per, "mask", 1.5, 0.6).tolist() == pytest.approx(masked.tolist())  # type: ignore[arg-type]
+    assert math.isfinite(importance(torch.tensor([500.0]), torch.tensor([1]), "token", "mask").item())
+
+
+@pytest.mark.parametrize("built", [True, False])
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_entropy_s_gradient_is_autograd_s(
+    monkeypatch: pytest.MonkeyPatch, built: bool, kept: bool, temperature: float
+) -> None:
+    if not built:
+        monkeypatch.setattr(head, "library", lambda: None)
+    if not kept:
+        monkeypatch.setattr(head, "KEEP", 0)
+    torch.manual_seed(0)
+    start = torch.randn(5, 8), torch.randn(40, 8)
+    targets, bias = torch.tensor([3, 0, 39, 7, 7]), torch.randn(40)
+    by_logp, by_entropy = torch.randn(5), torch.randn(5)
+    grads = []
+    for ours in (True, False):
+        hidden, weight = (x.clone().requires_grad_() for x in start)
+        if ours:
+            logp, entropy = chosen_logprobs(hidden, weight, targets, temperature, bias, "gradient")
+        else:
+            whole = ((hidden @ weight.t() + bias) / temperature).log_softmax(-1)
+            logp, entropy = whole.gather(1, targets[:, None])[:, 0], -(whole.exp() * whole).sum(-1)
+        (logp @ by_logp + entropy @ by_entropy).backward()
+        grads.append((hidden.grad, weight.grad))
+    for mine, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=2e-5, rtol=1e-4)
+    hidden = start[0].clone().requires_grad_()
+    logp, entropy = chosen_logprobs(hidden, start[1], targets, temperature, bias)
+    assert not entropy.requires_grad, "no gradient unless asked for"
+
+
+def test_gdpo_by_hand() -> None:
+    """Four answers, one of them right, another well-formed."""
+    rows = [(1.0, 0.0), (0.0, 0.0), (0.0, 1.0), (0.0, 0.0)]
+    scores = [Score(rule=r, format=f, total=r + f) for r, f in rows]
+    rule = [1 / math.sqrt(3) * x for x in (3, -1, -1, -1)]
+    form = [1 / math.sqrt(3) * x for x in (-1, -1, 3, -1)]
+    assert apart(scores, {}) == pytest.approx([a + b for a, b in zip(rule, form, strict=True)])
+    assert apart(scores, {"format": 0.5}) == pytest.approx([a + b / 2 for a, b in zip(rule, form, strict=True)])
+    flat = [Score(rule=1.0, format=0.0, total=1.0)] * 3
+    assert apart(flat, {}) == [0.0] * 3
+    rollouts = [rollout((i,)) for i in range(4)]
+    graded = grade(rollouts, scores, weights={"format": 0.5})
+    found = [s.advantage for s in graded.samples]
+    assert found == pytest.approx(apart(scores, {"format": 0.5}))
+    made = over_batch(graded.samples, sum(a * a for a in found), 4)
+    assert np.std([s.advantage for s in made]) == pytest.approx(1.0)
+    assert over_batch(graded.samples, 0.0, 0) == list(graded.samples)
+
+
+def test_gdpo_is_trl_s_normalise_then_sum_up_to_its_epsilon_and_sample_deviations() -> None:
+    """`grpo_trainer.py`, multi_objective_aggregation: its std is of samples (n - 1), ours of the group, which the division
+    by the batch's spread takes back."""
+    random = np.random.default_rng(0)
+    raw, weights = random.normal(size=(3, 6, 2)), np.array([1.0, 0.3])
+    theirs = (raw - raw.mean(1, keepdims=True)) / raw.std(1, ddof=1, keepdims=True)
+    total = (theirs @ weights).ravel()
+    expected = (total - total.mean()) / total.std(ddof=1)
+    samples: list[Sample] = []
+    for group in raw:
+        scores = [Score(rule=float(a), format=float(b), total=0.0) for a, b in group]
+        samples += grade([rollout((i,)) for i in range(6)], scores, weights={"format": 0.3}).samples
+    found = over_batch(samples, sum(s.advantage**2 for s in samples), len(samples))
+    ours = np.array([s.advantage for s in found])
+    np.testing.assert_allclose(ours, expected * math.sqrt(18 / 17), atol=1e-9)
+
+
+def test_cut_off_answers_count_in_the_mean_and_give_no_sample_where_they_are_masked() -> None:
+    rollouts = [rollout((1,)), replace(rollout((2,)), ended=False), rollout((3,))]
+    scores = [Score(rule=r, format=0.0, total=r) for r in (1.0, 0.0, 0.0)]
+    whole, masked = grade(rollouts, scores).samples, grade(rollouts, scores, cut=False).samples
+    assert [s.tokens for s in masked] == [(1,), (3,)]
+    assert [s.advantage for s in masked] == [s.advantage for s in whole if s.tokens != (2,)]

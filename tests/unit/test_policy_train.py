@@ -13,7 +13,7 @@ import tiny_models
 from assay import devices, losses
 from assay.errors import AssayError
 from assay.journal import read
-from assay.policy.config import BufferConfig, FitConfig, GrpoConfig, PolicyConfig, SamplerConfig
+from assay.policy.config import BufferConfig, CorrectionConfig, FitConfig, GrpoConfig, PolicyConfig, SamplerConfig
 from assay.policy.grpo import Grpo, grpo
 from assay.policy.hallucination import MonitorConfig
 from assay.policy.model import Policy, load_policy
@@ -358,3 +358,126 @@ def test_a_watch_stops_the_run_with_its_reason(folder: Path, tmp_path: Path) -> 
     metrics = run_grpo(folder, tmp_path / "stop", watch=lambda step, _: ({"seen": 1.0}, "enough" if step == 3 else ""))
     assert len(metrics) == 3
     assert '"stopped": "enough"' in (tmp_path / "stop" / "training.json").read_text()
+
+
+class Off:
+    """A sampler whose engine computes other log-probabilities than training does."""
+
+    exact = False
+
+    def __init__(self, sampler: LocalSampler, by: float) -> None:
+        self.sampler, self.by, self.config = sampler, by, sampler.config
+        self.prompt_ids, self.load = sampler.prompt_ids, sampler.load
+
+    def __call__(self, prompts: Any, n: int, draw: int = 0) -> list[list[Rollout]]:
+        def moved(r: Rollout) -> Rollout:
+            shifts = (self.by * (1 if at % 2 else -3) for at in range(len(r.logprobs)))
+            return replace(r, logprobs=tuple(x + s for x, s in zip(r.logprobs, shifts, strict=True)))
+
+        return [[moved(r) for r in group] for group in self.sampler(prompts, n, draw)]
+
+
+def off_run(folder: Path, out: Path, by: float, **options: Any) -> dict[str, Any]:
+    made = policy(folder)
+    sampler = Off(LocalSampler(made, SamplerConfig(max_tokens=6), half=False), by)
+    settings: dict[str, Any] = {"steps": 1, "prompts": 4, "group": 4, "lr": 1e-9, "clip": 1e9, **options}
+    grpo(out, GrpoConfig(**settings), made, PROMPTS, sampler, first_tokens)  # type: ignore[arg-type]
+    return read(out / "metrics.jsonl")[0]
+
+
+def test_a_sampler_of_another_policy_stops_the_run_and_says_so(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        AssayError, match=r"step 1: the log-probabilities that Off .* nats apart on average \(at most 0\.1"
+    ):
+        off_run(folder, tmp_path / "far", 0.1)
+    near = off_run(folder, tmp_path / "near", 0.02)
+    assert 0.02 < near["sampler_gap"] < 0.06
+    allowed = off_run(folder, tmp_path / "allowed", 0.1, correction=CorrectionConfig(most_gap=0.0))
+    assert allowed["sampler_gap"] > 0.1
+
+
+def test_a_sampler_that_does_not_take_over_what_is_learned_stops_the_run(folder: Path, tmp_path: Path) -> None:
+    made = policy(folder)
+    stale = LocalSampler(policy(folder), SamplerConfig(max_tokens=6), half=False)
+    config = GrpoConfig(steps=4, prompts=8, group=4, lr=3e-2)
+    with pytest.raises(AssayError, match="step 2: the log-probabilities that LocalSampler"):
+        grpo(tmp_path / "stale", config, made, PROMPTS, stale, first_tokens)
+
+
+def test_what_another_engine_sampled_is_weighed_by_its_ratio(folder: Path, tmp_path: Path) -> None:
+    """At a rate of nothing the update's gradient norm is that of a hand-made sum of w A d log p."""
+    made, by = policy(folder), 0.2
+    config = CorrectionConfig(per="token", most=1.5, most_gap=0.0)
+    settings: dict[str, Any] = {"zero_groups": "keep", "correction": config}
+    found = off_run(folder, tmp_path / "one", by, **settings)
+    plain = off_run(folder, tmp_path / "two", by, zero_groups="keep", correction=replace(config, per="off"))
+    assert "weight" not in plain
+    sampler = LocalSampler(made, SamplerConfig(max_tokens=6), half=False)
+    engine = Engine("fp32", 1.0)
+    engine.prepare(made, 1e-9, 0.0)
+    run = Grpo(
+        tmp_path / "again", GrpoConfig(steps=1, prompts=4, group=4), made, engine, PROMPTS, sampler, first_tokens
+    )
+    graded, _, _ = run.collect(0)
+    model, asked, total, weights = (
+        tiny_models.language("qwen3"),
+        {p.id: p for p in PROMPTS},
+        torch.zeros(()),
+        list[float](),
+    )
+    fresh = [s for g in graded for s in g.samples]
+    for s in fresh:
+        logp = logp_of(model, tuple(sampler.prompt_ids(asked[s.prompt_id])), s.tokens)
+        w = torch.tensor([min(1.5, math.exp(-by * (1 if at % 2 else -3))) for at in range(len(s.tokens))])
+        weights += w.tolist()
+        total = total - (w * s.advantage * logp).mean() / len(fresh)
+    total.backward()
+    norm = math.sqrt(sum(p.grad.square().sum().item() for p in model.parameters() if p.grad is not None))
+    assert found["grad_norm"] == pytest.approx(norm, rel=1e-3)
+    assert found["weight"] == pytest.approx(np.mean(weights), rel=1e-4)
+    assert found["weight_cut"] == pytest.approx(np.mean([w == 1.5 for w in weights]), abs=1e-6)
+    assert plain["grad_norm"] != pytest.approx(norm, rel=1e-2)
+
+
+def test_what_waits_in_the_buffer_keeps_its_weight(folder: Path, tmp_path: Path) -> None:
+    made = policy(folder)
+    sampler = Off(LocalSampler(made, SamplerConfig(max_tokens=6), half=False), 0.02)
+    config = GrpoConfig(steps=2, prompts=8, group=4, lr=1e-2)
+    engine = Engine("fp32", 1.0)
+    engine.prepare(made, config.lr, 0.0)
+    run = Grpo(tmp_path / "run", config, made, engine, PROMPTS, sampler, first_tokens)  # type: ignore[arg-type]
+    run.step(0)
+    for sample in run.buffer.samples:
+        shifts = [0.02 * (1 if at % 2 else -3) for at in range(len(sample.tokens))]
+        assert np.subtract(sample.sampled, sample.logprobs).tolist() == pytest.approx(shifts, abs=1e-4)
+    other = Grpo(tmp_path / "run", config, made, engine, PROMPTS, sampler, first_tokens)  # type: ignore[arg-type]
+    other.buffer.load_state(run.buffer.state())
+    assert other.buffer.samples == run.buffer.samples
+
+
+def test_further_updates_of_a_batch_go_by_the_policy_before_the_first(folder: Path, tmp_path: Path) -> None:
+    runs = [run_grpo(folder, tmp_path / f"{n}", steps=2, updates=n, zero_groups="keep") for n in (1, 3)]
+    assert runs[1][0]["loss"] == runs[0][0]["loss"]
+    assert "update_loss" not in runs[0][0]
+    assert runs[1][0]["update_ratio"] != 1.0, "the policy has moved"
+    assert runs[1][0]["update_loss"] < runs[1][0]["loss"], "on the same batch every step gains"
+    moved = [load_policy(str(tmp_path / n), PolicyConfig()).state_dict() for n in "13"]
+    assert any(not torch.equal(moved[0][n], moved[1][n]) for n in moved[0])
+
+
+def test_the_entropy_bonus_s_step_raises_entropy(folder: Path, tmp_path: Path) -> None:
+    runs = [run_grpo(folder, tmp_path / f"{x}", steps=4, entropy=x, zero_groups="keep", lr=3e-3) for x in (0.0, 1.0)]
+    assert runs[1][0]["entropy"] == pytest.approx(runs[0][0]["entropy"], abs=1e-4)
+    assert runs[1][0]["loss"] == pytest.approx(runs[0][0]["loss"] - runs[1][0]["entropy"], abs=0.02)
+    assert runs[1][-1]["entropy"] > runs[0][-1]["entropy"]
+
+
+def test_gdpo_trains_on_advantages_of_one_size(folder: Path, tmp_path: Path) -> None:
+    def two(pairs: Any) -> list[Score]:
+        told = [(float(r.tokens[0] % 3 == 0), float(len(r.tokens) % 2)) for _, r in pairs]
+        return [Score(rule=a, format=b, total=a + b) for a, b in told]
+
+    metrics = run_grpo(folder, tmp_path / "gdpo", two, combine="gdpo", steps=3)
+    assert any(m["skipped"] == 0.0 for m in metrics)
+    with pytest.raises(AssayError, match="gdpo"):
+        GrpoConfig(combine="gdpo", scale="none")

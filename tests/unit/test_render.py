@@ -17,7 +17,7 @@ import tiny_models
 from assay import models, templates
 from assay.errors import AssayError, CannotRead
 from assay.records import Conversation, Message, assistant, user
-from assay.render import Rendered, attempts, render, render_prompt
+from assay.render import Rendered, attempts, begun, render, render_prompt
 from assay.reward.config import EngineConfig
 from assay.reward.model import RewardModel
 from assay.reward.scorer import LocalScorer, position_limit
@@ -313,3 +313,26 @@ def test_pictures_are_refused_by_a_model_that_sees_none_and_its_neighbours_are_r
     assert "this model sees none" in str(found[1])
     paired = attempts(tokenizer, [seen, seen, plain, (*plain[:1], assistant("no"))], 64, None, [(0, 1), (2, 3)])
     assert [isinstance(f, CannotRead) for f in paired] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("asking", "expected"),
+    [
+        ("<think>\n", "<think>\n"), ("<think>", "<think>"), ("", ""),
+        ("<think>\n\n</think>\n\n", "<think>\n\n</think>\n\n"), ("Let me see. ", ""),
+    ],
+)  # fmt: skip
+def test_what_a_template_begins_of_the_answer_is_found_at_the_prompt_s_end(asking: str, expected: str) -> None:
+    """QwQ and R1 distills open the thought; Qwen3 closes an empty one where it may not think."""
+    made = tokenizer(
+        "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]" + asking.replace("\n", "\\n") + "{% endif %}"
+    )
+    made.chat_template = made.chat_template.replace("\\n", "\n")
+    chat = (user("why <think>?"),)
+    assert begun(made, chat) == expected
+    with_start = render_prompt(made, chat, None, "<answer>")
+    assert with_start != render_prompt(made, chat)
+    if expected == "<think>\n":
+        with pytest.raises(AssayError, match="begins every answer with <think> itself"):
+            render_prompt(made, chat, None, "<think>")

@@ -18,6 +18,7 @@ from assay.policy.rewards import (
     claims_reward,
     fit_model_term,
     format_reward,
+    overlong,
 )
 from assay.records import Prompt, Rollout, Score, user
 
@@ -279,7 +280,8 @@ def test_questions_without_pairs_are_counted_by_reason() -> None:
     assert found.counts == {"all right": 1, "none right": 1, "no reward model": 1, "pairs": 0}
     rest = [scored((1, 0, None), (0, 1, None)), scored((0, 0, 1.0), (0, 0, None))]
     assert make_pairs([ASKED, OPEN], groups[:2], rest, PairConfig()).counts == {
-        "right answers are not well-formed": 1, "fewer than two scores of the reward model": 1, "pairs": 0,
+        "right answers do not have the form 'think-answer' (pairs.form)": 1,
+        "fewer than two scores of the reward model": 1, "pairs": 0,
     }  # fmt: skip
     twice = make_pairs([OPEN], [answers("a", "a")], [scored((0, 0, 1.0), (0, 0, 2.0))], PairConfig())
     assert twice.counts == {"the same or empty answers": 1, "pairs": 0}
@@ -289,3 +291,91 @@ def test_without_a_known_answer_the_reward_model_decides_by_margin() -> None:
     scores = scored((0, 1, 1.0), (0, 1, 4.0), (0, 1, 2.0))
     found = make_pairs([OPEN], [answers("a", "b", "c")], [scores], PairConfig(per_prompt=9, threshold=2.5))
     assert [(p.chosen_text, p.rejected_text, p.source) for p in found.pairs] == [("b", "a", "model")]
+
+
+@pytest.mark.parametrize(
+    ("text", "boxed", "think_boxed"),
+    [
+        (r"so it is \boxed{5}.", 1, 0),
+        (r"<think>sum</think> It is \boxed{\frac{1}{2}}", 1, 1),
+        (r"<think>first \boxed{4}, no</think> \boxed{5}", 1, 1),
+        (r"first \boxed{4}, no</think> \boxed{5}", 1, 0),
+        (r"\boxed{4} or \boxed{5}", 0, 0),
+        (r"<think>a</think> \boxed{4}, \boxed{5}", 0, 0),
+        (r"<think>a</think> \boxed{ }", 0, 0),
+        (r"<think>a</think> \boxed{5", 0, 0),
+        (r"<think>\boxed{5}", 0, 0),
+        (r"<think>\boxed{5}</think>", 0, 0),
+        (r"<think>a</think><think>b</think> \boxed{5}", 0, 0),
+        ("<think>sum</think><answer>5</answer>", 0, 0),
+    ],
+)
+def test_a_box_is_a_form(text: str, boxed: float, think_boxed: float) -> None:
+    assert (format_reward(text, "boxed"), format_reward(text, "think-boxed")) == (boxed, think_boxed)
+    assert format_reward(text, "none") == 1.0
+
+
+def test_what_the_template_begins_is_part_of_what_the_rules_read() -> None:
+    """The sampler's text of a model whose template opens the thought lacks its mark."""
+    bare = rollout("sum</think><answer>5</answer>")
+    assert HybridReward(RewardConfig())([(ASKED, bare)])[0].format == 0.0
+    score = HybridReward(RewardConfig(), begun="<think>\n")([(ASKED, bare)])[0]
+    assert (score.rule, score.format) == (1.0, 1.0)
+    thought = rollout("the answer is 5, or is it")
+    assert HybridReward(RewardConfig())([(ASKED, thought)])[0].rule == 0.0
+    ended = rollout("the answer is 5")
+    assert HybridReward(RewardConfig())([(ASKED, ended)])[0].rule == 1.0
+    assert HybridReward(RewardConfig(), begun="<think>")([(ASKED, ended)])[0].rule == 0.0, "a thought is no answer"
+
+
+def test_only_what_ended_is_chosen() -> None:
+    cut, whole, wrong = rollout("a", False, (1,)), rollout("b", True, (2,)), rollout("c", False, (3,))
+    made = make_pairs([ASKED], [[cut, whole, wrong]], [scored((1, 1, None), (1, 1, None), (0, 0, None))], PairConfig())
+    assert [(p.chosen_text, p.rejected_text) for p in made.pairs] == [("b", "c")]
+    none = make_pairs([ASKED], [[cut, wrong]], [scored((1, 1, None), (0, 0, None))], PairConfig())
+    assert none.counts == {"right answers are cut off": 1, "pairs": 0}
+    told = make_pairs([OPEN], [[cut, whole, wrong]], [scored((0, 0, 9.0), (0, 0, 5.0), (0, 0, 1.0))], PairConfig())
+    assert [(p.chosen_text, p.rejected_text) for p in told.pairs] == [("b", "c")]
+    assert make_pairs([OPEN], [[cut, wrong]], [scored((0, 0, 9.0), (0, 0, 1.0))], PairConfig()).counts == {
+        "all answers are cut off": 1, "pairs": 0,
+    }  # fmt: skip
+
+
+def test_boxed_answers_make_pairs_where_the_form_is_a_box() -> None:
+    right, wrong = rollout(r"it is \boxed{5}", tokens=(1,)), rollout(r"it is \boxed{6}", tokens=(2,))
+    for form, n in (("boxed", 1), ("none", 1), ("think-answer", 0)):
+        config = PairConfig(form=form)  # type: ignore[arg-type]
+        scores = HybridReward(RewardConfig(form=config.form))([(ASKED, right), (ASKED, wrong)])
+        assert len(make_pairs([ASKED], [[right, wrong]], [scores], config).pairs) == n
+
+
+def test_a_reward_that_nobody_has_earned_is_told_once() -> None:
+    reward = HybridReward(RewardConfig())
+    reward([(ASKED, rollout("who knows"))] * 63)
+    assert reward.remarks() == []
+    reward([(OPEN, rollout("who knows"))])
+    (told,) = reward.remarks()
+    assert "none of the first 64 answers has the form 'think-answer'" in told
+    reward([(ASKED, WRONG)])
+    (told,) = reward.remarks()
+    assert "none of the first 64 answers to questions with a known answer is right" in told
+    reward([(ASKED, WRONG)])
+    assert reward.remarks() == []
+    good = HybridReward(RewardConfig())
+    good([(ASKED, GOOD)] * 70)
+    assert good.remarks() == []
+
+
+def test_the_overlong_punishment_is_dapo_s() -> None:
+    """Eq. 13 with a limit of 20 and a band of 5."""
+    assert [overlong(n, 20, 5) for n in (1, 15, 16, 18, 20, 21)] == pytest.approx([0, 0, -0.2, -0.6, -1, -1])
+    long, short = rollout(GOOD.text, tokens=(1,) * 18), rollout(GOOD.text, tokens=(1,) * 4)
+    reward = HybridReward(RewardConfig(overlong=0.5, overlong_band=5), max_tokens=20)
+    scores = reward([(ASKED, long), (ASKED, short)])
+    assert [(s.overlong, s.total) for s in scores] == [(pytest.approx(-0.6), pytest.approx(1.7)), (0.0, 2.0)]
+    assert not grade([long, short], scores, signal="rule").signal, "length alone is no signal in the rules"
+    assert grade([long, short], scores, signal="total").signal
+    with pytest.raises(AssayError, match="overlong_band"):
+        HybridReward(RewardConfig(overlong=1.0, overlong_band=32), max_tokens=32)
+    with pytest.raises(AssayError, match="give max_tokens"):
+        HybridReward(RewardConfig(overlong=1.0))

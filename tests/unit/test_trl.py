@@ -14,10 +14,10 @@ import torch
 import tiny_models
 from assay.journal import read
 from assay.policy.config import FitConfig, GrpoConfig, PolicyConfig
-from assay.policy.grpo import Grpo
 from assay.policy.model import Policy, load_policy
 from assay.policy.mpo import Comparison, fit
 from assay.policy.sampler import LocalSampler, SamplerConfig
+from assay.policy.update import Update
 from assay.records import Prompt, Sample, user
 from assay.step import Engine
 
@@ -134,7 +134,7 @@ def test_grpo_s_loss_and_gradient_are_trl_s(
     before = {n: x.detach().clone() for n, x in policy.inner.state_dict().items()}
     engine.prepare(policy, config.lr, 0.0)
     sampler = LocalSampler(policy, SamplerConfig(), half=False)
-    run = Grpo(tmp_path / "grpo", config, policy, engine, PROMPTS, sampler, None, reference)
+    run = Update(tmp_path / "grpo", config, policy, engine, PROMPTS, sampler, reference)
     batch = samples(old)
     ours = run.train(batch, 0 if old else len(batch), 0)
 

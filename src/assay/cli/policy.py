@@ -8,7 +8,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from assay.cli.arguments import Flat, print_config
-from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig, VllmConfig
+from assay.policy.config import FitConfig, Form, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig, VllmConfig
 from assay.policy.hallucination import MonitorConfig
 from assay.policy.rewards import RewardConfig
 from assay.recipes import policies
@@ -232,6 +232,7 @@ def policy_evaluate(
     answer_start: str = "",
     answer_field: str = "",
     vllm: Annotated[VllmConfig, Flat] = VllmConfig(),  # noqa: B008
+    form: Form = "think-answer",
 ) -> None:
     """Measure a policy by greedy answers to your own questions: accuracy, format, and whether it looks at the pictures.
 
@@ -248,12 +249,12 @@ def policy_evaluate(
         answer_field: The field of PROMPTS that holds the right answer (default: found out; reward_model.ground_truth is one
             within another).
         vllm: What draws answers.
+        form: How a well-formed answer is written, as `--rewards.form` of `assay policy grpo`.
     """
     from assay.recipes.own_evaluate import run_evaluate
 
-    print(
-        run_evaluate(model, prompts, out, policy, sampler, answer_start, Console(highlight=False), answer_field, vllm)
-    )
+    console = Console(highlight=False)
+    print(run_evaluate(model, prompts, out, policy, sampler, answer_start, console, answer_field, vllm, form))
 
 
 @app.command(name="filter")
@@ -286,7 +287,7 @@ def policy_ablate(name: Positional[str], out: Path, seeds: tuple[int, ...] = (0,
     """One of paper B's ablations on the embedded policy, with intervals over seeds.
 
     Args:
-        name: stages, buffer, parts, threshold or filter.
+        name: stages, buffer, parts, threshold, rewards or filter.
         out: The folder of all its runs; the same command resumes.
         seeds: Each variant is run once for each; several processes may share a folder when their seeds differ.
         dry_run: Print the variants and stop.

@@ -1,15 +1,21 @@
 """A group of scored rollouts -> samples with advantages (paper B, eq. 6). Here the group ends: samples stand alone after it.
 
+Several rewards are added before they are normalised (eq. 7), or normalised one by one and then added (GDPO, Liu et al. 2026,
+arXiv:2601.05242, section 3): in a sum, answers that earned different things alike in worth cannot be told apart.
+
 The paper counts a group as effective when its advantages are not zero. With a continuous reward-model term every group has
 some spread (papers.md B.4), so both are told: signal in the rule part (rule + format) alone, and in the total.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from assay.records import Rollout, Sample, Score, digest
+
+TERMS = ("rule", "format", "claims", "model", "overlong")
+"""The rewards of a `Score`, apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +48,19 @@ def advantages(rewards: Sequence[float], scale: Literal["std", "none"] = "std") 
     return [d / most / spread for d in apart]
 
 
+def apart(scores: Sequence[Score], weights: Mapping[str, float]) -> list[float]:
+    """GDPO's sum of a group's rewards, each normalised by itself (population std): eq. 4 and 5 there."""
+    terms = [(weights.get(n, 1.0), advantages([getattr(s, n) for s in scores])) for n in TERMS]
+    return [math.fsum(w * term[i] for w, term in terms) for i in range(len(scores))]
+
+
+def over_batch(samples: Sequence[Sample], squares: float, size: float) -> list[Sample]:
+    """Samples whose advantages are divided by their spread over the whole batch (GDPO, eq. 6), of which `squares` is the sum
+    of all `size` squared advantages. Their mean there is 0, as it is in every group."""
+    spread = math.sqrt(squares / size) if size else 0.0
+    return [replace(s, advantage=s.advantage / spread) for s in samples] if spread else list(samples)
+
+
 def has_signal(rewards: Sequence[float]) -> bool:
     """False exactly when all rewards of the group are exactly equal."""
     return any(r != rewards[0] for r in rewards)
@@ -49,22 +68,28 @@ def has_signal(rewards: Sequence[float]) -> bool:
 
 def is_finite(score: Score) -> bool:
     """Is every term of it, and their total, a number?"""
-    return all(map(math.isfinite, (score.rule, score.format, score.claims, score.model, score.total)))
+    return all(map(math.isfinite, (*(getattr(score, n) for n in TERMS), score.total)))
 
 
 def grade(
     rollouts: Sequence[Rollout], scores: Sequence[Score], scale: Literal["std", "none"] = "std",
-    signal: Literal["total", "rule"] = "total",
+    signal: Literal["total", "rule"] = "total", weights: Mapping[str, float] | None = None, cut: bool = True,
 ) -> Graded:  # fmt: skip
-    """The samples of one group. Answers without tokens earn no sample, but count in the group's mean; those whose score is
-    not a number do neither.
+    """The samples of one group. Answers without tokens earn no sample, but count in the group's mean, and so do cut-off ones
+    where `cut` is False; those whose score is not a number do neither.
 
     With `signal` "rule", a group whose rule parts are equal has no signal, whatever the reward model says of it: dividing by
     the spread would make its least preference as large as that between right and wrong.
+
+    With `weights` of the terms (1 for one that is not named) each is normalised in the group by itself; the caller divides
+    them by their spread over the batch (`over_batch`). Without, the total is.
     """
     told = [(r, s) for r, s in zip(rollouts, scores, strict=True) if is_finite(s)]
     rules, totals = has_signal([s.rule + s.format + s.claims for _, s in told]), [s.total for _, s in told]
-    found = advantages(totals, scale) if rules or signal == "total" else [0.0] * len(told)
+    found = [0.0] * len(told)
+    if told and (rules or signal == "total"):
+        scored = [s for _, s in told]
+        found = advantages(totals, scale) if weights is None else apart(scored, weights)
     group = digest([rollouts[0].prompt_id, rollouts[0].policy_step, [list(r.tokens) for r in rollouts]])
     return Graded(
         samples=tuple(
@@ -72,7 +97,7 @@ def grade(
                 prompt_id=r.prompt_id, group=group, tokens=r.tokens, logprobs=r.logprobs, advantage=a,
                 policy_step=r.policy_step,
             )
-            for (r, _), a in zip(told, found, strict=True) if r.tokens
+            for (r, _), a in zip(told, found, strict=True) if r.tokens and (cut or r.ended)
         ),
         signal=any(a != 0.0 for a in found), rule_signal=rules,
         total_signal=has_signal(totals),

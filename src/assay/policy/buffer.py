@@ -106,13 +106,14 @@ class Buffer:
 
     def state(self) -> dict[str, Any]:
         """Everything that decides later draws, as plain values."""
-        rows = [{**asdict(s), "tokens": list(s.tokens), "logprobs": list(s.logprobs)} for s in self.samples]
+        rows = [{n: list(x) if isinstance(x, tuple) else x for n, x in asdict(s).items()} for s in self.samples]
         counts = {"drawn": self.drawn, "aged": self.aged, "evicted": self.evicted, "net": self.net}
         return {"samples": rows, "random": self.random.bit_generator.state, "counts": counts}
 
     def load_state(self, state: dict[str, Any]) -> None:
         rows = state["samples"]
-        self.samples = [Sample(**{**r, "tokens": tuple(r["tokens"]), "logprobs": tuple(r["logprobs"])}) for r in rows]
+        lists = ("tokens", "logprobs", "sampled")
+        self.samples = [Sample(**{**r, **{n: tuple(r.get(n, ())) for n in lists}}) for r in rows]
         self.random.bit_generator.state = state["random"]
         self.drawn, self.aged, self.evicted, self.net = (
             state["counts"][n] for n in ("drawn", "aged", "evicted", "net")

@@ -11,8 +11,8 @@ from assay.records import Prompt
 
 
 def vocabulary(prompts: Sequence[Prompt]) -> tuple[str, ...]:
-    """The words that claims are looked for: all facts and absent things of these prompts, sorted."""
-    return tuple(sorted({w for p in prompts for w in (*p.facts, *p.absent)}))
+    """The words that claims are looked for: all facts and absent things of these prompts, in small letters, sorted."""
+    return tuple(sorted({w.lower() for p in prompts for w in (*p.facts, *p.absent)}))
 
 
 def reasoning(text: str) -> str:
@@ -22,55 +22,151 @@ def reasoning(text: str) -> str:
 
 _QUOTE = re.compile(r"\"[^\"\n]*\"|“[^”\n]*”|`[^`\n]*`|(?<!\w)'[^'\n]*'(?!\w)")
 _ASKS = re.compile(r"\b(?:whether|if|question (?:is|was|says|mentions|wants)|ask(?:s|ed|ing)?)\b", re.I)
-_NOT = re.compile(r"\b(?:not(?! only)|no|never|neither|nor|without|cannot|lacks?|absent|missing)\b|n't\b", re.I)
-_TURN = re.compile(r"[:()]|\b(?:but|instead|rather|however|although|though|because|so)\b", re.I)
-_AFTER = re.compile(
-    r"(?:\s+\w+){0,2}?\s+(?:(?:is|are|was|were|does|do|can)(?:n't|not| not)\s+(?:be\s+)?"
-    r"(?:there|present|visible|shown|seen|in|appear|exist)|(?:is|are)\s+(?:absent|missing))\b",
+_WRONG = (
+    r"(?:wrong|false|incorrect|mistaken|impossible|unlikely|implausible|absent|missing|nowhere|excluded|eliminated|out)"
+)
+_NOT = re.compile(
+    r"\b(?:not(?! only)|no(?! (?:doubt|question|wonder))|none|nothing(?! but)|nobody|never|neither|nor|cannot|hardly|barely"
+    r"|without(?! (?:an?y? )?(?:doubt|question))|lack(?:s|ed|ing)?|absen(?:t|ce)|missing|free of|less|lost|loses|used to"
+    r"|formerly|instead of|rather than|as opposed to|opposite of|contrary to|unlike|except|excluding|anything but|other than"
+    r"|different from|far from|(?:prefer|choose|pick|call|take)\b[^,.]*?\bover|rul(?:e|es|ed|ing) out|exclud(?:e|es|ed)"
+    r"|eliminat(?:e|es|ed|ing)|reject(?:s|ed|ing)?|dismiss(?:es|ed)?|discard(?:s|ed)?|den(?:y|ies|ied)"
+    r"|doubt(?:s|ed|ful)?(?<!no doubt)(?<!a doubt)(?<!any doubt)|fail(?:s|ed)? to|mistakes?|mistook|confus(?:e|es|ed|ing)"
+    r"|unlikely|impossible|false|wrong(?:ly)?|incorrect(?:ly)?|mistaken(?:ly)?|error)\b|n't\b",
     re.I,
 )
+_HEDGE = re.compile(
+    r"\b(?:could|might|may|maybe|perhaps|possib(?:le|ly)|potential(?:ly)?|probabl[ey]|likely|would|should|either|almost"
+    r"|nearly|guess(?:ed|ing)?|wonder(?:ed|ing)?|said|suppos(?:e|ed|ing)|assum(?:e|ed|ing|ption)|imagin(?:e|ed)"
+    r"|suspect(?:ed)?|expect(?:ed)?|consider(?:ing|ed)?|unsure|uncertain|unclear|hard to|difficult to|between|similar to"
+    r"|compared (?:to|with)|closer? to|more than|resembl(?:e|es|ing)|remind(?:s|ed)?|tempt(?:ed|ing)|as if|in case of"
+    r"|look(?:ing)? for|search(?:ing)? for|check(?:ing)? (?:for|that)|needs? to|ha(?:ve|s) to|wants? to|tr(?:y|ies|ying) to"
+    r"|let (?:me|us)|let's|some (?:say|think)|one (?:says|thinks)|statement|sentence|assertion"
+    r"|at first|first glance|first (?:impression|thought|look|guess|took|saw|said|read)|first,? i (?:see|saw|notice)"
+    r"|took (?:it|this|that)|initial(?:ly)?|original(?:ly)?|earlier|previously|thought|believed"
+    r"|(?:looked|seemed|appeared)(?: like| to be)?)\b"
+    r"|^\W*(?:to be (?!precise|sure|honest|clear|fair|exact|specific)|(?:were|had|should) (?:it|this|that|the|there)\b)",
+    re.I,
+)
+_LISTS = re.compile(
+    r"\b(?:options?|choices?|candidates?|alternatives?|possibilit(?:y|ies)|hypothe(?:sis|ses)|words?)\b", re.I
+)
+_TURN = re.compile(
+    r"[:()]|\b(?:(?<!anything )(?<!nothing )but|instead(?! of)|rather(?! than)|however|although|though|because|since|so|now"
+    r"|in fact|therefore|clearly|and (?:find|found|see|saw))\b",
+    re.I,
+)
+_VERB = re.compile(
+    r"\b(?:is|are|was|were|has|have|had|shows?|contains?|stands?|lies|see|find|count|must be|leaves|remains)\b|'s\b"
+    r"|^\s*(?:on|in|at|to|with) the\b",
+    re.I,
+)
+"""What begins another statement after a comma."""
+_BE = r"(?:is|are|was|were|does|do|did|can|could|would|will|has|have|seems?|looks?|must)"
+_AFTER = re.compile(
+    rf"(?:\s+\w+){{0,2}}?(?:\s+{_BE}(?:n't|not|\s+not|\s+never)\s+(?:be\s+)?(?:an?\s+|the\s+)?(?:there|present|visible|shown|seen"
+    r"|in\b|appear|exist|correct|right|true|possible|fit|match|apply|work|answer|option|case|it\b|what\b|found|used|mentioned"
+    r"|plausible)"
+    r"|\s+(?:would|could|might|may)\b"
+    r"|\s+(?:is|are|was|were) (?:what|asked|wanted|mentioned|named|meant|(?:the|an?) (?:colou?r|shape))\b"
+    rf"|\s+(?:{_BE}|can be|could be|would be|must be|has been|have been|seems? to be)"
+    rf"(?:\s+(?:both|clearly|also|very|then|thus|an?))*\s+(?:{_WRONG}|ruled out|error)\b"
+    rf"|\s*[:,–—-]+\s*(?:that|which|this)\s+(?:is|was)\s+(?:an?\s+)?(?:{_WRONG}|error|mistake)"
+    r"|\s*[:–—-]+\s*(?:no|not|wrong)\b|,\s+(?:wrongly|mistakenly|incorrectly)\b"
+    r"|\s+(?:at first|initially|originally|at first glance)\b)",
+    re.I,
+)
+"""What denies a word that stands before it."""
+_ANY = re.compile(r"\s+(?:has|have|means?)\b(?! been)", re.I)
+"""After "a circle", what is said of any."""
+_ONE = re.compile(r"(?:^|[,;])\W*(?:an? |any |every )?$", re.I)
+_MERE = re.compile(
+    r"(?:/|\bor\b) ?(?:an? |the )?(?:\w+ )?$|(?:^|[\s(])[A-H][).:] ?(?:an? |the )?$|\b(?:says?|said|called) (?:an? |the )?$",
+    re.I,
+)
+"""Before one of several words that may be, or a mere word: "blue or red", "(A) red", "they say red"."""
+_CORRECTS = (
+    r"(?:oh|no|wait|hold on|actually|sorry|correction|scratch that|hmm+|on second thought|i mean(?:t)?|let me re\w+)"
+)
+_BACK = re.compile(
+    r"(?:,|\.\.\.|\s[–—-]+|[–—])\s*(?:(?:no|oh|hmm+)\s*[,–—-]|(?!no\b|oh\b|hmm)" + _CORRECTS + r"\b)"
+    r"(?:[\s,–—-]*" + _CORRECTS + r"\b[\s,–—-]*)*",
+    re.I,
+)
+"""Within a sentence: what stands before it is taken back."""
+_AGAIN = re.compile(rf"\W*(?:(?:but|or|and)\s+)?{_CORRECTS}\b", re.I)
+"""A sentence that begins so takes back the one before it."""
 
 
 def claims_in(text: str, words: Sequence[str], question: str = "") -> tuple[str, ...]:
     """The distinct words of a closed vocabulary that a text asserts, in order; "circles" is "circle".
 
-    No claims are: what is negated ("no red", "not a circle", "a circle is not there"), whole questions, what follows "if",
-    "whether" or "the question asks", and what is quoted from `question`: in quotation marks, or four of its words in a row.
-    A rule of thumb for English, not a parser: it would rather miss a claim than invent one.
+    No claims are: what is negated or excluded ("no red", "rather than red", "red can be ruled out"), what might be ("could
+    be red", "red or blue"), a first thought that is taken back ("at first I thought it was red", "it is red. Wait, no"),
+    whole questions, what follows "if", "whether" or "the question asks", and what is quoted from `question`: in quotation
+    marks, or four of its words in a row. A rule of thumb for English, not a parser: it would rather miss a claim than
+    invent one.
     """
     if not words:
         return ()
-    text = text.replace("’", "'")
+    text = re.sub(r"[^\S\n]+", " ", text.replace("’", "'"))
     longest = sorted(map(re.escape, words), key=len, reverse=True)
     pattern = re.compile(rf"\b({'|'.join(longest)})(?:e?s)?\b", re.I)
-    following = re.compile(rf"\s*(?:(?:and|or|nor)\s+)?(?:an?\s+)?{pattern.pattern}", re.I)
     lower = {w.lower(): w for w in words}
     quoted = _quoted(text, question)
-    found: dict[str, None] = {}
-    for sentence in re.finditer(r"[^.!?;\n]+[.!?;\n]?", text):
+    found: list[set[str]] = []
+    order: dict[str, None] = {}
+    for sentence in _SENTENCE.finditer(text):
+        if _AGAIN.match(sentence[0]) and found:
+            found[-1].clear()
+        found.append(set())
         if sentence[0].endswith("?"):
             continue
         asks = _ASKS.search(sentence[0])
-        end = asks.start() if asks else len(sentence[0])
-        for match in pattern.finditer(sentence[0], 0, end):
+        said = _Sentence(sentence[0], pattern)
+        for match in pattern.finditer(sentence[0], said.begin, asks.start() if asks else len(sentence[0])):
             at = sentence.start() + match.start()
-            spared = any(a <= at < b for a, b in quoted)
-            if not spared and not _negated(sentence[0], match, following):
-                found[lower[match[1].lower()]] = None
-    return tuple(found)
+            if not any(a <= at < b for a, b in quoted) and not said.denies(match):
+                found[-1].add(lower[match[1].lower()])
+                order.setdefault(lower[match[1].lower()])
+    kept = set().union(*found) if found else set()
+    return tuple(w for w in order if w in kept)
 
 
-def _negated(sentence: str, match: re.Match[str], following: re.Pattern[str]) -> bool:
-    """Whether a negation reaches the word: to a contrast, or to a comma after which no list of words goes on."""
-    if _AFTER.match(sentence, match.end()):
-        return True
-    before = list(_NOT.finditer(sentence, 0, match.start()))
-    if not before:
-        return False
-    last = before[-1]
-    between = sentence[last.end() : match.start()]
-    commas = (last.end() + c.end() for c in re.finditer(",", between))
-    return not _TURN.search(between) and all(following.match(sentence, c) for c in commas)
+_SENTENCE = re.compile(r"(?:[^.!?;\n]|\.{2,}){1,600}(?!\w)[.!?;\n]?")
+"""Never long, so that a text without stops takes no longer to read than its length."""
+
+
+class _Sentence:
+    """A sentence, and where in it negations, hedges, contrasts and the like stand. What is before `begin` is taken back."""
+
+    def __init__(self, text: str, pattern: re.Pattern[str]) -> None:
+        self.text = text
+        self.begin = max((b.end() for b in _BACK.finditer(text)), default=0)
+        self.negations, self.hedges, self.lists, self.turns = (
+            [m.end() for m in kind.finditer(text, self.begin)] for kind in (_NOT, _HEDGE, _LISTS, _TURN)
+        )
+        word = rf" ?,? ?(?:and|or)? ?(?:an? |the )?(?:(?!{pattern.pattern})\w+ )?{pattern.pattern}"
+        self.others = re.compile(rf"(?:{word}){{0,4}} ?(?:/|,? ?\bor\b)", re.I)
+
+    def denies(self, match: re.Match[str]) -> bool:
+        """Whether a negation, a hedge or another choice reaches a word: from before to a contrast, a negation also no
+        further than a comma after which another statement begins; or from after it."""
+        at, near = match.start(), self.text[max(self.begin, match.start() - 60) : match.start()]
+        if _AFTER.match(self.text, match.end()) or self.others.match(self.text, match.end()) or _MERE.search(near):
+            return True
+        if _ANY.match(self.text, match.end()) and _ONE.search(near):
+            return True
+        if any(end <= at for end in self.lists):
+            return True
+        turn = max((end for end in self.turns if end <= at), default=self.begin)
+        if any(turn < end <= at for end in self.hedges):
+            return True
+        last = max((end for end in self.negations if turn < end <= at), default=None)
+        if last is None:
+            return False
+        first = self.text.find(",", last, at)
+        return first < 0 or _VERB.search(self.text[first + 1 : at]) is None
 
 
 def _quoted(text: str, question: str) -> list[tuple[int, int]]:
@@ -95,7 +191,8 @@ class Claims:
     """What answers asserted about pictures: of `claims`, `false` ones name what is known to be absent, and `unchecked` ones
     what is known neither way; `spoke` answers claimed anything. `marks` says of each answer whether it made a false claim,
     None where nothing is known of its picture; `named` which share of its prompt's facts it asserted, None where there are
-    none: an answer that says nothing invents nothing, so the one is worth little without the other."""
+    none: an answer that says nothing invents nothing, so the one is worth little without the other. `checked`: of each
+    answer its false claims, and its claims that can be checked."""
 
     claims: int
     false: int
@@ -103,6 +200,7 @@ class Claims:
     spoke: int
     marks: tuple[bool | None, ...]
     named: tuple[float | None, ...]
+    checked: tuple[tuple[int, int], ...]
 
     @property
     def answers(self) -> int:
@@ -126,23 +224,35 @@ def check_claims(prompts: Sequence[Prompt], texts: Sequence[str]) -> Claims:
     claims = false = unchecked = spoke = 0
     marks: list[bool | None] = []
     named: list[float | None] = []
+    checked: list[tuple[int, int]] = []
     for prompt, text in zip(prompts, texts, strict=True):
         if not prompt.facts and not prompt.absent:
             marks.append(None)
             named.append(None)
+            checked.append((0, 0))
             continue
         said = claims_in(reasoning(text), words, prompt.messages[-1].content)
-        other = [w for w in said if w not in prompt.facts]
-        wrong = sum(w in prompt.absent for w in other)
+        facts, absent = ({w.lower() for w in given} for given in (prompt.facts, prompt.absent))
+        other = [w for w in said if w not in facts]
+        wrong = sum(w in absent for w in other)
         claims, false, unchecked = claims + len(said), false + wrong, unchecked + len(other) - wrong
         spoke += len(said) > 0
         marks.append(wrong > 0)
-        named.append(sum(f in said for f in prompt.facts) / len(prompt.facts) if prompt.facts else None)
-    return Claims(claims=claims, false=false, unchecked=unchecked, spoke=spoke, marks=tuple(marks), named=tuple(named))
+        named.append(sum(f in said for f in facts) / len(facts) if facts else None)
+        checked.append((wrong, len(said) - len(other) + wrong))
+    return Claims(
+        claims=claims, false=false, unchecked=unchecked, spoke=spoke, marks=tuple(marks), named=tuple(named),
+        checked=tuple(checked),
+    )  # fmt: skip
 
 
 _PICTURE = r"(?:images?|pictures?|photos?|figures?|diagrams?|charts?|graphs?|visuals?|attachments?)"
 _WHICH = r"(?:(?:the|an?|any|this|that|your|actual|provided|attached)\s+)*"
+_TO_SEE = (
+    r"\s(?:here|attached|provided|given|at all|to (?:look|see|view|analy[sz]e|examine|inspect|refer|work)|for me|so\b|and\b"
+    r"|in (?:your|the|this|our) (?:message|prompt|question|input|chat|conversation|request)"
+    r"|with (?:your|the|this) (?:message|question))"
+)
 _BLIND = re.compile(
     rf"(?:can't|can\s*not|couldn't|could not|unable to|not able to)\s+(?:actually\s+|directly\s+|really\s+)?"
     rf"(?:see|view|access|look at|perceive)\s+{_WHICH}{_PICTURE}\b"
@@ -152,6 +262,13 @@ _BLIND = re.compile(
     rf"(?:provided|attached|given|included|available|shown|uploaded|supplied|visible)"
     rf"|\b(?:no|don't have|do not have|without)\s+(?:any\s+|direct\s+|visual\s+)*access to\s+{_WHICH}{_PICTURE}\b"
     rf"|\bwithout\s+(?:seeing|viewing|being able to see)\s+{_WHICH}{_PICTURE}\b"
+    rf"|\b(?:there(?:'s|\s+is|\s+was)\s+no|there\s+(?:isn't|wasn't|is\s+not|was\s+not)\s+(?:an?|any)"
+    rf"|(?:I|we)\s+(?:see|find|have|got|received|was given)\s+no"
+    rf"|(?:I|we)\s+(?:do not|don't|did not|didn't|cannot|can't)\s+(?:(?:actually|really)\s+)?(?:see|have|find|get|receive)"
+    rf"\s+(?:an?|any))\s+{_PICTURE}\s*(?:$|[.,;:!?)]|{_TO_SEE})"
+    rf"|\b{_PICTURE}\s+(?:is|was|are|were|seems? to be)\s+(?:missing|blank|empty|not loaded)\b"
+    rf"|\b{_PICTURE}\s+(?:did not|didn't|failed to|does not|doesn't)\s+"
+    rf"(?:load|come through|arrive|appear|show up|display|open)\b"
     rf"|\b(?:as|am|'m)\s+(?:only\s+)?an?\s+text[- ](?:based|only)\s+(?:AI|(?:language\s+)?model|assistant)\b",
     re.I,
 )

@@ -16,6 +16,11 @@ def check_numbers(config: Any, prefix: str, above: tuple[str, ...] = (), at_leas
             raise AssayError(f"{prefix}{name} must be a finite number {least}, got {value}")
 
 
+Form = Literal["think-answer", "boxed", "think-boxed", "none"]
+"""How an answer must be written to earn the format reward, and to be chosen in a pair (`rewards.has_form`): paper B's
+<think>...</think><answer>...</answer>; one \\boxed{...}; a closed thought, then one box; or anything that is said."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyConfig:
     """Which parts of the model train, and how the work is done."""
@@ -24,7 +29,7 @@ class PolicyConfig:
     """Any mix of adapter, llm and vision (paper B, Table 4: adapter alone is best there)."""
     lora_rank: int = 0
     """Low-rank adapters on the language model instead of its own weights (0: train them whole)."""
-    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the computing; weights stay in fp32. auto: bf16 where the device has instructions for it."""
     packing: bool = True
     """Pack without padding, prompts and pictures once per group, where the model allows it."""
@@ -160,6 +165,8 @@ class PairConfig:
     "threshold" of 7, 10 and 15, which it never defines; in units of the reward model in use."""
     dropout_cut: float = 0.5
     """DropoutNTP: the share of an answer that is kept before it is continued without the picture (the paper: 0.5)."""
+    form: Form = "think-answer"
+    """How a chosen answer must be written, where the right answer is known; "none" for models that are not taught one."""
 
     def __post_init__(self) -> None:
         if self.samples < 2 or self.per_prompt < 1 or not 0 < self.dropout_cut < 1:
@@ -193,6 +200,29 @@ class BufferConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CorrectionConfig:
+    """What becomes of the difference between the engine that samples and the one that trains (`losses.importance`)."""
+
+    per: Literal["auto", "off", "token", "sequence"] = "auto"
+    """Weigh each token, or each whole answer, by its probability in training over that in sampling. auto: tokens where the
+    sampler is another engine (vLLM), off where it is our own decoder."""
+    beyond: Literal["truncate", "mask"] = "truncate"
+    """Weights outside the bounds are cut to them, or such tokens (answers) count for nothing."""
+    most: float = 2.0
+    """The largest weight (verl: 2; TRL: 3)."""
+    least: float = 0.0
+    """The smallest (IcePop: 0.5, with `mask`)."""
+    most_gap: float = 0.1
+    """Nats: a run stops in its first two steps where training and sampling give the same tokens log-probabilities that are
+    further apart than this on average: then the sampler reads another model, prompt or temperature. 0: never."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "grpo.correction.", above=("most",), at_least=("least", "most_gap"))
+        if not self.least <= 1 <= self.most:
+            raise AssayError(f"grpo.correction: least <= 1 <= most must hold, got {self.least} and {self.most}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GrpoConfig:
     """GRPO with the Selective Sample Buffer (paper B, section 3.3; nearest published values where it is silent)."""
 
@@ -214,16 +244,27 @@ class GrpoConfig:
     """Another upper bound (DAPO's clip-higher); None: epsilon."""
     most_ratio: float | None = 3.0
     """Replayed tokens' ratios are bounded by this (dual clip); None: as eq. 8 is printed. On policy the ratio is 1."""
+    correction: CorrectionConfig = field(default_factory=CorrectionConfig)
+    updates: int = 1
+    """Optimiser steps on each batch; from the second on tokens are weighed by their ratio to the policy before the first."""
+    entropy: float = 0.0
+    """Weight of the entropy bonus: mean entropy of the answers' tokens, in nats, added to what is maximised."""
     kl: float = 0.0
     """Weight of the KL penalty to the first policy (k3 estimate); eq. 8 as printed has none."""
     mean: Literal["response", "token"] = "response"
     """Mean over each response's tokens, then over responses (eq. 8), or over all tokens at once."""
     scale: Literal["std", "none"] = "std"
     """Advantages are divided by the group's standard deviation (eq. 6), or not (Dr. GRPO)."""
-    signal: Literal["total", "rule"] = "total"
+    combine: Literal["sum", "gdpo"] = "sum"
+    """Of several rewards: add them, then normalise the total in its group (eq. 7 and 6); or normalise each in its group, add
+    with the rewards' weights, and divide by the standard deviation over the batch (GDPO, arXiv:2601.05242)."""
+    mask_cut: bool = False
+    """Answers that were cut off count in their group's mean, but are not learned from (DAPO's overlong filtering)."""
+    signal: Literal["total", "rule"] = "rule"
     """What tells groups with a signal from those without: the whole reward, or its rule part (paper B's buffer is for groups
-    that are all right or all wrong, which with a reward model's continuous score are not equal). Questions without a known
-    answer are always judged by the whole."""
+    that are all right or all wrong, which with a reward model's continuous score are not equal: divided by their spread, its
+    least differences would count as much as right against wrong). Questions without a known answer are always judged by the
+    whole."""
     zero_groups: Literal["buffer", "keep", "drop", "resample"] = "buffer"
     """Groups without signal: fill their places from the buffer (SSB), train on them, drop them, or draw further prompts
     until the batch is full (DAPO's dynamic sampling)."""
@@ -236,8 +277,8 @@ class GrpoConfig:
 
     def __post_init__(self) -> None:
         check_numbers(
-            self, "grpo.", above=("steps", "prompts", "lr", "clip", "save_every", "resample_most"),
-            at_least=("epsilon_high", "weight_decay", "kl", "seed", "save_minutes"),
+            self, "grpo.", above=("steps", "prompts", "lr", "clip", "save_every", "resample_most", "updates"),
+            at_least=("epsilon_high", "weight_decay", "kl", "entropy", "seed", "save_minutes"),
         )  # fmt: skip
         if self.group < 2:
             raise AssayError(
@@ -245,6 +286,8 @@ class GrpoConfig:
             )
         if not 0 < self.epsilon < 1 or not 0 <= self.warmup < 1:
             raise AssayError("grpo.epsilon lies in (0, 1), grpo.warmup in [0, 1)")
+        if self.combine == "gdpo" and self.scale != "std":
+            raise AssayError("grpo.combine gdpo divides by standard deviations: leave grpo.scale at std")
         high = 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)
         if self.most_ratio is not None and not self.most_ratio >= high:
             raise AssayError(

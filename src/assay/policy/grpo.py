@@ -13,26 +13,19 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import Any, Literal
 
 from assay.errors import AssayError
 from assay.journal import Journal
-from assay.losses import grpo as surrogate
-from assay.losses import kl_to
 from assay.order import Orders
-from assay.pack import Group
-from assay.policy.advantage import Graded, grade, is_finite
+from assay.policy.advantage import TERMS, Graded, grade, is_finite, over_batch
 from assay.policy.buffer import Buffer
 from assay.policy.config import GrpoConfig
 from assay.policy.folder import Folder
-from assay.policy.model import Batch, Logprobs, Policy
-from assay.policy.mpo import schedule
+from assay.policy.model import Policy
 from assay.policy.sampler import Sampler
-from assay.records import Prompt, Rollout, Sample, Score
+from assay.policy.update import Update
+from assay.records import Prompt, Rollout, Score
 from assay.step import Engine
 from assay.tables import sibling
 
@@ -89,17 +82,6 @@ def grpo(
     return run.loop(say if engine.lead else lambda _: None, trackers, watch, watch_every)
 
 
-@dataclass(slots=True)
-class _Micro:
-    """Samples that share prompts, in one pass. `old` is None for a sample of this step's policy."""
-
-    batch: Batch
-    samples: list[Sample]
-    old: list[tuple[float, ...] | None]
-    reference_M: Tensor | None
-    weight: float
-
-
 class Grpo:
     """What one call of `grpo` shares between its parts."""
 
@@ -111,17 +93,12 @@ class Grpo:
         reward: Any, reference: Policy | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.config, self.policy, self.engine = folder, config, policy, engine
-        self.sampler, self.reward, self.reference = sampler, reward, reference
-        self.temperature = sampler.config.training_temperature()
-        self.prompts = list(prompts)
-        self.by_id = {p.id: p for p in prompts}
+        self.sampler, self.reward, self.prompts = sampler, reward, list(prompts)
+        self.update = Update(folder, config, policy, engine, prompts, sampler, reference)
         self.orders = Orders(len(prompts))
         self.buffer = Buffer(config.buffer, config.seed * 1009 + engine.rank)
         self.partial = sibling(folder, ".partial")
-        self.kept, self.samples, self.wall_s, self.taken = {}, 0, 0.0, 0
-        self.recorded: dict[int, list[float]] = {}
-        self.terms = torch.zeros(0)
-        self.size = self.tokens = 1.0
+        self.kept, self.samples, self.wall_s, self.taken, self.unruled = {}, 0, 0.0, 0, 0
 
     def loop(self, say: Callable[[str], None], trackers: Sequence[str], watch: Watch | None, watch_every: int) -> Tuned:
         first, stopped = self.resume(say), ""
@@ -136,6 +113,8 @@ class Grpo:
                 seen, stopped = watch(step + 1, self.policy)
                 metrics |= seen
             journal.log(step + 1, metrics)
+            for remark in self.remarks(metrics):
+                say(f"{self.folder.name}: {remark}")
             if time.monotonic() - said > 15 or step + 1 == self.config.steps or stopped:
                 said = time.monotonic()
                 say(f"{self.folder.name}: step {step + 1}/{self.config.steps}  {_line(metrics)}")
@@ -159,12 +138,19 @@ class Grpo:
         lively = [g for g in graded if g.signal][: self.share]
         signal = [s for g in lively for s in g.samples if s.advantage != 0.0]
         keep = self.config.zero_groups == "keep"
+        if self.config.combine == "gdpo":
+            of = fresh if keep else signal
+            sums = self.engine.total(sum(s.advantage**2 for s in of), len(of))
+            fresh, signal = (over_batch(x, *sums) for x in (fresh, signal))
         drawn = self.buffer.draw(len(rollouts) - len(signal), step) if self.config.zero_groups == "buffer" else []
         batch = [*(fresh if keep else signal), *drawn]
-        trained = self.train(batch, len(batch) - len(drawn), step)
+        trained = self.update.train(batch, len(batch) - len(drawn), step)
+        recorded = self.update.with_recorded(signal)
+        if self.config.updates > 1:
+            trained |= self.update.again(batch[: len(batch) - len(drawn)], drawn, step)
         if self.config.zero_groups == "buffer":
-            self.buffer.add(self.with_recorded(signal))
-            trained |= self.replay(len(rollouts), step)
+            self.buffer.add(recorded)
+            trained |= self.update.replay(self.buffer, len(rollouts), step)
         counts = self.engine.total(
             len(fresh), len(signal), len(batch), len(drawn), sum(g.signal for g in graded),
             sum(g.rule_signal for g in graded), len(graded), sum(s.advantage != 0.0 for s in batch),
@@ -181,19 +167,35 @@ class Grpo:
             "samples": self.samples, "sample_cpu_s": sampled_s, "update_cpu_s": time.process_time() - clock - sampled_s,
         }  # fmt: skip
 
+    def remarks(self, metrics: dict[str, Any]) -> list[str]:
+        """What a user should know before the run goes on."""
+        unruled = self.config.signal == "rule" and metrics["effective_total"] > metrics["effective"] == 0
+        self.unruled = self.unruled + 1 if unruled else 0
+        found: list[str] = getattr(self.reward, "remarks", list)()
+        if self.unruled == 3:
+            found.append(
+                "rewards differ within groups, but not in their rules, and grpo.signal 'rule' learns nothing of that: "
+                "set grpo.signal total to learn from the reward model alone"
+            )
+        return found
+
     def collect(self, step: int) -> tuple[list[Graded], list[Score], list[Rollout]]:
         """This process's groups of a step, graded; more of them where groups without signal are drawn again."""
         world, rank = self.engine.world, self.engine.rank
         graded: list[Graded] = []
         scores: list[Score] = []
         rollouts: list[Rollout] = []
+        weights: dict[str, float] | None = None
+        if self.config.combine == "gdpo":
+            weights = getattr(self.reward, "weights", dict)()
         rounds = self.config.resample_most if self.config.zero_groups == "resample" else 1
         for draw in range(rounds):
             chosen = self.take()[rank::world]
             groups = self.sampler(chosen, self.config.group, draw * world + rank) if chosen else []
             for prompt, group in zip(chosen, groups, strict=True):
                 scored = [_checked(s) for s in self.reward([(prompt, r) for r in group])]
-                made = grade(group, scored, self.config.scale, self.config.signal if prompt.answer else "total")
+                signal: Literal["rule", "total"] = self.config.signal if prompt.answer else "total"
+                made = grade(group, scored, self.config.scale, signal, weights, not self.config.mask_cut)
                 scores, rollouts = scores + scored, rollouts + group
                 graded.append(made)
             full = sum(g.signal for g in graded) >= self.share
@@ -212,123 +214,6 @@ class Grpo:
         places = range(self.taken, self.taken + self.config.prompts)
         self.taken += self.config.prompts
         return [self.prompts[int(self.orders.of(self.config.seed, p // n)[p % n])] for p in places]
-
-    def train(self, batch: list[Sample], fresh: int, step: int) -> dict[str, float]:
-        """One optimiser step on this process's samples, of which the first `fresh` are of this step's policy."""
-        config, engine = self.config, self.engine
-        size, tokens = engine.total(len(batch), sum(len(s.tokens) for s in batch))
-        self.recorded = {}
-        if not size:
-            return {"loss": 0.0, "grad_norm": 0.0, "skipped": 1.0}
-        self.size, self.tokens = size, tokens
-        micros = list(self.micros(batch, fresh))
-        missing = engine.most(len(micros)) - len(micros)
-        if missing:
-            spare = micros[0] if micros else self.idle()
-            micros += [replace(spare, weight=0.0)] * missing
-        self.terms = torch.zeros(8, device=engine.device)
-        lr = config.lr * schedule(config.schedule, config.warmup, step, config.steps)
-        norm = engine.step(micros, self.loss, lr)
-        loss, entropy, clipped, ratio, kl, off, gap, on = engine.total(*self.terms.tolist())
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise AssayError(f"{self.folder}: the loss is {loss} at step {step + 1}; lower grpo.lr (now {config.lr})")
-        return {
-            "loss": loss, "grad_norm": norm, "lr": lr, "entropy": entropy / tokens, "clipped": clipped / max(1.0, off),
-            "ratio": ratio / off if off else 1.0, "kl": kl / tokens, "skipped": 0.0, "sampler_gap": gap / max(1.0, on),
-        }  # fmt: skip
-
-    def replay(self, size: int, step: int) -> dict[str, float]:
-        """Further optimiser steps, each on at most `size` samples of this process from the buffer."""
-        found = [self.train(self.buffer.draw(size, step), 0, step) for _ in range(self.config.buffer.replays)]
-        told = ("loss", "grad_norm", "clipped", "ratio")
-        return {
-            f"replay_{name}": float(np.mean([f[name] for f in found if name in f] or [0.0])) for name in told if found
-        }
-
-    def micros(self, batch: list[Sample], fresh: int) -> list[_Micro]:
-        """Samples of one prompt share it: a group for each prompt (several where they are above the budget of tokens), and
-        groups in passes within that budget."""
-        by_prompt: dict[str, list[int]] = {}
-        for at, sample in enumerate(batch):
-            by_prompt.setdefault(sample.prompt_id, []).append(at)
-
-        def group(places: list[int]) -> Group:
-            return self.group(self.by_id[batch[places[0]].prompt_id], [batch[i] for i in places])
-
-        members = [[m[i] for i in part] for m in by_prompt.values() for part in self.policy.parts(group(m))]
-        groups = [group(m) for m in members]
-        made = []
-        for part in self.policy.bins(groups) if groups else []:
-            places = [i for p in part for i in members[p]]
-            old = [None if i < fresh else batch[i].logprobs for i in places]
-            pass_ = self.policy.batch([groups[p] for p in part])
-            made.append(_Micro(pass_, [batch[i] for i in places], old, self.held(pass_), 1.0))
-        return made
-
-    def group(self, prompt: Prompt, samples: Sequence[Sample]) -> Group:
-        ids = np.array(self.sampler.prompt_ids(prompt), dtype=np.int32)
-        answers = tuple(np.array(s.tokens, dtype=np.int32) for s in samples)
-        return Group(prefix=ids, answers=answers, images=prompt.images)
-
-    def idle(self) -> _Micro:
-        """A pass for a process that has nothing to learn from, while others have."""
-        prompt = self.prompts[0]
-        sample = Sample(prompt_id=prompt.id, group="", tokens=(0,), logprobs=(0.0,), advantage=0.0, policy_step=0)
-        batch = self.policy.batch([self.group(prompt, [sample])])
-        return _Micro(batch, [sample], [None], self.held(batch), 0.0)
-
-    @torch.no_grad()
-    def held(self, batch: Batch) -> Tensor | None:
-        if not self.config.kl or self.reference is None:
-            return None
-        with self.engine.autocast():
-            found: Logprobs = self.reference(batch.to(self.engine.device), temperature=self.temperature)
-        return found.logp_M
-
-    def loss(self, micro: _Micro) -> Tensor:
-        """This micro-batch's part of eq. 8 over the global batch, negated."""
-        with self.engine.autocast():
-            found: Logprobs = self.engine.module(micro.batch.to(self.engine.device), temperature=self.temperature)
-        logp_M = found.logp_M
-        parts = torch.split(logp_M.detach(), [len(s.tokens) for s in micro.samples])
-        if micro.weight:
-            for sample, part in zip(micro.samples, parts, strict=True):
-                self.recorded[id(sample)] = part.tolist()
-        old_M = torch.cat([
-            part if old is None else part.new_tensor(old) for part, old in zip(parts, micro.old, strict=True)
-        ])  # fmt: skip
-        lengths_N = torch.tensor([len(s.tokens) for s in micro.samples], device=logp_M.device)
-        advantage_M = logp_M.new_tensor([s.advantage for s in micro.samples]).repeat_interleave(lengths_N)
-        bounds = self.config.epsilon, self.config.epsilon_high, self.config.most_ratio
-        terms_M = surrogate(logp_M, old_M, advantage_M, *bounds)
-        kl_M = kl_to(logp_M, micro.reference_M) if micro.reference_M is not None else torch.zeros_like(logp_M)
-        terms_M = terms_M + self.config.kl * kl_M
-        if self.config.mean == "token":
-            loss = terms_M.sum() / self.tokens
-        else:
-            loss = (terms_M / lengths_N.repeat_interleave(lengths_N)).sum() / self.size
-        loss = loss * micro.weight
-        self._note(micro, loss, found, old_M, kl_M, lengths_N)
-        return loss
-
-    @torch.no_grad()
-    def _note(
-        self, micro: _Micro, loss: Tensor, found: Logprobs, old_M: Tensor, kl_M: Tensor, lengths_N: Tensor
-    ) -> None:
-        ratio_M = (found.logp_M - old_M).exp()
-        replayed_M = torch.tensor([o is not None for o in micro.old], device=ratio_M.device).repeat_interleave(
-            lengths_N
-        )
-        outside_M = ((ratio_M - 1).abs() > self.config.epsilon) & replayed_M
-        sampled_M = ratio_M.new_tensor([x for s in micro.samples for x in s.logprobs])
-        gap_M = (found.logp_M - sampled_M).abs() * ~replayed_M
-        sums = [found.entropy_M.sum(), outside_M.sum(), (ratio_M * replayed_M).sum(), kl_M.sum(), replayed_M.sum(),
-                gap_M.sum(), (~replayed_M).sum()]  # fmt: skip
-        self.terms += torch.stack([loss.float(), *(s.float() * micro.weight for s in sums)])
-
-    def with_recorded(self, samples: Sequence[Sample]) -> list[Sample]:
-        """The samples with the log-probabilities that the training pass gave them, before the step."""
-        return [replace(s, logprobs=tuple(self.recorded[id(s)])) for s in samples if id(s) in self.recorded]
 
     def save(self, step: int) -> None:
         kept = {n: k.state() for n, k in self.kept.items() if hasattr(k, "state")}
@@ -372,15 +257,15 @@ def _checked(score: Score) -> Score:
 
 def _means(engine: Engine, scores: Sequence[Score], rollouts: Sequence[Rollout]) -> dict[str, Any]:
     """Means of the rewards' terms, where they are numbers, and of the answers, over all processes; problems by count."""
-    names = ("rule", "format", "claims", "model", "total")
+    names = (*TERMS, "total")
     told = [s for s in scores if is_finite(s)]
     sums = engine.total(
         len(told), len(rollouts), *(math.fsum(getattr(s, n) for s in told) for n in names),
         sum(len(r.tokens) for r in rollouts), sum(r.ended for r in rollouts),
     )  # fmt: skip
     n, answers = max(1.0, sums[0]), max(1.0, sums[1])
-    rule, form, claims, model, reward, length, ended = sums[2:]
-    means = {"rule": rule / n, "format": form / n, "claims": claims / n, "model": model / n, "reward": reward / n}
+    *terms, reward, length, ended = sums[2:]
+    means = {**{name: x / n for name, x in zip(TERMS, terms, strict=True)}, "reward": reward / n}
     problems = Counter(p for p in engine.gather([s.problem for s in scores if s.problem]))
     return {**means, "length": length / answers, "ended": ended / answers, "problems": dict(problems)}
 

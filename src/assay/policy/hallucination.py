@@ -7,8 +7,6 @@ the onset of reasoning (section 5.1).
 """
 
 import io
-import re
-from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
@@ -17,82 +15,12 @@ import numpy as np
 
 from assay.errors import AssayError
 from assay.figures import told
+from assay.policy.agreement import agreement, onset_entropies
 from assay.policy.claims import cannot_see, check_claims
+from assay.policy.config import Form
 from assay.policy.rewards import format_reward
 from assay.records import Prompt, Rollout, Sampler
 from assay.statistics import Estimate, interval, mean
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Agreement:
-    """How often an answer stays when the picture is taken away or exchanged.
-
-    Of `n` clear answers to the right picture `same` came again; `silent` became unclear, which is a change. `chance` is the
-    share expected of two raters with these marginals who know nothing of each other (Cohen 1960). `unclear` answers to the
-    right picture are left out.
-    """
-
-    n: int
-    same: int
-    silent: int
-    unclear: int
-    chance: float | None
-
-    @property
-    def rate(self) -> float | None:
-        """same / n, None where n is 0."""
-        return self.same / self.n if self.n else None
-
-    @property
-    def excess(self) -> float | None:
-        """Agreement beyond chance, in [-1, 1]. A policy that always says the same has a rate of 1 and an excess of 0."""
-        return None if self.rate is None or self.chance is None else self.rate - self.chance
-
-
-def agreement(
-    answers: Sequence[str | None], others: Sequence[str | None], groups: Sequence[Hashable] | None = None
-) -> Agreement:
-    """Compare normalised final answers (None: unclear) to the right picture with those to a blank or swapped one.
-
-    With `groups`, one per answer, chance is taken within each: a blind policy too tells "what colour?" from "is it red?".
-    Raises ValueError when the lists differ in length.
-    """
-    held: dict[Hashable, list[tuple[str, str | None]]] = {}
-    for answer, other, group in zip(answers, others, groups or [None] * len(answers), strict=True):
-        if answer is not None:
-            held.setdefault(group, []).append((answer, other))
-    pairs = [p for members in held.values() for p in members]
-    by_chance = 0.0
-    for members in held.values():
-        given, again = Counter(a for a, _ in members), Counter(b for _, b in members)
-        by_chance += sum(k * again[answer] for answer, k in given.items()) / len(members)
-    return Agreement(
-        n=len(pairs), same=sum(a == b for a, b in pairs), silent=sum(b is None for _, b in pairs),
-        unclear=len(answers) - len(pairs), chance=by_chance / len(pairs) if pairs else None,
-    )  # fmt: skip
-
-
-_ONSET = re.compile(r"\b(?:Wait|Alternatively|Hmm+|But)\b|<think>")
-
-
-def onset_entropies(tokens: Sequence[str], entropies: Sequence[float]) -> list[float]:
-    """The entropy, in nats, of the token after each onset of reasoning: "Wait", "Alternatively", "Hmm", "But", "<think>".
-
-    `entropies[t]` belongs to the distribution that token t was drawn from. White space and punctuation after an onset are
-    passed over. R1V3 (section 5.1) takes the onset tokens' entropy to choose a checkpoint; which token exactly is not said.
-    Raises ValueError when the lists differ in length.
-    """
-    if len(tokens) != len(entropies):
-        raise ValueError(f"{len(tokens)} tokens with {len(entropies)} entropies")
-    plain = [t.replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\n") for t in tokens]
-    starts = np.concatenate([[0], np.cumsum([len(t) for t in plain], dtype=np.int64)])
-    found = []
-    for onset in _ONSET.finditer("".join(plain)):
-        first = int(np.searchsorted(starts[:-1], onset.end()))
-        at = next((i for i in range(first, len(plain)) if re.search(r"\w", plain[i])), None)
-        if at is not None:
-            found.append(float(entropies[at]))
-    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +29,9 @@ class Reading:
 
     `named` is the mean share of what is known to be in the picture that the reasoning asserts: a policy that says nothing
     hallucinates nothing. `accuracy` is over the prompts whose right answer is known, `format` the share of answers in the
-    think/answer template. Of `n` prompts `unclear` got no clear final answer (counted as wrong), `unanswered` no text.
+    asked form. Of `n` prompts `unclear` got no clear final answer (counted as wrong), `unanswered` no text.
+    `false_claims_rate` is the share of false ones among the claims that can be checked, `hallucination_short` to `_long` the
+    hallucination rate of the thirds of the answers by their tokens: more words have more room for a false one.
     `onset_entropy` is the mean over `onsets`, in nats. Chance is that of `Agreement`, against the blank and the swapped
     pictures.
     """
@@ -117,6 +47,10 @@ class Reading:
     chance_agreement: float | None = None
     swap_chance: float | None = None
     cannot_see: Estimate | None = None
+    false_claims_rate: Estimate | None = None
+    hallucination_short: Estimate | None = None
+    hallucination_middle: Estimate | None = None
+    hallucination_long: Estimate | None = None
     onset_entropy: float | None = None
     onsets: int = 0
     claims: int = 0
@@ -167,7 +101,10 @@ class Reading:
         return Reading(**{**found, **rates, "step": int(row["step"])})
 
 
-RATES = ("accuracy", "format", "hallucination_rate", "named", "blind_agreement", "swap_agreement", "cannot_see")
+RATES = (
+    "accuracy", "format", "hallucination_rate", "named", "blind_agreement", "swap_agreement", "cannot_see",
+    "false_claims_rate", "hallucination_short", "hallucination_middle", "hallucination_long",
+)  # fmt: skip
 """The fields of a reading that have an interval."""
 
 
@@ -182,7 +119,8 @@ Entropies = Callable[[Sequence[tuple[Prompt, Rollout]]], list[tuple[Sequence[str
 def read(
     prompts: Sequence[Prompt], sampler: Sampler, step: int, answer_of: Callable[[Prompt, str], str | None],
     right: Callable[[Prompt, str], bool], blank: str = "", swapped: Sequence[str] = (),
-    groups: Sequence[Hashable] | None = None, entropies: Entropies | None = None,
+    groups: Sequence[Hashable] | None = None, entropies: Entropies | None = None, form: Form = "think-answer",
+    begun: str = "",
 ) -> Reading:  # fmt: skip
     """Ask each prompt once with its pictures, once with blank and once with swapped ones, and count. What is the same
     question of the same picture is asked once.
@@ -197,6 +135,8 @@ def read(
             with swapped ones).
         groups: For each prompt a group to take chance agreement in, such as the wording of its question.
         entropies: Computes entropies of answers; without it `onset_entropy` stays None.
+        form: What a well-formed answer looks like.
+        begun: What the chat template begins for every answer: part of what is read.
 
     Prompts without pictures count for accuracy and claims only. Raises AssayError when `swapped` does not fit the prompts.
     """
@@ -211,14 +151,14 @@ def read(
     asked = {p.id: p for p in (*prompts, *blanks, *swaps)}
     said = {r[0].prompt_id: r[0] for r in sampler(list(asked.values()), 1)}
     rollouts = [said[p.id] for p in (*prompts, *blanks, *swaps)]
-    answers = [answer_of(p, r.text) for p, r in zip((*prompts, *blanks, *swaps), rollouts, strict=True)]
+    answers = [answer_of(p, begun + r.text) for p, r in zip((*prompts, *blanks, *swaps), rollouts, strict=True)]
     n, m = len(prompts), len(prompts) + len(blanks)
     blind_rate, blind_chance = _same(prompts, answers, groups, seen, answers[n:m]) if blanks else (None, None)
     swap_rate, swap_chance = _same(prompts, answers, groups, turned, answers[m:]) if swaps else (None, None)
-    known = [(p, r.text) for p, r in zip(prompts, rollouts[:n], strict=True) if p.answer]
+    known = [(p, begun + r.text) for p, r in zip(prompts, rollouts[:n], strict=True) if p.answer]
     onset, onsets = _onset(entropies, list(zip(prompts, rollouts[:n], strict=True)))
     return replace(
-        _spoken(prompts, rollouts[:n], step, getattr(sampler, "answer_start", "")),
+        _spoken(prompts, rollouts[:n], step, getattr(sampler, "answer_start", ""), form, begun),
         accuracy=_share([right(p, text) for p, text in known], _clusters([p for p, _ in known])),
         blind_agreement=blind_rate, chance_agreement=blind_chance, swap_agreement=swap_rate, swap_chance=swap_chance,
         unclear=sum(a is None for a in answers[:n]),
@@ -226,22 +166,39 @@ def read(
     )  # fmt: skip
 
 
-def _spoken(prompts: Sequence[Prompt], rollouts: Sequence[Rollout], step: int, start: str) -> Reading:
+def _spoken(
+    prompts: Sequence[Prompt], rollouts: Sequence[Rollout], step: int, start: str, form: Form, begun: str
+) -> Reading:
     """The part of a reading that the texts alone give; each begins with `start`, which nobody said."""
     texts = [r.text for r in rollouts]
     claims = check_claims(prompts, texts)
     clusters = _clusters(prompts)
-    formed = _share([format_reward(t) for t in texts], clusters)
+    formed = _share([format_reward(begun + t, form) for t in texts], clusters)
     checked = [(m, c) for m, c in zip(claims.marks, clusters, strict=True) if m is not None]
     told = [(x, c) for x, c in zip(claims.named, clusters, strict=True) if x is not None]
+    each = [
+        (float(n < wrong), c) for (wrong, known), c in zip(claims.checked, clusters, strict=True) for n in range(known)
+    ]
+    thirds = _by_length([len(r.tokens) for r in rollouts], claims.marks, clusters)
     looked = [(cannot_see(t), c) for t, p, c in zip(texts, prompts, clusters, strict=True) if p.images]
     return Reading(
         step=step, n=len(prompts), format=formed,
         hallucination_rate=_share([m for m, _ in checked], [c for _, c in checked]),
         named=_share([x for x, _ in told], [c for _, c in told]),
         cannot_see=_share([x for x, _ in looked], [c for _, c in looked]), claims=claims.claims,
+        false_claims_rate=_share([m for m, _ in each], [c for _, c in each]),
+        hallucination_short=thirds[0], hallucination_middle=thirds[1], hallucination_long=thirds[2],
         false_claims=claims.false, unanswered=sum(not t.removeprefix(start).strip() for t in texts),
     )  # fmt: skip
+
+
+def _by_length(
+    lengths: Sequence[int], marks: Sequence[bool | None], clusters: Sequence[Hashable]
+) -> list[Estimate | None]:
+    """The hallucination rate of the shortest third of the answers, of the middle and of the longest one."""
+    order = sorted((i for i, m in enumerate(marks) if m is not None), key=lambda i: lengths[i])
+    thirds = [order[len(order) * n // 3 : len(order) * (n + 1) // 3] for n in range(3)]
+    return [_share([float(marks[i] is True) for i in third], [clusters[i] for i in third]) for third in thirds]
 
 
 def _onset(entropies: Entropies | None, answers: Sequence[tuple[Prompt, Rollout]]) -> tuple[float | None, int]:

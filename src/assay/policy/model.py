@@ -111,8 +111,8 @@ class Policy(torch.nn.Module):
             return packing.hidden(inner, packing.packed_inputs(inner, batch, self.pictures)).flatten(0, 1)
         return packing.padded_hidden(inner, batch, self.pictures).flatten(0, 1)
 
-    def forward(self, batch: Batch, entropy: bool = True, temperature: float = 1.0) -> Logprobs:
-        """Log-probabilities under softmax(logits / temperature)."""
+    def forward(self, batch: Batch, entropy: bool | Literal["gradient"] = True, temperature: float = 1.0) -> Logprobs:
+        """Log-probabilities under softmax(logits / temperature); `entropy`: not, without or with a gradient."""
         head = self.inner.get_output_embeddings()
         # answers to a prompt begin at one state: the gradient of plain indexing adds them in whatever order threads come by
         hidden_MD = self.hidden(batch).index_select(0, batch.from_M)

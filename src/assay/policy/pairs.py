@@ -1,7 +1,7 @@
 """Preference pairs of the policy's own answers, for MPO (paper B, section 3.2; construction: MPO paper, section 3.1).
 
-    known answer      right and well-formed against wrong, or without a clear final answer
-    no known answer   with a reward model, the higher score against the lower
+    known answer      right, ended and well-formed (`PairConfig.form`) against wrong, or without a clear final answer
+    no known answer   with a reward model, the higher score of an answer that ended against the lower
     ... of a picture  DropoutNTP: an answer against its first half, continued without looking at the picture
 
 With a reward model, a pair is kept where the margin of its scores reaches a threshold, our reading of section 4.4. Why
@@ -53,13 +53,19 @@ def _candidates(
     prompt: Prompt, group: Sequence[Rollout], scores: Sequence[Score], config: PairConfig, random: np.random.Generator
 ) -> tuple[list[AnswerPair], str]:
     if prompt.answer:
-        good = [i for i, s in enumerate(scores) if s.rule > 0 and s.format > 0]
+        right = [i for i, s in enumerate(scores) if s.rule > 0]
+        whole = [i for i in right if group[i].ended]
+        good = [i for i in whole if scores[i].format > 0]
         bad = [i for i, s in enumerate(scores) if s.rule <= 0]
-        source, right = "rule", len(bad) < len(scores)
-        reason = "all right" if not bad else "right answers are not well-formed" if right else "none right"
+        formed = (
+            f"right answers do not have the form '{config.form}' (pairs.form)" if whole else "right answers are cut off"
+        )
+        source, reason = "rule", "all right" if not bad else formed if right else "none right"
     else:
-        good = bad = [i for i, s in enumerate(scores) if s.raw is not None]
-        source, reason = "model", "fewer than two scores of the reward model" if good else "no reward model"
+        bad = [i for i, s in enumerate(scores) if s.raw is not None]
+        good = [i for i in bad if group[i].ended]
+        scored = "fewer than two scores of the reward model" if good else "all answers are cut off"
+        source, reason = "model", scored if bad else "no reward model"
     pairs = {(group[g].tokens, group[b].tokens): (g, b) for g, b in product(good, bad) if g != b}
     made = [_pair(prompt, group, scores, g, b, source) for g, b in pairs.values()]
     made = [p for p in made if p.chosen != p.rejected and p.chosen and p.rejected]

@@ -8,6 +8,7 @@ confidence, the wanted one and better than that of all answers. A score can then
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from assay.bench.policy.answers import correct, final_answer
 from assay.errors import AssayError
 from assay.policy.claims import check_claims
+from assay.policy.config import Form
 from assay.records import Prompt, Rollout, RolloutScorer, Score
 from assay.statistics import Z95, clopper_pearson, student95
 
@@ -28,12 +30,19 @@ class RewardConfig:
 
     rule: float = 1.0
     format: float = 1.0
+    form: Form = "think-answer"
+    """How an answer must be written to earn `format`. What the model's chat template begins for it counts as written."""
     claims: float = 0.0
     """Given for the share of what is known to be in the picture that the reasoning asserts, less 1 where it asserts anything
     that is known not to be (ours, not the paper: its rules judge the final answer only, which a wrong thought may reach
     too). Taking alone would reward silence. Of two facts a policy does best to name the second where it is right in more
     than two of three cases. What is trained on is no measure any more: judge such a policy by its answers to other pictures
     and to swapped ones."""
+    overlong: float = 0.0
+    """Weight of the soft punishment of long answers (DAPO, eq. 13): 0 up to `overlong_band` tokens below the sampler's
+    `max_tokens`, then falling to -1 there. It is no rule: a group that differs by length alone has no rule signal."""
+    overlong_band: int = 0
+    """Tokens; 0: a fifth of `max_tokens` (DAPO: 4,096 of 20,480)."""
     model: float = 1.0
     combine: Literal["calibrated", "sum"] = "calibrated"
     bound: float = 0.5
@@ -45,8 +54,10 @@ class RewardConfig:
     has no signal left but theirs."""
 
     def __post_init__(self) -> None:
-        if not all(0 <= w < math.inf for w in (self.rule, self.format, self.claims, self.model)):
+        if not all(0 <= w < math.inf for w in (self.rule, self.format, self.claims, self.model, self.overlong)):
             raise AssayError("rewards: weights must be finite and not negative")
+        if self.overlong_band < 0:
+            raise AssayError(f"rewards.overlong_band is a number of tokens, got {self.overlong_band}")
         if not 0 < self.bound < math.inf or not 0.5 <= self.gate_precision < 1:
             raise AssayError("rewards: bound must be above 0, gate_precision in [0.5, 1)")
 
@@ -184,16 +195,45 @@ def _logistic(raw: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[float
 EMPTY = "empty answer"
 """The problem of an answer that says nothing beyond what it was made to begin with."""
 
-_FORMAT = r"\s*<think>((?:(?!</?think>|</?answer>).)*)</think>\s*<answer>((?:(?!</?think>|</?answer>).)+)</answer>\s*"
+_THINK = r"\s*<think>(?:(?!</?think>|</?answer>).)*</think>"
+_FORMAT = _THINK + r"\s*<answer>((?:(?!</?think>|</?answer>).)+)</answer>\s*"
+SOME = 64
+"""Answers without any that is right, or well-formed, after which that is worth a word."""
 
 
-def format_reward(text: str) -> float:
-    """1.0 for <think>...</think><answer>...</answer>, once each, nothing else around, the answer not empty; else 0.0.
+def has_form(text: str, form: Form = "think-answer") -> bool:
+    """Is a text written as `form` asks? It must include what the chat template began for it ("<think>").
 
-    The text must include what the template began for the answer ("<think>"), or none would ever be well-formed.
+    think-answer: <think>...</think><answer>...</answer>, once each, nothing else around, the answer not empty. boxed: one
+    \\boxed{...} with something in it, after any thought (two would be a hedge). think-boxed: <think>...</think> first, once,
+    then one box. none: it says something.
     """
-    found = re.fullmatch(_FORMAT, text, re.S)
-    return float(found is not None and bool(found[2].strip()))
+    if form == "none":
+        return bool(text.strip())
+    if form == "think-answer":
+        found = re.fullmatch(_FORMAT, text, re.S)
+        return found is not None and bool(found[1].strip())
+    thought = re.match(_THINK, text, re.S)
+    if form == "think-boxed" and thought is None:
+        return False
+    said = text[thought.end() :] if thought else re.split(r"</think>", text)[-1]
+    return not re.search(r"</?think>", said) and said.count("\\boxed") == 1 and bool(_in_box(said))
+
+
+def _in_box(text: str) -> str:
+    """What the \\boxed{...} of a text holds; "" for an empty or unfinished one."""
+    begun = re.search(r"\\boxed\s*\{", text)
+    depth = 1
+    for at in range(begun.end(), len(text)) if begun else ():
+        depth += {"{": 1, "}": -1}.get(text[at], 0)
+        if depth == 0 and begun:
+            return text[begun.end() : at].strip()
+    return ""
+
+
+def format_reward(text: str, form: Form = "think-answer") -> float:
+    """1.0 for a text that is written as `form` asks (`has_form`), else 0.0."""
+    return float(has_form(text, form))
 
 
 def claims_reward(prompt: Prompt, text: str) -> float:
@@ -201,6 +241,12 @@ def claims_reward(prompt: Prompt, text: str) -> float:
     is known of the picture."""
     found = check_claims([prompt], [text])
     return (found.named[0] or 0.0) - float(found.marks[0] is True)
+
+
+def overlong(tokens: int, most: int, band: int) -> float:
+    """DAPO's soft overlong punishment (eq. 13) of an answer of so many tokens: 0 up to `most - band`, then falling to -1 at
+    `most`."""
+    return min(0.0, (most - band - tokens) / band) if tokens <= most else -1.0
 
 
 class HybridReward:
@@ -211,6 +257,8 @@ class HybridReward:
         scorer: The reward model; None: rule and format alone.
         term: The calibrated term, needed where there is a scorer and `combine` is "calibrated".
         prefilled: What rollouts' texts begin with, as the sampler's `answer_start`.
+        begun: What the chat template begins for every answer (`render.begun`): rules read it before the rollouts' texts.
+        max_tokens: The longest answer that is sampled, needed where `overlong` has a weight.
         name: Who the scorer is, for the record of a training (`fingerprint`).
     """
 
@@ -221,14 +269,24 @@ class HybridReward:
         term: ModelTerm | None = None,
         prefilled: str = "",
         name: str = "",
+        begun: str = "",
+        max_tokens: int = 0,
     ) -> None:
         if scorer is not None and config.combine == "calibrated" and term is None:
             raise AssayError(
                 "a calibrated reward model needs its term: fit it on gold answers, or set rewards.combine sum"
             )
-        self.config, self.scorer, self.term, self.prefilled = config, scorer, term, prefilled
+        self.config, self.scorer, self.term, self.prefilled, self.begun = config, scorer, term, prefilled, begun
+        if config.overlong and max_tokens < 2:
+            raise AssayError("rewards.overlong punishes answers near the sampler's limit: give max_tokens")
+        if config.overlong and config.overlong_band >= max_tokens:
+            raise AssayError(
+                f"rewards.overlong_band ({config.overlong_band}) must be below sampler.max_tokens ({max_tokens})"
+            )
+        self.max_tokens, self.band = max_tokens, config.overlong_band or max(1, max_tokens // 5)
         self.model_weight = config.model
         self.of = {"scorer": name, "term": None if term is None else asdict(term), "prefilled": prefilled}
+        self.seen = Counter[str]()
 
     def __call__(self, pairs: Sequence[tuple[Prompt, Rollout]]) -> list[Score]:
         """One score per rollout, in order.
@@ -240,7 +298,29 @@ class HybridReward:
         for (prompt, _), x in zip(pairs, raw, strict=True):
             if x is not None and math.isfinite(x):
                 worst[prompt.id] = min(x, worst.get(prompt.id, x))
-        return [self._score(p, r, x, worst.get(p.id, math.nan)) for (p, r), x in zip(pairs, raw, strict=True)]
+        made = [self._score(p, r, x, worst.get(p.id, math.nan)) for (p, r), x in zip(pairs, raw, strict=True)]
+        for (prompt, _), score in zip(pairs, made, strict=True):
+            known = bool(prompt.answer)
+            self.seen.update(answers=1, known=known, right=known and score.rule > 0, formed=score.format > 0)
+        return made
+
+    def remarks(self) -> list[str]:
+        """What a user should know, each thing once: a reward that no answer so far has earned teaches nothing."""
+        seen, found = self.seen, list[str]()
+        if self.config.format and seen["answers"] >= SOME and not seen["formed"] + seen["told form"]:
+            seen["told form"] = 1
+            found.append(
+                f"none of the first {seen['answers']:,} answers has the form '{self.config.form}', so the format reward "
+                "teaches nothing: name the one that this model writes (rewards.form: boxed, think-boxed, none), ask for it "
+                "in the questions, or begin answers with it (--answer-start '<think>')"
+            )
+        if self.config.rule and seen["known"] >= SOME and not seen["right"] + seen["told rule"]:
+            seen["told rule"] = 1
+            found.append(
+                f"none of the first {seen['known']:,} answers to questions with a known answer is right: see how they end "
+                "(rewards.form, sampler.max_tokens), or take easier questions"
+            )
+        return found
 
     def _raw(self, pairs: Sequence[tuple[Prompt, Rollout]]) -> list[float | None]:
         if self.scorer is None or not pairs:
@@ -256,10 +336,10 @@ class HybridReward:
         return found
 
     def _score(self, prompt: Prompt, rollout: Rollout, raw: float | None, worst: float) -> Score:
-        config, problem = self.config, ""
+        config, problem, text = self.config, "", self.begun + rollout.text
         empty = not rollout.text.removeprefix(self.prefilled).strip()
-        answer = None if empty else final_answer(rollout.text)
-        rule = float(not empty and correct(rollout.text, prompt.answer, prompt.kind))
+        answer = None if empty else final_answer(text)
+        rule = float(not empty and correct(text, prompt.answer, prompt.kind))
         if empty:
             problem = EMPTY
         elif not rollout.ended:
@@ -268,8 +348,8 @@ class HybridReward:
             problem = "no known answer"
         elif answer is None:
             problem = "no clear final answer"
-        form = 0.0 if empty else format_reward(rollout.text)
-        claims = claims_reward(prompt, rollout.text) if config.claims else 0.0
+        form = 0.0 if empty else format_reward(text, config.form)
+        claims = claims_reward(prompt, text) if config.claims else 0.0
         if raw is not None and not math.isfinite(raw):
             raw, problem = None, "the reward model's score is not a number"
         model = 0.0
@@ -278,8 +358,22 @@ class HybridReward:
                 model = worst if empty else math.nan if raw is None else raw
             elif raw is not None and self.term is not None:
                 model = self.term(raw)
-        total = config.rule * rule + config.format * form + config.claims * claims + self.model_weight * model
-        return Score(rule=rule, format=form, claims=claims, model=model, raw=raw, total=total, problem=problem)
+        long = overlong(len(rollout.tokens), self.max_tokens, self.band) if config.overlong else 0.0
+        total = (
+            config.rule * rule + config.format * form + config.claims * claims + self.model_weight * model
+            + config.overlong * long
+        )  # fmt: skip
+        return Score(
+            rule=rule, format=form, claims=claims, model=model, overlong=long, raw=raw, total=total, problem=problem
+        )
+
+    def weights(self) -> dict[str, float]:
+        """The weight of each term, as it is now."""
+        config = self.config
+        return {
+            "rule": config.rule, "format": config.format, "claims": config.claims, "model": self.model_weight,
+            "overlong": config.overlong,
+        }  # fmt: skip
 
     def state(self) -> dict[str, Any]:
         return {"model_weight": self.model_weight}

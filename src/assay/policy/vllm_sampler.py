@@ -33,6 +33,8 @@ class VllmSampler:
     """
 
     goes_on = True
+    exact = False
+    """Another engine computes other log-probabilities than training does: they are corrected for (`CorrectionConfig`)."""
 
     def __init__(
         self, policy: Policy, config: SamplerConfig, store: ImageStore | None = None, seed: int = 0,

@@ -4,6 +4,7 @@ stages      aligned, SFT, DPO, MPO, GRPO, MPO + GRPO: accuracy and hallucination
 buffer      what becomes of groups without signal: SSB, kept, dropped, drawn again (B3, section 4.3)
 parts       GRPO trains the adapter, adapter + LLM, adapter + vision (B3, Table 4)
 threshold   MPO on pairs whose reward-model margin is at least 0, middling, high: curves over steps (B3, section 4.4)
+rewards     each answer's rewards added and then normalised (eq. 7), or normalised one by one (GDPO)
 filter      GRPO on all questions, or on those that were answered neither always nor never right (SSB offline)
 """
 
@@ -81,7 +82,8 @@ def variants(name: str) -> list[str]:
 
 
 def _variants(name: str) -> dict[str, Variant]:
-    known = {"stages": _stages, "buffer": _buffer, "parts": _parts, "threshold": _threshold, "filter": _filter}
+    known = {"stages": _stages, "buffer": _buffer, "parts": _parts, "threshold": _threshold, "rewards": _rewards,
+             "filter": _filter}  # fmt: skip
     if name not in known:
         raise AssayError(f"unknown ablation '{name}'; known: {', '.join(known)}")
     return known[name]()
@@ -137,6 +139,10 @@ def _buffer() -> dict[str, Variant]:
         "dropped": _tuned("grpo-drop", zero_groups="drop"),
         "drawn again (DAPO)": _tuned("grpo-resample", zero_groups="resample"),
     }  # fmt: skip
+
+
+def _rewards() -> dict[str, Variant]:
+    return {"sum": SSB, "GDPO": _tuned("grpo-gdpo", combine="gdpo")}
 
 
 def _parts() -> dict[str, Variant]:

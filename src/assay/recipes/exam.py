@@ -10,6 +10,7 @@ import numpy as np
 from assay.bench.policy.answers import correct, final_answer, normalised, same
 from assay.images import ImageStore, blank
 from assay.policy import hallucination
+from assay.policy.config import Form
 from assay.policy.hallucination import Reading, Watch
 from assay.policy.rewards import HybridReward
 from assay.records import Prompt, Rollout
@@ -76,14 +77,18 @@ def _final(prompt: Prompt, text: str) -> str | None:
     return None if answer is None else normalised(answer, prompt.kind)
 
 
-def examine(exam: Exam, sampler: Any, store: ImageStore | None, step: int = 0) -> Reading:
-    """Greedy answers to the exam's questions, with their own, a blank and a swapped picture. `sampler` must be greedy."""
+def examine(exam: Exam, sampler: Any, store: ImageStore | None, step: int = 0, form: Form = "think-answer") -> Reading:
+    """Greedy answers to the exam's questions, with their own, a blank and a swapped picture. `sampler` must be greedy;
+    `form` says how well-formed answers look."""
+    from assay.render import begun
+
     sampler.load(step)
     pictures = next((p.images for p in exam.prompts if p.images), ())
     grey = store.add(blank(*store.open(pictures[0]).size)) if store is not None and pictures else ""
     return hallucination.read(
         exam.prompts, sampler, step, _final, right, blank=grey, swapped=exam.swapped,
-        groups=exam.wordings or None, entropies=_entropies(sampler) if hasattr(sampler, "entropies") else None,
+        groups=exam.wordings or None, entropies=_entropies(sampler) if hasattr(sampler, "entropies") else None, form=form,
+        begun=begun(sampler.policy.processor, exam.prompts[0].messages) if exam.prompts else "",
     )  # fmt: skip
 
 

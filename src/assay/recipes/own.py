@@ -112,6 +112,7 @@ def run_grpo(
     """GRPO with rules, format, and what else is named: a reward model, questions to watch. Returns how it went, in words."""
     from assay.policy.grpo import grpo
     from assay.policy.model import load_policy
+    from assay.render import begun
 
     sampling.training_temperature()
     if vllm.vllm:
@@ -126,7 +127,9 @@ def run_grpo(
     held, prompts = _apart(path, prompts, gold, rewards, store, config.seed, answer_field)
     policy, sampler = opened(model, settings, sampling, store, config.seed, answer_start, vllm, out.parent)
     prompts = fitting(prompts, policy, sampler, sampling.max_tokens)
-    reward = HybridReward(rewards, None, None, answer_start)
+    begins = begun(policy.processor, prompts[0].messages)
+    most = sampling.max_tokens
+    reward = HybridReward(rewards, None, None, answer_start, begun=begins, max_tokens=most)
     if gold.reward_model:
         scorer, term = load_reward_model(gold, store, any(p.images for p in prompts)), None
         named = fingerprint(gold.reward_model)
@@ -136,7 +139,7 @@ def run_grpo(
             held = fitting(held, policy, sampler, sampling.max_tokens)
             identity = [model, named, gold.reward_tokens, sampling, answer_start, config.seed]
             term = own_term(kept, scorer, held, sampler, config.group, rewards, identity)
-        reward = HybridReward(rewards, scorer, term, answer_start, f"{named} {gold.reward_tokens}")
+        reward = HybridReward(rewards, scorer, term, answer_start, f"{named} {gold.reward_tokens}", begins, most)
     exam = Exam(prompts=())
     if watched:
         chosen = _sample(fitting(watched, policy, sampler, sampling.max_tokens), monitor.prompts, config.seed)
@@ -144,7 +147,7 @@ def run_grpo(
         print(f"watched every {monitor.every} steps: {len(exam.prompts):,} questions, {asked(exam)}")
 
     def reading(step: int, _: Any) -> Any:
-        return examine(exam, sampler.greedy(), store, step)
+        return examine(exam, sampler.greedy(), store, step, rewards.form)
 
     watcher = Watch(monitor, digest([p.id for p in exam.prompts]) if watched else "")
     done = grpo(
@@ -274,7 +277,10 @@ def run_filter(
 
 def right_shares(prompts: Sequence[Prompt], sampler: Any, samples: int, answer_start: str) -> list[float]:
     """The share of right answers among `samples` of each prompt."""
-    reward = HybridReward(RewardConfig(), None, None, answer_start)
+    from assay.render import begun
+
+    begins = begun(sampler.policy.processor, prompts[0].messages) if prompts else ""
+    reward = HybridReward(RewardConfig(), None, None, answer_start, begun=begins)
     return [
         sum(s.rule > 0 for s in reward([(p, r) for r in group])) / samples
         for p, group in zip(prompts, sampler(prompts, samples), strict=True)

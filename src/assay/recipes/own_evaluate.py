@@ -13,7 +13,7 @@ from rich.table import Table
 
 from assay.errors import AssayError
 from assay.images import ImageStore
-from assay.policy.config import HERE, PolicyConfig, SamplerConfig, VllmConfig
+from assay.policy.config import HERE, Form, PolicyConfig, SamplerConfig, VllmConfig
 from assay.policy.hallucination import RATES, Reading
 from assay.recipes.exam import exam_of, examine
 from assay.recipes.own import fitting, opened, questions
@@ -23,8 +23,12 @@ from assay.tables import check_new, write_text
 
 SHOWN = {
     "accuracy": ("right", "no question has an answer"),
-    "format": ("in the think/answer template", ""),
+    "format": ("well-formed", ""),
     "hallucination_rate": ("invents something (hallucination rate)", "no question has facts or absent"),
+    "hallucination_short": ("... of the shortest third of answers", "fewer than three answers can be checked"),
+    "hallucination_middle": ("... of the middle third", "fewer than three answers can be checked"),
+    "hallucination_long": ("... of the longest third", "fewer than three answers can be checked"),
+    "false_claims_rate": ("of its claims are false", "nothing that can be checked is claimed"),
     "named": ("of the facts named", "no question has facts"),
     "blind_agreement": ("same answer to a blank picture", "no clear answer to a picture"),
     "swap_agreement": ("same answer to another picture", "no question is asked of another picture with another answer"),
@@ -35,7 +39,7 @@ SHOWN = {
 
 def run_evaluate(
     model: str, path: Path, out: Path | None, settings: PolicyConfig, sampling: SamplerConfig, answer_start: str,
-    console: Console, answer_field: str = "", vllm: VllmConfig = HERE,
+    console: Console, answer_field: str = "", vllm: VllmConfig = HERE, form: Form = "think-answer",
 ) -> str:  # fmt: skip
     """Greedy answers to the questions, measured: a table, and a file that machines read. Returns a line with the counts."""
     if sampling.temperature:
@@ -48,14 +52,14 @@ def run_evaluate(
         prompts = questions(path, store, left, answer_field)
         policy, sampler = opened(model, settings, sampling, store, 0, answer_start, vllm)
         prompts = fitting(prompts, policy, sampler, sampling.max_tokens, left)
-        reading = examine(exam_of(prompts), sampler, store)
+        reading = examine(exam_of(prompts), sampler, store, form=form)
         sampler.close()
     console.print(_table(reading))
     missing = {name: why for name, (_, why) in SHOWN.items() if getattr(reading, name) is None}
     for name, why in missing.items():
         console.print(f"not measured: {SHOWN[name][0]}: {why}")
     if out is not None:
-        settled = {"sampler": sampling, "policy": settings, "answer_start": answer_start}
+        settled = {"sampler": sampling, "policy": settings, "answer_start": answer_start, "form": form}
         about = {"model": model, "questions": str(path), **settled, "left_out": left, "environment": environment()}
         write_text(out, json.dumps(jsonable({**measures(reading), "not_measured": missing, **about}), indent=2))
     where = f" -> {out}" if out is not None else ""

@@ -111,6 +111,8 @@ class _Making:
         judge: RewardModelConfig,
         vllm: VllmConfig = HERE,
     ) -> dict[str, Any]:
+        from assay.render import begun
+
         left = Counter[str]()
         prompts = questions(self.path, self.store, left, self.answer_field)
         asked = digest([p.id for p in prompts])
@@ -123,7 +125,10 @@ class _Making:
         prompts = fitting(prompts, policy, sampler, sampling.max_tokens, left)
         scorer = load_reward_model(judge, self.store, any(p.images for p in prompts)) if judge.reward_model else None
         prompts = prompts if scorer is None else scorer.readable(prompts, left)
-        reward = HybridReward(RewardConfig(combine="sum"), scorer, None, self.answer_start)
+        begins = begun(policy.processor, prompts[0].messages) if prompts else ""
+        reward = HybridReward(
+            RewardConfig(combine="sum", form=self.config.form), scorer, None, self.answer_start, begun=begins
+        )
         counts = Counter[str]()
         for number, at in enumerate(range(0, len(prompts), PART)):
             counts.update(self.part(number, prompts[at : at + PART], sampler, reward))

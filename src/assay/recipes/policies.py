@@ -63,7 +63,7 @@ def tiny_text() -> TuneConfig:
         align=FitConfig(batch=16, lr=5e-5, warmup=0.05, weight_decay=0.0),
         mpo=FitConfig(batch=16, lr=5e-6, weight_decay=0.0),
         rewards=RewardConfig(), pairs=PairConfig(samples=8, per_prompt=2),
-        grpo=GrpoConfig(steps=40, prompts=8, group=8, lr=5e-6, schedule="constant", buffer=PAPER_BUFFER),
+        grpo=GrpoConfig(steps=40, prompts=8, group=8, lr=5e-6, schedule="constant", signal="total", buffer=PAPER_BUFFER),
         monitor=MonitorConfig(every=20, prompts=96),
     )  # fmt: skip
 

@@ -139,7 +139,10 @@ def own_term(
     told = digest(jsonable([identity, [p.id for p in gold], samples, rewards]))
     kept = json.loads(path.read_text()) if path.exists() else {}
     if kept.get("of") != told:
-        rules = HybridReward(RewardConfig(), None, None, sampler.answer_start)
+        from assay.render import begun
+
+        begins = begun(sampler.policy.processor, gold[0].messages)
+        rules = HybridReward(RewardConfig(), None, None, sampler.answer_start, begun=begins)
         groups = sampler(gold, samples)
         pairs = [(p, r) for p, group in zip(gold, groups, strict=True) for r in group]
         judged = [(p, r, s) for (p, r), s in zip(pairs, rules(pairs), strict=True) if s.problem != EMPTY]

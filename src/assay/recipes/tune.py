@@ -69,7 +69,8 @@ class TuneConfig:
             raise AssayError("pairs.threshold bounds the reward model's margin, but gold_prompts 0 means to have none")
         self.sampler.training_temperature()
         for name, parts in (("seed", ("align", "mpo", "grpo", "reward_model")), ("weights", ("align",)),
-                            ("backbone", ("reward_model",)), ("images", ("reward_model",))):  # fmt: skip
+                            ("backbone", ("reward_model",)), ("images", ("reward_model",)),
+                            ("form", ("pairs",))):  # fmt: skip
             for part in parts:
                 settings = getattr(self, part)
                 if getattr(settings, name) != getattr(type(settings)(), name):
@@ -79,6 +80,7 @@ class TuneConfig:
 _INSTEAD = {
     "seed": "give seed, for all stages", "weights": "alignment imitates worked answers, by their NLL alone",
     "backbone": "the reward model begins from the aligned policy", "images": "these are the run's own",
+    "form": "give rewards.form",
 }  # fmt: skip
 
 
@@ -317,11 +319,13 @@ class Tuner:
         if not self.config.gold_prompts or "skipped" in self.run.result("reward-model"):
             return self.rules()
         told = {k: v for k, v in self.run.result("reward-term").items() if k != "wall_s"}
-        return HybridReward(self.config.rewards, self.scorer(), ModelTerm(**told), self.config.answer_start)
+        return self.rules(self.scorer(), ModelTerm(**told))
 
-    def rules(self) -> HybridReward:
-        """The rewards that need no model."""
-        return HybridReward(self.config.rewards, None, None, self.config.answer_start)
+    def rules(self, scorer: Any = None, term: ModelTerm | None = None) -> HybridReward:
+        """The rewards that need no model, and those of a model where one is given."""
+        config = self.config
+        most = config.sampler.max_tokens
+        return HybridReward(config.rewards, scorer, term, config.answer_start, max_tokens=most)
 
     @property
     def scored_pairs(self) -> bool:
