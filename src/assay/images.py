@@ -1,8 +1,8 @@
 """Pictures by content id: a folder of files, here or in an object store, that prompts and pairs point into.
 
 A picture is decoded and checked when it comes in, so a corrupt or oversized one is refused with its reason then, and never
-met in the middle of a training. Its own bytes are kept where they are of a format that all readers know: to pack a photograph
-anew takes longer than to decode it, and several times the room.
+met in the middle of a training. Its own bytes are kept where all readers know their format: to pack a photograph anew takes
+longer than to decode it, and several times the room.
 """
 
 import hashlib

@@ -95,9 +95,9 @@ class Engine:
         """FSDP2, layer by layer (`_no_split_modules`): weights travel in bfloat16, gradients are summed in fp32. What the
         module names `full_precision` stays in fp32 whole.
 
-        What it names `aside` (a vision tower) is not run by every pass, and each process runs it for the pictures that it has:
-        layers of it must not be collective operations of their own. Frozen, it stays whole on each device; trained weights in
-        it are gathered with the module's own.
+        What it names `aside` (a vision tower) is not run by every pass, and each process runs it for the pictures that it
+        has: its layers must not be collective operations of their own. Frozen, it stays whole on each device; trained
+        weights in it are gathered with the module's own.
         """
         half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         policy = half if self.half else MixedPrecisionPolicy()
