@@ -16,7 +16,7 @@ import tiny_models
 from assay import cli
 from assay.images import ImageStore
 from assay.policy.assemble import assemble, save
-from assay.recipes import own, own_evaluate, own_pairs, questions, tuned
+from assay.recipes import own, own_evaluate, own_filter, own_grpo, own_pairs, questions, tuned
 from assay.recipes.own_pairs import SampledPreference
 from assay.records import Response
 from assay.tables import Table
@@ -320,7 +320,7 @@ def test_the_tours_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> N
     block = next(b for b in re.findall(r"```bash\n(.*?)```", tour, re.DOTALL) if "assay policy align" in b)
     commands = [shlex.split(line, comments=True)[1:] for line in block.splitlines() if line.startswith("assay policy")]
     ran = []
-    for module in (own, own_pairs, own_evaluate):
+    for module in (own, own_grpo, own_filter, own_pairs, own_evaluate):
         for name in [n for n in vars(module) if n.startswith("run_")]:
             monkeypatch.setattr(module, name, lambda *_, name=name: ran.append(name))
     monkeypatch.setattr(tuned, "is_training", lambda _: True)
@@ -339,7 +339,7 @@ def test_the_filter_writes_what_its_reader_finds(home: Path, tmp_path: Path, mon
          "image": "3.png"},
     ]  # fmt: skip
     path = lines(home / "several.jsonl", rows)
-    monkeypatch.setattr(own, "right_shares", lambda prompts, *_: [0.5] * len(prompts))
+    monkeypatch.setattr(own_filter, "right_shares", lambda prompts, *_: [0.5] * len(prompts))
     monkeypatch.chdir(tmp_path)
     assay("policy", "filter", home / "aligned", path, "--out", "sub/kept.jsonl", *DRAWN)
     monkeypatch.chdir(home)

@@ -1,7 +1,7 @@
 """Vision-language models: assembled, saved, packed, sampled, rewarded; and pictures that are broken."""
 
-from collections import Counter
 import copy
+from collections import Counter
 from pathlib import Path
 from typing import Any
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from assay.cli.arguments import Flat, print_config
-from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
+from assay.policy.config import AskConfig, FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
 from assay.policy.hallucination import MonitorConfig
 from assay.policy.rewards import RewardConfig
 from assay.recipes import policies
@@ -95,6 +95,7 @@ def policy_grpo(
     gold: Annotated[GoldConfig, Flat] = GoldConfig(),  # noqa: B008
     watch: Path | None = None,
     monitor: MonitorConfig = MonitorConfig(),  # noqa: B008
+    ask: Annotated[AskConfig, Flat] = AskConfig(),  # noqa: B008
     answer_start: str = "",
     answer_field: str = "",
     backend: Literal["auto", "vllm"] = "auto",
@@ -115,17 +116,18 @@ def policy_grpo(
         gold: A reward model, and gold to calibrate it on.
         watch: Questions of the hallucination monitor's readings, as PROMPTS; what is read goes to metrics.jsonl.
         monitor: How often to read, and when to lower the reward model's weight or to stop.
+        ask: How questions are put.
         answer_start: Text that every answer is made to begin with, such as "<think>".
         answer_field: The field of PROMPTS that holds the right answer (default: found out; reward_model.ground_truth is one
             within another).
         backend: What draws answers. auto: our decoder, or transformers' generate where the model cannot be packed.
         trackers: Where metrics go besides OUT/metrics.jsonl.
     """
-    from assay.recipes.own import run_grpo
+    from assay.recipes.own_grpo import run_grpo
 
     print(run_grpo(
         model, prompts, out, config, policy, sampler, rewards, gold, monitor, watch, answer_start, trackers, backend,
-        answer_field,
+        answer_field, ask,
     ))  # fmt: skip
 
 
@@ -138,6 +140,7 @@ def policy_pairs(
     policy: PolicyConfig = PolicyConfig(),  # noqa: B008
     sampler: SamplerConfig = SamplerConfig(),  # noqa: B008
     judge: Annotated[RewardModelConfig, Flat] = RewardModelConfig(),  # noqa: B008
+    ask: Annotated[AskConfig, Flat] = AskConfig(),  # noqa: B008
     answer_start: str = "",
     answer_field: str = "",
     round: int = 1,
@@ -154,6 +157,7 @@ def policy_pairs(
         policy: Precision and memory (nothing is trained here).
         sampler: Length and temperature of answers.
         judge: A reward model, if any.
+        ask: How questions are put.
         answer_start: Text that every answer is made to begin with, such as "<think>".
         answer_field: The field of PROMPTS that holds the right answer (default: found out; reward_model.ground_truth is one
             within another).
@@ -162,7 +166,7 @@ def policy_pairs(
     """
     from assay.recipes.own_pairs import run_pairs
 
-    print(run_pairs(model, prompts, out, config, policy, sampler, judge, answer_start, round, seed, answer_field))
+    print(run_pairs(model, prompts, out, config, policy, sampler, judge, answer_start, round, seed, answer_field, ask))
 
 
 @app.command(name="mpo")
@@ -200,6 +204,7 @@ def policy_align(
     config: Annotated[FitConfig, Flat] = FitConfig(weights=(0.0, 0.0, 1.0), lr=1e-3),  # noqa: B008
     policy: PolicyConfig = PolicyConfig(train=("adapter",)),  # noqa: B008
     request: str = "describe the image.",
+    system: str = "",
     answer_start: str = "",
     trackers: tuple[str, ...] = (),
 ) -> None:
@@ -212,12 +217,13 @@ def policy_align(
         config: Batch, epochs, learning rate; the weights are those of imitation.
         policy: Which parts train, precision, memory.
         request: What asks for a caption.
+        system: A system prompt before it.
         answer_start: Text that every answer is made to begin with, part of the prompt.
         trackers: Where metrics go besides OUT/metrics.jsonl.
     """
     from assay.recipes.own import run_align
 
-    print(run_align(model, captions, out, config, policy, request, answer_start, trackers))
+    print(run_align(model, captions, out, config, policy, request, answer_start, trackers, system))
 
 
 @app.command(name="evaluate")
@@ -227,6 +233,7 @@ def policy_evaluate(
     out: Path | None = None,
     policy: PolicyConfig = PolicyConfig(),  # noqa: B008
     sampler: SamplerConfig = SamplerConfig(temperature=0.0),  # noqa: B008
+    ask: Annotated[AskConfig, Flat] = AskConfig(),  # noqa: B008
     answer_start: str = "",
     answer_field: str = "",
 ) -> None:
@@ -238,22 +245,25 @@ def policy_evaluate(
     Args:
         model: A language model, or a vision-language model: a packaged one, a folder or a hub id.
         prompts: Questions, as for `assay policy grpo`.
-        out: A new JSON file of everything that was measured.
+        out: A new JSON file of everything that was measured; while it is not there, the same command resumes.
         policy: Precision and memory (nothing is trained here).
         sampler: Length of answers.
+        ask: How questions are put.
         answer_start: Text that every answer is made to begin with, such as "<think>".
         answer_field: The field of PROMPTS that holds the right answer (default: found out; reward_model.ground_truth is one
             within another).
     """
     from assay.recipes.own_evaluate import run_evaluate
 
-    print(run_evaluate(model, prompts, out, policy, sampler, answer_start, Console(highlight=False), answer_field))
+    print(run_evaluate(model, prompts, out, policy, sampler, answer_start, Console(highlight=False), answer_field, ask))
 
 
 @app.command(name="filter")
 def policy_filter(
     model: Positional[str], prompts: Positional[Path], out: Path, samples: int = 8,
+    policy: PolicyConfig = PolicyConfig(),  # noqa: B008
     sampler: SamplerConfig = SamplerConfig(),  # noqa: B008
+    ask: Annotated[AskConfig, Flat] = AskConfig(),  # noqa: B008
     answer_start: str = "",
     answer_field: str = "",
 ) -> None:  # fmt: skip
@@ -262,15 +272,18 @@ def policy_filter(
     Args:
         model: The policy.
         prompts: Questions, as for `assay policy grpo`.
-        out: A new JSON-lines file of the questions kept, each with its share of right answers.
+        out: A new JSON-lines file of the questions kept, as they were and with their shares of right answers; while it is
+            not there, the same command resumes.
         samples: Answers drawn for each question.
+        policy: Precision and memory (nothing is trained here).
         sampler: Length and temperature of answers.
+        ask: How questions are put.
         answer_start: Text that every answer is made to begin with.
         answer_field: As for `assay policy grpo`.
     """
-    from assay.recipes.own import run_filter
+    from assay.recipes.own_filter import run_filter
 
-    print(run_filter(model, prompts, out, samples, sampler, answer_start, answer_field))
+    print(run_filter(model, prompts, out, samples, sampler, answer_start, answer_field, policy, ask))
 
 
 @app.command(name="ablate")

@@ -152,8 +152,8 @@ class Policy(torch.nn.Module):
         return Logprobs(logp_M=logp_M, entropy_M=entropy_M)
 
     def _unused(self) -> Tensor | float:
-        """Zero, with a gradient of zeros for what is trained between pixels and text: in a pass without pictures nothing else
-        gives it one, and other processes wait for it."""
+        """Zero, with a gradient of zeros for what is trained between pixels and text: in a pass without pictures nothing
+        else gives it one, and other processes wait for it."""
         if not self.visual:
             return 0.0
         trained = [p for m in (*self.aside, vision.adapter(self.inner)) if m is not None for p in m.parameters()]
@@ -168,8 +168,8 @@ class Policy(torch.nn.Module):
     def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Write what transformers loads: weights (adapters merged), config, processor.
 
-        `state` are the weights by this module's names, as `Engine.weights` gives them; without it they are gathered here, and
-        under FSDP2 every process must call this.
+        `state` are the weights by this module's names, as `Engine.weights` gives them; without it they are gathered here,
+        and under FSDP2 every process must call this.
         """
         if found := self.weights(state):
             self._write(self.inner, folder, found)

@@ -1,7 +1,7 @@
 """A policy's weights as transformers keeps them: low-rank adapters are added in one tensor at a time.
 
-No copy of the model is made, and none on its device: under FSDP2 a sharded model cannot be copied, and elsewhere a second one
-may not fit beside the first.
+No copy of the model is made, and none on its device: under FSDP2 a sharded model cannot be copied, and elsewhere a second
+one may not fit beside the first.
 """
 
 from collections.abc import Mapping
