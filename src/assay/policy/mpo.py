@@ -74,8 +74,9 @@ def fit(
 
     `watch` is called every `watch_every` steps and at the end; what it returns is logged (over-optimisation curves).
     `engine` is one of the policy's precision that was made before it, as it must be where there are several processes or
-    devices. Examples that cannot be learned from are left out and counted (`usable`). Raises AssayError when there is nothing
-    to train on, pairs are asked for and answers alone are given, or `folder` holds anything but this very training (`Folder`).
+    devices. Examples that cannot be learned from are left out and counted (`usable`). Raises AssayError when there is
+    nothing to train on, pairs are asked for and answers alone are given, or `folder` holds anything but this very training
+    (`Folder`).
     """
     engine = engine or Engine(policy.config.precision, config.clip, policy.config.shard)
     place = Folder(folder, config, policy, examples)
