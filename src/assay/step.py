@@ -32,7 +32,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from assay.devices import computes_in_half
-from assay.errors import AssayError, missing_extra
+from assay.errors import AssayError, Elsewhere, missing_extra
 from assay.memory import keep_freed_memory
 from assay.tables import remove
 
@@ -194,7 +194,7 @@ class Engine:
                 told[1] = str(error)
         found, problem = self.gather([told])[0]
         if problem:
-            raise AssayError(problem)
+            raise AssayError(problem) if self.lead else Elsewhere(problem)
         return found  # type: ignore[no-any-return]
 
     def due(self, minutes: float) -> bool:

@@ -1,5 +1,8 @@
-"""Several `assay` commands, one after another in one process (or each of several): `python policy_commands.py FILE`, where FILE
-is a JSON list of their arguments. And a reward model that is a function: longer answers are better, and some even ones."""
+"""Several `assay` commands, one after another in one process (or each of several): `python policy_commands.py FILE`, where
+FILE is a JSON list of their arguments. Questions are parted by fours, so that there is something to share.
+
+And a reward model that is a function: longer answers are better, and some even ones.
+"""
 
 import json
 import sys
@@ -7,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from assay import cli
+from assay.recipes import own_pairs, parted
 from assay.records import Conversation
 
 
@@ -15,6 +19,7 @@ def length(conversations: Sequence[Conversation]) -> list[float]:
 
 
 def main() -> None:
+    own_pairs.PART = parted.PART = 4
     for arguments in json.loads(Path(sys.argv[1]).read_text()):
         sys.argv = ["assay", *arguments]
         cli.main()

@@ -1,5 +1,6 @@
 """`assay policy`: part B, from a vision encoder and a language model to a tuned policy."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +15,13 @@ from assay.policy.rewards import RewardConfig
 from assay.recipes import policies
 from assay.recipes.reward_model import GoldConfig, RewardModelConfig
 from assay.recipes.tune import TuneConfig
+
+
+def _say(text: str) -> None:
+    """Print what a command came to; of the processes of torchrun, the first one does."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text)
+
 
 app = tyro.extras.SubcommandApp()
 run_app = tyro.extras.SubcommandApp()
@@ -125,7 +133,7 @@ def policy_grpo(
     """
     from assay.recipes.own_grpo import run_grpo
 
-    print(run_grpo(
+    _say(run_grpo(
         model, prompts, out, config, policy, sampler, rewards, gold, monitor, watch, answer_start, trackers, backend,
         answer_field, ask,
     ))  # fmt: skip
@@ -166,7 +174,7 @@ def policy_pairs(
     """
     from assay.recipes.own_pairs import run_pairs
 
-    print(run_pairs(model, prompts, out, config, policy, sampler, judge, answer_start, round, seed, answer_field, ask))
+    _say(run_pairs(model, prompts, out, config, policy, sampler, judge, answer_start, round, seed, answer_field, ask))
 
 
 @app.command(name="mpo")
@@ -193,7 +201,7 @@ def policy_mpo(
     """
     from assay.recipes.own_pairs import run_mpo
 
-    print(run_mpo(model, pairs, out, config, policy, images, trackers))
+    _say(run_mpo(model, pairs, out, config, policy, images, trackers))
 
 
 @app.command(name="align")
@@ -223,7 +231,7 @@ def policy_align(
     """
     from assay.recipes.own import run_align
 
-    print(run_align(model, captions, out, config, policy, request, answer_start, trackers, system))
+    _say(run_align(model, captions, out, config, policy, request, answer_start, trackers, system))
 
 
 @app.command(name="evaluate")
@@ -255,7 +263,7 @@ def policy_evaluate(
     """
     from assay.recipes.own_evaluate import run_evaluate
 
-    print(run_evaluate(model, prompts, out, policy, sampler, answer_start, Console(highlight=False), answer_field, ask))
+    _say(run_evaluate(model, prompts, out, policy, sampler, answer_start, Console(highlight=False), answer_field, ask))
 
 
 @app.command(name="filter")
@@ -283,7 +291,7 @@ def policy_filter(
     """
     from assay.recipes.own_filter import run_filter
 
-    print(run_filter(model, prompts, out, samples, sampler, answer_start, answer_field, policy, ask))
+    _say(run_filter(model, prompts, out, samples, sampler, answer_start, answer_field, policy, ask))
 
 
 @app.command(name="ablate")

@@ -115,15 +115,30 @@ class Policy(torch.nn.Module):
         inner = self.inner
         body = vision.language_model(inner)
         if isinstance(batch, Pack):
-            embeds = vision.embed(inner, batch.ids_1T, batch.images, self.pictures)
+            embeds = self._embeds(batch.ids_1T, batch.images)
             out = body(
                 inputs_embeds=embeds, position_ids=batch.positions_1T, layout=batch.layout, prefilled=prefilled,
                 use_cache=False,
             )  # fmt: skip
         else:
-            embeds = vision.embed(inner, batch.ids_BT, batch.images, self.pictures)
+            embeds = self._embeds(batch.ids_BT, batch.images)
             out = body(inputs_embeds=embeds, attention_mask=batch.mask_BT, use_cache=False, **self._positions(batch))
         return out.last_hidden_state.flatten(0, 1)  # type: ignore[no-any-return]
+
+    def _embeds(self, ids_BT: Tensor, images: Sequence[str]) -> Tensor:
+        """What the language model reads, shape (B, T, D).
+
+        A pass without pictures gives what is trained between pixels and text a gradient of zeros, for nothing else in it
+        does, and the other processes wait for it. The zeros come by way of the embeddings: layers must end their backward
+        passes in one order on all processes (FSDP2), and those whose inputs have no gradient end last.
+        """
+        embeds = vision.embed(self.inner, ids_BT, images, self.pictures)
+        if images or not self.visual or not torch.is_grad_enabled():
+            return embeds
+        parts = [m for m in (*self.aside, vision.adapter(self.inner)) if m is not None]
+        for parameter in (p for m in parts for p in m.parameters() if p.requires_grad):
+            embeds = embeds + 0.0 * parameter.flatten()[0].to(embeds.dtype)
+        return embeds
 
     def _positions(self, batch: Padded) -> dict[str, Tensor]:
         """Where the language model counts places in several dimensions (Qwen-VL), what its own class says they are."""
@@ -147,17 +162,7 @@ class Policy(torch.nn.Module):
         logp_M, entropy_M = chosen_logprobs(
             hidden_MD, head.weight, batch.targets_M, temperature, getattr(head, "bias", None), entropy
         )
-        if torch.is_grad_enabled() and not batch.images:
-            logp_M = logp_M + self._unused()
         return Logprobs(logp_M=logp_M, entropy_M=entropy_M)
-
-    def _unused(self) -> Tensor | float:
-        """Zero, with a gradient of zeros for what is trained between pixels and text: in a pass without pictures nothing
-        else gives it one, and other processes wait for it."""
-        if not self.visual:
-            return 0.0
-        trained = [p for m in (*self.aside, vision.adapter(self.inner)) if m is not None for p in m.parameters()]
-        return sum((0.0 * p.flatten()[0].float() for p in trained if p.requires_grad), 0.0)
 
     def compile_when_worth(self, tokens: float) -> None:
         """Fuse the layers of the language model as `config.compile` says; auto judges by the work of so many tokens."""

@@ -114,7 +114,7 @@ def asked_so(prompts: Sequence[Prompt], ask: AskConfig) -> list[Prompt]:
 
 
 def _asked_so(prompt: Prompt, ask: AskConfig) -> Prompt:
-    first, *_, last = messages = prompt.messages
+    first, last, messages = prompt.messages[0], prompt.messages[-1], prompt.messages
     if ask.instruction:
         messages = (*messages[:-1], replace(last, content=f"{last.content}\n\n{ask.instruction}"))
     if ask.system and first.role != "system":
