@@ -194,8 +194,10 @@ class Policy(torch.nn.Module):
         body = vision.language_model(inner)
         before = body.config._attn_implementation
         body.config._attn_implementation = "sdpa"
+        first: dict[int, str] = {}
+        tied = {n for n, p in inner.named_parameters(remove_duplicate=False) if first.setdefault(id(p), n) != n}
         try:
-            inner.save_pretrained(folder, state_dict={n: x.contiguous() for n, x in state.items()})
+            inner.save_pretrained(folder, state_dict={n: x.contiguous() for n, x in state.items() if n not in tied})
         finally:
             body.config._attn_implementation = before
         self.processor.save_pretrained(folder)
