@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import tiny_models
 from assay import cli
 from assay.images import ImageStore
+from assay.policy import shown
 from assay.policy.assemble import assemble, save
 from assay.recipes import own, own_evaluate, own_filter, own_grpo, own_pairs, questions, tuned
 from assay.recipes.own_pairs import SampledPreference
@@ -254,12 +255,18 @@ def test_grpo_with_a_reward_model_and_a_monitor(home: Path, judge: Path, capsys:
     assert "<td>2</td>" in page
     assert f"<td>{rate:.1f} (" in page
     assert "tuned: rewards and effective samples over steps" in page
+    assert "Of a few prompts at 2 steps" in page
+    kept_answers = shown.read(home / "tuned")
+    assert {a.step for a in kept_answers} == {1, 2}
+    assert any(a.text.replace("<", "&lt;").replace(">", "&gt;") in page for a in kept_answers)
     assert "Accuracy against" not in page, "these questions have no answers"
     assay(*grpo(home, "stopped", *watched))
     said = capsys.readouterr().out
     assert "stopped: step 1: hallucination rate" in said
     assert "reward model's weight" not in said
-    assert json.loads((home / "stopped/training.json").read_text())["steps"] == 1
+    assert f"{home / 'stopped'} is the policy that was stopped" in said
+    told = json.loads((home / "stopped/training.json").read_text())
+    assert (told["steps"], told["kept"]) == (1, {}), "none was good"
 
 
 def test_the_sum_needs_no_gold(home: Path, judge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

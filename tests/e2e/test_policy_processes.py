@@ -23,8 +23,8 @@ def run(place: Path, name: str, launcher: tuple[str, ...] = (), steps: int = 4) 
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """MPO to rounding. GRPO, whose processes draw their own answers, runs: all samples are made and counted. Its weights may all
-    be sharded where the sampler has its own."""
+    """MPO to rounding. GRPO, whose processes draw their own answers, runs: all samples are made and counted. Its weights are
+    sharded where the sampler has its own."""
     tiny_models.save_language(tmp_path / "lm", "llama")
     one, two = run(tmp_path, "one"), run(tmp_path, "two", torchrun())
     assert losses(one / "mpo") == pytest.approx(losses(two / "mpo"), abs=2e-5)
