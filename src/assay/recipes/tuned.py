@@ -62,8 +62,8 @@ TRAINING = (
     + """
 <p><small>Greedy answers to the questions to watch, 95% intervals.</small></p>{% endif %}
 {% if answers %}<h2>Sampled answers</h2>
-<p><small>Of a few prompts at {{ steps }} steps: the best and the worst one, and the first that was cut off. All that were kept
-lie in answers/*.parquet.</small></p>
+<p><small>Of a few prompts at {{ steps }} steps: the best and the worst one, and the first that was cut off. All that were
+kept lie in answers/*.parquet.</small></p>
 <table><tr>{% for h in shown %}<th>{{ h }}</th>{% endfor %}</tr>
 {% for row in answers %}<tr>{% for cell in row %}<td style="white-space:pre-wrap">{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table>{% endif %}
