@@ -61,7 +61,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def grpo(home: Path, out: str) -> list[str]:
     told = ("policy", "grpo", home / "vlm", home / "questions.jsonl", "--out", home / out, "--steps", 4, "--prompts", 4,
-            "--group", 4, "--lr", 1e-2, "--save-every", 1, "--signal", "total", "--sampler.max-tokens", 6, *LORA,
+            "--group", 4, "--lr", 1e-2, "--save-every", 1, "--sampler.max-tokens", 6, *LORA,
             "--policy.tokens", 64, "--reward-model", "policy_commands:length", "--rewards.combine", "sum", "--watch",
             home / "watched.jsonl", "--monitor.every", 2, "--monitor.prompts", 3, "--system", "be short",
             "--instruction", "say it.")  # fmt: skip
