@@ -35,6 +35,7 @@ from assay.completion import Again, about_content, read_answer
 from assay.completion import read_completion as read_completion
 from assay.dialect import WORDS, Lack, lesson, without
 from assay.errors import AssayError
+from assay.images import MEDIA, file_of
 from assay.records import Conversation, Message, digest, tools_of
 from assay.replies import CUT, Replies, open_replies, question_of, spelled
 from assay.replies import Reply as Reply
@@ -153,7 +154,7 @@ def _unsendable(config: ChatConfig, request: Request) -> str:
     names = [i for m in request.messages for i in m.images]
     if names and config.images is None:
         return "images cannot be sent: the server's folder of images is not named"
-    missing = next((n for n in names if config.images and not (config.images / f"{n}.png").exists()), "")
+    missing = next((n for n in names if config.images and file_of(config.images, n) is None), "")
     return f"no image with the id {missing}" if missing else ""
 
 
@@ -163,8 +164,9 @@ def _content(config: ChatConfig, message: Message) -> str | list[dict[str, Any]]
     assert config.images is not None
     parts: list[dict[str, Any]] = []
     for name in message.images:
-        data = base64.b64encode((config.images / f"{name}.png").read_bytes()).decode()
-        parts.append({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}})
+        file = file_of(config.images, name) or config.images / f"{name}.png"
+        data = base64.b64encode(file.read_bytes()).decode()
+        parts.append({"type": "image_url", "image_url": {"url": f"data:{MEDIA[file.suffix]};base64,{data}"}})
     return [*parts, {"type": "text", "text": message.content}]
 
 

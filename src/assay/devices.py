@@ -39,13 +39,19 @@ def replicas(processes: int) -> list[dict[str, str]]:
 
 def attention_for(max_tokens: int) -> str | None:
     """Eager attention for short inputs on a CPU, where the fused kernel's backward pass took half of a training step."""
-    return "eager" if device().type == "cpu" and max_tokens <= 1024 else None
+    return "eager" if _kind() == "cpu" and max_tokens <= 1024 else None
 
 
 def device() -> torch.device:
-    """The accelerator of this machine, else the CPU."""
+    """This process's accelerator by its number, else the CPU. Under torchrun that is the one which `step.Engine` took for
+    this process, so the engine comes before any model; without one it is the first."""
+    kind = _kind()
+    return torch.device(kind) if kind == "cpu" else torch.device(kind, torch.accelerator.current_device_index())
+
+
+def _kind() -> str:
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return found or torch.device("cpu")
+    return "cpu" if found is None else found.type
 
 
 def computes_in_half(precision: str) -> bool:
@@ -53,7 +59,7 @@ def computes_in_half(precision: str) -> bool:
     for it. Most CPUs without AVX512-BF16 or AMX emulate it, several times slower than fp32."""
     if precision != "auto":
         return precision == "bf16"
-    where = device().type
+    where = _kind()
     if where == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return where != "cuda" or bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -79,7 +85,7 @@ def compile_layers(model: torch.nn.Module, layers: Sequence[str], wanted: str, t
 
 def can_compile() -> bool:
     """Inductor needs a C++ compiler and Python's headers on a CPU, Triton on a GPU."""
-    if device().type != "cpu":
+    if _kind() != "cpu":
         return importlib.util.find_spec("triton") is not None
     headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
     return bool(shutil.which("g++") or shutil.which("clang++")) and headers.exists()

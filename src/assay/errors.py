@@ -28,3 +28,7 @@ class CannotRead(AssayError):
 def missing_extra(package: str, extra: str) -> AssayError:
     """The error for an optional dependency that is not installed, with the line that installs it."""
     return AssayError(f"this needs {package}, which is not installed; run: pip install 'assay[{extra}]'")
+
+
+class Elsewhere(AssayError):
+    """An error of another process of this command, which says it."""

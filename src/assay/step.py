@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,7 +32,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from assay.devices import computes_in_half
-from assay.errors import AssayError, missing_extra
+from assay.errors import AssayError, Elsewhere, missing_extra
 from assay.memory import keep_freed_memory
 from assay.tables import remove
 
@@ -45,6 +46,9 @@ _TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
 _UNREADABLE = (
     CheckpointException, OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError,
 )  # fmt: skip
+PATIENCE = timedelta(hours=12)
+"""For so long processes wait for one another: rank 0 reads a hundred thousand pictures, or a monitor's answers, alone. One
+that dies is seen by whoever started it (torchrun), at once."""
 SPARE = 20
 """Saving takes at most one part in so many of the time, however often it is asked for."""
 
@@ -66,7 +70,7 @@ class Engine:
 
     def __init__(self, precision: str, clip: float, shard: bool = False) -> None:
         self.clip = clip
-        self.state = PartialState(cpu=not torch.accelerator.is_available())
+        self.state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
         if self.device.type == "cpu":
             keep_freed_memory()
         self.half = computes_in_half(precision)
@@ -89,16 +93,24 @@ class Engine:
 
     def _shard(self, module: torch.nn.Module) -> torch.nn.Module:
         """FSDP2, layer by layer (`_no_split_modules`): weights travel in bfloat16, gradients are summed in fp32. What the
-        module names `full_precision` stays in fp32 whole."""
+        module names `full_precision` stays in fp32 whole.
+
+        What it names `aside` (a vision tower) is not run by every pass, and each process runs it for the pictures that it
+        has: its layers must not be collective operations of their own. Frozen, it stays whole on each device; trained
+        weights in it are gathered with the module's own.
+        """
         half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         policy = half if self.half else MixedPrecisionPolicy()
         mesh = init_device_mesh(self.device.type, (self.world,))
         layers = set(getattr(module, "_no_split_modules", []))
         for part in getattr(module, "full_precision", ()):
             fully_shard(part, mesh=mesh, mp_policy=MixedPrecisionPolicy())
-        for part in [m for m in module.modules() if type(m).__name__ in layers]:
+        aside = list(getattr(module, "aside", ()))
+        inside = {id(m) for part in aside for m in part.modules()}
+        for part in [m for m in module.modules() if type(m).__name__ in layers and id(m) not in inside]:
             fully_shard(part, mesh=mesh, mp_policy=policy)
-        fully_shard(module, mesh=mesh, mp_policy=policy)
+        whole = {p for part in aside for p in part.parameters() if not p.requires_grad}
+        fully_shard(module, mesh=mesh, mp_policy=policy, ignored_params=whole)
         return module
 
     @property
@@ -182,7 +194,7 @@ class Engine:
                 told[1] = str(error)
         found, problem = self.gather([told])[0]
         if problem:
-            raise AssayError(problem)
+            raise AssayError(problem) if self.lead else Elsewhere(problem)
         return found  # type: ignore[no-any-return]
 
     def due(self, minutes: float) -> bool:
@@ -239,7 +251,13 @@ class Engine:
         return None
 
     def _read(self, folder: Path) -> dict[str, Any]:
-        extra = dict(torch.load(folder / "extra.pt", weights_only=True))
+        extra, problem = dict[str, Any](), ""
+        try:
+            extra = dict(torch.load(folder / "extra.pt", weights_only=True))
+        except _UNREADABLE as error:
+            problem = str(error) or type(error).__name__
+        if problem := next(filter(None, self.gather([problem])), ""):
+            raise ValueError(problem)  # on every process, or some would wait for the others
         weights, moments = get_state_dict(self.module, self.optimizer, options=_TRAINED)
         state: dict[str, Any] = {"weights": weights, "optimizer": moments}
         with _alone():

@@ -64,17 +64,18 @@ def tower_weights(model: Any) -> list[torch.nn.Parameter]:
 
 
 def touch(model: Any, found: Tensor) -> Tensor:
-    """The same numbers, on which every trained weight outside of the language model has a gradient, if of zero.
+    """The same numbers, on which every trained weight between pixels and text has a gradient, if of zero.
 
     A micro-batch without pictures reads none of these. DDP waits for their gradients for ever, and where nothing else
-    trains there would be no backward pass at all.
+    trains there would be no backward pass at all. Where it can, `found` is what the layers read, not what they give: layers
+    must end their backward passes in one order on all processes (FSDP2), and those whose inputs have no gradient end last.
     """
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or not is_visual(model):
         return found
-    body, inside = getattr(model, model.base_model_prefix), {id(p) for p in language_model(model).parameters()}
-    rest = [p for p in body.parameters() if p.requires_grad and id(p) not in inside]
-    zero = sum((0.0 * p.float().sum() for p in rest), found.new_zeros(()))
-    return found + zero.to(found.dtype) if rest else found
+    for part in (m for m in (vision_tower(model), adapter(model)) if m is not None):
+        for parameter in (p for p in part.parameters() if p.requires_grad):
+            found = found + 0.0 * parameter.flatten()[0].to(found.dtype)
+    return found
 
 
 class Pictures:
@@ -153,7 +154,7 @@ def embedded(model: Any, ids_BT: Tensor, images: Sequence[str], pictures: Pictur
     the picture token, in order, and what it adds to its layers there."""
     embeds: Tensor = model.get_input_embeddings()(ids_BT)
     if not images:
-        return {"inputs_embeds": embeds}
+        return {"inputs_embeds": touch(model, embeds)}
     assert pictures is not None, "a prompt with pictures needs a store"
     features, deeper = pictures.features(model, images)
     mask_BT = ids_BT == model.config.image_token_id

@@ -1,11 +1,16 @@
-"""MPO, then GRPO with the sample buffer, in its own process (or several): `python policy_once.py FOLDER MODEL STEPS`."""
+"""MPO, then GRPO with the sample buffer, in its own process (or several): `python policy_once.py FOLDER MODEL STEPS`.
+
+Several also shard the policy (FSDP2), with answers from a sampler that has weights of its own, and say what comes of it.
+"""
 
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from assay.policy.config import BufferConfig, FitConfig, GrpoConfig, PolicyConfig, SamplerConfig
 from assay.policy.grpo import grpo
-from assay.policy.model import load_policy
+from assay.policy.model import Policy, load_policy
 from assay.policy.mpo import Comparison, fit
 from assay.policy.sampler import LocalSampler
 from assay.records import Prompt, Rollout, Score, user
@@ -18,10 +23,29 @@ def reward(pairs: list[tuple[Prompt, Rollout]]) -> list[Score]:
     return [Score(rule=x, format=0.0, total=x) for x in right]
 
 
+class Outside:
+    """As vLLM is: it draws from a copy of its own, which is handed the policy's whole weights."""
+
+    external = True
+
+    def __init__(self, policy: Policy, model: str, config: SamplerConfig, engine: Engine) -> None:
+        self.policy, self.engine, self.config = policy, engine, config
+        self.own = LocalSampler(load_policy(model, PolicyConfig()), config, seed=0, half=False)
+        self.prompt_ids = self.own.prompt_ids
+
+    def load(self, step: int) -> None:
+        weights = self.engine.gather([self.policy.weights()])[0]
+        self.own.policy.model.load_state_dict(weights)
+        self.own.load(step)
+
+    def __call__(self, prompts: Sequence[Prompt], n: int, draw: int = 0) -> list[list[Rollout]]:
+        return self.own(prompts, n, draw)
+
+
 def main() -> None:
     folder, model, steps = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     config = PolicyConfig(tokens=64)
-    Engine(config.precision, 1.0)
+    engine = Engine(config.precision, 1.0)
     policy = load_policy(model, config)
     words = ["a red house", "b stone", "c seven birds in a tree", "d walks", "e old", "f night", "g into"]
     examples = [
@@ -33,6 +57,11 @@ def main() -> None:
     sampler = LocalSampler(policy, SamplerConfig(max_tokens=6), seed=0, half=False)
     tuned = GrpoConfig(steps=steps, prompts=3, group=4, lr=1e-3, save_every=2, buffer=BufferConfig(capacity=32))
     grpo(folder / "grpo", tuned, policy, prompts, sampler, reward, print)
+    if engine.world > 1:
+        for name in ("whole", "sharded"):
+            again = load_policy(model, replace(config, shard=name == "sharded"))
+            outside = Outside(again, model, SamplerConfig(max_tokens=6), engine)
+            grpo(folder / name, tuned, again, prompts, outside, reward, print)
 
 
 def ids(policy: object, text: str) -> list[int]:

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 import tiny_models
 from assay import cli
 from assay.images import ImageStore
+from assay.policy import shown
 from assay.policy.assemble import assemble, save
-from assay.recipes import own, own_evaluate, own_pairs, questions, tuned
+from assay.recipes import own, own_evaluate, own_filter, own_grpo, own_pairs, questions, tuned
 from assay.recipes.own_pairs import SampledPreference
 from assay.records import Response
 from assay.tables import Table
@@ -254,12 +255,18 @@ def test_grpo_with_a_reward_model_and_a_monitor(home: Path, judge: Path, capsys:
     assert "<td>2</td>" in page
     assert f"<td>{rate:.1f} (" in page
     assert "tuned: rewards and effective samples over steps" in page
+    assert "Of a few prompts at 2 steps" in page
+    kept_answers = shown.read(home / "tuned")
+    assert {a.step for a in kept_answers} == {1, 2}
+    assert any(a.text.replace("<", "&lt;").replace(">", "&gt;") in page for a in kept_answers)
     assert "Accuracy against" not in page, "these questions have no answers"
     assay(*grpo(home, "stopped", *watched))
     said = capsys.readouterr().out
     assert "stopped: step 1: hallucination rate" in said
     assert "reward model's weight" not in said
-    assert json.loads((home / "stopped/training.json").read_text())["steps"] == 1
+    assert f"{home / 'stopped'} is the policy that was stopped" in said
+    told = json.loads((home / "stopped/training.json").read_text())
+    assert (told["steps"], told["kept"]) == (1, {}), "none was good"
 
 
 def test_the_sum_needs_no_gold(home: Path, judge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -320,7 +327,7 @@ def test_the_tours_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> N
     block = next(b for b in re.findall(r"```bash\n(.*?)```", tour, re.DOTALL) if "assay policy align" in b)
     commands = [shlex.split(line, comments=True)[1:] for line in block.splitlines() if line.startswith("assay policy")]
     ran = []
-    for module in (own, own_pairs, own_evaluate):
+    for module in (own, own_grpo, own_filter, own_pairs, own_evaluate):
         for name in [n for n in vars(module) if n.startswith("run_")]:
             monkeypatch.setattr(module, name, lambda *_, name=name: ran.append(name))
     monkeypatch.setattr(tuned, "is_training", lambda _: True)
@@ -339,7 +346,7 @@ def test_the_filter_writes_what_its_reader_finds(home: Path, tmp_path: Path, mon
          "image": "3.png"},
     ]  # fmt: skip
     path = lines(home / "several.jsonl", rows)
-    monkeypatch.setattr(own, "right_shares", lambda prompts, *_: [0.5] * len(prompts))
+    monkeypatch.setattr(own_filter, "right_shares", lambda prompts, *_: [0.5] * len(prompts))
     monkeypatch.chdir(tmp_path)
     assay("policy", "filter", home / "aligned", path, "--out", "sub/kept.jsonl", *DRAWN)
     monkeypatch.chdir(home)

@@ -23,7 +23,8 @@ def run(place: Path, name: str, launcher: tuple[str, ...] = (), steps: int = 4) 
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """MPO to rounding. GRPO, whose processes draw their own answers, runs: all samples are made and counted."""
+    """MPO to rounding. GRPO, whose processes draw their own answers, runs: all samples are made and counted. Its weights are
+    sharded where the sampler has its own."""
     tiny_models.save_language(tmp_path / "lm", "llama")
     one, two = run(tmp_path, "one"), run(tmp_path, "two", torchrun())
     assert losses(one / "mpo") == pytest.approx(losses(two / "mpo"), abs=2e-5)
@@ -34,3 +35,9 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     assert [r["samples"] for r in rows] == [12, 24, 36, 48], "3 prompts x 4 answers a step over both processes"
     assert any(r["skipped"] == 0 and r["grad_norm"] > 0 for r in rows)
     assert not (two / "grpo.partial").exists()
+    whole, sharded = (load_file(two / n / "model.safetensors") for n in ("whole", "sharded"))
+    assert losses(two / "whole") == pytest.approx(losses(two / "sharded"), abs=2e-4)
+    start = load_file(tmp_path / "lm" / "model.safetensors")
+    assert any(not start[name].equal(value) for name, value in whole.items())
+    for name, value in whole.items():
+        torch.testing.assert_close(value, sharded[name], atol=2e-3, rtol=0, msg=name)

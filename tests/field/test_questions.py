@@ -328,7 +328,7 @@ def test_what_stands_beside_a_conversation_is_kept(tmp_path: Path, row: dict[str
     assert not rejected
     assert [m.role for m in prompts[0].messages] == turns
     assert bool(prompts[0].messages[0].tools) == ("tools" in row)
-    again = lines(tmp_path, [as_row(prompts[0], "pictures")], "again.jsonl")
+    again = lines(tmp_path, [as_row(prompts[0], Path("pictures"))], "again.jsonl")
     assert read(again)[0] == prompts
 
 

@@ -11,10 +11,10 @@ import pytest
 import tiny_models
 from assay.errors import AssayError
 from assay.images import ImageStore
-from assay.policy.config import FitConfig, PairConfig, PolicyConfig, SamplerConfig
+from assay.policy.config import AskConfig, FitConfig, PairConfig, PolicyConfig, SamplerConfig
 from assay.policy.pairs import all_pairs
 from assay.recipes import own_pairs, questions
-from assay.recipes.exam import COMMON, exam_of
+from assay.recipes.exam import COMMON, exam_of, overlap
 from assay.recipes.own_pairs import SampledPreference, run_mpo
 from assay.recipes.reward_model import RewardModelConfig
 from assay.records import Message, Preference, Prompt, Response, Rollout, Score, assistant, user
@@ -50,6 +50,33 @@ def test_an_exam_compares_no_two_questions_of_all(monkeypatch: pytest.MonkeyPatc
     assert len(set(exam.swapped)) > 100, "not always the same picture"
     rare = exam_of([*(asked(str(i), "red") for i in range(300)), asked("blue one", "blue")])
     assert set(rare.swapped[:300]) == {"blue one"}
+
+
+def test_what_two_sets_share_is_told_and_named() -> None:
+    mine = [asked("a", "red", f"which {i}?") for i in range(8)]
+    theirs = [*mine[1:8], asked("b", "red", "which 1?"), asked("a", "red", "another?")]
+    first, *named = overlap({"trained on": mine, "watched": theirs, "gold": []})
+    assert first == (
+        "of 9 questions that are watched, 7 are trained on as well; 8 have a text and 8 a picture of these"
+    )
+    assert named == [f"  both trained on and watched: 'which {i}?'" for i in range(1, 6)] + ["  ... and 2 more"]
+    assert overlap({"trained on": mine, "watched": [asked("c", "red", "else?")]}) == []
+    (text,) = overlap({"trained on": mine, "gold": [asked("c", "red", "which 1?")]})
+    assert "0 are trained on as well; 1 have a text and 0 a picture" in text
+
+
+def test_the_instruction_ends_a_question_and_the_system_prompt_begins_it() -> None:
+    ask = AskConfig(instruction="box it.", system="be short")
+    own = Message(role="system", content="mine")
+    tool = Message(role="user", content="2?", tools="[]")
+    prompts = [asked("a", "red"), Prompt(messages=(own, user("1?")), answer="1"), Prompt(messages=(tool,))]
+    plain, other, called = questions.asked_so(prompts, ask)
+    assert [(m.role, m.content, m.images) for m in plain.messages] == [
+        ("system", "be short", ()), ("user", "which?\n\nbox it.", ("a",)),
+    ]  # fmt: skip
+    assert (plain.answer, other.messages) == ("red", (own, user("1?\n\nbox it.")))
+    assert [m.tools for m in called.messages] == ["[]", ""], "on the first message"
+    assert questions.asked_so(prompts, AskConfig()) == prompts
 
 
 def test_facts_absent_and_conversations_of_own_questions(tmp_path: Path) -> None:
@@ -129,13 +156,13 @@ def test_sampled_tokens_are_trained_on_as_they_were_drawn(
     Table(tmp_path / "pairs", SampledPreference).write("pairs", rows)
     seen = []
     result = SimpleNamespace(examples=0, steps=0, loss=0.0)
-    monkeypatch.setattr("assay.policy.mpo.fit", lambda *given: seen.append(given[3]) or result)  # type: ignore[func-returns-value]
+    monkeypatch.setattr("assay.policy.mpo.fit", lambda *given, **_: seen.append(given[3]) or result)  # type: ignore[func-returns-value]
     run_mpo(str(model), tmp_path / "pairs", tmp_path / "out", FitConfig(), PolicyConfig(), None, ())
     (first, other), said = seen[0], capsys.readouterr().out
     prompt = tiny_models.tokenizer()("[u]say[a]<", add_special_tokens=False)["input_ids"]
     assert list(first.prompt) == list(other.prompt) == prompt
-    assert (first.chosen, first.rejected) == ((6, 7, 8, 9), (29, 1)), "what was cut off gets no end"
-    assert other.chosen == (6, 7, 8, 9, 1), "ids that mean another text here are not used"
+    assert [first.chosen.tolist(), first.rejected.tolist()] == [[6, 7, 8, 9], [29, 1]], "what was cut off gets no end"
+    assert other.chosen.tolist() == [6, 7, 8, 9, 1], "ids that mean another text here are not used"
     for reason in ("the chosen answer is empty", "longer than 512 tokens", "the same answer twice", "several turns"):
         assert f"1 pairs left out: {reason}" in said.replace("answers of several", "several")
 

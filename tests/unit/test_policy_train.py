@@ -20,7 +20,7 @@ from assay.policy.model import Policy, load_policy
 from assay.policy.mpo import Comparison, fit
 from assay.policy.rewards import RewardConfig
 from assay.policy.sampler import LocalSampler
-from assay.recipes.own import run_grpo as run_own
+from assay.recipes.own_grpo import run_grpo as run_own
 from assay.recipes.reward_model import GoldConfig
 from assay.recipes.tune import TuneConfig
 from assay.records import Prompt, Rollout, Score, user

@@ -1,5 +1,6 @@
 """Vision-language models: assembled, saved, packed, sampled, rewarded; and pictures that are broken."""
 
+import copy
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -225,8 +226,25 @@ def test_lora_trains_few_weights_is_sampled_merged_and_saved_plain(
     assert merged == pytest.approx([r[0].logprobs[0] for r in plain], abs=0.05)
     policy.save(tmp_path / "out")
     again = load_policy(str(tmp_path / "out"), PolicyConfig(train=("llm",)), store)
+    theirs = copy.deepcopy(policy.model).merge_and_unload().state_dict()
+    assert theirs.keys() == policy.weights().keys()
+    for name, value in again.model.state_dict().items():
+        torch.testing.assert_close(value, theirs[name], msg=name)
     other = LocalSampler(again, SamplerConfig(max_tokens=6, temperature=0), store, half=False)(asked, 1)
     assert [r[0].tokens for r in other] == [r[0].tokens for r in plain]
+
+
+def test_a_pass_without_pictures_gives_what_lies_before_the_text_zeros(
+    tmp_path: Path, store: ImageStore, pictures: list[str]
+) -> None:
+    """Else DDP waits for it for ever, and a pass of the adapter alone has no gradient at all."""
+    save(*made("fastvlm"), tmp_path / "vlm")
+    policy = load_policy(str(tmp_path / "vlm"), PolicyConfig(train=("adapter",)), store)
+    text = Group(prefix=np.arange(6, 12, dtype=np.int32), answers=(np.arange(12, 15, dtype=np.int32),))
+    policy(policy.batch([text])).logp_M.sum().backward()
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    assert trained
+    assert all(p.grad is not None and not p.grad.any() for p in trained)
 
 
 def test_lora_leaves_an_untied_head_alone(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 import errno
 import os
 import sys
+import time
 
 import tyro
 
 from assay import __version__
 from assay.budget import BudgetSpent
 from assay.cli import bench, curate, judgements, judges, policy, pool, reward, run, serve, web
-from assay.errors import AssayError
+from assay.errors import AssayError, Elsewhere
 
 app = tyro.extras.SubcommandApp()
 app.command(
@@ -60,6 +61,9 @@ def main() -> None:
     except BudgetSpent as stop:
         print(f"stopped: {stop}", file=sys.stderr)
         sys.exit(3)
+    except Elsewhere:
+        time.sleep(1)  # torchrun ends all when one ends, and the other is to say it first
+        sys.exit(2)
     except AssayError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -15,7 +15,7 @@ from tyro.conf import Positional
 from assay.chat import Server
 from assay.cli.arguments import Flat, asking_of, chat_config
 from assay.errors import AssayError
-from assay.policy.config import SamplerConfig, VllmConfig
+from assay.policy.config import AskConfig, SamplerConfig, VllmConfig
 from assay.records import Prompt, Scorer
 from assay.reward.remote import Layout
 from assay.run import environment
@@ -182,6 +182,7 @@ def best_of_n(
     n: Annotated[int, tyro.conf.arg(aliases=("-n",))] = 8,
     sampler: SamplerConfig = SamplerConfig(),  # noqa: B008
     vllm: Annotated[VllmConfig, Flat] = VllmConfig(),  # noqa: B008
+    ask: Annotated[AskConfig, Flat] = AskConfig(),  # noqa: B008
     max_tokens: int = 4096,
     seed: int = 0,
     replies: Path = Path("best-of-n-replies.sqlite"),
@@ -202,6 +203,7 @@ def best_of_n(
         n: Answers to each prompt.
         sampler: Length and temperature of a local policy's answers.
         vllm: Whether vLLM draws a local policy's answers.
+        ask: How questions are put.
         max_tokens: Of a conversation that the reward model reads.
         seed: Of a local policy's answers.
         replies: Where a chat server's answers are kept.
@@ -237,7 +239,7 @@ def best_of_n(
         asked |= {"policy": fingerprint(policy), "sampler": sampler, "seed": seed, **vllm.drawn_by}
         answers, kept = recipe.local_answers(policy, store, sampler, seed, vllm)
     told = recipe.best_of_n(prompts, out, n, answers, scorer, store, kept, asked=asked, accepted=servers.keep,
-                            answer_field=answer_field)  # fmt: skip
+                            answer_field=answer_field, ask=ask)  # fmt: skip
     print(told)
 
 

@@ -1,5 +1,6 @@
 """`assay policy`: part B, from a vision encoder and a language model to a tuned policy."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -8,12 +9,28 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from assay.cli.arguments import Flat, print_config
-from assay.policy.config import FitConfig, Form, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig, VllmConfig
+from assay.policy.config import (
+    AskConfig,
+    FitConfig,
+    Form,
+    GrpoConfig,
+    PairConfig,
+    PolicyConfig,
+    SamplerConfig,
+    VllmConfig,
+)
 from assay.policy.hallucination import MonitorConfig
 from assay.policy.rewards import RewardConfig
 from assay.recipes import policies
 from assay.recipes.reward_model import GoldConfig, RewardModelConfig
 from assay.recipes.tune import TuneConfig
+
+
+def _say(text: str) -> None:
+    """Print what a command came to; of the processes of torchrun, the first one does."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text)
+
 
 app = tyro.extras.SubcommandApp()
 run_app = tyro.extras.SubcommandApp()
@@ -95,6 +112,7 @@ def policy_grpo(
     gold: Annotated[GoldConfig, Flat] = GoldConfig(),  # noqa: B008
     watch: Path | None = None,
     monitor: MonitorConfig = MonitorConfig(),  # noqa: B008
+    ask: Annotated[AskConfig, Flat] = AskConfig(),  # noqa: B008
     answer_start: str = "",
     answer_field: str = "",
     vllm: Annotated[VllmConfig, Flat] = VllmConfig(),  # noqa: B008
@@ -115,17 +133,18 @@ def policy_grpo(
         gold: A reward model, and gold to calibrate it on.
         watch: Questions of the hallucination monitor's readings, as PROMPTS; what is read goes to metrics.jsonl.
         monitor: How often to read, and when to lower the reward model's weight or to stop.
+        ask: How questions are put.
         answer_start: Text that every answer is made to begin with, such as "<think>".
         answer_field: The field of PROMPTS that holds the right answer (default: found out; reward_model.ground_truth is one
             within another).
         vllm: What draws answers.
         trackers: Where metrics go besides OUT/metrics.jsonl.
     """
-    from assay.recipes.own import run_grpo
+    from assay.recipes.own_grpo import run_grpo
 
-    print(run_grpo(
+    _say(run_grpo(
         model, prompts, out, config, policy, sampler, rewards, gold, monitor, watch, answer_start, trackers, vllm,
-        answer_field,
+        answer_field, ask,
     ))  # fmt: skip
 
 
@@ -138,6 +157,7 @@ def policy_pairs(
     policy: PolicyConfig = PolicyConfig(),  # noqa: B008
     sampler: SamplerConfig = SamplerConfig(),  # noqa: B008
     judge: Annotated[RewardModelConfig, Flat] = RewardModelConfig(),  # noqa: B008
+    ask: Annotated[AskConfig, Flat] = AskConfig(),  # noqa: B008
     answer_start: str = "",
     answer_field: str = "",
     round: int = 1,
@@ -155,6 +175,7 @@ def policy_pairs(
         policy: Precision and memory (nothing is trained here).
         sampler: Length and temperature of answers.
         judge: A reward model, if any.
+        ask: How questions are put.
         answer_start: Text that every answer is made to begin with, such as "<think>".
         answer_field: The field of PROMPTS that holds the right answer (default: found out; reward_model.ground_truth is one
             within another).
@@ -164,7 +185,11 @@ def policy_pairs(
     """
     from assay.recipes.own_pairs import run_pairs
 
-    print(run_pairs(model, prompts, out, config, policy, sampler, judge, answer_start, round, seed, answer_field, vllm))
+    _say(
+        run_pairs(
+            model, prompts, out, config, policy, sampler, judge, answer_start, round, seed, answer_field, vllm, ask
+        )
+    )
 
 
 @app.command(name="mpo")
@@ -191,7 +216,7 @@ def policy_mpo(
     """
     from assay.recipes.own_pairs import run_mpo
 
-    print(run_mpo(model, pairs, out, config, policy, images, trackers))
+    _say(run_mpo(model, pairs, out, config, policy, images, trackers))
 
 
 @app.command(name="align")
@@ -202,6 +227,7 @@ def policy_align(
     config: Annotated[FitConfig, Flat] = FitConfig(weights=(0.0, 0.0, 1.0), lr=1e-3),  # noqa: B008
     policy: PolicyConfig = PolicyConfig(train=("adapter",)),  # noqa: B008
     request: str = "describe the image.",
+    system: str = "",
     answer_start: str = "",
     trackers: tuple[str, ...] = (),
 ) -> None:
@@ -214,12 +240,13 @@ def policy_align(
         config: Batch, epochs, learning rate; the weights are those of imitation.
         policy: Which parts train, precision, memory.
         request: What asks for a caption.
+        system: A system prompt before it.
         answer_start: Text that every answer is made to begin with, part of the prompt.
         trackers: Where metrics go besides OUT/metrics.jsonl.
     """
     from assay.recipes.own import run_align
 
-    print(run_align(model, captions, out, config, policy, request, answer_start, trackers))
+    _say(run_align(model, captions, out, config, policy, request, answer_start, trackers, system))
 
 
 @app.command(name="evaluate")
@@ -229,6 +256,7 @@ def policy_evaluate(
     out: Path | None = None,
     policy: PolicyConfig = PolicyConfig(),  # noqa: B008
     sampler: SamplerConfig = SamplerConfig(temperature=0.0),  # noqa: B008
+    ask: Annotated[AskConfig, Flat] = AskConfig(),  # noqa: B008
     answer_start: str = "",
     answer_field: str = "",
     vllm: Annotated[VllmConfig, Flat] = VllmConfig(),  # noqa: B008
@@ -242,9 +270,10 @@ def policy_evaluate(
     Args:
         model: A language model, or a vision-language model: a packaged one, a folder or a hub id.
         prompts: Questions, as for `assay policy grpo`.
-        out: A new JSON file of everything that was measured.
+        out: A new JSON file of everything that was measured; while it is not there, the same command resumes.
         policy: Precision and memory (nothing is trained here).
         sampler: Length of answers.
+        ask: How questions are put.
         answer_start: Text that every answer is made to begin with, such as "<think>".
         answer_field: The field of PROMPTS that holds the right answer (default: found out; reward_model.ground_truth is one
             within another).
@@ -254,13 +283,15 @@ def policy_evaluate(
     from assay.recipes.own_evaluate import run_evaluate
 
     console = Console(highlight=False)
-    print(run_evaluate(model, prompts, out, policy, sampler, answer_start, console, answer_field, vllm, form))
+    _say(run_evaluate(model, prompts, out, policy, sampler, answer_start, console, answer_field, vllm, form, ask))
 
 
 @app.command(name="filter")
 def policy_filter(
     model: Positional[str], prompts: Positional[Path], out: Path, samples: int = 8,
+    policy: PolicyConfig = PolicyConfig(),  # noqa: B008
     sampler: SamplerConfig = SamplerConfig(),  # noqa: B008
+    ask: Annotated[AskConfig, Flat] = AskConfig(),  # noqa: B008
     answer_start: str = "",
     answer_field: str = "",
     vllm: Annotated[VllmConfig, Flat] = VllmConfig(),  # noqa: B008
@@ -270,16 +301,19 @@ def policy_filter(
     Args:
         model: The policy.
         prompts: Questions, as for `assay policy grpo`.
-        out: A new JSON-lines file of the questions kept, each with its share of right answers.
+        out: A new JSON-lines file of the questions kept, as they were and with their shares of right answers; while it is
+            not there, the same command resumes.
         samples: Answers drawn for each question.
+        policy: Precision and memory (nothing is trained here).
         sampler: Length and temperature of answers.
+        ask: How questions are put.
         answer_start: Text that every answer is made to begin with.
         answer_field: As for `assay policy grpo`.
         vllm: What draws answers.
     """
-    from assay.recipes.own import run_filter
+    from assay.recipes.own_filter import run_filter
 
-    print(run_filter(model, prompts, out, samples, sampler, answer_start, answer_field, vllm))
+    _say(run_filter(model, prompts, out, samples, sampler, answer_start, answer_field, vllm, policy, ask))
 
 
 @app.command(name="ablate")

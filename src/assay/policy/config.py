@@ -153,6 +153,20 @@ HERE = VllmConfig()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AskConfig:
+    """How questions are put; part of what they are."""
+
+    instruction: str = ""
+    """How to answer, after every question ("Reason step by step, and put your final answer within \\boxed{}.")."""
+    system: str = ""
+    """The system prompt of questions that bring none of their own."""
+
+
+AS_THEY_ARE = AskConfig()
+"""Questions as their file has them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PairConfig:
     """How preference pairs are made of the policy's own answers (MPO paper, section 3.1; paper B, sections 3.2 and 4.4)."""
 

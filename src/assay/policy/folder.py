@@ -7,6 +7,8 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from assay.errors import AssayError
 from assay.identity import Training, settings
 from assay.policy.model import Policy
@@ -32,7 +34,7 @@ class Folder(Training):
         super().__init__(path, {
             "config": _settings(config), "policy": _settings(policy.config), "model": _weights(policy),
             "tokenizer": _reading(policy),
-            "examples": {"n": len(examples), "digest": digest([digest(plain(e)) for e in examples])},
+            "examples": {"n": len(examples), "digest": digest([digest(_plain(e)) for e in examples])},
             **{n: {**_settings(getattr(x, "config", None)), "answer_start": getattr(x, "answer_start", ""),
                    "of": getattr(x, "of", "")} for n, x in others.items()},
         }, "training of a policy")  # fmt: skip
@@ -46,6 +48,11 @@ class Folder(Training):
         shutil.rmtree(model, ignore_errors=True)
         write(model)
         self.finish(model, result)
+
+
+def _plain(example: Any) -> Any:
+    """An example as JSON has it; arrays as lists."""
+    return {n: x.tolist() if isinstance(x, np.ndarray) else x for n, x in plain(example).items()}
 
 
 def _settings(config: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +22,10 @@ from assay.policy.advantage import TERMS, Graded, grade, is_finite, over_batch
 from assay.policy.buffer import Buffer
 from assay.policy.config import GrpoConfig
 from assay.policy.folder import Folder
+from assay.policy.good import Good
 from assay.policy.model import Policy
 from assay.policy.sampler import Sampler
+from assay.policy.shown import Shown
 from assay.policy.update import Update
 from assay.records import Prompt, Rollout, Score
 from assay.step import Engine
@@ -39,6 +41,8 @@ class Tuned:
     samples: int
     stopped: str
     wall_s: float
+    kept: dict[str, int] = field(default_factory=dict)
+    """Other policies of the run, by the name of their folder within this one, and the step of each (`policy.good`)."""
 
 
 Watch = Callable[[int, Policy], tuple[dict[str, float], str]]
@@ -48,7 +52,7 @@ Watch = Callable[[int, Policy], tuple[dict[str, float], str]]
 def grpo(
     folder: Path, config: GrpoConfig, policy: Policy, prompts: Sequence[Prompt], sampler: Sampler, reward: Any,
     say: Callable[[str], None] = lambda _: None, trackers: Sequence[str] = (), watch: Watch | None = None,
-    watch_every: int = 0, reference: Policy | None = None, watch_state: Any = None,
+    watch_every: int = 0, reference: Policy | None = None, watch_state: Any = None, engine: Engine | None = None,
 ) -> Tuned:  # fmt: skip
     """Tune the policy in place and save it to `folder`; the same call resumes, and a finished one returns at once.
 
@@ -57,27 +61,36 @@ def grpo(
             log-probabilities too.
         reward: (prompt, rollout) pairs -> scores; where it has `state()` and `load_state()`, these are saved with the run.
             An answer whose score is not a number is left out of its group, and counted.
-        watch: Called every `watch_every` steps; it may stop the run with a reason.
+        watch: Called every `watch_every` steps, on rank 0 alone; it may stop the run with a reason.
         reference: The policy that the KL penalty holds on to; needed where `config.kl` is above 0.
         watch_state: An object with `state()` and `load_state()` that is saved with the run as well.
+        engine: One of the policy's precision that was made before it, as it must be where there are several processes or
+            devices.
+
+    Weights are sharded (FSDP2) only where the sampler is `external`: one that decodes with weights of its own, which it is
+    handed by `policy.weights()` (every process must call that).
 
     Raises AssayError where there is nothing to train on, or `folder` holds anything but this very training (`Folder`).
     """
+    engine = engine or Engine(policy.config.precision, config.clip, policy.config.shard)
     place = Folder(folder, config, policy, prompts, sampler=sampler, reward=reward, watch=watch_state)
-    if (done := place.finished()) is not None:
+    if (done := engine.lead_says(place.finished)) is not None:
         return Tuned(**done, folder=folder)
     if not prompts:
         raise AssayError(f"{folder}: no prompts to train on")
     if config.kl and reference is None:
         raise AssayError("grpo.kl holds the policy to a reference: give one")
-    engine = Engine(policy.config.precision, config.clip, policy.config.shard)
-    if engine.sharded:
-        raise AssayError("policy.shard splits the weights that our sampler decodes with: leave it off for GRPO")
+    if engine.sharded and not getattr(sampler, "external", False):
+        raise AssayError(
+            "policy.shard splits the weights that our sampler decodes with: leave it off for GRPO, or sample elsewhere "
+            "(--backend vllm)"
+        )
     run = Grpo(folder, config, policy, engine, prompts, sampler, reward, reference)
     engine.wait()
     if engine.lead:
         place.begin()
     engine.prepare(policy, config.lr, config.weight_decay)
+    policy.gathered = engine.weights if engine.sharded else None
     run.place, run.kept = place, {"reward": reward, "watch": watch_state}
     return run.loop(say if engine.lead else lambda _: None, trackers, watch, watch_every)
 
@@ -99,6 +112,8 @@ class Grpo:
         self.buffer = Buffer(config.buffer, config.seed * 1009 + engine.rank)
         self.partial = sibling(folder, ".partial")
         self.kept, self.samples, self.wall_s, self.taken, self.unruled = {}, 0, 0.0, 0, 0
+        self.good = Good(self.partial, engine)
+        self.shown = Shown(self.partial, config.steps)
 
     def loop(self, say: Callable[[str], None], trackers: Sequence[str], watch: Watch | None, watch_every: int) -> Tuned:
         first, stopped = self.resume(say), ""
@@ -110,7 +125,7 @@ class Grpo:
             metrics = self.step(step)
             self.wall_s += time.monotonic() - start
             if watch is not None and watch_every and (step + 1) % watch_every == 0:
-                seen, stopped = watch(step + 1, self.policy)
+                seen, stopped = self.look(watch, step + 1)
                 metrics |= seen
             journal.log(step + 1, metrics)
             for remark in self.remarks(metrics):
@@ -127,6 +142,21 @@ class Grpo:
                 self.save(step + 1)
         journal.close()
         return self.finish(min(step + 1, self.config.steps), stopped)
+
+    def look(self, watch: Watch, step: int) -> tuple[dict[str, float], str]:
+        """One reading, rank 0's; what it decides and what it changes go to every process."""
+        if self.engine.sharded:
+            self.sampler.load(step)  # takes all processes; the reading's own load finds it done
+
+        def work() -> tuple[dict[str, float], str, dict[str, Any]]:
+            return *watch(step, self.policy), self.states()
+
+        seen, stopped, states = self.engine.lead_says(work)
+        for name, value in states.items() if not self.engine.lead else ():
+            self.kept[name].load_state(value)
+        if not stopped:
+            self.good.keep(step, seen)
+        return seen, stopped
 
     def step(self, step: int) -> dict[str, Any]:
         """Sample, score, choose the batch, and take one optimiser step (or none, where there is no signal)."""
@@ -198,9 +228,12 @@ class Grpo:
                 made = grade(group, scored, self.config.scale, signal, weights, not self.config.mask_cut)
                 scores, rollouts = scores + scored, rollouts + group
                 graded.append(made)
+                if self.engine.lead:
+                    self.shown.add(step, prompt, group, scored)
             full = sum(g.signal for g in graded) >= self.share
             if self.engine.total(float(full))[0] == world:
                 break
+        self.shown.write(step)
         return graded, scores, rollouts
 
     @property
@@ -215,8 +248,11 @@ class Grpo:
         self.taken += self.config.prompts
         return [self.prompts[int(self.orders.of(self.config.seed, p // n)[p % n])] for p in places]
 
+    def states(self) -> dict[str, Any]:
+        return {n: k.state() for n, k in self.kept.items() if hasattr(k, "state")}
+
     def save(self, step: int) -> None:
-        kept = {n: k.state() for n, k in self.kept.items() if hasattr(k, "state")}
+        kept = self.states()
         mine = {"buffer": self.buffer.state()}
         states = self.engine.gather([mine])
         self.engine.save(self.partial, step, {
@@ -242,13 +278,23 @@ class Grpo:
         return int(state["step"])
 
     def finish(self, steps: int, stopped: str) -> Tuned:
+        """Save the last policy, and beside it the best one and the last good one, where these are others."""
         weights = self.engine.weights()
         if self.engine.lead:
-            self.place.save(lambda folder: self.policy.save(folder, weights), {
+            others = self.good.others(steps, stopped)
+
+            def write(folder: Path) -> None:
+                self.policy.save(folder, weights)
+                for name in others:
+                    self.policy.save(folder / name, {**weights, **self.good.weights(name)})
+                self.shown.copy(folder)
+
+            self.place.save(write, {
                 "steps": steps, "samples": self.samples, "stopped": stopped, "wall_s": round(self.wall_s, 2),
+                "kept": others,
             })  # fmt: skip
         self.engine.wait()
-        return Tuned(**(self.place.finished() or {}), folder=self.folder)
+        return Tuned(**(self.engine.lead_says(self.place.finished) or {}), folder=self.folder)
 
 
 def _checked(score: Score) -> Score:

@@ -4,13 +4,14 @@ The body runs on packs without padding (a prompt and its pictures once per group
 packed; only places that predict an answer's token reach the head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from assay import devices, models, packing, sight, vision, weights
 from assay.attention import candidates
@@ -19,6 +20,7 @@ from assay.head import chosen_logprobs
 from assay.images import ImageStore
 from assay.pack import Group, Pack, Padded, bins, pack, pad, padded_bins, split
 from assay.policy.config import PolicyConfig
+from assay.policy.saving import plain_weights
 
 Part = Literal["adapter", "llm", "vision"]
 Batch = Pack | Padded
@@ -50,6 +52,8 @@ class Policy(torch.nn.Module):
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.visual = vision.is_visual(_inner(model))
         self.pictures = vision.Pictures(processor, store) if self.visual and store is not None else None
+        self.gathered: Callable[[], dict[str, Tensor]] | None = None
+        """Gathers all weights of all processes, where they are sharded (FSDP2)."""
         self._no_split_modules = list(getattr(model, "_no_split_modules", None) or [])
         self.reason, self.backend = "packing is off", "segments"
         self.bf16 = devices.computes_in_half(config.precision)
@@ -82,6 +86,12 @@ class Policy(torch.nn.Module):
     @property
     def image_token(self) -> int | None:
         return int(self.inner.config.image_token_id) if self.visual else None
+
+    @property
+    def aside(self) -> list[Any]:
+        """What not every pass runs: the vision tower (see `step.Engine`)."""
+        tower = vision.vision_tower(self.inner) if self.visual else None
+        return [tower] if tower is not None else []
 
     def train(self, mode: bool = True) -> "Policy":
         """As usual, but the vision tower keeps its statistics."""
@@ -119,7 +129,7 @@ class Policy(torch.nn.Module):
         logp_M, entropy_M = chosen_logprobs(
             hidden_MD, head.weight, batch.targets_M, temperature, getattr(head, "bias", None), entropy
         )
-        return Logprobs(logp_M=vision.touch(self.inner, logp_M), entropy_M=entropy_M)
+        return Logprobs(logp_M=logp_M if self.packed else vision.touch(self.inner, logp_M), entropy_M=entropy_M)
 
     def compile_when_worth(self, tokens: float) -> None:
         """Fuse the layers of the language model as `config.compile` says; auto judges by the work of so many tokens."""
@@ -128,24 +138,33 @@ class Policy(torch.nn.Module):
             devices.compile_layers(body, self._no_split_modules, self.config.compile, tokens)
 
     def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
-        """Write what transformers loads: weights (adapters merged), config, processor."""
-        inner = self.model
-        if inner is not self.inner:
-            import copy
+        """Write what transformers loads: weights (adapters merged), config, processor.
 
-            inner = copy.deepcopy(inner).merge_and_unload()
-        elif state is not None:
-            own = {n.removeprefix("model."): x for n, x in state.items()}
-            missing = {n: x for n, x in inner.state_dict().items() if n not in own}
-            return self._write(inner, folder, {**missing, **own})
-        return self._write(inner, folder, inner.state_dict())
+        `state` are the weights by this module's names, as `Engine.weights` gives them; without it they are gathered here,
+        and under FSDP2 every process must call this.
+        """
+        if found := self.weights(state):
+            self._write(self.inner, folder, found)
+
+    def weights(self, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """All weights by the names that transformers gives them, adapters merged one tensor at a time (`save` says of
+        `state`). Of a sharded policy on the CPU of rank 0, nothing elsewhere; every process must call it."""
+        if state is None and self.gathered is None:
+            return plain_weights(self.model, self.model.state_dict())
+        given = self.gathered() if state is None and self.gathered is not None else state
+        if not given:
+            return {}
+        whole = {n: x for n, x in self.model.state_dict().items() if not isinstance(x, DTensor)}
+        return plain_weights(self.model, whole | {n.removeprefix("model."): x for n, x in given.items()})
 
     def _write(self, inner: Any, folder: Path, state: dict[str, Tensor]) -> None:
         body = vision.language_model(inner)
         before = body.config._attn_implementation
         body.config._attn_implementation = "sdpa"
+        first: dict[int, str] = {}
+        tied = {n for n, p in inner.named_parameters(remove_duplicate=False) if first.setdefault(id(p), n) != n}
         try:
-            inner.save_pretrained(folder, state_dict={n: x.contiguous() for n, x in state.items()})
+            inner.save_pretrained(folder, state_dict={n: x.contiguous() for n, x in state.items() if n not in tied})
         finally:
             body.config._attn_implementation = before
         self.processor.save_pretrained(folder)

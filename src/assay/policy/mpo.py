@@ -30,20 +30,22 @@ from assay.pack import Group
 from assay.policy.config import FitConfig
 from assay.policy.folder import Folder
 from assay.policy.model import Batch, Logprobs, Policy
+from assay.policy.prompt_ids import Ids
 from assay.step import Engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What is learned from: token ids of a prompt, its pictures, the chosen answer, and a rejected one (MPO, DPO)."""
+    """What is learned from: token ids of a prompt, its pictures, the chosen answer, and a rejected one (MPO, DPO). Ids are
+    tuples, or arrays of int32: of many examples these take a tenth of the memory, or none where they lie in a file."""
 
-    prompt: tuple[int, ...]
-    chosen: tuple[int, ...]
-    rejected: tuple[int, ...] = ()
+    prompt: tuple[int, ...] | Ids
+    chosen: tuple[int, ...] | Ids
+    rejected: tuple[int, ...] | Ids = ()
     images: tuple[str, ...] = ()
 
     def group(self) -> Group:
-        answers = [a for a in (self.chosen, self.rejected) if a]
+        answers = [a for a in (self.chosen, self.rejected) if len(a)]
         return Group(
             prefix=np.array(self.prompt, dtype=np.int32), images=self.images,
             answers=tuple(np.array(a, dtype=np.int32) for a in answers),
@@ -66,25 +68,27 @@ class Fitted:
 def fit(
     folder: Path, config: FitConfig, policy: Policy, examples: Sequence[Comparison],
     say: Callable[[str], None] = lambda _: None, trackers: Sequence[str] = (),
-    watch: Callable[[int, Policy], dict[str, float]] | None = None, watch_every: int = 0,
+    watch: Callable[[int, Policy], dict[str, float]] | None = None, watch_every: int = 0, engine: Engine | None = None,
 ) -> Fitted:  # fmt: skip
     """Train the policy in place on `examples` and save it to `folder`; the same call resumes, or returns when it is done.
 
     `watch` is called every `watch_every` steps and at the end; what it returns is logged (over-optimisation curves).
-    Examples that cannot be learned from are left out and counted (`usable`). Raises AssayError when there is nothing to
-    train on, pairs are asked for and answers alone are given, or `folder` holds anything but this very training (`Folder`).
+    `engine` is one of the policy's precision that was made before it, as it must be where there are several processes or
+    devices. Examples that cannot be learned from are left out and counted (`usable`). Raises AssayError when there is
+    nothing to train on, pairs are asked for and answers alone are given, or `folder` holds anything but this very training
+    (`Folder`).
     """
+    engine = engine or Engine(policy.config.precision, config.clip, policy.config.shard)
     place = Folder(folder, config, policy, examples)
-    if (done := place.finished()) is not None:
+    if (done := engine.lead_says(place.finished)) is not None:
         return Fitted(**done, folder=folder)
     paired = bool(config.weights[0] or config.weights[1])
     examples, left_out = usable([e if paired else _alone(e) for e in examples], policy)
     if not examples:
         reasons = "".join(f"; {n:,}: {reason}" for reason, n in left_out.items())
         raise AssayError(f"{folder}: no examples to train on{reasons}")
-    if paired and not all(e.rejected for e in examples):
+    if paired and not all(len(e.rejected) for e in examples):
         raise AssayError(f"{folder}: preference weights {config.weights} need a rejected answer in every example")
-    engine = Engine(policy.config.precision, config.clip, policy.config.shard)
     say = say if engine.lead else lambda _: None
     for reason, n in left_out.items():
         say(f"{folder.name}: {n:,} examples left out: {reason}")
@@ -172,7 +176,7 @@ class _Fit:
             loss = metrics["loss"]
             due = self.watch_every and ((step + 1) % self.watch_every == 0 or step + 1 == self.steps)
             if self.watch is not None and due:
-                metrics |= self.watch(step + 1, self.policy)
+                metrics |= self.look(step + 1)
             journal.log(step + 1, metrics)
             if time.monotonic() - said > 15 or step + 1 == self.steps:
                 said = time.monotonic()
@@ -183,6 +187,11 @@ class _Fit:
                 engine.save(self.partial, step + 1, state)
         journal.close()
         return self.finish(loss, wall_s)
+
+    def look(self, step: int) -> dict[str, float]:
+        """One reading, rank 0's."""
+        watch = self.watch
+        return {} if watch is None else self.engine.lead_says(lambda: watch(step, self.policy))
 
     def resume(self, say: Callable[[str], None]) -> tuple[int, float]:
         state = self.engine.load(self.partial, say)
@@ -204,7 +213,7 @@ class _Fit:
     def reference(self) -> Any:
         """log pi_0 of whole answers, shape (examples, 2): computed before the first step, and kept."""
         path = self.partial / "reference.npy"
-        if not path.exists():
+        if not self.engine.lead_says(path.exists):
             found = self.answers_logp()
             if self.engine.lead:
                 with path.with_suffix(".tmp").open("wb") as file:

@@ -19,6 +19,7 @@ from assay.pack import Group, pack, share
 from assay.policy.config import SamplerConfig, VllmConfig
 from assay.policy.decode import decoder
 from assay.policy.model import Policy
+from assay.policy.prompt_ids import PromptIds
 from assay.records import Prompt, Rollout
 from assay.render import render_prompt
 
@@ -77,7 +78,7 @@ class LocalSampler:
         self.decoder = decoder(policy, half)
         self.load(0)
         self.forbidden = [policy.image_token] if policy.image_token is not None else []
-        self.rendered: dict[str, list[int]] = {}
+        self.rendered = PromptIds(lambda prompt: render_prompt(policy.processor, prompt.messages, store, answer_start))
 
     def load(self, step: int) -> None:
         """Take over the policy's weights of this step."""
@@ -86,11 +87,7 @@ class LocalSampler:
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """The tokens of a prompt, pictures' places included."""
-        if prompt.id not in self.rendered:
-            self.rendered[prompt.id] = render_prompt(
-                self.policy.processor, prompt.messages, self.store, self.answer_start
-            )
-        return self.rendered[prompt.id]
+        return self.rendered(prompt)
 
     @torch.inference_mode()
     def __call__(
@@ -261,12 +258,13 @@ class GenerateSampler:
     ) -> None:
         self.policy, self.config, self.store, self.seed = policy, config, store, seed
         self.answer_start, self.step = answer_start, 0
+        self.rendered = PromptIds(lambda prompt: render_prompt(policy.processor, prompt.messages, store, answer_start))
 
     def load(self, step: int) -> None:
         self.step = step
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        return render_prompt(self.policy.processor, prompt.messages, self.store, self.answer_start)
+        return self.rendered(prompt)
 
     @torch.inference_mode()
     def __call__(self, prompts: Sequence[Prompt], n: int, draw: int = 0) -> list[list[Rollout]]:

@@ -19,7 +19,7 @@ from assay.identity import check_output
 from assay.images import ImageStore
 from assay.outage import Loss, Unreached, ask_all
 from assay.parsing import after_thoughts
-from assay.policy.config import HERE, PolicyConfig, SamplerConfig, VllmConfig
+from assay.policy.config import AS_THEY_ARE, HERE, AskConfig, PolicyConfig, SamplerConfig, VllmConfig
 from assay.recipes.own import fitting, opened, questions
 from assay.records import Prompt, Scorer, assistant, digest
 
@@ -70,7 +70,7 @@ def best_of_n(
     path: Path, out: Path, n: int, answers: Answers, scorer: Scorer, store: ImageStore,
     kept: Callable[[list[Prompt]], list[Prompt]] = lambda prompts: prompts,
     say: Callable[[str], None] = print, asked: Mapping[str, Any] | None = None,
-    accepted: Callable[[], None] = lambda: None, answer_field: str = "",
+    accepted: Callable[[], None] = lambda: None, answer_field: str = "", ask: AskConfig = AS_THEY_ARE,
 ) -> str:  # fmt: skip
     """Write a line for each question: the best answer, its reward, and every candidate; returns a summary.
 
@@ -81,7 +81,7 @@ def best_of_n(
     """
     if n < 1:
         raise AssayError(f"best of {n}: give -n 1 or more")
-    prompts = kept(questions(path, store, answer_field=answer_field))
+    prompts = kept(questions(path, store, answer_field=answer_field, ask=ask))
     check_output(out, {**(asked or {}), "questions": digest([p.id for p in prompts])}, "answers")
     accepted()
     done, losses = _done(out, prompts, n), list[Loss]()

@@ -1,7 +1,7 @@
 """Questions to measure a policy by, and what watches a training with them: the same for a recipe and for one's own model."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 COMMON = 10
 """Questions of one wording from which chance agreement is told within it; rarer wordings are taken together."""
+NAMED = 5
+"""Questions of an overlap that are named."""
 DRAWS = 8
 """Questions that are looked at for a picture to swap with, before all of the wording are."""
 
@@ -77,16 +79,24 @@ def _final(prompt: Prompt, text: str) -> str | None:
     return None if answer is None else normalised(answer, prompt.kind)
 
 
-def examine(exam: Exam, sampler: Any, store: ImageStore | None, step: int = 0, form: Form = "think-answer") -> Reading:
+def examine(
+    exam: Exam, sampler: Any, store: ImageStore | None, step: int = 0, form: Form = "think-answer",
+    lead: Callable[[Callable[[], str]], str] | None = None,
+) -> Reading:  # fmt: skip
     """Greedy answers to the exam's questions, with their own, a blank and a swapped picture. `sampler` must be greedy;
-    `form` says how well-formed answers look."""
+    `form` says how well-formed answers look. Where several processes examine together, `lead` lets one of them do something
+    for all (`Engine.lead_says`)."""
     from assay.render import begun
 
     sampler.load(step)
     pictures = next((p.images for p in exam.prompts if p.images), ())
-    grey = store.add(blank(*store.open(pictures[0]).size)) if store is not None and pictures else ""
+
+    def grey() -> str:
+        return store.add(blank(*store.open(pictures[0]).size)) if store is not None and pictures else ""
+
+    empty = lead(grey) if lead is not None else grey()
     return hallucination.read(
-        exam.prompts, sampler, step, _final, right, blank=grey, swapped=exam.swapped,
+        exam.prompts, sampler, step, _final, right, blank=empty, swapped=exam.swapped,
         groups=exam.wordings or None, entropies=_entropies(sampler) if hasattr(sampler, "entropies") else None, form=form,
         begun=begun(sampler.policy.processor, exam.prompts[0].messages) if exam.prompts else "",
     )  # fmt: skip
@@ -107,6 +117,29 @@ def watching(
         return metrics, action.reason if action.kind == "stop" else ""
 
     return look
+
+
+def overlap(sets: Mapping[str, Sequence[Prompt]]) -> list[str]:
+    """What sets of questions have in common, in words, a line for each two that share any: questions by their text, whatever
+    their pictures and answers, and pictures. Questions that are the same with their pictures are named, a few of them."""
+    told, names = list[str](), [n for n, prompts in sets.items() if prompts]
+    for a, b in ((a, b) for i, a in enumerate(names) for b in names[i + 1 :]):
+        same = {(_wording(p), p.images) for p in sets[a]}
+        texts, pictures = {_wording(p) for p in sets[a]}, {i for p in sets[a] for i in p.images}
+        shared = [p for p in sets[b] if (_wording(p), p.images) in same]
+        by_text, by_picture = (
+            sum(_wording(p) in texts for p in sets[b]),
+            sum(any(i in pictures for i in p.images) for p in sets[b]),
+        )
+        if by_text or by_picture:
+            told.append(
+                f"of {len(sets[b]):,} questions that are {b}, {len(shared):,} are {a} as well; {by_text:,} have a text and "
+                f"{by_picture:,} a picture of these"
+            )
+        first = [" ".join(p.messages[-1].content.split())[:60] for p in shared[:NAMED]]
+        told += [f"  both {a} and {b}: {text!r}" for text in dict.fromkeys(first)]
+        told += [f"  ... and {len(shared) - NAMED:,} more"] if len(shared) > NAMED else []
+    return told
 
 
 def asked(exam: Exam) -> str:

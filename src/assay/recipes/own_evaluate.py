@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,13 +14,16 @@ from rich.table import Table
 
 from assay.errors import AssayError
 from assay.images import ImageStore
-from assay.policy.config import HERE, Form, PolicyConfig, SamplerConfig, VllmConfig
+from assay.policy.config import AS_THEY_ARE, HERE, AskConfig, Form, PolicyConfig, SamplerConfig, VllmConfig
 from assay.policy.hallucination import RATES, Reading
 from assay.recipes.exam import exam_of, examine
-from assay.recipes.own import fitting, opened, questions
+from assay.recipes.own import content, fitting, opened, questions, teller
+from assay.recipes.parted import PartedSampler, kept
+from assay.recipes.reward_model import fingerprint
+from assay.recipes.shared import Shared
 from assay.run import environment, jsonable
 from assay.statistics import interval
-from assay.tables import check_new, write_text
+from assay.tables import check_new, sibling, write_text
 
 SHOWN = {
     "accuracy": ("right", "no question has an answer"),
@@ -40,28 +44,54 @@ SHOWN = {
 def run_evaluate(
     model: str, path: Path, out: Path | None, settings: PolicyConfig, sampling: SamplerConfig, answer_start: str,
     console: Console, answer_field: str = "", vllm: VllmConfig = HERE, form: Form = "think-answer",
+    ask: AskConfig = AS_THEY_ARE,
 ) -> str:  # fmt: skip
-    """Greedy answers to the questions, measured: a table, and a file that machines read. Returns a line with the counts."""
+    """Greedy answers to the questions, measured: a table, and a file that machines read. Returns a line with the counts.
+    With a file the same command goes on after a kill; several processes share the questions."""
+    from assay.step import Engine
+
     if sampling.temperature:
         raise AssayError("answers that are drawn agree less by chance: evaluate with --sampler.temperature 0")
+    engine = Engine(settings.precision, 1.0)
     if out is not None:
-        check_new(out)
-    left = Counter[str]()
-    with TemporaryDirectory() as folder:
-        store = ImageStore(Path(folder))
-        prompts = questions(path, store, left, answer_field)
-        policy, sampler = opened(model, settings, sampling, store, 0, answer_start, vllm)
-        prompts = fitting(prompts, policy, sampler, sampling.max_tokens, left)
-        reading = examine(exam_of(prompts), sampler, store, form=form)
+        engine.lead_says(lambda: check_new(out))
+    settled = {
+        "sampler": sampling,
+        "policy": settings,
+        "answer_start": answer_start,
+        "form": form,
+        "ask": ask,
+        **vllm.drawn_by,
+    }
+    about = engine.lead_says(lambda: jsonable(
+        {"model": fingerprint(model), "questions": content(path), "answer_field": answer_field, **settled}
+    ))  # fmt: skip
+    with ExitStack() as stack:
+        beside = engine.lead_says(lambda: stack.enter_context(TemporaryDirectory())) if out is None else ""
+        folder = Path(beside) / "partial" if out is None else sibling(out, ".partial")
+        run = stack.enter_context(kept(engine, folder, about))
+        shared = stack.enter_context(Shared(engine, run.folder / "questions"))
+        store, left = ImageStore(run.folder / "images"), Counter[str]()
+        prompts = shared.questions(lambda: {"all": questions(path, store, left, answer_field, ask)})["all"]
+        policy, sampler = opened(model, settings, sampling, store, 0, answer_start, vllm, say=teller(shared))
+        prompts = fitting(prompts, policy, sampler, sampling.max_tokens, left, shared)
+        exam = shared.lead(lambda: exam_of(prompts))
+        reading = examine(exam, PartedSampler(sampler, run, engine), store, form=form, lead=engine.lead_says)
         sampler.close()
-    console.print(_table(reading))
-    missing = {name: why for name, (_, why) in SHOWN.items() if getattr(reading, name) is None}
-    for name, why in missing.items():
-        console.print(f"not measured: {SHOWN[name][0]}: {why}")
-    if out is not None:
-        settled = {"sampler": sampling, "policy": settings, "answer_start": answer_start, "form": form}
-        about = {"model": model, "questions": str(path), **settled, "left_out": left, "environment": environment()}
-        write_text(out, json.dumps(jsonable({**measures(reading), "not_measured": missing, **about}), indent=2))
+        missing = {name: why for name, (_, why) in SHOWN.items() if getattr(reading, name) is None}
+        if engine.lead:
+            console.print(_table(reading))
+            for name, why in missing.items():
+                console.print(f"not measured: {SHOWN[name][0]}: {why}")
+            if out is not None:
+                told = {
+                    "model": model,
+                    "questions": str(path),
+                    **settled,
+                    "left_out": left,
+                    "environment": environment(),
+                }
+                write_text(out, json.dumps(jsonable({**measures(reading), "not_measured": missing, **told}), indent=2))
     where = f" -> {out}" if out is not None else ""
     return f"{reading.n:,} questions, {reading.unclear:,} without a clear final answer{where}"
 

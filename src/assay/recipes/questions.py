@@ -1,17 +1,19 @@
 """Questions with a known answer: made by reasoning-gym, or read from a user's own files.
 
-A question's text is the question and nothing else: how to answer (the template) is added where prompts are rendered.
+What is read is the question and nothing else; `asked_so` adds how to answer, where a command says it.
 """
 
 import importlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from assay.curate.sources import Part, find
 from assay.curate.texts import Cell
 from assay.errors import AssayError
-from assay.images import ImageStore
+from assay.images import ImageStore, file_of
+from assay.policy.config import AskConfig
 from assay.recipes.known_answers import RowFault, Unclear, first_option
 from assay.recipes.question_rows import Reader
 from assay.records import AnswerKind, Message, Prompt, Rejection, tools_of, user
@@ -87,11 +89,12 @@ def read(path: Path, store: ImageStore | None = None, answer_field: str = "") ->
     return _some(prompts, rejected, path), rejected
 
 
-def as_row(prompt: Prompt, folder: str) -> dict[str, object]:
-    """What `read` reads this prompt from; `folder` is that of its pictures, seen from the file's folder."""
+def as_row(prompt: Prompt, folder: Path) -> dict[str, object]:
+    """What `read` reads this prompt from, from a file beside `folder`, its pictures' store."""
 
     def named(message: Message) -> dict[str, object]:
-        return {"images": [f"{folder}/{i}.png" for i in message.images]} if message.images else {}
+        files = [(file_of(folder, i) or folder / i).name for i in message.images]
+        return {"images": [f"{folder.name}/{name}" for name in files]} if files else {}
 
     *before, last = prompt.messages
     asked: dict[str, object] = (
@@ -103,6 +106,21 @@ def as_row(prompt: Prompt, folder: str) -> dict[str, object]:
     known = {"facts": list(prompt.facts), "absent": list(prompt.absent)}
     answer = {"answer": prompt.answer} if prompt.answer else {}
     return {**asked, **answer, "kind": prompt.kind, **{k: v for k, v in known.items() if v}}
+
+
+def asked_so(prompts: Sequence[Prompt], ask: AskConfig) -> list[Prompt]:
+    """The same questions with the instruction after each, and the system prompt before those that have none."""
+    return [_asked_so(p, ask) for p in prompts]
+
+
+def _asked_so(prompt: Prompt, ask: AskConfig) -> Prompt:
+    first, last, messages = prompt.messages[0], prompt.messages[-1], prompt.messages
+    if ask.instruction:
+        messages = (*messages[:-1], replace(last, content=f"{last.content}\n\n{ask.instruction}"))
+    if ask.system and first.role != "system":
+        told = Message(role="system", content=ask.system, tools=first.tools)
+        messages = (told, replace(messages[0], tools=""), *messages[1:])
+    return prompt if messages is prompt.messages else replace(prompt, messages=messages)
 
 
 def captions(path: Path, store: ImageStore, request: str) -> tuple[list[tuple[Prompt, str]], list[Rejection]]:

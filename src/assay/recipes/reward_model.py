@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -98,8 +98,10 @@ class RolloutRewards:
         return kept
 
 
-def load_reward_model(config: RewardModelConfig, store: ImageStore, pictures: bool) -> RolloutRewards:
-    """The reward model that is named. That it does not see the questions' pictures is printed."""
+def load_reward_model(
+    config: RewardModelConfig, store: ImageStore, pictures: bool, say: Callable[[str], None] = print
+) -> RolloutRewards:
+    """The reward model that is named. That it does not see the questions' pictures is said."""
     from assay.reward.scorer import load_scorer
     from assay.reward.visual import is_visual
 
@@ -107,7 +109,7 @@ def load_reward_model(config: RewardModelConfig, store: ImageStore, pictures: bo
     elsewhere = ":" in name and not Path(name).exists()
     sees = not elsewhere and is_visual(name)
     if pictures and not sees:
-        print(f"the reward model {name} reads questions without their pictures")
+        say(f"the reward model {name} reads questions without their pictures")
     return RolloutRewards(load_scorer(name, config.reward_tokens, images=store.folder if sees else None), sees)
 
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rich.table import Table as RichTable
 from assay.errors import AssayError
 from assay.figures import FEW, NEEDED, told
 from assay.journal import read
+from assay.policy import shown
 from assay.policy.hallucination import Reading, plot
 from assay.recipes.tune import reading_from
 from assay.run import environment
@@ -59,6 +61,12 @@ TRAINING = (
     + TABLE
     + """
 <p><small>Greedy answers to the questions to watch, 95% intervals.</small></p>{% endif %}
+{% if answers %}<h2>Sampled answers</h2>
+<p><small>Of a few prompts at {{ steps }} steps: the best and the worst one, and the first that was cut off. All that were
+kept lie in answers/*.parquet.</small></p>
+<table><tr>{% for h in shown %}<th>{{ h }}</th>{% endfor %}</tr>
+{% for row in answers %}<tr>{% for cell in row %}<td style="white-space:pre-wrap">{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table>{% endif %}
 <h2>What it came to</h2><pre>{{ came_to }}</pre>
 """
     + END
@@ -196,14 +204,43 @@ def write_training_report(folder: Path) -> Path:
     if any(r.accuracy and r.hallucination_rate for r in readings.values()):
         picture = base64.b64encode(plot(list(readings.values()))).decode()
         plots.append(("Accuracy against hallucination rate, by step", picture))
-    settings = told.pop("identity")
+    settings, answers = told.pop("identity"), _answers(place)
     page = jinja2.Environment(autoescape=True).from_string(TRAINING).render(
         title=folder.name, model="" if name == "training.json" else f"{metrics[-1]['step']:,} steps so far", plots=plots,
         header=["step", *header[1:]], rows=rows, came_to=json.dumps(told, indent=1), config=json.dumps(settings, indent=1),
-        machine=json.dumps(environment(), indent=1),
+        machine=json.dumps(environment(), indent=1), answers=answers, shown=SHOWN, steps=len({a[0] for a in answers}),
     )  # fmt: skip
     write_text(place / "report.html", page)
     return place / "report.html"
+
+
+SHOWN = ("step", "which", "question", "right answer", "answer", "reward", "right", "format", "model", "problem")
+STEPS = 5
+"""Of which sampled answers are shown."""
+LONG = 600
+"""Characters of a text that are shown."""
+
+
+def _answers(folder: Path) -> list[list[str]]:
+    """Rows of SHOWN, from the answers that a training kept."""
+    rows, by_step = list[list[str]](), dict[int, list[shown.ShownAnswer]]()
+    for answer in shown.read(folder, STEPS):
+        by_step.setdefault(answer.step, []).append(answer)
+    for step, answers in by_step.items():
+        ranked = sorted(answers, key=lambda a: -math.inf if math.isnan(a.total) else a.total)
+        chosen = {"best": ranked[-1], "worst": ranked[0]}
+        if cut := next((a for a in ranked if not a.ended), None):
+            chosen["cut off"] = cut
+        for which, a in chosen.items():
+            rows.append([
+                str(step), which, _clipped(a.question), a.answer, _clipped(a.text), f"{a.total:.3f}", f"{a.rule:g}",
+                f"{a.format:g}", f"{a.model:.3f}", a.problem,
+            ])  # fmt: skip
+    return rows
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= LONG else f"{text[: LONG // 2]} [...] {text[-LONG // 2 :]}"
 
 
 def _curves(name: str, metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

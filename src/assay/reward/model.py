@@ -120,11 +120,16 @@ class RewardModel(torch.nn.Module):
         found.append(getattr(getattr(inner, inner.base_model_prefix), "pooler", None))
         return [m for m in found if isinstance(m, torch.nn.Module) and any(True for _ in m.parameters())]
 
+    @property
+    def aside(self) -> list[Any]:
+        """What not every pass runs: the vision tower (see `step.Engine`)."""
+        return [vision.vision_tower(self.inner)] if self.pictures is not None else []
+
     def forward(self, batch: Batch, **kept: Any) -> torch.Tensor:
         """Rewards in fp32, shape (N,): one for each answer of each group, in order; `kept` as in `packing.packed_hidden`."""
         with nullcontext() if self.causal else encoders.ONE_BODY:
             found_N = self._rewards(batch, **kept)
-        return found_N if self.pictures is None else vision.touch(self.inner, found_N)
+        return found_N if self.packed else vision.touch(self.inner, found_N)
 
     def _rewards(self, batch: Batch, **kept: Any) -> torch.Tensor:
         inner = self.inner

@@ -31,6 +31,7 @@ from assay.curate.attributes import (
     said_beside,
 )
 from assay.errors import AssayError
+from assay.images import MEDIA, file_of
 from assay.records import Attributes, Judgement, Message, assistant, user
 from assay.tables import plain
 from assay.web.desk import Access, Account, Id
@@ -129,10 +130,10 @@ def make_router(
 
     @router.get("/images/{name}")
     def image(name: str, who: Annotated[Account, Depends(person)]) -> FileResponse:
-        path = (images or Path("/nonexistent")) / f"{name}.png"
-        if images is None or not name.isalnum() or not path.is_file():
+        path = file_of(images, name) if images is not None and name.isalnum() else None
+        if path is None:
             raise HTTPException(404, "There is no such picture.")
-        return FileResponse(path, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+        return FileResponse(path, media_type=MEDIA[path.suffix], headers={"Cache-Control": "private, max-age=3600"})
 
     return router
 

@@ -1,0 +1,144 @@
+"""`assay policy grpo`: GRPO on a user's own model and questions, on as many processes as there are."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from assay.errors import AssayError
+from assay.images import ImageStore
+from assay.policy.config import AS_THEY_ARE, HERE, AskConfig, GrpoConfig, PolicyConfig, SamplerConfig, VllmConfig
+from assay.policy.hallucination import MonitorConfig, Watch
+from assay.policy.rewards import HybridReward, RewardConfig
+from assay.recipes.exam import Exam, asked, exam_of, examine, overlap, watching
+from assay.recipes.own import fitting, legible, opened, questions, teller
+from assay.recipes.reward_model import GoldConfig, fingerprint, load_reward_model, own_term, refuse
+from assay.recipes.shared import Shared
+from assay.records import Prompt, digest
+from assay.tables import sibling
+
+
+def run_grpo(
+    model: str, path: Path, out: Path, config: GrpoConfig, settings: PolicyConfig, sampling: SamplerConfig,
+    rewards: RewardConfig, gold: GoldConfig, monitor: MonitorConfig, watch: Path | None, answer_start: str,
+    trackers: Sequence[str], vllm: VllmConfig = HERE, answer_field: str = "", ask: AskConfig = AS_THEY_ARE,
+) -> str:  # fmt: skip
+    """GRPO with rules, format, and what else is named: a reward model, questions to watch. Returns how it went, in words.
+
+    The order matters where there are several devices: the engine takes this process's, and policy, the decoder's copy,
+    reward model and reference are loaded onto it.
+    """
+    from assay.policy.grpo import grpo
+    from assay.policy.model import load_policy
+    from assay.render import begun
+    from assay.step import Engine
+
+    sampling.training_temperature()
+    if vllm.vllm:
+        raise AssayError(
+            "--vllm: the weights change at every step, and a server keeps its own; --backend vllm starts an engine beside "
+            "each process, which takes them over"
+        )
+    engine = Engine(settings.precision, config.clip, settings.shard)
+    store = ImageStore(sibling(out, ".images"))
+
+    def reading() -> dict[str, list[Prompt]]:
+        prompts = questions(path, store, answer_field=answer_field, ask=ask)
+        refuse(rewards, gold, prompts)
+        watched = _watched(watch, monitor, store, answer_field, ask)
+        held, rest = _apart(path, prompts, gold, rewards, store, config.seed, answer_field, ask)
+        for line in overlap({"trained on": rest, "watched": watched, "gold": held}):
+            print(line)
+        return {"train": rest, "watch": watched, "gold": held}
+
+    with Shared(engine, sibling(out, ".questions")) as shared:
+        read, say = shared.questions(reading), teller(shared)
+        policy, sampler = opened(model, settings, sampling, store, config.seed, answer_start, vllm, out.parent, say)
+        prompts = fitting(read["train"], policy, sampler, sampling.max_tokens, shared=shared)
+        begins, most = begun(policy.processor, prompts[0].messages), sampling.max_tokens
+        reward = HybridReward(rewards, None, None, answer_start, begun=begins, max_tokens=most)
+        if gold.reward_model:
+            scorer, term = load_reward_model(gold, store, any(p.images for p in prompts), say), None
+            named = shared.lead(lambda: fingerprint(gold.reward_model))
+            prompts, held = (legible(scorer, some, shared) for some in (prompts, read["gold"]))
+            if held:
+                held = fitting(held, policy, sampler, sampling.max_tokens, shared=shared)
+                identity = [model, named, gold.reward_tokens, sampling, answer_start, config.seed]
+                kept = sibling(out, ".calibration.json")
+                term = shared.lead(lambda: own_term(kept, scorer, held, sampler, config.group, rewards, identity))
+            reward = HybridReward(rewards, scorer, term, answer_start, f"{named} {gold.reward_tokens}", begins, most)
+        exam = Exam(prompts=())
+        if read["watch"]:
+            some = fitting(read["watch"], policy, sampler, sampling.max_tokens, shared=shared)
+            exam = shared.lead(lambda: exam_of(_sample(some, monitor.prompts, config.seed), config.seed))
+            say(f"watched every {monitor.every} steps: {len(exam.prompts):,} questions, {asked(exam)}")
+
+        def look(step: int, _: Any) -> Any:
+            return examine(exam, sampler.greedy(), store, step, rewards.form)
+
+        watcher = Watch(monitor, digest([p.id for p in exam.prompts]) if exam.prompts else "")
+        done = grpo(
+            out, config, policy, prompts, sampler, reward, print, trackers,
+            reference=load_policy(model, settings, store).requires_grad_(False) if config.kl else None,
+            watch=watching(out.name, look, watcher, reward, print) if exam.prompts else None,
+            watch_every=monitor.every, watch_state=watcher, engine=engine,
+        )  # fmt: skip
+        sampler.close()
+    others = "".join(f"; {out / name} is that of step {step}" for name, step in done.kept.items())
+    ended = f", stopped: {done.stopped}; {out} is the policy that was stopped" if done.stopped else ""
+    return f"{len(prompts):,} questions, {done.steps:,} steps, {done.samples:,} answers -> {out}{ended}{others}"
+
+
+def _sample(prompts: Sequence[Prompt], n: int, seed: int) -> list[Prompt]:
+    """n random prompts, in their order."""
+    order = np.random.default_rng(seed).permutation(len(prompts))[:n]
+    return [prompts[i] for i in sorted(order.tolist())]
+
+
+def _watched(
+    path: Path | None, monitor: MonitorConfig, store: ImageStore, answer_field: str, ask: AskConfig
+) -> list[Prompt]:
+    """The questions of readings, none where no file is named."""
+    if path is not None:
+        return questions(path, store, answer_field=answer_field, ask=ask)
+    changed = [f.name for f in fields(monitor) if getattr(monitor, f.name) != getattr(MonitorConfig(), f.name)]
+    if changed:
+        raise AssayError(f"--monitor.{changed[0].replace('_', '-')} needs questions to watch: give --watch FILE")
+    return []
+
+
+def _apart(
+    path: Path,
+    prompts: Sequence[Prompt],
+    gold: GoldConfig,
+    rewards: RewardConfig,
+    store: ImageStore,
+    seed: int,
+    answer_field: str,
+    ask: AskConfig,
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Gold questions, if any are needed, and those to train on: not gold, and without a reward model only answered ones."""
+    known, held = [p for p in prompts if p.answer], list[Prompt]()
+    unanswered = len(prompts) - len(known)
+    if gold.reward_model and rewards.combine == "calibrated":
+        if gold.gold is not None:
+            held = [p for p in questions(gold.gold, store, answer_field=answer_field, ask=ask) if p.answer]
+        elif known:
+            order = np.random.default_rng(seed).permutation(len(known))
+            held = [known[i] for i in order[: max(1, round(gold.gold_share * len(known)))]]
+        if not held:
+            raise AssayError(
+                f"{gold.gold or path}: no question has an answer, so the reward model cannot be calibrated; "
+                "give --gold with answers, or --rewards.combine sum"
+            )
+    if not known and not gold.reward_model:
+        raise AssayError(f"{path}: no question has an answer, so the rules have nothing to reward; give --reward-model")
+    if unanswered and not gold.reward_model:
+        print(f"{unanswered:,} questions without an answer are left out: without a reward model nothing rewards them")
+    spared = {p.id for p in held}
+    rest = [p for p in (prompts if gold.reward_model else known) if p.id not in spared]
+    if not rest:
+        raise AssayError(f"{path}: all questions are gold, none is left to train on; name other ones with --gold")
+    return held, rest

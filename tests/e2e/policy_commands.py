@@ -1,0 +1,29 @@
+"""Several `assay` commands, one after another in one process (or each of several): `python policy_commands.py FILE`, where
+FILE is a JSON list of their arguments. Questions are parted by fours, so that there is something to share.
+
+And a reward model that is a function: longer answers are better, and some even ones.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from assay import cli
+from assay.recipes import own_pairs, parted
+from assay.records import Conversation
+
+
+def length(conversations: Sequence[Conversation]) -> list[float]:
+    return [len(c[-1].content) / 8 + len(c[-1].content) % 2 for c in conversations]
+
+
+def main() -> None:
+    own_pairs.PART = parted.PART = 4
+    for arguments in json.loads(Path(sys.argv[1]).read_text()):
+        sys.argv = ["assay", *arguments]
+        cli.main()
+
+
+if __name__ == "__main__":
+    main()
