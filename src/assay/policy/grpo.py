@@ -67,8 +67,8 @@ def grpo(
         engine: One of the policy's precision that was made before it, as it must be where there are several processes or
             devices.
 
-    Weights are sharded (FSDP2) only where the sampler is `external`: one that decodes with weights of its own, which it is
-    handed by `policy.weights()` (every process must call that).
+    Weights are sharded (FSDP2) only where the sampler is `external`: one that decodes with weights of its own, which it
+    takes over in `load` (every process must call that).
 
     Raises AssayError where there is nothing to train on, or `folder` holds anything but this very training (`Folder`).
     """

@@ -48,6 +48,8 @@ class Engine:
         except ImportError as error:
             raise missing_extra("vllm", "vllm") from error
         self.policy, self.vllm = policy, vllm
+        self.step: int | None = None
+        """Of the policy that was last taken over, where its sampler said so."""
         name = {"auto": "bfloat16" if policy.bf16 else "float32"}.get(config.vllm_dtype, config.vllm_dtype)
         self.dtype: torch.dtype = getattr(torch, name)
         if within is not None:

@@ -32,7 +32,7 @@ class VllmSampler:
     on.
     """
 
-    goes_on = True
+    goes_on = external = True
     exact = False
     """Another engine computes other log-probabilities than training does: they are corrected for (`CorrectionConfig`)."""
 
@@ -52,7 +52,9 @@ class VllmSampler:
     def load(self, step: int) -> None:
         """Hand over the policy's weights of this step."""
         self.step = step
-        self.engine.take()
+        if self.policy.gathered is None or self.engine.step != step:  # of shards all processes take over, and once
+            self.engine.take()
+        self.engine.step = step
 
     def greedy(self) -> "VllmSampler":
         """The likeliest tokens, from the same engine."""
