@@ -47,6 +47,7 @@ def run_evaluate(
         store = ImageStore(Path(folder))
         prompts = questions(path, store, left, answer_field)
         policy, sampler = opened(model, settings, sampling, store, 0, answer_start, vllm)
+        policy.requires_grad_(False)
         prompts = fitting(prompts, policy, sampler, sampling.max_tokens, left)
         reading = examine(exam_of(prompts), sampler, store)
         sampler.close()
