@@ -220,7 +220,10 @@ def test_grpo_under_torchrun_has_an_engine_for_each_process_and_samples_the_poli
         "--rewards.combine", "sum", "--watch", questions(tmp_path), "--monitor.every", 2,
     ]  # fmt: skip
     script = tmp_path / "run.py"  # torchrun takes --signal for one of its own
-    script.write_text(f"import sys\nfrom assay.__main__ import main\nsys.argv[1:] = {[*map(str, asked)]!r}\nmain()\n")
+    script.write_text(
+        "import sys\nfrom assay.__main__ import main\n\nif __name__ == '__main__':  # engines are spawned\n"
+        f"    sys.argv[1:] = {[*map(str, asked)]!r}\n    main()\n"
+    )
     line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", 0, script]
     here = {**environment(), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     here["PYTHONPATH"] = os.pathsep.join([here["PYTHONPATH"], str(Path(__file__).parent)])
