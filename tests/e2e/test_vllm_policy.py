@@ -213,13 +213,18 @@ def even(conversations: Any) -> np.ndarray:
 @inside
 def test_grpo_under_torchrun_has_an_engine_for_each_process_and_samples_the_policy_itself(tmp_path: Path) -> None:
     model = tiny_models.save_language(tmp_path / "lm", "qwen3", head=32)
-    line = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", 0, "-m", "assay", "policy",
-        "grpo", model, questions(tmp_path), "--out", tmp_path / "tuned", "--backend", "vllm", "--vllm-eager",
+    asked = [
+        "policy", "grpo", model, questions(tmp_path), "--out", tmp_path / "tuned", "--backend", "vllm", "--vllm-eager",
         "--vllm-cache", 1, "--vllm-length", 256, "--steps", 3, "--prompts", 4, "--group", 4, "--lr", "1e-3",
         "--signal", "total", "--sampler.max-tokens", 6, "--reward-model", f"{Path(__file__).stem}:even",
         "--rewards.combine", "sum", "--watch", questions(tmp_path), "--monitor.every", 2,
     ]  # fmt: skip
+    script = tmp_path / "run.py"  # torchrun takes --signal for one of its own
+    script.write_text(
+        "import sys\nfrom assay.__main__ import main\n\nif __name__ == '__main__':  # engines are spawned\n"
+        f"    sys.argv[1:] = {[*map(str, asked)]!r}\n    main()\n"
+    )
+    line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", 0, script]
     here = {**environment(), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     here["PYTHONPATH"] = os.pathsep.join([here["PYTHONPATH"], str(Path(__file__).parent)])
     done = subprocess.run([*map(str, line)], env=here, capture_output=True, text=True, timeout=1_200)

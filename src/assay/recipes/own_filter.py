@@ -53,6 +53,7 @@ def run_filter(
         put = asked_so(plain, ask)
         own = {a.id: p for a, p in zip(put, plain, strict=True)}
         policy, sampler = opened(model, settings, sampling, store, 0, answer_start, vllm, say=say)
+        policy.requires_grad_(False)  # an engine beside it is handed no weights again
         prompts = fitting(put, policy, sampler, sampling.max_tokens, shared=shared)
         shares = right_shares(prompts, PartedSampler(sampler, run, engine), samples, answer_start)
         sampler.close()
