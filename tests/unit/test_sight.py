@@ -189,10 +189,12 @@ def test_a_reward_model_sees_in_packs_in_rows_and_in_passes(
     conversation = (Message(role="user", content="what?", images=(picture,)), assistant("a blue one"))
     scored = scorer(model, processor, 512, store=store)
     [one] = scored([conversation])
+    vision.language_model(model).set_attn_implementation("sdpa")
     with torch.no_grad():
         rendered = np.array(scored.render([conversation])[0].ids)  # type: ignore[attr-defined]
         whole = vision.given(model, torch.tensor(rendered)[None], (picture,), pictures)
         assert one == pytest.approx(float(model.score(model.model(**whole).last_hidden_state[0, -1])), abs=1e-4)
+    packs = RewardModel(model, pad_id, EngineConfig(), pictures=pictures)
     blind = Group(prefix=np.array([40, 41], dtype=np.int32), answers=ANSWERS)
     packs(packs.batch([blind])).sum().backward()
     assert all(p.grad is not None for p in vision.adapter(model).parameters())
