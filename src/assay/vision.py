@@ -67,12 +67,12 @@ def touch(model: Any, found: Tensor) -> Tensor:
     """The same numbers, on which every trained weight outside of the language model has a gradient, if of zero.
 
     A micro-batch without pictures reads none of these. DDP waits for their gradients for ever, and where nothing else
-    trains there would be no backward pass at all.
+    trains there would be no backward pass at all. Weights that FSDP2 has sharded at that time are left out.
     """
     if not torch.is_grad_enabled():
         return found
     body, inside = getattr(model, model.base_model_prefix), {id(p) for p in language_model(model).parameters()}
-    rest = [p for p in body.parameters() if p.requires_grad and id(p) not in inside]
+    rest = [p for p in body.parameters() if p.requires_grad and id(p) not in inside and not hasattr(p, "to_local")]
     zero = sum((0.0 * p.float().sum() for p in rest), found.new_zeros(()))
     return found + zero.to(found.dtype) if rest else found
 
