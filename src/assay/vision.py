@@ -67,13 +67,14 @@ def touch(model: Any, found: Tensor) -> Tensor:
     """The same numbers, on which every trained weight between pixels and text has a gradient, if of zero.
 
     A micro-batch without pictures reads none of these. DDP waits for their gradients for ever, and where nothing else
-    trains there would be no backward pass at all. Where it can, `found` is what the layers read, not what they give: layers
-    must end their backward passes in one order on all processes (FSDP2), and those whose inputs have no gradient end last.
+    trains there would be no backward pass at all. Weights that FSDP2 has sharded at that time are left out. Where it can,
+    `found` is what the layers read, not what they give: layers must end their backward passes in one order on all processes
+    (FSDP2), and those whose inputs have no gradient end last.
     """
     if not torch.is_grad_enabled() or not is_visual(model):
         return found
     for part in (m for m in (vision_tower(model), adapter(model)) if m is not None):
-        for parameter in (p for p in part.parameters() if p.requires_grad):
+        for parameter in (p for p in part.parameters() if p.requires_grad and not hasattr(p, "to_local")):
             found = found + 0.0 * parameter.flatten()[0].to(found.dtype)
     return found
 

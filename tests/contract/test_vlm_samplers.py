@@ -106,6 +106,9 @@ def test_sampler_trainer_and_the_whole_model_of_transformers_say_the_same(
     torch.testing.assert_close(said, true, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(trained(policy, sampler, prompts, groups), true, atol=1e-4, rtol=1e-4)
     if not temperature:
+        for (p, _), logp_TV in zip(rows, told, strict=True):
+            unsure_T = torch.special.entr(logp_TV.exp()).sum(-1)
+            torch.testing.assert_close(torch.tensor(sampler.entropies[p.id]), unsure_T, atol=1e-3, rtol=1e-3)
         for (_, r), logp_TV in zip(rows, told, strict=True):
             logp_TV[:, policy.image_token] = -torch.inf
             assert r.tokens == tuple(logp_TV.argmax(-1).tolist())

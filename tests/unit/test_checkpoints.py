@@ -156,7 +156,7 @@ def test_a_visual_reward_model_needs_its_head_to_score(tmp_path: Path) -> None:
     model, processor = assemble(encoder, image_processor, tiny_models.language("llama"), tiny_models.tokenizer(), 32)
     save(model, processor, tmp_path / "vlm")
     assert load_visual(str(tmp_path / "vlm"))
-    with pytest.raises(AssayError, match=r"has no reward head \(score\.safetensors\)"):
+    with pytest.raises(AssayError, match=r"has no reward head \(score\.safetensors or value_head"):
         load_scorer(tmp_path / "vlm", images=tmp_path)
     save_file({"weight": torch.ones(2, 32)}, tmp_path / "vlm" / "score.safetensors")
     with pytest.raises(AssayError, match="no head of one output"):

@@ -12,12 +12,11 @@ import tiny_models
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.policy.config import AskConfig, FitConfig, PairConfig, PolicyConfig, SamplerConfig
-from assay.policy.pairs import all_pairs
 from assay.recipes import own_pairs, questions
 from assay.recipes.exam import COMMON, exam_of, overlap
 from assay.recipes.own_pairs import SampledPreference, run_mpo
 from assay.recipes.reward_model import RewardModelConfig
-from assay.records import Message, Preference, Prompt, Response, Rollout, Score, assistant, user
+from assay.records import Message, Preference, Prompt, Response, assistant, user
 from assay.tables import Table
 
 PIL = pytest.importorskip("PIL.Image")
@@ -125,14 +124,6 @@ def test_what_is_wrong_with_a_row_is_named(tmp_path: Path, row: object, said: st
 def test_captions_need_a_picture(tmp_path: Path) -> None:
     with pytest.raises(AssayError, match="row 1, field 'image': is missing"):
         questions.captions(_file(tmp_path, {"caption": "a"}), ImageStore(tmp_path), "say it")
-
-
-def test_dropout_that_a_model_cannot_do_is_counted() -> None:
-    prompt = asked("a", "")
-    rollout = Rollout(prompt_id=prompt.id, tokens=(1, 2), logprobs=(0.0, 0.0), text="a", ended=True, policy_step=0)
-    unpacked = SimpleNamespace(goes_on=False)
-    made = all_pairs([prompt], [[rollout] * 2], [[Score(rule=0, format=0)] * 2], unpacked, PairConfig())
-    assert made.counts == {"no reward model": 1, "pairs": 0, "DropoutNTP: the model cannot be packed": 1}
 
 
 def sampled(name: str, **changes: object) -> SampledPreference:

@@ -1,5 +1,6 @@
 """A picture tried at loading; and batches with and without pictures, and parts, of transformers' own classes."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 
 import vlm_models
 from assay import packing, sight, vision
@@ -189,13 +191,47 @@ def test_a_reward_model_sees_in_packs_in_rows_and_in_passes(
     conversation = (Message(role="user", content="what?", images=(picture,)), assistant("a blue one"))
     scored = scorer(model, processor, 512, store=store)
     [one] = scored([conversation])
+    vision.language_model(model).set_attn_implementation("sdpa")
     with torch.no_grad():
         rendered = np.array(scored.render([conversation])[0].ids)  # type: ignore[attr-defined]
         whole = vision.given(model, torch.tensor(rendered)[None], (picture,), pictures)
         assert one == pytest.approx(float(model.score(model.model(**whole).last_hidden_state[0, -1])), abs=1e-4)
+    packs = RewardModel(model, pad_id, EngineConfig(), pictures=pictures)
     blind = Group(prefix=np.array([40, 41], dtype=np.int32), answers=ANSWERS)
     packs(packs.batch([blind])).sum().backward()
     assert all(p.grad is not None for p in vision.adapter(model).parameters())
+
+
+def test_a_value_head_of_trl_s_is_read_by_its_name_and_saved_as_ours(
+    made: Callable[[str], Path], tmp_path: Path, store: ImageStore, picture: str
+) -> None:
+    """The layout of Skywork-VL Reward: the whole model, and value_head.safetensors with a bias."""
+    folder = tmp_path / "reward"
+    shutil.copytree(made("qwen2.5-vl"), folder)
+    with pytest.raises(AssayError, match="no reward head"):
+        load_visual(str(folder), trained=True)
+    head = torch.nn.Linear(32, 1)
+    save_file(
+        {f"v_head.summary.{n}": x.bfloat16() for n, x in head.state_dict().items()}, folder / "value_head.safetensors"
+    )
+    model, processor = load_visual(str(folder), trained=True)
+    conversation = (Message(role="user", content="what?", images=(picture,)), assistant("a blue one"))
+    said = scorer(model, processor, 512, store=store)
+    [found] = said([conversation])
+    whole = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
+    ids = torch.tensor([said.render([conversation])[0].ids])  # type: ignore[attr-defined]
+    with torch.no_grad():
+        given = vision.given(whole, ids, (picture,), vision.Pictures(processor, store))
+        state_D = whole(**given, output_hidden_states=True).hidden_states[-1][0, -1]
+        theirs = float(state_D @ head.weight[0].bfloat16().float() + head.bias.bfloat16().float())
+    assert found == pytest.approx(theirs, abs=1e-4)
+    model.save_pretrained(tmp_path / "ours", model.state_dict())
+    processor.save_pretrained(tmp_path / "ours")
+    again = scorer(*load_visual(str(tmp_path / "ours"), trained=True), 512, store=store)
+    assert again([conversation])[0] == pytest.approx(found, abs=1e-5)
+    save_file({"v_head.summary.weight": torch.ones(2, 32)}, folder / "value_head.safetensors")
+    with pytest.raises(AssayError, match="no head of one output"):
+        load_visual(str(folder), trained=True)
 
 
 def test_the_trial_s_picture_is_one_that_is_cut_into_tiles() -> None:

@@ -99,8 +99,6 @@ def all_pairs(
     blind = [(p, g) for p, g in zip(prompts, groups, strict=True) if p.images and not p.answer]
     if not blind:
         return made
-    if not sampler.goes_on:
-        return replace(made, counts={**made.counts, "DropoutNTP: the model cannot be packed": len(blind)})
     less = dropout_pairs([p for p, _ in blind], [g for _, g in blind], sampler, config, round)
     counts = {**made.counts, **{f"DropoutNTP: {reason}": n for reason, n in less.counts.items()}}
     return Pairs(pairs=(*made.pairs, *less.pairs), counts={**counts, "pairs": len(made.pairs) + len(less.pairs)})

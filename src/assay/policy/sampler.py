@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from assay import packing, vision
 from assay.attention import Prefilled
@@ -32,8 +32,6 @@ class Sampler(Protocol):
     """What GRPO needs of a sampler; `tests/contract/test_samplers.py` holds every one of ours to it."""
 
     config: SamplerConfig
-    goes_on: bool
-    """Whether it takes `starts`: tokens that the answers go on from."""
 
     def load(self, step: int) -> None:
         """Take over the policy's weights of this step; rollouts carry it as their `policy_step`."""
@@ -65,8 +63,6 @@ class LocalSampler:
     Of greedy answers `entropies` keeps, by prompt id and since the last `load`, the entropy in nats of the distribution that
     each token was taken from.
     """
-
-    goes_on = True
 
     def __init__(
         self, policy: Policy, config: SamplerConfig, store: ImageStore | None = None, seed: int = 0, half: bool = True,
@@ -243,10 +239,8 @@ class GenerateSampler:
     """The same through transformers' `generate`, one prompt at a time: for models whose attention cannot be packed.
 
     What the model's own generation_config asks for besides (penalties, top_k, forced tokens) is left out: training compares
-    with the plain softmax.
+    with the plain softmax. It computes as training does (weights in fp32, products in bfloat16 where the policy's are).
     """
-
-    goes_on = False
 
     def __init__(
         self,
@@ -259,19 +253,24 @@ class GenerateSampler:
         self.policy, self.config, self.store, self.seed = policy, config, store, seed
         self.answer_start, self.step = answer_start, 0
         self.rendered = PromptIds(lambda prompt: render_prompt(policy.processor, prompt.messages, store, answer_start))
+        self.entropies: dict[str, tuple[float, ...]] = {}
 
     def load(self, step: int) -> None:
-        self.step = step
+        self.step, self.entropies = step, {}
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         return self.rendered(prompt)
 
     @torch.inference_mode()
-    def __call__(self, prompts: Sequence[Prompt], n: int, draw: int = 0) -> list[list[Rollout]]:
-        """n answers of each prompt."""
+    def __call__(
+        self, prompts: Sequence[Prompt], n: int, draw: int = 0, starts: Sequence[Sequence[int]] = ()
+    ) -> list[list[Rollout]]:
+        """n answers of each prompt; `starts` as for `LocalSampler`."""
         torch.manual_seed(hash((self.seed, self.step, draw)) % (1 << 62))
         self.policy.eval()
-        return [self._one(p, n) for p in prompts]
+        begun = starts or [()] * len(prompts)
+        with torch.autocast(self.policy.model.device.type, torch.bfloat16, enabled=self.policy.bf16):
+            return [self._one(p, s, n) for p, s in zip(prompts, begun, strict=True)]
 
     def greedy(self) -> "GenerateSampler":
         config = replace(self.config, temperature=0.0)
@@ -280,23 +279,21 @@ class GenerateSampler:
     def close(self) -> None:
         """Nothing runs elsewhere."""
 
-    def _one(self, prompt: Prompt, n: int) -> list[Rollout]:
-        policy, config = self.policy, self.config
-        where = policy.model.device
-        ids_1P = torch.tensor([self.prompt_ids(prompt)], device=where)
+    def _one(self, prompt: Prompt, start: Sequence[int], n: int) -> list[Rollout]:
+        policy, inner, greedy = self.policy, self.policy.inner, self.config.temperature == 0
+        ids_1P = torch.tensor([[*self.prompt_ids(prompt), *start]], device=policy.model.device)
         inputs: dict[str, Any] = {"input_ids": ids_1P}
         if policy.visual:
-            inputs = vision.given(policy.inner, ids_1P, prompt.images, policy.pictures)
+            inputs = vision.given(inner, ids_1P, prompt.images, policy.pictures)
         inputs["attention_mask"] = torch.ones_like(ids_1P)
-        greedy, inner = config.temperature == 0, policy.inner
+        heard = _Heard(self.config.temperature or 1.0, policy.image_token)
         before, inner.generation_config = inner.generation_config, self._settings(1 if greedy else n)
         try:
-            out = inner.generate(**inputs, return_dict_in_generate=True, output_logits=True)
+            sequences = inner.generate(**inputs, logits_processor=LogitsProcessorList([heard]))
         finally:
             inner.generation_config = before
-        logits_BTV = torch.stack(out.logits, 1).float() / (config.temperature or 1.0)
-        tokens_BT = out.sequences[:, ids_1P.shape[1] :]
-        logp_BT = logits_BTV.log_softmax(-1).gather(2, tokens_BT.unsqueeze(-1)).squeeze(-1)
+        tokens_BT = sequences[:, ids_1P.shape[1] :]
+        logp_BT = heard.of(sequences)
         made = []
         for tokens, logprobs in zip(tokens_BT.tolist(), logp_BT.tolist(), strict=True):
             end = next((i + 1 for i, t in enumerate(tokens) if t in policy.end_ids), None)
@@ -306,6 +303,8 @@ class GenerateSampler:
                 prompt_id=prompt.id, tokens=tuple(own), logprobs=tuple(logprobs[: len(own)]),
                 text=self.answer_start + text, ended=end is not None, policy_step=self.step,
             ))  # fmt: skip
+        if greedy:
+            self.entropies[prompt.id] = tuple(heard.entropies[: len(made[0].tokens)])
         return made * n if greedy else made
 
     def _settings(self, n: int) -> GenerationConfig:
@@ -315,8 +314,41 @@ class GenerateSampler:
         return GenerationConfig(
             do_sample=bool(drawn), num_return_sequences=n, max_new_tokens=config.max_tokens, **drawn,
             eos_token_id=list(policy.end_ids), pad_token_id=policy.tokenizer.pad_token_id or 0,
-            suppress_tokens=[policy.image_token] if policy.image_token is not None else None,
         )  # fmt: skip
+
+
+class _Heard(LogitsProcessor):  # type: ignore[misc]
+    """Keeps what each drawn token's log-probability was under softmax(logits / temperature), the picture token's share
+    included, and forbids that token. It holds one step's logits: those of all steps would be 3 x n x T x V x 4 bytes.
+
+    Of the first row also the entropies, which are its own where it is greedy.
+    """
+
+    def __init__(self, temperature: float, forbidden: int | None) -> None:
+        self.temperature, self.forbidden = temperature, forbidden
+        self.last_BV: Tensor | None = None
+        self.logps: list[Tensor] = []
+        self.entropies: list[float] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self._take(input_ids[:, -1])
+        self.last_BV = (scores.float() / self.temperature).log_softmax(-1)
+        self.entropies.append(float(torch.special.entr(self.last_BV[0].exp()).sum()))
+        return (
+            scores
+            if self.forbidden is None
+            else scores.index_fill(1, scores.new_tensor([self.forbidden]).long(), -torch.inf)
+        )
+
+    def _take(self, tokens_B: Tensor) -> None:
+        if self.last_BV is not None:
+            self.logps.append(self.last_BV.gather(1, tokens_B[:, None]).squeeze(1))
+
+    def of(self, sequences: Tensor) -> Tensor:
+        """(B, tokens) when all is drawn."""
+        self._take(sequences[:, -1])
+        self.last_BV = None
+        return torch.stack(self.logps, 1)
 
 
 def local_sampler(

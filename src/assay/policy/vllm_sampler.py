@@ -32,7 +32,7 @@ class VllmSampler:
     on.
     """
 
-    goes_on = external = True
+    external = True
     exact = False
     """Another engine computes other log-probabilities than training does: they are corrected for (`CorrectionConfig`)."""
 

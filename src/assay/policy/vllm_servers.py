@@ -57,8 +57,6 @@ class ServerSampler:
     AssayError where a server cannot be reached, serves another model than the others, or reads another prompt than we do.
     """
 
-    goes_on = True
-
     def __init__(
         self, policy: Policy, config: SamplerConfig, store: ImageStore | None, seed: int, answer_start: str,
         vllm: VllmConfig,

@@ -1,8 +1,9 @@
 """A reward model that sees: a vision-language model with a scalar head in place of the language-model head.
 
 Skywork-VL Reward (the reward model of paper B): a fully connected layer on the last hidden state after the last answer
-token, Bradley-Terry loss, the vision tower frozen, all else trained. Saved as the model without a language-model head, which
-`transformers.AutoModel` loads, and `score.safetensors`; transformers has no class with both.
+token, Bradley-Terry loss, the vision tower frozen, all else trained (Qwen's mergers too: they are its adapter). Saved as the
+model without a language-model head, which `transformers.AutoModel` loads, and `score.safetensors`; transformers has no class
+with both.
 """
 
 from pathlib import Path
@@ -16,6 +17,9 @@ from assay import models, vision, weights
 from assay.errors import AssayError
 
 HEAD = "score.safetensors"
+OTHER_HEAD = "value_head.safetensors"
+"""Where TRL's value heads lie as LLaMA-Factory saves them, beside the whole model: the layout of Skywork-VL Reward."""
+NAMES = {"weight": "v_head.summary.weight", "bias": "v_head.summary.bias"}
 
 
 class VisualReward(torch.nn.Module):
@@ -24,12 +28,12 @@ class VisualReward(torch.nn.Module):
     base_model_prefix = "model"
     _supports_attention_backend = True
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, bias: bool = False) -> None:
         super().__init__()
         self.model, self.config = model, model.config
         self._no_split_modules = list(getattr(model, "_no_split_modules", None) or [])
         width = vision.language_model(self).config.hidden_size
-        self.score = torch.nn.Linear(width, 1, bias=False)
+        self.score = torch.nn.Linear(width, 1, bias=bias)
         torch.nn.init.normal_(self.score.weight, std=0.02)
         for parameter in vision.tower_weights(self):
             parameter.requires_grad_(False)
@@ -57,7 +61,8 @@ class VisualReward(torch.nn.Module):
             self.model.save_pretrained(folder, state_dict=body)
         finally:
             text._attn_implementation = before
-        save_file({"weight": state_dict["score.weight"].contiguous()}, Path(folder) / HEAD)
+        head = {n.removeprefix("score."): x.contiguous() for n, x in state_dict.items() if n.startswith("score.")}
+        save_file(head, Path(folder) / HEAD)
 
 
 def is_visual(name: str) -> bool:
@@ -66,22 +71,35 @@ def is_visual(name: str) -> bool:
 
 
 def load_visual(name: str, trained: bool = False) -> tuple[VisualReward, Any]:
-    """The reward model on a vision-language model (or a saved reward model), and its processor. A head that the folder lacks
-    is drawn from torch's random state. Raises AssayError for one that is to be `trained` already and has no head, and for
-    weights that do not fit."""
+    """The reward model on a vision-language model (or a saved reward model, ours or one with a value head of TRL's), and its
+    processor. A head that the folder lacks is drawn from torch's random state. Raises AssayError for one that is to be
+    `trained` already and has no head, and for weights that do not fit."""
     body = models.load_model(transformers.AutoModel, name, "body", dtype=torch.float32)
-    made = VisualReward(models.without_dropout(body))
-    head = Path(name) / HEAD
-    if head.exists():
+    found = next(((f, place) for f in (HEAD, OTHER_HEAD) if (place := _beside(name, f))), None)
+    state: dict[str, torch.Tensor] = {}
+    if found is not None:
+        state = load_file(found[1])
+        if found[0] == OTHER_HEAD:
+            state = {own: state[theirs].float() for own, theirs in NAMES.items() if theirs in state}
+    made = VisualReward(models.without_dropout(body), bias="bias" in state)
+    if found is not None:
         try:
-            made.score.load_state_dict(load_file(head))
+            made.score.load_state_dict(state)
         except RuntimeError as error:
             raise AssayError(
-                f"{head} is no head of one output over this model: {str(error).splitlines()[-1]}"
+                f"{found[1]} is no head of one output over this model: {str(error).splitlines()[-1]}"
             ) from error
     elif trained:
         raise AssayError(
-            f"'{name}' has no reward head ({HEAD}): its rewards would be random; train one on it with `assay reward train "
-            f"--images DIR`; {weights.OTHER_WAY}"
+            f"'{name}' has no reward head ({HEAD} or {OTHER_HEAD}): its rewards would be random; train one on it with "
+            f"`assay reward train --images DIR`; {weights.OTHER_WAY}"
         )
     return made, models.load_processor(name)
+
+
+def _beside(name: str, file: str) -> str | None:
+    """A file of a folder or a hub id, or None where it has none."""
+    if Path(name).is_dir():
+        return str(Path(name) / file) if (Path(name) / file).exists() else None
+    place: str | None = transformers.utils.cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+    return place
