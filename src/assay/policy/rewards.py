@@ -320,7 +320,7 @@ class HybridReward:
                 "teaches nothing: name the one that this model writes (rewards.form: boxed, think-boxed, none), ask for it "
                 "in the questions, or begin answers with it (--answer-start '<think>')"
             )
-        failed: Counter[str] = getattr(self.scorer, "problems", Counter[str]())
+        failed = Counter[str](getattr(self.scorer, "problems", {}))
         if failed and seen["answers"] >= SOME and not seen["told judge"]:
             seen["told judge"] = 1
             why, n = failed.most_common(1)[0]
