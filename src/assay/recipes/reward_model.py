@@ -68,6 +68,10 @@ def refuse(rewards: RewardConfig, gold: GoldConfig, prompts: Sequence[Prompt]) -
     changed = [f.name for f in fields(RewardConfig) if getattr(rewards, f.name) != getattr(RewardConfig(), f.name)]
     by_gold = [name for name in ("gold", "gold_share") if getattr(gold, name) != getattr(GoldConfig(), name)]
     of_model = [f"rewards.{name}" for name in changed if name not in OWN] + by_gold
+    if (gold.judge_sees or gold.ask != AskConfig()) and not gold.reward_model.startswith(JUDGE):
+        raise AssayError("--judge-sees and --ask are for a judge: give --reward-model judge:MODEL@URL")
+    if rewards.overlong_band and not rewards.overlong:
+        raise AssayError("--rewards.overlong-band needs --rewards.overlong, the weight of that punishment")
     if of_model and not gold.reward_model:
         raise AssayError(f"--{_flag(of_model[0])} needs a reward model: give --reward-model")
     calibrated = [name for name in of_model if name not in ("rewards.model", "rewards.combine", "rewards.model_on")]
