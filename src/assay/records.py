@@ -360,7 +360,8 @@ class Prompt:
     """A question for a policy. `answer` is the right answer ("": not known) and `kind` how answers are compared.
 
     Pictures are named by `messages[...].images`, content ids of an image store. `facts` are things known to be in the
-    picture, such as ("red", "circle"); `absent` things known not to be: a policy's claims are checked against them.
+    picture, such as ("red", "circle"); `absent` things known not to be: a policy's claims are checked against them. `rubric`
+    are what a judge looks for in an answer, yes or no (`policy.judge_reward`).
 
     Example: Prompt(messages=(user("What is 2 + 3?"),), answer="5", kind="number")
     """
@@ -370,6 +371,7 @@ class Prompt:
     kind: AnswerKind = "text"
     facts: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
+    rubric: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.messages or self.messages[-1].role != "user":

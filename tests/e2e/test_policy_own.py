@@ -114,6 +114,7 @@ def test_an_evaluation_measures_what_the_questions_allow(
     assay("policy", "evaluate", home / "aligned", tmp_path / "text.jsonl", "--out", tmp_path / "t.json")
     said = json.loads((tmp_path / "t.json").read_text())
     missing = {"accuracy", "hallucination_rate", "named", "blind_agreement", "swap_agreement", "cannot_see"}
+    missing |= {"hallucination_short", "hallucination_middle", "hallucination_long", "false_claims_rate"}
     assert missing == said["not_measured"].keys()
     assert said["left_out"] == {"longer than 448 tokens with their pictures": 1}
     assert "evaluate with --sampler.temperature 0" in refused(
@@ -313,6 +314,9 @@ def test_a_text_classifier_reads_without_pictures(
         (("--rewards.claims", 1), "--rewards.claims needs questions with the fields facts and absent"),
         (("--monitor.every", 2), "--monitor.every needs questions to watch: give --watch FILE"),
         (("--reward-model", "x", "--gold-share", 2), "gold_share is a share"),
+        (("--reward-model", "x", "--judge-sees"), "are for a judge: give --reward-model judge:MODEL@URL"),
+        (("--ask.budget", 1), "are for a judge: give --reward-model judge:MODEL@URL"),
+        (("--rewards.overlong-band", 4), "--rewards.overlong-band needs --rewards.overlong"),
     ],
 )
 def test_a_setting_that_would_do_nothing_is_refused(

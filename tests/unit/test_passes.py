@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import tiny_models
 from assay.pack import Group, Pack, continued, share, split
 from assay.policy.advantage import grade
-from assay.policy.config import GrpoConfig, PolicyConfig, SamplerConfig
+from assay.policy.config import CorrectionConfig, GrpoConfig, PolicyConfig, SamplerConfig
 from assay.policy.model import load_policy
 from assay.policy.sampler import LocalSampler
 from assay.policy.update import Update
@@ -21,6 +21,7 @@ from assay.reward.scorer import LocalScorer, load_scorer
 from assay.step import Engine
 
 BUDGET = 64
+MADE_UP = GrpoConfig(correction=CorrectionConfig(most_gap=0.0))  # log-probabilities that no sampler gave
 tokens = st.integers(0, 60)  # 0 is the padding, which a reward is never read at
 prompts = st.lists(tokens, max_size=90)
 answers = st.lists(st.lists(tokens, min_size=1, max_size=30), min_size=1, max_size=12)
@@ -95,7 +96,7 @@ def test_an_update_in_parts_is_the_update_in_one(tmp_path: Path, packing: bool) 
         policy = load_policy(str(folder), PolicyConfig(train=("llm",), tokens=budget, packing=packing))
         sampler = LocalSampler(policy, SamplerConfig(max_tokens=6), half=False) if packing else _Ids()
         engine = Engine("fp32", 1.0, False)
-        run = Update(tmp_path / "out", GrpoConfig(), policy, engine, [prompt], sampler)
+        run = Update(tmp_path / "out", MADE_UP, policy, engine, [prompt], sampler)
         engine.prepare(policy, 1e-3, 0.0)
         rollouts = [_rollout(prompt, [7 + n, 8, 9 + n, 1]) for n in range(8)]
         scores = [Score(rule=float(n % 2), format=0.0, total=float(n % 2)) for n in range(8)]

@@ -13,9 +13,10 @@ import torch
 
 import tiny_models
 from assay.journal import read
-from assay.policy.config import FitConfig, GrpoConfig, PolicyConfig
+from assay.policy.config import CorrectionConfig, FitConfig, GrpoConfig, PolicyConfig
 from assay.policy.model import Policy, load_policy
 from assay.policy.mpo import Comparison, fit
+from assay.policy.rewards import overlong
 from assay.policy.sampler import LocalSampler, SamplerConfig
 from assay.policy.update import Update
 from assay.records import Prompt, Sample, user
@@ -126,7 +127,8 @@ def samples(old: bool) -> list[Sample]:
 def test_grpo_s_loss_and_gradient_are_trl_s(
     folder: Path, tmp_path: Path, old: bool, changes: dict[str, Any], theirs: dict[str, Any]
 ) -> None:
-    config = replace(GrpoConfig(steps=1, most_ratio=None, lr=1e-3, clip=1e9), **changes)
+    made_up = CorrectionConfig(most_gap=0.0)
+    config = replace(GrpoConfig(steps=1, most_ratio=None, lr=1e-3, clip=1e9, correction=made_up), **changes)
     policy, engine = load_policy(str(folder), PolicyConfig()), Engine("fp32", 1e9)
     reference = load_policy(str(folder), PolicyConfig()).requires_grad_(False)
     first = tiny_models.language("llama", seed=1)
@@ -170,3 +172,11 @@ def test_grpo_s_loss_and_gradient_are_trl_s(
     norm = torch.stack([p.grad.norm() for p in trainer.model.parameters() if p.grad is not None]).norm()
     assert ours["loss"] == pytest.approx(loss.item(), **CLOSE)
     assert ours["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
+
+
+def test_the_overlong_punishment_is_trl_s() -> None:
+    from trl.rewards import get_soft_overlong_punishment
+
+    theirs = get_soft_overlong_punishment(max_completion_len=20, soft_punish_cache=5)
+    lengths = range(1, 24)
+    assert theirs(completion_ids=[[1] * n for n in lengths]) == pytest.approx([overlong(n, 20, 5) for n in lengths])

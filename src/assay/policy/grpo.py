@@ -222,6 +222,8 @@ class Grpo:
         for draw in range(rounds):
             chosen = self.take()[rank::world]
             groups = self.sampler(chosen, self.config.group, draw * world + rank) if chosen else []
+            if hasattr(self.reward, "ahead"):
+                self.reward.ahead([(p, r) for p, group in zip(chosen, groups, strict=True) for r in group])
             for prompt, group in zip(chosen, groups, strict=True):
                 scored = [_checked(s) for s in self.reward([(prompt, r) for r in group])]
                 signal: Literal["rule", "total"] = self.config.signal if prompt.answer else "total"

@@ -9,7 +9,7 @@ confidence, the wanted one and better than that of all answers. A score can then
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -304,6 +304,12 @@ class HybridReward:
             self.seen.update(answers=1, known=known, right=known and score.rule > 0, formed=score.format > 0)
         return made
 
+    def ahead(self, pairs: Sequence[tuple[Prompt, Rollout]]) -> None:
+        """Let a judge answer about all groups of a step at once: its replies are kept, and found when each is scored."""
+        ask: Callable[..., None] | None = getattr(self.scorer, "ahead", None)
+        if ask is not None:
+            ask([(p, r.text) for p, r in pairs if r.text.removeprefix(self.prefilled).strip()])
+
     def remarks(self) -> list[str]:
         """What a user should know, each thing once: a reward that no answer so far has earned teaches nothing."""
         seen, found = self.seen, list[str]()
@@ -314,6 +320,11 @@ class HybridReward:
                 "teaches nothing: name the one that this model writes (rewards.form: boxed, think-boxed, none), ask for it "
                 "in the questions, or begin answers with it (--answer-start '<think>')"
             )
+        failed = Counter[str](getattr(self.scorer, "problems", {}))
+        if failed and seen["answers"] >= SOME and not seen["told judge"]:
+            seen["told judge"] = 1
+            why, n = failed.most_common(1)[0]
+            found.append(f"the judge failed on {failed.total():,} answers, which are left out; on {n:,}: {why}")
         if self.config.rule and seen["known"] >= SOME and not seen["right"] + seen["told rule"]:
             seen["told rule"] = 1
             found.append(
@@ -358,6 +369,8 @@ class HybridReward:
                 model = worst if empty else math.nan if raw is None else raw
             elif raw is not None and self.term is not None:
                 model = self.term(raw)
+            elif not empty and getattr(self.scorer, "leaves_out", False):
+                model, problem = math.nan, "the judge failed"
         long = overlong(len(rollout.tokens), self.max_tokens, self.band) if config.overlong else 0.0
         total = (
             config.rule * rule + config.format * form + config.claims * claims + self.model_weight * model

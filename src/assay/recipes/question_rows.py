@@ -54,7 +54,9 @@ class Reader:
                 *messages[:-1],
                 replace(messages[-1], content=_with_options(messages[-1].content, options, kind)),
             )
-        return Prompt(messages=messages, answer=answer, kind=kind, facts=facts, absent=absent)
+        return Prompt(
+            messages=messages, answer=answer, kind=kind, facts=facts, absent=absent, rubric=_words(row, "rubric")
+        )
 
     def messages(self, row: Mapping[str, Any]) -> Conversation:
         """The conversation of a row, its pictures in the store."""
@@ -258,7 +260,7 @@ def _text(value: object, field: str) -> str:
 def _words(row: Mapping[str, Any], field: str) -> tuple[str, ...]:
     words = row.get(field) or []
     if not isinstance(words, list) or not all(isinstance(w, str) and w.strip() for w in words):
-        raise RowFault(field, "is not a list of words")
+        raise RowFault(field, f"is not a list of {'texts' if field == 'rubric' else 'words'}")
     return tuple(dict.fromkeys(words))
 
 

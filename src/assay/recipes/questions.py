@@ -103,7 +103,7 @@ def as_row(prompt: Prompt, folder: Path) -> dict[str, object]:
     )  # fmt: skip
     if tools := tools_of(prompt.messages):
         asked["tools"] = tools
-    known = {"facts": list(prompt.facts), "absent": list(prompt.absent)}
+    known = {"facts": list(prompt.facts), "absent": list(prompt.absent), "rubric": list(prompt.rubric)}
     answer = {"answer": prompt.answer} if prompt.answer else {}
     return {**asked, **answer, "kind": prompt.kind, **{k: v for k, v in known.items() if v}}
 

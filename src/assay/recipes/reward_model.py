@@ -3,19 +3,24 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from assay.chat import ChatConfig
 from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
+from assay.policy.judge_reward import JudgeReward
 from assay.policy.rewards import EMPTY, HybridReward, ModelTerm, RewardConfig, fit_model_term
+from assay.recipes.asking import AskConfig, chat_configs, chats
 from assay.records import Conversation, Prompt, Rollout, RolloutScorer, Score, Scorer, assistant, digest
 from assay.run import jsonable
 from assay.tables import write_text
+
+JUDGE = "judge:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +29,14 @@ class RewardModelConfig:
 
     reward_model: str = ""
     """A reward model of this project or any sequence classifier with one output (a folder, a hub id), the URL of a reward
-    server, or MODULE:FUNCTION. One that takes pictures gets them."""
+    server, or MODULE:FUNCTION. One that takes pictures gets them. judge:MODEL@URL is a language model behind an
+    OpenAI-compatible server, which gives 0 to 10, or says yes or no to each item of a question's `rubric`."""
     reward_tokens: int = 4_096
     """Of a conversation that it reads, at most."""
+    judge_sees: bool = False
+    """A judge gets the questions' pictures."""
+    ask: AskConfig = field(default_factory=AskConfig)
+    """How a judge's server is asked, and what it may cost."""
 
     def __post_init__(self) -> None:
         if self.reward_tokens < 1:
@@ -49,11 +59,19 @@ class GoldConfig(RewardModelConfig):
             raise AssayError(f"gold_share is a share of the questions between 0 and 1, got {self.gold_share}")
 
 
+OWN = ("rule", "format", "form", "claims", "overlong", "overlong_band")
+"""Settings of rewards that need no reward model."""
+
+
 def refuse(rewards: RewardConfig, gold: GoldConfig, prompts: Sequence[Prompt]) -> None:
     """Raise AssayError for settings that would be accepted and do nothing; before anything is loaded."""
     changed = [f.name for f in fields(RewardConfig) if getattr(rewards, f.name) != getattr(RewardConfig(), f.name)]
     by_gold = [name for name in ("gold", "gold_share") if getattr(gold, name) != getattr(GoldConfig(), name)]
-    of_model = [f"rewards.{name}" for name in changed if name not in ("rule", "format", "claims")] + by_gold
+    of_model = [f"rewards.{name}" for name in changed if name not in OWN] + by_gold
+    if (gold.judge_sees or gold.ask != AskConfig()) and not gold.reward_model.startswith(JUDGE):
+        raise AssayError("--judge-sees and --ask are for a judge: give --reward-model judge:MODEL@URL")
+    if rewards.overlong_band and not rewards.overlong:
+        raise AssayError("--rewards.overlong-band needs --rewards.overlong, the weight of that punishment")
     if of_model and not gold.reward_model:
         raise AssayError(f"--{_flag(of_model[0])} needs a reward model: give --reward-model")
     calibrated = [name for name in of_model if name not in ("rewards.model", "rewards.combine", "rewards.model_on")]
@@ -100,17 +118,31 @@ class RolloutRewards:
 
 def load_reward_model(
     config: RewardModelConfig, store: ImageStore, pictures: bool, say: Callable[[str], None] = print
-) -> RolloutRewards:
+) -> RolloutRewards | JudgeReward:
     """The reward model that is named. That it does not see the questions' pictures is said."""
     from assay.reward.scorer import load_scorer
     from assay.reward.visual import is_visual
 
     name = config.reward_model
+    if name.startswith(JUDGE):
+        return _judge(config, store)
     elsewhere = ":" in name and not Path(name).exists()
     sees = not elsewhere and is_visual(name)
     if pictures and not sees:
         say(f"the reward model {name} reads questions without their pictures")
     return RolloutRewards(load_scorer(name, config.reward_tokens, images=store.folder if sees else None), sees)
+
+
+def _judge(config: RewardModelConfig, store: ImageStore) -> JudgeReward:
+    """A judge, its replies beside the pictures' folder."""
+    named = config.reward_model.removeprefix(JUDGE)
+    seen = store.folder if config.judge_sees else None
+    (told,) = chat_configs([named], "reward-model", config.ask, temperature=0.0, max_tokens=1024, images=seen)
+    if not isinstance(told, ChatConfig):
+        raise AssayError(f"--reward-model {config.reward_model}: a judge of answers is a server: write judge:MODEL@URL")
+    cache = store.folder.with_name(f"{store.folder.name}.judge.sqlite")
+    (chat,) = chats([told], cache, config.ask.budget, config.ask.batches)
+    return JudgeReward(chat, config.judge_sees)
 
 
 def fingerprint(name: str) -> str:
