@@ -264,7 +264,7 @@ def serving(folder: Path) -> Iterator[int]:
 def test_servers_by_url_are_one_sampler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture's question goes over as messages, one without a picture as token ids."""
     store = ImageStore(tmp_path / "pictures")
-    hub(tmp_path / "vlm", "llava", monkeypatch)
+    hub(tmp_path / "vlm", "qwen2.5-vl", monkeypatch)
     policy = load_policy(str(tmp_path / "vlm"), PolicyConfig(), store)
     asked = pictured(store)
     with serving(tmp_path / "vlm") as port:
