@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -250,7 +250,11 @@ def serving(folder: Path) -> Iterator[int]:
     with log.open("w") as told:
         process = subprocess.Popen(line, env=here, stdout=told, stderr=subprocess.STDOUT)
         try:
-            wait_until_ready(f"http://127.0.0.1:{port}", 900)
+            for _ in range(180):
+                assert process.poll() is None, "the server has ended"
+                with suppress(AssayError):
+                    wait_until_ready(f"http://127.0.0.1:{port}", 5)
+                    break
             yield port
         except BaseException:
             print(log.read_text()[-4000:])
