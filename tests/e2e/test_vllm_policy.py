@@ -224,7 +224,7 @@ def test_grpo_under_torchrun_has_an_engine_for_each_process_and_samples_the_poli
         "import sys\nfrom assay.__main__ import main\n\nif __name__ == '__main__':  # engines are spawned\n"
         f"    sys.argv[1:] = {[*map(str, asked)]!r}\n    main()\n"
     )
-    line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", 0, script]
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, script]
     here = {**environment(), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     here["PYTHONPATH"] = os.pathsep.join([here["PYTHONPATH"], str(Path(__file__).parent)])
     done = subprocess.run([*map(str, line)], env=here, capture_output=True, text=True, timeout=1_200)
