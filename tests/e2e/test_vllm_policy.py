@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -224,7 +224,7 @@ def test_grpo_under_torchrun_has_an_engine_for_each_process_and_samples_the_poli
         "import sys\nfrom assay.__main__ import main\n\nif __name__ == '__main__':  # engines are spawned\n"
         f"    sys.argv[1:] = {[*map(str, asked)]!r}\n    main()\n"
     )
-    line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", 0, script]
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, script]
     here = {**environment(), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     here["PYTHONPATH"] = os.pathsep.join([here["PYTHONPATH"], str(Path(__file__).parent)])
     done = subprocess.run([*map(str, line)], env=here, capture_output=True, text=True, timeout=1_200)
@@ -250,7 +250,11 @@ def serving(folder: Path) -> Iterator[int]:
     with log.open("w") as told:
         process = subprocess.Popen(line, env=here, stdout=told, stderr=subprocess.STDOUT)
         try:
-            wait_until_ready(f"http://127.0.0.1:{port}", 900)
+            for _ in range(180):
+                assert process.poll() is None, "the server has ended"
+                with suppress(AssayError):
+                    wait_until_ready(f"http://127.0.0.1:{port}", 5)
+                    break
             yield port
         except BaseException:
             print(log.read_text()[-4000:])
@@ -264,7 +268,7 @@ def serving(folder: Path) -> Iterator[int]:
 def test_servers_by_url_are_one_sampler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture's question goes over as messages, one without a picture as token ids."""
     store = ImageStore(tmp_path / "pictures")
-    hub(tmp_path / "vlm", "llava", monkeypatch)
+    hub(tmp_path / "vlm", "qwen2.5-vl", monkeypatch)
     policy = load_policy(str(tmp_path / "vlm"), PolicyConfig(), store)
     asked = pictured(store)
     with serving(tmp_path / "vlm") as port:
