@@ -223,9 +223,14 @@ def _with_lora(model: Any, config: PolicyConfig) -> Any:
         model,
         LoraConfig(task_type="CAUSAL_LM", r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=names),
     )
+    generator = torch.Generator().manual_seed(0)
     for name, parameter in made.named_parameters():
         if name.removeprefix("base_model.model.") in chosen:
             parameter.requires_grad_(True)
+        if (
+            ".lora_A." in name
+        ):  # as peft draws them, but the same in every process: peft's depend on its hashes of names
+            torch.nn.init.kaiming_uniform_(parameter, a=5**0.5, generator=generator)
     return made
 
 
