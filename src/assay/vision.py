@@ -66,10 +66,11 @@ def tower_weights(model: Any) -> list[torch.nn.Parameter]:
 def touch(model: Any, found: Tensor) -> Tensor:
     """The same numbers, on which every trained weight between pixels and text has a gradient, if of zero.
 
-    A micro-batch without pictures reads none of these. DDP waits for their gradients for ever, and where nothing else
-    trains there would be no backward pass at all. Weights that FSDP2 has sharded at that time are left out. Where it can,
-    `found` is what the layers read, not what they give: layers must end their backward passes in one order on all processes
-    (FSDP2), and those whose inputs have no gradient end last.
+    A micro-batch without pictures reads none of these, one with pictures not all (LLaVA leaves out the last layers of its
+    tower). DDP waits for their gradients for ever, and where nothing else trains there would be no backward pass at all.
+    Weights that FSDP2 has sharded at that time are left out. Where it can, `found` is what the layers read, not what they
+    give: layers must end their backward passes in one order on all processes (FSDP2), and those whose inputs have no
+    gradient end last.
     """
     if not torch.is_grad_enabled() or not is_visual(model):
         return found
@@ -153,9 +154,9 @@ class Pictures:
 def embedded(model: Any, ids_BT: Tensor, images: Sequence[str], pictures: Pictures | None) -> dict[str, Any]:
     """What the language model is given: token embeddings, shape (B, T, D), with the features of `images` in the places of
     the picture token, in order, and what it adds to its layers there."""
-    embeds: Tensor = model.get_input_embeddings()(ids_BT)
+    embeds = touch(model, model.get_input_embeddings()(ids_BT))
     if not images:
-        return {"inputs_embeds": touch(model, embeds)}
+        return {"inputs_embeds": embeds}
     assert pictures is not None, "a prompt with pictures needs a store"
     features, deeper = pictures.features(model, images)
     mask_BT = ids_BT == model.config.image_token_id

@@ -309,7 +309,7 @@ def test_nothing_measured_is_an_error_that_says_what_was_looked_for(tmp_path: Pa
         "best-of-n", asked, "--policy", "m@http://127.0.0.1:9/v1", "--reward", LONGER, "--out", tmp_path / "n.jsonl",
         "--replies", tmp_path / "r.sqlite", code=2,
     )  # fmt: skip
-    assert "no questions" in assay("policy", "evaluate", "smollm2", asked, code=2)
+    assert "no questions" in assay("policy", "evaluate", "minilm", asked, code=2)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import tyro
 from safetensors.torch import save_file
 
 import tiny_models
-from assay import models
+from assay import devices, models
 from assay.curate.attributes import retrieval_text, rule_attributes
 from assay.embedding import load_embedder
 from assay.errors import AssayError
@@ -201,7 +201,7 @@ def test_code_that_comes_with_an_encoder_runs_only_when_asked_for(
 
 def test_it_runs_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder(tmp_path)
-    monkeypatch.setattr(models, "device", lambda: torch.device("meta"))
+    monkeypatch.setattr(devices, "device", lambda: torch.device("meta"))
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
         load_embedder(str(tmp_path))(["a"])  # a device that computes nothing: what comes back was not made there
 

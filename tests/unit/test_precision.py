@@ -13,7 +13,7 @@ from assay import devices
 def test_auto_is_bfloat16_where_the_device_has_instructions_for_it(
     monkeypatch: pytest.MonkeyPatch, device: str, has: dict[str, bool], expected: bool
 ) -> None:
-    monkeypatch.setattr(devices, "device", lambda: torch.device(device))
+    monkeypatch.setattr(devices, "_kind", lambda: device)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has.get("avx512", False))
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has.get("amx", False))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has.get("cuda", False))
