@@ -96,6 +96,7 @@ def test_tiles_that_the_text_counts_and_the_tower_does_not_see_are_refused(
         before(self, *given)  # type: ignore[arg-type]
         self.options = {}
 
+    monkeypatch.setattr(vision, "_SEEN", {})  # what is seen without tiles here is not what others are to find
     monkeypatch.setattr(vision.Pictures, "__init__", without_options)
     with pytest.raises(AssayError, match="cannot be used with pictures here"):
         load_policy(str(made("internvl")), PolicyConfig(), store)
