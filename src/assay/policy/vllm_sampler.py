@@ -9,6 +9,7 @@ from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
 from assay.policy.config import SamplerConfig, VllmConfig
 from assay.policy.model import Policy
+from assay.policy.prompt_ids import PromptIds
 from assay.policy.vllm_engine import Engine
 from assay.records import Prompt, Rollout
 from assay.render import render_prompt, short_prompt
@@ -43,7 +44,7 @@ class VllmSampler:
     ) -> None:  # fmt: skip
         self.policy, self.config, self.store, self.seed = policy, config, store, seed
         self.answer_start, self.step = answer_start, 0
-        self.rendered: dict[str, list[int]] = {}
+        self.rendered = PromptIds(self._render)
         self.own = engine is None
         raw = config.temperature in (0, 1)
         mode = {"logprobs_mode": "raw_logprobs" if raw else "processed_logprobs"}
@@ -69,13 +70,14 @@ class VllmSampler:
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """The tokens of a prompt, pictures' places included. Raises CannotRead where the engine has no room for its answer:
         vLLM would cut the answer short and say nothing."""
-        if prompt.id not in self.rendered:
-            ids = render_prompt(self.policy.processor, prompt.messages, self.store, self.answer_start)
-            most = self.engine.room - self.config.max_tokens
-            if len(ids) > most:
-                raise CannotRead(f"longer than {most:,} tokens, which is vLLM's room before an answer (--vllm-length)")
-            self.rendered[prompt.id] = ids
-        return self.rendered[prompt.id]
+        return self.rendered(prompt)
+
+    def _render(self, prompt: Prompt) -> list[int]:
+        ids = render_prompt(self.policy.processor, prompt.messages, self.store, self.answer_start)
+        most = self.engine.room - self.config.max_tokens
+        if len(ids) > most:
+            raise CannotRead(f"longer than {most:,} tokens, which is vLLM's room before an answer (--vllm-length)")
+        return ids
 
     def __call__(
         self, prompts: Sequence[Prompt], n: int, draw: int = 0, starts: Sequence[Sequence[int]] = ()
