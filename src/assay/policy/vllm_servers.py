@@ -21,6 +21,7 @@ from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
 from assay.policy.config import PolicyConfig, SamplerConfig, VllmConfig
 from assay.policy.model import Policy, load_policy
+from assay.policy.prompt_ids import PromptIds
 from assay.policy.vllm_sampler import same_prompt
 from assay.records import Prompt, Rollout
 from assay.render import render_prompt
@@ -62,7 +63,7 @@ class ServerSampler:
         vllm: VllmConfig,
     ) -> None:  # fmt: skip
         self.policy, self.config, self.store, self.seed = policy, config, store, seed
-        self.answer_start, self.step, self.rendered = answer_start, 0, dict[str, list[int]]()
+        self.answer_start, self.step, self.rendered = answer_start, 0, PromptIds(self._render)
         key = os.environ.get(vllm.vllm_key, "")
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.servers = [asyncio.run(self._meet(url.rstrip("/").removesuffix("/v1"))) for url in vllm.vllm]
@@ -88,13 +89,14 @@ class ServerSampler:
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """The tokens of a prompt, pictures' places included. Raises CannotRead where the servers have no room for it."""
-        if prompt.id not in self.rendered:
-            ids = render_prompt(self.policy.processor, prompt.messages, self.store, self.answer_start)
-            most = min(s.room for s in self.servers) - self.config.max_tokens
-            if len(ids) > most:
-                raise CannotRead(f"longer than {most:,} tokens, which is the servers' room before an answer")
-            self.rendered[prompt.id] = ids
-        return self.rendered[prompt.id]
+        return self.rendered(prompt)
+
+    def _render(self, prompt: Prompt) -> list[int]:
+        ids = render_prompt(self.policy.processor, prompt.messages, self.store, self.answer_start)
+        most = min(s.room for s in self.servers) - self.config.max_tokens
+        if len(ids) > most:
+            raise CannotRead(f"longer than {most:,} tokens, which is the servers' room before an answer")
+        return ids
 
     def __call__(
         self, prompts: Sequence[Prompt], n: int, draw: int = 0, starts: Sequence[Sequence[int]] = ()
