@@ -286,7 +286,7 @@ def test_servers_by_url_are_one_sampler(tmp_path: Path, monkeypatch: pytest.Monk
         [[greedy]] = sampler.greedy()(asked[2:], 1)
         assert sampler(asked[2:], 1, starts=[greedy.tokens[:2]])
         other = load_policy(str(tiny_models.save_language(tmp_path / "other")), PolicyConfig())
-        with pytest.raises(AssayError, match=r"reads another prompt|http 4"):
+        with pytest.raises(AssayError, match=r"reads another prompt|http 4|has pictures"):
             make_sampler(servers, other, CONFIG, store)(asked[:1], 1)
         done = run_assay(
             "policy", "evaluate", tmp_path / "vlm", questions(tmp_path), "--vllm", *urls, "--sampler.max-tokens", 4
