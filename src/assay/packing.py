@@ -115,9 +115,8 @@ def packed_inputs(inner: Any, batch: Pack, pictures: vision.Pictures | None = No
     """What the model without its head is given of a pack."""
     inputs = vision.embedded(inner, batch.ids_1T, batch.images, pictures)
     layout = batch.layout
-    if (
-        "deepstack_visual_embeds" in inputs
-    ):  # layers that are added to at the pictures' places are to compute all of them
+    # layers that are added to at the pictures' places are to compute all of them
+    if "deepstack_visual_embeds" in inputs:
         layout = replace(layout, route=None)
     inputs |= {"position_ids": _places(inner, batch, pictures), "layout": layout}
     if not batch.layout.causal:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 import tiny_models
 from assay import cli, models
+from assay.errors import AssayError
 from assay.policy import good, prompt_ids
 from assay.policy.config import GrpoConfig, PolicyConfig, SamplerConfig
 from assay.policy.grpo import grpo
@@ -20,6 +21,7 @@ from assay.policy.model import load_policy
 from assay.policy.prompt_ids import IdFile, PromptIds, mapped
 from assay.policy.sampler import LocalSampler
 from assay.recipes.own_pairs import SampledPreference
+from assay.recipes.shared import MARK, Shared
 from assay.records import Prompt, Response, Rollout, Score, user
 from assay.step import Engine
 from assay.tables import Table
@@ -143,3 +145,17 @@ def test_policies_are_ranked_by_what_is_known() -> None:
     assert good.score_of({"watch_accuracy": 0.5, "watch_hallucination_rate": 0.1}) == (0.5,)
     assert good.score_of({"watch_hallucination_rate": 0.1}) == (-0.1,)
     assert good.score_of({}) == ()
+
+
+def test_a_folder_of_the_user_s_that_has_the_questions_name_is_left_alone(tmp_path: Path) -> None:
+    engine, folder = Engine("fp32", 1.0), tmp_path / "tuned.questions"
+    folder.mkdir()
+    (folder / "mine.jsonl").write_text("years of work")
+    with pytest.raises(AssayError, match="is there already, and not of this command"), Shared(engine, folder):
+        pass
+    assert (folder / "mine.jsonl").read_text() == "years of work"
+    (folder / "mine.jsonl").rename(folder / MARK)  # what a killed command left is made anew
+    (folder / "old").touch()
+    with Shared(engine, folder):
+        assert not (folder / "old").exists()
+    assert not folder.exists()

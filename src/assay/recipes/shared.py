@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from assay.errors import CannotRead
+from assay.errors import AssayError, CannotRead
 from assay.policy.prompt_ids import IdFile, Ids, mapped
 from assay.records import Prompt
 from assay.store import Place
@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from assay.step import Engine
 
 T = TypeVar("T")
+MARK = ".assay-questions"
+"""The file that says whose the folder is."""
 
 
 class Shared:
-    """A folder that all processes of a command see, for as long as this is open. A killed command's is made anew.
+    """A folder that all processes of a command see, for as long as this is open. A killed command's is made anew. Raises
+    AssayError where something else has its name.
 
     Example:
         with Shared(engine, folder) as shared:
@@ -35,11 +38,16 @@ class Shared:
         self.engine, self.folder, self.files = engine, folder, 0
 
     def __enter__(self) -> "Shared":
-        if self.engine.lead:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-        self.engine.wait()
+        self.engine.lead_says(self._begin)
         return self
+
+    def _begin(self) -> None:
+        """Only what an earlier command of ours left is removed: the folder lies beside the user's output."""
+        if self.folder.exists() and not (self.folder / MARK).exists() and any(self.folder.iterdir()):
+            raise AssayError(f"{self.folder} is there already, and not of this command: move it, or use another --out")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        (self.folder / MARK).touch()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if kind is None:
