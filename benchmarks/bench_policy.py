@@ -24,8 +24,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import bench_pictures
 import numpy as np
-from bench_reward import DOC, make_pairs, on_cpu, tokenizer
+from bench_reward import DOC, make_pairs, on_cpu, tokenizer, word
 
 from assay.tables import write_text
 
@@ -68,7 +69,7 @@ def prompt_ids(length: int, n: int) -> list[list[int]]:
 
 
 def text(ids: list[int]) -> str:
-    return " ".join(f"t{i}" for i in ids)
+    return " ".join(map(word, ids))
 
 
 def reward_of(answer: str) -> float:
@@ -87,14 +88,10 @@ def precision() -> str:
 
 
 def grpo_ours(folder: Path, length: int, steps: int, warm: int) -> Figures:
-    import torch
-
-    from assay.policy.config import GrpoConfig, PolicyConfig, SamplerConfig
-    from assay.policy.grpo import Grpo
+    from assay.policy.config import PolicyConfig, SamplerConfig
     from assay.policy.model import load_policy
     from assay.policy.sampler import LocalSampler
-    from assay.records import Prompt, Score, user
-    from assay.step import Engine
+    from assay.records import Prompt, user
 
     policy = load_policy(str(folder), PolicyConfig(precision=precision()))
     assert policy.packed, policy.reason
@@ -102,6 +99,17 @@ def grpo_ours(folder: Path, length: int, steps: int, warm: int) -> Figures:
     sampler = LocalSampler(policy, SamplerConfig(max_tokens=NEW), half=policy.bf16)
     sampler.rendered = {p.id: ids for p, ids in zip(prompts, prompt_ids(length, steps + warm), strict=True)}
     sampler.forbidden = list(policy.end_ids)
+    return timed_steps(policy, prompts, sampler, steps, warm)
+
+
+def timed_steps(policy: Any, prompts: list[Any], sampler: Any, steps: int, warm: int) -> Figures:
+    """GRPO steps of one prompt each, every answer of NEW tokens."""
+    import torch
+
+    from assay.policy.config import GrpoConfig
+    from assay.policy.grpo import Grpo
+    from assay.records import Score
+    from assay.step import Engine
 
     def reward(pairs: Any) -> list[Score]:
         return [Score(rule=reward_of(r.text), format=0.0, total=reward_of(r.text)) for _, r in pairs]
@@ -125,7 +133,20 @@ def grpo_ours(folder: Path, length: int, steps: int, warm: int) -> Figures:
 
 def grpo_trl(folder: Path, length: int, steps: int, warm: int, checkpointing: bool, compiled: bool = False) -> Figures:
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    prompts, processor = prompt_ids(length, steps + warm), AutoTokenizer.from_pretrained(folder)
+    data = Dataset.from_dict({"prompt": [text(ids) for ids in prompts]})
+    assert processor(data["prompt"][:])["input_ids"] == prompts
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    return grpo_trainer(model, processor, data, steps, warm, checkpointing, compiled)
+
+
+def grpo_trainer(
+    model: Any, processor: Any, data: Any, steps: int, warm: int, checkpointing: bool, compiled: bool = False
+) -> Figures:
+    """TRL's GRPOTrainer on the same work, its steps timed."""
+    from transformers import PrinterCallback, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
     found: Figures = {"step": [], "generate": [], "update": []}
@@ -149,10 +170,9 @@ def grpo_trl(folder: Path, length: int, steps: int, warm: int, checkpointing: bo
             spent["generate"] += time.process_time() - start
             return out
 
-    def reward(completions: list[str], **_: Any) -> list[float]:
-        return [reward_of(c) for c in completions]
+    def reward(completions: list[Any], **_: Any) -> list[float]:
+        return [reward_of(c if isinstance(c, str) else c[0]["content"]) for c in completions]
 
-    data = Dataset.from_dict({"prompt": [text(ids) for ids in prompt_ids(length, steps + warm)]})
     with tempfile.TemporaryDirectory() as out:
         config = GRPOConfig(
             output_dir=out, max_steps=steps + warm, per_device_train_batch_size=GROUP, num_generations=GROUP,
@@ -163,9 +183,8 @@ def grpo_trl(folder: Path, length: int, steps: int, warm: int, checkpointing: bo
             generation_kwargs={"min_new_tokens": NEW},
         )  # fmt: skip
         trainer = Timed(
-            AutoModelForCausalLM.from_pretrained(folder, dtype="float32"), reward_funcs=reward, args=config,
-            train_dataset=data, processing_class=AutoTokenizer.from_pretrained(folder), callbacks=[Steps()],
-        )  # fmt: skip
+            model, reward_funcs=reward, args=config, train_dataset=data, processing_class=processor, callbacks=[Steps()]
+        )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         lengths = trainer._metrics["train"].get("completions/mean_length", [NEW])
@@ -279,6 +298,8 @@ def mpo_trl(
             processing_class=AutoTokenizer.from_pretrained(folder), callbacks=[Steps()],
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
+        read = next(iter(trainer.train_dataset))
+        assert [read["prompt_ids"], read["chosen_ids"]] == [rows[0][0], [*rows[0][1], 2]], read
         trainer.train()
     return {"pairs": pairs, "cpu": clock["spent"], "losses": losses}
 
@@ -302,7 +323,12 @@ def child(job: Figures, folder: Path) -> Figures:
     what, who = job["what"], job["who"]
     if what == "save":
         make_model(folder)
+        bench_pictures.make_model(pictures_of(folder))
         return {}
+    if what == "pictures":
+        rest = (pictures_of(folder), job["side"], job["steps"], 1)
+        found = bench_pictures.ours(*rest) if who == "ours" else bench_pictures.trl(*rest, who == "trl-default")
+        return found | {"rss_mb": peak_mb()}
     rest = (folder, job["length"], job["steps"], 1) if what == "grpo" else (folder, job["steps"], 8, 2)
     if what == "mpo":
         options = {
@@ -317,7 +343,16 @@ def child(job: Figures, folder: Path) -> Figures:
         found = generate_hf(*rest)
     else:
         found = grpo_ours(*rest) if who == "ours" else grpo_trl(*rest, who == "trl-default", who == "trl-compile")
-    return {**found, "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {**found, "rss_mb": peak_mb()}
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def pictures_of(folder: Path) -> Path:
+    """The model with eyes, beside the one without."""
+    return folder.parent / f"{folder.name}-vl"
 
 
 def run(job: Figures, folder: Path) -> Figures:
@@ -364,6 +399,11 @@ def measure(repetitions: int, model: Path, kept: Path) -> list[Figures]:
             for length in PROMPTS
             for who in ("ours", *PEERS, "hf")
         ]
+        jobs += [
+            {"what": "pictures", "who": who, "side": side, "steps": 3}
+            for side in bench_pictures.SIDES
+            for who in ("ours", *PEERS)
+        ]
         jobs += [{"what": "mpo", "who": who, "steps": 32} for who in ("ours", *MPO_PEERS)]
         for job in jobs:
             path = kept / f"{'-'.join(str(v) for v in (repetition, *job.values()))}.json"
@@ -373,9 +413,9 @@ def measure(repetitions: int, model: Path, kept: Path) -> list[Figures]:
     return runs
 
 
-def values(runs: list[Figures], what: str, who: str, key: str, length: int = 0) -> list[float]:
-    """One figure a repetition: seconds of a step, or of all MPO steps."""
-    chosen = [r for r in runs if r["what"] == what and r["who"] == who and r.get("length", 0) == length]
+def values(runs: list[Figures], what: str, who: str, key: str, size: int = 0) -> list[float]:
+    """One figure a repetition: seconds of a step, or of all MPO steps. `size`: a prompt's tokens, a picture's side."""
+    chosen = [r for r in runs if r["what"] == what and r["who"] == who and r.get("length", r.get("side", 0)) == size]
     return [median(r[key]) if isinstance(r[key], list) else r[key] for r in chosen]
 
 
@@ -393,6 +433,11 @@ def summary(runs: list[Figures]) -> Figures:
         peer = best(runs, "grpo", PEERS, "step", length)
         found[f"grpo_step_ratio_{length}"] = over(
             values(runs, "grpo", peer, "step", length), values(runs, "grpo", "ours", "step", length)
+        )
+    for side in bench_pictures.SIDES:
+        peer = best(runs, "pictures", PEERS, "step", side)
+        found[f"grpo_step_ratio_picture_{side}"] = over(
+            values(runs, "pictures", peer, "step", side), values(runs, "pictures", "ours", "step", side)
         )
     ours = {k: values(runs, "grpo", "ours", k, PROMPTS[0]) for k in ("generate", "update")}
     found["generation_ratio"] = over(values(runs, "grpo", "hf", "generate", PROMPTS[0]), ours["generate"])
@@ -432,6 +477,18 @@ def table(runs: list[Figures], ratios: Figures, buffer: Figures) -> str:
             lines.append(f"| {length} | {who} | {' | '.join(parts)} | {mb:.0f} | {spread(times)} |")
         hf = values(runs, "grpo", "hf", "generate", length)
         lines.append(f"| {length} | transformers' generate alone | | {median(hf):.2f} | | | |")
+    lines += [
+        "", f"**The same with a picture**: Qwen2.5-VL's classes, small, the tower frozen, one picture and "
+        f"{bench_pictures.TEXT} tokens of text.", "",
+        "| picture | its tokens | contender | step | generation | update and optimiser | peak MB | ours is ... times |",
+        "|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for side in bench_pictures.SIDES:
+        for who in ("ours", *PEERS):
+            parts = [f"{median(values(runs, 'pictures', who, k, side)):.2f}" for k in ("step", "generate", "update")]
+            times = over(values(runs, "pictures", who, "step", side), values(runs, "pictures", "ours", "step", side))
+            mb, seen = median(values(runs, "pictures", who, "rss_mb", side)), bench_pictures.picture_tokens(side)
+            lines.append(f"| {side} x {side} | {seen} | {who} | {' | '.join(parts)} | {mb:.0f} | {spread(times)} |")
     lines += [
         "", "**MPO**: pairs of skewed lengths as in the reward benchmark, 8 a step, without the shift (TRL has none); "
         "the reference's pass is counted on both sides.", "",

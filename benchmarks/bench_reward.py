@@ -224,12 +224,16 @@ def trl(
 
 
 def tokenizer(model: Any) -> Any:
-    """RewardTrainer wants one for its padding id; it never sees text here."""
+    """A word for every id. Words are of one length: a special one is cut out of any word that begins with it."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
-    words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(model.config.vocab_size)}, unk_token="t1"))
-    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="t0", eos_token="t2", unk_token="t1")
+    words = Tokenizer(models.WordLevel({word(i): i for i in range(model.config.vocab_size)}, unk_token=word(1)))
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token=word(0), eos_token=word(2), unk_token=word(1))
+
+
+def word(token: int) -> str:
+    return f"t{token:05d}"
 
 
 # A child: one contender, timed

@@ -1,7 +1,7 @@
 """Attention inside a pack: each answer sees its own prefix and itself, and nothing else. One layout, three back ends. In an
 encoder's pack there are no prefixes, and each sequence sees all of itself.
 
-    segments   a loop over the segments, any device, forward and backward: what a CPU runs, in fp32 as compiled loops
+    segments   a loop over the segments, any device, forward and backward: what a CPU runs, as compiled loops
     flex       FlexAttention with a block mask (an accelerator; on a CPU it has no backward pass)
     varlen     FlashAttention over unpadded sequences (CUDA, 16-bit), each with its prefix's keys gathered before its own
 

@@ -1,4 +1,5 @@
-// Packed attention on a CPU (attention.py): in fp32 whole; of the backward pass in bfloat16 what lies between its products.
+// Packed attention on a CPU (attention.py), whole and in fp32; for processors with AMX what lies between the backward pass's
+// products.
 // Plain loops that a compiler vectorises, but for the products (native.h). Shapes: K key heads, G query heads for each, D head
 // width, fp32 work space; tensors of the model are fp32 or bfloat16 (`half`), with strides in elements.
 #include <cmath>
