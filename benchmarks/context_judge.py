@@ -159,9 +159,17 @@ class Speaker:
             tokens += [self.verdicts[said[-1]], *self.ids("\n\n")]
         return tokens, places, said
 
+    def half(self) -> Any:
+        """Products in bfloat16 where the processor has instructions for it."""
+        import torch
+
+        from assay.devices import computes_in_half
+
+        return torch.autocast("cpu", torch.bfloat16, enabled=computes_in_half("auto"))
+
     def scores(self, hidden_TD: Any) -> Any:
-        """(T, 2) what it thinks of "A" and of "B"."""
-        return hidden_TD @ self.model.get_output_embeddings().weight[self.verdicts].T
+        """(T, 2) what it thinks of "A" and of "B", in fp32."""
+        return hidden_TD.float() @ self.model.get_output_embeddings().weight[self.verdicts].float().T
 
     @property
     def inner(self) -> Any:
@@ -175,11 +183,15 @@ class Speaker:
         before, *_ = self.episode(examples, [bool(x) for x in rng.integers(2, size=len(examples))], over)
         found = 0.0
         with torch.inference_mode():
-            kept = self.inner(torch.tensor([before]), use_cache=True).past_key_values if before else None
+            with self.half():
+                kept = self.inner(torch.tensor([before]), use_cache=True).past_key_values if before else None
             for swap in (False, True):
-                told = self.inner(
-                    torch.tensor([self.part(asked, swap)]), past_key_values=copy.deepcopy(kept), use_cache=bool(before)
-                )
+                with self.half():
+                    told = self.inner(
+                        torch.tensor([self.part(asked, swap)]),
+                        past_key_values=copy.deepcopy(kept),
+                        use_cache=bool(before),
+                    )
                 one, two = self.scores(told.last_hidden_state[0, -1:])[0].log_softmax(-1).tolist()
                 found += (two - one) if swap else (one - two)
         return found
@@ -215,7 +227,8 @@ def learn(folder: Path, gold: list[Known], near: list[list[int]], steps: int, fl
             shown = [*(gold[i] for i in reversed(near[at][:EXAMPLES])), gold[at]]
             swaps = [bool(x) for x in rng.integers(2, size=len(shown))]
             tokens, places, said = speaker.episode(shown, swaps, bool(rng.random() < flips))
-            hidden_TD = speaker.inner(torch.tensor([tokens]), use_cache=False).last_hidden_state[0]
+            with speaker.half():
+                hidden_TD = speaker.inner(torch.tensor([tokens]), use_cache=False).last_hidden_state[0]
             scores = speaker.scores(hidden_TD[places])
             loss = torch.nn.functional.cross_entropy(scores, torch.tensor(said))
             (loss / BATCH).backward()

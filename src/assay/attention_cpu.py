@@ -1,6 +1,6 @@
-"""The compiled helper of packed attention on a CPU: both passes whole, in fp32. Where a processor has tiles for bfloat16 (AMX),
-which multiply an order of magnitude faster, only what lies between the products of the backward pass, which PyTorch would do
-in thirty small steps a block.
+"""The compiled helper of packed attention on a CPU: both passes whole, in fp32. Where a processor has tiles for bfloat16
+(AMX), which multiply an order of magnitude faster, only what lies between the products of the backward pass, which PyTorch
+would do in thirty small steps a block.
 
 Without a C++ compiler, attention.py does the same in PyTorch; tests compare the two.
 """
