@@ -9,27 +9,48 @@ import re
 
 from assay.bench.policy.arithmetic import approximate
 from assay.bench.policy.formulas import same_formula, squeezed
+from assay.bench.policy.letters import letter
 from assay.bench.policy.quantities import Quantity, quantity
-from assay.bench.policy.texts import letter, plain, same_text
+from assay.bench.policy.texts import plain, same_text
 from assay.records import AnswerKind
 
 _TAGS = re.compile(r"<answer>(?P<inside>(?:(?!<answer>).)*?)</answer>", re.S | re.I)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(?P<inside>[^\n#]*\S)[ \t]*$", re.M)
+_IS = r"(?:is|would be|must be|should be)\b"
 _SAID = re.compile(
-    r"(?:(?:final|correct|right|best)\s+(?:answer|option|choice)"
-    r"|the\s+(?:answer|option|choice)(?:\s+to\s+[^\n.:]{1,80}?)?\s*(?=(?:is|would be|must be|should be)\b|[:=])"
-    r"|\banswer\s*(?=is\b|[:=])|答案(?:应该)?(?:是|为)?)"
-    r"[\s:=*]*(?:(?:is|would be|must be|should be)\b)?[\s:=*]*(?P<inside>[^\n]+)",
-    re.I,
+    rf"(?:(?:final|correct|right|best)\s+(?:answer|option|choice)(?=[* \t]*(?:{_IS}|[:=(\n]))"
+    rf"|the\s+(?:answer|option|choice)(?:\s+to\s+[^\n.:]{{1,80}}?)?\s*(?=(?:{_IS}|[:=]))"
+    r"|\banswer\s*(?=is\b|[:=])|^[#* \t]+answer[* \t]*$|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
+    rf"[\s:=*]*(?:{_IS})?[\s:=*]*(?=\S)",
+    re.I | re.M,
 )
+_CHOSEN = re.compile(r"\b(?:option|choice)\s*\(?([A-Z])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b", re.I)
+_A = re.compile(r"\n\s*A:[ \t]*(?P<inside>[^\n]*\d[^\n]*)\s*$")
+"""The last line of GSM8K's own models."""
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*")
 _LOOSE = re.compile(r"-?(?:\d[\d,.]*\d|\d|\\?[A-Za-z]+)")
+_OR = re.compile(
+    r"\b(?:or|alternatively|maybe|perhaps|possibly|otherwise|else)\b[^.!?]*$|\b(?:may|might|could)\s+(?:also\s+)?be\W*$",
+    re.I,
+)
+"""What leads from one final answer to another that shall count as well."""
+_TOO = re.compile(r"[^.!?\n]{0,40}\balso\s+(?:be|possible|valid|correct|right|works?|fits?|acceptable)\b", re.I)
+_DENIED = re.compile(r"\W*(?:is|was|would be)\s+(?:wrong|incorrect|not\b|false|impossible)", re.I)
+_TAKEN_BACK = re.compile(
+    r"\b(?:wait|kidding|oops|scratch that|on second thought|i mean|my mistake|i was wrong|correction)\b"
+    r"|\bno,? (?:it|that|wait)\b"
+    r"|^\W*no\b\W",
+    re.I,
+)
+_JOINT = re.compile(r"[\s$,;]*(?:,|;|\band\b|\bor\b)[\s$,;]*", re.I)
+"""What stands between the boxes of one list."""
 
 
 def final_answer(text: str) -> str | None:
-    """The last final answer of a text, stripped; None where there is none, or an empty one.
+    """The last final answer of a text, stripped; None where there is none, an empty one, or one that is taken back.
 
-    What stands before a closing </think> is thought, not an answer; an unfinished tag gives none.
+    What stands before a closing </think> is thought, not an answer; an unfinished tag gives none. Boxes that are listed
+    ("\\boxed{2} and \\boxed{5}") are one answer, a list.
     """
     said = re.split(r"</think>", text, flags=re.I)[-1]
     if re.search(r"<think>", said, re.I):
@@ -37,14 +58,14 @@ def final_answer(text: str) -> str | None:
     tags = _TAGS.findall(said)
     if tags:
         return tags[-1].strip() or None
-    box = _boxed(said)
-    if box is not None:
-        return box.strip() or None
+    box, end = _boxed(said)
+    if box is not None and not _DENIED.match(said, end):
+        taken = _TOO.match(said, end) or _TAKEN_BACK.match(said[end : end + 30].lstrip(" $.,;!"))
+        return None if taken else box.strip() or None
     if (marked := _marked(said)) is not None:
         return marked
-    lines = _SAID.findall(said.replace("：", ":"))
-    if lines:
-        return lines[-1].strip().rstrip(".。").strip(" *") or None
+    if (told := _told(said.replace("：", ":"))) is not None:
+        return told or None
     return _bare(said)
 
 
@@ -58,34 +79,70 @@ def _marked(text: str) -> str | None:
     return inside if not text[found[-1].end() :].strip() or (number is not None and not number.rest) else None
 
 
+def _told(text: str) -> str | None:
+    """What follows the last "the answer is"; "" where it is one of several, or taken back; None where nothing is told."""
+    marks = list(_SAID.finditer(text))
+    if marks:
+        line = text[marks[-1].end() :].split("\n", 1)[0]
+        before = text[marks[-2].end() if len(marks) > 1 else marks[-1].start() : marks[-1].start()].rsplit("\n", 1)[-1]
+        if _OR.search(before) or _TAKEN_BACK.search(re.search(r"(?:[.,!;](.*))?$", line)[1] or ""):
+            return ""
+        return line.strip().rstrip(".。").strip(" *")
+    chosen = {x.upper() for x in _CHOSEN.findall(text)}
+    if chosen:
+        return chosen.pop() if len(chosen) == 1 else ""
+    last = _A.search(text)
+    return last["inside"].strip() if last else None
+
+
 def _bare(text: str) -> str | None:
     """A text that is nothing but a letter, a number or a word."""
     said = text.strip()
-    if not said or len(said) > 60 or "\n" in said or "<" in said:
+    if (
+        not said
+        or len(said) > 60
+        or "\n" in said
+        or "<" in said
+        or _BOX.search(said)
+        or re.match(r"[^=]*:[^=]*=", said)
+    ):
         return None
     number = quantity(said)
     one = re.fullmatch(r"[*\"'(\[]*[^\W_][\w'-]*[*\"')\].!。]*", said)
     return said.rstrip(".。") if one or letter(said) or (number is not None and not number.rest) else None
 
 
-def _boxed(text: str) -> str | None:
-    """The content of the \\boxed{...} that begins last among those whose braces are balanced; one pass over the text."""
-    starts, loose = set[int](), (-1, "")
+def _boxed(text: str) -> tuple[str | None, int]:
+    """The content of the \\boxed{...} that begins last among those whose braces are balanced, with those that are listed
+    before it, and where it ends; one pass over the text."""
+    marks, boxes = dict[int, int](), list[tuple[int, int, int, int]]()
     for m in _BOX.finditer(text):
         if text.startswith("{", m.end()):
-            starts.add(m.end() + 1)
+            marks[m.end() + 1] = m.start()
         elif after := _LOOSE.match(text, m.end()):
-            loose = m.end(), after[0]
-    open_, best = list[int](), (-1, -1)
-    for at, sign in ((m.start(), m[0]) for m in re.finditer(r"[{}]", text)) if starts else ():
+            boxes.append((m.start(), m.end(), after.end(), after.end()))
+    open_ = list[int]()
+    for at, sign in ((m.start(), m[0]) for m in re.finditer(r"[{}]", text)) if marks else ():
         if sign == "{":
             open_.append(at + 1)
         elif open_:
             start = open_.pop()
-            best = max(best, (start, at)) if start in starts else best
-    if loose[0] > best[0]:
-        return loose[1]
-    return text[best[0] : best[1]] if best[0] >= 0 else None
+            if start in marks:
+                boxes.append((marks[start], start, at, at + 1))
+    if not boxes:
+        return None, 0
+    boxes.sort()
+    begin, start, stop, end = boxes[-1]
+    inside = text[start:stop]
+    for mark, start, stop, close in boxes[-2:-26:-1]:
+        between = text[close:begin] if close <= begin else ""
+        if _JOINT.fullmatch(between):
+            begin, inside = mark, text[start:stop] + between.replace("$", "") + inside
+        elif "\n" not in between and _OR.search(between):
+            return "", end
+        else:
+            break
+    return inside, end
 
 
 def same(given: str, right: str, kind: AnswerKind) -> bool:

@@ -7,8 +7,9 @@ from functools import lru_cache
 from assay.bench.policy.arithmetic import agree, read_whole, tokens_of
 from assay.bench.policy.characters import written
 from assay.bench.policy.equivalent import equivalent
+from assay.bench.policy.intervals import as_intervals
 from assay.bench.policy.quantities import named, quantity
-from assay.bench.policy.texts import plain
+from assay.bench.policy.texts import same_text
 
 LONGEST = 400
 """Characters of an answer that are compared as mathematics; a longer one is wrong, but for the very same text."""
@@ -45,10 +46,26 @@ def squeezed(text: str) -> str:
 
 
 def _tidy(text: str) -> str:
+    text = _ALL_REAL.sub(r"(-\\infty,\\infty)", text)
     text = re.sub(r"(?<![\\A-Za-z])infinity(?![A-Za-z])", r"\\infty", written(text), flags=re.I)
+    for pattern, plainly in _PLAINLY:
+        text = pattern.sub(plainly, text)
     text = _FUNCTIONS.sub(lambda m: "\\" + m[1], text).replace(r"\lbrace", r"\{").replace(r"\rbrace", r"\}")
     text = re.sub(r"\\(?:leq|leqslant)(?![A-Za-z])", r"\\le", re.sub(r"\\(?:geq|geqslant)(?![A-Za-z])", r"\\ge", text))
     return re.sub(r"^(?:the )?(?:final )?answer\s*(?:is|:)\s*", "", text, flags=re.I).strip()
+
+
+_ALL_REAL = re.compile(r"\\mathbb\s*\{?\s*R\s*\}?(?![\^A-Za-z])|ℝ|\ball (?:the )?real(?: number)?s\b", re.I)
+_PLAINLY = (
+    (re.compile(r"\\langle(?![A-Za-z])"), "("),
+    (re.compile(r"\\rangle(?![A-Za-z])"), ")"),
+    (re.compile(r"^\{([^{}]*,[^{}]*)\}$"), r"\\{\1\\}"),
+    (re.compile(r"^([A-Za-z]) is (?=\S)"), r"\1="),
+    (re.compile(r"^[(\[]\s*(\\begin\{array\}.*\\end\{array\})\s*[)\]]$", re.S), r"\1"),
+    (re.compile(r"^\(([A-Za-z]),\s*([A-Za-z])\)\s*=\s*\(([^(),]+),([^(),]+)\)$"), r"\1=\3, \2=\4"),
+    (re.compile(r"^[A-Za-z]\s*\\in(?![A-Za-z])\s*(?=[(\[\\])"), ""),
+)
+"""What is read as another way to write the same."""
 
 
 def _texted(text: str) -> bool:
@@ -64,6 +81,9 @@ def _same(given: str, right: str, texted: bool = False) -> bool:
         return False
     if (words := _in_words(given, right, texted)) is not None:
         return words
+    given, right = as_intervals(given, right)
+    if re.fullmatch(r"[\d.]+\s*:\s*[\d.]+", right):
+        given = re.sub(r"(?<=\d) to (?=\d)", ":", given)
     sides = _sides(given), _sides(right)
     if len(sides[0]) > 1 or len(sides[1]) > 1:
         if _items(given)[1:] or _items(right)[1:]:
@@ -92,7 +112,7 @@ def _in_words(given: str, right: str, texted: bool) -> bool | None:
         return None
     if quantity(given, formula=True) is not None or quantity(right, formula=True) is not None:
         return None
-    return plain(given) == plain(right)
+    return same_text(given, right)
 
 
 def _sides(text: str) -> list[str]:
@@ -245,9 +265,19 @@ def _tables(given: str, right: str) -> bool:
     return all(_same(a, b) for x, y in zip(ours, theirs, strict=True) for a, b in zip(x, y, strict=True))
 
 
+_LOOSE = re.compile(
+    r"\\(?:to|lor|land|mid|text|overset|stackrel|def|color)(?![A-Za-z])|\\\\|(?<![A-Za-z])or(?![A-Za-z])"
+)
+"""What math-verify would leave out of what it reads."""
+
+
+def _variables(text: str) -> list[str]:
+    """The letters of a formula that are no constants."""
+    return re.findall(r"(?<![\\A-Za-z])[A-DF-HJ-Za-df-hj-z](?![A-Za-z])", re.sub(r"\\[A-Za-z]+", " ", text))
+
+
 def _expressions(given: str, right: str) -> bool:
-    """By math-verify, where it cannot take a letter for a unit."""
-    for one, other in ((given, right), (right, given)):
-        if re.fullmatch(r"[-\d.\s]+[A-Za-z]", one) and not re.search(r"[A-Za-z]", other):
-            return False
+    """By math-verify, where it would not take a letter for a unit, or read a part alone."""
+    if _LOOSE.search(given) or _LOOSE.search(right) or bool(_variables(given)) != bool(_variables(right)):
+        return False
     return bool(equivalent(given, right))
