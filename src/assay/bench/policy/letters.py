@@ -29,6 +29,7 @@ _NEGATED = re.compile(
 _DENIED = re.compile(
     r"\s*[*\"')\]}>.]*\s*(?:is|are|was|isn't|aren't|cannot|can't|can)?\s*"
     r"(?:\b(?:not|never|n't|wrong|incorrect|false|excluded|eliminated|impossible|fails)\b|isn't|aren't|can't|cannot\b"
+    r"|(?:would|could|might|may|must|will) be (?:wrong|incorrect|false|impossible)\b"
     r"|(?:can |could |must |may )?be (?:ruled|eliminated|excluded|rejected|discarded|dismissed)|do(?:es)?(?:n't| not)\b"
     r"|项?[是也]?(?:错|不对|不正确|不是|误))",
     re.I,
@@ -56,6 +57,7 @@ _NEXT = re.compile(
     re.I,
 )
 """Another letter right behind the first: a list, or a hedge."""
+_OTHER = re.compile(r"\W*or\s+(?:any|another|some|one|else|perhaps|maybe|possibly|whatever|something|anything)\b", re.I)
 _LETTERS = re.compile(r"[\W_]*(?:[A-Za-z][\W_]+)*[A-Za-z][\W_]*")
 _WHY = re.compile(r"[,;.]?\s+(?:because|since|as)\b", re.I)
 
@@ -77,7 +79,7 @@ def letter(text: str) -> str | None:
     alone = [m for m in _ALONE.finditer(said) if not _word(said, m)]
     first = _MARK.match(said) or _OPTION.match(said)
     if first is None:
-        if _EVERY.search(said):
+        if _EVERY.search(said) or any(_OTHER.match(said[m.end() :]) for m in alone):
             return None
         told = [m for m in alone if not _denied(said, m)]
         letters = {m[1] for m in told}
@@ -92,7 +94,7 @@ def letter(text: str) -> str | None:
         if m.start() >= first.end() and m[1] != first[1].upper()
     )
     others = set(re.findall("[a-z]", after.lower())) - {first[1].lower()}
-    listed = _NEXT.match(after) or (others and _LETTERS.fullmatch(after))
+    listed = _NEXT.match(after) or _OTHER.match(after) or (others and _LETTERS.fullmatch(after))
     return None if denied or marked or listed else first[1].upper()
 
 

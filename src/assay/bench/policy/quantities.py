@@ -60,6 +60,14 @@ _HEDGE = re.compile(
     re.I,
 )
 _FUNCTION = re.compile(r"\b(?:log|ln|sin|cos|tan|cot|exp|gcd|lcm|mod|factorial)\b|\b(?:max|min)\s*[({]", re.I)
+_CHANGED = re.compile(
+    r"\b(?:squared|cubed|doubled?|tripled?|halved|twice|thrice|half|reciprocal|inverse|opposite|negative of|roots? of"
+    r"|square root|other than|except|besides|apart from|anything but|all but|wrong|incorrect|false|unlike|cannot|impossible"
+    r"|below zero|point|tenths|hundredths|thousandths|plus|divided|multiplied|sum of|product of|add|subtract"
+    r"|(?<=\d )of(?=\s+-?\d))\b",
+    re.I,
+)
+"""Words that make another number of the one beside them, or deny it."""
 _DECADE = re.compile(r"\b[12]\d\d0'?s\b")
 _OR = re.compile(r"\bor\b", re.I)
 _BOUND = re.compile(
@@ -104,6 +112,7 @@ def quantity(text: str, formula: bool = False) -> Quantity | None:
     why = _END.search(said, first.start())
     if (
         _DECADE.search(said)
+        or _CHANGED.search(said if why is None else said[: why.start()])
         or MORE.search(said)
         or _FUNCTION.search(said)
         or (why and "\n" in why[0] and _listed(said[why.end() :]))

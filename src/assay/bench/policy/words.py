@@ -121,7 +121,7 @@ def _value(said: str) -> str | None:
         if word == "dozen":
             total, group = total + 12 * (group or 1), 0
         elif word == "hundred":
-            if group > 9:
+            if group > 9 and (group > 99 or group % 10 == 0):
                 return None
             group, last = 100 * (group or 1), 100
         elif word in _POWERS:
