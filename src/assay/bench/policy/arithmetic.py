@@ -27,7 +27,7 @@ def _token_pattern(comma: bool) -> re.Pattern[str]:
         *([rf"\d+,\d+{_EXPONENT}{_END}"] if comma else []), rf"(?:\d+(?:\.\d+)?|\.\d+){_EXPONENT}(?!\.\d)",
     ])  # fmt: skip
     return re.compile(
-        rf"(?P<space>\s+)|(?P<number>{number})|(?P<command>\\[A-Za-z]+|\\.)|(?P<word>[^\W\d_](?:[\w']*\w)?)|(?P<sign>\*\*|\S)"
+        rf"(?P<space>\s+)|(?P<number>{number})|(?P<command>\\[A-Za-z]+|\\.)|(?P<word>[^\W\d_](?:[\w']*[^\W_])?)|(?P<sign>\*\*|\S)"
     )
 
 

@@ -10,6 +10,7 @@ from assay.bench.policy.equivalent import equivalent
 from assay.bench.policy.intervals import as_intervals
 from assay.bench.policy.quantities import named, quantity
 from assay.bench.policy.texts import same_text
+from assay.bench.policy.words import unit_of
 
 LONGEST = 400
 """Characters of an answer that are compared as mathematics; a longer one is wrong, but for the very same text."""
@@ -252,10 +253,13 @@ def _matched(given: list[str], right: list[str]) -> bool:
 
 
 def _shared_name(given: list[str], right: list[str]) -> bool:
-    """Whether all equations among the parts are of one and the same name ("x = 1 or 2", "x = 1, x = 2")."""
-    sides = [_sides(x) for x in (*given, *right)]
-    names = {"".join(s[0].split()) for s in sides if len(s) > 1}
-    return len(names) == 1 and all(len(s) < 3 and (len(s) < 2 or _is_name(s[0])) for s in sides)
+    """Whether all equations among the parts are of one and the same name ("x = 1 or 2", "x = 1, x = 2"); on one of the two
+    sides it may be numbered (x_1 = 1, x_2 = 2)."""
+    sides = [[_sides(x) for x in part] for part in (given, right)]
+    names = [{"".join(s[0].split()) for s in part if len(s) > 1} for part in sides]
+    bare = {re.sub(r"_\{?\d+\}?$", "", n) for n in names[0] | names[1]}
+    fine = all(len(s) < 3 and (len(s) < 2 or _is_name(s[0])) for part in sides for s in part)
+    return fine and len(bare) == 1 and (names[0] <= bare or names[1] <= bare or len(names[0] | names[1]) == 1)
 
 
 def _tables(given: str, right: str) -> bool:
@@ -271,13 +275,24 @@ _LOOSE = re.compile(
 """What math-verify would leave out of what it reads."""
 
 
-def _variables(text: str) -> list[str]:
-    """The letters of a formula that are no constants."""
-    return re.findall(r"(?<![\\A-Za-z])[A-DF-HJ-Za-df-hj-z](?![A-Za-z])", re.sub(r"\\[A-Za-z]+", " ", text))
+def _variables(text: str) -> bool:
+    """Whether a formula has letters that are no constants."""
+    return bool(re.search(r"[A-DF-HJ-Za-df-hj-z]", re.sub(r"\\[A-Za-z]+", " ", text)))
+
+
+_UNIT = re.compile(r"(.+?)\s+(?:(?:square|sq|cubic)\.?\s+)?(units?|[A-Za-z]{2,})(?:\s*\^\s*\{?\s*[23]\s*\}?)?", re.S)
+
+
+def _bare(text: str) -> str:
+    """An expression without the unit behind it."""
+    found = _UNIT.fullmatch(text)
+    return found[1] if found and (found[2].startswith("unit") or unit_of(found[2])) else text
 
 
 def _expressions(given: str, right: str) -> bool:
     """By math-verify, where it would not take a letter for a unit, or read a part alone."""
-    if _LOOSE.search(given) or _LOOSE.search(right) or bool(_variables(given)) != bool(_variables(right)):
+    if (_bare(given) == given) != (_bare(right) == right):
+        given, right = _bare(given), _bare(right)
+    if _LOOSE.search(given) or _LOOSE.search(right) or _variables(given) != _variables(right):
         return False
     return bool(equivalent(given, right))

@@ -64,7 +64,7 @@ _CHANGED = re.compile(
     r"\b(?:squared|cubed|doubled?|tripled?|halved|twice|thrice|half|reciprocal|inverse|opposite|negative of|roots? of"
     r"|square root|other than|except|besides|apart from|anything but|all but|wrong|incorrect|false|unlike|cannot|impossible"
     r"|below zero|point|tenths|hundredths|thousandths|plus|divided|multiplied|sum of|product of|add|subtract"
-    r"|(?<=\d )of(?=\s+-?\d))\b",
+    r"|(?<=[\d%] )of(?=\s+-?\d))\b",
     re.I,
 )
 """Words that make another number of the one beside them, or deny it."""
@@ -228,7 +228,8 @@ def _single(tokens: Sequence[Token], letters: str) -> Quantity | None:
             continue
         if found is not None and not (found.equals(made[0]) or made[0].equals(found)):
             said = {t.text.lower() for t in between}
-            return replace(found, rest=True) if said & _TAIL and not said & _LIST else None
+            goes_on = said & _TAIL and not said & _LIST and not any(t.text.lower() == "or" for t in tokens[made[1] :])
+            return replace(found, rest=True) if goes_on else None
         found, at, between = found or made[0], made[1], []
     return None if found is None else replace(found, rest=found.rest or rest)
 
