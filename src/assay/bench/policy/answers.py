@@ -29,12 +29,21 @@ _A = re.compile(r"\n\s*A:[ \t]*(?P<inside>[^\n]*\d[^\n]*)\s*$")
 """The last line of GSM8K's own models."""
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*")
 _LOOSE = re.compile(r"-?(?:\d[\d,.]*\d|\d|\\?[A-Za-z]+)")
-_OR = re.compile(
-    r"\b(?:or|alternatively|maybe|perhaps|possibly|otherwise|else)\b[^.!?]*$|\b(?:may|might|could)\s+(?:also\s+)?be\W*$",
+_TURN = r"(?:\b(?:or|else|if not)\b|\b(?:alternatively|otherwise|maybe|perhaps|possibly)|\b(?:may|might|could)\s+(?:also\s+)?be\b|[/|])"
+_FILL = r"(?:(?:but|it|and|however|the answer)\W+)*"
+_HINGE = re.compile(
+    rf"(?:\b[A-Z]\b|\b[-\d.]*\d\b|\}}|</answer>|\))[\s.,;$*)]*{_FILL}{_TURN}(?:\W*{_TURN})*[^\w\\#<]*(?:then\W*)?$",
     re.I,
 )
-"""What leads from one final answer to another that shall count as well."""
-_TOO = re.compile(r"[^.!?\n]{0,40}\balso\s+(?:be|possible|valid|correct|right|works?|fits?|acceptable)\b", re.I)
+"""Another answer before this one, and what makes both count ("A, or ")."""
+_TOO = re.compile(rf"[ \t,$*)]*(?P<gap>[\s.,;:$*)]*){_FILL}{_TURN}(?:\W*{_TURN})*\s*(?:then\W*)?", re.I)
+_LIKE = re.compile(
+    r"\W*(?i:(?:it|the\s+answer|answer|option|choice)\W*)?(?:is\W*)?(?:[A-Z]\b|[a-z]\)|\d|\\(?:boxed|fbox)|answer>|#|x\s*=)"
+)
+_ALSO = re.compile(r"[^.!?\n]{0,40}\balso\s+(?:be|possible|valid|correct|right|works?|fits?|acceptable)\b", re.I)
+_AND = re.compile(
+    r"[ \t,$*)]*(?:and|&)\W{0,4}(?i:the answer is\W*|answer\W*|option\W*)?(?:[A-Z]\b|\d|\\boxed|<answer|####|x\s*=)"
+)
 _DENIED = re.compile(r"\W*(?:is|was|would be)\s+(?:wrong|incorrect|not\b|false|impossible)", re.I)
 _TAKEN_BACK = re.compile(
     r"\b(?:wait|kidding|oops|scratch that|on second thought|i mean|my mistake|i was wrong|correction)\b"
@@ -55,44 +64,68 @@ def final_answer(text: str) -> str | None:
     said = re.split(r"</think>", text, flags=re.I)[-1]
     if re.search(r"<think>", said, re.I):
         said = re.split(r"<think>", said, flags=re.I)[0]
-    tags = _TAGS.findall(said)
-    if tags:
-        return tags[-1].strip() or None
-    box, end = _boxed(said)
-    if box is not None and not _DENIED.match(said, end):
-        taken = _TOO.match(said, end) or _TAKEN_BACK.match(said[end : end + 30].lstrip(" $.,;!"))
-        return None if taken else box.strip() or None
-    if (marked := _marked(said)) is not None:
-        return marked
-    if (told := _told(said.replace("：", ":"))) is not None:
-        return told or None
+    for read in (_tagged, _boxed, _marked, _told):
+        if (found := read(said.replace("：", ":"))) is not None:
+            inside, start, end = found
+            return None if _hedged(inside, said[:start], said[end:]) else inside.strip() or None
     return _bare(said)
 
 
-def _marked(text: str) -> str | None:
+Found = tuple[str, int, int]
+"""A final answer, "" where it is taken back, with where it begins (its mark) and ends."""
+
+
+def _hedged(answer: str, before: str, after: str) -> bool:
+    """Whether another answer shall count as well ("7, or perhaps 8"); the same amount again is none ("3/4, or 75%")."""
+    if _HINGE.search(before[-60:]) or _ALSO.match(after) or _AND.match(after):
+        return True
+    turn = _TOO.match(after)
+    if turn is None:
+        return False
+    other = after[turn.end() :]
+    if turn["gap"] and not _LIKE.match(other):
+        return False
+    one, again = quantity(answer), quantity(_SAID.sub("", re.split(r"[.;]\s|\n", other.lstrip())[0]))
+    return one is None or again is None or not one.equals(again)
+
+
+def _several(line: str) -> bool:
+    """Whether a line goes on, in another sentence, to another answer that shall count as well ("7. Or 8")."""
+    turns = re.finditer(rf"[.;]\s*{_FILL}{_TURN}", line, re.I)
+    return any(_hedged(line[: m.start()], "", line[m.start() :]) for m in turns)
+
+
+def _tagged(text: str) -> Found | None:
+    """What stands in the last <answer> tags."""
+    found = list(_TAGS.finditer(text))
+    return (found[-1]["inside"], found[-1].start(), found[-1].end()) if found else None
+
+
+def _marked(text: str) -> Found | None:
     """What follows the last "####" (GSM8K), where it is a number, or the last line: elsewhere it marks a heading."""
     found = list(_HASHES.finditer(text))
     if not found:
         return None
     inside = found[-1]["inside"].strip()
     number = quantity(inside)
-    return inside if not text[found[-1].end() :].strip() or (number is not None and not number.rest) else None
+    good = not text[found[-1].end() :].strip() or (number is not None and not number.rest)
+    return ("" if _several(inside) else inside, found[-1].start(), found[-1].end()) if good else None
 
 
-def _told(text: str) -> str | None:
-    """What follows the last "the answer is"; "" where it is one of several, or taken back; None where nothing is told."""
+def _told(text: str) -> Found | None:
+    """What follows the last "the answer is"; "" where it is taken back; None where nothing is told."""
     marks = list(_SAID.finditer(text))
     if marks:
         line = text[marks[-1].end() :].split("\n", 1)[0]
-        before = text[marks[-2].end() if len(marks) > 1 else marks[-1].start() : marks[-1].start()].rsplit("\n", 1)[-1]
-        if _OR.search(before) or _TAKEN_BACK.search(re.search(r"(?:[.,!;](.*))?$", line)[1] or ""):
-            return ""
-        return line.strip().rstrip(".。").strip(" *")
+        taken = _TAKEN_BACK.search(re.search(r"(?:[.,!;](.*))?$", line)[1] or "")  # type: ignore[index]
+        taken = taken or _several(line)
+        inside = "" if taken else line.strip().rstrip(".。").strip(" *")
+        return inside, marks[-1].start(), marks[-1].end() + len(line)
     chosen = {x.upper() for x in _CHOSEN.findall(text)}
     if chosen:
-        return chosen.pop() if len(chosen) == 1 else ""
+        return (chosen.pop() if len(chosen) == 1 else "", 0, len(text))
     last = _A.search(text)
-    return last["inside"].strip() if last else None
+    return (last["inside"].strip(), last.start(), last.end()) if last else None
 
 
 def _bare(text: str) -> str | None:
@@ -112,7 +145,7 @@ def _bare(text: str) -> str | None:
     return said.rstrip(".。") if one or letter(said) or (number is not None and not number.rest) else None
 
 
-def _boxed(text: str) -> tuple[str | None, int]:
+def _boxed(text: str) -> Found | None:
     """The content of the \\boxed{...} that begins last among those whose braces are balanced, with those that are listed
     before it, and where it ends; one pass over the text."""
     marks, boxes = dict[int, int](), list[tuple[int, int, int, int]]()
@@ -130,19 +163,20 @@ def _boxed(text: str) -> tuple[str | None, int]:
             if start in marks:
                 boxes.append((marks[start], start, at, at + 1))
     if not boxes:
-        return None, 0
+        return None
     boxes.sort()
     begin, start, stop, end = boxes[-1]
     inside = text[start:stop]
     for mark, start, stop, close in boxes[-2:-26:-1]:
         between = text[close:begin] if close <= begin else ""
-        if _JOINT.fullmatch(between):
-            begin, inside = mark, text[start:stop] + between.replace("$", "") + inside
-        elif "\n" not in between and _OR.search(between):
-            return "", end
-        else:
+        if not _JOINT.fullmatch(between):
             break
-    return inside, end
+        joint = between.strip(" $\n")
+        begin, inside = mark, f"{text[start:stop]} {joint} {inside}"
+    if _DENIED.match(text, end):
+        return None
+    taken = _TAKEN_BACK.match(text[end : end + 30].lstrip(" $.,;!"))
+    return "" if taken else inside, begin, end
 
 
 def same(given: str, right: str, kind: AnswerKind) -> bool:

@@ -29,8 +29,9 @@ _NEGATED = re.compile(
 _DENIED = re.compile(
     r"\s*[*\"')\]}>.]*\s*(?:is|are|was|isn't|aren't|cannot|can't|can)?\s*"
     r"(?:\b(?:not|never|n't|wrong|incorrect|false|excluded|eliminated|impossible|fails)\b|isn't|aren't|can't|cannot\b"
-    r"|(?:would|could|might|may|must|will) be (?:wrong|incorrect|false|impossible)\b"
-    r"|(?:can |could |must |may )?be (?:ruled|eliminated|excluded|rejected|discarded|dismissed)|do(?:es)?(?:n't| not)\b"
+    r"|(?:would|could|might|may|must|should|will) be (?:wrong|incorrect|false|impossible)\b"
+    r"|(?:can |could |must |may |should )?be (?:ruled|eliminated|excluded|rejected|discarded|dismissed)"
+    r"|do(?:es)?(?:n't| not)\b"
     r"|项?[是也]?(?:错|不对|不正确|不是|误))",
     re.I,
 )
@@ -58,6 +59,11 @@ _NEXT = re.compile(
 )
 """Another letter right behind the first: a list, or a hedge."""
 _OTHER = re.compile(r"\W*or\s+(?:any|another|some|one|else|perhaps|maybe|possibly|whatever|something|anything)\b", re.I)
+_TURNED = re.compile(
+    r"(?:\b(?i:or|else|otherwise|maybe|perhaps|possibly|alternatively|if not|(?:could|may|might)(?: also)? be)\b|[/|])"
+    r"\W*(?:(?i:then|option|choice|the answer is|answer)\W*)*([A-Z])\b(?!')"
+)
+"""Another letter that shall count as well."""
 _LETTERS = re.compile(r"[\W_]*(?:[A-Za-z][\W_]+)*[A-Za-z][\W_]*")
 _WHY = re.compile(r"[,;.]?\s+(?:because|since|as)\b", re.I)
 
@@ -85,7 +91,7 @@ def letter(text: str) -> str | None:
         letters = {m[1] for m in told}
         torn = letters & {m[1] for m in alone if m not in told}
         sure = len(letters) == 1 and not torn and any(_BEFORE.search(said[: m.start()]) for m in told)
-        return told[0][1] if sure else None
+        return told[0][1] if sure and not _torn(said, told[0][1]) else None
     after = said[first.end() :]
     denied = _denied(said, first, first.end(1)) or (first.re is _OPTION and re.search(r"\bnot\b", first[0], re.I))
     marked = any(
@@ -95,7 +101,7 @@ def letter(text: str) -> str | None:
     )
     others = set(re.findall("[a-z]", after.lower())) - {first[1].lower()}
     listed = _NEXT.match(after) or _OTHER.match(after) or (others and _LETTERS.fullmatch(after))
-    return None if denied or marked or listed else first[1].upper()
+    return None if denied or marked or listed or _torn(said, first[1].upper()) else first[1].upper()
 
 
 def _uncontrasted(said: str) -> str:
@@ -103,6 +109,11 @@ def _uncontrasted(said: str) -> str:
     cut = _CONTRAST.sub("", said)
     denied = {x for m in _CONTRAST.finditer(said) for x in m.groups()[1:] if x}
     return "" if denied & set(_ALONE.findall(cut)) else cut
+
+
+def _torn(said: str, chosen: str) -> bool:
+    """Whether another letter than the chosen one shall count as well."""
+    return any(m[1] != chosen or set(_ALONE.findall(said[: m.start()])) - {chosen} for m in _TURNED.finditer(said))
 
 
 def _word(said: str, match: re.Match[str]) -> bool:

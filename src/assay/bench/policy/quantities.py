@@ -49,8 +49,7 @@ def _times(quantity: Quantity) -> Number:
 
 
 _TAIL = frozenset((
-    "per", "each", "every", "for", "in", "after", "at", "on", "with", "when", "if", "within", "over", "of", "by", "during",
-    "from",
+    "per", "each", "every", "for", "in", "after", "at", "on", "with", "when", "if", "within", "during",
 ))  # fmt: skip
 """Words after which a number belongs to the sentence around the answer: "$18 per 2 hours"."""
 _LIST = frozenset([",", ";", "&", "-", "/", ":", "and", "or", "to", "out", "nor", "versus", "vs"])
@@ -64,7 +63,10 @@ _CHANGED = re.compile(
     r"\b(?:squared|cubed|doubled?|tripled?|halved|twice|thrice|half|reciprocal|inverse|opposite|negative of|roots? of"
     r"|square root|other than|except|besides|apart from|anything but|all but|wrong|incorrect|false|unlike|cannot|impossible"
     r"|below zero|point|tenths|hundredths|thousandths|plus|divided|multiplied|sum of|product of|add|subtract"
-    r"|(?<=[\d%] )of(?=\s+-?\d))\b",
+    r"|(?:third|quarter|fourth|fifth|sixth|eighth|tenth)s? of|percentage of|successor|predecessor|next to"
+    r"|(?:number|integer|prime|multiple|factor|divisor|even|odd|digit)"
+    r" (?:after|before|above|below|following|preceding|of|near)"
+    r"|an? \d+(?:th|rd|nd|st)|(?<=[\d%] )of(?=\s+-?\d))\b",
     re.I,
 )
 """Words that make another number of the one beside them, or deny it."""
