@@ -25,11 +25,15 @@ _SAID = re.compile(
     re.I | re.M,
 )
 _CHOSEN = re.compile(r"\b(?:option|choice)\s*\(?([A-Z])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b", re.I)
-_A = re.compile(r"\n\s*A:[ \t]*(?P<inside>[^\n]*\d[^\n]*)\s*$")
+_A = re.compile(r"\n[ \t]*A:[ \t]*(?P<inside>[^\n]*\d[^\n]*)\s*$")
 """The last line of GSM8K's own models."""
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*")
 _LOOSE = re.compile(r"-?(?:\d[\d,.]*\d|\d|\\?[A-Za-z]+)")
-_TURN = r"(?:\b(?:or|else|if not)\b|\b(?:alternatively|otherwise|maybe|perhaps|possibly)|\b(?:may|might|could)\s+(?:also\s+)?be\b|[/|])"
+_TURN = (
+    r"(?:\b(?:or|else|if not)\b|\b(?:alternatively|otherwise|maybe|perhaps|possibly)"
+    r"|\b(?:may|might|could)\s+(?:also\s+)?be\b|[/|])"
+)
+"""What leads from one answer to another that shall count as well."""
 _FILL = r"(?:(?:but|it|and|however|the answer)\W+)*"
 _HINGE = re.compile(
     rf"(?:\b[A-Z]\b|\b[-\d.]*\d\b|\}}|</answer>|\))[\s.,;$*)]*{_FILL}{_TURN}(?:\W*{_TURN})*[^\w\\#<]*(?:then\W*)?$",
@@ -71,6 +75,8 @@ def final_answer(text: str) -> str | None:
     return _bare(said)
 
 
+NEAR = 200
+"""Characters beside a final answer in which another is looked for."""
 Found = tuple[str, int, int]
 """A final answer, "" where it is taken back, with where it begins (its mark) and ends."""
 
@@ -79,6 +85,7 @@ def _hedged(answer: str, before: str, after: str) -> bool:
     """Whether another answer shall count as well ("7, or perhaps 8"); the same amount again is none ("3/4, or 75%")."""
     if _HINGE.search(before[-60:]) or _ALSO.match(after) or _AND.match(after):
         return True
+    after = after[:NEAR]
     turn = _TOO.match(after)
     if turn is None:
         return False
@@ -91,7 +98,7 @@ def _hedged(answer: str, before: str, after: str) -> bool:
 
 def _several(line: str) -> bool:
     """Whether a line goes on, in another sentence, to another answer that shall count as well ("7. Or 8")."""
-    turns = re.finditer(rf"[.;]\s*{_FILL}{_TURN}", line, re.I)
+    turns = re.finditer(rf"[.;]\s*{_FILL}{_TURN}", line[:NEAR], re.I)
     return any(_hedged(line[: m.start()], "", line[m.start() :]) for m in turns)
 
 

@@ -4,6 +4,8 @@ import re
 
 from assay.bench.policy.characters import written
 
+LONGEST = 1_000
+"""Characters of an answer that are looked at; a longer one chooses none."""
 _CJK = "\u2e80-\u9fff"
 _ALONE = re.compile(rf"(?<![^\W{_CJK}])(?<!')([A-Z])(?![^\W{_CJK}]|['#]|[-+]+(?!\w)|-[A-Za-z])")
 """A capital that stands alone; a letter of another alphabet beside it makes a word (Cyrillic), Chinese does not."""
@@ -74,6 +76,8 @@ def letter(text: str) -> str | None:
     None where several are named ("A or B", "A/B/C/D"), where the letter is denied, belongs to a name ("Plan B") or a formula
     ("E = mc^2"), or is a word ("A Dog").
     """
+    if len(text) > LONGEST:
+        return None
     said = _uncontrasted(re.sub(r"(?<=[A-Za-z])\s*\\ldots|[{}]", " ", written(text)).strip())
     if "\n" in said:
         head, *rest = (x.strip() for x in said.split("\n") if x.strip())
