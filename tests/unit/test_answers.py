@@ -113,7 +113,13 @@ def test_the_same_answer(given: str, right: str, kind: str, expected: bool) -> N
 
 TABLES = {
     name: [json.loads(line) for line in (Path(__file__).parent / f"{name}.jsonl").read_text().splitlines()]
-    for name in ("answer_pairs", "answer_pairs_held_out", "answer_pairs_second", "answer_pairs_third")
+    for name in (
+        "answer_pairs",
+        "answer_pairs_held_out",
+        "answer_pairs_second",
+        "answer_pairs_third",
+        "answer_pairs_fourth",
+    )
 }
 """Verdicts: is the given answer (or that of the whole text) the right one? The first is by the author of the rules, the rest
 by a reader who wrote each before the rules were read or changed again. The rules were then mended by all of them."""

@@ -37,7 +37,7 @@ _DENIED = re.compile(
     r"|项?[是也]?(?:错|不对|不正确|不是|误))",
     re.I,
 )
-_FORMULA = re.compile(r"\s*[=+*/^<>_\\]|\s*-\s*[\d(]|\s*\(")
+_FORMULA = re.compile(r"\s*[=+*/^<>_\\]|\s*-\s*[\d(]|\(|\s+\([-\d.,\s]*\)")
 _VERB = r"(?:is|was|are|because|since|as|and|or|must|would|should|seems|fits|it|being|due|so|then|but|if)"
 _NOUNY = re.compile(rf"[ ]+(?!{_VERB}\b)[A-Za-z]{{2,}}")
 _NAME = re.compile(
@@ -62,7 +62,7 @@ _NEXT = re.compile(
 """Another letter right behind the first: a list, or a hedge."""
 _OTHER = re.compile(r"\W*or\s+(?:any|another|some|one|else|perhaps|maybe|possibly|whatever|something|anything)\b", re.I)
 _TURNED = re.compile(
-    r"(?:\b(?i:or|else|otherwise|maybe|perhaps|possibly|alternatively|if not|(?:could|may|might)(?: also)? be)\b|[/|])"
+    r"(?:\b(?i:or|else|otherwise|maybe|perhaps|possibly|alternatively|if(?: not)?|(?:could|may|might)(?: also)? be)\b|[/|])"
     r"\W*(?:(?i:then|option|choice|the answer is|answer)\W*)*([A-Z])\b(?!')"
 )
 """Another letter that shall count as well."""

@@ -62,7 +62,8 @@ _FUNCTION = re.compile(r"\b(?:log|ln|sin|cos|tan|cot|exp|gcd|lcm|mod|factorial)\
 _CHANGED = re.compile(
     r"\b(?:squared|cubed|doubled?|tripled?|halved|twice|thrice|half|reciprocal|inverse|opposite|negative of|roots? of"
     r"|square root|other than|except|besides|apart from|anything but|all but|wrong|incorrect|false|unlike|cannot|impossible"
-    r"|below zero|point|tenths|hundredths|thousandths|plus|divided|multiplied|sum of|product of|add|subtract"
+    r"|below zero|point|minus|take away|too (?:many|much|few|little|high|low|big|small|large)|less(?=\s+[$\d])"
+    r"|tenths|hundredths|thousandths|plus|divided|multiplied|sum of|product of|add|subtract"
     r"|(?:third|quarter|fourth|fifth|sixth|eighth|tenth)s? of|percentage of|successor|predecessor|next to"
     r"|(?:number|integer|prime|multiple|factor|divisor|even|odd|digit)"
     r" (?:after|before|above|below|following|preceding|of|near)"
