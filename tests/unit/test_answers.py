@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from assay.bench.policy.answers import correct, final_answer, letter, normalised, same
 from assay.bench.policy.equivalent import Judge
+from assay.bench.policy.intervals import as_intervals
 from assay.bench.policy.quantities import quantity
+from assay.bench.policy.words import digits_for_words
 from assay.errors import AssayError
 from assay.policy import hallucination
 from assay.policy.rewards import HybridReward, RewardConfig
@@ -109,26 +111,100 @@ def test_the_same_answer(given: str, right: str, kind: str, expected: bool) -> N
     assert same(given, right, kind) is expected  # type: ignore[arg-type]
 
 
-PAIRS = [json.loads(line) for line in (Path(__file__).parent / "answer_pairs.jsonl").read_text().splitlines()]
-"""Verdicts by the author, to which the rules were fitted: is the given answer (or that of the whole text) the right one?"""
-KNOWN: dict[tuple[str, str], str] = {}
-"""Pairs of the table on which the rules differ from the person, and why: none."""
+TABLES = {
+    name: [json.loads(line) for line in (Path(__file__).parent / f"{name}.jsonl").read_text().splitlines()]
+    for name in (
+        "answer_pairs",
+        "answer_pairs_held_out",
+        "answer_pairs_second",
+        "answer_pairs_third",
+        "answer_pairs_fourth",
+    )
+}
+"""Verdicts: is the given answer (or that of the whole text) the right one? The first is by the author of the rules, the rest
+by a reader who wrote each before the rules were read or changed again. The rules were then mended by all of them."""
+KNOWN: dict[tuple[str, str], str] = {("x+y=17", "17"): "2x=17 is not 17, and what x+y is cannot be known"}
+"""Pairs of the tables on which the rules differ from the person, and why; none of them is paid for."""
 
 
-def test_the_table_of_answer_pairs() -> None:
+@pytest.mark.parametrize("name", list(TABLES))
+def test_the_tables_of_answer_pairs(name: str) -> None:
     pytest.importorskip("math_verify")
     wrong = []
-    for row in PAIRS:
-        said = (
-            correct(row["text"], row["right"], row["kind"])
-            if "text" in row
-            else same(row["given"], row["right"], row["kind"])
-        )
-        if said != row["same"] and (row.get("given", row.get("text")), row["right"]) not in KNOWN:
+    for row in TABLES[name]:
+        ask = correct if "text" in row else same
+        if ask(row.get("text", row.get("given")), row["right"], row["kind"]) != row["same"]:
             wrong.append(row)
-    assert not wrong
-    assert sum(r["same"] for r in PAIRS) > 60
-    assert sum(not r["same"] for r in PAIRS) > 60
+    known = [r for r in wrong if (r.get("given", r.get("text")), r["right"]) in KNOWN]
+    assert wrong == known
+    assert all(r["same"] for r in known)
+    assert min(sum(r["same"] is told for r in TABLES[name]) for told in (True, False)) > 40
+
+
+HINGES = (
+    " or ", ", or ", ". Or ", ". Alternatively, ", "; otherwise ", ", maybe ", ", but it could be ", ". It may also be ",
+    ", possibly ", "/", " | ", "\nor\n", " else ", ", if not then ", ". Perhaps ",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "kind", "marks"),
+    [
+        ("A", "B", "choice", ("(%s)", "%s.", "option %s")),
+        ("7", "8", "number", ("#### %s", "%s", "x = %s")),
+    ],
+)
+def test_two_answers_one_of_which_shall_count(one: str, other: str, kind: AnswerKind, marks: tuple[str, ...]) -> None:
+    """They are none, whatever marks each of the two; 1,703 of 2,592 such texts once paid for one of them."""
+    every = ("\\boxed{%s}", "The answer is %s.", "Answer: %s", "**%s**", "<answer>%s</answer>", *marks)
+    texts = [a % one + hinge + b % other for a in every for b in every for hinge in HINGES]
+    assert [t for t in texts if correct(t, one, kind) or correct(t, other, kind)] == []
+    joined = [a % one + " and " + b % other for a in every for b in every]
+    assert not [t for t in joined if correct(t, one, kind) and correct(t, other, kind)]
+
+
+@pytest.mark.parametrize(
+    ("text", "right", "kind", "expected"),
+    [
+        (r"\boxed{2} and $\boxed{5}$", r"2 and 5", "math", True),
+        (r"\boxed{2} and $\boxed{5}$", "5", "number", False),
+        (r"The probability is $\boxed{\frac{3}{4}}$, or 75%.", "3/4", "number", True),
+        (r"\boxed{12}. Perhaps this is surprising.", "12", "number", True),
+        (r"Alternatively, we add 5 and 7, which gives \boxed{12}.", "12", "number", True),
+        (r"\boxed{13} is wrong. The answer is 12.", "12", "number", True),
+        ("The answer is 13. No wait, it is 12.", "13", "number", False),
+        ("The answer is no, as there are none.", "no", "text", True),
+    ],
+)
+def test_answers_taken_back_listed_or_told_again(text: str, right: str, kind: AnswerKind, expected: bool) -> None:
+    pytest.importorskip("math_verify")
+    assert correct(text, right, kind) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("十二", "12"), ("一千五百", "1500"), ("1.5万", "15000"), ("1万5千", "15000"), ("二十个", "20"),
+        ("3亿", "300000000"),
+        ("一亿二千万", "120000000"), ("三角形", "三角形"), ("第一", "第一"),
+    ],
+)  # fmt: skip
+def test_chinese_numerals(text: str, value: str) -> None:
+    assert digits_for_words(text).rstrip("个") == value
+
+
+@pytest.mark.parametrize(
+    ("given", "right", "intervals"),
+    [
+        ("2 <= x < 5", "[2,5)", "[2,5)"),
+        ("x < 3 or x > 5", "(0,1)", r"(-\infty,3)\cup(5,\infty)"),
+        ("x > 1 and y < 2", "(1,2)", "x > 1 and y < 2"),
+        ("x > 1 and x > 2", "(1,2)", "x > 1 and x > 2"),
+        ("x > 1", "x > 2", "x > 1"),
+    ],
+)
+def test_inequalities_as_intervals(given: str, right: str, intervals: str) -> None:
+    assert "".join(as_intervals(given, right)[0].split()) == "".join(intervals.split())
 
 
 def test_no_answer_counts_as_right_for_two_references() -> None:

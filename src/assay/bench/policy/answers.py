@@ -9,83 +9,181 @@ import re
 
 from assay.bench.policy.arithmetic import approximate
 from assay.bench.policy.formulas import same_formula, squeezed
+from assay.bench.policy.letters import letter
 from assay.bench.policy.quantities import Quantity, quantity
-from assay.bench.policy.texts import letter, plain, same_text
+from assay.bench.policy.texts import plain, same_text
 from assay.records import AnswerKind
 
 _TAGS = re.compile(r"<answer>(?P<inside>(?:(?!<answer>).)*?)</answer>", re.S | re.I)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(?P<inside>[^\n#]*\S)[ \t]*$", re.M)
+_IS = r"(?:is|would be|must be|should be)\b"
 _SAID = re.compile(
-    r"(?:(?:final|correct|right|best)\s+(?:answer|option|choice)"
-    r"|the\s+(?:answer|option|choice)(?:\s+to\s+[^\n.:]{1,80}?)?\s*(?=(?:is|would be|must be|should be)\b|[:=])"
-    r"|\banswer\s*(?=is\b|[:=])|答案(?:应该)?(?:是|为)?)"
-    r"[\s:=*]*(?:(?:is|would be|must be|should be)\b)?[\s:=*]*(?P<inside>[^\n]+)",
-    re.I,
+    rf"(?:(?:final|correct|right|best)\s+(?:answer|option|choice)(?=[* \t]*(?:{_IS}|[:=(\n]))"
+    rf"|the\s+(?:answer|option|choice)(?:\s+to\s+[^\n.:]{{1,80}}?)?\s*(?=(?:{_IS}|[:=]))"
+    r"|\banswer\s*(?=is\b|[:=])|^[#* \t]+answer[* \t]*$|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
+    rf"[\s:=*]*(?:{_IS})?[\s:=*]*(?=\S)",
+    re.I | re.M,
 )
+_CHOSEN = re.compile(r"\b(?:option|choice)\s*\(?([A-Z])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b", re.I)
+_A = re.compile(r"\n[ \t]*A:[ \t]*(?P<inside>[^\n]*\d[^\n]*)\s*$")
+"""The last line of GSM8K's own models."""
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*")
 _LOOSE = re.compile(r"-?(?:\d[\d,.]*\d|\d|\\?[A-Za-z]+)")
+_TURN = (
+    r"(?:\b(?:or|else|if not)\b|\b(?:alternatively|otherwise|maybe|perhaps|possibly)"
+    r"|\b(?:may|might|could)\s+(?:also\s+)?be\b|[/|])"
+)
+"""What leads from one answer to another that shall count as well."""
+_FILL = r"(?:(?:but|it|and|however|the answer)\W+)*"
+_HINGE = re.compile(
+    rf"(?:\b[A-Z]\b|\b[-\d.]*\d\b|\}}|</answer>|\))[\s.,;$*)]*{_FILL}{_TURN}(?:\W*{_TURN})*[^\w\\#<]*(?:then\W*)?$",
+    re.I,
+)
+"""Another answer before this one, and what makes both count ("A, or ")."""
+_TOO = re.compile(rf"[ \t,$*)]*(?P<gap>[\s.,;:$*)]*){_FILL}{_TURN}(?:\W*{_TURN})*\s*(?:then\W*)?", re.I)
+_LIKE = re.compile(
+    r"\W*(?i:(?:it|the\s+answer|answer|option|choice)\W*)?(?:is\W*)?(?:[A-Z]\b|[a-z]\)|\d|\\(?:boxed|fbox)|answer>|#|x\s*=)"
+)
+_ALSO = re.compile(r"[^.!?\n]{0,40}\balso\s+(?:be|possible|valid|correct|right|works?|fits?|acceptable)\b", re.I)
+_AND = re.compile(
+    r"[ \t,$*)]*(?:and|&)\W{0,4}(?i:the answer is\W*|answer\W*|option\W*)?(?:[A-Z]\b|\d|\\boxed|<answer|####|x\s*=)"
+)
+_DENIED = re.compile(r"\W*(?:is|was|would be)\s+(?:wrong|incorrect|not\b|false|impossible)", re.I)
+_TAKEN_BACK = re.compile(
+    r"\b(?:wait|kidding|oops|scratch that|on second thought|i mean|my mistake|i was wrong|correction)\b"
+    r"|\bno,? (?:it|that|wait)\b"
+    r"|^\W*no\b\W",
+    re.I,
+)
+_JOINT = re.compile(r"[\s$,;]*(?:,|;|\band\b|\bor\b)[\s$,;]*", re.I)
+"""What stands between the boxes of one list."""
 
 
 def final_answer(text: str) -> str | None:
-    """The last final answer of a text, stripped; None where there is none, or an empty one.
+    """The last final answer of a text, stripped; None where there is none, an empty one, or one that is taken back.
 
-    What stands before a closing </think> is thought, not an answer; an unfinished tag gives none.
+    What stands before a closing </think> is thought, not an answer; an unfinished tag gives none. Boxes that are listed
+    ("\\boxed{2} and \\boxed{5}") are one answer, a list.
     """
     said = re.split(r"</think>", text, flags=re.I)[-1]
     if re.search(r"<think>", said, re.I):
         said = re.split(r"<think>", said, flags=re.I)[0]
-    tags = _TAGS.findall(said)
-    if tags:
-        return tags[-1].strip() or None
-    box = _boxed(said)
-    if box is not None:
-        return box.strip() or None
-    if (marked := _marked(said)) is not None:
-        return marked
-    lines = _SAID.findall(said.replace("：", ":"))
-    if lines:
-        return lines[-1].strip().rstrip(".。").strip(" *") or None
+    for read in (_tagged, _boxed, _marked, _told):
+        if (found := read(said.replace("：", ":"))) is not None:
+            inside, start, end = found
+            return None if _hedged(inside, said[:start], said[end:]) else inside.strip() or None
     return _bare(said)
 
 
-def _marked(text: str) -> str | None:
+NEAR = 200
+"""Characters beside a final answer in which another is looked for."""
+Found = tuple[str, int, int]
+"""A final answer, "" where it is taken back, with where it begins (its mark) and ends."""
+
+
+def _hedged(answer: str, before: str, after: str) -> bool:
+    """Whether another answer shall count as well ("7, or perhaps 8"); the same amount again is none ("3/4, or 75%")."""
+    if _HINGE.search(before[-60:]) or _ALSO.match(after) or _AND.match(after):
+        return True
+    after = after[:NEAR]
+    turn = _TOO.match(after)
+    if turn is None:
+        return False
+    other = after[turn.end() :]
+    if turn["gap"] and not _LIKE.match(other):
+        return False
+    one, again = quantity(answer), quantity(_SAID.sub("", re.split(r"[.;]\s|\n", other.lstrip())[0]))
+    return one is None or again is None or not one.equals(again)
+
+
+def _several(line: str) -> bool:
+    """Whether a line goes on, in another sentence, to another answer that shall count as well ("7. Or 8")."""
+    turns = re.finditer(rf"[.;]\s*{_FILL}{_TURN}", line[:NEAR], re.I)
+    return any(_hedged(line[: m.start()], "", line[m.start() :]) for m in turns)
+
+
+def _tagged(text: str) -> Found | None:
+    """What stands in the last <answer> tags."""
+    found = list(_TAGS.finditer(text))
+    return (found[-1]["inside"], found[-1].start(), found[-1].end()) if found else None
+
+
+def _marked(text: str) -> Found | None:
     """What follows the last "####" (GSM8K), where it is a number, or the last line: elsewhere it marks a heading."""
     found = list(_HASHES.finditer(text))
     if not found:
         return None
     inside = found[-1]["inside"].strip()
     number = quantity(inside)
-    return inside if not text[found[-1].end() :].strip() or (number is not None and not number.rest) else None
+    good = not text[found[-1].end() :].strip() or (number is not None and not number.rest)
+    return ("" if _several(inside) else inside, found[-1].start(), found[-1].end()) if good else None
+
+
+def _told(text: str) -> Found | None:
+    """What follows the last "the answer is"; "" where it is taken back; None where nothing is told."""
+    marks = list(_SAID.finditer(text))
+    if marks:
+        line = text[marks[-1].end() :].split("\n", 1)[0]
+        taken = _TAKEN_BACK.search(re.search(r"(?:[.,!;](.*))?$", line)[1] or "")  # type: ignore[index]
+        taken = taken or _several(line)
+        inside = "" if taken else line.strip().rstrip(".。").strip(" *")
+        return inside, marks[-1].start(), marks[-1].end() + len(line)
+    chosen = {x.upper() for x in _CHOSEN.findall(text)}
+    if chosen:
+        return (chosen.pop() if len(chosen) == 1 else "", 0, len(text))
+    last = _A.search(text)
+    return (last["inside"].strip(), last.start(), last.end()) if last else None
 
 
 def _bare(text: str) -> str | None:
     """A text that is nothing but a letter, a number or a word."""
     said = text.strip()
-    if not said or len(said) > 60 or "\n" in said or "<" in said:
+    if (
+        not said
+        or len(said) > 60
+        or "\n" in said
+        or "<" in said
+        or _BOX.search(said)
+        or re.match(r"[^=]*:[^=]*=", said)
+    ):
         return None
     number = quantity(said)
     one = re.fullmatch(r"[*\"'(\[]*[^\W_][\w'-]*[*\"')\].!。]*", said)
     return said.rstrip(".。") if one or letter(said) or (number is not None and not number.rest) else None
 
 
-def _boxed(text: str) -> str | None:
-    """The content of the \\boxed{...} that begins last among those whose braces are balanced; one pass over the text."""
-    starts, loose = set[int](), (-1, "")
+def _boxed(text: str) -> Found | None:
+    """The content of the \\boxed{...} that begins last among those whose braces are balanced, with those that are listed
+    before it, and where it ends; one pass over the text."""
+    marks, boxes = dict[int, int](), list[tuple[int, int, int, int]]()
     for m in _BOX.finditer(text):
         if text.startswith("{", m.end()):
-            starts.add(m.end() + 1)
+            marks[m.end() + 1] = m.start()
         elif after := _LOOSE.match(text, m.end()):
-            loose = m.end(), after[0]
-    open_, best = list[int](), (-1, -1)
-    for at, sign in ((m.start(), m[0]) for m in re.finditer(r"[{}]", text)) if starts else ():
+            boxes.append((m.start(), m.end(), after.end(), after.end()))
+    open_ = list[int]()
+    for at, sign in ((m.start(), m[0]) for m in re.finditer(r"[{}]", text)) if marks else ():
         if sign == "{":
             open_.append(at + 1)
         elif open_:
             start = open_.pop()
-            best = max(best, (start, at)) if start in starts else best
-    if loose[0] > best[0]:
-        return loose[1]
-    return text[best[0] : best[1]] if best[0] >= 0 else None
+            if start in marks:
+                boxes.append((marks[start], start, at, at + 1))
+    if not boxes:
+        return None
+    boxes.sort()
+    begin, start, stop, end = boxes[-1]
+    inside = text[start:stop]
+    for mark, start, stop, close in boxes[-2:-26:-1]:
+        between = text[close:begin] if close <= begin else ""
+        if not _JOINT.fullmatch(between):
+            break
+        joint = between.strip(" $\n")
+        begin, inside = mark, f"{text[start:stop]} {joint} {inside}"
+    if _DENIED.match(text, end):
+        return None
+    taken = _TAKEN_BACK.match(text[end : end + 30].lstrip(" $.,;!"))
+    return "" if taken else inside, begin, end
 
 
 def same(given: str, right: str, kind: AnswerKind) -> bool:

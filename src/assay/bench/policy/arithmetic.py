@@ -15,7 +15,7 @@ BITS = 12_000
 """The most bits of a numerator or denominator."""
 _GROUPED = (
     r"\d{1,3}(?:,\d{3})+(?:\.\d+)?", r"\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?", r"\d{1,3}(?:[ ']\d{3})+(?:[.,]\d+)?",
-    r"\d{1,3}(?:\.\d{3})+,\d+", r"\d{1,3}(?:\.\d{3}){2,}",
+    r"\d{1,3}(?:\.\d{3})+,\d+", r"\d{1,3}(?:\.\d{3}){2,}", r"\d{1,3}(?:_\d{3})+(?!\w)",
 )  # fmt: skip
 _END = r"(?![\d']|[.,]\d|[eE][-+]?\d| \d{3}(?!\d))"
 _EXPONENT = r"(?:[eE][-+]?\d{1,4}(?!\d))?"
@@ -27,7 +27,7 @@ def _token_pattern(comma: bool) -> re.Pattern[str]:
         *([rf"\d+,\d+{_EXPONENT}{_END}"] if comma else []), rf"(?:\d+(?:\.\d+)?|\.\d+){_EXPONENT}(?!\.\d)",
     ])  # fmt: skip
     return re.compile(
-        rf"(?P<space>\s+)|(?P<number>{number})|(?P<command>\\[A-Za-z]+|\\.)|(?P<word>[^\W\d_](?:[\w']*\w)?)|(?P<sign>\*\*|\S)"
+        rf"(?P<space>\s+)|(?P<number>{number})|(?P<command>\\[A-Za-z]+|\\.)|(?P<word>[^\W\d_](?:[\w']*[^\W_])?)|(?P<sign>\*\*|\S)"
     )
 
 
@@ -121,7 +121,7 @@ def decimal(text: str) -> Fraction:
         whole, fixed, again = repeating.groups()
         scale, period = 10 ** len(fixed), 10 ** len(again) - 1
         return Fraction(int(whole or 0) * scale + int(fixed or 0), scale) + Fraction(int(again), period * scale)
-    body, _, exponent = re.sub(r"[ ']", "", text).lower().partition("e")
+    body, _, exponent = re.sub(r"[ '_]", "", text).lower().partition("e")
     if re.fullmatch(r"\d+(?:\.\d{3}){2,}|\d+(?:\.\d{3})+,\d+", body):
         body = body.replace(".", "")
     if body.count(",") == 1 and not re.fullmatch(r"[1-9]\d{0,2},\d{3}(?:\.\d+)?", body):
@@ -180,6 +180,7 @@ class _Reader:
                 sign = "*"
             try:
                 ten = self.peek() == "10" and self.peek(1) in ("^", "**")
+                constant = self.peek() == r"\pi"
                 other = self.signed()
             except _NoNumber:
                 if self.whole:
@@ -190,7 +191,7 @@ class _Reader:
                 self.undone.add("//" if "/" in self.undone else "/")
                 value = _divided(value, other)
             else:
-                self.undone.add("constant" if sign == "constant" or ten else "*")
+                self.undone.add("constant" if sign == "constant" or ten or constant else "*")
                 value = _sized(_combined(value, other, "*"))
 
     def signed(self) -> Number:

@@ -46,18 +46,19 @@ def _plain(character: str) -> str:
     if (digit := unicodedata.decimal(character, None)) is not None:
         return str(digit)
     simple = unicodedata.normalize("NFKC", character)
-    return simple if simple == character or len(simple) > 1 else _NAMED.get(simple, simple)
+    return simple if simple == character else "".join(_NAMED.get(c, c) for c in simple)
 
 
 _WRAP = re.compile(
     r"\\(?:boxed|fbox|framebox|text|textbf|textit|textrm|texttt|mathrm|mathbf|mathit|mathsf|mathbb|mbox|hbox|bm|boldsymbol|"
-    r"operatorname\*?|emph|ensuremath)\s*\{([^{}]*)\}"
+    r"operatorname\*?|emph|ensuremath)\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
 )
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\b\s*")
 _SPACE = re.compile(r"(?<!\\)\\[,;: \n]|\\q?quad\b|\\hspace\*?\{[^{}]*\}|\\[hv]?phantom\{[^{}]*\}|(?<!\\)~")
 _LAYOUT = re.compile(
     r"\\(?:displaystyle|textstyle|limits|bf|rm|it|(?:left|right|middle|[bB]igg?[lrm]?)\.?)(?![A-Za-z])"
 )
+_TAGS = re.compile(r"</?(?:b|i|u|em|strong|p|br|code|span|div|font|tt)\s*/?>")
 _DOLLAR = "\x01"
 """Stands for a dollar that is money (`\\$`) while those that mark a formula are taken away."""
 
@@ -66,6 +67,7 @@ _DOLLAR = "\x01"
 def written(text: str) -> str:
     """A formula or an answer without what only sets its looks: boxes, fonts, spaces, sizes of brackets, dollars around."""
     text = folded(text).replace(r"\!", "").replace("{,}", ",").replace(r"\%", "%").replace(r"\$", _DOLLAR)
+    text = _TAGS.sub(" ", text.replace("`", " ")).rstrip("\\ ")
     text = re.sub(r"(\*\*|__)(?=\S)(.*?\S)\1", r"\2", text, flags=re.S)
     text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
     text = _LAYOUT.sub(" ", _SPACE.sub(" ", text))

@@ -7,8 +7,10 @@ from functools import lru_cache
 from assay.bench.policy.arithmetic import agree, read_whole, tokens_of
 from assay.bench.policy.characters import written
 from assay.bench.policy.equivalent import equivalent
+from assay.bench.policy.intervals import as_intervals
 from assay.bench.policy.quantities import named, quantity
-from assay.bench.policy.texts import plain
+from assay.bench.policy.texts import same_text
+from assay.bench.policy.words import unit_of
 
 LONGEST = 400
 """Characters of an answer that are compared as mathematics; a longer one is wrong, but for the very same text."""
@@ -45,10 +47,26 @@ def squeezed(text: str) -> str:
 
 
 def _tidy(text: str) -> str:
+    text = _ALL_REAL.sub(r"(-\\infty,\\infty)", text)
     text = re.sub(r"(?<![\\A-Za-z])infinity(?![A-Za-z])", r"\\infty", written(text), flags=re.I)
+    for pattern, plainly in _PLAINLY:
+        text = pattern.sub(plainly, text)
     text = _FUNCTIONS.sub(lambda m: "\\" + m[1], text).replace(r"\lbrace", r"\{").replace(r"\rbrace", r"\}")
     text = re.sub(r"\\(?:leq|leqslant)(?![A-Za-z])", r"\\le", re.sub(r"\\(?:geq|geqslant)(?![A-Za-z])", r"\\ge", text))
     return re.sub(r"^(?:the )?(?:final )?answer\s*(?:is|:)\s*", "", text, flags=re.I).strip()
+
+
+_ALL_REAL = re.compile(r"\\mathbb\s*\{?\s*R\s*\}?(?![\^A-Za-z])|ℝ|\ball (?:the )?real(?: number)?s\b", re.I)
+_PLAINLY = (
+    (re.compile(r"\\langle(?![A-Za-z])"), "("),
+    (re.compile(r"\\rangle(?![A-Za-z])"), ")"),
+    (re.compile(r"^\{([^{}]*,[^{}]*)\}$"), r"\\{\1\\}"),
+    (re.compile(r"^([A-Za-z]) is (?=\S)"), r"\1="),
+    (re.compile(r"^[(\[]\s*(\\begin\{array\}.*\\end\{array\})\s*[)\]]$", re.S), r"\1"),
+    (re.compile(r"^\(([A-Za-z]),\s*([A-Za-z])\)\s*=\s*\(([^(),]+),([^(),]+)\)$"), r"\1=\3, \2=\4"),
+    (re.compile(r"^[A-Za-z]\s*\\in(?![A-Za-z])\s*(?=[(\[\\])"), ""),
+)
+"""What is read as another way to write the same."""
 
 
 def _texted(text: str) -> bool:
@@ -64,6 +82,9 @@ def _same(given: str, right: str, texted: bool = False) -> bool:
         return False
     if (words := _in_words(given, right, texted)) is not None:
         return words
+    given, right = as_intervals(given, right)
+    if re.fullmatch(r"[\d.]+\s*:\s*[\d.]+", right):
+        given = re.sub(r"(?<=\d) to (?=\d)", ":", given)
     sides = _sides(given), _sides(right)
     if len(sides[0]) > 1 or len(sides[1]) > 1:
         if _items(given)[1:] or _items(right)[1:]:
@@ -92,7 +113,7 @@ def _in_words(given: str, right: str, texted: bool) -> bool | None:
         return None
     if quantity(given, formula=True) is not None or quantity(right, formula=True) is not None:
         return None
-    return plain(given) == plain(right)
+    return same_text(given, right)
 
 
 def _sides(text: str) -> list[str]:
@@ -232,10 +253,13 @@ def _matched(given: list[str], right: list[str]) -> bool:
 
 
 def _shared_name(given: list[str], right: list[str]) -> bool:
-    """Whether all equations among the parts are of one and the same name ("x = 1 or 2", "x = 1, x = 2")."""
-    sides = [_sides(x) for x in (*given, *right)]
-    names = {"".join(s[0].split()) for s in sides if len(s) > 1}
-    return len(names) == 1 and all(len(s) < 3 and (len(s) < 2 or _is_name(s[0])) for s in sides)
+    """Whether all equations among the parts are of one and the same name ("x = 1 or 2", "x = 1, x = 2"); on one of the two
+    sides it may be numbered (x_1 = 1, x_2 = 2)."""
+    sides = [[_sides(x) for x in part] for part in (given, right)]
+    names = [{"".join(s[0].split()) for s in part if len(s) > 1} for part in sides]
+    bare = {re.sub(r"_\{?\d+\}?$", "", n) for n in names[0] | names[1]}
+    fine = all(len(s) < 3 and (len(s) < 2 or _is_name(s[0])) for part in sides for s in part)
+    return fine and len(bare) == 1 and (names[0] <= bare or names[1] <= bare or len(names[0] | names[1]) == 1)
 
 
 def _tables(given: str, right: str) -> bool:
@@ -245,9 +269,30 @@ def _tables(given: str, right: str) -> bool:
     return all(_same(a, b) for x, y in zip(ours, theirs, strict=True) for a, b in zip(x, y, strict=True))
 
 
+_LOOSE = re.compile(
+    r"\\(?:to|lor|land|mid|text|overset|stackrel|def|color)(?![A-Za-z])|\\\\|(?<![A-Za-z])or(?![A-Za-z])"
+)
+"""What math-verify would leave out of what it reads."""
+
+
+def _variables(text: str) -> bool:
+    """Whether a formula has letters that are no constants."""
+    return bool(re.search(r"[A-DF-HJ-Za-df-hj-z]", re.sub(r"\\[A-Za-z]+", " ", text)))
+
+
+_UNIT = re.compile(r"(.+?)\s+(?:(?:square|sq|cubic)\.?\s+)?(units?|[A-Za-z]{2,})(?:\s*\^\s*\{?\s*[23]\s*\}?)?", re.S)
+
+
+def _bare(text: str) -> str:
+    """An expression without the unit behind it."""
+    found = _UNIT.fullmatch(text)
+    return found[1] if found and (found[2].startswith("unit") or unit_of(found[2])) else text
+
+
 def _expressions(given: str, right: str) -> bool:
-    """By math-verify, where it cannot take a letter for a unit."""
-    for one, other in ((given, right), (right, given)):
-        if re.fullmatch(r"[-\d.\s]+[A-Za-z]", one) and not re.search(r"[A-Za-z]", other):
-            return False
+    """By math-verify, where it would not take a letter for a unit, or read a part alone."""
+    if (_bare(given) == given) != (_bare(right) == right):
+        given, right = _bare(given), _bare(right)
+    if _LOOSE.search(given) or _LOOSE.search(right) or _variables(given) != _variables(right):
+        return False
     return bool(equivalent(given, right))

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from assay.bench.policy.arithmetic import Number, Read, Token, agree, approximate, read_at, read_whole, tokens_of
 from assay.bench.policy.characters import written
-from assay.bench.policy.words import digits_for_words, unit_of
+from assay.bench.policy.words import MORE, digits_for_words, unit_of
 
 LONGEST = 400
 """Characters of an answer that are looked at; a longer one is no number."""
@@ -49,21 +49,39 @@ def _times(quantity: Quantity) -> Number:
 
 
 _TAIL = frozenset((
-    "per", "each", "every", "for", "in", "after", "at", "on", "with", "when", "if", "within", "over", "of", "by", "during",
-    "from",
+    "per", "each", "every", "for", "in", "after", "at", "on", "with", "when", "if", "within", "during",
 ))  # fmt: skip
 """Words after which a number belongs to the sentence around the answer: "$18 per 2 hours"."""
 _LIST = frozenset([",", ";", "&", "-", "/", ":", "and", "or", "to", "out", "nor", "versus", "vs"])
-_HEDGE = re.compile(r"\b(?:either|neither|between|not)\b|n't\b|\\ne\b|\bat (?:least|most)\b", re.I)
+_HEDGE = re.compile(
+    r"\b(?:either|neither|between|not|never|else|otherwise|unless|maybe|perhaps|possibly|alternatively|unknown|guess|unsure)\b"
+    r"|n't\b|\\ne\b|\bat (?:least|most)\b|\\(?:to|lor|land|mid|overset|stackrel)\b|\\\\",
+    re.I,
+)
+_FUNCTION = re.compile(r"\b(?:log|ln|sin|cos|tan|cot|exp|gcd|lcm|mod|factorial)\b|\b(?:max|min)\s*[({]", re.I)
+_CHANGED = re.compile(
+    r"\b(?:squared|cubed|doubled?|tripled?|halved|twice|thrice|half|reciprocal|inverse|opposite|negative of|roots? of"
+    r"|square root|other than|except|besides|apart from|anything but|all but|wrong|incorrect|false|unlike|cannot|impossible"
+    r"|below zero|point|minus|take away|too (?:many|much|few|little|high|low|big|small|large)|less(?=\s+[$\d])"
+    r"|tenths|hundredths|thousandths|plus|divided|multiplied|sum of|product of|add|subtract"
+    r"|(?:third|quarter|fourth|fifth|sixth|eighth|tenth)s? of|percentage of|successor|predecessor|next to"
+    r"|(?:number|integer|prime|multiple|factor|divisor|even|odd|digit)"
+    r" (?:after|before|above|below|following|preceding|of|near)"
+    r"|an? \d+(?:th|rd|nd|st)|(?<=[\d%] )of(?=\s+-?\d))\b",
+    re.I,
+)
+"""Words that make another number of the one beside them, or deny it."""
+_DECADE = re.compile(r"\b[12]\d\d0'?s\b")
 _OR = re.compile(r"\bor\b", re.I)
 _BOUND = re.compile(
-    r"(?:\b(?:less|more|greater|fewer|larger|smaller|higher|lower|bigger) than|\bup to|\b(?:above|below|under|beyond)\b"
+    r"(?:\b(?:less|more|greater|fewer|larger|smaller|higher|lower|bigger) than|\bup to"
+    r"|\b(?:above|below|under|beyond|over|exceeding)\b"
     r"|[<>]=?|\\(?:le|ge|leq|geq|lt|gt|pm|mp)\b)\s*(?:or equal to\s*)?[-$(]*$",
     re.I,
 )
 _END = re.compile(
     r"(?<=[\w%)}])(?:[.!?]\s+(?=[A-Z])|[,;.]?\s*\n"
-    r"|[,;]?\s+\(?(?:because|since|rather than|instead of|and not|not|as (?=we|the|it|there))\b)",
+    r"|[,;]?\s+\(?(?:because|since|rather than|instead of|(?:and )?not(?=\W*\d)|as (?=we|the|it|there))\b)",
     re.I,
 )
 """Where a sentence goes on to say why."""
@@ -88,14 +106,23 @@ def quantity(text: str, formula: bool = False) -> Quantity | None:
     single letter beside a number is a variable, unless it is set as text or apart. Never raises."""
     if len(text) > LONGEST:
         return None
-    said = _AND.sub(lambda m: f"{m[1]} {m[2] or _PARTS[m[3].lower()]}", digits_for_words(written(text)))
-    said = re.sub(r"-\s*([$€£¥₹])\s*(?=[\d.])", r"\1-", re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r" \\times ", said))
+    said = _AND.sub(lambda m: f"{m[1]} {m[2] or _PARTS[m[3].lower()]}", _in_latin(digits_for_words(written(text))))
+    for pattern, plainly in _PLAINLY:
+        said = pattern.sub(plainly, said)
     first = re.search(r"\d|\\pi\b", said)
     if first is None:
         return None
     why = _END.search(said, first.start())
+    if (
+        _DECADE.search(said)
+        or _CHANGED.search(said if why is None else said[: why.start()])
+        or MORE.search(said)
+        or _FUNCTION.search(said)
+        or (why and "\n" in why[0] and _listed(said[why.end() :]))
+    ):
+        return None
     said, cut = (said[: why.start()], True) if why else (said, False)
-    if _HEDGE.search(said) or _BOUND.search(said[: first.start()].rstrip()):
+    if re.fullmatch(r"\W*[\d.,]+\s*!\W*", said) or _HEDGE.search(said) or _BOUND.search(said[: first.start()].rstrip()):
         return None
     letters = (
         "any"
@@ -103,12 +130,42 @@ def quantity(text: str, formula: bool = False) -> Quantity | None:
         else "spaced" * (not re.search(r"[\\$]", text))
     )
     parts = _split(tokens_of(said, comma=not formula))
+    if len(parts) == 2 and named(parts[1]) and parts[1] and not named(parts[0]):
+        parts = parts[::-1]
     found = _single(parts[-1], letters)
     for part in parts[:-1] if found is not None else ():
         found = _led(part, parts[-1], found)
     if found is None or (_OR.search(said) and len(re.findall(r"\d+", said)) < 2):
         return None
     return replace(found, rest=True) if cut else found
+
+
+_PLAINLY = (
+    (re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)"), r" \\times "),
+    (re.compile(r"\b(?:minus|negative)\s+(?=[\d$€£¥.\\])", re.I), "-"),
+    (re.compile(r"-\s*([$€£¥₹])\s*(?=[\d.])"), r"\1-"),
+    (re.compile(r"^([A-Za-z])\s+(?:is|equals)\s+|\bequals\b", re.I), r"\1="),
+    (re.compile(r"\\frac\s*\{\s*([A-Za-z]+)\s*\}\s*\{\s*([A-Za-z]+(?:\s*\^\s*\{?\s*[23]\s*\}?)?)\s*\}"), r"\1/\2"),
+    (re.compile(r"(\d\s*(?:ft|feet|foot)\s*\d+\s*)in\b(?!\s+\w)", re.I), r"\1inches"),
+)
+"""What is read as another way to write the same."""
+_CHINESE_WORDS = (("至少", " at least "), ("至多", " at most "), ("不是", " not "), ("大约", " about "), ("约", " about "),
+                  ("或", " or "), ("到", " to "), ("至", " to "), ("和", " and "))  # fmt: skip
+
+
+def _in_latin(text: str) -> str:
+    """Chinese beside digits set apart, its connecting words in English."""
+    if text.isascii():
+        return text
+    for word, english in _CHINESE_WORDS:
+        text = text.replace(word, english)
+    return re.sub(r"(?<=[\u3400-\u9fff])(?=[\d-])|(?<=\d)(?=[\u3400-\u9fff])", " ", text)
+
+
+def _listed(after: str) -> bool:
+    """Whether another number alone stands on the next line."""
+    line = next((x for x in after.split("\n") if x.strip()), "")
+    return bool(re.fullmatch(r"[^\w]*[\d.,/]*\d[^\w]*", line))
 
 
 def _split(tokens: Sequence[Token]) -> list[list[Token]]:
@@ -141,6 +198,8 @@ def named(part: Sequence[Token]) -> bool:
     """Whether what stands before "=" is a name: nothing, a letter (with an index or an argument), or words."""
     lone = [t for t in part if len(t.text) == 1 and t.kind == "word" and t.text not in "aI"]
     marks = ("(", ")", "_", "{", "}", "'", ":", ",", r"\angle", r"\triangle")
+    if any(t.text == r"\angle" for t in part):
+        lone = lone[1:]
     fine = all(t.kind in ("word", "command") or t.text in marks for t in part)
     words = any(len(t.text) > 1 and t.kind == "word" for t in part)
     called = len(part) > 1 and part[1].text in ("(", "_", "'")
@@ -167,11 +226,26 @@ def _single(tokens: Sequence[Token], letters: str) -> Quantity | None:
         made = _measured(tokens, read, between[-1].text if money else "", letters)
         if made is None or not _apart(tokens, at, read, made[1]):
             return None
+        if found is not None and (sum_ := _compound(found, made[0], between)):
+            found, at, between = sum_, made[1], []
+            continue
         if found is not None and not (found.equals(made[0]) or made[0].equals(found)):
             said = {t.text.lower() for t in between}
-            return replace(found, rest=True) if said & _TAIL and not said & _LIST else None
+            goes_on = said & _TAIL and not said & _LIST and not any(t.text.lower() == "or" for t in tokens[made[1] :])
+            return replace(found, rest=True) if goes_on else None
         found, at, between = found or made[0], made[1], []
     return None if found is None else replace(found, rest=found.rest or rest)
+
+
+def _compound(first: Quantity, second: Quantity, between: Sequence[Token]) -> Quantity | None:
+    """2 hours and 30 minutes as 2.5 hours: whole numbers, the second of a smaller unit, and less than one of the first."""
+    if first.unit is None or second.unit is None or [t.text for t in between] not in ([], ["and"], [","]):
+        return None
+    one, other = first.value, second.value
+    if not (isinstance(one, Fraction) and isinstance(other, Fraction)) or one.denominator != 1 or not one > 0 <= other:
+        return None
+    small = other * second.unit[1] / first.unit[1]
+    return replace(first, value=one + small) if first.unit[0] == second.unit[0] and small < 1 else None
 
 
 def _dash(tokens: Sequence[Token], at: int) -> bool:
@@ -190,11 +264,16 @@ def _prose(token: Token, spaced: bool) -> bool:
     return token.text in _MARKS or token.text in _MONEY
 
 
+_ELSE = frozenset(
+    ["or", "not", "also", "maybe", "perhaps", "possibly", "certain", "sure", "alternatively", "could", "may"]
+)
+
+
 def _past_aside(tokens: Sequence[Token], at: int) -> int:
     """The token behind a bracketed remark of words or arithmetic: "12 (3 x 4)"; 0 where it is none, such as "12 (or 13)"."""
     close = next((i for i in range(at, len(tokens)) if tokens[i].text == ")"), 0)
     inside = tokens[at + 1 : close]
-    if any(t.text.lower() in ("or", "not") for t in inside):
+    if any(t.text.lower() in _ELSE for t in inside):
         return 0
     bare = all(t.kind == "number" or t.text in ("-", ",", *_MONEY, *_PERCENT) for t in inside)
     return 0 if bare else close + 1
@@ -219,6 +298,25 @@ def _apart(tokens: Sequence[Token], at: int, read: Read, end: int) -> bool:
     return after.text != "(" or after.spaced
 
 
+def _exponent(tokens: Sequence[Token], at: int) -> tuple[int, int]:
+    """The exponent that stands at a token (^2, ^{2}, ^{-2}), 0 where there is none, and the token after."""
+    text = "".join(t.text for t in tokens[at : at + 5])
+    found = re.match(r"\^(?:(-?[1-3])(?![\d}])|\{(-?[1-3])\})", text)
+    return (int(found[1] or found[2]), at + len(found[0])) if found else (0, at)
+
+
+def _below(tokens: Sequence[Token], at: int) -> tuple[tuple[str, Fraction, int] | None, int]:
+    """The unit by which the one before is divided ("/s^2", "per hour", "s^{-2}"), and the token after it."""
+    over = tokens[at].text in ("/", "per") if at < len(tokens) else False
+    unit = unit_of(tokens[at + over].text) if at + over < len(tokens) else None
+    if unit is None:
+        return None, at
+    raised, after = _exponent(tokens, at + over + 1)
+    if over and raised >= 0:
+        return (*unit[:2], raised or unit[2]), after
+    return ((*unit[:2], -raised), after) if not over and raised < 0 else (None, at)
+
+
 def _measured(tokens: Sequence[Token], read: Read, money: str, letters: str) -> tuple[Quantity, int] | None:
     """A number with what measures it behind it, and the token after; None for a number times a letter (5x)."""
     at, value, percent = read.end, read.value, False
@@ -241,20 +339,15 @@ def _measured(tokens: Sequence[Token], read: Read, money: str, letters: str) -> 
         named_unit = unit_of(text(1 if power else 0), single)
         if named_unit is not None:
             at += 2 if power else 1
-            kind, size, own = named_unit
-            own = power or own
-            if text() == "^" and (
-                text(1) in ("2", "3") or (text(1) == "{" and text(2) in ("2", "3") and text(3) == "}")
-            ):
-                own, at = int(text(1) if text(1) != "{" else text(2)), at + (2 if text(1) != "{" else 4)
-            unit = (kind, size, own)
-        elif len(text()) == 1 and text().isalpha() and text() not in "aI" and text().isascii():
+            raised, at = _exponent(tokens, at)
+            unit = (*named_unit[:2], power or raised or named_unit[2])
+        elif (
+            len(text()) == 1 and text().isalpha() and text().isascii() and (text() not in "aI" or not tokens[at].spaced)
+        ):
             return None
-    below = unit_of(text(1)) if text() in ("/", "per") and unit is not None else None
     told = None if unit is None else (unit[0] + (f"^{unit[2]}" if unit[2] > 1 else ""), unit[1] ** unit[2])
-    if unit is not None and below is not None and told is not None and unit[0] != "money":
-        at += 2
-        if text() == "^" and text(1) in ("2", "3"):
-            below, at = (below[0], below[1], int(text(1))), at + 2
+    below, after = _below(tokens, at)
+    if below is not None and told is not None and unit is not None and unit[0] != "money":
+        at = after
         told = f"{told[0]} per {below[0]}^{below[2]}", told[1] / below[1] ** below[2]
     return Quantity(value=value, percent=percent, unit=told), at

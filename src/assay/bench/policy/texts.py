@@ -1,8 +1,12 @@
-"""Short answers in words: what makes two of them the same, and the letter of a choice."""
+"""Short answers in words: what makes two of them the same."""
 
 import re
+import unicodedata
+from collections.abc import Iterator
+from datetime import datetime
 
 from assay.bench.policy.characters import written
+from assay.bench.policy.letters import letter
 from assay.bench.policy.quantities import quantity
 from assay.bench.policy.words import digits_for_words
 
@@ -19,7 +23,7 @@ _SAID = re.compile(
     r"(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:(?:final|correct|right)\s+)?answer\s*(?:is\b\s*:?|:)\s*", re.I
 )
 _WORD = re.compile(
-    r"(?P<number>(?:(?<![\w)])[-+])?(?:\d[\d,]*(?:[.:]\d+)*|\.\d+))|(?P<short>(?:[^\W\d_]\.){2,}|[^\W\d_]\.[^\W\d_]\b\.?)"
+    r"(?P<number>(?:(?<![\w)])[-+])?(?:\d[\d,]*(?:[.:]\d+)*|\.\d+))|(?P<short>(?:[^\W\d_]\.){2,}[^\W\d_]?\b|(?:[^\W\d_]\.)+[^\W\d_]\b\.?)"
     r"|(?P<word>[^\W\d_][^\W_]*(?:'[^\W\d_]+)*(?:[+#]+(?!\w)|-(?![\w\s]))?)|(?P<sign>[-+*/=<>^%#&@$€£¥~|\\_]|\S)"
 )
 _LOUD = frozenset("+*/=<>^%#&@€£¥~|\\_-")
@@ -33,7 +37,8 @@ def plain(text: str) -> str:
 
     "A" is an article only before a word: "vitamin A" keeps its letter.
     """
-    said = digits_for_words(written(text).replace("\\infty", " infinity ").replace("\\$", "$"))
+    said = digits_for_words(_chemical(written(text)).replace("\\infty", " infinity ").replace("\\$", "$"))
+    said = re.sub(r"\bnon[- ](?=[^\W\d_]{3})", "non", said, flags=re.I)
     said = re.sub(
         r"(?<=[^\W\d_])[-/](?=[^\W\d_]{2})", " ", _SAID.sub("", said.lower(), 1) if _SAID.match(said) else said.lower()
     )
@@ -56,10 +61,28 @@ def plain(text: str) -> str:
     return " ".join(kept) or said.strip()
 
 
+def _chemical(text: str) -> str:
+    """Indices and charges as they are typed (CO_{2} is CO2, Fe^{2+} is Fe2+), comparisons in ASCII, Latin letters bare."""
+    text = re.sub(r"(?<=[A-Za-z)])\s*_\s*(?:\{\s*(\d+)\s*\}|(\d))", r"\1\2", text)
+    text = re.sub(r"(?<=[A-Za-z\d)])\s*\^\s*\{?\s*(\d*\s?[+-])\s*\}?", r"\1", text)
+    for sign, names in ((">=", r"\\geq?(?:slant)?"), ("<=", r"\\leq?(?:slant)?"), ("!=", r"\\neq?")):
+        text = re.sub(rf"{names}(?![A-Za-z])", sign, text)
+    return unicodedata.normalize("NFC", re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFD", text)))
+
+
 def same_text(given: str, right: str) -> bool:
-    """Are two short answers the same in words? A single letter is a choice; numbers and amounts are compared as such."""
-    one, other = plain(given), plain(right)
-    if one == other:
+    """Are two short answers the same in words? A single letter is a choice; numbers and amounts are compared as such.
+
+    Other words may stand around: "The function is linear" is linear, "Yes, they are" is yes, "left, not right" is left.
+    Things that "and" joins may come in any order.
+    """
+    wanted = plain(right)
+    if any(plain(x) == wanted for x in (given, *_cores(written(given), written(right)))):
+        return True
+    parts = [sorted(plain(x) for x in re.split(r"\s+and\s+|\s*&\s*", written(t), flags=re.I)) for t in (given, right)]
+    if len(parts[0]) > 1 and parts[0] == parts[1]:
+        return True
+    if (day := moment(given)) is not None and day == moment(right):
         return True
     if re.fullmatch(r"\W*[A-Za-z]\W*", right) and not re.search(r"[-+*=<>^#%$]", right):
         return letter(given) is not None and letter(given) == letter(right)
@@ -69,83 +92,43 @@ def same_text(given: str, right: str) -> bool:
     return first.equals(second)
 
 
-_ALONE = re.compile(r"(?<![A-Za-z0-9_'])([A-Z])(?![A-Za-z0-9_'#]|[-+]+(?!\w)|-[A-Za-z])")
-_MARK = re.compile(
-    r"[\s*\"'([{<]*(?:(?:the\s+)?(?:(?:final|correct|right|best)\s+)?(?:answer|option|choice)s?\s*(?:is\b|:|-)?\s*[*\"'([{<]*)*"
-    r"(?P<letter>[A-Za-z])\s*[*\"'>\]}]*(?P<mark>\s*[).:]|\s*$)",
-    re.I,
+_YES = re.compile(r"(yes|no|true|false)\b\s*[,.;:!](?!\s*\d)\s*(.+)", re.I | re.S)
+_BUT = r"\b(?:yes|maybe|perhaps|or|unless|but|if|actually|doubt|otherwise|sometimes|partly|idea)\b|[?]"
+_SUBJECT = re.compile(r"(?:it|this|that|they|these|the [\w-]+(?: [\w-]+){0,2}) (?:is|are|was|were) (?P<said>.+)", re.I)
+_CONTRARY = re.compile(
+    r"\b(?:not?|never|neither|none|nothing|wrong|false|incorrect|opposite|contrary|former|other|un\w+)\b|n't\b", re.I
 )
-_OPTION = re.compile(r"\W*(?:(?:answer|option|choice)\W+)+(?:is\W+)?([a-z])\b", re.I)
-_BEFORE = re.compile(
-    r"(?:^|[,;:.!?\n]|[^\x00-\x7f]|\b(?:option|choice|answer|letter|is|be|it's|pick|picked|choose|chose|select|selected|choosing|"
-    r"say|think|believe|with|for|therefore|so|thus|hence|then|definitely|probably|clearly|likely|just|only|mark|marked|correct))"
-    r"\s*[*\"'([{<]*\s*$",
-    re.I,
-)
-_NEGATED = re.compile(
-    r"(?:\b(?:not|isn't|rather than|instead of|unlike|except)|n't(?:\s+be)?|[不非]是?选?)"
-    r"\s*(?:option|choice|answer)?\s*[*\"'([{<]*$",
-    re.I,
-)
-_DENIED = re.compile(
-    r"\s*[*\"')\]}>.]*\s*(?:is|are|was|isn't|aren't|cannot|can't|can)?\s*"
-    r"(?:\b(?:not|n't|wrong|incorrect|false|excluded|impossible)\b|isn't|aren't|can't)",
-    re.I,
-)
-_FORMULA = re.compile(r"\s*[=+*/^<>_\\]|\s*-\s*[\d(]|\s*\(")
-_VERB = r"(?:is|was|are|because|since|as|and|or|must|would|should|seems|fits|it|being|due|so|then|but|if)"
-_NOUNY = re.compile(rf"[ ]+(?!{_VERB}\b)[A-Za-z]{{2,}}")
-_NEXT = re.compile(
-    r"\W*(?:or|and|to|through|nor|vs|versus|或|和)\W*(?:the\s+)?(?:option|choice|answer)?\W*[A-Za-z]\b"
-    r"|\s*[/,&;|~-]\s*\(?[A-Za-z]\b(?!\s*[A-Za-z])",
-    re.I,
-)
-"""Another letter right behind the first: a list, or a hedge."""
-_LETTERS = re.compile(r"[\W_]*(?:[A-Za-z][\W_]+)*[A-Za-z][\W_]*")
-_WHY = re.compile(r"[,;.]?\s+(?:because|since|as)\b", re.I)
+_NOT_THAT = re.compile(r"(?P<said>[^,;(]+)[,;(]\s*(?:and |but )?not (?P<other>[^,;()]+)\)?", re.I)
 
 
-def letter(text: str) -> str | None:
-    """The one letter that a text chooses: "b", "(b)", "b) Paris", "option b", "B because ...", "I think B".
-
-    None where several are named ("A or B", "A/B/C/D"), where the letter is denied, belongs to a name ("Plan B") or a formula
-    ("E = mc^2"), or is a word ("A Dog").
-    """
-    said = re.sub(r"(?<=[A-Za-z])\s*\\ldots|[{}]", " ", written(text)).strip()
-    if "\n" in said:
-        head, *rest = (x.strip() for x in said.split("\n") if x.strip())
-        if chosen := letter(head):
-            return None if any(_MARK.fullmatch(x) for x in rest) else chosen
-    why = _WHY.search(said)
-    if why and _ALONE.search(said[: why.start()]):
-        said = said[: why.start()]
-    alone = [m for m in _ALONE.finditer(said) if not _word(said, m)]
-    first = _MARK.match(said) or _OPTION.match(said)
-    if first is None:
-        told = [m for m in alone if not _denied(said, m)]
-        sure = len({m[1] for m in told}) == 1 and any(_BEFORE.search(said[: m.start()]) for m in told)
-        return told[0][1] if sure else None
-    after = said[first.end() :]
-    denied = _denied(said, first, first.end(1)) or (first.re is _OPTION and re.search(r"\bnot\b", first[0], re.I))
-    marked = any(
-        re.match(r"\s*[*\"'>\]}]*\s*[).:]", said[m.end() :])
-        for m in alone
-        if m.start() >= first.end() and m[1] != first[1].upper()
-    )
-    listed = _NEXT.match(after) or (after and _LETTERS.fullmatch(after))
-    return None if denied or marked or listed else first[1].upper()
+def _cores(given: str, right: str) -> Iterator[str]:
+    """What an answer comes to without its sentence, each way that it may be cut."""
+    if (yes := _YES.fullmatch(given)) and re.fullmatch(r"\W*(?:yes|no|true|false)\W*", right, re.I):
+        against = _BUT + (r"|\b(?:no|not|never|false)\b|n't\b" if yes[1].lower() in ("yes", "true") else r"|\btrue\b")
+        if not re.search(against, yes[2], re.I):
+            yield yes[1]
+    subject = _SUBJECT.fullmatch(given)
+    if subject and not _SUBJECT.fullmatch(right) and not _CONTRARY.search(given[: subject.start("said")]):
+        yield subject["said"]
+    against_that = _NOT_THAT.fullmatch(given)
+    if against_that and plain(against_that["other"]) != plain(right):
+        yield against_that["said"]
+    if re.match(r"(?:on|in|at) ", given, re.I) and not re.match(r"(?:on|in|at) ", right, re.I):
+        yield given[3:]
 
 
-def _word(said: str, match: re.Match[str]) -> bool:
-    """Whether a capital letter is a word, or part of a formula: "A dog", "I think", "E = mc^2"."""
-    after = said[match.end() :]
-    if match[1] in "AI" and (_NOUNY.match(after) or (match[1] == "I" and re.match(r" +[a-z]", after))):
-        return True
-    before = said[: match.start()].rstrip()
-    return bool(_FORMULA.match(after) and not re.match(r"\s*[/+]\s*[A-Z](?![A-Za-z])", after)) or before.endswith(
-        ("=", "^", "*")
-    )
+_DATES = ("%B %d %Y", "%b %d %Y", "%d %B %Y", "%d %b %Y", "%Y-%m-%d", "%I:%M %p", "%H:%M")
 
 
-def _denied(said: str, match: re.Match[str], end: int = 0) -> bool:
-    return bool(_NEGATED.search(said[: match.start(1)])) or bool(_DENIED.match(said[end or match.end() :]))
+def moment(text: str) -> tuple[str, str] | None:
+    """A date or a time of day as it sorts; None for other texts and for those of two readings (3/4/2021, 5:30)."""
+    said = re.sub(r"(?<=\d)(?:st|nd|rd|th)\b|[,.]|\b(?:the|of|at)\b", " ", written(text).lower())
+    said = re.sub(r"(?<=\d)\s*([ap])\s?m\b", r" \1m", " ".join(said.split()))
+    for form in _DATES:
+        try:
+            found = datetime.strptime(said, form)
+        except ValueError:
+            continue
+        if form != "%H:%M" or found.hour > 12:
+            return ("time", f"{found:%H:%M}") if "%M" in form else ("date", f"{found:%Y-%m-%d}")
+    return None

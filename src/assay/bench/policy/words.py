@@ -1,6 +1,7 @@
 """Number words as digits, and units of measure by their kind and size."""
 
 import re
+import unicodedata
 from fractions import Fraction
 
 _ONES = {w: n for n, w in enumerate((
@@ -15,13 +16,18 @@ _PARTS = {"half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarte
           "fifth": 5, "fifths": 5, "sixth": 6, "sixths": 6, "eighth": 8, "eighths": 8,
           "tenth": 10, "tenths": 10}  # fmt: skip
 _SMALL = "|".join([*_ONES, *_TENS])
+_WORDS_RUN = rf"(?:{_SMALL}|dozen)(?:[\s-]+(?:and\s+)?(?:{_SMALL}|{'|'.join(_POWERS)}))*"
 _RUN = re.compile(
     r"\b(?:(?P<minus>minus|negative)\s+)?"
     r"(?P<run>(?:an?\s+(?=(?:hundred|thousand|million|billion|dozen|half|third|quarter)\b))?"
     rf"(?:{_SMALL}|{'|'.join(_POWERS)}|dozen|half|third|quarter)"
-    rf"(?:(?:[\s-]+(?:and\s+(?:an?\s+)?)?|\s+point\s+)(?:{_SMALL}|{'|'.join(_POWERS)}|{'|'.join(_PARTS)}|dozen))*)\b",
+    rf"(?:(?:[\s-]+(?:and\s+(?:an?\s+)?)?|\s+point\s+|(?<=thousand),\s+|(?<=million),\s+|(?<=billion),\s+)(?:{_SMALL}|{'|'.join(_POWERS)}|{'|'.join(_PARTS)}|dozen))*)\b",
     re.I,
 )
+_BESIDE = re.compile(rf"(?<=\()(?:{_WORDS_RUN})(?=\))|^\s*(?:{_WORDS_RUN})(?=\s*\()", re.I)
+"""Number words that tell a number in digits again, or are told again."""
+MORE = re.compile(rf"\d\s*(?:{'|'.join(_POWERS)})\s+(?:and\s+)?(?:{_SMALL})\b", re.I)
+"""Digits that number words go on with: "1 million and one"."""
 _LEAD = (
     r"\W*(?:(?:the\s+)?(?:final\s+)?answer\s*(?:is|:)?|it\s+is|is|there\s+(?:are|is)|about|approximately|exactly|only|just)?"
     r"\W*"
@@ -29,11 +35,16 @@ _LEAD = (
 
 
 def digits_for_words(text: str) -> str:
-    """`text` with its number words as digits ("twenty-one apples" is "21 apples"), where it has no digits of its own.
+    """`text` with its number words as digits ("twenty-one apples" is "21 apples"); where it has digits of its own, only
+    those in brackets ("12 (twelve)") and those that stand before a bracket.
 
     "one", "half" and the like stand for a number only at the beginning: "the red one" has none.
     """
-    if re.search(r"\d", text) or not re.search(r"[A-Za-z]{3}", text):
+    if not text.isascii():
+        text = _CHINESE.sub(_chinese, text)
+    if re.search(r"\d", text):
+        return _BESIDE.sub(lambda m: _value(m[0].lower()) or m[0], text)
+    if not re.search(r"[A-Za-z]{3}", text):
         return text
     lead = re.match(_LEAD, text, re.I)
     start = lead.end() if lead else 0
@@ -57,6 +68,40 @@ def digits_for_words(text: str) -> str:
     return _RUN.sub(digits, text)
 
 
+_CHINESE = re.compile(
+    r"[\d.]+(?:[百千万亿][\d.]*)+|^\W*[零〇一二两三四五六七八九十百千万亿]+(?=[个只元人天年月岁次米块名件种条张度分秒小]?\W*$|[个只元人天岁次米块][^\W\d])"
+)
+"""Digits with a Chinese scale anywhere (1.5万), a numeral in characters where it is the answer (十二, 十二个)."""
+
+
+def _chinese(match: re.Match[str]) -> str:
+    total = section = digit = Fraction(0)
+    lead = re.match(r"\W*", match[0])
+    start = lead.end() if lead and not match[0][0].isdigit() and match[0][0] != "." else 0
+    for part in re.findall(r"\d+(?:\.\d+)?|\D", match[0][start:]):
+        value = (
+            Fraction(part)
+            if part[0].isdigit()
+            else Fraction(2)
+            if part == "两"
+            else Fraction(unicodedata.numeric(part, -1))
+        )
+        if value < 0:
+            return match[0]
+        if part[0].isdigit() or value < 10:
+            digit = value
+        elif value < 10_000:
+            section, digit = section + (digit or 1) * value, Fraction(0)
+        else:
+            total, section, digit = (
+                (total + section + digit) * value if value > 10**5 else total + (section + digit) * value,
+                Fraction(0),
+                Fraction(0),
+            )
+    found = total + section + digit
+    return match[0][:start] + (str(found) if found.denominator == 1 else str(float(found)))
+
+
 def _value(said: str) -> str | None:
     """A run of number words as digits or a fraction, None for one that is no number ("two three")."""
     if " point " in said:
@@ -64,7 +109,10 @@ def _value(said: str) -> str | None:
         base, digits = _value(whole), [_ONES.get(w) for w in re.split(r"[\s-]+", after)]
         good = base is not None and base.isdigit() and all(d is not None and d < 10 for d in digits)
         return f"{base}.{''.join(map(str, digits))}" if good else None
-    words = [w for w in re.split(r"[\s-]+", said) if w not in ("and", "a", "an")]
+    words = [w for w in re.split(r"[\s,-]+", said) if w not in ("and", "a", "an")]
+    if words[-1] in _POWERS and "half" in words:
+        part = _fraction(words[:-1]) if words[-2] == "half" else None
+        return None if part is None else str(Fraction(part) * _POWERS[words[-1]])
     if words[-1] in _PARTS:
         return _fraction(words)
     total = group = 0
@@ -73,7 +121,7 @@ def _value(said: str) -> str | None:
         if word == "dozen":
             total, group = total + 12 * (group or 1), 0
         elif word == "hundred":
-            if group > 9:
+            if group > 9 and (group > 99 or group % 10 == 0):
                 return None
             group, last = 100 * (group or 1), 100
         elif word in _POWERS:

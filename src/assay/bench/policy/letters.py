@@ -1,0 +1,137 @@
+"""The letter of a choice, as a person would read it: one, or none."""
+
+import re
+
+from assay.bench.policy.characters import written
+
+LONGEST = 1_000
+"""Characters of an answer that are looked at; a longer one chooses none."""
+_CJK = "\u2e80-\u9fff"
+_ALONE = re.compile(rf"(?<![^\W{_CJK}])(?<!')([A-Z])(?![^\W{_CJK}]|['#]|[-+]+(?!\w)|-[A-Za-z])")
+"""A capital that stands alone; a letter of another alphabet beside it makes a word (Cyrillic), Chinese does not."""
+_MARK = re.compile(
+    r"[\s*\"'([{<]*(?:(?:the\s+)?(?:(?:final|correct|right|best)\s+)?(?:answer|option|choice)s?\s*(?:is\b|:|-)?\s*[*\"'([{<]*)*"
+    r"(?P<letter>[A-Za-z])\s*[*\"'>\]}]*(?P<mark>\s*[).:]|\s*$)",
+    re.I,
+)
+_OPTION = re.compile(r"\W*(?:(?:answer|option|choice)\W+)+(?:is\W+)?([a-z])\b", re.I)
+_BEFORE = re.compile(
+    r"(?:^|[,;:.!?\n]|[^\x00-\x7f]|\b(?:option|choice|answer|letter|is|be|it's|pick|picked|choose|chose|select|selected|choosing|"
+    r"say|think|believe|with|for|therefore|so|thus|hence|then|definitely|probably|clearly|likely|just|only|mark|marked|correct))"
+    r"\s*[*\"'([{<]*\s*$",
+    re.I,
+)
+_NEGATED = re.compile(
+    r"(?:\b(?:not|isn't|rather than|instead of|unlike|except|rule out|eliminate|exclude)"
+    r"|(?:\bcannot|\bnot|\bnever|n't)(?:\s+be)?"
+    r"|(?:n't|\bnot|\bnever)\s+(?:think|believe|say|choose|pick|select)(?:\s+(?:that|it|it's|it is|is))*|[不非]是?选?)"
+    r"\s*(?:option|choice|answer)?\s*[*\"'([{<]*$",
+    re.I,
+)
+_DENIED = re.compile(
+    r"\s*[*\"')\]}>.]*\s*(?:is|are|was|isn't|aren't|cannot|can't|can)?\s*"
+    r"(?:\b(?:not|never|n't|wrong|incorrect|false|excluded|eliminated|impossible|fails)\b|isn't|aren't|can't|cannot\b"
+    r"|(?:would|could|might|may|must|should|will) be (?:wrong|incorrect|false|impossible)\b"
+    r"|(?:can |could |must |may |should )?be (?:ruled|eliminated|excluded|rejected|discarded|dismissed)"
+    r"|do(?:es)?(?:n't| not)\b"
+    r"|项?[是也]?(?:错|不对|不正确|不是|误))",
+    re.I,
+)
+_FORMULA = re.compile(r"\s*[=+*/^<>_\\]|\s*-\s*[\d(]|\(|\s+\([-\d.,\s]*\)")
+_VERB = r"(?:is|was|are|because|since|as|and|or|must|would|should|seems|fits|it|being|due|so|then|but|if)"
+_NOUNY = re.compile(rf"[ ]+(?!{_VERB}\b)[A-Za-z]{{2,}}")
+_NAME = re.compile(
+    rf"[ ]+(?!{_VERB}\b|(?:the|this|that|these|those|an?|its?|only|not|never|can|cannot|could|may|might|has|have|had|does|do"
+    r"|will|makes?|works?|matches|gives?|which|by|for|on|in|to|at|of|with|when|where|while|we|you|there|here|correct|right"
+    r"|wrong|incorrect|false|true|satisfies|holds|looks|appears|rather|instead|after|from|all|both|no|yes|too|also)\b)[a-z]{2,}"
+)
+"""A word in lower case behind a letter, which makes it a name ("B cells", "C major")."""
+_CONTRAST = re.compile(
+    r"(?P<before>^(?i:not)\s+(?:option\s+)?\(?([A-Z])\)?[,;]?\s+but\s+(?=\S))"
+    r"|(?<=\S)[,;]?\s*\(?\s*(?:and |but )?(?:not|rather than|instead of)\s+(?:option\s+)?\(?([A-Z])\b\)?\)?(?=\W*$)"
+)
+_EVERY = re.compile(
+    r"\b(?:all|any|each|every(?:one)?|both|one) of (?:the |these |them\b)?(?:options|choices|letters|answers|[A-Z]\b)?",
+    re.I,
+)
+_NEXT = re.compile(
+    r"\W*(?:or|and|to|through|nor|vs|versus|或|和)\W*(?:not\s+)?(?:the\s+)?(?:option|choice|answer)?\W*[A-Za-z]\b"
+    r"|\s*[/,&;|~-]\s*\(?[A-Za-z]\b(?!\s*[A-Za-z])",
+    re.I,
+)
+"""Another letter right behind the first: a list, or a hedge."""
+_OTHER = re.compile(r"\W*or\s+(?:any|another|some|one|else|perhaps|maybe|possibly|whatever|something|anything)\b", re.I)
+_TURNED = re.compile(
+    r"(?:\b(?i:or|else|otherwise|maybe|perhaps|possibly|alternatively|if(?: not)?|(?:could|may|might)(?: also)? be)\b|[/|])"
+    r"\W*(?:(?i:then|option|choice|the answer is|answer)\W*)*([A-Z])\b(?!')"
+)
+"""Another letter that shall count as well."""
+_LETTERS = re.compile(r"[\W_]*(?:[A-Za-z][\W_]+)*[A-Za-z][\W_]*")
+_WHY = re.compile(r"[,;.]?\s+(?:because|since|as)\b", re.I)
+
+
+def letter(text: str) -> str | None:
+    """The one letter that a text chooses: "b", "(b)", "b) Paris", "option b", "B because ...", "I think B".
+
+    None where several are named ("A or B", "A/B/C/D"), where the letter is denied, belongs to a name ("Plan B") or a formula
+    ("E = mc^2"), or is a word ("A Dog").
+    """
+    if len(text) > LONGEST:
+        return None
+    said = _uncontrasted(re.sub(r"(?<=[A-Za-z])\s*\\ldots|[{}]", " ", written(text)).strip())
+    if "\n" in said:
+        head, *rest = (x.strip() for x in said.split("\n") if x.strip())
+        if chosen := letter(head):
+            return None if any(_MARK.fullmatch(x) for x in rest) else chosen
+    why = _WHY.search(said)
+    if why and _ALONE.search(said[: why.start()]):
+        said = said[: why.start()]
+    alone = [m for m in _ALONE.finditer(said) if not _word(said, m)]
+    first = _MARK.match(said) or _OPTION.match(said)
+    if first is None:
+        if _EVERY.search(said) or any(_OTHER.match(said[m.end() :]) for m in alone):
+            return None
+        told = [m for m in alone if not _denied(said, m)]
+        letters = {m[1] for m in told}
+        torn = letters & {m[1] for m in alone if m not in told}
+        sure = len(letters) == 1 and not torn and any(_BEFORE.search(said[: m.start()]) for m in told)
+        return told[0][1] if sure and not _torn(said, told[0][1]) else None
+    after = said[first.end() :]
+    denied = _denied(said, first, first.end(1)) or (first.re is _OPTION and re.search(r"\bnot\b", first[0], re.I))
+    marked = any(
+        re.match(r"\s*[*\"'>\]}]*\s*[).:]", said[m.end() :])
+        for m in alone
+        if m.start() >= first.end() and m[1] != first[1].upper()
+    )
+    others = set(re.findall("[a-z]", after.lower())) - {first[1].lower()}
+    listed = _NEXT.match(after) or _OTHER.match(after) or (others and _LETTERS.fullmatch(after))
+    return None if denied or marked or listed or _torn(said, first[1].upper()) else first[1].upper()
+
+
+def _uncontrasted(said: str) -> str:
+    """A text without the letter that is set against another: "B, not A", "not A but B"; "" for "B, not B"."""
+    cut = _CONTRAST.sub("", said)
+    denied = {x for m in _CONTRAST.finditer(said) for x in m.groups()[1:] if x}
+    return "" if denied & set(_ALONE.findall(cut)) else cut
+
+
+def _torn(said: str, chosen: str) -> bool:
+    """Whether another letter than the chosen one shall count as well."""
+    return any(m[1] != chosen or set(_ALONE.findall(said[: m.start()])) - {chosen} for m in _TURNED.finditer(said))
+
+
+def _word(said: str, match: re.Match[str]) -> bool:
+    """Whether a capital letter is a word, or part of a formula: "A dog", "I think", "E = mc^2"."""
+    after = said[match.end() :]
+    if _NAME.match(after):
+        return True
+    if match[1] in "AI" and (_NOUNY.match(after) or (match[1] == "I" and re.match(r" +[a-z]", after))):
+        return True
+    before = said[: match.start()].rstrip()
+    return bool(_FORMULA.match(after) and not re.match(r"\s*[/+]\s*[A-Z](?![A-Za-z])", after)) or before.endswith(
+        ("=", "^", "*")
+    )
+
+
+def _denied(said: str, match: re.Match[str], end: int = 0) -> bool:
+    return bool(_NEGATED.search(said[: match.start(1)])) or bool(_DENIED.match(said[end or match.end() :]))
