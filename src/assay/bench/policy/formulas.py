@@ -47,6 +47,7 @@ def squeezed(text: str) -> str:
 
 
 def _tidy(text: str) -> str:
+    text = re.sub(r"^[\s$]*=(?!=)", "", text)
     text = _ALL_REAL.sub(r"(-\\infty,\\infty)", text)
     text = re.sub(r"(?<![\\A-Za-z])infinity(?![A-Za-z])", r"\\infty", written(text), flags=re.I)
     for pattern, plainly in _PLAINLY:
@@ -83,6 +84,11 @@ def _same(given: str, right: str, texted: bool = False) -> bool:
     if (words := _in_words(given, right, texted)) is not None:
         return words
     given, right = as_intervals(given, right)
+    first_bound, second_bound = _BOUND.match(given), _BOUND.match(right)
+    if first_bound or second_bound:
+        if not first_bound or not second_bound or first_bound[1] != second_bound[1]:
+            return False
+        return _same(given[first_bound.end() :], right[second_bound.end() :])
     if re.fullmatch(r"[\d.]+\s*:\s*[\d.]+", right):
         given = re.sub(r"(?<=\d) to (?=\d)", ":", given)
     sides = _sides(given), _sides(right)
@@ -99,6 +105,10 @@ def _same(given: str, right: str, texted: bool = False) -> bool:
     if values[0] is not None and values[1] is not None:
         return agree(values[0].value, values[1].value)
     return _expressions(given, right)
+
+
+_BOUND = re.compile(r"[\s$]*([<>]=?|!=|\\(?:le|ge|lt|gt|neq?)(?![A-Za-z]))")
+"""How a bound begins that names nothing: "< 17" is not 17."""
 
 
 def _in_words(given: str, right: str, texted: bool) -> bool | None:
