@@ -61,7 +61,7 @@ def main() -> None:
         for name in ("whole", "sharded"):
             again = load_policy(model, replace(config, shard=name == "sharded"))
             outside = Outside(again, model, SamplerConfig(max_tokens=6), engine)
-            grpo(folder / name, tuned, again, prompts, outside, reward, print)
+            grpo(folder / name, replace(tuned, kl=0.05), again, prompts, outside, reward, print)
 
 
 def ids(policy: object, text: str) -> list[int]:
