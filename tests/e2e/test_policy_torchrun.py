@@ -70,7 +70,7 @@ def grpo(home: Path, out: str) -> list[str]:
 
 def mpo(home: Path, out: str, *more: object) -> list[str]:
     told = ("policy", "mpo", home / "vlm", home / "pairs", "--out", home / out, "--batch", 4, "--lr", 1e-3,
-            "--policy.tokens", 64, *more)  # fmt: skip
+            "--policy.tokens", 64, "--policy.precision", "fp32", *more)  # fmt: skip
     return [str(x) for x in told]
 
 
