@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from assay import attention_cpu
+from assay import attention_cpu, attention_flex
 
 NAME = "assay"
 """What transformers calls this attention (`attn_implementation`)."""
@@ -103,32 +103,11 @@ def candidates(device: torch.device, half: bool) -> tuple[str, ...]:
 
 def block_mask(layout: Layout) -> Any:
     """FlexAttention's mask of a layout: same group, not later (encoders: later too), and the same answer or a prefix."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    group, segment, causal = layout.group_T, layout.segment_T, layout.causal
-
-    def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        same = (group[q] == group[k]) & ((segment[k] == 0) | (segment[k] == segment[q]))
-        return same & (k <= q) if causal else same
-
-    n = len(group)
-    return create_block_mask(visible, None, None, n, n, device=str(group.device))
+    return attention_flex.block_mask(layout, _segments_S4(layout.queries_S1, layout.keys_U, layout.keys_S1))
 
 
 def _flex(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, layout: Layout, scale: float) -> Tensor:
-    q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q_THD, k_TKD, v_TKD))
-    run = _flex_kernel(compiled=q.device.type == "cuda" and not torch.compiler.is_compiling())
-    out: Tensor = run(q, k, v, block_mask=layout.mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
-    return out[0].transpose(0, 1)
-
-
-@functools.cache
-def _flex_kernel(compiled: bool) -> Callable[..., Any]:
-    """FlexAttention is fused by torch.compile only; without it, it is a slow reference."""
-    from torch.nn.attention.flex_attention import flex_attention
-
-    plain: Callable[..., Any] = flex_attention
-    return torch.compile(plain, dynamic=True) if compiled else plain
+    return attention_flex.attend(q_THD, k_TKD, v_TKD, layout.mask, scale)
 
 
 def _varlen(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, layout: Layout, scale: float) -> Tensor:

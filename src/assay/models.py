@@ -25,7 +25,7 @@ try:
 except ImportError as error:
     raise missing_extra("torch and transformers", "train") from error
 
-from assay import weights
+from assay import vision, weights
 from assay.templates import with_fixed_date
 
 transformers.utils.logging.set_verbosity_error()
@@ -210,18 +210,22 @@ def load_reward_model(
     if backbone.attention is not None:
         options["attn_implementation"] = backbone.attention
     if backbone.quantize:
-        if importlib.util.find_spec("bitsandbytes") is None:
-            raise missing_extra("bitsandbytes", "lora")
-        options["quantization_config"] = transformers.BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16,
-            llm_int8_skip_modules=["score", "classifier"],
-        )  # fmt: skip
+        options["quantization_config"] = _four_bits("score", "classifier")
     loader = transformers.AutoModelForSequenceClassification
     model = load_model(loader, backbone.name, "score" if trained else "train", backbone.layers, say, **options)
     if not trained:
         weights.own_pad(tokenizer, model)
         model.config.problem_type = "regression"  # so that other tools give the reward, not its sigmoid
     return without_dropout(model)
+
+
+def _four_bits(*spared: str, compute: torch.dtype = torch.bfloat16) -> Any:
+    """How a body is loaded in 4 bits (NF4), for training adapters on it (QLoRA); modules of the `spared` names are not."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise missing_extra("bitsandbytes", "lora")
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute, llm_int8_skip_modules=list(spared)
+    )
 
 
 def _enough(backbone: Backbone) -> None:
@@ -240,15 +244,20 @@ def without_dropout(model: Any) -> Any:
     return model
 
 
-def load_generator(name: str) -> tuple[Any, Any]:
+def load_generator(name: str, quantize: torch.dtype | None = None) -> tuple[Any, Any]:
     """A model that generates, in fp32 and without dropout, and its processor: a vision-language model where its config
-    has a vision part, else a causal language model with its tokenizer."""
+    has a vision part, else a causal language model with its tokenizer. `quantize`: the linear layers of the language model
+    in 4 bits (head, vision tower and adapter as they are), computed in this precision."""
     config = None if name in PACKAGED else load_config(name)
+    options: dict[str, Any] = {"dtype": torch.float32}
+    if quantize is not None:
+        spared = ("lm_head", "embed_out", *vision.TOWERS, *vision.ADAPTERS)
+        options["quantization_config"] = _four_bits(*spared, compute=quantize)
     if getattr(config, "vision_config", None) is None:
         with _read_once(name):
-            model = load_model(transformers.AutoModelForCausalLM, name, "generate", dtype=torch.float32)
+            model = load_model(transformers.AutoModelForCausalLM, name, "generate", **options)
             return without_dropout(model), load_tokenizer(name)
-    model = load_model(transformers.AutoModelForImageTextToText, name, "generate", dtype=torch.float32)
+    model = load_model(transformers.AutoModelForImageTextToText, name, "generate", **options)
     return without_dropout(model), load_processor(name)
 
 
@@ -311,11 +320,20 @@ def load_model(
     not know.
     """
     adapter = adapter_of(name, trust)
+    if adapter and "quantization_config" in options:
+        raise AssayError(
+            f"'{name}' is an adapter, which cannot be merged into 4 bits: merge it first, or do not quantise"
+        )
     base = adapter.base_model_name_or_path if adapter else name
     model, info = load_pretrained(
         loader, base, trust, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
     loaded = weights.Loaded.of(info)
+    for layer in model.modules():
+        # on CPUs with AVX512-BF16 bitsandbytes packs a layer at its first pass without a gradient: rounded once more, and
+        # from then on no gradient goes back through it, nor can its weight be read
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
     if adapter:
         model, loaded = weights.merged(model, adapter, name, loaded, use)
     told = weights.check(name, model, loaded, use, layers)
@@ -348,6 +366,8 @@ def load_pretrained(loader: Any, name: str, trust: bool = False, **options: Any)
     Raises AssayError when there is none. Models are loaded by `load_model`, which checks their weights.
     """
     place, packaged = locate(name)
+    if packaged and "quantization_config" in options:
+        raise AssayError(f"the packaged model '{name}' is dequantised as it is loaded: leave quantize off")
     if packaged and loader is not transformers.AutoTokenizer:
         packaged["quantization_config"] = transformers.GgufConfig(dequantize=True)
     hush = redirect_stderr(io.StringIO()) if packaged else nullcontext()  # GGUF's own progress bar

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from assay import attention_flex
 from assay.attention import Layout, block_mask
 from assay.shortcuts import Route
 
@@ -343,5 +344,5 @@ def _power(n: int) -> int:
 def _moved(layout: Layout, device: torch.device) -> Layout:
     names = ("queries_S1", "keys_U", "keys_S1", "group_T", "segment_T")
     moved: dict[str, Any] = {name: getattr(layout, name).to(device, non_blocking=True) for name in names}
-    mask, route = (None if x is None else x.to(device) for x in (layout.mask, layout.route))
-    return replace(layout, **moved, mask=mask, route=route)
+    there = replace(layout, **moved, route=None if layout.route is None else layout.route.to(device))
+    return there if layout.mask is None else replace(there, mask=attention_flex.moved(there, device))

@@ -1,5 +1,6 @@
 """Packs through a model: whether its attention can be replaced by ours, and the states that it then gives."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from assay import attention, shortcuts, vision
 from assay.encoders import first_position, first_token_rewards, is_encoder, rewards
 from assay.pack import Pack, Padded, pack, share
+from assay.weights import Widened
 
 
 def use_packing(model: Any, backend: str = "segments", half: bool = False) -> str:
@@ -37,7 +39,7 @@ def use_packing(model: Any, backend: str = "segments", half: bool = False) -> st
     def apart(rounded: bool, read: bool = False) -> float:
         """The largest difference between packed and single states (of encoders: rewards), as a share of the largest one."""
         body.set_attn_implementation(before)
-        with torch.autocast(where.type, torch.bfloat16, enabled=rounded):
+        with torch.autocast(where.type, torch.bfloat16, enabled=rounded), nullcontext() if rounded else Widened():
             ids = [{"input_ids": torch.tensor([r], device=where)} for r in rows]
             alone = torch.stack([hidden(inner, i)[0, -1] if causal else rewards(inner, body(**i), i) for i in ids])
             body.set_attn_implementation(attention.NAME)
@@ -94,12 +96,12 @@ def hidden(inner: Any, inputs: dict[str, Any]) -> torch.Tensor:
 
 def padded_hidden(inner: Any, batch: Padded, pictures: vision.Pictures | None = None) -> torch.Tensor:
     """The last hidden state, shape (B, T, D), of padded rows. A model that sees reads them by transformers' own forward
-    pass: right whatever its class does with pictures, and slow, for each row's are looked at anew."""
+    pass: right whatever its class does with pictures, and slow, for each row has its prompt anew."""
     if not vision.is_visual(inner):
         return hidden(inner, {"input_ids": batch.ids_BT, "attention_mask": batch.mask_BT})
     base = getattr(inner, inner.base_model_prefix)
-    inputs = vision.given(inner, batch.ids_BT, batch.images, pictures)
-    return base(**inputs, attention_mask=batch.mask_BT, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+    with vision.given(inner, batch.ids_BT, batch.images, pictures) as inputs:
+        return base(**inputs, attention_mask=batch.mask_BT, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
 
 
 def packed_hidden(inner: Any, batch: Pack, pictures: vision.Pictures | None = None, **kept: Any) -> torch.Tensor:

@@ -7,6 +7,7 @@ right either it is refused.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from assay.errors import AssayError
 from assay.pack import Group, pack, pad
 from assay.records import Message
 from assay.render import render_prompt
+from assay.weights import Widened
 
 PICTURE, ASKED = "a picture to try a model with", "What is it?"
 FAILS = (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, LookupError, ImportError)
@@ -122,7 +124,7 @@ class _Trial:
         where = inner.get_input_embeddings().weight.device
         inner.eval()
         try:
-            with torch.autocast(where.type, torch.bfloat16, enabled=rounded):
+            with torch.autocast(where.type, torch.bfloat16, enabled=rounded), nullcontext() if rounded else Widened():
                 body.set_attn_implementation(self.plain)
                 whole = [self._whole(a, where) for a in self.answers]
                 body.set_attn_implementation(before)

@@ -1,16 +1,18 @@
-"""What a loaded checkpoint must have held, adapters beside it, a padding token that no conversation ends with, and saving.
+"""What a loaded checkpoint must have held, adapters beside it, a padding token that no conversation ends with, saving, and
+in which precision weights are kept.
 
 transformers draws every weight that a checkpoint lacks from a random state and goes on. Here each such weight is asked
 about: a head that is to be trained may be new, anything else is refused by name.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from assay.errors import AssayError, missing_extra
 
@@ -257,3 +259,49 @@ def readable(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_file():
             path.chmod(mode)
+
+
+def products(model: Any) -> Iterator[torch.nn.Parameter]:
+    """The weights of fp32 that are read by matrix products and convolutions alone (of a mixture of experts those that are
+    stacked): autocast rounds them to bfloat16 at every pass. Norms, biases, tables and whatever else a layer has are not."""
+    from transformers.pytorch_utils import Conv1D
+
+    linear = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d, Conv1D)
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            read = name == "weight" if isinstance(module, linear) else parameter.dim() == 3 and len(parameter) > 1
+            if read and parameter.dtype == torch.float32:
+                yield parameter
+
+
+def narrow(model: Any) -> None:
+    """Keep what is frozen, of a model that computes in bfloat16 by autocast, in bfloat16: half the memory, and the rounding
+    that each pass would do anew is done once. The table of token embeddings too, whose rows come out in fp32: the sums over
+    layers stay in it, as autocast has them. fp32 stays for all that trains."""
+    table = model.get_input_embeddings()
+    for parameter in [*products(model), table.weight]:
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    if table.weight.dtype == torch.bfloat16:
+        table.register_forward_hook(in_fp32)
+
+
+def in_fp32(_: Any, __: Any, rows: torch.Tensor) -> torch.Tensor:
+    """Of a table that is kept in bfloat16 (a forward hook)."""
+    return rows.float()
+
+
+_PRODUCTS = {
+    torch.nn.functional.linear, torch.addmm, torch.matmul, torch.bmm, torch.mm, torch.Tensor.matmul, torch.Tensor.__matmul__,
+    torch.conv1d, torch.conv2d, torch.conv3d,
+}  # fmt: skip
+
+
+class Widened(TorchFunctionMode):
+    """Inside, what is kept in bfloat16 takes part in products as fp32: a model can be tried without the rounding of
+    bfloat16, and without a second copy of it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _PRODUCTS:
+            args = [x.float() if isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16 else x for x in args]
+        return func(*args, **(kwargs or {}))

@@ -19,6 +19,7 @@ from assay.policy.grpo import grpo
 from assay.policy.model import Policy, load_policy
 from assay.policy.sampler import GenerateSampler, LocalSampler, Sampler
 from assay.records import Message, Prompt, Score, user
+from logprobs import said, tokens, trained
 
 PIL = pytest.importorskip("PIL.Image")
 START = "<think>"
@@ -68,26 +69,6 @@ def make(name: str) -> Callable[..., Any]:
     return made
 
 
-def tokens(groups: Any) -> list[list[tuple[int, ...]]]:
-    return [[r.tokens for r in g] for g in groups]
-
-
-def logp_of(policy: Policy, sampler: Sampler, prompts: list[Prompt], groups: Any) -> torch.Tensor:
-    """What a training pass over the same answers says."""
-    made = [
-        Group(
-            prefix=np.array(sampler.prompt_ids(p), dtype=np.int32), images=p.images,
-            answers=tuple(np.array(r.tokens, dtype=np.int32) for r in g),
-        )
-        for p, g in zip(prompts, groups, strict=True)
-    ]  # fmt: skip
-    batch = policy.batch(made)
-    with torch.no_grad():
-        logits_MV = policy.inner.get_output_embeddings()(policy.hidden(batch)[batch.from_M])
-    logp_MV = (logits_MV / sampler.config.temperature).log_softmax(-1)
-    return logp_MV.gather(1, batch.targets_M[:, None]).squeeze(1)
-
-
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_rollouts_are_whole_and_their_log_probabilities_are_the_policy_s(
     load: Callable[..., Policy], make: Callable[..., Any], text: Path, temperature: float
@@ -107,8 +88,7 @@ def test_rollouts_are_whole_and_their_log_probabilities_are_the_policy_s(
             assert r.ended or len(r.tokens) == 6
             assert not ends & set(r.tokens[:-1])
             assert r.text == START + policy.tokenizer.decode(r.tokens, skip_special_tokens=True)
-    said = torch.tensor([x for g in groups for r in g for x in r.logprobs])
-    torch.testing.assert_close(said, logp_of(policy, sampler, PROMPTS, groups), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(said(groups), trained(policy, sampler, PROMPTS, groups), atol=1e-4, rtol=1e-4)
     assert any(r.ended for g in sampler(PROMPTS * 8, 4) for r in g), "the end token can come"
 
 
@@ -162,8 +142,7 @@ def test_load_takes_new_weights_over(load: Callable[..., Policy], make: Callable
     sampler.load(0)
     groups = sampler(PROMPTS, 2)
     assert tokens(groups) != before
-    said = torch.tensor([x for g in groups for r in g for x in r.logprobs])
-    torch.testing.assert_close(said, logp_of(policy, sampler, PROMPTS, groups), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(said(groups), trained(policy, sampler, PROMPTS, groups), atol=1e-4, rtol=1e-4)
 
 
 def test_pictures_are_read_and_their_token_is_never_drawn(
@@ -181,8 +160,7 @@ def test_pictures_are_read_and_their_token_is_never_drawn(
     sampler.load(0)
     groups = sampler(asked, 16)
     assert all(policy.image_token not in r.tokens for g in groups for r in g)
-    said = torch.tensor([x for g in groups for r in g for x in r.logprobs])
-    apart = (said - logp_of(policy, sampler, asked, groups)).abs()
+    apart = (said(groups) - trained(policy, sampler, asked, groups)).abs()
     assert apart.max() < 0.05, "up to the share of the token that is not drawn"
 
 

@@ -3,21 +3,18 @@ given what the class's own processor makes, say the same of every token; for pro
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import vlm_models
-from assay import vision
 from assay.images import ImageStore
-from assay.pack import Group
 from assay.policy.config import PolicyConfig, SamplerConfig
-from assay.policy.model import Policy, load_policy
-from assay.policy.sampler import GenerateSampler, LocalSampler, Sampler, local_sampler
+from assay.policy.model import load_policy
+from assay.policy.sampler import GenerateSampler, LocalSampler, local_sampler
 from assay.records import Message, Prompt
-from assay.render import chat_text
+from logprobs import said, trained, whole
 
 PIL = pytest.importorskip("PIL.Image")
 FAST = {"qwen2.5-vl", "internvl", "gemma3"}
@@ -52,42 +49,6 @@ def asked(images: tuple[str, ...]) -> Prompt:
     return Prompt(messages=(Message(role="user", content="what is it?", images=images),))
 
 
-def whole(policy: Policy, store: ImageStore, prompt: Prompt, tokens: list[int]) -> torch.Tensor:
-    """(tokens, V): what transformers' model predicts before each of these tokens, its processor's inputs given."""
-    parts = [{"type": "image"}] * len(prompt.images) + [{"type": "text", "text": prompt.messages[0].content}]
-    made = policy.processor(
-        text=[chat_text(policy.processor, prompt.messages, True, contents=[parts])], return_tensors="pt",
-        images=[store.open(i) for i in prompt.images] or None, add_special_tokens=False,
-    )  # fmt: skip
-    inputs: dict[str, Any] = {n: torch.as_tensor(x) for n, x in made.items() if n not in ("rows", "cols")}
-    first = inputs["input_ids"].shape[1]
-    inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([tokens])], 1)
-    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    for name in {"mm_token_type_ids", "token_type_ids"} & set(inputs):
-        inputs[name] = torch.nn.functional.pad(inputs[name], (0, len(tokens)))
-    body = vision.language_model(policy.inner)
-    before = body.config._attn_implementation
-    body.set_attn_implementation("sdpa")
-    try:
-        with torch.no_grad():
-            logits_TV = policy.inner(**vision.taken(policy.inner.forward, inputs)).logits[0]
-    finally:
-        body.set_attn_implementation(before)
-    return logits_TV[first - 1 : -1].float().log_softmax(-1)
-
-
-def trained(policy: Policy, sampler: Sampler, prompts: list[Prompt], groups: Any) -> torch.Tensor:
-    made = [
-        Group(
-            prefix=np.array(sampler.prompt_ids(p), dtype=np.int32), images=p.images,
-            answers=tuple(np.array(r.tokens, dtype=np.int32) for r in g),
-        )
-        for p, g in zip(prompts, groups, strict=True)
-    ]  # fmt: skip
-    with torch.no_grad():
-        return policy(policy.batch(made)).logp_M
-
-
 @pytest.mark.parametrize("temperature", [1.0, 0.0])
 @pytest.mark.parametrize("packing", [True, False])
 def test_sampler_trainer_and_the_whole_model_of_transformers_say_the_same(
@@ -100,10 +61,9 @@ def test_sampler_trainer_and_the_whole_model_of_transformers_say_the_same(
     prompts = [asked((pictures[0],)), asked((pictures[1], pictures[0])), asked(())]
     groups = sampler(prompts, 2)
     rows = [(p, r) for p, g in zip(prompts, groups, strict=True) for r in g]
-    told = [whole(policy, store, p, list(r.tokens)) for p, r in rows]
+    told = [whole(policy, p, r.tokens, store) for p, r in rows]
     true = torch.cat([t.gather(1, torch.tensor(r.tokens)[:, None])[:, 0] for t, (_, r) in zip(told, rows, strict=True)])
-    said = torch.tensor([x for _, r in rows for x in r.logprobs])
-    torch.testing.assert_close(said, true, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(said(groups), true, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(trained(policy, sampler, prompts, groups), true, atol=1e-4, rtol=1e-4)
     if not temperature:
         for (p, _), logp_TV in zip(rows, told, strict=True):
@@ -113,6 +73,6 @@ def test_sampler_trainer_and_the_whole_model_of_transformers_say_the_same(
             logp_TV[:, policy.image_token] = -torch.inf
             assert r.tokens == tuple(logp_TV.argmax(-1).tolist())
     shown, other = asked((pictures[0],)), asked((pictures[1],))
-    tokens = list(groups[0][0].tokens)
-    apart = whole(policy, store, shown, tokens) - whole(policy, store, other, tokens)
+    answer = groups[0][0].tokens
+    apart = whole(policy, shown, answer, store) - whole(policy, other, answer, store)
     assert apart.abs().max() > 0.1, "the picture is seen at all"

@@ -30,7 +30,7 @@ class Outside:
 
     def __init__(self, policy: Policy, model: str, config: SamplerConfig, engine: Engine) -> None:
         self.policy, self.engine, self.config = policy, engine, config
-        self.own = LocalSampler(load_policy(model, PolicyConfig()), config, seed=0, half=False)
+        self.own = LocalSampler(load_policy(model, PolicyConfig(precision="fp32")), config, seed=0, half=False)
         self.prompt_ids = self.own.prompt_ids
 
     def load(self, step: int) -> None:
@@ -44,7 +44,7 @@ class Outside:
 
 def main() -> None:
     folder, model, steps = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    config = PolicyConfig(tokens=64)
+    config = PolicyConfig(tokens=64, precision="fp32")  # compared to more digits than bfloat16 has
     engine = Engine(config.precision, 1.0)
     policy = load_policy(model, config)
     words = ["a red house", "b stone", "c seven birds in a tree", "d walks", "e old", "f night", "g into"]
@@ -61,7 +61,7 @@ def main() -> None:
         for name in ("whole", "sharded"):
             again = load_policy(model, replace(config, shard=name == "sharded"))
             outside = Outside(again, model, SamplerConfig(max_tokens=6), engine)
-            grpo(folder / name, tuned, again, prompts, outside, reward, print)
+            grpo(folder / name, replace(tuned, kl=0.05), again, prompts, outside, reward, print)
 
 
 def ids(policy: object, text: str) -> list[int]:

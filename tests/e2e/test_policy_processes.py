@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,10 @@ def run(place: Path, name: str, launcher: tuple[str, ...] = (), steps: int = 4) 
     return place / name
 
 
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """MPO to rounding. GRPO, whose processes draw their own answers, runs: all samples are made and counted. Its weights are
     sharded where the sampler has its own."""
@@ -31,12 +36,17 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     a, b = (load_file(f / "mpo" / "model.safetensors") for f in (one, two))
     for name, value in a.items():
         torch.testing.assert_close(value, b[name], atol=2e-4, rtol=0)
-    rows = [json.loads(line) for line in (two / "grpo" / "metrics.jsonl").read_text().splitlines()]
+    rows = rows_of(two / "grpo")
     assert [r["samples"] for r in rows] == [12, 24, 36, 48], "3 prompts x 4 answers a step over both processes"
     assert any(r["skipped"] == 0 and r["grad_norm"] > 0 for r in rows)
     assert not (two / "grpo.partial").exists()
     whole, sharded = (load_file(two / n / "model.safetensors") for n in ("whole", "sharded"))
     assert losses(two / "whole") == pytest.approx(losses(two / "sharded"), abs=2e-4)
+    kls = [[r["kl"] for r in rows_of(two / n) if not r["skipped"]] for n in ("whole", "sharded")]
+    assert kls[0] == pytest.approx(kls[1], rel=0.05, abs=1e-6), (
+        "the reference, and the policy after it, from the shards"
+    )
+    assert max(kls[0]) > 1e-4
     start = load_file(tmp_path / "lm" / "model.safetensors")
     assert any(not start[name].equal(value) for name, value in whole.items())
     for name, value in whole.items():

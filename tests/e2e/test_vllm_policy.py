@@ -27,7 +27,6 @@ import tiny_models
 from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
 from assay.journal import read
-from assay.pack import Group
 from assay.policy.assemble import assemble, save
 from assay.policy.config import PolicyConfig, SamplerConfig, VllmConfig
 from assay.policy.model import Policy, load_policy
@@ -35,6 +34,7 @@ from assay.policy.sampler import make_sampler
 from assay.policy.vllm_servers import outline
 from assay.records import Message, Prompt, user
 from assay.reward.remote import wait_until_ready
+from logprobs import said, tokens, trained
 
 pytestmark = pytest.mark.slow
 HERE = importlib.util.find_spec("vllm") is not None
@@ -59,27 +59,6 @@ def test_the_policy_in_the_environment_of_vllm() -> None:
     print(done.stdout[-6000:], done.stderr[-2000:])
     assert done.returncode == 0
     assert " passed" in done.stdout
-
-
-def logp_of(policy: Policy, sampler: Any, prompts: list[Prompt], groups: Any) -> torch.Tensor:
-    """What a training pass over the same answers says."""
-    made = [
-        Group(
-            prefix=np.array(sampler.prompt_ids(p), dtype=np.int32), images=p.images,
-            answers=tuple(np.array(r.tokens, dtype=np.int32) for r in g),
-        )
-        for p, g in zip(prompts, groups, strict=True)
-    ]  # fmt: skip
-    with torch.no_grad():
-        return policy(policy.batch(made), entropy=False, temperature=sampler.config.temperature or 1.0).logp_M
-
-
-def said(groups: Any) -> torch.Tensor:
-    return torch.tensor([x for g in groups for r in g for x in r.logprobs])
-
-
-def tokens(groups: Any) -> list[list[tuple[int, ...]]]:
-    return [[r.tokens for r in g] for g in groups]
 
 
 def disturb(policy: Policy, size: float = 0.3) -> None:
@@ -118,22 +97,22 @@ def test_text_is_the_policy_before_and_after_updates(text: tuple[Policy, Any], t
     sampler.load(1)
     first = sampler(PROMPTS, 3)
     assert [len(g) for g in first] == [3] * 4
-    torch.testing.assert_close(said(first), logp_of(policy, sampler, PROMPTS, first), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(said(first), trained(policy, sampler, PROMPTS, first), atol=1e-4, rtol=1e-4)
     assert tokens(sampler(PROMPTS, 3)) == tokens(first), "a resumed run draws the same"
     assert tokens(sampler(PROMPTS, 3, 1)) != tokens(first)
     for step in (2, 3):
         disturb(policy)
         stale = sampler(PROMPTS, 3)
-        apart = (said(stale) - logp_of(policy, sampler, PROMPTS, stale)).abs().max()
+        apart = (said(stale) - trained(policy, sampler, PROMPTS, stale)).abs().max()
         assert apart > 0.05, "the update would not be seen if the engine did not take it"
         sampler.load(step)
         groups = sampler(PROMPTS, 3)
-        torch.testing.assert_close(said(groups), logp_of(policy, sampler, PROMPTS, groups), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(said(groups), trained(policy, sampler, PROMPTS, groups), atol=1e-4, rtol=1e-4)
         assert all(r.policy_step == step for g in groups for r in g)
     greedy = sampler.greedy()
     [group] = greedy(PROMPTS[:1], 3)
     assert len({r.tokens for r in group}) == 1
-    torch.testing.assert_close(said([group]), logp_of(policy, sampler, PROMPTS[:1], [group]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(said([group]), trained(policy, sampler, PROMPTS[:1], [group]), atol=1e-4, rtol=1e-4)
     greedy.close()
     assert sampler(PROMPTS[:1], 1, starts=[(5, 6)]), "the engine goes on: it is not the reader's to end"
     assert not list((tmp_path / "w").rglob("*.safetensors")), "weights do not lie on the disk"
@@ -191,9 +170,9 @@ def test_pictures_are_the_policy_over_epochs_with_updates_between(
             sampler.load(epoch)
             groups = sampler(asked, 4)
             assert all(policy.image_token not in r.tokens for g in groups for r in g)
-            torch.testing.assert_close(said(groups), logp_of(policy, sampler, asked, groups), atol=2e-4, rtol=2e-4)
+            torch.testing.assert_close(said(groups), trained(policy, sampler, asked, groups), atol=2e-4, rtol=2e-4)
             disturb(policy, 0.2)
-            apart = (said(groups) - logp_of(policy, sampler, asked, groups)).abs().max()
+            apart = (said(groups) - trained(policy, sampler, asked, groups)).abs().max()
             assert apart > 0.05
     finally:
         sampler.close()
@@ -281,7 +260,7 @@ def test_servers_by_url_are_one_sampler(tmp_path: Path, monkeypatch: pytest.Monk
             groups = sampler(asked, 3)
             assert tokens(sampler(asked, 3)) == tokens(groups)
             assert tokens(sampler(asked, 3, 1)) != tokens(groups)
-            torch.testing.assert_close(said(groups), logp_of(policy, sampler, asked, groups), atol=2e-4, rtol=2e-4)
+            torch.testing.assert_close(said(groups), trained(policy, sampler, asked, groups), atol=2e-4, rtol=2e-4)
             assert all(r.text.startswith(start) and policy.image_token not in r.tokens for g in groups for r in g)
         [[greedy]] = sampler.greedy()(asked[2:], 1)
         assert sampler(asked[2:], 1, starts=[greedy.tokens[:2]])

@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "losses",
         "head",
         "attention_cpu",
+        "attention_flex",
         "encoders",
         "shortcuts",
         "statistics",

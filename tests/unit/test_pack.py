@@ -22,7 +22,7 @@ from transformers import (
 )
 
 import tiny_models
-from assay import attention, attention_cpu, packing
+from assay import attention, attention_cpu, attention_flex, packing
 from assay.losses import bradley_terry
 from assay.pack import Group, bins, pack, pad, padded_bins, share
 
@@ -289,3 +289,29 @@ def test_bins_hold_everything_once_within_the_budget(sizes: list[int], budget: i
 def test_padded_bins_group_neighbours_in_length() -> None:
     made = padded_bins([share([[1] * n, [2] * n]) for n in (3, 30, 4, 29)], 60)
     assert sorted(map(sorted, made)) == [[0, 2], [1], [3]]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_flex_s_mask_made_from_boundaries_is_that_of_all_pairs_of_tokens(causal: bool) -> None:
+    """Segments that begin and end anywhere in a block, fill several blocks, or share one."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    random = np.random.default_rng(0)
+    for _ in range(8):
+        lengths = [random.integers(1, 300, random.integers(2, 5)) for _ in range(random.integers(1, 4))]
+        texts = [[random.integers(1, 50, n, dtype=np.int32) for n in some] for some in lengths]
+        made = pack([Group(prefix=t[0][: 300 * causal], answers=tuple(t[1:])) for t in texts], "flex", causal=causal)
+        layout, n = made.layout, made.tokens
+        dense = create_block_mask(attention_flex.visible(layout), None, None, n, n, device="cpu")
+        assert torch.equal(layout.mask.to_dense() > 0, dense.to_dense() > 0), "the same blocks are read"
+        pairs_TT = attention_flex.visible(layout)(None, None, torch.arange(n)[:, None], torch.arange(n))
+        for row in range(layout.mask.full_kv_indices.shape[-2]):
+            for column in layout.mask.full_kv_indices[0, 0, row, : layout.mask.full_kv_num_blocks[0, 0, row]].tolist():
+                side = attention_flex.BLOCK
+                block = pairs_TT[row * side : (row + 1) * side, column * side : (column + 1) * side]
+                assert block.shape == (side, side), "not at the pack's ragged end"
+                assert block.all(), "a block that is read without asking is seen whole"
+    assert layout.mask.full_kv_num_blocks.sum(), "there are such blocks at all"
+    there = made.to(torch.device("meta")).layout.mask
+    assert there.kv_indices.is_meta
+    assert all(c.cell_contents.is_meta for c in there.mask_mod.__closure__ if isinstance(c.cell_contents, torch.Tensor))

@@ -173,10 +173,9 @@ def test_a_reward_model_sees_in_packs_in_rows_and_in_passes(
         base = model.model
         for answer, found in zip(ANSWERS, rows(rows.batch([asked])), strict=True):
             whole = torch.tensor([[*ids, *answer.tolist()]])
-            given = vision.given(model, whole, (picture,), pictures)
-            torch.testing.assert_close(
-                found, model.score(base(**given).last_hidden_state[0, -1])[0], atol=1e-4, rtol=1e-4
-            )
+            with vision.given(model, whole, (picture,), pictures) as given:
+                state_D = base(**given).last_hidden_state[0, -1]
+            torch.testing.assert_close(found, model.score(state_D)[0], atol=1e-4, rtol=1e-4)
         told = rows(rows.batch([asked]))
         packs = RewardModel(model, pad_id, EngineConfig(tokens=len(ids) + 2), pictures=pictures)
         assert packs.packed == (kind != "gemma3")
@@ -195,8 +194,8 @@ def test_a_reward_model_sees_in_packs_in_rows_and_in_passes(
     vision.language_model(model).set_attn_implementation("sdpa")
     with torch.no_grad():
         rendered = np.array(scored.render([conversation])[0].ids)  # type: ignore[attr-defined]
-        whole = vision.given(model, torch.tensor(rendered)[None], (picture,), pictures)
-        assert one == pytest.approx(float(model.score(model.model(**whole).last_hidden_state[0, -1])), abs=1e-4)
+        with vision.given(model, torch.tensor(rendered)[None], (picture,), pictures) as whole:
+            assert one == pytest.approx(float(model.score(model.model(**whole).last_hidden_state[0, -1])), abs=1e-4)
     packs = RewardModel(model, pad_id, EngineConfig(), pictures=pictures)
     blind = Group(prefix=np.array([40, 41], dtype=np.int32), answers=ANSWERS)
     packs(packs.batch([blind])).sum().backward()
@@ -222,8 +221,8 @@ def test_a_value_head_of_trl_s_is_read_by_its_name_and_saved_as_ours(
     whole = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
     ids = torch.tensor([said.render([conversation])[0].ids])  # type: ignore[attr-defined]
     with torch.no_grad():
-        given = vision.given(whole, ids, (picture,), vision.Pictures(processor, store))
-        state_D = whole(**given, output_hidden_states=True).hidden_states[-1][0, -1]
+        with vision.given(whole, ids, (picture,), vision.Pictures(processor, store)) as given:
+            state_D = whole(**given, output_hidden_states=True).hidden_states[-1][0, -1]
         theirs = float(state_D @ head.weight[0].bfloat16().float() + head.bias.bfloat16().float())
     assert found == pytest.approx(theirs, abs=1e-4)
     model.save_pretrained(tmp_path / "ours", model.state_dict())

@@ -130,13 +130,14 @@ def test_grpo_s_loss_and_gradient_are_trl_s(
     made_up = CorrectionConfig(most_gap=0.0)
     config = replace(GrpoConfig(steps=1, most_ratio=None, lr=1e-3, clip=1e9, correction=made_up), **changes)
     policy, engine = load_policy(str(folder), PolicyConfig()), Engine("fp32", 1e9)
-    reference = load_policy(str(folder), PolicyConfig()).requires_grad_(False)
     first = tiny_models.language("llama", seed=1)
-    reference.inner.load_state_dict(first.state_dict())
     before = {n: x.detach().clone() for n, x in policy.inner.state_dict().items()}
     engine.prepare(policy, config.lr, 0.0)
+    policy.inner.load_state_dict(first.state_dict())
+    policy.keep_start()
+    policy.inner.load_state_dict(before)
     sampler = LocalSampler(policy, SamplerConfig(), half=False)
-    run = Update(tmp_path / "grpo", config, policy, engine, PROMPTS, sampler, reference)
+    run = Update(tmp_path / "grpo", config, policy, engine, PROMPTS, sampler)
     batch = samples(old)
     ours = run.train(batch, 0 if old else len(batch), 0)
 

@@ -29,8 +29,11 @@ class PolicyConfig:
     """Any mix of adapter, llm and vision (paper B, Table 4: adapter alone is best there)."""
     lora_rank: int = 0
     """Low-rank adapters on the language model instead of its own weights (0: train them whole)."""
+    quantize: bool = False
+    """The language model in 4 bits under its low-rank adapters (QLoRA); needs lora_rank and bitsandbytes."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the computing; weights stay in fp32. auto: bf16 where the device has instructions for it."""
+    """Of the computing, and of weights that do not train; those that do are kept in fp32. auto: bf16 where the device has
+    instructions for it."""
     packing: bool = True
     """Pack without padding, prompts and pictures once per group, where the model allows it."""
     attention: Literal["auto", "segments", "flex", "varlen"] = "auto"
@@ -48,6 +51,11 @@ class PolicyConfig:
         check_numbers(self, "policy.", above=("tokens",), at_least=("lora_rank",))
         if self.lora_rank and "llm" not in self.train:
             raise AssayError("policy.lora_rank adapts the language model: name llm in policy.train too")
+        if self.quantize and (not self.lora_rank or self.shard):
+            what = (
+                "cannot be sharded (policy.shard)" if self.shard else "do not train: set policy.lora_rank (16, say) too"
+            )
+            raise AssayError(f"policy.quantize: weights in 4 bits {what}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

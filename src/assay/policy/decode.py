@@ -7,7 +7,7 @@ log-sum-exps, which is exact.
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 from assay import vision
 from assay.attention import Prefilled
 from assay.policy.model import Policy
+from assay.policy.saving import base_weight
+from assay.weights import in_fp32
 
 STEP = 16
 """Room for keys grows by this many tokens: kernels are made per shape, and a few shapes are made soon."""
@@ -48,6 +50,7 @@ def decoder(policy: Policy, half: bool) -> Decoder:
     from assay.policy.decode_cpu import CpuDecoder, library
 
     inner = policy.inner
+    half = half or any(p.dtype == torch.bfloat16 for p in vision.language_model(inner).parameters())
     where = inner.get_output_embeddings().weight
     if not half and where.device.type == "cpu" and where.dtype == torch.float32 and library() is not None:
         try:
@@ -62,19 +65,19 @@ class LayerDecoder:
 
     Args:
         inner: A model with a language-model head.
-        half: Decode on a copy in bfloat16, which needs half the memory traffic.
+        half: Decode on weights in bfloat16, which need half the memory traffic: a copy, but for what rests there in it.
         adapters: It has low-rank adapters. A copy has them added in; else its layers are left as they are.
     """
 
     def __init__(self, inner: Any, half: bool, adapters: bool = False) -> None:
-        self.inner, self.half = inner, half
         self.body, self.head = vision.language_model(inner), inner.get_output_embeddings()
         where = self.head.weight.device
         on_cpu = where.type == "cpu" and can_reorder(torch.bfloat16 if half else torch.float32)
+        self.room: list[tuple[Any, dict[str, Tensor]]] = []
         if half:
-            self.body, self.head = (
-                _half(m).to(where) for m in (type(self.body)(self.body.config), copy.deepcopy(self.head))
-            )
+            sources = self.body, self.head
+            (self.body, *room), (self.head, *more) = map(_halved, sources)
+            self.room = list(zip(sources, room + more, strict=True))
         elif on_cpu and not adapters:
             self.body, self.head = _shadow(self.body), _shadow(self.head)
         if on_cpu and (half or not adapters):
@@ -85,15 +88,15 @@ class LayerDecoder:
         self.dtype = self.head.weight.dtype
 
     def load(self) -> None:
-        if self.half:
-            pairs = [(self.body, vision.language_model(self.inner)), (self.head, self.inner.get_output_embeddings())]
-            with torch.no_grad():
-                for own, source in pairs:
-                    merged = plain(source)
-                    for name, parameter in own.named_parameters():
-                        parameter.copy_(merged[name])
+        changed = {id(x) for _, room in self.room for x in room.values()}
+        resting = {id(p) for m in (self.body, self.head) for p in m.parameters() if not p.requires_grad} - changed
+        with torch.no_grad():
+            for source, room in self.room:
+                for name, value in _plain(source):
+                    if name in room:
+                        room[name].copy_(value)
         for module in (*self.body.modules(), self.head):
-            if isinstance(module, Reordered):
+            if isinstance(module, Reordered) and not (module.kept is not None and id(module.weight) in resting):
                 module.reorder()
 
     def cache(self, prefilled: Prefilled, spans: Sequence[tuple[int, int]], rows: int) -> "Cache":
@@ -207,11 +210,24 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> tupl
     return (scores.sub_(norm.unsqueeze(-1)).exp_() @ v.float()).to(q.dtype), norm
 
 
-def _half(module: Any) -> Any:
-    """A module whose parameters are in bfloat16; buffers (rotary frequencies) keep their precision."""
-    for parameter in module.parameters():
-        parameter.data = parameter.data.to(torch.bfloat16)
-    return module.eval().requires_grad_(False)
+def _halved(source: Any) -> tuple[Any, dict[str, Tensor]]:
+    """A module as `source` is without low-rank adapters, its parameters in bfloat16: those that rest there in it are the
+    same, and for the others there is room, which is returned by name."""
+    made, room = _shadow(source), dict[str, Tensor]()
+    for name, module in list(made.named_modules()):
+        for key in [k for k, hook in module._forward_hooks.items() if hook is in_fp32]:
+            del module._forward_hooks[key]
+        if base := getattr(module, "base_layer", None):
+            shape = base.in_features, base.out_features, base.bias is not None
+            made.set_submodule(name, torch.nn.Linear(*shape, device="meta"))
+    where = source.get_input_embeddings().weight.device if hasattr(source, "config") else source.weight.device
+    for name, parameter in list(made.named_parameters()):
+        if parameter.is_meta or parameter.dtype != torch.bfloat16 or parameter.requires_grad:
+            owner, _, leaf = name.rpartition(".")
+            empty = torch.empty(parameter.shape, dtype=torch.bfloat16, device=where)
+            room[name] = torch.nn.Parameter(empty, requires_grad=False)
+            setattr(made.get_submodule(owner), leaf, room[name])
+    return made, room
 
 
 def _shadow(module: Any) -> Any:
@@ -237,6 +253,7 @@ class Reordered(torch.nn.Module):
     def __init__(self, linear: torch.nn.Linear) -> None:
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
+        self.kept: Tensor | None = None
 
     def reorder(self) -> None:
         self.kept = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), ROWS)
@@ -248,14 +265,16 @@ class Reordered(torch.nn.Module):
 
 def plain(module: Any) -> dict[str, Tensor]:
     """A module's weights with low-rank adapters added in, under the names they have without adapters."""
-    found: dict[str, Tensor] = {}
+    return dict(_plain(module))
+
+
+def _plain(module: Any) -> Iterator[tuple[str, Tensor]]:
     for name, child in module.named_modules():
         if hasattr(child, "base_layer") and hasattr(child, "get_delta_weight"):
             delta = sum(child.get_delta_weight(a) for a in child.active_adapters)
-            found[f"{name}.weight"] = child.base_layer.weight + delta
+            yield f"{name}.weight", base_weight(child.base_layer) + delta
             if child.base_layer.bias is not None:
-                found[f"{name}.bias"] = child.base_layer.bias
+                yield f"{name}.bias", child.base_layer.bias
     for name, value in module.state_dict().items():
         if ".lora_" not in name and ".base_layer." not in name:
-            found[name] = value
-    return found
+            yield name, value

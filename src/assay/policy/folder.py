@@ -67,10 +67,13 @@ def _reading(policy: Policy) -> str:
 
 
 def _weights(policy: Policy) -> str:
-    """A digest of evenly spaced values of every parameter. LoRA's, which each loading draws anew, are left out."""
+    """A digest of evenly spaced values of every parameter, of frozen ones as bfloat16 has them: so they are kept where the
+    policy computes in it. LoRA's, which each loading draws anew, are left out."""
     found = hashlib.blake2b(digest_size=16)
     for name, parameter in policy.named_parameters():
         if "lora_" not in name:
             flat = parameter.detach().flatten()
-            found.update(flat[:: max(1, len(flat) // 4_096)].float().cpu().numpy().tobytes())
+            some = flat[:: max(1, len(flat) // 4_096)]
+            some = some if parameter.requires_grad else some.bfloat16()
+            found.update(some.float().cpu().numpy().tobytes())
     return found.hexdigest()

@@ -52,7 +52,7 @@ Watch = Callable[[int, Policy], tuple[dict[str, float], str]]
 def grpo(
     folder: Path, config: GrpoConfig, policy: Policy, prompts: Sequence[Prompt], sampler: Sampler, reward: Any,
     say: Callable[[str], None] = lambda _: None, trackers: Sequence[str] = (), watch: Watch | None = None,
-    watch_every: int = 0, reference: Policy | None = None, watch_state: Any = None, engine: Engine | None = None,
+    watch_every: int = 0, watch_state: Any = None, engine: Engine | None = None,
 ) -> Tuned:  # fmt: skip
     """Tune the policy in place and save it to `folder`; the same call resumes, and a finished one returns at once.
 
@@ -62,10 +62,12 @@ def grpo(
         reward: (prompt, rollout) pairs -> scores; where it has `state()` and `load_state()`, these are saved with the run.
             An answer whose score is not a number is left out of its group, and counted.
         watch: Called every `watch_every` steps, on rank 0 alone; it may stop the run with a reason.
-        reference: The policy that the KL penalty holds on to; needed where `config.kl` is above 0.
         watch_state: An object with `state()` and `load_state()` that is saved with the run as well.
         engine: One of the policy's precision that was made before it, as it must be where there are several processes or
             devices.
+
+    The KL penalty (`config.kl`) holds on to the policy as it is given. No second model is loaded: low-rank adapters are
+    switched off, and of whatever else trains a copy is kept.
 
     Weights are sharded (FSDP2) only where the sampler is `external`: one that decodes with weights of its own, which it
     takes over in `load` (every process must call that).
@@ -78,19 +80,19 @@ def grpo(
         return Tuned(**done, folder=folder)
     if not prompts:
         raise AssayError(f"{folder}: no prompts to train on")
-    if config.kl and reference is None:
-        raise AssayError("grpo.kl holds the policy to a reference: give one")
     if engine.sharded and not getattr(sampler, "external", False):
         raise AssayError(
             "policy.shard splits the weights that our sampler decodes with: leave it off for GRPO, or sample elsewhere "
             "(--backend vllm)"
         )
-    run = Grpo(folder, config, policy, engine, prompts, sampler, reward, reference)
+    run = Grpo(folder, config, policy, engine, prompts, sampler, reward)
     engine.wait()
     if engine.lead:
         place.begin()
     engine.prepare(policy, config.lr, config.weight_decay)
     policy.gathered = engine.weights if engine.sharded else None
+    if config.kl:
+        policy.keep_start()
     run.place, run.kept = place, {"reward": reward, "watch": watch_state}
     return run.loop(say if engine.lead else lambda _: None, trackers, watch, watch_every)
 
@@ -103,11 +105,11 @@ class Grpo:
 
     def __init__(
         self, folder: Path, config: GrpoConfig, policy: Policy, engine: Engine, prompts: Sequence[Prompt], sampler: Sampler,
-        reward: Any, reference: Policy | None = None,
+        reward: Any,
     ) -> None:  # fmt: skip
         self.folder, self.config, self.policy, self.engine = folder, config, policy, engine
         self.sampler, self.reward, self.prompts = sampler, reward, list(prompts)
-        self.update = Update(folder, config, policy, engine, prompts, sampler, reference)
+        self.update = Update(folder, config, policy, engine, prompts, sampler)
         self.orders = Orders(len(prompts))
         self.buffer = Buffer(config.buffer, config.seed * 1009 + engine.rank)
         self.partial = sibling(folder, ".partial")
@@ -281,7 +283,7 @@ class Grpo:
 
     def finish(self, steps: int, stopped: str) -> Tuned:
         """Save the last policy, and beside it the best one and the last good one, where these are others."""
-        weights = self.engine.weights()
+        weights = self.engine.weights(trained=not self.engine.sharded)  # the rest is here
         if self.engine.lead:
             others = self.good.others(steps, stopped)
 

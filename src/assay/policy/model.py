@@ -4,13 +4,15 @@ The body runs on packs without padding (a prompt and its pictures once per group
 packed; only places that predict an answer's token reach the head.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from assay import devices, models, packing, sight, vision, weights
@@ -20,7 +22,7 @@ from assay.head import chosen_logprobs
 from assay.images import ImageStore
 from assay.pack import Group, Pack, Padded, bins, pack, pad, padded_bins, split
 from assay.policy.config import PolicyConfig
-from assay.policy.saving import plain_weights
+from assay.policy.saving import as_it_came, plain_weights
 
 Part = Literal["adapter", "llm", "vision"]
 Batch = Pack | Padded
@@ -54,6 +56,8 @@ class Policy(torch.nn.Module):
         self.pictures = vision.Pictures(processor, store) if self.visual and store is not None else None
         self.gathered: Callable[[], dict[str, Tensor]] | None = None
         """Gathers all weights of all processes, where they are sharded (FSDP2)."""
+        self.start: list[tuple[torch.nn.Parameter, Tensor]] = []
+        """What trains, and what it was; see `keep_start`."""
         self._no_split_modules = list(getattr(model, "_no_split_modules", None) or [])
         self.reason, self.backend = "packing is off", "segments"
         self.bf16 = devices.computes_in_half(config.precision)
@@ -139,6 +143,37 @@ class Policy(torch.nn.Module):
         if self.packed:
             devices.compile_layers(body, self._no_split_modules, self.config.compile, tokens)
 
+    def keep_start(self) -> None:
+        """Keep what trains as it is now, for `at_start`; of low-rank adapters nothing, which are switched off there. Call it
+        where the weights are to stay: on their device, sharded if they are to be."""
+        trained = ((n, p) for n, p in self.named_parameters() if p.requires_grad)
+        self.start = [(p, p.detach().clone()) for n, p in trained if ".lora_" not in n]
+
+    @contextmanager
+    def at_start(self) -> Iterator[None]:
+        """Inside, it is the policy that it was when `keep_start` was called: the reference, without a second model. For
+        passes without gradients, between others."""
+        with self.model.disable_adapter() if hasattr(self.model, "peft_config") else nullcontext():
+            self._exchange()
+            try:
+                yield
+            finally:
+                self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        if isinstance(self, FSDPModule):
+            self.reshard()  # what a pass has gathered stays gathered until the next backward pass
+        for at, (parameter, kept) in enumerate(self.start):
+            if isinstance(parameter, DTensor):  # FSDP2 gathers from this memory, wherever the parameter points
+                here, there = parameter.to_local(), cast(DTensor, kept).to_local()
+                now = here.clone()
+                here.copy_(there)
+                there.copy_(now)
+            else:
+                self.start[at] = parameter, parameter.data
+                parameter.data = kept
+
     def save(self, folder: Path, state: dict[str, Tensor] | None = None) -> None:
         """Write what transformers loads: weights (adapters merged), config, processor.
 
@@ -160,29 +195,34 @@ class Policy(torch.nn.Module):
         return plain_weights(self.model, whole | {n.removeprefix("model."): x for n, x in given.items()})
 
     def _write(self, inner: Any, folder: Path, state: dict[str, Tensor]) -> None:
-        body = vision.language_model(inner)
-        before = body.config._attn_implementation
-        body.config._attn_implementation = "sdpa"
         first: dict[int, str] = {}
         tied = {n for n, p in inner.named_parameters(remove_duplicate=False) if first.setdefault(id(p), n) != n}
-        try:
+        with as_it_came(inner):
             inner.save_pretrained(folder, state_dict={n: x.contiguous() for n, x in state.items() if n not in tied})
-        finally:
-            body.config._attn_implementation = before
         self.processor.save_pretrained(folder)
         weights.readable(Path(folder))
 
 
 def load_policy(
-    name: str, config: PolicyConfig, store: ImageStore | None = None, device: torch.device | None = None
-) -> Policy:
-    """A policy from a packaged model, a folder or a hub id: a vision-language model where the config says it is one."""
-    model, processor = models.load_generator(name)
-    choose_trained(model, config.train)
+    name: str, config: PolicyConfig, store: ImageStore | None = None, device: torch.device | None = None,
+    trains: bool = True,
+) -> Policy:  # fmt: skip
+    """A policy from a packaged model, a folder or a hub id: a vision-language model where the config says it is one. What
+    does not train (nothing does where it only answers: not `trains`) is kept in bfloat16 where it computes in it."""
+    half = devices.computes_in_half(config.precision)
+    if not trains and config.quantize:
+        raise AssayError("policy.quantize is for training adapters, and nothing is trained here: leave it off")
+    if not trains:
+        config = replace(config, lora_rank=0)
+    four = (torch.bfloat16 if half else torch.float32) if config.quantize else None
+    model, processor = models.load_generator(name, four)
+    choose_trained(model, config.train if trains else ())
     if config.lora_rank:
         model = _with_lora(model, config)
-    if config.checkpointing:
+    if config.checkpointing and trains:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    if half:
+        weights.narrow(model)
     return Policy(model.to(device or devices.device()), processor, config, store)
 
 
@@ -198,7 +238,7 @@ def choose_trained(model: Any, parts: Sequence[str]) -> None:
         parameter.requires_grad_(False)
     if "llm" in parts:
         for parameter in vision.language_model(model).parameters():
-            parameter.requires_grad_(True)
+            parameter.requires_grad_(parameter.is_floating_point())  # not what is in 4 bits
         model.get_output_embeddings().requires_grad_(True)
     if "adapter" in parts:
         vision.adapter(model).requires_grad_(True)

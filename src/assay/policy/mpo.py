@@ -201,7 +201,7 @@ class _Fit:
         return int(state["step"]), float(state["wall_s"])
 
     def finish(self, loss: float, wall_s: float) -> Fitted:
-        weights = self.engine.weights()
+        weights = self.engine.weights(trained=not self.engine.sharded)  # the rest is here
         if self.engine.lead:
             self.place.save(lambda folder: self.policy.save(folder, weights), {
                 "examples": len(self.groups), "steps": self.steps, "loss": loss, "shift": self.shift.value,

@@ -10,14 +10,14 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from assay import packing, vision
+from assay import packing
 from assay.attention import Prefilled
 from assay.images import ImageStore
 from assay.pack import Group, pack, share
 from assay.policy.config import SamplerConfig, VllmConfig
 from assay.policy.decode import decoder
+from assay.policy.generate import GenerateSampler
 from assay.policy.model import Policy
 from assay.policy.prompt_ids import PromptIds
 from assay.records import Prompt, Rollout
@@ -57,7 +57,8 @@ class LocalSampler:
         policy: What to sample from; `load` takes its current weights over.
         config: Lengths and temperature.
         store: Where the pictures of prompts are.
-        half: Decode on a copy in bfloat16, which needs half the memory traffic; False decodes with the policy's own weights.
+        half: Decode on weights in bfloat16, which need half the memory traffic: the policy's own where they rest in it, else
+            a copy. False decodes with the policy's own weights, where none of the language model's rest in bfloat16.
         answer_start: Text that every answer is made to begin with ("<think>"), part of the prompt.
 
     Of greedy answers `entropies` keeps, by prompt id and since the last `load`, the entropy in nats of the distribution that
@@ -137,7 +138,8 @@ class LocalSampler:
         for part in parts:
             batch = pack([groups[i] for i in part], self.policy.backend).to(self.policy.model.device)
             prefilled: Prefilled = []
-            inputs = packing.packed_inputs(self.policy.inner, batch, self.policy.pictures)
+            with torch.autocast(batch.ids_1T.device.type, torch.bfloat16, enabled=self.policy.bf16):  # as in training
+                inputs = packing.packed_inputs(self.policy.inner, batch, self.policy.pictures)
             inputs["inputs_embeds"] = inputs["inputs_embeds"].to(self.decoder.dtype)
             out = self.decoder.body(**inputs, prefilled=prefilled, use_cache=False)
             hidden.append(out.last_hidden_state[0, batch.last_N])
@@ -233,122 +235,6 @@ def _nucleus(weights: Tensor, top_p: float) -> Tensor:
     shares = ordered / ordered.sum(-1, keepdim=True)
     before = shares.cumsum(-1) - shares
     return torch.zeros_like(weights).scatter(1, order, ordered.masked_fill(before >= top_p, 0.0))
-
-
-class GenerateSampler:
-    """The same through transformers' `generate`, one prompt at a time: for models whose attention cannot be packed.
-
-    What the model's own generation_config asks for besides (penalties, top_k, forced tokens) is left out: training compares
-    with the plain softmax. It computes as training does (weights in fp32, products in bfloat16 where the policy's are).
-    """
-
-    def __init__(
-        self,
-        policy: Policy,
-        config: SamplerConfig,
-        store: ImageStore | None = None,
-        seed: int = 0,
-        answer_start: str = "",
-    ) -> None:
-        self.policy, self.config, self.store, self.seed = policy, config, store, seed
-        self.answer_start, self.step = answer_start, 0
-        self.rendered = PromptIds(lambda prompt: render_prompt(policy.processor, prompt.messages, store, answer_start))
-        self.entropies: dict[str, tuple[float, ...]] = {}
-
-    def load(self, step: int) -> None:
-        self.step, self.entropies = step, {}
-
-    def prompt_ids(self, prompt: Prompt) -> list[int]:
-        return self.rendered(prompt)
-
-    @torch.inference_mode()
-    def __call__(
-        self, prompts: Sequence[Prompt], n: int, draw: int = 0, starts: Sequence[Sequence[int]] = ()
-    ) -> list[list[Rollout]]:
-        """n answers of each prompt; `starts` as for `LocalSampler`."""
-        torch.manual_seed(hash((self.seed, self.step, draw)) % (1 << 62))
-        self.policy.eval()
-        begun = starts or [()] * len(prompts)
-        with torch.autocast(self.policy.model.device.type, torch.bfloat16, enabled=self.policy.bf16):
-            return [self._one(p, s, n) for p, s in zip(prompts, begun, strict=True)]
-
-    def greedy(self) -> "GenerateSampler":
-        config = replace(self.config, temperature=0.0)
-        return GenerateSampler(self.policy, config, self.store, self.seed, self.answer_start)
-
-    def close(self) -> None:
-        """Nothing runs elsewhere."""
-
-    def _one(self, prompt: Prompt, start: Sequence[int], n: int) -> list[Rollout]:
-        policy, inner, greedy = self.policy, self.policy.inner, self.config.temperature == 0
-        ids_1P = torch.tensor([[*self.prompt_ids(prompt), *start]], device=policy.model.device)
-        inputs: dict[str, Any] = {"input_ids": ids_1P}
-        if policy.visual:
-            inputs = vision.given(inner, ids_1P, prompt.images, policy.pictures)
-        inputs["attention_mask"] = torch.ones_like(ids_1P)
-        heard = _Heard(self.config.temperature or 1.0, policy.image_token)
-        before, inner.generation_config = inner.generation_config, self._settings(1 if greedy else n)
-        try:
-            sequences = inner.generate(**inputs, logits_processor=LogitsProcessorList([heard]))
-        finally:
-            inner.generation_config = before
-        tokens_BT = sequences[:, ids_1P.shape[1] :]
-        logp_BT = heard.of(sequences)
-        made = []
-        for tokens, logprobs in zip(tokens_BT.tolist(), logp_BT.tolist(), strict=True):
-            end = next((i + 1 for i, t in enumerate(tokens) if t in policy.end_ids), None)
-            own = tokens[:end]
-            text = policy.tokenizer.decode(own, skip_special_tokens=True)
-            made.append(Rollout(
-                prompt_id=prompt.id, tokens=tuple(own), logprobs=tuple(logprobs[: len(own)]),
-                text=self.answer_start + text, ended=end is not None, policy_step=self.step,
-            ))  # fmt: skip
-        if greedy:
-            self.entropies[prompt.id] = tuple(heard.entropies[: len(made[0].tokens)])
-        return made * n if greedy else made
-
-    def _settings(self, n: int) -> GenerationConfig:
-        """Nothing but how we draw: generate() fills what is not said here from the model's own, so this takes its place."""
-        policy, config = self.policy, self.config
-        drawn = {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0} if config.temperature else {}
-        return GenerationConfig(
-            do_sample=bool(drawn), num_return_sequences=n, max_new_tokens=config.max_tokens, **drawn,
-            eos_token_id=list(policy.end_ids), pad_token_id=policy.tokenizer.pad_token_id or 0,
-        )  # fmt: skip
-
-
-class _Heard(LogitsProcessor):  # type: ignore[misc]
-    """Keeps what each drawn token's log-probability was under softmax(logits / temperature), the picture token's share
-    included, and forbids that token. It holds one step's logits: those of all steps would be 3 x n x T x V x 4 bytes.
-
-    Of the first row also the entropies, which are its own where it is greedy.
-    """
-
-    def __init__(self, temperature: float, forbidden: int | None) -> None:
-        self.temperature, self.forbidden = temperature, forbidden
-        self.last_BV: Tensor | None = None
-        self.logps: list[Tensor] = []
-        self.entropies: list[float] = []
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self._take(input_ids[:, -1])
-        self.last_BV = (scores.float() / self.temperature).log_softmax(-1)
-        self.entropies.append(float(torch.special.entr(self.last_BV[0].exp()).sum()))
-        return (
-            scores
-            if self.forbidden is None
-            else scores.index_fill(1, scores.new_tensor([self.forbidden]).long(), -torch.inf)
-        )
-
-    def _take(self, tokens_B: Tensor) -> None:
-        if self.last_BV is not None:
-            self.logps.append(self.last_BV.gather(1, tokens_B[:, None]).squeeze(1))
-
-    def of(self, sequences: Tensor) -> Tensor:
-        """(B, tokens) when all is drawn."""
-        self._take(sequences[:, -1])
-        self.last_BV = None
-        return torch.stack(self.logps, 1)
 
 
 def local_sampler(

@@ -30,7 +30,6 @@ class _Micro:
     batch: Batch
     samples: list[Sample]
     old: list[tuple[float, ...] | None]
-    reference_M: Tensor | None
     weight: float
 
 
@@ -45,16 +44,14 @@ class Update:
 
     Args:
         folder: The run's, for messages.
+        policy: Where there is a KL penalty, it has kept its start (`Policy.keep_start`), which the penalty holds on to.
         sampler: Says what stands before an answer, and at which temperature it is drawn.
-        reference: The policy that the KL penalty holds on to.
     """
 
     def __init__(
-        self, folder: Path, config: GrpoConfig, policy: Policy, engine: Engine, prompts: Sequence[Prompt], sampler: Sampler,
-        reference: Policy | None = None,
+        self, folder: Path, config: GrpoConfig, policy: Policy, engine: Engine, prompts: Sequence[Prompt], sampler: Sampler
     ) -> None:  # fmt: skip
-        self.folder, self.config, self.policy, self.engine = folder, config, policy, engine
-        self.sampler, self.reference = sampler, reference
+        self.folder, self.config, self.policy, self.engine, self.sampler = folder, config, policy, engine, sampler
         self.temperature = sampler.config.training_temperature()
         self.by_id = {p.id: p for p in prompts}
         asked, exact = config.correction.per, getattr(sampler, "exact", True)
@@ -135,7 +132,7 @@ class Update:
             places = [i for p in part for i in members[p]]
             old = [None if i < fresh else batch[i].logprobs for i in places]
             pass_ = self.policy.batch([groups[p] for p in part])
-            made.append(_Micro(pass_, [batch[i] for i in places], old, self.held(pass_), 1.0))
+            made.append(_Micro(pass_, [batch[i] for i in places], old, 1.0))
         return made
 
     def group(self, prompt: Prompt, samples: Sequence[Sample]) -> Group:
@@ -148,23 +145,23 @@ class Update:
         prompt = next(iter(self.by_id.values()))
         sample = Sample(prompt_id=prompt.id, group="", tokens=(0,), logprobs=(0.0,), advantage=0.0, policy_step=0)
         batch = self.policy.batch([self.group(prompt, [sample])])
-        return _Micro(batch, [sample], [None], self.held(batch), 0.0)
+        return _Micro(batch, [sample], [None], 0.0)
 
     @torch.no_grad()
-    def held(self, batch: Batch) -> Tensor | None:
-        if not self.config.kl or self.reference is None:
-            return None
-        with self.engine.autocast():
-            found: Logprobs = self.reference(batch.to(self.engine.device), temperature=self.temperature)
+    def reference(self, batch: Batch) -> Tensor:
+        """What the policy as it started says of the same tokens, shape (M,)."""
+        with self.policy.at_start(), self.engine.autocast():
+            found: Logprobs = self.policy(batch, entropy=False, temperature=self.temperature)
         return found.logp_M
 
     def loss(self, micro: _Micro) -> Tensor:
         """This micro-batch's part of eq. 8 over the global batch, negated."""
+        batch = micro.batch.to(self.engine.device)
+        reference_M = self.reference(batch) if self.config.kl else None
         with self.engine.autocast():
             found: Logprobs = self.engine.module(
-                micro.batch.to(self.engine.device), entropy="gradient" if self.config.entropy else True,
-                temperature=self.temperature,
-            )  # fmt: skip
+                batch, entropy="gradient" if self.config.entropy else True, temperature=self.temperature
+            )
         logp_M = found.logp_M
         parts = torch.split(logp_M.detach(), [len(s.tokens) for s in micro.samples])
         if micro.weight:
@@ -179,7 +176,7 @@ class Update:
         terms_M = surrogate(logp_M, old_M, advantage_M, *bounds)
         weight_M = self.weights(micro.samples, old_M, lengths_N)
         terms_M = terms_M if weight_M is None else weight_M * terms_M
-        kl_M = kl_to(logp_M, micro.reference_M) if micro.reference_M is not None else torch.zeros_like(logp_M)
+        kl_M = torch.zeros_like(logp_M) if reference_M is None else kl_to(logp_M, reference_M)
         terms_M = terms_M + self.config.kl * kl_M
         if self.config.entropy:
             terms_M = terms_M - self.config.entropy * found.entropy_M

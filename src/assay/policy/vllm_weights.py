@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from assay import vision
+from assay.policy.saving import as_it_came, base_weight
 
 SHARED = Path("/dev/shm")
 MARK = "assay-vllm-"
@@ -38,6 +39,8 @@ def sources(inner: Any) -> dict[str, Source]:
             continue
         seen.add(id(value))
         owner, _, leaf = name.rpartition(".base_layer.")
+        if owner and leaf.startswith("weight."):  # how 4 bits are read
+            continue
         if owner and leaf == "weight":
             found[f"{owner}.{leaf}"] = partial(_merged, inner.get_submodule(owner))
         else:
@@ -46,7 +49,7 @@ def sources(inner: Any) -> dict[str, Source]:
 
 
 def _merged(module: Any) -> Tensor:
-    weight = _full(module.base_layer.weight)
+    weight = _full(base_weight(module.base_layer)).float()
     for adapter in module.active_adapters:
         weight = weight + _full(module.get_delta_weight(adapter)).to(weight)
     return weight
@@ -129,13 +132,9 @@ def write_checkpoint(policy: Any, folder: Path, dtype: torch.dtype) -> None:
     from safetensors.torch import save_file
 
     inner = policy.inner
-    before = vision.language_model(inner).config._attn_implementation
-    vision.language_model(inner).config._attn_implementation = "sdpa"
-    try:
+    with as_it_came(inner):
         inner.config.architectures = [type(inner).__name__]
         inner.config.save_pretrained(folder)
-    finally:
-        vision.language_model(inner).config._attn_implementation = before
     policy.processor.save_pretrained(folder)
     places: dict[str, str] = {}
     for number, part in enumerate(parts(inner, list(sources(inner)), dtype)):

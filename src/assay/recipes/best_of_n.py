@@ -33,8 +33,7 @@ def local_answers(
     model: str, store: ImageStore, sampling: SamplerConfig, seed: int, vllm: VllmConfig = HERE
 ) -> tuple[Answers, Any]:
     """Answers of a local model, and a function that leaves out prompts which do not fit it."""
-    policy, sampler = opened(model, PolicyConfig(), sampling, store, seed, vllm=vllm)
-    policy.requires_grad_(False)  # so that no weights go over to an engine at each part
+    policy, sampler = opened(model, PolicyConfig(), sampling, store, seed, vllm=vllm, trains=False)
 
     def answers(prompts: Sequence[Prompt], n: int, part: int) -> list[list[tuple[str, str]]]:
         sampler.load(part)

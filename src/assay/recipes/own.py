@@ -62,9 +62,10 @@ def opened(
     vllm: VllmConfig = HERE,
     within: Path | None = None,
     say: Callable[[str], None] = print,
+    trains: bool = True,
 ) -> tuple[Any, Any]:
     """A policy and what draws its answers (vLLM reads it from a folder in `within`). Of servers' answers the policy is an
-    outline, without weights."""
+    outline, without weights; `trains` is off where a policy only answers."""
     from assay.policy.model import load_policy
     from assay.policy.sampler import make_sampler
 
@@ -73,7 +74,7 @@ def opened(
 
         policy = outline(model, settings, store)
         return policy, make_sampler(vllm, policy, sampling, store, seed, answer_start)
-    policy = load_policy(model, settings, store)
+    policy = load_policy(model, settings, store, trains=trains)
     if not policy.packed:
         drawn = "" if vllm.backend == "vllm" else ", and answers drawn by transformers' generate"
         say(f"batches are padded{drawn}: {policy.reason}")

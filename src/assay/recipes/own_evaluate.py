@@ -73,8 +73,9 @@ def run_evaluate(
         shared = stack.enter_context(Shared(engine, run.folder / "questions"))
         store, left = ImageStore(run.folder / "images"), Counter[str]()
         prompts = shared.questions(lambda: {"all": questions(path, store, left, answer_field, ask)})["all"]
-        policy, sampler = opened(model, settings, sampling, store, 0, answer_start, vllm, say=teller(shared))
-        policy.requires_grad_(False)  # an engine beside it is handed no weights again
+        policy, sampler = opened(
+            model, settings, sampling, store, 0, answer_start, vllm, say=teller(shared), trains=False
+        )
         prompts = fitting(prompts, policy, sampler, sampling.max_tokens, left, shared)
         exam = shared.lead(lambda: exam_of(prompts))
         reading = examine(exam, PartedSampler(sampler, run, engine), store, form=form, lead=engine.lead_says)

@@ -27,11 +27,10 @@ def run_grpo(
 ) -> str:  # fmt: skip
     """GRPO with rules, format, and what else is named: a reward model, questions to watch. Returns how it went, in words.
 
-    The order matters where there are several devices: the engine takes this process's, and policy, the decoder's copy,
-    reward model and reference are loaded onto it.
+    The order matters where there are several devices: the engine takes this process's, and policy, the decoder's copy and
+    reward model are loaded onto it.
     """
     from assay.policy.grpo import grpo
-    from assay.policy.model import load_policy
     from assay.render import begun
     from assay.step import Engine
 
@@ -81,7 +80,6 @@ def run_grpo(
         watcher = Watch(monitor, digest([p.id for p in exam.prompts]) if exam.prompts else "")
         done = grpo(
             out, config, policy, prompts, sampler, reward, print, trackers,
-            reference=load_policy(model, settings, store).requires_grad_(False) if config.kl else None,
             watch=watching(out.name, look, watcher, reward, print) if exam.prompts else None,
             watch_every=monitor.every, watch_state=watcher, engine=engine,
         )  # fmt: skip

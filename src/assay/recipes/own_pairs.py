@@ -156,8 +156,9 @@ class _Making:
         with Shared(engine, self.run.folder / "questions") as shared:
             prompts = shared.questions(lambda: {"all": self.questions(left)})["all"]
             say = teller(shared)
-            policy, sampler = opened(model, settings, sampling, self.store, self.seed, self.answer_start, vllm, say=say)
-            policy.requires_grad_(False)  # an engine beside it is handed no weights again
+            policy, sampler = opened(
+                model, settings, sampling, self.store, self.seed, self.answer_start, vllm, say=say, trains=False
+            )
             sampler.load(self.round)
             prompts = fitting(prompts, policy, sampler, sampling.max_tokens, left, shared)
             pictures = any(p.images for p in prompts)

@@ -20,15 +20,9 @@ PART = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
+class Answered(Rollout):
     """A rollout as it is kept; `entropies` are those of a greedy one's tokens, in nats, where the sampler knows them."""
 
-    prompt_id: str
-    tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    text: str
-    ended: bool
-    policy_step: int
     entropies: tuple[float, ...] = ()
 
 
@@ -64,8 +58,7 @@ class PartedSampler:
             rows = table.read(name)
             if hasattr(self, "entropies"):
                 self.entropies |= {r.prompt_id: r.entropies for r in rows}
-            made = [Rollout(**{k: v for k, v in asdict(r).items() if k != "entropies"}) for r in rows]
-            found += [made[at : at + n] for at in range(0, len(made), n)]
+            found += [rows[at : at + n] for at in range(0, len(rows), n)]
         return found
 
     def _made(self, prompts: Sequence[Prompt], n: int, draw: int) -> list[Answered]:

@@ -402,13 +402,12 @@ class Tuner:
             if not self.task.tune:
                 return self.skip(name, "no questions to learn from", start=start)
             tuned = self.load(start, policy or self.config.policy)
-            reference = self.load(start, self.config.policy).requires_grad_(False) if settings.kl else None
             reward, watch = self.reward(), Watch(self.config.monitor)
 
             look = watching(name, self.watched, watch, reward, self.run.say)
             done = grpo(
                 self.models / name, settings, tuned, self.task.tune, self.sampler(tuned), reward, self.run.say,
-                watch=look, watch_every=self.config.monitor.every, reference=reference, watch_state=watch,
+                watch=look, watch_every=self.config.monitor.every, watch_state=watch,
             )  # fmt: skip
             return _told(done)
 
