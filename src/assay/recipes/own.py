@@ -62,13 +62,14 @@ def opened(
     vllm: VllmConfig = HERE,
     within: Path | None = None,
     say: Callable[[str], None] = print,
+    tuned: bool = False,
 ) -> tuple[Any, Any]:
     """A policy and what draws its answers (vLLM reads it from a folder in `within`). Of servers' answers the policy is an
-    outline, without weights."""
+    outline, without weights, unless it is `tuned`: then they take its weights over."""
     from assay.policy.model import load_policy
     from assay.policy.sampler import make_sampler
 
-    if vllm.vllm:
+    if vllm.vllm and not tuned:
         from assay.policy.vllm_servers import outline
 
         policy = outline(model, settings, store)
