@@ -148,24 +148,6 @@ def test_text_is_the_policy_before_and_after_updates(text: tuple[Policy, Any], t
 
 
 @inside
-def test_an_adapter_alone_is_the_policy_before_and_after_updates(tmp_path: Path) -> None:
-    """vLLM adds it in itself; in fp32 both are the policy."""
-    folder = tiny_models.save_language(tmp_path / "lm", "qwen3", head=32)
-    policy = load_policy(str(folder), PolicyConfig(lora_rank=4, precision="fp32"))
-    sampler = make_sampler(replace(VLLM, vllm_weights="lora"), policy, CONFIG, within=tmp_path / "w")
-    try:
-        for step in (1, 2, 3):
-            sampler.load(step)
-            groups = sampler(PROMPTS, 3)
-            torch.testing.assert_close(said(groups), logp_of(policy, sampler, PROMPTS, groups), atol=1e-4, rtol=1e-4)
-            disturb(policy)
-            assert (said(groups) - logp_of(policy, sampler, PROMPTS, groups)).abs().max() > 0.05
-        assert sampler.engine.llm.llm_engine.list_loras() == {3}, "the ones before are gone"
-    finally:
-        sampler.close()
-
-
-@inside
 def test_grpo_draws_by_an_earlier_policy_while_it_trains(tmp_path: Path) -> None:
     """Whose log-probabilities they are: those of the weights of the step that each answer names."""
     folder = tiny_models.save_language(tmp_path / "lm", "qwen3", head=32)
@@ -227,6 +209,32 @@ def hub(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(vlm_models.TEXT, name, 1)
     monkeypatch.setitem(vlm_models.MROPE, "mrope_section", [4, 6, 6])
     vlm_models.make(kind, folder)
+
+
+@inside
+@pytest.mark.parametrize("kind", ["qwen3", "qwen2.5-vl"])
+def test_an_adapter_alone_is_the_policy_before_and_after_updates(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM adds it in itself; in fp32 both are the policy."""
+    store = ImageStore(tmp_path / "pictures")
+    if kind == "qwen3":
+        tiny_models.save_language(tmp_path / "lm", "qwen3", head=32)
+    else:
+        hub(tmp_path / "lm", kind, monkeypatch)
+    policy = load_policy(str(tmp_path / "lm"), PolicyConfig(lora_rank=4, precision="fp32"), store)
+    asked = PROMPTS if kind == "qwen3" else pictured(store)
+    sampler = make_sampler(replace(VLLM, vllm_weights="lora"), policy, CONFIG, store, within=tmp_path / "w")
+    try:
+        for step in (1, 2, 3):
+            sampler.load(step)
+            groups = sampler(asked, 3)
+            torch.testing.assert_close(said(groups), logp_of(policy, sampler, asked, groups), atol=2e-4, rtol=2e-4)
+            disturb(policy)
+            assert (said(groups) - logp_of(policy, sampler, asked, groups)).abs().max() > 0.05
+        assert sampler.engine.llm.llm_engine.list_loras() == {3}, "the ones before are gone"
+    finally:
+        sampler.close()
 
 
 @inside

@@ -157,7 +157,7 @@ class Grpo:
         """One reading, rank 0's; what it decides and what it changes go to every process."""
         if self.ahead:
             self.ahead.settle()
-        if self.engine.sharded or getattr(self.sampler, "together", False):
+        if self.engine.sharded or getattr(self.sampler, "collective", False):
             self.sampler.load(step)  # takes all processes; the reading's own load finds it done
 
         def work() -> tuple[dict[str, float], str, dict[str, Any]]:

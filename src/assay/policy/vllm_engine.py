@@ -82,7 +82,7 @@ class Engine:
         self.end = weakref.finalize(self, _end, self.llm, self.folder)
         self.room: int = self.llm.llm_engine.model_config.max_model_len
         self._do(lambda: self.llm.collective_rpc("end_with", args=(this_process(), os.getpid())))
-        self.together = over == "ipc" and int(os.environ.get("WORLD_SIZE", "1")) > 1
+        self.collective = over == "ipc" and int(os.environ.get("WORLD_SIZE", "1")) > 1
         self.adapter = vllm_lora.Adapter(policy, self.llm, self.dtype, self.folder) if over == "lora" else None
         self.transfer: Any = None
         if over == "ipc":

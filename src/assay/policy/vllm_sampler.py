@@ -53,15 +53,15 @@ class VllmSampler:
     def load(self, step: int) -> None:
         """Hand over the policy's weights of this step."""
         self.step = step
-        apart = self.policy.gathered is None and not self.together
+        apart = self.policy.gathered is None and not self.collective
         if apart or self.engine.step != step:  # where it takes all processes they do it once
             self.engine.take()
         self.engine.step = step
 
     @property
-    def together(self) -> bool:
+    def collective(self) -> bool:
         """Must all processes call `load`, where weights are not in shards?"""
-        return self.engine.together
+        return self.engine.collective
 
     def greedy(self) -> "VllmSampler":
         """The likeliest tokens, from the same engine."""

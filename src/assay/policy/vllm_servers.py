@@ -61,7 +61,7 @@ class ServerSampler:
     AssayError where a server cannot be reached, serves another model than the others, or reads another prompt than we do.
     """
 
-    external = together = True
+    external = collective = True
     exact = False
 
     def __init__(

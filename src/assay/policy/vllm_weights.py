@@ -111,9 +111,9 @@ def parts(
 
 def _outline(source: Source) -> Tensor:
     [of] = source.args
-    value = getattr(of, "base_layer", of)
-    value = getattr(value, "weight", value)
-    return torch.empty(value.shape, dtype=value.dtype, device="meta")
+    if base := getattr(of, "base_layer", None):
+        return torch.empty(base.out_features, base.in_features, device="meta")
+    return torch.empty(of.shape, dtype=of.dtype, device="meta")
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def run_grpo(
         policy, sampler = opened(
             model, settings, sampling, store, config.seed, answer_start, vllm, out.parent, say, True
         )
-        if getattr(sampler, "together", False):
+        if getattr(sampler, "collective", False):
             sampler.load(0)  # servers may have another command's weights; and rank 0 alone calibrates
         prompts = fitting(read["train"], policy, sampler, sampling.max_tokens, shared=shared)
         begins, most = begun(policy.processor, prompts[0].messages), sampling.max_tokens
