@@ -84,6 +84,8 @@ class Engine:
         self._do(lambda: self.llm.collective_rpc("end_with", args=(this_process(), os.getpid())))
         self.collective = over == "ipc" and int(os.environ.get("WORLD_SIZE", "1")) > 1
         self.adapter = vllm_lora.Adapter(policy, self.llm, self.dtype, self.folder) if over == "lora" else None
+        if self.adapter is not None:
+            self._do(self.adapter.take)
         self.transfer: Any = None
         if over == "ipc":
             source = vllm_transfer.Source(policy.inner, self.dtype, policy.model.device)
