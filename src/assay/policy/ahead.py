@@ -98,7 +98,8 @@ def _plain(rollout: Rollout) -> dict[str, Any]:
 
 
 def _rollout(row: dict[str, Any]) -> Rollout:
-    return Rollout(**{n: tuple(x) if isinstance(x, list) else x for n, x in row.items()})
+    values: dict[str, Any] = {n: tuple(x) if isinstance(x, list) else x for n, x in row.items()}
+    return Rollout(**values)
 
 
 def _apart(sampler: Any) -> Any:

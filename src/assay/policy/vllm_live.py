@@ -43,8 +43,8 @@ class Live:
         self, policy: Policy, urls: Sequence[str], headers: Mapping[str, str], config: VllmConfig, within: Path
     ) -> None:
         self.policy, self.urls, self.headers, self.within = policy, urls, headers, within
-        self.dtype = {"auto": torch.bfloat16 if policy.bf16 else torch.float32}.get(config.vllm_dtype)
-        self.dtype = self.dtype or getattr(torch, config.vllm_dtype)
+        name = {"auto": "bfloat16" if policy.bf16 else "float32"}.get(config.vllm_dtype, config.vllm_dtype)
+        self.dtype: torch.dtype = getattr(torch, name)
         self.step: int | None = None
         self.lead = not dist.is_initialized() or dist.get_rank() == 0
         self.transfers: list[Any] = []
