@@ -232,7 +232,7 @@ def test_an_adapter_alone_is_the_policy_before_and_after_updates(
             torch.testing.assert_close(said(groups), logp_of(policy, sampler, asked, groups), atol=2e-4, rtol=2e-4)
             disturb(policy)
             assert (said(groups) - logp_of(policy, sampler, asked, groups)).abs().max() > 0.05
-        assert sampler.engine.llm.llm_engine.list_loras() == {4}, "the ones before are gone"
+        assert list(sampler.engine.llm.llm_engine.list_loras()) == [4], "the ones before are gone"
     finally:
         sampler.close()
 
