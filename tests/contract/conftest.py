@@ -56,7 +56,7 @@ def make_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     monkeypatch.setattr(accounts, "_NOBODY", cheap.hash("nobody's"))
     made: list[Site] = []
 
-    def make(url: str = "", **options: Any) -> Site:
+    def make(url: str = "", **options: Any) -> "Site":
         folder = tmp_path / str(len(made))
         folder.mkdir()
         made.append(Site(folder, options, url))
@@ -69,5 +69,5 @@ def make_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
 
 
 @pytest.fixture
-def site(make_site: Callable[..., Site]) -> Site:
+def site(make_site: Callable[..., "Site"]) -> "Site":
     return make_site()
