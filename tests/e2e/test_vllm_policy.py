@@ -276,9 +276,9 @@ def even(conversations: Any) -> np.ndarray:
 
 
 @inside
-@pytest.mark.parametrize("shard", [False, True])
+@pytest.mark.parametrize("how", [("--staleness", "1"), ("--policy.shard",)], ids=["ahead", "sharded"])
 def test_grpo_under_torchrun_has_an_engine_for_each_process_and_samples_the_policy_itself(
-    tmp_path: Path, shard: bool
+    tmp_path: Path, how: tuple[str, ...]
 ) -> None:
     model = tiny_models.save_language(tmp_path / "lm", "qwen3", head=32)
     asked = [
@@ -286,7 +286,7 @@ def test_grpo_under_torchrun_has_an_engine_for_each_process_and_samples_the_poli
         "--vllm-cache", 1, "--vllm-length", 256, "--steps", 3, "--prompts", 4, "--group", 4, "--lr", "1e-3",
         "--signal", "total", "--sampler.max-tokens", 6, "--reward-model", f"{Path(__file__).stem}:even",
         "--rewards.combine", "sum", "--watch", questions(tmp_path), "--monitor.every", 2, "--policy.precision", "fp32",
-        *(["--policy.shard"] if shard else []),
+        *how,
     ]  # fmt: skip
     script = tmp_path / "run.py"  # torchrun takes --signal for one of its own
     script.write_text(
@@ -303,6 +303,8 @@ def test_grpo_under_torchrun_has_an_engine_for_each_process_and_samples_the_poli
     gaps = [m["sampler_gap"] for m in metrics if "sampler_gap" in m]
     assert len(gaps) == 3
     assert max(gaps) < 1e-3, "after updates too"
+    assert sum(g > 0 for g in gaps) == (3 if "--policy.shard" in how else 2)
+    assert [m.get("staleness_most", 0) for m in metrics] == ([0] * 3 if "--policy.shard" in how else [0, 0, 1])
     assert any("watch_accuracy" in m for m in metrics), "the reading has come from the same engine"
     assert not list(tmp_path.glob("vllm-*")), "the engines' folders are gone"
 
