@@ -247,8 +247,7 @@ def test_pictures_are_the_policy_over_epochs_with_updates_between(
         llava(tmp_path / "vlm", kind)
     else:
         hub(tmp_path / "vlm", kind, monkeypatch)
-    parts = ("adapter", "llm", "vision") if kind != "qwen2.5-vl" else ("llm", "vision")
-    policy = load_policy(str(tmp_path / "vlm"), PolicyConfig(train=parts), store)
+    policy = load_policy(str(tmp_path / "vlm"), PolicyConfig(train=("adapter", "llm", "vision")), store)
     sampler = make_sampler(VLLM, policy, CONFIG, store, within=tmp_path / "w")
     asked = pictured(store)
     try:
