@@ -31,6 +31,7 @@ class Server:
     def __init__(self, answer: Answer, root: str = "/models/tiny", room: int = 256) -> None:
         self.asked: list[dict[str, Any]] = []
         self.paths: list[str] = []
+        self.version = "default"
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -45,12 +46,14 @@ class Server:
                 self.wfile.write(body)
 
             def do_GET(self) -> None:
-                self.say(200, {"data": [{"id": "served", "root": root, "max_model_len": room}]})
+                models = [{"id": "served", "root": root, "max_model_len": room}]
+                self.say(200, {"data": models, "weight_version": outer.version})
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
                 outer.asked.append(body)
                 outer.paths.append(self.path)
+                outer.version = body.get("new_version", outer.version)
                 self.say(*answer(body))
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -167,7 +170,7 @@ class Taking:
             assert all(f.startswith(self.sees) for f in files)
             self.weights.append({n: x for f in files for n, x in load_file(f).items()})
             return 200, {"results": [None]}
-        return good(body) if body else (200, {})
+        return good(body) if "prompt" in body else (200, {})
 
 
 def test_servers_take_over_the_policy_that_trains_once_a_step(server: Callable[..., Server], tmp_path: Path) -> None:
@@ -189,6 +192,9 @@ def test_servers_take_over_the_policy_that_trains_once_a_step(server: Callable[.
             assert paths == ["/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache"] * 2
         assert asker(PROMPTS[:1], 1)[0][0].policy_step == 1
         assert not list(tmp_path.glob("assay-vllm-*")), "files go with the transfer"
+        seeing[1].version = "default"
+        with pytest.raises(AssayError, match=r"other weights \(default\) than it was given \(assay-\w+-1\)"):
+            asker(PROMPTS[:1], 1)
     with pytest.raises(AssayError, match="sees neither /dev/shm nor"):
         make_sampler(config, policy, CONFIG, within=tiny_models.save_language(tmp_path.parent / "elsewhere"))
     plain = server(lambda _: (404, {"detail": "Not Found"}))

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -46,6 +47,9 @@ class Live:
         name = {"auto": "bfloat16" if policy.bf16 else "float32"}.get(config.vllm_dtype, config.vllm_dtype)
         self.dtype: torch.dtype = getattr(torch, name)
         self.step: int | None = None
+        self.versions: list[str] = []
+        """Of the weights that each server was seen to have after the last hand-over."""
+        self.run = uuid4().hex[:12]
         self.lead = not dist.is_initialized() or dist.get_rank() == 0
         self.transfers: list[Any] = []
         self.memory = True
@@ -66,11 +70,24 @@ class Live:
             return
         _wait()  # until nobody draws by the weights before
         if self.lead or self.policy.gathered is not None:
-            self._take()
+            self._take(f"assay-{self.run}-{step}")
         _wait()
-        self.step = step
+        self.step, self.versions = step, self._versions()
 
-    def _take(self) -> None:
+    def check(self) -> None:
+        """Raise AssayError where a server has other weights than it was given: it was started anew, or another trains it."""
+        for url, given, now in zip(self.urls, self.versions, self._versions(), strict=True):
+            if now != given:
+                raise AssayError(
+                    f"{url} answers by other weights ({now}) than it was given ({given}): was it started anew, or does "
+                    "another command train by it? The same command goes on from the last checkpoint"
+                )
+
+    def _versions(self) -> list[str]:
+        told = (json.loads(post(f"{url}/weight_info", None, self.headers, "GET")) for url in self.urls)
+        return [str(t["weight_version"]) for t in told]
+
+    def _take(self, version: str) -> None:
         inner = self.policy.inner
         names = vllm_weights.trained(inner)
         if self.transfers:
@@ -86,6 +103,7 @@ class Live:
             for url in self.urls:
                 for cache in CACHES:
                     post(f"{url}/{cache}", None, self.headers)
+                post(f"{url}/update_weight_version", {"new_version": version}, self.headers)
 
     def _sees(self, folder: Path) -> bool:
         """Do all servers see the files of a folder here?"""

@@ -120,6 +120,8 @@ class ServerSampler:
             for i, (p, s) in enumerate(zip(prompts, begun, strict=True))
         ]
         answers = asyncio.run(self._ask_all(asked))
+        if self.live is not None:
+            self.live.check()
         groups = []
         for prompt, start, answer in zip(prompts, begun, answers, strict=True):
             choices = answer["choices"]
