@@ -10,7 +10,7 @@ POLICY := $(VENV)/.policy
 # Modules are compiled when they are first imported: of what torch and transformers bring, most never are
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: run policy test test-all test-vllm lint bench bench-import bench-reward bench-policy bench-decode bench-score bench-scale bench-web clean
+.PHONY: run policy test test-all test-vllm test-lowest lint bench bench-import bench-reward bench-policy bench-decode bench-score bench-scale bench-web clean
 
 run: $(RUNS)
 	$(BIN)/assay run tiny --out runs/tiny
@@ -37,6 +37,19 @@ $(VLLM)/.installed: Makefile constraints-vllm.txt
 		pytest hypothesis httpx packaging
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec triton
 	: > $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchvision/_meta_registrations.py
+	touch $@
+
+# The lowest versions that pyproject.toml allows (of torch the pinned one): models, packs, samplers, trainings
+LOWEST := .venv-lowest
+test-lowest: $(LOWEST)/.installed
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -m "not slow" -rs tests/contract/test_samplers.py tests/contract/test_vlm_samplers.py \
+		$(addprefix tests/unit/test_,$(addsuffix .py,ahead assemble pack policy_train processors render sight train trl vision vllm_weights))
+
+$(LOWEST)/.installed: pyproject.toml constraints.txt scripts/lowest.py
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) scripts/lowest.py policy lora tiny > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c $(LOWEST)/constraints.txt \
+		-e '.[policy,lora,tiny]' pytest hypothesis
 	touch $@
 
 lint: $(STAMP)
@@ -98,4 +111,4 @@ $(STAMP): $(RUNS)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(DATATROVE) runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VLLM) $(LOWEST) $(DATATROVE) runs .mypy_cache .ruff_cache .pytest_cache

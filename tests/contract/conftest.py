@@ -1,23 +1,25 @@
-"""For the verification page: SQLite and a real PostgreSQL (one for the whole session), and the page without a server."""
+"""For the verification page: SQLite and a real PostgreSQL (one for the whole session), and the page without a server.
+
+What the page needs is imported where it is used: samplers are tested in environments without it (`make test-lowest`).
+"""
 
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import sqlalchemy as sa
-from argon2 import PasswordHasher
 
-import postgres
-from assay.web import accounts
-from web_site import Site, case
+if TYPE_CHECKING:
+    from web_site import Site
 
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """A running PostgreSQL server; skips, saying why, where there is none."""
+    import postgres
+
     if reason := postgres.reason_to_skip():
         pytest.skip(reason)
     # Not in pytest's own folder: every pytest that starts closes that one to other users, such as the server's.
@@ -28,6 +30,8 @@ def postgres_url() -> Iterator[str]:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database of each kind."""
+    import sqlalchemy as sa
+
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'web.sqlite'}"
     server = request.getfixturevalue("postgres_url")
@@ -40,14 +44,19 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def make_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Site]]:
+def make_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., "Site"]]:
     """Makes sites of three pairs, with secrets that are hashed cheaply."""
+    from argon2 import PasswordHasher
+
+    from assay.web import accounts
+    from web_site import Site, case
+
     cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     monkeypatch.setattr(accounts, "_HASHER", cheap)
     monkeypatch.setattr(accounts, "_NOBODY", cheap.hash("nobody's"))
     made: list[Site] = []
 
-    def make(url: str = "", **options: Any) -> Site:
+    def make(url: str = "", **options: Any) -> "Site":
         folder = tmp_path / str(len(made))
         folder.mkdir()
         made.append(Site(folder, options, url))
@@ -60,5 +69,5 @@ def make_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
 
 
 @pytest.fixture
-def site(make_site: Callable[..., Site]) -> Site:
+def site(make_site: Callable[..., "Site"]) -> "Site":
     return make_site()

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import tiny_models
 from assay.errors import AssayError, CannotRead
 from assay.policy import vllm_servers
 from assay.policy.config import PolicyConfig, SamplerConfig, VllmConfig
-from assay.policy.model import Policy
+from assay.policy.model import Policy, load_policy
 from assay.policy.sampler import make_sampler
 from assay.policy.vllm_servers import outline
 from assay.records import Prompt, user
@@ -28,6 +30,8 @@ class Server:
 
     def __init__(self, answer: Answer, root: str = "/models/tiny", room: int = 256) -> None:
         self.asked: list[dict[str, Any]] = []
+        self.paths: list[str] = []
+        self.version = "default"
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -42,11 +46,14 @@ class Server:
                 self.wfile.write(body)
 
             def do_GET(self) -> None:
-                self.say(200, {"data": [{"id": "served", "root": root, "max_model_len": room}]})
+                models = [{"id": "served", "root": root, "max_model_len": room}]
+                self.say(200, {"data": models, "weight_version": outer.version})
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
                 outer.asked.append(body)
+                outer.paths.append(self.path)
+                outer.version = body.get("new_version", outer.version)
                 self.say(*answer(body))
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -145,3 +152,53 @@ def test_servers_are_met_before_anything_is_asked(
     small = sampler(policy, server(good, room=8))
     with pytest.raises(CannotRead, match="longer than 5 tokens"):
         small.prompt_ids(PROMPTS[0])
+
+
+class Taking:
+    """Takes weights over, as our worker does, where it sees their files."""
+
+    def __init__(self, sees: str = "") -> None:
+        self.weights: list[dict[str, torch.Tensor]] = []
+        self.sees = sees
+
+    def __call__(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if body.get("method") == "sees":
+            there = Path(body["args"][0])
+            return 200, {"results": [str(there.exists() and str(there).startswith(self.sees))]}
+        if body.get("method") == "take_weights":
+            files = json.loads(body["args"][0])
+            assert all(f.startswith(self.sees) for f in files)
+            self.weights.append({n: x for f in files for n, x in load_file(f).items()})
+            return 200, {"results": [None]}
+        return good(body) if "prompt" in body else (200, {})
+
+
+def test_servers_take_over_the_policy_that_trains_once_a_step(server: Callable[..., Server], tmp_path: Path) -> None:
+    policy = load_policy(str(tiny_models.save_language(tmp_path / "lm", "qwen3")), PolicyConfig(precision="fp32"))
+    for taking in (Taking(), Taking(str(tmp_path))):
+        seeing = [server(taking), server(taking)]
+        config = VllmConfig(vllm=tuple(s.url for s in seeing))
+        asker: Any = make_sampler(config, policy, CONFIG, within=tmp_path)
+        for step in (0, 1, 1):
+            with torch.no_grad():
+                policy.inner.model.norm.weight.fill_(2.0 + step)
+            asker.load(step)
+            asker.greedy().load(step)
+        assert [float(w["model.norm.weight"][0]) for w in taking.weights] == [2.0, 2.0, 3.0, 3.0], (
+            "each server, each step"
+        )
+        for one in seeing:
+            paths = [p for p in one.paths if "reset" in p]
+            assert paths == ["/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache"] * 2
+        assert asker(PROMPTS[:1], 1)[0][0].policy_step == 1
+        assert not list(tmp_path.glob("assay-vllm-*")), "files go with the transfer"
+        seeing[1].version = "default"
+        with pytest.raises(AssayError, match=r"other weights \(default\) than it was given \(assay-\w+-1\)"):
+            asker(PROMPTS[:1], 1)
+    with pytest.raises(AssayError, match="sees neither /dev/shm nor"):
+        make_sampler(config, policy, CONFIG, within=tiny_models.save_language(tmp_path.parent / "elsewhere"))
+    plain = server(lambda _: (404, {"detail": "Not Found"}))
+    with pytest.raises(AssayError, match=r"http 404.*VLLM_SERVER_DEV_MODE=1 vllm serve"):
+        make_sampler(VllmConfig(vllm=(plain.url,)), policy, CONFIG, within=tmp_path)
+    with pytest.raises(AssayError, match="goes from GPU to GPU"):
+        make_sampler(VllmConfig(vllm=(plain.url,), vllm_weights="nccl"), policy, CONFIG, within=tmp_path)

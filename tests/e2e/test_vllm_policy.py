@@ -28,11 +28,12 @@ from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
 from assay.journal import read
 from assay.policy.assemble import assemble, save
-from assay.policy.config import PolicyConfig, SamplerConfig, VllmConfig
+from assay.policy.config import GrpoConfig, PolicyConfig, SamplerConfig, VllmConfig
+from assay.policy.grpo import grpo
 from assay.policy.model import Policy, load_policy
 from assay.policy.sampler import make_sampler
 from assay.policy.vllm_servers import outline
-from assay.records import Message, Prompt, user
+from assay.records import Message, Prompt, Score, user
 from assay.reward.remote import wait_until_ready
 from logprobs import said, tokens, trained
 
@@ -125,6 +126,44 @@ def test_text_is_the_policy_before_and_after_updates(text: tuple[Policy, Any], t
         sampler(PROMPTS, 1)
 
 
+@inside
+def test_grpo_draws_by_an_earlier_policy_while_it_trains(tmp_path: Path) -> None:
+    """Whose log-probabilities they are: those of the weights of the step that each answer names."""
+    folder = tiny_models.save_language(tmp_path / "lm", "qwen3", head=32)
+    policy = load_policy(str(folder), PolicyConfig(precision="fp32"))
+    sampler = make_sampler(VLLM, policy, CONFIG, within=tmp_path / "w")
+    seen: list[tuple[Any, Any]] = []
+
+    class Reward:
+        def ahead(self, pairs: Any) -> None:
+            seen.append((list(pairs), {n: x.detach().clone() for n, x in policy.inner.state_dict().items()}))
+
+        def __call__(self, pairs: Any) -> list[Score]:
+            return [
+                Score(rule=float(r.tokens[0] % 3 == 0), format=0.0, total=float(r.tokens[0] % 3 == 0)) for _, r in pairs
+            ]
+
+    config = GrpoConfig(steps=5, prompts=4, group=4, lr=1e-2, staleness=1, clip=1e9)
+    try:
+        grpo(tmp_path / "run", config, policy, PROMPTS, sampler, Reward())
+    finally:
+        sampler.close()
+    metrics = read(tmp_path / "run" / "metrics.jsonl")
+    assert [m["staleness_most"] for m in metrics] == [0, 0, 1, 1, 1]
+    assert max(m["sampler_gap"] for m in metrics[:2]) < 1e-3
+    for step, (pairs, _) in enumerate(seen):
+        at = {r.policy_step for _, r in pairs}
+        assert at == {step if step < 2 else step - 1}
+        prompts = list({p.id: p for p, _ in pairs}.values())
+        groups = [[r for q, r in pairs if q.id == p.id] for p in prompts]
+        apart = []
+        for weights in (seen[at.pop()][1], seen[step][1]):
+            policy.inner.load_state_dict(weights)
+            apart.append(float((said(groups) - logp_of(policy, sampler, prompts, groups)).abs().max()))
+        assert apart[0] < 1e-3
+        assert step < 2 or apart[1] > 1e-2, "the policy has moved since"
+
+
 def llava(folder: Path, tower: str) -> None:
     language = tiny_models.language("qwen3", head=32)
     save(*assemble(*tiny_models.encoder(tower, 32), language, tiny_models.tokenizer(), 32), folder)
@@ -152,6 +191,32 @@ def hub(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @inside
+@pytest.mark.parametrize("kind", ["qwen3", "qwen2.5-vl"])
+def test_an_adapter_alone_is_the_policy_before_and_after_updates(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM adds it in itself; in fp32 both are the policy."""
+    store = ImageStore(tmp_path / "pictures")
+    if kind == "qwen3":
+        tiny_models.save_language(tmp_path / "lm", "qwen3", head=32)
+    else:
+        hub(tmp_path / "lm", kind, monkeypatch)
+    policy = load_policy(str(tmp_path / "lm"), PolicyConfig(lora_rank=4, precision="fp32"), store)
+    asked = PROMPTS if kind == "qwen3" else pictured(store)
+    sampler = make_sampler(replace(VLLM, vllm_weights="lora"), policy, CONFIG, store, within=tmp_path / "w")
+    try:
+        for step in (1, 2, 3):
+            sampler.load(step)
+            groups = sampler(asked, 3)
+            torch.testing.assert_close(said(groups), logp_of(policy, sampler, asked, groups), atol=2e-4, rtol=2e-4)
+            disturb(policy)
+            assert (said(groups) - logp_of(policy, sampler, asked, groups)).abs().max() > 0.05
+        assert list(sampler.engine.llm.llm_engine.list_loras()) == [4], "the ones before are gone"
+    finally:
+        sampler.close()
+
+
+@inside
 @pytest.mark.parametrize("kind", ["clip", "siglip", "conv", "llava", "qwen2.5-vl", "internvl"])
 def test_pictures_are_the_policy_over_epochs_with_updates_between(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -161,8 +226,7 @@ def test_pictures_are_the_policy_over_epochs_with_updates_between(
         llava(tmp_path / "vlm", kind)
     else:
         hub(tmp_path / "vlm", kind, monkeypatch)
-    parts = ("adapter", "llm", "vision") if kind != "qwen2.5-vl" else ("llm", "vision")
-    policy = load_policy(str(tmp_path / "vlm"), PolicyConfig(train=parts), store)
+    policy = load_policy(str(tmp_path / "vlm"), PolicyConfig(train=("adapter", "llm", "vision")), store)
     sampler = make_sampler(VLLM, policy, CONFIG, store, within=tmp_path / "w")
     asked = pictured(store)
     try:
@@ -190,13 +254,17 @@ def even(conversations: Any) -> np.ndarray:
 
 
 @inside
-def test_grpo_under_torchrun_has_an_engine_for_each_process_and_samples_the_policy_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [("--staleness", "1"), ("--policy.shard",)], ids=["ahead", "sharded"])
+def test_grpo_under_torchrun_has_an_engine_for_each_process_and_samples_the_policy_itself(
+    tmp_path: Path, how: tuple[str, ...]
+) -> None:
     model = tiny_models.save_language(tmp_path / "lm", "qwen3", head=32)
     asked = [
         "policy", "grpo", model, questions(tmp_path), "--out", tmp_path / "tuned", "--backend", "vllm", "--vllm-eager",
         "--vllm-cache", 1, "--vllm-length", 256, "--steps", 3, "--prompts", 4, "--group", 4, "--lr", "1e-3",
         "--signal", "total", "--sampler.max-tokens", 6, "--reward-model", f"{Path(__file__).stem}:even",
-        "--rewards.combine", "sum", "--watch", questions(tmp_path), "--monitor.every", 2,
+        "--rewards.combine", "sum", "--watch", questions(tmp_path), "--monitor.every", 2, "--policy.precision", "fp32",
+        *how,
     ]  # fmt: skip
     script = tmp_path / "run.py"  # torchrun takes --signal for one of its own
     script.write_text(
@@ -213,6 +281,8 @@ def test_grpo_under_torchrun_has_an_engine_for_each_process_and_samples_the_poli
     gaps = [m["sampler_gap"] for m in metrics if "sampler_gap" in m]
     assert len(gaps) == 3
     assert max(gaps) < 1e-3, "after updates too"
+    assert sum(g > 0 for g in gaps) == (3 if "--policy.shard" in how else 2)
+    assert [m.get("staleness_most", 0) for m in metrics] == ([0] * 3 if "--policy.shard" in how else [0, 0, 1])
     assert any("watch_accuracy" in m for m in metrics), "the reading has come from the same engine"
     assert not list(tmp_path.glob("vllm-*")), "the engines' folders are gone"
 
@@ -223,8 +293,10 @@ def serving(folder: Path) -> Iterator[int]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--dtype", "float32",
-            "--max-model-len", "256", "--enforce-eager", "--port", str(port), "--host", "0.0.0.0"]  # fmt: skip
-    here = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+            "--max-model-len", "256", "--enforce-eager", "--port", str(port), "--host", "0.0.0.0",
+            "--worker-extension-cls", "assay.policy.vllm_worker.Weights"]  # fmt: skip
+    here = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING",
+            "VLLM_SERVER_DEV_MODE": "1"}  # fmt: skip
     log = folder.parent / "server.log"
     with log.open("w") as told:
         process = subprocess.Popen(line, env=here, stdout=told, stderr=subprocess.STDOUT)
@@ -272,11 +344,22 @@ def test_servers_by_url_are_one_sampler(tmp_path: Path, monkeypatch: pytest.Monk
         )
         assert done.returncode == 0, done.stderr
         assert "8 questions" in done.stdout
+        live = make_sampler(VllmConfig(vllm=urls), policy, CONFIG, store, within=tmp_path)
+        for step in (1, 2):
+            disturb(policy, 0.2)
+            live.load(step)
+            groups = live(asked, 3)
+            torch.testing.assert_close(said(groups), logp_of(policy, live, asked, groups), atol=2e-4, rtol=2e-4)
         done = run_assay(
-            "policy", "grpo", tmp_path / "vlm", questions(tmp_path), "--out", tmp_path / "t", "--vllm", urls[0]
-        )
-        assert done.returncode == 2
-        assert "--backend vllm starts an engine" in done.stderr
+            "policy", "grpo", tmp_path / "vlm", questions(tmp_path), "--out", tmp_path / "t", "--vllm", urls[0],
+            "--steps", 4, "--prompts", 4, "--group", 4, "--lr", "1e-3", "--sampler.max-tokens", 6, "--staleness", 1,
+            "--policy.precision", "fp32", "--reward-model", f"{Path(__file__).stem}:even", "--rewards.combine", "sum",
+            "--signal", "total",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        metrics = read(tmp_path / "t" / "metrics.jsonl")
+        assert [m["staleness_most"] for m in metrics] == [0, 0, 1, 1]
+        assert all(m["sampler_gap"] < 1e-3 for m in metrics), "the servers have forgotten what they were taught before"
 
 
 @inside

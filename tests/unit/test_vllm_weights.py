@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import tiny_models
 from assay.errors import AssayError
 from assay.images import ImageStore
-from assay.policy import vllm_weights
+from assay.policy import vllm_lora, vllm_transfer, vllm_weights
 from assay.policy.assemble import assemble, save
 from assay.policy.config import PolicyConfig, SamplerConfig, VllmConfig
 from assay.policy.model import Policy, load_policy
@@ -147,6 +147,9 @@ def test_without_vllm_the_line_that_installs_it_is_told_and_nothing_is_left(
         ({"vllm_parallel": 0}, "vllm_parallel must be"),
         ({"vllm": ("localhost:8000",)}, "addresses of vLLM servers"),
         ({"vllm": ("http://a",), "backend": "vllm"}, "give one of them"),
+        ({"vllm_weights": "ipc"}, r"ipc is for an engine here \(--backend vllm\)"),
+        ({"vllm_weights": "lora", "vllm": ("http://a",)}, "lora is for an engine here"),
+        ({"vllm_weights": "nccl", "backend": "vllm"}, r"nccl is for servers \(--vllm URL\)"),
     ],
 )
 def test_impossible_options_fail_at_once(options: dict[str, Any], told: str) -> None:
@@ -198,3 +201,42 @@ def test_statistics_of_a_tower_are_among_the_sources(tmp_path: Path) -> None:
     known = dict(policy.inner.named_buffers())
     mean = next(n for n in names if n.endswith("running_mean"))
     np.testing.assert_array_equal(values[mean](), known[mean])
+
+
+@pytest.mark.parametrize("made", ["lora", "clip"])
+def test_vllm_s_own_transfer_is_told_beforehand_what_will_come(
+    made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker makes room by the first and cuts the stream by it."""
+    policy = (
+        text(tmp_path / "lm", lora_rank=4) if made == "lora" else llava(tmp_path / "vlm", "clip", train=("vision",))
+    )
+    monkeypatch.setattr(vllm_weights, "PART", 4_000)
+    source = vllm_transfer.Source(policy.inner, torch.bfloat16, "cpu")
+    told, come = source.metadata(), list(source)
+    assert [(o.name, o.dtype, o.shape) for o in told] == [(n, x.dtype, tuple(x.shape)) for n, x in come]
+    whole = sent(policy, tmp_path)
+    assert {n for n, _ in come} == set(whole)
+    assert all(torch.equal(x, whole[n].bfloat16()) for n, x in come)
+    assert not any(x.is_meta for _, x in source), "and again, with values"
+
+
+def test_an_adapter_alone_is_what_peft_reads(tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    policy = text(tmp_path / "lm", lora_rank=4)
+    for name, p in policy.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.3, generator=torch.Generator().manual_seed(p.numel()))
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    vllm_lora.write(policy, folder, torch.float32)
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "lm")
+    found = PeftModel.from_pretrained(base, folder)
+    merged = policy.model.merge_and_unload()
+    merged.set_attn_implementation("sdpa")
+    with torch.no_grad():
+        torch.testing.assert_close(found(IDS).logits, merged(IDS).logits, atol=1e-5, rtol=1e-5)
+    assert vllm_lora.options(policy)["max_lora_rank"] == 8
+    with pytest.raises(AssayError, match=r"needs --policy\.lora-rank"):
+        vllm_lora.options(text(tmp_path / "whole"))

@@ -136,6 +136,10 @@ class VllmConfig:
     """auto: bfloat16 where the policy computes in it, else float32."""
     vllm_eager: bool = False
     """Start at once, without compiling and without CUDA graphs; slower after that."""
+    vllm_weights: Literal["memory", "ipc", "nccl", "lora"] = "memory"
+    """How weights go over after an update. memory: through the machine's shared memory, or a folder that servers see as
+    well. ipc: from GPU to GPU to an engine beside this process, nccl: to servers on other GPUs; both by vLLM's own
+    transfer, never run here for want of GPUs. lora: adapters alone, which the engine adds in by itself."""
     vllm_key: str = "VLLM_API_KEY"
     """The environment variable that holds the servers' key, if they ask for one."""
 
@@ -145,6 +149,10 @@ class VllmConfig:
             raise AssayError(f"--vllm-memory is a share in (0, 1], got {self.vllm_memory}")
         if self.vllm and self.backend == "vllm":
             raise AssayError("--vllm names running servers, --backend vllm starts an engine here: give one of them")
+        here = {"ipc": "vllm", "lora": "vllm"}.get(self.vllm_weights, self.backend)
+        if here != self.backend or (self.vllm_weights == "nccl" and not self.vllm):
+            wanted = "servers (--vllm URL)" if self.vllm_weights == "nccl" else "an engine here (--backend vllm)"
+            raise AssayError(f"--vllm-weights {self.vllm_weights} is for {wanted}")
         for url in self.vllm:
             if not url.startswith(("http://", "https://")):
                 raise AssayError(f"--vllm takes addresses of vLLM servers (http://HOST:8000), got {url!r}")
@@ -292,6 +300,10 @@ class GrpoConfig:
     until the batch is full (DAPO's dynamic sampling)."""
     resample_most: int = 4
     """Draw at most this many times the prompts of a step when resampling."""
+    staleness: int = 0
+    """Draw answers while the policy trains, by a policy of at most so many steps before: it goes to the sampler every so
+    many steps. Their ratio to the sampler's log-probabilities is clipped as that of a replayed sample. 0: train on what was
+    just drawn."""
     buffer: BufferConfig = field(default_factory=BufferConfig)
     save_every: int = 20
     save_minutes: float = 5.0
@@ -300,8 +312,13 @@ class GrpoConfig:
     def __post_init__(self) -> None:
         check_numbers(
             self, "grpo.", above=("steps", "prompts", "lr", "clip", "save_every", "resample_most", "updates"),
-            at_least=("epsilon_high", "weight_decay", "kl", "entropy", "seed", "save_minutes"),
+            at_least=("epsilon_high", "weight_decay", "kl", "entropy", "seed", "save_minutes", "staleness"),
         )  # fmt: skip
+        if self.staleness and self.zero_groups == "resample":
+            raise AssayError(
+                "grpo.staleness draws a step's answers before it is known how many resampling takes: leave it at 0, or "
+                "zero_groups at buffer"
+            )
         if self.group < 2:
             raise AssayError(
                 f"grpo.group must be at least 2, or no answer can be better than another; got {self.group}"

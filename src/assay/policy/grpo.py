@@ -3,7 +3,8 @@
     prompts -> sampler -> groups -> reward -> advantages -> signal + buffer.draw -> clipped surrogate (eq. 8) -> policy
 
 On policy the ratio is one, so no old log-probabilities are computed; the training pass records them, and they travel with
-each sample into the buffer: a sample that comes back is compared with the policy that made it. Groups without signal never
+each sample into the buffer: a sample that comes back is compared with the policy that made it. So is one that was drawn
+while the policy trained (`ahead`), by the log-probabilities that its sampler gave it. Groups without signal never
 reach the model, and a batch without any is skipped, counted, and ends nothing.
 """
 
@@ -19,6 +20,7 @@ from assay.errors import AssayError
 from assay.journal import Journal
 from assay.order import Orders
 from assay.policy.advantage import TERMS, Graded, grade, is_finite, over_batch
+from assay.policy.ahead import Ahead
 from assay.policy.buffer import Buffer
 from assay.policy.config import GrpoConfig
 from assay.policy.folder import Folder
@@ -94,7 +96,11 @@ def grpo(
     if config.kl:
         policy.keep_start()
     run.place, run.kept = place, {"reward": reward, "watch": watch_state}
-    return run.loop(say if engine.lead else lambda _: None, trackers, watch, watch_every)
+    try:
+        return run.loop(say if engine.lead else lambda _: None, trackers, watch, watch_every)
+    finally:
+        if run.ahead:
+            run.ahead.close()
 
 
 class Grpo:
@@ -116,6 +122,10 @@ class Grpo:
         self.kept, self.samples, self.wall_s, self.taken, self.unruled = {}, 0, 0.0, 0, 0
         self.good = Good(self.partial, engine)
         self.shown = Shown(self.partial, config.steps)
+        self.ahead: Ahead | None = None
+        if config.staleness:
+            part = engine.rank, engine.world
+            self.ahead = Ahead(sampler, config.staleness, config.group, config.steps, part)
 
     def loop(self, say: Callable[[str], None], trackers: Sequence[str], watch: Watch | None, watch_every: int) -> Tuned:
         first, stopped = self.resume(say), ""
@@ -147,7 +157,9 @@ class Grpo:
 
     def look(self, watch: Watch, step: int) -> tuple[dict[str, float], str]:
         """One reading, rank 0's; what it decides and what it changes go to every process."""
-        if self.engine.sharded:
+        if self.ahead:
+            self.ahead.settle()
+        if self.engine.sharded or getattr(self.sampler, "collective", False):
             self.sampler.load(step)  # takes all processes; the reading's own load finds it done
 
         def work() -> tuple[dict[str, float], str, dict[str, Any]]:
@@ -163,7 +175,8 @@ class Grpo:
     def step(self, step: int) -> dict[str, Any]:
         """Sample, score, choose the batch, and take one optimiser step (or none, where there is no signal)."""
         clock = time.process_time()
-        self.sampler.load(step)
+        if not self.ahead:
+            self.sampler.load(step)
         graded, scores, rollouts = self.collect(step)
         sampled_s = time.process_time() - clock
         fresh = [s for g in graded for s in g.samples]
@@ -176,7 +189,8 @@ class Grpo:
             fresh, signal = (over_batch(x, *sums) for x in (fresh, signal))
         drawn = self.buffer.draw(len(rollouts) - len(signal), step) if self.config.zero_groups == "buffer" else []
         batch = [*(fresh if keep else signal), *drawn]
-        trained = self.update.train(batch, len(batch) - len(drawn), step)
+        stale = any(r.policy_step != step for r in rollouts)
+        trained = self.update.train(batch, 0 if stale else len(batch) - len(drawn), step)
         recorded = self.update.with_recorded(signal)
         if self.config.updates > 1:
             trained |= self.update.again(batch[: len(batch) - len(drawn)], drawn, step)
@@ -192,6 +206,7 @@ class Grpo:
         self.samples += int(made)
         return {
             **_means(self.engine, scores, rollouts), **trained, **self.buffer.metrics(step),
+            **(self.ahead.metrics(rollouts, step) if self.ahead else {}),
             "effective": groups / max(1, all_groups), "effective_rule": rule_groups / max(1, all_groups),
             "effective_total": total_groups / max(1, all_groups),
             "effective_samples": effective / max(1, made), "from_buffer": int(from_buffer), "batch": int(batch_size),
@@ -213,7 +228,6 @@ class Grpo:
 
     def collect(self, step: int) -> tuple[list[Graded], list[Score], list[Rollout]]:
         """This process's groups of a step, graded; more of them where groups without signal are drawn again."""
-        world, rank = self.engine.world, self.engine.rank
         graded: list[Graded] = []
         scores: list[Score] = []
         rollouts: list[Rollout] = []
@@ -222,8 +236,7 @@ class Grpo:
             weights = getattr(self.reward, "weights", dict)()
         rounds = self.config.resample_most if self.config.zero_groups == "resample" else 1
         for draw in range(rounds):
-            chosen = self.take()[rank::world]
-            groups = self.sampler(chosen, self.config.group, draw * world + rank) if chosen else []
+            chosen, groups = self.drawn(step, draw)
             if hasattr(self.reward, "ahead"):
                 self.reward.ahead([(p, r) for p, group in zip(chosen, groups, strict=True) for r in group])
             for prompt, group in zip(chosen, groups, strict=True):
@@ -235,10 +248,19 @@ class Grpo:
                 if self.engine.lead:
                     self.shown.add(step, prompt, group, scored)
             full = sum(g.signal for g in graded) >= self.share
-            if self.engine.total(float(full))[0] == world:
+            if self.engine.total(float(full))[0] == self.engine.world:
                 break
         self.shown.write(step)
         return graded, scores, rollouts
+
+    def drawn(self, step: int, draw: int) -> tuple[list[Prompt], list[list[Rollout]]]:
+        """This process's next prompts and their answers."""
+        world, rank = self.engine.world, self.engine.rank
+        if self.ahead:
+            groups = self.ahead(step, lambda of: self.coming(of - step)[rank::world])
+            return self.take()[rank::world], groups
+        chosen = self.take()[rank::world]
+        return chosen, self.sampler(chosen, self.config.group, draw * world + rank) if chosen else []
 
     @property
     def share(self) -> int:
@@ -246,10 +268,15 @@ class Grpo:
         return len(range(self.engine.rank, self.config.prompts, self.engine.world))
 
     def take(self) -> list[Prompt]:
-        """The next prompts of all processes: whole epochs in random order, one after another."""
-        n = len(self.prompts)
-        places = range(self.taken, self.taken + self.config.prompts)
+        """The next prompts of all processes."""
+        found = self.coming(0)
         self.taken += self.config.prompts
+        return found
+
+    def coming(self, steps: int) -> list[Prompt]:
+        """Those so many steps after the next: whole epochs in random order, one after another."""
+        n, first = len(self.prompts), self.taken + steps * self.config.prompts
+        places = range(first, first + self.config.prompts)
         return [self.prompts[int(self.orders.of(self.config.seed, p // n)[p % n])] for p in places]
 
     def states(self) -> dict[str, Any]:
@@ -257,7 +284,7 @@ class Grpo:
 
     def save(self, step: int) -> None:
         kept = self.states()
-        mine = {"buffer": self.buffer.state()}
+        mine = {"buffer": self.buffer.state(), "ahead": self.ahead.state() if self.ahead else {}}
         states = self.engine.gather([mine])
         self.engine.save(self.partial, step, {
             "step": step, "taken": self.taken, "samples": self.samples, "wall_s": self.wall_s, "kept": kept,
@@ -272,6 +299,8 @@ class Grpo:
         ranks = state["ranks"]
         if len(ranks) == self.engine.world:
             self.buffer.load_state(ranks[self.engine.rank]["buffer"])
+            if self.ahead:
+                self.ahead.load_state(ranks[self.engine.rank].get("ahead", {}))
         elif lost := sum(len(r["buffer"]["samples"]) for r in ranks):
             say(
                 f"{self.folder.name}: resumed by {self.engine.world} processes, not {len(ranks)}: "

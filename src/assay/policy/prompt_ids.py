@@ -1,5 +1,6 @@
 """Token ids of prompts: rendered once, kept as int32, in files that all processes map where there are many."""
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ KEPT = 64 << 20
 
 
 class PromptIds:
-    """The ids of prompts. What is not in a file is rendered, and remembered until `most` bytes are.
+    """The ids of prompts. What is not in a file is rendered, and remembered until `most` bytes are. Threads may share one.
 
     Args:
         render: Makes the ids of a prompt.
@@ -25,11 +26,13 @@ class PromptIds:
         self.render, self.most, self.bytes = render, most, 0
         self.filed: Mapping[str, Ids] = {}
         self.made: OrderedDict[str, Ids] = OrderedDict()
+        self.lock = threading.Lock()
 
     def __call__(self, prompt: Prompt) -> list[int]:
         ids = self.filed.get(prompt.id)
         if ids is None:
-            ids = self._made(prompt)
+            with self.lock:
+                ids = self._made(prompt)
         return ids.tolist()  # type: ignore[no-any-return]
 
     def _made(self, prompt: Prompt) -> Ids:

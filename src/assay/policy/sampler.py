@@ -70,7 +70,7 @@ class LocalSampler:
         answer_start: str = "",
     ) -> None:  # fmt: skip
         self.policy, self.config, self.store, self.seed = policy, config, store, seed
-        self.answer_start, self.step = answer_start, 0
+        self.answer_start, self.step, self.half = answer_start, 0, half
         self.entropies: dict[str, tuple[float, ...]] = {}
         self.decoder = decoder(policy, half)
         self.load(0)
@@ -251,7 +251,7 @@ def make_sampler(
     store: ImageStore | None = None, seed: int = 0, answer_start: str = "", within: Path | None = None,
 ) -> Sampler:  # fmt: skip
     """What draws a policy's answers: what `local_sampler` chooses, an engine of vLLM (which reads the policy from a folder
-    in `within` while it starts), or servers by URL.
+    in `within` while it starts), or servers by URL (which take its weights over where `within` is named).
 
     Raises AssayError where vLLM is asked for and not installed, or a server cannot be reached or serves another model.
     """
@@ -262,5 +262,5 @@ def make_sampler(
     if vllm.vllm:
         from assay.policy.vllm_servers import ServerSampler
 
-        return ServerSampler(policy, config, store, seed, answer_start, vllm)
+        return ServerSampler(policy, config, store, seed, answer_start, vllm, within)
     return local_sampler(policy, config, store, seed, answer_start)

@@ -25,7 +25,7 @@ from assay.step import Engine
 
 @dataclass(slots=True)
 class _Micro:
-    """Samples that share prompts, in one pass. `old` is None for a sample of this step's policy."""
+    """Samples that share prompts, in one pass. `old` is None for a sample that this step's policy drew."""
 
     batch: Batch
     samples: list[Sample]
@@ -34,13 +34,13 @@ class _Micro:
 
 
 _TERMS = ("loss", "entropy", "outside", "ratio", "kl", "off", "gap", "on", "weight", "cut")
-"""Sums over a batch that passes add up: the loss; of tokens, entropy and so on; of replayed ones (`off`) those outside the
-clipping range and their ratio; of fresh ones (`on`) the sampler's gap."""
+"""Sums over a batch that passes add up: the loss; of tokens, entropy and so on; of an earlier policy's (`off`) those outside
+the clipping range and their ratio; of this one's (`on`) the sampler's gap."""
 
 
 class Update:
     """What makes an optimiser step of samples. `recorded` has the log-probabilities that the last one's pass gave them, by
-    `id` of the sample.
+    `id` of the sample, where it drew them.
 
     Args:
         folder: The run's, for messages.
@@ -165,8 +165,9 @@ class Update:
         logp_M = found.logp_M
         parts = torch.split(logp_M.detach(), [len(s.tokens) for s in micro.samples])
         if micro.weight:
-            for sample, part in zip(micro.samples, parts, strict=True):
-                self.recorded[id(sample)] = part.tolist()
+            for sample, part, old in zip(micro.samples, parts, micro.old, strict=True):
+                if old is None:
+                    self.recorded[id(sample)] = part.tolist()
         old_M = torch.cat([
             part if old is None else part.new_tensor(old) for part, old in zip(parts, micro.old, strict=True)
         ])  # fmt: skip
@@ -220,10 +221,12 @@ class Update:
 
     def with_recorded(self, samples: Sequence[Sample]) -> list[Sample]:
         """The samples with the log-probabilities that the training pass gave them, before the step; the sampler's go to
-        `sampled`, where they are corrected for."""
+        `sampled`, where they are corrected for. Those of an earlier policy stay as they are: it is their sampler's word that
+        they are compared with."""
         return [
             replace(s, logprobs=tuple(self.recorded[id(s)]), sampled=s.logprobs if self.per != "off" else ())
-            for s in samples if id(s) in self.recorded
+            if id(s) in self.recorded else s
+            for s in samples
         ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from assay.errors import AssayError, missing_extra
-from assay.policy import vllm_weights
+from assay.policy import vllm_lora, vllm_transfer, vllm_weights
 from assay.policy.config import VllmConfig
 from assay.policy.model import Policy
 from assay.processes import this_process
@@ -54,14 +54,20 @@ class Engine:
         self.dtype: torch.dtype = getattr(torch, name)
         if within is not None:
             within.mkdir(parents=True, exist_ok=True)
+        over = config.vllm_weights
+        more = vllm_lora.options(policy) if over == "lora" else {}
+        if over == "ipc":
+            vllm_transfer.needs_gpu(over)
+            os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # handles of device memory, to our own child
+            more = {"weight_transfer_config": {"backend": "ipc"}}
         self.folder = Path(mkdtemp(prefix="vllm-", dir=within))
         ours: dict[str, Any] = {
             "dtype": name, "seed": seed, "gpu_memory_utilization": config.vllm_memory, "generation_config": "vllm",
             "tensor_parallel_size": config.vllm_parallel, "max_model_len": config.vllm_length or -1,
-            "enforce_eager": config.vllm_eager, "worker_extension_cls": "assay.policy.vllm_worker.Weights",
+            "enforce_eager": config.vllm_eager, "worker_extension_cls": "assay.policy.vllm_worker.Weights", **more,
         }  # fmt: skip
         try:
-            vllm_weights.write_checkpoint(policy, self.folder, self.dtype)
+            vllm_weights.write_checkpoint(policy, self.folder, self.dtype, adapters=over != "lora")
             with _own_place(config):
                 self.llm: Any = _started(str(self.folder), {**ours, **options})
         except (ValueError, RuntimeError, OSError, NotImplementedError, ImportError) as error:
@@ -76,6 +82,14 @@ class Engine:
         self.end = weakref.finalize(self, _end, self.llm, self.folder)
         self.room: int = self.llm.llm_engine.model_config.max_model_len
         self._do(lambda: self.llm.collective_rpc("end_with", args=(this_process(), os.getpid())))
+        self.collective = over == "ipc" and int(os.environ.get("WORLD_SIZE", "1")) > 1
+        self.adapter = vllm_lora.Adapter(policy, self.llm, self.dtype, self.folder) if over == "lora" else None
+        if self.adapter is not None:
+            self._do(self.adapter.take)
+        self.transfer: Any = None
+        if over == "ipc":
+            source = vllm_transfer.Source(policy.inner, self.dtype, policy.model.device)
+            self.transfer = self._do(lambda: vllm_transfer.ipc(source, self.llm))
 
     def take(self) -> None:
         """Hand over what training can have changed, and forget what was made with the weights before: keys of prompts, and
@@ -84,14 +98,25 @@ class Engine:
         names = vllm_weights.trained(inner)
         if not names:
             return
-        with vllm_weights.shared(inner, names, self.dtype, self.folder) as files:
-            self._do(lambda: self.llm.collective_rpc("take_weights", args=(files,)))
+        if self.adapter is not None:
+            self._do(self.adapter.take)
+        elif self.transfer is not None:
+            self._do(self._send)
+        else:
+            with vllm_weights.shared(inner, names, self.dtype, self.folder) as files:
+                self._do(lambda: self.llm.collective_rpc("take_weights", args=(files,)))
         core = self.llm.llm_engine
         self._do(lambda: (core.reset_prefix_cache(), core.reset_mm_cache(), core.reset_encoder_cache()))
 
+    def _send(self) -> None:
+        self.llm.collective_rpc("before_weights")
+        self.transfer.send_weights()
+        self.llm.collective_rpc("after_weights")
+
     def generate(self, prompts: list[dict[str, Any]], settings: list[Any]) -> list[Any]:
         """vLLM's outputs, in order."""
-        return list(self._do(lambda: self.llm.generate(prompts, settings, use_tqdm=False)))
+        by = self.adapter.request if self.adapter is not None else None
+        return list(self._do(lambda: self.llm.generate(prompts, settings, use_tqdm=False, lora_request=by)))
 
     def _do(self, work: Any) -> Any:
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -109,7 +134,7 @@ class Engine:
     def close(self) -> None:
         """End the engine's processes and remove its folder, which otherwise comes when nothing holds it any more; again is
         harmless."""
-        self.llm = None
+        self.llm = self.adapter = self.transfer = None
         self.end()
 
 

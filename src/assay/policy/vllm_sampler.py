@@ -53,9 +53,15 @@ class VllmSampler:
     def load(self, step: int) -> None:
         """Hand over the policy's weights of this step."""
         self.step = step
-        if self.policy.gathered is None or self.engine.step != step:  # of shards all processes take over, and once
+        apart = self.policy.gathered is None and not self.collective
+        if apart or self.engine.step != step:  # where it takes all processes they do it once
             self.engine.take()
         self.engine.step = step
+
+    @property
+    def collective(self) -> bool:
+        """Must all processes call `load`, where weights are not in shards?"""
+        return self.engine.collective
 
     def greedy(self) -> "VllmSampler":
         """The likeliest tokens, from the same engine."""

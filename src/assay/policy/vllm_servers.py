@@ -1,4 +1,4 @@
-"""Running vLLM servers by URL as one sampler, for commands that only sample: their weights are their own.
+"""Running vLLM servers by URL as one sampler. Their weights are their own, or follow a policy that trains (`vllm_live`).
 
 Prompts go over as token ids (`/v1/completions`); one with pictures as messages (`/v1/chat/completions`), which the server
 renders itself. Both answer with the token ids that they read and drew. Written against vLLM 0.32.
@@ -22,6 +22,7 @@ from assay.images import ImageStore
 from assay.policy.config import PolicyConfig, SamplerConfig, VllmConfig
 from assay.policy.model import Policy, load_policy
 from assay.policy.prompt_ids import PromptIds
+from assay.policy.vllm_live import Live
 from assay.policy.vllm_sampler import same_prompt
 from assay.records import Prompt, Rollout
 from assay.render import render_prompt
@@ -53,14 +54,19 @@ class ServerSampler:
         store: Where the pictures of prompts are.
         answer_start: Text that every answer is made to begin with, part of the prompt.
         vllm: The servers' addresses.
+        within: A folder through which the policy's weights go over at every `load`, where shared memory does not reach the
+            servers; None: they keep their own.
 
     Log-probabilities are as the servers were started: vLLM's default is of softmax(logits), at any temperature. Raises
     AssayError where a server cannot be reached, serves another model than the others, or reads another prompt than we do.
     """
 
+    external = collective = True
+    exact = False
+
     def __init__(
         self, policy: Policy, config: SamplerConfig, store: ImageStore | None, seed: int, answer_start: str,
-        vllm: VllmConfig,
+        vllm: VllmConfig, within: Path | None = None,
     ) -> None:  # fmt: skip
         self.policy, self.config, self.store, self.seed = policy, config, store, seed
         self.answer_start, self.step, self.rendered = answer_start, 0, PromptIds(self._render)
@@ -73,10 +79,15 @@ class ServerSampler:
                 f"--vllm: these servers serve several models ({', '.join(sorted(names))}); name those of one"
             )
         print(f"answers by {self.servers[0].root} at {', '.join(s.url for s in self.servers)}")
+        urls = [s.url for s in self.servers]
+        self.live = Live(policy, urls, self.headers, vllm, within) if within is not None else None
 
     def load(self, step: int) -> None:
-        """Answers carry this step; the servers' weights are their own."""
+        """Answers carry this step, and where weights go over they are by the policy as it is now; then all processes must
+        call this."""
         self.step = step
+        if self.live is not None:
+            self.live.load(step)
 
     def greedy(self) -> "ServerSampler":
         """The likeliest tokens, from the same servers."""
@@ -109,6 +120,8 @@ class ServerSampler:
             for i, (p, s) in enumerate(zip(prompts, begun, strict=True))
         ]
         answers = asyncio.run(self._ask_all(asked))
+        if self.live is not None:
+            self.live.check()
         groups = []
         for prompt, start, answer in zip(prompts, begun, answers, strict=True):
             choices = answer["choices"]

@@ -1,14 +1,14 @@
 """A policy's weights as vLLM's checkpoint names them, and those that training can have changed, in shared memory.
 
-vLLM's own transfer engines (NCCL, CUDA IPC) need GPUs on both sides. Shared memory works on GPUs and CPUs alike: one copy to
-the host and one from it, of what trains only, in the precision of the engine; nothing touches a disk.
+vLLM's own transfer engines (`vllm_transfer`) need GPUs on both sides. Shared memory works on GPUs and CPUs alike: one copy
+to the host and one from it, of what trains only, in the precision of the engine; nothing touches a disk.
 """
 
 import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
@@ -26,12 +26,12 @@ SHARED = Path("/dev/shm")
 MARK = "assay-vllm-"
 PART = 1 << 30
 """Bytes of weights that are gathered before they are written: what a transfer takes of memory besides its files."""
-Source = Callable[[], Tensor]
+Source = partial[Tensor]
 
 
-def sources(inner: Any) -> dict[str, Source]:
-    """What gives each weight and statistic of a model, low-rank adapters added in, under the names that it has without
-    adapters; a tied head is left out. Nothing is computed or gathered before it is asked for."""
+def sources(inner: Any, adapters: bool = True) -> dict[str, Source]:
+    """What gives each weight and statistic of a model, low-rank adapters added in (or not), under the names that it has
+    without adapters; a tied head is left out. Nothing is computed or gathered before it is asked for."""
     found: dict[str, Source] = {}
     seen: set[int] = set()
     for name, value in inner.state_dict(keep_vars=True).items():
@@ -42,15 +42,15 @@ def sources(inner: Any) -> dict[str, Source]:
         if owner and leaf.startswith("weight."):  # how 4 bits are read
             continue
         if owner and leaf == "weight":
-            found[f"{owner}.{leaf}"] = partial(_merged, inner.get_submodule(owner))
+            found[f"{owner}.{leaf}"] = partial(_merged, inner.get_submodule(owner), adapters)
         else:
             found[f"{owner}.{leaf}" if owner else name] = partial(_full, value)
     return found
 
 
-def _merged(module: Any) -> Tensor:
+def _merged(module: Any, adapters: bool) -> Tensor:
     weight = _full(base_weight(module.base_layer)).float()
-    for adapter in module.active_adapters:
+    for adapter in module.active_adapters if adapters else ():
         weight = weight + _full(module.get_delta_weight(adapter)).to(weight)
     return weight
 
@@ -94,13 +94,16 @@ def _flat_tower(inner: Any) -> bool:
 
 
 @torch.no_grad()
-def parts(inner: Any, names: Sequence[str], dtype: torch.dtype) -> Iterator[dict[str, Tensor]]:
-    """The named weights on the host, in this precision, a gigabyte or one block of the model at a time."""
-    known, held, size = sources(inner), dict[str, Tensor](), 0
+def parts(
+    inner: Any, names: Sequence[str], dtype: torch.dtype, device: torch.device | str = "cpu", adapters: bool = True
+) -> Iterator[dict[str, Tensor]]:
+    """The named weights on the host or on a device, in this precision, a gigabyte or one block of the model at a time. On
+    the device "meta" nothing is computed or gathered: what the others will be like."""
+    known, held, size = sources(inner, adapters), dict[str, Tensor](), 0
     for _, block in groupby(names, _block):
         for name in block:
-            value = known[name]()
-            held[name] = value.to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
+            value = _outline(known[name]) if device == "meta" else known[name]()
+            held[name] = value.to(device, dtype if value.is_floating_point() else value.dtype).contiguous()
             size += held[name].nbytes
         if size >= PART:
             yield named(inner, held)
@@ -109,26 +112,44 @@ def parts(inner: Any, names: Sequence[str], dtype: torch.dtype) -> Iterator[dict
         yield named(inner, held)
 
 
+def _outline(source: Source) -> Tensor:
+    [of] = source.args
+    if base := getattr(of, "base_layer", None):
+        return torch.empty(base.out_features, base.in_features, device="meta")
+    return torch.empty(of.shape, dtype=of.dtype, device="meta")
+
+
 @contextmanager
-def shared(inner: Any, names: Sequence[str], dtype: torch.dtype, within: Path) -> Iterator[list[str]]:
-    """Files of these weights in shared memory, or in `within` where that has no room (containers often give it 64 MB)."""
+def shared(
+    inner: Any, names: Sequence[str], dtype: torch.dtype, within: Path, memory: bool = True
+) -> Iterator[list[str]]:
+    """Files of these weights in shared memory, or in `within` where that has no room (containers often give it 64 MB), or
+    `memory` is False."""
     from safetensors.torch import save_file
 
-    for old in SHARED.glob(f"{MARK}*"):  # of a process that was killed in the middle
-        if time.time() - old.stat().st_mtime > 3_600:
-            shutil.rmtree(old, ignore_errors=True)
-    need = sum(p.numel() for p in inner.parameters()) * dtype.itemsize
-    roomy = SHARED.is_dir() and shutil.disk_usage(SHARED).free > 1.1 * need
-    with TemporaryDirectory(prefix=MARK, dir=SHARED if roomy else within) as folder:
+    with place(inner, dtype, within, memory) as folder:
         files = []
         for number, part in enumerate(parts(inner, names, dtype)):
-            files.append(str(Path(folder) / f"{number:05d}.safetensors"))
+            files.append(str(folder / f"{number:05d}.safetensors"))
             save_file(part, files[-1])
         yield files
 
 
-def write_checkpoint(policy: Any, folder: Path, dtype: torch.dtype) -> None:
-    """A folder that vLLM loads: config, processor, and all weights in its precision."""
+@contextmanager
+def place(inner: Any, dtype: torch.dtype, within: Path, memory: bool = True) -> Iterator[Path]:
+    """A folder with room for the weights, for as long as they go over."""
+    for old in SHARED.glob(f"{MARK}*"):  # of a process that was killed in the middle
+        if time.time() - old.stat().st_mtime > 3_600:
+            shutil.rmtree(old, ignore_errors=True)
+    need = sum(p.numel() for p in inner.parameters()) * dtype.itemsize
+    roomy = memory and SHARED.is_dir() and shutil.disk_usage(SHARED).free > 1.1 * need
+    with TemporaryDirectory(prefix=MARK, dir=SHARED if roomy else within) as folder:
+        yield Path(folder)
+
+
+def write_checkpoint(policy: Any, folder: Path, dtype: torch.dtype, adapters: bool = True) -> None:
+    """A folder that vLLM loads: config, processor, and all weights in its precision, low-rank adapters added in or left
+    out."""
     from safetensors.torch import save_file
 
     inner = policy.inner
@@ -137,7 +158,7 @@ def write_checkpoint(policy: Any, folder: Path, dtype: torch.dtype) -> None:
         inner.config.save_pretrained(folder)
     policy.processor.save_pretrained(folder)
     places: dict[str, str] = {}
-    for number, part in enumerate(parts(inner, list(sources(inner)), dtype)):
+    for number, part in enumerate(parts(inner, list(sources(inner)), dtype, adapters=adapters)):
         name = f"model-{number:05d}.safetensors"
         save_file(part, folder / name, metadata={"format": "pt"})
         places |= dict.fromkeys(part, name)

@@ -64,12 +64,12 @@ def opened(
     say: Callable[[str], None] = print,
     trains: bool = True,
 ) -> tuple[Any, Any]:
-    """A policy and what draws its answers (vLLM reads it from a folder in `within`). Of servers' answers the policy is an
-    outline, without weights; `trains` is off where a policy only answers."""
+    """A policy and what draws its answers (vLLM reads it from a folder in `within`). Servers take the weights of a policy that
+    `trains` over; where it only answers, and they do, it is an outline without weights."""
     from assay.policy.model import load_policy
     from assay.policy.sampler import make_sampler
 
-    if vllm.vllm:
+    if vllm.vllm and not trains:
         from assay.policy.vllm_servers import outline
 
         policy = outline(model, settings, store)

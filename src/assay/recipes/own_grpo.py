@@ -35,11 +35,6 @@ def run_grpo(
     from assay.step import Engine
 
     sampling.training_temperature()
-    if vllm.vllm:
-        raise AssayError(
-            "--vllm: the weights change at every step, and a server keeps its own; --backend vllm starts an engine beside "
-            "each process, which takes them over"
-        )
     engine = Engine(settings.precision, config.clip, settings.shard)
     store = ImageStore(sibling(out, ".images"))
 
@@ -54,7 +49,11 @@ def run_grpo(
 
     with Shared(engine, sibling(out, ".questions")) as shared:
         read, say = shared.questions(reading), teller(shared)
-        policy, sampler = opened(model, settings, sampling, store, config.seed, answer_start, vllm, out.parent, say)
+        policy, sampler = opened(
+            model, settings, sampling, store, config.seed, answer_start, vllm, out.parent, say, True
+        )
+        if getattr(sampler, "collective", False):
+            sampler.load(0)  # servers may have another command's weights; and rank 0 alone calibrates
         prompts = fitting(read["train"], policy, sampler, sampling.max_tokens, shared=shared)
         begins, most = begun(policy.processor, prompts[0].messages), sampling.max_tokens
         reward = HybridReward(rewards, None, None, answer_start, begun=begins, max_tokens=most)
