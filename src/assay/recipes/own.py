@@ -12,9 +12,8 @@ from assay.errors import AssayError, CannotRead
 from assay.identity import of_file
 from assay.images import ImageStore
 from assay.policy.config import AS_THEY_ARE, HERE, AskConfig, FitConfig, PolicyConfig, SamplerConfig, VllmConfig
-from assay.policy.judge_reward import JudgeReward
 from assay.recipes.questions import asked_so, captions, read, reason_of
-from assay.recipes.reward_model import RolloutRewards
+from assay.recipes.reward_model import Judge, RolloutRewards
 from assay.recipes.shared import Shared
 from assay.records import Prompt, Rejection
 from assay.tables import sibling
@@ -126,7 +125,7 @@ def fitting(
 
 
 def legible(
-    scorer: RolloutRewards | JudgeReward, prompts: Sequence[Prompt], shared: Shared, left: Counter[str] | None = None
+    scorer: RolloutRewards | Judge, prompts: Sequence[Prompt], shared: Shared, left: Counter[str] | None = None
 ) -> list[Prompt]:
     """The prompts that a reward model can read an answer to, found out once; reasons are printed, and counted in `left`."""
 

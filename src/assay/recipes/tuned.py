@@ -1,15 +1,11 @@
 """What a finished `assay policy run` or an ablation came to: a table in the terminal, and one HTML page with plots."""
 
-import base64
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
-import matplotlib
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -18,14 +14,12 @@ from assay.errors import AssayError
 from assay.figures import FEW, NEEDED, told
 from assay.journal import read
 from assay.policy import shown
-from assay.policy.hallucination import Reading, plot
+from assay.policy.reading import Reading
+from assay.recipes.training_plots import curves, plot
 from assay.recipes.tune import reading_from
 from assay.run import environment
 from assay.statistics import Estimate, interval
 from assay.tables import sibling, write_text
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 HEADER = ("policy", "right, %", "hallucination rate, %", "same answer, blank picture, %", "by chance, %",
           "same answer, other picture, %", "no clear answer")  # fmt: skip
@@ -163,12 +157,12 @@ def write_report(folder: Path) -> Path:
     readings = policies(folder)
     config = json.loads((folder / "config.json").read_text())
     steps = folder / "steps"
-    curves = {name: read(folder / "models" / name / "metrics.jsonl") for name in readings}
-    plots = [found for name, metrics in curves.items() for found in _curves(name, metrics)]
+    steps_of = {name: read(folder / "models" / name / "metrics.jsonl") for name in readings}
+    plots = [found for name, metrics in steps_of.items() for found in curves(name, metrics)]
     looked = any(r.accuracy and r.hallucination_rate for r in readings.values())
     if looked:
         numbered = ", ".join(f"{n} {name}" for n, name in enumerate(readings, 1))
-        picture = base64.b64encode(plot(list(_numbered(readings)))).decode()
+        picture = plot(list(_numbered(readings)))
         plots.append((f"Accuracy against hallucination rate ({numbered})", picture))
     pairs = [json.loads(p.read_text()).get("counts") for p in sorted(steps.glob("*.json")) if p.stem.startswith("mpo")]
     base = json.loads((steps / "base.json").read_text())["model"] if (steps / "base.json").exists() else ""
@@ -200,9 +194,9 @@ def write_training_report(folder: Path) -> Path:
         raise AssayError(f"{folder}: no step has been taken yet")
     readings = {str(m["step"]): Reading.of_metrics(m) for m in metrics if "watch_n" in m}
     header, rows = grid(readings) if readings else ([], [])
-    plots = _curves(folder.name, metrics)
+    plots = curves(folder.name, metrics)
     if any(r.accuracy and r.hallucination_rate for r in readings.values()):
-        picture = base64.b64encode(plot(list(readings.values()))).decode()
+        picture = plot(list(readings.values()))
         plots.append(("Accuracy against hallucination rate, by step", picture))
     settings, answers = told.pop("identity"), _answers(place)
     page = jinja2.Environment(autoescape=True).from_string(TRAINING).render(
@@ -243,67 +237,7 @@ def _clipped(text: str) -> str:
     return text if len(text) <= LONG else f"{text[: LONG // 2]} [...] {text[-LONG // 2 :]}"
 
 
-def _curves(name: str, metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Captions and plots of a training's steps."""
-    if metrics and "effective" in metrics[0]:
-        return [(f"{name}: rewards and effective samples over steps", _picture(_grpo_plot(metrics)))]
-    if metrics and "accuracy" in metrics[0]:
-        return [(f"{name}: preference accuracy and margin over steps", _picture(_mpo_plot(metrics)))]
-    return [(f"{name}: NLL of the answers over steps", _picture(_nll_plot(metrics)))] if metrics else []
-
-
 def _numbered(readings: Mapping[str, Reading]) -> Sequence[Reading]:
     from dataclasses import replace
 
     return [replace(r, step=n) for n, r in enumerate(readings.values(), 1)]
-
-
-def _grpo_plot(metrics: Sequence[Mapping[str, Any]]) -> Any:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
-    steps = [m["step"] for m in metrics]
-    terms = (("rule", "right", "#2a6fbb"), ("format", "well-formed", "#888888"), ("model", "model term", "#c0392b"))
-    for name, label, colour in terms:
-        left.plot(steps, [m[name] for m in metrics], label=label, color=colour)
-    shares = (
-        ("effective_rule", "groups, rule part", "#888888"), ("effective_total", "groups, total", "#2a6fbb"),
-        ("batch_effective", "batch, buffer included", "#c0392b"),
-    )  # fmt: skip
-    for name, label, colour in shares:
-        right.plot(steps, [100 * m[name] for m in metrics], label=label, color=colour)
-    left.set_ylabel("mean reward of sampled answers")
-    right.set_ylabel("with signal, %")
-    for axes in (left, right):
-        axes.set_xlabel("step")
-        axes.legend(frameon=False)
-        axes.grid(alpha=0.3)
-    return figure
-
-
-def _mpo_plot(metrics: Sequence[Mapping[str, Any]]) -> Any:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
-    steps = [m["step"] for m in metrics]
-    left.plot(steps, [100 * m["accuracy"] for m in metrics], color="#2a6fbb")
-    left.set_ylabel("pairs in the right order, %")
-    right.plot(steps, [m["margin"] for m in metrics], color="#c0392b", label="margin of implicit rewards")
-    right.plot(steps, [m["nll"] for m in metrics], color="#888888", label="NLL of the chosen answer")
-    right.legend(frameon=False)
-    for axes in (left, right):
-        axes.set_xlabel("step")
-        axes.grid(alpha=0.3)
-    return figure
-
-
-def _nll_plot(metrics: Sequence[Mapping[str, Any]]) -> Any:
-    figure, axes = plt.subplots(figsize=(6, 3.6), constrained_layout=True)
-    axes.plot([m["step"] for m in metrics], [m["nll"] for m in metrics], color="#2a6fbb")
-    axes.set_xlabel("step")
-    axes.set_ylabel("NLL of a token, nats")
-    axes.grid(alpha=0.3)
-    return figure
-
-
-def _picture(figure: Any) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
-    return base64.b64encode(buffer.getvalue()).decode()
