@@ -101,8 +101,8 @@ class Compared:
     wrong: Difference | None
     spread: float
 
-    def falls(self, level: float) -> bool:
-        return self.paid.low > 0 and self.chance <= level
+    def falls(self, chance: float) -> bool:
+        return self.paid.low > 0 and self.chance <= chance
 
     def stands(self, margin: float) -> bool:
         wrong = self.wrong
@@ -160,6 +160,11 @@ def _change(values: Sequence[float], clusters: Sequence[Hashable]) -> Difference
     return Difference(value=found.value, low=found.value - half, high=found.value + half, n=len(values))
 
 
+def level(reading: int) -> float:
+    """The level of the test of the 1st, 2nd, ... reading against each earlier one: over all of them it sums to SURE."""
+    return SURE / (reading + 1) / reading**2
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """What a reading came to: for the metrics, what to say ("": nothing), and why to stop ("": do not)."""
@@ -202,13 +207,12 @@ class Hacking:
         assert self.start is not None
         assert self.best is not None
         self.readings += 1
-        level = SURE / (self.readings * (self.readings + 1)) / self.readings
         spread = float(np.nanstd(self.start.paid["model"]))
         since = compare(now, self.start, self.clusters, spread)
         others = [since]
         if self.best.step != self.start.step:
             others.append(compare(now, self.best, self.clusters, spread))
-        falls = next((c for c in others if c.falls(level)), None) if self.enough else None
+        falls = next((c for c in others if c.falls(level(self.readings))), None) if self.enough else None
         stands = next((c for c in others if c.stands(self.config.margin)), None) if self.enough else None
         said = ""
         if falls is not None:

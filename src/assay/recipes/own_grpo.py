@@ -21,6 +21,7 @@ from assay.recipes.reward_model import (
     fingerprint,
     load_reward_model,
     own_term,
+    purse_of,
     refuse,
 )
 from assay.recipes.shared import Shared
@@ -51,7 +52,7 @@ def run_grpo(
             "each process, which takes them over"
         )
     engine = Engine(settings.precision, config.clip, settings.shard)
-    store = ImageStore(sibling(out, ".images"))
+    store, purse = ImageStore(sibling(out, ".images")), purse_of(gold.ask)
 
     def reading() -> dict[str, list[Prompt]]:
         prompts = questions(path, store, answer_field=answer_field, ask=ask)
@@ -69,7 +70,8 @@ def run_grpo(
         begins, most = begun(policy.processor, prompts[0].messages), sampling.max_tokens
         reward, gate = HybridReward(rewards, None, None, answer_start, begun=begins, max_tokens=most), None
         if gold.reward_model:
-            scorer, term = load_reward_model(gold, store, any(p.images for p in prompts), say), None
+            pictures = any(p.images for p in prompts)
+            scorer, term = load_reward_model(gold, store, pictures, say, purse), None
             named = shared.lead(lambda: fingerprint(gold.reward_model))
             prompts, held = (legible(scorer, some, shared) for some in (prompts, read["gold"]))
             if held:
@@ -86,7 +88,7 @@ def run_grpo(
             exam = shared.lead(lambda: exam_of(_sample(some, monitor.prompts, config.seed), config.seed))
             say(f"watched every {monitor.every} steps: {len(exam.prompts):,} questions, {asked(exam)}")
 
-        judge = claims_judge(monitor.judge, gold.ask, store) if monitor.judge else None
+        judge = claims_judge(monitor.judge, gold.ask, store, purse) if monitor.judge else None
 
         def look(step: int, _: Any, heard: Any) -> Any:
             return examine(exam, sampler.greedy(), store, step, rewards.form, judge=judge, heard=heard)

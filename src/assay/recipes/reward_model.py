@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from assay.budget import Budget
 from assay.chat import ChatConfig
 from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
@@ -140,15 +141,17 @@ class RolloutRewards:
 
 
 def load_reward_model(
-    config: RewardModelConfig, store: ImageStore, pictures: bool, say: Callable[[str], None] = print
-) -> RolloutRewards | Judge:
-    """The reward model that is named. That it does not see the questions' pictures is said."""
+    config: RewardModelConfig, store: ImageStore, pictures: bool, say: Callable[[str], None] = print,
+    purse: Budget | None = None,
+) -> RolloutRewards | Judge:  # fmt: skip
+    """The reward model that is named. That it does not see the questions' pictures is said. `purse` is a budget that it
+    shares with other judges."""
     from assay.reward.scorer import load_scorer
     from assay.reward.visual import is_visual
 
     name = config.reward_model
     if name.startswith(JUDGE):
-        return _judge(config, store)
+        return _judge(config, store, purse)
     elsewhere = ":" in name and not Path(name).exists()
     sees = not elsewhere and is_visual(name)
     if pictures and not sees:
@@ -156,21 +159,26 @@ def load_reward_model(
     return RolloutRewards(load_scorer(name, config.reward_tokens, images=store.folder if sees else None), sees)
 
 
-def _judge(config: RewardModelConfig, store: ImageStore) -> Judge:
+def _judge(config: RewardModelConfig, store: ImageStore, purse: Budget | None) -> Judge:
     named = config.reward_model.removeprefix(JUDGE)
-    chat = _server(named, "reward-model", "judge:MODEL@URL", config.ask, store, config.judge_sees, 1024)
+    chat = _server(named, "reward-model", "judge:MODEL@URL", config.ask, store, config.judge_sees, 1024, purse)
     if config.judge_by == "points":
         return JudgeReward(chat, config.judge_sees)
     return PairJudge(chat, config.judge_by, config.judge_sees)
 
 
-def claims_judge(named: str, ask: AskConfig, store: ImageStore) -> ClaimsJudge:
+def claims_judge(named: str, ask: AskConfig, store: ImageStore, purse: Budget | None = None) -> ClaimsJudge:
     """Who reads what answers say of their pictures."""
-    return ClaimsJudge(_server(named, "monitor.judge", "MODEL@URL", ask, store, True, 4096))
+    return ClaimsJudge(_server(named, "monitor.judge", "MODEL@URL", ask, store, True, 4096, purse))
+
+
+def purse_of(ask: AskConfig) -> Budget | None:
+    """What all judges of a command may cost together."""
+    return Budget(ask.budget) if ask.budget else None
 
 
 def _server(
-    named: str, flag: str, form: str, ask: AskConfig, store: ImageStore, sees: bool, max_tokens: int
+    named: str, flag: str, form: str, ask: AskConfig, store: ImageStore, sees: bool, max_tokens: int, purse: Budget | None
 ) -> Any:  # fmt: skip
     """A judge's server, its replies beside the pictures' folder."""
     seen = store.folder if sees else None
@@ -178,7 +186,7 @@ def _server(
     if not isinstance(told, ChatConfig):
         raise AssayError(f"--{flag} {named}: a judge of answers is a server: write {form}")
     cache = store.folder.with_name(f"{store.folder.name}.{'judge' if flag == 'reward-model' else 'monitor'}.sqlite")
-    (chat,) = chats([told], cache, ask.budget, ask.batches)
+    (chat,) = chats([told], cache, purse or ask.budget, ask.batches)
     return chat
 
 

@@ -3,9 +3,11 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 from assay.errors import AssayError
 from assay.policy.reading import Reading
@@ -73,6 +75,38 @@ def _picture(figure: Any) -> str:
     figure.savefig(buffer, format="png", dpi=110)
     plt.close(figure)
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """A line with its intervals: (value, low, high) at each of `steps`."""
+
+    label: str
+    colour: str
+    steps: Sequence[float]
+    values: Sequence[Sequence[float]]
+
+
+def bands(parts: Sequence[tuple[str, Sequence[Band]]], along: str = "step") -> str:
+    """Plots side by side, each with its title and its lines; every point with its 95% interval."""
+    figure, every = plt.subplots(1, len(parts), figsize=(10, 3.2), constrained_layout=True, squeeze=False)
+    for axes, (title, lines) in zip(every[0], parts, strict=True):
+        for line in lines:
+            middle, low, high = (np.array(x) for x in zip(*line.values, strict=True))
+            look: dict[str, Any] = {
+                "fmt": "o-",
+                "markersize": 3,
+                "capsize": 2,
+                "color": line.colour,
+                "label": line.label,
+            }
+            axes.errorbar(line.steps, middle, yerr=[middle - low, high - middle], **look)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel(along)
+        axes.grid(alpha=0.3)
+        if len(lines) > 1:
+            axes.legend(frameon=False, fontsize=8)
+    return _picture(figure)
 
 
 def plot(readings: Sequence[Reading]) -> str:

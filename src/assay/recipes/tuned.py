@@ -3,7 +3,9 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from rich import box
@@ -15,6 +17,7 @@ from assay.figures import FEW, NEEDED, told
 from assay.journal import read
 from assay.policy import shown
 from assay.policy.reading import Reading
+from assay.recipes import watched_page
 from assay.recipes.training_plots import curves, plot
 from assay.recipes.tune import reading_from
 from assay.run import environment
@@ -26,7 +29,7 @@ HEADER = ("policy", "right, %", "hallucination rate, %", "same answer, blank pic
 STYLE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{{ title }}</title>
 <style>body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse}td,th{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:left}
-img{max-width:100%}pre{background:#f6f6f6;padding:.7rem;overflow:auto}small{color:#555}</style>
+img{max-width:100%}.wide{overflow-x:auto}pre{background:#f6f6f6;padding:.7rem;overflow:auto}small{color:#555}</style>
 <h1>{{ title }}</h1><p>{{ model }}</p>
 """
 TABLE = """<table><tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
@@ -34,6 +37,12 @@ TABLE = """<table><tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
 """
 PLOTS = """{% for caption, image in plots %}<h2>{{ caption }}</h2>
 <img alt="{{ caption }}" src="data:image/png;base64,{{ image }}">{% endfor %}
+"""
+SECTIONS = """{% for s in sections %}<h2>{{ s.title }}</h2>
+{% if s.picture %}<img alt="{{ s.title }}" src="data:image/png;base64,{{ s.picture }}">{% endif %}
+{% if s.rows %}<div class="wide"><table><tr>{% for h in s.header %}<th>{{ h }}</th>{% endfor %}</tr>
+{% for row in s.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table></div>{% endif %}
+<p><small>{{ s.note }}</small></p>{% endfor %}
 """
 END = """<h2>Settings</h2><pre>{{ config }}</pre>
 <pre>{{ machine }}</pre></html>
@@ -46,6 +55,7 @@ RUN = (
 whose reasoning names something that is not in the picture; the papers do not define theirs{% endif %}.</small></p>
 """
     + PLOTS
+    + SECTIONS
     + "<h2>Preference pairs</h2><pre>{{ pairs }}</pre>"
     + END
 )
@@ -55,6 +65,9 @@ TRAINING = (
     + TABLE
     + """
 <p><small>Greedy answers to the questions to watch, 95% intervals.</small></p>{% endif %}
+"""
+    + SECTIONS
+    + """
 {% if answers %}<h2>Sampled answers</h2>
 <p><small>Of a few prompts at {{ steps }} steps: the best and the worst one, and the first that was cut off. All that were
 kept lie in answers/*.parquet.</small></p>
@@ -169,11 +182,22 @@ def write_report(folder: Path) -> Path:
     header, rows = grid(readings)
     page = jinja2.Environment(autoescape=True).from_string(RUN).render(
         title=f"{config['recipe']}: {folder.name}", model=base, header=header, rows=rows, looked=looked,
-        n=next(iter(readings.values())).n, plots=plots, skipped=skipped(folder), pairs=json.dumps(pairs, indent=1),
+        n=next(iter(readings.values())).n, plots=plots,
+        sections=_sections(readings, steps_of), skipped=skipped(folder), pairs=json.dumps(pairs, indent=1),
         config=json.dumps(config, indent=1), machine=json.dumps(environment(), indent=1),
     )  # fmt: skip
     write_text(folder / "report.html", page)
     return folder / "report.html"
+
+
+def _sections(readings: Mapping[str, Reading], steps: Mapping[str, list[dict[str, Any]]]) -> list[watched_page.Section]:
+    """What policies invent, by claim and by length, on the test questions; and what watched each training."""
+    tested = watched_page.hallucination(readings, "policy")
+    found = [replace(tested, title=f"{tested.title}, on the test questions")] if tested is not None else []
+    return [
+        *found,
+        *(replace(s, title=f"{name}: {s.title}") for name, m in steps.items() for s in watched_page.sections(m)),
+    ]
 
 
 def is_training(folder: Path) -> bool:
@@ -201,6 +225,7 @@ def write_training_report(folder: Path) -> Path:
     settings, answers = told.pop("identity"), _answers(place)
     page = jinja2.Environment(autoescape=True).from_string(TRAINING).render(
         title=folder.name, model="" if name == "training.json" else f"{metrics[-1]['step']:,} steps so far", plots=plots,
+        sections=watched_page.sections(metrics),
         header=["step", *header[1:]], rows=rows, came_to=json.dumps(told, indent=1), config=json.dumps(settings, indent=1),
         machine=json.dumps(environment(), indent=1), answers=answers, shown=SHOWN, steps=len({a[0] for a in answers}),
     )  # fmt: skip
@@ -238,6 +263,4 @@ def _clipped(text: str) -> str:
 
 
 def _numbered(readings: Mapping[str, Reading]) -> Sequence[Reading]:
-    from dataclasses import replace
-
     return [replace(r, step=n) for n, r in enumerate(readings.values(), 1)]
