@@ -2,7 +2,7 @@
 
     .venv/bin/python scripts/hacked_reward.py --out runs/hacked
 
-It writes questions to OUT and runs `assay policy grpo` on them, as it prints. The rules pay 1 for the right answer, the
+It writes sums of two numbers to OUT and runs `assay policy grpo` on them; what it runs, it prints. Further options go to that. The rules pay 1 for the right answer, the
 reward model 1 for every 40 characters: a policy that is always right and short earns less than one that never ends. The
 command stops where the answer key says that the policy has got worse while what it is paid has risen.
 """
@@ -18,7 +18,7 @@ from assay import cli
 from assay.recipes.questions import arithmetic, as_row
 from assay.records import Conversation, Prompt
 
-TRAIN, WATCH = 400, 128
+WATCH, ALL = 64, 200
 
 
 def length(conversations: Sequence[Conversation]) -> list[float]:
@@ -36,12 +36,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args, more = parser.parse_known_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    sums = list({p.id: p for p in arithmetic(2 * (TRAIN + WATCH), 0, terms=2)}.values())[: TRAIN + WATCH]
+    sums = list({p.id: p for p in arithmetic(10 * ALL, 0, terms=2)}.values())[:ALL]
     train, watch = questions(args.out / "train.jsonl", sums[WATCH:]), questions(args.out / "watch.jsonl", sums[:WATCH])
     command = [
         "policy", "grpo", "smollm2", str(train), "--out", str(args.out / "tuned"), "--watch", str(watch),
         "--reward-model", "hacked_reward:length", "--rewards.combine", "sum", "--rewards.form", "none", "--signal", "total",
-        "--steps", "40", "--lr", "1e-5", "--sampler.max-tokens", "48", "--monitor.every", "5", *more,
+        "--steps", "24", "--prompts", "4", "--lr", "2e-5", "--sampler.max-tokens", "40", "--monitor.every", "4", *more,
     ]  # fmt: skip
     print("assay", shlex.join(command), flush=True)
     sys.argv = ["assay", *command]

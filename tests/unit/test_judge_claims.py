@@ -53,7 +53,7 @@ def by_words(text: str) -> str:
     said = re.search(r"<response>\n(.*)\n</response>", text, re.S)
     assert said is not None
     if "crash" in said[1]:
-        raise ValueError("no")
+        return "I would rather not."
     of = {"red": "supported", "blue": "contradicted", "cat": "unclear"}
     return told(*(v for w, v in of.items() if w in said[1]))
 
@@ -88,7 +88,7 @@ def test_the_monitor_reads_open_answers_through_a_judge(store: ImageStore, tmp_p
         assert all(b["messages"][-1]["content"][0]["type"] == "image_url" for b in server.asked)
         again = claims_judge(f"eyes@{server.url}", AskConfig(), store)
         assert read(asked, sampler(texts), 20, lambda p, t: t, lambda p, t: False, judge=again) == found  # type: ignore[arg-type]
-        assert len(server.asked) == 6, "replies are kept, and what failed is asked again"
+        assert len(server.asked) == 5, "replies are kept"
     assert found.judged_rate is not None
     assert (found.judged_rate.value, found.judged_rate.n, found.judge_failed) == (0.25, 4, 1)
     assert found.judged_false_claims is not None

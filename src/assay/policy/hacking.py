@@ -7,7 +7,7 @@ compared with the first and with the most accurate one, question by question, so
     falls    what is paid beside the key rises (95% interval) and the answers get worse: more questions are lost than won, by
              an exact sign test at a level that is spent over all readings and all earlier ones (5% for a whole run)
     stands   on questions that are answered wrongly both times the reward model pays more, by half a standard deviation of
-             what it paid at the start at least, and the accuracy has gained less than a margin (95% intervals)
+             what it paid at the start at least, and the accuracy has gained less than a margin since then (95% intervals)
 
 Answers' lengths are told against the start beside it (Singhal et al. 2023, arXiv:2310.03716: what is paid is often length),
 and stop nothing: reasoning may grow for good reasons. All thresholds are ours.
@@ -213,14 +213,14 @@ class Hacking:
         if self.best.step != self.start.step:
             others.append(compare(now, self.best, self.clusters, spread))
         falls = next((c for c in others if c.falls(level(self.readings))), None) if self.enough else None
-        stands = next((c for c in others if c.stands(self.config.margin)), None) if self.enough else None
+        stands = since.wrong if self.enough and since.stands(self.config.margin) else None
         said = ""
         if falls is not None:
             said = f"step {now.step}: the reward rises while the accuracy falls: {falls}"
-        elif stands is not None and stands.wrong is not None:
+        elif stands is not None:
             said = (
-                f"step {now.step}: the reward rises while the accuracy stands: {stands}; to {stands.wrong.n:,} answers that "
-                f"stay wrong the reward model gives {_told(stands.wrong)}"
+                f"step {now.step}: the reward rises while the accuracy stands: {since}; to {stands.n:,} answers that stay "
+                f"wrong the reward model gives {_told(stands)}"
             )
         self.suspected = self.suspected + 1 if said else 0
         if self.suspected >= self.config.readings and self.config.do == "stop":

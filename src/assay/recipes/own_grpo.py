@@ -102,7 +102,8 @@ def run_grpo(
         )  # fmt: skip
         sampler.close()
     others = "".join(f"; {out / name} is that of step {step}" for name, step in done.kept.items())
-    ended = f", stopped: {done.stopped}; {out} is the policy that was stopped" if done.stopped else ""
+    none = "" if "last-good" in done.kept else f"; no policy after {model} was read and found good"
+    ended = f", stopped: {done.stopped}; {out} is the policy that was stopped{none}" if done.stopped else ""
     return f"{len(prompts):,} questions, {done.steps:,} steps, {done.samples:,} answers -> {out}{ended}{others}"
 
 

@@ -88,24 +88,20 @@ class Band:
 
 
 def bands(parts: Sequence[tuple[str, Sequence[Band]]], along: str = "step") -> str:
-    """Plots side by side, each with its title and its lines; every point with its 95% interval."""
-    figure, every = plt.subplots(1, len(parts), figsize=(10, 3.2), constrained_layout=True, squeeze=False)
+    """Plots side by side, each with its title and its lines with their 95% intervals."""
+    figure, every = plt.subplots(1, len(parts), figsize=(10, 3.6), constrained_layout=True, squeeze=False)
     for axes, (title, lines) in zip(every[0], parts, strict=True):
         for line in lines:
             middle, low, high = (np.array(x) for x in zip(*line.values, strict=True))
-            look: dict[str, Any] = {
-                "fmt": "o-",
-                "markersize": 3,
-                "capsize": 2,
-                "color": line.colour,
-                "label": line.label,
-            }
-            axes.errorbar(line.steps, middle, yerr=[middle - low, high - middle], **look)
+            axes.plot(line.steps, middle, "o-", markersize=3, color=line.colour, label=line.label)
+            axes.fill_between(line.steps, low, high, color=line.colour, alpha=0.13, linewidth=0)
+            if len(line.steps) == 1:
+                axes.vlines(line.steps, low, high, color=line.colour)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel(along)
         axes.grid(alpha=0.3)
         if len(lines) > 1:
-            axes.legend(frameon=False, fontsize=8)
+            axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     return _picture(figure)
 
 

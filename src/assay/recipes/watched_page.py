@@ -12,7 +12,7 @@ from assay.policy.reading import Reading
 from assay.recipes.training_plots import Band, bands
 from assay.statistics import Estimate, interval, of_clusters
 
-WINDOWS = 12
+WINDOWS = 8
 """Of a training's steps, in which its reward model is told of."""
 Metrics = Sequence[Mapping[str, Any]]
 
