@@ -21,6 +21,7 @@ from assay.recipes import own, own_evaluate, own_filter, own_grpo, own_pairs, qu
 from assay.recipes.own_pairs import SampledPreference
 from assay.records import Response
 from assay.tables import Table
+from judge_server import judging
 
 PIL = pytest.importorskip("PIL.Image")
 COLOURS = {"red": (250, 20, 20), "blue": (20, 20, 250)}
@@ -274,6 +275,31 @@ def test_grpo_with_a_reward_model_and_a_monitor(home: Path, judge: Path, capsys:
     assert f"{home / 'stopped'} is the policy that was stopped" in said
     told = json.loads((home / "stopped/training.json").read_text())
     assert (told["steps"], told["kept"]) == (1, {}), "none was good"
+
+
+def test_a_judge_compares_answers_and_another_reads_their_claims(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(text: str) -> str:
+        if "<response_a>" not in text:
+            return '{"claims": [{"claim": "a cat", "verdict": "contradicted"}]}'
+        a, b = re.findall(r"<response_([ab])>\n(.*?)\n</response_", text, re.S)
+        return json.dumps({"better": "A" if len(a[1]) > len(b[1]) else "B"})
+
+    with judging(answer) as server:
+        judges = ("--reward-model", f"judge:m@{server.url}", "--judge-by", "group", "--rewards.combine", "sum")
+        read = ("--watch", home / "wrong.jsonl", "--monitor.every", 1, "--monitor.prompts", 4, "--monitor.stop-at", 1,
+                "--monitor.judge", f"eyes@{server.url}")  # fmt: skip
+        assay(*grpo(home, "judged", *judges, *read, "--steps", 1, "--signal", "total"))
+        asked = [b["model"] for b in server.asked]
+    assert 0 < asked.count("m") <= 2 * 2 * 3, "two groups of four answers, each with one other, in both orders"
+    assert 0 < asked.count("eyes") <= 4
+    metrics = json.loads((home / "judged/metrics.jsonl").read_text().splitlines()[0])
+    assert 0 < metrics["model"] < 1
+    assert (metrics["watch_judged_rate"], metrics["watch_judge_failed"]) == (1.0, 0)
+    assert "24 questions, 1 steps" in capsys.readouterr().out, "nothing is gold"
+    assay("policy", "report", home / "judged")
+    assert "a judge: answers, %" in (home / "judged/report.html").read_text()
 
 
 def test_the_sum_needs_no_gold(home: Path, judge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

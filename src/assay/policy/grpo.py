@@ -121,8 +121,9 @@ class Grpo:
         first, stopped = self.resume(say), ""
         journal = Journal(self.partial, trackers, self.folder.name, quiet=not self.engine.lead)
         journal.resume(first)
-        if first == 0 and watch is not None and watch_every and hasattr(watch, "begin"):
-            self.led(0, lambda: watch.begin(self.policy))
+        begin: Callable[[Policy], None] | None = getattr(watch, "begin", None)
+        if begin is not None and first == 0 and watch_every:
+            self.led(0, lambda: begin(self.policy))
         said, step = time.monotonic(), first
         for step in range(first, self.config.steps):
             start = time.monotonic()

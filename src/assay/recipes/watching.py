@@ -23,7 +23,7 @@ Answers = Sequence[tuple[Prompt, Rollout]]
 class Reads(Protocol):
     """A reading of the policy at a step; `heard` is told the answers."""
 
-    def __call__(self, step: int, policy: Any, heard: Callable[[Answers], None] | None) -> Reading: ...
+    def __call__(self, step: int, policy: Any, heard: Callable[[Answers], None] | None, /) -> Reading: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
