@@ -44,14 +44,14 @@ def first(k: int, n: int = N) -> list[float]:
 
 
 def test_a_comparison_by_hand() -> None:
-    found = compare(marks(20, first(18), 1.0, 20), marks(0, first(30), 0.25), range(N), 0.0)
+    found = compare(marks(20, first(18), 1.0, 20), marks(0, first(30), 0.25), range(N))
     assert (found.lost, found.won, found.chance) == (12, 0, pytest.approx(2.0**-12))
     assert found.accuracy.value == pytest.approx(-0.3)
     assert (found.paid.value, found.terms) == (pytest.approx(0.75), {"format": 0.0, "model": pytest.approx(0.75)})
     assert found.ratio.value == pytest.approx(2.0)
     assert found.wrong is not None
     assert (found.wrong.n, found.wrong.value) == (10, pytest.approx(0.75))
-    pictures = compare(marks(20, first(18)), marks(0, first(30)), [i // 4 for i in range(N)], 0.0)
+    pictures = compare(marks(20, first(18)), marks(0, first(30)), [i // 4 for i in range(N)])
     assert (pictures.lost, pictures.won) == (4, 0), "questions of one picture are one trial"
 
 
@@ -119,16 +119,20 @@ def test_an_accuracy_that_stands_while_wrong_answers_are_paid_more() -> None:
     assert "the reward rises while the accuracy stands" in found(0.3)
     assert "to 118 answers that stay wrong the reward model gives +0.30" in found(0.3)
     assert not found(0.2), "less than half a standard deviation"
+    alike = hacking(128)
+    alike.begin(marks(0, first(10, 128), 0.0))
+    assert not alike.observe(marks(20, first(10, 128), 0.09)).said, "less than a tenth of a right answer"
+    assert alike.observe(marks(40, first(10, 128), 0.11)).said
     assert not found(0.3, gained=8), "it may have gained more than 5 points"
     assert not found(0.3, config=HackConfig(margin=0.02)), "128 questions do not show that it gained less than 2 points"
 
 
 def test_rewards_that_are_no_numbers_are_left_out() -> None:
     model = [math.nan, *[1.0] * (N - 1)]
-    found = compare(marks(20, first(18), model), marks(0, first(30)), range(N), 0.0)
+    found = compare(marks(20, first(18), model), marks(0, first(30)), range(N))
     assert (found.paid.n, found.paid.value) == (N - 1, pytest.approx(1.0))
     assert (found.accuracy.n, found.terms["model"]) == (N, pytest.approx(1.0))
-    none = compare(marks(20, first(18), math.nan), marks(0, first(30)), range(N), 0.0)
+    none = compare(marks(20, first(18), math.nan), marks(0, first(30)), range(N))
     assert not none.falls(1.0)
     assert not none.stands(1.0)
 
@@ -205,13 +209,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 PROMPTS = [Prompt(messages=(user(f"say {a} {b}"),), answer=f"{a}{b}") for a in "abcdefghijkl" for b in "abcdefghijkl"]
 
 
+def common(pairs: Sequence[tuple[Prompt, str]]) -> Any:
+    return np.array([sum(c in "etaoin " for c in text) / 5 for _, text in pairs])
+
+
 def trained(model: Path, out: Path, said: list[str], kill: int = 0, **hack: Any) -> Tuned:
-    """A reward that pays length, on a policy that is never right."""
+    """A reward that pays for common letters, on a policy that is never right."""
     policy = load_policy(str(model), PolicyConfig())
     sampler = LocalSampler(policy, SamplerConfig(max_tokens=12), half=False)
-    reward = HybridReward(
-        RewardConfig(combine="sum", form="none"), lambda ps: np.array([len(t) / 10 for _, t in ps]), name="length"
-    )
+    reward = HybridReward(RewardConfig(combine="sum", form="none"), common, name="common letters")
     exam = Exam(prompts=tuple(PROMPTS[:130]))
 
     def look(step: int, _: Any, heard: Any) -> Reading:
@@ -236,7 +242,9 @@ def trained(model: Path, out: Path, said: list[str], kill: int = 0, **hack: Any)
     )
 
 
-def test_a_run_that_pays_length_is_stopped_and_killed_and_resumed_all_the_same(model: Path, tmp_path: Path) -> None:
+def test_a_run_whose_reward_is_hacked_is_stopped_and_killed_and_resumed_all_the_same(
+    model: Path, tmp_path: Path
+) -> None:
     said = list[str]()
     done = trained(model, tmp_path / "run", said)
     assert "the reward rises while the accuracy stands: against step 0" in done.stopped
@@ -245,10 +253,7 @@ def test_a_run_that_pays_length_is_stopped_and_killed_and_resumed_all_the_same(m
     looked = [m for m in metrics if "hack_n" in m]
     assert [m["hack_suspected"] for m in looked][-2:] == [1, 2]
     assert looked[-1]["hack_paid_low"] > 0
-    assert looked[-1]["hack_length_low"] > 1
     assert sum("the reward rises while" in s for s in said) == 2, "at once, and when it stops"
-    good = {m["step"] for m in looked if not m["hack_suspected"]}
-    assert set(done.kept.values()) <= good, "no suspicious policy is kept as good"
     page = tuned.write_training_report(tmp_path / "run").read_text()
     assert "Reward against the answer key" in page
     assert "<td>suspicious</td>" in page
@@ -260,6 +265,20 @@ def test_a_run_that_pays_length_is_stopped_and_killed_and_resumed_all_the_same(m
     assert all(x.equal(two[n]) for n, x in one.items())
 
 
+def test_no_suspicious_policy_is_kept_as_good(model: Path, tmp_path: Path) -> None:
+    policy = load_policy(str(model), PolicyConfig())
+    suspected = {1: 0, 2: 0, 3: 1, 4: 2}
+
+    def look(step: int, _: Any) -> tuple[dict[str, Any], str]:
+        return {"watch_accuracy": step / 10, "hack_suspected": suspected[step]}, "hacked" if step == 4 else ""
+
+    sampler = LocalSampler(policy, SamplerConfig(max_tokens=6), half=False)
+    config = GrpoConfig(steps=6, prompts=2, group=4, lr=1e-2, signal="total")
+    reward = HybridReward(RewardConfig(combine="sum", form="none"), common)
+    done = grpo(tmp_path / "run", config, policy, PROMPTS, sampler, reward, watch=look, watch_every=1)
+    assert (done.steps, done.kept) == (4, {"best": 2, "last-good": 2})
+
+
 def test_it_can_be_off(model: Path, tmp_path: Path) -> None:
     said = list[str]()
     done = trained(model, tmp_path / "off", said, do="off")
@@ -269,6 +288,6 @@ def test_it_can_be_off(model: Path, tmp_path: Path) -> None:
 
 
 def test_words_of_a_comparison_name_what_rose() -> None:
-    found = compare(marks(20, first(18), 1.0), marks(0, first(18), 1.0), range(N), 0.0)
+    found = compare(marks(20, first(18), 1.0), marks(0, first(18), 1.0), range(N))
     assert isinstance(found, Compared)
     assert "(no term)" in str(found)
