@@ -17,7 +17,7 @@ from assay.images import ImageStore
 from assay.journal import read
 from assay.policy.assemble import assemble, save
 from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
-from assay.policy.hallucination import MonitorConfig
+from assay.policy.monitor import MonitorConfig
 from assay.recipes import ablations, policies, tuned
 from assay.recipes.exam import Exam
 from assay.recipes.tune import Task, TuneConfig, tune

@@ -21,6 +21,7 @@ from assay.recipes import own, own_evaluate, own_filter, own_grpo, own_pairs, qu
 from assay.recipes.own_pairs import SampledPreference
 from assay.records import Response
 from assay.tables import Table
+from judge_server import judging
 
 PIL = pytest.importorskip("PIL.Image")
 COLOURS = {"red": (250, 20, 20), "blue": (20, 20, 250)}
@@ -238,7 +239,7 @@ def grpo(home: Path, out: str, *more: object) -> tuple[object, ...]:
 def test_grpo_with_a_reward_model_and_a_monitor(home: Path, judge: Path, capsys: pytest.CaptureFixture[str]) -> None:
     watched = ("--watch", home / "wrong.jsonl", "--monitor.every", 1, "--monitor.prompts", 12)
     assay(*grpo(home, "tuned", "--reward-model", judge, "--gold-share", 0.5, "--rewards.claims", 0.5, *watched,
-                "--monitor.stop-at", 1))  # fmt: skip
+                "--monitor.stop-at", 1, "--gate-every", 2, "--gate-questions", 4))  # fmt: skip
     said = capsys.readouterr().out
     assert "6 gold questions: the reward model's gate is" in said
     assert "above 30.0%: reward model's weight x 0.5" in said
@@ -249,6 +250,9 @@ def test_grpo_with_a_reward_model_and_a_monitor(home: Path, judge: Path, capsys:
     assert [m["model_weight"] for m in metrics] == [0.5, 0.5]
     assert all(m["watch_hallucination_rate"] > 0.9 and m["watch_n"] == 12 for m in metrics)
     assert any(m["claims"] for m in metrics)
+    assert ["gate_check_action" in m for m in metrics] == [False, True]
+    assert metrics[1]["gate_check_right_n"] <= 16, "four answers each to four gold questions"
+    assert all("order_pairs" in m and m["gate_known"] <= 8 for m in metrics)
     assay("policy", "report", home / "tuned")
     assert f"report: {home / 'tuned/report.html'}" in capsys.readouterr().out
     page = (home / "tuned/report.html").read_text()
@@ -257,6 +261,9 @@ def test_grpo_with_a_reward_model_and_a_monitor(home: Path, judge: Path, capsys:
     assert f"<td>{rate:.1f} (" in page
     assert "tuned: rewards and effective samples over steps" in page
     assert "Of a few prompts at 2 steps" in page
+    assert "Hallucination by claim and by length" in page
+    assert "longest third, %" in page
+    assert "The reward model over time" in page
     kept_answers = shown.read(home / "tuned")
     assert {a.step for a in kept_answers} == {1, 2}
     assert any(a.text.replace("<", "&lt;").replace(">", "&gt;") in page for a in kept_answers)
@@ -268,6 +275,31 @@ def test_grpo_with_a_reward_model_and_a_monitor(home: Path, judge: Path, capsys:
     assert f"{home / 'stopped'} is the policy that was stopped" in said
     told = json.loads((home / "stopped/training.json").read_text())
     assert (told["steps"], told["kept"]) == (1, {}), "none was good"
+
+
+def test_a_judge_compares_answers_and_another_reads_their_claims(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(text: str) -> str:
+        if "<response_a>" not in text:
+            return '{"claims": [{"claim": "a cat", "verdict": "contradicted"}]}'
+        a, b = re.findall(r"<response_([ab])>\n(.*?)\n</response_", text, re.S)
+        return json.dumps({"better": "A" if len(a[1]) > len(b[1]) else "B"})
+
+    with judging(answer) as server:
+        judges = ("--reward-model", f"judge:m@{server.url}", "--judge-by", "group", "--rewards.combine", "sum")
+        read = ("--watch", home / "wrong.jsonl", "--monitor.every", 1, "--monitor.prompts", 4, "--monitor.stop-at", 1,
+                "--monitor.judge", f"eyes@{server.url}")  # fmt: skip
+        assay(*grpo(home, "judged", *judges, *read, "--steps", 1, "--signal", "total"))
+        asked = [b["model"] for b in server.asked]
+    assert 0 < asked.count("m") <= 2 * 2 * 3, "two groups of four answers, each with one other, in both orders"
+    assert 0 < asked.count("eyes") <= 4
+    metrics = json.loads((home / "judged/metrics.jsonl").read_text().splitlines()[0])
+    assert 0 < metrics["model"] < 1
+    assert (metrics["watch_judged_rate"], metrics["watch_judge_failed"]) == (1.0, 0)
+    assert "24 questions, 1 steps" in capsys.readouterr().out, "nothing is gold"
+    assay("policy", "report", home / "judged")
+    assert "a judge: answers, %" in (home / "judged/report.html").read_text()
 
 
 def test_the_sum_needs_no_gold(home: Path, judge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -306,6 +338,12 @@ def test_a_text_classifier_reads_without_pictures(
         (("--rewards.model-on", "unanswered"), "--rewards.model-on needs a reward model"),
         (("--gold-share", 0.4), "--gold-share needs a reward model"),
         (("--gold", "gold.jsonl"), "--gold needs a reward model"),
+        (("--gate-every", 5), "--gate-every needs a reward model"),
+        (("--reward-model", "x", "--rewards.combine", "sum", "--gate-every", 5), "--gate-every is for calibrated"),
+        (("--reward-model", "x", "--judge-by", "group"), "are for a judge: give --reward-model judge:MODEL@URL"),
+        (("--reward-model", "judge:m@http://x", "--judge-by", "reference"), "1 of 2 questions have no answer"),
+        (("--monitor.hack.do", "off"), "--monitor.hack needs questions to watch: give --watch FILE"),
+        (("--watch", "WATCHED", "--monitor.judge", "m@http://x"), "so --monitor.judge has nothing to look at"),
         (
             ("--reward-model", "x", "--rewards.combine", "sum", "--rewards.bound", 0.2),
             "--rewards.bound is for calibrated",
@@ -322,7 +360,8 @@ def test_a_text_classifier_reads_without_pictures(
 def test_a_setting_that_would_do_nothing_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[object, ...], said: str
 ) -> None:
-    path = lines(tmp_path / "q.jsonl", [{"question": "a", "answer": "b"}])
+    path = lines(tmp_path / "q.jsonl", [{"question": "a", "answer": "b"}, {"question": "c"}])
+    more = tuple(path if x == "WATCHED" else x for x in more)
     assert said in refused(capsys, "policy", "grpo", "nothing", path, "--out", tmp_path / "out", *more)
 
 

@@ -14,7 +14,7 @@ from assay.engine import Beside
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
-from assay.policy.hallucination import MonitorConfig
+from assay.policy.monitor import MonitorConfig
 from assay.recipes import tuned
 from assay.recipes.tune import Exam, Task, TuneConfig, Tuner, tune
 from assay.records import Prompt, Rollout, user

@@ -159,7 +159,7 @@ def test_grpo_draws_by_an_earlier_policy_while_it_trains(tmp_path: Path) -> None
         apart = []
         for weights in (seen[at.pop()][1], seen[step][1]):
             policy.inner.load_state_dict(weights)
-            apart.append(float((said(groups) - logp_of(policy, sampler, prompts, groups)).abs().max()))
+            apart.append(float((said(groups) - trained(policy, sampler, prompts, groups)).abs().max()))
         assert apart[0] < 1e-3
         assert step < 2 or apart[1] > 1e-2, "the policy has moved since"
 
@@ -208,9 +208,9 @@ def test_an_adapter_alone_is_the_policy_before_and_after_updates(
         for step in (1, 2, 3):
             sampler.load(step)
             groups = sampler(asked, 3)
-            torch.testing.assert_close(said(groups), logp_of(policy, sampler, asked, groups), atol=2e-4, rtol=2e-4)
+            torch.testing.assert_close(said(groups), trained(policy, sampler, asked, groups), atol=2e-4, rtol=2e-4)
             disturb(policy)
-            assert (said(groups) - logp_of(policy, sampler, asked, groups)).abs().max() > 0.05
+            assert (said(groups) - trained(policy, sampler, asked, groups)).abs().max() > 0.05
         assert list(sampler.engine.llm.llm_engine.list_loras()) == [4], "the ones before are gone"
     finally:
         sampler.close()
@@ -349,7 +349,7 @@ def test_servers_by_url_are_one_sampler(tmp_path: Path, monkeypatch: pytest.Monk
             disturb(policy, 0.2)
             live.load(step)
             groups = live(asked, 3)
-            torch.testing.assert_close(said(groups), logp_of(policy, live, asked, groups), atol=2e-4, rtol=2e-4)
+            torch.testing.assert_close(said(groups), trained(policy, live, asked, groups), atol=2e-4, rtol=2e-4)
         done = run_assay(
             "policy", "grpo", tmp_path / "vlm", questions(tmp_path), "--out", tmp_path / "t", "--vllm", urls[0],
             "--steps", 4, "--prompts", 4, "--group", 4, "--lr", "1e-3", "--sampler.max-tokens", 6, "--staleness", 1,

@@ -6,7 +6,8 @@ import pytest
 from claim_sentences import ASSERT, OTHER, SECOND, THIRD
 
 from assay.policy.claims import cannot_see, check_claims, claims_in
-from assay.policy.hallucination import Reading, read
+from assay.policy.hallucination import read
+from assay.policy.reading import Reading
 from assay.records import Prompt, Rollout, user
 
 WORDS = ("blue", "circle", "green", "red", "square", "triangle")

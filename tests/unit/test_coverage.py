@@ -14,7 +14,8 @@ from scipy.stats import binom, norm
 
 from assay.bench.compare import _correlation
 from assay.curate.agreement import Terms, _cohen, _fleiss, _krippendorff, _rated, spread
-from assay.policy.rewards import RewardConfig, fit_model_term
+from assay.policy.gate import fit_model_term
+from assay.policy.rewards import RewardConfig
 from assay.reward.calibration import curve
 from assay.statistics import bounds, clopper_pearson, difference_bounds, mean, paired, seed_bounds
 

@@ -1,5 +1,6 @@
 """The hallucination monitor: hand-computed measures, thresholds with hysteresis, and a state that survives a kill."""
 
+import base64
 import json
 import subprocess
 import sys
@@ -12,7 +13,10 @@ import pytest
 from assay.errors import AssayError
 from assay.policy.agreement import agreement, onset_entropies
 from assay.policy.claims import cannot_see, check_claims, claims_in, reasoning, vocabulary
-from assay.policy.hallucination import MonitorConfig, Reading, Watch, plot, read
+from assay.policy.hallucination import read
+from assay.policy.monitor import MonitorConfig, Watch
+from assay.policy.reading import Reading
+from assay.recipes.training_plots import plot
 from assay.records import Message, Prompt, Rollout
 from assay.statistics import Estimate
 
@@ -348,7 +352,7 @@ def test_impossible_settings_are_refused(bad: dict[str, float]) -> None:
 
 def test_a_plot_of_readings() -> None:
     picture = plot([reading(0, 0.5), reading(20, 0.0), reading(40, 1.0, n=1), reading(60, None)])
-    assert picture.startswith(b"\x89PNG")
+    assert base64.b64decode(picture).startswith(b"\x89PNG")
     with pytest.raises(AssayError, match="nothing to plot"):
         plot([])
     with pytest.raises(AssayError, match="nothing to plot"):
@@ -384,5 +388,5 @@ def test_the_page_of_a_training_reads_its_metrics(tmp_path: Path) -> None:
 
 
 def test_no_torch_and_no_matplotlib_until_needed() -> None:
-    code = "import sys, assay.policy.hallucination; print({'torch', 'matplotlib'} & set(sys.modules))"
+    code = "import sys, assay.policy.hallucination, assay.policy.monitor; print({'torch', 'matplotlib'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

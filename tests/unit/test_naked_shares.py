@@ -209,7 +209,7 @@ def test_the_report_on_judges_and_the_table_of_policies() -> None:
     from test_judge_report import report as made
 
     from assay.curate.judge_page import page, sections
-    from assay.policy.hallucination import Reading
+    from assay.policy.reading import Reading
     from assay.recipes import tuned
 
     found = sections(made.__wrapped__())  # type: ignore[attr-defined]

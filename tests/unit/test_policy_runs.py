@@ -15,11 +15,12 @@ from assay.journal import read
 from assay.policy import folder as folders
 from assay.policy.advantage import advantages, grade
 from assay.policy.config import BufferConfig, FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
+from assay.policy.gate import ModelTerm
 from assay.policy.grpo import grpo
-from assay.policy.hallucination import MonitorConfig, Watch
 from assay.policy.model import Policy, load_policy
+from assay.policy.monitor import MonitorConfig, Watch
 from assay.policy.mpo import Comparison, Fitted, fit
-from assay.policy.rewards import HybridReward, ModelTerm, RewardConfig
+from assay.policy.rewards import HybridReward, RewardConfig
 from assay.policy.sampler import LocalSampler
 from assay.recipes.reward_model import fingerprint
 from assay.recipes.tune import TuneConfig

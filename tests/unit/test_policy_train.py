@@ -15,8 +15,8 @@ from assay.errors import AssayError
 from assay.journal import read
 from assay.policy.config import BufferConfig, CorrectionConfig, FitConfig, GrpoConfig, PolicyConfig, SamplerConfig
 from assay.policy.grpo import Grpo, grpo
-from assay.policy.hallucination import MonitorConfig
 from assay.policy.model import Policy, load_policy
+from assay.policy.monitor import MonitorConfig
 from assay.policy.mpo import Comparison, fit
 from assay.policy.rewards import RewardConfig
 from assay.policy.sampler import LocalSampler

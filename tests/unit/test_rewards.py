@@ -10,13 +10,12 @@ import pytest
 from assay.errors import AssayError
 from assay.policy.advantage import grade
 from assay.policy.config import PairConfig
+from assay.policy.gate import ModelTerm, fit_model_term
 from assay.policy.pairs import make_pairs
 from assay.policy.rewards import (
     HybridReward,
-    ModelTerm,
     RewardConfig,
     claims_reward,
-    fit_model_term,
     format_reward,
     overlong,
 )

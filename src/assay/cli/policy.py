@@ -19,7 +19,7 @@ from assay.policy.config import (
     SamplerConfig,
     VllmConfig,
 )
-from assay.policy.hallucination import MonitorConfig
+from assay.policy.monitor import MonitorConfig
 from assay.policy.rewards import RewardConfig
 from assay.recipes import policies
 from assay.recipes.reward_model import GoldConfig, RewardModelConfig

@@ -1,7 +1,7 @@
 """The best and the last good policy of a run that is watched: trained weights beside its states, in the run's folder.
 
-A policy is good where a reading did not stop the run; the best has the highest accuracy on the watched questions, or, where
-no answer is known, the lowest hallucination rate. Of equal ones the later is kept.
+A policy is good where a reading neither stopped the run nor found its reward hacked; the best has the highest accuracy on
+the watched questions, or, where no answer is known, the lowest hallucination rate. Of equal ones the later is kept.
 """
 
 import os
@@ -25,8 +25,11 @@ class Good:
     def __init__(self, folder: Path, engine: Engine) -> None:
         self.folder, self.engine = folder, engine
 
-    def keep(self, step: int, seen: Mapping[str, float]) -> None:
-        """The policy of this step is good. Every process must call it."""
+    def keep(self, step: int, seen: Mapping[str, Any]) -> None:
+        """The policy of this step is good, by a reading that found nothing suspicious (`hacking`). Every process must call
+        it."""
+        if seen.get("hack_suspected") or not any(name.startswith("watch_") for name in seen):
+            return
         weights = self.engine.weights(trained=True)
         if not self.engine.lead:
             return

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from assay.errors import AssayError
 from assay.journal import Journal
@@ -47,8 +47,10 @@ class Tuned:
     """Other policies of the run, by the name of their folder within this one, and the step of each (`policy.good`)."""
 
 
-Watch = Callable[[int, Policy], tuple[dict[str, float], str]]
-"""Called with the step and the policy: metrics to log, and the reason to stop ("": none)."""
+T = TypeVar("T")
+Watch = Callable[[int, Policy], tuple[dict[str, Any], str]]
+"""Called with the step and the policy: metrics to log, and the reason to stop ("": none). One with a method `begin` is given
+the policy before the first step."""
 
 
 def grpo(
@@ -131,6 +133,9 @@ class Grpo:
         first, stopped = self.resume(say), ""
         journal = Journal(self.partial, trackers, self.folder.name, quiet=not self.engine.lead)
         journal.resume(first)
+        begin: Callable[[Policy], None] | None = getattr(watch, "begin", None)
+        if begin is not None and first == 0 and watch_every:
+            self.led(0, lambda: begin(self.policy))
         said, step = time.monotonic(), first
         for step in range(first, self.config.steps):
             start = time.monotonic()
@@ -155,22 +160,23 @@ class Grpo:
         journal.close()
         return self.finish(min(step + 1, self.config.steps), stopped)
 
-    def look(self, watch: Watch, step: int) -> tuple[dict[str, float], str]:
-        """One reading, rank 0's; what it decides and what it changes go to every process."""
+    def look(self, watch: Watch, step: int) -> tuple[dict[str, Any], str]:
+        """One reading; of a policy that is good the weights are kept."""
+        seen, stopped = self.led(step, lambda: watch(step, self.policy))
+        if not stopped:
+            self.good.keep(step, seen)
+        return seen, stopped
+
+    def led(self, step: int, work: Callable[[], T]) -> T:
+        """What rank 0 finds of the policy of this step; what it decides and what it changes go to every process."""
         if self.ahead:
             self.ahead.settle()
         if self.engine.sharded or getattr(self.sampler, "collective", False):
             self.sampler.load(step)  # takes all processes; the reading's own load finds it done
-
-        def work() -> tuple[dict[str, float], str, dict[str, Any]]:
-            return *watch(step, self.policy), self.states()
-
-        seen, stopped, states = self.engine.lead_says(work)
+        found, states = self.engine.lead_says(lambda: (work(), self.states()))
         for name, value in states.items() if not self.engine.lead else ():
             self.kept[name].load_state(value)
-        if not stopped:
-            self.good.keep(step, seen)
-        return seen, stopped
+        return found
 
     def step(self, step: int) -> dict[str, Any]:
         """Sample, score, choose the batch, and take one optimiser step (or none, where there is no signal)."""
@@ -212,7 +218,13 @@ class Grpo:
             "effective_samples": effective / max(1, made), "from_buffer": int(from_buffer), "batch": int(batch_size),
             "batch_effective": useful / max(1.0, asked if self.config.zero_groups == "buffer" else batch_size),
             "samples": self.samples, "sample_cpu_s": sampled_s, "update_cpu_s": time.process_time() - clock - sampled_s,
+            **self.checks(),
         }  # fmt: skip
+
+    def checks(self) -> dict[str, float]:
+        """How a reward model did on this step's answers whose key is known, over all processes (`rewards.CHECKS`)."""
+        mine = getattr(self.reward, "checks", dict)()
+        return dict(zip(mine, self.engine.total(*mine.values()), strict=True)) if mine else {}
 
     def remarks(self, metrics: dict[str, Any]) -> list[str]:
         """What a user should know before the run goes on."""

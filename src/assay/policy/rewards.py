@@ -14,14 +14,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from assay.bench.policy.answers import correct, final_answer
 from assay.errors import AssayError
 from assay.policy.claims import check_claims
 from assay.policy.config import Form
+from assay.policy.gate import ModelTerm, ordered
 from assay.records import Prompt, Rollout, RolloutScorer, Score
-from assay.statistics import Z95, clopper_pearson, student95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,136 +59,6 @@ class RewardConfig:
             raise AssayError(f"rewards.overlong_band is a number of tokens, got {self.overlong_band}")
         if not 0 < self.bound < math.inf or not 0.5 <= self.gate_precision < 1:
             raise AssayError("rewards: bound must be above 0, gate_precision in [0.5, 1)")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelTerm:
-    """p = sigmoid((score - center) / temperature), fitted on `n_gold` gold answers; what p reaches `threshold` earns
-    bound * p. `precision` of the gold answers there (a share `kept` of all) is right, at least `precision_low` with 95%
-    confidence. No threshold that reaches the wanted precision: infinite, and `reason` says so. `dropped` more gold answers
-    had a score that is no number."""
-
-    temperature: float
-    center: float
-    threshold: float
-    precision: float
-    precision_low: float
-    kept: float
-    n_gold: int
-    bound: float
-    reason: str = ""
-    dropped: int = 0
-
-    def __str__(self) -> str:
-        gold = f"{self.n_gold:,} gold answers" + f", {self.dropped:,} more without a finite score" * bool(self.dropped)
-        if self.reason:
-            return f"the reward model's gate is closed: {self.reason} ({gold})"
-        sure = f"{self.precision:.0%} of these are right, at least {self.precision_low:.0%} with confidence"
-        return f"the reward model's gate is open above p = {self.threshold:.3f}: {self.kept:.0%} of {gold}; {sure}"
-
-    def probability(self, raw: float) -> float:
-        """That an answer with this score is right, as far as gold tells."""
-        return float(_sigmoid(np.array([(raw - self.center) / self.temperature]))[0])
-
-    def __call__(self, raw: float) -> float:
-        """The term of a score, in [0, bound]."""
-        p = self.probability(raw)
-        return self.bound * p if p >= self.threshold else 0.0
-
-
-def fit_model_term(
-    raw: NDArray[np.float64], right: NDArray[np.bool_], config: RewardConfig, questions: Sequence[str] | None = None
-) -> ModelTerm:
-    """Fit the calibrated term on gold answers: their scores and whether they are right, shape (n,), and which question each
-    belongs to (None: each to its own). Scores that are not finite are left out and counted.
-
-    Maximum likelihood of a logistic, labels smoothed as Platt (1999, section 2.2) does, so that few or separable answers
-    never make certainty; the slope is held positive. The threshold is the lowest above which the share of right answers is,
-    by the lower end of its exact 95% interval, at least `gate_precision` and above the share among all: a few lucky answers
-    open no gate, nor does a score that says nothing where most answers are right. Answers to one question are alike, so the
-    bound takes n answers for n / (1 + (m - 1) rho): m to a question, rho their correlation (Kish 1965), and fewer by
-    Student's t for the questions that rho is told from. `tests/unit/test_coverage.py` counts how often a gate promises more
-    than it holds, the choice of the threshold included. Raises ValueError for arrays of other shapes.
-    """
-    raw, right = np.asarray(raw, dtype=np.float64), np.asarray(right, dtype=bool)
-    if raw.ndim != 1 or raw.shape != right.shape or (questions is not None and len(questions) != len(raw)):
-        raise ValueError("calibration needs one score, one label and one question for each gold answer")
-    asked = np.arange(len(raw)) if questions is None else np.unique(np.asarray(questions), return_inverse=True)[1]
-    finite = np.isfinite(raw)
-    raw, right, asked = raw[finite], right[finite], asked[finite]
-    off: dict[str, Any] = {"temperature": 1.0, "center": 0.0, "threshold": math.inf, "precision": 0.0,
-                           "precision_low": 0.0, "kept": 0.0, "n_gold": len(raw), "bound": config.bound,
-                           "dropped": int((~finite).sum())}  # fmt: skip
-    if len(raw) < 10 or right.all() or not right.any() or np.ptp(raw) == 0:
-        return ModelTerm(**off, reason="gold needs ten answers, right and wrong ones, with different scores")
-    slope, shift = _logistic(raw, right)
-    if slope <= 0:
-        return ModelTerm(**off, reason="right answers do not score higher on gold: the reward model is not used")
-    temperature, center = float(1 / slope), float(-shift / slope)
-    p = _sigmoid(
-        (raw - center) / temperature
-    )  # as `ModelTerm.probability` has it, or rounding shuts out the last score
-    fitted = off | {"temperature": temperature, "center": center}
-    order = np.argsort(-p, kind="stable")
-    counts = np.arange(1, len(raw) + 1)
-    shares, last = np.cumsum(right[order]) / counts, np.append(p[order][:-1] != p[order][1:], True)
-    ends = np.flatnonzero(last)
-    lows = np.zeros(len(raw))
-    worth = _independent(right, asked, order)[ends]
-    lows[ends] = clopper_pearson(shares[ends], worth)[0]
-    wanted = max(config.gate_precision, float(right.mean()))
-    good = np.flatnonzero(last & (lows >= wanted))
-    if not len(good):
-        best = f"best {float(np.max(lows)):.0%}"
-        return ModelTerm(
-            **fitted, reason=f"no threshold reaches, with confidence, a precision of {wanted:.0%} ({best})"
-        )
-    at = int(good[-1])
-    chosen = {"threshold": float(p[order][at]), "precision": float(shares[at]), "kept": float(counts[at] / len(raw)),
-              "precision_low": float(lows[at])}  # fmt: skip
-    return ModelTerm(**(fitted | chosen))
-
-
-def _independent(right: NDArray[np.bool_], asked: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How many independent answers the first 1, 2, ... n in this order are worth (Kish's design effect)."""
-    error = right - right.mean()
-    sums, squares, sizes = (np.bincount(asked, x) for x in (error, error**2, np.ones(len(asked))))
-    pairs = float((sizes * (sizes - 1)).sum())
-    alike = max(0.0, float((sums**2 - squares).sum()) / pairs / float((error**2).mean())) if pairs else 0.0
-    first = np.zeros(len(order))
-    first[np.unique(asked[order], return_index=True)[1]] = 1
-    counts = np.arange(1, len(order) + 1)
-    questions = np.cumsum(first)
-    found: NDArray[np.float64] = counts / (1 + (counts / questions - 1) * alike)
-    if not pairs:
-        return found
-    doubt = {q: (Z95 / student95(q - 1)) ** 2 if q > 1 else 0.0 for q in np.unique(questions).tolist()}
-    return np.asarray(found * np.array([doubt[q] for q in questions.tolist()]))
-
-
-def _logistic(raw: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[float, float]:
-    """Slope and intercept of P(right | score): Newton's method on standardised scores, with halved steps."""
-    mean, spread = float(raw.mean()), float(raw.std())
-    x = np.stack([(raw - mean) / spread, np.ones_like(raw)], axis=1)
-    yes, no = int(right.sum()), int((~right).sum())
-    y = np.where(right, (yes + 1) / (yes + 2), 1 / (no + 2))
-
-    def loss(w: NDArray[np.float64]) -> float:
-        z = x @ w
-        return float(np.sum(np.logaddexp(0, z) - y * z))
-
-    w = np.zeros(2)
-    for _ in range(50):
-        p = _sigmoid(x @ w)
-        curvature = x.T @ (x * (p * (1 - p))[:, None]) + 1e-9 * np.eye(2)
-        step = np.linalg.solve(curvature, x.T @ (p - y))
-        size = 1.0
-        while loss(w - size * step) > loss(w) and size > 1e-6:
-            size /= 2
-        w = w - size * step
-        if np.abs(size * step).max() < 1e-9:
-            break
-    return float(w[0] / spread), float(w[1] - w[0] * mean / spread)
 
 
 EMPTY = "empty answer"
@@ -249,6 +118,14 @@ def overlong(tokens: int, most: int, band: int) -> float:
     return min(0.0, (most - band - tokens) / band) if tokens <= most else -1.0
 
 
+CHECKS = (
+    "gate_known", "gate_known_right", "gate_open", "gate_open_right", "order_pairs", "order_model", "order_reward",
+)  # fmt: skip
+"""Counts of how the reward model does in training, on answers whose key is known: answers, right ones, those that its gate
+lets through and the right ones among these; pairs of a right and a wrong answer of one group, and how many of them its score
+and the whole reward put into the right order."""
+
+
 class HybridReward:
     """Scores of rollouts. `model_weight` is the reward model's weight; a monitor may lower it while training.
 
@@ -286,9 +163,19 @@ class HybridReward:
         self.max_tokens, self.band = max_tokens, config.overlong_band or max(1, max_tokens // 5)
         self.model_weight = config.model
         self.of = {"scorer": name, "term": None if term is None else asdict(term), "prefilled": prefilled}
-        self.seen = Counter[str]()
+        self.seen, self.checked = Counter[str](), dict[str, float]()
 
     def __call__(self, pairs: Sequence[tuple[Prompt, Rollout]]) -> list[Score]:
+        """One score per rollout, in order (`scores`); they are counted, for `remarks` and `checks`."""
+        made = self.scores(pairs)
+        for (prompt, _), score in zip(pairs, made, strict=True):
+            known = bool(prompt.answer)
+            self.seen.update(answers=1, known=known, right=known and score.rule > 0, formed=score.format > 0)
+        if self.scorer is not None:
+            self._check(pairs, made)
+        return made
+
+    def scores(self, pairs: Sequence[tuple[Prompt, Rollout]]) -> list[Score]:
         """One score per rollout, in order.
 
         An empty answer is not shown to the reward model. In the plain sum, where 0 would be among the best of its scores, it
@@ -298,11 +185,34 @@ class HybridReward:
         for (prompt, _), x in zip(pairs, raw, strict=True):
             if x is not None and math.isfinite(x):
                 worst[prompt.id] = min(x, worst.get(prompt.id, x))
-        made = [self._score(p, r, x, worst.get(p.id, math.nan)) for (p, r), x in zip(pairs, raw, strict=True)]
+        return [self._score(p, r, x, worst.get(p.id, math.nan)) for (p, r), x in zip(pairs, raw, strict=True)]
+
+    def _check(self, pairs: Sequence[tuple[Prompt, Rollout]], made: Sequence[Score]) -> None:
+        """Count how the reward model did on answers whose key is known."""
+        groups = dict[str, list[Score]]()
         for (prompt, _), score in zip(pairs, made, strict=True):
-            known = bool(prompt.answer)
-            self.seen.update(answers=1, known=known, right=known and score.rule > 0, formed=score.format > 0)
-        return made
+            if prompt.answer and score.raw is not None:
+                groups.setdefault(prompt.id, []).append(score)
+        found = dict.fromkeys(CHECKS[: 4 if self.term else 0] + CHECKS[4:], 0.0) | self.checked
+        for scores in groups.values():
+            right = [s.rule > 0 for s in scores]
+            raw = [math.nan if s.raw is None else s.raw for s in scores]
+            if self.term is not None:
+                through = [self.term(x) > 0 for x in raw]
+                both = sum(a and b for a, b in zip(through, right, strict=True))
+                for name, n in zip(CHECKS, (len(raw), sum(right), sum(through), both), strict=False):
+                    found[name] += n
+            by_model, n = ordered(raw, right)
+            found["order_pairs"] += n
+            found["order_model"] += by_model
+            found["order_reward"] += ordered([s.total for s in scores], right)[0]
+        self.checked = found
+
+    def checks(self) -> dict[str, float]:
+        """CHECKS since the last call, for a step's metrics; nothing where there is no reward model."""
+        found, self.checked = self.checked, {}
+        whole = CHECKS[: 4 if self.term else 0] + CHECKS[4:]
+        return {name: found.get(name, 0.0) for name in whole} if self.scorer is not None else {}
 
     def ahead(self, pairs: Sequence[tuple[Prompt, Rollout]]) -> None:
         """Let a judge answer about all groups of a step at once: its replies are kept, and found when each is scored."""
@@ -389,11 +299,9 @@ class HybridReward:
         }  # fmt: skip
 
     def state(self) -> dict[str, Any]:
-        return {"model_weight": self.model_weight}
+        """What changes while training: the reward model's weight, and its gate."""
+        return {"model_weight": self.model_weight, "term": None if self.term is None else asdict(self.term)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.model_weight = float(state["model_weight"])
-
-
-def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.exp(-np.logaddexp(0, -x))
+        self.term = None if state["term"] is None else ModelTerm(**state["term"])

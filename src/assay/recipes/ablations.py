@@ -24,7 +24,7 @@ from assay.errors import AssayError
 from assay.figures import points, told
 from assay.images import ImageStore
 from assay.journal import read
-from assay.policy.hallucination import Reading
+from assay.policy.reading import Reading
 from assay.recipes import policies
 from assay.recipes.tune import Task, Tuner
 from assay.run import Run

@@ -120,10 +120,14 @@ def chat_configs(
 
 
 def chats(
-    configs: Sequence[ChatConfig | LocalName], cache: Path, budget: float = 0.0, batch: BatchConfig | None = None
+    configs: Sequence[ChatConfig | LocalName],
+    cache: Path,
+    budget: float | Budget = 0.0,
+    batch: BatchConfig | None = None,
 ) -> list["Model"]:
-    """The models over one cache; servers share one budget (0: none), and are asked in batches if `batch` is given."""
-    purse = Budget(budget) if budget else None
+    """The models over one cache; servers share one budget (0: none), and are asked in batches if `batch` is given. Models
+    with caches of their own share a `Budget` that is made before."""
+    purse = budget if isinstance(budget, Budget) else Budget(budget) if budget else None
     made: list[Model] = []
     for config in configs:
         if isinstance(config, ChatConfig):

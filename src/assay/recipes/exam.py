@@ -1,4 +1,4 @@
-"""Questions to measure a policy by, and what watches a training with them: the same for a recipe and for one's own model."""
+"""Questions to measure a policy by: the same for a recipe and for one's own model."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +11,8 @@ from assay.bench.policy.answers import correct, final_answer, normalised, same
 from assay.images import ImageStore, blank
 from assay.policy import hallucination
 from assay.policy.config import Form
-from assay.policy.hallucination import Reading, Watch
-from assay.policy.rewards import HybridReward
+from assay.policy.judge_claims import ClaimsJudge
+from assay.policy.reading import Reading
 from assay.records import Prompt, Rollout
 
 if TYPE_CHECKING:
@@ -81,11 +81,12 @@ def _final(prompt: Prompt, text: str) -> str | None:
 
 def examine(
     exam: Exam, sampler: Any, store: ImageStore | None, step: int = 0, form: Form = "think-answer",
-    lead: Callable[[Callable[[], str]], str] | None = None,
+    lead: Callable[[Callable[[], str]], str] | None = None, judge: ClaimsJudge | None = None,
+    heard: Callable[[Sequence[tuple[Prompt, Rollout]]], None] | None = None,
 ) -> Reading:  # fmt: skip
     """Greedy answers to the exam's questions, with their own, a blank and a swapped picture. `sampler` must be greedy;
     `form` says how well-formed answers look. Where several processes examine together, `lead` lets one of them do something
-    for all (`Engine.lead_says`)."""
+    for all (`Engine.lead_says`). `judge` and `heard`: see `hallucination.read`."""
     from assay.render import begun
 
     sampler.load(step)
@@ -99,24 +100,8 @@ def examine(
         exam.prompts, sampler, step, _final, right, blank=empty, swapped=exam.swapped,
         groups=exam.wordings or None, entropies=_entropies(sampler) if hasattr(sampler, "entropies") else None, form=form,
         begun=begun(sampler.policy.processor, exam.prompts[0].messages) if exam.prompts else "",
+        judge=judge, heard=heard,
     )  # fmt: skip
-
-
-def watching(
-    name: str, reading: Callable[[int, Any], Reading], watch: Watch, reward: HybridReward, say: Callable[[str], None]
-) -> Callable[[int, Any], tuple[dict[str, float], str]]:
-    """What `grpo` calls: take a reading, let the reward model's weight follow it, and say why the run should stop, if so."""
-
-    def look(step: int, policy: Any) -> tuple[dict[str, float], str]:
-        seen = reading(step, policy)
-        action = watch.observe(seen)
-        reward.model_weight = reward.config.model * action.weight
-        if action.reason and (reward.scorer is not None or action.kind == "stop"):
-            say(f"{name}: {action.reason}")
-        metrics = {**seen.as_metrics(), "model_weight": reward.model_weight}
-        return metrics, action.reason if action.kind == "stop" else ""
-
-    return look
 
 
 def overlap(sets: Mapping[str, Sequence[Prompt]]) -> list[str]:

@@ -12,9 +12,8 @@ from assay.errors import AssayError, CannotRead
 from assay.identity import of_file
 from assay.images import ImageStore
 from assay.policy.config import AS_THEY_ARE, HERE, AskConfig, FitConfig, PolicyConfig, SamplerConfig, VllmConfig
-from assay.policy.judge_reward import JudgeReward
 from assay.recipes.questions import asked_so, captions, read, reason_of
-from assay.recipes.reward_model import RolloutRewards
+from assay.recipes.reward_model import Judge, RolloutRewards
 from assay.recipes.shared import Shared
 from assay.records import Prompt, Rejection
 from assay.tables import sibling
@@ -64,8 +63,8 @@ def opened(
     say: Callable[[str], None] = print,
     trains: bool = True,
 ) -> tuple[Any, Any]:
-    """A policy and what draws its answers (vLLM reads it from a folder in `within`). Servers take the weights of a policy that
-    `trains` over; where it only answers, and they do, it is an outline without weights."""
+    """A policy and what draws its answers (vLLM reads it from a folder in `within`). Of servers' answers the policy is an
+    outline without weights, unless it `trains`: then they take its weights over."""
     from assay.policy.model import load_policy
     from assay.policy.sampler import make_sampler
 
@@ -127,7 +126,7 @@ def fitting(
 
 
 def legible(
-    scorer: RolloutRewards | JudgeReward, prompts: Sequence[Prompt], shared: Shared, left: Counter[str] | None = None
+    scorer: RolloutRewards | Judge, prompts: Sequence[Prompt], shared: Shared, left: Counter[str] | None = None
 ) -> list[Prompt]:
     """The prompts that a reward model can read an answer to, found out once; reasons are printed, and counted in `left`."""
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.policy.config import AS_THEY_ARE, HERE, AskConfig, Form, PolicyConfig, SamplerConfig, VllmConfig
-from assay.policy.hallucination import RATES, Reading
+from assay.policy.reading import RATES, Reading
 from assay.recipes.exam import exam_of, examine
 from assay.recipes.own import content, fitting, opened, questions, teller
 from assay.recipes.parted import PartedSampler, kept

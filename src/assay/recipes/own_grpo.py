@@ -10,13 +10,23 @@ import numpy as np
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.policy.config import AS_THEY_ARE, HERE, AskConfig, GrpoConfig, PolicyConfig, SamplerConfig, VllmConfig
-from assay.policy.hallucination import MonitorConfig, Watch
+from assay.policy.monitor import MonitorConfig
 from assay.policy.rewards import HybridReward, RewardConfig
-from assay.recipes.exam import Exam, asked, exam_of, examine, overlap, watching
+from assay.recipes.exam import Exam, asked, exam_of, examine, overlap
 from assay.recipes.own import fitting, legible, opened, questions, teller
-from assay.recipes.reward_model import GoldConfig, fingerprint, load_reward_model, own_term, refuse
+from assay.recipes.reward_model import (
+    GateCheck,
+    GoldConfig,
+    claims_judge,
+    fingerprint,
+    load_reward_model,
+    own_term,
+    purse_of,
+    refuse,
+)
 from assay.recipes.shared import Shared
-from assay.records import Prompt, digest
+from assay.recipes.watching import Looks, Watched
+from assay.records import Prompt
 from assay.tables import sibling
 
 
@@ -36,11 +46,11 @@ def run_grpo(
 
     sampling.training_temperature()
     engine = Engine(settings.precision, config.clip, settings.shard)
-    store = ImageStore(sibling(out, ".images"))
+    store, purse = ImageStore(sibling(out, ".images")), purse_of(gold.ask)
 
     def reading() -> dict[str, list[Prompt]]:
         prompts = questions(path, store, answer_field=answer_field, ask=ask)
-        refuse(rewards, gold, prompts)
+        refuse(rewards, gold, prompts, monitor.judge)
         watched = _watched(watch, monitor, store, answer_field, ask)
         held, rest = _apart(path, prompts, gold, rewards, store, config.seed, answer_field, ask)
         for line in overlap({"trained on": rest, "watched": watched, "gold": held}):
@@ -56,9 +66,10 @@ def run_grpo(
             sampler.load(0)  # servers may have another command's weights; and rank 0 alone calibrates
         prompts = fitting(read["train"], policy, sampler, sampling.max_tokens, shared=shared)
         begins, most = begun(policy.processor, prompts[0].messages), sampling.max_tokens
-        reward = HybridReward(rewards, None, None, answer_start, begun=begins, max_tokens=most)
+        reward, gate = HybridReward(rewards, None, None, answer_start, begun=begins, max_tokens=most), None
         if gold.reward_model:
-            scorer, term = load_reward_model(gold, store, any(p.images for p in prompts), say), None
+            pictures = any(p.images for p in prompts)
+            scorer, term = load_reward_model(gold, store, pictures, say, purse), None
             named = shared.lead(lambda: fingerprint(gold.reward_model))
             prompts, held = (legible(scorer, some, shared) for some in (prompts, read["gold"]))
             if held:
@@ -67,24 +78,29 @@ def run_grpo(
                 kept = sibling(out, ".calibration.json")
                 term = shared.lead(lambda: own_term(kept, scorer, held, sampler, config.group, rewards, identity))
             reward = HybridReward(rewards, scorer, term, answer_start, f"{named} {gold.reward_tokens}", begins, most)
+            if term is not None and gold.gate_every:
+                gate = GateCheck(reward, held, sampler, gold.gate_every, gold.gate_questions, config.seed)
         exam = Exam(prompts=())
         if read["watch"]:
             some = fitting(read["watch"], policy, sampler, sampling.max_tokens, shared=shared)
             exam = shared.lead(lambda: exam_of(_sample(some, monitor.prompts, config.seed), config.seed))
             say(f"watched every {monitor.every} steps: {len(exam.prompts):,} questions, {asked(exam)}")
 
-        def look(step: int, _: Any) -> Any:
-            return examine(exam, sampler.greedy(), store, step, rewards.form)
+        judge = claims_judge(monitor.judge, gold.ask, store, purse) if monitor.judge else None
 
-        watcher = Watch(monitor, digest([p.id for p in exam.prompts]) if exam.prompts else "")
+        def look(step: int, _: Any, heard: Any) -> Any:
+            return examine(exam, sampler.greedy(), store, step, rewards.form, judge=judge, heard=heard)
+
+        watched = Watched(prompts=exam.prompts, read=look, greedy=lambda _: sampler.greedy(), judge=judge, gate=gate)
+        looks = Looks(out.name, watched, monitor, reward, print)
         done = grpo(
             out, config, policy, prompts, sampler, reward, print, trackers,
-            watch=watching(out.name, look, watcher, reward, print) if exam.prompts else None,
-            watch_every=monitor.every, watch_state=watcher, engine=engine,
+            watch=looks, watch_every=looks.every, watch_state=looks, engine=engine,
         )  # fmt: skip
         sampler.close()
     others = "".join(f"; {out / name} is that of step {step}" for name, step in done.kept.items())
-    ended = f", stopped: {done.stopped}; {out} is the policy that was stopped" if done.stopped else ""
+    none = "" if "last-good" in done.kept else f"; no policy after {model} was read and found good"
+    ended = f", stopped: {done.stopped}; {out} is the policy that was stopped{none}" if done.stopped else ""
     return f"{len(prompts):,} questions, {done.steps:,} steps, {done.samples:,} answers -> {out}{ended}{others}"
 
 
@@ -99,7 +115,10 @@ def _watched(
 ) -> list[Prompt]:
     """The questions of readings, none where no file is named."""
     if path is not None:
-        return questions(path, store, answer_field=answer_field, ask=ask)
+        found = questions(path, store, answer_field=answer_field, ask=ask)
+        if monitor.judge and not any(p.images for p in found):
+            raise AssayError(f"{path}: no question has a picture, so --monitor.judge has nothing to look at")
+        return found
     changed = [f.name for f in fields(monitor) if getattr(monitor, f.name) != getattr(MonitorConfig(), f.name)]
     if changed:
         raise AssayError(f"--monitor.{changed[0].replace('_', '-')} needs questions to watch: give --watch FILE")

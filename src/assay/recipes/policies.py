@@ -7,7 +7,7 @@ from pathlib import Path
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.policy.config import BufferConfig, FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
-from assay.policy.hallucination import MonitorConfig
+from assay.policy.monitor import MonitorConfig
 from assay.policy.rewards import RewardConfig
 from assay.recipes.exam import Exam
 from assay.recipes.questions import arithmetic

@@ -5,22 +5,27 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from assay.budget import Budget
 from assay.chat import ChatConfig
 from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
+from assay.policy.gate import GateReading, ModelTerm, fit_model_term, remeasure
+from assay.policy.judge_claims import ClaimsJudge
+from assay.policy.judge_pairs import PairJudge
 from assay.policy.judge_reward import JudgeReward
-from assay.policy.rewards import EMPTY, HybridReward, ModelTerm, RewardConfig, fit_model_term
+from assay.policy.rewards import EMPTY, HybridReward, RewardConfig
 from assay.recipes.asking import AskConfig, chat_configs, chats
 from assay.records import Conversation, Prompt, Rollout, RolloutScorer, Score, Scorer, assistant, digest
 from assay.run import jsonable
 from assay.tables import write_text
 
 JUDGE = "judge:"
+Judge: TypeAlias = JudgeReward | PairJudge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +40,9 @@ class RewardModelConfig:
     """Of a conversation that it reads, at most."""
     judge_sees: bool = False
     """A judge gets the questions' pictures."""
+    judge_by: Literal["points", "group", "reference"] = "points"
+    """points: a judge gives each answer 0 to 10, or its rubric. group, reference: he compares it, in both orders, with an
+    answer of its group that is drawn for it, or with the question's `answer`; two requests for each answer."""
     ask: AskConfig = field(default_factory=AskConfig)
     """How a judge's server is asked, and what it may cost."""
 
@@ -52,9 +60,16 @@ class GoldConfig(RewardModelConfig):
     PROMPTS). None of them is trained on."""
     gold_share: float = 0.2
     """That share of the PROMPTS with answers, where no file of gold is given."""
+    gate_every: int = 50
+    """Policy steps after which a calibrated reward model's gate is measured again, on fresh answers to gold; where they show
+    that too few of what it lets through is right, it is set anew on them (0: never)."""
+    gate_questions: int = 64
+    """Gold questions that are drawn for it, each answered four times."""
 
     def __post_init__(self) -> None:
         RewardModelConfig.__post_init__(self)
+        if self.gate_every < 0 or self.gate_questions < 1:
+            raise AssayError("gate_every must not be negative, gate_questions at least 1")
         if not 0 < self.gold_share < 1:
             raise AssayError(f"gold_share is a share of the questions between 0 and 1, got {self.gold_share}")
 
@@ -63,13 +78,22 @@ OWN = ("rule", "format", "form", "claims", "overlong", "overlong_band")
 """Settings of rewards that need no reward model."""
 
 
-def refuse(rewards: RewardConfig, gold: GoldConfig, prompts: Sequence[Prompt]) -> None:
-    """Raise AssayError for settings that would be accepted and do nothing; before anything is loaded."""
+def refuse(rewards: RewardConfig, gold: GoldConfig, prompts: Sequence[Prompt], watched_by: str = "") -> None:
+    """Raise AssayError for settings that would be accepted and do nothing; before anything is loaded. `watched_by`: the
+    judge of a monitor, if any."""
     changed = [f.name for f in fields(RewardConfig) if getattr(rewards, f.name) != getattr(RewardConfig(), f.name)]
-    by_gold = [name for name in ("gold", "gold_share") if getattr(gold, name) != getattr(GoldConfig(), name)]
+    of_gold = ("gold", "gold_share", "gate_every", "gate_questions")
+    of_gold = ("gold", "gold_share", "gate_every", "gate_questions")
+    by_gold = [name for name in of_gold if getattr(gold, name) != getattr(GoldConfig(), name)]
     of_model = [f"rewards.{name}" for name in changed if name not in OWN] + by_gold
-    if (gold.judge_sees or gold.ask != AskConfig()) and not gold.reward_model.startswith(JUDGE):
-        raise AssayError("--judge-sees and --ask are for a judge: give --reward-model judge:MODEL@URL")
+    asks = gold.reward_model.startswith(JUDGE)
+    if (gold.judge_sees or gold.judge_by != "points" or (gold.ask != AskConfig() and not watched_by)) and not asks:
+        raise AssayError(
+            "--judge-sees, --judge-by and --ask are for a judge: give --reward-model judge:MODEL@URL (--ask also for "
+            "--monitor.judge)"
+        )
+    if gold.judge_by == "reference" and (n := sum(not p.answer for p in prompts)):
+        raise AssayError(f"--judge-by reference: {n:,} of {len(prompts):,} questions have no answer to compare with")
     if rewards.overlong_band and not rewards.overlong:
         raise AssayError("--rewards.overlong-band needs --rewards.overlong, the weight of that punishment")
     if of_model and not gold.reward_model:
@@ -117,15 +141,17 @@ class RolloutRewards:
 
 
 def load_reward_model(
-    config: RewardModelConfig, store: ImageStore, pictures: bool, say: Callable[[str], None] = print
-) -> RolloutRewards | JudgeReward:
-    """The reward model that is named. That it does not see the questions' pictures is said."""
+    config: RewardModelConfig, store: ImageStore, pictures: bool, say: Callable[[str], None] = print,
+    purse: Budget | None = None,
+) -> RolloutRewards | Judge:  # fmt: skip
+    """The reward model that is named. That it does not see the questions' pictures is said. `purse` is a budget that it
+    shares with other judges."""
     from assay.reward.scorer import load_scorer
     from assay.reward.visual import is_visual
 
     name = config.reward_model
     if name.startswith(JUDGE):
-        return _judge(config, store)
+        return _judge(config, store, purse)
     elsewhere = ":" in name and not Path(name).exists()
     sees = not elsewhere and is_visual(name)
     if pictures and not sees:
@@ -133,16 +159,35 @@ def load_reward_model(
     return RolloutRewards(load_scorer(name, config.reward_tokens, images=store.folder if sees else None), sees)
 
 
-def _judge(config: RewardModelConfig, store: ImageStore) -> JudgeReward:
-    """A judge, its replies beside the pictures' folder."""
+def _judge(config: RewardModelConfig, store: ImageStore, purse: Budget | None) -> Judge:
     named = config.reward_model.removeprefix(JUDGE)
-    seen = store.folder if config.judge_sees else None
-    (told,) = chat_configs([named], "reward-model", config.ask, temperature=0.0, max_tokens=1024, images=seen)
+    chat = _server(named, "reward-model", "judge:MODEL@URL", config.ask, store, config.judge_sees, 1024, purse)
+    if config.judge_by == "points":
+        return JudgeReward(chat, config.judge_sees)
+    return PairJudge(chat, config.judge_by, config.judge_sees)
+
+
+def claims_judge(named: str, ask: AskConfig, store: ImageStore, purse: Budget | None = None) -> ClaimsJudge:
+    """Who reads what answers say of their pictures."""
+    return ClaimsJudge(_server(named, "monitor.judge", "MODEL@URL", ask, store, True, 4096, purse))
+
+
+def purse_of(ask: AskConfig) -> Budget | None:
+    """What all judges of a command may cost together."""
+    return Budget(ask.budget) if ask.budget else None
+
+
+def _server(
+    named: str, flag: str, form: str, ask: AskConfig, store: ImageStore, sees: bool, max_tokens: int, purse: Budget | None
+) -> Any:  # fmt: skip
+    """A judge's server, its replies beside the pictures' folder."""
+    seen = store.folder if sees else None
+    (told,) = chat_configs([named], flag, ask, temperature=0.0, max_tokens=max_tokens, images=seen)
     if not isinstance(told, ChatConfig):
-        raise AssayError(f"--reward-model {config.reward_model}: a judge of answers is a server: write judge:MODEL@URL")
-    cache = store.folder.with_name(f"{store.folder.name}.judge.sqlite")
-    (chat,) = chats([told], cache, config.ask.budget, config.ask.batches)
-    return JudgeReward(chat, config.judge_sees)
+        raise AssayError(f"--{flag} {named}: a judge of answers is a server: write {form}")
+    cache = store.folder.with_name(f"{store.folder.name}.{'judge' if flag == 'reward-model' else 'monitor'}.sqlite")
+    (chat,) = chats([told], cache, purse or ask.budget, ask.batches)
+    return chat
 
 
 def fingerprint(name: str) -> str:
@@ -173,16 +218,55 @@ def own_term(
     told = digest(jsonable([identity, [p.id for p in gold], samples, rewards]))
     kept = json.loads(path.read_text()) if path.exists() else {}
     if kept.get("of") != told:
-        from assay.render import begun
-
-        begins = begun(sampler.policy.processor, gold[0].messages)
-        rules = HybridReward(RewardConfig(), None, None, sampler.answer_start, begun=begins)
-        groups = sampler(gold, samples)
-        pairs = [(p, r) for p, group in zip(gold, groups, strict=True) for r in group]
-        judged = [(p, r, s) for (p, r), s in zip(pairs, rules(pairs), strict=True) if s.problem != EMPTY]
-        term = calibrate(scorer, judged, rewards)
+        term = calibrate(scorer, _judged(gold, sampler, samples), rewards)
         kept = {"of": told, "questions": len(gold), "term": asdict(term)}
         write_text(path, json.dumps(kept, indent=2))
     term = ModelTerm(**kept["term"])
     print(f"{len(gold):,} gold questions: {term}")
     return term
+
+
+def _judged(gold: Sequence[Prompt], sampler: Any, samples: int, draw: int = 0) -> list[tuple[Prompt, Rollout, Score]]:
+    """Sampled answers to gold questions with what the rules say of them, empty ones left out."""
+    from assay.render import begun
+
+    begins = begun(sampler.policy.processor, gold[0].messages)
+    rules = HybridReward(RewardConfig(), None, None, sampler.answer_start, begun=begins)
+    groups = sampler(gold, samples, draw)
+    pairs = [(p, r) for p, group in zip(gold, groups, strict=True) for r in group]
+    return [(p, r, s) for (p, r), s in zip(pairs, rules(pairs), strict=True) if s.problem != EMPTY]
+
+
+SAMPLES = 4
+"""Answers to a gold question when the gate is measured again."""
+APART = 1 << 20
+"""A draw that no training takes: `draw` of samplers."""
+
+
+class GateCheck:
+    """Measures the gate of a reward again, on fresh answers to random gold questions (`gate.remeasure`).
+
+    Args:
+        held: Gold questions, which are not trained on.
+    """
+
+    def __init__(
+        self, reward: HybridReward, held: Sequence[Prompt], sampler: Any, every: int, questions: int, seed: int
+    ) -> None:
+        self.reward, self.held, self.sampler = reward, list(held), sampler
+        self.every, self.questions, self.seed = every, questions, seed
+
+    def __call__(self, step: int) -> GateReading | None:
+        """Measure it and let the reward have what came of it; None: no answer had a score."""
+        reward = self.reward
+        assert reward.scorer is not None
+        assert reward.term is not None
+        chosen = np.random.default_rng((self.seed, step)).permutation(len(self.held))[: self.questions]
+        self.sampler.load(step)
+        judged = _judged([self.held[i] for i in sorted(chosen.tolist())], self.sampler, SAMPLES, APART)
+        if not judged:
+            return None
+        raw = np.asarray(reward.scorer([(p, r.text) for p, r, _ in judged]), dtype=np.float64)
+        right = np.array([s.rule > 0 for *_, s in judged])
+        found, reward.term = remeasure(reward.term, raw, right, reward.config, [p.id for p, *_ in judged])
+        return found

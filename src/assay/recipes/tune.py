@@ -23,11 +23,14 @@ from assay.errors import AssayError
 from assay.figures import told
 from assay.images import ImageStore
 from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
-from assay.policy.hallucination import MonitorConfig, Reading, Watch
-from assay.policy.rewards import EMPTY, HybridReward, ModelTerm, RewardConfig
-from assay.recipes.exam import Exam, examine, watching
+from assay.policy.gate import ModelTerm
+from assay.policy.monitor import MonitorConfig
+from assay.policy.reading import Reading
+from assay.policy.rewards import EMPTY, HybridReward, RewardConfig
+from assay.recipes.exam import Exam, examine
 from assay.recipes.reward_model import RolloutRewards
 from assay.recipes.reward_model import calibrate as calibrated
+from assay.recipes.watching import Looks, Watched
 from assay.records import AnswerPair, Preference, Prompt, Response, Rollout, Score
 from assay.reward.config import TrainConfig
 from assay.run import Run
@@ -230,11 +233,19 @@ class Tuner:
 
         return reading_from(self.run.once(f"evaluate/{name}", work)["reading"])
 
-    def watched(self, step: int, policy: Any) -> Reading:
-        return self.reading(step, policy, self.task.watched.first(self.config.monitor.prompts))
+    @property
+    def exam(self) -> Exam:
+        """What is watched while a policy is tuned."""
+        return self.task.watched.first(self.config.monitor.prompts)
 
-    def reading(self, step: int, policy: Any, exam: Exam) -> Reading:
-        return examine(exam, self.sampler(policy, temperature=0.0), self.store if self.visual else None, step)
+    def watched(self, step: int, policy: Any, heard: Any = None) -> Reading:
+        return self.reading(step, policy, self.exam, heard)
+
+    def greedy(self, policy: Any) -> Any:
+        return self.sampler(policy, temperature=0.0)
+
+    def reading(self, step: int, policy: Any, exam: Exam, heard: Any = None) -> Reading:
+        return examine(exam, self.greedy(policy), self.store if self.visual else None, step, heard=heard)
 
     def answers(self, name: str, policy: Any, prompts: Sequence[Prompt], n: int) -> list[list[Rollout]]:
         """n sampled answers of each prompt, kept in a table."""
@@ -402,12 +413,11 @@ class Tuner:
             if not self.task.tune:
                 return self.skip(name, "no questions to learn from", start=start)
             tuned = self.load(start, policy or self.config.policy)
-            reward, watch = self.reward(), Watch(self.config.monitor)
-
-            look = watching(name, self.watched, watch, reward, self.run.say)
+            watched, reward = Watched(prompts=self.exam.prompts, read=self.watched, greedy=self.greedy), self.reward()
+            looks = Looks(name, watched, self.config.monitor, reward, self.run.say)
             done = grpo(
                 self.models / name, settings, tuned, self.task.tune, self.sampler(tuned), reward, self.run.say,
-                watch=look, watch_every=self.config.monitor.every, watch_state=watch,
+                watch=looks, watch_every=looks.every, watch_state=looks,
             )  # fmt: skip
             return _told(done)
 

@@ -1,15 +1,13 @@
 """What a finished `assay policy run` or an ablation came to: a table in the terminal, and one HTML page with plots."""
 
-import base64
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -18,21 +16,20 @@ from assay.errors import AssayError
 from assay.figures import FEW, NEEDED, told
 from assay.journal import read
 from assay.policy import shown
-from assay.policy.hallucination import Reading, plot
+from assay.policy.reading import Reading
+from assay.recipes import watched_page
+from assay.recipes.training_plots import curves, plot
 from assay.recipes.tune import reading_from
 from assay.run import environment
 from assay.statistics import Estimate, interval
 from assay.tables import sibling, write_text
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 HEADER = ("policy", "right, %", "hallucination rate, %", "same answer, blank picture, %", "by chance, %",
           "same answer, other picture, %", "no clear answer")  # fmt: skip
 STYLE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{{ title }}</title>
 <style>body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse}td,th{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:left}
-img{max-width:100%}pre{background:#f6f6f6;padding:.7rem;overflow:auto}small{color:#555}</style>
+img{max-width:100%}.wide{overflow-x:auto}pre{background:#f6f6f6;padding:.7rem;overflow:auto}small{color:#555}</style>
 <h1>{{ title }}</h1><p>{{ model }}</p>
 """
 TABLE = """<table><tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
@@ -40,6 +37,12 @@ TABLE = """<table><tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
 """
 PLOTS = """{% for caption, image in plots %}<h2>{{ caption }}</h2>
 <img alt="{{ caption }}" src="data:image/png;base64,{{ image }}">{% endfor %}
+"""
+SECTIONS = """{% for s in sections %}<h2>{{ s.title }}</h2>
+{% if s.picture %}<img alt="{{ s.title }}" src="data:image/png;base64,{{ s.picture }}">{% endif %}
+{% if s.rows %}<div class="wide"><table><tr>{% for h in s.header %}<th>{{ h }}</th>{% endfor %}</tr>
+{% for row in s.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table></div>{% endif %}
+<p><small>{{ s.note }}</small></p>{% endfor %}
 """
 END = """<h2>Settings</h2><pre>{{ config }}</pre>
 <pre>{{ machine }}</pre></html>
@@ -52,6 +55,7 @@ RUN = (
 whose reasoning names something that is not in the picture; the papers do not define theirs{% endif %}.</small></p>
 """
     + PLOTS
+    + SECTIONS
     + "<h2>Preference pairs</h2><pre>{{ pairs }}</pre>"
     + END
 )
@@ -61,6 +65,9 @@ TRAINING = (
     + TABLE
     + """
 <p><small>Greedy answers to the questions to watch, 95% intervals.</small></p>{% endif %}
+"""
+    + SECTIONS
+    + """
 {% if answers %}<h2>Sampled answers</h2>
 <p><small>Of a few prompts at {{ steps }} steps: the best and the worst one, and the first that was cut off. All that were
 kept lie in answers/*.parquet.</small></p>
@@ -163,23 +170,34 @@ def write_report(folder: Path) -> Path:
     readings = policies(folder)
     config = json.loads((folder / "config.json").read_text())
     steps = folder / "steps"
-    curves = {name: read(folder / "models" / name / "metrics.jsonl") for name in readings}
-    plots = [found for name, metrics in curves.items() for found in _curves(name, metrics)]
+    steps_of = {name: read(folder / "models" / name / "metrics.jsonl") for name in readings}
+    plots = [found for name, metrics in steps_of.items() for found in curves(name, metrics)]
     looked = any(r.accuracy and r.hallucination_rate for r in readings.values())
     if looked:
         numbered = ", ".join(f"{n} {name}" for n, name in enumerate(readings, 1))
-        picture = base64.b64encode(plot(list(_numbered(readings)))).decode()
+        picture = plot(list(_numbered(readings)))
         plots.append((f"Accuracy against hallucination rate ({numbered})", picture))
     pairs = [json.loads(p.read_text()).get("counts") for p in sorted(steps.glob("*.json")) if p.stem.startswith("mpo")]
     base = json.loads((steps / "base.json").read_text())["model"] if (steps / "base.json").exists() else ""
     header, rows = grid(readings)
     page = jinja2.Environment(autoescape=True).from_string(RUN).render(
         title=f"{config['recipe']}: {folder.name}", model=base, header=header, rows=rows, looked=looked,
-        n=next(iter(readings.values())).n, plots=plots, skipped=skipped(folder), pairs=json.dumps(pairs, indent=1),
+        n=next(iter(readings.values())).n, plots=plots,
+        sections=_sections(readings, steps_of), skipped=skipped(folder), pairs=json.dumps(pairs, indent=1),
         config=json.dumps(config, indent=1), machine=json.dumps(environment(), indent=1),
     )  # fmt: skip
     write_text(folder / "report.html", page)
     return folder / "report.html"
+
+
+def _sections(readings: Mapping[str, Reading], steps: Mapping[str, list[dict[str, Any]]]) -> list[watched_page.Section]:
+    """What policies invent, by claim and by length, on the test questions; and what watched each training."""
+    tested = watched_page.hallucination(readings, "policy")
+    found = [replace(tested, title=f"{tested.title}, on the test questions")] if tested is not None else []
+    return [
+        *found,
+        *(replace(s, title=f"{name}: {s.title}") for name, m in steps.items() for s in watched_page.sections(m)),
+    ]
 
 
 def is_training(folder: Path) -> bool:
@@ -200,13 +218,14 @@ def write_training_report(folder: Path) -> Path:
         raise AssayError(f"{folder}: no step has been taken yet")
     readings = {str(m["step"]): Reading.of_metrics(m) for m in metrics if "watch_n" in m}
     header, rows = grid(readings) if readings else ([], [])
-    plots = _curves(folder.name, metrics)
+    plots = curves(folder.name, metrics)
     if any(r.accuracy and r.hallucination_rate for r in readings.values()):
-        picture = base64.b64encode(plot(list(readings.values()))).decode()
+        picture = plot(list(readings.values()))
         plots.append(("Accuracy against hallucination rate, by step", picture))
     settings, answers = told.pop("identity"), _answers(place)
     page = jinja2.Environment(autoescape=True).from_string(TRAINING).render(
         title=folder.name, model="" if name == "training.json" else f"{metrics[-1]['step']:,} steps so far", plots=plots,
+        sections=watched_page.sections(metrics),
         header=["step", *header[1:]], rows=rows, came_to=json.dumps(told, indent=1), config=json.dumps(settings, indent=1),
         machine=json.dumps(environment(), indent=1), answers=answers, shown=SHOWN, steps=len({a[0] for a in answers}),
     )  # fmt: skip
@@ -243,67 +262,5 @@ def _clipped(text: str) -> str:
     return text if len(text) <= LONG else f"{text[: LONG // 2]} [...] {text[-LONG // 2 :]}"
 
 
-def _curves(name: str, metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Captions and plots of a training's steps."""
-    if metrics and "effective" in metrics[0]:
-        return [(f"{name}: rewards and effective samples over steps", _picture(_grpo_plot(metrics)))]
-    if metrics and "accuracy" in metrics[0]:
-        return [(f"{name}: preference accuracy and margin over steps", _picture(_mpo_plot(metrics)))]
-    return [(f"{name}: NLL of the answers over steps", _picture(_nll_plot(metrics)))] if metrics else []
-
-
 def _numbered(readings: Mapping[str, Reading]) -> Sequence[Reading]:
-    from dataclasses import replace
-
     return [replace(r, step=n) for n, r in enumerate(readings.values(), 1)]
-
-
-def _grpo_plot(metrics: Sequence[Mapping[str, Any]]) -> Any:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
-    steps = [m["step"] for m in metrics]
-    terms = (("rule", "right", "#2a6fbb"), ("format", "well-formed", "#888888"), ("model", "model term", "#c0392b"))
-    for name, label, colour in terms:
-        left.plot(steps, [m[name] for m in metrics], label=label, color=colour)
-    shares = (
-        ("effective_rule", "groups, rule part", "#888888"), ("effective_total", "groups, total", "#2a6fbb"),
-        ("batch_effective", "batch, buffer included", "#c0392b"),
-    )  # fmt: skip
-    for name, label, colour in shares:
-        right.plot(steps, [100 * m[name] for m in metrics], label=label, color=colour)
-    left.set_ylabel("mean reward of sampled answers")
-    right.set_ylabel("with signal, %")
-    for axes in (left, right):
-        axes.set_xlabel("step")
-        axes.legend(frameon=False)
-        axes.grid(alpha=0.3)
-    return figure
-
-
-def _mpo_plot(metrics: Sequence[Mapping[str, Any]]) -> Any:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
-    steps = [m["step"] for m in metrics]
-    left.plot(steps, [100 * m["accuracy"] for m in metrics], color="#2a6fbb")
-    left.set_ylabel("pairs in the right order, %")
-    right.plot(steps, [m["margin"] for m in metrics], color="#c0392b", label="margin of implicit rewards")
-    right.plot(steps, [m["nll"] for m in metrics], color="#888888", label="NLL of the chosen answer")
-    right.legend(frameon=False)
-    for axes in (left, right):
-        axes.set_xlabel("step")
-        axes.grid(alpha=0.3)
-    return figure
-
-
-def _nll_plot(metrics: Sequence[Mapping[str, Any]]) -> Any:
-    figure, axes = plt.subplots(figsize=(6, 3.6), constrained_layout=True)
-    axes.plot([m["step"] for m in metrics], [m["nll"] for m in metrics], color="#2a6fbb")
-    axes.set_xlabel("step")
-    axes.set_ylabel("NLL of a token, nats")
-    axes.grid(alpha=0.3)
-    return figure
-
-
-def _picture(figure: Any) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
-    return base64.b64encode(buffer.getvalue()).decode()

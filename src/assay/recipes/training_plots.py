@@ -1,0 +1,132 @@
+"""Pictures of a training's page, as PNG in base64."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from assay.errors import AssayError
+from assay.policy.reading import Reading
+from assay.statistics import Estimate, interval
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+
+def curves(name: str, metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Captions and plots of a training's steps."""
+    if metrics and "effective" in metrics[0]:
+        return [(f"{name}: rewards and effective samples over steps", _picture(_grpo_plot(metrics)))]
+    if metrics and "accuracy" in metrics[0]:
+        return [(f"{name}: preference accuracy and margin over steps", _picture(_mpo_plot(metrics)))]
+    return [(f"{name}: NLL of the answers over steps", _picture(_nll_plot(metrics)))] if metrics else []
+
+
+def _grpo_plot(metrics: Sequence[Mapping[str, Any]]) -> Any:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
+    steps = [m["step"] for m in metrics]
+    terms = (("rule", "right", "#2a6fbb"), ("format", "well-formed", "#888888"), ("model", "model term", "#c0392b"))
+    for name, label, colour in terms:
+        left.plot(steps, [m[name] for m in metrics], label=label, color=colour)
+    shares = (
+        ("effective_rule", "groups, rule part", "#888888"), ("effective_total", "groups, total", "#2a6fbb"),
+        ("batch_effective", "batch, buffer included", "#c0392b"),
+    )  # fmt: skip
+    for name, label, colour in shares:
+        right.plot(steps, [100 * m[name] for m in metrics], label=label, color=colour)
+    left.set_ylabel("mean reward of sampled answers")
+    right.set_ylabel("with signal, %")
+    for axes in (left, right):
+        axes.set_xlabel("step")
+        axes.legend(frameon=False)
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _mpo_plot(metrics: Sequence[Mapping[str, Any]]) -> Any:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
+    steps = [m["step"] for m in metrics]
+    left.plot(steps, [100 * m["accuracy"] for m in metrics], color="#2a6fbb")
+    left.set_ylabel("pairs in the right order, %")
+    right.plot(steps, [m["margin"] for m in metrics], color="#c0392b", label="margin of implicit rewards")
+    right.plot(steps, [m["nll"] for m in metrics], color="#888888", label="NLL of the chosen answer")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _nll_plot(metrics: Sequence[Mapping[str, Any]]) -> Any:
+    figure, axes = plt.subplots(figsize=(6, 3.6), constrained_layout=True)
+    axes.plot([m["step"] for m in metrics], [m["nll"] for m in metrics], color="#2a6fbb")
+    axes.set_xlabel("step")
+    axes.set_ylabel("NLL of a token, nats")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def _picture(figure: Any) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    plt.close(figure)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """A line with its intervals: (value, low, high) at each of `steps`."""
+
+    label: str
+    colour: str
+    steps: Sequence[float]
+    values: Sequence[Sequence[float]]
+
+
+def bands(parts: Sequence[tuple[str, Sequence[Band]]], along: str = "step") -> str:
+    """Plots side by side, each with its title and its lines with their 95% intervals."""
+    figure, every = plt.subplots(1, len(parts), figsize=(10, 3.6), constrained_layout=True, squeeze=False)
+    for axes, (title, lines) in zip(every[0], parts, strict=True):
+        for line in lines:
+            middle, low, high = (np.array(x) for x in zip(*line.values, strict=True))
+            axes.plot(line.steps, middle, "o-", markersize=3, color=line.colour, label=line.label)
+            axes.fill_between(line.steps, low, high, color=line.colour, alpha=0.13, linewidth=0)
+            if len(line.steps) == 1:
+                axes.vlines(line.steps, low, high, color=line.colour)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel(along)
+        axes.grid(alpha=0.3)
+        if len(lines) > 1:
+            axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+    return _picture(figure)
+
+
+def plot(readings: Sequence[Reading]) -> str:
+    """Accuracy against hallucination rate, a point with 95% intervals for each reading that has both.
+
+    Raises AssayError when no reading has both.
+    """
+    found = [(r.step, r.hallucination_rate, r.accuracy) for r in readings]
+    points = [(step, x, y) for step, x, y in found if x is not None and y is not None]
+    if not points:
+        raise AssayError("no reading has both an accuracy and a hallucination rate: there is nothing to plot")
+    figure, axes = plt.subplots(figsize=(9, 4), constrained_layout=True)
+    axes.plot([100 * x.value for _, x, _ in points], [100 * y.value for *_, y in points], color="#888888", alpha=0.5)
+    for step, x, y in points:
+        axes.errorbar(100 * x.value, 100 * y.value, xerr=_arms(x), yerr=_arms(y), fmt="o", color="#b8860b", capsize=4)
+        axes.annotate(str(step), (100 * x.value, 100 * y.value), xytext=(5, 5), textcoords="offset points")
+    left = f"; without both rates: {len(found) - len(points)}" if len(points) < len(found) else ""
+    axes.set_xlabel(f"hallucination rate, % (bars: 95% intervals; numbered in order{left})")
+    axes.set_ylabel("accuracy, %")
+    axes.grid(alpha=0.3)
+    return _picture(figure)
+
+
+def _arms(rate: Estimate) -> list[list[float]]:
+    """The lengths below and above a point, in percent, as matplotlib takes them."""
+    low, high = interval(rate)
+    return [[100 * (rate.value - low)], [100 * (high - rate.value)]]
