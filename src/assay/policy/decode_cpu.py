@@ -15,6 +15,7 @@ from torch import Tensor
 
 from assay import native, vision
 from assay.attention import Prefilled
+from assay.body_cpu import other
 from assay.native import longs, pointer
 from assay.pack import pack, share
 from assay.policy.decode import plain
@@ -137,7 +138,7 @@ class CpuDecoder:
 
     def __init__(self, inner: Any) -> None:
         body, head = vision.language_model(inner), inner.get_output_embeddings()
-        reason = _other(body)
+        reason = other(body)
         if reason:
             raise ValueError(reason)
         self.body, self.source = body, head
@@ -219,37 +220,3 @@ class CpuDecoder:
             found_BD = self.step(cache, rows[:, at], torch.tensor([5, 5, 3, 3]) + at)
         if not torch.allclose(found_BD, expected_BD, rtol=1e-3, atol=1e-3 * float(expected_BD.abs().max())):
             raise ValueError("the compiled step computes something else than its layers")
-
-
-_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
-
-
-def _other(body: Any) -> str:
-    """Why a language model is not one that the step can compute; "" where it may be."""
-    config = body.config
-    for layer in getattr(body, "layers", None) or [body]:
-        if {n for n, _ in layer.named_children()} != _PARTS:
-            return "its layers have other parts"
-        shapes = {
-            n.removesuffix(".weight"): tuple(x.shape) for n, x in layer.named_parameters() if n.endswith(".weight")
-        }
-        shapes = {n.replace(".base_layer", ""): shape for n, shape in shapes.items() if ".lora_" not in n}
-        attention = layer.self_attn
-        width, inner, D = config.hidden_size, getattr(config, "intermediate_size", 0), getattr(attention, "head_dim", 0)
-        H, K = config.num_attention_heads, getattr(config, "num_key_value_heads", 0)
-        needed = {
-            "self_attn.q_proj": (H * D, width), "self_attn.k_proj": (K * D, width), "self_attn.v_proj": (K * D, width),
-            "self_attn.o_proj": (width, H * D), "mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width),
-            "mlp.down_proj": (width, inner), "input_layernorm": (width,), "post_attention_layernorm": (width,),
-        }  # fmt: skip
-        both = {"self_attn.q_norm": (D,), "self_attn.k_norm": (D,)}
-        if shapes not in (needed, needed | both) or not hasattr(attention, "scaling"):
-            return "its attention or its MLP has other parts"
-        linear = [m for n, m in layer.named_modules() if n.endswith("_proj")]
-        if len({getattr(m, "bias", None) is None for m in linear[:3]}) > 1:
-            return "some of its queries, keys and values have a bias, and others none"
-    if getattr(config, "hidden_act", "") not in ("silu", "swish") or not hasattr(config, "rms_norm_eps"):
-        return "it has another activation or norm"
-    if not hasattr(body, "rotary_emb") or not hasattr(getattr(body, "norm", None), "weight"):
-        return "it has other places, or another last norm"
-    return ""
