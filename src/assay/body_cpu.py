@@ -119,7 +119,9 @@ class Body:
             raise ValueError("this processor has no AVX512-BF16 (or has AMX), or there is no C++ compiler")
         if source.config._attn_implementation != NAME:
             raise ValueError("it is not packed")
-        if reason := other(source) or ("its heads have an odd width" if source.layers[0].self_attn.head_dim % 2 else ""):
+        if reason := other(source) or (
+            "its heads have an odd width" if source.layers[0].self_attn.head_dim % 2 else ""
+        ):
             raise ValueError(reason)
         self.source, attention = source, source.layers[0].self_attn
         self.D = int(attention.head_dim)
@@ -142,7 +144,9 @@ class Body:
                 found[name] = None if whole is None else whole.detach().float().contiguous()
             for name, parts in _JOINED.items():
                 biases = [given[f"layers.{n}.{x}.bias"] for x in parts if f"layers.{n}.{x}.bias" in given]
-                made = self._panels(f"{n}.{name}", [given[f"layers.{n}.{x}.weight"] for x in parts], biases, name == "up")
+                made = self._panels(
+                    f"{n}.{name}", [given[f"layers.{n}.{x}.weight"] for x in parts], biases, name == "up"
+                )
                 found |= {name: made.x, f"{name}_bias": made.bias}
             self.norms += [x for name, x in found.items() if name in _NORMS and x is not None]
             self.layers.append(Layer(**{name: pointer(x) for name, x in found.items()}))
@@ -170,7 +174,9 @@ class Body:
                 )  # fmt: skip
         x_TD, (cos, sin) = inputs_embeds[0].detach().float().clone(), self.places(inputs_embeds, position_ids)
         read_N = None if route is None else route.read_N
-        states = self._pass(x_TD, cos, sin, segments_S4(layout.queries_S1, layout.keys_U, layout.keys_S1), read_N, prefilled)
+        states = self._pass(
+            x_TD, cos, sin, segments_S4(layout.queries_S1, layout.keys_U, layout.keys_S1), read_N, prefilled
+        )
         return SimpleNamespace(last_hidden_state=states.unsqueeze(0))
 
     def places(self, embeds: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,7 +185,13 @@ class Body:
         return cos, sin
 
     def _pass(
-        self, x_TD: Tensor, cos: Tensor, sin: Tensor, segments_S4: Tensor, read_N: Tensor | None, prefilled: Prefilled | None
+        self,
+        x_TD: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        segments_S4: Tensor,
+        read_N: Tensor | None,
+        prefilled: Prefilled | None,
     ) -> Tensor:
         T, kept = len(x_TD), self._room(len(x_TD), len(self.layers) if prefilled is not None else 1)
         layers = self.with_keys([kept[n % len(kept)] for n in range(len(self.layers))])
@@ -227,7 +239,11 @@ class Body:
         table = self.source.get_input_embeddings().weight
         tokens = torch.randint(len(table), (64,), generator=torch.Generator().manual_seed(0)).tolist()
         batch = pack([share([tokens[:20], tokens[:9] + tokens[20:32]]), share([tokens[32:]])])
-        given = {"inputs_embeds": table[batch.ids_1T].float(), "position_ids": batch.positions_1T, "layout": batch.layout}
+        given = {
+            "inputs_embeds": table[batch.ids_1T].float(),
+            "position_ids": batch.positions_1T,
+            "layout": batch.layout,
+        }
         with torch.autocast("cpu", torch.bfloat16):
             expected = self.source(**given, use_cache=False).last_hidden_state.float()
         found = self(**given).last_hidden_state

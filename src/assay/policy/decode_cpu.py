@@ -82,8 +82,14 @@ class Cache:
     Shapes, for panels of W columns: keys (G or B, K, tokens / W, D, W), values (G or B, K, D / W rounded up, tokens, W).
     """
 
+    dtype = torch.float32
+
+    @staticmethod
+    def panel() -> int:
+        return int(library().panel())
+
     def __init__(self, prefilled: Prefilled, spans: Sequence[tuple[int, int]], rows: int) -> None:
-        W = self.W = int(library().panel())
+        W = self.W = self.panel()
         K, D = prefilled[0][0].shape[1:]
         self.K, self.D, self.DW = K, D, -(-D // W)
         self.lengths_G = torch.tensor([end - start for start, end in spans])
@@ -93,16 +99,25 @@ class Cache:
         for (k, v), (whole_k, whole_v) in zip(self.shared, prefilled, strict=True):
             for g, (start, end) in enumerate(spans):
                 n = end - start
-                padded = torch.zeros(2, K, self.P, self.DW * W)
+                padded = torch.zeros(2, K, self.P, self.DW * W, dtype=self.dtype)
                 padded[0, :, :n, :D], padded[1, :, :n, :D] = (x[start:end].transpose(0, 1) for x in (whole_k, whole_v))
-                k[g] = padded[0].view(K, self.P // W, W, -1)[..., :D].transpose(2, 3)
-                v[g] = padded[1].view(K, self.P, self.DW, W).transpose(1, 2)
+                self._fill(k[g], v[g], padded[0, :, :, :D], padded[1])
         self.T, self.room = 0, 2 * W
         self.own = [self._room(len(self.group_B), self.room) for _ in prefilled]
 
     def _room(self, n: int, tokens: int) -> tuple[Tensor, Tensor]:
         W = self.W
         return torch.zeros(n, self.K, tokens // W, self.D, W), torch.zeros(n, self.K, self.DW, tokens, W)
+
+    def _fill(self, k: Tensor, v: Tensor, keys_KPD: Tensor, values_KPD: Tensor) -> None:
+        """Put the keys and values of one prompt, filled up to whole panels, in their order."""
+        k.copy_(keys_KPD.unflatten(1, (-1, self.W)).transpose(2, 3))
+        v.copy_(values_KPD.unflatten(2, (self.DW, -1)).transpose(1, 2))
+
+    def _grown(self, k: Tensor, v: Tensor, more: int) -> tuple[Tensor, Tensor]:
+        """With room for so many tokens more."""
+        grow = torch.nn.functional.pad
+        return grow(k, (0, 0, 0, 0, 0, more // self.W)), grow(v, (0, 0, 0, more))
 
     def keep(self, rows_B: Tensor) -> None:
         """Go on with these rows only (indices, ascending); prompts without rows go too."""
@@ -116,10 +131,8 @@ class Cache:
         """Make room for one more token."""
         self.T += 1
         if self.room < self.T:
-            more, W = self.room, self.W
-            grow = torch.nn.functional.pad
-            self.own = [(grow(k, (0, 0, 0, 0, 0, more // W)), grow(v, (0, 0, 0, more))) for k, v in self.own]
-            self.room += more
+            self.own = [self._grown(k, v, self.room) for k, v in self.own]
+            self.room *= 2
 
     @property
     def starts_G(self) -> Tensor:

@@ -14,6 +14,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from assay import packing, vision
 from assay.attention import Prefilled
+from assay.head import chosen_tokens
 from assay.images import ImageStore
 from assay.pack import Group, pack, share
 from assay.policy.config import SamplerConfig, VllmConfig
@@ -163,7 +164,12 @@ class LocalSampler:
     def _draw(self, hidden_BD: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
         """One token for each row, and its log-probability under softmax(logits / temperature), which is what training
         compares; the picture token and what top_p leaves out are not drawn. Of greedy ones also the entropy."""
-        logits = self.decoder.logits(hidden_BD).float()
+        logits, greedy = self.decoder.logits(hidden_BD).float(), self.config.temperature == 0
+        if greedy or self.config.top_p == 1.0:
+            points_B = None if greedy else torch.rand(len(logits), generator=generator)
+            found = chosen_tokens(logits, self.config.temperature or 1.0, points_B, self.forbidden)
+            if found is not None:
+                return found if greedy else (*found[:2], None)
         if self.config.temperature not in (0, 1.0):
             logits /= self.config.temperature
         most_B1 = logits.amax(-1, keepdim=True)
