@@ -123,8 +123,8 @@ def chosen_tokens(
     closed = torch.tensor(sorted(set(banned)), dtype=torch.long)
     points_B = None if points_B is None else points_B.float().contiguous()
     library().choose(
-        pointer(logits_BV), *longs(*logits_BV.shape), ctypes.c_float(1 / temperature),
-        pointer(points_B), pointer(closed), *longs(len(closed)), pointer(tokens_B), pointer(logp_B), pointer(entropy_B), *longs(torch.get_num_threads()),
+        pointer(logits_BV), *longs(*logits_BV.shape), ctypes.c_float(1 / temperature), pointer(points_B), pointer(closed),
+        *longs(len(closed)), pointer(tokens_B), pointer(logp_B), pointer(entropy_B), *longs(torch.get_num_threads()),
     )  # fmt: skip
     return tokens_B, logp_B, entropy_B
 

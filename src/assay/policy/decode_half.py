@@ -27,7 +27,8 @@ class _Answers(ctypes.Structure):
 
 
 class Cache(decode_cpu.Cache):
-    """The same in bfloat16: keys (G or B, K, tokens / W, D / 2, W, 2), values (G or B, K, D / W rounded up, tokens / 2, W, 2)."""
+    """The same in bfloat16, two numbers of a product's depth side by side: keys (G or B, K, tokens / W, D / 2, W, 2), values
+    (G or B, K, D / W rounded up, tokens / 2, W, 2)."""
 
     dtype = torch.bfloat16
 
