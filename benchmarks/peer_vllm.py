@@ -118,7 +118,8 @@ def decode(llm: Any, task: dict[str, Any]) -> list[list[Any]]:
 
 def main() -> None:
     what, model = sys.argv[1:]
-    out, sys.stdout = sys.stdout, sys.stderr  # vLLM prints, too
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what vLLM prints, in its own processes too, is no answer of ours
     start, cpu = time.monotonic(), spent()
     import vllm
 
