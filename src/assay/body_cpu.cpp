@@ -3,7 +3,7 @@
 // Rows of heads lie `row` numbers apart; D is even.
 #include "half.h"
 
-constexpr long ROWS = 16 * TILE, QUERIES = 2 * TILE;  // rows that go through a layer's products, or its attention, together
+constexpr long ROWS = 12 * TILE, QUERIES = 3 * TILE;  // rows that go through a layer's products, or its attention, together
 
 static long even(long n) { return n + (n & 1); }
 

@@ -10,6 +10,7 @@ transformers' own layers before it is used.
 import ctypes
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -167,6 +168,8 @@ class Body:
         passes_layers = route is not None and (route.given_1TD is not None or route.upto or route.frozen)
         plain = position_ids.dim() == 2 and len(position_ids) == 1 and layout.causal and layout.backend == "segments"
         if more or passes_layers or not plain or inputs_embeds.requires_grad:
+            if prefilled is not None:  # every layer's keys are asked for
+                layout = replace(layout, route=None)
             with torch.autocast("cpu", torch.bfloat16):
                 return self.source(
                     inputs_embeds=inputs_embeds, position_ids=position_ids, layout=layout, prefilled=prefilled,

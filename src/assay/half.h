@@ -9,7 +9,7 @@
 #include <vector>
 
 typedef uint16_t half;
-constexpr long PANEL = 32, TILE = 12;  // the sums of a tile, 12 rows of two vectors, stay in registers
+constexpr long PANEL = 32, TILE = 8;  // the sums of a tile, 8 rows of two vectors, stay in registers; more are slower
 
 static inline long panels_of(long columns) { return (columns + PANEL - 1) / PANEL; }
 static inline long pairs_of(long depth) { return (depth + 1) / 2; }
@@ -39,7 +39,7 @@ static void tile(const half* x, long row, const half* panel, long pairs, const f
         _mm_prefetch((const char*)(next + k * pace), _MM_HINT_T1);
         __m512bh a = (__m512bh)_mm512_loadu_si512(panel + k * 2 * PANEL);
         __m512bh b = (__m512bh)_mm512_loadu_si512(panel + k * 2 * PANEL + PANEL);
-#pragma GCC unroll 12
+#pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
             int32_t two;
             memcpy(&two, x + r * row + 2 * k, 4);
@@ -48,7 +48,7 @@ static void tile(const half* x, long row, const half* panel, long pairs, const f
             sums[r][1] = _mm512_dpbf16_ps(sums[r][1], b, y);
         }
     }
-#pragma GCC unroll 12
+#pragma GCC unroll 8
     for (int r = 0; r < R; r++) put(m + r, p, sums[r][0], sums[r][1]);
 }
 
@@ -57,8 +57,8 @@ static void tile(const half* x, long row, const half* panel, long pairs, const f
 template <class Put>
 static void product(const half* x, long row, long M, const half* panels, long pairs, long room, const float* bias, long first,
                     long last, const Put& put) {
-    constexpr decltype(&tile<1, Put>) tiles[] = {tile<1, Put>, tile<2, Put>, tile<3, Put>, tile<4, Put>,  tile<5, Put>,  tile<6, Put>,
-                                                 tile<7, Put>, tile<8, Put>, tile<9, Put>, tile<10, Put>, tile<11, Put>, tile<12, Put>};
+    constexpr decltype(&tile<1, Put>) tiles[] = {tile<1, Put>, tile<2, Put>, tile<3, Put>, tile<4, Put>,
+                                                 tile<5, Put>, tile<6, Put>, tile<7, Put>, tile<8, Put>};
     long parts = (M + TILE - 1) / TILE;
     for (long p = first; p < last; p++)
         for (long part = 0, at = 0; part < parts; part++) {

@@ -108,7 +108,11 @@ def packed_hidden(
 ) -> torch.Tensor:
     """The last hidden state where each answer is read, shape (N, D). `body`: what takes the language model's place
     (`body_cpu`). `kept`: the lists of keys and values that this pass fills (`prefilled`) or goes on from (`before`)."""
-    states_TD: torch.Tensor = hidden(inner, packed_inputs(inner, batch, pictures) | kept, body)[0]
+    return read(hidden(inner, packed_inputs(inner, batch, pictures) | kept, body)[0], batch)
+
+
+def read(states_TD: torch.Tensor, batch: Pack) -> torch.Tensor:
+    """The states where answers are read, (N, D), of all that a pass gave; it may have given these alone."""
     if len(states_TD) == len(batch.last_N) != batch.tokens:
         return states_TD
     return states_TD.index_select(0, batch.last_N)

@@ -56,6 +56,8 @@ class HalfDecoder:
 
     dtype = torch.float32
     """Of what it is given; prompts and steps are computed in bfloat16."""
+    reads = True
+    """Its body needs no route to give every layer's keys."""
 
     def __init__(self, inner: Any) -> None:
         self.source, self.output = vision.language_model(inner), inner.get_output_embeddings()

@@ -136,12 +136,13 @@ class LocalSampler:
         parts = self.policy.bins(groups)
         order = [i for part in parts for i in part]
         for part in parts:
-            batch = pack([groups[i] for i in part], self.policy.backend).to(self.policy.model.device)
+            reads = getattr(self.decoder, "reads", False)
+            batch = pack([groups[i] for i in part], self.policy.backend, read=reads).to(self.policy.model.device)
             prefilled: Prefilled = []
             inputs = packing.packed_inputs(self.policy.inner, batch, self.policy.pictures)
             inputs["inputs_embeds"] = inputs["inputs_embeds"].to(self.decoder.dtype)
             out = self.decoder.body(**inputs, prefilled=prefilled, use_cache=False)
-            hidden.append(out.last_hidden_state[0, batch.last_N])
+            hidden.append(packing.read(out.last_hidden_state[0], batch))
             farthest_T = inputs["position_ids"].view(-1, batch.tokens).amax(0)
             used = sum(groups[i].tokens for i in part)
             own = 0
