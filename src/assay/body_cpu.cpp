@@ -38,10 +38,12 @@ struct Answers {  // B rows of G prompts: those of g are [starts[g], starts[g + 
 
 static void place(float* x, const float* norm, const Sizes& z, const float* cos, const float* sin, float scale, half* out) {
     if (norm) normalise(x, norm, z.D, z.epsilon, x, nullptr);
-    for (long i = 0, n = z.rotary / 2; i < n; i++) {
-        float a = x[i], b = x[i + n];
-        x[i] = a * cos[i] - b * sin[i];
-        x[i + n] = b * cos[i + n] + a * sin[i + n];
+    for (long i = 0, n = z.rotary / 2; i < n; i += 16) {
+        __mmask16 which = lanes(n - i);
+        auto at = [&](const float* of) { return _mm512_maskz_loadu_ps(which, of + i); };
+        __m512 a = at(x), b = at(x + n);
+        _mm512_mask_storeu_ps(x + i, which, _mm512_fnmadd_ps(b, at(sin), _mm512_mul_ps(a, at(cos))));
+        _mm512_mask_storeu_ps(x + i + n, which, _mm512_fmadd_ps(a, at(sin + n), _mm512_mul_ps(b, at(cos + n))));
     }
     for (long i = 0; i < z.D; i += 16) {
         __mmask16 which = lanes(z.D - i);

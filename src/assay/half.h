@@ -17,13 +17,12 @@ static inline __mmask16 lanes(long n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (
 static inline __m256i narrow(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 static inline void narrow_to(half* to, __m512 x, __mmask16 which) { _mm256_mask_storeu_epi16(to, which, narrow(x)); }
 
-// e to the x, for x <= 0; relative error below 2e-7.
+// e to the x, for x <= 0; relative error below 1e-4, a fortieth of what rounding to bfloat16 does.
 static inline __m512 exponential(__m512 x) {
     x = _mm512_max_ps(x, _mm512_set1_ps(-87.f));
     __m512 whole = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
-    __m512 y = _mm512_fnmadd_ps(whole, _mm512_set1_ps(0.693359375f), x), p = _mm512_set1_ps(0.00138888889f);
-    y = _mm512_fmadd_ps(whole, _mm512_set1_ps(2.12194440e-4f), y);
-    for (float c : {0.00833333333f, 0.0416666667f, 0.166666667f, 0.5f, 1.f, 1.f}) p = _mm512_fmadd_ps(p, y, _mm512_set1_ps(c));
+    __m512 y = _mm512_fnmadd_ps(whole, _mm512_set1_ps(0.693147181f), x), p = _mm512_set1_ps(0.0416666667f);
+    for (float c : {0.166666667f, 0.5f, 1.f, 1.f}) p = _mm512_fmadd_ps(p, y, _mm512_set1_ps(c));
     return _mm512_scalef_ps(p, whole);
 }
 
