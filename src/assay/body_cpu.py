@@ -31,7 +31,8 @@ above which the model is taken to be built otherwise. Rounding at other places g
 @functools.cache
 def library() -> Any:
     """The built loops, or None: no AVX512-BF16, or AMX, whose products PyTorch has, or no compiler."""
-    if not torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+    has = native.processor().split()
+    if "avx512_bf16" not in has or "amx_tile" in has:
         return None
     return native.library(Path(__file__).with_suffix(".cpp"))
 
