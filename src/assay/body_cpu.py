@@ -185,7 +185,9 @@ class Body:
 
     def places(self, embeds: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         """What rotates the heads at these places, cosines and sines, (T, rotary)."""
-        cos, sin = (x[0].float().contiguous() for x in self.source.rotary_emb(embeds, position_ids))
+        cos, sin = (
+            x[0].float().reshape(-1, x.shape[-1]).contiguous() for x in self.source.rotary_emb(embeds, position_ids)
+        )
         return cos, sin
 
     def _pass(
@@ -248,9 +250,12 @@ class Body:
             "position_ids": batch.positions_1T,
             "layout": batch.layout,
         }
-        with torch.autocast("cpu", torch.bfloat16):
-            expected = self.source(**given, use_cache=False).last_hidden_state.float()
-        found = self(**given).last_hidden_state
+        try:
+            with torch.autocast("cpu", torch.bfloat16):
+                expected = self.source(**given, use_cache=False).last_hidden_state.float()
+            found = self(**given).last_hidden_state
+        except (TypeError, IndexError, RuntimeError) as error:
+            raise ValueError(f"a pack fails on it: {error}") from error
         used = batch.last_N.max() + 1
         apart = ((found - expected)[0, :used].abs().mean() / expected[0, :used].abs().mean()).item()
         if not apart < APART:
