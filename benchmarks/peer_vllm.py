@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 SETTINGS = {
-    "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1", "DO_NOT_TRACK": "1",
 }  # fmt: skip
 
