@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -49,7 +50,8 @@ def ways(policy: Policy, groups: int) -> dict[str, Callable[[], int]]:
 
     def ours(decoder: Any) -> Callable[[], int]:
         sampler = LocalSampler(policy, SamplerConfig(max_tokens=NEW, temperature=0.0), half=False)
-        sampler.decoder, sampler.rendered, sampler.forbidden = decoder, ids, list(policy.end_ids)
+        sampler.rendered = lambda prompt: ids[prompt.id]  # type: ignore[assignment]
+        sampler.decoder, sampler.forbidden = decoder, list(policy.end_ids)
 
         def run() -> int:
             sampler.load(0)
@@ -129,10 +131,12 @@ def race(python: str, repetitions: int) -> tuple[str, dict[str, Any]]:
         for length in LENGTHS:
             for repetition in range(repetitions + 1):
                 ids = np.random.default_rng([length, repetition]).integers(10, VOCABULARY, (PROMPTS, length)).tolist()
-                start, answers = time.process_time(), {"ours": _ours(sampler, ids)}
+                start = time.process_time()
+                answers = {"ours": _ours(sampler, ids)}
                 spent = {"ours": time.process_time() - start}
                 task = {"ids": ids, "answers": GROUP, "new": ANSWER}
                 answers["vLLM"], spent["vLLM"] = vllm.ask(task)
+                print(length, repetition, spent, file=sys.stderr, flush=True)
                 for who, told in answers.items():
                     assert all(len(tokens) == ANSWER for group in told for tokens, _ in group), "another length"
                     if repetition:
@@ -171,7 +175,8 @@ class _Endless:
 
 def _ours(sampler: LocalSampler, ids: list[list[int]]) -> list[list[Any]]:
     prompts = [Prompt(messages=(user(str(i)),)) for i in range(len(ids))]
-    sampler.rendered = {p.id: row for p, row in zip(prompts, ids, strict=True)}  # type: ignore[assignment]
+    rows = {p.id: row for p, row in zip(prompts, ids, strict=True)}
+    sampler.rendered = lambda prompt: rows[prompt.id]  # type: ignore[assignment]
     return [[[list(r.tokens), list(r.logprobs)] for r in group] for group in sampler(prompts, GROUP)]
 
 

@@ -312,6 +312,7 @@ def race(python: str, repetitions: int, pairs: int) -> tuple[str, dict[str, Any]
             spent = {"ours": time.process_time() - start}
             found, spent["vLLM"] = vllm.ask({"ids": whole})
             scores["vLLM"] = np.array(found)
+            print(repetition, spent, file=sys.stderr, flush=True)
             for who, seconds in spent.items() if repetition else ():
                 times[who].append(seconds)
         vllm.close()

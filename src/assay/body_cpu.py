@@ -168,7 +168,7 @@ class Body:
         route = layout.route
         passes_layers = route is not None and (route.given_1TD is not None or route.upto or route.frozen)
         plain = position_ids.dim() == 2 and len(position_ids) == 1 and layout.causal and layout.backend == "segments"
-        if more or passes_layers or not plain or inputs_embeds.requires_grad:
+        if more or passes_layers or not plain or torch.is_grad_enabled():
             if prefilled is not None:  # every layer's keys are asked for
                 layout = replace(layout, route=None)
             with torch.autocast("cpu", torch.bfloat16):

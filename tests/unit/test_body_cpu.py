@@ -29,25 +29,23 @@ SHAPE: dict[str, Any] = {
     "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 512, "eos_token_id": 1, "pad_token_id": 0,
     "bos_token_id": None,
 }  # fmt: skip
-BUILT = {
+BUILT: dict[str, Any] = {
     "llama": lambda: transformers.LlamaForCausalLM(
         transformers.LlamaConfig(**SHAPE, head_dim=12, attention_bias=True, mlp_bias=True)
     ),
     "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SHAPE, tie_word_embeddings=True)),
     "qwen3": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**SHAPE, head_dim=36)),
-    "odd": lambda: transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(**SHAPE | {"hidden_size": 45, "intermediate_size": 71}, head_dim=64)
-    ),
-    "wide": lambda: transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(**SHAPE | {"hidden_size": 2048, "num_hidden_layers": 1}, head_dim=8)
-    ),
-}
-OTHER = {
+    "odd": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        **SHAPE | {"hidden_size": 45, "intermediate_size": 71, "num_attention_heads": 3, "num_key_value_heads": 1}, head_dim=64
+    )),
+    "wide": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        **SHAPE | {"hidden_size": 2048, "num_hidden_layers": 1, "num_attention_heads": 8}, head_dim=8
+    )),
+}  # fmt: skip
+OTHER: dict[str, Any] = {
     "granite": lambda: transformers.GraniteForCausalLM(transformers.GraniteConfig(**SHAPE, residual_multiplier=0.5)),
     "gemma": lambda: transformers.GemmaForCausalLM(transformers.GemmaConfig(**SHAPE, head_dim=8, hidden_act="silu")),
     "gelu": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE, head_dim=8, hidden_act="gelu")),
-    "odd heads": lambda: transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(**SHAPE | {"num_attention_heads": 2}, head_dim=7)),
 }  # fmt: skip
 RANDOM = np.random.default_rng(0)
 
@@ -107,7 +105,7 @@ def _apart(x: torch.Tensor, exact: torch.Tensor, used: Any) -> float:
 @pytest.mark.parametrize("built", OTHER)
 def test_a_model_that_is_built_otherwise_keeps_its_own_layers(built: str) -> None:
     model = made(OTHER[built])
-    with pytest.raises(ValueError, match=r"other|another|something else|odd|not packed"):
+    with pytest.raises(ValueError, match=r"other|another|something else"):
         Body(model.model)
 
 
@@ -164,7 +162,6 @@ def test_new_weights_are_taken_over() -> None:
     with torch.no_grad():
         for p in policy.parameters():
             p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())), alpha=0.2)
-    assert sampler(PROMPTS, 1)[1][0].logprobs == before.logprobs
     sampler.load(1)
     fresh = LocalSampler(policy, SamplerConfig(max_tokens=5, temperature=0.0))
     assert sampler(PROMPTS, 1)[1][0].logprobs == fresh(PROMPTS, 1)[1][0].logprobs != before.logprobs
