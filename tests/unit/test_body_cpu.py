@@ -36,7 +36,8 @@ BUILT: dict[str, Any] = {
     "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SHAPE, tie_word_embeddings=True)),
     "qwen3": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**SHAPE, head_dim=36)),
     "odd": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(
-        **SHAPE | {"hidden_size": 45, "intermediate_size": 71, "num_attention_heads": 3, "num_key_value_heads": 1}, head_dim=64
+        **SHAPE | {"hidden_size": 45, "intermediate_size": 71, "num_attention_heads": 3, "num_key_value_heads": 1},
+        head_dim=64,
     )),
     "wide": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(
         **SHAPE | {"hidden_size": 2048, "num_hidden_layers": 1, "num_attention_heads": 8}, head_dim=8
