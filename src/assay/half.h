@@ -109,7 +109,7 @@ struct Gated {  // silu(gate) * up to bfloat16 (M, N): a panel has 16 gates besi
     void operator()(long m, long p, __m512 gate, __m512 up) const {
         __m512 one = _mm512_set1_ps(1.f), e = exponential(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_abs_ps(gate)));
         __m512 above = _mm512_mask_blend_ps(_mm512_cmp_ps_mask(gate, _mm512_setzero_ps(), _CMP_LT_OQ), one, e);
-        gate = _mm512_div_ps(_mm512_mul_ps(gate, above), _mm512_add_ps(one, e));
+        gate = _mm512_mul_ps(_mm512_mul_ps(gate, above), _mm512_rcp14_ps(_mm512_add_ps(one, e)));  // to 14 bits
         narrow_to(out + m * to + p * 16, _mm512_mul_ps(gate, up), lanes(to - p * 16));
     }
 };
