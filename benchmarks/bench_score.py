@@ -355,7 +355,7 @@ def race(python: str, repetitions: int, pairs: int) -> tuple[str, dict[str, Any]
         answers_s, ratio = _spread([len(whole) / t for t in found]), _spread(ratios) if who == "vLLM" else "1"
         lines.append(f"| {who} | {_spread(found)} | {answers_s} | {ratio} | {apart[who]:.3f} |")
     lines += [
-        "", f"Products with weights, each prompt once, over all of our CPU seconds: {rate:.0f} GFLOP/s, where such a product "
+        "", f"Products with weights, each prompt once, over our CPU seconds: {rate:.0f} GFLOP/s, where such a product "
         f"by itself reaches {product_rate():.0f} here.",
     ]  # fmt: skip
     return "\n".join(lines), {"ratio_vs_vllm": round(statistics.median(ratios), 3), "gflops": round(rate)}
