@@ -77,7 +77,10 @@ class Contender:
     def close(self) -> None:
         assert self.child.stdin is not None
         self.child.stdin.close()
-        self.child.wait(60)
+        try:
+            self.child.wait(120)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
 
 
 def spent() -> float:
