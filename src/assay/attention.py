@@ -191,7 +191,7 @@ def _blocks(queries_S1: Tensor, keys_U: Tensor, keys_S1: Tensor, causal: bool) -
             yield _Block(slice(at, stop), shared, slice(start, stop if causal else end), causal)
 
 
-def _segments_S4(queries_S1: Tensor, keys_U: Tensor, keys_S1: Tensor) -> Tensor:
+def segments_S4(queries_S1: Tensor, keys_U: Tensor, keys_S1: Tensor) -> Tensor:
     """Of each segment the first token, the tokens, and the same of its prefix."""
     lengths = queries_S1.diff()
     return torch.stack([queries_S1[:-1], lengths, keys_U[keys_S1[:-1]], keys_S1.diff() - lengths], 1)
@@ -243,7 +243,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The output (T, H, D), and the log of each row's softmax denominator (T, H) in fp32."""
     if attention_cpu.whole(q_THD, k_TKD, v_TKD):
-        return attention_cpu.attend(q_THD, k_TKD, v_TKD, _segments_S4(queries_S1, keys_U, keys_S1), scale, causal)
+        return attention_cpu.attend(q_THD, k_TKD, v_TKD, segments_S4(queries_S1, keys_U, keys_S1), scale, causal)
     T, H, _ = q_THD.shape
     K = k_TKD.shape[1]
     out_THD, norm_TH = q_THD.new_empty(q_THD.shape), q_THD.new_empty((T, H), dtype=torch.float32)
@@ -288,8 +288,8 @@ def _backward(
     grad_THD = grad_THD.contiguous()
     drop_TH = (grad_THD.float() * out_THD).sum(-1)
     if attention_cpu.whole(q_THD, k_TKD, v_TKD, grad_THD):
-        segments_S4 = _segments_S4(queries_S1, keys_U, keys_S1)
-        given = (grad_THD, q_THD, k_TKD, v_TKD, norm_TH, drop_TH, segments_S4, scale, causal)
+        found_S4 = segments_S4(queries_S1, keys_U, keys_S1)
+        given = (grad_THD, q_THD, k_TKD, v_TKD, norm_TH, drop_TH, found_S4, scale, causal)
         return attention_cpu.attend_backward(*given)
     dq_THD = q_THD.new_empty(q_THD.shape)
     dk_TKD, dv_TKD = (x.new_zeros(x.shape, dtype=torch.float32) for x in (k_TKD, v_TKD))

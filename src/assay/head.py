@@ -5,6 +5,8 @@ whole pass fit `KEEP` bytes they are kept for the backward pass, else they are c
 TRL does this with a fused kernel on a GPU and, without one, sends every position through the head (`shared/peers.md`).
 """
 
+import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,6 +106,27 @@ class _Chosen(torch.autograd.Function):
 def library() -> Any:
     """The built softmax, or None where there is no compiler that can build it."""
     return native.library(Path(__file__).with_name("head_cpu.cpp"))
+
+
+def chosen_tokens(
+    logits_BV: Tensor, temperature: float, points_B: Tensor | None, banned: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """A token of each row of fp32 logits, its log-probability under softmax(logits / temperature), and the entropy of that,
+    each (B,): drawn by points in [0, 1), or without any the likeliest (at temperature 1). What is banned is not taken.
+
+    None where nothing compiled is at hand for it.
+    """
+    if logits_BV.device.type != "cpu" or library() is None:
+        return None
+    logits_BV, B = logits_BV.contiguous(), len(logits_BV)
+    tokens_B, (logp_B, entropy_B) = torch.empty(B, dtype=torch.long), torch.empty(2, B)
+    closed = torch.tensor(sorted(set(banned)), dtype=torch.long)
+    points_B = None if points_B is None else points_B.float().contiguous()
+    library().choose(
+        pointer(logits_BV), *longs(*logits_BV.shape), ctypes.c_float(1 / temperature), pointer(points_B), pointer(closed),
+        *longs(len(closed)), pointer(tokens_B), pointer(logp_B), pointer(entropy_B), *longs(torch.get_num_threads()),
+    )  # fmt: skip
+    return tokens_B, logp_B, entropy_B
 
 
 def _exponentials(logits: Tensor, targets: Tensor, entropy: Tensor | None = None) -> tuple[Tensor, Tensor]:

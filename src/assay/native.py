@@ -62,7 +62,7 @@ def _kept(source: Path, compiler: str) -> Path:
         f.read_bytes() for f in (source, *sorted({*Path(__file__).parent.glob("*.h"), *source.parent.glob("*.h")}))
     ]
     path = Path(compiler).resolve()
-    told = [FLAGS, str(path), path.stat().st_mtime_ns, platform.machine(), platform.libc_ver(), _processor()]
+    told = [FLAGS, str(path), path.stat().st_mtime_ns, platform.machine(), platform.libc_ver(), processor()]
     name = hashlib.blake2b(b"\0".join([*texts, repr(told).encode()]), digest_size=12).hexdigest()
     return _cache() / "assay" / f"{source.stem}-{name}.so"
 
@@ -75,7 +75,7 @@ def _cache() -> Path:
         return Path(os.devnull)  # a user without a home, for whom nothing is kept
 
 
-def _processor() -> str:
+def processor() -> str:
     """What the processor can do, as far as the system tells."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -88,10 +88,11 @@ def in_fp32(head: Any, hidden_D: torch.Tensor) -> torch.Tensor:
         return head(hidden_D.float()).float()  # type: ignore[no-any-return]
 
 
-def hidden(inner: Any, inputs: dict[str, Any]) -> torch.Tensor:
-    """The last hidden state, shape (B, T, D), of the language model under a head."""
+def hidden(inner: Any, inputs: dict[str, Any], body: Any = None) -> torch.Tensor:
+    """The last hidden state, shape (B, T, D), of the language model under a head, or of `body` in its place."""
     cached = {} if is_encoder(inner) else {"use_cache": False}
-    return vision.language_model(inner)(**inputs, **cached).last_hidden_state  # type: ignore[no-any-return]
+    body = vision.language_model(inner) if body is None else body
+    return body(**inputs, **cached).last_hidden_state  # type: ignore[no-any-return]
 
 
 def padded_hidden(inner: Any, batch: Padded, pictures: vision.Pictures | None = None) -> torch.Tensor:
@@ -104,10 +105,16 @@ def padded_hidden(inner: Any, batch: Padded, pictures: vision.Pictures | None = 
         return base(**inputs, attention_mask=batch.mask_BT, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
 
 
-def packed_hidden(inner: Any, batch: Pack, pictures: vision.Pictures | None = None, **kept: Any) -> torch.Tensor:
-    """The last hidden state where each answer is read, shape (N, D). `kept`: the lists of keys and values that this pass
-    fills (`prefilled`) or goes on from (`before`)."""
-    states_TD: torch.Tensor = hidden(inner, packed_inputs(inner, batch, pictures) | kept)[0]
+def packed_hidden(
+    inner: Any, batch: Pack, pictures: vision.Pictures | None = None, body: Any = None, **kept: Any
+) -> torch.Tensor:
+    """The last hidden state where each answer is read, shape (N, D). `body`: what takes the language model's place
+    (`body_cpu`). `kept`: the lists of keys and values that this pass fills (`prefilled`) or goes on from (`before`)."""
+    return read(hidden(inner, packed_inputs(inner, batch, pictures) | kept, body)[0], batch)
+
+
+def read(states_TD: torch.Tensor, batch: Pack) -> torch.Tensor:
+    """The states where answers are read, (N, D), of all that a pass gave; it may have given these alone."""
     if len(states_TD) == len(batch.last_N) != batch.tokens:
         return states_TD
     return states_TD.index_select(0, batch.last_N)

@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("attention", "render", "vision"),
     ("pack", "weights"),
-    ("models", "packing", "step"),
+    ("models", "packing", "step", "body_cpu"),
     ("embedding", "frozen", "sight"),
     ("curate", "reward", "bench", "policy"),
     ("recipes",),

@@ -8,6 +8,7 @@ log-sum-exps, which is exact.
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
@@ -46,17 +47,19 @@ class Decoder(Protocol):
 
 
 def decoder(policy: Policy, half: bool) -> Decoder:
-    """The compiled step where the policy decodes in fp32 on a CPU and is built for it, else transformers' layers."""
-    from assay.policy.decode_cpu import CpuDecoder, library
+    """Compiled loops where the policy decodes on a CPU and is built for them (in bfloat16 the processor must be, too), else
+    transformers' layers."""
+    from assay.policy import decode_cpu, decode_half
 
     inner = policy.inner
     half = half or any(p.dtype == torch.bfloat16 for p in vision.language_model(inner).parameters())
     where = inner.get_output_embeddings().weight
-    if not half and where.device.type == "cpu" and where.dtype == torch.float32 and library() is not None:
-        try:
-            return CpuDecoder(inner)
-        except ValueError:
-            pass
+    if where.device.type == "cpu":
+        with suppress(ValueError):
+            if half:
+                return decode_half.HalfDecoder(inner)
+            if where.dtype == torch.float32 and decode_cpu.library() is not None:
+                return decode_cpu.CpuDecoder(inner)
     return LayerDecoder(inner, half, adapters=bool(policy.config.lora_rank))
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from assay import native, vision
 from assay.attention import Prefilled
+from assay.body_cpu import other
 from assay.native import longs, pointer
 from assay.pack import pack, share
 from assay.policy.decode import plain
@@ -81,8 +82,14 @@ class Cache:
     Shapes, for panels of W columns: keys (G or B, K, tokens / W, D, W), values (G or B, K, D / W rounded up, tokens, W).
     """
 
+    dtype = torch.float32
+
+    @staticmethod
+    def panel() -> int:
+        return int(library().panel())
+
     def __init__(self, prefilled: Prefilled, spans: Sequence[tuple[int, int]], rows: int) -> None:
-        W = self.W = int(library().panel())
+        W = self.W = self.panel()
         K, D = prefilled[0][0].shape[1:]
         self.K, self.D, self.DW = K, D, -(-D // W)
         self.lengths_G = torch.tensor([end - start for start, end in spans])
@@ -92,16 +99,25 @@ class Cache:
         for (k, v), (whole_k, whole_v) in zip(self.shared, prefilled, strict=True):
             for g, (start, end) in enumerate(spans):
                 n = end - start
-                padded = torch.zeros(2, K, self.P, self.DW * W)
+                padded = torch.zeros(2, K, self.P, self.DW * W, dtype=self.dtype)
                 padded[0, :, :n, :D], padded[1, :, :n, :D] = (x[start:end].transpose(0, 1) for x in (whole_k, whole_v))
-                k[g] = padded[0].view(K, self.P // W, W, -1)[..., :D].transpose(2, 3)
-                v[g] = padded[1].view(K, self.P, self.DW, W).transpose(1, 2)
+                self._fill(k[g], v[g], padded[0, :, :, :D], padded[1])
         self.T, self.room = 0, 2 * W
         self.own = [self._room(len(self.group_B), self.room) for _ in prefilled]
 
     def _room(self, n: int, tokens: int) -> tuple[Tensor, Tensor]:
         W = self.W
         return torch.zeros(n, self.K, tokens // W, self.D, W), torch.zeros(n, self.K, self.DW, tokens, W)
+
+    def _fill(self, k: Tensor, v: Tensor, keys_KPD: Tensor, values_KPD: Tensor) -> None:
+        """Put the keys and values of one prompt, filled up to whole panels, in their order."""
+        k.copy_(keys_KPD.unflatten(1, (-1, self.W)).transpose(2, 3))
+        v.copy_(values_KPD.unflatten(2, (self.DW, -1)).transpose(1, 2))
+
+    def _grown(self, k: Tensor, v: Tensor, more: int) -> tuple[Tensor, Tensor]:
+        """With room for so many tokens more."""
+        grow = torch.nn.functional.pad
+        return grow(k, (0, 0, 0, 0, 0, more // self.W)), grow(v, (0, 0, 0, more))
 
     def keep(self, rows_B: Tensor) -> None:
         """Go on with these rows only (indices, ascending); prompts without rows go too."""
@@ -115,10 +131,8 @@ class Cache:
         """Make room for one more token."""
         self.T += 1
         if self.room < self.T:
-            more, W = self.room, self.W
-            grow = torch.nn.functional.pad
-            self.own = [(grow(k, (0, 0, 0, 0, 0, more // W)), grow(v, (0, 0, 0, more))) for k, v in self.own]
-            self.room += more
+            self.own = [self._grown(k, v, self.room) for k, v in self.own]
+            self.room *= 2
 
     @property
     def starts_G(self) -> Tensor:
@@ -137,7 +151,7 @@ class CpuDecoder:
 
     def __init__(self, inner: Any) -> None:
         body, head = vision.language_model(inner), inner.get_output_embeddings()
-        reason = _other(body)
+        reason = other(body)
         if reason:
             raise ValueError(reason)
         self.body, self.source = body, head
@@ -219,37 +233,3 @@ class CpuDecoder:
             found_BD = self.step(cache, rows[:, at], torch.tensor([5, 5, 3, 3]) + at)
         if not torch.allclose(found_BD, expected_BD, rtol=1e-3, atol=1e-3 * float(expected_BD.abs().max())):
             raise ValueError("the compiled step computes something else than its layers")
-
-
-_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
-
-
-def _other(body: Any) -> str:
-    """Why a language model is not one that the step can compute; "" where it may be."""
-    config = body.config
-    for layer in getattr(body, "layers", None) or [body]:
-        if {n for n, _ in layer.named_children()} != _PARTS:
-            return "its layers have other parts"
-        shapes = {
-            n.removesuffix(".weight"): tuple(x.shape) for n, x in layer.named_parameters() if n.endswith(".weight")
-        }
-        shapes = {n.replace(".base_layer", ""): shape for n, shape in shapes.items() if ".lora_" not in n}
-        attention = layer.self_attn
-        width, inner, D = config.hidden_size, getattr(config, "intermediate_size", 0), getattr(attention, "head_dim", 0)
-        H, K = config.num_attention_heads, getattr(config, "num_key_value_heads", 0)
-        needed = {
-            "self_attn.q_proj": (H * D, width), "self_attn.k_proj": (K * D, width), "self_attn.v_proj": (K * D, width),
-            "self_attn.o_proj": (width, H * D), "mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width),
-            "mlp.down_proj": (width, inner), "input_layernorm": (width,), "post_attention_layernorm": (width,),
-        }  # fmt: skip
-        both = {"self_attn.q_norm": (D,), "self_attn.k_norm": (D,)}
-        if shapes not in (needed, needed | both) or not hasattr(attention, "scaling"):
-            return "its attention or its MLP has other parts"
-        linear = [m for n, m in layer.named_modules() if n.endswith("_proj")]
-        if len({getattr(m, "bias", None) is None for m in linear[:3]}) > 1:
-            return "some of its queries, keys and values have a bias, and others none"
-    if getattr(config, "hidden_act", "") not in ("silu", "swish") or not hasattr(config, "rms_norm_eps"):
-        return "it has another activation or norm"
-    if not hasattr(body, "rotary_emb") or not hasattr(getattr(body, "norm", None), "weight"):
-        return "it has other places, or another last norm"
-    return ""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from assay import packing
 from assay.attention import Prefilled
+from assay.head import chosen_tokens
 from assay.images import ImageStore
 from assay.pack import Group, pack, share
 from assay.policy.config import SamplerConfig, VllmConfig
@@ -136,13 +137,14 @@ class LocalSampler:
         parts = self.policy.bins(groups)
         order = [i for part in parts for i in part]
         for part in parts:
-            batch = pack([groups[i] for i in part], self.policy.backend).to(self.policy.model.device)
+            reads = getattr(self.decoder, "reads", False)
+            batch = pack([groups[i] for i in part], self.policy.backend, read=reads).to(self.policy.model.device)
             prefilled: Prefilled = []
             with torch.autocast(batch.ids_1T.device.type, torch.bfloat16, enabled=self.policy.bf16):  # as in training
                 inputs = packing.packed_inputs(self.policy.inner, batch, self.policy.pictures)
             inputs["inputs_embeds"] = inputs["inputs_embeds"].to(self.decoder.dtype)
             out = self.decoder.body(**inputs, prefilled=prefilled, use_cache=False)
-            hidden.append(out.last_hidden_state[0, batch.last_N])
+            hidden.append(packing.read(out.last_hidden_state[0], batch))
             farthest_T = inputs["position_ids"].view(-1, batch.tokens).amax(0)
             used = sum(groups[i].tokens for i in part)
             own = 0
@@ -165,7 +167,12 @@ class LocalSampler:
     def _draw(self, hidden_BD: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
         """One token for each row, and its log-probability under softmax(logits / temperature), which is what training
         compares; the picture token and what top_p leaves out are not drawn. Of greedy ones also the entropy."""
-        logits = self.decoder.logits(hidden_BD).float()
+        logits, greedy = self.decoder.logits(hidden_BD).float(), self.config.temperature == 0
+        if greedy or self.config.top_p == 1.0:
+            points_B = None if greedy else torch.rand(len(logits), generator=generator)
+            found = chosen_tokens(logits, self.config.temperature or 1.0, points_B, self.forbidden)
+            if found is not None:
+                return found if greedy else (*found[:2], None)
         if self.config.temperature not in (0, 1.0):
             logits /= self.config.temperature
         most_B1 = logits.amax(-1, keepdim=True)

@@ -5,7 +5,7 @@ The head is computed in fp32, on padded rows and in packs, whatever the body is 
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 
 from assay import devices, encoders, models, packing, sight, vision, weights
 from assay.attention import Prefilled, candidates
+from assay.body_cpu import Body
 from assay.errors import AssayError, missing_extra
 from assay.frozen import Frozen, parts
 from assay.images import ImageStore
@@ -32,7 +33,8 @@ class RewardModel(torch.nn.Module):
     whether it computes in bfloat16. A reward is read at the last token that is not `pad_id` (-1: at the last), an encoder's
     at its first. `frozen`: so many first layers are never trained; what they make of a text is kept.
 
-    `fresh` is set where adapters are trained: it makes the same model anew, in full precision and on the CPU.
+    `fresh` is set where adapters are trained: it makes the same model anew, in full precision and on the CPU. `body` is set
+    where the model only scores, and compiled loops compute its body (`score_only`).
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class RewardModel(torch.nn.Module):
             )
         self.model, self.pad_id, self.engine, self.pictures = model, pad_id, engine, pictures
         self.fresh: Callable[[], Any] | None = None
+        self.body: Any = None
         self._no_split_modules = list(getattr(model, "_no_split_modules", None) or [])
         self.reason, self.backend = "engine.packing is off", "segments"
         self.bf16 = devices.computes_in_half(precision)
@@ -64,6 +67,20 @@ class RewardModel(torch.nn.Module):
         self.heads = getattr(self.inner.config.get_text_config(), "num_attention_heads", 1)
         stays = frozen > 0 and self.packed and layers_of(vision.language_model(self.inner))
         self.frozen = Frozen(self.inner, frozen, self.backend, self.bf16, self.causal) if stays else None
+
+    def score_only(self) -> "RewardModel":
+        """Make it ready to score and nothing else. Where it computes in bfloat16, its products' weights are rounded to that
+        once, not in every pass, which gives the same products; on a CPU compiled loops take its body where they can."""
+        if not self.bf16 or self.frozen is not None:
+            return self
+        if self.packed and devices.device().type == "cpu":
+            with suppress(ValueError):
+                self.body = Body(vision.language_model(self.inner))
+        precise = {id(p) for m in self.full_precision for p in m.parameters()}
+        for module in vision.language_model(self.inner).modules():
+            if type(module) is torch.nn.Linear and id(module.weight) not in precise:
+                module.weight.data = module.weight.data.to(torch.bfloat16)
+        return self
 
     @property
     def packed(self) -> bool:
@@ -139,7 +156,7 @@ class RewardModel(torch.nn.Module):
             if self.frozen is not None and batch.groups:
                 given = {"given_1TD": self.frozen.given(batch.groups, batch), "frozen": self.frozen.layers}
                 batch = batch.through(replace(batch.layout.route or Route(), **given))
-            states_ND = packing.packed_hidden(inner, batch, self.pictures, **kept)
+            states_ND = packing.packed_hidden(inner, batch, self.pictures, self.body, **kept)
             if self.causal:
                 return packing.in_fp32(inner.score, states_ND).squeeze(-1)
             return encoders.first_token_rewards(inner, states_ND)

@@ -151,7 +151,7 @@ class LocalScorer:
         pictures = Pictures(tokenizer, store) if store is not None else None
         self.model = RewardModel(
             model, weights.padding(model), EngineConfig(tokens=tokens_per_batch), precision, pictures, frozen
-        )
+        ).score_only()
         self.where = devices.device()
 
     def __call__(self, conversations: Sequence[Conversation]) -> NDArray[np.float64]:

@@ -1,0 +1,257 @@
+// The layers of a Llama-like model in bfloat16 on a CPU (body_cpu.py): a pack in one call, or a decoding step in one. Weights lie
+// in panels and are read once for many rows; what is added up, normalised or put through an exponential is fp32.
+// Rows of heads lie `row` numbers apart; D is even.
+#include "half.h"
+
+constexpr long ROWS = 12 * TILE, QUERIES = 3 * TILE;  // rows that go through a layer's products, or its attention, together
+
+static long even(long n) { return n + (n & 1); }
+
+// How far apart rows of n numbers of bfloat16 lie: not so that all fall into one place of the cache.
+static long apart(long n) { return even(n) + (even(n) % 1024 ? 0 : 32); }
+
+extern "C" {
+
+struct Layer {
+    const float *norm, *norm_mlp, *q_norm, *k_norm;
+    const half *q, *kv, *out, *up, *down;                                 // panels; `up`: 16 gates beside their 16 ups
+    const float *q_bias, *kv_bias, *out_bias, *up_bias, *down_bias;       // whole panels of them
+    half *keys, *values;        // of a pass: (T, K, D); of a step: each row's own, (B, K, panels over tokens, or over D)
+    const half *shared_keys, *shared_values;  // of a step: each prompt's, (G, K, panels)
+};
+
+struct Sizes {
+    long layers, H, K, D, width, inner, rotary, row, threads;
+    float epsilon, scale;
+};
+
+struct Job {  // queries of one segment: tokens first + from ... of the pack, in rows at, at + 1, ... of the heads
+    long first, from, rows, prefix, shared, at;
+};
+
+struct Answers {  // B rows of G prompts: those of g are [starts[g], starts[g + 1]); the new token is their own number T - 1
+    long B, G, P, room, T;
+    const long *starts, *lengths;
+};
+
+}  // extern "C"
+
+static void place(float* x, const float* norm, const Sizes& z, const float* cos, const float* sin, float scale, half* out) {
+    if (norm) normalise(x, norm, z.D, z.epsilon, x, nullptr);
+    for (long i = 0, n = z.rotary / 2; i < n; i += 16) {
+        __mmask16 which = lanes(n - i);
+        auto at = [&](const float* of) { return _mm512_maskz_loadu_ps(which, of + i); };
+        __m512 a = at(x), b = at(x + n);
+        _mm512_mask_storeu_ps(x + i, which, _mm512_fnmadd_ps(b, at(sin), _mm512_mul_ps(a, at(cos))));
+        _mm512_mask_storeu_ps(x + i + n, which, _mm512_fmadd_ps(a, at(sin + n), _mm512_mul_ps(b, at(cos + n))));
+    }
+    for (long i = 0; i < z.D; i += 16) {
+        __mmask16 which = lanes(z.D - i);
+        narrow_to(out + i, _mm512_mul_ps(_mm512_maskz_loadu_ps(which, x + i), _mm512_set1_ps(scale)), which);
+    }
+}
+
+// Of x (M, width): queries (M, `row`), times the scale of the scores, and keys and values (M, K, D), where they are wanted.
+static void read(const Layer& l, const Sizes& z, const float* x, long M, const float* cos, const float* sin, half* queries,
+                 half* keys, half* values, long threads) {
+    long depth = apart(z.width), HD = z.H * z.D, KD = z.K * z.D;
+    static thread_local std::vector<half> room;
+    static thread_local std::vector<float> more;
+    room.resize(M * depth), more.resize(M * std::max(HD, 2 * KD));
+    half* normed = room.data();
+    float* made = more.data();
+    for (long m = 0; m < M; m++) normalise(x + m * z.width, l.norm, z.width, z.epsilon, nullptr, normed + m * depth);
+    if (queries) {
+        shared_product(normed, depth, M, l.q, pairs_of(z.width), l.q_bias, panels_of(HD), Floats{made, HD, HD, false}, threads);
+        for (long m = 0; m < M; m++)
+            for (long h = 0; h < z.H; h++)
+                place(made + m * HD + h * z.D, l.q_norm, z, cos + m * z.rotary, sin + m * z.rotary, z.scale,
+                      queries + m * z.row + h * z.D);
+    }
+    if (keys) {
+        shared_product(normed, depth, M, l.kv, pairs_of(z.width), l.kv_bias, panels_of(2 * KD), Floats{made, 2 * KD, 2 * KD, false},
+                       threads);
+        for (long m = 0; m < M; m++) {
+            float* at = made + m * 2 * KD;
+            for (long k = 0; k < z.K; k++)
+                place(at + k * z.D, l.k_norm, z, cos + m * z.rotary, sin + m * z.rotary, 1.f, keys + m * KD + k * z.D);
+            for (long i = 0; i < KD; i += 16)
+                narrow_to(values + m * KD + i, _mm512_maskz_loadu_ps(lanes(KD - i), at + KD + i), lanes(KD - i));
+        }
+    }
+}
+
+// What follows attention in a layer: heads (M, `row`) and the states before, x (M, width), to the states after it, in place.
+static void finish(const Layer& l, const Sizes& z, const half* heads, float* x, long M, long threads) {
+    long depth = apart(z.width), inner = apart(z.inner);
+    static thread_local std::vector<half> room;
+    room.resize(M * (depth + inner));
+    half *normed = room.data(), *gated = normed + M * depth;
+    Floats added{x, z.width, z.width, true};
+    shared_product(heads, z.row, M, l.out, z.H * z.D / 2, l.out_bias, panels_of(z.width), added, threads);
+    for (long m = 0; m < M; m++) normalise(x + m * z.width, l.norm_mlp, z.width, z.epsilon, nullptr, normed + m * depth);
+    shared_product(normed, depth, M, l.up, pairs_of(z.width), l.up_bias, (z.inner + 15) / 16, Gated{gated, inner, even(z.inner)},
+                   threads);
+    shared_product(gated, inner, M, l.down, pairs_of(z.inner), l.down_bias, panels_of(z.width), added, threads);
+}
+
+// Keys (n, D) as columns: panels [n / PANEL][D / 2][PANEL][2], from the j-th on. What lies after the last one is not read.
+static void as_columns(const half* from, long apart, long n, long D, half* panels, long j) {
+    for (long end = j + n; j < end; j++, from += apart) {
+        half* to = panels + (j / PANEL * D * PANEL) + j % PANEL * 2;
+        for (long d = 0; d < D; d += 2) memcpy(to + d * PANEL, from + d, 4);
+    }
+}
+
+// Two values, numbers 2 * j and 2 * j + 1 (null: zero), as rows: panels [D / PANEL][room][PANEL][2].
+static void as_rows(const half* one, const half* two, long D, half* panels, long room, long j) {
+    for (long d = 0; d < D; d += 16) {
+        __mmask16 which = lanes(D - d);
+        __m512i a = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(which, one + d)), b = _mm512_setzero_si512();
+        if (two) b = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(which, two + d));
+        _mm512_storeu_si512(panels + ((d / PANEL * room + j) * PANEL + d % PANEL) * 2, _mm512_or_si512(a, _mm512_slli_epi32(b, 16)));
+    }
+}
+
+// The attention of a job's queries under one key head: heads (rows, `row`) -> what they see, in place.
+static void attend(const Sizes& z, const Job& job, long head, const half* keys, const half* values, half* heads) {
+    long G = z.H / z.K, D = z.D, m = job.shared + job.from + job.rows, pairs = pairs_of(m), ld = panels_of(m) * PANEL + PANEL;
+    static thread_local std::vector<half> room;
+    static thread_local std::vector<float> more;
+    room.resize(panels_of(m) * PANEL * D + pairs * 2 * panels_of(D) * PANEL + QUERIES * ld), more.resize(QUERIES * (ld + 1));
+    half *columns = room.data(), *rows_v = columns + panels_of(m) * PANEL * D, *p = rows_v + pairs * 2 * panels_of(D) * PANEL;
+    float *scores = more.data(), *shares = scores + QUERIES * ld;
+    long step = z.K * D;
+    const half *prefix = keys + job.prefix * step + head * D, *own = keys + job.first * step + head * D;
+    as_columns(prefix, step, job.shared, D, columns, 0);
+    as_columns(own, step, m - job.shared, D, columns, job.shared);
+    prefix = values + job.prefix * step + head * D, own = values + job.first * step + head * D;
+    auto value = [&](long j) { return j >= m ? nullptr : j < job.shared ? prefix + j * step : own + (j - job.shared) * step; };
+    for (long j = 0; j < pairs; j++) as_rows(value(2 * j), value(2 * j + 1), D, rows_v, pairs, j);
+    for (long h = head * G; h < (head + 1) * G; h++)
+        for (long r = 0; r < job.rows; r += QUERIES) {
+            long rows = std::min(QUERIES, job.rows - r), before = job.shared + job.from + r, seen = before + rows;
+            half* at = heads + r * z.row + h * D;
+            product(at, z.row, rows, columns, D / 2, D / 2, nullptr, 0, panels_of(seen), Floats{scores, ld, seen, false});
+            for (long i = 0; i < rows; i++) {
+                const float* x = scores + i * ld;
+                long n = before + i + 1;
+                shares[i] = 1.f / weights_of(x, n, largest(x, n, x[0]), p + i * ld, even(seen));
+            }
+            product(p, ld, rows, rows_v, pairs_of(seen), pairs, nullptr, 0, panels_of(D), Shares{at, z.row, D, shares});
+        }
+}
+
+// The new token's keys and values (B, K, D) among the rows' own ones.
+static void keep(const Layer& l, const Sizes& z, const Answers& a, const half* keys, const half* values) {
+    long t = a.T - 1, wide = panels_of(z.D) * PANEL;
+    for (long c = 0; c < a.B * z.K; c++) {
+        as_columns(keys + c * z.D, 0, 1, z.D, l.keys + c * a.room * z.D, t);
+        half* to = l.values + c * a.room * wide;
+        for (long d = 0; d < z.D; d++)
+            to[((d / PANEL * a.room / 2 + t / 2) * PANEL + d % PANEL) * 2 + t % 2] = values[c * z.D + d];
+    }
+}
+
+// Of the rows of prompt g under one key head: heads (rows, `row`) -> what they see, the prompt and each row's own, in place.
+static void attend_answers(const Layer& l, const Sizes& z, const Answers& a, long g, long head, half* heads) {
+    long Q = z.H / z.K, D = z.D, rows = a.starts[g + 1] - a.starts[g], M = rows * Q, seen = a.lengths[g];
+    long own = panels_of(seen) * PANEL, ld = own + panels_of(a.T) * PANEL + PANEL, wide = panels_of(D) * PANEL;
+    static thread_local std::vector<half> room;
+    static thread_local std::vector<float> more;
+    room.resize(M * (D + ld)), more.resize(M * (ld + D + 1));
+    half *q = room.data(), *p = q + M * D;
+    float *scores = more.data(), *sums = scores + M * ld, *shares = sums + M * D;
+    auto at = [&](long r) { return heads + (a.starts[g] + r) * z.row + head * Q * D; };
+    auto panels = [&](const half* of, long cell, long tokens, long w) { return of + (cell * z.K + head) * tokens * w; };
+    for (long r = 0; r < rows; r++) memcpy(q + r * Q * D, at(r), Q * D * sizeof(half));
+    product(q, D, M, panels(l.shared_keys, g, a.P, D), D / 2, D / 2, nullptr, 0, panels_of(seen), Floats{scores, ld, seen, false});
+    for (long r = 0; r < rows; r++)
+        product(q + r * Q * D, D, Q, panels(l.keys, a.starts[g] + r, a.room, D), D / 2, D / 2, nullptr, 0, panels_of(a.T),
+                Floats{scores + r * Q * ld + own, ld, a.T, false});
+    for (long m = 0; m < M; m++) {
+        const float* x = scores + m * ld;
+        float most = largest(x + own, a.T, largest(x, seen, x[own]));
+        float sum = weights_of(x, seen, most, p + m * ld, even(seen));
+        shares[m] = 1.f / (sum + weights_of(x + own, a.T, most, p + m * ld + own, even(a.T)));
+    }
+    product(p, ld, M, panels(l.shared_values, g, a.P, wide), pairs_of(seen), a.P / 2, nullptr, 0, panels_of(D),
+            Floats{sums, D, D, false});
+    for (long r = 0; r < rows; r++)
+        product(p + r * Q * ld + own, ld, Q, panels(l.values, a.starts[g] + r, a.room, wide), pairs_of(a.T), a.room / 2, nullptr, 0,
+                panels_of(D), Floats{sums + r * Q * D, D, D, true});
+    for (long m = 0; m < M; m++)
+        for (long d = 0; d < D; d += 16) {
+            __mmask16 which = lanes(D - d);
+            __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(which, sums + m * D + d), _mm512_set1_ps(shares[m]));
+            narrow_to(at(m / Q) + m % Q * D + d, x, which);
+        }
+}
+
+extern "C" {
+
+long panel() { return PANEL; }
+long apart_of(long n) { return apart(n); }
+
+// x (M, depth) times panels of N columns -> out (M, N).
+void apply(const float* x, long M, long depth, const half* panels, const float* bias, long N, float* out, long threads) {
+    std::vector<half> narrowed(M * apart(depth), 0);
+    for (long m = 0; m < M; m++)
+        for (long i = 0; i < depth; i += 16)
+            narrow_to(narrowed.data() + m * apart(depth) + i, _mm512_maskz_loadu_ps(lanes(depth - i), x + m * depth + i), lanes(depth - i));
+    shared_product(narrowed.data(), apart(depth), M, panels, pairs_of(depth), bias, panels_of(N), Floats{out, N, N, false}, threads);
+}
+
+// A pack through all layers and the last norm: x (T, width), in place. Jobs are all segments' queries. With `reads`, one job for
+// each of N tokens, the last layer computes these alone (theirs are read_cos and read_sin), and their states go to `read_x`
+// (N, width).
+void pass_(const Layer* layers, const Sizes* sizes, long T, const float* cos, const float* sin, float* x, half* heads,
+          const Job* jobs, long count, const Job* reads, long N, const float* read_cos, const float* read_sin, float* read_x,
+          const float* last_norm) {
+    const Sizes& z = *sizes;
+    long threads = z.threads;
+    for (long n = 0; n < z.layers; n++) {
+        const Layer& l = layers[n];
+        bool all = n < z.layers - 1 || !N;
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic)
+        for (long at = 0; at < T; at += ROWS)
+            read(l, z, x + at * z.width, std::min(ROWS, T - at), cos + at * z.rotary, sin + at * z.rotary,
+                 all ? heads + at * z.row : nullptr, l.keys + at * z.K * z.D, l.values + at * z.K * z.D, 1);
+        if (!all) {
+            for (long i = 0; i < N; i++)
+                memcpy(read_x + i * z.width, x + (reads[i].first + reads[i].from) * z.width, z.width * sizeof(float));
+            x = read_x, T = N, jobs = reads, count = N;
+            for (long at = 0; at < T; at += ROWS)
+                read(l, z, x + at * z.width, std::min(ROWS, T - at), read_cos + at * z.rotary, read_sin + at * z.rotary,
+                     heads + at * z.row, nullptr, nullptr, threads);
+        }
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic)
+        for (long c = 0; c < count * z.K; c++)
+            attend(z, jobs[c / z.K], c % z.K, l.keys, l.values, heads + jobs[c / z.K].at * z.row);
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic)
+        for (long at = 0; at < T; at += ROWS) finish(l, z, heads + at * z.row, x + at * z.width, std::min(ROWS, T - at), 1);
+    }
+    for (long t = 0; t < T; t++) normalise(x + t * z.width, last_norm, z.width, z.epsilon, x + t * z.width, nullptr);
+}
+
+// x (B, width): embeddings of each row's new token -> hidden states after the last norm, in place. cos and sin are (B, rotary).
+void step(const Layer* layers, const Sizes* sizes, const Answers* answers, const float* cos, const float* sin, float* x,
+          const float* last_norm) {
+    const Sizes& z = *sizes;
+    const Answers& a = *answers;
+    static thread_local std::vector<half> room;
+    room.resize(a.B * (z.row + 2 * z.K * z.D));
+    half *heads = room.data(), *keys = heads + a.B * z.row, *values = keys + a.B * z.K * z.D;
+    for (long n = 0; n < z.layers; n++) {
+        const Layer& l = layers[n];
+        read(l, z, x, a.B, cos, sin, heads, keys, values, z.threads);
+        keep(l, z, a, keys, values);
+        long cells = a.G * z.K, shares = std::min(z.threads, cells);
+#pragma omp parallel for num_threads(shares) if (shares > 1) schedule(dynamic)
+        for (long c = 0; c < cells; c++) attend_answers(l, z, a, c / z.K, c % z.K, heads);
+        finish(l, z, heads, x, a.B, z.threads);
+    }
+    for (long b = 0; b < a.B; b++) normalise(x + b * z.width, last_norm, z.width, z.epsilon, x + b * z.width, nullptr);
+}
+
+}  // extern "C"
