@@ -93,7 +93,8 @@ def grpo_ours(folder: Path, length: int, steps: int, warm: int) -> Figures:
     from assay.policy.grpo import Grpo
     from assay.policy.model import load_policy
     from assay.policy.sampler import LocalSampler
-    from assay.records import Prompt, Score, user
+    from assay.records import user
+    from assay.rollouts import Prompt, Score
     from assay.step import Engine
 
     policy = load_policy(str(folder), PolicyConfig(precision=precision()))

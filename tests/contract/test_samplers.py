@@ -18,7 +18,8 @@ from assay.policy.config import GrpoConfig, PolicyConfig, SamplerConfig
 from assay.policy.grpo import grpo
 from assay.policy.model import Policy, load_policy
 from assay.policy.sampler import GenerateSampler, LocalSampler, Sampler
-from assay.records import Message, Prompt, Score, user
+from assay.records import Message, user
+from assay.rollouts import Prompt, Score
 
 PIL = pytest.importorskip("PIL.Image")
 START = "<think>"

@@ -16,8 +16,9 @@ from assay.pack import Group
 from assay.policy.config import PolicyConfig, SamplerConfig
 from assay.policy.model import Policy, load_policy
 from assay.policy.sampler import GenerateSampler, LocalSampler, Sampler, local_sampler
-from assay.records import Message, Prompt
+from assay.records import Message
 from assay.render import chat_text
+from assay.rollouts import Prompt
 
 PIL = pytest.importorskip("PIL.Image")
 FAST = {"qwen2.5-vl", "internvl", "gemma3"}

@@ -13,7 +13,8 @@ from assay.policy.grpo import grpo
 from assay.policy.model import Policy, load_policy
 from assay.policy.mpo import Comparison, fit
 from assay.policy.sampler import LocalSampler
-from assay.records import Prompt, Rollout, Score, user
+from assay.records import user
+from assay.rollouts import Prompt, Rollout, Score
 from assay.step import Engine
 
 

@@ -15,8 +15,9 @@ from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.outage import Loss, Unreached
 from assay.recipes.best_of_n import PART, best_of_n, chat_answers
-from assay.records import Conversation, Prompt, user
+from assay.records import Conversation, user
 from assay.reward.scorer import load_scorer
+from assay.rollouts import Prompt
 
 
 def ask(folder: Path, n: int) -> Path:

@@ -21,8 +21,9 @@ from assay.policy.hallucination import MonitorConfig
 from assay.recipes import ablations, policies, tuned
 from assay.recipes.exam import Exam
 from assay.recipes.tune import Task, TuneConfig, tune
-from assay.records import Message, Prompt
+from assay.records import Message
 from assay.reward.config import TrainConfig
+from assay.rollouts import Prompt
 
 PIL = pytest.importorskip("PIL.Image")
 COLOURS = {"red": (250, 20, 20), "blue": (20, 20, 250)}

@@ -17,7 +17,8 @@ from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig,
 from assay.policy.hallucination import MonitorConfig
 from assay.recipes import tuned
 from assay.recipes.tune import Exam, Task, TuneConfig, Tuner, tune
-from assay.records import Prompt, Rollout, user
+from assay.records import user
+from assay.rollouts import Prompt, Rollout
 from assay.run import Run
 
 PROMPTS = tuple(Prompt(messages=(user(f"say {c}"),), answer="a word", kind="text") for c in "abcdefgh")

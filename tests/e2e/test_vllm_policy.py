@@ -33,8 +33,9 @@ from assay.policy.config import PolicyConfig, SamplerConfig, VllmConfig
 from assay.policy.model import Policy, load_policy
 from assay.policy.sampler import make_sampler
 from assay.policy.vllm_servers import outline
-from assay.records import Message, Prompt, user
+from assay.records import Message, user
 from assay.reward.remote import wait_until_ready
+from assay.rollouts import Prompt
 
 pytestmark = pytest.mark.slow
 HERE = importlib.util.find_spec("vllm") is not None

@@ -16,7 +16,8 @@ from assay.errors import AssayError
 from assay.policy import hallucination
 from assay.policy.rewards import HybridReward, RewardConfig
 from assay.recipes import exam
-from assay.records import AnswerKind, Prompt, Rollout, user
+from assay.records import user
+from assay.rollouts import AnswerKind, Prompt, Rollout
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from assay.errors import AssayError
 from assay.policy.agreement import agreement, onset_entropies
 from assay.policy.claims import cannot_see, check_claims, claims_in, reasoning, vocabulary
 from assay.policy.hallucination import MonitorConfig, Reading, Watch, plot, read
-from assay.records import Message, Prompt, Rollout
+from assay.records import Message
+from assay.rollouts import Prompt, Rollout
 from assay.statistics import Estimate
 
 WORDS = ("blue", "circle", "green", "red", "triangle")

@@ -20,8 +20,9 @@ from assay.policy.rewards import HybridReward, RewardConfig
 from assay.recipes.question_rows import Reader
 from assay.recipes.questions import as_row
 from assay.recipes.reward_model import RewardModelConfig, load_reward_model, refuse
-from assay.records import Prompt, Rollout, user
+from assay.records import user
 from assay.replies import Reply
+from assay.rollouts import Prompt, Rollout
 
 KNOWN = Prompt(messages=(user("2 + 3?"),), answer="5", kind="number")
 RUBRIC = Prompt(messages=(user("Greet {name}."),), rubric=("says hello", "is polite", "is short", "names nobody"))

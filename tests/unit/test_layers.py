@@ -9,6 +9,7 @@ ROOT = Path(assay.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("records",),
+    ("rollouts",),
     ("store", "native", "order", "memory", "devices"),
     ("tables",),
     ("engine", "ray_engine", "ray_gang"),
@@ -58,6 +59,7 @@ ALLOWED = {("policy", "bench")}
 WITHOUT_TORCH = {
     "errors",
     "records",
+    "rollouts",
     "store",
     "order",
     "tables",

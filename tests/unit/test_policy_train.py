@@ -23,7 +23,8 @@ from assay.policy.sampler import LocalSampler
 from assay.recipes.own_grpo import run_grpo as run_own
 from assay.recipes.reward_model import GoldConfig
 from assay.recipes.tune import TuneConfig
-from assay.records import Prompt, Rollout, Score, user
+from assay.records import user
+from assay.rollouts import Prompt, Rollout, Score
 from assay.step import Engine
 
 PROMPTS = [Prompt(messages=(user(f"say {c}"),), answer=c) for c in "abcdefgh"]

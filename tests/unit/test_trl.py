@@ -19,7 +19,8 @@ from assay.policy.mpo import Comparison, fit
 from assay.policy.rewards import overlong
 from assay.policy.sampler import LocalSampler, SamplerConfig
 from assay.policy.update import Update
-from assay.records import Prompt, Sample, user
+from assay.records import user
+from assay.rollouts import Prompt, Sample
 from assay.step import Engine
 
 trl = pytest.importorskip("trl")

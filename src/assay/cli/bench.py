@@ -16,8 +16,9 @@ from assay.chat import Server
 from assay.cli.arguments import Flat, asking_of, chat_config
 from assay.errors import AssayError
 from assay.policy.config import AskConfig, SamplerConfig, VllmConfig
-from assay.records import Prompt, Scorer
+from assay.records import Scorer
 from assay.reward.remote import Layout
+from assay.rollouts import Prompt
 from assay.run import environment
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from assay.policy.agreement import agreement, onset_entropies
 from assay.policy.claims import cannot_see, check_claims
 from assay.policy.config import Form
 from assay.policy.rewards import format_reward
-from assay.records import Prompt, Rollout, Sampler
+from assay.rollouts import Prompt, Rollout, Sampler
 from assay.statistics import Estimate, interval, mean
 
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from assay.chat import Chat, Request
 from assay.parsing import objects
-from assay.records import Message, Prompt
+from assay.records import Message
+from assay.rollouts import Prompt
 
 MOST = 10
 """The best score of an answer without a rubric."""

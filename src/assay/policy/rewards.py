@@ -20,7 +20,7 @@ from assay.bench.policy.answers import correct, final_answer
 from assay.errors import AssayError
 from assay.policy.claims import check_claims
 from assay.policy.config import Form
-from assay.records import Prompt, Rollout, RolloutScorer, Score
+from assay.rollouts import Prompt, Rollout, RolloutScorer, Score
 from assay.statistics import Z95, clopper_pearson, student95
 
 

@@ -21,7 +21,8 @@ from assay.outage import Loss, Unreached, ask_all
 from assay.parsing import after_thoughts
 from assay.policy.config import AS_THEY_ARE, HERE, AskConfig, PolicyConfig, SamplerConfig, VllmConfig
 from assay.recipes.own import fitting, opened, questions
-from assay.records import Prompt, Scorer, assistant, digest
+from assay.records import Scorer, assistant, digest
+from assay.rollouts import Prompt
 
 PART = 16
 """Prompts between two writes."""

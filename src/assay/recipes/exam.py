@@ -13,7 +13,7 @@ from assay.policy import hallucination
 from assay.policy.config import Form
 from assay.policy.hallucination import Reading, Watch
 from assay.policy.rewards import HybridReward
-from assay.records import Prompt, Rollout
+from assay.rollouts import Prompt, Rollout
 
 if TYPE_CHECKING:
     from assay.policy.sampler import LocalSampler

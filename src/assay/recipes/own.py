@@ -16,7 +16,8 @@ from assay.policy.judge_reward import JudgeReward
 from assay.recipes.questions import asked_so, captions, read, reason_of
 from assay.recipes.reward_model import RolloutRewards
 from assay.recipes.shared import Shared
-from assay.records import Prompt, Rejection
+from assay.records import Rejection
+from assay.rollouts import Prompt
 from assay.tables import sibling
 
 LONG = 200

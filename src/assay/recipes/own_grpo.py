@@ -16,7 +16,8 @@ from assay.recipes.exam import Exam, asked, exam_of, examine, overlap, watching
 from assay.recipes.own import fitting, legible, opened, questions, teller
 from assay.recipes.reward_model import GoldConfig, fingerprint, load_reward_model, own_term, refuse
 from assay.recipes.shared import Shared
-from assay.records import Prompt, digest
+from assay.records import digest
+from assay.rollouts import Prompt
 from assay.tables import sibling
 
 

@@ -28,8 +28,9 @@ from assay.policy.rewards import EMPTY, HybridReward, ModelTerm, RewardConfig
 from assay.recipes.exam import Exam, examine, watching
 from assay.recipes.reward_model import RolloutRewards
 from assay.recipes.reward_model import calibrate as calibrated
-from assay.records import AnswerPair, Preference, Prompt, Response, Rollout, Score
+from assay.records import Preference, Response
 from assay.reward.config import TrainConfig
+from assay.rollouts import AnswerPair, Prompt, Rollout, Score
 from assay.run import Run
 from assay.statistics import Estimate, mean
 
