@@ -12,7 +12,8 @@ from typing import Any
 
 import aiohttp
 
-from assay.chat import ChatConfig, retry_after
+from assay.chat import ChatConfig
+from assay.chat_client import retry_after
 from assay.completion import PASSING, error_message
 from assay.processes import alive, this_process
 from assay.replies import Replies, Reply

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from assay.chat import Chat, Request, Server
+from assay.chat import Chat, Request
+from assay.chat_client import Server
 from assay.errors import AssayError
 from assay.records import user
 from assay.replies import CUT, MOST_CUTS, Reply, open_database

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from assay.chat import ChatConfig, Server
+from assay.chat import ChatConfig
+from assay.chat_client import Server
 from assay.curate.annotate import llm_judge
 from assay.curate.material import Material
 from assay.curate.prepare import SplitConfig, prepare

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 import assay as package
 from assay.bench.benchmark import Choice
 from assay.bench.verdicts import PairJudge
-from assay.chat import ChatConfig, Server
+from assay.chat import ChatConfig
+from assay.chat_client import Server
 from assay.curate.annotate import llm_judge, llm_votes
 from assay.curate.attributes import llm_attributes, rule_attributes
 from assay.curate.shards import create

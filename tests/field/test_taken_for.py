@@ -176,7 +176,7 @@ class Server:
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> type[Server]:
-    from assay.chat import Server as Real
+    from assay.chat_client import Server as Real
     from assay.replies import Reply
 
     def complete(self: Any, requests: Any) -> list[Reply]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from assay.chat import Reply, Request
+from assay.chat import Request
 from assay.curate.attributes import (
     CATEGORIES,
     CONTROVERSIALITY,
@@ -20,6 +20,7 @@ from assay.curate.attributes import (
 )  # fmt: skip
 from assay.recipes.constraints import make_instructions
 from assay.records import Attributes, Pair, Response, assistant, user
+from assay.replies import Reply
 
 
 def pair(prompt: str) -> Pair:

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from assay.batches import BatchConfig, BatchServer
-from assay.chat import Budget, BudgetSpent, ChatConfig, Request, Server
+from assay.budget import Budget, BudgetSpent
+from assay.chat import ChatConfig, Request
+from assay.chat_client import Server
 from assay.errors import AssayError
 from assay.records import user
 from assay.replies import ledger, open_database

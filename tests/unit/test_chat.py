@@ -14,15 +14,10 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from assay.chat import (
-    Budget,
-    BudgetSpent,
-    ChatConfig,
-    Request,
-    Server,
-    read_completion,
-    request_key,
-)
+from assay.budget import Budget, BudgetSpent
+from assay.chat import ChatConfig, Request, request_key
+from assay.chat_client import Server
+from assay.completion import read_completion
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.records import Message, user
@@ -263,7 +258,8 @@ def test_keys_are_stable() -> None:
 _CLIENT = """
 import sys
 from pathlib import Path
-from assay.chat import ChatConfig, Request, Server
+from assay.chat import ChatConfig, Request
+from assay.chat_client import Server
 from assay.records import user
 chat = Server(ChatConfig(url=sys.argv[1], model="m", concurrency=4), Path(sys.argv[2]))
 chat.complete([Request(messages=(user(str(i)),)) for i in range(120)])

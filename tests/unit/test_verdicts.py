@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import pytest
 
 from assay.bench.verdicts import PairJudge, read_verdict, request
-from assay.chat import Reply, Request
+from assay.chat import Request
 from assay.records import Conversation, Message, assistant, user
+from assay.replies import Reply
 
 A, B, TIE = 1, -1, 0
 

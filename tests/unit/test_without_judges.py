@@ -12,7 +12,8 @@ import pytest
 from test_claims import Says, Trains
 
 import small_material as small
-from assay.chat import ChatConfig, Server
+from assay.chat import ChatConfig
+from assay.chat_client import Server
 from assay.curate.material import Material
 from assay.curate.prepare import SplitConfig
 from assay.curate.stage1 import Stage1Config, Tools

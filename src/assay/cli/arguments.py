@@ -6,7 +6,8 @@ from pathlib import Path
 
 import tyro
 
-from assay.chat import ChatConfig, Server
+from assay.chat import ChatConfig
+from assay.chat_client import Server
 from assay.errors import AssayError
 from assay.run import jsonable
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from assay.chat import Server
+from assay.chat_client import Server
 from assay.cli.arguments import Flat, asking_of, chat_config
 from assay.errors import AssayError
 from assay.policy.config import AskConfig, SamplerConfig, VllmConfig

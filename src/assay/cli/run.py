@@ -14,7 +14,8 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from assay.batches import BatchServer
-from assay.chat import Budget, Server
+from assay.budget import Budget
+from assay.chat_client import Server
 from assay.cli.arguments import Flat, asking_of, chat_config, print_config
 from assay.curate.cost import Judging
 from assay.engine import Engine, engine_of

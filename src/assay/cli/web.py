@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from assay.chat import Server
+from assay.chat_client import Server
 from assay.cli.arguments import chat_config
 from assay.errors import AssayError, missing_extra
 

@@ -23,7 +23,7 @@ from math import exp, log
 from typing import Literal, get_args
 
 from assay.batches import BatchServer
-from assay.chat import Chat, Reply, Request
+from assay.chat import Chat, Request
 from assay.curate.attributes import (
     asking,
     attribute_request,
@@ -37,6 +37,7 @@ from assay.errors import AssayError
 from assay.outage import PART, Loss, Unreached, loss_of
 from assay.parsing import after_thoughts, objects
 from assay.records import Attributes, Case, Example, Judge, Judgement, Pair, Response, digest, user
+from assay.replies import Reply
 
 MAX_EXAMPLES = 8
 """At most eight examples guide a judge (paper A2, D.2)."""

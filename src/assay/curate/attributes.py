@@ -14,12 +14,13 @@ from importlib import resources
 from typing import Literal
 
 from assay.batches import BatchServer
-from assay.chat import Chat, Reply, Request
+from assay.chat import Chat, Request
 from assay.curate.rules import last_user_text as last_user_text
 from assay.curate.rules import rule_attributes as rule_attributes
 from assay.outage import Unreached, ask_all
 from assay.parsing import objects
 from assay.records import Attributes, Conversation, Message, Pair, Response, tools_of
+from assay.replies import Reply
 
 CATEGORIES = (
     "Information seeking", "Coding & Debugging", "Advice seeking", "Math", "Creative writing", "Reasoning",

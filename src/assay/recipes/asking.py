@@ -17,7 +17,8 @@ from rich.table import Table
 
 from assay.batches import BatchConfig, BatchServer
 from assay.budget import Budget, Estimate
-from assay.chat import ChatConfig, Request, Server, cost
+from assay.chat import ChatConfig, Request, cost
+from assay.chat_client import Server
 from assay.curate.judge_report import reason
 from assay.errors import AssayError
 from assay.replies import Reply, ledger, open_replies, spelled

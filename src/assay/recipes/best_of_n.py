@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from assay.chat import Chat, Reply, Request
+from assay.chat import Chat, Request
 from assay.errors import AssayError
 from assay.identity import check_output
 from assay.images import ImageStore
@@ -22,6 +22,7 @@ from assay.parsing import after_thoughts
 from assay.policy.config import AS_THEY_ARE, HERE, AskConfig, PolicyConfig, SamplerConfig, VllmConfig
 from assay.recipes.own import fitting, opened, questions
 from assay.records import Scorer, assistant, digest
+from assay.replies import Reply
 from assay.rollouts import Prompt
 
 PART = 16

@@ -31,7 +31,8 @@ import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.chat import PASSING, Gate, retry_after
+from assay.chat_client import Gate, retry_after
+from assay.completion import PASSING
 from assay.errors import AssayError, CannotRead
 from assay.records import Conversation, tools_of
 from assay.render import attempts, encodable, history
