@@ -17,8 +17,8 @@ from assay.policy.config import PolicyConfig, SamplerConfig
 from assay.policy.model import Policy, load_policy
 from assay.policy.sampler import GenerateSampler, LocalSampler, Sampler, local_sampler
 from assay.records import Message
-from assay.render import chat_text
 from assay.rollouts import Prompt
+from assay.templates import chat_text
 
 PIL = pytest.importorskip("PIL.Image")
 FAST = {"qwen2.5-vl", "internvl", "gemma3"}

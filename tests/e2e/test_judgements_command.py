@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from commands import run_assay
 
-from assay.curate.attributes import rule_attributes
+from assay.curate.rules import rule_attributes
 from assay.curate.verify import read_judgements
 from assay.records import Case, Pair, Response, user
 from assay.tables import Table

@@ -16,7 +16,8 @@ from assay.images import ImageStore
 from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
 from assay.policy.hallucination import MonitorConfig
 from assay.recipes import tuned
-from assay.recipes.tune import Exam, Task, TuneConfig, Tuner, tune
+from assay.recipes.exam import Exam
+from assay.recipes.tune import Task, TuneConfig, Tuner, tune
 from assay.records import user
 from assay.rollouts import Prompt, Rollout
 from assay.run import Run

@@ -21,7 +21,8 @@ from assay.bench.verdicts import PairJudge
 from assay.chat import ChatConfig
 from assay.chat_client import Server
 from assay.curate.annotate import llm_judge, llm_votes
-from assay.curate.attributes import llm_attributes, rule_attributes
+from assay.curate.attributes import llm_attributes
+from assay.curate.rules import rule_attributes
 from assay.curate.shards import create
 from assay.curate.verify import read_judgements
 from assay.engine import Here

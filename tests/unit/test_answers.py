@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.bench.policy.answers import correct, final_answer, letter, normalised, same
+from assay.bench.policy.answers import correct, final_answer, normalised, same
 from assay.bench.policy.equivalent import Judge
 from assay.bench.policy.quantities import quantity
+from assay.bench.policy.texts import letter
 from assay.errors import AssayError
 from assay.policy import hallucination
 from assay.policy.rewards import HybridReward, RewardConfig

@@ -16,8 +16,8 @@ from assay.curate.attributes import (
     llm_attributes,
     parse_attributes,
     retrieval_text,
-    rule_attributes,
-)  # fmt: skip
+)
+from assay.curate.rules import rule_attributes  # fmt: skip
 from assay.recipes.constraints import make_instructions
 from assay.records import Attributes, Pair, Response, assistant, user
 from assay.replies import Reply

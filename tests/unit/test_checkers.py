@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from assay.curate.attributes import rule_attributes
 from assay.curate.checkers import FEATURES, RULES, checker_vote_judge, surface_features, ten_rules_judge
 from assay.curate.offline import hash_embedder
+from assay.curate.rules import rule_attributes
 from assay.recipes.constraints import KINDS
 from assay.recipes.pools import constraint_pool
 from assay.records import Case, Example, Pair, Response, user

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 import tiny_models
 from assay import devices, models
-from assay.curate.attributes import retrieval_text, rule_attributes
+from assay.curate.attributes import retrieval_text
+from assay.curate.rules import rule_attributes
 from assay.embedding import load_embedder
 from assay.errors import AssayError
 from assay.recipes.embedders import EmbedderConfig, Encoder

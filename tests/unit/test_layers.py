@@ -1,6 +1,8 @@
-"""Imports point one way (design): a module may import only what lies before it in this list."""
+"""Imports point one way (design): a module may import only what lies before it in this list; and names come from home."""
 
 import ast
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import assay
@@ -141,3 +143,45 @@ def test_the_core_imports_without_torch() -> None:
     for path in ROOT.rglob("*.py"):
         if path != ROOT / "__init__.py" and part(path) in WITHOUT_TORCH:
             assert not imports(path) & {"torch", "transformers"}, f"{path.relative_to(ROOT)} needs torch"
+
+
+@cache
+def made_in(module: str) -> frozenset[str] | None:
+    """What a module defines, as against what it imports, and what lies in its folder; None: there is no such module."""
+    place = ROOT.joinpath(*module.split(".")[1:])
+    file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    if not file.exists():
+        return None
+    beside = {p.stem for p in place.iterdir()} if place.is_dir() else set()
+    return frozenset(defined(ast.parse(file.read_text()).body) | beside)
+
+
+def defined(body: Iterable[ast.stmt]) -> set[str]:
+    found: set[str] = set()
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+        elif isinstance(node, ast.If | ast.Try):
+            found |= defined([*node.body, *node.orelse])
+    return found
+
+
+def borrowed(source: str) -> Iterator[str]:
+    """Names that a file imports from one that does not define them."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "assay":
+            there = made_in(node.module) or frozenset()
+            yield from (f"{node.module}.{a.name}" for a in node.names if a.name not in there)
+
+
+def test_names_are_imported_from_the_file_that_defines_them() -> None:
+    assert list(borrowed("from assay.records import Pair\nfrom assay.curate import pool")) == []
+    assert list(borrowed("from assay.pack import Pair\nfrom assay.gone import x")) == [
+        "assay.pack.Pair",
+        "assay.gone.x",
+    ]
+    files = [*ROOT.rglob("*.py"), *Path(__file__).parents[1].rglob("*.py")]
+    assert {str(f): names for f in files if (names := list(borrowed(f.read_text())))} == {}

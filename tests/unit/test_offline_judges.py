@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from assay.curate.annotate import judge_request
-from assay.curate.attributes import rule_attributes
 from assay.curate.checkers import checker_vote_judge
 from assay.curate.offline import NEIGHBOURS, gold_ridge_judge, hash_embedder, longer_judge, ridge
+from assay.curate.rules import rule_attributes
 from assay.records import Case, Example, Judge, Pair, Response, shown_to, user
 
 TOPICS = (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from assay.cli import main
-from assay.curate.attributes import rule_attributes
+from assay.curate.rules import rule_attributes
 from assay.curate.shards import Pool, create
 from assay.curate.verify import add_judgements
 from assay.errors import AssayError

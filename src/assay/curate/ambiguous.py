@@ -12,7 +12,8 @@ from typing import Any
 
 from assay.curate import lists, rival_fields
 from assay.curate.labels import LabelCode, label_codes, numeric, verdict
-from assay.curate.layouts import LAYOUTS, Layout, Outcome, Preferred, coded, named
+from assay.curate.layouts import LAYOUTS, Layout, coded, named
+from assay.curate.preferred import Outcome, Preferred
 from assay.curate.rows import Row, RowError
 
 EXAMPLES = 64

@@ -15,8 +15,6 @@ from typing import Literal
 
 from assay.batches import BatchServer
 from assay.chat import Chat, Request
-from assay.curate.rules import last_user_text as last_user_text
-from assay.curate.rules import rule_attributes as rule_attributes
 from assay.outage import Unreached, ask_all
 from assay.parsing import objects
 from assay.records import Attributes, Conversation, Message, Pair, Response, tools_of

@@ -16,12 +16,7 @@ from assay.curate import lists, preferred, rival_fields
 from assay.curate.dialogues import PROMPTS
 from assay.curate.labels import LabelCode, verdict
 from assay.curate.lists import Rated
-from assay.curate.preferred import Outcome as Outcome
-from assay.curate.preferred import Preferred as Preferred
-from assay.curate.preferred import Rivals, read_rivals
-from assay.curate.preferred import labelled as labelled
-from assay.curate.preferred import tally as tally
-from assay.curate.preferred import voted as voted
+from assay.curate.preferred import Outcome, Rivals, read_rivals
 from assay.curate.rival_fields import pair_fields, present
 from assay.curate.rows import Row, RowError, has
 from assay.errors import AssayError

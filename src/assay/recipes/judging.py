@@ -26,11 +26,12 @@ from rich.console import Console
 
 from assay.chat import ChatConfig
 from assay.curate.annotate import MAX_EXAMPLES, Form, ask_ahead, judge_request, llm_votes, prompts_version
-from assay.curate.attributes import RetrieveBy, retrieval_text, rule_attributes
+from assay.curate.attributes import RetrieveBy, retrieval_text
 from assay.curate.judge_page import markdown, page, sections, show
 from assay.curate.judge_report import JudgeReport, judge_report
 from assay.curate.merging import Gold, Merge, merge_votes
 from assay.curate.retrieve import nearest_gold
+from assay.curate.rules import rule_attributes
 from assay.curate.shards import Pool, Shard, put, shard_of
 from assay.errors import AssayError
 from assay.outage import Loss, Unreached

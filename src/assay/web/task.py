@@ -26,10 +26,10 @@ from assay.curate.attributes import (
     conversation_text,
     fenced,
     fill_prompt,
-    last_user_text,
     response_text,
     said_beside,
 )
+from assay.curate.rules import last_user_text
 from assay.errors import AssayError
 from assay.images import MEDIA, file_of
 from assay.records import Attributes, Judgement, Message, assistant, user
