@@ -10,7 +10,6 @@ from commands import run_assay
 from rich.console import Console
 
 import tiny_models
-from assay.engine import Beside
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
@@ -21,6 +20,7 @@ from assay.recipes.tune import Task, TuneConfig, Tuner, tune
 from assay.records import user
 from assay.rollouts import Prompt, Rollout
 from assay.run import Run
+from assay.workers import Beside
 
 PROMPTS = tuple(Prompt(messages=(user(f"say {c}"),), answer="a word", kind="text") for c in "abcdefgh")
 

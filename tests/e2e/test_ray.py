@@ -15,11 +15,12 @@ import pytest
 
 from assay import store
 from assay.curate.shards import Pool, create
-from assay.engine import TRIES, Here, engine_of, make
+from assay.engine import Here, engine_of, make
 from assay.errors import AssayError
 from assay.outage import Unreached
 from assay.records import Pair, Response, user
 from assay.store import Place
+from assay.turns import TRIES
 from ray_nodes import KEYS, Nodes, described, fails, free_port, joined, scored, with_both
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'assay[ray]'")

@@ -13,7 +13,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("records",),
     ("rollouts",),
     ("store", "native", "order", "memory", "devices"),
-    ("tables",),
+    ("tables", "turns"),
+    ("workers",),
     ("engine", "ray_engine", "ray_gang"),
     (
         "run",
@@ -66,6 +67,8 @@ WITHOUT_TORCH = {
     "store",
     "order",
     "tables",
+    "turns",
+    "workers",
     "engine",
     "native",
     "ray_engine",

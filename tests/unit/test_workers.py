@@ -13,10 +13,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from assay.engine import TRIES, Beside, Cores, Here, Replicas, engine_of, make
+from assay.engine import Cores, Here, Replicas, engine_of, make
 from assay.errors import AssayError, CannotRead
 from assay.outage import Loss, Unreached
 from assay.store import Place
+from assay.turns import TRIES
+from assay.workers import Beside
 
 LOSS = Loss(model="judge", asked=3, problems=("http 503: busy",) * 3, silent=True)
 

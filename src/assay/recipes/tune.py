@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from assay.engine import Beside
 from assay.errors import AssayError
 from assay.figures import told
 from assay.images import ImageStore
@@ -33,6 +32,7 @@ from assay.reward.config import TrainConfig
 from assay.rollouts import AnswerPair, Prompt, Rollout, Score
 from assay.run import Run
 from assay.statistics import Estimate, mean
+from assay.workers import Beside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
