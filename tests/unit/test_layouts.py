@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from assay.curate import lists, preferred, rival_fields
+from assay.curate import lists, preferred, rated, rival_fields
 from assay.curate.dialogues import pair_of, transcript
 from assay.curate.labels import label_codes, verdict
 from assay.curate.layouts import detect, fitting, named
@@ -98,12 +98,12 @@ def test_helpsteer_rows_of_one_prompt_are_compared() -> None:
     layout = fitting(rows[0])
     assert layout is not None
     assert layout.name == "rated"
-    (outcome,) = lists.group([lists.rated_row(r) for r in rows], wanted=False)
+    (outcome,) = rated.group([rated.rated_row(r) for r in rows], wanted=False)
     assert said(outcome) == WON
     assert isinstance(outcome, Preferred)
     assert outcome.strength == 3
     with pytest.raises(RowError, match="nothing to compare"):
-        lists.group([lists.rated_row(rows[0])], wanted=False)
+        rated.group([rated.rated_row(rows[0])], wanted=False)
 
 
 def test_dialogues_that_part_early_are_responses_of_several_messages() -> None:
