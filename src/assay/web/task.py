@@ -36,10 +36,12 @@ from assay.records import Attributes, Judgement, Message, assistant, user
 from assay.tables import plain
 from assay.web.desk import Access, Account, Id
 from assay.web.diff import difference
+from assay.web.facts import Fact
 from assay.web.quality import Work
 from assay.web.sandbox import run_python
+from assay.web.seats import Seat
 from assay.web.settings import SEARCH, Settings
-from assay.web.store import LEFT_BEHIND, Fact, Refused, Seat, Store
+from assay.web.store import LEFT_BEHIND, Refused, Store
 from assay.web.text import plain_text, render_markdown, reveal
 
 ANSWERS: Mapping[str, tuple[int | None, int, str]] = {
