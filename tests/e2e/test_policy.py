@@ -20,7 +20,8 @@ from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig,
 from assay.policy.hallucination import MonitorConfig
 from assay.recipes import ablations, policies, tuned
 from assay.recipes.exam import Exam
-from assay.recipes.tune import Task, TuneConfig, tune
+from assay.recipes.tune import tune
+from assay.recipes.tune_config import Task, TuneConfig
 from assay.records import Message
 from assay.reward.config import TrainConfig
 from assay.rollouts import Prompt

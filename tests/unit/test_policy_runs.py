@@ -22,7 +22,7 @@ from assay.policy.mpo import Comparison, Fitted, fit
 from assay.policy.rewards import HybridReward, ModelTerm, RewardConfig
 from assay.policy.sampler import LocalSampler
 from assay.recipes.reward_model import fingerprint
-from assay.recipes.tune import TuneConfig
+from assay.recipes.tune_config import TuneConfig
 from assay.records import user
 from assay.reward.config import TrainConfig
 from assay.rollouts import Prompt, Rollout, Score

@@ -11,7 +11,7 @@ from assay.policy.hallucination import MonitorConfig
 from assay.policy.rewards import RewardConfig
 from assay.recipes.exam import Exam
 from assay.recipes.questions import arithmetic
-from assay.recipes.tune import Task, TuneConfig
+from assay.recipes.tune_config import Task, TuneConfig
 from assay.recipes.visual import caption, described, easy_vqa, examination
 from assay.reward.config import EngineConfig, TrainConfig
 from assay.rollouts import Prompt
