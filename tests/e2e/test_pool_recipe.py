@@ -16,7 +16,8 @@ from assay.curate.annotate import shown_order
 from assay.curate.settle import wild_choice
 from assay.curate.verify import add_judgements, oracle, read_judgements
 from assay.errors import AssayError
-from assay.recipes.job import people_on_file, read_queue, run_job
+from assay.recipes.job import run_job
+from assay.recipes.people_on_file import PeopleOnFile, read_queue
 from assay.records import Case, Judgement, Label
 from assay.tables import Table
 from shares import naked
@@ -224,7 +225,7 @@ def test_an_llm_judges_and_is_asked_once(pool: Path, model: FakeModel) -> None:
 
 def test_a_word_about_a_pair_that_the_pool_does_not_have_is_refused(place: Path) -> None:
     pool, run = small_pool(prompts=60), place / "strange"
-    people = people_on_file(run / "judgements.jsonl", run / "queue")
+    people = PeopleOnFile(run / "judgements.jsonl", run / "queue")
     with pytest.raises(AssayError, match="16 of 16 pairs wait for people"):
         run_job(run, small_config(), pool, people)
     of_run, of_pool = next(iter(Table(run / "queue", Case).stream())).pair, list(pool.pairs.values())[-1]
@@ -241,7 +242,7 @@ def test_a_word_about_a_pair_that_the_pool_does_not_have_is_refused(place: Path)
 
 
 def test_a_pool_of_which_people_would_get_all_is_told_before_anybody_is_asked(place: Path) -> None:
-    people = people_on_file(place / "few" / "judgements.jsonl", place / "few" / "queue")
+    people = PeopleOnFile(place / "few" / "judgements.jsonl", place / "few" / "queue")
     with pytest.raises(AssayError, match=r"none of them is left for judges to label .* a smaller --stage1.seed-gold"):
         run_job(place / "few", small_config(), small_pool(prompts=8, per_prompt=1), people)
     assert not (place / "few" / "queue").exists()
@@ -250,7 +251,7 @@ def test_a_pool_of_which_people_would_get_all_is_told_before_anybody_is_asked(pl
 def test_a_run_that_stopped_for_people_goes_on_in_the_same_process(place: Path) -> None:
     """As in a notebook, where the exception that stopped it is kept."""
     pool, run = small_pool(prompts=60), place / "run"
-    people = people_on_file(run / "judgements.jsonl", run / "queue")
+    people = PeopleOnFile(run / "judgements.jsonl", run / "queue")
     with pytest.raises(AssayError, match="16 of 16 pairs wait for people") as kept:
         run_job(run, small_config(), pool, people)
 

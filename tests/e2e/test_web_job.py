@@ -13,7 +13,7 @@ from web_people import Shown
 
 from assay.curate.annotate import shown_order
 from assay.curate.verify import read_judgements
-from assay.recipes.job import read_queue
+from assay.recipes.people_on_file import read_queue
 
 
 async def answer_all(url: str, name: str, token: str, truth: dict[str, str], sides: dict[str, tuple[str, str]]) -> int:

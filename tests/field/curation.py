@@ -26,7 +26,7 @@ from assay.curate.verify import oracle
 from assay.curate.views import LabelSet
 from assay.engine import Here
 from assay.order import draws
-from assay.recipes.job import PeopleOnFile
+from assay.recipes.people_on_file import PeopleOnFile
 from assay.records import Conversation, Judge, Judgement, Label, Pair, Preference, Response, Scorer, digest, user
 from assay.run import Run
 from assay.store import Place

@@ -97,7 +97,8 @@ def run_human(
     """
     if dry_run:
         return print_config(config)
-    from assay.recipes.job import recorded_people, run_job
+    from assay.recipes.job import run_job
+    from assay.recipes.people_on_file import recorded_people
     from assay.recipes.pools import human_pool
 
     engine, pool = where.opened(), human_pool(data, sets, per_set, say=print)
@@ -168,7 +169,8 @@ def run_pool(
     from assay.curate.book import AT_ONCE, IN_A_BATCH
     from assay.curate.shards import Pool
     from assay.outage import probe
-    from assay.recipes.job import people_on_file, run_job
+    from assay.recipes.job import run_job
+    from assay.recipes.people_on_file import PeopleOnFile
     from assay.recipes.servers import Servers
 
     replies = out / "replies.sqlite"
@@ -195,7 +197,7 @@ def run_pool(
         servers.keep()
 
     job = partial(
-        run_job, out, config, found, people=people_on_file(out / judgements, out / "queue"),
+        run_job, out, config, found, people=PeopleOnFile(out / judgements, out / "queue"),
         judge=llm_judge(chats, samples=samples) if chats else None, chat=chat, asked=asked, accepted=accepted,
         resettle=resettle, at_chance=at_chance, engine=engine, at_once=IN_A_BATCH if batch else AT_ONCE,
     )  # fmt: skip
