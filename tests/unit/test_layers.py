@@ -103,9 +103,14 @@ WITHOUT_TORCH = {
 }
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imports(path: Path, everywhere: bool = True) -> set[str]:
     """The second part of every `assay.X...` import (`everywhere`: also inside functions), and torch."""
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     found: set[str] = set()
     for node in ast.walk(tree) if everywhere else tree.body:
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -156,7 +161,7 @@ def made_in(module: str) -> frozenset[str] | None:
     if not file.exists():
         return None
     beside = {p.stem for p in place.iterdir()} if place.is_dir() else set()
-    return frozenset(defined(ast.parse(file.read_text()).body) | beside)
+    return frozenset(defined(parsed(file).body) | beside)
 
 
 def defined(body: Iterable[ast.stmt]) -> set[str]:
@@ -172,19 +177,19 @@ def defined(body: Iterable[ast.stmt]) -> set[str]:
     return found
 
 
-def borrowed(source: str) -> Iterator[str]:
+def borrowed(tree: ast.Module) -> Iterator[str]:
     """Names that a file imports from one that does not define them."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "assay":
             there = made_in(node.module) or frozenset()
             yield from (f"{node.module}.{a.name}" for a in node.names if a.name not in there)
 
 
 def test_names_are_imported_from_the_file_that_defines_them() -> None:
-    assert list(borrowed("from assay.records import Pair\nfrom assay.curate import pool")) == []
+    assert list(borrowed(ast.parse("from assay.records import Pair\nfrom assay.curate import pool"))) == []
     assert list(borrowed("from assay.pack import Pair\nfrom assay.gone import x")) == [
         "assay.pack.Pair",
         "assay.gone.x",
     ]
     files = [*ROOT.rglob("*.py"), *Path(__file__).parents[1].rglob("*.py")]
-    assert {str(f): names for f in files if (names := list(borrowed(f.read_text())))} == {}
+    assert {str(f): names for f in files if (names := list(borrowed(parsed(f))))} == {}
