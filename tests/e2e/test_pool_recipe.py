@@ -1,9 +1,7 @@
 """A user's own pool: import, a run that stops for people, their answers, and a report that claims no truth."""
 
-import asyncio
 import json
 import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from assay.recipes.job import run_job
 from assay.recipes.people_on_file import PeopleOnFile, read_queue
 from assay.records import Case, Judgement, Label
 from assay.tables import Table
+from loopback import Loopback
 from shares import naked
 
 SMALL = (
@@ -140,27 +139,14 @@ def assert_report(run: Path, done: Done) -> None:
     assert "not known" in page
 
 
-class FakeModel:
+class FakeModel(Loopback):
     """An OpenAI-compatible server on loopback; its model always prefers the shorter candidate."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
-        self._thread.start()
-        assert self._ready.wait(10)
-
-    async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._answer)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        self._ready.set()
-        await self._stop.wait()
-        await runner.cleanup()
+        super().__init__(app)
 
     async def _answer(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -176,10 +162,6 @@ class FakeModel:
             "choices": [{"message": {"role": "assistant", "content": words}, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 100, "completion_tokens": 7},
         })  # fmt: skip
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from train_once import train_once
 from transformers import AutoModelForSequenceClassification, Qwen3Config, Qwen3ForSequenceClassification
 
 from assay import models
@@ -65,12 +66,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(
-    place: Path, name: str, data: str = "pairs.json", launcher: tuple[str, ...] = (), **fields: Any
-) -> list[str]:
+def config(place: Path, **fields: Any) -> dict[str, Any]:
     base = {"backbone": str(place / "backbone"), "batch_pairs": 8, "lr": 1e-3, "schedule": "constant", "warmup": 0.0,
-            "max_tokens": 128, "checks": 3}  # fmt: skip
-    arguments = [str(SCRIPT), str(place / name), str(place / data), json.dumps({**base, **fields})]
+            "max_tokens": 128, "checks": 3, "precision": "fp32"}  # fmt: skip
+    return {**base, **fields}
+
+
+def command(place: Path, name: str, launcher: tuple[str, ...], data: str = "pairs.json", **fields: Any) -> list[str]:
+    arguments = [str(SCRIPT), str(place / name), str(place / data), json.dumps(config(place, **fields))]
     return [sys.executable, *launcher, *arguments]
 
 
@@ -78,12 +81,15 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
 
-def run(place: Path, name: str, **options: Any) -> Path:
-    done = subprocess.run(
-        command(place, name, **options), env=environment(), capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    (place / name / "said").write_text(done.stdout)
+def run(place: Path, name: str, launcher: tuple[str, ...] = (), data: str = "pairs.json", **fields: Any) -> Path:
+    """A training on the processes that a launcher starts, or in this one."""
+    if launcher:
+        line = command(place, name, launcher, data, **fields)
+        done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        (place / name / "said").write_text(done.stdout)
+    else:
+        train_once(place / name, place / data, config(place, **fields), lambda line: None)
     return place / name
 
 
@@ -150,7 +156,7 @@ def test_the_checkpoint_is_what_transformers_loads(place: Path, alone: Path) -> 
 
 def test_killed_on_two_processes_and_resumed_on_one(place: Path, alone: Path) -> None:
     process = subprocess.Popen(
-        command(place, "killed", launcher=torchrun(), engine={"tokens": 40}),
+        command(place, "killed", torchrun(), engine={"tokens": 40}),
         env=environment(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 200
