@@ -16,9 +16,8 @@ from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig,
 from assay.policy.hallucination import MonitorConfig
 from assay.recipes import tuned
 from assay.recipes.exam import Exam
-from assay.recipes.tune import tune
+from assay.recipes.tune import Tuner, tune
 from assay.recipes.tune_config import Task, TuneConfig
-from assay.recipes.tuner import Tuner
 from assay.records import user
 from assay.rollouts import Prompt, Rollout
 from assay.run import Run

@@ -186,10 +186,9 @@ def borrowed(tree: ast.Module) -> Iterator[str]:
 
 
 def test_names_are_imported_from_the_file_that_defines_them() -> None:
-    assert list(borrowed(ast.parse("from assay.records import Pair\nfrom assay.curate import pool"))) == []
-    assert list(borrowed("from assay.pack import Pair\nfrom assay.gone import x")) == [
-        "assay.pack.Pair",
-        "assay.gone.x",
-    ]
+    fine = ast.parse("from assay.records import Pair\nfrom assay.curate import pool")
+    lent = ast.parse("from assay.pack import Pair\nfrom assay.gone import x")
+    assert list(borrowed(fine)) == []
+    assert list(borrowed(lent)) == ["assay.pack.Pair", "assay.gone.x"]
     files = [*ROOT.rglob("*.py"), *Path(__file__).parents[1].rglob("*.py")]
     assert {str(f): names for f in files if (names := list(borrowed(parsed(f))))} == {}

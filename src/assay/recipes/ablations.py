@@ -26,8 +26,8 @@ from assay.images import ImageStore
 from assay.journal import read
 from assay.policy.hallucination import Reading
 from assay.recipes import policies
+from assay.recipes.tune import Tuner
 from assay.recipes.tune_config import Task
-from assay.recipes.tuner import Tuner
 from assay.run import Run
 from assay.statistics import Estimate, over_seeds, seeds_apart
 from assay.tables import write_text

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from assay.bench.policy.answers import correct, final_answer, normalised, same
-from assay.errors import AssayError
 from assay.images import ImageStore, blank
 from assay.policy import hallucination
 from assay.policy.config import Form
 from assay.policy.hallucination import Reading, Watch
 from assay.policy.rewards import HybridReward
 from assay.rollouts import Prompt, Rollout
-from assay.statistics import Estimate
 
 if TYPE_CHECKING:
     from assay.policy.sampler import LocalSampler
@@ -166,12 +164,3 @@ def _entropies(sampler: "LocalSampler") -> hallucination.Entropies:
         ]  # fmt: skip
 
     return entropies
-
-
-def reading_from(row: dict[str, Any]) -> Reading:
-    """A reading as it was kept in a step's file. Raises AssayError for one of an older Assay."""
-    old = next((k for k, v in row.items() if isinstance(v, dict) and "clusters" not in v), None)
-    if old:
-        raise AssayError(f"the reading's {old} has no number of clusters: an older Assay made this run, run it anew")
-    values: dict[str, Any] = {k: Estimate(**v) if isinstance(v, dict) else v for k, v in row.items()}
-    return Reading(**values)

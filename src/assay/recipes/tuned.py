@@ -19,7 +19,7 @@ from assay.figures import FEW, NEEDED, told
 from assay.journal import read
 from assay.policy import shown
 from assay.policy.hallucination import Reading, plot
-from assay.recipes.exam import reading_from
+from assay.recipes.tune import reading_from
 from assay.run import environment
 from assay.statistics import Estimate, interval
 from assay.tables import sibling, write_text
