@@ -172,6 +172,6 @@ def lingers(item: tuple[Place, str, str, float]) -> pa.Table:
 
 
 def fails(item: tuple[Place, str, str, float]) -> pa.Table:
-    from assay.outage import Loss, Unreached
+    from assay.llm.outage import Loss, Unreached
 
     raise Unreached([Loss(model="judge", asked=3, problems=("http 503: busy",) * 3, silent=True)])

@@ -10,13 +10,13 @@ import pytest
 from commands import run_assay
 
 import tiny_models
-from assay.chat import Request
 from assay.errors import AssayError
 from assay.images import ImageStore
-from assay.outage import Loss, Unreached
+from assay.llm.chat import Request
+from assay.llm.outage import Loss, Unreached
+from assay.llm.replies import Reply
 from assay.recipes.best_of_n import PART, best_of_n, chat_answers
 from assay.records import Conversation, user
-from assay.replies import Reply
 from assay.reward.scorer import load_scorer
 from assay.rollouts import Prompt
 

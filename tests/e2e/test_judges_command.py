@@ -11,8 +11,8 @@ from commands import Done, assay_line, environment, run_assay
 
 from assay.curate.shards import create
 from assay.curate.verify import add_judgements, read_judgements
+from assay.llm.replies import ledger
 from assay.records import Attributes, Judgement, Pair, Response, user
-from assay.replies import ledger
 from assay.tables import Table
 from fault_server import FaultServer
 

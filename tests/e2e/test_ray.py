@@ -17,7 +17,7 @@ from assay import store
 from assay.curate.shards import Pool, create
 from assay.engine import Here, engine_of, make
 from assay.errors import AssayError
-from assay.outage import Unreached
+from assay.llm.outage import Unreached
 from assay.records import Pair, Response, user
 from assay.store import Place
 from assay.turns import TRIES

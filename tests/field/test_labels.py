@@ -19,8 +19,8 @@ from assay.curate.stage2 import Evidence
 from assay.curate.verify import add_judgements, read_judgements, withdraw_judgements
 from assay.curate.views import LabelSet
 from assay.errors import AssayError
+from assay.llm.outage import Loss, Unreached
 from assay.order import draws
-from assay.outage import Loss, Unreached
 from assay.recipes.finished import export, training_data
 from assay.recipes.own_benchmarks import own_set
 from assay.recipes.people_on_file import PeopleOnFile

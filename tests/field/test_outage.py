@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 import assay as package
 from assay.bench.benchmark import Choice
 from assay.bench.verdicts import PairJudge
-from assay.chat import ChatConfig
-from assay.chat_client import Server
 from assay.curate.annotate import llm_judge, llm_votes
 from assay.curate.attributes import llm_attributes
 from assay.curate.rules import rule_attributes
@@ -27,7 +25,9 @@ from assay.curate.shards import create
 from assay.curate.verify import read_judgements
 from assay.engine import Here
 from assay.images import ImageStore
-from assay.outage import Unreached
+from assay.llm.chat import ChatConfig
+from assay.llm.client import Server
+from assay.llm.outage import Unreached
 from assay.recipes.asking import AskConfig
 from assay.recipes.best_of_n import best_of_n, chat_answers
 from assay.recipes.describing import AttributesConfig, describe

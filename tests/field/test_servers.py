@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from assay.chat import ChatConfig
 from assay.curate.shards import create
 from assay.curate.verify import add_judgements
 from assay.errors import AssayError
+from assay.llm.chat import ChatConfig
 from assay.recipes.asking import LocalName
 from assay.recipes.servers import FILE, Servers
 from assay.records import Judgement

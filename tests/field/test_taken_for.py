@@ -98,7 +98,7 @@ def begin(pool: Path, out: Path, judge: Any = ("m@http://127.0.0.1:9/v1",), **op
     config = options.pop("config", small())
     llms = Llms(judge=judge, **{f.name: options.pop(f.name) for f in fields(Llms) if f.name in options})
     with pytest.MonkeyPatch.context() as alone:
-        alone.setattr("assay.outage.probe", lambda servers: None)
+        alone.setattr("assay.llm.outage.probe", lambda servers: None)
         with pytest.raises(AssayError) as stopped:
             run_pool(str(pool), config, out, llms=llms, **options)
     return str(stopped.value)
@@ -177,8 +177,8 @@ class Server:
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> type[Server]:
-    from assay.chat_client import Server as Real
-    from assay.replies import Reply
+    from assay.llm.client import Server as Real
+    from assay.llm.replies import Reply
 
     def complete(self: Any, requests: Any) -> list[Reply]:
         Server.asked += len(requests)

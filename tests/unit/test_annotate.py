@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.chat import Request
 from assay.curate.annotate import Form, judge_request, llm_judge, llm_votes, merge, protocol_for, read_vote, shown_order
 from assay.curate.rules import rule_attributes
 from assay.errors import AssayError
+from assay.llm.chat import Request
+from assay.llm.replies import Reply
 from assay.records import Case, Example, Judgement, Pair, Response, user
-from assay.replies import Reply
 
 
 def pair(prompt: str = "Tell me about tea.", one: str = "GOOD", other: str = "BAD") -> Pair:

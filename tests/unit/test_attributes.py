@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import pytest
 
-from assay.chat import Request
 from assay.curate.attributes import (
     CATEGORIES,
     CONTROVERSIALITY,
@@ -18,9 +17,10 @@ from assay.curate.attributes import (
     retrieval_text,
 )
 from assay.curate.rules import rule_attributes  # fmt: skip
+from assay.llm.chat import Request
+from assay.llm.replies import Reply
 from assay.recipes.constraints import make_instructions
 from assay.records import Attributes, Pair, Response, assistant, user
-from assay.replies import Reply
 
 
 def pair(prompt: str) -> Pair:

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from assay.budget import Budget, BudgetSpent
-from assay.chat import ChatConfig, Request, request_key
-from assay.chat_client import Server
-from assay.completion import read_completion
 from assay.errors import AssayError
 from assay.images import ImageStore
+from assay.llm.budget import Budget, BudgetSpent
+from assay.llm.chat import ChatConfig, Request, request_key
+from assay.llm.client import Server
+from assay.llm.completion import read_completion
+from assay.llm.replay import Replay, export_replies
+from assay.llm.replies import ledger
 from assay.records import Message, user
-from assay.replay import Replay, export_replies
-from assay.replies import ledger
 from loopback import Loopback
 
 Handler = Callable[[int, dict[str, object]], web.Response]
@@ -240,8 +240,8 @@ def test_keys_are_stable() -> None:
 _CLIENT = """
 import sys
 from pathlib import Path
-from assay.chat import ChatConfig, Request
-from assay.chat_client import Server
+from assay.llm.chat import ChatConfig, Request
+from assay.llm.client import Server
 from assay.records import user
 chat = Server(ChatConfig(url=sys.argv[1], model="m", concurrency=4), Path(sys.argv[2]))
 chat.complete([Request(messages=(user(str(i)),)) for i in range(120)])

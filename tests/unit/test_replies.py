@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 
 from assay import processes
-from assay.budget import Budget
-from assay.chat import ChatConfig, Request, request_key, request_text
-from assay.chat_client import Server
+from assay.llm.budget import Budget
+from assay.llm.chat import ChatConfig, Request, request_key, request_text
+from assay.llm.client import Server
+from assay.llm.replay import export_replies
+from assay.llm.replies import MOST_CUTS, ODD, Reply, ledger, open_database, open_replies, spelled
 from assay.processes import alive, this_process
 from assay.records import user
-from assay.replay import export_replies
-from assay.replies import MOST_CUTS, ODD, Reply, ledger, open_database, open_replies, spelled
 
 SPELLINGS = (
     "http://Host.example:80/v1", "http://host.example/v1/", "HTTP://host.example/v1//", "http://host.example./v1",

@@ -12,14 +12,14 @@ import pytest
 from test_claims import Says, Trains
 
 import small_material as small
-from assay.chat import ChatConfig
-from assay.chat_client import Server
 from assay.curate.material import Material
 from assay.curate.prepare import SplitConfig
 from assay.curate.stage1 import Stage1Config, Tools
 from assay.curate.verify import oracle
 from assay.errors import AssayError
-from assay.outage import probe
+from assay.llm.chat import ChatConfig
+from assay.llm.client import Server
+from assay.llm.outage import probe
 from assay.recipes.flow import Curated, FlowConfig, curate
 from assay.recipes.job import run_job
 from assay.recipes.people_on_file import PeopleOnFile

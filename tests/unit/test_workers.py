@@ -15,7 +15,7 @@ import pytest
 
 from assay.engine import Cores, Here, Replicas, engine_of, make
 from assay.errors import AssayError, CannotRead
-from assay.outage import Loss, Unreached
+from assay.llm.outage import Loss, Unreached
 from assay.store import Place
 from assay.turns import TRIES
 from assay.workers import Beside

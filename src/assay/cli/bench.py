@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from assay.chat_client import Server
 from assay.cli.arguments import Flat, asking_of, chat_config
 from assay.errors import AssayError
+from assay.llm.client import Server
 from assay.policy.config import AskConfig, SamplerConfig, VllmConfig
 from assay.records import Scorer
 from assay.reward.remote import Layout

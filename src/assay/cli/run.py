@@ -13,13 +13,13 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
-from assay.batches import BatchServer
-from assay.budget import Budget
-from assay.chat_client import Server
 from assay.cli.arguments import Flat, asking_of, chat_config, print_config
 from assay.curate.cost import Judging
 from assay.engine import Engine, engine_of
 from assay.errors import AssayError
+from assay.llm.batches import BatchServer
+from assay.llm.budget import Budget
+from assay.llm.client import Server
 from assay.recipes import presets
 from assay.recipes.flow import FlowConfig
 
@@ -200,7 +200,7 @@ def run_pool(
     from assay.curate.annotate import llm_judge
     from assay.curate.book import AT_ONCE, IN_A_BATCH
     from assay.curate.shards import Pool
-    from assay.outage import probe
+    from assay.llm.outage import probe
     from assay.recipes.job import run_job
     from assay.recipes.people_on_file import PeopleOnFile
     from assay.recipes.servers import Servers

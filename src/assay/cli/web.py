@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from assay.chat_client import Server
 from assay.cli.arguments import chat_config
 from assay.errors import AssayError, missing_extra
+from assay.llm.client import Server
 
 if TYPE_CHECKING:
     from assay.web.schema import Database

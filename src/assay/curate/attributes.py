@@ -13,12 +13,12 @@ from functools import cache
 from importlib import resources
 from typing import Literal
 
-from assay.batches import BatchServer
-from assay.chat import Chat, Request
-from assay.outage import Unreached, ask_all
-from assay.parsing import objects
+from assay.llm.batches import BatchServer
+from assay.llm.chat import Chat, Request
+from assay.llm.outage import Unreached, ask_all
+from assay.llm.parsing import objects
+from assay.llm.replies import Reply
 from assay.records import Attributes, Conversation, Message, Pair, Response, tools_of
-from assay.replies import Reply
 
 CATEGORIES = (
     "Information seeking", "Coding & Debugging", "Advice seeking", "Math", "Creative writing", "Reasoning",

@@ -13,7 +13,6 @@ from assay.bench.benchmark import run as run_benchmark
 from assay.bench.reward import BENCHMARKS
 from assay.bench.reward.pairs import evaluate_pairs
 from assay.bench.table import as_json
-from assay.chat import Chat
 from assay.curate.annotate import prompts_version
 from assay.curate.book import AT_ONCE, set_aside
 from assay.curate.material import Material
@@ -24,6 +23,7 @@ from assay.curate.shards import Pool
 from assay.curate.stage1 import Tools
 from assay.engine import Engine, Here
 from assay.errors import AssayError
+from assay.llm.chat import Chat
 from assay.recipes.arms import Arms, run_arms
 from assay.recipes.claims import Claims, test_claims
 from assay.recipes.embedders import Encoder, remember

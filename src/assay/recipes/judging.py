@@ -24,7 +24,6 @@ import polars as pl
 from numpy.typing import NDArray
 from rich.console import Console
 
-from assay.chat import ChatConfig
 from assay.curate.annotate import MAX_EXAMPLES, Form, ask_ahead, judge_request, llm_votes, prompts_version
 from assay.curate.attributes import RetrieveBy, retrieval_text
 from assay.curate.judge_page import markdown, page, sections, show
@@ -34,7 +33,8 @@ from assay.curate.retrieve import nearest_gold
 from assay.curate.rules import rule_attributes
 from assay.curate.shards import Pool, Shard, put, shard_of
 from assay.errors import AssayError
-from assay.outage import Loss, Unreached
+from assay.llm.chat import ChatConfig
+from assay.llm.outage import Loss, Unreached
 from assay.recipes.asking import (
     LOCAL,
     AskConfig,

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.chat import ChatConfig
 from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
+from assay.llm.chat import ChatConfig
 from assay.policy.judge_reward import JudgeReward
 from assay.policy.rewards import EMPTY, HybridReward, ModelTerm, RewardConfig, fit_model_term
 from assay.recipes.asking import AskConfig, chat_configs, chats

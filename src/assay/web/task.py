@@ -16,8 +16,6 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment
 
-from assay.chat import Chat
-from assay.chat import Request as Question
 from assay.curate.annotate import protocol_for
 from assay.curate.attributes import (
     CATEGORIES,
@@ -32,6 +30,8 @@ from assay.curate.attributes import (
 from assay.curate.rules import last_user_text
 from assay.errors import AssayError
 from assay.images import MEDIA, file_of
+from assay.llm.chat import Chat
+from assay.llm.chat import Request as Question
 from assay.records import Attributes, Judgement, Message, assistant, user
 from assay.tables import plain
 from assay.web.desk import Access, Account, Id

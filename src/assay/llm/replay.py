@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from assay.chat import ChatConfig, Request, request_key, request_text
 from assay.errors import AssayError
-from assay.replies import Reply, open_database, question_of
+from assay.llm.chat import ChatConfig, Request, request_key, request_text
+from assay.llm.replies import Reply, open_database, question_of
 
 
 def export_replies(cache: Path, out: Path) -> int:

@@ -24,14 +24,14 @@ from typing import Any
 
 import aiohttp
 
-from assay.batch_client import LINE_URL, Batch, BatchClient, BatchFailed, BatchJournal
-from assay.budget import Budget
-from assay.chat import ChatConfig, Request, most_tokens, request_text
-from assay.chat_client import Server
-from assay.completion import PASSING, Again, error_message, read_answer, read_completion
-from assay.dialect import Lack, without
 from assay.errors import AssayError
-from assay.replies import CUT, Replies, Reply
+from assay.llm.batch_client import LINE_URL, Batch, BatchClient, BatchFailed, BatchJournal
+from assay.llm.budget import Budget
+from assay.llm.chat import ChatConfig, Request, most_tokens, request_text
+from assay.llm.client import Server
+from assay.llm.completion import PASSING, Again, error_message, read_answer, read_completion
+from assay.llm.dialect import Lack, without
+from assay.llm.replies import CUT, Replies, Reply
 
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 FORGOTTEN_S = 40 * 86_400.0

@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol
 
 from assay.errors import AssayError
 from assay.images import MEDIA, file_of
+from assay.llm.replies import Reply, spelled
 from assay.records import Conversation, Message, digest, tools_of
-from assay.replies import Reply, spelled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

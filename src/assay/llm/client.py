@@ -25,11 +25,11 @@ from typing import Any
 
 import aiohttp
 
-from assay.budget import Budget, BudgetSpent, Estimate
-from assay.chat import ChatConfig, Request, cost, most_tokens, request_body, request_key, request_text, unsendable
-from assay.completion import Again, about_content, read_answer
-from assay.dialect import WORDS, Lack, lesson, without
-from assay.replies import CUT, Replies, Reply, open_replies, question_of
+from assay.llm.budget import Budget, BudgetSpent, Estimate
+from assay.llm.chat import ChatConfig, Request, cost, most_tokens, request_body, request_key, request_text, unsendable
+from assay.llm.completion import Again, about_content, read_answer
+from assay.llm.dialect import WORDS, Lack, lesson, without
+from assay.llm.replies import CUT, Replies, Reply, open_replies, question_of
 
 _UNREADABLE = re.compile("the server's answer is not JSON|not a chat completion: it has no choices")
 """Never an error that a server tells, in whatever form: it may be the quota, and pass."""
