@@ -43,7 +43,7 @@ from assay.records import (
     user,
 )
 from assay.records import Pair as AnyPair
-from assay.report_claims import SETS
+from assay.report.claims import SETS
 from assay.run import Run
 
 CONFIG = FlowConfig(

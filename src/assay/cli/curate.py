@@ -97,6 +97,6 @@ def report(run: Positional[Path]) -> None:
     Args:
         run: The run folder.
     """
-    from assay.report import write_report
+    from assay.report.page import write_report
 
     print(write_report(run))

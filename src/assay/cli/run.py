@@ -237,7 +237,7 @@ def _forecast(pool: str, config: FlowConfig, out: Path, judging: Judging | None)
 def _finish(job: Callable[..., Path], where: Where, engine: Engine) -> None:
     """Do the job, on so many processes, and report on it: when stage 1 is done, and at the end. In an allocation (torchrun,
     accelerate) the first process does; the others train along."""
-    from assay.report import first_summary, summary, write_report
+    from assay.report.page import first_summary, summary, write_report
     from assay.reward.crew import attend, dismiss
     from assay.reward.launch import how_many
 
