@@ -108,7 +108,7 @@ def test_helpsteer_rows_of_one_prompt_are_compared() -> None:
 
 def test_dialogues_that_part_early_are_responses_of_several_messages() -> None:
     row = {"chosen": chat("hi", "hello", "and?", "yes"), "rejected": chat("hi", "go away", "rude", "no")}
-    (outcome,) = preferred.chosen_rejected(row)
+    (outcome,) = preferred.read_rivals(row, preferred.chosen_rivals)
     assert isinstance(outcome, Preferred)
     assert [m.content for m in outcome.pair.prompt] == ["hi"]
     assert [len(r.messages) for r in outcome.pair.responses] == [3, 3]

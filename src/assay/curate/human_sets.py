@@ -23,7 +23,6 @@ from assay.errors import AssayError
 from assay.records import Pair
 
 Source = Literal["human", "wild"]
-_AB = ("response_a", "response_b")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
