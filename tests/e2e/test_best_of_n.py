@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import run_assay
+from commands import assay_here
 
 import tiny_models
 from assay.errors import AssayError
@@ -36,7 +36,7 @@ def test_a_local_policy_and_a_reward_model(tmp_path: Path) -> None:
     reward = tiny_models.reward(tmp_path / "reward")
     line = ("best-of-n", ask(tmp_path, PART + 2), "--policy", tmp_path / "policy", "--reward", reward,
             "--out", tmp_path / "best.jsonl", "-n", "3", "--sampler.max-tokens", "8")  # fmt: skip
-    done = run_assay(*line)
+    done = assay_here(*line)
     assert done.returncode == 0, done.stderr
     assert f"{PART + 2} questions, best of 3" in done.stdout
     rows = read(tmp_path / "best.jsonl")
@@ -50,13 +50,13 @@ def test_a_local_policy_and_a_reward_model(tmp_path: Path) -> None:
     whole = (tmp_path / "best.jsonl").read_bytes()
     torn = b"".join(whole.splitlines(keepends=True)[:PART]) + b'{"id": "half'
     (tmp_path / "best.jsonl").write_bytes(torn)
-    assert run_assay(*line).returncode == 0
+    assert assay_here(*line).returncode == 0
     assert (tmp_path / "best.jsonl").read_bytes() == whole, "a killed run goes on to the same result"
-    refused = run_assay(*(*line[:-3], "4", *line[-2:]))
+    refused = assay_here(*(*line[:-3], "4", *line[-2:]))
     assert refused.returncode == 2
     assert "answers of other inputs (n: 3 -> 4)" in refused.stderr
     other = tiny_models.reward(tmp_path / "other", seed=1)
-    refused = run_assay(*line[:5], other, *line[6:])
+    refused = assay_here(*line[:5], other, *line[6:])
     assert refused.returncode == 2
     assert "answers of other inputs (reward: " in refused.stderr
     assert (tmp_path / "best.jsonl").read_bytes() == whole

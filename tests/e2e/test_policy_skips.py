@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import run_assay
+from commands import assay_here
 from rich.console import Console
 
 import tiny_models
@@ -89,7 +89,7 @@ def test_a_threshold_needs_a_reward_model() -> None:
 def test_a_user_s_mistakes_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for given, said in ((("--out", "out", "--seed", "-1"), "grpo.seed"), (("--out", "."), ".: name a new folder")):
-        done = run_assay("policy", "grpo", "lm", "q.jsonl", *given, cwd=tmp_path / "in")
+        done = assay_here("policy", "grpo", "lm", "q.jsonl", *given, cwd=tmp_path / "in")
         assert done.returncode == 2, done.stderr
         assert said in done.stderr
         assert "Traceback" not in done.stderr

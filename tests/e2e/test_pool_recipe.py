@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from commands import Done, run_assay
+from commands import Done, assay_here
 from small_job import small_config, small_pool
 
 from assay.curate.annotate import shown_order
@@ -39,7 +39,7 @@ def import_pool(place: Path) -> Path:
         chosen_text, rejected_text = pair.response(chosen).text, pair.response(pair.other(chosen)).text
         rows.append({"prompt": pair.prompt[0].content, "chosen": chosen_text, "rejected": rejected_text})
     (place / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = run_assay("pool", "add", "mine.jsonl", "--out", "pool", cwd=place)
+    done = assay_here("pool", "add", "mine.jsonl", "--out", "pool", cwd=place)
     assert done.returncode == 0, done.stderr
     assert "60 pairs, 0 rejected" in done.stdout
     return place / "pool"
@@ -51,7 +51,7 @@ def pool(place: Path) -> Path:
 
 
 def run_pool(pool: Path, *more: object) -> Done:
-    return run_assay("run", "pool", "pool", "--out", "run", *SMALL, *more, cwd=pool.parent)
+    return assay_here("run", "pool", "pool", "--out", "run", *SMALL, *more, cwd=pool.parent)
 
 
 def waiting(done: Done) -> int:
@@ -70,7 +70,7 @@ def answers(run: Path, name: str) -> list[str]:
 
 
 def verify(run: Path, typed: list[str]) -> Done:
-    return run_assay("verify", "run", "--annotator", "ada", cwd=run.parent, stdin="".join(f"{x}\n" for x in typed))
+    return assay_here("verify", "run", "--annotator", "ada", cwd=run.parent, stdin="".join(f"{x}\n" for x in typed))
 
 
 def test_people_answer_until_the_run_is_done(pool: Path) -> None:

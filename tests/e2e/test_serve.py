@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import aiohttp
 import numpy as np
 import pytest
-from commands import assay_line, environment, run_assay
+from commands import assay_here, assay_line, environment
 
 import tiny_models
 from assay.errors import AssayError
@@ -172,10 +172,10 @@ def test_a_server_that_fails_is_asked_again_and_then_counted(flaky: str, monkeyp
 
 
 def test_mistakes_are_one_line(model: Path, tmp_path: Path) -> None:
-    refused = run_assay("serve", model, "--max-conversations", 0)
+    refused = assay_here("serve", model, "--max-conversations", 0)
     assert refused.returncode == 2
     assert "must be above 0" in refused.stderr
-    missing = run_assay("serve", tmp_path / "nothing")
+    missing = assay_here("serve", tmp_path / "nothing")
     assert missing.returncode == 2
     assert "Traceback" not in missing.stderr
     with pytest.raises(AssayError, match="layout sglang takes texts"):

@@ -26,7 +26,7 @@ from assay.records import Case, Judge, Judgement, Label
 from assay.run import Run
 from assay.store import Place
 from field import curation
-from field.in_process import assay
+from in_process import assay
 
 CONFIG = FlowConfig(recipe="x", embedder="hash")
 KEPT = {"seeds": 1, "of": "x"}

@@ -28,7 +28,7 @@ from assay.recipes.training import Streamed
 from assay.records import Case, Conversation, Judgement, Label, Pair, Preference, Response, Scorer, user
 from assay.tables import Table, plain
 from field import curation
-from field.in_process import assay
+from in_process import assay
 from pools import pairs_in
 
 HELD = curation.CONFIG.held_share

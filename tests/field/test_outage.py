@@ -38,7 +38,7 @@ from assay.records import Attributes, Case, Conversation, Judgement, Label, assi
 from assay.run import Run
 from assay.tables import Table, read_shard, records
 from field import curation
-from field.in_process import assay
+from in_process import assay
 from outage_server import OutageServer
 
 ASKING = AskConfig(concurrency=4, tries=2, timeout_s=5, backoff_s=0.001)

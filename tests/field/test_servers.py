@@ -17,7 +17,7 @@ from assay.recipes.asking import LocalName
 from assay.recipes.servers import FILE, Servers
 from assay.records import Judgement
 from field import curation
-from field.in_process import assay
+from in_process import assay
 from outage_server import OutageServer
 
 MOVED = "--servers-moved"

@@ -10,11 +10,14 @@ from unittest.mock import patch
 from assay.cli import main
 
 
-def assay(*arguments: object, cwd: Path | None = None) -> tuple[int, str, str]:
+def assay(*arguments: object, cwd: Path | None = None, stdin: str = "", **environment: str) -> tuple[int, str, str]:
     """Exit code, stdout, stderr. An exception that a user would see as a traceback is raised."""
     out, err, code = StringIO(), StringIO(), 0
-    line = ["assay", *map(str, arguments)]
-    with chdir(cwd or Path.cwd()), patch.object(sys, "argv", line), patch.dict(os.environ, {"NO_PROXY": "127.0.0.1"}):
+    line, told = ["assay", *map(str, arguments)], {"NO_PROXY": "127.0.0.1", **environment}
+    with (
+        chdir(cwd or Path.cwd()), patch.object(sys, "argv", line), patch.object(sys, "stdin", StringIO(stdin)),
+        patch.dict(os.environ, told),
+    ):  # fmt: skip
         try:
             with redirect_stdout(out), redirect_stderr(err):
                 main()
