@@ -12,7 +12,7 @@ from assay.curate.merging import Gold, Merge, merge_votes
 from assay.curate.rules import rule_attributes
 from assay.curate.shards import create
 from assay.recipes.guidance import _row
-from assay.recipes.judging import report
+from assay.recipes.judged import report
 from assay.records import Attributes, Judgement, Pair, Response, user
 from assay.tables import Table
 
