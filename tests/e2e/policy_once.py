@@ -1,4 +1,4 @@
-"""MPO, then GRPO with the sample buffer, in its own process (or several): `python policy_once.py FOLDER MODEL STEPS`.
+"""MPO, then GRPO with the sample buffer: in this process (`train_once`), or `python policy_once.py FOLDER MODEL STEPS`.
 
 Several also shard the policy (FSDP2), with answers from a sampler that has weights of its own, and say what comes of it.
 """
@@ -31,7 +31,7 @@ class Outside:
 
     def __init__(self, policy: Policy, model: str, config: SamplerConfig, engine: Engine) -> None:
         self.policy, self.engine, self.config = policy, engine, config
-        self.own = LocalSampler(load_policy(model, PolicyConfig()), config, seed=0, half=False)
+        self.own = LocalSampler(load_policy(model, PolicyConfig(precision="fp32")), config, seed=0, half=False)
         self.prompt_ids = self.own.prompt_ids
 
     def load(self, step: int) -> None:
@@ -43,9 +43,8 @@ class Outside:
         return self.own(prompts, n, draw)
 
 
-def main() -> None:
-    folder, model, steps = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    config = PolicyConfig(tokens=64)
+def train_once(folder: Path, model: str, steps: int) -> None:
+    config = PolicyConfig(tokens=64, precision="fp32")
     engine = Engine(config.precision, 1.0)
     policy = load_policy(model, config)
     words = ["a red house", "b stone", "c seven birds in a tree", "d walks", "e old", "f night", "g into"]
@@ -70,4 +69,4 @@ def ids(policy: object, text: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    main()
+    train_once(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
