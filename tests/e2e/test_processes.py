@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from assay import models
 from assay.records import Pair, Preference, Response, user
 from assay.step import states
 from assay.tables import Table
+from descendants import kill_all
 
 SCRIPT = Path(__file__).with_name("train_once.py")
 STEPS = 6
@@ -163,7 +163,7 @@ def test_killed_on_two_processes_and_resumed_on_one(place: Path, alone: Path) ->
     while not states(place / "killed.partial") and time.monotonic() < deadline:
         assert process.poll() is None, "it ended before its first checkpoint"
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
+    kill_all(process.pid)
     process.wait()
     assert not (place / "killed").exists(), "it finished before it could be killed"
     assert_same(run(place, "killed"), alone)
