@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -41,5 +42,6 @@ def kill_all(parent: int) -> None:
     """`kill -9` of a process and all below it: torchrun's workers have sessions of their own, and outlive it for a while."""
     everyone = {parent, *below(parent)}
     for number in everyone:
-        os.kill(number, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
     assert gone(everyone, 30)

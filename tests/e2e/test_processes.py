@@ -72,25 +72,29 @@ def config(place: Path, **fields: Any) -> dict[str, Any]:
     return {**base, **fields}
 
 
-def command(place: Path, name: str, launcher: tuple[str, ...], data: str = "pairs.json", **fields: Any) -> list[str]:
-    arguments = [str(SCRIPT), str(place / name), str(place / data), json.dumps(config(place, **fields))]
-    return [sys.executable, *launcher, *arguments]
+def launch(place: Path, data: str = "pairs.json", **jobs: dict[str, Any]) -> list[str]:
+    """What trains these (by name, each with what is its own of the config) on two processes, one after the other."""
+    told = [(str(place / name), str(place / data), config(place, **fields)) for name, fields in jobs.items()]
+    return [sys.executable, *torchrun(), str(SCRIPT), json.dumps(told)]
 
 
 def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
 
-def run(place: Path, name: str, launcher: tuple[str, ...] = (), data: str = "pairs.json", **fields: Any) -> Path:
-    """A training on the processes that a launcher starts, or in this one."""
-    if launcher:
-        line = command(place, name, launcher, data, **fields)
-        done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
-        (place / name / "said").write_text(done.stdout)
-    else:
-        train_once(place / name, place / data, config(place, **fields), lambda line: None)
+def run(place: Path, name: str, data: str = "pairs.json", **fields: Any) -> Path:
+    """A training in this process."""
+    train_once(place / name, place / data, config(place, **fields), lambda line: None)
     return place / name
+
+
+def on_two(place: Path, data: str = "pairs.json", **jobs: dict[str, Any]) -> str:
+    """Trainings on two processes; what they said."""
+    done = subprocess.run(
+        launch(place, data, **jobs), env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def port() -> str:
@@ -135,16 +139,11 @@ def test_checkpointing_changes_nothing(place: Path, alone: Path) -> None:
     assert_same(run(place, "checkpointing", engine={"checkpointing": True}), alone)
 
 
-def test_two_processes_equal_one(place: Path, alone: Path) -> None:
-    folder = run(place, "two", launcher=torchrun(), engine={"tokens": 150})
-    assert "2 processes on cpu (DDP)" in (folder / "said").read_text()
-    assert_same(folder, alone)
-
-
-def test_sharded_over_two_processes_equals_one(place: Path, alone: Path) -> None:
-    folder = run(place, "sharded", launcher=torchrun(), engine={"tokens": 150, "shard": True})
-    assert "2 processes on cpu (FSDP2)" in (folder / "said").read_text()
-    assert_same(folder, alone)
+def test_two_processes_equal_one_with_whole_weights_and_with_shards(place: Path, alone: Path) -> None:
+    said = on_two(place, two={"engine": {"tokens": 150}}, sharded={"engine": {"tokens": 150, "shard": True}})
+    for name, how in (("two", "DDP"), ("sharded", "FSDP2")):
+        assert f"{name}: 2 processes on cpu ({how})" in said
+        assert_same(place / name, alone)
 
 
 def test_the_checkpoint_is_what_transformers_loads(place: Path, alone: Path) -> None:
@@ -156,8 +155,8 @@ def test_the_checkpoint_is_what_transformers_loads(place: Path, alone: Path) -> 
 
 def test_killed_on_two_processes_and_resumed_on_one(place: Path, alone: Path) -> None:
     process = subprocess.Popen(
-        command(place, "killed", torchrun(), engine={"tokens": 40}),
-        env=environment(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        launch(place, killed={"engine": {"tokens": 40}}), env=environment(), start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 200
     while not states(place / "killed.partial") and time.monotonic() < deadline:
@@ -179,5 +178,6 @@ def test_streamed_parquet_is_deterministic_and_reads_every_pair(place: Path) -> 
             good = Response.of(chosen)
             part.append(Pair.of((user(prompt),), good, Response.of(rejected)).preferring(good.id))
         table.write(f"part-{at:03d}", part)
-    options = {"data": "shards", "window": 10}  # the 48 pairs do not fit: they come by parts of shards, at random
-    assert_same(run(place, "streamed", **options), run(place, "streamed-two", launcher=torchrun(), **options))
+    window = {"window": 10}  # the 48 pairs do not fit: they come by parts of shards, at random
+    on_two(place, "shards", streamed_two=window)
+    assert_same(run(place, "streamed", "shards", **window), place / "streamed_two")

@@ -1,4 +1,4 @@
-"""One reward training: in this process (`train_once`), or `python train_once.py FOLDER DATA JSON-OF-TRAIN-CONFIG`.
+"""Reward trainings: one in this process (`train_once`), or `python train_once.py JSON` with [folder, data, config] of each.
 
 DATA is a JSON file of [prompt, chosen, rejected] texts, or a folder of Parquet preferences, of which "window" rows are held
 at a time. Prints the rank's steps.
@@ -35,4 +35,5 @@ def train_once(folder: Path, data: Path, fields: dict[str, Any], say: Callable[[
 
 
 if __name__ == "__main__":
-    train_once(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
+    for folder, data, fields in json.loads(sys.argv[1]):
+        train_once(Path(folder), Path(data), fields)
