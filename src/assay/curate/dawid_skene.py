@@ -89,7 +89,8 @@ def dawid_skene(
 def _shares(counts: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     """Counts as shares of their sum along an axis, all equal where that is zero."""
     total = counts.sum(axis=axis, keepdims=True)
-    return np.where(total > 0, counts / np.maximum(total, 1e-300), 1 / counts.shape[axis])
+    shares: NDArray[np.float64] = np.where(total > 0, counts / np.maximum(total, 1e-300), 1 / counts.shape[axis])
+    return shares
 
 
 def _hold(posterior_IC: NDArray[np.float64], fixed: Mapping[int, int]) -> None:
