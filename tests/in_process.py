@@ -5,6 +5,7 @@ import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from subprocess import CompletedProcess
 from unittest.mock import patch
 
 from assay.cli import main
@@ -24,3 +25,8 @@ def assay(*arguments: object, cwd: Path | None = None, stdin: str = "", **enviro
         except SystemExit as stop:
             code = int(stop.code or 0)
     return code, out.getvalue(), err.getvalue()
+
+
+def assay_here(*arguments: object, cwd: Path | None = None, stdin: str = "") -> CompletedProcess[str]:
+    """The same as what a process leaves, on a wide terminal."""
+    return CompletedProcess(arguments, *assay(*arguments, cwd=cwd, stdin=stdin, COLUMNS="200"))

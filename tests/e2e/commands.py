@@ -1,4 +1,4 @@
-"""Programs as a user starts them: the command line and the small job, as processes of their own, or in this one."""
+"""Programs as a user starts them, as processes of their own (`in_process`: in this one): the command line, the small job."""
 
 import os
 import subprocess
@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import assay
-import in_process
 
 JOB = Path(__file__).with_name("small_job.py")
 Done = subprocess.CompletedProcess[str]
@@ -36,11 +35,6 @@ def run_assay(
         assay_line(*arguments), cwd=cwd, input=stdin, env=dict(env or environment()), text=True, capture_output=True,
         timeout=timeout, check=False,
     )  # fmt: skip
-
-
-def assay_here(*arguments: object, cwd: Path | None = None, stdin: str = "") -> Done:
-    """`assay ARGUMENTS` in this process, which has loaded by now what a process of its own takes seconds to."""
-    return Done(arguments, *in_process.assay(*arguments, cwd=cwd, stdin=stdin, COLUMNS="200"))
 
 
 def job_line(folder: Path, *arguments: object) -> list[str]:

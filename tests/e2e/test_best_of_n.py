@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import assay_here
 
 import tiny_models
 from assay.errors import AssayError
@@ -19,6 +18,7 @@ from assay.recipes.best_of_n import PART, best_of_n, chat_answers
 from assay.records import Conversation, user
 from assay.reward.scorer import load_scorer
 from assay.rollouts import Prompt
+from in_process import assay_here
 
 
 def ask(folder: Path, n: int) -> Path:

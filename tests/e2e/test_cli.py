@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Done, assay_here, assay_line, environment, run_assay
+from commands import Done, assay_line, environment, run_assay
 
 from assay import cli
 from assay.recipes import presets
 from assay.records import Label
 from assay.run import jsonable
 from assay.tables import Table
+from in_process import assay_here
 
 ROW = '{"prompt": "Say hi.", "chosen": "hi", "rejected": "no"}\n'
 COMMANDS = (

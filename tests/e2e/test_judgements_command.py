@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from commands import assay_here
 
 from assay.curate.rules import rule_attributes
 from assay.curate.verify import read_judgements
 from assay.records import Case, Pair, Response, user
 from assay.tables import Table
+from in_process import assay_here
 
 CASES = [Case(pair=p, attributes=rule_attributes(p))
          for p in (Pair.of((user(f"Q{n}?"),), Response.of(f"a{n}"), Response.of(f"b{n}")) for n in range(4))]  # fmt: skip

@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from commands import assay_here
 from rich.console import Console
 
 import tiny_models
@@ -25,6 +24,7 @@ from assay.recipes.tune_config import Task, TuneConfig
 from assay.records import Message
 from assay.reward.config import TrainConfig
 from assay.rollouts import Prompt
+from in_process import assay_here
 
 PIL = pytest.importorskip("PIL.Image")
 COLOURS = {"red": (250, 20, 20), "blue": (20, 20, 250)}

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import assay_here
 from rich.console import Console
 
 import tiny_models
@@ -22,6 +21,7 @@ from assay.records import user
 from assay.rollouts import Prompt, Rollout
 from assay.run import Run
 from assay.workers import Beside
+from in_process import assay_here
 
 PROMPTS = tuple(Prompt(messages=(user(f"say {c}"),), answer="a word", kind="text") for c in "abcdefgh")
 

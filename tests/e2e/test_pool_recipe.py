@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from commands import Done, assay_here
+from commands import Done
 from small_job import small_config, small_pool
 
 from assay.curate.annotate import shown_order
@@ -18,6 +18,7 @@ from assay.recipes.job import run_job
 from assay.recipes.people_on_file import PeopleOnFile, read_queue
 from assay.records import Case, Judgement, Label
 from assay.tables import Table
+from in_process import assay_here
 from loopback import Loopback
 from shares import naked
 

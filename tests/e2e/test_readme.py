@@ -15,13 +15,13 @@ import httpx
 import polars as pl
 import pytest
 from browser import free_port
-from commands import assay_here
 from PIL import Image
 
 import tiny_models
 from assay.recipes.pools import constraint_pool
 from assay.records import Judgement
 from assay.tables import plain
+from in_process import assay_here
 from outage_server import OutageServer
 
 ROOT = Path(__file__).parents[2]

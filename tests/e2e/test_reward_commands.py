@@ -6,11 +6,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from commands import assay_here, environment, run_assay
+from commands import environment, run_assay
 
 from assay.recipes.finished import read_run
 from assay.records import Preference, question_id
 from assay.tables import Table
+from in_process import assay_here
 
 SMALL = ("--layers", "1", "--max-tokens", "64", "--batch-pairs", "8", "--lr", "4e-4", "--checks", "2")
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import httpx
 from browser import free_port, start
-from commands import assay_here
 from small_job import small_pool
 from test_pool_recipe import SMALL, import_pool
 from web_people import Shown
@@ -14,6 +13,7 @@ from web_people import Shown
 from assay.curate.annotate import shown_order
 from assay.curate.verify import read_judgements
 from assay.recipes.people_on_file import read_queue
+from in_process import assay_here
 
 
 async def answer_all(url: str, name: str, token: str, truth: dict[str, str], sides: dict[str, tuple[str, str]]) -> int:
