@@ -18,8 +18,9 @@ run: $(RUNS)
 policy: $(POLICY)
 	$(BIN)/assay policy run tiny-vlm --out runs/tiny-vlm
 
+# by file in their order: the long ones of few tests (e2e) come before the short ones of many, which fill up the end
 test: $(STAMP) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 40 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40 -m "not slow"
 
 test-all: $(STAMP) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

@@ -73,7 +73,8 @@ def peer(url: str, texts: list[str]) -> float:
 
 
 def main() -> None:
-    from assay.chat import ChatConfig, Request, Server
+    from assay.llm.chat import ChatConfig, Request
+    from assay.llm.client import Server
     from assay.records import user
 
     os.environ["NO_PROXY"] = "127.0.0.1"

@@ -36,7 +36,8 @@ import pyarrow.parquet as pq
 
 from assay.bench.reward import prompts as benchmark_prompts
 from assay.curate.decontaminate import Hit, Index, hits_of
-from assay.curate.near_duplicates import MinHash, near_duplicates
+from assay.curate.minhash import MinHash
+from assay.curate.near_duplicates import near_duplicates
 from assay.curate.words import words
 from assay.records import Message, Pair, Response, user
 from assay.tables import arrow_type, plain

@@ -36,7 +36,8 @@ from assay.policy.decode import LayerDecoder
 from assay.policy.decode_cpu import CpuDecoder
 from assay.policy.model import Policy, load_policy
 from assay.policy.sampler import LocalSampler
-from assay.records import Prompt, user
+from assay.records import user
+from assay.rollouts import Prompt
 
 GROUP, NEW, LENGTH = 8, 32, 96
 PROMPTS, ANSWER, LENGTHS, APART = 4, 64, (100, 555, 2048), 0.1

@@ -235,7 +235,8 @@ def decode_part(sizes: Sizes) -> Figures:
     from assay.policy.config import PolicyConfig, SamplerConfig
     from assay.policy.model import load_policy
     from assay.policy.sampler import LocalSampler
-    from assay.records import Prompt, user
+    from assay.records import user
+    from assay.rollouts import Prompt
 
     n, group, new = 4, bench_policy.GROUP, bench_policy.NEW
     rows = bench_policy.prompt_ids(sizes.prompt, n)

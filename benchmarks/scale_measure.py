@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from assay.curate.human_sets import HUMAN_SETS, read_set
-from assay.curate.layouts import Outcome, Preferred, labelled
+from assay.curate.preferred import Outcome, Preferred, labelled
 from assay.curate.rows import RowError
 from assay.curate.sources import rows
 from assay.curate.texts import Cell

@@ -68,7 +68,8 @@ def tokens() -> Any:
 
 def sums(seed: int) -> tuple[list[Any], list[Any]]:
     """Prompts for training and for testing: three in four of all sums, and the rest."""
-    from assay.records import Prompt, user
+    from assay.records import user
+    from assay.rollouts import Prompt
 
     pairs = [(a, b) for a in range(MOST) for b in range(MOST)]
     order = np.random.default_rng(seed).permutation(len(pairs))
@@ -137,7 +138,7 @@ def tune(folder: Path, model: Path, way: str, seed: int) -> dict[str, Any]:
     from assay.policy.grpo import grpo
     from assay.policy.model import load_policy
     from assay.policy.sampler import LocalSampler
-    from assay.records import Score
+    from assay.rollouts import Score
 
     policy = load_policy(str(model), PolicyConfig())
     train, test = sums(seed)

@@ -38,7 +38,7 @@ import numpy as np
 from web_check import beyond, check, read_lines, read_stored
 from web_people import Annotator, Log, Shown
 
-from assay.curate.attributes import rule_attributes
+from assay.curate.rules import rule_attributes
 from assay.records import Case, Pair, Response, user
 from assay.tables import Table
 from assay.web.accounts import Accounts

@@ -6,12 +6,13 @@ each request was answered: what a provider would bill. What goes wrong is set fr
 
 import asyncio
 import json
-import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
+
+from loopback import Loopback
 
 STATES = ("validating", "in_progress", "finalizing", "completed")
 Line = dict[str, Any]
@@ -24,7 +25,7 @@ def good(body: dict[str, Any]) -> tuple[int, Any]:
     return 200, {"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}
 
 
-class BatchProvider:
+class BatchProvider(Loopback):
     """The server, in a thread of this process; `url` is what a client is given."""
 
     def __init__(self) -> None:
@@ -43,13 +44,6 @@ class BatchProvider:
         """How batches end; how many of their last requests are left without an answer; batches in a page of the list."""
         self.frozen, self.torn = False, 0
         """Batches stay in their state; how often a file of answers comes without its end."""
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
-        self._thread.start()
-        assert self._ready.wait(10)
-
-    async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         app = web.Application(client_max_size=1 << 30)
         for name, method, path, handler in (
             ("upload", "POST", "/v1/files", self._upload), ("content", "GET", "/v1/files/{id}/content", self._content),
@@ -57,17 +51,7 @@ class BatchProvider:
             ("look", "GET", "/v1/batches/{id}", self._look),
         ):  # fmt: skip
             app.router.add_route(method, path, self._faulty(name, handler))
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        self._ready.set()
-        await self._stop.wait()
-        await runner.cleanup()
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        super().__init__(app)
 
     def _faulty(self, name: str, handler: Callable[[web.Request], Any]) -> Callable[[web.Request], Any]:
         async def handle(request: web.Request) -> web.StreamResponse:

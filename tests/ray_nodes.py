@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from assay.curate.attributes import rule_attributes
+from assay.curate.rules import rule_attributes
 from assay.curate.shards import Pool
 from assay.engine import engine_of
 from assay.ray_engine import Cluster
@@ -172,6 +172,6 @@ def lingers(item: tuple[Place, str, str, float]) -> pa.Table:
 
 
 def fails(item: tuple[Place, str, str, float]) -> pa.Table:
-    from assay.outage import Loss, Unreached
+    from assay.llm.outage import Loss, Unreached
 
     raise Unreached([Loss(model="judge", asked=3, problems=("http 503: busy",) * 3, silent=True)])

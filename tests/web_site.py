@@ -8,9 +8,9 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
-from assay.chat import Request
+from assay.llm.chat import Request
+from assay.llm.replies import Reply
 from assay.records import Attributes, Case, Pair, Response, user
-from assay.replies import Reply
 from assay.web.app import WebConfig, make_app
 from assay.web.schema import Database
 

@@ -187,58 +187,36 @@ def pack(
     """
     assert groups
     groups = groups if causal else [g.unshared() for g in groups]
-    pieces: list[Ids] = []
-    positions: list[Ids] = []
-    keys: list[NDArray[np.int64]] = []
-    segments: list[tuple[int, int]] = []
+    row = _Segments()
     last: list[int] = []
     sources: list[NDArray[np.int64]] = []
     targets: list[Ids] = []
     shown: list[tuple[int, int, int, tuple[str, ...]]] = []
-    at, answers = 0, 0
     whole = -(-sum(g.tokens for g in groups) // multiple) * multiple
     earlier = np.arange(whole, whole + before)
     assert not before or (backend != "flex" and not any(len(g.prefix) for g in groups))
     for number, group in enumerate(groups):
-        start, split = at, len(group.prefix)
+        start, split = row.tokens, len(group.prefix)
         own = np.arange(start, start + split)
         if split:
-            pieces.append(group.prefix)
-            positions.append(np.arange(split, dtype=np.int32))
-            keys.append(own)
-            segments.append((number, 0))
-            at += split
+            row.add(group.prefix, (number, 0), own)
         for answer in group.answers:
             assert len(answer), "an answer needs at least one token"
-            answers += 1
-            pieces.append(answer)
-            first = before + split
-            positions.append(np.arange(first, first + len(answer), dtype=np.int32))
-            keys.append(np.concatenate([earlier, own, np.arange(at, at + len(answer))]))
-            segments.append((number, answers))
-            sources.append(np.concatenate([own[-1:], np.arange(at, at + len(answer) - 1)]))
+            its = np.arange(row.tokens, row.tokens + len(answer))
+            row.add(answer, (number, len(last) + 1), np.concatenate([earlier, own, its]), before + split)
+            sources.append(np.concatenate([own[-1:], its[:-1]]))
             targets.append(answer if split else answer[1:])
-            at += len(answer)
-            last.append(_last(answer, at, own, group.prefix, pad_id) if causal else at - len(answer))
+            last.append(_last(answer, row.tokens, own, group.prefix, pad_id) if causal else int(its[0]))
         if group.images:
             assert split or len(group.answers) == 1, "pictures that several answers show, each in its own place"
-            shown.append((start, start + split if split else at, at, group.images))
-    if at % multiple:
-        rest = multiple - at % multiple
-        pieces.append(np.zeros(rest, dtype=np.int32))
-        positions.append(np.arange(rest, dtype=np.int32))
-        keys.append(np.arange(at, at + rest))
-        segments.append((len(groups), 0))
-    lengths, seen = np.array([len(p) for p in pieces]), np.array([len(k) for k in keys])
-    group_T, segment_T = (np.repeat(np.array([s[i] for s in segments]), lengths) for i in (0, 1))
-    layout = Layout(
-        queries_S1=_starts(lengths), keys_U=torch.from_numpy(np.concatenate(keys)), keys_S1=_starts(seen),
-        group_T=torch.from_numpy(group_T), segment_T=torch.from_numpy(segment_T),
-        longest=(_power(int(lengths.max())), _power(int(seen.max()))), backend=backend, causal=causal,
-        route=_route(last, lengths, keys, whole + before, causal) if read else None,
-    )  # fmt: skip
+            shown.append((start, start + split if split else row.tokens, row.tokens, group.images))
+    if rest := whole - row.tokens:
+        row.add(np.zeros(rest, dtype=np.int32), (len(groups), 0), np.arange(row.tokens, whole))
+    layout = row.layout(backend, causal)
+    if read:
+        layout = replace(layout, route=_route(last, row, whole + before, causal))
     return Pack(
-        ids_1T=_row(pieces), positions_1T=_row(positions), last_N=torch.tensor(last),
+        ids_1T=_row(row.pieces), positions_1T=_row(row.positions), last_N=torch.tensor(last),
         from_M=torch.from_numpy(np.concatenate(sources)), targets_M=torch.from_numpy(np.concatenate(targets)).long(),
         images=tuple(i for g in groups for i in g.images), shown=tuple(shown),
         layout=replace(layout, mask=block_mask(layout)) if backend == "flex" else layout,
@@ -246,15 +224,41 @@ def pack(
     )  # fmt: skip
 
 
-def _route(
-    last: list[int], lengths: NDArray[np.int64], keys: list[NDArray[np.int64]], tokens: int, causal: bool
-) -> Route:
+class _Segments:
+    """The segments of a pack, one after the other; `tokens` are there so far."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.pieces: list[Ids] = []
+        self.positions: list[Ids] = []
+        self.keys: list[NDArray[np.int64]] = []
+        self.of: list[tuple[int, int]] = []
+
+    def add(self, ids: Ids, of: tuple[int, int], keys: NDArray[np.int64], first: int = 0) -> None:
+        """One segment, whose tokens see `keys` and have positions from `first` on; `of` is its (group, segment)."""
+        self.pieces.append(ids)
+        self.positions.append(np.arange(first, first + len(ids), dtype=np.int32))
+        self.keys.append(keys)
+        self.of.append(of)
+        self.tokens += len(ids)
+
+    def layout(self, backend: str, causal: bool) -> Layout:
+        lengths, seen = np.array([len(p) for p in self.pieces]), np.array([len(k) for k in self.keys])
+        group_T, segment_T = (np.repeat(np.array([of[i] for of in self.of]), lengths) for i in (0, 1))
+        return Layout(
+            queries_S1=_starts(lengths), keys_U=torch.from_numpy(np.concatenate(self.keys)), keys_S1=_starts(seen),
+            group_T=torch.from_numpy(group_T), segment_T=torch.from_numpy(segment_T),
+            longest=(_power(int(lengths.max())), _power(int(seen.max()))), backend=backend, causal=causal,
+        )  # fmt: skip
+
+
+def _route(last: list[int], row: _Segments, tokens: int, causal: bool) -> Route:
     """Where the head reads, and what is seen from there."""
-    ends = np.cumsum(lengths)
+    ends = np.cumsum([len(p) for p in row.pieces])
     seen_NT = np.zeros((len(last), tokens), bool)
     for row_T, place in zip(seen_NT, last, strict=True):
         segment = int(np.searchsorted(ends, place, side="right"))
-        row_T[keys[segment]] = True
+        row_T[row.keys[segment]] = True
         if causal:
             row_T[place + 1 : int(ends[segment])] = False
     return Route(read_N=torch.tensor(last), seen_NT=torch.from_numpy(seen_NT))

@@ -19,8 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from assay.engine import Failure, Turns, answer
 from assay.errors import AssayError, missing_extra
+from assay.turns import Failure, Turns, answer
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -14,9 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from assay.engine import Failure
 from assay.errors import AssayError
 from assay.ray_engine import LOOK_S, Cluster, Lost, edition, perform, pickled
+from assay.turns import Failure
 
 T = TypeVar("T")
 PLACED_S = 600

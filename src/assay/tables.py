@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 from assay.errors import AssayError
 from assay.records import LATER
 from assay.store import Place
-from assay.store import replace as replace
 
 T = TypeVar("T")
 _SCALARS: dict[object, pa.DataType] = {

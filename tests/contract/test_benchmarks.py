@@ -21,8 +21,9 @@ from assay.bench.fetch import fetch
 from assay.bench.reward import BENCHMARKS, find_data, named, ppe, prompts, rewardbench, rewardbench2
 from assay.bench.reward.pairs import evaluate_pairs
 from assay.bench.verdicts import PairJudge
-from assay.chat import Reply, Request
 from assay.errors import AssayError
+from assay.llm.chat import Request
+from assay.llm.replies import Reply
 from assay.records import Conversation, Pair, Preference, Response, Scorer, user
 
 RIGHT, WRONG = "right answer", "wrong answer"

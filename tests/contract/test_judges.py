@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from assay.chat import ChatConfig, request_key
 from assay.curate.annotate import judge_request, llm_judge
-from assay.curate.attributes import rule_attributes
 from assay.curate.checkers import checker_vote_judge, ten_rules_judge
 from assay.curate.offline import gold_ridge_judge, hash_embedder, longer_judge
 from assay.curate.people import Annotator, erring
+from assay.curate.rules import rule_attributes
 from assay.curate.verify import oracle, terminal_annotator
+from assay.llm.chat import ChatConfig, request_key
+from assay.llm.replay import Replay
 from assay.records import Case, Example, Judge, Pair, Response, user
-from assay.replay import Replay
 
 NAMES = ("oracle", "simulated", "offline:gold-ridge", "offline:longer", "offline:checker-vote", "offline:ten-rules", "llm",
          "human")  # fmt: skip

@@ -18,7 +18,8 @@ from assay.policy.config import PolicyConfig, SamplerConfig, VllmConfig
 from assay.policy.model import Policy, load_policy
 from assay.policy.sampler import make_sampler
 from assay.policy.vllm_servers import outline
-from assay.records import Prompt, user
+from assay.records import user
+from assay.rollouts import Prompt
 
 PROMPTS = [Prompt(messages=(user(f"say {c}"),)) for c in "abcdef"]
 CONFIG = SamplerConfig(max_tokens=3)

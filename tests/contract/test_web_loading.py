@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_web_store import ONE, TWO, answer, case, work
 
-from assay.curate.attributes import rule_attributes
+from assay.curate.rules import rule_attributes
 from assay.curate.verify import add_judgements, read_judgements
 from assay.records import Case, Pair, Response, user
 from assay.tables import Table

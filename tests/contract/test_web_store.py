@@ -14,8 +14,9 @@ from assay.web import schema
 from assay.web.quality import Work
 from assay.web.queue import places
 from assay.web.schema import MIGRATIONS, Database
+from assay.web.seats import Seat
 from assay.web.settings import Settings
-from assay.web.store import Refused, Seat, Store
+from assay.web.store import Refused, Store
 
 
 def case(n: int, category: str = "Math", objectivity: str = "objective", controversiality: str = "low") -> Case:

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 from commands import assay_line, environment, run_assay
 
-from assay.curate.attributes import rule_attributes
+from assay.curate.rules import rule_attributes
 from assay.records import Attributes, Case, Pair, Response, user
 from assay.tables import Table
 

@@ -1,4 +1,4 @@
-"""Programs as a user starts them: the command line and the small job, as processes of their own."""
+"""Programs as a user starts them, as processes of their own (`in_process`: in this one): the command line, the small job."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""MPO, then GRPO with the sample buffer, in its own process (or several): `python policy_once.py FOLDER MODEL STEPS`.
+"""MPO, then GRPO with the sample buffer: in this process (`train_once`), or `python policy_once.py FOLDER MODEL STEPS`.
 
 Several also shard the policy (FSDP2), with answers from a sampler that has weights of its own, and say what comes of it.
 """
@@ -13,7 +13,8 @@ from assay.policy.grpo import grpo
 from assay.policy.model import Policy, load_policy
 from assay.policy.mpo import Comparison, fit
 from assay.policy.sampler import LocalSampler
-from assay.records import Prompt, Rollout, Score, user
+from assay.records import user
+from assay.rollouts import Prompt, Rollout, Score
 from assay.step import Engine
 
 
@@ -69,4 +70,4 @@ def ids(policy: object, text: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    main()
+    train_once(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

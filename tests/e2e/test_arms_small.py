@@ -11,8 +11,8 @@ from assay.recipes.arms import TITLES
 from assay.recipes.claims import SETS
 from assay.recipes.job import run_job
 from assay.recipes.pools import constraint_pool
-from assay.report import write_report
-from assay.report_run import RunSteps
+from assay.report.page import write_report
+from assay.report.run import RunSteps
 
 PEOPLE = [Annotator(name="simulated:careful", wrong=0.3, undecided=0.1)]
 

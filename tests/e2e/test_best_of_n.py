@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import run_assay
 
 import tiny_models
-from assay.chat import Reply, Request
 from assay.errors import AssayError
 from assay.images import ImageStore
-from assay.outage import Loss, Unreached
+from assay.llm.chat import Request
+from assay.llm.outage import Loss, Unreached
+from assay.llm.replies import Reply
 from assay.recipes.best_of_n import PART, best_of_n, chat_answers
-from assay.records import Conversation, Prompt, user
+from assay.records import Conversation, user
 from assay.reward.scorer import load_scorer
+from assay.rollouts import Prompt
+from in_process import assay_here
 
 
 def ask(folder: Path, n: int) -> Path:
@@ -34,7 +36,7 @@ def test_a_local_policy_and_a_reward_model(tmp_path: Path) -> None:
     reward = tiny_models.reward(tmp_path / "reward")
     line = ("best-of-n", ask(tmp_path, PART + 2), "--policy", tmp_path / "policy", "--reward", reward,
             "--out", tmp_path / "best.jsonl", "-n", "3", "--sampler.max-tokens", "8")  # fmt: skip
-    done = run_assay(*line)
+    done = assay_here(*line)
     assert done.returncode == 0, done.stderr
     assert f"{PART + 2} questions, best of 3" in done.stdout
     rows = read(tmp_path / "best.jsonl")
@@ -48,13 +50,13 @@ def test_a_local_policy_and_a_reward_model(tmp_path: Path) -> None:
     whole = (tmp_path / "best.jsonl").read_bytes()
     torn = b"".join(whole.splitlines(keepends=True)[:PART]) + b'{"id": "half'
     (tmp_path / "best.jsonl").write_bytes(torn)
-    assert run_assay(*line).returncode == 0
+    assert assay_here(*line).returncode == 0
     assert (tmp_path / "best.jsonl").read_bytes() == whole, "a killed run goes on to the same result"
-    refused = run_assay(*(*line[:-3], "4", *line[-2:]))
+    refused = assay_here(*(*line[:-3], "4", *line[-2:]))
     assert refused.returncode == 2
     assert "answers of other inputs (n: 3 -> 4)" in refused.stderr
     other = tiny_models.reward(tmp_path / "other", seed=1)
-    refused = run_assay(*line[:5], other, *line[6:])
+    refused = assay_here(*line[:5], other, *line[6:])
     assert refused.returncode == 2
     assert "answers of other inputs (reward: " in refused.stderr
     assert (tmp_path / "best.jsonl").read_bytes() == whole

@@ -17,6 +17,7 @@ from assay.recipes import presets
 from assay.records import Label
 from assay.run import jsonable
 from assay.tables import Table
+from in_process import assay_here
 
 ROW = '{"prompt": "Say hi.", "chosen": "hi", "rejected": "no"}\n'
 COMMANDS = (
@@ -67,25 +68,10 @@ def without_torch(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Callable[..., Done]:
+def here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
     """`assay ARGUMENTS` in this process: a start costs two seconds, and there are a hundred of them below."""
-
-    def run(*arguments: str, cwd: Path | None = None) -> Done:
-        monkeypatch.setattr(sys, "argv", ["assay", *arguments])
-        monkeypatch.setenv("COLUMNS", "200")
-        monkeypatch.delenv("ASSAY_BENCH_DATA", raising=False)
-        if cwd is not None:
-            monkeypatch.chdir(cwd)
-        capsys.readouterr()
-        code: Any = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        said = capsys.readouterr()
-        return Done(arguments, int(code), said.out, said.err)
-
-    return run
+    monkeypatch.delenv("ASSAY_BENCH_DATA", raising=False)
+    return assay_here
 
 
 @pytest.mark.parametrize("command", COMMANDS)

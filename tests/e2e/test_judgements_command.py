@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from commands import run_assay
 
-from assay.curate.attributes import rule_attributes
+from assay.curate.rules import rule_attributes
 from assay.curate.verify import read_judgements
 from assay.records import Case, Pair, Response, user
 from assay.tables import Table
+from in_process import assay_here
 
 CASES = [Case(pair=p, attributes=rule_attributes(p))
          for p in (Pair.of((user(f"Q{n}?"),), Response.of(f"a{n}"), Response.of(f"b{n}")) for n in range(4))]  # fmt: skip
@@ -24,7 +24,7 @@ def run(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("format", ["label-studio", "argilla"])
 def test_out_and_in_again(run: Path, format: str) -> None:
     out = run.parent / "out.json"
-    done = run_assay("judgements", "export", run, "--out", out, "--to", format)
+    done = assay_here("judgements", "export", run, "--out", out, "--to", format)
     assert done.returncode == 0, done.stderr
     assert "4 pairs with 0 judgements" in done.stdout
     assert len(list(run.parent.glob("out.*"))) == 2
@@ -40,13 +40,13 @@ def test_out_and_in_again(run: Path, format: str) -> None:
     (run.parent / "users.json").write_text('{"3": "ann", "4": "bob"}')
     again = ("judgements", "import", out, run, "--format", format, "--users", run.parent / "users.json")
     for added, there in ((8, 0), (0, 8)):
-        done = run_assay(*again)
+        done = assay_here(*again)
         assert done.returncode == 0, done.stderr
         assert f"{added} judgements added, {there} were there already" in done.stdout
     found = read_judgements(run / "judgements.jsonl")
     assert {(j.by, j.kind) for j in found} == {("ann", "human"), ("bob", "human")}
     assert all(j.better == j.shown[0] for j in found)
-    done = run_assay("judgements", "agreement", run / "judgements.jsonl", "--raters")
+    done = assay_here("judgements", "agreement", run / "judgements.jsonl", "--raters")
     assert done.returncode == 0, done.stderr
     assert "people among themselves" in done.stdout
     assert "ann and bob" in done.stdout
@@ -65,7 +65,7 @@ def test_out_and_in_again(run: Path, format: str) -> None:
 def test_mistakes_are_one_line(run: Path, command: str, message: str) -> None:
     (run / "users").write_text("[]")
     (run.parent / "empty").write_text("")
-    done = run_assay("judgements", *command.split(), cwd=run.parent)
+    done = assay_here("judgements", *command.split(), cwd=run.parent)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert message in done.stderr

@@ -7,14 +7,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from commands import Done, assay_line, environment, run_assay
+from commands import Done, assay_line, environment
 
 from assay.curate.shards import create
 from assay.curate.verify import add_judgements, read_judgements
+from assay.llm.replies import ledger
 from assay.records import Attributes, Judgement, Pair, Response, user
-from assay.replies import ledger
 from assay.tables import Table
 from fault_server import FaultServer
+from in_process import assay_here
 
 PAIRS, GOLD = 250, 60
 RIGHT = [Response.of(f"GOOD {n}").id for n in range(PAIRS)]
@@ -67,7 +68,7 @@ def assert_all_there(out: Path, judges: int = 2, samples: int = 4) -> None:
 
 def test_2000_judgements_from_a_failing_server(place: Path, out: Path) -> None:
     with FaultServer(faults=0.1) as server:
-        done = run_assay(*line(place, out, f"m@{server.url}", f"n@{server.url}"))
+        done = assay_here(*line(place, out, f"m@{server.url}", f"n@{server.url}"))
         assert done.returncode == 0, done.stderr
         told = server.stats()
     assert all(told["outcomes"][kind] > 200 for kind in ("429", "500", "stall", "cut", "malformed")), told["outcomes"]
@@ -89,11 +90,11 @@ def test_2000_judgements_from_a_failing_server(place: Path, out: Path) -> None:
 def killed(place: Path, out: Path, server: FaultServer) -> int:
     """Run until about half is answered, then `kill -9`; returns the questions that had been answered."""
     with subprocess.Popen(
-        assay_line(*line(place, out, f"m@{server.url}", f"n@{server.url}")),
+        assay_line(*line(place, out, f"m@{server.url}", f"n@{server.url}", samples=2)),
         env=environment(),
         stderr=subprocess.DEVNULL,
     ) as victim:
-        while len(server.stats()["delivered"]) < 900:
+        while len(server.stats()["delivered"]) < 400:
             assert victim.poll() is None
             time.sleep(0.02)
         victim.kill()
@@ -103,40 +104,40 @@ def killed(place: Path, out: Path, server: FaultServer) -> int:
 
 def test_a_kill_repeats_only_what_was_in_flight(place: Path, out: Path) -> None:
     with FaultServer(faults=0.1, delay_s=0.01) as server:
-        assert 900 <= killed(place, out, server) < 2_000
-        done = run_assay(*line(place, out, f"m@{server.url}", f"n@{server.url}"))
+        assert 400 <= killed(place, out, server) < 1_000
+        done = assay_here(*line(place, out, f"m@{server.url}", f"n@{server.url}", samples=2))
         assert done.returncode == 0, done.stderr
         delivered = Counter(server.stats()["delivered"].values())
     assert set(delivered) <= {1, 2}
-    assert sum(delivered.values()) == 2_000
+    assert sum(delivered.values()) == 1_000
     assert delivered[2] <= 2 * 16, "at most what both models had in flight"
-    assert_all_there(out)
+    assert_all_there(out, samples=2)
 
 
 def test_a_kill_repeats_nothing_where_the_server_honours_the_key(place: Path, out: Path) -> None:
     with FaultServer(faults=0.1, honour=True, delay_s=0.01) as server:
         killed(place, out, server)
-        done = run_assay(*line(place, out, f"m@{server.url}", f"n@{server.url}"))
+        done = assay_here(*line(place, out, f"m@{server.url}", f"n@{server.url}", samples=2))
         assert done.returncode == 0, done.stderr
-        assert Counter(server.stats()["generated"].values()) == {1: 2_000}, "no answer was produced twice"
-    assert_all_there(out)
+        assert Counter(server.stats()["generated"].values()) == {1: 1_000}, "no answer was produced twice"
+    assert_all_there(out, samples=2)
 
 
 def test_a_finished_folder_asks_nothing(place: Path, out: Path) -> None:
     with FaultServer(faults=0.0) as server:
-        assert run_assay(*line(place, out, f"m@{server.url}", samples=1)).returncode == 0
+        assert assay_here(*line(place, out, f"m@{server.url}", samples=1)).returncode == 0
         asked = sum(server.stats()["outcomes"].values())
-        again = run_assay(*line(place, out, f"m@{server.url}", samples=1))
+        again = assay_here(*line(place, out, f"m@{server.url}", samples=1))
         assert (again.returncode, sum(server.stats()["outcomes"].values())) == (0, asked)
     for merge in ("majority", "weighted", "dawid-skene"):
-        told = run_assay("annotate", "report", out, "--merge", merge)
+        told = assay_here("annotate", "report", out, "--merge", merge)
         assert told.returncode == 0, told.stderr
         assert f"merged: {merge}" in told.stdout
         assert json.loads((out / "report.json").read_text())["merge"] == merge
         assert {j.better for j in read_judgements(out / "judgements.jsonl")} == {
             Response.of(f"GOOD {n}").id for n in range(PAIRS)
         }
-    changed = run_assay(*line(place, out, f"m@{server.url}", samples=2))
+    changed = assay_here(*line(place, out, f"m@{server.url}", samples=2))
     assert_one_line(changed, 2, "holds a run with another config")
 
 
@@ -146,21 +147,21 @@ def test_the_budget_stops_and_a_larger_one_goes_on(place: Path, out: Path) -> No
     prices.write_text("[m]\nin = 1.0\nout = 10.0\n")
     with FaultServer(faults=0.0) as server:
         command = [*line(place, out, f"m@{server.url}", samples=1), "--prices", str(prices), "--max-tokens", "10"]
-        dry = run_assay(*command, "--dry-run")
+        dry = assay_here(*command, "--dry-run")
         assert dry.returncode == 0, dry.stderr
         assert "250 requests, cost at most" in dry.stderr
         assert not out.exists()
         assert not sum(server.stats()["outcomes"].values())
-        stopped = run_assay(*command, "--budget", "0.02")
+        stopped = assay_here(*command, "--budget", "0.02")
         assert stopped.returncode == 3
         assert stopped.stderr.splitlines()[-1].startswith(
             "stopped: m: the budget of 0.02 does not allow the next request"
         )
         asked = sum(server.stats()["outcomes"].values())
         assert 60 < asked <= 100, "no more than the budget pays for"
-        again = run_assay(*command, "--budget", "0.02")
+        again = assay_here(*command, "--budget", "0.02")
         assert (again.returncode, sum(server.stats()["outcomes"].values())) == (3, asked)
-        done = run_assay(*command, "--budget", "2")
+        done = assay_here(*command, "--budget", "2")
         assert done.returncode == 0, done.stderr
         assert Counter(server.stats()["generated"].values()) == {1: PAIRS}
     (row,) = json.loads((out / "report.json").read_text())["costs"]
@@ -171,19 +172,19 @@ def test_the_budget_stops_and_a_larger_one_goes_on(place: Path, out: Path) -> No
 def test_a_judge_that_is_always_wrong_is_seen_and_outweighed(place: Path, out: Path) -> None:
     with FaultServer(faults=0.0) as server:
         judges = (f"liar@{server.url}", f"m@{server.url}")
-        done = run_assay(*line(place, out, *judges, samples=2), "--merge", "weighted")
+        done = assay_here(*line(place, out, *judges, samples=2), "--merge", "weighted")
         assert done.returncode == 0, done.stderr
     report = json.loads((out / "report.json").read_text())
     agreement = {j["judge"]: j["agreement"]["value"] for j in report["judges"]}
     assert (agreement["llm:liar"], agreement["llm:m"], agreement["merged: weighted"]) == (0.0, 1.0, 1.0)
     assert report["between"][0]["value"] == pytest.approx(-1.0, abs=0.1)
-    plain = run_assay("annotate", "report", out, "--merge", "majority")
+    plain = assay_here("annotate", "report", out, "--merge", "majority")
     assert "tie" not in plain.stderr
     assert {j.problem for j in read_judgements(out / "judgements.jsonl")} == {"tie"}
 
 
 def test_a_dead_server_keeps_nothing_and_says_so(place: Path, out: Path) -> None:
-    dead = run_assay(*line(place, out, "m@http://127.0.0.1:9/v1", samples=1), "--tries", "1")
+    dead = assay_here(*line(place, out, "m@http://127.0.0.1:9/v1", samples=1), "--tries", "1")
     assert_one_line(dead, 2, "answered none of 250 requests (connection")
     assert not votes(out)
 
@@ -192,10 +193,10 @@ def test_attributes_come_from_servers_and_where_they_fail_from_rules(place: Path
     with FaultServer(faults=0.05) as server:
         fast = FAST[:-2]
         command = ["attributes", str(place / "pool"), "--out", str(out), *fast, "--server"]
-        dry = run_assay(*command, f"m@{server.url}", f"vague@{server.url}", "--dry-run")
+        dry = assay_here(*command, f"m@{server.url}", f"vague@{server.url}", "--dry-run")
         assert dry.returncode == 0, dry.stderr
         assert "250 requests" in dry.stdout
-        done = run_assay(*command, f"m@{server.url}", f"vague@{server.url}")
+        done = assay_here(*command, f"m@{server.url}", f"vague@{server.url}")
         assert done.returncode == 0, done.stderr
         dealt = Counter(int(p.id[:8], 16) % 2 for p in map(pair, range(PAIRS)))
         assert f"250 pairs: 250 by llm:m -> {out}/tables/attributes" in done.stdout
@@ -203,13 +204,13 @@ def test_attributes_come_from_servers_and_where_they_fail_from_rules(place: Path
         rows = Table(out / "tables" / "attributes", Attributes).read()
         assert {(a.category, a.desired, a.by) for a in rows} == {("Math", ("is right",), "llm:m")}
         asked = sum(server.stats()["outcomes"].values())
-        assert run_assay(*command, f"m@{server.url}", f"vague@{server.url}").returncode == 0
+        assert assay_here(*command, f"m@{server.url}", f"vague@{server.url}").returncode == 0
         assert sum(server.stats()["outcomes"].values()) == asked
-        alone = run_assay(
+        alone = assay_here(
             "attributes", place / "pool", "--out", out / "rules", *fast, "--server", f"vague@{server.url}"
         )
         assert "250 pairs: 250 by rules" in alone.stdout
-        judged = run_assay(
+        judged = assay_here(
             *line(place, out / "judged", f"m@{server.url}", samples=1), "--attributes", out, "--limit", "50"
         )
         assert judged.returncode == 0, judged.stderr
@@ -234,7 +235,7 @@ def test_attributes_come_from_servers_and_where_they_fail_from_rules(place: Path
     ],
 )
 def test_mistakes_are_one_line(place: Path, out: Path, options: tuple[str, ...], message: str) -> None:
-    done = run_assay("annotate", place / "pool", "--out", out, *options)
+    done = assay_here("annotate", place / "pool", "--out", out, *options)
     assert_one_line(done, 2, message)
     assert not out.exists()
 
@@ -248,12 +249,12 @@ def assert_one_line(done: Done, code: int, message: str) -> None:
 def test_guidance_compares_the_arms_pair_by_pair(place: Path, out: Path) -> None:
     with FaultServer(faults=0.0) as server:
         line = ["guidance", str(place / "pool"), "--gold", str(place / "gold.jsonl"), "--out", str(out), *FAST]
-        done = run_assay(*line, "--judge", f"m@{server.url}", "--seeds", "0", "1", "--limit", "40")
+        done = assay_here(*line, "--judge", f"m@{server.url}", "--seeds", "0", "1", "--limit", "40")
         assert done.returncode == 0, done.stderr
         asked = sum(server.stats()["outcomes"].values())
         # Two seeds of two orders; unguided ones of both seeds ask the same questions, so half of them are in the cache.
         assert 40 * 2 * 5 <= asked <= 40 * 2 * 6
-        assert run_assay(*line, "--judge", f"m@{server.url}", "--seeds", "0", "1", "--limit", "40").returncode == 0
+        assert assay_here(*line, "--judge", f"m@{server.url}", "--seeds", "0", "1", "--limit", "40").returncode == 0
         assert sum(server.stats()["outcomes"].values()) == asked
     found = json.loads((out / "guidance.json").read_text())
     assert {a["arm"]: a["right"]["value"] for a in found["arms"] if a["arm"] in ("none", "random", "nearest")} == {

@@ -24,6 +24,7 @@ from assay.reward.launch import check_processes, how_many, train_view, write_vie
 from assay.reward.train import Trained
 from assay.run import jsonable
 from assay.step import states
+from descendants import below, gone
 
 CODE = """
 import json, sys
@@ -196,36 +197,6 @@ def started(place: Path, name: str, config: TrainConfig, processes: int = 2) -> 
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return process
-
-
-def below(parent: int) -> set[int]:
-    """The processes that descend from one."""
-    of: dict[int, int] = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            of[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-    found, new = set[int](), {parent}
-    while new := {child for child, its in of.items() if its in new} - found:
-        found |= new
-    return found
-
-
-def gone(numbers: set[int], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not any(runs(n) for n in numbers):
-            return True
-        time.sleep(0.05)
-    return False
-
-
-def runs(number: int) -> bool:
-    try:
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from assay import store
-from assay.curate.attributes import rule_attributes
+from assay.curate.rules import rule_attributes
 from assay.curate.shards import Pool, create
 from assay.engine import Cores, Engine, Here, make
 from assay.errors import AssayError

@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from commands import run_assay
 from rich.console import Console
 
 import tiny_models
@@ -20,9 +19,12 @@ from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig,
 from assay.policy.monitor import MonitorConfig
 from assay.recipes import ablations, policies, tuned
 from assay.recipes.exam import Exam
-from assay.recipes.tune import Task, TuneConfig, tune
-from assay.records import Message, Prompt
+from assay.recipes.tune import tune
+from assay.recipes.tune_config import Task, TuneConfig
+from assay.records import Message
 from assay.reward.config import TrainConfig
+from assay.rollouts import Prompt
+from in_process import assay_here
 
 PIL = pytest.importorskip("PIL.Image")
 COLOURS = {"red": (250, 20, 20), "blue": (20, 20, 250)}
@@ -160,18 +162,18 @@ def test_grpo_and_the_filter_on_a_users_own_questions(model: Path, tmp_path: Pat
     short = ("--sampler.max-tokens", "8")
     command = ("policy", "grpo", model, tmp_path / "q.jsonl", "--out", tmp_path / "tuned", "--steps", "3",
                "--prompts", "2", "--group", "3", *short)  # fmt: skip
-    done = run_assay(*command)
+    done = assay_here(*command)
     assert done.returncode == 0, done.stderr
     assert "1 questions without an answer are left out" in done.stdout
     assert "6 questions, 3 steps, 18 answers" in done.stdout
     assert (tmp_path / "tuned/model.safetensors").exists()
-    filtered = run_assay(
+    filtered = assay_here(
         "policy", "filter", model, tmp_path / "q.jsonl", "--out", tmp_path / "kept.jsonl", "--samples", "2", *short
     )
     assert filtered.returncode == 0, filtered.stderr
     assert "of 6 questions kept" in filtered.stdout
     (tmp_path / "bad.jsonl").write_text('{"question": 3}\n')
-    bad = run_assay("policy", "grpo", model, tmp_path / "bad.jsonl", "--out", tmp_path / "x")
+    bad = assay_here("policy", "grpo", model, tmp_path / "bad.jsonl", "--out", tmp_path / "x")
     assert bad.returncode == 2
     assert "bad.jsonl" in bad.stderr
     assert "Traceback" not in bad.stderr
@@ -191,7 +193,7 @@ def test_mpo_on_parquet_preferences(model: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     (tmp_path / "prefs").mkdir()
     pl.DataFrame(rows).write_parquet(tmp_path / "prefs/part.parquet")
-    done = run_assay(
+    done = assay_here(
         "policy", "mpo", model, tmp_path / "prefs", "--out", tmp_path / "tuned", "--batch", "4", "--epochs", "2"
     )
     assert done.returncode == 0, done.stderr
@@ -200,9 +202,9 @@ def test_mpo_on_parquet_preferences(model: Path, tmp_path: Path) -> None:
 
 def test_the_embedded_recipes_resolve_without_running(tmp_path: Path) -> None:
     for name in policies.RECIPES:
-        done = run_assay("policy", "run", name, "--dry-run", cwd=tmp_path)
+        done = assay_here("policy", "run", name, "--dry-run", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["recipe"] == name
-    wrong = run_assay("policy", "run", "tiny-vlm", "--grpo.group", "1", "--dry-run", cwd=tmp_path)
+    wrong = assay_here("policy", "run", "tiny-vlm", "--grpo.group", "1", "--dry-run", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "grpo.group must be at least 2" in wrong.stderr

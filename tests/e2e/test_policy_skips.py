@@ -6,19 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import run_assay
 from rich.console import Console
 
 import tiny_models
-from assay.engine import Beside
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
 from assay.policy.monitor import MonitorConfig
 from assay.recipes import tuned
-from assay.recipes.tune import Exam, Task, TuneConfig, Tuner, tune
-from assay.records import Prompt, Rollout, user
+from assay.recipes.exam import Exam
+from assay.recipes.tune import Tuner, tune
+from assay.recipes.tune_config import Task, TuneConfig
+from assay.records import user
+from assay.rollouts import Prompt, Rollout
 from assay.run import Run
+from assay.workers import Beside
+from in_process import assay_here
 
 PROMPTS = tuple(Prompt(messages=(user(f"say {c}"),), answer="a word", kind="text") for c in "abcdefgh")
 
@@ -86,7 +89,7 @@ def test_a_threshold_needs_a_reward_model() -> None:
 def test_a_user_s_mistakes_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for given, said in ((("--out", "out", "--seed", "-1"), "grpo.seed"), (("--out", "."), ".: name a new folder")):
-        done = run_assay("policy", "grpo", "lm", "q.jsonl", *given, cwd=tmp_path / "in")
+        done = assay_here("policy", "grpo", "lm", "q.jsonl", *given, cwd=tmp_path / "in")
         assert done.returncode == 2, done.stderr
         assert said in done.stderr
         assert "Traceback" not in done.stderr

@@ -9,7 +9,8 @@ import tiny_models
 from assay.cli.policy import policy_report, policy_tiny_text
 from assay.policy.config import FitConfig, PairConfig, SamplerConfig
 from assay.recipes import policies, tuned
-from assay.records import Prompt, user
+from assay.records import user
+from assay.rollouts import Prompt
 
 
 def sums(n: int, seed: int, terms: int) -> list[Prompt]:

@@ -3,7 +3,6 @@ kills."""
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from assay.recipes.own_pairs import SampledPreference
 from assay.records import Message, Preference, Response
 from assay.step import states
 from assay.tables import Table
+from descendants import kill_all
 
 PIL = pytest.importorskip("PIL.Image")
 HERE = Path(__file__).parent
@@ -182,7 +182,7 @@ def test_grpo_killed_on_two_processes_ends_as_the_undisturbed_one(home: Path, do
     while len(states(home / "killed.partial")) < 2 and time.monotonic() < deadline:
         assert process.poll() is None, "it ended before its second state"
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
+    kill_all(process.pid)
     process.wait()
     assert not (home / "killed").exists(), "it finished before it could be killed"
     again = subprocess.run(command(*grpo(home, "killed")), env=here(), capture_output=True, text=True, timeout=300)

@@ -1,24 +1,25 @@
 """A user's own pool: import, a run that stops for people, their answers, and a report that claims no truth."""
 
-import asyncio
 import json
 import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from aiohttp import web
-from commands import Done, run_assay
+from commands import Done
 from small_job import small_config, small_pool
 
 from assay.curate.annotate import shown_order
 from assay.curate.settle import wild_choice
 from assay.curate.verify import add_judgements, oracle, read_judgements
 from assay.errors import AssayError
-from assay.recipes.job import people_on_file, read_queue, run_job
+from assay.recipes.job import run_job
+from assay.recipes.people_on_file import PeopleOnFile, read_queue
 from assay.records import Case, Judgement, Label
 from assay.tables import Table
+from in_process import assay_here
+from loopback import Loopback
 from shares import naked
 
 SMALL = (
@@ -39,7 +40,7 @@ def import_pool(place: Path) -> Path:
         chosen_text, rejected_text = pair.response(chosen).text, pair.response(pair.other(chosen)).text
         rows.append({"prompt": pair.prompt[0].content, "chosen": chosen_text, "rejected": rejected_text})
     (place / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = run_assay("pool", "add", "mine.jsonl", "--out", "pool", cwd=place)
+    done = assay_here("pool", "add", "mine.jsonl", "--out", "pool", cwd=place)
     assert done.returncode == 0, done.stderr
     assert "60 pairs, 0 rejected" in done.stdout
     return place / "pool"
@@ -51,7 +52,7 @@ def pool(place: Path) -> Path:
 
 
 def run_pool(pool: Path, *more: object) -> Done:
-    return run_assay("run", "pool", "pool", "--out", "run", *SMALL, *more, cwd=pool.parent)
+    return assay_here("run", "pool", "pool", "--out", "run", *SMALL, *more, cwd=pool.parent)
 
 
 def waiting(done: Done) -> int:
@@ -70,7 +71,7 @@ def answers(run: Path, name: str) -> list[str]:
 
 
 def verify(run: Path, typed: list[str]) -> Done:
-    return run_assay("verify", "run", "--annotator", "ada", cwd=run.parent, stdin="".join(f"{x}\n" for x in typed))
+    return assay_here("verify", "run", "--annotator", "ada", cwd=run.parent, stdin="".join(f"{x}\n" for x in typed))
 
 
 def test_people_answer_until_the_run_is_done(pool: Path) -> None:
@@ -139,27 +140,14 @@ def assert_report(run: Path, done: Done) -> None:
     assert "not known" in page
 
 
-class FakeModel:
+class FakeModel(Loopback):
     """An OpenAI-compatible server on loopback; its model always prefers the shorter candidate."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
-        self._thread.start()
-        assert self._ready.wait(10)
-
-    async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._answer)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        self._ready.set()
-        await self._stop.wait()
-        await runner.cleanup()
+        super().__init__(app)
 
     async def _answer(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -175,10 +163,6 @@ class FakeModel:
             "choices": [{"message": {"role": "assistant", "content": words}, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 100, "completion_tokens": 7},
         })  # fmt: skip
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
 
 
 @pytest.fixture
@@ -224,7 +208,7 @@ def test_an_llm_judges_and_is_asked_once(pool: Path, model: FakeModel) -> None:
 
 def test_a_word_about_a_pair_that_the_pool_does_not_have_is_refused(place: Path) -> None:
     pool, run = small_pool(prompts=60), place / "strange"
-    people = people_on_file(run / "judgements.jsonl", run / "queue")
+    people = PeopleOnFile(run / "judgements.jsonl", run / "queue")
     with pytest.raises(AssayError, match="16 of 16 pairs wait for people"):
         run_job(run, small_config(), pool, people)
     of_run, of_pool = next(iter(Table(run / "queue", Case).stream())).pair, list(pool.pairs.values())[-1]
@@ -241,7 +225,7 @@ def test_a_word_about_a_pair_that_the_pool_does_not_have_is_refused(place: Path)
 
 
 def test_a_pool_of_which_people_would_get_all_is_told_before_anybody_is_asked(place: Path) -> None:
-    people = people_on_file(place / "few" / "judgements.jsonl", place / "few" / "queue")
+    people = PeopleOnFile(place / "few" / "judgements.jsonl", place / "few" / "queue")
     with pytest.raises(AssayError, match=r"none of them is left for judges to label .* a smaller --stage1.seed-gold"):
         run_job(place / "few", small_config(), small_pool(prompts=8, per_prompt=1), people)
     assert not (place / "few" / "queue").exists()
@@ -250,7 +234,7 @@ def test_a_pool_of_which_people_would_get_all_is_told_before_anybody_is_asked(pl
 def test_a_run_that_stopped_for_people_goes_on_in_the_same_process(place: Path) -> None:
     """As in a notebook, where the exception that stopped it is kept."""
     pool, run = small_pool(prompts=60), place / "run"
-    people = people_on_file(run / "judgements.jsonl", run / "queue")
+    people = PeopleOnFile(run / "judgements.jsonl", run / "queue")
     with pytest.raises(AssayError, match="16 of 16 pairs wait for people") as kept:
         run_job(run, small_config(), pool, people)
 

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -13,12 +12,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from train_once import train_once
 from transformers import AutoModelForSequenceClassification, Qwen3Config, Qwen3ForSequenceClassification
 
 from assay import models
 from assay.records import Pair, Preference, Response, user
 from assay.step import states
 from assay.tables import Table
+from descendants import kill_all
 
 SCRIPT = Path(__file__).with_name("train_once.py")
 STEPS = 6
@@ -65,26 +66,35 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(
-    place: Path, name: str, data: str = "pairs.json", launcher: tuple[str, ...] = (), **fields: Any
-) -> list[str]:
+def config(place: Path, **fields: Any) -> dict[str, Any]:
     base = {"backbone": str(place / "backbone"), "batch_pairs": 8, "lr": 1e-3, "schedule": "constant", "warmup": 0.0,
-            "max_tokens": 128, "checks": 3}  # fmt: skip
-    arguments = [str(SCRIPT), str(place / name), str(place / data), json.dumps({**base, **fields})]
-    return [sys.executable, *launcher, *arguments]
+            "max_tokens": 128, "checks": 3, "precision": "fp32"}  # fmt: skip
+    return {**base, **fields}
+
+
+def launch(place: Path, data: str = "pairs.json", **jobs: dict[str, Any]) -> list[str]:
+    """What trains these (by name, each with what is its own of the config) on two processes, one after the other."""
+    told = [(str(place / name), str(place / data), config(place, **fields)) for name, fields in jobs.items()]
+    return [sys.executable, *torchrun(), str(SCRIPT), json.dumps(told)]
 
 
 def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
 
-def run(place: Path, name: str, **options: Any) -> Path:
+def run(place: Path, name: str, data: str = "pairs.json", **fields: Any) -> Path:
+    """A training in this process."""
+    train_once(place / name, place / data, config(place, **fields), lambda line: None)
+    return place / name
+
+
+def on_two(place: Path, data: str = "pairs.json", **jobs: dict[str, Any]) -> str:
+    """Trainings on two processes; what they said."""
     done = subprocess.run(
-        command(place, name, **options), env=environment(), capture_output=True, text=True, timeout=300
+        launch(place, data, **jobs), env=environment(), capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    (place / name / "said").write_text(done.stdout)
-    return place / name
+    return done.stdout
 
 
 def port() -> str:
@@ -129,16 +139,11 @@ def test_checkpointing_changes_nothing(place: Path, alone: Path) -> None:
     assert_same(run(place, "checkpointing", engine={"checkpointing": True}), alone)
 
 
-def test_two_processes_equal_one(place: Path, alone: Path) -> None:
-    folder = run(place, "two", launcher=torchrun(), engine={"tokens": 150})
-    assert "2 processes on cpu (DDP)" in (folder / "said").read_text()
-    assert_same(folder, alone)
-
-
-def test_sharded_over_two_processes_equals_one(place: Path, alone: Path) -> None:
-    folder = run(place, "sharded", launcher=torchrun(), engine={"tokens": 150, "shard": True})
-    assert "2 processes on cpu (FSDP2)" in (folder / "said").read_text()
-    assert_same(folder, alone)
+def test_two_processes_equal_one_with_whole_weights_and_with_shards(place: Path, alone: Path) -> None:
+    said = on_two(place, two={"engine": {"tokens": 150}}, sharded={"engine": {"tokens": 150, "shard": True}})
+    for name, how in (("two", "DDP"), ("sharded", "FSDP2")):
+        assert f"{name}: 2 processes on cpu ({how})" in said
+        assert_same(place / name, alone)
 
 
 def test_the_checkpoint_is_what_transformers_loads(place: Path, alone: Path) -> None:
@@ -150,14 +155,14 @@ def test_the_checkpoint_is_what_transformers_loads(place: Path, alone: Path) -> 
 
 def test_killed_on_two_processes_and_resumed_on_one(place: Path, alone: Path) -> None:
     process = subprocess.Popen(
-        command(place, "killed", launcher=torchrun(), engine={"tokens": 40}),
-        env=environment(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        launch(place, killed={"engine": {"tokens": 40}}), env=environment(), start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 200
     while not states(place / "killed.partial") and time.monotonic() < deadline:
         assert process.poll() is None, "it ended before its first checkpoint"
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
+    kill_all(process.pid)
     process.wait()
     assert not (place / "killed").exists(), "it finished before it could be killed"
     assert_same(run(place, "killed"), alone)
@@ -173,5 +178,6 @@ def test_streamed_parquet_is_deterministic_and_reads_every_pair(place: Path) -> 
             good = Response.of(chosen)
             part.append(Pair.of((user(prompt),), good, Response.of(rejected)).preferring(good.id))
         table.write(f"part-{at:03d}", part)
-    options = {"data": "shards", "window": 10}  # the 48 pairs do not fit: they come by parts of shards, at random
-    assert_same(run(place, "streamed", **options), run(place, "streamed-two", launcher=torchrun(), **options))
+    window = {"window": 10}  # the 48 pairs do not fit: they come by parts of shards, at random
+    on_two(place, "shards", streamed_two=window)
+    assert_same(run(place, "streamed", "shards", **window), place / "streamed_two")

@@ -15,11 +15,13 @@ import pytest
 
 from assay import store
 from assay.curate.shards import Pool, create
-from assay.engine import TRIES, Here, engine_of, make
+from assay.engine import Here, engine_of, make
 from assay.errors import AssayError
-from assay.outage import Unreached
+from assay.llm.outage import Unreached
 from assay.records import Pair, Response, user
 from assay.store import Place
+from assay.turns import TRIES
+from descendants import runs
 from ray_nodes import KEYS, Nodes, described, fails, free_port, joined, scored, with_both
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'assay[ray]'")
@@ -396,10 +398,3 @@ def test_workers_end_with_their_driver(
         assert "Traceback" not in driver.stderr.read()
     pids = [rows[0][0] for rows in attempts(notes).values()]
     wait_for(lambda: not any(runs(pid) for pid in pids), 60)
-
-
-def runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

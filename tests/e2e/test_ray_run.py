@@ -16,8 +16,9 @@ from small_job import small_config
 from test_run_engines import pool_of
 
 from assay.curate.verify import oracle
-from assay.engine import TRIES, engine_of
+from assay.engine import engine_of
 from assay.recipes.job import run_job
+from assay.turns import TRIES
 from ray_nodes import QUIET, Nodes
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'assay[ray]'")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_launch import assert_same, below, gone, preferences
+from test_launch import assert_same, preferences
 
 import tiny_models
 from assay.errors import AssayError
@@ -21,6 +21,7 @@ from assay.reward.launch import cluster_of, how_many, train_view, write_view
 from assay.reward.train import Trained
 from assay.run import jsonable
 from assay.step import states
+from descendants import below, gone
 from ray_nodes import Nodes, joined, with_both
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'assay[ray]'")

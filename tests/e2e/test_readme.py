@@ -1,4 +1,5 @@
-"""The README's commands, run as they stand there, in order, in an empty folder with a small pool of one's own."""
+"""The README's commands, run as they stand there, in order, in an empty folder with a small pool of one's own: those of the
+first block as processes, the others in this one."""
 
 import json
 import os
@@ -20,6 +21,7 @@ import tiny_models
 from assay.recipes.pools import constraint_pool
 from assay.records import Judgement
 from assay.tables import plain
+from in_process import assay_here
 from outage_server import OutageServer
 
 ROOT = Path(__file__).parents[2]
@@ -99,11 +101,7 @@ def judge_server() -> AbstractContextManager[OutageServer]:
 
 def test_the_readmes_judging_commands(tmp_path: Path) -> None:
     own_pool(tmp_path, 120)
-    subprocess.run(
-        [sys.executable, "-m", "assay", "pool", "add", "prefs.jsonl", "more.parquet", "--out", "pool"],
-        cwd=tmp_path,
-        check=True,
-    )
+    assert assay_here("pool", "add", "prefs.jsonl", "more.parquet", "--out", "pool", cwd=tmp_path).returncode == 0
     pairs = {p.id: p for p in list(constraint_pool().pairs.values())[:120]}
     gold = [
         plain(Judgement(pair_id=i, better=p.responses[0].id, by="ann", kind="human"))
@@ -111,7 +109,7 @@ def test_the_readmes_judging_commands(tmp_path: Path) -> None:
     ]
     (tmp_path / "gold.jsonl").write_text("".join(json.dumps(r) + "\n" for r in gold))
     run = "run pool pool --out runs/mine --embedder hash --stage1.seed-gold 4 --stage1.seed-silver 4"
-    waits = subprocess.run([sys.executable, "-m", "assay", *run.split()], cwd=tmp_path, capture_output=True, text=True)
+    waits = assay_here(*run.split(), cwd=tmp_path)
     assert "wait for people" in waits.stderr, waits.stderr
     (tmp_path / "runs" / "mine" / "judgements.jsonl").write_bytes((tmp_path / "gold.jsonl").read_bytes())
     (tmp_path / "prices.toml").write_text('["Qwen/Qwen3-32B"]\nin = 0.1\nout = 0.4\n')
@@ -122,8 +120,7 @@ def test_the_readmes_judging_commands(tmp_path: Path) -> None:
     with judge_server():
         for command in commands("assay guidance"):
             part = expected.pop(next(n for n in expected if command.startswith(n)))
-            argv = [sys.executable, "-m", "assay", *shlex.split(command)[1:]]
-            done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, env=os.environ, timeout=300)
+            done = assay_here(*shlex.split(command)[1:], cwd=tmp_path)
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
             assert part in done.stdout + done.stderr, f"{command}\n{done.stdout}\n{done.stderr}"
             assert not command.startswith("assay attributes") or not re.search(r"cost (at most )?0(?!\.)", done.stdout)
@@ -149,8 +146,7 @@ def test_the_readmes_training_commands(finished: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     for command in commands("assay reward export"):
         name = next(n for n in expected if command.startswith(n))
-        argv = [sys.executable, "-m", "assay", *shlex.split(f"{command} {SHORTER.get(name, '')}")[1:]]
-        done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, env=os.environ, timeout=300)
+        done = assay_here(*shlex.split(f"{command} {SHORTER.get(name, '')}")[1:], cwd=tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         assert expected.pop(name) in done.stdout
     assert not expected
@@ -176,8 +172,7 @@ def test_the_readmes_measuring_commands(finished: Path, tmp_path: Path) -> None:
         if command.startswith("assay serve"):
             continue  # tests/e2e/test_serve.py starts it, asks it and ends it
         more, part = expected.pop(next(n for n in expected if command.startswith(n)))
-        argv = [sys.executable, "-m", "assay", *shlex.split(f"{command} {more}")[1:]]
-        done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, env=os.environ, timeout=300)
+        done = assay_here(*shlex.split(f"{command} {more}")[1:], cwd=tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         assert part in done.stdout
         if command.startswith("assay bench runs"):
@@ -210,8 +205,7 @@ def test_the_readmes_policy_commands(tmp_path: Path) -> None:
     }  # fmt: skip
     for command in commands("make policy"):
         more, part = added.pop(next(n for n in added if command.startswith(n)))
-        argv = [sys.executable, "-m", "assay", *shlex.split(f"{command} {more}")[1:]]
-        done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, env=os.environ, timeout=300)
+        done = assay_here(*shlex.split(f"{command} {more}")[1:], cwd=tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         assert part in done.stdout
     assert not added

@@ -17,8 +17,8 @@ from commands import environment, run_assay
 
 import tiny_models
 from assay.curate.shards import create
+from assay.llm.replies import MOST_CUTS, ledger
 from assay.records import Judgement, Pair, Response, user
-from assay.replies import MOST_CUTS, ledger
 from assay.tables import Table
 
 for needed in ("fastapi", "uvicorn", "openai", "transformers.cli.serve"):

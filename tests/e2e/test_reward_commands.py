@@ -11,6 +11,7 @@ from commands import environment, run_assay
 from assay.recipes.finished import read_run
 from assay.records import Preference, question_id
 from assay.tables import Table
+from in_process import assay_here
 
 SMALL = ("--layers", "1", "--max-tokens", "64", "--batch-pairs", "8", "--lr", "4e-4", "--checks", "2")
 
@@ -32,7 +33,7 @@ def test_the_sets_of_a_run_hold_neither_gold_nor_what_is_measured_on(finished: P
 
 @pytest.mark.slow
 def test_export_then_streamed_training(finished: Path, place: Path) -> None:
-    done = run_assay("reward", "export", finished, "--out", "prefs", "--labels", "filtered", cwd=place)
+    done = assay_here("reward", "export", finished, "--out", "prefs", "--labels", "filtered", cwd=place)
     assert done.returncode == 0, done.stderr
     rows = pl.read_parquet(place / "prefs/*.parquet")
     assert f"{len(rows)} preferences" in done.stdout
@@ -40,20 +41,20 @@ def test_export_then_streamed_training(finished: Path, place: Path) -> None:
     held = read_run(finished).held
     Table(place / "gold", Preference).write("part-0", held)
     command = ("reward", "train", "prefs", "--out", "rm", "--gold", "gold", *SMALL)
-    trained = run_assay(*command, "--trackers", "tensorboard", cwd=place)
+    trained = assay_here(*command, "--trackers", "tensorboard", cwd=place)
     assert trained.returncode == 0, trained.stderr
     assert re.search(rf"n {len(held)}\b.*\) of gold pairs -> rm", trained.stdout), trained.stdout
     assert "batches are padded" not in trained.stdout, "encoders are packed too"
     result = json.loads((place / "rm/training.json").read_text())
     assert result["presented"] == len(rows), "one epoch leaves nothing out"
-    again = run_assay(*command, cwd=place)
+    again = assay_here(*command, cwd=place)
     assert again.returncode == 0
-    taught = run_assay("reward", "train", "prefs", "--out", "other", "--gold", "prefs", *SMALL, cwd=place)
+    taught = assay_here("reward", "train", "prefs", "--out", "other", "--gold", "prefs", *SMALL, cwd=place)
     assert taught.returncode == 2, "gold that is trained on chooses nothing"
     assert f"{len(rows)} of {len(rows)} pairs ask a question of prefs" in taught.stderr.replace("\n", " ").replace(
         ",", ""
     )
-    full = run_assay("reward", "export", finished, "--out", "prefs", cwd=place)
+    full = assay_here("reward", "export", finished, "--out", "prefs", cwd=place)
     assert full.returncode == 2
     assert "not empty" in full.stderr
 
@@ -75,7 +76,7 @@ def test_a_sweep_has_a_curve_for_each_set_and_resumes(finished: Path, place: Pat
         "--seeds",
         "2",
     )
-    done = run_assay(*command, cwd=place)
+    done = assay_here(*command, cwd=place)
     assert done.returncode == 0, done.stderr
     rows = json.loads((place / "sweep/sweep.json").read_text())
     assert [(r["set"], r["fraction"]) for r in rows] == [("raw", 0.5), ("raw", 1.0), ("flipped", 0.5), ("flipped", 1.0)]
@@ -84,7 +85,7 @@ def test_a_sweep_has_a_curve_for_each_set_and_resumes(finished: Path, place: Pat
     assert rows[0]["pairs"] == round(rows[1]["pairs"] / 2)
     assert (place / "sweep/sweep.png").stat().st_size > 10_000
     before = (place / "sweep/metrics.jsonl").read_text()
-    assert run_assay(*command, cwd=place).returncode == 0
+    assert assay_here(*command, cwd=place).returncode == 0
     assert (place / "sweep/metrics.jsonl").read_text() == before
 
 
@@ -122,7 +123,7 @@ def test_the_papers_plans_need_no_torch(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_one_line(command: str, message: str, tmp_path: Path) -> None:
-    done = run_assay(*command.split(), cwd=tmp_path)
+    done = assay_here(*command.split(), cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

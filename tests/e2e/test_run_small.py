@@ -21,7 +21,7 @@ from assay.order import draws
 from assay.recipes.job import run_job
 from assay.recipes.training import Streamed
 from assay.records import Attributes, Judgement, Label, Pair, Preference, question_id
-from assay.report import SECTIONS, write_report
+from assay.report.page import SECTIONS, write_report
 from assay.reward import train as training
 from assay.store import Place
 from assay.tables import Table

@@ -15,13 +15,14 @@ from typing import Any, ClassVar
 import aiohttp
 import numpy as np
 import pytest
-from commands import assay_line, environment, run_assay
+from commands import assay_line, environment
 
 import tiny_models
 from assay.errors import AssayError
 from assay.records import Conversation, assistant, user
 from assay.reward.remote import RemoteConfig, RemoteScorer, wait_until_ready
 from assay.reward.scorer import load_scorer
+from in_process import assay_here
 
 pytest.importorskip("fastapi")
 CHATS: list[Conversation] = [(user(f"question {i % 7}"), assistant(f"answer {'x' * (i % 11)} {i}")) for i in range(60)]
@@ -49,24 +50,29 @@ def serving(model: Path, *more: object) -> Iterator[tuple[str, subprocess.Popen[
         process.communicate()
 
 
-def test_the_client_gets_what_offline_scoring_gives(model: Path) -> None:
+@pytest.fixture(scope="module")
+def server(model: Path) -> Iterator[str]:
     with serving(model) as (url, _):
-        remote = load_scorer(url)
-        np.testing.assert_allclose(remote(CHATS), load_scorer(model)(CHATS), atol=1e-4)
-        assert np.isnan(remote([(user("no answer"),)])).all()
-        assert isinstance(remote, RemoteScorer)
-        (problem,) = remote.problems
-        assert problem.startswith("http 422: ")
-        assert "must end with the assistant's turn" in problem
-        theirs = RemoteScorer(RemoteConfig(url=url, layout="vllm"))
-        np.testing.assert_allclose(theirs(CHATS[:5]), load_scorer(model)(CHATS[:5]), atol=1e-4)
-        texts = RemoteScorer(RemoteConfig(url=f"{url}/get_reward", layout="openrlhf", tokenizer=str(model)))
-        np.testing.assert_allclose(texts(CHATS[:5]), load_scorer(model)(CHATS[:5]), atol=1e-4)
-        sglang = RemoteScorer(RemoteConfig(url=url, layout="sglang", tokenizer=str(model)))
-        np.testing.assert_allclose(sglang(CHATS[:5]), load_scorer(model)(CHATS[:5]), atol=1e-4)
+        yield url
 
 
-def test_many_clients_with_good_and_bad_requests_lose_nothing(model: Path) -> None:
+def test_the_client_gets_what_offline_scoring_gives(model: Path, server: str) -> None:
+    remote = load_scorer(server)
+    np.testing.assert_allclose(remote(CHATS), load_scorer(model)(CHATS), atol=1e-4)
+    assert np.isnan(remote([(user("no answer"),)])).all()
+    assert isinstance(remote, RemoteScorer)
+    (problem,) = remote.problems
+    assert problem.startswith("http 422: ")
+    assert "must end with the assistant's turn" in problem
+    theirs = RemoteScorer(RemoteConfig(url=server, layout="vllm"))
+    np.testing.assert_allclose(theirs(CHATS[:5]), load_scorer(model)(CHATS[:5]), atol=1e-4)
+    texts = RemoteScorer(RemoteConfig(url=f"{server}/get_reward", layout="openrlhf", tokenizer=str(model)))
+    np.testing.assert_allclose(texts(CHATS[:5]), load_scorer(model)(CHATS[:5]), atol=1e-4)
+    sglang = RemoteScorer(RemoteConfig(url=server, layout="sglang", tokenizer=str(model)))
+    np.testing.assert_allclose(sglang(CHATS[:5]), load_scorer(model)(CHATS[:5]), atol=1e-4)
+
+
+def test_many_clients_with_good_and_bad_requests_lose_nothing(model: Path, server: str) -> None:
     offline = load_scorer(model)(CHATS)
 
     async def client(session: aiohttp.ClientSession, url: str, number: int) -> list[str]:
@@ -87,8 +93,7 @@ def test_many_clients_with_good_and_bad_requests_lose_nothing(model: Path) -> No
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
             return await asyncio.gather(*(client(session, url, n) for n in range(32)))
 
-    with serving(model) as (url, _):
-        assert not [told for wrong in asyncio.run(all_clients(url)) for told in wrong]
+    assert not [told for wrong in asyncio.run(all_clients(server)) for told in wrong]
 
 
 def test_sigterm_answers_what_was_taken(model: Path) -> None:
@@ -172,10 +177,10 @@ def test_a_server_that_fails_is_asked_again_and_then_counted(flaky: str, monkeyp
 
 
 def test_mistakes_are_one_line(model: Path, tmp_path: Path) -> None:
-    refused = run_assay("serve", model, "--max-conversations", 0)
+    refused = assay_here("serve", model, "--max-conversations", 0)
     assert refused.returncode == 2
     assert "must be above 0" in refused.stderr
-    missing = run_assay("serve", tmp_path / "nothing")
+    missing = assay_here("serve", tmp_path / "nothing")
     assert missing.returncode == 2
     assert "Traceback" not in missing.stderr
     with pytest.raises(AssayError, match="layout sglang takes texts"):

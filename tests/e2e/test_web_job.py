@@ -6,14 +6,14 @@ from pathlib import Path
 
 import httpx
 from browser import free_port, start
-from commands import run_assay
 from small_job import small_pool
 from test_pool_recipe import SMALL, import_pool
 from web_people import Shown
 
 from assay.curate.annotate import shown_order
 from assay.curate.verify import read_judgements
-from assay.recipes.job import read_queue
+from assay.recipes.people_on_file import read_queue
+from in_process import assay_here
 
 
 async def answer_all(url: str, name: str, token: str, truth: dict[str, str], sides: dict[str, tuple[str, str]]) -> int:
@@ -39,13 +39,13 @@ def test_a_run_goes_on_with_what_people_said_on_the_page(place: Path) -> None:
     pool = import_pool(place)
     run = pool.parent / "run"
     command = ("run", "pool", "pool", "--out", "run", *SMALL)
-    first = run_assay(*command, cwd=pool.parent)
+    first = assay_here(*command, cwd=pool.parent)
     assert first.returncode == 2
     asked = {case.pair.id: case.pair for case in read_queue(run / "queue")}
     assert waiting(first.stderr) == len(asked) == 16 + 6
 
     process = start(run, port := free_port())
-    token = run_assay("web-user", run, "ada").stdout.split()[-1]
+    token = assay_here("web-user", run, "ada").stdout.split()[-1]
     truth = small_pool(prompts=60, per_prompt=1).truth
     sides = {i: shown_order(pair, "web", "ada") for i, pair in asked.items()}
     assert asyncio.run(answer_all(f"http://127.0.0.1:{port}", "ada", token, truth, sides)) == 22
@@ -56,7 +56,7 @@ def test_a_run_goes_on_with_what_people_said_on_the_page(place: Path) -> None:
     assert {j.pair_id: (j.by, j.kind, j.better, j.shown) for j in said} == {
         i: ("ada", "human", truth[i], sides[i]) for i in asked
     }
-    again = run_assay(*command, cwd=pool.parent)
+    again = assay_here(*command, cwd=pool.parent)
     assert again.returncode == 2
     new = {case.pair.id for case in read_queue(run / "queue")} - asked.keys()
     assert waiting(again.stderr) == len(new) > 0  # it went on: gold, a reward model, and new pairs for people

@@ -13,7 +13,7 @@ from browser import ATTACK, FIBONACCI, Site, assert_accessible, case, log_in, pi
 from assay.curate.interchange import Entry, read, write
 from assay.records import Case, Judgement
 from assay.web.schema import Database, seats
-from assay.web.store import Seat
+from assay.web.seats import Seat
 
 DISPUTED = case(*FIBONACCI, objectivity="objective", controversiality="low", category="Coding & Debugging")
 ODD = case(*ATTACK, objectivity="subjective", controversiality="high", category="Other")

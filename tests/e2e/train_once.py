@@ -1,4 +1,4 @@
-"""One reward training in its own process (or several): `python train_once.py FOLDER DATA JSON-OF-TRAIN-CONFIG`.
+"""Reward trainings: one in this process (`train_once`), or `python train_once.py JSON` with [folder, data, config] of each.
 
 DATA is a JSON file of [prompt, chosen, rejected] texts, or a folder of Parquet preferences, of which "window" rows are held
 at a time. Prints the rank's steps.
@@ -6,7 +6,9 @@ at a time. Prints the rank's steps.
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from assay.records import Pair, Preference, Response, user
 from assay.reward.config import EngineConfig, LossConfig, TrainConfig
@@ -22,17 +24,16 @@ def preferences(rows: list[list[str]]) -> list[Preference]:
     return made
 
 
-def main() -> None:
-    folder, data, text = sys.argv[1:4]
-    fields = json.loads(text)
+def train_once(folder: Path, data: Path, fields: dict[str, Any], say: Callable[[str], None] = print) -> None:
+    fields = dict(fields)
     window = fields.pop("window", 65_536)
     fields["engine"] = EngineConfig(**fields.get("engine", {}))
     fields["loss"] = LossConfig(**fields.get("loss", {}))
-    path = Path(data)
-    everything = preferences(json.loads((path.parent / "gold.json").read_text()))
-    pairs = ParquetPairs(path, window) if path.is_dir() else preferences(json.loads(path.read_text()))
-    train(Path(folder), TrainConfig(**fields), pairs, everything, print)
+    everything = preferences(json.loads((data.parent / "gold.json").read_text()))
+    pairs = ParquetPairs(data, window) if data.is_dir() else preferences(json.loads(data.read_text()))
+    train(folder, TrainConfig(**fields), pairs, everything, say)
 
 
 if __name__ == "__main__":
-    main()
+    for folder, data, fields in json.loads(sys.argv[1]):
+        train_once(Path(folder), Path(data), fields)

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from assay.chat import ChatConfig, Server
 from assay.curate.annotate import llm_judge
 from assay.curate.material import Material
 from assay.curate.prepare import SplitConfig, prepare
@@ -24,8 +23,10 @@ from assay.curate.stage2 import Stage2Config, stage2
 from assay.curate.verify import oracle
 from assay.curate.views import LabelSet
 from assay.engine import Here
+from assay.llm.chat import ChatConfig
+from assay.llm.client import Server
 from assay.order import draws
-from assay.recipes.job import PeopleOnFile
+from assay.recipes.people_on_file import PeopleOnFile
 from assay.records import Conversation, Judge, Judgement, Label, Pair, Preference, Response, Scorer, digest, user
 from assay.run import Run
 from assay.store import Place

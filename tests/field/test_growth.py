@@ -20,12 +20,13 @@ from assay.errors import AssayError
 from assay.recipes import flow
 from assay.recipes.embedders import Encoder
 from assay.recipes.flow import FlowConfig, prepared
-from assay.recipes.job import PeopleOnFile, meet, run_job
+from assay.recipes.job import meet, run_job
+from assay.recipes.people_on_file import PeopleOnFile
 from assay.records import Case, Judge, Judgement, Label
 from assay.run import Run
 from assay.store import Place
 from field import curation
-from field.in_process import assay
+from in_process import assay
 
 CONFIG = FlowConfig(recipe="x", embedder="hash")
 KEPT = {"seeds": 1, "of": "x"}

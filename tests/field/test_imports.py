@@ -8,7 +8,6 @@ names both readings. Inputs are in our own words; their shapes are those of publ
 import base64
 import json
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
-from commands import run_assay
-
 import pools
 from assay.curate import pool
 from assay.curate.reading import Fields
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.records import Judgement, Message, Pair, Rejection, tools_of
+from in_process import assay_here
 
 SHARED = Path(os.environ.get("ASSAY_SHARED_FIELD") or Path(__file__).parents[3] / "shared" / "field")
 
@@ -431,17 +428,17 @@ def test_every_text_of_a_message_is_checked(tmp_path: Path) -> None:
 def test_the_command_asks_with_exit_code_2_and_takes_the_answer(tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps(AB | {"label": n, "win": "x"}) + "\n" for n in (0, 1)))
-    asked = run_assay("pool", "add", source, "--out", tmp_path / "pool")
+    asked = assay_here("pool", "add", source, "--out", tmp_path / "pool")
     assert asked.returncode == 2
     assert asked.stderr.startswith("error: ")
     assert asked.stderr.count("\n") == 1
     assert "--layout labelled:1/0" in asked.stderr
-    told = run_assay("pool", "add", source, "--out", tmp_path / "pool", "--layout", "labelled:1/0", "--ignore", "win")
+    told = assay_here("pool", "add", source, "--out", tmp_path / "pool", "--layout", "labelled:1/0", "--ignore", "win")
     assert (told.returncode, told.stderr) == (0, "")
     assert "layout labelled:1/0, named" in told.stdout
     mapped = tmp_path / "mapped.jsonl"
     mapped.write_text(json.dumps({"prompt": "p", "win": "a", "lose": "b"}) + "\n")
-    done = run_assay("pool", "add", mapped, "--out", tmp_path / "more", "--map", "chosen=win", "rejected=lose")
+    done = assay_here("pool", "add", mapped, "--out", tmp_path / "more", "--map", "chosen=win", "rejected=lose")
     assert done.returncode == 0, done.stderr
     assert "1 rows -> 1 pairs" in done.stdout
 

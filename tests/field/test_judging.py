@@ -20,7 +20,7 @@ from assay.curate.verify import add_judgements, read_judgements
 from assay.records import Attributes, Judgement
 from assay.tables import Table
 from batch_server import BatchProvider
-from field.in_process import assay
+from in_process import assay
 from pools import pairs_in
 
 SHARED = Path(os.environ.get("ASSAY_SHARED_FIELD", Path(__file__).parents[3] / "shared" / "field"))

@@ -19,16 +19,16 @@ from assay.curate.stage2 import Evidence
 from assay.curate.verify import add_judgements, read_judgements, withdraw_judgements
 from assay.curate.views import LabelSet
 from assay.errors import AssayError
+from assay.llm.outage import Loss, Unreached
 from assay.order import draws
-from assay.outage import Loss, Unreached
 from assay.recipes.finished import export, training_data
-from assay.recipes.job import people_on_file
 from assay.recipes.own_benchmarks import own_set
+from assay.recipes.people_on_file import PeopleOnFile
 from assay.recipes.training import Streamed
 from assay.records import Case, Conversation, Judgement, Label, Pair, Preference, Response, Scorer, user
 from assay.tables import Table, plain
 from field import curation
-from field.in_process import assay
+from in_process import assay
 from pools import pairs_in
 
 HELD = curation.CONFIG.held_share
@@ -166,7 +166,7 @@ class Desk:
         return self.run / "judgements.jsonl"
 
     def go(self, resettle: bool = False) -> list[Label]:
-        people = people_on_file(self.file, self.run / "queue")
+        people = PeopleOnFile(self.file, self.run / "queue")
         first, second = curation.curate(self.run, self.judges, people, resettle=resettle)
         return [*first, *second]
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from in_process import assay
 from safetensors.torch import load_file, save_file
 
 import tiny_models
@@ -21,6 +20,7 @@ from assay.records import Judgement, Pair, Response, assistant, user
 from assay.reward.scorer import load_scorer
 from assay.tables import Table
 from fake_rewards import Fake, serving
+from in_process import assay
 
 QUESTIONS = ("what is 2+3?", "name a fish", "hi")
 

@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 import assay as package
 from assay.bench.benchmark import Choice
 from assay.bench.verdicts import PairJudge
-from assay.chat import ChatConfig, Server
 from assay.curate.annotate import llm_judge, llm_votes
-from assay.curate.attributes import llm_attributes, rule_attributes
+from assay.curate.attributes import llm_attributes
+from assay.curate.rules import rule_attributes
 from assay.curate.shards import create
 from assay.curate.verify import read_judgements
 from assay.engine import Here
 from assay.images import ImageStore
-from assay.outage import Unreached
+from assay.llm.chat import ChatConfig
+from assay.llm.client import Server
+from assay.llm.outage import Unreached
 from assay.recipes.asking import AskConfig
 from assay.recipes.best_of_n import best_of_n, chat_answers
 from assay.recipes.describing import AttributesConfig, describe
@@ -36,7 +38,7 @@ from assay.records import Attributes, Case, Conversation, Judgement, Label, assi
 from assay.run import Run
 from assay.tables import Table, read_shard, records
 from field import curation
-from field.in_process import assay
+from in_process import assay
 from outage_server import OutageServer
 
 ASKING = AskConfig(concurrency=4, tries=2, timeout_s=5, backoff_s=0.001)

@@ -9,15 +9,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from assay.chat import ChatConfig
 from assay.curate.shards import create
 from assay.curate.verify import add_judgements
 from assay.errors import AssayError
+from assay.llm.chat import ChatConfig
 from assay.recipes.asking import LocalName
 from assay.recipes.servers import FILE, Servers
 from assay.records import Judgement
 from field import curation
-from field.in_process import assay
+from in_process import assay
 from outage_server import OutageServer
 
 MOVED = "--servers-moved"

@@ -1,7 +1,7 @@
 """What was made of one thing never answers for another: models, runs, judges' folders, score files, through the commands."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pytest
 
 import tiny_models
 from assay.cli import bench, reward
-from assay.cli.run import run_pool
+from assay.cli.run import Llms, run_pool
 from assay.curate import annotate as annotate_
 from assay.curate import attributes
 from assay.curate.pool import add
@@ -96,10 +96,11 @@ MOVED = "m answered at http://127.0.0.1:9/v1, and is now to be asked at http://1
 def begin(pool: Path, out: Path, judge: Any = ("m@http://127.0.0.1:9/v1",), **options: Any) -> str:
     """A run as far as it goes without people: what it says when it stops. No server is probed, for none is there."""
     config = options.pop("config", small())
+    llms = Llms(judge=judge, **{f.name: options.pop(f.name) for f in fields(Llms) if f.name in options})
     with pytest.MonkeyPatch.context() as alone:
-        alone.setattr("assay.outage.probe", lambda servers: None)
+        alone.setattr("assay.llm.outage.probe", lambda servers: None)
         with pytest.raises(AssayError) as stopped:
-            run_pool(str(pool), config, out, judge=judge, **options)
+            run_pool(str(pool), config, out, llms=llms, **options)
     return str(stopped.value)
 
 
@@ -176,8 +177,8 @@ class Server:
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> type[Server]:
-    from assay.chat import Server as Real
-    from assay.replies import Reply
+    from assay.llm.client import Server as Real
+    from assay.llm.replies import Reply
 
     def complete(self: Any, requests: Any) -> list[Reply]:
         Server.asked += len(requests)

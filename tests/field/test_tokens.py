@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from in_process import assay
 
 import tiny_models
 from assay.bench.reward.pairs import evaluate_pairs
 from assay.records import Message, Pair, Preference, Response, user
 from assay.reward.scorer import load_scorer
+from in_process import assay
 
 ALTERNATE = (
     "{{ bos_token }}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"

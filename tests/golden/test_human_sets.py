@@ -11,7 +11,7 @@ from assay.curate import pool
 from assay.curate.decontaminate import decontaminate
 from assay.curate.human_sets import HUMAN_SETS, read_human_sets, read_set
 from assay.curate.labels import verdict
-from assay.curate.layouts import Preferred
+from assay.curate.preferred import Preferred
 from assay.curate.sources import rows
 from assay.curate.texts import Cell
 from assay.errors import AssayError

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from assay.curate.annotate import judge_request, protocol_for
-from assay.curate.attributes import attribute_request, retrieval_text, rule_attributes
+from assay.curate.attributes import attribute_request, retrieval_text
+from assay.curate.rules import rule_attributes
 from assay.records import Case, Example, Pair, Response, assistant, user
 
 FOLDER = Path(__file__).parent / "prompts"

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.chat import Reply, Request
 from assay.curate.annotate import Form, judge_request, llm_judge, llm_votes, merge, protocol_for, read_vote, shown_order
-from assay.curate.attributes import rule_attributes
+from assay.curate.rules import rule_attributes
 from assay.errors import AssayError
+from assay.llm.chat import Request
+from assay.llm.replies import Reply
 from assay.records import Case, Example, Judgement, Pair, Response, user
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.bench.policy.answers import correct, final_answer, letter, normalised, same
+from assay.bench.policy.answers import correct, final_answer, normalised, same
 from assay.bench.policy.equivalent import Judge
 from assay.bench.policy.intervals import as_intervals
 from assay.bench.policy.quantities import quantity
@@ -18,7 +18,8 @@ from assay.errors import AssayError
 from assay.policy import hallucination
 from assay.policy.rewards import HybridReward, RewardConfig
 from assay.recipes import exam
-from assay.records import AnswerKind, Prompt, Rollout, user
+from assay.records import user
+from assay.rollouts import AnswerKind, Prompt, Rollout
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from assay.policy.assemble import assemble, assemble_from, save
 from assay.policy.config import PolicyConfig, SamplerConfig
 from assay.policy.model import load_policy
 from assay.policy.sampler import local_sampler
-from assay.records import Message, Prompt
+from assay.records import Message
+from assay.rollouts import Prompt
 
 pytest.importorskip("PIL.Image")
 IDS = {"vocab_size": len(tiny_models.tokenizer()), "eos_token_id": 1, "pad_token_id": 0, "bos_token_id": None}

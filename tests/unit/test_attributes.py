@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import pytest
 
-from assay.chat import Reply, Request
 from assay.curate.attributes import (
     CATEGORIES,
     CONTROVERSIALITY,
@@ -16,8 +15,10 @@ from assay.curate.attributes import (
     llm_attributes,
     parse_attributes,
     retrieval_text,
-    rule_attributes,
-)  # fmt: skip
+)
+from assay.curate.rules import rule_attributes  # fmt: skip
+from assay.llm.chat import Request
+from assay.llm.replies import Reply
 from assay.recipes.constraints import make_instructions
 from assay.records import Attributes, Pair, Response, assistant, user
 

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
-from assay.batches import BatchConfig, BatchServer
-from assay.chat import Budget, BudgetSpent, ChatConfig, Request, Server
 from assay.errors import AssayError
+from assay.llm.batches import BatchConfig, BatchServer
+from assay.llm.budget import Budget, BudgetSpent
+from assay.llm.chat import ChatConfig, Request
+from assay.llm.client import Server
+from assay.llm.replies import ledger, open_database
 from assay.records import user
-from assay.replies import ledger, open_database
 from batch_server import BatchProvider, good
 
 
@@ -299,8 +301,8 @@ def test_a_model_that_wants_other_parameters_is_asked_again_in_its_words(
 _CLIENT = """
 import sys
 from pathlib import Path
-from assay.batches import BatchConfig, BatchServer
-from assay.chat import ChatConfig, Request
+from assay.llm.batches import BatchConfig, BatchServer
+from assay.llm.chat import ChatConfig, Request
 from assay.records import user
 config = ChatConfig(url=sys.argv[1], model="m", tries=2, backoff_s=0.01, max_wait_s=0.05)
 chat = BatchServer(config, Path(sys.argv[2]), batch=BatchConfig(poll_s=0.01, most_requests=3))

@@ -18,8 +18,9 @@ from assay.bench.benchmark import BenchmarkResult, Cell, Choice, Skipped, cell, 
 from assay.bench.best_of_n import Candidates, curve, expected
 from assay.bench.reward.pairs import evaluate_pairs, report
 from assay.bench.verdicts import PairJudge, request
-from assay.chat import Reply, Request
 from assay.errors import AssayError
+from assay.llm.chat import Request
+from assay.llm.replies import Reply
 from assay.records import Conversation, Preference, Response, assistant, user
 
 

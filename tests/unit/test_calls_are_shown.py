@@ -6,8 +6,9 @@ import pytest
 from rich.console import Console
 
 from assay.curate.annotate import judge_request
-from assay.curate.attributes import attribute_request, conversation_text, message_text, response_text, rule_attributes
+from assay.curate.attributes import attribute_request, conversation_text, message_text, response_text
 from assay.curate.interchange import Format, entries, read, write
+from assay.curate.rules import rule_attributes
 from assay.curate.shards import create
 from assay.curate.turns import canonical
 from assay.records import Case, Message, Pair, Response, assistant, user

@@ -5,7 +5,6 @@ import base64
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,25 +13,21 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from assay.chat import (
-    Budget,
-    BudgetSpent,
-    ChatConfig,
-    Request,
-    Server,
-    read_completion,
-    request_key,
-)
 from assay.errors import AssayError
 from assay.images import ImageStore
+from assay.llm.budget import Budget, BudgetSpent
+from assay.llm.chat import ChatConfig, Request, request_key
+from assay.llm.client import Server
+from assay.llm.completion import read_completion
+from assay.llm.replay import Replay, export_replies
+from assay.llm.replies import ledger
 from assay.records import Message, user
-from assay.replay import Replay, export_replies
-from assay.replies import ledger
+from loopback import Loopback
 
 Handler = Callable[[int, dict[str, object]], web.Response]
 
 
-class FakeServer:
+class FakeServer(Loopback):
     """Answers `handler(number of this call, body)`; remembers every body and how many calls were open at once."""
 
     def __init__(self) -> None:
@@ -40,23 +35,9 @@ class FakeServer:
         self.bodies: list[dict[str, object]] = []
         self.headers: list[dict[str, str]] = []
         self.delay_s, self.open, self.most_open = 0.0, 0, 0
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
-        self._thread.start()
-        assert self._ready.wait(10)
-
-    async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._answer)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        self._ready.set()
-        await self._stop.wait()
-        await runner.cleanup()
+        super().__init__(app)
 
     async def _answer(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -68,10 +49,6 @@ class FakeServer:
         await asyncio.sleep(self.delay_s)
         self.open -= 1
         return self.handler(number, body)
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
 
 
 def completion(text: str | None, **choice: object) -> web.Response:
@@ -263,7 +240,8 @@ def test_keys_are_stable() -> None:
 _CLIENT = """
 import sys
 from pathlib import Path
-from assay.chat import ChatConfig, Request, Server
+from assay.llm.chat import ChatConfig, Request
+from assay.llm.client import Server
 from assay.records import user
 chat = Server(ChatConfig(url=sys.argv[1], model="m", concurrency=4), Path(sys.argv[2]))
 chat.complete([Request(messages=(user(str(i)),)) for i in range(120)])

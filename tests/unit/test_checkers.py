@@ -6,46 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from assay.curate.attributes import rule_attributes
 from assay.curate.checkers import FEATURES, RULES, checker_vote_judge, surface_features, ten_rules_judge
 from assay.curate.offline import hash_embedder
 from assay.recipes.constraints import KINDS
 from assay.recipes.pools import constraint_pool
-from assay.records import Case, Example, Pair, Response, user
-
-TOPICS = (
-    "tea",
-    "rain",
-    "cats",
-    "bread",
-    "music",
-    "chess",
-    "snow",
-    "trees",
-    "maps",
-    "salt",
-    "jazz",
-    "kites",
-    "owls",
-    "gold",
-)
-SHORT = "{} is nice."
-LONG = "{} is nice, and there is much more that one could say about it, as many people have done before us."
-
-
-def pair(topic: str, one: str, other: str, demand: str = "Use at most 9 words.") -> Pair:
-    return Pair.of(
-        (user(f"Tell me about {topic}. {demand}"),), Response.of(one.format(topic)), Response.of(other.format(topic))
-    )
-
-
-def example(topic: str, good: str, bad: str, demand: str = "Use at most 9 words.") -> Example:
-    p = pair(topic, good, bad, demand)
-    return Example(pair=p, attributes=rule_attributes(p), better=Response.of(good.format(topic)).id)
-
-
-def case(p: Pair, *examples: Example) -> Case:
-    return Case(pair=p, attributes=rule_attributes(p), examples=examples)
+from assay.records import Response
+from look_alikes import LONG, SHORT, TOPICS, case, example, pair
 
 
 @pytest.mark.parametrize(

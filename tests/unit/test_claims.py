@@ -14,11 +14,11 @@ import pytest
 from numpy.typing import NDArray
 
 import small_material as small
-from assay.curate.attributes import rule_attributes
 from assay.curate.book import Gold
 from assay.curate.material import Known, Material
 from assay.curate.prepare import SplitConfig
 from assay.curate.retrieve import nearest_gold
+from assay.curate.rules import rule_attributes
 from assay.curate.shares import share
 from assay.curate.stage1 import Stage1Config, Tools
 from assay.curate.verify import oracle
@@ -43,7 +43,7 @@ from assay.records import (
     user,
 )
 from assay.records import Pair as AnyPair
-from assay.report_claims import SETS
+from assay.report.claims import SETS
 from assay.run import Run
 
 CONFIG = FlowConfig(

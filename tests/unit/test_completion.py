@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from assay.completion import Again, error_message, read_answer
-from assay.dialect import lesson, without
-from assay.replies import Reply
+from assay.llm.completion import Again, error_message, read_answer
+from assay.llm.dialect import lesson, without
+from assay.llm.replies import Reply
 
 
 def sent(**message: Any) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from assay.policy.decode import LayerDecoder, decoder
 from assay.policy.decode_cpu import CpuDecoder, Panels
 from assay.policy.model import Policy
 from assay.policy.sampler import LocalSampler
-from assay.records import Prompt, user
+from assay.records import user
+from assay.rollouts import Prompt
 
 pytestmark = pytest.mark.skipif(
     decode_cpu.library() is None, reason="no C++ compiler: decoding by PyTorch's operators only"

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.curate.decontaminate import Index, decontaminate, matched, words
+from assay.curate.decontaminate import Index, decontaminate, matched
+from assay.curate.words import words
 from assay.records import Pair, Response, assistant, user
 
 LONG = "write a short poem about a lighthouse keeper who is afraid of the dark and of the sea"

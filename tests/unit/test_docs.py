@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from assay.curate.attributes import rule_attributes
 from assay.curate.book import judged
+from assay.curate.rules import rule_attributes
 from assay.records import Case
 
 ROOT = Path(__file__).parents[2]

@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 
 import tiny_models
 from assay import devices, models
-from assay.curate.attributes import retrieval_text, rule_attributes
+from assay.curate.attributes import retrieval_text
+from assay.curate.rules import rule_attributes
 from assay.embedding import load_embedder
 from assay.errors import AssayError
-from assay.recipes.embedders import EmbedderConfig, Encoder
+from assay.recipes.embedders import EmbedderConfig, Encoder, remember
 from assay.recipes.embedders import load_embedder as by_config
 from assay.recipes.flow import FlowConfig
-from assay.recipes.job import remember
 from assay.recipes.judging import JudgeConfig
 from assay.records import Pair, Response, assistant, user
 

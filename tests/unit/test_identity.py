@@ -24,12 +24,13 @@ from assay.policy.grpo import grpo
 from assay.policy.model import load_policy
 from assay.policy.mpo import Comparison, fit
 from assay.policy.sampler import LocalSampler
-from assay.records import Pair, Preference, Prompt, Response, Score, user
+from assay.records import Pair, Preference, Response, user
 from assay.reward.config import EngineConfig, LossConfig, TrainConfig
 from assay.reward.data import MemoryPairs, ParquetPairs
 from assay.reward.monitor import StepMetrics
 from assay.reward.steps import Micro, Steps
 from assay.reward.train import train
+from assay.rollouts import Prompt, Score
 from assay.step import Engine, states
 from assay.tables import Table, opened
 

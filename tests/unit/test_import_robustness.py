@@ -5,8 +5,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from assay.curate.layouts import LAYOUTS, Preferred
+from assay.curate.layouts import LAYOUTS
 from assay.curate.pictures import keeper
+from assay.curate.preferred import Preferred
 from assay.curate.reading import decide, outcomes
 from assay.curate.rows import RowError
 from assay.curate.texts import Cell, Flaw

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pools
-from assay.curate import generation, pool, sources, spill
+from assay.curate import generation, pool, reading, sources, spill
 from assay.curate.layouts import named
 from assay.curate.shards import Indexed, Pool
 from assay.curate.sources import rows as read_rows
@@ -215,7 +215,7 @@ def test_rows_of_one_response_are_paired_whatever_piece_they_stand_in(
     source = write(tmp_path / "rated.jsonl", ratings(600))
     whole = add(source, out=tmp_path / "whole")
     expected = [
-        m for read in pool.outcomes(read_rows(source), pool._detected(*sources.find(str(source)))) for m in read.made
+        m for read in reading.outcomes(read_rows(source), pool._detected(*sources.find(str(source)))) for m in read.made
     ]
     assert whole.pairs == sum(not isinstance(m, Exception) for m in expected) > 300
     assert whole.rejected == len(expected) - whole.pairs > 100
@@ -475,7 +475,7 @@ def test_a_pool_of_an_earlier_version_is_not_added_to(tmp_path: Path) -> None:
 def test_a_prompt_with_too_many_responses_is_refused_row_by_row(tmp_path: Path) -> None:
     rated = [{"prompt": "p" if i < 70 else "q", "response": f"r{i}", "helpfulness": i % 4} for i in range(73)]
     report = add(write(tmp_path / "rated.jsonl", rated), out=tmp_path / "pool")
-    whole = [m for read in pool.outcomes(read_rows(tmp_path / "rated.jsonl"), named("rated")) for m in read.made]
+    whole = [m for read in reading.outcomes(read_rows(tmp_path / "rated.jsonl"), named("rated")) for m in read.made]
     assert (report.files[0].rows, report.pairs) == (73, 3)
     assert report.files[0].rejected == {"prompt has more than 64 responses": 70}
     assert sum(isinstance(m, Exception) for m in whole) == 70

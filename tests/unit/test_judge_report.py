@@ -3,10 +3,10 @@
 import pytest
 from rich.console import Console
 
-from assay.curate.attributes import rule_attributes
 from assay.curate.judge_page import markdown, page, sections, show
 from assay.curate.judge_report import JudgeReport, judge_report, reason
 from assay.curate.merging import Gold, merge_votes
+from assay.curate.rules import rule_attributes
 from assay.records import Judgement, Pair, Response, user
 
 PAIRS = [

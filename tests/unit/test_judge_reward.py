@@ -11,17 +11,18 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from assay.chat import Request
 from assay.errors import AssayError
 from assay.images import ImageStore
+from assay.llm.chat import Request
+from assay.llm.replies import Reply
 from assay.policy.advantage import grade
 from assay.policy.judge_reward import JudgeReward, read_score
 from assay.policy.rewards import HybridReward, RewardConfig
 from assay.recipes.question_rows import Reader
 from assay.recipes.questions import as_row
 from assay.recipes.reward_model import RewardModelConfig, load_reward_model, refuse
-from assay.records import Prompt, Rollout, user
-from assay.replies import Reply
+from assay.records import user
+from assay.rollouts import Prompt, Rollout
 
 KNOWN = Prompt(messages=(user("2 + 3?"),), answer="5", kind="number")
 RUBRIC = Prompt(messages=(user("Greet {name}."),), rubric=("says hello", "is polite", "is short", "names nobody"))

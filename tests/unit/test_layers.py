@@ -1,6 +1,8 @@
-"""Imports point one way (design): a module may import only what lies before it in this list."""
+"""Imports point one way (design): a module may import only what lies before it in this list; and names come from home."""
 
 import ast
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import assay
@@ -9,23 +11,16 @@ ROOT = Path(assay.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("records",),
+    ("rollouts",),
     ("store", "native", "order", "memory", "devices"),
-    ("tables",),
+    ("tables", "turns"),
+    ("workers",),
     ("engine", "ray_engine", "ray_gang"),
     (
         "run",
         "identity",
-        "budget",
-        "batches",
-        "batch_client",
-        "replies",
-        "chat",
-        "completion",
-        "dialect",
-        "parsing",
+        "llm",
         "processes",
-        "replay",
-        "outage",
         "journal",
         "images",
         "templates",
@@ -46,9 +41,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recipes",),
     ("web",),
     ("examples",),
-    ("report_run",),
-    ("report_arms",),
-    ("report_claims", "report_counts"),
     ("report", "show"),
     ("cli",),
     ("__main__",),
@@ -59,25 +51,19 @@ ALLOWED = {("policy", "bench")}
 WITHOUT_TORCH = {
     "errors",
     "records",
+    "rollouts",
     "store",
     "order",
     "tables",
+    "turns",
+    "workers",
     "engine",
     "native",
     "ray_engine",
     "ray_gang",
     "run",
-    "budget",
-    "batches",
-    "batch_client",
-    "replies",
-    "chat",
-    "completion",
-    "dialect",
-    "parsing",
+    "llm",
     "processes",
-    "replay",
-    "outage",
     "render",
     "templates",
     "curate",
@@ -85,9 +71,6 @@ WITHOUT_TORCH = {
     "examples",
     "figures",
     "report",
-    "report_claims",
-    "report_counts",
-    "report_run",
     "show",
     "cli",
     "__main__",
@@ -95,9 +78,14 @@ WITHOUT_TORCH = {
 }
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imports(path: Path, everywhere: bool = True) -> set[str]:
     """The second part of every `assay.X...` import (`everywhere`: also inside functions), and torch."""
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     found: set[str] = set()
     for node in ast.walk(tree) if everywhere else tree.body:
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -138,3 +126,44 @@ def test_the_core_imports_without_torch() -> None:
     for path in ROOT.rglob("*.py"):
         if path != ROOT / "__init__.py" and part(path) in WITHOUT_TORCH:
             assert not imports(path) & {"torch", "transformers"}, f"{path.relative_to(ROOT)} needs torch"
+
+
+@cache
+def made_in(module: str) -> frozenset[str] | None:
+    """What a module defines, as against what it imports, and what lies in its folder; None: there is no such module."""
+    place = ROOT.joinpath(*module.split(".")[1:])
+    file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    if not file.exists():
+        return None
+    beside = {p.stem for p in place.iterdir()} if place.is_dir() else set()
+    return frozenset(defined(parsed(file).body) | beside)
+
+
+def defined(body: Iterable[ast.stmt]) -> set[str]:
+    found: set[str] = set()
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+        elif isinstance(node, ast.If | ast.Try):
+            found |= defined([*node.body, *node.orelse])
+    return found
+
+
+def borrowed(tree: ast.Module) -> Iterator[str]:
+    """Names that a file imports from one that does not define them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "assay":
+            there = made_in(node.module) or frozenset()
+            yield from (f"{node.module}.{a.name}" for a in node.names if a.name not in there)
+
+
+def test_names_are_imported_from_the_file_that_defines_them() -> None:
+    fine = ast.parse("from assay.records import Pair\nfrom assay.curate import pool")
+    lent = ast.parse("from assay.pack import Pair\nfrom assay.gone import x")
+    assert list(borrowed(fine)) == []
+    assert list(borrowed(lent)) == ["assay.pack.Pair", "assay.gone.x"]
+    files = [*ROOT.rglob("*.py"), *Path(__file__).parents[1].rglob("*.py")]
+    assert {str(f): names for f in files if (names := list(borrowed(parsed(f))))} == {}

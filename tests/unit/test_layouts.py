@@ -7,10 +7,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from assay.curate import layouts, lists, preferred, rival_fields
-from assay.curate.dialogues import RowError, pair_of, transcript
+from assay.curate import lists, preferred, rated, rival_fields
+from assay.curate.dialogues import pair_of, transcript
 from assay.curate.labels import label_codes, verdict
-from assay.curate.layouts import Preferred, detect, fitting, named
+from assay.curate.layouts import detect, fitting, named
+from assay.curate.preferred import Preferred
+from assay.curate.rows import RowError
 from assay.errors import AssayError
 
 
@@ -84,7 +86,7 @@ def test_a_row_of_each_layout(name: str, row: dict[str, object], expected: objec
 def test_ultrafeedback_makes_every_pair_and_survives_one_bad_score() -> None:
     scores = [(4.0, "a"), (3.0, "b"), (float("nan"), "c"), (3.0, "d")]
     row = {"instruction": "p", "completions": [{"response": text, "overall_score": s} for s, text in scores]}
-    outcomes = layouts.scored_list(row)
+    outcomes = lists.scored_list(row)
     pairs = [said(o)[1:] for o in outcomes if isinstance(o, Preferred)]
     assert pairs == [("a", "b"), ("a", "d"), (None, None)]
     (error,) = [o for o in outcomes if isinstance(o, RowError)]
@@ -96,30 +98,30 @@ def test_helpsteer_rows_of_one_prompt_are_compared() -> None:
     layout = fitting(rows[0])
     assert layout is not None
     assert layout.name == "rated"
-    (outcome,) = lists.group([lists.rated_row(r) for r in rows], wanted=False)
+    (outcome,) = rated.group([rated.rated_row(r) for r in rows], wanted=False)
     assert said(outcome) == WON
     assert isinstance(outcome, Preferred)
     assert outcome.strength == 3
     with pytest.raises(RowError, match="nothing to compare"):
-        lists.group([lists.rated_row(rows[0])], wanted=False)
+        rated.group([rated.rated_row(rows[0])], wanted=False)
 
 
 def test_dialogues_that_part_early_are_responses_of_several_messages() -> None:
     row = {"chosen": chat("hi", "hello", "and?", "yes"), "rejected": chat("hi", "go away", "rude", "no")}
-    (outcome,) = preferred.chosen_rejected(row)
+    (outcome,) = preferred.read_rivals(row, preferred.chosen_rivals)
     assert isinstance(outcome, Preferred)
     assert [m.content for m in outcome.pair.prompt] == ["hi"]
     assert [len(r.messages) for r in outcome.pair.responses] == [3, 3]
 
 
 def test_votes_keep_their_number_and_the_winners_share() -> None:
-    (outcome,) = layouts.voted(AB | {"votes": ["a", "b", "a", "tie", "a"]})
+    (outcome,) = preferred.voted(AB | {"votes": ["a", "b", "a", "tie", "a"]})
     assert isinstance(outcome, Preferred)
     assert (outcome.votes, outcome.confidence) == (5, 0.75)
 
 
 def test_a_bad_vote_is_rejected_and_the_others_count() -> None:
-    outcome, error = layouts.voted(AB | {"votes": ["a", "x", "a"]})
+    outcome, error = preferred.voted(AB | {"votes": ["a", "x", "a"]})
     assert said(outcome) == WON
     assert isinstance(error, RowError)
     assert error.field == "votes[1]"
@@ -174,7 +176,7 @@ def test_number_labels_under_each_code() -> None:
 def test_true_and_false_do_not_say_which_response() -> None:
     assert rival_fields.numbers(AB | {"label": True}) == []
     with pytest.raises(RowError, match="name the layout"):
-        layouts.labelled(AB | {"label": True})
+        preferred.labelled(AB | {"label": True})
     (outcome,) = named("labelled:1/0").read(AB | {"label": True})
     assert said(outcome) == WON
 
@@ -207,8 +209,8 @@ def test_a_label_that_is_a_side_and_the_other_sides_text_is_refused() -> None:
     """Answers to a question with choices: is "B" the second response, or the one that says B?"""
     row = {"prompt": "Which?", "response_a": "B", "response_b": "A", "label": "B"}
     with pytest.raises(RowError, match="names one response and is the text of the other"):
-        layouts.labelled(row)
-    (outcome,) = layouts.labelled({**row, "response_a": "A", "response_b": "B"})
+        preferred.labelled(row)
+    (outcome,) = preferred.labelled({**row, "response_a": "A", "response_b": "B"})
     assert isinstance(outcome, Preferred)
     assert outcome.pair.response(str(outcome.better)).text == "B", "both readings say the same"
 
@@ -220,7 +222,7 @@ def test_showing_the_responses_the_other_way_round_flips_nothing(one: str, other
     results = []
     for a, b, winner in ((one, other, label), (other, one, flipped)):
         try:
-            (outcome,) = layouts.labelled({"prompt": "p", "response_a": a, "response_b": b, "label": winner})
+            (outcome,) = preferred.labelled({"prompt": "p", "response_a": a, "response_b": b, "label": winner})
             assert isinstance(outcome, Preferred)
             results.append((outcome.pair.id, outcome.better))
         except RowError:

@@ -6,7 +6,7 @@ import pytest
 
 import tiny_models
 from assay.curate.annotate import llm_judge, llm_votes
-from assay.curate.attributes import rule_attributes
+from assay.curate.rules import rule_attributes
 from assay.errors import AssayError
 from assay.records import Case, Pair, Response, user
 

@@ -8,11 +8,12 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from assay.curate.attributes import retrieval_text, rule_attributes
+from assay.curate.attributes import retrieval_text
 from assay.curate.material import Material
 from assay.curate.offline import hash_embedder
 from assay.curate.prepare import SplitConfig, packed, prepare, unpacked
 from assay.curate.retrieve import neighbours_wanted
+from assay.curate.rules import rule_attributes
 from assay.curate.settle import settle_all
 from assay.curate.shards import create
 from assay.curate.views import label_set, of_frame, read_set

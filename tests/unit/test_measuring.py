@@ -19,7 +19,8 @@ from assay.curate.verify import oracle
 from assay.engine import Here
 from assay.errors import AssayError
 from assay.recipes.flow import FlowConfig
-from assay.recipes.job import measuring, people_on_file, run_job
+from assay.recipes.job import measuring, run_job
+from assay.recipes.people_on_file import PeopleOnFile
 from assay.recipes.pools import SmallPool
 from assay.records import Case, Judgement, Pair, Response, user
 from assay.run import Run
@@ -123,7 +124,7 @@ def test_people_are_asked_once_and_with_the_first_others(tmp_path: Path) -> None
 def test_another_word_is_told_and_measured_by_on_demand(tmp_path: Path) -> None:
     material, file = prepared(tmp_path, 30), tmp_path / "run/judgements.jsonl"
     file.parent.mkdir()
-    people = people_on_file(file, tmp_path / "run/queue")
+    people = PeopleOnFile(file, tmp_path / "run/queue")
     from assay.curate.verify import add_judgements
 
     def say(pair_id: str, better: str) -> None:
@@ -162,6 +163,6 @@ def test_a_run_asks_for_them_in_its_first_round(tmp_path: Path) -> None:
     config = FlowConfig(recipe="own", embedder="hash", evaluation_gold=25)
     config = replace(config, stage1=replace(config.stage1, seed_gold=10, seed_silver=10))
     with pytest.raises(AssayError, match="35 of 35 pairs wait for people"):
-        run_job(tmp_path / "run", config, pool, people_on_file(tmp_path / "run/j.jsonl", tmp_path / "run/queue"))
+        run_job(tmp_path / "run", config, pool, PeopleOnFile(tmp_path / "run/j.jsonl", tmp_path / "run/queue"))
     queue = Table(tmp_path / "run/queue", Case).read()
     assert len({c.pair.id for c in queue}) == 35

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from assay.memory import compact
-from assay.recipes import job
+from assay.recipes import embedders
 
 
 def test_a_few_rows_let_go_of_all_that_was_read() -> None:
@@ -46,8 +46,8 @@ def test_remembered_vectors_are_bounded_by_bytes(monkeypatch: pytest.MonkeyPatch
         asked.extend(texts)
         return vectors(texts)
 
-    monkeypatch.setattr(job, "REMEMBERED", 10 * 500)
-    embedder = job.remember(embed)
+    monkeypatch.setattr(embedders, "REMEMBERED", 10 * 500)
+    embedder = embedders.remember(embed)
     texts = [c * n for n in (1, 2, 3) for c in "abc"]
     for _ in range(3):
         assert (embedder(texts) == vectors(texts)).all()

@@ -26,9 +26,9 @@ from assay.recipes.claims import Claims
 from assay.recipes.counted import counted
 from assay.recipes.flow import curate
 from assay.recipes.product import Product, make_product, measured_on
-from assay.report import headline, summary, write_report
-from assay.report_counts import sums
-from assay.report_run import RunSteps
+from assay.report.counts import sums
+from assay.report.page import headline, summary, write_report
+from assay.report.run import RunSteps
 from assay.run import Run, jsonable
 from assay.statistics import Difference, Estimate, mean, over_seeds, paired, paired_over_seeds
 from assay.store import Place

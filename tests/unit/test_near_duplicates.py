@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from test_decontaminate_arrow import PAIRS, TEXTS, columns
 
 from assay import native
+from assay.curate import minhash
 from assay.curate import near_duplicates as near
-from assay.curate.near_duplicates import MinHash, NearDuplicates, documents, near_duplicates, shingle_sets, signatures
+from assay.curate.minhash import MinHash, band_keys, documents, shingle_sets, signatures
+from assay.curate.near_duplicates import NearDuplicates, near_duplicates
 from assay.curate.words import PART, words
 from assay.records import Pair
 
@@ -24,7 +26,7 @@ CERTAIN = MinHash(bands=128, threshold=0.5)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "in Python":
         monkeypatch.setattr(native, "library", lambda source: None)
-    elif native.library(near._SOURCE) is None:
+    elif None in (native.library(minhash._SOURCE), native.library(near._SOURCE)):
         pytest.skip("no C++ compiler here")
     return str(request.param)
 
@@ -119,7 +121,7 @@ def test_compiled_as_in_python(text: str) -> None:
     texts, how = [text, "", text + PART + "one two", "αΣ " + text], MinHash(shingle=2, permutations=40, bands=10)
 
     def all_of() -> list[list[object]]:
-        keys, worded = near.band_keys(texts, how)
+        keys, worded = band_keys(texts, how)
         return [x.tolist() for x in (signatures(texts, how), keys, worded, *shingle_sets(texts, how))]
 
     compiled = all_of()

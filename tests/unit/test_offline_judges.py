@@ -7,45 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 from assay.curate.annotate import judge_request
-from assay.curate.attributes import rule_attributes
 from assay.curate.checkers import checker_vote_judge
 from assay.curate.offline import NEIGHBOURS, gold_ridge_judge, hash_embedder, longer_judge, ridge
-from assay.records import Case, Example, Judge, Pair, Response, shown_to, user
-
-TOPICS = (
-    "tea",
-    "rain",
-    "cats",
-    "bread",
-    "music",
-    "chess",
-    "snow",
-    "trees",
-    "maps",
-    "salt",
-    "jazz",
-    "kites",
-    "owls",
-    "gold",
-)
-SHORT = "{} is nice."
-LONG = "{} is nice, and there is much more that one could say about it, as many people have done before us."
-DEMAND = "Use at most 9 words."
-
-
-def pair(topic: str, one: str, other: str, demand: str = DEMAND) -> Pair:
-    return Pair.of(
-        (user(f"Tell me about {topic}. {demand}"),), Response.of(one.format(topic)), Response.of(other.format(topic))
-    )
-
-
-def example(topic: str, good: str, bad: str, demand: str = DEMAND) -> Example:
-    p = pair(topic, good, bad, demand)
-    return Example(pair=p, attributes=rule_attributes(p), better=Response.of(good.format(topic)).id)
-
-
-def case(p: Pair, *examples: Example) -> Case:
-    return Case(pair=p, attributes=rule_attributes(p), examples=examples)
+from assay.records import Judge, Response, shown_to
+from look_alikes import LONG, SHORT, TOPICS, case, example, pair
 
 
 @pytest.mark.parametrize(("good", "bad"), [(SHORT, LONG), (LONG, SHORT)])

@@ -16,7 +16,8 @@ from assay.recipes import own_pairs, questions
 from assay.recipes.exam import COMMON, exam_of, overlap
 from assay.recipes.own_pairs import SampledPreference, run_mpo
 from assay.recipes.reward_model import RewardModelConfig
-from assay.records import Message, Preference, Prompt, Response, assistant, user
+from assay.records import Message, Preference, Response, assistant, user
+from assay.rollouts import Prompt
 from assay.tables import Table
 
 PIL = pytest.importorskip("PIL.Image")

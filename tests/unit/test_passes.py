@@ -15,9 +15,10 @@ from assay.policy.config import CorrectionConfig, GrpoConfig, PolicyConfig, Samp
 from assay.policy.model import load_policy
 from assay.policy.sampler import LocalSampler
 from assay.policy.update import Update
-from assay.records import Prompt, Score, assistant, user
+from assay.records import assistant, user
 from assay.render import Rendered
 from assay.reward.scorer import LocalScorer, load_scorer
+from assay.rollouts import Prompt, Score
 from assay.step import Engine
 
 BUDGET = 64
@@ -111,7 +112,7 @@ def test_an_update_in_parts_is_the_update_in_one(tmp_path: Path, packing: bool) 
 
 
 def _rollout(prompt: Prompt, ids: list[int]) -> Any:
-    from assay.records import Rollout
+    from assay.rollouts import Rollout
 
     return Rollout(
         prompt_id=prompt.id, tokens=tuple(ids), logprobs=(-1.0,) * len(ids), text="", ended=True, policy_step=0

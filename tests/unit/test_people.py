@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from assay.cli.run import run_tiny
-from assay.curate.attributes import rule_attributes
 from assay.curate.people import ANNOTATORS, Annotator, coin, erring
+from assay.curate.rules import rule_attributes
 from assay.errors import AssayError
 from assay.recipes.flow import FlowConfig
 from assay.recipes.pools import SmallPool, constraint_pool

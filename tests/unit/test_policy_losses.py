@@ -16,7 +16,7 @@ from assay.losses import Shift, bco, dpo, grpo, importance, kl_to, nll
 from assay.policy.advantage import advantages, apart, grade, over_batch
 from assay.policy.buffer import Buffer
 from assay.policy.config import BufferConfig
-from assay.records import Rollout, Sample, Score
+from assay.rollouts import Rollout, Sample, Score
 
 
 def sigmoid(x: float) -> float:

@@ -23,9 +23,10 @@ from assay.policy.mpo import Comparison, Fitted, fit
 from assay.policy.rewards import HybridReward, RewardConfig
 from assay.policy.sampler import LocalSampler
 from assay.recipes.reward_model import fingerprint
-from assay.recipes.tune import TuneConfig
-from assay.records import Prompt, Rollout, Score, user
+from assay.recipes.tune_config import TuneConfig
+from assay.records import user
 from assay.reward.config import TrainConfig
+from assay.rollouts import Prompt, Rollout, Score
 from assay.tables import sibling
 
 PROMPTS = [Prompt(messages=(user(f"say {c}"),), answer=c) for c in "abcdefgh"]

@@ -22,8 +22,9 @@ from assay.policy.rewards import RewardConfig
 from assay.policy.sampler import LocalSampler
 from assay.recipes.own_grpo import run_grpo as run_own
 from assay.recipes.reward_model import GoldConfig
-from assay.recipes.tune import TuneConfig
-from assay.records import Prompt, Rollout, Score, user
+from assay.recipes.tune_config import TuneConfig
+from assay.records import user
+from assay.rollouts import Prompt, Rollout, Score
 from assay.step import Engine
 
 PROMPTS = [Prompt(messages=(user(f"say {c}"),), answer=c) for c in "abcdefgh"]

@@ -22,7 +22,8 @@ from assay.policy.prompt_ids import IdFile, PromptIds, mapped
 from assay.policy.sampler import LocalSampler
 from assay.recipes.own_pairs import SampledPreference
 from assay.recipes.shared import MARK, Shared
-from assay.records import Prompt, Response, Rollout, Score, user
+from assay.records import Response, user
+from assay.rollouts import Prompt, Rollout, Score
 from assay.step import Engine
 from assay.tables import Table
 

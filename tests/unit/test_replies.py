@@ -17,12 +17,13 @@ from pathlib import Path
 import pytest
 
 from assay import processes
-from assay.budget import Budget
-from assay.chat import ChatConfig, Request, Server, request_key
+from assay.llm.budget import Budget
+from assay.llm.chat import ChatConfig, Request, request_key, request_text
+from assay.llm.client import Server
+from assay.llm.replay import export_replies
+from assay.llm.replies import MOST_CUTS, ODD, Reply, ledger, open_database, open_replies, spelled
 from assay.processes import alive, this_process
 from assay.records import user
-from assay.replay import export_replies
-from assay.replies import MOST_CUTS, ODD, Reply, ledger, open_database, open_replies, spelled
 
 SPELLINGS = (
     "http://Host.example:80/v1", "http://host.example/v1/", "HTTP://host.example/v1//", "http://host.example./v1",
@@ -58,10 +59,8 @@ def test_what_was_spent_is_kept_under_any_spelling(tmp_path: Path, url: str) -> 
 
 
 def keep(cache: Path, config: ChatConfig, request: Request, reply: Reply) -> None:
-    from assay.chat import _asked
-
     with open_replies(cache, config.url, config.model) as replies:
-        replies.came(request_key(config, request), _asked(config, request), reply)
+        replies.came(request_key(config, request), request_text(config, request), reply)
 
 
 def test_schemas_may_change_without_asking_again(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from rich.console import Console
 from assay.errors import AssayError
 from assay.examples import CHARACTERS, _example, examples
 from assay.records import Judgement, Label, Pair, Response, user
-from assay.report import _cost, _judgements, _who, summary, write_report
-from assay.report_run import RunSteps
+from assay.report.page import _cost, _judgements, _who, summary, write_report
+from assay.report.run import RunSteps
 from assay.tables import Table
 from pools import better, old_layout, small_pool, small_run
 

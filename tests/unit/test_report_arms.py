@@ -9,8 +9,8 @@ from typing import Any
 
 from assay.recipes.arms import TITLES
 from assay.recipes.hits import Hit
-from assay.report_arms import FIXED, NOTHING, arms_grid, fixed_grid, unseen_grid
-from assay.report_run import RunSteps
+from assay.report.arms import FIXED, NOTHING, arms_grid, fixed_grid, unseen_grid
+from assay.report.run import RunSteps
 from assay.statistics import mean
 from assay.store import Place
 from assay.tables import Table

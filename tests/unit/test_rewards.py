@@ -19,7 +19,8 @@ from assay.policy.rewards import (
     format_reward,
     overlong,
 )
-from assay.records import Prompt, Rollout, Score, user
+from assay.records import user
+from assay.rollouts import Prompt, Rollout, Score
 
 ASKED = Prompt(messages=(user("2 + 3?"),), answer="5", kind="number")
 OPEN = Prompt(messages=(user("say something"),))

@@ -20,12 +20,13 @@ from assay.pack import Group
 from assay.policy.config import PolicyConfig, SamplerConfig
 from assay.policy.model import Policy, load_policy
 from assay.policy.sampler import local_sampler
-from assay.records import Message, Prompt, assistant
+from assay.records import Message, assistant
 from assay.render import render_prompt
 from assay.reward.config import EngineConfig
 from assay.reward.model import RewardModel
 from assay.reward.scorer import scorer
 from assay.reward.visual import load_visual
+from assay.rollouts import Prompt
 
 PIL = pytest.importorskip("PIL.Image")
 ANSWERS = (np.array([40, 41, 42], dtype=np.int32), np.array([43, 44], dtype=np.int32))

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from assay.cli import main
-from assay.curate.attributes import rule_attributes
+from assay.curate.rules import rule_attributes
 from assay.curate.shards import Pool, create
 from assay.curate.verify import add_judgements
 from assay.errors import AssayError
 from assay.recipes import judging
-from assay.recipes.judging import Guide, JudgeConfig, keeps_to, lengths, lowest, targets
+from assay.recipes.judged import lengths
+from assay.recipes.judging import Guide, JudgeConfig, keeps_to, lowest, targets
 from assay.recipes.own_benchmarks import own_set
 from assay.recipes.sources import read_material
 from assay.records import Attributes, Judgement, Pair, Response, user

@@ -25,7 +25,7 @@ from assay.curate.scores import Rewarded, chances
 from assay.curate.stage1 import Stage1Result
 from assay.curate.stage2 import Evidence, Stage2Config, Stage2Result, fates, stage2
 from assay.errors import AssayError
-from assay.outage import Loss, Unreached
+from assay.llm.outage import Loss, Unreached
 from assay.records import Case, Conversation, Judge, Judgement, Label, Pair, Response, Scorer, digest, user
 from assay.run import Run
 from assay.store import Place

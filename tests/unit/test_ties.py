@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from assay.curate.annotate import merge, own_verdict
-from assay.curate.attributes import rule_attributes
 from assay.curate.judge_page import markdown, sections
 from assay.curate.judge_report import judge_report
 from assay.curate.merging import Gold, Merge, merge_votes
+from assay.curate.rules import rule_attributes
 from assay.curate.shards import create
 from assay.recipes.guidance import _row
-from assay.recipes.judging import report
+from assay.recipes.judged import report
 from assay.records import Attributes, Judgement, Pair, Response, user
 from assay.tables import Table
 

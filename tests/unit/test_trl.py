@@ -13,13 +13,14 @@ import torch
 
 import tiny_models
 from assay.journal import read
-from assay.policy.config import CorrectionConfig, FitConfig, GrpoConfig, PolicyConfig
+from assay.policy.config import CorrectionConfig, FitConfig, GrpoConfig, PolicyConfig, SamplerConfig
 from assay.policy.model import Policy, load_policy
 from assay.policy.mpo import Comparison, fit
 from assay.policy.rewards import overlong
-from assay.policy.sampler import LocalSampler, SamplerConfig
+from assay.policy.sampler import LocalSampler
 from assay.policy.update import Update
-from assay.records import Prompt, Sample, user
+from assay.records import user
+from assay.rollouts import Prompt, Sample
 from assay.step import Engine
 
 trl = pytest.importorskip("trl")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import pytest
 
 from assay.bench.verdicts import PairJudge, read_verdict, request
-from assay.chat import Reply, Request
+from assay.llm.chat import Request
+from assay.llm.replies import Reply
 from assay.records import Conversation, Message, assistant, user
 
 A, B, TIE = 1, -1, 0

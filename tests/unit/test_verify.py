@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from assay.curate.attributes import rule_attributes
+from assay.curate.rules import rule_attributes
 from assay.curate.verify import (
     VerifyReport,
     add_judgements,

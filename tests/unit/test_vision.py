@@ -21,10 +21,11 @@ from assay.policy.model import Policy, load_policy
 from assay.policy.pairs import comparisons, dropout_pairs
 from assay.policy.sampler import GenerateSampler, LocalSampler
 from assay.recipes.own import fitting
-from assay.records import Message, Preference, Prompt, Response, Rollout, assistant, user
+from assay.records import Message, Preference, Response, assistant, user
 from assay.reward.config import TrainConfig
 from assay.reward.scorer import load_scorer
 from assay.reward.train import train
+from assay.rollouts import Prompt, Rollout
 
 PIL = pytest.importorskip("PIL.Image")
 KINDS = {

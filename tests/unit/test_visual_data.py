@@ -20,7 +20,7 @@ from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.policy import lite
 from assay.recipes import own, questions, visual
-from assay.records import Prompt
+from assay.rollouts import Prompt
 
 GSM8K = Path(__file__).resolve().parents[3] / "shared/data/reasoning/gsm8k/test.jsonl"
 

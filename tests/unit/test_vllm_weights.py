@@ -22,8 +22,9 @@ from assay.policy.config import PolicyConfig, SamplerConfig, VllmConfig
 from assay.policy.model import Policy, load_policy
 from assay.policy.sampler import LocalSampler, make_sampler
 from assay.policy.vllm_sampler import same_prompt
-from assay.records import Message, Prompt, user
+from assay.records import Message, user
 from assay.render import render_prompt, short_prompt
+from assay.rollouts import Prompt
 
 IDS = torch.arange(8, 30)[None]
 

@@ -12,15 +12,17 @@ import pytest
 from test_claims import Says, Trains
 
 import small_material as small
-from assay.chat import ChatConfig, Server
 from assay.curate.material import Material
 from assay.curate.prepare import SplitConfig
 from assay.curate.stage1 import Stage1Config, Tools
 from assay.curate.verify import oracle
 from assay.errors import AssayError
-from assay.outage import probe
+from assay.llm.chat import ChatConfig
+from assay.llm.client import Server
+from assay.llm.outage import probe
 from assay.recipes.flow import Curated, FlowConfig, curate
-from assay.recipes.job import people_on_file, run_job
+from assay.recipes.job import run_job
+from assay.recipes.people_on_file import PeopleOnFile
 from assay.recipes.pools import SmallPool
 from assay.recipes.product import Product, product_sets
 from assay.records import Case, Judge, Judgement, Label
@@ -82,10 +84,10 @@ def test_an_offline_judge_works_where_it_is_asked_for_alone(tmp_path: Path) -> N
         sizes, out = replace(SIZES, seed_gold=8), tmp_path / str(asked)
         config = FlowConfig(recipe="own", embedder="hash", offline_judge=asked, stage1=sizes)
         with pytest.raises(AssayError, match="wait for people"):
-            run_job(out, config, pool, people_on_file(out / "judgements.jsonl", out / "queue"))
+            run_job(out, config, pool, PeopleOnFile(out / "judgements.jsonl", out / "queue"))
         assert ('"judge": "none"' in (out / "config.json").read_text()) is not asked
     with pytest.raises(AssayError, match="wait for people"):  # the claims are added to a run, and are no other config
-        run_job(out, replace(config, claims=True), pool, people_on_file(out / "judgements.jsonl", out / "queue"))
+        run_job(out, replace(config, claims=True), pool, PeopleOnFile(out / "judgements.jsonl", out / "queue"))
     with pytest.raises(AssayError, match="name one, or add --offline-judge"):
         run_job(tmp_path / "none", replace(config, offline_judge=False, claims=True), pool, lambda _: [])
     assert not (tmp_path / "none").exists()
@@ -155,7 +157,7 @@ def test_servers_are_probed_before_anybody_is_asked(tmp_path: Path) -> None:
     pool = SmallPool(pairs=PAIRS, wild=VOTES, truth={})
     config = FlowConfig(recipe="own", embedder="hash", stage1=replace(SIZES, seed_gold=8))
     out = tmp_path / "run"
-    people = people_on_file(out / "judgements.jsonl", out / "queue")
+    people = PeopleOnFile(out / "judgements.jsonl", out / "queue")
     with OutageServer() as alive:
         chat = Server(ChatConfig(url=alive.url, model="m"), out / "replies.sqlite")
         alive.fail("401", after=0)

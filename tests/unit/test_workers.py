@@ -13,10 +13,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from assay.engine import TRIES, Beside, Cores, Here, Replicas, engine_of, make
+from assay.engine import Cores, Here, Replicas, engine_of, make
 from assay.errors import AssayError, CannotRead
-from assay.outage import Loss, Unreached
+from assay.llm.outage import Loss, Unreached
 from assay.store import Place
+from assay.turns import TRIES
+from assay.workers import Beside
+from descendants import runs
 
 LOSS = Loss(model="judge", asked=3, problems=("http 503: busy",) * 3, silent=True)
 
@@ -276,13 +279,6 @@ def test_workers_end_with_their_driver(tmp_path: Path, how: signal.Signals) -> N
     while (left := [p.name for p in pids.iterdir() if runs(int(p.name))]) and time.monotonic() < end:
         time.sleep(0.05)
     assert not left
-
-
-def runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def note(item: tuple[Path, str]) -> None:

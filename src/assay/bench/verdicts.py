@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from assay.bench.benchmark import Cell, Item, cell
-from assay.chat import Chat, Request
-from assay.outage import ask_all
-from assay.parsing import after_thoughts
+from assay.llm.chat import Chat, Request
+from assay.llm.outage import ask_all
+from assay.llm.parsing import after_thoughts
 from assay.records import Conversation, user
 from assay.templates import plain_turn
 

@@ -8,9 +8,9 @@ import time
 import tyro
 
 from assay import __version__
-from assay.budget import BudgetSpent
 from assay.cli import bench, curate, judgements, judges, policy, pool, reward, run, serve, web
 from assay.errors import AssayError, Elsewhere
+from assay.llm.budget import BudgetSpent
 
 app = tyro.extras.SubcommandApp()
 app.command(

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import tyro
 
-from assay.chat import ChatConfig, Server
 from assay.errors import AssayError
+from assay.llm.chat import ChatConfig
+from assay.llm.client import Server
 from assay.run import jsonable
 
 Flat = tyro.conf.arg(name="")

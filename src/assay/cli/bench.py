@@ -1,7 +1,7 @@
 """`assay bench`: measure a reward model, compare two, and see which benchmarks agree."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,16 +12,19 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from assay.chat import Server
 from assay.cli.arguments import Flat, asking_of, chat_config
 from assay.errors import AssayError
+from assay.llm.client import Server
 from assay.policy.config import AskConfig, SamplerConfig, VllmConfig
-from assay.records import Prompt, Scorer
+from assay.records import Scorer
 from assay.reward.remote import Layout
+from assay.rollouts import Prompt
 from assay.run import environment
 
 if TYPE_CHECKING:
     from assay.bench.benchmark import BenchmarkResult, Skipped
+    from assay.bench.verdicts import PairJudge
+    from assay.recipes.own_benchmarks import Job
 
 app = tyro.extras.SubcommandApp()
 
@@ -59,39 +62,23 @@ def bench(
         html: Write a page with plots to this file.
     """
     from assay.bench import compare, page, table
-    from assay.bench.benchmark import run as run_benchmark
-    from assay.bench.progress import Parts
     from assay.bench.reward import curves
-    from assay.bench.reward.pairs import evaluate_pairs
-    from assay.bench.score_file import Recorder
+    from assay.bench.score_file import Recorder, ScoreFile
     from assay.bench.verdicts import PairJudge
     from assay.recipes.own_benchmarks import plan
     from assay.recipes.reward_model import fingerprint
     from assay.tables import write_text
 
     planned = plan(data, only, pair_layout)
-    scorer: Scorer | PairJudge
     if "@http" in model:
-        images = next((d / "images" for d in data if (d / "images").is_dir()), None)
-        scorer = PairJudge(Server(chat_config(model, "model", reply_tokens=reply_tokens, images=images), replies))
+        scorer: Scorer | PairJudge = _judge(model, data, reply_tokens, replies)
     else:
-        scorer = _scorer(model, max_tokens, layout, tokenizer)
+        scorer = ScoreFile(Path(model)) if model.endswith(".jsonl") else _reward(model, max_tokens, layout, tokenizer)
     problems = getattr(scorer, "problems", {})
     if scores is not None and not isinstance(scorer, PairJudge):
         read = {"max_tokens": max_tokens, "layout": layout, "tokenizer": tokenizer}
         scorer = Recorder(scorer, scores, {"model": fingerprint(model), **read})
-    results: list[BenchmarkResult | Skipped] = []
-    for name, job in planned.items():
-        teller = partial(print, f"{name}:", file=sys.stderr)
-        asked = scorer if isinstance(scorer, PairJudge) else Parts(scorer, teller)
-        try:
-            if isinstance(job, tuple):
-                results.append(run_benchmark(job[0], job[1], asked, limit or None))
-            else:
-                results.append(evaluate_pairs(job.preferences, asked, name, limit or None, 0, job.parts, job.notes))
-        except AssayError as error:
-            reasons = "".join(f"; failed {count:,} times: {reason}" for reason, count in problems.items())
-            raise AssayError(f"{error}{reasons}") from error
+    results = _measured(planned, scorer, limit or None, problems)
     print(table.text(results))
     for reason, count in problems.items():
         print(f"failed: {count:,} times: {reason}")
@@ -107,14 +94,43 @@ def bench(
         print(f"page: {page.write(html, model, environment(), results, told)}")
 
 
-def _scorer(model: str, max_tokens: int, layout: Layout, tokenizer: str) -> Scorer:
-    """What MODEL names, but for a chat model."""
-    from assay.bench.score_file import ScoreFile
+def _measured(
+    planned: "Mapping[str, Job]", scorer: "Scorer | PairJudge", limit: int | None, problems: Mapping[str, int]
+) -> "list[BenchmarkResult | Skipped]":
+    """Every benchmark and set in turn. Raises AssayError with what went wrong before (`problems`, counted)."""
+    from assay.bench.benchmark import run as run_benchmark
+    from assay.bench.progress import Parts
+    from assay.bench.reward.pairs import evaluate_pairs
+    from assay.bench.verdicts import PairJudge
+
+    results: list[BenchmarkResult | Skipped] = []
+    for name, job in planned.items():
+        teller = partial(print, f"{name}:", file=sys.stderr)
+        asked = scorer if isinstance(scorer, PairJudge) else Parts(scorer, teller)
+        try:
+            if isinstance(job, tuple):
+                results.append(run_benchmark(job[0], job[1], asked, limit))
+            else:
+                results.append(evaluate_pairs(job.preferences, asked, name, limit, 0, job.parts, job.notes))
+        except AssayError as error:
+            reasons = "".join(f"; failed {count:,} times: {reason}" for reason, count in problems.items())
+            raise AssayError(f"{error}{reasons}") from error
+    return results
+
+
+def _judge(model: str, data: Sequence[Path], reply_tokens: int, replies: Path) -> "PairJudge":
+    """The chat model of MODEL@URL, which may be shown the pictures of what it is measured on."""
+    from assay.bench.verdicts import PairJudge
+
+    images = next((d / "images" for d in data if (d / "images").is_dir()), None)
+    return PairJudge(Server(chat_config(model, "model", reply_tokens=reply_tokens, images=images), replies))
+
+
+def _reward(model: str, max_tokens: int, layout: Layout, tokenizer: str) -> Scorer:
+    """A reward model, behind its server or here."""
     from assay.reward.remote import RemoteConfig, RemoteScorer
     from assay.reward.scorer import load_scorer
 
-    if model.endswith(".jsonl"):
-        return ScoreFile(Path(model))
     if model.startswith(("http://", "https://")):
         return RemoteScorer(RemoteConfig(url=model, layout=layout, tokenizer=tokenizer, max_tokens=max_tokens))
     return load_scorer(model, max_tokens)
@@ -198,8 +214,7 @@ def best_of_n(
         prompts: Questions (and pictures, for a model with eyes) in any form that `assay policy grpo` reads.
         policy: Who answers: a packaged model, a folder, a hub id, or MODEL@URL of an OpenAI-compatible server.
         reward: Who chooses: a reward model's folder or hub id, the URL of a reward server, or MODULE:FUNCTION.
-        out: A file of JSON lines; the same command goes on with it, another one does not (OUT.identity.json says of what
-            it is).
+        out: A file of JSON lines; the same command goes on with it, another one does not (OUT.identity.json says why).
         n: Answers to each prompt.
         sampler: Length and temperature of a local policy's answers.
         vllm: Whether vLLM draws a local policy's answers.
@@ -217,19 +232,13 @@ def best_of_n(
     from assay.recipes import best_of_n as recipe
     from assay.recipes.reward_model import fingerprint
     from assay.recipes.servers import Servers
-    from assay.reward.remote import RemoteConfig, RemoteScorer
-    from assay.reward.scorer import load_scorer
     from assay.tables import sibling
 
     begun = out.exists() and out.stat().st_size > 0
     servers = Servers(sibling(out, ".servers.json"), begun, servers_moved)
     store = ImageStore(out.with_name(out.name + ".images"))
     asked = {"reward": fingerprint(reward), "max_tokens": max_tokens, "n": n}
-    scorer: Scorer
-    if reward.startswith(("http://", "https://")):
-        scorer = RemoteScorer(RemoteConfig(url=reward, layout=layout, tokenizer=tokenizer, max_tokens=max_tokens))
-    else:
-        scorer = load_scorer(reward, max_tokens)
+    scorer = _reward(reward, max_tokens, layout, tokenizer)
     if "@http" in policy:
         config = chat_config(policy, "policy", reply_tokens=reply_tokens, images=store.folder)
         server = Server(servers.of("policy", [config])[0], replies)

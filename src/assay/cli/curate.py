@@ -69,7 +69,7 @@ def verify_pairs(
         seed: Changes the random order in which responses are shown.
     """
     from assay.curate.verify import verify
-    from assay.recipes.job import read_queue
+    from assay.recipes.people_on_file import read_queue
 
     cases = read_queue(run / "queue")
     name = annotator or os.environ.get("USER") or os.environ.get("LOGNAME") or "annotator"
@@ -97,6 +97,6 @@ def report(run: Positional[Path]) -> None:
     Args:
         run: The run folder.
     """
-    from assay.report import write_report
+    from assay.report.page import write_report
 
     print(write_report(run))

@@ -85,7 +85,8 @@ def annotate_run(
         sets: Names of the published sets that lie in SOURCE; what people chose there is gold.
         dry_run: Print requests, tokens and cost, and stop.
     """
-    from assay.recipes.judging import annotate, show_report
+    from assay.recipes.judged import show_report
+    from assay.recipes.judging import annotate
 
     console = Console(highlight=False)
     found = annotate(
@@ -104,7 +105,7 @@ def annotate_report(folder: Positional[Path], merge: Merge = "majority") -> None
         folder: The folder of an `assay annotate`, finished or not.
         merge: Votes to judgements: majority, weighted (by agreement with gold), dawid-skene.
     """
-    from assay.recipes.judging import report, show_report
+    from assay.recipes.judged import report, show_report
 
     show_report(report(folder, merge), folder, Console(highlight=False))
 

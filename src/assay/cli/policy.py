@@ -23,7 +23,7 @@ from assay.policy.monitor import MonitorConfig
 from assay.policy.rewards import RewardConfig
 from assay.recipes import policies
 from assay.recipes.reward_model import GoldConfig, RewardModelConfig
-from assay.recipes.tune import TuneConfig
+from assay.recipes.tune_config import TuneConfig
 
 
 def _say(text: str) -> None:

@@ -16,7 +16,7 @@ def near_duplicates(pool: Positional[str], out: str, threshold: float = 0.8, shi
         threshold: Jaccard coefficient of near-duplicates, at least.
         shingle: Words in a row that are compared.
     """
-    from assay.curate.near_duplicates import MinHash
+    from assay.curate.minhash import MinHash
     from assay.curate.near_duplicates import near_duplicates as find
     from assay.curate.near_pairs import Documents
     from assay.curate.shards import Pool

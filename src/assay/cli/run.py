@@ -2,25 +2,29 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
-from assay.batches import BatchServer
-from assay.chat import Budget, Server
 from assay.cli.arguments import Flat, asking_of, chat_config, print_config
 from assay.curate.cost import Judging
 from assay.engine import Engine, engine_of
 from assay.errors import AssayError
+from assay.llm.batches import BatchServer
+from assay.llm.budget import Budget
+from assay.llm.client import Server
 from assay.recipes import presets
 from assay.recipes.flow import FlowConfig
+
+if TYPE_CHECKING:
+    from assay.recipes.servers import Servers
 
 app = tyro.extras.SubcommandApp()
 
@@ -39,6 +43,56 @@ class Where:
     def opened(self) -> Engine:
         """The engine; in an allocation only the first process has stages, and the others join no cluster."""
         return engine_of(self.engine if os.environ.get("RANK", "0") == "0" else "local", self.processes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Llms:
+    """LLM servers that judge pairs and describe them."""
+
+    judge: tuple[str, ...] = ()
+    """LLM judges as MODEL@URL of OpenAI-compatible servers (https://HOST/v1); the key is $OPENAI_API_KEY."""
+    attributes: str = ""
+    """An LLM that describes the pairs, as MODEL@URL (default: rules)."""
+    samples: int = 3
+    """Votes that each judge gives to a pair (self-consistency)."""
+    price: tuple[float, float] = (0.0, 0.0)
+    """Of a million tokens in and out, of all LLM servers."""
+    budget: float = 0.0
+    """The most that LLM servers may cost, earlier runs in this folder included; the run stops before the request that could
+    pass it, and a larger budget goes on (0: no limit)."""
+    batch: bool = False
+    """Ask LLM servers through their batch APIs (/v1/batches), at half the price, within a day for each step."""
+    reply_tokens: int = 1024
+    """The most tokens of a reply. What it cuts is no verdict; a larger one goes on with the same run."""
+    servers_moved: bool = False
+    """The models are those that the run asked before, where their servers are at other addresses now: go on with them, and
+    ask nothing again."""
+
+    def judging(self, config: FlowConfig) -> Judging | None:
+        """What a forecast of their costs needs to know."""
+        if not self.judge:
+            return None
+        price = (self.price[0] / 2, self.price[1] / 2) if self.batch else self.price
+        return Judging(judges=len(self.judge), samples=self.samples, examples=config.stage2.examples, price=price)
+
+    def check(self, config: FlowConfig) -> None:
+        """Raises AssayError for what does not go together."""
+        if self.judge and config.offline_judge:
+            raise AssayError("--judge and --offline-judge: choose one of them")
+        if self.budget and not any(self.price):
+            raise AssayError("--budget needs --price IN OUT, of a million tokens: without prices nothing is spent")
+
+    def asked(self, out: Path, pool: Path | None, addresses: "Servers") -> tuple[list[Server], list[Server]]:
+        """The judges, and who describes pairs (one, or none), with their replies in the run folder. `pool`: the folder of
+        the pool, where it is one, for its pictures."""
+        purse, pictures = Budget(self.budget) if self.budget else None, pool / "images" if pool is not None else None
+
+        def servers(role: str, named: Sequence[str]) -> list[Server]:
+            configs = [chat_config(text, role, self.price, self.reply_tokens, pictures) for text in named]
+            made = BatchServer if self.batch else Server
+            return [made(c, out / "replies.sqlite", purse) for c in addresses.of(role, configs)]
+
+        return servers("judge", self.judge), servers("attributes", [self.attributes] if self.attributes else [])
 
 
 @app.command(name="tiny")
@@ -96,7 +150,8 @@ def run_human(
     """
     if dry_run:
         return print_config(config)
-    from assay.recipes.job import recorded_people, run_job
+    from assay.recipes.job import run_job
+    from assay.recipes.people_on_file import recorded_people
     from assay.recipes.pools import human_pool
 
     engine, pool = where.opened(), human_pool(data, sets, per_set, say=print)
@@ -111,16 +166,9 @@ def run_pool(
     config: Annotated[FlowConfig, Flat] = presets.pool(),  # noqa: B008
     out: Path = Path("runs/pool"),
     judgements: Path = Path("judgements.jsonl"),
-    judge: tuple[str, ...] = (),
-    attributes: str = "",
-    samples: int = 3,
-    price: tuple[float, float] = (0.0, 0.0),
-    budget: float = 0.0,
+    llms: Annotated[Llms, Flat] = Llms(),
     resettle: bool = False,
     at_chance: bool = False,
-    batch: bool = False,
-    reply_tokens: int = 1024,
-    servers_moved: bool = False,
     where: Annotated[Where, Flat] = Where(),
     dry_run: bool = False,
 ) -> None:
@@ -139,64 +187,38 @@ def run_pool(
         config: The run's settings.
         out: The run folder; the same command resumes what is in it.
         judgements: The file in which `assay verify` keeps people's answers, inside the run folder.
-        judge: LLM judges as MODEL@URL of OpenAI-compatible servers (https://HOST/v1); the key is $OPENAI_API_KEY.
-        attributes: An LLM that describes the pairs, as MODEL@URL (default: rules).
-        samples: Votes that each judge gives to a pair (self-consistency).
-        price: Of a million tokens in and out, of all LLM servers.
-        budget: The most that LLM servers may cost, earlier runs in this folder included; the run stops before the request
-            that could pass it, and a larger budget goes on (0: no limit).
+        llms: Who judges and describes.
         resettle: Where people have corrected answers (or a lead has decided) since the labels were made: make the labels and
             all that follows from them anew. What was made before is kept in seed-N/superseded.
         at_chance: Go on with judges that agree with people's gold no more than a coin would.
-        batch: Ask LLM servers through their batch APIs (/v1/batches), at half the price, within a day for each step.
-        reply_tokens: The most tokens of a reply. What it cuts is no verdict; a larger one goes on with the same run.
-        servers_moved: The models are those that the run asked before, where their servers are at other addresses now: go on
-            with them, and ask nothing again.
         where: On which machines and devices.
         dry_run: Print the resolved config and what stage 2 will cost (pairs, tokens, GPU hours, requests, money), and stop.
     """
     if dry_run:
-        judging = Judging(
-            judges=len(judge), samples=samples, examples=config.stage2.examples,
-            price=(price[0] / 2, price[1] / 2) if batch else price,
-        ) if judge else None  # fmt: skip
-        return _forecast(pool, config, out, judging)
-    if judge and config.offline_judge:
-        raise AssayError("--judge and --offline-judge: choose one of them")
+        return _forecast(pool, config, out, llms.judging(config))
+    llms.check(config)
     from assay.curate.annotate import llm_judge
     from assay.curate.book import AT_ONCE, IN_A_BATCH
     from assay.curate.shards import Pool
-    from assay.outage import probe
-    from assay.recipes.job import people_on_file, run_job
+    from assay.llm.outage import probe
+    from assay.recipes.job import run_job
+    from assay.recipes.people_on_file import PeopleOnFile
     from assay.recipes.servers import Servers
 
-    replies = out / "replies.sqlite"
-    purse = Budget(budget) if budget else None
-    if purse is not None and not any(price):
-        raise AssayError("--budget needs --price IN OUT, of a million tokens: without prices nothing is spent")
-    engine, found = where.opened(), Pool.open(pool)
-    pictures = found.place.path / "images" if found.place.path is not None else None
-    servers = Servers.of_run(out, servers_moved)
-
-    def asked_as(role: str, *named: str) -> list[Server]:
-        configs = servers.of(role, [chat_config(text, role, price, reply_tokens, pictures) for text in named])
-        return [(BatchServer if batch else Server)(c, replies, purse) for c in configs]
-
-    chats = asked_as("judge", *judge)
-    chat = asked_as("attributes", attributes)[0] if attributes else None
-    asked: dict[str, object] = {"people": str(judgements), "attributes": asking_of([chat]) if chat else "rules"}
-    if chats:
-        asked["judge"] = {**asking_of(chats), "samples": samples}
+    engine, found, addresses = where.opened(), Pool.open(pool), Servers.of_run(out, llms.servers_moved)
+    judges, describers = llms.asked(out, found.place.path, addresses)
+    asked = {"people": str(judgements), "attributes": asking_of(describers) if describers else "rules"}
+    asked |= {"judge": {**asking_of(judges), "samples": llms.samples}} if judges else {}
 
     def accepted() -> None:
-        """Before anybody is asked."""
-        probe([*chats, *([chat] if chat else [])])
-        servers.keep()
+        probe([*judges, *describers])
+        addresses.keep()
 
     job = partial(
-        run_job, out, config, found, people=people_on_file(out / judgements, out / "queue"),
-        judge=llm_judge(chats, samples=samples) if chats else None, chat=chat, asked=asked, accepted=accepted,
-        resettle=resettle, at_chance=at_chance, engine=engine, at_once=IN_A_BATCH if batch else AT_ONCE,
+        run_job, out, config, found, PeopleOnFile(out / judgements, out / "queue"),
+        llm_judge(judges, samples=llms.samples) if judges else None, next(iter(describers), None), asked=asked,
+        accepted=accepted, resettle=resettle, at_chance=at_chance, engine=engine,
+        at_once=IN_A_BATCH if llms.batch else AT_ONCE,
     )  # fmt: skip
     return _finish(job, where, engine)
 
@@ -215,7 +237,7 @@ def _forecast(pool: str, config: FlowConfig, out: Path, judging: Judging | None)
 def _finish(job: Callable[..., Path], where: Where, engine: Engine) -> None:
     """Do the job, on so many processes, and report on it: when stage 1 is done, and at the end. In an allocation (torchrun,
     accelerate) the first process does; the others train along."""
-    from assay.report import first_summary, summary, write_report
+    from assay.report.page import first_summary, summary, write_report
     from assay.reward.crew import attend, dismiss
     from assay.reward.launch import how_many
 

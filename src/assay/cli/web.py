@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from assay.chat import Server
 from assay.cli.arguments import chat_config
 from assay.errors import AssayError, missing_extra
+from assay.llm.client import Server
 
 if TYPE_CHECKING:
     from assay.web.schema import Database
@@ -41,7 +41,7 @@ def web(
         allow_host: Further names under which the page is addressed, such as label.example.org.
         https: The page is behind TLS: cookies are sent over TLS alone.
     """
-    from assay.recipes.job import read_queue
+    from assay.recipes.people_on_file import read_queue
 
     if not database and not (run / "web.sqlite").exists():
         read_queue(run / "queue")  # a folder that is no run's is refused before anything is written there

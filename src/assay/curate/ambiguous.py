@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from assay.curate import lists, rival_fields
+from assay.curate import lists, rated, rival_fields
 from assay.curate.labels import LabelCode, label_codes, numeric, verdict
-from assay.curate.layouts import LAYOUTS, Layout, Outcome, Preferred, coded, named
+from assay.curate.layouts import LAYOUTS, Layout, coded, named
+from assay.curate.preferred import Outcome, Preferred
 from assay.curate.rows import Row, RowError
 
 EXAMPLES = 64
@@ -174,7 +175,7 @@ def _note(survey: Survey, layout: Layout, row: Row) -> bool:
         told = [n for n in lists.SCORE if row.get(n) is not None]
         survey.apart.update(told if len({str(row[n]) for n in told}) > 1 else [])
     elif layout.base == "unpaired":
-        value = row.get(rival_fields.present(row, lists.DESIRED) or "")
+        value = row.get(rival_fields.present(row, rated.DESIRED) or "")
         if not isinstance(value, bool) and (asked := numeric(value)) is not None:
             survey.numbers[asked] += 1
     return before != survey.size()

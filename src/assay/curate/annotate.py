@@ -22,8 +22,6 @@ from importlib import resources
 from math import exp, log
 from typing import Literal, get_args
 
-from assay.batches import BatchServer
-from assay.chat import Chat, Reply, Request
 from assay.curate.attributes import (
     asking,
     attribute_request,
@@ -34,8 +32,11 @@ from assay.curate.attributes import (
     response_text,
 )
 from assay.errors import AssayError
-from assay.outage import PART, Loss, Unreached, loss_of
-from assay.parsing import after_thoughts, objects
+from assay.llm.batches import BatchServer
+from assay.llm.chat import Chat, Request
+from assay.llm.outage import PART, Loss, Unreached, loss_of
+from assay.llm.parsing import after_thoughts, objects
+from assay.llm.replies import Reply
 from assay.records import Attributes, Case, Example, Judge, Judgement, Pair, Response, digest, user
 
 MAX_EXAMPLES = 8

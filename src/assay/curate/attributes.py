@@ -13,12 +13,11 @@ from functools import cache
 from importlib import resources
 from typing import Literal
 
-from assay.batches import BatchServer
-from assay.chat import Chat, Reply, Request
-from assay.curate.rules import last_user_text as last_user_text
-from assay.curate.rules import rule_attributes as rule_attributes
-from assay.outage import Unreached, ask_all
-from assay.parsing import objects
+from assay.llm.batches import BatchServer
+from assay.llm.chat import Chat, Request
+from assay.llm.outage import Unreached, ask_all
+from assay.llm.parsing import objects
+from assay.llm.replies import Reply
 from assay.records import Attributes, Conversation, Message, Pair, Response, tools_of
 
 CATEGORIES = (

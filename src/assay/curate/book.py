@@ -20,7 +20,7 @@ from assay.curate.material import FREE, VOTES, Known, Material
 from assay.curate.retrieve import nearest_gold
 from assay.curate.settle import settle_frame
 from assay.errors import AssayError
-from assay.outage import Unreached
+from assay.llm.outage import Unreached
 from assay.records import Case, Example, Judge, Judgement, Pair, Preference
 from assay.run import Run
 from assay.tables import frame_to_arrow, to_arrow

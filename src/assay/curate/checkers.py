@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.curate.annotate import MAX_EXAMPLES
-from assay.curate.attributes import last_user_text, retrieval_text
+from assay.curate.attributes import retrieval_text
 from assay.curate.offline import embed_once, judgement, problem
+from assay.curate.rules import last_user_text
 from assay.records import Case, Embedder, Judge, Judgement, Pair
 
 SHRINKAGE = 0.5

@@ -18,10 +18,10 @@ from typing import Any
 import polars as pl
 
 from assay.curate.annotate import MAX_EXAMPLES, judge_request
-from assay.curate.attributes import rule_attributes
 from assay.curate.book import Asked
 from assay.curate.material import Material
 from assay.curate.prepare import SplitConfig, uses
+from assay.curate.rules import rule_attributes
 from assay.curate.shards import Pool
 from assay.curate.stage1 import Stage1Config
 from assay.order import draws

@@ -61,15 +61,13 @@ def dawid_skene(
     shape_I, shape_W = (int(item_V.max()) + 1, classes), (int(worker_V.max()) + 1, classes, classes)
     posterior_IC = np.zeros(shape_I)
     np.add.at(posterior_IC, (item_V, vote_V), weight_V)
-    total_I1 = posterior_IC.sum(axis=1, keepdims=True)
-    posterior_IC = np.where(total_I1 > 0, posterior_IC / np.maximum(total_I1, 1e-300), 1 / classes)
+    posterior_IC = _shares(posterior_IC, 1)
     _hold(posterior_IC, fixed)
     likelihoods: list[float] = []
     for _ in range(steps):
         counts_WCC = np.full(shape_W, smoothing / classes)
         np.add.at(counts_WCC.transpose(0, 2, 1), (worker_V, vote_V), weight_V[:, None] * posterior_IC[item_V])
-        rows_WC1 = counts_WCC.sum(axis=2, keepdims=True)
-        confusion_WCC = np.where(rows_WC1 > 0, counts_WCC / np.maximum(rows_WC1, 1e-300), 1 / classes)
+        confusion_WCC = _shares(counts_WCC, 2)
         prior_C = posterior_IC.mean(axis=0) if prior is None else np.asarray(prior, dtype=np.float64)
         log_IC = np.tile(np.log(np.maximum(prior_C, 1e-300)), (shape_I[0], 1))
         told_VC = np.log(np.maximum(confusion_WCC, 1e-300))[worker_V, :, vote_V]
@@ -86,6 +84,13 @@ def dawid_skene(
         if change <= tolerance:
             break
     return Estimated(posterior=posterior_IC, confusion=confusion_WCC, prior=prior_C, log_likelihood=tuple(likelihoods))
+
+
+def _shares(counts: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """Counts as shares of their sum along an axis, all equal where that is zero."""
+    total = counts.sum(axis=axis, keepdims=True)
+    shares: NDArray[np.float64] = np.where(total > 0, counts / np.maximum(total, 1e-300), 1 / counts.shape[axis])
+    return shares
 
 
 def _hold(posterior_IC: NDArray[np.float64], fixed: Mapping[int, int]) -> None:

@@ -11,10 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from assay.curate.pictures import LITERAL, shown
-from assay.curate.rows import Row as Row
-from assay.curate.rows import RowError as RowError
-from assay.curate.rows import has as has
-from assay.curate.rows import text as text
+from assay.curate.rows import Row, RowError, text
 from assay.curate.turns import ROLES, is_message, messages, row_tools, tools, unweighted
 from assay.records import Conversation, Message, Pair, Response, Role, assistant, user
 

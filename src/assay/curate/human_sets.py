@@ -12,17 +12,17 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
-from assay.curate import layouts
-from assay.curate.dialogues import Row, RowError, pair_of
+from assay.curate.dialogues import pair_of
 from assay.curate.labels import verdict
-from assay.curate.layouts import Outcome, Preferred, tally
+from assay.curate.lists import scored_list
+from assay.curate.preferred import Outcome, Preferred, labelled, tally, voted
+from assay.curate.rows import Row, RowError
 from assay.curate.sources import rows
 from assay.curate.texts import Cell
 from assay.errors import AssayError
 from assay.records import Pair
 
 Source = Literal["human", "wild"]
-_AB = ("response_a", "response_b")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ def argument_pair(row: Row) -> list[Outcome]:
     prompt = f"Debate: {row['title']}{about}\n\nArgue for this position: {row['stance']}"
     one, other = (re.sub(r"\s*<br\s*/?>\s*", "\n", row[name]).strip() for name in ("a1", "a2"))
     made: Row = {"prompt": prompt, "a1": one, "a2": other, "label": row["label"]}
-    (decided,) = layouts.labelled(made)
+    (decided,) = labelled(made)
     if "worker_labels" not in row or not isinstance(decided, Preferred):
         return [decided]
     pair, ids = pair_of(made, one, other, ("a1", "a2"))
@@ -74,7 +74,7 @@ def votes_by_item(table: Sequence[Row]) -> list[Outcome]:
     bad: list[Outcome] = []
     for row in table:
         try:
-            (vote,) = layouts.labelled({**row, "input": None})
+            (vote,) = labelled({**row, "input": None})
         except RowError as error:
             bad.append(error)
             continue
@@ -115,7 +115,7 @@ def answer_choices(row: Row) -> list[Outcome]:
 def three_annotators(row: Row) -> list[Outcome]:
     """PandaLM: three annotators, 1 or 2 for a response, 0 for a tie. Six answers "True" lost their quotes in the file."""
     said = {name: str(v) if isinstance(v := row[name], bool) else v for name in ("response1", "response2")}
-    return layouts.voted({**row, **said}, code=(1, 2))
+    return voted({**row, **said}, code=(1, 2))
 
 
 def against_reference(row: Row) -> list[Outcome]:
@@ -138,13 +138,13 @@ HUMAN_SETS: dict[str, HumanSet] = {
     "ukp-convarg1": HumanSet(files=("ukp-convarg1/convarg1_full_pairs.jsonl.gz",), read=each(argument_pair)),
     "ukp-convarg1-strict": HumanSet(files=("ukp-convarg1/convarg1_strict_pairs.jsonl.gz",), read=each(argument_pair)),
     "vicuna80": HumanSet(files=("vicuna80-human/vicuna80_human_pairs.jsonl.gz",), read=votes_by_item),
-    "hh-helpful": HumanSet(files=("dsp-hh-webgpt/helpful.test.json",), read=each(layouts.scored_list)),
-    "hh-harmless": HumanSet(files=("dsp-hh-webgpt/harmless.test.json",), read=each(layouts.scored_list)),
-    "webgpt": HumanSet(files=("dsp-hh-webgpt/webgpt.test.json",), read=each(layouts.scored_list)),
+    "hh-helpful": HumanSet(files=("dsp-hh-webgpt/helpful.test.json",), read=each(scored_list)),
+    "hh-harmless": HumanSet(files=("dsp-hh-webgpt/harmless.test.json",), read=each(scored_list)),
+    "webgpt": HumanSet(files=("dsp-hh-webgpt/webgpt.test.json",), read=each(scored_list)),
     "qa-feedback": HumanSet(files=("qa-feedback/dev_feedback.json",), read=each(answer_choices)),
     "mt-bench": HumanSet(files=("mt-bench/human_votes_partial.jsonl.gz",), read=expert_turn),
     "pandalm": HumanSet(files=("pandalm/testset-v1.json",), read=each(three_annotators)),
-    "lfqa": HumanSet(files=("lfqa-expert/experts_pairwise_human_preferences.jsonl",), read=each(layouts.labelled)),
+    "lfqa": HumanSet(files=("lfqa-expert/experts_pairwise_human_preferences.jsonl",), read=each(labelled)),
     "alpaca_eval": HumanSet(
         files=("alpaca_eval/alpacaeval1_gpt4_vs_davinci003.jsonl.gz",), read=each(against_reference), people="wild"
     ),

@@ -22,7 +22,8 @@ from assay.curate.attributes import response_text
 from assay.curate.turns import canonical
 from assay.errors import AssayError
 from assay.records import Attributes, Case, Judgement, Message, Pair, Response, user
-from assay.tables import arrow_type, build, check, plain, replace
+from assay.store import replace
+from assay.tables import arrow_type, build, check, plain
 
 Format = Literal["jsonl", "parquet", "argilla", "label-studio"]
 

@@ -12,16 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from assay.curate import lists, preferred, rival_fields
+from assay.curate import lists, preferred, rated, rival_fields
 from assay.curate.dialogues import PROMPTS
 from assay.curate.labels import LabelCode, verdict
-from assay.curate.lists import Rated
-from assay.curate.preferred import Outcome as Outcome
-from assay.curate.preferred import Preferred as Preferred
-from assay.curate.preferred import Rivals, read_rivals
-from assay.curate.preferred import labelled as labelled
-from assay.curate.preferred import tally as tally
-from assay.curate.preferred import voted as voted
+from assay.curate.preferred import Outcome, Rivals, read_rivals
+from assay.curate.rated import Rated
 from assay.curate.rival_fields import pair_fields, present
 from assay.curate.rows import Row, RowError, has
 from assay.errors import AssayError
@@ -93,7 +88,7 @@ def _chosen(side: int) -> Callable[[Row], bool]:
 
 
 def _answered(row: Row) -> bool:
-    name = present(row, lists.ONE)
+    name = present(row, rated.ONE)
     return name is not None and not isinstance(row[name], int | float)
 
 
@@ -137,10 +132,10 @@ LAYOUTS = (
     _layout("rated", _in_groups, _needs(
         _PROMPTED, ("a response (response, completion, answer, output)", _answered),
         ("a score (score, rating, reward, helpfulness, ...)", _some(*lists.SCORE)),
-    ), lists.rated_row),
+    ), rated.rated_row),
     _layout("unpaired", _in_groups, _needs(_PROMPTED, (
-        "a response that is wanted or not (response, completion, messages with label or kto_tag)", lists.unpaired,
-    )), lists.unpaired_row),
+        "a response that is wanted or not (response, completion, messages with label or kto_tag)", rated.unpaired,
+    )), rated.unpaired_row),
 )  # fmt: skip
 """In the order in which a row is tried."""
 
@@ -185,7 +180,7 @@ def _said(layout: Layout, said: str) -> Layout | None:
         rivals = partial(lists.scored_rivals, by=said)
     elif layout.name == "rated" and re.fullmatch(r"[a-z][\w-]*", said):
         how = {"low": True} if said == "low" else {"by": said}
-        rivals, one = _in_groups, partial(lists.rated_row, **how)
+        rivals, one = _in_groups, partial(rated.rated_row, **how)
     return (
         None
         if rivals is None
@@ -197,7 +192,7 @@ def coded(layout: Layout, code: LabelCode) -> Layout:
     """`layout` with its number labels read by `code`, which its name then tells (labelled:0/1)."""
     name = f"{layout.base}:{'/'.join(f'{c:g}' for c in code)}"
     if layout.base == "unpaired":
-        return dataclasses.replace(layout, name=name, one=partial(lists.unpaired_row, code=code), said=True)
+        return dataclasses.replace(layout, name=name, one=partial(rated.unpaired_row, code=code), said=True)
     rivals = {"labelled": preferred.label_rivals, "voted": preferred.vote_rivals}[layout.base]
     return dataclasses.replace(layout, name=name, rivals=partial(rivals, code=code), said=True)
 

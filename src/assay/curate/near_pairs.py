@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 import polars as pl
 import pyarrow as pa
 
-from assay.curate.near_duplicates import MinHash, documents, near_duplicates
+from assay.curate.minhash import MinHash, documents
+from assay.curate.near_duplicates import near_duplicates
 from assay.curate.shards import Pool, Shard
 from assay.records import digest
 from assay.store import Place

@@ -18,9 +18,7 @@ from typing import Any
 
 from assay.curate.generation import gather, gathered, shares
 from assay.curate.layouts import Layout, named
-from assay.curate.reading import SAMPLE as SAMPLE
 from assay.curate.reading import Fields, decide, why_unread
-from assay.curate.reading import outcomes as outcomes
 from assay.curate.segments import Note, Segments
 from assay.curate.shards import Pool
 from assay.curate.sources import Part, find

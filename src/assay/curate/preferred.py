@@ -126,10 +126,6 @@ def chosen_rivals(row: Row, shared_start: bool = False) -> Rivals:
     return row, rivals
 
 
-def chosen_rejected(row: Row) -> list[Outcome]:
-    return read_rivals(row, chosen_rivals)
-
-
 def _advised(error: RowError, rival: Rival) -> RowError:
     if (
         error.field != "prompt"

@@ -23,9 +23,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from assay.curate import measuring
-from assay.curate.attributes import RetrieveBy, retrieval_text, rule_attributes
+from assay.curate.attributes import RetrieveBy, retrieval_text
 from assay.curate.decontaminate import Hit, Index, hits_of
 from assay.curate.near_pairs import near_pairs
+from assay.curate.rules import rule_attributes
 from assay.curate.settle import wild_frame
 from assay.curate.shards import Pool, Shard, Unseen
 from assay.engine import Engine, make

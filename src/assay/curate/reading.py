@@ -10,10 +10,11 @@ from itertools import islice
 from typing import Any
 
 from assay.curate.ambiguous import Ambiguous, has_questions, resolved
-from assay.curate.layouts import Layout, Outcome, Preferred, detect, explained, fitting, flattened, unread
-from assay.curate.lists import Rated, group
+from assay.curate.layouts import Layout, detect, explained, fitting, flattened, unread
 from assay.curate.pictures import Keep
 from assay.curate.pictures import resolved as with_pictures
+from assay.curate.preferred import Outcome, Preferred
+from assay.curate.rated import Rated, group
 from assay.curate.rival_fields import LABELS
 from assay.curate.rows import Row, RowError
 from assay.curate.texts import Cell, Flaw

@@ -21,12 +21,12 @@ import pyarrow as pa
 
 from assay.curate.blocks import Blocks
 from assay.curate.columns import Columns
-from assay.curate.layouts import Preferred, named
+from assay.curate.layouts import named
 from assay.curate.lines import Lines
-from assay.curate.lists import Rated, crowded
 from assay.curate.pictures import Picture, keeper
 from assay.curate.plain import PlainRows
-from assay.curate.preferred import MAX_LISTED
+from assay.curate.preferred import MAX_LISTED, Preferred
+from assay.curate.rated import Rated, crowded
 from assay.curate.reading import Fields, Lone, Read, paired, readings
 from assay.curate.rows import Row, RowError, encodes
 from assay.curate.segments import KINDS, LONE, Note, Places, Segments, by_part, lay, split

@@ -40,7 +40,7 @@ from assay.curate.stage1 import Stage1Result
 from assay.engine import make
 from assay.errors import AssayError
 from assay.figures import told
-from assay.outage import Unreached
+from assay.llm.outage import Unreached
 from assay.records import Judge, Judgement, Label, question_id, shown_to
 from assay.run import Run
 from assay.statistics import Estimate

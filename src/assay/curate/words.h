@@ -4,7 +4,7 @@
 #include <vector>
 
 constexpr uint64_t START = 0x9E3779B97F4A7C15, STEP = 0xD6E8FEB86659FD93, BASE = 0xA24BAED4963EE407;
-constexpr uint8_t PART = 0x1e;  // between the parts of a document (see near_duplicates.py); a gap between words
+constexpr uint8_t PART = 0x1e;  // between the parts of a document (see minhash.py); a gap between words
 
 static inline uint64_t mixed(uint64_t x) {
     x = (x ^ (x >> 32)) * STEP;

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from assay.records import Rollout, Sample, Score, digest
+from assay.records import digest
+from assay.rollouts import Rollout, Sample, Score
 
 TERMS = ("rule", "format", "claims", "model", "overlong")
 """The rewards of a `Score`, apart."""

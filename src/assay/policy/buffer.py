@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from assay.policy.config import BufferConfig
-from assay.records import Sample
+from assay.rollouts import Sample
 
 
 class Buffer:

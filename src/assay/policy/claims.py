@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from assay.records import Prompt
+from assay.rollouts import Prompt
 
 
 def vocabulary(prompts: Sequence[Prompt]) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from assay.policy.model import Policy
 from assay.policy.sampler import Sampler
 from assay.policy.shown import Shown
 from assay.policy.update import Update
-from assay.records import Prompt, Rollout, Score
+from assay.rollouts import Prompt, Rollout, Score
 from assay.step import Engine
 from assay.tables import sibling
 

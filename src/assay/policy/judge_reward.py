@@ -13,9 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.chat import Chat, Request
-from assay.parsing import objects
-from assay.records import Message, Prompt
+from assay.llm.chat import Chat, Request
+from assay.llm.parsing import objects
+from assay.records import Message
+from assay.rollouts import Prompt
 
 MOST = 10
 """The best score of an answer without a rubric."""

@@ -19,7 +19,7 @@ import numpy as np
 from assay.errors import AssayError
 from assay.policy.config import PairConfig
 from assay.policy.mpo import Comparison
-from assay.records import AnswerPair, Prompt, Rollout, Score
+from assay.rollouts import AnswerPair, Prompt, Rollout, Score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.records import Prompt
+from assay.rollouts import Prompt
 
 Ids = NDArray[np.int32]
 KEPT = 64 << 20

@@ -21,8 +21,8 @@ from assay.policy.decode import decoder
 from assay.policy.generate import GenerateSampler
 from assay.policy.model import Policy
 from assay.policy.prompt_ids import PromptIds
-from assay.records import Prompt, Rollout
 from assay.render import render_prompt
+from assay.rollouts import Prompt, Rollout
 
 GOING = 0.75
 """Rows that are done are dropped once no more than this share goes on (every eight tokens, any that are done): that copies

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from assay.records import Prompt, Rollout, Score
+from assay.rollouts import Prompt, Rollout, Score
 from assay.store import Place
 from assay.tables import Table, to_arrow, write_shard
 
@@ -21,7 +21,7 @@ FOLDER = "answers"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownAnswer:
-    """One sampled answer, and its reward by terms (`records.Score`)."""
+    """One sampled answer, and its reward by terms (`rollouts.Score`)."""
 
     step: int
     prompt_id: str

@@ -19,7 +19,7 @@ from assay.policy.config import GrpoConfig
 from assay.policy.model import Batch, Logprobs, Policy
 from assay.policy.mpo import schedule
 from assay.policy.sampler import Sampler
-from assay.records import Prompt, Sample
+from assay.rollouts import Prompt, Sample
 from assay.step import Engine
 
 

@@ -11,8 +11,8 @@ from assay.policy.config import SamplerConfig, VllmConfig
 from assay.policy.model import Policy
 from assay.policy.prompt_ids import PromptIds
 from assay.policy.vllm_engine import Engine
-from assay.records import Prompt, Rollout
 from assay.render import render_prompt, short_prompt
+from assay.rollouts import Prompt, Rollout
 
 
 class VllmSampler:

@@ -24,8 +24,8 @@ from assay.policy.model import Policy, load_policy
 from assay.policy.prompt_ids import PromptIds
 from assay.policy.vllm_live import Live
 from assay.policy.vllm_sampler import same_prompt
-from assay.records import Prompt, Rollout
 from assay.render import render_prompt
+from assay.rollouts import Prompt, Rollout
 
 AT_ONCE = 32
 """Questions in flight at one server."""

@@ -15,12 +15,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from assay.batches import BatchConfig, BatchServer
-from assay.budget import Budget, Estimate
-from assay.chat import ChatConfig, Request, Server, cost
 from assay.curate.judge_report import reason
 from assay.errors import AssayError
-from assay.replies import Reply, ledger, open_replies, spelled
+from assay.llm.batches import BatchConfig, BatchServer
+from assay.llm.budget import Budget, Estimate
+from assay.llm.chat import ChatConfig, Request, cost
+from assay.llm.client import Server
+from assay.llm.replies import Reply, ledger, open_replies, spelled
 
 if TYPE_CHECKING:
     from assay.recipes.local_judge import LocalJudge

@@ -13,15 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from assay.chat import Chat, Reply, Request
 from assay.errors import AssayError
 from assay.identity import check_output
 from assay.images import ImageStore
-from assay.outage import Loss, Unreached, ask_all
-from assay.parsing import after_thoughts
+from assay.llm.chat import Chat, Request
+from assay.llm.outage import Loss, Unreached, ask_all
+from assay.llm.parsing import after_thoughts
+from assay.llm.replies import Reply
 from assay.policy.config import AS_THEY_ARE, HERE, AskConfig, PolicyConfig, SamplerConfig, VllmConfig
 from assay.recipes.own import fitting, opened, questions
-from assay.records import Prompt, Scorer, assistant, digest
+from assay.records import Scorer, assistant, digest
+from assay.rollouts import Prompt
 
 PART = 16
 """Prompts between two writes."""

@@ -11,12 +11,13 @@ from typing import Any
 
 from rich.console import Console
 
-from assay.chat import ChatConfig, Request
 from assay.curate.annotate import prompts_version
-from assay.curate.attributes import AttributesProblem, ask_ahead, attribute_request, rule_attributes, shared_attributes
+from assay.curate.attributes import AttributesProblem, ask_ahead, attribute_request, shared_attributes
 from assay.curate.judge_report import reason
+from assay.curate.rules import rule_attributes
 from assay.errors import AssayError
-from assay.outage import Loss, Unreached
+from assay.llm.chat import ChatConfig, Request
+from assay.llm.outage import Loss, Unreached
 from assay.recipes.asking import (
     LOCAL,
     AskConfig,

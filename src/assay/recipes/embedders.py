@@ -94,3 +94,32 @@ _loaded = cache(load_embedder)
 def forget() -> None:
     """Let go of the encoder that this process holds, so that a training has its memory; it is loaded anew when asked."""
     _loaded.cache_clear()
+
+
+REMEMBERED = 1 << 26
+"""Bytes of texts and their vectors that are kept in memory."""
+_OBJECTS = 400
+"""Bytes that Python takes for a text and its vector, beside what is in them."""
+
+
+def remember(embed: Embedder) -> Embedder:
+    """The same embedder, which keeps the vectors of the texts that it met last.
+
+    Each text is embedded alone: in a batch, its last digits would depend on the others, and these on where a run was stopped
+    before. On a CPU that costs nothing, for there is no padding.
+    """
+    known: dict[str, NDArray[np.float32]] = {}
+    held = 0
+
+    def remembered(texts: Sequence[str]) -> NDArray[np.float32]:
+        nonlocal held
+        if held > REMEMBERED:
+            known.clear()
+            held = 0
+        for text in dict.fromkeys(texts):
+            if text not in known:
+                (known[text],) = embed([text])
+                held += known[text].nbytes + len(text) + _OBJECTS
+        return np.stack([known[t] for t in texts])
+
+    return remembered

@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import get_args
 
 from assay.bench.reward import prompts as benchmark_prompts
-from assay.chat import Chat
-from assay.curate.attributes import AttributesProblem, RetrieveBy, llm_attributes, rule_attributes
+from assay.curate.attributes import AttributesProblem, RetrieveBy, llm_attributes
 from assay.curate.material import Material
 from assay.curate.prepare import Described, Slice, SplitConfig, Use, prepare
+from assay.curate.rules import rule_attributes
 from assay.curate.shards import Pool
 from assay.curate.stage1 import Stage1Config, Stage1Result, Tools, stage1
 from assay.curate.stage2 import Stage2Config, Stage2Result, fates, stage2
 from assay.engine import Engine
 from assay.errors import AssayError
+from assay.llm.chat import Chat
 from assay.recipes.counted import counted
 from assay.recipes.embedders import EmbedderConfig, Encoder
 from assay.records import Attributes, Label, Pair, digest

@@ -23,7 +23,8 @@ from assay.errors import AssayError
 from assay.figures import points
 from assay.recipes.asking import AskConfig
 from assay.recipes.embedders import EmbedderConfig, load_embedder
-from assay.recipes.judging import Examples, JudgeConfig, annotate, lengths
+from assay.recipes.judged import lengths
+from assay.recipes.judging import Examples, JudgeConfig, annotate
 from assay.recipes.servers import FILE, Servers
 from assay.recipes.sources import Where
 from assay.records import Case, Judgement

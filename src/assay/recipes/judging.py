@@ -7,7 +7,6 @@ that the report needs nothing else. The text of one part of the pairs is in memo
 that is judged never sees an example of its own question: else agreement with gold would be flattered.
 """
 
-import json
 import random
 import tempfile
 import time
@@ -24,16 +23,16 @@ import polars as pl
 from numpy.typing import NDArray
 from rich.console import Console
 
-from assay.chat import ChatConfig
 from assay.curate.annotate import MAX_EXAMPLES, Form, ask_ahead, judge_request, llm_votes, prompts_version
-from assay.curate.attributes import RetrieveBy, retrieval_text, rule_attributes
-from assay.curate.judge_page import markdown, page, sections, show
-from assay.curate.judge_report import JudgeReport, judge_report
-from assay.curate.merging import Gold, Merge, merge_votes
+from assay.curate.attributes import RetrieveBy, retrieval_text
+from assay.curate.judge_report import JudgeReport
+from assay.curate.merging import Merge
 from assay.curate.retrieve import nearest_gold
+from assay.curate.rules import rule_attributes
 from assay.curate.shards import Pool, Shard, put, shard_of
 from assay.errors import AssayError
-from assay.outage import Loss, Unreached
+from assay.llm.chat import ChatConfig
+from assay.llm.outage import Loss, Unreached
 from assay.recipes.asking import (
     LOCAL,
     AskConfig,
@@ -45,15 +44,15 @@ from assay.recipes.asking import (
     estimates,
     first_limit,
     show_estimate,
-    spending,
 )
 from assay.recipes.embedders import EmbedderConfig, load_embedder
+from assay.recipes.judged import check_layout, report
 from assay.recipes.servers import Servers
 from assay.recipes.sources import Given, Where, read_material
 from assay.records import Attributes, Case, Embedder, Example, Judgement, Pair, digest
-from assay.run import Run, environment, jsonable
+from assay.run import Run
 from assay.store import Place
-from assay.tables import Table, plain, stream_shard, write_text
+from assay.tables import plain
 
 SHARD = 250
 """Pairs that are judged before their votes are written as one shard; replies are on disk at once."""
@@ -135,7 +134,7 @@ def annotate(
             parts = (guide.cases(part) for part in _parts(chosen))
             show_estimate(estimates(asked, parts, partial(_requests, config)), console or Console(highlight=False))
         return None
-    _check_layout(out)
+    check_layout(out)
     kept = keeps_to(given, chosen, configs, replace(config, max_tokens=first_limit(out, config.max_tokens)))
     with closing(Run(out, kept, console, servers.keep)) as run:
         asked = chats(configs, replies or out / "replies.sqlite", asking.budget, asking.batches)
@@ -152,15 +151,6 @@ def pictures(source: Where) -> Path | None:
     """Where the pictures of a pool are, if it has any."""
     place = Place.of(source)
     return place.path / "images" if place.path is not None and (place.path / "images").is_dir() else None
-
-
-def _check_layout(folder: Path) -> None:
-    """Raise AssayError for a folder of an earlier version, which held its pairs in a table."""
-    if (folder / "tables" / "pairs").is_dir():
-        raise AssayError(
-            f"{folder}: an earlier version of Assay made this folder, in another layout; use another --out (with the "
-            f"replies of {folder}/replies.sqlite copied there, nothing is asked twice)"
-        )
 
 
 def targets(given: Given, config: JudgeConfig) -> pl.DataFrame:
@@ -349,51 +339,3 @@ def _vote(run: Run, models: Sequence[Model], pairs: int, config: JudgeConfig) ->
     run.say(progress.line(time.monotonic()))
     if losses:
         raise Unreached(losses)
-
-
-def report(folder: Path, merge: Merge, models: Sequence[Model] | None = None) -> JudgeReport:
-    """Merge the votes that lie in `folder`, write judgements.jsonl and the report as JSON, Markdown and HTML."""
-    _check_layout(folder)
-    votes = Table(folder / "tables" / "votes", Judgement).read()
-    if not votes:
-        raise AssayError(f"{folder}: no votes here; make them with: assay annotate run")
-    pool = Pool.open(folder / "pool")
-    better = dict(pool.table("truth").frame(columns=["pair_id", "better"]).iter_rows())
-    index = pool.table("index").frame(columns=["pair_id", "question_id"])
-    known = read_material(folder).attributes.of(better)
-    gold = Gold(better=better, questions=dict(index.iter_rows()))
-    merged = merge_votes(votes, merge, gold)
-    costs = _costs(folder, models)
-    found = judge_report(votes, merged, merge, lengths(pool), known, gold, costs)
-    write_text(folder / "judgements.jsonl", "".join(json.dumps(plain(j)) + "\n" for j in merged))
-    about = environment()
-    write_text(folder / "report.json", json.dumps({"environment": about, **jsonable(found)}, indent=2) + "\n")
-    tables = sections(found)
-    write_text(folder / "report.md", markdown(tables))
-    write_text(folder / "report.html", page(tables, f"LLM judges: {folder.name}", about))
-    return found
-
-
-def lengths(pool: Pool) -> dict[str, dict[str, int]]:
-    """The characters of the last turn of both responses of every pair, by pair id and response id."""
-    last = pl.element().struct.field("messages").list.last().struct.field("content").str.len_chars()
-    found: dict[str, dict[str, int]] = {}
-    for name in (s.name for s in pool.shards if s.pairs):
-        ids = pool.table("index").frame(name, columns=["pair_id", "first", "second"])
-        texts = (pl.DataFrame(pl.from_arrow(t)) for t in stream_shard(pool.table("pairs").file(name), ["responses"]))
-        sizes = pl.concat([t.select(pl.col("responses").list.eval(last)) for t in texts])["responses"]
-        found |= {p: {a: n, b: m} for (p, a, b), (n, m) in zip(ids.iter_rows(), sizes, strict=True)}
-    return found
-
-
-def _costs(folder: Path, models: Sequence[Model] | None) -> list[dict[str, Any]]:
-    """Costs with today's prices; without servers at hand, those of the last report."""
-    if models is not None:
-        return spending(models)
-    path = folder / "report.json"
-    return list(json.loads(path.read_text(encoding="utf-8"))["costs"]) if path.exists() else []
-
-
-def show_report(found: JudgeReport, folder: Path, console: Console) -> None:
-    show(sections(found), console)
-    console.print(f"judgements: {folder / 'judgements.jsonl'}; report: {folder / 'report.html'}, .md, .json")

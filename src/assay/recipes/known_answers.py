@@ -12,7 +12,7 @@ from typing import Any
 
 from assay.bench.policy.answers import final_answer, same
 from assay.bench.policy.quantities import quantity
-from assay.records import AnswerKind
+from assay.rollouts import AnswerKind
 
 KINDS: tuple[str, ...] = typing.get_args(AnswerKind)
 FINAL = (

@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from assay.budget import Budget, Estimate
-from assay.chat import Request
 from assay.devices import computes_in_half
 from assay.errors import AssayError
+from assay.llm.budget import Budget, Estimate
+from assay.llm.chat import Request
+from assay.llm.replies import Reply, open_replies
 from assay.models import load_model, load_tokenizer
 from assay.records import digest
 from assay.render import encodable
-from assay.replies import Reply, open_replies
 from assay.templates import chat_text
 
 PREFILL = "Verdict: "

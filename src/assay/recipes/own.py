@@ -15,7 +15,8 @@ from assay.policy.config import AS_THEY_ARE, HERE, AskConfig, FitConfig, PolicyC
 from assay.recipes.questions import asked_so, captions, read, reason_of
 from assay.recipes.reward_model import Judge, RolloutRewards
 from assay.recipes.shared import Shared
-from assay.records import Prompt, Rejection
+from assay.records import Rejection
+from assay.rollouts import Prompt
 from assay.tables import sibling
 
 LONG = 200

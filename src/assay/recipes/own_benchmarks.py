@@ -16,9 +16,11 @@ import pyarrow.parquet as pq
 from assay.bench.benchmark import Benchmark
 from assay.bench.reward import BENCHMARKS, find_data
 from assay.curate import pool
-from assay.curate.dialogues import RowError
-from assay.curate.layouts import Preferred, named
+from assay.curate.layouts import named
 from assay.curate.material import VOTES, pool_in
+from assay.curate.preferred import Preferred
+from assay.curate.reading import outcomes
+from assay.curate.rows import RowError
 from assay.curate.settle import settle_frame
 from assay.curate.sources import Part, find
 from assay.curate.texts import Flaw
@@ -184,7 +186,7 @@ def _read(part: Part, layout: str) -> Iterable[Preferred | RowError | Flaw]:
         used = pool._detected(part, named(layout) if layout else None)
     except AssayError as error:
         raise AssayError(f"{part.file}: {error} (of assay bench: --pair-layout)") from error
-    for read in pool.outcomes(part.rows(), used, strict=bool(layout)):
+    for read in outcomes(part.rows(), used, strict=bool(layout)):
         yield from read.made
 
 

@@ -14,7 +14,7 @@ from assay.recipes.parted import PartedSampler, kept
 from assay.recipes.questions import as_row, asked_so
 from assay.recipes.reward_model import fingerprint
 from assay.recipes.shared import Shared
-from assay.records import Prompt
+from assay.rollouts import Prompt
 from assay.run import jsonable
 from assay.tables import check_new, sibling, write_text
 

@@ -32,7 +32,8 @@ from assay.policy.rewards import HybridReward, RewardConfig
 from assay.recipes.own import answer_tokens, content, fitting, legible, opened, questions, room, teller
 from assay.recipes.reward_model import RewardModelConfig, fingerprint, load_reward_model
 from assay.recipes.shared import Shared
-from assay.records import AnswerPair, Preference, Prompt, Response, digest
+from assay.records import Preference, Response, digest
+from assay.rollouts import AnswerPair, Prompt
 from assay.run import Run, changes, jsonable
 from assay.tables import Table, check_vacant, remove, sibling, write_text
 

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assay.records import Prompt, Rollout, digest
+from assay.records import digest
+from assay.rollouts import Prompt, Rollout
 from assay.run import Run
 from assay.tables import remove
 

@@ -11,10 +11,10 @@ from assay.policy.monitor import MonitorConfig
 from assay.policy.rewards import RewardConfig
 from assay.recipes.exam import Exam
 from assay.recipes.questions import arithmetic
-from assay.recipes.tune import Task, TuneConfig
+from assay.recipes.tune_config import Task, TuneConfig
 from assay.recipes.visual import caption, described, easy_vqa, examination
-from assay.records import Prompt
 from assay.reward.config import EngineConfig, TrainConfig
+from assay.rollouts import Prompt
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

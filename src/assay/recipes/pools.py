@@ -21,7 +21,7 @@ from pathlib import Path
 import polars as pl
 
 from assay.curate.human_sets import HUMAN_SETS, read_human_sets
-from assay.curate.layouts import Preferred
+from assay.curate.preferred import Preferred
 from assay.curate.shards import Pool, create
 from assay.errors import AssayError
 from assay.recipes.constraints import Constraint

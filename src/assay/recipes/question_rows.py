@@ -19,7 +19,8 @@ from assay.curate.turns import messages, row_tools
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.recipes.known_answers import RowFault, Unclear, answer_of, options_of
-from assay.records import AnswerKind, Conversation, Message, Prompt, user
+from assay.records import Conversation, Message, user
+from assay.rollouts import AnswerKind, Prompt
 
 TALKS = ("messages", "context_messages", "conversations", "conversation")
 """Fields that hold a conversation which ends with the user."""

@@ -16,7 +16,8 @@ from assay.images import ImageStore, file_of
 from assay.policy.config import AskConfig
 from assay.recipes.known_answers import RowFault, Unclear, first_option
 from assay.recipes.question_rows import Reader
-from assay.records import AnswerKind, Message, Prompt, Rejection, tools_of, user
+from assay.records import Message, Rejection, tools_of, user
+from assay.rollouts import AnswerKind, Prompt
 
 _APART = 1_000_000
 T = TypeVar("T")

@@ -20,7 +20,8 @@ from assay.policy.judge_pairs import PairJudge
 from assay.policy.judge_reward import JudgeReward
 from assay.policy.rewards import EMPTY, HybridReward, RewardConfig
 from assay.recipes.asking import AskConfig, chat_configs, chats
-from assay.records import Conversation, Prompt, Rollout, RolloutScorer, Score, Scorer, assistant, digest
+from assay.records import Conversation, Scorer, assistant, digest
+from assay.rollouts import Prompt, Rollout, RolloutScorer, Score
 from assay.run import jsonable
 from assay.tables import write_text
 

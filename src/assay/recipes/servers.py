@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from assay.chat import ChatConfig
 from assay.errors import AssayError
-from assay.replies import spelled
+from assay.llm.chat import ChatConfig
+from assay.llm.replies import spelled
 from assay.tables import write_text
 
 FILE = "servers.json"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from assay.errors import AssayError, CannotRead
 from assay.policy.prompt_ids import IdFile, Ids, mapped
-from assay.records import Prompt
+from assay.rollouts import Prompt
 from assay.store import Place
 from assay.tables import Table, to_arrow, write_shard
 

@@ -21,7 +21,8 @@ import numpy as np
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.recipes.exam import Exam
-from assay.records import Message, Prompt
+from assay.records import Message
+from assay.rollouts import Prompt
 
 COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 SHAPES = ("circle", "rectangle", "triangle")

@@ -24,8 +24,8 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
-from assay.engine import Failure, answer
 from assay.errors import AssayError
+from assay.turns import Failure, answer
 
 T = TypeVar("T")
 R = TypeVar("R")

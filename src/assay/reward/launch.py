@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from assay import devices, ray_gang
-from assay.engine import TRIES, Engine
+from assay.engine import Engine
 from assay.errors import AssayError
 from assay.identity import Training
 from assay.ray_engine import Cluster, Lost
@@ -43,6 +43,7 @@ from assay.run import jsonable
 from assay.step import states
 from assay.store import Place
 from assay.tables import Table, sibling, write_text
+from assay.turns import TRIES
 
 SHARD = 16_384
 """Pairs in a shard of a view that is written here."""

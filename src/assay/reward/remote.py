@@ -31,8 +31,9 @@ import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.chat import PASSING, Gate, retry_after
 from assay.errors import AssayError, CannotRead
+from assay.llm.client import Gate, retry_after
+from assay.llm.completion import PASSING
 from assay.records import Conversation, tools_of
 from assay.render import attempts, encodable, history
 from assay.templates import chat_text, plain_turn

@@ -7,7 +7,6 @@ gains nothing.
 
 import hashlib
 import hmac
-import json
 import re
 import secrets
 import threading
@@ -20,6 +19,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from assay.web.desk import ROLES, Account, Role
+from assay.web.facts import note
 from assay.web.schema import Database, accounts, facts, sessions, storable
 
 SESSION_S = 12 * 3600.0
@@ -139,7 +139,7 @@ class Accounts:
             if self._holds(name, secret):
                 return True
             with self.database.write() as connection:
-                _note(connection, "login-failed", name, address, self.clock(), {})
+                note(connection, "login-failed", name, address, self.clock(), {})
             return False
 
     def _holds(self, name: str, secret: str) -> bool:
@@ -191,7 +191,7 @@ class Accounts:
             self._log(connection, "logged out", name, name)
 
     def _log(self, connection: sa.Connection, action: str, target: str, by: str, detail: str = "") -> None:
-        _note(connection, "audit", target, by, self.clock(), {"action": action, "detail": detail})
+        note(connection, "audit", target, by, self.clock(), {"action": action, "detail": detail})
 
 
 def same(one: str, other: str) -> bool:
@@ -210,8 +210,3 @@ def _hash(secret: str) -> str:
 
 def _key(cookie: str) -> str:
     return hashlib.sha256(cookie.encode("utf-8", "replace")).hexdigest()
-
-
-def _note(connection: sa.Connection, kind: str, target: str, by: str, at: float, body: dict[str, str]) -> None:
-    clean = {"target": storable(target), "by": storable(by)}
-    connection.execute(facts.insert().values(kind=kind, at=at, body=json.dumps(body), **clean))

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from assay.chat import Chat
+from assay.llm.chat import Chat
 from assay.web import lead, login, task
 from assay.web.accounts import Accounts, same
 from assay.web.code import code_css

@@ -21,8 +21,9 @@ from markupsafe import Markup
 from assay.curate import argilla, label_studio
 from assay.curate.agreement import rater_kappas, report
 from assay.curate.annotate import shown_order
-from assay.curate.attributes import last_user_text, message_text, response_text
+from assay.curate.attributes import message_text, response_text
 from assay.curate.interchange import Format, entries, read, write
+from assay.curate.rules import last_user_text
 from assay.errors import AssayError
 from assay.records import Conversation, Judgement
 from assay.web.desk import ROLES, Access, Account, Desk, Id, Role

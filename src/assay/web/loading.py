@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from assay.curate.interchange import read
 from assay.curate.verify import add_judgements, withdraw_judgements
 from assay.errors import AssayError
-from assay.recipes.job import read_queue
+from assay.recipes.people_on_file import read_queue
 from assay.records import Case
 from assay.tables import Table
 from assay.web.store import Store

@@ -1,5 +1,6 @@
 """Logging in and out, one's own numbers, one's own password."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Form, HTTPException, Request
@@ -21,23 +22,40 @@ class CookieAccess(Access, Protocol):
     https: bool
 
 
-def make_router(accounts: Accounts, store: Store, access: CookieAccess, pages: Environment) -> APIRouter:
-    router = APIRouter(default_response_class=HTMLResponse)
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """What both parts of the log-in answer with."""
 
-    def page(name: str, request: Request, status: int = 200, **more: Any) -> HTMLResponse:
-        who = access.person(request)
-        html = pages.get_template(name).render(who=who, csrf=access.csrf(request), **more)
+    accounts: Accounts
+    access: CookieAccess
+    pages: Environment
+
+    def page(self, name: str, request: Request, status: int = 200, **more: Any) -> HTMLResponse:
+        who = self.access.person(request)
+        html = self.pages.get_template(name).render(who=who, csrf=self.access.csrf(request), **more)
         return HTMLResponse(html, status)
 
-    def with_cookie(response: Response, cookie: str) -> Response:
+    def with_cookie(self, response: Response, cookie: str) -> Response:
         response.set_cookie(
-            access.cookie, cookie, max_age=int(SESSION_S), httponly=True, samesite="lax", secure=access.https
+            self.access.cookie, cookie, max_age=int(SESSION_S), httponly=True, samesite="lax", secure=self.access.https
         )
         return response
 
+
+def make_router(accounts: Accounts, store: Store, access: CookieAccess, pages: Environment) -> APIRouter:
+    router, site = APIRouter(default_response_class=HTMLResponse), _Site(accounts, access, pages)
+    _in_and_out(router, site)
+    _me(router, site, store)
+    return router
+
+
+def _in_and_out(router: APIRouter, site: _Site) -> None:
+    """`/login` and `/logout`."""
+    accounts, access = site.accounts, site.access
+
     @router.get("/login")
     def login_page(request: Request) -> Response:
-        return RedirectResponse("/", 303) if access.person(request) else page("login.html", request, problem="")
+        return RedirectResponse("/", 303) if access.person(request) else site.page("login.html", request, problem="")
 
     @router.post("/login")
     def log_in(
@@ -49,14 +67,14 @@ def make_router(accounts: Accounts, store: Store, access: CookieAccess, pages: E
         try:
             cookie = accounts.log_in(name.strip(), secret, address)
         except TooMany:
-            return page(
+            return site.page(
                 "login.html", request, 429, problem="Too many failed attempts; try again in a quarter of an hour."
             )
         if cookie is None:
-            return page("login.html", request, 401, problem=_WRONG)
+            return site.page("login.html", request, 401, problem=_WRONG)
         if before := access.person(request):
             accounts.log_out(request.cookies[access.cookie], before.name)
-        return with_cookie(RedirectResponse("/", 303), cookie)
+        return site.with_cookie(RedirectResponse("/", 303), cookie)
 
     @router.post("/logout")
     def log_out(request: Request, csrf: Annotated[str, Form()] = "") -> Response:
@@ -68,6 +86,11 @@ def make_router(accounts: Accounts, store: Store, access: CookieAccess, pages: E
         response.delete_cookie(access.cookie, httponly=True, samesite="lax", secure=access.https)
         return response
 
+
+def _me(router: APIRouter, site: _Site, store: Store) -> None:
+    """`/me`: one's own numbers and password."""
+    accounts, access = site.accounts, site.access
+
     def mine(request: Request, status: int = 200, problem: str = "", done: str = "") -> HTMLResponse:
         who = access.person(request)
         if who is None:
@@ -75,7 +98,7 @@ def make_router(accounts: Accounts, store: Store, access: CookieAccess, pages: E
         works = store.works(who.name)
         row = next(iter(annotators(works)), None)
         judged, left = store.counts(who.name, store.settings())
-        return page(
+        return site.page(
             "me.html", request, status, row=row, judged=judged, left=left, least=LEAST, problem=problem, done=done
         )
 
@@ -99,6 +122,4 @@ def make_router(accounts: Accounts, store: Store, access: CookieAccess, pages: E
             cookie = accounts.log_in(who.name, new, address)
         except (ValueError, TooMany) as error:
             return mine(request, 422, problem=str(error) or "Too many attempts; try again later.")
-        return with_cookie(RedirectResponse("/me?changed", 303), cookie or "")
-
-    return router
+        return site.with_cookie(RedirectResponse("/me?changed", 303), cookie or "")

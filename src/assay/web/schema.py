@@ -8,6 +8,7 @@ itself keeps a pair from being given to, or judged by, more people than were ask
 Bodies are JSON in ASCII, for PostgreSQL's text takes neither NUL nor half a surrogate pair, and responses may hold both.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,6 +93,11 @@ _migrations = sa.Table(
 def storable(text: str) -> str:
     """What a text column of both databases can hold: no NUL, no half surrogate pair."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def as_body(value: object) -> str:
+    """A body as both databases can hold it."""
+    return json.dumps(value, ensure_ascii=True)
 
 
 def _first(connection: sa.Connection) -> None:

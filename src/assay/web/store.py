@@ -9,61 +9,24 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
-from assay.curate.annotate import shown_order
 from assay.curate.attributes import conversation_text, response_text
 from assay.records import Attributes, Case, Judgement
 from assay.tables import build, plain
+from assay.web.facts import Fact, note
 from assay.web.quality import Work
 from assay.web.queue import places
-from assay.web.schema import Database, facts, judgements, pairs, seats, storable
+from assay.web.schema import Database, as_body, facts, judgements, pairs, seats, storable
+from assay.web.seats import Seat, case_in, close_full, lapse, next_pair, seat_of, sit, sit_again
 from assay.web.settings import Settings
 
 Clock = Callable[[], float]
 _ANSWERS = judgements.join(pairs).join(seats, seats.c.submission == judgements.c.id)
 """People's judgements with their pairs and seats; a withdrawn one has no seat that bears its submission."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seat:
-    """A person's place at a pair: what the task page shows. `draft` is what they typed so far; `verdicts` are by
-    response id."""
-
-    case: Case
-    name: str
-    submission: str
-    opened: float
-    expires: float
-    draft: dict[str, str]
-    verdicts: dict[str, list[dict[str, Any]]]
-    words: int
-    trap: bool
-
-    @property
-    def shown(self) -> tuple[str, str]:
-        """The order of the responses: random, the same for this person on every reload."""
-        return Seat.order(self.case, self.name)
-
-    @staticmethod
-    def order(case: Case, name: str) -> tuple[str, str]:
-        """The order in which `name` sees the responses of a case."""
-        return shown_order(case.pair, "web", name)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fact:
-    """One line of `facts`; `body` is what this kind of fact holds."""
-
-    seq: int
-    kind: str
-    target: str
-    by: str
-    at: float
-    body: dict[str, Any] = field(default_factory=dict)
 
 
 LEFT_BEHIND = "This page was left behind by another one of yours; here is the pair that you are at."
@@ -93,9 +56,9 @@ class Store:
             new = list({c.pair.id: c for c in cases if c.pair.id not in there}.values())
             order = places(new, margins)
             rows = [
-                {"id": c.pair.id, "body": _dump(plain(replace(c, examples=()))), "category": storable(c.attributes.category),
-                 "place": start + order[c.pair.id], "words": _words(c), "truth": known.get(c.pair.id), "open": True,
-                 "verdicts": "{}"}
+                {"id": c.pair.id, "body": as_body(plain(replace(c, examples=()))), "words": _words(c),
+                 "category": storable(c.attributes.category), "place": start + order[c.pair.id],
+                 "truth": known.get(c.pair.id), "open": True, "verdicts": "{}"}
                 for c in new
             ]  # fmt: skip
             if rows:
@@ -120,7 +83,7 @@ class Store:
                 if entry not in own:
                     own.append(entry)
                     added += 1
-                    change = pairs.update().where(pairs.c.id == row["pair_id"]).values(verdicts=_dump(verdicts))
+                    change = pairs.update().where(pairs.c.id == row["pair_id"]).values(verdicts=as_body(verdicts))
                     connection.execute(change)
         return added
 
@@ -128,7 +91,7 @@ class Store:
         """All pairs that are no traps, in queue order."""
         with self.database.read() as connection:
             query = sa.select(pairs.c.body).where(pairs.c.truth.is_(None)).order_by(pairs.c.place)
-            return [_case(body) for body in connection.execute(query).scalars()]
+            return [case_in(body) for body in connection.execute(query).scalars()]
 
     def size(self) -> int:
         """How many pairs there are that are no traps."""
@@ -139,7 +102,7 @@ class Store:
     def case(self, pair_id: str) -> Case | None:
         with self.database.read() as connection:
             body = connection.execute(sa.select(pairs.c.body).where(pairs.c.id == pair_id)).scalar()
-        return None if body is None else _case(body)
+        return None if body is None else case_in(body)
 
     # -- seats ----------------------------------------------------------------------------------------------------
 
@@ -154,64 +117,17 @@ class Store:
             if held is not None:
                 own = (seats.c.pair_id == held, seats.c.name == name)
                 connection.execute(seats.update().where(*own).values(expires=now + settings.lease_s))
-                return self._seat(connection, held, name)
-            pair_id, trap = self._next(connection, name, settings, now)
-            if pair_id is None or not self._sit(connection, pair_id, name, settings, now, trap):
+                return seat_of(connection, held, name)
+            pair_id, trap = next_pair(connection, name, settings, now)
+            if pair_id is None or not sit(connection, pair_id, name, settings, now, trap):
                 return None
-            return self._seat(connection, pair_id, name)
-
-    def _next(self, connection: sa.Connection, name: str, settings: Settings, now: float) -> tuple[str | None, bool]:
-        """The pair that `name` should see next, and whether it is a trap."""
-        mine = sa.exists().where(seats.c.pair_id == pairs.c.id, seats.c.name == name)
-        skipped = sa.exists().where(facts.c.kind == "skip", facts.c.target == pairs.c.id, facts.c.by == name)
-        base = sa.select(pairs.c.id).where(~mine, ~skipped).order_by(pairs.c.place).limit(1)
-        if settings.trap_every:
-            count = sa.select(sa.func.count()).select_from(seats).where(seats.c.name == name, seats.c.judged)
-            done = connection.execute(count).scalar_one()
-            if done % settings.trap_every == settings.trap_every - 1:
-                trap = connection.execute(base.where(pairs.c.truth.is_not(None))).scalar()
-                if trap is not None:
-                    return trap, True
-        held = (
-            sa.select(sa.func.count()).select_from(seats)
-            .where(seats.c.pair_id == pairs.c.id, seats.c.judged | (seats.c.expires > now)).scalar_subquery()
-        )  # fmt: skip
-        free = base.where(pairs.c.truth.is_(None), pairs.c.open, held < settings.overlap)
-        return connection.execute(free).scalar(), False
-
-    def _sit(
-        self, connection: sa.Connection, pair_id: str, name: str, settings: Settings, now: float, trap: bool
-    ) -> bool:
-        """Take a free seat, or one that ran out. False where there is none."""
-        taken = {row.seat: row for row in connection.execute(sa.select(seats).where(seats.c.pair_id == pair_id))}
-        limit = len(taken) + 1 if trap else settings.overlap
-        fresh = {"name": name, "submission": secrets.token_hex(16), "opened": now, "expires": now + settings.lease_s,
-                 "judged": False, "draft": "{}"}  # fmt: skip
-        for seat in range(limit):
-            row = taken.get(seat)
-            if row is None:
-                connection.execute(seats.insert().values(pair_id=pair_id, seat=seat, **fresh))
-                return True
-            if not row.judged and row.expires <= now:
-                _lapse(connection, row, now)
-                change = seats.update().where(seats.c.pair_id == pair_id, seats.c.seat == seat).values(**fresh)
-                connection.execute(change)
-                return True
-        return False
-
-    def _seat(self, connection: sa.Connection, pair_id: str, name: str) -> Seat:
-        both = sa.select(seats, pairs.c.body, pairs.c.words, pairs.c.truth, pairs.c.verdicts).join(pairs)
-        row = connection.execute(both.where(seats.c.pair_id == pair_id, seats.c.name == name)).one()
-        return Seat(
-            case=_case(row.body), name=name, submission=row.submission, opened=row.opened, expires=row.expires,
-            draft=json.loads(row.draft), verdicts=json.loads(row.verdicts), words=row.words, trap=row.truth is not None,
-        )  # fmt: skip
+            return seat_of(connection, pair_id, name)
 
     def draft(self, submission: str, name: str, values: Mapping[str, str]) -> None:
         """Keep what was typed so far; a seat that is gone or judged keeps nothing."""
         with self.database.write() as connection:
             own = (seats.c.submission == submission, seats.c.name == name, ~seats.c.judged)
-            connection.execute(seats.update().where(*own).values(draft=_dump(dict(values))))
+            connection.execute(seats.update().where(*own).values(draft=as_body(dict(values))))
 
     def leave(self, submission: str, name: str, kind: str, text: str) -> None:
         """Skip a pair, which frees its seat, or flag it (kind "skip" or "flag"), saying why."""
@@ -223,7 +139,7 @@ class Store:
             again = sa.select(facts.c.body).where(facts.c.kind == kind, facts.c.target == pair_id, facts.c.by == name)
             last = connection.execute(again.order_by(facts.c.seq.desc()).limit(1)).scalar()
             if last is None or json.loads(last)["text"] != text or kind == "skip":
-                _fact(connection, kind, pair_id, name, self.clock(), {"text": text})
+                note(connection, kind, pair_id, name, self.clock(), {"text": text})
             if kind == "skip":
                 connection.execute(seats.delete().where(*own))
 
@@ -243,12 +159,12 @@ class Store:
                 raise Refused("This answer belongs to somebody else.")
             if held is not None:
                 return False
-            if seat is None and not self._return(connection, submission, pair_id, name, settings):
+            if seat is None and not sit_again(connection, submission, pair_id, name, settings, self.clock()):
                 raise Refused("Your time for this pair ran out and somebody else took it; this answer was not stored.")
             recorded = {"strength": strength, "words": work.words, "panels": list(work.panels), "hint": work.hint}
             self._insert(connection, submission, work.judgement, recorded)
             connection.execute(seats.update().where(seats.c.submission == submission).values(judged=True))
-            self._close_full(connection, pair_id, settings)
+            close_full(connection, pair_id, settings)
         return True
 
     def _insert(
@@ -261,36 +177,9 @@ class Store:
             "by": j.by,
             "kind": j.kind,
             "at": self.clock(),
-            "body": _dump(body),
+            "body": as_body(body),
         }
         connection.execute(judgements.insert().values(**row))
-
-    def _return(self, connection: sa.Connection, submission: str, pair_id: str, name: str, settings: Settings) -> bool:
-        """Sit down again at a pair whose seat ran out, under the old submission; False when no seat is free, or where this
-        person never had that seat."""
-        lapsed = sa.select(facts.c.seq).where(
-            facts.c.kind == "lapsed", facts.c.target == pair_id, facts.c.by == name,
-            facts.c.body == _dump({"submission": submission}),
-        )  # fmt: skip
-        if connection.execute(lapsed).first() is None:
-            return False
-        there = sa.select(seats.c.submission).where(seats.c.pair_id == pair_id, seats.c.name == name)
-        if connection.execute(there).scalar() is not None:  # has a new seat here: this is an old form
-            return False
-        if not self._sit(connection, pair_id, name, settings, self.clock(), self._is_trap(connection, pair_id)):
-            return False
-        own = (seats.c.pair_id == pair_id, seats.c.name == name)
-        connection.execute(seats.update().where(*own).values(submission=submission))
-        return True
-
-    def _is_trap(self, connection: sa.Connection, pair_id: str) -> bool:
-        return connection.execute(sa.select(pairs.c.truth).where(pairs.c.id == pair_id)).scalar() is not None
-
-    def _close_full(self, connection: sa.Connection, pair_id: str, settings: Settings) -> None:
-        done = sa.select(sa.func.count()).select_from(seats).where(seats.c.pair_id == pair_id, seats.c.judged)
-        lead = sa.select(judgements.c.seq).where(judgements.c.pair_id == pair_id, judgements.c.kind == "lead").limit(1)
-        full = connection.execute(done).scalar_one() >= settings.overlap or connection.execute(lead).first() is not None
-        connection.execute(pairs.update().where(pairs.c.id == pair_id).values(open=not full))
 
     def undo(self, name: str, settings: Settings, submission: str | None = None) -> bool:
         """Withdraw the last standing answer of `name` and give the pair back to them, with what they had typed.
@@ -314,12 +203,12 @@ class Store:
                 return False
             now = self.clock()
             for row in connection.execute(sa.select(seats).where(seats.c.name == name, ~seats.c.judged)).all():
-                _lapse(connection, row, now)
+                lapse(connection, row, now)
             connection.execute(seats.delete().where(seats.c.name == name, ~seats.c.judged))
-            _fact(connection, "withdrawal", last.pair_id, name, now, {"submission": last.id})
+            note(connection, "withdrawal", last.pair_id, name, now, {"submission": last.id})
             typed = json.loads(last.body)["judgement"]["rationale"]
             fresh = {"submission": secrets.token_hex(16), "opened": now, "expires": now + settings.lease_s, "judged": False,
-                     "draft": _dump({"reason": typed})}  # fmt: skip
+                     "draft": as_body({"reason": typed})}  # fmt: skip
             connection.execute(seats.update().where(seats.c.submission == last.id).values(**fresh))
             connection.execute(pairs.update().where(pairs.c.id == last.pair_id).values(open=True))
         return True
@@ -349,7 +238,7 @@ class Store:
             connection.execute(seats.insert().values(
                 pair_id=j.pair_id, seat=free, name=j.by, submission=submission, opened=now, expires=now, judged=True,
                 draft="{}"))  # fmt: skip
-            self._close_full(connection, j.pair_id, settings)
+            close_full(connection, j.pair_id, settings)
 
     def adjudicate(self, j: Judgement) -> None:
         """Append a lead's judgement; it closes the pair."""
@@ -414,7 +303,7 @@ class Store:
     def note(self, kind: str, target: str, by: str, body: Mapping[str, Any]) -> None:
         """Append a fact."""
         with self.database.write() as connection:
-            _fact(connection, kind, target, by, self.clock(), body)
+            note(connection, kind, target, by, self.clock(), body)
 
     def facts(
         self, *kinds: str, target: str | None = None, by: str | None = None, since: float = 0.0,
@@ -446,7 +335,7 @@ class Store:
         changed = {k: v for k, v in merged.texts().items() if v != now.texts()[k]}
         with self.database.write() as connection:
             for name, value in changed.items():
-                _fact(connection, "setting", name, by, self.clock(), {"value": value})
+                note(connection, "setting", name, by, self.clock(), {"value": value})
             if "overlap" in changed:
                 done = (
                     sa.select(sa.func.count()).select_from(seats)
@@ -464,24 +353,6 @@ class Store:
         return edited
 
 
-def _fact(connection: sa.Connection, kind: str, target: str, by: str, at: float, body: Mapping[str, Any]) -> None:
-    connection.execute(facts.insert().values(kind=kind, target=target, by=by, at=at, body=_dump(dict(body))))
-
-
-def _lapse(connection: sa.Connection, seat: sa.Row[Any], at: float) -> None:
-    """Remember a seat that is lost, for its holder's late answer: nobody else can know its submission."""
-    _fact(connection, "lapsed", seat.pair_id, seat.name, at, {"submission": seat.submission})
-
-
-def _case(body: str) -> Case:
-    case: Case = build(Case, json.loads(body))
-    return case
-
-
 def _words(case: Case) -> int:
     texts = [conversation_text(case.pair.prompt), *(response_text(r) for r in case.pair.responses)]
     return sum(len(t.split()) for t in texts)
-
-
-def _dump(value: object) -> str:
-    return json.dumps(value, ensure_ascii=True)

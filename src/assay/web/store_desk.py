@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from assay.records import Case, Judgement
 from assay.web.accounts import Accounts
 from assay.web.desk import Account, Event, Remark, Role, Setting
+from assay.web.facts import Fact
 from assay.web.quality import Work
 from assay.web.settings import Settings, describe
-from assay.web.store import Fact, Store
+from assay.web.store import Store
 
 _LOGGED = ("audit", "setting", "login-failed", "withdrawal", "skip", "flag", "attributes")
 

@@ -16,8 +16,6 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment
 
-from assay.chat import Chat
-from assay.chat import Request as Question
 from assay.curate.annotate import protocol_for
 from assay.curate.attributes import (
     CATEGORIES,
@@ -26,20 +24,24 @@ from assay.curate.attributes import (
     conversation_text,
     fenced,
     fill_prompt,
-    last_user_text,
     response_text,
     said_beside,
 )
+from assay.curate.rules import last_user_text
 from assay.errors import AssayError
 from assay.images import MEDIA, file_of
+from assay.llm.chat import Chat
+from assay.llm.chat import Request as Question
 from assay.records import Attributes, Judgement, Message, assistant, user
 from assay.tables import plain
 from assay.web.desk import Access, Account, Id
 from assay.web.diff import difference
+from assay.web.facts import Fact
 from assay.web.quality import Work
 from assay.web.sandbox import run_python
+from assay.web.seats import Seat
 from assay.web.settings import SEARCH, Settings
-from assay.web.store import LEFT_BEHIND, Fact, Refused, Seat, Store
+from assay.web.store import LEFT_BEHIND, Refused, Store
 from assay.web.text import plain_text, render_markdown, reveal
 
 ANSWERS: Mapping[str, tuple[int | None, int, str]] = {

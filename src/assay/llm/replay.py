@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from assay.chat import ChatConfig, Request, request_body, request_key
 from assay.errors import AssayError
-from assay.replies import Reply, open_database, question_of
+from assay.llm.chat import ChatConfig, Request, request_key, request_text
+from assay.llm.replies import Reply, open_database, question_of
 
 
 def export_replies(cache: Path, out: Path) -> int:
@@ -45,8 +45,8 @@ class Replay:
 
     def _find(self, request: Request) -> Reply:
         key = request_key(self.config, request)
-        asked = json.dumps({**request_body(self.config, request), "sample": request.sample})
-        found = self._replies.get(key) or self._replies.get(question_of(self.config.url, asked))
+        question = question_of(self.config.url, request_text(self.config, request))
+        found = self._replies.get(key) or self._replies.get(question)
         if found is None:
             ends = request.messages[-1].content[-80:] if request.messages else ""
             raise AssayError(

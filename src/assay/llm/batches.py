@@ -24,13 +24,14 @@ from typing import Any
 
 import aiohttp
 
-from assay.batch_client import LINE_URL, Batch, BatchClient, BatchFailed, BatchJournal
-from assay.budget import Budget
-from assay.chat import ChatConfig, Request, Server, most_tokens, request_body
-from assay.completion import PASSING, Again, error_message, read_answer, read_completion
-from assay.dialect import Lack, without
 from assay.errors import AssayError
-from assay.replies import CUT, Replies, Reply
+from assay.llm.batch_client import LINE_URL, Batch, BatchClient, BatchFailed, BatchJournal
+from assay.llm.budget import Budget
+from assay.llm.chat import ChatConfig, Request, most_tokens, request_text
+from assay.llm.client import Server
+from assay.llm.completion import PASSING, Again, error_message, read_answer, read_completion
+from assay.llm.dialect import Lack, without
+from assay.llm.replies import CUT, Replies, Reply
 
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 FORGOTTEN_S = 40 * 86_400.0
@@ -120,7 +121,7 @@ class BatchServer(Server):
         gets its reply in `found`."""
         batches, size = list[Batch](), 0
         for n, (key, request) in enumerate(todo.items()):
-            most, asked = most_tokens(self.config, request), self._as_json(request)
+            most, asked = most_tokens(self.config, request), request_text(self.config, request)
             length = len(self._line(key, asked)) + 1
             if length > self.batch.most_bytes:
                 found[key] = Reply(problem=f"http 413: {length:,} bytes do not fit into a batch", final=False)
@@ -144,9 +145,6 @@ class BatchServer(Server):
                 self._settle(batch.most.pop(key), (0, 0))
                 del batch.asked[key]
         return [b for b in batches if b.asked]
-
-    def _as_json(self, request: Request) -> str:
-        return json.dumps({**request_body(self.config, request), "sample": request.sample})
 
     def _line(self, key: str, asked: str) -> bytes:
         body = without(self._body(asked), self.lacks | self._needs.get(key, frozenset()))

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from assay.chat import Chat, Request, Server
 from assay.errors import AssayError
+from assay.llm.chat import Chat, Request
+from assay.llm.client import Server
+from assay.llm.replies import CUT, MOST_CUTS, Reply, open_database
 from assay.records import user
-from assay.replies import CUT, MOST_CUTS, Reply, open_database
 
 PART = 256
 """Requests (of a judge: pairs) between two looks at whether the server is still there."""

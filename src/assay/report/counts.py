@@ -1,7 +1,7 @@
 """From the rows of files to the labels of a run: one table whose lines add up, and how judges compare with people."""
 
 from assay.figures import told
-from assay.report_run import Grid, RunSteps, shares
+from assay.report.run import Grid, RunSteps, shares
 
 Line = tuple[str, list[int]]
 INDENT = "\N{EM SPACE}"

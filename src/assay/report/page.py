@@ -18,9 +18,9 @@ from assay.figures import FEW, LEGEND, counted, in_words, told, verdict
 from assay.memory import compact
 from assay.recipes.product import SETS
 from assay.records import Judgement
-from assay.report_claims import claims_told
-from assay.report_counts import about, judge_rounds, ledger, measured_by
-from assay.report_run import (
+from assay.report.claims import claims_told
+from assay.report.counts import about, judge_rounds, ledger, measured_by
+from assay.report.run import (
     Grid,
     RunSteps,
     arms,
@@ -49,7 +49,7 @@ def write_report(folder: Path) -> Path:
     """Write `report.html` into a run folder and return its path. Raises AssayError when no seed has finished."""
     run = RunSteps.open(folder)
     template = jinja2.Environment(autoescape=True).from_string(
-        resources.files("assay").joinpath("report.html.jinja").read_text(encoding="utf-8")
+        resources.files("assay.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     )
     env, judged = environment(), _judgements(folder)
     rows = {

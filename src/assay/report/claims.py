@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from assay.figures import counted, told
 from assay.recipes import claims, product
-from assay.report_arms import arms_grid, fixed_grid, unseen_grid
-from assay.report_run import Grid, RunSteps, sets_grid, sets_plot, shares
+from assay.report.arms import arms_grid, fixed_grid, unseen_grid
+from assay.report.run import Grid, RunSteps, sets_grid, sets_plot, shares
 
 SETS = {
     name: {**claims.SETS, **product.SETS}[name]

@@ -12,10 +12,11 @@ from typing import Any
 
 import aiohttp
 
-from assay.chat import ChatConfig, retry_after
-from assay.completion import PASSING, error_message
+from assay.llm.chat import ChatConfig
+from assay.llm.client import retry_after
+from assay.llm.completion import PASSING, error_message
+from assay.llm.replies import Replies, Reply
 from assay.processes import alive, this_process
-from assay.replies import Replies, Reply
 
 LINE_URL = "/v1/chat/completions"
 """What the lines of a file call the endpoint, at every provider."""

@@ -9,7 +9,7 @@ from assay.figures import told, verdict
 from assay.recipes import claims, product
 from assay.recipes.arms import EQUAL_EFFORT, GOLD_ONLY, TITLES
 from assay.recipes.hits import Hit, apart
-from assay.report_run import Grid, RunSteps, shares
+from assay.report.run import Grid, RunSteps, shares
 from assay.statistics import Estimate, Spread, over_seeds, seeds_apart
 from assay.store import Place
 from assay.tables import Table
