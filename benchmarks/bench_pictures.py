@@ -90,7 +90,8 @@ def ours(folder: Path, side: int, steps: int, warm: int) -> dict[str, Any]:
     from assay.policy.config import PolicyConfig, SamplerConfig
     from assay.policy.model import load_policy
     from assay.policy.sampler import LocalSampler
-    from assay.records import Message, Prompt
+    from assay.records import Message
+    from assay.rollouts import Prompt
 
     with tempfile.TemporaryDirectory() as scratch:
         store = ImageStore(Path(scratch) / "pictures")

@@ -91,7 +91,8 @@ def grpo_ours(folder: Path, length: int, steps: int, warm: int) -> Figures:
     from assay.policy.config import PolicyConfig, SamplerConfig
     from assay.policy.model import load_policy
     from assay.policy.sampler import LocalSampler
-    from assay.records import Prompt, user
+    from assay.records import user
+    from assay.rollouts import Prompt
 
     policy = load_policy(str(folder), PolicyConfig(precision=precision()))
     assert policy.packed, policy.reason
@@ -109,7 +110,7 @@ def timed_steps(policy: Any, prompts: list[Any], sampler: Any, steps: int, warm:
 
     from assay.policy.config import GrpoConfig
     from assay.policy.grpo import Grpo
-    from assay.records import Score
+    from assay.rollouts import Score
     from assay.step import Engine
 
     def reward(pairs: Any) -> list[Score]:

@@ -2,9 +2,10 @@
 
     .venv/bin/python scripts/hacked_reward.py --out runs/hacked
 
-It writes sums of two numbers to OUT and runs `assay policy grpo` on them; what it runs, it prints. Further options go to that. The rules pay 1 for the right answer, the
-reward model 1 for every 40 characters: a policy that is always right and short earns less than one that never ends. The
-command stops where the answer key says that the policy has got worse while what it is paid has risen.
+It writes sums of two numbers to OUT and runs `assay policy grpo` on them; what it runs, it prints. Further options go to
+that. The rules pay 1 for the right answer, the reward model 1 for every 40 characters: a policy that is always right and
+short earns less than one that never ends. The command stops where the answer key says that the policy has got worse while
+what it is paid has risen.
 """
 
 import argparse
@@ -16,7 +17,8 @@ from pathlib import Path
 
 from assay import cli
 from assay.recipes.questions import arithmetic, as_row
-from assay.records import Conversation, Prompt
+from assay.records import Conversation
+from assay.rollouts import Prompt
 
 WATCH, ALL = 64, 200
 

@@ -11,8 +11,8 @@ from assay.images import ImageStore
 from assay.pack import Group
 from assay.policy.model import Policy
 from assay.policy.sampler import Sampler
-from assay.records import Prompt, Rollout
-from assay.render import chat_text
+from assay.rollouts import Prompt, Rollout
+from assay.templates import chat_text
 
 Groups = Sequence[Sequence[Rollout]]
 

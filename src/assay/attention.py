@@ -103,7 +103,7 @@ def candidates(device: torch.device, half: bool) -> tuple[str, ...]:
 
 def block_mask(layout: Layout) -> Any:
     """FlexAttention's mask of a layout: same group, not later (encoders: later too), and the same answer or a prefix."""
-    return attention_flex.block_mask(layout, _segments_S4(layout.queries_S1, layout.keys_U, layout.keys_S1))
+    return attention_flex.block_mask(layout, segments_S4(layout.queries_S1, layout.keys_U, layout.keys_S1))
 
 
 def _flex(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, layout: Layout, scale: float) -> Tensor:

@@ -15,10 +15,12 @@ from assay.journal import read
 from assay.pack import Group
 from assay.policy.assemble import assemble, save
 from assay.policy.config import GrpoConfig, PolicyConfig, SamplerConfig
+from assay.policy.generate import GenerateSampler
 from assay.policy.grpo import grpo
 from assay.policy.model import Policy, load_policy
-from assay.policy.sampler import GenerateSampler, LocalSampler, Sampler
-from assay.records import Message, Prompt, Score, user
+from assay.policy.sampler import LocalSampler, Sampler
+from assay.records import Message, user
+from assay.rollouts import Prompt, Score
 from logprobs import said, tokens, trained
 
 PIL = pytest.importorskip("PIL.Image")

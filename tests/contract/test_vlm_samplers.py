@@ -11,9 +11,11 @@ import torch
 import vlm_models
 from assay.images import ImageStore
 from assay.policy.config import PolicyConfig, SamplerConfig
+from assay.policy.generate import GenerateSampler
 from assay.policy.model import load_policy
-from assay.policy.sampler import GenerateSampler, LocalSampler, local_sampler
-from assay.records import Message, Prompt
+from assay.policy.sampler import LocalSampler, local_sampler
+from assay.records import Message
+from assay.rollouts import Prompt
 from logprobs import said, trained, whole
 
 PIL = pytest.importorskip("PIL.Image")

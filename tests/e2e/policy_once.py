@@ -43,8 +43,7 @@ class Outside:
         return self.own(prompts, n, draw)
 
 
-def main() -> None:
-    folder, model, steps = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+def train_once(folder: Path, model: str, steps: int) -> None:
     config = PolicyConfig(tokens=64, precision="fp32")  # compared to more digits than bfloat16 has
     engine = Engine(config.precision, 1.0)
     policy = load_policy(model, config)

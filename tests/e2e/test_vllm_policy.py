@@ -33,8 +33,9 @@ from assay.policy.grpo import grpo
 from assay.policy.model import Policy, load_policy
 from assay.policy.sampler import make_sampler
 from assay.policy.vllm_servers import outline
-from assay.records import Message, Prompt, Score, user
+from assay.records import Message, user
 from assay.reward.remote import wait_until_ready
+from assay.rollouts import Prompt, Score
 from logprobs import said, tokens, trained
 
 pytestmark = pytest.mark.slow

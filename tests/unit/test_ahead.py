@@ -11,10 +11,12 @@ import tiny_models
 from assay.errors import AssayError
 from assay.journal import read
 from assay.policy.config import BufferConfig, GrpoConfig, PolicyConfig, SamplerConfig
+from assay.policy.generate import GenerateSampler
 from assay.policy.grpo import grpo
 from assay.policy.model import Policy, load_policy
-from assay.policy.sampler import GenerateSampler, LocalSampler
-from assay.records import Prompt, Rollout, Score, user
+from assay.policy.sampler import LocalSampler
+from assay.records import user
+from assay.rollouts import Prompt, Rollout, Score
 
 PROMPTS = [Prompt(messages=(user(f"say {c}"),), answer=c) for c in "abcdefgh"]
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from assay.bench.policy.answers import correct, final_answer, normalised, same
 from assay.bench.policy.equivalent import Judge
 from assay.bench.policy.intervals import as_intervals
+from assay.bench.policy.letters import letter
 from assay.bench.policy.quantities import quantity
 from assay.bench.policy.words import digits_for_words
 from assay.errors import AssayError

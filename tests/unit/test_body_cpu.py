@@ -17,8 +17,9 @@ from assay.policy.decode import LayerDecoder, decoder
 from assay.policy.decode_half import HalfDecoder
 from assay.policy.model import Policy
 from assay.policy.sampler import LocalSampler
-from assay.records import Prompt, assistant, user
+from assay.records import assistant, user
 from assay.reward.scorer import scorer
+from assay.rollouts import Prompt
 
 pytestmark = pytest.mark.skipif(
     body_cpu.library() is None,

@@ -8,7 +8,8 @@ from claim_sentences import ASSERT, OTHER, SECOND, THIRD
 from assay.policy.claims import cannot_see, check_claims, claims_in
 from assay.policy.hallucination import read
 from assay.policy.reading import Reading
-from assay.records import Prompt, Rollout, user
+from assay.records import user
+from assay.rollouts import Prompt, Rollout
 
 WORDS = ("blue", "circle", "green", "red", "square", "triangle")
 TABLE = {**ASSERT, **OTHER, **SECOND, **THIRD}

@@ -11,7 +11,8 @@ from assay.policy.gate import ModelTerm, fit_model_term, ordered, remeasure
 from assay.policy.rewards import CHECKS, HybridReward, RewardConfig
 from assay.recipes import watched_page
 from assay.recipes.reward_model import GateCheck
-from assay.records import Prompt, Rollout, user
+from assay.records import user
+from assay.rollouts import Prompt, Rollout
 
 CONFIG = RewardConfig(gate_precision=0.8)
 ASKED = [f"q{n}" for n in range(100)]

@@ -25,7 +25,8 @@ from assay.policy.sampler import LocalSampler
 from assay.recipes import tuned
 from assay.recipes.exam import Exam, examine
 from assay.recipes.watching import Looks, Watched
-from assay.records import Prompt, Rollout, user
+from assay.records import user
+from assay.rollouts import Prompt, Rollout
 
 N = 40
 

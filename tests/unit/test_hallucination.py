@@ -17,7 +17,8 @@ from assay.policy.hallucination import read
 from assay.policy.monitor import MonitorConfig, Watch
 from assay.policy.reading import Reading
 from assay.recipes.training_plots import plot
-from assay.records import Message, Prompt, Rollout
+from assay.records import Message
+from assay.rollouts import Prompt, Rollout
 from assay.statistics import Estimate
 
 WORDS = ("blue", "circle", "green", "red", "triangle")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from assay.chat import ChatConfig, Server
 from assay.errors import AssayError
 from assay.images import ImageStore
+from assay.llm.chat import ChatConfig
+from assay.llm.client import Server
 from assay.policy.hallucination import read
 from assay.policy.judge_claims import MOST, ClaimsJudge, read_verdicts
 from assay.policy.monitor import MonitorConfig, Watch
@@ -18,7 +19,8 @@ from assay.policy.rewards import RewardConfig
 from assay.recipes import tuned, watched_page
 from assay.recipes.asking import AskConfig
 from assay.recipes.reward_model import GoldConfig, claims_judge, refuse
-from assay.records import Message, Prompt, Rollout, user
+from assay.records import Message, user
+from assay.rollouts import Prompt, Rollout
 from judge_server import judging
 
 PIL = pytest.importorskip("PIL.Image")

@@ -17,7 +17,8 @@ from assay.policy.judge_pairs import PairJudge, read_better
 from assay.policy.rewards import HybridReward, RewardConfig
 from assay.recipes.asking import AskConfig
 from assay.recipes.reward_model import GoldConfig, RewardModelConfig, claims_judge, load_reward_model, purse_of, refuse
-from assay.records import Prompt, Rollout, user
+from assay.records import user
+from assay.rollouts import Prompt, Rollout
 from judge_server import judging
 
 OPEN = Prompt(messages=(user("Tell a joke."),))

@@ -17,9 +17,10 @@ from assay.images import ImageStore, blank
 from assay.pack import Group, pad
 from assay.policy.assemble import assemble, save, transfer
 from assay.policy.config import PairConfig, PolicyConfig, SamplerConfig
+from assay.policy.generate import GenerateSampler
 from assay.policy.model import Policy, load_policy
 from assay.policy.pairs import comparisons, dropout_pairs
-from assay.policy.sampler import GenerateSampler, LocalSampler
+from assay.policy.sampler import LocalSampler
 from assay.recipes.own import fitting
 from assay.records import Message, Preference, Response, assistant, user
 from assay.reward.config import TrainConfig

@@ -22,17 +22,19 @@ from assay.images import ImageStore
 from assay.journal import read
 from assay.pack import Group
 from assay.policy.config import FitConfig, GrpoConfig, PolicyConfig, SamplerConfig
+from assay.policy.generate import GenerateSampler
 from assay.policy.grpo import grpo
-from assay.policy.hallucination import MonitorConfig
 from assay.policy.model import Policy, load_policy
+from assay.policy.monitor import MonitorConfig
 from assay.policy.mpo import Comparison, fit
 from assay.policy.rewards import RewardConfig
-from assay.policy.sampler import GenerateSampler, LocalSampler, local_sampler
+from assay.policy.sampler import LocalSampler, local_sampler
 from assay.policy.saving import base_weight
 from assay.policy.vllm_weights import sources
 from assay.recipes.own_grpo import run_grpo
 from assay.recipes.reward_model import GoldConfig
-from assay.records import Message, Prompt, Score, user
+from assay.records import Message, user
+from assay.rollouts import Prompt, Score
 from assay.step import Engine
 from logprobs import said, tokens, trained, whole
 

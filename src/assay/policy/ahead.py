@@ -21,7 +21,7 @@ import torch
 
 from assay.errors import AssayError
 from assay.policy.sampler import LocalSampler
-from assay.records import Prompt, Rollout
+from assay.rollouts import Prompt, Rollout
 
 Groups = list[list[Rollout]]
 

@@ -13,8 +13,8 @@ from assay.images import ImageStore
 from assay.policy.config import SamplerConfig
 from assay.policy.model import Policy
 from assay.policy.prompt_ids import PromptIds
-from assay.records import Prompt, Rollout
 from assay.render import render_prompt
+from assay.rollouts import Prompt, Rollout
 from assay.weights import Widened
 
 _Asked = tuple[Prompt, list[int]]

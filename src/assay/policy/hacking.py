@@ -24,7 +24,7 @@ import numpy as np
 from assay.errors import AssayError
 from assay.figures import NEEDED, points
 from assay.policy.rewards import HybridReward
-from assay.records import Prompt, Rollout
+from assay.rollouts import Prompt, Rollout
 from assay.statistics import Difference, binomial_tail, mean, paired, student95
 
 SURE = 0.05

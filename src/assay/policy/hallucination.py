@@ -19,7 +19,7 @@ from assay.policy.config import Form
 from assay.policy.judge_claims import ClaimsJudge
 from assay.policy.reading import Reading
 from assay.policy.rewards import format_reward
-from assay.records import Prompt, Rollout, Sampler
+from assay.rollouts import Prompt, Rollout, Sampler
 from assay.statistics import Estimate, mean
 
 Entropies = Callable[[Sequence[tuple[Prompt, Rollout]]], list[tuple[Sequence[str], Sequence[float]]]]

@@ -10,9 +10,10 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
-from assay.chat import Chat, Request
-from assay.parsing import objects
-from assay.records import Message, Prompt
+from assay.llm.chat import Chat, Request
+from assay.llm.parsing import objects
+from assay.records import Message
+from assay.rollouts import Prompt
 
 VERDICTS = {"supported": True, "contradicted": False, "unclear": None}
 MOST = 30

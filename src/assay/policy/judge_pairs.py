@@ -19,10 +19,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.chat import Chat, Request
 from assay.errors import AssayError
-from assay.parsing import objects
-from assay.records import Message, Prompt, digest
+from assay.llm.chat import Chat, Request
+from assay.llm.parsing import objects
+from assay.records import Message, digest
+from assay.rollouts import Prompt
 
 WORTH = {"A": 1.0, "tie": 0.5, "B": 0.0}
 """Of the reply "A" to a request that shows the answer first."""

@@ -20,7 +20,7 @@ from assay.errors import AssayError
 from assay.policy.claims import check_claims
 from assay.policy.config import Form
 from assay.policy.gate import ModelTerm, ordered
-from assay.records import Prompt, Rollout, RolloutScorer, Score
+from assay.rollouts import Prompt, Rollout, RolloutScorer, Score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

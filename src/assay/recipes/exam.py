@@ -13,7 +13,7 @@ from assay.policy import hallucination
 from assay.policy.config import Form
 from assay.policy.judge_claims import ClaimsJudge
 from assay.policy.reading import Reading
-from assay.records import Prompt, Rollout
+from assay.rollouts import Prompt, Rollout
 
 if TYPE_CHECKING:
     from assay.policy.sampler import LocalSampler

@@ -26,7 +26,7 @@ from assay.recipes.reward_model import (
 )
 from assay.recipes.shared import Shared
 from assay.recipes.watching import Looks, Watched
-from assay.records import Prompt
+from assay.rollouts import Prompt
 from assay.tables import sibling
 
 

@@ -10,10 +10,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.budget import Budget
-from assay.chat import ChatConfig
 from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
+from assay.llm.budget import Budget
+from assay.llm.chat import ChatConfig
 from assay.policy.gate import GateReading, ModelTerm, fit_model_term, remeasure
 from assay.policy.judge_claims import ClaimsJudge
 from assay.policy.judge_pairs import PairJudge

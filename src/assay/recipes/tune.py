@@ -21,17 +21,17 @@ import numpy as np
 from assay.errors import AssayError
 from assay.figures import told
 from assay.images import ImageStore
-from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
+from assay.policy.config import FitConfig, GrpoConfig, PolicyConfig
 from assay.policy.gate import ModelTerm
-from assay.policy.monitor import MonitorConfig
 from assay.policy.reading import Reading
-from assay.policy.rewards import EMPTY, HybridReward, RewardConfig
+from assay.policy.rewards import EMPTY, HybridReward
 from assay.recipes.exam import Exam, examine
 from assay.recipes.reward_model import RolloutRewards
 from assay.recipes.reward_model import calibrate as calibrated
+from assay.recipes.tune_config import Task, TuneConfig
 from assay.recipes.watching import Looks, Watched
-from assay.records import AnswerPair, Preference, Prompt, Response, Rollout, Score
-from assay.reward.config import TrainConfig
+from assay.records import Preference, Response
+from assay.rollouts import AnswerPair, Prompt, Rollout, Score
 from assay.run import Run
 from assay.statistics import Estimate, mean
 from assay.workers import Beside

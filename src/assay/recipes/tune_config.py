@@ -6,7 +6,7 @@ from pathlib import Path
 
 from assay.errors import AssayError
 from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
-from assay.policy.hallucination import MonitorConfig
+from assay.policy.monitor import MonitorConfig
 from assay.policy.rewards import RewardConfig
 from assay.recipes.exam import Exam
 from assay.reward.config import TrainConfig

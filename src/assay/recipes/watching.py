@@ -15,7 +15,8 @@ from assay.policy.monitor import MonitorConfig, Watch
 from assay.policy.reading import Reading
 from assay.policy.rewards import HybridReward
 from assay.recipes.reward_model import GateCheck
-from assay.records import Prompt, Rollout, digest
+from assay.records import digest
+from assay.rollouts import Prompt, Rollout
 
 Answers = Sequence[tuple[Prompt, Rollout]]
 

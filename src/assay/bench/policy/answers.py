@@ -12,7 +12,7 @@ from assay.bench.policy.formulas import same_formula, squeezed
 from assay.bench.policy.letters import letter
 from assay.bench.policy.quantities import Quantity, quantity
 from assay.bench.policy.texts import plain, same_text
-from assay.records import AnswerKind
+from assay.rollouts import AnswerKind
 
 _TAGS = re.compile(r"<answer>(?P<inside>(?:(?!<answer>).)*?)</answer>", re.S | re.I)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(?P<inside>[^\n#]*\S)[ \t]*$", re.M)
