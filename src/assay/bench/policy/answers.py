@@ -124,8 +124,8 @@ def _told(text: str) -> Found | None:
     marks = list(_SAID.finditer(text))
     if marks:
         line = text[marks[-1].end() :].split("\n", 1)[0]
-        taken = _TAKEN_BACK.search(re.search(r"(?:[.,!;](.*))?$", line)[1] or "")  # type: ignore[index]
-        taken = taken or _several(line)
+        rest = re.split(r"[.,!;]", line, maxsplit=1)[1:]
+        taken = bool(rest and _TAKEN_BACK.search(rest[0])) or _several(line)
         inside = "" if taken else line.strip().rstrip(".。").strip(" *")
         return inside, marks[-1].start(), marks[-1].end() + len(line)
     chosen = {x.upper() for x in _CHOSEN.findall(text)}
