@@ -182,13 +182,18 @@ class LocalScorer:
         return render(self.tokenizer, conversations, self.max_tokens, self.store)
 
     def rewards(self, conversations: Sequence[Conversation], rendered: Sequence[Rendered]) -> NDArray[np.float64]:
-        """(n,) rewards of n rendered conversations."""
-        together = same_prompt(conversations) if self.model.shares else [[i] for i in range(len(conversations))]
-        groups = [group_of(conversations[rows[0]], [rendered[i] for i in rows]) for rows in together]
+        """(n,) rewards of n rendered conversations. What is the same to the model is scored once: places in a pack change a
+        sum's last digits, and a tie must be one."""
+        first = dict[Any, int]()
+        same = [first.setdefault(_read(c, r), i) for i, (c, r) in enumerate(zip(conversations, rendered, strict=True))]
+        once = list(first.values())
+        shown = [conversations[i] for i in once]
+        together = same_prompt(shown) if self.model.shares else [[i] for i in range(len(shown))]
+        groups = [group_of(shown[rows[0]], [rendered[once[i]] for i in rows]) for rows in together]
         rewards = np.zeros(len(rendered))
         for rows, own in zip(together, self.of_groups(groups), strict=True):
-            rewards[rows] = own
-        return rewards
+            rewards[[once[i] for i in rows]] = own
+        return rewards[same]
 
     def of_groups(self, groups: Sequence[Group]) -> list[NDArray[np.float64]]:
         """The rewards of each group's answers. Where the model shares no prefix (encoders, and what cannot be packed),
@@ -219,6 +224,12 @@ class LocalScorer:
         kinds = [type(self.tokenizer).__name__, str(self.store and self.store.folder)]
         template = str(getattr(self.tokenizer, "chat_template", None))
         return digest([*kinds, self.max_tokens, backend.to_str(), template, str(text.special_tokens_map)])
+
+
+def _read(conversation: Conversation, rendered: Rendered) -> tuple[Any, ...]:
+    """What a model reads of a conversation."""
+    pictures = tuple(i for m in conversation for i in m.images)
+    return np.asarray(rendered.ids).tobytes(), rendered.second, pictures
 
 
 def group_of(conversation: Conversation, rendered: Sequence[Rendered]) -> Group:
