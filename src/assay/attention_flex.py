@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 BLOCK = 128
@@ -31,11 +32,15 @@ def block_mask(layout: Any, segments_S4: Tensor) -> Any:
                     seen[row, low // BLOCK : -(-high // BLOCK)] = True
                 if end - first == BLOCK:
                     whole[row, -(-low // BLOCK) : full // BLOCK] = True
-    parts = []
-    for blocks in (seen & ~whole, whole):
-        order = np.argsort(~blocks, -1, kind="stable")
-        parts += [torch.from_numpy(x.astype(np.int32))[None, None] for x in (blocks.sum(-1), order)]
-    return BlockMask.from_kv_blocks(*parts, BLOCK_SIZE=BLOCK, mask_mod=visible(layout), seq_lengths=(n, n))
+    options: dict[str, Any] = {"BLOCK_SIZE": BLOCK, "mask_mod": visible(layout), "seq_lengths": (n, n)}
+    return BlockMask.from_kv_blocks(*_listed(seen & ~whole), *_listed(whole), **options)
+
+
+def _listed(blocks: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
+    """How many blocks of each row are there (1, 1, rows), and which (1, 1, rows, rows), the others after them."""
+    order = np.argsort(~blocks, -1, kind="stable")
+    counts, which = (torch.from_numpy(x.astype(np.int32))[None, None] for x in (blocks.sum(-1), order))
+    return counts, which
 
 
 def moved(layout: Any, device: torch.device) -> Any:
@@ -50,7 +55,7 @@ def visible(layout: Any) -> Callable[..., Tensor]:
     group, segment, causal = layout.group_T, layout.segment_T, layout.causal
 
     def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        same = (group[q] == group[k]) & ((segment[k] == 0) | (segment[k] == segment[q]))
+        same: Tensor = (group[q] == group[k]) & ((segment[k] == 0) | (segment[k] == segment[q]))
         return same & (k <= q) if causal else same
 
     return sees

@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -207,7 +207,8 @@ def given(model: Any, ids_BT: Tensor, images: Sequence[str], pictures: Pictures 
     assert pictures is not None or not images, "a prompt with pictures needs a store"
     kinds = torch.eq(ids_BT, model.config.image_token_id).long()
     whole = getattr(model, model.base_model_prefix).forward
-    with pictures.shown(model, images) if pictures is not None and images else nullcontext({}) as shown:
+    blind: AbstractContextManager[dict[str, Tensor]] = nullcontext({})
+    with blind if pictures is None or not images else pictures.shown(model, images) as shown:
         yield {"input_ids": ids_BT} | taken(whole, shown | {"mm_token_type_ids": kinds, "token_type_ids": kinds})
 
 

@@ -59,7 +59,7 @@ class PartedSampler:
             rows = table.read(name)
             if hasattr(self, "entropies"):
                 self.entropies |= {r.prompt_id: r.entropies for r in rows}
-            found += [rows[at : at + n] for at in range(0, len(rows), n)]
+            found += [list[Rollout](rows[at : at + n]) for at in range(0, len(rows), n)]
         return found
 
     def _made(self, prompts: Sequence[Prompt], n: int, draw: int) -> list[Answered]:
