@@ -127,7 +127,7 @@ def race(python: str, repetitions: int) -> tuple[str, dict[str, Any]]:
         policy = load_policy("smollm2", PolicyConfig(precision="bf16"))
         policy.save(Path(place))
         sampler = LocalSampler(policy, SamplerConfig(max_tokens=ANSWER, temperature=1.0))
-        sampler.forbidden, sampler.policy = [], _Endless(policy)
+        sampler.forbidden, sampler.policy = [], _Endless(policy)  # type: ignore[assignment]
         vllm = peer_vllm.Contender(python, "decode", place)
         for length in LENGTHS:
             for repetition in range(repetitions + 1):
