@@ -223,7 +223,7 @@ class Grpo:
 
     def checks(self) -> dict[str, float]:
         """How a reward model did on this step's answers whose key is known, over all processes (`rewards.CHECKS`)."""
-        mine = getattr(self.reward, "checks", dict)()
+        mine: dict[str, float] = getattr(self.reward, "checks", dict)()
         return dict(zip(mine, self.engine.total(*mine.values()), strict=True)) if mine else {}
 
     def remarks(self, metrics: dict[str, Any]) -> list[str]:

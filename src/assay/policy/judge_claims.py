@@ -80,5 +80,7 @@ def _verdicts(data: dict[str, object]) -> list[bool | None] | None:
     claims = data.get("claims")
     if not isinstance(claims, list) or len(claims) > MOST:
         return None
-    told = [c.get("verdict") if isinstance(c, dict) and isinstance(c.get("claim"), str) else "" for c in claims]
-    return [VERDICTS[t] for t in told] if all(isinstance(t, str) and t in VERDICTS for t in told) else None
+    told = [
+        str(c["verdict"]) for c in claims if isinstance(c, dict) and isinstance(c.get("claim"), str) and "verdict" in c
+    ]
+    return [VERDICTS[t] for t in told] if len(told) == len(claims) and VERDICTS.keys() >= set(told) else None
