@@ -116,7 +116,7 @@ def timed_steps(policy: Any, prompts: list[Any], sampler: Any, steps: int, warm:
     def reward(pairs: Any) -> list[Score]:
         return [Score(rule=reward_of(r.text), format=0.0, total=reward_of(r.text)) for _, r in pairs]
 
-    config = GrpoConfig(steps=steps + warm, prompts=1, group=GROUP, lr=LR)
+    config = GrpoConfig(steps=steps + warm, prompts=1, group=GROUP, lr=LR, schedule="constant", zero_groups="drop")
     engine = Engine(precision(), config.clip)
     engine.prepare(policy, LR, 0.0)
     found: Figures = {"step": [], "generate": [], "update": []}
@@ -224,6 +224,7 @@ def mpo_pairs(n: int, seed: int) -> list[Any]:
 def mpo_ours(folder: Path, pairs: int, per_step: int, warm: int) -> Figures:
     """MPO without the shift, which TRL lacks. The reference's pass over the pairs is counted."""
     from assay.policy.config import FitConfig, PolicyConfig
+    from assay.policy.folder import Folder
     from assay.policy.model import load_policy
     from assay.policy.mpo import Comparison, _Fit
     from assay.step import Engine
@@ -238,7 +239,7 @@ def mpo_ours(folder: Path, pairs: int, per_step: int, warm: int) -> Figures:
     engine.prepare(policy, LR, 0.0)
     losses, spent = [], 0.0
     with tempfile.TemporaryDirectory() as scratch:
-        run = _Fit(Path(scratch) / "out", config, policy, engine, examples, True)
+        run = _Fit(Folder(Path(scratch) / "out", config, policy, examples), config, policy, engine, examples, True)
         run.order = lambda step: list(range(step * per_step, (step + 1) * per_step))  # type: ignore[method-assign]
         whole = run.groups
         references = []
