@@ -129,8 +129,8 @@ def race(python: str, repetitions: int) -> tuple[str, dict[str, Any]]:
         sampler = LocalSampler(policy, SamplerConfig(max_tokens=ANSWER, temperature=1.0))
         sampler.forbidden, sampler.policy = [], _Endless(policy)  # type: ignore[assignment]
         vllm = peer_vllm.Contender(python, "decode", place)
-        for length in LENGTHS:
-            for repetition in range(repetitions + 1):
+        for repetition in range(repetitions + 1):
+            for length in LENGTHS:
                 ids = np.random.default_rng([length, repetition]).integers(10, VOCABULARY, (PROMPTS, length)).tolist()
                 ids = ids if repetition else ids[:1]  # a warm-up, of one prompt
                 start = time.process_time()
@@ -138,13 +138,13 @@ def race(python: str, repetitions: int) -> tuple[str, dict[str, Any]]:
                 spent = {"ours": time.process_time() - start}
                 task = {"ids": ids, "answers": GROUP, "new": ANSWER}
                 answers["vLLM"], spent["vLLM"] = vllm.ask(task)
-                print(length, repetition, spent, file=sys.stderr, flush=True)
+                print(length, repetition, spent, gaps, file=sys.stderr, flush=True)
                 for who, told in answers.items():
                     assert all(len(tokens) == ANSWER for group in told for tokens, _ in group), "another length"
                     if repetition:
                         rates.setdefault((length, who), []).append(PROMPTS * GROUP * ANSWER / spent[who])
-                    if repetition == repetitions:
-                        gaps[length, who] = _gap(policy, ids[0], told[0])
+                    if repetition == 1:
+                        gaps[length, who] = _gap(policy, ids[0], told[0][:2])
         vllm.close()
     assert max(gaps.values()) < APART, f"the race is void, log-probabilities differ: {gaps}"
     lines = [

@@ -197,5 +197,5 @@ def test_a_scorer_in_bfloat16_gives_the_rewards_of_full_precision(tmp_path: Path
         assert model.score.weight.dtype == torch.float32, "the head keeps its precision"
     exact = found["fp32", 8192]
     for key in (("bf16", 8192), ("bf16", 128)):
-        assert np.abs(found[key] - exact).max() < 0.05 * exact.std(), key
+        assert np.abs(found[key] - exact).max() < 0.1 * exact.std(), key
         assert np.corrcoef(found[key], exact)[0, 1] > 0.999
