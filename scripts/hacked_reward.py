@@ -20,7 +20,7 @@ from assay.recipes.questions import arithmetic, as_row
 from assay.records import Conversation
 from assay.rollouts import Prompt
 
-WATCH, ALL = 48, 200
+WATCH, ALL = 100, 200
 
 
 def length(conversations: Sequence[Conversation]) -> list[float]:
@@ -43,7 +43,7 @@ def main() -> None:
     command = [
         "policy", "grpo", "smollm2", str(train), "--out", str(args.out / "tuned"), "--watch", str(watch),
         "--reward-model", "hacked_reward:length", "--rewards.combine", "sum", "--rewards.form", "none", "--signal", "total",
-        "--steps", "12", "--prompts", "2", "--lr", "5e-5", "--sampler.max-tokens", "32", "--monitor.every", "2", *more,
+        "--steps", "12", "--prompts", "2", "--lr", "1e-4", "--sampler.max-tokens", "32", "--monitor.every", "3", *more,
     ]  # fmt: skip
     print("assay", shlex.join(command), flush=True)
     sys.argv = ["assay", *command]
