@@ -86,7 +86,7 @@ class Panels:
         pad = torch.nn.functional.pad
         parts = [x.detach().to(dtype) for x in parts]
         if self.beside:
-            each = [pad(x, (0, 0, 0, -len(x) % 16)).unflatten(0, (-1, 16)) for x in parts]
+            each = [pad(x, (0, 0, 0, -len(x) % 16)).unflatten(0, (-1, 16)) for x in parts]  # type: ignore[no-untyped-call]
             return self._even(torch.cat(each, 1).flatten(0, 1))
         whole = torch.cat(list(parts)) if len(parts) > 1 else parts[0]
         return self._even(pad(whole, (0, 0, 0, -len(whole) % self.W)))

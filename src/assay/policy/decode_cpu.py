@@ -111,8 +111,8 @@ class Cache:
 
     def _fill(self, k: Tensor, v: Tensor, keys_KPD: Tensor, values_KPD: Tensor) -> None:
         """Put the keys and values of one prompt, filled up to whole panels, in their order."""
-        k.copy_(keys_KPD.unflatten(1, (-1, self.W)).transpose(2, 3))
-        v.copy_(values_KPD.unflatten(2, (self.DW, -1)).transpose(1, 2))
+        k.copy_(keys_KPD.unflatten(1, (-1, self.W)).transpose(2, 3))  # type: ignore[no-untyped-call]
+        v.copy_(values_KPD.unflatten(2, (self.DW, -1)).transpose(1, 2))  # type: ignore[no-untyped-call]
 
     def _grown(self, k: Tensor, v: Tensor, more: int) -> tuple[Tensor, Tensor]:
         """With room for so many tokens more."""

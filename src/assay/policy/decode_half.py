@@ -43,7 +43,7 @@ class Cache(decode_cpu.Cache):
 
     def _fill(self, k: Tensor, v: Tensor, keys_KPD: Tensor, values_KPD: Tensor) -> None:
         W = self.W
-        k.copy_(keys_KPD.unflatten(2, (-1, 2)).unflatten(1, (-1, W)).transpose(2, 3))
+        k.copy_(keys_KPD.unflatten(2, (-1, 2)).unflatten(1, (-1, W)).transpose(2, 3))  # type: ignore[no-untyped-call]
         v.copy_(values_KPD.view(self.K, -1, 2, self.DW, W).permute(0, 3, 1, 4, 2))
 
     def _grown(self, k: Tensor, v: Tensor, more: int) -> tuple[Tensor, Tensor]:
