@@ -46,13 +46,21 @@ def held(folder: Path, settings: dict[str, Any], trains: bool, precision: Any) -
     if trains:
         policy.keep_start()
     own = list(policy.parameters())
-    decoder = [*sampler.decoder.body.parameters(), *getattr(sampler.decoder, "head", torch.nn.Module()).parameters()]
+    decoder = weights_of(sampler.decoder)
     kept = [k for _, k in policy.start]
 
     def size(parts: list[Any]) -> float:
         return round(sum({p.data_ptr(): p.nbytes for p in parts}.values()) / 2**20, 1)
 
     return {"policy": size(own), "and decoder": size(own + decoder), "and reference": size(own + decoder + kept)}
+
+
+def weights_of(decoder: Any) -> list[Any]:
+    """What a decoder holds: the panels of compiled loops, or parameters."""
+    panels = getattr(decoder.body, "panels", None)
+    if panels is not None:
+        return [p.x for p in (*panels.values(), decoder.head)]
+    return [*decoder.body.parameters(), *getattr(decoder, "head", torch.nn.Module()).parameters()]
 
 
 def casting(folder: Path, tokens: int, repetitions: int) -> dict[str, float]:
