@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 
 import tiny_models
 import vlm_models
-from assay import models, vision, weights
+from assay import body_cpu, models, vision, weights
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.journal import read
@@ -125,9 +125,15 @@ def test_frozen_weights_rest_in_bfloat16_and_change_no_number(text: Path, monkey
     assert held(policy) < 0.6 * held(cast_anew)
 
 
+@pytest.fixture
+def layers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding by the model's own layers: compiled loops (AVX512-BF16) keep a copy of the weights in their order."""
+    monkeypatch.setattr(body_cpu, "library", lambda: None)
+
+
 @pytest.mark.parametrize("kind", ["qwen2.5-vl", "qwen3-vl", "internvl", "gemma3"])
 def test_with_pictures_in_bfloat16_the_sampler_is_the_trainer(
-    kind: str, made: Callable[[str], Path], store: ImageStore, pictures: list[str]
+    kind: str, made: Callable[[str], Path], store: ImageStore, pictures: list[str], layers_alone: None
 ) -> None:
     policy = load_policy(str(made(kind)), PolicyConfig(train=("adapter",), precision="bf16"), store)
     own = {id(p) for p in vision.adapter(policy.inner).parameters()}
@@ -150,7 +156,7 @@ def test_with_pictures_in_bfloat16_the_sampler_is_the_trainer(
         assert held(policy, sampler.decoder.body, sampler.decoder.head) < 1.1 * held(policy), "no second language model"
 
 
-def test_a_policy_that_only_answers_is_held_once_in_bfloat16(text: Path) -> None:
+def test_a_policy_that_only_answers_is_held_once_in_bfloat16(text: Path, layers_alone: None) -> None:
     policy = load_policy(str(text), PolicyConfig(precision="bf16"), trains=False)
     sampler = local_sampler(policy, SamplerConfig(max_tokens=5))
     body = sampler.decoder.body  # type: ignore[union-attr]
