@@ -77,8 +77,9 @@ def test_2000_judgements_from_a_failing_server(place: Path, out: Path) -> None:
     assert_all_there(out)
     costs = {row["model"]: row for row in ledger(out / "replies.sqlite")}
     lost = sum(told["outcomes"][kind] for kind in ("stall", "cut", "malformed"))
-    assert sum(row["untold"] for row in costs.values()) == lost
-    assert sum(row["answers"] for row in costs.values()) == 2_000 + lost
+    untold = sum(row["untold"] for row in costs.values())
+    assert lost <= untold <= lost + 10, "a crowded machine lets a good reply come too late, too"
+    assert sum(row["answers"] for row in costs.values()) == 2_000 + untold
     report = json.loads((out / "report.json").read_text())
     assert [(j["judge"], j["agreement"]["value"], j["agreement"]["n"]) for j in report["judges"][:3]] == [
         ("llm:m", 1.0, GOLD), ("llm:n", 1.0, GOLD), ("merged: majority", 1.0, GOLD)

@@ -113,7 +113,7 @@ def parts(
 
 
 def _outline(source: Source) -> Tensor:
-    [of] = source.args
+    of = source.args[0]
     if base := getattr(of, "base_layer", None):
         return torch.empty(base.out_features, base.in_features, device="meta")
     return torch.empty(of.shape, dtype=of.dtype, device="meta")
