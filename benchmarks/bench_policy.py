@@ -31,6 +31,7 @@ from bench_reward import DOC, make_pairs, on_cpu, tokenizer, word
 from assay.tables import write_text
 
 BEGIN, END = "<!-- bench-policy -->", "<!-- /bench-policy -->"
+BUFFER = "**The buffer**"
 VOCABULARY, GROUP, NEW, LR = 8192, 8, 64, 1e-5
 PROMPTS = (96, 512, 2048)
 PEERS = ("trl-default", "trl-plain")
@@ -542,6 +543,8 @@ def main() -> None:
     if not options.quick:
         before = DOC.read_text()
         start, end = before.index(BEGIN) + len(BEGIN), before.index(END)
+        if not buffer:  # its tables stay as they are
+            page += "\n\n" + before[start:end][before[start:end].index(BUFFER) :].rstrip("\n")
         DOC.write_text(before[:start] + "\n" + page + "\n" + before[end:])
     last = {"bench": "policy"} | {k: round(median(v), 3) for k, v in ratios.items()}
     names = (
