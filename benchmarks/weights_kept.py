@@ -55,12 +55,17 @@ def held(folder: Path, settings: dict[str, Any], trains: bool, precision: Any) -
     return {"policy": size(own), "and decoder": size(own + decoder), "and reference": size(own + decoder + kept)}
 
 
-def weights_of(decoder: Any) -> list[Any]:
-    """What a decoder holds: the panels of compiled loops, or parameters."""
-    panels = getattr(decoder.body, "panels", None)
-    if panels is not None:
-        return [p.x for p in (*panels.values(), decoder.head)]
-    return [*decoder.body.parameters(), *getattr(decoder, "head", torch.nn.Module()).parameters()]
+def weights_of(held: Any) -> list[Any]:
+    """The tensors that a decoder holds, in modules, in containers and in objects of ours."""
+    if isinstance(held, torch.nn.Module):
+        return list(held.parameters())
+    if isinstance(held, torch.Tensor):
+        return [held]
+    if isinstance(held, dict):
+        held = list(held.values())
+    elif type(held).__module__.startswith("assay."):
+        held = list(vars(held).values())
+    return [x for part in held for x in weights_of(part)] if isinstance(held, list | tuple) else []
 
 
 def casting(folder: Path, tokens: int, repetitions: int) -> dict[str, float]:
