@@ -1,0 +1,56 @@
+"""What is asked of a library that runs a benchmark, and what is read back from it, answer by answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One benchmark that a library is to ask of a model behind an OpenAI-compatible server.
+
+    `data`: the folder with the benchmark's files. `work`: a folder of this job alone, where the library keeps what makes it
+    resume. `limit`: ask the first so many questions, all with None. `repeats`: answers to each question. `key`: the server's
+    key, never written to a file.
+    """
+
+    benchmark: str
+    model: str
+    url: str
+    data: Path
+    work: Path
+    repeats: int = 1
+    limit: int | None = None
+    temperature: float = 0.0
+    max_tokens: int = 4096
+    seed: int = 0
+    at_once: int = 8
+    key: str = "-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """One answer to one question. `score` in 0..1, None where none could be had: then `fault` says why, and it is counted.
+
+    `finished`: the answer ended by itself. `extracted`: what was read as the answer, "" for none. `by`: the rule or judge
+    that scored it.
+    """
+
+    benchmark: str
+    question: str
+    repeat: int
+    answer: str
+    score: float | None
+    finished: bool = True
+    thoughts: str = ""
+    extracted: str = ""
+    expected: str = ""
+    subset: str = ""
+    by: str = "rule"
+    fault: str = ""
+
+
+Driver = Callable[[Job], Iterable[Answered]]
+"""Asks what has no answer in `Job.work` yet and gives all of the job's rows; `AssayError` for what a user can mend."""
