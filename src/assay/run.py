@@ -21,12 +21,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 
 from assay import __version__
 from assay.errors import AssayError
+from assay.locks import Lock
 from assay.tables import Table, plain, read_json, write_text
 
 T = TypeVar("T")
@@ -47,16 +48,7 @@ class Run:
                 f"{folder}: a run needs a folder of a file system, not of an object store (its pool may lie in one)"
             )
         self.folder, self.console = folder, console or Console(stderr=True, highlight=False)
-        self._lock: IO[str] | None = None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (folder / "lock").open("w")
-        except OSError as error:
-            raise AssayError(f"{folder}: no run can be kept here ({error.strerror}: {error.filename})") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise AssayError(f"{folder}: another process is working in this run folder") from error
+        self._lock = Lock(folder / "lock", folder)
         self._started = time.monotonic()
         try:
             self._keep_config(json.loads(json.dumps(jsonable(config))), accepted)
@@ -66,18 +58,18 @@ class Run:
         self._session = self._begin()
 
     @classmethod
-    def joined(cls, folder: Path, session: int, started: float) -> "Run":
-        """The run that another process of this machine has open (its `place`), for one that works for it, and ends when it
-        does."""
+    def joined(cls, folder: Path, session: int, started: float, holder: dict[str, Any]) -> "Run":
+        """The run that another process has open (its `place`), for one that works for it, and ends when it does."""
         run = cls.__new__(cls)
         run.folder, run.console = folder, Console(stderr=True, highlight=False)
-        run._lock, run._started, run._session = None, started, session
+        run._lock = Lock.shared(folder / "lock", folder, holder)
+        run._started, run._session = started, session
         return run
 
     @property
-    def place(self) -> tuple[Path, int, float]:
+    def place(self) -> tuple[Path, int, float, dict[str, Any]]:
         """What `joined` needs."""
-        return self.folder, self._session, self._started
+        return self.folder, self._session, self._started, self._lock.holder
 
     def _begin(self) -> int:
         """Note what this session runs on; returns its number."""
@@ -123,8 +115,7 @@ class Run:
 
     def close(self) -> None:
         """Let another process open the folder."""
-        if self._lock is not None:
-            self._lock.close()
+        self._lock.close()
 
     def table(self, name: str, record: type[T]) -> Table[T]:
         return Table(self.folder / "tables" / name, record)

@@ -14,6 +14,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rollouts",),
     ("store", "native", "order", "memory", "devices"),
     ("tables", "turns"),
+    ("locks",),
     ("workers",),
     ("engine", "ray_engine", "ray_gang"),
     (
@@ -62,6 +63,7 @@ WITHOUT_TORCH = {
     "ray_engine",
     "ray_gang",
     "run",
+    "locks",
     "llm",
     "processes",
     "render",

@@ -11,6 +11,7 @@ from assay import __version__
 from assay.cli import bench, curate, judgements, judges, policy, pool, reward, run, serve, web
 from assay.errors import AssayError, Elsewhere
 from assay.llm.budget import BudgetSpent
+from assay.processes import end_with
 
 app = tyro.extras.SubcommandApp()
 app.command(
@@ -53,6 +54,8 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         print(f"assay {__version__}")
         return
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with(os.getppid())  # torchrun gives its processes sessions of their own, and they would outlive it
     try:
         app.cli(
             prog="assay", args=judges.with_default(bench.with_default(sys.argv[1:])),

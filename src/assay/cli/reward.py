@@ -2,7 +2,7 @@
 
 import json
 import os
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +14,7 @@ from assay.cli.arguments import Flat, print_config
 from assay.engine import engine_of
 from assay.errors import AssayError
 from assay.figures import counted
+from assay.locks import alone
 from assay.recipes.settings import SweepConfig
 from assay.reward.config import TrainConfig
 from assay.tables import remove, sibling
@@ -55,10 +56,12 @@ def reward_train(
 
     check_processes(processes)
     beside = sibling(out, ".data")
-    pairs, held = training_data(source, labels, gold, beside, print)
-    trained = fit(out, config, pairs, held, processes, print, trackers)
-    if os.environ.get("RANK", "0") == "0":
-        remove(beside)
+    first = os.environ.get("RANK", "0") == "0"
+    with alone(beside) if first else nullcontext():
+        pairs, held = training_data(source, labels, gold, beside, print)
+        trained = fit(out, config, pairs, held, processes, print, trackers)
+        if first:
+            remove(beside)
     seen = (
         f"{counted(round(trained.gold_accuracy * trained.gold_pairs), trained.gold_pairs, ' %')} of gold pairs"
         if trained.gold_pairs

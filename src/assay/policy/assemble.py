@@ -28,6 +28,7 @@ import transformers
 from assay import models, vision, weights
 from assay.errors import AssayError
 from assay.images import blank
+from assay.locks import alone
 from assay.tables import check_vacant, sibling
 
 IMAGE_TOKEN = "<image>"
@@ -238,6 +239,11 @@ def describe(model: Any) -> str:
 
 def assemble_from(encoder: str, language: str, out: Path, size: int, unshuffle: int = 1, adapter_of: str = "") -> str:
     """`assemble` from names, saved to `out`, with another model's adapter if one is named. Returns the parts in words."""
+    with alone(out):
+        return _assembled(encoder, language, out, size, unshuffle, adapter_of)
+
+
+def _assembled(encoder: str, language: str, out: Path, size: int, unshuffle: int, adapter_of: str) -> str:
     check_vacant(out, "model that may be written over")
     tower = models.load_model(transformers.AutoModel, encoder, "body")
     image_processor = models.load_pretrained(transformers.AutoImageProcessor, encoder)

@@ -20,6 +20,7 @@ from assay.llm.chat import Chat, Request
 from assay.llm.outage import Loss, Unreached, ask_all
 from assay.llm.parsing import after_thoughts
 from assay.llm.replies import Reply
+from assay.locks import alone
 from assay.policy.config import AS_THEY_ARE, HERE, AskConfig, PolicyConfig, SamplerConfig, VllmConfig
 from assay.recipes.own import fitting, opened, questions
 from assay.records import Scorer, assistant, digest
@@ -84,8 +85,15 @@ def best_of_n(
     if n < 1:
         raise AssayError(f"best of {n}: give -n 1 or more")
     prompts = kept(questions(path, store, answer_field=answer_field, ask=ask))
-    check_output(out, {**(asked or {}), "questions": digest([p.id for p in prompts])}, "answers")
-    accepted()
+    with alone(out):
+        check_output(out, {**(asked or {}), "questions": digest([p.id for p in prompts])}, "answers")
+        accepted()
+        return _answered(out, prompts, n, answers, scorer, say)
+
+
+def _answered(
+    out: Path, prompts: Sequence[Prompt], n: int, answers: Answers, scorer: Scorer, say: Callable[[str], None]
+) -> str:
     done, losses = _done(out, prompts, n), list[Loss]()
     parts = [prompts[at : at + PART] for at in range(0, len(prompts), PART)]
     with out.open("a", encoding="utf-8") as file:

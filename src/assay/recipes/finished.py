@@ -23,6 +23,7 @@ from assay.curate.shards import Pool
 from assay.curate.views import LabelSet, label_set, read_set
 from assay.engine import Engine, Here
 from assay.errors import AssayError
+from assay.locks import alone
 from assay.memory import compact
 from assay.order import draws
 from assay.recipes.settings import SETS
@@ -120,14 +121,15 @@ def export(source: str | Path, out: Path, name: str, engine: Engine | None = Non
     """Write `labels_of` as Parquet shards of `Preference` rows and return how many they are. `out` must be new; it appears
     when all shards are written, so that none is trained on that a kill cut short, and a killed export goes on."""
     _known(name)
-    if out.exists() and any(out.iterdir()):
-        raise AssayError(f"{out}: not empty; export into a new folder, for its shards are all read together")
-    beside = sibling(out, ".partial")
-    check_partial(beside)
-    labels = labels_of(source, name, Place.of(beside.absolute()), engine)
-    labels.folder().rename(out)
-    remove(beside)
-    return len(labels)
+    with alone(out):
+        if out.exists() and any(out.iterdir()):
+            raise AssayError(f"{out}: not empty; export into a new folder, for its shards are all read together")
+        beside = sibling(out, ".partial")
+        check_partial(beside)
+        labels = labels_of(source, name, Place.of(beside.absolute()), engine)
+        labels.folder().rename(out)
+        remove(beside)
+        return len(labels)
 
 
 def check_partial(folder: Path) -> None:

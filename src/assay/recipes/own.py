@@ -11,6 +11,7 @@ from typing import Any
 from assay.errors import AssayError, CannotRead
 from assay.identity import of_file
 from assay.images import ImageStore
+from assay.locks import together
 from assay.policy.config import AS_THEY_ARE, HERE, AskConfig, FitConfig, PolicyConfig, SamplerConfig, VllmConfig
 from assay.recipes.questions import asked_so, captions, read, reason_of
 from assay.recipes.reward_model import Judge, RolloutRewards
@@ -172,7 +173,7 @@ def run_align(
         told(path, rejections)
         return {"captions": asked_so([p for p, _ in shown], AskConfig(system=system))}
 
-    with Shared(engine, sibling(out, ".questions")) as shared:
+    with together(engine, out), Shared(engine, sibling(out, ".questions")) as shared:
         say, prompts = teller(shared), shared.questions(reading)["captions"]
         policy, sampler = opened(model, settings, SamplerConfig(), store, config.seed, answer_start, say=say)
 

@@ -69,7 +69,7 @@ def run_evaluate(
     with ExitStack() as stack:
         beside = engine.lead_says(lambda: stack.enter_context(TemporaryDirectory())) if out is None else ""
         folder = Path(beside) / "partial" if out is None else sibling(out, ".partial")
-        run = stack.enter_context(kept(engine, folder, about))
+        run = stack.enter_context(kept(engine, folder, about, out))
         shared = stack.enter_context(Shared(engine, run.folder / "questions"))
         store, left = ImageStore(run.folder / "images"), Counter[str]()
         prompts = shared.questions(lambda: {"all": questions(path, store, left, answer_field, ask)})["all"]

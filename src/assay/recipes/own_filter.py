@@ -46,7 +46,7 @@ def run_filter(
         return {"all": prompts}
 
     with (
-        kept(engine, sibling(out, ".partial"), about) as run,
+        kept(engine, sibling(out, ".partial"), about, out) as run,
         Shared(engine, run.folder / "questions") as shared,
     ):
         plain, say = shared.questions(reading)["all"], teller(shared)

@@ -9,6 +9,7 @@ import numpy as np
 
 from assay.errors import AssayError
 from assay.images import ImageStore
+from assay.locks import together
 from assay.policy.config import AS_THEY_ARE, HERE, AskConfig, GrpoConfig, PolicyConfig, SamplerConfig, VllmConfig
 from assay.policy.monitor import MonitorConfig
 from assay.policy.rewards import HybridReward, RewardConfig
@@ -57,7 +58,7 @@ def run_grpo(
             print(line)
         return {"train": rest, "watch": watched, "gold": held}
 
-    with Shared(engine, sibling(out, ".questions")) as shared:
+    with together(engine, out), Shared(engine, sibling(out, ".questions")) as shared:
         read, say = shared.questions(reading), teller(shared)
         policy, sampler = opened(
             model, settings, sampling, store, config.seed, answer_start, vllm, out.parent, say, True

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from assay.errors import AssayError
 from assay.images import ImageStore
+from assay.locks import together
 from assay.policy.config import (
     AS_THEY_ARE,
     HERE,
@@ -85,6 +86,9 @@ def run_pairs(
             return _summary(kept, out), None, False
         fresh = not partial.exists()
         opened_here.append(Run(partial, settings_now))
+        if (kept := _finished(out, settings_now)) is not None:  # by another command, which ended meanwhile
+            opened_here[0].close()
+            return _summary(kept, out), None, False
         return "", opened_here[0].place, fresh
 
     told, place, fresh = engine.lead_says(begun)
@@ -104,9 +108,9 @@ def run_pairs(
         done = True
     finally:
         begun_already = (run.folder / "steps" / "pairs").exists()
-        run.close()
         if engine.lead and (done or (fresh and not begun_already)):
             remove(run.folder)
+        run.close()
     return _summary(kept, out)
 
 
@@ -233,7 +237,7 @@ def run_mpo(
     engine = Engine(settings.precision, config.clip, settings.shard)
     store = ImageStore(images or folder / "images")
     pairs = _read(folder, config.seed)
-    with Shared(engine, sibling(out, ".questions")) as shared:
+    with together(engine, out), Shared(engine, sibling(out, ".questions")) as shared:
         policy = load_policy(model, settings, store)
 
         def tokens(i: int) -> list[Sequence[int]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from assay.records import digest
 from assay.rollouts import Prompt, Rollout
 from assay.run import Run
-from assay.tables import remove
+from assay.tables import check_new, remove
 
 if TYPE_CHECKING:
     from assay.step import Engine
@@ -69,13 +69,17 @@ class PartedSampler:
 
 
 @contextmanager
-def kept(engine: "Engine", folder: Path, settings: dict[str, Any]) -> Iterator[Run]:
+def kept(engine: "Engine", folder: Path, settings: dict[str, Any], out: Path | None = None) -> Iterator[Run]:
     """A run folder that all processes have open, which goes away when its command has ended well. Raises AssayError where it
-    holds the answers to something else."""
+    holds the answers to something else, and where the file `out` that shall come of it is there."""
     here = list[Run]()
 
     def opened() -> Any:
         here.append(Run(folder, settings))
+        if out is not None and out.exists():  # of another command, which ended meanwhile
+            remove(folder)
+            here[0].close()
+            check_new(out)
         return here[0].place
 
     place = engine.lead_says(opened)
@@ -88,6 +92,6 @@ def kept(engine: "Engine", folder: Path, settings: dict[str, Any]) -> Iterator[R
         done = not (folder / "tables").exists()  # nothing was answered yet
         raise
     finally:
-        run.close()
         if engine.lead and done:
             remove(folder)
+        run.close()

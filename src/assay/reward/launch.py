@@ -31,6 +31,7 @@ from assay import devices, ray_gang
 from assay.engine import Engine
 from assay.errors import AssayError
 from assay.identity import Training
+from assay.locks import alone
 from assay.ray_engine import Cluster, Lost
 from assay.records import Preference
 from assay.reward import crew
@@ -191,12 +192,13 @@ class OnRay:
     def place(self, folder: Path) -> Iterator[Path]:
         """As of `Spawned`; the nodes see it, for it lies beside the model."""
         place = sibling(folder.absolute(), ".job")
-        shutil.rmtree(place, ignore_errors=True)  # of a driver that was killed
-        place.mkdir(parents=True)
-        try:
-            yield place
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
+        with alone(place):
+            shutil.rmtree(place, ignore_errors=True)  # of a driver that was killed
+            place.mkdir(parents=True)
+            try:
+                yield place
+            finally:
+                shutil.rmtree(place, ignore_errors=True)
 
     def __call__(self, told: dict[str, Any], say: Callable[[str], None]) -> None:
         """Do the training. Raises AssayError where it fails."""

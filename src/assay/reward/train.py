@@ -29,6 +29,7 @@ from assay.errors import AssayError
 from assay.figures import told
 from assay.identity import Training, settings
 from assay.images import ImageStore
+from assay.locks import together
 from assay.records import Preference
 from assay.reward import calibration
 from assay.reward.config import LossConfig, TrainConfig
@@ -101,6 +102,14 @@ def train(
     if not len(source):
         raise AssayError(f"{folder}: no pairs to train on; see the labels' reasons for why all were dropped")
     engine = Engine(config.precision, config.clip, config.engine.shard)
+    with together(engine, folder):
+        return _train(engine, folder, config, source, gold, say, trackers, identity)
+
+
+def _train(
+    engine: Engine, folder: Path, config: TrainConfig, source: Pairs, gold: Sequence[Preference], say: Callable[[str], None],
+    trackers: Sequence[str], identity: dict[str, Any] | None,
+) -> Trained:  # fmt: skip
     gold = MemoryPairs(gold).pairs
     known = identity or engine.lead_says(lambda: identity_of(config, source, gold))
     place = Training(folder, known, HOLDS)
