@@ -31,7 +31,8 @@ while kill -0 $! 2>/dev/null && kill -0 {pid} 2>/dev/null; do sleep 1; done
 kill -9 -- -$$
 """
 """A shell that ends a node with the process that started it, however that ended."""
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_memory_monitor_refresh_ms": "0"}
+"""No node kills its workers because something else on this machine needs memory."""
 KEYS = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
 """Credentials are the nodes' own."""
 

@@ -79,7 +79,7 @@ def test_a_run_folder_has_one_worker_at_a_time(finished: Path) -> None:
     finally:
         first.close()
     assert second.returncode == 1
-    assert "another process is working in this run folder" in second.stderr
+    assert "another process is working in it: process" in second.stderr
 
 
 def resume_to_the_end(folder: Path) -> None:

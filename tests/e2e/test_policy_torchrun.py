@@ -3,6 +3,7 @@ kills."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ from assay.recipes.own_pairs import SampledPreference
 from assay.records import Message, Preference, Response
 from assay.step import states
 from assay.tables import Table
-from descendants import kill_all
+from descendants import below, gone
 
 PIL = pytest.importorskip("PIL.Image")
 HERE = Path(__file__).parent
@@ -173,7 +174,8 @@ def test_commands_that_ask_share_the_questions_and_answer_as_one(
 
 @pytest.mark.slow
 def test_grpo_killed_on_two_processes_ends_as_the_undisturbed_one(home: Path, done: str) -> None:
-    """kill -9 of all processes after the second state; the same command goes on."""
+    """kill -9 of torchrun after the second state, and the same command at once: the killed one's processes are gone, or it
+    waits for them. While it is at work no other is."""
     process = subprocess.Popen(
         command(*grpo(home, "killed")), env=here(), start_new_session=True, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -182,8 +184,16 @@ def test_grpo_killed_on_two_processes_ends_as_the_undisturbed_one(home: Path, do
     while len(states(home / "killed.partial")) < 2 and time.monotonic() < deadline:
         assert process.poll() is None, "it ended before its second state"
         time.sleep(0.01)
-    kill_all(process.pid)
+    workers = below(process.pid)
+    assert len(workers) == 2
+    for worker in workers:
+        os.kill(worker, signal.SIGSTOP)  # so that it is not done meanwhile
+    second = subprocess.run(command(*grpo(home, "killed")), env=here(), capture_output=True, text=True, timeout=300)
+    assert second.returncode, "torchrun's own code for a process that ended with 2 is 1"
+    assert second.stderr.count("killed: another process is working in it: process ") == 1
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    assert gone(workers, 5)
     assert not (home / "killed").exists(), "it finished before it could be killed"
     again = subprocess.run(command(*grpo(home, "killed")), env=here(), capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr[-4000:]

@@ -115,7 +115,7 @@ class Cut:
 
     def __call__(self, line: str) -> None:
         self.said.append(line)
-        if "  gold " in line:
+        if "right on gold: " in line:
             self.left -= 1
             if self.left == 0:
                 self.act()  # type: ignore[operator]
@@ -141,6 +141,7 @@ def test_what_is_lost_goes_on_from_what_was_saved(
     for name, act in {"actor": kill_actor, "node": kill_node}.items():
         heard = Cut(20, act)
         again = train_view(place / name, often, place / "view", place / "gold", processes=2, say=heard, cluster=cluster)
+        assert heard.left <= 0, "nothing was killed"
         assert_same(again, whole, steps=103)
         assert any("a process was lost" in line for line in heard.said)
         resumed = [line for line in heard.said if line.startswith(f"{name}: resumed at step")]
@@ -157,6 +158,7 @@ def test_fewer_devices_train_on(
     (other,) = [ip for ip in nodes.running if ip != nodes.head]
     heard = Cut(20, lambda: nodes.kill(other))
     fewer = train_view(place / "fewer", often, place / "view", place / "gold", processes=2, say=heard, cluster=cluster)
+    assert heard.left <= 0, "nothing was killed"
     assert "the cluster has devices for 1 of 2 processes: training on 1" in heard.said
     assert any(line.startswith("fewer: resumed at step") for line in heard.said)
     assert_same(fewer, fit(place, "whole", often, []), steps=103)

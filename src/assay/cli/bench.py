@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ from tyro.conf import Positional
 from assay.cli.arguments import Flat, asking_of, chat_config
 from assay.errors import AssayError
 from assay.llm.client import Server
+from assay.locks import alone
 from assay.policy.config import AskConfig, SamplerConfig, VllmConfig
 from assay.records import Scorer
 from assay.reward.remote import Layout
@@ -61,8 +63,7 @@ def bench(
         markdown: Write the table as Markdown to this file.
         html: Write a page with plots to this file.
     """
-    from assay.bench import compare, page, table
-    from assay.bench.reward import curves
+    from assay.bench import compare, table
     from assay.bench.score_file import Recorder, ScoreFile
     from assay.bench.verdicts import PairJudge
     from assay.recipes.own_benchmarks import plan
@@ -70,28 +71,41 @@ def bench(
     from assay.tables import write_text
 
     planned = plan(data, only, pair_layout)
-    if "@http" in model:
-        scorer: Scorer | PairJudge = _judge(model, data, reply_tokens, replies)
-    else:
-        scorer = ScoreFile(Path(model)) if model.endswith(".jsonl") else _reward(model, max_tokens, layout, tokenizer)
-    problems = getattr(scorer, "problems", {})
-    if scores is not None and not isinstance(scorer, PairJudge):
-        read = {"max_tokens": max_tokens, "layout": layout, "tokenizer": tokenizer}
-        scorer = Recorder(scorer, scores, {"model": fingerprint(model), **read})
-    results = _measured(planned, scorer, limit or None, problems)
-    print(table.text(results))
-    for reason, count in problems.items():
-        print(f"failed: {count:,} times: {reason}")
-    if out is not None:
-        compare.save(out, model, environment(), results)
-    if markdown is not None:
-        write_text(markdown, table.markdown(results))
-    if html is not None:
-        best = planned.get("ppe-correctness")
-        told = {}
-        if isinstance(best, tuple) and not isinstance(scorer, PairJudge):
-            told = curves(best[1], scorer, limit or None)
-        print(f"page: {page.write(html, model, environment(), results, told)}")
+    with nullcontext() if scores is None else alone(scores):
+        if "@http" in model:
+            scorer: Scorer | PairJudge = _judge(model, data, reply_tokens, replies)
+        else:
+            scorer = (
+                ScoreFile(Path(model)) if model.endswith(".jsonl") else _reward(model, max_tokens, layout, tokenizer)
+            )
+        problems = getattr(scorer, "problems", {})
+        if scores is not None and not isinstance(scorer, PairJudge):
+            read = {"max_tokens": max_tokens, "layout": layout, "tokenizer": tokenizer}
+            scorer = Recorder(scorer, scores, {"model": fingerprint(model), **read})
+        results = _measured(planned, scorer, limit or None, problems)
+        print(table.text(results))
+        for reason, count in problems.items():
+            print(f"failed: {count:,} times: {reason}")
+        if out is not None:
+            compare.save(out, model, environment(), results)
+        if markdown is not None:
+            write_text(markdown, table.markdown(results))
+        if html is not None:
+            _page(html, model, results, planned, scorer, limit or None)
+
+
+def _page(
+    file: Path, model: str, results: "list[BenchmarkResult | Skipped]", planned: "Mapping[str, Job]",
+    scorer: "Scorer | PairJudge", limit: int | None,
+) -> None:  # fmt: skip
+    from assay.bench import page
+    from assay.bench.reward import curves
+    from assay.bench.verdicts import PairJudge
+
+    best, told = planned.get("ppe-correctness"), {}
+    if isinstance(best, tuple) and not isinstance(scorer, PairJudge):
+        told = curves(best[1], scorer, limit)
+    print(f"page: {page.write(file, model, environment(), results, told)}")
 
 
 def _measured(

@@ -1,9 +1,9 @@
 """`assay policy grpo`: GRPO on a user's own model and questions, on as many processes as there are."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from assay.recipes.shared import Shared
 from assay.recipes.watching import Looks, Watched
 from assay.rollouts import Prompt
 from assay.tables import sibling
+
+if TYPE_CHECKING:
+    from assay.policy.grpo import Tuned
 
 
 def run_grpo(
@@ -66,27 +69,13 @@ def run_grpo(
         if getattr(sampler, "collective", False):
             sampler.load(0)  # servers may have another command's weights; and rank 0 alone calibrates
         prompts = fitting(read["train"], policy, sampler, sampling.max_tokens, shared=shared)
-        begins, most = begun(policy.processor, prompts[0].messages), sampling.max_tokens
-        reward, gate = HybridReward(rewards, None, None, answer_start, begun=begins, max_tokens=most), None
-        if gold.reward_model:
-            pictures = any(p.images for p in prompts)
-            scorer, term = load_reward_model(gold, store, pictures, say, purse), None
-            named = shared.lead(lambda: fingerprint(gold.reward_model))
-            prompts, held = (legible(scorer, some, shared) for some in (prompts, read["gold"]))
-            if held:
-                held = fitting(held, policy, sampler, sampling.max_tokens, shared=shared)
-                identity = [model, named, gold.reward_tokens, sampling, answer_start, config.seed]
-                kept = sibling(out, ".calibration.json")
-                term = shared.lead(lambda: own_term(kept, scorer, held, sampler, config.group, rewards, identity))
-            reward = HybridReward(rewards, scorer, term, answer_start, f"{named} {gold.reward_tokens}", begins, most)
-            if term is not None and gold.gate_every:
-                gate = GateCheck(reward, held, sampler, gold.gate_every, gold.gate_questions, config.seed)
+        made = _Making(model, out, config, sampling, rewards, gold, store, shared, policy, sampler, answer_start)
+        prompts, reward, gate = made.reward(prompts, read["gold"], begun(policy.processor, prompts[0].messages), purse)
         exam = Exam(prompts=())
         if read["watch"]:
             some = fitting(read["watch"], policy, sampler, sampling.max_tokens, shared=shared)
             exam = shared.lead(lambda: exam_of(_sample(some, monitor.prompts, config.seed), config.seed))
             say(f"watched every {monitor.every} steps: {len(exam.prompts):,} questions, {asked(exam)}")
-
         judge = claims_judge(monitor.judge, gold.ask, store, purse) if monitor.judge else None
 
         def look(step: int, _: Any, heard: Any) -> Any:
@@ -99,10 +88,56 @@ def run_grpo(
             watch=looks, watch_every=looks.every, watch_state=looks, engine=engine,
         )  # fmt: skip
         sampler.close()
+    return _told(done, model, out, len(prompts))
+
+
+def _told(done: "Tuned", model: str, out: Path, questions: int) -> str:
     others = "".join(f"; {out / name} is that of step {step}" for name, step in done.kept.items())
     none = "" if "last-good" in done.kept else f"; no policy after {model} was read and found good"
     ended = f", stopped: {done.stopped}; {out} is the policy that was stopped{none}" if done.stopped else ""
-    return f"{len(prompts):,} questions, {done.steps:,} steps, {done.samples:,} answers -> {out}{ended}{others}"
+    return f"{questions:,} questions, {done.steps:,} steps, {done.samples:,} answers -> {out}{ended}{others}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """What the reward of one call of `run_grpo` is made of."""
+
+    model: str
+    out: Path
+    config: GrpoConfig
+    sampling: SamplerConfig
+    rewards: RewardConfig
+    gold: GoldConfig
+    store: ImageStore
+    shared: Shared
+    policy: Any
+    sampler: Any
+    answer_start: str
+
+    def reward(
+        self, prompts: list[Prompt], held: list[Prompt], begins: str, purse: Any
+    ) -> tuple[list[Prompt], HybridReward, GateCheck | None]:
+        """The reward, what measures its gate again, and the prompts that it can be given for."""
+        gold, rewards, shared, most = self.gold, self.rewards, self.shared, self.sampling.max_tokens
+        if not gold.reward_model:
+            return prompts, HybridReward(rewards, None, None, self.answer_start, begun=begins, max_tokens=most), None
+        pictures = any(p.images for p in prompts)
+        scorer, term = load_reward_model(gold, self.store, pictures, teller(shared), purse), None
+        named = shared.lead(lambda: fingerprint(gold.reward_model))
+        prompts, held = (legible(scorer, some, shared) for some in (prompts, held))
+        if held:
+            held = fitting(held, self.policy, self.sampler, most, shared=shared)
+            identity = [self.model, named, gold.reward_tokens, self.sampling, self.answer_start, self.config.seed]
+            kept, group = sibling(self.out, ".calibration.json"), self.config.group
+            term = shared.lead(lambda: own_term(kept, scorer, held, self.sampler, group, rewards, identity))
+        reward = HybridReward(rewards, scorer, term, self.answer_start, f"{named} {gold.reward_tokens}", begins, most)
+        if term is None or not gold.gate_every:
+            return prompts, reward, None
+        return (
+            prompts,
+            reward,
+            GateCheck(reward, held, self.sampler, gold.gate_every, gold.gate_questions, self.config.seed),
+        )
 
 
 def _sample(prompts: Sequence[Prompt], n: int, seed: int) -> list[Prompt]:
