@@ -1,7 +1,14 @@
 """What all tests share."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from assay.images import ImageStore
 
 settings.register_profile("assay", deadline=None)  # a timed test fails on a busy machine
 settings.load_profile("assay")
@@ -14,3 +21,36 @@ def whole_numbers() -> None:
 
     torch.cpu._is_avx512_bf16_supported = lambda: False
     torch.cpu._is_amx_tile_supported = lambda: False
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> "ImageStore":
+    """Where a file's tests keep their pictures."""
+    from assay.images import ImageStore
+
+    return ImageStore(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def pictures(store: "ImageStore") -> list[str]:
+    """Two pictures of noise: one wide (it is cut into tiles, by classes that do), one high."""
+    import numpy as np
+
+    image, random = pytest.importorskip("PIL.Image"), np.random.default_rng(0)
+    sizes = (40, 90), (60, 50)
+    return [store.add(image.fromarray(random.integers(0, 255, (*s, 3), dtype=np.uint8))) for s in sizes]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a small model that sees, of each kind of `vlm_models`; made when it is first asked for."""
+    import vlm_models
+
+    known: dict[str, Path] = {}
+
+    def folder(kind: str) -> Path:
+        if kind not in known:
+            known[kind] = vlm_models.make(kind, tmp_path_factory.mktemp(kind))
+        return known[kind]
+
+    return folder

@@ -1,18 +1,16 @@
 """A reward server that behaves as vLLM 0.32 does: sigmoid unless asked otherwise, no truncation unless asked for, no
 messages to a model without a chat template, `tools` beside them left out, a 400 with `error.message` for the rest."""
 
-import json
 import math
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from assay.records import assistant, user
 from assay.render import Rendered
 from assay.reward.scorer import LocalScorer
+from plain_server import answering
 
 
 @dataclass
@@ -70,35 +68,16 @@ class Refused(Exception):
 
 @contextmanager
 def serving(fake: Fake) -> Iterator[Fake]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send(200, {"data": [{"id": "tiny", "max_model_len": fake.room}]})
+    def reply(path: str, body: dict[str, Any] | None) -> tuple[int, dict[str, Any]]:
+        if body is None:
+            return 200, {"data": [{"id": "tiny", "max_model_len": fake.room}]}
+        try:
+            return 200, fake.answer(path, body)
+        except Refused as refused:
+            return 400, {"error": {"message": str(refused), "type": "BadRequestError", "code": 400}}
 
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            try:
-                self.send(200, fake.answer(self.path, body))
-            except Refused as refused:
-                self.send(400, {"error": {"message": str(refused), "type": "BadRequestError", "code": 400}})
-
-        def send(self, status: int, told: dict[str, Any]) -> None:
-            payload = json.dumps(told).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(payload)))
-            self.end_headers()
-            self.wfile.write(payload)
-
-        def log_message(self, *_: object) -> None:
-            """Silent."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    fake.url = f"http://127.0.0.1:{server.server_address[1]}"
-    try:
+    with answering(reply) as fake.url:
         yield fake
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def paths(asked: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:

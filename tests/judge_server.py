@@ -1,12 +1,11 @@
 """An OpenAI-compatible chat server on loopback whose replies a test decides; it keeps what it was asked."""
 
-import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from plain_server import answering
 
 
 @dataclass
@@ -26,35 +25,16 @@ class Judged:
 def judging(answer: Callable[[str], str]) -> Iterator[Judged]:
     judged = Judged(answer)
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            judged.asked.append(body)
-            try:
-                choice = {
-                    "index": 0, "finish_reason": "stop",
-                    "message": {"role": "assistant", "content": judged.answer(judged.text(body))},
-                }  # fmt: skip
-                self.send(200, {"choices": [choice], "usage": {"prompt_tokens": 1000, "completion_tokens": 100}})
-            except ValueError as error:
-                self.send(400, {"error": {"message": str(error)}})
+    def reply(_: str, body: dict[str, Any] | None) -> tuple[int, dict[str, Any]]:
+        assert body is not None
+        judged.asked.append(body)
+        try:
+            message = {"role": "assistant", "content": judged.answer(judged.text(body))}
+        except ValueError as error:
+            return 400, {"error": {"message": str(error)}}
+        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        return 200, {"choices": [choice], "usage": {"prompt_tokens": 1000, "completion_tokens": 100}}
 
-        def send(self, status: int, told: dict[str, Any]) -> None:
-            payload = json.dumps(told).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(payload)))
-            self.end_headers()
-            self.wfile.write(payload)
-
-        def log_message(self, *_: object) -> None:
-            """Silent."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    judged.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    try:
+    with answering(reply) as url:
+        judged.url = f"{url}/v1"
         yield judged
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -4,7 +4,6 @@ given what the class's own processor makes, say the same of every token; for pro
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -18,23 +17,10 @@ from assay.records import Message
 from assay.rollouts import Prompt
 from logprobs import said, trained, whole
 
-PIL = pytest.importorskip("PIL.Image")
+pytest.importorskip("PIL.Image")
 FAST = {"qwen2.5-vl", "internvl", "gemma3"}
 PADDED = {"gemma3"}
 KINDS = [k if k in FAST else pytest.param(k, marks=pytest.mark.slow) for k in vlm_models.KINDS]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
-    return ImageStore(tmp_path_factory.mktemp("pictures"))
-
-
-@pytest.fixture(scope="module")
-def pictures(store: ImageStore) -> list[str]:
-    """One wide (it is cut into tiles, by classes that do), one high."""
-    random = np.random.default_rng(0)
-    sizes = (40, 90), (60, 50)
-    return [store.add(PIL.fromarray(random.integers(0, 255, (*s, 3), dtype=np.uint8))) for s in sizes]
 
 
 @pytest.fixture(scope="module", params=KINDS)

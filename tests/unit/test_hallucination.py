@@ -16,6 +16,7 @@ from assay.policy.claims import cannot_see, check_claims, claims_in, reasoning, 
 from assay.policy.hallucination import read
 from assay.policy.monitor import MonitorConfig, Watch
 from assay.policy.reading import Reading
+from assay.recipes import training_plots
 from assay.recipes.training_plots import plot
 from assay.records import Message
 from assay.rollouts import Prompt, Rollout
@@ -358,6 +359,13 @@ def test_a_plot_of_readings() -> None:
         plot([])
     with pytest.raises(AssayError, match="nothing to plot"):
         plot([reading(0, None)])
+
+
+def test_steps_are_whole_numbers() -> None:
+    figure = training_plots._mpo_plot([{"step": s, "accuracy": 0.5, "margin": 0.1, "nll": 2.0} for s in (1, 2, 3)])
+    ticks = [t for axes in figure.axes for t in axes.get_xticks()]
+    assert ticks
+    assert all(float(t).is_integer() for t in ticks)
 
 
 def test_the_page_of_a_training_reads_its_metrics(tmp_path: Path) -> None:

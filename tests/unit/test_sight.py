@@ -12,7 +12,6 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-import vlm_models
 from assay import packing, sight, vision
 from assay.errors import AssayError
 from assay.images import ImageStore
@@ -28,30 +27,13 @@ from assay.reward.scorer import scorer
 from assay.reward.visual import load_visual
 from assay.rollouts import Prompt
 
-PIL = pytest.importorskip("PIL.Image")
+pytest.importorskip("PIL.Image")
 ANSWERS = (np.array([40, 41, 42], dtype=np.int32), np.array([43, 44], dtype=np.int32))
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
-    return ImageStore(tmp_path_factory.mktemp("pictures"))
-
-
-@pytest.fixture(scope="module")
-def picture(store: ImageStore) -> str:
-    return store.add(PIL.fromarray(np.random.default_rng(0).integers(0, 255, (40, 90, 3), dtype=np.uint8)))
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    known: dict[str, Path] = {}
-
-    def folder(kind: str) -> Path:
-        if kind not in known:
-            known[kind] = vlm_models.make(kind, tmp_path_factory.mktemp(kind))
-        return known[kind]
-
-    return folder
+@pytest.fixture
+def picture(pictures: list[str]) -> str:
+    return pictures[0]
 
 
 def group(policy: Policy, store: ImageStore, *images: str) -> Group:

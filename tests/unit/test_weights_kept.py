@@ -15,7 +15,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 import tiny_models
-import vlm_models
 from assay import body_cpu, models, vision, weights
 from assay.errors import AssayError
 from assay.images import ImageStore
@@ -38,7 +37,7 @@ from assay.rollouts import Prompt, Score
 from assay.step import Engine
 from logprobs import said, tokens, trained, whole
 
-PIL = pytest.importorskip("PIL.Image")
+pytest.importorskip("PIL.Image")
 PROMPTS = [Prompt(messages=(user(f"say {c * n}"),), answer=c) for n, c in enumerate("abcd", 1)]
 ANSWERS = (np.array([40, 41, 42], dtype=np.int32), np.array([43, 44], dtype=np.int32))
 BF16, FP32 = torch.bfloat16, torch.float32
@@ -50,30 +49,6 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lm")
     tiny_models.language("qwen3", width=64, head=16).bfloat16().float().save_pretrained(folder)
     tiny_models.tokenizer().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
-    return ImageStore(tmp_path_factory.mktemp("pictures"))
-
-
-@pytest.fixture(scope="module")
-def pictures(store: ImageStore) -> list[str]:
-    random = np.random.default_rng(0)
-    sizes = (40, 90), (60, 50)
-    return [store.add(PIL.fromarray(random.integers(0, 255, (*s, 3), dtype=np.uint8))) for s in sizes]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    known: dict[str, Path] = {}
-
-    def folder(kind: str) -> Path:
-        if kind not in known:
-            known[kind] = vlm_models.make(kind, tmp_path_factory.mktemp(kind))
-        return known[kind]
-
     return folder
 
 

@@ -34,6 +34,7 @@ from assay.tables import write_text
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +262,7 @@ def figure(name: str, curves: Mapping[str, list[Curve]]) -> Any:
                 place.plot(*mean_N2.T, marker=".", label=variant)
         place.set_ylabel(TITLES[what])
         place.set_xlabel(TITLES[over])
+        place.xaxis.set_major_locator(MaxNLocator(integer=True))
         place.grid(alpha=0.3)
         if place.lines:
             place.legend(frameon=False, fontsize=8)

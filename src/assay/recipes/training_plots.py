@@ -15,6 +15,7 @@ from assay.statistics import Estimate, interval
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 
 def curves(name: str, metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -41,7 +42,7 @@ def _grpo_plot(metrics: Sequence[Mapping[str, Any]]) -> Any:
     left.set_ylabel("mean reward of sampled answers")
     right.set_ylabel("with signal, %")
     for axes in (left, right):
-        axes.set_xlabel("step")
+        _along(axes, "step")
         axes.legend(frameon=False)
         axes.grid(alpha=0.3)
     return figure
@@ -56,7 +57,7 @@ def _mpo_plot(metrics: Sequence[Mapping[str, Any]]) -> Any:
     right.plot(steps, [m["nll"] for m in metrics], color="#888888", label="NLL of the chosen answer")
     right.legend(frameon=False)
     for axes in (left, right):
-        axes.set_xlabel("step")
+        _along(axes, "step")
         axes.grid(alpha=0.3)
     return figure
 
@@ -64,10 +65,16 @@ def _mpo_plot(metrics: Sequence[Mapping[str, Any]]) -> Any:
 def _nll_plot(metrics: Sequence[Mapping[str, Any]]) -> Any:
     figure, axes = plt.subplots(figsize=(6, 3.6), constrained_layout=True)
     axes.plot([m["step"] for m in metrics], [m["nll"] for m in metrics], color="#2a6fbb")
-    axes.set_xlabel("step")
+    _along(axes, "step")
     axes.set_ylabel("NLL of a token, nats")
     axes.grid(alpha=0.3)
     return figure
+
+
+def _along(axes: Any, name: str) -> None:
+    """What goes to the right is counted: there is no step 1.25."""
+    axes.set_xlabel(name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _picture(figure: Any) -> str:
@@ -98,7 +105,7 @@ def bands(parts: Sequence[tuple[str, Sequence[Band]]], along: str = "step") -> s
             if len(line.steps) == 1:
                 axes.vlines(line.steps, low, high, color=line.colour)
         axes.set_title(title, fontsize=10)
-        axes.set_xlabel(along)
+        _along(axes, along)
         axes.grid(alpha=0.3)
         if len(lines) > 1:
             axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
