@@ -33,6 +33,10 @@ from assay.policy.vllm_weights import sources
 from assay.recipes.own_grpo import run_grpo
 from assay.recipes.reward_model import GoldConfig
 from assay.records import Message, user
+from assay.render import render_prompt
+from assay.reward.config import EngineConfig
+from assay.reward.model import RewardModel
+from assay.reward.visual import load_visual
 from assay.rollouts import Prompt, Score
 from assay.step import Engine
 from logprobs import said, tokens, trained, whole
@@ -190,6 +194,27 @@ def test_the_policy_at_its_start_is_a_frozen_copy_without_a_second_model(
     policy.zero_grad()
     logp(policy, group).sum().backward()
     assert all(torch.equal(p.grad, grads[n]) for n, p in policy.named_parameters() if p.requires_grad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["qwen2.5-vl", "internvl"])
+def test_a_reward_model_that_scores_keeps_its_tower_in_bfloat16_and_gives_the_same_rewards(
+    kind: str, made: Callable[[str], Path], store: ImageStore, pictures: list[str], layers_alone: None
+) -> None:
+    torch.manual_seed(0)
+    model, processor = load_visual(str(made(kind)))
+    seeing = vision.Pictures(processor, store)
+    reward = RewardModel(model, processor.tokenizer.pad_token_id, EngineConfig(), "bf16", seeing)
+    ids = render_prompt(processor, asked(pictures[0]).messages, store)
+    batch = reward.batch([Group(prefix=np.array(ids, dtype=np.int32), answers=ANSWERS, images=(pictures[0],))])
+    found = []
+    for scoring in (reward, reward.score_only()):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            found.append(scoring(batch).clone())
+    assert {p.dtype for p in vision.tower_weights(reward.inner) if p.dim() == 2} >= {BF16}
+    assert FP32 not in {
+        m.weight.dtype for m in vision.vision_tower(reward.inner).modules() if type(m) is torch.nn.Linear
+    }
+    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-6)
 
 
 @pytest.fixture

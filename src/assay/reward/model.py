@@ -69,8 +69,9 @@ class RewardModel(torch.nn.Module):
         self.frozen = Frozen(self.inner, frozen, self.backend, self.bf16, self.causal) if stays else None
 
     def score_only(self) -> "RewardModel":
-        """Make it ready to score and nothing else. Where it computes in bfloat16, its products' weights are rounded to that
-        once, not in every pass, which gives the same products; on a CPU compiled loops take its body where they can."""
+        """Make it ready to score and nothing else. Where it computes in bfloat16, its products' weights (a tower's too) are
+        rounded to that once, not in every pass, which gives the same products; on a CPU compiled loops take its body where
+        they can."""
         if not self.bf16 or self.frozen is not None:
             return self
         if self.packed and devices.device().type == "cpu":
@@ -80,6 +81,9 @@ class RewardModel(torch.nn.Module):
         for module in vision.language_model(self.inner).modules():
             if type(module) is torch.nn.Linear and id(module.weight) not in precise:
                 module.weight.data = module.weight.data.to(torch.bfloat16)
+        seeing = [vision.vision_tower(self.inner), vision.adapter(self.inner)] if self.pictures is not None else []
+        for weight in (w for part in seeing if part is not None for w in weights.products(part)):
+            weight.data = weight.data.to(torch.bfloat16)
         return self
 
     @property
