@@ -244,12 +244,20 @@ def without_dropout(model: Any) -> Any:
     return model
 
 
-def load_generator(name: str, quantize: torch.dtype | None = None) -> tuple[Any, Any]:
+def load_generator(name: str, quantize: torch.dtype | None = None, half: bool = False) -> tuple[Any, Any]:
     """A model that generates, in fp32 and without dropout, and its processor: a vision-language model where its config
     has a vision part, else a causal language model with its tokenizer. `quantize`: the linear layers of the language model
-    in 4 bits (head, vision tower and adapter as they are), computed in this precision."""
+    in 4 bits (head, vision tower and adapter as they are), computed in this precision. `half`: it will be narrowed
+    (`weights.narrow`), so that weights that are in bfloat16 can stay in it as they are read."""
+    if half and quantize is None and name not in PACKAGED and not adapter_of(name) and weights.in_bfloat16(name):
+        model, processor = _generator(name, {"dtype": torch.bfloat16})
+        if not weights.rounded(model):
+            return model, processor
+    return _generator(name, {"dtype": torch.float32}, quantize)
+
+
+def _generator(name: str, options: dict[str, Any], quantize: torch.dtype | None = None) -> tuple[Any, Any]:
     config = None if name in PACKAGED else load_config(name)
-    options: dict[str, Any] = {"dtype": torch.float32}
     if quantize is not None:
         spared = ("lm_head", "embed_out", *vision.TOWERS, *vision.ADAPTERS)
         options["quantization_config"] = _four_bits(*spared, compute=quantize)

@@ -5,6 +5,7 @@ transformers draws every weight that a checkpoint lacks from a random state and 
 about: a head that is to be trained may be new, anything else is refused by name.
 """
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch.overrides import TorchFunctionMode
+from transformers.utils import cached_file
 
 from assay.errors import AssayError, missing_extra
 
@@ -261,8 +263,33 @@ def readable(folder: Path) -> None:
             path.chmod(mode)
 
 
+def in_bfloat16(name: str) -> bool:
+    """Whether all weights in the files of a folder or a hub id are in bfloat16: read in it, none is rounded. A config says
+    in which precision they should be, and may be wrong."""
+
+    def place(file: str) -> str | None:
+        found: str | None = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+        return found
+
+    index, kinds = place("model.safetensors.index.json"), set[str]()
+    files = sorted(set(json.loads(Path(index).read_text())["weight_map"].values())) if index else ["model.safetensors"]
+    for path in map(place, files):
+        if path is None:
+            return False
+        with Path(path).open("rb") as file:  # the format: the length of a JSON header, and the header
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        kinds |= {told["dtype"] for weight, told in header.items() if weight != "__metadata__"}
+    return "BF16" in kinds and not kinds & {"F16", "F32", "F64"}
+
+
+def rounded(model: Any) -> bool:
+    """Whether a model that was read in bfloat16 has numbers of its own in it, which its checkpoint does not hold."""
+    kept = set(model.state_dict())
+    return any(b.dtype == torch.bfloat16 and name not in kept for name, b in model.named_buffers())
+
+
 def products(model: Any) -> Iterator[torch.nn.Parameter]:
-    """The weights of fp32 that are read by matrix products and convolutions alone (of a mixture of experts those that are
+    """The weights that are read by matrix products and convolutions alone (of a mixture of experts those that are
     stacked): autocast rounds them to bfloat16 at every pass. Norms, biases, tables and whatever else a layer has are not."""
     from transformers.pytorch_utils import Conv1D
 
@@ -270,18 +297,19 @@ def products(model: Any) -> Iterator[torch.nn.Parameter]:
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             read = name == "weight" if isinstance(module, linear) else parameter.dim() == 3 and len(parameter) > 1
-            if read and parameter.dtype == torch.float32:
+            if read and parameter.is_floating_point():
                 yield parameter
 
 
 def narrow(model: Any) -> None:
     """Keep what is frozen, of a model that computes in bfloat16 by autocast, in bfloat16: half the memory, and the rounding
     that each pass would do anew is done once. The table of token embeddings too, whose rows come out in fp32: the sums over
-    layers stay in it, as autocast has them. fp32 stays for all that trains."""
+    layers stay in it, as autocast has them. All else is in fp32 (again, where the model was read in bfloat16)."""
     table = model.get_input_embeddings()
-    for parameter in [*products(model), table.weight]:
-        if not parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.bfloat16)
+    rest = {id(p) for p in (*products(model), table.weight) if not p.requires_grad}
+    for held in (*model.parameters(), *model.buffers()):
+        if held.is_floating_point():
+            held.data = held.data.to(torch.bfloat16 if id(held) in rest else torch.float32)
     if table.weight.dtype == torch.bfloat16:
         table.register_forward_hook(in_fp32)
 

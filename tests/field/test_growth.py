@@ -190,7 +190,7 @@ def test_a_run_where_nothing_can_be_written_is_one_line(tmp_path: Path) -> None:
     add(tmp_path, rows(tmp_path, "a", range(20)))
     code, _, told = assay("run", "pool", tmp_path / "pool", "--out", tmp_path / "a.jsonl" / "run", "--embedder", "hash")
     assert code == 2
-    assert "a.jsonl/run: no run can be kept here (Not a directory: " in told.splitlines()[-1]
+    assert "a.jsonl/run: nothing can be written here (Not a directory: " in told.splitlines()[-1]
 
 
 def test_a_pool_of_rejections_alone_begins_no_run(tmp_path: Path) -> None:

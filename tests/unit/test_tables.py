@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from assay import locks
 from assay.errors import AssayError
 from assay.records import Judgement, Label, Message, Pair, Response, user
 from assay.run import Run
@@ -56,7 +57,10 @@ def test_a_broken_shard_is_named(tmp_path: Path) -> None:
         Table(tmp_path, Label).read()
 
 
-def test_a_run_folder_refuses_another_config_and_another_process(tmp_path: Path) -> None:
+def test_a_run_folder_refuses_another_config_and_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "WAIT_S", 0.0)
     run = Run(tmp_path, {"lr": 1, "sizes": {"n": 2}})
     assert run.once("step", lambda: {"x": 1})["x"] == 1
     assert run.once("step", lambda: pytest.fail("done work is not repeated"))["x"] == 1

@@ -1,6 +1,7 @@
 """In which precision weights are kept, how often, and the policy as it was at the start without a second model."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import transformers
+from safetensors.torch import load_file, save_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
@@ -194,6 +196,52 @@ def test_the_policy_at_its_start_is_a_frozen_copy_without_a_second_model(
     policy.zero_grad()
     logp(policy, group).sum().backward()
     assert all(torch.equal(p.grad, grads[n]) for n, p in policy.named_parameters() if p.requires_grad)  # type: ignore[arg-type]
+
+
+def in_half(folder: Path, out: Path, *wide: str) -> str:
+    """The same checkpoint in bfloat16, and its config says so; weights of the names `wide` are not."""
+    shutil.copytree(folder, out)
+    held = load_file(out / "model.safetensors")
+    save_file(
+        {n: x if n in wide else x.bfloat16() for n, x in held.items()}, out / "model.safetensors", {"format": "pt"}
+    )
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    return str(out)
+
+
+@pytest.mark.parametrize(("kind", "half"), [("qwen2.5-vl", True), ("gemma3", False), ("text", True), ("wide", False)])
+def test_what_rests_in_bfloat16_is_read_in_it_and_nothing_else_is_lost(
+    kind: str, half: bool, made: Callable[[str], Path], text: Path, store: ImageStore, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """gemma3 has a number of its own, which would be rounded; `wide` a norm that is in fp32 whatever its config says."""
+    norm = "model.norm.weight"
+    folder = in_half(text if kind in ("text", "wide") else made(kind), tmp_path / "half", *[norm] * (kind == "wide"))
+    if kind == "wide":
+        held = load_file(Path(folder) / "model.safetensors")
+        save_file({**held, norm: held[norm] + 1e-3}, Path(folder) / "model.safetensors", {"format": "pt"})
+    config, read = PolicyConfig(train=("llm",), precision="bf16"), list[set[torch.dtype]]()
+    narrow = weights.narrow
+
+    def narrowed(model: Any) -> None:
+        read.append({p.dtype for p in model.parameters()})
+        narrow(model)
+
+    monkeypatch.setattr(weights, "narrow", narrowed)
+    found = load_policy(folder, config, store)
+    assert read == [{BF16} if half else {FP32}]
+    monkeypatch.setattr(weights, "in_bfloat16", lambda _: False)
+    before = load_policy(folder, config, store)
+    assert {n: (x.dtype, x.requires_grad) for n, x in before.named_parameters()} == {
+        n: (x.dtype, x.requires_grad) for n, x in found.named_parameters()
+    }
+    for (name, one), (_, other) in zip(
+        [*before.named_parameters(), *before.named_buffers()], [*found.named_parameters(), *found.named_buffers()],
+        strict=True,
+    ):  # fmt: skip
+        assert one.dtype == other.dtype, name
+        assert torch.equal(one, other), name
 
 
 @pytest.mark.parametrize("kind", ["qwen2.5-vl", "internvl"])

@@ -215,7 +215,7 @@ def load_policy(
     if not trains:
         config = replace(config, lora_rank=0)
     four = (torch.bfloat16 if half else torch.float32) if config.quantize else None
-    model, processor = models.load_generator(name, four)
+    model, processor = models.load_generator(name, four, half)
     choose_trained(model, config.train if trains else ())
     if config.lora_rank:
         model = _with_lora(model, config)
