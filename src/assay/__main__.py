@@ -12,7 +12,8 @@ def main() -> None:
     try:
         from assay.cli import main as command
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to resume", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print("interrupted; run the same command again to resume", file=sys.stderr)
         sys.exit(130)
     command()
 

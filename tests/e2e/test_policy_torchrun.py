@@ -60,8 +60,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def grpo(home: Path, out: str) -> list[str]:
-    told = ("policy", "grpo", home / "vlm", home / "questions.jsonl", "--out", home / out, "--steps", 4, "--prompts", 4,
+def grpo(home: Path, out: str, steps: int = 4) -> list[str]:
+    told = ("policy", "grpo", home / "vlm", home / "questions.jsonl", "--out", home / out, "--steps", steps, "--prompts", 4,
             "--group", 4, "--lr", 1e-2, "--kl", 0.05, "--save-every", 1, "--sampler.max-tokens", 6, *LORA,
             "--policy.tokens", 64, "--reward-model", "policy_commands:length", "--rewards.combine", "sum", "--watch",
             home / "watched.jsonl", "--monitor.every", 2, "--monitor.prompts", 3, "--system", "be short",
@@ -170,6 +170,27 @@ def test_commands_that_ask_share_the_questions_and_answer_as_one(
     assert {r.told_by for r in rows[1]} == {"model", "dropout"}
     for left in ("two.partial", "two-pairs.partial"):
         assert not (home / left).exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_two_processes_with_one_line(home: Path) -> None:
+    """torchrun adds a report of its own, and ends with 1."""
+    process = subprocess.Popen(
+        command(*grpo(home, "stopped", steps=1_000)), env=here(), start_new_session=True, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    while not states(home / "stopped.partial") and time.monotonic() < deadline:
+        assert process.poll() is None, "it ended before its first state"
+        time.sleep(0.01)
+    workers = below(process.pid)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=100)
+    assert gone(workers, 5)
+    assert process.returncode
+    assert told.count("interrupted; run the same command again to resume") == 1
+    assert states(home / "stopped.partial")
+    assert not (home / "stopped.lock").exists()
 
 
 @pytest.mark.slow

@@ -254,15 +254,19 @@ def test_a_reward_model_that_scores_keeps_its_tower_in_bfloat16_and_gives_the_sa
     reward = RewardModel(model, processor.tokenizer.pad_token_id, EngineConfig(), "bf16", seeing)
     ids = render_prompt(processor, asked(pictures[0]).messages, store)
     batch = reward.batch([Group(prefix=np.array(ids, dtype=np.int32), answers=ANSWERS, images=(pictures[0],))])
-    found = []
-    for scoring in (reward, reward.score_only()):
+
+    def rewards() -> torch.Tensor:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            found.append(scoring(batch).clone())
+            return reward(batch).clone()
+
+    before = rewards()
+    assert {p.dtype for p in vision.tower_weights(reward.inner)} == {FP32}
+    reward.score_only()
     assert {p.dtype for p in vision.tower_weights(reward.inner) if p.dim() == 2} >= {BF16}
     assert FP32 not in {
         m.weight.dtype for m in vision.vision_tower(reward.inner).modules() if type(m) is torch.nn.Linear
     }
-    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(rewards(), before, atol=2e-3, rtol=2e-2)
 
 
 @pytest.fixture

@@ -80,5 +80,6 @@ def main() -> None:
         print(f"error: {what}; what was done before is kept, and the same command goes on", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to resume", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+            print("interrupted; run the same command again to resume", file=sys.stderr)
         sys.exit(130)
