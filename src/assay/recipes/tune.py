@@ -83,7 +83,7 @@ def _side_by_side(wanted: bool) -> Iterator[Beside]:
         torch.set_num_threads(threads)
 
 
-Job = tuple[tuple[Path, int, float], TuneConfig, Task]
+Job = tuple[tuple[Path, int, float, dict[str, Any]], TuneConfig, Task]
 """What a process needs to do a stage of a run that another one has open."""
 
 
