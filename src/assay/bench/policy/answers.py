@@ -18,12 +18,19 @@ _TAGS = re.compile(r"<answer>(?P<inside>(?:(?!<answer>).)*?)</answer>", re.S | r
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(?P<inside>[^\n#]*\S)[ \t]*$", re.M)
 _IS = r"(?:is|would be|must be|should be)\b"
 _SAID = re.compile(
-    rf"(?:(?:final|correct|right|best)\s+(?:answer|option|choice)(?=[* \t]*(?:{_IS}|[:=(\n]))"
+    rf"(?:\b(?:final|correct|right|best)\s+(?:answer|option|choice)(?=[* \t]*(?:{_IS}|[:=(\n]))"
     rf"|the\s+(?:answer|option|choice)(?:\s+to\s+[^\n.:]{{1,80}}?)?\s*(?=(?:{_IS}|[:=]))"
-    r"|\banswer\s*(?=is\b|[:=])|^[#* \t]+answer[* \t]*$|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
+    r"|(?<![A-Za-z] )\banswer\s*(?=is\b|[:=])|(?<=\bmy )answer\s*(?=is\b|[:=])|(?<=\bour )answer\s*(?=is\b|[:=])|^[#* \t]+answer[* \t]*$|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
     rf"[\s:=*]*(?:{_IS})?[\s:=*]*(?=\S)",
     re.I | re.M,
 )
+_SUPPOSED = re.compile(
+    r"\b(?:if|suppos\w+|assum\w+|unless|whether|were|claim\w*|would (?:say|think|guess)|thought|example|hypothetical\w*|wrong|incorrect"
+    r"|previous|student\w*|not|never|pretend|imagine|sample)\b|n't\b|不",
+    re.I,
+)
+"""What makes "the answer is 12" in its clause no statement of the answer."""
+_CLAUSE = re.compile(r"[.,;:!?\n](?=\s|$)|\b(?:then|so|but|hence|thus|therefore)\b|[，。；]")
 _CHOSEN = re.compile(r"\b(?:option|choice)\s*\(?([A-Z])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b", re.I)
 _A = re.compile(r"\n[ \t]*A:[ \t]*(?P<inside>[^\n]*\d[^\n]*)\s*$")
 """The last line of GSM8K's own models."""
@@ -44,7 +51,7 @@ _TOO = re.compile(rf"[ \t,$*)]*(?P<gap>[\s.,;:$*)]*){_FILL}{_TURN}(?:\W*{_TURN})
 _LIKE = re.compile(
     r"\W*(?i:(?:it|the\s+answer|answer|option|choice)\W*)?(?:is\W*)?(?:[A-Z]\b|[a-z]\)|\d|\\(?:boxed|fbox)|answer>|#|x\s*=)"
 )
-_ALSO = re.compile(r"[^.!?\n]{0,40}\balso\s+(?:be|possible|valid|correct|right|works?|fits?|acceptable)\b", re.I)
+_ALSO = re.compile(r"\balso\s+(?:be|possible|valid|correct|right|works?|fits?|acceptable)\b", re.I)
 _AND = re.compile(
     r"[ \t,$*)]*(?:and|&)\W{0,4}(?i:the answer is\W*|answer\W*|option\W*)?(?:[A-Z]\b|\d|\\boxed|<answer|####|x\s*=)"
 )
@@ -55,8 +62,20 @@ _TAKEN_BACK = re.compile(
     r"|^\W*no\b\W",
     re.I,
 )
-_JOINT = re.compile(r"[\s$,;]*(?:,|;|\band\b|\bor\b)[\s$,;]*", re.I)
+_JOINT = re.compile(r"[\s$,;]*(?:,|;|\band\b|\bor\b)?[\s$,;]*", re.I)
 """What stands between the boxes of one list."""
+_RECONSIDERED = re.compile(
+    r"(?:^|[.!?)\n])\W*(?:hmm+|wait|actually|correction|sorry|oops|scratch that|on second thought|on reflection|or rather|apologies"
+    r"|hold on|edit:|update:|my mistake|不对|等等|更正)(?![A-Za-z])"
+    r"|^\W*(?:but|however|no|yet|although|though|only)\b(?![^.\n]{0,20}\bnot\b)",
+    re.I,
+)
+"""A sentence behind the answer that begins to take it back: any that reconsiders, and the very next one that turns."""
+_CHECKED = re.compile(r"\b(?:check|verify|confirm)", re.I)
+_CONDITION = re.compile(r"[\s$.,*)\]]*(?:only\s+)?\b(?:if|unless|provided|assuming|in case)\b|[\s$,]*(?:如果|除非)", re.I)
+"""What makes the answer one of several cases."""
+_DANGLING = re.compile(r"(?:\b(?:times|plus|minus|of|and|or|by|than|the|an|is|divided)|[-+*/=^(\\{])\s*$", re.I)
+"""How an answer ends that is broken off."""
 
 
 def final_answer(text: str) -> str | None:
@@ -68,11 +87,37 @@ def final_answer(text: str) -> str | None:
     said = re.split(r"</think>", text, flags=re.I)[-1]
     if re.search(r"<think>", said, re.I):
         said = re.split(r"<think>", said, flags=re.I)[0]
-    for read in (_tagged, _boxed, _marked, _told):
-        if (found := read(said.replace("：", ":"))) is not None:
-            inside, start, end = found
-            return None if _hedged(inside, said[:start], said[end:]) else inside.strip() or None
-    return _bare(said)
+    said = said.replace("：", ":")
+    found = next((f for read in (_tagged, _boxed, _marked, _told) if (f := read(said)) is not None), None)
+    if found is None:
+        return _bare(said)
+    later = _told(said)
+    if later is not None and later[1] >= found[2] and _contrary(found[0], later[0]):
+        found = later
+    inside, start, end = found
+    taken = _hedged(inside, said[:start], said[end:]) or _reconsidered(inside, said[end:])
+    return None if taken else inside.strip() or None
+
+
+def _contrary(one: str, other: str) -> bool:
+    """Whether two answers can be read as numbers, or as letters, and are not the same."""
+    first, second = quantity(one), quantity(other)
+    if first is not None and second is not None:
+        return not (first.equals(second) or second.equals(first))
+    return letter(one) is not None and letter(other) is not None and letter(one) != letter(other)
+
+
+def _reconsidered(answer: str, after: str) -> bool:
+    """Whether what follows takes the answer back, or makes it one of several cases; to check it again and find it so is
+    neither ("Let me double-check: 3 x 4 = 12")."""
+    if _CONDITION.match(after):
+        return True
+    turn = _RECONSIDERED.search(after[: 2 * NEAR])
+    if turn is None:
+        return False
+    again = re.findall(r"-?\d[\d,]*(?:\.\d+)?", after[turn.end() :])
+    sure = _CHECKED.search(after, turn.end()) and again
+    return not (sure and (one := quantity(answer)) is not None and (two := quantity(again[-1])) and one.equals(two))
 
 
 NEAR = 200
@@ -83,7 +128,7 @@ Found = tuple[str, int, int]
 
 def _hedged(answer: str, before: str, after: str) -> bool:
     """Whether another answer shall count as well ("7, or perhaps 8"); the same amount again is none ("3/4, or 75%")."""
-    if _HINGE.search(before[-60:]) or _ALSO.match(after) or _AND.match(after):
+    if _HINGE.search(before[-60:]) or _ALSO.search(after[:NEAR]) or _AND.match(after):
         return True
     after = after[:NEAR]
     turn = _TOO.match(after)
@@ -103,9 +148,16 @@ def _several(line: str) -> bool:
 
 
 def _tagged(text: str) -> Found | None:
-    """What stands in the last <answer> tags."""
+    """What stands in the last <answer> tags; a list of those that nothing parts from it."""
     found = list(_TAGS.finditer(text))
-    return (found[-1]["inside"], found[-1].start(), found[-1].end()) if found else None
+    if not found:
+        return None
+    inside, start = found[-1]["inside"], found[-1].start()
+    for before in found[-2::-1]:
+        if not _JOINT.fullmatch(text[before.end() : start]):
+            break
+        inside, start = (f"{before['inside']}, {inside}" if before["inside"].strip() != inside.strip() else inside), before.start()
+    return inside, start, found[-1].end()
 
 
 def _marked(text: str) -> Found | None:
@@ -121,11 +173,15 @@ def _marked(text: str) -> Found | None:
 
 def _told(text: str) -> Found | None:
     """What follows the last "the answer is"; "" where it is taken back; None where nothing is told."""
-    marks = list(_SAID.finditer(text))
+    marks = [m for m in _SAID.finditer(text) if not _SUPPOSED.search(_CLAUSE.split(text[: m.start()][-NEAR:])[-1])]
     if marks:
         line = text[marks[-1].end() :].split("\n", 1)[0]
         rest = re.split(r"[.,!;]", line, maxsplit=1)[1:]
-        taken = bool(rest and _TAKEN_BACK.search(rest[0])) or _several(line)
+        turned = re.search(r"(?<=[\w)}$*]{2})[.;!?]\s+|(?<=\d)[.;!?]\s+", line)
+        checked = _CHECKED.search(line)
+        taken = bool(rest and not checked and _TAKEN_BACK.search(rest[0])) or _several(line) or bool(_DANGLING.search(line.rstrip("* ")))
+        if turned and _reconsidered(line[: turned.start()], line[turned.end() :] + text[marks[-1].end() + len(line) :]):
+            taken = True
         inside = "" if taken else line.strip().rstrip(".。").strip(" *")
         return inside, marks[-1].start(), marks[-1].end() + len(line)
     chosen = {x.upper() for x in _CHOSEN.findall(text)}
@@ -178,8 +234,8 @@ def _boxed(text: str) -> Found | None:
         between = text[close:begin] if close <= begin else ""
         if not _JOINT.fullmatch(between):
             break
-        joint = between.strip(" $\n")
-        begin, inside = mark, f"{text[start:stop]} {joint} {inside}"
+        joint, again = between.strip(" $\n") or ",", text[start:stop].strip() == inside.strip()
+        begin, inside = mark, inside if again else f"{text[start:stop]} {joint} {inside}"
     if _DENIED.match(text, end):
         return None
     taken = _TAKEN_BACK.match(text[end : end + 30].lstrip(" $.,;!"))

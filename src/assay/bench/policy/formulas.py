@@ -1,14 +1,15 @@
 """Are two formulas the same? What holds them together is compared here: lists, sets, tuples, intervals, matrices, equations,
 units, words; numbers are worked out exactly; only what is left, single expressions with letters, goes to math-verify."""
 
+import math
 import re
 from functools import lru_cache
 
-from assay.bench.policy.arithmetic import agree, read_whole, tokens_of
+from assay.bench.policy.arithmetic import agree, approximate, read_whole, tokens_of
 from assay.bench.policy.characters import written
 from assay.bench.policy.equivalent import equivalent
 from assay.bench.policy.intervals import as_intervals
-from assay.bench.policy.quantities import named, quantity
+from assay.bench.policy.quantities import Quantity, named, quantity
 from assay.bench.policy.texts import same_text
 from assay.bench.policy.words import unit_of
 
@@ -54,7 +55,19 @@ def _tidy(text: str) -> str:
         text = pattern.sub(plainly, text)
     text = _FUNCTIONS.sub(lambda m: "\\" + m[1], text).replace(r"\lbrace", r"\{").replace(r"\rbrace", r"\}")
     text = re.sub(r"\\(?:leq|leqslant)(?![A-Za-z])", r"\\le", re.sub(r"\\(?:geq|geqslant)(?![A-Za-z])", r"\\ge", text))
+    text = _BASE.sub(lambda m: _based(m[1], m[2]), text)
     return re.sub(r"^(?:the )?(?:final )?answer\s*(?:is|:)\s*", "", text, flags=re.I).strip()
+
+
+_BASE = re.compile(r"^\(?(\d+)\)?\s*_\s*\{?\s*(\d{1,2})\s*\}?$")
+
+
+def _based(digits: str, base: str) -> str:
+    """1011_2 as 11; as it is where it is written in no such base."""
+    try:
+        return str(int(digits, int(base)))
+    except ValueError:
+        return f"{digits}_{base}"
 
 
 _ALL_REAL = re.compile(r"\\mathbb\s*\{?\s*R\s*\}?(?![\^A-Za-z])|ℝ|\ball (?:the )?real(?: number)?s\b", re.I)
@@ -98,13 +111,21 @@ def _same(given: str, right: str, texted: bool = False) -> bool:
         return _equations(sides[0], sides[1])
     first, second = quantity(given, formula=True), quantity(right, formula=True)
     if first is not None and second is not None:
-        return first.equals(second)
+        return first.equals(second) or _turned(first, second, right) or _turned(second, first, given)
     if (held := _held(given, right)) is not None:
         return held
     values = [read_whole(tokens_of(x, comma=False)) for x in (given, right)]
     if values[0] is not None and values[1] is not None:
         return agree(values[0].value, values[1].value)
     return _expressions(given, right)
+
+
+def _turned(degrees: Quantity, radians: Quantity, said: str) -> bool:
+    """Whether an angle in degrees is the one that is written as a part of pi."""
+    return (
+        degrees.unit is not None and degrees.unit[0] == "angle" and radians.unit is None and r"\pi" in said
+        and agree(approximate(radians.value) * 180 / math.pi, approximate(degrees.value))
+    )  # fmt: skip
 
 
 _BOUND = re.compile(r"[\s$]*([<>]=?|!=|\\(?:le|ge|lt|gt|neq?)(?![A-Za-z]))")
@@ -243,6 +264,8 @@ def _as_lists(given: str, right: str) -> bool:
         values = [_sides(x) for x in listed]
         if len(values) != len(brackets[1]) or not all(len(v) == 2 and _is_name(v[0]) for v in values):
             return False
+        if {v[0].strip() for v in values} <= set("xyz"):
+            values.sort(key=lambda v: v[0].strip())
         return all(_same(v[1], b) for v, b in zip(values, brackets[1], strict=True))
     return _matched(_items(given), _items(right))
 

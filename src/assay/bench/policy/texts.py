@@ -16,7 +16,7 @@ _SPELLINGS = (
     "favourite/favorite", "neighbour/neighbor", "labour/labor", "behaviour/behavior", "defence/defense",
     "organise/organize", "organised/organized", "analyse/analyze", "catalogue/catalog", "programme/program",
     "tyre/tire", "moustache/mustache", "traveller/traveler", "jewellery/jewelry", "honour/honor", "flavour/flavor",
-    "fibre/fiber", "plough/plow", "harbour/harbor", "towards/toward",
+    "fibre/fiber", "plough/plow", "harbour/harbor", "towards/toward", "是的/是", "对的/对", "不是的/不是",
 )  # fmt: skip
 _ONE_SPELLING = dict(pair.split("/") for pair in _SPELLINGS)
 _SAID = re.compile(
@@ -37,7 +37,8 @@ def plain(text: str) -> str:
 
     "A" is an article only before a word: "vitamin A" keeps its letter.
     """
-    said = digits_for_words(_chemical(written(text)).replace("\\infty", " infinity ").replace("\\$", "$"))
+    said = re.sub(r"\b([A-Z])\.\s+(?=[A-Z]\b\.?\s*[A-Z])", r"\1", _CLOCK.sub(_hour, text))
+    said = digits_for_words(_chemical(written(said)).replace("\\infty", " infinity ").replace("\\$", "$"))
     said = re.sub(r"\bnon[- ](?=[^\W\d_]{3})", "non", said, flags=re.I)
     said = re.sub(
         r"(?<=[^\W\d_])[-/](?=[^\W\d_]{2})", " ", _SAID.sub("", said.lower(), 1) if _SAID.match(said) else said.lower()
@@ -77,9 +78,11 @@ def same_text(given: str, right: str) -> bool:
     Things that "and" joins may come in any order.
     """
     wanted = plain(right)
-    if any(plain(x) == wanted for x in (given, *_cores(written(given), written(right)))):
+    if _elements(given, right):
+        return False
+    if any(_alike(plain(x), wanted) for x in (given, *_cores(written(given), written(right)))):
         return True
-    parts = [sorted(plain(x) for x in re.split(r"\s+and\s+|\s*&\s*", written(t), flags=re.I)) for t in (given, right)]
+    parts = [sorted(plain(x) for x in re.split(r",?\s+and\s+|\s*[&,]\s*", written(t), flags=re.I)) for t in (given, right)]
     if len(parts[0]) > 1 and parts[0] == parts[1]:
         return True
     if (day := moment(given)) is not None and day == moment(right):
@@ -90,6 +93,34 @@ def same_text(given: str, right: str) -> bool:
     if first is None or second is None or first.rest or second.rest:
         return False
     return first.equals(second)
+
+
+def _alike(one: str, other: str) -> bool:
+    """Equal, or one noun in singular and plural."""
+    shorter, longer = sorted((one, other), key=len)
+    return one == other or (longer == shorter + "s" and bool(re.fullmatch(r"[a-z]{4,}", shorter)) and shorter[-1] not in "su")
+
+
+_ELEMENTS = frozenset(("co", "cs", "hf", "ni", "os", "pb", "po", "sc", "sn"))
+"""Symbols of one element which in capitals are those of two."""
+
+
+def _elements(given: str, right: str) -> bool:
+    """Whether one of these is an element and the other a compound: Co and CO."""
+    one, other = (re.sub(r"\W", "", t) for t in (given, right))
+    return one != other and one.lower() == other.lower() and one.lower() in _ELEMENTS and one.istitle() != other.istitle()
+
+
+_CLOCK = re.compile(r"\b(?:(half)\s+past|(?:a\s+)?quarter\s+(past|to))\s+(\w+)\b", re.I)
+
+
+def _hour(match: re.Match[str]) -> str:
+    """ "Half past three" as 3:30."""
+    hour = digits_for_words(match[3])
+    if not hour.isdigit() or not 1 <= int(hour) <= 12:
+        return match[0]
+    back = (match[2] or "").lower() == "to"
+    return f"{(int(hour) - 2) % 12 + 1 if back else hour}:{'30' if match[1] else '45' if back else '15'}"
 
 
 _YES = re.compile(r"(yes|no|true|false)\b\s*[,.;:!](?!\s*\d)\s*(.+)", re.I | re.S)
@@ -113,8 +144,10 @@ def _cores(given: str, right: str) -> Iterator[str]:
     against_that = _NOT_THAT.fullmatch(given)
     if against_that and plain(against_that["other"]) != plain(right):
         yield against_that["said"]
-    if re.match(r"(?:on|in|at) ", given, re.I) and not re.match(r"(?:on|in|at) ", right, re.I):
+    if re.match(r"(?:on|in|at|to) (?!the\b(?! \w+$))", given, re.I) and not re.match(r"(?:on|in|at|to) ", right, re.I):
         yield given[3:]
+    if re.match(r"(?:it|this) can ?not\b", given, re.I):
+        yield given.split(" ", 1)[1]
 
 
 _DATES = ("%B %d %Y", "%b %d %Y", "%d %B %Y", "%d %b %Y", "%Y-%m-%d", "%I:%M %p", "%H:%M")
