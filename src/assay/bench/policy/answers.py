@@ -14,27 +14,41 @@ from assay.bench.policy.quantities import Quantity, quantity
 from assay.bench.policy.texts import plain, same_text
 from assay.rollouts import AnswerKind
 
-_TAGS = re.compile(r"<answer>(?P<inside>(?:(?!<answer>).)*?)</answer>", re.S | re.I)
+_TAGS = re.compile(r"<(?P<tag>answer|final_answer)>(?P<inside>(?:(?!<(?P=tag)>).)*?)</(?P=tag)>", re.S | re.I)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(?P<inside>[^\n#]*\S)[ \t]*$", re.M)
-_IS = r"(?:is|would be|must be|should be)\b"
+_IS = r"(?:is|equals|will be|would be|must be|should be|turns out to be|comes (?:out )?to)\b"
 _SAID = re.compile(
-    rf"(?:\b(?:final|correct|right|best)\s+(?:answer|option|choice)(?=[* \t]*(?:{_IS}|[:=(\n]))"
-    rf"|the\s+(?:answer|option|choice)(?:\s+to\s+[^\n.:]{{1,80}}?)?\s*(?=(?:{_IS}|[:=]))"
+    rf"(?:\b(?:final|correct|right|best)\s+(?:answer|option|choice|result)(?=[* \t]*(?:{_IS}|[:=(\n]))"
+    rf"|the\s+(?:answer|option|choice)(?:\s+(?:to\s+(?![^\n.:]*\b(?:different|other|another|previous|related|similar|easier)\b)[^\n.:]{{1,80}}?"
+    rf"|(?:that )?we (?:seek|want|need)))?\s*(?=(?:{_IS}|[:=]))"
     r"|(?<![A-Za-z] )\banswer\s*(?=is\b|[:=])|(?<=\bmy )answer\s*(?=is\b|[:=])|(?<=\bour )answer\s*(?=is\b|[:=])|^[#* \t]+answer[* \t]*$|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
     rf"[\s:=*]*(?:{_IS})?[\s:=*]*(?=\S)",
     re.I | re.M,
 )
 _SUPPOSED = re.compile(
     r"\b(?:if|suppos\w+|assum\w+|unless|whether|were|claim\w*|would (?:say|think|guess)|thought|example|hypothetical\w*|wrong|incorrect"
-    r"|previous|student\w*|not|never|pretend|imagine|sample)\b|n't\b|不",
+    r"|previous|student\w*|not|never|pretend|imagine|sample|maybe|perhaps|possibly|guess)\b|n't\b|不|错|假|如果|若|可能|也许",
     re.I,
 )
 """What makes "the answer is 12" in its clause no statement of the answer."""
 _CLAUSE = re.compile(r"[.,;:!?\n](?=\s|$)|\b(?:then|so|but|hence|thus|therefore)\b|[，。；]")
+_LATE = re.compile(
+    r"^[#>*|\- \t]*(?:ans(?:wer)?|solution|result|réponse(?: finale)?|antwort|respuesta|答)\b[* \t]*[.:=-][:=* \t]*(?P<inside>\S[^\n]*)$"
+    r"|\b(?:the (?:final )?(?:solution|result|value)|the (?:required|desired|requested) (?:\w+ )?\w+|la réponse(?: finale)?|die antwort"
+    rf"|la respuesta)\s+(?:{_IS}|est|ist|es|lautet)\s*:?\s*(?P<told>\S[^\n]*)$"
+    r"|(?:^|[.\n]\s*|\bso |\bget |\bobtain )(?P<first>[^\n.]{1,30}?)\s+(?:is|as) (?:the|my|our) (?:final |correct )?answer\b[.!]?\s*$"
+    r"|[\"'](?:final_)?answer[\"']\s*:\s*(?P<json>[^\n,}]+)",
+    re.I | re.M,
+)
+"""Marks that are looked for where there is no other: "Result: 12", "12 is the answer", {"answer": 12}."""
 _CHOSEN = re.compile(r"\b(?:option|choice)\s*\(?([A-Z])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b", re.I)
 _A = re.compile(r"\n[ \t]*A:[ \t]*(?P<inside>[^\n]*\d[^\n]*)\s*$")
 """The last line of GSM8K's own models."""
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*")
+_ATTACHED = re.compile(
+    r"(?:\$?\s*\\?%|\$?\s+(?:hundred|thousand|million|billion|trillion|dozen|percent)\b|[A-Za-z]+[23]?)(?!\s*[{}])"
+)
+"""What stands right behind a box and belongs to it: more digits, a scale, a sign of percent."""
 _LOOSE = re.compile(r"-?(?:\d[\d,.]*\d|\d|\\?[A-Za-z]+)")
 _TURN = (
     r"(?:\b(?:or|else|if not)\b|\b(?:alternatively|otherwise|maybe|perhaps|possibly)"
@@ -66,13 +80,15 @@ _JOINT = re.compile(r"[\s$,;]*(?:,|;|\band\b|\bor\b)?[\s$,;]*", re.I)
 """What stands between the boxes of one list."""
 _RECONSIDERED = re.compile(
     r"(?:^|[.!?)\n])\W*(?:hmm+|wait|actually|correction|sorry|oops|scratch that|on second thought|on reflection|or rather|apologies"
-    r"|hold on|edit:|update:|my mistake|不对|等等|更正)(?![A-Za-z])"
-    r"|^\W*(?:but|however|no|yet|although|though|only)\b(?![^.\n]{0,20}\bnot\b)",
+    r"|hold on|edit:|update:|my mistake|(?:but|oh|ah|no)\b,? (?:wait|no|actually)|不对|等等|更正)(?![A-Za-z])"
+    r"|^[^\w\n]*(?:but|however|no|yet|although|though)\b(?! (?:only after|not\b))|^[\s$]*\?",
     re.I,
 )
 """A sentence behind the answer that begins to take it back: any that reconsiders, and the very next one that turns."""
 _CHECKED = re.compile(r"\b(?:check|verify|confirm)", re.I)
-_CONDITION = re.compile(r"[\s$.,*)\]]*(?:only\s+)?\b(?:if|unless|provided|assuming|in case)\b|[\s$,]*(?:如果|除非)", re.I)
+_CONDITION = re.compile(
+    r"[\s$.,*)\]]*(?:only\s+)?\b(?:if|unless|provided|assuming|in case)\b|[\s$,]*(?:如果|除非)", re.I
+)
 """What makes the answer one of several cases."""
 _DANGLING = re.compile(r"(?:\b(?:times|plus|minus|of|and|or|by|than|the|an|is|divided)|[-+*/=^(\\{])\s*$", re.I)
 """How an answer ends that is broken off."""
@@ -95,7 +111,8 @@ def final_answer(text: str) -> str | None:
     if later is not None and later[1] >= found[2] and _contrary(found[0], later[0]):
         found = later
     inside, start, end = found
-    taken = _hedged(inside, said[:start], said[end:]) or _reconsidered(inside, said[end:])
+    before, after = said[:start], said[end:]
+    taken = _hedged(inside, before, after) or _reconsidered(inside, after) or bool(_DENIED.match(after))
     return None if taken else inside.strip() or None
 
 
@@ -105,6 +122,37 @@ def _contrary(one: str, other: str) -> bool:
     if first is not None and second is not None:
         return not (first.equals(second) or second.equals(first))
     return letter(one) is not None and letter(other) is not None and letter(one) != letter(other)
+
+
+_OUTSIDE = re.compile(
+    r"(?:(?<![A-Za-z\s])[-+*/^<>_]|(?<=[A-Za-z\s]) ?[-+*/^<>_](?=$)|[<>^*/+]|\\(?:cdot|times|pm|mp|div|le|ge|leq|geq|ne|neq|lt|gt|sqrt(?:\[\w+\])?|frac|over"
+    r"|not)|[\d)]|(?<![A-Za-z\\])[A-Za-z])(?:\{[^{}]*\})?\{?$"
+)
+"""An operator or a factor in front of a box."""
+_BOUNDED = re.compile(
+    r"(?:\b(?:not|never|cannot|at (?:least|most)|(?:more|less|fewer|greater|larger|smaller|higher|lower) than|up to|half(?: of)?|double|twice"
+    r"|triple|thrice|(?:root|multiple|factor|third|quarter|fraction|percent) of|over|under|below|above|beyond|minus|maybe|perhaps|possibly"
+    r"|probably|either|neither|between|nearly|almost|wrong|incorrect|exceeds?)|n't|不|约|至少|至多|超过)"
+    r"\s*(?:be|equal(?: to)?|exactly|the|an?|is|answer|just|only)?[\s:]*$",
+    re.I,
+)
+_ABOUT = re.compile(r"\b(?:about|approximately|roughly|around|approx\.?)\s*$|约\s*$", re.I)
+_BESIDE = re.compile(
+    r"\s*[^.!?\n]{0,60}?\b(?:bounds?|limit|estimate|at (?:least|most)|or (?:more|less|so|fewer)|wrong|incorrect|maximum|guess)\b",
+    re.I,
+)
+_INSIDE = re.compile(r"\d|\s*(?:[-+*/^_!](?=[\s$]*[\w\\({])(?!\s*[A-Za-z]{2})|\\(?:cdot|times|pm|div)(?![A-Za-z]))")
+
+
+def _bound(inside: str, before: str, after: str) -> bool:
+    """Whether what stands around a box is part of the answer, and changes it: "at most", a factor, an exponent."""
+    before, after = (
+        re.sub(r"(?:[\s$*:]|\\[(\[,;])+$", "", before[-NEAR:]),
+        re.sub(r"^(?:[\s$]|\\[)\]])+", "", after[:NEAR]),
+    )
+    if _OUTSIDE.search(before) or _BOUNDED.search(before) or _INSIDE.match(after):
+        return True
+    return bool(_ABOUT.search(before) and re.fullmatch(r"\W*\d+\W*", inside)) or bool(_BESIDE.match(after))
 
 
 def _reconsidered(answer: str, after: str) -> bool:
@@ -156,7 +204,10 @@ def _tagged(text: str) -> Found | None:
     for before in found[-2::-1]:
         if not _JOINT.fullmatch(text[before.end() : start]):
             break
-        inside, start = (f"{before['inside']}, {inside}" if before["inside"].strip() != inside.strip() else inside), before.start()
+        inside, start = (
+            (f"{before['inside']}, {inside}" if before["inside"].strip() != inside.strip() else inside),
+            before.start(),
+        )
     return inside, start, found[-1].end()
 
 
@@ -179,11 +230,23 @@ def _told(text: str) -> Found | None:
         rest = re.split(r"[.,!;]", line, maxsplit=1)[1:]
         turned = re.search(r"(?<=[\w)}$*]{2})[.;!?]\s+|(?<=\d)[.;!?]\s+", line)
         checked = _CHECKED.search(line)
-        taken = bool(rest and not checked and _TAKEN_BACK.search(rest[0])) or _several(line) or bool(_DANGLING.search(line.rstrip("* ")))
+        taken = (
+            bool(rest and not checked and _TAKEN_BACK.search(rest[0]))
+            or _several(line)
+            or bool(_DANGLING.search(line.rstrip("* ")))
+        )
         if turned and _reconsidered(line[: turned.start()], line[turned.end() :] + text[marks[-1].end() + len(line) :]):
             taken = True
         inside = "" if taken else line.strip().rstrip(".。").strip(" *")
         return inside, marks[-1].start(), marks[-1].end() + len(line)
+    if late := list(_LATE.finditer(text)):
+        last = late[-1]
+        inside = next(x for x in last.groups() if x is not None).strip().rstrip(".。}|").strip(" *\"'`$")
+        return (
+            "" if _SUPPOSED.search(_CLAUSE.split(text[: last.start()][-NEAR:])[-1]) else inside,
+            last.start(),
+            last.end(),
+        )
     chosen = {x.upper() for x in _CHOSEN.findall(text)}
     if chosen:
         return (chosen.pop() if len(chosen) == 1 else "", 0, len(text))
@@ -239,7 +302,9 @@ def _boxed(text: str) -> Found | None:
     if _DENIED.match(text, end):
         return None
     taken = _TAKEN_BACK.match(text[end : end + 30].lstrip(" $.,;!"))
-    return "" if taken else inside, begin, end
+    if inside.strip() and (attached := _ATTACHED.match(text, end)):
+        inside, end = f"{inside}{attached[0].replace('$', '')}", attached.end()
+    return "" if taken or _bound(inside, text[:begin], text[end:]) else inside, begin, end
 
 
 def same(given: str, right: str, kind: AnswerKind) -> bool:

@@ -73,7 +73,7 @@ _PARTICIPLE = re.compile(r".{3,}(?:ing|ed|ish|fold|ward)")
 _CJK = re.compile(r"[\u3400-\u9fff]+")
 _CJK_CHANGES = re.compile(
     r"[不非未没无约近超余几除比或倍半的多底阶]|至少|至多|以上|以下|左右|上下|以内|以外|大于|小于|少于|高于|低于|最少|最大|最小|大概|可能"
-    r"|也许|平方根|倒数|相反|之间|到|错|减|加|乘|其他|次方|之后|之前|之外|零下|开外|出头"
+    r"|也许|平方根|倒数|相反|之间|到|错|吗|假设|如果|若|减|加|乘|其他|次方|之后|之前|之外|零下|开外|出头"
 )
 _CJK_NOUN = re.compile(r"[\u3400-\u9fff]{1,6}")
 _MONIES = _set("money euros sterling yen rupees")
@@ -83,7 +83,9 @@ MOST = 4
 
 def counted(tokens: Sequence[Token], value: Number) -> str | None:
     """What these words behind a number say is counted ("" where nothing is named); None where they may change it."""
-    words = _times([t for t in tokens if t.text not in "\"'*$" and not (t.text == "from" and tokens[-1].text in ("now", "today"))])
+    words = _times(
+        [t for t in tokens if t.text not in "\"'*$" and not (t.text == "from" and tokens[-1].text in ("now", "today"))]
+    )
     state, unknown, noun, spoken = "noun", 0, "", False
     for at, token in enumerate(words):
         text, last = token.text.lower(), at + 1 == len(words)
@@ -177,7 +179,12 @@ def led(tokens: Sequence[Token], whole: bool) -> bool:
         return bool(before) and before[-1] in _ARRIVES
     if last == "in":
         return len(before) < 4
-    return last in _BEFORE or last in _APPROXIMATE or (last in _DETERMINERS and last != "one") or (unit_of(last) or ("",))[0] in _MONIES
+    return (
+        last in _BEFORE
+        or last in _APPROXIMATE
+        or (last in _DETERMINERS and last != "one")
+        or (unit_of(last) or ("",))[0] in _MONIES
+    )
 
 
 def remarks(tokens: Sequence[Token]) -> bool:

@@ -66,7 +66,14 @@ _DOLLAR = "\x01"
 @lru_cache(4096)
 def written(text: str) -> str:
     """A formula or an answer without what only sets its looks: boxes, fonts, spaces, sizes of brackets, dollars around."""
-    text = folded(text).replace(r"\!", "").replace("{,}", ",").replace(r"\%", "%").replace(r"\$", _DOLLAR)
+    text = (
+        folded(text)
+        .replace(r"\!", "")
+        .replace("{,}", ",")
+        .replace(r"\%", "%")
+        .replace(r"\degree", r"^\circ ")
+        .replace(r"\$", _DOLLAR)
+    )
     text = _TAGS.sub(" ", text.replace("`", " ")).rstrip("\\ ")
     text = re.sub(r"(\*\*|__)(?=\S)(.*?\S)\1", r"\2", text, flags=re.S)
     text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)

@@ -212,6 +212,7 @@ def _held(given: str, right: str) -> bool | None:
     unions = _cut(given, _CUP), _cut(right, _CUP)
     if len(unions[0]) > 1 or len(unions[1]) > 1:
         return _matched(unions[0], unions[1])
+    given, right = (x[2:-2].strip() if _braced(x) and _bracketed(x[2:-2].strip()) else x for x in (given, right))
     brackets = _bracketed(given), _bracketed(right)
     if brackets[0] and brackets[1]:
         (left, ours, end), (left2, theirs, end2) = brackets[0], brackets[1]
@@ -303,7 +304,7 @@ def _tables(given: str, right: str) -> bool:
 
 
 _LOOSE = re.compile(
-    r"\\(?:to|lor|land|mid|text|overset|stackrel|def|color)(?![A-Za-z])|\\\\|(?<![A-Za-z])or(?![A-Za-z])"
+    r"\\(?:to|lor|land|mid|text|overset|stackrel|def|color|[lc]?dots|sim|bmod|pmod)(?![A-Za-z])|\\#|\\\\|(?<![A-Za-z])or(?![A-Za-z])"
 )
 """What math-verify would leave out of what it reads."""
 
@@ -326,6 +327,8 @@ def _expressions(given: str, right: str) -> bool:
     """By math-verify, where it would not take a letter for a unit, or read a part alone."""
     if (_bare(given) == given) != (_bare(right) == right):
         given, right = _bare(given), _bare(right)
+    if quantity(right, formula=True) is not None and not re.search(r"[A-Za-z|]", given):
+        return False  # nothing but digits and marks, and yet no number: "3^-", "3:1", "3..."
     if _LOOSE.search(given) or _LOOSE.search(right) or _variables(given) != _variables(right):
         return False
     return bool(equivalent(given, right))

@@ -32,7 +32,9 @@ _BUILDER = re.compile(
 _OUTWARD = re.compile(r"(?:^|(?<=\\cup))\s*([(\[\]])([^()\[\]{},;]+)[,;]([^()\[\]{},;]+)([)\[\]])\s*(?=$|\\cup)")
 _NOT = re.compile(r"\s*[A-Za-z]\s*(?:\\neq?(?![A-Za-z])|!=)\s*([^<>=]+)")
 _ALL = r"(-\infty,\infty)"
-_WITHOUT = re.compile(r"(?P<whole>.+?)\s*(?:\\setminus|\\backslash|(?<=\))\\(?=\\\{)|(?<=[)\]])\s*-(?=\s*\\\{))\s*\\?\{(?P<points>[^{}]*?)\\?\}")
+_WITHOUT = re.compile(
+    r"(?P<whole>.+?)\s*(?:\\setminus|\\backslash|(?<=\))\\(?=\\\{)|(?<=[)\]])\s*-(?=\s*\\\{))\s*\\?\{(?P<points>[^{}]*?)\\?\}"
+)
 _SIZE = re.compile(rf"\s*\|\s*([A-Za-z])\s*(?:([-+])\s*([^|<>=]+?))?\s*\|\s*{_SIGN}{_VALUE}")
 
 

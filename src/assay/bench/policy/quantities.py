@@ -137,7 +137,7 @@ def quantity(text: str, formula: bool = False) -> Quantity | None:
     letters = (
         "any"
         if not formula or re.search(r"\\(?:text|mathrm|mbox)", text)
-        else "spaced" * (not re.search(r"[\\$]", text))
+        else "spaced" * (not re.search(r"[\\$]", re.sub(r"\\times(?=\s*10\s*\^)", "", text)))
     )
     parts = _split(tokens_of(said, comma=not formula))
     if len(parts) == 2 and named(parts[1]) and parts[1] and not named(parts[0]):
@@ -156,7 +156,10 @@ _PLAINLY = (
     (re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)"), r" \\times "),
     (re.compile(r"\b(?:minus|negative)\s+(?=[\d$€£¥.\\])", re.I), "-"),
     (re.compile(r"-\s*([$€£¥₹])\s*(?=[\d.])"), r"\1-"),
-    (re.compile(r"(?<![\w\\])([B-HJ-Zb-z])\s+(?:is|equals)\s+(?=[-$(]*[\d.])|^([A-Za-z])\s+is\s+|\bequals\b", re.I), r"\1\2="),
+    (
+        re.compile(r"(?<![\w\\])([B-HJ-Zb-z])\s+(?:is|equals)\s+(?=[-$(]*[\d.])|^([A-Za-z])\s+is\s+|\bequals\b", re.I),
+        r"\1\2=",
+    ),
     (re.compile(r"\\frac\s*\{\s*([A-Za-z]+)\s*\}\s*\{\s*([A-Za-z]+(?:\s*\^\s*\{?\s*[23]\s*\}?)?)\s*\}"), r"\1/\2"),
     (re.compile(r"(\d\s*(?:ft|feet|foot)\s*\d+\s*)in\b(?!\s+\w)", re.I), r"\1inches"),
     (re.compile(r"(?<=\d)\s*in\.?$"), " inches"),
@@ -229,7 +232,12 @@ def named(part: Sequence[Token]) -> bool:
 
 def _index(part: Sequence[Token], at: int) -> bool:
     """Whether a number is the argument or the index of a name: f(3), a_{5}."""
-    return part[at].kind == "number" and at > 1 and part[at - 1].text in ("(", "_", "{", ",") and part[0].kind in ("word", "command")
+    return (
+        part[at].kind == "number"
+        and at > 1
+        and part[at - 1].text in ("(", "_", "{", ",")
+        and part[0].kind in ("word", "command")
+    )
 
 
 def _single(tokens: Sequence[Token], letters: str) -> Quantity | None:
@@ -382,7 +390,11 @@ def _measured(tokens: Sequence[Token], read: Read, money: str, letters: str) -> 
             len(text()) == 1 and text().isalpha() and text().isascii() and (text() not in "aI" or not tokens[at].spaced)
         ):
             return None
-    told = None if unit is None or unit[0] == "unit" else (unit[0] + (f"^{unit[2]}" if unit[2] > 1 else ""), unit[1] ** unit[2])
+    told = (
+        None
+        if unit is None or unit[0] == "unit"
+        else (unit[0] + (f"^{unit[2]}" if unit[2] > 1 else ""), unit[1] ** unit[2])
+    )
     below, after = _below(tokens, at)
     if below is not None and told is not None and unit is not None and unit[0] != "money":
         at = after

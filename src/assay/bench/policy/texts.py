@@ -78,11 +78,13 @@ def same_text(given: str, right: str) -> bool:
     Things that "and" joins may come in any order.
     """
     wanted = plain(right)
-    if _elements(given, right):
+    if _capitals(given, right):
         return False
     if any(_alike(plain(x), wanted) for x in (given, *_cores(written(given), written(right)))):
         return True
-    parts = [sorted(plain(x) for x in re.split(r",?\s+and\s+|\s*[&,]\s*", written(t), flags=re.I)) for t in (given, right)]
+    parts = [
+        sorted(plain(x) for x in re.split(r",?\s+and\s+|\s*[&,]\s*", written(t), flags=re.I)) for t in (given, right)
+    ]
     if len(parts[0]) > 1 and parts[0] == parts[1]:
         return True
     if (day := moment(given)) is not None and day == moment(right):
@@ -98,17 +100,22 @@ def same_text(given: str, right: str) -> bool:
 def _alike(one: str, other: str) -> bool:
     """Equal, or one noun in singular and plural."""
     shorter, longer = sorted((one, other), key=len)
-    return one == other or (longer == shorter + "s" and bool(re.fullmatch(r"[a-z]{4,}", shorter)) and shorter[-1] not in "su")
+    return one == other or (
+        longer == shorter + "s" and bool(re.fullmatch(r"[a-z]{4,}", shorter)) and shorter[-1] not in "su"
+    )
 
 
 _ELEMENTS = frozenset(("co", "cs", "hf", "ni", "os", "pb", "po", "sc", "sn"))
 """Symbols of one element which in capitals are those of two."""
+_GENES = re.compile(r"(?:([A-Za-z])(?i:\1))+")
 
 
-def _elements(given: str, right: str) -> bool:
-    """Whether one of these is an element and the other a compound: Co and CO."""
+def _capitals(given: str, right: str) -> bool:
+    """Whether two answers are different by their capitals alone: Co and CO, genes such as Aa and AA."""
     one, other = (re.sub(r"\W", "", t) for t in (given, right))
-    return one != other and one.lower() == other.lower() and one.lower() in _ELEMENTS and one.istitle() != other.istitle()
+    if one == other or one.lower() != other.lower():
+        return False
+    return bool(_GENES.fullmatch(other)) or (one.lower() in _ELEMENTS and one.istitle() != other.istitle())
 
 
 _CLOCK = re.compile(r"\b(?:(half)\s+past|(?:a\s+)?quarter\s+(past|to))\s+(\w+)\b", re.I)
