@@ -19,7 +19,7 @@ _HASHES = re.compile(r"^[ \t]*####[ \t]*(?P<inside>[^\n#]*\S)[ \t]*$", re.M)
 _IS = r"(?:is|equals|will be|would be|must be|should be|turns out to be|comes (?:out )?to)\b"
 _SAID = re.compile(
     rf"(?:\b(?:final|correct|right|best)\s+(?:answer|option|choice|result)(?=[* \t]*(?:{_IS}|[:=(\n]))"
-    rf"|the\s+(?:answer|option|choice)(?:\s+(?:to\s+(?![^\n.:]*\b(?:different|other|another|previous|related|similar|easier)\b)[^\n.:]{{1,80}}?"
+    rf"|the\s+(?:answer|option|choice)(?:\s+(?:to\s+(?![^\n.:]{{0,60}}\b(?:different|other|another|previous|related|similar|easier)\b)[^\n.:]{{1,80}}?"
     rf"|(?:that )?we (?:seek|want|need)))?\s*(?=(?:{_IS}|[:=]))"
     r"|(?<![A-Za-z] )\banswer\s*(?=is\b|[:=])|(?<=\bmy )answer\s*(?=is\b|[:=])|(?<=\bour )answer\s*(?=is\b|[:=])|^[#* \t]+answer[* \t]*$|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
     rf"[\s:=*]*(?:{_IS})?[\s:=*]*(?=\S)",
@@ -224,34 +224,44 @@ def _marked(text: str) -> Found | None:
 
 def _told(text: str) -> Found | None:
     """What follows the last "the answer is"; "" where it is taken back; None where nothing is told."""
-    marks = [m for m in _SAID.finditer(text) if not _SUPPOSED.search(_CLAUSE.split(text[: m.start()][-NEAR:])[-1])]
-    if marks:
-        line = text[marks[-1].end() :].split("\n", 1)[0]
-        rest = re.split(r"[.,!;]", line, maxsplit=1)[1:]
-        turned = re.search(r"(?<=[\w)}$*]{2})[.;!?]\s+|(?<=\d)[.;!?]\s+", line)
-        checked = _CHECKED.search(line)
-        taken = (
-            bool(rest and not checked and _TAKEN_BACK.search(rest[0]))
-            or _several(line)
-            or bool(_DANGLING.search(line.rstrip("* ")))
-        )
-        if turned and _reconsidered(line[: turned.start()], line[turned.end() :] + text[marks[-1].end() + len(line) :]):
-            taken = True
-        inside = "" if taken else line.strip().rstrip(".。").strip(" *")
-        return inside, marks[-1].start(), marks[-1].end() + len(line)
+    marks = [m for m in _SAID.finditer(text) if not _supposed(text, m.start())]
+    if not marks:
+        return _told_late(text)
+    start, end = marks[-1].span()
+    line = text[end:].split("\n", 1)[0]
+    rest = re.split(r"[.,!;]", line, maxsplit=1)[1:]
+    turned = re.search(r"(?<=[\w)}$*]{2})[.;!?]\s+|(?<=\d)[.;!?]\s+", line)
+    taken = (
+        (rest and _TAKEN_BACK.search(rest[0]) and not _CHECKED.search(line))
+        or _several(line)
+        or _DANGLING.search(line.rstrip("* "))
+        or (turned and _reconsidered(line[: turned.start()], line[turned.end() :] + text[end + len(line) :]))
+        or (len(marks) > 1 and _one_more(text[marks[-2].end() : start].strip(" .*\n"), line.strip(" .*")))
+    )
+    return "" if taken else line.strip().rstrip(".。").strip(" *"), start, end + len(line)
+
+
+def _supposed(text: str, at: int) -> bool:
+    """Whether what is told at a place of a text is only supposed, or denied, in its clause."""
+    return bool(_SUPPOSED.search(_CLAUSE.split(text[max(0, at - NEAR) : at])[-1]))
+
+
+def _one_more(before: str, line: str) -> bool:
+    """Whether an answer is the next of a row ("Answer: A", "Answer: B"): nothing between them says why there are two."""
+    return not re.search(r"[\n?]", before) and not _TAKEN_BACK.search(before) and _contrary(before, line)
+
+
+def _told_late(text: str) -> Found | None:
+    """What is told by the marks that count where there is no other."""
     if late := list(_LATE.finditer(text)):
         last = late[-1]
         inside = next(x for x in last.groups() if x is not None).strip().rstrip(".。}|").strip(" *\"'`$")
-        return (
-            "" if _SUPPOSED.search(_CLAUSE.split(text[: last.start()][-NEAR:])[-1]) else inside,
-            last.start(),
-            last.end(),
-        )
+        return "" if _supposed(text, last.start()) else inside, last.start(), last.end()
     chosen = {x.upper() for x in _CHOSEN.findall(text)}
     if chosen:
         return (chosen.pop() if len(chosen) == 1 else "", 0, len(text))
-    last = _A.search(text)
-    return (last["inside"].strip(), last.start(), last.end()) if last else None
+    a = _A.search(text)
+    return (a["inside"].strip(), a.start(), a.end()) if a else None
 
 
 def _bare(text: str) -> str | None:
