@@ -21,13 +21,13 @@ _SAID = re.compile(
     rf"(?:\b(?:final|correct|right|best)\s+(?:answer|option|choice|result)(?=[* \t]*(?:{_IS}|[:=(\n]))"
     rf"|the\s+(?:answer|option|choice)(?:\s+(?:to\s+(?![^\n.:]{{0,60}}\b(?:different|other|another|previous|related|similar|easier)\b)[^\n.:]{{1,80}}?"
     rf"|(?:that )?we (?:seek|want|need)))?\s*(?=(?:{_IS}|[:=]))"
-    r"|(?<![A-Za-z] )\banswer\s*(?=is\b|[:=])|(?<=\bmy )answer\s*(?=is\b|[:=])|(?<=\bour )answer\s*(?=is\b|[:=])|^[#* \t]+answer[* \t]*$|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
-    rf"[\s:=*]*(?:{_IS})?[\s:=*]*(?=\S)",
+    r"|\banswer\s*(?=is\b|[:=])|\btl;?dr\b\s*(?=[:=])|^[#* \t]+answer[* \t]*$|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
+    rf"[\s:=*]*(?:{_IS})?(?:,? (?:of course|therefore|thus|then|indeed|simply|clearly|obviously|hence),?(?= ))?[\s:=*]*(?=\S)",
     re.I | re.M,
 )
 _SUPPOSED = re.compile(
     r"\b(?:if|suppos\w+|assum\w+|unless|whether|were|claim\w*|would (?:say|think|guess)|thought|example|hypothetical\w*|wrong|incorrect"
-    r"|previous|student\w*|not|never|pretend|imagine|sample|maybe|perhaps|possibly|guess)\b|n't\b|不|错|假|如果|若|可能|也许",
+    r"|previous|student\w*|not|never|pretend|imagine|sample|maybe|perhaps|possibly|guess|alternat\w+|other|another|old|their|partial|intermediate|different)\b|'s\s*$|n't\b|不|错|假|如果|若|可能|也许",
     re.I,
 )
 """What makes "the answer is 12" in its clause no statement of the answer."""
@@ -35,7 +35,7 @@ _CLAUSE = re.compile(r"[.,;:!?\n](?=\s|$)|\b(?:then|so|but|hence|thus|therefore)
 _LATE = re.compile(
     r"^[#>*|\- \t]*(?:ans(?:wer)?|solution|result|réponse(?: finale)?|antwort|respuesta|答)\b[* \t]*[.:=-][:=* \t]*(?P<inside>\S[^\n]*)$"
     r"|\b(?:the (?:final )?(?:solution|result|value)|the (?:required|desired|requested) (?:\w+ )?\w+|la réponse(?: finale)?|die antwort"
-    rf"|la respuesta)\s+(?:{_IS}|est|ist|es|lautet)\s*:?\s*(?P<told>\S[^\n]*)$"
+    rf"|la respuesta(?: correcta| final)?)\s+(?:{_IS}|est|ist|es|lautet)\s*:?\s*(?P<told>\S[^\n]*)$"
     r"|(?:^|[.\n]\s*|\bso |\bget |\bobtain )(?P<first>[^\n.]{1,30}?)\s+(?:is|as) (?:the|my|our) (?:final |correct )?answer\b[.!]?\s*$"
     r"|[\"'](?:final_)?answer[\"']\s*:\s*(?P<json>[^\n,}]+)",
     re.I | re.M,
@@ -44,7 +44,12 @@ _LATE = re.compile(
 _CHOSEN = re.compile(r"\b(?:option|choice)\s*\(?([A-Z])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b", re.I)
 _A = re.compile(r"\n[ \t]*A:[ \t]*(?P<inside>[^\n]*\d[^\n]*)\s*$")
 """The last line of GSM8K's own models."""
+_BOLD = re.compile(r"\n[ \t>]*\*\*(?P<inside>\(?[A-Z]\)?|[-$]*\d[\d.,/]*[^*\n]{0,20})\*\*\.?\s*$")
+"""A last line that is nothing but a letter or a number in bold."""
+_TABLE = re.compile(r"^[ \t]*\|.*\|[ \t]*$", re.M)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*")
+_CASE = re.compile(r"\b(?:case|part)\s*\(?(?:[2-9b-e]|ii+|two|three)\b[^.\n]*$", re.I)
+"""The second of several cases, each with a box of its own."""
 _ATTACHED = re.compile(
     r"(?:\$?\s*\\?%|\$?\s+(?:hundred|thousand|million|billion|trillion|dozen|percent)\b|[A-Za-z]+[23]?)(?!\s*[{}])"
 )
@@ -65,7 +70,7 @@ _TOO = re.compile(rf"[ \t,$*)]*(?P<gap>[\s.,;:$*)]*){_FILL}{_TURN}(?:\W*{_TURN})
 _LIKE = re.compile(
     r"\W*(?i:(?:it|the\s+answer|answer|option|choice)\W*)?(?:is\W*)?(?:[A-Z]\b|[a-z]\)|\d|\\(?:boxed|fbox)|answer>|#|x\s*=)"
 )
-_ALSO = re.compile(r"\balso\s+(?:be|possible|valid|correct|right|works?|fits?|acceptable)\b", re.I)
+_ALSO = re.compile(r"\b(?:alternative|another(?: possible)?) (?:answer|solution|option)\b|\balso\s+(?:be|possible|valid|correct|right|works?|fits?|acceptable)\b", re.I)
 _AND = re.compile(
     r"[ \t,$*)]*(?:and|&)\W{0,4}(?i:the answer is\W*|answer\W*|option\W*)?(?:[A-Z]\b|\d|\\boxed|<answer|####|x\s*=)"
 )
@@ -111,7 +116,7 @@ def final_answer(text: str) -> str | None:
     if later is not None and later[1] >= found[2] and _contrary(found[0], later[0]):
         found = later
     inside, start, end = found
-    before, after = said[:start], said[end:]
+    before, after = _TABLE.sub("", said[:start]), said[end:]
     taken = _hedged(inside, before, after) or _reconsidered(inside, after) or bool(_DENIED.match(after))
     return None if taken else inside.strip() or None
 
@@ -252,7 +257,7 @@ def _one_more(before: str, line: str) -> bool:
 
 
 def _told_late(text: str) -> Found | None:
-    """What is told by the marks that count where there is no other."""
+    """What is told by the marks that count where there is no other; of these, a last line in bold is the last."""
     if late := list(_LATE.finditer(text)):
         last = late[-1]
         inside = next(x for x in last.groups() if x is not None).strip().rstrip(".。}|").strip(" *\"'`$")
@@ -260,13 +265,13 @@ def _told_late(text: str) -> Found | None:
     chosen = {x.upper() for x in _CHOSEN.findall(text)}
     if chosen:
         return (chosen.pop() if len(chosen) == 1 else "", 0, len(text))
-    a = _A.search(text)
-    return (a["inside"].strip(), a.start(), a.end()) if a else None
+    last_line = _A.search(text) or _BOLD.search(text)
+    return (last_line["inside"].strip(), last_line.start(), last_line.end()) if last_line else None
 
 
 def _bare(text: str) -> str | None:
     """A text that is nothing but a letter, a number or a word."""
-    said = text.strip()
+    said = re.sub(r"^```\w*\n|\n?```$", "", text.strip()).strip()
     if (
         not said
         or len(said) > 60
@@ -312,6 +317,9 @@ def _boxed(text: str) -> Found | None:
     if _DENIED.match(text, end):
         return None
     taken = _TAKEN_BACK.match(text[end : end + 30].lstrip(" $.,;!"))
+    cases = boxes[:-1] and begin == boxes[-1][0] and _CASE.search(text[max(0, begin - 80) : begin])
+    if cases and text[boxes[-2][1] : boxes[-2][2]].strip() != inside.strip():
+        return "", begin, end
     if inside.strip() and (attached := _ATTACHED.match(text, end)):
         inside, end = f"{inside}{attached[0].replace('$', '')}", attached.end()
     return "" if taken or _bound(inside, text[:begin], text[end:]) else inside, begin, end

@@ -23,7 +23,7 @@ CHANGERS = _set(
     " excluding including almost nearly hardly barely scarcely approaching somewhere nowhere off unlike without dozens scores"
     " halves tenths hundredths thousandths hundreds thousands millions billions lakhs crores squares cubes"
     " binary octal hexadecimal hex times tops tens thirds fourths fifths sixths sevenths eighths ninths elevenths twelfths"
-    " fails misses exceeds"
+    " fails misses exceeds earliest latest most least"
 )
 """Words that make another number of the one they stand beside, deny it, or take it back."""
 _COUNTABLE = _set("roots powers squares cubes bounds limits estimates scores")
@@ -58,13 +58,15 @@ _BEFORE = _set(
     " measure lasts last lasted holds hold year rs usd us eur gbp inr cad aud hkd both all these those another at for costing"
     " totalling totaling earning requires require wants want lost loses gained gains baked bakes planted plants produced"
     " produces raised raises donated gave drank drinks picked picks caught sent sends wrote writes counts counted own owns"
-    " charged charges charge worth namely say says that's it's"
+    " charged charges charge worth namely say says that's it's index line page row column position"
 )
 _MEASURES = _set(
     "total sum answer value temperature length distance cost price speed area volume weight height age average mean median"
     " profit amount score probability number count width depth mass result angle perimeter rate time duration capacity density"
     " income salary fee loss gain balance radius diameter current voltage power force pressure energy difference output"
 )
+_CHANGE = _set("grew grows grow rose rises rise increased increases increase fell falls fall decreased decreases decrease dropped drops"
+               " declined declines improved improves shrank")
 _ARRIVES = _set(
     "equal equals comes came come adds add up amounts amount sums sum equivalent simplifies reduces evaluates rounds leads"
     " corresponds rounded simplified total totals back identical"
@@ -86,7 +88,7 @@ def counted(tokens: Sequence[Token], value: Number) -> str | None:
     words = _times(
         [t for t in tokens if t.text not in "\"'*$" and not (t.text == "from" and tokens[-1].text in ("now", "today"))]
     )
-    state, unknown, noun, spoken = "noun", 0, "", False
+    state, unknown, noun, spoken, spoken_of = "noun", 0, "", False, False
     for at, token in enumerate(words):
         text, last = token.text.lower(), at + 1 == len(words)
         if token.kind != "word":
@@ -95,7 +97,7 @@ def counted(tokens: Sequence[Token], value: Number) -> str | None:
                     return None
                 state = "closed"
             continue
-        if not token.text.isascii():
+        if _CJK.search(token.text):
             if _CJK_CHANGES.search(token.text) or not _CJK_NOUN.fullmatch(token.text):
                 return None
             continue
@@ -104,7 +106,7 @@ def counted(tokens: Sequence[Token], value: Number) -> str | None:
         if text in _BE:
             if not _settled(noun, value) or last:
                 return None
-            state = "closed"
+            state, spoken_of, unknown = "closed", True, 0
         elif text in _PLACES or text in _DETERMINERS:
             if text == "of" and state == "noun" and noun and not _plural(noun) and value != 1:
                 return None
@@ -121,7 +123,7 @@ def counted(tokens: Sequence[Token], value: Number) -> str | None:
             return None
         else:
             unknown += 1
-            if state == "closed" or unknown > MOST or (state == "noun" and spoken and unknown > 2):
+            if (state == "closed" and not (noun and spoken_of and unknown <= 2)) or unknown > MOST or (state == "noun" and spoken and unknown > 2):
                 return None
             noun = text if state == "noun" else noun
     return noun if _settled(noun, value) else None
@@ -163,7 +165,7 @@ def led(tokens: Sequence[Token], whole: bool) -> bool:
     said = [t.text.lower() for t in words]
     if any(w in CHANGERS for w in said) or (whole and any(w in _APPROXIMATE for w in said)):
         return False
-    if not words[-1].text.isascii():
+    if _CJK.search(words[-1].text):
         return not _CJK_CHANGES.search("".join(t.text for t in words)) or said[-1] in ("约",) and not whole
     mark = next((t.text for t in reversed(tokens) if t.text not in "$€£¥₹\"'*([-~|" and t.text != "\\approx"), "")
     if mark in ("=", ":"):
@@ -173,6 +175,10 @@ def led(tokens: Sequence[Token], whole: bool) -> bool:
     if mark == ",":
         return said[-1] in _set("so then hence thus therefore total altogether is finally overall ultimately indeed")
     *before, last = said
+    if last == "by":
+        return bool(before) and before[-1] in _CHANGE
+    if before[-3:] == ["by", "a", "factor"] and last == "of":
+        return True
     if last == "of":
         return bool(before) and before[-1] in _MEASURES
     if last == "to":
@@ -187,9 +193,15 @@ def led(tokens: Sequence[Token], whole: bool) -> bool:
     )
 
 
+_UNDER = _set("before after without if unless until only assuming provided")
+"""Words that put what stands in brackets under a condition."""
+
+
 def remarks(tokens: Sequence[Token]) -> bool:
     """Whether what stands in brackets behind a number only tells of it: arithmetic, another way to write it, what it counts."""
     words = [t for t in tokens if t.kind == "word"]
+    if any(t.text.lower() in _UNDER for t in words):
+        return False
     if any(_CJK_CHANGES.search(t.text) for t in words):
         return False
     if any(t.kind == "number" for t in tokens):

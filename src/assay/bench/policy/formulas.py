@@ -21,7 +21,7 @@ _OPEN, _CLOSE = "([{", ")]}"
 _FUNCTIONS = re.compile(r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sin|cos|tan|log|ln|exp|sqrt|pi|infty)(?![A-Za-z])")
 _EMPTY = frozenset((
     "no solution", "no solutions", "no real solution", "no real solutions", "there is no solution", "there are no solutions",
-    "none", "empty set", r"\emptyset", r"\varnothing", r"\{\}", r"\{ \}",
+    "none", "empty set", "无解", r"\emptyset", r"\varnothing", r"\{\}", r"\{ \}",
 ))  # fmt: skip
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' .,-]*")
 _SHORT_WORDS = frozenset((
@@ -55,6 +55,7 @@ def _tidy(text: str) -> str:
         text = pattern.sub(plainly, text)
     text = _FUNCTIONS.sub(lambda m: "\\" + m[1], text).replace(r"\lbrace", r"\{").replace(r"\rbrace", r"\}")
     text = re.sub(r"\\(?:leq|leqslant)(?![A-Za-z])", r"\\le", re.sub(r"\\(?:geq|geqslant)(?![A-Za-z])", r"\\ge", text))
+    text = re.sub(r"\\pmod\s+(\w+)", r"\\pmod{\1}", text.replace("且", " and ").replace("或", " or "))
     text = _BASE.sub(lambda m: _based(m[1], m[2]), text)
     return re.sub(r"^(?:the )?(?:final )?answer\s*(?:is|:)\s*", "", text, flags=re.I).strip()
 
@@ -105,6 +106,9 @@ def _same(given: str, right: str, texted: bool = False) -> bool:
     if re.fullmatch(r"[\d.]+\s*:\s*[\d.]+", right):
         given = re.sub(r"(?<=\d) to (?=\d)", ":", given)
     sides = _sides(given), _sides(right)
+    for one, other in (sides, sides[::-1]):
+        if len(one) == 2 and len(other) == 1 and _is_name(one[0]) and _braced(one[1]) and _braced(other[0]):
+            return _as_lists(one[1], other[0])
     if len(sides[0]) > 1 or len(sides[1]) > 1:
         if _items(given)[1:] or _items(right)[1:]:
             return _as_lists(given, right)

@@ -38,6 +38,8 @@ class Quantity:
             return self.unit[0] == right.unit[0] and agree(_times(self), _times(right))
         if (self.percent and right.unit) or (right.percent and self.unit) or not _alike(self.noun, right.noun):
             return False
+        if (self.unit and right.noun) or (right.unit and self.noun):
+            return False
         given = [v for v in (self.value, self.also) if v is not None]
         wanted = [v for v in (right.value, right.also) if v is not None]
         if self.percent and not right.percent:
@@ -74,8 +76,7 @@ _CHANGED = re.compile(
     r"|below zero|point|minus|take away|too (?:many|much|few|little|high|low|big|small|large)|less(?=\s+[$\d])"
     r"|tenths|hundredths|thousandths|plus|divided|multiplied|sum of|product of|add|subtract"
     r"|(?:third|quarter|fourth|fifth|sixth|eighth|tenth)s? of|percentage of|successor|predecessor|next to"
-    r"|(?:number|integer|prime|multiple|factor|divisor|even|odd|digit)"
-    r" (?:after|before|above|below|following|preceding|of|near)"
+    r"|(?:number|integer|prime|multiple|factor|divisor|even|odd|digit) (?:after|before|above|below|following|preceding|near)"
     r"|an? \d+(?:th|rd|nd|st)|(?<=[\d%] )of(?=\s+-?\d))\b",
     re.I,
 )
@@ -117,6 +118,11 @@ def quantity(text: str, formula: bool = False) -> Quantity | None:
     if len(text) > LONGEST:
         return None
     said = _AND.sub(lambda m: f"{m[1]} {m[2] or _PARTS[m[3].lower()]}", _in_latin(digits_for_words(written(text))))
+    if coded := re.fullmatch(r"\W*0([xb])([0-9A-F]+)\W*", said, re.I):
+        try:
+            said = str(int(coded[2], 16 if coded[1].lower() == "x" else 2))
+        except ValueError:
+            return None
     for pattern, plainly in _PLAINLY:
         said = pattern.sub(plainly, said)
     first = re.search(r"\d|\\pi\b", said)
@@ -210,7 +216,8 @@ def _led(part: Sequence[Token], last: Sequence[Token], found: Quantity | None) -
     start = next((i for i, t in enumerate(part) if t.kind not in ("word",) and t.text not in (":", ",", *_MONEY)), 0)
     whole = read_whole([t for t in part[start:] if t.text not in _MONEY])
     if whole is None:
-        return None
+        other = _single(part, "any")
+        return found if other is not None and other.unit and other.equals(found) else None
     if agree(found.value, whole.value) or (found.percent and agree(found.value / 100, whole.value)):
         return found
     digits = next((len(t.text.partition(".")[2]) for t in last if t.kind == "number"), 0)
@@ -334,6 +341,8 @@ def _apart(tokens: Sequence[Token], at: int, read: Read, end: int) -> bool:
     after = tokens[end] if end < len(tokens) else None
     if after is None:
         return True
+    if after.text == "-" and not after.spaced and end + 1 == len(tokens):
+        return False
     if after.text in ("^", "_", "+", "*", r"\times", r"\cdot", r"\pm", "<", ">", "!") and after.text != "!":
         return False
     if after.text in (":", ",", ".") and not after.spaced and end + 1 < len(tokens):
@@ -368,6 +377,8 @@ def _measured(tokens: Sequence[Token], read: Read, money: str, letters: str) -> 
     def text(ahead: int = 0) -> str:
         return tokens[at + ahead].text if at + ahead < len(tokens) else ""
 
+    if money and text() == "m" and not tokens[at].spaced:
+        value, at = value * 10**6, at + 1
     if text() in _SCALES and (text() not in _GLUED or not tokens[at].spaced):
         value, at = value * _SCALES[text()], at + 1
     if text().lower() in _PERCENT:

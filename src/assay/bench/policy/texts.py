@@ -16,7 +16,7 @@ _SPELLINGS = (
     "favourite/favorite", "neighbour/neighbor", "labour/labor", "behaviour/behavior", "defence/defense",
     "organise/organize", "organised/organized", "analyse/analyze", "catalogue/catalog", "programme/program",
     "tyre/tire", "moustache/mustache", "traveller/traveler", "jewellery/jewelry", "honour/honor", "flavour/flavor",
-    "fibre/fiber", "plough/plow", "harbour/harbor", "towards/toward", "是的/是", "对的/对", "不是的/不是",
+    "fibre/fiber", "plough/plow", "harbour/harbor", "towards/toward", "nope/no", "yep/yes", "yeah/yes", "mt/mount", "是的/是", "对的/对", "不是的/不是",
 )  # fmt: skip
 _ONE_SPELLING = dict(pair.split("/") for pair in _SPELLINGS)
 _SAID = re.compile(
@@ -37,6 +37,8 @@ def plain(text: str) -> str:
 
     "A" is an article only before a word: "vitamin A" keeps its letter.
     """
+    if _brackets(text):
+        text = text.replace(",", ", ")
     said = re.sub(r"\b([A-Z])\.\s+(?=[A-Z]\b\.?\s*[A-Z])", r"\1", _CLOCK.sub(_hour, text))
     said = digits_for_words(_chemical(written(said)).replace("\\infty", " infinity ").replace("\\$", "$"))
     said = re.sub(r"\bnon[- ](?=[^\W\d_]{3})", "non", said, flags=re.I)
@@ -78,14 +80,14 @@ def same_text(given: str, right: str) -> bool:
     Things that "and" joins may come in any order.
     """
     wanted = plain(right)
-    if _capitals(given, right):
+    if _capitals(given, right) or _brackets(given) != _brackets(right) != "":
         return False
-    if any(_alike(plain(x), wanted) for x in (given, *_cores(written(given), written(right)))):
+    if any(_alike(plain(x), wanted, x) for x in (given, *_cores(written(given), written(right)))):
         return True
     parts = [
         sorted(plain(x) for x in re.split(r",?\s+and\s+|\s*[&,]\s*", written(t), flags=re.I)) for t in (given, right)
     ]
-    if len(parts[0]) > 1 and parts[0] == parts[1]:
+    if len(parts[0]) > 1 and parts[0] == parts[1] and not _brackets(right):
         return True
     if (day := moment(given)) is not None and day == moment(right):
         return True
@@ -97,11 +99,17 @@ def same_text(given: str, right: str) -> bool:
     return first.equals(second)
 
 
-def _alike(one: str, other: str) -> bool:
-    """Equal, or one noun in singular and plural."""
+def _brackets(text: str) -> str:
+    """The brackets around a whole text, "" where there are none."""
+    said = text.strip(" $.`")
+    return said[:1] + said[-1:] if said[:1] + said[-1:] in ("[]", "()", "{}") and len(said) > 3 and "," in said else ""
+
+
+def _alike(one: str, other: str, given: str) -> bool:
+    """Equal, or one noun in singular and plural (HTTPS is none of HTTP)."""
     shorter, longer = sorted((one, other), key=len)
     return one == other or (
-        longer == shorter + "s" and bool(re.fullmatch(r"[a-z]{4,}", shorter)) and shorter[-1] not in "su"
+        longer == shorter + "s" and bool(re.fullmatch(r"[a-z]{4,}", shorter)) and not given.isupper() and shorter[-1] not in "su"
     )
 
 
@@ -130,7 +138,7 @@ def _hour(match: re.Match[str]) -> str:
     return f"{(int(hour) - 2) % 12 + 1 if back else hour}:{'30' if match[1] else '45' if back else '15'}"
 
 
-_YES = re.compile(r"(yes|no|true|false)\b\s*[,.;:!](?!\s*\d)\s*(.+)", re.I | re.S)
+_YES = re.compile(r"(yes|no|true|false)\b\s*[-,.;:!](?!\s*\d)\s*(.+)", re.I | re.S)
 _BUT = r"\b(?:yes|maybe|perhaps|or|unless|but|if|actually|doubt|otherwise|sometimes|partly|idea)\b|[?]"
 _SUBJECT = re.compile(r"(?:it|this|that|they|these|the [\w-]+(?: [\w-]+){0,2}) (?:is|are|was|were) (?P<said>.+)", re.I)
 _CONTRARY = re.compile(
@@ -153,6 +161,8 @@ def _cores(given: str, right: str) -> Iterator[str]:
         yield against_that["said"]
     if re.match(r"(?:on|in|at|to) (?!the\b(?! \w+$))", given, re.I) and not re.match(r"(?:on|in|at|to) ", right, re.I):
         yield given[3:]
+    if reason := re.search(r",?\s+(?:because|since)\b", given, re.I):
+        yield given[: reason.start()]
     if re.match(r"(?:it|this) can ?not\b", given, re.I):
         yield given.split(" ", 1)[1]
 
@@ -163,6 +173,7 @@ _DATES = ("%B %d %Y", "%b %d %Y", "%d %B %Y", "%d %b %Y", "%Y-%m-%d", "%I:%M %p"
 def moment(text: str) -> tuple[str, str] | None:
     """A date or a time of day as it sorts; None for other texts and for those of two readings (3/4/2021, 5:30)."""
     said = re.sub(r"(?<=\d)(?:st|nd|rd|th)\b|[,.]|\b(?:the|of|at)\b", " ", written(text).lower())
+    said = re.sub(r"\bin (?:morning)\b", "am", re.sub(r"\bin (?:afternoon|evening)\b", "pm", " ".join(said.split())))
     said = re.sub(r"(?<=\d)\s*([ap])\s?m\b", r" \1m", " ".join(said.split()))
     for form in _DATES:
         try:

@@ -124,6 +124,9 @@ def _value(said: str) -> str | None:
         base, digits = _value(whole), [_ONES.get(w) for w in re.split(r"[\s-]+", after)]
         good = base is not None and base.isdigit() and all(d is not None and d < 10 for d in digits)
         return f"{base}.{''.join(map(str, digits))}" if good else None
+    if halves := re.fullmatch(rf"(.+) and a half ({'|'.join(_POWERS)})", said):
+        whole = _value(halves[1])
+        return None if whole is None else str((Fraction(whole) + Fraction(1, 2)) * _POWERS[halves[2]])
     if mixed := re.fullmatch(rf"(.+) and ((?!an?\b)\S+[\s-](?:{'|'.join(_PARTS)}))", said):
         whole, part = _value(mixed[1]), _fraction(re.split(r"[\s-]+", mixed[2]))
         return None if whole is None or part is None or Fraction(part) >= 1 else str(Fraction(whole) + Fraction(part))
@@ -193,17 +196,17 @@ _MEASURES: dict[str, tuple[tuple[str, str], ...]] = {
     "money": (("dollar usd $", "1"), ("cent ¢", "1/100")),
     "euros": (("euro eur €", "1"),), "sterling": (("£ gbp", "1"),), "yen": (("yen ¥ yuan rmb", "1"), ("jiao", "1/10")),
     "rupees": (("rupee ₹", "1"),),
-    "unit": (("unit", "1"),), "angle": (("degree deg °", "1"),), "radians": (("radian rad", "1"),),
+    "unit": (("unit c f", "1"),), "angle": (("degree deg °", "1"),), "radians": (("radian rad", "1"),),
     "energy": (("j joule", "1"), ("cal calorie", "523/125"), ("kcal", "4184")),
     "force": (("n newton", "1"),), "work": (("wh", "1"), ("kwh", "1000")),
     "pressure": (("pa pascal", "1"), ("atm", "101325")), "substance": (("mol mole", "1"),),
-    "charge": (("coulomb", "1"),), "resistance": (("ohm Ω", "1"),), "temperature": (("kelvin", "1"),), "astronomic": (("au", "1"),),
+    "charge": (("coulomb", "1"),), "resistance": (("ohm Ω", "1"),), "temperature": (("kelvin k", "1"),), "astronomic": (("au", "1"),),
     "loudness": (("db", "1"),), "psi": (("psi", "1"),), "horses": (("hp", "1"),), "turns": (("rpm", "1"),), "bars": (("bar", "1"),),
     "electronvolts": (("ev", "1"),),
-    "power": (("w watt", "1"), ("kw", "1000")), "voltage": (("v volt", "1"),), "current": (("ampere amp", "1"),),
+    "power": (("w watt", "1"), ("kw", "1000")), "voltage": (("v volt", "1"),), "current": (("ampere amp a", "1"),),
     "frequency": (("hz hertz", "1"), ("khz", "1000"), ("mhz", "1000000")),
     "length per time^1": (("mph", "1397/3125"), ("kph kmph", "5/18")),
-    "data": (("byte", "1"), ("kb", "1000"), ("mb", "1000000"), ("gb", "1000000000")),
+    "data": (("byte", "1"), ("bit", "1/8"), ("kb", "1000"), ("mb", "1000000"), ("gb", "1000000000")),
 }  # fmt: skip
 _UNITS = {
     name: (kind, Fraction(size))
@@ -220,7 +223,7 @@ _BASES = {
 }  # fmt: skip
 _SI = re.compile(r"(?P<prefix>[nuµμmkMGT]|[cd](?=[mlL]$))(?P<base>Pa|Hz|eV|Wh|mol|[mgsJNWVLlA])")
 """Units of the SI with a prefix, whose capitals count: mW is no MW."""
-_SHORT = frozenset("mgshlLJNVW")
+_SHORT = frozenset("mgshlLJNVWACFK")
 """Units of one letter, which are letters of formulas as well."""
 
 
