@@ -143,7 +143,7 @@ _BOUNDED = re.compile(
 )
 _ABOUT = re.compile(r"\b(?:about|approximately|roughly|around|approx\.?)\s*$|约\s*$", re.I)
 _BESIDE = re.compile(
-    r"\s*[^.!?\n]{0,60}?\b(?:bounds?|limit|estimate|at (?:least|most)|or (?:more|less|so|fewer)|wrong|incorrect|maximum|guess)\b",
+    r"[ \t]*[^.!?\n]{0,60}?\b(?:bounds?|limit|estimate|at (?:least|most)|or (?:more|less|so|fewer)|wrong|incorrect|maximum|guess)\b",
     re.I,
 )
 _INSIDE = re.compile(r"\d|\s*(?:[-+*/^_!](?=[\s$]*[\w\\({])(?!\s*[A-Za-z]{2})|\\(?:cdot|times|pm|div)(?![A-Za-z]))")
@@ -153,7 +153,7 @@ def _bound(inside: str, before: str, after: str) -> bool:
     """Whether what stands around a box is part of the answer, and changes it: "at most", a factor, an exponent."""
     before, after = (
         re.sub(r"(?:[\s$*:]|\\[(\[,;])+$", "", before[-NEAR:]),
-        re.sub(r"^(?:[\s$]|\\[)\]])+", "", after[:NEAR]),
+        re.sub(r"^(?:[ \t$]|\\[)\]])+", "", after[:NEAR]),
     )
     if _OUTSIDE.search(before) or _BOUNDED.search(before) or _INSIDE.match(after):
         return True

@@ -72,6 +72,8 @@ _ARRIVES = _set(
     " corresponds rounded simplified total totals back identical"
 )
 _PARTICIPLE = re.compile(r".{3,}(?:ing|ed|ish|fold|ward)")
+_COMPARED = re.compile(r"(?!remainder|number|other|another|over|under|after|either|neither|rather|never|whether|quarter|minister)[a-z]{3,}er")
+"""Comparatives, which say of what the number is a difference ("15 pounds lighter"); no "than" goes with them."""
 _CJK = re.compile(r"[\u3400-\u9fff]+")
 _CJK_CHANGES = re.compile(
     r"[不非未没无约近超余几除比或倍半的多底阶]|至少|至多|以上|以下|左右|上下|以内|以外|大于|小于|少于|高于|低于|最少|最大|最小|大概|可能"
@@ -115,7 +117,7 @@ def counted(tokens: Sequence[Token], value: Number) -> str | None:
             if state == "noun" and not _settled(noun, value):
                 return None
             state, unknown = ("object", 0) if state != "closed" or text in _PLACES else (state, unknown)
-        elif text in _CLOSE or (unit_of(token.text) and state != "object"):
+        elif text in _CLOSE or _COMPARED.fullmatch(text) or (unit_of(token.text) and state != "object"):
             if state == "noun" and not _settled(noun, value):
                 return None
             spoken = True

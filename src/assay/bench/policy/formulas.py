@@ -179,7 +179,7 @@ def _equations(given: list[str], right: list[str]) -> bool:
     if one is None or other is None:
         return False
     if len(one) == 1 or len(other) == 1:
-        if (len(one) == 2 and not _is_name(one[0])) or (len(other) == 2 and not _is_name(other[0])):
+        if any(len(x) == 2 and not _is_name(x[0]) and not _SUM.fullmatch(x[0]) for x in (one, other)):
             return False
         return _same(one[-1], other[-1])
     if _is_name(one[0]) and _is_name(other[0]):
@@ -188,6 +188,10 @@ def _equations(given: list[str], right: list[str]) -> bool:
         if all(read_whole(tokens_of(x[1], comma=False)) is not None for x in (one, other)):
             return False
     return _expressions("=".join(one), "=".join(other))
+
+
+_SUM = re.compile(r"\s*[A-Za-z](?:\s*\+\s*[A-Za-z])+\s*")
+"""What a competition asks for, and answers are told with: m + n = 37."""
 
 
 def _reduced(sides: list[str]) -> list[str] | None:
@@ -327,12 +331,17 @@ def _bare(text: str) -> str:
     return found[1] if found and (found[2].startswith("unit") or unit_of(found[2])) else text
 
 
+_DEGREES = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc))\s*\(?\s*(\d+)\s*\^\s*\{?\s*\\circ\s*\}?\s*\)?")
+"""A function of an angle in degrees."""
+
+
 def _expressions(given: str, right: str) -> bool:
     """By math-verify, where it would not take a letter for a unit, or read a part alone."""
     if (_bare(given) == given) != (_bare(right) == right):
         given, right = _bare(given), _bare(right)
     if quantity(right, formula=True) is not None and not re.search(r"[A-Za-z|]", given):
         return False  # nothing but digits and marks, and yet no number: "3^-", "3:1", "3..."
+    given, right = (_DEGREES.sub(r"\1(\\frac{\2\\pi}{180})", x) for x in (given, right))
     if _LOOSE.search(given) or _LOOSE.search(right) or _variables(given) != _variables(right):
         return False
     return bool(equivalent(given, right))

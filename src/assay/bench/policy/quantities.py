@@ -74,7 +74,7 @@ _CHANGED = re.compile(
     r"\b(?:squared|cubed|doubled?|tripled?|halved|twice|thrice|half|reciprocal|inverse|opposite|negative of|roots? of"
     r"|square root|other than|except|besides|apart from|anything but|all but|wrong|incorrect|false|unlike|cannot|impossible"
     r"|below zero|point|minus|take away|too (?:many|much|few|little|high|low|big|small|large)|less(?=\s+[$\d])"
-    r"|tenths|hundredths|thousandths|plus|divided|multiplied|sum of|product of|add|subtract"
+    r"|plus|divided|multiplied|sum of|product of|add|subtract"
     r"|(?:third|quarter|fourth|fifth|sixth|eighth|tenth)s? of|percentage of|successor|predecessor|next to"
     r"|(?:number|integer|prime|multiple|factor|divisor|even|odd|digit) (?:after|before|above|below|following|preceding|near)"
     r"|an? \d+(?:th|rd|nd|st)|(?<=[\d%] )of(?=\s+-?\d))\b",
@@ -103,6 +103,7 @@ _PARTS = {"a half": "1/2", "one half": "1/2", "half": "1/2", "a quarter": "1/4",
 _SCALES = {
     "k": 10**3, "K": 10**3, "thousand": 10**3, "mn": 10**6, "M": 10**6, "million": 10**6, "millions": 10**6, "bn": 10**9,
     "billion": 10**9, "billions": 10**9, "trillion": 10**12, "hundred": 100, "dozen": 12,
+    "tenths": Fraction(1, 10), "hundredths": Fraction(1, 100), "thousandths": Fraction(1, 1000),
 }  # fmt: skip
 _GLUED = frozenset(["k", "K", "mn", "M", "bn"])
 _PERCENT = frozenset(["%", "percent", "pct"])
@@ -252,7 +253,7 @@ def _single(tokens: Sequence[Token], letters: str) -> Quantity | None:
     found: Quantity | None = None
     between, rest, at, whole, first = list[Token](), False, 0, False, list[Token]()
     while at < len(tokens):
-        if found is not None and tokens[at].text == "(" and (past := _past_aside(tokens, at)):
+        if found is not None and tokens[at].text == "(" and (past := _past_aside(tokens, at, found)):
             at, rest = past, True
             continue
         read = None if _dash(tokens, at) else read_at(tokens, at)
@@ -320,13 +321,15 @@ _ELSE = frozenset(
 )
 
 
-def _past_aside(tokens: Sequence[Token], at: int) -> int:
+def _past_aside(tokens: Sequence[Token], at: int, found: Quantity) -> int:
     """The token behind a bracketed remark of words or arithmetic: "12 (3 x 4)"; 0 where it is none, such as "12 (or 13)"."""
     close = next((i for i in range(at, len(tokens)) if tokens[i].text == ")"), 0)
     inside = tokens[at + 1 : close]
     if any(t.text.lower() in _ELSE for t in inside) or not remarks(inside):
         return 0
-    bare = all(t.kind == "number" or t.text in ("-", ",", *_MONEY, *_PERCENT) for t in inside)
+    told = read_whole(inside)
+    again = told is not None and agree(told.value, found.value)
+    bare = not again and all(t.kind == "number" or t.text in ("-", ",", *_MONEY, *_PERCENT) for t in inside)
     return 0 if bare else close + 1
 
 

@@ -109,7 +109,7 @@ def _alike(one: str, other: str, given: str) -> bool:
     """Equal, or one noun in singular and plural (HTTPS is none of HTTP)."""
     shorter, longer = sorted((one, other), key=len)
     return one == other or (
-        longer == shorter + "s" and bool(re.fullmatch(r"[a-z]{4,}", shorter)) and not given.isupper() and shorter[-1] not in "su"
+        longer == shorter + "s" and bool(re.fullmatch(r"(?!new$)[a-z]{3,}", shorter)) and not given.isupper() and shorter[-1] not in "su"
     )
 
 
