@@ -81,7 +81,7 @@ _TAKEN_BACK = re.compile(
     r"|^\W*no\b\W",
     re.I,
 )
-_JOINT = re.compile(r"[\s$,;]*(?:,|;|\band\b|\bor\b)?[\s$,;]*", re.I)
+_JOINT = re.compile(r"[\s$,;]*(?:,|;|\band\b|\bor\b)?[\s$,;]*(?:[a-z]\w?\s*=\s*)?", re.I)
 """What stands between the boxes of one list."""
 _RECONSIDERED = re.compile(
     r"(?:^|[.!?)\n])\W*(?:hmm+|wait|actually|correction|sorry|oops|scratch that|on second thought|on reflection|or rather|apologies"
@@ -141,6 +141,7 @@ _BOUNDED = re.compile(
     r"\s*(?:be|equal(?: to)?|exactly|the|an?|is|answer|just|only)?[\s:]*$",
     re.I,
 )
+_ASSUMED = re.compile(r"\b(?:assum\w+|suppos\w+|if|pretend|imagine)\b[^.!?\n]*\banswer\b[^.!?\n,]*$", re.I)
 _ABOUT = re.compile(r"\b(?:about|approximately|roughly|around|approx\.?)\s*$|约\s*$", re.I)
 _BESIDE = re.compile(
     r"[ \t]*[^.!?\n]{0,60}?\b(?:bounds?|limit|estimate|at (?:least|most)|or (?:more|less|so|fewer)|wrong|incorrect|maximum|guess)\b",
@@ -155,7 +156,7 @@ def _bound(inside: str, before: str, after: str) -> bool:
         re.sub(r"(?:[\s$*:]|\\[(\[,;])+$", "", before[-NEAR:]),
         re.sub(r"^(?:[ \t$]|\\[)\]])+", "", after[:NEAR]),
     )
-    if _OUTSIDE.search(before) or _BOUNDED.search(before) or _INSIDE.match(after):
+    if _ASSUMED.search(before) or _OUTSIDE.search(before) or _BOUNDED.search(before) or _INSIDE.match(after):
         return True
     return bool(_ABOUT.search(before) and re.fullmatch(r"\W*\d+\W*", inside)) or bool(_BESIDE.match(after))
 
@@ -312,7 +313,7 @@ def _boxed(text: str) -> Found | None:
         between = text[close:begin] if close <= begin else ""
         if not _JOINT.fullmatch(between):
             break
-        joint, again = between.strip(" $\n") or ",", text[start:stop].strip() == inside.strip()
+        joint, again = re.sub(r"[A-Za-z]\w?\s*=|\$", "", between).strip() or ",", text[start:stop].strip() == inside.strip()
         begin, inside = mark, inside if again else f"{text[start:stop]} {joint} {inside}"
     if _DENIED.match(text, end):
         return None

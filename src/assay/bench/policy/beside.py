@@ -106,9 +106,11 @@ def counted(tokens: Sequence[Token], value: Number) -> str | None:
         if (text in CHANGERS and text not in _COUNTABLE) or text in _APPROXIMATE:
             return None
         if text in _BE:
-            if not _settled(noun, value) or last:
+            if not _settled(noun, value) or (last and not text.startswith("remain")):
                 return None
             state, spoken_of, unknown = "closed", True, 0
+        elif text == "and" and _plural(noun) and at + 2 == len(words) and _plural(words[-1].text.lower()):
+            return None if words[-1].text.lower() in CHANGERS | _STOPS else noun
         elif text in _PLACES or text in _DETERMINERS:
             if text == "of" and state == "noun" and noun and not _plural(noun) and value != 1:
                 return None

@@ -77,6 +77,7 @@ _PLAINLY = (
     (re.compile(r"\\rangle(?![A-Za-z])"), ")"),
     (re.compile(r"^\{([^{}]*,[^{}]*)\}$"), r"\\{\1\\}"),
     (re.compile(r"^([A-Za-z]) is (?=\S)"), r"\1="),
+    (re.compile(r"^([A-Za-z])\s*\^\s*\{\s*-1\s*\}\s*\(\s*([a-z])\s*\)\s*="), r"\1(\2)="),
     (re.compile(r"^[(\[]\s*(\\begin\{array\}.*\\end\{array\})\s*[)\]]$", re.S), r"\1"),
     (re.compile(r"^\(([A-Za-z]),\s*([A-Za-z])\)\s*=\s*\(([^(),]+),([^(),]+)\)$"), r"\1=\3, \2=\4"),
     (re.compile(r"^[A-Za-z]\s*\\in(?![A-Za-z])\s*(?=[(\[\\])"), ""),

@@ -91,7 +91,7 @@ _BOUND = re.compile(
 )
 _END = re.compile(
     r"(?<=[\w%)}])\s?(?:[.!?]\s+(?-i:(?=[A-Z]))|[,;.]?\s*\n"
-    r"|[,;]?\s+\(?(?:because|since|rather than|instead of|(?:and )?not(?=\W*\d)|as (?=we|the|it|there)"
+    r"|[,;]?\s+\(?(?:because|since|rather than|instead of|(?:and )?not(?=\W*\d)|i\.e\.(?!\W*\d)|and no (?:other|more)s?$|as (?=we|the|it|there)"
     r"|as (?:required|desired|claimed|expected|stated|asked|needed)|which is (?=an? \w+ (?:number|integer)\b|even\b|odd\b|prime\b|positive\b))\b)",
     re.I,
 )
@@ -170,7 +170,8 @@ _PLAINLY = (
     (re.compile(r"\\frac\s*\{\s*([A-Za-z]+)\s*\}\s*\{\s*([A-Za-z]+(?:\s*\^\s*\{?\s*[23]\s*\}?)?)\s*\}"), r"\1/\2"),
     (re.compile(r"(\d\s*(?:ft|feet|foot)\s*\d+\s*)in\b(?!\s+\w)", re.I), r"\1inches"),
     (re.compile(r"(?<=\d)\s*in\.?$"), " inches"),
-    (re.compile(r"^([\s$(]*)(\d+)\s+(?:in|out\s+of)\s+(\d+)(?=\s+chances?\b|\W*$)", re.I), r"\1\2/\3"),
+    (re.compile(r"(?<=[\d}])\s+of\s+an?\s+(?=(?:hour|minute|second|day|mile|kilomet|met(?:er|re)|lit|gallon|pound|dollar))"), " "),
+    (re.compile(r"^([\s$(]*)(\d+)\s+(?:in|out\s+of(?:\s+every)?)\s+(\d+)(?=\s+chances?\b|\W*$)", re.I), r"\1\2/\3"),
 )
 """What is read as another way to write the same."""
 _CHINESE_WORDS = (("至少", " at least "), ("至多", " at most "), ("不是", " not "), ("大约", " about "), ("约", " about "),
