@@ -113,19 +113,33 @@ def test_the_same_answer(given: str, right: str, kind: str, expected: bool) -> N
     assert same(given, right, kind) is expected  # type: ignore[arg-type]
 
 
+HERE = Path(__file__).parent
 TABLES = {
-    name: [json.loads(line) for line in (Path(__file__).parent / f"{name}.jsonl").read_text().splitlines()]
+    name: [
+        json.loads(line)
+        for file in (sorted((HERE / name).glob("*.jsonl")) or [HERE / f"{name}.jsonl"])
+        for line in file.read_text().splitlines()
+    ]
     for name in (
         "answer_pairs",
         "answer_pairs_held_out",
         "answer_pairs_second",
         "answer_pairs_third",
         "answer_pairs_fourth",
+        "answer_pairs_fifth",
     )
 }
 """Verdicts: is the given answer (or that of the whole text) the right one? The first is by the author of the rules, the rest
 by a reader who wrote each before the rules were read or changed again. The rules were then mended by all of them."""
-KNOWN: dict[tuple[str, str], str] = {("x+y=17", "17"): "2x=17 is not 17, and what x+y is cannot be known"}
+KNOWN: dict[tuple[str, str], str] = {
+    ("x+y=17", "17"): "2x=17 is not 17, and what x+y is cannot be known",
+    ("约12", "12"): "about 12 is no exact count; the fifth table's reader refuses it, and one of them must be differed from",
+    ("The answer is 12, or equivalently a dozen.", "12"): '"or" leads to another answer as a rule',
+    ("Paris, France", "Paris"): 'so is "red, blue" written, which is not red',
+    ("twice as much, 40", "40"): '"twice" makes another number of the one beside it as a rule',
+    ("a score and two", "22"): "a score is a music sheet and a result as well",
+    (r"k\pi, k\in\mathbb{Z}", r"n\pi, n\in\mathbb{Z}"): "which letters are bound is not worked out",
+}
 """Pairs of the tables on which the rules differ from the person, and why; none of them is paid for."""
 
 

@@ -14,20 +14,46 @@ from assay.bench.policy.quantities import Quantity, quantity
 from assay.bench.policy.texts import plain, same_text
 from assay.rollouts import AnswerKind
 
-_TAGS = re.compile(r"<answer>(?P<inside>(?:(?!<answer>).)*?)</answer>", re.S | re.I)
+_TAGS = re.compile(r"<(?P<tag>answer|final_answer)>(?P<inside>(?:(?!<(?P=tag)>).)*?)</(?P=tag)>", re.S | re.I)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(?P<inside>[^\n#]*\S)[ \t]*$", re.M)
-_IS = r"(?:is|would be|must be|should be)\b"
+_IS = r"(?:is|equals|will be|would be|must be|should be|turns out to be|comes (?:out )?to)\b"
 _SAID = re.compile(
-    rf"(?:(?:final|correct|right|best)\s+(?:answer|option|choice)(?=[* \t]*(?:{_IS}|[:=(\n]))"
-    rf"|the\s+(?:answer|option|choice)(?:\s+to\s+[^\n.:]{{1,80}}?)?\s*(?=(?:{_IS}|[:=]))"
-    r"|\banswer\s*(?=is\b|[:=])|^[#* \t]+answer[* \t]*$|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
-    rf"[\s:=*]*(?:{_IS})?[\s:=*]*(?=\S)",
+    rf"(?:\b(?:final|correct|right|best)\s+(?:answer|option|choice|result)(?=[* \t]*(?:{_IS}|[:=(\n]))"
+    rf"|the\s+(?:answer|option|choice)(?:\s+(?:to\s+(?![^\n.:]{{0,60}}\b(?:different|other|another|previous|related|similar|easier)\b)[^\n.:]{{1,80}}?"
+    rf"|(?:that )?we (?:seek|want|need)))?\s*(?=(?:{_IS}|[:=]))"
+    r"|\banswer\s*(?=is\b|[:=])|\btl;?dr\b\s*(?=[:=])|^[#* \t]+answer[* \t]*$|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
+    rf"[\s:=*]*(?:{_IS})?(?:,? (?:of course|therefore|thus|then|indeed|simply|clearly|obviously|hence),?(?= ))?[\s:=*]*(?=\S)",
     re.I | re.M,
 )
+_SUPPOSED = re.compile(
+    r"\b(?:if|suppos\w+|assum\w+|unless|whether|were|claim\w*|would (?:say|think|guess)|thought|example|hypothetical\w*|wrong|incorrect"
+    r"|previous|student\w*|not|never|pretend|imagine|sample|maybe|perhaps|possibly|guess|alternat\w+|other|another|old|their|partial|intermediate|different)\b|'s\s*$|n't\b|不|错|假|如果|若|可能|也许",
+    re.I,
+)
+"""What makes "the answer is 12" in its clause no statement of the answer."""
+_CLAUSE = re.compile(r"[.,;:!?\n](?=\s|$)|\b(?:then|so|but|hence|thus|therefore)\b|[，。；]")
+_LATE = re.compile(
+    r"^[#>*|\- \t]*(?:ans(?:wer)?|solution|result|réponse(?: finale)?|antwort|respuesta|答)\b[* \t]*[.:=-][:=* \t]*(?P<inside>\S[^\n]*)$"
+    r"|\b(?:the (?:final )?(?:solution|result|value)|the (?:required|desired|requested) (?:\w+ )?\w+|la réponse(?: finale)?|die antwort"
+    rf"|la respuesta(?: correcta| final)?)\s+(?:{_IS}|est|ist|es|lautet)\s*:?\s*(?P<told>\S[^\n]*)$"
+    r"|(?:^|[.\n]\s*|\bso |\bget |\bobtain )(?P<first>[^\n.]{1,30}?)\s+(?:is|as) (?:the|my|our) (?:final |correct )?answer\b[.!]?\s*$"
+    r"|[\"'](?:final_)?answer[\"']\s*:\s*(?P<json>[^\n,}]+)",
+    re.I | re.M,
+)
+"""Marks that are looked for where there is no other: "Result: 12", "12 is the answer", {"answer": 12}."""
 _CHOSEN = re.compile(r"\b(?:option|choice)\s*\(?([A-Z])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b", re.I)
 _A = re.compile(r"\n[ \t]*A:[ \t]*(?P<inside>[^\n]*\d[^\n]*)\s*$")
 """The last line of GSM8K's own models."""
+_BOLD = re.compile(r"\n[ \t>]*\*\*(?P<inside>\(?[A-Z]\)?|[-$]*\d[\d.,/]*[^*\n]{0,20})\*\*\.?\s*$")
+"""A last line that is nothing but a letter or a number in bold."""
+_TABLE = re.compile(r"^[ \t]*\|.*\|[ \t]*$", re.M)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*")
+_CASE = re.compile(r"\b(?:case|part)\s*\(?(?:[2-9b-e]|ii+|two|three)\b[^.\n]*$", re.I)
+"""The second of several cases, each with a box of its own."""
+_ATTACHED = re.compile(
+    r"(?:\$?\s*\\?%|\$?\s+(?:hundred|thousand|million|billion|trillion|dozen|percent)\b|[A-Za-z]+[23]?)(?!\s*[{}])"
+)
+"""What stands right behind a box and belongs to it: more digits, a scale, a sign of percent."""
 _LOOSE = re.compile(r"-?(?:\d[\d,.]*\d|\d|\\?[A-Za-z]+)")
 _TURN = (
     r"(?:\b(?:or|else|if not)\b|\b(?:alternatively|otherwise|maybe|perhaps|possibly)"
@@ -44,7 +70,7 @@ _TOO = re.compile(rf"[ \t,$*)]*(?P<gap>[\s.,;:$*)]*){_FILL}{_TURN}(?:\W*{_TURN})
 _LIKE = re.compile(
     r"\W*(?i:(?:it|the\s+answer|answer|option|choice)\W*)?(?:is\W*)?(?:[A-Z]\b|[a-z]\)|\d|\\(?:boxed|fbox)|answer>|#|x\s*=)"
 )
-_ALSO = re.compile(r"[^.!?\n]{0,40}\balso\s+(?:be|possible|valid|correct|right|works?|fits?|acceptable)\b", re.I)
+_ALSO = re.compile(r"\b(?:alternative|another(?: possible)?) (?:answer|solution|option)\b|\balso\s+(?:be|possible|valid|correct|right|works?|fits?|acceptable)\b", re.I)
 _AND = re.compile(
     r"[ \t,$*)]*(?:and|&)\W{0,4}(?i:the answer is\W*|answer\W*|option\W*)?(?:[A-Z]\b|\d|\\boxed|<answer|####|x\s*=)"
 )
@@ -55,8 +81,22 @@ _TAKEN_BACK = re.compile(
     r"|^\W*no\b\W",
     re.I,
 )
-_JOINT = re.compile(r"[\s$,;]*(?:,|;|\band\b|\bor\b)[\s$,;]*", re.I)
+_JOINT = re.compile(r"[\s$,;]*(?:,|;|\band\b|\bor\b)?[\s$,;]*(?:[a-z]\w?\s*=\s*)?", re.I)
 """What stands between the boxes of one list."""
+_RECONSIDERED = re.compile(
+    r"(?:^|[.!?)\n])\W*(?:hmm+|wait|actually|correction|sorry|oops|scratch that|on second thought|on reflection|or rather|apologies"
+    r"|hold on|edit:|update:|my mistake|(?:but|oh|ah|no)\b,? (?:wait|no|actually)|不对|等等|更正)(?![A-Za-z])"
+    r"|^[^\w\n]*(?:but|however|no|yet|although|though)\b(?! (?:only after|not\b))|^[\s$]*\?",
+    re.I,
+)
+"""A sentence behind the answer that begins to take it back: any that reconsiders, and the very next one that turns."""
+_CHECKED = re.compile(r"\b(?:check|verify|confirm)", re.I)
+_CONDITION = re.compile(
+    r"[\s$.,*)\]]*(?:only\s+)?\b(?:if|unless|provided|assuming|in case)\b|[\s$,]*(?:如果|除非)", re.I
+)
+"""What makes the answer one of several cases."""
+_DANGLING = re.compile(r"(?:\b(?:times|plus|minus|of|and|or|by|than|the|an|is|divided)|[-+*/=^(\\{])\s*$", re.I)
+"""How an answer ends that is broken off."""
 
 
 def final_answer(text: str) -> str | None:
@@ -68,11 +108,70 @@ def final_answer(text: str) -> str | None:
     said = re.split(r"</think>", text, flags=re.I)[-1]
     if re.search(r"<think>", said, re.I):
         said = re.split(r"<think>", said, flags=re.I)[0]
-    for read in (_tagged, _boxed, _marked, _told):
-        if (found := read(said.replace("：", ":"))) is not None:
-            inside, start, end = found
-            return None if _hedged(inside, said[:start], said[end:]) else inside.strip() or None
-    return _bare(said)
+    said = said.replace("：", ":")
+    found = next((f for read in (_tagged, _boxed, _marked, _told) if (f := read(said)) is not None), None)
+    if found is None:
+        return _bare(said)
+    later = _told(said)
+    if later is not None and later[1] >= found[2] and _contrary(found[0], later[0]):
+        found = later
+    inside, start, end = found
+    before, after = _TABLE.sub("", said[:start]), said[end:]
+    taken = _hedged(inside, before, after) or _reconsidered(inside, after) or bool(_DENIED.match(after))
+    return None if taken else inside.strip() or None
+
+
+def _contrary(one: str, other: str) -> bool:
+    """Whether two answers can be read as numbers, or as letters, and are not the same."""
+    first, second = quantity(one), quantity(other)
+    if first is not None and second is not None:
+        return not (first.equals(second) or second.equals(first))
+    return letter(one) is not None and letter(other) is not None and letter(one) != letter(other)
+
+
+_OUTSIDE = re.compile(
+    r"(?:(?<![A-Za-z\s])[-+*/^<>_]|(?<=[A-Za-z\s]) ?[-+*/^<>_](?=$)|[<>^*/+]|\\(?:cdot|times|pm|mp|div|le|ge|leq|geq|ne|neq|lt|gt|sqrt(?:\[\w+\])?|frac|over"
+    r"|not)|[\d)]|(?<![A-Za-z\\])[A-Za-z])(?:\{[^{}]*\})?\{?$"
+)
+"""An operator or a factor in front of a box."""
+_BOUNDED = re.compile(
+    r"(?:\b(?:not|never|cannot|at (?:least|most)|(?:more|less|fewer|greater|larger|smaller|higher|lower) than|up to|half(?: of)?|double|twice"
+    r"|triple|thrice|(?:root|multiple|factor|third|quarter|fraction|percent) of|over|under|below|above|beyond|minus|maybe|perhaps|possibly"
+    r"|probably|either|neither|between|nearly|almost|wrong|incorrect|exceeds?)|n't|不|约|至少|至多|超过)"
+    r"\s*(?:be|equal(?: to)?|exactly|the|an?|is|answer|just|only)?[\s:]*$",
+    re.I,
+)
+_ASSUMED = re.compile(r"\b(?:assum\w+|suppos\w+|if|pretend|imagine)\b[^.!?\n]*\banswer\b[^.!?\n,]*$", re.I)
+_ABOUT = re.compile(r"\b(?:about|approximately|roughly|around|approx\.?)\s*$|约\s*$", re.I)
+_BESIDE = re.compile(
+    r"[ \t]*[^.!?\n]{0,60}?\b(?:bounds?|limit|estimate|at (?:least|most)|or (?:more|less|so|fewer)|wrong|incorrect|maximum|guess)\b",
+    re.I,
+)
+_INSIDE = re.compile(r"\d|\s*(?:[-+*/^_!](?=[\s$]*[\w\\({])(?!\s*[A-Za-z]{2})|\\(?:cdot|times|pm|div)(?![A-Za-z]))")
+
+
+def _bound(inside: str, before: str, after: str) -> bool:
+    """Whether what stands around a box is part of the answer, and changes it: "at most", a factor, an exponent."""
+    before, after = (
+        re.sub(r"(?:[\s$*:]|\\[(\[,;])+$", "", before[-NEAR:]),
+        re.sub(r"^(?:[ \t$]|\\[)\]])+", "", after[:NEAR]),
+    )
+    if _ASSUMED.search(before) or _OUTSIDE.search(before) or _BOUNDED.search(before) or _INSIDE.match(after):
+        return True
+    return bool(_ABOUT.search(before) and re.fullmatch(r"\W*\d+\W*", inside)) or bool(_BESIDE.match(after))
+
+
+def _reconsidered(answer: str, after: str) -> bool:
+    """Whether what follows takes the answer back, or makes it one of several cases; to check it again and find it so is
+    neither ("Let me double-check: 3 x 4 = 12")."""
+    if _CONDITION.match(after):
+        return True
+    turn = _RECONSIDERED.search(after[: 2 * NEAR])
+    if turn is None:
+        return False
+    again = re.findall(r"-?\d[\d,]*(?:\.\d+)?", after[turn.end() :])
+    sure = _CHECKED.search(after, turn.end()) and again
+    return not (sure and (one := quantity(answer)) is not None and (two := quantity(again[-1])) and one.equals(two))
 
 
 NEAR = 200
@@ -83,7 +182,7 @@ Found = tuple[str, int, int]
 
 def _hedged(answer: str, before: str, after: str) -> bool:
     """Whether another answer shall count as well ("7, or perhaps 8"); the same amount again is none ("3/4, or 75%")."""
-    if _HINGE.search(before[-60:]) or _ALSO.match(after) or _AND.match(after):
+    if _HINGE.search(before[-60:]) or _ALSO.search(after[:NEAR]) or _AND.match(after):
         return True
     after = after[:NEAR]
     turn = _TOO.match(after)
@@ -103,9 +202,19 @@ def _several(line: str) -> bool:
 
 
 def _tagged(text: str) -> Found | None:
-    """What stands in the last <answer> tags."""
+    """What stands in the last <answer> tags; a list of those that nothing parts from it."""
     found = list(_TAGS.finditer(text))
-    return (found[-1]["inside"], found[-1].start(), found[-1].end()) if found else None
+    if not found:
+        return None
+    inside, start = found[-1]["inside"], found[-1].start()
+    for before in found[-2::-1]:
+        if not _JOINT.fullmatch(text[before.end() : start]):
+            break
+        inside, start = (
+            (f"{before['inside']}, {inside}" if before["inside"].strip() != inside.strip() else inside),
+            before.start(),
+        )
+    return inside, start, found[-1].end()
 
 
 def _marked(text: str) -> Found | None:
@@ -121,23 +230,49 @@ def _marked(text: str) -> Found | None:
 
 def _told(text: str) -> Found | None:
     """What follows the last "the answer is"; "" where it is taken back; None where nothing is told."""
-    marks = list(_SAID.finditer(text))
-    if marks:
-        line = text[marks[-1].end() :].split("\n", 1)[0]
-        rest = re.split(r"[.,!;]", line, maxsplit=1)[1:]
-        taken = bool(rest and _TAKEN_BACK.search(rest[0])) or _several(line)
-        inside = "" if taken else line.strip().rstrip(".。").strip(" *")
-        return inside, marks[-1].start(), marks[-1].end() + len(line)
+    marks = [m for m in _SAID.finditer(text) if not _supposed(text, m.start())]
+    if not marks:
+        return _told_late(text)
+    start, end = marks[-1].span()
+    line = text[end:].split("\n", 1)[0]
+    rest = re.split(r"[.,!;]", line, maxsplit=1)[1:]
+    turned = re.search(r"(?<=[\w)}$*]{2})[.;!?]\s+|(?<=\d)[.;!?]\s+", line)
+    taken = (
+        (rest and _TAKEN_BACK.search(rest[0]) and not _CHECKED.search(line))
+        or _several(line)
+        or _DANGLING.search(line.rstrip("* "))
+        or (turned and _reconsidered(line[: turned.start()], line[turned.end() :] + text[end + len(line) :]))
+        or (len(marks) > 1 and _one_more(text[marks[-2].end() : start].strip(" .*\n"), line.strip(" .*")))
+    )
+    return "" if taken else line.strip().rstrip(".。").strip(" *"), start, end + len(line)
+
+
+def _supposed(text: str, at: int) -> bool:
+    """Whether what is told at a place of a text is only supposed, or denied, in its clause."""
+    return bool(_SUPPOSED.search(_CLAUSE.split(text[max(0, at - NEAR) : at])[-1]))
+
+
+def _one_more(before: str, line: str) -> bool:
+    """Whether an answer is the next of a row ("Answer: A", "Answer: B"): nothing between them says why there are two."""
+    return not re.search(r"[\n?]", before) and not _TAKEN_BACK.search(before) and _contrary(before, line)
+
+
+def _told_late(text: str) -> Found | None:
+    """What is told by the marks that count where there is no other; of these, a last line in bold is the last."""
+    if late := list(_LATE.finditer(text)):
+        last = late[-1]
+        inside = next(x for x in last.groups() if x is not None).strip().rstrip(".。}|").strip(" *\"'`$")
+        return "" if _supposed(text, last.start()) else inside, last.start(), last.end()
     chosen = {x.upper() for x in _CHOSEN.findall(text)}
     if chosen:
         return (chosen.pop() if len(chosen) == 1 else "", 0, len(text))
-    last = _A.search(text)
-    return (last["inside"].strip(), last.start(), last.end()) if last else None
+    last_line = _A.search(text) or _BOLD.search(text)
+    return (last_line["inside"].strip(), last_line.start(), last_line.end()) if last_line else None
 
 
 def _bare(text: str) -> str | None:
     """A text that is nothing but a letter, a number or a word."""
-    said = text.strip()
+    said = re.sub(r"^```\w*\n|\n?```$", "", text.strip()).strip()
     if (
         not said
         or len(said) > 60
@@ -178,12 +313,17 @@ def _boxed(text: str) -> Found | None:
         between = text[close:begin] if close <= begin else ""
         if not _JOINT.fullmatch(between):
             break
-        joint = between.strip(" $\n")
-        begin, inside = mark, f"{text[start:stop]} {joint} {inside}"
+        joint, again = re.sub(r"[A-Za-z]\w?\s*=|\$", "", between).strip() or ",", text[start:stop].strip() == inside.strip()
+        begin, inside = mark, inside if again else f"{text[start:stop]} {joint} {inside}"
     if _DENIED.match(text, end):
         return None
     taken = _TAKEN_BACK.match(text[end : end + 30].lstrip(" $.,;!"))
-    return "" if taken else inside, begin, end
+    cases = boxes[:-1] and begin == boxes[-1][0] and _CASE.search(text[max(0, begin - 80) : begin])
+    if cases and text[boxes[-2][1] : boxes[-2][2]].strip() != inside.strip():
+        return "", begin, end
+    if inside.strip() and (attached := _ATTACHED.match(text, end)):
+        inside, end = f"{inside}{attached[0].replace('$', '')}", attached.end()
+    return "" if taken or _bound(inside, text[:begin], text[end:]) else inside, begin, end
 
 
 def same(given: str, right: str, kind: AnswerKind) -> bool:

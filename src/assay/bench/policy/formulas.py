@@ -1,14 +1,15 @@
 """Are two formulas the same? What holds them together is compared here: lists, sets, tuples, intervals, matrices, equations,
 units, words; numbers are worked out exactly; only what is left, single expressions with letters, goes to math-verify."""
 
+import math
 import re
 from functools import lru_cache
 
-from assay.bench.policy.arithmetic import agree, read_whole, tokens_of
+from assay.bench.policy.arithmetic import agree, approximate, read_whole, tokens_of
 from assay.bench.policy.characters import written
 from assay.bench.policy.equivalent import equivalent
 from assay.bench.policy.intervals import as_intervals
-from assay.bench.policy.quantities import named, quantity
+from assay.bench.policy.quantities import Quantity, named, quantity
 from assay.bench.policy.texts import same_text
 from assay.bench.policy.words import unit_of
 
@@ -20,7 +21,7 @@ _OPEN, _CLOSE = "([{", ")]}"
 _FUNCTIONS = re.compile(r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sin|cos|tan|log|ln|exp|sqrt|pi|infty)(?![A-Za-z])")
 _EMPTY = frozenset((
     "no solution", "no solutions", "no real solution", "no real solutions", "there is no solution", "there are no solutions",
-    "none", "empty set", r"\emptyset", r"\varnothing", r"\{\}", r"\{ \}",
+    "none", "empty set", "无解", r"\emptyset", r"\varnothing", r"\{\}", r"\{ \}",
 ))  # fmt: skip
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' .,-]*")
 _SHORT_WORDS = frozenset((
@@ -54,7 +55,20 @@ def _tidy(text: str) -> str:
         text = pattern.sub(plainly, text)
     text = _FUNCTIONS.sub(lambda m: "\\" + m[1], text).replace(r"\lbrace", r"\{").replace(r"\rbrace", r"\}")
     text = re.sub(r"\\(?:leq|leqslant)(?![A-Za-z])", r"\\le", re.sub(r"\\(?:geq|geqslant)(?![A-Za-z])", r"\\ge", text))
+    text = re.sub(r"\\pmod\s+(\w+)", r"\\pmod{\1}", text.replace("且", " and ").replace("或", " or "))
+    text = _BASE.sub(lambda m: _based(m[1], m[2]), text)
     return re.sub(r"^(?:the )?(?:final )?answer\s*(?:is|:)\s*", "", text, flags=re.I).strip()
+
+
+_BASE = re.compile(r"^\(?(\d+)\)?\s*_\s*\{?\s*(\d{1,2})\s*\}?$")
+
+
+def _based(digits: str, base: str) -> str:
+    """1011_2 as 11; as it is where it is written in no such base."""
+    try:
+        return str(int(digits, int(base)))
+    except ValueError:
+        return f"{digits}_{base}"
 
 
 _ALL_REAL = re.compile(r"\\mathbb\s*\{?\s*R\s*\}?(?![\^A-Za-z])|ℝ|\ball (?:the )?real(?: number)?s\b", re.I)
@@ -63,6 +77,7 @@ _PLAINLY = (
     (re.compile(r"\\rangle(?![A-Za-z])"), ")"),
     (re.compile(r"^\{([^{}]*,[^{}]*)\}$"), r"\\{\1\\}"),
     (re.compile(r"^([A-Za-z]) is (?=\S)"), r"\1="),
+    (re.compile(r"^([A-Za-z])\s*\^\s*\{\s*-1\s*\}\s*\(\s*([a-z])\s*\)\s*="), r"\1(\2)="),
     (re.compile(r"^[(\[]\s*(\\begin\{array\}.*\\end\{array\})\s*[)\]]$", re.S), r"\1"),
     (re.compile(r"^\(([A-Za-z]),\s*([A-Za-z])\)\s*=\s*\(([^(),]+),([^(),]+)\)$"), r"\1=\3, \2=\4"),
     (re.compile(r"^[A-Za-z]\s*\\in(?![A-Za-z])\s*(?=[(\[\\])"), ""),
@@ -92,19 +107,30 @@ def _same(given: str, right: str, texted: bool = False) -> bool:
     if re.fullmatch(r"[\d.]+\s*:\s*[\d.]+", right):
         given = re.sub(r"(?<=\d) to (?=\d)", ":", given)
     sides = _sides(given), _sides(right)
+    for one, other in (sides, sides[::-1]):
+        if len(one) == 2 and len(other) == 1 and _is_name(one[0]) and _braced(one[1]) and _braced(other[0]):
+            return _as_lists(one[1], other[0])
     if len(sides[0]) > 1 or len(sides[1]) > 1:
         if _items(given)[1:] or _items(right)[1:]:
             return _as_lists(given, right)
         return _equations(sides[0], sides[1])
     first, second = quantity(given, formula=True), quantity(right, formula=True)
     if first is not None and second is not None:
-        return first.equals(second)
+        return first.equals(second) or _turned(first, second, right) or _turned(second, first, given)
     if (held := _held(given, right)) is not None:
         return held
     values = [read_whole(tokens_of(x, comma=False)) for x in (given, right)]
     if values[0] is not None and values[1] is not None:
         return agree(values[0].value, values[1].value)
     return _expressions(given, right)
+
+
+def _turned(degrees: Quantity, radians: Quantity, said: str) -> bool:
+    """Whether an angle in degrees is the one that is written as a part of pi."""
+    return (
+        degrees.unit is not None and degrees.unit[0] == "angle" and radians.unit is None and r"\pi" in said
+        and agree(approximate(radians.value) * 180 / math.pi, approximate(degrees.value))
+    )  # fmt: skip
 
 
 _BOUND = re.compile(r"[\s$]*([<>]=?|!=|\\(?:le|ge|lt|gt|neq?)(?![A-Za-z]))")
@@ -154,7 +180,7 @@ def _equations(given: list[str], right: list[str]) -> bool:
     if one is None or other is None:
         return False
     if len(one) == 1 or len(other) == 1:
-        if (len(one) == 2 and not _is_name(one[0])) or (len(other) == 2 and not _is_name(other[0])):
+        if any(len(x) == 2 and not _is_name(x[0]) and not _SUM.fullmatch(x[0]) for x in (one, other)):
             return False
         return _same(one[-1], other[-1])
     if _is_name(one[0]) and _is_name(other[0]):
@@ -163,6 +189,10 @@ def _equations(given: list[str], right: list[str]) -> bool:
         if all(read_whole(tokens_of(x[1], comma=False)) is not None for x in (one, other)):
             return False
     return _expressions("=".join(one), "=".join(other))
+
+
+_SUM = re.compile(r"\s*[A-Za-z](?:\s*\+\s*[A-Za-z])+\s*")
+"""What a competition asks for, and answers are told with: m + n = 37."""
 
 
 def _reduced(sides: list[str]) -> list[str] | None:
@@ -191,6 +221,7 @@ def _held(given: str, right: str) -> bool | None:
     unions = _cut(given, _CUP), _cut(right, _CUP)
     if len(unions[0]) > 1 or len(unions[1]) > 1:
         return _matched(unions[0], unions[1])
+    given, right = (x[2:-2].strip() if _braced(x) and _bracketed(x[2:-2].strip()) else x for x in (given, right))
     brackets = _bracketed(given), _bracketed(right)
     if brackets[0] and brackets[1]:
         (left, ours, end), (left2, theirs, end2) = brackets[0], brackets[1]
@@ -243,6 +274,8 @@ def _as_lists(given: str, right: str) -> bool:
         values = [_sides(x) for x in listed]
         if len(values) != len(brackets[1]) or not all(len(v) == 2 and _is_name(v[0]) for v in values):
             return False
+        if {v[0].strip() for v in values} <= set("xyz"):
+            values.sort(key=lambda v: v[0].strip())
         return all(_same(v[1], b) for v, b in zip(values, brackets[1], strict=True))
     return _matched(_items(given), _items(right))
 
@@ -280,7 +313,7 @@ def _tables(given: str, right: str) -> bool:
 
 
 _LOOSE = re.compile(
-    r"\\(?:to|lor|land|mid|text|overset|stackrel|def|color)(?![A-Za-z])|\\\\|(?<![A-Za-z])or(?![A-Za-z])"
+    r"\\(?:to|lor|land|mid|text|overset|stackrel|def|color|[lc]?dots|sim|bmod|pmod)(?![A-Za-z])|\\#|\\\\|(?<![A-Za-z])or(?![A-Za-z])"
 )
 """What math-verify would leave out of what it reads."""
 
@@ -299,10 +332,17 @@ def _bare(text: str) -> str:
     return found[1] if found and (found[2].startswith("unit") or unit_of(found[2])) else text
 
 
+_DEGREES = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc))\s*\(?\s*(\d+)\s*\^\s*\{?\s*\\circ\s*\}?\s*\)?")
+"""A function of an angle in degrees."""
+
+
 def _expressions(given: str, right: str) -> bool:
     """By math-verify, where it would not take a letter for a unit, or read a part alone."""
     if (_bare(given) == given) != (_bare(right) == right):
         given, right = _bare(given), _bare(right)
+    if quantity(right, formula=True) is not None and not re.search(r"[A-Za-z|]", given):
+        return False  # nothing but digits and marks, and yet no number: "3^-", "3:1", "3..."
+    given, right = (_DEGREES.sub(r"\1(\\frac{\2\\pi}{180})", x) for x in (given, right))
     if _LOOSE.search(given) or _LOOSE.search(right) or _variables(given) != _variables(right):
         return False
     return bool(equivalent(given, right))

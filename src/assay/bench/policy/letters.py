@@ -17,24 +17,24 @@ _MARK = re.compile(
 _OPTION = re.compile(r"\W*(?:(?:answer|option|choice)\W+)+(?:is\W+)?([a-z])\b", re.I)
 _BEFORE = re.compile(
     r"(?:^|[,;:.!?\n]|[^\x00-\x7f]|\b(?:option|choice|answer|letter|is|be|it's|pick|picked|choose|chose|select|selected|choosing|"
-    r"say|think|believe|with|for|therefore|so|thus|hence|then|definitely|probably|clearly|likely|just|only|mark|marked|correct))"
+    r"statement|alternative|image|figure|picture|graph|diagram|shape|panel|say|think|believe|with|for|therefore|so|thus|hence|then|definitely|probably|clearly|(?<!least )likely|just|only|mark|marked|correct))"
     r"\s*[*\"'([{<]*\s*$",
     re.I,
 )
 _NEGATED = re.compile(
-    r"(?:\b(?:not|isn't|rather than|instead of|unlike|except|rule out|eliminate|exclude)"
+    r"(?:\b(?:(?:wrong|incorrect|false|worst|bad)\s+(?:answer|option|choice|one)\s*(?:is\b|:)?|not|isn't|rather than|instead of|unlike|except|rule out|eliminate|exclude)"
     r"|(?:\bcannot|\bnot|\bnever|n't)(?:\s+be)?"
-    r"|(?:n't|\bnot|\bnever)\s+(?:think|believe|say|choose|pick|select)(?:\s+(?:that|it|it's|it is|is))*|[不非]是?选?)"
+    r"|(?:n't|\bnot|\bnever)\s+(?:think|believe|say|choose|pick|select)(?:\s+(?:that|it|it's|it is|is))*|not (?:just|only|merely)|doubt(?: that)?(?: it(?: is|'s))?|[不非]要?是?选?|排除|除了?|淘汰|去掉|可能是?|也许是?|[❌✗✘])"
     r"\s*(?:option|choice|answer)?\s*[*\"'([{<]*$",
     re.I,
 )
 _DENIED = re.compile(
-    r"\s*[*\"')\]}>.]*\s*(?:is|are|was|isn't|aren't|cannot|can't|can)?\s*"
+    r"\s*[*\"')\]}>.:(-]*\s*(?:is|are|was|isn't|aren't|cannot|can't|can)?\s*"
     r"(?:\b(?:not|never|n't|wrong|incorrect|false|excluded|eliminated|impossible|fails)\b|isn't|aren't|can't|cannot\b"
     r"|(?:would|could|might|may|must|should|will) be (?:wrong|incorrect|false|impossible)\b"
     r"|(?:can |could |must |may |should )?be (?:ruled|eliminated|excluded|rejected|discarded|dismissed)"
     r"|do(?:es)?(?:n't| not)\b"
-    r"|项?[是也]?(?:错|不对|不正确|不是|误))",
+    r"|(?:选?项)?[是也都]?(?:错|不|非|误|有误|无法|未|以外|之外|排除|吗)|[❌✗✘]|(?:an? )?(?:trap|distractor|decoy)\b)",
     re.I,
 )
 _FORMULA = re.compile(r"\s*[=+*/^<>_\\]|\s*-\s*[\d(]|\(|\s+\([-\d.,\s]*\)")
@@ -70,6 +70,23 @@ _LETTERS = re.compile(r"[\W_]*(?:[A-Za-z][\W_]+)*[A-Za-z][\W_]*")
 _WHY = re.compile(r"[,;.]?\s+(?:because|since|as)\b", re.I)
 
 
+_STANDS = re.compile(
+    r"[\s*\"')\]}>]*(?:$|[^\w\s]|[^\x00-\x7f]"
+    r"|(?:is|was|must be|has to be|seems to be|seems|looks|would be|should be|will be)\s+(?:clearly |definitely |indeed |also )?"
+    r"(?:the\b|right|correct|true|best|it\b|my\b|our\b|what\b|most\b|smallest|largest|greatest|least\b|equal)"
+    r"|(?:and|or|but|so|not|rather|instead|because|since|as|which|fits|matches|works|holds|satisfies|here|with|only|wins|has|best|remains|it is)\b)",
+    re.I,
+)
+"""What may follow a letter that is chosen: nothing, a mark, or words that say that it is right."""
+_IF = re.compile(
+    r"\s+(?:is|was|would|could|might|may|will|should)\b[^.;]*\b(?:if|unless|had|provided|assuming|were)\b", re.I
+)
+_REJECTED = re.compile(
+    r"^[^\w]*[A-Z][)\].]*\s*\?\s*(?:no|nope|wrong)\b\W*|^between\b[^.;]*?,\s*(?=I\s+(?:choose|pick|say|take)\b)", re.I
+)
+"""Letters that are only considered: "B? No, C", "Between B and C, I choose B"."""
+
+
 def letter(text: str) -> str | None:
     """The one letter that a text chooses: "b", "(b)", "b) Paris", "option b", "B because ...", "I think B".
 
@@ -78,7 +95,7 @@ def letter(text: str) -> str | None:
     """
     if len(text) > LONGEST:
         return None
-    said = _uncontrasted(re.sub(r"(?<=[A-Za-z])\s*\\ldots|[{}]", " ", written(text)).strip())
+    said = _REJECTED.sub("", _uncontrasted(re.sub(r"(?<=[A-Za-z])\s*\\ldots|[{}]", " ", written(text)).strip()))
     if "\n" in said:
         head, *rest = (x.strip() for x in said.split("\n") if x.strip())
         if chosen := letter(head):
@@ -94,7 +111,7 @@ def letter(text: str) -> str | None:
         told = [m for m in alone if not _denied(said, m)]
         letters = {m[1] for m in told}
         torn = letters & {m[1] for m in alone if m not in told}
-        sure = len(letters) == 1 and not torn and any(_BEFORE.search(said[: m.start()]) for m in told)
+        sure = len(letters) == 1 and not torn and any(_stands(said, m) for m in told)
         return told[0][1] if sure and not _torn(said, told[0][1]) else None
     after = said[first.end() :]
     denied = _denied(said, first, first.end(1)) or (first.re is _OPTION and re.search(r"\bnot\b", first[0], re.I))
@@ -105,6 +122,8 @@ def letter(text: str) -> str | None:
     )
     others = set(re.findall("[a-z]", after.lower())) - {first[1].lower()}
     listed = _NEXT.match(after) or _OTHER.match(after) or (others and _LETTERS.fullmatch(after))
+    if _IF.match(after) or (first.re is _OPTION and not _STANDS.match(after)):
+        return None
     return None if denied or marked or listed or _torn(said, first[1].upper()) else first[1].upper()
 
 
@@ -113,6 +132,12 @@ def _uncontrasted(said: str) -> str:
     cut = _CONTRAST.sub("", said)
     denied = {x for m in _CONTRAST.finditer(said) for x in m.groups()[1:] if x}
     return "" if denied & set(_ALONE.findall(cut)) else cut
+
+
+def _stands(said: str, match: re.Match[str]) -> bool:
+    """Whether a letter is named as the choice: by the words before it, and by none behind it that would take it back."""
+    after = said[match.end() :]
+    return bool(_BEFORE.search(said[: match.start()]) and _STANDS.match(after)) and not _IF.match(after)
 
 
 def _torn(said: str, chosen: str) -> bool:

@@ -11,6 +11,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from assay.bench.policy.arithmetic import Number, Read, Token, agree, approximate, read_at, read_whole, tokens_of
+from assay.bench.policy.beside import CHANGERS, counted, led, remarks
 from assay.bench.policy.characters import written
 from assay.bench.policy.words import MORE, digits_for_words, unit_of
 
@@ -21,19 +22,24 @@ LONGEST = 400
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantity:
     """A value with its unit, if it is a known one: what it measures, and how much of that kind's own unit one is (cm:
-    length, 0.01). `rest`: other words stand beside it. `also`: the rounded form in "sqrt(10) = 3.162"."""
+    length, 0.01). `rest`: other words stand beside it. `also`: the rounded form in "sqrt(10) = 3.162". `noun`: what is counted."""
 
     value: Number
     percent: bool = False
     unit: tuple[str, Fraction] | None = None
     rest: bool = False
     also: Number | None = None
+    noun: str = ""
 
     def equals(self, right: "Quantity") -> bool:
         """Is this the quantity `right`? Units count where both have one. A percent sign means a hundredth, or nothing, where
         the other has none. Whole numbers are compared exactly, others to six digits."""
         if self.unit and right.unit:
             return self.unit[0] == right.unit[0] and agree(_times(self), _times(right))
+        if (self.percent and right.unit) or (right.percent and self.unit) or not _alike(self.noun, right.noun):
+            return False
+        if (self.unit and right.noun) or (right.unit and self.noun):
+            return False
         given = [v for v in (self.value, self.also) if v is not None]
         wanted = [v for v in (right.value, right.also) if v is not None]
         if self.percent and not right.percent:
@@ -41,6 +47,11 @@ class Quantity:
         if right.percent and not self.percent:
             wanted += [v / 100 for v in wanted]
         return any(agree(v, w) for v in given for w in wanted)
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether what is counted may be the same: unnamed, or one noun in singular or plural."""
+    return not one or not other or one.rstrip("es") == other.rstrip("es")
 
 
 def _times(quantity: Quantity) -> Number:
@@ -63,10 +74,9 @@ _CHANGED = re.compile(
     r"\b(?:squared|cubed|doubled?|tripled?|halved|twice|thrice|half|reciprocal|inverse|opposite|negative of|roots? of"
     r"|square root|other than|except|besides|apart from|anything but|all but|wrong|incorrect|false|unlike|cannot|impossible"
     r"|below zero|point|minus|take away|too (?:many|much|few|little|high|low|big|small|large)|less(?=\s+[$\d])"
-    r"|tenths|hundredths|thousandths|plus|divided|multiplied|sum of|product of|add|subtract"
+    r"|plus|divided|multiplied|sum of|product of|add|subtract"
     r"|(?:third|quarter|fourth|fifth|sixth|eighth|tenth)s? of|percentage of|successor|predecessor|next to"
-    r"|(?:number|integer|prime|multiple|factor|divisor|even|odd|digit)"
-    r" (?:after|before|above|below|following|preceding|of|near)"
+    r"|(?:number|integer|prime|multiple|factor|divisor|even|odd|digit) (?:after|before|above|below|following|preceding|near)"
     r"|an? \d+(?:th|rd|nd|st)|(?<=[\d%] )of(?=\s+-?\d))\b",
     re.I,
 )
@@ -80,8 +90,9 @@ _BOUND = re.compile(
     re.I,
 )
 _END = re.compile(
-    r"(?<=[\w%)}])(?:[.!?]\s+(?=[A-Z])|[,;.]?\s*\n"
-    r"|[,;]?\s+\(?(?:because|since|rather than|instead of|(?:and )?not(?=\W*\d)|as (?=we|the|it|there))\b)",
+    r"(?<=[\w%)}])\s?(?:[.!?]\s+(?-i:(?=[A-Z]))|[,;.]?\s*\n"
+    r"|[,;]?\s+\(?(?:because|since|rather than|instead of|(?:and )?not(?=\W*\d)|i\.e\.(?!\W*\d)|and no (?:other|more)s?$|as (?=we|the|it|there)"
+    r"|as (?:required|desired|claimed|expected|stated|asked|needed)|which is (?=an? \w+ (?:number|integer)\b|even\b|odd\b|prime\b|positive\b))\b)",
     re.I,
 )
 """Where a sentence goes on to say why."""
@@ -92,6 +103,7 @@ _PARTS = {"a half": "1/2", "one half": "1/2", "half": "1/2", "a quarter": "1/4",
 _SCALES = {
     "k": 10**3, "K": 10**3, "thousand": 10**3, "mn": 10**6, "M": 10**6, "million": 10**6, "millions": 10**6, "bn": 10**9,
     "billion": 10**9, "billions": 10**9, "trillion": 10**12, "hundred": 100, "dozen": 12,
+    "tenths": Fraction(1, 10), "hundredths": Fraction(1, 100), "thousandths": Fraction(1, 1000),
 }  # fmt: skip
 _GLUED = frozenset(["k", "K", "mn", "M", "bn"])
 _PERCENT = frozenset(["%", "percent", "pct"])
@@ -107,6 +119,11 @@ def quantity(text: str, formula: bool = False) -> Quantity | None:
     if len(text) > LONGEST:
         return None
     said = _AND.sub(lambda m: f"{m[1]} {m[2] or _PARTS[m[3].lower()]}", _in_latin(digits_for_words(written(text))))
+    if coded := re.fullmatch(r"\W*0([xb])([0-9A-F]+)\W*", said, re.I):
+        try:
+            said = str(int(coded[2], 16 if coded[1].lower() == "x" else 2))
+        except ValueError:
+            return None
     for pattern, plainly in _PLAINLY:
         said = pattern.sub(plainly, said)
     first = re.search(r"\d|\\pi\b", said)
@@ -117,7 +134,7 @@ def quantity(text: str, formula: bool = False) -> Quantity | None:
         _DECADE.search(said)
         or _CHANGED.search(said if why is None else said[: why.start()])
         or MORE.search(said)
-        or _FUNCTION.search(said)
+        or _FUNCTION.search(said.rsplit("=", 1)[-1])
         or (why and "\n" in why[0] and _listed(said[why.end() :]))
     ):
         return None
@@ -127,12 +144,14 @@ def quantity(text: str, formula: bool = False) -> Quantity | None:
     letters = (
         "any"
         if not formula or re.search(r"\\(?:text|mathrm|mbox)", text)
-        else "spaced" * (not re.search(r"[\\$]", text))
+        else "spaced" * (not re.search(r"[\\$]", re.sub(r"\\times(?=\s*10\s*\^)", "", text)))
     )
     parts = _split(tokens_of(said, comma=not formula))
     if len(parts) == 2 and named(parts[1]) and parts[1] and not named(parts[0]):
         parts = parts[::-1]
     found = _single(parts[-1], letters)
+    if found is None and len(parts) == 2 and read_whole(parts[1]) and (found := _single(parts[0], letters)) is not None:
+        parts = parts[::-1]
     for part in parts[:-1] if found is not None else ():
         found = _led(part, parts[-1], found)
     if found is None or (_OR.search(said) and len(re.findall(r"\d+", said)) < 2):
@@ -144,19 +163,32 @@ _PLAINLY = (
     (re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)"), r" \\times "),
     (re.compile(r"\b(?:minus|negative)\s+(?=[\d$€£¥.\\])", re.I), "-"),
     (re.compile(r"-\s*([$€£¥₹])\s*(?=[\d.])"), r"\1-"),
-    (re.compile(r"^([A-Za-z])\s+(?:is|equals)\s+|\bequals\b", re.I), r"\1="),
+    (
+        re.compile(r"(?<![\w\\])([B-HJ-Zb-z])\s+(?:is|equals)\s+(?=[-$(]*[\d.])|^([A-Za-z])\s+is\s+|\bequals\b", re.I),
+        r"\1\2=",
+    ),
     (re.compile(r"\\frac\s*\{\s*([A-Za-z]+)\s*\}\s*\{\s*([A-Za-z]+(?:\s*\^\s*\{?\s*[23]\s*\}?)?)\s*\}"), r"\1/\2"),
     (re.compile(r"(\d\s*(?:ft|feet|foot)\s*\d+\s*)in\b(?!\s+\w)", re.I), r"\1inches"),
+    (re.compile(r"(?<=\d)\s*in\.?$"), " inches"),
+    (re.compile(r"(?<=[\d}])\s+of\s+an?\s+(?=(?:hour|minute|second|day|mile|kilomet|met(?:er|re)|lit|gallon|pound|dollar))"), " "),
+    (re.compile(r"^([\s$(]*)(\d+)\s+(?:in|out\s+of(?:\s+every)?)\s+(\d+)(?=\s+chances?\b|\W*$)", re.I), r"\1\2/\3"),
 )
 """What is read as another way to write the same."""
 _CHINESE_WORDS = (("至少", " at least "), ("至多", " at most "), ("不是", " not "), ("大约", " about "), ("约", " about "),
                   ("或", " or "), ("到", " to "), ("至", " to "), ("和", " and "))  # fmt: skip
+_CHINESE_UNITS = {
+    "千米": "km", "公里": "km", "厘米": "cm", "毫米": "mm", "分米": "dm", "米": "m", "千克": "kg", "公斤": "kg", "毫克": "mg", "克": "g",
+    "毫升": "ml", "升": "l", "小时": "hours", "分钟": "minutes", "秒": "seconds", "天": "days", "角": "jiao", "元": "yuan",
+}  # fmt: skip
+_CHINESE_UNIT = re.compile(rf"(?<=\d)\s*(平方|立方)?({'|'.join(_CHINESE_UNITS)})(?!度)")
+_CHINESE_POWERS = {"平方": "square", "立方": "cubic"}
 
 
 def _in_latin(text: str) -> str:
     """Chinese beside digits set apart, its connecting words in English."""
     if text.isascii():
         return text
+    text = _CHINESE_UNIT.sub(lambda m: f" {_CHINESE_POWERS.get(m[1] or '', '')} {_CHINESE_UNITS[m[2]]} ", text)
     for word, english in _CHINESE_WORDS:
         text = text.replace(word, english)
     return re.sub(r"(?<=[\u3400-\u9fff])(?=[\d-])|(?<=\d)(?=[\u3400-\u9fff])", " ", text)
@@ -182,11 +214,12 @@ def _split(tokens: Sequence[Token]) -> list[list[Token]]:
 def _led(part: Sequence[Token], last: Sequence[Token], found: Quantity | None) -> Quantity | None:
     """`found` after one more side of an equation before it: a name, or an expression of the same value; else None."""
     if found is None or named(part):
-        return found
+        return None if any(t.text.lower() in CHANGERS for t in part) else found
     start = next((i for i, t in enumerate(part) if t.kind not in ("word",) and t.text not in (":", ",", *_MONEY)), 0)
     whole = read_whole([t for t in part[start:] if t.text not in _MONEY])
     if whole is None:
-        return None
+        other = _single(part, "any")
+        return found if other is not None and other.unit and other.equals(found) else None
     if agree(found.value, whole.value) or (found.percent and agree(found.value / 100, whole.value)):
         return found
     digits = next((len(t.text.partition(".")[2]) for t in last if t.kind == "number"), 0)
@@ -197,21 +230,31 @@ def _led(part: Sequence[Token], last: Sequence[Token], found: Quantity | None) -
 def named(part: Sequence[Token]) -> bool:
     """Whether what stands before "=" is a name: nothing, a letter (with an index or an argument), or words."""
     lone = [t for t in part if len(t.text) == 1 and t.kind == "word" and t.text not in "aI"]
-    marks = ("(", ")", "_", "{", "}", "'", ":", ",", r"\angle", r"\triangle")
+    marks = ("(", ")", "_", "{", "}", "'", ":", ",", "|", r"\angle", r"\triangle")
     if any(t.text == r"\angle" for t in part):
         lone = lone[1:]
-    fine = all(t.kind in ("word", "command") or t.text in marks for t in part)
+    fine = all(t.kind in ("word", "command") or t.text in marks or _index(part, i) for i, t in enumerate(part))
     words = any(len(t.text) > 1 and t.kind == "word" for t in part)
     called = len(part) > 1 and part[1].text in ("(", "_", "'")
     return fine and (len(lone) < 2 or called or words) and not any(t.text in (r"\frac", r"\sqrt", r"\pi") for t in part)
 
 
+def _index(part: Sequence[Token], at: int) -> bool:
+    """Whether a number is the argument or the index of a name: f(3), a_{5}."""
+    return (
+        part[at].kind == "number"
+        and at > 1
+        and part[at - 1].text in ("(", "_", "{", ",")
+        and part[0].kind in ("word", "command")
+    )
+
+
 def _single(tokens: Sequence[Token], letters: str) -> Quantity | None:
     """The one quantity in these tokens, with words and marks around it; None where there is none, or more."""
     found: Quantity | None = None
-    between, rest, at = list[Token](), False, 0
+    between, rest, at, whole, first = list[Token](), False, 0, False, list[Token]()
     while at < len(tokens):
-        if found is not None and tokens[at].text == "(" and (past := _past_aside(tokens, at)):
+        if found is not None and tokens[at].text == "(" and (past := _past_aside(tokens, at, found)):
             at, rest = past, True
             continue
         read = None if _dash(tokens, at) else read_at(tokens, at)
@@ -229,12 +272,22 @@ def _single(tokens: Sequence[Token], letters: str) -> Quantity | None:
         if found is not None and (sum_ := _compound(found, made[0], between)):
             found, at, between = sum_, made[1], []
             continue
+        if found is not None and not between and tokens[at].text not in "([":
+            return None
         if found is not None and not (found.equals(made[0]) or made[0].equals(found)):
             said = {t.text.lower() for t in between}
             goes_on = said & _TAIL and not said & _LIST and not any(t.text.lower() == "or" for t in tokens[made[1] :])
-            return replace(found, rest=True) if goes_on else None
+            return _worded(replace(found, rest=True), first, between, whole) if goes_on else None
+        if found is None:
+            first, whole = between, all(t.text.isdigit() for t in tokens[at : made[1]] if t.kind == "number")
         found, at, between = found or made[0], made[1], []
-    return None if found is None else replace(found, rest=found.rest or rest)
+    return None if found is None else _worded(replace(found, rest=found.rest or rest), first, between, whole)
+
+
+def _worded(found: Quantity, before: Sequence[Token], after: Sequence[Token], whole: bool) -> Quantity | None:
+    """`found` with what it counts, where the words on both sides leave it as it is; else None."""
+    noun = counted(after, found.value) if led(before, whole) else None
+    return None if noun is None else replace(found, noun=noun)
 
 
 def _compound(first: Quantity, second: Quantity, between: Sequence[Token]) -> Quantity | None:
@@ -269,13 +322,15 @@ _ELSE = frozenset(
 )
 
 
-def _past_aside(tokens: Sequence[Token], at: int) -> int:
+def _past_aside(tokens: Sequence[Token], at: int, found: Quantity) -> int:
     """The token behind a bracketed remark of words or arithmetic: "12 (3 x 4)"; 0 where it is none, such as "12 (or 13)"."""
     close = next((i for i in range(at, len(tokens)) if tokens[i].text == ")"), 0)
     inside = tokens[at + 1 : close]
-    if any(t.text.lower() in _ELSE for t in inside):
+    if any(t.text.lower() in _ELSE for t in inside) or not remarks(inside):
         return 0
-    bare = all(t.kind == "number" or t.text in ("-", ",", *_MONEY, *_PERCENT) for t in inside)
+    told = read_whole(inside)
+    again = told is not None and agree(told.value, found.value)
+    bare = not again and all(t.kind == "number" or t.text in ("-", ",", *_MONEY, *_PERCENT) for t in inside)
     return 0 if bare else close + 1
 
 
@@ -290,6 +345,8 @@ def _apart(tokens: Sequence[Token], at: int, read: Read, end: int) -> bool:
     after = tokens[end] if end < len(tokens) else None
     if after is None:
         return True
+    if after.text == "-" and not after.spaced and end + 1 == len(tokens):
+        return False
     if after.text in ("^", "_", "+", "*", r"\times", r"\cdot", r"\pm", "<", ">", "!") and after.text != "!":
         return False
     if after.text in (":", ",", ".") and not after.spaced and end + 1 < len(tokens):
@@ -324,6 +381,8 @@ def _measured(tokens: Sequence[Token], read: Read, money: str, letters: str) -> 
     def text(ahead: int = 0) -> str:
         return tokens[at + ahead].text if at + ahead < len(tokens) else ""
 
+    if money and text() == "m" and not tokens[at].spaced:
+        value, at = value * 10**6, at + 1
     if text() in _SCALES and (text() not in _GLUED or not tokens[at].spaced):
         value, at = value * _SCALES[text()], at + 1
     if text().lower() in _PERCENT:
@@ -336,16 +395,21 @@ def _measured(tokens: Sequence[Token], read: Read, money: str, letters: str) -> 
     else:
         power = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}.get(text().lower(), 0)
         single = letters == "any" or (letters == "spaced" and at < len(tokens) and tokens[at].spaced)
-        named_unit = unit_of(text(1 if power else 0), single)
+        ahead = (1 + (text(1) == ".")) if power else 0
+        named_unit = unit_of(text(ahead), single)
         if named_unit is not None:
-            at += 2 if power else 1
+            at += 1 + ahead
             raised, at = _exponent(tokens, at)
             unit = (*named_unit[:2], power or raised or named_unit[2])
         elif (
             len(text()) == 1 and text().isalpha() and text().isascii() and (text() not in "aI" or not tokens[at].spaced)
         ):
             return None
-    told = None if unit is None else (unit[0] + (f"^{unit[2]}" if unit[2] > 1 else ""), unit[1] ** unit[2])
+    told = (
+        None
+        if unit is None or unit[0] == "unit"
+        else (unit[0] + (f"^{unit[2]}" if unit[2] > 1 else ""), unit[1] ** unit[2])
+    )
     below, after = _below(tokens, at)
     if below is not None and told is not None and unit is not None and unit[0] != "money":
         at = after

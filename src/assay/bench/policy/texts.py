@@ -16,7 +16,7 @@ _SPELLINGS = (
     "favourite/favorite", "neighbour/neighbor", "labour/labor", "behaviour/behavior", "defence/defense",
     "organise/organize", "organised/organized", "analyse/analyze", "catalogue/catalog", "programme/program",
     "tyre/tire", "moustache/mustache", "traveller/traveler", "jewellery/jewelry", "honour/honor", "flavour/flavor",
-    "fibre/fiber", "plough/plow", "harbour/harbor", "towards/toward",
+    "fibre/fiber", "plough/plow", "harbour/harbor", "towards/toward", "nope/no", "yep/yes", "yeah/yes", "mt/mount", "是的/是", "对的/对", "不是的/不是",
 )  # fmt: skip
 _ONE_SPELLING = dict(pair.split("/") for pair in _SPELLINGS)
 _SAID = re.compile(
@@ -37,7 +37,10 @@ def plain(text: str) -> str:
 
     "A" is an article only before a word: "vitamin A" keeps its letter.
     """
-    said = digits_for_words(_chemical(written(text)).replace("\\infty", " infinity ").replace("\\$", "$"))
+    if _brackets(text):
+        text = text.replace(",", ", ")
+    said = re.sub(r"\b([A-Z])\.\s+(?=[A-Z]\b\.?\s*[A-Z])", r"\1", _CLOCK.sub(_hour, text))
+    said = digits_for_words(_chemical(written(said)).replace("\\infty", " infinity ").replace("\\$", "$"))
     said = re.sub(r"\bnon[- ](?=[^\W\d_]{3})", "non", said, flags=re.I)
     said = re.sub(
         r"(?<=[^\W\d_])[-/](?=[^\W\d_]{2})", " ", _SAID.sub("", said.lower(), 1) if _SAID.match(said) else said.lower()
@@ -77,10 +80,14 @@ def same_text(given: str, right: str) -> bool:
     Things that "and" joins may come in any order.
     """
     wanted = plain(right)
-    if any(plain(x) == wanted for x in (given, *_cores(written(given), written(right)))):
+    if _capitals(given, right) or _brackets(given) != _brackets(right) != "":
+        return False
+    if any(_alike(plain(x), wanted, x) for x in (given, *_cores(written(given), written(right)))):
         return True
-    parts = [sorted(plain(x) for x in re.split(r"\s+and\s+|\s*&\s*", written(t), flags=re.I)) for t in (given, right)]
-    if len(parts[0]) > 1 and parts[0] == parts[1]:
+    parts = [
+        sorted(plain(x) for x in re.split(r",?\s+and\s+|\s*[&,]\s*", written(t), flags=re.I)) for t in (given, right)
+    ]
+    if len(parts[0]) > 1 and parts[0] == parts[1] and not _brackets(right):
         return True
     if (day := moment(given)) is not None and day == moment(right):
         return True
@@ -92,7 +99,46 @@ def same_text(given: str, right: str) -> bool:
     return first.equals(second)
 
 
-_YES = re.compile(r"(yes|no|true|false)\b\s*[,.;:!](?!\s*\d)\s*(.+)", re.I | re.S)
+def _brackets(text: str) -> str:
+    """The brackets around a whole text, "" where there are none."""
+    said = text.strip(" $.`")
+    return said[:1] + said[-1:] if said[:1] + said[-1:] in ("[]", "()", "{}") and len(said) > 3 and "," in said else ""
+
+
+def _alike(one: str, other: str, given: str) -> bool:
+    """Equal, or one noun in singular and plural (HTTPS is none of HTTP)."""
+    shorter, longer = sorted((one, other), key=len)
+    return one == other or (
+        longer == shorter + "s" and bool(re.fullmatch(r"(?!new$)[a-z]{3,}", shorter)) and not given.isupper() and shorter[-1] not in "su"
+    )
+
+
+_ELEMENTS = frozenset(("co", "cs", "hf", "ni", "os", "pb", "po", "sc", "sn"))
+"""Symbols of one element which in capitals are those of two."""
+_GENES = re.compile(r"(?:([A-Za-z])(?i:\1))+")
+
+
+def _capitals(given: str, right: str) -> bool:
+    """Whether two answers are different by their capitals alone: Co and CO, genes such as Aa and AA."""
+    one, other = (re.sub(r"\W", "", t) for t in (given, right))
+    if one == other or one.lower() != other.lower():
+        return False
+    return bool(_GENES.fullmatch(other)) or (one.lower() in _ELEMENTS and one.istitle() != other.istitle())
+
+
+_CLOCK = re.compile(r"\b(?:(half)\s+past|(?:a\s+)?quarter\s+(past|to))\s+(\w+)\b", re.I)
+
+
+def _hour(match: re.Match[str]) -> str:
+    """ "Half past three" as 3:30."""
+    hour = digits_for_words(match[3])
+    if not hour.isdigit() or not 1 <= int(hour) <= 12:
+        return match[0]
+    back = (match[2] or "").lower() == "to"
+    return f"{(int(hour) - 2) % 12 + 1 if back else hour}:{'30' if match[1] else '45' if back else '15'}"
+
+
+_YES = re.compile(r"(yes|no|true|false)\b\s*[-,.;:!](?!\s*\d)\s*(.+)", re.I | re.S)
 _BUT = r"\b(?:yes|maybe|perhaps|or|unless|but|if|actually|doubt|otherwise|sometimes|partly|idea)\b|[?]"
 _SUBJECT = re.compile(r"(?:it|this|that|they|these|the [\w-]+(?: [\w-]+){0,2}) (?:is|are|was|were) (?P<said>.+)", re.I)
 _CONTRARY = re.compile(
@@ -113,8 +159,12 @@ def _cores(given: str, right: str) -> Iterator[str]:
     against_that = _NOT_THAT.fullmatch(given)
     if against_that and plain(against_that["other"]) != plain(right):
         yield against_that["said"]
-    if re.match(r"(?:on|in|at) ", given, re.I) and not re.match(r"(?:on|in|at) ", right, re.I):
+    if re.match(r"(?:on|in|at|to) (?!the\b(?! \w+$))", given, re.I) and not re.match(r"(?:on|in|at|to) ", right, re.I):
         yield given[3:]
+    if reason := re.search(r",?\s+(?:because|since)\b", given, re.I):
+        yield given[: reason.start()]
+    if re.match(r"(?:it|this) can ?not\b", given, re.I):
+        yield given.split(" ", 1)[1]
 
 
 _DATES = ("%B %d %Y", "%b %d %Y", "%d %B %Y", "%d %b %Y", "%Y-%m-%d", "%I:%M %p", "%H:%M")
@@ -123,6 +173,7 @@ _DATES = ("%B %d %Y", "%b %d %Y", "%d %B %Y", "%d %b %Y", "%Y-%m-%d", "%I:%M %p"
 def moment(text: str) -> tuple[str, str] | None:
     """A date or a time of day as it sorts; None for other texts and for those of two readings (3/4/2021, 5:30)."""
     said = re.sub(r"(?<=\d)(?:st|nd|rd|th)\b|[,.]|\b(?:the|of|at)\b", " ", written(text).lower())
+    said = re.sub(r"\bin (?:morning)\b", "am", re.sub(r"\bin (?:afternoon|evening)\b", "pm", " ".join(said.split())))
     said = re.sub(r"(?<=\d)\s*([ap])\s?m\b", r" \1m", " ".join(said.split()))
     for form in _DATES:
         try:

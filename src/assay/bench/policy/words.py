@@ -41,7 +41,11 @@ def digits_for_words(text: str) -> str:
     "one", "half" and the like stand for a number only at the beginning: "the red one" has none.
     """
     if not text.isascii():
-        text = _CHINESE.sub(_chinese, text)
+        text = _CHINESE_PART.sub(_chinese_part, text)
+        text = _CHINESE.sub(_chinese, re.sub(rf"负(?=[\d{_NUMERALS}])", "-", text))
+    text = _HALF_A.sub(lambda m: f"{12 // 2 if m[1].lower() == 'dozen' else _POWERS[m[1].lower()] // 2}", text)
+    if re.fullmatch(r"\W*(?:none|nil)\W*", text, re.I):
+        return "0"
     if re.search(r"\d", text):
         return _BESIDE.sub(lambda m: _value(m[0].lower()) or m[0], text)
     if not re.search(r"[A-Za-z]{3}", text):
@@ -68,8 +72,19 @@ def digits_for_words(text: str) -> str:
     return _RUN.sub(digits, text)
 
 
+_HALF_A = re.compile(r"\bhalf\s+an?\s+(hundred|thousand|million|billion|trillion|dozen)\b", re.I)
+_NUMERALS = "零〇一二两三四五六七八九十百千万亿"
+_CHINESE_PART = re.compile(rf"(百|千|[{_NUMERALS}]+|\d+)分之([{_NUMERALS}]+|[\d.]+)")
+"""百分之二十 (20 %), 三分之二 (2/3)."""
+
+
+def _chinese_part(match: re.Match[str]) -> str:
+    below, above = (_CHINESE.sub(_chinese, x) for x in match.groups())
+    return f"{above}%" if match[1] in ("百", "一百", "100") else f"{above}/{1000 if match[1] == '千' else below}"
+
+
 _CHINESE = re.compile(
-    r"[\d.]+(?:[百千万亿][\d.]*)+|^\W*[零〇一二两三四五六七八九十百千万亿]+(?=[个只元人天年月岁次米块名件种条张度分秒小]?\W*$|[个只元人天岁次米块][^\W\d])"
+    r"[\d.]+(?:[百千万亿](?![克米瓦卡])[\d.]*)+|^\W*[零〇一二两三四五六七八九十百千万亿]+(?=[个只元人天年月岁次米块名件种条张度分秒小]?\W*$|[个只元人天岁次米块][^\W\d])"
 )
 """Digits with a Chinese scale anywhere (1.5万), a numeral in characters where it is the answer (十二, 十二个)."""
 
@@ -109,7 +124,17 @@ def _value(said: str) -> str | None:
         base, digits = _value(whole), [_ONES.get(w) for w in re.split(r"[\s-]+", after)]
         good = base is not None and base.isdigit() and all(d is not None and d < 10 for d in digits)
         return f"{base}.{''.join(map(str, digits))}" if good else None
+    if halves := re.fullmatch(rf"(.+) and a half ({'|'.join(_POWERS)})", said):
+        whole = _value(halves[1])
+        return None if whole is None else str((Fraction(whole) + Fraction(1, 2)) * _POWERS[halves[2]])
+    if mixed := re.fullmatch(rf"(.+) and ((?!an?\b)\S+[\s-](?:{'|'.join(_PARTS)}))", said):
+        whole, part = _value(mixed[1]), _fraction(re.split(r"[\s-]+", mixed[2]))
+        return None if whole is None or part is None or Fraction(part) >= 1 else str(Fraction(whole) + Fraction(part))
     words = [w for w in re.split(r"[\s,-]+", said) if w not in ("and", "a", "an")]
+    if len(words) in (2, 3) and 13 <= _ONES.get(words[0], _TENS.get(words[0], 0)) <= 20 and words[1] not in _POWERS:
+        year = _value(" ".join(words[1:]))
+        if year is not None and year.isdigit() and 10 <= int(year) <= 99:
+            return f"{_ONES.get(words[0], 20)}{year}"
     if words[-1] in _POWERS and "half" in words:
         part = _fraction(words[:-1]) if words[-2] == "half" else None
         return None if part is None else str(Fraction(part) * _POWERS[words[-1]])
@@ -169,15 +194,19 @@ _MEASURES: dict[str, tuple[tuple[str, str], ...]] = {
         ("gal gallon", "473176473/125000000"),
     ),
     "money": (("dollar usd $", "1"), ("cent ¢", "1/100")),
-    "euros": (("euro eur €", "1"),), "sterling": (("£ gbp", "1"),), "yen": (("yen ¥ yuan rmb", "1"),),
+    "euros": (("euro eur €", "1"),), "sterling": (("£ gbp", "1"),), "yen": (("yen ¥ yuan rmb", "1"), ("jiao", "1/10")),
     "rupees": (("rupee ₹", "1"),),
-    "angle": (("degree deg °", "1"),), "radians": (("radian rad", "1"),),
-    "energy": (("j joule", "1"), ("kj", "1000"), ("cal calorie", "523/125"), ("kcal", "4184")),
-    "force": (("n newton", "1"),),
-    "power": (("w watt", "1"), ("kw", "1000")), "voltage": (("v volt", "1"),), "current": (("ampere amp", "1"),),
+    "unit": (("unit c f", "1"),), "angle": (("degree deg °", "1"),), "radians": (("radian rad", "1"),),
+    "energy": (("j joule", "1"), ("cal calorie", "523/125"), ("kcal", "4184")),
+    "force": (("n newton", "1"),), "work": (("wh", "1"), ("kwh", "1000")),
+    "pressure": (("pa pascal", "1"), ("atm", "101325")), "substance": (("mol mole", "1"),),
+    "charge": (("coulomb", "1"),), "resistance": (("ohm Ω", "1"),), "temperature": (("kelvin k", "1"),), "astronomic": (("au", "1"),),
+    "loudness": (("db", "1"),), "psi": (("psi", "1"),), "horses": (("hp", "1"),), "turns": (("rpm", "1"),), "bars": (("bar", "1"),),
+    "electronvolts": (("ev", "1"),),
+    "power": (("w watt", "1"), ("kw", "1000")), "voltage": (("v volt", "1"),), "current": (("ampere amp a", "1"),),
     "frequency": (("hz hertz", "1"), ("khz", "1000"), ("mhz", "1000000")),
-    "speed": (("mph", "1"),), "speed in km/h": (("kph", "1"),),
-    "data": (("byte", "1"), ("kb", "1000"), ("mb", "1000000"), ("gb", "1000000000")),
+    "length per time^1": (("mph", "1397/3125"), ("kph kmph", "5/18")),
+    "data": (("byte", "1"), ("bit", "1/8"), ("kb", "1000"), ("mb", "1000000"), ("gb", "1000000000")),
 }  # fmt: skip
 _UNITS = {
     name: (kind, Fraction(size))
@@ -185,7 +214,16 @@ _UNITS = {
     for names, size in sizes
     for name in names.split(" ")
 }
-_SHORT = frozenset("mgshlLJNVW")
+_PREFIXES = {"n": "1e-9", "u": "1e-6", "µ": "1e-6", "μ": "1e-6", "m": "1e-3", "c": "1e-2", "d": "1e-1", "k": "1e3", "M": "1e6",
+             "G": "1e9", "T": "1e12"}  # fmt: skip
+_BASES = {
+    base: _UNITS[name]
+    for base, name in (("m", "m"), ("g", "g"), ("s", "s"), ("J", "j"), ("N", "n"), ("W", "w"), ("V", "v"), ("A", "amp"),
+                       ("L", "l"), ("l", "l"), ("Pa", "pa"), ("Hz", "hz"), ("eV", "ev"), ("Wh", "wh"), ("mol", "mol"))
+}  # fmt: skip
+_SI = re.compile(r"(?P<prefix>[nuµμmkMGT]|[cd](?=[mlL]$))(?P<base>Pa|Hz|eV|Wh|mol|[mgsJNWVLlA])")
+"""Units of the SI with a prefix, whose capitals count: mW is no MW."""
+_SHORT = frozenset("mgshlLJNVWACFK")
 """Units of one letter, which are letters of formulas as well."""
 
 
@@ -196,6 +234,9 @@ def unit_of(word: str, letters: bool = True) -> tuple[str, Fraction, int] | None
     if match is None:
         return None
     name = match[1]
+    if (si := _SI.fullmatch(name)) is not None:
+        kind, size = _BASES[si["base"]]
+        return kind, size * Fraction(_PREFIXES[si["prefix"]]), int(match[2] or 1)
     if len(name) == 1 and name.isalpha():
         if not letters or name not in _SHORT:
             return None

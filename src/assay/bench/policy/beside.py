@@ -1,0 +1,213 @@
+"""Which words may stand beside a number and leave it as it is.
+
+What is not known here makes the number of another answer ("350 excluding shipping", "a number close to 350"): a list of what
+changes a number would never be whole. Allowed behind it: a unit, what is counted (a plural), where and for what, and closing
+words ("in total", "each"); before it: a name with a colon, or a sentence that ends in a verb of having or being.
+"""
+
+import re
+from collections.abc import Sequence
+
+from assay.bench.policy.arithmetic import Number, Token
+from assay.bench.policy.words import unit_of
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+CHANGERS = _set(
+    "bound bounds limit estimate estimated estimates guess guessed wrong incorrect false previous former factorial squared"
+    " cubed doubled tripled halved double triple twice thrice half reciprocal inverse opposite negative root roots power powers"
+    " multiple modulo mod base plus minus less short shy odd ish unless none neither not never nor cannot except besides"
+    " excluding including almost nearly hardly barely scarcely approaching somewhere nowhere off unlike without dozens scores"
+    " halves tenths hundredths thousandths hundreds thousands millions billions lakhs crores squares cubes"
+    " binary octal hexadecimal hex times tops tens thirds fourths fifths sixths sevenths eighths ninths elevenths twelfths"
+    " fails misses exceeds earliest latest most least"
+)
+"""Words that make another number of the one they stand beside, deny it, or take it back."""
+_COUNTABLE = _set("roots powers squares cubes bounds limits estimates scores")
+"""Those of them that are counted where they stand behind a number."""
+_APPROXIMATE = _set("about approximately roughly around approx circa approximate")
+_CLOSE = _set(
+    "in total altogether overall combined together each apiece left remaining more extra additional exactly precisely only"
+    " just long tall wide high deep thick old away ago later earlier apart per every daily weekly monthly yearly annually"
+    " hourly older younger taller shorter longer larger bigger heavier faster smaller fewer cheaper ad ce celsius fahrenheit"
+    " needed required used sold made bought earned saved spent paid rounded also too now today tomorrow then so again correct"
+    " indeed here there such possible different distinct total fahrenheit ways respectively units unit alone done it now th st nd rd square cubic obviously clearly certainly definitely answer final result"
+)
+_DETERMINERS = _set("the a an his her its their our my your this these those them that all both another any one us him")
+_PLACES = _set("in of on for at per during within across among inside a an every each")
+_BE = _set("is are was were be been remain remains")
+_STOPS = _set(
+    "if when while until and or but than as with from to by before after over under above below beyond between past toward"
+    " towards against though although however which who whose where what since because versus vs into onto out up down upon"
+    " via through perhaps maybe possibly probably some no far close near next it's via like yet still"
+)
+_MANY = _set(
+    "people men women children feet teeth mice geese sheep fish deer dice data staff yen yuan won pence cattle police"
+    " bacteria vertices indices matrices radii criteria phenomena kids bps mph kph wpm rpm bpm ppm"
+)
+_BEFORE = _set(
+    "is are was were be been being equals equal exactly precisely only just the total answer result value sum number amount"
+    " therefore thus hence so then has have had having needs need needed takes take took costs cost sold sells sell makes make"
+    " made earns earn earned gets get got pays pay paid spends spend spent saves save saved weighs weigh weighed gives give gave"
+    " yields becomes remains remain contains contain contained receives receive received reads read runs run ran walks walk"
+    " walked travels travel travelled traveled drives drive drove buys buy bought eats eat ate uses use used won wins scored"
+    " scores collected collects sees see saw owes owe owed leaves leave left obtain obtained obtains find found finds measures"
+    " measure lasts last lasted holds hold year rs usd us eur gbp inr cad aud hkd both all these those another at for costing"
+    " totalling totaling earning requires require wants want lost loses gained gains baked bakes planted plants produced"
+    " produces raised raises donated gave drank drinks picked picks caught sent sends wrote writes counts counted own owns"
+    " charged charges charge worth namely say says that's it's index line page row column position"
+)
+_MEASURES = _set(
+    "total sum answer value temperature length distance cost price speed area volume weight height age average mean median"
+    " profit amount score probability number count width depth mass result angle perimeter rate time duration capacity density"
+    " income salary fee loss gain balance radius diameter current voltage power force pressure energy difference output"
+)
+_CHANGE = _set("grew grows grow rose rises rise increased increases increase fell falls fall decreased decreases decrease dropped drops"
+               " declined declines improved improves shrank")
+_ARRIVES = _set(
+    "equal equals comes came come adds add up amounts amount sums sum equivalent simplifies reduces evaluates rounds leads"
+    " corresponds rounded simplified total totals back identical"
+)
+_PARTICIPLE = re.compile(r".{3,}(?:ing|ed|ish|fold|ward)")
+_COMPARED = re.compile(r"(?!remainder|number|other|another|over|under|after|either|neither|rather|never|whether|quarter|minister)[a-z]{3,}er")
+"""Comparatives, which say of what the number is a difference ("15 pounds lighter"); no "than" goes with them."""
+_CJK = re.compile(r"[\u3400-\u9fff]+")
+_CJK_CHANGES = re.compile(
+    r"[不非未没无约近超余几除比或倍半的多底阶]|至少|至多|以上|以下|左右|上下|以内|以外|大于|小于|少于|高于|低于|最少|最大|最小|大概|可能"
+    r"|也许|平方根|倒数|相反|之间|到|错|吗|假设|如果|若|减|加|乘|其他|次方|之后|之前|之外|零下|开外|出头"
+)
+_CJK_NOUN = re.compile(r"[\u3400-\u9fff]{1,6}")
+_MONIES = _set("money euros sterling yen rupees")
+MOST = 4
+"""Unknown words of what is counted, and of where it is."""
+
+
+def counted(tokens: Sequence[Token], value: Number) -> str | None:
+    """What these words behind a number say is counted ("" where nothing is named); None where they may change it."""
+    words = _times(
+        [t for t in tokens if t.text not in "\"'*$" and not (t.text == "from" and tokens[-1].text in ("now", "today"))]
+    )
+    state, unknown, noun, spoken, spoken_of = "noun", 0, "", False, False
+    for at, token in enumerate(words):
+        text, last = token.text.lower(), at + 1 == len(words)
+        if token.kind != "word":
+            if text in ",;:.!?()[]" and state != "object":
+                if not _settled(noun, value):
+                    return None
+                state = "closed"
+            continue
+        if _CJK.search(token.text):
+            if _CJK_CHANGES.search(token.text) or not _CJK_NOUN.fullmatch(token.text):
+                return None
+            continue
+        if (text in CHANGERS and text not in _COUNTABLE) or text in _APPROXIMATE:
+            return None
+        if text in _BE:
+            if not _settled(noun, value) or (last and not text.startswith("remain")):
+                return None
+            state, spoken_of, unknown = "closed", True, 0
+        elif text == "and" and _plural(noun) and at + 2 == len(words) and _plural(words[-1].text.lower()):
+            return None if words[-1].text.lower() in CHANGERS | _STOPS else noun
+        elif text in _PLACES or text in _DETERMINERS:
+            if text == "of" and state == "noun" and noun and not _plural(noun) and value != 1:
+                return None
+            if last and text in ("of", "the", "a", "an", "for", "at", "on"):
+                return None
+            if state == "noun" and not _settled(noun, value):
+                return None
+            state, unknown = ("object", 0) if state != "closed" or text in _PLACES else (state, unknown)
+        elif text in _CLOSE or _COMPARED.fullmatch(text) or (unit_of(token.text) and state != "object"):
+            if state == "noun" and not _settled(noun, value):
+                return None
+            spoken = True
+        elif text in _STOPS or (state == "noun" and _changing(words, at)):
+            return None
+        else:
+            unknown += 1
+            if (state == "closed" and not (noun and spoken_of and unknown <= 2)) or unknown > MOST or (state == "noun" and spoken and unknown > 2):
+                return None
+            noun = text if state == "noun" else noun
+    return noun if _settled(noun, value) else None
+
+
+def _changing(words: Sequence[Token], at: int) -> bool:
+    """Whether a word is a participle that may change the number before it ("350 reduced"), not one of a noun's ("350 ordered
+    pairs")."""
+    text, after = words[at].text.lower(), words[at + 1].text.lower() if at + 1 < len(words) else ""
+    return bool(_PARTICIPLE.fullmatch(text)) and not (text.endswith("ed") and _plural(after) and after not in _STOPS)
+
+
+def _times(words: list[Token]) -> list[Token]:
+    """Words behind "times": it is what is counted alone or before "as many", and else a product left undone."""
+    if not words or words[0].text.lower() != "times":
+        return words
+    after = [t.text.lower() for t in words[1:] if t.kind == "word"]
+    if after[:1] == ["as"] and len(after) < 4:
+        return []
+    freely = not after or after[0] in _CLOSE or after[0] in ("in", "a", "per", "each", "every", "during")
+    return words[1:] if freely else words
+
+
+def _plural(word: str) -> bool:
+    return word in _MANY or (word.endswith("s") and not word.endswith(("ss", "us", "is")))
+
+
+def _settled(noun: str, value: Number) -> bool:
+    """Whether what is counted may be: more than one of a plural, one or a part of anything, or nothing named."""
+    return not noun or _plural(noun) or abs(value) <= 1
+
+
+def led(tokens: Sequence[Token], whole: bool) -> bool:
+    """Whether these words before a number leave it as it is. `whole`: it is written as a whole number, which is no rounding
+    of another: "about 12" is none."""
+    words = [t for t in tokens if t.kind == "word"]
+    if not words:
+        return True
+    said = [t.text.lower() for t in words]
+    if any(w in CHANGERS for w in said) or (whole and any(w in _APPROXIMATE for w in said)):
+        return False
+    if _CJK.search(words[-1].text):
+        return not _CJK_CHANGES.search("".join(t.text for t in words)) or said[-1] in ("约",) and not whole
+    mark = next((t.text for t in reversed(tokens) if t.text not in "$€£¥₹\"'*([-~|" and t.text != "\\approx"), "")
+    if mark in ("=", ":"):
+        return len(words) < 12
+    if mark in (".", ";", "?", "!"):
+        return all(w in _BEFORE or w in ("rs", "approx", "eq", "ca", "no") for w in said)
+    if mark == ",":
+        return said[-1] in _set("so then hence thus therefore total altogether is finally overall ultimately indeed")
+    *before, last = said
+    if last == "by":
+        return bool(before) and before[-1] in _CHANGE
+    if before[-3:] == ["by", "a", "factor"] and last == "of":
+        return True
+    if last == "of":
+        return bool(before) and before[-1] in _MEASURES
+    if last == "to":
+        return bool(before) and before[-1] in _ARRIVES
+    if last == "in":
+        return len(before) < 4
+    return (
+        last in _BEFORE
+        or last in _APPROXIMATE
+        or (last in _DETERMINERS and last != "one")
+        or (unit_of(last) or ("",))[0] in _MONIES
+    )
+
+
+_UNDER = _set("before after without if unless until only assuming provided")
+"""Words that put what stands in brackets under a condition."""
+
+
+def remarks(tokens: Sequence[Token]) -> bool:
+    """Whether what stands in brackets behind a number only tells of it: arithmetic, another way to write it, what it counts."""
+    words = [t for t in tokens if t.kind == "word"]
+    if any(t.text.lower() in _UNDER for t in words):
+        return False
+    if any(_CJK_CHANGES.search(t.text) for t in words):
+        return False
+    if any(t.kind == "number" for t in tokens):
+        return not any(t.text.lower() in CHANGERS - {"not"} for t in words)
+    return not any(t.text.lower() in CHANGERS - {"not", "less"} for t in words)
