@@ -1,6 +1,6 @@
 """vLLM as a contender: a child process with its own interpreter (which has vLLM, not Assay), told what to do line by line.
 
-    PYTHON benchmarks/peer_vllm.py score|decode MODEL [OPTIONS]    # {"ready": ...}, then a line of JSON for each line of JSON
+    PYTHON benchmarks/peer_vllm.py score|decode MODEL [OPTIONS]   # {"ready": ...}, then a line of JSON for each line of it
 
 OPTIONS is a JSON object of further arguments of `vllm.LLM`.
 

@@ -15,12 +15,12 @@ struct Layer {
     const float *norm, *norm_mlp, *q_norm, *k_norm;
     const half *q, *kv, *out, *up, *down;                                 // panels; `up`: 16 gates beside their 16 ups
     const float *q_bias, *kv_bias, *out_bias, *up_bias, *down_bias;       // whole panels of them
-    half *keys, *values;        // of a pass: (T, K, D); of a step: each row's own, (B, K, panels over tokens, or over D)
-    const half *shared_keys, *shared_values;  // of a step: each prompt's, (G, K, panels)
+    half *keys, *values;        // of a pass: (T + P, K, D); of a step: each row's own, (B, K, panels over tokens, or over D)
+    const half *shared_keys, *shared_values;  // of a step: each prompt's, (G, K, panels); of a pass: an earlier pass's (P, K, D)
 };
 
 struct Sizes {
-    long layers, H, K, D, width, inner, rotary, row, threads;
+    long layers, H, K, D, width, inner, rotary, row, threads, before;  // `before`: P of a pass
     float epsilon, scale;
 };
 
@@ -138,6 +138,8 @@ static void attend(const Sizes& z, const Job& job, long head, const half* keys, 
         for (long r = 0; r < job.rows; r += QUERIES) {
             long rows = std::min(QUERIES, job.rows - r), before = job.shared + job.from + r, seen = before + rows;
             half* at = heads + r * z.row + h * D;
+            for (long i = rows; i < 2 * rows; i++)  // the next queries
+                for (long d = 0; d < D; d += LINE / sizeof(half)) _mm_prefetch((const char*)(at + i * z.row + d), _MM_HINT_T0);
             product(at, z.row, rows, columns, D / 2, D / 2, nullptr, 0, panels_of(seen), Floats{scores, ld, seen});
             // one loop after the other: a row waits for its largest number, and the next ones need not
             for (long i = 0; i < rows; i++) most[i] = largest(scores + i * ld, before + i + 1, scores[i * ld]);
@@ -208,21 +210,23 @@ void apply(const float* x, long M, long depth, const half* panels, const float* 
 
 // A pack through all layers and the last norm: x (T, width), in place. Jobs are all segments' queries. With `reads`, one job for
 // each of N tokens, the last layer computes these alone (theirs are read_cos and read_sin), and their states go to `read_x`
-// (N, width).
+// (N, width). The keys and values of an earlier pass lie behind the pack's own.
 void pass_(const Layer* layers, const Sizes* sizes, long T, const float* cos, const float* sin, float* x, half* heads,
           const Job* jobs, long count, const Job* reads, long N, const float* read_cos, const float* read_sin, float* read_x,
           const float* last_norm) {
     const Sizes& z = *sizes;
-    long threads = z.threads;
+    long threads = z.threads, KD = z.K * z.D, earlier = z.before * KD * sizeof(half);
     auto begin = [&](const Layer& l, long at, long end, const half* after) {  // queries unless they are read alone
         bool all = &l < layers + z.layers - 1 || !N;
         read(l, z, x + at * z.width, end - at, cos + at * z.rotary, sin + at * z.rotary, all ? heads + at * z.row : nullptr,
-             l.keys + at * z.K * z.D, l.values + at * z.K * z.D, 1, after);
+             l.keys + at * KD, l.values + at * KD, 1, after);
     };
+    const long behind = T * KD;
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic)
     for (long at = 0; at < T; at += ROWS) begin(layers[0], at, std::min(at + ROWS, T), layers[0].q);
     for (long n = 0; n < z.layers; n++) {
         const Layer &l = layers[n], *above = n < z.layers - 1 ? layers + n + 1 : nullptr;
+        if (earlier) memcpy(l.keys + behind, l.shared_keys, earlier), memcpy(l.values + behind, l.shared_values, earlier);
         if (!above && N) {
             for (long i = 0; i < N; i++)
                 memcpy(read_x + i * z.width, x + (reads[i].first + reads[i].from) * z.width, z.width * sizeof(float));
