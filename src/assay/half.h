@@ -11,6 +11,7 @@
 typedef uint16_t half;
 constexpr long PANEL = 32, TILE = 8;  // the sums of a tile, 8 rows of two vectors, stay in registers; more are slower
 
+constexpr long AHEAD = 4;  // with fewer tiles to a panel the processor's own fetching is better, and ours disturbs it
 constexpr float LOG2E = 1.44269504f;
 
 static inline long even(long n) { return n + (n & 1); }
@@ -27,8 +28,8 @@ static inline __m512 power(__m512 x) {
     return _mm512_scalef_ps(p, x);
 }
 
-// x (R, 2 * pairs) times one panel, R rows of two vectors, given to `put` row by row. Meanwhile what comes next in memory is
-// fetched, `pace` numbers a turn: with few rows reading the panels is the longer half. So is what `put` adds to.
+// x (R, 2 * pairs) times one panel, R rows of two vectors, given to `put` row by row. Meanwhile what is read next is
+// fetched, `pace` numbers a turn, and first what `put` adds to.
 template <int R, class Put>
 static void tile(const half* x, long row, const half* panel, long pairs, const float* bias, const half* next, long pace,
                  const Put& given, long m, long p) {
@@ -38,7 +39,7 @@ static void tile(const half* x, long row, const half* panel, long pairs, const f
     __m512 left = bias ? _mm512_loadu_ps(bias) : _mm512_setzero_ps(), right = bias ? _mm512_loadu_ps(bias + 16) : left;
     for (int r = 0; r < R; r++) sums[r][0] = left, sums[r][1] = right;
     for (long k = 0; k < pairs; k++) {
-        _mm_prefetch((const char*)(next + k * pace), _MM_HINT_T1);
+        _mm_prefetch((const char*)(next + k * pace), _MM_HINT_T0);
         __m512bh a = (__m512bh)_mm512_loadu_si512(panel + k * 2 * PANEL);
         __m512bh b = (__m512bh)_mm512_loadu_si512(panel + k * 2 * PANEL + PANEL);
 #pragma GCC unroll 8
@@ -61,13 +62,14 @@ static void product(const half* x, long row, long M, const half* panels, long pa
                     long last, const Put& put, const half* after = nullptr) {
     constexpr decltype(&tile<1, Put>) tiles[] = {tile<1, Put>, tile<2, Put>, tile<3, Put>, tile<4, Put>,
                                                  tile<5, Put>, tile<6, Put>, tile<7, Put>, tile<8, Put>};
-    long parts = (M + TILE - 1) / TILE, size = room * 2 * PANEL, pace = (2 * PANEL + parts - 1) / parts;
+    long parts = (M + TILE - 1) / TILE, size = room * 2 * PANEL;
+    bool ahead = parts >= AHEAD;
     for (long p = first; p < last; p++) {
         const half* next = p + 1 < last || !after ? panels + (p + 1) * size : after;
         for (long part = 0, at = 0; part < parts; part++) {
             long rows = (M - at) / (parts - part);
             tiles[rows - 1](x + at * row, row, panels + p * size, pairs, bias ? bias + p * PANEL : nullptr,
-                            next + pairs * 2 * PANEL * part / parts, pace, put, at, p);
+                            ahead ? next + pairs * 2 * PANEL * part / parts : x, ahead ? (2 * PANEL + parts - 1) / parts : 0, put, at, p);
             at += rows;
         }
     }
@@ -156,7 +158,7 @@ static void normalise(const float* x, const float* weight, long n, float epsilon
     };
     long whole = n & ~15L, rest = n - whole;
     for (long i = 0; i < whole; i += 16)
-        if (narrowed) _mm256_storeu_si256((__m256i*)(narrowed + i), narrow(at(i, 0xffff)));
+        if (narrowed) narrow_to(narrowed + i, at(i, 0xffff), 0xffff);
         else _mm512_storeu_ps(out + i, at(i, 0xffff));
     if (rest && narrowed) narrow_to(narrowed + whole, at(whole, lanes(rest)), lanes(even(rest)));
     if (rest && !narrowed) _mm512_mask_storeu_ps(out + whole, lanes(rest), at(whole, lanes(rest)));
@@ -184,7 +186,7 @@ static float weights_of(const float* x, long n, float most, half* out, long room
         for (long j = 0; j < 4; j++) {
             __m512 e = at(i + 16 * j, 0xffff);
             sums[j] = _mm512_add_ps(sums[j], e);
-            _mm256_storeu_si256((__m256i*)(out + i + 16 * j), narrow(e));
+            narrow_to(out + i + 16 * j, e, 0xffff);
         }
     for (; i < room; i += 16) {
         __m512 e = at(i, lanes(n - i));
