@@ -102,11 +102,34 @@ static void finish(const Layer& l, const Sizes& z, const half* heads, float* x, 
     shared_product(gated, inner, M, l.down, pairs_of(z.inner), l.down_bias, panels_of(z.width), added, threads, after);
 }
 
+// 16 rows of 32 numbers, pairs of them as one: the pairs of a column side by side, to rows that lie `to_apart` numbers apart.
+static void transpose(const half* from, long apart, half* to, long to_apart) {
+    __m512i a[16], b[16];
+    for (long i = 0; i < 16; i++) a[i] = _mm512_loadu_si512(from + i * apart);
+    for (long i = 0; i < 16; i += 2)
+        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]), b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    for (long i = 0; i < 16; i += 4)
+        for (long j = 0; j < 2; j++)
+            a[i + 2 * j] = _mm512_unpacklo_epi64(b[i + j], b[i + j + 2]), a[i + 2 * j + 1] = _mm512_unpackhi_epi64(b[i + j], b[i + j + 2]);
+    for (long j = 0; j < 4; j++) {  // a[4 * i + j] has columns j, 4 + j, 8 + j and 12 + j of rows 4 * i to 4 * i + 3
+        __m512i one = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x88), two = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x88);
+        __m512i odd = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xdd), more = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xdd);
+        _mm512_storeu_si512(to + j * to_apart, _mm512_shuffle_i32x4(one, two, 0x88));
+        _mm512_storeu_si512(to + (4 + j) * to_apart, _mm512_shuffle_i32x4(odd, more, 0x88));
+        _mm512_storeu_si512(to + (8 + j) * to_apart, _mm512_shuffle_i32x4(one, two, 0xdd));
+        _mm512_storeu_si512(to + (12 + j) * to_apart, _mm512_shuffle_i32x4(odd, more, 0xdd));
+    }
+}
+
 // Keys (n, D) as columns: panels [n / PANEL][D / 2][PANEL][2], from the j-th on. What lies after the last one is not read.
 static void as_columns(const half* from, long apart, long n, long D, half* panels, long j) {
-    for (long end = j + n; j < end; j++, from += apart) {
+    for (long end = j + n; j < end;) {
         half* to = panels + (j / PANEL * D * PANEL) + j % PANEL * 2;
-        for (long d = 0; d < D; d += 2) memcpy(to + d * PANEL, from + d, 4);
+        bool whole = end - j >= 16 && j % 16 == 0 && D % 32 == 0;
+        for (long d = 0; d < D; d += whole ? 32 : 2)
+            if (whole) transpose(from + d, apart, to + d * PANEL, 2 * PANEL);
+            else memcpy(to + d * PANEL, from + d, 4);
+        from += whole ? 16 * apart : apart, j += whole ? 16 : 1;
     }
 }
 

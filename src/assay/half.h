@@ -62,15 +62,16 @@ static void product(const half* x, long row, long M, const half* panels, long pa
                     long last, const Put& put, const half* after = nullptr) {
     constexpr decltype(&tile<1, Put>) tiles[] = {tile<1, Put>, tile<2, Put>, tile<3, Put>, tile<4, Put>,
                                                  tile<5, Put>, tile<6, Put>, tile<7, Put>, tile<8, Put>};
-    long parts = (M + TILE - 1) / TILE, size = room * 2 * PANEL;
-    bool ahead = parts >= AHEAD;
+    long parts = (M + TILE - 1) / TILE, rows = M / parts, fewer = parts - M % parts, size = room * 2 * PANEL;
+    bool ahead = parts >= AHEAD;  // each tile fetches its share
+    long share = ahead ? pairs * 2 * PANEL / parts : 0, pace = ahead ? (2 * PANEL + parts - 1) / parts : 0;
     for (long p = first; p < last; p++) {
-        const half* next = p + 1 < last || !after ? panels + (p + 1) * size : after;
+        const half* next = !ahead ? x : p + 1 < last || !after ? panels + (p + 1) * size : after;
         for (long part = 0, at = 0; part < parts; part++) {
-            long rows = (M - at) / (parts - part);
-            tiles[rows - 1](x + at * row, row, panels + p * size, pairs, bias ? bias + p * PANEL : nullptr,
-                            ahead ? next + pairs * 2 * PANEL * part / parts : x, ahead ? (2 * PANEL + parts - 1) / parts : 0, put, at, p);
-            at += rows;
+            long more = part >= fewer;
+            tiles[rows + more - 1](x + at * row, row, panels + p * size, pairs, bias ? bias + p * PANEL : nullptr,
+                                   next + share * part, pace, put, at, p);
+            at += rows + more;
         }
     }
 }

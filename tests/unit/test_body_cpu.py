@@ -221,6 +221,7 @@ def test_a_scorer_in_bfloat16_gives_the_rewards_of_full_precision(tmp_path: Path
             model.model.layers[0].register_forward_pre_hook(_fail)
         found[precision, tokens] = score(chats)
         assert (score.model.body is not None) == half
+        assert score.model.batch([share([[1, 2, 3]])]).tokens == (3 if half else 64), "compiled loops take any number"
         assert (model.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16) == half
         assert model.score.weight.dtype == torch.float32, "the head keeps its precision"
     exact = found["fp32", 8192]
