@@ -114,7 +114,7 @@ def threads() -> int:
 
 class Body:
     """A language model's body, called as transformers' own with a pack. What it cannot take (pictures' places in several
-    dimensions, keys of an earlier pass, frozen layers, a gradient) goes through the model's own layers, in autocast.
+    dimensions, frozen layers, a gradient) goes through the model's own layers, in autocast.
 
     Raises ValueError, with the reason, where a model is built in another way.
     """
