@@ -37,7 +37,7 @@ import peer_vllm
 VOCABULARY, UNKNOWN, DEFAULT, BATCHES = 8192, "<unk>", "padded, 64", (64, 8)
 PEERS = (DEFAULT, "padded, 8")
 CHECKED = 20
-"""Against vLLM: of so many pairs the scores in full precision are computed, too."""
+"""Against vLLM: of so many prompts the scores in full precision are computed, too."""
 DOC = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 Row = tuple[list[int], list[list[int]]]
 """A prompt and its answers, as token ids."""
@@ -304,8 +304,16 @@ def product_rate() -> float:
     return 2 * 576 * 1536 * 192 / best / 1e9
 
 
-def race(python: str, repetitions: int, pairs: int) -> tuple[str, dict[str, Any]]:
-    """The table, and what the last line says of it: CPU seconds of ours and of vLLM's processes, in turns."""
+SETTINGS: dict[str, dict[str, Any]] = {"vLLM": {}, "vLLM, blocks of 32": {"block_size": 32}}
+"""What vLLM is run with. A prefix is shared in whole blocks: of 128 tokens by default on a CPU; 32 are the fewest that are
+made for it."""
+SETS = {"pairs": "120 answers that share prompts in twos", "best of 8": "64 answers that share prompts in eights"}
+RACES = [f"{name}, {setting}" for setting in SETTINGS for name in SETS]
+
+
+def race(python: str, repetitions: int, races: list[str], quick: bool) -> tuple[str, dict[str, Any]]:
+    """The table, and what the last line says of it: CPU seconds of ours and of vLLM's processes, in turns, in each of
+    `races`. The first turn, which is not counted, is of a few answers."""
     import torch
     from peer_vllm import Contender, told
 
@@ -313,52 +321,72 @@ def race(python: str, repetitions: int, pairs: int) -> tuple[str, dict[str, Any]
     from assay.reward.scorer import load_scorer
 
     torch.set_num_threads(1)
-    data = rows(pairs, 2, seed=5)
-    whole = [[*prompt, *answer] for prompt, answers in data for answer in answers]
-    times: dict[str, list[float]] = {"ours": [], "vLLM": []}
-    scores: dict[str, Any] = {}
+    data = {"pairs": rows(8 if quick else 60, 2, seed=5), "best of 8": rows(1 if quick else 8, 8, seed=6)}
+    times: dict[str, dict[str, list[float]]] = {r: {"ours": [], "vLLM": []} for r in races}
+    scores: dict[str, dict[str, Any]] = {r: {} for r in races}
     with tempfile.TemporaryDirectory() as place:
         tokenizer = load_tokenizer("smollm2")
         model = load_reward_model(Backbone(name="smollm2"), tokenizer)
         torch.nn.init.normal_(model.score.weight, generator=torch.Generator().manual_seed(0))
         model.save_pretrained(place)
         tokenizer.save_pretrained(place)
-        exact = ours(load_scorer(place, 4096), data[:CHECKED])
+        full = load_scorer(place, 4096)
+        exact = {n: ours(full, data[n][:CHECKED]) for n in SETS if any(r.startswith(n) for r in races)}
         scorer = load_scorer(place, 4096, precision="bf16")
-        vllm = Contender(python, "score", place)
-        for repetition in range(repetitions + 1):
-            start = time.process_time()
-            scores["ours"] = ours(scorer, data)
-            spent = {"ours": time.process_time() - start}
-            found, spent["vLLM"] = vllm.ask({"ids": whole})
-            scores["vLLM"] = np.array(found)
-            print(repetition, spent, file=sys.stderr, flush=True)
-            for who, seconds in spent.items() if repetition else ():
-                times[who].append(seconds)
-        vllm.close()
-    apart = {who: float(np.abs(s[: len(exact)] - exact).max() / exact.std()) for who, s in scores.items()}
-    same = {who: float(np.corrcoef(s[: len(exact)], exact)[0, 1]) for who, s in scores.items()}
-    assert min(same.values()) > 0.999, f"the race is void, the scores differ: correlations with full precision {same}"
-    once = sum(len(p) + sum(map(len, a)) for p, a in data)
-    layers = sum(p.numel() for p in model.model.layers.parameters() if p.dim() == 2)
-    rate = 2 * layers * once / statistics.median(times["ours"]) / 1e9
-    ratios = _ratios(times, "vLLM")
+        for setting in [n for n in SETTINGS if any(r.endswith(f", {n}") for r in races)]:
+            vllm = Contender(python, "score", place, **SETTINGS[setting])
+            ready = told(vllm.ready)
+            print(ready, file=sys.stderr, flush=True)
+            for repetition in range(repetitions + 1):
+                for name in [n for n in SETS if f"{n}, {setting}" in races]:
+                    asked = data[name] if repetition else data[name][: 1 + len(data[name]) // 8]
+                    start = time.process_time()
+                    made = ours(scorer, asked)
+                    spent = {"ours": time.process_time() - start}
+                    found, spent["vLLM"] = vllm.ask({"ids": [[*p, *a] for p, answers in asked for a in answers]})
+                    print(setting, name, repetition, spent, file=sys.stderr, flush=True)
+                    for who, seconds in spent.items() if repetition else ():
+                        times[f"{name}, {setting}"][who].append(seconds)
+                    scores[f"{name}, {setting}"] = {"ours": made, "vLLM": np.array(found)}
+            vllm.close()
     lines = [
-        f"SmolLM2-135M with a random head, bfloat16, {len(whole)} answers that share prompts in twos: "
-        f"{sum(map(len, whole)):,} tokens, {once:,} with each prompt once. "
-        f"One core, {repetitions} repetitions, medians (range); fp32 for {CHECKED} pairs. {told(vllm.ready)}.", "",
-        "| contender | CPU seconds | answers/CPU-s | ours is ... times as fast | largest difference from fp32, in standard "
-        "deviations |",
-        "|---|---|---|---|---|",
+        f"SmolLM2-135M with a random head, bfloat16, one core, {repetitions} repetitions, medians (range); differences from "
+        f"fp32 are the largest of {CHECKED} prompts. {ready}.", "",
+        "| answers | tokens (each prompt once) | vLLM's setting | our CPU seconds | vLLM's | ours is ... times as fast | "
+        "differences from fp32 in standard deviations, ours and vLLM's |",
+        "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
-    for who, found in times.items():
-        answers_s, ratio = _spread([len(whole) / t for t in found]), _spread(ratios) if who == "vLLM" else "1"
-        lines.append(f"| {who} | {_spread(found)} | {answers_s} | {ratio} | {apart[who]:.3f} |")
+    ratios: dict[str, float] = {}
+    for which, own in times.items():
+        name, _, setting = which.partition(", ")
+        once = sum(len(p) + sum(map(len, a)) for p, a in data[name])
+        ratios[which] = round(statistics.median(_ratios(own, "vLLM")), 3)
+        sure = exact[name]
+        both = {who: found[: len(sure)] for who, found in scores[which].items()}
+        same = {who: float(np.corrcoef(found, sure)[0, 1]) for who, found in both.items()}
+        assert min(same.values()) > 0.999, (
+            f"{which} is void, the scores differ: correlations with full precision {same}"
+        )
+        differ = ", ".join(f"{np.abs(found - sure).max() / sure.std():.3f}" for found in both.values())
+        lines.append(
+            f"| {SETS[name]} | {_whole(data[name]):,} ({once:,}) | {setting[6:] or 'its default'} | "
+            f"{_spread(own['ours'])} | {_spread(own['vLLM'])} | {_spread(_ratios(own, 'vLLM'))} | {differ} |"
+        )
+    layers = sum(p.numel() for p in model.model.layers.parameters() if p.dim() == 2)
+    name, _, _ = races[0].partition(", ")
+    once = sum(len(p) + sum(map(len, a)) for p, a in data[name])
+    rate = 2 * layers * once / statistics.median(times[races[0]]["ours"]) / 1e9
     lines += [
         "", f"Products with weights, each prompt once, over our CPU seconds: {rate:.0f} GFLOP/s, where such a product "
         f"by itself reaches {product_rate():.0f} here.",
     ]  # fmt: skip
-    return "\n".join(lines), {"ratio_vs_vllm": round(statistics.median(ratios), 3), "gflops": round(rate)}
+    last = {"ratio_vs_vllm": ratios[races[0]], "gflops": round(rate), "ratios_vs_vllm": ratios}
+    return "\n".join(lines), last
+
+
+def _whole(data: list[Row]) -> int:
+    """The tokens of all conversations, each with its prompt."""
+    return sum(len(p) + len(a) for p, told in data for a in told)
 
 
 # Table and line
@@ -398,16 +426,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one repetition, 5 seconds of load, no document")
     parser.add_argument("--vllm", default=peer_vllm.DEFAULT, metavar="PYTHON", help="an interpreter that has vLLM")
     parser.add_argument("--only-vllm", action="store_true", help="the race against vLLM alone")
+    parser.add_argument("--race", action="append", choices=RACES, help="of the races against vLLM these alone")
     options = parser.parse_args()
     repetitions = 1 if options.quick else options.repetitions
     last: dict[str, Any] = {"bench": "score"}
     if not options.only_vllm:
         last |= others(options, repetitions)
     if peer_vllm.there(options.vllm):
-        page, ratios = race(options.vllm, repetitions, 8 if options.quick else 60)
+        page, ratios = race(options.vllm, repetitions, options.race or RACES, options.quick)
         print(page)
         last |= ratios
-        if not options.quick:
+        if not (options.quick or options.race):
             peer_vllm.write_between(DOC, "bench-score-vllm", f"{processor()}. {page}")
     print(json.dumps(last))
 

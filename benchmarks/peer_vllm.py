@@ -1,6 +1,8 @@
 """vLLM as a contender: a child process with its own interpreter (which has vLLM, not Assay), told what to do line by line.
 
-    PYTHON benchmarks/peer_vllm.py score|decode MODEL      # {"ready": ...}, then a line of JSON for each line of JSON
+    PYTHON benchmarks/peer_vllm.py score|decode MODEL [OPTIONS]   # {"ready": ...}, then a line of JSON for each line of it
+
+OPTIONS is a JSON object of further arguments of `vllm.LLM`.
 
 CPU seconds are of this process and all that it has started (vLLM's engine core), user and system, by the operating system's
 counts. The engine is made before; its compilation and the start are told apart ("ready"). Its caches of prefixes are emptied
@@ -53,10 +55,10 @@ def told(ready: dict[str, Any]) -> str:
 class Contender:
     """vLLM in a process of its own: `ask` gives what one task found, and its CPU seconds. `ready` tells of its start."""
 
-    def __init__(self, python: str, what: str, model: str) -> None:
+    def __init__(self, python: str, what: str, model: str, **options: Any) -> None:
         core = {"VLLM_CPU_OMP_THREADS_BIND": str(min(os.sched_getaffinity(0)))}
         self.child = subprocess.Popen(
-            [python, __file__, what, model], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [python, __file__, what, model, json.dumps(options)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={n: x for n, x in os.environ.items() if n != "PYTHONPATH"} | SETTINGS | core,
         )  # fmt: skip
         self.ready = self._line()["ready"]
@@ -120,13 +122,14 @@ def decode(llm: Any, task: dict[str, Any]) -> list[list[Any]]:
 
 
 def main() -> None:
-    what, model = sys.argv[1:]
+    what, model, *options = sys.argv[1:]
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what vLLM prints, in its own processes too, is no answer of ours
     start, cpu = time.monotonic(), spent()
     import vllm
 
     more = {"runner": "pooling", "convert": "classify"} if what == "score" else {"logprobs_mode": "raw_logprobs"}
+    more |= json.loads(options[0]) if options else {}
     llm = vllm.LLM(model=model, dtype="bfloat16", max_model_len=4096, seed=0, generation_config="vllm", **more)
     work = {"score": score, "decode": decode}[what]
 

@@ -3,9 +3,8 @@
 // Rows of heads lie `row` numbers apart; D is even.
 #include "half.h"
 
-constexpr long ROWS = 12 * TILE, QUERIES = 3 * TILE;  // rows that go through a layer's products, or its attention, together
-
-static long even(long n) { return n + (n & 1); }
+constexpr long LINE = 64;  // bytes
+constexpr long ROWS = 16 * TILE, QUERIES = TILE;  // rows that go through a layer's products, or its attention, together
 
 // How far apart rows of n numbers of bfloat16 lie: not so that all fall into one place of the cache.
 static long apart(long n) { return even(n) + (even(n) % 1024 ? 0 : 32); }
@@ -16,12 +15,12 @@ struct Layer {
     const float *norm, *norm_mlp, *q_norm, *k_norm;
     const half *q, *kv, *out, *up, *down;                                 // panels; `up`: 16 gates beside their 16 ups
     const float *q_bias, *kv_bias, *out_bias, *up_bias, *down_bias;       // whole panels of them
-    half *keys, *values;        // of a pass: (T, K, D); of a step: each row's own, (B, K, panels over tokens, or over D)
-    const half *shared_keys, *shared_values;  // of a step: each prompt's, (G, K, panels)
+    half *keys, *values;        // of a pass: (T + P, K, D); of a step: each row's own, (B, K, panels over tokens, or over D)
+    const half *shared_keys, *shared_values;  // of a step: each prompt's, (G, K, panels); of a pass: an earlier pass's (P, K, D)
 };
 
 struct Sizes {
-    long layers, H, K, D, width, inner, rotary, row, threads;
+    long layers, H, K, D, width, inner, rotary, row, threads, before;  // `before`: P of a pass
     float epsilon, scale;
 };
 
@@ -36,41 +35,50 @@ struct Answers {  // B rows of G prompts: those of g are [starts[g], starts[g + 
 
 }  // extern "C"
 
+// Room for n numbers at the begin of a cache line: a vector across two lines is read and written in two. It never shrinks,
+// for growing fills it with zeros.
+template <class T>
+static T* place_for(std::vector<T>& room, size_t n) {
+    if (room.size() < n + LINE / sizeof(T)) room.resize(n + LINE / sizeof(T));
+    return (T*)(((uintptr_t)room.data() + LINE - 1) / LINE * LINE);
+}
+
+// A head's numbers, normed and rotated, times `scale`, to bfloat16.
 static void place(float* x, const float* norm, const Sizes& z, const float* cos, const float* sin, float scale, half* out) {
     if (norm) normalise(x, norm, z.D, z.epsilon, x, nullptr);
-    for (long i = 0, n = z.rotary / 2; i < n; i += 16) {
+    __m512 by = _mm512_set1_ps(scale);
+    long n = z.rotary / 2;
+    auto put = [&](long i, __m512 value, __mmask16 which) { narrow_to(out + i, _mm512_mul_ps(value, by), which); };
+    for (long i = 0; i < n; i += 16) {
         __mmask16 which = lanes(n - i);
         auto at = [&](const float* of) { return _mm512_maskz_loadu_ps(which, of + i); };
         __m512 a = at(x), b = at(x + n);
-        _mm512_mask_storeu_ps(x + i, which, _mm512_fnmadd_ps(b, at(sin), _mm512_mul_ps(a, at(cos))));
-        _mm512_mask_storeu_ps(x + i + n, which, _mm512_fmadd_ps(a, at(sin + n), _mm512_mul_ps(b, at(cos + n))));
+        put(i, _mm512_fnmadd_ps(b, at(sin), _mm512_mul_ps(a, at(cos))), which);
+        put(i + n, _mm512_fmadd_ps(a, at(sin + n), _mm512_mul_ps(b, at(cos + n))), which);
     }
-    for (long i = 0; i < z.D; i += 16) {
-        __mmask16 which = lanes(z.D - i);
-        narrow_to(out + i, _mm512_mul_ps(_mm512_maskz_loadu_ps(which, x + i), _mm512_set1_ps(scale)), which);
-    }
+    for (long i = z.rotary; i < z.D; i += 16) put(i, _mm512_maskz_loadu_ps(lanes(z.D - i), x + i), lanes(z.D - i));
 }
 
 // Of x (M, width): queries (M, `row`), times the scale of the scores, and keys and values (M, K, D), where they are wanted.
 static void read(const Layer& l, const Sizes& z, const float* x, long M, const float* cos, const float* sin, half* queries,
-                 half* keys, half* values, long threads) {
+                 half* keys, half* values, long threads, const half* after) {
     long depth = apart(z.width), HD = z.H * z.D, KD = z.K * z.D;
     static thread_local std::vector<half> room;
     static thread_local std::vector<float> more;
-    room.resize(M * depth), more.resize(M * std::max(HD, 2 * KD));
-    half* normed = room.data();
-    float* made = more.data();
+    half* normed = place_for(room, M * depth);
+    float* made = place_for(more, M * std::max(HD, 2 * KD));
     for (long m = 0; m < M; m++) normalise(x + m * z.width, l.norm, z.width, z.epsilon, nullptr, normed + m * depth);
     if (queries) {
-        shared_product(normed, depth, M, l.q, pairs_of(z.width), l.q_bias, panels_of(HD), Floats{made, HD, HD, false}, threads);
+        shared_product(normed, depth, M, l.q, pairs_of(z.width), l.q_bias, panels_of(HD), Floats{made, HD, HD}, threads,
+                       keys ? l.kv : after);
         for (long m = 0; m < M; m++)
             for (long h = 0; h < z.H; h++)
                 place(made + m * HD + h * z.D, l.q_norm, z, cos + m * z.rotary, sin + m * z.rotary, z.scale,
                       queries + m * z.row + h * z.D);
     }
     if (keys) {
-        shared_product(normed, depth, M, l.kv, pairs_of(z.width), l.kv_bias, panels_of(2 * KD), Floats{made, 2 * KD, 2 * KD, false},
-                       threads);
+        shared_product(normed, depth, M, l.kv, pairs_of(z.width), l.kv_bias, panels_of(2 * KD), Floats{made, 2 * KD, 2 * KD},
+                       threads, after);
         for (long m = 0; m < M; m++) {
             float* at = made + m * 2 * KD;
             for (long k = 0; k < z.K; k++)
@@ -82,24 +90,46 @@ static void read(const Layer& l, const Sizes& z, const float* x, long M, const f
 }
 
 // What follows attention in a layer: heads (M, `row`) and the states before, x (M, width), to the states after it, in place.
-static void finish(const Layer& l, const Sizes& z, const half* heads, float* x, long M, long threads) {
+static void finish(const Layer& l, const Sizes& z, const half* heads, float* x, long M, long threads, const half* after) {
     long depth = apart(z.width), inner = apart(z.inner);
     static thread_local std::vector<half> room;
-    room.resize(M * (depth + inner));
-    half *normed = room.data(), *gated = normed + M * depth;
-    Floats added{x, z.width, z.width, true};
-    shared_product(heads, z.row, M, l.out, z.H * z.D / 2, l.out_bias, panels_of(z.width), added, threads);
+    half *normed = place_for(room, M * (depth + inner)), *gated = normed + M * depth;
+    Added added{x, z.width, z.width};
+    shared_product(heads, z.row, M, l.out, z.H * z.D / 2, l.out_bias, panels_of(z.width), added, threads, l.up);
     for (long m = 0; m < M; m++) normalise(x + m * z.width, l.norm_mlp, z.width, z.epsilon, nullptr, normed + m * depth);
     shared_product(normed, depth, M, l.up, pairs_of(z.width), l.up_bias, (z.inner + 15) / 16, Gated{gated, inner, even(z.inner)},
-                   threads);
-    shared_product(gated, inner, M, l.down, pairs_of(z.inner), l.down_bias, panels_of(z.width), added, threads);
+                   threads, l.down);
+    shared_product(gated, inner, M, l.down, pairs_of(z.inner), l.down_bias, panels_of(z.width), added, threads, after);
+}
+
+// 16 rows of 32 numbers, pairs of them as one: the pairs of a column side by side, to rows that lie `to_apart` numbers apart.
+static void transpose(const half* from, long apart, half* to, long to_apart) {
+    __m512i a[16], b[16];
+    for (long i = 0; i < 16; i++) a[i] = _mm512_loadu_si512(from + i * apart);
+    for (long i = 0; i < 16; i += 2)
+        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]), b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    for (long i = 0; i < 16; i += 4)
+        for (long j = 0; j < 2; j++)
+            a[i + 2 * j] = _mm512_unpacklo_epi64(b[i + j], b[i + j + 2]), a[i + 2 * j + 1] = _mm512_unpackhi_epi64(b[i + j], b[i + j + 2]);
+    for (long j = 0; j < 4; j++) {  // a[4 * i + j] has columns j, 4 + j, 8 + j and 12 + j of rows 4 * i to 4 * i + 3
+        __m512i one = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x88), two = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x88);
+        __m512i odd = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xdd), more = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xdd);
+        _mm512_storeu_si512(to + j * to_apart, _mm512_shuffle_i32x4(one, two, 0x88));
+        _mm512_storeu_si512(to + (4 + j) * to_apart, _mm512_shuffle_i32x4(odd, more, 0x88));
+        _mm512_storeu_si512(to + (8 + j) * to_apart, _mm512_shuffle_i32x4(one, two, 0xdd));
+        _mm512_storeu_si512(to + (12 + j) * to_apart, _mm512_shuffle_i32x4(odd, more, 0xdd));
+    }
 }
 
 // Keys (n, D) as columns: panels [n / PANEL][D / 2][PANEL][2], from the j-th on. What lies after the last one is not read.
 static void as_columns(const half* from, long apart, long n, long D, half* panels, long j) {
-    for (long end = j + n; j < end; j++, from += apart) {
+    for (long end = j + n; j < end;) {
         half* to = panels + (j / PANEL * D * PANEL) + j % PANEL * 2;
-        for (long d = 0; d < D; d += 2) memcpy(to + d * PANEL, from + d, 4);
+        bool whole = end - j >= 16 && j % 16 == 0 && D % 32 == 0;
+        for (long d = 0; d < D; d += whole ? 32 : 2)
+            if (whole) transpose(from + d, apart, to + d * PANEL, 2 * PANEL);
+            else memcpy(to + d * PANEL, from + d, 4);
+        from += whole ? 16 * apart : apart, j += whole ? 16 : 1;
     }
 }
 
@@ -118,9 +148,8 @@ static void attend(const Sizes& z, const Job& job, long head, const half* keys, 
     long G = z.H / z.K, D = z.D, m = job.shared + job.from + job.rows, pairs = pairs_of(m), ld = panels_of(m) * PANEL + PANEL;
     static thread_local std::vector<half> room;
     static thread_local std::vector<float> more;
-    room.resize(panels_of(m) * PANEL * D + pairs * 2 * panels_of(D) * PANEL + QUERIES * ld), more.resize(QUERIES * (ld + 1));
-    half *columns = room.data(), *rows_v = columns + panels_of(m) * PANEL * D, *p = rows_v + pairs * 2 * panels_of(D) * PANEL;
-    float *scores = more.data(), *shares = scores + QUERIES * ld;
+    half *columns = place_for(room, panels_of(m) * PANEL * D + pairs * 2 * panels_of(D) * PANEL + QUERIES * ld), *rows_v = columns + panels_of(m) * PANEL * D, *p = rows_v + pairs * 2 * panels_of(D) * PANEL;
+    float *scores = place_for(more, QUERIES * ld), most[QUERIES], shares[QUERIES];
     long step = z.K * D;
     const half *prefix = keys + job.prefix * step + head * D, *own = keys + job.first * step + head * D;
     as_columns(prefix, step, job.shared, D, columns, 0);
@@ -132,12 +161,13 @@ static void attend(const Sizes& z, const Job& job, long head, const half* keys, 
         for (long r = 0; r < job.rows; r += QUERIES) {
             long rows = std::min(QUERIES, job.rows - r), before = job.shared + job.from + r, seen = before + rows;
             half* at = heads + r * z.row + h * D;
-            product(at, z.row, rows, columns, D / 2, D / 2, nullptr, 0, panels_of(seen), Floats{scores, ld, seen, false});
-            for (long i = 0; i < rows; i++) {
-                const float* x = scores + i * ld;
-                long n = before + i + 1;
-                shares[i] = 1.f / weights_of(x, n, largest(x, n, x[0]), p + i * ld, even(seen));
-            }
+            for (long i = rows; i < 2 * rows; i++)  // the next queries
+                for (long d = 0; d < D; d += LINE / sizeof(half)) _mm_prefetch((const char*)(at + i * z.row + d), _MM_HINT_T0);
+            product(at, z.row, rows, columns, D / 2, D / 2, nullptr, 0, panels_of(seen), Floats{scores, ld, seen});
+            // one loop after the other: a row waits for its largest number, and the next ones need not
+            for (long i = 0; i < rows; i++) most[i] = largest(scores + i * ld, before + i + 1, scores[i * ld]);
+            for (long i = 0; i < rows; i++)
+                shares[i] = 1.f / weights_of(scores + i * ld, before + i + 1, most[i], p + i * ld, even(seen));
             product(p, ld, rows, rows_v, pairs_of(seen), pairs, nullptr, 0, panels_of(D), Shares{at, z.row, D, shares});
         }
 }
@@ -159,16 +189,15 @@ static void attend_answers(const Layer& l, const Sizes& z, const Answers& a, lon
     long own = panels_of(seen) * PANEL, ld = own + panels_of(a.T) * PANEL + PANEL, wide = panels_of(D) * PANEL;
     static thread_local std::vector<half> room;
     static thread_local std::vector<float> more;
-    room.resize(M * (D + ld)), more.resize(M * (ld + D + 1));
-    half *q = room.data(), *p = q + M * D;
-    float *scores = more.data(), *sums = scores + M * ld, *shares = sums + M * D;
+    half *p = place_for(room, M * (D + ld)), *q = p + M * ld;
+    float *scores = place_for(more, M * (ld + D + 1)), *sums = scores + M * ld, *shares = sums + M * D;
     auto at = [&](long r) { return heads + (a.starts[g] + r) * z.row + head * Q * D; };
     auto panels = [&](const half* of, long cell, long tokens, long w) { return of + (cell * z.K + head) * tokens * w; };
     for (long r = 0; r < rows; r++) memcpy(q + r * Q * D, at(r), Q * D * sizeof(half));
-    product(q, D, M, panels(l.shared_keys, g, a.P, D), D / 2, D / 2, nullptr, 0, panels_of(seen), Floats{scores, ld, seen, false});
+    product(q, D, M, panels(l.shared_keys, g, a.P, D), D / 2, D / 2, nullptr, 0, panels_of(seen), Floats{scores, ld, seen});
     for (long r = 0; r < rows; r++)
         product(q + r * Q * D, D, Q, panels(l.keys, a.starts[g] + r, a.room, D), D / 2, D / 2, nullptr, 0, panels_of(a.T),
-                Floats{scores + r * Q * ld + own, ld, a.T, false});
+                Floats{scores + r * Q * ld + own, ld, a.T});
     for (long m = 0; m < M; m++) {
         const float* x = scores + m * ld;
         float most = largest(x + own, a.T, largest(x, seen, x[own]));
@@ -176,10 +205,10 @@ static void attend_answers(const Layer& l, const Sizes& z, const Answers& a, lon
         shares[m] = 1.f / (sum + weights_of(x + own, a.T, most, p + m * ld + own, even(a.T)));
     }
     product(p, ld, M, panels(l.shared_values, g, a.P, wide), pairs_of(seen), a.P / 2, nullptr, 0, panels_of(D),
-            Floats{sums, D, D, false});
+            Floats{sums, D, D});
     for (long r = 0; r < rows; r++)
         product(p + r * Q * ld + own, ld, Q, panels(l.values, a.starts[g] + r, a.room, wide), pairs_of(a.T), a.room / 2, nullptr, 0,
-                panels_of(D), Floats{sums + r * Q * D, D, D, true});
+                panels_of(D), Added{sums + r * Q * D, D, D});
     for (long m = 0; m < M; m++)
         for (long d = 0; d < D; d += 16) {
             __mmask16 which = lanes(D - d);
@@ -199,37 +228,46 @@ void apply(const float* x, long M, long depth, const half* panels, const float* 
     for (long m = 0; m < M; m++)
         for (long i = 0; i < depth; i += 16)
             narrow_to(narrowed.data() + m * apart(depth) + i, _mm512_maskz_loadu_ps(lanes(depth - i), x + m * depth + i), lanes(depth - i));
-    shared_product(narrowed.data(), apart(depth), M, panels, pairs_of(depth), bias, panels_of(N), Floats{out, N, N, false}, threads);
+    shared_product(narrowed.data(), apart(depth), M, panels, pairs_of(depth), bias, panels_of(N), Floats{out, N, N}, threads);
 }
 
 // A pack through all layers and the last norm: x (T, width), in place. Jobs are all segments' queries. With `reads`, one job for
 // each of N tokens, the last layer computes these alone (theirs are read_cos and read_sin), and their states go to `read_x`
-// (N, width).
+// (N, width). The keys and values of an earlier pass lie behind the pack's own.
 void pass_(const Layer* layers, const Sizes* sizes, long T, const float* cos, const float* sin, float* x, half* heads,
           const Job* jobs, long count, const Job* reads, long N, const float* read_cos, const float* read_sin, float* read_x,
           const float* last_norm) {
     const Sizes& z = *sizes;
-    long threads = z.threads;
-    for (long n = 0; n < z.layers; n++) {
-        const Layer& l = layers[n];
-        bool all = n < z.layers - 1 || !N;
+    long threads = z.threads, KD = z.K * z.D, earlier = z.before * KD * sizeof(half);
+    auto begin = [&](const Layer& l, long at, long end, const half* after) {  // queries unless they are read alone
+        bool all = &l < layers + z.layers - 1 || !N;
+        read(l, z, x + at * z.width, end - at, cos + at * z.rotary, sin + at * z.rotary, all ? heads + at * z.row : nullptr,
+             l.keys + at * KD, l.values + at * KD, 1, after);
+    };
+    const long behind = T * KD;
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic)
-        for (long at = 0; at < T; at += ROWS)
-            read(l, z, x + at * z.width, std::min(ROWS, T - at), cos + at * z.rotary, sin + at * z.rotary,
-                 all ? heads + at * z.row : nullptr, l.keys + at * z.K * z.D, l.values + at * z.K * z.D, 1);
-        if (!all) {
+    for (long at = 0; at < T; at += ROWS) begin(layers[0], at, std::min(at + ROWS, T), layers[0].q);
+    for (long n = 0; n < z.layers; n++) {
+        const Layer &l = layers[n], *above = n < z.layers - 1 ? layers + n + 1 : nullptr;
+        if (earlier) memcpy(l.keys + behind, l.shared_keys, earlier), memcpy(l.values + behind, l.shared_values, earlier);
+        if (!above && N) {
             for (long i = 0; i < N; i++)
                 memcpy(read_x + i * z.width, x + (reads[i].first + reads[i].from) * z.width, z.width * sizeof(float));
             x = read_x, T = N, jobs = reads, count = N;
             for (long at = 0; at < T; at += ROWS)
                 read(l, z, x + at * z.width, std::min(ROWS, T - at), read_cos + at * z.rotary, read_sin + at * z.rotary,
-                     heads + at * z.row, nullptr, nullptr, threads);
+                     heads + at * z.row, nullptr, nullptr, threads, l.q);
         }
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic)
         for (long c = 0; c < count * z.K; c++)
             attend(z, jobs[c / z.K], c % z.K, l.keys, l.values, heads + jobs[c / z.K].at * z.row);
+        // what the layer above reads of these rows is made while they are in the cache
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic)
-        for (long at = 0; at < T; at += ROWS) finish(l, z, heads + at * z.row, x + at * z.width, std::min(ROWS, T - at), 1);
+        for (long at = 0; at < T; at += ROWS) {
+            long end = std::min(at + ROWS, T);
+            finish(l, z, heads + at * z.row, x + at * z.width, end - at, 1, above ? above->q : l.out);
+            if (above) begin(*above, at, end, l.out);
+        }
     }
     for (long t = 0; t < T; t++) normalise(x + t * z.width, last_norm, z.width, z.epsilon, x + t * z.width, nullptr);
 }
@@ -240,16 +278,15 @@ void step(const Layer* layers, const Sizes* sizes, const Answers* answers, const
     const Sizes& z = *sizes;
     const Answers& a = *answers;
     static thread_local std::vector<half> room;
-    room.resize(a.B * (z.row + 2 * z.K * z.D));
-    half *heads = room.data(), *keys = heads + a.B * z.row, *values = keys + a.B * z.K * z.D;
+    half *heads = place_for(room, a.B * (z.row + 2 * z.K * z.D)), *keys = heads + a.B * z.row, *values = keys + a.B * z.K * z.D;
     for (long n = 0; n < z.layers; n++) {
         const Layer& l = layers[n];
-        read(l, z, x, a.B, cos, sin, heads, keys, values, z.threads);
+        read(l, z, x, a.B, cos, sin, heads, keys, values, z.threads, l.out);
         keep(l, z, a, keys, values);
         long cells = a.G * z.K, shares = std::min(z.threads, cells);
 #pragma omp parallel for num_threads(shares) if (shares > 1) schedule(dynamic)
         for (long c = 0; c < cells; c++) attend_answers(l, z, a, c / z.K, c % z.K, heads);
-        finish(l, z, heads, x, a.B, z.threads);
+        finish(l, z, heads, x, a.B, z.threads, n < z.layers - 1 ? layers[n + 1].q : nullptr);
     }
     for (long b = 0; b < a.B; b++) normalise(x + b * z.width, last_norm, z.width, z.epsilon, x + b * z.width, nullptr);
 }

@@ -57,7 +57,10 @@ class Layer(ctypes.Structure):
 
 class _Sizes(ctypes.Structure):
     _fields_ = [
-        *((n, ctypes.c_long) for n in ("layers", "H", "K", "D", "width", "inner", "rotary", "row", "threads")),
+        *(
+            (n, ctypes.c_long)
+            for n in ("layers", "H", "K", "D", "width", "inner", "rotary", "row", "threads", "before")
+        ),
         *((n, ctypes.c_float) for n in ("epsilon", "scale")),
     ]
 
@@ -111,7 +114,7 @@ def threads() -> int:
 
 class Body:
     """A language model's body, called as transformers' own with a pack. What it cannot take (pictures' places in several
-    dimensions, keys of an earlier pass, frozen layers, a gradient) goes through the model's own layers, in autocast.
+    dimensions, frozen layers, a gradient) goes through the model's own layers, in autocast.
 
     Raises ValueError, with the reason, where a model is built in another way.
     """
@@ -162,25 +165,25 @@ class Body:
 
     def __call__(
         self, *, inputs_embeds: Tensor, position_ids: Tensor, layout: Layout, prefilled: Prefilled | None = None,
-        use_cache: bool = False, **more: Any,
+        before: Prefilled | None = None, use_cache: bool = False, **more: Any,
     ) -> Any:  # fmt: skip
-        """`last_hidden_state` (1, T, width) in fp32, or (1, N, width) of what the route reads; fills `prefilled`."""
+        """`last_hidden_state` (1, T, width) in fp32, or (1, N, width) of what the route reads; fills `prefilled`, or goes on
+        from the keys and values of an earlier pass (`before`)."""
         route = layout.route
         passes_layers = route is not None and (route.given_1TD is not None or route.upto or route.frozen)
         plain = position_ids.dim() == 2 and len(position_ids) == 1 and layout.causal and layout.backend == "segments"
         if more or passes_layers or not plain or torch.is_grad_enabled():
-            if prefilled is not None:  # every layer's keys are asked for
+            if prefilled is not None or before is not None:  # every layer's keys are asked for
                 layout = replace(layout, route=None)
             with torch.autocast("cpu", torch.bfloat16):
                 return self.source(
                     inputs_embeds=inputs_embeds, position_ids=position_ids, layout=layout, prefilled=prefilled,
-                    use_cache=use_cache, **more,
+                    before=before, use_cache=use_cache, **more,
                 )  # fmt: skip
         x_TD, (cos, sin) = inputs_embeds[0].detach().float().clone(), self.places(inputs_embeds, position_ids)
         read_N = None if route is None else route.read_N
-        states = self._pass(
-            x_TD, cos, sin, segments_S4(layout.queries_S1, layout.keys_U, layout.keys_S1), read_N, prefilled
-        )
+        segments = segments_S4(layout.queries_S1, layout.keys_U, layout.keys_S1)
+        states = self._pass(x_TD, cos, sin, segments, read_N, prefilled, before)
         return SimpleNamespace(last_hidden_state=states.unsqueeze(0))
 
     def places(self, embeds: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,9 +201,12 @@ class Body:
         segments_S4: Tensor,
         read_N: Tensor | None,
         prefilled: Prefilled | None,
+        before: Prefilled | None,
     ) -> Tensor:
-        T, kept = len(x_TD), self._room(len(x_TD), len(self.layers) if prefilled is not None else 1)
-        layers = self.with_keys([kept[n % len(kept)] for n in range(len(self.layers))])
+        T, earlier = len(x_TD), [(k.bfloat16().contiguous(), v.bfloat16().contiguous()) for k, v in before or ()]
+        P = len(earlier[0][0]) if earlier else 0
+        kept = self._room(T + P, len(self.layers) if prefilled is not None else 1)
+        layers = self.with_keys([kept[n % len(kept)] for n in range(len(self.layers))], earlier)
         jobs_SJ = torch.stack([*_of(segments_S4, 0, segments_S4[:, 1]), segments_S4[:, 0]], 1).contiguous()
         reads_NJ, out, read_cos, read_sin = jobs_SJ[:0], x_TD, cos, sin
         if read_N is not None:
@@ -211,11 +217,11 @@ class Body:
             out, read_cos, read_sin = x_TD.new_empty(len(read_N), self.width), cos[read_N], sin[read_N]
         heads = torch.empty(max(T, len(reads_NJ)), self.row, dtype=torch.bfloat16)
         library().pass_(
-            layers, self.sizes(cos), *longs(T), *map(pointer, (cos, sin, x_TD, heads, jobs_SJ)), *longs(len(jobs_SJ)),
+            layers, self.sizes(cos, P), *longs(T), *map(pointer, (cos, sin, x_TD, heads, jobs_SJ)), *longs(len(jobs_SJ)),
             pointer(reads_NJ), *longs(len(reads_NJ)), *map(pointer, (read_cos, read_sin, out, self.norm)),
         )  # fmt: skip
         if prefilled is not None:
-            prefilled += kept
+            prefilled += [(k[:T], v[:T]) for k, v in kept]
         return out
 
     def _room(self, T: int, layers: int) -> Prefilled:
@@ -233,10 +239,11 @@ class Body:
             layer.shared_keys, layer.shared_values = pointer(keys), pointer(values)
         return layers
 
-    def sizes(self, cos: Tensor) -> Any:
+    def sizes(self, cos: Tensor, before: int = 0) -> Any:
         return ctypes.byref(_Sizes(
             layers=len(self.layers), H=self.H, K=self.K, D=self.D, width=self.width, inner=self.inner, row=self.row,
-            rotary=cos.shape[-1], threads=threads(), epsilon=self.source.config.rms_norm_eps, scale=self.scale,
+            rotary=cos.shape[-1], threads=threads(), before=before,
+            epsilon=self.source.config.rms_norm_eps, scale=self.scale,
         ))  # fmt: skip
 
     @torch.inference_mode()

@@ -100,6 +100,32 @@ def test_a_pass_is_as_near_to_full_precision_as_the_layers_in_bfloat16(built: st
                 torch.testing.assert_close(a.float(), b, atol=0.03 * float(b.abs().max()), rtol=0.05)
 
 
+@pytest.mark.parametrize("built", ["llama", "qwen3", "odd"])
+@pytest.mark.parametrize("read", [False, True])
+def test_answers_go_on_from_the_keys_of_an_earlier_pass(built: str, read: bool) -> None:
+    """A prompt's pass, then its answers in a pass of their own: as near to full precision as all of them in one, and by the
+    compiled loops."""
+    model = made(BUILT[built])
+    body, group = Body(model.model), groups()[0]
+    model.model.layers[0].register_forward_pre_hook(_fail)
+    whole = packing.packed_inputs(model, pack([group], multiple=1, read=True))
+    first, none = Group(prefix=group.prefix[:0], answers=(group.prefix,)), group.prefix[:0]
+    alone = pack(
+        [Group(prefix=none, answers=(a,)) for a in group.answers], multiple=1, before=len(group.prefix), read=read
+    )
+    keys: Any = []
+    with torch.inference_mode():
+        expected = body(**whole).last_hidden_state[0]
+        body(**packing.packed_inputs(model, pack([first], multiple=1)), prefilled=keys)
+        found = body(**packing.packed_inputs(model, alone), before=keys).last_hidden_state[0]
+    assert len(found) == (3 if read else alone.tokens)
+    torch.testing.assert_close(packing.read(found, alone), expected, atol=0.02 * float(expected.abs().max()), rtol=0.02)
+
+
+def _fail(*_: Any) -> None:
+    raise AssertionError("the model's own layers ran")
+
+
 def _apart(x: torch.Tensor, exact: torch.Tensor, used: Any) -> float:
     return float((x.float() - exact)[0, used].abs().mean() / exact[0, used].abs().mean())
 
@@ -190,9 +216,12 @@ def test_a_scorer_in_bfloat16_gives_the_rewards_of_full_precision(tmp_path: Path
     for precision, tokens in (("fp32", 8192), ("bf16", 8192), ("bf16", 128)):
         model = transformers.Qwen3ForSequenceClassification.from_pretrained(tmp_path).eval()
         score = scorer(model, tiny_models.tokenizer(), 512, tokens, precision)
-        found[precision, tokens] = score(chats)
         half = precision == "bf16"
+        if half:
+            model.model.layers[0].register_forward_pre_hook(_fail)
+        found[precision, tokens] = score(chats)
         assert (score.model.body is not None) == half
+        assert score.model.batch([share([[1, 2, 3]])]).tokens == (3 if half else 64), "compiled loops take any number"
         assert (model.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16) == half
         assert model.score.weight.dtype == torch.float32, "the head keeps its precision"
     exact = found["fp32", 8192]

@@ -91,6 +91,11 @@ class RewardModel(torch.nn.Module):
         return not self.reason
 
     @property
+    def multiple(self) -> int:
+        """A pack's tokens are filled up to a multiple of this: compiled loops take any number."""
+        return 64 if self.body is None else 1
+
+    @property
     def shares(self) -> bool:
         """Is a prefix that sequences share computed once?"""
         return self.packed and self.causal
@@ -105,7 +110,8 @@ class RewardModel(torch.nn.Module):
         if not self.packed:
             return pad(groups, self.pad_id)
         scores = self.heads * sum(len(g.answers) for g in groups) * sum(g.whole for g in groups)
-        made = pack(groups, self.backend, pad_id=self.pad_id, causal=self.causal, read=scores <= MOST_SCORES)
+        read = scores <= MOST_SCORES
+        made = pack(groups, self.backend, self.multiple, self.pad_id, causal=self.causal, read=read)
         return made if self.frozen is None else replace(made, groups=tuple(groups))
 
     def passes(self, group: Group) -> Iterator[tuple[list[int], torch.Tensor]]:
@@ -116,7 +122,9 @@ class RewardModel(torch.nn.Module):
         kept: Prefilled = []
         skipped = 0
         if len(prefix):
-            first = pack([Group(prefix=none, answers=(prefix,), images=group.images)], self.backend).to(where)
+            first = pack([Group(prefix=none, answers=(prefix,), images=group.images)], self.backend, self.multiple).to(
+                where
+            )
             self(first, prefilled=kept)
             skipped = packing.skipped(self.inner, first, self.pictures)
             before = {"before": [(k[: len(prefix)], v[: len(prefix)]) for k, v in kept]}
@@ -124,7 +132,8 @@ class RewardModel(torch.nn.Module):
         for part in bins([len(a) for a in answers], self.engine.tokens):
             shown = () if len(prefix) else group.images
             alone = [Group(prefix=none, answers=(answers[i],), images=shown) for i in part]
-            batch = pack(alone, backend, pad_id=self.pad_id, before=len(prefix)).to(where)
+            read = self.body is not None
+            batch = pack(alone, backend, self.multiple, self.pad_id, before=len(prefix), read=read).to(where)
             batch = replace(batch, positions_1T=batch.positions_1T + skipped)
             yield part, self(batch, **(before if len(prefix) else {}))
 
@@ -155,8 +164,10 @@ class RewardModel(torch.nn.Module):
     def _rewards(self, batch: Batch, **kept: Any) -> torch.Tensor:
         inner = self.inner
         if not isinstance(batch, Padded):
-            if kept:  # every layer's keys are asked for
-                batch = replace(batch, groups=()).through(None)
+            if kept:
+                batch = replace(batch, groups=())
+            if "prefilled" in kept or (kept and self.body is None):  # every layer's keys are asked for
+                batch = batch.through(None)
             if self.frozen is not None and batch.groups:
                 given = {"given_1TD": self.frozen.given(batch.groups, batch), "frozen": self.frozen.layers}
                 batch = batch.through(replace(batch.layout.route or Route(), **given))
