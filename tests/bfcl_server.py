@@ -1,5 +1,5 @@
-"""A scripted OpenAI-compatible server that knows the answers of BFCL's questions, in both ways of asking; it counts what it is
-asked. The questions and answers are read from an installed `bfcl-eval`."""
+"""A scripted OpenAI-compatible server that knows the answers of BFCL's questions, in both ways of asking; it counts what it
+is asked. The questions and answers are read from an installed `bfcl-eval`."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""Programs of answers against their tests, in the sandbox. The problems, in LiveCodeBench's and HumanEval's form, are ours."""
+"""Programs of answers against their tests, in the sandbox. The problems, in the two benchmarks' form, are ours."""
 
 import base64
 import json
@@ -33,7 +33,8 @@ CHECK = {
     "prompt": "from typing import List\n\n\ndef double(x: int) -> int:\n    \"\"\" Twice x.\n    \"\"\"\n",
     "test": (
         "METADATA = {}\n\n\ndef check(candidate):\n    import math, random\n    assert candidate(2) == 4\n"
-        "    for _ in range(20):\n        n = random.randint(0, 9)\n        assert math.fabs(candidate(n) - 2 * n) < 1e-6, 'sum'\n"
+        "    for _ in range(20):\n        n = random.randint(0, 9)\n"
+        "        assert math.fabs(candidate(n) - 2 * n) < 1e-6, 'sum'\n"
         "    assert candidate(candidate(3)) == 12\n"
     ),
 }  # fmt: skip

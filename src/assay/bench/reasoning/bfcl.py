@@ -1,12 +1,12 @@
-"""The Berkeley Function Calling Leaderboard (Patil et al. 2025), by its own package, `bfcl-eval`, in an environment of its own.
+"""The Berkeley Function Calling Leaderboard (Patil et al. 2025) by its own package, `bfcl-eval`, in its own environment.
 
 Two ways of asking, which are two benchmarks: "bfcl" writes the functions into the prompt and reads calls from the text (any
-server can be asked), "bfcl-fc" hands them over as tools, so that the server's chat template and tool parser take part: with a
-wrong parser a good model gets 0.
+server can be asked), "bfcl-fc" hands them over as tools, so that the server's chat template and tool parser take part: with
+a wrong parser a good model gets 0.
 
-Paper B (2025-04) names no version; at that time the leaderboard was v3. The package has v4's data: v3's categories in a later
-state, without those that v3 ran ("executable"), and with agentic ones (web search, memory), which are left out here, for
-they need the network. So no number of it stands under the paper's name.
+Paper B (2025-04) names no version; at that time the leaderboard was v3. The package has v4's data: v3's categories in a
+later state, without those that v3 ran ("executable"), and with agentic ones (web search, memory), which are left out here,
+for they need the network. So no number of it stands under the paper's name.
 
 The package counts a reply that could not be had as a wrong one, and a category that was not asked as 0: here the former has
 no score and its fault, and `totals` says how much of each group was asked. It goes on where it was killed: what it wrote is
@@ -101,8 +101,8 @@ def _run(command: list[str], job: Job, work: Path) -> None:
     done = subprocess.run(command, env={**kept, **own}, stdout=sys.stderr, check=False, cwd=work)
     if done.returncode:
         raise AssayError(
-            f"bfcl-eval ended with {done.returncode} (what it said is above); what it has is in {work}, and the same command "
-            "goes on with it"
+            f"bfcl-eval ended with {done.returncode} (what it said is above); what it has is in {work}, and the same "
+            "command goes on with it"
         )
 
 
@@ -154,8 +154,9 @@ def _row(
     answer = said if isinstance(said, str) else json.dumps(said)
     finished = "length" not in result.get("finish", ())
     score = None if not scored else 0.0 if wrong or not finished else 1.0
+    thoughts = "\n\n".join(filter(None, result.get("thoughts", ())))
     return Answered(
-        **told, answer=answer, score=score, finished=finished, thoughts="\n\n".join(filter(None, result.get("thoughts", ()))),
+        **told, answer=answer, score=score, finished=finished, thoughts=thoughts,
         extracted=answer if "decoder" not in str((wrong or {}).get("error_type", "")) else "",
         by=f"{by}: {wrong['error_type']}" if wrong else by, fault="" if scored else "not scored",
     )  # fmt: skip

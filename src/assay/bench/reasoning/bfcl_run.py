@@ -1,10 +1,11 @@
 """Runs inside bfcl-eval's environment, as a script: asks the functions of a task, has the library score them.
 
-Usage: python bfcl_run.py TASK.json, with BFCL_PROJECT_ROOT, OPENAI_BASE_URL and OPENAI_API_KEY set. The library knows models by
-the names of its registry; this adds one of any name, with the library's own handler of OpenAI's chat completions: what is asked
-and how it is scored is the library's. It leaves `asked.json` beside the task, and the library's result and score files.
+Usage: python bfcl_run.py TASK.json, with BFCL_PROJECT_ROOT, OPENAI_BASE_URL and OPENAI_API_KEY set. The library knows models
+by the names of its registry; this adds one of any name, with the library's own handler of OpenAI's chat completions: what is
+asked and how it is scored is the library's. It leaves `asked.json` beside the task, and the library's results and scores.
 
-The handler differs in three things: a reply's length is bounded, its thoughts are taken off (and kept), and how it ended is kept.
+The handler differs in three things: a reply's length is bounded, its thoughts are taken off (and kept), and how it ended is
+kept.
 """
 
 import argparse
