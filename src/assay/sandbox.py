@@ -36,6 +36,8 @@ FILE_BYTES = 8 << 20
 _AT_ONCE = threading.BoundedSemaphore(max(2, os.cpu_count() or 2))
 _JAIL = Path(__file__).with_name("jail.py")
 _APART = ("--user", "--map-root-user", "--net", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc")
+UNSHARE_KILLED = "unshare: sigprocmask unblock failed: Invalid argument\n"
+"""What unshare says, beside exit code 1, where the program that it started was killed with SIGKILL."""
 _PROBE = "import jail; print(*jail.confine())"
 
 
@@ -128,9 +130,11 @@ def _run(
     exit_code, took = None if problem else process.returncode, time.monotonic() - start
     if not problem and "MemoryError" in err.rsplit("\n", 2)[-2:][0]:
         problem = "out of memory"
-    if not problem and exit_code is not None and exit_code < 0:
-        spent = took >= limits[0] and -exit_code in (signal.SIGXCPU, signal.SIGKILL)
-        problem = "timed out" if spent else f"killed by signal {-exit_code}"
+    killed = exit_code == -signal.SIGKILL or (exit_code == 1 and err.endswith(UNSHARE_KILLED))
+    if not problem and took >= limits[0] and (killed or exit_code == -signal.SIGXCPU):
+        problem = "timed out"
+    elif not problem and (killed or (exit_code is not None and exit_code < 0)):
+        problem = f"killed by signal {signal.SIGKILL if killed else -(exit_code or 0):d}"
     return Ran(stdout=out, stderr=err, exit_code=exit_code, problem=problem, seconds=took)
 
 

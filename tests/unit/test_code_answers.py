@@ -149,19 +149,19 @@ def f(x):
     for folder, _, files in os.walk('.'):
         seen += [open(os.path.join(folder, file)).read() for file in files]
     seen.append(repr(sys.argv))
-    return 77123 if any('77123' in text for text in seen if len(text) < 10**6) else 0
+    number = ''.join(['7712', str(3)])
+    return int(number) if any(number in text for text in seen if len(text) < 10**6) else 0
 """
 
 
 def test_what_is_expected_is_not_where_the_program_is() -> None:
-    """A program that looks through its own process for the answer finds none (it holds the number itself: so 7712 + '3')."""
-    search = SEARCH.replace("'77123'", "'7712' + '3'").replace("return 77123", "return int('7712' + '3')")
+    """A program that looks through its own process for the answer finds none (it must not hold the number itself)."""
     call = Problem(kind="call", entry="f", tests=(("1", "77123"),), seconds=4)
     check = Problem(kind="check", entry="f", check="assert f(1) == 77123\n", seconds=4)
     printed = Problem(kind="stdin", tests=(("1", "77123"),), seconds=4)
-    assert judge(call, search).right is False
-    assert judge(check, search).right is False
-    assert judge(printed, search + "print(f(1))").right is False
+    assert judge(call, SEARCH).right is False
+    assert judge(check, SEARCH).right is False
+    assert judge(printed, SEARCH + "print(f(1))").right is False
     assert judge(call, "def f(x):\n    return 77123").right is True
 
 

@@ -174,7 +174,7 @@ def _numbers(line: str) -> list[Decimal]:
 
 def _called(problem: Problem, code: str) -> Verdict:
     for number, (given, expected) in enumerate(problem.tests, 1):
-        arguments = [json.loads(line) for line in given.split("\n")]
+        arguments = [json.loads(line) for line in given.split("\n") if line.strip()]
         ran, values = _values(problem, code, [(arguments, {})], len(expected))
         if (found := _wrong(ran)) is not None:
             return replace(found, why=found.why and f"test {number}: {found.why}")
