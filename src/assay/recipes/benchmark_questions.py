@@ -23,17 +23,18 @@ BOXED = "Please reason step by step, and put your final answer within \\boxed{}.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watchable:
-    """How a benchmark's answers compare (None: by what each looks like), and the split that is meant where its folder has
-    several."""
+    """How a benchmark's answers compare (None: by what each looks like), the field that holds them, and the split that is
+    meant where its folder has several."""
 
     kind: AnswerKind | None = None
+    answer: str = "answer"
     split: str = ""
 
 
 WATCHABLE = {
     "aime24": Watchable(kind="number"), "aime25": Watchable(kind="number"), "amc23": Watchable(kind="number"),
-    "math500": Watchable(kind="math"), "olympiadbench": Watchable(), "mathvision": Watchable(split="testmini"),
-    "mathvista": Watchable(split="testmini"),
+    "math500": Watchable(kind="math"), "olympiadbench": Watchable(answer="final_answer"),
+    "mathvision": Watchable(split="testmini"), "mathvista": Watchable(split="testmini"),
 }  # fmt: skip
 OTHERS = ("livecodebench", "livebench", "ifeval", "bfcl", "mmmu", "mmmu-pro")
 """Of paper B those whose rule is no comparison with one answer, or whose questions have another form."""
@@ -71,7 +72,7 @@ def questions_of(name: str, count: int, seed: int, data: Path | None, store: Ima
             f"--watch {name}: {folder or 'no folder of benchmarks'}: give --watch-data DIR, or set ${VARIABLE}"
         )
     file = _file(name, folder)
-    prompts, rejections = read_questions(file, store)
+    prompts, rejections = read_questions(file, store, WATCHABLE[name].answer)
     if kind := WATCHABLE[name].kind:
         prompts = [replace(p, kind=kind) for p in prompts]
     known = [p for p in prompts if p.answer]
