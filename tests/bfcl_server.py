@@ -82,7 +82,7 @@ def scripted(server: Scripted) -> Iterator[Scripted]:
             server.asked[words] += 1
             server.bodies.append(body)
             time.sleep(server.wait_s)
-            message, finish = server.answer(server.known[words], "tools" in body)
+            message, finish = server.answer(server.known.get(words), "tools" in body)
             told = {
                 "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
                 "choices": [{"index": 0, "finish_reason": finish, "message": message}],

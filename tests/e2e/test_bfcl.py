@@ -1,5 +1,5 @@
-"""BFCL by its own package, for real, against a scripted server that knows the answers. Slow, and only where the environment is:
-$ASSAY_ENVIRONMENTS/bfcl (default: the cache), made by `assay policy bench --install`."""
+"""BFCL by its own package, for real, against a scripted server that knows the answers. Slow, and only where the environment
+is: $ASSAY_ENVIRONMENTS/bfcl (default: the cache), made by `assay policy bench --install`."""
 
 import os
 import signal
@@ -101,8 +101,8 @@ list(driver(Path(python), ("simple_python", "multiple", "parallel", "irrelevance
 
 
 def test_killed_and_gone_on(known: dict[str, Any], tmp_path: Path) -> None:
-    """Killed with all its processes while two requests are out: those two are asked again, nothing that was answered is. (With
-    the recorder of `assay policy bench` between, not even these.)"""
+    """Killed with all its processes while two requests are out: those two are asked again, nothing that was answered is.
+    (With the recorder of `assay policy bench` between, not even these.)"""
     server = Scripted(lambda e, tools: (right(e, tools), "stop"), known, wait_s=0.3)
     with scripted(server):
         command = [sys.executable, "-c", RUN, str(PYTHON), server.url, str(tmp_path)]

@@ -30,9 +30,14 @@ from assay.errors import AssayError
 from assay.tables import write_text
 
 VERSION = "2026.3.23"
-PINS = (f"bfcl-eval=={VERSION}", "torch==2.13.0", "soundfile==0.14.0")
-"""torch and soundfile are named because packages that it imports need them, and a plain torch brings CUDA."""
-SIZE = "about 1.9 GB"
+ALONE = (f"bfcl-eval=={VERSION}",)
+"""Without what it names: the packages of a dozen vendors, torch and faiss, 1.9 GB, none of which is needed here."""
+PINS = (
+    "openai==3.57.0", "numpy==1.26.4", "pandas==3.0.6", "requests==2.34.2", "tqdm==4.70.1", "python-dotenv==1.2.4",
+    "filelock==3.20.0", "overrides==7.7.0", "tenacity==9.1.4", "mpmath==1.3.0", "tree_sitter==0.21.3",
+    "tree-sitter-java==0.21.0", "tree-sitter-javascript==0.21.4",
+)  # fmt: skip
+SIZE = "about 255 MB"
 GROUPS = {
     "non-live": ("simple_python", "simple_java", "simple_javascript", "multiple", "parallel", "parallel_multiple",
                  "irrelevance"),
@@ -157,9 +162,15 @@ def _row(
     thoughts = "\n\n".join(filter(None, result.get("thoughts", ())))
     return Answered(
         **told, answer=answer, score=score, finished=finished, thoughts=thoughts,
-        extracted=answer if "decoder" not in str((wrong or {}).get("error_type", "")) else "",
-        by=f"{by}: {wrong['error_type']}" if wrong else by, fault="" if scored else "not scored",
+        extracted="" if wrong and "decoder" in _why(wrong) else answer,
+        by=f"{by}: {_why(wrong)}" if wrong else by, fault="" if scored else "not scored",
     )  # fmt: skip
+
+
+def _why(wrong: dict[str, Any]) -> str:
+    """The kind of error; of several turns it lies one deeper."""
+    error = wrong.get("error")
+    return str(wrong.get("error_type") or (error.get("error_type") if isinstance(error, dict) else "") or "wrong")
 
 
 def _lines(work: Path, category: str, kind: str) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
 """Runs inside bfcl-eval's environment, as a script: asks the functions of a task, has the library score them.
 
 Usage: python bfcl_run.py TASK.json, with BFCL_PROJECT_ROOT, OPENAI_BASE_URL and OPENAI_API_KEY set. The library knows models
-by the names of its registry; this adds one of any name, with the library's own handler of OpenAI's chat completions: what is
-asked and how it is scored is the library's. It leaves `asked.json` beside the task, and the library's results and scores.
+by the names of its registry, which imports the packages of a dozen vendors; here the registry is one model of any name, with
+the library's own handler of OpenAI's chat completions: what is asked and how it is scored is the library's. It leaves
+`asked.json` beside the task, and the library's results and scores.
 
 The handler differs in three things: a reply's length is bounded, its thoughts are taken off (and kept), and how it ended is
 kept.
@@ -13,6 +14,7 @@ import importlib
 import json
 import sys
 import threading
+import types
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -60,15 +62,17 @@ def parted(content: str | None) -> tuple[str, str | None]:
 def main() -> None:
     task = json.loads(Path(sys.argv[1]).read_text())
     work = Path(sys.argv[1]).parent
-    config = importlib.import_module("bfcl_eval.constants.model_config")
-    generation = importlib.import_module("bfcl_eval._llm_response_generation")
-    scoring = importlib.import_module("bfcl_eval.eval_checker.eval_runner")
-    utils = importlib.import_module("bfcl_eval.utils")
     name, fc = task["name"], task["mode"] == "fc"
-    config.MODEL_CONFIG_MAPPING[name] = config.ModelConfig(
+    registry = types.ModuleType("bfcl_eval.constants.model_config")
+    registry.MODEL_CONFIG_MAPPING = {}  # type: ignore[attr-defined]
+    sys.modules[registry.__name__] = registry
+    registry.MODEL_CONFIG_MAPPING[name] = types.SimpleNamespace(  # type: ignore[attr-defined]
         model_name=task["model"], display_name=name, url="", org="", license="", model_handler=handler_of(task),
         input_price=None, output_price=None, is_fc_model=fc, underscore_to_dot=fc,
     )  # fmt: skip
+    generation = importlib.import_module("bfcl_eval._llm_response_generation")
+    scoring = importlib.import_module("bfcl_eval.eval_checker.eval_runner")
+    utils = importlib.import_module("bfcl_eval.utils")
     entries, known = chosen(task, utils)
     (work / "asked.json").write_text(json.dumps(known))
     results, scores = work / "result", work / "score"
