@@ -1,5 +1,6 @@
 """`assay bench` on questions about pictures: a reward model with eyes, one without, a judge behind a server, a function."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -80,3 +81,38 @@ def test_a_judge_behind_a_server(tmp_path: Path) -> None:
     even = assay_here("bench", f"m@{server.url}", "--data", tmp_path, "--judgements", 2, cwd=tmp_path)
     assert even.returncode == 2
     assert "1, 3, 5" in even.stderr
+
+
+SEES = """
+from pathlib import Path
+
+from PIL import Image
+
+
+def score(conversations):
+    shown = [Image.open(Path("DATA/images") / f"{c[0].images[0]}.png").getpixel((0, 0))[1] for c in conversations]
+    assert set(shown) == {90}
+    return [float(c[-1].content.startswith("right")) for c in conversations]
+"""
+
+
+def test_a_function_finds_the_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vl_hub(tmp_path)
+    (tmp_path / "looker.py").write_text(SEES.replace("DATA", str(tmp_path)))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    done = assay_here("bench", "looker:score", "--data", tmp_path, "--only", VL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"vl-rewardbench +macro +7 +100.00", done.stdout)
+
+
+def test_pictures_of_two_folders_are_asked_about(tmp_path: Path) -> None:
+    """Own pairs with pictures of their own, beside a benchmark that brings its: one folder must have both."""
+    vl_hub(tmp_path / "public")
+    own = tmp_path / "own"
+    (own / "images").mkdir(parents=True)
+    row = {"prompt": "Which?", "chosen": "this one", "rejected": "that one"}
+    (own / "pairs.jsonl").write_text(json.dumps(row) + "\n")
+    asked = ("bench", "m@http://127.0.0.1:9/v1", "--data", tmp_path / "public", own)
+    both = assay_here(*asked, cwd=tmp_path)
+    assert both.returncode == 2
+    assert "lie in different folders: measure one at a time (--only), or give --images DIR" in both.stderr

@@ -69,7 +69,6 @@ def bench(
     from assay.bench.reward import curves
     from assay.bench.score_file import Recorder, ScoreFile
     from assay.bench.verdicts import PairJudge
-    from assay.images import ImageStore
     from assay.recipes.own_benchmarks import pictures_of, plan
     from assay.recipes.reward_model import fingerprint
     from assay.tables import write_text
@@ -78,21 +77,18 @@ def bench(
     pictures = pictures_of(planned, data, images)
     if judgements != 1 and "@http" not in model:
         raise AssayError("--judgements is how often a chat model (MODEL@URL) judges; a reward model is asked once")
+    store = _store(pictures) if pictures is not None and _sees(model) else None
     if "@http" in model:
         chat = chat_config(model, "model", reply_tokens=reply_tokens, images=pictures)
         scorer: Scorer | PairJudge = PairJudge(Server(chat, replies), judgements)
+    elif model.endswith(".jsonl"):
+        scorer = ScoreFile(Path(model))
     else:
-        if pictures is not None and not _sees(model):
-            pictures = None
-        scorer = (
-            ScoreFile(Path(model)) if model.endswith(".jsonl")
-            else _reward(model, max_tokens, layout, tokenizer, pictures)
-        )  # fmt: skip
+        scorer = _reward(model, max_tokens, layout, tokenizer, pictures)
     problems = getattr(scorer, "problems", {})
     if scores is not None and not isinstance(scorer, PairJudge):
         read = {"max_tokens": max_tokens, "layout": layout, "tokenizer": tokenizer}
         scorer = Recorder(scorer, scores, {"model": fingerprint(model), **read})
-    store = ImageStore(pictures) if pictures is not None else None
     results = _measured(planned, scorer, limit or None, problems, store, only)
     print(table.text(results))
     for reason, count in problems.items():
@@ -138,23 +134,38 @@ def _measured(
     return results
 
 
+def _store(folder: Path) -> "ImageStore":
+    """The folder of pictures, which is made. Raises AssayError where it cannot be."""
+    from assay.images import ImageStore
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AssayError(f"{folder}: cannot be made ({error}); name a folder for pictures with --images") from error
+    return ImageStore(folder)
+
+
 def _sees(model: str) -> bool:
-    """Whether a scorer can be shown pictures. A function is trusted to open them, a file of scores to know them."""
+    """Whether a scorer can be shown pictures. A chat model and a function are trusted to look, a file of scores to know."""
+    if "@http" in model or model.endswith(".jsonl"):
+        return True
+    if model.startswith(("http://", "https://")):
+        return False
     from assay.reward.scorer import is_function
     from assay.reward.visual import is_visual
 
-    if model.startswith(("http://", "https://")):
-        return False
-    return model.endswith(".jsonl") or is_function(model) or is_visual(model)
+    return is_function(model) or is_visual(model)
 
 
-def _reward(model: str, max_tokens: int, layout: Layout, tokenizer: str, images: Path | None = None) -> Scorer:
-    """A reward model, behind its server or here; one that sees finds its pictures in `images`."""
+def _reward(model: str, max_tokens: int, layout: Layout, tokenizer: str, pictures: Path | None = None) -> Scorer:
+    """A reward model, behind its server or here; one that sees finds its pictures in `pictures`."""
     from assay.reward.remote import RemoteConfig, RemoteScorer
-    from assay.reward.scorer import load_scorer
+    from assay.reward.scorer import is_function, load_scorer
+    from assay.reward.visual import is_visual
 
     if model.startswith(("http://", "https://")):
         return RemoteScorer(RemoteConfig(url=model, layout=layout, tokenizer=tokenizer, max_tokens=max_tokens))
+    images = None if is_function(model) or not is_visual(model) else pictures or Path("images")
     return load_scorer(model, max_tokens, images=images)
 
 
@@ -260,7 +271,7 @@ def best_of_n(
     servers = Servers(sibling(out, ".servers.json"), begun, servers_moved)
     store = ImageStore(out.with_name(out.name + ".images"))
     asked = {"reward": fingerprint(reward), "max_tokens": max_tokens, "n": n}
-    scorer = _reward(reward, max_tokens, layout, tokenizer)
+    scorer = _reward(reward, max_tokens, layout, tokenizer, store.folder)
     if "@http" in policy:
         config = chat_config(policy, "policy", reply_tokens=reply_tokens, images=store.folder)
         server = Server(servers.of("policy", [config])[0], replies)
