@@ -61,6 +61,10 @@ def run_grpo(
         if benchmark is not None:
             plain, line = questions_of(*benchmark, config.seed, watch_data, store)
             print(f"watches {line}")
+            if monitor.judge and not any(p.images for p in plain):
+                raise AssayError(
+                    f"--watch {watch}: no question has a picture, so --monitor.judge has nothing to look at"
+                )
             watched, alike = asking(plain) if not ask.instruction else asked_so(plain, ask), asked_so(plain, ask)
         else:
             watched = alike = _watched(Path(watch) if watch else None, monitor, store, answer_field, ask)

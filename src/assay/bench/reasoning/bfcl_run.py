@@ -25,7 +25,7 @@ HELD = threading.local()
 def handler_of(task: dict[str, Any]) -> Any:
     base = importlib.import_module("bfcl_eval.model_handler.api_inference.openai_completion").OpenAICompletionsHandler
 
-    class Handler(base):  # type: ignore[misc, valid-type]
+    class Handler(base):  # type: ignore[misc]
         def _build_client_kwargs(self) -> dict[str, Any]:
             return {**super()._build_client_kwargs(), "max_retries": 4, "timeout": 3_600.0}
 
@@ -64,9 +64,9 @@ def main() -> None:
     work = Path(sys.argv[1]).parent
     name, fc = task["name"], task["mode"] == "fc"
     registry = types.ModuleType("bfcl_eval.constants.model_config")
-    registry.MODEL_CONFIG_MAPPING = {}  # type: ignore[attr-defined]
-    sys.modules[registry.__name__] = registry
-    registry.MODEL_CONFIG_MAPPING[name] = types.SimpleNamespace(  # type: ignore[attr-defined]
+    models: dict[str, Any] = {}
+    registry.__dict__["MODEL_CONFIG_MAPPING"], sys.modules[registry.__name__] = models, registry
+    models[name] = types.SimpleNamespace(
         model_name=task["model"], display_name=name, url="", org="", license="", model_handler=handler_of(task),
         input_price=None, output_price=None, is_fc_model=fc, underscore_to_dot=fc,
     )  # fmt: skip
@@ -99,8 +99,8 @@ def chosen(task: dict[str, Any], utils: Any) -> tuple[list[dict[str, Any]], dict
     queues = {c: list(utils.load_dataset_entry(c)) for c in task["categories"]}
     expected = {c: {} if "relevance" in c else {e["id"]: e.get("ground_truth") for e in utils.load_ground_truth_entry(c)}
                 for c in queues}  # fmt: skip
-    known = {c: {"of": len(q), "asked": {}} for c, q in queues.items()}
-    entries, limit = [], task["limit"]
+    known: dict[str, Any] = {c: {"of": len(q), "asked": {}} for c, q in queues.items()}
+    entries, limit = list[dict[str, Any]](), task["limit"]
     while any(queues.values()) and (limit is None or len(entries) < limit):
         for category, queue in queues.items():
             if queue and (limit is None or len(entries) < limit):

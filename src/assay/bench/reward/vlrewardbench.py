@@ -49,7 +49,7 @@ def _load(folder: Path, store: ImageStore | None) -> list[Shown]:
     files = found(folder, "test") or found(folder)
     if not files:
         raise AssayError(f"{folder}: no data files of VL-RewardBench here; get them from {HOME}")
-    items = []
+    items: list[Shown] = []
     for path in files:
         own = [_item(row, folder, store) for row in rows(path)]
         items += {i.id: i for i in own}.values()
@@ -83,16 +83,13 @@ def report(items: Sequence[Shown], scores: Scores | Wins) -> BenchmarkResult:
     """The groups; overall and macro where all three are here."""
     cells, right = parts(items, scores, {g: (g,) for g in PUBLISHED})
     absent = [g for g in PUBLISHED if g not in cells]
-    notes, headline, slices = (), None, list(cells.values())
-    if absent:
-        notes = (f"no total: {', '.join(absent)} absent",)
-    else:
-        keys = clusters(items)
+    headline, slices, keys = None, list(cells.values()), clusters(items)
+    if not absent:
         headline = cell("overall", right, keys)
         slices.append(cell("macro", right, keys, [i.stratum for i in items]))
     return BenchmarkResult(
-        name=NAME, n=len(items), total=len(items), headline=headline, slices=tuple(slices), notes=notes,
-        protocol=PROTOCOL,
+        name=NAME, n=len(items), total=len(items), headline=headline, slices=tuple(slices),
+        notes=(f"no total: {', '.join(absent)} absent",) if absent else (), protocol=PROTOCOL,
     )  # fmt: skip
 
 
@@ -110,7 +107,7 @@ def judged(items: Sequence[Shown], verdicts: Verdicts) -> tuple[Cell, ...]:
         return ()
     k, kept, right = len(draws(verdicts, items[0])), [i for i, _ in told], [x for _, x in told]
     name, keys = f"published rule, majority of {k}", clusters(kept)
-    cells = (cell(name, right, keys),)
+    cells: tuple[Cell, ...] = (cell(name, right, keys),)
     if {i.stratum for i in kept} == set(PUBLISHED):
         cells += (cell(f"{name}, macro", right, keys, [i.stratum for i in kept]),)
     return cells
