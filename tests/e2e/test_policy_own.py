@@ -302,6 +302,28 @@ def test_a_judge_compares_answers_and_another_reads_their_claims(
     assert "a judge: answers, %" in (home / "judged/report.html").read_text()
 
 
+def test_a_benchmark_is_watched(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its own questions, asked for a box; one that is trained on as well is told, though it is put in another way."""
+    (tmp_path / "aime24").mkdir()
+    rows = [
+        {"problem": q, "question": q, "answer": "033", "solution": "x"} for q in ("Which? ", "1 + 1?", "what?", "2?")
+    ]
+    lines(tmp_path / "aime24" / "test.jsonl", rows)
+    lines(home / "text.jsonl", [{"question": "which?", "answer": str(n)} for n in (1, 2)])
+    watched = ("--watch", "aime24:4", "--watch-data", tmp_path, "--monitor.every", 1)
+    command = [home / "text.jsonl" if a == home / "questions.jsonl" else a for a in grpo(home, "looks", *watched)]
+    assay(*command)
+    said = capsys.readouterr().out
+    assert "watches aime24: 4 of 4 questions of" in said
+    assert "of 4 questions that are watched, 1 are trained on as well; 1 have a text and 0 a picture of these" in said
+    assert "watched every 1 steps: 4 questions, 4 with a known answer" in said
+    metrics = [json.loads(line) for line in (home / "looks/metrics.jsonl").read_text().splitlines()]
+    assert [m["watch_n"] for m in metrics] == [4, 4]
+    for wrong, why in (("aime24:5", "has 4 questions with an answer"), ("ifeval:3", "what can be watched: aime24")):
+        other = [wrong if a == "aime24:4" else a for a in command]
+        assert why in refused(capsys, *other)
+
+
 def test_the_sum_needs_no_gold(home: Path, judge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assay(*grpo(home, "sum", "--reward-model", judge, "--rewards.combine", "sum", "--steps", 1))
     assert "24 questions, 1 steps" in capsys.readouterr().out

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from assay.web.sandbox import isolation, run_python
+from assay.sandbox import isolation, run_python
 
 needs = {
     wall: pytest.mark.skipif(wall not in isolation(), reason=f"this machine has no {wall} wall")

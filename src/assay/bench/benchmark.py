@@ -15,6 +15,7 @@ import numpy as np
 
 from assay import statistics
 from assay.errors import AssayError
+from assay.images import ImageStore
 from assay.records import Conversation, Message, Scorer, digest
 
 Scores = Mapping[Conversation, float]
@@ -184,6 +185,10 @@ def _none(items: Sequence[object]) -> tuple[str, ...]:
     return ()
 
 
+def _nothing(items: Sequence[object], verdicts: object) -> tuple[Cell, ...]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark(Generic[T]):
     """A benchmark: its folder under the data folder, where its data are published, and its pure functions.
@@ -201,26 +206,37 @@ class Benchmark(Generic[T]):
     failure: float | None = None
     """What the published protocol gives for a failure of a generative judge (None: it says nothing)."""
     caveats: Callable[[Sequence[T]], tuple[str, ...]] = _none
+    shown: Callable[[Path, ImageStore], list[T]] | None = None
+    """Of a benchmark with pictures: `load` with its pictures, which are put into the store. `load` gives the words alone."""
+    judged: Callable[[Sequence[T], Any], tuple[Cell, ...]] = _nothing
+    """What the published protocol makes of a judge's verdicts (`verdicts.Verdicts`), where it is another than ours."""
+
+
+BLIND = "its questions are about pictures, and this model is shown none"
 
 
 def run(
-    benchmark: Benchmark[T], folder: Path, scorer: Scorer | Pairwise, limit: int | None = None, seed: int = 0
-) -> BenchmarkResult | Skipped:
-    """Score a benchmark whose data lie under the data folder `folder`; `limit` items at most (None or 0: all).
+    benchmark: Benchmark[T], folder: Path, scorer: Scorer | Pairwise, limit: int | None = None, seed: int = 0,
+    images: ImageStore | None = None,
+) -> BenchmarkResult | Skipped:  # fmt: skip
+    """Score a benchmark whose data lie under the data folder `folder`; `limit` items at most (None or 0: all). Pictures go
+    to `images`; None: the scorer has no eyes, and benchmarks with pictures are skipped.
 
     Raises AssayError for broken data and for a scorer that returns anything but one finite reward per conversation.
     """
     place = folder / benchmark.folder
     if not place.is_dir():
         return Skipped(name=benchmark.name, reason=f"no folder {place}; {benchmark.fetch.format(place)}")
-    items = benchmark.load(place)
+    if benchmark.shown is not None and images is None:
+        return Skipped(name=benchmark.name, reason=BLIND)
+    items = benchmark.shown(place, images) if benchmark.shown is not None and images else benchmark.load(place)
     if not items:
         raise AssayError(f"{place}: no items of {benchmark.name} here; fetch the data again from {benchmark.home}")
     twice = [i for i, count in Counter(item.id for item in items).items() if count > 1]
     if twice:
         raise AssayError(f"{place}: item {twice[0]} occurs twice; does the folder hold two copies of the data?")
     caveats = benchmark.caveats(items)
-    result = evaluate(items, benchmark.report, scorer, limit, seed, caveats, benchmark.failure)
+    result = evaluate(items, benchmark.report, scorer, limit, seed, caveats, benchmark.failure, benchmark.judged)
     whole = result.headline is not None and not caveats and not result.failed and result.n == result.total
     return replace(result, whole=whole)
 
@@ -233,6 +249,7 @@ def evaluate(
     seed: int = 0,
     notes: tuple[str, ...] = (),
     failure: float | None = None,
+    judged: Callable[[Sequence[T], Any], tuple[Cell, ...]] = _nothing,
 ) -> BenchmarkResult:
     """Sample, score and report `items`; `notes` join those of the report.
 
@@ -240,7 +257,7 @@ def evaluate(
     """
     chosen = sample(items, limit, seed) if limit else list(items)
     if isinstance(scorer, Pairwise):
-        result, told = _judged(chosen, report, scorer, failure)
+        result, told = _judged(chosen, report, scorer, failure, judged)
     else:
         scores = score(chosen, scorer)
         told = [i for i in chosen if all(c in scores for c in i.conversations)]
@@ -275,7 +292,7 @@ def _some(told: list[T], chosen: Sequence[T]) -> list[T]:
 
 def _judged(
     chosen: Sequence[T], report: Callable[[Sequence[T], Scores | Wins], BenchmarkResult], judge: Pairwise,
-    failure: float | None,
+    failure: float | None, judged: Callable[[Sequence[T], Any], tuple[Cell, ...]],
 ) -> tuple[BenchmarkResult, list[T]]:  # fmt: skip
     """What a judge of pairs scored: the report of the items whose pairs all have verdicts, and what the published rule for
     failures makes of all items (totals are linear in the items' values, so two reports tell it)."""
@@ -289,6 +306,7 @@ def _judged(
             share = (1 - failure) * lost.value + failure * won.value
             name = f"published rule, failures {failure:g}"
             position += (Cell(name=name, n=len(chosen), value=share, se=lost.se, clusters=lost.clusters),)
+    position += judged(chosen, verdicts)
     return replace(result, diagnostics=(*by_length(told, verdicts), *position)), told
 
 

@@ -16,6 +16,9 @@ from pyarrow import ArrowException, parquet
 from assay.errors import AssayError
 from assay.records import Conversation, Message, Role
 
+AT_ONCE = 64
+"""Rows of a Parquet file that are held at a time: there may be pictures in them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -73,6 +76,24 @@ class Row:
             self.fail((field,), f"expected the user's turn last, found {turns[-1]['role']!r}")
         return tuple(Message(role=t["role"], content=t["content"]) for t in turns)
 
+    def picture(self, field: str, folder: Path) -> bytes | Path:
+        """A picture that lies in the row (as `datasets` writes it to Parquet), or the path of one, from the row's file or
+        from the benchmark's `folder`."""
+        value = self.get(field)
+        if isinstance(value, dict):
+            if isinstance(value.get("bytes"), bytes):
+                return bytes(value["bytes"])
+            value = value.get("path")
+        if not isinstance(value, str) or not value:
+            self.fail((field,), f"expected a picture or the path of one, found {_excerpt(value)}")
+        if Path(value).is_absolute() or ".." in Path(value).parts:
+            self.fail((field,), f"the path of a picture must lead on from the benchmark's folder, found {value!r}")
+        looked = dict.fromkeys((self.file.parent / value, folder / value, folder / "data" / value))
+        found = next((p for p in looked if p.is_file()), None)
+        if found is None:
+            self.fail((field,), f"no picture {value} (looked in {', '.join(str(p.parent) for p in looked)})")
+        return found
+
     def fail(self, path: tuple[str, ...], what: str) -> NoReturn:
         raise AssayError(
             f"{self.file}, row {self.number}, field '{'.'.join(path)}': {what}; fetch the released file again"
@@ -95,13 +116,13 @@ def found(folder: Path, named: str = "", leave: str = "") -> list[Path]:
     return sorted(p for p, name in inside.items() if named in name and not (leave and leave in name))
 
 
-def _parquet(path: Path) -> list[dict[str, Any]]:
+def _parquet(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        table = parquet.read_table(path)
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(AT_ONCE):
+                yield from batch.to_pylist()
     except (OSError, ArrowException) as error:
         raise AssayError(f"{path}: not a Parquet file ({error}); fetch it again") from error
-    rows_: list[dict[str, Any]] = table.to_pylist()
-    return rows_
 
 
 def _values(path: Path, text: str) -> Iterator[tuple[int, Any]]:

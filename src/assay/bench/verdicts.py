@@ -1,9 +1,10 @@
 """A generative judge on the benchmarks: it reads two answers and names the better one, in both orders.
 
 Of the two verdicts on a pair each counts +1, -1 or 0 (a tie); the right answer wins when their sum is above 0, so that one
-verdict and a tie suffice, and a judge that always says "A" wins nothing (JudgeBench's rule, arXiv 2410.12784). A pair
-without two readable verdicts is a failure: it is in no number, and coverage says how many there are. Where a published
-protocol scores failures, that number is given under its own name. So are verdicts that are cut off, quoted, or contradicted.
+verdict and a tie suffice, and a judge that always says "A" wins nothing (JudgeBench's rule, arXiv 2410.12784). He may be
+asked several times: the sum then is that of the draws whose two verdicts can both be read, which must be most of them.
+Another pair is a failure: it is in no number, and coverage says how many there are. Where a published protocol scores
+failures, that number is given under its own name. So are verdicts that are cut off, quoted, or contradicted.
 """
 
 import re
@@ -13,9 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from assay.bench.benchmark import Cell, Item, cell
+from assay.errors import AssayError
 from assay.llm.chat import Chat, Request
 from assay.llm.outage import ask_all
 from assay.llm.parsing import after_thoughts
+from assay.llm.replies import Reply
 from assay.records import Conversation, user
 from assay.templates import plain_turn
 
@@ -38,15 +41,17 @@ _REPORT = re.compile(
 
 Duel = tuple[Conversation, Conversation]
 """(right, wrong)."""
+Draw = tuple[int | None, int | None]
+"""+1 where the right answer won, -1 where it lost, 0 for a tie, None for no verdict: shown first, and shown last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """The sum of the two verdicts on each pair (right, wrong), in -2..2, and of each the verdict with the right answer first
-    and last. Pairs without both are in `failed`."""
+    """The sum of the verdicts on each pair (right, wrong), in -2..2 for each draw that counts, and every draw. Pairs without
+    enough of them are in `failed`."""
 
     sums: Mapping[Duel, int]
-    orders: Mapping[Duel, tuple[int, int]] = field(default_factory=dict)
+    draws: Mapping[Duel, tuple[Draw, ...]] = field(default_factory=dict)
     failed: frozenset[Duel] = frozenset()
 
     def beats(self, right: Conversation, wrong: Conversation) -> bool:
@@ -58,35 +63,46 @@ class Verdicts:
 
 
 class PairJudge:
-    """A chat model as a judge of pairs. `problems` counts why verdicts are missing."""
+    """A chat model as a judge of pairs, asked `draws` times in each order. `problems` counts why verdicts are missing.
 
-    def __init__(self, chat: Chat) -> None:
-        self.chat, self.problems = chat, Counter[str]()
+    Raises AssayError for an even number of draws, which may have no majority.
+    """
+
+    def __init__(self, chat: Chat, draws: int = 1) -> None:
+        if draws < 1 or draws % 2 == 0:
+            raise AssayError(f"a judge is asked 1, 3, 5, ... times in each order, for a majority; not {draws}")
+        self.chat, self.draws, self.problems = chat, draws, Counter[str]()
 
     def verdicts(self, items: Sequence[Item]) -> Verdicts:
-        """Two verdicts on every pair of the items, each asked once. Raises Unreached where the server did not answer."""
+        """The verdicts on every pair of the items, each asked once. Raises Unreached where the server did not answer."""
         duels = list(dict.fromkeys(d for item in items for d in item.duels))
-        requests = [request(a, b) for right, wrong in duels for a, b in ((right, wrong), (wrong, right))]
-        replies = ask_all(self.chat, requests)
-        read = []
-        for reply in replies:
-            verdict = None if reply.problem else read_verdict(reply.text)
-            if verdict is None:
-                self.problems[reply.problem or "no verdict"] += 1
-            read.append(verdict)
-        orders = {
-            duel: (first, -last)
-            for duel, first, last in zip(duels, read[::2], read[1::2], strict=True)
-            if first is not None and last is not None
-        }
-        failed = frozenset(d for d in duels if d not in orders)
-        return Verdicts({d: sum(told) for d, told in orders.items()}, orders, failed)
+        requests = [
+            request(a, b, draw)
+            for right, wrong in duels for draw in range(self.draws) for a, b in ((right, wrong), (wrong, right))
+        ]  # fmt: skip
+        read = [self._read(reply) for reply in ask_all(self.chat, requests)]
+        pairs: list[Draw] = [
+            (first, None if last is None else -last) for first, last in zip(read[::2], read[1::2], strict=True)
+        ]
+        draws = {d: tuple(pairs[n * self.draws : (n + 1) * self.draws]) for n, d in enumerate(duels)}
+        sums = {}
+        for duel, told in draws.items():
+            whole = [first + last for first, last in told if first is not None and last is not None]
+            if 2 * len(whole) > self.draws:
+                sums[duel] = sum(whole)
+        return Verdicts(sums, draws, frozenset(d for d in duels if d not in sums))
+
+    def _read(self, reply: Reply) -> int | None:
+        verdict = None if reply.problem else read_verdict(reply.text)
+        if verdict is None:
+            self.problems[reply.problem or "no verdict"] += 1
+        return verdict
 
     def by_position(self, items: Sequence[Item], verdicts: Verdicts) -> tuple[Cell, ...]:
         return by_position(items, verdicts)
 
 
-def request(first: Conversation, second: Conversation) -> Request:
+def request(first: Conversation, second: Conversation, draw: int = 0) -> Request:
     """The question which of two answers to one prompt is better, with the tools, calls, thoughts and pictures of both."""
     shortest = min(len(first), len(second)) - 1
     shared = next((i for i in range(shortest) if first[i] != second[i]), shortest)
@@ -97,7 +113,7 @@ def request(first: Conversation, second: Conversation) -> Request:
     }  # fmt: skip
     text = re.sub(r"\{\{(\w+)\}\}", lambda found: fields[found[1]], PROMPT)
     shown = tuple(dict.fromkeys(i for m in (*first, *second[shared:]) for i in m.images))
-    return Request(messages=(replace(user(text), images=shown),))
+    return Request(messages=(replace(user(text), images=shown),), sample=draw)
 
 
 def _turns(messages: Conversation) -> list[str]:
@@ -146,9 +162,9 @@ def by_position(items: Sequence[Item], verdicts: Verdicts) -> tuple[Cell, ...]:
     agree: list[tuple[float, Conversation]] = []
     for item in items:
         for duel in item.duels:
-            if duel in verdicts.orders:
-                front, back = verdicts.orders[duel]
-                first += [(float(x > 0), item.prompt) for x in (front, -back) if x]
-                agree.append((float(front == back), item.prompt))
+            for front, back in verdicts.draws.get(duel, ()):
+                if front is not None and back is not None:
+                    first += [(float(x > 0), item.prompt) for x in (front, -back) if x]
+                    agree.append((float(front == back), item.prompt))
     told = {"first shown wins": first, "both orders agree": agree}
     return tuple(cell(n, [v for v, _ in rows], [p for _, p in rows]) for n, rows in told.items() if rows)

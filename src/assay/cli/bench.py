@@ -26,6 +26,7 @@ from assay.run import environment
 if TYPE_CHECKING:
     from assay.bench.benchmark import BenchmarkResult, Skipped
     from assay.bench.verdicts import PairJudge
+    from assay.images import ImageStore
     from assay.recipes.own_benchmarks import Job
 
 app = tyro.extras.SubcommandApp()
@@ -35,8 +36,8 @@ app = tyro.extras.SubcommandApp()
 def bench(
     model: Positional[str], data: tuple[Path, ...] = (), only: tuple[str, ...] = (), pair_layout: str = "", limit: int = 0,
     max_tokens: int = 4096, scores: Path | None = None, layout: Layout = "assay", tokenizer: str = "",
-    replies: Path = Path("bench-replies.sqlite"), reply_tokens: int = 1024, out: Path | None = None,
-    markdown: Path | None = None, html: Path | None = None,
+    replies: Path = Path("bench-replies.sqlite"), reply_tokens: int = 1024, judgements: int = 1,
+    images: Path | None = None, out: Path | None = None, markdown: Path | None = None, html: Path | None = None,
 ) -> None:  # fmt: skip
     """Measure a reward model, on public benchmarks or your own pairs; `assay bench MODEL` is short for `bench run MODEL`.
 
@@ -59,6 +60,9 @@ def bench(
             optional: requests are larger then, and what is too long is cut as offline.
         replies: Where the replies of a chat model are kept: a killed run asks nothing twice.
         reply_tokens: The most tokens of a chat model's reply; what it cuts is no verdict.
+        judgements: How often a chat model judges each pair in each order (1, 3, 5, ...); the majority counts.
+        images: The folder of pictures, for a model that sees (default: DATA/images). Those of the benchmarks with pictures
+            are put there; a function finds the picture ID of a message there as ID.png, ID.jpg or ID.webp.
         out: Write the results as JSON to this file as well: what `assay bench compare` reads.
         markdown: Write the table as Markdown to this file.
         html: Write a page with plots to this file.
@@ -66,23 +70,28 @@ def bench(
     from assay.bench import compare, table
     from assay.bench.score_file import Recorder, ScoreFile
     from assay.bench.verdicts import PairJudge
-    from assay.recipes.own_benchmarks import plan
+    from assay.recipes.own_benchmarks import pictures_of, plan
     from assay.recipes.reward_model import fingerprint
     from assay.tables import write_text
 
     planned = plan(data, only, pair_layout)
+    pictures = pictures_of(planned, data, images)
+    if judgements != 1 and "@http" not in model:
+        raise AssayError("--judgements is how often a chat model (MODEL@URL) judges; a reward model is asked once")
+    store = _store(pictures) if pictures is not None and _sees(model) else None
     with nullcontext() if scores is None else alone(scores):
         if "@http" in model:
-            scorer: Scorer | PairJudge = _judge(model, data, reply_tokens, replies)
+            chat = chat_config(model, "model", reply_tokens=reply_tokens, images=pictures)
+            scorer: Scorer | PairJudge = PairJudge(Server(chat, replies), judgements)
+        elif model.endswith(".jsonl"):
+            scorer = ScoreFile(Path(model))
         else:
-            scorer = (
-                ScoreFile(Path(model)) if model.endswith(".jsonl") else _reward(model, max_tokens, layout, tokenizer)
-            )
+            scorer = _reward(model, max_tokens, layout, tokenizer, pictures)
         problems = getattr(scorer, "problems", {})
         if scores is not None and not isinstance(scorer, PairJudge):
             read = {"max_tokens": max_tokens, "layout": layout, "tokenizer": tokenizer}
             scorer = Recorder(scorer, scores, {"model": fingerprint(model), **read})
-        results = _measured(planned, scorer, limit or None, problems)
+        results = _measured(planned, scorer, limit or None, problems, store, only)
         print(table.text(results))
         for reason, count in problems.items():
             print(f"failed: {count:,} times: {reason}")
@@ -109,9 +118,12 @@ def _page(
 
 
 def _measured(
-    planned: "Mapping[str, Job]", scorer: "Scorer | PairJudge", limit: int | None, problems: Mapping[str, int]
-) -> "list[BenchmarkResult | Skipped]":
-    """Every benchmark and set in turn. Raises AssayError with what went wrong before (`problems`, counted)."""
+    planned: "Mapping[str, Job]", scorer: "Scorer | PairJudge", limit: int | None, problems: Mapping[str, int],
+    store: "ImageStore | None", only: Sequence[str],
+) -> "list[BenchmarkResult | Skipped]":  # fmt: skip
+    """Every benchmark and set in turn. Raises AssayError with what went wrong before (`problems`, counted), and for a
+    benchmark of `only` with pictures where there is no `store` of them: the scorer has no eyes."""
+    from assay.bench.benchmark import BLIND
     from assay.bench.benchmark import run as run_benchmark
     from assay.bench.progress import Parts
     from assay.bench.reward.pairs import evaluate_pairs
@@ -123,7 +135,9 @@ def _measured(
         asked = scorer if isinstance(scorer, PairJudge) else Parts(scorer, teller)
         try:
             if isinstance(job, tuple):
-                results.append(run_benchmark(job[0], job[1], asked, limit))
+                if name in only and job[0].shown is not None and store is None:
+                    raise AssayError(f"--only {name}: {BLIND}; it takes one that `assay reward train --images` makes")
+                results.append(run_benchmark(job[0], job[1], asked, limit, images=store))
             else:
                 results.append(evaluate_pairs(job.preferences, asked, name, limit, 0, job.parts, job.notes))
         except AssayError as error:
@@ -132,22 +146,39 @@ def _measured(
     return results
 
 
-def _judge(model: str, data: Sequence[Path], reply_tokens: int, replies: Path) -> "PairJudge":
-    """The chat model of MODEL@URL, which may be shown the pictures of what it is measured on."""
-    from assay.bench.verdicts import PairJudge
+def _store(folder: Path) -> "ImageStore":
+    """The folder of pictures, which is made. Raises AssayError where it cannot be."""
+    from assay.images import ImageStore
 
-    images = next((d / "images" for d in data if (d / "images").is_dir()), None)
-    return PairJudge(Server(chat_config(model, "model", reply_tokens=reply_tokens, images=images), replies))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AssayError(f"{folder}: cannot be made ({error}); name a folder for pictures with --images") from error
+    return ImageStore(folder)
 
 
-def _reward(model: str, max_tokens: int, layout: Layout, tokenizer: str) -> Scorer:
-    """A reward model, behind its server or here."""
+def _sees(model: str) -> bool:
+    """Whether a scorer can be shown pictures. A chat model and a function are trusted to look, a file of scores to know."""
+    if "@http" in model or model.endswith(".jsonl"):
+        return True
+    if model.startswith(("http://", "https://")):
+        return False
+    from assay.reward.scorer import is_function
+    from assay.reward.visual import is_visual
+
+    return is_function(model) or is_visual(model)
+
+
+def _reward(model: str, max_tokens: int, layout: Layout, tokenizer: str, pictures: Path | None = None) -> Scorer:
+    """A reward model, behind its server or here; one that sees finds its pictures in `pictures`."""
     from assay.reward.remote import RemoteConfig, RemoteScorer
-    from assay.reward.scorer import load_scorer
+    from assay.reward.scorer import is_function, load_scorer
+    from assay.reward.visual import is_visual
 
     if model.startswith(("http://", "https://")):
         return RemoteScorer(RemoteConfig(url=model, layout=layout, tokenizer=tokenizer, max_tokens=max_tokens))
-    return load_scorer(model, max_tokens)
+    images = None if is_function(model) or not is_visual(model) else pictures or Path("images")
+    return load_scorer(model, max_tokens, images=images)
 
 
 @app.command(name="fetch")
@@ -156,7 +187,7 @@ def fetch_data(data: Positional[Path], only: tuple[str, ...] = ()) -> None:
 
     Args:
         data: The folder that gets one folder for each benchmark.
-        only: Names of benchmarks (default: all seven).
+        only: Names of benchmarks (default: the seven without pictures; vl-rewardbench and multimodal-rewardbench have them).
     """
     from assay.bench.fetch import fetch
     from assay.bench.reward import named
@@ -252,7 +283,7 @@ def best_of_n(
     servers = Servers(sibling(out, ".servers.json"), begun, servers_moved)
     store = ImageStore(out.with_name(out.name + ".images"))
     asked = {"reward": fingerprint(reward), "max_tokens": max_tokens, "n": n}
-    scorer = _reward(reward, max_tokens, layout, tokenizer)
+    scorer = _reward(reward, max_tokens, layout, tokenizer, store.folder)
     if "@http" in policy:
         config = chat_config(policy, "policy", reply_tokens=reply_tokens, images=store.folder)
         server = Server(servers.of("policy", [config])[0], replies)

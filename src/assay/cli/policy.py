@@ -110,7 +110,8 @@ def policy_grpo(
     sampler: SamplerConfig = SamplerConfig(),  # noqa: B008
     rewards: RewardConfig = RewardConfig(),  # noqa: B008
     gold: Annotated[GoldConfig, Flat] = GoldConfig(),  # noqa: B008
-    watch: Path | None = None,
+    watch: str = "",
+    watch_data: Path | None = None,
     monitor: MonitorConfig = MonitorConfig(),  # noqa: B008
     ask: Annotated[AskConfig, Flat] = AskConfig(),  # noqa: B008
     answer_start: str = "",
@@ -131,7 +132,10 @@ def policy_grpo(
         sampler: Length and temperature of answers.
         rewards: Weights of the terms; what becomes of a reward model's score (OUT.calibration.json says what it is worth).
         gold: A reward model, and gold to calibrate it on.
-        watch: Questions of the hallucination monitor's readings, as PROMPTS; what is read goes to metrics.jsonl.
+        watch: Questions of the monitor's readings, as PROMPTS; or a benchmark and how many of its questions, drawn at
+            random: aime24:30 (aime25, amc23, math500, olympiadbench, mathvision, mathvista). Those that are trained on as
+            well, by text or picture, are told; what is read goes to metrics.jsonl.
+        watch_data: The folder with the benchmark's file, aime24/*.jsonl or aime24*.jsonl (default: $ASSAY_BENCH_DATA).
         monitor: How often to read, and when to lower the reward model's weight or to stop.
         ask: How questions are put.
         answer_start: Text that every answer is made to begin with, such as "<think>".
@@ -143,8 +147,8 @@ def policy_grpo(
     from assay.recipes.own_grpo import run_grpo
 
     _say(run_grpo(
-        model, prompts, out, config, policy, sampler, rewards, gold, monitor, watch, answer_start, trackers, vllm,
-        answer_field, ask,
+        model, prompts, out, config, policy, sampler, rewards, gold, monitor, watch or None, answer_start, trackers, vllm,
+        answer_field, ask, watch_data,
     ))  # fmt: skip
 
 

@@ -69,6 +69,11 @@ def _wording(prompt: Prompt) -> str:
     return "\n".join(m.content for m in prompt.messages)
 
 
+def _question(prompt: Prompt) -> str:
+    """What is asked, whatever the system prompt, case and white space."""
+    return "\n".join(" ".join(m.content.casefold().split()) for m in prompt.messages if m.role != "system")
+
+
 def right(prompt: Prompt, text: str) -> bool:
     """Does this whole text give the right answer? What the reward asks."""
     return correct(text, prompt.answer, prompt.kind)
@@ -109,11 +114,11 @@ def overlap(sets: Mapping[str, Sequence[Prompt]]) -> list[str]:
     their pictures and answers, and pictures. Questions that are the same with their pictures are named, a few of them."""
     told, names = list[str](), [n for n, prompts in sets.items() if prompts]
     for a, b in ((a, b) for i, a in enumerate(names) for b in names[i + 1 :]):
-        same = {(_wording(p), p.images) for p in sets[a]}
-        texts, pictures = {_wording(p) for p in sets[a]}, {i for p in sets[a] for i in p.images}
-        shared = [p for p in sets[b] if (_wording(p), p.images) in same]
+        same = {(_question(p), p.images) for p in sets[a]}
+        texts, pictures = {_question(p) for p in sets[a]}, {i for p in sets[a] for i in p.images}
+        shared = [p for p in sets[b] if (_question(p), p.images) in same]
         by_text, by_picture = (
-            sum(_wording(p) in texts for p in sets[b]),
+            sum(_question(p) in texts for p in sets[b]),
             sum(any(i in pictures for i in p.images) for p in sets[b]),
         )
         if by_text or by_picture:

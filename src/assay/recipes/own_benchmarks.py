@@ -5,7 +5,7 @@ Every pair with a label is measured once; what has none, is tied or cannot be re
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from assay.bench.benchmark import Benchmark
-from assay.bench.reward import BENCHMARKS, find_data
+from assay.bench.reward import BENCHMARKS, EVERY, find_data
 from assay.curate import pool
 from assay.curate.layouts import named
 from assay.curate.material import VOTES, pool_in
@@ -47,7 +47,7 @@ POOLS = ("pool.json", "material.json", "pool/pool.json", "importing", "tables/pa
 
 def has_benchmarks(folder: Path) -> bool:
     """Whether a folder holds one for a public benchmark."""
-    return any((folder / b.folder).is_dir() for b in BENCHMARKS.values())
+    return any((folder / b.folder).is_dir() for b in EVERY.values())
 
 
 def own_set(source: Path, layout: str = "", name: str = "") -> OwnSet:
@@ -80,7 +80,7 @@ def own_sets(sources: Sequence[Path], layout: str = "") -> list[OwnSet]:
     """The sets of several sources. A name that two of them share, or that a public benchmark has, is the whole path."""
     found = []
     for name, source in _named(sources).items():
-        benchmark = next((b for b in BENCHMARKS.values() if b.folder == source.name), None)
+        benchmark = next((b for b in EVERY.values() if b.folder == source.name), None)
         if benchmark and source.is_dir() and has_benchmarks(source.parent):
             raise AssayError(f"{source}: is the benchmark itself; give --data {source.parent} --only {benchmark.name}")
         try:
@@ -88,7 +88,7 @@ def own_sets(sources: Sequence[Path], layout: str = "") -> list[OwnSet]:
         except AssayError as error:
             if not source.is_dir():
                 raise
-            looked = ", ".join(f"{b.folder}/" for b in BENCHMARKS.values())
+            looked = ", ".join(f"{b.folder}/" for b in EVERY.values())
             raise AssayError(
                 f"{error}; nor is there a public benchmark (looked for {looked}; {_found(source)})"
             ) from error
@@ -96,7 +96,7 @@ def own_sets(sources: Sequence[Path], layout: str = "") -> list[OwnSet]:
 
 
 def _named(sources: Sequence[Path]) -> dict[str, Path]:
-    stems = Counter([*(s.name.partition(".")[0] for s in sources), *BENCHMARKS])
+    stems = Counter([*(s.name.partition(".")[0] for s in sources), *EVERY])
     return {str(s) if stems[s.name.partition(".")[0]] > 1 else s.name.partition(".")[0] or str(s): s for s in sources}
 
 
@@ -205,6 +205,20 @@ def _decided(pairs: dict[str, Pair], opinions: Opinions, left: Counter[str]) -> 
     return found
 
 
+def pictures_of(jobs: Mapping[str, "Job"], data: Sequence[Path], named: Path | None) -> Path | None:
+    """The folder of pictures: the `named` one, that beside the folders of benchmarks with pictures, or that of a user's own
+    set; None where nothing has any. Raises AssayError where two would be needed."""
+    shown = {j[1] / "images": n for n, j in jobs.items() if isinstance(j, tuple) and j[0].shown is not None}
+    own = {d / "images": d.name for d in data if (d / "images").is_dir() and not has_benchmarks(d)}
+    found = {**shown, **own}
+    if named is None and len(found) > 1 and shown:
+        raise AssayError(
+            f"the pictures of {' and '.join(found.values())} lie in different folders: measure one at a time (--only), or "
+            "give --images DIR, a folder that has those of your own sets"
+        )
+    return named or next(iter(found), None)
+
+
 Job = OwnSet | tuple[Benchmark[Any], Path]
 """What is measured: a user's own pairs, or a public benchmark with the folder that holds its folder."""
 
@@ -223,15 +237,17 @@ def plan(data: Sequence[Path], only: Sequence[str] = (), layout: str = "") -> di
         )
     public = [p for p in places if p.is_dir() and has_benchmarks(p)]
     jobs: dict[str, Job] = {}
-    for name, benchmark in BENCHMARKS.items() if public else ():
-        jobs[name] = benchmark, next((p for p in public if (p / benchmark.folder).is_dir()), public[0])
+    for name, benchmark in EVERY.items() if public else ():
+        here = next((p for p in public if (p / benchmark.folder).is_dir()), None)
+        if here is not None or name in BENCHMARKS:
+            jobs[name] = benchmark, here or public[0]
     own = [p for p in places if p not in public]
-    known = dict.fromkeys((*BENCHMARKS, *_named(own)))
+    known = dict.fromkeys((*EVERY, *_named(own)))
     if unknown := [n for n in only if n not in known]:
         raise AssayError(f"unknown benchmark '{unknown[0]}'; known: {', '.join(known)}")
     jobs |= {s.name: s for s in own_sets([p for n, p in _named(own).items() if not only or n in only], layout)}
     for name in only:
-        job = jobs.get(name, (BENCHMARKS[name], places[0]) if name in BENCHMARKS else None)
+        job = jobs.get(name, (EVERY[name], places[0]) if name in EVERY else None)
         if isinstance(job, tuple) and not (job[1] / job[0].folder).is_dir():
             fetch = job[0].fetch.format(job[1] / job[0].folder)
             raise AssayError(f"--only {name}: no folder {job[1] / job[0].folder}; {fetch}; {_found(job[1])}")

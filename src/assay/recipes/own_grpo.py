@@ -1,7 +1,7 @@
 """`assay policy grpo`: GRPO on a user's own model and questions, on as many processes as there are."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,10 @@ from assay.locks import together
 from assay.policy.config import AS_THEY_ARE, HERE, AskConfig, GrpoConfig, PolicyConfig, SamplerConfig, VllmConfig
 from assay.policy.monitor import MonitorConfig
 from assay.policy.rewards import HybridReward, RewardConfig
+from assay.recipes.benchmark_questions import asking, benchmark_of, questions_of
 from assay.recipes.exam import Exam, asked, exam_of, examine, overlap
 from assay.recipes.own import fitting, legible, opened, questions, teller
+from assay.recipes.questions import asked_so
 from assay.recipes.reward_model import (
     GateCheck,
     GoldConfig,
@@ -36,10 +38,12 @@ if TYPE_CHECKING:
 
 def run_grpo(
     model: str, path: Path, out: Path, config: GrpoConfig, settings: PolicyConfig, sampling: SamplerConfig,
-    rewards: RewardConfig, gold: GoldConfig, monitor: MonitorConfig, watch: Path | None, answer_start: str,
+    rewards: RewardConfig, gold: GoldConfig, monitor: MonitorConfig, watch: Path | str | None, answer_start: str,
     trackers: Sequence[str], vllm: VllmConfig = HERE, answer_field: str = "", ask: AskConfig = AS_THEY_ARE,
+    watch_data: Path | None = None,
 ) -> str:  # fmt: skip
-    """GRPO with rules, format, and what else is named: a reward model, questions to watch. Returns how it went, in words.
+    """GRPO with rules, format, and what else is named: a reward model, questions to watch (a file of them, or NAME:N of a
+    benchmark in `watch_data`). Returns how it went, in words.
 
     The order matters where there are several devices: the engine takes this process's, and policy, the decoder's copy and
     reward model are loaded onto it.
@@ -51,13 +55,25 @@ def run_grpo(
     sampling.training_temperature()
     engine = Engine(settings.precision, config.clip, settings.shard)
     store, purse = ImageStore(sibling(out, ".images")), purse_of(gold.ask)
+    benchmark = benchmark_of(str(watch)) if watch else None
+    if benchmark is not None:
+        monitor = replace(monitor, prompts=benchmark[1] or monitor.prompts)
 
     def reading() -> dict[str, list[Prompt]]:
         prompts = questions(path, store, answer_field=answer_field, ask=ask)
         refuse(rewards, gold, prompts, monitor.judge)
-        watched = _watched(watch, monitor, store, answer_field, ask)
+        if benchmark is not None:
+            plain, line = questions_of(*benchmark, config.seed, watch_data, store)
+            print(f"watches {line}")
+            if monitor.judge and not any(p.images for p in plain):
+                raise AssayError(
+                    f"--watch {watch}: no question has a picture, so --monitor.judge has nothing to look at"
+                )
+            watched, alike = asking(plain) if not ask.instruction else asked_so(plain, ask), asked_so(plain, ask)
+        else:
+            watched = alike = _watched(Path(watch) if watch else None, monitor, store, answer_field, ask)
         held, rest = _apart(path, prompts, gold, rewards, store, config.seed, answer_field, ask)
-        for line in overlap({"trained on": rest, "watched": watched, "gold": held}):
+        for line in overlap({"trained on": rest, "watched": alike, "gold": held}):
             print(line)
         return {"train": rest, "watch": watched, "gold": held}
 
@@ -157,7 +173,9 @@ def _watched(
         return found
     changed = [f.name for f in fields(monitor) if getattr(monitor, f.name) != getattr(MonitorConfig(), f.name)]
     if changed:
-        raise AssayError(f"--monitor.{changed[0].replace('_', '-')} needs questions to watch: give --watch FILE")
+        raise AssayError(
+            f"--monitor.{changed[0].replace('_', '-')} needs questions to watch: give --watch FILE, or a benchmark"
+        )
     return []
 
 

@@ -98,6 +98,7 @@ class Failed:
 RAW = {"use_activation": False, "activation": False}
 """The reward itself, in vLLM's words, new and old."""
 TOO_LONG = re.compile(r"maximum (context|model) length|max_model_len|too long")
+NO_PICTURES = "pictures are not sent to reward servers; load the model here"
 NO_TEMPLATE = "must provide a chat template"
 """What vLLM says of messages to a model that has none."""
 
@@ -146,6 +147,7 @@ class RemoteScorer:
                 return dict.fromkeys(range(len(conversations)), self._unfit)
             ids = self._rendered(conversations)
             found |= {i: told for i, told in ids.items() if isinstance(told, str)}
+            found |= {i: NO_PICTURES for i, c in enumerate(conversations) if any(m.images for m in c)}
             rows = [i for i in range(len(conversations)) if i not in found]
             rows.sort(key=lambda i: hash(conversations[i][:-1]))
             todo = self.requests(conversations, rows, ids)

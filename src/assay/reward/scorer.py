@@ -45,7 +45,7 @@ def load_scorer(
         from assay.reward.remote import RemoteConfig, RemoteScorer
 
         return RemoteScorer(RemoteConfig(url=name))
-    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name) and not Path(name).exists():
+    if is_function(name):
         return _function(name)
     if images is not None:
         seeing, processor = load_visual(name, trained=True)
@@ -55,6 +55,11 @@ def load_scorer(
     backbone = models.Backbone(name=name, attention=devices.attention_for(max_tokens))
     model = models.load_reward_model(backbone, tokenizer, trained=True).to(devices.device()).eval()
     return scorer(model, tokenizer, max_tokens, tokens_per_batch, precision, frozen=frozen)
+
+
+def is_function(name: str) -> bool:
+    """Whether a scorer's name is MODULE:FUNCTION."""
+    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name) is not None and not Path(name).exists()
 
 
 def _function(name: str) -> Scorer:

@@ -33,12 +33,12 @@ from assay.images import MEDIA, file_of
 from assay.llm.chat import Chat
 from assay.llm.chat import Request as Question
 from assay.records import Attributes, Judgement, Message, assistant, user
+from assay.sandbox import run_python
 from assay.tables import plain
 from assay.web.desk import Access, Account, Id
 from assay.web.diff import difference
 from assay.web.facts import Fact
 from assay.web.quality import Work
-from assay.web.sandbox import run_python
 from assay.web.seats import Seat
 from assay.web.settings import SEARCH, Settings
 from assay.web.store import LEFT_BEHIND, Refused, Store

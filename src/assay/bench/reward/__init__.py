@@ -8,11 +8,13 @@ from typing import Any
 from assay.bench.benchmark import Benchmark, sample, score
 from assay.bench.best_of_n import Curve, curve
 from assay.bench.reward.judgebench import JUDGEBENCH
+from assay.bench.reward.multimodal import MULTIMODAL_REWARDBENCH
 from assay.bench.reward.ppe import PPE_CORRECTNESS, PPE_PREFERENCE, SETS
 from assay.bench.reward.rewardbench import REWARDBENCH
 from assay.bench.reward.rewardbench2 import REWARDBENCH_2
 from assay.bench.reward.rmb import RMB
 from assay.bench.reward.rmbench import RM_BENCH
+from assay.bench.reward.vlrewardbench import VL_REWARDBENCH
 from assay.errors import AssayError
 from assay.records import Scorer
 
@@ -20,15 +22,18 @@ BENCHMARKS: dict[str, Benchmark[Any]] = {
     b.name: b for b in (REWARDBENCH, REWARDBENCH_2, PPE_PREFERENCE, PPE_CORRECTNESS, RMB, RM_BENCH, JUDGEBENCH)
 }
 """The seven of paper A, in the order of its Table 1."""
+WITH_PICTURES: dict[str, Benchmark[Any]] = {b.name: b for b in (VL_REWARDBENCH, MULTIMODAL_REWARDBENCH)}
+"""For reward models that see. Paper B (the reward model of Skywork R1V2) reports the first."""
+EVERY = BENCHMARKS | WITH_PICTURES
 VARIABLE = "ASSAY_BENCH_DATA"
 
 
 def named(names: Sequence[str]) -> list[Benchmark[Any]]:
-    """The benchmarks of these names (none: all), in the paper's order. Raises AssayError for an unknown one."""
-    unknown = [name for name in names if name not in BENCHMARKS]
+    """The benchmarks of these names (none: the seven), in the paper's order. Raises AssayError for an unknown one."""
+    unknown = [name for name in names if name not in EVERY]
     if unknown:
-        raise AssayError(f"unknown benchmark '{unknown[0]}'; known: {', '.join(BENCHMARKS)}")
-    return [b for name, b in BENCHMARKS.items() if not names or name in names]
+        raise AssayError(f"unknown benchmark '{unknown[0]}'; known: {', '.join(EVERY)}")
+    return [b for name, b in EVERY.items() if name in names or (not names and name in BENCHMARKS)]
 
 
 def find_data(explicit: Path | None = None) -> Path | None:
@@ -61,12 +66,12 @@ def prompts(folder: Path) -> dict[str, list[str]]:
     """The distinct first user turns of every benchmark found under `folder`, by part ("judgebench", "rm-bench/chat", ...):
     what a pool must not contain. Raises AssayError when no benchmark is there, for nothing would be checked."""
     found: dict[str, dict[str, None]] = {}
-    for benchmark in BENCHMARKS.values():
+    for benchmark in EVERY.values():
         if (folder / benchmark.folder).is_dir():
             for item in benchmark.load(folder / benchmark.folder):
                 first = next(m.content for m in item.prompt if m.role == "user")
                 found.setdefault(item.source, {})[first] = None
     if not found:
-        names = ", ".join(f"{b.folder}/" for b in BENCHMARKS.values())
+        names = ", ".join(f"{b.folder}/" for b in EVERY.values())
         raise AssayError(f"{folder}: no benchmark here (looked for {names}); give the folder that holds them")
     return {source: list(texts) for source, texts in found.items()}

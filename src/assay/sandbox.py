@@ -1,4 +1,4 @@
-"""An annotator's Python program, run apart from the server: to check a sum or to try the code of a response.
+"""A Python program of an annotator or of a policy, run apart: to check a sum, to try the code of an answer.
 
 What holds the program, and where:
 
@@ -36,6 +36,8 @@ FILE_BYTES = 8 << 20
 _AT_ONCE = threading.BoundedSemaphore(max(2, os.cpu_count() or 2))
 _JAIL = Path(__file__).with_name("jail.py")
 _APART = ("--user", "--map-root-user", "--net", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc")
+UNSHARE_KILLED = "unshare: sigprocmask unblock failed: Invalid argument\n"
+"""What unshare says, beside exit code 1, where the program that it started was killed with SIGKILL."""
 _PROBE = "import jail; print(*jail.confine())"
 
 
@@ -54,11 +56,16 @@ class Ran:
     seconds: float
 
 
-def run_python(code: str, *, seconds: float = 5, memory_mb: int = 256, output_bytes: int = 65_536) -> Ran:
-    """Run `code` within limits (see the module's text for what holds it) and return what it printed.
+def run_python(
+    code: str, *, given: str = "", seconds: float = 5, cpu: int | None = None, memory_mb: int = 256,
+    output_bytes: int = 65_536,
+) -> Ran:  # fmt: skip
+    """Run `code` within limits (see the module's text for what holds it) and return what it printed. `given` is what it
+    reads from its input.
 
     Blocks for at most about `seconds` (and as long again while others run: then the problem is "busy"), so call it in a
-    thread. `output_bytes` bounds stdout and stderr each. Never raises for anything the program does.
+    thread. `cpu` bounds its processor seconds, which do not run while others have the processor (None: as `seconds`).
+    `output_bytes` bounds stdout and stderr each. Never raises for anything the program does.
     """
     source = code.encode("utf-8", "replace")
     if len(source) > MAX_CODE_BYTES or b"\0" in source:
@@ -67,7 +74,8 @@ def run_python(code: str, *, seconds: float = 5, memory_mb: int = 256, output_by
         return Ran(stdout="", stderr="", exit_code=None, problem="busy", seconds=seconds)
     try:
         with tempfile.TemporaryDirectory(prefix="assay-python-", ignore_cleanup_errors=True) as folder:
-            return _run(source.decode(), Path(folder), seconds, memory_mb << 20, output_bytes)
+            limits = (int(seconds) + 1 if cpu is None else cpu, memory_mb << 20, FILE_BYTES)
+            return _run(source.decode(), given, Path(folder), seconds, limits, output_bytes)
     finally:
         _AT_ONCE.release()
 
@@ -100,27 +108,34 @@ def _python() -> str:
     return str(getattr(sys, "_base_executable", "") or sys.executable)
 
 
-def _run(code: str, folder: Path, seconds: float, memory: int, output_bytes: int) -> Ran:
-    limits = [str(int(seconds) + 1), str(memory), str(FILE_BYTES)]
-    command = [*_namespaces(), _python(), "-I", "-S", "-B", "-X", "utf8", str(_JAIL), *limits, code]
+def _run(
+    code: str, given: str, folder: Path, seconds: float, limits: tuple[int, int, int], output_bytes: int
+) -> Ran:  # fmt: skip
+    command = [*_namespaces(), _python(), "-I", "-S", "-B", "-X", "utf8", str(_JAIL), *map(str, limits), code]
     start = time.monotonic()
-    try:
-        process = subprocess.Popen(
-            command, cwd=folder, env={}, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
-    except OSError as error:
-        raise AssayError(f"Python programs cannot be run on this machine: {error}") from error
+    with tempfile.TemporaryFile() as file:  # it has no name: nobody else finds it, and it never waits to be read
+        file.write(given.encode("utf-8", "replace"))
+        file.seek(0)
+        try:
+            process = subprocess.Popen(
+                command, cwd=folder, env={}, stdin=file,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            raise AssayError(f"Python programs cannot be run on this machine: {error}") from error
     try:
         out, err, problem = _read(process, start + seconds, output_bytes)
     finally:
         _end(process)
-    exit_code = None if problem else process.returncode
+    exit_code, took = None if problem else process.returncode, time.monotonic() - start
     if not problem and "MemoryError" in err.rsplit("\n", 2)[-2:][0]:
         problem = "out of memory"
-    if not problem and exit_code is not None and exit_code < 0:
-        problem = f"killed by signal {-exit_code}"
-    return Ran(stdout=out, stderr=err, exit_code=exit_code, problem=problem, seconds=time.monotonic() - start)
+    killed = exit_code == -signal.SIGKILL or (exit_code == 1 and err.endswith(UNSHARE_KILLED))
+    if not problem and took >= limits[0] and (killed or exit_code == -signal.SIGXCPU):
+        problem = "timed out"
+    elif not problem and (killed or (exit_code is not None and exit_code < 0)):
+        problem = f"killed by signal {signal.SIGKILL if killed else -(exit_code or 0):d}"
+    return Ran(stdout=out, stderr=err, exit_code=exit_code, problem=problem, seconds=took)
 
 
 def _read(process: subprocess.Popen[bytes], deadline: float, output_bytes: int) -> tuple[str, str, str]:
