@@ -32,41 +32,43 @@ def environment(
     install: bool,
     *,
     size: str = "",
+    alone: Sequence[str] = (),
     constraints: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """The python of the environment `folder`/`name` that holds `pins` (such as "evalscope==1.14.1").
 
     With `install`, one that is missing, half made or of other pins is made (again): venv and pip, with `constraints` (a file
-    of versions of all else), after `say` told its `size`. Two commands at once: the second waits for the first.
+    of versions of all else) and `alone` (packages without what they need: for the data in them), after `say` told its `size`. Two commands at once: the second waits for the first.
 
     Raises AssayError, one line with what to type, where it is missing and not to be made, or where pip fails.
     """
-    place = folder / name
-    if (python := _ready(place, pins, constraints)) is not None:
+    place, wanted = folder / name, _identity(pins, alone, constraints)
+    if (python := _ready(place, wanted)) is not None:
         return python
     if not install:
         raise AssayError(f"{name}: {_lacking(place)}; give --install to make it ({size or 'size unknown'})")
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder / f".{name}.lock"):
-        if (python := _ready(place, pins, constraints)) is not None:
+        if (python := _ready(place, wanted)) is not None:
             return python
         say(f"{name}: makes an environment of its own in {place} ({size or 'size unknown'}): {' '.join(pins)}")
-        _make(place, pins, constraints)
-    made = _ready(place, pins, constraints)
+        _make(place, pins, alone, constraints)
+        write_text(place / MARK, json.dumps(wanted))
+    made = _ready(place, wanted)
     assert made is not None
     say(f"{name}: ready in {place}")
     return made
 
 
-def _ready(place: Path, pins: Sequence[str], constraints: Path | None) -> Path | None:
-    """Its python, where the environment is whole and of these pins."""
+def _ready(place: Path, wanted: dict[str, object]) -> Path | None:
+    """Its python, where the environment is whole and as wanted."""
     python = place / "bin" / "python"
     try:
         told = json.loads((place / MARK).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return python if told == _identity(pins, constraints) and python.exists() else None
+    return python if told == wanted and python.exists() else None
 
 
 def _lacking(place: Path) -> str:
@@ -75,17 +77,23 @@ def _lacking(place: Path) -> str:
     return f"{place} is " + ("of other versions" if (place / MARK).exists() else "half made")
 
 
-def _identity(pins: Sequence[str], constraints: Path | None) -> dict[str, object]:
+def _identity(pins: Sequence[str], alone: Sequence[str], constraints: Path | None) -> dict[str, object]:
     text = constraints.read_text(encoding="utf-8").split() if constraints else []
-    return {"pins": list(pins), "constraints": text, "python": ".".join(map(str, sys.version_info[:2]))}
+    return {
+        "pins": list(pins),
+        "alone": list(alone),
+        "constraints": text,
+        "python": ".".join(map(str, sys.version_info[:2])),
+    }
 
 
-def _make(place: Path, pins: Sequence[str], constraints: Path | None) -> None:
+def _make(place: Path, pins: Sequence[str], alone: Sequence[str], constraints: Path | None) -> None:
     """Raises AssayError with pip's last line; what was half made is then removed."""
     shutil.rmtree(place, ignore_errors=True)
     limits = ["-c", str(constraints)] if constraints else []
     pip = [str(place / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-q"]
-    for command in ([sys.executable, "-m", "venv", str(place)], [*pip, *limits, *pins]):
+    steps = [[sys.executable, "-m", "venv", str(place)], [*pip, *limits, *pins], [*pip, "--no-deps", *alone]]
+    for command in steps if alone else steps[:2]:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             shutil.rmtree(place, ignore_errors=True)
@@ -93,7 +101,6 @@ def _make(place: Path, pins: Sequence[str], constraints: Path | None) -> None:
             raise AssayError(
                 f"{place.name}: {' '.join(command)} failed: {said[-1][:300] if said else 'it said nothing'}"
             )
-    write_text(place / MARK, json.dumps(_identity(pins, constraints)))
 
 
 @contextmanager
