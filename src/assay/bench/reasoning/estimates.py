@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from assay.bench.benchmark import BenchmarkResult, Cell, cell
 from assay.bench.reasoning.cards import Card
@@ -35,7 +36,9 @@ def result(
     groups = sorted({r.subset for r in told}) if card.by_subset else [""]
     headline = over_questions(card.measure, told, grouped=card.by_subset) if card.subsets_whole(groups) else None
     parts = sorted({name for r in told for name in r.parts})
-    slices = [over_questions(name, told, lambda r, n=name: r.parts.get(n)) for name in parts]  # type: ignore[misc]
+    slices = [over_questions(name, told, partial(_part, name)) for name in parts]
+    if len(parts) > 1:
+        slices.append(over_questions("mean of these", told, lambda r: sum(r.parts.values()) / len(r.parts)))
     subsets = sorted({r.subset for r in told})
     if len(subsets) > 1:
         slices += [over_questions(s or "(none)", [r for r in told if r.subset == s]) for s in subsets]
@@ -55,12 +58,15 @@ def over_questions(
     name: str, rows: Sequence[Answered], value: Value = lambda r: r.score, grouped: bool = False
 ) -> Cell:
     """The mean over questions of the means of their answers; rows without a value are left out. `grouped`: the plain mean of
-    the subsets' means (MMMU-Pro: standard and vision)."""
+    the subsets' means (MMMU-Pro: standard and vision). Where an answer's number is itself a mean over several things (its
+    `weights`: IFEval's instructions), the mean is over those."""
     by: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+    times: dict[tuple[str, str], int] = {}
     for row in rows:
         if (found := value(row)) is not None:
             by[_place(row)].append(found)
-    places = sorted(by)
+            times[_place(row)] = round(row.weights.get(name, 1))
+    places = [p for p in sorted(by) for _ in range(times[p])]
     means = [sum(by[p]) / len(by[p]) for p in places]
     clusters = [question for _, question in places]
     return cell(name, means, clusters, [subset for subset, _ in places] if grouped else None)
@@ -83,6 +89,10 @@ def repeats_apart(rows: Sequence[Answered]) -> Cell | None:
 def _alike(scores: Sequence[float]) -> float:
     n = len(scores)
     return sum(c * (c - 1) for c in Counter(scores).values()) / (n * (n - 1))
+
+
+def _part(name: str, row: Answered) -> float | None:
+    return row.parts.get(name)
 
 
 def _place(row: Answered) -> tuple[str, str]:

@@ -84,7 +84,7 @@ class Recorder:
         self.timeout_s = timeout_s
         self.heard: dict[str, Heard] = {}
         self.tally = Tally()
-        self.url = ""
+        self.url = self.first_prompt = ""
         self._seen: Counter[str] = Counter()
         self._ready = threading.Event()
 
@@ -136,6 +136,7 @@ class Recorder:
             return _refusal("the recorder takes one answer a request, and no streams")
         path = request.path.removeprefix("/v1/")
         key = self._key(path, body)
+        self.first_prompt = self.first_prompt or _words(body)
         sample = self._seen[key]
         self._seen[key] += 1
         heard, answer = await self._once(path, key, sample, body)
@@ -287,6 +288,13 @@ def _legible(body: dict[str, Any]) -> str:
         return [plain(v) for v in value] if isinstance(value, list) else value
 
     return json.dumps(plain(body), ensure_ascii=False)
+
+
+def _words(body: dict[str, Any]) -> str:
+    """The words of a request, its pictures left out."""
+    said = [m.get("content") for m in body.get("messages") or [] if isinstance(m, dict)] or [body.get("prompt")]
+    parts = [p for s in said for p in (s if isinstance(s, list) else [{"text": s}])]
+    return "\n\n".join(str(p.get("text") or "(picture)") for p in parts if isinstance(p, dict))
 
 
 def _refusal(why: str) -> web.Response:
