@@ -48,7 +48,8 @@ def policy_bench(
         environments: Where the libraries' environments are (default: $ASSAY_ENVIRONMENTS, or assay/environments in the
             user's cache).
         install: Make the environments that are missing.
-        served_by: What serves a folder or hub id. auto: vLLM where it is installed or VLLM_PYTHON is given, else our decoder.
+        served_by: What serves a folder or hub id. auto: vLLM where it is installed or VLLM_PYTHON is given, else our
+            decoder.
         vllm_python: The python of an environment that has vLLM.
         server_options: Further options of what serves (of vLLM: --max-model-len 8192).
     """
@@ -56,7 +57,7 @@ def policy_bench(
     from assay.bench.reasoning.environments import default_folder
     from assay.bench.reasoning.measure import Settings, measure
     from assay.bench.reasoning.serving import served
-    from assay.llm.budget import Budget
+    from assay.llm.budget import Budget, BudgetSpent
     from assay.llm.client import Server
     from assay.run import environment
     from assay.tables import write_text
@@ -74,7 +75,7 @@ def policy_bench(
     ]  # fmt: skip
     folder = _data(data)
     with served(model, out / "server.log", served_by, vllm_python, server_options) as endpoint:
-        results = measure(
+        results, short = measure(
             endpoint, folder, out, settings, environments or default_folder(), install, judges
         )  # fmt: skip
         told = {**environment(), "served by": endpoint.by}
@@ -82,6 +83,11 @@ def policy_bench(
     compare.save(out / "results.json", model, told, results)
     write_text(out / "results.md", table.markdown(results))
     print(f"page: {page.write(out / 'results.html', model, told, results, {})}")
+    if short:
+        raise BudgetSpent(
+            f"the budget of {budget_tokens:,} tokens ended in {', '.join(short)}: what was answered is kept, and coverage "
+            "says how much that is; give a larger one to go on"
+        )
 
 
 def _data(given: Path | None) -> Path:
@@ -97,7 +103,7 @@ def policy_serve(
     model: Positional[str], host: str = "127.0.0.1", port: int = 8000, name: str = "", rows: int = 32,
     policy: PolicyConfig = PolicyConfig(),  # noqa: B008
 ) -> None:  # fmt: skip
-    """Serve a policy by our decoder: /v1/chat/completions as OpenAI has it, with pictures as data URLs. For traffic use vLLM.
+    """Serve a policy by our decoder: /v1/chat/completions, pictures as data URLs. For traffic use vLLM.
 
     Example: assay policy serve runs/mpo-1 --port 8000
 

@@ -39,8 +39,8 @@ def environment(
     """The python of the environment `folder`/`name` that holds `pins` (such as "evalscope==1.14.1").
 
     With `install`, one that is missing, half made or of other pins is made (again): venv and pip, with `constraints` (a file
-    of versions of all else) and `alone` (packages without what they need: for the data in them), after `say` told its `size`. Two commands at once: the
-    second waits for the first.
+    of versions of all else) and `alone` (packages without what they need: for the data in them),
+    after `say` told its `size`. Two commands at once: the second waits for the first.
 
     Raises AssayError, one line with what to type, where it is missing and not to be made, or where pip fails.
     """

@@ -28,7 +28,7 @@ from assay.bench.reasoning.tasks import STANDARD, TASKS, VISION, Question
 from assay.bench.reasoning.thoughts import all_thought
 from assay.errors import AssayError
 from assay.identity import of_file
-from assay.llm.budget import Budget, BudgetSpent
+from assay.llm.budget import Budget
 from assay.llm.chat import Chat
 from assay.records import digest
 from assay.tables import write_text
@@ -66,9 +66,10 @@ def measure(
     endpoint: Endpoint, data: Path, out: Path, settings: Settings, environments: Path, install: bool = False,
     judges: Sequence[Chat] = (), say: Callable[[str], None] = print,
     library: Callable[..., Library] = library_of,
-) -> list[BenchmarkResult | Skipped]:  # fmt: skip
-    """The results of all benchmarks, or of those of `settings.only`, in order. Raises BudgetSpent, with all that could be
-    asked in `out`, where the budget ends first; AssayError for broken data, and for one that was named and cannot be run."""
+) -> tuple[list[BenchmarkResult | Skipped], list[str]]:  # fmt: skip
+    """The results of all benchmarks, or of those of `settings.only`, in order, and the names of those in which the budget
+    ended. Raises AssayError for broken data, for one that was named and cannot be run, and where the model's server answers
+    nothing."""
     budget = None
     if settings.budget is not None:
         budget = Budget(settings.budget)
@@ -88,14 +89,17 @@ def measure(
         short += [name] if refused else []
         card = _card(job, found, questions, prompt, rows, judges)
         cards[name] = card.as_json()
-        results.append(_result(rows, card, job, questions, out, judges, say))
+        if any(r.score is not None for r in rows):
+            results.append(_result(rows, card, job, questions, out, judges, say))
+        elif refused:
+            results.append(Skipped(name=name, reason="not asked: the budget of tokens is spent"))
+        else:
+            fault = next((r.fault for r in rows if r.fault), "no rows")
+            raise AssayError(
+                f"{name}: none of {len(rows):,} answers has a score ({fault}); see to that, then run it again"
+            )
         write_text(out / "cards.json", json.dumps(cards, indent=2))
-    if short:
-        raise BudgetSpent(
-            f"the budget of {settings.budget:,} tokens ended in {', '.join(short)}: what was answered is kept; give a larger "
-            "one to go on"
-        )
-    return results
+    return results, short
 
 
 def _job(name: str, endpoint: Endpoint, data: Path, out: Path, settings: Settings) -> Job:

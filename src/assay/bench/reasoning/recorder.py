@@ -87,6 +87,7 @@ class Recorder:
         self.url = self.first_prompt = ""
         self._seen: Counter[str] = Counter()
         self._ready = threading.Event()
+        self._silent = 0
 
     @property
     def faults(self) -> dict[str, str]:
@@ -181,7 +182,10 @@ class Recorder:
         if body.get("temperature", 1.0):
             body["seed"] = self.job.seed + sample  # one seed for all would make all repeats one answer
         url, problem = f"{self.job.url.rstrip('/')}/{path}", ""
-        for attempt in range(TRIES):
+        tries = (
+            1 if self._silent >= self.job.at_once else TRIES
+        )  # a server that is gone is not waited for again and again
+        for attempt in range(tries):
             await self._gate.passable()
             try:
                 async with self._session.post(url, json=body, headers={"Idempotency-Key": name}) as response:
@@ -190,14 +194,16 @@ class Recorder:
                     after = retry_after(response.headers.get("Retry-After"))
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 answer, problem, again, after = {}, f"connection: {error or type(error).__name__}", True, None
+            self._silent = 0 if not again else self._silent
             if not problem:
                 return answer, ""
-            if not again or attempt + 1 == TRIES:
+            if not again or attempt + 1 == tries:
                 break
             if after is not None:
                 self._gate.close_for(min(after, 60.0))
             else:
                 await asyncio.sleep(min(0.5 * 2**attempt, 30.0))
+        self._silent += again
         return {}, problem
 
     def _count(self, heard: Heard, answer: dict[str, Any]) -> None:

@@ -21,8 +21,8 @@ from assay.bench.files import Row, found, rows
 from assay.errors import AssayError
 
 AIME24_KEY = (
-    23, 25, 33, 45, 55, 73, 80, 104, 104, 110, 113, 116, 127, 197, 204, 211, 236, 294, 315, 321, 371, 385, 468, 480, 540, 601,
-    699, 721, 809, 902,
+    23, 25, 33, 45, 55, 73, 80, 104, 104, 110, 113, 116, 127, 197, 204, 211, 236, 294, 315, 321, 371, 385, 468, 480, 540,
+    601, 699, 721, 809, 902,
 )  # fmt: skip
 """The published answers of AIME 2024 I and II, in order of size: one public copy of the data set has three others."""
 
@@ -218,18 +218,18 @@ def _id(row: Row, text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
-def _picture(row: Row, name: str) -> dict[str, Any] | None:
+def _picture(row: Row, name: str) -> dict[str, Any]:
     """A picture of a hub's row ({bytes, path}), or the file that it names beside the row's own."""
     value = row.value.get(name)
     if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
         return {"bytes": value["bytes"], "path": None}
     path = value.get("path") if isinstance(value, dict) else value
-    if isinstance(path, str):
-        file = row.file.parent / path
-        if file.is_file():
-            return {"bytes": file.read_bytes(), "path": None}
+    if not isinstance(path, str):
+        row.fail((name,), "expected a picture or its path")
+    file = row.file.parent / path
+    if not file.is_file():
         row.fail((name,), f"no picture {file}")
-    row.fail((name,), "expected a picture or its path")
+    return {"bytes": file.read_bytes(), "path": None}
 
 
 _HUB = "hf download {} --repo-type dataset --local-dir DIR/{}"
