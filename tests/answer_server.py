@@ -6,6 +6,8 @@
 import asyncio
 import json
 import sys
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +55,16 @@ class AnswerServer(Loopback):
 
     async def _stats(self, _: web.Request) -> web.Response:
         return web.json_response({"asked": self.asked, "answered": self.answered})
+
+
+def post(url: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """What a client does: the status and the body of the answer."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as response:
+            return response.status, json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Where the environment is not here, these say so and are skipped: `assay policy b
 """
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -58,11 +57,16 @@ def asked(
 @pytest.mark.parametrize("name", [n for n in TASKS if n != "livecodebench"])
 def test_known_answers(name: str, data: Path, tmp_path: Path, python: Path) -> None:
     """All right is 100, all wrong 0; asked once for each question and repeat, and not again from the journal."""
-    for answer, score in ((lambda body: reasoning_sets.reply(words(body)), 1.0), (lambda body: reasoning_sets.WRONG, 0.0)):
+    for answer, score in (
+        (lambda body: reasoning_sets.reply(words(body)), 1.0),
+        (lambda body: reasoning_sets.WRONG, 0.0),
+    ):
         server = AnswerServer(answer)
         try:
             rows = asked(name, server, data, tmp_path / str(score), python, repeats=2)
-            assert [r.score for r in rows] == [score] * 2 * reasoning_sets.COUNTS[name], [r for r in rows if r.score != score]
+            assert [r.score for r in rows] == [score] * 2 * reasoning_sets.COUNTS[name], [
+                r for r in rows if r.score != score
+            ]
             assert [r.repeat for r in rows] == [0, 1] * reasoning_sets.COUNTS[name]
             assert len({(r.subset, r.question) for r in rows}) == reasoning_sets.COUNTS[name]
             assert all(r.reply.startswith("assay-") for r in rows)
@@ -158,10 +162,12 @@ def test_our_decoder_behind_the_chat_api(data: Path, tmp_path: Path, python: Pat
         "policy", "bench", tmp_path / "vlm", "--data", data, "--out", tmp_path / "out", "--only", "mathvision", "aime24",
         "--max-tokens", 8, "--environments", default_folder(), "--served-by", "decoder",
     )  # fmt: skip
-    done = subprocess.run(line, env={**environment(), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        line, env={**environment(), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr + (tmp_path / "out" / "server.log").read_text()[-2000:]
     told = {r["name"]: r for r in json.loads((tmp_path / "out" / "results.json").read_text())["results"]}
     assert told["mathvision"]["n"] == 2
     assert told["mathvision"]["failed"] == 0
     assert any("cut at 8 tokens" in note for note in told["aime24"]["notes"])
-    assert os.path.getsize(tmp_path / "out" / "results.html") > 5_000
+    assert (tmp_path / "out" / "results.html").stat().st_size > 5_000

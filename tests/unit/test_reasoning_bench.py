@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 import reasoning_sets
-from answer_server import AnswerServer, words
+from answer_server import AnswerServer, post, words
 from assay.bench.benchmark import BenchmarkResult, Skipped
 from assay.bench.reasoning.drivers import Library, library_of
 from assay.bench.reasoning.environments import MARK, environment
@@ -157,9 +156,7 @@ def boxed(job: Job) -> Iterator[Answered]:
         for repeat in range(job.repeats):
             body = {"model": job.model, "messages": [{"role": "user", "content": question.text}],
                     "temperature": job.temperature, "max_tokens": job.max_tokens}  # fmt: skip
-            request = urllib.request.Request(f"{job.url}/chat/completions", json.dumps(body).encode())
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as response:
-                told = json.loads(response.read())
+            _, told = post(f"{job.url}/chat/completions", body)
             answer = told["choices"][0]["message"]["content"]
             boxes = re.findall(r"\\boxed\{(\w+)\}", answer)
             yield Answered(

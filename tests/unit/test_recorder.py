@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from answer_server import AnswerServer
+from answer_server import AnswerServer, post
 from assay.bench.reasoning import recorder as module
 from assay.bench.reasoning.recorder import Recorder, spent
 from assay.bench.reasoning.rows import Job
@@ -20,11 +19,8 @@ from assay.llm.budget import Budget
 def ask(url: str, text: str, **more: Any) -> dict[str, Any]:
     """What a library does."""
     body = {"model": "m", "messages": [{"role": "user", "content": text}], "temperature": 1.0, "seed": 7, **more}
-    request = urllib.request.Request(
-        f"{url}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as response:
-        told: dict[str, Any] = json.loads(response.read())
+    status, told = post(f"{url}/chat/completions", body)
+    assert status == 200
     return told
 
 

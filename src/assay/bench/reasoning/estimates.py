@@ -50,7 +50,7 @@ def result(
         name=card.benchmark, n=answered, total=card.questions, headline=headline, slices=tuple(slices),
         notes=(*_notes(rows, card), *card.lines(), *notes), protocol=card.line(), failed=asked - answered,
         diagnostics=(*((_bare(worst),) if missing else ()), *map(_bare, more)),
-        whole=headline is not None and not missing and answered == card.questions,
+        whole=headline is not None and not missing and answered == card.questions == card.published,
     )  # fmt: skip
 
 

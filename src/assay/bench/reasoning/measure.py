@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -85,7 +86,7 @@ def measure(
                 raise
             results.append(Skipped(name=name, reason=str(error).removeprefix(f"{name}: ")))
             continue
-        rows, prompt, refused = _answers(found, job, out, endpoint.identity, budget, len(questions), say)
+        rows, prompt, refused = _answers(found, job, out, endpoint.identity, budget, _asked(questions, job), say)
         short += [name] if refused else []
         card = _card(job, found, questions, prompt, rows, judges)
         cards[name] = card.as_json()
@@ -110,12 +111,17 @@ def _job(name: str, endpoint: Endpoint, data: Path, out: Path, settings: Setting
     )  # fmt: skip
 
 
+def _asked(questions: Sequence[Question], job: Job) -> int:
+    """How many answers that makes; the limit is of each form of a benchmark (MMMU-Pro has two)."""
+    parts = Counter(q.part for q in questions)
+    return sum(min(n, job.limit or n) for n in parts.values()) * job.repeats
+
+
 def _answers(
-    library: Library, job: Job, out: Path, identity: str, budget: Budget | None, questions: int,
+    library: Library, job: Job, out: Path, identity: str, budget: Budget | None, asked: int,
     say: Callable[[str], None],
 ) -> tuple[list[Answered], str, bool]:  # fmt: skip
     """A benchmark's rows; the first prompt; whether the budget refused some."""
-    asked = (min(questions, job.limit or questions) if questions else 0) * job.repeats
     teller = Teller(job.benchmark, asked)
     with Recorder(job, out / "asked.sqlite", identity, budget, teller) as recorder:
         rows = joined(library.driver(replace(job, url=recorder.url, key="-")), recorder.heard)
