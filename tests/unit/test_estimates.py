@@ -10,6 +10,7 @@ import pytest
 from assay.bench import compare, page, table
 from assay.bench.reasoning import equivalence, estimates
 from assay.bench.reasoning.cards import Card, shortened
+from assay.bench.reasoning.drivers import leaderboard_weights
 from assay.bench.reasoning.equivalence import agreement, judged, kappa, read_verdict, request, totals
 from assay.bench.reasoning.measure import Settings, joined
 from assay.bench.reasoning.recorder import Heard
@@ -77,6 +78,23 @@ def test_a_total_of_subsets_needs_all_of_them() -> None:
     alone = estimates.result(rows[:2], both)
     assert alone.headline is None
     assert not alone.whole
+
+
+def test_bfcls_total_is_the_leaderboards() -> None:
+    """Non-live 2/3 of simple, live over its questions, multi turn half; what is irrelevant is in none."""
+    right = {
+        **dict.fromkeys(("simple_python", "simple_java"), [1.0]), "simple_javascript": [0.0], "multiple": [1.0],
+        "parallel": [1.0], "parallel_multiple": [0.0], "live_simple": [1.0, 0.0, 0.0], "live_multiple": [1.0],
+        "live_parallel": [1.0], "live_parallel_multiple": [0.0], "multi_turn_base": [1.0], "multi_turn_miss_func": [1.0],
+        "multi_turn_miss_param": [0.0], "multi_turn_long_context": [0.0], "irrelevance": [0.0],
+    }  # fmt: skip
+    rows = [row(f"{c}-{i}", s, subset=c) for c, scores in right.items() for i, s in enumerate(scores)]
+    found = estimates.result(rows, card(benchmark="bfcl"), weights=leaderboard_weights(rows)).headline
+    assert found is not None
+    non_live, live, turns = (2 / 3 + 1 + 1 + 0) / 4, 3 / 6, 0.5
+    assert found.value == pytest.approx(100 * (non_live + live + turns) / 3)
+    short = [r for r in rows if r.subset != "multi_turn_base"]
+    assert estimates.result(short, card(benchmark="bfcl"), weights=leaderboard_weights(short)).headline is None
 
 
 def test_ifevals_instructions_weigh_alike() -> None:

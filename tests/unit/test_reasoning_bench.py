@@ -256,8 +256,6 @@ def test_a_missing_library_is_one_line_with_what_to_type(tmp_path: Path) -> None
         AssayError, match=r"^evalscope: there is no environment .*give --install to make it \(1.2 GB, 114"
     ):
         library_of("aime24", tmp_path, False)
-    with pytest.raises(AssayError, match=r"^livebench: .*livebench.ai"):
-        library_of("livebench", tmp_path, False)
 
 
 @pytest.mark.parametrize(

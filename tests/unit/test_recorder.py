@@ -107,6 +107,17 @@ def test_a_failure_is_told_apart_and_asked_again(tmp_path: Path, monkeypatch: py
         server.stop()
 
 
+def test_a_library_without_ids_is_told_of_failures_as_errors(tmp_path: Path) -> None:
+    server = AnswerServer(lambda body: 400)
+    job = Job(benchmark="b", model="m", url=server.url, data=tmp_path, work=tmp_path)
+    try:
+        with Recorder(job, tmp_path / "asked.sqlite", errors=True) as recorder:
+            status, told = post(f"{recorder.url}/chat/completions", {"messages": [{"role": "user", "content": "x"}]})
+            assert (status, told["error"]["message"]) == (400, "http 400: told so")
+    finally:
+        server.stop()
+
+
 def test_a_refused_question_is_its_own_fault(tmp_path: Path) -> None:
     server = AnswerServer(lambda body: 400)
     try:

@@ -50,10 +50,6 @@ class Card:
     extracts: bool = True
     """Whether an answer is read out of the text (IFEval judges the text itself)."""
 
-    def subsets_whole(self, here: list[str]) -> bool:
-        """Whether the total can be told: all subsets that it is the mean of have answers."""
-        return not self.by_subset or set(self.subsets) <= set(here)
-
     def differs(self) -> list[str]:
         """Where this is not what the paper states."""
         found = []

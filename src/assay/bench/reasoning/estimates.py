@@ -10,7 +10,7 @@ what the number were if all of it was wrong.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -23,9 +23,11 @@ Value = Callable[[Answered], float | None]
 
 
 def result(
-    rows: Sequence[Answered], card: Card, more: Sequence[Cell] = (), notes: Sequence[str] = ()
-) -> BenchmarkResult:
+    rows: Sequence[Answered], card: Card, more: Sequence[Cell] = (), notes: Sequence[str] = (),
+    weights: Mapping[str, float] | None = None,
+) -> BenchmarkResult:  # fmt: skip
     """The benchmark's result: the headline, its subsets, and what a reader must know. `more`: further diagnostics.
+    `weights`: of the subsets whose weighted mean the total is; the others are in none.
 
     Raises AssayError where no answer has a score.
     """
@@ -33,8 +35,7 @@ def result(
     if not told:
         first = next((r.fault for r in rows if r.fault), "the library gave no rows")
         raise AssayError(f"{card.benchmark}: none of {len(rows):,} answers has a score ({first})")
-    groups = sorted({r.subset for r in told}) if card.by_subset else [""]
-    headline = over_questions(card.measure, told, grouped=card.by_subset) if card.subsets_whole(groups) else None
+    headline = _headline(told, card, weights)
     parts = sorted({name for r in told for name in r.parts})
     slices = [over_questions(name, told, partial(_part, name)) for name in parts]
     if len(parts) > 1:
@@ -54,12 +55,25 @@ def result(
     )  # fmt: skip
 
 
+def _headline(told: Sequence[Answered], card: Card, weights: Mapping[str, float] | None) -> Cell | None:
+    """The total; None where a subset that it is the mean of has no answers."""
+    here = {r.subset for r in told}
+    if weights is not None:
+        if not set(weights) <= here:
+            return None
+        return over_questions(card.measure, [r for r in told if r.subset in weights], grouped=True, weights=weights)
+    if card.by_subset and not set(card.subsets) <= here:
+        return None
+    return over_questions(card.measure, told, grouped=card.by_subset)
+
+
 def over_questions(
-    name: str, rows: Sequence[Answered], value: Value = lambda r: r.score, grouped: bool = False
-) -> Cell:
+    name: str, rows: Sequence[Answered], value: Value = lambda r: r.score, grouped: bool = False,
+    weights: Mapping[str, float] | None = None,
+) -> Cell:  # fmt: skip
     """The mean over questions of the means of their answers; rows without a value are left out. `grouped`: the plain mean of
-    the subsets' means (MMMU-Pro: standard and vision). Where an answer's number is itself a mean over several things (its
-    `weights`: IFEval's instructions), the mean is over those."""
+    the subsets' means (MMMU-Pro: standard and vision), or that by `weights`. Where an answer's number is itself a mean over
+    several things (its `weights`: IFEval's instructions), the mean is over those."""
     by: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     times: dict[tuple[str, str], int] = {}
     for row in rows:
@@ -69,7 +83,7 @@ def over_questions(
     places = [p for p in sorted(by) for _ in range(times[p])]
     means = [sum(by[p]) / len(by[p]) for p in places]
     clusters = [question for _, question in places]
-    return cell(name, means, clusters, [subset for subset, _ in places] if grouped else None)
+    return cell(name, means, clusters, [subset for subset, _ in places] if grouped else None, weights)
 
 
 def repeats_apart(rows: Sequence[Answered]) -> Cell | None:

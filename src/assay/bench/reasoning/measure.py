@@ -11,6 +11,7 @@ The ends of a run: all benchmarks that can be run here are measured, and each th
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections import Counter
@@ -21,7 +22,7 @@ from pathlib import Path
 from assay.bench.benchmark import BenchmarkResult, Skipped
 from assay.bench.reasoning import equivalence, estimates
 from assay.bench.reasoning.cards import JUDGED, Card, shortened
-from assay.bench.reasoning.drivers import TEN, Library, library_of
+from assay.bench.reasoning.drivers import MORE, TEN, Library, library_of
 from assay.bench.reasoning.recorder import Heard, Recorder, Tally, spent
 from assay.bench.reasoning.rows import Answered, Job
 from assay.bench.reasoning.serving import Endpoint
@@ -51,8 +52,8 @@ class Settings:
     window: str = ""
 
     def __post_init__(self) -> None:
-        if unknown := [n for n in self.only if n not in TEN]:
-            raise AssayError(f"no benchmark is called {unknown[0]}; there are {', '.join(TEN)}")
+        if unknown := [n for n in self.only if n not in (*TEN, *MORE)]:
+            raise AssayError(f"no benchmark is called {unknown[0]}; there are {', '.join((*TEN, *MORE))}")
         if min(self.repeats, self.max_tokens, self.at_once) < 1 or (self.limit is not None and self.limit < 1):
             raise AssayError("repeats, max_tokens, at_once and limit must be at least 1")
         if self.repeats > 1 and self.temperature == 0:
@@ -81,17 +82,17 @@ def measure(
             found = library(name, environments, install, say)
             job = _job(name, endpoint, data, out, settings)
             questions = TASKS[name].questions(data, settings.window) if name in TASKS else []
+            rows, prompt, refused = _answers(found, job, out, endpoint.identity, budget, _asked(questions, job), say)
         except AssayError as error:
             if name in settings.only:
                 raise
             results.append(Skipped(name=name, reason=str(error).removeprefix(f"{name}: ")))
             continue
-        rows, prompt, refused = _answers(found, job, out, endpoint.identity, budget, _asked(questions, job), say)
         short += [name] if refused else []
         card = _card(job, found, questions, prompt, rows, judges)
         cards[name] = card.as_json()
         if any(r.score is not None for r in rows):
-            results.append(_result(rows, card, job, questions, out, judges, say))
+            results.append(_result(rows, card, job, questions, out, judges, say, found))
         elif refused:
             results.append(Skipped(name=name, reason="not asked: the budget of tokens is spent"))
         else:
@@ -122,9 +123,14 @@ def _answers(
     say: Callable[[str], None],
 ) -> tuple[list[Answered], str, bool]:  # fmt: skip
     """A benchmark's rows; the first prompt; whether the budget refused some."""
+    if not library.asks:
+        return list(library.driver(job)), "", False
+    shutil.rmtree(job.work, ignore_errors=True)  # a library that remembers some answers would get others' for the rest
+    job.work.mkdir(parents=True)
     teller = Teller(job.benchmark, asked)
-    with Recorder(job, out / "asked.sqlite", identity, budget, teller) as recorder:
-        rows = joined(library.driver(replace(job, url=recorder.url, key="-")), recorder.heard)
+    with Recorder(job, out / "asked.sqlite", identity, budget, teller, errors=not library.keeps_ids) as recorder:
+        rows = list(library.driver(replace(job, url=recorder.url, key="-")))
+        rows = joined(rows, recorder.heard) if library.keeps_ids else rows
         tally = recorder.tally
         prompt = recorder.first_prompt
         refused = any("budget" in fault for fault in recorder.faults.values())
@@ -175,7 +181,7 @@ def _card(
     )
     judged = bool(judges) and job.benchmark in JUDGED
     return Card(
-        benchmark=job.benchmark, library=library.name, release=release or "as the library carries it",
+        benchmark=job.benchmark, library=library.name, release=release or library.release or "as the library carries it",
         split=task.split if task else "all categories", questions=len(questions) or len({r.question for r in rows}),
         published=task.whole if task else 0, prompt=shortened(prompt, first), temperature=job.temperature,
         max_tokens=job.max_tokens, repeats=job.repeats, seed=job.seed, window=job.window,
@@ -200,7 +206,7 @@ EXTRACTORS = {
 
 def _result(
     rows: Sequence[Answered], card: Card, job: Job, questions: Sequence[Question], out: Path, judges: Sequence[Chat],
-    say: Callable[[str], None],
+    say: Callable[[str], None], library: Library,
 ) -> BenchmarkResult:  # fmt: skip
     """The rows on disk, judged, as a number."""
     file = out / "answers" / f"{job.benchmark}.jsonl"
@@ -221,7 +227,8 @@ def _result(
         more, notes = equivalence.totals(rows, said), [*notes, *equivalence.lines(rows, said)]
     if (same := estimates.repeats_apart(rows)) is not None:
         more = [*more, same]
-    return estimates.result(rows, card, more, notes)
+    weights = library.weights(rows) if library.weights is not None else None
+    return estimates.result(rows, card, more, notes, weights)
 
 
 class Teller:

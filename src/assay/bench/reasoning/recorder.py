@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp import web
@@ -72,16 +73,18 @@ class Recorder:
     `journal`: the SQLite file of all that was answered. `identity`: what the model is, where its name alone does not say
     (a digest of its weights): other weights are asked anew. `budget`: of tokens, in and out together. `told` hears of every
     answer. `heard`: every answer of this run by the id that the library was given; `faults`: those that came to nothing.
+    `first_prompt`: the words of the first request. `errors`: tell what got no answer as an error (a 400, which no client
+    tries again): for libraries that keep no ids of completions, and mark failures themselves.
 
     Example: with Recorder(job, Path("asked.sqlite")) as recorder: library(recorder.url)
     """
 
     def __init__(
         self, job: Job, journal: Path, identity: str = "", budget: Budget | None = None,
-        told: Callable[[Tally], None] = lambda _: None, timeout_s: float = 3600.0,
+        told: Callable[[Tally], None] = lambda _: None, timeout_s: float = 3600.0, errors: bool = False,
     ) -> None:  # fmt: skip
         self.job, self.journal, self.identity, self.budget, self.told = job, journal, identity, budget, told
-        self.timeout_s = timeout_s
+        self.timeout_s, self.errors = timeout_s, errors
         self.heard: dict[str, Heard] = {}
         self.tally = Tally()
         self.url = self.first_prompt = ""
@@ -116,7 +119,8 @@ class Recorder:
             app.router.add_post(f"/v1/{path}", self._answer)
         headers = {"Authorization": f"Bearer {self.job.key}"} if self.job.key not in ("", "-") else {}
         timeout = aiohttp.ClientTimeout(total=self.timeout_s)
-        async with aiohttp.ClientSession(headers=headers, timeout=timeout, trust_env=True) as self._session:
+        near = urlsplit(self.job.url).hostname in ("127.0.0.1", "localhost", "::1")  # no proxy leads to this machine
+        async with aiohttp.ClientSession(headers=headers, timeout=timeout, trust_env=not near) as self._session:
             runner = web.AppRunner(app, shutdown_timeout=0.1)
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -143,6 +147,8 @@ class Recorder:
         heard, answer = await self._once(path, key, sample, body)
         self.heard[heard.id] = heard
         self._count(heard, answer)
+        if heard.fault and self.errors:
+            return _refusal(heard.fault)
         return web.json_response(_shown(path, heard, answer, self.job.model))
 
     def _key(self, path: str, body: dict[str, Any]) -> str:
