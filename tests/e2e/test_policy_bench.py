@@ -123,9 +123,10 @@ def test_a_run_killed_at_ten_points_asks_nothing_twice(answers: str, tmp_path: P
     """Each kill comes later. What was under way at a kill may be asked again, under the same Idempotency-Key; what was
     answered is not, and at the end every question has its five answers."""
     lines = [{"id": i, "problem": f"Number {i}: how many?", "answer": "7" if i % 2 else "8"} for i in range(24)]
-    (tmp_path / "aime24.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "aime24.jsonl").write_text("\n".join(map(json.dumps, lines)))
     line = assay_line(
-        "policy", "bench", f"m@{answers}", "--data", tmp_path, "--out", tmp_path / "out", "--only", "aime24", "--repeats", 5,
+        "policy", "bench", f"m@{answers}", "--data", tmp_path / "data", "--out", tmp_path / "out", "--only", "aime24", "--repeats", 5,
         "--at-once", 4, "--environments", default_folder(),
     )  # fmt: skip
     draws, kills, under_way = random.Random(0), 0, 0

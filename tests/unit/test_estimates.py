@@ -83,7 +83,7 @@ def test_a_total_of_subsets_needs_all_of_them() -> None:
 def test_bfcls_total_is_the_leaderboards() -> None:
     """Non-live 2/3 of simple, live over its questions, multi turn half; what is irrelevant is in none."""
     right = {
-        **dict.fromkeys(("simple_python", "simple_java"), [1.0]), "simple_javascript": [0.0], "multiple": [1.0],
+        "simple_python": [1.0], "simple_java": [1.0], "simple_javascript": [0.0], "multiple": [1.0],
         "parallel": [1.0], "parallel_multiple": [0.0], "live_simple": [1.0, 0.0, 0.0], "live_multiple": [1.0],
         "live_parallel": [1.0], "live_parallel_multiple": [0.0], "multi_turn_base": [1.0], "multi_turn_miss_func": [1.0],
         "multi_turn_miss_param": [0.0], "multi_turn_long_context": [0.0], "irrelevance": [0.0],

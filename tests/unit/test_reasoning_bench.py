@@ -197,6 +197,15 @@ def test_a_run_from_a_server_to_a_number(data: Path, tmp_path: Path) -> None:
         server.stop()
 
 
+def test_what_a_run_writes_is_never_read_as_data(data: Path) -> None:
+    server = AnswerServer(lambda body: "no")
+    try:
+        with pytest.raises(AssayError, match=r"--out .* lies within --data .*choose another"):
+            run(server, data, data / "out")
+    finally:
+        server.stop()
+
+
 def test_a_dead_server_is_an_error_and_no_zero(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from assay.bench.reasoning import recorder
 

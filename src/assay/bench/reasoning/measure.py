@@ -72,6 +72,10 @@ def measure(
     """The results of all benchmarks, or of those of `settings.only`, in order, and the names of those in which the budget
     ended. Raises AssayError for broken data, for one that was named and cannot be run, and where the model's server answers
     nothing."""
+    if out.resolve().is_relative_to(data.resolve()):
+        raise AssayError(
+            f"--out {out} lies within --data {data}: what a run writes would be read as data; choose another"
+        )
     budget = None
     if settings.budget is not None:
         budget = Budget(settings.budget)

@@ -117,7 +117,7 @@ def _ifeval(row: Row) -> Question:
 def _olympiad(row: Row) -> Question:
     text, answers = row.text("question"), row.texts("final_answer")
     value = row.value
-    record = {
+    record: dict[str, Any] = {
         "id": str(row.get("id")), "question": text, "final_answer": list(answers),
         "is_multiple_answer": bool(value.get("is_multiple_answer")), "unit": value.get("unit") or "",
         "answer_type": value.get("answer_type") or "Numerical", "error": value.get("error"),
@@ -135,7 +135,7 @@ def _mathvision(row: Row) -> Question:
     if not isinstance(options, list):
         row.fail(("options",), "expected a list")
     picture = _picture(row, "decoded_image" if row.value.get("decoded_image") else "image")
-    record = {
+    record: dict[str, Any] = {
         "id": str(row.get("id")), "question": text, "options": options, "answer": str(row.get("answer")),
         "solution": "", "level": row.count("level"), "subject": row.value.get("subject") or "", "image": "",
         "decoded_image": picture,
@@ -152,7 +152,7 @@ def _mmmu(row: Row) -> Question:
     kind = row.text("question_type")
     if kind not in ("multiple-choice", "open"):
         row.fail(("question_type",), f"expected multiple-choice or open, found {kind!r}")
-    record = {
+    record: dict[str, Any] = {
         "id": row.text("id"), "question": row.text("question"), "options": row.text("options"),
         "answer": str(row.get("answer")), "question_type": kind, **{k: str(row.value.get(k) or "") for k in _MMMU},
     }  # fmt: skip
@@ -170,7 +170,7 @@ STANDARD, VISION = "standard (10 options)", "vision"
 def _mmmu_pro(row: Row) -> Question:
     """The hub has three forms in folders of their names; the standard one with 4 options is no part of the total."""
     part = VISION if "vision" in str(row.file).lower() else STANDARD
-    record = {
+    record: dict[str, Any] = {
         "id": row.text("id"), "options": row.text("options"), "answer": row.text("answer"),
         "subject": row.text("subject"), **{k: str(row.value.get(k) or "") for k in _MMMU[:3]},
     }  # fmt: skip
@@ -187,7 +187,7 @@ def _mmmu_pro(row: Row) -> Question:
 
 def _mathvista(row: Row) -> Question:
     pid, value = str(row.get("pid")), row.value
-    record = {
+    record: dict[str, Any] = {
         "question": row.text("question"), "decoded_image": _picture(row, "decoded_image"), "image": "",
         "choices": list(value.get("choices") or []), "unit": value.get("unit"), "precision": value.get("precision"),
         "answer": row.text("answer"), "question_type": row.text("question_type"),
@@ -200,7 +200,7 @@ def _mathvista(row: Row) -> Question:
 
 def _livecodebench(row: Row) -> Question:
     """Its tests stay out of evalscope's hands: they are for the sandbox."""
-    record = {
+    record: dict[str, Any] = {
         "question_content": row.text("question_content"), "starter_code": str(row.value.get("starter_code") or ""),
         "contest_date": str(row.get("contest_date")), "public_test_cases": "[]", "private_test_cases": "[]",
         "metadata": str(row.value.get("metadata") or "{}"), "question_id": str(row.get("question_id")),
