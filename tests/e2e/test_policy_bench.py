@@ -126,8 +126,8 @@ def test_a_run_killed_at_ten_points_asks_nothing_twice(answers: str, tmp_path: P
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "aime24.jsonl").write_text("\n".join(map(json.dumps, lines)))
     line = assay_line(
-        "policy", "bench", f"m@{answers}", "--data", tmp_path / "data", "--out", tmp_path / "out", "--only", "aime24", "--repeats", 5,
-        "--at-once", 4, "--environments", default_folder(),
+        "policy", "bench", f"m@{answers}", "--data", tmp_path / "data", "--out", tmp_path / "out", "--only", "aime24",
+        "--repeats", 5, "--at-once", 4, "--environments", default_folder(),
     )  # fmt: skip
     draws, kills, under_way = random.Random(0), 0, 0
     while kills < 10:

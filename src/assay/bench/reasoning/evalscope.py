@@ -158,17 +158,21 @@ def _rows_of(folder: Path, task: Task) -> dict[tuple[str, int], dict[str, Any]]:
 
 def _places(task: Task, asked: Sequence[Question], repeats: int) -> dict[tuple[str, int], tuple[Question, int]]:
     """Where evalscope has each answer: it numbers a subset's questions, each `repeats` times in a row, from 0."""
-    subset_of = {
-        "math_vision": lambda q: q.subset, "mmmu_pro": lambda q: q.record["subject"],
-    }.get(task.dataset, lambda q: "default")  # fmt: skip
     counts: defaultdict[str, int] = defaultdict(int)
     found = {}
     for question in asked:
-        subset = subset_of(question)
+        subset = _subset(task, question)
         for repeat in range(repeats):
             found[subset, counts[subset]] = (question, repeat)
             counts[subset] += 1
     return found
+
+
+def _subset(task: Task, question: Question) -> str:
+    """What evalscope calls the part of a data set that a question is of."""
+    if task.dataset == "math_vision":
+        return question.subset
+    return str(question.record["subject"]) if task.dataset == "mmmu_pro" else "default"
 
 
 def _read(
