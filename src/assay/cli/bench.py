@@ -216,6 +216,10 @@ def compare_models(a: Positional[Path], b: Positional[Path], draws: int = 10_000
     ]  # fmt: skip
     _print(("benchmark", "A, %", "B, %", "A - B", "95% interval", "p"), rows)
     print(*(f"{d.name}: A is {d.verdict}" for d in found), sep="\n")
+    for d in found:
+        if one.results[d.name].get("protocol") != two.results[d.name].get("protocol"):
+            print(f"{d.name}: measured by different protocols; A: {one.results[d.name].get('protocol')}; B: "
+                  f"{two.results[d.name].get('protocol')}")  # fmt: skip
     print(f"A: {one.model}\nB: {two.model}")
 
 

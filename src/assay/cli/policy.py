@@ -8,6 +8,7 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
+from assay.cli import policy_bench
 from assay.cli.arguments import Flat, print_config
 from assay.policy.config import (
     AskConfig,
@@ -34,6 +35,8 @@ def _say(text: str) -> None:
 
 app = tyro.extras.SubcommandApp()
 run_app = tyro.extras.SubcommandApp()
+app.command(name="bench")(policy_bench.policy_bench)
+app.command(name="serve")(policy_bench.policy_serve)
 app.command(run_app, name="run", help="Assemble, align and tune a whole policy on an embedded task.")
 
 

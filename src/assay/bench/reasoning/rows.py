@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -28,6 +28,8 @@ class Job:
     seed: int = 0
     at_once: int = 8
     key: str = "-"
+    window: str = ""
+    """Of a benchmark of dated questions: FIRST:LAST, ISO dates or their beginnings, both included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,16 @@ class Answered:
     subset: str = ""
     by: str = "rule"
     fault: str = ""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """Other numbers of this answer in 0..1 by name (IFEval's four)."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Of those that are means over more than one thing: how many (IFEval's instructions)."""
+    reply: str = ""
+    """The id of the completion that the library was given: what the recorder knows of it is joined by that."""
+    all_thought: bool = False
+    """It never came to the end of its thoughts: wrong, and counted."""
+    text: str = ""
+    """The question, for a judge and for people."""
 
 
 Driver = Callable[[Job], Iterable[Answered]]

@@ -1,0 +1,97 @@
+"""Protocol cards: what a number was measured with, and whether it may stand under the paper's name.
+
+Paper B (section 5.1 and Table 1): at most 64K tokens, answers in boxes, the mean of 5 runs (pass@1), a judge of OpenAI for
+equivalence where answers are free. Its temperature, prompts, judge's prompt, LiveCodeBench's window and BFCL's version are
+not stated: a number here is never more than "by what the paper states", and what is not stated is said.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+PAPER = {
+    "aime24": 78.9, "livecodebench": 63.6, "livebench": 73.2, "ifeval": 82.9, "bfcl": 66.3, "mmmu": 73.6, "mathvista": 74.0,
+    "olympiadbench": 62.6, "mathvision": 49.0, "mmmu-pro": 52.0,
+}  # fmt: skip
+"""Skywork R1V2-38B's numbers (paper B, version 3, Table 1), in percent."""
+PAPER_TOKENS, PAPER_REPEATS = 65_536, 5
+JUDGED = frozenset({"aime24", "mmmu", "mathvista", "olympiadbench", "mathvision", "mmmu-pro"})
+"""Benchmarks whose answers the paper lets a judge compare."""
+UNSTATED = {
+    "livecodebench": "its window of dates", "bfcl": "its version (v3 by its date)", "livebench": "its release",
+    "ifeval": "which of the four rates", "olympiadbench": "which subsets",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """What one number was measured with. `questions`: that the data here hold; `published`: of the published benchmark
+    (0: it depends on the window). `prompt`: its first question's, as it was sent, pictures left out."""
+
+    benchmark: str
+    library: str
+    release: str
+    split: str
+    questions: int
+    published: int
+    prompt: str
+    temperature: float
+    max_tokens: int
+    repeats: int
+    seed: int
+    extractor: str
+    judge: str = "none: the rule alone"
+    window: str = ""
+    measure: str = "accuracy"
+    by_subset: bool = False
+    subsets: tuple[str, ...] = ()
+    """Subsets that the total is the plain mean of, all of which must be there."""
+    extracts: bool = True
+    """Whether an answer is read out of the text (IFEval judges the text itself)."""
+
+    def differs(self) -> list[str]:
+        """Where this is not what the paper states."""
+        found = []
+        if self.max_tokens < PAPER_TOKENS:
+            found.append(f"{self.max_tokens:,} tokens at most, the paper 64K")
+        if self.repeats != PAPER_REPEATS:
+            found.append(f"{self.repeats} answers a question, the paper 5")
+        if self.repeats > 1 and self.temperature == 0:
+            found.append("temperature 0, at which repeats are one answer")
+        if self.benchmark in JUDGED and self.judge.startswith("none"):
+            found.append("no judge of equivalence, the paper one of OpenAI")
+        if self.published and self.questions != self.published:
+            found.append(f"{self.questions:,} questions in the data, the published set {self.published:,}")
+        return found
+
+    def line(self) -> str:
+        """The protocol in one line."""
+        window = f", {self.window}" if self.window else ""
+        return (
+            f"{self.library}; {self.split}{window} ({self.release}); temperature {self.temperature:g}, at most "
+            f"{self.max_tokens:,} tokens, {self.repeats} answer{'s' * (self.repeats > 1)} a question, seed {self.seed}; "
+            f"extractor: {self.extractor}; judge: {self.judge}"
+        )
+
+    def lines(self) -> list[str]:
+        """Whether the number may be held beside the paper's, and the prompt."""
+        paper = PAPER.get(self.benchmark)
+        if paper is None:
+            return [f"prompt: {self.prompt}"]
+        differs = self.differs()
+        unstated = ["temperature", "prompts", *([UNSTATED[self.benchmark]] if self.benchmark in UNSTATED else [])]
+        told = (
+            f"not the paper's protocol ({'; '.join(differs)}): not to be held beside its {paper}"
+            if differs else f"by what the paper states (its R1V2-38B: {paper}); it does not state {', '.join(unstated)}"
+        )  # fmt: skip
+        return [told, f"prompt: {self.prompt}"]
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "differs": self.differs(), "paper": PAPER.get(self.benchmark)}
+
+
+def shortened(prompt: str, question: str, most: int = 400) -> str:
+    """A prompt with its question left out: what of it is the benchmark's."""
+    text = " ".join(prompt.replace(question, "{question}").split()) if question else " ".join(prompt.split())
+    return text if len(text) <= most else f"{text[: most - 4]} ..."

@@ -1,0 +1,98 @@
+"""Which library runs which of the ten benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from assay.bench.files import rows
+from assay.bench.reasoning import evalscope
+from assay.bench.reasoning.environments import environment
+from assay.bench.reasoning.rows import Answered, Driver
+from assay.bench.reasoning.tasks import TASKS
+from assay.errors import AssayError
+
+TEN = (
+    "aime24", "livecodebench", "livebench", "ifeval", "bfcl", "mmmu", "mathvista", "olympiadbench", "mathvision", "mmmu-pro",
+)  # fmt: skip
+"""Paper B's ten, in the order of its Table 1."""
+MORE = ("bfcl-fc",)
+"""Asked where they are named: BFCL with its functions as tools."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Library:
+    """A driver, and the library's name and version.
+
+    `keeps_ids`: its rows say which completion they are of (`Answered.reply`); else it is told of failures as errors, and
+    gives them faults. `asks`: it asks the server; else it reads what was left elsewhere. `weights`: of the subsets whose
+    weighted mean is the total, from the rows (None: plain). `release`: of data that the library carries.
+    """
+
+    driver: Driver
+    name: str
+    keeps_ids: bool = True
+    asks: bool = True
+    weights: Callable[[Sequence[Answered]], Mapping[str, float]] | None = None
+    release: str = ""
+
+
+def library_of(benchmark: str, environments: Path, install: bool, say: Callable[[str], None] = print) -> Library:
+    """What runs a benchmark. Raises AssayError, one line with what to do, where nothing does here."""
+    if benchmark in TASKS:
+        python = evalscope.python_of(environments, install, say)
+        scorer = sandboxed if benchmark == "livecodebench" and _here("code") else None
+        return Library(driver=evalscope.driver(python, scorer), name=f"evalscope {evalscope.VERSION}")
+    if benchmark in ("bfcl", "bfcl-fc") and _here("bfcl"):
+        return _bfcl(benchmark, environments, install, say)
+    if benchmark == "livebench" and _here("livebench"):
+        read = import_module(f"{_OURS}.livebench").livebench
+        return Library(
+            driver=lambda job: read(replace(job, data=job.data / "livebench")), name="LiveBench's own package",
+            keeps_ids=False, asks=False,
+        )  # fmt: skip
+    raise AssayError(f"{benchmark}: nothing here runs it")
+
+
+_OURS = "assay.bench.reasoning"
+
+
+def _here(module: str) -> bool:
+    return find_spec(f"{_OURS}.{module}") is not None
+
+
+def _bfcl(mode: str, environments: Path, install: bool, say: Callable[[str], None]) -> Library:
+    own: Any = import_module(f"{_OURS}.bfcl")
+    python = environment("bfcl", own.PINS, environments, install, size=own.SIZE, say=say)
+    return Library(
+        driver=own.driver(python), name=f"bfcl-eval {own.VERSION}", keeps_ids=False, weights=leaderboard_weights,
+        release=own.CARDS[mode]["release"],
+    )  # fmt: skip
+
+
+def leaderboard_weights(answers: Sequence[Answered]) -> dict[str, float]:
+    """BFCL v3's total: the mean of non-live (of simple, itself the mean of three languages, multiple, parallel and parallel
+    multiple), live (over its questions) and multi turn (of its four)."""
+    simple = {f"simple_{x}": 1 / 36 for x in ("python", "java", "javascript")}
+    others = dict.fromkeys(("multiple", "parallel", "parallel_multiple"), 1 / 12)
+    turns = {f"multi_turn_{x}": 1 / 12 for x in ("base", "miss_func", "miss_param", "long_context")}
+    live = [f"live_{x}" for x in ("simple", "multiple", "parallel", "parallel_multiple")]
+    counts = {c: len({a.question for a in answers if a.subset == c and a.score is not None}) for c in live}
+    whole = sum(counts.values())
+    return {**simple, **others, **turns, **{c: n / whole / 3 if whole else 0.0 for c, n in counts.items()}}
+
+
+def sandboxed(answers: Sequence[Answered], data: Path) -> Iterable[Answered]:
+    """LiveCodeBench's programs against their tests, in our sandbox."""
+    code: Any = import_module(f"{_OURS}.code")
+    task, asked = TASKS["livecodebench"], {r.question for r in answers}
+    tests = dict(
+        code.livecodebench(row.value) for f in task.paths(data) for row in rows(f)
+        if str(row.value.get("question_id")) in asked
+    )  # fmt: skip
+    scored: Iterable[Answered] = code.score_code(answers, tests)
+    return scored

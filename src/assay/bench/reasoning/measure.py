@@ -1,0 +1,260 @@
+"""`assay policy bench`: a model on the reasoning benchmarks, from its server to results with intervals.
+
+    OUT/asked.sqlite          every answer that the model gave: a killed run asks none of them again
+    OUT/answers/NAME.jsonl    a line for each answer: what was asked, said, read out of it, and its score
+    OUT/cards.json            the protocol of each number
+    OUT/results.json, .md, .html
+
+The ends of a run: all benchmarks that can be run here are measured, and each that cannot is a line that says what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from assay.bench.benchmark import BenchmarkResult, Skipped
+from assay.bench.reasoning import equivalence, estimates
+from assay.bench.reasoning.cards import JUDGED, Card, shortened
+from assay.bench.reasoning.drivers import MORE, TEN, Library, library_of
+from assay.bench.reasoning.recorder import Heard, Recorder, Tally, spent
+from assay.bench.reasoning.rows import Answered, Job
+from assay.bench.reasoning.serving import Endpoint
+from assay.bench.reasoning.tasks import STANDARD, TASKS, VISION, Question
+from assay.bench.reasoning.thoughts import all_thought
+from assay.errors import AssayError
+from assay.identity import of_file
+from assay.llm.budget import Budget
+from assay.llm.chat import Chat
+from assay.records import digest
+from assay.tables import write_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How benchmarks are asked. `repeats`: answers to each question (paper: 5). `temperature`: None is 0 for one answer, and
+    0.6 for more. `budget`: tokens in and out of all benchmarks, earlier runs of this folder included."""
+
+    only: tuple[str, ...] = ()
+    repeats: int = 1
+    limit: int | None = None
+    temperature: float | None = None
+    max_tokens: int = 4096
+    seed: int = 0
+    at_once: int = 8
+    budget: int | None = None
+    window: str = ""
+
+    def __post_init__(self) -> None:
+        if unknown := [n for n in self.only if n not in (*TEN, *MORE)]:
+            raise AssayError(f"no benchmark is called {unknown[0]}; there are {', '.join((*TEN, *MORE))}")
+        if min(self.repeats, self.max_tokens, self.at_once) < 1 or (self.limit is not None and self.limit < 1):
+            raise AssayError("repeats, max_tokens, at_once and limit must be at least 1")
+        if self.repeats > 1 and self.temperature == 0:
+            raise AssayError("at temperature 0 repeats are one answer: give --temperature above 0, or --repeats 1")
+
+    @property
+    def drawn(self) -> float:
+        return self.temperature if self.temperature is not None else 0.0 if self.repeats == 1 else 0.6
+
+
+def measure(
+    endpoint: Endpoint, data: Path, out: Path, settings: Settings, environments: Path, install: bool = False,
+    judges: Sequence[Chat] = (), say: Callable[[str], None] = print,
+    library: Callable[..., Library] = library_of,
+) -> tuple[list[BenchmarkResult | Skipped], list[str]]:  # fmt: skip
+    """The results of all benchmarks, or of those of `settings.only`, in order, and the names of those in which the budget
+    ended. Raises AssayError for broken data, for one that was named and cannot be run, and where the model's server answers
+    nothing."""
+    if out.resolve().is_relative_to(data.resolve()):
+        raise AssayError(
+            f"--out {out} lies within --data {data}: what a run writes would be read as data; choose another"
+        )
+    budget = None
+    if settings.budget is not None:
+        budget = Budget(settings.budget)
+        budget.spend(spent(out / "asked.sqlite"))
+    results, cards, short = list[BenchmarkResult | Skipped](), dict[str, object](), list[str]()
+    for name in settings.only or TEN:
+        try:
+            found = library(name, environments, install, say)
+            job = _job(name, endpoint, data, out, settings)
+            questions = TASKS[name].questions(data, settings.window) if name in TASKS else []
+            rows, prompt, refused = _answers(found, job, out, endpoint.identity, budget, _asked(questions, job), say)
+        except AssayError as error:
+            if name in settings.only:
+                raise
+            results.append(Skipped(name=name, reason=str(error).removeprefix(f"{name}: ")))
+            continue
+        short += [name] if refused else []
+        card = _card(job, found, questions, prompt, rows, judges)
+        cards[name] = card.as_json()
+        if any(r.score is not None for r in rows):
+            results.append(_result(rows, card, job, questions, out, judges, say, found))
+        elif refused:
+            results.append(Skipped(name=name, reason="not asked: the budget of tokens is spent"))
+        else:
+            fault = next((r.fault for r in rows if r.fault), "no rows")
+            raise AssayError(
+                f"{name}: none of {len(rows):,} answers has a score ({fault}); see to that, then run it again"
+            )
+        write_text(out / "cards.json", json.dumps(cards, indent=2))
+    return results, short
+
+
+def _job(name: str, endpoint: Endpoint, data: Path, out: Path, settings: Settings) -> Job:
+    return Job(
+        benchmark=name, model=endpoint.model, url=endpoint.url, key=endpoint.key, data=data, work=out / "work" / name,
+        repeats=settings.repeats, limit=settings.limit, temperature=settings.drawn, max_tokens=settings.max_tokens,
+        seed=settings.seed, at_once=settings.at_once, window=settings.window if name == "livecodebench" else "",
+    )  # fmt: skip
+
+
+def _asked(questions: Sequence[Question], job: Job) -> int:
+    """How many answers that makes; the limit is of each form of a benchmark (MMMU-Pro has two)."""
+    parts = Counter(q.part for q in questions)
+    return sum(min(n, job.limit or n) for n in parts.values()) * job.repeats
+
+
+def _answers(
+    library: Library, job: Job, out: Path, identity: str, budget: Budget | None, asked: int,
+    say: Callable[[str], None],
+) -> tuple[list[Answered], str, bool]:  # fmt: skip
+    """A benchmark's rows; the first prompt; whether the budget refused some."""
+    if not library.asks:
+        return list(library.driver(job)), "", False
+    shutil.rmtree(job.work, ignore_errors=True)  # a library that remembers some answers would get others' for the rest
+    job.work.mkdir(parents=True)
+    teller = Teller(job.benchmark, asked)
+    with Recorder(job, out / "asked.sqlite", identity, budget, teller, errors=not library.keeps_ids) as recorder:
+        rows = list(library.driver(replace(job, url=recorder.url, key="-")))
+        rows = joined(rows, recorder.heard) if library.keeps_ids else rows
+        tally = recorder.tally
+        prompt = recorder.first_prompt
+        refused = any("budget" in fault for fault in recorder.faults.values())
+    say(
+        f"{job.benchmark}: {tally.answered:,} answers ({tally.cached:,} from earlier runs), {tally.cut:,} cut, "
+        f"{tally.failed:,} failed; {tally.tokens_in:,} tokens in, {tally.tokens_out:,} out"
+    )
+    return rows, prompt, refused
+
+
+def joined(rows: Iterable[Answered], heard: Mapping[str, Heard]) -> list[Answered]:
+    """Rows of a library with what the recorder heard: thoughts, answers that did not end, and questions that got no answer,
+    which no library may score. Raises AssayError where some failed, and the library's rows do not say which."""
+    opens = any(h.said.closes for h in heard.values())
+    found = []
+    for row in rows:
+        told = heard.get(row.reply) if row.reply else None
+        if told is None:
+            found.append(row)
+        elif told.fault:
+            found.append(replace(row, score=None, parts={}, fault=told.fault, finished=False))
+        elif all_thought(told.said, opens):
+            score = None if row.score is None else 0.0
+            none = dict.fromkeys(row.parts, 0.0)
+            found.append(
+                replace(row, score=score, parts=none, thoughts=told.said.thoughts, finished=False, all_thought=True)
+            )
+        else:
+            found.append(replace(row, thoughts=told.said.thoughts, finished=not told.said.cut))
+    failed = [h.fault for h in heard.values() if h.fault]
+    if failed and not any(r.reply for r in found):
+        raise AssayError(
+            f"{len(failed):,} requests got no answer ({failed[0]}), and the library's rows do not say which: nothing was "
+            "decided by that; see to the server, then give this command again, which asks only what failed"
+        )
+    return found
+
+
+def _card(
+    job: Job, library: Library, questions: Sequence[Question], prompt: str, rows: Sequence[Answered],
+    judges: Sequence[Chat],
+) -> Card:  # fmt: skip
+    task = TASKS.get(job.benchmark)
+    first = next((r.text for r in rows if r.text and r.text in prompt), "")
+    files = task.paths(job.data) if task else []
+    release = (
+        f"digest {digest([of_file(f) for f in files])[:12]} of {', '.join(f.name for f in files[:2])}" if files else ""
+    )
+    judged = bool(judges) and job.benchmark in JUDGED
+    return Card(
+        benchmark=job.benchmark, library=library.name, release=release or library.release or "as the library carries it",
+        split=task.split if task else "all categories", questions=len(questions) or len({r.question for r in rows}),
+        published=task.whole if task else 0, prompt=shortened(prompt, first), temperature=job.temperature,
+        max_tokens=job.max_tokens, repeats=job.repeats, seed=job.seed, window=job.window,
+        extractor=EXTRACTORS.get(job.benchmark, "the library's own"),
+        judge=f"rule first, then {', '.join(j.name for j in judges)}" if judged else "none: the rule alone",
+        measure="prompt, strict" if job.benchmark == "ifeval" else f"pass@1, mean of {job.repeats}",
+        by_subset=bool(task and task.by_subset), subsets=(STANDARD, VISION) if task and task.by_subset else (),
+        extracts=job.benchmark not in ("ifeval", "bfcl"),
+    )  # fmt: skip
+
+
+_LETTER = "the letter of the last ANSWER: line, else the last capital letter"
+EXTRACTORS = {
+    "aime24": "the last box, else the last number; whole numbers by math-verify",
+    "olympiadbench": "the last box, else the last formula; math-verify with the item's tolerance",
+    "mathvision": f"options: {_LETTER}; else the last box, by math-verify",
+    "mathvista": f"options: {_LETTER}; else the last box, by math-verify",
+    "mmmu": f"options: {_LETTER}; open: the ANSWER: line, by MMMU's rule", "mmmu-pro": _LETTER,
+    "ifeval": "none: the whole answer is checked", "livecodebench": "the last fenced program",
+}  # fmt: skip
+
+
+def _result(
+    rows: Sequence[Answered], card: Card, job: Job, questions: Sequence[Question], out: Path, judges: Sequence[Chat],
+    say: Callable[[str], None], library: Library,
+) -> BenchmarkResult:  # fmt: skip
+    """The rows on disk, judged, as a number."""
+    file = out / "answers" / f"{job.benchmark}.jsonl"
+    write_text(file, "".join(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in rows))
+    more, notes = [], TASKS[job.benchmark].flaws(list(questions)) if job.benchmark in TASKS else []
+    if judges and job.benchmark in JUDGED:
+        said = []
+        for chat in judges:
+            say(f"{job.benchmark}: {chat.name} judges {len(rows):,} answers")
+            said.append((chat.name, equivalence.judged(rows, chat)))
+        for name, told in said:
+            kept = out / "answers" / f"{job.benchmark}.judge-{digest(name)[:8]}.jsonl"
+            lines = (
+                {"question": r.question, "repeat": r.repeat, "by": r.by, "score": r.score, "fault": r.fault}
+                for r in told
+            )
+            write_text(kept, "".join(json.dumps(line) + "\n" for line in lines))
+        more, notes = equivalence.totals(rows, said), [*notes, *equivalence.lines(rows, said)]
+    if (same := estimates.repeats_apart(rows)) is not None:
+        more = [*more, same]
+    weights = library.weights(rows) if library.weights is not None else None
+    return estimates.result(rows, card, more, notes, weights)
+
+
+class Teller:
+    """Says on stderr how far a benchmark is: a line every quarter of a minute, on a terminal one that is written over."""
+
+    def __init__(self, name: str, asked: int, every_s: float = 15.0) -> None:
+        self.name, self.asked = name, asked
+        self.live = sys.stderr.isatty()
+        self.every_s = 0.5 if self.live else every_s
+        self.began = self.said = time.monotonic()
+
+    def __call__(self, tally: Tally) -> None:
+        now, done = time.monotonic(), tally.answered + tally.failed
+        if now - self.said < self.every_s and done != self.asked:
+            return
+        self.said = now
+        new = done - tally.cached
+        left = (self.asked - done) * (now - self.began) / new if new and self.asked else 0.0
+        text = (
+            f"{self.name}: {done:,} of {self.asked or '?':,} answers, {tally.cut:,} cut, {tally.failed:,} failed, "
+            f"{tally.tokens_out:,} tokens, left {left:.0f} s"
+        )
+        print(
+            f"\r{text}  " if self.live else text, end="" if self.live and done != self.asked else "\n", file=sys.stderr
+        )

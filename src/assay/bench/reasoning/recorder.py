@@ -1,0 +1,313 @@
+"""A loopback server between a library and the model: each answer is asked for once, whatever the library does or forgets.
+
+    library -> Recorder (127.0.0.1) -> the model's server
+
+A library is started anew after a kill, with no memory of its own; what was answered before comes from the journal (one
+SQLite file, committed before the library sees an answer). The same question that comes k times in one run of a library is k
+answers, told apart by their order and by the seed that goes with each. At temperature 0 they are k answers as well.
+
+What the library sees is the answer alone: thoughts are kept in the journal, and a thought that does not end is an empty
+answer. What got no answer (the server failed, the budget is spent) is told as an empty answer too, and kept apart in
+`faults`, so that no library can drop it: whoever reads the rows back knows it by its id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp import web
+
+from assay.bench.reasoning.rows import Job
+from assay.bench.reasoning.thoughts import Said, said
+from assay.errors import AssayError
+from assay.llm.budget import Budget
+from assay.llm.client import Gate, retry_after
+from assay.llm.completion import PASSING, error_message
+
+_SCHEMA = """CREATE TABLE IF NOT EXISTS answers (
+    key TEXT, sample INTEGER, model TEXT, request TEXT, answer TEXT, tokens_in INTEGER, tokens_out INTEGER,
+    seconds REAL, at REAL, PRIMARY KEY (key, sample)) WITHOUT ROWID"""
+_ASIDE = ("seed", "stream", "stream_options", "user", "timeout")
+"""Fields of a request that are no part of the question."""
+MOST_BODY = 256 * 2**20
+TRIES = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """An answer as the server gave it, and its name in the journal. `fault`: why there is none."""
+
+    id: str
+    said: Said
+    fault: str = ""
+    cached: bool = False
+
+
+@dataclass(slots=True)
+class Tally:
+    """How far a run is."""
+
+    answered: int = 0
+    cached: int = 0
+    cut: int = 0
+    failed: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+class Recorder:
+    """Serves /v1/chat/completions and /v1/completions on loopback until it is left; `url` is what a library is given.
+
+    `journal`: the SQLite file of all that was answered. `identity`: what the model is, where its name alone does not say
+    (a digest of its weights): other weights are asked anew. `budget`: of tokens, in and out together. `told` hears of every
+    answer. `heard`: every answer of this run by the id that the library was given; `faults`: those that came to nothing.
+    `first_prompt`: the words of the first request. `errors`: tell what got no answer as an error (a 400, which no client
+    tries again): for libraries that keep no ids of completions, and mark failures themselves.
+
+    Example: with Recorder(job, Path("asked.sqlite")) as recorder: library(recorder.url)
+    """
+
+    def __init__(
+        self, job: Job, journal: Path, identity: str = "", budget: Budget | None = None,
+        told: Callable[[Tally], None] = lambda _: None, timeout_s: float = 3600.0, errors: bool = False,
+    ) -> None:  # fmt: skip
+        self.job, self.journal, self.identity, self.budget, self.told = job, journal, identity, budget, told
+        self.timeout_s, self.errors = timeout_s, errors
+        self.heard: dict[str, Heard] = {}
+        self.tally = Tally()
+        self.url = self.first_prompt = ""
+        self._seen: Counter[str] = Counter()
+        self._ready = threading.Event()
+        self._silent = 0
+
+    @property
+    def faults(self) -> dict[str, str]:
+        """The reason of every question of this run that got no answer, by id."""
+        return {h.id: h.fault for h in self.heard.values() if h.fault}
+
+    def __enter__(self) -> Recorder:
+        self._database = _opened(self.journal)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+        self._thread.start()
+        if not self._ready.wait(30):
+            raise AssayError("the recorder cannot listen on 127.0.0.1: is loopback there?")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(60)
+        self._database.close()
+
+    async def _serve(self) -> None:
+        self._loop, self._stop, self._gate = asyncio.get_running_loop(), asyncio.Event(), Gate()
+        self._room = asyncio.Semaphore(self.job.at_once)
+        app = web.Application(client_max_size=MOST_BODY)
+        app.router.add_get("/v1/models", self._models)
+        for path in ("chat/completions", "completions"):
+            app.router.add_post(f"/v1/{path}", self._answer)
+        headers = {"Authorization": f"Bearer {self.job.key}"} if self.job.key not in ("", "-") else {}
+        timeout = aiohttp.ClientTimeout(total=self.timeout_s)
+        near = urlsplit(self.job.url).hostname in ("127.0.0.1", "localhost", "::1")  # no proxy leads to this machine
+        async with aiohttp.ClientSession(headers=headers, timeout=timeout, trust_env=not near) as self._session:
+            runner = web.AppRunner(app, shutdown_timeout=0.1)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+            self._ready.set()
+            await self._stop.wait()
+            await runner.cleanup()
+
+    async def _models(self, _: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [{"id": self.job.model, "object": "model"}]})
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        try:
+            body = json.loads(await request.read())
+        except ValueError:
+            return _refusal("the body is not JSON")
+        if not isinstance(body, dict) or body.get("n", 1) not in (1, None) or body.get("stream"):
+            return _refusal("the recorder takes one answer a request, and no streams")
+        path = request.path.removeprefix("/v1/")
+        key = self._key(path, body)
+        self.first_prompt = self.first_prompt or _words(body)
+        sample = self._seen[key]
+        self._seen[key] += 1
+        heard, answer = await self._once(path, key, sample, body)
+        self.heard[heard.id] = heard
+        self._count(heard, answer)
+        if heard.fault and self.errors:
+            return _refusal(heard.fault)
+        return web.json_response(_shown(path, heard, answer, self.job.model))
+
+    def _key(self, path: str, body: dict[str, Any]) -> str:
+        asked = {k: v for k, v in body.items() if k not in _ASIDE and v is not None}
+        text = json.dumps([self.identity, path, asked], sort_keys=True, ensure_ascii=False)
+        return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=12).hexdigest()
+
+    async def _once(self, path: str, key: str, sample: int, body: dict[str, Any]) -> tuple[Heard, dict[str, Any]]:
+        """The answer from the journal, or from the server into the journal."""
+        name = f"assay-{key}-{sample}"
+        row = self._database.execute(
+            "SELECT answer FROM answers WHERE key = ? AND sample = ?", (key, sample)
+        ).fetchone()  # fmt: skip
+        if row is not None:
+            answer = json.loads(row[0])
+            return Heard(id=name, said=said(answer), cached=True), answer
+        most = _most(body, self.job.max_tokens)
+        if self.budget is not None and not await self.budget.enough(most):
+            return Heard(id=name, said=Said(), fault="not asked: the budget of tokens is spent"), {}
+        start = time.monotonic()
+        async with self._room:
+            answer, fault = await self._ask(path, {**body, "model": self.job.model}, name, sample)
+        used = _usage(answer)
+        if self.budget is not None:
+            self.budget.settle(most, float(sum(used)))
+        if fault:
+            return Heard(id=name, said=Said(), fault=fault), {}
+        self._database.execute(
+            "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (key, sample, self.job.model, _legible(body), json.dumps(answer), *used, time.monotonic() - start, time.time()),
+        )  # fmt: skip
+        return Heard(id=name, said=said(answer)), answer
+
+    async def _ask(self, path: str, body: dict[str, Any], name: str, sample: int) -> tuple[dict[str, Any], str]:
+        """(answer, "") or ({}, what went wrong). What may pass is tried again."""
+        body = {k: v for k, v in body.items() if v is not None}
+        if body.get("temperature", 1.0):
+            body["seed"] = self.job.seed + sample  # one seed for all would make all repeats one answer
+        url, problem = f"{self.job.url.rstrip('/')}/{path}", ""
+        tries = (
+            1 if self._silent >= self.job.at_once else TRIES
+        )  # a server that is gone is not waited for again and again
+        for attempt in range(tries):
+            await self._gate.passable()
+            try:
+                async with self._session.post(url, json=body, headers={"Idempotency-Key": name}) as response:
+                    payload = await response.read()
+                    answer, problem, again = _read(response.status, payload)
+                    after = retry_after(response.headers.get("Retry-After"))
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                answer, problem, again, after = {}, f"connection: {error or type(error).__name__}", True, None
+            self._silent = 0 if not again else self._silent
+            if not problem:
+                return answer, ""
+            if not again or attempt + 1 == tries:
+                break
+            if after is not None:
+                self._gate.close_for(min(after, 60.0))
+            else:
+                await asyncio.sleep(min(0.5 * 2**attempt, 30.0))
+        self._silent += again
+        return {}, problem
+
+    def _count(self, heard: Heard, answer: dict[str, Any]) -> None:
+        tally, used = self.tally, _usage(answer)
+        tally.failed += bool(heard.fault)
+        tally.answered += not heard.fault
+        tally.cached += heard.cached
+        tally.cut += heard.said.cut
+        tally.tokens_in, tally.tokens_out = tally.tokens_in + used[0], tally.tokens_out + used[1]
+        self.told(tally)
+
+
+def spent(journal: Path) -> int:
+    """Tokens in and out of all that a journal holds: what a budget has lost to earlier runs."""
+    if not journal.exists():
+        return 0
+    database = _opened(journal)
+    try:
+        return int(database.execute("SELECT TOTAL(tokens_in) + TOTAL(tokens_out) FROM answers").fetchone()[0])
+    finally:
+        database.close()
+
+
+def _opened(journal: Path) -> sqlite3.Connection:
+    try:
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(journal, timeout=30.0, isolation_level=None, check_same_thread=False)
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=NORMAL")
+        database.executescript(_SCHEMA)
+    except sqlite3.Error as error:
+        raise AssayError(f"{journal}: the journal of answers cannot be used ({error}); move it away") from error
+    return database
+
+
+def _read(status: int, payload: bytes) -> tuple[dict[str, Any], str, bool]:
+    """(answer, problem, whether to try again) of what a server sent."""
+    if status != 200:
+        return {}, f"http {status}: {error_message(payload)}", status in PASSING
+    try:
+        answer = json.loads(payload)
+    except ValueError:
+        return {}, "the server's answer is not JSON", True
+    if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list) or not answer["choices"]:
+        return {}, f"not a completion: {error_message(payload)}", False
+    return answer, "", False
+
+
+def _shown(path: str, heard: Heard, answer: dict[str, Any], model: str) -> dict[str, Any]:
+    """What the library is told: the answer without its thoughts, under the name that the journal has for it."""
+    choice = answer["choices"][0] if answer else {}
+    reason = choice.get("finish_reason") or "stop"
+    head = {"id": heard.id, "created": int(time.time()), "model": model, "usage": answer.get("usage") or _NOTHING}
+    if path == "completions":
+        only = {"index": 0, "text": heard.said.answer, "finish_reason": reason, "logprobs": choice.get("logprobs")}
+        return {**head, "object": "text_completion", "choices": [only]}
+    message = {"role": "assistant", "content": heard.said.answer}
+    if calls := (choice.get("message") or {}).get("tool_calls"):
+        message["tool_calls"] = calls
+    return {
+        **head, "object": "chat.completion", "choices": [{"index": 0, "message": message, "finish_reason": reason}],
+    }  # fmt: skip
+
+
+_NOTHING = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+
+
+def _usage(answer: dict[str, Any]) -> tuple[int, int]:
+    usage = answer.get("usage") or {}
+    return int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+
+
+def _most(body: dict[str, Any], otherwise: int) -> float:
+    """An upper estimate of a request's tokens: two bytes a token of text, 1,500 a picture, the most of the answer."""
+    text = _legible(body)
+    limit = body.get("max_completion_tokens") or body.get("max_tokens") or otherwise
+    return len(text.encode("utf-8", "replace")) // 2 + 1_500 * text.count('"picture ') + int(limit)
+
+
+def _legible(body: dict[str, Any]) -> str:
+    """A request as text for people, its pictures by their digests."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, str) and value.startswith("data:"):
+            return f"picture {hashlib.blake2b(value.encode(), digest_size=8).hexdigest()}"
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        return [plain(v) for v in value] if isinstance(value, list) else value
+
+    return json.dumps(plain(body), ensure_ascii=False)
+
+
+def _words(body: dict[str, Any]) -> str:
+    """The words of a request, its pictures left out."""
+    said = [m.get("content") for m in body.get("messages") or [] if isinstance(m, dict)] or [body.get("prompt")]
+    parts = [p for s in said for p in (s if isinstance(s, list) else [{"text": s}])]
+    return "\n\n".join(str(p.get("text") or "(picture)") for p in parts if isinstance(p, dict))
+
+
+def _refusal(why: str) -> web.Response:
+    return web.json_response({"error": {"message": why, "type": "BadRequestError", "code": 400}}, status=400)

@@ -1,0 +1,124 @@
+"""What MODEL is, and a server for it: a folder or a hub id is served here, NAME@URL is asked where it is.
+
+A folder is served by vLLM, where that is installed or its python is named, else by our own decoder (`assay policy serve`): a
+process that ends with this one, however it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from assay.errors import AssayError
+from assay.identity import of_model
+
+By = Literal["auto", "vllm", "decoder"]
+_KEEPER = """
+import ctypes, os, sys
+if sys.platform == "linux": ctypes.CDLL(None).prctl(1, 15)
+if os.getppid() != int(sys.argv[1]): sys.exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Becomes the server, which is told to end when whoever started it ends (the wish outlives exec)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A model behind a server. `identity`: of its weights, or its name; `by`: what serves it."""
+
+    url: str
+    model: str
+    identity: str
+    by: str
+    key: str = "-"
+
+
+@contextmanager
+def served(
+    model: str, log: Path, by: By = "auto", vllm_python: Path | None = None, options: Sequence[str] = (),
+    wait_s: float = 900.0, say: Callable[[str], None] = print, key_env: str = "OPENAI_API_KEY",
+) -> Iterator[Endpoint]:  # fmt: skip
+    """An endpoint for MODEL. `options` go to what serves a folder. Raises AssayError with the log's last line where it does
+    not come up."""
+    name, at, url = model.rpartition("@")
+    if at and url.lower().startswith(("http://", "https://")):
+        if not name:
+            raise AssayError(f"{model}: write NAME@URL, for example Qwen/Qwen3-8B@http://localhost:8000/v1")
+        url = url.rstrip("/")
+        yield Endpoint(
+            url=url, model=name, identity=model, by=url, key=os.environ.get(key_env, "").strip() or "-"
+        )  # fmt: skip
+        return
+    folder = Path(model)
+    if folder.is_dir() and not (folder / "config.json").exists():
+        raise AssayError(f"{model}: no model in this folder (config.json is missing)")
+    if not folder.is_dir() and model.count("/") != 1:
+        raise AssayError(f"{model}: neither a folder, nor a hub id (OWNER/NAME), nor NAME@URL")
+    identity = of_model(folder) if folder.is_dir() else model
+    python = vllm_python or (Path(sys.executable) if find_spec("vllm") is not None else None)
+    if by == "vllm" and python is None:
+        raise AssayError("vLLM is not installed here: give --vllm-python, the python of an environment that has it")
+    port, short = _free_port(), folder.resolve().name if folder.is_dir() else model
+    if python is not None and by != "decoder":
+        line = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", short,
+                "--host", "127.0.0.1", "--port", str(port), "--generation-config", "vllm"]  # fmt: skip
+        told = "vLLM"
+    else:
+        line = [sys.executable, "-m", "assay", "policy", "serve", model, "--port", str(port), "--name", short]
+        told = "our decoder"
+    say(f"{short}: served by {told} on port {port} ({log})")
+    with _running([*line, *options], log) as process:
+        _wait(process, f"http://127.0.0.1:{port}", log, wait_s)
+        yield Endpoint(url=f"http://127.0.0.1:{port}/v1", model=short, identity=identity, by=told)
+
+
+@contextmanager
+def _running(line: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as told:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _KEEPER, str(os.getpid()), *line], stdout=told, stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path, wait_s: float) -> None:
+    until = time.monotonic() + wait_s
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while process.poll() is None and time.monotonic() < until:
+        try:
+            with direct.open(f"{url}/v1/models", timeout=5) as response:
+                if json.loads(response.read()).get("data"):
+                    return
+        except (urllib.error.URLError, OSError, ValueError):
+            time.sleep(0.3)
+    said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    why = "it ended" if process.poll() is not None else f"not ready after {wait_s:.0f} s"
+    raise AssayError(f"the model's server did not come up ({why}): {said[-1][:300] if said else 'no word'} ({log})")
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

@@ -1,0 +1,59 @@
+"""What an answer says beside its thoughts, wherever the server puts them: in `reasoning_content`, in tags, in channels."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from assay.llm.parsing import after_thoughts
+
+_CLOSED = re.compile(r"</(?:think|thinking|thought|thoughts|reasoning|seed:think)>|\[/THINK\]|◁/think▷", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """`answer`: what stands after the thoughts, "" where they do not end. `cut`: the limit of tokens ended it. `open`: it
+    ended inside a thought."""
+
+    answer: str = ""
+    thoughts: str = ""
+    cut: bool = False
+    open: bool = False
+    closes: bool = False
+    """A thought ends in it that never began: the server's template opens thoughts, so an answer without an end of them is
+    all thought (`lost`)."""
+
+    @property
+    def finished(self) -> bool:
+        return not (self.cut or self.open)
+
+
+def said(completion: dict[str, Any]) -> Said:
+    """Of a chat completion or a text completion. A box inside a thought is in no answer."""
+    choice = completion["choices"][0]
+    message = choice.get("message")
+    text = _text(message.get("content") if isinstance(message, dict) else choice.get("text"))
+    beside = _text(message.get("reasoning_content") or message.get("reasoning")) if isinstance(message, dict) else ""
+    cut = str(choice.get("finish_reason") or "").lower() in ("length", "max_tokens", "model_length")
+    answer = after_thoughts(text)
+    inside = text[: -len(answer)] if answer and text.endswith(answer) else "" if answer == text else text
+    silent = bool(beside) and not text.strip() and not (isinstance(message, dict) and message.get("tool_calls"))
+    return Said(
+        answer=answer or "", thoughts=beside + inside, cut=cut, open=answer is None or silent,
+        closes=bool(_CLOSED.search(inside)) and not inside.lstrip().startswith(("<", "[", "◁")),
+    )  # fmt: skip
+
+
+def all_thought(one: Said, template_opens: bool) -> bool:
+    """Whether an answer never came to its end of thinking. `template_opens`: some answer of this model closes a thought that
+    it did not open, so the prompt opens them all, and an answer without an end is one thought."""
+    return one.open or (template_opens and not one.thoughts)
+
+
+def _text(content: object) -> str:
+    """A message's text, whole or in parts."""
+    if isinstance(content, list):
+        parts = (p.get("text") if isinstance(p, dict) else p for p in content)
+        return "".join(p for p in parts if isinstance(p, str))
+    return content if isinstance(content, str) else ""

@@ -1,0 +1,120 @@
+"""`assay policy bench` and `assay policy serve`: a policy on paper B's reasoning benchmarks, and behind a chat server."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from assay.cli.arguments import chat_config
+from assay.errors import AssayError
+from assay.policy.config import PolicyConfig
+
+
+def policy_bench(
+    model: Positional[str], data: Path | None = None, out: Path = Path("policy-bench"), only: tuple[str, ...] = (),
+    repeats: int = 1, limit: int = 0, temperature: float | None = None, max_tokens: int = 4096, seed: int = 0,
+    at_once: int = 8, budget_tokens: int = 0, window: str = "", judge: tuple[str, ...] = (), judge_tokens: int = 1024,
+    judge_budget: int = 0, environments: Path | None = None, install: bool = False,
+    served_by: Literal["auto", "vllm", "decoder"] = "auto", vllm_python: Path | None = None,
+    server_options: tuple[str, ...] = (),
+) -> None:  # fmt: skip
+    """Measure a policy on the reasoning benchmarks of Skywork R1V2, through evalscope and bfcl-eval, with intervals.
+
+    Example: assay policy bench runs/mpo-1 --data benchmarks --only aime24 ifeval --repeats 5 --max-tokens 65536 --install
+
+    A killed run goes on with the same command, and asks nothing twice. `assay bench compare A/results.json B/results.json`
+    compares two.
+
+    Args:
+        model: A folder or a hub id, which is served here, or NAME@URL of any OpenAI-compatible server (the key is
+            $OPENAI_API_KEY).
+        data: The folder of the benchmarks' files (default: $ASSAY_BENCH_DATA); docs/reasoning.md says which.
+        out: The folder of answers and results: results.json, results.md, results.html, cards.json, answers/.
+        only: Names of benchmarks (default: all ten; one that cannot be run here is a line that says why): aime24,
+            livecodebench, livebench, ifeval, bfcl, mmmu, mathvista, olympiadbench, mathvision, mmmu-pro.
+        repeats: Answers to each question; the number is the mean over questions of their means (paper: 5).
+        limit: The first so many questions of each benchmark (0: all).
+        temperature: Of the answers (default: 0 for one answer a question, 0.6 for more).
+        max_tokens: Of an answer, thoughts included (paper: 65536).
+        seed: Of drawn answers; each repeat has one of its own.
+        at_once: Requests that are under way at a time.
+        budget_tokens: Ask no more when so many tokens, in and out, are spent, earlier runs of OUT included (0: no limit).
+        window: Of LiveCodeBench, FIRST:LAST as ISO dates or their beginnings (2024-08:2025-01).
+        judge: MODEL@URL of a judge of equivalence, or two: what each makes of the same answers, and how they agree with the
+            rule, is told beside the rule's number.
+        judge_tokens: The most tokens of a judge's reply.
+        judge_budget: The same as budget_tokens, of each judge.
+        environments: Where the libraries' environments are (default: $ASSAY_ENVIRONMENTS, or assay/environments in the
+            user's cache).
+        install: Make the environments that are missing.
+        served_by: What serves a folder or hub id. auto: vLLM where it is installed or VLLM_PYTHON is given, else our
+            decoder.
+        vllm_python: The python of an environment that has vLLM.
+        server_options: Further options of what serves (of vLLM: --max-model-len 8192).
+    """
+    from assay.bench import compare, page, table
+    from assay.bench.reasoning.environments import default_folder
+    from assay.bench.reasoning.measure import Settings, measure
+    from assay.bench.reasoning.serving import served
+    from assay.llm.budget import Budget, BudgetSpent
+    from assay.llm.client import Server
+    from assay.run import environment
+    from assay.tables import write_text
+
+    settings = Settings(
+        only=only, repeats=repeats, limit=limit or None, temperature=temperature, max_tokens=max_tokens, seed=seed,
+        at_once=at_once, budget=budget_tokens or None, window=window,
+    )  # fmt: skip
+    judges = [
+        Server(
+            chat_config(text, "judge", prices=(1e6, 1e6) if judge_budget else (0.0, 0.0), reply_tokens=judge_tokens),
+            out / "judge-replies.sqlite", Budget(judge_budget) if judge_budget else None,
+        )
+        for text in judge
+    ]  # fmt: skip
+    folder = _data(data)
+    with served(model, out / "server.log", served_by, vllm_python, server_options) as endpoint:
+        results, short = measure(
+            endpoint, folder, out, settings, environments or default_folder(), install, judges
+        )  # fmt: skip
+        told = {**environment(), "served by": endpoint.by}
+    print(table.text(results))
+    compare.save(out / "results.json", model, told, results)
+    write_text(out / "results.md", table.markdown(results))
+    print(f"page: {page.write(out / 'results.html', model, told, results, {})}")
+    if short:
+        raise BudgetSpent(
+            f"the budget of {budget_tokens:,} tokens ended in {', '.join(short)}: what was answered is kept, and coverage "
+            "says how much that is; give a larger one to go on"
+        )
+
+
+def _data(given: Path | None) -> Path:
+    folder = given or (Path(named) if (named := os.environ.get("ASSAY_BENCH_DATA", "")) else None)
+    if folder is None:
+        raise AssayError("give --data DIR, the folder of the benchmarks' files (or set ASSAY_BENCH_DATA)")
+    if not folder.is_dir():
+        raise AssayError(f"--data {folder}: no such folder")
+    return folder
+
+
+def policy_serve(
+    model: Positional[str], host: str = "127.0.0.1", port: int = 8000, name: str = "", rows: int = 32,
+    policy: PolicyConfig = PolicyConfig(),  # noqa: B008
+) -> None:  # fmt: skip
+    """Serve a policy by our decoder: /v1/chat/completions, pictures as data URLs. For traffic use vLLM.
+
+    Example: assay policy serve runs/mpo-1 --port 8000
+
+    Args:
+        model: A language model, or a vision-language model: a packaged one, a folder or a hub id.
+        host: Where to listen; this server asks for no key.
+        port: Where to listen.
+        name: What requests call the model (default: MODEL).
+        rows: Answers that are decoded together.
+        policy: Precision and memory.
+    """
+    from assay.recipes.own_serve import run_serve
+
+    run_serve(model, host, port, policy, rows, name)

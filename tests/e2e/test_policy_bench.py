@@ -1,0 +1,174 @@
+"""The real libraries of `assay policy bench`, in environments of their own, and a real model behind a real server.
+
+Where the environment is not here, these say so and are skipped: `assay policy bench ... --install` makes it.
+"""
+
+import json
+import random
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import assay_line, environment
+
+import reasoning_sets
+import vlm_models
+from answer_server import AnswerServer, words
+from assay.bench.reasoning import evalscope
+from assay.bench.reasoning.environments import default_folder
+from assay.bench.reasoning.recorder import Recorder
+from assay.bench.reasoning.rows import Answered, Job
+from assay.bench.reasoning.tasks import TASKS
+from assay.errors import AssayError
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def python() -> Path:
+    try:
+        return evalscope.python_of(default_folder(), False)
+    except AssayError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return reasoning_sets.write(tmp_path_factory.mktemp("sets"))
+
+
+def asked(
+    name: str, server: AnswerServer, data: Path, folder: Path, python: Path, repeats: int = 1, score: Any = None
+) -> list[Answered]:
+    job = Job(
+        benchmark=name, model="m", url=server.url, data=data, work=folder / name, repeats=repeats, max_tokens=256,
+        temperature=0.0 if repeats == 1 else 0.7,
+    )  # fmt: skip
+    with Recorder(job, folder / "asked.sqlite") as recorder:
+        return list(evalscope.driver(python, score)(replace(job, url=recorder.url)))
+
+
+@pytest.mark.parametrize("name", [n for n in TASKS if n != "livecodebench"])
+def test_known_answers(name: str, data: Path, tmp_path: Path, python: Path) -> None:
+    """All right is 100, all wrong 0; asked once for each question and repeat, and not again from the journal."""
+    for answer, score in (
+        (lambda body: reasoning_sets.reply(words(body)), 1.0),
+        (lambda body: reasoning_sets.WRONG, 0.0),
+    ):
+        server = AnswerServer(answer)
+        try:
+            rows = asked(name, server, data, tmp_path / str(score), python, repeats=2)
+            assert [r.score for r in rows] == [score] * 2 * reasoning_sets.COUNTS[name], [
+                r for r in rows if r.score != score
+            ]
+            assert [r.repeat for r in rows] == [0, 1] * reasoning_sets.COUNTS[name]
+            assert len({(r.subset, r.question) for r in rows}) == reasoning_sets.COUNTS[name]
+            assert all(r.reply.startswith("assay-") for r in rows)
+            assert server.asked.total() == 2 * reasoning_sets.COUNTS[name]
+            if score == 1.0:
+                again = asked(name, server, data, tmp_path / str(score), python, repeats=2)
+                assert [replace(r, reply="") for r in again] == [replace(r, reply="") for r in rows]
+                assert server.asked.total() == 2 * reasoning_sets.COUNTS[name]
+        finally:
+            server.stop()
+
+
+def test_programs_are_never_run_by_the_library(data: Path, tmp_path: Path, python: Path) -> None:
+    """A program that would leave a file behind leaves none, and comes back as text for the sandbox."""
+    mark = tmp_path / "escaped"
+    server = AnswerServer(lambda body: f"```python\nopen({str(mark)!r}, 'w').write('x')\n```")
+    seen: list[str] = []
+
+    def sandbox(rows: Any, folder: Path) -> Any:
+        seen.extend(r.extracted for r in rows)
+        return [replace(r, score=1.0, by="a sandbox") for r in rows]
+
+    try:
+        rows = asked("livecodebench", server, data, tmp_path, python, score=sandbox)
+        assert [r.score for r in rows] == [1.0, 1.0]
+        assert all(str(mark) in code for code in seen)
+        assert not mark.exists()
+        with pytest.raises(AssayError, match="no sandbox here to judge them in"):
+            asked("livecodebench", server, data, tmp_path, python)
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def answers() -> Iterator[str]:
+    """A server in a process of its own, for the killed runs."""
+    process = subprocess.Popen(
+        [sys.executable, Path(__file__).parent.parent / "answer_server.py", "0.15"], env=environment(), text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    yield process.stdout.readline().strip()
+    process.communicate("")
+
+
+def stats(url: str) -> dict[str, dict[str, int]]:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(url.removesuffix("/v1") + "/stats", timeout=30) as response:
+        told: dict[str, dict[str, int]] = json.loads(response.read())
+    return told
+
+
+def test_a_run_killed_at_ten_points_asks_nothing_twice(answers: str, tmp_path: Path, python: Path) -> None:
+    """Each kill comes later. What was under way at a kill may be asked again, under the same Idempotency-Key; what was
+    answered is not, and at the end every question has its five answers."""
+    lines = [{"id": i, "problem": f"Number {i}: how many?", "answer": "7" if i % 2 else "8"} for i in range(24)]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "aime24.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    line = assay_line(
+        "policy", "bench", f"m@{answers}", "--data", tmp_path / "data", "--out", tmp_path / "out", "--only", "aime24",
+        "--repeats", 5, "--at-once", 4, "--environments", default_folder(),
+    )  # fmt: skip
+    draws, kills, under_way = random.Random(0), 0, 0
+    while kills < 10:
+        process = subprocess.Popen(line, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        goal = sum(stats(answers)["answered"].values()) + draws.randint(2, 9)
+        while sum(stats(answers)["answered"].values()) < goal and process.poll() is None:
+            time.sleep(0.05)
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.wait()
+        kills += 1
+        time.sleep(0.5)
+    done = subprocess.run(line, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = stats(answers)
+    assert kills == 10
+    assert len(told["answered"]) == 24 * 5
+    under_way = sum(n - 1 for n in told["asked"].values())
+    assert under_way <= 4 * kills, "only what was under way at a kill"
+    assert max(told["asked"].values()) <= 3
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["results"][0]
+    assert found["headline"]["value"] == 50.0
+    asked_before = sum(told["asked"].values())
+    assert subprocess.run(line, env=environment(), capture_output=True, check=False).returncode == 0
+    assert sum(stats(answers)["asked"].values()) == asked_before
+
+
+def test_our_decoder_behind_the_chat_api(data: Path, tmp_path: Path, python: Path) -> None:
+    """A small model with eyes and random weights answers questions with pictures, from its folder to results."""
+    vlm_models.make("qwen2.5-vl", tmp_path / "vlm")
+    line = assay_line(
+        "policy", "bench", tmp_path / "vlm", "--data", data, "--out", tmp_path / "out", "--only", "mathvision", "aime24",
+        "--max-tokens", 8, "--environments", default_folder(), "--served-by", "decoder",
+    )  # fmt: skip
+    done = subprocess.run(
+        line, env={**environment(), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr + (tmp_path / "out" / "server.log").read_text()[-2000:]
+    told = {r["name"]: r for r in json.loads((tmp_path / "out" / "results.json").read_text())["results"]}
+    assert told["mathvision"]["n"] == 2
+    assert told["mathvision"]["failed"] == 0
+    assert any("cut at 8 tokens" in note for note in told["aime24"]["notes"])
+    assert (tmp_path / "out" / "results.html").stat().st_size > 5_000

@@ -1,0 +1,122 @@
+"""Our decoder behind the chat API: it says what the sampler says, with pictures, and refuses what it cannot do."""
+
+import asyncio
+import base64
+import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny_models
+from answer_server import post
+from assay.images import ImageStore
+from assay.policy.assemble import assemble, save
+from assay.policy.chat_server import ChatServer, Refused, messages
+from assay.policy.config import PolicyConfig, SamplerConfig
+from assay.policy.model import Policy, load_policy
+from assay.policy.sampler import LocalSampler
+from assay.records import Message, user
+from assay.rollouts import Prompt
+from loopback import Loopback
+
+PIL = pytest.importorskip("PIL.Image")
+
+
+def picture(colour: str) -> bytes:
+    held = io.BytesIO()
+    PIL.new("RGB", (32, 32), colour).save(held, "PNG")
+    return held.getvalue()
+
+
+def shown(colour: str) -> dict[str, Any]:
+    return {
+        "type": "image_url",
+        "image_url": {"url": f"data:image/png;base64,{base64.b64encode(picture(colour)).decode()}"},
+    }
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
+    return ImageStore(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory, store: ImageStore) -> Policy:
+    folder = tmp_path_factory.mktemp("vlm")
+    save(
+        *assemble(*tiny_models.encoder("clip", 32), tiny_models.language("qwen3"), tiny_models.tokenizer(), 32), folder
+    )
+    return load_policy(str(folder), PolicyConfig(), store)
+
+
+@pytest.fixture(scope="module")
+def server(policy: Policy, store: ImageStore) -> Iterator[tuple[str, ChatServer]]:
+    made: list[ChatServer] = []
+
+    async def app() -> Any:
+        made.append(ChatServer(policy, LocalSampler(policy, SamplerConfig(), store), store, "tiny", room=256, rows=8))
+        return made[0].app()
+
+    loop = Loopback(asyncio.run(app()))
+    yield loop.url, made[0]
+    loop.stop()
+
+
+def ask(url: str, **body: Any) -> tuple[int, dict[str, Any]]:
+    return post(f"{url}/chat/completions", {"model": "tiny", "max_tokens": 6, "temperature": 0, **body})
+
+
+def test_it_says_what_the_sampler_says(server: tuple[str, ChatServer], policy: Policy, store: ImageStore) -> None:
+    """Several at once, one with a picture; each answer is its own question's."""
+    url, made = server
+    greedy = LocalSampler(policy, SamplerConfig(max_tokens=6, temperature=0.0), store)
+    red = Message(role="user", content="say a", images=(store.add(picture("red")),))
+    blue = Message(role="user", content="say a", images=(store.add(picture("blue")),))
+    wanted = [greedy([Prompt(messages=(m,))], 1)[0][0] for m in (user("say a"), user("say bcd"), red, blue)]
+    said: list[Any] = ["say a", "say bcd", *([{"type": "text", "text": "say a"}, shown(c)] for c in ("red", "blue"))]
+    before = made.batches
+    with ThreadPoolExecutor(4) as pool:
+        told = list(pool.map(lambda content: ask(url, messages=[{"role": "user", "content": content}]), said))
+    assert made.batches - before < 4, "decoded together"
+    for (status, answer), rollout in zip(told, wanted, strict=True):
+        assert status == 200
+        choice = answer["choices"][0]
+        assert choice["message"]["content"] == rollout.text
+        assert choice["finish_reason"] == ("stop" if rollout.ended else "length")
+        assert answer["usage"]["completion_tokens"] == len(rollout.tokens)
+    assert len({a["usage"]["prompt_tokens"] for _, a in told}) == 3, "a picture takes places"
+
+
+def test_n_answers_and_the_models_name(server: tuple[str, ChatServer]) -> None:
+    status, told = ask(server[0], messages=[{"role": "user", "content": "say a"}], n=3, temperature=1.0, seed=5)
+    assert status == 200
+    assert [c["index"] for c in told["choices"]] == [0, 1, 2]
+    assert told["model"] == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"stream": True}, "stream is not known"), ({"tools": [{}]}, "tools is not known"),
+        ({"max_tokens": 300}, "maximum context length is 256 tokens"), ({"n": 0}, "n must be at least 1"),
+        ({"temperature": "warm"}, "temperature must be a number"), ({"messages": []}, "messages must be a list"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "the role 'tool'"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "the last message must be the user's"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y.png"}}]}]},
+         "must be a data URL"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "type 'input_audio'"),
+    ],
+)  # fmt: skip
+def test_what_it_cannot_do_is_refused(server: tuple[str, ChatServer], body: dict[str, Any], message: str) -> None:
+    status, told = ask(server[0], **{"messages": [{"role": "user", "content": "say a"}], **body})
+    assert status == 400
+    assert message in told["error"]["message"]
+
+
+def test_a_broken_picture_is_refused(tmp_path: Path) -> None:
+    content = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,%%%"}}]
+    with pytest.raises(Refused, match="is not base64"):
+        messages([{"role": "user", "content": content}], ImageStore(tmp_path))

@@ -1,0 +1,299 @@
+"""`assay policy bench` without its libraries: questions, environments, servers, resume, budget, what is not here."""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import reasoning_sets
+from answer_server import AnswerServer, post, words
+from assay.bench.benchmark import BenchmarkResult, Skipped
+from assay.bench.reasoning.drivers import Library, library_of
+from assay.bench.reasoning.environments import MARK, environment
+from assay.bench.reasoning.measure import Settings, measure
+from assay.bench.reasoning.rows import Answered, Job
+from assay.bench.reasoning.serving import Endpoint, served
+from assay.bench.reasoning.tasks import TASKS
+from assay.errors import AssayError
+from in_process import assay
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return reasoning_sets.write(tmp_path_factory.mktemp("sets"))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_questions_are_read_in_the_published_schemas(name: str, data: Path) -> None:
+    found = TASKS[name].questions(data)
+    assert len(found) == reasoning_sets.COUNTS[name]
+    assert len({(q.part, q.id) for q in found}) == len(found)
+    assert all(q.expected or name == "livecodebench" for q in found)
+    if TASKS[name].pictures:
+        held = [v for q in found for v in q.record.values() if isinstance(v, dict) and v.get("bytes")]
+        assert all(v["bytes"].startswith(b"\x89PNG") for v in held)
+        assert len(held) >= len(found)
+
+
+def test_forms_of_the_same_answer_are_one(data: Path) -> None:
+    assert [q.expected for q in TASKS["aime24"].questions(data)] == ["42", "2", "100"], "042 is 42"
+
+
+def test_the_form_with_four_options_is_no_part_of_mmmu_pro(data: Path) -> None:
+    found = TASKS["mmmu-pro"].questions(data)
+    assert {q.part for q in found} == {"standard (10 options)", "vision"}
+    assert not any("mmmu-pro" in str(f) for f in TASKS["mmmu"].paths(data))
+
+
+def test_a_window_chooses_by_date(data: Path) -> None:
+    task = TASKS["livecodebench"]
+    assert [q.id for q in task.questions(data, "2025-02:")] == ["p2"]
+    assert [q.id for q in task.questions(data, ":2025-01")] == ["p1"]
+    assert [q.id for q in task.questions(data, "2025-01-04:2025-03")] == ["p1", "p2"]
+    with pytest.raises(AssayError, match="no question within 2026"):
+        task.questions(data, "2026:")
+
+
+def test_programs_tests_stay_out_of_the_librarys_hands(data: Path) -> None:
+    for question in TASKS["livecodebench"].questions(data):
+        assert question.record["public_test_cases"] == question.record["private_test_cases"] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"id": 1, "problem": "x", "answer": "4.5"}, r"row 1, field 'answer': expected a whole number, found '4.5'"),
+        ({"id": 1, "answer": "4"}, r"row 1, field 'question': it is missing"),
+    ],
+)
+def test_a_broken_row_is_named(line: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (tmp_path / "aime24.jsonl").write_text(json.dumps(line))
+    with pytest.raises(AssayError, match=message):
+        TASKS["aime24"].questions(tmp_path)
+
+
+def test_a_missing_picture_and_two_copies_are_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "mathvision").mkdir()
+    lines = (data / "mathvision" / "testmini.jsonl").read_text()
+    (tmp_path / "mathvision" / "testmini.jsonl").write_text(lines)
+    with pytest.raises(AssayError, match=r"field 'image': no picture .*images/1.png"):
+        TASKS["mathvision"].questions(tmp_path)
+    for copy in ("a", "b"):
+        (tmp_path / f"aime24-{copy}.jsonl").write_text('{"id": 1, "problem": "x", "answer": "4"}')
+    with pytest.raises(AssayError, match="question 1 occurs twice"):
+        TASKS["aime24"].questions(tmp_path)
+
+
+def test_the_copy_of_aime24_with_wrong_answers_is_told(tmp_path: Path) -> None:
+    from assay.bench.reasoning.tasks import AIME24_KEY
+
+    for off, told in ((0, []), (1, ["this copy has answers that are not the published ones: 24"])):
+        answers = [AIME24_KEY[0] + off, *AIME24_KEY[1:]]
+        lines = [json.dumps({"id": i, "problem": str(i), "answer": a}) for i, a in enumerate(answers)]
+        (tmp_path / "aime24.jsonl").write_text("\n".join(lines))
+        assert TASKS["aime24"].flaws(TASKS["aime24"].questions(tmp_path)) == told
+
+
+def test_an_environment_is_whole_or_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    with pytest.raises(
+        AssayError, match=r"lib: there is no environment of it in .*; give --install to make it \(2 MB\)"
+    ):
+        environment("lib", [], tmp_path, False, size="2 MB")
+    python = environment("lib", [], tmp_path, True, size="2 MB", say=told.append) if _bare(monkeypatch) else None
+    assert python is not None
+    assert python.exists()
+    assert "2 MB" in told[0]
+    assert environment("lib", [], tmp_path, False) == python
+    with pytest.raises(AssayError, match="is of other versions; give --install"):
+        environment("lib", ["x==1"], tmp_path, False)
+    (tmp_path / "lib" / MARK).unlink()
+    with pytest.raises(AssayError, match="is half made; give --install"):
+        environment("lib", [], tmp_path, False)
+    (tmp_path / "lib" / "left").touch()
+    assert environment("lib", [], tmp_path, True, say=told.append) == python
+    assert not (tmp_path / "lib" / "left").exists(), "made from nothing"
+
+
+def _bare(monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Environments without pip, which takes seconds to unpack; pip is asked for nothing here."""
+    from assay.bench.reasoning import environments
+
+    whole = environments.subprocess.run
+
+    def run(line: list[str], **more: Any) -> Any:
+        return whole([*line[:3], "--without-pip", *line[3:]] if line[2] == "venv" else ["true"], **more)
+
+    monkeypatch.setattr(environments.subprocess, "run", run)
+    return True
+
+
+def test_pips_failure_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from assay.bench.reasoning import environments
+
+    whole = environments.subprocess.run
+
+    def run(line: list[str], **more: Any) -> Any:
+        failing = [sys.executable, "-c", "import sys; print('ERROR: no such version', file=sys.stderr); sys.exit(1)"]
+        return whole([*line[:3], "--without-pip", *line[3:]] if line[2] == "venv" else failing, **more)
+
+    monkeypatch.setattr(environments.subprocess, "run", run)
+    with pytest.raises(AssayError, match=r"lib: .*pip install.* x==1 failed: ERROR: no such version"):
+        environment("lib", ["x==1"], tmp_path, True, say=lambda _: None)
+    assert not (tmp_path / "lib").exists()
+
+
+def boxed(job: Job) -> Iterator[Answered]:
+    """A library in few lines: it asks, and reads the last box."""
+    task = TASKS[job.benchmark]
+    some = task.questions(job.data)[: job.limit]
+    for question in some:
+        for repeat in range(job.repeats):
+            body = {"model": job.model, "messages": [{"role": "user", "content": question.text}],
+                    "temperature": job.temperature, "max_tokens": job.max_tokens}  # fmt: skip
+            _, told = post(f"{job.url}/chat/completions", body)
+            answer = told["choices"][0]["message"]["content"]
+            boxes = re.findall(r"\\boxed\{(\w+)\}", answer)
+            yield Answered(
+                benchmark=job.benchmark, question=question.id, repeat=repeat, answer=answer, reply=told["id"],
+                score=float(boxes[-1:] == [question.expected]), extracted=(boxes or [""])[-1], expected=question.expected,
+                text=question.text,
+            )  # fmt: skip
+
+
+def little(name: str, *_: object) -> Library:
+    if name != "aime24":
+        raise AssayError(f"{name}: not here")
+    return Library(driver=boxed, name="little 1.0")
+
+
+def run(server: AnswerServer, data: Path, out: Path, **more: Any) -> Any:
+    end = Endpoint(url=server.url, model="m", identity="m", by="a test")
+    settings = Settings(only=("aime24",), repeats=3, **more)
+    return measure(end, data, out, settings, out, say=lambda _: None, library=little)
+
+
+def test_a_run_from_a_server_to_a_number(data: Path, tmp_path: Path) -> None:
+    """All right is 100, all wrong 0; the same command asks nothing again, and more repeats only what is new."""
+    server = AnswerServer(lambda body: reasoning_sets.reply(words(body)))
+    try:
+        (found,), short = run(server, data, tmp_path / "out")
+        assert (found.headline.value, short) == (100.0, [])
+        assert server.asked.total() == 9
+        again, _ = run(server, data, tmp_path / "out")
+        assert again == [found]
+        assert server.asked.total() == 9
+        rows = [json.loads(line) for line in (tmp_path / "out" / "answers" / "aime24.jsonl").read_text().splitlines()]
+        assert [(r["question"], r["repeat"]) for r in rows] == [(str(q), k) for q in range(3) for k in range(3)]
+        told = json.loads((tmp_path / "out" / "cards.json").read_text())["aime24"]
+        assert told["library"] == "little 1.0"
+        assert told["temperature"] == 0.6
+    finally:
+        server.stop()
+
+
+def test_what_a_run_writes_is_never_read_as_data(data: Path) -> None:
+    server = AnswerServer(lambda body: "no")
+    try:
+        with pytest.raises(AssayError, match=r"--out .* lies within --data .*choose another"):
+            run(server, data, data / "out")
+    finally:
+        server.stop()
+
+
+def test_a_dead_server_is_an_error_and_no_zero(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from assay.bench.reasoning import recorder
+
+    monkeypatch.setattr(recorder, "TRIES", 1)
+    server = AnswerServer(lambda body: 503)
+    try:
+        with pytest.raises(AssayError, match=r"aime24: none of 9 answers has a score \(http 503: told so\)"):
+            run(server, data, tmp_path)
+    finally:
+        server.stop()
+
+
+def test_half_finished_is_coverage(data: Path, tmp_path: Path) -> None:
+    server = AnswerServer(lambda body: 400 if "ten squared" in words(body) else reasoning_sets.reply(words(body)))
+    try:
+        (found,), _ = run(server, data, tmp_path)
+        assert (found.headline.value, found.n, found.failed) == (100.0, 2, 1)
+        assert "coverage 66.7%: 6 of 9 answers have a score" in found.notes
+        assert "without a score, 3 times: http 400: told so" in found.notes
+    finally:
+        server.stop()
+
+
+def test_a_spent_budget_is_told_and_more_goes_on(data: Path, tmp_path: Path) -> None:
+    server = AnswerServer(lambda body: reasoning_sets.reply(words(body)))
+    try:
+        (found,), short = run(server, data, tmp_path, budget=170, max_tokens=64)
+        assert short == ["aime24"]
+        asked = server.asked.total()
+        assert 0 < asked < 9
+        assert isinstance(found, BenchmarkResult)
+        assert not found.whole
+        (found,), short = run(server, data, tmp_path, budget=100_000, max_tokens=64)
+        assert (short, server.asked.total(), found.whole) == ([], 9, False)
+        assert found.failed == 0
+    finally:
+        server.stop()
+
+
+def test_what_cannot_run_here_is_a_line(data: Path, tmp_path: Path) -> None:
+    server = AnswerServer(lambda body: "no")
+    end = Endpoint(url=server.url, model="m", identity="m", by="a test")
+    try:
+        found, _ = measure(end, data, tmp_path, Settings(), tmp_path, say=lambda _: None, library=little)
+        assert [r.name for r in found] == [*("aime24", "livecodebench", "livebench", "ifeval", "bfcl", "mmmu", "mathvista"),
+                                           *("olympiadbench", "mathvision", "mmmu-pro")]  # fmt: skip
+        assert str(found[1]) == "livecodebench: skipped: not here"
+        assert all(isinstance(r, Skipped) for r in found[1:])
+        with pytest.raises(AssayError, match="ifeval: not here"):
+            measure(end, data, tmp_path, replace(Settings(), only=("ifeval",)), tmp_path, library=little)
+    finally:
+        server.stop()
+
+
+def test_a_missing_library_is_one_line_with_what_to_type(tmp_path: Path) -> None:
+    with pytest.raises(
+        AssayError, match=r"^evalscope: there is no environment .*give --install to make it \(1.2 GB, 114"
+    ):
+        library_of("aime24", tmp_path, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere",), "nowhere: neither a folder, nor a hub id (OWNER/NAME), nor NAME@URL"),
+        (("m@http://127.0.0.1:9/v1", "--only", "gsm8k"), "no benchmark is called gsm8k"),
+        (("m@http://127.0.0.1:9/v1", "--data", "gone"), "--data gone: no such folder"),
+        (("m@http://127.0.0.1:9/v1", "--judge", "o4"), "--judge o4: write MODEL@URL"),
+        (("m@http://127.0.0.1:9/v1", "--only", "aime24", "--environments", "."), "give --install to make it"),
+    ],
+)
+def test_a_users_mistake_is_a_line(arguments: tuple[str, ...], message: str, data: Path, tmp_path: Path) -> None:
+    more = () if "--data" in arguments else ("--data", data)
+    code, _, err = assay("policy", "bench", *arguments, *more, cwd=tmp_path)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AssayError, match=r"config\.json is missing"), served(str(tmp_path), tmp_path / "log"):
+        pass
+
+
+def test_a_server_that_ends_is_told_with_its_last_words(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "nonsense"}')
+    words_ = "the model's server did not come up \\(it ended\\): .*log"
+    with pytest.raises(AssayError, match=words_), served(
+        str(tmp_path), tmp_path / "log", vllm_python=Path("/bin/false"), by="vllm", say=lambda _: None
+    ):  # fmt: skip
+        pass
