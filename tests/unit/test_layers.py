@@ -9,6 +9,7 @@ import assay
 
 ROOT = Path(assay.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
+    ("installing",),
     ("errors",),
     ("records",),
     ("rollouts",),
@@ -49,6 +50,7 @@ SIBLINGS_APART = {"curate", "reward", "bench", "policy"}
 ALLOWED = {("policy", "bench")}
 """Rewards check answers by the rules of the benchmarks."""
 WITHOUT_TORCH = {
+    "installing",
     "errors",
     "records",
     "rollouts",

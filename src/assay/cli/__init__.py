@@ -8,7 +8,7 @@ import time
 import tyro
 
 from assay import __version__
-from assay.cli import bench, curate, judgements, judges, policy, pool, reward, run, serve, web
+from assay.cli import bench, curate, fetch, judgements, judges, policy, pool, reward, run, serve, web
 from assay.errors import AssayError, Elsewhere
 from assay.llm.budget import BudgetSpent
 
@@ -42,6 +42,7 @@ app.command(name="report")(curate.report)
 app.command(bench.app, name="bench", help="Measure reward models on benchmarks, and compare two results.")
 app.command(name="best-of-n")(bench.best_of_n)
 app.command(name="serve")(serve.serve_model)
+app.command(name="fetch")(fetch.fetch)
 
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
