@@ -1,4 +1,4 @@
-"""The package from its files alone, in an environment of its own, outside the repository: installed, and the main job run."""
+"""The package from its files alone, in an environment of its own, outside the repository: the main job is run."""
 
 import os
 import subprocess

@@ -44,6 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("examples",),
     ("report", "show"),
     ("cli",),
+    ("api",),
     ("__main__",),
 )
 SIBLINGS_APART = {"curate", "reward", "bench", "policy"}
@@ -75,6 +76,7 @@ WITHOUT_TORCH = {
     "report",
     "show",
     "cli",
+    "api",
     "__main__",
     "web",
 }

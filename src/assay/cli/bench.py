@@ -78,7 +78,7 @@ def bench(
     if scores is not None and not isinstance(scorer, PairJudge):
         read = {"max_tokens": max_tokens, "layout": layout, "tokenizer": tokenizer}
         scorer = Recorder(scorer, scores, {"model": fingerprint(model), **read})
-    results = _measured(planned, scorer, limit or None, problems)
+    results = measured(planned, scorer, limit or None, problems)
     print(table.text(results))
     for reason, count in problems.items():
         print(f"failed: {count:,} times: {reason}")
@@ -94,7 +94,7 @@ def bench(
         print(f"page: {page.write(html, model, environment(), results, told)}")
 
 
-def _measured(
+def measured(
     planned: "Mapping[str, Job]", scorer: "Scorer | PairJudge", limit: int | None, problems: Mapping[str, int]
 ) -> "list[BenchmarkResult | Skipped]":
     """Every benchmark and set in turn. Raises AssayError with what went wrong before (`problems`, counted)."""

