@@ -192,7 +192,7 @@ class RewardModel:
         gold: Path | None = None, processes: int = 1, say: Callable[[str], None] = _quiet,
     ) -> "RewardModel":  # fmt: skip
         """Train one (`assay reward train`) on a pool, a run's `labels` (raw, stage1, filtered, flipped) or a folder of
-        Parquet preferences; `gold` chooses the checkpoint. Called again, it goes on, and a finished training is read from `out`.
+        Parquet preferences; `gold` chooses the checkpoint. Called again, it goes on; a finished one is read from `out`.
         """
         from assay.recipes.finished import training_data
         from assay.recipes.training import fit

@@ -160,7 +160,8 @@ def borrowed(tree: ast.Module) -> Iterator[str]:
     """Names that a file imports from one that does not define them."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "assay":
-            there = made_in(node.module) or frozenset()
+            there = frozenset(assay.__all__) if node.module == "assay" else frozenset()
+            there |= made_in(node.module) or frozenset()
             yield from (f"{node.module}.{a.name}" for a in node.names if a.name not in there)
 
 

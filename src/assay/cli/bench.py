@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from assay.cli.arguments import Flat, asking_of, chat_config
+from assay.cli.arguments import App, Flat, asking_of, chat_config
 from assay.errors import AssayError
 from assay.llm.client import Server
 from assay.policy.config import AskConfig, SamplerConfig, VllmConfig
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from assay.bench.verdicts import PairJudge
     from assay.recipes.own_benchmarks import Job
 
-app = tyro.extras.SubcommandApp()
+app = App()
 
 
 @app.command(name="run")

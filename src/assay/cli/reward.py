@@ -6,11 +6,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
-from assay.cli.arguments import Flat, print_config
+from assay.cli.arguments import App, Flat, print_config
 from assay.engine import engine_of
 from assay.errors import AssayError
 from assay.figures import counted
@@ -18,7 +17,7 @@ from assay.recipes.settings import SweepConfig
 from assay.reward.config import TrainConfig
 from assay.tables import remove, sibling
 
-app = tyro.extras.SubcommandApp()
+app = App()
 
 
 @app.command(name="train")
