@@ -19,7 +19,8 @@ from assay.curate import shards
 from assay.curate.reading import Fields
 from assay.errors import AssayError
 from assay.recipes import presets
-from assay.recipes.finished import export, labels_of
+from assay.recipes.exchange import Tool, exported
+from assay.recipes.finished import labels_of
 from assay.recipes.flow import FlowConfig
 from assay.records import Conversation, Judge, Pair, Preference, Scorer, assistant, user
 from assay.reward.config import TrainConfig
@@ -49,9 +50,10 @@ class _Labelled:
         with TemporaryDirectory() as beside:
             return labels_of(self.folder, labels, Place.of(beside)).preferences()
 
-    def export(self, out: str | Path, labels: str = "raw") -> int:
-        """Write the labels as Parquet into the new folder `out`, which `RewardModel.train` reads; returns their number."""
-        return export(self.folder, Path(out), labels)
+    def export(self, out: str | Path, labels: str = "raw", to: Tool = "parquet") -> int:
+        """Write the labels into the new folder `out` (`assay reward export`), and return their number: as Parquet, which
+        `RewardModel.train` reads, or for trl, openrlhf, llamafactory, jsonl, with tier, fate, reason and votes."""
+        return exported(self.folder, Path(out), labels, to)
 
     def explain(self, pair_id: str) -> list[dict[str, Any]]:
         """Every row about the pair whose id begins so, in the order in which they came to be: votes, judgements, label with

@@ -13,6 +13,7 @@ from assay.cli.arguments import App, Flat, print_config
 from assay.engine import engine_of
 from assay.errors import AssayError
 from assay.figures import counted
+from assay.recipes.exchange import Tool
 from assay.recipes.settings import SweepConfig
 from assay.reward.config import TrainConfig
 from assay.tables import remove, sibling
@@ -68,19 +69,25 @@ def reward_train(
 
 
 @app.command(name="export")
-def reward_export(source: Positional[str], out: Path, labels: str = "raw", engine: str = "local") -> None:
-    """Write labelled pairs as Parquet preferences, for streamed training and for other tools.
+def reward_export(
+    source: Positional[str], out: Path, labels: str = "raw", to: Tool = "parquet", engine: str = "local"
+) -> None:
+    """Write labelled pairs: as Parquet for streamed training here, or with tier, fate, reason and votes for other tools.
+
+    `assay pool add` reads each of them again.
 
     Args:
         source: A pool folder (or its URL: s3://, gs://), or a run folder.
         out: A new folder for the shards.
         labels: Of a run folder: raw, stage1, filtered or flipped.
+        to: parquet (what `assay reward train` streams), trl (messages), openrlhf (whole conversations), llamafactory
+            (ShareGPT's turns and a dataset_info.json), jsonl (plain texts). What a form cannot say is left out, and told.
         engine: Where shards are written: local (this process), cores (all of this machine), cores:N, ray, ray://HOST:PORT.
     """
-    from assay.recipes.finished import export
+    from assay.recipes.exchange import exported
 
     with closing(engine_of(engine)) as made:
-        print(f"{export(source, out, labels, made):,} preferences -> {out}")
+        print(f"{exported(source, out, labels, to, made, print):,} preferences -> {out}")
 
 
 @app.command(name="sweep")
