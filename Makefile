@@ -10,7 +10,7 @@ POLICY := $(VENV)/.policy
 # Modules are compiled when they are first imported: of what torch and transformers bring, most never are
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: run policy test test-all test-vllm test-lowest lint bench bench-import bench-reward bench-policy bench-decode bench-score bench-scale bench-web clean
+.PHONY: run policy test test-all test-vllm test-lowest lint bench bench-import bench-reward bench-policy bench-decode bench-score bench-scale bench-web docs clean
 
 run: $(RUNS)
 	$(BIN)/assay run tiny --out runs/tiny
@@ -112,5 +112,10 @@ $(STAMP): $(RUNS)
 	$(BIN)/assay fetch easy-vqa efficientnet-lite0
 	touch $@
 
+# The site of docs/, strictly, and its notebook run
+docs: $(STAMP)
+	$(PIP) -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) $(VLLM) $(LOWEST) $(DATATROVE) runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VLLM) $(LOWEST) $(DATATROVE) runs site build .mypy_cache .ruff_cache .pytest_cache
