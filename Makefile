@@ -10,7 +10,7 @@ POLICY := $(VENV)/.policy
 # Modules are compiled when they are first imported: of what torch and transformers bring, most never are
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: run policy test test-all test-vllm test-lowest lint bench bench-import bench-reward bench-policy bench-decode bench-score bench-scale bench-web docs clean
+.PHONY: run policy test test-all test-vllm test-lowest lint bench bench-import bench-reward bench-policy bench-decode bench-score bench-scale bench-web docs dist clean
 
 run: $(RUNS)
 	$(BIN)/assay run tiny --out runs/tiny
@@ -117,5 +117,9 @@ docs: $(STAMP)
 	$(PIP) -c constraints.txt -e '.[docs]'
 	$(BIN)/mkdocs build --strict
 
+# Wheel and sdist, as they would be published
+dist: $(STAMP)
+	$(BIN)/python -m build
+
 clean:
-	rm -rf $(VENV) $(VLLM) $(LOWEST) $(DATATROVE) runs site build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VLLM) $(LOWEST) $(DATATROVE) runs site build dist .mypy_cache .ruff_cache .pytest_cache
