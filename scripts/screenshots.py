@@ -1,6 +1,6 @@
 """Pictures for the README and the docs, taken of the real pages with Chromium: sign-in, task, the lead's overview, a report.
 
-    PYTHONPATH=tests:tests/e2e python scripts/screenshots.py --run runs/tiny     # writes docs/images/*.png; extra dev, Chromium
+    PYTHONPATH=tests:tests/e2e python scripts/screenshots.py --run runs/tiny   # docs/images/*.png; extra dev, Chromium
 
 Pairs are of the embedded pool, and two people are made who judge some of them, by the same form as anybody. Each is taken
 light and dark, and of a phone; pictures are written only when all were taken.

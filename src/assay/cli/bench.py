@@ -80,6 +80,9 @@ def bench(
         scorer = Recorder(scorer, scores, {"model": fingerprint(model), **read})
     results = measured(planned, scorer, limit or None, problems)
     print(table.text(results))
+    for result in results:
+        if verdict := getattr(result, "verdict", ""):
+            print(f"{result.name}: {verdict}")
     for reason, count in problems.items():
         print(f"failed: {count:,} times: {reason}")
     if out is not None:
