@@ -51,6 +51,7 @@ COMMANDS = (
     "reward",
     "reward train",
     "reward export",
+    "reward push",
     "reward sweep",
     "reward paper",
     "report",

@@ -32,8 +32,8 @@ FIRST: dict[str, tuple[str, ...]] = {
     "policy grpo": ("out", "gold", "watch", "reward-model", "steps", "group", "lr", "policy.train", "rewards.form",
                     "instruction", "vllm"),
     "policy mpo": _TUNE,
-    "policy align": _TUNE,
-    "policy pairs": ("out", "judge", "round", "samples", "threshold", "form", "instruction", "seed", "vllm"),
+    "policy align": tuple(n for n in _TUNE if n != "images"),
+    "policy pairs": ("out", "reward-model", "round", "samples", "threshold", "form", "instruction", "seed", "vllm"),
 }  # fmt: skip
 """The flags of a command's `--help`, where the first ten that it has are not those that matter first."""
 
@@ -45,6 +45,7 @@ EXAMPLES: dict[str, str] = {
     "run pool": f"run pool pool --out runs/mine --judge {_JUDGE}",
     "reward train": "reward train pool --out models/mine --backbone Qwen/Qwen3-0.6B --lr 1e-5",
     "reward export": "reward export runs/tiny --labels filtered --out prefs",
+    "reward push": "reward push models/mine someone/my-reward-model",
     "reward sweep": "reward sweep runs/tiny --out sweeps/tiny",
     "reward paper": "reward paper Qwen3-8B --dry-run",
     "policy run tiny-vlm": "policy run tiny-vlm --out runs/tiny-vlm",

@@ -90,6 +90,20 @@ def reward_export(
         print(f"{exported(source, out, labels, to, made, print):,} preferences -> {out}")
 
 
+@app.command(name="push")
+def reward_push(folder: Positional[Path], repo: Positional[str], public: bool = False) -> None:
+    """Put a model folder, with its card, or a folder of exported labels on a hub (needs the extra hub and a token).
+
+    Args:
+        folder: A model folder, or one of `assay reward export`.
+        repo: OWNER/NAME; made where it is not there.
+        public: Everybody may see a repository that is made; else nobody but its owner.
+    """
+    from assay.recipes.hub import push
+
+    print(push(folder, repo, public))
+
+
 @app.command(name="sweep")
 def reward_sweep(
     run: Positional[Path],
