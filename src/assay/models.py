@@ -210,6 +210,9 @@ def load_reward_model(
         options["quantization_config"] = _four_bits("score", "classifier")
     loader = transformers.AutoModelForSequenceClassification
     model = load_model(loader, backbone.name, "score" if trained else "train", backbone.layers, say, **options)
+    kinds = getattr(model.config, "layer_types", None)
+    if backbone.layers is not None and kinds:
+        model.config.layer_types = kinds[: backbone.layers]  # else it cannot be saved
     if not trained:
         weights.own_pad(tokenizer, model)
         model.config.problem_type = "regression"  # so that other tools give the reward, not its sigmoid
