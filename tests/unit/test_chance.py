@@ -1,9 +1,13 @@
 """What random rewards get by a benchmark's own rule, and what a result says against that."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from assay.bench import page
 from assay.bench.benchmark import Choice, chance, evaluate
+from assay.bench.compare import Difference
 from assay.bench.reward.pairs import report
 from assay.records import Conversation, assistant, user
 
@@ -35,3 +39,15 @@ def test_a_result_is_told_against_chance() -> None:
     guess = np.random.default_rng(1)
     unsure = evaluate(items(100, 3), report("s"), lambda cs: guess.random(len(cs)))
     assert "is not shown to differ from chance" in unsure.verdict
+
+
+def test_a_page_of_a_comparison_says_what_is_shown(tmp_path: Path) -> None:
+    found = Difference(
+        name="rmb", a=60.0, b=50.0, low=4.0, high=16.0, p=0.0004, shown_a="60", shown_b="50", verdict="better"
+    )
+    text = page.write_compared(tmp_path / "page.html", "<one>", "two", [found]).read_text()
+    assert "rmb: A is better" in text
+    assert "&lt;one&gt;" in text
+    assert "+4.00 to +16.00" in text
+    assert "data:image/png;base64," in text
+    assert page.compared([found])[0][-1] == "< 0.001"

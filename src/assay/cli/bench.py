@@ -154,7 +154,9 @@ def fetch_data(data: Positional[Path], only: tuple[str, ...] = ()) -> None:
 
 
 @app.command(name="compare")
-def compare_models(a: Positional[Path], b: Positional[Path], draws: int = 10_000, seed: int = 0) -> None:
+def compare_models(
+    a: Positional[Path], b: Positional[Path], draws: int = 10_000, seed: int = 0, html: Path | None = None
+) -> None:
     """Is model A better than B? Paired item by item, clustered by prompt, on every benchmark that both have a total of.
 
     Args:
@@ -162,19 +164,18 @@ def compare_models(a: Positional[Path], b: Positional[Path], draws: int = 10_000
         b: The same of another model, on the same items.
         draws: Random exchanges of the two models' names, prompt by prompt, for the p-value.
         seed: Of the draws.
+        html: Write a page with a plot to this file.
     """
+    from assay.bench import page
     from assay.bench.compare import compare, load
 
     one, two = load(a), load(b)
     found = compare(one, two, draws, seed)
-    rows = [
-        (d.name, d.shown_a, d.shown_b, f"{d.points:+.2f}", f"{d.low:+.2f} to {d.high:+.2f}",
-         f"{d.p:.3f}" if d.p >= 0.001 else "< 0.001")
-        for d in found
-    ]  # fmt: skip
-    _print(("benchmark", "A, %", "B, %", "A - B", "95% interval", "p"), rows)
+    _print(page.COMPARED, page.compared(found))
     print(*(f"{d.name}: A is {d.verdict}" for d in found), sep="\n")
     print(f"A: {one.model}\nB: {two.model}")
+    if html is not None:
+        print(f"page: {page.write_compared(html, one.model, two.model, found)}")
 
 
 @app.command(name="correlate")
