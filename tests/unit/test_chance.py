@@ -7,7 +7,7 @@ import pytest
 
 from assay.bench import page
 from assay.bench.benchmark import Choice, chance, evaluate
-from assay.bench.compare import Difference
+from assay.bench.compare import Difference, compared
 from assay.bench.reward.pairs import report
 from assay.records import Conversation, assistant, user
 
@@ -50,4 +50,4 @@ def test_a_page_of_a_comparison_says_what_is_shown(tmp_path: Path) -> None:
     assert "&lt;one&gt;" in text
     assert "+4.00 to +16.00" in text
     assert "data:image/png;base64," in text
-    assert page.compared([found])[0][-1] == "< 0.001"
+    assert compared([found])[0][-1] == "< 0.001"

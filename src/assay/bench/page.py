@@ -12,7 +12,7 @@ import matplotlib
 from assay.bench import table
 from assay.bench.benchmark import BenchmarkResult, Skipped
 from assay.bench.best_of_n import Curve
-from assay.bench.compare import Difference
+from assay.bench.compare import COMPARED, Difference, compared
 from assay.tables import write_text
 
 matplotlib.use("Agg")
@@ -45,7 +45,7 @@ def write(
     if told:
         plots.append(
             (
-                "Totals (filled), and parts of benchmarks without one (hollow), with 95 % intervals; |: random rewards",
+                "Totals (filled), and parts of benchmarks without one (hollow), with 95 % intervals; |: chance",
                 _totals(told),
             )
         )
@@ -57,20 +57,8 @@ def write(
                  [*verdicts, *table.notes(results)], plots)  # fmt: skip
 
 
-COMPARED = ("benchmark", "A, %", "B, %", "A - B", "95% interval", "p")
-
-
-def compared(differences: Sequence[Difference]) -> list[tuple[str, ...]]:
-    """A row of each benchmark, under `COMPARED`."""
-    return [
-        (d.name, d.shown_a, d.shown_b, f"{d.points:+.2f}", f"{d.low:+.2f} to {d.high:+.2f}",
-         f"{d.p:.3f}" if d.p >= 0.001 else "< 0.001")
-        for d in differences
-    ]  # fmt: skip
-
-
 def write_compared(path: Path, a: str, b: str, differences: Sequence[Difference]) -> Path:
-    """Write the page of a comparison of models `a` and `b`: what is shown, in words, a plot and the table; returns its path."""
+    """Write the page of a comparison of models `a` and `b`: a plot, the table, what is shown in words; returns its path."""
     verdicts = [f"{d.name}: A is {d.verdict}" for d in differences]
     plots = [
         ("A less B in points, with 95 % intervals: to the right of the line A is better", _differences(differences))

@@ -166,15 +166,16 @@ def compare_models(
         seed: Of the draws.
         html: Write a page with a plot to this file.
     """
-    from assay.bench import page
-    from assay.bench.compare import compare, load
+    from assay.bench.compare import COMPARED, compare, compared, load
 
     one, two = load(a), load(b)
     found = compare(one, two, draws, seed)
-    _print(page.COMPARED, page.compared(found))
+    _print(COMPARED, compared(found))
     print(*(f"{d.name}: A is {d.verdict}" for d in found), sep="\n")
     print(f"A: {one.model}\nB: {two.model}")
     if html is not None:
+        from assay.bench import page
+
         print(f"page: {page.write_compared(html, one.model, two.model, found)}")
 
 
