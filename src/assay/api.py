@@ -19,9 +19,10 @@ from assay.curate import shards
 from assay.curate.reading import Fields
 from assay.errors import AssayError
 from assay.recipes import presets
-from assay.recipes.exchange import Tool, exported
+from assay.recipes.exchange import exported
 from assay.recipes.finished import labels_of
 from assay.recipes.flow import FlowConfig
+from assay.recipes.settings import Tool
 from assay.records import Conversation, Judge, Pair, Preference, Scorer, assistant, user
 from assay.reward.config import TrainConfig
 from assay.show import find, life

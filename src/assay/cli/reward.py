@@ -13,8 +13,7 @@ from assay.cli.arguments import App, Flat, print_config
 from assay.engine import engine_of
 from assay.errors import AssayError
 from assay.figures import counted
-from assay.recipes.exchange import Tool
-from assay.recipes.settings import SweepConfig
+from assay.recipes.settings import SweepConfig, Tool
 from assay.reward.config import TrainConfig
 from assay.tables import remove, sibling
 

@@ -14,7 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
@@ -24,11 +24,11 @@ from assay.curate.views import LabelSet, joined
 from assay.engine import Engine
 from assay.errors import AssayError
 from assay.recipes.finished import export, labels_of
+from assay.recipes.settings import Tool
 from assay.records import Conversation, Judgement, Label, Preference
 from assay.store import Place
 from assay.tables import Table, records, remove, sibling
 
-Tool = Literal["parquet", "trl", "openrlhf", "llamafactory", "jsonl"]
 FILE, INFO = "pairs.jsonl", "dataset_info.json"
 PICTURES = "it shows pictures, of which this form has none (--to parquet keeps their ids)"
 
