@@ -23,7 +23,7 @@ NAMES = list(commands(cli.app))
 
 
 def test_every_command_has_an_example_that_begins_with_it() -> None:
-    assert set(guide.EXAMPLES) == set(NAMES)
+    assert set(guide.EXAMPLES) >= set(NAMES)
     for name, example in guide.EXAMPLES.items():
         written = example.replace("bench runs", "bench run runs").replace("annotate pool", "annotate run pool")
         assert written.startswith(f"{name} ") or written == name

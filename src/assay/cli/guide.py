@@ -80,6 +80,11 @@ EXAMPLES: dict[str, str] = {
     "best-of-n": f"best-of-n questions.jsonl --policy smollm2 --reward {_FINAL} --out best.jsonl",
     "serve": f"serve {_FINAL} --port 8001",
     "fetch": "fetch smollm2",
+    "runs": "runs runs",
+    "resume": "resume runs/mine",
+    "compare": "compare runs/mine runs/other",
+    "delete": "delete runs/old",
+    "watch": "watch runs",
 }
 """One of each command."""
 
