@@ -80,6 +80,8 @@ EXAMPLES: dict[str, str] = {
     "best-of-n": f"best-of-n questions.jsonl --policy smollm2 --reward {_FINAL} --out best.jsonl",
     "serve": f"serve {_FINAL} --port 8001",
     "fetch": "fetch smollm2",
+    "policy bench": "policy bench tuned --data DIR --only aime24 ifeval --out bench",
+    "policy serve": "policy serve tuned --port 8000",
     "runs": "runs runs",
     "resume": "resume runs/mine",
     "compare": "compare runs/mine runs/other",
