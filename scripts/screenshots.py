@@ -8,6 +8,7 @@ light and dark, and of a phone; pictures are written only when all were taken.
 
 import argparse
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,38 +33,40 @@ def cases(many: int = 40) -> list[Case]:
 
 
 def of_the_page(browser: Any, where: Site, out: Path) -> None:
-    for name, role in (("ann", "annotator"), ("bea", "annotator"), ("lea", "lead")):
+    """The task as the first who comes sees it, then, when others have judged, the lead's overview."""
+    for name, role in (("cas", "annotator"), ("ann", "annotator"), ("bea", "annotator"), ("lea", "lead")):
         where.add(name, role)
+    for page, suffix in contexts(browser):
+        page.goto(f"{where.url}/login")
+        page.screenshot(path=out / f"sign-in{suffix}.png")
+        log_in(page, where, "cas")
+        page.screenshot(path=out / f"task{suffix}.png")
     for name in ("ann", "bea"):
         page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
         log_in(page, where, name)
         for number in range(JUDGED):
             press(page, "2" if (number + len(name)) % 3 else "5")
         page.context.close()
-    where.add("cas")
+    for page, suffix in contexts(browser):
+        log_in(page, where, "lea")
+        page.goto(f"{where.url}/lead")
+        page.screenshot(path=out / f"lead{suffix}.png")
+
+
+def contexts(browser: Any) -> Iterator[tuple[Any, str]]:
+    """A new browser's page of each size, light and dark, and what its pictures' names end with."""
     for suffix, (width, height) in SIZES.items():
         for scheme in ("light", "dark"):
             how = {"viewport": {"width": width, "height": height}, "color_scheme": scheme, "device_scale_factor": 2}
             page = browser.new_context(**how).new_page()
-            page.goto(f"{where.url}/login")
-            page.screenshot(path=out / f"sign-in{suffix}-{scheme}.png")
-            for name, picture in (("cas", "task"), ("lea", "lead")):
-                page.context.clear_cookies()
-                log_in(page, where, name)
-                if picture == "lead":
-                    page.goto(f"{where.url}/lead")
-                page.screenshot(path=out / f"{picture}{suffix}-{scheme}.png")
+            yield page, f"{suffix}-{scheme}"
             page.context.close()
 
 
 def of_the_report(browser: Any, run: Path, out: Path) -> None:
-    for suffix, (width, height) in SIZES.items():
-        for scheme in ("light", "dark"):
-            how = {"viewport": {"width": width, "height": height}, "color_scheme": scheme, "device_scale_factor": 2}
-            page = browser.new_context(**how).new_page()
-            page.goto((run / "report.html").resolve().as_uri())
-            page.screenshot(path=out / f"report{suffix}-{scheme}.png")
-            page.context.close()
+    for page, suffix in contexts(browser):
+        page.goto((run / "report.html").resolve().as_uri())
+        page.screenshot(path=out / f"report{suffix}.png")
 
 
 def main() -> None:
