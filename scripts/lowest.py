@@ -23,7 +23,7 @@ def lowest(extras: list[str]) -> list[str]:
             continue
         seen.add(extra)
         for one in project["optional-dependencies"][extra] if extra else project["dependencies"]:
-            if own := re.match(r"assay\[(.+)\]", one):
+            if own := re.match(r"assay-rm\[(.+)\]", one):
                 todo += own[1].split(",")
             elif bound := re.match(r"([\w-]+)(?:\[\w+\])?(?:>=|==)([\d.]+)", one):
                 found[bound[1]] = bound[2]

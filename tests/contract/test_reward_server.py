@@ -1,5 +1,7 @@
 """Every endpoint of the reward server gives the rewards of offline scoring, and says what is wrong with a bad request."""
 
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +16,7 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
 from assay.reward.serve import ServeConfig, make_app
+from assay.reward.serve_page import ENDPOINTS
 
 PROMPT: Conversation = (Message(role="system", content="be kind"), user("what is 2+3?"))
 ANSWERS = ("5", "five, I think", "a fish", "It is 5." * 9)
@@ -171,3 +174,18 @@ def test_a_reward_that_is_no_number_is_the_servers_fault_and_says_so(scorer: Loc
         answer = made.post("/v1/score", json={"prompt": "q", "responses": ["a"]})
     assert answer.status_code == 500
     assert "the reward of responses[0] is nan" in answer.json()["error"]
+
+
+def test_the_page_of_a_server_shows_bodies_that_it_takes(client: TestClient) -> None:
+    for path in ("/", "/docs"):
+        shown = client.get(path)
+        assert shown.status_code == 200
+        assert shown.headers["content-type"].startswith("text/html")
+        assert "<script" not in shown.text
+        assert "http://testserver/v1/rank" in shown.text
+        assert not re.search(r"https?://(?!testserver)", shown.text), "nothing from elsewhere"
+    for one in ENDPOINTS:
+        answer = client.get(one.path) if one.body is None else client.post(one.path, content=json.dumps(one.body))
+        assert answer.status_code == 200, f"{one.path}: {answer.text}"
+    served = {r.path for r in client.app.routes}  # type: ignore[attr-defined]
+    assert {e.path for e in ENDPOINTS} == served - {"/", "/docs"}

@@ -1,6 +1,5 @@
 """The command line as users meet it: help, mistakes in one line, dry runs and reports without torch, Ctrl-C."""
 
-import importlib.metadata
 import json
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from commands import Done, assay_line, environment, run_assay
 
+import assay
 from assay import cli
 from assay.recipes import presets
 from assay.records import Label
@@ -51,6 +51,7 @@ COMMANDS = (
     "reward",
     "reward train",
     "reward export",
+    "reward push",
     "reward sweep",
     "reward paper",
     "report",
@@ -112,7 +113,7 @@ def test_a_mistake_in_a_process_of_its_own_and_a_reader_that_has_enough(tmp_path
 
 
 def test_the_version() -> None:
-    assert run_assay("--version").stdout == f"assay {importlib.metadata.version('assay')}\n"
+    assert run_assay("--version").stdout == f"assay {assay.__version__}\n"
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from assay.turns import TRIES
 from descendants import runs
 from ray_nodes import KEYS, Nodes, described, fails, free_port, joined, scored, with_both
 
-pytest.importorskip("ray", reason="Ray is not installed: pip install 'assay[ray]'")
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'assay-rm[ray]'")
 from assay import ray_engine
 from assay.ray_engine import Cluster
 

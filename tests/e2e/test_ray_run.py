@@ -21,7 +21,7 @@ from assay.recipes.job import run_job
 from assay.turns import TRIES
 from ray_nodes import QUIET, Nodes
 
-pytest.importorskip("ray", reason="Ray is not installed: pip install 'assay[ray]'")
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'assay-rm[ray]'")
 from assay.ray_engine import Cluster
 
 SEED = 40

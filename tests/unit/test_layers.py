@@ -9,6 +9,7 @@ import assay
 
 ROOT = Path(assay.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
+    ("installing",),
     ("errors",),
     ("records",),
     ("rollouts",),
@@ -46,12 +47,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("examples",),
     ("report", "show"),
     ("cli",),
+    ("api",),
     ("__main__",),
 )
 SIBLINGS_APART = {"curate", "reward", "bench", "policy"}
 ALLOWED = {("policy", "bench")}
 """Rewards check answers by the rules of the benchmarks."""
 WITHOUT_TORCH = {
+    "installing",
     "errors",
     "records",
     "rollouts",
@@ -79,6 +82,7 @@ WITHOUT_TORCH = {
     "report",
     "show",
     "cli",
+    "api",
     "__main__",
     "web",
 }
@@ -162,7 +166,8 @@ def borrowed(tree: ast.Module) -> Iterator[str]:
     """Names that a file imports from one that does not define them."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "assay":
-            there = made_in(node.module) or frozenset()
+            there = frozenset(assay.__all__) if node.module == "assay" else frozenset()
+            there |= made_in(node.module) or frozenset()
             yield from (f"{node.module}.{a.name}" for a in node.names if a.name not in there)
 
 

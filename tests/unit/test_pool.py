@@ -139,7 +139,7 @@ def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
 
 def test_a_hub_id_without_the_extra_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(AssayError, match=r"pip install 'assay\[hub\]'"):
+    with pytest.raises(AssayError, match=r"pip install 'assay-rm\[hub\]'"):
         pool.add(["owner/name"], tmp_path / "pool", say=quiet)
 
 

@@ -135,7 +135,7 @@ def test_without_vllm_the_line_that_installs_it_is_told_and_nothing_is_left(
 ) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     policy = text(tmp_path / "lm")
-    with pytest.raises(AssayError, match=re.escape("pip install 'assay[vllm]'")):
+    with pytest.raises(AssayError, match=re.escape("pip install 'assay-rm[vllm]'")):
         make_sampler(VllmConfig(backend="vllm"), policy, SamplerConfig(), within=tmp_path / "w")
     assert not (tmp_path / "w").exists()
     assert isinstance(make_sampler(VllmConfig(), policy, SamplerConfig()), LocalSampler)

@@ -183,7 +183,7 @@ def test_an_engine_is_named_by_its_text(monkeypatch: pytest.MonkeyPatch) -> None
         with pytest.raises(AssayError, match="give local, cores, cores:N, ray or ray://HOST:PORT"):
             engine_of(text)
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(AssayError, match=r"pip install 'assay\[ray\]'"):
+    with pytest.raises(AssayError, match=r"pip install 'assay-rm\[ray\]'"):
         engine_of("ray")
 
 

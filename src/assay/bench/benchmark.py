@@ -160,6 +160,19 @@ class BenchmarkResult:
     """Items without a reward for every answer: they are in no number, and coverage says how many there are."""
     whole: bool = False
     """All items of the published benchmark were scored: only then does it count for the mean over seven."""
+    chance: float | None = None
+    """What random rewards get as `headline`, in percent: not 50 where an answer has several rivals."""
+
+    @property
+    def verdict(self) -> str:
+        """The headline against chance, in words; "" where either is not known."""
+        if self.headline is None or self.chance is None:
+            return ""
+        low, high = self.headline.interval
+        better = (
+            "better than" if low > self.chance else "worse than" if high < self.chance else "not shown to differ from"
+        )
+        return f"{self.headline.value:.1f} % ({low:.1f} to {high:.1f}) is {better} chance, {self.chance:.1f} %"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,10 +278,24 @@ def evaluate(
         notes += _ties(told, scores)
     if len(chosen) < len(items):
         notes += (f"sample of {len(chosen):,} of {len(items):,} items, stratified, seed {seed}",)
+    result = replace(result, chance=chance(told, report, seed))
     failed = len(chosen) - len(told)
     if failed:
         notes += (f"coverage {len(told) / len(chosen):.1%}: {failed:,} of {len(chosen):,} items without all rewards",)
     return replace(result, total=len(items), notes=result.notes + notes, failed=failed)
+
+
+def chance(
+    items: Sequence[T], report: Callable[[Sequence[T], Scores | Wins], BenchmarkResult], seed: int
+) -> float | None:
+    """What the benchmark's own rule gives for random rewards, in percent: the mean of draws, 20 of them or 20,000 items."""
+    random = np.random.default_rng([seed, len(items)])
+    draws, found = max(1, min(20, 20_000 // len(items))), list[float]()
+    texts = list({c: None for item in items for c in item.conversations})
+    for _ in range(draws):
+        headline = report(items, dict(zip(texts, random.random(len(texts)).tolist(), strict=True))).headline
+        found += [headline.value] if headline is not None else []
+    return float(np.mean(found)) if found else None
 
 
 def _ties(items: Sequence[Item], scores: Scores) -> tuple[str, ...]:

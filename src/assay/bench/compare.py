@@ -103,6 +103,18 @@ def compare(a: Saved, b: Saved, draws: int = 10_000, seed: int = 0) -> list[Diff
     return found
 
 
+COMPARED = ("benchmark", "A, %", "B, %", "A - B", "95% interval", "p")
+
+
+def compared(differences: Sequence[Difference]) -> list[tuple[str, ...]]:
+    """A row of each benchmark, under `COMPARED`."""
+    return [
+        (d.name, d.shown_a, d.shown_b, f"{d.points:+.2f}", f"{d.low:+.2f} to {d.high:+.2f}",
+         f"{d.p:.3f}" if d.p >= 0.001 else "< 0.001")
+        for d in differences
+    ]  # fmt: skip
+
+
 def _difference(name: str, one: Terms, two: Terms, draws: int, random: np.random.Generator) -> Difference:
     a, b = (statistics.mean(t.values, t.clusters, t.groups, t.weights) for t in (one, two))
     found = statistics.paired(one.values, two.values, one.clusters, one.groups, one.weights)

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import matplotlib
 from assay.bench import table
 from assay.bench.benchmark import BenchmarkResult, Skipped
 from assay.bench.best_of_n import Curve
+from assay.bench.compare import COMPARED, Difference, compared
 from assay.tables import write_text
 
 matplotlib.use("Agg")
@@ -43,31 +44,69 @@ def write(
     told = [r for r in results if isinstance(r, BenchmarkResult)]
     if told:
         plots.append(
-            ("Totals (filled), and parts of benchmarks without one (hollow), with 95 % intervals", _totals(told))
+            (
+                "Totals (filled), and parts of benchmarks without one (hollow), with 95 % intervals; |: chance",
+                _totals(told),
+            )
         )
     if curves:
         plots.append(("Best of N: picked by the reward model, at random, and the best there is", _curves(curves)))
     machine = ", ".join(f"{k} {v}" for k, v in environment.items() if isinstance(v, str | int | float))
-    page = jinja2.Environment(autoescape=True).from_string(PAGE).render(
-        model=model, machine=machine, header=table.HEADER, numbers=table.NUMBERS, rows=table.rows(results),
-        notes=table.notes(results), plots=plots,
-    )  # fmt: skip
+    verdicts = [f"{r.name}: {r.verdict}" for r in told if r.verdict]
+    return _page(path, model, machine, table.HEADER, table.NUMBERS, table.rows(results),
+                 [*verdicts, *table.notes(results)], plots)  # fmt: skip
+
+
+def write_compared(path: Path, a: str, b: str, differences: Sequence[Difference]) -> Path:
+    """Write the page of a comparison of models `a` and `b`: a plot, the table, what is shown in words; returns its path."""
+    verdicts = [f"{d.name}: A is {d.verdict}" for d in differences]
+    plots = [
+        ("A less B in points, with 95 % intervals: to the right of the line A is better", _differences(differences))
+    ]
+    return _page(
+        path, f"A: {a} · B: {b}", "Paired item by item", COMPARED, {3, 5}, compared(differences), verdicts, plots
+    )
+
+
+def _page(
+    path: Path, model: str, machine: str, header: Sequence[str], numbers: Set[int], rows: Sequence[Sequence[str]],
+    notes: Sequence[str], plots: Sequence[tuple[str, str]],
+) -> Path:  # fmt: skip
+    page = (
+        jinja2.Environment(autoescape=True)
+        .from_string(PAGE)
+        .render(model=model, machine=machine, header=header, numbers=numbers, rows=rows, notes=notes, plots=plots)
+    )
     write_text(path, page)
     return path
+
+
+def _differences(differences: Sequence[Difference]) -> str:
+    figure, axes = plt.subplots(figsize=(8, 0.9 + 0.32 * len(differences)), constrained_layout=True)
+    for y, d in enumerate(reversed(differences)):
+        axes.plot([d.low, d.high], [y, y], color="#2a6fbb")
+        axes.plot([d.points], [y], "o", color="#2a6fbb")
+    axes.set_yticks(range(len(differences)), [d.name for d in reversed(differences)])
+    axes.axvline(0, color="#888888", linewidth=0.8, linestyle=":")
+    axes.set_xlabel("points")
+    axes.grid(axis="x", alpha=0.3)
+    return _picture(figure)
 
 
 def _totals(results: Sequence[BenchmarkResult]) -> str:
     points = []
     for result in results:
         shown = [result.headline] if result.headline else [c for c in result.slices if "," not in c.name][:6]
-        points += [(f"{result.name}: {c.name}", c, result.headline is not None) for c in shown]
+        by_chance = result.chance if result.headline else None
+        points += [(f"{result.name}: {c.name}", c, result.headline is not None, by_chance) for c in shown]
     figure, axes = plt.subplots(figsize=(8, 0.9 + 0.32 * len(points)), constrained_layout=True)
-    for y, (_, cell, whole) in enumerate(reversed(points)):
+    for y, (_, cell, whole, by_chance) in enumerate(reversed(points)):
         low, high = cell.interval
         axes.plot([low, high], [y, y], color="#2a6fbb")
         axes.plot([cell.value], [y], "o", color="#2a6fbb", markerfacecolor="#2a6fbb" if whole else "white")
+        if by_chance is not None:
+            axes.plot([by_chance], [y], "|", color="#888888", markersize=12)
     axes.set_yticks(range(len(points)), [name for name, *_ in reversed(points)])
-    axes.axvline(50, color="#888888", linewidth=0.8, linestyle=":")
     axes.set_xlim(0, 100)
     axes.set_xlabel("%")
     axes.grid(axis="x", alpha=0.3)

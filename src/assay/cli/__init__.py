@@ -4,16 +4,16 @@ import errno
 import os
 import sys
 import time
-
-import tyro
+from collections.abc import Sequence
 
 from assay import __version__
-from assay.cli import bench, curate, judgements, judges, policy, pool, reward, run, serve, web
+from assay.cli import bench, curate, fetch, guide, judgements, judges, policy, pool, reward, run, serve, web
+from assay.cli.arguments import App
 from assay.errors import AssayError, Elsewhere
 from assay.llm.budget import BudgetSpent
 from assay.processes import end_with
 
-app = tyro.extras.SubcommandApp()
+app = App()
 app.command(
     run.app,
     name="run",
@@ -23,7 +23,7 @@ app.command(
     reward.app, name="reward", help="Train reward models, export what they are trained on, and measure scaling."
 )
 app.command(policy.app, name="policy", help="Assemble, tune and evaluate a policy.")
-pool_app = tyro.extras.SubcommandApp()
+pool_app = App()
 pool_app.command(name="add")(curate.pool_add)
 pool_app.command(name="near-duplicates")(pool.near_duplicates)
 app.command(
@@ -43,24 +43,33 @@ app.command(name="report")(curate.report)
 app.command(bench.app, name="bench", help="Measure reward models on benchmarks, and compare two results.")
 app.command(name="best-of-n")(bench.best_of_n)
 app.command(name="serve")(serve.serve_model)
+app.command(name="fetch")(fetch.fetch)
 
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 """What a disk says that is full, or not to be written on."""
 
 
+def _command(arguments: Sequence[str]) -> object:
+    return app.cli(
+        prog="assay",
+        args=arguments,
+        description="Curate preferences, train reward models you can trust, and measure them.",
+    )
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit code 2, a budget that has ended exit code 3."""
     if sys.argv[1:] == ["--version"]:
         print(f"assay {__version__}")
-        return
+        return None
+    arguments = judges.with_default(bench.with_default(sys.argv[1:]))
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with(os.getppid())  # torchrun gives its processes sessions of their own, and they would outlive it
     try:
-        app.cli(
-            prog="assay", args=judges.with_default(bench.with_default(sys.argv[1:])),
-            description="Curate preferences, train reward models you can trust, and measure them.",
-        )  # fmt: skip
+        if (text := guide.helped(arguments, _command)) is not None:
+            return print(text)
+        _command(arguments)
     except BudgetSpent as stop:
         print(f"stopped: {stop}", file=sys.stderr)
         sys.exit(3)
@@ -70,6 +79,10 @@ def main() -> None:
     except AssayError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except SystemExit as stop:
+        if stop.code == 2:
+            print(*guide.hints(arguments, _command), sep="\n", file=sys.stderr)
+        raise
     except BrokenPipeError:  # the reader has enough (`assay ... | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # of what is still in the buffer
         sys.exit(141)

@@ -1,8 +1,10 @@
 """What several commands share: how a config becomes flags, how it is printed, and how a chat server is named."""
 
 import json
+import signal
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any, get_args
 
 import tyro
 
@@ -12,6 +14,30 @@ from assay.llm.client import Server
 from assay.run import jsonable
 
 Flat = tyro.conf.arg(name="")
+
+
+class App(tyro.extras.SubcommandApp):
+    """A group of commands. What stands without a flag is called by its parameter's name (POOL, not STR)."""
+
+    def command(self, func: Any = None, **how: Any) -> Any:
+        """tyro's own, after the positionals have their names."""
+        if func is None:
+            return lambda later: self.command(later, **how)
+        if not isinstance(func, tyro.extras.SubcommandApp):
+            func.__annotations__ = {name: _called(name, kind) for name, kind in func.__annotations__.items()}
+        return super().command(func, **how)
+
+
+def _called(name: str, kind: Any) -> Any:
+    if tyro.conf.Positional not in get_args(kind)[1:]:
+        return kind
+    many = getattr(get_args(kind)[0], "__origin__", None) is tuple
+    return Annotated[kind, tyro.conf.arg(metavar=name.upper().replace("_", "-") + " ..." * many)]
+
+
+def hear_interrupts() -> None:
+    """Have Ctrl-C end a wait for a line at once: polars, when it is imported, has the system go on with the wait."""
+    signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT))
 
 
 def chat_config(

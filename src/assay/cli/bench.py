@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from assay.cli.arguments import Flat, asking_of, chat_config
+from assay.cli.arguments import App, Flat, asking_of, chat_config
 from assay.errors import AssayError
 from assay.llm.client import Server
 from assay.locks import alone
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from assay.images import ImageStore
     from assay.recipes.own_benchmarks import Job
 
-app = tyro.extras.SubcommandApp()
+app = App()
 
 
 @app.command(name="run")
@@ -91,8 +91,11 @@ def bench(
         if scores is not None and not isinstance(scorer, PairJudge):
             read = {"max_tokens": max_tokens, "layout": layout, "tokenizer": tokenizer}
             scorer = Recorder(scorer, scores, {"model": fingerprint(model), **read})
-        results = _measured(planned, scorer, limit or None, problems, store, only)
+        results = measured(planned, scorer, limit or None, problems, store, only)
         print(table.text(results))
+        for result in results:
+            if verdict := getattr(result, "verdict", ""):
+                print(f"{result.name}: {verdict}")
         for reason, count in problems.items():
             print(f"failed: {count:,} times: {reason}")
         if out is not None:
@@ -117,9 +120,9 @@ def _page(
     print(f"page: {page.write(file, model, environment(), results, told)}")
 
 
-def _measured(
+def measured(
     planned: "Mapping[str, Job]", scorer: "Scorer | PairJudge", limit: int | None, problems: Mapping[str, int],
-    store: "ImageStore | None", only: Sequence[str],
+    store: "ImageStore | None" = None, only: Sequence[str] = (),
 ) -> "list[BenchmarkResult | Skipped]":  # fmt: skip
     """Every benchmark and set in turn. Raises AssayError with what went wrong before (`problems`, counted), and for a
     benchmark of `only` with pictures where there is no `store` of them: the scorer has no eyes."""
@@ -196,7 +199,9 @@ def fetch_data(data: Positional[Path], only: tuple[str, ...] = ()) -> None:
 
 
 @app.command(name="compare")
-def compare_models(a: Positional[Path], b: Positional[Path], draws: int = 10_000, seed: int = 0) -> None:
+def compare_models(
+    a: Positional[Path], b: Positional[Path], draws: int = 10_000, seed: int = 0, html: Path | None = None
+) -> None:
     """Is model A better than B? Paired item by item, clustered by prompt, on every benchmark that both have a total of.
 
     Args:
@@ -204,23 +209,23 @@ def compare_models(a: Positional[Path], b: Positional[Path], draws: int = 10_000
         b: The same of another model, on the same items.
         draws: Random exchanges of the two models' names, prompt by prompt, for the p-value.
         seed: Of the draws.
+        html: Write a page with a plot to this file.
     """
-    from assay.bench.compare import compare, load
+    from assay.bench.compare import COMPARED, compare, compared, load
 
     one, two = load(a), load(b)
     found = compare(one, two, draws, seed)
-    rows = [
-        (d.name, d.shown_a, d.shown_b, f"{d.points:+.2f}", f"{d.low:+.2f} to {d.high:+.2f}",
-         f"{d.p:.3f}" if d.p >= 0.001 else "< 0.001")
-        for d in found
-    ]  # fmt: skip
-    _print(("benchmark", "A, %", "B, %", "A - B", "95% interval", "p"), rows)
+    _print(COMPARED, compared(found))
     print(*(f"{d.name}: A is {d.verdict}" for d in found), sep="\n")
     for d in found:
         if one.results[d.name].get("protocol") != two.results[d.name].get("protocol"):
             print(f"{d.name}: measured by different protocols; A: {one.results[d.name].get('protocol')}; B: "
                   f"{two.results[d.name].get('protocol')}")  # fmt: skip
     print(f"A: {one.model}\nB: {two.model}")
+    if html is not None:
+        from assay.bench import page
+
+        print(f"page: {page.write_compared(html, one.model, two.model, found)}")
 
 
 @app.command(name="correlate")

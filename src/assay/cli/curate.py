@@ -7,6 +7,7 @@ from typing import Annotated
 from rich.console import Console
 from tyro.conf import Positional, arg
 
+from assay.cli.arguments import hear_interrupts
 from assay.errors import AssayError
 
 
@@ -70,6 +71,8 @@ def verify_pairs(
     """
     from assay.curate.verify import verify
     from assay.recipes.people_on_file import read_queue
+
+    hear_interrupts()
 
     cases = read_queue(run / "queue")
     name = annotator or os.environ.get("USER") or os.environ.get("LOGNAME") or "annotator"

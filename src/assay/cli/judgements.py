@@ -4,15 +4,15 @@ import json
 from pathlib import Path
 from typing import Literal
 
-import tyro
 from rich.console import Console
 from rich.table import Table as Grid
 from tyro.conf import Positional
 
+from assay.cli.arguments import App
 from assay.curate.interchange import Format
 from assay.errors import AssayError
 
-app = tyro.extras.SubcommandApp()
+app = App()
 
 
 @app.command(name="export")

@@ -3,17 +3,16 @@
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
-from assay.cli.arguments import Flat
+from assay.cli.arguments import App, Flat
 from assay.curate.merging import Merge
 from assay.recipes.asking import AskConfig
 from assay.recipes.describing import AttributesConfig
 from assay.recipes.judging import JudgeConfig
 
-app = tyro.extras.SubcommandApp()
+app = App()
 NAMES = ("run", "report")
 
 

@@ -4,12 +4,11 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
 from assay.cli import policy_bench
-from assay.cli.arguments import Flat, print_config
+from assay.cli.arguments import App, Flat, print_config
 from assay.policy.config import (
     AskConfig,
     FitConfig,
@@ -33,8 +32,8 @@ def _say(text: str) -> None:
         print(text)
 
 
-app = tyro.extras.SubcommandApp()
-run_app = tyro.extras.SubcommandApp()
+app = App()
+run_app = App()
 app.command(name="bench")(policy_bench.policy_bench)
 app.command(name="serve")(policy_bench.policy_serve)
 app.command(run_app, name="run", help="Assemble, align and tune a whole policy on an embedded task.")

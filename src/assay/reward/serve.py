@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import prometheus_client as prometheus
 from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from assay.errors import AssayError, CannotRead
 from assay.render import Rendered
@@ -44,6 +44,7 @@ from assay.reward.requests import (
     queries,
 )
 from assay.reward.scorer import LocalScorer
+from assay.reward.serve_page import page
 
 log = logging.getLogger("assay.serve")
 
@@ -164,6 +165,11 @@ def _own(app: FastAPI, server: Server) -> None:
     @app.get("/health")
     async def health() -> dict[str, Any]:
         return {"status": "ready", "model": server.name, "queued_tokens": server.batcher.queued}
+
+    @app.get("/")
+    @app.get("/docs")
+    async def docs(request: Request) -> HTMLResponse:
+        return HTMLResponse(page(server.name, bool(server.config.api_key), str(request.base_url).rstrip("/")))
 
     @app.get("/metrics")
     async def metrics() -> Response:

@@ -31,7 +31,7 @@ from assay.identity import Training, settings
 from assay.images import ImageStore
 from assay.locks import together
 from assay.records import Preference
-from assay.reward import calibration
+from assay.reward import calibration, card
 from assay.reward.config import LossConfig, TrainConfig
 from assay.reward.data import MemoryPairs, Pairs, positions
 from assay.reward.model import compile_when_worth, for_training, save
@@ -305,10 +305,12 @@ class _Training:
         if fitted:
             calibration.save(fitted, best / "calibration.json")
         self.render.left.save(best / "left_out.jsonl")
-        self.place.finish(best, {
+        result = {
             "pairs": len(self.source), "steps": self.steps, "gold_accuracy": max(state.best_accuracy, 0.0),
             "best_step": state.best_step, "cut_tokens": state.cut, "tokens": state.tokens,
             "presented": state.presented, "wall_s": round(state.wall_s, 2), "packed": self.compute.model.packed,
             "temperature": fitted.temperature if fitted else None, "gold_pairs": len(state.best_margins),
             "left_out": self.render.left.counts(),
-        })  # fmt: skip
+        }  # fmt: skip
+        card.write(best, self.name, self.config, result, fitted)
+        self.place.finish(best, result)

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from assay.errors import AssayError
+from assay.errors import AssayError, missing_extra
 
 METADATA = sa.MetaData()
 _SEQ = sa.BigInteger().with_variant(sa.Integer, "sqlite")
@@ -179,7 +179,7 @@ def _engine(url: str) -> sa.Engine:
     except OSError as error:
         raise AssayError(f"database {url}: {error}") from error
     except ImportError as error:
-        raise AssayError("PostgreSQL needs psycopg; run: pip install 'assay[web]'") from error
+        raise missing_extra("psycopg (for PostgreSQL)", "web") from error
     if dialect == "sqlite":
         event.listen(engine, "connect", _sqlite_connect)
         event.listen(engine, "begin", _sqlite_begin)
