@@ -27,6 +27,7 @@ from rich.console import Console
 
 from assay import __version__
 from assay.errors import AssayError
+from assay.session import begun
 from assay.tables import Table, plain, read_json, write_text
 
 T = TypeVar("T")
@@ -87,6 +88,7 @@ class Run:
         about = {"session": len(before), "begun": datetime.now(UTC).isoformat(timespec="seconds"), **environment()}
         write_text(path, "".join([*before, json.dumps(about) + "\n"]))
         self._forget()
+        begun(self.folder)
         return len(before)
 
     def _forget(self) -> None:

@@ -38,7 +38,7 @@ class Session:
         self.begun = datetime.now(UTC).isoformat(timespec="seconds")
 
     def begin(self, folder: Path) -> None:
-        """The folder is this call's: leave the files in it. Others' folders, and other processes, are none of its business."""
+        """Leave the files in a folder that is this call's; other folders and other processes are none of its business."""
         own = folder.absolute() in (self.out.absolute(), _partial(self.out).absolute())
         if self.folder is not None or not own or os.getpid() != self.process:
             return

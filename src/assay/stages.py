@@ -64,28 +64,20 @@ def _of_seed(place: Path, config: Mapping[str, Any], split: Mapping[str, Any], c
         known = min(some, known + each)
     first_models = {"best-rm": known, "gold-rm": min(some, gold), "raw-more": some + wild}
     found.append(trained("training on stage 1's pairs", (steps / "sets" / "stage1.json").exists(), first_models))
-    judged = (
-        _files(place / "tables" / "labels", "stage2-*.parquet"),
-        max(1, _files(place / "tables" / "rewards", "*/*.parquet")),
-    )
-    effort = 2.0 * wild
+    judged, effort = _files(place / "tables" / "labels", "stage2-*.parquet"), 2.0 * wild
+    scored = max(1, _files(place / "tables" / "rewards", "*/*.parquet"))
     found.append(Stage(title="stage 2: scoring and judging pairs in the wild", done=(steps / "labels.json").exists(),
-                       effort=effort, left=effort * max(0.0, 1 - judged[0] / judged[1])))  # fmt: skip
+                       effort=effort, left=effort * max(0.0, 1 - judged / scored)))  # fmt: skip
     more = {"filtered": known + wild // 2, "flipped": known + wild}
     found.append(trained("training on stage 2's pairs, choosing the model", (steps / "final.json").exists(), more))
     if config.get("benchmarks"):
-        bench = steps / "bench"
-        found.append(Stage(title="benchmarks", done=bench.is_dir() and any(f.stem != "held-out" for f in bench.glob("*.json"))
-                           and not _unfinished(place)))  # fmt: skip
+        some = any(f.stem != "held-out" for f in (steps / "bench").glob("*.json"))
+        found.append(Stage(title="benchmarks", done=some))
     if claims:
         arms = {f"claims-{name}": some + wild for name in ("raw", "nohuman-filtered", "nohuman-flipped", "truth")}
         arms |= {"nohuman-rm": float(known)}
         found.append(trained("the papers' comparison models", (steps / "claims-filters.json").exists(), arms))
     return found
-
-
-def _unfinished(place: Path) -> bool:
-    return any((place / "models").glob("*.partial")) if (place / "models").is_dir() else False
 
 
 def _presented(config: Mapping[str, Any], pairs: float) -> float:
@@ -108,8 +100,10 @@ def of_tuning(place: Path, config: Mapping[str, Any]) -> tuple[Stage, ...]:
         return TRAIN * float(config[name]["epochs"]) * n
 
     each, asked = int(config["pairs"]["samples"]), drawn * int(config["test_prompts"])
-    found = [stage("the base model", "base", 0.0),
-             stage("alignment: imitating worked answers", "align", fit("align", config["align_prompts"]), "aligned")]  # fmt: skip
+    found = [stage("the base model", "base", 0.0)]
+    found.append(
+        stage("alignment: imitating worked answers", "align", fit("align", config["align_prompts"]), "aligned")
+    )
     if gold := int(config["gold_prompts"]):
         teach = TRAIN * 4 * gold * float(config["reward_model"]["epochs"])
         found.append(stage("the reward model, on answers of the aligned policy", "reward-model", teach, "reward",

@@ -1,8 +1,8 @@
 """What a folder is a run of, where it is, and what it waits for: read by `assay runs`, `assay resume`, the terminal and the
 live page.
 
-It is read from small files, cheaply, and nothing is written. A run may be live, killed, or of an older version, which left no
-`session.json`: then its lock says whether a process has it open, and its results how far it came.
+It is read from small files, cheaply, and nothing is written. A run may be live, killed, or of an older version, which left
+no `session.json`: then its lock says whether a process has it open, and its results how far it came.
 """
 
 import fcntl
@@ -92,7 +92,7 @@ def state(folder: Path) -> RunState:
     folder = Path(folder)
     place, kind, stages = _what(folder)
     session, progress = _json(place / SESSION), _json(place / PROGRESS)
-    lives = _lives(place, session)
+    lives = _lives(folder, place, session)
     lacks = _waits(place)
     how, why = _how(lives, session, stages, lacks)
     finished = how == "finished"
@@ -121,7 +121,7 @@ def runs(top: Path) -> list[RunState]:
 def is_run(folder: Path) -> bool:
     """Whether `state` knows what this folder is."""
     partial = folder.with_name(folder.name + ".partial")
-    return (folder / "config.json").exists() and (folder / "environments.jsonl").exists() or any(
+    return ((folder / "config.json").exists() and (folder / "environments.jsonl").exists()) or any(
         file.exists() for file in (folder / "training.json", partial / "identity.json", folder / SESSION)
     )  # fmt: skip
 
@@ -157,17 +157,22 @@ def _what(folder: Path) -> tuple[Path, str, tuple[Stage, ...]]:
     )
 
 
-def _lives(place: Path, session: Mapping[str, Any]) -> bool:
+def _lives(folder: Path, place: Path, session: Mapping[str, Any]) -> bool:
     """Whether a process has the folder open: the one of its session, or any that holds its lock."""
     if session and "ended" not in session and alive(session.get("process", "")):
         return True
+    return any(map(_locked, (place / "lock", folder.with_name(folder.name + ".lock"))))
+
+
+def _locked(file: Path) -> bool:
+    """Whether a process holds this lock. It is given back at once where it was free."""
     try:
-        with (place / "lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back at once; who opens a run tries again
+        with file.open() as opened:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:
-        pass
+        return False
     return False
 
 

@@ -30,7 +30,7 @@ async def answer_all(url: str, name: str, token: str, truth: dict[str, str], sid
 
 
 def waiting(stderr: str) -> int:
-    found = re.search(r"(\d+) of \d+ pairs wait for people", stderr)
+    found = re.search(r"(\d+) of \d+ answers missing", stderr)
     assert found, stderr
     return int(found[1])
 

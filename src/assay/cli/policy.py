@@ -9,6 +9,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from assay.cli.arguments import Flat, print_config
+from assay.cli.run_file import kept
 from assay.policy.config import (
     AskConfig,
     FitConfig,
@@ -38,6 +39,7 @@ app.command(run_app, name="run", help="Assemble, align and tune a whole policy o
 
 
 @run_app.command(name="tiny-vlm")
+@kept("policy run tiny-vlm")
 def policy_tiny_vlm(
     config: Annotated[TuneConfig, Flat] = policies.tiny_vlm(),  # noqa: B008
     out: Path = Path("runs/tiny-vlm"),
@@ -54,6 +56,7 @@ def policy_tiny_vlm(
 
 
 @run_app.command(name="tiny-text")
+@kept("policy run tiny-text")
 def policy_tiny_text(
     config: Annotated[TuneConfig, Flat] = policies.tiny_text(),  # noqa: B008
     out: Path = Path("runs/tiny-text"),
@@ -101,6 +104,7 @@ def policy_assemble(
 
 
 @app.command(name="grpo")
+@kept("policy grpo")
 def policy_grpo(
     model: Positional[str],
     prompts: Positional[Path],
@@ -149,6 +153,7 @@ def policy_grpo(
 
 
 @app.command(name="pairs")
+@kept("policy pairs")
 def policy_pairs(
     model: Positional[str],
     prompts: Positional[Path],
@@ -193,6 +198,7 @@ def policy_pairs(
 
 
 @app.command(name="mpo")
+@kept("policy mpo")
 def policy_mpo(
     model: Positional[str],
     pairs: Positional[Path],
@@ -220,6 +226,7 @@ def policy_mpo(
 
 
 @app.command(name="align")
+@kept("policy align")
 def policy_align(
     model: Positional[str],
     captions: Positional[Path],

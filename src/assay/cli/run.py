@@ -14,6 +14,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from assay.cli.arguments import Flat, asking_of, chat_config, print_config
+from assay.cli.run_file import kept
 from assay.curate.cost import Judging
 from assay.engine import Engine, engine_of
 from assay.errors import AssayError
@@ -96,6 +97,7 @@ class Llms:
 
 
 @app.command(name="tiny")
+@kept("run tiny")
 def run_tiny(
     config: Annotated[FlowConfig, Flat] = presets.tiny(),  # noqa: B008
     out: Path = Path("runs/tiny"),
@@ -127,6 +129,7 @@ def run_tiny(
 
 
 @app.command(name="human")
+@kept("run human")
 def run_human(
     data: Positional[Path],
     config: Annotated[FlowConfig, Flat] = presets.human(),  # noqa: B008
@@ -161,6 +164,7 @@ def run_human(
 
 
 @app.command(name="pool")
+@kept("run pool")
 def run_pool(
     pool: Positional[str],
     config: Annotated[FlowConfig, Flat] = presets.pool(),  # noqa: B008
