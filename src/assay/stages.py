@@ -218,3 +218,54 @@ def _json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+# -- names ----------------------------------------------------------------------------------------------------------
+
+_MODELS = {
+    "best-rm": "the model on stage 1's pairs", "stage1": "the model on stage 1's pairs",
+    "gold-rm": "the model on people's gold alone", "raw-more": "the model on all raw labels",
+    "filtered": "the model on stage 1 and what stage 2 keeps",
+    "flipped": "the model on stage 1 and what stage 2 keeps and turns round",
+    "raw": "comparison: raw labels of as many pairs", "unguided": "comparison: labels without people",
+    "nohuman-rm": "comparison: labels without people", "nohuman-filtered": "comparison: no people, kept pairs",
+    "nohuman-flipped": "comparison: no people, kept and turned pairs", "truth": "comparison: true labels",
+    "aligned": "the aligned policy", "reward": "the reward model", "grpo": "GRPO", "base": "the base model",
+    "final": "the released model",
+}  # fmt: skip
+_STEPS = {
+    "prepare/benchmarks": "the benchmarks' prompts", "prepare/contamination": "text shared with benchmarks: looked for",
+    "prepare/near-duplicates": "near-duplicates: looked for", "prepare/index": "the pool: indexed and split",
+    "prepare/attributes": "attributes: given", "prepare/vectors": "vectors: made", "prepare/pool": "counting the pool",
+    "prepare/split": "counting the split", "labels": "counting the labels", "final": "choosing the model to release",
+    "stage2/judges": "what judges turned over in stage 2", "bench/held-out": "held-out pairs by kind",
+    "base": "the base model",
+    "align": "alignment: imitating worked answers", "reward-model": "the reward model", "grpo": "GRPO",
+    "reward-term": "calibrating the reward model", "claims-judges": "judges with and without gold, against the truth",
+    "claims-unseen": "judges on unseen kinds", "claims-filters": "filters, against the truth",
+    "control": "judges that are shown a coin's labels",
+}  # fmt: skip
+
+
+def model_title(name: str) -> str:
+    """What a model of a run is called in words: by its folder, or by the set that it is trained on."""
+    kind, _, number = name.partition("-it") if name.startswith("stage1-it") else name.partition("-")
+    if name.startswith("stage1-it") and number.isdecimal():
+        return f"the model of round {int(number) + 1}"
+    if kind == "mpo" and number.isdecimal():
+        return f"MPO, round {number}"
+    return _MODELS.get(name.removeprefix("claims-"), name)
+
+
+def step_title(step: str) -> str:
+    """What a step of a run is called in words."""
+    where, _, name = step.rpartition("/")
+    if step in _STEPS or not where:
+        return _STEPS.get(step) or model_title(step)
+    if where == "stage1":
+        if name.startswith("judges-"):
+            turn = name.removeprefix("judges-it")
+            return f"judges against people, {f'round {int(turn) + 1}' if turn.isdecimal() else 'the first answers'}"
+        return f"what {model_title(f'stage1-{name}')} gets wrong, and what is asked next"
+    before = {"sets": "measuring ", "evaluate": "examining ", "unseen": "on unseen kinds: ", "bench": "benchmark "}
+    return f"{before[where]}{model_title(name)}" if where in before else step

@@ -57,7 +57,7 @@ def run_pool(pool: Path, *more: object) -> Done:
 
 def waiting(done: Done) -> int:
     """How many pairs the stopped run says that it waits for."""
-    found = re.search(r"error: (\d+) of \d+ answers missing; run: assay verify run", done.stderr.splitlines()[-1])
+    found = re.search(r"paused: (\d+) of \d+ answers missing; assay verify run", done.stderr.splitlines()[-1])
     assert found, done.stderr
     return int(found[1])
 
@@ -77,7 +77,7 @@ def verify(run: Path, typed: list[str]) -> Done:
 def test_people_answer_until_the_run_is_done(pool: Path) -> None:
     run = pool.parent / "run"
     first = run_pool(pool)
-    assert first.returncode == 2
+    assert first.returncode == 4
     assert waiting(first) == 16 + 6, "the first gold, and what is to measure only"
 
     typed = answers(run, "ada")
@@ -86,7 +86,7 @@ def test_people_answer_until_the_run_is_done(pool: Path) -> None:
     assert "3 judged, 0 ties, 0 discarded, 1 skipped, 19 left" in some.stdout
     assert len(read_judgements(run / "judgements.jsonl")) == 3
     again = run_pool(pool)
-    assert again.returncode == 2
+    assert again.returncode == 4
     assert waiting(again) == 19
 
     asked = 1
@@ -98,7 +98,7 @@ def test_people_answer_until_the_run_is_done(pool: Path) -> None:
         done = run_pool(pool)
         if done.returncode == 0:
             break
-        assert done.returncode == 2, done.stderr
+        assert done.returncode == 4, done.stderr
         assert waiting(done) == len(answers(run, "ada"))
         asked += 1
         assert asked < 6
@@ -177,7 +177,7 @@ def test_an_llm_judges_and_is_asked_once(pool: Path, model: FakeModel) -> None:
     run = pool.parent / "run"
     truth = small_pool(prompts=60, per_prompt=1).truth
     options = ("--judge", f"short@{model.url}", "--samples", "2")
-    while (done := run_pool(pool, *options)).returncode == 2 and "answers missing" in done.stderr:
+    while (done := run_pool(pool, *options)).returncode == 4 and "answers missing" in done.stderr:
         asked_about = [c.pair.id for c in read_queue(run / "queue")]
         words = [Judgement(pair_id=i, better=truth[i], by="ada", kind="human") for i in asked_about]
         add_judgements(run / "judgements.jsonl", words)

@@ -50,8 +50,8 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on stderr and exit code 2, a budget that has ended exit code 3, a run that
-    waits for people exit code 4."""
+    """Run the command line; a user's mistake is one line on stderr and exit code 2, a budget that has ended exit code 3, a
+    run that waits for people exit code 4."""
     if sys.argv[1:] == ["--version"]:
         print(f"assay {__version__}")
         return

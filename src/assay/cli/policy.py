@@ -43,6 +43,7 @@ app.command(run_app, name="run", help="Assemble, align and tune a whole policy o
 def policy_tiny_vlm(
     config: Annotated[TuneConfig, Flat] = policies.tiny_vlm(),  # noqa: B008
     out: Path = Path("runs/tiny-vlm"),
+    trackers: tuple[str, ...] = (),
     dry_run: bool = False,
 ) -> None:
     """The embedded vision-language policy: assemble, align, reward model, MPO, GRPO with the sample buffer, evaluation.
@@ -50,9 +51,10 @@ def policy_tiny_vlm(
     Args:
         config: The run's settings.
         out: The run folder; the same command resumes what is in it.
+        trackers: Where metrics go besides OUT: tensorboard, wandb, mlflow, trackio, ...
         dry_run: Print the resolved config and stop.
     """
-    _tune("tiny-vlm", config, out, dry_run)
+    _tune("tiny-vlm", config, out, trackers, dry_run)
 
 
 @run_app.command(name="tiny-text")
@@ -60,6 +62,7 @@ def policy_tiny_vlm(
 def policy_tiny_text(
     config: Annotated[TuneConfig, Flat] = policies.tiny_text(),  # noqa: B008
     out: Path = Path("runs/tiny-text"),
+    trackers: tuple[str, ...] = (),
     dry_run: bool = False,
 ) -> None:
     """The same without pictures: the packaged small language model on made-up sums.
@@ -67,18 +70,19 @@ def policy_tiny_text(
     Args:
         config: The run's settings.
         out: The run folder; the same command resumes what is in it.
+        trackers: Where metrics go besides OUT: tensorboard, wandb, mlflow, trackio, ...
         dry_run: Print the resolved config and stop.
     """
-    _tune("tiny-text", config, out, dry_run)
+    _tune("tiny-text", config, out, trackers, dry_run)
 
 
-def _tune(name: str, config: TuneConfig, out: Path, dry_run: bool) -> None:
+def _tune(name: str, config: TuneConfig, out: Path, trackers: tuple[str, ...], dry_run: bool) -> None:
     if dry_run:
         return print_config(config)
     from assay.recipes import tuned
     from assay.recipes.tune import tune
 
-    tune(out, config, policies.RECIPES[name][1](config))
+    tune(out, config, policies.RECIPES[name][1](config), trackers)
     tuned.summary(out, Console(highlight=False))
     return print(f"report: {tuned.write_report(out)}")
 

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import itertools
 import json
 import os
 import re
@@ -317,7 +318,7 @@ def _docs_of(record: type, at: str) -> dict[str, str]:
     found = dict[str, str]()
     for kind in reversed(record.__mro__[:-1]):
         body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]).body
-        for field, after in zip(body, body[1:], strict=False):
+        for field, after in itertools.pairwise(body):
             is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and is_text:
                 found[f"{at}{field.target.id}"] = _sentence(str(after.value.value))  # type: ignore[attr-defined]

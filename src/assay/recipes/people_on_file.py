@@ -1,6 +1,5 @@
 """People whose answers lie in a file: those of a run, who are waited for, and those who answered before it."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -108,22 +107,6 @@ def together(rows: Sequence[Judgement]) -> Judgement:
         return undecided or replace(rows[-1], better=None, problem="people disagree", by=" and ".join(label.by))
     last = next(j for j in reversed(rows) if j.better == label.chosen and j.by in label.by)
     return replace(last, confidence=label.certainty, strength=label.margin, votes=len(rows))
-
-
-def wait_here(say: Callable[[str], None], every_s: float = 1.0) -> Waiting:
-    """Wait in this process, and say how many answers are missing whenever that changes."""
-
-    def wait(run: Path) -> None:
-        said = ""
-        while (now := waits(run)) is not None and now.missing:
-            told = f"waiting for people: {now}"
-            if told.partition(";")[0] != said:
-                said = told.partition(";")[0]
-                say(told)
-            time.sleep(every_s)
-        say("all answers are there: the run goes on")
-
-    return wait
 
 
 def read_queue(queue: Path) -> list[Case]:
