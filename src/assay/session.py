@@ -143,6 +143,30 @@ class Progress:
 
 
 _progress = Progress()
+_around: tuple[int, int, str] | None = None
+
+
+@contextmanager
+def inside(done: int, of: int, what: str) -> Iterator[None]:
+    """What is told inside (`part`) is a part of this: `done` of `of` pieces were done before it."""
+    global _around
+    _around = done, of, what
+    try:
+        yield
+    finally:
+        _around = None
+
+
+def part(done: int) -> None:
+    """`done` more pieces of the work around this are done; nothing is told where there is none. It is said on stderr where
+    it takes long."""
+    if _around is not None:
+        before, of, what = _around
+        at(what, min(of, before + done), of, _aloud)
+
+
+def _aloud(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def at(what: str, done: int, of: int, say: Callable[[str], None] | None = None) -> None:

@@ -8,7 +8,7 @@ import time
 import tyro
 
 from assay import __version__
-from assay.cli import bench, curate, judgements, judges, policy, pool, reward, run, serve, web
+from assay.cli import bench, curate, judgements, judges, policy, pool, reward, run, runs, serve, web
 from assay.cli.run_file import prepared
 from assay.errors import AssayError, Elsewhere, Paused
 from assay.llm.budget import BudgetSpent
@@ -29,6 +29,10 @@ pool_app.command(name="near-duplicates")(pool.near_duplicates)
 app.command(
     pool_app, name="pool", help="Import files of preference pairs into a pool, and find what is almost alike in it."
 )
+app.command(name="runs")(runs.list_runs)
+app.command(name="resume")(runs.resume)
+app.command(name="compare")(runs.compare_runs)
+app.command(name="delete")(runs.delete_run)
 app.command(name="verify")(curate.verify_pairs)
 app.command(
     judgements.app, name="judgements", help="Exchange people's judgements with other tools, and measure agreement."

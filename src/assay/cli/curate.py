@@ -87,7 +87,7 @@ def verify_pairs(
 
 
 def show_pair(folder: Positional[str], pair_id: Positional[str]) -> None:
-    """Print the whole life of one pair.
+    """Print the whole life of one pair: every judgement of every annotator, also those that disagree or were taken back.
 
     Args:
         folder: A run folder, a pool folder (or its URL in an object store), or a folder of `assay annotate`.

@@ -69,7 +69,7 @@ def kept(command: str) -> Callable[[Command], Command]:
                 return function(*args, **kwargs)
 
         parameters = [*signature.parameters.values(), _FILE]
-        call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        call.__signature__ = call.asked = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {**function.__annotations__, "run_file": _FILE.annotation}
         del call.__wrapped__  # type: ignore[attr-defined] # tyro would read its hints
         COMMANDS[command] = call
@@ -82,7 +82,10 @@ def prepared(arguments: Sequence[str]) -> list[str]:
     """The arguments of a command line, with `assay resume RUN` as the command it stands for, and settings of `--config` as
     that command's defaults. Raises AssayError for a file that cannot be read, is another command's, or says what no setting
     is called."""
-    args, _ = list(arguments), _given.clear()
+    args = list(arguments)
+    _given.clear()
+    for call in COMMANDS.values():
+        call.__signature__ = call.asked  # type: ignore[attr-defined]
     if args[:1] == ["resume"] and len(args) > 1 and not args[1].startswith("-"):
         return _resumed(Path(args[1]), args[2:])
     words = next((w for n in (2, 3) if (w := " ".join(args[:n])) in COMMANDS), None)

@@ -58,8 +58,8 @@ def people_forecast(pool: Pool, config: FlowConfig, folder: Path, judgements: Pa
     how = "the median so far" if seconds else "assumed, for nobody has answered yet"
     seconds = seconds or SECONDS_A_PAIR
     return [
-        f"people: at most {left:,} {'more ' if given else ''}answers in {rounds} rounds ({start:,} first, then at most {each:,} "
-        f"each), about {duration(left * seconds)} of people's time at {seconds:.0f} s a pair ({how})"
+        f"people: at most {left:,} {'more ' if given else ''}answers in {rounds} rounds ({start:,} first, then at most "
+        f"{each:,} each), about {duration(left * seconds)} of people's time at {seconds:.0f} s a pair ({how})"
     ]
 
 
