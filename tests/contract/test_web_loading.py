@@ -15,7 +15,7 @@ from assay.records import Case, Judgement, Pair, Response, user
 from assay.tables import Table
 from assay.web.loading import Syncing, load_run, sync
 from assay.web.schema import Database
-from assay.web.sharing import Sharing
+from assay.web.sharing import Sharing, held_by_others
 from assay.web.store import Store
 
 
@@ -81,6 +81,7 @@ def test_nobody_sits_down_on_the_page_at_a_pair_that_a_terminal_has(store: Store
         (first, "me", "terminal"), (seat.case.pair.id, "ann", "page")
     }  # fmt: skip
     assert desk.elsewhere(seat.case.pair.id).startswith("ann has it open (page, for ")
+    assert [(who, n) for who, n, _ in held_by_others(store, "bo")] == [("ann", 1), ("me", 1)]
     desk.hold("")
     shared.sync()
     other = store.take("bo", ONE)

@@ -142,5 +142,16 @@ class Sharing:
         self.terminal = set(away)
 
 
+def held_by_others(store: Store, name: str) -> list[tuple[str, int, float]]:
+    """(who, how many pairs, until when) of the seats that other people have now, in terminals as well."""
+    latest = sa.func.max(seats.c.expires)
+    query = sa.select(seats.c.name, sa.func.count(), latest).group_by(seats.c.name).order_by(seats.c.name)
+    with store.database.read() as connection:
+        rows = connection.execute(
+            query.where(~seats.c.judged, seats.c.expires > store.clock(), seats.c.name != name)
+        ).all()
+    return [(who, n, until) for who, n, until in rows]
+
+
 def _said(j: Judgement | None) -> Said:
     return None if j is None else (j.better, j.problem)
