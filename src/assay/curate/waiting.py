@@ -127,8 +127,8 @@ def queued(run: Path) -> list[str]:
     files = sorted(name for name in Place.of(run / "queue").names() if name.endswith(".parquet"))
     found = dict[str, None]()
     for name in files:
-        column = read_shard(Place.of(run / "queue") / name, ["pair.id"])["pair"]
-        found |= dict.fromkeys(row["id"] for row in column.to_pylist())
+        column = read_shard(Place.of(run / "queue") / name, ["attributes.pair_id"])["attributes"]
+        found |= dict.fromkeys(row["pair_id"] for row in column.to_pylist())
     return list(found)
 
 

@@ -146,8 +146,10 @@ def fit(
     if check_processes(processes, cluster) == processes == 1 and cluster is None:
         return train(folder, settings, source, gold, say, trackers)
     known = identity_of(settings, source, gold)
-    if (done := Training(folder, known, HOLDS).finished()) is not None:
+    place = Training(folder, known, HOLDS)
+    if (done := place.finished()) is not None:
         return Trained(**done, folder=folder)
+    place.begin()  # the processes that train are not those of the command, which leaves its run file
     return train_view(
         folder, settings, source.folder, gold, processes=processes, say=say, trackers=trackers, identity=known,
         cluster=cluster,

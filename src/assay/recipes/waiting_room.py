@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +52,8 @@ class Page:
             line = [sys.executable, "-m", "assay", "web", str(run), "--port", str(port)]
             self.process = subprocess.Popen(line, stdin=subprocess.DEVNULL)
             atexit.register(self.close)
+            if sys.stdout.isatty():
+                webbrowser.open(f"http://127.0.0.1:{port}")
         elif self.process.poll() is not None:
             raise AssayError(f"the page of {run} has ended (see above); `assay verify {run}` and --wait need none")
 

@@ -92,6 +92,7 @@ class Syncing:
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def __enter__(self) -> "Syncing":
+        self._turn()  # before anybody is shown a pair that was answered in a terminal
         self._thread.start()
         return self
 
@@ -103,14 +104,17 @@ class Syncing:
 
     def _work(self) -> None:
         while not self._stop.wait(self._seconds):
-            try:
-                self._load_new()
-                self._sharing.sync()
-                self._told = ""
-            except (AssayError, OSError, DBAPIError) as error:  # the database may be back, or the disk free, next time
-                if str(error) != self._told:
-                    print(f"judgements are not in {self._run} yet: {error}", file=sys.stderr, flush=True)
-                self._told = str(error)
+            self._turn()
+
+    def _turn(self) -> None:
+        try:
+            self._load_new()
+            self._sharing.sync()
+            self._told = ""
+        except (AssayError, OSError, DBAPIError) as error:  # the database may be back, or the disk free, next time
+            if str(error) != self._told:
+                print(f"judgements are not in {self._run} yet: {error}", file=sys.stderr, flush=True)
+            self._told = str(error)
 
     def _load_new(self) -> None:
         asked = self._queue.shards()
