@@ -44,6 +44,7 @@ class Session:
             return
         self.folder = folder
         write_text(folder / RUN_FILE, self.text)
+        _progress.what = ""  # what another call did is over
         (folder / PROGRESS).unlink(missing_ok=True)
         self._write()
 

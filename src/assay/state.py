@@ -93,7 +93,7 @@ def state(folder: Path) -> RunState:
     place, kind, stages = _what(folder)
     session, progress = _json(place / SESSION), _json(place / PROGRESS)
     lives = _lives(folder, place, session)
-    lacks = _waits(place)
+    lacks, damaged = _waits(place)
     how, why = _how(lives, session, stages, lacks)
     finished = how == "finished"
     stage = len(stages) if finished else next((n for n, s in enumerate(stages, 1) if not s.done), len(stages))
@@ -101,7 +101,7 @@ def state(folder: Path) -> RunState:
     doing = f"{now['what']}, {now['done']:,} of {now['of']:,}" if now else ""
     return RunState(
         folder=folder, kind=str(session.get("command", kind)), name=folder.name, state=how, live=lives, why=why, stage=stage,
-        stages=stages, doing=doing, waits_for=_waits_for(how, why, lacks), waits=lacks, cost=_cost(place),
+        stages=stages, doing=doing, waits_for=damaged or _waits_for(how, why, lacks), waits=lacks, cost=_cost(place),
         started=_started(place, session), changed=_changed(place, now), process=session.get("number") if lives else None,
         eta_s=0.0 if finished else _eta(stages, now), progress=now,
     )  # fmt: skip
@@ -194,11 +194,12 @@ def _waits_for(how: How, why: str, lacks: Waits | None) -> str:
     return why if how in ("failed", "stopped", "killed") else ""
 
 
-def _waits(place: Path) -> Waits | None:
+def _waits(place: Path) -> tuple[Waits | None, str]:
+    """What it waits for, or why that cannot be told."""
     try:
-        return waits(place)
-    except AssayError:  # a damaged file of answers is told by who reads it to go on
-        return None
+        return waits(place), ""
+    except AssayError as error:
+        return None, str(error)
 
 
 def _cost(place: Path) -> Cost:

@@ -3,17 +3,19 @@
 import json
 import time
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from assay import session
+from assay.curate.verify import add_judgements
 from assay.curate.waiting import note_asked
 from assay.errors import AssayError, Paused
 from assay.identity import Training
 from assay.llm.replies import Reply, open_replies
 from assay.recipes import policies, presets
+from assay.records import Judgement
 from assay.run import Run, jsonable
 from assay.session import called
 from assay.stages import Stage, model_title, of_run, of_tuning, step_title
@@ -22,7 +24,9 @@ from assay.tables import write_text
 
 
 def files(folder: Path) -> dict[str, tuple[int, int]]:
-    return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.rglob("*"))}
+    """What lies there, the lock left out, which goes with its process."""
+    found = [p for p in sorted(folder.rglob("*")) if p.name != "lock"]
+    return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) for p in found}
 
 
 def run_of(folder: Path, **steps: dict[str, object]) -> Path:
@@ -100,11 +104,13 @@ def test_what_a_run_waits_for_is_in_words(tmp_path: Path) -> None:
     now = state(run)
     assert now.state == "paused"
     assert now.waits_for == f"2 of 3 answers missing; assay verify {run}, or assay web {run}"
-    row = {"pair_id": "a", "better": None, "by": "me", "kind": "human", "problem": "tie", "seconds": 40.0}
-    (run / "judgements.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, "pair_id": "b"}) + "\n")
+    said = Judgement(pair_id="a", better=None, by="me", kind="human", problem="tie", seconds=40.0)
+    add_judgements(run / "judgements.jsonl", [said, replace(said, pair_id="b")])
     now = state(run)
     assert now.waits_for == f"all 3 answers are there; assay resume {run}"
     assert (now.cost.answers, now.cost.people_s, str(now.cost)) == (2, 80.0, "2 answers (80 s)")
+    (run / "judgements.jsonl").write_text("{}\n" + (run / "judgements.jsonl").read_text())
+    assert "judgements.jsonl, line 1: not a judgement" in state(run).waits_for
 
 
 def test_the_cost_of_servers_is_read_beside_who_writes_it(tmp_path: Path) -> None:
