@@ -13,6 +13,7 @@ from assay.curate.verify import add_judgements, read_judgements, withdraw_judgem
 from assay.curate.waiting import Desk, holds, lacking
 from assay.records import Case, Judgement, Pair, Response, user
 from assay.tables import Table
+from assay.web import sharing
 from assay.web.loading import Syncing, load_run, sync
 from assay.web.schema import Database
 from assay.web.sharing import Sharing, held_by_others
@@ -87,6 +88,29 @@ def test_nobody_sits_down_on_the_page_at_a_pair_that_a_terminal_has(store: Store
     other = store.take("bo", ONE)
     assert other is not None
     assert other.case.pair.id == first
+
+
+def test_an_answer_that_comes_while_both_are_made_the_same_is_not_lost(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody answers on the page, and somebody in a terminal, right after what was there has been read."""
+    store.load([case(0), case(1), case(2)])
+    shared, write = Sharing(store, tmp_path), add_judgements
+    answer(store, "a")
+    late = Judgement(pair_id=store.cases()[2].pair.id, better=None, by="me", kind="human", problem="tie")
+
+    def add(out: Path, rows: list[Judgement]) -> int:
+        if not store.works("b"):
+            answer(store, "b")
+            write(out, [late])
+        return write(out, rows)
+
+    monkeypatch.setattr(sharing, "add_judgements", add)
+    for _ in range(3):
+        shared.sync()
+    said = {(j.pair_id, j.by) for j in store.judgements()}
+    assert len(said) == 3
+    assert said == {(j.pair_id, j.by) for j in read_judgements(shared.out)}
 
 
 def test_a_word_changed_on_both_sides_is_that_of_the_page(store: Store, tmp_path: Path) -> None:

@@ -45,9 +45,10 @@ class Sharing:
         there = {(j.pair_id, j.by): j for j in read_judgements(self.out) if j.pair_id in known}
         before, gone = self._before(), {(j.pair_id, j.by) for j in self.store.gone()}
         to_page, to_file = list[Judgement](), list[Judgement]()
-        off_page, off_file = list[Key](), list[Judgement]()
+        off_page, off_file, agreed = list[Key](), list[Judgement](), dict[Key, Said]()
         for key in sorted(here.keys() | there.keys() | before.keys()):
             ours, theirs = here.get(key), there.get(key)
+            agreed[key] = _said(ours)
             if _said(ours) == _said(theirs):
                 continue
             if self._page_spoke(key, ours, before, gone):
@@ -55,7 +56,9 @@ class Sharing:
                     to_file.append(ours)
                 elif theirs is not None:
                     off_file.append(theirs)
-            elif theirs is not None:
+                continue
+            agreed[key] = _said(theirs)
+            if theirs is not None:
                 to_page.append(theirs)
             else:
                 off_page.append(key)
@@ -64,13 +67,13 @@ class Sharing:
         self.store.add(to_page, settings)
         withdraw_judgements(self.out, off_file)
         added = add_judgements(self.out, sorted(to_file, key=list(here.values()).index))
-        self._keep()
-        self.seen = self._now() if self._now()[1:] == now[1:] else None
+        self._keep(agreed)
+        self.seen = None if to_page or off_page or off_file or added else now
         return added
 
-    def _page_spoke(self, key: Key, ours: Judgement | None, before: dict[Key, Said] | None, gone: set[Key]) -> bool:
+    def _page_spoke(self, key: Key, ours: Judgement | None, before: dict[Key, Said], gone: set[Key]) -> bool:
         """Whether the difference in a person's word was made on the page."""
-        if before and key in before:
+        if key in before:
             return _said(ours) != before[key]
         return ours is not None or key in gone
 
@@ -81,10 +84,9 @@ class Sharing:
             return {}
         return {(p, by): None if said is None else (said[0], said[1]) for p, by, said in rows}
 
-    def _keep(self) -> None:
-        words = {(j.pair_id, j.by): _said(j) for j in self.store.judgements() if j.kind in ("human", "lead")}
-        words = {**dict.fromkeys(self._before()), **words}
-        text = json.dumps([[*key, said] for key, said in sorted(words.items())])
+    def _keep(self, agreed: dict[Key, Said]) -> None:
+        """What both sides hold now: what was read and made the same, not what anybody has said since."""
+        text = json.dumps([[*key, said] for key, said in sorted(agreed.items())])
         if not (self.run / SHARED).exists() or (self.run / SHARED).read_text(encoding="utf-8") != text:
             write_text(self.run / SHARED, text)
 
