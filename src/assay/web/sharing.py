@@ -41,7 +41,7 @@ class Sharing:
         if (now := self._now()) == self.seen:
             return 0
         here = {(j.pair_id, j.by): j for j in self.store.judgements() if j.kind in ("human", "lead")}
-        known = {c.pair.id for c in self.store.cases()}
+        known = self._pairs()
         there = {(j.pair_id, j.by): j for j in read_judgements(self.out) if j.pair_id in known}
         before, gone = self._before(), {(j.pair_id, j.by) for j in self.store.gone()}
         to_page, to_file = list[Judgement](), list[Judgement]()
@@ -70,6 +70,10 @@ class Sharing:
         self._keep(agreed)
         self.seen = None if to_page or off_page or off_file or added else now
         return added
+
+    def _pairs(self) -> set[str]:
+        with self.store.database.read() as connection:
+            return set(connection.execute(sa.select(pairs.c.id).where(pairs.c.truth.is_(None))).scalars())
 
     def _page_spoke(self, key: Key, ours: Judgement | None, before: dict[Key, Said], gone: set[Key]) -> bool:
         """Whether the difference in a person's word was made on the page."""
