@@ -58,7 +58,7 @@ def test_a_run_waits_is_killed_twice_and_goes_on_by_its_folder(place: Path) -> N
     until(first, lambda: lacks(run))
     waiting = state(run)
     assert (waiting.state, waiting.live, waiting.process, waiting.kind) == ("paused", True, first.pid, "run pool")
-    assert waiting.at == "stage 2 of 6: stage 1: the first answers of people and judges"
+    assert waiting.at == "stage 2 of 6: the first answers of people and judges"
     assert waiting.waits_for == f"22 of 22 answers missing; assay verify {run}, or assay web {run}"
     told = (place / "told.txt").read_text()
     assert (
