@@ -23,6 +23,14 @@ def _again(kind: type[AssayError], args: tuple[Any, ...], held: dict[str, Any]) 
     return error
 
 
+class Paused(AssayError):
+    """No mistake: the work waits for people, and goes on when they have answered. The exit code is 4."""
+
+
+class Stopped(AssayError):
+    """No mistake: the work has come to a limit that the user set, and goes on with a larger one."""
+
+
 class CannotRead(AssayError):
     """One conversation that a model cannot take as it is: callers that have others leave it out, and count the reason."""
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from assay.cli.arguments import App, Flat
+from assay.cli.run_file import kept
 from assay.curate.merging import Merge
 from assay.recipes.asking import AskConfig
 from assay.recipes.describing import AttributesConfig
@@ -54,6 +55,7 @@ def attributes(
 
 
 @app.command(name="run")
+@kept("annotate run")
 def annotate_run(
     source: Positional[str],
     judge: tuple[str, ...],

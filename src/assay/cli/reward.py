@@ -10,6 +10,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from assay.cli.arguments import App, Flat, print_config
+from assay.cli.run_file import kept
 from assay.engine import engine_of
 from assay.errors import AssayError
 from assay.figures import counted
@@ -22,6 +23,7 @@ app = App()
 
 
 @app.command(name="train")
+@kept("reward train")
 def reward_train(
     source: Positional[str],
     out: Path,
@@ -107,6 +109,7 @@ def reward_push(folder: Positional[Path], repo: Positional[str], public: bool = 
 
 
 @app.command(name="sweep")
+@kept("reward sweep")
 def reward_sweep(
     run: Positional[Path],
     out: Path,

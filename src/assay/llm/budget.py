@@ -4,7 +4,7 @@ import asyncio
 import threading
 from dataclasses import dataclass
 
-from assay.errors import AssayError
+from assay.errors import AssayError, Stopped
 
 
 class Budget:
@@ -49,7 +49,7 @@ class Budget:
             self.spent += cost
 
 
-class BudgetSpent(AssayError):
+class BudgetSpent(Stopped):
     """The budget does not allow the next request. What was asked is kept; a larger budget goes on from there."""
 
 

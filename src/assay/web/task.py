@@ -41,6 +41,7 @@ from assay.web.facts import Fact
 from assay.web.quality import Work
 from assay.web.seats import Seat
 from assay.web.settings import SEARCH, Settings
+from assay.web.sharing import held_by_others
 from assay.web.store import LEFT_BEHIND, Refused, Store
 from assay.web.text import plain_text, render_markdown, reveal
 
@@ -102,7 +103,8 @@ def make_router(
         judged, left = store.counts(who.name, settings)
         common = {"who": who, "csrf": access.csrf(request), "judged": judged, "left": left, "problem": problem}
         if seat is None:
-            return HTMLResponse(pages.get_template("done.html").render(**common), status)
+            held = held_by_others(store, who.name)
+            return HTMLResponse(pages.get_template("done.html").render(**common, held=held), status)
         shown = _shown(store, seat, settings, chat is not None)
         return HTMLResponse(pages.get_template("task.html").render(**common, **shown), status)
 
