@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from assay.llm.chat import Chat
+from assay.look import MARK, css
 from assay.web import lead, login, task
 from assay.web.accounts import Accounts, same
 from assay.web.code import code_css
@@ -101,6 +102,7 @@ def _pages() -> Environment:
     )  # fmt: skip
     pages.filters["utc"] = lambda at: datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
     pages.filters["reveal"] = reveal
+    pages.globals["mark"] = MARK
     return pages
 
 
@@ -111,7 +113,7 @@ def _encodable(value: Any) -> Any:
 
 
 def _public(app: FastAPI, access: Sessions) -> None:
-    styles = code_css()
+    styles = css() + code_css()
 
     @app.get("/")
     def home(request: Request) -> Response:
@@ -124,8 +126,8 @@ def _public(app: FastAPI, access: Sessions) -> None:
     def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/static/code.css")
-    def code_style() -> Response:
+    @app.get("/static/look.css")
+    def look() -> Response:
         return Response(styles, media_type="text/css", headers={"Cache-Control": "max-age=3600"})
 
     @app.get("/static/{name}")
