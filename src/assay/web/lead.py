@@ -53,13 +53,13 @@ def make_router(desk: Desk, access: Access, pages: Environment) -> APIRouter:
     show = _shower(access, pages)
 
     def lead(request: Request) -> Account:
-        return _who(access, request, ("lead", "admin"))
+        return who(access, request)
 
     def writer(request: Request, csrf: Annotated[str, Form()] = "") -> Account:
-        who = _who(access, request, ("lead", "admin"))
+        writes = who(access, request)
         if not access.csrf_holds(request, csrf):
             raise HTTPException(403, "This form is too old; go back, reload the page and send it again.")
-        return who
+        return writes
 
     _overview(router, desk, show, lead)
     _pairs(router, desk, show, lead, writer)
@@ -82,13 +82,14 @@ def _shower(access: Access, pages: Environment) -> Show:
     return show
 
 
-def _who(access: Access, request: Request, roles: tuple[Role, ...]) -> Account:
-    who = access.person(request)
-    if who is None:
+def who(access: Access, request: Request) -> Account:
+    """Who asks: a lead or an admin, or the request is refused."""
+    account = access.person(request)
+    if account is None:
         raise HTTPException(401, "Please log in.")
-    if who.role not in roles:
-        raise HTTPException(403, f"This page is for the roles {' and '.join(roles)}.")
-    return who
+    if account.role not in ("lead", "admin"):
+        raise HTTPException(403, "This page is for the roles lead and admin.")
+    return account
 
 
 def _done(path: str, what: str) -> RedirectResponse:

@@ -257,7 +257,7 @@ def _answer(store: Store, settings: Settings, who: Account, sent: Sent) -> Next:
     work = Work(
         judgement=Judgement(
             pair_id=sent.pair_id, better=None if side is None else shown[side], by=who.name, kind="human", shown=shown,
-            problem=problem, rationale=reason, seconds=round(seconds, 1),
+            problem=problem, rationale=reason, seconds=round(seconds, 1), strength=float(strength),
         ),
         words=seat.words if seat is not None and current else 0, panels=tools, hint=_hint(verdicts) if seen else None,
     )  # fmt: skip
