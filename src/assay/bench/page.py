@@ -1,7 +1,5 @@
 """Benchmark results as one self-contained HTML page: the totals with intervals, best-of-N curves, the tables."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,25 +10,22 @@ import matplotlib
 from assay.bench import table
 from assay.bench.benchmark import BenchmarkResult, Skipped
 from assay.bench.best_of_n import Curve
+from assay.look import MARK, drawn, paper
 from assay.tables import write_text
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>assay bench: {{ model }}</title><style>
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid #8884; } td.n, th.n { text-align: right; }
-figure { margin: 1rem 0; background: #fff; padding: .5rem; border-radius: 6px; } img { width: 100%; } .dim { opacity: .75; }
-</style><h1>{{ model }}</h1><p class="dim">{{ machine }}. All with 95 % intervals, errors clustered by prompt.</p>
-{% for title, picture in plots %}<figure><img alt="{{ title }}" src="data:image/png;base64,{{ picture }}">
-<figcaption style="color:#333">{{ title }}</figcaption></figure>{% endfor %}
+<title>assay bench: {{ model }}</title><style>{{ css }}</style>
+<div class="mark">{{ mark }} Assay</div>
+<h1>{{ model }}</h1><p class="dim">{{ machine }}. All with 95 % intervals, errors clustered by prompt.</p>
+{% for title, picture in plots %}<figure>{{ picture }}
+<figcaption>{{ title }}</figcaption></figure>{% endfor %}
 {% macro of(i) %}{% if i in numbers %} class="n"{% endif %}{% endmacro %}
-<table><tr>{% for h in header %}<th{{ of(loop.index0) }}>{{ h }}</th>{% endfor %}</tr>
+<div class="wide"><table><tr>{% for h in header %}<th{{ of(loop.index0) }}>{{ h }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for v in row %}<td{{ of(loop.index0) }}>{{ v }}</td>{% endfor %}</tr>
-{% endfor %}</table>{% for note in notes %}<p class="dim">{{ note }}</p>{% endfor %}</html>
+{% endfor %}</table></div>{% for note in notes %}<p class="dim">{{ note }}</p>{% endfor %}</html>
 """
 
 
@@ -50,13 +45,13 @@ def write(
     machine = ", ".join(f"{k} {v}" for k, v in environment.items() if isinstance(v, str | int | float))
     page = jinja2.Environment(autoescape=True).from_string(PAGE).render(
         model=model, machine=machine, header=table.HEADER, numbers=table.NUMBERS, rows=table.rows(results),
-        notes=table.notes(results), plots=plots,
+        notes=table.notes(results), plots=[(title, drawn(figure, title)) for title, figure in plots], css=paper(), mark=MARK,
     )  # fmt: skip
     write_text(path, page)
     return path
 
 
-def _totals(results: Sequence[BenchmarkResult]) -> str:
+def _totals(results: Sequence[BenchmarkResult]) -> Any:
     points = []
     for result in results:
         shown = [result.headline] if result.headline else [c for c in result.slices if "," not in c.name][:6]
@@ -71,10 +66,10 @@ def _totals(results: Sequence[BenchmarkResult]) -> str:
     axes.set_xlim(0, 100)
     axes.set_xlabel("%")
     axes.grid(axis="x", alpha=0.3)
-    return _picture(figure)
+    return figure
 
 
-def _curves(curves: Mapping[str, Curve]) -> str:
+def _curves(curves: Mapping[str, Curve]) -> Any:
     figure, every = plt.subplots(
         1, len(curves), figsize=(max(4.5, 3.2 * len(curves)), 3.4), constrained_layout=True, squeeze=False
     )
@@ -94,11 +89,4 @@ def _curves(curves: Mapping[str, Curve]) -> str:
         axes.grid(alpha=0.3)
     every[0][0].set_ylabel("right, %")
     every[0][0].legend(frameon=False, fontsize=8)
-    return _picture(figure)
-
-
-def _picture(figure: Any) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return figure

@@ -100,7 +100,8 @@ def make_router(
         found = board.list()
         if len(found) == 1 and is_run(board.places[0]):
             return RedirectResponse(f"/runs/{found[0][0]}", 303)
-        return show("live.html", request, who, title="Runs", events="/runs/events", parts=board.parts(""), key="")
+        parts = board.parts("")
+        return show("live.html", request, who, title="Runs", events="/runs/events", parts=parts, key="", labels=False)
 
     @router.get("/events")
     async def list_events(request: Request, who: Annotated[Account | None, Depends(person)]) -> Response:
