@@ -45,7 +45,7 @@ def chart(lines: Sequence[Line], title: str, along: str = "step", unit: str = ""
     value are left out; without any the figure says so."""
     drawn = [kept for line in lines if (kept := _kept(line)).values]
     if not drawn:
-        return Markup('<figure class="chart"><h3>{}</h3><p class="dim">Nothing yet.</p></figure>').format(title)
+        return Markup('<figure class="chart"><figcaption>{}</figcaption><p class="dim">Nothing yet.</p></figure>').format(title)
     xs = [x for line in drawn for x, _ in line.values]
     ys = [v for line in drawn for v in (*(y for _, y in line.values), *(b for band in line.bands for b in band))]
     ticks = _ticks(min(0.0, *ys) if zero else min(ys), max(ys))
@@ -61,7 +61,7 @@ def chart(lines: Sequence[Line], title: str, along: str = "step", unit: str = ""
     item = Markup('<li class="s{}"><b>{}</b> {}{}</li>')
     items = [item.format(n.colour, n.label, _number(n.values[-1][1]), unit) for n in drawn]
     legend = Markup('<ul class="legend">{}</ul>').format(Markup("").join(items))
-    return Markup('<figure class="chart"><h3>{}</h3>{}{}</figure>').format(title, svg, legend)
+    return Markup('<figure class="chart"><figcaption>{}</figcaption>{}{}</figure>').format(title, svg, legend)
 
 
 def _kept(line: Line) -> Line:

@@ -75,7 +75,7 @@ def test_a_training_is_seen_while_it_goes_and_after_either_side_died(page: Any, 
         page.screenshot(path=picture("live-list"))
         page.locator("#runs a").click()
         step_shown(page, 3)
-        titles = page.locator("figure h3").all_inner_texts()
+        titles = page.locator("figcaption").all_inner_texts()
         assert {
             "Loss",
             "Accuracy",

@@ -99,7 +99,11 @@ def make_app(config: WebConfig) -> FastAPI:
     app.include_router(task.make_router(store, access, pages, config.assistant, config.images))
     app.include_router(lead.make_router(StoreDesk(store, accounts), access, pages))
     app.state.board = Board([config.run] if config.run else [], pages)
-    app.include_router(live.make_router(app.state.board, pages, lambda r: lead.who(access, r), access.csrf))
+
+    def watcher(request: Request) -> Account:
+        return lead.who(access, request)
+
+    app.include_router(live.make_router(app.state.board, pages, watcher, access.csrf))
     _public(app, access)
     _errors(app, access, pages)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(config.hosts), www_redirect=False)

@@ -111,14 +111,9 @@ def make_router(
     def run(request: Request, name: str, who: Annotated[Account | None, Depends(person)]) -> HTMLResponse:
         folder = board.watched(name).folder
         return show(
-            "live.html",
-            request,
-            who,
-            title=folder.name,
-            events=f"/runs/{name}/events",
-            parts=board.parts(name),
-            key=name,
-        )
+            "live.html", request, who, title=folder.name, events=f"/runs/{name}/events", parts=board.parts(name), key=name,
+            labels=(folder / "seed-0").exists(),
+        )  # fmt: skip
 
     @router.get("/{name}/events")
     async def run_events(request: Request, name: str, who: Annotated[Account | None, Depends(person)]) -> Response:

@@ -1,4 +1,4 @@
-"""How far a person is, and how long the rest will take them."""
+"""How far a person is, and how long the rest will take them; when answers came, and who is at work."""
 
 import json
 from dataclasses import dataclass
@@ -57,6 +57,22 @@ def pace(connection: sa.Connection, name: str, settings: Settings) -> Pace:
         judged=judged, left=real + coming(real, traps, judged, settings.trap_every),
         seconds=median(times) if len(times) >= LEAST else None,
     )  # fmt: skip
+
+
+def times(connection: sa.Connection) -> list[float]:
+    """When people gave the answers that stand, traps left out, in unix seconds, in rising order."""
+    query = (
+        sa.select(judgements.c.at)
+        .select_from(judgements.join(pairs).join(seats, seats.c.submission == judgements.c.id))
+        .where(pairs.c.truth.is_(None), judgements.c.kind == "human", seats.c.judged)
+    )  # fmt: skip
+    return sorted(connection.execute(query).scalars())
+
+
+def held(connection: sa.Connection, now: float) -> list[tuple[str, str, float]]:
+    """Who has which pair open, and until when (unix seconds), if they do nothing."""
+    query = sa.select(seats.c.name, seats.c.pair_id, seats.c.expires).where(~seats.c.judged, seats.c.expires > now)
+    return [(r.name, r.pair_id, r.expires) for r in connection.execute(query.order_by(seats.c.name))]
 
 
 def coming(real: int, traps: int, done: int, every: int) -> int:

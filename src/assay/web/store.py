@@ -158,7 +158,8 @@ class Store:
                 raise Refused("This pair is no longer yours.")
             again = sa.select(facts.c.body).where(facts.c.kind == kind, facts.c.target == pair_id, facts.c.by == name)
             last = connection.execute(again.order_by(facts.c.seq.desc()).limit(1)).scalar()
-            if last is None or json.loads(last)["text"] != text or kind == "skip":
+            stands = last is not None and remarked(connection, kind, pair_id, name)
+            if not stands or json.loads(last)["text"] != text or kind == "skip":
                 note(connection, kind, pair_id, name, self.clock(), {"text": text})
             if kind == "skip":
                 connection.execute(seats.delete().where(*own))
@@ -324,21 +325,6 @@ class Store:
             found.append(Work(judgement=judgement, words=body["words"], panels=tuple(body["panels"]), hint=body["hint"],
                               right=row.truth))  # fmt: skip
         return found
-
-    def times(self) -> list[float]:
-        """When people's standing answers were given, traps left out, in rising order."""
-        query = sa.select(judgements.c.at).select_from(_ANSWERS).where(
-            pairs.c.truth.is_(None), judgements.c.kind == "human", seats.c.judged
-        )  # fmt: skip
-        with self.database.read() as connection:
-            return sorted(connection.execute(query).scalars())
-
-    def held(self) -> list[tuple[str, str, float]]:
-        """Who has which pair open, and until when (unix seconds), if they do nothing."""
-        query = sa.select(seats.c.name, seats.c.pair_id, seats.c.expires)
-        with self.database.read() as connection:
-            rows = connection.execute(query.where(~seats.c.judged, seats.c.expires > self.clock())).all()
-        return [(r.name, r.pair_id, r.expires) for r in rows]
 
     def pace(self, name: str, settings: Settings) -> Pace:
         """How far `name` is, and how fast."""

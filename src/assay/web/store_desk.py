@@ -7,6 +7,7 @@ from assay.records import Case, Judgement
 from assay.web.accounts import Accounts
 from assay.web.desk import Account, Event, Held, Remark, Role, Setting
 from assay.web.facts import Fact
+from assay.web.pace import held, times
 from assay.web.quality import Work
 from assay.web.settings import Settings, describe
 from assay.web.store import Store
@@ -33,14 +34,14 @@ class StoreDesk:
         return self._store.works()
 
     def times(self) -> Sequence[float]:
-        return self._store.times()
+        with self._store.database.read() as connection:
+            return times(connection)
 
     def held(self) -> Sequence[Held]:
         now = self._store.clock()
-        return [
-            Held(name=name, pair_id=pair_id, minutes=max(1, round((until - now) / 60)))
-            for name, pair_id, until in self._store.held()
-        ]
+        with self._store.database.read() as connection:
+            open_now = held(connection, now)
+        return [Held(name=n, pair_id=i, minutes=max(1, round((until - now) / 60))) for n, i, until in open_now]
 
     def overlap(self) -> int:
         return self._store.settings().overlap
