@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from assay import devices, models
 from assay.errors import AssayError
 from assay.records import Embedder
+from assay.session import part
 
 WINDOW = 512
 """Tokens that are read of a text where nothing else is asked for, if the encoder was made for so many."""
@@ -87,6 +88,7 @@ def load_embedder(
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         vectors: NDArray[np.float32] | None = None
         for at in range(0, len(order), rows):
+            part(at)
             chunk = order[at : at + rows]
             given = [asked + (texts[i].lower() if layout.lower else texts[i]) for i in chunk]
             ids = tokenizer(given, truncation=True, max_length=window)["input_ids"]

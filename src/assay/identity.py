@@ -19,6 +19,7 @@ from typing import Any
 from assay.errors import AssayError
 from assay.records import digest
 from assay.run import changes, jsonable
+from assay.session import begun, carried
 from assay.tables import check_vacant, remove, sibling, write_text
 
 MODEL_FILES = (".json", ".safetensors", ".bin", ".gguf", ".model", ".txt", ".jinja", ".py")
@@ -128,6 +129,7 @@ class Training:
     def begin(self) -> None:
         """Keep the identity, before anything else is written."""
         write_text(self.partial / "identity.json", json.dumps({"identity": self.identity}, indent=2))
+        begun(self.partial)
 
     def finish(self, model: Path, result: Mapping[str, Any]) -> None:
         """Turn `model`, a folder within the unfinished one, into the finished folder in one move: with metrics, trackers'
@@ -136,6 +138,7 @@ class Training:
             shutil.copy(self.partial / "metrics.jsonl", model)
         if (self.partial / "trackers").exists():
             shutil.copytree(self.partial / "trackers", model / "trackers", dirs_exist_ok=True)
+        carried(self.partial, model)
         for left in model.glob("*.tmp"):
             left.unlink()
         write_text(model / "training.json", json.dumps({**result, "identity": self.identity}, indent=2))

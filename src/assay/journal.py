@@ -21,7 +21,7 @@ class Journal:
 
     def __init__(self, folder: Path, trackers: Sequence[str] = (), name: str = "train", quiet: bool = False) -> None:
         self.path, self.quiet, self.open = folder / "metrics.jsonl", quiet, not quiet
-        self.trackers = [] if quiet else [_tracker(t, name, folder / "trackers") for t in trackers]
+        self.trackers = [] if quiet else trackers_of(trackers, name, folder / "trackers")
         if not quiet:
             folder.mkdir(parents=True, exist_ok=True)
             self.file = self.path.open("a", encoding="utf-8")
@@ -68,6 +68,11 @@ def _step_of(line: str) -> float:
         return int(json.loads(line)["step"]) if line.endswith("\n") else float("inf")
     except (ValueError, KeyError, TypeError):
         return float("inf")
+
+
+def trackers_of(names: Sequence[str], run: str, folder: Path) -> list[Any]:
+    """Trackers that Accelerate knows, started for a run. Raises AssayError for one that it does not, or that lacks."""
+    return [_tracker(name, run, folder) for name in names]
 
 
 def _tracker(name: str, run: str, folder: Path) -> Any:

@@ -17,19 +17,34 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 from rich.console import Console
 
 from assay import __version__
 from assay.errors import AssayError
+from assay.session import begun
 from assay.tables import Table, plain, read_json, write_text
 
 T = TypeVar("T")
+
+
+class Telling(Protocol):
+    """What makes of a run's steps words for people (`recipes.telling`)."""
+
+    def begins(self, step: str) -> str:
+        """A step begins; returns what it is called."""
+        ...
+
+    def came_to(self, folder: Path, step: str, result: Mapping[str, Any]) -> None:
+        """A step has ended."""
+        ...
+
+
 _LIBRARIES = ("numpy", "polars", "pyarrow", "torch", "transformers")
 
 
@@ -38,6 +53,9 @@ class Run:
 
     `accepted` is called when the folder is known to be of this config, before a new one says so.
     """
+
+    telling: Telling | None = None
+    """Who tells people of the steps; None: they have the names that they are kept by."""
 
     def __init__(
         self, folder: Path, config: object, console: Console | None = None, accepted: Callable[[], None] = lambda: None
@@ -87,6 +105,7 @@ class Run:
         about = {"session": len(before), "begun": datetime.now(UTC).isoformat(timespec="seconds"), **environment()}
         write_text(path, "".join([*before, json.dumps(about) + "\n"]))
         self._forget()
+        begun(self.folder)
         return len(before)
 
     def _forget(self) -> None:
@@ -138,13 +157,15 @@ class Run:
         if self.has(name):
             return read_json(path)
         start = time.monotonic()
-        self.say(f"[bold]{name}[/bold] ...")
+        self.say(f"[bold]{self.telling.begins(name) if self.telling else name}[/bold] ...")
         result = {**work(), "wall_s": round(time.monotonic() - start, 2)}
         with (self.folder / "metrics.jsonl").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             about = {"step": name, "session": self._session, "peak_mb": peak_mb()}
             file.write(json.dumps({**about, **jsonable(result)}) + "\n")
         write_text(path, json.dumps(jsonable(result), indent=2))
+        if self.telling:
+            self.telling.came_to(self.folder, name, result)
         return read_json(path)
 
     def has(self, name: str) -> bool:

@@ -38,12 +38,13 @@ class Session:
         self.begun = datetime.now(UTC).isoformat(timespec="seconds")
 
     def begin(self, folder: Path) -> None:
-        """The folder is this call's: leave the files in it. Others' folders, and other processes, are none of its business."""
+        """Leave the files in a folder that is this call's; other folders and other processes are none of its business."""
         own = folder.absolute() in (self.out.absolute(), _partial(self.out).absolute())
         if self.folder is not None or not own or os.getpid() != self.process:
             return
         self.folder = folder
         write_text(folder / RUN_FILE, self.text)
+        _progress.what = ""  # what another call did is over
         (folder / PROGRESS).unlink(missing_ok=True)
         self._write()
 
@@ -143,6 +144,30 @@ class Progress:
 
 
 _progress = Progress()
+_around: tuple[int, int, str] | None = None
+
+
+@contextmanager
+def inside(done: int, of: int, what: str) -> Iterator[None]:
+    """What is told inside (`part`) is a part of this: `done` of `of` pieces were done before it."""
+    global _around
+    _around = done, of, what
+    try:
+        yield
+    finally:
+        _around = None
+
+
+def part(done: int) -> None:
+    """`done` more pieces of the work around this are done; nothing is told where there is none. It is said on stderr where
+    it takes long."""
+    if _around is not None:
+        before, of, what = _around
+        at(what, min(of, before + done), of, _aloud)
+
+
+def _aloud(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def at(what: str, done: int, of: int, say: Callable[[str], None] | None = None) -> None:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -47,7 +48,8 @@ class Found:
 
 
 def show(folder: str | Path | Place, pair_id: str, console: Console) -> None:
-    """Print the pair whose id starts with `pair_id` and every row about it, in the order in which they came to be.
+    """Print the pair whose id starts with `pair_id`, what each annotator said, and every row about it, in the order in which
+    they came to be.
 
     Raises AssayError when the folder holds no pairs, or when none or several ids start so.
     """
@@ -64,12 +66,38 @@ def show(folder: str | Path | Place, pair_id: str, console: Console) -> None:
         console.print(f"[magenta]{names[response.id]}[/magenta] ({response.id})")
         for message in response.messages:
             console.print(f"  {escape(message_text(message))}", soft_wrap=True)
+    for line in said(place, pair.id):
+        who = f"{line.pop('by')}{line.pop('state')}"
+        facts = "  ".join(f"{k}={names.get(str(v), v)}" for k, v in line.items() if v not in (None, "", [], 0))
+        console.print(f"[bold]said by {escape(who)}[/bold]  {escape(facts)}", soft_wrap=True)
     for table, shard, row in life(place, found):
         hidden = _HIDDEN | _PLACES.get(table, set())
         facts = (
             f"{k}={names.get(str(v), v)}" for k, v in row.items() if k not in hidden and v not in (None, "", [], 0)
         )
         console.print(f"[bold]{table}[/bold] [dim]{shard}[/dim]  " + escape("  ".join(facts)), soft_wrap=True)
+
+
+def said(place: Place, pair_id: str) -> Iterator[dict[str, Any]]:
+    """All that people ever said of the pair in RUN/judgements.jsonl, whoever it was, in order: also what others contradict,
+    and what was replaced or taken back later (`state`). The tables have what these came to together."""
+    file = place.path / "judgements.jsonl" if place.path is not None else None
+    if file is None or not file.exists():
+        return
+    rows = list[dict[str, Any]]()
+    for text in file.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(text)
+        except ValueError:
+            continue  # the run says which line that is
+        if isinstance(row, dict) and pair_id in (row.get("pair_id"), row.get("withdrawn")):
+            for before in rows:
+                if before["by"] == row.get("by") and not before["state"]:
+                    before["state"] = " (taken back)" if "withdrawn" in row else " (replaced later)"
+            if "pair_id" in row:
+                kept = {k: v for k, v in row.items() if k not in _HIDDEN | {"by", "shown"}}
+                rows.append({"by": row.get("by"), "state": "", **kept})
+    yield from rows
 
 
 def find(place: Place, pair_id: str) -> Found:

@@ -64,28 +64,20 @@ def _of_seed(place: Path, config: Mapping[str, Any], split: Mapping[str, Any], c
         known = min(some, known + each)
     first_models = {"best-rm": known, "gold-rm": min(some, gold), "raw-more": some + wild}
     found.append(trained("training on stage 1's pairs", (steps / "sets" / "stage1.json").exists(), first_models))
-    judged = (
-        _files(place / "tables" / "labels", "stage2-*.parquet"),
-        max(1, _files(place / "tables" / "rewards", "*/*.parquet")),
-    )
-    effort = 2.0 * wild
+    judged, effort = _files(place / "tables" / "labels", "stage2-*.parquet"), 2.0 * wild
+    scored = max(1, _files(place / "tables" / "rewards", "*/*.parquet"))
     found.append(Stage(title="stage 2: scoring and judging pairs in the wild", done=(steps / "labels.json").exists(),
-                       effort=effort, left=effort * max(0.0, 1 - judged[0] / judged[1])))  # fmt: skip
+                       effort=effort, left=effort * max(0.0, 1 - judged / scored)))  # fmt: skip
     more = {"filtered": known + wild // 2, "flipped": known + wild}
     found.append(trained("training on stage 2's pairs, choosing the model", (steps / "final.json").exists(), more))
     if config.get("benchmarks"):
-        bench = steps / "bench"
-        found.append(Stage(title="benchmarks", done=bench.is_dir() and any(f.stem != "held-out" for f in bench.glob("*.json"))
-                           and not _unfinished(place)))  # fmt: skip
+        some = any(f.stem != "held-out" for f in (steps / "bench").glob("*.json"))
+        found.append(Stage(title="benchmarks", done=some))
     if claims:
         arms = {f"claims-{name}": some + wild for name in ("raw", "nohuman-filtered", "nohuman-flipped", "truth")}
         arms |= {"nohuman-rm": float(known)}
         found.append(trained("the papers' comparison models", (steps / "claims-filters.json").exists(), arms))
     return found
-
-
-def _unfinished(place: Path) -> bool:
-    return any((place / "models").glob("*.partial")) if (place / "models").is_dir() else False
 
 
 def _presented(config: Mapping[str, Any], pairs: float) -> float:
@@ -108,8 +100,10 @@ def of_tuning(place: Path, config: Mapping[str, Any]) -> tuple[Stage, ...]:
         return TRAIN * float(config[name]["epochs"]) * n
 
     each, asked = int(config["pairs"]["samples"]), drawn * int(config["test_prompts"])
-    found = [stage("the base model", "base", 0.0),
-             stage("alignment: imitating worked answers", "align", fit("align", config["align_prompts"]), "aligned")]  # fmt: skip
+    found = [stage("the base model", "base", 0.0)]
+    found.append(
+        stage("alignment: imitating worked answers", "align", fit("align", config["align_prompts"]), "aligned")
+    )
     if gold := int(config["gold_prompts"]):
         teach = TRAIN * 4 * gold * float(config["reward_model"]["epochs"])
         found.append(stage("the reward model, on answers of the aligned policy", "reward-model", teach, "reward",
@@ -224,3 +218,54 @@ def _json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+# -- names ----------------------------------------------------------------------------------------------------------
+
+_MODELS = {
+    "best-rm": "the model on stage 1's pairs", "stage1": "the model on stage 1's pairs",
+    "gold-rm": "the model on people's gold alone", "raw-more": "the model on all raw labels",
+    "filtered": "the model on stage 1 and what stage 2 keeps",
+    "flipped": "the model on stage 1 and what stage 2 keeps and turns round",
+    "raw": "comparison: raw labels of as many pairs", "unguided": "comparison: labels without people",
+    "nohuman-rm": "comparison: labels without people", "nohuman-filtered": "comparison: no people, kept pairs",
+    "nohuman-flipped": "comparison: no people, kept and turned pairs", "truth": "comparison: true labels",
+    "aligned": "the aligned policy", "reward": "the reward model", "grpo": "GRPO", "base": "the base model",
+    "final": "the released model",
+}  # fmt: skip
+_STEPS = {
+    "prepare/benchmarks": "the benchmarks' prompts", "prepare/contamination": "text shared with benchmarks: looked for",
+    "prepare/near-duplicates": "near-duplicates: looked for", "prepare/index": "the pool: indexed and split",
+    "prepare/attributes": "attributes: given", "prepare/vectors": "vectors: made", "prepare/pool": "counting the pool",
+    "prepare/split": "counting the split", "labels": "counting the labels", "final": "choosing the model to release",
+    "stage2/judges": "what judges turned over in stage 2", "bench/held-out": "held-out pairs by kind",
+    "base": "the base model",
+    "align": "alignment: imitating worked answers", "reward-model": "the reward model", "grpo": "GRPO",
+    "reward-term": "calibrating the reward model", "claims-judges": "judges with and without gold, against the truth",
+    "claims-unseen": "judges on unseen kinds", "claims-filters": "filters, against the truth",
+    "control": "judges that are shown a coin's labels",
+}  # fmt: skip
+
+
+def model_title(name: str) -> str:
+    """What a model of a run is called in words: by its folder, or by the set that it is trained on."""
+    kind, _, number = name.partition("-it") if name.startswith("stage1-it") else name.partition("-")
+    if name.startswith("stage1-it") and number.isdecimal():
+        return f"the model of round {int(number) + 1}"
+    if kind == "mpo" and number.isdecimal():
+        return f"MPO, round {number}"
+    return _MODELS.get(name.removeprefix("claims-"), name)
+
+
+def step_title(step: str) -> str:
+    """What a step of a run is called in words."""
+    where, _, name = step.rpartition("/")
+    if step in _STEPS or not where:
+        return _STEPS.get(step) or model_title(step)
+    if where == "stage1":
+        if name.startswith("judges-"):
+            turn = name.removeprefix("judges-it")
+            return f"judges against people, {f'round {int(turn) + 1}' if turn.isdecimal() else 'the first answers'}"
+        return f"what {model_title(f'stage1-{name}')} gets wrong, and what is asked next"
+    before = {"sets": "measuring ", "evaluate": "examining ", "unseen": "on unseen kinds: ", "bench": "benchmark "}
+    return f"{before[where]}{model_title(name)}" if where in before else step

@@ -1,8 +1,8 @@
 """What a folder is a run of, where it is, and what it waits for: read by `assay runs`, `assay resume`, the terminal and the
 live page.
 
-It is read from small files, cheaply, and nothing is written. A run may be live, killed, or of an older version, which left no
-`session.json`: then its lock says whether a process has it open, and its results how far it came.
+It is read from small files, cheaply, and nothing is written. A run may be live, killed, or of an older version, which left
+no `session.json`: then its lock says whether a process has it open, and its results how far it came.
 """
 
 import fcntl
@@ -92,8 +92,8 @@ def state(folder: Path) -> RunState:
     folder = Path(folder)
     place, kind, stages = _what(folder)
     session, progress = _json(place / SESSION), _json(place / PROGRESS)
-    lives = _lives(place, session)
-    lacks = _waits(place)
+    lives = _lives(folder, place, session)
+    lacks, damaged = _waits(place)
     how, why = _how(lives, session, stages, lacks)
     finished = how == "finished"
     stage = len(stages) if finished else next((n for n, s in enumerate(stages, 1) if not s.done), len(stages))
@@ -101,7 +101,7 @@ def state(folder: Path) -> RunState:
     doing = f"{now['what']}, {now['done']:,} of {now['of']:,}" if now else ""
     return RunState(
         folder=folder, kind=str(session.get("command", kind)), name=folder.name, state=how, live=lives, why=why, stage=stage,
-        stages=stages, doing=doing, waits_for=_waits_for(how, why, lacks), waits=lacks, cost=_cost(place),
+        stages=stages, doing=doing, waits_for=damaged or _waits_for(how, why, lacks), waits=lacks, cost=_cost(place),
         started=_started(place, session), changed=_changed(place, now), process=session.get("number") if lives else None,
         eta_s=0.0 if finished else _eta(stages, now), progress=now,
     )  # fmt: skip
@@ -121,7 +121,7 @@ def runs(top: Path) -> list[RunState]:
 def is_run(folder: Path) -> bool:
     """Whether `state` knows what this folder is."""
     partial = folder.with_name(folder.name + ".partial")
-    return (folder / "config.json").exists() and (folder / "environments.jsonl").exists() or any(
+    return ((folder / "config.json").exists() and (folder / "environments.jsonl").exists()) or any(
         file.exists() for file in (folder / "training.json", partial / "identity.json", folder / SESSION)
     )  # fmt: skip
 
@@ -157,17 +157,22 @@ def _what(folder: Path) -> tuple[Path, str, tuple[Stage, ...]]:
     )
 
 
-def _lives(place: Path, session: Mapping[str, Any]) -> bool:
+def _lives(folder: Path, place: Path, session: Mapping[str, Any]) -> bool:
     """Whether a process has the folder open: the one of its session, or any that holds its lock."""
     if session and "ended" not in session and alive(session.get("process", "")):
         return True
+    return any(map(_locked, (place / "lock", folder.with_name(folder.name + ".lock"))))
+
+
+def _locked(file: Path) -> bool:
+    """Whether a process holds this lock. It is given back at once where it was free."""
     try:
-        with (place / "lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back at once; who opens a run tries again
+        with file.open() as opened:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:
-        pass
+        return False
     return False
 
 
@@ -189,11 +194,12 @@ def _waits_for(how: How, why: str, lacks: Waits | None) -> str:
     return why if how in ("failed", "stopped", "killed") else ""
 
 
-def _waits(place: Path) -> Waits | None:
+def _waits(place: Path) -> tuple[Waits | None, str]:
+    """What it waits for, or why that cannot be told."""
     try:
-        return waits(place)
-    except AssayError:  # a damaged file of answers is told by who reads it to go on
-        return None
+        return waits(place), ""
+    except AssayError as error:
+        return None, str(error)
 
 
 def _cost(place: Path) -> Cost:

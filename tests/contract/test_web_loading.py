@@ -9,11 +9,14 @@ import pytest
 from test_web_store import ONE, TWO, answer, case, work
 
 from assay.curate.rules import rule_attributes
-from assay.curate.verify import add_judgements, read_judgements
-from assay.records import Case, Pair, Response, user
+from assay.curate.verify import add_judgements, read_judgements, withdraw_judgements
+from assay.curate.waiting import Desk, holds, lacking
+from assay.records import Case, Judgement, Pair, Response, user
 from assay.tables import Table
+from assay.web import sharing
 from assay.web.loading import Syncing, load_run, sync
 from assay.web.schema import Database
+from assay.web.sharing import Sharing, held_by_others
 from assay.web.store import Store
 
 
@@ -24,18 +27,102 @@ def store(database_url: str) -> Iterator[Store]:
     database.close()
 
 
-def test_only_what_enough_people_judged_is_written_and_once(store: Store, tmp_path: Path) -> None:
+def test_each_answer_is_written_once_and_a_pair_lacks_as_many_as_are_asked_for(store: Store, tmp_path: Path) -> None:
     store.load([case(0), case(1)])
     store.set({"overlap": "2"}, "admin")
     first = answer(store, "a", TWO)
-    assert sync(store, tmp_path) == 0
+    ids, out = [case(0).pair.id, case(1).pair.id], tmp_path / "judgements.jsonl"
+    assert sync(store, tmp_path) == 1
+    assert lacking(tmp_path, ids, read_judgements(out)) == ids
     assert answer(store, "b", TWO) == first
-    assert answer(store, "b", TWO) != first
+    second = answer(store, "b", TWO)
+    assert second != first
     assert [sync(store, tmp_path) for _ in range(3)] == [2, 0, 0]
-    assert sorted((j.pair_id, j.by) for j in read_judgements(tmp_path / "judgements.jsonl")) == [
-        (first, "a"),
-        (first, "b"),
-    ]
+    assert lacking(tmp_path, ids, read_judgements(out)) == [second]
+    assert {(j.pair_id, j.by) for j in read_judgements(out)} == {(first, "a"), (first, "b"), (second, "b")}
+
+
+def test_what_a_terminal_says_is_on_the_page_be_it_open_or_closed(store: Store, tmp_path: Path) -> None:
+    store.load([case(0), case(1)])
+    out, pairs = tmp_path / "judgements.jsonl", [case(0).pair, case(1).pair]
+    said = [Judgement(pair_id=p.id, better=p.responses[0].id, by="me", kind="human", seconds=3.0) for p in pairs]
+    add_judgements(out, said[:1])
+    shared = Sharing(store, tmp_path)
+    assert shared.sync() == 0
+    assert store.judgements() == said[:1]
+    seat = store.take("ann", ONE)
+    assert seat is not None
+    assert seat.case.pair == pairs[1], "the other one was answered in the terminal"
+    store.leave(seat.submission, "ann", "skip", "")
+    add_judgements(out, said[1:])
+    shared.sync()
+    assert store.judgements() == said
+    withdraw_judgements(out, said[:1])  # while it is closed
+    corrected = replace(said[1], better=None, problem="tie")
+    add_judgements(out, [corrected])
+    assert Sharing(store, tmp_path).sync() == 0
+    assert store.judgements() == [corrected]
+    seat = store.take("ann", ONE)
+    assert seat is not None
+    assert seat.case.pair == pairs[0], "what was taken back is asked about again"
+
+
+def test_nobody_sits_down_on_the_page_at_a_pair_that_a_terminal_has(store: Store, tmp_path: Path) -> None:
+    store.load([case(0), case(1)])
+    shared, first = Sharing(store, tmp_path), store.cases()[0].pair.id
+    desk = Desk(tmp_path, "me", tmp_path / "judgements.jsonl", True)
+    desk.hold(first)
+    shared.sync()
+    seat = store.take("ann", ONE)
+    assert seat is not None
+    assert seat.case.pair.id != first
+    assert store.take("bo", ONE) is None
+    shared.sync()
+    assert {(h.pair_id, h.by, h.where) for h in holds(tmp_path)} == {
+        (first, "me", "terminal"), (seat.case.pair.id, "ann", "page")
+    }  # fmt: skip
+    assert desk.elsewhere(seat.case.pair.id).startswith("ann has it open (page, for ")
+    assert [(who, n) for who, n, _ in held_by_others(store, "bo")] == [("ann", 1), ("me", 1)]
+    desk.hold("")
+    shared.sync()
+    other = store.take("bo", ONE)
+    assert other is not None
+    assert other.case.pair.id == first
+
+
+def test_an_answer_that_comes_while_both_are_made_the_same_is_not_lost(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody answers on the page, and somebody in a terminal, right after what was there has been read."""
+    store.load([case(0), case(1), case(2)])
+    shared, write = Sharing(store, tmp_path), add_judgements
+    answer(store, "a")
+    late = Judgement(pair_id=store.cases()[2].pair.id, better=None, by="me", kind="human", problem="tie")
+
+    def add(out: Path, rows: list[Judgement]) -> int:
+        if not store.works("b"):
+            answer(store, "b")
+            write(out, [late])
+        return write(out, rows)
+
+    monkeypatch.setattr(sharing, "add_judgements", add)
+    for _ in range(3):
+        shared.sync()
+    said = {(j.pair_id, j.by) for j in store.judgements()}
+    assert len(said) == 3
+    assert said == {(j.pair_id, j.by) for j in read_judgements(shared.out)}
+
+
+def test_a_word_changed_on_both_sides_is_that_of_the_page(store: Store, tmp_path: Path) -> None:
+    store.load([case(0)])
+    answer(store, "a")
+    shared = Sharing(store, tmp_path)
+    shared.sync()
+    (held,) = read_judgements(shared.out)
+    assert store.undo("a", ONE)
+    add_judgements(shared.out, [replace(held, better=None, problem="tie")])
+    shared.sync()
+    assert read_judgements(shared.out) == store.judgements() == []
 
 
 def test_what_is_taken_back_is_withdrawn_from_the_run(store: Store, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def run_pool(pool: Path, *more: object) -> Done:
 
 def waiting(done: Done) -> int:
     """How many pairs the stopped run says that it waits for."""
-    found = re.search(r"error: (\d+) of \d+ pairs wait for people; run: assay verify run", done.stderr.splitlines()[-1])
+    found = re.search(r"paused: (\d+) of \d+ answers missing; assay verify run", done.stderr.splitlines()[-1])
     assert found, done.stderr
     return int(found[1])
 
@@ -77,16 +77,17 @@ def verify(run: Path, typed: list[str]) -> Done:
 def test_people_answer_until_the_run_is_done(pool: Path) -> None:
     run = pool.parent / "run"
     first = run_pool(pool)
-    assert first.returncode == 2
+    assert first.returncode == 4
     assert waiting(first) == 16 + 6, "the first gold, and what is to measure only"
 
     typed = answers(run, "ada")
     some = verify(run, [*typed[:3], "what?", "s", "q"])
     assert some.returncode == 0, some.stderr
-    assert "3 judged, 0 ties, 0 discarded, 1 skipped, 19 left" in some.stdout
+    assert "3 judged, 0 ties, 0 discarded, 1 skipped" in some.stdout
+    assert "19 of 22 answers missing; assay verify run, or assay web run" in some.stdout
     assert len(read_judgements(run / "judgements.jsonl")) == 3
     again = run_pool(pool)
-    assert again.returncode == 2
+    assert again.returncode == 4
     assert waiting(again) == 19
 
     asked = 1
@@ -94,11 +95,12 @@ def test_people_answer_until_the_run_is_done(pool: Path) -> None:
         typed = answers(run, "ada")
         verified = verify(run, ["t", "u", *typed] if len(typed) > 1 else typed)  # the last answer ends the session
         assert verified.returncode == 0, verified.stderr
-        assert f"{len(typed)} judged, 0 ties, 0 discarded, 0 skipped, 0 left" in verified.stdout
+        assert f"{len(typed)} judged, 0 ties, 0 discarded, 0 skipped" in verified.stdout
+        assert "answers are there; assay resume run" in verified.stdout
         done = run_pool(pool)
         if done.returncode == 0:
             break
-        assert done.returncode == 2, done.stderr
+        assert done.returncode == 4, done.stderr
         assert waiting(done) == len(answers(run, "ada"))
         asked += 1
         assert asked < 6
@@ -177,7 +179,7 @@ def test_an_llm_judges_and_is_asked_once(pool: Path, model: FakeModel) -> None:
     run = pool.parent / "run"
     truth = small_pool(prompts=60, per_prompt=1).truth
     options = ("--judge", f"short@{model.url}", "--samples", "2")
-    while (done := run_pool(pool, *options)).returncode == 2 and "wait for people" in done.stderr:
+    while (done := run_pool(pool, *options)).returncode == 4 and "answers missing" in done.stderr:
         asked_about = [c.pair.id for c in read_queue(run / "queue")]
         words = [Judgement(pair_id=i, better=truth[i], by="ada", kind="human") for i in asked_about]
         add_judgements(run / "judgements.jsonl", words)
@@ -209,14 +211,14 @@ def test_an_llm_judges_and_is_asked_once(pool: Path, model: FakeModel) -> None:
 def test_a_word_about_a_pair_that_the_pool_does_not_have_is_refused(place: Path) -> None:
     pool, run = small_pool(prompts=60), place / "strange"
     people = PeopleOnFile(run / "judgements.jsonl", run / "queue")
-    with pytest.raises(AssayError, match="16 of 16 pairs wait for people"):
+    with pytest.raises(AssayError, match="16 of 16 answers missing"):
         run_job(run, small_config(), pool, people)
     of_run, of_pool = next(iter(Table(run / "queue", Case).stream())).pair, list(pool.pairs.values())[-1]
     for known in (of_run, of_pool):
         add_judgements(
             people.judgements, [Judgement(pair_id=known.id, better=None, by="ada", kind="human", problem="tie")]
         )
-    with pytest.raises(AssayError, match="15 of 16 pairs wait for people"):
+    with pytest.raises(AssayError, match="15 of 16 answers missing"):
         run_job(run, small_config(), pool, people)
     strange = Judgement(pair_id="f" * 32, better=None, by="ada", kind="human", problem="tie")
     add_judgements(people.judgements, [strange])
@@ -235,7 +237,7 @@ def test_a_run_that_stopped_for_people_goes_on_in_the_same_process(place: Path) 
     """As in a notebook, where the exception that stopped it is kept."""
     pool, run = small_pool(prompts=60), place / "run"
     people = PeopleOnFile(run / "judgements.jsonl", run / "queue")
-    with pytest.raises(AssayError, match="16 of 16 pairs wait for people") as kept:
+    with pytest.raises(AssayError, match="16 of 16 answers missing") as kept:
         run_job(run, small_config(), pool, people)
 
     def stopped(cases: list[Case]) -> list[Judgement]:

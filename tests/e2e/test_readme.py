@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 EXPECTED = {
     "assay pool add": (0, "0 rejected"),
-    "assay run pool": (2, "pairs wait for people; run: assay verify runs/"),
+    "assay run pool": (2, "answers missing; run: assay verify runs/"),
     "assay web": (0, "page: http://127.0.0.1"),
     "assay show": (0, "wild"),
 }
@@ -110,7 +110,7 @@ def test_the_readmes_judging_commands(tmp_path: Path) -> None:
     (tmp_path / "gold.jsonl").write_text("".join(json.dumps(r) + "\n" for r in gold))
     run = "run pool pool --out runs/mine --embedder hash --stage1.seed-gold 4 --stage1.seed-silver 4"
     waits = assay_here(*run.split(), cwd=tmp_path)
-    assert "wait for people" in waits.stderr, waits.stderr
+    assert "answers missing" in waits.stderr, waits.stderr
     (tmp_path / "runs" / "mine" / "judgements.jsonl").write_bytes((tmp_path / "gold.jsonl").read_bytes())
     (tmp_path / "prices.toml").write_text('["Qwen/Qwen3-32B"]\nin = 0.1\nout = 0.4\n')
     expected = {

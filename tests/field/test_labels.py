@@ -189,7 +189,7 @@ class Desk:
             try:
                 return self.go()
             except AssayError as stopped:
-                if "wait for people" not in str(stopped):
+                if "answers missing" not in str(stopped):
                     raise
                 self.answer()
 
@@ -213,13 +213,13 @@ def desk(ended: Path, tmp_path: Path) -> Desk:
 
 def test_a_correction_and_a_decision_of_the_lead_before_the_labels_reach_them(tmp_path: Path) -> None:
     desk = Desk(tmp_path / "run")
-    with pytest.raises(AssayError, match="12 of 12 pairs wait for people"):
+    with pytest.raises(AssayError, match="12 of 12 answers missing"):
         desk.go()
     desk.answer()
     corrected, disputed, unsure = desk.gold()[:3]
     desk.say(disputed, disputed.other(curation.truth(disputed)), by="bob")
     desk.say(unsure, None, by="bob", problem="cannot decide")
-    with pytest.raises(AssayError, match="wait for people"):
+    with pytest.raises(AssayError, match="answers missing"):
         desk.go()  # the first gold is a shard now; the next waits
     desk.say(corrected, corrected.other(curation.truth(corrected)))
     desk.say(disputed, disputed.other(curation.truth(disputed)), by="lea", lead=True)
@@ -362,7 +362,7 @@ def test_an_answer_that_was_taken_back_drops_the_pair_until_it_is_given_anew(des
 
 def test_a_judgement_of_a_foreign_response_is_refused_by_its_line_and_mended(tmp_path: Path) -> None:
     desk = Desk(tmp_path / "run")
-    with pytest.raises(AssayError, match="wait for people"):
+    with pytest.raises(AssayError, match="answers missing"):
         desk.go()
     desk.answer()
     lines = desk.file.read_text().splitlines()

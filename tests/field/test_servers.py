@@ -189,7 +189,7 @@ def test_a_run_asks_when_its_attributes_or_its_judge_are_elsewhere(
         assert code == 2
         return told
 
-    assert "pairs wait for people" in run(one.url, one.url)
+    assert "answers missing" in run(one.url, one.url)
     kept = (tmp_path / "run/config.json").read_text()
     described = sum(one.answered.values())
     assert described == 60 + 2, "each model was asked for a word first, before anybody else was asked"
@@ -197,8 +197,8 @@ def test_a_run_asks_when_its_attributes_or_its_judge_are_elsewhere(
     told = run(one.url, other.url)
     refused(told, "d answered", one.url, other.url)
     assert not re.search(r"\bm answered", told)
-    assert "pairs wait for people" in run(other.url, other.url, MOVED)
-    assert "pairs wait for people" in run(other.url, other.url)
+    assert "answers missing" in run(other.url, other.url, MOVED)
+    assert "answers missing" in run(other.url, other.url)
     assert not other.answered
     assert sum(one.answered.values()) == described
     assert (tmp_path / "run/config.json").read_text() == kept

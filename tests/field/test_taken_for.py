@@ -108,12 +108,12 @@ def test_a_run_keeps_to_its_judges_samples_attributes_people_and_pool(
     pool: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    assert "pairs wait for people" in begin(pool, out)
-    assert "pairs wait for people" in begin(pool, out)
+    assert "answers missing" in begin(pool, out)
+    assert "answers missing" in begin(pool, out)
     moved = ("m@http://127.0.0.1:10/v1",)
     assert MOVED in begin(pool, out, judge=moved), "another model may go by that name there"
-    assert "pairs wait for people" in begin(pool, out, judge=moved, servers_moved=True)
-    assert "pairs wait for people" in begin(pool, out, servers_moved=True)
+    assert "answers missing" in begin(pool, out, judge=moved, servers_moved=True)
+    assert "answers missing" in begin(pool, out, servers_moved=True)
     for named, options in (
         ("inputs.judge.models: ['m'] -> ['other']", {"judge": ("other@http://127.0.0.1:9/v1",)}),
         ("inputs.judge: ", {"judge": ()}),
@@ -129,16 +129,16 @@ def test_a_run_keeps_to_its_judges_samples_attributes_people_and_pool(
         other.setattr(attributes, "prompt_text", reworded)
         other.setattr(annotate_, "prompt_text", reworded)
         assert "inputs.prompts: " in begin(pool, out), "an Assay that asks in other words"
-        assert "pairs wait for people" in begin(pool, tmp_path / "offline", judge=())
-    assert "pairs wait for people" in begin(pool, tmp_path / "offline", judge=()), "nobody is asked in words"
+        assert "answers missing" in begin(pool, tmp_path / "offline", judge=())
+    assert "answers missing" in begin(pool, tmp_path / "offline", judge=()), "nobody is asked in words"
     pool.rename(tmp_path / "moved")
-    assert "pairs wait for people" in begin(tmp_path / "moved", out), "where the pool lies does not matter"
+    assert "answers missing" in begin(tmp_path / "moved", out), "where the pool lies does not matter"
     add([write_pairs(tmp_path / "again.jsonl", turned=True)], tmp_path / "turned")
     told = begin(tmp_path / "turned", out)
     assert "the pool has changed since this run began: 12 pairs then, 12 now with other content" in told
     capfd.readouterr()
     add([write_pairs(tmp_path / "more.jsonl", ("sand", "salt"))], tmp_path / "moved")
-    assert "pairs wait for people" in begin(tmp_path / "moved", out)
+    assert "answers missing" in begin(tmp_path / "moved", out)
     assert "the pool has grown: 12 pairs when this run began, 14 now" in " ".join(capfd.readouterr().err.split())
 
 

@@ -162,7 +162,7 @@ def test_a_run_asks_for_them_in_its_first_round(tmp_path: Path) -> None:
                      for i, p in pairs.items()], truth={})  # fmt: skip
     config = FlowConfig(recipe="own", embedder="hash", evaluation_gold=25)
     config = replace(config, stage1=replace(config.stage1, seed_gold=10, seed_silver=10))
-    with pytest.raises(AssayError, match="35 of 35 pairs wait for people"):
+    with pytest.raises(AssayError, match="35 of 35 answers missing"):
         run_job(tmp_path / "run", config, pool, PeopleOnFile(tmp_path / "run/j.jsonl", tmp_path / "run/queue"))
     queue = Table(tmp_path / "run/queue", Case).read()
     assert len({c.pair.id for c in queue}) == 35

@@ -9,6 +9,7 @@ from rich.console import Console
 from assay import show as module
 from assay.curate.scores import Rewarded
 from assay.curate.shards import create
+from assay.curate.verify import add_judgements, withdraw_judgements
 from assay.curate.views import Chosen
 from assay.errors import AssayError
 from assay.records import Judgement, Label, Origin, Pair, Response, user
@@ -131,3 +132,24 @@ def test_a_pool_in_an_object_store(tmp_path: Path) -> None:
     show("memory://shown/pool", pairs[1].id, console)
     assert "problem=tie" in console.export_text()
     pool.place.remove()
+
+
+def test_what_every_annotator_said_is_there_also_what_was_replaced_or_taken_back(tmp_path: Path) -> None:
+    pool, pairs = small_pool(tmp_path / "run/pool")
+    small_run(tmp_path / "run", pool)
+    one, two = pairs[3].responses
+
+    def said(by: str, better: str) -> Judgement:
+        return Judgement(pair_id=pairs[3].id, better=better, by=by, kind="human", rationale="")
+
+    out = tmp_path / "run" / "judgements.jsonl"
+    add_judgements(out, [said("ann", one.id), said("bea", two.id), said("cid", one.id), said("cid", two.id)])
+    withdraw_judgements(out, [said("bea", two.id)])
+    text = printed(tmp_path / "run", pairs[3].id)
+    lines = [line.strip() for line in text.splitlines() if line.startswith("said by")]
+    assert [line.split("  ")[0] for line in lines] == [
+        "said by ann", "said by bea (taken back)", "said by cid (replaced later)", "said by cid"
+    ]  # fmt: skip
+    assert [line.split("better=")[1].split("  ")[0] for line in lines] == [
+        "response 1", "response 2", "response 1", "response 2"
+    ]  # fmt: skip

@@ -83,10 +83,10 @@ def test_an_offline_judge_works_where_it_is_asked_for_alone(tmp_path: Path) -> N
     for asked in (False, True):
         sizes, out = replace(SIZES, seed_gold=8), tmp_path / str(asked)
         config = FlowConfig(recipe="own", embedder="hash", offline_judge=asked, stage1=sizes)
-        with pytest.raises(AssayError, match="wait for people"):
+        with pytest.raises(AssayError, match="answers missing"):
             run_job(out, config, pool, PeopleOnFile(out / "judgements.jsonl", out / "queue"))
         assert ('"judge": "none"' in (out / "config.json").read_text()) is not asked
-    with pytest.raises(AssayError, match="wait for people"):  # the claims are added to a run, and are no other config
+    with pytest.raises(AssayError, match="answers missing"):  # the claims are added to a run, and are no other config
         run_job(out, replace(config, claims=True), pool, PeopleOnFile(out / "judgements.jsonl", out / "queue"))
     with pytest.raises(AssayError, match="name one, or add --offline-judge"):
         run_job(tmp_path / "none", replace(config, offline_judge=False, claims=True), pool, lambda _: [])
@@ -167,6 +167,6 @@ def test_servers_are_probed_before_anybody_is_asked(tmp_path: Path) -> None:
         assert not (out / "config.json").exists(), "another judge may still be named"
         alive.recover()
         for _ in range(2):
-            with pytest.raises(AssayError, match="wait for people"):
+            with pytest.raises(AssayError, match="answers missing"):
                 run_job(out, config, pool, people, judge=Says(), accepted=lambda: probe([chat]))
         assert sum(alive.answered.values()) == 1, "what has answered is not asked again"

@@ -8,8 +8,9 @@ import time
 import tyro
 
 from assay import __version__
-from assay.cli import bench, curate, judgements, judges, policy, pool, reward, run, serve, web
-from assay.errors import AssayError, Elsewhere
+from assay.cli import bench, curate, judgements, judges, policy, pool, reward, run, runs, serve, web
+from assay.cli.run_file import prepared
+from assay.errors import AssayError, Elsewhere, Paused
 from assay.llm.budget import BudgetSpent
 
 app = tyro.extras.SubcommandApp()
@@ -28,6 +29,10 @@ pool_app.command(name="near-duplicates")(pool.near_duplicates)
 app.command(
     pool_app, name="pool", help="Import files of preference pairs into a pool, and find what is almost alike in it."
 )
+app.command(name="runs")(runs.list_runs)
+app.command(name="resume")(runs.resume)
+app.command(name="compare")(runs.compare_runs)
+app.command(name="delete")(runs.delete_run)
 app.command(name="verify")(curate.verify_pairs)
 app.command(
     judgements.app, name="judgements", help="Exchange people's judgements with other tools, and measure agreement."
@@ -50,15 +55,19 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on stderr and exit code 2, a budget that has ended exit code 3."""
+    """Run the command line; a user's mistake is one line on stderr and exit code 2, a budget that has ended exit code 3, a
+    run that waits for people exit code 4."""
     if sys.argv[1:] == ["--version"]:
         print(f"assay {__version__}")
         return
     try:
         app.cli(
-            prog="assay", args=judges.with_default(bench.with_default(sys.argv[1:])),
+            prog="assay", args=prepared(judges.with_default(bench.with_default(sys.argv[1:]))),
             description="Curate preferences, train reward models you can trust, and measure them.",
         )  # fmt: skip
+    except Paused as pause:
+        print(f"paused: {pause}", file=sys.stderr)
+        sys.exit(4)
     except BudgetSpent as stop:
         print(f"stopped: {stop}", file=sys.stderr)
         sys.exit(3)

@@ -58,29 +58,36 @@ def pool_add(
 
 
 def verify_pairs(
-    run: Positional[Path], annotator: str = "", judgements: Path = Path("judgements.jsonl"), seed: int = 0
-) -> None:
-    """Judge the pairs that a run waits for, in this terminal; every answer is saved at once.
+    run: Positional[Path], annotator: str = "", judgements: Path = Path("judgements.jsonl"), seed: int = 0,
+    again: bool = False,
+) -> None:  # fmt: skip
+    """Judge the pairs that a run waits for, in this terminal; every answer is saved at once, and the page sees it.
+
+    What others answer meanwhile is not asked, nor what somebody has open on the page. The run goes on with
+    `assay resume RUN`, or by itself where it was begun with --wait.
 
     Args:
         run: The run folder that asked for people.
         annotator: Your name in the judgements (default: the login name).
         judgements: The file of answers, inside the run folder.
         seed: Changes the random order in which responses are shown.
+        again: All pairs that were ever asked about and that you have not answered, for a second opinion.
     """
     from assay.curate.verify import verify
-    from assay.recipes.people_on_file import read_queue
+    from assay.curate.waiting import Desk, waits
+    from assay.recipes.people_on_file import left, read_queue
 
-    cases = read_queue(run / "queue")
+    cases = read_queue(run / "queue") if again else left(run, run / judgements)
     name = annotator or os.environ.get("USER") or os.environ.get("LOGNAME") or "annotator"
-    done = verify(cases, name, run / judgements, input, Console(highlight=False), seed)
-    print(
-        f"{done.judged} judged, {done.ties} ties, {done.discarded} discarded, {done.skipped} skipped, {done.left} left"
-    )
+    desk = Desk(run, name, run / judgements, again)
+    done = verify(cases, name, run / judgements, input, Console(highlight=False), seed, desk.elsewhere, desk.hold)
+    print(f"{done.judged} judged, {done.ties} ties, {done.discarded} discarded, {done.skipped} skipped")
+    now = waits(run, run / judgements)
+    print(now if now is not None else f"{run} waits for no answers")
 
 
 def show_pair(folder: Positional[str], pair_id: Positional[str]) -> None:
-    """Print the whole life of one pair.
+    """Print the whole life of one pair: every judgement of every annotator, also those that disagree or were taken back.
 
     Args:
         folder: A run folder, a pool folder (or its URL in an object store), or a folder of `assay annotate`.

@@ -8,6 +8,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from assay.cli.arguments import Flat
+from assay.cli.run_file import kept
 from assay.curate.merging import Merge
 from assay.recipes.asking import AskConfig
 from assay.recipes.describing import AttributesConfig
@@ -55,6 +56,7 @@ def attributes(
 
 
 @app.command(name="run")
+@kept("annotate run")
 def annotate_run(
     source: Positional[str],
     judge: tuple[str, ...],

@@ -9,6 +9,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from assay.cli.arguments import Flat, print_config
+from assay.cli.run_file import kept
 from assay.policy.config import (
     AskConfig,
     FitConfig,
@@ -38,9 +39,11 @@ app.command(run_app, name="run", help="Assemble, align and tune a whole policy o
 
 
 @run_app.command(name="tiny-vlm")
+@kept("policy run tiny-vlm")
 def policy_tiny_vlm(
     config: Annotated[TuneConfig, Flat] = policies.tiny_vlm(),  # noqa: B008
     out: Path = Path("runs/tiny-vlm"),
+    trackers: tuple[str, ...] = (),
     dry_run: bool = False,
 ) -> None:
     """The embedded vision-language policy: assemble, align, reward model, MPO, GRPO with the sample buffer, evaluation.
@@ -48,15 +51,18 @@ def policy_tiny_vlm(
     Args:
         config: The run's settings.
         out: The run folder; the same command resumes what is in it.
+        trackers: Where metrics go besides OUT: tensorboard, wandb, mlflow, trackio, ...
         dry_run: Print the resolved config and stop.
     """
-    _tune("tiny-vlm", config, out, dry_run)
+    _tune("tiny-vlm", config, out, trackers, dry_run)
 
 
 @run_app.command(name="tiny-text")
+@kept("policy run tiny-text")
 def policy_tiny_text(
     config: Annotated[TuneConfig, Flat] = policies.tiny_text(),  # noqa: B008
     out: Path = Path("runs/tiny-text"),
+    trackers: tuple[str, ...] = (),
     dry_run: bool = False,
 ) -> None:
     """The same without pictures: the packaged small language model on made-up sums.
@@ -64,18 +70,19 @@ def policy_tiny_text(
     Args:
         config: The run's settings.
         out: The run folder; the same command resumes what is in it.
+        trackers: Where metrics go besides OUT: tensorboard, wandb, mlflow, trackio, ...
         dry_run: Print the resolved config and stop.
     """
-    _tune("tiny-text", config, out, dry_run)
+    _tune("tiny-text", config, out, trackers, dry_run)
 
 
-def _tune(name: str, config: TuneConfig, out: Path, dry_run: bool) -> None:
+def _tune(name: str, config: TuneConfig, out: Path, trackers: tuple[str, ...], dry_run: bool) -> None:
     if dry_run:
         return print_config(config)
     from assay.recipes import tuned
     from assay.recipes.tune import tune
 
-    tune(out, config, policies.RECIPES[name][1](config))
+    tune(out, config, policies.RECIPES[name][1](config), trackers)
     tuned.summary(out, Console(highlight=False))
     return print(f"report: {tuned.write_report(out)}")
 
@@ -101,6 +108,7 @@ def policy_assemble(
 
 
 @app.command(name="grpo")
+@kept("policy grpo")
 def policy_grpo(
     model: Positional[str],
     prompts: Positional[Path],
@@ -149,6 +157,7 @@ def policy_grpo(
 
 
 @app.command(name="pairs")
+@kept("policy pairs")
 def policy_pairs(
     model: Positional[str],
     prompts: Positional[Path],
@@ -193,6 +202,7 @@ def policy_pairs(
 
 
 @app.command(name="mpo")
+@kept("policy mpo")
 def policy_mpo(
     model: Positional[str],
     pairs: Positional[Path],
@@ -220,6 +230,7 @@ def policy_mpo(
 
 
 @app.command(name="align")
+@kept("policy align")
 def policy_align(
     model: Positional[str],
     captions: Positional[Path],

@@ -11,6 +11,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from assay.cli.arguments import Flat, print_config
+from assay.cli.run_file import kept
 from assay.engine import engine_of
 from assay.errors import AssayError
 from assay.figures import counted
@@ -22,6 +23,7 @@ app = tyro.extras.SubcommandApp()
 
 
 @app.command(name="train")
+@kept("reward train")
 def reward_train(
     source: Positional[str],
     out: Path,
@@ -85,6 +87,7 @@ def reward_export(source: Positional[str], out: Path, labels: str = "raw", engin
 
 
 @app.command(name="sweep")
+@kept("reward sweep")
 def reward_sweep(
     run: Positional[Path],
     out: Path,

@@ -14,6 +14,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from assay.cli.arguments import Flat, asking_of, chat_config, print_config
+from assay.cli.run_file import kept
 from assay.curate.cost import Judging
 from assay.engine import Engine, engine_of
 from assay.errors import AssayError
@@ -39,6 +40,8 @@ class Where:
     processes: int = 0
     """Train each model on so many processes, and score with so many copies: one for each device, on Ray of the cluster (0:
     one for each accelerator there is, or one). Under torchrun or accelerate launch: all of theirs."""
+    trackers: tuple[str, ...] = ()
+    """Where metrics of trainings and the numbers of all steps go besides OUT: tensorboard, wandb, mlflow, trackio, ..."""
 
     def opened(self) -> Engine:
         """The engine; in an allocation only the first process has stages, and the others join no cluster."""
@@ -96,6 +99,7 @@ class Llms:
 
 
 @app.command(name="tiny")
+@kept("run tiny")
 def run_tiny(
     config: Annotated[FlowConfig, Flat] = presets.tiny(),  # noqa: B008
     out: Path = Path("runs/tiny"),
@@ -127,6 +131,7 @@ def run_tiny(
 
 
 @app.command(name="human")
+@kept("run human")
 def run_human(
     data: Positional[Path],
     config: Annotated[FlowConfig, Flat] = presets.human(),  # noqa: B008
@@ -161,6 +166,7 @@ def run_human(
 
 
 @app.command(name="pool")
+@kept("run pool")
 def run_pool(
     pool: Positional[str],
     config: Annotated[FlowConfig, Flat] = presets.pool(),  # noqa: B008
@@ -170,6 +176,8 @@ def run_pool(
     resettle: bool = False,
     at_chance: bool = False,
     where: Annotated[Where, Flat] = Where(),
+    wait: bool = False,
+    web: bool = False,
     dry_run: bool = False,
 ) -> None:
     """Your own pool: people answer in the terminal (`assay verify`) or on the page, judges are LLM servers (--judge).
@@ -178,9 +186,9 @@ def run_pool(
     judge, which can, works where --offline-judge asks for it. Judges are compared with people in every round, and stop the
     run where they are no better than a coin.
 
-    The run stops when it needs people, says how many pairs wait in its queue, and goes on with the same command. It stops as
-    well where a server does not answer: nothing is decided by that, and the same command asks only what failed. A run keeps
-    to its pool, judges, samples and attributes.
+    The run pauses when it needs people (exit code 4), says how many answers are missing, and goes on with
+    `assay resume OUT`; with --wait or --web it goes on by itself. It stops as well where a server does not answer: nothing
+    is decided by that, and it asks only what failed. A run keeps to its pool, judges, samples and attributes.
 
     Args:
         pool: A pool folder made by `assay pool add`, or its URL (s3://, gs://).
@@ -192,6 +200,8 @@ def run_pool(
             all that follows from them anew. What was made before is kept in seed-N/superseded.
         at_chance: Go on with judges that agree with people's gold no more than a coin would.
         where: On which machines and devices.
+        wait: Do not stop for people: go on as soon as they have answered.
+        web: As --wait, and serve the page on which they answer (`assay web OUT` with its defaults) as long as the run works.
         dry_run: Print the resolved config and what stage 2 will cost (pairs, tokens, GPU hours, requests, money), and stop.
     """
     if dry_run:
@@ -203,9 +213,13 @@ def run_pool(
     from assay.llm.outage import probe
     from assay.recipes.job import run_job
     from assay.recipes.people_on_file import PeopleOnFile
+    from assay.recipes.planning import people_forecast
     from assay.recipes.servers import Servers
+    from assay.recipes.waiting_room import waiter
 
     engine, found, addresses = where.opened(), Pool.open(pool), Servers.of_run(out, llms.servers_moved)
+    for line in people_forecast(found, config, out, out / judgements):
+        print(line, file=sys.stderr)
     judges, describers = llms.asked(out, found.place.path, addresses)
     asked = {"people": str(judgements), "attributes": asking_of(describers) if describers else "rules"}
     asked |= {"judge": {**asking_of(judges), "samples": llms.samples}} if judges else {}
@@ -215,7 +229,7 @@ def run_pool(
         addresses.keep()
 
     job = partial(
-        run_job, out, config, found, PeopleOnFile(out / judgements, out / "queue"),
+        run_job, out, config, found, PeopleOnFile(out / judgements, out / "queue", waiter(web=web) if wait or web else None),
         llm_judge(judges, samples=llms.samples) if judges else None, next(iter(describers), None), asked=asked,
         accepted=accepted, resettle=resettle, at_chance=at_chance, engine=engine,
         at_once=IN_A_BATCH if llms.batch else AT_ONCE,
@@ -226,12 +240,17 @@ def run_pool(
 def _forecast(pool: str, config: FlowConfig, out: Path, judging: Judging | None) -> None:
     """The resolved config, and beside it (on stderr) what stage 2 will cost, where the pool is there."""
     from assay.curate.shards import Pool
-    from assay.recipes.planning import stage2_cost
+    from assay.recipes.planning import people_forecast, stage2_cost
     from assay.store import Place
 
     print_config(config)
     if (Place.of(pool) / "pool.json").exists():
-        print(*stage2_cost(Pool.open(pool), config, out, judging).lines(), sep="\n", file=sys.stderr)
+        found = Pool.open(pool)
+        lines = [
+            *people_forecast(found, config, out, out / "judgements.jsonl"),
+            *stage2_cost(found, config, out, judging).lines(),
+        ]
+        print(*lines, sep="\n", file=sys.stderr)
 
 
 def _finish(job: Callable[..., Path], where: Where, engine: Engine) -> None:
@@ -247,7 +266,9 @@ def _finish(job: Callable[..., Path], where: Where, engine: Engine) -> None:
             return
         try:
             console = Console(highlight=False)
-            folder = job(processes=processes, after_stage1=lambda seed: first_summary(seed, console))
+            folder = job(
+                processes=processes, trackers=where.trackers, after_stage1=lambda seed: first_summary(seed, console)
+            )
         finally:
             dismiss()
     path = write_report(folder)

@@ -26,7 +26,8 @@ def web(
     traps: Path | None = None, margins: Path | None = None, verdicts: Path | None = None, images: Path | None = None,
     allow_host: tuple[str, ...] = (), https: bool = False,
 ) -> None:  # fmt: skip
-    """Serve the page on which people judge the pairs that a run waits for; finished judgements go to RUN/judgements.jsonl.
+    """Serve the page on which people judge the pairs that a run waits for; it and RUN/judgements.jsonl, which the run and
+    `assay verify` read and write, have the same answers at once.
 
     Args:
         run: The run folder that asked for people.
@@ -41,6 +42,7 @@ def web(
         allow_host: Further names under which the page is addressed, such as label.example.org.
         https: The page is behind TLS: cookies are sent over TLS alone.
     """
+    from assay.curate.waiting import waits
     from assay.recipes.people_on_file import read_queue
 
     if not database and not (run / "web.sqlite").exists():
@@ -70,8 +72,12 @@ def web(
     if host not in ("127.0.0.1", "localhost", "::1") and not https:
         print("warning: the page is open to other machines without TLS; passwords can be read on the way")
     print(f"page: http://{host}:{port}", flush=True)
-    with syncing:
-        serve(app, at)
+    try:
+        with syncing:
+            serve(app, at)
+    finally:
+        told = waits(run)
+        print(f"{told}" if told is not None else f"{run} waits for no answers", flush=True)
 
 
 def watch(places: Positional[tuple[Path, ...]], port: int = 8011) -> None:

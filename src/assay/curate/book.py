@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
+from assay import session
 from assay.curate.material import FREE, VOTES, Known, Material
 from assay.curate.retrieve import nearest_gold
 from assay.curate.settle import settle_frame
@@ -125,9 +126,13 @@ class Book:
         if len(twice):
             raise self._mixed(f"the plan of {turn} asks again about {twice['pair_id'][0]}")
         table, gold, lost = self.run.table("judgements", Judgement), None, list[Unreached]()
+        put = 0
         for (block,), part in rows.group_by("block", maintain_order=True):
+            put += len(part)
             shard = f"stage1-{turn}-{of}-{block:05d}"
             if not table.done(shard):
+                if of == "judges":
+                    session.at("pairs put to judges", put, len(rows), self.say)
                 gold = gold or self.gold_shown()
                 try:
                     known = list(self.material.known(part).values())

@@ -22,6 +22,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from assay import session
 from assay.curate import measuring
 from assay.curate.attributes import RetrieveBy, retrieval_text
 from assay.curate.decontaminate import Hit, Index, hits_of
@@ -221,8 +222,14 @@ def _name(start: str, *made_of: object) -> str:
 
 
 def teller(say: Callable[[str], None], what: str) -> Callable[[int, int], None]:
-    """Says how far a long stage is, about ten times."""
-    return lambda done, total: say(f"{done:,} of {total:,} {what}") if total > 9 and done % (total // 10) == 0 else None
+    """Says how far a long stage is, about ten times, and writes it down each time."""
+
+    def told(done: int, total: int) -> None:
+        session.at(what, done, total)
+        if total > 9 and done % (total // 10) == 0:
+            say(f"{done:,} of {total:,} {what}")
+
+    return told
 
 
 def _written(out: Place, benchmarks: Mapping[str, Sequence[str]]) -> Place:
@@ -362,11 +369,14 @@ def embed_slice(embed: Embedder, by: RetrieveBy, item: Slice) -> pa.Table:
     """Stage: unit vectors of x, the conversation, or of (x, a), with its attributes; equal texts of a part are
     embedded once."""
     parts, attributes = [], _attributes(item) if by == "attributes" else itertools.repeat(None)
+    done, total, what = 0, len(item.frame(["row"])), f"making vectors of pairs, shard {item.name}"
     for some in _in_parts(item):
         texts = [retrieval_text(p, a) for p, a in zip(some, itertools.islice(attributes, len(some)), strict=True)]
         distinct = list(dict.fromkeys(texts))
         at = {text: n for n, text in enumerate(distinct)}
-        parts.append(packed(embed(distinct)[[at[t] for t in texts]].astype(np.float16)))
+        with session.inside(done, total, what):
+            parts.append(packed(embed(distinct)[[at[t] for t in texts]].astype(np.float16)))
+        done += len(some)
     return pa.concat_tables(parts) if parts else packed(np.zeros((0, 1), np.float16))
 
 

@@ -30,6 +30,7 @@ from functools import partial
 import polars as pl
 import pyarrow as pa
 
+from assay import session
 from assay.curate.book import AT_ONCE, Asked, Gold, judged
 from assay.curate.keep_rule import beside, counts_frame, decided
 from assay.curate.material import Material
@@ -121,9 +122,11 @@ def stage2(
         run=run, config=config, material=material, gold=first.gold, judge=judge, at_once=at_once, held=held,
         labelled=first.labels.select("pair_id", "at"),
     )  # fmt: skip
-    words = {
-        part.name: found for part in material.slices if (found := asked.words(part, scored[part.name])) is not None
-    }
+    words = dict[str, list[Place]]()
+    for n, part in enumerate(material.slices):
+        session.at("shards judged in stage 2", n, len(material.slices), run.say)
+        if (found := asked.words(part, scored[part.name])) is not None:
+            words[part.name] = found
     heard = [s for s in material.slices if s.name in words]
     aside = {s.name: asked.settled(s) for s in heard}
     work = {s.name: _Known(part=s, rewards=scored[s.name], words=words[s.name], aside=aside[s.name]) for s in heard}

@@ -5,6 +5,7 @@ that is recorded. Each answer is on disk before the next pair is shown. Runs who
 *oracle* instead of a person; it is named so in every judgement.
 """
 
+import fcntl
 import json
 import os
 import re
@@ -45,13 +46,16 @@ class VerifyReport:
 
 
 def verify(
-    cases: Sequence[Case], annotator: str, out: Path, read: Callable[[str], str], console: Console, seed: int = 0
-) -> VerifyReport:
+    cases: Sequence[Case], annotator: str, out: Path, read: Callable[[str], str], console: Console, seed: int = 0,
+    elsewhere: Callable[[str], str] = lambda _: "", hold: Callable[[str], None] = lambda _: None,
+) -> VerifyReport:  # fmt: skip
     """Ask a person about each case that `annotator` has not answered in `out`, a JSONL file of judgements.
 
     `read` shows a prompt and returns a line (such as `input`). Every answer is appended and synced at once; Ctrl-C, the
     end of input and q all end the session and lose nothing. A skipped case is asked again in the next session; an undone
-    answer is withdrawn by a further line, for nothing in the file is edited.
+    answer is withdrawn by a further line, for nothing in the file is edited. `elsewhere` says why a pair is not to be asked
+    about now ("": it is): another person may have answered it meanwhile, or have it before them. `hold` hears which pair is
+    shown, and "" at the end.
     """
     _drop_torn_line(out)
     done = {j.pair_id for j in read_judgements(out) if j.by == annotator}
@@ -60,6 +64,11 @@ def verify(
     at, skipped, seconds, told = 0, set[int](), 0.0, set[str]()
     while at < len(todo):
         case = todo[at]
+        if at not in given and (why := elsewhere(case.pair.id)):
+            console.print(_safe(f"pair {case.pair.id[:12]} is left out: {why}"))
+            at += 1
+            continue
+        hold(case.pair.id)
         order = shown_order(case.pair, seed, annotator)
         _show(case, order, console, f"{at + 1} of {len(todo)}", told)
         start = time.monotonic()
@@ -84,6 +93,7 @@ def verify(
             _append(out, plain(given[at]))
             console.print(f"Saved: {_said(answer)}. u: undo")
         at += 1
+    hold("")
     problems = [j.problem for j in given.values()]
     return VerifyReport(
         judged=len(given), ties=problems.count("tie"), discarded=problems.count("cannot decide"), skipped=len(skipped),
@@ -286,8 +296,10 @@ def _safe(text: str) -> Text:
 
 
 def _append(out: Path, row: dict[str, Any]) -> None:
+    """Add a line; the page and other terminals may do so at the same time."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         file.write(json.dumps(row) + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -295,11 +307,15 @@ def _append(out: Path, row: dict[str, Any]) -> None:
 
 def _drop_torn_line(out: Path) -> None:
     """Cut a last line that a crash left without its end: it was never acknowledged. One that lacks but its newline stays."""
-    if not out.exists() or (data := out.read_bytes()).endswith(b"\n") or not data:
+    if not out.exists():
         return
-    start = data.rfind(b"\n") + 1
-    if _whole(data[start:].decode("utf-8", "replace")):
-        with out.open("ab") as file:
+    with out.open("rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        data = file.read()
+        start = data.rfind(b"\n") + 1
+        if start == len(data):
+            return
+        if _whole(data[start:].decode("utf-8", "replace")):
             file.write(b"\n")
-    else:
-        os.truncate(out, start)
+        else:
+            file.truncate(start)

@@ -127,8 +127,8 @@ def queued(run: Path) -> list[str]:
     files = sorted(name for name in Place.of(run / "queue").names() if name.endswith(".parquet"))
     found = dict[str, None]()
     for name in files:
-        column = read_shard(Place.of(run / "queue") / name, ["pair.id"])["pair"]
-        found |= dict.fromkeys(row["id"] for row in column.to_pylist())
+        column = read_shard(Place.of(run / "queue") / name, ["attributes.pair_id"])["attributes"]
+        found |= dict.fromkeys(row["pair_id"] for row in column.to_pylist())
     return list(found)
 
 
@@ -168,6 +168,34 @@ def _read(file: Path) -> Mapping[str, Any] | None:
     except (OSError, ValueError) as error:
         raise AssayError(f"{file}: cannot be read ({error}); take it away, and give the run's command again") from error
     return found if isinstance(found, dict) else None
+
+
+class Desk:
+    """A person at a terminal: which pairs are others' just now, and which is before them."""
+
+    LEASE_S = 600.0
+
+    def __init__(
+        self, run: Path, name: str, judgements: Path, again: bool, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.run, self.name, self.judgements, self.again, self.clock = run, name, judgements, again, clock
+
+    def elsewhere(self, pair_id: str) -> str:
+        """Why this pair is not to be asked about now; "": it is."""
+        now = None if self.again else waits(self.run, self.judgements)
+        if now is not None and pair_id not in now.missing:
+            return "it was answered meanwhile"
+        others = [h for h in holds(self.run, [pair_id], self.clock) if h.by != self.name]
+        if len(others) < people_a_pair(self.run):
+            return ""
+        minutes = max(1, round((others[0].until - self.clock()) / 60))
+        return f"{others[0].by} has it open ({others[0].where}, for {minutes} min yet)"
+
+    def hold(self, pair_id: str) -> None:
+        """Have this pair before them; "": none."""
+        until = self.clock() + self.LEASE_S
+        mine = [Hold(pair_id=pair_id, by=self.name, until=until, where="terminal")] if pair_id else []
+        hold(self.run, "terminal", mine, of=self.name)
 
 
 # -- forecast -------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from assay import session
 from assay.errors import AssayError
 from assay.journal import Journal
 from assay.order import Orders
@@ -145,6 +146,7 @@ class Grpo:
                 seen, stopped = self.look(watch, step + 1)
                 metrics |= seen
             journal.log(step + 1, metrics)
+            session.at(f"{self.folder.name}: steps", step + 1, self.config.steps)
             for remark in self.remarks(metrics):
                 say(f"{self.folder.name}: {remark}")
             if time.monotonic() - said > 15 or step + 1 == self.config.steps or stopped:

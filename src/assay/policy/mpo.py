@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from assay import vision
+from assay import session, vision
 from assay.errors import AssayError
 from assay.journal import Journal
 from assay.losses import Shift, bco, dpo, nll
@@ -178,6 +178,7 @@ class _Fit:
             if self.watch is not None and due:
                 metrics |= self.look(step + 1)
             journal.log(step + 1, metrics)
+            session.at(f"{self.folder.name}: steps", step + 1, self.steps)
             if time.monotonic() - said > 15 or step + 1 == self.steps:
                 said = time.monotonic()
                 left = (self.steps - step - 1) * wall_s / (step + 1)

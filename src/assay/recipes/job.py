@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from assay.recipes.hits import held_out
 from assay.recipes.people_on_file import PeopleOnFile
 from assay.recipes.pools import SmallPool
 from assay.recipes.product import Product, first_results, make_product
+from assay.recipes.telling import Telling
 from assay.recipes.training import OnDevices, score_together, trainer
 from assay.records import Attributes, Case, Judge, Scorer, digest
 from assay.run import Run, jsonable
@@ -43,7 +44,7 @@ def run_job(
     folder: Path, config: FlowConfig, pool: Pool | SmallPool, people: Judge, judge: Judge | None = None,
     chat: Chat | None = None, *, asked: Mapping[str, Any] | None = None, accepted: Callable[[], None] = lambda: None,
     resettle: bool = False, at_chance: bool = False, engine: Engine | None = None, processes: int = 0,
-    at_once: int = AT_ONCE, after_stage1: Callable[[Path], None] = lambda _: None,
+    at_once: int = AT_ONCE, after_stage1: Callable[[Path], None] = lambda _: None, trackers: Sequence[str] = (),
 ) -> Path:  # fmt: skip
     """Run or resume the whole job in `folder`.
 
@@ -54,7 +55,8 @@ def run_job(
     changed their minds since the labels were made, make these and what follows anew. `engine` says where stages run,
     `processes` on how many devices models are trained and score (0: on each accelerator there is; one without any),
     `at_once` how many pairs the judge is asked about at a time. `after_stage1` is called with a seed's folder when its first
-    results are there. The engine is closed.
+    results are there. `trackers`, by Accelerate's names, get each training's metrics and the numbers of every step. The
+    engine is closed.
     """
     from assay.reward.launch import cluster_of, how_many
 
@@ -65,7 +67,11 @@ def run_job(
     processes = how_many(processes, engine)
     cluster = cluster_of(engine, processes)
     _refuse(folder, pool)
-    with closing(Run(folder, kept, accepted=accepted)) as run, closing(engine):
+    with (
+        closing(Run(folder, kept, accepted=accepted)) as run,
+        closing(engine),
+        closing(Telling(run, trackers)) as telling,
+    ):
         own = Place.of(folder.absolute()) / "pool"
         pool = pool.put(own) if isinstance(pool, SmallPool) else pool
         if config.train.loss.margin and not has_strengths(pool):
@@ -81,7 +87,8 @@ def run_job(
         for seed in range(config.seeds):
             run.say(f"[bold]seed {seed}[/bold] ({seed + 1} of {config.seeds})")
             with closing(Run(folder / f"seed-{seed}", {**kept, "seeds": 1}, run.console)) as part:
-                train = trainer(part, config, seed, processes, cluster)
+                part.telling = telling
+                train = trainer(part, config, seed, processes, cluster, telling)
                 standing = people if isinstance(people, PeopleOnFile) else None
                 offline = gold_ridge_judge(embed) if config.offline_judge else None
                 tools = Tools(people=measured, judge=judge or offline, train=train, standing=standing, at_once=at_once,
@@ -92,7 +99,7 @@ def run_job(
                     if standing is None and pool.knows:  # people who answer at once, and a truth to measure by
                         run_arms(Arms(
                             product=product, people=people, judge=tools.judge, embed=embed, at_once=at_once,
-                            trainer=lambda of, n=seed: trainer(of, config, n, processes, cluster),  # type: ignore[misc]
+                            trainer=lambda of, n=seed: trainer(of, config, n, processes, cluster, telling),  # type: ignore[misc]
                             by_rules=partial(by_rules, run, config, material, encoder),
                             held=held_out(material, config.evaluation_pairs),
                         ))  # fmt: skip

@@ -1,6 +1,6 @@
 """People whose answers lie in a file: those of a run, who are waited for, and those who answered before it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +9,8 @@ import polars as pl
 from assay.curate.settle import settle
 from assay.curate.shards import Pool
 from assay.curate.verify import oracle, read_judgements, taken_back
-from assay.errors import AssayError
+from assay.curate.waiting import lacking, note_answered, note_asked, queued, waits
+from assay.errors import AssayError, Paused
 from assay.records import Case, Judge, Judgement, Pair, digest
 from assay.tables import Table
 
@@ -24,20 +25,32 @@ def recorded_people(truth: Mapping[str, str]) -> Judge:
     return people
 
 
+Waiting = Callable[[Path], None]
+"""Returns when people have answered what the run in this folder waits for."""
+
+
 class PeopleOnFile:
     """People who answer with `assay verify` or on the page, as a `Judge`: what they have not answered yet is put in the
-    queue, and the run stops."""
+    queue, and the run stops, or waits where it is given a way to (`wait`)."""
 
-    def __init__(self, judgements: Path, queue: Path) -> None:
-        self.judgements, self.queue = judgements, queue
+    def __init__(self, judgements: Path, queue: Path, wait: Waiting | None = None) -> None:
+        self.judgements, self.queue, self.run, self.wait = judgements, queue, queue.parent, wait
 
     def __call__(self, cases: Sequence[Case]) -> list[Judgement]:
-        """Their answers. Raises AssayError, saying how to go on, as long as a pair that was asked about has none."""
+        """Their answers. Raises Paused, saying how to go on, as long as a pair that was asked about lacks one."""
+        while missing := self._lacking(cases):
+            self._ask(missing, len(cases))
+            if self.wait is None:
+                raise Paused(f"{waits(self.run)}; then assay resume {self.run}{self._others()}")
+            self.wait(self.run)
+        note_answered(self.run)
         answers = self._answers([c.pair for c in cases])
-        missing = [c for c in cases if c.pair.id not in answers]
-        if missing:
-            self._wait(missing, len(cases))
         return [answers[c.pair.id] for c in cases]
+
+    def _lacking(self, cases: Sequence[Case]) -> list[Case]:
+        pairs = {c.pair.id: c.pair for c in cases}
+        missing = set(lacking(self.run, list(pairs), read_judgements(self.judgements, pairs)))
+        return [c for c in cases if c.pair.id in missing]
 
     def are_of(self, pool: Pool) -> None:
         """Raises AssayError where a judgement is about a pair that the pool does not have."""
@@ -71,19 +84,17 @@ class PeopleOnFile:
                 given.setdefault(j.pair_id, []).append(j)
         return {pair_id: together(rows) for pair_id, rows in given.items()}
 
-    def _wait(self, missing: Sequence[Case], asked: int) -> None:
+    def _ask(self, missing: Sequence[Case], asked: int) -> None:
+        """Put pairs in the queue, and note that the run waits for them."""
         shard = digest(sorted(c.pair.id for c in missing))[:16]
         table = Table(self.queue, Case)
         if not table.done(shard):
             table.write(shard, [replace(c, examples=()) for c in missing])
-        known = {c.pair.id for c in table.stream()}
-        others = self.about() - known
-        about = f"; {len(others):,} pairs in {self.judgements} are none that this run waits for" if others else ""
-        run = self.queue.parent
-        raise AssayError(
-            f"{len(missing)} of {asked} pairs wait for people; run: assay verify {run} (or the page: assay web {run}) - "
-            f"then give this command again{about}"
-        )
+        note_asked(self.run, asked, [c.pair.id for c in missing], self.judgements)
+
+    def _others(self) -> str:
+        others = self.about() - set(queued(self.run))
+        return f"; {len(others):,} pairs in {self.judgements} are none that this run waits for" if others else ""
 
 
 def together(rows: Sequence[Judgement]) -> Judgement:
@@ -104,3 +115,11 @@ def read_queue(queue: Path) -> list[Case]:
     if not cases:
         raise AssayError(f"{queue}: no pairs wait here; start a run first: assay run pool POOL --out {queue.parent}")
     return list(cases.values())
+
+
+def left(run: Path, judgements: Path | None = None) -> list[Case]:
+    """The cases that the run lacks an answer to, in their order; [] while it waits for nobody. Raises AssayError where it
+    never asked for any."""
+    cases, now = read_queue(run / "queue"), waits(run, judgements)
+    missing = set(now.missing) if now is not None else set[str]()
+    return [c for c in cases if c.pair.id in missing]

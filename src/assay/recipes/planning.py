@@ -1,4 +1,4 @@
-"""The cost of stage 2 of a run that is planned, or that has begun: the `--dry-run` of `assay run pool`."""
+"""What a run will ask of people, and what stage 2 will cost, before it begins and while it goes (`assay run pool`)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,11 +6,15 @@ from pathlib import Path
 
 from assay.curate.cost import Assumed, Count, Forecast, Judging, Size, forecast, of_material, of_pool
 from assay.curate.material import Material
+from assay.curate.measuring import AT_MOST
 from assay.curate.prepare import SplitConfig
 from assay.curate.shards import Pool
+from assay.curate.verify import read_judgements
+from assay.curate.waiting import SECONDS_A_PAIR, seconds_a_pair
 from assay.errors import AssayError
 from assay.recipes.flow import FlowConfig
 from assay.records import Label, Pair
+from assay.session import duration
 from assay.store import Place
 from assay.tables import Table
 
@@ -30,6 +34,33 @@ def stage2_cost(
         labelled = int((tiers == "gold").sum()), int((tiers == "silver").sum())
     return forecast(_size(pool, config, folder, tables), config.stage1, judging, assumed, _tokenizer(config), labelled,
                     config.offline_judge)  # fmt: skip
+
+
+def people_forecast(pool: Pool, config: FlowConfig, folder: Path, judgements: Path) -> list[str]:
+    """How many answers of people the run will ask for at most, in how many rounds, and how long these take; [] where none
+    are left.
+
+    A pair takes as long as it took people in this run so far (the median), else an assumed minute, and this is said.
+    """
+    first = config.stage1
+    measured = min(config.evaluation_gold, int(pool.pairs * AT_MOST)) if not pool.knows else 0
+    share = (1 - config.eval_share if pool.knows else 1.0) * (1.0 if pool.chosen else config.stage1_share)
+    each, most = round(first.gold_share * first.per_iteration), max(1, round(share * pool.pairs)) + measured
+    turns = [f"seed-{n}/tables/wins/stage1-it{k}.parquet" for n in range(config.seeds) for k in range(first.iterations)]
+    rounds = config.seeds + len(turns) - sum((folder / turn).exists() for turn in turns)
+    start = min(first.seed_gold + measured, most)
+    given = read_judgements(judgements)
+    left = min(most, config.seeds * (first.seed_gold + first.iterations * each) + measured)
+    left -= len({j.pair_id for j in given})
+    if left <= 0 or all((folder / f"seed-{n}" / "steps" / "final.json").exists() for n in range(config.seeds)):
+        return []
+    seconds = seconds_a_pair(given)
+    how = "the median so far" if seconds else "assumed, for nobody has answered yet"
+    seconds = seconds or SECONDS_A_PAIR
+    return [
+        f"people: at most {left:,} {'more ' if given else ''}answers in {rounds} rounds ({start:,} first, then at most "
+        f"{each:,} each), about {duration(left * seconds)} of people's time at {seconds:.0f} s a pair ({how})"
+    ]
 
 
 def _size(pool: Pool, config: FlowConfig, folder: Path, tables: Place) -> Size:

@@ -17,6 +17,7 @@ from assay.engine import Engine, Replicas
 from assay.identity import Training
 from assay.ray_engine import Cluster
 from assay.recipes.flow import FlowConfig
+from assay.recipes.telling import Telling
 from assay.records import Preference, Scorer
 from assay.reward.config import TrainConfig
 from assay.reward.data import Pairs, ParquetPairs
@@ -107,9 +108,13 @@ class OnDevices:
         self.engine.close()
 
 
-def trainer(run: Run, config: FlowConfig, seed: int, processes: int = 1, cluster: Cluster | None = None) -> Train:
+def trainer(
+    run: Run, config: FlowConfig, seed: int, processes: int = 1, cluster: Cluster | None = None,
+    telling: Telling | None = None,
+) -> Train:  # fmt: skip
     """The `Train` function of a seed's run: trains (or resumes, or finds) `models/NAME` on so many processes, of a Ray
-    cluster or of this machine; the model is loaded where and when it is first asked for a reward."""
+    cluster or of this machine; the model is loaded where and when it is first asked for a reward. `telling` says how it
+    goes, and which trackers hear it."""
     from assay.reward.scorer import Model
 
     def trained(name: str, labels: LabelSet, gold: Sequence[Preference]) -> Scorer:
@@ -117,8 +122,9 @@ def trainer(run: Run, config: FlowConfig, seed: int, processes: int = 1, cluster
         if config.presentations:
             epochs = min(epochs, config.presentations / max(1, len(labels)))
         source, folder = Streamed(labels), run.folder / "models" / name
-        settings = fed(replace(config.train, seed=config.train.seed + seed, epochs=epochs), source, name, run.say)
-        fit(folder, settings, source, gold, processes, run.say, cluster=cluster)
+        say = telling.training(name) if telling else run.say
+        settings = fed(replace(config.train, seed=config.train.seed + seed, epochs=epochs), source, name, say)
+        fit(folder, settings, source, gold, processes, say, telling.names if telling else (), cluster=cluster)
         labels.tidy()
         images = "" if settings.images is None else str(settings.images)
         return Model(str(folder), settings.max_tokens, settings.engine.tokens, settings.precision, images,
@@ -140,8 +146,10 @@ def fit(
     if check_processes(processes, cluster) == processes == 1 and cluster is None:
         return train(folder, settings, source, gold, say, trackers)
     known = identity_of(settings, source, gold)
-    if (done := Training(folder, known, HOLDS).finished()) is not None:
+    place = Training(folder, known, HOLDS)
+    if (done := place.finished()) is not None:
         return Trained(**done, folder=folder)
+    place.begin()  # the processes that train are not those of the command, which leaves its run file
     return train_view(
         folder, settings, source.folder, gold, processes=processes, say=say, trackers=trackers, identity=known,
         cluster=cluster,

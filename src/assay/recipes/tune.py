@@ -28,6 +28,7 @@ from assay.policy.rewards import EMPTY, HybridReward
 from assay.recipes.exam import Exam, examine
 from assay.recipes.reward_model import RolloutRewards
 from assay.recipes.reward_model import calibrate as calibrated
+from assay.recipes.telling import Telling
 from assay.recipes.tune_config import Task, TuneConfig
 from assay.recipes.watching import Looks, Watched
 from assay.records import Preference, Response
@@ -37,15 +38,18 @@ from assay.statistics import Estimate, mean
 from assay.workers import Beside
 
 
-def tune(out: Path, config: TuneConfig, task: Callable[[ImageStore], Task]) -> Path:
-    """The whole path, or what is left of it. Returns the run folder.
+def tune(out: Path, config: TuneConfig, task: Callable[[ImageStore], Task], trackers: Sequence[str] = ()) -> Path:
+    """The whole path, or what is left of it. Returns the run folder. `trackers`, by Accelerate's names, get each training's
+    metrics and the numbers of every step.
 
     The reward model is made beside MPO and the examinations of the policies so far (`_side_by_side`), where MPO does not ask
     it. GRPO has all threads.
     """
     run = Run(out, config)
+    telling = Telling(run, trackers)
     try:
         tuner = Tuner(run, config, task(ImageStore(out / "images")))
+        tuner.trackers = telling.names
         tuner.base()
         tuner.align()
         with _side_by_side(config.gold_prompts > 0 and not tuner.scored_pairs) as other:
@@ -63,6 +67,7 @@ def tune(out: Path, config: TuneConfig, task: Callable[[ImageStore], Task]) -> P
         if made != last:
             tuner.evaluate(made)
     finally:
+        telling.close()
         run.close()
     return out
 
@@ -83,13 +88,15 @@ def _side_by_side(wanted: bool) -> Iterator[Beside]:
         torch.set_num_threads(threads)
 
 
-Job = tuple[tuple[Path, int, float], TuneConfig, Task]
+Job = tuple[tuple[Path, int, float], TuneConfig, Task, tuple[str, ...]]
 """What a process needs to do a stage of a run that another one has open."""
 
 
 def _reward_model(job: Job) -> None:
-    place, config, task = job
-    Tuner(Run.joined(*place), config, task).reward_model()
+    place, config, task, trackers = job
+    tuner = Tuner(Run.joined(*place), config, task)
+    tuner.trackers = trackers
+    tuner.reward_model()
 
 
 def _made(folder: Path) -> str:
@@ -104,9 +111,10 @@ class Tuner:
         self.store = ImageStore(run.folder / "images")
         self.models = run.folder / "models"
         self.visual = bool(task.test.prompts[0].images)
+        self.trackers: tuple[str, ...] = ()
 
     def job(self) -> Job:
-        return self.run.place, self.config, replace(self.task, base=_made)
+        return self.run.place, self.config, replace(self.task, base=_made), self.trackers
 
     def base(self) -> None:
         def work() -> dict[str, Any]:
@@ -148,7 +156,7 @@ class Tuner:
                 for p, w in zip(self.task.align, self.task.worked, strict=True)
             ]  # fmt: skip
             settings = replace(self.config.align, weights=(0.0, 0.0, 1.0), seed=self.config.seed)
-            return _told(fit(self.models / "aligned", settings, policy, examples, self.run.say))
+            return _told(fit(self.models / "aligned", settings, policy, examples, self.run.say, self.trackers))
 
         self.run.once("align", work)
 
@@ -215,7 +223,7 @@ class Tuner:
             pairs, held = [x for t in taught[:cut] for x in t], [x for t in taught[cut:chosen] for x in t]
             if not pairs:
                 return self.skip("reward-model", "no gold question has both right and wrong answers")
-            found = train(self.models / "reward", settings, pairs, held, self.run.say)
+            found = train(self.models / "reward", settings, pairs, held, self.run.say, self.trackers)
             return {"pairs": found.pairs, "held": len(held), "gold_accuracy": found.gold_accuracy}
 
         def calibrate() -> dict[str, Any]:
@@ -327,7 +335,7 @@ class Tuner:
 
             done = fit(
                 self.models / name, replace(settings, seed=self.config.seed), policy, examples, self.run.say,
-                watch=watch if watch_every else None, watch_every=watch_every,
+                self.trackers, watch=watch if watch_every else None, watch_every=watch_every,
             )  # fmt: skip
             return {**_told(done), "counts": counts}
 
@@ -349,7 +357,7 @@ class Tuner:
             looks = Looks(name, watched, self.config.monitor, reward, self.run.say)
             done = grpo(
                 self.models / name, settings, tuned, self.task.tune, self.sampler(tuned), reward, self.run.say,
-                watch=looks, watch_every=looks.every, watch_state=looks,
+                self.trackers, watch=looks, watch_every=looks.every, watch_state=looks,
             )  # fmt: skip
             return _told(done)
 

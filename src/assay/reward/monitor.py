@@ -13,6 +13,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.markup import escape
 
+from assay import session
 from assay.journal import Journal
 
 
@@ -91,6 +92,7 @@ class Monitor:
             return
         values = {k: v for k, v in asdict(metrics).items() if k != "step"}
         self.journal.log(metrics.step, {**values, **self.rates()})
+        session.at(f"{self.name}: steps", metrics.step, self.steps)
         if now - self.said >= self.every_s or metrics.step >= self.steps:
             self.said = now
             if self.status and metrics.step < self.steps:

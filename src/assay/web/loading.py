@@ -4,7 +4,6 @@ judgements out."""
 import json
 import sys
 import threading
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from assay.curate.interchange import read
-from assay.curate.verify import add_judgements, withdraw_judgements
+from assay.curate.waiting import hold
 from assay.errors import AssayError
 from assay.recipes.people_on_file import read_queue
 from assay.records import Case
 from assay.tables import Table
+from assay.web.sharing import Sharing
 from assay.web.store import Store
 
 
@@ -76,48 +76,45 @@ def _lines(file: Path, flag: str, needed: set[str]) -> Iterator[dict[str, Any]]:
 
 
 def sync(store: Store, run: Path) -> int:
-    """Append to RUN/judgements.jsonl what is finished and not in it yet, so that the run can go on; returns how many rows.
-
-    Finished is a pair that as many people judged as were asked for, or that a lead decided. What was taken back after it was
-    written is withdrawn there.
-    """
-    out = run / "judgements.jsonl"
-    overlap = store.settings().overlap
-    given = [j for j in store.judgements() if j.kind in ("human", "lead")]
-    people = Counter(j.pair_id for j in given if j.kind == "human")
-    decided = {j.pair_id for j in given if j.kind == "lead"}
-    said = {(j.pair_id, j.by, j.better, j.problem) for j in given}
-    withdraw_judgements(out, [j for j in store.gone() if (j.pair_id, j.by, j.better, j.problem) not in said])
-    return add_judgements(out, [j for j in given if j.pair_id in decided or people[j.pair_id] >= overlap])
+    """Make the page's judgements and those in RUN/judgements.jsonl the same, once; returns how many came to the file."""
+    return Sharing(store, run).sync()
 
 
 class Syncing:
-    """Every `seconds` in the background: in with the pairs that the run asks about since this was made, and `sync`, which is
-    done once more at the end."""
+    """Every `seconds` in the background: in with the pairs that the run asks about since this was made, and what was said in
+    terminals, and out with what was said on the page; once more at the end. Nothing is read where nothing has changed."""
 
-    def __init__(self, store: Store, run: Path, margins: Path | None = None, seconds: float = 10.0) -> None:
+    def __init__(self, store: Store, run: Path, margins: Path | None = None, seconds: float = 0.5) -> None:
         self._store, self._run, self._margins, self._seconds = store, run, margins, seconds
         self._queue = Table(run / "queue", Case)
         self._asked = self._queue.shards()
-        self._stop = threading.Event()
+        self._stop, self._sharing, self._told = threading.Event(), Sharing(store, run), ""
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def __enter__(self) -> "Syncing":
+        self._turn()  # before anybody is shown a pair that was answered in a terminal
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        sync(self._store, self._run)
+        self._sharing.sync()
+        hold(self._run, "page", ())
 
     def _work(self) -> None:
         while not self._stop.wait(self._seconds):
-            try:
-                self._load_new()
-                sync(self._store, self._run)
-            except (AssayError, OSError, DBAPIError) as error:  # the database may be back, or the disk free, next time
+            self._turn()
+
+    def _turn(self) -> None:
+        try:
+            self._load_new()
+            self._sharing.sync()
+            self._told = ""
+        except (AssayError, OSError, DBAPIError) as error:  # the database may be back, or the disk free, next time
+            if str(error) != self._told:
                 print(f"judgements are not in {self._run} yet: {error}", file=sys.stderr, flush=True)
+            self._told = str(error)
 
     def _load_new(self) -> None:
         asked = self._queue.shards()

@@ -41,6 +41,7 @@ from assay.web.quality import Work
 from assay.web.sandbox import run_python
 from assay.web.seats import Seat
 from assay.web.settings import SEARCH, Settings
+from assay.web.sharing import held_by_others
 from assay.web.store import LEFT_BEHIND, Refused, Store
 from assay.web.text import plain_text, render_markdown, reveal
 
@@ -137,7 +138,8 @@ def make_router(
         }  # fmt: skip
         headers = {"x-assay-at": after.at} if after.at else None
         if seat is None:
-            return HTMLResponse(pages.get_template("done.html").render(**common), status, headers)
+            held = held_by_others(store, who.name)
+            return HTMLResponse(pages.get_template("done.html").render(**common, held=held), status, headers)
         shown = _shown(store, seat, settings, chat is not None)
         return HTMLResponse(pages.get_template("task.html").render(**common, **shown), status, headers)
 
