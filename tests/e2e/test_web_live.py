@@ -61,7 +61,8 @@ def watching(folder: Path, port: int) -> Iterator[Any]:
 
 
 def step_shown(page: Any, step: int) -> None:
-    page.wait_for_function(f"document.querySelector('#board summary .dim')?.innerText.startsWith('step {step}')")
+    told = "told => document.querySelector('#board .part summary .dim')?.innerText.startsWith(told)"
+    page.wait_for_function(told, arg=f"step {step}")
 
 
 def test_a_training_is_seen_while_it_goes_and_after_either_side_died(page: Any, place: Path) -> None:
