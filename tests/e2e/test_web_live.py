@@ -1,5 +1,6 @@
 """The live page in a real Chromium: a training that goes on, servers that are killed, texts that nobody can trust."""
 
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +9,15 @@ from typing import Any
 
 import httpx
 from browser import Site, assert_accessible, free_port, picture, plain_cases, site, start
+from starlette.testclient import TestClient
 
+from assay.examples import FATES
 from assay.journal import Journal
 from assay.policy.shown import FOLDER, ShownAnswer
+from assay.records import Label
 from assay.tables import Table, write_text
+from assay.web.app import make_watch_app
+from assay.web.live import PAGE
 
 EVIL = "<img src=x onerror=\"window.ran='answer'\"><script>window.ran='script'</script>\u202e"
 
@@ -125,6 +131,25 @@ def test_a_training_is_seen_while_it_goes_and_after_either_side_died(page: Any, 
             assert httpx.get(f"http://127.0.0.1:{port}/runs/{path}").status_code == 404
         assert httpx.get(f"http://127.0.0.1:{port}/runs", headers={"host": "evil.example"}).status_code == 400
     journal.close()
+
+
+def test_changed_pairs_by_what_became_of_them_and_why(finished: Path) -> None:
+    labels = {x.pair_id: x for x in Table(finished / "seed-0" / "tables" / "labels", Label).read() if x.fate in FATES}
+    assert labels
+    with TestClient(make_watch_app([finished]), base_url="http://127.0.0.1:8011") as client:
+        run = client.get("/runs").url.path
+        assert "finished" in client.get(run).text
+        for fate in FATES:
+            of_fate = [x for x in labels.values() if x.fate == fate]
+            page = client.get(f"{run}/pairs", params={"fate": fate}).text
+            assert f"<p>{len(of_fate)} pair" in page
+            shown = re.findall(r'aria-labelledby="p-([0-9a-f]+)"', page)
+            assert len(shown) == min(PAGE, len(of_fate))
+            assert {*shown} <= {x.pair_id for x in of_fate}
+        reason = next(iter(labels.values())).reason
+        page = client.get(f"{run}/pairs", params={"words": reason.upper()}).text
+        assert f"<p>{sum(reason in x.reason for x in labels.values())} pair" in page
+        assert "<p>0 pairs</p>" in client.get(f"{run}/pairs", params={"words": "no such reason"}).text
 
 
 def test_leads_alone_watch_the_run_of_the_page(page: Any, place: Path) -> None:

@@ -19,10 +19,11 @@ from jinja2 import Environment
 from starlette.concurrency import run_in_threadpool
 
 from assay.errors import AssayError
+from assay.examples import FATES
 from assay.session import duration
 from assay.state import RunState, is_run, runs
 from assay.web.desk import Account
-from assay.web.watched import FATES, Watched, ago, clipped, extremes, key
+from assay.web.watched import Watched, ago, clipped, extremes, key
 
 EVERY_S, LIFE_S, BEAT_S = 1.0, 600.0, 15.0
 """Seconds between two looks; of one stream, after which the browser comes again (and is asked again who it is); between

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from assay.charts import Line, chart
 from assay.errors import AssayError
+from assay.examples import FATES, changed, pairs_told
 from assay.policy.shown import FOLDER, ShownAnswer
 from assay.state import RunState, state
 from assay.tables import Table
@@ -60,7 +61,7 @@ CHARTS = (
 _NAMES = {n for c in CHARTS for name, _ in c.names for n in (name, f"{name}_se")}
 TOLD = (("loss", "loss"), ("accuracy", "accuracy"), ("rule", "right"), ("reward", "reward"), ("lr", "learning rate"),
         ("tokens_per_s", "tokens a second"), ("samples", "samples"))  # fmt: skip
-FATES = ("relabelled", "flipped", "dropped")
+
 LONG = 1_500
 """Characters of a text on the page; that the rest is left out is told."""
 
@@ -187,20 +188,12 @@ class Watched:
 
         `words` are looked for in the reason. Of their texts only those of the pairs that are shown are read.
         """
-        from assay.examples import pairs_told  # it needs the pool's readers
-
-        label = self._labels()
+        label = changed(self.folder)
         counts = dict(label.group_by("fate").len().iter_rows())
         wanted = label.filter(pl.col("fate") == fate) if fate in FATES else label
         if words:
             wanted = wanted.filter(pl.col("reason").str.to_lowercase().str.contains(words.lower(), literal=True))
         return pairs_told(self.folder, wanted.slice(start, most), LONG), len(wanted), counts
-
-    def _labels(self) -> pl.DataFrame:
-        """The changed pairs of the first seed."""
-        from assay.examples import changed
-
-        return changed(self.folder)
 
 
 def _found(value: Any, name: str) -> Iterable[Any]:
