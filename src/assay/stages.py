@@ -56,17 +56,17 @@ def _of_seed(place: Path, config: Mapping[str, Any], split: Mapping[str, Any], c
         )
 
     known = min(some, silver)
-    found = [Stage(title="stage 1: the first answers of people and judges", done=(sets / "stage1-it0.json").exists())]
+    found = [Stage(title="the first answers of people and judges", done=(sets / "stage1-it0.json").exists())]
     for k in range(rounds):
         done = labelled.exists() if k + 1 == rounds else (sets / f"stage1-it{k + 1}.json").exists()
-        found.append(trained(f"stage 1, round {k + 1} of {rounds}: what the model gets wrong is asked about", done,
+        found.append(trained(f"round {k + 1} of {rounds}: what the model gets wrong is asked about", done,
                              {f"stage1-it{k}": known}))  # fmt: skip
         known = min(some, known + each)
     first_models = {"best-rm": known, "gold-rm": min(some, gold), "raw-more": some + wild}
     found.append(trained("training on stage 1's pairs", (steps / "sets" / "stage1.json").exists(), first_models))
     judged, effort = _files(place / "tables" / "labels", "stage2-*.parquet"), 2.0 * wild
     scored = max(1, _files(place / "tables" / "rewards", "*/*.parquet"))
-    found.append(Stage(title="stage 2: scoring and judging pairs in the wild", done=(steps / "labels.json").exists(),
+    found.append(Stage(title="scoring and judging pairs in the wild", done=(steps / "labels.json").exists(),
                        effort=effort, left=effort * max(0.0, 1 - judged / scored)))  # fmt: skip
     more = {"filtered": known + wild // 2, "flipped": known + wild}
     found.append(trained("training on stage 2's pairs, choosing the model", (steps / "final.json").exists(), more))

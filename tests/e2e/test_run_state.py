@@ -58,7 +58,7 @@ def test_a_run_waits_is_killed_twice_and_goes_on_by_its_folder(place: Path) -> N
     until(first, lambda: lacks(run))
     waiting = state(run)
     assert (waiting.state, waiting.live, waiting.process, waiting.kind) == ("paused", True, first.pid, "run pool")
-    assert waiting.at == "stage 2 of 6: stage 1: the first answers of people and judges"
+    assert waiting.at == "stage 2 of 6: the first answers of people and judges"
     assert waiting.waits_for == f"22 of 22 answers missing; assay verify {run}, or assay web {run}"
     told = (place / "told.txt").read_text()
     assert (
@@ -73,12 +73,13 @@ def test_a_run_waits_is_killed_twice_and_goes_on_by_its_folder(place: Path) -> N
     assert answer(run, truth) == 22
     second = begun(place, "resume", "runs/mine", "--wait")
     until(second, lambda: lacks(run))
-    assert answer(run, truth) == 4
+    more = answer(run, truth)
+    assert 0 < more <= 4
     until(second, lambda: state(run).stage >= 4)
     assert state(run).live
     killed(second)
     dead = state(run)
-    assert (dead.state, dead.live, dead.cost.answers) == ("killed", False, 26)
+    assert (dead.state, dead.live, dead.cost.answers) == ("killed", False, 22 + more)
     assert "killed" in assay_here("runs", cwd=place).stdout
 
     done = assay_here("resume", run, cwd=place.parent)  # from another folder

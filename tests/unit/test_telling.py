@@ -31,7 +31,7 @@ def test_each_stage_is_said_once_and_no_remark_twice(tmp_path: Path) -> None:
             say(f"{name}: step 8/8  loss 0.5")
     text = heard.getvalue()
     assert text.count("stage 1 of 7: preparing the pool: who is held out, attributes, vectors") == 1
-    assert text.count("stage 2 of 7: stage 1: the first answers of people and judges") == 1
+    assert text.count("stage 2 of 7: the first answers of people and judges") == 1
     assert text.count("batches are padded by length") == 1
     assert "the model on stage 1's pairs: batches are padded" in text
     assert "the model on all raw labels: step 8/8  loss 0.5" in text

@@ -222,14 +222,8 @@ def _name(start: str, *made_of: object) -> str:
 
 
 def teller(say: Callable[[str], None], what: str) -> Callable[[int, int], None]:
-    """Says how far a long stage is, about ten times, and writes it down each time."""
-
-    def told(done: int, total: int) -> None:
-        session.at(what, done, total)
-        if total > 9 and done % (total // 10) == 0:
-            say(f"{done:,} of {total:,} {what}")
-
-    return told
+    """Says how far a stage is that takes long."""
+    return lambda done, total: session.at(what, done, total, say)
 
 
 def _written(out: Place, benchmarks: Mapping[str, Sequence[str]]) -> Place:
