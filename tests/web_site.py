@@ -93,7 +93,7 @@ class Site:
         return [(m.upper(), path) for path, methods in self.app.openapi()["paths"].items() for m in methods]
 
     def address(self, template: str) -> str:
-        known = {"pair_id": self.store.cases()[0].pair.id, "name": "ann", "to": "jsonl"}
+        known = {"pair_id": self.store.cases()[0].pair.id, "name": "ann", "to": "jsonl", "training": "t-1"}
         return template.format(**known)
 
     def close(self) -> None:

@@ -21,13 +21,14 @@ import pytest
 from argon2 import PasswordHasher
 from starlette.testclient import TestClient
 
+from assay.errors import AssayError
 from assay.records import Judgement
 from assay.web import accounts, lead
-from assay.web.app import WebConfig, make_app
+from assay.web.app import WebConfig, make_app, make_watch_app, take_port
 from assay.web.schema import Database
 from web_site import EVERYTHING, HOST, Assistant, Browser, Site, case
 
-PUBLIC = {("GET", "/"), ("GET", "/login"), ("POST", "/login"), ("GET", "/health"), ("GET", "/static/code.css"),
+PUBLIC = {("GET", "/"), ("GET", "/login"), ("POST", "/login"), ("GET", "/health"), ("GET", "/static/look.css"),
           ("GET", "/static/{name}")}  # fmt: skip
 """What anybody may ask for. A route that is not here must refuse whoever has not logged in."""
 
@@ -65,12 +66,33 @@ def test_what_is_public_says_nothing_of_the_project(site: Site) -> None:
 def test_an_annotator_is_no_lead(site: Site) -> None:
     """Vertical escalation: an annotator's valid session and token on every page and form of the lead."""
     ann = site.log_in("ann")
-    routes = [r for r in site.routes() if r[1].startswith("/lead")]
-    assert len(routes) > 10
+    routes = [r for r in site.routes() if r[1].startswith(("/lead", "/runs"))]
+    assert len(routes) > 15
     for method, path in routes:
         answer = ann.client.request(method, site.address(path), data={"csrf": ann.csrf} if method == "POST" else None)
         assert answer.status_code == 403, (method, path)
     assert ann.upload(b"{}").status_code == 403
+
+
+def test_the_live_page_alone_has_nothing_but_what_it_shows(tmp_path: Path) -> None:
+    """Forced browsing and path traversal on `assay watch`, which knows no accounts: other names, other hosts, forms."""
+    app = make_watch_app([tmp_path])
+    with TestClient(app, base_url="http://127.0.0.1:8011") as client:
+        assert {p for p in app.openapi()["paths"] if not p.startswith(("/runs", "/static"))} == {"/", "/health"}
+        for path in ("/runs/..%2f..%2fetc", f"/runs/{quote(str(tmp_path), safe='')}", "/runs/x/pairs", "/runs/x/answers/y"):
+            assert client.get(path).status_code == 404, path
+        assert client.post("/runs").status_code in (403, 405)
+        assert client.get("/runs", headers={"host": "evil.example"}).status_code == 400
+        assert "default-src 'none'" in client.get("/runs").headers["content-security-policy"]
+
+
+def test_a_taken_port_is_told_before_anything_else() -> None:
+    """Not an attack: the address of the page is printed only once it is ours."""
+    with take_port("127.0.0.1", 0) as ours:
+        ours.listen()
+        port = ours.getsockname()[1]
+        with pytest.raises(AssayError, match=rf"127.0.0.1:{port}: .*in use; give another with --port"):
+            take_port("127.0.0.1", port)
 
 
 def test_a_lead_is_no_admin(site: Site) -> None:

@@ -11,12 +11,14 @@ import sqlalchemy as sa
 from assay.errors import AssayError
 from assay.records import Attributes, Case, Judgement, Pair, Response, user
 from assay.web import schema
+from assay.web.accounts import Accounts
 from assay.web.quality import Work
 from assay.web.queue import places
 from assay.web.schema import MIGRATIONS, Database
 from assay.web.seats import Seat
 from assay.web.settings import Settings
 from assay.web.store import Refused, Store
+from assay.web.store_desk import StoreDesk
 
 
 def case(n: int, category: str = "Math", objectivity: str = "objective", controversiality: str = "low") -> Case:
@@ -192,6 +194,76 @@ def test_skipping_frees_the_pair_for_others_only(store: Store) -> None:
     assert [(f.kind, f.body["text"]) for f in store.facts("skip", "flag")] == [("skip", "too hard"), ("flag", "odd")]
     with pytest.raises(Refused):
         store.leave(seat.submission, "a", "skip", "again")
+
+
+def desk(store: Store) -> StoreDesk:
+    return StoreDesk(store, Accounts(store.database))
+
+
+def test_a_skip_is_taken_back_while_nobody_took_the_pair(store: Store) -> None:
+    store.load([case(0), case(1), case(2)])
+    first = store.take("ann", ONE)
+    assert first is not None
+    store.leave(first.submission, "ann", "skip", "not now")
+    second = store.take("ann", ONE)
+    assert second is not None
+    assert second.case.pair.id != first.case.pair.id
+    store.unleave(first.case.pair.id, "ann", "skip", ONE)
+    again = store.take("ann", ONE)
+    assert again is not None
+    assert again.case.pair.id == first.case.pair.id
+    assert desk(store).remarks() == []
+    bob = store.take("bob", ONE)
+    assert bob is not None
+    assert bob.case.pair.id == second.case.pair.id, "the pair that was left for it is free again"
+    with pytest.raises(Refused, match="no skip of yours"):
+        store.unleave(first.case.pair.id, "ann", "skip", ONE)
+
+    store.leave(again.submission, "ann", "skip", "after all")
+    taken = store.take("cai", ONE)
+    assert taken is not None
+    assert taken.case.pair.id == first.case.pair.id
+    with pytest.raises(Refused, match="Somebody else has that pair"):
+        store.unleave(first.case.pair.id, "ann", "skip", ONE)
+    assert [(r.kind, r.by, r.text) for r in desk(store).remarks()] == [("skip", "ann", "after all")]
+
+
+def test_a_flag_is_taken_back_and_set_again(store: Store) -> None:
+    store.load([case(0)])
+    seat = store.take("ann", ONE)
+    assert seat is not None
+    pair_id = seat.case.pair.id
+    for expected in (True, False, True):
+        if expected:
+            store.leave(seat.submission, "ann", "flag", "odd")
+        else:
+            store.unleave(pair_id, "ann", "flag", ONE)
+        assert store.flagged(pair_id, "ann") is expected
+        assert len(desk(store).remarks()) == expected
+    assert not store.flagged(pair_id, "bob")
+    with pytest.raises(Refused, match="no flag of yours"):
+        store.unleave(pair_id, "bob", "flag", ONE)
+
+
+def test_the_pair_that_comes_next_is_known_and_nobodys(store: Store) -> None:
+    settings = replace(ONE, trap_every=3)
+    store.load([case(n) for n in range(4)])
+    store.load([case(9)], truths={case(9).pair.id: case(9).pair.responses[0].id})
+    seen = []
+    seat = store.take("ann", settings)
+    while seat is not None:
+        ahead = store.ahead("ann", settings)
+        assert [h.pair_id for h in desk(store).held()] == [seat.case.pair.id], "looking ahead takes no seat"
+        assert store.pace("ann", settings).left == 5 - len(seen), "known answers count like all others"
+        store.submit(seat.submission, seat.case.pair.id, "ann", work(seat), 2, settings)
+        seen.append(seat.case.pair.id)
+        seat = store.take("ann", settings)
+        assert (ahead.pair.id if ahead else None) == (seat.case.pair.id if seat else None)
+    assert len(seen) == 5
+    assert seen[2] == case(9).pair.id
+    found = store.pace("ann", settings)
+    assert (found.judged, found.left, found.seconds) == (5, 0, 30.0)
+    assert len(desk(store).times()) == 4
 
 
 def test_a_draft_survives(store: Store) -> None:

@@ -73,19 +73,22 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(run: Path, port: int, *options: object) -> "subprocess.Popen[str]":
-    """`assay web` over `run`, once it answers. What it prints goes to RUN/web.log."""
-    log = (run / "web.log").open("a")
+def start(
+    run: Path, port: int, *options: object, command: Sequence[object] = (), log: Path | None = None
+) -> "subprocess.Popen[str]":
+    """`assay web` over `run` (or another `command`), once it answers. What it prints goes to RUN/web.log, or `log`."""
+    told = log or run / "web.log"
+    out = told.open("a")
     process = subprocess.Popen(
-        assay_line("web", run, "--port", port, *options),
+        assay_line(*(command or ("web", run)), "--port", port, *options),
         env=environment(PYTHONUNBUFFERED="1"),
         text=True,
-        stdout=log,
-        stderr=log,
+        stdout=out,
+        stderr=out,
     )
     for _ in range(300):
         if process.poll() is not None:
-            raise RuntimeError((run / "web.log").read_text())
+            raise RuntimeError(told.read_text())
         try:
             if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
                 return process
@@ -129,9 +132,17 @@ def log_in(page: Any, where: Site, name: str) -> None:
     page.wait_for_url(re.compile("/(task|lead)$"))
 
 
+@contextmanager
+def turned(page: Any) -> Iterator[None]:
+    """What is done within leads to the next page, which the script puts in place of this one."""
+    before = page.evaluate("document.documentElement.dataset.turn")
+    yield
+    page.wait_for_function("before => document.documentElement.dataset.turn !== before", arg=before)
+
+
 def press(page: Any, key: str) -> None:
     """Press a key that leads to the next page."""
-    with page.expect_navigation():
+    with turned(page):
         page.keyboard.press(key)
 
 

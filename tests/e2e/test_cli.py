@@ -37,6 +37,7 @@ COMMANDS = (
     "guidance",
     "web",
     "web-user",
+    "watch",
     "judgements",
     "judgements export",
     "judgements import",

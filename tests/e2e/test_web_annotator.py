@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-from browser import ATTACK, FIBONACCI, assert_accessible, case, log_in, picture, plain_cases, press, site
+from browser import ATTACK, FIBONACCI, assert_accessible, case, log_in, picture, plain_cases, press, site, turned
 from PIL import Image
 
 from assay.curate.verify import read_judgements
@@ -70,12 +70,20 @@ def test_the_whole_flow_by_keyboard(page: Any, tmp_path: Path) -> None:
         first = submission(page)
         press(page, "2")
         assert submission(page) != first
-        assert "1 judged by you" in page.content()
+        assert page.locator(".progress").inner_text().startswith("1 judged by you, 5 left")
+        assert page.locator("#did").inner_text() == "Saved: response 1 is better."
+        assert page.locator("#live").inner_text() == "Saved: response 1 is better.", "and it is said aloud"
 
         press(page, "u")  # undo brings the pair and the reason back
+        assert page.locator("#did").inner_text() == "Taken back: here is the pair again."
         assert "Fibonacci" in page.content()
         assert page.locator("#reason").input_value() == "The second one is exponential."
         press(page, "6")
+        skipped = page.locator("input[name=pair_id]").input_value()
+        press(page, "s")
+        assert page.locator("#did").inner_text().startswith("Skipped")
+        press(page, "u")  # a skip is taken back as well
+        assert page.locator("input[name=pair_id]").input_value() == skipped
         for key in ("t", "s", "3", "d"):
             before = submission(page)
             press(page, key)
@@ -85,8 +93,13 @@ def test_the_whole_flow_by_keyboard(page: Any, tmp_path: Path) -> None:
         assert "⟦U+202E⟧" in page.content()
         assert_accessible(page)
         page.screenshot(path=picture("task-attack"), full_page=True)
-        page.get_by_label("Why (for skip and flag)").fill("looks like an attack")
+        page.keyboard.press("r")
+        page.get_by_label("Why you skip or flag").fill("looks like an attack")
         page.keyboard.press("Escape")
+        press(page, "f")
+        assert page.locator("#did").inner_text().startswith("Flagged to the lead.")
+        press(page, "f")
+        assert page.locator("#did").inner_text() == "Taken back: your flag is gone."
         press(page, "f")
         press(page, "4")
         page.wait_for_selector("text=Nothing to do for now")
@@ -145,7 +158,7 @@ def test_a_picture_and_the_assistant(page: Any, tmp_path: Path) -> None:
             if not page.locator("#question").is_visible():
                 page.keyboard.press("a")
             page.locator("#question").fill(question)
-            with page.expect_navigation():
+            with turned(page):
                 page.get_by_role("button", name="Ask", exact=True).click()
         assert page.locator(".exchange strong", has_text="red").count() == 2
         assert page.locator(".exchange b").count() == 0, "a reply is text, not HTML"
@@ -174,8 +187,9 @@ def test_what_is_typed_survives_a_reload_and_a_dead_server(page: Any, tmp_path: 
     with site(tmp_path, CASES) as where:
         where.add("ann")
         log_in(page, where, "ann")
+        page.keyboard.press("r")
         with page.expect_response(lambda r: r.request.method == "POST"):
-            page.locator("#reason").fill("half a thought")
+            page.keyboard.type("half a thought")
         page.wait_for_selector("text=Saved.")
         page.reload()
         assert page.locator("#reason").input_value() == "half a thought"
@@ -216,12 +230,20 @@ def test_help_theme_and_keys(page: Any, tmp_path: Path) -> None:
 def test_small_screens(browser: Any, tmp_path: Path) -> None:
     with site(tmp_path, CASES) as where:
         where.add("ann")
-        context = browser.new_context(viewport={"width": 360, "height": 740})
+        context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
         page = context.new_page()
         log_in(page, where, "ann")
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         assert_accessible(page)
         page.screenshot(path=picture("task-small"), full_page=True)
+        bar, window = page.locator(".answer").bounding_box(), page.evaluate("window.innerHeight")
+        assert bar["y"] + bar["height"] <= window, "the answers are at hand without scrolling"
+        lefts = {b["x"] for b in (n.bounding_box() for n in page.locator(".six button").all())}
+        assert len(lefts) == 1, "one column"
+        assert page.evaluate("getComputedStyle(document.querySelector('.six button'), '::after').content") == "none"
+        with turned(page):
+            page.get_by_role("button", name="2 better", exact=True).tap()
+        assert page.locator("#did").inner_text() == "Saved: response 2 is better."
         context.close()
 
 
@@ -231,6 +253,7 @@ def test_everything_works_without_scripts(browser: Any, tmp_path: Path) -> None:
         context = browser.new_context(java_script_enabled=False)
         page = context.new_page()
         log_in(page, where, "ann")
+        page.get_by_text("Say why (optional)").click()
         page.locator("#reason").fill("kept")
         page.get_by_role("button", name="Compare word by word").click()
         page.wait_for_selector("del.changed")

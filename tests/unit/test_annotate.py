@@ -1,6 +1,7 @@
 """LLM judges: what they are asked, how their votes are read, and how votes become one judgement."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -199,6 +200,16 @@ def test_the_protocol_is_for_this_task_and_tools_can_be_left_out() -> None:
     for word in ("search", "assistant", "<!--"):
         assert word not in without
     assert "<!--" not in with_tools
+
+
+def test_what_rules_guessed_orders_no_tool() -> None:
+    guessed = rule_attributes(pair("Solve 2x = 8."))
+    assert (guessed.by, guessed.objectivity) == ("rules", "objective")
+    told = replace(guessed, by="llm:m")
+    assert "This is required" in protocol_for(told, tools=True)
+    assert "This is required" not in protocol_for(guessed, tools=True)
+    assert "You may use a search engine" in protocol_for(guessed, tools=True)
+    assert protocol_for(guessed, tools=False) == protocol_for(told, tools=False), "judges are asked as before"
 
 
 def test_a_tie_of_votes_that_say_how_sure_they_are_goes_to_the_surer_one() -> None:

@@ -110,6 +110,53 @@ def test_annotators_do_not_see_or_stop_each_other(tmp_path: Path) -> None:
     assert len(read_judgements(out)) == 8
 
 
+def test_the_protocol_is_shown_once_and_on_request(tmp_path: Path) -> None:
+    _, screen = session(tmp_path / "j.jsonl", "1 1 1 1")
+    assert screen.count("Read both responses to the end") == 1
+    assert screen.count("Conversation 4 of 4") == 1
+    assert "## " not in screen
+    _, screen = session(tmp_path / "other.jsonl", "1 o 1 q")
+    assert screen.count("Read both responses to the end") == 2
+
+
+def test_another_kind_of_task_brings_its_section_of_the_protocol(tmp_path: Path) -> None:
+    code = case(pair(9, "Write a Python function that adds two numbers."))
+    assert code.attributes.category != CASES[0].attributes.category
+    screen = io.StringIO()
+    verify([CASES[0], code], "a", tmp_path / "j", typing("1 1"), Console(file=screen, width=100))
+    assert screen.getvalue().count("Category: Coding & Debugging") == 1
+    assert screen.getvalue().count("Read both responses to the end") == 1
+
+
+def test_the_six_grades_of_the_page(tmp_path: Path) -> None:
+    for keys, side, strength in (
+        ("1+", 0, 3.0),
+        ("1", 0, 2.0),
+        ("1-", 0, 1.0),
+        ("2-", 1, 1.0),
+        ("2", 1, 2.0),
+        ("2+", 1, 3.0),
+    ):
+        out = tmp_path / f"{keys}.jsonl"
+        _, screen = session(out, f"{keys} q")
+        (said,) = read_judgements(out)
+        assert (said.better, said.strength) == (said.shown[side], strength)
+        assert f"Saved: response {side + 1} is" in screen
+
+
+def test_each_action_is_told(tmp_path: Path) -> None:
+    _, screen = session(tmp_path / "j.jsonl", "2+ u t s q")
+    for text in ("Saved: response 2 is much better. u: undo", "Taken back", "Saved: tie", "Skipped"):
+        assert text in screen
+
+
+def test_attributes_that_rules_guessed_say_so_and_order_no_search(tmp_path: Path) -> None:
+    _, screen = session(tmp_path / "j.jsonl", "q")
+    assert CASES[0].attributes.by == "rules"
+    assert "Guessed by rules" in screen
+    assert "This is required" not in screen
+
+
 def test_a_wrong_key_is_asked_again(tmp_path: Path) -> None:
     report, screen = session(tmp_path / "j.jsonl", "x 3 12 tie q")
     assert screen.count("Please answer") == 3

@@ -251,3 +251,27 @@ def test_long_answers_are_compared_by_lines_and_very_long_ones_as_one_piece() ->
     one, other = difference("a\n" * 5_000, "b\n" * 5_000)
     assert one.startswith("<del")
     assert other.count("<ins") == 1
+
+
+@pytest.mark.parametrize("source", [
+    "9*sqrt(2) - 3*sqrt(2)", "3*x*y", "(a)*b*(c)", "x**2*y**3", "a[0]*b[1]*c", "2*pi*r and 3*(a+b)*c", "5 * 3 * 2",
+    "2*-3*x*-1",
+])  # fmt: skip
+def test_products_keep_their_asterisks(source: str) -> None:
+    html = render_markdown(source)
+    assert source in html
+    assert "<em>" not in html
+    assert "<strong>" not in html
+
+
+@pytest.mark.parametrize(
+    ("source", "html"),
+    [
+        ("*one* and **two**", "<em>one</em> and <strong>two</strong>"),
+        ("(*one*), **a b**: c", "(<em>one</em>), <strong>a b</strong>: c"),
+        ("这是**重点**内容", "这是<strong>重点</strong>内容"),
+        ("2*3 is *not* 5*6", "2*3 is <em>not</em> 5*6"),
+    ],
+)
+def test_emphasis_stays(source: str, html: str) -> None:
+    assert html in render_markdown(source)

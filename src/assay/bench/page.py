@@ -1,7 +1,5 @@
 """Benchmark results as one self-contained HTML page: the totals with intervals, best-of-N curves, the tables."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -13,25 +11,22 @@ from assay.bench import table
 from assay.bench.benchmark import BenchmarkResult, Skipped
 from assay.bench.best_of_n import Curve
 from assay.bench.compare import COMPARED, Difference, compared
+from assay.look import MARK, drawn, paper
 from assay.tables import write_text
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>assay bench: {{ model }}</title><style>
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid #8884; } td.n, th.n { text-align: right; }
-figure { margin: 1rem 0; background: #fff; padding: .5rem; border-radius: 6px; } img { width: 100%; } .dim { opacity: .75; }
-</style><h1>{{ model }}</h1><p class="dim">{{ machine }}. All with 95 % intervals, errors clustered by prompt.</p>
-{% for title, picture in plots %}<figure><img alt="{{ title }}" src="data:image/png;base64,{{ picture }}">
-<figcaption style="color:#333">{{ title }}</figcaption></figure>{% endfor %}
+<title>assay bench: {{ model }}</title><style>{{ css }}</style>
+<div class="mark">{{ mark }} Assay</div>
+<h1>{{ model }}</h1><p class="dim">{{ machine }}. All with 95 % intervals, errors clustered by prompt.</p>
+{% for title, picture in plots %}<figure>{{ picture }}
+<figcaption>{{ title }}</figcaption></figure>{% endfor %}
 {% macro of(i) %}{% if i in numbers %} class="n"{% endif %}{% endmacro %}
-<table><tr>{% for h in header %}<th{{ of(loop.index0) }}>{{ h }}</th>{% endfor %}</tr>
+<div class="wide"><table><tr>{% for h in header %}<th{{ of(loop.index0) }}>{{ h }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for v in row %}<td{{ of(loop.index0) }}>{{ v }}</td>{% endfor %}</tr>
-{% endfor %}</table>{% for note in notes %}<p class="dim">{{ note }}</p>{% endfor %}</html>
+{% endfor %}</table></div>{% for note in notes %}<p class="dim">{{ note }}</p>{% endfor %}</html>
 """
 
 
@@ -70,18 +65,17 @@ def write_compared(path: Path, a: str, b: str, differences: Sequence[Difference]
 
 def _page(
     path: Path, model: str, machine: str, header: Sequence[str], numbers: Set[int], rows: Sequence[Sequence[str]],
-    notes: Sequence[str], plots: Sequence[tuple[str, str]],
+    notes: Sequence[str], plots: Sequence[tuple[str, Any]],
 ) -> Path:  # fmt: skip
-    page = (
-        jinja2.Environment(autoescape=True)
-        .from_string(PAGE)
-        .render(model=model, machine=machine, header=header, numbers=numbers, rows=rows, notes=notes, plots=plots)
-    )
+    page = jinja2.Environment(autoescape=True).from_string(PAGE).render(
+        model=model, machine=machine, header=header, numbers=numbers, rows=rows, notes=notes,
+        plots=[(title, drawn(figure, title)) for title, figure in plots], css=paper(), mark=MARK,
+    )  # fmt: skip
     write_text(path, page)
     return path
 
 
-def _differences(differences: Sequence[Difference]) -> str:
+def _differences(differences: Sequence[Difference]) -> Any:
     figure, axes = plt.subplots(figsize=(8, 0.9 + 0.32 * len(differences)), constrained_layout=True)
     for y, d in enumerate(reversed(differences)):
         axes.plot([d.low, d.high], [y, y], color="#2a6fbb")
@@ -90,10 +84,10 @@ def _differences(differences: Sequence[Difference]) -> str:
     axes.axvline(0, color="#888888", linewidth=0.8, linestyle=":")
     axes.set_xlabel("points")
     axes.grid(axis="x", alpha=0.3)
-    return _picture(figure)
+    return figure
 
 
-def _totals(results: Sequence[BenchmarkResult]) -> str:
+def _totals(results: Sequence[BenchmarkResult]) -> Any:
     points = []
     for result in results:
         shown = [result.headline] if result.headline else [c for c in result.slices if "," not in c.name][:6]
@@ -110,10 +104,10 @@ def _totals(results: Sequence[BenchmarkResult]) -> str:
     axes.set_xlim(0, 100)
     axes.set_xlabel("%")
     axes.grid(axis="x", alpha=0.3)
-    return _picture(figure)
+    return figure
 
 
-def _curves(curves: Mapping[str, Curve]) -> str:
+def _curves(curves: Mapping[str, Curve]) -> Any:
     figure, every = plt.subplots(
         1, len(curves), figsize=(max(4.5, 3.2 * len(curves)), 3.4), constrained_layout=True, squeeze=False
     )
@@ -133,11 +127,4 @@ def _curves(curves: Mapping[str, Curve]) -> str:
         axes.grid(alpha=0.3)
     every[0][0].set_ylabel("right, %")
     every[0][0].legend(frameon=False, fontsize=8)
-    return _picture(figure)
-
-
-def _picture(figure: Any) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return figure

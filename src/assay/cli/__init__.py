@@ -43,6 +43,7 @@ app.command(judges.app, name="annotate", help="Have LLM judges label pairs, guid
 app.command(name="guidance")(judges.guidance)
 app.command(name="web")(web.web)
 app.command(name="web-user")(web.web_user)
+app.command(name="watch")(web.watch)
 app.command(name="show")(curate.show_pair)
 app.command(name="report")(curate.report)
 app.command(bench.app, name="bench", help="Measure reward models on benchmarks, and compare two results.")

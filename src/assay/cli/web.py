@@ -48,14 +48,17 @@ def web(
     if not database and not (run / "web.sqlite").exists():
         read_queue(run / "queue")  # a folder that is no run's is refused before anything is written there
     store_base = _database(run, database)
-    from assay.web.app import WebConfig, make_app, serve
+    from assay.web.app import WebConfig, make_app, serve, take_port
     from assay.web.loading import Syncing, load_run, load_traps, load_verdicts
 
     hosts = dict.fromkeys(
         ("127.0.0.1", "localhost", "[::1]", *((host,) if host not in ("0.0.0.0", "::") else ()), *allow_host)
     )
+    at = take_port(host, port)
     chat = Server(chat_config(assistant, "assistant"), run / "assistant.sqlite") if assistant else None
-    app = make_app(WebConfig(database=store_base, assistant=chat, images=images, hosts=tuple(hosts), https=https))
+    app = make_app(
+        WebConfig(database=store_base, assistant=chat, images=images, run=run, hosts=tuple(hosts), https=https)
+    )
     syncing = Syncing(app.state.store, run, margins)
     new = load_run(app.state.store, run, margins)
     if traps:
@@ -71,10 +74,35 @@ def web(
     print(f"page: http://{host}:{port}", flush=True)
     try:
         with syncing:
-            serve(app, host, port)
+            serve(app, at)
     finally:
         told = waits(run)
         print(f"{told}" if told is not None else f"{run} waits for no answers", flush=True)
+
+
+def watch(places: Positional[tuple[Path, ...]], port: int = 8011) -> None:
+    """Watch runs and trainings in a browser while they go: stages, curves, people, costs, sampled answers, changed pairs.
+
+    It reads the files of the runs and writes nothing; runs that begin later appear by themselves. The page is for this
+    machine alone; from another one use a tunnel: ssh -L 8011:localhost:8011 HOST
+
+    Args:
+        places: Run folders, folders of trainings (`assay reward train`, `policy grpo`, ...), or folders that hold such.
+        port: Where to listen, on 127.0.0.1.
+    """
+    if not places:
+        raise AssayError("say which runs: assay watch runs/mine, or assay watch runs for all in it")
+    partial = [p.with_name(p.name + ".partial") for p in places]
+    if missing := [str(p) for p, q in zip(places, partial, strict=True) if not p.exists() and not q.exists()]:
+        raise AssayError(f"{', '.join(missing)}: there is no such folder")
+    try:
+        from assay.web.app import make_watch_app, serve, take_port
+    except ImportError as error:
+        raise missing_extra(str(error.name), "web") from error
+    at = take_port("127.0.0.1", port)
+    app = make_watch_app([p.absolute() for p in places])
+    print(f"{len(app.state.board.list()):,} runs; page: http://127.0.0.1:{port}", flush=True)
+    serve(app, at)
 
 
 def web_user(

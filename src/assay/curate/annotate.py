@@ -66,9 +66,16 @@ _KEYS = ("verdict", "final_verdict", "final verdict", "裁决", "判决")
 
 
 def protocol_for(attributes: Attributes, *, tools: bool) -> str:
-    """The protocol's principles and the sections that apply to this task; without `tools`, no word about them."""
-    text = _TOOLS.sub(r"\1" if tools else "", prompt_text("protocol"))
-    sections = re.split(r"(?=^## )", text, flags=re.MULTILINE)
+    """The protocol's principles and the sections that apply to this task; without `tools`, no word about them.
+
+    What rules guessed of a task (by="rules") is no ground for an order to use a tool: then the principles alone, which offer
+    them, speak of tools.
+    """
+    sections = re.split(r"(?=^## )", prompt_text("protocol"), flags=re.MULTILINE)
+    sections = [
+        _TOOLS.sub(r"\1" if tools and (attributes.by != "rules" or s.startswith("## Principles")) else "", s)
+        for s in sections
+    ]
     wanted = (
         "## Principles", f"## Objectivity: {attributes.objectivity}",
         f"## Controversiality: {attributes.controversiality}", f"## Category: {attributes.category}",

@@ -25,8 +25,11 @@ from assay.errors import AssayError
 from assay.records import Attributes, Case, Judge, Judgement, Pair
 from assay.tables import build, check, plain
 
-_ASK = "better: 1 or 2, t(ie), d(iscard: cannot decide), s(kip), u(ndo), q(uit) > "
+_ASK = "better: 1 or 2 (1+ much, 1- slightly), t(ie), d(iscard: cannot decide), s(kip), u(ndo), o (protocol), q(uit) > "
 _PROBLEMS = {"t": "tie", "d": "cannot decide"}
+_GRADES = {"+": (3.0, "much better"), "": (2.0, "better"), "-": (1.0, "slightly better")}
+"""The page's six grades: how strong, and in words."""
+_WORDS = {"tie": "t", "discard": "d", "skip": "s", "undo": "u", "protocol": "o", "quit": "q"}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -58,7 +61,7 @@ def verify(
     done = {j.pair_id for j in read_judgements(out) if j.by == annotator}
     todo = [c for c in cases if c.pair.id not in done]
     given: dict[int, Judgement] = {}
-    at, skipped, seconds = 0, set[int](), 0.0
+    at, skipped, seconds, told = 0, set[int](), 0.0, set[str]()
     while at < len(todo):
         case = todo[at]
         if at not in given and (why := elsewhere(case.pair.id)):
@@ -67,9 +70,10 @@ def verify(
             continue
         hold(case.pair.id)
         order = shown_order(case.pair, seed, annotator)
-        _show(case, order, console, f"{at + 1} of {len(todo)}")
+        _show(case, order, console, f"{at + 1} of {len(todo)}", told)
         start = time.monotonic()
-        answer = _answer(read, console)
+        while (answer := _answer(read, console)) == "o":
+            _protocol(case, console, set())
         spent = time.monotonic() - start
         seconds += spent
         if answer == "q":
@@ -79,12 +83,15 @@ def verify(
             skipped.discard(at)
             if at in given:
                 _append(out, {"withdrawn": given.pop(at).pair_id, "by": annotator})
+                console.print("Taken back: here is the pair again.")
             continue
         if answer == "s":
             skipped.add(at)
+            console.print("Skipped: it is asked again in the next session. u: back to it")
         else:
             given[at] = _judgement(case.pair, answer, order, annotator, spent)
             _append(out, plain(given[at]))
+            console.print(f"Saved: {_said(answer)}. u: undo")
         at += 1
     hold("")
     problems = [j.problem for j in given.values()]
@@ -227,10 +234,17 @@ def _from_truth(pair: Pair, better: str | None) -> Judgement:
 
 
 def _judgement(pair: Pair, answer: str, order: tuple[str, str], by: str, seconds: float) -> Judgement:
+    side = "12".find(answer[0])
     return Judgement(
-        pair_id=pair.id, better=order[int(answer) - 1] if answer in "12" else None, by=by, kind="human", shown=order,
+        pair_id=pair.id, better=order[side] if side >= 0 else None, by=by, kind="human", shown=order,
         problem=_PROBLEMS.get(answer, ""), seconds=round(seconds, 3),
+        strength=_GRADES[answer[1:]][0] if side >= 0 else 0.0,
     )  # fmt: skip
+
+
+def _said(answer: str) -> str:
+    """An answer in words."""
+    return _PROBLEMS.get(answer) or f"response {answer[0]} is {_GRADES[answer[1:]][1]}"
 
 
 def _skipped(pair: Pair, by: str) -> Judgement:
@@ -238,29 +252,42 @@ def _skipped(pair: Pair, by: str) -> Judgement:
 
 
 def _answer(read: Callable[[str], str], console: Console) -> str:
-    """One of 1 2 t d s u q; asks until it gets one."""
+    """One of 1 1+ 1- 2 2+ 2- t d s u o q; asks until it gets one."""
     while True:
         try:
             line = read(_ASK).strip().lower()
         except (EOFError, KeyboardInterrupt):
             return "q"
-        if line[:1] in tuple("12tdsuq") and line in ("1", "2", *"tdsuq", "tie", "discard", "skip", "undo", "quit"):
-            return line[0]
-        console.print("Please answer with one of: 1 2 t d s u q")
+        line = _WORDS.get(line, line)
+        if line in _WORDS.values() or (line[:1] in ("1", "2") and line[1:] in _GRADES):
+            return line
+        console.print("Please answer with one of: 1 1+ 1- 2 2+ 2- t d s u o q")
 
 
-def _show(case: Case, order: tuple[str, str], console: Console, title: str) -> None:
-    """The whole case as text: stacked, not side by side, so that it also reads well aloud."""
+def _show(case: Case, order: tuple[str, str], console: Console, title: str, told: set[str]) -> None:
+    """The whole case as text: stacked, not side by side, so that it also reads well aloud. `told` are the sections of the
+    protocol that were shown before: each is, once."""
     a = case.attributes
+    guessed = "Guessed by rules from a few words of the question; trust your own reading.\n" if a.by == "rules" else ""
     about = (
-        f"{a.category}, {a.objectivity}, {a.controversiality} controversiality\n"
+        f"{a.category}, {a.objectivity}, {a.controversiality} controversiality\n{guessed}"
         f"Desired: {'; '.join(a.desired)}\nGuideline: {a.guideline}"
     )
-    console.print(Panel(_safe(protocol_for(a, tools=True)), title="Protocol"))
+    _protocol(case, console, told)
     console.print(Panel(_safe(conversation_text(case.pair.prompt)), title=f"Conversation {title}"))
     console.print(Panel(_safe(about), title="Attributes"))
     for number, response_id in enumerate(order, 1):
         console.print(Panel(_safe(response_text(case.pair.response(response_id))), title=f"Response {number}"))
+
+
+def _protocol(case: Case, console: Console, told: set[str]) -> None:
+    """The sections of the protocol for this task that are not in `told`, and put them there; without Markdown's marks."""
+    sections = re.split(r"(?=^#+ )", protocol_for(case.attributes, tools=True), flags=re.MULTILINE)
+    new = [s for s in (section.strip() for section in sections) if s and s not in told]
+    told.update(new)
+    if new:
+        plainly = re.sub(r"^#+ |\*", "", "\n\n".join(new), flags=re.MULTILINE)
+        console.print(Panel(_safe(plainly), title="Protocol (o: show it again)"))
 
 
 def _safe(text: str) -> Text:

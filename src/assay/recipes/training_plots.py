@@ -1,15 +1,15 @@
-"""Pictures of a training's page, as PNG in base64."""
+"""Pictures of a training's page, as inline SVG."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 
 from assay.errors import AssayError
+from assay.look import drawn
 from assay.policy.reading import Reading
 from assay.statistics import Estimate, interval
 
@@ -18,13 +18,17 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
 
-def curves(name: str, metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def curves(name: str, metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
     """Captions and plots of a training's steps."""
     if metrics and "effective" in metrics[0]:
-        return [(f"{name}: rewards and effective samples over steps", _picture(_grpo_plot(metrics)))]
+        return [_captioned(f"{name}: rewards and effective samples over steps", _grpo_plot(metrics))]
     if metrics and "accuracy" in metrics[0]:
-        return [(f"{name}: preference accuracy and margin over steps", _picture(_mpo_plot(metrics)))]
-    return [(f"{name}: NLL of the answers over steps", _picture(_nll_plot(metrics)))] if metrics else []
+        return [_captioned(f"{name}: preference accuracy and margin over steps", _mpo_plot(metrics))]
+    return [_captioned(f"{name}: NLL of the answers over steps", _nll_plot(metrics))] if metrics else []
+
+
+def _captioned(caption: str, figure: Any) -> tuple[str, Markup]:
+    return caption, drawn(figure, caption)
 
 
 def _grpo_plot(metrics: Sequence[Mapping[str, Any]]) -> Any:
@@ -77,13 +81,6 @@ def _along(axes: Any, name: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _picture(figure: Any) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Band:
     """A line with its intervals: (value, low, high) at each of `steps`."""
@@ -94,7 +91,7 @@ class Band:
     values: Sequence[Sequence[float]]
 
 
-def bands(parts: Sequence[tuple[str, Sequence[Band]]], along: str = "step") -> str:
+def bands(parts: Sequence[tuple[str, Sequence[Band]]], along: str = "step") -> Markup:
     """Plots side by side, each with its title and its lines with their 95% intervals."""
     figure, every = plt.subplots(1, len(parts), figsize=(10, 3.6), constrained_layout=True, squeeze=False)
     for axes, (title, lines) in zip(every[0], parts, strict=True):
@@ -109,10 +106,10 @@ def bands(parts: Sequence[tuple[str, Sequence[Band]]], along: str = "step") -> s
         axes.grid(alpha=0.3)
         if len(lines) > 1:
             axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
-    return _picture(figure)
+    return drawn(figure, "; ".join(title for title, _ in parts))
 
 
-def plot(readings: Sequence[Reading]) -> str:
+def plot(readings: Sequence[Reading]) -> Markup:
     """Accuracy against hallucination rate, a point with 95% intervals for each reading that has both.
 
     Raises AssayError when no reading has both.
@@ -130,7 +127,7 @@ def plot(readings: Sequence[Reading]) -> str:
     axes.set_xlabel(f"hallucination rate, % (bars: 95% intervals; numbered in order{left})")
     axes.set_ylabel("accuracy, %")
     axes.grid(alpha=0.3)
-    return _picture(figure)
+    return drawn(figure, "Accuracy against hallucination rate")
 
 
 def _arms(rate: Estimate) -> list[list[float]]:

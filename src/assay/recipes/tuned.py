@@ -15,6 +15,7 @@ from rich.table import Table as RichTable
 from assay.errors import AssayError
 from assay.figures import FEW, NEEDED, told
 from assay.journal import read
+from assay.look import MARK, paper
 from assay.policy import shown
 from assay.policy.reading import Reading
 from assay.recipes import watched_page
@@ -27,19 +28,17 @@ from assay.tables import sibling, write_text
 HEADER = ("policy", "right, %", "hallucination rate, %", "same answer, blank picture, %", "by chance, %",
           "same answer, other picture, %", "no clear answer")  # fmt: skip
 STYLE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{{ title }}</title>
-<style>body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse}td,th{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:left}
-img{max-width:100%}.wide{overflow-x:auto}pre{background:#f6f6f6;padding:.7rem;overflow:auto}small{color:#555}</style>
-<h1>{{ title }}</h1><p>{{ model }}</p>
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>{{ css }}</style>
+<div class="mark">{{ mark }} Assay</div><h1>{{ title }}</h1><p>{{ model }}</p>
 """
-TABLE = """<table><tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
+TABLE = """<div class="wide"><table><tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table></div>
 """
 PLOTS = """{% for caption, image in plots %}<h2>{{ caption }}</h2>
-<img alt="{{ caption }}" src="data:image/png;base64,{{ image }}">{% endfor %}
+<figure>{{ image }}</figure>{% endfor %}
 """
 SECTIONS = """{% for s in sections %}<h2>{{ s.title }}</h2>
-{% if s.picture %}<img alt="{{ s.title }}" src="data:image/png;base64,{{ s.picture }}">{% endif %}
+{% if s.picture %}<figure>{{ s.picture }}</figure>{% endif %}
 {% if s.rows %}<div class="wide"><table><tr>{% for h in s.header %}<th>{{ h }}</th>{% endfor %}</tr>
 {% for row in s.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table></div>{% endif %}
 <p><small>{{ s.note }}</small></p>{% endfor %}
@@ -71,9 +70,9 @@ TRAINING = (
 {% if answers %}<h2>Sampled answers</h2>
 <p><small>Of a few prompts at {{ steps }} steps: the best and the worst one, and the first that was cut off. All that were
 kept lie in answers/*.parquet.</small></p>
-<table><tr>{% for h in shown %}<th>{{ h }}</th>{% endfor %}</tr>
+<div class="wide"><table><tr>{% for h in shown %}<th>{{ h }}</th>{% endfor %}</tr>
 {% for row in answers %}<tr>{% for cell in row %}<td style="white-space:pre-wrap">{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</table>{% endif %}
+{% endfor %}</table></div>{% endif %}
 <h2>What it came to</h2><pre>{{ came_to }}</pre>
 """
     + END
@@ -181,7 +180,8 @@ def write_report(folder: Path) -> Path:
     base = json.loads((steps / "base.json").read_text())["model"] if (steps / "base.json").exists() else ""
     header, rows = grid(readings)
     page = jinja2.Environment(autoescape=True).from_string(RUN).render(
-        title=f"{config['recipe']}: {folder.name}", model=base, header=header, rows=rows, looked=looked,
+        title=f"{config['recipe']}: {folder.name}", css=paper(), mark=MARK, model=base, header=header, rows=rows,
+        looked=looked,
         n=next(iter(readings.values())).n, plots=plots,
         sections=_sections(readings, steps_of), skipped=skipped(folder), pairs=json.dumps(pairs, indent=1),
         config=json.dumps(config, indent=1), machine=json.dumps(environment(), indent=1),
@@ -224,6 +224,7 @@ def write_training_report(folder: Path) -> Path:
         plots.append(("Accuracy against hallucination rate, by step", picture))
     settings, answers = told.pop("identity"), _answers(place)
     page = jinja2.Environment(autoescape=True).from_string(TRAINING).render(
+        css=paper(), mark=MARK,
         title=folder.name, model="" if name == "training.json" else f"{metrics[-1]['step']:,} steps so far", plots=plots,
         sections=watched_page.sections(metrics),
         header=["step", *header[1:]], rows=rows, came_to=json.dumps(told, indent=1), config=json.dumps(settings, indent=1),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from assay.figures import told
 from assay.policy.reading import Reading
@@ -19,10 +20,10 @@ Metrics = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A title, a picture (base64; "": none), a table, and what is to be said below them."""
+    """A title, a picture (inline SVG; "": none), a table, and what is to be said below them."""
 
     title: str
-    picture: str
+    picture: Markup | str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str

@@ -3,6 +3,8 @@ judges and filters agree with the truth. Runs have them with `--claims`."""
 
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from assay.figures import counted, told
 from assay.recipes import claims, product
 from assay.report.arms import arms_grid, fixed_grid, unseen_grid
@@ -34,7 +36,7 @@ class ClaimsTold:
     arms: Grid
     unseen: Grid
     sets: Grid
-    plot: str
+    plot: Markup
     judges: Grid
     filters: Grid
 

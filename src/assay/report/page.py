@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 import polars as pl
+from markupsafe import Markup
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -15,6 +16,7 @@ from assay import __version__
 from assay.curate.cost import gains
 from assay.examples import examples
 from assay.figures import FEW, LEGEND, counted, in_words, told, verdict
+from assay.look import MARK, drawn, paper
 from assay.memory import compact
 from assay.recipes.product import SETS
 from assay.records import Judgement
@@ -27,7 +29,6 @@ from assay.report.run import (
     canvas,
     difference,
     html_of,
-    picture,
     sets_grid,
     sets_plot,
     shares,
@@ -68,7 +69,7 @@ def write_report(folder: Path) -> Path:
         ],
     }  # fmt: skip
     sections = [(id, title) for id, title in SECTIONS if id != "claims" or rows["claims"]]
-    page = template.render(r=rows, sections=sections, table=html_of)
+    page = template.render(r=rows, sections=sections, table=html_of, css=paper(), mark=MARK)
     write_text(folder / "report.html", page)
     return folder / "report.html"
 
@@ -146,7 +147,7 @@ def _bench(run: RunSteps) -> list[dict[str, Any]]:
     return found
 
 
-def _loop_plot(run: RunSteps) -> str:
+def _loop_plot(run: RunSteps) -> Markup | str:
     loop = _iterations(run)
     if len(loop) < 2:
         return ""
@@ -160,7 +161,7 @@ def _loop_plot(run: RunSteps) -> str:
     axes.set_ylabel("accuracy on gold, %")
     axes.set_title("all gold (the loop's models train on silver only)", fontsize=10)
     axes.grid(alpha=0.3)
-    return picture(figure)
+    return drawn(figure, "Accuracy on gold per iteration")
 
 
 def _judgements(folder: Path) -> pl.DataFrame:

@@ -1,8 +1,6 @@
 """A run folder as its reports read it: steps of every seed, shares over seeds, tables and pictures. Needs no torch."""
 
-import base64
 import html
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ from markupsafe import Markup
 from assay.curate.material import Material
 from assay.errors import AssayError
 from assay.figures import points, told
+from assay.look import drawn
 from assay.recipes.hits import Hit, compared
 from assay.recipes.product import CANDIDATES
 from assay.statistics import Difference, Estimate, Spread, over_seeds
@@ -131,7 +130,7 @@ def difference(run: RunSteps, names: Sequence[str]) -> tuple[Difference | None, 
     return (apart.found, apart.questions) if apart else (None, 0)
 
 
-def sets_plot(run: RunSteps, titles: Mapping[str, str]) -> str:
+def sets_plot(run: RunSteps, titles: Mapping[str, str]) -> Markup:
     """What the reward models of sets reach, as a picture."""
     names = [n for n in titles if run.done(f"sets/{n}")]
     figure, axes = canvas(9, 0.45 * len(names) + 1.2)
@@ -147,7 +146,7 @@ def sets_plot(run: RunSteps, titles: Mapping[str, str]) -> str:
     axes.axvline(50, color="#cccccc", linewidth=1)
     axes.set_xlabel("held-out accuracy of the reward model, % (bars: 95% interval; small dots: single seeds)")
     axes.grid(axis="x", alpha=0.3)
-    return picture(figure)
+    return drawn(figure, "Held-out accuracy of reward models by the labels that trained them")
 
 
 def arms(spreads: Sequence[Spread]) -> list[list[float]]:
@@ -157,16 +156,8 @@ def arms(spreads: Sequence[Spread]) -> list[list[float]]:
 
 def canvas(width: float, height: float) -> tuple[Any, Any]:
     """An empty picture, in inches, and what to draw on."""
-    figure, axes = plt.subplots(figsize=(width, height))
+    figure, axes = plt.subplots(figsize=(width, height), layout="tight")
     return figure, axes
-
-
-def picture(figure: Any) -> str:
-    buffer = io.BytesIO()
-    figure.tight_layout()
-    figure.savefig(buffer, format="png", dpi=130)
-    plt.close(figure)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def steps_of(folder: Path) -> dict[str, dict[str, Any]]:
@@ -184,4 +175,5 @@ def html_of(grid: Grid) -> Markup:
     if not grid.rows:
         return Markup('<p class="dim">Nothing to show here.</p>')
     head = f"<tr>{cells('th', grid.header)}</tr>" if any(grid.header) else ""
-    return Markup("<table>" + head + "".join(f"<tr>{cells('td', row)}</tr>" for row in grid.rows) + "</table>")
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in grid.rows)
+    return Markup(f'<div class="wide" tabindex="0" role="group" aria-label="Table"><table>{head}{body}</table></div>')

@@ -2,10 +2,14 @@
 
 import re
 import signal
+import socket
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
@@ -16,29 +20,39 @@ from markupsafe import Markup
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from assay.errors import AssayError
 from assay.llm.chat import Chat
-from assay.web import lead, login, task
+from assay.look import MARK, css
+from assay.web import lead, live, login, task
 from assay.web.accounts import Accounts, same
 from assay.web.code import code_css
 from assay.web.desk import Account
 from assay.web.guard import Guard, add_headers
+from assay.web.live import Board
 from assay.web.schema import Database
 from assay.web.store import Store
 from assay.web.store_desk import StoreDesk
 from assay.web.text import reveal
 
 _STATIC = Path(__file__).with_name("static")
-_TYPES = {"style.css": "text/css", "keys.js": "text/javascript", "icon.svg": "image/svg+xml"}
+_TYPES = {
+    "style.css": "text/css",
+    "keys.js": "text/javascript",
+    "live.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebConfig:
     """What the application is made of. `hosts` are the names under which it may be addressed, without a port; `https` marks
-    the cookie secure, for a server behind TLS; `images` is a folder of pictures by content id (`images.ImageStore`)."""
+    the cookie secure, for a server behind TLS; `images` is a folder of pictures by content id (`images.ImageStore`); `run`
+    is the folder that leads may watch."""
 
     database: Database
     assistant: Chat | None = None
     images: Path | None = None
+    run: Path | None = None
     hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
     https: bool = False
     per_minute: int = 240
@@ -84,6 +98,12 @@ def make_app(config: WebConfig) -> FastAPI:
     app.include_router(login.make_router(accounts, store, access, pages))
     app.include_router(task.make_router(store, access, pages, config.assistant, config.images))
     app.include_router(lead.make_router(StoreDesk(store, accounts), access, pages))
+    app.state.board = Board([config.run] if config.run else [], pages)
+
+    def watcher(request: Request) -> Account:
+        return lead.who(access, request)
+
+    app.include_router(live.make_router(app.state.board, pages, watcher, access.csrf))
     _public(app, access)
     _errors(app, access, pages)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(config.hosts), www_redirect=False)
@@ -94,6 +114,35 @@ def make_app(config: WebConfig) -> FastAPI:
     return app
 
 
+def make_watch_app(places: Sequence[Path]) -> FastAPI:
+    """The live page alone, for whoever can reach it: it is for this machine (an SSH tunnel brings it to another)."""
+    pages = _pages()
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app.state.board = Board(places, pages)
+    nobody = Nobody()
+    app.include_router(live.make_router(app.state.board, pages, nobody.person, nobody.csrf))
+    _public(app, nobody)
+    _errors(app, nobody, pages)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"], www_redirect=False)
+    app.add_middleware(Guard, uploads={}, trusted=lambda _: False, cookie="none", https=False)
+    return app
+
+
+class Nobody:
+    """`desk.Access` of a page without accounts."""
+
+    https = False
+
+    def person(self, request: Request) -> Account | None:
+        return None
+
+    def csrf(self, request: Request) -> str:
+        return ""
+
+    def csrf_holds(self, request: Request, token: str) -> bool:
+        return False
+
+
 def _pages() -> Environment:
     pages = Environment(
         loader=PackageLoader("assay.web"), autoescape=select_autoescape(default=True), undefined=StrictUndefined,
@@ -101,6 +150,7 @@ def _pages() -> Environment:
     )  # fmt: skip
     pages.filters["utc"] = lambda at: datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
     pages.filters["reveal"] = reveal
+    pages.globals["mark"] = MARK
     return pages
 
 
@@ -110,12 +160,14 @@ def _encodable(value: Any) -> Any:
     return value.encode("utf-8", "replace").decode() if plain else value
 
 
-def _public(app: FastAPI, access: Sessions) -> None:
-    styles = code_css()
+def _public(app: FastAPI, access: Sessions | Nobody) -> None:
+    styles = css() + code_css()
 
     @app.get("/")
     def home(request: Request) -> Response:
         """Leads are not led to the task, for the page would keep a pair for them that an annotator waits for."""
+        if isinstance(access, Nobody):
+            return RedirectResponse("/runs", 303)
         who = access.person(request)
         at_work = "/task" if who and who.role == "annotator" else "/lead"
         return RedirectResponse(at_work if who else "/login", 303)
@@ -124,8 +176,8 @@ def _public(app: FastAPI, access: Sessions) -> None:
     def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/static/code.css")
-    def code_style() -> Response:
+    @app.get("/static/look.css")
+    def look() -> Response:
         return Response(styles, media_type="text/css", headers={"Cache-Control": "max-age=3600"})
 
     @app.get("/static/{name}")
@@ -135,7 +187,7 @@ def _public(app: FastAPI, access: Sessions) -> None:
         return FileResponse(_STATIC / name, media_type=_TYPES[name], headers={"Cache-Control": "max-age=3600"})
 
 
-def _errors(app: FastAPI, access: Sessions, pages: Environment) -> None:
+def _errors(app: FastAPI, access: Sessions | Nobody, pages: Environment) -> None:
     """Every failure is a page that says what to do; a request without a session goes to the log-in."""
 
     def page(request: Request, status: int, text: str) -> HTMLResponse:
@@ -166,14 +218,33 @@ def _sentence(text: str) -> str:
     return text if re.search(r"[.!?]$", text) else f"{text}."
 
 
-def serve(app: FastAPI, host: str, port: int) -> None:
-    """Run until SIGTERM or Ctrl-C; requests in flight are answered."""
+def take_port(host: str, port: int) -> socket.socket:
+    """A socket that listens there, before anything is said about it. Raises AssayError where it cannot."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    taken = socket.socket(family)
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        taken.bind((host, port))
+    except OSError as error:
+        taken.close()
+        raise AssayError(f"{host}:{port}: {error.strerror}; give another with --port") from error
+    return taken
+
+
+def serve(app: FastAPI, at: socket.socket) -> None:
+    """Run until SIGTERM or Ctrl-C; requests in flight are answered, live pages are let go."""
     import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            app.state.board.stop.set()
+            super().handle_exit(sig, frame)
 
     # uvicorn sends itself the signal again when it has stopped; as SystemExit it lets the caller finish its own work.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
-    uvicorn.run(
-        app, host=host, port=port, log_level="warning", access_log=False, server_header=False,
-        timeout_graceful_shutdown=30,
-    )  # fmt: skip
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=30
+    )
+    with suppress(KeyboardInterrupt):  # so does Ctrl-C
+        Server(config).run(sockets=[at])

@@ -28,6 +28,15 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A pair that a person has open, and for how many minutes more it is theirs if they do nothing."""
+
+    name: str
+    pair_id: str
+    minutes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Remark:
     """A pair that somebody flagged or skipped, and why. `at` is in unix seconds."""
 
@@ -74,6 +83,12 @@ class Desk(Protocol):
 
     def works(self) -> Sequence[Work]:
         """The standing judgements of annotators as the page recorded them, traps as well."""
+
+    def times(self) -> Sequence[float]:
+        """When people gave the answers that stand, traps left out, in unix seconds, in rising order."""
+
+    def held(self) -> Sequence[Held]:
+        """The pairs that somebody has open."""
 
     def overlap(self) -> int:
         """How many people judge each pair."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any, cast
 
 import pyarrow as pa
@@ -28,7 +29,8 @@ from assay.errors import AssayError
 from assay.records import Conversation, Judgement
 from assay.web.desk import ROLES, Access, Account, Desk, Id, Role
 from assay.web.diff import difference
-from assay.web.overview import disputes, progress, verdict
+from assay.web.overview import Progress, charts, disputes, needed, progress, verdict
+from assay.web.pace import LEAST, duration
 from assay.web.quality import annotators
 from assay.web.schema import storable
 from assay.web.text import plain_text, render_markdown, reveal
@@ -51,13 +53,13 @@ def make_router(desk: Desk, access: Access, pages: Environment) -> APIRouter:
     show = _shower(access, pages)
 
     def lead(request: Request) -> Account:
-        return _who(access, request, ("lead", "admin"))
+        return who(access, request)
 
     def writer(request: Request, csrf: Annotated[str, Form()] = "") -> Account:
-        who = _who(access, request, ("lead", "admin"))
+        writes = who(access, request)
         if not access.csrf_holds(request, csrf):
             raise HTTPException(403, "This form is too old; go back, reload the page and send it again.")
-        return who
+        return writes
 
     _overview(router, desk, show, lead)
     _pairs(router, desk, show, lead, writer)
@@ -80,13 +82,14 @@ def _shower(access: Access, pages: Environment) -> Show:
     return show
 
 
-def _who(access: Access, request: Request, roles: tuple[Role, ...]) -> Account:
-    who = access.person(request)
-    if who is None:
+def who(access: Access, request: Request) -> Account:
+    """Who asks: a lead or an admin, or the request is refused."""
+    account = access.person(request)
+    if account is None:
         raise HTTPException(401, "Please log in.")
-    if who.role not in roles:
-        raise HTTPException(403, f"This page is for the roles {' and '.join(roles)}.")
-    return who
+    if account.role not in ("lead", "admin"):
+        raise HTTPException(403, "This page is for the roles lead and admin.")
+    return account
 
 
 def _done(path: str, what: str) -> RedirectResponse:
@@ -102,10 +105,16 @@ def _overview(router: APIRouter, desk: Desk, show: Show, lead: Who) -> None:
         agreement = report(given, questions=asked)
         agreement += rater_kappas(people, questions=asked)[:PAGE] if raters else []
         open_disputes = sum(not d.settled for d in disputes({c.pair.id: c for c in cases}, given))
+        rows, works = progress(cases, given, desk.overlap()), desk.works()
+        missing = needed(cases, given, desk.overlap())
+        spent = [w.judgement.seconds for w in works if w.judgement.seconds > 0]
         return show(
-            request, "lead_overview.html", who, progress=progress(cases, given, desk.overlap()), agreement=agreement,
-            annotators=annotators(desk.works()), remarks=list(desk.remarks())[:PAGE], raters=raters, open=open_disputes,
-            overlap=desk.overlap(),
+            request, "lead_overview.html", who, progress=rows, agreement=agreement, annotators=annotators(works),
+            remarks=list(desk.remarks())[:PAGE], raters=raters, open=open_disputes, overlap=desk.overlap(),
+            all=rows[-1] if rows else Progress(category="all", pairs=0, started=0, done=0, undecided=0), needed=missing,
+            work=duration(median(spent) * missing) if len(spent) >= LEAST else "", held=desk.held(),
+            alpha=next((a for a in agreement if a.measure == "alpha" and a.between.startswith("people")), None),
+            charts=charts(desk.times(), missing, given),
         )  # fmt: skip
 
 
@@ -127,7 +136,7 @@ def _pairs(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) ->
             raise HTTPException(404, "There is no such pair.")
         order = shown_order(case.pair, who.name)
         texts = [response_text(case.pair.response(i)) for i in order]
-        responses = [render_markdown(t) for t in texts]
+        responses = [(render_markdown(t), t) for t in texts]
         given = [j for j in desk.judgements() if j.pair_id == pair_id]
         return show(
             request, "lead_pair.html", who, case=case, order=order, responses=responses, changes=difference(*texts),
@@ -313,7 +322,7 @@ def _storable(j: Judgement) -> Judgement:
     return replace(j, by=storable(j.by), rationale=storable(j.rationale), problem=storable(j.problem))
 
 
-def _told(prompt: Conversation) -> list[tuple[str, Markup]]:
-    """(role, HTML) of each turn, with its reasoning and calls; the tools that may be called come first."""
-    tools = [("tools", plain_text(m.tools)) for m in prompt if m.tools]
-    return [*tools, *((m.role, render_markdown(message_text(m))) for m in prompt)]
+def _told(prompt: Conversation) -> list[tuple[str, Markup, str]]:
+    """(role, HTML, raw text) of each turn, with its reasoning and calls; the tools that may be called come first."""
+    tools = [("tools", plain_text(m.tools), m.tools) for m in prompt if m.tools]
+    return [*tools, *((m.role, render_markdown(text), text) for m in prompt for text in (message_text(m),))]

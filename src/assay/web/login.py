@@ -13,6 +13,7 @@ from assay.web.quality import annotators
 from assay.web.store import Store
 
 _WRONG = "Name and password (or token) do not belong together."
+_TOO_MANY = "Too many failed attempts; try again in a quarter of an hour."
 
 
 class CookieAccess(Access, Protocol):
@@ -55,7 +56,11 @@ def _in_and_out(router: APIRouter, site: _Site) -> None:
 
     @router.get("/login")
     def login_page(request: Request) -> Response:
-        return RedirectResponse("/", 303) if access.person(request) else site.page("login.html", request, problem="")
+        return (
+            RedirectResponse("/", 303)
+            if access.person(request)
+            else site.page("login.html", request, problem="", typed="")
+        )
 
     @router.post("/login")
     def log_in(
@@ -67,11 +72,9 @@ def _in_and_out(router: APIRouter, site: _Site) -> None:
         try:
             cookie = accounts.log_in(name.strip(), secret, address)
         except TooMany:
-            return site.page(
-                "login.html", request, 429, problem="Too many failed attempts; try again in a quarter of an hour."
-            )
+            return site.page("login.html", request, 429, problem=_TOO_MANY, typed=name)
         if cookie is None:
-            return site.page("login.html", request, 401, problem=_WRONG)
+            return site.page("login.html", request, 401, problem=_WRONG, typed=name)
         if before := access.person(request):
             accounts.log_out(request.cookies[access.cookie], before.name)
         return site.with_cookie(RedirectResponse("/", 303), cookie)
@@ -97,10 +100,8 @@ def _me(router: APIRouter, site: _Site, store: Store) -> None:
             raise HTTPException(401, "Please log in.")
         works = store.works(who.name)
         row = next(iter(annotators(works)), None)
-        judged, left = store.counts(who.name, store.settings())
-        return site.page(
-            "me.html", request, status, row=row, judged=judged, left=left, least=LEAST, problem=problem, done=done
-        )
+        pace = store.pace(who.name, store.settings())
+        return site.page("me.html", request, status, row=row, pace=pace, least=LEAST, problem=problem, done=done)
 
     @router.get("/me")
     def my_page(request: Request) -> HTMLResponse:

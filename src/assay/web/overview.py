@@ -5,8 +5,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
+from assay.charts import Line, chart
 from assay.curate.settle import settle
 from assay.records import Case, Judgement, Label
+from assay.statistics import clopper_pearson
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,50 @@ def progress(cases: Iterable[Case], judgements: Iterable[Judgement], overlap: in
             row["undecided"] += finished and settle(given, "web").chosen is None
     order = sorted(rows, key=lambda name: (name == "all", -rows[name]["pairs"], name))
     return [Progress(category=n, **{k: rows[n][k] for k in ("pairs", "started", "done", "undecided")}) for n in order]
+
+
+def needed(cases: Iterable[Case], judgements: Iterable[Judgement], overlap: int) -> int:
+    """How many answers of people are missing until every pair is done."""
+    people = _by_pair(j for j in judgements if j.kind in ("human", "lead"))
+    missing = 0
+    for case in cases:
+        given = people.get(case.pair.id, [])
+        if not any(j.kind == "lead" for j in given):
+            missing += max(0, overlap - len({j.by for j in given}))
+    return missing
+
+
+def charts(times: Sequence[float], missing: int, judgements: Iterable[Judgement]) -> list[Markup]:
+    """Answers over time against all that are needed, and how often two people said the same, as pairs came in (95% intervals
+    by Clopper and Pearson); [] before the second answer. `times` are in rising seconds."""
+    if len(times) < 2:
+        return []
+    unit, name = (60.0, "minutes") if times[-1] - times[0] < 7200 else (3600.0, "hours")
+    along = [(at - times[0]) / unit for at in times]
+    every = [(at, float(n)) for n, at in enumerate(along, 1)]
+    goal = [(at, float(len(times) + missing)) for at in (0.0, along[-1])]
+    answers = chart(
+        [Line(label="answers", values=every), Line(label="needed", values=goal, colour=6, dashed=True)],
+        "Answers of people", f"{name} since the first", zero=True,
+    )  # fmt: skip
+    said: dict[str, str] = {}
+    shares, bands, same = list[tuple[float, float]](), list[tuple[float, float]](), 0
+    for j in judgements:
+        if j.kind != "human":
+            continue
+        word = j.better or j.problem
+        if j.pair_id not in said:
+            said[j.pair_id] = word
+            continue
+        same += word == said[j.pair_id]
+        n = len(shares) + 1
+        shares.append((float(n), 100 * same / n))
+        low, high = clopper_pearson(same / n, n)
+        bands.append((100 * float(low), 100 * float(high)))
+    if not shares:
+        return [answers]
+    agreed = Line(label="same answer", values=shares, bands=bands, colour=2)
+    return [answers, chart([agreed], "Agreement with the first answer", "second answers", unit=" %")]
 
 
 def disputes(cases: Mapping[str, Case], judgements: Iterable[Judgement]) -> list[Dispute]:

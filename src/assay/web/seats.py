@@ -45,14 +45,24 @@ class Seat:
         return shown_order(case.pair, "web", name)
 
 
-def next_pair(connection: sa.Connection, name: str, settings: Settings, now: float) -> tuple[str | None, bool]:
-    """The pair that `name` should see next, and whether it is a trap."""
+def skipped_by(name: str) -> Any:
+    """Whether `name` skipped a pair and did not take that back."""
+    later = facts.alias()
+    again = sa.exists().where(
+        later.c.kind == "unskip", later.c.target == facts.c.target, later.c.by == name, later.c.seq > facts.c.seq
+    )
+    return sa.exists().where(facts.c.kind == "skip", facts.c.target == pairs.c.id, facts.c.by == name, ~again)
+
+
+def next_pair(
+    connection: sa.Connection, name: str, settings: Settings, now: float, ahead: int = 0
+) -> tuple[str | None, bool]:
+    """The pair that `name` should see next, and whether it is a trap; `ahead`: after so many more answers."""
     mine = sa.exists().where(seats.c.pair_id == pairs.c.id, seats.c.name == name)
-    skipped = sa.exists().where(facts.c.kind == "skip", facts.c.target == pairs.c.id, facts.c.by == name)
-    base = sa.select(pairs.c.id).where(~mine, ~skipped).order_by(pairs.c.place).limit(1)
+    base = sa.select(pairs.c.id).where(~mine, ~skipped_by(name)).order_by(pairs.c.place).limit(1)
     if settings.trap_every:
         count = sa.select(sa.func.count()).select_from(seats).where(seats.c.name == name, seats.c.judged)
-        done = connection.execute(count).scalar_one()
+        done = connection.execute(count).scalar_one() + ahead
         if done % settings.trap_every == settings.trap_every - 1:
             trap = connection.execute(base.where(pairs.c.truth.is_not(None))).scalar()
             if trap is not None:
@@ -102,6 +112,25 @@ def sit_again(
         return False
     own = (seats.c.pair_id == pair_id, seats.c.name == name)
     connection.execute(seats.update().where(*own).values(submission=submission))
+    return True
+
+
+def remarked(connection: sa.Connection, kind: str, pair_id: str, name: str) -> bool:
+    """Whether `name` flagged (or skipped) a pair and did not take that back."""
+    own = (facts.c.kind.in_((kind, f"un{kind}")), facts.c.target == pair_id, facts.c.by == name)
+    last = sa.select(facts.c.kind).where(*own).order_by(facts.c.seq.desc()).limit(1)
+    return connection.execute(last).scalar() == kind
+
+
+def unskip(connection: sa.Connection, pair_id: str, name: str, settings: Settings, now: float) -> bool:
+    """Give a skipped pair back, in place of the seat that `name` has now; False where somebody else took it."""
+    held = connection.execute(sa.select(seats).where(seats.c.name == name, ~seats.c.judged)).all()
+    if not sit(connection, pair_id, name, settings, now, _is_trap(connection, pair_id)):
+        return False
+    for row in held:
+        lapse(connection, row, now)
+        connection.execute(seats.delete().where(seats.c.submission == row.submission))
+    note(connection, "unskip", pair_id, name, now, {})
     return True
 
 

@@ -18,10 +18,22 @@ from assay.curate.attributes import conversation_text, response_text
 from assay.records import Attributes, Case, Judgement
 from assay.tables import build, plain
 from assay.web.facts import Fact, note
+from assay.web.pace import Pace, pace
 from assay.web.quality import Work
 from assay.web.queue import places
 from assay.web.schema import Database, as_body, facts, judgements, pairs, seats, storable
-from assay.web.seats import Seat, case_in, close_full, lapse, next_pair, seat_of, sit, sit_again
+from assay.web.seats import (
+    Seat,
+    case_in,
+    close_full,
+    lapse,
+    next_pair,
+    remarked,
+    seat_of,
+    sit,
+    sit_again,
+    unskip,
+)
 from assay.web.settings import Settings
 
 Clock = Callable[[], float]
@@ -123,6 +135,14 @@ class Store:
                 return None
             return seat_of(connection, pair_id, name)
 
+    def ahead(self, name: str, settings: Settings) -> Case | None:
+        """The pair that `name` would see after the one at which they sit; nobody's seat changes."""
+        with self.database.read() as connection:
+            pair_id, _ = next_pair(connection, name, settings, self.clock(), ahead=1)
+            return None if pair_id is None else case_in(
+                connection.execute(sa.select(pairs.c.body).where(pairs.c.id == pair_id)).scalar_one()
+            )  # fmt: skip
+
     def draft(self, submission: str, name: str, values: Mapping[str, str]) -> None:
         """Keep what was typed so far; a seat that is gone or judged keeps nothing."""
         with self.database.write() as connection:
@@ -138,10 +158,25 @@ class Store:
                 raise Refused("This pair is no longer yours.")
             again = sa.select(facts.c.body).where(facts.c.kind == kind, facts.c.target == pair_id, facts.c.by == name)
             last = connection.execute(again.order_by(facts.c.seq.desc()).limit(1)).scalar()
-            if last is None or json.loads(last)["text"] != text or kind == "skip":
+            stands = last is not None and remarked(connection, kind, pair_id, name)
+            if not stands or json.loads(last)["text"] != text or kind == "skip":
                 note(connection, kind, pair_id, name, self.clock(), {"text": text})
             if kind == "skip":
                 connection.execute(seats.delete().where(*own))
+
+    def unleave(self, pair_id: str, name: str, kind: str, settings: Settings) -> None:
+        """Take back a skip (the pair is theirs again) or a flag. Raises Refused where there is none, or the pair is gone."""
+        with self.database.write() as connection:
+            if not remarked(connection, kind, pair_id, name):
+                raise Refused(f"There is no {kind} of yours to take back.")
+            if kind == "flag":
+                note(connection, "unflag", pair_id, name, self.clock(), {})
+            elif not unskip(connection, pair_id, name, settings, self.clock()):
+                raise Refused("Somebody else has that pair by now; it stays skipped.")
+
+    def flagged(self, pair_id: str, name: str) -> bool:
+        with self.database.read() as connection:
+            return remarked(connection, "flag", pair_id, name)
 
     # -- judgements -----------------------------------------------------------------------------------------------
 
@@ -291,12 +326,10 @@ class Store:
                               right=row.truth))  # fmt: skip
         return found
 
-    def counts(self, name: str, settings: Settings) -> tuple[int, int]:
-        """How many answers of `name` stand, and how many open pairs the queue still has for anybody."""
+    def pace(self, name: str, settings: Settings) -> Pace:
+        """How far `name` is, and how fast."""
         with self.database.read() as connection:
-            own = sa.select(sa.func.count()).select_from(seats).where(seats.c.name == name, seats.c.judged)
-            left = sa.select(sa.func.count()).select_from(pairs).where(pairs.c.open, pairs.c.truth.is_(None))
-            return connection.execute(own).scalar_one(), connection.execute(left).scalar_one()
+            return pace(connection, name, settings)
 
     # -- facts ----------------------------------------------------------------------------------------------------
 

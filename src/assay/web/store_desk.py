@@ -1,16 +1,18 @@
 """The lead's page on the store: see `desk.Desk` for what each of these is."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from assay.records import Case, Judgement
 from assay.web.accounts import Accounts
-from assay.web.desk import Account, Event, Remark, Role, Setting
+from assay.web.desk import Account, Event, Held, Remark, Role, Setting
 from assay.web.facts import Fact
+from assay.web.pace import held, times
 from assay.web.quality import Work
 from assay.web.settings import Settings, describe
 from assay.web.store import Store
 
-_LOGGED = ("audit", "setting", "login-failed", "withdrawal", "skip", "flag", "attributes")
+_LOGGED = ("audit", "setting", "login-failed", "withdrawal", "skip", "flag", "unskip", "unflag", "attributes")
 
 
 class StoreDesk:
@@ -31,15 +33,28 @@ class StoreDesk:
     def works(self) -> Sequence[Work]:
         return self._store.works()
 
+    def times(self) -> Sequence[float]:
+        with self._store.database.read() as connection:
+            return times(connection)
+
+    def held(self) -> Sequence[Held]:
+        now = self._store.clock()
+        with self._store.database.read() as connection:
+            open_now = held(connection, now)
+        return [Held(name=n, pair_id=i, minutes=max(1, round((until - now) / 60))) for n, i, until in open_now]
+
     def overlap(self) -> int:
         return self._store.settings().overlap
 
     def remarks(self) -> Sequence[Remark]:
-        found = self._store.facts("flag", "skip")
-        return [
-            Remark(pair_id=f.target, by=f.by, kind="flag" if f.kind == "flag" else "skip", text=f.body["text"], at=f.at)
-            for f in found
-        ]
+        back, found = set[tuple[str, str, str]](), list[Remark]()
+        for f in self._store.facts("flag", "skip", "unflag", "unskip"):  # newest first
+            if f.kind.startswith("un"):
+                back.add((f.kind, f.target, f.by))
+            elif (f"un{f.kind}", f.target, f.by) not in back:
+                kind: Literal["flag", "skip"] = "flag" if f.kind == "flag" else "skip"
+                found.append(Remark(pair_id=f.target, by=f.by, kind=kind, text=f.body["text"], at=f.at))
+        return found
 
     def adjudicate(self, judgement: Judgement) -> None:
         self._store.adjudicate(judgement)
@@ -87,6 +102,7 @@ def _event(fact: Fact) -> Event:
         action, detail = fact.body["action"], fact.body.get("detail", "")
     else:
         words = {"setting": "setting changed", "login-failed": "log-in failed", "withdrawal": "answer withdrawn",
-                 "skip": "skipped", "flag": "flagged", "attributes": "attributes edited"}  # fmt: skip
+                 "skip": "skipped", "flag": "flagged", "attributes": "attributes edited",
+                 "unskip": "skip taken back", "unflag": "flag taken back"}  # fmt: skip
         action, detail = words[fact.kind], str(fact.body.get("value", fact.body.get("text", "")))
     return Event(at=fact.at, by=fact.by, action=action, target=fact.target, detail=detail)

@@ -5,15 +5,15 @@ the button says, then shows the page anew. So nothing is lost by opening a tool,
 works without its script, which adds keys, saving while one types, and the time that the page was really looked at.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Request
-from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 from jinja2 import Environment
 
 from assay.curate.annotate import protocol_for
@@ -56,6 +56,18 @@ REASON = 10
 """Characters of a reason, where one is asked for."""
 _TYPED = ("reason", "code", "question", "note")
 _LONGEST = 65_536
+DID: Mapping[str, str] = {
+    "1 much": "Saved: response 1 is much better.", "1": "Saved: response 1 is better.",
+    "1 slightly": "Saved: response 1 is slightly better.", "2 slightly": "Saved: response 2 is slightly better.",
+    "2": "Saved: response 2 is better.", "2 much": "Saved: response 2 is much better.", "tie": "Saved: equally good.",
+    "cannot decide": "Saved: cannot decide, the pair is set aside.", "skip": "Skipped: back into the queue, for others.",
+    "flag": "Flagged to the lead. The pair still waits for your answer.", "undo": "Taken back: here is the pair again.",
+    "unskip": "Taken back: the skipped pair is here again.", "unflag": "Taken back: your flag is gone.",
+    "attributes": "Your attributes are kept.",
+}  # fmt: skip
+"""What the page says after each action; an address cannot make it say anything else."""
+_UNDO = {"skip": "unskip", "flag": "unflag"}
+_html = lru_cache(maxsize=256)(render_markdown)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +82,23 @@ class Sent:
     typed: dict[str, str]
     attributes: dict[str, str]
     tool: str
+    last: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Next:
+    """What the page says after an action: what was done (`DID`), to which pair that one has left, where on the page to go
+    on, and whether a reason is missing."""
+
+    did: str = ""
+    last: str = ""
+    at: str = ""
+    need: str = ""
+
+    @property
+    def address(self) -> str:
+        said = urlencode({k: v for k in ("did", "last", "need") if (v := getattr(self, k))})
+        return f"/task{'?' if said else ''}{said}{'#' if self.at else ''}{self.at}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,23 +126,37 @@ def make_router(
             raise HTTPException(401, "Please log in.")
         return who
 
-    def page(request: Request, who: Account, status: int = 200, problem: str = "") -> HTMLResponse:
+    def page(request: Request, who: Account, after: Next, status: int = 200, problem: str = "") -> HTMLResponse:
         settings = store.settings()
         seat = store.take(who.name, settings)
-        judged, left = store.counts(who.name, settings)
-        common = {"who": who, "csrf": access.csrf(request), "judged": judged, "left": left, "problem": problem}
+        if after.need == "reason":
+            asked = "" if settings.reason == "always" else ": a machine was asked about this pair"
+            problem = f"Say in a few words of your own why{asked}. At least {REASON} characters."
+        common = {
+            "who": who, "csrf": access.csrf(request), "pace": store.pace(who.name, settings), "problem": problem,
+            "did": DID.get(after.did, ""), "undo": _UNDO.get(after.did, "undo"), "last": after.last,
+        }  # fmt: skip
+        headers = {"x-assay-at": after.at} if after.at else None
         if seat is None:
             held = held_by_others(store, who.name)
-            return HTMLResponse(pages.get_template("done.html").render(**common, held=held), status)
+            return HTMLResponse(pages.get_template("done.html").render(**common, held=held), status, headers)
         shown = _shown(store, seat, settings, chat is not None)
-        return HTMLResponse(pages.get_template("task.html").render(**common, **shown), status)
+        return HTMLResponse(pages.get_template("task.html").render(**common, **shown), status, headers)
 
     @router.get("/task")
-    def task(request: Request, who: Annotated[Account, Depends(person)], need: str = "") -> HTMLResponse:
-        asked = (
-            f"Say in a few words of your own why: a machine was asked about this pair. At least {REASON} characters."
-        )
-        return page(request, who, problem=asked if need == "reason" else "")
+    def task(
+        request: Request, who: Annotated[Account, Depends(person)], need: str = "", did: str = "", last: Id = ""
+    ) -> HTMLResponse:
+        return page(request, who, Next(did=did, last=last, need=need))
+
+    @router.get("/task/ahead")
+    def ahead(who: Annotated[Account, Depends(person)]) -> JSONResponse:
+        """Render the pair that comes next, so that it is there when it is asked for; returns the pictures it will show."""
+        case = store.ahead(who.name, store.settings())
+        turns = [*case.pair.prompt, *(m for r in case.pair.responses for m in r.messages)] if case is not None else []
+        for message in turns:
+            _message(message)
+        return JSONResponse({"images": [f"/images/{i}" for m in turns for i in m.images]})
 
     @router.post("/task")
     def act(
@@ -125,12 +168,13 @@ def make_router(
         if sent.submission:
             store.draft(sent.submission, who.name, sent.typed)
         try:
-            where = _act(store, chat, who, sent)
+            after = _act(store, chat, who, sent)
         except Refused as refused:
-            return page(request, who, 409, f"{refused} {sent.typed['reason']}".strip())
-        if request.headers.get("x-assay") == "quiet":
+            return page(request, who, Next(), 409, f"{refused} {sent.typed['reason']}".strip())
+        how = request.headers.get("x-assay")
+        if how == "quiet":
             return Response(status_code=204)
-        return RedirectResponse(where, 303)
+        return page(request, who, after) if how == "page" else RedirectResponse(after.address, 303)
 
     @router.get("/images/{name}")
     def image(name: str, who: Annotated[Account, Depends(person)]) -> FileResponse:
@@ -150,7 +194,7 @@ def _sent(
     note: Annotated[str, Form(max_length=2_000)] = "", tool: Annotated[str, Form(max_length=20)] = "",
     category: Annotated[str, Form(max_length=100)] = "", objectivity: Annotated[str, Form(max_length=100)] = "",
     controversiality: Annotated[str, Form(max_length=100)] = "", desired: Annotated[str, Form(max_length=5_000)] = "",
-    guideline: Annotated[str, Form(max_length=5_000)] = "",
+    guideline: Annotated[str, Form(max_length=5_000)] = "", last: Annotated[Id, Form()] = "",
 ) -> Sent:  # fmt: skip
     try:
         looked = float(seconds or -1)
@@ -158,24 +202,28 @@ def _sent(
         looked = -1.0
     return Sent(
         submission=submission, pair_id=pair_id, answer=answer, do=do, seconds=looked if 0 <= looked < 1e6 else -1.0,
-        tool=tool, typed={"reason": reason, "code": code, "question": question, "note": note},
+        tool=tool, last=last, typed={"reason": reason, "code": code, "question": question, "note": note},
         attributes={"category": category, "objectivity": objectivity, "controversiality": controversiality,
                     "desired": desired, "guideline": guideline},
     )  # fmt: skip
 
 
-def _act(store: Store, chat: Chat | None, who: Account, sent: Sent) -> str:
-    """Do what the button said, and return the address to go on at."""
+def _act(store: Store, chat: Chat | None, who: Account, sent: Sent) -> Next:
+    """Do what the button said."""
     settings = store.settings()
     if sent.do == "undo":
         if not store.undo(who.name, settings, sent.submission):
             raise Refused("There is no answer of yours to take back.")
-        return "/task"
+        return Next(did="undo")
     if sent.answer:
         return _answer(store, settings, who, sent)
     if sent.do in ("skip", "flag"):
         store.leave(sent.submission, who.name, sent.do, sent.typed["note"])
-        return "/task"
+        return Next(did=sent.do, last=sent.pair_id)
+    if sent.do in ("unskip", "unflag"):
+        pair_id = sent.last if sent.do == "unskip" else sent.pair_id
+        store.unleave(pair_id, who.name, sent.do.removeprefix("un"), settings)
+        return Next(did=sent.do)
     seat = store.take(who.name, settings)
     if seat is None or seat.submission != sent.submission:
         raise Refused(LEFT_BEHIND)
@@ -185,10 +233,10 @@ def _act(store: Store, chat: Chat | None, who: Account, sent: Sent) -> str:
         return _use(store, chat, settings, who, seat, sent)
     if sent.do not in ("", "draft"):
         raise HTTPException(422, "There is no such button.")
-    return "/task"
+    return Next()
 
 
-def _answer(store: Store, settings: Settings, who: Account, sent: Sent) -> str:
+def _answer(store: Store, settings: Settings, who: Account, sent: Sent) -> Next:
     if sent.answer not in ANSWERS:
         raise HTTPException(422, "There is no such answer.")
     case = store.case(sent.pair_id)
@@ -204,22 +252,22 @@ def _answer(store: Store, settings: Settings, who: Account, sent: Sent) -> str:
     reason = sent.typed["reason"].strip()
     wanted = settings.reason == "always" or (settings.reason != "never" and bool(MACHINES & set(tools)))
     if wanted and side is not None and len(reason) < REASON:
-        return "/task?need=reason"
+        return Next(need="reason")
     shown = Seat.order(case, who.name)
     elapsed = max(0.0, store.clock() - seat.opened) if seat is not None and current else settings.lease_s
     seconds = min(sent.seconds, elapsed) if sent.seconds >= 0 else elapsed
     work = Work(
         judgement=Judgement(
             pair_id=sent.pair_id, better=None if side is None else shown[side], by=who.name, kind="human", shown=shown,
-            problem=problem, rationale=reason, seconds=round(seconds, 1),
+            problem=problem, rationale=reason, seconds=round(seconds, 1), strength=float(strength),
         ),
         words=seat.words if seat is not None and current else 0, panels=tools, hint=_hint(verdicts) if seen else None,
     )  # fmt: skip
     store.submit(sent.submission, sent.pair_id, who.name, work, strength, settings)
-    return "/task"
+    return Next(did=sent.answer)
 
 
-def _edit(store: Store, who: Account, seat: Seat, fields: Mapping[str, str]) -> str:
+def _edit(store: Store, who: Account, seat: Seat, fields: Mapping[str, str]) -> Next:
     """Keep a person's own attributes of a pair beside the machine's."""
     allowed = {"category": CATEGORIES, "objectivity": OBJECTIVITY, "controversiality": CONTROVERSIALITY}
     wrong = [name for name, values in allowed.items() if fields[name] not in values]
@@ -232,10 +280,10 @@ def _edit(store: Store, who: Account, seat: Seat, fields: Mapping[str, str]) -> 
         by=f"human:{who.name}",
     )  # fmt: skip
     store.note("attributes", edited.pair_id, who.name, plain(edited))
-    return "/task#about"
+    return Next(did="attributes", at="about")
 
 
-def _use(store: Store, chat: Chat | None, settings: Settings, who: Account, seat: Seat, sent: Sent) -> str:
+def _use(store: Store, chat: Chat | None, settings: Settings, who: Account, seat: Seat, sent: Sent) -> Next:
     """Use a tool, and record it with what it was asked and what it said."""
     tool, pair_id = (sent.tool if sent.do == "opened" else sent.do), seat.case.pair.id
     found: dict[str, Any] = {}
@@ -251,11 +299,11 @@ def _use(store: Store, chat: Chat | None, settings: Settings, who: Account, seat
         if settings.assistant != "yes" or chat is None:
             raise HTTPException(403, "There is no assistant in this project.")
         if not sent.typed["question"].strip():
-            return "/task#assistant"
+            return Next(at="assistant")
         found = _ask(chat, seat, _panel(store, pair_id, who.name), sent.typed["question"].strip())
         store.draft(sent.submission, who.name, {**sent.typed, "question": ""})
     store.note("use", pair_id, who.name, {"tool": tool, **found})
-    return f"/task#{tool}"
+    return Next(at=tool)
 
 
 def _ask(chat: Chat, seat: Seat, panel: Panel, question: str) -> dict[str, Any]:
@@ -302,7 +350,9 @@ def _shown(store: Store, seat: Seat, settings: Settings, has_chat: bool) -> dict
     topic = last_user_text(case.pair.prompt)[:300].encode("utf-8", "replace").decode()
     return {
         "seat": seat, "about": about, "edited": own is not None, "categories": CATEGORIES, "objectivities": OBJECTIVITY,
-        "controversialities": CONTROVERSIALITY, "protocol": render_markdown(protocol_for(about, tools=True)),
+        "controversialities": CONTROVERSIALITY, "protocol": _html(protocol_for(about, tools=True)),
+        "guessed": about.by == "rules", "flagged": store.flagged(case.pair.id, seat.name),
+        "asked": settings.reason == "always",
         "prompt": [_message(m) for m in case.pair.prompt],
         "responses": [[_message(m) for m in case.pair.response(i).messages] for i in order],
         "verdicts": [seat.verdicts.get(i, []) for i in order] if sees else None,
@@ -312,7 +362,7 @@ def _shown(store: Store, seat: Seat, settings: Settings, has_chat: bool) -> dict
         "assistant": panel.of("assistant") if settings.assistant == "yes" and has_chat else None,
         "search": SEARCH[settings.search] + quote(topic) if settings.search in SEARCH else "",
         "search_name": settings.search, "draft": {**dict.fromkeys(_TYPED, ""), **seat.draft}, "reveal": reveal,
-        "plain": plain_text, "markdown": render_markdown, "left_s": max(0, int(seat.expires - time.time())),
+        "plain": plain_text, "markdown": render_markdown,
     }  # fmt: skip
 
 
@@ -320,6 +370,7 @@ def _message(message: Message) -> dict[str, Any]:
     """What the page shows of a turn: its text as Markdown; the tools, reasoning and calls with it as they are."""
     tools = [("tools", message.tools)] if message.tools else []
     return {
-        "role": message.role, "html": render_markdown(message.content) if message.content else "", "images": message.images,
+        "role": message.role, "html": _html(message.content) if message.content else "", "images": message.images,
+        "raw": reveal(message.content),
         "beside": [(name, plain_text(text)) for name, text in (*tools, *said_beside(message))],
     }  # fmt: skip

@@ -272,6 +272,34 @@ def _brackets(parser: MarkdownIt) -> None:
     parser.block.ruler.before("fence", "math_brackets", block, {"alt": ["paragraph", "blockquote", "list"]})
 
 
+_RUN = re.compile(r"\*+")
+
+
+def _products(parser: MarkdownIt) -> None:
+    """Asterisks without space between two operands are a product or a power, not emphasis: `9*sqrt(2) - 3*sqrt(2)`.
+
+    CommonMark would take the pair away and set half a formula in italics. In Chinese and Japanese, which have no spaces,
+    emphasis stands between letters: there they mean what they do elsewhere.
+    """
+
+    def product(state: Any, silent: bool) -> bool:
+        run = _RUN.match(state.src, state.pos)
+        if not run or not _operand(state.src[state.pos - 1 : state.pos], ")]}"):
+            return False
+        if not _operand(state.src[run.end() : run.end() + 1], "([{"):
+            return False
+        if not silent:
+            state.pending += run.group()
+        state.pos = run.end()
+        return True
+
+    parser.inline.ruler.before("emphasis", "product", product)
+
+
+def _operand(character: str, brackets: str) -> bool:
+    return bool(character) and (character in brackets or (character.isalnum() and character < "\u2e80"))
+
+
 def _line(state: Any, number: int) -> str:
     return str(state.src[state.bMarks[number] + state.tShift[number] : state.eMarks[number]])
 
@@ -285,6 +313,7 @@ def _parser() -> MarkdownIt:
     for rule in ("math_inline", "math_inline_double", "math_block", "amsmath"):  # the plugins set their own
         renderer.rules[rule] = getattr(renderer, rule)
     parser.use(_brackets)
+    parser.use(_products)
     parser.validateLink = lambda url: bool(_LINK.match(url.strip()))  # type: ignore[method-assign]
     return parser
 

@@ -1,5 +1,6 @@
 "use strict";
-// What the page adds where scripts run: keys, saving while one types, the time that was looked, dark or light. All of it is optional.
+// What the page adds where scripts run: keys, saving while one types, the time that was looked, the next page in one round trip,
+// dark or light. All of it is optional: without scripts the same forms are sent, and the same pages come.
 (() => {
   const root = document.documentElement;
   const kept = (name, value) => {
@@ -20,36 +21,59 @@
       root.dataset.theme = kept("assay-theme", dark ? "light" : "dark");
     });
     keys();
-    const form = document.getElementById("task");
-    if (form) task(form);
+    begin();
   });
+
+  // -- one page: at the first load, and whenever the next one takes its place ------------------------------------------
+
+  let turn = null;   // what ends with the page that is shown: timers, and listeners outside it
+
+  function begin() {
+    turn?.abort();
+    turn = new AbortController();
+    kept_boxes();
+    const help = document.getElementById("help");
+    if (help) fill(help);
+    const form = document.getElementById("task") || document.getElementById("done");
+    if (form) sends(form);
+    if (form && form.id === "task") task(form);
+    root.dataset.turn = String(Number(root.dataset.turn || 0) + 1);
+  }
+
+  function kept_boxes() {
+    const mark = () => document.body.classList.toggle("keys", kept("assay-keys") !== "off");
+    mark();
+    for (const [id, name, on] of [["keys-on", "assay-keys", kept("assay-keys") !== "off"], ["raw", "assay-raw", kept("assay-raw") === "on"]]) {
+      const box = document.getElementById(id);
+      if (!box) continue;
+      box.checked = on;
+      box.addEventListener("change", () => { kept(name, box.checked ? "on" : "off"); mark(); });
+    }
+    const fold = document.querySelector(".fold");
+    if (fold && matchMedia("(max-width: 44rem)").matches) {
+      fold.open = kept("assay-fold") !== "closed" || document.getElementById("problem") !== null;
+      fold.addEventListener("toggle", (event) => { if (event.target === fold) kept("assay-fold", fold.open ? "open" : "closed"); });
+    }
+  }
+
+  // -- keys --------------------------------------------------------------------------------------------------------------
 
   function typing(target) {
     return target.closest("textarea, select, input:not([type=checkbox], [type=radio], [type=submit]), [contenteditable]") !== null;
   }
 
   function keys() {
-    const help = document.getElementById("help");
-    const on = document.getElementById("keys-on");
-    if (on) {
-      on.checked = kept("assay-keys") !== "off";
-      on.addEventListener("change", () => { kept("assay-keys", on.checked ? "on" : "off"); mark(); });
-    }
-    const active = () => kept("assay-keys") !== "off";
-    const mark = () => document.body.classList.toggle("keys", active());
-    mark();
-    if (help) fill(help);
     document.addEventListener("keydown", (event) => {
+      const help = document.getElementById("help");
       if (event.key === "Escape" && typing(event.target)) { event.target.blur(); return; }
       if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || event.repeat) return;
       if (typing(event.target) || (help && help.open)) return;
-      if (!active() && event.key !== "?") return;
+      if (kept("assay-keys") === "off" && event.key !== "?") return;
       if (event.key === "m") { document.getElementById("theme").click(); return; }
       const target = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
       if (!target) return;
       event.preventDefault();
-      if (target.matches("textarea")) target.focus();
-      else if (target.matches("summary")) {
+      if (target.matches("summary")) {
         target.parentElement.open = !target.parentElement.open;
         const field = target.parentElement.querySelector("textarea, select");
         if (target.parentElement.open) (field || target).focus();
@@ -65,7 +89,7 @@
       row.insertCell().textContent = text;
     };
     for (const item of document.querySelectorAll("[data-key]")) {
-      const label = item.matches("textarea") ? `${item.labels[0].textContent}: write` : item.textContent;
+      const label = item.labels && item.labels.length ? item.labels[0].textContent : item.textContent;
       add(item.dataset.key, label.trim().replace(/\s+/g, " "));
     }
     add("m", "Dark or light");
@@ -74,6 +98,54 @@
     button.addEventListener("click", () => help.showModal());
     document.getElementById("help-close").addEventListener("click", () => help.close());
   }
+
+  // -- sending -----------------------------------------------------------------------------------------------------------
+
+  let sending = false;
+
+  function sends(form) {
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (!sending) act(form, event.submitter);   // a second press before the next page is there is none
+    });
+  }
+
+  async function act(form, button) {
+    sending = true;
+    form.setAttribute("aria-busy", "true");
+    try {
+      const body = new URLSearchParams(new FormData(form, button));
+      const response = await fetch("/task", { method: "POST", body, headers: { "x-assay": "page" } });
+      const page = new DOMParser().parseFromString(await response.text(), "text/html");
+      if (response.redirected) location.assign(response.url);   // to the log-in
+      else if (page.getElementById("main") && (response.ok || response.status === 409)) show(page, response.headers.get("x-assay-at"));
+      else tell(page.querySelector(".problem")?.textContent || page.body.textContent);
+    } catch {
+      tell("Not saved: is the server there? What you typed is still here; try again.");
+    } finally {
+      sending = false;
+      form.removeAttribute("aria-busy");
+    }
+  }
+
+  function show(page, at) {
+    document.title = page.title;
+    document.getElementById("main").replaceChildren(...page.getElementById("main").childNodes);
+    begin();
+    const there = at && document.getElementById(at);
+    if (there) there.scrollIntoView({ block: "nearest" });
+    else scrollTo({ top: 0, behavior: "instant" });
+    document.getElementById("live").textContent = (document.getElementById("problem") || document.getElementById("did"))?.textContent || "";
+  }
+
+  function tell(text) {
+    const saved = document.getElementById("saved") || document.getElementById("live");
+    saved.textContent = text;
+    const did = document.getElementById("did");
+    if (did) did.textContent = text;
+  }
+
+  // -- a pair ------------------------------------------------------------------------------------------------------------
 
   function task(form) {
     // Seconds in which the page was visible; reloads of the same pair go on from where they were.
@@ -87,8 +159,8 @@
       sessionStorage.setItem(name, String(seconds));
       form.elements.seconds.value = seconds.toFixed(1);
     };
-    setInterval(tick, 1000);
-    form.addEventListener("submit", tick);
+    const clock = setInterval(tick, 1000);
+    form.addEventListener("submit", tick, { capture: true });
 
     const saved = document.getElementById("saved");
     const send = (more) => {
@@ -97,8 +169,8 @@
       return fetch("/task", { method: "POST", body: new URLSearchParams(body), headers: { "x-assay": "quiet" }, keepalive: true });
     };
     let timer = 0;
-    let sending = false;
-    form.addEventListener("input", () => {
+    form.addEventListener("input", (event) => {
+      if (!event.target.name) return;
       clearTimeout(timer);
       timer = setTimeout(async () => {
         if (sending) return;
@@ -106,13 +178,8 @@
         saved.textContent = done && done.ok ? "Saved." : "Not saved: is the server there? What you typed is still here.";
       }, 800);
     });
-    let sent = false;
-    form.addEventListener("submit", (event) => {
-      if (sent) event.preventDefault();   // a second press before the next page is there
-      sent = sending = true;
-      clearTimeout(timer);
-    });
-    addEventListener("pageshow", () => { sent = sending = false; });
+    form.addEventListener("submit", () => clearTimeout(timer));
+    turn.signal.addEventListener("abort", () => { clearInterval(clock); clearTimeout(timer); });
     for (const item of form.querySelectorAll("details[data-tool]")) {
       item.addEventListener("toggle", () => { if (item.open) send({ do: "opened", tool: item.dataset.tool }); }, { once: true });
     }
@@ -120,5 +187,12 @@
       item.addEventListener("click", () => send({ do: "opened", tool: item.dataset.tool }));
     }
     if (document.getElementById("problem")) form.elements.reason.focus();
+    const ahead = setTimeout(async () => {
+      try {
+        const next = await (await fetch("/task/ahead")).json();
+        for (const address of next.images) new Image().src = address;
+      } catch { /* then the next page takes a little longer */ }
+    }, 250);
+    turn.signal.addEventListener("abort", () => clearTimeout(ahead));
   }
 })();
