@@ -21,7 +21,8 @@ _RUN = re.compile(
     r"\b(?:(?P<minus>minus|negative)\s+)?"
     r"(?P<run>(?:an?\s+(?=(?:hundred|thousand|million|billion|dozen|half|third|quarter)\b))?"
     rf"(?:{_SMALL}|{'|'.join(_POWERS)}|dozen|half|third|quarter)"
-    rf"(?:(?:[\s-]+(?:and\s+(?:an?\s+)?)?|\s+point\s+|(?<=thousand),\s+|(?<=million),\s+|(?<=billion),\s+)(?:{_SMALL}|{'|'.join(_POWERS)}|{'|'.join(_PARTS)}|dozen))*)\b",
+    rf"(?:(?:[\s-]+(?:and\s+(?:an?\s+)?)?|\s+point\s+|(?<=thousand),\s+|(?<=million),\s+"
+    rf"|(?<=billion),\s+)(?:{_SMALL}|{'|'.join(_POWERS)}|{'|'.join(_PARTS)}|dozen))*)\b",
     re.I,
 )
 _BESIDE = re.compile(rf"(?<=\()(?:{_WORDS_RUN})(?=\))|^\s*(?:{_WORDS_RUN})(?=\s*\()", re.I)
@@ -117,6 +118,27 @@ def _chinese(match: re.Match[str]) -> str:
     return match[0][:start] + (str(found) if found.denominator == 1 else str(float(found)))
 
 
+_CHINESE_WORDS = (("至少", " at least "), ("至多", " at most "), ("不是", " not "), ("大约", " about "), ("约", " about "),
+                  ("或", " or "), ("到", " to "), ("至", " to "), ("和", " and "))  # fmt: skip
+_CHINESE_UNITS = {
+    "千米": "km", "公里": "km", "厘米": "cm", "毫米": "mm", "分米": "dm",
+    "米": "m", "千克": "kg", "公斤": "kg", "毫克": "mg", "克": "g",
+    "毫升": "ml", "升": "l", "小时": "hours", "分钟": "minutes", "秒": "seconds", "天": "days", "角": "jiao", "元": "yuan",
+}  # fmt: skip
+_CHINESE_UNIT = re.compile(rf"(?<=\d)\s*(平方|立方)?({'|'.join(_CHINESE_UNITS)})(?!度)")
+_CHINESE_POWERS = {"平方": "square", "立方": "cubic"}
+
+
+def in_latin(text: str) -> str:
+    """Chinese beside digits set apart, its connecting words in English."""
+    if text.isascii():
+        return text
+    text = _CHINESE_UNIT.sub(lambda m: f" {_CHINESE_POWERS.get(m[1] or '', '')} {_CHINESE_UNITS[m[2]]} ", text)
+    for word, english in _CHINESE_WORDS:
+        text = text.replace(word, english)
+    return re.sub(r"(?<=[\u3400-\u9fff])(?=[\d-])|(?<=\d)(?=[\u3400-\u9fff])", " ", text)
+
+
 def _value(said: str) -> str | None:
     """A run of number words as digits or a fraction, None for one that is no number ("two three")."""
     if " point " in said:
@@ -200,8 +222,10 @@ _MEASURES: dict[str, tuple[tuple[str, str], ...]] = {
     "energy": (("j joule", "1"), ("cal calorie", "523/125"), ("kcal", "4184")),
     "force": (("n newton", "1"),), "work": (("wh", "1"), ("kwh", "1000")),
     "pressure": (("pa pascal", "1"), ("atm", "101325")), "substance": (("mol mole", "1"),),
-    "charge": (("coulomb", "1"),), "resistance": (("ohm Ω", "1"),), "temperature": (("kelvin k", "1"),), "astronomic": (("au", "1"),),
-    "loudness": (("db", "1"),), "psi": (("psi", "1"),), "horses": (("hp", "1"),), "turns": (("rpm", "1"),), "bars": (("bar", "1"),),
+    "charge": (("coulomb", "1"),), "resistance": (("ohm Ω", "1"),), "temperature": (("kelvin k", "1"),),
+    "astronomic": (("au", "1"),),
+    "loudness": (("db", "1"),), "psi": (("psi", "1"),), "horses": (("hp", "1"),), "turns": (("rpm", "1"),),
+    "bars": (("bar", "1"),),
     "electronvolts": (("ev", "1"),),
     "power": (("w watt", "1"), ("kw", "1000")), "voltage": (("v volt", "1"),), "current": (("ampere amp a", "1"),),
     "frequency": (("hz hertz", "1"), ("khz", "1000"), ("mhz", "1000000")),
@@ -214,8 +238,8 @@ _UNITS = {
     for names, size in sizes
     for name in names.split(" ")
 }
-_PREFIXES = {"n": "1e-9", "u": "1e-6", "µ": "1e-6", "μ": "1e-6", "m": "1e-3", "c": "1e-2", "d": "1e-1", "k": "1e3", "M": "1e6",
-             "G": "1e9", "T": "1e12"}  # fmt: skip
+_PREFIXES = {"n": "1e-9", "u": "1e-6", "µ": "1e-6", "μ": "1e-6", "m": "1e-3", "c": "1e-2", "d": "1e-1", "k": "1e3",
+             "M": "1e6", "G": "1e9", "T": "1e12"}  # fmt: skip
 _BASES = {
     base: _UNITS[name]
     for base, name in (("m", "m"), ("g", "g"), ("s", "s"), ("J", "j"), ("N", "n"), ("W", "w"), ("V", "v"), ("A", "amp"),
