@@ -174,7 +174,7 @@ def _plural(word: str) -> bool:
 
 def _settled(noun: str, value: Number) -> bool:
     """Whether what is counted may be: more than one of a plural, one or a part of anything, or nothing named."""
-    return not noun or _plural(noun) or abs(value) <= 1
+    return not noun or _plural(noun) or -1 <= value <= 1
 
 
 def led(tokens: Sequence[Token], whole: bool) -> bool:

@@ -104,7 +104,7 @@ _AND = re.compile(
     r"(?<![\d.,/])(\d+)\s*(?:and|&)\s*(?:(\d+\s*/\s*\d+)|(a half|one half|half|a quarter|three quarters))\b", re.I
 )
 _PARTS = {"a half": "1/2", "one half": "1/2", "half": "1/2", "a quarter": "1/4", "three quarters": "3/4"}
-_SCALES = {
+_SCALES: dict[str, int | Fraction] = {
     "k": 10**3, "K": 10**3, "thousand": 10**3, "mn": 10**6, "M": 10**6, "million": 10**6, "millions": 10**6, "bn": 10**9,
     "billion": 10**9, "billions": 10**9, "trillion": 10**12, "hundred": 100, "dozen": 12,
     "tenths": Fraction(1, 10), "hundredths": Fraction(1, 100), "thousandths": Fraction(1, 1000),

@@ -147,11 +147,11 @@ def _value(said: str) -> str | None:
         good = base is not None and base.isdigit() and all(d is not None and d < 10 for d in digits)
         return f"{base}.{''.join(map(str, digits))}" if good else None
     if halves := re.fullmatch(rf"(.+) and a half ({'|'.join(_POWERS)})", said):
-        whole = _value(halves[1])
-        return None if whole is None else str((Fraction(whole) + Fraction(1, 2)) * _POWERS[halves[2]])
+        count = _value(halves[1])
+        return None if count is None else str((Fraction(count) + Fraction(1, 2)) * _POWERS[halves[2]])
     if mixed := re.fullmatch(rf"(.+) and ((?!an?\b)\S+[\s-](?:{'|'.join(_PARTS)}))", said):
-        whole, part = _value(mixed[1]), _fraction(re.split(r"[\s-]+", mixed[2]))
-        return None if whole is None or part is None or Fraction(part) >= 1 else str(Fraction(whole) + Fraction(part))
+        count, part = _value(mixed[1]), _fraction(re.split(r"[\s-]+", mixed[2]))
+        return None if count is None or part is None or Fraction(part) >= 1 else str(Fraction(count) + Fraction(part))
     words = [w for w in re.split(r"[\s,-]+", said) if w not in ("and", "a", "an")]
     if len(words) in (2, 3) and 13 <= _ONES.get(words[0], _TENS.get(words[0], 0)) <= 20 and words[1] not in _POWERS:
         year = _value(" ".join(words[1:]))
