@@ -77,7 +77,7 @@ _WHY = re.compile(r"[,;.]?\s+(?:because|since|as)\b", re.I)
 
 
 _STANDS = re.compile(
-    r"[\s*\"')\]}>]*(?:$|[^\w\s]|[^\x00-\x7f]"
+    r"[\s*\"')\]}>]*(?:$|(?-i:[A-Z][a-z])|[^\w\s]|[^\x00-\x7f]"
     r"|(?:is|was|must be|has to be|seems to be|seems|looks|would be|should be|will be)\s+(?:clearly |definitely"
     r" |indeed |also )?"
     r"(?:the\b|right|correct|true|best|it\b|my\b|our\b|what\b|most\b|smallest|largest|greatest|least\b|equal)"

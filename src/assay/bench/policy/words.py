@@ -45,7 +45,7 @@ def digits_for_words(text: str) -> str:
         text = _CHINESE_PART.sub(_chinese_part, text)
         text = _CHINESE.sub(_chinese, re.sub(rf"负(?=[\d{_NUMERALS}])", "-", text))
     text = _HALF_A.sub(lambda m: f"{12 // 2 if m[1].lower() == 'dozen' else _POWERS[m[1].lower()] // 2}", text)
-    if re.fullmatch(r"\W*(?:none|nil)\W*", text, re.I):
+    if re.fullmatch(r"\W*nil\W*", text, re.I):
         return "0"
     if re.search(r"\d", text):
         return _BESIDE.sub(lambda m: _value(m[0].lower()) or m[0], text)
