@@ -73,7 +73,7 @@ def test_equal_answers_are_written_equally(one: str, other: str, kind: AnswerKin
         ("five", "5", "number", True),
         ("1/2", "0.5", "number", True),
         ("−3", "-3", "number", True),
-        ("about 12 apples", "12", "number", True),
+        ("about 12 apples", "12", "number", False),
         ("12 or 13", "12", "number", False),
         ("1/0", "1", "number", False),
         ("none", "0", "number", False),
@@ -127,18 +127,41 @@ TABLES = {
         "answer_pairs_third",
         "answer_pairs_fourth",
         "answer_pairs_fifth",
+        "answer_pairs_sixth",
+        "answer_pairs_seventh",
+        "answer_pairs_eighth",
     )
 }
 """Verdicts: is the given answer (or that of the whole text) the right one? The first is by the author of the rules, the rest
 by a reader who wrote each before the rules were read or changed again. The rules were then mended by all of them."""
 KNOWN: dict[tuple[str, str], str] = {
-    ("x+y=17", "17"): "2x=17 is not 17, and what x+y is cannot be known",
-    ("约12", "12"): "about 12 is no exact count; the fifth table's reader refuses it, and one of them must be differed from",
+    (
+        "约12",
+        "12",
+    ): "about 12 is no exact count; the fifth table's reader refuses it, and one of them must be differed from",
     ("The answer is 12, or equivalently a dozen.", "12"): '"or" leads to another answer as a rule',
     ("Paris, France", "Paris"): 'so is "red, blue" written, which is not red',
     ("twice as much, 40", "40"): '"twice" makes another number of the one beside it as a rule',
     ("a score and two", "22"): "a score is a music sheet and a result as well",
     (r"k\pi, k\in\mathbb{Z}", r"n\pi, n\in\mathbb{Z}"): "which letters are bound is not worked out",
+    ("none", "0"): "none may be no answer",
+    ("The Nile river", "Nile"): "what a name is the name of is not known here",
+    ("北京市", "北京"): "what a name is the name of is not known here",
+    ("HTTP 404", "404"): "as a text it has a word more",
+    ("a stack (LIFO)", "stack"): 'so is "Paris (London)" written',
+    ("LXVII", "67"): "Roman numerals are letters of formulas as well",
+    ("soixante-sept", "67"): "number words are English and Chinese",
+    ("67 Eier", "67"): "plurals are those of English",
+    ("$40 off", "40"): '"off" makes another number of the one beside it as a rule',
+    ("up 8%", "8"): "up to what is not said",
+    (r"\ln x^2", r"2 \ln x"): "they differ where x is negative",
+    ("0,75", r"\frac34"): "in mathematics 0,75 is a pair as well",
+    (r"So the number of pens left is \boxed{56-9}.", "47"): "arithmetic left undone is no number",
+    ("Final answer: $18.50 cheaper than the other shop", "18.5"): '"18 more than Tom" is another number',
+    ("15th floor", "15"): '"15th prime" is another number',
+    ("18 bottles, i.e. three six-packs", "18"): "several numbers",
+    ("Answer: C; D is close but wrong.", "C"): "two letters",
+    ("Choose C over D", "C"): "two letters",
 }
 """Pairs of the tables on which the rules differ from the person, and why; none of them is paid for."""
 

@@ -19,24 +19,31 @@ _HASHES = re.compile(r"^[ \t]*####[ \t]*(?P<inside>[^\n#]*\S)[ \t]*$", re.M)
 _IS = r"(?:is|equals|will be|would be|must be|should be|turns out to be|comes (?:out )?to)\b"
 _SAID = re.compile(
     rf"(?:\b(?:final|correct|right|best)\s+(?:answer|option|choice|result)(?=[* \t]*(?:{_IS}|[:=(\n]))"
-    rf"|the\s+(?:answer|option|choice)(?:\s+(?:to\s+(?![^\n.:]{{0,60}}\b(?:different|other|another|previous|related|similar|easier)\b)[^\n.:]{{1,80}}?"
+    rf"|the\s+(?:answer|option|choice)(?:\s+(?:to\s+(?![^\n.:]{{0,60}}\b(?:different|other|another|previous"
+    rf"|related|similar|easier)\b)[^\n.:]{{1,80}}?"
     rf"|(?:that )?we (?:seek|want|need)))?\s*(?=(?:{_IS}|[:=]))"
     r"|\banswer\s*(?=is\b|[:=])|\btl;?dr\b\s*(?=[:=])|^[#* \t]+answer[* \t]*$|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
-    rf"[\s:=*]*(?:{_IS})?(?:,? (?:of course|therefore|thus|then|indeed|simply|clearly|obviously|hence),?(?= ))?[\s:=*]*(?=\S)",
+    rf"[\s:=*]*(?:{_IS})?(?:,? (?:of course|therefore|thus|then|indeed|simply|clearly|obviously|hence),?(?="
+    rf" ))?[\s:=*]*(?=\S)",
     re.I | re.M,
 )
 _SUPPOSED = re.compile(
-    r"\b(?:if|suppos\w+|assum\w+|unless|whether|were|claim\w*|would (?:say|think|guess)|thought|example|hypothetical\w*|wrong|incorrect"
-    r"|previous|student\w*|not|never|pretend|imagine|sample|maybe|perhaps|possibly|guess|alternat\w+|other|another|old|their|partial|intermediate|different)\b|'s\s*$|n't\b|不|错|假|如果|若|可能|也许",
+    r"\b(?:if|suppos\w+|assum\w+|unless|whether|were|claim\w*|would (?:say|think|guess)|thought|example"
+    r"|hypothetical\w*|wrong|incorrect"
+    r"|previous|student\w*|not|never|pretend|imagine|sample|maybe|perhaps|possibly|guess|alternat\w+|other"
+    r"|another|old|their|partial|intermediate|different)\b|'s\s*$|n't\b|不|错|假|如果|若|可能|也许",
     re.I,
 )
 """What makes "the answer is 12" in its clause no statement of the answer."""
 _CLAUSE = re.compile(r"[.,;:!?\n](?=\s|$)|\b(?:then|so|but|hence|thus|therefore)\b|[，。；]")
 _LATE = re.compile(
-    r"^[#>*|\- \t]*(?:ans(?:wer)?|solution|result|réponse(?: finale)?|antwort|respuesta|答)\b[* \t]*[.:=-][:=* \t]*(?P<inside>\S[^\n]*)$"
-    r"|\b(?:the (?:final )?(?:solution|result|value)|the (?:required|desired|requested) (?:\w+ )?\w+|la réponse(?: finale)?|die antwort"
+    r"^[#>*|\- \t]*(?:ans(?:wer)?|solution|result|réponse(?: finale)?|antwort|respuesta|答)\b[* \t]*[.:=-][:=*"
+    r" \t]*(?P<inside>\S[^\n]*)$"
+    r"|\b(?:the (?:final )?(?:solution|result|value)|the (?:required|desired|requested) (?:\w+ )?\w+|la"
+    r" réponse(?: finale)?|die antwort"
     rf"|la respuesta(?: correcta| final)?)\s+(?:{_IS}|est|ist|es|lautet)\s*:?\s*(?P<told>\S[^\n]*)$"
-    r"|(?:^|[.\n]\s*|\bso |\bget |\bobtain )(?P<first>[^\n.]{1,30}?)\s+(?:is|as) (?:the|my|our) (?:final |correct )?answer\b[.!]?\s*$"
+    r"|(?:^|[.\n]\s*|\bso |\bget |\bobtain )(?P<first>[^\n.]{1,30}?)\s+(?:is|as) (?:the|my|our) (?:final "
+    r"|correct )?answer\b[.!]?\s*$"
     r"|[\"'](?:final_)?answer[\"']\s*:\s*(?P<json>[^\n,}]+)",
     re.I | re.M,
 )
@@ -70,7 +77,11 @@ _TOO = re.compile(rf"[ \t,$*)]*(?P<gap>[\s.,;:$*)]*){_FILL}{_TURN}(?:\W*{_TURN})
 _LIKE = re.compile(
     r"\W*(?i:(?:it|the\s+answer|answer|option|choice)\W*)?(?:is\W*)?(?:[A-Z]\b|[a-z]\)|\d|\\(?:boxed|fbox)|answer>|#|x\s*=)"
 )
-_ALSO = re.compile(r"\b(?:alternative|another(?: possible)?) (?:answer|solution|option)\b|\balso\s+(?:be|possible|valid|correct|right|works?|fits?|acceptable)\b", re.I)
+_ALSO = re.compile(
+    r"\b(?:alternative|another(?: possible)?) (?:answer|solution|option)\b|\balso\s+(?:be|possible|valid"
+    r"|correct|right|works?|fits?|acceptable)\b",
+    re.I,
+)
 _AND = re.compile(
     r"[ \t,$*)]*(?:and|&)\W{0,4}(?i:the answer is\W*|answer\W*|option\W*)?(?:[A-Z]\b|\d|\\boxed|<answer|####|x\s*=)"
 )
@@ -84,7 +95,8 @@ _TAKEN_BACK = re.compile(
 _JOINT = re.compile(r"[\s$,;]*(?:,|;|\band\b|\bor\b)?[\s$,;]*(?:[a-z]\w?\s*=\s*)?", re.I)
 """What stands between the boxes of one list."""
 _RECONSIDERED = re.compile(
-    r"(?:^|[.!?)\n])\W*(?:hmm+|wait|actually|correction|sorry|oops|scratch that|on second thought|on reflection|or rather|apologies"
+    r"(?:^|[.!?)\n])\W*(?:hmm+|wait|actually|correction|sorry|oops|scratch that|on second thought|on reflection"
+    r"|or rather|apologies"
     r"|hold on|edit:|update:|my mistake|(?:but|oh|ah|no)\b,? (?:wait|no|actually)|不对|等等|更正)(?![A-Za-z])"
     r"|^[^\w\n]*(?:but|however|no|yet|although|though)\b(?! (?:only after|not\b))|^[\s$]*\?",
     re.I,
@@ -130,13 +142,16 @@ def _contrary(one: str, other: str) -> bool:
 
 
 _OUTSIDE = re.compile(
-    r"(?:(?<![A-Za-z\s])[-+*/^<>_]|(?<=[A-Za-z\s]) ?[-+*/^<>_](?=$)|[<>^*/+]|\\(?:cdot|times|pm|mp|div|le|ge|leq|geq|ne|neq|lt|gt|sqrt(?:\[\w+\])?|frac|over"
+    r"(?:(?<![A-Za-z\s])[-+*/^<>_]|(?<=[A-Za-z\s]) ?[-+*/^<>_](?=$)|[<>^*/+]|\\(?:cdot|times|pm|mp|div|le|ge"
+    r"|leq|geq|ne|neq|lt|gt|sqrt(?:\[\w+\])?|frac|over"
     r"|not)|[\d)]|(?<![A-Za-z\\])[A-Za-z])(?:\{[^{}]*\})?\{?$"
 )
 """An operator or a factor in front of a box."""
 _BOUNDED = re.compile(
-    r"(?:\b(?:not|never|cannot|at (?:least|most)|(?:more|less|fewer|greater|larger|smaller|higher|lower) than|up to|half(?: of)?|double|twice"
-    r"|triple|thrice|(?:root|multiple|factor|third|quarter|fraction|percent) of|over|under|below|above|beyond|minus|maybe|perhaps|possibly"
+    r"(?:\b(?:not|never|cannot|at (?:least|most)|(?:more|less|fewer|greater|larger|smaller|higher|lower) than"
+    r"|up to|half(?: of)?|double|twice"
+    r"|triple|thrice|(?:root|multiple|factor|third|quarter|fraction|percent) of|over|under|below|above|beyond"
+    r"|minus|maybe|perhaps|possibly"
     r"|probably|either|neither|between|nearly|almost|wrong|incorrect|exceeds?)|n't|不|约|至少|至多|超过)"
     r"\s*(?:be|equal(?: to)?|exactly|the|an?|is|answer|just|only)?[\s:]*$",
     re.I,
@@ -144,7 +159,8 @@ _BOUNDED = re.compile(
 _ASSUMED = re.compile(r"\b(?:assum\w+|suppos\w+|if|pretend|imagine)\b[^.!?\n]*\banswer\b[^.!?\n,]*$", re.I)
 _ABOUT = re.compile(r"\b(?:about|approximately|roughly|around|approx\.?)\s*$|约\s*$", re.I)
 _BESIDE = re.compile(
-    r"[ \t]*[^.!?\n]{0,60}?\b(?:bounds?|limit|estimate|at (?:least|most)|or (?:more|less|so|fewer)|wrong|incorrect|maximum|guess)\b",
+    r"[ \t]*[^.!?\n]{0,60}?\b(?:bounds?|limit|estimate|at (?:least|most)|or (?:more|less|so|fewer)|wrong"
+    r"|incorrect|maximum|guess)\b",
     re.I,
 )
 _INSIDE = re.compile(r"\d|\s*(?:[-+*/^_!](?=[\s$]*[\w\\({])(?!\s*[A-Za-z]{2})|\\(?:cdot|times|pm|div)(?![A-Za-z]))")
@@ -313,7 +329,10 @@ def _boxed(text: str) -> Found | None:
         between = text[close:begin] if close <= begin else ""
         if not _JOINT.fullmatch(between):
             break
-        joint, again = re.sub(r"[A-Za-z]\w?\s*=|\$", "", between).strip() or ",", text[start:stop].strip() == inside.strip()
+        joint, again = (
+            re.sub(r"[A-Za-z]\w?\s*=|\$", "", between).strip() or ",",
+            text[start:stop].strip() == inside.strip(),
+        )
         begin, inside = mark, inside if again else f"{text[start:stop]} {joint} {inside}"
     if _DENIED.match(text, end):
         return None

@@ -18,9 +18,11 @@ def _set(words: str) -> frozenset[str]:
 
 CHANGERS = _set(
     "bound bounds limit estimate estimated estimates guess guessed wrong incorrect false previous former factorial squared"
-    " cubed doubled tripled halved double triple twice thrice half reciprocal inverse opposite negative root roots power powers"
+    " cubed doubled tripled halved double triple twice thrice half reciprocal inverse opposite negative root"
+    " roots power powers"
     " multiple modulo mod base plus minus less short shy odd ish unless none neither not never nor cannot except besides"
-    " excluding including almost nearly hardly barely scarcely approaching somewhere nowhere off unlike without dozens scores"
+    " excluding including almost nearly hardly barely scarcely approaching somewhere nowhere off unlike without"
+    " dozens scores"
     " halves tenths hundredths thousandths hundreds thousands millions billions lakhs crores squares cubes"
     " binary octal hexadecimal hex times tops tens thirds fourths fifths sixths sevenths eighths ninths elevenths twelfths"
     " fails misses exceeds earliest latest most least"
@@ -33,8 +35,10 @@ _CLOSE = _set(
     "in total altogether overall combined together each apiece left remaining more extra additional exactly precisely only"
     " just long tall wide high deep thick old away ago later earlier apart per every daily weekly monthly yearly annually"
     " hourly older younger taller shorter longer larger bigger heavier faster smaller fewer cheaper ad ce celsius fahrenheit"
-    " needed required used sold made bought earned saved spent paid rounded also too now today tomorrow then so again correct"
-    " indeed here there such possible different distinct total fahrenheit ways respectively units unit alone done it now th st nd rd square cubic obviously clearly certainly definitely answer final result"
+    " needed required used sold made bought earned saved spent paid rounded also too now today tomorrow then so"
+    " again correct"
+    " indeed here there such possible different distinct total fahrenheit ways respectively units unit alone"
+    " done it now th st nd rd square cubic obviously clearly certainly definitely answer final result"
 )
 _DETERMINERS = _set("the a an his her its their our my your this these those them that all both another any one us him")
 _PLACES = _set("in of on for at per during within across among inside a an every each")
@@ -50,29 +54,38 @@ _MANY = _set(
 )
 _BEFORE = _set(
     "is are was were be been being equals equal exactly precisely only just the total answer result value sum number amount"
-    " therefore thus hence so then has have had having needs need needed takes take took costs cost sold sells sell makes make"
-    " made earns earn earned gets get got pays pay paid spends spend spent saves save saved weighs weigh weighed gives give gave"
+    " therefore thus hence so then has have had having needs need needed takes take took costs cost sold sells"
+    " sell makes make"
+    " made earns earn earned gets get got pays pay paid spends spend spent saves save saved weighs weigh"
+    " weighed gives give gave"
     " yields becomes remains remain contains contain contained receives receive received reads read runs run ran walks walk"
     " walked travels travel travelled traveled drives drive drove buys buy bought eats eat ate uses use used won wins scored"
-    " scores collected collects sees see saw owes owe owed leaves leave left obtain obtained obtains find found finds measures"
-    " measure lasts last lasted holds hold year rs usd us eur gbp inr cad aud hkd both all these those another at for costing"
+    " scores collected collects sees see saw owes owe owed leaves leave left obtain obtained obtains find found"
+    " finds measures"
+    " measure lasts last lasted holds hold year rs usd us eur gbp inr cad aud hkd both all these those another"
+    " at for costing"
     " totalling totaling earning requires require wants want lost loses gained gains baked bakes planted plants produced"
     " produces raised raises donated gave drank drinks picked picks caught sent sends wrote writes counts counted own owns"
     " charged charges charge worth namely say says that's it's index line page row column position"
 )
 _MEASURES = _set(
     "total sum answer value temperature length distance cost price speed area volume weight height age average mean median"
-    " profit amount score probability number count width depth mass result angle perimeter rate time duration capacity density"
+    " profit amount score probability number count width depth mass result angle perimeter rate time duration"
+    " capacity density"
     " income salary fee loss gain balance radius diameter current voltage power force pressure energy difference output"
 )
-_CHANGE = _set("grew grows grow rose rises rise increased increases increase fell falls fall decreased decreases decrease dropped drops"
-               " declined declines improved improves shrank")
+_CHANGE = _set(
+    "grew grows grow rose rises rise increased increases increase fell falls fall decreased decreases decrease dropped drops"
+    " declined declines improved improves shrank"
+)
 _ARRIVES = _set(
     "equal equals comes came come adds add up amounts amount sums sum equivalent simplifies reduces evaluates rounds leads"
     " corresponds rounded simplified total totals back identical"
 )
 _PARTICIPLE = re.compile(r".{3,}(?:ing|ed|ish|fold|ward)")
-_COMPARED = re.compile(r"(?!remainder|number|other|another|over|under|after|either|neither|rather|never|whether|quarter|minister)[a-z]{3,}er")
+_COMPARED = re.compile(
+    r"(?!remainder|number|other|another|over|under|after|either|neither|rather|never|whether|quarter|minister)[a-z]{3,}er"
+)
 """Comparatives, which say of what the number is a difference ("15 pounds lighter"); no "than" goes with them."""
 _CJK = re.compile(r"[\u3400-\u9fff]+")
 _CJK_CHANGES = re.compile(
@@ -127,7 +140,11 @@ def counted(tokens: Sequence[Token], value: Number) -> str | None:
             return None
         else:
             unknown += 1
-            if (state == "closed" and not (noun and spoken_of and unknown <= 2)) or unknown > MOST or (state == "noun" and spoken and unknown > 2):
+            if (
+                (state == "closed" and not (noun and spoken_of and unknown <= 2))
+                or unknown > MOST
+                or (state == "noun" and spoken and unknown > 2)
+            ):
                 return None
             noun = text if state == "noun" else noun
     return noun if _settled(noun, value) else None
@@ -157,7 +174,7 @@ def _plural(word: str) -> bool:
 
 def _settled(noun: str, value: Number) -> bool:
     """Whether what is counted may be: more than one of a plural, one or a part of anything, or nothing named."""
-    return not noun or _plural(noun) or abs(value) <= 1
+    return not noun or _plural(noun) or -1 <= value <= 1
 
 
 def led(tokens: Sequence[Token], whole: bool) -> bool:
@@ -170,7 +187,7 @@ def led(tokens: Sequence[Token], whole: bool) -> bool:
     if any(w in CHANGERS for w in said) or (whole and any(w in _APPROXIMATE for w in said)):
         return False
     if _CJK.search(words[-1].text):
-        return not _CJK_CHANGES.search("".join(t.text for t in words)) or said[-1] in ("约",) and not whole
+        return not _CJK_CHANGES.search("".join(t.text for t in words)) or (said[-1] in ("约",) and not whole)
     mark = next((t.text for t in reversed(tokens) if t.text not in "$€£¥₹\"'*([-~|" and t.text != "\\approx"), "")
     if mark in ("=", ":"):
         return len(words) < 12
@@ -202,7 +219,7 @@ _UNDER = _set("before after without if unless until only assuming provided")
 
 
 def remarks(tokens: Sequence[Token]) -> bool:
-    """Whether what stands in brackets behind a number only tells of it: arithmetic, another way to write it, what it counts."""
+    """Whether what stands in brackets behind a number only tells of it: arithmetic, another spelling, what is counted."""
     words = [t for t in tokens if t.kind == "word"]
     if any(t.text.lower() in _UNDER for t in words):
         return False

@@ -6,13 +6,16 @@ from functools import lru_cache
 
 _SUPER = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", "0123456789+-=()ni", strict=True))
 _SUB = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎", "0123456789+-=()", strict=True))
-_GONE = re.compile("[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff\u2705\u2714\u2611\U0001f300-\U0001faff]")
+_GONE = re.compile(
+    "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff\u2705\u2714\u2611\U0001f300-\U0001faff]"
+)
 _NAMED = {
     **dict.fromkeys("−‐‑‒–—―﹣－⁃", "-"), **dict.fromkeys("×✕✖⨯", r"\times "), **dict.fromkeys("·⋅∙•", r"\cdot "),
     "÷": r"\div ", **dict.fromkeys("⁄∕", "/"), "√": r"\sqrt ", "∛": r"\sqrt[3]", "∞": r"\infty ", "π": r"\pi ",
     "∅": r"\emptyset ", "∪": r"\cup ", "∩": r"\cap ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ",
     "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ", "°": r"^\circ ", "º": r"^\circ ", "∈": r"\in ",
-    "→": r"\to ", "∠": r"\angle ", "△": r"\triangle ", "∘": r"\circ ", "′": "'", "″": "''", "∣": "|", "∼": "~", "٪": "%", "‰": "/1000 ", "♯": "#", "♭": "b",
+    "→": r"\to ", "∠": r"\angle ", "△": r"\triangle ", "∘": r"\circ ", "′": "'", "″": "''", "∣": "|", "∼": "~", "٪": "%",
+    "‰": "/1000 ", "♯": "#", "♭": "b",
     "٫": ".", "٬": ",", "。": ".", "、": ",", "“": '"', "”": '"', "„": '"', "‘": "'", "’": "'", "‚": "'", "`": "'",
     "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "θ": r"\theta ", "φ": r"\phi ", "ω": r"\omega ", "λ": r"\lambda ",
 }  # fmt: skip

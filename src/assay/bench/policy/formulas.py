@@ -107,9 +107,9 @@ def _same(given: str, right: str, texted: bool = False) -> bool:
     if re.fullmatch(r"[\d.]+\s*:\s*[\d.]+", right):
         given = re.sub(r"(?<=\d) to (?=\d)", ":", given)
     sides = _sides(given), _sides(right)
-    for one, other in (sides, sides[::-1]):
-        if len(one) == 2 and len(other) == 1 and _is_name(one[0]) and _braced(one[1]) and _braced(other[0]):
-            return _as_lists(one[1], other[0])
+    for ours, theirs in (sides, sides[::-1]):
+        if len(ours) == 2 and len(theirs) == 1 and _is_name(ours[0]) and _braced(ours[1]) and _braced(theirs[0]):
+            return _as_lists(ours[1], theirs[0])
     if len(sides[0]) > 1 or len(sides[1]) > 1:
         if _items(given)[1:] or _items(right)[1:]:
             return _as_lists(given, right)

@@ -1,5 +1,5 @@
-"""Sets of real numbers as the intervals that they name: 2 <= x < 5 is [2,5), "x < 3 or x > 5" a union, |x| > 1 and x != 0 too,
-{x : x > 2} what it says of x, ]2,5[ (2,5), and what is without some points the pieces between them."""
+"""Sets of real numbers as the intervals that they name: 2 <= x < 5 is [2,5), "x < 3 or x > 5" a union, |x| > 1 and x != 0
+too, {x : x > 2} what it says of x, ]2,5[ (2,5), and what is without some points the pieces between them."""
 
 import re
 

@@ -10,21 +10,26 @@ _CJK = "\u2e80-\u9fff"
 _ALONE = re.compile(rf"(?<![^\W{_CJK}])(?<!')([A-Z])(?![^\W{_CJK}]|['#]|[-+]+(?!\w)|-[A-Za-z])")
 """A capital that stands alone; a letter of another alphabet beside it makes a word (Cyrillic), Chinese does not."""
 _MARK = re.compile(
-    r"[\s*\"'([{<]*(?:(?:the\s+)?(?:(?:final|correct|right|best)\s+)?(?:answer|option|choice)s?\s*(?:is\b|:|-)?\s*[*\"'([{<]*)*"
+    r"[\s*\"'([{<]*(?:(?:the\s+)?(?:(?:final|correct|right|best)\s+)?(?:answer|option|choice)s?\s*(?:is\b|:"
+    r"|-)?\s*[*\"'([{<]*)*"
     r"(?P<letter>[A-Za-z])\s*[*\"'>\]}]*(?P<mark>\s*[).:]|\s*$)",
     re.I,
 )
 _OPTION = re.compile(r"\W*(?:(?:answer|option|choice)\W+)+(?:is\W+)?([a-z])\b", re.I)
 _BEFORE = re.compile(
-    r"(?:^|[,;:.!?\n]|[^\x00-\x7f]|\b(?:option|choice|answer|letter|is|be|it's|pick|picked|choose|chose|select|selected|choosing|"
-    r"statement|alternative|image|figure|picture|graph|diagram|shape|panel|say|think|believe|with|for|therefore|so|thus|hence|then|definitely|probably|clearly|(?<!least )likely|just|only|mark|marked|correct))"
+    r"(?:^|[,;:.!?\n]|[^\x00-\x7f]|\b(?:option|choice|answer|letter|is|be|it's|pick|picked|choose|chose|select"
+    r"|selected|choosing|"
+    r"statement|alternative|image|figure|picture|graph|diagram|shape|panel|say|think|believe|with|for|therefore"
+    r"|so|thus|hence|then|definitely|probably|clearly|(?<!least )likely|just|only|mark|marked|correct))"
     r"\s*[*\"'([{<]*\s*$",
     re.I,
 )
 _NEGATED = re.compile(
-    r"(?:\b(?:(?:wrong|incorrect|false|worst|bad)\s+(?:answer|option|choice|one)\s*(?:is\b|:)?|not|isn't|rather than|instead of|unlike|except|rule out|eliminate|exclude)"
+    r"(?:\b(?:(?:wrong|incorrect|false|worst|bad)\s+(?:answer|option|choice|one)\s*(?:is\b|:)?|not|isn't|rather"
+    r" than|instead of|unlike|except|rule out|eliminate|exclude)"
     r"|(?:\bcannot|\bnot|\bnever|n't)(?:\s+be)?"
-    r"|(?:n't|\bnot|\bnever)\s+(?:think|believe|say|choose|pick|select)(?:\s+(?:that|it|it's|it is|is))*|not (?:just|only|merely)|doubt(?: that)?(?: it(?: is|'s))?|[不非]要?是?选?|排除|除了?|淘汰|去掉|可能是?|也许是?|[❌✗✘])"
+    r"|(?:n't|\bnot|\bnever)\s+(?:think|believe|say|choose|pick|select)(?:\s+(?:that|it|it's|it is|is))*|not"
+    r" (?:just|only|merely)|doubt(?: that)?(?: it(?: is|'s))?|[不非]要?是?选?|排除|除了?|淘汰|去掉|可能是?|也许是?|[❌✗✘])"
     r"\s*(?:option|choice|answer)?\s*[*\"'([{<]*$",
     re.I,
 )
@@ -43,7 +48,8 @@ _NOUNY = re.compile(rf"[ ]+(?!{_VERB}\b)[A-Za-z]{{2,}}")
 _NAME = re.compile(
     rf"[ ]+(?!{_VERB}\b|(?:the|this|that|these|those|an?|its?|only|not|never|can|cannot|could|may|might|has|have|had|does|do"
     r"|will|makes?|works?|matches|gives?|which|by|for|on|in|to|at|of|with|when|where|while|we|you|there|here|correct|right"
-    r"|wrong|incorrect|false|true|satisfies|holds|looks|appears|rather|instead|after|from|all|both|no|yes|too|also)\b)[a-z]{2,}"
+    r"|wrong|incorrect|false|true|satisfies|holds|looks|appears|rather|instead|after|from|all|both|no|yes|too"
+    r"|also)\b)[a-z]{2,}"
 )
 """A word in lower case behind a letter, which makes it a name ("B cells", "C major")."""
 _CONTRAST = re.compile(
@@ -71,10 +77,12 @@ _WHY = re.compile(r"[,;.]?\s+(?:because|since|as)\b", re.I)
 
 
 _STANDS = re.compile(
-    r"[\s*\"')\]}>]*(?:$|[^\w\s]|[^\x00-\x7f]"
-    r"|(?:is|was|must be|has to be|seems to be|seems|looks|would be|should be|will be)\s+(?:clearly |definitely |indeed |also )?"
+    r"[\s*\"')\]}>]*(?:$|(?-i:[A-Z][a-z])|[^\w\s]|[^\x00-\x7f]"
+    r"|(?:is|was|must be|has to be|seems to be|seems|looks|would be|should be|will be)\s+(?:clearly |definitely"
+    r" |indeed |also )?"
     r"(?:the\b|right|correct|true|best|it\b|my\b|our\b|what\b|most\b|smallest|largest|greatest|least\b|equal)"
-    r"|(?:and|or|but|so|not|rather|instead|because|since|as|which|fits|matches|works|holds|satisfies|here|with|only|wins|has|best|remains|it is)\b)",
+    r"|(?:and|or|but|so|not|rather|instead|because|since|as|which|fits|matches|works|holds|satisfies|here|with"
+    r"|only|wins|has|best|remains|it is)\b)",
     re.I,
 )
 """What may follow a letter that is chosen: nothing, a mark, or words that say that it is right."""

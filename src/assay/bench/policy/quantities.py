@@ -13,7 +13,7 @@ from functools import lru_cache
 from assay.bench.policy.arithmetic import Number, Read, Token, agree, approximate, read_at, read_whole, tokens_of
 from assay.bench.policy.beside import CHANGERS, counted, led, remarks
 from assay.bench.policy.characters import written
-from assay.bench.policy.words import MORE, digits_for_words, unit_of
+from assay.bench.policy.words import MORE, digits_for_words, in_latin, unit_of
 
 LONGEST = 400
 """Characters of an answer that are looked at; a longer one is no number."""
@@ -22,7 +22,8 @@ LONGEST = 400
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantity:
     """A value with its unit, if it is a known one: what it measures, and how much of that kind's own unit one is (cm:
-    length, 0.01). `rest`: other words stand beside it. `also`: the rounded form in "sqrt(10) = 3.162". `noun`: what is counted."""
+    length, 0.01). `rest`: other words stand beside it. `also`: the rounded form in "sqrt(10) = 3.162". `noun`: what is
+    counted."""
 
     value: Number
     percent: bool = False
@@ -65,7 +66,8 @@ _TAIL = frozenset((
 """Words after which a number belongs to the sentence around the answer: "$18 per 2 hours"."""
 _LIST = frozenset([",", ";", "&", "-", "/", ":", "and", "or", "to", "out", "nor", "versus", "vs"])
 _HEDGE = re.compile(
-    r"\b(?:either|neither|between|not|never|else|otherwise|unless|maybe|perhaps|possibly|alternatively|unknown|guess|unsure)\b"
+    r"\b(?:either|neither|between|not|never|else|otherwise|unless|maybe|perhaps|possibly|alternatively|unknown"
+    r"|guess|unsure)\b"
     r"|n't\b|\\ne\b|\bat (?:least|most)\b|\\(?:to|lor|land|mid|overset|stackrel)\b|\\\\",
     re.I,
 )
@@ -91,8 +93,10 @@ _BOUND = re.compile(
 )
 _END = re.compile(
     r"(?<=[\w%)}])\s?(?:[.!?]\s+(?-i:(?=[A-Z]))|[,;.]?\s*\n"
-    r"|[,;]?\s+\(?(?:because|since|rather than|instead of|(?:and )?not(?=\W*\d)|i\.e\.(?!\W*\d)|and no (?:other|more)s?$|as (?=we|the|it|there)"
-    r"|as (?:required|desired|claimed|expected|stated|asked|needed)|which is (?=an? \w+ (?:number|integer)\b|even\b|odd\b|prime\b|positive\b))\b)",
+    r"|[,;]?\s+\(?(?:because|since|rather than|instead of|(?:and )?not(?=\W*\d)|i\.e\.(?!\W*\d)|and no (?:other"
+    r"|more)s?$|as (?=we|the|it|there)"
+    r"|as (?:required|desired|claimed|expected|stated|asked|needed)|which is (?=an? \w+ (?:number|integer)\b"
+    r"|even\b|odd\b|prime\b|positive\b))\b)",
     re.I,
 )
 """Where a sentence goes on to say why."""
@@ -100,7 +104,7 @@ _AND = re.compile(
     r"(?<![\d.,/])(\d+)\s*(?:and|&)\s*(?:(\d+\s*/\s*\d+)|(a half|one half|half|a quarter|three quarters))\b", re.I
 )
 _PARTS = {"a half": "1/2", "one half": "1/2", "half": "1/2", "a quarter": "1/4", "three quarters": "3/4"}
-_SCALES = {
+_SCALES: dict[str, int | Fraction] = {
     "k": 10**3, "K": 10**3, "thousand": 10**3, "mn": 10**6, "M": 10**6, "million": 10**6, "millions": 10**6, "bn": 10**9,
     "billion": 10**9, "billions": 10**9, "trillion": 10**12, "hundred": 100, "dozen": 12,
     "tenths": Fraction(1, 10), "hundredths": Fraction(1, 100), "thousandths": Fraction(1, 1000),
@@ -118,7 +122,7 @@ def quantity(text: str, formula: bool = False) -> Quantity | None:
     single letter beside a number is a variable, unless it is set as text or apart. Never raises."""
     if len(text) > LONGEST:
         return None
-    said = _AND.sub(lambda m: f"{m[1]} {m[2] or _PARTS[m[3].lower()]}", _in_latin(digits_for_words(written(text))))
+    said = _AND.sub(lambda m: f"{m[1]} {m[2] or _PARTS[m[3].lower()]}", in_latin(digits_for_words(written(text))))
     if coded := re.fullmatch(r"\W*0([xb])([0-9A-F]+)\W*", said, re.I):
         try:
             said = str(int(coded[2], 16 if coded[1].lower() == "x" else 2))
@@ -170,28 +174,15 @@ _PLAINLY = (
     (re.compile(r"\\frac\s*\{\s*([A-Za-z]+)\s*\}\s*\{\s*([A-Za-z]+(?:\s*\^\s*\{?\s*[23]\s*\}?)?)\s*\}"), r"\1/\2"),
     (re.compile(r"(\d\s*(?:ft|feet|foot)\s*\d+\s*)in\b(?!\s+\w)", re.I), r"\1inches"),
     (re.compile(r"(?<=\d)\s*in\.?$"), " inches"),
-    (re.compile(r"(?<=[\d}])\s+of\s+an?\s+(?=(?:hour|minute|second|day|mile|kilomet|met(?:er|re)|lit|gallon|pound|dollar))"), " "),
+    (
+        re.compile(
+            r"(?<=[\d}])\s+of\s+an?\s+(?=(?:hour|minute|second|day|mile|kilomet|met(?:er|re)|lit|gallon|pound|dollar))"
+        ),
+        " ",
+    ),
     (re.compile(r"^([\s$(]*)(\d+)\s+(?:in|out\s+of(?:\s+every)?)\s+(\d+)(?=\s+chances?\b|\W*$)", re.I), r"\1\2/\3"),
 )
 """What is read as another way to write the same."""
-_CHINESE_WORDS = (("至少", " at least "), ("至多", " at most "), ("不是", " not "), ("大约", " about "), ("约", " about "),
-                  ("或", " or "), ("到", " to "), ("至", " to "), ("和", " and "))  # fmt: skip
-_CHINESE_UNITS = {
-    "千米": "km", "公里": "km", "厘米": "cm", "毫米": "mm", "分米": "dm", "米": "m", "千克": "kg", "公斤": "kg", "毫克": "mg", "克": "g",
-    "毫升": "ml", "升": "l", "小时": "hours", "分钟": "minutes", "秒": "seconds", "天": "days", "角": "jiao", "元": "yuan",
-}  # fmt: skip
-_CHINESE_UNIT = re.compile(rf"(?<=\d)\s*(平方|立方)?({'|'.join(_CHINESE_UNITS)})(?!度)")
-_CHINESE_POWERS = {"平方": "square", "立方": "cubic"}
-
-
-def _in_latin(text: str) -> str:
-    """Chinese beside digits set apart, its connecting words in English."""
-    if text.isascii():
-        return text
-    text = _CHINESE_UNIT.sub(lambda m: f" {_CHINESE_POWERS.get(m[1] or '', '')} {_CHINESE_UNITS[m[2]]} ", text)
-    for word, english in _CHINESE_WORDS:
-        text = text.replace(word, english)
-    return re.sub(r"(?<=[\u3400-\u9fff])(?=[\d-])|(?<=\d)(?=[\u3400-\u9fff])", " ", text)
 
 
 def _listed(after: str) -> bool:

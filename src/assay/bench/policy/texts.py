@@ -16,14 +16,16 @@ _SPELLINGS = (
     "favourite/favorite", "neighbour/neighbor", "labour/labor", "behaviour/behavior", "defence/defense",
     "organise/organize", "organised/organized", "analyse/analyze", "catalogue/catalog", "programme/program",
     "tyre/tire", "moustache/mustache", "traveller/traveler", "jewellery/jewelry", "honour/honor", "flavour/flavor",
-    "fibre/fiber", "plough/plow", "harbour/harbor", "towards/toward", "nope/no", "yep/yes", "yeah/yes", "mt/mount", "是的/是", "对的/对", "不是的/不是",
+    "fibre/fiber", "plough/plow", "harbour/harbor", "towards/toward", "nope/no", "yep/yes", "yeah/yes", "mt/mount",
+    "是的/是", "对的/对", "不是的/不是",
 )  # fmt: skip
 _ONE_SPELLING = dict(pair.split("/") for pair in _SPELLINGS)
 _SAID = re.compile(
     r"(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:(?:final|correct|right)\s+)?answer\s*(?:is\b\s*:?|:)\s*", re.I
 )
 _WORD = re.compile(
-    r"(?P<number>(?:(?<![\w)])[-+])?(?:\d[\d,]*(?:[.:]\d+)*|\.\d+))|(?P<short>(?:[^\W\d_]\.){2,}[^\W\d_]?\b|(?:[^\W\d_]\.)+[^\W\d_]\b\.?)"
+    r"(?P<number>(?:(?<![\w)])[-+])?(?:\d[\d,]*(?:[.:]\d+)*|\.\d+))|(?P<short>(?:[^\W\d_]\.){2,}[^\W\d_]?\b"
+    r"|(?:[^\W\d_]\.)+[^\W\d_]\b\.?)"
     r"|(?P<word>[^\W\d_][^\W_]*(?:'[^\W\d_]+)*(?:[+#]+(?!\w)|-(?![\w\s]))?)|(?P<sign>[-+*/=<>^%#&@$€£¥~|\\_]|\S)"
 )
 _LOUD = frozenset("+*/=<>^%#&@€£¥~|\\_-")
@@ -109,7 +111,10 @@ def _alike(one: str, other: str, given: str) -> bool:
     """Equal, or one noun in singular and plural (HTTPS is none of HTTP)."""
     shorter, longer = sorted((one, other), key=len)
     return one == other or (
-        longer == shorter + "s" and bool(re.fullmatch(r"(?!new$)[a-z]{3,}", shorter)) and not given.isupper() and shorter[-1] not in "su"
+        longer == shorter + "s"
+        and bool(re.fullmatch(r"(?!new$)[a-z]{3,}", shorter))
+        and not given.isupper()
+        and shorter[-1] not in "su"
     )
 
 

@@ -21,7 +21,8 @@ _RUN = re.compile(
     r"\b(?:(?P<minus>minus|negative)\s+)?"
     r"(?P<run>(?:an?\s+(?=(?:hundred|thousand|million|billion|dozen|half|third|quarter)\b))?"
     rf"(?:{_SMALL}|{'|'.join(_POWERS)}|dozen|half|third|quarter)"
-    rf"(?:(?:[\s-]+(?:and\s+(?:an?\s+)?)?|\s+point\s+|(?<=thousand),\s+|(?<=million),\s+|(?<=billion),\s+)(?:{_SMALL}|{'|'.join(_POWERS)}|{'|'.join(_PARTS)}|dozen))*)\b",
+    rf"(?:(?:[\s-]+(?:and\s+(?:an?\s+)?)?|\s+point\s+|(?<=thousand),\s+|(?<=million),\s+"
+    rf"|(?<=billion),\s+)(?:{_SMALL}|{'|'.join(_POWERS)}|{'|'.join(_PARTS)}|dozen))*)\b",
     re.I,
 )
 _BESIDE = re.compile(rf"(?<=\()(?:{_WORDS_RUN})(?=\))|^\s*(?:{_WORDS_RUN})(?=\s*\()", re.I)
@@ -44,7 +45,7 @@ def digits_for_words(text: str) -> str:
         text = _CHINESE_PART.sub(_chinese_part, text)
         text = _CHINESE.sub(_chinese, re.sub(rf"负(?=[\d{_NUMERALS}])", "-", text))
     text = _HALF_A.sub(lambda m: f"{12 // 2 if m[1].lower() == 'dozen' else _POWERS[m[1].lower()] // 2}", text)
-    if re.fullmatch(r"\W*(?:none|nil)\W*", text, re.I):
+    if re.fullmatch(r"\W*nil\W*", text, re.I):
         return "0"
     if re.search(r"\d", text):
         return _BESIDE.sub(lambda m: _value(m[0].lower()) or m[0], text)
@@ -117,6 +118,27 @@ def _chinese(match: re.Match[str]) -> str:
     return match[0][:start] + (str(found) if found.denominator == 1 else str(float(found)))
 
 
+_CHINESE_WORDS = (("至少", " at least "), ("至多", " at most "), ("不是", " not "), ("大约", " about "), ("约", " about "),
+                  ("或", " or "), ("到", " to "), ("至", " to "), ("和", " and "))  # fmt: skip
+_CHINESE_UNITS = {
+    "千米": "km", "公里": "km", "厘米": "cm", "毫米": "mm", "分米": "dm",
+    "米": "m", "千克": "kg", "公斤": "kg", "毫克": "mg", "克": "g",
+    "毫升": "ml", "升": "l", "小时": "hours", "分钟": "minutes", "秒": "seconds", "天": "days", "角": "jiao", "元": "yuan",
+}  # fmt: skip
+_CHINESE_UNIT = re.compile(rf"(?<=\d)\s*(平方|立方)?({'|'.join(_CHINESE_UNITS)})(?!度)")
+_CHINESE_POWERS = {"平方": "square", "立方": "cubic"}
+
+
+def in_latin(text: str) -> str:
+    """Chinese beside digits set apart, its connecting words in English."""
+    if text.isascii():
+        return text
+    text = _CHINESE_UNIT.sub(lambda m: f" {_CHINESE_POWERS.get(m[1] or '', '')} {_CHINESE_UNITS[m[2]]} ", text)
+    for word, english in _CHINESE_WORDS:
+        text = text.replace(word, english)
+    return re.sub(r"(?<=[\u3400-\u9fff])(?=[\d-])|(?<=\d)(?=[\u3400-\u9fff])", " ", text)
+
+
 def _value(said: str) -> str | None:
     """A run of number words as digits or a fraction, None for one that is no number ("two three")."""
     if " point " in said:
@@ -125,11 +147,11 @@ def _value(said: str) -> str | None:
         good = base is not None and base.isdigit() and all(d is not None and d < 10 for d in digits)
         return f"{base}.{''.join(map(str, digits))}" if good else None
     if halves := re.fullmatch(rf"(.+) and a half ({'|'.join(_POWERS)})", said):
-        whole = _value(halves[1])
-        return None if whole is None else str((Fraction(whole) + Fraction(1, 2)) * _POWERS[halves[2]])
+        count = _value(halves[1])
+        return None if count is None else str((Fraction(count) + Fraction(1, 2)) * _POWERS[halves[2]])
     if mixed := re.fullmatch(rf"(.+) and ((?!an?\b)\S+[\s-](?:{'|'.join(_PARTS)}))", said):
-        whole, part = _value(mixed[1]), _fraction(re.split(r"[\s-]+", mixed[2]))
-        return None if whole is None or part is None or Fraction(part) >= 1 else str(Fraction(whole) + Fraction(part))
+        count, part = _value(mixed[1]), _fraction(re.split(r"[\s-]+", mixed[2]))
+        return None if count is None or part is None or Fraction(part) >= 1 else str(Fraction(count) + Fraction(part))
     words = [w for w in re.split(r"[\s,-]+", said) if w not in ("and", "a", "an")]
     if len(words) in (2, 3) and 13 <= _ONES.get(words[0], _TENS.get(words[0], 0)) <= 20 and words[1] not in _POWERS:
         year = _value(" ".join(words[1:]))
@@ -200,8 +222,10 @@ _MEASURES: dict[str, tuple[tuple[str, str], ...]] = {
     "energy": (("j joule", "1"), ("cal calorie", "523/125"), ("kcal", "4184")),
     "force": (("n newton", "1"),), "work": (("wh", "1"), ("kwh", "1000")),
     "pressure": (("pa pascal", "1"), ("atm", "101325")), "substance": (("mol mole", "1"),),
-    "charge": (("coulomb", "1"),), "resistance": (("ohm Ω", "1"),), "temperature": (("kelvin k", "1"),), "astronomic": (("au", "1"),),
-    "loudness": (("db", "1"),), "psi": (("psi", "1"),), "horses": (("hp", "1"),), "turns": (("rpm", "1"),), "bars": (("bar", "1"),),
+    "charge": (("coulomb", "1"),), "resistance": (("ohm Ω", "1"),), "temperature": (("kelvin k", "1"),),
+    "astronomic": (("au", "1"),),
+    "loudness": (("db", "1"),), "psi": (("psi", "1"),), "horses": (("hp", "1"),), "turns": (("rpm", "1"),),
+    "bars": (("bar", "1"),),
     "electronvolts": (("ev", "1"),),
     "power": (("w watt", "1"), ("kw", "1000")), "voltage": (("v volt", "1"),), "current": (("ampere amp a", "1"),),
     "frequency": (("hz hertz", "1"), ("khz", "1000"), ("mhz", "1000000")),
@@ -214,8 +238,8 @@ _UNITS = {
     for names, size in sizes
     for name in names.split(" ")
 }
-_PREFIXES = {"n": "1e-9", "u": "1e-6", "µ": "1e-6", "μ": "1e-6", "m": "1e-3", "c": "1e-2", "d": "1e-1", "k": "1e3", "M": "1e6",
-             "G": "1e9", "T": "1e12"}  # fmt: skip
+_PREFIXES = {"n": "1e-9", "u": "1e-6", "µ": "1e-6", "μ": "1e-6", "m": "1e-3", "c": "1e-2", "d": "1e-1", "k": "1e3",
+             "M": "1e6", "G": "1e9", "T": "1e12"}  # fmt: skip
 _BASES = {
     base: _UNITS[name]
     for base, name in (("m", "m"), ("g", "g"), ("s", "s"), ("J", "j"), ("N", "n"), ("W", "w"), ("V", "v"), ("A", "amp"),
