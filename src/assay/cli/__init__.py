@@ -65,7 +65,7 @@ def main() -> None:
     arguments = judges.with_default(bench.with_default(sys.argv[1:]))
     try:
         if (text := guide.helped(arguments, _command)) is not None:
-            return print(text)
+            return print(text, flush=True)
         _command(arguments)
     except BudgetSpent as stop:
         print(f"stopped: {stop}", file=sys.stderr)
