@@ -75,7 +75,7 @@ def main() -> None:
         end_with(os.getppid())  # torchrun gives its processes sessions of their own, and they would outlive it
     try:
         if (text := guide.helped(arguments, _command)) is not None:
-            return print(text)
+            return print(text, flush=True)
         _command(prepared(arguments))
     except Paused as pause:
         print(f"paused: {pause}", file=sys.stderr)

@@ -4,7 +4,7 @@ import json
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import tyro
 
@@ -19,13 +19,15 @@ Flat = tyro.conf.arg(name="")
 class App(tyro.extras.SubcommandApp):
     """A group of commands. What stands without a flag is called by its parameter's name (POOL, not STR)."""
 
-    def command(self, func: Any = None, **how: Any) -> Any:
-        """tyro's own, after the positionals have their names."""
-        if func is None:
-            return lambda later: self.command(later, **how)
-        if not isinstance(func, tyro.extras.SubcommandApp):
-            func.__annotations__ = {name: _called(name, kind) for name, kind in func.__annotations__.items()}
-        return super().command(func, **how)
+    if not TYPE_CHECKING:  # for types it is tyro's own
+
+        def command(self, func: Any = None, **how: Any) -> Any:
+            """tyro's own, after the positionals have their names."""
+            if func is None:
+                return lambda later: self.command(later, **how)
+            if not isinstance(func, tyro.extras.SubcommandApp):
+                func.__annotations__ = {name: _called(name, kind) for name, kind in func.__annotations__.items()}
+            return super().command(func, **how)
 
 
 def _called(name: str, kind: Any) -> Any:

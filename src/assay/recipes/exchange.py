@@ -59,8 +59,8 @@ def export_for(
         for preference, told in _rows(labels, Place.of(source)):
             try:
                 row = FORMS[tool](preference)
-            except Unfit as reason:
-                left[str(reason)] += 1
+            except Unfit as unfit:
+                left[str(unfit)] += 1
                 continue
             file.write(json.dumps(row | told, ensure_ascii=False) + "\n")
             written += 1
