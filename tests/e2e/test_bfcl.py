@@ -119,6 +119,17 @@ def test_killed_and_gone_on(known: dict[str, Any], tmp_path: Path) -> None:
     assert max(server.asked.values()) <= 2
 
 
+def test_repeats_are_answers_of_their_own(known: dict[str, Any], tmp_path: Path) -> None:
+    """Each question as often as was said, in rows of its repeat; the second time they are begun anew."""
+    with scripted(Scripted(lambda e, tools: (right(e, tools), "stop"), known)) as server:
+        job = Job(benchmark="bfcl", model="m", url=server.url, data=tmp_path, work=tmp_path, limit=4, repeats=2)
+        for times in (1, 2):
+            rows = list(driver(PYTHON, CATEGORIES)(job))
+            assert [r.repeat for r in rows] == [0] * 4 + [1] * 4
+            assert set(server.asked.values()) == {2 * times}
+    assert [b["seed"] for b in server.bodies] == [0] * 4 + [1] * 4 + [0] * 4 + [1] * 4
+
+
 def test_the_counts_are_those_of_the_package(known: dict[str, Any]) -> None:
     data = next((PYTHON.parent.parent / "lib").glob("python*/site-packages/bfcl_eval/data"))
     for category, of in SIZES.items():

@@ -32,21 +32,22 @@ def left(work: Path, results: dict[str, list[dict[str, Any]]], wrong: dict[str, 
 
 
 def test_rows_of_what_the_package_left(tmp_path: Path) -> None:
-    """Right, wrong, cut off though the package counts it right, failed, and never asked."""
+    """Right, wrong, cut off and empty though the package counts them right, failed, and never asked."""
     results = {
         "simple_python": [
             {"id": "simple_python_0", "result": CALL, "finish": ["tool_calls"], "thoughts": ["hm"]},
             {"id": "simple_python_1", "result": "five", "finish": ["stop"], "thoughts": [""]},
             {"id": "simple_python_2", "result": CALL, "finish": ["length"], "thoughts": [""]},
+            {"id": "simple_python_4", "result": "", "finish": ["stop"], "thoughts": [""]},
             {"id": "simple_python_3", "result": "Error during inference: Connection error.", "traceback": "..."},
         ]
     }
     wrong = {"simple_python": [{"id": "simple_python_1", "valid": False, "error": ["x"],
                                 "error_type": "ast_decoder:decoder_failed"}]}  # fmt: skip
     rows = list(bfcl.rows("bfcl-fc", left(tmp_path, results, wrong), 2))
-    assert [r.score for r in rows] == [1.0, 0.0, 0.0, None, None]
-    assert [r.finished for r in rows] == [True, True, False, False, False]
-    assert [r.fault for r in rows] == ["", "", "", "Error during inference: Connection error.", "not asked"]
+    assert [r.score for r in rows] == [1.0, 0.0, 0.0, 0.0, None, None]
+    assert [r.finished for r in rows] == [True, True, False, False, False, False]
+    assert [r.fault for r in rows] == ["", "", "", "", "Error during inference: Connection error.", "not asked"]
     assert rows[0].thoughts == "hm"
     assert json.loads(rows[0].answer) == CALL
     assert json.loads(rows[0].expected) == KNOWN
