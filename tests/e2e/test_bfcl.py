@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,11 @@ def asked(server: Scripted, work: Path, benchmark: str, limit: int = 12) -> list
 def test_all_right_all_wrong_and_half_finished(benchmark: str, known: dict[str, Any], tmp_path: Path) -> None:
     """One question of each category in turn. Every second answer of the last server is cut off: half the score, and told."""
     for how, score in ((right, 1.0), (wrong, 0.0)):
-        with scripted(Scripted(lambda e, tools, how=how: (how(e, tools), "stop"), known)) as server:
+
+        def says(expected: Any, tools: bool, how: Callable[..., dict[str, Any]] = how) -> tuple[dict[str, Any], str]:
+            return how(expected, tools), "stop"
+
+        with scripted(Scripted(says, known)) as server:
             rows = asked(server, tmp_path / how.__name__, benchmark)
             assert [r.score for r in rows] == [score] * 12, [r for r in rows if r.score != score]
             assert all(r.finished and not r.fault for r in rows)

@@ -33,7 +33,7 @@ def left(work: Path, results: dict[str, list[dict[str, Any]]], wrong: dict[str, 
 
 def test_rows_of_what_the_package_left(tmp_path: Path) -> None:
     """Right, wrong, cut off and empty though the package counts them right, failed, and never asked."""
-    results = {
+    results: dict[str, list[dict[str, Any]]] = {
         "simple_python": [
             {"id": "simple_python_0", "result": CALL, "finish": ["tool_calls"], "thoughts": ["hm"]},
             {"id": "simple_python_1", "result": "five", "finish": ["stop"], "thoughts": [""]},
@@ -117,13 +117,14 @@ def test_livebench_is_read_or_says_what_to_type(tmp_path: Path) -> None:
     with pytest.raises(AssayError, match=r"gen_api_answer\.py --model m .*--api-base http://x/v1"):
         list(livebench(job))
     folder = tmp_path / "livebench" / "data" / "live_bench" / "math" / "olympiad"
-    for name, rows in {
+    files: dict[str, list[dict[str, Any]]] = {
         "model_judgment/ground_truth_judgment.jsonl": [
             {"question_id": "q1", "task": "olympiad", "model": "m", "score": 0.5, "turn": 1, "category": "math"},
             {"question_id": "q1", "task": "olympiad", "model": "other", "score": 1, "turn": 1, "category": "math"},
         ],
         "model_answer/m.jsonl": [{"question_id": "q1", "choices": [{"index": 0, "turns": ["it is 3"]}]}],
-    }.items():
+    }
+    for name, rows in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("".join(json.dumps(r) + "\n" for r in rows))
     (row,) = livebench(job)
