@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,11 @@ def asked(server: Scripted, work: Path, benchmark: str, limit: int = 12) -> list
 def test_all_right_all_wrong_and_half_finished(benchmark: str, known: dict[str, Any], tmp_path: Path) -> None:
     """One question of each category in turn. Every second answer of the last server is cut off: half the score, and told."""
     for how, score in ((right, 1.0), (wrong, 0.0)):
-        with scripted(Scripted(lambda e, tools, how=how: (how(e, tools), "stop"), known)) as server:
+
+        def says(expected: Any, tools: bool, how: Callable[..., dict[str, Any]] = how) -> tuple[dict[str, Any], str]:
+            return how(expected, tools), "stop"
+
+        with scripted(Scripted(says, known)) as server:
             rows = asked(server, tmp_path / how.__name__, benchmark)
             assert [r.score for r in rows] == [score] * 12, [r for r in rows if r.score != score]
             assert all(r.finished and not r.fault for r in rows)
@@ -117,6 +122,17 @@ def test_killed_and_gone_on(known: dict[str, Any], tmp_path: Path) -> None:
     assert before < 24
     assert 24 <= sum(server.asked.values()) <= 26
     assert max(server.asked.values()) <= 2
+
+
+def test_repeats_are_answers_of_their_own(known: dict[str, Any], tmp_path: Path) -> None:
+    """Each question as often as was said, in rows of its repeat; the second time they are begun anew."""
+    with scripted(Scripted(lambda e, tools: (right(e, tools), "stop"), known)) as server:
+        job = Job(benchmark="bfcl", model="m", url=server.url, data=tmp_path, work=tmp_path, limit=4, repeats=2)
+        for times in (1, 2):
+            rows = list(driver(PYTHON, CATEGORIES)(job))
+            assert [r.repeat for r in rows] == [0] * 4 + [1] * 4
+            assert set(server.asked.values()) == {2 * times}
+    assert [b["seed"] for b in server.bodies] == [0] * 4 + [1] * 4 + [0] * 4 + [1] * 4
 
 
 def test_the_counts_are_those_of_the_package(known: dict[str, Any]) -> None:

@@ -32,21 +32,22 @@ def left(work: Path, results: dict[str, list[dict[str, Any]]], wrong: dict[str, 
 
 
 def test_rows_of_what_the_package_left(tmp_path: Path) -> None:
-    """Right, wrong, cut off though the package counts it right, failed, and never asked."""
-    results = {
+    """Right, wrong, cut off and empty though the package counts them right, failed, and never asked."""
+    results: dict[str, list[dict[str, Any]]] = {
         "simple_python": [
             {"id": "simple_python_0", "result": CALL, "finish": ["tool_calls"], "thoughts": ["hm"]},
             {"id": "simple_python_1", "result": "five", "finish": ["stop"], "thoughts": [""]},
             {"id": "simple_python_2", "result": CALL, "finish": ["length"], "thoughts": [""]},
+            {"id": "simple_python_4", "result": "", "finish": ["stop"], "thoughts": [""]},
             {"id": "simple_python_3", "result": "Error during inference: Connection error.", "traceback": "..."},
         ]
     }
     wrong = {"simple_python": [{"id": "simple_python_1", "valid": False, "error": ["x"],
                                 "error_type": "ast_decoder:decoder_failed"}]}  # fmt: skip
     rows = list(bfcl.rows("bfcl-fc", left(tmp_path, results, wrong), 2))
-    assert [r.score for r in rows] == [1.0, 0.0, 0.0, None, None]
-    assert [r.finished for r in rows] == [True, True, False, False, False]
-    assert [r.fault for r in rows] == ["", "", "", "Error during inference: Connection error.", "not asked"]
+    assert [r.score for r in rows] == [1.0, 0.0, 0.0, 0.0, None, None]
+    assert [r.finished for r in rows] == [True, True, False, False, False, False]
+    assert [r.fault for r in rows] == ["", "", "", "", "Error during inference: Connection error.", "not asked"]
     assert rows[0].thoughts == "hm"
     assert json.loads(rows[0].answer) == CALL
     assert json.loads(rows[0].expected) == KNOWN
@@ -116,13 +117,14 @@ def test_livebench_is_read_or_says_what_to_type(tmp_path: Path) -> None:
     with pytest.raises(AssayError, match=r"gen_api_answer\.py --model m .*--api-base http://x/v1"):
         list(livebench(job))
     folder = tmp_path / "livebench" / "data" / "live_bench" / "math" / "olympiad"
-    for name, rows in {
+    files: dict[str, list[dict[str, Any]]] = {
         "model_judgment/ground_truth_judgment.jsonl": [
             {"question_id": "q1", "task": "olympiad", "model": "m", "score": 0.5, "turn": 1, "category": "math"},
             {"question_id": "q1", "task": "olympiad", "model": "other", "score": 1, "turn": 1, "category": "math"},
         ],
         "model_answer/m.jsonl": [{"question_id": "q1", "choices": [{"index": 0, "turns": ["it is 3"]}]}],
-    }.items():
+    }
+    for name, rows in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("".join(json.dumps(r) + "\n" for r in rows))
     (row,) = livebench(job)

@@ -8,8 +8,9 @@ Paper B (2025-04) names no version; at that time the leaderboard was v3. The pac
 later state, without those that v3 ran ("executable"), and with agentic ones (web search, memory), which are left out here,
 for they need the network. So no number of it stands under the paper's name.
 
-The package counts a reply that could not be had as a wrong one, and a category that was not asked as 0: here the former has
-no score and its fault, and `totals` says how much of each group was asked. It goes on where it was killed: what it wrote is
+The package counts a reply that could not be had as a wrong one, an empty one as right where no call is due, and a category
+that was not asked as 0: here the first has no score and its fault, the second is wrong, and `totals` says how much of each
+group was asked. It goes on where it was killed: what it wrote is
 kept, a line that was cut and what failed is asked again.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -76,12 +78,15 @@ def driver(python: Path, categories: Sequence[str] = CATEGORIES) -> Driver:
 
 
 def _ask(job: Job, python: Path, categories: tuple[str, ...]) -> Iterator[Answered]:
-    """Asks what has no answer yet; all rows. With a limit, in turn one question of each category. Raises AssayError where
-    the package fails."""
+    """Asks what has no answer yet; all rows. With a limit, in turn one question of each category. Several repeats are begun
+    anew, each in its turn: the recorder between, which tells answers to one question apart by their order, remembers them.
+    Raises AssayError where the package fails."""
     if job.benchmark not in MODES:
         raise AssayError(f"{job.benchmark} is not asked by bfcl-eval; known are {', '.join(MODES)}")
     for repeat in range(job.repeats):
         work = (job.work / f"repeat-{repeat}").resolve()
+        if job.repeats > 1:
+            shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True, exist_ok=True)
         for file in work.glob("result/**/*_result.json"):
             tidy(file)
@@ -157,7 +162,8 @@ def _row(
         )
     said = result["result"]
     answer = said if isinstance(said, str) else json.dumps(said)
-    finished = "length" not in result.get("finish", ())
+    silent = said in ("", None, [])  # the package takes it for "no call is due": of a thought without an end as well
+    finished = not silent and "length" not in result.get("finish", ())
     score = None if not scored else 0.0 if wrong or not finished else 1.0
     thoughts = "\n\n".join(filter(None, result.get("thoughts", ())))
     return Answered(

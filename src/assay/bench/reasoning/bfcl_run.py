@@ -25,7 +25,7 @@ HELD = threading.local()
 def handler_of(task: dict[str, Any]) -> Any:
     base = importlib.import_module("bfcl_eval.model_handler.api_inference.openai_completion").OpenAICompletionsHandler
 
-    class Handler(base):  # type: ignore[misc]
+    class Handler(base):  # type: ignore[misc, valid-type]
         def _build_client_kwargs(self) -> dict[str, Any]:
             return {**super()._build_client_kwargs(), "max_retries": 4, "timeout": 3_600.0}
 
