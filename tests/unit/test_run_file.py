@@ -45,6 +45,9 @@ def test_settings_have_a_word_on_what_they_are() -> None:
     assert 'pool = "p"  # A pool folder made by `assay pool add`, or its URL (s3' in text
     assert 'layers = "None"' in text
     assert "resettle" not in text
+    grpo = written("policy grpo", COMMANDS["policy grpo"], values("policy grpo"))
+    assert 'PROMPTS = "q"  # Questions as JSON lines' in grpo, "the file, as against the number of prompts of a step"
+    assert "\nprompts = 8" in grpo
 
 
 @pytest.mark.parametrize(("text", "why"), [
@@ -53,7 +56,8 @@ def test_settings_have_a_word_on_what_they_are() -> None:
     ("[train]\nlr = \"fast\"", "lr is not of type float; it is 'fast'"),
     ("[stage1]\niterations = 0", "stage1.iterations must be at least 1, got 0"),
     ("train = 3", "train is a table of settings, [train]"),
-    ("judge = 3", "judge"),
+    ("judge = 3", "judge is a list; it is 3"),
+    ("price = [1.0]", "price is a list of 2; it is [1.0]"),
     ("x = ", "not TOML"),
     ('command = "run tiny"', "is a run file of `assay run tiny`, and this is `assay run pool`"),
 ])  # fmt: skip

@@ -71,7 +71,7 @@ def kept(command: str) -> Callable[[Command], Command]:
         parameters = [*signature.parameters.values(), _FILE]
         call.__signature__ = call.asked = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {**function.__annotations__, "run_file": _FILE.annotation}
-        del call.__wrapped__  # type: ignore[attr-defined] # tyro would read its hints
+        del call.__wrapped__  # tyro would read its hints
         COMMANDS[command] = call
         return typing.cast(Command, call)
 
@@ -169,12 +169,12 @@ def _set_defaults(file: Path, command: str, settings: Mapping[str, Any]) -> None
             part = {k: given.pop(k) for k in list(given) if k in own}
             known |= dict.fromkeys(own)
             value = _filled(file, hint, parameter.default, part, "")
-        elif name in given:
-            value = _value(file, hint, parameter.default, given.pop(name), name)
+        elif (key := _key(call, name)) in given:
+            value = _value(file, hint, parameter.default, given.pop(key), key)
+            known[key] = None
         else:
-            known[name] = None
+            known[key] = None
             continue
-        known[name] = None
         changed[name] = parameter.replace(default=value)
     if given:
         raise _unknown(file, next(iter(given)), known)
@@ -215,6 +215,10 @@ def _value(file: Path, hint: Any, default: Any, value: Any, at: str) -> Any:
             raise AssayError(f"--config {file}: {at} is a table of settings, [{at}]")
         return _filled(file, typing.cast(type, hint), default, value, f"{at}.")
     found = _typed(hint, value)
+    if typing.get_origin(hint) is tuple and not isinstance(found, tuple):
+        args = typing.get_args(hint)
+        many = "" if args[-1] is Ellipsis else f" of {len(args)}"
+        raise AssayError(f"--config {file}: {at} is a list{many}; it is {value!r}")
     try:
         check(hint, found, at)
     except TypeError as error:
@@ -244,6 +248,15 @@ def _flat(parameter: inspect.Parameter) -> bool:
     return Flat in getattr(parameter.annotation, "__metadata__", ())
 
 
+def _key(function: Callable[..., Any], name: str) -> str:
+    """What a parameter is called in a run file: in capitals, as its help has it, where a setting has its name already (the
+    file PROMPTS and --prompts of `policy grpo`)."""
+    hints = typing.get_type_hints(function)
+    parameters = inspect.signature(function).parameters
+    taken = {f.name for n, p in parameters.items() if _flat(p) for f in dataclasses.fields(hints[n])}
+    return name.upper() if name in taken else name
+
+
 def _plain(name: str) -> str:
     return name.replace("-", "_")
 
@@ -261,8 +274,9 @@ def settings_of(function: Callable[..., Any], values: Mapping[str, Any]) -> dict
     """The settings of a call as a run file has them."""
     found = dict[str, Any]()
     for name, parameter in inspect.signature(function).parameters.items():
-        value = jsonable(values[name])
-        found |= value if _flat(parameter) else {name: value}
+        if name not in MOMENTARY:
+            value = jsonable(values[name])
+            found |= value if _flat(parameter) else {_key(function, name): value}
     return {k: v for k, v in found.items() if k not in MOMENTARY}
 
 
@@ -309,7 +323,7 @@ def _docs(function: Callable[..., Any]) -> dict[str, str]:
     found = dict[str, str]()
     text = inspect.getdoc(function) or ""
     for name, about in re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text.partition("Args:")[2], re.MULTILINE):
-        found[name] = _sentence(about)
+        found[_key(function, name)] = _sentence(about)
     for name, hint in typing.get_type_hints(function).items():
         if dataclasses.is_dataclass(hint):
             flat = _flat(inspect.signature(function).parameters[name])
