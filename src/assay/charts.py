@@ -45,7 +45,9 @@ def chart(lines: Sequence[Line], title: str, along: str = "step", unit: str = ""
     value are left out; without any the figure says so."""
     drawn = [kept for line in lines if (kept := _kept(line)).values]
     if not drawn:
-        return Markup('<figure class="chart"><figcaption>{}</figcaption><p class="dim">Nothing yet.</p></figure>').format(title)
+        return Markup(
+            '<figure class="chart"><figcaption>{}</figcaption><p class="dim">Nothing yet.</p></figure>'
+        ).format(title)
     xs = [x for line in drawn for x, _ in line.values]
     ys = [v for line in drawn for v in (*(y for _, y in line.values), *(b for band in line.bands for b in band))]
     ticks = _ticks(min(0.0, *ys) if zero else min(ys), max(ys))

@@ -63,7 +63,7 @@ def _picked(labels: Table[Label], each: int) -> pl.DataFrame:
     return ranked.sort("fate_at", "turn", maintain_order=True).group_by("fate", maintain_order=True).head(each)
 
 
-def _example(pair: Pair, row: Mapping[str, Any], by: str, characters: int) -> dict[str, Any]:
+def _example(pair: Pair, row: Mapping[str, Any], by: str, characters: int = CHARACTERS) -> dict[str, Any]:
     names = {r.id: f"response {n}" for n, r in enumerate(pair.responses, 1)}
     chosen, original, known = row["chosen"], row["original"], row["truth"]
     marks = {chosen: "good", pair.other(chosen): "bad"} if chosen else {}

@@ -68,8 +68,8 @@ def show(folder: str | Path | Place, pair_id: str, console: Console) -> None:
             console.print(f"  {escape(message_text(message))}", soft_wrap=True)
     for line in said(place, pair.id):
         who = f"{line.pop('by')}{line.pop('state')}"
-        facts = "  ".join(f"{k}={names.get(str(v), v)}" for k, v in line.items() if v not in (None, "", [], 0))
-        console.print(f"[bold]said by {escape(who)}[/bold]  {escape(facts)}", soft_wrap=True)
+        words = "  ".join(f"{k}={names.get(str(v), v)}" for k, v in line.items() if v not in (None, "", [], 0))
+        console.print(f"[bold]said by {escape(who)}[/bold]  {escape(words)}", soft_wrap=True)
     for table, shard, row in life(place, found):
         hidden = _HIDDEN | _PLACES.get(table, set())
         facts = (

@@ -71,11 +71,11 @@ def _of_seed(place: Path, config: Mapping[str, Any], split: Mapping[str, Any], c
     more = {"filtered": known + wild // 2, "flipped": known + wild}
     found.append(trained("training on stage 2's pairs, choosing the model", (steps / "final.json").exists(), more))
     if config.get("benchmarks"):
-        some = any(f.stem != "held-out" for f in (steps / "bench").glob("*.json"))
-        found.append(Stage(title="benchmarks", done=some))
+        benched = any(f.stem != "held-out" for f in (steps / "bench").glob("*.json"))
+        found.append(Stage(title="benchmarks", done=benched))
     if claims:
         arms = {f"claims-{name}": some + wild for name in ("raw", "nohuman-filtered", "nohuman-flipped", "truth")}
-        arms |= {"nohuman-rm": float(known)}
+        arms |= {"nohuman-rm": known}
         found.append(trained("the papers' comparison models", (steps / "claims-filters.json").exists(), arms))
     return found
 

@@ -176,7 +176,13 @@ def test_the_stages_of_a_run_follow_its_files(tmp_path: Path) -> None:
         assert [s.done for s in of_run(tmp_path, config, claims=False)] == [k < n for k in range(len(marks))]
         write_text(mark, '{"stage1": 100, "stage2": 50}')
     write_text(part / "models/best-rm/training.json", json.dumps({"wall_s": 30.0}))
-    found = {s.title: s for s in of_run(tmp_path, config, claims=True)}
+    both = {**config, "benchmarks": "there"}
+    found = {s.title: s for s in of_run(tmp_path, both, claims=True)}
+    assert [s.title for s in of_run(tmp_path, both, claims=True)][-2:] == [
+        "benchmarks",
+        "the papers' comparison models",
+    ]
+    assert found["the papers' comparison models"].effort == 3.0 * 3 * (4 * 150 + 100), "three passes, three epochs"
     assert found["training on stage 1's pairs"].seconds == 30.0
     assert found["the papers' comparison models"].done is False
 

@@ -71,7 +71,7 @@ def kept(command: str) -> Callable[[Command], Command]:
         parameters = [*signature.parameters.values(), _FILE]
         call.__signature__ = call.asked = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {**function.__annotations__, "run_file": _FILE.annotation}
-        del call.__wrapped__  # type: ignore[attr-defined] # tyro would read its hints
+        del call.__wrapped__  # tyro would read its hints
         COMMANDS[command] = call
         return typing.cast(Command, call)
 

@@ -158,8 +158,8 @@ class Store:
                 raise Refused("This pair is no longer yours.")
             again = sa.select(facts.c.body).where(facts.c.kind == kind, facts.c.target == pair_id, facts.c.by == name)
             last = connection.execute(again.order_by(facts.c.seq.desc()).limit(1)).scalar()
-            stands = last is not None and remarked(connection, kind, pair_id, name)
-            if not stands or json.loads(last)["text"] != text or kind == "skip":
+            said = json.loads(last)["text"] if last and remarked(connection, kind, pair_id, name) else None
+            if said != text or kind == "skip":
                 note(connection, kind, pair_id, name, self.clock(), {"text": text})
             if kind == "skip":
                 connection.execute(seats.delete().where(*own))
