@@ -111,8 +111,8 @@ def test_a_text_has_the_same_state_whatever_it_is_packed_with(built: str) -> Non
     whole = [np.concatenate([g.prefix, a]) for g in packs for a in g.answers]
     keys: Any = []
 
-    def state(asked: list[Group], before: int = 0, **kept: Any) -> torch.Tensor:
-        batch = pack(asked, multiple=1, before=before, read="prefilled" not in kept)
+    def state(asked: list[Group], earlier: int = 0, **kept: Any) -> torch.Tensor:
+        batch = pack(asked, multiple=1, before=earlier, read="prefilled" not in kept)
         with torch.inference_mode():
             return packing.read(body(**packing.packed_inputs(model, batch), **kept).last_hidden_state[0], batch)
 
