@@ -110,7 +110,8 @@ static void transpose(const half* from, long apart, half* to, long to_apart) {
         b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]), b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
     for (long i = 0; i < 16; i += 4)
         for (long j = 0; j < 2; j++)
-            a[i + 2 * j] = _mm512_unpacklo_epi64(b[i + j], b[i + j + 2]), a[i + 2 * j + 1] = _mm512_unpackhi_epi64(b[i + j], b[i + j + 2]);
+            a[i + 2 * j] = _mm512_unpacklo_epi64(b[i + j], b[i + j + 2]),
+                      a[i + 2 * j + 1] = _mm512_unpackhi_epi64(b[i + j], b[i + j + 2]);
     for (long j = 0; j < 4; j++) {  // a[4 * i + j] has columns j, 4 + j, 8 + j and 12 + j of rows 4 * i to 4 * i + 3
         __m512i one = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x88), two = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x88);
         __m512i odd = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xdd), more = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xdd);
@@ -148,7 +149,8 @@ static void attend(const Sizes& z, const Job& job, long head, const half* keys, 
     long G = z.H / z.K, D = z.D, m = job.shared + job.from + job.rows, pairs = pairs_of(m), ld = panels_of(m) * PANEL + PANEL;
     static thread_local std::vector<half> room;
     static thread_local std::vector<float> more;
-    half *columns = place_for(room, panels_of(m) * PANEL * D + pairs * 2 * panels_of(D) * PANEL + QUERIES * ld), *rows_v = columns + panels_of(m) * PANEL * D, *p = rows_v + pairs * 2 * panels_of(D) * PANEL;
+    long keys_size = panels_of(m) * PANEL * D, values_size = pairs * 2 * panels_of(D) * PANEL;
+    half *columns = place_for(room, keys_size + values_size + QUERIES * ld), *rows_v = columns + keys_size, *p = rows_v + values_size;
     float *scores = place_for(more, QUERIES * ld), most[QUERIES], shares[QUERIES];
     long step = z.K * D;
     const half *prefix = keys + job.prefix * step + head * D, *own = keys + job.first * step + head * D;

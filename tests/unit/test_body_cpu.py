@@ -101,25 +101,26 @@ def test_a_pass_is_as_near_to_full_precision_as_the_layers_in_bfloat16(built: st
 
 
 @pytest.mark.parametrize("built", ["llama", "qwen3", "odd"])
-@pytest.mark.parametrize("read", [False, True])
-def test_answers_go_on_from_the_keys_of_an_earlier_pass(built: str, read: bool) -> None:
-    """A prompt's pass, then its answers in a pass of their own: as near to full precision as all of them in one, and by the
-    compiled loops."""
+def test_a_text_has_the_same_state_whatever_it_is_packed_with(built: str) -> None:
+    """Bit for bit: alone, among answers to its prompt and to others, and going on from the keys of an earlier pass; all
+    by the compiled loops."""
     model = made(BUILT[built])
-    body, group = Body(model.model), groups()[0]
+    body, packs = Body(model.model), groups()
     model.model.layers[0].register_forward_pre_hook(_fail)
-    whole = packing.packed_inputs(model, pack([group], multiple=1, read=True))
-    first, none = Group(prefix=group.prefix[:0], answers=(group.prefix,)), group.prefix[:0]
-    alone = pack(
-        [Group(prefix=none, answers=(a,)) for a in group.answers], multiple=1, before=len(group.prefix), read=read
-    )
+    prompt, none = packs[0].prefix, packs[0].prefix[:0]
+    whole = [np.concatenate([g.prefix, a]) for g in packs for a in g.answers]
     keys: Any = []
-    with torch.inference_mode():
-        expected = body(**whole).last_hidden_state[0]
-        body(**packing.packed_inputs(model, pack([first], multiple=1)), prefilled=keys)
-        found = body(**packing.packed_inputs(model, alone), before=keys).last_hidden_state[0]
-    assert len(found) == (3 if read else alone.tokens)
-    torch.testing.assert_close(packing.read(found, alone), expected, atol=0.02 * float(expected.abs().max()), rtol=0.02)
+
+    def state(asked: list[Group], earlier: int = 0, **kept: Any) -> torch.Tensor:
+        batch = pack(asked, multiple=1, before=earlier, read="prefilled" not in kept)
+        with torch.inference_mode():
+            return packing.read(body(**packing.packed_inputs(model, batch), **kept).last_hidden_state[0], batch)
+
+    together = state(packs)
+    assert torch.equal(together, torch.cat([state([share([row])]) for row in whole]))
+    state([Group(prefix=none, answers=(prompt,))], prefilled=keys)
+    answers = [Group(prefix=none, answers=(a,)) for a in packs[0].answers]
+    assert torch.equal(together[:3], state(answers, len(prompt), before=keys))
 
 
 def _fail(*_: Any) -> None:
