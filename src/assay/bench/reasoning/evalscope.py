@@ -94,6 +94,9 @@ def _evaluate(
     data = folder / "data"
     data.mkdir(parents=True)
     parquet.write_table(pa.Table.from_pylist([dict(q.record) for q in asked]), data / "test.parquet")
+    if part := asked[0].part:  # evalscope asks for a form of a data set as a config of its name
+        form = f'configs:\n- config_name: "{part}"\n  data_files:\n  - split: test\n    path: test.parquet\n'
+        (data / "README.md").write_text(f"---\n{form}---\n")
     given: dict[str, Any] = {"local_path": str(data), "eval_split": "test"}
     if task.dataset not in ("math_vision", "mmmu_pro"):  # these two make their subsets of the rows themselves
         given["subset_list"] = ["default"]
