@@ -171,7 +171,7 @@ def test_a_failure_is_said_and_tried_again(store: Store, tmp_path: Path, capfd: 
             said += capfd.readouterr().err
         assert "not a judgement" in said
         out.unlink()
-        while not out.exists() and time.monotonic() < deadline:
+        while not read_judgements(out) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert len(read_judgements(out)) == 1
 
