@@ -1,6 +1,7 @@
 """`assay pool`, `verify`, `show`, `report`: what goes into a run, people's answers, and what became of a pair."""
 
 import os
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from assay.cli.arguments import hear_interrupts
 from assay.errors import AssayError
+from assay.locks import alone
 
 
 def pool_add(
@@ -39,21 +41,12 @@ def pool_add(
         raise AssayError("pool add needs at least one source: a file, a folder or a dataset id")
     if out.startswith("memory://"):
         raise AssayError(f"{out}: what is in memory is gone when this command ends; name a folder or a bucket")
-    runs = engine_of(engine)
-    try:
-        report = pool.add(
-            list(sources),
-            Place.of(out),
-            layout=layout,
-            name=name,
-            fields=Fields.of(mapped, ignore),
-            engine=runs,
-            parts=parts,
-        )
-    finally:
-        runs.close()
-    held = f", which holds {report.held:,} different ones" if report.held != report.pairs else ""
-    print(f"{report.pairs:,} pairs, {report.rejected:,} rejected ({out}/rejections) -> {out}{held}")
+    place, fields = Place.of(out), Fields.of(mapped, ignore)
+    held = nullcontext() if place.path is None else alone(place.path.absolute())
+    with closing(engine_of(engine)) as runs, held:
+        report = pool.add(list(sources), place, layout=layout, name=name, fields=fields, engine=runs, parts=parts)
+    more = f", which holds {report.held:,} different ones" if report.held != report.pairs else ""
+    print(f"{report.pairs:,} pairs, {report.rejected:,} rejected ({out}/rejections) -> {out}{more}")
     if not report.pairs:
         raise AssayError(f"no usable pair in {', '.join(sources)}; the reasons are above and in {out}/rejections")
 

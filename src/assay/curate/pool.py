@@ -11,7 +11,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,6 @@ from assay.curate.sources import Part, find
 from assay.curate.spill import BUCKET, Piece, bucket_name, pair_up, spill
 from assay.engine import Engine, Here
 from assay.errors import AssayError
-from assay.locks import alone
 from assay.records import digest
 from assay.store import PENDING, Place
 
@@ -133,16 +131,8 @@ def add(
     before anything is written when a source does not exist, the layout is unknown, a file can be read in two ways, or is in
     the pool already and was read in another way, and where another import into the pool was cut off.
     """
+    wanted, fields = named(layout) if layout is not None else None, fields or Fields()
     place, engine = Place.of(out), engine or Here()
-    with nullcontext() if place.path is None else alone(place.path.absolute()):
-        return _add(sources, place, layout, name, max_field_chars, say, fields or Fields(), engine, parts)
-
-
-def _add(
-    sources: Sequence[str], place: Place, layout: str | None, name: str | None, max_field_chars: int,
-    say: Callable[[str], None], fields: Fields, engine: Engine, parts: int,
-) -> PoolReport:  # fmt: skip
-    wanted = named(layout) if layout is not None else None
     found = [part for source in sources for part in find(str(source))]
     how = _asked(layout, fields)
     pool = _begun(place, parts, found)
