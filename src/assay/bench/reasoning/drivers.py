@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from assay.bench.files import rows
-from assay.bench.reasoning import evalscope
+from assay.bench.reasoning import bfcl, code, evalscope
 from assay.bench.reasoning.environments import environment
+from assay.bench.reasoning.livebench import livebench
 from assay.bench.reasoning.rows import Answered, Driver
 from assay.bench.reasoning.tasks import TASKS
 from assay.errors import AssayError
@@ -45,32 +43,23 @@ def library_of(benchmark: str, environments: Path, install: bool, say: Callable[
     """What runs a benchmark. Raises AssayError, one line with what to do, where nothing does here."""
     if benchmark in TASKS:
         python = evalscope.python_of(environments, install, say)
-        scorer = sandboxed if benchmark == "livecodebench" and _here("code") else None
+        scorer = sandboxed if benchmark == "livecodebench" else None
         return Library(driver=evalscope.driver(python, scorer), name=f"evalscope {evalscope.VERSION}")
-    if benchmark in ("bfcl", "bfcl-fc") and _here("bfcl"):
+    if benchmark in ("bfcl", "bfcl-fc"):
         return _bfcl(benchmark, environments, install, say)
-    if benchmark == "livebench" and _here("livebench"):
-        read = import_module(f"{_OURS}.livebench").livebench
+    if benchmark == "livebench":
         return Library(
-            driver=lambda job: read(replace(job, data=job.data / "livebench")), name="LiveBench's own package",
+            driver=lambda job: livebench(replace(job, data=job.data / "livebench")), name="LiveBench's own package",
             keeps_ids=False, asks=False,
         )  # fmt: skip
     raise AssayError(f"{benchmark}: nothing here runs it")
 
 
-_OURS = "assay.bench.reasoning"
-
-
-def _here(module: str) -> bool:
-    return find_spec(f"{_OURS}.{module}") is not None
-
-
 def _bfcl(mode: str, environments: Path, install: bool, say: Callable[[str], None]) -> Library:
-    own: Any = import_module(f"{_OURS}.bfcl")
-    python = environment("bfcl", own.PINS, environments, install, size=own.SIZE, say=say)
+    python = environment("bfcl", bfcl.PINS, environments, install, size=bfcl.SIZE, say=say, alone=bfcl.ALONE)
     return Library(
-        driver=own.driver(python), name=f"bfcl-eval {own.VERSION}", keeps_ids=False, weights=leaderboard_weights,
-        release=own.CARDS[mode]["release"],
+        driver=bfcl.driver(python), name=f"bfcl-eval {bfcl.VERSION}", keeps_ids=False, weights=leaderboard_weights,
+        release=bfcl.CARDS[mode]["release"],
     )  # fmt: skip
 
 
@@ -88,11 +77,9 @@ def leaderboard_weights(answers: Sequence[Answered]) -> dict[str, float]:
 
 def sandboxed(answers: Sequence[Answered], data: Path) -> Iterable[Answered]:
     """LiveCodeBench's programs against their tests, in our sandbox."""
-    code: Any = import_module(f"{_OURS}.code")
     task, asked = TASKS["livecodebench"], {r.question for r in answers}
     tests = dict(
         code.livecodebench(row.value) for f in task.paths(data) for row in rows(f)
         if str(row.value.get("question_id")) in asked
     )  # fmt: skip
-    scored: Iterable[Answered] = code.score_code(answers, tests)
-    return scored
+    return code.score_code(answers, tests)
