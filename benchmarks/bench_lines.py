@@ -25,10 +25,10 @@ import pyarrow.json
 from scale_pool import make
 
 from assay import native
-from assay.curate import blocks
-from assay.curate.columns import Columns
-from assay.curate.layouts import named
-from assay.curate.lines import HELD, Lines
+from assay.formats import blocks
+from assay.formats.columns import Columns
+from assay.formats.layouts import named
+from assay.formats.lines import HELD, Lines
 
 THREADS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "ARROW_NUM_THREADS")
 KINDS = ("texts", "messages", "prompt", "dialogue", "conversation")

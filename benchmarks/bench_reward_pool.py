@@ -40,7 +40,7 @@ def pool(settings: Settings) -> tuple[list[Any], list[Any]]:
     """Preferences to train on and to measure on, split by question; the order is that of training."""
     import numpy as np
 
-    from assay.recipes.pools import constraint_pool
+    from assay.pipeline.pools import constraint_pool
     from assay.records import question_id
 
     source = constraint_pool()

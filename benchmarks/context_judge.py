@@ -75,8 +75,8 @@ class Exam:
 
 def exams(folder: Path | None) -> tuple[list[Known], list[list[int]], list[Exam]]:
     """Gold to learn from with each pair's nearest others, and what is asked afterwards."""
-    from assay.recipes.embedders import EmbedderConfig, load_embedder
-    from assay.recipes.pools import constraint_pool
+    from assay.judges.embedders import EmbedderConfig, load_embedder
+    from assay.pipeline.pools import constraint_pool
 
     pool = constraint_pool()
     embed = load_embedder(EmbedderConfig(embedder_layers=0))
@@ -92,7 +92,7 @@ def exams(folder: Path | None) -> tuple[list[Known], list[list[int]], list[Exam]
     asked = sample(rng, [k for k in seen if k.question in apart], TESTS)
     found = [exam("seen kinds", asked, gold, embed), exam("unseen kinds", sample(rng, unseen, TESTS), unseen, embed)]
     if folder is not None:
-        from assay.curate.human_sets import read_human_sets
+        from assay.formats.human_sets import read_human_sets
 
         people = [
             Known(pair=p.pair, first=p.better == p.pair.responses[0].id)

@@ -26,9 +26,9 @@ from typing import Any
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
 
 from assay.bench.benchmark import ALIKE
-from assay.curate.human_sets import read_human_sets
 from assay.curate.stage1 import win_probabilities
 from assay.figures import points, told
+from assay.formats.human_sets import read_human_sets
 from assay.records import Pair, Preference, digest, question_id
 from assay.reward.config import EngineConfig, TrainConfig
 from assay.statistics import mean, paired

@@ -29,8 +29,8 @@ from assay.curate.shards import Pool
 from assay.curate.stage1 import Stage1Config
 from assay.curate.stage2 import Stage2Config
 from assay.engine import engine_of
-from assay.recipes.flow import FlowConfig
-from assay.recipes.job import run_job
+from assay.pipeline.flow import FlowConfig
+from assay.pipeline.job import run_job
 from assay.records import Case, Judgement
 from assay.reward.config import EngineConfig, TrainConfig
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from assay.curate.human_sets import HUMAN_SETS, read_set
-from assay.curate.preferred import Outcome, Preferred, labelled
-from assay.curate.rows import RowError
-from assay.curate.sources import rows
-from assay.curate.texts import Cell
+from assay.formats.human_sets import HUMAN_SETS, read_set
+from assay.formats.preferred import Outcome, Preferred, labelled
+from assay.formats.rows import RowError
+from assay.formats.sources import rows
+from assay.formats.texts import Cell
 from assay.records import Pair
 
 OUT = Path(__file__).with_name("scale_measured.json")

@@ -20,9 +20,9 @@ from assay.journal import read
 from assay.policy.config import VllmConfig
 from assay.policy.sampler import make_sampler
 from assay.recipes.policies import text_task, tiny_text
-from assay.recipes.tune import Tuner
 from assay.run import Run
 from assay.statistics import interval
+from assay.tuning.stages import Tuner
 
 VLLM = VllmConfig(backend="vllm", vllm_eager=True, vllm_cache=1, vllm_length=256)
 

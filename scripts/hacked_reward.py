@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from assay import cli
-from assay.recipes.questions import arithmetic, as_row
 from assay.records import Conversation
 from assay.rollouts import Prompt
+from assay.tuning.questions import arithmetic, as_row
 
 WATCH, ALL = 100, 200
 

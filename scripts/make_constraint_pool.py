@@ -20,7 +20,7 @@ import polars as pl
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from assay.recipes.constraints import make_instructions
+from assay.pipeline.constraints import make_instructions
 
 SEED, INSTRUCTIONS, ROWS = 20261123, 2600, 100
 # (temperature, whether the constraint is repeated in the system message, max new tokens) of each answer

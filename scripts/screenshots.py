@@ -17,7 +17,7 @@ from browser import CHROMIUM, FIBONACCI, Site, case, log_in, press, site
 from playwright.sync_api import sync_playwright
 
 from assay.curate.rules import rule_attributes
-from assay.recipes.pools import constraint_pool
+from assay.pipeline.pools import constraint_pool
 from assay.records import Case
 
 ROOT = Path(__file__).parents[1]

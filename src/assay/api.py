@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from assay.cli.run import Llms, run_pool
 from assay.curate import pool as importing
 from assay.curate import shards
-from assay.curate.reading import Fields
 from assay.errors import AssayError
+from assay.formats.reading import Fields
+from assay.pipeline.exchange import exported
+from assay.pipeline.finished import labels_of
+from assay.pipeline.flow import FlowConfig
+from assay.pipeline.settings import Tool
 from assay.recipes import presets
-from assay.recipes.exchange import exported
-from assay.recipes.finished import labels_of
-from assay.recipes.flow import FlowConfig
-from assay.recipes.settings import Tool
 from assay.records import Conversation, Judge, Pair, Preference, Scorer, assistant, user
 from assay.reward.config import TrainConfig
 from assay.show import find, life
@@ -132,8 +132,8 @@ class Pool(_Labelled):
             return Run(folder)
         if not callable(judge) and judge:
             raise AssayError("curate: people as a function go with a judge as a function, or with none")
-        from assay.recipes.job import run_job
-        from assay.recipes.people_on_file import PeopleOnFile
+        from assay.pipeline.job import run_job
+        from assay.pipeline.people_on_file import PeopleOnFile
         from assay.report.page import write_report
 
         who = people or PeopleOnFile(folder / "judgements.jsonl", folder / "queue")
@@ -197,8 +197,8 @@ class RewardModel:
         """Train one (`assay reward train`) on a pool, a run's `labels` (raw, stage1, filtered, flipped) or a folder of
         Parquet preferences; `gold` chooses the checkpoint. Called again, it goes on; a finished one is read from `out`.
         """
-        from assay.recipes.finished import training_data
-        from assay.recipes.training import fit
+        from assay.pipeline.finished import training_data
+        from assay.pipeline.training import fit
         from assay.reward.launch import check_processes
 
         check_processes(processes)
@@ -236,7 +236,7 @@ class RewardModel:
         at most so many items of each, a stratified sample. Each result has `headline.value` in per cent and its `interval`.
         """
         from assay.cli.bench import measured
-        from assay.recipes.own_benchmarks import plan
+        from assay.pipeline.own_benchmarks import plan
 
         planned = plan([Path(d) for d in data], only, layout)
         found = measured(planned, self.scorer, limit or None, getattr(self.scorer, "problems", {}))

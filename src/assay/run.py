@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class Telling(Protocol):
-    """What makes of a run's steps words for people (`recipes.telling`)."""
+    """What makes of a run's steps words for people (`telling`)."""
 
     def begins(self, step: str) -> str:
         """A step begins; returns what it is called."""

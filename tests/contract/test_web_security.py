@@ -79,7 +79,12 @@ def test_the_live_page_alone_has_nothing_but_what_it_shows(tmp_path: Path) -> No
     app = make_watch_app([tmp_path])
     with TestClient(app, base_url="http://127.0.0.1:8011") as client:
         assert {p for p in app.openapi()["paths"] if not p.startswith(("/runs", "/static"))} == {"/", "/health"}
-        for path in ("/runs/..%2f..%2fetc", f"/runs/{quote(str(tmp_path), safe='')}", "/runs/x/pairs", "/runs/x/answers/y"):
+        for path in (
+            "/runs/..%2f..%2fetc",
+            f"/runs/{quote(str(tmp_path), safe='')}",
+            "/runs/x/pairs",
+            "/runs/x/answers/y",
+        ):
             assert client.get(path).status_code == 404, path
         assert client.post("/runs").status_code in (403, 405)
         assert client.get("/runs", headers={"host": "evil.example"}).status_code == 400

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from assay import cli
-from assay.recipes import own_pairs, parted
 from assay.records import Conversation
+from assay.tuning import own_pairs, parted
 
 
 def length(conversations: Sequence[Conversation]) -> list[float]:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from assay.curate.stage1 import Stage1Config
 from assay.curate.stage2 import Stage2Config
-from assay.recipes.flow import FlowConfig
-from assay.recipes.pools import SmallPool, constraint_pool
+from assay.pipeline.flow import FlowConfig
+from assay.pipeline.pools import SmallPool, constraint_pool
 from assay.records import Pair
 from assay.reward.config import EngineConfig, TrainConfig
 
@@ -71,7 +71,7 @@ def main(folder: Path, die_at: int | None) -> None:
     import torch
 
     from assay.curate.verify import oracle
-    from assay.recipes.job import run_job
+    from assay.pipeline.job import run_job
 
     torch.set_num_threads(1)
     if die_at is not None:

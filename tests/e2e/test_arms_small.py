@@ -7,10 +7,10 @@ import pytest
 from small_job import small_config, small_pool
 
 from assay.curate.people import Annotator, erring
-from assay.recipes.arms import TITLES
-from assay.recipes.claims import SETS
-from assay.recipes.job import run_job
-from assay.recipes.pools import constraint_pool
+from assay.pipeline.arms import TITLES
+from assay.pipeline.claims import SETS
+from assay.pipeline.job import run_job
+from assay.pipeline.pools import constraint_pool
 from assay.report.page import write_report
 from assay.report.run import RunSteps
 

@@ -14,10 +14,10 @@ from assay.images import ImageStore
 from assay.llm.chat import Request
 from assay.llm.outage import Loss, Unreached
 from assay.llm.replies import Reply
-from assay.recipes.best_of_n import PART, best_of_n, chat_answers
 from assay.records import Conversation, user
 from assay.reward.scorer import load_scorer
 from assay.rollouts import Prompt
+from assay.tuning.best_of_n import PART, best_of_n, chat_answers
 from in_process import assay_here
 
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from assay.curate.rules import rule_attributes
-from assay.recipes.pools import constraint_pool
+from assay.pipeline.pools import constraint_pool
 from assay.records import Case
 from assay.tables import Table
 

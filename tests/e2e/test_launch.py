@@ -45,7 +45,7 @@ from pathlib import Path
 import torch.distributed as dist
 from assay.reward.config import TrainConfig
 from assay.engine import Here
-from assay.recipes.training import OnDevices
+from assay.pipeline.training import OnDevices
 from assay.reward.crew import attend, dismiss
 from assay.reward.launch import train_view
 from assay.tables import build

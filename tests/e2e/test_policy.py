@@ -17,13 +17,14 @@ from assay.journal import read
 from assay.policy.assemble import assemble, save
 from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
 from assay.policy.monitor import MonitorConfig
-from assay.recipes import ablations, policies, tuned
-from assay.recipes.exam import Exam
-from assay.recipes.tune import tune
-from assay.recipes.tune_config import Task, TuneConfig
+from assay.recipes import ablations, policies
 from assay.records import Message
 from assay.reward.config import TrainConfig
 from assay.rollouts import Prompt
+from assay.tuning import outcome as tuned
+from assay.tuning.config import Task, TuneConfig
+from assay.tuning.exam import Exam
+from assay.tuning.stages import tune
 from in_process import assay_here
 
 PIL = pytest.importorskip("PIL.Image")

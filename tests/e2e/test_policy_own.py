@@ -17,10 +17,11 @@ from assay import cli
 from assay.images import ImageStore
 from assay.policy import shown
 from assay.policy.assemble import assemble, save
-from assay.recipes import own, own_evaluate, own_filter, own_grpo, own_pairs, questions, tuned
-from assay.recipes.own_pairs import SampledPreference
 from assay.records import Response
 from assay.tables import Table
+from assay.tuning import outcome as tuned
+from assay.tuning import own, own_evaluate, own_filter, own_grpo, own_pairs, questions
+from assay.tuning.own_pairs import SampledPreference
 from judge_server import judging
 
 PIL = pytest.importorskip("PIL.Image")

@@ -13,13 +13,13 @@ from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
 from assay.policy.monitor import MonitorConfig
-from assay.recipes import tuned
-from assay.recipes.exam import Exam
-from assay.recipes.tune import Tuner, tune
-from assay.recipes.tune_config import Task, TuneConfig
 from assay.records import user
 from assay.rollouts import Prompt, Rollout
 from assay.run import Run
+from assay.tuning import outcome as tuned
+from assay.tuning.config import Task, TuneConfig
+from assay.tuning.exam import Exam
+from assay.tuning.stages import Tuner, tune
 from assay.workers import Beside
 from in_process import assay_here
 
@@ -58,7 +58,7 @@ def test_a_policy_without_any_pairs_does_not_end_its_run(
         ]
 
     monkeypatch.setattr(Tuner, "answers", answers)
-    monkeypatch.setattr("assay.recipes.tune.Beside", lambda threads: Beside(0))  # another process would ask the policy
+    monkeypatch.setattr("assay.tuning.stages.Beside", lambda threads: Beside(0))  # another process would ask the policy
     out = tune(tmp_path / "run", CONFIG, task)
     assert list(tuned.policies(out)) == ["aligned", "grpo"]
     assert tuned.skipped(out) == {

@@ -8,9 +8,10 @@ import pytest
 import tiny_models
 from assay.cli.policy import policy_report, policy_tiny_text
 from assay.policy.config import FitConfig, PairConfig, SamplerConfig
-from assay.recipes import policies, tuned
+from assay.recipes import policies
 from assay.records import user
 from assay.rollouts import Prompt
+from assay.tuning import outcome as tuned
 
 
 def sums(n: int, seed: int, terms: int) -> list[Prompt]:

@@ -22,11 +22,11 @@ import tiny_models
 from assay.images import ImageStore
 from assay.policy import shown
 from assay.policy.assemble import assemble, save
-from assay.recipes import own_pairs, parted
-from assay.recipes.own_pairs import SampledPreference
 from assay.records import Message, Preference, Response
 from assay.step import states
 from assay.tables import Table
+from assay.tuning import own_pairs, parted
+from assay.tuning.own_pairs import SampledPreference
 from descendants import below, gone
 
 PIL = pytest.importorskip("PIL.Image")

@@ -14,8 +14,8 @@ from assay.curate.annotate import shown_order
 from assay.curate.settle import wild_choice
 from assay.curate.verify import add_judgements, oracle, read_judgements
 from assay.errors import AssayError
-from assay.recipes.job import run_job
-from assay.recipes.people_on_file import PeopleOnFile, read_queue
+from assay.pipeline.job import run_job
+from assay.pipeline.people_on_file import PeopleOnFile, read_queue
 from assay.records import Case, Judgement, Label
 from assay.tables import Table
 from in_process import assay_here

@@ -17,7 +17,7 @@ from test_run_engines import pool_of
 
 from assay.curate.verify import oracle
 from assay.engine import engine_of
-from assay.recipes.job import run_job
+from assay.pipeline.job import run_job
 from assay.turns import TRIES
 from ray_nodes import QUIET, Nodes
 

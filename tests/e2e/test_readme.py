@@ -18,7 +18,7 @@ from browser import free_port
 from PIL import Image
 
 import tiny_models
-from assay.recipes.pools import constraint_pool
+from assay.pipeline.pools import constraint_pool
 from assay.records import Judgement
 from assay.tables import plain
 from in_process import assay_here

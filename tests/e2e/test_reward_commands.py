@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from commands import environment, run_assay
 
-from assay.recipes.finished import read_run
+from assay.pipeline.finished import read_run
 from assay.records import Preference, question_id
 from assay.tables import Table
 from in_process import assay_here

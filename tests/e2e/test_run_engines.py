@@ -12,8 +12,8 @@ from small_job import small_config
 from assay.curate.shards import Pool, create
 from assay.curate.verify import oracle
 from assay.engine import engine_of
-from assay.recipes.job import run_job
-from assay.recipes.pools import constraint_pool
+from assay.pipeline.job import run_job
+from assay.pipeline.pools import constraint_pool
 
 PARTS = 4
 

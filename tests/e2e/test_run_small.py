@@ -18,8 +18,8 @@ from assay.curate.material import Material
 from assay.curate.verify import oracle
 from assay.errors import AssayError
 from assay.order import draws
-from assay.recipes.job import run_job
-from assay.recipes.training import Streamed
+from assay.pipeline.job import run_job
+from assay.pipeline.training import Streamed
 from assay.records import Attributes, Judgement, Label, Pair, Preference, question_id
 from assay.report.page import SECTIONS, write_report
 from assay.reward import train as training

@@ -15,7 +15,7 @@ from test_pool_recipe import SMALL, import_pool
 from assay.curate.verify import add_judgements, oracle
 from assay.curate.waiting import waits
 from assay.errors import AssayError
-from assay.recipes.people_on_file import left
+from assay.pipeline.people_on_file import left
 from assay.state import RunState, runs, state
 from in_process import assay_here
 

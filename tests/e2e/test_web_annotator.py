@@ -208,9 +208,7 @@ def test_help_theme_and_keys(page: Any, tmp_path: Path) -> None:
         assert page.locator("#help").is_visible()
         keys = page.locator("#help-rows kbd").all_inner_texts()
         assert len(keys) == len(set(keys))
-        assert {"1", "2", "3", "4", "5", "6", "t", "d", "s", "f", "r", "c", "p", "e", "w", "o", "?", "m"} <= set(
-            keys
-        )
+        assert {"1", "2", "3", "4", "5", "6", "t", "d", "s", "f", "r", "c", "p", "e", "w", "o", "?", "m"} <= set(keys)
         assert_accessible(page)
         page.screenshot(path=picture("help"))
         page.locator("#keys-on").uncheck()

@@ -12,7 +12,7 @@ from web_people import Shown
 
 from assay.curate.annotate import shown_order
 from assay.curate.verify import read_judgements
-from assay.recipes.people_on_file import read_queue
+from assay.pipeline.people_on_file import read_queue
 from in_process import assay_here
 
 

@@ -26,7 +26,7 @@ from assay.engine import Here
 from assay.llm.chat import ChatConfig
 from assay.llm.client import Server
 from assay.order import draws
-from assay.recipes.people_on_file import PeopleOnFile
+from assay.pipeline.people_on_file import PeopleOnFile
 from assay.records import Conversation, Judge, Judgement, Label, Pair, Preference, Response, Scorer, digest, user
 from assay.run import Run
 from assay.store import Place

@@ -11,17 +11,17 @@ import pytest
 from assay.curate.material import Material
 from assay.curate.offline import gold_ridge_judge, hash_embedder
 from assay.curate.shards import Pool
-from assay.curate.sources import find
 from assay.curate.stage1 import Tools, stage1
 from assay.curate.stage2 import stage2
 from assay.curate.verify import add_judgements
 from assay.engine import Here
 from assay.errors import AssayError
-from assay.recipes import flow
-from assay.recipes.embedders import Encoder
-from assay.recipes.flow import FlowConfig, prepared
-from assay.recipes.job import meet, run_job
-from assay.recipes.people_on_file import PeopleOnFile
+from assay.formats.sources import find
+from assay.judges.embedders import Encoder
+from assay.pipeline import flow
+from assay.pipeline.flow import FlowConfig, prepared
+from assay.pipeline.job import meet, run_job
+from assay.pipeline.people_on_file import PeopleOnFile
 from assay.records import Case, Judge, Judgement, Label
 from assay.run import Run
 from assay.store import Place

@@ -18,8 +18,8 @@ from PIL import Image
 
 import pools
 from assay.curate import pool
-from assay.curate.reading import Fields
 from assay.errors import AssayError
+from assay.formats.reading import Fields
 from assay.images import ImageStore
 from assay.records import Judgement, Message, Pair, Rejection, tools_of
 from in_process import assay_here

@@ -21,10 +21,10 @@ from assay.curate.views import LabelSet
 from assay.errors import AssayError
 from assay.llm.outage import Loss, Unreached
 from assay.order import draws
-from assay.recipes.finished import export, training_data
-from assay.recipes.own_benchmarks import own_set
-from assay.recipes.people_on_file import PeopleOnFile
-from assay.recipes.training import Streamed
+from assay.pipeline.finished import export, training_data
+from assay.pipeline.own_benchmarks import own_set
+from assay.pipeline.people_on_file import PeopleOnFile
+from assay.pipeline.training import Streamed
 from assay.records import Case, Conversation, Judgement, Label, Pair, Preference, Response, Scorer, user
 from assay.tables import Table, plain
 from field import curation

@@ -25,18 +25,18 @@ from assay.curate.shards import create
 from assay.curate.verify import read_judgements
 from assay.engine import Here
 from assay.images import ImageStore
+from assay.judges.annotate import JudgeConfig, annotate
+from assay.judges.asking import AskConfig
+from assay.judges.attributes import AttributesConfig, describe
+from assay.judges.embedders import Encoder
 from assay.llm.chat import ChatConfig
 from assay.llm.client import Server
 from assay.llm.outage import Unreached
-from assay.recipes.asking import AskConfig
-from assay.recipes.best_of_n import best_of_n, chat_answers
-from assay.recipes.describing import AttributesConfig, describe
-from assay.recipes.embedders import Encoder
-from assay.recipes.flow import FlowConfig, prepared
-from assay.recipes.judging import JudgeConfig, annotate
+from assay.pipeline.flow import FlowConfig, prepared
 from assay.records import Attributes, Case, Conversation, Judgement, Label, assistant, user
 from assay.run import Run
 from assay.tables import Table, read_shard, records
+from assay.tuning.best_of_n import best_of_n, chat_answers
 from field import curation
 from in_process import assay
 from outage_server import OutageServer

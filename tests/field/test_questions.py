@@ -19,8 +19,8 @@ from assay.cli import main
 from assay.curate.pool import add
 from assay.errors import AssayError
 from assay.images import ImageStore
-from assay.recipes.questions import as_row, read, reason_of
 from assay.store import Place
+from assay.tuning.questions import as_row, read, reason_of
 
 SHARED = Path(os.environ.get("ASSAY_SHARED_FIELD", Path(__file__).resolve().parents[3] / "shared/field"))
 

@@ -12,9 +12,9 @@ import pytest
 from assay.curate.shards import create
 from assay.curate.verify import add_judgements
 from assay.errors import AssayError
+from assay.judges.asking import LocalName
+from assay.judges.servers import FILE, Servers
 from assay.llm.chat import ChatConfig
-from assay.recipes.asking import LocalName
-from assay.recipes.servers import FILE, Servers
 from assay.records import Judgement
 from field import curation
 from in_process import assay

@@ -15,13 +15,13 @@ from assay.curate import attributes
 from assay.curate.pool import add
 from assay.curate.shards import Pool
 from assay.errors import AssayError
+from assay.judges.annotate import JudgeConfig, annotate
+from assay.judges.asking import AskConfig
+from assay.judges.attributes import AttributesConfig, describe
+from assay.pipeline.finished import export, training_data
+from assay.pipeline.flow import FlowConfig
+from assay.pipeline.training import Streamed
 from assay.recipes import presets
-from assay.recipes.asking import AskConfig
-from assay.recipes.describing import AttributesConfig, describe
-from assay.recipes.finished import export, training_data
-from assay.recipes.flow import FlowConfig
-from assay.recipes.judging import JudgeConfig, annotate
-from assay.recipes.training import Streamed
 from assay.records import Attributes, Preference
 from assay.reward.config import EngineConfig, LossConfig, TrainConfig
 from assay.tables import Table

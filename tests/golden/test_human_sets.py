@@ -9,13 +9,13 @@ import pytest
 
 from assay.curate import pool
 from assay.curate.decontaminate import decontaminate
-from assay.curate.human_sets import HUMAN_SETS, read_human_sets, read_set
-from assay.curate.labels import verdict
-from assay.curate.preferred import Preferred
-from assay.curate.sources import rows
-from assay.curate.texts import Cell
 from assay.errors import AssayError
-from assay.recipes.pools import human_pool
+from assay.formats.human_sets import HUMAN_SETS, read_human_sets, read_set
+from assay.formats.labels import verdict
+from assay.formats.preferred import Preferred
+from assay.formats.sources import rows
+from assay.formats.texts import Cell
+from assay.pipeline.pools import human_pool
 from assay.records import Judgement
 from assay.tables import Table
 

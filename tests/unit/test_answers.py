@@ -18,9 +18,9 @@ from assay.bench.policy.words import digits_for_words
 from assay.errors import AssayError
 from assay.policy import hallucination
 from assay.policy.rewards import HybridReward, RewardConfig
-from assay.recipes import exam
 from assay.records import user
 from assay.rollouts import AnswerKind, Prompt, Rollout
+from assay.tuning import exam
 
 
 @pytest.mark.parametrize(

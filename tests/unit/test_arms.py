@@ -21,10 +21,10 @@ from assay.curate.prepare import SplitConfig, prepare
 from assay.curate.shards import create
 from assay.curate.stage1 import Stage1Config, Tools
 from assay.engine import Here
-from assay.recipes.arms import ARMS, EQUAL_EFFORT, GOLD_ONLY, TITLES, WHOLE, Arms, run_arms
-from assay.recipes.flow import FlowConfig, curate
-from assay.recipes.hits import Hit, apart, held_out, measured
-from assay.recipes.product import Product
+from assay.pipeline.arms import ARMS, EQUAL_EFFORT, GOLD_ONLY, TITLES, WHOLE, Arms, run_arms
+from assay.pipeline.flow import FlowConfig, curate
+from assay.pipeline.hits import Hit, apart, held_out, measured
+from assay.pipeline.product import Product
 from assay.records import Case, Judge, Judgement, Scorer
 from assay.run import Run
 from assay.store import Place

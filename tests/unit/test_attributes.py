@@ -19,7 +19,7 @@ from assay.curate.attributes import (
 from assay.curate.rules import rule_attributes  # fmt: skip
 from assay.llm.chat import Request
 from assay.llm.replies import Reply
-from assay.recipes.constraints import make_instructions
+from assay.pipeline.constraints import make_instructions
 from assay.records import Attributes, Pair, Response, assistant, user
 
 

@@ -9,10 +9,10 @@ import pytest
 from assay.bench.policy.answers import correct
 from assay.errors import AssayError
 from assay.images import ImageStore
-from assay.recipes.benchmark_questions import BOXED, asking, benchmark_of, questions_of
-from assay.recipes.exam import overlap
 from assay.records import Message, user
 from assay.rollouts import Prompt
+from assay.tuning.benchmark_questions import BOXED, asking, benchmark_of, questions_of
+from assay.tuning.exam import overlap
 
 SHARED = Path(os.environ.get("ASSAY_SHARED_DATA") or Path(__file__).parents[3] / "shared" / "data") / "reasoning"
 

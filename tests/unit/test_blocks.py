@@ -11,10 +11,10 @@ import pytest
 from test_plain_rows import ODD, PLAIN, TALKS, row, turn, word
 
 from assay import native
-from assay.curate import blocks, lines, sources
-from assay.curate.reading import Fields
 from assay.curate.segments import KINDS, Note, Segments
 from assay.curate.spill import Piece, spill
+from assay.formats import blocks, lines, sources
+from assay.formats.reading import Fields
 from assay.store import Place
 
 LAYOUTS = (
@@ -216,8 +216,8 @@ def test_a_block_of_lines_makes_what_its_lines_make(
 def test_the_frequent_shapes_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     if native.library(blocks._SOURCE) is None:
         pytest.skip("no compiler")
-    from assay.curate.columns import Columns
-    from assay.curate.layouts import named
+    from assay.formats.columns import Columns
+    from assay.formats.layouts import named
 
     monkeypatch.setattr(blocks, "ENOUGH", 0)
     q, a, b = ({"role": r, "content": c} for r, c in (("user", "q"), ("assistant", "a"), ("assistant", "b")))

@@ -10,7 +10,7 @@ from assay.curate.attributes import attribute_request, conversation_text, messag
 from assay.curate.interchange import Format, entries, read, write
 from assay.curate.rules import rule_attributes
 from assay.curate.shards import create
-from assay.curate.turns import canonical
+from assay.formats.turns import canonical
 from assay.records import Case, Message, Pair, Response, assistant, user
 from assay.show import show
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from assay import Pool, RewardModel, TrainConfig
-from assay.recipes.pools import constraint_pool
+from assay.pipeline.pools import constraint_pool
 from assay.recipes.suite import tiny_backbone
 from assay.reward import card
 

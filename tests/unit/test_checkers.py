@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from assay.curate.checkers import FEATURES, RULES, checker_vote_judge, surface_features, ten_rules_judge
 from assay.curate.offline import hash_embedder
-from assay.recipes.constraints import KINDS
-from assay.recipes.pools import constraint_pool
+from assay.pipeline.constraints import KINDS
+from assay.pipeline.pools import constraint_pool
 from assay.records import Response
 from look_alikes import LONG, SHORT, TOPICS, case, example, pair
 

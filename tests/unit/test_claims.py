@@ -23,13 +23,13 @@ from assay.curate.shares import share
 from assay.curate.stage1 import Stage1Config, Tools
 from assay.curate.verify import oracle
 from assay.curate.views import LabelSet, read_set
-from assay.recipes import claims
-from assay.recipes.against_truth import filters
-from assay.recipes.claims import Claims
-from assay.recipes.flow import FlowConfig, curate
-from assay.recipes.hits import Hit
-from assay.recipes.product import Product, measure, measured_on, product_sets
-from assay.recipes.product import model_name as model_of
+from assay.pipeline import claims
+from assay.pipeline.against_truth import filters
+from assay.pipeline.claims import Claims
+from assay.pipeline.flow import FlowConfig, curate
+from assay.pipeline.hits import Hit
+from assay.pipeline.product import Product, measure, measured_on, product_sets
+from assay.pipeline.product import model_name as model_of
 from assay.records import (
     Case,
     Conversation,

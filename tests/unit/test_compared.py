@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from assay.errors import AssayError
+from assay.pipeline.hits import Hit
 from assay.recipes import presets
-from assay.recipes.hits import Hit
 from assay.records import Label
 from assay.report.compared import as_json, compare, lines
 from assay.run import jsonable

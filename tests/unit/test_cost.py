@@ -15,8 +15,8 @@ from assay.curate.cost import Assumed, Gain, Judging, forecast, gains, of_materi
 from assay.curate.material import FREE
 from assay.curate.stage1 import Stage1Config, Stage1Result
 from assay.curate.stage2 import Stage2Config, stage2
-from assay.recipes.flow import FlowConfig
-from assay.recipes.planning import stage2_cost
+from assay.pipeline.flow import FlowConfig
+from assay.pipeline.planning import stage2_cost
 from assay.records import Case, Conversation, Judgement, Pair, digest
 from assay.run import Run
 from assay.store import Place

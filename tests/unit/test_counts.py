@@ -11,7 +11,7 @@ from assay.curate.pool import add
 from assay.curate.prepare import SplitConfig, prepare
 from assay.curate.shards import Pool
 from assay.engine import Here
-from assay.recipes.counted import counted
+from assay.pipeline.counted import counted
 from assay.store import Place
 
 WATCHED = "the quick brown fox jumps over the lazy dog while seven wizards watch the moon rise slowly"

@@ -56,7 +56,7 @@ def test_the_judge_of_the_tour_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     code = re.search(r"```python\n(from dataclasses.*?)```", (ROOT / "docs" / "tour.md").read_text(), re.DOTALL)
     assert code is not None
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    monkeypatch.setattr("assay.recipes.job.run_job", lambda *given, **named: calls.append((given, named)))
+    monkeypatch.setattr("assay.pipeline.job.run_job", lambda *given, **named: calls.append((given, named)))
     exec(code[1], {})
     (((_, config, pool), named),) = calls
     assert not config.offline_judge, "a run has one judge"

@@ -17,10 +17,10 @@ from assay.curate.attributes import retrieval_text
 from assay.curate.rules import rule_attributes
 from assay.embedding import load_embedder
 from assay.errors import AssayError
-from assay.recipes.embedders import EmbedderConfig, Encoder, remember
-from assay.recipes.embedders import load_embedder as by_config
-from assay.recipes.flow import FlowConfig
-from assay.recipes.judging import JudgeConfig
+from assay.judges.annotate import JudgeConfig
+from assay.judges.embedders import EmbedderConfig, Encoder, remember
+from assay.judges.embedders import load_embedder as by_config
+from assay.pipeline.flow import FlowConfig
 from assay.records import Pair, Response, assistant, user
 
 TEXTS = ["a cat", "the weather in Oslo is cold, they say", "what is 2+3?", ""]

@@ -10,8 +10,8 @@ import pytest
 from assay.curate import pool
 from assay.curate.shards import Pool
 from assay.errors import AssayError
-from assay.recipes.exchange import FORMS, exported
-from assay.recipes.finished import labels_of
+from assay.pipeline.exchange import FORMS, exported
+from assay.pipeline.finished import labels_of
 from assay.store import Place
 from in_process import assay_here
 

@@ -25,10 +25,10 @@ from assay.curate.shards import Pool, create
 from assay.curate.views import LabelSet, drawn, label_set
 from assay.engine import Cores, Here
 from assay.errors import AssayError
-from assay.recipes import finished, sweep
-from assay.recipes.finished import export, labels_of, read_run, training_data
-from assay.recipes.flow import FlowConfig
-from assay.recipes.settings import SweepConfig
+from assay.pipeline import finished, sweep
+from assay.pipeline.finished import export, labels_of, read_run, training_data
+from assay.pipeline.flow import FlowConfig
+from assay.pipeline.settings import SweepConfig
 from assay.records import Conversation, Preference, Scorer, question_id
 from assay.reward.data import Pairs
 from assay.run import Run, jsonable

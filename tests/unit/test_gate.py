@@ -9,10 +9,10 @@ import pytest
 
 from assay.policy.gate import ModelTerm, fit_model_term, ordered, remeasure
 from assay.policy.rewards import CHECKS, HybridReward, RewardConfig
-from assay.recipes import watched_page
-from assay.recipes.reward_model import GateCheck
 from assay.records import user
 from assay.rollouts import Prompt, Rollout
+from assay.tuning import watched_page
+from assay.tuning.reward_model import GateCheck
 
 CONFIG = RewardConfig(gate_precision=0.8)
 ASKED = [f"q{n}" for n in range(100)]

@@ -7,7 +7,7 @@ import pytest
 
 from assay.curate.shards import create
 from assay.errors import AssayError
-from assay.recipes.finished import training_data
+from assay.pipeline.finished import training_data
 from assay.records import Judgement, Pair, Preference, Response, assistant, user
 from assay.reward.data import Pairs, ParquetPairs
 from assay.tables import Table

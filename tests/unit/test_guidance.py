@@ -2,7 +2,7 @@
 
 import pytest
 
-from assay.recipes.guidance import _difference, _row
+from assay.judges.guidance import _difference, _row
 from assay.records import Judgement
 
 

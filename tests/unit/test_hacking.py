@@ -22,11 +22,11 @@ from assay.policy.monitor import MonitorConfig
 from assay.policy.reading import Reading
 from assay.policy.rewards import HybridReward, RewardConfig
 from assay.policy.sampler import LocalSampler
-from assay.recipes import tuned
-from assay.recipes.exam import Exam, examine
-from assay.recipes.watching import Looks, Watched
 from assay.records import user
 from assay.rollouts import Prompt, Rollout
+from assay.tuning import outcome as tuned
+from assay.tuning.exam import Exam, examine
+from assay.tuning.watching import Looks, Watched
 
 N = 40
 

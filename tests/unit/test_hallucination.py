@@ -15,11 +15,11 @@ from assay.policy.claims import cannot_see, check_claims, claims_in, reasoning, 
 from assay.policy.hallucination import read
 from assay.policy.monitor import MonitorConfig, Watch
 from assay.policy.reading import Reading
-from assay.recipes import training_plots
-from assay.recipes.training_plots import plot
 from assay.records import Message
 from assay.rollouts import Prompt, Rollout
 from assay.statistics import Estimate
+from assay.tuning import plots as training_plots
+from assay.tuning.plots import plot
 
 WORDS = ("blue", "circle", "green", "red", "triangle")
 
@@ -368,7 +368,7 @@ def test_steps_are_whole_numbers() -> None:
 
 
 def test_the_page_of_a_training_reads_its_metrics(tmp_path: Path) -> None:
-    from assay.recipes import tuned
+    from assay.tuning import outcome as tuned
 
     rates = {n: Estimate(value=0.25 + n / 10, se=0.03, n=96, clusters=96) for n in (1, 2)}
     readings = [

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from assay.errors import AssayError
-from assay.recipes import hub
+from assay.pipeline import hub
 
 hub_client = pytest.importorskip("huggingface_hub", reason="not installed: pip install 'assay-rm[hub]'")
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from assay.curate.layouts import LAYOUTS
-from assay.curate.pictures import keeper
-from assay.curate.preferred import Preferred
-from assay.curate.reading import decide, outcomes
-from assay.curate.rows import RowError
-from assay.curate.texts import Cell, Flaw
 from assay.errors import AssayError
+from assay.formats.layouts import LAYOUTS
+from assay.formats.pictures import keeper
+from assay.formats.preferred import Preferred
+from assay.formats.reading import decide, outcomes
+from assay.formats.rows import RowError
+from assay.formats.texts import Cell, Flaw
 from assay.images import ImageStore
 
 FIELDS = (

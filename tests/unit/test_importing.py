@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import pools
-from assay.curate import generation, pool, reading, sources, spill
-from assay.curate.layouts import named
+from assay.curate import generation, pool, spill
 from assay.curate.shards import Indexed, Pool
-from assay.curate.sources import rows as read_rows
 from assay.engine import Cores
 from assay.errors import AssayError
+from assay.formats import reading, sources
+from assay.formats.layouts import named
+from assay.formats.sources import rows as read_rows
 from assay.records import Pair
 from assay.store import Place
 from assay.tables import Table
@@ -289,7 +290,8 @@ def test_killed_at_any_file_the_same_command_ends_with_the_same_bytes(
 SCRIPT = """
 import sys
 from pathlib import Path
-from assay.curate import pool, sources
+from assay.curate import pool
+from assay.formats import sources
 sources.PIECE = 30_000
 if __name__ == "__main__":
     pool.add(sys.argv[2:], Path(sys.argv[1]), name="set", parts=4)

@@ -9,6 +9,7 @@ import pytest
 
 from assay.errors import AssayError
 from assay.images import ImageStore
+from assay.judges.asking import AskConfig
 from assay.llm.chat import ChatConfig
 from assay.llm.client import Server
 from assay.policy.hallucination import read
@@ -16,11 +17,11 @@ from assay.policy.judge_claims import MOST, ClaimsJudge, read_verdicts
 from assay.policy.monitor import MonitorConfig, Watch
 from assay.policy.reading import Reading
 from assay.policy.rewards import RewardConfig
-from assay.recipes import tuned, watched_page
-from assay.recipes.asking import AskConfig
-from assay.recipes.reward_model import GoldConfig, claims_judge, refuse
 from assay.records import Message, user
 from assay.rollouts import Prompt, Rollout
+from assay.tuning import outcome as tuned
+from assay.tuning import watched_page
+from assay.tuning.reward_model import GoldConfig, claims_judge, refuse
 from judge_server import judging
 
 PIL = pytest.importorskip("PIL.Image")

@@ -12,13 +12,13 @@ import pytest
 
 from assay.errors import AssayError
 from assay.images import ImageStore
+from assay.judges.asking import AskConfig
 from assay.policy.advantage import grade
 from assay.policy.judge_pairs import PairJudge, read_better
 from assay.policy.rewards import HybridReward, RewardConfig
-from assay.recipes.asking import AskConfig
-from assay.recipes.reward_model import GoldConfig, RewardModelConfig, claims_judge, load_reward_model, purse_of, refuse
 from assay.records import user
 from assay.rollouts import Prompt, Rollout
+from assay.tuning.reward_model import GoldConfig, RewardModelConfig, claims_judge, load_reward_model, purse_of, refuse
 from judge_server import judging
 
 OPEN = Prompt(messages=(user("Tell a joke."),))

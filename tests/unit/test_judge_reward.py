@@ -18,11 +18,11 @@ from assay.llm.replies import Reply
 from assay.policy.advantage import grade
 from assay.policy.judge_reward import JudgeReward, read_score
 from assay.policy.rewards import HybridReward, RewardConfig
-from assay.recipes.question_rows import Reader
-from assay.recipes.questions import as_row
-from assay.recipes.reward_model import RewardModelConfig, load_reward_model, refuse
 from assay.records import user
 from assay.rollouts import Prompt, Rollout
+from assay.tuning.question_rows import Reader
+from assay.tuning.questions import as_row
+from assay.tuning.reward_model import RewardModelConfig, load_reward_model, refuse
 
 KNOWN = Prompt(messages=(user("2 + 3?"),), answer="5", kind="number")
 RUBRIC = Prompt(messages=(user("Greet {name}."),), rubric=("says hello", "is polite", "is short", "names nobody"))
@@ -150,7 +150,7 @@ def test_a_rubric_is_read_and_written() -> None:
 
 
 def test_forms_and_lengths_need_no_reward_model() -> None:
-    from assay.recipes.reward_model import GoldConfig
+    from assay.tuning.reward_model import GoldConfig
 
     refuse(RewardConfig(form="boxed", overlong=1.0, overlong_band=4), GoldConfig(), [KNOWN])
     with pytest.raises(AssayError, match=r"--rewards\.bound needs a reward model"):

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from assay.curate import lists, preferred, rated, rival_fields
-from assay.curate.dialogues import pair_of, transcript
-from assay.curate.labels import label_codes, verdict
-from assay.curate.layouts import detect, fitting, named
-from assay.curate.preferred import Preferred
-from assay.curate.rows import RowError
 from assay.errors import AssayError
+from assay.formats import lists, preferred, rated, rival_fields
+from assay.formats.dialogues import pair_of, transcript
+from assay.formats.labels import label_codes, verdict
+from assay.formats.layouts import detect, fitting, named
+from assay.formats.preferred import Preferred
+from assay.formats.rows import RowError
 
 
 def said(outcome: object) -> tuple[list[str], str | None, str | None]:

@@ -8,7 +8,7 @@ import pytest
 
 import pools
 from assay.curate import pool
-from assay.curate.layouts import LAYOUTS
+from assay.formats.layouts import LAYOUTS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "layouts.md").read_text(encoding="utf-8")
 GOOD = re.compile(r"apple|banana|oak")

@@ -11,7 +11,7 @@ import pytest
 
 import assay
 from assay import AssayError, Pool, RewardModel, Run
-from assay.recipes.pools import constraint_pool
+from assay.pipeline.pools import constraint_pool
 
 PAGE = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
 

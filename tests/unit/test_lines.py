@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 
-from assay.curate import lines
-from assay.curate.lines import Broken, Lines
+from assay.formats import lines
+from assay.formats.lines import Broken, Lines
 
 
 def cut(random: Random, data: bytes, broken: bool = False) -> Iterator[bytes]:

@@ -11,8 +11,8 @@ from assay.errors import AssayError
 from assay.records import Case, Pair, Response, user
 
 torch = pytest.importorskip("torch")
-from assay.recipes import local_judge  # noqa: E402
-from assay.recipes.local_judge import LocalConfig, LocalJudge  # noqa: E402
+from assay.judges import local as local_judge  # noqa: E402
+from assay.judges.local import LocalConfig, LocalJudge  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ import pytest
 
 import pools
 from assay.curate import pool
-from assay.curate.sources import rows
-from assay.curate.texts import Cell
 from assay.errors import AssayError
+from assay.formats.sources import rows
+from assay.formats.texts import Cell
 
 
 def row(i: int, **more: object) -> dict[str, object]:

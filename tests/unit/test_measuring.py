@@ -18,10 +18,10 @@ from assay.curate.shards import Pool, create
 from assay.curate.verify import oracle
 from assay.engine import Here
 from assay.errors import AssayError
-from assay.recipes.flow import FlowConfig
-from assay.recipes.job import measuring, run_job
-from assay.recipes.people_on_file import PeopleOnFile
-from assay.recipes.pools import SmallPool
+from assay.pipeline.flow import FlowConfig
+from assay.pipeline.job import measuring, run_job
+from assay.pipeline.people_on_file import PeopleOnFile
+from assay.pipeline.pools import SmallPool
 from assay.records import Case, Judgement, Pair, Response, user
 from assay.run import Run
 from assay.store import Place

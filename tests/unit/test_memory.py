@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
+from assay.judges import embedders
 from assay.memory import compact
-from assay.recipes import embedders
 
 
 def test_a_few_rows_let_go_of_all_that_was_read() -> None:

@@ -21,11 +21,11 @@ from assay.curate.prepare import SplitConfig
 from assay.curate.stage1 import Tools
 from assay.curate.verify import oracle
 from assay.figures import NEEDED, told, verdict
-from assay.recipes import claims
-from assay.recipes.claims import Claims
-from assay.recipes.counted import counted
-from assay.recipes.flow import curate
-from assay.recipes.product import Product, make_product, measured_on
+from assay.pipeline import claims
+from assay.pipeline.claims import Claims
+from assay.pipeline.counted import counted
+from assay.pipeline.flow import curate
+from assay.pipeline.product import Product, make_product, measured_on
 from assay.report.counts import sums
 from assay.report.page import headline, summary, write_report
 from assay.report.run import RunSteps
@@ -210,7 +210,7 @@ def test_the_report_on_judges_and_the_table_of_policies() -> None:
 
     from assay.curate.judge_page import page, sections
     from assay.policy.reading import Reading
-    from assay.recipes import tuned
+    from assay.tuning import outcome as tuned
 
     found = sections(made.__wrapped__())  # type: ignore[attr-defined]
     told, tables = shares.naked(page(found, "judges", {}))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from assay.__main__ import main
-from assay.recipes import own_evaluate, own_filter, own_grpo, own_pairs
+from assay.tuning import own_evaluate, own_filter, own_grpo, own_pairs
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scale.md").read_text()
 STAGES = {

@@ -12,13 +12,13 @@ import tiny_models
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.policy.config import AskConfig, FitConfig, PairConfig, PolicyConfig, SamplerConfig
-from assay.recipes import own_pairs, questions
-from assay.recipes.exam import COMMON, exam_of, overlap
-from assay.recipes.own_pairs import SampledPreference, run_mpo
-from assay.recipes.reward_model import RewardModelConfig
 from assay.records import Message, Preference, Response, assistant, user
 from assay.rollouts import Prompt
 from assay.tables import Table
+from assay.tuning import own_pairs, questions
+from assay.tuning.exam import COMMON, exam_of, overlap
+from assay.tuning.own_pairs import SampledPreference, run_mpo
+from assay.tuning.reward_model import RewardModelConfig
 
 PIL = pytest.importorskip("PIL.Image")
 
@@ -41,7 +41,7 @@ def test_a_picture_is_swapped_with_that_of_the_same_question_with_another_answer
 def test_an_exam_compares_no_two_questions_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each with each, 2,000 questions of one wording took hours, where answers are formulas."""
     asked_for = []
-    monkeypatch.setattr("assay.recipes.exam.same", lambda *given: asked_for.append(given) or given[0] == given[1])  # type: ignore[func-returns-value]
+    monkeypatch.setattr("assay.tuning.exam.same", lambda *given: asked_for.append(given) or given[0] == given[1])  # type: ignore[func-returns-value]
     prompts = [replace(asked(str(i), f"x + {i % 7}"), kind="math") for i in range(500)]
     exam = exam_of(prompts)
     assert len(asked_for) <= 500

@@ -16,9 +16,9 @@ from assay.curate.prepare import SplitConfig
 from assay.curate.shards import create
 from assay.curate.stage1 import Stage1Config, Tools
 from assay.curate.verify import oracle
-from assay.recipes.flow import FlowConfig, curate
-from assay.recipes.judging import Guide, JudgeConfig, targets
-from assay.recipes.sources import read_material
+from assay.judges.annotate import Guide, JudgeConfig, targets
+from assay.judges.sources import read_material
+from assay.pipeline.flow import FlowConfig, curate
 from assay.records import Case, Judgement
 from assay.run import Run
 from assay.tables import plain

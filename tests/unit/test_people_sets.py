@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from assay.curate.human_sets import HUMAN_SETS
 from assay.curate.offline import hash_embedder
 from assay.curate.prepare import SplitConfig, prepare
 from assay.curate.stage1 import win_probabilities
 from assay.engine import Here
-from assay.recipes.pools import human_pool
+from assay.formats.human_sets import HUMAN_SETS
+from assay.pipeline.pools import human_pool
 from assay.records import Conversation, Pair, Preference, Response, user
 from assay.store import Place
 

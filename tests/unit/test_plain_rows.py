@@ -13,17 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay import native
-from assay.curate import content_ids
-from assay.curate.columns import SCHEMA, Columns
-from assay.curate.layouts import Layout, named
-from assay.curate.pictures import keeper
-from assay.curate.plain import PlainRows
 from assay.curate.pool import add
-from assay.curate.preferred import Preferred
-from assay.curate.reading import Read, readings
-from assay.curate.rows import Row, RowError
 from assay.curate.spill import trouble
-from assay.curate.texts import Cell, Flaw, _json_line, quickly
+from assay.formats import content_ids
+from assay.formats.columns import SCHEMA, Columns
+from assay.formats.layouts import Layout, named
+from assay.formats.pictures import keeper
+from assay.formats.plain import PlainRows
+from assay.formats.preferred import Preferred
+from assay.formats.reading import Read, readings
+from assay.formats.rows import Row, RowError
+from assay.formats.texts import Cell, Flaw, _json_line, quickly
 from assay.images import ImageStore
 from assay.records import Message, Response, Role, digest, messages_id, question_id
 

@@ -22,12 +22,12 @@ from assay.policy.monitor import MonitorConfig, Watch
 from assay.policy.mpo import Comparison, Fitted, fit
 from assay.policy.rewards import HybridReward, RewardConfig
 from assay.policy.sampler import LocalSampler
-from assay.recipes.reward_model import fingerprint
-from assay.recipes.tune_config import TuneConfig
 from assay.records import user
 from assay.reward.config import TrainConfig
 from assay.rollouts import Prompt, Rollout, Score
 from assay.tables import sibling
+from assay.tuning.config import TuneConfig
+from assay.tuning.reward_model import fingerprint
 
 PROMPTS = [Prompt(messages=(user(f"say {c}"),), answer=c) for c in "abcdefgh"]
 PAIRS = [

@@ -20,12 +20,12 @@ from assay.policy.monitor import MonitorConfig
 from assay.policy.mpo import Comparison, fit
 from assay.policy.rewards import RewardConfig
 from assay.policy.sampler import LocalSampler
-from assay.recipes.own_grpo import run_grpo as run_own
-from assay.recipes.reward_model import GoldConfig
-from assay.recipes.tune_config import TuneConfig
 from assay.records import user
 from assay.rollouts import Prompt, Rollout, Score
 from assay.step import Engine
+from assay.tuning.config import TuneConfig
+from assay.tuning.own_grpo import run_grpo as run_own
+from assay.tuning.reward_model import GoldConfig
 
 PROMPTS = [Prompt(messages=(user(f"say {c}"),), answer=c) for c in "abcdefgh"]
 

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import pools
-from assay.curate import pool, reading
+from assay.curate import pool
 from assay.errors import AssayError
+from assay.formats import reading
 from assay.records import Judgement, Origin, Pair, Rejection, Response
 from assay.tables import Table
 

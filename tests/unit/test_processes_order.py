@@ -20,12 +20,12 @@ from assay.policy.grpo import grpo
 from assay.policy.model import load_policy
 from assay.policy.prompt_ids import IdFile, PromptIds, mapped
 from assay.policy.sampler import LocalSampler
-from assay.recipes.own_pairs import SampledPreference
-from assay.recipes.shared import MARK, Shared
 from assay.records import Response, user
 from assay.rollouts import Prompt, Rollout, Score
 from assay.step import Engine
 from assay.tables import Table
+from assay.tuning.own_pairs import SampledPreference
+from assay.tuning.shared import MARK, Shared
 
 
 @pytest.fixture(scope="module")

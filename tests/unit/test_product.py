@@ -15,9 +15,9 @@ from assay.curate.stage1 import Tools
 from assay.curate.verify import oracle
 from assay.curate.views import LabelSet
 from assay.errors import AssayError
-from assay.recipes.flow import curate
-from assay.recipes.hits import Hit
-from assay.recipes.product import CANDIDATES, SETS, Product, first_results, make_product, model_name
+from assay.pipeline.flow import curate
+from assay.pipeline.hits import Hit
+from assay.pipeline.product import CANDIDATES, SETS, Product, first_results, make_product, model_name
 from assay.records import Preference, Scorer
 from assay.run import Run
 

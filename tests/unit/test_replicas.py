@@ -14,8 +14,8 @@ from assay import devices
 from assay.curate.prepare import SplitConfig, prepare
 from assay.curate.shards import create
 from assay.engine import Cores, Here, make
-from assay.recipes.embedders import EmbedderConfig, Encoder
-from assay.recipes.training import OnDevices, score_together
+from assay.judges.embedders import EmbedderConfig, Encoder
+from assay.pipeline.training import OnDevices, score_together
 from assay.records import Pair, Response, user
 from assay.reward.scorer import Model
 from assay.store import Place
@@ -48,7 +48,7 @@ def test_two_replicas_score_as_one(tmp_path: Path) -> None:
 
 
 def test_nothing_to_do_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("assay.recipes.training.Replicas", None)
+    monkeypatch.setattr("assay.pipeline.training.Replicas", None)
     assert list(OnDevices(Here(), 8).map(abs, [], model=True)) == []
     assert list(OnDevices(Here(), 1).map(abs, [-1, 2], model=True)) == [1, 2]
 

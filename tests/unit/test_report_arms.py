@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from assay.recipes.arms import TITLES
-from assay.recipes.hits import Hit
+from assay.pipeline.arms import TITLES
+from assay.pipeline.hits import Hit
 from assay.report.arms import FIXED, NOTHING, arms_grid, fixed_grid, unseen_grid
 from assay.report.run import RunSteps
 from assay.statistics import mean

@@ -12,9 +12,9 @@ from scale_words import MEASURED, Bank
 
 from assay.curate import pool
 from assay.curate.decontaminate import Index
-from assay.curate.preferred import Preferred
-from assay.curate.reading import decide, outcomes
-from assay.curate.sources import find
+from assay.formats.preferred import Preferred
+from assay.formats.reading import decide, outcomes
+from assay.formats.sources import find
 from assay.records import Message, Pair
 
 

@@ -7,10 +7,10 @@ import pytest
 import scale_stages
 from scale_pool import make
 
-from assay.curate.preferred import Preferred
-from assay.curate.reading import decide, outcomes
 from assay.curate.shards import create
-from assay.curate.sources import find
+from assay.formats.preferred import Preferred
+from assay.formats.reading import decide, outcomes
+from assay.formats.sources import find
 from assay.records import Judgement, Pair
 
 pytest.importorskip("duckdb", reason="the peer of the benchmark is not installed (pip install duckdb)")

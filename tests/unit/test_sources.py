@@ -12,11 +12,11 @@ from assay.curate.rules import rule_attributes
 from assay.curate.shards import Pool, create
 from assay.curate.verify import add_judgements
 from assay.errors import AssayError
-from assay.recipes import judging
-from assay.recipes.judged import lengths
-from assay.recipes.judging import Guide, JudgeConfig, keeps_to, lowest, targets
-from assay.recipes.own_benchmarks import own_set
-from assay.recipes.sources import read_material
+from assay.judges import annotate as judging
+from assay.judges.annotate import Guide, JudgeConfig, keeps_to, lowest, targets
+from assay.judges.sources import read_material
+from assay.judges.votes import lengths
+from assay.pipeline.own_benchmarks import own_set
 from assay.records import Attributes, Judgement, Pair, Response, user
 from assay.run import Run
 from assay.store import Place

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from test_plain_rows import row
 
-from assay.curate import ambiguous
-from assay.curate.ambiguous import Ambiguous, Survey, resolved
-from assay.curate.layouts import named
+from assay.formats import ambiguous
+from assay.formats.ambiguous import Ambiguous, Survey, resolved
+from assay.formats.layouts import named
 
 TWO = (
     ("response_a", "response_b"), ("response_1", "response_2"), ("answer_0", "answer_1"), ("human_ref_A", "human_ref_B"),

@@ -8,9 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
-from assay.recipes import presets, telling
-from assay.recipes.telling import Telling
+from assay import telling
+from assay.recipes import presets
 from assay.run import Run, jsonable
+from assay.telling import Telling
 
 
 def run_of(folder: Path) -> tuple[Run, StringIO]:

@@ -11,8 +11,8 @@ from assay.curate.judge_report import judge_report
 from assay.curate.merging import Gold, Merge, merge_votes
 from assay.curate.rules import rule_attributes
 from assay.curate.shards import create
-from assay.recipes.guidance import _row
-from assay.recipes.judged import report
+from assay.judges.guidance import _row
+from assay.judges.votes import report
 from assay.records import Attributes, Judgement, Pair, Response, user
 from assay.tables import Table
 

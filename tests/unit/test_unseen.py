@@ -15,8 +15,8 @@ from assay.curate.shards import Pool, create
 from assay.curate.stage1 import Stage1Config, Tools
 from assay.curate.verify import oracle
 from assay.engine import Here
-from assay.recipes.flow import FlowConfig, curate
-from assay.recipes.pools import UNSEEN, SmallPool, constraint_pool
+from assay.pipeline.flow import FlowConfig, curate
+from assay.pipeline.pools import UNSEEN, SmallPool, constraint_pool
 from assay.records import Case, Judgement, Label
 from assay.run import Run
 from assay.store import Place

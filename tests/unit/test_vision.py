@@ -21,12 +21,12 @@ from assay.policy.generate import GenerateSampler
 from assay.policy.model import Policy, load_policy
 from assay.policy.pairs import comparisons, dropout_pairs
 from assay.policy.sampler import LocalSampler
-from assay.recipes.own import fitting
 from assay.records import Message, Preference, Response, assistant, user
 from assay.reward.config import TrainConfig
 from assay.reward.scorer import load_scorer
 from assay.reward.train import train
 from assay.rollouts import Prompt, Rollout
+from assay.tuning.own import fitting
 
 PIL = pytest.importorskip("PIL.Image")
 KINDS = {

@@ -19,8 +19,8 @@ from assay.bench.policy.answers import same
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.policy import lite
-from assay.recipes import own, questions, visual
 from assay.rollouts import Prompt
+from assay.tuning import own, questions, visual
 
 GSM8K = Path(__file__).resolve().parents[3] / "shared/data/reasoning/gsm8k/test.jsonl"
 

@@ -24,10 +24,10 @@ from assay.curate.waiting import (
     waits,
 )
 from assay.errors import AssayError, Paused
-from assay.recipes.flow import FlowConfig
-from assay.recipes.people_on_file import PeopleOnFile, left
-from assay.recipes.planning import people_forecast
-from assay.recipes.waiting_room import free_port
+from assay.pipeline.flow import FlowConfig
+from assay.pipeline.people_on_file import PeopleOnFile, left
+from assay.pipeline.planning import people_forecast
+from assay.pipeline.waiting_room import free_port
 from assay.records import Case, Judgement
 from pools import pair, small_pool
 

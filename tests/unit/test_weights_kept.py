@@ -32,8 +32,6 @@ from assay.policy.rewards import RewardConfig
 from assay.policy.sampler import LocalSampler, local_sampler
 from assay.policy.saving import base_weight
 from assay.policy.vllm_weights import sources
-from assay.recipes.own_grpo import run_grpo
-from assay.recipes.reward_model import GoldConfig
 from assay.records import Message, user
 from assay.render import render_prompt
 from assay.reward.config import EngineConfig
@@ -41,6 +39,8 @@ from assay.reward.model import RewardModel
 from assay.reward.visual import load_visual
 from assay.rollouts import Prompt, Score
 from assay.step import Engine
+from assay.tuning.own_grpo import run_grpo
+from assay.tuning.reward_model import GoldConfig
 from logprobs import said, tokens, trained, whole
 
 pytest.importorskip("PIL.Image")

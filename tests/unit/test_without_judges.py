@@ -20,11 +20,11 @@ from assay.errors import AssayError
 from assay.llm.chat import ChatConfig
 from assay.llm.client import Server
 from assay.llm.outage import probe
-from assay.recipes.flow import Curated, FlowConfig, curate
-from assay.recipes.job import run_job
-from assay.recipes.people_on_file import PeopleOnFile
-from assay.recipes.pools import SmallPool
-from assay.recipes.product import Product, product_sets
+from assay.pipeline.flow import Curated, FlowConfig, curate
+from assay.pipeline.job import run_job
+from assay.pipeline.people_on_file import PeopleOnFile
+from assay.pipeline.pools import SmallPool
+from assay.pipeline.product import Product, product_sets
 from assay.records import Case, Judge, Judgement, Label
 from assay.run import Run
 from assay.tables import Table

@@ -58,7 +58,7 @@ def chat_config(
 
 def asking_of(servers: Sequence[Server]) -> dict[str, object]:
     """What of chat servers shapes their answers: the models and how they sample. Where they are is kept apart
-    (`recipes.servers`); how long an answer may be is not: what is cut is asked again."""
+    (`judges.servers`); how long an answer may be is not: what is cut is asked again."""
     return {"models": [s.name for s in servers], "temperature": servers[0].config.temperature}
 
 

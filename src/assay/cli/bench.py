@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from assay.bench.benchmark import BenchmarkResult, Skipped
     from assay.bench.verdicts import PairJudge
     from assay.images import ImageStore
-    from assay.recipes.own_benchmarks import Job
+    from assay.pipeline.own_benchmarks import Job
 
 app = App()
 
@@ -70,9 +70,9 @@ def bench(
     from assay.bench import compare, table
     from assay.bench.score_file import Recorder, ScoreFile
     from assay.bench.verdicts import PairJudge
-    from assay.recipes.own_benchmarks import pictures_of, plan
-    from assay.recipes.reward_model import fingerprint
+    from assay.pipeline.own_benchmarks import pictures_of, plan
     from assay.tables import write_text
+    from assay.tuning.reward_model import fingerprint
 
     planned = plan(data, only, pair_layout)
     pictures = pictures_of(planned, data, images)
@@ -283,10 +283,10 @@ def best_of_n(
         servers_moved: The chat model is the one that answered before, at another address now: go on with it.
     """
     from assay.images import ImageStore
-    from assay.recipes import best_of_n as recipe
-    from assay.recipes.reward_model import fingerprint
-    from assay.recipes.servers import Servers
+    from assay.judges.servers import Servers
     from assay.tables import sibling
+    from assay.tuning import best_of_n as recipe
+    from assay.tuning.reward_model import fingerprint
 
     begun = out.exists() and out.stat().st_size > 0
     servers = Servers(sibling(out, ".servers.json"), begun, servers_moved)

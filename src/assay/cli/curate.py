@@ -33,8 +33,8 @@ def pool_add(
         parts: Into how many parts a new pool is divided; by default as many as hold about 200 MB of text each.
     """
     from assay.curate import pool
-    from assay.curate.reading import Fields
     from assay.engine import engine_of
+    from assay.formats.reading import Fields
     from assay.store import Place
 
     if not sources:
@@ -69,7 +69,7 @@ def verify_pairs(
     """
     from assay.curate.verify import verify
     from assay.curate.waiting import Desk, waits
-    from assay.recipes.people_on_file import left, read_queue
+    from assay.pipeline.people_on_file import left, read_queue
 
     hear_interrupts()
     cases = read_queue(run / "queue") if again else left(run, run / judgements)

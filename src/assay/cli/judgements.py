@@ -28,7 +28,7 @@ def judgements_export(run: Positional[Path], out: Path, to: Format = "jsonl", se
     from assay.curate import argilla, label_studio
     from assay.curate.interchange import entries, write
     from assay.curate.verify import read_judgements
-    from assay.recipes.people_on_file import read_queue
+    from assay.pipeline.people_on_file import read_queue
     from assay.tables import write_text
 
     cases = read_queue(run / "queue")
@@ -57,7 +57,7 @@ def judgements_import(
     """
     from assay.curate.interchange import read
     from assay.curate.verify import add_judgements
-    from assay.recipes.people_on_file import read_queue
+    from assay.pipeline.people_on_file import read_queue
 
     cases = read_queue(run / "queue")
     waiting = {c.pair.id for c in cases}

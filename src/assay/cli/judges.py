@@ -9,9 +9,9 @@ from tyro.conf import Positional
 from assay.cli.arguments import App, Flat
 from assay.cli.run_file import kept
 from assay.curate.merging import Merge
-from assay.recipes.asking import AskConfig
-from assay.recipes.describing import AttributesConfig
-from assay.recipes.judging import JudgeConfig
+from assay.judges.annotate import JudgeConfig
+from assay.judges.asking import AskConfig
+from assay.judges.attributes import AttributesConfig
 
 app = App()
 NAMES = ("run", "report")
@@ -40,7 +40,7 @@ def attributes(
         sets: Names of the published sets that lie in SOURCE.
         dry_run: Print requests, tokens and cost, and stop.
     """
-    from assay.recipes.describing import describe
+    from assay.judges.attributes import describe
 
     console = Console(highlight=False)
     found = describe(source, out, server, config, asking, sets=sets, dry_run=dry_run, console=console)
@@ -86,8 +86,8 @@ def annotate_run(
         sets: Names of the published sets that lie in SOURCE; what people chose there is gold.
         dry_run: Print requests, tokens and cost, and stop.
     """
-    from assay.recipes.judged import show_report
-    from assay.recipes.judging import annotate
+    from assay.judges.annotate import annotate
+    from assay.judges.votes import show_report
 
     console = Console(highlight=False)
     found = annotate(
@@ -106,7 +106,7 @@ def annotate_report(folder: Positional[Path], merge: Merge = "majority") -> None
         folder: The folder of an `assay annotate`, finished or not.
         merge: Votes to judgements: majority, weighted (by agreement with gold), dawid-skene.
     """
-    from assay.recipes.judged import report, show_report
+    from assay.judges.votes import report, show_report
 
     show_report(report(folder, merge), folder, Console(highlight=False))
 
@@ -135,7 +135,7 @@ def guidance(
         sets: Names of the published sets that lie in SOURCE; what people chose there is gold.
         seeds: Each arm is run once for each; a seed changes the orders and the random examples, not the pairs.
     """
-    from assay.recipes.guidance import compare, show_guidance
+    from assay.judges.guidance import compare, show_guidance
 
     found = compare(source, out, judge, gold, config, asking, sets=sets, attributes=attributes, seeds=seeds)
     show_guidance(found, out, Console(highlight=False))

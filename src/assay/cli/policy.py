@@ -23,8 +23,8 @@ from assay.policy.config import (
 from assay.policy.monitor import MonitorConfig
 from assay.policy.rewards import RewardConfig
 from assay.recipes import policies
-from assay.recipes.reward_model import GoldConfig, RewardModelConfig
-from assay.recipes.tune_config import TuneConfig
+from assay.tuning.config import TuneConfig
+from assay.tuning.reward_model import GoldConfig, RewardModelConfig
 
 
 def _say(text: str) -> None:
@@ -81,8 +81,8 @@ def policy_tiny_text(
 def _tune(name: str, config: TuneConfig, out: Path, trackers: tuple[str, ...], dry_run: bool) -> None:
     if dry_run:
         return print_config(config)
-    from assay.recipes import tuned
-    from assay.recipes.tune import tune
+    from assay.tuning import outcome as tuned
+    from assay.tuning.stages import tune
 
     tune(out, config, policies.RECIPES[name][1](config), trackers)
     tuned.summary(out, Console(highlight=False))
@@ -154,7 +154,7 @@ def policy_grpo(
         vllm: What draws answers.
         trackers: Where metrics go besides OUT/metrics.jsonl.
     """
-    from assay.recipes.own_grpo import run_grpo
+    from assay.tuning.own_grpo import run_grpo
 
     _say(run_grpo(
         model, prompts, out, config, policy, sampler, rewards, gold, monitor, watch or None, answer_start, trackers, vllm,
@@ -198,7 +198,7 @@ def policy_pairs(
         seed: Of the answers that are drawn.
         vllm: What draws answers.
     """
-    from assay.recipes.own_pairs import run_pairs
+    from assay.tuning.own_pairs import run_pairs
 
     _say(
         run_pairs(
@@ -230,7 +230,7 @@ def policy_mpo(
         images: The folder of the pictures that prompts name (default: PAIRS/images).
         trackers: Where metrics go besides OUT/metrics.jsonl.
     """
-    from assay.recipes.own_pairs import run_mpo
+    from assay.tuning.own_pairs import run_mpo
 
     _say(run_mpo(model, pairs, out, config, policy, images, trackers))
 
@@ -261,7 +261,7 @@ def policy_align(
         answer_start: Text that every answer is made to begin with, part of the prompt.
         trackers: Where metrics go besides OUT/metrics.jsonl.
     """
-    from assay.recipes.own import run_align
+    from assay.tuning.own import run_align
 
     _say(run_align(model, captions, out, config, policy, request, answer_start, trackers, system))
 
@@ -297,7 +297,7 @@ def policy_evaluate(
         vllm: What draws answers.
         form: How a well-formed answer is written, as `--rewards.form` of `assay policy grpo`.
     """
-    from assay.recipes.own_evaluate import run_evaluate
+    from assay.tuning.own_evaluate import run_evaluate
 
     console = Console(highlight=False)
     _say(run_evaluate(model, prompts, out, policy, sampler, answer_start, console, answer_field, vllm, form, ask))
@@ -328,7 +328,7 @@ def policy_filter(
         answer_field: As for `assay policy grpo`.
         vllm: What draws answers.
     """
-    from assay.recipes.own_filter import run_filter
+    from assay.tuning.own_filter import run_filter
 
     _say(run_filter(model, prompts, out, samples, sampler, answer_start, answer_field, vllm, policy, ask))
 
@@ -357,7 +357,7 @@ def policy_report(run: Positional[Path]) -> None:
     Args:
         run: The folder of a run, or of `assay policy grpo`, `mpo` or `align`.
     """
-    from assay.recipes import tuned
+    from assay.tuning import outcome as tuned
 
     if tuned.is_training(run):
         return print(f"report: {tuned.write_training_report(run)}")

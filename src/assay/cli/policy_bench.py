@@ -115,6 +115,6 @@ def policy_serve(
         rows: Answers that are decoded together.
         policy: Precision and memory.
     """
-    from assay.recipes.own_serve import run_serve
+    from assay.tuning.own_serve import run_serve
 
     run_serve(model, host, port, policy, rows, name)

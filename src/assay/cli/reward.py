@@ -15,7 +15,7 @@ from assay.engine import engine_of
 from assay.errors import AssayError
 from assay.figures import counted
 from assay.locks import alone
-from assay.recipes.settings import SweepConfig, Tool
+from assay.pipeline.settings import SweepConfig, Tool
 from assay.reward.config import TrainConfig
 from assay.tables import remove, sibling
 
@@ -51,8 +51,8 @@ def reward_train(
     """
     if dry_run:
         return print_config(config)
-    from assay.recipes.finished import training_data
-    from assay.recipes.training import fit
+    from assay.pipeline.finished import training_data
+    from assay.pipeline.training import fit
     from assay.reward.launch import check_processes
 
     check_processes(processes)
@@ -88,7 +88,7 @@ def reward_export(
             (ShareGPT's turns and a dataset_info.json), jsonl (plain texts). What a form cannot say is left out, and told.
         engine: Where shards are written: local (this process), cores (all of this machine), cores:N, ray, ray://HOST:PORT.
     """
-    from assay.recipes.exchange import exported
+    from assay.pipeline.exchange import exported
 
     with closing(engine_of(engine)) as made:
         print(f"{exported(source, out, labels, to, made, print):,} preferences -> {out}")
@@ -103,7 +103,7 @@ def reward_push(folder: Positional[Path], repo: Positional[str], public: bool = 
         repo: OWNER/NAME; made where it is not there.
         public: Everybody may see a repository that is made; else nobody but its owner.
     """
-    from assay.recipes.hub import push
+    from assay.pipeline.hub import push
 
     print(push(folder, repo, public))
 
@@ -122,7 +122,7 @@ def reward_sweep(
         out: The sweep's folder; the same command resumes.
         config: Sets, fractions and seeds.
     """
-    from assay.recipes.sweep import sweep
+    from assay.pipeline.sweep import sweep
 
     print(f"plot: {sweep(run, out, config)}")
 

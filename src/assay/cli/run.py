@@ -20,11 +20,11 @@ from assay.errors import AssayError
 from assay.llm.batches import BatchServer
 from assay.llm.budget import Budget
 from assay.llm.client import Server
+from assay.pipeline.flow import FlowConfig
 from assay.recipes import presets
-from assay.recipes.flow import FlowConfig
 
 if TYPE_CHECKING:
-    from assay.recipes.servers import Servers
+    from assay.judges.servers import Servers
 
 app = App()
 
@@ -119,8 +119,8 @@ def run_tiny(
         return print_config(config)
     from assay.curate.people import ANNOTATORS, erring
     from assay.curate.verify import oracle
-    from assay.recipes.job import run_job
-    from assay.recipes.pools import constraint_pool
+    from assay.pipeline.job import run_job
+    from assay.pipeline.pools import constraint_pool
 
     engine, pool = where.opened(), constraint_pool()
     perfect = people == "oracle"
@@ -154,9 +154,9 @@ def run_human(
     """
     if dry_run:
         return print_config(config)
-    from assay.recipes.job import run_job
-    from assay.recipes.people_on_file import recorded_people
-    from assay.recipes.pools import human_pool
+    from assay.pipeline.job import run_job
+    from assay.pipeline.people_on_file import recorded_people
+    from assay.pipeline.pools import human_pool
 
     engine, pool = where.opened(), human_pool(data, sets, per_set, say=print)
     people, asked = recorded_people(pool.truth), {"people": "recorded"}
@@ -209,12 +209,12 @@ def run_pool(
     from assay.curate.annotate import llm_judge
     from assay.curate.book import AT_ONCE, IN_A_BATCH
     from assay.curate.shards import Pool
+    from assay.judges.servers import Servers
     from assay.llm.outage import probe
-    from assay.recipes.job import run_job
-    from assay.recipes.people_on_file import PeopleOnFile
-    from assay.recipes.planning import people_forecast
-    from assay.recipes.servers import Servers
-    from assay.recipes.waiting_room import waiter
+    from assay.pipeline.job import run_job
+    from assay.pipeline.people_on_file import PeopleOnFile
+    from assay.pipeline.planning import people_forecast
+    from assay.pipeline.waiting_room import waiter
 
     engine, found, addresses = where.opened(), Pool.open(pool), Servers.of_run(out, llms.servers_moved)
     for line in people_forecast(found, config, out, out / judgements):
@@ -239,7 +239,7 @@ def run_pool(
 def _forecast(pool: str, config: FlowConfig, out: Path, judging: Judging | None) -> None:
     """The resolved config, and beside it (on stderr) what stage 2 will cost, where the pool is there."""
     from assay.curate.shards import Pool
-    from assay.recipes.planning import people_forecast, stage2_cost
+    from assay.pipeline.planning import people_forecast, stage2_cost
     from assay.store import Place
 
     print_config(config)

@@ -43,7 +43,7 @@ def web(
         https: The page is behind TLS: cookies are sent over TLS alone.
     """
     from assay.curate.waiting import waits
-    from assay.recipes.people_on_file import read_queue
+    from assay.pipeline.people_on_file import read_queue
 
     if not database and not (run / "web.sqlite").exists():
         read_queue(run / "queue")  # a folder that is no run's is refused before anything is written there

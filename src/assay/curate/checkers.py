@@ -1,7 +1,7 @@
 """Two judges that know the ten demands of the embedded pool: rows of the claims to compare with, and nothing more.
 
 `checker_vote_judge` decides by eight gold examples, but sees answers through features of which nine are exact checkers of
-those demands (`recipes.constraints`), several by the same expression: what the examples supply is which checker, with which
+those demands (`pipeline.constraints`), several by the same expression: what the examples supply is which checker, with which
 sign. `ten_rules_judge` is the same knowledge without any gold: one checker for each demand, read off the prompt, its sign
 set by hand. What gold examples do for a judge is not shown by either; it was once claimed here (decision 14).
 """

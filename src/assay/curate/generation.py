@@ -16,10 +16,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from assay.curate.columns import SCHEMA
 from assay.curate.ids import Ints, Occurrences, by_id
 from assay.curate.segments import Note, Segments
 from assay.curate.shards import Indexed, Pool, Shard, content_digest, said_digest
+from assay.formats.columns import SCHEMA
 from assay.memory import keep_tables
 from assay.records import Judgement, Origin, Pair, Rejection
 from assay.store import Place

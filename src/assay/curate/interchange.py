@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 
 from assay.curate.annotate import shown_order
 from assay.curate.attributes import response_text
-from assay.curate.turns import canonical
 from assay.errors import AssayError
+from assay.formats.turns import canonical
 from assay.records import Attributes, Case, Judgement, Message, Pair, Response, user
 from assay.store import replace
 from assay.tables import arrow_type, build, check, plain

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from assay.curate.generation import gather, gathered, shares
-from assay.curate.layouts import Layout, named
-from assay.curate.reading import Fields, decide, why_unread
 from assay.curate.segments import Note, Segments
 from assay.curate.shards import Pool
-from assay.curate.sources import Part, find
 from assay.curate.spill import BUCKET, Piece, bucket_name, pair_up, spill
 from assay.engine import Engine, Here
 from assay.errors import AssayError
+from assay.formats.layouts import Layout, named
+from assay.formats.reading import Fields, decide, why_unread
+from assay.formats.sources import Part, find
 from assay.records import digest
 from assay.store import PENDING, Place
 

@@ -16,9 +16,9 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from assay.curate.columns import SCHEMA
 from assay.curate.ids import Ints, parts_of
 from assay.errors import AssayError
+from assay.formats.columns import SCHEMA
 from assay.records import Rejection
 from assay.store import Place
 from assay.tables import arrow_schema

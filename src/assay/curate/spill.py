@@ -19,18 +19,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from assay.curate.blocks import Blocks
-from assay.curate.columns import Columns
-from assay.curate.layouts import named
-from assay.curate.lines import Lines
-from assay.curate.pictures import Picture, keeper
-from assay.curate.plain import PlainRows
-from assay.curate.preferred import MAX_LISTED, Preferred
-from assay.curate.rated import Rated, crowded
-from assay.curate.reading import Fields, Lone, Read, paired, readings
-from assay.curate.rows import Row, RowError, encodes
 from assay.curate.segments import KINDS, LONE, Note, Places, Segments, by_part, lay, split
-from assay.curate.texts import Cell, Flaw
+from assay.formats.blocks import Blocks
+from assay.formats.columns import Columns
+from assay.formats.layouts import named
+from assay.formats.lines import Lines
+from assay.formats.pictures import Picture, keeper
+from assay.formats.plain import PlainRows
+from assay.formats.preferred import MAX_LISTED, Preferred
+from assay.formats.rated import Rated, crowded
+from assay.formats.reading import Fields, Lone, Read, paired, readings
+from assay.formats.rows import Row, RowError, encodes
+from assay.formats.texts import Cell, Flaw
 from assay.images import ImageStore
 from assay.memory import keep_tables
 from assay.records import Message, Rejection, digest

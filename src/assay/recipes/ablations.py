@@ -26,11 +26,11 @@ from assay.images import ImageStore
 from assay.journal import read
 from assay.policy.reading import Reading
 from assay.recipes import policies
-from assay.recipes.tune import Tuner
-from assay.recipes.tune_config import Task
 from assay.run import Run
 from assay.statistics import Estimate, over_seeds, seeds_apart
 from assay.tables import write_text
+from assay.tuning.config import Task
+from assay.tuning.stages import Tuner
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -9,12 +9,12 @@ from assay.images import ImageStore
 from assay.policy.config import BufferConfig, FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
 from assay.policy.monitor import MonitorConfig
 from assay.policy.rewards import RewardConfig
-from assay.recipes.exam import Exam
-from assay.recipes.questions import arithmetic
-from assay.recipes.tune_config import Task, TuneConfig
-from assay.recipes.visual import caption, described, easy_vqa, examination
 from assay.reward.config import EngineConfig, TrainConfig
 from assay.rollouts import Prompt
+from assay.tuning.config import Task, TuneConfig
+from assay.tuning.exam import Exam
+from assay.tuning.questions import arithmetic
+from assay.tuning.visual import caption, described, easy_vqa, examination
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

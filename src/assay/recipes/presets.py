@@ -2,7 +2,7 @@
 
 from assay.curate.stage1 import Stage1Config
 from assay.curate.stage2 import Stage2Config
-from assay.recipes.flow import FlowConfig
+from assay.pipeline.flow import FlowConfig
 from assay.reward.config import EngineConfig, TrainConfig
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from assay.figures import told, verdict
-from assay.recipes import claims, product
-from assay.recipes.arms import EQUAL_EFFORT, GOLD_ONLY, TITLES
-from assay.recipes.hits import Hit, apart
+from assay.pipeline import claims, product
+from assay.pipeline.arms import EQUAL_EFFORT, GOLD_ONLY, TITLES
+from assay.pipeline.hits import Hit, apart
 from assay.report.run import Grid, RunSteps, shares
 from assay.statistics import Estimate, Spread, over_seeds, seeds_apart
 from assay.store import Place
@@ -19,7 +19,7 @@ SETS = {**product.SETS, **claims.SETS}
 
 @dataclass(slots=True)
 class Found:
-    """What a run has to compare by: its steps, and its hits pair by pair (`recipes.hits`), of every seed."""
+    """What a run has to compare by: its steps, and its hits pair by pair (`pipeline.hits`), of every seed."""
 
     run: RunSteps
     hits: list[Table[Hit]] = field(default_factory=list)

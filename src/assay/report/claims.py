@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from assay.figures import counted, told
-from assay.recipes import claims, product
+from assay.pipeline import claims, product
 from assay.report.arms import arms_grid, fixed_grid, unseen_grid
 from assay.report.run import Grid, RunSteps, sets_grid, sets_plot, shares
 

@@ -12,7 +12,7 @@ import polars as pl
 from assay.curate.attributes import conversation_text
 from assay.errors import AssayError
 from assay.figures import told, verdict
-from assay.recipes.hits import Hit, compared
+from assay.pipeline.hits import Hit, compared
 from assay.records import Label
 from assay.run import changes, jsonable
 from assay.show import find

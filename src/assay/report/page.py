@@ -18,7 +18,7 @@ from assay.examples import examples
 from assay.figures import FEW, LEGEND, counted, in_words, told, verdict
 from assay.look import MARK, drawn, paper
 from assay.memory import compact
-from assay.recipes.product import SETS
+from assay.pipeline.product import SETS
 from assay.records import Judgement
 from assay.report.claims import claims_told
 from assay.report.counts import about, judge_rounds, ledger, measured_by

@@ -14,8 +14,8 @@ from assay.curate.material import Material
 from assay.errors import AssayError
 from assay.figures import points, told
 from assay.look import drawn
-from assay.recipes.hits import Hit, compared
-from assay.recipes.product import CANDIDATES
+from assay.pipeline.hits import Hit, compared
+from assay.pipeline.product import CANDIDATES
 from assay.statistics import Difference, Estimate, Spread, over_seeds
 from assay.store import Place
 from assay.tables import Table, read_json

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from assay.curate.interchange import read
 from assay.curate.waiting import hold
 from assay.errors import AssayError
-from assay.recipes.people_on_file import read_queue
+from assay.pipeline.people_on_file import read_queue
 from assay.records import Case
 from assay.tables import Table
 from assay.web.sharing import Sharing

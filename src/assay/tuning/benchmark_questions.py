@@ -1,0 +1,106 @@
+"""A reasoning benchmark's questions, to look at while a policy trains: how its answers compare, and a prompt for them.
+
+A look, not a measurement: a sample, greedy, at the training's own length. `assay policy bench` measures.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from assay.bench.reward import VARIABLE
+from assay.errors import AssayError
+from assay.images import ImageStore
+from assay.rollouts import AnswerKind, Prompt
+from assay.tuning.questions import read as read_questions
+from assay.tuning.questions import reason_of
+
+BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watchable:
+    """How a benchmark's answers compare (None: by what each looks like), the field that holds them, and the split that is
+    meant where its folder has several."""
+
+    kind: AnswerKind | None = None
+    answer: str = "answer"
+    split: str = ""
+
+
+WATCHABLE = {
+    "aime24": Watchable(kind="number"), "aime25": Watchable(kind="number"), "amc23": Watchable(kind="number"),
+    "math500": Watchable(kind="math"), "olympiadbench": Watchable(answer="final_answer"),
+    "mathvision": Watchable(split="testmini"), "mathvista": Watchable(split="testmini"),
+}  # fmt: skip
+OTHERS = ("livecodebench", "livebench", "ifeval", "bfcl", "mmmu", "mmmu-pro")
+"""Of paper B those whose rule is no comparison with one answer, or whose questions have another form."""
+_NAMED = re.compile(r"([a-z][a-z0-9-]*)(?::(\d+))?")
+
+
+def benchmark_of(text: str) -> tuple[str, int] | None:
+    """(benchmark, how many; 0: all) of NAME or NAME:N; None where it is no benchmark's name, so that it is a file's.
+
+    Raises AssayError for a benchmark that cannot be watched, and where a file has the same name.
+    """
+    found = _NAMED.fullmatch(text)
+    if found is None or found[1] not in (*WATCHABLE, *OTHERS):
+        return None
+    if Path(text).exists():
+        raise AssayError(f"--watch {text}: is a benchmark and a file here: write ./{text} for the file")
+    if found[1] in OTHERS:
+        raise AssayError(
+            f"--watch {text}: no rule of the training tells its right answers; what can be watched: {', '.join(WATCHABLE)}"
+        )
+    if found[2] == "0":
+        raise AssayError(f"--watch {text}: no question would be watched")
+    return found[1], int(found[2] or 0)
+
+
+def questions_of(name: str, count: int, seed: int, data: Path | None, store: ImageStore) -> tuple[list[Prompt], str]:
+    """(`count` random questions of a benchmark, 0: all, as they stand; what was read, in words). `data` is the folder that
+    holds the benchmark's (None: $ASSAY_BENCH_DATA).
+
+    Raises AssayError where there is none, or several, and for fewer questions than were asked for.
+    """
+    folder = data or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+    if folder is None or not folder.is_dir():
+        raise AssayError(
+            f"--watch {name}: {folder or 'no folder of benchmarks'}: give --watch-data DIR, or set ${VARIABLE}"
+        )
+    file = _file(name, folder)
+    prompts, rejections = read_questions(file, store, WATCHABLE[name].answer)
+    if kind := WATCHABLE[name].kind:
+        prompts = [replace(p, kind=kind) for p in prompts]
+    known = [p for p in prompts if p.answer]
+    if count > len(known):
+        raise AssayError(f"--watch {name}:{count}: {file} has {len(known):,} questions with an answer")
+    left = f"; {len(rejections):,} rows left out, the first: {reason_of(rejections[0])}" if rejections else ""
+    order = np.random.default_rng(seed).permutation(len(known))[: count or len(known)]
+    told = f"{name}: {len(order):,} of {len(known):,} questions of {file}{left}"
+    return [known[i] for i in sorted(order.tolist())], told
+
+
+def _file(name: str, folder: Path) -> Path:
+    """The one file of a benchmark: in a folder of its name, or itself called so."""
+    files = sorted(p for ending in ("jsonl", "json", "parquet") for p in folder.rglob(f"*.{ending}"))
+    own = [p for p in files if any(part.lower().startswith(name) for part in p.relative_to(folder).parts)]
+    split = WATCHABLE[name].split
+    found = [p for p in own if split in p.stem] if len(own) > 1 and split else own
+    if len(found) != 1:
+        seen = ", ".join(str(p.relative_to(folder)) for p in own[:5])
+        raise AssayError(
+            f"--watch {name}: expected one file {name}/*.jsonl or {name}*.jsonl in {folder}, found {seen or 'none'}"
+        )
+    return found[0]
+
+
+def asking(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The same questions, asked for an answer in a box."""
+    return [
+        replace(p, messages=(*p.messages[:-1], replace(p.messages[-1], content=f"{p.messages[-1].content}\n\n{BOXED}")))
+        for p in prompts
+    ]
