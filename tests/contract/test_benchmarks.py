@@ -376,7 +376,7 @@ def test_notes_of_the_caller_are_kept(data: Path) -> None:
     items = benchmark.load(data / "judgebench")
     result = evaluate(items, benchmark.report, _scorer(1, 0), notes=("mine",))
     assert result == replace(benchmark.report(items, {c: float(c[-1].content == RIGHT) for c in conversations(items)}),
-                             notes=result.notes, diagnostics=result.diagnostics)  # fmt: skip
+                             notes=result.notes, diagnostics=result.diagnostics, chance=result.chance)  # fmt: skip
     assert result.notes[-1] == "mine"
 
 

@@ -217,13 +217,13 @@ def run_pool(
     from assay.pipeline.waiting_room import waiter
 
     engine, found, addresses = where.opened(), Pool.open(pool), Servers.of_run(out, llms.servers_moved)
-    for line in people_forecast(found, config, out, out / judgements):
-        print(line, file=sys.stderr)
     judges, describers = llms.asked(out, found.place.path, addresses)
     asked = {"people": str(judgements), "attributes": asking_of(describers) if describers else "rules"}
     asked |= {"judge": {**asking_of(judges), "samples": llms.samples}} if judges else {}
 
     def accepted() -> None:
+        for line in people_forecast(found, config, out, out / judgements):
+            print(line, file=sys.stderr)
         probe([*judges, *describers])
         addresses.keep()
 
