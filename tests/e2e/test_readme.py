@@ -28,7 +28,8 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 EXPECTED = {
     "assay pool add": (0, "0 rejected"),
-    "assay run pool": (2, "answers missing; run: assay verify runs/"),
+    "assay run pool": (4, "answers missing; "),
+    "assay resume": (4, "answers missing; "),
     "assay web": (0, "page: http://127.0.0.1"),
     "assay show": (0, "wild"),
 }
