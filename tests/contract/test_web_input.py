@@ -20,7 +20,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from assay.curate.interchange import Entry, entries, write
+from assay.curate.entries import Entry
+from assay.curate.interchange import entries, write
 from assay.records import Case, Judgement, Message, Pair, Response
 from assay.web import lead
 from assay.web.guard import BODY, HEADERS

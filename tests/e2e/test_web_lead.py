@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 from browser import ATTACK, FIBONACCI, Site, assert_accessible, case, log_in, picture, plain_cases, site
 
-from assay.curate.interchange import Entry, read, write
+from assay.curate.entries import Entry
+from assay.curate.interchange import read, write
 from assay.records import Case, Judgement
 from assay.web.schema import Database, seats
 from assay.web.seats import Seat

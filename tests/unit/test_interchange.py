@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.curate import argilla, label_studio
-from assay.curate.interchange import Entry, Format, Imported, entries, read, write
+from assay.curate.entries import Entry
+from assay.curate.interchange import Format, Imported, entries, read, write
 from assay.curate.rules import rule_attributes
 from assay.errors import AssayError
 from assay.records import Case, Judgement, Message, Pair, Response, assistant, user

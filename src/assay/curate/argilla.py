@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-from assay.curate.interchange import Context, Entry, RowProblem, attributes_of, chat, identify, labels, shown_texts
+from assay.curate.entries import Context, Entry, RowProblem, attributes_of, chat, identify, labels, shown_texts
 from assay.records import Judgement, Kind
 
 BETTER, RATIONALE = "better", "rationale"

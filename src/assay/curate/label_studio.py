@@ -9,7 +9,7 @@ seconds. Judgements of machines are predictions, as many as there are; tokens an
 from collections.abc import Mapping
 from typing import Any
 
-from assay.curate.interchange import Context, Entry, RowProblem, attributes_of, chat, identify, labels, shown_texts
+from assay.curate.entries import Context, Entry, RowProblem, attributes_of, chat, identify, labels, shown_texts
 from assay.records import Judgement
 
 CONFIG = """<View>

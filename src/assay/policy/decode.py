@@ -7,7 +7,7 @@ log-sum-exps, which is exact.
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from assay import vision
 from assay.attention import Prefilled
 from assay.policy.model import Policy
-from assay.policy.saving import base_weight
+from assay.policy.saving import merged
 from assay.weights import in_fp32
 
 STEP = 16
@@ -95,7 +95,7 @@ class LayerDecoder:
         resting = {id(p) for m in (self.body, self.head) for p in m.parameters() if not p.requires_grad} - changed
         with torch.no_grad():
             for source, room in self.room:
-                for name, value in _plain(source):
+                for name, value in merged(source):
                     if name in room:
                         room[name].copy_(value)
         for module in (*self.body.modules(), self.head):
@@ -264,20 +264,3 @@ class Reordered(torch.nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.kept, self.bias, "none", [], "")
         return out
-
-
-def plain(module: Any) -> dict[str, Tensor]:
-    """A module's weights with low-rank adapters added in, under the names they have without adapters."""
-    return dict(_plain(module))
-
-
-def _plain(module: Any) -> Iterator[tuple[str, Tensor]]:
-    for name, child in module.named_modules():
-        if hasattr(child, "base_layer") and hasattr(child, "get_delta_weight"):
-            delta = sum(child.get_delta_weight(a) for a in child.active_adapters)
-            yield f"{name}.weight", base_weight(child.base_layer) + delta
-            if child.base_layer.bias is not None:
-                yield f"{name}.bias", child.base_layer.bias
-    for name, value in module.state_dict().items():
-        if ".lora_" not in name and ".base_layer." not in name:
-            yield name, value

@@ -18,7 +18,7 @@ from assay.attention import Prefilled
 from assay.body_cpu import other
 from assay.native import longs, pointer
 from assay.pack import pack, share
-from assay.policy.decode import plain
+from assay.policy.saving import merged
 
 
 def library() -> Any:
@@ -164,7 +164,7 @@ class CpuDecoder:
         self._compare()
 
     def load(self) -> None:
-        weights = {n: x.detach().contiguous() for n, x in plain(self.body).items()}
+        weights = {n: x.detach().contiguous() for n, x in merged(self.body)}
         self.norm, self.head = weights["norm.weight"], self._panels("head", [self.source.weight])
         self.layers = [self._layer(f"layers.{n}", weights) for n in range(len(self.body.layers))]
 

@@ -16,7 +16,7 @@ from assay.attention import Prefilled
 from assay.body_cpu import Body, Panels, library
 from assay.native import pointer
 from assay.policy import decode_cpu
-from assay.policy.decode import plain
+from assay.policy.saving import merged
 
 
 class _Answers(ctypes.Structure):
@@ -61,11 +61,11 @@ class HalfDecoder:
 
     def __init__(self, inner: Any) -> None:
         self.source, self.output = vision.language_model(inner), inner.get_output_embeddings()
-        self.body = Body(self.source, plain(self.source))
+        self.body = Body(self.source, dict(merged(self.source)))
         self.head = Panels(*self._head())
 
     def load(self) -> None:
-        self.body.load(plain(self.source))
+        self.body.load(dict(merged(self.source)))
         self.head.fill(*self._head())
 
     def _head(self) -> tuple[list[Tensor], list[Tensor]]:

@@ -81,3 +81,16 @@ def _added(weight: Tensor, state: Mapping[str, Tensor], layer: str, scales: Mapp
         )
         made.addmm_(up, down, alpha=scale)
     return made
+
+
+def merged(module: Any) -> Iterator[tuple[str, Tensor]]:
+    """A module's weights with low-rank adapters added in, one by one, under the names they have without adapters."""
+    for name, child in module.named_modules():
+        if hasattr(child, "base_layer") and hasattr(child, "get_delta_weight"):
+            delta = sum(child.get_delta_weight(a) for a in child.active_adapters)
+            yield f"{name}.weight", base_weight(child.base_layer) + delta
+            if child.base_layer.bias is not None:
+                yield f"{name}.bias", child.base_layer.bias
+    for name, value in module.state_dict().items():
+        if ".lora_" not in name and ".base_layer." not in name:
+            yield name, value
