@@ -36,5 +36,5 @@ def test_ctrl_c_ends_a_wait_for_an_answer(tmp_path: Path) -> None:
     assert pressed, read.decode(errors="replace")
     assert os.waitstatus_to_exitcode(status) == 0, read.decode(errors="replace")
     assert b"0 judged" in read
-    assert b"2 left" in read
+    assert b"2 of 2 answers missing" in read
     assert b"Traceback" not in read

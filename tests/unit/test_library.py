@@ -41,7 +41,7 @@ def test_the_examples_do_what_they_say(after: dict[str, Any], monkeypatch: pytes
     monkeypatch.chdir(after["folder"])
     pool, run = after["pool"], after["run"]
     assert len(pool) == len(list(pool)) == 80
-    assert "wait for people" in after["waits"]
+    assert "answers missing" in after["waits"]
     assert 0 <= after["result"].headline.interval[0] <= after["result"].headline.value <= 100
     assert Path("runs/simulated/report.html").exists()
     assert {p.pair_id for p in run.preferences("filtered")} <= {p.id for p in pool}
