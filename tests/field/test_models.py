@@ -181,7 +181,7 @@ def test_a_trained_model_gives_the_raw_reward_to_transformers_and_to_any_user(
     assert config["problem_type"] == "regression"
     assert config["pad_token_id"] == saved.pad_token_id != saved.eos_token_id
     assert stat.S_IMODE((tmp_path / "rm" / "model.safetensors").stat().st_mode) == 0o644
-    assert "without further special tokens" in (tmp_path / "rm" / "README.md").read_text()
+    assert "add_special_tokens=False" in (tmp_path / "rm" / "README.md").read_text()
     chats = [(user(q), assistant(a)) for q in QUESTIONS for a in ("5", "a fish, thank you", "no")]
     raw = load_scorer(tmp_path / "rm")(chats)
     pipe = transformers.pipeline("text-classification", str(tmp_path / "rm"), device="cpu")

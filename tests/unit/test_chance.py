@@ -49,5 +49,5 @@ def test_a_page_of_a_comparison_says_what_is_shown(tmp_path: Path) -> None:
     assert "rmb: A is better" in text
     assert "&lt;one&gt;" in text
     assert "+4.00 to +16.00" in text
-    assert "data:image/png;base64," in text
+    assert '<svg class="plot"' in text
     assert compared([found])[0][-1] == "< 0.001"

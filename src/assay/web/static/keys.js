@@ -150,7 +150,7 @@
   function task(form) {
     // Seconds in which the page was visible; reloads of the same pair go on from where they were.
     const name = `assay-seconds-${form.elements.submission.value}`;
-    let seconds = Number(sessionStorage.getItem(name)) || 0;
+    let seconds = Number(sessionStorage.getItem(name)) || Number(form.elements.seconds.value) || 0;
     let last = performance.now();
     const tick = () => {
       const now = performance.now();
