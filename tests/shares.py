@@ -69,7 +69,7 @@ def in_table(header: list[str], rows: list[list[str]]) -> list[str]:
 def naked(page: str) -> tuple[list[str], int]:
     """The shares of an HTML page that lack their n, and how many tables were looked at."""
     told = _Page()
-    told.feed(page)
+    told.feed(re.sub(r"<svg\b.*?</svg>", "", page, flags=re.DOTALL))  # axes have numbers without n
     found = in_prose(" ".join(told.prose))
     for table in told.tables:
         rows = [row for row in table if row]

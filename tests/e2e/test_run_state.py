@@ -128,7 +128,7 @@ def test_a_training_is_killed_and_resumed_by_its_folder(place: Path) -> None:
         except AssayError:
             return False
         saved = [p for p in out.with_name("rm.partial").glob("state-*") if p.suffix == ""]
-        return now.live and bool(now.doing) and bool(saved)
+        return now.live and bool(now.doing) and bool(saved) and now.eta_s is not None  # two steps tell a speed
 
     until(process, goes)
     now = state(out)

@@ -33,9 +33,9 @@ def test_chance_depends_on_how_many_rivals_an_answer_has(rivals: int, expected: 
 def test_a_result_is_told_against_chance() -> None:
     right = evaluate(items(100, 3), report("s"), lambda cs: np.array([1.0 * (c[-1].content == "answer 0") for c in cs]))
     assert "100.0 % (" in right.verdict
-    assert "is better than chance, 2" in right.verdict
+    assert "is better than chance (2" in right.verdict
     wrong = evaluate(items(100, 3), report("s"), lambda cs: np.array([1.0 * (c[-1].content != "answer 0") for c in cs]))
-    assert "is worse than chance, 2" in wrong.verdict
+    assert "is worse than chance (2" in wrong.verdict
     guess = np.random.default_rng(1)
     unsure = evaluate(items(100, 3), report("s"), lambda cs: guess.random(len(cs)))
     assert "is not shown to differ from chance" in unsure.verdict

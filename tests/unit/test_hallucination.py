@@ -389,7 +389,7 @@ def test_the_page_of_a_training_reads_its_metrics(tmp_path: Path) -> None:
     assert page == unfinished / "report.html"
     text = page.read_text()
     assert "20 steps so far" in text
-    assert text.count("<img") == 3
+    assert text.count('<svg class="plot"') == 3
     assert "Accuracy against hallucination rate, by step" in text
     assert "<td>20</td><td>45.0 (" in text
     assert not tuned.is_training(tmp_path)
