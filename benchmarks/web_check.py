@@ -87,11 +87,12 @@ def check(
     for line in lines:
         key = (str(line.get("withdrawn", line.get("pair_id"))), str(line["by"]))
         if "withdrawn" in line:
-            written[key] -= 1
+            written[key] = 0
             file.pop(key, None)
         else:
-            written[key] += 1
-            file[key] = line["better"] or line["problem"]
+            word = line["better"] or line["problem"]
+            written[key] += file.get(key, word) == word  # another word replaces the one before it
+            file[key] = word
     people = Counter(r.pair_id for r in standing if not r.trap)
     finished = {
         (r.pair_id, r.by): r.better or r.problem for r in standing if people[r.pair_id] >= overlap and not r.trap

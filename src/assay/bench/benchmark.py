@@ -172,7 +172,8 @@ class BenchmarkResult:
         better = (
             "better than" if low > self.chance else "worse than" if high < self.chance else "not shown to differ from"
         )
-        return f"{self.headline.value:.1f} % ({low:.1f} to {high:.1f}; n {self.headline.n:,}) is {better} chance ({self.chance:.1f})"
+        share = f"{self.headline.value:.1f} % ({low:.1f} to {high:.1f}; n {self.headline.n:,})"
+        return f"{share} is {better} chance ({self.chance:.1f})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

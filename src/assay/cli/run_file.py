@@ -365,5 +365,7 @@ def _tell(function: Callable[..., Any], values: Mapping[str, Any]) -> None:
             before[key], after[key] = part(value, of[key]) if inner else (None if value == "None" else value, of[key])
         return before, after
 
-    for change in changes(*part(_given["settings"], now)):
-        print(f"{_given['file']} says {change} (the command line)", file=sys.stderr)
+    file, said = _given["file"], _given["settings"]
+    _given.clear()  # it was said to this call, and to no other of this process
+    for change in changes(*part(said, now)):
+        print(f"{file} says {change} (the command line)", file=sys.stderr)

@@ -242,8 +242,9 @@ class Store:
             connection.execute(seats.delete().where(seats.c.name == name, ~seats.c.judged))
             note(connection, "withdrawal", last.pair_id, name, now, {"submission": last.id})
             taken = json.loads(last.body)["judgement"]  # the time that was spent on the pair counts on
-            fresh = {"submission": secrets.token_hex(16), "opened": now - taken["seconds"], "expires": now + settings.lease_s,
-                     "judged": False, "draft": as_body({"reason": taken["rationale"], "seconds": str(taken["seconds"])})}  # fmt: skip
+            draft = as_body({"reason": taken["rationale"], "seconds": str(taken["seconds"])})
+            fresh = {"submission": secrets.token_hex(16), "opened": now - taken["seconds"],
+                     "expires": now + settings.lease_s, "judged": False, "draft": draft}  # fmt: skip
             connection.execute(seats.update().where(seats.c.submission == last.id).values(**fresh))
             connection.execute(pairs.update().where(pairs.c.id == last.pair_id).values(open=True))
         return True
