@@ -57,7 +57,8 @@ def contexts(browser: Any) -> Iterator[tuple[Any, str]]:
     """A new browser's page of each size, light and dark, and what its pictures' names end with."""
     for suffix, (width, height) in SIZES.items():
         for scheme in ("light", "dark"):
-            how = {"viewport": {"width": width, "height": height}, "color_scheme": scheme, "device_scale_factor": 2}
+            how = {"viewport": {"width": width, "height": height}, "color_scheme": scheme, "device_scale_factor": 1.5}
+            how |= {"has_touch": True, "is_mobile": True} if suffix else {}
             page = browser.new_context(**how).new_page()
             yield page, f"{suffix}-{scheme}"
             page.context.close()
