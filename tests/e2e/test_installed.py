@@ -48,6 +48,6 @@ def test_the_main_job_runs_from_the_wheel(tmp_path: Path) -> None:
     assert "report: " in run(command, "run", "tiny", "--out", "runs/tiny", *SMALL.split())
     assert (tmp_path / "runs" / "tiny" / "report.html").stat().st_size > 10_000
     said = subprocess.run(
-        [command, "web", "runs/tiny"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+        [command, "watch", "runs/tiny"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
     )
     assert "pip install 'assay-rm[web]'" in said.stderr, "an extra that is not there says how to install it"
