@@ -208,11 +208,15 @@ def test_a_dry_run_prints_the_config_and_does_nothing(tmp_path: Path, without_to
     options = ("--stage2.band", "0.25", "--train.layers", "None", "--seeds", "3")
     done = run_assay("run", "tiny", "--dry-run", "--out", "run", *options, cwd=tmp_path, env=without_torch)
     assert done.returncode == 0, done.stderr
-    config = json.loads(done.stdout)
+    told = json.loads(done.stdout)
     expected = jsonable(presets.tiny())
     expected["stage2"]["band"], expected["train"]["layers"], expected["seeds"] = 0.25, None, 3
-    assert config == expected
+    assert {k: told[k] for k in expected} == expected
+    assert (told["out"], told["people"], told["engine"]) == ("run", "erring", "local")
     assert not (tmp_path / "run").exists()
+    (tmp_path / "told.json").write_text(done.stdout)
+    again = run_assay("run", "tiny", "--config", "told.json", "--dry-run", cwd=tmp_path, env=without_torch)
+    assert json.loads(again.stdout) == told, "what it prints is a run file"
 
 
 @pytest.mark.parametrize("recipe", ["human", "pool"])

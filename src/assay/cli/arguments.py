@@ -1,6 +1,5 @@
 """What several commands share: how a config becomes flags, how it is printed, and how a chat server is named."""
 
-import json
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,6 @@ import tyro
 from assay.errors import AssayError
 from assay.llm.chat import ChatConfig
 from assay.llm.client import Server
-from assay.run import jsonable
 
 Flat = tyro.conf.arg(name="")
 
@@ -60,7 +58,3 @@ def asking_of(servers: Sequence[Server]) -> dict[str, object]:
     """What of chat servers shapes their answers: the models and how they sample. Where they are is kept apart
     (`judges.servers`); how long an answer may be is not: what is cut is asked again."""
     return {"models": [s.name for s in servers], "temperature": servers[0].config.temperature}
-
-
-def print_config(config: object) -> None:
-    print(json.dumps(jsonable(config), indent=2))

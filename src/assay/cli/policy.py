@@ -8,7 +8,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from assay.cli import policy_bench
-from assay.cli.arguments import App, Flat, print_config
+from assay.cli.arguments import App, Flat
 from assay.cli.run_file import kept
 from assay.policy.config import (
     AskConfig,
@@ -40,53 +40,34 @@ app.command(name="serve")(policy_bench.policy_serve)
 app.command(run_app, name="run", help="Assemble, align and tune a whole policy on an embedded task.")
 
 
-@run_app.command(name="tiny-vlm")
-@kept("policy run tiny-vlm")
-def policy_tiny_vlm(
-    config: Annotated[TuneConfig, Flat] = policies.tiny_vlm(),  # noqa: B008
-    out: Path = Path("runs/tiny-vlm"),
-    trackers: tuple[str, ...] = (),
-    dry_run: bool = False,
-) -> None:
-    """The embedded vision-language policy: assemble, align, reward model, MPO, GRPO with the sample buffer, evaluation.
+def _recipe(name: str, about: str) -> None:
+    """The command of an embedded recipe."""
+
+    def run(
+        config: Annotated[TuneConfig, Flat] = policies.RECIPES[name][0](),  # noqa: B008
+        out: Path = Path("runs") / name,
+        trackers: tuple[str, ...] = (),
+    ) -> None:
+        from assay.tuning.stages import tune
+
+        tune(out, config, policies.RECIPES[name][1](config), trackers)
+        policy_report(out)
+
+    run.__doc__ = f"""{about}
 
     Args:
         config: The run's settings.
         out: The run folder; the same command resumes what is in it.
         trackers: Where metrics go besides OUT: tensorboard, wandb, mlflow, trackio, ...
-        dry_run: Print the resolved config and stop.
     """
-    _tune("tiny-vlm", config, out, trackers, dry_run)
+    run_app.command(name=name)(kept(f"policy run {name}")(run))
 
 
-@run_app.command(name="tiny-text")
-@kept("policy run tiny-text")
-def policy_tiny_text(
-    config: Annotated[TuneConfig, Flat] = policies.tiny_text(),  # noqa: B008
-    out: Path = Path("runs/tiny-text"),
-    trackers: tuple[str, ...] = (),
-    dry_run: bool = False,
-) -> None:
-    """The same without pictures: the packaged small language model on made-up sums.
-
-    Args:
-        config: The run's settings.
-        out: The run folder; the same command resumes what is in it.
-        trackers: Where metrics go besides OUT: tensorboard, wandb, mlflow, trackio, ...
-        dry_run: Print the resolved config and stop.
-    """
-    _tune("tiny-text", config, out, trackers, dry_run)
-
-
-def _tune(name: str, config: TuneConfig, out: Path, trackers: tuple[str, ...], dry_run: bool) -> None:
-    if dry_run:
-        return print_config(config)
-    from assay.tuning import outcome as tuned
-    from assay.tuning.stages import tune
-
-    tune(out, config, policies.RECIPES[name][1](config), trackers)
-    tuned.summary(out, Console(highlight=False))
-    return print(f"report: {tuned.write_report(out)}")
+_recipe(
+    "tiny-vlm",
+    "The embedded vision-language policy: assemble, align, reward model, MPO, GRPO with the sample buffer, evaluation.",
+)
+_recipe("tiny-text", "The same without pictures: the packaged small language model on made-up sums.")
 
 
 @app.command(name="assemble")

@@ -9,7 +9,7 @@ from typing import Annotated
 from rich.console import Console
 from tyro.conf import Positional
 
-from assay.cli.arguments import App, Flat, print_config
+from assay.cli.arguments import App, Flat
 from assay.cli.run_file import kept
 from assay.engine import engine_of
 from assay.errors import AssayError
@@ -32,7 +32,6 @@ def reward_train(
     gold: Path | None = None,
     processes: int = 1,
     trackers: tuple[str, ...] = (),
-    dry_run: bool = False,
 ) -> None:
     """Train one reward model, on as many processes as are asked for; under `torchrun` or `accelerate launch`, on all theirs.
 
@@ -47,10 +46,7 @@ def reward_train(
             pool or run that ask one are left out, Parquet with some is refused.
         processes: Of this machine, one for each device.
         trackers: Where metrics go besides OUT/metrics.jsonl: tensorboard, wandb, mlflow, ...
-        dry_run: Print the resolved settings and stop.
     """
-    if dry_run:
-        return print_config(config)
     from assay.pipeline.finished import training_data
     from assay.pipeline.training import fit
     from assay.reward.launch import check_processes

@@ -2,17 +2,16 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from rich.console import Console
 from tyro.conf import Positional
 
-from assay.cli.arguments import App, Flat, asking_of, chat_config, print_config
+from assay.cli.arguments import App, Flat, asking_of, chat_config
 from assay.cli.run_file import kept
 from assay.curate.cost import Judging
 from assay.engine import Engine, engine_of
@@ -104,7 +103,6 @@ def run_tiny(
     out: Path = Path("runs/tiny"),
     people: Literal["erring", "oracle"] = "erring",
     where: Annotated[Where, Flat] = Where(),
-    dry_run: bool = False,
 ) -> None:
     """The embedded default: checkable instructions, simulated people, an offline judge; minutes on two cores.
 
@@ -113,20 +111,14 @@ def run_tiny(
         out: The run folder; the same command resumes what is in it.
         people: Simulated from the known answers: two annotators who err in 10 and 15 of 100 pairs, or an oracle.
         where: On which machines and devices.
-        dry_run: Print the resolved config and stop.
     """
-    if dry_run:
-        return print_config(config)
     from assay.curate.people import ANNOTATORS, erring
     from assay.curate.verify import oracle
-    from assay.pipeline.job import run_job
     from assay.pipeline.pools import constraint_pool
 
-    engine, pool = where.opened(), constraint_pool()
-    perfect = people == "oracle"
-    who, asked = oracle(pool.truth) if perfect else erring(pool.truth), {"people": "oracle" if perfect else ANNOTATORS}
-    job = partial(run_job, out, config, pool, people=who, asked=asked, at_chance=True, engine=engine)
-    return _finish(job, where, engine)
+    pool = constraint_pool()
+    who, told = (oracle, "oracle") if people == "oracle" else (erring, ANNOTATORS)
+    _run(where, out, config, pool, people=who(pool.truth), asked={"people": told}, at_chance=True)
 
 
 @app.command(name="human")
@@ -138,7 +130,6 @@ def run_human(
     sets: tuple[str, ...] = (),
     per_set: int = 0,
     where: Annotated[Where, Flat] = Where(),
-    dry_run: bool = False,
 ) -> None:
     """Real people's preference sets: what people said together answers for people, single voices are in the wild.
 
@@ -150,22 +141,31 @@ def run_human(
             (default: all that lie there).
         per_set: At most so many pairs of each set (0: 2,500, and all of a set that is alone).
         where: On which machines and devices.
-        dry_run: Print the resolved config and stop.
     """
-    if dry_run:
-        return print_config(config)
-    from assay.pipeline.job import run_job
     from assay.pipeline.people_on_file import recorded_people
     from assay.pipeline.pools import human_pool
 
-    engine, pool = where.opened(), human_pool(data, sets, per_set, say=print)
-    people, asked = recorded_people(pool.truth), {"people": "recorded"}
-    job = partial(run_job, out, config, pool, people=people, asked=asked, at_chance=True, engine=engine)
-    return _finish(job, where, engine)
+    pool = human_pool(data, sets, per_set, say=print)
+    people = recorded_people(pool.truth)
+    _run(where, out, config, pool, people=people, asked={"people": "recorded"}, at_chance=True)
+
+
+def _costs(
+    pool: str, config: FlowConfig, out: Path, judgements: Path, llms: Llms, **_: Any
+) -> None:  # fmt: skip
+    """Say (on stderr) what people and stage 2 will cost, where the pool is there."""
+    from assay.curate.shards import Pool
+    from assay.pipeline.planning import people_forecast, stage2_cost
+    from assay.store import Place
+
+    if (Place.of(pool) / "pool.json").exists():
+        found = Pool.open(pool)
+        lines = people_forecast(found, config, out, out / judgements)
+        print(*lines, *stage2_cost(found, config, out, llms.judging(config)).lines(), sep="\n", file=sys.stderr)
 
 
 @app.command(name="pool")
-@kept("run pool")
+@kept("run pool", _costs, " Say as well what stage 2 will cost: pairs, tokens, GPU hours, requests, money.")
 def run_pool(
     pool: Positional[str],
     config: Annotated[FlowConfig, Flat] = presets.pool(),  # noqa: B008
@@ -177,7 +177,6 @@ def run_pool(
     where: Annotated[Where, Flat] = Where(),
     wait: bool = False,
     web: bool = False,
-    dry_run: bool = False,
 ) -> None:
     """Your own pool: people answer in the terminal (`assay verify`) or on the page, judges are LLM servers (--judge).
 
@@ -201,22 +200,18 @@ def run_pool(
         where: On which machines and devices.
         wait: Do not stop for people: go on as soon as they have answered.
         web: As --wait, and serve the page on which they answer (`assay web OUT` with its defaults) as long as the run works.
-        dry_run: Print the resolved config and what stage 2 will cost (pairs, tokens, GPU hours, requests, money), and stop.
     """
-    if dry_run:
-        return _forecast(pool, config, out, llms.judging(config))
     llms.check(config)
     from assay.curate.annotate import llm_judge
     from assay.curate.book import AT_ONCE, IN_A_BATCH
     from assay.curate.shards import Pool
     from assay.judges.servers import Servers
     from assay.llm.outage import probe
-    from assay.pipeline.job import run_job
     from assay.pipeline.people_on_file import PeopleOnFile
     from assay.pipeline.planning import people_forecast
     from assay.pipeline.waiting_room import waiter
 
-    engine, found, addresses = where.opened(), Pool.open(pool), Servers.of_run(out, llms.servers_moved)
+    found, addresses = Pool.open(pool), Servers.of_run(out, llms.servers_moved)
     judges, describers = llms.asked(out, found.place.path, addresses)
     asked = {"people": str(judgements), "attributes": asking_of(describers) if describers else "rules"}
     asked |= {"judge": {**asking_of(judges), "samples": llms.samples}} if judges else {}
@@ -227,49 +222,32 @@ def run_pool(
         probe([*judges, *describers])
         addresses.keep()
 
-    job = partial(
-        run_job, out, config, found, PeopleOnFile(out / judgements, out / "queue", waiter(web=web) if wait or web else None),
-        llm_judge(judges, samples=llms.samples) if judges else None, next(iter(describers), None), asked=asked,
-        accepted=accepted, resettle=resettle, at_chance=at_chance, engine=engine,
+    _run(
+        where, out, config, found, asked=asked, accepted=accepted, resettle=resettle, at_chance=at_chance,
+        people=PeopleOnFile(out / judgements, out / "queue", waiter(web=web) if wait or web else None),
+        judge=llm_judge(judges, samples=llms.samples) if judges else None, chat=next(iter(describers), None),
         at_once=IN_A_BATCH if llms.batch else AT_ONCE,
     )  # fmt: skip
-    return _finish(job, where, engine)
 
 
-def _forecast(pool: str, config: FlowConfig, out: Path, judging: Judging | None) -> None:
-    """The resolved config, and beside it (on stderr) what stage 2 will cost, where the pool is there."""
-    from assay.curate.shards import Pool
-    from assay.pipeline.planning import people_forecast, stage2_cost
-    from assay.store import Place
-
-    print_config(config)
-    if (Place.of(pool) / "pool.json").exists():
-        found = Pool.open(pool)
-        lines = [
-            *people_forecast(found, config, out, out / "judgements.jsonl"),
-            *stage2_cost(found, config, out, judging).lines(),
-        ]
-        print(*lines, sep="\n", file=sys.stderr)
-
-
-def _finish(job: Callable[..., Path], where: Where, engine: Engine) -> None:
-    """Do the job, on so many processes, and report on it: when stage 1 is done, and at the end. In an allocation (torchrun,
-    accelerate) the first process does; the others train along."""
+def _run(where: Where, out: Path, *what: Any, **how: Any) -> None:
+    """Do the job (`run_job`), on so many processes, and report on it: when stage 1 is done, and at the end. In an allocation
+    (torchrun, accelerate) the first process does; the others train along."""
+    from assay.pipeline.job import run_job
     from assay.report.page import first_summary, summary, write_report
     from assay.reward.crew import attend, dismiss
     from assay.reward.launch import how_many
 
-    with closing(engine):
+    with closing(where.opened()) as engine:
         processes = how_many(where.processes, engine)
         if not attend():
             return
+        console = Console(highlight=False)
         try:
-            console = Console(highlight=False)
-            folder = job(
-                processes=processes, trackers=where.trackers, after_stage1=lambda seed: first_summary(seed, console)
-            )
+            run_job(out, *what, **how, engine=engine, processes=processes, trackers=where.trackers,
+                    after_stage1=lambda seed: first_summary(seed, console))  # fmt: skip
         finally:
             dismiss()
-    path = write_report(folder)
-    summary(folder, console)
+    path = write_report(out)
+    summary(out, console)
     print(f"report: {path}")

@@ -49,28 +49,42 @@ _given: dict[str, Any] = {}
 """What the run file of this call says."""
 
 
-def kept(command: str) -> Callable[[Command], Command]:
-    """A command that leaves `run.toml` and how it ended in its folder `out`, and takes `--config`."""
+def kept(command: str, costs: Callable[..., None] = lambda **_: None, told: str = "") -> Callable[[Command], Command]:
+    """A command that leaves `run.toml` and how it ended in its folder `out`, and takes `--config` and `--dry-run`.
+
+    `costs` is called by a dry run with all settings, and `told` says in its help what it tells. A command that has a dry run
+    of its own keeps it.
+    """
+    dry = inspect.Parameter(
+        "dry_run", inspect.Parameter.KEYWORD_ONLY, default=False,
+        annotation=Annotated[bool, tyro.conf.arg(help=f"Print all settings, as --config reads them, and stop.{told}")],
+    )  # fmt: skip
 
     def made(function: Command) -> Command:
         signature = inspect.signature(function)
+        own = "dry_run" in signature.parameters
+        more = [_FILE] if own else [dry, _FILE]
 
         @functools.wraps(function)
         def call(*args: Any, run_file: Path | None = None, **kwargs: Any) -> Any:
+            dry_run = not own and kwargs.pop("dry_run", False)
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             if run_file is not None:
                 raise AssayError(f"--config {run_file}: give it once")
             values = bound.arguments
             _tell(function, values)
+            if dry_run:
+                print(json.dumps(settings_of(function, values), indent=2))
+                return costs(**values)
             if values.get("dry_run") or os.environ.get("RANK", "0") != "0":
                 return function(*args, **kwargs)
             with called(command, Path(values["out"]), written(command, function, values)):
                 return function(*args, **kwargs)
 
-        parameters = [*signature.parameters.values(), _FILE]
+        parameters = [*signature.parameters.values(), *more]
         call.__signature__ = call.asked = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        call.__annotations__ = {**function.__annotations__, "run_file": _FILE.annotation}
+        call.__annotations__ = {**function.__annotations__, **{p.name: p.annotation for p in more}}
         del call.__wrapped__  # tyro would read its hints
         COMMANDS[command] = call
         return typing.cast(Command, call)

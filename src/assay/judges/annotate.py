@@ -8,7 +8,6 @@ that is judged never sees an example of its own question: else agreement with go
 """
 
 import random
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -39,9 +38,8 @@ from assay.judges.asking import (
     Progress,
     chat_configs,
     chats,
-    estimates,
     first_limit,
-    show_estimate,
+    show_costs,
 )
 from assay.judges.embedders import EmbedderConfig, load_embedder
 from assay.judges.servers import Servers
@@ -127,13 +125,11 @@ def annotate(
     servers = servers or Servers.of_run(out, asking.servers_moved)
     configs = servers.of("judge", named)
     if dry_run:
-        with tempfile.TemporaryDirectory() as place:
-            cache = replies or out / "replies.sqlite"
-            asked = chats(configs, cache if cache.exists() else Path(place) / "none.sqlite", batch=asking.batches)
-            guide = Guide.of(given, config)
-            parts = (guide.cases(part) for part in _parts(chosen))
-            show_estimate(estimates(asked, parts, partial(_requests, config)), console or Console(highlight=False))
-        return None
+        guide = Guide.of(given, config)
+        parts = (guide.cases(part) for part in _parts(chosen))
+        return show_costs(
+            configs, replies or out / "replies.sqlite", asking, parts, partial(_requests, config), console
+        )
     check_layout(out)
     kept = keeps_to(given, chosen, configs, replace(config, max_tokens=first_limit(out, config.max_tokens)))
     with closing(Run(out, kept, console, servers.keep)) as run:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tempfile
 import threading
 import time
 import tomllib
@@ -188,8 +189,14 @@ class Progress:
         return f"{self.done:,} of {self.total:,} {self._unit}; {self._replies:,} replies, {rate:.1f}/s{failed}{spent}{notes}"
 
 
-def show_estimate(rows: Sequence[tuple[str, Estimate]], console: Console) -> None:
-    """What a dry run says of each server, and of all together."""
+def show_costs(
+    configs: Sequence[ChatConfig | LocalName], cache: Path, asking: AskConfig, parts: Iterable[T],
+    requests: Callable[["Model", T], Sequence[Request]], console: Console | None,
+) -> None:  # fmt: skip
+    """What a dry run says of each server, and of all together; nothing is asked, and no cache is made."""
+    with tempfile.TemporaryDirectory() as place:
+        models = chats(configs, cache if cache.exists() else Path(place) / "none.sqlite", batch=asking.batches)
+        rows = estimates(models, parts, requests)
     grid = Table("server", "requests", "in the cache", "prompt tokens", "at most", "reply tokens, at most", "cost, at most",
                  title="Before anything is asked", title_justify="left", box=box.SIMPLE)  # fmt: skip
     for name, e in rows:
@@ -197,6 +204,7 @@ def show_estimate(rows: Sequence[tuple[str, Estimate]], console: Console) -> Non
             name, f"{e.requests:,}", f"{e.cached:,}", f"about {e.usual_in:,}", f"{e.tokens_in:,}", f"{e.tokens_out:,}",
             f"{e.cost:.4g}" if e.cost else "-",
         )  # fmt: skip
+    console = console or Console(highlight=False)
     console.print(grid)
     free = [name for name, e in rows if e.requests and not e.cost]
     cost = f"cost at most {sum(e.cost for _, e in rows):.4g}" if len(free) < len(rows) else "cost not known"

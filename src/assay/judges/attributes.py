@@ -1,6 +1,5 @@
 """`assay attributes`: the five attributes of every pair by LLM servers, and by rules where all of them fail."""
 
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -24,9 +23,8 @@ from assay.judges.asking import (
     Progress,
     chat_configs,
     chats,
-    estimates,
     first_limit,
-    show_estimate,
+    show_costs,
     spending,
 )
 from assay.judges.servers import Servers
@@ -82,21 +80,17 @@ def describe(
     )
     where = Servers.of_run(out, asking.servers_moved)
     configs = where.of("server", given)
+    servers = tuple(c.name for c in configs if isinstance(c, ChatConfig))
     if dry_run:
-        with tempfile.TemporaryDirectory() as place:
-            cache = out / "replies.sqlite"
-            asked = chats(configs, cache if cache.exists() else Path(place) / "none.sqlite", batch=asking.batches)
-            number = {c.name: n for n, c in enumerate(asked)}
 
-            def requests(model: Model, part: Sequence[Pair]) -> list[Request]:
-                return [attribute_request(p) for p in part if int(p.id[:8], 16) % len(asked) == number[model.name]]
+        def requests(model: Model, part: Sequence[Pair]) -> list[Request]:
+            return [attribute_request(p) for p in part if servers[int(p.id[:8], 16) % len(servers)] == model.name]
 
-            parts = (list(pairs.of(order[at : at + SHARD]).values()) for at in range(0, len(order), SHARD))
-            show_estimate(estimates(asked, parts, requests), console or Console(highlight=False))
-        return None
+        parts = (list(pairs.of(order[at : at + SHARD]).values()) for at in range(0, len(order), SHARD))
+        return show_costs(configs, out / "replies.sqlite", asking, parts, requests, console)
     told = {"n": len(order), "digest": digest(order)}
     kept = _Kept(
-        servers=tuple(c.name for c in configs if isinstance(c, ChatConfig)), prompts=prompts_version(), pairs=told,
+        servers=servers, prompts=prompts_version(), pairs=told,
         config=replace(config, max_tokens=first_limit(out, config.max_tokens)),
     )  # fmt: skip
     with closing(Run(out, kept, console, where.keep)) as run:
