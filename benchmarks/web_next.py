@@ -4,7 +4,7 @@
 
 One annotator, pairs as long as chat answers are (half of them with code, tables and formulas), `assay web` as a process with
 SQLite. Times are taken in the browser: from the keydown to the second frame after the next page stood in the document, when
-it is painted. The annotator reads half a second, in which the pair that comes next is rendered; --ahead no leaves that out.
+it is painted. The annotator reads half a second.
 The last line of stdout is JSON.
 """
 
@@ -38,7 +38,7 @@ _TIMED = """
 """
 
 
-def measure(answers: int, seed: int, ahead: bool) -> list[float]:
+def measure(answers: int, seed: int) -> list[float]:
     """Milliseconds of each answer."""
     from playwright.sync_api import sync_playwright
 
@@ -55,8 +55,6 @@ def measure(answers: int, seed: int, ahead: bool) -> list[float]:
         try:
             browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             page = browser.new_page(viewport={"width": 1440, "height": 900})
-            if not ahead:
-                page.route("**/task/ahead", lambda route: route.fulfill(json={"images": []}))
             page.goto(f"{server.url}/login")
             page.fill("#name", "ann")
             page.fill("#secret", token)
@@ -78,12 +76,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--answers", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--ahead", choices=("yes", "no"), default="yes")
     given = parser.parse_args()
-    times = measure(given.answers, given.seed, given.ahead == "yes")
+    times = measure(given.answers, given.seed)
     low, middle, high = (round(float(q), 1) for q in np.quantile(times, (0.1, 0.5, 0.9)))
     told = {"n": len(times), "median_ms": middle, "p10_ms": low, "p90_ms": high, "max_ms": round(max(times), 1)}
-    print(json.dumps({**told, "ahead": given.ahead, "seed": given.seed}))
+    print(json.dumps({**told, "seed": given.seed}))
 
 
 if __name__ == "__main__":

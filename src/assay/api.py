@@ -183,7 +183,7 @@ class RewardModel:
     ) -> None:
         from assay.reward.scorer import load_scorer
 
-        self.name = str(name)
+        self.name, self.max_tokens = str(name), max_tokens
         self.scorer: Scorer = load_scorer(name, max_tokens, precision=precision, images=images)
 
     def __repr__(self) -> str:
@@ -233,13 +233,16 @@ class RewardModel:
         """Accuracy on public benchmarks or on labelled pairs of your own (`assay bench`), by name.
 
         `data`: folders of benchmarks, pools, exported preferences, or files in any `layout` that `Pool.add` reads. `limit`:
-        at most so many items of each, a stratified sample. Each result has `headline.value` in per cent and its `interval`.
+        at most so many items of each, a stratified sample. Each result has `headline.value` in per cent and its `interval`,
+        and stands in the card of a model's folder.
         """
         from assay.cli.bench import measured
+        from assay.pipeline.measured import put_in_card
         from assay.pipeline.own_benchmarks import plan
 
         planned = plan([Path(d) for d in data], only, layout)
         found = measured(planned, self.scorer, limit or None, getattr(self.scorer, "problems", {}))
+        put_in_card(Path(self.name), found, self.max_tokens)
         return dict(zip(planned, found, strict=True))
 
 

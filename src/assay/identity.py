@@ -25,7 +25,9 @@ from assay.tables import check_vacant, remove, sibling, write_text
 
 MODEL_FILES = (".json", ".safetensors", ".bin", ".gguf", ".model", ".txt", ".jinja", ".py")
 """Suffixes of the files that make a model: weights, config, tokenizer, processor, code."""
-NOT_MODEL = ("training.json", "calibration.json")
+BENCHMARKS = "benchmarks.json"
+"""What `assay bench` measured of the model in a folder."""
+NOT_MODEL = ("training.json", "calibration.json", BENCHMARKS)
 
 
 def settings(config: object, free: Iterable[str]) -> dict[str, Any]:

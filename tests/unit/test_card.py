@@ -9,6 +9,10 @@ from typing import Any
 import pytest
 
 from assay import Pool, RewardModel, TrainConfig
+from assay.bench.benchmark import BenchmarkResult, Skipped, cell
+from assay.figures import FEW
+from assay.identity import of_model
+from assay.pipeline.measured import put_in_card
 from assay.pipeline.pools import constraint_pool
 from assay.recipes.suite import tiny_backbone
 from assay.reward import card
@@ -52,9 +56,44 @@ def test_the_cards_example_gives_the_models_reward(
     }
 
 
-def test_a_section_is_added_where_there_is_a_card(tmp_path: Path) -> None:
-    card.add(tmp_path, "Labels", ["- none"])
+def test_a_section_stands_once_where_there_is_a_card(tmp_path: Path) -> None:
+    card.put(tmp_path, "Labels", ["- none"])
     assert not (tmp_path / card.CARD).exists()
     (tmp_path / card.CARD).write_text("# a\n")
-    card.add(tmp_path, "Labels", ["- stage 1"])
+    card.put(tmp_path, "Labels", ["- stage 1"])
     assert (tmp_path / card.CARD).read_text() == "# a\n\n## Labels\n\n- stage 1\n"
+    card.put(tmp_path, "Limits", ["- many"])
+    card.put(tmp_path, "Labels", ["- stage 2"])
+    assert (tmp_path / card.CARD).read_text() == "# a\n\n## Labels\n\n- stage 2\n\n## Limits\n\n- many\n"
+
+
+def result(name: str, right: int, wrong: int, note: str = "whole") -> BenchmarkResult:
+    total = cell("total", [1.0] * right + [0.0] * wrong, range(right + wrong))
+    return BenchmarkResult(
+        name=name, n=right + wrong, total=400, headline=total, slices=(), notes=(note,), protocol=f"{name}'s rule",
+        chance=50.0,
+    )  # fmt: skip
+
+
+def test_a_card_has_the_newest_result_of_each_benchmark_and_none_of_other_weights(tmp_path: Path) -> None:
+    assert not put_in_card(tmp_path, [result("one", 60, 40)], 512), "a folder without a card is left alone"
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / card.CARD).write_text("# a\n\n## Benchmarks\n\nNot measured.\n\n## Limits\n\n- many\n")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    before = of_model(tmp_path)
+    put_in_card(tmp_path, [result("one", 60, 40), Skipped(name="three", reason="not here")], 512)
+    put_in_card(tmp_path, [result("two", 9, 1)], 512)
+    put_in_card(tmp_path, [result("one", 80, 20, "again")], 256)
+    text = (tmp_path / card.CARD).read_text()
+    assert of_model(tmp_path) == before, "what was measured of a model does not make it another"
+    low, high = result("one", 80, 20).headline.interval  # type: ignore[union-attr]
+    one, two = re.findall(r"^\| (?:one|two|three) .*", text, re.MULTILINE)
+    assert one == f"| one | total | 100 | 80.00 | {low:.1f} to {high:.1f} | 50.0 |"
+    assert two.startswith("| two | total | 10 | 90.00 | ")
+    assert FEW in two
+    assert "- one: one's rule; again; 100 of 400 items, at most 256 tokens" in text
+    assert "Not measured" not in text
+    assert text.endswith("\n\n## Limits\n\n- many\n")
+    (tmp_path / "model.safetensors").write_bytes(b"others")
+    put_in_card(tmp_path, [result("two", 5, 5)], 512)
+    assert re.findall(r"^\| (?:one|two) ", (tmp_path / card.CARD).read_text(), re.MULTILINE) == ["| two "]

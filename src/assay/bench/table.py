@@ -21,10 +21,10 @@ def rows(results: Sequence[BenchmarkResult | Skipped]) -> list[tuple[str, ...]]:
             continue
         if result.headline is None:
             table.append((result.name, "total", f"{result.n:,}", "-", "-", "-"))
-        table += [_row(result.name, cell) for cell in cells(result)]
-        table += [_row(result.name, replace(c, name=f"({c.name})")) for c in result.diagnostics]
+        table += [row(result.name, cell) for cell in cells(result)]
+        table += [row(result.name, replace(c, name=f"({c.name})")) for c in result.diagnostics]
     mean = over_seven(results)
-    return [*table, _row("mean", mean)] if mean else table
+    return [*table, row("mean", mean)] if mean else table
 
 
 SEVEN = ("rewardbench", "rewardbench-2", "ppe-preference", "ppe-correctness", "rmb", "rm-bench", "judgebench")
@@ -50,7 +50,8 @@ def cells(result: BenchmarkResult) -> list[Cell]:
     return [*([result.headline] if result.headline else []), *result.slices]
 
 
-def _row(name: str, cell: Cell) -> tuple[str, ...]:
+def row(name: str, cell: Cell) -> tuple[str, ...]:
+    """A reported number, under `HEADER`."""
     low, high = cell.interval
     few = f", {FEW}" if cell.clusters < NEEDED - 0.5 else ""
     return (name, cell.name, f"{cell.n:,}", f"{cell.value:.2f}", f"{cell.se:.2f}", f"{low:.1f} to {high:.1f}{few}")
@@ -76,19 +77,23 @@ def notes(results: Sequence[BenchmarkResult | Skipped]) -> list[str]:
 def text(results: Sequence[BenchmarkResult | Skipped]) -> str:
     """The table in aligned columns, then the notes."""
     table = [HEADER, *rows(results)]
-    widths = [max(len(row[k]) for row in table) for k in range(len(HEADER))]
+    widths = [max(len(r[k]) for r in table) for k in range(len(HEADER))]
     lines = [
-        "  ".join(v.rjust(w) if k in NUMBERS else v.ljust(w) for k, (v, w) in enumerate(zip(row, widths, strict=True)))
-        for row in table
+        "  ".join(v.rjust(w) if k in NUMBERS else v.ljust(w) for k, (v, w) in enumerate(zip(line, widths, strict=True)))
+        for line in table
     ]
     return "\n".join([*(line.rstrip() for line in lines), *([""] if results else []), *notes(results)])
 
 
 def markdown(results: Sequence[BenchmarkResult | Skipped]) -> str:
     """The table as Markdown, then the notes as a list."""
-    rule = tuple("---:" if k in NUMBERS else "---" for k in range(len(HEADER)))
-    lines = ["| " + " | ".join(v.replace("|", "\\|") for v in row) + " |" for row in (HEADER, rule, *rows(results))]
-    return "\n".join([*lines, "", *(f"- {note}" for note in notes(results))])
+    return "\n".join([*grid(HEADER, rows(results)), "", *(f"- {note}" for note in notes(results))])
+
+
+def grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table, of which all columns but the first two are numbers."""
+    rule = ["---:" if k >= 2 else "---" for k in range(len(header))]
+    return ["| " + " | ".join(v.replace("|", "\\|") for v in line) + " |" for line in (header, rule, *lines)]
 
 
 def as_json(result: BenchmarkResult | Skipped) -> dict[str, Any]:

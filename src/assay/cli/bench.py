@@ -41,6 +41,8 @@ def bench(
 ) -> None:  # fmt: skip
     """Measure a reward model, on public benchmarks or your own pairs; `assay bench MODEL` is short for `bench run MODEL`.
 
+    Results stand in the card (README.md) of a model's folder as well, and the newest of each benchmark stays there.
+
     Args:
         model: A reward model (a folder, for example runs/tiny/seed-0/models/final; ./run for one that is called so; or a hub
             id); the URL of a reward server; MODULE:FUNCTION, a function that takes a list of conversations and returns their
@@ -92,18 +94,33 @@ def bench(
             read = {"max_tokens": max_tokens, "layout": layout, "tokenizer": tokenizer}
             scorer = Recorder(scorer, scores, {"model": fingerprint(model), **read})
         results = measured(planned, scorer, limit or None, problems, store, only)
-        print(table.text(results))
-        for result in results:
-            if verdict := getattr(result, "verdict", ""):
-                print(f"{result.name}: {verdict}")
-        for reason, count in problems.items():
-            print(f"failed: {count:,} times: {reason}")
+        _tell(model, results, problems, max_tokens)
         if out is not None:
             compare.save(out, model, environment(), results)
         if markdown is not None:
             write_text(markdown, table.markdown(results))
         if html is not None:
             _page(html, model, results, planned, scorer, limit or None)
+
+
+def _tell(
+    model: str, results: "list[BenchmarkResult | Skipped]", problems: Mapping[str, int], max_tokens: int
+) -> None:  # fmt: skip
+    """Print results, and put them into the model's card, where it is a folder that has one."""
+    from assay.bench import table
+    from assay.pipeline.measured import put_in_card
+
+    print(table.text(results))
+    for result in results:
+        if verdict := getattr(result, "verdict", ""):
+            print(f"{result.name}: {verdict}")
+    for reason, count in problems.items():
+        print(f"failed: {count:,} times: {reason}")
+    try:
+        if put_in_card(Path(model), results, max_tokens):
+            print(f"in the model's card as well: {Path(model) / 'README.md'}")
+    except PermissionError as error:
+        print(f"not in the model's card: {error.filename}: {error.strerror}")
 
 
 def _page(

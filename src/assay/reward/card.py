@@ -3,6 +3,7 @@
 A card is README.md with the fields that a hub reads. Its example runs as it stands, from within the folder.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ responses to the same prompt mean anything.
 
 The same from the library: `RewardModel(".").score("Name a fruit.", ["An apple.", "A chair."])` (`from assay import
 RewardModel`), and as a server: `assay serve FOLDER`. {rendering}
+
+## Benchmarks
+
+Not measured here yet; what `assay bench FOLDER --data DIR` measures stands here then.
 
 ## Training
 
@@ -85,17 +90,24 @@ def write(folder: Path, name: str, config: TrainConfig, result: Mapping[str, Any
         "- It ranks responses as its labels do: it is no judge of facts, and a policy that is trained against it for long "
         "finds what it likes and people do not.",
         "- Kinds of prompts that its labels do not have, other languages, longer conversations: not measured.",
-        "- It has not been measured on public benchmarks here: `assay bench FOLDER --data DIR` does it.",
     ]
     text = _HEAD.format(name=name, use=use, rendering=_READS[kind], training="\n".join(told), limits="\n".join(limits))
     write_text(folder / CARD, text)
 
 
-def add(folder: Path, title: str, lines: list[str]) -> None:
-    """Add a section to the card of a folder, where it has one."""
+def put(folder: Path, title: str, lines: list[str]) -> None:
+    """Put a section into the card of a folder, where it has one: in place of the section of that title, or as the last."""
     card = folder / CARD
-    if card.exists():
-        write_text(card, card.read_text(encoding="utf-8") + "\n".join(["", f"## {title}", "", *lines, ""]))
+    if not card.exists():
+        return
+    text, section = card.read_text(encoding="utf-8"), "\n".join([f"## {title}", "", *lines, ""])
+    parts = re.split(r"^(?=## )", text, flags=re.MULTILINE)
+    at = next((n for n, part in enumerate(parts) if part.startswith(f"## {title}\n")), None)
+    if at is None:
+        parts.append(f"\n{section}")
+    else:
+        parts[at] = section + "\n" * (at < len(parts) - 1)
+    write_text(card, "".join(parts))
 
 
 def _has_template(folder: Path) -> bool:

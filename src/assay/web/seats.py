@@ -54,15 +54,13 @@ def skipped_by(name: str) -> Any:
     return sa.exists().where(facts.c.kind == "skip", facts.c.target == pairs.c.id, facts.c.by == name, ~again)
 
 
-def next_pair(
-    connection: sa.Connection, name: str, settings: Settings, now: float, ahead: int = 0
-) -> tuple[str | None, bool]:
-    """The pair that `name` should see next, and whether it is a trap; `ahead`: after so many more answers."""
+def next_pair(connection: sa.Connection, name: str, settings: Settings, now: float) -> tuple[str | None, bool]:
+    """The pair that `name` should see next, and whether it is a trap."""
     mine = sa.exists().where(seats.c.pair_id == pairs.c.id, seats.c.name == name)
     base = sa.select(pairs.c.id).where(~mine, ~skipped_by(name)).order_by(pairs.c.place).limit(1)
     if settings.trap_every:
         count = sa.select(sa.func.count()).select_from(seats).where(seats.c.name == name, seats.c.judged)
-        done = connection.execute(count).scalar_one() + ahead
+        done = connection.execute(count).scalar_one()
         if done % settings.trap_every == settings.trap_every - 1:
             trap = connection.execute(base.where(pairs.c.truth.is_not(None))).scalar()
             if trap is not None:

@@ -135,14 +135,6 @@ class Store:
                 return None
             return seat_of(connection, pair_id, name)
 
-    def ahead(self, name: str, settings: Settings) -> Case | None:
-        """The pair that `name` would see after the one at which they sit; nobody's seat changes."""
-        with self.database.read() as connection:
-            pair_id, _ = next_pair(connection, name, settings, self.clock(), ahead=1)
-            return None if pair_id is None else case_in(
-                connection.execute(sa.select(pairs.c.body).where(pairs.c.id == pair_id)).scalar_one()
-            )  # fmt: skip
-
     def draft(self, submission: str, name: str, values: Mapping[str, str]) -> None:
         """Keep what was typed so far; a seat that is gone or judged keeps nothing."""
         with self.database.write() as connection:

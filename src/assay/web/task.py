@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Request
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment
 
 from assay.curate.annotate import protocol_for
@@ -148,15 +148,6 @@ def make_router(
         request: Request, who: Annotated[Account, Depends(person)], need: str = "", did: str = "", last: Id = ""
     ) -> HTMLResponse:
         return page(request, who, Next(did=did, last=last, need=need))
-
-    @router.get("/task/ahead")
-    def ahead(who: Annotated[Account, Depends(person)]) -> JSONResponse:
-        """Render the pair that comes next, so that it is there when it is asked for; returns the pictures it will show."""
-        case = store.ahead(who.name, store.settings())
-        turns = [*case.pair.prompt, *(m for r in case.pair.responses for m in r.messages)] if case is not None else []
-        for message in turns:
-            _message(message)
-        return JSONResponse({"images": [f"/images/{i}" for m in turns for i in m.images]})
 
     @router.post("/task")
     def act(

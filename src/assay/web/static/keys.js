@@ -187,12 +187,5 @@
       item.addEventListener("click", () => send({ do: "opened", tool: item.dataset.tool }));
     }
     if (document.getElementById("problem")) form.elements.reason.focus();
-    const ahead = setTimeout(async () => {
-      try {
-        const next = await (await fetch("/task/ahead")).json();
-        for (const address of next.images) new Image().src = address;
-      } catch { /* then the next page takes a little longer */ }
-    }, 250);
-    turn.signal.addEventListener("abort", () => clearTimeout(ahead));
   }
 })();
