@@ -101,7 +101,7 @@ def watch(places: Positional[tuple[Path, ...]], port: int = 8011) -> None:
         raise missing_extra(str(error.name), "web") from error
     at = take_port("127.0.0.1", port)
     app = make_watch_app([p.absolute() for p in places])
-    print(f"{len(app.state.board.list()):,} runs; page: http://127.0.0.1:{port}", flush=True)
+    print(f"runs: {len(app.state.board.list()):,}; page: http://127.0.0.1:{port}", flush=True)
     serve(app, at)
 
 

@@ -171,7 +171,6 @@ async def _events(request: Request, board: Board, name: str) -> AsyncIterator[st
     """Every part at once, then those that change."""
     begun = said = time.monotonic()
     sent: dict[str, str] = {}
-    yield "retry: 1000\n\n"
     while not board.stop.is_set() and time.monotonic() - begun < LIFE_S and not await request.is_disconnected():
         parts = await run_in_threadpool(board.parts, name)
         changed = {i: html for i, html in parts.items() if sent.get(i) != html}

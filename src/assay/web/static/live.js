@@ -3,7 +3,7 @@
 document.addEventListener("DOMContentLoaded", () => {
   const board = document.getElementById("board");
   const stream = document.getElementById("stream");
-  let source = null;
+  let source = null, again = 0;
 
   const say = (text, live) => {
     if (stream.textContent !== text) stream.textContent = text;
@@ -14,9 +14,11 @@ document.addEventListener("DOMContentLoaded", () => {
     source = new EventSource(board.dataset.events);
     source.onopen = () => say("Live", true);
     source.onmessage = (event) => take(JSON.parse(event.data));
-    source.onerror = () => {
+    source.onerror = () => {   // our own wait: the browser's is longer, and it gives up on an answer that is no stream
       say("Connection lost; what is shown may be old. Trying again.", false);
-      if (source.readyState === EventSource.CLOSED) setTimeout(connect, 2000);   // refused: an answer that was no stream
+      source.close();
+      clearTimeout(again);
+      again = setTimeout(connect, 500);
     };
   }
 
@@ -42,6 +44,6 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 
   connect();
-  addEventListener("pagehide", () => source.close());
+  addEventListener("pagehide", () => { source.close(); clearTimeout(again); });
   addEventListener("pageshow", (event) => { if (event.persisted) connect(); });
 });
