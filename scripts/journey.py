@@ -200,7 +200,7 @@ def curate(trip: Journey) -> None:
     trip.run("assay", "runs", said="paused for people")
     trip.run("assay", "verify", "runs/mine", "--annotator", "me", given="1\n2-\nq\n", said="Saved")
     with trip.beside("assay", "watch", "runs", "--port", "8711", url="http://127.0.0.1:8711"):
-        trip.run("curl", "-sL", "http://127.0.0.1:8711/", said="waits")
+        trip.run("curl", "-sL", "http://127.0.0.1:8711/", said="answers")
     chosen = {_letters(t) for t in json.loads((trip.out / "chosen.json").read_text())}
     for turn in range(1, 9):
         trip.part(f"People on the page, turn {turn}")

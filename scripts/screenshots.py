@@ -1,19 +1,20 @@
-"""Pictures for the README and the docs, taken of the real pages with Chromium: sign-in, task, the lead's overview, a report.
+"""Pictures for the README and the docs, taken of the real pages with Chromium: sign-in, task, the lead's overview, a report,
+the live page.
 
-    PYTHONPATH=tests:tests/e2e python scripts/screenshots.py --run runs/tiny   # docs/images/*.png; extra dev, Chromium
+    PYTHONPATH=tests:tests/e2e python scripts/screenshots.py --run runs/tiny --watch runs/tiny-vlm   # docs/images/*.png
 
 Pairs are of the embedded pool, and two people are made who judge some of them, by the same form as anybody. Each is taken
 light and dark, and of a phone; pictures are written only when all were taken.
 """
 
 import argparse
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from browser import CHROMIUM, FIBONACCI, Site, case, log_in, press, site
+from browser import CHROMIUM, FIBONACCI, Site, case, free_port, log_in, press, site, start
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from assay.curate.rules import rule_attributes
@@ -70,10 +71,27 @@ def of_the_report(browser: Any, run: Path, out: Path) -> None:
         page.screenshot(path=out / f"report{suffix}.png")
 
 
+def of_the_live_page(browser: Any, run: Path, out: Path) -> None:
+    """A run with its trainings as `assay watch` shows it."""
+    port = free_port()
+    process = start(run, port, command=("watch", run), log=out / "watch.log")
+    try:
+        for page, suffix in contexts(browser):
+            page.goto(f"http://127.0.0.1:{port}/")
+            page.wait_for_selector("text=Live")
+            page.screenshot(path=out / f"watch{suffix}.png")
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--run", type=Path, default=ROOT / "runs" / "tiny", help="a finished run, whose report is shown"
+    )
+    parser.add_argument(
+        "--watch", type=Path, default=ROOT / "runs" / "tiny-vlm", help="a run, under way or not, which is watched"
     )
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
     given = parser.parse_args()
@@ -88,10 +106,12 @@ def main() -> None:
         with site(Path(folder), cases()) as where:
             of_the_page(browser, where, taken)
         of_the_report(browser, given.run, taken)
+        of_the_live_page(browser, given.watch, taken)
         browser.close()
         given.out.mkdir(parents=True, exist_ok=True)
-        for picture in sorted(taken.iterdir()):
-            shutil.copy(picture, given.out / picture.name)
+        for picture in sorted(taken.glob("*.png")):
+            few = Image.open(picture).convert("RGB").quantize(128, dither=Image.Dither.NONE)  # a third of the bytes
+            few.save(given.out / picture.name, optimize=True)
             print(given.out / picture.name)
 
 

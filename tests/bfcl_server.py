@@ -2,15 +2,15 @@
 is asked. The questions and answers are read from an installed `bfcl-eval`."""
 
 import json
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from plain_server import answering
 
 
 def answers(python: Path, categories: tuple[str, ...]) -> dict[str, list[dict[str, Any]] | None]:
@@ -75,34 +75,19 @@ class Scripted:
 
 @contextmanager
 def scripted(server: Scripted) -> Iterator[Scripted]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            words = next(m["content"] for m in reversed(body["messages"]) if m["role"] == "user")
-            server.asked[words] += 1
-            server.bodies.append(body)
-            time.sleep(server.wait_s)
-            message, finish = server.answer(server.known.get(words), "tools" in body)
-            told = {
-                "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
-                "choices": [{"index": 0, "finish_reason": finish, "message": message}],
-                "usage": {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18},
-            }  # fmt: skip
-            payload = json.dumps(told).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(payload)))
-            self.end_headers()
-            self.wfile.write(payload)
+    def reply(_: str, body: dict[str, Any] | None) -> tuple[int, object]:
+        assert body is not None
+        words = next(m["content"] for m in reversed(body["messages"]) if m["role"] == "user")
+        server.asked[words] += 1
+        server.bodies.append(body)
+        time.sleep(server.wait_s)
+        message, finish = server.answer(server.known.get(words), "tools" in body)
+        return 200, {
+            "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
+            "choices": [{"index": 0, "finish_reason": finish, "message": message}],
+            "usage": {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18},
+        }  # fmt: skip
 
-        def log_message(self, *_: object) -> None:
-            """Silent."""
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    server.url = f"http://127.0.0.1:{http.server_address[1]}/v1"
-    try:
+    with answering(reply) as url:
+        server.url = f"{url}/v1"
         yield server
-    finally:
-        http.shutdown()
-        http.server_close()

@@ -9,18 +9,18 @@ from typing import Any
 
 
 @contextmanager
-def answering(answer: Callable[[str, dict[str, Any] | None], tuple[int, dict[str, Any]]]) -> Iterator[str]:
-    """Its address, for as long as this lasts. `answer`: of path and body (None: a GET), status and body."""
+def answering(answer: Callable[[str, dict[str, Any] | None], tuple[int, object]]) -> Iterator[str]:
+    """Its address, for as long as this lasts. `answer`: of path and body (None: a GET), status and body (bytes stay)."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send(*answer(self.path, None))
 
         def do_POST(self) -> None:
-            self.send(*answer(self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+            self.send(*answer(self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")))
 
-        def send(self, status: int, told: dict[str, Any]) -> None:
-            payload = json.dumps(told).encode()
+        def send(self, status: int, told: object) -> None:
+            payload = told if isinstance(told, bytes) else json.dumps(told).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(payload)))

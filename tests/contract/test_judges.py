@@ -1,24 +1,28 @@
-"""What every judge keeps, be it a person, an oracle, an LLM server, a recording or an offline rule."""
+"""What every judge keeps, be it an oracle, simulated people, an LLM server or an offline rule."""
 
-import io
-import json
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
-from rich.console import Console
 
 from assay.curate.annotate import judge_request, llm_judge
 from assay.curate.checkers import checker_vote_judge, ten_rules_judge
 from assay.curate.offline import gold_ridge_judge, hash_embedder, longer_judge
 from assay.curate.people import Annotator, erring
 from assay.curate.rules import rule_attributes
-from assay.curate.verify import oracle, terminal_annotator
-from assay.llm.chat import ChatConfig, request_key
-from assay.llm.replay import Replay
+from assay.curate.verify import oracle
+from assay.llm.chat import Request
+from assay.llm.replies import Reply
 from assay.records import Case, Example, Judge, Pair, Response, user
 
-NAMES = ("oracle", "simulated", "offline:gold-ridge", "offline:longer", "offline:checker-vote", "offline:ten-rules", "llm",
-         "human")  # fmt: skip
+NAMES = (
+    "oracle",
+    "simulated",
+    "offline:gold-ridge",
+    "offline:longer",
+    "offline:checker-vote",
+    "offline:ten-rules",
+    "llm",
+)
 
 
 def _pair(n: int) -> Pair:
@@ -28,7 +32,7 @@ def _pair(n: int) -> Pair:
 
 
 def _cases() -> list[Case]:
-    """Six cases; the last one has no examples, no truth, no recorded verdict and no person's answer."""
+    """Six cases; the last one has no examples, no truth, no verdict."""
     gold = [_pair(n) for n in range(100, 104)]
     examples = tuple(
         Example(pair=g, attributes=rule_attributes(g), better=Response.of(f"Short {100 + i}.").id)
@@ -43,20 +47,26 @@ def _cases() -> list[Case]:
 CASES = _cases()
 
 
-def _recorded(folder: Path) -> Replay:
-    config = ChatConfig(url="http://recorded/v1", model="m")
-    with (folder / "replies.jsonl").open("w") as file:
+class Recorded:
+    """A chat server that has answered before: the short response, and nothing to the last case."""
+
+    name = "m"
+
+    def __init__(self) -> None:
+        self.replies = dict[Request, Reply]()
         for number, case in enumerate(CASES):
             for sample in range(3):
                 request, order = judge_request(case, "m", sample, 0)
                 better = next(i for i, r in enumerate(order, 1) if case.pair.response(r).text.startswith("Short"))
                 said = {"text": f"Brief.\nVerdict: {better}"} if number < 5 else {"problem": "refused"}
-                file.write(json.dumps({"key": request_key(config, request), **said}) + "\n")
-    return Replay(folder, config)
+                self.replies[request] = Reply(**said)
+
+    def complete(self, requests: Sequence[Request]) -> list[Reply]:
+        return [self.replies[r] for r in requests]
 
 
 @pytest.fixture(params=NAMES)
-def judge(request: pytest.FixtureRequest, tmp_path: Path) -> Judge:
+def judge(request: pytest.FixtureRequest) -> Judge:
     match request.param:
         case "oracle":
             return oracle({c.pair.id: c.pair.responses[0].id for c in CASES[:5]})
@@ -72,10 +82,9 @@ def judge(request: pytest.FixtureRequest, tmp_path: Path) -> Judge:
         case "offline:ten-rules":
             return ten_rules_judge()
         case "llm":
-            return llm_judge([_recorded(tmp_path)])
+            return llm_judge([Recorded()])
         case _:
-            keys = iter("12121s" * 5)
-            return terminal_annotator(Console(file=io.StringIO()), "p", tmp_path / "j", lambda _: next(keys))
+            raise ValueError(request.param)
 
 
 def test_one_judgement_per_case_in_order(judge: Judge) -> None:
@@ -96,7 +105,7 @@ def test_judges_say_who_they_are(judge: Judge) -> None:
     judgements = judge(CASES)
     assert len({(j.by, j.kind) for j in judgements}) == 1
     by, kind = judgements[0].by, judgements[0].kind
-    known = {("oracle", "oracle"), ("simulated", "oracle"), ("offline", "offline"), ("llm", "llm"), ("p", "human")}
+    known = {("oracle", "oracle"), ("simulated", "oracle"), ("offline", "offline"), ("llm", "llm")}
     assert (by.split(":")[0], kind) in known
 
 

@@ -1,9 +1,8 @@
 """The client of vLLM's servers where they misbehave: what a real one does is in tests/e2e/test_vllm_policy.py."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from assay.policy.sampler import make_sampler
 from assay.policy.vllm_servers import outline
 from assay.records import user
 from assay.rollouts import Prompt
+from plain_server import answering
 
 PROMPTS = [Prompt(messages=(user(f"say {c}"),)) for c in "abcdef"]
 CONFIG = SamplerConfig(max_tokens=3)
@@ -33,33 +33,18 @@ class Server:
         self.asked: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.version = "default"
-        outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_: object) -> None:
-                pass
-
-            def say(self, status: int, told: dict[str, Any]) -> None:
-                body = json.dumps(told).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def do_GET(self) -> None:
+        def reply(path: str, body: dict[str, Any] | None) -> tuple[int, object]:
+            if body is None:
                 models = [{"id": "served", "root": root, "max_model_len": room}]
-                self.say(200, {"data": models, "weight_version": outer.version})
+                return 200, {"data": models, "weight_version": self.version}
+            self.asked.append(body)
+            self.paths.append(path)
+            self.version = body.get("new_version", self.version)
+            return answer(body)
 
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
-                outer.asked.append(body)
-                outer.paths.append(self.path)
-                outer.version = body.get("new_version", outer.version)
-                self.say(*answer(body))
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        self.open = ExitStack()
+        self.url = self.open.enter_context(answering(reply))
 
 
 def good(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -94,7 +79,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
 
     yield make
     for one in made:
-        one.http.shutdown()
+        one.open.close()
 
 
 def sampler(policy: Policy, *servers: Server) -> Any:

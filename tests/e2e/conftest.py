@@ -29,6 +29,34 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """A Ray cluster of two nodes on this machine."""
+    from ray_nodes import Nodes
+
+    started = Nodes()
+    try:
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture(scope="module")
+def ours(nodes: Any) -> Iterator[Any]:
+    from ray_nodes import joined
+
+    with joined(nodes) as engine:
+        yield engine
+
+
+@pytest.fixture
+def cluster(ours: Any, nodes: Any) -> Any:
+    """This process as a client of the cluster, whose nodes are both there."""
+    from ray_nodes import with_both
+
+    return with_both(ours, nodes)
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium; skips, saying why, where it or playwright is missing."""
     if CHROMIUM is None:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from assay.records import Pair, Response, user
 from assay.store import Place
 from assay.turns import TRIES
 from descendants import runs
-from ray_nodes import KEYS, Nodes, described, fails, free_port, joined, scored, with_both
+from ray_nodes import KEYS, Nodes, described, fails, free_port, scored
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'assay-rm[ray]'")
 from assay import ray_engine
@@ -50,26 +49,6 @@ def test_a_ray_of_its_own_writes_no_token_and_prints_nothing(pool: Pool, tmp_pat
     assert done.stderr == ""
     assert not list((tmp_path / "home").rglob("*token*"))
     assert files(tmp_path / "out") == files(tmp_path / "alone")
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
-    started = Nodes()
-    try:
-        yield started
-    finally:
-        started.stop()
-
-
-@pytest.fixture(scope="module")
-def ours(nodes: Nodes) -> Iterator[Cluster]:
-    with joined(nodes) as engine:
-        yield engine
-
-
-@pytest.fixture
-def cluster(ours: Cluster, nodes: Nodes) -> Cluster:
-    return with_both(ours, nodes)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,30 +21,10 @@ from assay.reward.train import Trained
 from assay.run import jsonable
 from assay.step import states
 from descendants import below, gone
-from ray_nodes import Nodes, joined, with_both
+from ray_nodes import Nodes
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'assay-rm[ray]'")
 from assay.ray_engine import Cluster
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
-    started = Nodes()
-    try:
-        yield started
-    finally:
-        started.stop()
-
-
-@pytest.fixture(scope="module")
-def ours(nodes: Nodes) -> Iterator[Cluster]:
-    with joined(nodes) as engine:
-        yield engine
-
-
-@pytest.fixture
-def cluster(ours: Cluster, nodes: Nodes) -> Cluster:
-    return with_both(ours, nodes)
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,9 @@
 """The annotator's flow in a real Chromium, by keyboard, with axe on every state of the page."""
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from assay.images import ImageStore
 from assay.records import Case, Message, Pair
 from assay.web.schema import Database
 from assay.web.store import Store
+from plain_server import answering
 
 CASES: list[Case] = [
     case(*FIBONACCI, objectivity="objective", controversiality="low", category="Coding & Debugging"),
@@ -120,25 +119,14 @@ def test_the_whole_flow_by_keyboard(page: Any, tmp_path: Path) -> None:
 def assistant(heard: list[dict[str, Any]]) -> Iterator[str]:
     """An OpenAI-compatible server that answers with Markdown and keeps what it was asked."""
 
-    class Answer(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            message = {"role": "assistant", "content": f"It is **red**, <b>{len(heard)}</b>."}
-            body = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}], "usage": {}}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def answer(_: str, body: dict[str, Any] | None) -> tuple[int, object]:
+        assert body is not None
+        heard.append(body)
+        message = {"role": "assistant", "content": f"It is **red**, <b>{len(heard)}</b>."}
+        return 200, {"choices": [{"message": message, "finish_reason": "stop"}], "usage": {}}
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Answer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
+    with answering(answer) as url:
+        yield f"{url}/v1"
 
 
 def test_a_picture_and_the_assistant(page: Any, tmp_path: Path) -> None:

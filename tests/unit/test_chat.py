@@ -19,7 +19,6 @@ from assay.llm.budget import Budget, BudgetSpent
 from assay.llm.chat import ChatConfig, Request, request_key
 from assay.llm.client import Server
 from assay.llm.completion import read_completion
-from assay.llm.replay import Replay, export_replies
 from assay.llm.replies import ledger
 from assay.records import Message, user
 from loopback import Loopback
@@ -159,9 +158,6 @@ def test_what_the_model_said_is_kept_though_it_is_no_answer(
     (first,) = chat(server, tmp_path).complete([ask("x")])
     (again,) = chat(server, tmp_path).complete([ask("x")])
     assert (first.problem, again.problem, again.cached, len(server.bodies)) == (problem, problem, True, 1)
-    assert export_replies(tmp_path / "cache.sqlite", tmp_path / "r.jsonl") == 1
-    (replayed,) = Replay(tmp_path / "r.jsonl", chat(server, tmp_path).config).complete([ask("x")])
-    assert (replayed.problem, replayed.text) == (problem, "")
 
 
 def test_timeouts_and_dead_servers_are_problems(server: FakeServer, tmp_path: Path) -> None:
@@ -205,30 +201,6 @@ def test_a_broken_cache_is_explained(tmp_path: Path) -> None:
     (tmp_path / "cache.sqlite").write_text("this is no database, but it is long enough to look at" * 99)
     with pytest.raises(AssayError, match="reply cache cannot be used"):
         Server(ChatConfig(url="http://x/v1", model="m"), tmp_path / "cache.sqlite")
-
-
-def test_recorded_replies_answer_the_same_requests(server: FakeServer, tmp_path: Path) -> None:
-    live = chat(server, tmp_path)
-    requests = [ask("a"), ask("b"), ask("b", 1)]
-    said = live.complete(requests)
-    (tmp_path / "recorded").mkdir()
-    assert export_replies(live.cache, tmp_path / "recorded" / "one.jsonl") == 3
-    for path in (tmp_path / "recorded", tmp_path / "recorded" / "one.jsonl"):
-        replay = Replay(path, live.config)
-        assert [r.text for r in replay.complete(requests)] == [r.text for r in said]
-    formed = Request(messages=(user("a"),), schema=SCHEMA)
-    assert replay.complete([formed])[0].text == "A", "recorded without a schema: the same question"
-    with pytest.raises(AssayError, match=r"no recorded reply of m .*'never asked'"):
-        replay.complete([ask("never asked")])
-
-
-@pytest.mark.parametrize("line", ["{", "[]", '{"text": "no key"}'])
-def test_a_broken_recording_is_explained(tmp_path: Path, line: str) -> None:
-    (tmp_path / "r.jsonl").write_text(line)
-    with pytest.raises(AssayError, match="line 1: not a recorded reply"):
-        Replay(tmp_path, ChatConfig(url="http://x/v1", model="m"))
-    with pytest.raises(AssayError, match="no recorded replies"):
-        Replay(tmp_path / "nowhere", ChatConfig(url="http://x/v1", model="m"))
 
 
 def test_keys_are_stable() -> None:

@@ -124,18 +124,3 @@ def test_surface_features_of_a_known_text() -> None:
     assert f["has digits"] == 1.0
     assert f["digits"] == pytest.approx(np.log1p(2))
     assert all(np.isfinite(v) for t in ("", "\n", "🙂", '""') for v in surface_features(t, t).values())
-
-
-def test_a_verdict_does_not_depend_on_what_else_is_judged() -> None:
-    """Two cases that are close calls: alone, together, in another order, and beside a pair of very long answers."""
-    mixed = [example(t, *(SHORT, LONG) if n % 3 else (LONG, SHORT)) for n, t in enumerate(TOPICS[:8])]
-    odd = [
-        case(pair("owls", SHORT, "{} are birds, are they not?"), *mixed),
-        case(pair("gold", "{} is heavy!", "1. {} shines\n2. it is dear"), *mixed[::-1]),
-    ]
-    far = case(pair("maps", "maps " * 900, "no"), *mixed[:2])
-    judge = checker_vote_judge(hash_embedder())
-    alone = [judge([c])[0] for c in odd]
-    assert judge(odd) == alone
-    assert judge([far, *odd])[1:] == alone
-    assert judge([odd[1], far, odd[0]])[::2] == alone[::-1]

@@ -2,11 +2,9 @@
 
 import json
 import math
-import threading
 from collections.abc import Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +21,7 @@ from assay.rollouts import Prompt, Rollout
 from assay.tuning.question_rows import Reader
 from assay.tuning.questions import as_row
 from assay.tuning.reward_model import RewardModelConfig, load_reward_model, refuse
+from plain_server import answering
 
 KNOWN = Prompt(messages=(user("2 + 3?"),), answer="5", kind="number")
 RUBRIC = Prompt(messages=(user("Greet {name}."),), rubric=("says hello", "is polite", "is short", "names nobody"))
@@ -101,43 +100,34 @@ def test_an_answer_that_the_judge_failed_on_is_left_out(combine: Any) -> None:
     assert any("the judge failed on 1 answers" in r and "timed out" in r for r in reward.remarks())
 
 
-class Handler(BaseHTTPRequestHandler):
-    seen: ClassVar[list[str]] = []
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.seen.append(body["messages"][-1]["content"])
-        text = json.dumps({"reason": "", "score": len(self.seen)})
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-        told = json.dumps({"choices": [choice], "usage": {"prompt_tokens": 5, "completion_tokens": 3}}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(told)))
-        self.end_headers()
-        self.wfile.write(told)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
-def url() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Handler.seen.clear()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-    server.shutdown()
+def judged() -> Iterator[tuple[str, list[str]]]:
+    """A judge's address, and what it has been asked: it pays each question one more than the last."""
+    seen = list[str]()
+
+    def answer(_: str, body: dict[str, Any] | None) -> tuple[int, object]:
+        assert body is not None
+        seen.append(body["messages"][-1]["content"])
+        text = json.dumps({"reason": "", "score": len(seen)})
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        return 200, {"choices": [choice], "usage": {"prompt_tokens": 5, "completion_tokens": 3}}
+
+    with answering(answer) as url:
+        yield f"{url}/v1", seen
 
 
-def test_a_server_is_asked_once_about_an_answer_by_the_command_s_own_way(url: str, tmp_path: Path) -> None:
+def test_a_server_is_asked_once_about_an_answer_by_the_command_s_own_way(
+    judged: tuple[str, list[str]], tmp_path: Path
+) -> None:
+    url, seen = judged
     store = ImageStore(tmp_path / "images")
     config = RewardModelConfig(reward_model=f"judge:small@{url}")
     pairs = [(KNOWN, "a"), (KNOWN, "b"), (KNOWN, "a")]
     scores = load_reward_model(config, store, False)(pairs)
-    assert len(Handler.seen) == 2
+    assert len(seen) == 2
     assert scores[0] == scores[2]
     np.testing.assert_array_equal(load_reward_model(config, store, False)(pairs), scores)
-    assert len(Handler.seen) == 2, "the replies are kept"
+    assert len(seen) == 2, "the replies are kept"
     with pytest.raises(AssayError, match="judge:MODEL@URL"):
         load_reward_model(RewardModelConfig(reward_model="judge:small@local"), store, False)
 

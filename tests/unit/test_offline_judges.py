@@ -79,17 +79,19 @@ def test_it_is_shown_as_many_examples_as_it_wants_and_embeds_each_text_once() ->
     assert len(texts) == len(set(texts)) == 6 * 3
 
 
-def test_a_verdict_does_not_depend_on_what_else_is_judged() -> None:
+@pytest.mark.parametrize("judge", [gold_ridge_judge(hash_embedder()), checker_vote_judge(hash_embedder())])
+def test_a_verdict_does_not_depend_on_what_else_is_judged(judge: Judge) -> None:
+    """Two cases that are close calls: alone, together, in another order, and beside a pair of very long answers."""
     mixed = [example(t, *(SHORT, LONG) if n % 3 else (LONG, SHORT)) for n, t in enumerate(TOPICS[:8])]
     odd = [
         case(pair("owls", SHORT, "{} are birds, are they not?"), *mixed),
         case(pair("gold", "{} is heavy!", "1. {} shines\n2. it is dear"), *mixed[::-1]),
     ]
     far = case(pair("maps", "maps " * 900, "no"), *mixed[:2])
-    judge = gold_ridge_judge(hash_embedder())
     alone = [judge([c])[0] for c in odd]
     assert judge(odd) == alone
     assert judge([far, *odd])[1:] == alone
+    assert judge([odd[1], far, odd[0]])[::2] == alone[::-1]
 
 
 @pytest.mark.parametrize("judge", [gold_ridge_judge(hash_embedder()), checker_vote_judge(hash_embedder())])

@@ -6,13 +6,12 @@ import os
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,10 +19,10 @@ from assay import processes
 from assay.llm.budget import Budget
 from assay.llm.chat import ChatConfig, Request, request_key, request_text
 from assay.llm.client import Server
-from assay.llm.replay import export_replies
 from assay.llm.replies import MOST_CUTS, ODD, Reply, ledger, open_database, open_replies, spelled
 from assay.processes import alive, this_process
 from assay.records import user
+from plain_server import answering
 
 SPELLINGS = (
     "http://Host.example:80/v1", "http://host.example/v1/", "HTTP://host.example/v1//", "http://host.example./v1",
@@ -198,45 +197,21 @@ def test_a_budget_waits_for_nobody_who_is_not_there() -> None:
     assert budget.take(5.0, whatever=True)
 
 
-def test_replies_of_a_local_model_can_be_exported_as_well(tmp_path: Path) -> None:
-    with open_replies(tmp_path / "r.sqlite", "local", "l") as replies:
-        replies.came("k", "", Reply(text="Verdict: 1", tokens_in=3, tokens_out=1))
-    assert export_replies(tmp_path / "r.sqlite", tmp_path / "out.jsonl") == 1
-    assert json.loads((tmp_path / "out.jsonl").read_text())["text"] == "Verdict: 1"
-
-
 @contextmanager
 def pages_for(odd: set[str], models: bool, page: object = None) -> Iterator[tuple[str, Counter[str]]]:
     """A server that answers questions in `odd` with a page (or `page`), and (not `models`) tells no models."""
     asked: Counter[str] = Counter()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.told({"data": []} if models else None, 200 if models else 404)
+    def answer(_: str, body: dict[str, Any] | None) -> tuple[int, object]:
+        if body is None:
+            return (200, {"data": []}) if models else (404, b"<html>Bad Gateway</html>")
+        said = body["messages"][-1]["content"]
+        asked[said] += 1
+        message = {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}], "usage": {}}
+        return 200, (page or b"<html>Bad Gateway</html>") if said in odd else message
 
-        def do_POST(self) -> None:
-            said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1]["content"]
-            asked[said] += 1
-            message = {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}], "usage": {}}
-            self.told(page if said in odd else message)
-
-        def told(self, data: object, status: int = 200) -> None:
-            payload = b"<html>Bad Gateway</html>" if data is None else json.dumps(data).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(payload)))
-            self.end_headers()
-            self.wfile.write(payload)
-
-        def log_message(self, *_: object) -> None:
-            """Silent."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1", asked
-    finally:
-        server.shutdown()
-        server.server_close()
+    with answering(answer) as url:
+        yield f"{url}/v1", asked
 
 
 def test_a_request_that_a_working_server_never_answers_ends_as_its_own_problem(tmp_path: Path) -> None:

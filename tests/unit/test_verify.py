@@ -15,7 +15,6 @@ from assay.curate.verify import (
     oracle,
     queue,
     read_judgements,
-    terminal_annotator,
     verify,
 )
 from assay.errors import AssayError
@@ -184,13 +183,6 @@ def test_a_response_cannot_steer_the_terminal(tmp_path: Path) -> None:
     verify([case(evil)], "a", tmp_path / "j", typing("1"), Console(file=screen, force_terminal=False))
     assert "\x1b" not in screen.getvalue()
     assert "[red]gone[/red]" in screen.getvalue()
-
-
-def test_the_terminal_annotator_is_a_judge(tmp_path: Path) -> None:
-    judge = terminal_annotator(Console(file=io.StringIO()), "ann", tmp_path / "j.jsonl", typing("1 s t"))
-    first, skipped, tie, late = judge(CASES)
-    assert first.better == first.shown[0]
-    assert (skipped.problem, tie.problem, late.problem) == ("skipped", "tie", "skipped")
 
 
 def test_the_oracle_says_the_truth_and_its_name() -> None:

@@ -70,7 +70,7 @@ def bench(
         html: Write a page with plots to this file.
     """
     from assay.bench import compare, table
-    from assay.bench.score_file import Recorder, ScoreFile
+    from assay.bench.score_file import Recorder
     from assay.bench.verdicts import PairJudge
     from assay.pipeline.own_benchmarks import pictures_of, plan
     from assay.tables import write_text
@@ -78,17 +78,10 @@ def bench(
 
     planned = plan(data, only, pair_layout)
     pictures = pictures_of(planned, data, images)
-    if judgements != 1 and "@http" not in model:
-        raise AssayError("--judgements is how often a chat model (MODEL@URL) judges; a reward model is asked once")
     store = _store(pictures) if pictures is not None and _sees(model) else None
     with nullcontext() if scores is None else alone(scores):
-        if "@http" in model:
-            chat = chat_config(model, "model", reply_tokens=reply_tokens, images=pictures)
-            scorer: Scorer | PairJudge = PairJudge(Server(chat, replies), judgements)
-        elif model.endswith(".jsonl"):
-            scorer = ScoreFile(Path(model))
-        else:
-            scorer = _reward(model, max_tokens, layout, tokenizer, pictures)
+        chat = (replies, reply_tokens, judgements)
+        scorer = _scorer(model, pictures, chat) or _reward(model, max_tokens, layout, tokenizer, pictures)
         problems = getattr(scorer, "problems", {})
         if scores is not None and not isinstance(scorer, PairJudge):
             read = {"max_tokens": max_tokens, "layout": layout, "tokenizer": tokenizer}
@@ -101,6 +94,21 @@ def bench(
             write_text(markdown, table.markdown(results))
         if html is not None:
             _page(html, model, results, planned, scorer, limit or None)
+
+
+def _scorer(model: str, pictures: Path | None, chat: tuple[Path, int, int]) -> "Scorer | PairJudge | None":
+    """What is no reward model: a chat model that compares (`chat`: the file of its replies, the most tokens of one, and how
+    often it judges), or a file of scores."""
+    from assay.bench.score_file import ScoreFile
+    from assay.bench.verdicts import PairJudge
+
+    replies, reply_tokens, judgements = chat
+    if "@http" in model:
+        asked = chat_config(model, "model", reply_tokens=reply_tokens, images=pictures)
+        return PairJudge(Server(asked, replies), judgements)
+    if judgements != 1:
+        raise AssayError("--judgements is how often a chat model (MODEL@URL) judges; a reward model is asked once")
+    return ScoreFile(Path(model)) if model.endswith(".jsonl") else None
 
 
 def _tell(

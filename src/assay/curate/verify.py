@@ -101,19 +101,6 @@ def verify(
     )  # fmt: skip
 
 
-def terminal_annotator(
-    console: Console, name: str, out: Path, read: Callable[[str], str] = input, seed: int = 0
-) -> Judge:
-    """A person at this terminal as a `Judge`; what the person did not answer comes back with the problem "skipped"."""
-
-    def judge(cases: Sequence[Case]) -> list[Judgement]:
-        verify(cases, name, out, read, console, seed)
-        answers = {j.pair_id: j for j in read_judgements(out) if j.by == name}
-        return [answers.get(c.pair.id) or _skipped(c.pair, name) for c in cases]
-
-    return judge
-
-
 def oracle(truth: Mapping[str, str]) -> Judge:
     """An annotator that knows the right answer: `truth` maps pair ids to the id of the better response.
 
@@ -245,10 +232,6 @@ def _judgement(pair: Pair, answer: str, order: tuple[str, str], by: str, seconds
 def _said(answer: str) -> str:
     """An answer in words."""
     return _PROBLEMS.get(answer) or f"response {answer[0]} is {_GRADES[answer[1:]][1]}"
-
-
-def _skipped(pair: Pair, by: str) -> Judgement:
-    return Judgement(pair_id=pair.id, better=None, by=by, kind="human", problem="skipped")
 
 
 def _answer(read: Callable[[str], str], console: Console) -> str:

@@ -77,28 +77,29 @@ def run_job(
         if config.train.loss.margin and not has_strengths(pool):
             raise AssayError("no pair of the pool has a strength: train.loss.margin would do nothing; leave it out")
         meet(run, kept, pool)
-        if isinstance(people, PeopleOnFile):
-            people.are_of(pool)
+        standing = people if isinstance(people, PeopleOnFile) else None
+        if standing is not None:
+            standing.are_of(pool)
         encoder = Encoder(config)
         describer = digest(jsonable(who["attributes"])) if chat else ""
         material = prepared(run, config, pool, encoder, OnDevices(engine, processes), chat, describer)
         embed = remember(encoder)
+        if judge is None and config.offline_judge:
+            judge = gold_ridge_judge(embed)
         measured = measuring(run, material, people, resettle=resettle)
         for seed in range(config.seeds):
             run.say(f"[bold]seed {seed}[/bold] ({seed + 1} of {config.seeds})")
             with closing(Run(folder / f"seed-{seed}", {**kept, "seeds": 1}, run.console)) as part:
                 part.telling = telling
                 train = trainer(part, config, seed, processes, cluster, telling)
-                standing = people if isinstance(people, PeopleOnFile) else None
-                offline = gold_ridge_judge(embed) if config.offline_judge else None
-                tools = Tools(people=measured, judge=judge or offline, train=train, standing=standing, at_once=at_once,
+                tools = Tools(people=measured, judge=judge, train=train, standing=standing, at_once=at_once,
                               score=score_together, at_chance=at_chance)  # fmt: skip
                 product = _of_seed(part, config, material, tools, seed, after_stage1, resettle=resettle)
-                if config.claims and tools.judge is not None:
-                    test_claims(Claims(product=product, judge=tools.judge, unguided=longer_judge(), at_once=at_once))
+                if config.claims and judge is not None:
+                    test_claims(Claims(product=product, judge=judge, unguided=longer_judge(), at_once=at_once))
                     if standing is None and pool.knows:  # people who answer at once, and a truth to measure by
                         run_arms(Arms(
-                            product=product, people=people, judge=tools.judge, embed=embed, at_once=at_once,
+                            product=product, people=people, judge=judge, embed=embed, at_once=at_once,
                             trainer=lambda of, n=seed: trainer(of, config, n, processes, cluster, telling),  # type: ignore[misc]
                             by_rules=partial(by_rules, run, config, material, encoder),
                             held=held_out(material, config.evaluation_pairs),

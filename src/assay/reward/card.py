@@ -85,7 +85,7 @@ def write(folder: Path, name: str, config: TrainConfig, result: Mapping[str, Any
         *([f"- left out: {n:,} pairs ({why})" for why, n in result["left_out"].items()]),
         "- the labels' provenance and the whole settings: `training.json` (digests), and the run or pool that they are from",
     ]
-    told += _sure(result, fitted)
+    told += _sure(fitted)
     limits = [
         "- It ranks responses as its labels do: it is no judge of facts, and a policy that is trained against it for long "
         "finds what it likes and people do not.",
@@ -115,7 +115,7 @@ def _has_template(folder: Path) -> bool:
     return (folder / "chat_template.jinja").exists() or (file.exists() and '"chat_template"' in file.read_text("utf-8"))
 
 
-def _sure(result: Mapping[str, Any], fitted: Calibration | None) -> list[str]:
+def _sure(fitted: Calibration | None) -> list[str]:
     if not fitted:
         return ["- no gold chose its checkpoint: how well it ranks is not known, and its rewards are not calibrated"]
     right = round(fitted.accuracy * fitted.n)

@@ -1,6 +1,6 @@
 """`assay policy grpo`: GRPO on a user's own model and questions, on as many processes as there are."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,11 +87,8 @@ def run_grpo(
         prompts = fitting(read["train"], policy, sampler, sampling.max_tokens, shared=shared)
         made = _Making(model, out, config, sampling, rewards, gold, store, shared, policy, sampler, answer_start)
         prompts, reward, gate = made.reward(prompts, read["gold"], begun(policy.processor, prompts[0].messages), purse)
-        exam = Exam(prompts=())
-        if read["watch"]:
-            some = fitting(read["watch"], policy, sampler, sampling.max_tokens, shared=shared)
-            exam = shared.lead(lambda: exam_of(_sample(some, monitor.prompts, config.seed), config.seed))
-            say(f"watched every {monitor.every} steps: {len(exam.prompts):,} questions, {asked(exam)}")
+        some = fitting(read["watch"], policy, sampler, sampling.max_tokens, shared=shared) if read["watch"] else []
+        exam = shared.lead(lambda: _exam(some, monitor, config.seed, say))
         judge = claims_judge(monitor.judge, gold.ask, store, purse) if monitor.judge else None
 
         def look(step: int, _: Any, heard: Any) -> Any:
@@ -105,6 +102,15 @@ def run_grpo(
         )  # fmt: skip
         sampler.close()
     return _told(done, model, out, len(prompts))
+
+
+def _exam(some: Sequence[Prompt], monitor: MonitorConfig, seed: int, say: Callable[[str], None]) -> Exam:
+    """What the monitor asks, of the questions that can be asked."""
+    if not some:
+        return Exam(prompts=())
+    exam = exam_of(_sample(some, monitor.prompts, seed), seed)
+    say(f"watched every {monitor.every} steps: {len(exam.prompts):,} questions, {asked(exam)}")
+    return exam
 
 
 def _told(done: "Tuned", model: str, out: Path, questions: int) -> str:

@@ -60,14 +60,14 @@ class Board:
         with self._lock:
             at, parts = self._read.get(name, (0.0, {}))
             if time.monotonic() - at >= EVERY_S * 0.9:
-                parts = self._index() if not name else self._run(self.watched(name), parts)
+                parts = self._index() if not name else self._run(self.watched(name))
                 self._read[name] = (time.monotonic(), parts)
             return parts
 
     def _index(self) -> Parts:
         return {"runs": self._html("runs", runs=self.list())}
 
-    def _run(self, run: Watched, before: Parts) -> Parts:
+    def _run(self, run: Watched) -> Parts:
         now = run.state()
         if now is None:
             return {"now": self._html("gone", folder=str(run.folder))}
@@ -121,6 +121,15 @@ def make_router(
         await run_in_threadpool(board.watched, name)
         return _stream(request, board, name)
 
+    _inside(router, board, show, person)
+    return router
+
+
+def _inside(
+    router: APIRouter, board: Board, show: Callable[..., HTMLResponse], person: Callable[[Request], Account | None]
+) -> None:
+    """The pages within a run: sampled answers of a training, pairs whose label changed."""
+
     @router.get("/{name}/answers/{training}")
     def answers(
         request: Request, name: str, training: str, who: Annotated[Account | None, Depends(person)], step: int = 0,
@@ -152,8 +161,6 @@ def make_router(
             "live_pairs.html", request, who, key=name, pairs=found, total=total, counts=counts, fate=fate, words=words,
             page=max(1, page), pages=-(-total // PAGE), fates=FATES, problem=problem, title="Changed pairs",
         )  # fmt: skip
-
-    return router
 
 
 _WHICH: Mapping[str, Callable[[Any], bool]] = {
