@@ -30,7 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = "tiny,web,serve,policy"
 SMALL = shlex.split("""
     --stage1.iterations 1 --stage1.seed-gold 30 --stage1.seed-silver 60 --stage1.per-iteration 10 --evaluation-gold 20
-    --train.epochs 1 --train.max-tokens 128 --train.lr 4e-4 --train.batch-pairs 16 --presentations 192 --embedder hash
+    --train.epochs 1 --train.layers 1 --train.max-tokens 64 --train.lr 4e-4 --train.batch-pairs 16 --presentations 96
+    --embedder hash
 """)
 FILES = """
 import csv, json, sys, polars as pl
@@ -238,7 +239,7 @@ def use(trip: Journey, benchmarks: Path | None) -> None:
         trip.run("assay", "reward", "export", "runs/mine", "--labels", "filtered", "--to", form, "--out", f"as-{form}")
         trip.run("assay", "pool", "add", f"as-{form}", "--out", f"again-{form}", said=" 0 rejected")
     trip.part("Trained on, used")
-    small = ("--epochs", "1", "--max-tokens", "128", "--lr", "4e-4", "--batch-pairs", "16", "--layers", "2")
+    small = ("--epochs", "1", "--max-tokens", "64", "--lr", "4e-4", "--batch-pairs", "16", "--layers", "1")
     trip.run("assay", "reward", "train", "pool", "--out", "models/own", *small, said="steps")
     (trip.out / "questions.jsonl").write_text('{"question": "Name a fruit."}\n{"question": "What is 2 + 3?"}\n')
     trip.run("assay", "best-of-n", "questions.jsonl", "--policy", "smollm2", "--reward", final, "--n", "2",

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import tiny_models
-from assay.cli.policy import policy_report, policy_tiny_text
+from assay.cli.policy import policy_report
+from assay.cli.run_file import COMMANDS
 from assay.policy.config import FitConfig, PairConfig, SamplerConfig
 from assay.recipes import policies
 from assay.records import user
@@ -38,7 +39,7 @@ def test_a_text_run_ends_with_a_table_and_a_report(
         monitor=replace(whole.monitor, every=2, prompts=6),
     )  # fmt: skip
     out = tmp_path / "run"
-    policy_tiny_text(config, out)
+    COMMANDS["policy run tiny-text"](config, out)
     page = (out / "report.html").read_text()
     assert page.count('<svg class="plot"') == 4, "curves of each stage; nothing to plot of hallucination"
     assert "hallucination rate, %" not in page

@@ -1,12 +1,14 @@
 """A run as a user has it over days: begun, looked at, killed, gone on with, compared, deleted; by its folder alone."""
 
 import json
+import re
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 from commands import assay_line, environment
 from small_job import small_pool
@@ -51,6 +53,16 @@ def killed(process: subprocess.Popen[str]) -> None:
     assert process.wait(30) == -signal.SIGKILL
 
 
+def gone(page: str) -> bool:
+    for _ in range(100):
+        try:
+            httpx.get(f"{page}/health")
+        except httpx.TransportError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
 def test_a_run_waits_is_killed_twice_and_goes_on_by_its_folder(place: Path) -> None:
     import_pool(place)
     run, truth = place / "runs" / "mine", small_pool(prompts=60, per_prompt=1).truth
@@ -71,13 +83,17 @@ def test_a_run_waits_is_killed_twice_and_goes_on_by_its_folder(place: Path) -> N
 
     assert (state(run).state, state(run).live) == ("paused", False)
     assert answer(run, truth) == 22
-    second = begun(place, "resume", "runs/mine", "--wait")
-    until(second, lambda: lacks(run))
+    second = begun(place, "resume", "runs/mine", "--web")
+    until(second, lambda: lacks(run) and "page: http" in (place / "told.txt").read_text())
+    page = re.findall(r"page: (http://\S+)", (place / "told.txt").read_text())[-1]
+    assert httpx.get(f"{page}/login").status_code == 200
     more = answer(run, truth)
     assert 0 < more <= 4
     until(second, lambda: state(run).stage >= 4)
     assert state(run).live
+    assert httpx.get(f"{page}/health").status_code == 200, "served as long as the run works"
     killed(second)
+    assert gone(page), "it ends with the run, however that ends"
     dead = state(run)
     assert (dead.state, dead.live, dead.cost.answers) == ("killed", False, 22 + more)
     assert "killed" in assay_here("runs", cwd=place).stdout
@@ -110,8 +126,8 @@ def assert_compared_and_deleted(place: Path, run: Path) -> None:
     assert "stage1.seed_gold: 16 -> 15" in differ.stdout
     asked = assay_here("delete", "runs/other", cwd=place)
     assert (asked.returncode, "--yes" in asked.stderr) == (2, True)
-    gone = assay_here("delete", "runs/other", "--yes", cwd=place)
-    assert gone.returncode == 0, gone.stderr
+    deleted = assay_here("delete", "runs/other", "--yes", cwd=place)
+    assert deleted.returncode == 0, deleted.stderr
     assert not (place / "runs" / "other").exists()
 
 

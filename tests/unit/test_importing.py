@@ -23,6 +23,7 @@ from assay.engine import Cores
 from assay.errors import AssayError
 from assay.formats import reading, sources
 from assay.formats.layouts import named
+from assay.formats.reading import Fields
 from assay.formats.sources import rows as read_rows
 from assay.records import Pair
 from assay.store import Place
@@ -185,6 +186,15 @@ def test_imports_add_up(tmp_path: Path) -> None:
         add(one, out=tmp_path / "twice", layout="chosen-rejected:shared-start")
     with pytest.raises(AssayError, match="has 4 parts"):
         add(write(tmp_path / "new.jsonl", rows[:1]), out=tmp_path / "twice", parts=8)
+
+
+def test_a_file_of_which_nothing_could_be_read_can_be_read_in_another_way(tmp_path: Path) -> None:
+    odd = write(tmp_path / "odd.jsonl", [{"ask": "Hi?", "win": "Hello.", "lose": "No."}])
+    assert add(odd, out=tmp_path / "pool").pairs == 0
+    said = Fields.of(["prompt=ask", "chosen=win", "rejected=lose"])
+    assert pool.add([str(odd)], tmp_path / "pool", fields=said, say=lambda _: None).held == 1
+    with pytest.raises(AssayError, match=r"is in the pool .* already, read as chosen=win"):
+        pool.add([str(odd)], tmp_path / "pool", fields=Fields.of(["prompt=lose", "chosen=win", "rejected=ask"]))
 
 
 def test_what_assay_made_is_no_source(tmp_path: Path) -> None:

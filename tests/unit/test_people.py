@@ -11,8 +11,7 @@ from assay.cli.run import run_tiny
 from assay.curate.people import ANNOTATORS, Annotator, coin, erring
 from assay.curate.rules import rule_attributes
 from assay.errors import AssayError
-from assay.pipeline.flow import FlowConfig
-from assay.pipeline.pools import SmallPool, constraint_pool
+from assay.pipeline.pools import constraint_pool
 from assay.records import Case, Judge, Pair, Response, user
 from assay.run import jsonable
 
@@ -65,12 +64,10 @@ def test_the_people_of_run_tiny_err_unless_an_oracle_is_asked_for(
 ) -> None:
     asked: list[tuple[Judge, dict[str, object]]] = []
 
-    def job(folder: Path, config: FlowConfig, pool: SmallPool, *, people: Judge, **more: Any) -> Path:
+    def job(*what: Any, people: Judge, **more: Any) -> None:
         asked.append((people, more["asked"]))
-        return folder
 
-    monkeypatch.setattr("assay.pipeline.job.run_job", job)
-    monkeypatch.setattr("assay.cli.run._finish", lambda work, where, engine: work(processes=1))
+    monkeypatch.setattr("assay.cli.run._run", job)
     run_tiny(out=tmp_path, **({"people": flag} if flag else {}))  # type: ignore[arg-type]
     ((people, told),) = asked
     pool = constraint_pool()

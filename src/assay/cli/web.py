@@ -71,6 +71,7 @@ def web(
         print(f"first account: name admin, token {token} (shown this once; more people: the page Lead, People)")
     if host not in ("127.0.0.1", "localhost", "::1") and not https:
         print("warning: the page is open to other machines without TLS; passwords can be read on the way")
+    at.listen()  # who comes by the next line is heard
     print(f"page: http://{host}:{port}", flush=True)
     try:
         with syncing:
@@ -101,6 +102,7 @@ def watch(places: Positional[tuple[Path, ...]], port: int = 8011) -> None:
         raise missing_extra(str(error.name), "web") from error
     at = take_port("127.0.0.1", port)
     app = make_watch_app([p.absolute() for p in places])
+    at.listen()
     print(f"runs: {len(app.state.board.list()):,}; page: http://127.0.0.1:{port}", flush=True)
     serve(app, at)
 

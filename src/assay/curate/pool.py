@@ -203,8 +203,9 @@ def notes_of(pool: Pool) -> list[dict[str, Any]]:
 
 
 def _noted(pool: Pool, known: Sequence[dict[str, Any]], part: Part, how: str) -> dict[str, Any] | None:
-    """The note of an import of the same content. Raises AssayError where it was read in another way than is asked now."""
-    same = [note for note in known if note["content"] == part.key]
+    """The note of an import of the same content. Raises AssayError where pairs of it are there that were read in another way
+    than is asked now."""
+    same = [note for note in known if note["content"] == part.key and (note["asked"] == how or note["pairs"])]
     if same and all(note["asked"] != how for note in same):
         raise AssayError(
             f"{part.path or part.file}: is in the pool {pool.place} already, read as "

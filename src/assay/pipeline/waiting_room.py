@@ -1,6 +1,7 @@
 """How a run waits for people instead of stopping: in its own process, and with the page served beside it."""
 
 import atexit
+import os
 import socket
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from assay.errors import AssayError
 from assay.pipeline.people_on_file import Waiting
 
 PORT = 8010
+_BESIDE = "from assay.processes import end_with; end_with({}); from assay.__main__ import main; main()"
+"""`assay`, as a process that ends with this one, also where that is killed."""
 
 
 def waiter(
@@ -44,18 +47,27 @@ class Page:
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
         self.process: subprocess.Popen[bytes] | None = None
+        self.port, self.opened = 0, not sys.stdout.isatty()
 
     def serve(self, run: Path) -> None:
-        """Begin it, once. Raises AssayError where it has ended, with what it says on its own lines."""
+        """Begin it, once, and open it in a browser as soon as it answers. Raises AssayError where it has ended,
+        with what it says on its own lines."""
         if self.process is None:
-            port = free_port(PORT)
-            line = [sys.executable, "-m", "assay", "web", str(run), "--port", str(port)]
+            self.port = free_port(PORT)
+            line = [sys.executable, "-c", _BESIDE.format(os.getpid()), "web", str(run), "--port", str(self.port)]
             self.process = subprocess.Popen(line, stdin=subprocess.DEVNULL)
             atexit.register(self.close)
-            if sys.stdout.isatty():
-                webbrowser.open(f"http://127.0.0.1:{port}")
         elif self.process.poll() is not None:
             raise AssayError(f"the page of {run} has ended (see above); `assay verify {run}` and --wait need none")
+        if not self.opened and self._answers():
+            self.opened = webbrowser.open(f"http://127.0.0.1:{self.port}") or True
+
+    def _answers(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         """End it, and give it time to write what was answered last."""

@@ -219,7 +219,7 @@ def _sentence(text: str) -> str:
 
 
 def take_port(host: str, port: int) -> socket.socket:
-    """A socket that listens there, before anything is said about it. Raises AssayError where it cannot."""
+    """A socket that is bound there, before anything is said about it. Raises AssayError where it cannot."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     taken = socket.socket(family)
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
