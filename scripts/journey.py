@@ -38,7 +38,7 @@ import csv, json, sys, polars as pl
 from pathlib import Path
 chosen = []
 from assay.formats.human_sets import read_human_sets
-for name, many in (("mt-bench", 150), ("pandalm", 194)):
+for name, many in (("mt-bench", 150), ("pandalm", 254)):
     found = [p for _, p, _ in read_human_sets(Path(sys.argv[1]), (name,)) if p.better and len(p.pair.prompt) == 1][:many]
     rows = [{"prompt": p.pair.prompt[0].content, "chosen": p.pair.response(p.better).text,
              "rejected": next(r.text for r in p.pair.responses if r.id != p.better)} for p in found]
@@ -51,10 +51,11 @@ for name, many in (("mt-bench", 150), ("pandalm", 194)):
         table.writerow(("question", "answer_a", "answer_b", "preferred"))
         sides = (((r["chosen"], r["rejected"], "a"), (r["rejected"], r["chosen"], "b"))[n % 2] for n, r in enumerate(rows))
         table.writerows((r["prompt"], *s) for r, s in list(zip(rows, sides))[:100])
-    pl.DataFrame(rows[100:]).write_parquet("more.parquet")
+    pl.DataFrame(rows[100:194]).write_parquet("more.parquet")
+    pl.DataFrame(rows[194:]).write_parquet("held.parquet")
 Path("chosen.json").write_text(json.dumps(chosen))
 """
-"""The review's three files of the two sets: votes as JSON lines, a table with semicolons, Parquet."""
+"""The review's three files of the two sets: votes as JSON lines, a table with semicolons, Parquet; one to measure on."""
 
 
 class Journey:
@@ -223,7 +224,7 @@ def use(trip: Journey, benchmarks: Path | None) -> None:
     final, raw = "runs/mine/seed-0/models/final", "runs/mine/seed-0/models/raw"
     trip.part("Measured, and compared")
     for model, out in ((final, "final.json"), (raw, "raw.json")):
-        trip.run("assay", "bench", model, "--data", "more.parquet", "--out", out, said="more")
+        trip.run("assay", "bench", model, "--data", "held.parquet", "--out", out, said="in the model's card")
     if benchmarks is not None:
         trip.run("assay", "bench", final, "--data", str(benchmarks.resolve()), "--limit", "20", "--max-tokens", "256")
     trip.run("assay", "bench", "compare", "final.json", "raw.json", "--html", "compared.html")

@@ -73,8 +73,9 @@ def show(folder: str | Path | Place, pair_id: str, console: Console) -> None:
     for table, shard, row in life(place, found):
         hidden = _HIDDEN | _PLACES.get(table, set())
         facts = (
-            f"{k}={names.get(str(v), v)}" for k, v in row.items() if k not in hidden and v not in (None, "", [], 0)
-        )
+            f"{k}={names.get(str(v), v)}" for k, v in row.items()
+            if k not in hidden and (k == "right" or v not in (None, "", [], 0))
+        )  # fmt: skip
         console.print(f"[bold]{table}[/bold] [dim]{shard}[/dim]  " + escape("  ".join(facts)), soft_wrap=True)
 
 

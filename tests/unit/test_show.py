@@ -12,6 +12,7 @@ from assay.curate.shards import create
 from assay.curate.verify import add_judgements, withdraw_judgements
 from assay.curate.views import Chosen
 from assay.errors import AssayError
+from assay.pipeline.hits import Hit
 from assay.records import Judgement, Label, Origin, Pair, Response, user
 from assay.show import find, show
 from assay.store import Place
@@ -76,8 +77,10 @@ def test_a_pair_of_a_run_has_its_whole_life(tmp_path: Path) -> None:
     (seed / "sets/stage1.json").write_text("{}")
     scored = Rewarded(pair_id=chosen.id, model="best-rm", first=1.25, second=-0.5)
     Table(seed / "rewards/best-rm+gold-rm", Rewarded).write(stem, [scored])
+    Table(seed / "hits", Hit).write("raw", [Hit(pair_id=chosen.id, question_id="q", right=0.0)])
     text = printed(tmp_path / "run", chosen.id)
-    assert tables(text) == ["votes", "truth", "index", "attributes", "judgements", "rewards", "labels", "sets"]
+    assert tables(text) == ["votes", "truth", "index", "attributes", "judgements", "rewards", "labels", "sets", "hits"]
+    assert "right=0.0" in text, "what a model has wrong is told"
     assert f"seed-0/best-rm+gold-rm/{stem}  model=best-rm  first=1.25  second=-0.5" in text
     assert "seed-0/stage1-it0-judges-00000" in text
     assert f"seed-0/stage1/{at.name}_0123456789ab" in text
