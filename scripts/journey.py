@@ -221,7 +221,7 @@ def curate(trip: Journey) -> None:
 
 def use(trip: Journey, benchmarks: Path | None) -> None:
     """What is done with a run: measured, compared, served, exported, trained on, used."""
-    final, raw = "runs/mine/seed-0/models/final", "runs/mine/seed-0/models/raw"
+    final, raw = "runs/mine/seed-0/models/final", "runs/mine/seed-0/models/raw-more"
     trip.part("Measured, and compared")
     for model, out in ((final, "final.json"), (raw, "raw.json")):
         trip.run("assay", "bench", model, "--data", "held.parquet", "--out", out, said="in the model's card")

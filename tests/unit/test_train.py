@@ -133,7 +133,10 @@ def test_clear_errors(tmp_path: Path) -> None:
         train(tmp_path / "x", CONFIG, [], [])
     with pytest.raises(AssayError, match=r"train\.lr"):
         TrainConfig(lr=0)
-    with pytest.raises(AssayError, match="cannot load the model"):
+    (tmp_path / "final").mkdir()
+    with pytest.raises(
+        AssayError, match=r"cannot load the model '.*/nothing': there is no such folder; beside it: final"
+    ):
         models.load_reward_model(models.Backbone(name=str(tmp_path / "nothing")), None)
     with pytest.raises(AssayError, match="the loss is"):
         train(tmp_path / "y", replace(CONFIG, lr=1e30), politeness(16), [])

@@ -127,9 +127,8 @@ def annotate(
     if dry_run:
         guide = Guide.of(given, config)
         parts = (guide.cases(part) for part in _parts(chosen))
-        return show_costs(
-            configs, replies or out / "replies.sqlite", asking, parts, partial(_requests, config), console
-        )
+        show_costs(configs, replies or out / "replies.sqlite", asking, parts, partial(_requests, config), console)
+        return None
     check_layout(out)
     kept = keeps_to(given, chosen, configs, replace(config, max_tokens=first_limit(out, config.max_tokens)))
     with closing(Run(out, kept, console, servers.keep)) as run:

@@ -87,7 +87,8 @@ def describe(
             return [attribute_request(p) for p in part if servers[int(p.id[:8], 16) % len(servers)] == model.name]
 
         parts = (list(pairs.of(order[at : at + SHARD]).values()) for at in range(0, len(order), SHARD))
-        return show_costs(configs, out / "replies.sqlite", asking, parts, requests, console)
+        show_costs(configs, out / "replies.sqlite", asking, parts, requests, console)
+        return None
     told = {"n": len(order), "digest": digest(order)}
     kept = _Kept(
         servers=servers, prompts=prompts_version(), pairs=told,
