@@ -12,11 +12,11 @@ from assay.bench.policy.arithmetic import Number, Token
 from assay.bench.policy.words import unit_of
 
 
-def _set(words: str) -> frozenset[str]:
+def words_of(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-CHANGERS = _set(
+CHANGERS = words_of(
     "bound bounds limit estimate estimated estimates guess guessed wrong incorrect false previous former factorial squared"
     " cubed doubled tripled halved double triple twice thrice half reciprocal inverse opposite negative root"
     " roots power powers"
@@ -28,10 +28,10 @@ CHANGERS = _set(
     " fails misses exceeds earliest latest most least"
 )
 """Words that make another number of the one they stand beside, deny it, or take it back."""
-_COUNTABLE = _set("roots powers squares cubes bounds limits estimates scores")
+_COUNTABLE = words_of("roots powers squares cubes bounds limits estimates scores")
 """Those of them that are counted where they stand behind a number."""
-_APPROXIMATE = _set("about approximately roughly around approx circa approximate")
-_CLOSE = _set(
+APPROXIMATE = words_of("about approximately roughly around approx circa approximate")
+_CLOSE = words_of(
     "in total altogether overall combined together each apiece left remaining more extra additional exactly precisely only"
     " just long tall wide high deep thick old away ago later earlier apart per every daily weekly monthly yearly annually"
     " hourly older younger taller shorter longer larger bigger heavier faster smaller fewer cheaper ad ce celsius fahrenheit"
@@ -40,19 +40,19 @@ _CLOSE = _set(
     " indeed here there such possible different distinct total fahrenheit ways respectively units unit alone"
     " done it now th st nd rd square cubic obviously clearly certainly definitely answer final result"
 )
-_DETERMINERS = _set("the a an his her its their our my your this these those them that all both another any one us him")
-_PLACES = _set("in of on for at per during within across among inside a an every each")
-_BE = _set("is are was were be been remain remains")
-_STOPS = _set(
+_DETERMINERS = words_of("the a an his her its their our my your this these those them that all both another any one us him")
+_PLACES = words_of("in of on for at per during within across among inside a an every each")
+_BE = words_of("is are was were be been remain remains")
+_STOPS = words_of(
     "if when while until and or but than as with from to by before after over under above below beyond between past toward"
     " towards against though although however which who whose where what since because versus vs into onto out up down upon"
     " via through perhaps maybe possibly probably some no far close near next it's via like yet still"
 )
-_MANY = _set(
+_MANY = words_of(
     "people men women children feet teeth mice geese sheep fish deer dice data staff yen yuan won pence cattle police"
     " bacteria vertices indices matrices radii criteria phenomena kids bps mph kph wpm rpm bpm ppm"
 )
-_BEFORE = _set(
+_BEFORE = words_of(
     "is are was were be been being equals equal exactly precisely only just the total answer result value sum number amount"
     " therefore thus hence so then has have had having needs need needed takes take took costs cost sold sells"
     " sell makes make"
@@ -68,20 +68,26 @@ _BEFORE = _set(
     " produces raised raises donated gave drank drinks picked picks caught sent sends wrote writes counts counted own owns"
     " charged charges charge worth namely say says that's it's index line page row column position"
 )
-_MEASURES = _set(
+_MEASURES = words_of(
     "total sum answer value temperature length distance cost price speed area volume weight height age average mean median"
     " profit amount score probability number count width depth mass result angle perimeter rate time duration"
     " capacity density"
     " income salary fee loss gain balance radius diameter current voltage power force pressure energy difference output"
 )
-_CHANGE = _set(
+_CHANGE = words_of(
     "grew grows grow rose rises rise increased increases increase fell falls fall decreased decreases decrease dropped drops"
     " declined declines improved improves shrank"
 )
-_ARRIVES = _set(
+_ARRIVES = words_of(
     "equal equals comes came come adds add up amounts amount sums sum equivalent simplifies reduces evaluates rounds leads"
     " corresponds rounded simplified total totals back identical"
 )
+ARRIVING = (
+    _BEFORE | _MEASURES | _DETERMINERS | APPROXIMATE
+    | words_of("of by in with to that therefore thus indeed after about from into out hence roots solutions zeros here answered"
+               " facing reaches reach there on than as approximately always find finding option choice choose pick select so only")
+)  # fmt: skip
+"""Words that lead on to an answer which is marked."""
 _PARTICIPLE = re.compile(r".{3,}(?:ing|ed|ish|fold|ward)")
 _COMPARED = re.compile(
     r"(?!remainder|number|other|another|over|under|after|either|neither|rather|never|whether|quarter|minister)[a-z]{3,}er"
@@ -93,7 +99,7 @@ _CJK_CHANGES = re.compile(
     r"|也许|平方根|倒数|相反|之间|到|错|吗|假设|如果|若|减|加|乘|其他|次方|之后|之前|之外|零下|开外|出头"
 )
 _CJK_NOUN = re.compile(r"[\u3400-\u9fff]{1,6}")
-_MONIES = _set("money euros sterling yen rupees")
+_MONIES = words_of("money euros sterling yen rupees")
 MOST = 4
 """Unknown words of what is counted, and of where it is."""
 
@@ -116,7 +122,7 @@ def counted(tokens: Sequence[Token], value: Number) -> str | None:
             if _CJK_CHANGES.search(token.text) or not _CJK_NOUN.fullmatch(token.text):
                 return None
             continue
-        if (text in CHANGERS and text not in _COUNTABLE) or text in _APPROXIMATE:
+        if (text in CHANGERS and text not in _COUNTABLE) or text in APPROXIMATE:
             return None
         if text in _BE:
             if not _settled(noun, value) or (last and not text.startswith("remain")):
@@ -184,7 +190,7 @@ def led(tokens: Sequence[Token], whole: bool) -> bool:
     if not words:
         return True
     said = [t.text.lower() for t in words]
-    if any(w in CHANGERS for w in said) or (whole and any(w in _APPROXIMATE for w in said)):
+    if any(w in CHANGERS for w in said) or (whole and any(w in APPROXIMATE for w in said)):
         return False
     if _CJK.search(words[-1].text):
         return not _CJK_CHANGES.search("".join(t.text for t in words)) or (said[-1] in ("约",) and not whole)
@@ -194,7 +200,7 @@ def led(tokens: Sequence[Token], whole: bool) -> bool:
     if mark in (".", ";", "?", "!"):
         return all(w in _BEFORE or w in ("rs", "approx", "eq", "ca", "no") for w in said)
     if mark == ",":
-        return said[-1] in _set("so then hence thus therefore total altogether is finally overall ultimately indeed")
+        return said[-1] in words_of("so then hence thus therefore total altogether is finally overall ultimately indeed")
     *before, last = said
     if last == "by":
         return bool(before) and before[-1] in _CHANGE
@@ -208,13 +214,13 @@ def led(tokens: Sequence[Token], whole: bool) -> bool:
         return len(before) < 4
     return (
         last in _BEFORE
-        or last in _APPROXIMATE
+        or last in APPROXIMATE
         or (last in _DETERMINERS and last != "one")
         or (unit_of(last) or ("",))[0] in _MONIES
     )
 
 
-_UNDER = _set("before after without if unless until only assuming provided")
+_UNDER = words_of("before after without if unless until only assuming provided")
 """Words that put what stands in brackets under a condition."""
 
 

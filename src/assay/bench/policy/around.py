@@ -1,0 +1,260 @@
+"""Whether what stands around a final answer leaves it as it is, in its sentence and behind it.
+
+Nothing is trusted that is not known. Before "the answer is" stand words that lead on to it ("so", "we conclude that"); before
+a box a clause that ends in a verb of being or having, "=", a colon or what is measured; behind an answer, in its sentence, a
+unit or a noun, where and for what, a reason, or that it is what was asked. What follows may explain, and not take it back.
+"""
+
+import re
+
+from assay.bench.policy.beside import APPROXIMATE, ARRIVING, words_of
+from assay.bench.policy.characters import written
+from assay.bench.policy.letters import letter
+from assay.bench.policy.quantities import Quantity, quantity
+
+NEAR = 400
+"""Characters behind an answer in which it may be taken back."""
+_CLAUSE = re.compile(
+    r"[.,;:!?](?=[\s*$\"'\\]|$)|\n|\b(?:then|so|but|hence|thus|therefore|because|since|as|and)\b|[，。；：、]", re.I
+)
+_TURNS = words_of("or else alternatively otherwise maybe perhaps possibly and/or if nor either vs versus")
+"""Words which, alone before an answer, make it one of several, or none."""
+_OPENERS = words_of(
+    "so thus therefore hence then and finally now which that this it means shows gives implies follows we i get gets find"
+    " conclude see know have has obtain can our my is be in conclusion summary total short overall as result consequently"
+    " clearly but ultimately indeed again ok okay well alright yes great let's put state give with to from because of step"
+    " accordingly obviously also here hereby verify check confirm verified confirmed done given submit your option think"
+    " believe say would must believe answering answer final correct the best single exact simplified required i'm sure"
+    " confident donc ainsi alors daher somit deshalb entonces luego por lo tanto par conséquent folglich all above below"
+    " desired asked leaving an of round rounded follow following next arrive at on after using looking clear us now there me just only actually really certainly"
+)
+"""Words that lead on to "the answer is", and leave it told."""
+_CJK_OPENER = re.compile(
+    r"[\s*#>【\[(\"'：:]*(?:(?:综上(?:所述)?|所以|因此|因而|于是|那么|由此|故而?|可得|得到?|可知|最后|最终|正确|本题|该题|此题|这道题|题目|我们|则|即"
+    r"|的|解|答|最佳|标准|参考|为|也就是说|从而|选择?|应|该|正确的?)[\s*，,：:]*)*"
+)
+_STRIPPED = re.compile(
+    r"(?:[\s$*&{\"'`_>#]|\\[$\[,;:! ]|\\\(|\\(?:displaystyle|q?quad|large|bf|bold|text(?:bf|it)?|math(?:bf|rm|bb))(?![A-Za-z])"
+    r"|\\begin\{[a-z]+\*?\}(?:\{[^{}]*\})?|\\[!,])+$"
+)
+"""What stands right before an answer and only sets its looks."""
+_RELATION = re.compile(
+    r"(?<![<>])(?<!\D!)=$|\\(?:equiv|approx|in|implies|Rightarrow|Longrightarrow|rightarrow|therefore|iff|quad|end\{[a-z]+\*?\})$|[-=]>$"
+    r"|[:：.!。,，;；\]}|~]$"
+)
+_END = re.compile(r"[.!?](?=[\s$*)\"'\]}\\]|$)|[。！？；;]|\n(?=\s*(?:[-*#>|~]|\d+[.)]|[A-Z\u3400-\u9fff])|\s*\n)|\\\](?=\s*[A-Z])")
+_CLOSED = re.compile(r"^(?:[\s$*`\"'|)\]}&~]|\\[\])!,; ]|\\\\|\\(?:end|begin)\{[a-z]+\*?\}|</?\w+>|,(?=\s*$))+")
+_ATTACHED = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|%|\\?%|\(?\s*\\?(?:p|b)?mod(?![A-Za-z])[\s{(]*\d+[\s})]*|'+(?=\s|$)")
+_FORMULA = re.compile(
+    r"[-+*/^_!<>\d\\({\[]|(?i:times|plus|minus|divided|squared|cubed)\b|[a-z](?=$|\s*[=^+*])"
+)
+_DASH = re.compile(r"^-{1,3}\s+(?=[A-Za-z])|^[-–—]+(?=\s*[a-z]{3})")
+_OPERATORS = words_of(
+    "or nor if unless but though although however except bound bounds estimate estimates guess wrong incorrect false mistaken"
+    " trap placeholder impossible squared cubed doubled tripled halved plus minus provided assuming maybe perhaps possibly"
+    " roughly could might cannot never doubt unlikely otherwise else either neither versus vs excluded rejected replaced"
+    " multiplied divided increased decreased limit maximum doubtful case isn't aren't can't doesn't won't wasn't don't didn't"
+    " ish something assumed supposed suppose assume below negative"
+)
+"""Words behind an answer that change it, deny it, or put another beside it."""
+_DISOWNED = words_of("or bound bounds estimate estimates guess wrong incorrect false mistaken trap placeholder impossible if ?")
+_BEING = words_of("is are was were be")
+_SAID_OF = words_of(
+    "the a an our my your its his her their this that these those correct right indeed also already in therefore thus equal"
+    " exactly possible prime even odd positive needed required left sold there clearly only then what's both all one"
+)
+"""What an answer may be said to be."""
+_REASON = words_of("because since as so which where whose hence therefore thus giving making satisfying independent for when")
+_TURN = re.compile(
+    r"^\W*(?:but\W+)?(?:it\W+)?(?:or|else|otherwise|alternatively|maybe|perhaps|possibly|if not)\b|\b(?:may|might|could)"
+    r"\s+(?:also\s+|as well\s+)?be\b|^\W*[/|]|\b(?:alternative|another(?: possible)?|other) (?:answer|solution|option)\b"
+    r"|\balso\s+(?:be|possible|valid|correct|right|works?|fits?|acceptable)\b",
+    re.I,
+)
+_LIKE = re.compile(r"(?<![A-Za-z])[B-HJ-Z](?![A-Za-z])|\bA\b(?!\s+[a-z])|\d|\\(?:boxed|fbox)|answer>|\b[a-z]\)|\bx\s*=")
+"""What looks like an answer."""
+_TAKEN_BACK = re.compile(
+    r"(?:^|[.!?)\n，。])\W*(?:hmm+|wait|actually|correction|sorry|oops|scratch that|on (?:second|closer|further) \w+"
+    r"|on reflection|or rather|apologies|hold on|edit:|update:|(?:but|oh|ah|no),? (?:wait|no|actually)|just kidding"
+    r"|no,? (?:it|that|the|this)\b|i mean\b|or should\b|不对|等等|更正)(?![A-Za-z])"
+    r"|^[^\w\n]*(?:but|however|no|nope|yet|although|though)\b(?! (?:only after|not\b))|^[\s$*]*\?"
+    r"|\b(?:kidding|my mistake|i was wrong|i misread|i miscounted|no idea|not sure|i doubt|i do(?: not|n't) (?:think|know|trust)"
+    r"|(?:this|that|it|which|answer|above)\b[^.\n]{0,20}\b(?:wrong|incorrect|a mistake|an error|not (?:right|correct|the"
+    r" answer))|should (?:be|have been)\b(?=\W*[-$\\(]*\d)|cannot be right)\b"
+    r"|\b(?:correct|actual|real|true|right|proper) (?:value|result|number|one|option|choice|answer)s?\s*(?:is|was|are|would be|:)",
+    re.I,
+)
+"""What begins to take an answer back."""
+_CHECKED = re.compile(r"\b(?:check|verify|confirm|correct|right|indeed|yes)", re.I)
+
+
+def told(before: str) -> bool:
+    """Whether what stands before "the answer is" in its sentence leaves it told: nothing, or words that lead on to it."""
+    *earlier, clause = _CLAUSE.split(before[-NEAR:])
+    if earlier and _turning(earlier[-1]) and not before.rstrip().endswith((".", "\n", "。")):
+        return False
+    if re.search(r"[\u3400-\u9fff]", clause):
+        return bool(_CJK_OPENER.fullmatch(clause))
+    return all(w.lower() in _OPENERS for w in re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", clause)) and not _turning(clause)
+
+
+def _turning(clause: str) -> bool:
+    """Whether a clause is nothing but words that make what follows another answer, or none."""
+    words = re.findall(r"[a-z]+(?:/[a-z]+)?", clause.lower())
+    return bool(words) and len(words) < 4 and (words[-1] in _TURNS or words[0] in _TURNS)
+
+
+def leads(before: str, inside: str) -> bool:
+    """Whether what stands before a box in its sentence leaves it as it is."""
+    text = before[-NEAR:]
+    bare = _STRIPPED.sub("", text)
+    if bare.endswith("(") and bare[-2:-1].isspace():
+        bare = _STRIPPED.sub("", bare[:-1])
+    if not bare:
+        return True
+    sentence = re.split(r"[.!?](?=\s)|[。！？]|\n\s*\n|\\\]", bare)[-1]
+    words = [w.lower() for w in re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", _commandless(sentence))]
+    if words[:1] and words[0] in _SUPPOSED and not re.search(r"[,，]|\bthen\b", sentence):
+        return False
+    clause = _CLAUSE.split(sentence.rstrip(" :：,"))[-1]
+    if re.search(r"\b(?:answer|option|choice)s?\b|答案", clause) and not told(
+        re.split(r"\b(?:answer|option|choice)s?\b|答案", text[: len(bare)].rstrip(" :"))[-2]
+    ):
+        return False
+    if relation := _RELATION.search(bare):
+        if relation[0] in ("}", "]") and not re.search(r"\\(?:end|begin)\{[^{}]*\}$|\\\]$", bare):
+            return False
+        ended = re.findall(r"[a-z]+", _CLAUSE.split(bare.rstrip(" :：,"))[-1].lower())[-3:]
+        return not (relation[0] in ",:" and any(w in _TURNS or w in _NEAR_OPERATORS for w in ended))
+    if re.search(r"[\u3400-\u9fff]$", bare):
+        return not _CJK_CHANGES.search(clause[-8:])
+    last = re.search(r"([^\W\d_]+(?:'[^\W\d_]+)?)$", bare)
+    if last is None or _open_formula(before, bare) or bare[: last.start()].endswith("\\"):
+        return False
+    if words and words[-1] == "or":
+        one, again = _last_value(bare[: last.start()]), quantity(inside)
+        return one is not None and again is not None and (one.equals(again) or again.equals(one))
+    if any(w in APPROXIMATE for w in words[-2:]) and re.fullmatch(r"\W*\d+\W*", inside):
+        return False
+    being = max((i for i, w in enumerate(words) if w in _BEING), default=-1)
+    named = len(words) > 2 and words[-2] in ("the", "her", "his") and words[-3] in ("take", "takes", "cost", "costs", "took")
+    near = words[max(being, len(words) - 4) :]
+    return (last[1].lower() in ARRIVING or named) and not any(w in _NEAR_OPERATORS for w in near)
+
+
+_SUPPOSED = words_of("if suppose supposing assume assuming let unless whether imagine pretend say were had contradiction")
+_NEAR_OPERATORS = words_of(
+    "not never cannot least most than half double twice triple thrice over under below above beyond minus plus between nearly"
+    " almost exceeds exceed neither either nor maybe perhaps possibly probably wrong incorrect except isn't aren't can't"
+    " doesn't times unlike without guess estimate"
+)
+"""Words right before an answer that change or deny it."""
+_CJK_CHANGES = re.compile(r"[不非约超近]|至少|至多|小于|大于|少于|多于|最多|最少|可能|也许|除")
+
+
+def _commandless(text: str) -> str:
+    return re.sub(r"\\[A-Za-z]+", " ", text)
+
+
+def _open_formula(before: str, bare: str) -> bool:
+    """Whether `bare` ends within a formula that the answer goes on with."""
+    between = before[len(before[-NEAR:]) and before.rfind(bare[-20:]) + len(bare[-20:]) :]
+    opened = bool(re.search(r"\$|\\\(|\\\[|\\begin", between))
+    return not opened and bare.count("$") % 2 == 1
+
+
+def _last_value(text: str) -> Quantity | None:
+    """The last value of a formula that ends a text ("so $AB = 5/4 = 1.25$")."""
+    said = re.sub(r"[\s$,;]+$", "", text)
+    formula = re.split(r"[$=]|\\approx|\\\(|\\\[|\s(?=\S+$)", said)
+    return quantity(formula[-1].rstrip(r"\)] "))
+
+
+def follows(inside: str, after: str) -> bool:
+    """Whether what stands behind an answer, in its sentence and after it, leaves it as it is."""
+    end = _END.search(after)
+    part, rest = (after[: end.start()], after[end.end() :]) if end else (after, "")
+    if end and end[0] == "?" or part.lstrip(" $*").startswith("?"):
+        return False
+    return _goes_on(inside, part[: 2 * NEAR]) and stays(inside, rest)
+
+
+def _goes_on(inside: str, part: str) -> bool:
+    """Whether a sentence goes on after its answer with words that are known to leave it as it is."""
+    said = _CLOSED.sub("", written(_CLOSED.sub("", part)) if part.strip() else "")
+    said = _CLOSED.sub("", _DASH.sub("", said)).strip(" $")
+    if not said:
+        return True
+    chosen = letter(inside) is not None
+    if attached := _ATTACHED.match(said):
+        return _goes_on(inside, said[attached.end() :])
+    if said.startswith("="):
+        return bool(re.match(r"=\s*(?:[A-Za-z]|\\[a-z]+\s*[A-Z]+)\s*$", said)) or _again(inside, said[1:])
+    if said.startswith("("):
+        close = said.find(")")
+        if close > 0 and not chosen:
+            return _remark(inside, said[1:close]) and _goes_on(inside, said[close + 1 :])
+    if not chosen and _FORMULA.match(said):
+        return False
+    if not chosen and re.match(r"[,;:]?\s*(?:(?:and|or|&|i\.e\.|that is|或者?|即|和)[\s,:]*(?:\w+\s+)?)?[-$(]*(?:\d|\\frac|\\sqrt)", said):
+        return _again(inside, re.sub(r"^[,;:]?\s*(?:and|or|&|i\.e\.|that is|或者?|即|和)?[\s,:]*", "", said))
+    if re.match(r"[,;]?\s*(?:and|&)\s*\(?[B-Z]\b|[,;/]\s*\(?[A-Z]\b(?!\s+[a-z])", said):
+        return False
+    return _known(said)
+
+
+def _again(inside: str, said: str) -> bool:
+    """Whether the same amount is told again."""
+    one, other = quantity(inside), quantity(re.split(r",\s|[.;](?:\s|$)|\)", said)[0].strip())
+    return one is not None and other is not None and (one.equals(other) or other.equals(one))
+
+
+def _remark(inside: str, said: str) -> bool:
+    """Whether what stands in brackets behind an answer only tells of it."""
+    words = re.findall(r"[a-z']+", said.lower())
+    if any(w in _OPERATORS | _TURNS | _BEING and w != "or" for w in words):
+        return False
+    return _again(inside, re.sub(r"^\W*(?:or|i\.e\.|that is)?\W*(?:equivalently|about)?\s*", "", said)) or not (
+        re.search(r"\bor\b", said) or re.fullmatch(r"[-\d.,$\s]+", said)
+    )
+
+
+def _known(said: str) -> bool:
+    """Whether the words behind an answer are known to leave it as it is."""
+    if _CJK_DENIES.search(said):
+        return False
+    words = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?|[,?]|\d+", _commandless(said).lower())
+    for at, word in enumerate(words):
+        after = words[at + 1] if at + 1 < len(words) else ""
+        if word == "not":
+            return at == 0 or words[at - 1] in (",", "and")
+        if word == "?" or word in _OPERATORS or (word == "times" and after.isdigit()):
+            return False
+        if word in ("least", "most") and at and words[at - 1] == "at":
+            return False
+        if word in _BEING:
+            return (at > 0 and after not in ("what", "not", "too") or after in _SAID_OF) and not _DISOWNED & {*words[at + 1 :]}
+        if word in _REASON:
+            return not _DISOWNED & {*words[at + 1 :]}
+    return True
+
+
+_CJK_DENIES = re.compile(r"左右|以上|以下|以内|不对|错|[的之]?[一二两三四五六七八九十]?(?:倍|半)|吗|或|如果|除非|不成立|不正确|不是|也可能")
+
+
+def stays(inside: str, rest: str) -> bool:
+    """Whether the sentences behind an answer do not take it back, nor tell another that shall count as well."""
+    rest = rest[:NEAR]
+    for sentence in re.split(r"[.;!?](?=\s)|\n", rest):
+        turn = _TURN.search(sentence)
+        if turn and _LIKE.search(sentence, turn.end()) and not _again(inside, sentence[turn.end() :].lstrip(" ,:")):
+            return False
+    for turn in _TAKEN_BACK.finditer(rest):
+        again = re.findall(r"-?\d[\d,]*(?:\.\d+)?|(?<![A-Za-z])[A-Z](?![A-Za-z'])", rest[turn.start() :])
+        if not (_CHECKED.search(rest, turn.start()) and again and (_again(inside, again[-1]) or _letter(inside, again[-1]))):
+            return False
+    return True
+
+
+def _letter(one: str, other: str) -> bool:
+    return letter(one) is not None and letter(one) == letter(other)
