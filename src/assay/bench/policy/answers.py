@@ -34,6 +34,7 @@ _LATE = re.compile(
     r"|\b(?:the (?:final )?(?:solution|result|value)|the (?:required|desired|requested) (?:\w+ )?\w+|la"
     r" réponse(?: finale)?|die antwort"
     rf"|la respuesta(?: correcta| final)?)\s+(?:{_IS}|est|ist|es|lautet)\s*:?\s*(?P<told>\S[^\n]*)$"
+    r"|\bthe (?:most|best|closest)[\w ]{0,20}? (?:one|option|choice|match|description) (?:is|would be)\s*:?\s*(?P<pick>\S[^\n]*)$"
     r"|(?:^|[.\n]\s*|\bso |\bget |\bobtain )(?P<first>[^\n.]{1,30}?)\s+(?:is|as) (?:the|my|our) (?:final "
     r"|correct )?answer\b[.!]?\s*$"
     r"|[\"'](?:final_)?answer[\"']\s*:\s*(?P<json>[^\n,}]+)",
@@ -58,7 +59,7 @@ _JOINT = re.compile(r"[\s$,;]*(?:,|;|\band\b|\bor\b)?[\s$,;]*(?:[a-z]\w?\s*=\s*)
 """What stands between the boxes of one list."""
 _DANGLING = re.compile(r"(?:\b(?:times|plus|minus|of|and|or|by|than|the|an|is|divided)|[-+*/=^(\\{])\s*$", re.I)
 """How an answer ends that is broken off."""
-_SENTENCE = re.compile(r"(?:(?<=[\w)}$*%\]\"']{2})|(?<=[\d)}]))[.;!?](?=[\s*]|$)|[。！？；](?=.)")
+_SENTENCE = re.compile(r"(?:(?<=[\w)}$*%\]\"']{2})|(?<=[\d)}]))[.;!](?=[\s*]|$)|[?](?=[\s*]|$)|[。！？；](?=.)")
 """The end of a sentence; a letter and a full stop mark an option."""
 _TOKENS = re.compile(r"<\|[\w ]{1,30}\|>|</s>")
 _POLITE = re.compile(
@@ -152,14 +153,19 @@ def _cut(line: str, after: str, start: int, end: int) -> Found:
     if stop and (stop[0] in "?？" or not stays(line[: stop.start()], line[stop.end() :] + after)):
         return "", start, end
     inside = line[: stop.start()] if stop else line
+    if (option := re.match(r"\W*[A-Z]\b(?=[.)])", inside)) and not stays(option[0], "." + inside[option.end() :] + after):
+        return "", start, end
     if stop is None and _DANGLING.search(line.rstrip("* ")):
         return "", start, end
     return inside.strip().rstrip(".。").strip(" *"), start, end
 
 
 def _one_more(before: str, line: str) -> bool:
-    """Whether an answer is the next of a row ("Answer: A", "Answer: B"): nothing between them says why there are two."""
-    return not re.search(r"[\n?]", before) and _contrary(before, line)
+    """Whether an answer is the next of a row ("Answer: A", "Answer: B"): nothing between them takes the first back."""
+    first, *rest = _SENTENCE.split(before, maxsplit=1)
+    option = re.match(r"\W*[A-Z]\b", first)
+    kept = stays(option[0] if option else first, ". " + (first[option.end() :] if option else "".join(rest)))
+    return not re.search(r"[\n?]", before) and kept and _contrary(before, line)
 
 
 def _told_late(text: str) -> Found | None:
@@ -183,7 +189,7 @@ def _concluded(text: str) -> str | None:
     while sentences and _POLITE.match(sentences[-1]):
         sentences.pop()
     last = re.sub(r"\s*[^\x00-\x7f\u3000-\uffef]+$", "", sentences[-1]) if sentences else ""
-    if not re.search(r"[.!。*`]$|=[^=]*\d\W*$", last) or _UNSURE.search(last):
+    if _SAID.search(last) or not re.search(r"[.!。*`]$|[\d)}]\s*=[^=]*\d\W*$", last) or _UNSURE.search(last):
         return None
     strong = [m for m in re.finditer(r"\*\*([^*]{1,60})\*\*", last) if m.start() or m.end() < len(last.rstrip("."))]
     if len(strong) == 1 and strong[0].start():

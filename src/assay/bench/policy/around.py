@@ -24,7 +24,7 @@ _OPENERS = words_of(
     " conclude see know have has obtain can our my is be in conclusion summary total short overall as result consequently"
     " clearly but ultimately indeed again ok okay well alright yes great let's put state give with to from because of step"
     " accordingly obviously also here hereby verify check confirm verified confirmed done given submit your option think"
-    " believe say would must believe answering answer final correct the best single exact simplified required i'm sure"
+    " believe say would must believe answering answer final correct the best single exact simplified quick required i'm sure"
     " confident donc ainsi alors daher somit deshalb entonces luego por lo tanto par conséquent folglich all above below"
     " desired asked leaving an of round rounded follow following next arrive at on after using looking clear us now there me just only actually really certainly"
 )
@@ -54,10 +54,10 @@ _OPERATORS = words_of(
     " trap placeholder impossible squared cubed doubled tripled halved plus minus provided assuming maybe perhaps possibly"
     " roughly could might cannot never doubt unlikely otherwise else either neither versus vs excluded rejected replaced"
     " multiplied divided increased decreased limit maximum doubtful case isn't aren't can't doesn't won't wasn't don't didn't"
-    " ish something assumed supposed suppose assume below negative"
+    " ish no nope wait sorry something assumed supposed suppose assume below negative"
 )
 """Words behind an answer that change it, deny it, or put another beside it."""
-_DISOWNED = words_of("or bound bounds estimate estimates guess wrong incorrect false mistaken trap placeholder impossible if ?")
+_DISOWNED = words_of("bound bounds estimate estimates guess wrong incorrect false mistaken trap placeholder impossible if ?")
 _BEING = words_of("is are was were be")
 _SAID_OF = words_of(
     "the a an our my your its his her their this that these those correct right indeed also already in therefore thus equal"
@@ -71,10 +71,13 @@ _TURN = re.compile(
     r"|\balso\s+(?:be|possible|valid|correct|right|works?|fits?|acceptable)\b",
     re.I,
 )
-_LIKE = re.compile(r"(?<![A-Za-z])[B-HJ-Z](?![A-Za-z])|\bA\b(?!\s+[a-z])|\d|\\(?:boxed|fbox)|answer>|\b[a-z]\)|\bx\s*=")
-"""What looks like an answer."""
+_LIKE = re.compile(
+    r"\W*(?i:(?:(?:it|the|answer|option|choice|is|be|then|you|might|may|could|say|even|just|like|about|perhaps|maybe)\W+)*)"
+    r"\W*(?:(?-i:[A-Z])(?![\w'])(?! [a-z])|[a-z]\)|\d|\\(?:boxed|fbox)|answer>|x\s*=)"
+)
+"""What looks like an answer, with words that lead to it."""
 _TAKEN_BACK = re.compile(
-    r"(?:^|[.!?)\n，。])\W*(?:hmm+|wait|actually|correction|sorry|oops|scratch that|on (?:second|closer|further) \w+"
+    r"(?:^|[.,!?)\n，。])\W*(?:hmm+|wait|actually|correction|sorry|oops|scratch that|on (?:second|closer|further) \w+"
     r"|on reflection|or rather|apologies|hold on|edit:|update:|(?:but|oh|ah|no),? (?:wait|no|actually)|just kidding"
     r"|no,? (?:it|that|the|this)\b|i mean\b|or should\b|不对|等等|更正)(?![A-Za-z])"
     r"|^[^\w\n]*(?:but|however|no|nope|yet|although|though)\b(?! (?:only after|not\b))|^[\s$*]*\?"
@@ -138,11 +141,14 @@ def leads(before: str, inside: str) -> bool:
         return False
     being = max((i for i, w in enumerate(words) if w in _BEING), default=-1)
     named = len(words) > 2 and words[-2] in ("the", "her", "his") and words[-3] in ("take", "takes", "cost", "costs", "took")
-    near = words[max(being, len(words) - 4) :]
-    return (last[1].lower() in ARRIVING or named) and not any(w in _NEAR_OPERATORS for w in near)
+    near = words[max(being, len(words) - 4, len(words) - len(clause.split())) :]
+    modal = being > 0 and any(w in _MODAL for w in words[max(0, being - 2) : being])
+    return (last[1].lower() in ARRIVING or named) and not modal and not any(w in _NEAR_OPERATORS for w in near)
 
 
 _SUPPOSED = words_of("if suppose supposing assume assuming let unless whether imagine pretend say were had contradiction")
+_MODAL = words_of("not never cannot can't couldn't may might could won't wouldn't shouldn't also isn't")
+"""Words right before a verb of being that leave open, or deny, that it is."""
 _NEAR_OPERATORS = words_of(
     "not never cannot least most than half double twice triple thrice over under below above beyond minus plus between nearly"
     " almost exceeds exceed neither either nor maybe perhaps possibly probably wrong incorrect except isn't aren't can't"
@@ -233,7 +239,8 @@ def _known(said: str) -> bool:
         if word in ("least", "most") and at and words[at - 1] == "at":
             return False
         if word in _BEING:
-            return (at > 0 and after not in ("what", "not", "too") or after in _SAID_OF) and not _DISOWNED & {*words[at + 1 :]}
+            good = after in _SAID_OF or (at > 0 and after not in _OPERATORS | {"what", "not", "too"})
+            return good and not _DISOWNED & {*words[at + 1 :]}
         if word in _REASON:
             return not _DISOWNED & {*words[at + 1 :]}
     return True
@@ -247,7 +254,8 @@ def stays(inside: str, rest: str) -> bool:
     rest = rest[:NEAR]
     for sentence in re.split(r"[.;!?](?=\s)|\n", rest):
         turn = _TURN.search(sentence)
-        if turn and _LIKE.search(sentence, turn.end()) and not _again(inside, sentence[turn.end() :].lstrip(" ,:")):
+        other = turn and (_LIKE.match(sentence, turn.end()) or ("also" in turn[0].lower() and re.search(r"\d", sentence)))
+        if turn and other and not _again(inside, sentence[turn.end() :].lstrip(" ,:")):
             return False
     for turn in _TAKEN_BACK.finditer(rest):
         again = re.findall(r"-?\d[\d,]*(?:\.\d+)?|(?<![A-Za-z])[A-Z](?![A-Za-z'])", rest[turn.start() :])

@@ -85,7 +85,7 @@ _ARRIVES = words_of(
 ARRIVING = (
     _BEFORE | _MEASURES | _DETERMINERS | APPROXIMATE
     | words_of("of by in with to that therefore thus indeed after about from into out hence roots solutions zeros here answered"
-               " facing reaches reach there on than as approximately always find finding option choice choose pick select so only")
+               " facing reaches reach there on than as approximately always find finding option choice choose pick select so only giving form")
 )  # fmt: skip
 """Words that lead on to an answer which is marked."""
 _PARTICIPLE = re.compile(r".{3,}(?:ing|ed|ish|fold|ward)")

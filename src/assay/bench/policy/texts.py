@@ -145,7 +145,7 @@ def _hour(match: re.Match[str]) -> str:
 
 _YES = re.compile(r"(yes|no|true|false)\b\s*[-,.;:!](?!\s*\d)\s*(.+)", re.I | re.S)
 _BUT = r"\b(?:yes|maybe|perhaps|or|unless|but|if|actually|doubt|otherwise|sometimes|partly|idea)\b|[?]"
-_SUBJECT = re.compile(r"(?:it|this|that|they|these|the [\w-]+(?: [\w-]+){0,2}) (?:is|are|was|were) (?P<said>.+)", re.I)
+_SUBJECT = re.compile(r"(?:(?:it|that|he|she)'s|(?:it|this|that|they|these|the [\w-]+(?: [\w-]+){0,2}) (?:is|are|was|were)) (?P<said>.+)", re.I)
 _CONTRARY = re.compile(
     r"\b(?:not?|never|neither|none|nothing|wrong|false|incorrect|opposite|contrary|former|other|un\w+)\b|n't\b", re.I
 )
