@@ -153,6 +153,7 @@ def _cut(line: str, after: str, start: int, end: int) -> Found:
     if stop and (stop[0] in "?？" or not stays(line[: stop.start()], line[stop.end() :] + after)):
         return "", start, end
     inside = line[: stop.start()] if stop else line
+    inside = inside.replace("**", "") if inside.count("**") % 2 else inside
     if (option := re.match(r"\W*[A-Z]\b(?=[.)])", inside)) and not stays(option[0], "." + inside[option.end() :] + after):
         return "", start, end
     if stop is None and _DANGLING.search(line.rstrip("* ")):

@@ -54,7 +54,7 @@ _OPERATORS = words_of(
     " trap placeholder impossible squared cubed doubled tripled halved plus minus provided assuming maybe perhaps possibly"
     " roughly could might cannot never doubt unlikely otherwise else either neither versus vs excluded rejected replaced"
     " multiplied divided increased decreased limit maximum doubtful case isn't aren't can't doesn't won't wasn't don't didn't"
-    " ish no nope wait sorry something assumed supposed suppose assume below negative"
+    " ish something assumed supposed suppose assume below negative"
 )
 """Words behind an answer that change it, deny it, or put another beside it."""
 _DISOWNED = words_of("bound bounds estimate estimates guess wrong incorrect false mistaken trap placeholder impossible if ?")
@@ -142,7 +142,7 @@ def leads(before: str, inside: str) -> bool:
     being = max((i for i, w in enumerate(words) if w in _BEING), default=-1)
     named = len(words) > 2 and words[-2] in ("the", "her", "his") and words[-3] in ("take", "takes", "cost", "costs", "took")
     near = words[max(being, len(words) - 4, len(words) - len(clause.split())) :]
-    modal = being > 0 and any(w in _MODAL for w in words[max(0, being - 2) : being])
+    modal = being > len(words) - 3 and any(w in _MODAL for w in words[max(0, being - 2) : being])
     return (last[1].lower() in ARRIVING or named) and not modal and not any(w in _NEAR_OPERATORS for w in near)
 
 
@@ -234,6 +234,8 @@ def _known(said: str) -> bool:
         after = words[at + 1] if at + 1 < len(words) else ""
         if word == "not":
             return at == 0 or words[at - 1] in (",", "and")
+        if word in ("no", "nope", "wait", "sorry") and (at == 0 or words[at - 1] == ","):
+            return False
         if word == "?" or word in _OPERATORS or (word == "times" and after.isdigit()):
             return False
         if word in ("least", "most") and at and words[at - 1] == "at":

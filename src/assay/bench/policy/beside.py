@@ -88,6 +88,9 @@ ARRIVING = (
                " facing reaches reach there on than as approximately always find finding option choice choose pick select so only giving form")
 )  # fmt: skip
 """Words that lead on to an answer which is marked."""
+_STARTS = words_of("started starts start ended ends end began begins up left leaves")
+_TORN = words_of("or either maybe perhaps possibly if unless nobody")
+"""Words with which a sentence tells no number for sure."""
 _PARTICIPLE = re.compile(r".{3,}(?:ing|ed|ish|fold|ward)")
 _COMPARED = re.compile(
     r"(?!remainder|number|other|another|over|under|after|either|neither|rather|never|whether|quarter|minister)[a-z]{3,}er"
@@ -190,7 +193,7 @@ def led(tokens: Sequence[Token], whole: bool) -> bool:
     if not words:
         return True
     said = [t.text.lower() for t in words]
-    if any(w in CHANGERS for w in said) or (whole and any(w in APPROXIMATE for w in said)):
+    if any(w in CHANGERS or w in _TORN for w in said) or (whole and any(w in APPROXIMATE for w in said)):
         return False
     if _CJK.search(words[-1].text):
         return not _CJK_CHANGES.search("".join(t.text for t in words)) or (said[-1] in ("约",) and not whole)
@@ -209,7 +212,9 @@ def led(tokens: Sequence[Token], whole: bool) -> bool:
     if last == "of":
         return bool(before) and before[-1] in _MEASURES
     if last == "to":
-        return bool(before) and before[-1] in _ARRIVES
+        return bool(before) and before[-1] in _ARRIVES and before != ["up"]
+    if last == "with":
+        return bool(before) and before[-1] in _STARTS
     if last == "in":
         return len(before) < 4
     return (
@@ -233,4 +238,4 @@ def remarks(tokens: Sequence[Token]) -> bool:
         return False
     if any(t.kind == "number" for t in tokens):
         return not any(t.text.lower() in CHANGERS - {"not"} for t in words)
-    return not any(t.text.lower() in CHANGERS - {"not", "less"} for t in words)
+    return not any(t.text.lower() in (CHANGERS | _BE) - {"not", "less"} for t in words)

@@ -116,7 +116,7 @@ def quantity(text: str, formula: bool = False) -> Quantity | None:
     ):
         return None
     said, cut = (said[: why.start()], True) if why else (said, False)
-    if re.fullmatch(r"\W*[\d.,]+\s*!\W*", said):
+    if re.fullmatch(r"\W*[\d.,]+\s*!\W*|\W*(?:\\approx|~)\s*\d+\W*", said):
         return None
     letters = (
         "any"
@@ -192,7 +192,7 @@ def _led(part: Sequence[Token], last: Sequence[Token], found: Quantity | None) -
 def named(part: Sequence[Token]) -> bool:
     """Whether what stands before "=" is a name: nothing, a letter (with an index or an argument), or words."""
     lone = [t for t in part if len(t.text) == 1 and t.kind == "word" and t.text not in "aI"]
-    marks = ("(", ")", "_", "{", "}", "'", ":", ",", "|", r"\angle", r"\triangle")
+    marks = ("(", ")", "_", "{", "}", "'", ":", ",", r"\angle", r"\triangle")
     if any(t.text == r"\angle" for t in part):
         lone = lone[1:]
     fine = all(t.kind in ("word", "command") or t.text in marks or _index(part, i) for i, t in enumerate(part))
@@ -216,8 +216,10 @@ def _single(tokens: Sequence[Token], letters: str) -> Quantity | None:
     found: Quantity | None = None
     between, rest, at, whole, first = list[Token](), False, 0, False, list[Token]()
     while at < len(tokens):
-        if found is not None and tokens[at].text == "(" and (past := _past_aside(tokens, at, found)):
-            at, rest = past, True
+        if found is not None and tokens[at].text == "(":
+            if not (at := _past_aside(tokens, at, found)):
+                return None
+            rest = True
             continue
         read = None if _dash(tokens, at) else read_at(tokens, at)
         if read is None:
@@ -238,17 +240,32 @@ def _single(tokens: Sequence[Token], letters: str) -> Quantity | None:
             return None
         if found is not None and not (found.equals(made[0]) or made[0].equals(found)):
             said = {t.text.lower() for t in between}
-            goes_on = said & _TAIL and not said & _LIST and not any(t.text.lower() == "or" for t in tokens[made[1] :])
-            return _worded(replace(found, rest=True), first, between, whole) if goes_on else None
+            if not said & _LIST and said & _TAIL and not any(t.text.lower() == "or" for t in tokens[made[1] :]):
+                last = between[:-1] if between[-1].text.lower() in _TAIL - {"per", "when", "if", "with"} else between
+                return _worded(replace(found, rest=True), first, last, whole)
+            if said & _LIST or not _told_of(first, between):
+                return None
+            first, found = [*first, *between], None
         if found is None:
             first, whole = between, all(t.text.isdigit() for t in tokens[at : made[1]] if t.kind == "number")
         found, at, between = found or made[0], made[1], []
     return None if found is None else _worded(replace(found, rest=found.rest or rest), first, between, whole)
 
 
+def _told_of(first: Sequence[Token], between: Sequence[Token]) -> bool:
+    """Whether a number belongs to what the next one is told of ("The interest over 5 years is $2,125")."""
+    of = [t.text.lower() for t in first if t.kind == "word"][-1:]
+    verb = [t.text.lower() for t in between if t.kind == "word"][-1:]
+    return bool(of and verb) and of[0] in _OF and verb[0] in ("is", "are", "was", "were", "equals")
+
+
+_OF = frozenset(("of", "in", "over", "after", "for", "on", "at", "by", "from", "with", "than", "the", "between", "within"))
+
+
 def _worded(found: Quantity, before: Sequence[Token], after: Sequence[Token], whole: bool) -> Quantity | None:
     """`found` with what it counts, where the words on both sides leave it as it is; else None."""
-    noun = counted(after, found.value) if led(before, whole) else None
+    part = after[:1] and after[0].text == "th" and before[-1:] and before[-1].text in ("a", "an")
+    noun = counted(after, found.value) if led(before, whole) and not part else None
     return None if noun is None else replace(found, noun=noun)
 
 
@@ -288,11 +305,12 @@ def _past_aside(tokens: Sequence[Token], at: int, found: Quantity) -> int:
     """The token behind a bracketed remark of words or arithmetic: "12 (3 x 4)"; 0 where it is none, such as "12 (or 13)"."""
     close = next((i for i in range(at, len(tokens)) if tokens[i].text == ")"), 0)
     inside = tokens[at + 1 : close]
+    told = read_whole([t for t in inside if t.text.lower() not in ("or", "equivalently")])
+    if told is not None and agree(told.value, found.value):
+        return close + 1
     if any(t.text.lower() in _ELSE for t in inside) or not remarks(inside):
         return 0
-    told = read_whole(inside)
-    again = told is not None and agree(told.value, found.value)
-    bare = not again and all(t.kind == "number" or t.text in ("-", ",", *_MONEY, *_PERCENT) for t in inside)
+    bare = all(t.kind == "number" or t.text in ("-", ",", *_MONEY, *_PERCENT) for t in inside)
     return 0 if bare else close + 1
 
 
