@@ -29,7 +29,7 @@ _SAID = re.compile(
     re.I | re.M,
 )
 _LATE = re.compile(
-    r"^[#>*|\- \t]*(?:ans(?:wer)?|solution|result|réponse(?: finale)?|antwort|respuesta|答)\b[* \t]*[.:=-][:=*"
+    r"^[#>*|\- \t]*(?:ans(?:wer)?|final|solution|result|réponse(?: finale)?|antwort|respuesta|答)\b[* \t]*[.:=-][:=*"
     r" \t]*(?P<inside>\S[^\n]*)$"
     r"|\b(?:the (?:final )?(?:solution|result|value)|the (?:required|desired|requested) (?:\w+ )?\w+|la"
     r" réponse(?: finale)?|die antwort"
@@ -68,7 +68,7 @@ _POLITE = re.compile(
     re.I,
 )
 _UNSURE = re.compile(
-    r"\b(?:think|guess|believe|maybe|perhaps|possibly|probably|might|could|if|unless|cannot|can't|unclear|suppose|assum\w+|let|next|first)\b|[?？]",
+    r"\b(?:think|guess|believe|maybe|perhaps|possibly|probably|might|could|if|unless|cannot|can't|unclear|either|not|n't|no means|may|nobody|suppose|assum\w+|let|next|first)\b|[?？]",
     re.I,
 )
 """What makes a last sentence no conclusion."""
@@ -93,6 +93,8 @@ def final_answer(text: str) -> str | None:
     if later is not None and later[1] >= found[2] and _contrary(found[0], later[0]):
         found = later
     inside, _, end = found
+    if any(_contrary(inside, said[m.end() :].split("\n", 1)[0]) for m in _SAID.finditer(said, end)):
+        return None
     return inside.strip() or None if inside.strip() and follows(inside, said[end:]) else None
 
 
@@ -183,10 +185,16 @@ def _told_late(text: str) -> Found | None:
     return (last_line["inside"].strip(), last_line.start(), last_line.end()) if last_line else None
 
 
+_STATED = re.compile(
+    r"(?:the|it|this|that|they|these) [^,;:()=]{0,80}?\b(?:is|are|was|were) (?P<said>(?!not\b|no\b|n't)[^,;:()=?]{1,40})", re.I
+)
+"""A sentence that says of one thing what it is."""
+
+
 def _concluded(text: str) -> str | None:
     """The answer of a last sentence that nothing marks."""
     lines = [x.strip() for x in text.split("\n") if re.search(r"\w", x)]
-    sentences = [x for line in lines[-3:] for x in re.split(r"(?<=[\w)*%][.!?])\s+(?=[*\"']*[A-Z])", line)]
+    sentences = [x for line in lines[-3:] for x in re.split(r"(?<=[\w)*%$\]}][.!?])\s+(?=[*\"']*[A-Z])", line)]
     while sentences and _POLITE.match(sentences[-1]):
         sentences.pop()
     last = re.sub(r"\s*[^\x00-\x7f\u3000-\uffef]+$", "", sentences[-1]) if sentences else ""
@@ -196,9 +204,11 @@ def _concluded(text: str) -> str | None:
     if len(strong) == 1 and strong[0].start():
         inside, before, after = strong[0][1], last[: strong[0].start()], last[strong[0].end() :]
         return inside.strip() if leads(before, inside) and follows(inside, after) else None
-    told_ = re.sub(r"^[*\s]*(?:so|therefore|thus|hence|then|finally|in (?:total|conclusion))\b,?\s*", "", last, flags=re.I)
-    read = quantity(told_) or (_PICKED.search(told_) and letter(told_)) or re.match(r"(?:yes|no)\b,", told_, re.I)
-    return told_.strip(" *").rstrip(".。") if read else None
+    said = re.split(r"\b(?:so|therefore|thus|hence|which means|then|finally|in (?:total|conclusion|summary))\b,?\s*", last, flags=re.I)
+    told_ = said[-1].strip(" *").rstrip(".。")
+    read = quantity(told_) or (_PICKED.search(told_) and letter(told_)) or re.match(r"(?:yes|no)\b,|it's ", told_, re.I)
+    stated = _STATED.fullmatch(told_)
+    return told_ if read else stated["said"] if stated and not re.search(r"\bor\b", told_) else None
 
 
 def _bare(text: str) -> str | None:

@@ -7,7 +7,7 @@ unit or a noun, where and for what, a reason, or that it is what was asked. What
 
 import re
 
-from assay.bench.policy.beside import APPROXIMATE, ARRIVING, words_of
+from assay.bench.policy.beside import APPROXIMATE, ARRIVING, BEING, NEAR_OPERATORS, OPERATORS, known, words_of
 from assay.bench.policy.characters import written
 from assay.bench.policy.letters import letter
 from assay.bench.policy.quantities import Quantity, quantity
@@ -49,22 +49,6 @@ _FORMULA = re.compile(
     r"[-+*/^_!<>\d\\({\[]|(?i:times|plus|minus|divided|squared|cubed)\b|[a-z](?=$|\s*[=^+*])"
 )
 _DASH = re.compile(r"^-{1,3}\s+(?=[A-Za-z])|^[-–—]+(?=\s*[a-z]{3})")
-_OPERATORS = words_of(
-    "or nor if unless but though although however except bound bounds estimate estimates guess wrong incorrect false mistaken"
-    " trap placeholder impossible squared cubed doubled tripled halved plus minus provided assuming maybe perhaps possibly"
-    " roughly could might cannot never doubt unlikely otherwise else either neither versus vs excluded rejected replaced"
-    " multiplied divided increased decreased limit maximum doubtful case isn't aren't can't doesn't won't wasn't don't didn't"
-    " ish something assumed supposed suppose assume below negative"
-)
-"""Words behind an answer that change it, deny it, or put another beside it."""
-_DISOWNED = words_of("bound bounds estimate estimates guess wrong incorrect false mistaken trap placeholder impossible if ?")
-_BEING = words_of("is are was were be")
-_SAID_OF = words_of(
-    "the a an our my your its his her their this that these those correct right indeed also already in therefore thus equal"
-    " exactly possible prime even odd positive needed required left sold there clearly only then what's both all one"
-)
-"""What an answer may be said to be."""
-_REASON = words_of("because since as so which where whose hence therefore thus giving making satisfying independent for when")
 _TURN = re.compile(
     r"^\W*(?:but\W+)?(?:it\W+)?(?:or|else|otherwise|alternatively|maybe|perhaps|possibly|if not)\b|\b(?:may|might|could)"
     r"\s+(?:also\s+|as well\s+)?be\b|^\W*[/|]|\b(?:alternative|another(?: possible)?|other) (?:answer|solution|option)\b"
@@ -81,7 +65,7 @@ _TAKEN_BACK = re.compile(
     r"|on reflection|or rather|apologies|hold on|edit:|update:|(?:but|oh|ah|no),? (?:wait|no|actually)|just kidding"
     r"|no,? (?:it|that|the|this)\b|i mean\b|or should\b|不对|等等|更正)(?![A-Za-z])"
     r"|^[^\w\n]*(?:but|however|no|nope|yet|although|though)\b(?! (?:only after|not\b))|^[\s$*]*\?"
-    r"|\b(?:kidding|my mistake|i was wrong|i misread|i miscounted|no idea|not sure|i doubt|i do(?: not|n't) (?:think|know|trust)"
+    r"|\b(?:this|that|it) (?:is|was) (?:only|just|merely|still|for)\b|\b(?:kidding|my mistake|i was wrong|i misread|i miscounted|no idea|not sure|i doubt|i do(?: not|n't) (?:think|know|trust)"
     r"|(?:this|that|it|which|answer|above)\b[^.\n]{0,20}\b(?:wrong|incorrect|a mistake|an error|not (?:right|correct|the"
     r" answer))|should (?:be|have been)\b(?=\W*[-$\\(]*\d)|cannot be right)\b"
     r"|\b(?:correct|actual|real|true|right|proper) (?:value|result|number|one|option|choice|answer)s?\s*(?:is|was|are|would be|:)",
@@ -128,7 +112,7 @@ def leads(before: str, inside: str) -> bool:
         if relation[0] in ("}", "]") and not re.search(r"\\(?:end|begin)\{[^{}]*\}$|\\\]$", bare):
             return False
         ended = re.findall(r"[a-z]+", _CLAUSE.split(bare.rstrip(" :：,"))[-1].lower())[-3:]
-        return not (relation[0] in ",:" and any(w in _TURNS or w in _NEAR_OPERATORS for w in ended))
+        return not (relation[0] in ",:" and any(w in _TURNS or w in NEAR_OPERATORS for w in ended))
     if re.search(r"[\u3400-\u9fff]$", bare):
         return not _CJK_CHANGES.search(clause[-8:])
     last = re.search(r"([^\W\d_]+(?:'[^\W\d_]+)?)$", bare)
@@ -139,22 +123,16 @@ def leads(before: str, inside: str) -> bool:
         return one is not None and again is not None and (one.equals(again) or again.equals(one))
     if any(w in APPROXIMATE for w in words[-2:]) and re.fullmatch(r"\W*\d+\W*", inside):
         return False
-    being = max((i for i, w in enumerate(words) if w in _BEING), default=-1)
+    being = max((i for i, w in enumerate(words) if w in BEING), default=-1)
     named = len(words) > 2 and words[-2] in ("the", "her", "his") and words[-3] in ("take", "takes", "cost", "costs", "took")
     near = words[max(being, len(words) - 4, len(words) - len(clause.split())) :]
     modal = being > len(words) - 3 and any(w in _MODAL for w in words[max(0, being - 2) : being])
-    return (last[1].lower() in ARRIVING or named) and not modal and not any(w in _NEAR_OPERATORS for w in near)
+    return (last[1].lower() in ARRIVING or named) and not modal and not any(w in NEAR_OPERATORS for w in near)
 
 
 _SUPPOSED = words_of("if suppose supposing assume assuming let unless whether imagine pretend say were had contradiction")
 _MODAL = words_of("not never cannot can't couldn't may might could won't wouldn't shouldn't also isn't")
 """Words right before a verb of being that leave open, or deny, that it is."""
-_NEAR_OPERATORS = words_of(
-    "not never cannot least most than half double twice triple thrice over under below above beyond minus plus between nearly"
-    " almost exceeds exceed neither either nor maybe perhaps possibly probably wrong incorrect except isn't aren't can't"
-    " doesn't times unlike without guess estimate"
-)
-"""Words right before an answer that change or deny it."""
 _CJK_CHANGES = re.compile(r"[不非约超近]|至少|至多|小于|大于|少于|多于|最多|最少|可能|也许|除")
 
 
@@ -206,7 +184,7 @@ def _goes_on(inside: str, part: str) -> bool:
         return _again(inside, re.sub(r"^[,;:]?\s*(?:and|or|&|i\.e\.|that is|或者?|即|和)?[\s,:]*", "", said))
     if re.match(r"[,;]?\s*(?:and|&)\s*\(?[B-Z]\b|[,;/]\s*\(?[A-Z]\b(?!\s+[a-z])", said):
         return False
-    return _known(said)
+    return known(said)
 
 
 def _again(inside: str, said: str) -> bool:
@@ -218,37 +196,13 @@ def _again(inside: str, said: str) -> bool:
 def _remark(inside: str, said: str) -> bool:
     """Whether what stands in brackets behind an answer only tells of it."""
     words = re.findall(r"[a-z']+", said.lower())
-    if any(w in _OPERATORS | _TURNS | _BEING and w != "or" for w in words):
+    if words[:1] == ["not"]:
+        return not _again(inside, re.split(r",\s", said[4:])[0])
+    if any(w in OPERATORS | _TURNS | BEING and w != "or" for w in words):
         return False
     return _again(inside, re.sub(r"^\W*(?:or|i\.e\.|that is)?\W*(?:equivalently|about)?\s*", "", said)) or not (
         re.search(r"\bor\b", said) or re.fullmatch(r"[-\d.,$\s]+", said)
     )
-
-
-def _known(said: str) -> bool:
-    """Whether the words behind an answer are known to leave it as it is."""
-    if _CJK_DENIES.search(said):
-        return False
-    words = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?|[,?]|\d+", _commandless(said).lower())
-    for at, word in enumerate(words):
-        after = words[at + 1] if at + 1 < len(words) else ""
-        if word == "not":
-            return at == 0 or words[at - 1] in (",", "and")
-        if word in ("no", "nope", "wait", "sorry") and (at == 0 or words[at - 1] == ","):
-            return False
-        if word == "?" or word in _OPERATORS or (word == "times" and after.isdigit()):
-            return False
-        if word in ("least", "most") and at and words[at - 1] == "at":
-            return False
-        if word in _BEING:
-            good = after in _SAID_OF or (at > 0 and after not in _OPERATORS | {"what", "not", "too"})
-            return good and not _DISOWNED & {*words[at + 1 :]}
-        if word in _REASON:
-            return not _DISOWNED & {*words[at + 1 :]}
-    return True
-
-
-_CJK_DENIES = re.compile(r"左右|以上|以下|以内|不对|错|[的之]?[一二两三四五六七八九十]?(?:倍|半)|吗|或|如果|除非|不成立|不正确|不是|也可能")
 
 
 def stays(inside: str, rest: str) -> bool:

@@ -58,7 +58,7 @@ _BEFORE = words_of(
     " sell makes make"
     " made earns earn earned gets get got pays pay paid spends spend spent saves save saved weighs weigh"
     " weighed gives give gave"
-    " yields becomes remains remain contains contain contained receives receive received reads read runs run ran walks walk"
+    " yields becomes remains remain shows show displays contains contain contained receives receive received reads read runs run ran walks walk"
     " walked travels travel travelled traveled drives drive drove buys buy bought eats eat ate uses use used won wins scored"
     " scores collected collects sees see saw owes owe owed leaves leave left obtain obtained obtains find found"
     " finds measures"
@@ -84,12 +84,14 @@ _ARRIVES = words_of(
 )
 ARRIVING = (
     _BEFORE | _MEASURES | _DETERMINERS | APPROXIMATE
-    | words_of("of by in with to that therefore thus indeed after about from into out hence roots solutions zeros here answered"
-               " facing reaches reach there on than as approximately always find finding option choice choose pick select so only giving form")
+    | words_of("of by in with to that therefore thus indeed after hence roots solutions zeros here answered"
+               " facing reaches reach approximately always find finding option choice choose pick select so only giving form"
+               " point points pair vector matrix interval set line equation coordinates expression ratio fraction range domain"
+               " function polynomial")
 )  # fmt: skip
 """Words that lead on to an answer which is marked."""
 _STARTS = words_of("started starts start ended ends end began begins up left leaves")
-_TORN = words_of("or either maybe perhaps possibly if unless nobody")
+_TORN = words_of("or either maybe perhaps possibly if unless nobody no may might could would used")
 """Words with which a sentence tells no number for sure."""
 _PARTICIPLE = re.compile(r".{3,}(?:ing|ed|ish|fold|ward)")
 _COMPARED = re.compile(
@@ -112,7 +114,7 @@ def counted(tokens: Sequence[Token], value: Number) -> str | None:
     words = _times(
         [t for t in tokens if t.text not in "\"'*$" and not (t.text == "from" and tokens[-1].text in ("now", "today"))]
     )
-    state, unknown, noun, spoken, spoken_of = "noun", 0, "", False, False
+    state, unknown, noun, spoken, spoken_of, of = "noun", 0, "", False, False, False
     for at, token in enumerate(words):
         text, last = token.text.lower(), at + 1 == len(words)
         if token.kind != "word":
@@ -140,17 +142,20 @@ def counted(tokens: Sequence[Token], value: Number) -> str | None:
                 return None
             if state == "noun" and not _settled(noun, value):
                 return None
+            of = of or text == "of"
             state, unknown = ("object", 0) if state != "closed" or text in _PLACES else (state, unknown)
         elif text in _CLOSE or _COMPARED.fullmatch(text) or (unit_of(token.text) and state != "object"):
             if state == "noun" and not _settled(noun, value):
                 return None
             spoken = True
+        elif text == "to" and at and words[at - 1].text == "left" and not last:
+            state, unknown = "object", 0
         elif text in _STOPS or (state == "noun" and _changing(words, at)):
             return None
         else:
             unknown += 1
             if (
-                (state == "closed" and not (noun and spoken_of and unknown <= 2))
+                (state == "closed" and not ((noun or of) and spoken_of and unknown <= 2))
                 or unknown > MOST
                 or (state == "noun" and spoken and unknown > 2)
             ):
@@ -200,6 +205,8 @@ def led(tokens: Sequence[Token], whole: bool) -> bool:
     mark = next((t.text for t in reversed(tokens) if t.text not in "$€£¥₹\"'*([-~|" and t.text != "\\approx"), "")
     if mark in ("=", ":"):
         return len(words) < 12
+    if mark == "." and said[-1] in ("rs", "approx", "ca", "no"):
+        return led(words[:-1], whole)
     if mark in (".", ";", "?", "!"):
         return all(w in _BEFORE or w in ("rs", "approx", "eq", "ca", "no") for w in said)
     if mark == ",":
@@ -239,3 +246,57 @@ def remarks(tokens: Sequence[Token]) -> bool:
     if any(t.kind == "number" for t in tokens):
         return not any(t.text.lower() in CHANGERS - {"not"} for t in words)
     return not any(t.text.lower() in (CHANGERS | _BE) - {"not", "less"} for t in words)
+
+
+NEAR_OPERATORS = words_of(
+    "not never cannot least most than half double twice triple thrice over under below above beyond minus plus between nearly"
+    " almost exceeds exceed neither either nor maybe perhaps possibly probably wrong incorrect except isn't aren't can't"
+    " doesn't times unlike without guess estimate"
+)
+"""Words right before an answer that change or deny it."""
+OPERATORS = words_of(
+    "or nor if unless but though although however except bound bounds estimate estimates guess wrong incorrect false mistaken"
+    " trap placeholder impossible squared cubed doubled tripled halved plus minus provided assuming maybe perhaps possibly"
+    " roughly could might cannot never doubt unlikely otherwise else either neither versus vs excluded rejected replaced"
+    " multiplied divided increased decreased limit maximum doubtful case isn't aren't can't doesn't won't wasn't don't didn't"
+    " ish something assumed supposed suppose assume below negative"
+)
+"""Words behind an answer that change it, deny it, or put another beside it."""
+_DISOWNED = words_of("bound bounds estimate estimates guess wrong incorrect false mistaken trap placeholder impossible previous"
+                      " former earlier other if ?")
+BEING = words_of("is are was were be")
+_SAID_OF = words_of(
+    "the a an our my your its his her their this that these those correct right indeed also already in therefore thus equal"
+    " exactly possible prime even odd positive needed required left sold there clearly only then what's both all one"
+)
+"""What an answer may be said to be."""
+_REASON = words_of("because since as so which where whose hence therefore thus giving making satisfying independent for when")
+def known(said: str) -> bool:
+    """Whether the words behind an answer are known to leave it as it is."""
+    if _CJK_DENIES.search(said):
+        return False
+    words = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?|[,?]|\d+", re.sub(r"\\[A-Za-z]+", " ", said).lower())
+    for at, word in enumerate(words):
+        after = words[at + 1] if at + 1 < len(words) else ""
+        if word == "and" and words[at + 1 :] == ["we", "are", "done"]:
+            return True
+        if word == "not":
+            return at == 0 or words[at - 1] in (",", "and")
+        if word in ("no", "nope", "wait", "sorry") and (at == 0 or words[at - 1] == ","):
+            return False
+        if word == "?" or word in OPERATORS or (word == "times" and after.isdigit()):
+            return False
+        if at < 4 and word in ("would", "should", "may", "must", "used"):
+            return False
+        if word in ("least", "most") and at and words[at - 1] == "at":
+            return False
+        if word in BEING:
+            good = after in _SAID_OF or (at > 0 and after not in OPERATORS | {"what", "not", "too"})
+            return good and not _DISOWNED & {*words[at + 1 :]}
+        if word in _REASON:
+            return not _DISOWNED & {*words[at + 1 :]}
+    return True
+
+
+_CJK_DENIES = re.compile(r"左右|以上|以下|以内|不对|错|[的之]?[一二两三四五六七八九十]?(?:倍|半)|吗|或|如果|除非|不成立|不正确|不是|也可能")
+

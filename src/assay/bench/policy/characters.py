@@ -57,7 +57,7 @@ _WRAP = re.compile(
     r"operatorname\*?|emph|ensuremath)\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
 )
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\b\s*")
-_SPACE = re.compile(r"(?<!\\)\\[,;: \n]|\\q?quad\b|\\hspace\*?\{[^{}]*\}|\\[hv]?phantom\{[^{}]*\}|(?<!\\)~")
+_SPACE = re.compile(r"(?<!\\)\\[,;: \n]|\\q?quad\b|\\hspace\*?\{[^{}]*\}|\\[hv]?phantom\{[^{}]*\}|(?<=[^\s\\])~(?=\S)")
 _LAYOUT = re.compile(
     r"\\(?:displaystyle|textstyle|limits|bf|rm|it|(?:left|right|middle|[bB]igg?[lrm]?)\.?)(?![A-Za-z])"
 )

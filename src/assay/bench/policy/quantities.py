@@ -69,7 +69,7 @@ _DECADE = re.compile(r"\b[12]\d\d0'?s\b")
 _END = re.compile(
     r"(?<=[\w%)}])\s?(?:[.!?]\s+(?-i:(?=[A-Z]))|[,;.]?\s*\n"
     r"|[,;]?\s+\(?(?:because|since|rather than|instead of|(?:and )?not(?=\W*\d)|i\.e\.(?!\W*\d)|and no (?:other"
-    r"|more)s?$|as (?=we|the|it|there)"
+    r"|more)s?$|(?:and |so )we are done|as (?=we|the|it|there)"
     r"|as (?:required|desired|claimed|expected|stated|asked|needed)|which is (?=an? \w+ (?:number|integer)\b"
     r"|even\b|odd\b|prime\b|positive\b))\b)",
     re.I,
