@@ -62,7 +62,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         if options.rules:
             source = unpacked(options.rules, "src", temporary)
-            arguments = [a for pair in (("--tables", options.tables), ("--only", options.only)) if pair[1] for a in pair]
+            arguments = [
+                a for pair in (("--tables", options.tables), ("--only", options.only)) if pair[1] for a in pair
+            ]
             command = [sys.executable, __file__, *arguments, *["--show"] * options.show]
             sys.exit(subprocess.run(command, env={**os.environ, "PYTHONPATH": str(source)}, check=False).returncode)
         folder = unpacked(options.tables, "tests/unit", temporary) if options.tables else ROOT / "tests" / "unit"

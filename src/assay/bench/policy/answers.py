@@ -9,6 +9,7 @@ import re
 
 from assay.bench.policy.arithmetic import approximate
 from assay.bench.policy.around import follows, leads, stays, told
+from assay.bench.policy.beside import MEASURES
 from assay.bench.policy.formulas import same_formula, squeezed
 from assay.bench.policy.letters import letter
 from assay.bench.policy.quantities import Quantity, quantity
@@ -23,13 +24,13 @@ _SAID = re.compile(
     rf"|the\s+(?:answer|option|choice)(?:\s+(?:to\s+(?![^\n.:]{{0,60}}\b(?:different|other|another|previous"
     rf"|related|similar|easier)\b)[^\n.:]{{1,80}}?"
     rf"|(?:that )?we (?:seek|want|need)))?\s*(?=(?:{_IS}|[:=]))"
-    r"|\banswer\s*(?=is\b|[:=])|\btl;?dr\b\s*(?=[:=])|^[#* \t]+answer[* \t]*$|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
+    r"|\banswer\s*(?=is\b|[:=])|\banswer'?s? ?(?:\*\* |[-—–=]*[-—–>→]+ |(?<='s) )|\btl;?dr\b\s*(?=[:=])|^[#* \t]+answer[* \t]*$|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
     rf"[\s:=*]*(?:{_IS})?(?:,? (?:of course|therefore|thus|then|indeed|simply|clearly|obviously|hence),?(?="
     rf" ))?[\s:=*]*(?=\S)",
     re.I | re.M,
 )
 _LATE = re.compile(
-    r"^[#>*|\- \t]*(?:ans(?:wer)?|final|solution|result|réponse(?: finale)?|antwort|respuesta|答)\b[* \t]*[.:=-][:=*"
+    r"^[#>*|\- \t]*(?:ans(?:wer)?|final|solution|result|réponse(?: finale)?|antwort|respuesta|答え?|ответ|답|정답|resposta|risposta|svar|jawaban)\b[* \t]*[.:=-][:=*"
     r" \t]*(?P<inside>\S[^\n]*)$"
     r"|\b(?:the (?:final )?(?:solution|result|value)|the (?:required|desired|requested) (?:\w+ )?\w+|la"
     r" réponse(?: finale)?|die antwort"
@@ -41,7 +42,10 @@ _LATE = re.compile(
     re.I | re.M,
 )
 """Marks that are looked for where there is no other: "Result: 12", "12 is the answer", {"answer": 12}."""
-_CHOSEN = re.compile(r"\b(?:option|choice)\s*\(?([A-Z])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b", re.I)
+_CHOSEN = re.compile(
+    r"\b(?:option|choice)\s*\(?([A-Z])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b(?!\s+(?:only|if|unless|when|provided))",
+    re.I,
+)
 _A = re.compile(r"\n[ \t]*A:[ \t]*(?P<inside>[^\n]*\d[^\n]*)\s*$")
 """The last line of GSM8K's own models."""
 _BOLD = re.compile(r"\n[ \t>]*\*\*(?P<inside>\(?[A-Z]\)?|[-$]*\d[\d.,/]*[^*\n]{0,20})\*\*\.?\s*$")
@@ -72,7 +76,10 @@ _UNSURE = re.compile(
     re.I,
 )
 """What makes a last sentence no conclusion."""
-_PICKED = re.compile(r"\b(?:option|choice|choose|pick|select)\b|选", re.I)
+_HEDGED = re.compile(r"\b(?:or|if|unless|maybe|perhaps|idea|answer|sure|yes and no|would)\b|[?？]", re.I)
+_PICKED = re.compile(
+    r"\b[A-H]\W* is (?:the )?(?:true|correct|right|best)\b|\b(?:option|choice|choose|pick|select)\b|选", re.I
+)
 
 
 def final_answer(text: str) -> str | None:
@@ -139,7 +146,7 @@ def _marked(text: str) -> Found | None:
 
 def _told(text: str) -> Found | None:
     """What follows the last "the answer is"; "" where it is taken back; None where nothing is told."""
-    marks = [m for m in _SAID.finditer(text) if told(text[: m.start()])]
+    marks = [m for m in _SAID.finditer(text) if told(text[: m.start()]) and not _unreal(text[: m.end()])]
     if not marks:
         return _told_late(text)
     start, end = marks[-1].span()
@@ -149,18 +156,26 @@ def _told(text: str) -> Found | None:
     return _cut(line, text[end + len(line) :], start, end + len(line))
 
 
+def _unreal(sentence: str) -> bool:
+    """Whether an answer "would be" only if something were so."""
+    said = re.split(r"[.!?]\s|\n", sentence)[-1]
+    return bool(re.search(r"\bwould be\W*$", said) and re.search(r"\b(?:if|had|were|unless)\b", said, re.I))
+
+
 def _cut(line: str, after: str, start: int, end: int) -> Found:
     """The first sentence of what is told on a line, where nothing behind it takes it back."""
     stop = _SENTENCE.search(line)
     if stop and (stop[0] in "?？" or not stays(line[: stop.start()], line[stop.end() :] + after)):
         return "", start, end
     inside = line[: stop.start()] if stop else line
-    inside = inside.replace("**", "") if inside.count("**") % 2 else inside
-    if (option := re.match(r"\W*[A-Z]\b(?=[.)])", inside)) and not stays(option[0], "." + inside[option.end() :] + after):
+    if (option := re.match(r"\W*[A-Z]\b(?=[.)])", inside)) and not stays(
+        option[0], "." + inside[option.end() :] + after
+    ):
         return "", start, end
     if stop is None and _DANGLING.search(line.rstrip("* ")):
         return "", start, end
-    return inside.strip().rstrip(".。").strip(" *"), start, end
+    inside = inside.strip().rstrip(".。:").strip(" *")
+    return inside.replace("**", "") if inside.count("**") % 2 else inside, start, end
 
 
 def _one_more(before: str, line: str) -> bool:
@@ -186,7 +201,8 @@ def _told_late(text: str) -> Found | None:
 
 
 _STATED = re.compile(
-    r"(?:the|it|this|that|they|these) [^,;:()=]{0,80}?\b(?:is|are|was|were) (?P<said>(?!not\b|no\b|n't)[^,;:()=?]{1,40})", re.I
+    r"(?:the|it|this|that|they|these) [^,;:()=]{0,80}?\b(?:is|are|was|were) (?P<said>(?!not\b|no\b|n't)[^,;:()=?]{1,40})",
+    re.I,
 )
 """A sentence that says of one thing what it is."""
 
@@ -198,22 +214,40 @@ def _concluded(text: str) -> str | None:
     while sentences and _POLITE.match(sentences[-1]):
         sentences.pop()
     last = re.sub(r"\s*[^\x00-\x7f\u3000-\uffef]+$", "", sentences[-1]) if sentences else ""
-    if _SAID.search(last) or not re.search(r"[.!。*`]$|[\d)}]\s*=[^=]*\d\W*$", last) or _UNSURE.search(last):
+    if re.match(r"\W*(?:yes|no)\b[,.]", last, re.I) and not _HEDGED.search(last):
+        return last.strip(" *")
+    whole = re.search(r"[.!。*`]$|(?:[\d)}]|\b[a-z])\s*=[^=]*\d\W*$", last)
+    label, colon, _ = last.partition(":")
+    whole = whole or (colon and any(w in MEASURES - {"score"} for w in label.lower().split()))
+    whole = whole or (
+        len(lines) == 1 and len(last) < 80 and re.search(r"\b(?:is|are|was|were|has|have|costs|takes)\b", last)
+    )
+    if not whole or _SAID.search(last) or _UNSURE.search(last) or re.match(r"[^=\d]*[A-Za-z]{2}\s*=", last):
         return None
     strong = [m for m in re.finditer(r"\*\*([^*]{1,60})\*\*", last) if m.start() or m.end() < len(last.rstrip("."))]
     if len(strong) == 1 and strong[0].start():
         inside, before, after = strong[0][1], last[: strong[0].start()], last[strong[0].end() :]
         return inside.strip() if leads(before, inside) and follows(inside, after) else None
-    said = re.split(r"\b(?:so|therefore|thus|hence|which means|then|finally|in (?:total|conclusion|summary))\b,?\s*", last, flags=re.I)
+    said = re.split(
+        r"\b(?:so|therefore|thus|hence|which means|then|finally|in (?:total|conclusion|summary))\b,?\s*",
+        last,
+        flags=re.I,
+    )
     told_ = said[-1].strip(" *").rstrip(".。")
-    read = quantity(told_) or (_PICKED.search(told_) and letter(told_)) or re.match(r"(?:yes|no)\b,|it's ", told_, re.I)
+    read = quantity(told_) or (_PICKED.search(told_) and letter(told_)) or re.match(r"it's ", told_, re.I)
     stated = _STATED.fullmatch(told_)
     return told_ if read else stated["said"] if stated and not re.search(r"\bor\b", told_) else None
 
 
+_MARK_OF_OPTION = re.compile(r"^\W*[A-H]\W*$", re.M)
+"""Another letter on a line of its own."""
+
+
 def _bare(text: str) -> str | None:
     """A text that is nothing but a letter, a number or a word."""
-    said = re.sub(r"^```\w*\n|\n?```$", "", text.strip()).strip()
+    said = re.sub(r"^```\w*\n|\n?```$|^[\s$]*(?:\\therefore|\\Rightarrow|[⇒→∴]|[-=]>)\s*", "", text.strip()).strip()
+    if (first := re.match(r"\W*([A-H])\W*\n+(?=\S)", said)) and stays(first[1], said[first.end() :]):
+        return None if _MARK_OF_OPTION.search(said, first.end()) else first[1]
     if (
         not said
         or len(said) > 60

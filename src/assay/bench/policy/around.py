@@ -42,12 +42,12 @@ _RELATION = re.compile(
     r"(?<![<>])(?<!\D!)=$|\\(?:equiv|approx|in|implies|Rightarrow|Longrightarrow|rightarrow|therefore|iff|quad|end\{[a-z]+\*?\})$|[-=]>$"
     r"|[:：.!。,，;；\]}|~]$"
 )
-_END = re.compile(r"[.!?](?=[\s$*)\"'\]}\\]|$)|[。！？；;]|\n(?=\s*(?:[-*#>|~]|\d+[.)]|[A-Z\u3400-\u9fff])|\s*\n)|\\\](?=\s*[A-Z])")
+_END = re.compile(
+    r"[.!?](?=[\s$*)\"'\]}\\]|$)|[。！？；;]|\n(?=\s*(?:[-*#>|~]|\d+[.)]|[A-Z\u3400-\u9fff])|\s*\n)|\\\](?=\s*[A-Z])"
+)
 _CLOSED = re.compile(r"^(?:[\s$*`\"'|)\]}&~]|\\[\])!,; ]|\\\\|\\(?:end|begin)\{[a-z]+\*?\}|</?\w+>|,(?=\s*$))+")
 _ATTACHED = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|%|\\?%|\(?\s*\\?(?:p|b)?mod(?![A-Za-z])[\s{(]*\d+[\s})]*|'+(?=\s|$)")
-_FORMULA = re.compile(
-    r"[-+*/^_!<>\d\\({\[]|(?i:times|plus|minus|divided|squared|cubed)\b|[a-z](?=$|\s*[=^+*])"
-)
+_FORMULA = re.compile(r"[-+*/^_!<>\d\\({\[]|(?i:times|plus|minus|divided|squared|cubed)\b|[a-z](?=$|\s*[=^+*])")
 _DASH = re.compile(r"^-{1,3}\s+(?=[A-Za-z])|^[-–—]+(?=\s*[a-z]{3})")
 _TURN = re.compile(
     r"^\W*(?:but\W+)?(?:it\W+)?(?:or|else|otherwise|alternatively|maybe|perhaps|possibly|if not)\b|\b(?:may|might|could)"
@@ -65,7 +65,7 @@ _TAKEN_BACK = re.compile(
     r"|on reflection|or rather|apologies|hold on|edit:|update:|(?:but|oh|ah|no),? (?:wait|no|actually)|just kidding"
     r"|no,? (?:it|that|the|this)\b|i mean\b|or should\b|不对|等等|更正)(?![A-Za-z])"
     r"|^[^\w\n]*(?:but|however|no|nope|yet|although|though)\b(?! (?:only after|not\b))|^[\s$*]*\?"
-    r"|\b(?:this|that|it) (?:is|was) (?:only|just|merely|still|for)\b|\b(?:kidding|my mistake|i was wrong|i misread|i miscounted|no idea|not sure|i doubt|i do(?: not|n't) (?:think|know|trust)"
+    r"|\b(?:this|that|it) (?:is|was) (?:only|just|merely|still|for)\b|\b(?:kidding|my mistake|i was wrong|i (?:misread|miscounted|forgot|overlooked|miscalculated)|(?:disregard|ignore|forget|retract|withdraw|strike|redo) (?:this|that|the|it|my)|changed my mind|ought to be|take (?:that|it) back|no idea|not sure|i doubt|i do(?: not|n't) (?:think|know|trust)"
     r"|(?:this|that|it|which|answer|above)\b[^.\n]{0,20}\b(?:wrong|incorrect|a mistake|an error|not (?:right|correct|the"
     r" answer))|should (?:be|have been)\b(?=\W*[-$\\(]*\d)|cannot be right)\b"
     r"|\b(?:correct|actual|real|true|right|proper) (?:value|result|number|one|option|choice|answer)s?\s*(?:is|was|are|would be|:)",
@@ -108,6 +108,8 @@ def leads(before: str, inside: str) -> bool:
         re.split(r"\b(?:answer|option|choice)s?\b|答案", text[: len(bare)].rstrip(" :"))[-2]
     ):
         return False
+    if any(w in _SUSPECT for w in re.findall(r"[a-z]+", clause.lower())):
+        return False
     if relation := _RELATION.search(bare):
         if relation[0] in ("}", "]") and not re.search(r"\\(?:end|begin)\{[^{}]*\}$|\\\]$", bare):
             return False
@@ -124,13 +126,23 @@ def leads(before: str, inside: str) -> bool:
     if any(w in APPROXIMATE for w in words[-2:]) and re.fullmatch(r"\W*\d+\W*", inside):
         return False
     being = max((i for i, w in enumerate(words) if w in BEING), default=-1)
-    named = len(words) > 2 and words[-2] in ("the", "her", "his") and words[-3] in ("take", "takes", "cost", "costs", "took")
+    named = (
+        len(words) > 2
+        and words[-2] in ("the", "her", "his")
+        and words[-3] in ("take", "takes", "cost", "costs", "took")
+    )
     near = words[max(being, len(words) - 4, len(words) - len(clause.split())) :]
     modal = being > len(words) - 3 and any(w in _MODAL for w in words[max(0, being - 2) : being])
     return (last[1].lower() in ARRIVING or named) and not modal and not any(w in NEAR_OPERATORS for w in near)
 
 
-_SUPPOSED = words_of("if suppose supposing assume assuming let unless whether imagine pretend say were had contradiction")
+_SUSPECT = words_of(
+    "mistake mistakes mistaken mistakenly wrong wrongly incorrect incorrectly erroneous guess trap naive naively decoy"
+)
+"""Words of a clause that tells no answer."""
+_SUPPOSED = words_of(
+    "if suppose supposing assume assuming let unless whether imagine pretend say were had contradiction"
+)
 _MODAL = words_of("not never cannot can't couldn't may might could won't wouldn't shouldn't also isn't")
 """Words right before a verb of being that leave open, or deny, that it is."""
 _CJK_CHANGES = re.compile(r"[不非约超近]|至少|至多|小于|大于|少于|多于|最多|最少|可能|也许|除")
@@ -180,7 +192,9 @@ def _goes_on(inside: str, part: str) -> bool:
             return _remark(inside, said[1:close]) and _goes_on(inside, said[close + 1 :])
     if not chosen and _FORMULA.match(said):
         return False
-    if not chosen and re.match(r"[,;:]?\s*(?:(?:and|or|&|i\.e\.|that is|或者?|即|和)[\s,:]*(?:\w+\s+)?)?[-$(]*(?:\d|\\frac|\\sqrt)", said):
+    if not chosen and re.match(
+        r"[,;:]?\s*(?:(?:and|or|&|i\.e\.|that is|或者?|即|和)[\s,:]*(?:\w+\s+)?)?[-$(]*(?:\d|\\frac|\\sqrt)", said
+    ):
         return _again(inside, re.sub(r"^[,;:]?\s*(?:and|or|&|i\.e\.|that is|或者?|即|和)?[\s,:]*", "", said))
     if re.match(r"[,;]?\s*(?:and|&)\s*\(?[B-Z]\b|[,;/]\s*\(?[A-Z]\b(?!\s+[a-z])", said):
         return False
@@ -210,12 +224,16 @@ def stays(inside: str, rest: str) -> bool:
     rest = rest[:NEAR]
     for sentence in re.split(r"[.;!?](?=\s)|\n", rest):
         turn = _TURN.search(sentence)
-        other = turn and (_LIKE.match(sentence, turn.end()) or ("also" in turn[0].lower() and re.search(r"\d", sentence)))
+        other = turn and (
+            _LIKE.match(sentence, turn.end()) or ("also" in turn[0].lower() and re.search(r"\d", sentence))
+        )
         if turn and other and not _again(inside, sentence[turn.end() :].lstrip(" ,:")):
             return False
     for turn in _TAKEN_BACK.finditer(rest):
         again = re.findall(r"-?\d[\d,]*(?:\.\d+)?|(?<![A-Za-z])[A-Z](?![A-Za-z'])", rest[turn.start() :])
-        if not (_CHECKED.search(rest, turn.start()) and again and (_again(inside, again[-1]) or _letter(inside, again[-1]))):
+        if not (
+            _CHECKED.search(rest, turn.start()) and again and (_again(inside, again[-1]) or _letter(inside, again[-1]))
+        ):
             return False
     return True
 

@@ -25,7 +25,7 @@ CHANGERS = words_of(
     " dozens scores"
     " halves tenths hundredths thousandths hundreds thousands millions billions lakhs crores squares cubes"
     " binary octal hexadecimal hex times tops tens thirds fourths fifths sixths sevenths eighths ninths elevenths twelfths"
-    " fails misses exceeds earliest latest most least"
+    " fails misses exceeds dozen earliest latest most least"
 )
 """Words that make another number of the one they stand beside, deny it, or take it back."""
 _COUNTABLE = words_of("roots powers squares cubes bounds limits estimates scores")
@@ -40,7 +40,9 @@ _CLOSE = words_of(
     " indeed here there such possible different distinct total fahrenheit ways respectively units unit alone"
     " done it now th st nd rd square cubic obviously clearly certainly definitely answer final result"
 )
-_DETERMINERS = words_of("the a an his her its their our my your this these those them that all both another any one us him")
+_DETERMINERS = words_of(
+    "the a an his her its their our my your this these those them that all both another any one us him"
+)
 _PLACES = words_of("in of on for at per during within across among inside a an every each")
 _BE = words_of("is are was were be been remain remains")
 _STOPS = words_of(
@@ -53,7 +55,7 @@ _MANY = words_of(
     " bacteria vertices indices matrices radii criteria phenomena kids bps mph kph wpm rpm bpm ppm"
 )
 _BEFORE = words_of(
-    "is are was were be been being equals equal exactly precisely only just the total answer result value sum number amount"
+    "is are was were be been being currently now still also already equals equal exactly precisely only just the total answer result value sum number amount"
     " therefore thus hence so then has have had having needs need needed takes take took costs cost sold sells"
     " sell makes make"
     " made earns earn earned gets get got pays pay paid spends spend spent saves save saved weighs weigh"
@@ -68,7 +70,7 @@ _BEFORE = words_of(
     " produces raised raises donated gave drank drinks picked picks caught sent sends wrote writes counts counted own owns"
     " charged charges charge worth namely say says that's it's index line page row column position"
 )
-_MEASURES = words_of(
+MEASURES = words_of(
     "total sum answer value temperature length distance cost price speed area volume weight height age average mean median"
     " profit amount score probability number count width depth mass result angle perimeter rate time duration"
     " capacity density"
@@ -83,7 +85,7 @@ _ARRIVES = words_of(
     " corresponds rounded simplified total totals back identical"
 )
 ARRIVING = (
-    _BEFORE | _MEASURES | _DETERMINERS | APPROXIMATE
+    _BEFORE | MEASURES | _DETERMINERS | APPROXIMATE
     | words_of("of by in with to that therefore thus indeed after hence roots solutions zeros here answered"
                " facing reaches reach approximately always find finding option choice choose pick select so only giving form"
                " point points pair vector matrix interval set line equation coordinates expression ratio fraction range domain"
@@ -91,7 +93,7 @@ ARRIVING = (
 )  # fmt: skip
 """Words that lead on to an answer which is marked."""
 _STARTS = words_of("started starts start ended ends end began begins up left leaves")
-_TORN = words_of("or either maybe perhaps possibly if unless nobody no may might could would used")
+_TORN = words_of("or either maybe perhaps possibly if unless nobody no may might could used")
 """Words with which a sentence tells no number for sure."""
 _PARTICIPLE = re.compile(r".{3,}(?:ing|ed|ish|fold|ward)")
 _COMPARED = re.compile(
@@ -133,6 +135,7 @@ def counted(tokens: Sequence[Token], value: Number) -> str | None:
             if not _settled(noun, value) or (last and not text.startswith("remain")):
                 return None
             state, spoken_of, unknown = "closed", True, 0
+            of = of or (not last and words[at + 1].text.lower() == "the")
         elif text == "and" and _plural(noun) and at + 2 == len(words) and _plural(words[-1].text.lower()):
             return None if words[-1].text.lower() in CHANGERS | _STOPS else noun
         elif text in _PLACES or text in _DETERMINERS:
@@ -148,7 +151,7 @@ def counted(tokens: Sequence[Token], value: Number) -> str | None:
             if state == "noun" and not _settled(noun, value):
                 return None
             spoken = True
-        elif text == "to" and at and words[at - 1].text == "left" and not last:
+        elif text == "to" and not last and words[at + 1].text.lower() not in _STOPS | _BE:
             state, unknown = "object", 0
         elif text in _STOPS or (state == "noun" and _changing(words, at)):
             return None
@@ -210,14 +213,16 @@ def led(tokens: Sequence[Token], whole: bool) -> bool:
     if mark in (".", ";", "?", "!"):
         return all(w in _BEFORE or w in ("rs", "approx", "eq", "ca", "no") for w in said)
     if mark == ",":
-        return said[-1] in words_of("so then hence thus therefore total altogether is finally overall ultimately indeed")
+        return said[-1] in words_of(
+            "so then hence thus therefore total altogether is finally overall ultimately indeed"
+        )
     *before, last = said
     if last == "by":
         return bool(before) and before[-1] in _CHANGE
     if before[-3:] == ["by", "a", "factor"] and last == "of":
         return True
     if last == "of":
-        return bool(before) and before[-1] in _MEASURES
+        return bool(before) and before[-1] in MEASURES
     if last == "to":
         return bool(before) and before[-1] in _ARRIVES and before != ["up"]
     if last == "with":
@@ -262,15 +267,25 @@ OPERATORS = words_of(
     " ish something assumed supposed suppose assume below negative"
 )
 """Words behind an answer that change it, deny it, or put another beside it."""
-_DISOWNED = words_of("bound bounds estimate estimates guess wrong incorrect false mistaken trap placeholder impossible previous"
-                      " former earlier other if ?")
+_DISOWNED = words_of(
+    "bound bounds estimate estimates guess wrong incorrect false mistaken trap placeholder impossible previous"
+    " former earlier if ?"
+)
 BEING = words_of("is are was were be")
+_HOLDS = words_of(
+    "satisfies gives has makes fits meets matches yields equals solves works as this its plus represents was does"
+)
+"""Verbs that an answer may be the subject of."""
 _SAID_OF = words_of(
     "the a an our my your its his her their this that these those correct right indeed also already in therefore thus equal"
     " exactly possible prime even odd positive needed required left sold there clearly only then what's both all one"
 )
 """What an answer may be said to be."""
-_REASON = words_of("because since as so which where whose hence therefore thus giving making satisfying independent for when")
+_REASON = words_of(
+    "because since as so which where whose hence therefore thus giving making satisfying independent for when"
+)
+
+
 def known(said: str) -> bool:
     """Whether the words behind an answer are known to leave it as it is."""
     if _CJK_DENIES.search(said):
@@ -290,13 +305,23 @@ def known(said: str) -> bool:
             return False
         if word in ("least", "most") and at and words[at - 1] == "at":
             return False
+        if (
+            at < 4
+            and word.endswith("s")
+            and after in ("the", "a", "an", "our", "my", "its", "this")
+            and word not in BEING | _HOLDS | _PLACES
+        ):
+            return False
         if word in BEING:
-            good = after in _SAID_OF or (at > 0 and after not in OPERATORS | {"what", "not", "too"})
+            good = after in _SAID_OF or (
+                at > 0 and after not in OPERATORS | {"what", "not"} and not (at < 2 and after == "too")
+            )
             return good and not _DISOWNED & {*words[at + 1 :]}
         if word in _REASON:
             return not _DISOWNED & {*words[at + 1 :]}
     return True
 
 
-_CJK_DENIES = re.compile(r"左右|以上|以下|以内|不对|错|[的之]?[一二两三四五六七八九十]?(?:倍|半)|吗|或|如果|除非|不成立|不正确|不是|也可能")
-
+_CJK_DENIES = re.compile(
+    r"左右|以上|以下|以内|不对|错|[的之]?[一二两三四五六七八九十]?(?:倍|半)|吗|或|如果|除非|不成立|不正确|不是(?!\s*[A-Z\d])|也可能"
+)

@@ -23,11 +23,12 @@ _LEADING = words_of(
     " alternative image figure picture graph diagram shape panel so thus hence therefore then must should definitely probably"
     " clearly likely most just only mark marked for by which to get given and here here's above correctly single appropriate"
     " suitable closest accurate matching possible one reasonable conclusion solution result exactly surely certainly indeed"
-    " obviously actually left remains leaves gives means are was at in of question ans re bet ok okay now since because as"
+    " obviously actually i'm am choosing confident has have left remains leaves gives means are was at in of question ans re bet ok okay now since because as"
 )
 """Words that may stand before a letter that is chosen, in its clause."""
-_CLAUSE = re.compile(r"[,;:.!?\n]|[^\x00-\x7f]|\b(?:so|thus|hence|therefore|then|because|since|but)\b", re.I)
+_CLAUSE = re.compile(r"[,;:.!?\n](?:\s*but\b)?|[^\x00-\x7f]|\b(?:so|thus|hence|therefore|then|because|since)\b", re.I)
 _NEGATED = re.compile(r"(?:[不非]要?是?选?|排除|除了?|淘汰|去掉|可能是?|也许是?|[❌✗✘])\s*[*\"'([{<]*$")
+_WRONG = re.compile(r"\b(?:wrong|incorrect|worst|bad)\s+(?:answer|option|choice|one)", re.I)
 _CONTRARY = re.compile(
     r"\b(?:not|never|no|neither|wrong|incorrect|false|worst|bad|rule|eliminate|eliminated|exclude|excluded|except|unlike|rather"
     r"|instead|doubt|if|unless|without|before|after|between|starts?|begins?|ends?)\b|n't\b",
@@ -149,7 +150,11 @@ def _stands(said: str, match: re.Match[str]) -> bool:
     called = earlier and not words and re.search(r":[\s*\"'(\[{<]*$", said[: match.start()])
     words = re.findall(r"[a-z]+(?:'[a-z]+)?", earlier[-1].lower()) if called else words
     free = bool(words) and words[-1] in ("is", "are") and words[0] in ("the", "it")
-    if _CONTRARY.search(clause) or not (free or all(w in _LEADING for w in words)):
+    if re.search(r"[\d\\=+]|\b[B-HJ-Z]\b", clause) or _CONTRARY.search(
+        " ".join(clause.split()[-3:]) if free else clause
+    ):
+        return False
+    if not (all(w in _LEADING for w in words) or (free and not _WRONG.search(clause))):
         return False
     return _goes_on(said[match.end() :])
 

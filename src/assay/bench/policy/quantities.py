@@ -109,11 +109,7 @@ def quantity(text: str, formula: bool = False) -> Quantity | None:
     if first is None:
         return None
     why = _END.search(said, first.start())
-    if (
-        _DECADE.search(said)
-        or MORE.search(said)
-        or (why and "\n" in why[0] and _listed(said[why.end() :]))
-    ):
+    if _DECADE.search(said) or MORE.search(said) or (why and "\n" in why[0] and _listed(said[why.end() :])):
         return None
     said, cut = (said[: why.start()], True) if why else (said, False)
     if re.fullmatch(r"\W*[\d.,]+\s*!\W*|\W*(?:\\approx|~)\s*\d+\W*", said):
@@ -259,7 +255,9 @@ def _told_of(first: Sequence[Token], between: Sequence[Token]) -> bool:
     return bool(of and verb) and of[0] in _OF and verb[0] in ("is", "are", "was", "were", "equals")
 
 
-_OF = frozenset(("of", "in", "over", "after", "for", "on", "at", "by", "from", "with", "than", "the", "between", "within"))
+_OF = frozenset(
+    ("of", "in", "over", "after", "for", "on", "at", "by", "from", "with", "than", "the", "between", "within")
+)
 
 
 def _worded(found: Quantity, before: Sequence[Token], after: Sequence[Token], whole: bool) -> Quantity | None:
