@@ -8,7 +8,7 @@ of pairs counts as wrong (MPO paper, section 3.1).
 import re
 
 from assay.bench.policy.arithmetic import approximate
-from assay.bench.policy.around import follows, leads, stays, told
+from assay.bench.policy.around import follows, leads, stays, told, turned
 from assay.bench.policy.beside import MEASURES
 from assay.bench.policy.formulas import same_formula, squeezed
 from assay.bench.policy.letters import letter
@@ -72,7 +72,7 @@ _POLITE = re.compile(
     re.I,
 )
 _UNSURE = re.compile(
-    r"\b(?:think|guess|believe|maybe|perhaps|possibly|probably|might|could|if|unless|cannot|can't|unclear|either|not|n't|no means|may|nobody|suppose|assum\w+|let|next|first)\b|[?？]",
+    r"\b(?:think|guess|believe|maybe|perhaps|possibly|probably|might|could|if|unless|cannot|can't|unclear|either|not|n't|no means|may|nobody|suppose|assum\w+|let|next|first)\b|^\W*(?:or|else|otherwise|alternatively)\b|[?？]",
     re.I,
 )
 """What makes a last sentence no conclusion."""
@@ -99,7 +99,9 @@ def final_answer(text: str) -> str | None:
     later = _told(said)
     if later is not None and later[1] >= found[2] and _contrary(found[0], later[0]):
         found = later
-    inside, _, end = found
+    inside, start, end = found
+    if turned(_TABLE.sub("", said[:start]), inside):
+        return None
     if any(_contrary(inside, said[m.end() :].split("\n", 1)[0]) for m in _SAID.finditer(said, end)):
         return None
     return inside.strip() or None if inside.strip() and follows(inside, said[end:]) else None
@@ -217,6 +219,8 @@ def _concluded(text: str) -> str | None:
     if re.match(r"\W*(?:yes|no)\b[,.]", last, re.I) and not _HEDGED.search(last):
         return last.strip(" *")
     whole = re.search(r"[.!。*`]$|(?:[\d)}]|\b[a-z])\s*=[^=]*\d\W*$", last)
+    if len(sentences) > 1 and turned(sentences[-2] + "\n", last):
+        return None
     label, colon, _ = last.partition(":")
     whole = whole or (colon and any(w in MEASURES - {"score"} for w in label.lower().split()))
     whole = whole or (
@@ -227,7 +231,8 @@ def _concluded(text: str) -> str | None:
     strong = [m for m in re.finditer(r"\*\*([^*]{1,60})\*\*", last) if m.start() or m.end() < len(last.rstrip("."))]
     if len(strong) == 1 and strong[0].start():
         inside, before, after = strong[0][1], last[: strong[0].start()], last[strong[0].end() :]
-        return inside.strip() if leads(before, inside) and follows(inside, after) else None
+        good = leads(before, inside) and follows(inside, after) and not turned(before, inside)
+        return inside.strip() if good else None
     said = re.split(
         r"\b(?:so|therefore|thus|hence|which means|then|finally|in (?:total|conclusion|summary))\b,?\s*",
         last,

@@ -19,6 +19,7 @@ _CLAUSE = re.compile(
 )
 _TURNS = words_of("or else alternatively otherwise maybe perhaps possibly and/or if nor either vs versus")
 """Words which, alone before an answer, make it one of several, or none."""
+_FILL = words_of("then it the answer is be not could may might also but and even just")
 _OPENERS = words_of(
     "so thus therefore hence then and finally now which that this it means shows gives implies follows we i get gets find"
     " conclude see know have has obtain can our my is be in conclusion summary total short overall as result consequently"
@@ -45,7 +46,7 @@ _RELATION = re.compile(
 _END = re.compile(
     r"[.!?](?=[\s$*)\"'\]}\\]|$)|[。！？；;]|\n(?=\s*(?:[-*#>|~]|\d+[.)]|[A-Z\u3400-\u9fff])|\s*\n)|\\\](?=\s*[A-Z])"
 )
-_CLOSED = re.compile(r"^(?:[\s$*`\"'|)\]}&~]|\\[\])!,; ]|\\\\|\\(?:end|begin)\{[a-z]+\*?\}|</?\w+>|,(?=\s*$))+")
+_CLOSED = re.compile(r"^(?:[\s$*`\"')\]}&~]|\|(?=[\s|]*$)|\\[\])!,; ]|\\\\|\\(?:end|begin)\{[a-z]+\*?\}|</?\w+>|,(?=\s*$))+")
 _ATTACHED = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|%|\\?%|\(?\s*\\?(?:p|b)?mod(?![A-Za-z])[\s{(]*\d+[\s})]*|'+(?=\s|$)")
 _FORMULA = re.compile(r"[-+*/^_!<>\d\\({\[]|(?i:times|plus|minus|divided|squared|cubed)\b|[a-z](?=$|\s*[=^+*])")
 _DASH = re.compile(r"^-{1,3}\s+(?=[A-Za-z])|^[-–—]+(?=\s*[a-z]{3})")
@@ -77,9 +78,7 @@ _CHECKED = re.compile(r"\b(?:check|verify|confirm|correct|right|indeed|yes)", re
 
 def told(before: str) -> bool:
     """Whether what stands before "the answer is" in its sentence leaves it told: nothing, or words that lead on to it."""
-    *earlier, clause = _CLAUSE.split(before[-NEAR:])
-    if earlier and _turning(earlier[-1]) and not before.rstrip().endswith((".", "\n", "。")):
-        return False
+    clause = _CLAUSE.split(before[-NEAR:])[-1]
     if re.search(r"[\u3400-\u9fff]", clause):
         return bool(_CJK_OPENER.fullmatch(clause))
     return all(w.lower() in _OPENERS for w in re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", clause)) and not _turning(clause)
@@ -88,7 +87,22 @@ def told(before: str) -> bool:
 def _turning(clause: str) -> bool:
     """Whether a clause is nothing but words that make what follows another answer, or none."""
     words = re.findall(r"[a-z]+(?:/[a-z]+)?", clause.lower())
-    return bool(words) and len(words) < 4 and (words[-1] in _TURNS or words[0] in _TURNS)
+    return bool(words) and all(w in _TURNS or w in _FILL for w in words) and not re.search(r"[\d=]", clause) and any(
+        w in _TURNS for w in words
+    )
+
+
+def turned(before: str, inside: str) -> bool:
+    """Whether what stands right before an answer makes it one of several ("7, or", "if not, then", "7 /"): unless it is the
+    same amount again."""
+    bare = _STRIPPED.sub("", before[-NEAR:])
+    if bare.endswith(("|", "/")):
+        return not bare.split("\n")[-1].startswith("|")
+    part = next((x for x in reversed(re.split(r"\n|[.,;:!?]+(?=\s|$)|[，。；]", bare)) if x.strip(" *$|")), "")
+    if not (_turning(part) or re.search(r"\S\s*\bor\W*(?:[a-z]\w?\s*=?)?\W*$", part)):
+        return False
+    one, again = _last_value(re.sub(r"\s*[A-Za-z]+\s*$", "", bare)), quantity(inside)
+    return one is None or again is None or not (one.equals(again) or again.equals(one))
 
 
 def leads(before: str, inside: str) -> bool:
@@ -111,18 +125,18 @@ def leads(before: str, inside: str) -> bool:
     if any(w in _SUSPECT for w in re.findall(r"[a-z]+", clause.lower())):
         return False
     if relation := _RELATION.search(bare):
+        again = re.search(r"\\(?:boxed|fbox)\{([^{}]*)\}$", bare)
+        if again is not None:
+            return again[1].strip() == inside.split(",")[0].strip()
         if relation[0] in ("}", "]") and not re.search(r"\\(?:end|begin)\{[^{}]*\}$|\\\]$", bare):
             return False
         ended = re.findall(r"[a-z]+", _CLAUSE.split(bare.rstrip(" :：,"))[-1].lower())[-3:]
-        return not (relation[0] in ",:" and any(w in _TURNS or w in NEAR_OPERATORS for w in ended))
+        return not (relation[0] in ",:" and any(w in NEAR_OPERATORS for w in ended))
     if re.search(r"[\u3400-\u9fff]$", bare):
         return not _CJK_CHANGES.search(clause[-8:])
     last = re.search(r"([^\W\d_]+(?:'[^\W\d_]+)?)$", bare)
     if last is None or _open_formula(before, bare) or bare[: last.start()].endswith("\\"):
         return False
-    if words and words[-1] == "or":
-        one, again = _last_value(bare[: last.start()]), quantity(inside)
-        return one is not None and again is not None and (one.equals(again) or again.equals(one))
     if any(w in APPROXIMATE for w in words[-2:]) and re.fullmatch(r"\W*\d+\W*", inside):
         return False
     being = max((i for i, w in enumerate(words) if w in BEING), default=-1)
@@ -184,6 +198,8 @@ def _goes_on(inside: str, part: str) -> bool:
     chosen = letter(inside) is not None
     if attached := _ATTACHED.match(said):
         return _goes_on(inside, said[attached.end() :])
+    if said[0] in "/|":
+        return False
     if said.startswith("="):
         return bool(re.match(r"=\s*(?:[A-Za-z]|\\[a-z]+\s*[A-Z]+)\s*$", said)) or _again(inside, said[1:])
     if said.startswith("("):
@@ -221,7 +237,7 @@ def _remark(inside: str, said: str) -> bool:
 
 def stays(inside: str, rest: str) -> bool:
     """Whether the sentences behind an answer do not take it back, nor tell another that shall count as well."""
-    rest = rest[:NEAR]
+    rest = re.sub(r"(?im)^(\W*(?:or|else|otherwise|alternatively|maybe|perhaps)\W*)\n+", r"\1 ", rest[:NEAR])
     for sentence in re.split(r"[.;!?](?=\s)|\n", rest):
         turn = _TURN.search(sentence)
         other = turn and (

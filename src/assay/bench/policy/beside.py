@@ -25,7 +25,7 @@ CHANGERS = words_of(
     " dozens scores"
     " halves tenths hundredths thousandths hundreds thousands millions billions lakhs crores squares cubes"
     " binary octal hexadecimal hex times tops tens thirds fourths fifths sixths sevenths eighths ninths elevenths twelfths"
-    " fails misses exceeds dozen earliest latest most least"
+    " fails misses exceeds earliest latest most least"
 )
 """Words that make another number of the one they stand beside, deny it, or take it back."""
 _COUNTABLE = words_of("roots powers squares cubes bounds limits estimates scores")
@@ -48,7 +48,7 @@ _BE = words_of("is are was were be been remain remains")
 _STOPS = words_of(
     "if when while until and or but than as with from to by before after over under above below beyond between past toward"
     " towards against though although however which who whose where what since because versus vs into onto out up down upon"
-    " via through perhaps maybe possibly probably some no far close near next it's via like yet still"
+    " via through perhaps maybe possibly probably some no far close near next it's via like yet still dozen"
 )
 _MANY = words_of(
     "people men women children feet teeth mice geese sheep fish deer dice data staff yen yuan won pence cattle police"
