@@ -86,7 +86,7 @@ _ARRIVES = words_of(
 )
 ARRIVING = (
     _BEFORE | MEASURES | _DETERMINERS | APPROXIMATE
-    | words_of("of by in with to that therefore thus indeed after hence roots solutions zeros here answered"
+    | words_of("of by in with to that therefore thus indeed after hence roots solutions zeros or here answered"
                " facing reaches reach approximately always find finding option choice choose pick select so only giving form"
                " point points pair vector matrix interval set line equation coordinates expression ratio fraction range domain"
                " function polynomial")
