@@ -9,7 +9,7 @@ import re
 
 from assay.bench.policy.arithmetic import approximate
 from assay.bench.policy.around import follows, leads, stays, told, turned
-from assay.bench.policy.beside import MEASURES
+from assay.bench.policy.conclusions import bare, concluded
 from assay.bench.policy.formulas import same_formula, squeezed
 from assay.bench.policy.letters import letter
 from assay.bench.policy.quantities import Quantity, quantity
@@ -66,20 +66,6 @@ _DANGLING = re.compile(r"(?:\b(?:times|plus|minus|of|and|or|by|than|the|an|is|di
 _SENTENCE = re.compile(r"(?:(?<=[\w)}$*%\]\"']{2})|(?<=[\d)}]))[.;!](?=[\s*]|$)|[?](?=[\s*]|$)|[。！？；](?=.)")
 """The end of a sentence; a letter and a full stop mark an option."""
 _TOKENS = re.compile(r"<\|[\w ]{1,30}\|>|</s>")
-_POLITE = re.compile(
-    r"\W*(?:i hope|hope (?:this|that)|let me know|feel free|if you (?:have|need|would|want)|please|is there anything"
-    r"|would you like|good luck|happy to)\b",
-    re.I,
-)
-_UNSURE = re.compile(
-    r"\b(?:think|guess|believe|maybe|perhaps|possibly|probably|might|could|if|unless|cannot|can't|unclear|either|not|n't|no means|may|nobody|suppose|assum\w+|let|next|first)\b|^\W*(?:or|else|otherwise|alternatively)\b|[?？]",
-    re.I,
-)
-"""What makes a last sentence no conclusion."""
-_HEDGED = re.compile(r"\b(?:or|if|unless|maybe|perhaps|idea|answer|sure|yes and no|would)\b|[?？]", re.I)
-_PICKED = re.compile(
-    r"\b[A-H]\W* is (?:the )?(?:true|correct|right|best)\b|\b(?:option|choice|choose|pick|select)\b|选", re.I
-)
 
 
 def final_answer(text: str) -> str | None:
@@ -95,7 +81,7 @@ def final_answer(text: str) -> str | None:
     said = _TOKENS.sub("", said.replace("：", ":"))
     found = next((f for read in (_tagged, _boxed, _marked, _told) if (f := read(said)) is not None), None)
     if found is None:
-        return _bare(said) or _concluded(said)
+        return bare(said) or concluded(said)
     later = _told(said)
     if later is not None and later[1] >= found[2] and _contrary(found[0], later[0]):
         found = later
@@ -200,71 +186,6 @@ def _told_late(text: str) -> Found | None:
         return (chosen.pop() if len(chosen) == 1 else "", 0, len(text))
     last_line = _A.search(text) or _BOLD.search(text)
     return (last_line["inside"].strip(), last_line.start(), last_line.end()) if last_line else None
-
-
-_STATED = re.compile(
-    r"(?:the|it|this|that|they|these) [^,;:()=]{0,80}?\b(?:is|are|was|were) (?P<said>(?!not\b|no\b|n't)[^,;:()=?]{1,40})",
-    re.I,
-)
-"""A sentence that says of one thing what it is."""
-
-
-def _concluded(text: str) -> str | None:
-    """The answer of a last sentence that nothing marks."""
-    lines = [x.strip() for x in text.split("\n") if re.search(r"\w", x)]
-    sentences = [x for line in lines[-3:] for x in re.split(r"(?<=[\w)*%$\]}][.!?])\s+(?=[*\"']*[A-Z])", line)]
-    while sentences and _POLITE.match(sentences[-1]):
-        sentences.pop()
-    last = re.sub(r"\s*[^\x00-\x7f\u3000-\uffef]+$", "", sentences[-1]) if sentences else ""
-    if re.match(r"\W*(?:yes|no)\b[,.]", last, re.I) and not _HEDGED.search(last):
-        return last.strip(" *")
-    whole = re.search(r"[.!。*`]$|(?:[\d)}]|\b[a-z])\s*=[^=]*\d\W*$", last)
-    if len(sentences) > 1 and turned(sentences[-2] + "\n", last):
-        return None
-    label, colon, _ = last.partition(":")
-    whole = whole or (colon and any(w in MEASURES - {"score"} for w in label.lower().split()))
-    whole = whole or (
-        len(lines) == 1 and len(last) < 80 and re.search(r"\b(?:is|are|was|were|has|have|costs|takes)\b", last)
-    )
-    if not whole or _SAID.search(last) or _UNSURE.search(last) or re.match(r"[^=\d]*[A-Za-z]{2}\s*=", last):
-        return None
-    strong = [m for m in re.finditer(r"\*\*([^*]{1,60})\*\*", last) if m.start() or m.end() < len(last.rstrip("."))]
-    if len(strong) == 1 and strong[0].start():
-        inside, before, after = strong[0][1], last[: strong[0].start()], last[strong[0].end() :]
-        good = leads(before, inside) and follows(inside, after) and not turned(before, inside)
-        return inside.strip() if good else None
-    said = re.split(
-        r"\b(?:so|therefore|thus|hence|which means|then|finally|in (?:total|conclusion|summary))\b,?\s*",
-        last,
-        flags=re.I,
-    )
-    told_ = said[-1].strip(" *").rstrip(".。")
-    read = quantity(told_) or (_PICKED.search(told_) and letter(told_)) or re.match(r"it's ", told_, re.I)
-    stated = _STATED.fullmatch(told_)
-    return told_ if read else stated["said"] if stated and not re.search(r"\bor\b", told_) else None
-
-
-_MARK_OF_OPTION = re.compile(r"^\W*[A-H]\W*$", re.M)
-"""Another letter on a line of its own."""
-
-
-def _bare(text: str) -> str | None:
-    """A text that is nothing but a letter, a number or a word."""
-    said = re.sub(r"^```\w*\n|\n?```$|^[\s$]*(?:\\therefore|\\Rightarrow|[⇒→∴]|[-=]>)\s*", "", text.strip()).strip()
-    if (first := re.match(r"\W*([A-H])\W*\n+(?=\S)", said)) and stays(first[1], said[first.end() :]):
-        return None if _MARK_OF_OPTION.search(said, first.end()) else first[1]
-    if (
-        not said
-        or len(said) > 60
-        or "\n" in said
-        or "<" in said
-        or _BOX.search(said)
-        or re.match(r"[^=]*:[^=]*=", said)
-    ):
-        return None
-    number = quantity(said)
-    one = re.fullmatch(r"[*\"'(\[]*[^\W_][\w'-]*[*\"')\].!。]*", said)
-    return said.rstrip(".。") if one or letter(said) or (number is not None and not number.rest) else None
 
 
 def _boxed(text: str) -> Found | None:

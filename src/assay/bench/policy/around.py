@@ -7,7 +7,7 @@ unit or a noun, where and for what, a reason, or that it is what was asked. What
 
 import re
 
-from assay.bench.policy.beside import APPROXIMATE, ARRIVING, BEING, NEAR_OPERATORS, OPERATORS, known, words_of
+from assay.bench.policy.beside import APPROXIMATE, ARRIVING, BEING, CHANGERS, NEAR_OPERATORS, OPERATORS, known, words_of
 from assay.bench.policy.characters import written
 from assay.bench.policy.letters import letter
 from assay.bench.policy.quantities import Quantity, quantity
@@ -46,7 +46,9 @@ _RELATION = re.compile(
 _END = re.compile(
     r"[.!?](?=[\s$*)\"'\]}\\]|$)|[。！？；;]|\n(?=\s*(?:[-*#>|~]|\d+[.)]|[A-Z\u3400-\u9fff])|\s*\n)|\\\](?=\s*[A-Z])"
 )
-_CLOSED = re.compile(r"^(?:[\s$*`\"')\]}&~]|\|(?=[\s|]*$)|\\[\])!,; ]|\\\\|\\(?:end|begin)\{[a-z]+\*?\}|</?\w+>|,(?=\s*$))+")
+_CLOSED = re.compile(
+    r"^(?:[\s$*`\"')\]}&~]|\|(?=[\s|]*$)|\\[\])!,; ]|\\\\|\\(?:end|begin)\{[a-z]+\*?\}|</?\w+>|,(?=\s*$))+"
+)
 _ATTACHED = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|%|\\?%|\(?\s*\\?(?:p|b)?mod(?![A-Za-z])[\s{(]*\d+[\s})]*|'+(?=\s|$)")
 _FORMULA = re.compile(r"[-+*/^_!<>\d\\({\[]|(?i:times|plus|minus|divided|squared|cubed)\b|[a-z](?=$|\s*[=^+*])")
 _DASH = re.compile(r"^-{1,3}\s+(?=[A-Za-z])|^[-–—]+(?=\s*[a-z]{3})")
@@ -66,13 +68,18 @@ _TAKEN_BACK = re.compile(
     r"|on reflection|or rather|apologies|hold on|edit:|update:|(?:but|oh|ah|no),? (?:wait|no|actually)|just kidding"
     r"|no,? (?:it|that|the|this)\b|i mean\b|or should\b|不对|等等|更正)(?![A-Za-z])"
     r"|^[^\w\n]*(?:but|however|no|nope|yet|although|though)\b(?! (?:only after|not\b))|^[\s$*]*\?"
-    r"|\b(?:this|that|it) (?:is|was) (?:only|just|merely|still|for)\b|\b(?:kidding|my mistake|i was wrong|i (?:misread|miscounted|forgot|overlooked|miscalculated)|(?:disregard|ignore|forget|retract|withdraw|strike|redo) (?:this|that|the|it|my)|changed my mind|ought to be|take (?:that|it) back|no idea|not sure|i doubt|i do(?: not|n't) (?:think|know|trust)"
+    r"|\b(?:this|that|it) (?:is|was) (?:only|just|merely|still|for)\b|\b(?:kidding|my mistake|i was wrong|i (?:misread|miscounted|forgot|overlooked|miscalculated)|(?:forget|ignore) what|(?:disregard|ignore|forget|retract|withdraw|strike|redo) (?:this|that|the|it|my)|changed my mind|ought to be|take (?:that|it) back|no idea|not sure|i doubt|i do(?: not|n't) (?:think|know|trust)"
     r"|(?:this|that|it|which|answer|above)\b[^.\n]{0,20}\b(?:wrong|incorrect|a mistake|an error|not (?:right|correct|the"
     r" answer))|should (?:be|have been)\b(?=\W*[-$\\(]*\d)|cannot be right)\b"
     r"|\b(?:correct|actual|real|true|right|proper) (?:value|result|number|one|option|choice|answer)s?\s*(?:is|was|are|would be|:)",
     re.I,
 )
 """What begins to take an answer back."""
+_SAYS = re.compile(
+    r"\b(?:it'?s|it is|that'?s|says|said|should be)\s+(?:actually\s+|really\s+)?([-$\\(]*\d[\d.,]*)(?=\W*(?:$|[.!\n]|and\b))",
+    re.I,
+)
+"""Another number that a later sentence tells."""
 _CHECKED = re.compile(r"\b(?:check|verify|confirm|correct|right|indeed|yes)", re.I)
 
 
@@ -87,8 +94,11 @@ def told(before: str) -> bool:
 def _turning(clause: str) -> bool:
     """Whether a clause is nothing but words that make what follows another answer, or none."""
     words = re.findall(r"[a-z]+(?:/[a-z]+)?", clause.lower())
-    return bool(words) and all(w in _TURNS or w in _FILL for w in words) and not re.search(r"[\d=]", clause) and any(
-        w in _TURNS for w in words
+    return (
+        bool(words)
+        and all(w in _TURNS or w in _FILL for w in words)
+        and not re.search(r"[\d=]", clause)
+        and any(w in _TURNS for w in words)
     )
 
 
@@ -147,9 +157,17 @@ def leads(before: str, inside: str) -> bool:
     )
     near = words[max(being, len(words) - 4, len(words) - len(clause.split())) :]
     modal = being > len(words) - 3 and any(w in _MODAL for w in words[max(0, being - 2) : being])
-    return (last[1].lower() in ARRIVING or named) and not modal and not any(w in NEAR_OPERATORS for w in near)
+    if words[-1:] == ["of"] and words[-2:-1] and words[-2] in CHANGERS | _TAKEN_OF:
+        return False
+    relation_ = words[-1] in ("when", "if", "for") and re.search(r"[<>=]|\\(?:le|ge|ne|in)", inside)
+    return (
+        (last[1].lower() in ARRIVING or named or bool(relation_))
+        and not modal
+        and not any(w in NEAR_OPERATORS and (w not in ("least", "most") or "at" in near) for w in near)
+    )
 
 
+_TAKEN_OF = words_of("product third quarter fourth fifth percent percentage fraction sum difference ratio negative")
 _SUSPECT = words_of(
     "mistake mistakes mistaken mistakenly wrong wrongly incorrect incorrectly erroneous guess trap naive naively decoy"
 )
@@ -226,6 +244,8 @@ def _again(inside: str, said: str) -> bool:
 def _remark(inside: str, said: str) -> bool:
     """Whether what stands in brackets behind an answer only tells of it."""
     words = re.findall(r"[a-z']+", said.lower())
+    if words[:1] and words[0] in ("since", "because", "as"):
+        return known(said)
     if words[:1] == ["not"]:
         return not _again(inside, re.split(r",\s", said[4:])[0])
     if any(w in OPERATORS | _TURNS | BEING and w != "or" for w in words):
@@ -245,6 +265,8 @@ def stays(inside: str, rest: str) -> bool:
         )
         if turn and other and not _again(inside, sentence[turn.end() :].lstrip(" ,:")):
             return False
+    if any(not _again(inside, said[1]) for said in _SAYS.finditer(rest)):
+        return False
     for turn in _TAKEN_BACK.finditer(rest):
         again = re.findall(r"-?\d[\d,]*(?:\.\d+)?|(?<![A-Za-z])[A-Z](?![A-Za-z'])", rest[turn.start() :])
         if not (

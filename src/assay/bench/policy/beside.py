@@ -48,7 +48,7 @@ _BE = words_of("is are was were be been remain remains")
 _STOPS = words_of(
     "if when while until and or but than as with from to by before after over under above below beyond between past toward"
     " towards against though although however which who whose where what since because versus vs into onto out up down upon"
-    " via through perhaps maybe possibly probably some no far close near next it's via like yet still dozen"
+    " via through perhaps maybe possibly probably some no far close near next it's via like yet still dozen make makes"
 )
 _MANY = words_of(
     "people men women children feet teeth mice geese sheep fish deer dice data staff yen yuan won pence cattle police"
@@ -67,7 +67,7 @@ _BEFORE = words_of(
     " measure lasts last lasted holds hold year rs usd us eur gbp inr cad aud hkd both all these those another"
     " at for costing"
     " totalling totaling earning requires require wants want lost loses gained gains baked bakes planted plants produced"
-    " produces raised raises donated gave drank drinks picked picks caught sent sends wrote writes counts counted own owns"
+    " produces raised raises donated gave drank drinks picked picks caught sent sends wrote writes count counts counted own owns"
     " charged charges charge worth namely say says that's it's index line page row column position"
 )
 MEASURES = words_of(
@@ -87,7 +87,7 @@ _ARRIVES = words_of(
 ARRIVING = (
     _BEFORE | MEASURES | _DETERMINERS | APPROXIMATE
     | words_of("of by in with to that therefore thus indeed after hence roots solutions zeros or here answered"
-               " facing reaches reach approximately always find finding option choice choose pick select so only giving form"
+               " facing reaches reach approximately always find finding option choice choose pick select so only giving form as"
                " point points pair vector matrix interval set line equation coordinates expression ratio fraction range domain"
                " function polynomial")
 )  # fmt: skip
@@ -95,6 +95,17 @@ ARRIVING = (
 _STARTS = words_of("started starts start ended ends end began begins up left leaves")
 _TORN = words_of("or either maybe perhaps possibly if unless nobody no may might could used")
 """Words with which a sentence tells no number for sure."""
+_OPEN = words_of(
+    "could might may would should must wouldn't couldn't didn't don't doesn't isn't aren't wasn't weren't can't won't"
+)
+"""Verbs behind a number that leave open what is told of it, or deny it."""
+_SURE = words_of(
+    "get got count counted find found have had see saw obtain obtained calculate conclude know can would need am need spent"
+    " paid bought end ended"
+)
+"""What somebody does who tells a number."""
+_PART = re.compile(r".*(?:teen|tie|dred|sand|lion|if|six|seven|eigh|nin|four|ten|eleven|twelf)th(?<!month)s?")
+"""A part of a whole ("sixteenths")."""
 _PARTICIPLE = re.compile(r".{3,}(?:ing|ed|ish|fold|ward)")
 _COMPARED = re.compile(
     r"(?!remainder|number|other|another|over|under|after|either|neither|rather|never|whether|quarter|minister)[a-z]{3,}er"
@@ -129,7 +140,12 @@ def counted(tokens: Sequence[Token], value: Number) -> str | None:
             if _CJK_CHANGES.search(token.text) or not _CJK_NOUN.fullmatch(token.text):
                 return None
             continue
-        if (text in CHANGERS and text not in _COUNTABLE) or text in APPROXIMATE:
+        if (
+            (text in CHANGERS and text not in _COUNTABLE)
+            or text in APPROXIMATE
+            or (text in _OPEN and token.text != "May")
+            or _PART.fullmatch(text)
+        ):
             return None
         if text in _BE:
             if not _settled(noun, value) or (last and not text.startswith("remain")):
@@ -147,6 +163,8 @@ def counted(tokens: Sequence[Token], value: Number) -> str | None:
                 return None
             of = of or text == "of"
             state, unknown = ("object", 0) if state != "closed" or text in _PLACES else (state, unknown)
+        elif text == "too" and not last:
+            return None
         elif text in _CLOSE or _COMPARED.fullmatch(text) or (unit_of(token.text) and state != "object"):
             if state == "noun" and not _settled(noun, value):
                 return None
@@ -163,6 +181,8 @@ def counted(tokens: Sequence[Token], value: Number) -> str | None:
                 or (state == "noun" and spoken and unknown > 2)
             ):
                 return None
+            if state == "noun" and _plural(noun) and not _plural(text):
+                state = "object"
             noun = text if state == "noun" else noun
     return noun if _settled(noun, value) else None
 
@@ -201,7 +221,11 @@ def led(tokens: Sequence[Token], whole: bool) -> bool:
     if not words:
         return True
     said = [t.text.lower() for t in words]
-    if any(w in CHANGERS or w in _TORN for w in said) or (whole and any(w in APPROXIMATE for w in said)):
+    if "i" in said[:-1] and said[said.index("i") + 1] not in _SURE:
+        return False
+    if any(w in CHANGERS or w in _TORN or w.endswith("n't") for w in said) or (
+        whole and any(w in APPROXIMATE for w in said)
+    ):
         return False
     if _CJK.search(words[-1].text):
         return not _CJK_CHANGES.search("".join(t.text for t in words)) or (said[-1] in ("约",) and not whole)
@@ -269,7 +293,7 @@ OPERATORS = words_of(
 """Words behind an answer that change it, deny it, or put another beside it."""
 _DISOWNED = words_of(
     "bound bounds estimate estimates guess wrong incorrect false mistaken trap placeholder impossible previous"
-    " former earlier if ?"
+    " former earlier another if ?"
 )
 BEING = words_of("is are was were be")
 _HOLDS = words_of(

@@ -191,7 +191,13 @@ def named(part: Sequence[Token]) -> bool:
     marks = ("(", ")", "_", "{", "}", "'", ":", ",", r"\angle", r"\triangle")
     if any(t.text == r"\angle" for t in part):
         lone = lone[1:]
-    fine = all(t.kind in ("word", "command") or t.text in marks or _index(part, i) for i, t in enumerate(part))
+    fine = all(
+        t.kind in ("word", "command")
+        or t.text in marks
+        or (t.text == "-" and i > 1 and part[i - 1].text == "(")
+        or _index(part, i)
+        for i, t in enumerate(part)
+    )
     words = any(len(t.text) > 1 and t.kind == "word" for t in part)
     called = len(part) > 1 and part[1].text in ("(", "_", "'")
     return fine and (len(lone) < 2 or called or words) and not any(t.text in (r"\frac", r"\sqrt", r"\pi") for t in part)
@@ -202,7 +208,7 @@ def _index(part: Sequence[Token], at: int) -> bool:
     return (
         part[at].kind == "number"
         and at > 1
-        and part[at - 1].text in ("(", "_", "{", ",")
+        and part[at - 1].text in ("(", "_", "{", ",", "-")
         and part[0].kind in ("word", "command")
     )
 

@@ -173,6 +173,8 @@ def _cores(given: str, right: str) -> Iterator[str]:
         yield given[3:]
     if reason := re.search(r",?\s+(?:because|since)\b", given, re.I):
         yield given[: reason.start()]
+    if verb := re.fullmatch(r"(?:it|they) (\w+)", given, re.I):
+        yield verb[1]
     if re.match(r"(?:it|this) can ?not\b", given, re.I):
         yield given.split(" ", 1)[1]
 
