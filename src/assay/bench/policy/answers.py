@@ -46,7 +46,7 @@ _CHOSEN = re.compile(
     r"\b(?:option|choice)\s*\(?([A-Z])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b(?!\s+(?:only|if|unless|when|provided))",
     re.I,
 )
-_A = re.compile(r"\n[ \t]*A:[ \t]*(?P<inside>[^\n]*\d[^\n]*)\s*$")
+_A = re.compile(r"\n[ \t*]*A:[ \t*]*(?P<inside>[^\n]*\d[^\n]*)\s*$")
 """The last line of GSM8K's own models."""
 _BOLD = re.compile(r"\n[ \t>]*\*\*(?P<inside>\(?[A-Z]\)?|[-$]*\d[\d.,/]*[^*\n]{0,20})\*\*\.?\s*$")
 """A last line that is nothing but a letter or a number in bold."""
@@ -65,7 +65,7 @@ _DANGLING = re.compile(r"(?:\b(?:times|plus|minus|of|and|or|by|than|the|an|is|di
 """How an answer ends that is broken off."""
 _SENTENCE = re.compile(r"(?:(?<=[\w)}$*%\]\"']{2})|(?<=[\d)}]))[.;!](?=[\s*]|$)|[?](?=[\s*]|$)|[。！？；](?=.)")
 """The end of a sentence; a letter and a full stop mark an option."""
-_TOKENS = re.compile(r"<\|[\w ]{1,30}\|>|</s>")
+_TOKENS = re.compile(r"<\|[\w ]{1,30}\|>|</s>|~~[^~\n]+~~")
 
 
 def final_answer(text: str) -> str | None:
@@ -86,6 +86,8 @@ def final_answer(text: str) -> str | None:
     if later is not None and later[1] >= found[2] and _contrary(found[0], later[0]):
         found = later
     inside, start, end = found
+    if inside.rstrip(" .*$").endswith(("?", "？")):
+        return None
     if turned(_TABLE.sub("", said[:start]), inside):
         return None
     if any(_contrary(inside, said[m.end() :].split("\n", 1)[0]) for m in _SAID.finditer(said, end)):

@@ -7,7 +7,7 @@ unit or a noun, where and for what, a reason, or that it is what was asked. What
 
 import re
 
-from assay.bench.policy.beside import APPROXIMATE, ARRIVING, BEING, CHANGERS, NEAR_OPERATORS, OPERATORS, known, words_of
+from assay.bench.policy.beside import APPROXIMATE, ARRIVING, BEING, CHANGERS, arrives, given, NEAR_OPERATORS, OPERATORS, known, words_of
 from assay.bench.policy.characters import written
 from assay.bench.policy.letters import letter
 from assay.bench.policy.quantities import Quantity, quantity
@@ -54,7 +54,7 @@ _FORMULA = re.compile(r"[-+*/^_!<>\d\\({\[]|(?i:times|plus|minus|divided|squared
 _DASH = re.compile(r"^-{1,3}\s+(?=[A-Za-z])|^[-–—]+(?=\s*[a-z]{3})")
 _TURN = re.compile(
     r"^\W*(?:but\W+)?(?:it\W+)?(?:or|else|otherwise|alternatively|maybe|perhaps|possibly|if not)\b|\b(?:may|might|could)"
-    r"\s+(?:also\s+|as well\s+)?be\b|^\W*[/|]|\b(?:alternative|another(?: possible)?|other) (?:answer|solution|option)\b"
+    r"\s+(?:\w+\s+){0,2}?be\b|^\W*[/|]|\b(?:alternative|another(?: possible)?|other) (?:answer|solution|option)\b"
     r"|\balso\s+(?:be|possible|valid|correct|right|works?|fits?|acceptable)\b",
     re.I,
 )
@@ -71,6 +71,7 @@ _TAKEN_BACK = re.compile(
     r"|\b(?:this|that|it) (?:is|was) (?:only|just|merely|still|for)\b|\b(?:kidding|my mistake|i was wrong|i (?:misread|miscounted|forgot|overlooked|miscalculated)|(?:forget|ignore) what|(?:disregard|ignore|forget|retract|withdraw|strike|redo) (?:this|that|the|it|my)|changed my mind|ought to be|take (?:that|it) back|no idea|not sure|i doubt|i do(?: not|n't) (?:think|know|trust)"
     r"|(?:this|that|it|which|answer|above)\b[^.\n]{0,20}\b(?:wrong|incorrect|a mistake|an error|not (?:right|correct|the"
     r" answer))|should (?:be|have been)\b(?=\W*[-$\\(]*\d)|cannot be right)\b"
+    r"|\bto (?:get|find|obtain|give|reach|arrive at) the (?:\w+ )?(?:answer|result|total|solution)\b"
     r"|\b(?:correct|actual|real|true|right|proper) (?:value|result|number|one|option|choice|answer)s?\s*(?:is|was|are|would be|:)",
     re.I,
 )
@@ -150,18 +151,13 @@ def leads(before: str, inside: str) -> bool:
     if any(w in APPROXIMATE for w in words[-2:]) and re.fullmatch(r"\W*\d+\W*", inside):
         return False
     being = max((i for i, w in enumerate(words) if w in BEING), default=-1)
-    named = (
-        len(words) > 2
-        and words[-2] in ("the", "her", "his")
-        and words[-3] in ("take", "takes", "cost", "costs", "took")
-    )
     near = words[max(being, len(words) - 4, len(words) - len(clause.split())) :]
     modal = being > len(words) - 3 and any(w in _MODAL for w in words[max(0, being - 2) : being])
-    if words[-1:] == ["of"] and words[-2:-1] and words[-2] in CHANGERS | _TAKEN_OF:
+    if not (words[-1] == "of" or arrives(words)) or (words[-1] == "of" and words[-2:-1] and words[-2] in CHANGERS | _TAKEN_OF):
         return False
     relation_ = words[-1] in ("when", "if", "for") and re.search(r"[<>=]|\\(?:le|ge|ne|in)", inside)
     return (
-        (last[1].lower() in ARRIVING or named or bool(relation_))
+        (last[1].lower() in ARRIVING or given(re.findall(r"[^\W\d_]+", bare[-60:])) or bool(relation_))
         and not modal
         and not any(w in NEAR_OPERATORS and (w not in ("least", "most") or "at" in near) for w in near)
     )
@@ -169,7 +165,7 @@ def leads(before: str, inside: str) -> bool:
 
 _TAKEN_OF = words_of("product third quarter fourth fifth percent percentage fraction sum difference ratio negative")
 _SUSPECT = words_of(
-    "mistake mistakes mistaken mistakenly wrong wrongly incorrect incorrectly erroneous guess trap naive naively decoy"
+    "no estimate estimates mistake mistakes mistaken mistakenly wrong wrongly incorrect incorrectly erroneous guess trap naive naively decoy"
 )
 """Words of a clause that tells no answer."""
 _SUPPOSED = words_of(

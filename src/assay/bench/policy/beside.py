@@ -82,18 +82,18 @@ _CHANGE = words_of(
 )
 _ARRIVES = words_of(
     "equal equals comes came come adds add up amounts amount sums sum equivalent simplifies reduces evaluates rounds leads"
-    " corresponds rounded simplified total totals back identical"
+    " corresponds converges tends simplify reduce evaluate rounded simplified total totals back identical"
 )
 ARRIVING = (
     _BEFORE | MEASURES | _DETERMINERS | APPROXIMATE
-    | words_of("of by in with to that therefore thus indeed after hence roots solutions zeros or here answered"
+    | words_of("of by in with to that therefore thus indeed hence roots solutions zeros or here answered"
                " facing reaches reach approximately always find finding option choice choose pick select so only giving form as"
                " point points pair vector matrix interval set line equation coordinates expression ratio fraction range domain"
                " function polynomial")
 )  # fmt: skip
 """Words that lead on to an answer which is marked."""
-_STARTS = words_of("started starts start ended ends end began begins up left leaves")
-_TORN = words_of("or either maybe perhaps possibly if unless nobody no may might could used")
+_STARTS = words_of("us started starts start ended ends end began begins up left leaves")
+_TORN = words_of("or either maybe perhaps possibly if unless nobody no may might could used when whether until")
 """Words with which a sentence tells no number for sure."""
 _OPEN = words_of(
     "could might may would should must wouldn't couldn't didn't don't doesn't isn't aren't wasn't weren't can't won't"
@@ -223,12 +223,12 @@ def led(tokens: Sequence[Token], whole: bool) -> bool:
     said = [t.text.lower() for t in words]
     if "i" in said[:-1] and said[said.index("i") + 1] not in _SURE:
         return False
-    if any(w in CHANGERS or w in _TORN or w.endswith("n't") for w in said) or (
+    if {"would", "been"} <= {*said} or any(w in CHANGERS or w in _TORN or w.endswith("n't") for w in said) or (
         whole and any(w in APPROXIMATE for w in said)
     ):
         return False
     if _CJK.search(words[-1].text):
-        return not _CJK_CHANGES.search("".join(t.text for t in words)) or (said[-1] in ("约",) and not whole)
+        return not _CJK_CHANGES.search("".join(t.text for t in words).replace("的", "")) or (said[-1] in ("约",) and not whole)
     mark = next((t.text for t in reversed(tokens) if t.text not in "$€£¥₹\"'*([-~|" and t.text != "\\approx"), "")
     if mark in ("=", ":"):
         return len(words) < 12
@@ -237,28 +237,37 @@ def led(tokens: Sequence[Token], whole: bool) -> bool:
     if mark in (".", ";", "?", "!"):
         return all(w in _BEFORE or w in ("rs", "approx", "eq", "ca", "no") for w in said)
     if mark == ",":
-        return said[-1] in words_of(
+        return said[0] in _ADVERBIAL or said[-1] in words_of(
             "so then hence thus therefore total altogether is finally overall ultimately indeed"
         )
+    return arrives(said) and (said[-1] in _BEFORE | APPROXIMATE | _DETERMINERS | _PREPOSED or given([t.text for t in words])
+                              or (unit_of(said[-1]) or ("",))[0] in _MONIES)
+
+
+_ADVERBIAL = words_of("according based overall looking using from")
+_PREPOSED = words_of("of to with by in")
+_GIVES = words_of("take takes took cost costs gave give gives leave leaves earns earn needs")
+
+
+def given(said: Sequence[str]) -> bool:
+    """Whether words end in somebody to whom a number is given: "it takes Ben", "it will cost the school"."""
+    return (len(said) > 1 and said[-1].istitle() and said[-2] in _GIVES) or (
+        len(said) > 2 and said[-2] in ("the", "her", "his", "their") and said[-3] in _GIVES
+    )
+
+
+def arrives(said: Sequence[str]) -> bool:
+    """Whether words whose last is a preposition lead to what is told ("a total of", "equal to"); true of all others."""
     *before, last = said
     if last == "by":
         return bool(before) and before[-1] in _CHANGE
-    if before[-3:] == ["by", "a", "factor"] and last == "of":
-        return True
     if last == "of":
-        return bool(before) and before[-1] in MEASURES
+        return bool(before) and (before[-1] in MEASURES or before[-3:] == ["by", "a", "factor"])
     if last == "to":
         return bool(before) and before[-1] in _ARRIVES and before != ["up"]
     if last == "with":
-        return bool(before) and before[-1] in _STARTS
-    if last == "in":
-        return len(before) < 4
-    return (
-        last in _BEFORE
-        or last in APPROXIMATE
-        or (last in _DETERMINERS and last != "one")
-        or (unit_of(last) or ("",))[0] in _MONIES
-    )
+        return bool(before) and (before[-1] in _STARTS or before[-1] == "us")
+    return last != "in" or len(before) < 10
 
 
 _UNDER = words_of("before after without if unless until only assuming provided")

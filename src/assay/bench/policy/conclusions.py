@@ -23,7 +23,7 @@ _ASIDE = re.compile(
 """Sentences behind the last one that counts."""
 _UNSURE = re.compile(
     r"\b(?:think|guess|believe|maybe|perhaps|possibly|probably|might|could|if|unless|cannot|can't|unclear|either|not|no means"
-    r"|may|nobody|suppose|assum\w+|let|(?:first|next|second) (?:step|part|one)|answer\s*(?:is|was|[:=]))\b|n't\b"
+    r"|may|nobody|suppose|assum\w+|let|need to|have to|find|when|whether|(?:first|next|second) (?:step|part|one)|answer\s*(?:is|was|[:=]))\b|n't\b"
     r"|^\W*(?:or|else|otherwise|alternatively)\b|[?？]",
     re.I,
 )
@@ -60,6 +60,8 @@ def bare(text: str) -> str | None:
     ):
         return None
     number = quantity(said)
+    if len(said.split()) < 5 and said.endswith(".") and re.match(r"[A-Z]", said) and not _UNSURE.search(said) and not _STATED.match(said):
+        return said.rstrip(".")
     one = re.fullmatch(r"[*\"'(\[]*[^\W_][\w'-]*[*\"')\].!。]*", said)
     return said.rstrip(".。") if one or letter(said) or (number is not None and not number.rest) else None
 
@@ -77,6 +79,8 @@ def concluded(text: str) -> str | None:
         return None
     if len(sentences) > 1 and turned(sentences[-2] + "\n", last):
         return None
+    if re.fullmatch(r"\*\*[^*]{1,40}\*\*\.?", last):
+        return last.strip(" *.")
     strong = [m for m in re.finditer(r"\*\*([^*]{1,60})\*\*", last) if m.start()]
     if len(strong) == 1:
         inside, before, behind = strong[0][1], last[: strong[0].start()], last[strong[0].end() :]

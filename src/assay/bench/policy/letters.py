@@ -28,6 +28,8 @@ _LEADING = words_of(
 """Words that may stand before a letter that is chosen, in its clause."""
 _CLAUSE = re.compile(r"[,;:.!?\n](?:\s*but\b)?|[^\x00-\x7f]|\b(?:so|thus|hence|therefore|then|because|since)\b", re.I)
 _NEGATED = re.compile(r"(?:[不非]要?是?选?|排除|除了?|淘汰|去掉|可能是?|也许是?|[❌✗✘])\s*[*\"'([{<]*$")
+_RELATIVE = re.compile(r"\b(?:that|which|who) (?:is|are|was|were|does|do|can|has|have)(?:n't| not)\b|\bcannot\b")
+_WRONG_OF = re.compile(r"wrong|incorrect|false", re.I)
 _WRONG = re.compile(r"\b(?:wrong|incorrect|worst|bad)\s+(?:answer|option|choice|one)", re.I)
 _CONTRARY = re.compile(
     r"\b(?:not|never|no|neither|wrong|incorrect|false|worst|bad|rule|eliminate|eliminated|exclude|excluded|except|unlike|rather"
@@ -150,11 +152,12 @@ def _stands(said: str, match: re.Match[str]) -> bool:
     called = earlier and not words and re.search(r":[\s*\"'(\[{<]*$", said[: match.start()])
     words = re.findall(r"[a-z]+(?:'[a-z]+)?", earlier[-1].lower()) if called else words
     free = bool(words) and words[-1] in ("is", "are") and words[0] in ("the", "it")
-    if re.search(r"[\d\\=+]|\b[B-HJ-Z]\b", clause) or _CONTRARY.search(
-        " ".join(clause.split()[-3:]) if free else clause
-    ):
+    if re.search(r"[\d\\=+]|\b[B-HJ-Z]\b|\bA\b(?!\s+[a-z])", clause):
         return False
-    if not (all(w in _LEADING for w in words) or (free and not _WRONG.search(clause))):
+    denied = _CONTRARY.search(_RELATIVE.sub("", clause) if free else clause)
+    if denied and not (free and _WRONG_OF.search(denied[0]) and not _WRONG.search(clause)):
+        return False
+    if not (free or all(w in _LEADING for w in words)):
         return False
     return _goes_on(said[match.end() :])
 

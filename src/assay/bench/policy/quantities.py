@@ -65,11 +65,11 @@ _TAIL = frozenset((
 ))  # fmt: skip
 """Words after which a number belongs to the sentence around the answer: "$18 per 2 hours"."""
 _LIST = frozenset([",", ";", "&", "-", "/", ":", "and", "or", "to", "out", "nor", "versus", "vs"])
-_DECADE = re.compile(r"\b[12]\d\d0'?s\b")
+_DECADE = re.compile(r"\b[12]\d\d0'?s\b|\bthe \d0'?s\b")
 _END = re.compile(
     r"(?<=[\w%)}])\s?(?:[.!?]\s+(?-i:(?=[A-Z]))|[,;.]?\s*\n"
     r"|[,;]?\s+\(?(?:because|since|rather than|instead of|(?:and )?not(?=\W*\d)|i\.e\.(?!\W*\d)|and no (?:other"
-    r"|more)s?$|(?:and |so )we are done|as (?=we|the|it|there)"
+    r"|more)s?$|(?:and |so )we are done|as (?=we|the|it|there|\d)"
     r"|as (?:required|desired|claimed|expected|stated|asked|needed)|which is (?=an? \w+ (?:number|integer)\b"
     r"|even\b|odd\b|prime\b|positive\b))\b)",
     re.I,
@@ -238,7 +238,7 @@ def _single(tokens: Sequence[Token], letters: str) -> Quantity | None:
         if found is not None and (sum_ := _compound(found, made[0], between)):
             found, at, between = sum_, made[1], []
             continue
-        if found is not None and not between and tokens[at].text not in "([":
+        if found is not None and (not between or between[-1].text.lower() == "of") and tokens[at].text not in "([":
             return None
         if found is not None and not (found.equals(made[0]) or made[0].equals(found)):
             said = {t.text.lower() for t in between}
@@ -258,7 +258,7 @@ def _told_of(first: Sequence[Token], between: Sequence[Token]) -> bool:
     """Whether a number belongs to what the next one is told of ("The interest over 5 years is $2,125")."""
     of = [t.text.lower() for t in first if t.kind == "word"][-1:]
     verb = [t.text.lower() for t in between if t.kind == "word"][-1:]
-    return bool(of and verb) and of[0] in _OF and verb[0] in ("is", "are", "was", "were", "equals")
+    return bool(of and verb) and of[0] in _OF and verb[0] in ("is", "are", "was", "were", "be", "equals")
 
 
 _OF = frozenset(
@@ -310,7 +310,8 @@ def _past_aside(tokens: Sequence[Token], at: int, found: Quantity) -> int:
     close = next((i for i in range(at, len(tokens)) if tokens[i].text == ")"), 0)
     inside = tokens[at + 1 : close]
     told = read_whole([t for t in inside if t.text.lower() not in ("or", "equivalently")])
-    if told is not None and agree(told.value, found.value):
+    share = inside[1:2] and inside[-1].text in _PERCENT and (told := read_whole(inside[:-1])) is not None
+    if told is not None and agree(told.value / 100 if share else told.value, found.value):
         return close + 1
     if any(t.text.lower() in _ELSE for t in inside) or not remarks(inside):
         return 0
