@@ -7,7 +7,7 @@ unit or a noun, where and for what, a reason, or that it is what was asked. What
 
 import re
 
-from assay.bench.policy.beside import APPROXIMATE, ARRIVING, BEING, CHANGERS, arrives, given, NEAR_OPERATORS, OPERATORS, known, words_of
+from assay.bench.policy.beside import APPROXIMATE, ARRIVING, BEING, CHANGERS, arrives, given, OPERATORS, known, words_of
 from assay.bench.policy.characters import written
 from assay.bench.policy.letters import letter
 from assay.bench.policy.quantities import Quantity, quantity
@@ -133,7 +133,9 @@ def leads(before: str, inside: str) -> bool:
         re.split(r"\b(?:answer|option|choice)s?\b|答案", text[: len(bare)].rstrip(" :"))[-2]
     ):
         return False
-    if any(w in _SUSPECT for w in re.findall(r"[a-z]+", clause.lower())):
+    if re.search(r"\bno (?:way|means|chance)\b", clause) or any(
+        w in _SUSPECT for w in re.findall(r"[a-z]+", clause.lower())
+    ):
         return False
     if relation := _RELATION.search(bare):
         again = re.search(r"\\(?:boxed|fbox)\{([^{}]*)\}$", bare)
@@ -142,7 +144,7 @@ def leads(before: str, inside: str) -> bool:
         if relation[0] in ("}", "]") and not re.search(r"\\(?:end|begin)\{[^{}]*\}$|\\\]$", bare):
             return False
         ended = re.findall(r"[a-z]+", _CLAUSE.split(bare.rstrip(" :：,"))[-1].lower())[-3:]
-        return not (relation[0] in ",:" and any(w in NEAR_OPERATORS for w in ended))
+        return not (relation[0] in ",:" and any(w in _LIMITS for w in ended))
     if re.search(r"[\u3400-\u9fff]$", bare):
         return not _CJK_CHANGES.search(clause[-8:])
     last = re.search(r"([^\W\d_]+(?:'[^\W\d_]+)?)$", bare)
@@ -150,22 +152,22 @@ def leads(before: str, inside: str) -> bool:
         return False
     if any(w in APPROXIMATE for w in words[-2:]) and re.fullmatch(r"\W*\d+\W*", inside):
         return False
+    words = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", _commandless(clause).lower()) or words
     being = max((i for i, w in enumerate(words) if w in BEING), default=-1)
-    near = words[max(being, len(words) - 4, len(words) - len(clause.split())) :]
-    modal = being > len(words) - 3 and any(w in _MODAL for w in words[max(0, being - 2) : being])
-    if not (words[-1] == "of" or arrives(words)) or (words[-1] == "of" and words[-2:-1] and words[-2] in CHANGERS | _TAKEN_OF):
+    told_of = words[being + 1 :] if being >= 0 else []
+    if being > len(words) - 3 and any(w in _MODAL for w in words[max(0, being - 2) : being]):
+        return False
+    if len(told_of) < 4 and not all(w in ARRIVING or w.endswith("ed") for w in told_of):
+        return False
+    if re.search(r"\d", inside) and not arrives(words):
         return False
     relation_ = words[-1] in ("when", "if", "for") and re.search(r"[<>=]|\\(?:le|ge|ne|in)", inside)
-    return (
-        (last[1].lower() in ARRIVING or given(re.findall(r"[^\W\d_]+", bare[-60:])) or bool(relation_))
-        and not modal
-        and not any(w in NEAR_OPERATORS and (w not in ("least", "most") or "at" in near) for w in near)
-    )
+    return last[1].lower() in ARRIVING or given(re.findall(r"[^\W\d_]+", bare[-60:])) or bool(relation_)
 
 
-_TAKEN_OF = words_of("product third quarter fourth fifth percent percentage fraction sum difference ratio negative")
+_LIMITS = words_of("not never most least than between")
 _SUSPECT = words_of(
-    "no estimate estimates mistake mistakes mistaken mistakenly wrong wrongly incorrect incorrectly erroneous guess trap naive naively decoy"
+    "estimate estimates mistake mistakes mistaken mistakenly wrong wrongly incorrect incorrectly erroneous guess trap naive naively decoy"
 )
 """Words of a clause that tells no answer."""
 _SUPPOSED = words_of(

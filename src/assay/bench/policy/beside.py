@@ -38,7 +38,7 @@ _CLOSE = words_of(
     " needed required used sold made bought earned saved spent paid rounded also too now today tomorrow then so"
     " again correct"
     " indeed here there such possible different distinct total fahrenheit ways respectively units unit alone"
-    " done it now th st nd rd square cubic obviously clearly certainly definitely answer final result"
+    " done remained stayed now th st nd rd square cubic obviously clearly certainly definitely answer final result"
 )
 _DETERMINERS = words_of(
     "the a an his her its their our my your this these those them that all both another any one us him"
@@ -74,7 +74,7 @@ MEASURES = words_of(
     "total sum answer value temperature length distance cost price speed area volume weight height age average mean median"
     " profit amount score probability number count width depth mass result angle perimeter rate time duration"
     " capacity density"
-    " income salary fee loss gain balance radius diameter current voltage power force pressure energy difference output"
+    " income salary fee loss gain balance radius diameter remainder residue answer quotient current voltage power force pressure energy difference output"
 )
 _CHANGE = words_of(
     "grew grows grow rose rises rise increased increases increase fell falls fall decreased decreases decrease dropped drops"
@@ -223,12 +223,16 @@ def led(tokens: Sequence[Token], whole: bool) -> bool:
     said = [t.text.lower() for t in words]
     if "i" in said[:-1] and said[said.index("i") + 1] not in _SURE:
         return False
-    if {"would", "been"} <= {*said} or any(w in CHANGERS or w in _TORN or w.endswith("n't") for w in said) or (
-        whole and any(w in APPROXIMATE for w in said)
+    if (
+        {"would", "been"} <= {*said}
+        or any(w in CHANGERS or w in _TORN or w.endswith("n't") for w in said)
+        or (whole and any(w in APPROXIMATE for w in said))
     ):
         return False
     if _CJK.search(words[-1].text):
-        return not _CJK_CHANGES.search("".join(t.text for t in words).replace("的", "")) or (said[-1] in ("约",) and not whole)
+        return not _CJK_CHANGES.search("".join(t.text for t in words).replace("的", "")) or (
+            said[-1] in ("约",) and not whole
+        )
     mark = next((t.text for t in reversed(tokens) if t.text not in "$€£¥₹\"'*([-~|" and t.text != "\\approx"), "")
     if mark in ("=", ":"):
         return len(words) < 12
@@ -240,8 +244,15 @@ def led(tokens: Sequence[Token], whole: bool) -> bool:
         return said[0] in _ADVERBIAL or said[-1] in words_of(
             "so then hence thus therefore total altogether is finally overall ultimately indeed"
         )
-    return arrives(said) and (said[-1] in _BEFORE | APPROXIMATE | _DETERMINERS | _PREPOSED or given([t.text for t in words])
-                              or (unit_of(said[-1]) or ("",))[0] in _MONIES)
+    return (
+        arrives(said)
+        and (said[-1] != "in" or len(said) < 11)
+        and (
+            said[-1] in _BEFORE | APPROXIMATE | _DETERMINERS | _PREPOSED
+            or given([t.text for t in words])
+            or (unit_of(said[-1]) or ("",))[0] in _MONIES
+        )
+    )
 
 
 _ADVERBIAL = words_of("according based overall looking using from")
@@ -260,14 +271,14 @@ def arrives(said: Sequence[str]) -> bool:
     """Whether words whose last is a preposition lead to what is told ("a total of", "equal to"); true of all others."""
     *before, last = said
     if last == "by":
-        return bool(before) and before[-1] in _CHANGE
+        return any(w in _CHANGE for w in before)
     if last == "of":
         return bool(before) and (before[-1] in MEASURES or before[-3:] == ["by", "a", "factor"])
     if last == "to":
         return bool(before) and before[-1] in _ARRIVES and before != ["up"]
     if last == "with":
         return bool(before) and (before[-1] in _STARTS or before[-1] == "us")
-    return last != "in" or len(before) < 10
+    return True
 
 
 _UNDER = words_of("before after without if unless until only assuming provided")
@@ -286,12 +297,6 @@ def remarks(tokens: Sequence[Token]) -> bool:
     return not any(t.text.lower() in (CHANGERS | _BE) - {"not", "less"} for t in words)
 
 
-NEAR_OPERATORS = words_of(
-    "not never cannot least most than half double twice triple thrice over under below above beyond minus plus between nearly"
-    " almost exceeds exceed neither either nor maybe perhaps possibly probably wrong incorrect except isn't aren't can't"
-    " doesn't times unlike without guess estimate"
-)
-"""Words right before an answer that change or deny it."""
 OPERATORS = words_of(
     "or nor if unless but though although however except bound bounds estimate estimates guess wrong incorrect false mistaken"
     " trap placeholder impossible squared cubed doubled tripled halved plus minus provided assuming maybe perhaps possibly"

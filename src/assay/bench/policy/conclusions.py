@@ -23,7 +23,7 @@ _ASIDE = re.compile(
 """Sentences behind the last one that counts."""
 _UNSURE = re.compile(
     r"\b(?:think|guess|believe|maybe|perhaps|possibly|probably|might|could|if|unless|cannot|can't|unclear|either|not|no means"
-    r"|may|nobody|suppose|assum\w+|let|need to|have to|find|when|whether|(?:first|next|second) (?:step|part|one)|answer\s*(?:is|was|[:=]))\b|n't\b"
+    r"|may|nobody|suppose|assum\w+|let|need to|have to|find (?:when|where|whether|out|the)|when|whether|(?:first|next|second) (?:step|part|one)|answer\s*(?:is|was|[:=]))\b|n't\b"
     r"|^\W*(?:or|else|otherwise|alternatively)\b|[?？]",
     re.I,
 )
@@ -60,10 +60,13 @@ def bare(text: str) -> str | None:
     ):
         return None
     number = quantity(said)
-    if len(said.split()) < 5 and said.endswith(".") and re.match(r"[A-Z]", said) and not _UNSURE.search(said) and not _STATED.match(said):
-        return said.rstrip(".")
     one = re.fullmatch(r"[*\"'(\[]*[^\W_][\w'-]*[*\"')\].!。]*", said)
-    return said.rstrip(".。") if one or letter(said) or (number is not None and not number.rest) else None
+    phrase = (
+        re.fullmatch(r"[A-Z][^\d:=]*\.", said)
+        and len(said.split()) < 5
+        and not (_UNSURE.search(said) or _STATED.match(said))
+    )
+    return said.rstrip(".。") if one or phrase or letter(said) or (number is not None and not number.rest) else None
 
 
 def concluded(text: str) -> str | None:

@@ -245,7 +245,7 @@ def _single(tokens: Sequence[Token], letters: str) -> Quantity | None:
             if not said & _LIST and said & _TAIL and not any(t.text.lower() == "or" for t in tokens[made[1] :]):
                 last = between[:-1] if between[-1].text.lower() in _TAIL - {"per", "when", "if", "with"} else between
                 return _worded(replace(found, rest=True), first, last, whole)
-            if said & _LIST or not _told_of(first, between):
+            if said & (_LIST - {","}) or not _told_of(first, between):
                 return None
             first, found = [*first, *between], None
         if found is None:
