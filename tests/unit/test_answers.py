@@ -34,7 +34,7 @@ from assay.tuning import exam
         ("<answer></answer>", None),
         (r"so \boxed{\frac{1}{2}} and", r"\frac{1}{2}"),
         (r"\boxed{1} then \boxed{2", "1"),
-        (r"<answer>5</answer> \boxed{6}", "5"),
+        (r"<answer>5</answer> \boxed{6}", None),
         ("The answer is 42.", "42"),
         ("Answer: **B**", "B"),
         ("I think it is 42", None),

@@ -7,7 +7,7 @@ from functools import lru_cache
 _SUPER = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", "0123456789+-=()ni", strict=True))
 _SUB = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎", "0123456789+-=()", strict=True))
 _GONE = re.compile(
-    "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff\u2705\u2714\u2611\U0001f300-\U0001faff]"
+    "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff\u2705\u2713\u2714\u220e\u2611\U0001f300-\U0001faff]"
 )
 _NAMED = {
     **dict.fromkeys("−‐‑‒–—―﹣－⁃", "-"), **dict.fromkeys("×✕✖⨯", r"\times "), **dict.fromkeys("·⋅∙•", r"\cdot "),
@@ -57,7 +57,7 @@ _WRAP = re.compile(
     r"operatorname\*?|emph|ensuremath)\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
 )
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\b\s*")
-_SPACE = re.compile(r"(?<!\\)\\[,;: \n]|\\q?quad\b|\\hspace\*?\{[^{}]*\}|\\[hv]?phantom\{[^{}]*\}|(?<!\\)~")
+_SPACE = re.compile(r"(?<!\\)\\[,;: \n]|\\q?quad\b|\\hspace\*?\{[^{}]*\}|\\[hv]?phantom\{[^{}]*\}|(?<=[^\s\\])~(?=\S)")
 _LAYOUT = re.compile(
     r"\\(?:displaystyle|textstyle|limits|bf|rm|it|(?:left|right|middle|[bB]igg?[lrm]?)\.?)(?![A-Za-z])"
 )

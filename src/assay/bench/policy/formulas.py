@@ -133,7 +133,7 @@ def _turned(degrees: Quantity, radians: Quantity, said: str) -> bool:
     )  # fmt: skip
 
 
-_BOUND = re.compile(r"[\s$]*([<>]=?|!=|\\(?:le|ge|lt|gt|neq?)(?![A-Za-z]))")
+_BOUND = re.compile(r"[\s$]*([<>]=?|!=|\\(?:le|ge|lt|gt|neq?)(?![A-Za-z])|\\approx(?=\s*-?\d+\s*$))")
 """How a bound begins that names nothing: "< 17" is not 17."""
 
 
@@ -210,7 +210,7 @@ def _reduced(sides: list[str]) -> list[str] | None:
 
 
 def _is_name(text: str) -> bool:
-    return bool(text) and named(tokens_of(text, comma=False))
+    return bool(text) and named(tokens_of(text.strip("| "), comma=False))
 
 
 def _held(given: str, right: str) -> bool | None:

@@ -2,6 +2,7 @@
 
 import re
 
+from assay.bench.policy.beside import known, words_of
 from assay.bench.policy.characters import written
 
 LONGEST = 1_000
@@ -16,21 +17,23 @@ _MARK = re.compile(
     re.I,
 )
 _OPTION = re.compile(r"\W*(?:(?:answer|option|choice)\W+)+(?:is\W+)?([a-z])\b", re.I)
-_BEFORE = re.compile(
-    r"(?:^|[,;:.!?\n]|[^\x00-\x7f]|\b(?:option|choice|answer|letter|is|be|it's|pick|picked|choose|chose|select"
-    r"|selected|choosing|"
-    r"statement|alternative|image|figure|picture|graph|diagram|shape|panel|say|think|believe|with|for|therefore"
-    r"|so|thus|hence|then|definitely|probably|clearly|(?<!least )likely|just|only|mark|marked|correct))"
-    r"\s*[*\"'([{<]*\s*$",
-    re.I,
+_LEADING = words_of(
+    "the a my our your answer answers option options choice letter is be it it's that this i i'd i'll we would will choose chose"
+    " chosen pick picked select selected choosing go going with say think believe feel correct right best final statement"
+    " alternative image figure picture graph diagram shape panel so thus hence therefore then must should definitely probably"
+    " clearly likely most just only mark marked for by which to get given and here here's above correctly single appropriate"
+    " suitable closest accurate matching possible one reasonable conclusion solution result exactly surely certainly indeed"
+    " obviously actually i'm am choosing confident has have left remains leaves gives means are was at in of question ans re bet ok okay now since because as"
 )
-_NEGATED = re.compile(
-    r"(?:\b(?:(?:wrong|incorrect|false|worst|bad)\s+(?:answer|option|choice|one)\s*(?:is\b|:)?|not|isn't|rather"
-    r" than|instead of|unlike|except|rule out|eliminate|exclude)"
-    r"|(?:\bcannot|\bnot|\bnever|n't)(?:\s+be)?"
-    r"|(?:n't|\bnot|\bnever)\s+(?:think|believe|say|choose|pick|select)(?:\s+(?:that|it|it's|it is|is))*|not"
-    r" (?:just|only|merely)|doubt(?: that)?(?: it(?: is|'s))?|[不非]要?是?选?|排除|除了?|淘汰|去掉|可能是?|也许是?|[❌✗✘])"
-    r"\s*(?:option|choice|answer)?\s*[*\"'([{<]*$",
+"""Words that may stand before a letter that is chosen, in its clause."""
+_CLAUSE = re.compile(r"[,;:.!?\n](?:\s*but\b)?|[^\x00-\x7f]|\b(?:so|thus|hence|therefore|then|because|since)\b", re.I)
+_NEGATED = re.compile(r"(?:[不非]要?是?选?|排除|除了?|淘汰|去掉|可能是?|也许是?|[❌✗✘])\s*[*\"'([{<]*$")
+_RELATIVE = re.compile(r"\b(?:that|which|who) (?:is|are|was|were|does|do|can|has|have)(?:n't| not)\b|\bcannot\b")
+_WRONG_OF = re.compile(r"wrong|incorrect|false", re.I)
+_WRONG = re.compile(r"\b(?:wrong|incorrect|worst|bad)\s+(?:answer|option|choice|one)", re.I)
+_CONTRARY = re.compile(
+    r"\b(?:not|never|no|neither|wrong|incorrect|false|worst|bad|rule|eliminate|eliminated|exclude|excluded|except|unlike|rather"
+    r"|instead|doubt|if|unless|without|before|after|between|starts?|begins?|ends?)\b|n't\b",
     re.I,
 )
 _DENIED = re.compile(
@@ -80,8 +83,8 @@ _STANDS = re.compile(
     r"[\s*\"')\]}>]*(?:$|(?-i:[A-Z][a-z])|[^\w\s]|[^\x00-\x7f]"
     r"|(?:is|was|must be|has to be|seems to be|seems|looks|would be|should be|will be)\s+(?:clearly |definitely"
     r" |indeed |also )?"
-    r"(?:the\b|right|correct|true|best|it\b|my\b|our\b|what\b|most\b|smallest|largest|greatest|least\b|equal)"
-    r"|(?:and|or|but|so|not|rather|instead|because|since|as|which|fits|matches|works|holds|satisfies|here|with"
+    r"(?:the\b|right|correct|true|best|it\b|my\b|our\b|what (?!i\b)|most\b|smallest|largest|greatest|least\b|equal)"
+    r"|(?:and|so|not|rather|instead|because|since|as|which|fits|matches|works|holds|satisfies|here|with"
     r"|only|wins|has|best|remains|it is)\b)",
     re.I,
 )
@@ -130,7 +133,7 @@ def letter(text: str) -> str | None:
     )
     others = set(re.findall("[a-z]", after.lower())) - {first[1].lower()}
     listed = _NEXT.match(after) or _OTHER.match(after) or (others and _LETTERS.fullmatch(after))
-    if _IF.match(after) or (first.re is _OPTION and not _STANDS.match(after)):
+    if not _goes_on(first["mark"] + after if first.re is _MARK else after):
         return None
     return None if denied or marked or listed or _torn(said, first[1].upper()) else first[1].upper()
 
@@ -144,8 +147,26 @@ def _uncontrasted(said: str) -> str:
 
 def _stands(said: str, match: re.Match[str]) -> bool:
     """Whether a letter is named as the choice: by the words before it, and by none behind it that would take it back."""
-    after = said[match.end() :]
-    return bool(_BEFORE.search(said[: match.start()]) and _STANDS.match(after)) and not _IF.match(after)
+    *earlier, clause = _CLAUSE.split(re.sub(r"[\s*\"'(\[{<:]+$", "", said[: match.start()]))
+    words = re.findall(r"[a-z]+(?:'[a-z]+)?", clause.lower())
+    called = earlier and not words and re.search(r":[\s*\"'(\[{<]*$", said[: match.start()])
+    words = re.findall(r"[a-z]+(?:'[a-z]+)?", earlier[-1].lower()) if called else words
+    free = bool(words) and words[-1] in ("is", "are") and words[0] in ("the", "it")
+    if re.search(r"[\d\\=+]|\b[B-HJ-Z]\b|\bA\b(?!\s+[a-z])", clause):
+        return False
+    denied = _CONTRARY.search(_RELATIVE.sub("", clause) if free else clause)
+    if denied and not (free and _WRONG_OF.search(denied[0]) and not _WRONG.search(clause)):
+        return False
+    if not (free or all(w in _LEADING for w in words)):
+        return False
+    return _goes_on(said[match.end() :])
+
+
+def _goes_on(after: str) -> bool:
+    """Whether what stands behind a letter lets it stand: nothing, the text of its option, or words that say it is right."""
+    said = re.sub(r"^[\s*\"'\]}>]+", "", after)
+    option = re.match(r"[).:]|[^\x00-\x7f]|(?-i:[A-Z][a-z])|\(", said)
+    return bool(option or (_STANDS.match(after) and known(said))) and not _IF.match(after)
 
 
 def _torn(said: str, chosen: str) -> bool:

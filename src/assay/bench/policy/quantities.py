@@ -65,36 +65,11 @@ _TAIL = frozenset((
 ))  # fmt: skip
 """Words after which a number belongs to the sentence around the answer: "$18 per 2 hours"."""
 _LIST = frozenset([",", ";", "&", "-", "/", ":", "and", "or", "to", "out", "nor", "versus", "vs"])
-_HEDGE = re.compile(
-    r"\b(?:either|neither|between|not|never|else|otherwise|unless|maybe|perhaps|possibly|alternatively|unknown"
-    r"|guess|unsure)\b"
-    r"|n't\b|\\ne\b|\bat (?:least|most)\b|\\(?:to|lor|land|mid|overset|stackrel)\b|\\\\",
-    re.I,
-)
-_FUNCTION = re.compile(r"\b(?:log|ln|sin|cos|tan|cot|exp|gcd|lcm|mod|factorial)\b|\b(?:max|min)\s*[({]", re.I)
-_CHANGED = re.compile(
-    r"\b(?:squared|cubed|doubled?|tripled?|halved|twice|thrice|half|reciprocal|inverse|opposite|negative of|roots? of"
-    r"|square root|other than|except|besides|apart from|anything but|all but|wrong|incorrect|false|unlike|cannot|impossible"
-    r"|below zero|point|minus|take away|too (?:many|much|few|little|high|low|big|small|large)|less(?=\s+[$\d])"
-    r"|plus|divided|multiplied|sum of|product of|add|subtract"
-    r"|(?:third|quarter|fourth|fifth|sixth|eighth|tenth)s? of|percentage of|successor|predecessor|next to"
-    r"|(?:number|integer|prime|multiple|factor|divisor|even|odd|digit) (?:after|before|above|below|following|preceding|near)"
-    r"|an? \d+(?:th|rd|nd|st)|(?<=[\d%] )of(?=\s+-?\d))\b",
-    re.I,
-)
-"""Words that make another number of the one beside them, or deny it."""
-_DECADE = re.compile(r"\b[12]\d\d0'?s\b")
-_OR = re.compile(r"\bor\b", re.I)
-_BOUND = re.compile(
-    r"(?:\b(?:less|more|greater|fewer|larger|smaller|higher|lower|bigger) than|\bup to"
-    r"|\b(?:above|below|under|beyond|over|exceeding)\b"
-    r"|[<>]=?|\\(?:le|ge|leq|geq|lt|gt|pm|mp)\b)\s*(?:or equal to\s*)?[-$(]*$",
-    re.I,
-)
+_DECADE = re.compile(r"\b[12]\d\d0'?s\b|\bthe \d0'?s\b")
 _END = re.compile(
     r"(?<=[\w%)}])\s?(?:[.!?]\s+(?-i:(?=[A-Z]))|[,;.]?\s*\n"
     r"|[,;]?\s+\(?(?:because|since|rather than|instead of|(?:and )?not(?=\W*\d)|i\.e\.(?!\W*\d)|and no (?:other"
-    r"|more)s?$|as (?=we|the|it|there)"
+    r"|more)s?$|(?:and |so )we are done|as (?=we|the|it|there|\d)"
     r"|as (?:required|desired|claimed|expected|stated|asked|needed)|which is (?=an? \w+ (?:number|integer)\b"
     r"|even\b|odd\b|prime\b|positive\b))\b)",
     re.I,
@@ -134,16 +109,10 @@ def quantity(text: str, formula: bool = False) -> Quantity | None:
     if first is None:
         return None
     why = _END.search(said, first.start())
-    if (
-        _DECADE.search(said)
-        or _CHANGED.search(said if why is None else said[: why.start()])
-        or MORE.search(said)
-        or _FUNCTION.search(said.rsplit("=", 1)[-1])
-        or (why and "\n" in why[0] and _listed(said[why.end() :]))
-    ):
+    if _DECADE.search(said) or MORE.search(said) or (why and "\n" in why[0] and _listed(said[why.end() :])):
         return None
     said, cut = (said[: why.start()], True) if why else (said, False)
-    if re.fullmatch(r"\W*[\d.,]+\s*!\W*", said) or _HEDGE.search(said) or _BOUND.search(said[: first.start()].rstrip()):
+    if re.fullmatch(r"\W*[\d.,]+\s*!\W*|\W*(?:\\approx|~)\s*\d+\W*", said):
         return None
     letters = (
         "any"
@@ -158,9 +127,7 @@ def quantity(text: str, formula: bool = False) -> Quantity | None:
         parts = parts[::-1]
     for part in parts[:-1] if found is not None else ():
         found = _led(part, parts[-1], found)
-    if found is None or (_OR.search(said) and len(re.findall(r"\d+", said)) < 2):
-        return None
-    return replace(found, rest=True) if cut else found
+    return replace(found, rest=True) if found and cut else found
 
 
 _PLAINLY = (
@@ -221,10 +188,16 @@ def _led(part: Sequence[Token], last: Sequence[Token], found: Quantity | None) -
 def named(part: Sequence[Token]) -> bool:
     """Whether what stands before "=" is a name: nothing, a letter (with an index or an argument), or words."""
     lone = [t for t in part if len(t.text) == 1 and t.kind == "word" and t.text not in "aI"]
-    marks = ("(", ")", "_", "{", "}", "'", ":", ",", "|", r"\angle", r"\triangle")
+    marks = ("(", ")", "_", "{", "}", "'", ":", ",", r"\angle", r"\triangle")
     if any(t.text == r"\angle" for t in part):
         lone = lone[1:]
-    fine = all(t.kind in ("word", "command") or t.text in marks or _index(part, i) for i, t in enumerate(part))
+    fine = all(
+        t.kind in ("word", "command")
+        or t.text in marks
+        or (t.text == "-" and i > 1 and part[i - 1].text == "(")
+        or _index(part, i)
+        for i, t in enumerate(part)
+    )
     words = any(len(t.text) > 1 and t.kind == "word" for t in part)
     called = len(part) > 1 and part[1].text in ("(", "_", "'")
     return fine and (len(lone) < 2 or called or words) and not any(t.text in (r"\frac", r"\sqrt", r"\pi") for t in part)
@@ -235,7 +208,7 @@ def _index(part: Sequence[Token], at: int) -> bool:
     return (
         part[at].kind == "number"
         and at > 1
-        and part[at - 1].text in ("(", "_", "{", ",")
+        and part[at - 1].text in ("(", "_", "{", ",", "-")
         and part[0].kind in ("word", "command")
     )
 
@@ -245,8 +218,10 @@ def _single(tokens: Sequence[Token], letters: str) -> Quantity | None:
     found: Quantity | None = None
     between, rest, at, whole, first = list[Token](), False, 0, False, list[Token]()
     while at < len(tokens):
-        if found is not None and tokens[at].text == "(" and (past := _past_aside(tokens, at, found)):
-            at, rest = past, True
+        if found is not None and tokens[at].text == "(":
+            if not (at := _past_aside(tokens, at, found)):
+                return None
+            rest = True
             continue
         read = None if _dash(tokens, at) else read_at(tokens, at)
         if read is None:
@@ -263,21 +238,38 @@ def _single(tokens: Sequence[Token], letters: str) -> Quantity | None:
         if found is not None and (sum_ := _compound(found, made[0], between)):
             found, at, between = sum_, made[1], []
             continue
-        if found is not None and not between and tokens[at].text not in "([":
+        if found is not None and (not between or between[-1].text.lower() == "of") and tokens[at].text not in "([":
             return None
         if found is not None and not (found.equals(made[0]) or made[0].equals(found)):
             said = {t.text.lower() for t in between}
-            goes_on = said & _TAIL and not said & _LIST and not any(t.text.lower() == "or" for t in tokens[made[1] :])
-            return _worded(replace(found, rest=True), first, between, whole) if goes_on else None
+            if not said & _LIST and said & _TAIL and not any(t.text.lower() == "or" for t in tokens[made[1] :]):
+                last = between[:-1] if between[-1].text.lower() in _TAIL - {"per", "when", "if", "with"} else between
+                return _worded(replace(found, rest=True), first, last, whole)
+            if said & (_LIST - {","}) or not _told_of(first, between):
+                return None
+            first, found = [*first, *between], None
         if found is None:
             first, whole = between, all(t.text.isdigit() for t in tokens[at : made[1]] if t.kind == "number")
         found, at, between = found or made[0], made[1], []
     return None if found is None else _worded(replace(found, rest=found.rest or rest), first, between, whole)
 
 
+def _told_of(first: Sequence[Token], between: Sequence[Token]) -> bool:
+    """Whether a number belongs to what the next one is told of ("The interest over 5 years is $2,125")."""
+    of = [t.text.lower() for t in first if t.kind == "word"][-1:]
+    verb = [t.text.lower() for t in between if t.kind == "word"][-1:]
+    return bool(of and verb) and of[0] in _OF and verb[0] in ("is", "are", "was", "were", "be", "equals")
+
+
+_OF = frozenset(
+    ("of", "in", "over", "after", "for", "on", "at", "by", "from", "with", "than", "the", "between", "within")
+)
+
+
 def _worded(found: Quantity, before: Sequence[Token], after: Sequence[Token], whole: bool) -> Quantity | None:
     """`found` with what it counts, where the words on both sides leave it as it is; else None."""
-    noun = counted(after, found.value) if led(before, whole) else None
+    part = after[:1] and after[0].text == "th" and before[-1:] and before[-1].text in ("a", "an")
+    noun = counted(after, found.value) if led(before, whole) and not part else None
     return None if noun is None else replace(found, noun=noun)
 
 
@@ -317,11 +309,13 @@ def _past_aside(tokens: Sequence[Token], at: int, found: Quantity) -> int:
     """The token behind a bracketed remark of words or arithmetic: "12 (3 x 4)"; 0 where it is none, such as "12 (or 13)"."""
     close = next((i for i in range(at, len(tokens)) if tokens[i].text == ")"), 0)
     inside = tokens[at + 1 : close]
+    told = read_whole([t for t in inside if t.text.lower() not in ("or", "equivalently")])
+    share = inside[1:2] and inside[-1].text in _PERCENT and (told := read_whole(inside[:-1])) is not None
+    if told is not None and agree(told.value / 100 if share else told.value, found.value):
+        return close + 1
     if any(t.text.lower() in _ELSE for t in inside) or not remarks(inside):
         return 0
-    told = read_whole(inside)
-    again = told is not None and agree(told.value, found.value)
-    bare = not again and all(t.kind == "number" or t.text in ("-", ",", *_MONEY, *_PERCENT) for t in inside)
+    bare = all(t.kind == "number" or t.text in ("-", ",", *_MONEY, *_PERCENT) for t in inside)
     return 0 if bare else close + 1
 
 

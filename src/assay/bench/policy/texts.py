@@ -145,7 +145,10 @@ def _hour(match: re.Match[str]) -> str:
 
 _YES = re.compile(r"(yes|no|true|false)\b\s*[-,.;:!](?!\s*\d)\s*(.+)", re.I | re.S)
 _BUT = r"\b(?:yes|maybe|perhaps|or|unless|but|if|actually|doubt|otherwise|sometimes|partly|idea)\b|[?]"
-_SUBJECT = re.compile(r"(?:it|this|that|they|these|the [\w-]+(?: [\w-]+){0,2}) (?:is|are|was|were) (?P<said>.+)", re.I)
+_SUBJECT = re.compile(
+    r"(?:(?:it|that|he|she)'s|(?:it|this|that|they|these|the [\w-]+(?: [\w-]+){0,2}) (?:is|are|was|were)) (?P<said>.+)",
+    re.I,
+)
 _CONTRARY = re.compile(
     r"\b(?:not?|never|neither|none|nothing|wrong|false|incorrect|opposite|contrary|former|other|un\w+)\b|n't\b", re.I
 )
@@ -162,12 +165,16 @@ def _cores(given: str, right: str) -> Iterator[str]:
     if subject and not _SUBJECT.fullmatch(right) and not _CONTRARY.search(given[: subject.start("said")]):
         yield subject["said"]
     against_that = _NOT_THAT.fullmatch(given)
+    if against_other := re.fullmatch(r"not [^,;]+?,? but (?P<said>[^,;]+)", given, re.I):
+        yield against_other["said"]
     if against_that and plain(against_that["other"]) != plain(right):
         yield against_that["said"]
     if re.match(r"(?:on|in|at|to) (?!the\b(?! \w+$))", given, re.I) and not re.match(r"(?:on|in|at|to) ", right, re.I):
         yield given[3:]
     if reason := re.search(r",?\s+(?:because|since)\b", given, re.I):
         yield given[: reason.start()]
+    if verb := re.fullmatch(r"(?:it|they) (\w+)", given, re.I):
+        yield verb[1]
     if re.match(r"(?:it|this) can ?not\b", given, re.I):
         yield given.split(" ", 1)[1]
 

@@ -30,7 +30,7 @@ _BESIDE = re.compile(rf"(?<=\()(?:{_WORDS_RUN})(?=\))|^\s*(?:{_WORDS_RUN})(?=\s*
 MORE = re.compile(rf"\d\s*(?:{'|'.join(_POWERS)})\s+(?:and\s+)?(?:{_SMALL})\b", re.I)
 """Digits that number words go on with: "1 million and one"."""
 _LEAD = (
-    r"\W*(?:(?:the\s+)?(?:final\s+)?answer\s*(?:is|:)?|it\s+is|is|there\s+(?:are|is)|about|approximately|exactly|only|just)?"
+    r"\W*(?:(?:the\s+)?(?:final\s+)?answer\s*(?:is|:)?|it\s+is|is|there\s+(?:are|is)|about|approximately|exactly|only|just){0,1}\W*(?:exactly|only|just)?"
     r"\W*"
 )
 
@@ -149,6 +149,9 @@ def _value(said: str) -> str | None:
     if halves := re.fullmatch(rf"(.+) and a half ({'|'.join(_POWERS)})", said):
         count = _value(halves[1])
         return None if count is None else str((Fraction(count) + Fraction(1, 2)) * _POWERS[halves[2]])
+    if one_more := re.fullmatch(rf"(.+) and an? ({'|'.join(_PARTS)})", said):
+        count = _value(one_more[1])
+        return None if count is None else str(Fraction(count) + Fraction(1, _PARTS[one_more[2]]))
     if mixed := re.fullmatch(rf"(.+) and ((?!an?\b)\S+[\s-](?:{'|'.join(_PARTS)}))", said):
         count, part = _value(mixed[1]), _fraction(re.split(r"[\s-]+", mixed[2]))
         return None if count is None or part is None or Fraction(part) >= 1 else str(Fraction(count) + Fraction(part))
@@ -183,15 +186,13 @@ def _value(said: str) -> str | None:
 
 
 def _fraction(words: list[str]) -> str | None:
-    """ "three quarters" is 3/4, "two half" (two and a half) 5/2."""
+    """ "three quarters" is 3/4."""
     part = _PARTS[words[-1]]
     if len(words) == 1:
         return f"1/{part}"
     count = _value(" ".join(words[:-1]))
     if count is None or not count.isdigit():
         return None
-    if words[-1] in ("half", "third", "quarter", "fourth", "fifth", "sixth", "eighth", "tenth") and count != "1":
-        return f"{int(count) * part + 1}/{part}"
     return f"{count}/{part}"
 
 

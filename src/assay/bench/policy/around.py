@@ -1,0 +1,278 @@
+"""Whether what stands around a final answer leaves it as it is, in its sentence and behind it.
+
+Nothing is trusted that is not known. Before "the answer is" stand words that lead on to it ("so", "we conclude that"); before
+a box a clause that ends in a verb of being or having, "=", a colon or what is measured; behind an answer, in its sentence, a
+unit or a noun, where and for what, a reason, or that it is what was asked. What follows may explain, and not take it back.
+"""
+
+import re
+
+from assay.bench.policy.beside import APPROXIMATE, ARRIVING, BEING, CHANGERS, arrives, given, OPERATORS, known, words_of
+from assay.bench.policy.characters import written
+from assay.bench.policy.letters import letter
+from assay.bench.policy.quantities import Quantity, quantity
+
+NEAR = 400
+"""Characters behind an answer in which it may be taken back."""
+_CLAUSE = re.compile(
+    r"[.,;:!?](?=[\s*$\"'\\]|$)|\n|\b(?:then|so|but|hence|thus|therefore|because|since|as|and)\b|[，。；：、]", re.I
+)
+_TURNS = words_of("or else alternatively otherwise maybe perhaps possibly and/or if nor either vs versus")
+"""Words which, alone before an answer, make it one of several, or none."""
+_FILL = words_of("then it the answer is be not could may might also but and even just")
+_OPENERS = words_of(
+    "so thus therefore hence then and finally now which that this it means shows gives implies follows we i get gets find"
+    " conclude see know have has obtain can our my is be in conclusion summary total short overall as result consequently"
+    " clearly but ultimately indeed again ok okay well alright yes great let's put state give with to from because of step"
+    " accordingly obviously also here hereby verify check confirm verified confirmed done given submit your option think"
+    " believe say would must believe answering answer final correct the best single exact simplified quick required i'm sure"
+    " confident donc ainsi alors daher somit deshalb entonces luego por lo tanto par conséquent folglich all above below"
+    " desired asked leaving an of round rounded follow following next arrive at on after using looking clear us now there me just only actually really certainly"
+)
+"""Words that lead on to "the answer is", and leave it told."""
+_CJK_OPENER = re.compile(
+    r"[\s*#>【\[(\"'：:]*(?:(?:综上(?:所述)?|所以|因此|因而|于是|那么|由此|故而?|可得|得到?|可知|最后|最终|正确|本题|该题|此题|这道题|题目|我们|则|即"
+    r"|的|解|答|最佳|标准|参考|为|也就是说|从而|选择?|应|该|正确的?)[\s*，,：:]*)*"
+)
+_STRIPPED = re.compile(
+    r"(?:[\s$*&{\"'`_>#]|\\[$\[,;:! ]|\\\(|\\(?:displaystyle|q?quad|large|bf|bold|text(?:bf|it)?|math(?:bf|rm|bb))(?![A-Za-z])"
+    r"|\\begin\{[a-z]+\*?\}(?:\{[^{}]*\})?|\\[!,])+$"
+)
+"""What stands right before an answer and only sets its looks."""
+_RELATION = re.compile(
+    r"(?<![<>])(?<!\D!)=$|\\(?:equiv|approx|in|implies|Rightarrow|Longrightarrow|rightarrow|therefore|iff|quad|end\{[a-z]+\*?\})$|[-=]>$"
+    r"|[:：.!。,，;；\]}|~]$"
+)
+_END = re.compile(
+    r"[.!?](?=[\s$*)\"'\]}\\]|$)|[。！？；;]|\n(?=\s*(?:[-*#>|~]|\d+[.)]|[A-Z\u3400-\u9fff])|\s*\n)|\\\](?=\s*[A-Z])"
+)
+_CLOSED = re.compile(
+    r"^(?:[\s$*`\"')\]}&~]|\|(?=[\s|]*$)|\\[\])!,; ]|\\\\|\\(?:end|begin)\{[a-z]+\*?\}|</?\w+>|,(?=\s*$))+"
+)
+_ATTACHED = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|%|\\?%|\(?\s*\\?(?:p|b)?mod(?![A-Za-z])[\s{(]*\d+[\s})]*|'+(?=\s|$)")
+_FORMULA = re.compile(r"[-+*/^_!<>\d\\({\[]|(?i:times|plus|minus|divided|squared|cubed)\b|[a-z](?=$|\s*[=^+*])")
+_DASH = re.compile(r"^-{1,3}\s+(?=[A-Za-z])|^[-–—]+(?=\s*[a-z]{3})")
+_TURN = re.compile(
+    r"^\W*(?:but\W+)?(?:it\W+)?(?:or|else|otherwise|alternatively|maybe|perhaps|possibly|if not)\b|\b(?:may|might|could)"
+    r"\s+(?:\w+\s+){0,2}?be\b|^\W*[/|]|\b(?:alternative|another(?: possible)?|other) (?:answer|solution|option)\b"
+    r"|\balso\s+(?:be|possible|valid|correct|right|works?|fits?|acceptable)\b",
+    re.I,
+)
+_LIKE = re.compile(
+    r"\W*(?i:(?:(?:it|the|answer|option|choice|is|be|then|you|might|may|could|say|even|just|like|about|perhaps|maybe)\W+)*)"
+    r"\W*(?:(?-i:[A-Z])(?![\w'])(?! [a-z])|[a-z]\)|\d|\\(?:boxed|fbox)|answer>|x\s*=)"
+)
+"""What looks like an answer, with words that lead to it."""
+_TAKEN_BACK = re.compile(
+    r"(?:^|[.,!?)\n，。])\W*(?:hmm+|wait|actually|correction|sorry|oops|scratch that|on (?:second|closer|further) \w+"
+    r"|on reflection|or rather|apologies|hold on|edit:|update:|(?:but|oh|ah|no),? (?:wait|no|actually)|just kidding"
+    r"|no,? (?:it|that|the|this)\b|i mean\b|or should\b|不对|等等|更正)(?![A-Za-z])"
+    r"|^[^\w\n]*(?:but|however|no|nope|yet|although|though)\b(?! (?:only after|not\b))|^[\s$*]*\?"
+    r"|\b(?:this|that|it) (?:is|was) (?:only|just|merely|still|for)\b|\b(?:kidding|my mistake|i was wrong|i (?:misread|miscounted|forgot|overlooked|miscalculated)|(?:forget|ignore) what|(?:disregard|ignore|forget|retract|withdraw|strike|redo) (?:this|that|the|it|my)|changed my mind|ought to be|take (?:that|it) back|no idea|not sure|i doubt|i do(?: not|n't) (?:think|know|trust)"
+    r"|(?:this|that|it|which|answer|above)\b[^.\n]{0,20}\b(?:wrong|incorrect|a mistake|an error|not (?:right|correct|the"
+    r" answer))|should (?:be|have been)\b(?=\W*[-$\\(]*\d)|cannot be right)\b"
+    r"|\bto (?:get|find|obtain|give|reach|arrive at) the (?:\w+ )?(?:answer|result|total|solution)\b"
+    r"|\b(?:correct|actual|real|true|right|proper) (?:value|result|number|one|option|choice|answer)s?\s*(?:is|was|are|would be|:)",
+    re.I,
+)
+"""What begins to take an answer back."""
+_SAYS = re.compile(
+    r"\b(?:it'?s|it is|that'?s|says|said|should be)\s+(?:actually\s+|really\s+)?([-$\\(]*\d[\d.,]*)(?=\W*(?:$|[.!\n]|and\b))",
+    re.I,
+)
+"""Another number that a later sentence tells."""
+_CHECKED = re.compile(r"\b(?:check|verify|confirm|correct|right|indeed|yes)", re.I)
+
+
+def told(before: str) -> bool:
+    """Whether what stands before "the answer is" in its sentence leaves it told: nothing, or words that lead on to it."""
+    clause = _CLAUSE.split(before[-NEAR:])[-1]
+    if re.search(r"[\u3400-\u9fff]", clause):
+        return bool(_CJK_OPENER.fullmatch(clause))
+    return all(w.lower() in _OPENERS for w in re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", clause)) and not _turning(clause)
+
+
+def _turning(clause: str) -> bool:
+    """Whether a clause is nothing but words that make what follows another answer, or none."""
+    words = re.findall(r"[a-z]+(?:/[a-z]+)?", clause.lower())
+    return (
+        bool(words)
+        and all(w in _TURNS or w in _FILL for w in words)
+        and not re.search(r"[\d=]", clause)
+        and any(w in _TURNS for w in words)
+    )
+
+
+def turned(before: str, inside: str) -> bool:
+    """Whether what stands right before an answer makes it one of several ("7, or", "if not, then", "7 /"): unless it is the
+    same amount again."""
+    bare = _STRIPPED.sub("", before[-NEAR:])
+    if bare.endswith(("|", "/")):
+        return not bare.split("\n")[-1].startswith("|")
+    part = next((x for x in reversed(re.split(r"\n|[.,;:!?]+(?=\s|$)|[，。；]", bare)) if x.strip(" *$|")), "")
+    if not (_turning(part) or re.search(r"\S\s*\bor\W*(?:[a-z]\w?\s*=?)?\W*$", part)):
+        return False
+    one, again = _last_value(re.sub(r"\s*[A-Za-z]+\s*$", "", bare)), quantity(inside)
+    return one is None or again is None or not (one.equals(again) or again.equals(one))
+
+
+def leads(before: str, inside: str) -> bool:
+    """Whether what stands before a box in its sentence leaves it as it is."""
+    text = before[-NEAR:]
+    bare = _STRIPPED.sub("", text)
+    if bare.endswith("(") and bare[-2:-1].isspace():
+        bare = _STRIPPED.sub("", bare[:-1])
+    if not bare:
+        return True
+    sentence = re.split(r"[.!?](?=\s)|[。！？]|\n\s*\n|\\\]", bare)[-1]
+    words = [w.lower() for w in re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", _commandless(sentence))]
+    if words[:1] and words[0] in _SUPPOSED and not re.search(r"[,，]|\bthen\b", sentence):
+        return False
+    clause = _CLAUSE.split(sentence.rstrip(" :：,"))[-1]
+    if re.search(r"\b(?:answer|option|choice)s?\b|答案", clause) and not told(
+        re.split(r"\b(?:answer|option|choice)s?\b|答案", text[: len(bare)].rstrip(" :"))[-2]
+    ):
+        return False
+    if re.search(r"\bno (?:way|means|chance)\b", clause) or any(
+        w in _SUSPECT for w in re.findall(r"[a-z]+", clause.lower())
+    ):
+        return False
+    if relation := _RELATION.search(bare):
+        again = re.search(r"\\(?:boxed|fbox)\{([^{}]*)\}$", bare)
+        if again is not None:
+            return again[1].strip() == inside.split(",")[0].strip()
+        if relation[0] in ("}", "]") and not re.search(r"\\(?:end|begin)\{[^{}]*\}$|\\\]$", bare):
+            return False
+        ended = re.findall(r"[a-z]+", _CLAUSE.split(bare.rstrip(" :：,"))[-1].lower())[-3:]
+        return not (relation[0] in ",:" and any(w in _LIMITS for w in ended))
+    if re.search(r"[\u3400-\u9fff]$", bare):
+        return not _CJK_CHANGES.search(clause[-8:])
+    last = re.search(r"([^\W\d_]+(?:'[^\W\d_]+)?)$", bare)
+    if last is None or _open_formula(before, bare) or bare[: last.start()].endswith("\\"):
+        return False
+    if any(w in APPROXIMATE for w in words[-2:]) and re.fullmatch(r"\W*\d+\W*", inside):
+        return False
+    words = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", _commandless(clause).lower()) or words
+    being = max((i for i, w in enumerate(words) if w in BEING), default=-1)
+    told_of = words[being + 1 :] if being >= 0 else []
+    if being > len(words) - 3 and any(w in _MODAL for w in words[max(0, being - 2) : being]):
+        return False
+    if len(told_of) < 4 and not all(w in ARRIVING or w.endswith("ed") for w in told_of):
+        return False
+    if re.search(r"\d", inside) and not arrives(words):
+        return False
+    relation_ = words[-1] in ("when", "if", "for") and re.search(r"[<>=]|\\(?:le|ge|ne|in)", inside)
+    return last[1].lower() in ARRIVING or given(re.findall(r"[^\W\d_]+", bare[-60:])) or bool(relation_)
+
+
+_LIMITS = words_of("not never most least than between")
+_SUSPECT = words_of(
+    "estimate estimates mistake mistakes mistaken mistakenly wrong wrongly incorrect incorrectly erroneous guess trap naive naively decoy"
+)
+"""Words of a clause that tells no answer."""
+_SUPPOSED = words_of(
+    "if suppose supposing assume assuming let unless whether imagine pretend say were had contradiction"
+)
+_MODAL = words_of("not never cannot can't couldn't may might could won't wouldn't shouldn't also isn't")
+"""Words right before a verb of being that leave open, or deny, that it is."""
+_CJK_CHANGES = re.compile(r"[不非约超近]|至少|至多|小于|大于|少于|多于|最多|最少|可能|也许|除")
+
+
+def _commandless(text: str) -> str:
+    return re.sub(r"\\[A-Za-z]+", " ", text)
+
+
+def _open_formula(before: str, bare: str) -> bool:
+    """Whether `bare` ends within a formula that the answer goes on with."""
+    between = before[len(before[-NEAR:]) and before.rfind(bare[-20:]) + len(bare[-20:]) :]
+    opened = bool(re.search(r"\$|\\\(|\\\[|\\begin", between))
+    return not opened and bare.count("$") % 2 == 1
+
+
+def _last_value(text: str) -> Quantity | None:
+    """The last value of a formula that ends a text ("so $AB = 5/4 = 1.25$")."""
+    said = re.sub(r"[\s$,;]+$", "", text)
+    formula = re.split(r"[$=]|\\approx|\\\(|\\\[|\s(?=\S+$)", said)
+    return quantity(formula[-1].rstrip(r"\)] "))
+
+
+def follows(inside: str, after: str) -> bool:
+    """Whether what stands behind an answer, in its sentence and after it, leaves it as it is."""
+    end = _END.search(after)
+    part, rest = (after[: end.start()], after[end.end() :]) if end else (after, "")
+    if end and end[0] == "?" or part.lstrip(" $*").startswith("?"):
+        return False
+    return _goes_on(inside, part[: 2 * NEAR]) and stays(inside, rest)
+
+
+def _goes_on(inside: str, part: str) -> bool:
+    """Whether a sentence goes on after its answer with words that are known to leave it as it is."""
+    said = _CLOSED.sub("", written(_CLOSED.sub("", part)) if part.strip() else "")
+    said = _CLOSED.sub("", _DASH.sub("", said)).strip(" $")
+    if not said:
+        return True
+    chosen = letter(inside) is not None
+    if attached := _ATTACHED.match(said):
+        return _goes_on(inside, said[attached.end() :])
+    if said[0] in "/|":
+        return False
+    if said.startswith("="):
+        return bool(re.match(r"=\s*(?:[A-Za-z]|\\[a-z]+\s*[A-Z]+)\s*$", said)) or _again(inside, said[1:])
+    if said.startswith("("):
+        close = said.find(")")
+        if close > 0 and not chosen:
+            return _remark(inside, said[1:close]) and _goes_on(inside, said[close + 1 :])
+    if not chosen and _FORMULA.match(said):
+        return False
+    if not chosen and re.match(
+        r"[,;:]?\s*(?:(?:and|or|&|i\.e\.|that is|或者?|即|和)[\s,:]*(?:\w+\s+)?)?[-$(]*(?:\d|\\frac|\\sqrt)", said
+    ):
+        return _again(inside, re.sub(r"^[,;:]?\s*(?:and|or|&|i\.e\.|that is|或者?|即|和)?[\s,:]*", "", said))
+    if re.match(r"[,;]?\s*(?:and|&)\s*\(?[B-Z]\b|[,;/]\s*\(?[A-Z]\b(?!\s+[a-z])", said):
+        return False
+    return known(said)
+
+
+def _again(inside: str, said: str) -> bool:
+    """Whether the same amount is told again."""
+    one, other = quantity(inside), quantity(re.split(r",\s|[.;](?:\s|$)|\)", said)[0].strip())
+    return one is not None and other is not None and (one.equals(other) or other.equals(one))
+
+
+def _remark(inside: str, said: str) -> bool:
+    """Whether what stands in brackets behind an answer only tells of it."""
+    words = re.findall(r"[a-z']+", said.lower())
+    if words[:1] and words[0] in ("since", "because", "as"):
+        return known(said)
+    if words[:1] == ["not"]:
+        return not _again(inside, re.split(r",\s", said[4:])[0])
+    if any(w in OPERATORS | _TURNS | BEING and w != "or" for w in words):
+        return False
+    return _again(inside, re.sub(r"^\W*(?:or|i\.e\.|that is)?\W*(?:equivalently|about)?\s*", "", said)) or not (
+        re.search(r"\bor\b", said) or re.fullmatch(r"[-\d.,$\s]+", said)
+    )
+
+
+def stays(inside: str, rest: str) -> bool:
+    """Whether the sentences behind an answer do not take it back, nor tell another that shall count as well."""
+    rest = re.sub(r"(?im)^(\W*(?:or|else|otherwise|alternatively|maybe|perhaps)\W*)\n+", r"\1 ", rest[:NEAR])
+    for sentence in re.split(r"[.;!?](?=\s)|\n", rest):
+        turn = _TURN.search(sentence)
+        other = turn and (
+            _LIKE.match(sentence, turn.end()) or ("also" in turn[0].lower() and re.search(r"\d", sentence))
+        )
+        if turn and other and not _again(inside, sentence[turn.end() :].lstrip(" ,:")):
+            return False
+    if any(not _again(inside, said[1]) for said in _SAYS.finditer(rest)):
+        return False
+    for turn in _TAKEN_BACK.finditer(rest):
+        again = re.findall(r"-?\d[\d,]*(?:\.\d+)?|(?<![A-Za-z])[A-Z](?![A-Za-z'])", rest[turn.start() :])
+        if not (
+            _CHECKED.search(rest, turn.start()) and again and (_again(inside, again[-1]) or _letter(inside, again[-1]))
+        ):
+            return False
+    return True
+
+
+def _letter(one: str, other: str) -> bool:
+    return letter(one) is not None and letter(one) == letter(other)

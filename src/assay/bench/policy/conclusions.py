@@ -1,0 +1,105 @@
+"""The answer of a text that marks none: what it is, where it is nothing else, or what its last sentence tells for sure."""
+
+import re
+
+from assay.bench.policy.around import follows, leads, stays, turned
+from assay.bench.policy.beside import MEASURES
+from assay.bench.policy.letters import letter
+from assay.bench.policy.quantities import quantity
+
+_LONGEST = 60
+"""Characters of a text that is its own answer."""
+_FRAME = re.compile(r"^```\w*\n|\n?```$|^[\s$]*(?:\\therefore|\\Rightarrow|[⇒→∴]|[-=]>)\s*")
+_OPTION = re.compile(r"\W*([A-H])(?:[.)]?\W*|[.)][^\n]{1,60})\n+(?=\S)")
+"""An option on the first line, before what is said of it."""
+_OPTIONS = re.compile(r"^\W*[A-H](?:\W*$|[.)])", re.M)
+_YES = re.compile(r"\W*(?:yes|no)\b(?:[.!](?=\s|$)|,[^.\n]*\.?)", re.I)
+_HEDGED = re.compile(r"\b(?:or|if|unless|maybe|perhaps|idea|answer|sure|yes and no|would)\b|[?？]", re.I)
+_ASIDE = re.compile(
+    r"\W*(?:i hope|hope (?:this|that)|let me know|feel free|if you (?:have|need|would|want)|please|is there anything"
+    r"|would you like|good luck|happy to|thank you|thanks|(?:check|verification|note|remark|explanation)\W*:)",
+    re.I,
+)
+"""Sentences behind the last one that counts."""
+_UNSURE = re.compile(
+    r"\b(?:think|guess|believe|maybe|perhaps|possibly|probably|might|could|if|unless|cannot|can't|unclear|either|not|no means"
+    r"|may|nobody|suppose|assum\w+|let|need to|have to|find (?:when|where|whether|out|the)|when|whether|(?:first|next|second) (?:step|part|one)|answer\s*(?:is|was|[:=]))\b|n't\b"
+    r"|^\W*(?:or|else|otherwise|alternatively)\b|[?？]",
+    re.I,
+)
+"""What makes a last sentence no conclusion; one that marks its answer, and did not count by that, is none either."""
+_WHOLE = re.compile(r"[.!。*`]$|(?:[\d)}]|\b[a-z])\s*=[^=]*\d\W*$")
+_SHORT = re.compile(r"(?=.{1,80}$).*\b(?:is|are|was|were|has|have|costs|takes)\b")
+_ASSIGNED = re.compile(r"[^=\d]*[A-Za-z]{2}\s*=")
+_LAST = re.compile(
+    r"\b(?:so|therefore|thus|hence|which means|then|finally)\b,?\s*|\bin (?:total|conclusion|summary|short)[,:]\s*"
+    r"|,\s+(?=(?:the|there|it|he|she|they|we|you|each)\s)",
+    re.I,
+)
+"""After what the last clause of a sentence begins."""
+_PICKED = re.compile(
+    r"\b[A-H]\W* is (?:the )?(?:true|correct|right|best)\b|\b(?:option|choice|choose|pick|select)\b|选", re.I
+)
+_STATED = re.compile(
+    r"(?:it's|(?:the|it|this|that|they|these) [^,;:()=]{0,80}?\b(?:is|are|was|were)) (?P<said>(?!not\b|no\b)[^,;:()=?]{1,40})",
+    re.I,
+)
+"""A sentence that says of one thing what it is."""
+
+
+def bare(text: str) -> str | None:
+    """A text that is nothing but a letter, a number or a word, or begins with a letter on a line of its own."""
+    said = _FRAME.sub("", text.strip()).strip()
+    if (first := _OPTION.match(said)) and stays(first[1], said[first.end() :]):
+        return None if _OPTIONS.search(said, first.end()) else first[1]
+    if (
+        not said
+        or len(said) > _LONGEST
+        or re.search(r"[\n<]|\\(?:boxed|fbox|framebox)\b", said)
+        or re.match(r"[^=]*:[^=]*=", said)
+    ):
+        return None
+    number = quantity(said)
+    one = re.fullmatch(r"[*\"'(\[]*[^\W_][\w'-]*[*\"')\].!。]*", said)
+    phrase = (
+        re.fullmatch(r"[A-Z][^\d:=]*\.", said)
+        and len(said.split()) < 5
+        and not (_UNSURE.search(said) or _STATED.match(said))
+    )
+    return said.rstrip(".。") if one or phrase or letter(said) or (number is not None and not number.rest) else None
+
+
+def concluded(text: str) -> str | None:
+    """What the last sentence tells: one number or letter, yes or no, what one thing is, or one thing in bold."""
+    if (yes := _YES.match(text)) and not _HEDGED.search(text[:200]) and not _YES.match(text, yes.end()):
+        return yes[0].strip(" *\n") if stays(yes[0], text[yes.end() :]) else None
+    lines = [x.strip() for x in text.split("\n") if re.search(r"\w", x)]
+    sentences = [x for line in lines[-3:] for x in re.split(r"(?<=[\w)*%$\]}][.!?])\s+(?=[*\"']*[A-Z])", line)]
+    while sentences and _ASIDE.match(sentences[-1]):
+        sentences.pop()
+    last = re.sub(r"\s*[^\x00-\x7f\u3000-\uffef]+$", "", sentences[-1]) if sentences else ""
+    if not _ended(last, len(lines) == 1) or _UNSURE.search(last) or _ASSIGNED.match(last):
+        return None
+    if len(sentences) > 1 and turned(sentences[-2] + "\n", last):
+        return None
+    if re.fullmatch(r"\*\*[^*]{1,40}\*\*\.?", last):
+        return last.strip(" *.")
+    strong = [m for m in re.finditer(r"\*\*([^*]{1,60})\*\*", last) if m.start()]
+    if len(strong) == 1:
+        inside, before, behind = strong[0][1], last[: strong[0].start()], last[strong[0].end() :]
+        return (
+            inside.strip() if leads(before, inside) and follows(inside, behind) and not turned(before, inside) else None
+        )
+    clause = _LAST.split(last)[-1].strip(" *").rstrip(".。")
+    if quantity(clause) or (_PICKED.search(clause) and letter(clause)):
+        return clause
+    stated = _STATED.fullmatch(clause)
+    return stated["said"] if stated and not re.search(r"\bor\b", clause) else None
+
+
+def _ended(last: str, alone: bool) -> bool:
+    """Whether a last sentence is not broken off: it has its full stop, or is a sum, a number, or a label with one."""
+    label, colon, _ = last.partition(":")
+    named = colon and any(w in MEASURES - {"score"} for w in label.lower().split())
+    number = quantity(last)
+    return bool(_WHOLE.search(last) or named or (number and not number.rest) or (alone and _SHORT.match(last)))
