@@ -12,14 +12,17 @@ import pytest
 
 import reasoning_sets
 from answer_server import AnswerServer, post, words
-from assay.bench.benchmark import BenchmarkResult, Skipped
+from assay.bench import table
+from assay.bench.benchmark import BenchmarkResult, Failed, Skipped
 from assay.bench.reasoning.drivers import Library, library_of
 from assay.bench.reasoning.environments import MARK, environment
-from assay.bench.reasoning.measure import Settings, measure
-from assay.bench.reasoning.rows import Answered, Job
+from assay.bench.reasoning.measure import Measured, Settings, measure
+from assay.bench.reasoning.rows import Absent, Answered, Job
 from assay.bench.reasoning.serving import Endpoint, served
 from assay.bench.reasoning.tasks import TASKS
+from assay.cli.policy_bench import _end
 from assay.errors import AssayError
+from assay.llm.budget import BudgetSpent
 from in_process import assay
 
 
@@ -168,14 +171,14 @@ def boxed(job: Job) -> Iterator[Answered]:
 
 def little(name: str, *_: object) -> Library:
     if name != "aime24":
-        raise AssayError(f"{name}: not here")
+        raise Absent(f"{name}: not here")
     return Library(driver=boxed, name="little 1.0")
 
 
 def run(server: AnswerServer, data: Path, out: Path, **more: Any) -> Any:
     end = Endpoint(url=server.url, model="m", identity="m", by="a test")
     settings = Settings(only=("aime24",), repeats=3, **more)
-    return measure(end, data, out, settings, out, say=lambda _: None, library=little)
+    return measure(end, data, out, settings, out, say=lambda _: None, library=little)[:2]
 
 
 def test_a_run_from_a_server_to_a_number(data: Path, tmp_path: Path) -> None:
@@ -193,6 +196,106 @@ def test_a_run_from_a_server_to_a_number(data: Path, tmp_path: Path) -> None:
         told = json.loads((tmp_path / "out" / "cards.json").read_text())["aime24"]
         assert told["library"] == "little 1.0"
         assert told["temperature"] == 0.6
+    finally:
+        server.stop()
+
+
+def crossed(name: str, *_: object) -> Library:
+    """aime24 as above; ifeval's library ends without a word, and mathvision's gives no row a score."""
+
+    def broken(job: Job) -> Iterator[Answered]:
+        raise AssayError("ifeval: its library ended with 1: no space left")
+        yield
+
+    def silent(job: Job) -> Iterator[Answered]:
+        yield Answered(benchmark=name, question="1", repeat=0, answer="", score=None, fault="it excludes all")
+
+    driver = {"aime24": boxed, "ifeval": broken, "mathvision": silent}[name]
+    return Library(driver=driver, name="little 1.0")
+
+
+def test_one_without_a_score_takes_nothing_from_the_others(data: Path, tmp_path: Path) -> None:
+    """Failed ones are lines with their reasons, before and after one that has its number; alone they are the error."""
+    server = AnswerServer(lambda body: reasoning_sets.reply(words(body)))
+    end = Endpoint(url=server.url, model="m", identity="m", by="a test")
+    try:
+        settings = Settings(only=("ifeval", "aime24", "mathvision"))
+        found = measure(end, data, tmp_path, settings, tmp_path, say=lambda _: None, library=crossed)
+        assert [type(r).__name__ for r in found.results] == ["Failed", "BenchmarkResult", "Failed"]
+        assert [str(r) for r in found.failed] == [
+            "ifeval: failed: its library ended with 1: no space left",
+            "mathvision: failed: none of 1 answers has a score (it excludes all); see to that, then run it again",
+        ]
+        assert [row[:3] for row in table.rows(found.results)] == [
+            ("ifeval", "failed", "0"), ("aime24", "pass@1, mean of 1", "3"), ("mathvision", "failed", "0")
+        ]  # fmt: skip
+        assert list(json.loads((tmp_path / "cards.json").read_text())) == ["aime24"]
+        with pytest.raises(AssayError, match=r"^ifeval: its library ended with 1: no space left$"):
+            measure(end, data, tmp_path, Settings(only=("ifeval",)), tmp_path, say=lambda _: None, library=crossed)
+    finally:
+        server.stop()
+
+
+def test_named_ones_are_looked_at_before_anything_is_asked(data: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "data" / "ifeval"
+    broken.mkdir(parents=True)
+    (broken / "input_data.jsonl").write_text('{"key": 1}')
+    (tmp_path / "data" / "aime24.jsonl").write_text((data / "aime24" / "test.jsonl").read_text())
+    server = AnswerServer(lambda body: "no")
+    end = Endpoint(url=server.url, model="m", identity="m", by="a test")
+    try:
+        with pytest.raises(AssayError, match=r"input_data.jsonl, row 1, field 'prompt'"):
+            measure(
+                end, tmp_path / "data", tmp_path / "out", Settings(only=("aime24", "ifeval")), tmp_path, library=crossed
+            )
+        assert server.asked.total() == 0
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("failed", "short", "unjudged", "error", "message"),
+    [
+        (True, ["aime24"], [], AssayError, r"mmmu has no number \(why\)\. What the others came to is kept"),
+        (False, [], ["aime24: judge j is gone"], AssayError, "judge j is gone"),
+        (False, ["aime24"], [], BudgetSpent, "the budget of 7 tokens ended in aime24"),
+    ],
+)
+def test_how_a_run_ends(
+    failed: bool, short: list[str], unjudged: list[str], error: type[AssayError], message: str
+) -> None:  # fmt: skip
+    told = Measured([Failed(name="mmmu", reason="why")] if failed else [], short, unjudged)
+    with pytest.raises(AssayError, match=message) as found:
+        _end(told, 7)
+    assert type(found.value) is error
+
+
+def test_a_judge_that_is_gone_takes_nothing_from_the_rule(data: Path, tmp_path: Path) -> None:
+    class Gone:
+        name = "gone"
+
+        def complete(self, requests: Any) -> Any:
+            raise AssayError("gone: no answer")
+
+    server = AnswerServer(lambda body: reasoning_sets.reply(words(body)))
+    end = Endpoint(url=server.url, model="m", identity="m", by="a test")
+    try:
+        found = measure(
+            end,
+            data,
+            tmp_path,
+            Settings(only=("aime24",)),
+            tmp_path,
+            judges=[Gone()],
+            say=lambda _: None,
+            library=little,
+        )
+        (result,) = found.results
+        assert isinstance(result, BenchmarkResult)
+        assert (result.headline and result.headline.value) == 100.0
+        assert result.diagnostics == ()
+        assert "no numbers of judge gone: gone: no answer" in result.notes
+        assert found.unjudged == ["aime24: gone: no answer"]
     finally:
         server.stop()
 
@@ -249,7 +352,7 @@ def test_what_cannot_run_here_is_a_line(data: Path, tmp_path: Path) -> None:
     server = AnswerServer(lambda body: "no")
     end = Endpoint(url=server.url, model="m", identity="m", by="a test")
     try:
-        found, _ = measure(end, data, tmp_path, Settings(), tmp_path, say=lambda _: None, library=little)
+        found, *_ = measure(end, data, tmp_path, Settings(), tmp_path, say=lambda _: None, library=little)
         assert [r.name for r in found] == [*("aime24", "livecodebench", "livebench", "ifeval", "bfcl", "mmmu", "mathvista"),
                                            *("olympiadbench", "mathvision", "mmmu-pro")]  # fmt: skip
         assert str(found[1]) == "livecodebench: skipped: not here"

@@ -27,7 +27,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Literal
 
-from assay.bench.reasoning.rows import Answered
+from assay.bench.reasoning.rows import Absent, Answered
 from assay.errors import AssayError
 from assay.llm.parsing import after_thoughts
 from assay.sandbox import Ran, isolation, run_python
@@ -83,13 +83,9 @@ def score_code(
 ) -> Iterator[Answered]:
     """The rows, in order, each with the score of its answer's program: 1 where it passes all tests of its question.
 
-    Raises AssayError where the sandbox cannot be had, and for a question without tests.
+    Raises Absent where the sandbox cannot be had, AssayError for a question without tests.
     """
-    if lacking := [w for w in WALLS if w not in isolation()]:
-        raise AssayError(
-            f"programs of a model are not run on this machine: its sandbox lacks {', '.join(lacking)} (it needs Linux 5.13 "
-            "or later on x86_64 or aarch64, with unshare and user namespaces: docs/web.md)"
-        )
+    walled()
 
     def scored(row: Answered) -> Answered:
         if row.question not in tests:
@@ -104,6 +100,15 @@ def score_code(
 
     with ThreadPoolExecutor(workers) as pool:
         yield from pool.map(scored, rows)
+
+
+def walled() -> None:
+    """Raises Absent where the sandbox lacks one of its walls."""
+    if lacking := [w for w in WALLS if w not in isolation()]:
+        raise Absent(
+            f"programs of a model are not run on this machine: its sandbox lacks {', '.join(lacking)} (it needs Linux 5.13 "
+            "or later on x86_64 or aarch64, with unshare and user namespaces: docs/web.md)"
+        )
 
 
 def program_of(answer: str) -> str:

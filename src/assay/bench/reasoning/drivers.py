@@ -10,9 +10,8 @@ from assay.bench.files import rows
 from assay.bench.reasoning import bfcl, code, evalscope
 from assay.bench.reasoning.environments import environment
 from assay.bench.reasoning.livebench import livebench
-from assay.bench.reasoning.rows import Answered, Driver
+from assay.bench.reasoning.rows import Absent, Answered, Driver
 from assay.bench.reasoning.tasks import TASKS
-from assay.errors import AssayError
 
 TEN = (
     "aime24", "livecodebench", "livebench", "ifeval", "bfcl", "mmmu", "mathvista", "olympiadbench", "mathvision", "mmmu-pro",
@@ -40,7 +39,9 @@ class Library:
 
 
 def library_of(benchmark: str, environments: Path, install: bool, say: Callable[[str], None] = print) -> Library:
-    """What runs a benchmark. Raises AssayError, one line with what to do, where nothing does here."""
+    """What runs a benchmark. Raises Absent, one line with what to do, where nothing does here."""
+    if benchmark == "livecodebench":
+        code.walled()
     if benchmark in TASKS:
         python = evalscope.python_of(environments, install, say)
         scorer = sandboxed if benchmark == "livecodebench" else None
@@ -52,7 +53,7 @@ def library_of(benchmark: str, environments: Path, install: bool, say: Callable[
             driver=lambda job: livebench(replace(job, data=job.data / "livebench")), name="LiveBench's own package",
             keeps_ids=False, asks=False,
         )  # fmt: skip
-    raise AssayError(f"{benchmark}: nothing here runs it")
+    raise Absent(f"{benchmark}: nothing here runs it")
 
 
 def _bfcl(mode: str, environments: Path, install: bool, say: Callable[[str], None]) -> Library:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from assay.bench.reasoning.rows import Answered, Job
+from assay.bench.reasoning.rows import Absent, Answered, Job
 from assay.errors import AssayError
 
 BY_HAND = (
@@ -28,7 +28,7 @@ CARD = {
 
 
 def livebench(job: Job) -> Iterator[Answered]:
-    """The rows of what LiveBench's package left of this model in its clone `job.data`. Raises AssayError, with what to type,
+    """The rows of what LiveBench's package left of this model in its clone `job.data`. Raises Absent, with what to type,
     where there is nothing."""
     judged = sorted(job.data.rglob("model_judgment/ground_truth_judgment.jsonl"))
     answers = {r["question_id"]: r for f in sorted(job.data.rglob(f"model_answer/{job.model}.jsonl")) for r in _rows(f)}
@@ -39,7 +39,7 @@ def livebench(job: Job) -> Iterator[Answered]:
                 found += 1
                 yield _answered(job, file, row, answers.get(row["question_id"]))
     if not found:
-        raise AssayError(BY_HAND.format(data=job.data, model=job.model, url=job.url))
+        raise Absent(BY_HAND.format(data=job.data, model=job.model, url=job.url))
 
 
 def _answered(job: Job, file: Path, row: dict[str, Any], answer: dict[str, Any] | None) -> Answered:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -90,7 +91,7 @@ def _running(line: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]
     with log.open("wb") as told:
         process = subprocess.Popen(
             [sys.executable, "-c", _KEEPER, str(os.getpid()), *line], stdout=told, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL, env={"VLLM_NO_USAGE_STATS": "1", **os.environ},
         )  # fmt: skip
         try:
             yield process
@@ -113,9 +114,16 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path, wait_s: float) 
                     return
         except (urllib.error.URLError, OSError, ValueError):
             time.sleep(0.3)
-    said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     why = "it ended" if process.poll() is not None else f"not ready after {wait_s:.0f} s"
-    raise AssayError(f"the model's server did not come up ({why}): {said[-1][:300] if said else 'no word'} ({log})")
+    raise AssayError(f"the model's server did not come up ({why}): {cause(log.read_text(errors='replace'))} ({log})")
+
+
+def cause(log: str) -> str:
+    """What a server's log says of its end: its first error (vLLM's last is that an earlier one ended it), else its last
+    line."""
+    said = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = (m[0] for line in said if (m := re.search(r"\b\w*(?:Error|Exception): .+", line)))
+    return next(errors, said[-1] if said else "no word")[:400]
 
 
 def _free_port() -> int:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.bench.files import Row, found, rows
+from assay.bench.reasoning.rows import Absent
 from assay.errors import AssayError
 
 AIME24_KEY = (
@@ -61,9 +62,10 @@ class Task:
     """evalscope's extra_params of each part."""
 
     def questions(self, data: Path, window: str = "") -> list[Question]:
-        """All questions of the folder, in the order of its files. Raises AssayError where there are none, or one twice."""
+        """All questions of the folder, in the order of its files. Raises Absent where there are none, AssayError
+        where one cannot be read, or is there twice."""
         if not (files := self.paths(data)):
-            raise AssayError(f"{self.name}: no files of it in {data} (their path must match {self.files}); {self.home}")
+            raise Absent(f"{self.name}: no files of it in {data} (their path must match {self.files}); {self.home}")
         made = [self.read(row) for file in files for row in rows(file)]
         made = [q for q in made if _within(str(q.record.get("contest_date") or ""), window)] if window else made
         twice = [k for k, n in Counter((q.part, q.id) for q in made).items() if n > 1]
