@@ -91,7 +91,7 @@ def score_code(
         if row.question not in tests:
             raise AssayError(f"question {row.question} of {row.benchmark} has no tests")
         problem = tests[row.question]
-        code = program_of(row.answer) if row.finished else ""
+        code = (program_of(row.answer) or bare(row.answer, problem)) if row.finished else ""
         found = judge(problem, code) if code else Verdict(False, "no program in the answer")
         return replace(
             row, score=None if found.right is None else float(found.right), extracted=code, fault=found.fault,
@@ -117,6 +117,23 @@ def program_of(answer: str) -> str:
     blocks = re.findall(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```", said, re.DOTALL | re.MULTILINE)
     python = [text for language, text in blocks if language.lower() in ("", "python", "python3", "py")]
     return python[-1] if python else ""
+
+
+def bare(answer: str, problem: Problem) -> str:
+    """An answer to a HumanEval question that is a program without a fence, or the rest of the one that the question
+    begins; "" for anything else."""
+    said = after_thoughts(answer) or ""
+    if problem.kind != "check" or not said.strip():
+        return ""
+    for text in (said, problem.prompt + said):
+        try:
+            tree = ast.parse(text)
+            compile(tree, "answer", "exec")  # nothing runs: a return outside a function is seen here only
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        if problem.entry in {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}:
+            return said
+    return ""
 
 
 def judge(problem: Problem, code: str) -> Verdict:

@@ -211,12 +211,13 @@ def _card(
         max_tokens=job.max_tokens, repeats=job.repeats, seed=job.seed, window=job.window,
         extractor=EXTRACTORS.get(job.benchmark, "the library's own"),
         judge=f"rule first, then {', '.join(j.name for j in judges)}" if judged else "none: the rule alone",
-        measure="prompt, strict" if job.benchmark == "ifeval" else f"pass@1, mean of {job.repeats}",
+        measure=MEASURES.get(job.benchmark, f"pass@1, mean of {job.repeats}"),
         by_subset=bool(task and task.by_subset), subsets=(STANDARD, VISION) if task and task.by_subset else (),
-        extracts=job.benchmark not in ("ifeval", "bfcl"),
+        extracts=job.benchmark not in ("ifeval", "bfcl", "bfcl-fc", "livebench"), asked_here=library.asks,
     )  # fmt: skip
 
 
+MEASURES = {"ifeval": "prompt, strict", "livebench": "mean of categories"}
 _LETTER = "the letter of the last ANSWER: line, else the last capital letter"
 EXTRACTORS = {
     "aime24": "the last box, else the last number; whole numbers by math-verify",
@@ -225,6 +226,7 @@ EXTRACTORS = {
     "mathvista": f"options: {_LETTER}; else the last box, by math-verify",
     "mmmu": f"options: {_LETTER}; open: the ANSWER: line, by MMMU's rule", "mmmu-pro": _LETTER,
     "ifeval": "none: the whole answer is checked", "livecodebench": "the last fenced program",
+    "humaneval": "the last fenced program, else the whole answer",
 }  # fmt: skip
 
 
