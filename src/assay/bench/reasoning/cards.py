@@ -27,7 +27,7 @@ UNSTATED = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
     """What one number was measured with. `questions`: that the data here hold; `published`: of the published benchmark
-    (0: it depends on the window). `prompt`: its first question's, as it was sent, pictures left out."""
+    (0: it depends on the window). `prompt`: one question's, as it was sent, pictures left out."""
 
     benchmark: str
     library: str

@@ -146,7 +146,7 @@ def _answers(
     library: Library, job: Job, out: Path, identity: str, budget: Budget | None, asked: int,
     say: Callable[[str], None],
 ) -> tuple[list[Answered], str, bool]:  # fmt: skip
-    """A benchmark's rows; the first prompt; whether the budget refused some."""
+    """A benchmark's rows; one prompt; whether the budget refused some."""
     if not library.asks:
         return list(library.driver(job)), "", False
     shutil.rmtree(job.work, ignore_errors=True)  # a library that remembers some answers would get others' for the rest
@@ -156,7 +156,7 @@ def _answers(
         rows = list(library.driver(replace(job, url=recorder.url, key="-")))
         rows = joined(rows, recorder.heard) if library.keeps_ids else rows
         tally = recorder.tally
-        prompt = recorder.first_prompt
+        prompt = recorder.prompt
         refused = any("budget" in fault for fault in recorder.faults.values())
     say(
         f"{job.benchmark}: {tally.answered:,} answers ({tally.cached:,} from earlier runs), {tally.cut:,} cut, "
