@@ -93,7 +93,8 @@ def _make(place: Path, pins: Sequence[str], alone: Sequence[str], constraints: P
     """Raises AssayError with pip's last line; what was half made is then removed."""
     shutil.rmtree(place, ignore_errors=True)
     limits = ["-c", str(constraints)] if constraints else []
-    pip = [str(place / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-q", "--no-compile"]
+    pip = [str(place / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-q"]
+    pip.append("--no-compile")  # minutes of two cores, for files most of which are never imported
     steps = [[sys.executable, "-m", "venv", str(place)], [*pip, *limits, *pins], [*pip, "--no-deps", *alone]]
     for command in steps if alone else steps[:2]:
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -25,7 +25,7 @@ from assay.bench.benchmark import BenchmarkResult, Failed, Skipped
 from assay.bench.reasoning import equivalence, estimates
 from assay.bench.reasoning.cards import JUDGED, Card, shortened
 from assay.bench.reasoning.drivers import MORE, TEN, Library, library_of
-from assay.bench.reasoning.recorder import Heard, Recorder, Tally, spent
+from assay.bench.reasoning.recorder import SPENT, Heard, Recorder, Tally, spent
 from assay.bench.reasoning.rows import Absent, Answered, Job
 from assay.bench.reasoning.serving import Endpoint
 from assay.bench.reasoning.tasks import STANDARD, TASKS, VISION, Question
@@ -115,7 +115,7 @@ def measure(
                 cards[name] = card.as_json()
                 write_text(out / "cards.json", json.dumps(cards, indent=2))
             elif refused:
-                told.results.append(Skipped(name=name, reason="not asked: the budget of tokens is spent"))
+                told.results.append(Skipped(name=name, reason=SPENT))
             else:
                 fault = next((r.fault for r in rows if r.fault), "no rows")
                 raise AssayError(f"none of {len(rows):,} answers has a score ({fault}); see to that, then run it again")
@@ -157,7 +157,7 @@ def _answers(
         rows = joined(rows, recorder.heard) if library.keeps_ids else rows
         tally = recorder.tally
         prompt = recorder.prompt
-        refused = any("budget" in fault for fault in recorder.faults.values())
+        refused = SPENT in recorder.faults.values()
     say(
         f"{job.benchmark}: {tally.answered:,} answers ({tally.cached:,} from earlier runs), {tally.cut:,} cut, "
         f"{tally.failed:,} failed; {tally.tokens_in:,} tokens in, {tally.tokens_out:,} out"

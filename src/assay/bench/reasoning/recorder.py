@@ -43,6 +43,7 @@ _ASIDE = ("seed", "stream", "stream_options", "user", "timeout")
 """Fields of a request that are no part of the question."""
 MOST_BODY = 256 * 2**20
 TRIES = 6
+SPENT = "not asked: the budget of tokens is spent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +173,7 @@ class Recorder:
             return Heard(id=name, said=said(answer), cached=True), answer
         most = _most(body, self.job.max_tokens)
         if self.budget is not None and not await self.budget.enough(most):
-            return Heard(id=name, said=Said(), fault="not asked: the budget of tokens is spent"), {}
+            return Heard(id=name, said=Said(), fault=SPENT), {}
         start = time.monotonic()
         async with self._room:
             answer, fault = await self._ask(path, {**body, "model": self.job.model}, name, sample)
