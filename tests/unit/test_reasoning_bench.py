@@ -18,7 +18,7 @@ from assay.bench.reasoning.drivers import Library, library_of
 from assay.bench.reasoning.environments import MARK, environment
 from assay.bench.reasoning.measure import Measured, Settings, measure
 from assay.bench.reasoning.rows import Absent, Answered, Job
-from assay.bench.reasoning.serving import Endpoint, served
+from assay.bench.reasoning.serving import Endpoint, cause, served
 from assay.bench.reasoning.tasks import TASKS
 from assay.cli.policy_bench import _end
 from assay.errors import AssayError
@@ -400,3 +400,28 @@ def test_a_server_that_ends_is_told_with_its_last_words(tmp_path: Path) -> None:
         str(tmp_path), tmp_path / "log", vllm_python=Path("/bin/false"), by="vllm", say=lambda _: None
     ):  # fmt: skip
         pass
+
+
+def test_a_servers_first_error_is_what_is_told() -> None:
+    """vLLM's last line says that an earlier one ended it."""
+    log = (
+        "INFO started\n(Worker pid=1) ERROR [executor.py:9] ValueError: Available memory 18/23 GiB is less than desired\n"
+        "Traceback (most recent call last):\nRuntimeError: Engine core initialization failed. See root cause above.\n"
+    )
+    assert cause(log) == "ValueError: Available memory 18/23 GiB is less than desired"
+    assert cause("a\n  killed  \n\n") == "killed"
+    assert cause("") == "no word"
+
+
+def test_options_of_a_server_reach_it(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$@" usage $VLLM_NO_USAGE_STATS\n')
+    python.chmod(0o755)
+    code, _, err = assay(
+        "policy", "bench", tmp_path / "model", "--data", data, "--served-by", "vllm", "--vllm-python", python,
+        "--server-options=--max-model-len 8192 --enforce-eager", cwd=tmp_path,
+    )  # fmt: skip
+    assert code == 2
+    assert "--generation-config vllm --max-model-len 8192 --enforce-eager usage 1" in err
