@@ -46,11 +46,11 @@ def tune(out: Path, config: TuneConfig, task: Callable[[ImageStore], Task], trac
     The reward model is made beside MPO and the examinations of the policies so far (`_side_by_side`), where MPO does not ask
     it. GRPO has all threads.
     """
-    store, made = ImageStore(out / "images"), list[Task]()
-    run = Run(out, config, accepted=lambda: made.append(watching(task(store), config, store, print)))
+    store, given = ImageStore(out / "images"), list[Task]()
+    run = Run(out, config, accepted=lambda: given.append(watching(task(store), config, store, print)))
     telling = Telling(run, trackers)
     try:
-        tuner = Tuner(run, config, made[0])
+        tuner = Tuner(run, config, given[0])
         tuner.trackers = telling.names
         tuner.base()
         tuner.align()
