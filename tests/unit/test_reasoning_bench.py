@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -411,6 +412,37 @@ def test_a_servers_first_error_is_what_is_told() -> None:
     assert cause(log) == "ValueError: Available memory 18/23 GiB is less than desired"
     assert cause("a\n  killed  \n\n") == "killed"
     assert cause("") == "no word"
+
+
+DIES = """#!{python}
+import http.server, sys
+
+class Once(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{{"data": [1]}}')
+
+if sys.argv[1] != "-c":
+    http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Once).handle_request()
+    sys.exit("RuntimeError: Generator does not use offset")
+"""
+
+
+def test_a_server_that_ends_in_the_middle_says_why(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "python").write_text(DIES.format(python=sys.executable))
+    (tmp_path / "python").chmod(0o755)
+    said: list[str] = []
+    with served(str(tmp_path / "model"), tmp_path / "log", "vllm", tmp_path / "python", say=said.append):
+        until = time.monotonic() + 30
+        while "offset" not in (tmp_path / "log").read_text() and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(0.2)
+    assert said[1:] == [
+        f"model: its server ended by itself: RuntimeError: Generator does not use offset ({tmp_path / 'log'})"
+    ]
 
 
 def test_options_of_a_server_reach_it(data: Path, tmp_path: Path) -> None:

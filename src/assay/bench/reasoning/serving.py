@@ -82,7 +82,11 @@ def served(
     say(f"{short}: served by {told} on port {port} ({log})")
     with _running([*line, *options], log) as process:
         _wait(process, f"http://127.0.0.1:{port}", log, wait_s)
-        yield Endpoint(url=f"http://127.0.0.1:{port}/v1", model=short, identity=identity, by=told)
+        try:
+            yield Endpoint(url=f"http://127.0.0.1:{port}/v1", model=short, identity=identity, by=told)
+        finally:
+            if process.poll() is not None:
+                say(f"{short}: its server ended by itself: {cause(log.read_text(errors='replace'))} ({log})")
 
 
 ON_CPU = ("--gpu-memory-utilization", "0.5", "--no-enable-chunked-prefill")
