@@ -17,7 +17,7 @@ from pyarrow import parquet
 
 COUNTS = {
     "aime24": 3, "ifeval": 4, "olympiadbench": 4, "mathvision": 2, "mmmu": 3, "mmmu-pro": 4, "mathvista": 3,
-    "livecodebench": 2,
+    "livecodebench": 2, "humaneval": 2,
 }  # fmt: skip
 WRONG = "WRONG, so Wrong"
 RIGHT: dict[str, str] = {
@@ -34,6 +34,8 @@ RIGHT: dict[str, str] = {
     "shape is widest": "ANSWER: B", "number of apples": "\\boxed{7}", "length of the line": "\\boxed{1.5}",
     "double of the number": "```python\nprint(2 * int(input()))\n```",
     "sum of a list": "```python\nclass Solution:\n    def total(self, a):\n        return sum(a)\n```",
+    "Twice of the word": "```python\ndef twice(word):\n    return word + word\n```",
+    "Whether a list is in order": "    return a == sorted(a)\n",
 }  # fmt: skip
 
 
@@ -52,7 +54,7 @@ def picture(n: int) -> dict[str, Any]:
 
 
 def write(folder: Path) -> Path:
-    """All eight under `folder`, each in a folder of its name."""
+    """All nine under `folder`, each in a folder of its name."""
     _lines(folder / "aime24" / "test.jsonl", [
         {"id": i, "problem": f"What is {t}?", "answer": a, "url": ""}
         for i, (t, a) in enumerate((("six times seven", "042"), ("seven less than nine", "2"), ("ten squared", "100")))
@@ -79,7 +81,17 @@ def write(folder: Path) -> Path:
         _code("p2", "Return the sum of a list.", "class Solution:\n    def total(self, a):\n        ", calls,
               {"func_name": "total"}, "2025-03-01T00:00:00"),
     ])  # fmt: skip
+    _lines(folder / "humaneval" / "test.jsonl", [
+        _human(0, "twice", "word: str", "Twice of the word", "'ab'", "'abab'"),
+        _human(1, "ordered", "a: list", "Whether a list is in order", "[1, 3, 2]", "False"),
+    ])  # fmt: skip
     return folder
+
+
+def _human(n: int, entry: str, named: str, told: str, given: str, expected: str) -> dict[str, Any]:
+    prompt = f'def {entry}({named}):\n    """ {told}. """\n'
+    test = f"def check(candidate):\n    assert candidate({given}) == {expected}\n"
+    return {"task_id": f"HumanEval/{n}", "prompt": prompt, "entry_point": entry, "canonical_solution": "", "test": test}
 
 
 def _pictured(folder: Path) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 import tiny_models
 import vlm_models
+from assay.bench.reasoning.serving import served
 from assay.bench.score_file import read
 from contract.test_picture_benchmarks import RIGHT, VL, WRONG, marked, mm_files, picture, vl_files, vl_hub
 from in_process import assay_here
@@ -69,7 +70,9 @@ def test_one_without_eyes_says_so(tmp_path: Path) -> None:
 
 
 def test_a_judge_behind_a_server(tmp_path: Path) -> None:
+    """Both benchmarks, three judgements in each order, each shown its picture; the second run asks nothing."""
     vl_files(tmp_path)
+    mm_files(tmp_path)
     with judging(lambda text: marked(text.index(RIGHT) < text.index(WRONG))) as server:
         asked = ("bench", f"m@{server.url}", "--data", tmp_path, "--judgements", 3)
         done = assay_here(*asked, cwd=tmp_path)
@@ -77,10 +80,32 @@ def test_a_judge_behind_a_server(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert re.search(r"vl-rewardbench +overall +7 +100.00", done.stdout)
     assert re.search(r"\(published rule, majority of 3\) +7 +100.00", done.stdout)
-    assert len(server.asked) == 7 * 2 * 3
+    assert re.search(r"multimodal-rewardbench +overall +8 +100.00", done.stdout)
+    assert re.search(r"\(published rule, unread at random\) +8 +100.00", done.stdout)
+    assert len(server.asked) == (7 + 8) * 2 * 3
+    shown = [
+        [p["image_url"]["url"] for p in b["messages"][-1]["content"] if p["type"] == "image_url"] for b in server.asked
+    ]
+    assert all(len(urls) == 1 and urls[0].startswith("data:image/") for urls in shown)
+    assert len({urls[0] for urls in shown}) == len({*map(picture, range(8))})
     even = assay_here("bench", f"m@{server.url}", "--data", tmp_path, "--judgements", 2, cwd=tmp_path)
     assert even.returncode == 2
     assert "1, 3, 5" in even.stderr
+
+
+@pytest.mark.slow
+def test_a_model_with_eyes_as_judge(tmp_path: Path) -> None:
+    """A real model behind a real server, its weights random: it is shown the pictures and comes to no end, which is no
+    verdict and no number, and told."""
+    vl_hub(tmp_path)
+    vlm_models.make("qwen2.5-vl", tmp_path / "vlm")
+    with served(str(tmp_path / "vlm"), tmp_path / "log", "decoder", say=lambda _: None) as end:
+        judge = f"{end.model}@{end.url}"
+        done = assay_here(
+            "bench", judge, "--data", tmp_path, "--only", VL, "--reply-tokens", 12, "--limit", 2, cwd=tmp_path
+        )
+    assert done.returncode == 2
+    assert "answered none of 4 requests (cut off at max_tokens)" in done.stderr, done.stderr
 
 
 SEES = """

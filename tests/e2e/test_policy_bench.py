@@ -20,10 +20,13 @@ from commands import assay_line, environment
 import reasoning_sets
 import vlm_models
 from answer_server import AnswerServer, words
+from assay.bench.benchmark import BenchmarkResult
 from assay.bench.reasoning import evalscope
 from assay.bench.reasoning.environments import default_folder
+from assay.bench.reasoning.measure import Settings, measure
 from assay.bench.reasoning.recorder import Recorder
 from assay.bench.reasoning.rows import Answered, Job
+from assay.bench.reasoning.serving import Endpoint
 from assay.bench.reasoning.tasks import TASKS
 from assay.errors import AssayError
 
@@ -54,29 +57,56 @@ def asked(
         return list(evalscope.driver(python, score)(replace(job, url=recorder.url)))
 
 
-@pytest.mark.parametrize("name", [n for n in TASKS if n != "livecodebench"])
+@pytest.mark.parametrize("name", TASKS)
 def test_known_answers(name: str, data: Path, tmp_path: Path, python: Path) -> None:
-    """All right is 100, all wrong 0; asked once for each question and repeat, and not again from the journal."""
-    for answer, score in (
-        (lambda body: reasoning_sets.reply(words(body)), 1.0),
-        (lambda body: reasoning_sets.WRONG, 0.0),
-    ):
-        server = AnswerServer(answer)
+    """All right is 100, all wrong 0, and what a server refuses is coverage, in no number. Asked once for each question and
+    repeat, and not again from the journal."""
+    count = reasoning_sets.COUNTS[name]
+    for answer, score in ((reasoning_sets.reply, 100.0), (lambda _: reasoning_sets.WRONG, 0.0)):
+        server = AnswerServer(lambda body, answer=answer: answer(words(body)))
         try:
-            rows = asked(name, server, data, tmp_path / str(score), python, repeats=2)
-            assert [r.score for r in rows] == [score] * 2 * reasoning_sets.COUNTS[name], [
-                r for r in rows if r.score != score
-            ]
-            assert [r.repeat for r in rows] == [0, 1] * reasoning_sets.COUNTS[name]
-            assert len({(r.subset, r.question) for r in rows}) == reasoning_sets.COUNTS[name]
-            assert all(r.reply.startswith("assay-") for r in rows)
-            assert server.asked.total() == 2 * reasoning_sets.COUNTS[name]
-            if score == 1.0:
-                again = asked(name, server, data, tmp_path / str(score), python, repeats=2)
-                assert [replace(r, reply="") for r in again] == [replace(r, reply="") for r in rows]
-                assert server.asked.total() == 2 * reasoning_sets.COUNTS[name]
+            found = measured(name, server, data, tmp_path / str(score), repeats=2)
+            assert (found.headline and found.headline.value, found.n, found.failed) == (score, count, 0), found.notes
+            assert f"coverage 100.0%: {2 * count:,} of {2 * count:,} answers have a score" in found.notes
+            rows = kept(tmp_path / str(score), name)
+            assert [r["repeat"] for r in rows] == [0, 1] * count
+            assert len({(r["subset"], r["question"]) for r in rows}) == count
+            assert all(r["reply"].startswith("assay-") for r in rows)
+            assert server.asked.total() == 2 * count
+            if score:
+                assert measured(name, server, data, tmp_path / str(score), repeats=2) == found
+                assert server.asked.total() == 2 * count
         finally:
             server.stop()
+    refused: dict[str, bool] = {}
+
+    def half(body: dict[str, Any]) -> str | int:
+        no = refused.setdefault(json.dumps(body["messages"]), len(refused) % 2 == 1)
+        return 400 if no else reasoning_sets.reply(words(body))
+
+    server = AnswerServer(half)
+    try:
+        found = measured(name, server, data, tmp_path / "half", at_once=1)
+    finally:
+        server.stop()
+    lost = sum(refused.values())
+    assert 0 < lost < count == len(refused)
+    assert (found.headline and found.headline.value, found.n, found.failed) == (100.0, count - lost, lost), found.notes
+    assert f"without a score, {lost:,} times: http 400: told so" in found.notes
+    assert found.diagnostics[0].name == "missing as wrong"
+    assert found.diagnostics[0].value == pytest.approx(100 * (count - lost) / count)
+
+
+def measured(name: str, server: AnswerServer, data: Path, out: Path, **more: Any) -> BenchmarkResult:
+    end = Endpoint(url=server.url, model="m", identity="m", by="a test")
+    settings = Settings(only=(name,), max_tokens=256, **more)
+    (found,) = measure(end, data, out, settings, default_folder(), say=lambda _: None).results
+    assert isinstance(found, BenchmarkResult), found
+    return found
+
+
+def kept(out: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "answers" / f"{name}.jsonl").read_text().splitlines()]
 
 
 def test_programs_are_never_run_by_the_library(data: Path, tmp_path: Path, python: Path) -> None:

@@ -1,5 +1,6 @@
 """A policy that is always right, or always wrong, leaves nothing to prefer: its run goes on, and says what was skipped."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.console import Console
 import tiny_models
 from assay.errors import AssayError
 from assay.images import ImageStore
+from assay.journal import read as metrics
 from assay.policy.config import FitConfig, GrpoConfig, PairConfig, PolicyConfig, SamplerConfig
 from assay.policy.monitor import MonitorConfig
 from assay.records import user
@@ -78,6 +80,19 @@ def test_a_policy_without_any_pairs_does_not_end_its_run(
         assert tuner.grpo("grpo-filtered", "aligned") == "aligned", "no question is answered now right, now wrong"
     finally:
         run.close()
+
+
+def test_a_recipe_that_a_benchmark_watches(tmp_path: Path) -> None:
+    """Its questions are what is read while the policy is tuned; a name that is none leaves no run behind."""
+    rows = [{"id": i, "problem": f"What is {i} + 40?", "answer": str(i + 40)} for i in range(4)]
+    (tmp_path / "aime24.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    config = replace(CONFIG, gold_prompts=0, rounds=0, watch="aime24:3", watch_data=tmp_path)
+    with pytest.raises(AssayError, match=r"aime24:9: .* has 4 questions"):
+        tune(tmp_path / "run", replace(config, watch="aime24:9"), task)
+    out = tune(tmp_path / "run", config, task)
+    read = [m for m in metrics(out / "models" / "grpo" / "metrics.jsonl") if "watch_n" in m]
+    assert [m["watch_n"] for m in read] == [3] * len(read)
+    assert read
 
 
 def test_a_threshold_needs_a_reward_model() -> None:

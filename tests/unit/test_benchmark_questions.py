@@ -2,17 +2,21 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from assay.bench.policy.answers import correct
 from assay.errors import AssayError
 from assay.images import ImageStore
+from assay.policy.monitor import MonitorConfig
 from assay.records import Message, user
 from assay.rollouts import Prompt
-from assay.tuning.benchmark_questions import BOXED, asking, benchmark_of, questions_of
-from assay.tuning.exam import overlap
+from assay.tuning.benchmark_questions import BOXED, asking, benchmark_of, questions_of, watching
+from assay.tuning.config import Task, TuneConfig
+from assay.tuning.exam import Exam, overlap
 
 SHARED = Path(os.environ.get("ASSAY_SHARED_DATA") or Path(__file__).parents[3] / "shared" / "data") / "reasoning"
 
@@ -88,6 +92,40 @@ def test_overlap_is_of_questions_not_of_how_they_are_put() -> None:
     assert told[0].startswith(
         "of 2 questions that are watched, 1 are trained on as well; 1 have a text and 0 a picture"
     )
+
+
+def recipe(*trained: Prompt) -> Task:
+    own = (Prompt(messages=(user("say a"),), answer="a"),)
+    exam = Exam(prompts=own)
+    return Task(align=own, worked=("a",), gold=(), pairs=own, tune=trained, watched=exam, test=exam, base=str)
+
+
+def test_a_recipe_is_watched_by_a_benchmark(tmp_path: Path) -> None:
+    """In place of its own questions, and what is trained on as well is told."""
+    store, said = ImageStore(tmp_path / "images"), list[str]()
+    config = TuneConfig(recipe="test", watch="aime24:3", watch_data=data(tmp_path))
+    drawn, _ = questions_of("aime24", 3, config.seed, tmp_path, store)
+    task = recipe(Prompt(messages=(user(drawn[1].messages[0].content.upper()),), answer="41"))
+    found = watching(task, config, store, said.append)
+    assert [p.messages for p in found.watched.prompts] == [p.messages for p in drawn]
+    assert said[0].startswith("watches aime24: 3 of 5 questions of ")
+    assert "of 3 questions that are watched, 1 are trained on as well; 1 have a text and 0 a picture of these" in said
+    assert replace(found, watched=task.watched) == task, "nothing else is another"
+    few = replace(config, watch="aime24", monitor=MonitorConfig(prompts=2))
+    assert len(watching(task, few, store, said.append).watched.prompts) == 2
+    assert watching(task, replace(config, watch=""), store, said.append) is task
+
+
+def test_what_a_recipe_cannot_watch(tmp_path: Path) -> None:
+    store, task = ImageStore(tmp_path / "images"), recipe()
+    config = TuneConfig(recipe="test", watch_data=data(tmp_path))
+    with pytest.raises(AssayError, match=r"--watch my\.jsonl: a recipe watches NAME or NAME:N, NAME one of aime24"):
+        watching(task, replace(config, watch="my.jsonl"), store, print)
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    row = {"id": "1", "question": "Which?\n<image1>", "options": [], "answer": "3", "image": "1.png"}
+    (tmp_path / "mathvision-testmini.jsonl").write_text(json.dumps(row))
+    with pytest.raises(AssayError, match="show pictures, and the policy of test sees none"):
+        watching(task, replace(config, watch="mathvision:1"), store, print)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no reasoning data at {SHARED}")

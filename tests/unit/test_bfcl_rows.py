@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from assay.bench.reasoning import bfcl
-from assay.bench.reasoning.livebench import livebench
 from assay.bench.reasoning.rows import Answered, Job
 from assay.errors import AssayError
 
@@ -110,22 +109,3 @@ def test_the_package_that_fails_says_where_its_work_is(tmp_path: Path) -> None:
     job = Job(benchmark="bfcl", model="m", url="http://x", data=tmp_path, work=tmp_path / "w")
     with pytest.raises(AssayError, match=r"bfcl-eval ended with 1 .*the same command goes on"):
         list(bfcl.driver(Path("/bin/false"))(job))
-
-
-def test_livebench_is_read_or_says_what_to_type(tmp_path: Path) -> None:
-    job = Job(benchmark="livebench", model="m", url="http://x/v1", data=tmp_path, work=tmp_path)
-    with pytest.raises(AssayError, match=r"gen_api_answer\.py --model m .*--api-base http://x/v1"):
-        list(livebench(job))
-    folder = tmp_path / "livebench" / "data" / "live_bench" / "math" / "olympiad"
-    files: dict[str, list[dict[str, Any]]] = {
-        "model_judgment/ground_truth_judgment.jsonl": [
-            {"question_id": "q1", "task": "olympiad", "model": "m", "score": 0.5, "turn": 1, "category": "math"},
-            {"question_id": "q1", "task": "olympiad", "model": "other", "score": 1, "turn": 1, "category": "math"},
-        ],
-        "model_answer/m.jsonl": [{"question_id": "q1", "choices": [{"index": 0, "turns": ["it is 3"]}]}],
-    }
-    for name, rows in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("".join(json.dumps(r) + "\n" for r in rows))
-    (row,) = livebench(job)
-    assert (row.question, row.answer, row.score, row.subset) == ("q1", "it is 3", 0.5, "math")

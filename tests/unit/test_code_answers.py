@@ -83,6 +83,21 @@ def test_humaneval(body: str, right: bool) -> None:
     assert judge(problem, body).right is right
 
 
+def test_a_program_without_a_fence() -> None:
+    """HumanEval asks for code alone: the whole function, or the rest of the one that it begins; words are no program."""
+    name, problem = humaneval(CHECK)
+    rows = [
+        answered(name, text)
+        for text in ("def double(x: int) -> int:\n    return 2 * x\n", "    return 2 * x\n", "    return x\n",
+                     "Return twice x.", "return 2 * x")
+    ]  # fmt: skip
+    found = list(score_code(rows, {name: problem}))
+    assert [r.score for r in found] == [1.0, 1.0, 0.0, 0.0, 0.0]
+    assert [bool(r.extracted) for r in found] == [True, True, True, False, False]
+    (other,) = score_code([answered("add", "print(3)")], {"add": ADD})
+    assert (other.score, other.extracted) == (0.0, "")
+
+
 def test_a_test_that_is_broken_is_no_wrong_answer() -> None:
     _, problem = humaneval(CHECK | {"test": "def check(candidate)\n"})
     found = judge(problem, "    return 2 * x\n")

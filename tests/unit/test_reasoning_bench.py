@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +13,17 @@ import pytest
 
 import reasoning_sets
 from answer_server import AnswerServer, post, words
-from assay.bench.benchmark import BenchmarkResult, Skipped
+from assay.bench import table
+from assay.bench.benchmark import BenchmarkResult, Failed, Skipped
 from assay.bench.reasoning.drivers import Library, library_of
 from assay.bench.reasoning.environments import MARK, environment
-from assay.bench.reasoning.measure import Settings, measure
-from assay.bench.reasoning.rows import Answered, Job
-from assay.bench.reasoning.serving import Endpoint, served
+from assay.bench.reasoning.measure import Measured, Settings, measure
+from assay.bench.reasoning.rows import Absent, Answered, Job
+from assay.bench.reasoning.serving import ON_CPU, Endpoint, cause, served
 from assay.bench.reasoning.tasks import TASKS
+from assay.cli.policy_bench import _end
 from assay.errors import AssayError
+from assay.llm.budget import BudgetSpent
 from in_process import assay
 
 
@@ -33,7 +37,7 @@ def test_questions_are_read_in_the_published_schemas(name: str, data: Path) -> N
     found = TASKS[name].questions(data)
     assert len(found) == reasoning_sets.COUNTS[name]
     assert len({(q.part, q.id) for q in found}) == len(found)
-    assert all(q.expected or name == "livecodebench" for q in found)
+    assert all(q.expected or TASKS[name].programs for q in found)
     if TASKS[name].pictures:
         held = [v for q in found for v in q.record.values() if isinstance(v, dict) and v.get("bytes")]
         assert all(v["bytes"].startswith(b"\x89PNG") for v in held)
@@ -168,14 +172,14 @@ def boxed(job: Job) -> Iterator[Answered]:
 
 def little(name: str, *_: object) -> Library:
     if name != "aime24":
-        raise AssayError(f"{name}: not here")
+        raise Absent(f"{name}: not here")
     return Library(driver=boxed, name="little 1.0")
 
 
 def run(server: AnswerServer, data: Path, out: Path, **more: Any) -> Any:
     end = Endpoint(url=server.url, model="m", identity="m", by="a test")
     settings = Settings(only=("aime24",), repeats=3, **more)
-    return measure(end, data, out, settings, out, say=lambda _: None, library=little)
+    return measure(end, data, out, settings, out, say=lambda _: None, library=little)[:2]
 
 
 def test_a_run_from_a_server_to_a_number(data: Path, tmp_path: Path) -> None:
@@ -193,6 +197,106 @@ def test_a_run_from_a_server_to_a_number(data: Path, tmp_path: Path) -> None:
         told = json.loads((tmp_path / "out" / "cards.json").read_text())["aime24"]
         assert told["library"] == "little 1.0"
         assert told["temperature"] == 0.6
+    finally:
+        server.stop()
+
+
+def crossed(name: str, *_: object) -> Library:
+    """aime24 as above; ifeval's library ends without a word, and mathvision's gives no row a score."""
+
+    def broken(job: Job) -> Iterator[Answered]:
+        raise AssayError("ifeval: its library ended with 1: no space left")
+        yield
+
+    def silent(job: Job) -> Iterator[Answered]:
+        yield Answered(benchmark=name, question="1", repeat=0, answer="", score=None, fault="it excludes all")
+
+    driver = {"aime24": boxed, "ifeval": broken, "mathvision": silent}[name]
+    return Library(driver=driver, name="little 1.0")
+
+
+def test_one_without_a_score_takes_nothing_from_the_others(data: Path, tmp_path: Path) -> None:
+    """Failed ones are lines with their reasons, before and after one that has its number; alone they are the error."""
+    server = AnswerServer(lambda body: reasoning_sets.reply(words(body)))
+    end = Endpoint(url=server.url, model="m", identity="m", by="a test")
+    try:
+        settings = Settings(only=("ifeval", "aime24", "mathvision"))
+        found = measure(end, data, tmp_path, settings, tmp_path, say=lambda _: None, library=crossed)
+        assert [type(r).__name__ for r in found.results] == ["Failed", "BenchmarkResult", "Failed"]
+        assert [str(r) for r in found.failed] == [
+            "ifeval: failed: its library ended with 1: no space left",
+            "mathvision: failed: none of 1 answers has a score (it excludes all); see to that, then run it again",
+        ]
+        assert [row[:3] for row in table.rows(found.results)] == [
+            ("ifeval", "failed", "0"), ("aime24", "pass@1, mean of 1", "3"), ("mathvision", "failed", "0")
+        ]  # fmt: skip
+        assert list(json.loads((tmp_path / "cards.json").read_text())) == ["aime24"]
+        with pytest.raises(AssayError, match=r"^ifeval: its library ended with 1: no space left$"):
+            measure(end, data, tmp_path, Settings(only=("ifeval",)), tmp_path, say=lambda _: None, library=crossed)
+    finally:
+        server.stop()
+
+
+def test_named_ones_are_looked_at_before_anything_is_asked(data: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "data" / "ifeval"
+    broken.mkdir(parents=True)
+    (broken / "input_data.jsonl").write_text('{"key": 1}')
+    (tmp_path / "data" / "aime24.jsonl").write_text((data / "aime24" / "test.jsonl").read_text())
+    server = AnswerServer(lambda body: "no")
+    end = Endpoint(url=server.url, model="m", identity="m", by="a test")
+    try:
+        with pytest.raises(AssayError, match=r"input_data.jsonl, row 1, field 'prompt'"):
+            measure(
+                end, tmp_path / "data", tmp_path / "out", Settings(only=("aime24", "ifeval")), tmp_path, library=crossed
+            )
+        assert server.asked.total() == 0
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("failed", "short", "unjudged", "error", "message"),
+    [
+        (True, ["aime24"], [], AssayError, r"mmmu has no number \(why\)\. What the others came to is kept"),
+        (False, [], ["aime24: judge j is gone"], AssayError, "judge j is gone"),
+        (False, ["aime24"], [], BudgetSpent, "the budget of 7 tokens ended in aime24"),
+    ],
+)
+def test_how_a_run_ends(
+    failed: bool, short: list[str], unjudged: list[str], error: type[AssayError], message: str
+) -> None:  # fmt: skip
+    told = Measured([Failed(name="mmmu", reason="why")] if failed else [], short, unjudged)
+    with pytest.raises(AssayError, match=message) as found:
+        _end(told, 7)
+    assert type(found.value) is error
+
+
+def test_a_judge_that_is_gone_takes_nothing_from_the_rule(data: Path, tmp_path: Path) -> None:
+    class Gone:
+        name = "gone"
+
+        def complete(self, requests: Any) -> Any:
+            raise AssayError("gone: no answer")
+
+    server = AnswerServer(lambda body: reasoning_sets.reply(words(body)))
+    end = Endpoint(url=server.url, model="m", identity="m", by="a test")
+    try:
+        found = measure(
+            end,
+            data,
+            tmp_path,
+            Settings(only=("aime24",)),
+            tmp_path,
+            judges=[Gone()],
+            say=lambda _: None,
+            library=little,
+        )
+        (result,) = found.results
+        assert isinstance(result, BenchmarkResult)
+        assert (result.headline and result.headline.value) == 100.0
+        assert result.diagnostics == ()
+        assert "no numbers of judge gone: gone: no answer" in result.notes
+        assert found.unjudged == ["aime24: gone: no answer"]
     finally:
         server.stop()
 
@@ -249,7 +353,7 @@ def test_what_cannot_run_here_is_a_line(data: Path, tmp_path: Path) -> None:
     server = AnswerServer(lambda body: "no")
     end = Endpoint(url=server.url, model="m", identity="m", by="a test")
     try:
-        found, _ = measure(end, data, tmp_path, Settings(), tmp_path, say=lambda _: None, library=little)
+        found, *_ = measure(end, data, tmp_path, Settings(), tmp_path, say=lambda _: None, library=little)
         assert [r.name for r in found] == [*("aime24", "livecodebench", "livebench", "ifeval", "bfcl", "mmmu", "mathvista"),
                                            *("olympiadbench", "mathvision", "mmmu-pro")]  # fmt: skip
         assert str(found[1]) == "livecodebench: skipped: not here"
@@ -297,3 +401,66 @@ def test_a_server_that_ends_is_told_with_its_last_words(tmp_path: Path) -> None:
         str(tmp_path), tmp_path / "log", vllm_python=Path("/bin/false"), by="vllm", say=lambda _: None
     ):  # fmt: skip
         pass
+
+
+def test_a_servers_first_error_is_what_is_told() -> None:
+    """vLLM's last line says that an earlier one ended it."""
+    log = (
+        "INFO started\n(Worker pid=1) ERROR [executor.py:9] ValueError: Available memory 18/23 GiB is less than desired\n"
+        "Traceback (most recent call last):\nRuntimeError: Engine core initialization failed. See root cause above.\n"
+    )
+    assert cause(log) == "ValueError: Available memory 18/23 GiB is less than desired"
+    assert cause("a\n  killed  \n\n") == "killed"
+    assert cause("") == "no word"
+
+
+DIES = """#!{python}
+import http.server, sys
+
+class Once(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{{"data": [1]}}')
+
+if sys.argv[1] != "-c":
+    http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Once).handle_request()
+    sys.exit("RuntimeError: Generator does not use offset")
+"""
+
+
+def test_a_server_that_ends_in_the_middle_says_why(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "python").write_text(DIES.format(python=sys.executable))
+    (tmp_path / "python").chmod(0o755)
+    said: list[str] = []
+    with served(str(tmp_path / "model"), tmp_path / "log", "vllm", tmp_path / "python", say=said.append):
+        until = time.monotonic() + 30
+        while "offset" not in (tmp_path / "log").read_text() and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(0.2)
+    assert said[1:] == [
+        f"model: its server ended by itself: RuntimeError: Generator does not use offset ({tmp_path / 'log'})"
+    ]
+
+
+def test_options_of_a_server_reach_it(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$@" usage $VLLM_NO_USAGE_STATS\n')
+    python.chmod(0o755)
+    code, _, err = assay(
+        "policy", "bench", tmp_path / "model", "--data", data, "--served-by", "vllm", "--vllm-python", python,
+        "--server-options=--max-model-len 8192 --enforce-eager", cwd=tmp_path,
+    )  # fmt: skip
+    assert code == 2
+    assert "--generation-config vllm --max-model-len 8192 --enforce-eager usage 1" in err
+    python.write_text('#!/bin/sh\n[ "$1" = -c ] && echo True || echo "$@"\n')
+    code, _, err = assay(
+        "policy", "bench", tmp_path / "model", "--data", data, "--served-by", "vllm", "--vllm-python", python,
+        "--server-options=--gpu-memory-utilization 0.3", cwd=tmp_path,
+    )  # fmt: skip
+    assert code == 2
+    assert f"vllm {' '.join(ON_CPU)} --gpu-memory-utilization 0.3" in err, "the user's comes last, and counts"

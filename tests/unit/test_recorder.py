@@ -155,7 +155,7 @@ def test_pictures_stay_out_of_the_journal(tmp_path: Path) -> None:
     try:
         with between(server, tmp_path) as recorder:
             ask(recorder.url, "", messages=[{"role": "user", "content": shown}])
-            assert recorder.first_prompt == "see\n\n(picture)"
+            assert recorder.prompt == "see\n\n(picture)"
         assert server.bodies[0]["messages"][0]["content"] == shown, "the model is shown it"
         asked = sqlite3.connect(tmp_path / "asked.sqlite").execute("SELECT request FROM answers").fetchone()[0]
         assert len(asked) < 400

@@ -184,7 +184,21 @@ class Skipped:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.name}: skipped: {self.reason}"
+        return f"{self.name}: {self.word}: {self.reason}"
+
+    @property
+    def word(self) -> str:
+        return "skipped"
+
+
+class Failed(Skipped):
+    """A benchmark that was begun and has no number: `reason` says what went wrong. It is no zero."""
+
+    __slots__ = ()
+
+    @property
+    def word(self) -> str:
+        return "failed"
 
 
 @runtime_checkable

@@ -17,7 +17,7 @@ def rows(results: Sequence[BenchmarkResult | Skipped]) -> list[tuple[str, ...]]:
     table: list[tuple[str, ...]] = []
     for result in results:
         if isinstance(result, Skipped):
-            table.append((result.name, "skipped", "0", "-", "-", "-"))
+            table.append((result.name, result.word, "0", "-", "-", "-"))
             continue
         if result.headline is None:
             table.append((result.name, "total", f"{result.n:,}", "-", "-", "-"))
@@ -99,7 +99,7 @@ def grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
 def as_json(result: BenchmarkResult | Skipped) -> dict[str, Any]:
     """A result as JSON-like data: what a run stores as the step `bench/NAME` and the report shows."""
     if isinstance(result, Skipped):
-        return {"title": result.name, "skipped": result.reason, "headline": None, "cells": [], "notes": [str(result)]}
+        return {"title": result.name, result.word: result.reason, "headline": None, "cells": [], "notes": [str(result)]}
     return {
         "title": result.name, "n": result.n, "total": result.total, "failed": result.failed, "whole": result.whole,
         "protocol": result.protocol, "headline": _as_json(result.headline) if result.headline else None,

@@ -1,14 +1,18 @@
 """`assay policy bench` and `assay policy serve`: a policy on paper B's reasoning benchmarks, and behind a chat server."""
 
 import os
+import shlex
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
 from assay.cli.arguments import chat_config
 from assay.errors import AssayError
 from assay.policy.config import PolicyConfig
+
+if TYPE_CHECKING:
+    from assay.bench.reasoning.measure import Measured
 
 
 def policy_bench(
@@ -17,7 +21,7 @@ def policy_bench(
     at_once: int = 8, budget_tokens: int = 0, window: str = "", judge: tuple[str, ...] = (), judge_tokens: int = 1024,
     judge_budget: int = 0, environments: Path | None = None, install: bool = False,
     served_by: Literal["auto", "vllm", "decoder"] = "auto", vllm_python: Path | None = None,
-    server_options: tuple[str, ...] = (),
+    server_options: str = "",
 ) -> None:  # fmt: skip
     """Measure a policy on the reasoning benchmarks of Skywork R1V2, through evalscope and bfcl-eval, with intervals.
 
@@ -51,13 +55,14 @@ def policy_bench(
         served_by: What serves a folder or hub id. auto: vLLM where it is installed or VLLM_PYTHON is given, else our
             decoder.
         vllm_python: The python of an environment that has vLLM.
-        server_options: Further options of what serves (of vLLM: --max-model-len 8192).
+        server_options: Further options of what serves, after an equals sign, in quotes where there are several:
+            --server-options="--max-model-len 8192 --enforce-eager" (vLLM's).
     """
     from assay.bench import compare, page, table
     from assay.bench.reasoning.environments import default_folder
     from assay.bench.reasoning.measure import Settings, measure
     from assay.bench.reasoning.serving import served
-    from assay.llm.budget import Budget, BudgetSpent
+    from assay.llm.budget import Budget
     from assay.llm.client import Server
     from assay.run import environment
     from assay.tables import write_text
@@ -74,20 +79,32 @@ def policy_bench(
         for text in judge
     ]  # fmt: skip
     folder = _data(data)
-    with served(model, out / "server.log", served_by, vllm_python, server_options) as endpoint:
-        results, short = measure(
-            endpoint, folder, out, settings, environments or default_folder(), install, judges
-        )  # fmt: skip
+    with served(model, out / "server.log", served_by, vllm_python, shlex.split(server_options)) as endpoint:
+        measured = measure(endpoint, folder, out, settings, environments or default_folder(), install, judges)
         told = {**environment(), "served by": endpoint.by}
-    print(table.text(results))
-    compare.save(out / "results.json", model, told, results)
-    write_text(out / "results.md", table.markdown(results))
-    print(f"page: {page.write(out / 'results.html', model, told, results, {})}")
-    if short:
-        raise BudgetSpent(
-            f"the budget of {budget_tokens:,} tokens ended in {', '.join(short)}: what was answered is kept, and coverage "
-            "says how much that is; give a larger one to go on"
+    print(table.text(measured.results))
+    compare.save(out / "results.json", model, told, measured.results)
+    write_text(out / "results.md", table.markdown(measured.results))
+    print(f"page: {page.write(out / 'results.html', model, told, measured.results, {})}")
+    _end(measured, budget_tokens)
+
+
+def _end(measured: "Measured", budget_tokens: int) -> None:
+    """Raises AssayError where a benchmark or a judge failed, or none could be run, BudgetSpent where a budget ended."""
+    from assay.bench.benchmark import BenchmarkResult
+    from assay.llm.budget import BudgetSpent
+
+    if lost := [f"{r.name} has no number ({r.reason})" for r in measured.failed] + measured.unjudged:
+        raise AssayError(
+            f"{'; '.join(lost)}. What the others came to is kept, and the same command asks only what failed"
         )
+    if measured.short:
+        raise BudgetSpent(
+            f"the budget of {budget_tokens:,} tokens ended in {', '.join(measured.short)}: what was answered is kept, and "
+            "coverage says how much that is; give a larger one to go on"
+        )
+    if not any(isinstance(r, BenchmarkResult) for r in measured.results):
+        raise AssayError("no benchmark could be run here: the lines above say what each needs")
 
 
 def _data(given: Path | None) -> Path:

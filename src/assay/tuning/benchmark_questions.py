@@ -5,7 +5,7 @@ A look, not a measurement: a sample, greedy, at the training's own length. `assa
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from assay.bench.reward import VARIABLE
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.rollouts import AnswerKind, Prompt
+from assay.tuning.config import Task, TuneConfig
+from assay.tuning.exam import exam_of, overlap
 from assay.tuning.questions import read as read_questions
 from assay.tuning.questions import reason_of
 
@@ -60,9 +62,11 @@ def benchmark_of(text: str) -> tuple[str, int] | None:
     return found[1], int(found[2] or 0)
 
 
-def questions_of(name: str, count: int, seed: int, data: Path | None, store: ImageStore) -> tuple[list[Prompt], str]:
-    """(`count` random questions of a benchmark, 0: all, as they stand; what was read, in words). `data` is the folder that
-    holds the benchmark's (None: $ASSAY_BENCH_DATA).
+def questions_of(
+    name: str, count: int, seed: int, data: Path | None, store: ImageStore, most: int = 0
+) -> tuple[list[Prompt], str]:
+    """(`count` random questions of a benchmark, 0: all, or `most` of them, as they stand; what was read, in words). `data`
+    is the folder that holds the benchmark's (None: $ASSAY_BENCH_DATA).
 
     Raises AssayError where there is none, or several, and for fewer questions than were asked for.
     """
@@ -79,9 +83,34 @@ def questions_of(name: str, count: int, seed: int, data: Path | None, store: Ima
     if count > len(known):
         raise AssayError(f"--watch {name}:{count}: {file} has {len(known):,} questions with an answer")
     left = f"; {len(rejections):,} rows left out, the first: {reason_of(rejections[0])}" if rejections else ""
-    order = np.random.default_rng(seed).permutation(len(known))[: count or len(known)]
+    order = np.random.default_rng(seed).permutation(len(known))[: count or most or len(known)]
     told = f"{name}: {len(order):,} of {len(known):,} questions of {file}{left}"
     return [known[i] for i in sorted(order.tolist())], told
+
+
+def watching(task: Task, config: TuneConfig, store: ImageStore, say: Callable[[str], None]) -> Task:
+    """A recipe's task, watched by the benchmark that `config.watch` names in place of its own questions ("": as it is); what
+    these share with those of the training is said.
+
+    Raises AssayError as `benchmark_of` and `questions_of` do, and for pictures where the policy sees none.
+    """
+    if not config.watch:
+        return task
+    found = benchmark_of(config.watch)
+    if found is None:
+        raise AssayError(f"--watch {config.watch}: a recipe watches NAME or NAME:N, NAME one of {', '.join(WATCHABLE)}")
+    few = config.monitor.prompts
+    prompts, told = questions_of(*found, config.seed, config.watch_data, store, few)
+    if any(p.images for p in prompts) and not task.test.prompts[0].images:
+        raise AssayError(
+            f"--watch {config.watch}: its questions show pictures, and the policy of {config.recipe} sees none"
+        )
+    say(f"watches {told}; not the recipe's own, so what it invents is not watched")
+    stages = {"imitated": task.align, "gold": task.gold, "of pairs": task.pairs, "trained on": task.tune}
+    for name, some in stages.items():
+        for line in overlap({name: some, "watched": prompts}):
+            say(line)
+    return replace(task, watched=exam_of(prompts, config.seed))
 
 
 def _file(name: str, folder: Path) -> Path:

@@ -40,6 +40,11 @@ class TuneConfig:
     mpo: FitConfig = field(default_factory=FitConfig)
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    watch: str = ""
+    """A benchmark whose questions the monitor reads in place of the recipe's own: NAME:N (aime24:30), N drawn at random, or
+    NAME, at most monitor.prompts of them."""
+    watch_data: Path | None = None
+    """The folder with its file, aime24/*.jsonl or aime24*.jsonl (default: $ASSAY_BENCH_DATA)."""
 
     def __post_init__(self) -> None:
         if self.rounds < 0 or self.test_prompts < 1 or self.gold_prompts < 0 or self.seed < 0:

@@ -30,6 +30,7 @@ from assay.rollouts import AnswerPair, Prompt, Rollout, Score
 from assay.run import Run
 from assay.statistics import Estimate, mean
 from assay.telling import Telling
+from assay.tuning.benchmark_questions import watching
 from assay.tuning.config import Task, TuneConfig
 from assay.tuning.exam import Exam, examine
 from assay.tuning.reward_model import RolloutRewards
@@ -45,10 +46,11 @@ def tune(out: Path, config: TuneConfig, task: Callable[[ImageStore], Task], trac
     The reward model is made beside MPO and the examinations of the policies so far (`_side_by_side`), where MPO does not ask
     it. GRPO has all threads.
     """
-    run = Run(out, config)
+    store, given = ImageStore(out / "images"), list[Task]()
+    run = Run(out, config, accepted=lambda: given.append(watching(task(store), config, store, print)))
     telling = Telling(run, trackers)
     try:
-        tuner = Tuner(run, config, task(ImageStore(out / "images")))
+        tuner = Tuner(run, config, given[0])
         tuner.trackers = telling.names
         tuner.base()
         tuner.align()
@@ -175,8 +177,8 @@ class Tuner:
 
     @property
     def exam(self) -> Exam:
-        """What is watched while a policy is tuned."""
-        return self.task.watched.first(self.config.monitor.prompts)
+        """What is watched while a policy is tuned: the first of a recipe's own questions, or all drawn of a benchmark."""
+        return self.task.watched if self.config.watch else self.task.watched.first(self.config.monitor.prompts)
 
     def watched(self, step: int, policy: Any, heard: Any = None) -> Reading:
         return self.reading(step, policy, self.exam, heard)

@@ -27,7 +27,7 @@ UNSTATED = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
     """What one number was measured with. `questions`: that the data here hold; `published`: of the published benchmark
-    (0: it depends on the window). `prompt`: its first question's, as it was sent, pictures left out."""
+    (0: it depends on the window). `prompt`: one question's, as it was sent, pictures left out."""
 
     benchmark: str
     library: str
@@ -47,11 +47,15 @@ class Card:
     by_subset: bool = False
     subsets: tuple[str, ...] = ()
     """Subsets that the total is the plain mean of, all of which must be there."""
+    asked_here: bool = True
+    """Else its prompts, temperature and limits are those of whoever asked, and not known here."""
     extracts: bool = True
     """Whether an answer is read out of the text (IFEval judges the text itself)."""
 
     def differs(self) -> list[str]:
         """Where this is not what the paper states."""
+        if not self.asked_here:
+            return ["asked elsewhere, by what settings is not known here"]
         found = []
         if self.max_tokens < PAPER_TOKENS:
             found.append(f"{self.max_tokens:,} tokens at most, the paper 64K")
@@ -68,6 +72,8 @@ class Card:
     def line(self) -> str:
         """The protocol in one line."""
         window = f", {self.window}" if self.window else ""
+        if not self.asked_here:
+            return f"{self.library}, asked elsewhere; {self.split} ({self.release}); its own extractor and ground truth"
         return (
             f"{self.library}; {self.split}{window} ({self.release}); temperature {self.temperature:g}, at most "
             f"{self.max_tokens:,} tokens, {self.repeats} answer{'s' * (self.repeats > 1)} a question, seed {self.seed}; "
@@ -78,14 +84,14 @@ class Card:
         """Whether the number may be held beside the paper's, and the prompt."""
         paper = PAPER.get(self.benchmark)
         if paper is None:
-            return [f"prompt: {self.prompt}"]
+            return [f"prompt: {self.prompt}"] if self.prompt else []
         differs = self.differs()
         unstated = ["temperature", "prompts", *([UNSTATED[self.benchmark]] if self.benchmark in UNSTATED else [])]
         told = (
             f"not the paper's protocol ({'; '.join(differs)}): not to be held beside its {paper}"
             if differs else f"by what the paper states (its R1V2-38B: {paper}); it does not state {', '.join(unstated)}"
         )  # fmt: skip
-        return [told, f"prompt: {self.prompt}"]
+        return [told, *([f"prompt: {self.prompt}"] if self.prompt else [])]
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "differs": self.differs(), "paper": PAPER.get(self.benchmark)}

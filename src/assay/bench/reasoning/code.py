@@ -27,7 +27,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Literal
 
-from assay.bench.reasoning.rows import Answered
+from assay.bench.reasoning.rows import Absent, Answered
 from assay.errors import AssayError
 from assay.llm.parsing import after_thoughts
 from assay.sandbox import Ran, isolation, run_python
@@ -83,19 +83,15 @@ def score_code(
 ) -> Iterator[Answered]:
     """The rows, in order, each with the score of its answer's program: 1 where it passes all tests of its question.
 
-    Raises AssayError where the sandbox cannot be had, and for a question without tests.
+    Raises Absent where the sandbox cannot be had, AssayError for a question without tests.
     """
-    if lacking := [w for w in WALLS if w not in isolation()]:
-        raise AssayError(
-            f"programs of a model are not run on this machine: its sandbox lacks {', '.join(lacking)} (it needs Linux 5.13 "
-            "or later on x86_64 or aarch64, with unshare and user namespaces: docs/web.md)"
-        )
+    walled()
 
     def scored(row: Answered) -> Answered:
         if row.question not in tests:
             raise AssayError(f"question {row.question} of {row.benchmark} has no tests")
         problem = tests[row.question]
-        code = program_of(row.answer) if row.finished else ""
+        code = (program_of(row.answer) or bare(row.answer, problem)) if row.finished else ""
         found = judge(problem, code) if code else Verdict(False, "no program in the answer")
         return replace(
             row, score=None if found.right is None else float(found.right), extracted=code, fault=found.fault,
@@ -106,12 +102,38 @@ def score_code(
         yield from pool.map(scored, rows)
 
 
+def walled() -> None:
+    """Raises Absent where the sandbox lacks one of its walls."""
+    if lacking := [w for w in WALLS if w not in isolation()]:
+        raise Absent(
+            f"programs of a model are not run on this machine: its sandbox lacks {', '.join(lacking)} (it needs Linux 5.13 "
+            "or later on x86_64 or aarch64, with unshare and user namespaces: docs/web.md)"
+        )
+
+
 def program_of(answer: str) -> str:
     """The last fenced block of an answer, thoughts aside; "" where there is none."""
     said = after_thoughts(answer) or ""
     blocks = re.findall(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```", said, re.DOTALL | re.MULTILINE)
     python = [text for language, text in blocks if language.lower() in ("", "python", "python3", "py")]
     return python[-1] if python else ""
+
+
+def bare(answer: str, problem: Problem) -> str:
+    """An answer to a HumanEval question that is a program without a fence, or the rest of the one that the question
+    begins; "" for anything else."""
+    said = after_thoughts(answer) or ""
+    if problem.kind != "check" or not said.strip():
+        return ""
+    for text in (said, problem.prompt + said):
+        try:
+            tree = ast.parse(text)
+            compile(tree, "answer", "exec")  # nothing runs: a return outside a function is seen here only
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        if problem.entry in {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}:
+            return said
+    return ""
 
 
 def judge(problem: Problem, code: str) -> Verdict:

@@ -10,16 +10,16 @@ from assay.bench.files import rows
 from assay.bench.reasoning import bfcl, code, evalscope
 from assay.bench.reasoning.environments import environment
 from assay.bench.reasoning.livebench import livebench
-from assay.bench.reasoning.rows import Answered, Driver
+from assay.bench.reasoning.livebench import weights as livebench_weights
+from assay.bench.reasoning.rows import Absent, Answered, Driver
 from assay.bench.reasoning.tasks import TASKS
-from assay.errors import AssayError
 
 TEN = (
     "aime24", "livecodebench", "livebench", "ifeval", "bfcl", "mmmu", "mathvista", "olympiadbench", "mathvision", "mmmu-pro",
 )  # fmt: skip
 """Paper B's ten, in the order of its Table 1."""
-MORE = ("bfcl-fc",)
-"""Asked where they are named: BFCL with its functions as tools."""
+MORE = ("bfcl-fc", "humaneval")
+"""Asked where they are named: BFCL with its functions as tools, and HumanEval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,19 +40,21 @@ class Library:
 
 
 def library_of(benchmark: str, environments: Path, install: bool, say: Callable[[str], None] = print) -> Library:
-    """What runs a benchmark. Raises AssayError, one line with what to do, where nothing does here."""
+    """What runs a benchmark. Raises Absent, one line with what to do, where nothing does here."""
     if benchmark in TASKS:
+        if TASKS[benchmark].programs:
+            code.walled()
         python = evalscope.python_of(environments, install, say)
-        scorer = sandboxed if benchmark == "livecodebench" else None
+        scorer = sandboxed if TASKS[benchmark].programs else None
         return Library(driver=evalscope.driver(python, scorer), name=f"evalscope {evalscope.VERSION}")
     if benchmark in ("bfcl", "bfcl-fc"):
         return _bfcl(benchmark, environments, install, say)
     if benchmark == "livebench":
         return Library(
             driver=lambda job: livebench(replace(job, data=job.data / "livebench")), name="LiveBench's own package",
-            keeps_ids=False, asks=False,
+            keeps_ids=False, asks=False, weights=livebench_weights, release="the questions that it had when it was asked",
         )  # fmt: skip
-    raise AssayError(f"{benchmark}: nothing here runs it")
+    raise Absent(f"{benchmark}: nothing here runs it")
 
 
 def _bfcl(mode: str, environments: Path, install: bool, say: Callable[[str], None]) -> Library:
@@ -76,10 +78,11 @@ def leaderboard_weights(answers: Sequence[Answered]) -> dict[str, float]:
 
 
 def sandboxed(answers: Sequence[Answered], data: Path) -> Iterable[Answered]:
-    """LiveCodeBench's programs against their tests, in our sandbox."""
-    task, asked = TASKS["livecodebench"], {r.question for r in answers}
-    tests = dict(
-        code.livecodebench(row.value) for f in task.paths(data) for row in rows(f)
-        if str(row.value.get("question_id")) in asked
-    )  # fmt: skip
+    """Programs against the tests of their questions, in our sandbox."""
+    asked = {r.question for r in answers}
+    tests = dict[str, code.Problem]()
+    for name in {r.benchmark for r in answers}:
+        read, task = code.READERS[name], TASKS[name]
+        every = (row for f in task.paths(data) for row in rows(f))
+        tests |= dict(read(row.value) for row in every if task.read(row).id in asked)
     return code.score_code(answers, tests)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from assay.bench.reasoning.rows import Absent
 from assay.errors import AssayError
 from assay.tables import write_text
 
@@ -42,13 +43,13 @@ def environment(
     of versions of all else) and `alone` (packages without what they need: for the data in them),
     after `say` told its `size`. Two commands at once: the second waits for the first.
 
-    Raises AssayError, one line with what to type, where it is missing and not to be made, or where pip fails.
+    Raises Absent, one line with what to type, where it is missing and not to be made, and AssayError where pip fails.
     """
     place, wanted = folder / name, _identity(pins, alone, constraints)
     if (python := _ready(place, wanted)) is not None:
         return python
     if not install:
-        raise AssayError(f"{name}: {_lacking(place)}; give --install to make it ({size or 'size unknown'})")
+        raise Absent(f"{name}: {_lacking(place)}; give --install to make it ({size or 'size unknown'})")
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder / f".{name}.lock"):
         if (python := _ready(place, wanted)) is not None:
@@ -93,6 +94,7 @@ def _make(place: Path, pins: Sequence[str], alone: Sequence[str], constraints: P
     shutil.rmtree(place, ignore_errors=True)
     limits = ["-c", str(constraints)] if constraints else []
     pip = [str(place / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-q"]
+    pip.append("--no-compile")  # minutes of two cores, for files most of which are never imported
     steps = [[sys.executable, "-m", "venv", str(place)], [*pip, *limits, *pins], [*pip, "--no-deps", *alone]]
     for command in steps if alone else steps[:2]:
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -4,7 +4,7 @@ It is started anew each time, without its own cache (which loses what was under 
 apart from questions): `assay.bench.reasoning.recorder` answers what was answered before. What it leaves out of its means
 (rows that it excludes, rows that it could not review, questions that it has no row of) comes back as a row with a fault.
 
-Code is never run here: LiveCodeBench's answers come back as code, for the sandbox (`score_code`).
+Code is never run here: answers that are programs come back as code, for the sandbox (`score_code`).
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ import ctypes, json, os, sys
 if sys.platform == "linux": ctypes.CDLL(None).prctl(1, 9)  # it ends with whoever started it
 if os.getppid() != int(sys.argv[2]): sys.exit(1)
 from evalscope import run_task
-import evalscope.benchmarks.live_code_bench.evaluate_utils as code
+import evalscope.benchmarks.live_code_bench.evaluate_utils as code, evalscope.benchmarks.humaneval.utils as human
 def never(*_, **__): raise RuntimeError("code is judged in the sandbox")
 code.codegen_metrics = never
+human.check_correctness = lambda *_, **__: {"passed": False}
 run_task(json.load(open(sys.argv[1])))
 """
 _NLTK = "llama_index/core/_static/nltk_cache"
@@ -65,8 +66,8 @@ def driver(python: Path, score_code: ScoreCode | None = None) -> Driver:
 
 def _run(job: Job, python: Path, score_code: ScoreCode | None) -> Iterator[Answered]:
     task = TASKS[job.benchmark]
-    if task.name == "livecodebench" and score_code is None:
-        raise AssayError("livecodebench: its answers are programs, and there is no sandbox here to judge them in")
+    if task.programs and score_code is None:
+        raise AssayError(f"{task.name}: its answers are programs, and there is no sandbox here to judge them in")
     questions = task.questions(job.data, job.window)
     by_part: defaultdict[str, list[Question]] = defaultdict(list)
     for question in questions:

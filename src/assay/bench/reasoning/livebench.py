@@ -7,11 +7,12 @@ the machine that scores: so it is asked by hand, where that is wanted, and what 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from assay.bench.reasoning.rows import Answered, Job
+from assay.bench.reasoning.rows import Absent, Answered, Job
 from assay.errors import AssayError
 
 BY_HAND = (
@@ -21,36 +22,66 @@ BY_HAND = (
     "python gen_ground_truth_judgment.py --bench-name live_bench --model-list {model}; then the same command again reads "
     "what it left"
 )
-CARD = {
-    "release": "the questions that its package had when it was asked", "judge": "none: its own ground truth",
-    "mode": "read from its package's files", "paper": "no: it names no release",
-}  # fmt: skip
 
 
 def livebench(job: Job) -> Iterator[Answered]:
-    """The rows of what LiveBench's package left of this model in its clone `job.data`. Raises AssayError, with what to type,
-    where there is nothing."""
-    judged = sorted(job.data.rglob("model_judgment/ground_truth_judgment.jsonl"))
-    answers = {r["question_id"]: r for f in sorted(job.data.rglob(f"model_answer/{job.model}.jsonl")) for r in _rows(f)}
-    found = 0
-    for file in judged:
-        for row in _rows(file):
-            if row["model"] == job.model:
-                found += 1
-                yield _answered(job, file, row, answers.get(row["question_id"]))
-    if not found:
-        raise AssayError(BY_HAND.format(data=job.data, model=job.model, url=job.url))
+    """The rows of what LiveBench's package left of this model in its clone `job.data`, one for each question: of its
+    question files (`download_questions.py` brings them), or, where there are none, for each that was answered or judged.
+    One without a judgement, or with -1, which is the package's word for none, has no score, and says so.
+
+    Raises Absent, with what to type, where there is no judgement of the model.
+    """
+    found = {f.parent.parent: _of_model(f, job.model) for f in job.data.rglob(JUDGED)}
+    if not any(found.values()):
+        raise Absent(BY_HAND.format(data=job.data, model=job.model, url=job.url))
+    for folder in sorted({*found, *(f.parent for f in job.data.rglob("question.jsonl"))}):
+        judged, asked, answered = found.get(folder, {}), folder / "question.jsonl", dict[str, dict[str, Any]]()
+        for file in folder.glob("model_answer/*.jsonl"):
+            if file.stem.lower() == job.model.lower():
+                answered = {str(r["question_id"]): r for r in _rows(file)}
+        questions = {str(r["question_id"]): r for r in (_rows(asked) if asked.exists() else ())}
+        left_out = {k for k, r in questions.items() if r.get("livebench_removal_date") and k not in judged}
+        for name in sorted({*(questions or answered), *judged} - left_out):
+            yield _answered(job, folder, name, questions.get(name, {}), judged.get(name), answered.get(name))
 
 
-def _answered(job: Job, file: Path, row: dict[str, Any], answer: dict[str, Any] | None) -> Answered:
-    score = row["score"]
-    if not isinstance(score, int | float) or not 0 <= score <= 1:
-        raise AssayError(f"{file}: the score of question {row['question_id']} is {score!r}, not a number from 0 to 1")
-    text = answer["choices"][0]["turns"][-1] if answer is not None else ""
+JUDGED = "model_judgment/ground_truth_judgment.jsonl"
+
+
+def _of_model(file: Path, model: str) -> dict[str, dict[str, Any]]:
+    """Of each question the judgement of a model, whose name the package may write in small letters: the last, as it takes
+    them itself. Raises AssayError for a score that is none."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in _rows(file):
+        score = row.get("score")
+        if str(row.get("model")).lower() != model.lower():
+            continue
+        if not isinstance(score, int | float) or not (0 <= score <= 1 or score == -1):
+            raise AssayError(f"{file}: the score of question {row.get('question_id')} is {score!r}, not from 0 to 1")
+        found[str(row["question_id"])] = row
+    return found
+
+
+def _answered(
+    job: Job, folder: Path, name: str, question: dict[str, Any], told: dict[str, Any] | None, answer: dict[str, Any] | None
+) -> Answered:  # fmt: skip
+    category, task = folder.parent.name, folder.name
+    if source := question or told:
+        category, task = str(source["category"]), str(source["task"])
+    score = None if told is None or told["score"] == -1 else float(told["score"])
+    fault = "" if score is not None else "its package could not judge it" if told else "no judgement of it"
     return Answered(
-        benchmark=job.benchmark, question=str(row["question_id"]), repeat=0, answer=str(text), score=float(score),
-        subset=str(row["category"]), by=f"LiveBench, {row['task']}",
+        benchmark=job.benchmark, question=name, repeat=0, score=score, fault=fault, subset=f"{category}, {task}",
+        answer=str(answer["choices"][0]["turns"][-1]) if answer else "", expected=str(question.get("ground_truth") or ""),
+        text=str((question.get("turns") or [""])[-1]), by="LiveBench's own ground truth",
     )  # fmt: skip
+
+
+def weights(rows: Sequence[Answered]) -> dict[str, float]:
+    """LiveBench's total: the mean of its categories, each the mean of its tasks; of the tasks that are here."""
+    tasks = {r.subset for r in rows if r.score is not None}
+    counts = Counter(t.partition(", ")[0] for t in tasks)
+    return {t: 1 / len(counts) / counts[t.partition(", ")[0]] for t in tasks}
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:

@@ -5,7 +5,8 @@
     OUT/cards.json            the protocol of each number
     OUT/results.json, .md, .html
 
-The ends of a run: all benchmarks that can be run here are measured, and each that cannot is a line that says what to do.
+The ends of a run: all benchmarks that can be run here are measured; each that cannot is a line that says what to do, and
+each that was begun and has no number is a line with its reason.
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
-from assay.bench.benchmark import BenchmarkResult, Skipped
+from assay.bench.benchmark import BenchmarkResult, Failed, Skipped
 from assay.bench.reasoning import equivalence, estimates
 from assay.bench.reasoning.cards import JUDGED, Card, shortened
 from assay.bench.reasoning.drivers import MORE, TEN, Library, library_of
-from assay.bench.reasoning.recorder import Heard, Recorder, Tally, spent
-from assay.bench.reasoning.rows import Answered, Job
+from assay.bench.reasoning.recorder import SPENT, Heard, Recorder, Tally, spent
+from assay.bench.reasoning.rows import Absent, Answered, Job
 from assay.bench.reasoning.serving import Endpoint
 from assay.bench.reasoning.tasks import STANDARD, TASKS, VISION, Question
 from assay.bench.reasoning.thoughts import all_thought
-from assay.errors import AssayError
+from assay.errors import AssayError, Stopped
 from assay.identity import of_file
 from assay.llm.budget import Budget
 from assay.llm.chat import Chat
@@ -64,48 +66,66 @@ class Settings:
         return self.temperature if self.temperature is not None else 0.0 if self.repeats == 1 else 0.6
 
 
+class Measured(NamedTuple):
+    """The results in order; the benchmarks in which a budget ended; what a judge left undone, in words."""
+
+    results: list[BenchmarkResult | Skipped]
+    short: list[str]
+    unjudged: list[str]
+
+    @property
+    def failed(self) -> list[Failed]:
+        """Those that were begun and have no number."""
+        return [r for r in self.results if isinstance(r, Failed)]
+
+
 def measure(
     endpoint: Endpoint, data: Path, out: Path, settings: Settings, environments: Path, install: bool = False,
     judges: Sequence[Chat] = (), say: Callable[[str], None] = print,
     library: Callable[..., Library] = library_of,
-) -> tuple[list[BenchmarkResult | Skipped], list[str]]:  # fmt: skip
-    """The results of all benchmarks, or of those of `settings.only`, in order, and the names of those in which the budget
-    ended. Raises AssayError for broken data, for one that was named and cannot be run, and where the model's server answers
-    nothing."""
+) -> Measured:  # fmt: skip
+    """All benchmarks, or those of `settings.only`, in order. What one of them lacks or fails at is its line (Skipped,
+    Failed), and the others go on. Raises AssayError, before anything is asked, for one that was named and cannot be run or
+    whose data are broken, and at the end where none has a number."""
     if out.resolve().is_relative_to(data.resolve()):
         raise AssayError(
             f"--out {out} lies within --data {data}: what a run writes would be read as data; choose another"
         )
+    for name in settings.only:
+        library(name, environments, install, say)
+        if name in TASKS:
+            TASKS[name].questions(data, settings.window)
     budget = None
     if settings.budget is not None:
         budget = Budget(settings.budget)
         budget.spend(spent(out / "asked.sqlite"))
-    results, cards, short = list[BenchmarkResult | Skipped](), dict[str, object](), list[str]()
+    told = Measured([], [], [])
+    cards: dict[str, object] = {}
     for name in settings.only or TEN:
         try:
             found = library(name, environments, install, say)
             job = _job(name, endpoint, data, out, settings)
             questions = TASKS[name].questions(data, settings.window) if name in TASKS else []
             rows, prompt, refused = _answers(found, job, out, endpoint.identity, budget, _asked(questions, job), say)
+            if refused:
+                told.short.append(name)
+            card = _card(job, found, questions, prompt, rows, judges)
+            if any(r.score is not None for r in rows):
+                told.results.append(_result(rows, card, job, questions, out, judges, say, found, told))
+                cards[name] = card.as_json()
+                write_text(out / "cards.json", json.dumps(cards, indent=2))
+            elif refused:
+                told.results.append(Skipped(name=name, reason=SPENT))
+            else:
+                fault = next((r.fault for r in rows if r.fault), "no rows")
+                raise AssayError(f"none of {len(rows):,} answers has a score ({fault}); see to that, then run it again")
         except AssayError as error:
-            if name in settings.only:
-                raise
-            results.append(Skipped(name=name, reason=str(error).removeprefix(f"{name}: ")))
-            continue
-        short += [name] if refused else []
-        card = _card(job, found, questions, prompt, rows, judges)
-        cards[name] = card.as_json()
-        if any(r.score is not None for r in rows):
-            results.append(_result(rows, card, job, questions, out, judges, say, found))
-        elif refused:
-            results.append(Skipped(name=name, reason="not asked: the budget of tokens is spent"))
-        else:
-            fault = next((r.fault for r in rows if r.fault), "no rows")
-            raise AssayError(
-                f"{name}: none of {len(rows):,} answers has a score ({fault}); see to that, then run it again"
-            )
-        write_text(out / "cards.json", json.dumps(cards, indent=2))
-    return results, short
+            kind = Skipped if isinstance(error, Absent) and name not in settings.only else Failed
+            told.results.append(kind(name=name, reason=str(error).removeprefix(f"{name}: ")))
+            say(str(told.results[-1]))
+    if told.failed and not any(isinstance(r, BenchmarkResult) for r in told.results):
+        raise AssayError("; ".join(f"{r.name}: {r.reason}" for r in told.failed))
+    return told
 
 
 def _job(name: str, endpoint: Endpoint, data: Path, out: Path, settings: Settings) -> Job:
@@ -126,7 +146,7 @@ def _answers(
     library: Library, job: Job, out: Path, identity: str, budget: Budget | None, asked: int,
     say: Callable[[str], None],
 ) -> tuple[list[Answered], str, bool]:  # fmt: skip
-    """A benchmark's rows; the first prompt; whether the budget refused some."""
+    """A benchmark's rows; one prompt; whether the budget refused some."""
     if not library.asks:
         return list(library.driver(job)), "", False
     shutil.rmtree(job.work, ignore_errors=True)  # a library that remembers some answers would get others' for the rest
@@ -136,8 +156,8 @@ def _answers(
         rows = list(library.driver(replace(job, url=recorder.url, key="-")))
         rows = joined(rows, recorder.heard) if library.keeps_ids else rows
         tally = recorder.tally
-        prompt = recorder.first_prompt
-        refused = any("budget" in fault for fault in recorder.faults.values())
+        prompt = recorder.prompt
+        refused = SPENT in recorder.faults.values()
     say(
         f"{job.benchmark}: {tally.answered:,} answers ({tally.cached:,} from earlier runs), {tally.cut:,} cut, "
         f"{tally.failed:,} failed; {tally.tokens_in:,} tokens in, {tally.tokens_out:,} out"
@@ -191,12 +211,13 @@ def _card(
         max_tokens=job.max_tokens, repeats=job.repeats, seed=job.seed, window=job.window,
         extractor=EXTRACTORS.get(job.benchmark, "the library's own"),
         judge=f"rule first, then {', '.join(j.name for j in judges)}" if judged else "none: the rule alone",
-        measure="prompt, strict" if job.benchmark == "ifeval" else f"pass@1, mean of {job.repeats}",
+        measure=MEASURES.get(job.benchmark, f"pass@1, mean of {job.repeats}"),
         by_subset=bool(task and task.by_subset), subsets=(STANDARD, VISION) if task and task.by_subset else (),
-        extracts=job.benchmark not in ("ifeval", "bfcl"),
+        extracts=job.benchmark not in ("ifeval", "bfcl", "bfcl-fc", "livebench"), asked_here=library.asks,
     )  # fmt: skip
 
 
+MEASURES = {"ifeval": "prompt, strict", "livebench": "mean of categories"}
 _LETTER = "the letter of the last ANSWER: line, else the last capital letter"
 EXTRACTORS = {
     "aime24": "the last box, else the last number; whole numbers by math-verify",
@@ -205,14 +226,15 @@ EXTRACTORS = {
     "mathvista": f"options: {_LETTER}; else the last box, by math-verify",
     "mmmu": f"options: {_LETTER}; open: the ANSWER: line, by MMMU's rule", "mmmu-pro": _LETTER,
     "ifeval": "none: the whole answer is checked", "livecodebench": "the last fenced program",
+    "humaneval": "the last fenced program, else the whole answer",
 }  # fmt: skip
 
 
 def _result(
     rows: Sequence[Answered], card: Card, job: Job, questions: Sequence[Question], out: Path, judges: Sequence[Chat],
-    say: Callable[[str], None], library: Library,
+    say: Callable[[str], None], library: Library, measured: Measured,
 ) -> BenchmarkResult:  # fmt: skip
-    """The rows on disk, judged, as a number."""
+    """The rows on disk, judged, as a number. A judge that does not answer takes nothing from the rule's."""
     file = out / "answers" / f"{job.benchmark}.jsonl"
     write_text(file, "".join(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in rows))
     more, notes = [], TASKS[job.benchmark].flaws(list(questions)) if job.benchmark in TASKS else []
@@ -220,7 +242,14 @@ def _result(
         said = []
         for chat in judges:
             say(f"{job.benchmark}: {chat.name} judges {len(rows):,} answers")
-            said.append((chat.name, equivalence.judged(rows, chat)))
+            try:
+                said.append((chat.name, equivalence.judged(rows, chat)))
+            except Stopped as error:
+                measured.short.append(f"{job.benchmark} (judge {chat.name})")
+                notes = [*notes, f"judge {chat.name}: {error}"]
+            except AssayError as error:
+                measured.unjudged.append(f"{job.benchmark}: {error}")
+                notes = [*notes, f"no numbers of judge {chat.name}: {error}"]
         for name, told in said:
             kept = out / "answers" / f"{job.benchmark}.judge-{digest(name)[:8]}.jsonl"
             lines = (

@@ -43,6 +43,7 @@ _ASIDE = ("seed", "stream", "stream_options", "user", "timeout")
 """Fields of a request that are no part of the question."""
 MOST_BODY = 256 * 2**20
 TRIES = 6
+SPENT = "not asked: the budget of tokens is spent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,7 @@ class Recorder:
     `journal`: the SQLite file of all that was answered. `identity`: what the model is, where its name alone does not say
     (a digest of its weights): other weights are asked anew. `budget`: of tokens, in and out together. `told` hears of every
     answer. `heard`: every answer of this run by the id that the library was given; `faults`: those that came to nothing.
-    `first_prompt`: the words of the first request. `errors`: tell what got no answer as an error (a 400, which no client
+    `errors`: tell what got no answer as an error (a 400, which no client
     tries again): for libraries that keep no ids of completions, and mark failures themselves.
 
     Example: with Recorder(job, Path("asked.sqlite")) as recorder: library(recorder.url)
@@ -87,10 +88,15 @@ class Recorder:
         self.timeout_s, self.errors = timeout_s, errors
         self.heard: dict[str, Heard] = {}
         self.tally = Tally()
-        self.url = self.first_prompt = ""
+        self.url, self._prompts = "", ("", "")
         self._seen: Counter[str] = Counter()
         self._ready = threading.Event()
         self._silent = 0
+
+    @property
+    def prompt(self) -> str:
+        """The words of one request, the same one whatever the order in which they came."""
+        return self._prompts[1]
 
     @property
     def faults(self) -> dict[str, str]:
@@ -141,7 +147,7 @@ class Recorder:
             return _refusal("the recorder takes one answer a request, and no streams")
         path = request.path.removeprefix("/v1/")
         key = self._key(path, body)
-        self.first_prompt = self.first_prompt or _words(body)
+        self._prompts = min(self._prompts, (key, _words(body))) if self._prompts[0] else (key, _words(body))
         sample = self._seen[key]
         self._seen[key] += 1
         heard, answer = await self._once(path, key, sample, body)
@@ -167,7 +173,7 @@ class Recorder:
             return Heard(id=name, said=said(answer), cached=True), answer
         most = _most(body, self.job.max_tokens)
         if self.budget is not None and not await self.budget.enough(most):
-            return Heard(id=name, said=Said(), fault="not asked: the budget of tokens is spent"), {}
+            return Heard(id=name, said=Said(), fault=SPENT), {}
         start = time.monotonic()
         async with self._room:
             answer, fault = await self._ask(path, {**body, "model": self.job.model}, name, sample)

@@ -6,6 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from assay.errors import AssayError
+
+
+class Absent(AssayError):
+    """What a benchmark needs is not on this machine (its library, its data, a sandbox): what to type is said."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:

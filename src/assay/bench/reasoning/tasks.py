@@ -3,8 +3,8 @@
     DIR/NAME/...        a snapshot of the data set as its hub has it (Parquet, JSON lines), or the authors' own files
 
 A file belongs to a benchmark by its path: aime24, ifeval, olympiadbench, mathvision (testmini), mmmu (validation), mmmu-pro,
-mathvista (testmini), livecodebench. What cannot be read is an error that names file, row and field: a benchmark with a
-question left out is another benchmark.
+mathvista (testmini), livecodebench, humaneval. What cannot be read is an error that names file, row and field: a benchmark
+with a question left out is another benchmark.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.bench.files import Row, found, rows
+from assay.bench.reasoning.rows import Absent
 from assay.errors import AssayError
 
 AIME24_KEY = (
@@ -57,13 +58,16 @@ class Task:
     """Other numbers that evalscope gives for each answer."""
     pictures: bool = False
     by_subset: bool = False
+    programs: bool = False
+    """Its answers are programs: their tests stay here, for the sandbox."""
     extra: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
     """evalscope's extra_params of each part."""
 
     def questions(self, data: Path, window: str = "") -> list[Question]:
-        """All questions of the folder, in the order of its files. Raises AssayError where there are none, or one twice."""
+        """All questions of the folder, in the order of its files. Raises Absent where there are none, AssayError
+        where one cannot be read, or is there twice."""
         if not (files := self.paths(data)):
-            raise AssayError(f"{self.name}: no files of it in {data} (their path must match {self.files}); {self.home}")
+            raise Absent(f"{self.name}: no files of it in {data} (their path must match {self.files}); {self.home}")
         made = [self.read(row) for file in files for row in rows(file)]
         made = [q for q in made if _within(str(q.record.get("contest_date") or ""), window)] if window else made
         twice = [k for k, n in Counter((q.part, q.id) for q in made).items() if n > 1]
@@ -211,6 +215,14 @@ def _livecodebench(row: Row) -> Question:
     )  # fmt: skip
 
 
+def _humaneval(row: Row) -> Question:
+    record: dict[str, Any] = {
+        "task_id": row.text("task_id"), "prompt": row.text("prompt"), "entry_point": row.text("entry_point"),
+        "canonical_solution": "", "test": "",
+    }  # fmt: skip
+    return Question(id=record["task_id"], record=record, text=record["prompt"])
+
+
 def _id(row: Row, text: str) -> str:
     for name in ("id", "ID", "problem_id"):
         if row.value.get(name) is not None:
@@ -269,8 +281,13 @@ TASKS: dict[str, Task] = {
         ),
         Task(
             name="livecodebench", dataset="live_code_bench", files=r"live.?code.?bench", split="code generation",
-            whole=0, read=_livecodebench,
+            whole=0, read=_livecodebench, programs=True,
             home=_HUB.format("livecodebench/code_generation_lite", "livecodebench"),
+        ),
+        Task(
+            name="humaneval", dataset="humaneval", files=r"human.?eval", leave=r"human.?eval.?(plus|\+|x|pack)",
+            split="all problems", whole=164, read=_humaneval, programs=True,
+            home=_HUB.format("openai/openai_humaneval", "humaneval"),
         ),
     )
 }  # fmt: skip
