@@ -268,7 +268,7 @@ _STEPS = {
     "align": "alignment: imitating worked answers", "reward-model": "the reward model", "grpo": "GRPO",
     "reward-term": "calibrating the reward model", "claims-judges": "judges with and without gold, against the truth",
     "claims-unseen": "judges on unseen kinds", "claims-filters": "filters, against the truth",
-    "control": "judges that are shown a coin's labels",
+    "control": "judges that are shown a coin's labels", "start": "answers of the untuned policy",
 }  # fmt: skip
 
 
@@ -279,12 +279,22 @@ def model_title(name: str) -> str:
         return f"the model of round {int(number) + 1}"
     if kind == "mpo" and number.isdecimal():
         return f"MPO, round {number}"
+    if kind == "grpo" and number:
+        return f"GRPO, {arm_title(number)}"
     return _MODELS.get(name.removeprefix("claims-"), name)
+
+
+def arm_title(name: str) -> str:
+    """What an arm of `--tune` is called in words: its reward model, and the number of the seed or training."""
+    arm, _, number = name.rpartition("-")
+    return f"the reward model of {'all raw' if arm == 'raw' else 'curated'} labels, {int(number) + 1}"
 
 
 def step_title(step: str) -> str:
     """What a step of a run is called in words."""
     where, _, name = step.rpartition("/")
+    if step.startswith("compared-"):
+        return "whether curation pays in the policy"
     if step in _STEPS or not where:
         return _STEPS.get(step) or model_title(step)
     if where == "stage1":
@@ -292,5 +302,13 @@ def step_title(step: str) -> str:
             turn = name.removeprefix("judges-it")
             return f"judges against people, {f'round {int(turn) + 1}' if turn.isdecimal() else 'the first answers'}"
         return f"what {model_title(f'stage1-{name}')} gets wrong, and what is asked next"
+    if where in ("gate", "best-of-n", "grpo", "policy"):
+        what = {
+            "gate": "the gate of ",
+            "best-of-n": "the best of n, by ",
+            "grpo": "GRPO, ",
+            "policy": "measuring GRPO, ",
+        }
+        return f"{what[where]}{arm_title(name)}"
     before = {"sets": "measuring ", "evaluate": "examining ", "unseen": "on unseen kinds: ", "bench": "benchmark "}
     return f"{before[where]}{model_title(name)}" if where in before else step

@@ -64,12 +64,8 @@ def run_job(
 
     who = _who(config, judge, chat, asked or {})
     kept = {**jsonable(config), "inputs": {"embedder": Encoder(config).identity, **who}}
-    for added in (
-        "claims",
-        "tune",
-        "tuning",
-    ):  # what adds to a run and changes nothing of it: a finished one can be given it
-        del kept[added]
+    for name in ("claims", "tune", "tuning"):  # they change nothing of a run: a finished one can be given them
+        del kept[name]
     engine = engine or Here()
     processes = how_many(processes, engine)
     cluster = cluster_of(engine, processes)

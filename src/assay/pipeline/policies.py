@@ -8,7 +8,8 @@
       policy/ARM-I    the tuned policy's answers, measured
       compared-K      the reward model of curated labels less that of all raw ones, of K trainings each
 
-Both arms have the same policy, questions, settings and seeds; only the reward model differs. Who measures had no say in either.
+Both arms have the same policy, questions, settings and seeds; only the reward model differs. Who measures had no say in
+either.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,7 @@ from assay.pipeline.policy_questions import Questions, asked, check_judge, own
 from assay.policy.gate import ModelTerm, fit_model_term
 from assay.policy.rewards import HybridReward
 from assay.records import Preference, assistant, digest, question_id
-from assay.rollouts import Prompt, Rollout, RolloutScorer
+from assay.rollouts import Rollout, RolloutScorer
 from assay.run import Run, jsonable
 from assay.statistics import mean
 from assay.store import Place
@@ -74,7 +75,7 @@ def check(config: FlowConfig, processes: int) -> None:
         raise AssayError(f"--tuning.model {config.tuning.model}: no such folder")
     if config.tune != EMBEDDED and not Path(config.tune).exists():
         raise AssayError(
-            f"--tune {config.tune}: no such file or folder of questions; '{EMBEDDED}' asks those of the embedded pool's kinds"
+            f"--tune {config.tune}: no such file or folder of questions; '{EMBEDDED}' names those of the embedded pool"
         )
     check_judge(config.tuning.judge)
     with TemporaryDirectory() as room, redirect_stdout(StringIO()):  # what is left out is told when they are asked

@@ -1,8 +1,8 @@
 """The questions of `assay run --tune`, and who says how good an answer to one is.
 
-The embedded ones are instructions with one demand that a checker knows (`constraints`), of the kinds that the pool has labels
-of. A user's own are measured by their right answers, or by a judge that had no say in the labels. No question of the run's
-pool measures.
+The embedded ones are instructions with one demand that a checker knows (`constraints`), of the kinds that the pool has
+labels of. A user's own are measured by their right answers, or by a judge that had no say in the labels. No question of the
+run's pool measures.
 """
 
 from collections.abc import Callable, Collection, Sequence
