@@ -287,6 +287,8 @@ def model_title(name: str) -> str:
 def arm_title(name: str) -> str:
     """What an arm of `--tune` is called in words: its reward model, and the number of the seed or training."""
     arm, _, number = name.rpartition("-")
+    if not arm:
+        return "the untuned policy"
     return f"the reward model of {'all raw' if arm == 'raw' else 'curated'} labels, {int(number) + 1}"
 
 

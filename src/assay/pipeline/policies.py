@@ -15,7 +15,7 @@ either.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, redirect_stdout
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from assay import session
 from assay.curate.material import Material
 from assay.curate.views import read_set
 from assay.errors import AssayError
@@ -35,8 +36,9 @@ from assay.pipeline.policy_questions import Questions, asked, check_judge, own
 from assay.policy.gate import ModelTerm, fit_model_term
 from assay.policy.rewards import HybridReward
 from assay.records import Preference, assistant, digest, question_id
-from assay.rollouts import Rollout, RolloutScorer
+from assay.rollouts import Prompt, Rollout, RolloutScorer
 from assay.run import Run, jsonable
+from assay.stages import arm_title
 from assay.statistics import mean
 from assay.store import Place
 from assay.tables import read_json
@@ -195,15 +197,19 @@ class Policies:
         self.run.once("start", work)
 
     def answers(self, name: str, policy: Callable[[], Any], n: int, seed: int) -> list[list[Rollout]]:
-        """n answers to each question that measures, sampled as in training; kept in the table `answers`."""
+        """n answers to each question that measures, sampled as in training; kept in the table `answers`, part by part."""
+        table, test = self.run.table("answers", Rollout), self.asked.test
+        drawing = lru_cache(1)(lambda: self.sampler(policy(), seed))  # loaded where anything is left to draw
+        found = list[list[Rollout]]()
+        for k, part in enumerate(test[at : at + PART] for at in range(0, len(test), PART)):
 
-        def work() -> list[Rollout]:
-            sampler = self.sampler(policy(), seed)
-            sampler.load(0)
-            return [r for group in sampler(self.asked.test, n, MEASURING) for r in group]
+            def work(part: Sequence[Prompt] = part, draw: int = MEASURING + k) -> list[Rollout]:
+                return [r for group in drawing()(part, n, draw) for r in group]
 
-        rows = self.run.table("answers", Rollout).once(name, work)
-        return [rows[at : at + n] for at in range(0, len(rows), n)]
+            rows = table.once(f"{name}-{k:04d}", work)
+            found += [rows[at : at + n] for at in range(0, len(rows), n)]
+            session.at(f"answers, {arm_title(name)}", len(found), len(test), self.run.say)
+        return found
 
     def valued(self, name: str, groups: Sequence[Sequence[Rollout]]) -> dict[str, Any]:
         """What the answers are worth, kept in the table `values` by `name`, and that in numbers."""
@@ -351,8 +357,10 @@ class Policies:
             file.unlink()
 
 
+PART = 32
+"""Questions between two writes."""
 MEASURING = 1 << 21
-"""A draw of samplers that no training takes."""
+"""From here on draws of samplers are such as no training takes."""
 
 
 def fitted(score: Callable[..., NDArray[np.float64]], gold: Sequence[Preference], config: FlowConfig) -> ModelTerm:

@@ -58,10 +58,10 @@ def _about(steps: Steps, tuning: Mapping[str, Any], found: Mapping[str, Any]) ->
     rewards = "raw score" if summed else "probability that an answer is right, behind a gate, both fitted on held gold"
     parts = (
         f"The policy is {tuning['model']}. Measured by {found['measured_by']}, on questions that are neither in the pool",
-        f"nor trained on. The best of n picks among {tuning['candidates']} answers of the untuned policy to each, on average",
-        f"over all choices of n. GRPO: {grpo['steps']} steps of {grpo['prompts']} questions with {grpo['group']} answers;",
-        f"{steps['start']['train']:,} questions to train on; the reward is the reward model's {rewards}. Questions, settings",
-        "and seeds are the same for both reward models. Answers of at most",
+        f"nor trained on. The best of n picks among {tuning['candidates']} answers of the untuned policy to each, on",
+        f"average over all choices of n. GRPO: {grpo['steps']} steps of {grpo['prompts']} questions with {grpo['group']}",
+        f"answers; {steps['start']['train']:,} questions to train on; the reward is the reward model's {rewards}.",
+        "Questions, settings and seeds are the same for both reward models. Answers have at most",
         f"{sampler['max_tokens']} tokens, at temperature {sampler['temperature']:g}.",
     )
     return " ".join(parts)
