@@ -42,7 +42,9 @@ def of_run(place: Path, config: Mapping[str, Any], asked: Mapping[str, Any]) -> 
         part = _of_seed(place / f"seed-{n}", config, split, claims)
         found += [replace(s, title=s.title + which) for s in part]
     if asked.get("tune") and "tuning" in asked:
-        found += _of_policies(place / "policies", asked["tuning"])
+        made = all((place / f"seed-{n}" / "steps" / "final.json").exists() for n in range(seeds))
+        where = "policies" if made else "not-begun"  # what lies there was made of models that are no more
+        found += _of_policies(place / where, asked["tuning"])
     return _in_order(found)
 
 

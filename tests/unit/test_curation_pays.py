@@ -140,16 +140,16 @@ def test_a_function_may_measure_what_has_no_right_answer(tmp_path: Path) -> None
     ("change", "says"),
     [
         ({"tune": "no-such-file.jsonl"}, "no such file or folder of questions; 'embedded'"),
-        ({"tuning": replace(SOME, judge="gpt")}, "no judge; name who says"),
-        ({"tuning": replace(SOME, model="/no/such/model")}, "no such folder"),
+        ({"tuning": replace(SOME, judge="gpt", model="minilm")}, "no judge; name who says"),
+        ({"tuning": replace(SOME, model="/no/such/model")}, "/no/such/model"),
     ],
 )
-def test_what_would_fail_after_hours_is_refused_at_the_start(change: dict[str, Any], says: str) -> None:
-    config = replace(
-        presets.tiny(), **{"tune": EMBEDDED, "tuning": replace(SOME, model=str(Path(__file__).parent)), **change}
-    )
+def test_what_would_fail_after_hours_is_refused_at_the_start(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    model = tiny_models.save_language(tmp_path / "model")
+    sound = replace(presets.tiny(), tune=EMBEDDED, tuning=replace(SOME, model=str(model)))
+    policies.check(sound, 1)
     with pytest.raises(AssayError, match=says):
-        policies.check(config, 1)
+        policies.check(replace(sound, **change), 1)
 
 
 def test_one_process_tunes() -> None:
@@ -254,6 +254,9 @@ def test_policies_are_stages_with_a_speed_of_their_own(tmp_path: Path) -> None:
     *_, start, _, grpo = found
     assert (start.left, start.of) == (6.0 * 40, "policy")
     assert grpo.left == 4 * (9.0 * 30 + 6.0 * 20), "four trainings, each measured on 20 answers"
+    assert start.effort + grpo.effort == start.left + grpo.left, "the seed's models are still to come"
+    (tmp_path / "seed-0" / "steps").mkdir(parents=True)
+    (tmp_path / "seed-0" / "steps" / "final.json").write_text("{}")
     steps = tmp_path / "policies" / "steps"
     for name, told in {"start": {"wall_s": 24.0}, "grpo/raw-0": {"wall_s": 27.0}, "policy/raw-0": {}}.items():
         (steps / f"{name}.json").parent.mkdir(parents=True, exist_ok=True)
@@ -261,6 +264,10 @@ def test_policies_are_stages_with_a_speed_of_their_own(tmp_path: Path) -> None:
     *_, start, _, grpo = of_run(tmp_path, config, {"tune": "q.jsonl", "tuning": tuning})
     assert (start.done, start.seconds, grpo.seconds) == (True, 24.0, 27.0)
     assert grpo.left == 3 * (9.0 * 30 + 6.0 * 20)
+    (tmp_path / "seed-0" / "steps" / "final.json").rename(tmp_path / "away.json")
+    assert not any(s.done for s in of_run(tmp_path, config, {"tune": "q.jsonl", "tuning": tuning})), (
+        "what other reward models made is not this run's"
+    )
     slow = (240.0 + grpo.effort - grpo.left) / 51.0
     assert _eta((start, grpo), {}) == pytest.approx(grpo.left / slow)
     reward = replace(start, of="", effort=10.0, seconds=1.0)

@@ -68,13 +68,13 @@ def check(config: FlowConfig, processes: int) -> None:
         raise AssayError(
             "--tune works in one process: leave it out here, and give it to the finished run (assay resume OUT --tune ...)"
         )
-    place, _ = models.locate(config.tuning.model)
+    place, packaged = models.locate(config.tuning.model)
+    if not packaged:
+        models.load_config(place)
     if config.tuning.policy.lora_rank and importlib.util.find_spec("peft") is None:
         from assay.errors import missing_extra
 
         raise missing_extra("peft", "lora")
-    if Path(place).is_absolute() and not Path(place).is_dir():
-        raise AssayError(f"--tuning.model {config.tuning.model}: no such folder")
     if config.tune != EMBEDDED and not Path(config.tune).exists():
         raise AssayError(
             f"--tune {config.tune}: no such file or folder of questions; '{EMBEDDED}' names those of the embedded pool"
