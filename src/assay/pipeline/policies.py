@@ -206,9 +206,11 @@ class Policies:
             def work(part: Sequence[Prompt] = part, draw: int = MEASURING + k) -> list[Rollout]:
                 return [r for group in drawing()(part, n, draw) for r in group]
 
+            there = table.done(f"{name}-{k:04d}")
             rows = table.once(f"{name}-{k:04d}", work)
             found += [rows[at : at + n] for at in range(0, len(rows), n)]
-            session.at(f"answers, {arm_title(name)}", len(found), len(test), self.run.say)
+            if not there:
+                session.at(f"answers, {arm_title(name)}", len(found), len(test), self.run.say)
         return found
 
     def valued(self, name: str, groups: Sequence[Sequence[Rollout]]) -> dict[str, Any]:
