@@ -1,5 +1,6 @@
 """The section of a run's report on policies (`assay run --tune`): does curation pay there? Needs no torch."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ def _table(steps: Steps, found: Mapping[str, Any], seeds: int) -> Grid:
         rows.append([f"best of {n}", *cells, _points(found["best_of_n"]) if n == found["most"] else ""])
     after = [told(_tuned(steps, arm, found["trainings"]), "") for arm in ARMS]
     rows.append(["after GRPO", *after, _points(found["grpo"])])
-    header = ("good answers, %", *(f"by {TITLES[arm]}" for arm in ARMS), "curated less raw, points")
+    header = ("good answers", *(f"by {TITLES[arm]}, %" for arm in ARMS), "curated less raw, points")
     return Grid(header=header, rows=rows)
 
 
@@ -118,30 +119,33 @@ def _gates(steps: Steps, seeds: int) -> Grid:
             step = steps[f"gate/{arm}-{s}"]
             precise = "-" if step["precision"] is None else told(Estimate(**step["precision"]), "")
             which = TITLES[arm] if seeds == 1 else f"{TITLES[arm]}, seed {s}"
-            rows.append([which, step["told"], told(Estimate(**step["open"]), ""), precise])
-    header = ("reward model of", "on held gold", "lets through of the untuned policy's, %", "good of these, %")
+            rows.append([which, *_gate(step["term"]), told(Estimate(**step["open"]), ""), precise])
+    header = ("reward model of", "gate", "right of held gold there", "policy's answers there, %", "good of these, %")
     return Grid(header=header, rows=rows, words=2)
+
+
+def _gate(term: Mapping[str, Any]) -> tuple[str, str]:
+    """Where a gate is open, and what held gold says of that; or why it is closed."""
+    if term["reason"]:
+        return "closed: " + re.sub(r"(\d+)%", lambda m: f"{int(m[1]) / 100:.2f}", term["reason"]), "-"
+    there = round(term["kept"] * term["n_gold"])
+    right = f"{round(term['precision'] * there):,} of {there:,}, at least {term['precision_low']:.2f}"
+    return f"open above p = {term['threshold']:.2f}", right
 
 
 def _policies(steps: Steps, trainings: int) -> Grid:
     def row(title: str, step: Mapping[str, Any]) -> list[str]:
         scores = [f"{step[f'reward_{arm}']:+.2f}" if f"reward_{arm}" in step else "-" for arm in ARMS]
         good = told(Estimate(**step["value"]), "")
-        return [
-            title,
-            good,
-            *scores,
-            f"{step['tokens']:.1f}",
-            f"{100 * step['cut_off']:.0f}",
-            f"{step['unmeasured']:,}",
-        ]
+        cut = f"{round(step['cut_off'] * step['answers']):,} of {step['answers']:,}"
+        return [title, good, *scores, f"{step['tokens']:.1f}", cut, f"{step['unmeasured']:,}"]
 
     rows = [row("untuned", steps["start"])]
     for i in range(trainings):
         for arm in ARMS:
             skipped = " (gate closed: untuned)" if "skipped" in steps[f"grpo/{arm}-{i}"] else ""
             rows.append(row(f"GRPO, {TITLES[arm]}, {i + 1}{skipped}", steps[f"policy/{arm}-{i}"]))
-    header = ("policy", "good answers, %", "score by raw", "by curated", "tokens", "cut off, %", "not measured")
+    header = ("policy", "good answers, %", "score by raw", "by curated", "tokens", "cut off", "not measured")
     return Grid(header=header, rows=rows)
 
 
