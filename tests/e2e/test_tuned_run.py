@@ -109,8 +109,8 @@ def assert_picks_are_recounted(run: Path, found: dict[str, Any]) -> None:
 def assert_report(run: Path) -> None:
     page = write_report(run).read_text()
     assert 'id="policies"' in page
-    assert "Best of 4: picking by the reward model of curated labels is" in page
-    assert "GRPO (1 training each)" in page
+    assert "Best of 4, picked by the reward model of curated labels:" in page
+    assert "GRPO (1 training each), rewarded by" in page
     section = page[page.index('id="policies"') : page.index('id="bench"')]
     assert naked(section)[0] == []
     assert (
@@ -175,7 +175,7 @@ def test_from_a_pool_to_a_policy_killed_three_times(place: Path) -> None:
     done = run_assay("resume", "runs/mine", cwd=place, timeout=600)
     assert done.returncode == 0, done.stderr
     assert state(run).state == "finished"
-    assert "picking by the reward model of curated labels" in done.stdout
+    assert "picked by the reward model of curated labels" in " ".join(done.stdout.split())
     found = steps(run)
 
     shutil.rmtree(run / "policies")

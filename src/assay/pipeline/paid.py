@@ -22,6 +22,14 @@ class Valued:
     value: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """The reward of an answer; None: the reward model could not read it, or there is nothing to read."""
+
+    prompt_id: str
+    reward: float | None
+
+
 def compared(run: Run, seeds: Iterable[int], trainings: int, most: int, by: str) -> dict[str, Any]:
     """The curated arm less the raw one, for the best of `most` and for policies after GRPO; and each arm's policies less the
     untuned one. `by`: who measured."""

@@ -30,7 +30,7 @@ from assay.curate.views import read_set
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.pipeline.flow import FlowConfig
-from assay.pipeline.paid import Valued, compared
+from assay.pipeline.paid import Scored, Valued, compared
 from assay.pipeline.policy_config import EMBEDDED, TuningConfig
 from assay.pipeline.policy_questions import Questions, asked, check_judge, own
 from assay.policy.gate import ModelTerm, fit_model_term
@@ -48,14 +48,6 @@ ARMS: Mapping[str, str] = {"raw": "raw-more", "curated": "final"}
 """The reward models that are compared, by the folder of each."""
 MOST_FAILED = 0.1
 """Of the answers, that a judge may fail on; where it is more, something is wrong with the judge."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scored:
-    """The reward of an answer; None: the reward model could not read it, or there is nothing to read."""
-
-    prompt_id: str
-    reward: float | None
 
 
 def check(config: FlowConfig, processes: int) -> None:

@@ -10,9 +10,10 @@ from markupsafe import Markup
 
 from assay.figures import points, told
 from assay.look import drawn
+from assay.pipeline.paid import Scored
 from assay.report.run import Grid, arms, canvas, shares, steps_of
 from assay.statistics import Difference, Estimate, Spread
-from assay.tables import read_json
+from assay.tables import Table, read_json
 
 Steps = Mapping[str, Mapping[str, Any]]
 ARMS = ("raw", "curated")
@@ -44,7 +45,7 @@ def policies_told(folder: Path) -> PoliciesTold | None:
     seeds = sum(name.startswith("best-of-n/raw-") for name in steps)
     return PoliciesTold(
         about=_about(steps, tuning, found), verdicts=_verdicts(found), table=_table(steps, found, seeds),
-        plot=_plot(steps, found, seeds), gates=_gates(steps, seeds), policies=_policies(steps, trainings),
+        plot=_plot(steps, found, seeds), gates=_gates(steps, seeds), policies=_policies(folder, steps, trainings),
         cost=_cost(steps, tuning, trainings, seeds),
     )  # fmt: skip
 
@@ -72,9 +73,9 @@ def _verdicts(found: Mapping[str, Any]) -> list[str]:
     n, k = found["most"], found["trainings"]
     times = f"{k} training{'s' * (k > 1)} each"
     lines = [
-        f"Best of {n}: picking by the reward model of curated labels is {found['best_of_n']['verdict']}.",
-        f"GRPO ({times}): the reward model of curated labels is {found['grpo']['verdict']}.",
-        *(f"GRPO with that of {TITLES[arm]} is {found[f'{arm}_than_start']['verdict']}." for arm in ARMS),
+        f"Best of {n}, picked by the reward model of curated labels: {found['best_of_n']['verdict']}.",
+        f"GRPO ({times}), rewarded by the reward model of curated labels: {found['grpo']['verdict']}.",
+        *(f"GRPO, rewarded by that of {TITLES[arm]}: {found[f'{arm}_than_start']['verdict']}." for arm in ARMS),
     ]
     return lines + [
         f"{skipped} of {k} trainings with the reward model of {TITLES[arm]} had no reward, for its gate is closed: the "
@@ -133,14 +134,20 @@ def _gate(term: Mapping[str, Any]) -> tuple[str, str]:
     return f"open above p = {term['threshold']:.2f}", right
 
 
-def _policies(steps: Steps, trainings: int) -> Grid:
+def _scored(folder: Path) -> dict[str, float]:
+    """The mean rewards of the untuned policy's answers, by the first seed's reward models."""
+    table = Table(folder / "policies" / "tables" / "rewards", Scored)
+    return {f"reward_{arm}": float(table.frame(f"{arm}-0-of-start")["reward"].mean()) for arm in ARMS}  # type: ignore[arg-type]
+
+
+def _policies(folder: Path, steps: Steps, trainings: int) -> Grid:
     def row(title: str, step: Mapping[str, Any]) -> list[str]:
         scores = [f"{step[f'reward_{arm}']:+.2f}" if f"reward_{arm}" in step else "-" for arm in ARMS]
         good = told(Estimate(**step["value"]), "")
         cut = f"{round(step['cut_off'] * step['answers']):,} of {step['answers']:,}"
         return [title, good, *scores, f"{step['tokens']:.1f}", cut, f"{step['unmeasured']:,}"]
 
-    rows = [row("untuned", steps["start"])]
+    rows = [row("untuned", {**_scored(folder), **steps["start"]})]
     for i in range(trainings):
         for arm in ARMS:
             skipped = " (gate closed: untuned)" if "skipped" in steps[f"grpo/{arm}-{i}"] else ""
@@ -167,7 +174,7 @@ def _plot(steps: Steps, found: Mapping[str, Any], seeds: int) -> Markup:
     figure, axes = canvas(9, 3.6)
     start = shares([steps["start"]["value"]])
     assert start is not None
-    at = [0, *range(1, len(sizes) + 1)]
+    at = list(range(len(sizes) + 1))
     axes.axhline(100 * start.mean, color="#cccccc", linewidth=1)
     for arm, aside in zip(ARMS, (-0.06, 0.06), strict=True):
         picked = [s for n in sizes if (s := _picked(steps, arm, n, seeds)) is not None]
@@ -176,13 +183,13 @@ def _plot(steps: Steps, found: Mapping[str, Any], seeds: int) -> Markup:
         spreads, x = [start, *picked], [a + aside for a in at]
         axes.errorbar(x, [100 * s.mean for s in spreads], yerr=arms(spreads), fmt="o-", color=_COLOURS[arm], capsize=4,
                       label=f"by the reward model of {TITLES[arm]}")  # fmt: skip
-        last = len(at) + 0.5 + aside
+        last = len(at) + 0.2 + aside
         axes.errorbar(last, 100 * after.mean, yerr=arms([after]), fmt="s", color=_COLOURS[arm], capsize=4)
         single = [100 * steps[f"policy/{arm}-{i}"]["value"]["value"] for i in range(trainings)]
         axes.plot([last + 2 * aside] * trainings, single, ".", color=_COLOURS[arm], alpha=0.5, markersize=5)
     names = ["untuned", *(f"best of {n}" for n in sizes), f"after GRPO\n({trainings} each)"]
-    axes.set_xticks([*at, len(at) + 0.5], names)
+    axes.set_xticks([*at, len(at) + 0.2], names)
     axes.set_ylabel("good answers, %")
-    axes.legend(fontsize=9, frameon=False, loc="upper left")
+    axes.legend(fontsize=9, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     axes.grid(axis="y", alpha=0.3)
     return drawn(figure, "Good answers of the policy, by the reward model that picks or rewards")
