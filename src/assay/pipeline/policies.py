@@ -12,6 +12,7 @@ Both arms have the same policy, questions, settings and seeds; only the reward m
 either.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, redirect_stdout
 from dataclasses import asdict, dataclass, replace
@@ -265,7 +266,8 @@ class Policies:
             groups = self.answers("start", lambda: self.policy, self.settings.candidates, 0)
             rewards, rows = self.rewards(name, "start", groups), self.run.table("values", Valued).read("start")
             index = {p.id: k for k, p in enumerate(self.asked.test)}
-            through = [term(rewards[index[r.question], r.place]) > 0 for r in rows]
+            given = [float(rewards[index[r.question], r.place]) for r in rows]
+            through = [math.isfinite(x) and term(x) > 0 for x in given]
             held = [r for r, is_open in zip(rows, through, strict=True) if is_open]
             precision = mean([r.value for r in held], [r.question for r in held]) if held else None
             self.run.say(f"{name}: {term}")

@@ -46,7 +46,7 @@ class TuningConfig:
     earns anything is, with confidence, right more often than not. `combine` sum: its raw score, as in paper A."""
     grpo: GrpoConfig = field(
         default_factory=lambda: GrpoConfig(
-            steps=12, prompts=8, group=6, lr=2e-4, schedule="constant", signal="total",
+            steps=12, prompts=8, group=6, lr=1e-4, schedule="constant", signal="total", kl=0.04,
             buffer=BufferConfig(replays=0), save_every=4,
         )
     )  # fmt: skip
