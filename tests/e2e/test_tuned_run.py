@@ -39,7 +39,7 @@ def test_from_a_pool_to_a_policy_killed_three_times(place: Path) -> None:
     line = ("run", "pool", "pool", "--out", "runs/mine", "--wait", "--offline-judge", "--at-chance", *SMALL, *FAST)
     first = begun(place, *line)
     while not (run / "policies" / "config.json").exists():
-        until(first, lambda: lacks(run) or (run / "policies" / "config.json").exists())
+        until(first, lambda: lacks(run) or (run / "policies" / "config.json").exists(), 600)
         if lacks(run):
             answer(run, truth)
     kill_when(first, lambda: (run / "policies" / "config.json").exists())
