@@ -186,7 +186,8 @@ def _plot(steps: Steps, found: Mapping[str, Any], seeds: int) -> Markup:
         last = len(at) + 0.2 + aside
         axes.errorbar(last, 100 * after.mean, yerr=arms([after]), fmt="s", color=_COLOURS[arm], capsize=4)
         single = [100 * steps[f"policy/{arm}-{i}"]["value"]["value"] for i in range(trainings)]
-        axes.plot([last + 2 * aside] * trainings, single, ".", color=_COLOURS[arm], alpha=0.5, markersize=5)
+        if trainings > 1:
+            axes.plot([last + 2 * aside] * trainings, single, ".", color=_COLOURS[arm], alpha=0.5, markersize=5)
     names = ["untuned", *(f"best of {n}" for n in sizes), f"after GRPO\n({trainings} each)"]
     axes.set_xticks([*at, len(at) + 0.2], names)
     axes.set_ylabel("good answers, %")
