@@ -7,7 +7,7 @@ what is done it says how long the rest will take. What LLM servers and people ne
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,20 @@ DRAWN = 6.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One stage. `left` is what is left of its `effort`; `seconds` what was done of it took, 0.0 where nothing tells."""
+    """One stage. `left` is what is left of its `effort`; `seconds` what was done of it took, 0.0 where nothing tells. A
+    pass of a policy may take many times one of a reward model: `of` says whose speed it goes at."""
 
     title: str
     done: bool
     effort: float = 0.0
     left: float = 0.0
     seconds: float = 0.0
+    of: str = ""
 
 
-def of_run(place: Path, config: Mapping[str, Any], claims: bool) -> tuple[Stage, ...]:
-    """The stages of an `assay run`."""
+def of_run(place: Path, config: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Stage, ...]:
+    """The stages of an `assay run`; `asked`: what its run file asks of it besides."""
+    claims = bool(asked.get("claims"))
     split = _json(place / "steps" / "prepare" / "split.json")
     prepared = (place / "steps" / "prepare" / "split.json").exists()
     found = [Stage(title="preparing the pool: who is held out, attributes, vectors", done=prepared)]
@@ -37,10 +40,37 @@ def of_run(place: Path, config: Mapping[str, Any], claims: bool) -> tuple[Stage,
     for n in range(seeds):
         which = f" (seed {n + 1} of {seeds})" if seeds > 1 else ""
         part = _of_seed(place / f"seed-{n}", config, split, claims)
-        found += [
-            Stage(title=s.title + which, done=s.done, effort=s.effort, left=s.left, seconds=s.seconds) for s in part
-        ]
+        found += [replace(s, title=s.title + which) for s in part]
+    if asked.get("tune") and "tuning" in asked:
+        made = all((place / f"seed-{n}" / "steps" / "final.json").exists() for n in range(seeds))
+        where = "policies" if made else "not-begun"  # what lies there was made of models that are no more
+        found += _of_policies(place / where, asked["tuning"])
     return _in_order(found)
+
+
+def _of_policies(place: Path, tuning: Mapping[str, Any]) -> list[Stage]:
+    """Those of `--tune`."""
+    steps, trainings, grpo = place / "steps", int(tuning["seeds"]), tuning["grpo"]
+    names = [f"{arm}-{i}" for i in range(trainings) for arm in ("raw", "curated")]
+    drawn, done = DRAWN * int(tuning["test_prompts"]) * int(tuning["candidates"]), (steps / "start.json").exists()
+    took = float(_json(steps / "start.json").get("wall_s", 0.0))
+    found = [Stage(title="answers of the untuned policy", done=done, effort=drawn, left=0.0 if done else drawn, seconds=took,
+                   of="policy")]  # fmt: skip
+    picked = _files(steps / "best-of-n", "*.json") > 0 and _files(steps / "grpo", "*.json") > 0
+    found.append(Stage(title="the best of n, by either reward model, and their gates", done=picked))
+    each = (DRAWN + TRAIN) * int(grpo["steps"]) * int(grpo["prompts"]) * int(grpo["group"])
+    tuned = training("GRPO", False, {place / "models" / f"grpo-{n}": each for n in names
+                                     if not (steps / "policy" / f"{n}.json").exists()})  # fmt: skip
+    asked = DRAWN * int(tuning["test_prompts"]) * int(tuning["samples"])
+    over, told = 0.0, 0.0
+    for name in names:
+        over += asked if not (steps / "policy" / f"{name}.json").exists() else 0.0
+        trained = _json(steps / "grpo" / f"{name}.json")
+        told += float(trained.get("wall_s", 0.0)) if "skipped" not in trained else 0.0
+    whole, last = (each + asked) * len(names), (steps / f"compared-{trainings}.json").exists()
+    found.append(Stage(title=f"GRPO with either reward model, {trainings} trainings each", done=last, effort=whole,
+                       left=0.0 if last else tuned.left + over, seconds=told, of="policy"))  # fmt: skip
+    return found
 
 
 def _of_seed(place: Path, config: Mapping[str, Any], split: Mapping[str, Any], claims: bool) -> list[Stage]:
@@ -202,10 +232,7 @@ def _last(folder: Path) -> dict[str, Any]:
 def _in_order(stages: Sequence[Stage]) -> tuple[Stage, ...]:
     """A stage is done as well where a later one is: an older version may not have left its mark."""
     last = max((n for n, s in enumerate(stages) if s.done), default=-1)
-    return tuple(
-        s if s.done or n > last else Stage(title=s.title, done=True, effort=s.effort, seconds=s.seconds)
-        for n, s in enumerate(stages)
-    )
+    return tuple(s if s.done or n > last else replace(s, done=True, left=0.0) for n, s in enumerate(stages))
 
 
 def _files(folder: Path, pattern: str) -> int:
@@ -243,7 +270,7 @@ _STEPS = {
     "align": "alignment: imitating worked answers", "reward-model": "the reward model", "grpo": "GRPO",
     "reward-term": "calibrating the reward model", "claims-judges": "judges with and without gold, against the truth",
     "claims-unseen": "judges on unseen kinds", "claims-filters": "filters, against the truth",
-    "control": "judges that are shown a coin's labels",
+    "control": "judges that are shown a coin's labels", "start": "answers of the untuned policy",
 }  # fmt: skip
 
 
@@ -254,12 +281,24 @@ def model_title(name: str) -> str:
         return f"the model of round {int(number) + 1}"
     if kind == "mpo" and number.isdecimal():
         return f"MPO, round {number}"
+    if kind == "grpo" and number:
+        return f"GRPO, {arm_title(number)}"
     return _MODELS.get(name.removeprefix("claims-"), name)
+
+
+def arm_title(name: str) -> str:
+    """What an arm of `--tune` is called in words: its reward model, and the number of the seed or training."""
+    arm, _, number = name.rpartition("-")
+    if not arm:
+        return "the untuned policy"
+    return f"the reward model of {'all raw' if arm == 'raw' else 'curated'} labels, {int(number) + 1}"
 
 
 def step_title(step: str) -> str:
     """What a step of a run is called in words."""
     where, _, name = step.rpartition("/")
+    if step.startswith("compared-"):
+        return "whether curation pays in the policy"
     if step in _STEPS or not where:
         return _STEPS.get(step) or model_title(step)
     if where == "stage1":
@@ -267,5 +306,13 @@ def step_title(step: str) -> str:
             turn = name.removeprefix("judges-it")
             return f"judges against people, {f'round {int(turn) + 1}' if turn.isdecimal() else 'the first answers'}"
         return f"what {model_title(f'stage1-{name}')} gets wrong, and what is asked next"
+    if where in ("gate", "best-of-n", "grpo", "policy"):
+        what = {
+            "gate": "the gate of ",
+            "best-of-n": "the best of n, by ",
+            "grpo": "GRPO, ",
+            "policy": "measuring GRPO, ",
+        }
+        return f"{what[where]}{arm_title(name)}"
     before = {"sets": "measuring ", "evaluate": "examining ", "unseen": "on unseen kinds: ", "bench": "benchmark "}
     return f"{before[where]}{model_title(name)}" if where in before else step

@@ -141,7 +141,7 @@ def _what(folder: Path) -> tuple[Path, str, tuple[Stage, ...]]:
         if (place / "environments.jsonl").exists() and (place / "config.json").exists():
             config = _json(place / "config.json")
             if "stage1" in config and "recipe" in config:
-                return place, "run", of_run(place, config, bool(_settings(place).get("claims")))
+                return place, "run", of_run(place, config, _settings(place))
             if "grpo" in config and "rounds" in config:
                 return place, "policy run", of_tuning(place, config)
             return place, "run of parts", ()
@@ -217,6 +217,7 @@ def _trainings(place: Path) -> list[Path]:
         place / "training.json",
         *place.glob("models/*/training.json"),
         *place.glob("seed-*/models/*/training.json"),
+        *place.glob("policies/models/*/training.json"),
     ]
     return [f for f in found if f.parent.name != "final" and f.exists()]
 
@@ -268,24 +269,39 @@ def _changed(place: Path, progress: Mapping[str, Any]) -> float:
     names = ("metrics.jsonl", "judgements.jsonl", "replies.sqlite-wal", "config.json", "identity.json", "training.json",
              SESSION, "asked.json")  # fmt: skip
     some = ["seed-*/metrics.jsonl", "seed-*/models", "models", "models/*.partial/metrics.jsonl",
-            "seed-*/models/*.partial/metrics.jsonl"]  # fmt: skip
+            "seed-*/models/*.partial/metrics.jsonl", "policies/metrics.jsonl",
+            "policies/models/*.partial/metrics.jsonl"]  # fmt: skip
     times = [_time(place / n) for n in names] + [_time(p) for pattern in some for p in place.glob(pattern)]
     return max([float(progress.get("at", 0.0)), *times, 0.0]) or _time(place)
 
 
 def _eta(stages: tuple[Stage, ...], progress: Mapping[str, Any]) -> float | None:
     """The rest of the work at the speed of what is done: each stage knows its work in passes of a pair through a model, and
-    those that are done how long they took."""
-    spent = [(s.effort, s.seconds) for s in stages if s.seconds > 0.0 and s.effort > 0.0]
-    work, seconds = sum(e for e, _ in spent), sum(t for _, t in spent)
-    left = sum(s.left for s in stages if not s.done)
-    now = None
+    those that are done how long they took. A policy's passes (`Stage.of`) have a speed of their own: until one is known,
+    `AS_LONG` times that of the others."""
+    left, now = dict[str, float](), None
+    for s in stages:
+        left[s.of] = left.get(s.of, 0.0) + (0.0 if s.done else s.left)
     if progress and progress["done"] > progress["first"]:
         rate = (progress["at"] - progress["since"]) / (progress["done"] - progress["first"])
         now = (progress["of"] - progress["done"]) * rate
-    if work > 0.0 and seconds > 0.0:
-        return max(left * seconds / work, now or 0.0)
+    known = {of: pace for of in left if (pace := _pace(stages, of)) is not None}
+    if known:
+        other = known.get("", 0.0) * AS_LONG
+        return max(sum(n * known.get(of, other) for of, n in left.items()), now or 0.0)
     return now if sum(not s.done for s in stages) <= 1 else None
+
+
+AS_LONG = 40.0
+"""So many times as long as a pass of the embedded reward model takes one of the embedded policy, on two cores."""
+
+
+def _pace(stages: tuple[Stage, ...], of: str) -> float | None:
+    """Seconds of a pass, as far as those that are done tell."""
+    spent = [(s.effort - (0.0 if s.done else s.left), s.seconds) for s in stages
+             if s.of == of and s.seconds > 0.0 and s.effort > 0.0]  # fmt: skip
+    work, seconds = sum(e for e, _ in spent), sum(t for _, t in spent)
+    return seconds / work if work > 0.0 and seconds > 0.0 else None
 
 
 def _settings(place: Path) -> dict[str, Any]:

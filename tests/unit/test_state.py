@@ -173,12 +173,12 @@ def test_the_stages_of_a_run_follow_its_files(tmp_path: Path) -> None:
         tmp_path / "seed-0/steps/final.json",
     ]  # fmt: skip
     for n, mark in enumerate(marks):
-        assert [s.done for s in of_run(tmp_path, config, claims=False)] == [k < n for k in range(len(marks))]
+        assert [s.done for s in of_run(tmp_path, config, {})] == [k < n for k in range(len(marks))]
         write_text(mark, '{"stage1": 100, "stage2": 50}')
     write_text(part / "models/best-rm/training.json", json.dumps({"wall_s": 30.0}))
     both = {**config, "benchmarks": "there"}
-    found = {s.title: s for s in of_run(tmp_path, both, claims=True)}
-    assert [s.title for s in of_run(tmp_path, both, claims=True)][-2:] == [
+    found = {s.title: s for s in of_run(tmp_path, both, {"claims": True})}
+    assert [s.title for s in of_run(tmp_path, both, {"claims": True})][-2:] == [
         "benchmarks",
         "the papers' comparison models",
     ]

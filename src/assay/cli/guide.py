@@ -15,13 +15,13 @@ FEW, TEN = 12, 10
 """Up to so many flags are all shown; of more, the first ten."""
 WIDTH = 110
 """Columns at most: beyond these, tyro lays boxes side by side."""
-_RUN = ("out", "dry-run", "seeds", "claims", "train.backbone", "train.epochs", "presentations", "engine", "processes")
+_RUN = ("out", "dry-run", "seeds", "claims", "tune", "train.backbone", "train.epochs", "engine", "processes")
 _TUNE = ("out", "images", "epochs", "batch", "lr", "policy.train", "policy.lora-rank", "save-every", "trackers", "seed")
 FIRST: dict[str, tuple[str, ...]] = {
     "run tiny": (*_RUN, "people"),
     "run human": (*_RUN, "sets", "per-set"),
     "run pool": ("out", "judge", "price", "budget", "attributes", "samples", "train.backbone", "train.epochs",
-                 "stage1.seed-gold", "stage1.iterations", "near-duplicates", "engine", "dry-run"),
+                 "stage1.seed-gold", "stage1.iterations", "near-duplicates", "tune", "engine", "dry-run"),
     "reward train": ("out", "labels", "gold", "backbone", "epochs", "lr", "batch-pairs", "max-tokens", "processes",
                      "trackers", "dry-run"),
     "annotate run": ("judge", "out", "gold", "samples", "examples", "limit", "prices", "budget", "merge", "dry-run"),

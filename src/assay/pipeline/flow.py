@@ -28,6 +28,7 @@ from assay.errors import AssayError
 from assay.judges.embedders import EmbedderConfig, Encoder
 from assay.llm.chat import Chat
 from assay.pipeline.counted import counted
+from assay.pipeline.policy_config import TuningConfig
 from assay.records import Attributes, Label, Pair, digest
 from assay.reward.config import TrainConfig
 from assay.run import Run
@@ -63,6 +64,12 @@ class FlowConfig(EmbedderConfig):
     claims: bool = False
     """Test the papers' claims too: train their comparison arms, compare judges and filters with the truth. A finished run
     can be given them later."""
+    tune: str = ""
+    """Questions (a file or folder, as for `assay policy grpo`) on which a policy is tuned with the released reward model
+    and with that of all raw labels: does curation pay there? "embedded": instructions like the embedded pool's, whose
+    demand is checked. A finished run can be given them later."""
+    tuning: TuningConfig = field(default_factory=TuningConfig)
+    """Which policy, and how."""
     benchmarks: Path | None = None
     """Folder with the released benchmark files; None leaves the public benchmarks out."""
     bench_limit: int = 0

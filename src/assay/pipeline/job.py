@@ -1,6 +1,7 @@
 """`assay run`: the flow with its people, judges and models put in place, from the pool to the report."""
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -25,6 +26,7 @@ from assay.engine import Engine, Here
 from assay.errors import AssayError
 from assay.judges.embedders import Encoder, remember
 from assay.llm.chat import Chat
+from assay.pipeline import policies
 from assay.pipeline.arms import Arms, run_arms
 from assay.pipeline.claims import Claims, test_claims
 from assay.pipeline.flow import Curated, FlowConfig, by_rules, curate, prepared
@@ -62,11 +64,14 @@ def run_job(
 
     who = _who(config, judge, chat, asked or {})
     kept = {**jsonable(config), "inputs": {"embedder": Encoder(config).identity, **who}}
-    del kept["claims"]  # they add to a run and change nothing of it: a finished one can be given them
+    for name in ("claims", "tune", "tuning"):  # they change nothing of a run: a finished one can be given them
+        del kept[name]
     engine = engine or Here()
     processes = how_many(processes, engine)
     cluster = cluster_of(engine, processes)
     _refuse(folder, pool)
+    if config.tune:
+        policies.check(config, int(os.environ.get("WORLD_SIZE", "1")))
     with (
         closing(Run(folder, kept, accepted=accepted)) as run,
         closing(engine),
@@ -104,6 +109,8 @@ def run_job(
                             by_rules=partial(by_rules, run, config, material, encoder),
                             held=held_out(material, config.evaluation_pairs),
                         ))  # fmt: skip
+        if config.tune:
+            policies.tune_policies(run, config, material, telling)
     return folder
 
 

@@ -27,6 +27,9 @@ class PolicyConfig:
 
     train: tuple[Literal["adapter", "llm", "vision"], ...] = ("llm",)
     """Any mix of adapter, llm and vision (paper B, Table 4: adapter alone is best there)."""
+    last_layers: int = 0
+    """Of the language model only the last so many layers train, and its final norm (0: all of it). What lies below is
+    computed without gradients."""
     lora_rank: int = 0
     """Low-rank adapters on the language model instead of its own weights (0: train them whole)."""
     quantize: bool = False
@@ -48,7 +51,11 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         if not self.train:
             raise AssayError("policy.train must name at least one part: adapter, llm or vision")
-        check_numbers(self, "policy.", above=("tokens",), at_least=("lora_rank",))
+        check_numbers(self, "policy.", above=("tokens",), at_least=("lora_rank", "last_layers"))
+        if self.last_layers and "llm" not in self.train:
+            raise AssayError("policy.last_layers are layers of the language model: name llm in policy.train too")
+        if self.last_layers and self.lora_rank:
+            raise AssayError("policy.last_layers train whole, policy.lora_rank adapts all layers: give one of them")
         if self.lora_rank and "llm" not in self.train:
             raise AssayError("policy.lora_rank adapts the language model: name llm in policy.train too")
         if self.quantize and (not self.lora_rank or self.shard):

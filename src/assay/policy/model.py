@@ -216,7 +216,7 @@ def load_policy(
         config = replace(config, lora_rank=0)
     four = (torch.bfloat16 if half else torch.float32) if config.quantize else None
     model, processor = models.load_generator(name, four, half)
-    choose_trained(model, config.train if trains else ())
+    choose_trained(model, config.train if trains else (), config.last_layers)
     if config.lora_rank:
         model = _with_lora(model, config)
     if config.checkpointing and trains:
@@ -226,8 +226,9 @@ def load_policy(
     return Policy(model.to(device or devices.device()), processor, config, store)
 
 
-def choose_trained(model: Any, parts: Sequence[str]) -> None:
-    """Freeze everything but the named parts. Raises AssayError where the model has none of a name's parts."""
+def choose_trained(model: Any, parts: Sequence[str], last: int = 0) -> None:
+    """Freeze everything but the named parts; of the language model all but the `last` layers and the final norm, unless it
+    is 0. Raises AssayError where the model has none of a name's parts, or fewer layers."""
     has = {"llm": True, "adapter": False, "vision": False}
     if vision.is_visual(model):
         has.update(adapter=vision.adapter(model) is not None, vision=vision.vision_tower(model) is not None)
@@ -236,7 +237,10 @@ def choose_trained(model: Any, parts: Sequence[str]) -> None:
         raise AssayError(f"policy.train names '{absent[0]}', which this model does not have")
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    if "llm" in parts:
+    if "llm" in parts and last:
+        for part in _last(vision.language_model(model), last):
+            part.requires_grad_(True)
+    elif "llm" in parts:
         for parameter in vision.language_model(model).parameters():
             parameter.requires_grad_(parameter.is_floating_point())  # not what is in 4 bits
         model.get_output_embeddings().requires_grad_(True)
@@ -245,6 +249,18 @@ def choose_trained(model: Any, parts: Sequence[str]) -> None:
     if "vision" in parts:
         for parameter in vision.tower_weights(model):
             parameter.requires_grad_(True)
+
+
+def _last(body: Any, last: int) -> list[Any]:
+    """The last layers of a language model, and its final norm."""
+    layers, norm = getattr(body, "layers", None), getattr(body, "norm", None)
+    if layers is None or norm is None:
+        raise AssayError(
+            f"policy.last_layers: {type(body).__name__} has no `layers` and `norm` to choose from; leave it off"
+        )
+    if last > len(layers):
+        raise AssayError(f"policy.last_layers: {last} of {len(layers)} layers; give fewer, or 0 for the whole model")
+    return [*layers[-last:], norm]
 
 
 def _with_lora(model: Any, config: PolicyConfig) -> Any:

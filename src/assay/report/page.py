@@ -22,6 +22,7 @@ from assay.pipeline.product import SETS
 from assay.records import Judgement
 from assay.report.claims import claims_told
 from assay.report.counts import about, judge_rounds, ledger, measured_by
+from assay.report.policies import headline_of, policies_told
 from assay.report.run import (
     Grid,
     RunSteps,
@@ -37,9 +38,10 @@ from assay.report.run import (
 from assay.run import environment
 from assay.tables import Table, read_json, write_text
 
-SECTIONS = (("sets", "Models"), ("pool", "In and out"), ("loop", "Stage 1"), ("claims", "Claims"), ("bench", "Benchmarks"),
+SECTIONS = (("sets", "Models"), ("pool", "In and out"), ("loop", "Stage 1"), ("claims", "Claims"),
+            ("policies", "Policies"), ("bench", "Benchmarks"),
             ("examples", "Pairs"), ("cost", "Cost"))  # fmt: skip
-"""The report's parts; "claims" where the run has tested them."""
+"""The report's parts; "claims" and "policies" where the run has them."""
 
 
 ENOUGH = 10_000
@@ -62,13 +64,14 @@ def write_report(folder: Path) -> Path:
         "loop": _loop(run), "loop_plot": _loop_plot(run),
         "measured_by": measured_by(run), "legend": LEGEND,
         "sets": sets_grid(run, SETS), "sets_plot": sets_plot(run, SETS), "claims": claims_told(run),
+        "policies": policies_told(folder),
         "bench": _bench(run), "examples": examples(folder), "cost": _cost(judged),
         "time": _time(run),
         "gains": [
             f"Seed {n}: {g.line()}." for n, seed in enumerate(run.seeds) for g in gains(seed) if g.more >= ENOUGH
         ],
     }  # fmt: skip
-    sections = [(id, title) for id, title in SECTIONS if id != "claims" or rows["claims"]]
+    sections = [(id, title) for id, title in SECTIONS if id not in ("claims", "policies") or rows[id]]
     page = template.render(r=rows, sections=sections, table=html_of, css=paper(), mark=MARK)
     write_text(folder / "report.html", page)
     return folder / "report.html"
@@ -218,6 +221,9 @@ def summary(folder: Path, console: Console) -> None:
              *(claims.tables() if claims else ())]  # fmt: skip
     _print(grids, console)
     console.print(headline(run))
+    if (policies := policies_told(folder)) is not None:
+        _print([("policies: good answers by the reward model that picks or rewards", policies.table)], console)
+        console.print(headline_of(policies))
 
 
 def first_summary(seed: Path, console: Console) -> None:

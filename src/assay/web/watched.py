@@ -169,7 +169,7 @@ class Watched:
         partial = self.folder.with_name(self.folder.name + ".partial")
         for top in (self.folder, partial):
             yield from (f.parent for f in (top / "metrics.jsonl",) if f.exists())
-            for pattern in ("models/*/metrics.jsonl", "seed-*/models/*/metrics.jsonl"):
+            for pattern in ("models/*/metrics.jsonl", "*/models/*/metrics.jsonl"):
                 yield from (f.parent for f in sorted(top.glob(pattern)))
 
     def training(self, id: str) -> Training | None:

@@ -1,0 +1,63 @@
+"""Whether the reward model of curated labels makes better policies than that of all raw ones: paired, by question."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import polars as pl
+
+from assay.figures import verdict
+from assay.run import Run
+from assay.statistics import paired_over_seeds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Valued:
+    """How good an answer to a question is, from 0 to 1; of n above 1 that of the best of n, on average. `place`: its number
+    among the answers."""
+
+    question: str
+    n: int
+    place: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """The reward of an answer; None: the reward model could not read it, or there is nothing to read."""
+
+    prompt_id: str
+    reward: float | None
+
+
+def compared(run: Run, seeds: Iterable[int], trainings: int, most: int, by: str) -> dict[str, Any]:
+    """The curated arm less the raw one, for the best of `most` and for policies after GRPO; and each arm's policies less the
+    untuned one. `by`: who measured."""
+    table = run.table("values", Valued)
+
+    def frame(name: str, n: int = 1) -> pl.DataFrame:
+        return table.frame(name).filter(pl.col("n") == n)
+
+    picks = [(frame(f"best-of-n-curated-{s}", most), frame(f"best-of-n-raw-{s}", most)) for s in seeds]
+    after = {arm: [frame(f"{arm}-{i}") for i in range(trainings)] for arm in ("raw", "curated")}
+    start = frame("start")
+    skipped = {arm: sum("skipped" in run.result(f"grpo/{arm}-{i}") for i in range(trainings)) for arm in after}
+    return {
+        "measured_by": by, "most": most, "trainings": trainings, "skipped": skipped,
+        "best_of_n": apart(picks, "all raw labels", f"picks of {most}"),
+        "grpo": apart(list(zip(after["curated"], after["raw"], strict=True)), "all raw labels", "answers"),
+        **{f"{arm}_than_start": apart([(f, start) for f in frames], "the untuned policy", "answers")
+           for arm, frames in after.items()},
+    }  # fmt: skip
+
+
+def apart(seeds: Sequence[tuple[pl.DataFrame, pl.DataFrame]], than: str, what: str) -> dict[str, Any]:
+    """`Valued` rows of one and the other by seed: the mean difference of the answers at the same place of the same question,
+    in numbers and in words."""
+    rows = [
+        one.join(other, on=["question", "place"], suffix="_other").sort("question", "place") for one, other in seeds
+    ]
+    asked = [r["question"].to_list() for r in rows]
+    found = paired_over_seeds([r["value"].to_list() for r in rows], [r["value_other"].to_list() for r in rows], asked)
+    questions = len({q for seed in asked for q in seed})
+    return {"difference": asdict(found), "questions": questions, "verdict": verdict(found, questions, than, what)}
