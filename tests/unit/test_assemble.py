@@ -74,6 +74,22 @@ def test_a_language_model_of_another_layout_is_assembled_saved_and_sampled(
     torch.testing.assert_close(said, torch.cat(again), atol=1e-5, rtol=1e-5)
 
 
+def test_what_is_assembled_hangs_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The picture token's row of the embeddings, a new one here, was drawn from whatever state the process was in."""
+    monkeypatch.setattr("assay.policy.assemble.IMAGE_TOKEN", "<picture>")
+
+    def weights(state: int, seed: int) -> dict[str, torch.Tensor]:
+        parts = (*tiny_models.encoder("clip", 32), language("gpt2"), tiny_models.tokenizer())
+        torch.manual_seed(state)
+        return dict(assemble(*parts, 32, seed=seed)[0].state_dict())
+
+    first, again, other = weights(1, 7), weights(2, 7), weights(1, 8)
+    assert [n for n in first if not torch.equal(first[n], again[n])] == []
+    [table] = [n for n in first if n.endswith("wte.weight")]
+    assert len(first[table]) == IDS["vocab_size"] + 1
+    assert not torch.equal(first[table][-1], other[table][-1])
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [

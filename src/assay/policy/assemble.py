@@ -54,6 +54,7 @@ def assemble(
     if is_map and unshuffle > 1:
         raise AssayError("pixel unshuffle joins patches of a transformer encoder; this one returns a feature map")
     body, head = _language_parts(language)
+    torch.manual_seed(seed)  # the picture token's row may be a new one
     image_id = _image_token(tokenizer, language)
     width = seen.shape[1] if is_map else seen.shape[-1]
     text, picture = copy.deepcopy(language.config), tower.config
@@ -62,7 +63,7 @@ def assemble(
     common = {
         "text_config": text, "vision_config": picture, "image_token_id": image_id, "tie_word_embeddings": tied,
     }  # fmt: skip
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # the adapter, the same whether a row was drawn or not
     if is_map:
         tokens, model = seen.shape[2] * seen.shape[3], _fast_vlm(common)
     else:
