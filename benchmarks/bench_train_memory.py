@@ -1,6 +1,6 @@
 """Peak memory of a streamed training against the number of its pairs: a process for each size.
 
-    python benchmarks/bench_train_memory.py [PAIRS ...]    # 50,000 and 500,000, some minutes on one core
+    PYTHONPATH=tests python benchmarks/bench_train_memory.py [PAIRS ...]    # 50,000 and 500,000, some minutes on one core
 
 Each process trains a tiny random backbone for a few steps on a view of so many short pairs (the identity of the training
 reads all of them), and then reads the whole epoch in its order, in steps of 1,024 pairs. It prints what the process held
@@ -42,10 +42,10 @@ def write(folder: Path, pairs: int) -> None:
 
 def child(pairs: int) -> dict[str, Any]:
     """Figures of this process, in megabytes and seconds."""
-    from assay.recipes.suite import tiny_backbone
     from assay.reward.config import EngineConfig, TrainConfig
     from assay.reward.data import ParquetPairs
     from assay.reward.launch import train_view
+    from paper_models import tiny_backbone
 
     with tempfile.TemporaryDirectory() as place:
         view, backbone = Path(place) / "view", tiny_backbone("Qwen3-0.6B", Path(place) / "backbone")

@@ -67,6 +67,17 @@ def test_what_a_terminal_says_is_on_the_page_be_it_open_or_closed(store: Store, 
     assert seat.case.pair == pairs[0], "what was taken back is asked about again"
 
 
+def test_what_an_oracle_said_stays_in_the_file(store: Store, tmp_path: Path) -> None:
+    store.load([case(0)])
+    pair, out = case(0).pair, tmp_path / "judgements.jsonl"
+    said = [Judgement(pair_id=pair.id, better=pair.responses[0].id, by="oracle", kind="oracle")]
+    add_judgements(out, said)
+    for _ in range(3):
+        Sharing(store, tmp_path).sync()
+    assert read_judgements(out) == said
+    assert store.judgements() == []
+
+
 def test_nobody_sits_down_on_the_page_at_a_pair_that_a_terminal_has(store: Store, tmp_path: Path) -> None:
     store.load([case(0), case(1)])
     shared, first = Sharing(store, tmp_path), store.cases()[0].pair.id

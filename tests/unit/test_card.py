@@ -14,8 +14,8 @@ from assay.figures import FEW
 from assay.identity import of_model
 from assay.pipeline.measured import put_in_card
 from assay.pipeline.pools import constraint_pool
-from assay.recipes.suite import tiny_backbone
 from assay.reward import card
+from paper_models import tiny_backbone
 
 PAIRS = list(constraint_pool().pairs.values())[::60][:40]
 

@@ -19,7 +19,7 @@ from assay import devices, models, packing
 from assay.errors import AssayError
 from assay.installing import fetch_line
 from assay.pack import share
-from assay.recipes.suite import MODELS, recipe, tiny_backbone
+from assay.recipes.suite import MODELS, recipe
 from assay.records import Pair, Preference, Response, user
 from assay.reward.config import EngineConfig, LossConfig, TrainConfig
 from assay.reward.model import RewardModel, with_lora
@@ -27,6 +27,7 @@ from assay.reward.monitor import StepMetrics
 from assay.reward.scorer import load_scorer, scorer
 from assay.reward.steps import Micro, Steps
 from assay.reward.train import train
+from paper_models import tiny_backbone
 
 
 def preferences(n: int, start: int = 0) -> list[Preference]:

@@ -13,10 +13,11 @@ import transformers
 from assay.errors import AssayError
 from assay.models import Backbone, load_reward_model, load_tokenizer
 from assay.packing import use_packing
-from assay.recipes.suite import MODELS, Architecture, Traffic, cost, describe, recipe, scaled, tiny_backbone
+from assay.recipes.suite import MODELS, Architecture, Traffic, cost, describe, recipe
 from assay.records import Message
 from assay.render import render
 from assay.reward.config import EngineConfig, LossConfig, TrainConfig
+from paper_models import scaled, tiny_backbone
 
 TOY = Architecture(
     family="llama", layers=2, hidden=8, intermediate=16, heads=4, kv_heads=2, head_dim=2, vocabulary=10, tied=True

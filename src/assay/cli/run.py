@@ -116,9 +116,9 @@ def run_tiny(
     from assay.curate.verify import oracle
     from assay.pipeline.pools import constraint_pool
 
-    pool = constraint_pool()
+    engine, pool = where.opened(), constraint_pool()
     who, told = (oracle, "oracle") if people == "oracle" else (erring, ANNOTATORS)
-    _run(where, out, config, pool, people=who(pool.truth), asked={"people": told}, at_chance=True)
+    _run(where, engine, out, config, pool, people=who(pool.truth), asked={"people": told}, at_chance=True)
 
 
 @app.command(name="human")
@@ -145,9 +145,9 @@ def run_human(
     from assay.pipeline.people_on_file import recorded_people
     from assay.pipeline.pools import human_pool
 
-    pool = human_pool(data, sets, per_set, say=print)
+    engine, pool = where.opened(), human_pool(data, sets, per_set, say=print)
     people = recorded_people(pool.truth)
-    _run(where, out, config, pool, people=people, asked={"people": "recorded"}, at_chance=True)
+    _run(where, engine, out, config, pool, people=people, asked={"people": "recorded"}, at_chance=True)
 
 
 def _costs(
@@ -211,7 +211,7 @@ def run_pool(
     from assay.pipeline.planning import people_forecast
     from assay.pipeline.waiting_room import waiter
 
-    found, addresses = Pool.open(pool), Servers.of_run(out, llms.servers_moved)
+    engine, found, addresses = where.opened(), Pool.open(pool), Servers.of_run(out, llms.servers_moved)
     judges, describers = llms.asked(out, found.place.path, addresses)
     asked = {"people": str(judgements), "attributes": asking_of(describers) if describers else "rules"}
     asked |= {"judge": {**asking_of(judges), "samples": llms.samples}} if judges else {}
@@ -223,14 +223,14 @@ def run_pool(
         addresses.keep()
 
     _run(
-        where, out, config, found, asked=asked, accepted=accepted, resettle=resettle, at_chance=at_chance,
+        where, engine, out, config, found, asked=asked, accepted=accepted, resettle=resettle, at_chance=at_chance,
         people=PeopleOnFile(out / judgements, out / "queue", waiter(web=web) if wait or web else None),
         judge=llm_judge(judges, samples=llms.samples) if judges else None, chat=next(iter(describers), None),
         at_once=IN_A_BATCH if llms.batch else AT_ONCE,
     )  # fmt: skip
 
 
-def _run(where: Where, out: Path, *what: Any, **how: Any) -> None:
+def _run(where: Where, engine: Engine, out: Path, *what: Any, **how: Any) -> None:
     """Do the job (`run_job`), on so many processes, and report on it: when stage 1 is done, and at the end. In an allocation
     (torchrun, accelerate) the first process does; the others train along."""
     from assay.pipeline.job import run_job
@@ -238,7 +238,7 @@ def _run(where: Where, out: Path, *what: Any, **how: Any) -> None:
     from assay.reward.crew import attend, dismiss
     from assay.reward.launch import how_many
 
-    with closing(where.opened()) as engine:
+    with closing(engine):
         processes = how_many(where.processes, engine)
         if not attend():
             return

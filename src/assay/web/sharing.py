@@ -20,6 +20,8 @@ from assay.web.schema import judgements, pairs, seats
 from assay.web.store import Store
 
 SHARED = "shared.json"
+_PEOPLE = frozenset({"human", "lead"})
+"""Whose words both sides have. What an oracle said stays where it was said."""
 Key = tuple[str, str]
 Said = tuple[str | None, str] | None
 """What somebody said of a pair: the better response and the problem; None: nothing, or it was taken back."""
@@ -40,9 +42,9 @@ class Sharing:
         set_people_a_pair(self.run, settings.overlap)
         if (now := self._now()) == self.seen:
             return 0
-        here = {(j.pair_id, j.by): j for j in self.store.judgements() if j.kind in ("human", "lead")}
+        here = {(j.pair_id, j.by): j for j in self.store.judgements() if j.kind in _PEOPLE}
         known = self._pairs()
-        there = {(j.pair_id, j.by): j for j in read_judgements(self.out) if j.pair_id in known}
+        there = {(j.pair_id, j.by): j for j in read_judgements(self.out) if j.pair_id in known and j.kind in _PEOPLE}
         before, gone = self._before(), {(j.pair_id, j.by) for j in self.store.gone()}
         to_page, to_file = list[Judgement](), list[Judgement]()
         off_page, off_file, agreed = list[Key](), list[Judgement](), dict[Key, Said]()
