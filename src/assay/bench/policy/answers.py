@@ -24,18 +24,20 @@ _SAID = re.compile(
     rf"|the\s+(?:answer|option|choice)(?:\s+(?:to\s+(?![^\n.:]{{0,60}}\b(?:different|other|another|previous"
     rf"|related|similar|easier)\b)[^\n.:]{{1,80}}?"
     rf"|(?:that )?we (?:seek|want|need)))?\s*(?=(?:{_IS}|[:=]))"
-    r"|\banswer\s*(?=is\b|[:=])|\banswer'?s? ?(?:\*\* |[-—–=]*[-—–>→]+ |(?<='s) )|\btl;?dr\b\s*(?=[:=])|^[#* \t]+answer[* \t]*$|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
+    r"|\banswer\s*(?=is\b|[:=])|\banswer'?s? ?(?:\*\* |[-—–=]*[-—–>→]+ |(?<='s) )"
+    r"|\btl;?dr\b\s*(?=[:=])|^[#* \t]+answer[* \t]*$|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
     rf"[\s:=*]*(?:{_IS})?(?:,? (?:of course|therefore|thus|then|indeed|simply|clearly|obviously|hence),?(?="
     rf" ))?[\s:=*]*(?=\S)",
     re.I | re.M,
 )
 _LATE = re.compile(
-    r"^[#>*|\- \t]*(?:ans(?:wer)?|final|solution|result|réponse(?: finale)?|antwort|respuesta|答え?|ответ|답|정답|resposta|risposta|svar|jawaban)\b[* \t]*[.:=-][:=*"
-    r" \t]*(?P<inside>\S[^\n]*)$"
+    r"^[#>*|\- \t]*(?:ans(?:wer)?|final|solution|result|réponse(?: finale)?|antwort|respuesta|答え?|ответ|답|정답"
+    r"|resposta|risposta|svar|jawaban)\b[* \t]*[.:=-][:=* \t]*(?P<inside>\S[^\n]*)$"
     r"|\b(?:the (?:final )?(?:solution|result|value)|the (?:required|desired|requested) (?:\w+ )?\w+|la"
     r" réponse(?: finale)?|die antwort"
     rf"|la respuesta(?: correcta| final)?)\s+(?:{_IS}|est|ist|es|lautet)\s*:?\s*(?P<told>\S[^\n]*)$"
-    r"|\bthe (?:most|best|closest)[\w ]{0,20}? (?:one|option|choice|match|description) (?:is|would be)\s*:?\s*(?P<pick>\S[^\n]*)$"
+    r"|\bthe (?:most|best|closest)[\w ]{0,20}? (?:one|option|choice|match|description) (?:is|would be)\s*:?\s*"
+    r"(?P<pick>\S[^\n]*)$"
     r"|(?:^|[.\n]\s*|\bso |\bget |\bobtain )(?P<first>[^\n.]{1,30}?)\s+(?:is|as) (?:the|my|our) (?:final "
     r"|correct )?answer\b[.!]?\s*$"
     r"|[\"'](?:final_)?answer[\"']\s*:\s*(?P<json>[^\n,}]+)",

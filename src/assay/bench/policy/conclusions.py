@@ -22,8 +22,9 @@ _ASIDE = re.compile(
 )
 """Sentences behind the last one that counts."""
 _UNSURE = re.compile(
-    r"\b(?:think|guess|believe|maybe|perhaps|possibly|probably|might|could|if|unless|cannot|can't|unclear|either|not|no means"
-    r"|may|nobody|suppose|assum\w+|let|need to|have to|find (?:when|where|whether|out|the)|when|whether|(?:first|next|second) (?:step|part|one)|answer\s*(?:is|was|[:=]))\b|n't\b"
+    r"\b(?:think|guess|believe|maybe|perhaps|possibly|probably|might|could|if|unless|cannot|can't|unclear|either|not"
+    r"|no means|may|nobody|suppose|assum\w+|let|need to|have to|find (?:when|where|whether|out|the)|when|whether"
+    r"|(?:first|next|second) (?:step|part|one)|answer\s*(?:is|was|[:=]))\b|n't\b"
     r"|^\W*(?:or|else|otherwise|alternatively)\b|[?？]",
     re.I,
 )
@@ -41,7 +42,8 @@ _PICKED = re.compile(
     r"\b[A-H]\W* is (?:the )?(?:true|correct|right|best)\b|\b(?:option|choice|choose|pick|select)\b|选", re.I
 )
 _STATED = re.compile(
-    r"(?:it's|(?:the|it|this|that|they|these) [^,;:()=]{0,80}?\b(?:is|are|was|were)) (?P<said>(?!not\b|no\b)[^,;:()=?]{1,40})",
+    r"(?:it's|(?:the|it|this|that|they|these) [^,;:()=]{0,80}?\b(?:is|are|was|were)) "
+    r"(?P<said>(?!not\b|no\b)[^,;:()=?]{1,40})",
     re.I,
 )
 """A sentence that says of one thing what it is."""
