@@ -49,7 +49,7 @@ _RELATION = re.compile(
     r"|[:：.!。,，;；\]}|~]$"
 )
 _END = re.compile(
-    r"[.!?](?=[\s$*)\"'\]}\\]|$)|[。！？；;]|\n(?=\s*(?:[-*#>|~]|\d+[.)]|[A-Z\u3400-\u9fff])|\s*\n)|\\\](?=\s*[A-Z])"
+    r"(?<!\bi)(?<!\.e)[.!?](?=[\s$*)\"'\]}\\]|$)|[。！？；;]|\n(?=\s*(?:[-*#>|~]|\d+[.)]|[A-Z\u3400-\u9fff])|\s*\n)|\\\](?=\s*[A-Z])"
 )
 _CLOSED = re.compile(
     r"^(?:[\s$*`\"')\]}&~]|\|(?=[\s|]*$)|\\[\])!,; ]|\\\\|\\(?:end|begin)\{[a-z]+\*?\}|</?\w+>|,(?=\s*$))+"
@@ -74,11 +74,13 @@ _TAKEN_BACK = re.compile(
     r"|no,? (?:it|that|the|this)\b|i mean\b|or should\b|不对|等等|更正)(?![A-Za-z])"
     r"|^[^\w\n]*(?:but|however|no|nope|yet|although|though)\b(?! (?:only after|not\b))|^[\s$*]*\?"
     r"|\b(?:this|that|it) (?:is|was) (?:only|just|merely|still|for)\b"
-    r"|\b(?:kidding|my mistake|i was wrong|i (?:misread|miscounted|forgot|overlooked|miscalculated)"
+    r"|\b(?:kidding|my mistake|i was wrong|i made an? (?:error|mistake)"
+    r"|i (?:misread|miscounted|forgot|overlooked|miscalculated)"
     r"|(?:forget|ignore) what|(?:disregard|ignore|forget|retract|withdraw|strike|redo) (?:this|that|the|it|my)"
     r"|changed my mind|ought to be|take (?:that|it) back|no idea|not sure|i doubt|i do(?: not|n't) (?:think|know|trust)"
     r"|(?:this|that|it|which|answer|above)\b[^.\n]{0,20}\b(?:wrong|incorrect|a mistake|an error|not (?:right|correct|the"
     r" answer))|should (?:be|have been)\b(?=\W*[-$\\(]*\d)|cannot be right)\b"
+    r"|\bcorrect (?:would|should) be\b"
     r"|\bto (?:get|find|obtain|give|reach|arrive at) the (?:\w+ )?(?:answer|result|total|solution)\b"
     r"|\b(?:correct|actual|real|true|right|proper) (?:value|result|number|one|option|choice|answer)s?\s*"
     r"(?:is|was|are|would be|:)",
@@ -86,7 +88,7 @@ _TAKEN_BACK = re.compile(
 )
 """What begins to take an answer back."""
 _SAYS = re.compile(
-    r"\b(?:it'?s|it is|that'?s|says|said|should be)\s+(?:actually\s+|really\s+)?([-$\\(]*\d[\d.,]*)"
+    r"\b(?:it'?s|is|are|be|that'?s|says|said)\s+(?:actually\s+|really\s+)?([-$\\(]*\d[\d.,]*)"
     r"(?=\W*(?:$|[.!\n]|and\b))",
     re.I,
 )
@@ -164,7 +166,9 @@ def _tells(sentence: str, clause: str, bare: str) -> bool:
     marks = re.split(r"\b(?:answer|option|choice)s?\b|答案", bare.rstrip(" :"))
     if re.search(r"\b(?:answer|option|choice)s?\b|答案", clause) and not told(marks[-2]):
         return False
-    return not re.search(r"\bno (?:way|means|chance)\b", clause) and not any(w in _SUSPECT for w in _words(clause))
+    return not re.search(
+        r"\bno (?:way|means|chance)\b|(?<!least )\b(?:lower|upper) (?:limit|bound)\b", clause
+    ) and not any(w in _SUSPECT for w in _words(clause))
 
 
 def _predicate(words: list[str], inside: str) -> bool:
@@ -180,6 +184,7 @@ def _predicate(words: list[str], inside: str) -> bool:
     return not re.search(r"\d", inside) or arrives(words)
 
 
+_NONE = re.compile(r"\bno (?:way|means|chance)\b|(?<!least )\b(?:lower|upper) (?:limit|bound)\b")
 _LIMITS = words_of("not never most least than between")
 _SUSPECT = words_of(
     "estimate estimates mistake mistakes mistaken mistakenly wrong wrongly incorrect incorrectly erroneous guess trap"
@@ -226,7 +231,8 @@ def _goes_on(inside: str, part: str) -> bool:
     chosen = letter(inside) is not None
     if attached := _ATTACHED.match(said):
         return _goes_on(inside, said[attached.end() :])
-    if said[0] in "/|":
+    other = re.search(r"\bi\.e\.,? (\d+\b)(?!\s*\^)", said)
+    if said[0] in "/|" or (other and not _again(inside, other[1])):
         return False
     if said.startswith("="):
         return bool(re.match(r"=\s*(?:[A-Za-z]|\\[a-z]+\s*[A-Z]+)\s*$", said)) or _again(inside, said[1:])

@@ -166,6 +166,9 @@ def counted(tokens: Sequence[Token], value: Number) -> str | None:
             if state == "noun" and not _settled(noun, value):
                 return None
             spoken = True
+        elif text == "and" and state == "object" and not last:
+            if words[at + 1].text.lower() in _CLOSE | _STOPS | CHANGERS:
+                return None
         elif text == "to" and not last and words[at + 1].text.lower() not in _STOPS | _BE:
             state, unknown = "object", 0
         elif text in _STOPS or (state == "noun" and _changing(words, at)):
@@ -287,7 +290,7 @@ _UNDER = words_of("before after without if unless until only assuming provided")
 def remarks(tokens: Sequence[Token]) -> bool:
     """Whether what stands in brackets behind a number only tells of it: arithmetic, another spelling, what is counted."""
     words = [t for t in tokens if t.kind == "word"]
-    if any(t.text.lower() in _UNDER for t in words):
+    if any(t.text.lower() in _UNDER for t in words) or any(t.text == "?" for t in tokens):
         return False
     if any(_CJK_CHANGES.search(t.text) for t in words):
         return False
@@ -305,8 +308,8 @@ OPERATORS = words_of(
 )
 """Words behind an answer that change it, deny it, or put another beside it."""
 _DISOWNED = words_of(
-    "bound bounds estimate estimates guess wrong incorrect false mistaken trap placeholder impossible previous former"
-    " earlier another if ?"
+    "old bound bounds estimate estimates guess wrong incorrect false mistaken trap placeholder impossible previous"
+    " former earlier another if ?"
 )
 BEING = words_of("is are was were be")
 _HOLDS = words_of(

@@ -34,7 +34,7 @@ _SHORT = re.compile(r"(?=.{1,80}$).*\b(?:is|are|was|were|has|have|costs|takes)\b
 _ASSIGNED = re.compile(r"[^=\d]*[A-Za-z]{2}\s*=")
 _LAST = re.compile(
     r"\b(?:so|therefore|thus|hence|which means|then|finally)\b,?\s*|\bin (?:total|conclusion|summary|short)[,:]\s*"
-    r"|,\s+(?=(?:the|there|it|he|she|they|we|you|each)\s)",
+    r"|,\s+(?=(?:the|there|it|he|she|they|we|you|each|i)\s)",
     re.I,
 )
 """After what the last clause of a sentence begins."""
@@ -63,12 +63,17 @@ def bare(text: str) -> str | None:
         return None
     number = quantity(said)
     one = re.fullmatch(r"[*\"'(\[]*[^\W_][\w'-]*[*\"')\].!。]*", said)
+    counted = number and re.fullmatch(r"[*$]*\d[^.;:,?!=]*\.?", said) and len(said.split()) < 6
     phrase = (
         re.fullmatch(r"[A-Z][^\d:=]*\.", said)
         and len(said.split()) < 5
         and not (_UNSURE.search(said) or _STATED.match(said))
     )
-    return said.rstrip(".。") if one or phrase or letter(said) or (number is not None and not number.rest) else None
+    return (
+        said.rstrip(".。")
+        if one or phrase or counted or letter(said) or (number is not None and not number.rest)
+        else None
+    )
 
 
 def concluded(text: str) -> str | None:
@@ -92,6 +97,7 @@ def concluded(text: str) -> str | None:
         return (
             inside.strip() if leads(before, inside) and follows(inside, behind) and not turned(before, inside) else None
         )
+    last = re.sub(r"^\*\*[^*]{1,30}:\*\*\s*|^\*\*[^*]{1,30}\*\*:\s*", "", last)
     clause = _LAST.split(last)[-1].strip(" *").rstrip(".。")
     if quantity(clause) or (_PICKED.search(clause) and letter(clause)):
         return clause
