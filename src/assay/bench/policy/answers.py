@@ -8,7 +8,7 @@ of pairs counts as wrong (MPO paper, section 3.1).
 import re
 
 from assay.bench.policy.arithmetic import approximate
-from assay.bench.policy.around import follows, leads, stays, told, turned
+from assay.bench.policy.around import NEAR, follows, leads, stays, told, turned
 from assay.bench.policy.conclusions import bare, concluded
 from assay.bench.policy.formulas import same_formula, squeezed
 from assay.bench.policy.letters import letter
@@ -52,6 +52,7 @@ _A = re.compile(r"\n[ \t*]*A:[ \t*]*(?P<inside>[^\n]*\d[^\n]*)\s*$")
 """The last line of GSM8K's own models."""
 _BOLD = re.compile(r"\n[ \t>]*\*\*(?P<inside>\(?[A-Z]\)?|[-$]*\d[\d.,/]*[^*\n]{0,20})\*\*\.?\s*$")
 """A last line that is nothing but a letter or a number in bold."""
+_BROKEN = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{[^{}]*$")
 _TABLE = re.compile(r"^[ \t]*\|.*\|[ \t]*$", re.M)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*")
 _CASE = re.compile(r"\b(?:case|part)\s*\(?(?:[2-9b-e]|ii+|two|three)\b[^.\n]*$", re.I)
@@ -94,7 +95,7 @@ def final_answer(text: str) -> str | None:
         return None
     if any(_contrary(inside, said[m.end() :].split("\n", 1)[0]) for m in _SAID.finditer(said, end)):
         return None
-    return inside.strip() or None if inside.strip() and follows(inside, said[end:]) else None
+    return inside.strip() or None if inside.strip() and follows(inside, _BROKEN.sub("", said[end:])) else None
 
 
 def _contrary(one: str, other: str) -> bool:
@@ -138,7 +139,10 @@ def _marked(text: str) -> Found | None:
 
 def _told(text: str) -> Found | None:
     """What follows the last "the answer is"; "" where it is taken back; None where nothing is told."""
-    marks = [m for m in _SAID.finditer(text) if told(text[: m.start()]) and not _unreal(text[: m.end()])]
+    marks = [
+        m for m in _SAID.finditer(text)
+        if told(text[max(0, m.start() - NEAR) : m.start()]) and not _unreal(text[max(0, m.start() - NEAR) : m.end()])
+    ]  # fmt: skip
     if not marks:
         return _told_late(text)
     start, end = marks[-1].span()
