@@ -130,6 +130,11 @@ TABLES = {
         "answer_pairs_sixth",
         "answer_pairs_seventh",
         "answer_pairs_eighth",
+        "answer_pairs_ninth",
+        "answer_pairs_tenth",
+        "answer_pairs_eleventh",
+        "answer_pairs_twelfth",
+        "answer_pairs_thirteenth",
     )
 }
 """Verdicts: is the given answer (or that of the whole text) the right one? The first is by the author of the rules, the rest
@@ -162,6 +167,31 @@ KNOWN: dict[tuple[str, str], str] = {
     ("18 bottles, i.e. three six-packs", "18"): "several numbers",
     ("Answer: C; D is close but wrong.", "C"): "two letters",
     ("Choose C over D", "C"): "two letters",
+    ("The answer is C (B is only the second best).", "C"): "two letters",
+    ("Answer: A (B and C are too large)", "A"): "two letters",
+    ("Answer: D (as C is negative)", "D"): "two letters",
+    ("Answer: B, for A is too small", "B"): "two letters",
+    ("Final answer: B (False)", "B"): '"B (false)" says of an option that it is none',
+    ("Answer: B) not enough information", "B"): '"B) not ..." as well',
+    ("~12", "12"): "about 12 is no exact count; the tenth table's reader refuses ~7",
+    ("Not 13 but 12 is the answer.", "12"): "several numbers",
+    ("Answer: $x = 12$, $y = 12$", "12"): "several numbers",
+    ("The answer is 30, for 5 times 6 is 30.", "30"): "several numbers",
+    ("Twelve squared is 144.", "144"): "several numbers",
+    ("所以小红比小明多18本书。", "18"): '"more than" makes another number of it, and is what may be asked',
+    (
+        r"Since $\sin x = \frac12$ and $x$ is acute, $x = \boxed{\frac{\pi}{6}}$, i.e. $30^\circ$.",
+        r"\frac{\pi}{6}",
+    ): "degrees behind a part of pi are not compared with it",
+    ("Answer: 7:45 AM", "7:45"): "which half of the day is meant is not known",
+    ("Answer: degrees Celsius", "Celsius"): "as a text it has a word more",
+    ("The answer is oxygen (O2).", "oxygen"): 'so is "Paris (London)" written',
+    ("The answer is water (H₂O).", "water"): 'so is "Paris (London)" written',
+    ("Answer: Sodium chloride (table salt)", "sodium chloride"): 'so is "Paris (London)" written',
+    (
+        "Since two sides are equal, the triangle is isosceles.\n\nAnswer: isosceles triangle",
+        "isosceles",
+    ): "what a name is the name of is not known here",
 }
 """Pairs of the tables on which the rules differ from the person, and why; none of them is paid for."""
 

@@ -8,7 +8,7 @@ of pairs counts as wrong (MPO paper, section 3.1).
 import re
 
 from assay.bench.policy.arithmetic import approximate
-from assay.bench.policy.around import follows, leads, stays, told, turned
+from assay.bench.policy.around import NEAR, follows, leads, stays, told, turned
 from assay.bench.policy.conclusions import bare, concluded
 from assay.bench.policy.formulas import same_formula, squeezed
 from assay.bench.policy.letters import letter
@@ -24,18 +24,20 @@ _SAID = re.compile(
     rf"|the\s+(?:answer|option|choice)(?:\s+(?:to\s+(?![^\n.:]{{0,60}}\b(?:different|other|another|previous"
     rf"|related|similar|easier)\b)[^\n.:]{{1,80}}?"
     rf"|(?:that )?we (?:seek|want|need)))?\s*(?=(?:{_IS}|[:=]))"
-    r"|\banswer\s*(?=is\b|[:=])|\banswer'?s? ?(?:\*\* |[-—–=]*[-—–>→]+ |(?<='s) )|\btl;?dr\b\s*(?=[:=])|^[#* \t]+answer[* \t]*$|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
+    r"|\banswer\s*(?=is\b|[:=])|\banswer'?s? ?(?:\*\* |[-—–=]*[-—–>→]+ |(?<='s) )"
+    r"|\btl;?dr\b\s*(?=[:=])|^[#* \t]+answer[* \t]*$|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
     rf"[\s:=*]*(?:{_IS})?(?:,? (?:of course|therefore|thus|then|indeed|simply|clearly|obviously|hence),?(?="
     rf" ))?[\s:=*]*(?=\S)",
     re.I | re.M,
 )
 _LATE = re.compile(
-    r"^[#>*|\- \t]*(?:ans(?:wer)?|final|solution|result|réponse(?: finale)?|antwort|respuesta|答え?|ответ|답|정답|resposta|risposta|svar|jawaban)\b[* \t]*[.:=-][:=*"
-    r" \t]*(?P<inside>\S[^\n]*)$"
+    r"^[#>*|\- \t]*(?:ans(?:wer)?|final|solution|result|réponse(?: finale)?|antwort|respuesta|答え?|ответ|답|정답"
+    r"|resposta|risposta|svar|jawaban)\b[* \t]*[.:=-][:=* \t]*(?P<inside>\S[^\n]*)$"
     r"|\b(?:the (?:final )?(?:solution|result|value)|the (?:required|desired|requested) (?:\w+ )?\w+|la"
     r" réponse(?: finale)?|die antwort"
     rf"|la respuesta(?: correcta| final)?)\s+(?:{_IS}|est|ist|es|lautet)\s*:?\s*(?P<told>\S[^\n]*)$"
-    r"|\bthe (?:most|best|closest)[\w ]{0,20}? (?:one|option|choice|match|description) (?:is|would be)\s*:?\s*(?P<pick>\S[^\n]*)$"
+    r"|\bthe (?:most|best|closest)[\w ]{0,20}? (?:one|option|choice|match|description) (?:is|would be)\s*:?\s*"
+    r"(?P<pick>\S[^\n]*)$"
     r"|(?:^|[.\n]\s*|\bso |\bget |\bobtain )(?P<first>[^\n.]{1,30}?)\s+(?:is|as) (?:the|my|our) (?:final "
     r"|correct )?answer\b[.!]?\s*$"
     r"|[\"'](?:final_)?answer[\"']\s*:\s*(?P<json>[^\n,}]+)",
@@ -50,6 +52,7 @@ _A = re.compile(r"\n[ \t*]*A:[ \t*]*(?P<inside>[^\n]*\d[^\n]*)\s*$")
 """The last line of GSM8K's own models."""
 _BOLD = re.compile(r"\n[ \t>]*\*\*(?P<inside>\(?[A-Z]\)?|[-$]*\d[\d.,/]*[^*\n]{0,20})\*\*\.?\s*$")
 """A last line that is nothing but a letter or a number in bold."""
+_BROKEN = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{[^{}]*$")
 _TABLE = re.compile(r"^[ \t]*\|.*\|[ \t]*$", re.M)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*")
 _CASE = re.compile(r"\b(?:case|part)\s*\(?(?:[2-9b-e]|ii+|two|three)\b[^.\n]*$", re.I)
@@ -92,7 +95,7 @@ def final_answer(text: str) -> str | None:
         return None
     if any(_contrary(inside, said[m.end() :].split("\n", 1)[0]) for m in _SAID.finditer(said, end)):
         return None
-    return inside.strip() or None if inside.strip() and follows(inside, said[end:]) else None
+    return inside.strip() or None if inside.strip() and follows(inside, _BROKEN.sub("", said[end:])) else None
 
 
 def _contrary(one: str, other: str) -> bool:
@@ -136,7 +139,10 @@ def _marked(text: str) -> Found | None:
 
 def _told(text: str) -> Found | None:
     """What follows the last "the answer is"; "" where it is taken back; None where nothing is told."""
-    marks = [m for m in _SAID.finditer(text) if told(text[: m.start()]) and not _unreal(text[: m.end()])]
+    marks = [
+        m for m in _SAID.finditer(text)
+        if told(text[max(0, m.start() - NEAR) : m.start()]) and not _unreal(text[max(0, m.start() - NEAR) : m.end()])
+    ]  # fmt: skip
     if not marks:
         return _told_late(text)
     start, end = marks[-1].span()

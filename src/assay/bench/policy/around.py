@@ -1,13 +1,14 @@
 """Whether what stands around a final answer leaves it as it is, in its sentence and behind it.
 
-Nothing is trusted that is not known. Before "the answer is" stand words that lead on to it ("so", "we conclude that"); before
-a box a clause that ends in a verb of being or having, "=", a colon or what is measured; behind an answer, in its sentence, a
-unit or a noun, where and for what, a reason, or that it is what was asked. What follows may explain, and not take it back.
+Nothing is trusted that is not known. Before "the answer is" stand words that lead on to it ("so", "we conclude that");
+before a box a clause that ends in a verb of being or having, "=", a colon or what is measured; behind an answer, in its
+sentence, a unit or a noun, where and for what, a reason, or that it is what was asked. What follows may explain, and not
+take it back.
 """
 
 import re
 
-from assay.bench.policy.beside import APPROXIMATE, ARRIVING, BEING, CHANGERS, arrives, given, OPERATORS, known, words_of
+from assay.bench.policy.beside import APPROXIMATE, ARRIVING, BEING, OPERATORS, arrives, given, known, words_of
 from assay.bench.policy.characters import written
 from assay.bench.policy.letters import letter
 from assay.bench.policy.quantities import Quantity, quantity
@@ -21,30 +22,34 @@ _TURNS = words_of("or else alternatively otherwise maybe perhaps possibly and/or
 """Words which, alone before an answer, make it one of several, or none."""
 _FILL = words_of("then it the answer is be not could may might also but and even just")
 _OPENERS = words_of(
-    "so thus therefore hence then and finally now which that this it means shows gives implies follows we i get gets find"
-    " conclude see know have has obtain can our my is be in conclusion summary total short overall as result consequently"
-    " clearly but ultimately indeed again ok okay well alright yes great let's put state give with to from because of step"
-    " accordingly obviously also here hereby verify check confirm verified confirmed done given submit your option think"
-    " believe say would must believe answering answer final correct the best single exact simplified quick required i'm sure"
-    " confident donc ainsi alors daher somit deshalb entonces luego por lo tanto par conséquent folglich all above below"
-    " desired asked leaving an of round rounded follow following next arrive at on after using looking clear us now there me just only actually really certainly"
+    "so thus therefore hence then and finally now which that this it means shows gives implies follows we i get gets"
+    " find conclude see know have has obtain can our my is be in conclusion summary total short overall as result"
+    " consequently clearly but ultimately indeed again ok okay well alright yes great let's put state give with to"
+    " from because of step accordingly obviously also here hereby verify check confirm verified confirmed done given"
+    " submit your option think believe say would must answering answer final correct the best single exact simplified"
+    " quick required i'm sure confident donc ainsi alors daher somit deshalb entonces luego por lo tanto par"
+    " conséquent folglich all above below desired asked leaving an round rounded follow following next arrive at on"
+    " after using looking clear us there me just only actually really certainly"
 )
 """Words that lead on to "the answer is", and leave it told."""
 _CJK_OPENER = re.compile(
-    r"[\s*#>【\[(\"'：:]*(?:(?:综上(?:所述)?|所以|因此|因而|于是|那么|由此|故而?|可得|得到?|可知|最后|最终|正确|本题|该题|此题|这道题|题目|我们|则|即"
+    r"[\s*#>【\[(\"'：:]*(?:(?:综上(?:所述)?|所以|因此|因而|于是|那么|由此|故而?|可得|得到?|可知|最后"
+    r"|最终|正确|本题|该题|此题|这道题|题目|我们|则|即"
     r"|的|解|答|最佳|标准|参考|为|也就是说|从而|选择?|应|该|正确的?)[\s*，,：:]*)*"
 )
 _STRIPPED = re.compile(
-    r"(?:[\s$*&{\"'`_>#]|\\[$\[,;:! ]|\\\(|\\(?:displaystyle|q?quad|large|bf|bold|text(?:bf|it)?|math(?:bf|rm|bb))(?![A-Za-z])"
+    r"(?:[\s$*&{\"'`_>#]|\\[$\[,;:! ]|\\\("
+    r"|\\(?:displaystyle|q?quad|large|bf|bold|text(?:bf|it)?|math(?:bf|rm|bb))(?![A-Za-z])"
     r"|\\begin\{[a-z]+\*?\}(?:\{[^{}]*\})?|\\[!,])+$"
 )
 """What stands right before an answer and only sets its looks."""
 _RELATION = re.compile(
-    r"(?<![<>])(?<!\D!)=$|\\(?:equiv|approx|in|implies|Rightarrow|Longrightarrow|rightarrow|therefore|iff|quad|end\{[a-z]+\*?\})$|[-=]>$"
+    r"(?<![<>])(?<!\D!)=$|\\(?:equiv|approx|in|implies|Rightarrow|Longrightarrow|rightarrow|therefore|iff|quad"
+    r"|end\{[a-z]+\*?\})$|[-=]>$"
     r"|[:：.!。,，;；\]}|~]$"
 )
 _END = re.compile(
-    r"[.!?](?=[\s$*)\"'\]}\\]|$)|[。！？；;]|\n(?=\s*(?:[-*#>|~]|\d+[.)]|[A-Z\u3400-\u9fff])|\s*\n)|\\\](?=\s*[A-Z])"
+    r"(?<!\bi)(?<!\.e)[.!?](?=[\s$*)\"'\]}\\]|$)|[。！？；;]|\n(?=\s*(?:[-*#>|~]|\d+[.)]|[A-Z\u3400-\u9fff])|\s*\n)|\\\](?=\s*[A-Z])"
 )
 _CLOSED = re.compile(
     r"^(?:[\s$*`\"')\]}&~]|\|(?=[\s|]*$)|\\[\])!,; ]|\\\\|\\(?:end|begin)\{[a-z]+\*?\}|</?\w+>|,(?=\s*$))+"
@@ -68,16 +73,23 @@ _TAKEN_BACK = re.compile(
     r"|on reflection|or rather|apologies|hold on|edit:|update:|(?:but|oh|ah|no),? (?:wait|no|actually)|just kidding"
     r"|no,? (?:it|that|the|this)\b|i mean\b|or should\b|不对|等等|更正)(?![A-Za-z])"
     r"|^[^\w\n]*(?:but|however|no|nope|yet|although|though)\b(?! (?:only after|not\b))|^[\s$*]*\?"
-    r"|\b(?:this|that|it) (?:is|was) (?:only|just|merely|still|for)\b|\b(?:kidding|my mistake|i was wrong|i (?:misread|miscounted|forgot|overlooked|miscalculated)|(?:forget|ignore) what|(?:disregard|ignore|forget|retract|withdraw|strike|redo) (?:this|that|the|it|my)|changed my mind|ought to be|take (?:that|it) back|no idea|not sure|i doubt|i do(?: not|n't) (?:think|know|trust)"
+    r"|\b(?:this|that|it) (?:is|was) (?:only|just|merely|still|for)\b"
+    r"|\b(?:kidding|my mistake|i was wrong|i made an? (?:error|mistake)"
+    r"|i (?:misread|miscounted|forgot|overlooked|miscalculated)"
+    r"|(?:forget|ignore) what|(?:disregard|ignore|forget|retract|withdraw|strike|redo) (?:this|that|the|it|my)"
+    r"|changed my mind|ought to be|take (?:that|it) back|no idea|not sure|i doubt|i do(?: not|n't) (?:think|know|trust)"
     r"|(?:this|that|it|which|answer|above)\b[^.\n]{0,20}\b(?:wrong|incorrect|a mistake|an error|not (?:right|correct|the"
     r" answer))|should (?:be|have been)\b(?=\W*[-$\\(]*\d)|cannot be right)\b"
+    r"|\bcorrect (?:would|should) be\b"
     r"|\bto (?:get|find|obtain|give|reach|arrive at) the (?:\w+ )?(?:answer|result|total|solution)\b"
-    r"|\b(?:correct|actual|real|true|right|proper) (?:value|result|number|one|option|choice|answer)s?\s*(?:is|was|are|would be|:)",
+    r"|\b(?:correct|actual|real|true|right|proper) (?:value|result|number|one|option|choice|answer)s?\s*"
+    r"(?:is|was|are|would be|:)",
     re.I,
 )
 """What begins to take an answer back."""
 _SAYS = re.compile(
-    r"\b(?:it'?s|it is|that'?s|says|said|should be)\s+(?:actually\s+|really\s+)?([-$\\(]*\d[\d.,]*)(?=\W*(?:$|[.!\n]|and\b))",
+    r"\b(?:it'?s|is|are|be|that'?s|says|said)\s+(?:actually\s+|really\s+)?([-$\\(]*\d[\d.,]*)"
+    r"(?=\W*(?:$|[.!\n]|and\b))",
     re.I,
 )
 """Another number that a later sentence tells."""
@@ -118,56 +130,65 @@ def turned(before: str, inside: str) -> bool:
 
 def leads(before: str, inside: str) -> bool:
     """Whether what stands before a box in its sentence leaves it as it is."""
-    text = before[-NEAR:]
-    bare = _STRIPPED.sub("", text)
+    bare = _STRIPPED.sub("", before[-NEAR:])
     if bare.endswith("(") and bare[-2:-1].isspace():
         bare = _STRIPPED.sub("", bare[:-1])
-    if not bare:
-        return True
     sentence = re.split(r"[.!?](?=\s)|[。！？]|\n\s*\n|\\\]", bare)[-1]
-    words = [w.lower() for w in re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", _commandless(sentence))]
-    if words[:1] and words[0] in _SUPPOSED and not re.search(r"[,，]|\bthen\b", sentence):
-        return False
     clause = _CLAUSE.split(sentence.rstrip(" :：,"))[-1]
-    if re.search(r"\b(?:answer|option|choice)s?\b|答案", clause) and not told(
-        re.split(r"\b(?:answer|option|choice)s?\b|答案", text[: len(bare)].rstrip(" :"))[-2]
-    ):
-        return False
-    if re.search(r"\bno (?:way|means|chance)\b", clause) or any(
-        w in _SUSPECT for w in re.findall(r"[a-z]+", clause.lower())
-    ):
-        return False
+    if not bare or not _tells(sentence, clause, bare):
+        return not bare
     if relation := _RELATION.search(bare):
-        again = re.search(r"\\(?:boxed|fbox)\{([^{}]*)\}$", bare)
-        if again is not None:
+        if again := re.search(r"\\(?:boxed|fbox)\{([^{}]*)\}$", bare):
             return again[1].strip() == inside.split(",")[0].strip()
-        if relation[0] in ("}", "]") and not re.search(r"\\(?:end|begin)\{[^{}]*\}$|\\\]$", bare):
+        if relation[0] in "}]" and not re.search(r"\\(?:end|begin)\{[^{}]*\}$|\\\]$", bare):
             return False
-        ended = re.findall(r"[a-z]+", _CLAUSE.split(bare.rstrip(" :：,"))[-1].lower())[-3:]
-        return not (relation[0] in ",:" and any(w in _LIMITS for w in ended))
+        return not (relation[0] in ",:" and any(w in _LIMITS for w in _words(clause)[-3:]))
     if re.search(r"[\u3400-\u9fff]$", bare):
         return not _CJK_CHANGES.search(clause[-8:])
-    last = re.search(r"([^\W\d_]+(?:'[^\W\d_]+)?)$", bare)
-    if last is None or _open_formula(before, bare) or bare[: last.start()].endswith("\\"):
+    last = re.search(r"[^\W\d_]+(?:'[^\W\d_]+)?$", bare)
+    if last is None or bare[: last.start()].endswith("\\") or _open_formula(before, bare):
         return False
+    words = _words(clause) or _words(sentence)
+    bound = words[-1] in ("when", "if", "for") and re.search(r"[<>=]|\\(?:le|ge|ne|in)", inside)
+    return _predicate(words, inside) and bool(
+        words[-1] in ARRIVING or given(re.findall(r"[^\W\d_]+", bare[-60:])) or bound
+    )
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", re.sub(r"\\[A-Za-z]+", " ", text).lower())
+
+
+def _tells(sentence: str, clause: str, bare: str) -> bool:
+    """Whether a clause tells something, and neither supposes it nor reports it of somebody."""
+    if _words(sentence)[:1] and _words(sentence)[0] in _SUPPOSED and not re.search(r"[,，]|\bthen\b", sentence):
+        return False
+    marks = re.split(r"\b(?:answer|option|choice)s?\b|答案", bare.rstrip(" :"))
+    if re.search(r"\b(?:answer|option|choice)s?\b|答案", clause) and not told(marks[-2]):
+        return False
+    return not re.search(
+        r"\bno (?:way|means|chance)\b|(?<!least )\b(?:lower|upper) (?:limit|bound)\b", clause
+    ) and not any(w in _SUSPECT for w in _words(clause))
+
+
+def _predicate(words: list[str], inside: str) -> bool:
+    """Whether the words of a clause, from its last verb of being on, lead to an answer."""
     if any(w in APPROXIMATE for w in words[-2:]) and re.fullmatch(r"\W*\d+\W*", inside):
         return False
-    words = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", _commandless(clause).lower()) or words
     being = max((i for i, w in enumerate(words) if w in BEING), default=-1)
-    told_of = words[being + 1 :] if being >= 0 else []
     if being > len(words) - 3 and any(w in _MODAL for w in words[max(0, being - 2) : being]):
         return False
-    if len(told_of) < 4 and not all(w in ARRIVING or w.endswith("ed") for w in told_of):
+    of = words[being + 1 :] if being >= 0 else []
+    if len(of) < 4 and not all(w in ARRIVING or w.endswith("ed") for w in of):
         return False
-    if re.search(r"\d", inside) and not arrives(words):
-        return False
-    relation_ = words[-1] in ("when", "if", "for") and re.search(r"[<>=]|\\(?:le|ge|ne|in)", inside)
-    return last[1].lower() in ARRIVING or given(re.findall(r"[^\W\d_]+", bare[-60:])) or bool(relation_)
+    return not re.search(r"\d", inside) or arrives(words)
 
 
+_NONE = re.compile(r"\bno (?:way|means|chance)\b|(?<!least )\b(?:lower|upper) (?:limit|bound)\b")
 _LIMITS = words_of("not never most least than between")
 _SUSPECT = words_of(
-    "estimate estimates mistake mistakes mistaken mistakenly wrong wrongly incorrect incorrectly erroneous guess trap naive naively decoy"
+    "estimate estimates mistake mistakes mistaken mistakenly wrong wrongly incorrect incorrectly erroneous guess trap"
+    " naive naively decoy"
 )
 """Words of a clause that tells no answer."""
 _SUPPOSED = words_of(
@@ -176,10 +197,6 @@ _SUPPOSED = words_of(
 _MODAL = words_of("not never cannot can't couldn't may might could won't wouldn't shouldn't also isn't")
 """Words right before a verb of being that leave open, or deny, that it is."""
 _CJK_CHANGES = re.compile(r"[不非约超近]|至少|至多|小于|大于|少于|多于|最多|最少|可能|也许|除")
-
-
-def _commandless(text: str) -> str:
-    return re.sub(r"\\[A-Za-z]+", " ", text)
 
 
 def _open_formula(before: str, bare: str) -> bool:
@@ -200,7 +217,7 @@ def follows(inside: str, after: str) -> bool:
     """Whether what stands behind an answer, in its sentence and after it, leaves it as it is."""
     end = _END.search(after)
     part, rest = (after[: end.start()], after[end.end() :]) if end else (after, "")
-    if end and end[0] == "?" or part.lstrip(" $*").startswith("?"):
+    if (end and end[0] == "?") or part.lstrip(" $*").startswith("?"):
         return False
     return _goes_on(inside, part[: 2 * NEAR]) and stays(inside, rest)
 
@@ -214,7 +231,8 @@ def _goes_on(inside: str, part: str) -> bool:
     chosen = letter(inside) is not None
     if attached := _ATTACHED.match(said):
         return _goes_on(inside, said[attached.end() :])
-    if said[0] in "/|":
+    other = re.search(r"\bi\.e\.,? (\d+\b)(?!\s*\^)", said)
+    if said[0] in "/|" or (other and not _again(inside, other[1])):
         return False
     if said.startswith("="):
         return bool(re.match(r"=\s*(?:[A-Za-z]|\\[a-z]+\s*[A-Z]+)\s*$", said)) or _again(inside, said[1:])

@@ -1,4 +1,4 @@
-"""Which words may stand beside a number and leave it as it is.
+"""Which words may stand beside an answer and leave it as it is.
 
 What is not known here makes the number of another answer ("350 excluding shipping", "a number close to 350"): a list of what
 changes a number would never be whole. Allowed behind it: a unit, what is counted (a plural), where and for what, and closing
@@ -17,28 +17,25 @@ def words_of(words: str) -> frozenset[str]:
 
 
 CHANGERS = words_of(
-    "bound bounds limit estimate estimated estimates guess guessed wrong incorrect false previous former factorial squared"
-    " cubed doubled tripled halved double triple twice thrice half reciprocal inverse opposite negative root"
-    " roots power powers"
-    " multiple modulo mod base plus minus less short shy odd ish unless none neither not never nor cannot except besides"
-    " excluding including almost nearly hardly barely scarcely approaching somewhere nowhere off unlike without"
-    " dozens scores"
-    " halves tenths hundredths thousandths hundreds thousands millions billions lakhs crores squares cubes"
-    " binary octal hexadecimal hex times tops tens thirds fourths fifths sixths sevenths eighths ninths elevenths twelfths"
-    " fails misses exceeds earliest latest most least"
+    "bound bounds limit estimate estimated estimates guess guessed wrong incorrect false previous former factorial"
+    " squared cubed doubled tripled halved double triple twice thrice half reciprocal inverse opposite negative root"
+    " roots power powers multiple modulo mod base plus minus less short shy odd ish unless none neither not never nor"
+    " cannot except besides excluding including almost nearly hardly barely scarcely approaching somewhere nowhere off"
+    " unlike without dozens scores halves tenths hundredths thousandths hundreds thousands millions billions lakhs"
+    " crores squares cubes binary octal hexadecimal hex times tops tens thirds fourths fifths sixths sevenths eighths"
+    " ninths elevenths twelfths fails misses exceeds earliest latest most least"
 )
 """Words that make another number of the one they stand beside, deny it, or take it back."""
 _COUNTABLE = words_of("roots powers squares cubes bounds limits estimates scores")
 """Those of them that are counted where they stand behind a number."""
 APPROXIMATE = words_of("about approximately roughly around approx circa approximate")
 _CLOSE = words_of(
-    "in total altogether overall combined together each apiece left remaining more extra additional exactly precisely only"
-    " just long tall wide high deep thick old away ago later earlier apart per every daily weekly monthly yearly annually"
-    " hourly older younger taller shorter longer larger bigger heavier faster smaller fewer cheaper ad ce celsius fahrenheit"
-    " needed required used sold made bought earned saved spent paid rounded also too now today tomorrow then so"
-    " again correct"
-    " indeed here there such possible different distinct total fahrenheit ways respectively units unit alone"
-    " done remained stayed now th st nd rd square cubic obviously clearly certainly definitely answer final result"
+    "in total altogether overall combined together each apiece left remaining more extra additional exactly precisely"
+    " only just long tall wide high deep thick old away ago later earlier apart per every daily weekly monthly yearly"
+    " annually hourly older younger taller shorter longer larger bigger heavier faster smaller fewer cheaper ad ce"
+    " celsius fahrenheit needed required used sold made bought earned saved spent paid rounded also too now today"
+    " tomorrow then so again correct indeed here there such possible different distinct ways respectively units unit"
+    " alone done remained stayed th st nd rd square cubic obviously clearly certainly definitely answer final result"
 )
 _DETERMINERS = words_of(
     "the a an his her its their our my your this these those them that all both another any one us him"
@@ -46,50 +43,50 @@ _DETERMINERS = words_of(
 _PLACES = words_of("in of on for at per during within across among inside a an every each")
 _BE = words_of("is are was were be been remain remains")
 _STOPS = words_of(
-    "if when while until and or but than as with from to by before after over under above below beyond between past toward"
-    " towards against though although however which who whose where what since because versus vs into onto out up down upon"
-    " via through perhaps maybe possibly probably some no far close near next it's via like yet still dozen make makes"
+    "if when while until and or but than as with from to by before after over under above below beyond between past"
+    " toward towards against though although however which who whose where what since because versus vs into onto out"
+    " up down upon via through perhaps maybe possibly probably some no far close near next it's like yet still dozen"
+    " make makes"
 )
 _MANY = words_of(
     "people men women children feet teeth mice geese sheep fish deer dice data staff yen yuan won pence cattle police"
     " bacteria vertices indices matrices radii criteria phenomena kids bps mph kph wpm rpm bpm ppm"
 )
 _BEFORE = words_of(
-    "is are was were be been being currently now still also already equals equal exactly precisely only just the total answer result value sum number amount"
-    " therefore thus hence so then has have had having needs need needed takes take took costs cost sold sells"
-    " sell makes make"
-    " made earns earn earned gets get got pays pay paid spends spend spent saves save saved weighs weigh"
-    " weighed gives give gave"
-    " yields becomes remains remain shows show displays contains contain contained receives receive received reads read runs run ran walks walk"
-    " walked travels travel travelled traveled drives drive drove buys buy bought eats eat ate uses use used won wins scored"
-    " scores collected collects sees see saw owes owe owed leaves leave left obtain obtained obtains find found"
-    " finds measures"
-    " measure lasts last lasted holds hold year rs usd us eur gbp inr cad aud hkd both all these those another"
-    " at for costing"
-    " totalling totaling earning requires require wants want lost loses gained gains baked bakes planted plants produced"
-    " produces raised raises donated gave drank drinks picked picks caught sent sends wrote writes count counts counted own owns"
-    " charged charges charge worth namely say says that's it's index line page row column position"
+    "is are was were be been being currently now still also already equals equal exactly precisely only just the"
+    " total answer result value sum number amount therefore thus hence so then has have had having needs need needed"
+    " takes take took costs cost sold sells sell makes make made earns earn earned gets get got pays pay paid spends"
+    " spend spent saves save saved weighs weigh weighed gives give gave yields becomes remains remain shows show"
+    " displays contains contain contained receives receive received reads read runs run ran walks walk walked travels"
+    " travel travelled traveled drives drive drove buys buy bought eats eat ate uses use used won wins scored scores"
+    " collected collects sees see saw owes owe owed leaves leave left obtain obtained obtains find found finds"
+    " measures measure lasts last lasted holds hold year rs usd us eur gbp inr cad aud hkd both all these those"
+    " another at for costing totalling totaling earning requires require wants want lost loses gained gains baked"
+    " bakes planted plants produced produces raised raises donated drank drinks picked picks caught sent sends wrote"
+    " writes count counts counted own owns charged charges charge worth namely say says that's it's index line page"
+    " row column position"
 )
 MEASURES = words_of(
-    "total sum answer value temperature length distance cost price speed area volume weight height age average mean median"
-    " profit amount score probability number count width depth mass result angle perimeter rate time duration"
-    " capacity density"
-    " income salary fee loss gain balance radius diameter remainder residue answer quotient current voltage power force pressure energy difference output"
+    "total sum answer value temperature length distance cost price speed area volume weight height age average mean"
+    " median profit amount score probability number count width depth mass result angle perimeter rate time duration"
+    " capacity density income salary fee loss gain balance radius diameter remainder residue quotient current voltage"
+    " power force pressure energy difference output"
 )
 _CHANGE = words_of(
-    "grew grows grow rose rises rise increased increases increase fell falls fall decreased decreases decrease dropped drops"
-    " declined declines improved improves shrank"
+    "grew grows grow rose rises rise increased increases increase fell falls fall decreased decreases decrease"
+    " dropped drops declined declines improved improves shrank"
 )
 _ARRIVES = words_of(
-    "equal equals comes came come adds add up amounts amount sums sum equivalent simplifies reduces evaluates rounds leads"
-    " corresponds converges tends simplify reduce evaluate rounded simplified total totals back identical"
+    "equal equals comes came come adds add up amounts amount sums sum equivalent simplifies reduces evaluates rounds"
+    " leads corresponds converges tends simplify reduce evaluate rounded simplified total totals back identical"
 )
 ARRIVING = (
     _BEFORE | MEASURES | _DETERMINERS | APPROXIMATE
-    | words_of("of by in with to that therefore thus indeed hence roots solutions zeros or here answered"
-               " facing reaches reach approximately always find finding option choice choose pick select so only giving form as"
-               " point points pair vector matrix interval set line equation coordinates expression ratio fraction range domain"
-               " function polynomial")
+    | words_of(
+        "of by in with to that therefore thus indeed hence roots solutions zeros or here answered facing reaches reach"
+        " approximately always find finding option choice choose pick select so only giving form as point points pair"
+        " vector matrix interval set line equation coordinates expression ratio fraction range domain function polynomial"
+    )
 )  # fmt: skip
 """Words that lead on to an answer which is marked."""
 _STARTS = words_of("us started starts start ended ends end began begins up left leaves")
@@ -100,8 +97,8 @@ _OPEN = words_of(
 )
 """Verbs behind a number that leave open what is told of it, or deny it."""
 _SURE = words_of(
-    "get got count counted find found have had see saw obtain obtained calculate conclude know can would need am need spent"
-    " paid bought end ended"
+    "get got count counted find found have had see saw obtain obtained calculate conclude know can would need am"
+    " spent paid bought end ended"
 )
 """What somebody does who tells a number."""
 _PART = re.compile(r".*(?:teen|tie|dred|sand|lion|if|six|seven|eigh|nin|four|ten|eleven|twelf)th(?<!month)s?")
@@ -169,6 +166,9 @@ def counted(tokens: Sequence[Token], value: Number) -> str | None:
             if state == "noun" and not _settled(noun, value):
                 return None
             spoken = True
+        elif text == "and" and state == "object" and not last:
+            if words[at + 1].text.lower() in _CLOSE | _STOPS | CHANGERS:
+                return None
         elif text == "to" and not last and words[at + 1].text.lower() not in _STOPS | _BE:
             state, unknown = "object", 0
         elif text in _STOPS or (state == "noun" and _changing(words, at)):
@@ -221,6 +221,8 @@ def led(tokens: Sequence[Token], whole: bool) -> bool:
     if not words:
         return True
     said = [t.text.lower() for t in words]
+    if said[0] in ("my", "your") and not {"answer", "result", "total", "calculation", "final"} & {*said}:
+        return False
     if "i" in said[:-1] and said[said.index("i") + 1] not in _SURE:
         return False
     if (
@@ -288,7 +290,7 @@ _UNDER = words_of("before after without if unless until only assuming provided")
 def remarks(tokens: Sequence[Token]) -> bool:
     """Whether what stands in brackets behind a number only tells of it: arithmetic, another spelling, what is counted."""
     words = [t for t in tokens if t.kind == "word"]
-    if any(t.text.lower() in _UNDER for t in words):
+    if any(t.text.lower() in _UNDER for t in words) or any(t.text == "?" for t in tokens):
         return False
     if any(_CJK_CHANGES.search(t.text) for t in words):
         return False
@@ -298,15 +300,15 @@ def remarks(tokens: Sequence[Token]) -> bool:
 
 
 OPERATORS = words_of(
-    "or nor if unless but though although however except bound bounds estimate estimates guess wrong incorrect false mistaken"
-    " trap placeholder impossible squared cubed doubled tripled halved plus minus provided assuming maybe perhaps possibly"
-    " roughly could might cannot never doubt unlikely otherwise else either neither versus vs excluded rejected replaced"
-    " multiplied divided increased decreased limit maximum doubtful case isn't aren't can't doesn't won't wasn't don't didn't"
-    " ish something assumed supposed suppose assume below negative"
+    "or nor if unless but though although however except bound bounds estimate estimates guess wrong incorrect false"
+    " mistaken trap placeholder impossible squared cubed doubled tripled halved plus minus provided assuming maybe"
+    " perhaps possibly roughly could might cannot never doubt unlikely otherwise else either neither versus vs"
+    " excluded rejected replaced multiplied divided increased decreased limit maximum doubtful case isn't aren't can't"
+    " doesn't won't wasn't don't didn't ish something assumed supposed suppose assume below negative"
 )
 """Words behind an answer that change it, deny it, or put another beside it."""
 _DISOWNED = words_of(
-    "bound bounds estimate estimates guess wrong incorrect false mistaken trap placeholder impossible previous"
+    "old bound bounds estimate estimates guess wrong incorrect false mistaken trap placeholder impossible previous"
     " former earlier another if ?"
 )
 BEING = words_of("is are was were be")
@@ -315,8 +317,9 @@ _HOLDS = words_of(
 )
 """Verbs that an answer may be the subject of."""
 _SAID_OF = words_of(
-    "the a an our my your its his her their this that these those correct right indeed also already in therefore thus equal"
-    " exactly possible prime even odd positive needed required left sold there clearly only then what's both all one"
+    "the a an our my your its his her their this that these those correct right indeed also already in therefore thus"
+    " equal exactly possible prime even odd positive needed required left sold there clearly only then what's both all"
+    " one"
 )
 """What an answer may be said to be."""
 _REASON = words_of(

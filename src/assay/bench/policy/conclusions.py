@@ -22,8 +22,9 @@ _ASIDE = re.compile(
 )
 """Sentences behind the last one that counts."""
 _UNSURE = re.compile(
-    r"\b(?:think|guess|believe|maybe|perhaps|possibly|probably|might|could|if|unless|cannot|can't|unclear|either|not|no means"
-    r"|may|nobody|suppose|assum\w+|let|need to|have to|find (?:when|where|whether|out|the)|when|whether|(?:first|next|second) (?:step|part|one)|answer\s*(?:is|was|[:=]))\b|n't\b"
+    r"\b(?:think|guess|believe|maybe|perhaps|possibly|probably|might|could|if|unless|cannot|can't|unclear|either|not"
+    r"|no means|may|nobody|suppose|assum\w+|let|need to|have to|find (?:when|where|whether|out|the)|when|whether"
+    r"|(?:first|next|second) (?:step|part|one)|answer\s*(?:is|was|[:=]))\b|n't\b"
     r"|^\W*(?:or|else|otherwise|alternatively)\b|[?？]",
     re.I,
 )
@@ -33,7 +34,7 @@ _SHORT = re.compile(r"(?=.{1,80}$).*\b(?:is|are|was|were|has|have|costs|takes)\b
 _ASSIGNED = re.compile(r"[^=\d]*[A-Za-z]{2}\s*=")
 _LAST = re.compile(
     r"\b(?:so|therefore|thus|hence|which means|then|finally)\b,?\s*|\bin (?:total|conclusion|summary|short)[,:]\s*"
-    r"|,\s+(?=(?:the|there|it|he|she|they|we|you|each)\s)",
+    r"|,\s+(?=(?:the|there|it|he|she|they|we|you|each|i)\s)",
     re.I,
 )
 """After what the last clause of a sentence begins."""
@@ -41,7 +42,8 @@ _PICKED = re.compile(
     r"\b[A-H]\W* is (?:the )?(?:true|correct|right|best)\b|\b(?:option|choice|choose|pick|select)\b|选", re.I
 )
 _STATED = re.compile(
-    r"(?:it's|(?:the|it|this|that|they|these) [^,;:()=]{0,80}?\b(?:is|are|was|were)) (?P<said>(?!not\b|no\b)[^,;:()=?]{1,40})",
+    r"(?:it's|(?:the|it|this|that|they|these) [^,;:()=]{0,80}?\b(?:is|are|was|were)) "
+    r"(?P<said>(?!not\b|no\b)[^,;:()=?]{1,40})",
     re.I,
 )
 """A sentence that says of one thing what it is."""
@@ -61,12 +63,17 @@ def bare(text: str) -> str | None:
         return None
     number = quantity(said)
     one = re.fullmatch(r"[*\"'(\[]*[^\W_][\w'-]*[*\"')\].!。]*", said)
+    counted = number and re.fullmatch(r"[*$]*\d[^.;:,?!=]*\.?", said) and len(said.split()) < 6
     phrase = (
         re.fullmatch(r"[A-Z][^\d:=]*\.", said)
         and len(said.split()) < 5
         and not (_UNSURE.search(said) or _STATED.match(said))
     )
-    return said.rstrip(".。") if one or phrase or letter(said) or (number is not None and not number.rest) else None
+    return (
+        said.rstrip(".。")
+        if one or phrase or counted or letter(said) or (number is not None and not number.rest)
+        else None
+    )
 
 
 def concluded(text: str) -> str | None:
@@ -90,6 +97,7 @@ def concluded(text: str) -> str | None:
         return (
             inside.strip() if leads(before, inside) and follows(inside, behind) and not turned(before, inside) else None
         )
+    last = re.sub(r"^\*\*[^*]{1,30}:\*\*\s*|^\*\*[^*]{1,30}\*\*:\s*", "", last)
     clause = _LAST.split(last)[-1].strip(" *").rstrip(".。")
     if quantity(clause) or (_PICKED.search(clause) and letter(clause)):
         return clause

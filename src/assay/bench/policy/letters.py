@@ -18,12 +18,13 @@ _MARK = re.compile(
 )
 _OPTION = re.compile(r"\W*(?:(?:answer|option|choice)\W+)+(?:is\W+)?([a-z])\b", re.I)
 _LEADING = words_of(
-    "the a my our your answer answers option options choice letter is be it it's that this i i'd i'll we would will choose chose"
-    " chosen pick picked select selected choosing go going with say think believe feel correct right best final statement"
-    " alternative image figure picture graph diagram shape panel so thus hence therefore then must should definitely probably"
-    " clearly likely most just only mark marked for by which to get given and here here's above correctly single appropriate"
-    " suitable closest accurate matching possible one reasonable conclusion solution result exactly surely certainly indeed"
-    " obviously actually i'm am choosing confident has have left remains leaves gives means are was at in of question ans re bet ok okay now since because as"
+    "conclude the a my our your answer answers option options choice letter is be it it's that this i i'd i'll we"
+    " would will choose chose chosen pick picked select selected choosing go going with say think believe feel correct"
+    " right best final statement alternative image figure picture graph diagram shape panel so thus hence therefore"
+    " then must should definitely probably clearly likely most just only mark marked for by which to get given and"
+    " here here's above correctly single appropriate suitable closest accurate matching possible one reasonable"
+    " conclusion solution result exactly surely certainly indeed obviously actually i'm am confident has have left"
+    " remains leaves gives means are was at in of question ans re bet ok okay now since because as"
 )
 """Words that may stand before a letter that is chosen, in its clause."""
 _CLAUSE = re.compile(r"[,;:.!?\n](?:\s*but\b)?|[^\x00-\x7f]|\b(?:so|thus|hence|therefore|then|because|since)\b", re.I)

@@ -11,7 +11,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from assay.bench.policy.arithmetic import Number, Read, Token, agree, approximate, read_at, read_whole, tokens_of
-from assay.bench.policy.beside import CHANGERS, counted, led, remarks
+from assay.bench.policy.beside import CHANGERS, counted, led, remarks, words_of
 from assay.bench.policy.characters import written
 from assay.bench.policy.words import MORE, digits_for_words, in_latin, unit_of
 
@@ -60,9 +60,7 @@ def _times(quantity: Quantity) -> Number:
     return quantity.value * size if isinstance(quantity.value, Fraction) else quantity.value * float(size)
 
 
-_TAIL = frozenset((
-    "per", "each", "every", "for", "in", "after", "at", "on", "with", "when", "if", "within", "during",
-))  # fmt: skip
+_TAIL = words_of("per each every for in after at on with when if within during")
 """Words after which a number belongs to the sentence around the answer: "$18 per 2 hours"."""
 _LIST = frozenset([",", ";", "&", "-", "/", ":", "and", "or", "to", "out", "nor", "versus", "vs"])
 _DECADE = re.compile(r"\b[12]\d\d0'?s\b|\bthe \d0'?s\b")
@@ -261,9 +259,7 @@ def _told_of(first: Sequence[Token], between: Sequence[Token]) -> bool:
     return bool(of and verb) and of[0] in _OF and verb[0] in ("is", "are", "was", "were", "be", "equals")
 
 
-_OF = frozenset(
-    ("of", "in", "over", "after", "for", "on", "at", "by", "from", "with", "than", "the", "between", "within")
-)
+_OF = words_of("of in over after for on at by from with than the between within")
 
 
 def _worded(found: Quantity, before: Sequence[Token], after: Sequence[Token], whole: bool) -> Quantity | None:
@@ -300,9 +296,7 @@ def _prose(token: Token, spaced: bool) -> bool:
     return token.text in _MARKS or token.text in _MONEY
 
 
-_ELSE = frozenset(
-    ["or", "not", "also", "maybe", "perhaps", "possibly", "certain", "sure", "alternatively", "could", "may"]
-)
+_ELSE = words_of("or not also maybe perhaps possibly certain sure alternatively could may")
 
 
 def _past_aside(tokens: Sequence[Token], at: int, found: Quantity) -> int:
