@@ -265,7 +265,8 @@ def _result(
 
 
 class Teller:
-    """Says on stderr how far a benchmark is: a line every quarter of a minute, on a terminal one that is written over."""
+    """Says on stderr how far a benchmark is: a line every quarter of a minute, on a terminal one that is written over.
+    `asked`: how many answers there will be (0: it is not known, as with BFCL's turns)."""
 
     def __init__(self, name: str, asked: int, every_s: float = 15.0) -> None:
         self.name, self.asked = name, asked
@@ -279,11 +280,10 @@ class Teller:
             return
         self.said = now
         new = done - tally.cached
-        left = (self.asked - done) * (now - self.began) / new if new and self.asked else 0.0
-        text = (
-            f"{self.name}: {done:,} of {self.asked or '?':,} answers, {tally.cut:,} cut, {tally.failed:,} failed, "
-            f"{tally.tokens_out:,} tokens, left {left:.0f} s"
-        )
+        text = f"{self.name}: {done:,} of {self.asked:,} answers" if self.asked else f"{self.name}: {done:,} answers"
+        text += f", {tally.cut:,} cut, {tally.failed:,} failed, {tally.tokens_out:,} tokens"
+        if new and self.asked:
+            text += f", left {(self.asked - done) * (now - self.began) / new:.0f} s"
         print(
             f"\r{text}  " if self.live else text, end="" if self.live and done != self.asked else "\n", file=sys.stderr
         )
