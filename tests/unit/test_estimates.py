@@ -50,6 +50,18 @@ def test_pass_at_1_is_the_mean_over_questions_of_their_means() -> None:
     assert found.headline.value == pytest.approx(40.0), "a question with one answer weighs what one with five weighs"
 
 
+def test_what_the_limit_cut_is_told_as_it_is_scored() -> None:
+    """A formula stands as it is; a call or a program that was cut is wrong."""
+    rows = [row("a", 0.0, finished=False), row("b", 0.0)]
+    assert "1 of 2 answers were cut at 64 tokens and scored as they stand" in estimates.result(rows, card()).notes
+    calls = card(benchmark="bfcl", cut_is_wrong=True, questions=4_441, published=4_441)
+    found = estimates.result(rows, calls)
+    assert "1 of 2 answers were cut at 64 tokens and are wrong by that" in found.notes
+    assert "2 of 4,441 questions were asked: a sample" in found.notes
+    assert (found.total, found.whole) == (4_441, False)
+    assert "v4's data, where the paper's time had v3's" in calls.differs()
+
+
 def test_what_has_no_score_is_in_no_number_and_is_told() -> None:
     rows = [
         row("a", 1.0),

@@ -17,7 +17,8 @@ from assay.bench import table
 from assay.bench.benchmark import BenchmarkResult, Failed, Skipped
 from assay.bench.reasoning.drivers import Library, library_of
 from assay.bench.reasoning.environments import MARK, environment
-from assay.bench.reasoning.measure import Measured, Settings, measure
+from assay.bench.reasoning.measure import Measured, Settings, Teller, measure
+from assay.bench.reasoning.recorder import Tally
 from assay.bench.reasoning.rows import Absent, Answered, Job
 from assay.bench.reasoning.serving import ON_CPU, Endpoint, cause, served
 from assay.bench.reasoning.tasks import TASKS
@@ -401,6 +402,16 @@ def test_a_server_that_ends_is_told_with_its_last_words(tmp_path: Path) -> None:
         str(tmp_path), tmp_path / "log", vllm_python=Path("/bin/false"), by="vllm", say=lambda _: None
     ):  # fmt: skip
         pass
+
+
+def test_how_far_a_run_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also of one whose number of answers is not known beforehand."""
+    for asked in (4, 0):
+        teller = Teller("bfcl", asked, every_s=0.0)
+        teller(Tally(answered=2, cut=1, tokens_out=1_200))
+    known, unknown = capsys.readouterr().err.splitlines()
+    assert known.startswith("bfcl: 2 of 4 answers, 1 cut, 0 failed, 1,200 tokens, left ")
+    assert unknown == "bfcl: 2 answers, 1 cut, 0 failed, 1,200 tokens"
 
 
 def test_a_servers_first_error_is_what_is_told() -> None:

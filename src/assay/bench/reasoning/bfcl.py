@@ -60,7 +60,7 @@ CARDS = {
     name: {
         "release": f"v4's data, in bfcl-eval {VERSION}; v3's categories without its executable ones",
         "mode": {"prompt": "prompt: functions in the system prompt", "fc": "function calling: functions as tools"}[mode],
-        "split": "single turn (non-live, live) and multi turn", "extractor": "bfcl-eval's, of the text after thoughts",
+        "split": "single turn (non-live, live) and multi turn", "extractor": "bfcl-eval's, of the text after thoughts;",
         "judge": "bfcl-eval's checkers: syntax trees, and states for multi turn",
         "paper": "no: it names no version, v3 was the leaderboard's then",
     }

@@ -47,6 +47,8 @@ class Card:
     by_subset: bool = False
     subsets: tuple[str, ...] = ()
     """Subsets that the total is the plain mean of, all of which must be there."""
+    cut_is_wrong: bool = False
+    """Whether an answer that the limit cut is wrong whatever stands in it (calls, programs); else it is scored as it is."""
     asked_here: bool = True
     """Else its prompts, temperature and limits are those of whoever asked, and not known here."""
     extracts: bool = True
@@ -65,6 +67,8 @@ class Card:
             found.append("temperature 0, at which repeats are one answer")
         if self.benchmark in JUDGED and self.judge.startswith("none"):
             found.append("no judge of equivalence, the paper one of OpenAI")
+        if self.benchmark == "bfcl":
+            found.append("v4's data, where the paper's time had v3's")
         if self.published and self.questions != self.published:
             found.append(f"{self.questions:,} questions in the data, the published set {self.published:,}")
         return found

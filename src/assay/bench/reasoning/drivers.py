@@ -28,7 +28,8 @@ class Library:
 
     `keeps_ids`: its rows say which completion they are of (`Answered.reply`); else it is told of failures as errors, and
     gives them faults. `asks`: it asks the server; else it reads what was left elsewhere. `weights`: of the subsets whose
-    weighted mean is the total, from the rows (None: plain). `release`: of data that the library carries.
+    weighted mean is the total, from the rows (None: plain). `release`, `split` and `questions`: of data that the library
+    carries.
     """
 
     driver: Driver
@@ -37,6 +38,8 @@ class Library:
     asks: bool = True
     weights: Callable[[Sequence[Answered]], Mapping[str, float]] | None = None
     release: str = ""
+    split: str = "all categories"
+    questions: int = 0
 
 
 def library_of(benchmark: str, environments: Path, install: bool, say: Callable[[str], None] = print) -> Library:
@@ -61,7 +64,8 @@ def _bfcl(mode: str, environments: Path, install: bool, say: Callable[[str], Non
     python = environment("bfcl", bfcl.PINS, environments, install, size=bfcl.SIZE, say=say, alone=bfcl.ALONE)
     return Library(
         driver=bfcl.driver(python), name=f"bfcl-eval {bfcl.VERSION}", keeps_ids=False, weights=leaderboard_weights,
-        release=bfcl.CARDS[mode]["release"],
+        release=bfcl.CARDS[mode]["release"], split=f"{bfcl.CARDS[mode]['mode']}; {bfcl.CARDS[mode]['split']}",
+        questions=sum(bfcl.SIZES.values()),
     )  # fmt: skip
 
 

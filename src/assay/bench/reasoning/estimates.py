@@ -130,7 +130,8 @@ def _notes(rows: Sequence[Answered], card: Card) -> list[str]:
     if thought:
         lines.append(f"{thought:,} of {n:,} answers ended inside their thoughts: wrong, whatever box stands in them")
     if cut:
-        lines.append(f"{cut:,} of {n:,} answers were cut at {card.max_tokens:,} tokens and scored as they stand")
+        became = "are wrong by that" if card.cut_is_wrong else "scored as they stand"
+        lines.append(f"{cut:,} of {n:,} answers were cut at {card.max_tokens:,} tokens and {became}")
     if empty := sum(r.score is not None and not r.extracted and not r.all_thought for r in rows if card.extracts):
         lines.append(f"{empty:,} of {n:,} answers have nothing that the rule reads as an answer: wrong")
     if len({_place(r) for r in rows}) < card.questions:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from assay.bench.benchmark import BenchmarkResult, Failed, Skipped
-from assay.bench.reasoning import equivalence, estimates
+from assay.bench.reasoning import bfcl, equivalence, estimates
 from assay.bench.reasoning.cards import JUDGED, Card, shortened
 from assay.bench.reasoning.drivers import MORE, TEN, Library, library_of
 from assay.bench.reasoning.recorder import SPENT, Heard, Recorder, Tally, spent
@@ -206,14 +206,16 @@ def _card(
     judged = bool(judges) and job.benchmark in JUDGED
     return Card(
         benchmark=job.benchmark, library=library.name, release=release or library.release or "as the library carries it",
-        split=task.split if task else "all categories", questions=len(questions) or len({r.question for r in rows}),
-        published=task.whole if task else 0, prompt=shortened(prompt, first), temperature=job.temperature,
+        split=task.split if task else library.split, published=task.whole if task else library.questions,
+        questions=len(questions) or library.questions or len({r.question for r in rows}),
+        prompt=shortened(prompt, first), temperature=job.temperature,
         max_tokens=job.max_tokens, repeats=job.repeats, seed=job.seed, window=job.window,
         extractor=EXTRACTORS.get(job.benchmark, "the library's own"),
         judge=f"rule first, then {', '.join(j.name for j in judges)}" if judged else "none: the rule alone",
         measure=MEASURES.get(job.benchmark, f"pass@1, mean of {job.repeats}"),
         by_subset=bool(task and task.by_subset), subsets=(STANDARD, VISION) if task and task.by_subset else (),
         extracts=job.benchmark not in ("ifeval", "bfcl", "bfcl-fc", "livebench"), asked_here=library.asks,
+        cut_is_wrong=job.benchmark in bfcl.CARDS or bool(task and task.programs),
     )  # fmt: skip
 
 
@@ -227,6 +229,7 @@ EXTRACTORS = {
     "mmmu": f"options: {_LETTER}; open: the ANSWER: line, by MMMU's rule", "mmmu-pro": _LETTER,
     "ifeval": "none: the whole answer is checked", "livecodebench": "the last fenced program",
     "humaneval": "the last fenced program, else the whole answer",
+    **{name: f"{told['extractor']} {told['judge']}" for name, told in bfcl.CARDS.items()},
 }  # fmt: skip
 
 
@@ -265,7 +268,8 @@ def _result(
 
 
 class Teller:
-    """Says on stderr how far a benchmark is: a line every quarter of a minute, on a terminal one that is written over."""
+    """Says on stderr how far a benchmark is: a line every quarter of a minute, on a terminal one that is written over.
+    `asked`: how many answers there will be (0: it is not known, as with BFCL's turns)."""
 
     def __init__(self, name: str, asked: int, every_s: float = 15.0) -> None:
         self.name, self.asked = name, asked
@@ -279,11 +283,10 @@ class Teller:
             return
         self.said = now
         new = done - tally.cached
-        left = (self.asked - done) * (now - self.began) / new if new and self.asked else 0.0
-        text = (
-            f"{self.name}: {done:,} of {self.asked or '?':,} answers, {tally.cut:,} cut, {tally.failed:,} failed, "
-            f"{tally.tokens_out:,} tokens, left {left:.0f} s"
-        )
+        text = f"{self.name}: {done:,} of {self.asked:,} answers" if self.asked else f"{self.name}: {done:,} answers"
+        text += f", {tally.cut:,} cut, {tally.failed:,} failed, {tally.tokens_out:,} tokens"
+        if new and self.asked:
+            text += f", left {(self.asked - done) * (now - self.began) / new:.0f} s"
         print(
             f"\r{text}  " if self.live else text, end="" if self.live and done != self.asked else "\n", file=sys.stderr
         )
