@@ -178,7 +178,7 @@ class Policies:
             for scorer in map(self.scorer, self.models):
                 prompts = scorer.readable(prompts)
             found[name] = tuple(prompts)
-        return replace(self.questions, **found)
+        return replace(self.questions, train=found["train"], test=found["test"])
 
     def start(self) -> None:
         """Answers of the untuned policy, and how good they are."""
