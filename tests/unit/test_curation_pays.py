@@ -234,7 +234,14 @@ def test_policies_are_stages_with_a_speed_of_their_own(tmp_path: Path) -> None:
     for name, told in {"start": {"wall_s": 24.0}, "grpo/raw-0": {"wall_s": 27.0}, "policy/raw-0": {}}.items():
         (steps / f"{name}.json").parent.mkdir(parents=True, exist_ok=True)
         (steps / f"{name}.json").write_text(json.dumps({"wall_s": 1.0, **told}))
-    *_, start, _, grpo = of_run(tmp_path, config, {"tune": "q.jsonl", "tuning": tuning})
+    begun = of_run(tmp_path, config, {"tune": "q.jsonl", "tuning": tuning})
+    assert next(s.title for s in begun if not s.done) == "the best of n, by either reward model, and their gates"
+    for arm in ("raw", "curated"):
+        (steps / "best-of-n").mkdir(exist_ok=True)
+        (steps / "best-of-n" / f"{arm}-0.json").write_text("{}")
+    begun = of_run(tmp_path, config, {"tune": "q.jsonl", "tuning": tuning})
+    assert next(s.title for s in begun if not s.done).startswith("GRPO with either"), "before any of it is done"
+    *_, start, _, grpo = begun
     assert (start.done, start.seconds, grpo.seconds) == (True, 24.0, 27.0)
     assert grpo.left == 3 * (9.0 * 30 + 6.0 * 20)
     (tmp_path / "seed-0" / "steps" / "final.json").rename(tmp_path / "away.json")

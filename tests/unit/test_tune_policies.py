@@ -179,6 +179,6 @@ def test_the_live_page_and_the_list_of_runs_know_the_policies(run: Path) -> None
     )
     now = state(run)
     assert now.state == "finished"
-    assert now.stages[-1].title == "GRPO with either reward model, 1 trainings each"
+    assert now.stages[-1].title == "GRPO with either reward model, 1 training each"
     shown = {t.name for t in Watched(run).trainings()}
     assert {"policies/models/grpo-raw-0", "policies/models/grpo-curated-0"} <= shown
