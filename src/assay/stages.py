@@ -44,19 +44,19 @@ def of_run(place: Path, config: Mapping[str, Any], asked: Mapping[str, Any]) -> 
     if asked.get("tune") and "tuning" in asked:
         made = all((place / f"seed-{n}" / "steps" / "final.json").exists() for n in range(seeds))
         where = "policies" if made else "not-begun"  # what lies there was made of models that are no more
-        found += _of_policies(place / where, asked["tuning"])
+        found += _of_policies(place / where, asked["tuning"], seeds)
     return _in_order(found)
 
 
-def _of_policies(place: Path, tuning: Mapping[str, Any]) -> list[Stage]:
-    """Those of `--tune`."""
+def _of_policies(place: Path, tuning: Mapping[str, Any], seeds: int) -> list[Stage]:
+    """Those of `--tune`, with the reward models of so many seeds."""
     steps, trainings, grpo = place / "steps", int(tuning["seeds"]), tuning["grpo"]
     names = [f"{arm}-{i}" for i in range(trainings) for arm in ("raw", "curated")]
     drawn, done = DRAWN * int(tuning["test_prompts"]) * int(tuning["candidates"]), (steps / "start.json").exists()
     took = float(_json(steps / "start.json").get("wall_s", 0.0))
     found = [Stage(title="answers of the untuned policy", done=done, effort=drawn, left=0.0 if done else drawn, seconds=took,
                    of="policy")]  # fmt: skip
-    picked = _files(steps / "best-of-n", "*.json") > 0 and _files(steps / "grpo", "*.json") > 0
+    picked = _files(steps / "best-of-n", "*.json") >= 2 * seeds
     found.append(Stage(title="the best of n, by either reward model, and their gates", done=picked))
     each = (DRAWN + TRAIN) * int(grpo["steps"]) * int(grpo["prompts"]) * int(grpo["group"])
     tuned = training("GRPO", False, {place / "models" / f"grpo-{n}": each for n in names
@@ -68,7 +68,8 @@ def _of_policies(place: Path, tuning: Mapping[str, Any]) -> list[Stage]:
         trained = _json(steps / "grpo" / f"{name}.json")
         told += float(trained.get("wall_s", 0.0)) if "skipped" not in trained else 0.0
     whole, last = (each + asked) * len(names), (steps / f"compared-{trainings}.json").exists()
-    found.append(Stage(title=f"GRPO with either reward model, {trainings} trainings each", done=last, effort=whole,
+    times = f"{trainings} training{'s' * (trainings > 1)} each"
+    found.append(Stage(title=f"GRPO with either reward model, {times}", done=last, effort=whole,
                        left=0.0 if last else tuned.left + over, seconds=told, of="policy"))  # fmt: skip
     return found
 

@@ -25,8 +25,8 @@ def steps(folder: Path) -> dict[str, Any]:
 
 
 FAST = (
-    "--tune", "embedded", "--tuning.seeds", "1", "--tuning.test-prompts", "40", "--tuning.candidates", "4",
-    "--tuning.samples", "1", "--tuning.sampler.max-tokens", "24", "--tuning.grpo.steps", "3", "--tuning.grpo.prompts", "2",
+    "--tune", "embedded", "--tuning.seeds", "1", "--tuning.test-prompts", "40", "--tuning.candidates", "3",
+    "--tuning.samples", "1", "--tuning.sampler.max-tokens", "16", "--tuning.grpo.steps", "2", "--tuning.grpo.prompts", "2",
     "--tuning.grpo.group", "3", "--tuning.grpo.save-every", "1", "--tuning.rewards.combine", "sum",
 )  # fmt: skip
 
@@ -63,13 +63,13 @@ def test_from_a_pool_to_a_policy_killed_three_times(place: Path) -> None:
     assert whole.returncode == 0, whole.stderr
     assert steps(run) == found, "kills change nothing"
     start, compared = found["start"], found["compared-1"]
-    assert 0.1 < start["value"]["value"] < 0.7, "SmolLM2 obeys about every third of these demands"
+    assert 0.05 < start["value"]["value"] < 0.7, "in 16 tokens SmolLM2 obeys about every fourth of these demands"
     for arm in ("raw", "curated"):
-        picked = [found[f"best-of-n/{arm}-0"][n]["value"] for n in ("2", "4")]
+        picked = [found[f"best-of-n/{arm}-0"][n]["value"] for n in ("2", "3")]
         assert all(abs(p - start["value"]["value"]) < 0.3 for p in picked)
-        assert 0 < found[f"policy/{arm}-0"]["tokens"] <= 24
+        assert 0 < found[f"policy/{arm}-0"]["tokens"] <= 16
     low, high = (compared["grpo"]["difference"][k] for k in ("low", "high"))
-    assert low < 0 < high, "three steps on six answers each show nothing, and the interval says so"
+    assert low < 0 < high, "two steps on six answers each show nothing, and the interval says so"
 
 
 def kill_when(process: Any, holds: Callable[[], bool]) -> None:

@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.pipeline import policies
 from assay.pipeline.constraints import Constraint
-from assay.pipeline.paid import Valued, apart
+from assay.pipeline.paid import Valued, apart, picked
 from assay.pipeline.policy_config import EMBEDDED, TuningConfig
 from assay.pipeline.policy_questions import asked, embedded, own
 from assay.pipeline.pools import UNSEEN, constraint_pool
@@ -28,7 +27,6 @@ from assay.records import Preference, Response, assistant, question_id, user
 from assay.rollouts import Prompt
 from assay.stages import arm_title, of_run, step_title
 from assay.state import AS_LONG, _eta
-from assay.tuning.picks import best_of
 
 SOME = TuningConfig(test_prompts=20, grpo=GrpoConfig(steps=3, prompts=5, signal="total"))
 
@@ -36,36 +34,11 @@ SOME = TuningConfig(test_prompts=20, grpo=GrpoConfig(steps=3, prompts=5, signal=
 # -- the best of n --------------------------------------------------------------------------------------------------
 
 
-def brute(rewards: list[float], values: list[float], n: int) -> float:
-    """The mean over all choices of n answers; of equal rewards each is picked equally often."""
-    told = []
-    for chosen in combinations(range(len(rewards)), n):
-        most = max(rewards[i] for i in chosen)
-        best = [values[i] for i in chosen if rewards[i] == most]
-        told.append(sum(best) / len(best))
-    return sum(told) / len(told)
-
-
-def test_the_best_of_n_is_the_mean_over_all_choices_of_n() -> None:
-    rng = np.random.default_rng(3)
-    rewards, values = rng.normal(size=6), rng.integers(0, 2, size=6).astype(float)
-    for n in range(1, 7):
-        assert best_of(rewards, values, n) == pytest.approx(brute(rewards.tolist(), values.tolist(), n))
-    assert best_of(rewards, values, 6) == values[rewards.argmax()]
-    assert best_of(np.array([0.1, 0.9, 0.5]), np.array([0.0, 1.0, 0.0]), 2) == pytest.approx(2 / 3)
-
-
-def test_equal_rewards_and_those_that_are_no_number() -> None:
-    values = np.array([1.0, 0.0, 0.0, 1.0])
-    for n in (1, 2, 3, 4):
-        assert best_of(np.zeros(4), values, n) == pytest.approx(0.5), "who is picked of equal ones is chance"
-    blind = np.array([math.nan, 0.0, math.nan, 1.0])
-    assert best_of(blind, values, 4) == 1.0
-    assert best_of(blind, values, 2) == pytest.approx((3 * 1.0 + 2 * 0.0 + 0.5) / 6), (
-        "6 pairs: 3 with the best, 2, and 1"
-    )
-    with pytest.raises(ValueError, match="the best of 5 of 4"):
-        best_of(blind, values, 5)
+def test_an_answer_without_a_reward_is_picked_last() -> None:
+    blind, values = np.array([math.nan, 0.0, math.nan, 5.0]), [1.0, 0.0, 0.0, 1.0]
+    assert picked("q", blind, values, 4) == 1.0
+    assert picked("q", blind, values, 2) == pytest.approx((3 * 1.0 + 2 * 0.0 + 0.5) / 6), "of 6 pairs: 3, 2, and 1"
+    assert picked("q", np.full(4, math.nan), [1.0, 0.0, 0.0, 0.6], 3) == pytest.approx(0.4), "who is picked is chance"
 
 
 # -- questions ------------------------------------------------------------------------------------------------------
@@ -261,7 +234,14 @@ def test_policies_are_stages_with_a_speed_of_their_own(tmp_path: Path) -> None:
     for name, told in {"start": {"wall_s": 24.0}, "grpo/raw-0": {"wall_s": 27.0}, "policy/raw-0": {}}.items():
         (steps / f"{name}.json").parent.mkdir(parents=True, exist_ok=True)
         (steps / f"{name}.json").write_text(json.dumps({"wall_s": 1.0, **told}))
-    *_, start, _, grpo = of_run(tmp_path, config, {"tune": "q.jsonl", "tuning": tuning})
+    begun = of_run(tmp_path, config, {"tune": "q.jsonl", "tuning": tuning})
+    assert next(s.title for s in begun if not s.done) == "the best of n, by either reward model, and their gates"
+    for arm in ("raw", "curated"):
+        (steps / "best-of-n").mkdir(exist_ok=True)
+        (steps / "best-of-n" / f"{arm}-0.json").write_text("{}")
+    begun = of_run(tmp_path, config, {"tune": "q.jsonl", "tuning": tuning})
+    assert next(s.title for s in begun if not s.done).startswith("GRPO with either"), "before any of it is done"
+    *_, start, _, grpo = begun
     assert (start.done, start.seconds, grpo.seconds) == (True, 24.0, 27.0)
     assert grpo.left == 3 * (9.0 * 30 + 6.0 * 20)
     (tmp_path / "seed-0" / "steps" / "final.json").rename(tmp_path / "away.json")

@@ -65,15 +65,15 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "run"
 
 
-def configured(settings: TuningConfig) -> FlowConfig:
+def configured(settings: TuningConfig, questions: str) -> FlowConfig:
     plain = presets.tiny()
-    return replace(plain, tune=EMBEDDED, tuning=settings, train=replace(plain.train, max_tokens=256, precision="fp32"))
+    return replace(plain, tune=questions, tuning=settings, train=replace(plain.train, max_tokens=256, precision="fp32"))
 
 
-def tune(folder: Path, settings: TuningConfig) -> None:
+def tune(folder: Path, settings: TuningConfig, questions: str = EMBEDDED) -> None:
     asked = pl.DataFrame({"question_id": ["q"]})
     pool: Any = SimpleNamespace(frames=lambda columns: [(None, asked)])
-    config = configured(settings)
+    config = configured(settings, questions)
     kept = {"recipe": "tiny", "seeds": 1, "stage1": {"iterations": 0, "seed_gold": 1, "seed_silver": 1, "per_iteration": 1},
             "train": {"epochs": 1}}  # fmt: skip
     with closing(Run(folder, kept)) as open_run, closing(Telling(open_run)) as telling:
@@ -158,6 +158,19 @@ def test_a_closed_gate_leaves_the_policy_as_it_is(run: Path) -> None:
     assert told_of(run).gates.rows[0][1].startswith("closed: ")
 
 
+def test_a_users_questions_are_measured_by_their_answers(run: Path) -> None:
+    file = run.parent / "sums.jsonl"
+    file.write_text(
+        "".join(json.dumps({"question": f"What is {i} + {i}?", "answer": str(2 * i)}) + "\n" for i in range(12))
+    )
+    tune(run, replace(tuning(run), judge=""), str(file))
+    found = steps(run)
+    assert (found["start"]["train"], found["start"]["answers"]) == (6, 24), "half of them measure"
+    assert found["start"]["value"]["value"] == 0.0, "random characters are no answer"
+    assert found["compared-1"]["measured_by"] == "the questions' right answers"
+    assert found["compared-1"]["grpo"]["verdict"].startswith("too few to say")
+
+
 def test_the_live_page_and_the_list_of_runs_know_the_policies(run: Path) -> None:
     tune(run, tuning(run))
     (run / "run.toml").write_text(
@@ -166,6 +179,6 @@ def test_the_live_page_and_the_list_of_runs_know_the_policies(run: Path) -> None
     )
     now = state(run)
     assert now.state == "finished"
-    assert now.stages[-1].title == "GRPO with either reward model, 1 trainings each"
+    assert now.stages[-1].title == "GRPO with either reward model, 1 training each"
     shown = {t.name for t in Watched(run).trainings()}
     assert {"policies/models/grpo-raw-0", "policies/models/grpo-curated-0"} <= shown

@@ -12,11 +12,11 @@ from assay.errors import AssayError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidates:
-    """K answers to one problem: their rewards and whether each is right, in one order."""
+    """K answers to one problem: their rewards and whether each is right (or how good it is, from 0 to 1), in one order."""
 
     id: str
     rewards: tuple[float, ...]
-    correct: tuple[bool, ...]
+    correct: tuple[float, ...]
 
     def __post_init__(self) -> None:
         if not self.rewards or len(self.rewards) != len(self.correct):

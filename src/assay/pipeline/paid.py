@@ -4,8 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from assay.bench.best_of_n import Candidates, expected
 from assay.figures import verdict
 from assay.run import Run
 from assay.statistics import paired_over_seeds
@@ -28,6 +31,14 @@ class Scored:
 
     prompt_id: str
     reward: float | None
+
+
+def picked(question: str, rewards: NDArray[np.float64], values: Sequence[float], n: int) -> float:
+    """What the best of n answers is worth, on average over all choices of n of them (`bench.best_of_n.expected`); (m,)
+    each. One without a reward is picked only where all are."""
+    known = np.isfinite(rewards)
+    told = np.where(known, rewards, rewards[known].min(initial=0.0) - 1.0)
+    return expected(Candidates(id=question, rewards=tuple(told.tolist()), correct=tuple(values)), n)
 
 
 def compared(run: Run, seeds: Iterable[int], trainings: int, most: int, by: str) -> dict[str, Any]:

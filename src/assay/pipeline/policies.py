@@ -31,7 +31,7 @@ from assay.curate.views import read_set
 from assay.errors import AssayError
 from assay.images import ImageStore
 from assay.pipeline.flow import FlowConfig
-from assay.pipeline.paid import Scored, Valued, compared
+from assay.pipeline.paid import Scored, Valued, compared, picked
 from assay.pipeline.policy_config import EMBEDDED, TuningConfig
 from assay.pipeline.policy_questions import Questions, asked, check_judge, own
 from assay.policy.gate import ModelTerm, fit_model_term
@@ -178,7 +178,7 @@ class Policies:
             for scorer in map(self.scorer, self.models):
                 prompts = scorer.readable(prompts)
             found[name] = tuple(prompts)
-        return replace(self.questions, **found)
+        return replace(self.questions, train=found["train"], test=found["test"])
 
     def start(self) -> None:
         """Answers of the untuned policy, and how good they are."""
@@ -280,8 +280,6 @@ class Policies:
 
     def best_of_n(self, name: str) -> None:
         """What its pick of the untuned policy's answers is worth, for n of 2, 4, ... candidates."""
-        from assay.tuning.picks import best_of
-
         most, table = self.settings.candidates, self.run.table("values", Valued)
         sizes = [n for n in (1 << k for k in range(1, 16)) if n < most] + [most]
 
@@ -292,7 +290,7 @@ class Policies:
                 known.setdefault(r.question, {})[r.place] = r.value
             whole = [(p, x) for p, x in zip(self.asked.test, rewards, strict=True) if len(known.get(p.id, {})) == most]
             rows = [
-                Valued(question=p.id, n=n, place=0, value=best_of(x, np.array([known[p.id][k] for k in range(most)]), n))
+                Valued(question=p.id, n=n, place=0, value=picked(p.id, x, [known[p.id][k] for k in range(most)], n))
                 for p, x in whole for n in sizes
             ]  # fmt: skip
             table.once(f"best-of-n-{name}", lambda: rows)
