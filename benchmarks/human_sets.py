@@ -25,13 +25,15 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
 
 import numpy as np
+from numpy.typing import NDArray
 
 from assay import frozen
 from assay.bench.benchmark import ALIKE
@@ -40,12 +42,12 @@ from assay.curate.stage1 import win_probabilities
 from assay.curate.words import words
 from assay.figures import points, told
 from assay.formats.human_sets import read_human_sets
-from assay.records import Pair, Preference, Scorer, digest, question_id
+from assay.records import Pair, Preference, digest, question_id
 from assay.reward.config import EngineConfig, TrainConfig
 from assay.statistics import mean, paired
 from assay.tables import write_text
 
-FOLDS, CHOOSES, GRAM = 5, 0, 13
+FOLDS, CHOOSES, GRAM, FEW, PARTS = 5, 0, 13, 16, 4
 UKP = "ukp-convarg1"
 
 
@@ -79,13 +81,10 @@ def apart(rest: Sequence[Preference], held: Sequence[Preference]) -> list[Prefer
 
 def measured(data: Path, args: argparse.Namespace, config: TrainConfig, out: Sequence[int]) -> dict[str, Any]:
     """One training, with the folds `out` left out: rows of the pairs of each set that they hold, and what it cost."""
-    key = digest([asdict(config), args.set, args.beside, args.pairs])[:12]
+    key = digest([asdict(config), args.set, args.beside, args.pairs, args.head, args.layers])[:12]
     place = args.out / f"{key}-without-{'-'.join(map(str, out))}"
     if (place / "hits.json").exists():
         return json.loads((place / "hits.json").read_text())
-    from assay.reward.scorer import Model
-    from assay.reward.train import train
-
     held: dict[str, list[Preference]] = {}
     rest: dict[str, Preference] = {}
     for name in args.set:
@@ -101,21 +100,187 @@ def measured(data: Path, args: argparse.Namespace, config: TrainConfig, out: Seq
         f"{place.name}: {len(rest) - len(pairs):,} of {len(rest):,} pairs left out, near what is measured", flush=True
     )
     pairs = sorted(pairs, key=lambda p: digest([config.seed, p.pair_id]))[: args.pairs or None]
-    start = time.process_time()
-    done = train(place / "model", config, pairs, [], lambda line: print(line, flush=True))
+    start, make = time.process_time(), headed if args.head else trained
+    presented, margins = make(place, args, config, pairs, held)
     spent = time.process_time() - start
-    scorer = Model(str(place / "model"), config.max_tokens, config.engine.tokens, config.precision, "",
-                   config.freeze_layers)  # fmt: skip
-    rows = {name: measures(scorer, some) for name, some in held.items()}
-    result = {"out": out, "pairs": len(pairs), "presented": done.presented, "train_cpu_s": spent, "rows": rows}
+    rows = {
+        name: [[question_id(p.prompt), m, *lengths(p)] for p, m in zip(some, margins[name], strict=True)]
+        for name, some in held.items()
+    }
+    result = {"out": out, "pairs": len(pairs), "presented": presented, "train_cpu_s": spent, "rows": rows}
     write_text(place / "hits.json", json.dumps(result))
     return result
 
 
-def measures(scorer: Scorer, held: Sequence[Preference]) -> list[list[Any]]:
-    """(question, margin, longer, alike) of each pair."""
-    chances = win_probabilities(scorer, held)
-    return [[question_id(p.prompt), logit(chances[p.pair_id]), *lengths(p)] for p in held]
+Margins = dict[str, list[float]]
+"""By set, of each held pair in order: the reward of what people chose less that of the other."""
+Held = dict[str, list[Preference]]
+
+
+def trained(
+    place: Path, args: argparse.Namespace, config: TrainConfig, pairs: Sequence[Preference], held: Held
+) -> tuple[int, Margins]:
+    """A reward model trained on `pairs` by the engine: how many it was shown, repeats included, and its margins."""
+    from assay.reward.scorer import Model
+    from assay.reward.train import train
+
+    done = train(place / "model", config, pairs, [], lambda line: print(line, flush=True))
+    scorer = Model(str(place / "model"), config.max_tokens, config.engine.tokens, config.precision, "",
+                   config.freeze_layers)  # fmt: skip
+    chances = {name: win_probabilities(scorer, some) for name, some in held.items()}
+    return done.presented, {name: [logit(chances[name][p.pair_id]) for p in some] for name, some in held.items()}
+
+
+def headed(
+    place: Path, args: argparse.Namespace, config: TrainConfig, pairs: Sequence[Preference], held: Held
+) -> tuple[int, Margins]:
+    """A reward model whose head alone is fitted, on states of the backbone as it is: the Bradley-Terry loss over all pairs
+    with a ridge on the weights (of differences that vary by 1), to its minimum. It is saved as any.
+
+    Of several depths (`--layers`) and ridges (`--head`) those are taken that are right most often in a cross-validation
+    among `pairs`, by question: nothing that is measured chooses (nested cross-validation).
+    """
+    backbone = States(args.out, config, args.layers)
+    x_LND = backbone.differences(pairs)
+    parts = np.array([int(digest(["inner", question_id(p.prompt)])[:8], 16) % PARTS for p in pairs])
+    ways = [(at, ridge) for at in range(len(x_LND)) for ridge in args.head]
+    right = {way: crossed(x_LND[way[0]], parts, way[1]) for way in ways} if len(ways) > 1 else dict.fromkeys(ways, 0.0)
+    at, ridge = max(ways, key=lambda way: right[way])
+    print(f"{place.name}: {args.layers[at]} layers, ridge {ridge:g}, right of {100 * right[at, ridge]:.1f} % within")
+    weight_D = headed_by(x_LND[at], ridge)
+    margins = {name: (backbone.differences(some)[at] @ weight_D).tolist() for name, some in held.items()}
+    name, some = next(iter(held.items()))
+    backbone.save(place / "model", args.layers[at], weight_D, some[:FEW], margins[name][:FEW])
+    return len(pairs), margins
+
+
+def crossed(x_ND: NDArray[np.float64], parts_N: NDArray[np.int64], ridge: float) -> float:
+    """How often heads are right of the part of the pairs that each was not fitted on."""
+    said = [x_ND[parts_N == n] @ headed_by(x_ND[parts_N != n], ridge) for n in range(PARTS)]
+    return float((np.concatenate(said) > 0).mean())
+
+
+def headed_by(x_ND: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
+    """The head (D,) fitted on differences of states, each first scaled to vary by 1."""
+    spread_D = x_ND.std(0) + 1e-6
+    return fitted(x_ND / spread_D, ridge) / spread_D
+
+
+def fitted(x_ND: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
+    """The weights (D,) that minimise the sum of -log sigmoid(x w) over pairs, and ridge / 2 times their squares: Newton's
+    method, for the loss is convex."""
+    w_D = np.zeros(x_ND.shape[1])
+    for _ in range(100):
+        wrong_N = np.exp(-np.logaddexp(0.0, x_ND @ w_D))  # 1 - sigmoid
+        slope_D = ridge * w_D - wrong_N @ x_ND
+        bend_DD = (x_ND * (wrong_N * (1 - wrong_N))[:, None]).T @ x_ND + ridge * np.eye(len(w_D))
+        step_D = np.linalg.solve(bend_DD, slope_D)
+        w_D = w_D - step_D
+        if np.abs(step_D).max() < 1e-9:
+            return w_D
+    raise SystemExit("the head's fit found no end: raise --head")
+
+
+class States:
+    """What a head reads of each answer after each of some numbers of layers: the last token's state, through the backbone's
+    last norm. Computed once for all folds and heads, and kept in `out/states-KEY` in blocks, so that a kill costs one."""
+
+    BLOCK = 128
+
+    def __init__(self, out: Path, config: TrainConfig, layers: Sequence[int]) -> None:
+        self.config, self.layers = config, layers
+        told = [config.backbone, list(layers), config.max_tokens, config.precision]
+        self.place = out / f"states-{digest(told)[:12]}"
+        self.place.mkdir(parents=True, exist_ok=True)
+        self.known: dict[tuple[str, str], NDArray[np.float32]] = {}
+
+    def model(self, layers: int) -> tuple[Any, Any]:
+        from assay import models
+        from assay.reward.model import for_training
+
+        tokenizer = models.load_tokenizer(self.config.backbone)
+        return for_training(replace(self.config, layers=layers, freeze_layers=0), tokenizer), tokenizer
+
+    @cached_property
+    def reader(self) -> tuple[Any, Any]:
+        model, tokenizer = self.model(max(self.layers))
+        model.score_only().body = None  # the compiled body gives the last layer alone
+        return model, tokenizer
+
+    def differences(self, pairs: Sequence[Preference]) -> NDArray[np.float64]:
+        """(L, N, D): the state of what people chose less that of the other, for each number of layers."""
+        self.read(pairs)
+        states_NL2D = np.stack([self.known[p.pair_id, p.chosen.id] for p in pairs]).astype(np.float64)
+        return (states_NL2D[:, :, 0] - states_NL2D[:, :, 1]).swapaxes(0, 1)
+
+    def read(self, pairs: Sequence[Preference]) -> None:
+        for file in self.place.glob("*.npz") if not self.known else ():
+            with np.load(file) as kept:
+                self.known |= {tuple(k): s for k, s in zip(kept["keys"].tolist(), kept["states"], strict=True)}
+        new = sorted((p for p in pairs if (p.pair_id, p.chosen.id) not in self.known), key=lambda p: p.pair_id)
+        for at in range(0, len(new), self.BLOCK):
+            part = new[at : at + self.BLOCK]
+            self.keep([(p.pair_id, p.chosen.id) for p in part], self.made(part))
+            print(f"states of {at + len(part):,} of {len(new):,} pairs", flush=True)
+
+    def keep(self, keys: list[tuple[str, str]], states_NL2D: NDArray[np.float32]) -> None:
+        beside = self.place / "unfinished"
+        with beside.open("wb") as file:
+            np.savez(file, keys=np.array(keys), states=states_NL2D)
+        beside.rename(self.place / f"{digest(keys)[:16]}.npz")
+        self.known |= dict(zip(keys, states_NL2D, strict=True))
+
+    def made(self, pairs: Sequence[Preference]) -> NDArray[np.float32]:
+        """(N, L, 2, D): what the head reads of what people chose, and of the other."""
+        import torch
+
+        from assay import packing
+        from assay.reward.renderer import Rendered, Renderer
+        from assay.shortcuts import layers_of
+        from assay.vision import language_model
+
+        model, tokenizer = self.reader
+        tried = Renderer(tokenizer, self.config.max_tokens).tried(pairs)
+        groups = [one.group for one in tried if isinstance(one, Rendered)]
+        if len(groups) < len(pairs):
+            raise SystemExit("a pair cannot be told apart by this model: raise --tokens")
+        body = language_model(model.inner)
+        heard: list[Any] = []
+        hooks = [
+            layers_of(body)[n - 1].register_forward_hook(lambda _, __, made: heard.append(made)) for n in self.layers
+        ]
+        found: dict[int, NDArray[np.float32]] = {}
+        for part in model.bins(groups):
+            heard.clear()
+            batch = model.batch([groups[i] for i in part])
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=model.bf16):
+                packing.packed_hidden(model.inner, batch)
+            read = [packing.read((made[0] if isinstance(made, tuple) else made)[0], batch) for made in heard]
+            with torch.no_grad():
+                states_LND = torch.stack([body.norm(states_ND.float()) for states_ND in read])
+            found |= dict(zip(part, states_LND.unflatten(1, (-1, 2)).swapaxes(0, 1).numpy(), strict=True))
+        for hook in hooks:
+            hook.remove()
+        return np.stack([found[i] for i in range(len(groups))])
+
+    def save(
+        self, folder: Path, layers: int, weight_D: NDArray[np.float64], few: Sequence[Preference], margins: list[float]
+    ) -> None:
+        """The reward model with this head, as the engine saves it; of a few pairs it must say what was measured."""
+        import torch
+
+        from assay.reward.model import save
+        from assay.reward.scorer import Model
+
+        model, tokenizer = self.model(layers)
+        with torch.no_grad():
+            model.inner.score.weight.copy_(torch.from_numpy(weight_D)[None])
+        save(model, model.state_dict(), folder, tokenizer)
+        scorer = Model(str(folder), self.config.max_tokens, self.config.engine.tokens, self.config.precision)
+        chances = win_probabilities(scorer, few)
+        said = np.array([logit(chances[p.pair_id]) for p in few])
+        if np.abs(said - margins).max() > 0.1 * np.abs(margins).mean() + 0.01:
+            raise SystemExit(f"{folder}: as it is loaded it says {said}, not {margins} as was measured")
 
 
 def logit(p: float) -> float:
@@ -172,7 +337,7 @@ def main() -> None:
     parser.add_argument("--average", nargs="*", default=[])
     parser.add_argument("--pairs", type=int, default=0)
     parser.add_argument("--backbone", default="minilm")
-    parser.add_argument("--layers", type=int, default=None)
+    parser.add_argument("--layers", type=int, nargs="+", default=[None])
     parser.add_argument("--freeze", type=int, default=3)
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--epochs", type=float, default=1.0)
@@ -180,11 +345,17 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--decay", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--head", type=float, nargs="*", default=[], help="fit the head alone, with one of these ridges"
+    )
     parser.add_argument("--states", type=float, default=1.0, help="GiB that states after frozen layers may take")
     parser.add_argument("--out", type=Path, default=Path("runs/human-sets"))
     args = parser.parse_args()
+    if (len(args.layers) > 1 and not args.head) or (args.head and None in args.layers):
+        parser.error("--head wants --layers, one number or several; without it one number is trained")
+    layers, freeze = (None, 0) if args.head else (args.layers[0], args.freeze)
     config = TrainConfig(
-        backbone=args.backbone, layers=args.layers, freeze_layers=args.freeze, train_embeddings=False,
+        backbone=args.backbone, layers=layers, freeze_layers=freeze, train_embeddings=False,
         max_tokens=args.tokens, batch_pairs=args.batch, epochs=args.epochs, lr=args.lr, weight_decay=args.decay,
         warmup=0.1, checks=1, precision="auto", seed=args.seed, engine=EngineConfig(tokens=4_096, compile="off"),
     )  # fmt: skip
