@@ -4,7 +4,8 @@
 //     taskset -c 1 /tmp/body_parts 
 //
 // A part's time is counted in that of a `vdpbf16ps` of 512 bits in registers (64 operations), measured just before and after
-// it, so that a clock that changes says nothing. Other processes do: each call is short, and beside medians are 10th percentiles.
+// it, so that a clock that changes says nothing. Other processes do: each call is short, and beside medians are the 10th
+// percentiles.
 #include <cstdio>
 #include <cstdlib>
 #include <random>
@@ -50,7 +51,8 @@ struct Time {
 
     void say(const char* name, double rows, double needed = 0) const {
         std::printf("%-32s %8.0f %8.0f", name, fast / rows, median / rows);
-        if (needed) std::printf(" %8.0f   %5.1f %%  %5.1f %%", needed, 100 * needed * rows / fast, 100 * needed * rows / median);
+        double all = 100 * needed * rows;
+        if (needed) std::printf(" %8.0f   %5.1f %%  %5.1f %%", needed, all / fast, all / median);
         std::puts("");
     }
 };
