@@ -71,7 +71,8 @@ def test_ctrl_c_between_two_parts(home: Path, name: str, processes: int) -> None
     folder = home / f"{name}-{processes}"
     folder.mkdir()
     end = {"filter": ".jsonl", "evaluate": ".json", "pairs": ""}[name]
-    asked = ("policy", name, home / "model", home / "questions.jsonl", "--sampler.max-tokens", 64, *MORE[name], "--out")
+    asked = ("policy", name, home / "model", home / "questions.jsonl", "--sampler.max-tokens", 64, *MORE[name],
+             "--policy.precision", "fp32", "--out")  # fmt: skip
     out, whole, env = folder / f"out{end}", home / f"whole-{name}{end}", environment(ACCELERATE_USE_CPU="true")
     env["PYTHONPATH"] += os.pathsep + str(HERE)
     line = [*map(str, asked), str(out)]
