@@ -246,7 +246,8 @@ def decode_part(sizes: Sizes) -> Figures:
         policy = load_policy(str(folder), PolicyConfig(precision=bench_policy.precision()))  # type: ignore[arg-type]
         prompts = [Prompt(messages=(user(bench_policy.text(ids)),)) for ids in rows]
         sampler = LocalSampler(policy, SamplerConfig(max_tokens=new), half=policy.bf16)
-        sampler.rendered = {p.id: ids for p, ids in zip(prompts, rows, strict=True)}
+        known = {p.id: ids for p, ids in zip(prompts, rows, strict=True)}
+        sampler.rendered = lambda prompt: known[prompt.id]  # type: ignore[assignment]
         sampler.forbidden = list(policy.end_ids)
         ours = n * group * new / seconds(partial(sampler, prompts, group), 2)
         sampler = policy = None

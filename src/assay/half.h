@@ -29,7 +29,7 @@ static inline __m512 power(__m512 x) {
 }
 
 // x (R, 2 * pairs) times one panel, R rows of two vectors, given to `put` row by row. Meanwhile what is read next is
-// fetched, `pace` numbers a turn, and first what `put` adds to.
+// fetched, `pace` numbers a turn, and first what `put` adds to next.
 template <int R, class Put>
 static void tile(const half* x, long row, const half* panel, long pairs, const float* bias, const half* next, long pace,
                  const Put& given, long m, long p) {
@@ -104,9 +104,9 @@ struct Floats : Writes {  // to fp32 (M, N)
 struct Added {  // added to fp32 (M, N)
     float* out;
     long to, N;
-    void soon(long m, long p) const {
-        _mm_prefetch((const char*)(out + m * to + p * PANEL), _MM_HINT_T0);
-        _mm_prefetch((const char*)(out + m * to + p * PANEL + 16), _MM_HINT_T0);
+    void soon(long m, long p) const {  // what the next panel is added to: memory takes longer than a tile
+        _mm_prefetch((const char*)(out + m * to + (p + 1) * PANEL), _MM_HINT_T0);
+        _mm_prefetch((const char*)(out + m * to + (p + 1) * PANEL + 16), _MM_HINT_T0);
     }
     void operator()(long m, long p, __m512 a, __m512 b) const {
         float* at = out + m * to + p * PANEL;
