@@ -146,7 +146,8 @@ def headed(
     ways = [(at, ridge) for at in range(len(x_LND)) for ridge in args.head]
     right = {way: crossed(x_LND[way[0]], parts, way[1]) for way in ways} if len(ways) > 1 else dict.fromkeys(ways, 0.0)
     at, ridge = max(ways, key=lambda way: right[way])
-    print(f"{place.name}: {args.layers[at]} layers, ridge {ridge:g}, right of {100 * right[at, ridge]:.1f} % within")
+    within = f", right of {right[at, ridge] * len(pairs):,.0f} of {len(pairs):,} pairs within" if len(ways) > 1 else ""
+    print(f"{place.name}: {args.layers[at]} layers, ridge {ridge:g}{within}", flush=True)
     weight_D = headed_by(x_LND[at], ridge)
     margins = {name: (backbone.differences(some)[at] @ weight_D).tolist() for name, some in held.items()}
     name, some = next(iter(held.items()))
