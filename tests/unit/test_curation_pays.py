@@ -183,10 +183,14 @@ def rows(values: dict[str, list[float]]) -> pl.DataFrame:
 def test_arms_are_compared_on_the_same_questions() -> None:
     ours = rows({f"q{i}": [1.0, 1.0] for i in range(40)})
     theirs = rows({f"q{i}": [0.0, 1.0 if i % 2 else math.nan] for i in range(40)})
-    found = apart([(ours, theirs)], "all raw labels", "answers")
-    assert (found["difference"]["n"], found["questions"]) == (60, 40), "an answer that nobody measured is in neither"
-    assert found["difference"]["value"] == pytest.approx(40 / 60)
-    assert found["verdict"].startswith("shown to be better than all raw labels: +66.7 points")
+    found = apart([(ours, theirs)], "all raw labels", "shares")
+    assert (found["difference"]["n"], found["questions"]) == (40, 40)
+    assert found["difference"]["value"] == pytest.approx((20 * 1.0 + 20 * 0.5) / 40), (
+        "of what was measured, by question"
+    )
+    assert found["verdict"].startswith("shown to be better than all raw labels: +75.0 points")
+    many = rows({f"q{i}": [1.0, 0.0, 0.0, 0.0] for i in range(40)})
+    assert apart([(ours, many)], "x", "shares")["difference"]["value"] == pytest.approx(0.75), "all four count"
     same = apart([(ours, ours)], "all raw labels", "answers")
     assert same["verdict"].startswith("not shown to be better than all raw labels: +0.0 points")
     assert apart([(theirs, ours)] * 3, "x", "answers")["verdict"].startswith("shown to be worse than x")

@@ -56,18 +56,17 @@ def compared(run: Run, seeds: Iterable[int], trainings: int, most: int, by: str)
     return {
         "measured_by": by, "most": most, "trainings": trainings, "skipped": skipped,
         "best_of_n": apart(picks, "all raw labels", f"picks of {most}"),
-        "grpo": apart(list(zip(after["curated"], after["raw"], strict=True)), "all raw labels", "answers"),
-        **{f"{arm}_than_start": apart([(f, start) for f in frames], "the untuned policy", "answers")
+        "grpo": apart(list(zip(after["curated"], after["raw"], strict=True)), "all raw labels", "shares"),
+        **{f"{arm}_than_start": apart([(f, start) for f in frames], "the untuned policy", "shares")
            for arm, frames in after.items()},
     }  # fmt: skip
 
 
 def apart(seeds: Sequence[tuple[pl.DataFrame, pl.DataFrame]], than: str, what: str) -> dict[str, Any]:
-    """`Valued` rows of one and the other by seed: the mean difference of the answers at the same place of the same question,
-    in numbers and in words."""
-    rows = [
-        one.join(other, on=["question", "place"], suffix="_other").sort("question", "place") for one, other in seeds
-    ]
+    """`Valued` rows of one and the other by seed: the mean over questions of the difference of what their answers are worth
+    on average, however many each has; in numbers and in words."""
+    means = [[f.group_by("question").agg(pl.col("value").mean()) for f in both] for both in seeds]
+    rows = [one.join(other, on="question", suffix="_other").sort("question") for one, other in means]
     asked = [r["question"].to_list() for r in rows]
     found = paired_over_seeds([r["value"].to_list() for r in rows], [r["value_other"].to_list() for r in rows], asked)
     questions = len({q for seed in asked for q in seed})
