@@ -30,7 +30,7 @@ from assay.store import Place
 from assay.tables import read_json, remove, sibling
 
 if TYPE_CHECKING:
-    from assay.bench.benchmark import BenchmarkResult, Skipped
+    from assay.bench.results import BenchmarkResult, Skipped
 
 
 def _quiet(_: str) -> None:

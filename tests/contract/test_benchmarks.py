@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from assay.bench import table
-from assay.bench.benchmark import BenchmarkResult, Scores, Skipped, conversations, evaluate, run, sample
+from assay.bench.benchmark import Scores, conversations, evaluate, run, sample
 from assay.bench.best_of_n import Candidates, best_of_n
 from assay.bench.fetch import fetch
+from assay.bench.results import BenchmarkResult, Skipped
 from assay.bench.reward import BENCHMARKS, find_data, named, ppe, prompts, rewardbench, rewardbench2
 from assay.bench.reward.pairs import evaluate_pairs
 from assay.bench.verdicts import PairJudge

@@ -14,7 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from assay.bench.benchmark import BLIND, BenchmarkResult, Skipped, conversations, run
+from assay.bench.benchmark import BLIND, conversations, run
+from assay.bench.results import BenchmarkResult, Skipped
 from assay.bench.reward import BENCHMARKS, EVERY, WITH_PICTURES, multimodal, named, prompts, vlrewardbench
 from assay.bench.verdicts import PairJudge, Verdicts
 from assay.errors import AssayError

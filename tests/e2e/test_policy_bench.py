@@ -20,7 +20,6 @@ from commands import assay_line, environment
 import reasoning_sets
 import vlm_models
 from answer_server import AnswerServer, words
-from assay.bench.benchmark import BenchmarkResult
 from assay.bench.reasoning import evalscope
 from assay.bench.reasoning.environments import default_folder
 from assay.bench.reasoning.measure import Settings, measure
@@ -28,6 +27,7 @@ from assay.bench.reasoning.recorder import Recorder
 from assay.bench.reasoning.rows import Answered, Job
 from assay.bench.reasoning.serving import Endpoint
 from assay.bench.reasoning.tasks import TASKS
+from assay.bench.results import BenchmarkResult
 from assay.errors import AssayError
 
 pytestmark = pytest.mark.slow

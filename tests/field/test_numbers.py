@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from assay.bench import compare
-from assay.bench.benchmark import BenchmarkResult, cell
+from assay.bench.results import BenchmarkResult, cell
 from assay.curate.verify import add_judgements
 from assay.records import Judgement, Pair, Preference, Response, user
 from assay.tables import Table

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from assay.bench.benchmark import BenchmarkResult, conversations, run
+from assay.bench.benchmark import conversations, run
 from assay.bench.best_of_n import Candidates, best_of_n
+from assay.bench.results import BenchmarkResult
 from assay.bench.reward import BENCHMARKS, judgebench, prompts, rmb, rmbench
 
 SHARED = Path(os.environ.get("ASSAY_SHARED_DATA") or Path(__file__).parents[3] / "shared" / "data")

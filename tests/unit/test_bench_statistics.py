@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from assay.bench import compare, page, table
-from assay.bench.benchmark import BenchmarkResult, Cell, Choice, Skipped, cell, evaluate
+from assay.bench.benchmark import Choice, evaluate
 from assay.bench.best_of_n import Candidates, curve, expected
+from assay.bench.results import BenchmarkResult, Cell, Skipped, cell
 from assay.bench.reward.pairs import evaluate_pairs, report
 from assay.bench.verdicts import PairJudge, request
 from assay.errors import AssayError

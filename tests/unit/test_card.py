@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from assay import Pool, RewardModel, TrainConfig
-from assay.bench.benchmark import BenchmarkResult, Skipped, cell
+from assay.bench.results import BenchmarkResult, Skipped, cell
 from assay.figures import FEW
 from assay.identity import of_model
 from assay.pipeline.measured import put_in_card

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from assay.bench.benchmark import BenchmarkResult, Skipped
 from assay.bench.reasoning.livebench import livebench
 from assay.bench.reasoning.measure import Measured, Settings, measure
 from assay.bench.reasoning.rows import Absent, Job
 from assay.bench.reasoning.serving import Endpoint
+from assay.bench.results import BenchmarkResult, Skipped
 from assay.errors import AssayError
 
 QUESTIONS = {

@@ -14,7 +14,6 @@ import pytest
 import reasoning_sets
 from answer_server import AnswerServer, post, words
 from assay.bench import table
-from assay.bench.benchmark import BenchmarkResult, Failed, Skipped
 from assay.bench.reasoning.drivers import Library, library_of
 from assay.bench.reasoning.environments import MARK, environment
 from assay.bench.reasoning.measure import Measured, Settings, Teller, measure
@@ -22,6 +21,7 @@ from assay.bench.reasoning.recorder import Tally
 from assay.bench.reasoning.rows import Absent, Answered, Job
 from assay.bench.reasoning.serving import ON_CPU, Endpoint, cause, served
 from assay.bench.reasoning.tasks import TASKS
+from assay.bench.results import BenchmarkResult, Failed, Skipped
 from assay.cli.policy_bench import _end
 from assay.errors import AssayError
 from assay.llm.budget import BudgetSpent

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from assay.bench.benchmark import Cell, cell
+from assay.bench.results import Cell, cell
 from assay.errors import AssayError
 
 

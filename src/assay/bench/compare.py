@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from assay import statistics
 from assay.bench import table
-from assay.bench.benchmark import BenchmarkResult, Skipped, Terms
+from assay.bench.results import BenchmarkResult, Skipped, Terms
 from assay.errors import AssayError
 from assay.figures import told, verdict
 from assay.tables import write_text

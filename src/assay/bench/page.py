@@ -8,9 +8,9 @@ import jinja2
 import matplotlib
 
 from assay.bench import table
-from assay.bench.benchmark import BenchmarkResult, Skipped
 from assay.bench.best_of_n import Curve
 from assay.bench.compare import COMPARED, Difference, compared
+from assay.bench.results import BenchmarkResult, Skipped
 from assay.look import MARK, drawn, paper
 from assay.tables import write_text
 

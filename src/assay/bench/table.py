@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from assay.bench.benchmark import BenchmarkResult, Cell, Skipped
+from assay.bench.results import BenchmarkResult, Cell, Skipped
 from assay.figures import FEW, LEGEND, NEEDED
 
 HEADER = ("benchmark", "part", "n", "accuracy, %", "se", "95% interval")

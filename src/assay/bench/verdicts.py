@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from assay.bench.benchmark import Cell, Item, cell
+from assay.bench.benchmark import Item
+from assay.bench.results import Cell, cell
 from assay.errors import AssayError
 from assay.llm.chat import Chat, Request
 from assay.llm.outage import ask_all

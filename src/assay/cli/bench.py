@@ -24,7 +24,7 @@ from assay.rollouts import Prompt
 from assay.run import environment
 
 if TYPE_CHECKING:
-    from assay.bench.benchmark import BenchmarkResult, Skipped
+    from assay.bench.results import BenchmarkResult, Skipped
     from assay.bench.verdicts import PairJudge
     from assay.images import ImageStore
     from assay.pipeline.own_benchmarks import Job

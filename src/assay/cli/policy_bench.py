@@ -91,7 +91,7 @@ def policy_bench(
 
 def _end(measured: "Measured", budget_tokens: int) -> None:
     """Raises AssayError where a benchmark or a judge failed, or none could be run, BudgetSpent where a budget ended."""
-    from assay.bench.benchmark import BenchmarkResult
+    from assay.bench.results import BenchmarkResult
     from assay.llm.budget import BudgetSpent
 
     if lost := [f"{r.name} has no number ({r.reason})" for r in measured.failed] + measured.unjudged:

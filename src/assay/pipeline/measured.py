@@ -8,7 +8,7 @@ from typing import Any
 
 from assay import __version__
 from assay.bench import table
-from assay.bench.benchmark import BenchmarkResult, Cell, Skipped
+from assay.bench.results import BenchmarkResult, Cell, Skipped
 from assay.identity import BENCHMARKS, of_model
 from assay.reward import card
 from assay.tables import write_text

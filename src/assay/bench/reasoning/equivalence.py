@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from assay.bench.benchmark import Cell
 from assay.bench.reasoning.estimates import over_questions
 from assay.bench.reasoning.rows import Answered
+from assay.bench.results import Cell
 from assay.llm.chat import Chat, Request
 from assay.llm.outage import ask_all
 from assay.llm.parsing import objects

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from assay.bench.benchmark import BenchmarkResult, Cell, cell
 from assay.bench.reasoning.cards import Card
 from assay.bench.reasoning.rows import Answered
+from assay.bench.results import BenchmarkResult, Cell, cell
 from assay.errors import AssayError
 
 Value = Callable[[Answered], float | None]

@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from assay.bench.benchmark import BenchmarkResult, Failed, Skipped
 from assay.bench.reasoning import bfcl, equivalence, estimates
 from assay.bench.reasoning.cards import JUDGED, Card, shortened
 from assay.bench.reasoning.drivers import MORE, TEN, Library, library_of
@@ -30,6 +29,7 @@ from assay.bench.reasoning.rows import Absent, Answered, Job
 from assay.bench.reasoning.serving import Endpoint
 from assay.bench.reasoning.tasks import STANDARD, TASKS, VISION, Question
 from assay.bench.reasoning.thoughts import all_thought
+from assay.bench.results import BenchmarkResult, Failed, Skipped
 from assay.errors import AssayError, Stopped
 from assay.identity import of_file
 from assay.llm.budget import Budget

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from assay.bench.benchmark import Benchmark, BenchmarkResult, Scores, Wins, beats, cell
+from assay.bench.benchmark import Benchmark, Scores, Wins, beats
 from assay.bench.files import Row, rows
+from assay.bench.results import BenchmarkResult, cell
 from assay.errors import AssayError
 from assay.records import Conversation, assistant, user
 

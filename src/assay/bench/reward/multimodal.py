@@ -16,8 +16,9 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from assay.bench.benchmark import Benchmark, BenchmarkResult, Cell, Scores, Wins, cell
+from assay.bench.benchmark import Benchmark, Scores, Wins
 from assay.bench.files import Row, found, rows
+from assay.bench.results import BenchmarkResult, Cell, cell
 from assay.bench.reward.shown import Shown, clusters, draws, parts, shown
 from assay.bench.verdicts import Verdicts
 from assay.errors import AssayError

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from assay.bench.benchmark import BenchmarkResult, Choice, Pairwise, Scores, Wins, cell, evaluate
+from assay.bench.benchmark import Choice, Pairwise, Scores, Wins, evaluate
+from assay.bench.results import BenchmarkResult, cell
 from assay.errors import AssayError
 from assay.records import Preference, Scorer, question_id
 

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from assay.bench.benchmark import Benchmark, BenchmarkResult, Choice, Scores, Wins, beats, cell
+from assay.bench.benchmark import Benchmark, Choice, Scores, Wins, beats
 from assay.bench.best_of_n import Candidates, best_of_n
 from assay.bench.files import Row, found, rows
+from assay.bench.results import BenchmarkResult, cell
 from assay.errors import AssayError
 from assay.records import Conversation, assistant, user
 

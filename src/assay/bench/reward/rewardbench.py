@@ -12,8 +12,9 @@ The data are published on the hub only; the rules here were checked against the 
 from collections.abc import Sequence
 from pathlib import Path
 
-from assay.bench.benchmark import Benchmark, BenchmarkResult, Cell, Choice, Scores, Wins, cell
+from assay.bench.benchmark import Benchmark, Choice, Scores, Wins
 from assay.bench.files import Row, found, rows
+from assay.bench.results import BenchmarkResult, Cell, cell
 from assay.errors import AssayError
 from assay.records import Conversation, assistant, user
 

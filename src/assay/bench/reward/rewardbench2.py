@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from assay.bench.benchmark import Benchmark, BenchmarkResult, Cell, Scores, Wins, beats, cell
+from assay.bench.benchmark import Benchmark, Scores, Wins, beats
 from assay.bench.files import Row, found, rows
+from assay.bench.results import BenchmarkResult, Cell, cell
 from assay.errors import AssayError
 from assay.records import Conversation, assistant, user
 

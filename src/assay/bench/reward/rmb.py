@@ -8,8 +8,9 @@ four sections. Lists and pairs share prompts, so their errors are not independen
 from collections.abc import Sequence
 from pathlib import Path
 
-from assay.bench.benchmark import Benchmark, BenchmarkResult, Choice, Scores, Wins, cell
+from assay.bench.benchmark import Benchmark, Choice, Scores, Wins
 from assay.bench.files import Row, rows
+from assay.bench.results import BenchmarkResult, cell
 from assay.errors import AssayError
 from assay.records import assistant
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from assay.bench.benchmark import Benchmark, BenchmarkResult, Cell, Scores, Wins, beats, cell
+from assay.bench.benchmark import Benchmark, Scores, Wins, beats
 from assay.bench.files import Row, rows
+from assay.bench.results import BenchmarkResult, Cell, cell
 from assay.errors import AssayError
 from assay.records import Conversation, assistant, user
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from assay.bench.benchmark import Cell, Choice, Scores, Wins, cell
+from assay.bench.benchmark import Choice, Scores, Wins
 from assay.bench.files import Row
+from assay.bench.results import Cell, cell
 from assay.bench.verdicts import Draw, Verdicts
 from assay.images import ImageStore
 from assay.records import Conversation, Message, assistant
