@@ -56,6 +56,14 @@ def test_the_cards_example_gives_the_models_reward(
     }
 
 
+def test_a_copys_card_has_the_copys_name(tmp_path: Path) -> None:
+    card.entitle(tmp_path, "final")
+    assert not (tmp_path / card.CARD).exists()
+    (tmp_path / card.CARD).write_text("---\ntags: [x]\n---\n# best-rm\n\n# not this\n")
+    card.entitle(tmp_path, r"final (\1)")
+    assert (tmp_path / card.CARD).read_text() == "---\ntags: [x]\n---\n# final (\\1)\n\n# not this\n"
+
+
 def test_a_section_stands_once_where_there_is_a_card(tmp_path: Path) -> None:
     card.put(tmp_path, "Labels", ["- none"])
     assert not (tmp_path / card.CARD).exists()

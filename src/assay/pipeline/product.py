@@ -132,6 +132,7 @@ def _choose(product: Product, names: Sequence[str]) -> dict[str, object]:
     for folder in ("final", "final.saving"):
         shutil.rmtree(models / folder, ignore_errors=True)
     shutil.copytree(models / model_name(best), models / "final.saving")
+    card.entitle(models / "final.saving", f"final ({SETS[best]})")
     card.put(models / "final.saving", "Labels", [
         f"- {SETS[best]}: chosen of {', '.join(SETS[n] for n in names)} by held gold",
         *(f"- held gold, {SETS[n]}: {held[n]:.1%} of {len(product.curated.stage1.held):,} pairs" for n in names),

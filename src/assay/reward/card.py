@@ -95,6 +95,13 @@ def write(folder: Path, name: str, config: TrainConfig, result: Mapping[str, Any
     write_text(folder / CARD, text)
 
 
+def entitle(folder: Path, name: str) -> None:
+    """Give the card of a folder, where it has one, another name: a copy is no longer what it was made from."""
+    card = folder / CARD
+    if card.exists():
+        write_text(card, re.sub(r"^# .*$", lambda _: f"# {name}", card.read_text("utf-8"), count=1, flags=re.MULTILINE))
+
+
 def put(folder: Path, title: str, lines: list[str]) -> None:
     """Put a section into the card of a folder, where it has one: in place of the section of that title, or as the last."""
     card = folder / CARD
