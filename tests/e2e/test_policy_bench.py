@@ -58,23 +58,24 @@ def asked(
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_known_answers(name: str, data: Path, tmp_path: Path, python: Path) -> None:
+def test_known_answers(name: str, data: Path, tmp_path: Path, python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All right is 100, all wrong 0, and what a server refuses is coverage, in no number. Asked once for each question and
     repeat, and not again from the journal."""
+    monkeypatch.chdir(tmp_path)  # OUT is told as users do, in the folder where they are
     count = reasoning_sets.COUNTS[name]
     for answer, score in ((reasoning_sets.reply, 100.0), (lambda _: reasoning_sets.WRONG, 0.0)):
         server = AnswerServer(lambda body, answer=answer: answer(words(body)))
         try:
-            found = measured(name, server, data, tmp_path / str(score), repeats=2)
+            found = measured(name, server, data, Path(str(score)), repeats=2)
             assert (found.headline and found.headline.value, found.n, found.failed) == (score, count, 0), found.notes
             assert f"coverage 100.0%: {2 * count:,} of {2 * count:,} answers have a score" in found.notes
-            rows = kept(tmp_path / str(score), name)
+            rows = kept(Path(str(score)), name)
             assert [r["repeat"] for r in rows] == [0, 1] * count
             assert len({(r["subset"], r["question"]) for r in rows}) == count
             assert all(r["reply"].startswith("assay-") for r in rows)
             assert server.asked.total() == 2 * count
             if score:
-                assert measured(name, server, data, tmp_path / str(score), repeats=2) == found
+                assert measured(name, server, data, Path(str(score)), repeats=2) == found
                 assert server.asked.total() == 2 * count
         finally:
             server.stop()
@@ -86,7 +87,7 @@ def test_known_answers(name: str, data: Path, tmp_path: Path, python: Path) -> N
 
     server = AnswerServer(half)
     try:
-        found = measured(name, server, data, tmp_path / "half", at_once=1)
+        found = measured(name, server, data, Path("half"), at_once=1)
     finally:
         server.stop()
     lost = sum(refused.values())

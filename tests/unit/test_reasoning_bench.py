@@ -202,6 +202,30 @@ def test_a_run_from_a_server_to_a_number(data: Path, tmp_path: Path) -> None:
         server.stop()
 
 
+def test_libraries_work_in_folders_of_their_own(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They run elsewhere than the command: a relative OUT, as the default is, or DATA or environment is none to them."""
+    jobs = list[Job]()
+
+    def noted(job: Job) -> Iterator[Answered]:
+        jobs.append(job)
+        return boxed(job)
+
+    (tmp_path / "data").symlink_to(data)
+    monkeypatch.chdir(tmp_path)
+    server = AnswerServer(lambda body: reasoning_sets.reply(words(body)))
+    try:
+        end = Endpoint(url=server.url, model="m", identity="m", by="a test")
+        measure(
+            end, Path("data"), Path("out"), Settings(only=("aime24",)), Path("made"), say=lambda _: None,
+            library=lambda *_: Library(driver=noted, name="little 1.0"),
+        )  # fmt: skip
+    finally:
+        server.stop()
+    assert [(j.data, j.work) for j in jobs] == [(tmp_path / "data", tmp_path / "out" / "work" / "aime24")]
+    assert _bare(monkeypatch)
+    assert environment("lib", [], Path("made"), True, say=lambda _: None).is_relative_to(tmp_path / "made")
+
+
 def crossed(name: str, *_: object) -> Library:
     """aime24 as above; ifeval's library ends without a word, and mathvision's gives no row a score."""
 

@@ -45,7 +45,7 @@ def environment(
 
     Raises Absent, one line with what to type, where it is missing and not to be made, and AssayError where pip fails.
     """
-    place, wanted = folder / name, _identity(pins, alone, constraints)
+    place, wanted = folder.absolute() / name, _identity(pins, alone, constraints)
     if (python := _ready(place, wanted)) is not None:
         return python
     if not install:

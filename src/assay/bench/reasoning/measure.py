@@ -130,9 +130,10 @@ def measure(
 
 def _job(name: str, endpoint: Endpoint, data: Path, out: Path, settings: Settings) -> Job:
     return Job(
-        benchmark=name, model=endpoint.model, url=endpoint.url, key=endpoint.key, data=data, work=out / "work" / name,
-        repeats=settings.repeats, limit=settings.limit, temperature=settings.drawn, max_tokens=settings.max_tokens,
-        seed=settings.seed, at_once=settings.at_once, window=settings.window if name == "livecodebench" else "",
+        benchmark=name, model=endpoint.model, url=endpoint.url, key=endpoint.key, data=data.absolute(),
+        work=out.absolute() / "work" / name, repeats=settings.repeats, limit=settings.limit, temperature=settings.drawn,
+        max_tokens=settings.max_tokens, seed=settings.seed, at_once=settings.at_once,
+        window=settings.window if name == "livecodebench" else "",
     )  # fmt: skip
 
 
