@@ -152,7 +152,7 @@ f.fetch(("smollm2",))
 
 
 def test_the_dockerfile_installs_what_there_is() -> None:
-    """What builds it is slow (tests/e2e/test_image.py): its instructions are known ones, and what it copies and installs exists."""
+    """The slow test_image.py builds it: its instructions are known ones, what it copies and installs exists."""
     text = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text())
     lines = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
     known = {"FROM", "RUN", "ARG", "COPY", "ENV", "USER", "WORKDIR", "STOPSIGNAL", "ENTRYPOINT", "CMD"}
