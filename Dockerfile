@@ -13,12 +13,18 @@ RUN apt-get update \
 ARG PIP_EXTRA_INDEX_URL=
 COPY pyproject.toml constraints.txt README.md LICENSE /assay/
 COPY src /assay/src
-RUN pip install --no-cache-dir --constraint /assay/constraints.txt '/assay[tiny,lora,policy,serve,web,hub]' \
+# Both of its installations keep to the constraints and leave no cache
+RUN export PIP_CONSTRAINT=/assay/constraints.txt PIP_NO_CACHE_DIR=1 \
+    && pip install '/assay[tiny,lora,policy,serve,web,hub]' \
+    && rm -rf /assay/build /assay/src/*.egg-info \
     && assay fetch smollm2 easy-vqa efficientnet-lite0
 
+# Before USER: some builders give it to that user, and a run without a folder of the host would be lost with its container
+WORKDIR /work
 # Whoever runs it has a place for caches
 ENV HOME=/tmp
 USER 1000
-WORKDIR /work
+# As the first process of a container Python does not hear SIGTERM: `docker stop` is Ctrl-C
+STOPSIGNAL SIGINT
 ENTRYPOINT ["assay"]
 CMD ["--help"]
