@@ -45,7 +45,7 @@ def policies_told(folder: Path) -> PoliciesTold | None:
     seeds = sum(name.startswith("best-of-n/raw-") for name in steps)
     return PoliciesTold(
         about=_about(steps, tuning, found), verdicts=_verdicts(found), table=_table(steps, found, seeds),
-        plot=_plot(steps, found, seeds), gates=_gates(steps, seeds), policies=_policies(folder, steps, trainings),
+        plot=_plot(steps, found, seeds), gates=_gates(steps, seeds), policies=_policies(folder, steps, trainings, seeds),
         cost=_cost(steps, tuning, trainings, seeds),
     )  # fmt: skip
 
@@ -140,14 +140,15 @@ def _scored(folder: Path) -> dict[str, float]:
     return {f"reward_{arm}": float(table.frame(f"{arm}-0-of-start")["reward"].mean()) for arm in ARMS}  # type: ignore[arg-type]
 
 
-def _policies(folder: Path, steps: Steps, trainings: int) -> Grid:
+def _policies(folder: Path, steps: Steps, trainings: int, seeds: int) -> Grid:
     def row(title: str, step: Mapping[str, Any]) -> list[str]:
         scores = [f"{step[f'reward_{arm}']:+.2f}" if f"reward_{arm}" in step else "-" for arm in ARMS]
         good = told(Estimate(**step["value"]), "")
         cut = f"{round(step['cut_off'] * step['answers']):,} of {step['answers']:,}"
         return [title, good, *scores, f"{step['tokens']:.1f}", cut, f"{step['unmeasured']:,}"]
 
-    rows = [row("untuned", {**_scored(folder), **steps["start"]})]
+    by = "" if seeds == 1 else ", scored by seed 0's"
+    rows = [row(f"untuned{by}", {**_scored(folder), **steps["start"]})]
     for i in range(trainings):
         for arm in ARMS:
             skipped = " (gate closed: untuned)" if "skipped" in steps[f"grpo/{arm}-{i}"] else ""
