@@ -61,6 +61,10 @@ def check(config: FlowConfig, processes: int) -> None:
         raise AssayError(
             "--tune works in one process: leave it out here, and give it to the finished run (assay resume OUT --tune ...)"
         )
+    if config.tune != EMBEDDED and not Path(config.tune).exists():
+        raise AssayError(
+            f"--tune {config.tune}: no such file or folder of questions; '{EMBEDDED}' names those of the embedded pool"
+        )
     place, packaged = models.locate(config.tuning.model)
     if not packaged:
         models.load_config(place)
@@ -68,10 +72,6 @@ def check(config: FlowConfig, processes: int) -> None:
         from assay.errors import missing_extra
 
         raise missing_extra("peft", "lora")
-    if config.tune != EMBEDDED and not Path(config.tune).exists():
-        raise AssayError(
-            f"--tune {config.tune}: no such file or folder of questions; '{EMBEDDED}' names those of the embedded pool"
-        )
     check_judge(config.tuning.judge)
     with TemporaryDirectory() as room, redirect_stdout(StringIO()):  # what is left out is told when they are asked
         if config.tune != EMBEDDED:
