@@ -104,6 +104,8 @@ int main() {
     auto rows = halves(ROWS * (wide + deep), 1);
     std::vector<float> x(T * WIDTH, 1), made(ROWS * 2 * WIDTH), norm(WIDTH, 1);
     half* gated = &rows[ROWS * wide];
+    Layer layer{};
+    layer.keys = keys.data(), layer.values = values.data();
     std::printf("%ld tokens; a token and layer, in products of 512 bits\n", T);
     std::printf("%-32s %8s %8s %8s   needed, of these\n", "", "10th", "median", "needed");
     auto near = [&](long) { return rows.data(); };
@@ -129,7 +131,7 @@ int main() {
     for (auto& j : jobs) {
         needed += 4. * H * D / 64 * j.rows * (j.shared + (j.rows + 1) / 2.);
         for (long k = 0; k < K; k++)
-            attention.add(20, [&](long) { attend(z, j, k, keys.data(), values.data(), &heads[j.at * z.row]); });
+            attention.add(20, [&](long) { attend(layer, z, j, k, &heads[j.at * z.row]); });
     }
     attention.say("attention", T, needed / T);
 }

@@ -29,6 +29,7 @@ BLOCK = 256
 """Query rows at a time: bounds the memory of the score matrix, and skips most of what causality masks."""
 TILE = 64
 """Products of the segments' back end come in multiples of this in both directions."""
+NONE = slice(0, 0)
 
 
 Prefilled = list[tuple[Tensor, Tensor]]
@@ -38,7 +39,8 @@ Prefilled = list[tuple[Tensor, Tensor]]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """Who sees whom in a pack. A segment is a prefix or an answer; `keys` lists, segment after segment, the tokens that
-    its last token sees in order: its prefix (if it has one), then itself.
+    its last token sees in order: its prefix (if it has one), then itself. Where a pack goes on from an earlier pass, the
+    keys of that pass lie behind the pack's own, and come first in every segment's list (forward only).
 
     Example: prefix of 2 tokens, answers of 1 and 2 tokens:
         queries_S1 = [0, 2, 3, 5], keys_U = [0, 1 | 0, 1, 2 | 0, 1, 3, 4], keys_S1 = [0, 2, 5, 9]
@@ -85,7 +87,7 @@ def register() -> None:
         q, k, v = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))
         if prefilled is not None:
             prefilled.append((k, v))
-        if before is not None:
+        if before:
             earlier_k, earlier_v = before[int(module.layer_idx)]  # type: ignore[arg-type]
             k, v = torch.cat([k, earlier_k.to(dtype)]), torch.cat([v, earlier_v.to(dtype)])
         return attend(q, k, v, layout, scaling or q.shape[-1] ** -0.5).unsqueeze(0), None
@@ -133,14 +135,15 @@ _BACKENDS = {"segments": _segments, "flex": _flex, "varlen": _varlen}
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Up to `BLOCK` query rows of a segment, and the keys that its last row sees: its prefix, then its segment so far, or
-    (not `causal`) all of it.
+    """Up to `BLOCK` query rows of a segment, and the keys that its last row sees: an earlier pass's, its prefix, then its
+    segment so far, or (not `causal`) all of it.
 
     `rows` and `columns` round their numbers up to whole tiles: kernels for matrix products are made per shape, and
     making one costs more than using it. What the rounding adds is zeros, or masked out.
     """
 
     queries: slice
+    earlier: slice
     prefix: slice
     segment: slice
     causal: bool
@@ -151,7 +154,7 @@ class _Block:
 
     @property
     def m(self) -> int:
-        return _size(self.prefix) + _size(self.segment)
+        return _size(self.earlier) + _size(self.prefix) + _size(self.segment)
 
     @property
     def rows(self) -> int:
@@ -168,7 +171,8 @@ class _Block:
 
     def keys(self, x_TKD: Tensor) -> Tensor:
         """(K, columns, D): the block's keys, or values."""
-        return _by_head((x_TKD[self.prefix], x_TKD[self.segment]), x_TKD.shape[1], self.columns, x_TKD.dtype)
+        seen = tuple(x_TKD[part] for part in (self.earlier, self.prefix, self.segment))
+        return _by_head(seen, x_TKD.shape[1], self.columns, x_TKD.dtype)
 
     def add_keys(self, sums_TKD: Tensor, part_KMD: Tensor) -> None:
         """Add what (K, columns, D) says of the block's keys to the sums over all blocks."""
@@ -181,20 +185,19 @@ def _size(part: slice) -> int:
     return int(part.stop) - int(part.start)
 
 
-def _blocks(queries_S1: Tensor, keys_U: Tensor, keys_S1: Tensor, causal: bool) -> Iterator[_Block]:
-    q, k = queries_S1.tolist(), keys_S1.tolist()
-    prefixes = keys_U[keys_S1[:-1]].tolist()
-    for start, end, first, last, prefix in zip(q, q[1:], k, k[1:], prefixes, strict=False):
-        shared = slice(prefix, prefix + (last - first) - (end - start))
-        for at in range(start, end, BLOCK):
-            stop = min(at + BLOCK, end)
-            yield _Block(slice(at, stop), shared, slice(start, stop if causal else end), causal)
+def _blocks(segments_S4: Tensor, causal: bool, earlier: slice = NONE) -> Iterator[_Block]:
+    for start, n, prefix, shared in segments_S4.tolist():
+        for at in range(start, start + n, BLOCK):
+            stop = min(at + BLOCK, start + n)
+            own = slice(start, stop if causal else start + n)
+            yield _Block(slice(at, stop), earlier, slice(prefix, prefix + shared), own, causal)
 
 
-def segments_S4(queries_S1: Tensor, keys_U: Tensor, keys_S1: Tensor) -> Tensor:
-    """Of each segment the first token, the tokens, and the same of its prefix."""
+def segments_S4(queries_S1: Tensor, keys_U: Tensor, keys_S1: Tensor, before: int = 0) -> Tensor:
+    """Of each segment the first token, the tokens, and the same of its prefix, which lies behind `before` keys of an earlier
+    pass."""
     lengths = queries_S1.diff()
-    return torch.stack([queries_S1[:-1], lengths, keys_U[keys_S1[:-1]], keys_S1.diff() - lengths], 1)
+    return torch.stack([queries_S1[:-1], lengths, keys_U[keys_S1[:-1] + before], keys_S1.diff() - lengths - before], 1)
 
 
 def _by_head(pieces: tuple[Tensor, ...], K: int, rows: int, dtype: torch.dtype) -> Tensor:
@@ -242,12 +245,13 @@ def _forward(
     causal: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The output (T, H, D), and the log of each row's softmax denominator (T, H) in fp32."""
-    if attention_cpu.whole(q_THD, k_TKD, v_TKD):
-        return attention_cpu.attend(q_THD, k_TKD, v_TKD, segments_S4(queries_S1, keys_U, keys_S1), scale, causal)
     T, H, _ = q_THD.shape
+    segments = segments_S4(queries_S1, keys_U, keys_S1, len(k_TKD) - T)
+    if attention_cpu.whole(q_THD, k_TKD, v_TKD):
+        return attention_cpu.attend(q_THD, k_TKD, v_TKD, segments, scale, causal)
     K = k_TKD.shape[1]
     out_THD, norm_TH = q_THD.new_empty(q_THD.shape), q_THD.new_empty((T, H), dtype=torch.float32)
-    for b in _blocks(queries_S1, keys_U, keys_S1, causal):
+    for b in _blocks(segments, causal, slice(T, len(k_TKD))):
         bias = torch.nn.functional.pad(_unseen(b, q_THD.device, q_THD.dtype), (b.before, 0))
         bias = bias.repeat_interleave(H // K, 0)
         q = _by_head((q_THD[b.queries],), K, b.rows, q_THD.dtype)
@@ -285,17 +289,18 @@ def _backward(
     exponential, which is slow on infinities; before it they are held to [-60, 0], where it is fast and what is lost is
     below 1e-26. Autocast, which would round the products themselves, is off, should a caller differentiate under it.
     """
+    assert len(k_TKD) == len(q_THD), "no gradient goes back into an earlier pass"
     grad_THD = grad_THD.contiguous()
     drop_TH = (grad_THD.float() * out_THD).sum(-1)
+    segments = segments_S4(queries_S1, keys_U, keys_S1)
     if attention_cpu.whole(q_THD, k_TKD, v_TKD, grad_THD):
-        found_S4 = segments_S4(queries_S1, keys_U, keys_S1)
-        given = (grad_THD, q_THD, k_TKD, v_TKD, norm_TH, drop_TH, found_S4, scale, causal)
+        given = (grad_THD, q_THD, k_TKD, v_TKD, norm_TH, drop_TH, segments, scale, causal)
         return attention_cpu.attend_backward(*given)
     dq_THD = q_THD.new_empty(q_THD.shape)
     dk_TKD, dv_TKD = (x.new_zeros(x.shape, dtype=torch.float32) for x in (k_TKD, v_TKD))
     block = _compiled_block if attention_cpu.usable(q_THD) else _block
     with torch.autocast(q_THD.device.type, enabled=False), _half_products(q_THD):
-        for b in _blocks(queries_S1, keys_U, keys_S1, causal):
+        for b in _blocks(segments, causal):
             block(b, grad_THD, q_THD, k_TKD, v_TKD, norm_TH, drop_TH, scale, dq_THD, dk_TKD, dv_TKD)
     return dq_THD, dk_TKD.mul_(scale).to(k_TKD.dtype), dv_TKD.to(v_TKD.dtype)
 

@@ -105,6 +105,7 @@ struct Pack {
     Rows q, k, v;
     const long* segments;  // (S, 4): first token, tokens, first token of its prefix, tokens of that
     long S, H, K, D;
+    long T, before;  // `k` and `v` have T tokens, and behind them as many of an earlier pass, which all queries see first
     long causal;  // a query sees its segment up to itself, else all of it
     float scale;
     long threads;
@@ -114,15 +115,18 @@ struct Pack {
 
 constexpr long BLOCK = 8 * ROWS;  // queries at a time: what causality masks is skipped but for half of it
 
-static const float* key(const Rows& x, const long* s, long j, long head) {  // the segment's j-th key: its prefix, then itself
-    return x.at + (j < s[3] ? s[2] + j : s[0] + j - s[3]) * x.row + head * x.head;
+// The j-th key that a segment sees: of the earlier pass, of its prefix, then of itself.
+static const float* key(const Pack& a, const Rows& x, const long* s, long j, long head) {
+    long i = j - a.before, token = i < 0 ? a.T + j : i < s[3] ? s[2] + i : s[0] + i - s[3];
+    return x.at + token * x.row + head * x.head;
 }
 
 // Keys (m, D) of a head as columns: panels [m / PANEL][D][PANEL]; or as rows: panels [D / PANEL][m][PANEL].
-static void as_columns(const Rows& x, const long* s, long m, long head, long D, float* panels) {
+static void as_columns(const Pack& a, const Rows& x, const long* s, long m, long head, float* panels) {
+    const long D = a.D;
     memset(panels, 0, panels_of(m) * PANEL * D * sizeof(float));
     for (long j = 0; j < m; j++) {
-        const float* from = key(x, s, j, head);
+        const float* from = key(a, x, s, j, head);
         float* to = panels + j / PANEL * D * PANEL + j % PANEL;
         for (long d = 0; d < D; d++) to[d * PANEL] = from[d];
     }
@@ -147,20 +151,21 @@ void attend(const Pack* pack, float* out, float* norm) {
     long G = a.H / a.K, D = a.D, wide = panels_of(D) * PANEL;
 #pragma omp parallel for num_threads(a.threads) if (a.threads > 1) schedule(dynamic)
     for (long cell = 0; cell < a.S * a.K; cell++) {
-        const long *s = a.segments + cell / a.K * 4, head = cell % a.K, n = s[1], m = s[3] + n, ld = panels_of(m) * PANEL;
+        const long *s = a.segments + cell / a.K * 4, head = cell % a.K, n = s[1];
+        const long shared = a.before + s[3], m = shared + n, ld = panels_of(m) * PANEL;
         static thread_local std::vector<float> work;
         work.resize(ld * D + m * wide + BLOCK * ld + 4 * PANEL);
         float *room = work.data(), *keys = claim(room, ld * D), *values = claim(room, m * wide), *scores = room;
-        as_columns(a.k, s, m, head, D, keys);
-        for (long j = 0; j < m; j++) as_rows(key(a.v, s, j, head), D, values + j * PANEL, m);
+        as_columns(a, a.k, s, m, head, keys);
+        for (long j = 0; j < m; j++) as_rows(key(a, a.v, s, j, head), D, values + j * PANEL, m);
         for (long h = head * G; h < (head + 1) * G; h++)
             for (long r = 0; r < n; r += BLOCK) {
-                long rows = std::min(BLOCK, n - r), seen = a.causal ? s[3] + r + rows : m, first = s[0] + r;
+                long rows = std::min(BLOCK, n - r), seen = a.causal ? shared + r + rows : m, first = s[0] + r;
                 product(a.q.at + first * a.q.row + h * a.q.head, a.q.row, rows, keys, D, D, seen, scores, ld, false, 0,
                         panels_of(seen));
                 for (long i = 0; i < rows; i++) {
                     float *x = scores + i * ld, most[WIDE], sums[WIDE] = {}, high, sum = 0;
-                    long own = a.causal ? s[3] + r + i + 1 : m, whole = own / WIDE * WIDE;
+                    long own = a.causal ? shared + r + i + 1 : m, whole = own / WIDE * WIDE;
                     for (long j = 0; j < WIDE; j++) most[j] = x[0];
                     for (long c = 0; c < whole; c += WIDE)
                         for (long j = 0; j < WIDE; j++) most[j] = std::max(most[j], x[c + j]);
@@ -185,7 +190,7 @@ void attend(const Pack* pack, float* out, float* norm) {
 }
 
 // The gradients dq (T, H, D), written, and dk and dv (T, K, D), added to; all contiguous. grad (T, H, D) and drop (T, H), the
-// row sums of grad times out, are so as well.
+// row sums of grad times out, are so as well. Nothing goes back into an earlier pass: `before` is 0.
 void attend_backward(const Pack* pack, const float* grad, const float* norm, const float* drop, float* dq, float* dk,
                      float* dv) {
     const Pack& a = *pack;
@@ -200,9 +205,9 @@ void attend_backward(const Pack* pack, const float* grad, const float* norm, con
             float *rows_k = claim(room, m * wide), *weights = claim(room, BLOCK * ld), *slopes = claim(room, BLOCK * ld);
             float *rows_q = claim(room, BLOCK * wide), *rows_g = claim(room, BLOCK * wide);
             float *sum_k = claim(room, m * D), *sum_v = claim(room, m * D);
-            as_columns(a.k, s, m, head, D, keys);
-            as_columns(a.v, s, m, head, D, values);
-            for (long j = 0; j < m; j++) as_rows(key(a.k, s, j, head), D, rows_k + j * PANEL, m);
+            as_columns(a, a.k, s, m, head, keys);
+            as_columns(a, a.v, s, m, head, values);
+            for (long j = 0; j < m; j++) as_rows(key(a, a.k, s, j, head), D, rows_k + j * PANEL, m);
             memset(sum_k, 0, m * D * sizeof(float));
             memset(sum_v, 0, m * D * sizeof(float));
             for (long h = head * G; h < (head + 1) * G; h++)

@@ -42,7 +42,8 @@ def attend(
     q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, segments_S4: Tensor, scale: float, causal: bool
 ) -> tuple[Tensor, Tensor]:
     """The output (T, H, D), and the log of each row's softmax denominator (T, H). A segment is its first token, its tokens
-    (their number), and the same of its prefix; a token sees its segment up to itself, or (not `causal`) all of it."""
+    (their number), and the same of its prefix; a token sees its segment up to itself, or (not `causal`) all of it, and what
+    `k_TKD` and `v_TKD` have behind the pack's own tokens."""
     dtype, (q, k, v) = q_THD.dtype, (x.float() for x in (q_THD, k_TKD, v_TKD))
     out, norm = q.new_empty(q.shape), q.new_empty(q.shape[:2])
     library().attend(_pack(q, k, v, segments_S4, scale, causal), pointer(out), pointer(norm))
@@ -68,8 +69,8 @@ class _Rows(ctypes.Structure):
 
 class _Pack(ctypes.Structure):
     _fields_ = [
-        *((n, _Rows) for n in "qkv"), ("segments", ctypes.c_void_p), *((n, ctypes.c_long) for n in "SHKD"),
-        ("causal", ctypes.c_long), ("scale", ctypes.c_float), ("threads", ctypes.c_long),
+        *((n, _Rows) for n in "qkv"), ("segments", ctypes.c_void_p), *((n, ctypes.c_long) for n in "SHKDT"),
+        ("before", ctypes.c_long), ("causal", ctypes.c_long), ("scale", ctypes.c_float), ("threads", ctypes.c_long),
     ]  # fmt: skip
 
 
@@ -78,7 +79,7 @@ def _pack(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, segments_S4: Tensor, scal
     rows = {n: _Rows(pointer(x), *x.stride()[:2]) for n, x in zip("qkv", (q_THD, k_TKD, v_TKD), strict=True)}
     return ctypes.byref(_Pack(
         **rows, segments=pointer(segments_S4), S=len(segments_S4), H=q_THD.shape[1], K=k_TKD.shape[1], D=q_THD.shape[2],
-        causal=causal, scale=scale, threads=torch.get_num_threads(),
+        T=len(q_THD), before=len(k_TKD) - len(q_THD), causal=causal, scale=scale, threads=torch.get_num_threads(),
     ))  # fmt: skip
 
 

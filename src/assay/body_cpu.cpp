@@ -15,7 +15,7 @@ struct Layer {
     const float *norm, *norm_mlp, *q_norm, *k_norm;
     const half *q, *kv, *out, *up, *down;                                 // panels; `up`: 16 gates beside their 16 ups
     const float *q_bias, *kv_bias, *out_bias, *up_bias, *down_bias;       // whole panels of them
-    half *keys, *values;        // of a pass: (T + P, K, D); of a step: each row's own, (B, K, panels over tokens, or over D)
+    half *keys, *values;        // of a pass: (T, K, D); of a step: each row's own, (B, K, panels over tokens, or over D)
     const half *shared_keys, *shared_values;  // of a step: each prompt's, (G, K, panels); of a pass: an earlier pass's (P, K, D)
 };
 
@@ -24,7 +24,8 @@ struct Sizes {
     float epsilon, scale;
 };
 
-struct Job {  // queries of one segment: tokens first + from ... of the pack, in rows at, at + 1, ... of the heads
+struct Job {  // queries of one segment: tokens first + from ... of the pack, in rows at, at + 1, ... of the heads; before its
+              // own tokens it sees those of the earlier pass, and then `shared` ones of the pack from `prefix` on
     long first, from, rows, prefix, shared, at;
 };
 
@@ -145,23 +146,26 @@ static void as_rows(const half* one, const half* two, long D, half* panels, long
 }
 
 // The attention of a job's queries under one key head: heads (rows, `row`) -> what they see, in place.
-static void attend(const Sizes& z, const Job& job, long head, const half* keys, const half* values, half* heads) {
-    long G = z.H / z.K, D = z.D, m = job.shared + job.from + job.rows, pairs = pairs_of(m), ld = panels_of(m) * PANEL + PANEL;
+static void attend(const Layer& l, const Sizes& z, const Job& job, long head, half* heads) {
+    long G = z.H / z.K, D = z.D, P = z.before, shared = P + job.shared, m = shared + job.from + job.rows;
+    long pairs = pairs_of(m), ld = panels_of(m) * PANEL + PANEL;
     static thread_local std::vector<half> room;
     static thread_local std::vector<float> more;
     long keys_size = panels_of(m) * PANEL * D, values_size = pairs * 2 * panels_of(D) * PANEL;
     half *columns = place_for(room, keys_size + values_size + QUERIES * ld), *rows_v = columns + keys_size, *p = rows_v + values_size;
     float *scores = place_for(more, QUERIES * ld), most[QUERIES], shares[QUERIES];
-    long step = z.K * D;
-    const half *prefix = keys + job.prefix * step + head * D, *own = keys + job.first * step + head * D;
-    as_columns(prefix, step, job.shared, D, columns, 0);
-    as_columns(own, step, m - job.shared, D, columns, job.shared);
-    prefix = values + job.prefix * step + head * D, own = values + job.first * step + head * D;
-    auto value = [&](long j) { return j >= m ? nullptr : j < job.shared ? prefix + j * step : own + (j - job.shared) * step; };
+    const long step = z.K * D, at_head = head * D;
+    as_columns(l.shared_keys + at_head, step, P, D, columns, 0);
+    as_columns(l.keys + job.prefix * step + at_head, step, job.shared, D, columns, P);
+    as_columns(l.keys + job.first * step + at_head, step, m - shared, D, columns, shared);
+    auto value = [&](long j) {
+        const half* of = j < P ? l.shared_values + j * step : l.values + (j - (j < shared ? P - job.prefix : shared - job.first)) * step;
+        return j < m ? of + at_head : nullptr;
+    };
     for (long j = 0; j < pairs; j++) as_rows(value(2 * j), value(2 * j + 1), D, rows_v, pairs, j);
     for (long h = head * G; h < (head + 1) * G; h++)
         for (long r = 0; r < job.rows; r += QUERIES) {
-            long rows = std::min(QUERIES, job.rows - r), before = job.shared + job.from + r, seen = before + rows;
+            long rows = std::min(QUERIES, job.rows - r), before = shared + job.from + r, seen = before + rows;
             half* at = heads + r * z.row + h * D;
             for (long i = rows; i < 2 * rows; i++)  // the next queries
                 for (long d = 0; d < D; d += LINE / sizeof(half)) _mm_prefetch((const char*)(at + i * z.row + d), _MM_HINT_T0);
@@ -235,23 +239,21 @@ void apply(const float* x, long M, long depth, const half* panels, const float* 
 
 // A pack through all layers and the last norm: x (T, width), in place. Jobs are all segments' queries. With `reads`, one job for
 // each of N tokens, the last layer computes these alone (theirs are read_cos and read_sin), and their states go to `read_x`
-// (N, width). The keys and values of an earlier pass lie behind the pack's own.
+// (N, width).
 void pass_(const Layer* layers, const Sizes* sizes, long T, const float* cos, const float* sin, float* x, half* heads,
           const Job* jobs, long count, const Job* reads, long N, const float* read_cos, const float* read_sin, float* read_x,
           const float* last_norm) {
     const Sizes& z = *sizes;
-    long threads = z.threads, KD = z.K * z.D, earlier = z.before * KD * sizeof(half);
+    long threads = z.threads, KD = z.K * z.D;
     auto begin = [&](const Layer& l, long at, long end, const half* after) {  // queries unless they are read alone
         bool all = &l < layers + z.layers - 1 || !N;
         read(l, z, x + at * z.width, end - at, cos + at * z.rotary, sin + at * z.rotary, all ? heads + at * z.row : nullptr,
              l.keys + at * KD, l.values + at * KD, 1, after);
     };
-    const long behind = T * KD;
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic)
     for (long at = 0; at < T; at += ROWS) begin(layers[0], at, std::min(at + ROWS, T), layers[0].q);
     for (long n = 0; n < z.layers; n++) {
         const Layer &l = layers[n], *above = n < z.layers - 1 ? layers + n + 1 : nullptr;
-        if (earlier) memcpy(l.keys + behind, l.shared_keys, earlier), memcpy(l.values + behind, l.shared_values, earlier);
         if (!above && N) {
             for (long i = 0; i < N; i++)
                 memcpy(read_x + i * z.width, x + (reads[i].first + reads[i].from) * z.width, z.width * sizeof(float));
@@ -261,8 +263,7 @@ void pass_(const Layer* layers, const Sizes* sizes, long T, const float* cos, co
                      heads + at * z.row, nullptr, nullptr, threads, l.q);
         }
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic)
-        for (long c = 0; c < count * z.K; c++)
-            attend(z, jobs[c / z.K], c % z.K, l.keys, l.values, heads + jobs[c / z.K].at * z.row);
+        for (long c = 0; c < count * z.K; c++) attend(l, z, jobs[c / z.K], c % z.K, heads + jobs[c / z.K].at * z.row);
         // what the layer above reads of these rows is made while they are in the cache
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic)
         for (long at = 0; at < T; at += ROWS) {

@@ -182,8 +182,10 @@ class Body:
                 )  # fmt: skip
         x_TD, (cos, sin) = inputs_embeds[0].detach().float().clone(), self.places(inputs_embeds, position_ids)
         read_N = None if route is None else route.read_N
-        segments = segments_S4(layout.queries_S1, layout.keys_U, layout.keys_S1)
-        states = self._pass(x_TD, cos, sin, segments, read_N, prefilled, before)
+        earlier = [(k.bfloat16().contiguous(), v.bfloat16().contiguous()) for k, v in before or ()]
+        P = len(earlier[0][0]) if earlier else 0
+        segments = segments_S4(layout.queries_S1, layout.keys_U, layout.keys_S1, P)
+        states = self._pass(x_TD, cos, sin, segments, read_N, prefilled, earlier, P)
         return SimpleNamespace(last_hidden_state=states.unsqueeze(0))
 
     def places(self, embeds: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,11 +203,11 @@ class Body:
         segments_S4: Tensor,
         read_N: Tensor | None,
         prefilled: Prefilled | None,
-        before: Prefilled | None,
+        earlier: Prefilled,
+        P: int,
     ) -> Tensor:
-        T, earlier = len(x_TD), [(k.bfloat16().contiguous(), v.bfloat16().contiguous()) for k, v in before or ()]
-        P = len(earlier[0][0]) if earlier else 0
-        kept = self._room(T + P, len(self.layers) if prefilled is not None else 1)
+        T = len(x_TD)
+        kept = self._room(T, len(self.layers) if prefilled is not None else 1)
         layers = self.with_keys([kept[n % len(kept)] for n in range(len(self.layers))], earlier)
         jobs_SJ = torch.stack([*_of(segments_S4, 0, segments_S4[:, 1]), segments_S4[:, 0]], 1).contiguous()
         reads_NJ, out, read_cos, read_sin = jobs_SJ[:0], x_TD, cos, sin
@@ -221,7 +223,7 @@ class Body:
             pointer(reads_NJ), *longs(len(reads_NJ)), *map(pointer, (read_cos, read_sin, out, self.norm)),
         )  # fmt: skip
         if prefilled is not None:
-            prefilled += [(k[:T], v[:T]) for k, v in kept]
+            prefilled += kept
         return out
 
     def _room(self, T: int, layers: int) -> Prefilled:

@@ -135,9 +135,9 @@ def packed_inputs(inner: Any, batch: Pack, pictures: vision.Pictures | None = No
 
 
 def skipped(inner: Any, batch: Pack, pictures: vision.Pictures | None = None) -> int:
-    """How much the place after a pack of one text differs from its number of tokens: pictures count for less in Qwen-VL."""
+    """How much the last place of a pack of one text differs from what its tokens say: pictures count for less in Qwen-VL."""
     tokens = int(batch.layout.queries_S1[1])
-    return int(_places(inner, batch, pictures)[..., :tokens].max()) + 1 - tokens
+    return int(_places(inner, batch, pictures)[..., :tokens].max() - batch.positions_1T[0, tokens - 1])
 
 
 def _places(inner: Any, batch: Pack, pictures: vision.Pictures | None) -> torch.Tensor:

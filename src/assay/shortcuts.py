@@ -113,9 +113,16 @@ def _reader(layer: Any) -> Reader | None:
 
 
 def _decoder(
-    layer: Any, hidden_1TD: Tensor, route: Route, *, position_embeddings: tuple[Tensor, Tensor], **_: Any
+    layer: Any,
+    hidden_1TD: Tensor,
+    route: Route,
+    *,
+    position_embeddings: tuple[Tensor, Tensor],
+    before: Any = None,
+    **_: Any,
 ) -> Tensor:
-    """Llama's layer and those built like it (Qwen2, Qwen3, Mistral, ...)."""
+    """Llama's layer and those built like it (Qwen2, Qwen3, Mistral, ...); `before` are the keys and values of an earlier
+    pass, layer by layer, which lie behind the pack's own."""
     attention, read_N = layer.self_attn, route.read_N
     assert read_N is not None
     normed_1TD = layer.input_layernorm(hidden_1TD)
@@ -131,6 +138,9 @@ def _decoder(
     cos, sin = position_embeddings
     q = rotate(q, q, cos[:, read_N], sin[:, read_N])[0]
     k = rotate(k, k, cos, sin)[1]
+    if before:
+        earlier = (x.transpose(0, 1).unsqueeze(0) for x in before[attention.layer_idx])
+        k, v = (torch.cat([own, x.to(own.dtype)], 2) for own, x in zip((k, v), earlier, strict=True))
     states_1ND = hidden_1TD.index_select(1, read_N) + attention.o_proj(_attend(q, k, v, route, attention.scaling))
     return states_1ND + layer.mlp(layer.post_attention_layernorm(states_1ND))  # type: ignore[no-any-return]
 

@@ -4,12 +4,14 @@ The head is computed in fp32, on padded rows and in packs, whatever the body is 
 """
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from assay import devices, encoders, models, packing, sight, vision, weights
@@ -18,7 +20,7 @@ from assay.body_cpu import Body
 from assay.errors import AssayError, missing_extra
 from assay.frozen import Frozen, parts
 from assay.images import ImageStore
-from assay.pack import Group, Pack, Padded, bins, continued, pack, pad, padded_bins
+from assay.pack import Group, Ids, Pack, Padded, bins, common, continued, pack, pad, padded_bins, unread
 from assay.reward.config import EngineConfig, TrainConfig
 from assay.reward.visual import load_visual
 from assay.shortcuts import MOST_SCORES, Route, layers_of
@@ -26,6 +28,12 @@ from assay.tables import write_text
 from assay.vision import Pictures
 
 Batch = Pack | Padded
+Earlier = Sequence[tuple[torch.Tensor, torch.Tensor]]
+"""Keys and values of every layer that a pass goes on from."""
+WORTH = 64
+"""Tokens that a pass for what groups share must save."""
+_FOLLOWS = re.compile("dynamic|longrope")
+"""Rotations of places that are made anew for each pass."""
 
 
 class RewardModel(torch.nn.Module):
@@ -106,36 +114,55 @@ class RewardModel(torch.nn.Module):
             return bins([g.tokens if self.causal else g.whole for g in groups], self.engine.tokens)
         return padded_bins(groups, self.engine.tokens)
 
-    def batch(self, groups: Sequence[Group]) -> Batch:
+    def batch(self, groups: Sequence[Group], before: Earlier = ()) -> Batch:
+        """The input of one pass, which may go on from the keys of an earlier one (`read_on`)."""
         if not self.packed:
             return pad(groups, self.pad_id)
-        scores = self.heads * sum(len(g.answers) for g in groups) * sum(g.whole for g in groups)
+        earlier = len(before[0][0]) if before else 0
+        scores = self.heads * sum(len(g.answers) for g in groups) * (earlier + sum(g.whole for g in groups))
+        backend = "segments" if before and self.backend == "flex" else self.backend
         read = scores <= MOST_SCORES
-        made = pack(groups, self.backend, self.multiple, self.pad_id, causal=self.causal, read=read)
+        made = pack(groups, backend, self.multiple, self.pad_id, earlier, causal=self.causal, read=read)
         return made if self.frozen is None else replace(made, groups=tuple(groups))
 
-    def passes(self, group: Group) -> Iterator[tuple[list[int], torch.Tensor]]:
+    def common(self, groups: Sequence[Group]) -> Ids:
+        """The tokens, of text alone, with which many groups begin, where reading them once in a pass of their own pays
+        (`read_on`); else none. It does not depend on any other call, and so do rewards not in their last digits.
+
+        Nowhere where an earlier pass would be another one: places that pictures share, rotations that follow a pass's
+        longest text.
+        """
+        turned = str(getattr(getattr(vision.language_model(self.inner), "rotary_emb", None), "rope_type", ""))
+        other = self.backend == "flex" or self.frozen or vision.counts_places(self.inner) or _FOLLOWS.search(turned)
+        if len(groups) < 2 or not self.shares or other:
+            return np.zeros(0, np.int32)
+        ids, saved = common(groups, [] if self.pictures is None else [self.inner.config.image_token_id])
+        return unread(ids, self.pad_id) if saved >= WORTH else ids[:0]
+
+    def read_on(self, ids: Ids, before: Earlier = (), images: tuple[str, ...] = ()) -> tuple[Prefilled, int]:
+        """The keys and values of `before` and then of these tokens, for passes that go on from there; and how far places
+        after them are from what their number says. For scoring: no gradient goes back."""
+        batch = self.batch([Group(prefix=ids[:0], answers=(ids,), images=images)], before)
+        batch = batch.to(self.model.get_input_embeddings().weight.device)
+        made: Prefilled = []
+        self(batch, prefilled=made, before=before)
+        own = [(k[: len(ids)], v[: len(ids)]) for k, v in made]
+        if before:
+            own = [(torch.cat([a, k]), torch.cat([b, v])) for (a, b), (k, v) in zip(before, own, strict=True)]
+        return own, packing.skipped(self.inner, batch, self.pictures)
+
+    def passes(self, group: Group, before: Earlier = ()) -> Iterator[tuple[list[int], torch.Tensor]]:
         """(answers, their rewards) of a packed group that is too large for one pass: what its answers share is read once,
-        and they go on from its keys in passes within the budget. For scoring: no gradient goes back into the prefix."""
+        and they go on from its keys in passes within the budget. With `before`, the group goes on from these itself."""
         prefix, answers = continued(group, self.pad_id)
-        where, none = self.model.get_input_embeddings().weight.device, group.prefix[:0]
-        kept: Prefilled = []
-        skipped = 0
+        images, skipped = group.images, 0
         if len(prefix):
-            first = pack([Group(prefix=none, answers=(prefix,), images=group.images)], self.backend, self.multiple).to(
-                where
-            )
-            self(first, prefilled=kept)
-            skipped = packing.skipped(self.inner, first, self.pictures)
-            before = {"before": [(k[: len(prefix)], v[: len(prefix)]) for k, v in kept]}
-        backend = "segments" if self.backend == "flex" else self.backend
+            (before, skipped), images = self.read_on(prefix, before, images), ()
         for part in bins([len(a) for a in answers], self.engine.tokens):
-            shown = () if len(prefix) else group.images
-            alone = [Group(prefix=none, answers=(answers[i],), images=shown) for i in part]
-            read = self.body is not None
-            batch = pack(alone, backend, self.multiple, self.pad_id, before=len(prefix), read=read).to(where)
+            alone = [Group(prefix=prefix[:0], answers=(answers[i],), images=images) for i in part]
+            batch = self.batch(alone, before).to(self.model.get_input_embeddings().weight.device)
             batch = replace(batch, positions_1T=batch.positions_1T + skipped)
-            yield part, self(batch, **(before if len(prefix) else {}))
+            yield part, self(batch, before=before)
 
     @property
     def inner(self) -> Any:
@@ -157,6 +184,7 @@ class RewardModel(torch.nn.Module):
 
     def forward(self, batch: Batch, **kept: Any) -> torch.Tensor:
         """Rewards in fp32, shape (N,): one for each answer of each group, in order; `kept` as in `packing.packed_hidden`."""
+        kept = {name: keys for name, keys in kept.items() if keys or name == "prefilled"}
         with nullcontext() if self.causal else encoders.ONE_BODY:
             found_N = self._rewards(batch, **kept)
         return found_N if self.packed else vision.touch(self.inner, found_N)
@@ -166,7 +194,7 @@ class RewardModel(torch.nn.Module):
         if not isinstance(batch, Padded):
             if kept:
                 batch = replace(batch, groups=())
-            if "prefilled" in kept or (kept and self.body is None):  # every layer's keys are asked for
+            if "prefilled" in kept:  # every layer's keys are asked for
                 batch = batch.through(None)
             if self.frozen is not None and batch.groups:
                 given = {"given_1TD": self.frozen.given(batch.groups, batch), "frozen": self.frozen.layers}

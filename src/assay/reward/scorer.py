@@ -5,7 +5,7 @@ import importlib
 import re
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +19,11 @@ from assay import devices, models, weights
 from assay.encoders import first_position
 from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
-from assay.pack import Group, share
+from assay.pack import Group, Ids, share
 from assay.records import Conversation, Scorer, digest
 from assay.render import Rendered, attempts, check, render, same_prompt
 from assay.reward.config import EngineConfig
-from assay.reward.model import RewardModel
+from assay.reward.model import Earlier, RewardModel
 from assay.reward.visual import load_visual
 from assay.vision import Pictures
 
@@ -158,6 +158,7 @@ class LocalScorer:
             model, weights.padding(model), EngineConfig(tokens=tokens_per_batch), precision, pictures, frozen
         ).score_only()
         self.where = devices.device()
+        self._kept: tuple[bytes, Earlier] = b"", []
 
     def __call__(self, conversations: Sequence[Conversation]) -> NDArray[np.float64]:
         """One reward each; NaN for a conversation that the model cannot read, with the reason in `refused` and a count of it
@@ -203,21 +204,39 @@ class LocalScorer:
     def of_groups(self, groups: Sequence[Group]) -> list[NDArray[np.float64]]:
         """The rewards of each group's answers. Where the model shares no prefix (encoders, and what cannot be packed),
         groups should have one answer each."""
+        rewards = [np.zeros(len(g.answers)) for g in groups]
+        with torch.inference_mode(), torch.autocast(self.where.type, torch.bfloat16, enabled=self.model.bf16):
+            shared = self.model.common(groups)
+            follows = np.array([len(shared) > 0 and g.begins(shared) for g in groups], bool)
+            for before, those in ((self._keys(shared), follows), ([], ~follows)):
+                own = np.flatnonzero(those).tolist()
+                rest = [groups[i].after(len(shared) if before else 0) for i in own]
+                for i, part, some in self._passes(rest, before):
+                    rewards[own[i]][part] = some.double().cpu().numpy()
+        return rewards
+
+    def _keys(self, shared: Ids) -> Earlier:
+        """The keys and values of what groups begin with; those of the last call are kept."""
+        name, kept = shared.tobytes(), self._kept
+        if len(shared) and kept[0] != name:
+            self._kept = kept = name, self.model.read_on(shared)[0]
+        return kept[1] if len(shared) else []
+
+    def _passes(
+        self, groups: Sequence[Group], before: Earlier
+    ) -> Iterator[tuple[int, Sequence[int] | slice, torch.Tensor]]:
+        """(a group's number, its answers in a pass, their rewards), pass by pass; all go on from the keys `before`."""
         most = self.model.engine.tokens
         large = [self.model.shares and len(g.answers) > 1 and g.tokens > most for g in groups]
         small = [i for i, above in enumerate(large) if not above]
-        rewards = [np.zeros(len(g.answers)) for g in groups]
-        with torch.inference_mode(), torch.autocast(self.where.type, torch.bfloat16, enabled=self.model.bf16):
-            for part in self.model.bins([groups[i] for i in small]):
-                own = [small[i] for i in part]
-                found = self.model(self.model.batch([groups[i] for i in own]).to(self.where))
-                ends = np.cumsum([len(groups[i].answers) for i in own])[:-1]
-                for i, some in zip(own, np.split(found.double().cpu().numpy(), ends), strict=True):
-                    rewards[i] = some
-            for number in np.flatnonzero(large).tolist():
-                for part, found in self.model.passes(groups[number]):
-                    rewards[number][part] = found.double().cpu().numpy()
-        return rewards
+        for part in self.model.bins([groups[i] for i in small]):
+            own = [groups[small[i]] for i in part]
+            found = self.model(self.model.batch(own, before).to(self.where), before=before)
+            for i, some in zip(part, found.split([len(g.answers) for g in own]), strict=True):
+                yield small[i], slice(None), some
+        for number in np.flatnonzero(large).tolist():
+            for some, found in self.model.passes(groups[number], before):
+                yield number, some, found
 
     @cached_property
     def reading(self) -> str:
