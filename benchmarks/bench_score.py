@@ -307,8 +307,30 @@ def product_rate() -> float:
 SETTINGS: dict[str, dict[str, Any]] = {"vLLM": {}, "vLLM, blocks of 32": {"block_size": 32}}
 """What vLLM is run with. A prefix is shared in whole blocks: of 128 tokens by default on a CPU; 32 are the fewest that are
 made for it."""
-SETS = {"pairs": "120 answers that share prompts in twos", "best of 8": "64 answers that share prompts in eights"}
+SETS = {
+    "pairs": "120 answers that share prompts in twos",
+    "best of 8": "64 answers that share prompts in eights",
+    "pairs of chats": "the 120, all prompts behind the 24 tokens with which SmolLM2's chat template begins",
+    "pairs under 300": "the 120, all prompts behind a system prompt: 300 tokens with the template's",
+}
+"""Tokens are random, so that prompts share none by chance."""
 RACES = [f"{name}, {setting}" for setting in SETTINGS for name in SETS]
+
+
+def contests(tokenizer: Any, quick: bool) -> tuple[dict[str, list[Row]], dict[str, int]]:
+    """The data of `SETS`, and how many tokens all prompts of each share."""
+    from assay.records import assistant, user
+    from assay.render import render
+
+    pairs = rows(8 if quick else 60, 2, seed=5)
+    one, other = (r.ids for r in render(tokenizer, [(user(w), assistant(w)) for w in ("Why?", "how")], 4096))
+    begin = one[: next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)]
+    assert len(begin) == 24, f"SmolLM2's template begins with {len(begin)} tokens"
+    told = [int(i) for i in np.random.default_rng(7).integers(10, VOCABULARY, 300 - len(begin))]
+    shared = {"pairs of chats": begin, "pairs under 300": begin[:-4] + told + begin[-4:]}
+    made = {name: [([*ids, *p], answers) for p, answers in pairs] for name, ids in shared.items()}
+    made |= {"pairs": pairs, "best of 8": rows(1 if quick else 8, 8, seed=6)}
+    return made, {name: len(shared.get(name, ())) for name in SETS}
 
 
 def race(python: str, repetitions: int, races: list[str], quick: bool) -> tuple[str, dict[str, Any]]:
@@ -321,19 +343,19 @@ def race(python: str, repetitions: int, races: list[str], quick: bool) -> tuple[
     from assay.reward.scorer import load_scorer
 
     torch.set_num_threads(1)
-    data = {"pairs": rows(8 if quick else 60, 2, seed=5), "best of 8": rows(1 if quick else 8, 8, seed=6)}
     times: dict[str, dict[str, list[float]]] = {r: {"ours": [], "vLLM": []} for r in races}
     scores: dict[str, dict[str, Any]] = {r: {} for r in races}
     with tempfile.TemporaryDirectory() as place:
         tokenizer = load_tokenizer("smollm2")
+        data, shared = contests(tokenizer, quick)
         model = load_reward_model(Backbone(name="smollm2"), tokenizer)
         torch.nn.init.normal_(model.score.weight, generator=torch.Generator().manual_seed(0))
         model.save_pretrained(place)
         tokenizer.save_pretrained(place)
         full = load_scorer(place, 4096)
-        exact = {n: ours(full, data[n][:CHECKED]) for n in SETS if any(r.startswith(n) for r in races)}
+        exact = {n: ours(full, data[n][:CHECKED]) for n in SETS if any(f"{n}, {s}" in races for s in SETTINGS)}
         scorer = load_scorer(place, 4096, precision="bf16")
-        for setting in [n for n in SETTINGS if any(r.endswith(f", {n}") for r in races)]:
+        for setting in [n for n in SETTINGS if any(f"{s}, {n}" in races for s in SETS)]:
             vllm = Contender(python, "score", place, **SETTINGS[setting])
             ready = told(vllm.ready)
             print(ready, file=sys.stderr, flush=True)
@@ -352,14 +374,14 @@ def race(python: str, repetitions: int, races: list[str], quick: bool) -> tuple[
     lines = [
         f"SmolLM2-135M with a random head, bfloat16, one core, {repetitions} repetitions, medians (range); differences from "
         f"fp32 are the largest of {CHECKED} prompts. {ready}.", "",
-        "| answers | tokens (each prompt once) | vLLM's setting | our CPU seconds | vLLM's | ours is ... times as fast | "
+        "| answers | tokens (what is shared once) | vLLM's setting | our CPU seconds | vLLM's | ours is ... times as fast | "
         "differences from fp32 in standard deviations, ours and vLLM's |",
         "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     ratios: dict[str, float] = {}
     for which, own in times.items():
         name, _, setting = which.partition(", ")
-        once = sum(len(p) + sum(map(len, a)) for p, a in data[name])
+        once = _once(data[name], shared[name])
         ratios[which] = round(statistics.median(_ratios(own, "vLLM")), 3)
         sure = exact[name]
         both = {who: found[: len(sure)] for who, found in scores[which].items()}
@@ -374,14 +396,18 @@ def race(python: str, repetitions: int, races: list[str], quick: bool) -> tuple[
         )
     layers = sum(p.numel() for p in model.model.layers.parameters() if p.dim() == 2)
     name, _, _ = races[0].partition(", ")
-    once = sum(len(p) + sum(map(len, a)) for p, a in data[name])
-    rate = 2 * layers * once / statistics.median(times[races[0]]["ours"]) / 1e9
+    rate = 2 * layers * _once(data[name], shared[name]) / statistics.median(times[races[0]]["ours"]) / 1e9
     lines += [
-        "", f"Products with weights, each prompt once, over our CPU seconds: {rate:.0f} GFLOP/s, where such a product "
+        "", f"Products with weights, what is shared once, over our CPU seconds: {rate:.0f} GFLOP/s, where such a product "
         f"by itself reaches {product_rate():.0f} here.",
     ]  # fmt: skip
     last = {"ratio_vs_vllm": ratios[races[0]], "gflops": round(rate), "ratios_vs_vllm": ratios}
     return "\n".join(lines), last
+
+
+def _once(data: list[Row], shared: int) -> int:
+    """The tokens with each prompt once, and once what all prompts begin with."""
+    return sum(len(p) - shared + sum(map(len, a)) for p, a in data) + shared
 
 
 def _whole(data: list[Row]) -> int:

@@ -102,8 +102,8 @@ def test_a_pass_is_as_near_to_full_precision_as_the_layers_in_bfloat16(built: st
 
 @pytest.mark.parametrize("built", ["llama", "qwen3", "odd"])
 def test_a_text_has_the_same_state_whatever_it_is_packed_with(built: str) -> None:
-    """Bit for bit: alone, among answers to its prompt and to others, and going on from the keys of an earlier pass; all
-    by the compiled loops."""
+    """Bit for bit: alone, among answers to its prompt and to others, and going on from the keys of an earlier pass (of its
+    prompt, or of what several prompts begin with, in one pass or two); all by the compiled loops."""
     model = made(BUILT[built])
     body, packs = Body(model.model), groups()
     model.model.layers[0].register_forward_pre_hook(_fail)
@@ -121,6 +121,15 @@ def test_a_text_has_the_same_state_whatever_it_is_packed_with(built: str) -> Non
     state([Group(prefix=none, answers=(prompt,))], prefilled=keys)
     answers = [Group(prefix=none, answers=(a,)) for a in packs[0].answers]
     assert torch.equal(together[:3], state(answers, len(prompt), before=keys))
+    first: Any = [(k[:23], v[:23]) for k, v in keys]
+    rest: Any = []
+    state([Group(prefix=none, answers=(prompt[23:],))], 23, prefilled=rest, before=first)
+    assert all(torch.equal(a[23:], b) for layers in zip(keys, rest, strict=True) for a, b in zip(*layers, strict=True))
+    behind = [
+        share([[*prompt[:23], *row] for row in rows]) for rows in ([ids(40) + ids(9), ids(40)], [ids(70)], [[7], [8]])
+    ]
+    packs = [packs[0], *behind]
+    assert torch.equal(state(packs), state([g.after(23) for g in packs], 23, before=first))
 
 
 def _fail(*_: Any) -> None:

@@ -4,7 +4,6 @@ The head is computed in fp32, on padded rows and in packs, whatever the body is 
 """
 
 import inspect
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -30,10 +29,9 @@ from assay.vision import Pictures
 Batch = Pack | Padded
 Earlier = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of every layer that a pass goes on from."""
-WORTH = 64
-"""Tokens that a pass for what groups share must save."""
-_FOLLOWS = re.compile("dynamic|longrope")
-"""Rotations of places that are made anew for each pass."""
+WORTH, WORTH_BY_LAYERS = 32, 512
+"""Tokens that a pass of its own for what groups share must save: by compiled loops, where one more pass takes as long as 12
+tokens, and by a model's layers, where that is 100 to 150 on a CPU, and on a GPU more (no GPU was measured)."""
 
 
 class RewardModel(torch.nn.Module):
@@ -99,6 +97,11 @@ class RewardModel(torch.nn.Module):
         return not self.reason
 
     @property
+    def device(self) -> torch.device:
+        where: torch.device = self.model.get_input_embeddings().weight.device
+        return where
+
+    @property
     def multiple(self) -> int:
         """A pack's tokens are filled up to a multiple of this: compiled loops take any number."""
         return 64 if self.body is None else 1
@@ -127,23 +130,25 @@ class RewardModel(torch.nn.Module):
 
     def common(self, groups: Sequence[Group]) -> Ids:
         """The tokens, of text alone, with which many groups begin, where reading them once in a pass of their own pays
-        (`read_on`); else none. It does not depend on any other call, and so do rewards not in their last digits.
+        (`read_on`); else none. Other calls play no part, so a reward is the same to the last digit whatever came before.
 
-        Nowhere where an earlier pass would be another one: places that pictures share, rotations that follow a pass's
-        longest text.
+        None, too, where a text would not find there what it computes itself: places that pictures share, rotations that
+        follow a pass's longest text.
         """
         turned = str(getattr(getattr(vision.language_model(self.inner), "rotary_emb", None), "rope_type", ""))
-        other = self.backend == "flex" or self.frozen or vision.counts_places(self.inner) or _FOLLOWS.search(turned)
-        if len(groups) < 2 or not self.shares or other:
+        other = (
+            self.backend == "flex" or vision.counts_places(self.inner) or "dynamic" in turned or "longrope" in turned
+        )
+        if len(groups) < 2 or not self.shares or self.frozen is not None or other:
             return np.zeros(0, np.int32)
         ids, saved = common(groups, [] if self.pictures is None else [self.inner.config.image_token_id])
-        return unread(ids, self.pad_id) if saved >= WORTH else ids[:0]
+        return ids[:0] if saved < (WORTH_BY_LAYERS if self.body is None else WORTH) else unread(ids, self.pad_id)
 
     def read_on(self, ids: Ids, before: Earlier = (), images: tuple[str, ...] = ()) -> tuple[Prefilled, int]:
         """The keys and values of `before` and then of these tokens, for passes that go on from there; and how far places
         after them are from what their number says. For scoring: no gradient goes back."""
         batch = self.batch([Group(prefix=ids[:0], answers=(ids,), images=images)], before)
-        batch = batch.to(self.model.get_input_embeddings().weight.device)
+        batch = batch.to(self.device)
         made: Prefilled = []
         self(batch, prefilled=made, before=before)
         own = [(k[: len(ids)], v[: len(ids)]) for k, v in made]
@@ -160,7 +165,7 @@ class RewardModel(torch.nn.Module):
             (before, skipped), images = self.read_on(prefix, before, images), ()
         for part in bins([len(a) for a in answers], self.engine.tokens):
             alone = [Group(prefix=prefix[:0], answers=(answers[i],), images=images) for i in part]
-            batch = self.batch(alone, before).to(self.model.get_input_embeddings().weight.device)
+            batch = self.batch(alone, before).to(self.device)
             batch = replace(batch, positions_1T=batch.positions_1T + skipped)
             yield part, self(batch, before=before)
 
@@ -194,7 +199,7 @@ class RewardModel(torch.nn.Module):
         if not isinstance(batch, Padded):
             if kept:
                 batch = replace(batch, groups=())
-            if "prefilled" in kept:  # every layer's keys are asked for
+            if "prefilled" in kept and self.body is None:  # every layer's keys are asked for
                 batch = batch.through(None)
             if self.frozen is not None and batch.groups:
                 given = {"given_1TD": self.frozen.given(batch.groups, batch), "frozen": self.frozen.layers}
