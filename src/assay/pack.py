@@ -156,14 +156,9 @@ def continued(group: Group, pad_id: int) -> tuple[Ids, list[Ids]]:
 
     The token at which an all-padding answer is read stays with the answers: its state is needed in their pass.
     """
-    at = len(unread(group.prefix, pad_id))
+    seen = np.flatnonzero(group.prefix != pad_id)
+    at = int(seen[-1]) if len(seen) else 0
     return group.prefix[:at], [np.concatenate([group.prefix[at:], a]) for a in group.answers]
-
-
-def unread(ids: Ids, pad_id: int) -> Ids:
-    """The tokens before the last one that is not padding: whatever follows, no reward is read at one of these."""
-    seen = np.flatnonzero(ids != pad_id)
-    return ids[: int(seen[-1]) if len(seen) else 0]
 
 
 def padded_bins(groups: Sequence[Group], budget: int) -> list[list[int]]:
@@ -262,9 +257,8 @@ def pack(
             assert split or len(group.answers) == 1, "pictures that several answers show, each in its own place"
             shown.append((start, start + split if split else row.tokens, row.tokens, group.images))
     if rest := whole - row.tokens:
-        row.add(
-            np.zeros(rest, dtype=np.int32), (len(groups), 0), np.concatenate([earlier, np.arange(row.tokens, whole)])
-        )
+        unread = np.arange(row.tokens, whole)
+        row.add(np.zeros(rest, dtype=np.int32), (len(groups), 0), np.concatenate([earlier, unread]))
     layout = row.layout(backend, causal)
     if read:
         layout = replace(layout, route=_route(last, row, whole + before, causal))

@@ -113,14 +113,8 @@ def _reader(layer: Any) -> Reader | None:
 
 
 def _decoder(
-    layer: Any,
-    hidden_1TD: Tensor,
-    route: Route,
-    *,
-    position_embeddings: tuple[Tensor, Tensor],
-    before: Any = None,
-    **_: Any,
-) -> Tensor:
+    layer: Any, hidden_1TD: Tensor, route: Route, *, position_embeddings: tuple[Tensor, Tensor], before: Any = None, **_: Any
+) -> Tensor:  # fmt: skip
     """Llama's layer and those built like it (Qwen2, Qwen3, Mistral, ...); `before` are the keys and values of an earlier
     pass, layer by layer, which lie behind the pack's own."""
     attention, read_N = layer.self_attn, route.read_N

@@ -19,7 +19,7 @@ from assay.body_cpu import Body
 from assay.errors import AssayError, missing_extra
 from assay.frozen import Frozen, parts
 from assay.images import ImageStore
-from assay.pack import Group, Ids, Pack, Padded, bins, common, continued, pack, pad, padded_bins, unread
+from assay.pack import Group, Ids, Pack, Padded, bins, common, continued, pack, pad, padded_bins
 from assay.reward.config import EngineConfig, TrainConfig
 from assay.reward.visual import load_visual
 from assay.shortcuts import MOST_SCORES, Route, layers_of
@@ -31,7 +31,7 @@ Earlier = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of every layer that a pass goes on from."""
 WORTH, WORTH_BY_LAYERS = 32, 512
 """Tokens that a pass of its own for what groups share must save: by compiled loops, where one more pass takes as long as 12
-tokens, and by a model's layers, where that is 100 to 150 on a CPU, and on a GPU more (no GPU was measured)."""
+tokens, and by a model's layers, where that is about 170 on a CPU, and on a GPU more (none was measured)."""
 
 
 class RewardModel(torch.nn.Module):
@@ -136,13 +136,13 @@ class RewardModel(torch.nn.Module):
         follow a pass's longest text.
         """
         turned = str(getattr(getattr(vision.language_model(self.inner), "rotary_emb", None), "rope_type", ""))
-        other = (
-            self.backend == "flex" or vision.counts_places(self.inner) or "dynamic" in turned or "longrope" in turned
-        )
-        if len(groups) < 2 or not self.shares or self.frozen is not None or other:
+        other = vision.counts_places(self.inner) or "dynamic" in turned or "longrope" in turned
+        unable = not self.shares or self.backend == "flex" or self.frozen is not None
+        if len(groups) < 2 or unable or other:
             return np.zeros(0, np.int32)
         ids, saved = common(groups, [] if self.pictures is None else [self.inner.config.image_token_id])
-        return ids[:0] if saved < (WORTH_BY_LAYERS if self.body is None else WORTH) else unread(ids, self.pad_id)
+        worth = saved >= (WORTH_BY_LAYERS if self.body is None else WORTH)
+        return continued(Group(prefix=ids, answers=()), self.pad_id)[0] if worth else ids[:0]
 
     def read_on(self, ids: Ids, before: Earlier = (), images: tuple[str, ...] = ()) -> tuple[Prefilled, int]:
         """The keys and values of `before` and then of these tokens, for passes that go on from there; and how far places
@@ -189,7 +189,7 @@ class RewardModel(torch.nn.Module):
 
     def forward(self, batch: Batch, **kept: Any) -> torch.Tensor:
         """Rewards in fp32, shape (N,): one for each answer of each group, in order; `kept` as in `packing.packed_hidden`."""
-        kept = {name: keys for name, keys in kept.items() if keys or name == "prefilled"}
+        kept = {name: keys for name, keys in kept.items() if keys or name == "prefilled"}  # an empty `before` is none
         with nullcontext() if self.causal else encoders.ONE_BODY:
             found_N = self._rewards(batch, **kept)
         return found_N if self.packed else vision.touch(self.inner, found_N)
