@@ -1,15 +1,21 @@
 """Packs through a model: whether its attention can be replaced by ours, and the states that it then gives."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from assay import attention, shortcuts, vision
 from assay.encoders import first_position, first_token_rewards, is_encoder, rewards
-from assay.pack import Pack, Padded, pack, share
+from assay.pack import Group, Ids, Pack, Padded, common, continued, pack, share
 from assay.weights import Widened
+
+WORTH = 512
+"""Tokens that a pass of its own for what groups share must save: on a CPU it costs about as much as 170 by a model's own
+layers, on a GPU more (none was measured)."""
 
 
 def use_packing(model: Any, backend: str = "segments", half: bool = False) -> str:
@@ -132,6 +138,22 @@ def packed_inputs(inner: Any, batch: Pack, pictures: vision.Pictures | None = No
         inputs["position_ids"] = batch.positions_1T + first_position(inner)
         inputs |= {} if batch.types_1T is None else {"token_type_ids": batch.types_1T}
     return inputs
+
+
+def beginning(inner: Any, groups: Sequence[Group], backend: str, pad_id: int = -1, worth: int = WORTH) -> Ids:
+    """The tokens, of text alone, with which many groups begin, where reading them once in a pass of their own saves `worth`
+    tokens and more; else none. No reward is read at one of them (see `continued`).
+
+    None, too, where a text would not find there what it computes itself: places that pictures share, rotations that follow
+    a pass's longest text; and in flex, which lists no keys.
+    """
+    turned = str(getattr(getattr(vision.language_model(inner), "rotary_emb", None), "rope_type", ""))
+    other = vision.counts_places(inner) or "dynamic" in turned or "longrope" in turned
+    if len(groups) < 2 or backend == "flex" or other:
+        return np.zeros(0, np.int32)
+    pictures = [inner.config.image_token_id] if vision.is_visual(inner) else []
+    ids, saved = common(groups, pictures)
+    return continued(Group(prefix=ids, answers=()), pad_id)[0] if saved >= worth else ids[:0]
 
 
 def skipped(inner: Any, batch: Pack, pictures: vision.Pictures | None = None) -> int:

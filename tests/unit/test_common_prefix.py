@@ -12,14 +12,18 @@ import torch
 import transformers
 
 import tiny_models
-from assay import attention, attention_cpu
+from assay import attention, attention_cpu, body_cpu, packing
 from assay.images import ImageStore
 from assay.pack import Group, Pack, common, pack, share
+from assay.policy.config import PolicyConfig, SamplerConfig
+from assay.policy.decode import LayerDecoder
+from assay.policy.model import Policy
+from assay.policy.sampler import LocalSampler
 from assay.records import Conversation, Message, assistant, user
 from assay.render import Rendered
-from assay.reward import model as reward_model
 from assay.reward.scorer import LocalScorer, scorer
 from assay.reward.visual import load_visual
+from assay.rollouts import Prompt
 
 SIZES: dict[str, Any] = {
     "vocab_size": len(tiny_models.tokenizer()), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
@@ -74,7 +78,7 @@ def watched(score: LocalScorer, monkeypatch: pytest.MonkeyPatch) -> list[tuple[i
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts of these tests are short."""
-    monkeypatch.setattr(reward_model, "WORTH_BY_LAYERS", 64)
+    monkeypatch.setattr(packing, "WORTH", 64)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -211,6 +215,46 @@ def test_nothing_is_shared_where_it_does_not_pay_or_would_be_another_thing(monke
         assert any(before for _, before in passes) == shares, words
 
 
+@pytest.mark.parametrize("way", ["layers", "fp32", "bf16"])
+def test_the_decoder_reads_once_what_its_prompts_begin_with(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answers' log-probabilities are those of the policy, prompt by prompt."""
+    half = way == "bf16"
+    if half and body_cpu.library() is None:
+        pytest.skip("no AVX512-BF16, or AMX, or no C++ compiler")
+    policy = Policy(tiny_models.language(), tiny_models.tokenizer(), PolicyConfig(precision="bf16" if half else "fp32"))
+    sampler = LocalSampler(policy, SamplerConfig(max_tokens=20, temperature=1.0), half=half)
+    if way == "layers":
+        sampler.decoder = LayerDecoder(policy.inner, half=False)
+        sampler.decoder.load()
+    passes, read = list[tuple[int, int]](), sampler._read
+
+    def spied(batch: Pack, before: Any) -> Any:
+        passes.append((batch.tokens, len(before[0][0]) if before else 0))
+        return read(batch, before)
+
+    monkeypatch.setattr(sampler, "_read", spied)
+    for words in (SYSTEM, "be short"):
+        prompts = [Prompt(messages=(system(words), user(f"what is {n}?" * (1 + n % 3)))) for n in range(12)]
+        answers = sampler(prompts, 3)
+        asked = [
+            Group(
+                prefix=np.array(sampler.prompt_ids(p), np.int32), answers=tuple(np.array(r.tokens, np.int32) for r in g)
+            )
+            for p, g in zip(prompts, answers, strict=True)
+        ]
+        with torch.inference_mode():
+            exact = policy(policy.batch(asked)).logp_M
+        said = torch.tensor([x for g in answers for r in g for x in r.logprobs])
+        torch.testing.assert_close(said, exact.float(), atol=0.1 if half else 1e-4, rtol=0)
+    shared, short = len("[s]" + SYSTEM + "[u]what is ") - 1, sum(len(g.prefix) for g in asked)
+    own = short + 12 * (len(SYSTEM) - len("be short") - shared)
+    assert passes == [(_filled(shared), 0), (_filled(own), shared), (_filled(short), 0)]
+
+
+def _filled(tokens: int) -> int:
+    return -(-tokens // 64) * 64
+
+
 @pytest.mark.parametrize("kind", ["internvl", "qwen2.5-vl"])
 def test_pictures_are_never_shared(
     kind: str, made: Callable[[str], Path], store: ImageStore, pictures: list[str], monkeypatch: pytest.MonkeyPatch
@@ -230,5 +274,5 @@ def test_pictures_are_never_shared(
     shared = {before for _, before in passes}
     assert shared == ({0} if kind == "qwen2.5-vl" else {0, max(shared)})
     assert (max(shared) > len(SYSTEM)) == (kind == "internvl")
-    monkeypatch.setattr(reward_model, "WORTH_BY_LAYERS", 1 << 40)
+    monkeypatch.setattr(packing, "WORTH", 1 << 40)
     np.testing.assert_allclose(found, score(asked), atol=1e-4)

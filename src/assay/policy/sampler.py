@@ -15,7 +15,7 @@ from assay import packing
 from assay.attention import Prefilled
 from assay.head import chosen_tokens
 from assay.images import ImageStore
-from assay.pack import Group, pack, share
+from assay.pack import Group, Pack, pack, share
 from assay.policy.config import SamplerConfig, VllmConfig
 from assay.policy.decode import decoder
 from assay.policy.generate import GenerateSampler
@@ -134,25 +134,24 @@ class LocalSampler:
         place of what follows there (G,)."""
         layers: list[Prefilled] = []
         hidden, spans, places, at = [], [], [], 0
+        before = self._shared(groups)
+        first = len(before[0][0]) if before else 0
+        groups = [g.after(first) for g in groups]
         parts = self.policy.bins(groups)
         order = [i for part in parts for i in part]
         for part in parts:
             reads = getattr(self.decoder, "reads", False)
-            batch = pack([groups[i] for i in part], self.policy.backend, read=reads).to(self.policy.model.device)
-            prefilled: Prefilled = []
-            with torch.autocast(batch.ids_1T.device.type, torch.bfloat16, enabled=self.policy.bf16):  # as in training
-                inputs = packing.packed_inputs(self.policy.inner, batch, self.policy.pictures)
-            inputs["inputs_embeds"] = inputs["inputs_embeds"].to(self.decoder.dtype)
-            out = self.decoder.body(**inputs, prefilled=prefilled, use_cache=False)
-            hidden.append(packing.read(out.last_hidden_state[0], batch))
-            farthest_T = inputs["position_ids"].view(-1, batch.tokens).amax(0)
-            used = sum(groups[i].tokens for i in part)
+            batch = pack([groups[i] for i in part], self.policy.backend, before=first, read=reads)
+            states_ND, places_T, prefilled = self._read(batch, before)
+            hidden.append(states_ND)
             own = 0
             for i in part:
-                spans.append((at, at + groups[i].tokens))
-                places.append(farthest_T[own : own + groups[i].tokens].max() + 1)
-                at, own = at + groups[i].tokens, own + groups[i].tokens
-            layers.append([(k[:used], v[:used]) for k, v in prefilled])
+                end = own + groups[i].tokens
+                spans.append((at, at + first + end - own))
+                places.append(places_T[own:end].max() + 1)
+                layers += [before] if before else []
+                layers.append([(k[own:end], v[own:end]) for k, v in prefilled])
+                at, own = spans[-1][1], end
         joined = [
             (torch.cat([part[n][0] for part in layers]), torch.cat([part[n][1] for part in layers]))
             for n in range(len(layers[0]))
@@ -163,6 +162,25 @@ class LocalSampler:
             torch.cat(hidden)[back],
             torch.stack(places)[back],
         )
+
+    def _shared(self, groups: Sequence[Group]) -> Prefilled:
+        """The keys and values of what all prompts begin with, where reading that once pays; else none."""
+        ids = packing.beginning(self.policy.inner, groups, self.policy.backend)
+        if not len(ids) or not all(g.begins(ids) for g in groups):
+            return []
+        prefilled = self._read(pack([Group(prefix=ids[:0], answers=(ids,))], self.policy.backend), [])[2]
+        return [(k[: len(ids)], v[: len(ids)]) for k, v in prefilled]
+
+    def _read(self, batch: Pack, before: Prefilled) -> tuple[Tensor, Tensor, Prefilled]:
+        """A pass over a pack, which goes on from the keys `before`: the states where answers are read (N, D), the farthest
+        place of each token (T,), its keys and values."""
+        batch, prefilled = batch.to(self.policy.model.device), list[tuple[Tensor, Tensor]]()
+        with torch.autocast(batch.ids_1T.device.type, torch.bfloat16, enabled=self.policy.bf16):  # as in training
+            inputs = packing.packed_inputs(self.policy.inner, batch, self.policy.pictures)
+        inputs["inputs_embeds"] = inputs["inputs_embeds"].to(self.decoder.dtype)
+        out = self.decoder.body(**inputs, prefilled=prefilled, before=before, use_cache=False)
+        farthest_T = inputs["position_ids"].view(-1, batch.tokens).amax(0)
+        return packing.read(out.last_hidden_state[0], batch), farthest_T, prefilled
 
     def _draw(self, hidden_BD: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
         """One token for each row, and its log-probability under softmax(logits / temperature), which is what training

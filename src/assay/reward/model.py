@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from assay import devices, encoders, models, packing, sight, vision, weights
@@ -19,7 +18,7 @@ from assay.body_cpu import Body
 from assay.errors import AssayError, missing_extra
 from assay.frozen import Frozen, parts
 from assay.images import ImageStore
-from assay.pack import Group, Ids, Pack, Padded, bins, common, continued, pack, pad, padded_bins
+from assay.pack import Group, Ids, Pack, Padded, bins, continued, pack, pad, padded_bins
 from assay.reward.config import EngineConfig, TrainConfig
 from assay.reward.visual import load_visual
 from assay.shortcuts import MOST_SCORES, Route, layers_of
@@ -29,9 +28,8 @@ from assay.vision import Pictures
 Batch = Pack | Padded
 Earlier = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of every layer that a pass goes on from."""
-WORTH, WORTH_BY_LAYERS = 32, 512
-"""Tokens that a pass of its own for what groups share must save: by compiled loops, where one more pass takes as long as 12
-tokens, and by a model's layers, where that is about 170 on a CPU, and on a GPU more (none was measured)."""
+WORTH = 32
+"""As `packing.WORTH`, by compiled loops, where one more pass takes as long as 12 tokens."""
 
 
 class RewardModel(torch.nn.Module):
@@ -119,8 +117,9 @@ class RewardModel(torch.nn.Module):
 
     def batch(self, groups: Sequence[Group], before: Earlier = ()) -> Batch:
         """The input of one pass, which may go on from the keys of an earlier one (`read_on`)."""
-        if not self.packed:
-            return pad(groups, self.pad_id)
+        return self._pack(groups, before) if self.packed else pad(groups, self.pad_id)
+
+    def _pack(self, groups: Sequence[Group], before: Earlier = ()) -> Pack:
         earlier = len(before[0][0]) if before else 0
         scores = self.heads * sum(len(g.answers) for g in groups) * (earlier + sum(g.whole for g in groups))
         backend = "segments" if before and self.backend == "flex" else self.backend
@@ -129,26 +128,16 @@ class RewardModel(torch.nn.Module):
         return made if self.frozen is None else replace(made, groups=tuple(groups))
 
     def common(self, groups: Sequence[Group]) -> Ids:
-        """The tokens, of text alone, with which many groups begin, where reading them once in a pass of their own pays
-        (`read_on`); else none. Other calls play no part, so a reward is the same to the last digit whatever came before.
-
-        None, too, where a text would not find there what it computes itself: places that pictures share, rotations that
-        follow a pass's longest text.
-        """
-        turned = str(getattr(getattr(vision.language_model(self.inner), "rotary_emb", None), "rope_type", ""))
-        other = vision.counts_places(self.inner) or "dynamic" in turned or "longrope" in turned
-        unable = not self.shares or self.backend == "flex" or self.frozen is not None
-        if len(groups) < 2 or unable or other:
-            return np.zeros(0, np.int32)
-        ids, saved = common(groups, [] if self.pictures is None else [self.inner.config.image_token_id])
-        worth = saved >= (WORTH_BY_LAYERS if self.body is None else WORTH)
-        return continued(Group(prefix=ids, answers=()), self.pad_id)[0] if worth else ids[:0]
+        """The tokens with which many groups begin, where reading them once in a pass of their own pays (`read_on`); else
+        none. Other calls play no part, so a reward is the same to the last digit whatever came before."""
+        worth = packing.WORTH if self.body is None else WORTH
+        told = groups if self.shares and self.frozen is None else ()
+        return packing.beginning(self.inner, told, self.backend, self.pad_id, worth)
 
     def read_on(self, ids: Ids, before: Earlier = (), images: tuple[str, ...] = ()) -> tuple[Prefilled, int]:
         """The keys and values of `before` and then of these tokens, for passes that go on from there; and how far places
         after them are from what their number says. For scoring: no gradient goes back."""
-        batch = self.batch([Group(prefix=ids[:0], answers=(ids,), images=images)], before)
-        batch = batch.to(self.device)
+        batch = self._pack([Group(prefix=ids[:0], answers=(ids,), images=images)], before).to(self.device)
         made: Prefilled = []
         self(batch, prefilled=made, before=before)
         own = [(k[: len(ids)], v[: len(ids)]) for k, v in made]
@@ -165,7 +154,7 @@ class RewardModel(torch.nn.Module):
             (before, skipped), images = self.read_on(prefix, before, images), ()
         for part in bins([len(a) for a in answers], self.engine.tokens):
             alone = [Group(prefix=prefix[:0], answers=(answers[i],), images=images) for i in part]
-            batch = self.batch(alone, before).to(self.device)
+            batch = self._pack(alone, before).to(self.device)
             batch = replace(batch, positions_1T=batch.positions_1T + skipped)
             yield part, self(batch, before=before)
 
