@@ -4,8 +4,9 @@
     [prompt 1 | chosen 1 | rejected 1 | prompt 2 | ...], positions going on from the prompt in every answer
 
 The same form serves a pair, the N candidates of a prompt, and GRPO's group. Causal attention makes it exact: what a
-prefix computes does not depend on what follows. An encoder's pack has whole sequences, and shares nothing. The papers pad,
-or do not say (paper A, A.8).
+prefix computes does not depend on what follows. So a pack may also go on from the keys of an earlier pass, where no gradient
+is wanted: of a prompt with too many answers for one pass, of what many prompts begin with (`common`). An encoder's pack has
+whole sequences, and shares nothing. The papers pad, or do not say (paper A, A.8).
 """
 
 from bisect import bisect_left, insort

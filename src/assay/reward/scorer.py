@@ -137,7 +137,8 @@ def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
 
 
 class LocalScorer:
-    """The `Scorer` of a loaded model: answers to one prompt share it where the backbone can be packed.
+    """The `Scorer` of a loaded model, whose weights stay as they are. Where the backbone can be packed, answers to one
+    prompt share it, and prompts what many of them begin with (a system prompt), whose keys are kept for the next call.
 
     `attempts` and `rewards` are its two halves: a server renders in one place to know lengths, and scores in another.
     """
