@@ -21,6 +21,7 @@ from assay.policy.model import Policy
 from assay.policy.sampler import LocalSampler
 from assay.records import Conversation, Message, assistant, user
 from assay.render import Rendered
+from assay.reward import model as reward_model
 from assay.reward.scorer import LocalScorer, scorer
 from assay.reward.visual import load_visual
 from assay.rollouts import Prompt
@@ -117,6 +118,32 @@ def test_what_was_scored_before_changes_no_digit() -> None:
     used([(system(SYSTEM[:50] + c), *x[1:]) for c in "ab" for x in asked[:9]])
     used(asked[:12])
     assert np.array_equal(used(asked), fresh(asked))
+
+
+@pytest.mark.skipif(body_cpu.library() is None, reason="no AVX512-BF16, or AMX, or no C++ compiler")
+def test_compiled_loops_give_the_same_states_with_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit. (The head's product, in fp32, rounds by the number of its rows.)"""
+    states: dict[tuple[int, int], set[bytes]] = {}
+    hidden, rewards = packing.packed_hidden, []
+    for key in ((32, 1 << 20), (32, 100), (1 << 40, 1 << 20), (1 << 40, 100)):
+        read = states.setdefault(key, set())
+
+        def kept(*given: Any, read: set[bytes] = read, **more: Any) -> torch.Tensor:
+            states_ND = hidden(*given, **more)
+            read.update(row.numpy().tobytes() for row in states_ND)
+            return states_ND
+
+        monkeypatch.setattr(packing, "packed_hidden", hidden)
+        monkeypatch.setattr(reward_model, "WORTH", key[0])
+        score = scorer(built("qwen3"), tiny_models.tokenizer(), 512, key[1], "bf16")
+        assert score.model.body is not None
+        monkeypatch.setattr(packing, "packed_hidden", kept)
+        rewards.append(score(chats()))
+    own = states[1 << 40, 1 << 20]
+    assert len(own) == len(chats())
+    assert all(own < more for key, more in states.items() if more is not own), "the others read prefixes too"
+    for found in rewards:
+        np.testing.assert_allclose(found, rewards[0], atol=1e-7)
 
 
 def test_ties_stay_ties() -> None:
