@@ -18,6 +18,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
@@ -149,7 +150,7 @@ class Trackio:
     """A run of trackio, in its local database or where TRACKIO_SPACE_ID or TRACKIO_SERVER_URL says. A run is found again by
     its name, which must be its own; it knows no failed ones."""
 
-    holds_s = 5.0  # it writes every half second
+    holds_s = 5.0  # it writes every half second, and knows itself what it has
 
     def __init__(self, about: About) -> None:
         import trackio
@@ -160,6 +161,7 @@ class Trackio:
                 project=os.environ.get("TRACKIO_PROJECT", PROJECT), group=about.group or None, name=self.id,
                 config=dict(about.settings), resume="allow" if about.id else "never",
             )  # fmt: skip
+        self.has = int(getattr(self.run, "_next_step", 0)) - 1
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self.run.log(dict(values), step=step)
@@ -200,40 +202,49 @@ OURS: Mapping[str, tuple[Callable[[About], Backend], str]] = {
 
 
 class Tracker:
-    """One tracker of one run: no step twice, and none lost while it does not answer."""
+    """One tracker of one run: no step twice, and none lost while it does not answer. It works in a thread of its own: a slow
+    one holds nothing up, and Ctrl-C comes between two of its calls (within one, it leaves MLflow's file locked)."""
 
     def __init__(self, name: str, about: About, say: Callable[[str], None]) -> None:
         self.name, self.say, self.file = name, say, about.folder / f"{name}.json"
-        self.has = read_json(self.file)["step"] if self.file.exists() else 0
+        kept = read_json(self.file)["step"] if self.file.exists() else 0
         self.waiting, self.given = deque[tuple[int, dict[str, float]]](), deque[tuple[float, int]]()
         self.again, self.failed = 0.0, False
         self.backend = _begun(name, about)
+        self.has = max(kept, getattr(self.backend, "has", 0))
         self._note()
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"tracker-{name}")
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Give it the numbers of a step, where it has not had them."""
         numbers = {k: float(v) for k, v in values.items() if isinstance(v, int | float)}
         if step > self.has and numbers:
             self.waiting.append((step, numbers))
-        if time.monotonic() >= self.again:
-            self._give()
+            self.thread.submit(self._give)
+
+    def finish(self, how: How) -> None:
+        """Wait until it has everything, and tell it how the run ended."""
+        self.thread.submit(self._end, how).result()
+        self.thread.shutdown()
 
     def _give(self) -> None:
+        if time.monotonic() < self.again:
+            return
         try:
             while self.waiting:
                 step, numbers = self.waiting[0]
                 self.backend.log(numbers, step)
                 self.waiting.popleft()
                 self.given.append((time.monotonic(), step))
+                self._note(self.backend.holds_s)
         except Exception as error:  # noqa: BLE001  (whatever a tracker meets, it is no reason to end a training)
             self.again = time.monotonic() + AGAIN_S
             if not self.failed:
                 self.failed = True
                 self.say(
-                    f"warning: the tracker '{self.name}' does not take step {self.waiting[0][0]} ({_first(error)}); the "
+                    f"warning: the tracker '{self.name}' does not take step {self.waiting[0][0]:,} ({_first(error)}); the "
                     "work goes on, metrics.jsonl has it, and the tracker is asked again every minute"
                 )
-        self._note(self.backend.holds_s)
 
     def _note(self, holds_s: float = 0.0) -> None:
         """Keep which run it is, and the last step that it has for certain."""
@@ -244,12 +255,13 @@ class Tracker:
             self.has = sure
             write_text(self.file, json.dumps({"id": self.backend.id, "step": sure}))
 
-    def finish(self, how: How) -> None:
+    def _end(self, how: How) -> None:
+        self.again = 0.0
         self._give()
         try:
             self.backend.finish(how)
         except Exception as error:  # noqa: BLE001
-            self.say(f"warning: the tracker '{self.name}' was not told the end ({_first(error)})")
+            self.say(f"warning: the tracker '{self.name}' was not told how it ended ({_first(error)})")
         else:
             self._note()
         if self.waiting:
