@@ -1,48 +1,66 @@
 """`metrics.jsonl` of a training, and any tracker that a user has: one line per step, and none twice after a resume."""
 
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-from assay.errors import AssayError
 from assay.tables import write_text
+from assay.trackers import How, Trackers, how
 
 
 class Journal:
-    """The metrics of one training.
+    """The metrics of one training. As a context manager it tells the trackers how that ended.
 
     Args:
         folder: Where `metrics.jsonl` goes.
-        trackers: Names that Accelerate knows: tensorboard, wandb, mlflow, trackio, ... Their files go to folder/trackers.
-        name: What the training is called there.
+        trackers: Names: tensorboard, wandb, mlflow, trackio, or any that Accelerate knows (`assay.trackers`).
+        settings: What shapes the result, for the trackers.
+        say: Hears of a tracker that fails.
         quiet: Write nothing (every process but the first).
+        file: Where the lines go in `folder`.
     """
 
-    def __init__(self, folder: Path, trackers: Sequence[str] = (), name: str = "train", quiet: bool = False) -> None:
-        self.path, self.quiet, self.open = folder / "metrics.jsonl", quiet, not quiet
-        self.trackers = [] if quiet else trackers_of(trackers, name, folder / "trackers")
+    def __init__(
+        self, folder: Path, trackers: Sequence[str] = (), settings: Mapping[str, Any] | None = None,
+        say: Callable[[str], None] = lambda _: None, quiet: bool = False, file: str = "metrics.jsonl",
+    ) -> None:  # fmt: skip
+        self.path, self.quiet, self.open = folder / file, quiet, not quiet
         if not quiet:
-            folder.mkdir(parents=True, exist_ok=True)
+            self.trackers = Trackers(trackers, folder, settings or {}, say)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = self.path.open("a", encoding="utf-8")
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(how(error))
+
+    def close(self, ended: How = "finished") -> None:
         """Close the file and the trackers; a second time does nothing."""
         if not self.open:
             return
         self.open = False
         self.file.close()
-        for tracker in self.trackers:
-            tracker.finish()
+        self.trackers.finish(ended)
 
-    def resume(self, step: int) -> None:
-        """Forget the lines of later steps, and a last one that a kill cut short: they will be written again."""
+    def resume(self, step: int = sys.maxsize) -> int:
+        """Forget the lines of later steps, and a last one that a kill cut short: they will be written again. Of the others,
+        trackers get what they lack. Returns the last step that is left."""
         if self.quiet:
-            return
+            return step
         self.file.close()
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
         write_text(self.path, "".join(line for line in lines if _step_of(line) <= step))
-        self.file = self.path.open("a", encoding="utf-8")
+        self.file, last = self.path.open("a", encoding="utf-8"), 0
+        for row in read(self.path):
+            self.trackers.log(last := int(row.pop("step")), row)
+        return last
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Record what one step came to."""
@@ -50,9 +68,7 @@ class Journal:
             return
         self.file.write(json.dumps({"step": step, **values}) + "\n")
         self.file.flush()
-        numbers = {k: v for k, v in values.items() if isinstance(v, (int, float))}
-        for tracker in self.trackers:
-            tracker.log(numbers, step=step)
+        self.trackers.log(step, values)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -68,25 +84,3 @@ def _step_of(line: str) -> float:
         return int(json.loads(line)["step"]) if line.endswith("\n") else float("inf")
     except (ValueError, KeyError, TypeError):
         return float("inf")
-
-
-def trackers_of(names: Sequence[str], run: str, folder: Path) -> list[Any]:
-    """Trackers that Accelerate knows, started for a run. Raises AssayError for one that it does not, or that lacks."""
-    return [_tracker(name, run, folder) for name in names]
-
-
-def _tracker(name: str, run: str, folder: Path) -> Any:
-    """One of Accelerate's trackers, started. Raises AssayError for an unknown name or a missing package."""
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-
-    kinds = {str(getattr(k, "value", k)): v for k, v in LOGGER_TYPE_TO_CLASS.items()}
-    if name not in kinds:
-        raise AssayError(f"unknown tracker '{name}'; known: {', '.join(sorted(kinds))}")
-    kind = kinds[name]
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        made = kind(run, folder) if kind.requires_logging_directory else kind(run)
-        made.start()
-    except ImportError as error:
-        raise AssayError(f"the tracker '{name}' is not installed; run: pip install {name}") from error
-    return made

@@ -2,42 +2,53 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from assay.errors import AssayError
-from assay.journal import trackers_of
+from assay.journal import Journal
 from assay.run import Run
 from assay.session import duration
 from assay.stages import model_title, step_title
 from assay.state import state
+from assay.tables import read_json
+from assay.trackers import OURS, check, how
 
 
 class Telling:
-    """For a run and the parts in its folder (`run.Telling`). `trackers`: names that Accelerate knows, which get the numbers
-    of every step; their files go to RUN/trackers."""
+    """For a run and the parts in its folder (`run.Telling`), as a context manager. `trackers` (`assay.trackers`) get the
+    numbers of every step, each under a number of its own: RUN/trackers/steps.jsonl keeps both. Those of Accelerate's that
+    have one run in a process are left to the trainings."""
 
     def __init__(self, run: Run, trackers: Sequence[str] = ()) -> None:
         self.folder, self.say, self.at = run.folder, run.say, ""
-        self.remarks, self.steps, self.names = set[str](), 0, tuple(trackers)
-        self.trackers = trackers_of(trackers, run.folder.name, run.folder / "trackers")
+        self.remarks, self.steps, self.names = set[str](), 0, tuple(check(trackers))
+        self.journal: Journal | None = None
+        if ours := [name for name in self.names if name in OURS]:
+            settings = read_json(run.folder / "config.json")
+            self.journal = Journal(run.folder, ours, settings, run.say, file="trackers/steps.jsonl")
+            self.steps = self.journal.resume()
         run.telling = self
 
-    def close(self) -> None:
-        """Let the trackers write what they hold."""
-        for tracker in self.trackers:
-            tracker.finish()
-        self.trackers = []
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.journal:
+            self.journal.close(how(error))
 
     def begins(self, step: str) -> str:
         self.stage()
         return step_title(step)
 
     def came_to(self, folder: Path, step: str, result: Mapping[str, Any]) -> None:
-        self.steps += 1
         within = "" if folder == self.folder else f"{folder.name}/"
         numbers = {f"{within}{step}/{k}": v for k, v in _numbers(result, "")}
-        for tracker in self.trackers if numbers else ():
-            tracker.log(numbers, step=self.steps)
+        if self.journal and numbers:
+            self.steps += 1
+            self.journal.log(self.steps, numbers)
 
     def stage(self) -> None:
         """Say at which stage the run is, where that is another than was said last."""

@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "run",
         "identity",
         "llm",
+        "trackers",
         "journal",
         "images",
         "templates",

@@ -22,7 +22,7 @@ def run_of(folder: Path) -> tuple[Run, StringIO]:
 
 def test_each_stage_is_said_once_and_no_remark_twice(tmp_path: Path) -> None:
     run, heard = run_of(tmp_path / "run")
-    with closing(run), closing(Telling(run)) as told:
+    with closing(run), Telling(run) as told:
         run.once("prepare/pool", dict)
         run.once("prepare/split", lambda: {"stage1": 4, "stage2": 5})
         run.once("sets/raw-more", dict)
@@ -47,7 +47,7 @@ def test_trackers_get_the_numbers_of_every_step_once(tmp_path: Path) -> None:
     run, _ = run_of(tmp_path / "run")
     estimate = {"value": 0.75, "se": 0.1, "n": 4, "clusters": 4.0}
     for _ in range(2):  # the second time nothing is done again
-        with closing(Telling(run, ["tensorboard"])):
+        with Telling(run, ["tensorboard"]):
             run.once("sets/stage1", lambda: {"pairs": 7, "accuracy": estimate, "on_held": True, "who": "x"})
     run.close()
     (events,) = [p for p in (tmp_path / "run" / "trackers").rglob("*tfevents*") if p.stat().st_size > 200]

@@ -76,7 +76,7 @@ def tune(folder: Path, settings: TuningConfig, questions: str = EMBEDDED) -> Non
     config = configured(settings, questions)
     kept = {"recipe": "tiny", "seeds": 1, "stage1": {"iterations": 0, "seed_gold": 1, "seed_silver": 1, "per_iteration": 1},
             "train": {"epochs": 1}}  # fmt: skip
-    with closing(Run(folder, kept)) as open_run, closing(Telling(open_run)) as telling:
+    with closing(Run(folder, kept)) as open_run, Telling(open_run) as telling:
         tune_policies(open_run, config, pool, telling)
 
 

@@ -57,7 +57,7 @@ def run_job(
     changed their minds since the labels were made, make these and what follows anew. `engine` says where stages run,
     `processes` on how many devices models are trained and score (0: on each accelerator there is; one without any),
     `at_once` how many pairs the judge is asked about at a time. `after_stage1` is called with a seed's folder when its first
-    results are there. `trackers`, by Accelerate's names, get each training's metrics and the numbers of every step. The
+    results are there. `trackers` (`assay.trackers`) get each training's metrics and the numbers of every step. The
     engine is closed.
     """
     from assay.reward.launch import cluster_of, how_many
@@ -75,7 +75,7 @@ def run_job(
     with (
         closing(Run(folder, kept, accepted=accepted)) as run,
         closing(engine),
-        closing(Telling(run, trackers)) as telling,
+        Telling(run, trackers) as telling,
     ):
         own = Place.of(folder.absolute()) / "pool"
         pool = pool.put(own) if isinstance(pool, SmallPool) else pool

@@ -38,8 +38,10 @@ class Folder(Training):
             **{n: {**_settings(getattr(x, "config", None)), "answer_start": getattr(x, "answer_start", ""),
                    "of": getattr(x, "of", "")} for n, x in others.items()},
         }, "training of a policy")  # fmt: skip
-        model = Path(getattr(policy.inner.config, "_name_or_path", ""))
-        if path.is_dir() and model.resolve() == path.resolve():
+        model = str(getattr(policy.inner.config, "_name_or_path", ""))
+        self.settings = {**self.identity, "start": model}
+        """For people and trackers, with where the policy came from, whatever lies there now."""
+        if path.is_dir() and Path(model).resolve() == path.resolve():
             raise AssayError(f"{path} is the model that is to be tuned; write the tuned one to another folder")
 
     def save(self, write: Callable[[Path], None], result: dict[str, Any]) -> None:

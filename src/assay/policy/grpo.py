@@ -33,6 +33,7 @@ from assay.policy.update import Update
 from assay.rollouts import Prompt, Rollout, Score
 from assay.step import Engine
 from assay.tables import sibling
+from assay.trackers import check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,7 @@ def grpo(
     place = Folder(folder, config, policy, prompts, sampler=sampler, reward=reward, watch=watch_state)
     if (done := engine.lead_says(place.finished)) is not None:
         return Tuned(**done, folder=folder)
+    engine.lead_says(lambda: check(trackers))
     if not prompts:
         raise AssayError(f"{folder}: no prompts to train on")
     if engine.sharded and not getattr(sampler, "external", False):
@@ -132,34 +134,33 @@ class Grpo:
 
     def loop(self, say: Callable[[str], None], trackers: Sequence[str], watch: Watch | None, watch_every: int) -> Tuned:
         first, stopped = self.resume(say), ""
-        journal = Journal(self.partial, trackers, self.folder.name, quiet=not self.engine.lead)
-        journal.resume(first)
-        begin: Callable[[Policy], None] | None = getattr(watch, "begin", None)
-        if begin is not None and first == 0 and watch_every:
-            self.led(0, lambda: begin(self.policy))
-        said, step = time.monotonic(), first
-        for step in range(first, self.config.steps):
-            start = time.monotonic()
-            metrics = self.step(step)
-            self.wall_s += time.monotonic() - start
-            if watch is not None and watch_every and (step + 1) % watch_every == 0:
-                seen, stopped = self.look(watch, step + 1)
-                metrics |= seen
-            journal.log(step + 1, metrics)
-            session.at(f"{self.folder.name}: steps", step + 1, self.config.steps)
-            for remark in self.remarks(metrics):
-                say(f"{self.folder.name}: {remark}")
-            if time.monotonic() - said > 15 or step + 1 == self.config.steps or stopped:
-                said = time.monotonic()
-                say(f"{self.folder.name}: step {step + 1}/{self.config.steps}  {_line(metrics)}")
-            if stopped:
-                say(f"{self.folder.name}: stopped: {stopped}")
-                break
-            if step + 1 < self.config.steps and (
-                (step + 1) % self.config.save_every == 0 or self.engine.due(self.config.save_minutes)
-            ):
-                self.save(step + 1)
-        journal.close()
+        with Journal(self.partial, trackers, self.place.settings, say, quiet=not self.engine.lead) as journal:
+            journal.resume(first)
+            begin: Callable[[Policy], None] | None = getattr(watch, "begin", None)
+            if begin is not None and first == 0 and watch_every:
+                self.led(0, lambda: begin(self.policy))
+            said, step = time.monotonic(), first
+            for step in range(first, self.config.steps):
+                start = time.monotonic()
+                metrics = self.step(step)
+                self.wall_s += time.monotonic() - start
+                if watch is not None and watch_every and (step + 1) % watch_every == 0:
+                    seen, stopped = self.look(watch, step + 1)
+                    metrics |= seen
+                journal.log(step + 1, metrics)
+                session.at(f"{self.folder.name}: steps", step + 1, self.config.steps)
+                for remark in self.remarks(metrics):
+                    say(f"{self.folder.name}: {remark}")
+                if time.monotonic() - said > 15 or step + 1 == self.config.steps or stopped:
+                    said = time.monotonic()
+                    say(f"{self.folder.name}: step {step + 1}/{self.config.steps}  {_line(metrics)}")
+                if stopped:
+                    say(f"{self.folder.name}: stopped: {stopped}")
+                    break
+                if step + 1 < self.config.steps and (
+                    (step + 1) % self.config.save_every == 0 or self.engine.due(self.config.save_minutes)
+                ):
+                    self.save(step + 1)
         return self.finish(min(step + 1, self.config.steps), stopped)
 
     def look(self, watch: Watch, step: int) -> tuple[dict[str, Any], str]:

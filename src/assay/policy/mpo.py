@@ -32,6 +32,7 @@ from assay.policy.folder import Folder
 from assay.policy.model import Batch, Logprobs, Policy
 from assay.policy.prompt_ids import Ids
 from assay.step import Engine
+from assay.trackers import check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,7 @@ def fit(
     place = Folder(folder, config, policy, examples)
     if (done := engine.lead_says(place.finished)) is not None:
         return Fitted(**done, folder=folder)
+    engine.lead_says(lambda: check(trackers))
     paired = bool(config.weights[0] or config.weights[1])
     examples, left_out = usable([e if paired else _alone(e) for e in examples], policy)
     if not examples:
@@ -166,27 +168,26 @@ class _Fit:
         self.partial.mkdir(parents=True, exist_ok=True)
         reference = self.reference() if self.paired else np.zeros((len(self.groups), 2))
         first, wall_s = self.resume(say)
-        journal = Journal(self.partial, trackers, self.folder.name, quiet=not engine.lead)
-        journal.resume(first)
-        said, loss = time.monotonic(), math.nan
-        for step in range(first, self.steps):
-            start = time.monotonic()
-            metrics = self.step(step, reference)
-            wall_s += time.monotonic() - start
-            loss = metrics["loss"]
-            due = self.watch_every and ((step + 1) % self.watch_every == 0 or step + 1 == self.steps)
-            if self.watch is not None and due:
-                metrics |= self.look(step + 1)
-            journal.log(step + 1, metrics)
-            session.at(f"{self.folder.name}: steps", step + 1, self.steps)
-            if time.monotonic() - said > 15 or step + 1 == self.steps:
-                said = time.monotonic()
-                left = (self.steps - step - 1) * wall_s / (step + 1)
-                say(f"{self.folder.name}: step {step + 1}/{self.steps}  {_line(metrics)}  left {left:.0f} s")
-            if step + 1 < self.steps and ((step + 1) % config.save_every == 0 or engine.due(config.save_minutes)):
-                state = {"step": step + 1, "wall_s": wall_s, "shift": [self.shift.total, self.shift.count]}
-                engine.save(self.partial, step + 1, state)
-        journal.close()
+        with Journal(self.partial, trackers, self.place.settings, say, quiet=not engine.lead) as journal:
+            journal.resume(first)
+            said, loss = time.monotonic(), math.nan
+            for step in range(first, self.steps):
+                start = time.monotonic()
+                metrics = self.step(step, reference)
+                wall_s += time.monotonic() - start
+                loss = metrics["loss"]
+                due = self.watch_every and ((step + 1) % self.watch_every == 0 or step + 1 == self.steps)
+                if self.watch is not None and due:
+                    metrics |= self.look(step + 1)
+                journal.log(step + 1, metrics)
+                session.at(f"{self.folder.name}: steps", step + 1, self.steps)
+                if time.monotonic() - said > 15 or step + 1 == self.steps:
+                    said = time.monotonic()
+                    left = (self.steps - step - 1) * wall_s / (step + 1)
+                    say(f"{self.folder.name}: step {step + 1}/{self.steps}  {_line(metrics)}  left {left:.0f} s")
+                if step + 1 < self.steps and ((step + 1) % config.save_every == 0 or engine.due(config.save_minutes)):
+                    state = {"step": step + 1, "wall_s": wall_s, "shift": [self.shift.total, self.shift.count]}
+                    engine.save(self.partial, step + 1, state)
         return self.finish(loss, wall_s)
 
     def look(self, step: int) -> dict[str, float]:

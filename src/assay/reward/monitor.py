@@ -5,16 +5,18 @@ The papers show curves only. Rates are over the last steps, not since the start;
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from assay import session
 from assay.journal import Journal
+from assay.trackers import how
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +46,7 @@ class Monitor:
         folder: Where `metrics.jsonl` goes.
         steps: Optimiser steps of the whole training.
         say: Takes a line of progress, every `every_s` seconds and at the last step.
-        trackers: Names that Accelerate knows: tensorboard, wandb, mlflow, trackio, ... Their files go to folder/trackers.
+        trackers, settings: See `Journal`.
         console: A terminal that shows one live line instead of those every `every_s` seconds.
     """
 
@@ -52,12 +54,12 @@ class Monitor:
     LIVE_S = 0.25
 
     def __init__(
-        self, folder: Path, steps: int, say: Callable[[str], None], trackers: Sequence[str] = (), name: str = "train",
-        quiet: bool = False, every_s: float = 15.0, clock: Callable[[], float] = time.monotonic,
-        console: Console | None = None,
+        self, folder: Path, steps: int, say: Callable[[str], None], trackers: Sequence[str] = (),
+        settings: Mapping[str, Any] | None = None, name: str = "train", quiet: bool = False, every_s: float = 15.0,
+        clock: Callable[[], float] = time.monotonic, console: Console | None = None,
     ) -> None:  # fmt: skip
         self.steps, self.say, self.name, self.quiet = steps, say, name, quiet
-        self.journal = Journal(folder, trackers, name, quiet)
+        self.journal = Journal(folder, trackers, settings, say, quiet)
         live = console is not None and console.is_terminal and not quiet
         self.status = console.status(f"{name}: the first step") if console is not None and live else None
         self.every_s, self.clock, self.said = self.LIVE_S if live else every_s, clock, clock()
@@ -72,13 +74,9 @@ class Monitor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file, the trackers and the live line; a second time does nothing."""
         if self.status:
             self.status.stop()
-        self.journal.close()
+        self.journal.close(how(error))
 
     def resume(self, step: int) -> None:
         """Forget the lines of later steps, and a last one that a kill cut short: they will be written again."""

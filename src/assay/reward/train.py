@@ -39,9 +39,11 @@ from assay.reward.monitor import Monitor
 from assay.reward.renderer import Rendered, Renderer
 from assay.reward.scorer import position_limit
 from assay.reward.steps import Micro, Steps
+from assay.run import jsonable
 from assay.statistics import mean
 from assay.step import Engine, writing
 from assay.tables import remove
+from assay.trackers import check
 
 FREE = ("save_minutes", "packing", "tokens", "compile", "checkpointing", "shard", "attention")
 """Settings that cost memory or time and change rounding at most: they may differ when a training goes on."""
@@ -94,7 +96,7 @@ def train(
 
     A tie in gold accuracy goes to the later checkpoint; without gold the last one is taken. The result depends on the
     pairs, not on their order, nor on the number of interruptions or (beyond rounding) of processes. `trackers` are
-    names that Accelerate knows ("tensorboard", "wandb", ...); `identity` is `identity_of` these arguments, where the caller
+    names ("tensorboard", "wandb", ...: `assay.trackers`); `identity` is `identity_of` these arguments, where the caller
     has it already. Raises AssayError when there is nothing to train on, when a
     loss is asked for that these labels cannot tell from the plain one, and where `folder` holds anything but this training.
     """
@@ -115,7 +117,7 @@ def _train(
     place = Training(folder, known, HOLDS)
     if (done := engine.lead_says(place.finished)) is not None:
         return Trained(**done, folder=folder)
-    engine.lead_says(lambda: check_loss(config.loss, source))
+    engine.lead_says(lambda: (check_loss(config.loss, source), check(trackers)))
     say = say if engine.lead else lambda _: None
     if engine.world > 1:
         say(f"{folder.name}: {engine}")
@@ -204,7 +206,9 @@ class _Training:
         config, engine, self.questions = self.config, self.engine, [g.question for g in gold]
         state = self.resume()
         checks = {math.ceil(self.steps * (i + 1) / config.checks) for i in range(config.checks)}
-        with Monitor(self.partial, self.steps, self.say, trackers, self.name, quiet=not engine.lead) as monitor:
+        settings = {**self.place.identity, "config": jsonable(config)}
+        quiet = not engine.lead
+        with Monitor(self.partial, self.steps, self.say, trackers, settings, self.name, quiet) as monitor:
             monitor.resume(state.step)
             for micros in self.batches(state.step):
                 start = time.monotonic()

@@ -11,7 +11,7 @@ is skipped, with its reason; the policy that it would have begun from stands for
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from assay.workers import Beside
 
 
 def tune(out: Path, config: TuneConfig, task: Callable[[ImageStore], Task], trackers: Sequence[str] = ()) -> Path:
-    """The whole path, or what is left of it. Returns the run folder. `trackers`, by Accelerate's names, get each training's
+    """The whole path, or what is left of it. Returns the run folder. `trackers` (`assay.trackers`) get each training's
     metrics and the numbers of every step.
 
     The reward model is made beside MPO and the examinations of the policies so far (`_side_by_side`), where MPO does not ask
@@ -48,8 +48,7 @@ def tune(out: Path, config: TuneConfig, task: Callable[[ImageStore], Task], trac
     """
     store, given = ImageStore(out / "images"), list[Task]()
     run = Run(out, config, accepted=lambda: given.append(watching(task(store), config, store, print)))
-    telling = Telling(run, trackers)
-    try:
+    with closing(run), Telling(run, trackers) as telling:
         tuner = Tuner(run, config, given[0])
         tuner.trackers = telling.names
         tuner.base()
@@ -68,9 +67,6 @@ def tune(out: Path, config: TuneConfig, task: Callable[[ImageStore], Task], trac
         made = tuner.grpo("grpo", last)
         if made != last:
             tuner.evaluate(made)
-    finally:
-        telling.close()
-        run.close()
     return out
 
 
