@@ -40,18 +40,13 @@ _LATE = re.compile(
     r"(?P<pick>\S[^\n]*)$"
     r"|(?:^|[.\n]\s*|\bso |\bget |\bobtain )(?P<first>[^\n.]{1,30}?)\s+(?:is|as) (?:the|my|our) (?:final "
     r"|correct )?answer\b[.!]?\s*$"
-    r"|[\"'](?:final_)?answer[\"']\s*:\s*(?P<json>[^\n,}]+)",
+    r"|[\"'](?:final_)?answer[\"']\s*:\s*(?P<json>[^\n,}]+)"
+    r"|\b(?:option|choice)\s*\(?(?P<option>[A-Z])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b(?!\s+(?:only|if|unless|when))",
     re.I | re.M,
 )
-"""Marks that are looked for where there is no other: "Result: 12", "12 is the answer", {"answer": 12}."""
-_CHOSEN = re.compile(
-    r"\b(?:option|choice)\s*\(?([A-Z])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b(?!\s+(?:only|if|unless|when|provided))",
-    re.I,
-)
+"""Marks that are looked for where there is no other: "Result: 12", "12 is the answer", {"answer": 12}, "option B is right"."""
 _A = re.compile(r"\n[ \t*]*A:[ \t*]*(?P<inside>[^\n]*\d[^\n]*)\s*$")
 """The last line of GSM8K's own models."""
-_BOLD = re.compile(r"\n[ \t>]*\*\*(?P<inside>\(?[A-Z]\)?|[-$]*\d[\d.,/]*[^*\n]{0,20})\*\*\.?\s*$")
-"""A last line that is nothing but a letter or a number in bold."""
 _BROKEN = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{[^{}]*$")
 _TABLE = re.compile(r"^[ \t]*\|.*\|[ \t]*$", re.M)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*")
@@ -78,9 +73,7 @@ def final_answer(text: str) -> str | None:
     ("\\boxed{2} and \\boxed{5}") are one answer, a list. Where nothing is marked, the last sentence counts if it tells one
     number or letter, yes or no, or has one thing in bold.
     """
-    said = re.split(r"</think>", text, flags=re.I)[-1]
-    if re.search(r"<think>", said, re.I):
-        said = re.split(r"<think>", said, flags=re.I)[0]
+    said = re.split(r"<think>", re.split(r"</think>", text, flags=re.I)[-1], flags=re.I)[0]
     said = _TOKENS.sub("", said.replace("：", ":"))
     found = next((f for read in (_tagged, _boxed, _marked, _told) if (f := read(said)) is not None), None)
     if found is None:
@@ -95,7 +88,7 @@ def final_answer(text: str) -> str | None:
         return None
     if any(_contrary(inside, said[m.end() :].split("\n", 1)[0]) for m in _SAID.finditer(said, end)):
         return None
-    return inside.strip() or None if inside.strip() and follows(inside, _BROKEN.sub("", said[end:])) else None
+    return (inside.strip() or None) if follows(inside, _BROKEN.sub("", said[end:])) else None
 
 
 def _contrary(one: str, other: str) -> bool:
@@ -103,7 +96,7 @@ def _contrary(one: str, other: str) -> bool:
     first, second = quantity(one), quantity(other)
     if first is not None and second is not None:
         return not (first.equals(second) or second.equals(first))
-    return letter(one) is not None and letter(other) is not None and letter(one) != letter(other)
+    return None not in (letters := (letter(one), letter(other))) and letters[0] != letters[1]
 
 
 Found = tuple[str, int, int]
@@ -119,22 +112,18 @@ def _tagged(text: str) -> Found | None:
     for before in found[-2::-1]:
         if not _JOINT.fullmatch(text[before.end() : start]):
             break
-        inside, start = (
-            (f"{before['inside']}, {inside}" if before["inside"].strip() != inside.strip() else inside),
-            before.start(),
-        )
+        start = before.start()
+        if before["inside"].strip() != inside.strip():
+            inside = f"{before['inside']}, {inside}"
     return inside if leads(_TABLE.sub("", text[:start]), inside) else "", start, found[-1].end()
 
 
 def _marked(text: str) -> Found | None:
     """What follows the last "####" (GSM8K), where it is a number, or the last line: elsewhere it marks a heading."""
-    found = list(_HASHES.finditer(text))
-    if not found:
+    *_, last = [None, *_HASHES.finditer(text)]
+    if last is None or (text[last.end() :].strip() and ((number := quantity(last["inside"])) is None or number.rest)):
         return None
-    inside = found[-1]["inside"].strip()
-    number = quantity(inside)
-    good = not text[found[-1].end() :].strip() or (number is not None and not number.rest)
-    return _cut(inside, "", found[-1].start(), found[-1].end()) if good else None
+    return _cut(last["inside"], "", *last.span())
 
 
 def _told(text: str) -> Found | None:
@@ -183,17 +172,14 @@ def _one_more(before: str, line: str) -> bool:
 
 
 def _told_late(text: str) -> Found | None:
-    """What is told by the marks that count where there is no other; of these, a last line in bold is the last."""
+    """What is told by the marks that count where there is no other; of these, GSM8K's last line is the last."""
     if late := list(_LATE.finditer(text)):
         last = late[-1]
         line = next(x for x in last.groups() if x is not None)
         inside, start, end = _cut(line.strip("|"), text[last.end() :], last.start(), last.end())
         return inside.strip(" *\"'`$}|") if last["first"] or told(text[:start]) else "", start, end
-    chosen = {x.upper() for x in _CHOSEN.findall(text)}
-    if chosen:
-        return (chosen.pop() if len(chosen) == 1 else "", 0, len(text))
-    last_line = _A.search(text) or _BOLD.search(text)
-    return (last_line["inside"].strip(), last_line.start(), last_line.end()) if last_line else None
+    last_line = _A.search(text)
+    return (last_line["inside"], *last_line.span()) if last_line else None
 
 
 def _boxed(text: str) -> Found | None:

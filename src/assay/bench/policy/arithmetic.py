@@ -6,9 +6,10 @@ that a text written to take for ever ends at once.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from operator import add, mul, sub, truediv
 
 Number = Fraction | float
 BITS = 12_000
@@ -32,6 +33,8 @@ def _token_pattern(comma: bool) -> re.Pattern[str]:
 
 
 _TOKENS = {comma: _token_pattern(comma) for comma in (True, False)}
+_ONE_DIGIT = re.compile(r"(\\(?:frac(?:\s*\{[^{}]*\})?|sqrt))\s*(\d)(?!\d*[.,]\d)")
+"""An argument without braces is one digit: \\frac12."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Token:
 def tokens_of(text: str, comma: bool) -> list[Token]:
     """The tokens of a text; `comma`: a comma may be the decimal one."""
     found, spaced = list[Token](), False
-    for match in _TOKENS[comma].finditer(text):
+    for match in _TOKENS[comma].finditer(_ONE_DIGIT.sub(r"\1{\2}", _ONE_DIGIT.sub(r"\1{\2}", text))):
         kind = match.lastgroup or ""
         if kind != "space":
             name = match[0].lower() in ("sqrt", "pi")
@@ -116,7 +119,7 @@ def approximate(value: Number) -> float:
 
 
 def decimal(text: str) -> Fraction:
-    """The value of a number token. Raises ValueError for one that is out of reach."""
+    """The value of a number token."""
     if repeating := re.fullmatch(r"(\d*)\.(\d*)\\overline\s*\{(\d+)\}", text):
         whole, fixed, again = repeating.groups()
         scale, period = 10 ** len(fixed), 10 ** len(again) - 1
@@ -128,8 +131,11 @@ def decimal(text: str) -> Fraction:
         body = body.replace(",", ".")
     power = int(exponent or 0)
     if abs(power) > BITS // 8 or len(body) > BITS // 8:
-        raise ValueError(f"out of reach: {text[:40]}")
+        raise _NoNumber
     return Fraction(body.replace(",", "")) * (Fraction(10**power) if power >= 0 else Fraction(1, 10**-power))
+
+
+_TIMES, _OVER = ("*", r"\times", r"\cdot", r"\ast"), ("/", r"\div")
 
 
 class _Reader:
@@ -160,39 +166,37 @@ class _Reader:
                 self.at = before
                 break
             self.undone.add("+")
-            value = _sized(_combined(value, other, sign))
+            value = _worked(add if sign == "+" else sub, value, other)
         return value
 
     def product(self) -> Number:
         value = self.signed()
-        while True:
-            before, sign = self.at, self.peek()
-            if sign in ("*", r"\times", r"\cdot", "/", r"\div", r"\ast"):
-                self.at += 1
-            elif not self.whole or (
-                not (self.kind() == "number" and self.tokens[self.at - 1].text in (")", "}", "]"))
-                and (sign not in ("(", r"\sqrt", r"\pi", r"\frac", "["))
-            ):
-                if sign not in (r"\sqrt", r"\pi"):
-                    return value
-                sign = "constant"
-            else:
-                sign = "*"
+        while sign := self.times():
+            before = self.at
+            self.at += self.peek() in _TIMES + _OVER
+            ten = self.peek() == "10" and self.peek(1) in ("^", "**")
+            constant = ten or self.peek() == r"\pi" or sign in (r"\sqrt", r"\pi")
             try:
-                ten = self.peek() == "10" and self.peek(1) in ("^", "**")
-                constant = self.peek() == r"\pi"
                 other = self.signed()
             except _NoNumber:
                 if self.whole:
                     raise
                 self.at = before
-                return value
-            if sign in ("/", r"\div"):
+                break
+            if sign in _OVER:
                 self.undone.add("//" if "/" in self.undone else "/")
-                value = _divided(value, other)
             else:
-                self.undone.add("constant" if sign == "constant" or ten or constant else "*")
-                value = _sized(_combined(value, other, "*"))
+                self.undone.add("constant" if constant else "*")
+            value = _worked(truediv if sign in _OVER else mul, value, other)
+        return value
+
+    def times(self) -> str:
+        """The sign of a product here, or what begins a factor without one; "" for neither."""
+        sign = self.peek()
+        if sign in _TIMES + _OVER + (r"\sqrt", r"\pi"):
+            return sign
+        behind = self.kind() == "number" and self.tokens[self.at - 1].text in (")", "}", "]")
+        return "*" * (self.whole and (behind or sign in ("(", r"\frac", "[")))
 
     def signed(self) -> Number:
         sign = self.peek()
@@ -224,77 +228,56 @@ class _Reader:
         kind, text = self.kind(), self.peek()
         if kind == "number":
             self.at += 1
-            return self.mixed(_decimal(text))
+            return self.mixed(_exact(decimal(text)))
         if text in ("(", "{", "["):
-            self.at += 1
-            inner = _Reader(self.tokens, True, self.at)
-            value = inner.sum()
-            self.at = inner.at
-            if self.peek() != {"(": ")", "{": "}", "[": "]"}[text]:
-                raise _NoNumber
-            self.at += 1
-            self.undone |= inner.undone
-            return value
+            return self.inside({"(": ")", "{": "}", "[": "]"}[text])
         if text == r"\frac":
             self.at += 1
-            top, bottom = self.argument(), self.argument()
+            top, bottom = self.atom(), self.atom()
             self.undone.add("/")
-            return _divided(top, bottom)
+            return _worked(truediv, top, bottom)
         if text == r"\sqrt":
             self.at += 1
-            degree: Number = Fraction(2)
-            if self.peek() == "[":
-                degree = self.atom()
+            degree = self.atom() if self.peek() == "[" else Fraction(2)
             self.undone.add("^")
-            return _power(self.argument(), _divided(Fraction(1), degree))
+            return _power(self.atom(), _worked(truediv, Fraction(1), degree))
         if text == r"\pi":
             self.at += 1
             self.undone.add("constant")
             return math.pi
         raise _NoNumber
 
-    def argument(self) -> Number:
-        """What a command takes: a group, or a single token, of which a number gives one digit (\\frac12)."""
-        if self.kind() == "number" and len(self.peek()) > 1 and self.peek().isdigit():
-            first, rest = self.peek()[0], self.peek()[1:]
-            here = self.tokens[self.at]
-            self.tokens = [*self.tokens[: self.at], Token(here.kind, first, here.spaced), Token("number", rest, False),
-                           *self.tokens[self.at + 1 :]]  # fmt: skip
-            self.at += 1
-            return _decimal(first)
-        if self.kind() == "number":
-            self.at += 1
-            return _decimal(self.tokens[self.at - 1].text)
-        return self.atom()
+    def inside(self, close: str) -> Number:
+        """What stands in brackets: a whole expression."""
+        whole, self.whole = self.whole, True
+        self.at += 1
+        try:
+            value = self.sum()
+        finally:
+            self.whole = whole
+        if self.peek() != close:
+            raise _NoNumber
+        self.at += 1
+        return value
 
     def mixed(self, whole: Fraction) -> Number:
         """A whole number with a proper fraction behind it is their sum: 1 1/2, 1\\frac{1}{2}."""
         if whole.denominator != 1 or (self.at > 1 and self.tokens[self.at - 2].text in ("/", "^")):
             return whole
-        before, value = self.at, whole
         if self.peek() == r"\frac":
             inner = _Reader(self.tokens, True, self.at)
-            part = inner.atom()
-            self.tokens, end = inner.tokens, inner.at
-        elif self.kind() == "number" and self.peek(1) == "/" and self.kind(2) == "number" and self.spaced():
-            if not (self.peek().isdigit() and self.peek(2).isdigit()) or self.peek(3) == "/":
-                return whole
-            part, end = _divided(_decimal(self.peek()), _decimal(self.peek(2))), self.at + 3
+            part, end = inner.atom(), inner.at
+        elif (
+            self.spaced() and self.peek().isdigit() and self.peek(1) == "/" and self.peek(2).isdigit() and self.peek(3) != "/"
+        ):
+            part, end = _worked(truediv, decimal(self.peek()), decimal(self.peek(2))), self.at + 3
         else:
             return whole
-        if isinstance(part, Fraction) and 0 < part < 1:
-            self.at, value = end, whole + part
-            self.undone.add("/")
-        else:
-            self.at = before
-        return value
-
-
-def _decimal(text: str) -> Fraction:
-    try:
-        return _exact(decimal(text))
-    except ValueError as error:
-        raise _NoNumber from error
+        if not (isinstance(part, Fraction) and 0 < part < 1):
+            return whole
+        self.at = end
+        self.undone.add("/")
+        return whole + part
 
 
 def _exact(value: Fraction) -> Fraction:
@@ -303,34 +286,22 @@ def _exact(value: Fraction) -> Fraction:
     return value
 
 
-def _sized(value: Number) -> Number:
-    if isinstance(value, Fraction):
-        return _exact(value)
+def _sized(value: float) -> float:
     if not math.isfinite(value):
         raise _NoNumber
     return value
 
 
-def _combined(one: Number, other: Number, sign: str) -> Number:
+def _worked(operation: Callable[[Number, Number], Number], one: Number, other: Number) -> Number:
+    if operation is truediv and not other:
+        raise _NoNumber
     if isinstance(one, Fraction) and isinstance(other, Fraction):
-        return one + other if sign == "+" else one - other if sign == "-" else one * other
-    a, b = _float(one), _float(other)
-    return a + b if sign == "+" else a - b if sign == "-" else a * b
+        return _exact(operation(one, other))
+    return _sized(operation(_float(one), _float(other)))
 
 
 def _float(value: Number) -> float:
-    found = approximate(value)
-    if not math.isfinite(found):
-        raise _NoNumber
-    return found
-
-
-def _divided(top: Number, bottom: Number) -> Number:
-    if not bottom:
-        raise _NoNumber
-    if isinstance(top, Fraction) and isinstance(bottom, Fraction):
-        return _exact(top / bottom)
-    return _sized(_float(top) / _float(bottom))
+    return _sized(approximate(value))
 
 
 def _power(base: Number, exponent: Number) -> Number:
@@ -344,20 +315,14 @@ def _power(base: Number, exponent: Number) -> Number:
             if size * abs(exponent) > BITS:
                 raise _OutOfReach
             return _exact(base**exponent.numerator)
-        if base > 0 and abs(exponent.numerator) <= 64 and exponent.denominator <= 64:
-            roots = [_root(n, exponent.denominator) for n in (base.numerator, base.denominator)]
-            if roots[0] is not None and roots[1] is not None:
-                return _power(Fraction(roots[0], roots[1]), Fraction(exponent.numerator))
     low, high = _float(base), _float(exponent)
     if low < 0 or (low == 0 and high <= 0):
         raise _NoNumber
     try:
-        return _sized(low**high)
+        value = _sized(low**high)
     except OverflowError as error:
         raise _NoNumber from error
-
-
-def _root(value: int, degree: int) -> int | None:
-    """The whole root of a whole number, if it has one."""
-    guess = round(value ** (1 / degree)) if value < 1 << 1000 else 0
-    return guess if guess**degree == value else None
+    if isinstance(base, Fraction) and isinstance(exponent, Fraction) and max(map(abs, exponent.as_integer_ratio())) <= 64:
+        root = Fraction(value).limit_denominator(10**6)
+        return root if root**exponent.denominator == base**exponent.numerator else value
+    return value

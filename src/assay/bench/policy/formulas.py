@@ -8,7 +8,7 @@ from functools import lru_cache
 from assay.bench.policy.arithmetic import agree, approximate, read_whole, tokens_of
 from assay.bench.policy.characters import written
 from assay.bench.policy.equivalent import equivalent
-from assay.bench.policy.intervals import as_intervals
+from assay.bench.policy.intervals import differently_named
 from assay.bench.policy.quantities import Quantity, named, quantity
 from assay.bench.policy.texts import same_text
 from assay.bench.policy.words import unit_of
@@ -98,7 +98,8 @@ def _same(given: str, right: str, texted: bool = False) -> bool:
         return False
     if (words := _in_words(given, right, texted)) is not None:
         return words
-    given, right = as_intervals(given, right)
+    if differently_named(given, right) and equivalent(given, right):
+        return True
     first_bound, second_bound = _BOUND.match(given), _BOUND.match(right)
     if first_bound or second_bound:
         if not first_bound or not second_bound or first_bound[1] != second_bound[1]:
