@@ -159,7 +159,7 @@ def _cut(line: str, after: str, start: int, end: int) -> Found:
         return "", start, end
     if stop is None and _DANGLING.search(line.rstrip("* ")):
         return "", start, end
-    inside = inside.strip().rstrip(".。:").strip(" *")
+    inside = inside.strip().rstrip(".。:}" if inside.count("}") > inside.count("{") else ".。:").strip(" *")
     return inside.replace("**", "") if inside.count("**") % 2 else inside, start, end
 
 

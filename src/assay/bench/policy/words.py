@@ -267,5 +267,5 @@ def unit_of(word: str, letters: bool = True) -> tuple[str, Fraction, int] | None
             return None
         found = _UNITS.get(name.lower())
     else:
-        found = _UNITS.get(name.lower()) or _UNITS.get(name.lower().removesuffix("s"))
+        found = _UNITS.get(name.lower()) or _UNITS.get(name.lower().removesuffix("s" * (len(name) > 2)))
     return None if found is None else (found[0], found[1], int(match[2] or 1))
