@@ -27,8 +27,6 @@ _RUN = re.compile(
 )
 _BESIDE = re.compile(rf"(?<=\()(?:{_WORDS_RUN})(?=\))|^\s*(?:{_WORDS_RUN})(?=\s*\()", re.I)
 """Number words that tell a number in digits again, or are told again."""
-MORE = re.compile(rf"\d\s*(?:{'|'.join(_POWERS)})\s+(?:and\s+)?(?:{_SMALL})\b", re.I)
-"""Digits that number words go on with: "1 million and one"."""
 _LEAD = (
     r"\W*(?:(?:the\s+)?(?:final\s+)?answer\s*(?:is|:)?|it\s+is|is|there\s+(?:are|is)|about|approximately|exactly|only|just){0,1}\W*(?:exactly|only|just)?"
     r"\W*"
