@@ -6,6 +6,7 @@ import re
 from functools import lru_cache
 
 from assay.bench.policy.arithmetic import agree, approximate, read_whole, tokens_of
+from assay.bench.policy.beside import words_of
 from assay.bench.policy.characters import written
 from assay.bench.policy.equivalent import equivalent
 from assay.bench.policy.intervals import differently_named
@@ -19,15 +20,11 @@ MOST = 24
 """Parts of a list that are compared."""
 _OPEN, _CLOSE = "([{", ")]}"
 _FUNCTIONS = re.compile(r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sin|cos|tan|log|ln|exp|sqrt|pi|infty)(?![A-Za-z])")
-_EMPTY = frozenset((
-    "no solution", "no solutions", "no real solution", "no real solutions", "there is no solution", "there are no solutions",
-    "none", "empty set", "无解", r"\emptyset", r"\varnothing", r"\{\}", r"\{ \}",
-))  # fmt: skip
+_EMPTY = re.compile(
+    r"(?:there (?:is|are) )?no (?:real )?solutions?|none|empty set|无解|\\(?:emptyset|varnothing)|\\\{ ?\\\}", re.I
+)
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' .,-]*")
-_SHORT_WORDS = frozenset((
-    "yes", "no", "odd", "on", "all", "red", "one", "two", "six", "ten", "sun", "mon", "tue", "wed", "thu", "fri",
-    "sat",
-))  # fmt: skip
+_SHORT_WORDS = words_of("yes no odd on all red one two six ten sun mon tue wed thu fri sat")
 _MATRIX = re.compile(r"\\begin\{([pbBvV]?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}", re.S)
 
 
@@ -76,7 +73,6 @@ _PLAINLY = (
     (re.compile(r"\\langle(?![A-Za-z])"), "("),
     (re.compile(r"\\rangle(?![A-Za-z])"), ")"),
     (re.compile(r"^\{([^{}]*,[^{}]*)\}$"), r"\\{\1\\}"),
-    (re.compile(r"^([A-Za-z]) is (?=\S)"), r"\1="),
     (re.compile(r"^([A-Za-z])\s*\^\s*\{\s*-1\s*\}\s*\(\s*([a-z])\s*\)\s*="), r"\1(\2)="),
     (re.compile(r"^[(\[]\s*(\\begin\{array\}.*\\end\{array\})\s*[)\]]$", re.S), r"\1"),
     (re.compile(r"^\(([A-Za-z]),\s*([A-Za-z])\)\s*=\s*\(([^(),]+),([^(),]+)\)$"), r"\1=\3, \2=\4"),
@@ -94,17 +90,13 @@ def _same(given: str, right: str, texted: bool = False) -> bool:
     one, other = "".join(given.split()), "".join(right.split())
     if one == other:
         return bool(one)
-    if not one or not other:
-        return False
     if (words := _in_words(given, right, texted)) is not None:
         return words
     if differently_named(given, right) and equivalent(given, right):
         return True
-    first_bound, second_bound = _BOUND.match(given), _BOUND.match(right)
-    if first_bound or second_bound:
-        if not first_bound or not second_bound or first_bound[1] != second_bound[1]:
-            return False
-        return _same(given[first_bound.end() :], right[second_bound.end() :])
+    if any(bounds := [_BOUND.match(x) for x in (given, right)]):
+        first, second = bounds
+        return bool(first and second and first[1] == second[1] and _same(given[first.end() :], right[second.end() :]))
     if re.fullmatch(r"[\d.]+\s*:\s*[\d.]+", right):
         given = re.sub(r"(?<=\d) to (?=\d)", ":", given)
     sides = _sides(given), _sides(right)
@@ -115,9 +107,9 @@ def _same(given: str, right: str, texted: bool = False) -> bool:
         if _items(given)[1:] or _items(right)[1:]:
             return _as_lists(given, right)
         return _equations(sides[0], sides[1])
-    first, second = quantity(given, formula=True), quantity(right, formula=True)
-    if first is not None and second is not None:
-        return first.equals(second) or _turned(first, second, right) or _turned(second, first, given)
+    one_, other_ = quantity(given, formula=True), quantity(right, formula=True)
+    if one_ is not None and other_ is not None:
+        return one_.equals(other_) or _turned(one_, other_, right) or _turned(other_, one_, given)
     if (held := _held(given, right)) is not None:
         return held
     values = [read_whole(tokens_of(x, comma=False)) for x in (given, right)]
@@ -128,10 +120,9 @@ def _same(given: str, right: str, texted: bool = False) -> bool:
 
 def _turned(degrees: Quantity, radians: Quantity, said: str) -> bool:
     """Whether an angle in degrees is the one that is written as a part of pi."""
-    return (
-        degrees.unit is not None and degrees.unit[0] == "angle" and radians.unit is None and r"\pi" in said
-        and agree(approximate(radians.value) * 180 / math.pi, approximate(degrees.value))
-    )  # fmt: skip
+    if not degrees.unit or degrees.unit[0] != "angle" or radians.unit or r"\pi" not in said:
+        return False
+    return agree(approximate(radians.value) * 180 / math.pi, approximate(degrees.value))
 
 
 _BOUND = re.compile(r"[\s$]*([<>]=?|!=|\\(?:le|ge|lt|gt|neq?)(?![A-Za-z])|\\approx(?=\s*-?\d+\s*$))")
@@ -140,17 +131,11 @@ _BOUND = re.compile(r"[\s$]*([<>]=?|!=|\\(?:le|ge|lt|gt|neq?)(?![A-Za-z])|\\appr
 
 def _in_words(given: str, right: str, texted: bool) -> bool | None:
     """Whether two answers are the same words; None where they are formulas."""
-    one, other = (re.sub(r"\s+", " ", x).lower().strip(" .") for x in (given, right))
-    if one in _EMPTY or other in _EMPTY:
-        return one in _EMPTY and other in _EMPTY
-    both = [bool(_WORDS.fullmatch(x)) for x in (given, right)]
-    long = [b and (texted or bool(re.search(r"[A-Za-z]{4}", x)) or x.lower() in _SHORT_WORDS)
-            for b, x in zip(both, (given, right), strict=True)]  # fmt: skip
-    if not any(long):
-        return None
-    if quantity(given, formula=True) is not None or quantity(right, formula=True) is not None:
-        return None
-    return same_text(given, right)
+    empty = [bool(_EMPTY.fullmatch(re.sub(r"\s+", " ", x).strip(" ."))) for x in (given, right)]
+    if any(empty):
+        return all(empty)
+    long = [x for x in (given, right) if _WORDS.fullmatch(x) and (texted or re.search("[A-Za-z]{4}", x) or x.lower() in _SHORT_WORDS)]
+    return same_text(given, right) if long else None
 
 
 def _sides(text: str) -> list[str]:
@@ -200,8 +185,6 @@ def _reduced(sides: list[str]) -> list[str] | None:
     """[value] or [name, value] or both sides of a relation; None for a chain whose sides are not the same."""
     if len(sides) == 2 and not _is_name(sides[0]) and _is_name(sides[1]):
         sides = sides[::-1]
-    if len(sides) == 2 and _is_name(sides[0]):
-        return sides
     if len(sides) == 2 and not all(read_whole(tokens_of(x, comma=False)) is not None for x in sides):
         return sides
     *before, last = sides
@@ -229,9 +212,7 @@ def _held(given: str, right: str) -> bool | None:
         return (left, end, len(ours)) == (left2, end2, len(theirs)) and all(map(_same, ours, theirs))
     if len(_items(given)) > 1 or len(_items(right)) > 1 or _braced(given) or _braced(right):
         return _as_lists(given, right)
-    return (
-        False if (brackets[0] or brackets[1]) and not re.search(r"[<>]|\\(?:le|ge|lt|gt|in)\b", given + right) else None
-    )
+    return False if brackets[0] or brackets[1] else None
 
 
 _CUP = re.compile(r"\\cup(?![A-Za-z])")
@@ -303,7 +284,7 @@ def _shared_name(given: list[str], right: list[str]) -> bool:
     names = [{"".join(s[0].split()) for s in part if len(s) > 1} for part in sides]
     bare = {re.sub(r"_\{?\d+\}?$", "", n) for n in names[0] | names[1]}
     fine = all(len(s) < 3 and (len(s) < 2 or _is_name(s[0])) for part in sides for s in part)
-    return fine and len(bare) == 1 and (names[0] <= bare or names[1] <= bare or len(names[0] | names[1]) == 1)
+    return fine and len(bare) == 1 and any(part <= bare for part in names)
 
 
 def _tables(given: str, right: str) -> bool:

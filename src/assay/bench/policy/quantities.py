@@ -131,7 +131,6 @@ _PLAINLY = (
         r"\1\2=",
     ),
     (re.compile(r"\\frac\s*\{\s*([A-Za-z]+)\s*\}\s*\{\s*([A-Za-z]+(?:\s*\^\s*\{?\s*[23]\s*\}?)?)\s*\}"), r"\1/\2"),
-    (re.compile(r"(\d\s*(?:ft|feet|foot)\s*\d+\s*)in\b(?!\s+\w)", re.I), r"\1inches"),
     (re.compile(r"(?<=\d)\s*in\.?$"), " inches"),
     (
         re.compile(
