@@ -47,30 +47,19 @@ def digits_for_words(text: str) -> str:
         return "0"
     if re.search(r"\d", text):
         return _BESIDE.sub(lambda m: _value(m[0].lower()) or m[0], text)
-    if not re.search(r"[A-Za-z]{3}", text):
-        return text
     lead = re.match(_LEAD, text, re.I)
     start = lead.end() if lead else 0
 
     def digits(match: re.Match[str]) -> str:
         said = match["run"].lower()
-        if match.start() > start and said in (
-            "one",
-            "half",
-            "third",
-            "quarter",
-            "a half",
-            "a third",
-            "a quarter",
-            "dozen",
-        ):
-            return match[0]
-        value = _value(said)
+        value = None if match.start() > start and _LONE.fullmatch(said) else _value(said)
         return match[0] if value is None else ("-" if match["minus"] else "") + value
 
     return _RUN.sub(digits, text)
 
 
+_LONE = re.compile("one|dozen|(?:a )?(?:half|third|quarter)")
+"""Words that are numbers only where they are all of an answer."""
 _HALF_A = re.compile(r"\bhalf\s+an?\s+(hundred|thousand|million|billion|trillion|dozen)\b", re.I)
 _NUMERALS = "零〇一二两三四五六七八九十百千万亿"
 _CHINESE_PART = re.compile(rf"(百|千|[{_NUMERALS}]+|\d+)分之([{_NUMERALS}]+|[\d.]+)")
@@ -83,37 +72,25 @@ def _chinese_part(match: re.Match[str]) -> str:
 
 
 _CHINESE = re.compile(
-    r"[\d.]+(?:[百千万亿](?![克米瓦卡])[\d.]*)+|^\W*[零〇一二两三四五六七八九十百千万亿]+(?=[个只元人天年月岁次米块名件种条张度分秒小]?\W*$|[个只元人天岁次米块][^\W\d])"
+    rf"()([\d.]+(?:[百千万亿](?![克米瓦卡])[\d.]*)+)|^(\W*)([{_NUMERALS}]+)(?=[个只元人天年月岁次米块名件种条张度分秒小]?\W*$|[个只元人天岁次米块][^\W\d])"
 )
 """Digits with a Chinese scale anywhere (1.5万), a numeral in characters where it is the answer (十二, 十二个)."""
 
 
 def _chinese(match: re.Match[str]) -> str:
+    lead, said = (x for x in match.groups() if x is not None)
     total = section = digit = Fraction(0)
-    lead = re.match(r"\W*", match[0])
-    start = lead.end() if lead and not match[0][0].isdigit() and match[0][0] != "." else 0
-    for part in re.findall(r"\d+(?:\.\d+)?|\D", match[0][start:]):
-        value = (
-            Fraction(part)
-            if part[0].isdigit()
-            else Fraction(2)
-            if part == "两"
-            else Fraction(unicodedata.numeric(part, -1))
-        )
-        if value < 0:
-            return match[0]
+    for part in re.findall(r"\d+(?:\.\d+)?|[^\d.]", said.replace("两", "二")):
+        value = Fraction(part if part[0].isdigit() else unicodedata.numeric(part))
         if part[0].isdigit() or value < 10:
             digit = value
         elif value < 10_000:
             section, digit = section + (digit or 1) * value, Fraction(0)
         else:
-            total, section, digit = (
-                (total + section + digit) * value if value > 10**5 else total + (section + digit) * value,
-                Fraction(0),
-                Fraction(0),
-            )
+            total, section = (total * (value if value > 10**5 else 1) + (section + digit) * value), Fraction(0)
+            digit = Fraction(0)
     found = total + section + digit
-    return match[0][:start] + (str(found) if found.denominator == 1 else str(float(found)))
+    return lead + str(found if found.denominator == 1 else float(found))
 
 
 _CHINESE_WORDS = (("至少", " at least "), ("至多", " at most "), ("不是", " not "), ("大约", " about "), ("约", " about "),
@@ -137,61 +114,46 @@ def in_latin(text: str) -> str:
     return re.sub(r"(?<=[\u3400-\u9fff])(?=[\d-])|(?<=\d)(?=[\u3400-\u9fff])", " ", text)
 
 
+_SPLIT = re.compile(r"[\s,-]+(?:(?:and|an?)\s+)*|^an?\s+")
+_WITH_PART = re.compile(rf"(?:(.+?)\s+and\s+)?((?:\S+[\s-])??(?:{'|'.join(_PARTS)}))(?:\s+({'|'.join(_POWERS)}))?")
+
+
 def _value(said: str) -> str | None:
     """A run of number words as digits or a fraction, None for one that is no number ("two three")."""
-    if " point " in said:
-        whole, _, after = said.partition(" point ")
-        base, digits = _value(whole), [_ONES.get(w) for w in re.split(r"[\s-]+", after)]
-        good = base is not None and base.isdigit() and all(d is not None and d < 10 for d in digits)
-        return f"{base}.{''.join(map(str, digits))}" if good else None
-    if halves := re.fullmatch(rf"(.+) and a half ({'|'.join(_POWERS)})", said):
-        count = _value(halves[1])
-        return None if count is None else str((Fraction(count) + Fraction(1, 2)) * _POWERS[halves[2]])
-    if one_more := re.fullmatch(rf"(.+) and an? ({'|'.join(_PARTS)})", said):
-        count = _value(one_more[1])
-        return None if count is None else str(Fraction(count) + Fraction(1, _PARTS[one_more[2]]))
-    if mixed := re.fullmatch(rf"(.+) and ((?!an?\b)\S+[\s-](?:{'|'.join(_PARTS)}))", said):
-        count, part = _value(mixed[1]), _fraction(re.split(r"[\s-]+", mixed[2]))
-        return None if count is None or part is None or Fraction(part) >= 1 else str(Fraction(count) + Fraction(part))
-    words = [w for w in re.split(r"[\s,-]+", said) if w not in ("and", "a", "an")]
+    whole, point, after = said.partition(" point ")
+    if point:
+        base, digits = _value(whole), [str(_ONES.get(w, "no")) for w in _SPLIT.split(after)]
+        return f"{base}.{''.join(digits)}" if base and base.isdigit() and all(len(d) == 1 for d in digits) else None
+    if parts := _WITH_PART.fullmatch(said):
+        count, part = _value(parts[1]) if parts[1] else "0", _fraction(parts[2])
+        if count is None or part is None or (parts[1] and part >= 1):
+            return None
+        return str((Fraction(count) + part) * _POWERS.get(parts[3], 1))
+    words = [w for w in _SPLIT.split(said) if w]
     if len(words) in (2, 3) and 13 <= _ONES.get(words[0], _TENS.get(words[0], 0)) <= 20 and words[1] not in _POWERS:
-        year = _value(" ".join(words[1:]))
-        if year is not None and year.isdigit() and 10 <= int(year) <= 99:
-            return f"{_ONES.get(words[0], 20)}{year}"
-    if words[-1] in _POWERS and "half" in words:
-        part = _fraction(words[:-1]) if words[-2] == "half" else None
-        return None if part is None else str(Fraction(part) * _POWERS[words[-1]])
-    if words[-1] in _PARTS:
-        return _fraction(words)
+        if year := re.fullmatch(r"[1-9]\d", _value(" ".join(words[1:])) or ""):
+            return f"{_ONES.get(words[0], 20)}{year[0]}"
     total = group = 0
-    last = 10**15
     for word in words:
+        size = _ONES.get(word, _TENS.get(word, 0))
         if word == "dozen":
             total, group = total + 12 * (group or 1), 0
         elif word == "hundred":
-            if group > 9 and (group > 99 or group % 10 == 0):
-                return None
-            group, last = 100 * (group or 1), 100
+            group = 100 * (group or 1)
         elif word in _POWERS:
-            total, group, last = total + (group or 1) * _POWERS[word], 0, 10**15
+            total, group = total + (group or 1) * _POWERS[word], 0
+        elif group % 100 and not (group % 100 in _TENS.values() and size < 10):
+            return None
         else:
-            size = _ONES.get(word, _TENS.get(word, 0))
-            below = 100 if word in _TENS else 10 if group % 100 in _TENS.values() else 100 if group % 100 == 0 else 0
-            if group and (size >= below or group % 100 not in (0, *_TENS.values()) or size >= last):
-                return None
             group += size
     return str(total + group)
 
 
-def _fraction(words: list[str]) -> str | None:
+def _fraction(said: str) -> Fraction | None:
     """ "three quarters" is 3/4."""
-    part = _PARTS[words[-1]]
-    if len(words) == 1:
-        return f"1/{part}"
-    count = _value(" ".join(words[:-1]))
-    if count is None or not count.isdigit():
-        return None
-    return f"{count}/{part}"
+    *count, part = _SPLIT.split(said)
+    above = _value(" ".join(count)) if any(count) else "1"
+    return Fraction(int(above), _PARTS[part]) if above and above.isdigit() else None
 
 
 _MEASURES: dict[str, tuple[tuple[str, str], ...]] = {
