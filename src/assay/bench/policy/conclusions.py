@@ -54,26 +54,14 @@ def bare(text: str) -> str | None:
     said = _FRAME.sub("", text.strip()).strip()
     if (first := _OPTION.match(said)) and stays(first[1], said[first.end() :]):
         return None if _OPTIONS.search(said, first.end()) else first[1]
-    if (
-        not said
-        or len(said) > _LONGEST
-        or re.search(r"[\n<]|\\(?:boxed|fbox|framebox)\b", said)
-        or re.match(r"[^=]*:[^=]*=", said)
-    ):
+    if len(said) > _LONGEST or re.search(r"[\n<]|\\(?:boxed|fbox|framebox)\b|^[^=]*:[^=]*=", said):
         return None
     number = quantity(said)
     one = re.fullmatch(r"[*\"'(\[]*[^\W_][\w'-]*[*\"')\].!。]*", said)
-    counted = number and re.fullmatch(r"[*$]*\d[^.;:,?!=]*\.?", said) and len(said.split()) < 6
-    phrase = (
-        re.fullmatch(r"[A-Z][^\d:=]*\.", said)
-        and len(said.split()) < 5
-        and not (_UNSURE.search(said) or _STATED.match(said))
-    )
-    return (
-        said.rstrip(".。")
-        if one or phrase or counted or letter(said) or (number is not None and not number.rest)
-        else None
-    )
+    counted = number and (not number.rest or re.fullmatch(r"[*$]*\d[^.;:,?!=]*\.?", said))
+    phrase = re.fullmatch(r"[A-Z][^\d:=]*\.", said) and len(said.split()) < 5
+    stated = phrase and not (_UNSURE.search(said) or _STATED.match(said))
+    return said.rstrip(".。") if one or counted or stated or letter(said) else None
 
 
 def concluded(text: str) -> str | None:
@@ -94,9 +82,8 @@ def concluded(text: str) -> str | None:
     strong = [m for m in re.finditer(r"\*\*([^*]{1,60})\*\*", last) if m.start()]
     if len(strong) == 1:
         inside, before, behind = strong[0][1], last[: strong[0].start()], last[strong[0].end() :]
-        return (
-            inside.strip() if leads(before, inside) and follows(inside, behind) and not turned(before, inside) else None
-        )
+        fine = leads(before, inside) and follows(inside, behind) and not turned(before, inside)
+        return inside.strip() if fine else None
     last = re.sub(r"^\*\*[^*]{1,30}:\*\*\s*|^\*\*[^*]{1,30}\*\*:\s*", "", last)
     clause = _LAST.split(last)[-1].strip(" *").rstrip(".。")
     if quantity(clause) or (_PICKED.search(clause) and letter(clause)):

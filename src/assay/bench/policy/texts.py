@@ -21,7 +21,7 @@ _SPELLINGS = (
 )  # fmt: skip
 _ONE_SPELLING = dict(pair.split("/") for pair in _SPELLINGS)
 _SAID = re.compile(
-    r"(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:(?:final|correct|right)\s+)?answer\s*(?:is\b\s*:?|:)\s*", re.I
+    r"^(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:(?:final|correct|right)\s+)?answer\s*(?:is\b\s*:?|:)\s*", re.I
 )
 _WORD = re.compile(
     r"(?P<number>(?:(?<![\w)])[-+])?(?:\d[\d,]*(?:[.:]\d+)*|\.\d+))|(?P<short>(?:[^\W\d_]\.){2,}[^\W\d_]?\b"
@@ -44,19 +44,15 @@ def plain(text: str) -> str:
     said = re.sub(r"\b([A-Z])\.\s+(?=[A-Z]\b\.?\s*[A-Z])", r"\1", _CLOCK.sub(_hour, text))
     said = digits_for_words(_chemical(written(said)).replace("\\infty", " infinity ").replace("\\$", "$"))
     said = re.sub(r"\bnon[- ](?=[^\W\d_]{3})", "non", said, flags=re.I)
-    said = re.sub(
-        r"(?<=[^\W\d_])[-/](?=[^\W\d_]{2})", " ", _SAID.sub("", said.lower(), 1) if _SAID.match(said) else said.lower()
-    )
-    parts = [(m.lastgroup or "", m[0]) for m in _WORD.finditer(said)]
+    said = re.sub(r"(?<=[^\W\d_])[-/](?=[^\W\d_]{2})", " ", _SAID.sub("", said.lower()))
+    parts = [(m.lastgroup, m[0]) for m in _WORD.finditer(said)]
     kept = []
-    for index, (kind, part) in enumerate(parts):
-        after = parts[index + 1] if index + 1 < len(parts) else ("", "")
-        if part in _ARTICLES and after[0] in ("word", "number") and len(after[1]) > 1 and after[1] not in _NO_NOUN:
+    for (kind, part), (_, after) in zip(parts, [*parts[1:], ("", "")], strict=False):
+        if part in _ARTICLES and len(after) > 1 and after not in _NO_NOUN:
             continue
         if kind == "number":
-            kept.append(
-                part.replace(",", "") if re.fullmatch(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?", part) else part.rstrip(",")
-            )
+            grouped = re.fullmatch(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?", part)
+            kept.append(part.replace(",", "") if grouped else part.rstrip(","))
         elif kind == "short":
             kept.append(part.replace(".", ""))
         elif kind == "word":
@@ -86,36 +82,26 @@ def same_text(given: str, right: str) -> bool:
         return False
     if any(_alike(plain(x), wanted, x) for x in (given, *_cores(written(given), written(right)))):
         return True
-    parts = [
-        sorted(plain(x) for x in re.split(r",?\s+and\s+|\s*[&,]\s*", written(t), flags=re.I)) for t in (given, right)
-    ]
-    if len(parts[0]) > 1 and parts[0] == parts[1] and not _brackets(right):
+    one, other = (sorted(map(plain, re.split(r",?\s+and\s+|\s*[&,]\s*", written(t), flags=re.I))) for t in (given, right))
+    if (one == other and not _brackets(right)) or moment(given) == moment(right) is not None:
         return True
-    if (day := moment(given)) is not None and day == moment(right):
-        return True
-    if re.fullmatch(r"\W*[A-Za-z]\W*", right) and not re.search(r"[-+*=<>^#%$]", right):
-        return letter(given) is not None and letter(given) == letter(right)
+    if re.fullmatch(r"[^\w\-+*=<>^#%$]*[A-Za-z][^\w\-+*=<>^#%$]*", right):
+        return letter(given) == letter(right) is not None
     first, second = quantity(given), quantity(right)
-    if first is None or second is None or first.rest or second.rest:
-        return False
-    return first.equals(second)
+    return bool(first and second) and not (first.rest or second.rest) and first.equals(second)
 
 
 def _brackets(text: str) -> str:
     """The brackets around a whole text, "" where there are none."""
     said = text.strip(" $.`")
-    return said[:1] + said[-1:] if said[:1] + said[-1:] in ("[]", "()", "{}") and len(said) > 3 and "," in said else ""
+    return found if "," in said and (found := said[0] + said[-1]) in ("[]", "()", "{}") else ""
 
 
 def _alike(one: str, other: str, given: str) -> bool:
     """Equal, or one noun in singular and plural (HTTPS is none of HTTP)."""
     shorter, longer = sorted((one, other), key=len)
-    return one == other or (
-        longer == shorter + "s"
-        and bool(re.fullmatch(r"(?!new$)[a-z]{3,}", shorter))
-        and not given.isupper()
-        and shorter[-1] not in "su"
-    )
+    plural = longer == shorter + "s" and not given.isupper() and re.fullmatch(r"(?!new$)[a-z]{2,}[a-rtv-z]", shorter)
+    return one == other or bool(plural)
 
 
 _ELEMENTS = frozenset(("co", "cs", "hf", "ni", "os", "pb", "po", "sc", "sn"))
@@ -126,9 +112,8 @@ _GENES = re.compile(r"(?:([A-Za-z])(?i:\1))+")
 def _capitals(given: str, right: str) -> bool:
     """Whether two answers are different by their capitals alone: Co and CO, genes such as Aa and AA."""
     one, other = (re.sub(r"\W", "", t) for t in (given, right))
-    if one == other or one.lower() != other.lower():
-        return False
-    return bool(_GENES.fullmatch(other)) or (one.lower() in _ELEMENTS and one.istitle() != other.istitle())
+    named = _GENES.fullmatch(other) or (one.lower() in _ELEMENTS and one.istitle() != other.istitle())
+    return bool(named) and one != other and one.lower() == other.lower()
 
 
 _CLOCK = re.compile(r"\b(?:(half)\s+past|(?:a\s+)?quarter\s+(past|to))\s+(\w+)\b", re.I)
@@ -136,11 +121,10 @@ _CLOCK = re.compile(r"\b(?:(half)\s+past|(?:a\s+)?quarter\s+(past|to))\s+(\w+)\b
 
 def _hour(match: re.Match[str]) -> str:
     """ "Half past three" as 3:30."""
-    hour = digits_for_words(match[3])
-    if not hour.isdigit() or not 1 <= int(hour) <= 12:
+    hour, past = digits_for_words(match[3]), (match[1] or match[2]).lower()
+    if not re.fullmatch(r"[1-9]|1[0-2]", hour):
         return match[0]
-    back = (match[2] or "").lower() == "to"
-    return f"{(int(hour) - 2) % 12 + 1 if back else hour}:{'30' if match[1] else '45' if back else '15'}"
+    return f"{(int(hour) - 2) % 12 + 1}:45" if past == "to" else f"{hour}:{'30' if past == 'half' else '15'}"
 
 
 _YES = re.compile(r"(yes|no|true|false)\b\s*[-,.;:!](?!\s*\d)\s*(.+)", re.I | re.S)
