@@ -268,7 +268,11 @@ class _Reader:
             inner = _Reader(self.tokens, True, self.at)
             part, end = inner.atom(), inner.at
         elif (
-            self.spaced() and self.peek().isdigit() and self.peek(1) == "/" and self.peek(2).isdigit() and self.peek(3) != "/"
+            self.spaced()
+            and self.peek().isdigit()
+            and self.peek(1) == "/"
+            and self.peek(2).isdigit()
+            and self.peek(3) != "/"
         ):
             part, end = _worked(truediv, decimal(self.peek()), decimal(self.peek(2))), self.at + 3
         else:
@@ -322,7 +326,11 @@ def _power(base: Number, exponent: Number) -> Number:
         value = _sized(low**high)
     except OverflowError as error:
         raise _NoNumber from error
-    if isinstance(base, Fraction) and isinstance(exponent, Fraction) and max(map(abs, exponent.as_integer_ratio())) <= 64:
+    if (
+        isinstance(base, Fraction)
+        and isinstance(exponent, Fraction)
+        and max(map(abs, exponent.as_integer_ratio())) <= 64
+    ):
         root = Fraction(value).limit_denominator(10**6)
         return root if root**exponent.denominator == base**exponent.numerator else value
     return value

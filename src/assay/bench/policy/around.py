@@ -8,30 +8,30 @@ take it back.
 
 import re
 
-from assay.bench.policy.beside import ARRIVING, BEING, OPERATORS, arrives, given, known, words_of
+from assay.bench.policy.beside import arrives, given, known
 from assay.bench.policy.characters import written
 from assay.bench.policy.letters import letter
 from assay.bench.policy.quantities import quantity
+from assay.bench.policy.vocabulary import (
+    ARRIVING,
+    BEING,
+    CJK_CHANGES,
+    HEDGES,
+    LIMITS,
+    MODAL,
+    OPENERS,
+    OPERATORS,
+    SUPPOSED,
+    WRONG,
+    words_of,
+)
 
 NEAR = 400
 """Characters behind an answer in which it may be taken back."""
 _CLAUSE = re.compile(
     r"[.,;:!?](?=[\s*$\"'\\]|$)|\n|\b(?:then|so|but|hence|thus|therefore|because|since|as|and)\b|[，。；：、]", re.I
 )
-_TURNS = words_of("or else alternatively otherwise maybe perhaps possibly if nor either vs versus")
-"""Words which, alone before an answer, make it one of several, or none."""
 _FILL = words_of("then it the answer is be not could may might also but and even just")
-_OPENERS = words_of(
-    "so thus therefore hence then and finally now which that this it means shows gives implies follows we i get gets"
-    " find conclude see know have has obtain can our my is be in conclusion summary total short overall as result"
-    " consequently clearly but ultimately indeed again ok okay well alright yes great let's put state give with to"
-    " from because of step accordingly obviously also here hereby verify check confirm verified confirmed done given"
-    " submit your option think believe say would must answering answer final correct the best single exact simplified"
-    " quick required i'm sure confident donc ainsi alors daher somit deshalb entonces luego por lo tanto par"
-    " conséquent folglich all above below desired asked leaving an round rounded follow following next arrive at on"
-    " after using looking clear us there me just only actually really certainly"
-)
-"""Words that lead on to "the answer is", and leave it told."""
 _CJK_OPENER = re.compile(
     r"[\s*#>【\[(\"'：:]*(?:(?:综上(?:所述)?|所以|因此|因而|于是|那么|由此|故而?|可得|得到?|可知|最后"
     r"|最终|正确|本题|该题|此题|这道题|题目|我们|则|即"
@@ -101,13 +101,15 @@ def told(before: str) -> bool:
     clause = _CLAUSE.split(before[-NEAR:])[-1]
     if re.search(r"[\u3400-\u9fff]", clause):
         return bool(_CJK_OPENER.fullmatch(clause))
-    return all(w in _OPENERS for w in _words(clause))
+    return all(w in OPENERS for w in _words(clause))
 
 
 def _turning(clause: str) -> bool:
     """Whether a clause is nothing but words that make what follows another answer, or none."""
     words = _words(clause)
-    return all(w in _TURNS | _FILL for w in words) and any(w in _TURNS for w in words) and not re.search(r"[\d=]", clause)
+    return (
+        all(w in HEDGES | _FILL for w in words) and any(w in HEDGES for w in words) and not re.search(r"[\d=]", clause)
+    )
 
 
 def turned(before: str, inside: str) -> bool:
@@ -133,14 +135,14 @@ def leads(before: str, inside: str) -> bool:
     if relation := _RELATION.search(bare):
         if relation[0] in "}]" and not re.search(r"\\(?:end|begin)\{[^{}]*\}$|\\\]$", bare):
             return False
-        return not (relation[0] in ",:" and any(w in _LIMITS for w in _words(clause)[-3:]))
+        return not (relation[0] in ",:" and any(w in LIMITS for w in _words(clause)[-3:]))
     if re.search(r"[\u3400-\u9fff]$", bare):
-        return not _CJK_CHANGES.search(clause[-8:])
+        return not CJK_CHANGES.search(clause[-6:].replace("的", ""))
     words = _words(clause) or _words(sentence)
     if not words or not re.search(r"(?<!\\)\b[^\W\d_]+(?:'[^\W\d_]+)?$", bare):
         return False
     being = max((i for i, w in enumerate(words) if w in BEING), default=-1)
-    if being > len(words) - 3 and any(w in _MODAL for w in words[max(0, being - 2) : being]):
+    if being > len(words) - 3 and any(w in MODAL for w in words[max(0, being - 2) : being]):
         return False
     if words[-1] in ("when", "if", "for"):
         return bool(re.search(r"[<>=]|\\(?:le|ge|ne|in)", inside))
@@ -153,28 +155,14 @@ def _words(text: str) -> list[str]:
 
 def _tells(sentence: str, clause: str, bare: str) -> bool:
     """Whether a clause tells something, and neither supposes it nor reports it of somebody."""
-    if _words(sentence)[:1] and _words(sentence)[0] in _SUPPOSED and not re.search(r"[,，]|\bthen\b", sentence):
+    if _words(sentence)[:1] and _words(sentence)[0] in SUPPOSED and not re.search(r"[,，]|\bthen\b", sentence):
         return False
     marks = re.split(r"\b(?:answer|option|choice)s?\b|答案", bare.rstrip(" :"))
     if re.search(r"\b(?:answer|option|choice)s?\b|答案", clause) and not told(marks[-2]):
         return False
     return not re.search(r"\bno way\b|(?<!least )\b(?:lower|upper) (?:limit|bound)\b", clause) and not any(
-        w in _SUSPECT for w in _words(clause)
+        w in WRONG for w in _words(clause)
     )
-
-
-_LIMITS = words_of("not never most least than between")
-_SUSPECT = words_of(
-    "estimate estimates mistake mistakes mistaken mistakenly wrong wrongly incorrect incorrectly erroneous guess trap"
-    " naive naively decoy"
-)
-"""Words of a clause that tells no answer."""
-_SUPPOSED = words_of(
-    "if suppose supposing assume assuming let unless whether imagine pretend say were had contradiction"
-)
-_MODAL = words_of("not never cannot can't couldn't may might could won't wouldn't shouldn't also isn't")
-"""Words right before a verb of being that leave open, or deny, that it is."""
-_CJK_CHANGES = re.compile(r"[不非约超近]|至少|至多|小于|大于|少于|多于|最多|最少|可能|也许|除")
 
 
 def follows(inside: str, after: str) -> bool:
@@ -204,7 +192,9 @@ def _goes_on(inside: str, part: str) -> bool:
             return _remark(inside, said[1:close]) and _goes_on(inside, said[close + 1 :])
         if _FORMULA.match(said):
             return False
-        if more := re.match(r"[,;:]?\s*(?:(?:and|or|&|i\.e\.|that is|或者?|即|和)[\s,:]*)?(?=[-$(]*(?:\d|\\frac|\\sqrt))", said):
+        if more := re.match(
+            r"[,;:]?\s*(?:(?:and|or|&|i\.e\.|that is|或者?|即|和)[\s,:]*)?(?=[-$(]*(?:\d|\\frac|\\sqrt))", said
+        ):
             return _again(inside, said[more.end() :])
     return not re.match(r"[,;]?\s*(?:and|&)\s*\(?[B-Z]\b|[,;/]\s*\(?[A-Z]\b(?!\s+[a-z])", said) and known(said)
 
@@ -224,7 +214,7 @@ def _remark(inside: str, said: str) -> bool:
         return True
     if words and words[0] in ("since", "because", "as"):
         return known(said)
-    return bool(words) and not any(w in OPERATORS | _TURNS | BEING for w in words)
+    return bool(words) and not any(w in OPERATORS | HEDGES | BEING for w in words)
 
 
 def stays(inside: str, rest: str) -> bool:

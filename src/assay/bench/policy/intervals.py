@@ -42,9 +42,17 @@ def real_set(text: str) -> Any:
 
     def parsed(part: str) -> Any:
         said = next(iter(math_verify.parse(f"${part}$", parsing_timeout=None)), None)
-        return said.xreplace({x: sympy.Rational(str(x)) for x in said.atoms(sympy.Float)}) if hasattr(said, "atoms") else said
+        return (
+            said.xreplace({x: sympy.Rational(str(x)) for x in said.atoms(sympy.Float)})
+            if hasattr(said, "atoms")
+            else said
+        )
 
-    text = re.sub(r"[$€£%]|(?<=\d)\s*([A-Za-z]+)(?:\s*\^\s*\{?[23]\}?)?", lambda m: m[0] if m[1] and not unit_of(m[1], letters=False) else "", text)
+    text = re.sub(
+        r"[$€£%]|(?<=\d)\s*([A-Za-z]+)(?:\s*\^\s*\{?[23]\}?)?",
+        lambda m: m[0] if m[1] and not unit_of(m[1], letters=False) else "",
+        text,
+    )
     text = built[1] if (built := _BUILDER.fullmatch(text)) else text
     if not _SIGN.search(text):
         return parsed(_WITHOUT.sub(r"\\setminus ", _OUTWARD.sub(_facing, text).replace(";", ",")))

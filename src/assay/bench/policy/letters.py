@@ -2,8 +2,9 @@
 
 import re
 
-from assay.bench.policy.beside import known, words_of
+from assay.bench.policy.beside import known
 from assay.bench.policy.characters import written
+from assay.bench.policy.vocabulary import CHOOSING
 
 LONGEST = 1_000
 """Characters of an answer that are looked at; a longer one chooses none."""
@@ -17,16 +18,6 @@ _MARK = re.compile(
     re.I,
 )
 _OPTION = re.compile(r"\W*(?:(?:answer|option|choice)\W+)+(?:is\W+)?([a-z])\b", re.I)
-_LEADING = words_of(
-    "conclude the a my our your answer answers option options choice letter is be it it's that this i i'd i'll we"
-    " would will choose chose chosen pick picked select selected choosing go going with say think believe feel correct"
-    " right best final statement alternative image figure picture graph diagram shape panel so thus hence therefore"
-    " then must should definitely probably clearly likely most just only mark marked for by which to get given and"
-    " here here's above correctly single appropriate suitable closest accurate matching possible one reasonable"
-    " conclusion solution result exactly surely certainly indeed obviously actually i'm am confident has have left"
-    " remains leaves gives means are was at in of question ans re bet ok okay now since because as"
-)
-"""Words that may stand before a letter that is chosen, in its clause."""
 _CLAUSE = re.compile(r"[,;:.!?\n](?:\s*but\b)?|[^\x00-\x7f]|\b(?:so|thus|hence|therefore|then|because|since)\b", re.I)
 _NEGATED = re.compile(r"(?:[不非]要?是?选?|排除|除了?|淘汰|去掉|可能是?|也许是?|[❌✗✘])\s*[*\"'([{<]*$")
 _RELATIVE = re.compile(r"\b(?:that|which|who) (?:is|are|was|were|does|do|can|has|have)(?:n't| not)\b|\bcannot\b")
@@ -128,7 +119,7 @@ def _stands(said: str, match: re.Match[str]) -> bool:
     if re.search(r"[\d\\=+]|\b[B-HJ-Z]\b|\bA\b(?!\s+[a-z])", clause):
         return False
     free = words and words[-1] in ("is", "are") and words[0] in ("the", "it")
-    led = not _CONTRARY.search(_RELATIVE.sub("", clause)) if free else all(w in _LEADING for w in words)
+    led = not _CONTRARY.search(_RELATIVE.sub("", clause)) if free else all(w in CHOOSING for w in words)
     return led and _goes_on(said[match.end() :])
 
 

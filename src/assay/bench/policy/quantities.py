@@ -11,8 +11,9 @@ from fractions import Fraction
 from functools import lru_cache
 
 from assay.bench.policy.arithmetic import Number, Read, Token, agree, approximate, read_at, read_whole, tokens_of
-from assay.bench.policy.beside import BEING, CHANGERS, counted, led, remarks, words_of
+from assay.bench.policy.beside import counted, led, remarks
 from assay.bench.policy.characters import written
+from assay.bench.policy.vocabulary import BEING, CHANGERS, HEDGES, words_of
 from assay.bench.policy.words import digits_for_words, in_latin, unit_of
 
 LONGEST = 400
@@ -248,7 +249,12 @@ def _worded(found: Quantity, before: Sequence[Token], after: Sequence[Token], wh
 
 def _compound(first: Quantity, second: Quantity, between: Sequence[Token]) -> Quantity | None:
     """2 hours and 30 minutes as 2.5 hours: whole numbers, the second of a smaller unit, and less than one of the first."""
-    if not first.unit or not second.unit or first.unit[0] != second.unit[0] or "".join(t.text for t in between) not in ",and":
+    if (
+        not first.unit
+        or not second.unit
+        or first.unit[0] != second.unit[0]
+        or "".join(t.text for t in between) not in ",and"
+    ):
         return None
     one, small = first.value, _times(second) / first.unit[1]
     return replace(first, value=one + small) if getattr(one, "denominator", 0) == 1 and one > 0 <= small < 1 else None
@@ -270,7 +276,7 @@ def _prose(token: Token, spaced: bool) -> bool:
     return token.text in _MARKS or token.text in _MONEY
 
 
-_ELSE = words_of("or not also maybe perhaps possibly certain sure alternatively could may")
+_ELSE = HEDGES | words_of("not also certain sure could may")
 
 
 def _past_aside(tokens: Sequence[Token], at: int, found: Quantity) -> int:

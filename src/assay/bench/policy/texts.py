@@ -82,7 +82,9 @@ def same_text(given: str, right: str) -> bool:
         return False
     if any(_alike(plain(x), wanted, x) for x in (given, *_cores(written(given), written(right)))):
         return True
-    one, other = (sorted(map(plain, re.split(r",?\s+and\s+|\s*[&,]\s*", written(t), flags=re.I))) for t in (given, right))
+    one, other = (
+        sorted(map(plain, re.split(r",?\s+and\s+|\s*[&,]\s*", written(t), flags=re.I))) for t in (given, right)
+    )
     if (one == other and not _brackets(right)) or moment(given) == moment(right) is not None:
         return True
     if re.fullmatch(r"[^\w\-+*=<>^#%$]*[A-Za-z][^\w\-+*=<>^#%$]*", right):
