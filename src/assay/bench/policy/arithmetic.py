@@ -101,13 +101,10 @@ def read_at(tokens: Sequence[Token], at: int) -> Read | None:
 def agree(given: Number, right: Number) -> bool:
     """Equal; where `right` is no whole number, to six digits."""
     if given == right:
-        return not (isinstance(given, float) and math.isinf(given))
-    one, other = approximate(given), approximate(right)
-    if not (math.isfinite(one) and math.isfinite(other)):
-        return False
-    if isinstance(right, Fraction) and right.denominator == 1:
-        return isinstance(given, float) and math.isclose(one, other, rel_tol=1e-12)
-    return math.isclose(one, other, rel_tol=1e-6)
+        return abs(given) != math.inf
+    one, other, whole = approximate(given), approximate(right), getattr(right, "denominator", 0) == 1
+    near = math.isfinite(one) and math.isclose(one, other, rel_tol=1e-12 if whole else 1e-6)
+    return near and (not whole or isinstance(given, float))
 
 
 def approximate(value: Number) -> float:
@@ -132,7 +129,7 @@ def decimal(text: str) -> Fraction:
     power = int(exponent or 0)
     if abs(power) > BITS // 8 or len(body) > BITS // 8:
         raise _NoNumber
-    return Fraction(body.replace(",", "")) * (Fraction(10**power) if power >= 0 else Fraction(1, 10**-power))
+    return Fraction(body.replace(",", "")) * Fraction(10) ** power
 
 
 _TIMES, _OVER = ("*", r"\times", r"\cdot", r"\ast"), ("/", r"\div")
@@ -144,27 +141,27 @@ class _Reader:
     def __init__(self, tokens: Sequence[Token], whole: bool, at: int = 0) -> None:
         self.tokens, self.whole, self.at, self.undone = tokens, whole, at, set[str]()
 
+    def token(self, ahead: int = 0) -> Token:
+        return self.tokens[self.at + ahead] if self.at + ahead < len(self.tokens) else Token("", "", False)
+
     def peek(self, ahead: int = 0) -> str:
-        return self.tokens[self.at + ahead].text if self.at + ahead < len(self.tokens) else ""
+        return self.token(ahead).text
 
-    def kind(self, ahead: int = 0) -> str:
-        return self.tokens[self.at + ahead].kind if self.at + ahead < len(self.tokens) else ""
-
-    def spaced(self, ahead: int = 0) -> bool:
-        return self.at + ahead < len(self.tokens) and self.tokens[self.at + ahead].spaced
+    def operand(self, read: Callable[[], Number], skip: bool) -> Number | None:
+        """What `read` gives, behind a sign; None, back at the sign, where a sentence goes on with something else."""
+        before = self.at
+        self.at += skip
+        try:
+            return read()
+        except _NoNumber:
+            if self.whole:
+                raise
+            self.at = before
+            return None
 
     def sum(self) -> Number:
         value = self.product()
-        while self.peek() in ("+", "-"):
-            before, sign = self.at, self.peek()
-            self.at += 1
-            try:
-                other = self.product()
-            except _NoNumber:
-                if self.whole:
-                    raise
-                self.at = before
-                break
+        while (sign := self.peek()) in ("+", "-") and (other := self.operand(self.product, skip=True)) is not None:
             self.undone.add("+")
             value = _worked(add if sign == "+" else sub, value, other)
         return value
@@ -172,16 +169,10 @@ class _Reader:
     def product(self) -> Number:
         value = self.signed()
         while sign := self.times():
-            before = self.at
-            self.at += self.peek() in _TIMES + _OVER
-            ten = self.peek() == "10" and self.peek(1) in ("^", "**")
-            constant = ten or self.peek() == r"\pi" or sign in (r"\sqrt", r"\pi")
-            try:
-                other = self.signed()
-            except _NoNumber:
-                if self.whole:
-                    raise
-                self.at = before
+            signed = self.peek() in _TIMES + _OVER
+            ten = self.peek(signed) == "10" and self.peek(signed + 1) in ("^", "**")
+            constant = ten or self.peek(signed) in (r"\pi", r"\sqrt" * (not signed))
+            if (other := self.operand(self.signed, skip=signed)) is None:
                 break
             if sign in _OVER:
                 self.undone.add("//" if "/" in self.undone else "/")
@@ -195,7 +186,7 @@ class _Reader:
         sign = self.peek()
         if sign in _TIMES + _OVER + (r"\sqrt", r"\pi"):
             return sign
-        behind = self.kind() == "number" and self.tokens[self.at - 1].text in (")", "}", "]")
+        behind = self.token().kind == "number" and self.tokens[self.at - 1].text in (")", "}", "]")
         return "*" * (self.whole and (behind or sign in ("(", r"\frac", "[")))
 
     def signed(self) -> Number:
@@ -215,9 +206,7 @@ class _Reader:
             if base > 200:
                 raise _OutOfReach
             base = Fraction(math.factorial(int(base)))
-        if self.peek() not in ("^", "**") or (
-            self.peek(1) == r"\circ" or (self.peek(1) == "{" and self.peek(2) == r"\circ")
-        ):
+        if self.peek() not in ("^", "**") or self.peek(1 + (self.peek(1) == "{")) == r"\circ":
             return base
         self.at += 1
         exponent = self.signed() if self.peek() in ("-", "+") else self.power()
@@ -225,8 +214,8 @@ class _Reader:
         return _power(base, exponent)
 
     def atom(self) -> Number:
-        kind, text = self.kind(), self.peek()
-        if kind == "number":
+        text = self.peek()
+        if self.token().kind == "number":
             self.at += 1
             return self.mixed(_exact(decimal(text)))
         if text in ("(", "{", "["):
@@ -264,17 +253,12 @@ class _Reader:
         """A whole number with a proper fraction behind it is their sum: 1 1/2, 1\\frac{1}{2}."""
         if whole.denominator != 1 or (self.at > 1 and self.tokens[self.at - 2].text in ("/", "^")):
             return whole
-        if self.peek() == r"\frac":
+        over = [self.peek(i) for i in range(4)]
+        if over[0] == r"\frac":
             inner = _Reader(self.tokens, True, self.at)
             part, end = inner.atom(), inner.at
-        elif (
-            self.spaced()
-            and self.peek().isdigit()
-            and self.peek(1) == "/"
-            and self.peek(2).isdigit()
-            and self.peek(3) != "/"
-        ):
-            part, end = _worked(truediv, decimal(self.peek()), decimal(self.peek(2))), self.at + 3
+        elif self.token().spaced and over[0].isdigit() and over[1] == "/" != over[3] and over[2].isdigit():
+            part, end = Fraction(int(over[0]), int(over[2]) or 1), self.at + 3
         else:
             return whole
         if not (isinstance(part, Fraction) and 0 < part < 1):
@@ -290,10 +274,10 @@ def _exact(value: Fraction) -> Fraction:
     return value
 
 
-def _sized(value: float) -> float:
-    if not math.isfinite(value):
+def _float(value: Number) -> float:
+    if not math.isfinite(found := approximate(value)):
         raise _NoNumber
-    return value
+    return found
 
 
 def _worked(operation: Callable[[Number, Number], Number], one: Number, other: Number) -> Number:
@@ -301,36 +285,24 @@ def _worked(operation: Callable[[Number, Number], Number], one: Number, other: N
         raise _NoNumber
     if isinstance(one, Fraction) and isinstance(other, Fraction):
         return _exact(operation(one, other))
-    return _sized(operation(_float(one), _float(other)))
-
-
-def _float(value: Number) -> float:
-    return _sized(approximate(value))
+    return _float(operation(_float(one), _float(other)))
 
 
 def _power(base: Number, exponent: Number) -> Number:
-    if isinstance(base, Fraction) and isinstance(exponent, Fraction):
-        if exponent.denominator == 1:
-            size = max(base.numerator.bit_length(), base.denominator.bit_length())
-            if base == 0 and exponent <= 0:
-                raise _NoNumber
-            if abs(base) == 1:
-                return base ** (exponent.numerator % 2)
-            if size * abs(exponent) > BITS:
-                raise _OutOfReach
-            return _exact(base**exponent.numerator)
-    low, high = _float(base), _float(exponent)
-    if low < 0 or (low == 0 and high <= 0):
+    exact = isinstance(base, Fraction) and isinstance(exponent, Fraction)
+    if base == 0 and exponent <= 0:
         raise _NoNumber
+    if exact and exponent.denominator == 1:
+        if abs(base) == 1:
+            return base ** (exponent.numerator % 2)
+        if max(n.bit_length() for n in base.as_integer_ratio()) * abs(exponent) > BITS:
+            raise _OutOfReach
+        return base**exponent.numerator
+    low, high = _float(base), _float(exponent)
     try:
-        value = _sized(low**high)
+        value = _float(low**high) if low >= 0 else math.nan
     except OverflowError as error:
         raise _NoNumber from error
-    if (
-        isinstance(base, Fraction)
-        and isinstance(exponent, Fraction)
-        and max(map(abs, exponent.as_integer_ratio())) <= 64
-    ):
-        root = Fraction(value).limit_denominator(10**6)
-        return root if root**exponent.denominator == base**exponent.numerator else value
-    return value
+    root = Fraction(_float(value)).limit_denominator(10**6)
+    small = exact and max(map(abs, exponent.as_integer_ratio())) <= 64
+    return root if small and root**exponent.denominator == base**exponent.numerator else value
