@@ -21,27 +21,22 @@ _HASHES = re.compile(r"^[ \t]*####[ \t]*(?P<inside>[^\n#]*\S)[ \t]*$", re.M)
 _IS = r"(?:is|equals|will be|would be|must be|should be|turns out to be|comes (?:out )?to)\b"
 _SAID = re.compile(
     rf"(?:\b(?:final|correct|right|best)\s+(?:answer|option|choice|result)(?=[* \t]*(?:{_IS}|[:=(\n]))"
-    rf"|the\s+(?:answer|option|choice)(?:\s+(?:to\s+(?![^\n.:]{{0,60}}\b(?:different|other|another|previous"
-    rf"|related|similar|easier)\b)[^\n.:]{{1,80}}?"
-    rf"|(?:that )?we (?:seek|want|need)))?\s*(?=(?:{_IS}|[:=]))"
-    r"|\banswer\s*(?=is\b|[:=])|\banswer'?s? ?(?:\*\* |[-—–=]*[-—–>→]+ |(?<='s) )"
-    r"|\btl;?dr\b\s*(?=[:=])|^[#* \t]+answer[* \t]*$|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
-    rf"[\s:=*]*(?:{_IS})?(?:,? (?:of course|therefore|thus|then|indeed|simply|clearly|obviously|hence),?(?="
-    rf" ))?[\s:=*]*(?=\S)",
+    r"|the\s+(?:answer|option|choice)(?:\s+to\s+(?![^\n.:]{0,60}\b(?:different|other|another|previous)\b)[^\n.:]{1,80}?"
+    rf"|\s+we (?:seek|want|need))?\s*(?=(?:{_IS}|[:=]))"
+    r"|\banswer\s*(?=is\b|[:=])|\btl;?dr\b\s*(?=[:=])|^[#* \t]+answer[* \t]*$|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
+    rf"[\s:=*]*(?:{_IS})?(?:,? (?:of course|therefore|thus|then|indeed|simply|clearly),?(?= ))?[\s:=*]*(?=\S)",
     re.I | re.M,
 )
 _LATE = re.compile(
     r"^[#>*|\- \t]*(?:ans(?:wer)?|final|solution|result|réponse(?: finale)?|antwort|respuesta|答え?|ответ|답|정답"
     r"|resposta|risposta|svar|jawaban)\b[* \t]*[.:=-][:=* \t]*(?P<inside>\S[^\n]*)$"
-    r"|\b(?:the (?:final )?(?:solution|result|value)|the (?:required|desired|requested) (?:\w+ )?\w+|la"
-    r" réponse(?: finale)?|die antwort"
-    rf"|la respuesta(?: correcta| final)?)\s+(?:{_IS}|est|ist|es|lautet)\s*:?\s*(?P<told>\S[^\n]*)$"
+    r"|\b(?:the (?:final )?(?:solution|result|value)|the (?:required|desired|requested) (?:\w+ )?\w+|die antwort"
+    rf"|la réponse(?: finale)?|la respuesta(?: correcta| final)?)\s+(?:{_IS}|est|ist|es|lautet)\s*:?\s*(?P<told>\S[^\n]*)$"
     r"|\bthe (?:most|best|closest)[\w ]{0,20}? (?:one|option|choice|match|description) (?:is|would be)\s*:?\s*"
-    r"(?P<pick>\S[^\n]*)$"
-    r"|(?:^|[.\n]\s*|\bso |\bget |\bobtain )(?P<first>[^\n.]{1,30}?)\s+(?:is|as) (?:the|my|our) (?:final "
-    r"|correct )?answer\b[.!]?\s*$"
-    r"|[\"'](?:final_)?answer[\"']\s*:\s*(?P<json>[^\n,}]+)"
-    r"|\b(?:option|choice)\s*\(?(?P<option>[A-Z])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b(?!\s+(?:only|if|unless|when))",
+    r"(?P<pick>\S[^\n]*)$|[\"'](?:final_)?answer[\"']\s*:\s*(?P<json>[^\n,}]+)"
+    r"|(?:^|[.\n]\s*|\bso |\bget |\bobtain )(?P<first>[^\n.]{1,30}?)\s+(?:is|as) (?:the|my|our) (?:final |correct )?"
+    r"answer\b[.!]?\s*$|\b(?:option|choice)\s*\(?(?P<option>[A-Z])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b"
+    r"(?!\s+(?:only|if|unless|when))",
     re.I | re.M,
 )
 """Marks that are looked for where there is no other: "Result: 12", "12 is the answer", {"answer": 12}, "option B is right"."""
@@ -128,10 +123,7 @@ def _marked(text: str) -> Found | None:
 
 def _told(text: str) -> Found | None:
     """What follows the last "the answer is"; "" where it is taken back; None where nothing is told."""
-    marks = [
-        m for m in _SAID.finditer(text)
-        if told(text[max(0, m.start() - NEAR) : m.start()]) and not _unreal(text[max(0, m.start() - NEAR) : m.end()])
-    ]  # fmt: skip
+    marks = [m for m in _SAID.finditer(text) if told(text[max(0, m.start() - NEAR) : m.start()], m[0])]
     if not marks:
         return _told_late(text)
     start, end = marks[-1].span()
@@ -139,12 +131,6 @@ def _told(text: str) -> Found | None:
     if len(marks) > 1 and _one_more(text[marks[-2].end() : start].strip(" .*\n"), line.strip(" .*")):
         return "", start, end + len(line)
     return _cut(line, text[end + len(line) :], start, end + len(line))
-
-
-def _unreal(sentence: str) -> bool:
-    """Whether an answer "would be" only if something were so."""
-    said = re.split(r"[.!?]\s|\n", sentence)[-1]
-    return bool(re.search(r"\bwould be\W*$", said) and re.search(r"\b(?:if|had|were|unless)\b", said, re.I))
 
 
 def _cut(line: str, after: str, start: int, end: int) -> Found:

@@ -70,20 +70,17 @@ _LIKE = re.compile(
 """What looks like an answer, with words that lead to it."""
 _TAKEN_BACK = re.compile(
     r"(?:^|[.,!?)\n，。])\W*(?:hmm+|wait|actually|correction|sorry|oops|scratch that|on (?:second|closer|further) \w+"
-    r"|on reflection|or rather|apologies|hold on|edit:|update:|(?:but|oh|ah|no),? (?:wait|no|actually)|just kidding"
-    r"|no,? (?:it|that|the|this)\b|i mean\b|or should\b|不对|等等|更正)(?![A-Za-z])"
+    r"|on reflection|or rather|apologies|hold on|edit:|update:|just kidding|no,? (?:it|that|the|this)\b|i mean\b"
+    r"|or should\b|不对|等等|更正)(?![A-Za-z])"
     r"|^[^\w\n]*(?:but|however|no|nope|yet|although|though)\b(?! (?:only after|not\b))|^[\s$*]*\?"
-    r"|\b(?:this|that|it) (?:is|was) (?:only|just|merely|still|for)\b"
-    r"|\b(?:kidding|my mistake|i was wrong|i made an? (?:error|mistake)"
-    r"|i (?:misread|miscounted|forgot|overlooked|miscalculated)"
+    r"|\b(?:kidding|my mistake|i was wrong|i made an? (?:error|mistake)|i (?:misread|miscounted|forgot|overlooked)"
     r"|(?:forget|ignore) what|(?:disregard|ignore|forget|retract|withdraw|strike|redo) (?:this|that|the|it|my)"
     r"|changed my mind|ought to be|take (?:that|it) back|no idea|not sure|i doubt|i do(?: not|n't) (?:think|know|trust)"
-    r"|(?:this|that|it|which|answer|above)\b[^.\n]{0,20}\b(?:wrong|incorrect|a mistake|an error|not (?:right|correct|the"
-    r" answer))|should (?:be|have been)\b(?=\W*[-$\\(]*\d)|cannot be right)\b"
-    r"|\bcorrect (?:would|should) be\b"
-    r"|\bto (?:get|find|obtain|give|reach|arrive at) the (?:\w+ )?(?:answer|result|total|solution)\b"
-    r"|\b(?:correct|actual|real|true|right|proper) (?:value|result|number|one|option|choice|answer)s?\s*"
-    r"(?:is|was|are|would be|:)",
+    r"|(?:this|that|it) (?:is|was) (?:only|just|merely|still|for)|cannot be right"
+    r"|(?:this|that|it|which|answer|above)\b[^.\n]{0,20}\b(?:wrong|incorrect|a mistake|an error|not (?:right|correct))"
+    r"|should (?:be|have been)\b(?=\W*[-$\\(]*\d)|correct (?:would|should) be"
+    r"|to (?:get|find|obtain|give|reach|arrive at) the (?:\w+ )?(?:answer|result|total|solution)"
+    r"|(?:correct|actual|real|true|right|proper) (?:value|result|number|one|option|choice|answer)s? (?:is|was|would))\b",
     re.I,
 )
 """What begins to take an answer back."""
@@ -96,9 +93,12 @@ _SAYS = re.compile(
 _CHECKED = re.compile(r"\b(?:check|verify|confirm|correct|right|indeed|yes)", re.I)
 
 
-def told(before: str) -> bool:
-    """Whether what stands before "the answer is" in its sentence leaves it told: nothing, or words that lead on to it."""
+def told(before: str, mark: str = "") -> bool:
+    """Whether what stands before "the answer is" in its sentence leaves it told: nothing, or words that lead on to it; and
+    no condition before an answer that "would be"."""
     clause = _CLAUSE.split(before[-NEAR:])[-1]
+    if "would be" in mark and re.search(r"\b(?:if|had|were|unless)\b", re.split(r"[.!?]\s|\n", before)[-1], re.I):
+        return False
     if re.search(r"[\u3400-\u9fff]", clause):
         return bool(_CJK_OPENER.fullmatch(clause))
     return all(w in OPENERS for w in _words(clause))

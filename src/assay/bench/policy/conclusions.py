@@ -5,7 +5,7 @@ import re
 from assay.bench.policy.around import follows, leads, stays, turned
 from assay.bench.policy.letters import letter
 from assay.bench.policy.quantities import quantity
-from assay.bench.policy.vocabulary import MEASURES
+from assay.bench.policy.vocabulary import HEDGES, MEASURES, OPEN, SUPPOSED, words_of
 
 _LONGEST = 60
 """Characters of a text that is its own answer."""
@@ -14,7 +14,6 @@ _OPTION = re.compile(r"\W*([A-H])(?:[.)]?\W*|[.)][^\n]{1,60})\n+(?=\S)")
 """An option on the first line, before what is said of it."""
 _OPTIONS = re.compile(r"^\W*[A-H](?:\W*$|[.)])", re.M)
 _YES = re.compile(r"\W*(?:yes|no)\b(?:[.!](?=\s|$)|,[^.\n]*\.?)", re.I)
-_HEDGED = re.compile(r"\b(?:or|if|unless|maybe|perhaps|idea|answer|sure|yes and no|would)\b|[?？]", re.I)
 _ASIDE = re.compile(
     r"\W*(?:i hope|hope (?:this|that)|let me know|feel free|if you (?:have|need|would|want)|please|is there anything"
     r"|would you like|good luck|happy to|thank you|thanks|(?:check|verification|note|remark|explanation)\W*:)",
@@ -22,12 +21,13 @@ _ASIDE = re.compile(
 )
 """Sentences behind the last one that counts."""
 _UNSURE = re.compile(
-    r"\b(?:think|guess|believe|maybe|perhaps|possibly|probably|might|could|if|unless|cannot|can't|unclear|either|not"
-    r"|no means|may|nobody|suppose|assum\w+|let|need to|have to|find (?:when|where|whether|out|the)|when|whether"
-    r"|(?:first|next|second) (?:step|part|one)|answer\s*(?:is|was|[:=]))\b|n't\b"
-    r"|^\W*(?:or|else|otherwise|alternatively)\b|[?？]",
+    rf"\b(?:{'|'.join(sorted((HEDGES | OPEN | SUPPOSED) - words_of('or say were had vs')))}|think|guess|believe|probably|unclear|not"
+    r"|nobody|assumes?|need to|have to|find (?:when|where|out|the)|when|(?:first|next|second) (?:step|part|one)"
+    r"|no means|answer\s*(?:is|was|[:=]))\b|n't\b|^\W*or\b|[?？]",
     re.I,
 )
+_TORN = re.compile(r"\b(?:or|yes|no|maybe|perhaps|if|unless|answer)\b|[?？]", re.I)
+"""What stands behind a yes or no that is none."""
 """What makes a last sentence no conclusion; one that marks its answer, and did not count by that, is none either."""
 _WHOLE = re.compile(r"[.!。*`]$|(?:[\d)}]|\b[a-z])\s*=[^=]*\d\W*$")
 _SHORT = re.compile(r"(?=.{1,80}$).*\b(?:is|are|was|were|has|have|costs|takes)\b")
@@ -66,7 +66,7 @@ def bare(text: str) -> str | None:
 
 def concluded(text: str) -> str | None:
     """What the last sentence tells: one number or letter, yes or no, what one thing is, or one thing in bold."""
-    if (yes := _YES.match(text)) and not _HEDGED.search(text[:200]) and not _YES.match(text, yes.end()):
+    if (yes := _YES.match(text)) and not _TORN.search(text[yes.end() : 200]):
         return yes[0].strip(" *\n") if stays(yes[0], text[yes.end() :]) else None
     lines = [x.strip() for x in text.split("\n") if re.search(r"\w", x)]
     sentences = [x for line in lines[-3:] for x in re.split(r"(?<=[\w)*%$\]}][.!?])\s+(?=[*\"']*[A-Z])", line)]

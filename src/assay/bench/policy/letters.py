@@ -31,9 +31,7 @@ _CONTRARY = re.compile(
 _DENIED = re.compile(
     r"\s*[*\"')\]}>.:(-]*\s*(?:is|are|was|isn't|aren't|cannot|can't|can)?\s*"
     r"(?:\b(?:not|never|n't|wrong|incorrect|false|excluded|eliminated|impossible|fails)\b|isn't|aren't|can't|cannot\b"
-    r"|(?:would|could|might|may|must|should|will) be (?:wrong|incorrect|false|impossible)\b"
-    r"|(?:can |could |must |may |should )?be (?:ruled|eliminated|excluded|rejected|discarded|dismissed)"
-    r"|do(?:es)?(?:n't| not)\b"
+    r"|do(?:es)?(?:n't| not)\b|(?:can |must )?be (?:ruled|eliminated|excluded)"
     r"|(?:选?项)?[是也都]?(?:错|不|非|误|有误|无法|未|以外|之外|排除|吗)|[❌✗✘]|(?:an? )?(?:trap|distractor|decoy)\b)",
     re.I,
 )

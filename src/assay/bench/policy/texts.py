@@ -20,9 +20,7 @@ _SPELLINGS = (
     "是的/是", "对的/对", "不是的/不是",
 )  # fmt: skip
 _ONE_SPELLING = dict(pair.split("/") for pair in _SPELLINGS)
-_SAID = re.compile(
-    r"^(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:(?:final|correct|right)\s+)?answer\s*(?:is\b\s*:?|:)\s*", re.I
-)
+_SAID = re.compile(r"^(?:so,? )?(?:the\s+)?(?:final\s+)?answer\s*(?:is\b\s*:?|:)\s*", re.I)
 _WORD = re.compile(
     r"(?P<number>(?:(?<![\w)])[-+])?(?:\d[\d,]*(?:[.:]\d+)*|\.\d+))|(?P<short>(?:[^\W\d_]\.){2,}[^\W\d_]?\b"
     r"|(?:[^\W\d_]\.)+[^\W\d_]\b\.?)"
