@@ -8,29 +8,20 @@ take it back.
 
 import re
 
-from assay.bench.policy.beside import arrives, given, known
+from assay.bench.policy import beside
+from assay.bench.policy.beside import HEDGES, OPEN, OPERATORS, known, words_of
 from assay.bench.policy.characters import written
 from assay.bench.policy.letters import letter
 from assay.bench.policy.quantities import quantity
-from assay.bench.policy.vocabulary import (
-    ARRIVING,
-    BEING,
-    CJK_CHANGES,
-    HEDGES,
-    LIMITS,
-    MODAL,
-    OPENERS,
-    OPERATORS,
-    SUPPOSED,
-    WRONG,
-    words_of,
-)
 
 NEAR = 400
 """Characters behind an answer in which it may be taken back."""
 _CLAUSE = re.compile(
     r"[.,;:!?](?=[\s*$\"'\\]|$)|\n|\b(?:then|so|but|hence|thus|therefore|because|since|as|and)\b|[，。；：、]", re.I
 )
+_LIMITS = words_of("not never most least than between")
+_MODAL = OPEN | words_of("not never also")
+"""Words right before a verb of being that leave open, or deny, that it is."""
 _FILL = words_of("then it the answer is be not could may might also but and even just")
 _CJK_OPENER = re.compile(
     r"[\s*#>【\[(\"'：:]*(?:(?:综上(?:所述)?|所以|因此|因而|于是|那么|由此|故而?|可得|得到?|可知|最后"
@@ -101,7 +92,7 @@ def told(before: str, mark: str = "") -> bool:
         return False
     if re.search(r"[\u3400-\u9fff]", clause):
         return bool(_CJK_OPENER.fullmatch(clause))
-    return all(w in OPENERS for w in _words(clause))
+    return all(w in beside.OPENERS for w in _words(clause))
 
 
 def _turning(clause: str) -> bool:
@@ -135,18 +126,20 @@ def leads(before: str, inside: str) -> bool:
     if relation := _RELATION.search(bare):
         if relation[0] in "}]" and not re.search(r"\\(?:end|begin)\{[^{}]*\}$|\\\]$", bare):
             return False
-        return not (relation[0] in ",:" and any(w in LIMITS for w in _words(clause)[-3:]))
+        return not (relation[0] in ",:" and any(w in _LIMITS for w in _words(clause)[-3:]))
     if re.search(r"[\u3400-\u9fff]$", bare):
-        return not CJK_CHANGES.search(clause[-6:].replace("的", ""))
+        return not beside.CJK_CHANGES.search(clause[-6:].replace("的", ""))
     words = _words(clause) or _words(sentence)
     if not words or not re.search(r"(?<!\\)\b[^\W\d_]+(?:'[^\W\d_]+)?$", bare):
         return False
-    being = max((i for i, w in enumerate(words) if w in BEING), default=-1)
-    if being > len(words) - 3 and any(w in MODAL for w in words[max(0, being - 2) : being]):
+    being = max((i for i, w in enumerate(words) if w in beside.BEING), default=-1)
+    if being > len(words) - 3 and any(w in _MODAL for w in words[max(0, being - 2) : being]):
         return False
     if words[-1] in ("when", "if", "for"):
         return bool(re.search(r"[<>=]|\\(?:le|ge|ne|in)", inside))
-    return (words[-1] in ARRIVING or given(words)) and (not re.search(r"\d", inside) or arrives(words))
+    return (words[-1] in beside.ARRIVING or beside.given(words)) and (
+        not re.search(r"\d", inside) or beside.arrives(words)
+    )
 
 
 def _words(text: str) -> list[str]:
@@ -155,13 +148,13 @@ def _words(text: str) -> list[str]:
 
 def _tells(sentence: str, clause: str, bare: str) -> bool:
     """Whether a clause tells something, and neither supposes it nor reports it of somebody."""
-    if _words(sentence)[:1] and _words(sentence)[0] in SUPPOSED and not re.search(r"[,，]|\bthen\b", sentence):
+    if _words(sentence)[:1] and _words(sentence)[0] in beside.SUPPOSED and not re.search(r"[,，]|\bthen\b", sentence):
         return False
     marks = re.split(r"\b(?:answer|option|choice)s?\b|答案", bare.rstrip(" :"))
     if re.search(r"\b(?:answer|option|choice)s?\b|答案", clause) and not told(marks[-2]):
         return False
     return not re.search(r"\bno way\b|(?<!least )\b(?:lower|upper) (?:limit|bound)\b", clause) and not any(
-        w in WRONG for w in _words(clause)
+        w in beside.WRONG for w in _words(clause)
     )
 
 
@@ -214,7 +207,7 @@ def _remark(inside: str, said: str) -> bool:
         return True
     if words and words[0] in ("since", "because", "as"):
         return known(said)
-    return bool(words) and not any(w in OPERATORS | HEDGES | BEING for w in words)
+    return bool(words) and not any(w in OPERATORS | HEDGES | beside.BEING for w in words)
 
 
 def stays(inside: str, rest: str) -> bool:

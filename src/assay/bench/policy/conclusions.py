@@ -3,9 +3,9 @@
 import re
 
 from assay.bench.policy.around import follows, leads, stays, turned
+from assay.bench.policy.beside import HEDGES, MEASURES, OPEN, SUPPOSED, words_of
 from assay.bench.policy.letters import letter
 from assay.bench.policy.quantities import quantity
-from assay.bench.policy.vocabulary import HEDGES, MEASURES, OPEN, SUPPOSED, words_of
 
 _LONGEST = 60
 """Characters of a text that is its own answer."""

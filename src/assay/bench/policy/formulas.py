@@ -6,12 +6,12 @@ import re
 from functools import lru_cache
 
 from assay.bench.policy.arithmetic import agree, approximate, read_whole, tokens_of
+from assay.bench.policy.beside import words_of
 from assay.bench.policy.characters import written
 from assay.bench.policy.equivalent import equivalent
 from assay.bench.policy.intervals import differently_named
 from assay.bench.policy.quantities import Quantity, named, quantity
 from assay.bench.policy.texts import same_text
-from assay.bench.policy.vocabulary import words_of
 from assay.bench.policy.words import unit_of
 
 LONGEST = 400

@@ -2,9 +2,8 @@
 
 import re
 
-from assay.bench.policy.beside import known
+from assay.bench.policy.beside import CHOOSING, known
 from assay.bench.policy.characters import written
-from assay.bench.policy.vocabulary import CHOOSING
 
 LONGEST = 1_000
 """Characters of an answer that are looked at; a longer one chooses none."""

@@ -11,9 +11,8 @@ from fractions import Fraction
 from functools import lru_cache
 
 from assay.bench.policy.arithmetic import Number, Read, Token, agree, approximate, read_at, read_whole, tokens_of
-from assay.bench.policy.beside import counted, led, remarks
+from assay.bench.policy.beside import BEING, CHANGERS, HEDGES, counted, led, remarks, words_of
 from assay.bench.policy.characters import written
-from assay.bench.policy.vocabulary import BEING, CHANGERS, HEDGES, words_of
 from assay.bench.policy.words import digits_for_words, in_latin, unit_of
 
 LONGEST = 400
@@ -109,11 +108,9 @@ def quantity(text: str, formula: bool = False) -> Quantity | None:
     said, cut = (said[: why.start()], True) if why else (said, False)
     if re.fullmatch(r"\W*[\d.,]+\s*!\W*|\W*(?:\\approx|~)\s*\d+\W*", said):
         return None
-    letters = (
-        "any"
-        if not formula or re.search(r"\\(?:text|mathrm|mbox)", text)
-        else "spaced" * (not re.search(r"[\\$]", re.sub(r"\\times(?=\s*10\s*\^)", "", text)))
-    )
+    as_text = not formula or re.search(r"\\(?:text|mathrm|mbox)", text)
+    apart = not re.search(r"[\\$]", re.sub(r"\\times(?=\s*10\s*\^)", "", text))
+    letters = "any" if as_text else "spaced" * apart
     parts = _split(tokens_of(said, comma=not formula))
     if len(parts) == 2 and parts[1] and named(parts[1]):
         parts = parts[::-1]
@@ -127,16 +124,12 @@ _PLAINLY = (
     (re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)"), r" \\times "),
     (re.compile(r"\b(?:minus|negative)\s+(?=[\d$€£¥.\\])", re.I), "-"),
     (re.compile(r"-\s*([$€£¥₹])\s*(?=[\d.])"), r"\1-"),
-    (
-        re.compile(r"(?<![\w\\])([B-HJ-Zb-z])\s+(?:is|equals)\s+(?=[-$(]*[\d.])|^([A-Za-z])\s+is\s+|\bequals\b", re.I),
-        r"\1\2=",
-    ),
+    (re.compile(r"(?<![\w\\])([B-HJ-Zb-z])\s+is\s+(?=[-$(]*[\d.])|^([A-Za-z])\s+is\s+", re.I), r"\1\2="),
+    (re.compile(r"\bequals\b", re.I), "="),
     (re.compile(r"\\frac\s*\{\s*([A-Za-z]+)\s*\}\s*\{\s*([A-Za-z]+(?:\s*\^\s*\{?\s*[23]\s*\}?)?)\s*\}"), r"\1/\2"),
     (re.compile(r"(?<=\d)\s*in\.?$"), " inches"),
     (
-        re.compile(
-            r"(?<=[\d}])\s+of\s+an?\s+(?=(?:hour|minute|second|day|mile|kilomet|met(?:er|re)|lit|gallon|pound|dollar))"
-        ),
+        re.compile(r"(?<=[\d}])\s+of\s+an?\s+(?=hour|minute|second|day|mile|kilomet|met[er]|lit|gallon|pound|dollar)"),
         " ",
     ),
     (re.compile(r"^([\s$(]*)(\d+)\s+(?:in|out\s+of(?:\s+every)?)\s+(\d+)(?=\s+chances?\b|\W*$)", re.I), r"\1\2/\3"),
