@@ -12,7 +12,7 @@ from assay.bench.policy.around import NEAR, follows, leads, stays, told, turned
 from assay.bench.policy.conclusions import bare, concluded
 from assay.bench.policy.formulas import same_formula, squeezed
 from assay.bench.policy.letters import letter
-from assay.bench.policy.quantities import Quantity, quantity
+from assay.bench.policy.quantities import quantity
 from assay.bench.policy.texts import plain, same_text
 from assay.rollouts import AnswerKind
 
@@ -90,7 +90,7 @@ def _contrary(one: str, other: str) -> bool:
     """Whether two answers can be read as numbers, or as letters, and are not the same."""
     first, second = quantity(one), quantity(other)
     if first is not None and second is not None:
-        return not (first.equals(second) or second.equals(first))
+        return not first.agrees(second)
     return None not in (letters := (letter(one), letter(other))) and letters[0] != letters[1]
 
 
@@ -100,17 +100,24 @@ Found = tuple[str, int, int]
 
 def _tagged(text: str) -> Found | None:
     """What stands in the last <answer> tags; a list of those that nothing parts from it."""
-    found = list(_TAGS.finditer(text))
-    if not found:
-        return None
-    inside, start = found[-1]["inside"], found[-1].start()
-    for before in found[-2::-1]:
-        if not _JOINT.fullmatch(text[before.end() : start]):
+    found = [(m.start(), m["inside"], m.end()) for m in _TAGS.finditer(text)]
+    return _led(text, *_joined(text, found)) if found else None
+
+
+def _joined(text: str, found: list[tuple[int, str, int]]) -> Found:
+    """The last of several marked answers, with those that are listed before it."""
+    begin, inside, end = found[-1]
+    for mark, before, close in found[-2:-26:-1]:
+        if not _JOINT.fullmatch(text[close:begin]):
             break
-        start = before.start()
-        if before["inside"].strip() != inside.strip():
-            inside = f"{before['inside']}, {inside}"
-    return inside if leads(_TABLE.sub("", text[:start]), inside) else "", start, found[-1].end()
+        joint = re.sub(r"[A-Za-z]\w?\s*=|\$", "", text[close:begin]).strip() or ","
+        begin, inside = mark, inside if before.strip() == inside.strip() else f"{before} {joint} {inside}"
+    return inside, begin, end
+
+
+def _led(text: str, inside: str, begin: int, end: int) -> Found:
+    """A marked answer, where its sentence leads to it."""
+    return inside if leads(_TABLE.sub("", text[:begin]), inside) else "", begin, end
 
 
 def _marked(text: str) -> Found | None:
@@ -169,42 +176,33 @@ def _told_late(text: str) -> Found | None:
 
 
 def _boxed(text: str) -> Found | None:
-    """The content of the \\boxed{...} that begins last among those whose braces are balanced, with those that are listed
-    before it, and where it ends; one pass over the text."""
-    marks, boxes = dict[int, int](), list[tuple[int, int, int, int]]()
-    for m in _BOX.finditer(text):
-        if text.startswith("{", m.end()):
-            marks[m.end() + 1] = m.start()
-        elif after := _LOOSE.match(text, m.end()):
-            boxes.append((m.start(), m.end(), after.end(), after.end()))
-    open_ = list[int]()
-    for at, sign in ((m.start(), m[0]) for m in re.finditer(r"[{}]", text)) if marks else ():
-        if sign == "{":
-            open_.append(at + 1)
-        elif open_:
-            start = open_.pop()
-            if start in marks:
-                boxes.append((marks[start], start, at, at + 1))
-    if not boxes:
+    """What stands in the last \\boxed{...}, with those that are listed before it and with what is attached to it."""
+    found = _boxes(text)
+    if not found:
         return None
-    boxes.sort()
-    begin, start, stop, end = boxes[-1]
-    inside = text[start:stop]
-    for mark, start, stop, close in boxes[-2:-26:-1]:
-        between = text[close:begin] if close <= begin else ""
-        if not _JOINT.fullmatch(between):
-            break
-        joint, again = (
-            re.sub(r"[A-Za-z]\w?\s*=|\$", "", between).strip() or ",",
-            text[start:stop].strip() == inside.strip(),
-        )
-        begin, inside = mark, inside if again else f"{text[start:stop]} {joint} {inside}"
-    cases = boxes[:-1] and begin == boxes[-1][0] and _CASE.search(text[max(0, begin - 80) : begin])
-    if cases and text[boxes[-2][1] : boxes[-2][2]].strip() != inside.strip():
-        return "", begin, end
+    inside, begin, end = _joined(text, found)
+    if begin == found[-1][0] and found[:-1] and found[-2][1].strip() != inside.strip():
+        if _CASE.search(text[max(0, begin - 80) : begin]):
+            return "", begin, end
     if inside.strip() and (attached := _ATTACHED.match(text, end)):
         inside, end = f"{inside}{attached[0].replace('$', '')}", attached.end()
-    return inside if leads(_TABLE.sub("", text[:begin]), inside) else "", begin, end
+    return _led(text, inside, begin, end)
+
+
+def _boxes(text: str) -> list[tuple[int, str, int]]:
+    """Where each \\boxed{...} with balanced braces begins, its content and where it ends, by where it begins; in one pass."""
+    marks, found, open_ = dict[int, int](), list[tuple[int, str, int]](), list[int]()
+    for m in _BOX.finditer(text):
+        if text.startswith("{", m.end()):
+            marks[m.end()] = m.start()
+        elif after := _LOOSE.match(text, m.end()):
+            found.append((m.start(), after[0], after.end()))
+    for brace in re.finditer(r"[{}]", text) if marks else ():
+        if brace[0] == "{":
+            open_.append(brace.start())
+        elif open_ and (start := open_.pop()) in marks:
+            found.append((marks[start], text[start + 1 : brace.start()], brace.end()))
+    return sorted(found)
 
 
 def same(given: str, right: str, kind: AnswerKind) -> bool:
@@ -218,10 +216,7 @@ def same(given: str, right: str, kind: AnswerKind) -> bool:
     if kind == "number":
         one, other = quantity(given), quantity(right)
         return one is not None and other is not None and one.equals(other)
-    if kind == "choice":
-        chosen = letter(given)
-        return chosen is not None and chosen == letter(right)
-    return same_text(given, right)
+    return letter(given) == letter(right) is not None if kind == "choice" else same_text(given, right)
 
 
 def correct(text: str, right: str, kind: AnswerKind) -> bool:
@@ -233,14 +228,10 @@ def correct(text: str, right: str, kind: AnswerKind) -> bool:
 def normalised(answer: str, kind: AnswerKind) -> str:
     """A final answer so written that those which `same` takes for equal are equal, as a rule; of formulas, numbers alone.
     For counting how answers agree; whether one is right is `same`'s to say."""
-    value = quantity(answer, formula=kind == "math") if kind != "choice" else None
-    if value is not None and (kind != "text" or not value.rest):
-        return _key(value)
     if kind == "choice":
         return letter(answer) or plain(answer)
-    return squeezed(answer) if kind == "math" else plain(answer)
-
-
-def _key(value: Quantity) -> str:
+    value = quantity(answer, formula=kind == "math")
+    if value is None or (kind == "text" and value.rest):
+        return squeezed(answer) if kind == "math" else plain(answer)
     number = value.value * (value.unit[1] if value.unit else 1)
     return str(number) if getattr(number, "denominator", 0) == 1 else f"{approximate(number):.6g}"

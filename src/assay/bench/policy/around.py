@@ -195,7 +195,7 @@ def _goes_on(inside: str, part: str) -> bool:
 def _again(inside: str, said: str) -> bool:
     """Whether the same amount is told again."""
     one, other = quantity(inside), quantity(re.split(r",\s|[.;](?:\s|$)|\)", said)[0].strip())
-    return one is not None and other is not None and (one.equals(other) or other.equals(one))
+    return one is not None and other is not None and one.agrees(other)
 
 
 def _remark(inside: str, said: str) -> bool:

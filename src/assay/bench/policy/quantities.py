@@ -49,6 +49,10 @@ class Quantity:
             wanted += [v / 100 for v in wanted]
         return any(agree(v, w) for v in given for w in wanted)
 
+    def agrees(self, other: "Quantity") -> bool:
+        """Whether the two may be the same, whichever is the right one."""
+        return self.equals(other) or other.equals(self)
+
 
 def _alike(one: str, other: str) -> bool:
     """Whether what is counted may be the same: unnamed, or one noun in singular or plural."""
@@ -209,7 +213,7 @@ def _single(tokens: Sequence[Token], letters: str) -> Quantity | None:
             continue
         if found is not None and (not between or between[-1].text.lower() == "of") and tokens[at].text not in "([":
             return None
-        if found is not None and not (found.equals(made) or made.equals(found)):
+        if found is not None and not found.agrees(made):
             said = {t.text.lower() for t in between}
             if not said & _LIST and said & _TAIL and not any(t.text.lower() == "or" for t in tokens[end:]):
                 last = between[:-1] if between[-1].text.lower() in _TAIL - {"per", "when", "if", "with"} else between

@@ -27,10 +27,7 @@ _RUN = re.compile(
 )
 _BESIDE = re.compile(rf"(?<=\()(?:{_WORDS_RUN})(?=\))|^\s*(?:{_WORDS_RUN})(?=\s*\()", re.I)
 """Number words that tell a number in digits again, or are told again."""
-_LEAD = (
-    r"\W*(?:(?:the\s+)?(?:final\s+)?answer\s*(?:is|:)?|it\s+is|is|there\s+(?:are|is)|about|approximately|exactly|only|just){0,1}\W*(?:exactly|only|just)?"
-    r"\W*"
-)
+_LEAD = frozenset("the final answer is it there are about approximately exactly only just".split())
 
 
 def digits_for_words(text: str) -> str:
@@ -47,12 +44,10 @@ def digits_for_words(text: str) -> str:
         return "0"
     if re.search(r"\d", text):
         return _BESIDE.sub(lambda m: _value(m[0].lower()) or m[0], text)
-    lead = re.match(_LEAD, text, re.I)
-    start = lead.end() if lead else 0
 
     def digits(match: re.Match[str]) -> str:
-        said = match["run"].lower()
-        value = None if match.start() > start and _LONE.fullmatch(said) else _value(said)
+        said, before = match["run"].lower(), re.findall(r"\w+", text[: match.start()].lower())
+        value = None if _LONE.fullmatch(said) and not _LEAD.issuperset(before) else _value(said)
         return match[0] if value is None else ("-" if match["minus"] else "") + value
 
     return _RUN.sub(digits, text)
@@ -156,48 +151,30 @@ def _fraction(said: str) -> Fraction | None:
     return Fraction(int(above), _PARTS[part]) if above and above.isdigit() else None
 
 
-_MEASURES: dict[str, tuple[tuple[str, str], ...]] = {
-    "length": (
-        ("mm millimeter millimetre", "1/1000"), ("cm centimeter centimetre", "1/100"), ("dm decimeter", "1/10"),
-        ("m meter metre", "1"), ("km kilometer kilometre", "1000"), ("inch inche", "127/5000"), ("ft foot feet", "381/1250"),
-        ("yd yard", "1143/1250"), ("mi mile", "201168/125"), ("nm nanometer", "1/1000000000"),
-        ("um µm μm micrometer", "1/1000000"),
-    ),
-    "mass": (
-        ("mg milligram", "1/1000"), ("g gram gramme", "1"), ("kg kilogram kilo", "1000"), ("t ton tonne", "1000000"),
-        ("lb lbs", "45359237/100000"), ("oz ounce", "45359237/1600000"),
-    ),
-    "time": (
-        ("ms millisecond", "1/1000"), ("s sec second", "1"), ("min minute", "60"), ("h hr hour", "3600"), ("day", "86400"),
-        ("week", "604800"),
-    ),
-    "months": (("month", "1"), ("yr year", "12"), ("decade", "120"), ("century", "1200")),
-    "volume": (
-        ("ml milliliter millilitre", "1/1000"), ("cl", "1/100"), ("l liter litre", "1"),
-        ("gal gallon", "473176473/125000000"),
-    ),
-    "money": (("dollar usd $", "1"), ("cent ¢", "1/100")),
-    "euros": (("euro eur €", "1"),), "sterling": (("£ gbp", "1"),), "yen": (("yen ¥ yuan rmb", "1"), ("jiao", "1/10")),
-    "rupees": (("rupee ₹", "1"),),
-    "unit": (("unit c f", "1"),), "angle": (("degree deg °", "1"),), "radians": (("radian rad", "1"),),
-    "energy": (("j joule", "1"), ("cal calorie", "523/125"), ("kcal", "4184")),
-    "force": (("n newton", "1"),), "work": (("wh", "1"), ("kwh", "1000")),
-    "pressure": (("pa pascal", "1"), ("atm", "101325")), "substance": (("mol mole", "1"),),
-    "charge": (("coulomb", "1"),), "resistance": (("ohm Ω", "1"),), "temperature": (("kelvin k", "1"),),
-    "astronomic": (("au", "1"),),
-    "loudness": (("db", "1"),), "psi": (("psi", "1"),), "horses": (("hp", "1"),), "turns": (("rpm", "1"),),
-    "bars": (("bar", "1"),),
-    "electronvolts": (("ev", "1"),),
-    "power": (("w watt", "1"), ("kw", "1000")), "voltage": (("v volt", "1"),), "current": (("ampere amp a", "1"),),
-    "frequency": (("hz hertz", "1"), ("khz", "1000"), ("mhz", "1000000")),
-    "length per time^1": (("mph", "1397/3125"), ("kph kmph", "5/18")),
-    "data": (("byte", "1"), ("bit", "1/8"), ("kb", "1000"), ("mb", "1000000"), ("gb", "1000000000")),
-}  # fmt: skip
+_MEASURES = """
+length: mm millimeter millimetre 1/1000, cm centimeter centimetre 1/100, dm decimeter 1/10, m meter metre 1
+length: km kilometer kilometre 1000, inch inche 127/5000, ft foot feet 381/1250, yd yard 1143/1250, mi mile 201168/125
+length: nm nanometer 1/1000000000, um µm μm micrometer 1/1000000
+mass: mg milligram 1/1000, g gram gramme 1, kg kilogram kilo 1000, t ton tonne 1000000
+mass: lb lbs 45359237/100000, oz ounce 45359237/1600000
+time: ms millisecond 1/1000, s sec second 1, min minute 60, h hr hour 3600, day 86400, week 604800
+months: month 1, yr year 12, decade 120, century 1200
+volume: ml milliliter millilitre 1/1000, cl 1/100, l liter litre 1, gal gallon 473176473/125000000
+money: dollar usd $ 1, cent ¢ 1/100; euros: euro eur € 1; sterling: £ gbp 1; yen: yen ¥ yuan rmb 1, jiao 1/10; rupees: rupee ₹ 1
+unit: unit c f 1; angle: degree deg ° 1; radians: radian rad 1; astronomic: au 1; temperature: kelvin k 1
+energy: j joule 1, cal calorie 523/125, kcal 4184; work: wh 1, kwh 1000; electronvolts: ev 1
+force: n newton 1; pressure: pa pascal 1, atm 101325; bars: bar 1; psi: psi 1; substance: mol mole 1
+power: w watt 1, kw 1000; horses: hp 1; voltage: v volt 1; current: ampere amp a 1; charge: coulomb 1; resistance: ohm Ω 1
+frequency: hz hertz 1, khz 1000, mhz 1000000; turns: rpm 1; loudness: db 1
+length per time^1: mph 1397/3125, kph kmph 5/18
+data: byte 1, bit 1/8, kb 1000, mb 1000000, gb 1000000000
+"""
+"""A kind of measure, the names of its units, and how much of its own unit each is."""
 _UNITS = {
-    name: (kind, Fraction(size))
-    for kind, sizes in _MEASURES.items()
-    for names, size in sizes
-    for name in names.split(" ")
+    name: (kind, Fraction(part.split()[-1]))
+    for kind, parts in (line.split(": ") for line in re.split(r"\n|; ", _MEASURES.strip()))
+    for part in parts.split(", ")
+    for name in part.split()[:-1]
 }
 _PREFIXES = {"n": "1e-9", "u": "1e-6", "µ": "1e-6", "μ": "1e-6", "m": "1e-3", "c": "1e-2", "d": "1e-1", "k": "1e3",
              "M": "1e6", "G": "1e9", "T": "1e12"}  # fmt: skip
