@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 
 from assay.bench.policy.characters import written
@@ -129,14 +130,17 @@ def _hour(match: re.Match[str]) -> str:
 
 _YES = re.compile(r"(yes|no|true|false)\b\s*[-,.;:!](?!\s*\d)\s*(.+)", re.I | re.S)
 _BUT = r"\b(?:yes|maybe|perhaps|or|unless|but|if|actually|doubt|otherwise|sometimes|partly|idea)\b|[?]"
-_SUBJECT = re.compile(
-    r"(?:(?:it|that|he|she)'s|(?:it|this|that|they|these|the [\w-]+(?: [\w-]+){0,2}) (?:is|are|was|were)) (?P<said>.+)",
-    re.I,
-)
-_CONTRARY = re.compile(
-    r"\b(?:not?|never|neither|none|nothing|wrong|false|incorrect|opposite|contrary|former|other|un\w+)\b|n't\b", re.I
-)
-_NOT_THAT = re.compile(r"(?P<said>[^,;(]+)[,;(]\s*(?:and |but )?not (?P<other>[^,;()]+)\)?", re.I)
+_CONTRARY = r"(?!(?:not?|never|neither|none|nothing|wrong|false|incorrect|opposite|contrary|former|other|un\w+)\b)"
+_CORES = tuple(re.compile(core, re.I) for core in (
+    rf"(?:(?:it|that|he|she)'s|(?:it|this|that|they|these|the(?: {_CONTRARY}[\w-]+){{1,3}}) (?:is|are|was|were)) (.+)",
+    r"not [^,;]+?,? but ([^,;]+)",
+    r"([^,;(]+)[,;(]\s*(?:and |but )?not [^,;()]+\)?",
+    r"(?:on|in|at|to) (?!the\b(?! \w+$))(.+)",
+    r"(.+?),?\s+(?:because|since)\b.*",
+    r"(?:it|they) (\w+)",
+    r"(?:it|this) (can ?not\b.*)",
+))  # fmt: skip
+"""Sentences around a short answer: "The function is linear", "left, not right", "in Paris", "red because ..."."""
 
 
 def _cores(given: str, right: str) -> Iterator[str]:
@@ -145,22 +149,7 @@ def _cores(given: str, right: str) -> Iterator[str]:
         against = _BUT + (r"|\b(?:no|not|never|false)\b|n't\b" if yes[1].lower() in ("yes", "true") else r"|\btrue\b")
         if not re.search(against, yes[2], re.I):
             yield yes[1]
-    subject = _SUBJECT.fullmatch(given)
-    if subject and not _SUBJECT.fullmatch(right) and not _CONTRARY.search(given[: subject.start("said")]):
-        yield subject["said"]
-    against_that = _NOT_THAT.fullmatch(given)
-    if against_other := re.fullmatch(r"not [^,;]+?,? but (?P<said>[^,;]+)", given, re.I):
-        yield against_other["said"]
-    if against_that and plain(against_that["other"]) != plain(right):
-        yield against_that["said"]
-    if re.match(r"(?:on|in|at|to) (?!the\b(?! \w+$))", given, re.I) and not re.match(r"(?:on|in|at|to) ", right, re.I):
-        yield given[3:]
-    if reason := re.search(r",?\s+(?:because|since)\b", given, re.I):
-        yield given[: reason.start()]
-    if verb := re.fullmatch(r"(?:it|they) (\w+)", given, re.I):
-        yield verb[1]
-    if re.match(r"(?:it|this) can ?not\b", given, re.I):
-        yield given.split(" ", 1)[1]
+    yield from (m[1] for core in _CORES if (m := core.fullmatch(given)))
 
 
 _DATES = ("%B %d %Y", "%b %d %Y", "%d %B %Y", "%d %b %Y", "%Y-%m-%d", "%I:%M %p", "%H:%M")
@@ -172,10 +161,8 @@ def moment(text: str) -> tuple[str, str] | None:
     said = re.sub(r"\bin (?:morning)\b", "am", re.sub(r"\bin (?:afternoon|evening)\b", "pm", " ".join(said.split())))
     said = re.sub(r"(?<=\d)\s*([ap])\s?m\b", r" \1m", " ".join(said.split()))
     for form in _DATES:
-        try:
+        with suppress(ValueError):
             found = datetime.strptime(said, form)
-        except ValueError:
-            continue
-        if form != "%H:%M" or found.hour > 12:
-            return ("time", f"{found:%H:%M}") if "%M" in form else ("date", f"{found:%Y-%m-%d}")
+            if form != "%H:%M" or found.hour > 12:
+                return ("time", f"{found:%H:%M}") if "%M" in form else ("date", f"{found:%Y-%m-%d}")
     return None
