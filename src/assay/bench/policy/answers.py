@@ -56,7 +56,7 @@ _JOINT = re.compile(r"[\s$,;]*(?:,|;|\band\b|\bor\b)?[\s$,;]*(?:[a-z]\w?\s*=\s*)
 """What stands between the boxes of one list."""
 _DANGLING = re.compile(r"(?:\b(?:times|plus|minus|of|and|or|by|than|the|an|is|divided)|[-+*/=^(\\{])\s*$", re.I)
 """How an answer ends that is broken off."""
-_SENTENCE = re.compile(r"(?:(?<=[\w)}$*%\]\"']{2})|(?<=[\d)}]))[.;!](?=[\s*]|$)|[?](?=[\s*]|$)|[。！？；](?=.)")
+_SENTENCE = re.compile(r"(?:(?<=[\w)}$*%\]\"']{2})|(?<=[\d)}]))[.;!](?=[\s*]|$)|[;?](?=[\s*]|$)|[。！？；](?=.)")
 """The end of a sentence; a letter and a full stop mark an option."""
 _TOKENS = re.compile(r"<\|[\w ]{1,30}\|>|</s>|~~[^~\n]+~~")
 

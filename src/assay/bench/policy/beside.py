@@ -31,7 +31,7 @@ OPEN = words_of(
 """Verbs that leave open what is told, or deny it."""
 WRONG = words_of(
     "bound bounds estimate estimates estimated guess guessed wrong wrongly incorrect incorrectly false mistake mistakes"
-    " mistaken mistakenly erroneous trap naive naively decoy placeholder impossible"
+    " mistaken mistakenly erroneous typo misprint slip trap naive naively decoy placeholder impossible"
 )
 """What an answer is called that is none."""
 CHANGERS = WRONG | words_of(
@@ -75,7 +75,7 @@ ADVERBS = words_of(
 DETERMINERS = words_of(
     "the a an his her its their our my your this these those them that all both another any one us him"
 )
-PLACES = words_of("in of on for at to per during within across among inside a an every each")
+PLACES = words_of("in of on for at to from per during within across among inside a an every each")
 CLOSE = ADVERBS - {"finally", "ultimately", "hence", "thus", "therefore"} | words_of(
     "in total combined together each apiece left remaining more extra additional long tall wide high deep thick old away"
     " ago later earlier apart per every daily weekly monthly yearly annually hourly older younger taller shorter longer"
@@ -89,7 +89,7 @@ STOPS = (
     | OPEN
     | APPROXIMATE
     | words_of(
-        "when while until and but than as with from by before after over under above below beyond between past toward"
+        "when while until and but than as with by before after over under above below beyond between past toward"
         " towards against though although however which who whose where what since because into onto out up down upon via"
         " through probably some no far close near next it's like yet still dozen make makes would should must"
     )
@@ -158,7 +158,7 @@ OPENERS = (
     | BEING - {"were"}
     | words_of(
         "and which that this it means shows gives implies follows we i get gets find conclude see know have has obtain can"
-        " our my in conclusion summary total short as result consequently but again ok okay well alright yes great let's put"
+        " our my in conclusion summary total short as result consequently but yet again ok okay well alright yes great let's put"
         " state give with to from because of step accordingly here hereby verify check confirm verified confirmed done given"
         " submit your option think believe say would must answering answer final correct the best single exact simplified"
         " quick required i'm sure confident all above below desired asked leaving an round rounded follow following next"
@@ -171,7 +171,7 @@ CHOOSING = OPENERS - words_of("but after all below") | words_of(
     "a answers options choice letter it's i'd i'll will choose chose chosen pick picked select selected choosing go going"
     " feel right statement alternative image figure picture graph diagram shape panel should probably likely most mark"
     " marked for by here's correctly appropriate suitable closest accurate matching possible one reasonable solution"
-    " surely am left remains leaves are question ans re bet since"
+    " surely am left remains leaves are question ans re bet since corresponds"
 )
 """Words that may stand before a letter that is chosen, in its clause."""
 
@@ -226,7 +226,7 @@ def counted(tokens: Sequence[Token], value: Number) -> str | None:
 
 
 _ASIDE = re.compile(
-    r"(?: from (?:now|today)|(?<=s) and \w+s)$|^times(?: as \w+(?: \w+)?$|$|(?= (?:in|a|per|each|every|during)\b))",
+    r"(?: from (?:now|today)|(?<=s) and \w+s| over (?:the|a))$|^times(?: as \w+(?: \w+)?$|$|(?= (?:in|a|per|each|every|during)\b))",
     re.I,
 )
 """What leaves a number as it is though its words would not elsewhere: "3 days from now", "cats and dogs", "5 times a week"."""
@@ -285,7 +285,7 @@ def arrives(said: Sequence[str]) -> bool:
     return said[-1] not in _LEADS or led_by or said[-4:-1] == ["by", "a", "factor"]
 
 
-_UNDER = CHANGERS - {"not", "less"} | words_of("before after without if unless until only assuming provided ?")
+_UNDER = CHANGERS - {"not", "less"} | OPEN | words_of("before after without if unless until only assuming provided should ?")
 """Words that put what stands in brackets under a condition."""
 
 

@@ -21,7 +21,7 @@ _ASIDE = re.compile(
 )
 """Sentences behind the last one that counts."""
 _UNSURE = re.compile(
-    rf"\b(?:{'|'.join(sorted((HEDGES | OPEN | SUPPOSED) - words_of('or say were had vs')))}|think|guess|believe|probably|unclear|not"
+    rf"\b(?!(?-i:May\b))(?:{'|'.join(sorted((HEDGES | OPEN | SUPPOSED) - words_of('or say were had vs')))}|think|guess|believe|probably|unclear|not"
     r"|nobody|assumes?|need to|have to|find (?:when|where|out|the)|when|(?:first|next|second) (?:step|part|one)"
     r"|no means|answer\s*(?:is|was|[:=]))\b|n't\b|^\W*or\b|[?？]",
     re.I,

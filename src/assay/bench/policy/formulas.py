@@ -70,6 +70,7 @@ _PLAINLY = (
     (re.compile(r"(?<![\\A-Za-z])infinity(?![A-Za-z])", re.I), r"\\infty"),
     (re.compile(r"(?<![\\A-Za-z])(arc(?:sin|cos|tan)|sin|cos|tan|log|ln|exp|sqrt|pi|infty)(?![A-Za-z])"), r"\\\1"),
     (re.compile(r"\\pmod\s+(\w+)"), r"\\pmod{\1}"),
+    (re.compile(r"^\([A-E]\)\s+(?=\S)"), ""),
     (re.compile("且"), " and "),
     (re.compile("或"), " or "),
     (re.compile(r"^\{([^{}]*,[^{}]*)\}$"), r"\\{\1\\}"),

@@ -63,7 +63,7 @@ def _times(quantity: Quantity) -> Number:
     return quantity.value * (quantity.unit[1] if quantity.unit else 1)
 
 
-_TAIL = words_of("per each every for in after at on with when if within during")
+_TAIL = words_of("per each every for in after at on with when if within during over")
 """Words after which a number belongs to the sentence around the answer: "$18 per 2 hours"."""
 _LIST = frozenset([",", ";", "&", "-", "/", ":", "and", "or", "to", "out", "nor", "versus", "vs"])
 _DECADE = re.compile(r"\b[12]\d\d0'?s\b|\bthe \d0'?s\b")
@@ -125,7 +125,9 @@ def quantity(text: str, formula: bool = False) -> Quantity | None:
 
 
 _PLAINLY = (
-    (re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)"), r" \\times "),
+    (re.compile(r"(?<=\d)\s*[xX]\s*(?=\d)"), r" \\times "),
+    (re.compile(r"\(\s*=\s*"), "("),
+    (re.compile(r"^\s*(?:\([A-E]\)|[A-E][).])\s+(?=\S)"), ""),
     (re.compile(r"\b(?:minus|negative)\s+(?=[\d$€£¥.\\])", re.I), "-"),
     (re.compile(r"-\s*([$€£¥₹])\s*(?=[\d.])"), r"\1-"),
     (re.compile(r"(?<![\w\\])([B-HJ-Zb-z])\s+is\s+(?=[-$(]*[\d.])|^([A-Za-z])\s+is\s+", re.I), r"\1\2="),

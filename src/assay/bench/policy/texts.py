@@ -138,6 +138,7 @@ _CORES = tuple(re.compile(core, re.I) for core in (
     r"(?:on|in|at|to) (?!the\b(?! \w+$))(.+)",
     r"(.+?),?\s+(?:because|since)\b.*",
     r"(?:it|they) (\w+)",
+    r"\w+(?:ed|en|nt|un|de) by (.+)",
     r"(?:it|this) (can ?not\b.*)",
 ))  # fmt: skip
 """Sentences around a short answer: "The function is linear", "left, not right", "in Paris", "red because ..."."""
