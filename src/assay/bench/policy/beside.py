@@ -107,7 +107,7 @@ MEASURES = words_of(
 )
 BEFORE = BEING | (ADVERBS - {"certainly", "clearly", "obviously", "definitely", "finally", "overall"}) | forms(
     "need earn save weigh yield remain show display contain receive walk travel use score collect owe obtain measure"
-    " last require want gain bake plant produce raise donate pick count own charge equal total cost"
+    " last require want gain bake plant produce raise donate pick count own charge equal total cost wait"
 ) | words_of(
     "been being currently still already the answer result value sum number amount has have had having takes take took"
     " sold sells sell makes make made gets get got pays pay paid spends spend spent gives give gave becomes reads read"
@@ -226,7 +226,7 @@ def counted(tokens: Sequence[Token], value: Number) -> str | None:
 
 
 _ASIDE = re.compile(
-    r"(?: from (?:now|today)|(?<=s) and \w+s| over (?:the|a))$|^times(?: as \w+(?: \w+)?$|$|(?= (?:in|a|per|each|every|during)\b))",
+    r"(?: from (?:now|today)|(?<=s) and \w+s| over (?:the|an?)(?:(?: \w+)? (?:minute|hour|day|week|month|year|period)s?)?)$|^times(?: as \w+(?: \w+)?$|$|(?= (?:in|a|per|each|every|during)\b))",
     re.I,
 )
 """What leaves a number as it is though its words would not elsewhere: "3 days from now", "cats and dogs", "5 times a week"."""
@@ -285,7 +285,9 @@ def arrives(said: Sequence[str]) -> bool:
     return said[-1] not in _LEADS or led_by or said[-4:-1] == ["by", "a", "factor"]
 
 
-_UNDER = CHANGERS - {"not", "less"} | OPEN | words_of("before after without if unless until only assuming provided should ?")
+_UNDER = (
+    CHANGERS - {"not", "less"} | OPEN | words_of("before after without if unless until only assuming provided should ?")
+)
 """Words that put what stands in brackets under a condition."""
 
 

@@ -22,7 +22,7 @@ _ASIDE = re.compile(
 """Sentences behind the last one that counts."""
 _UNSURE = re.compile(
     rf"\b(?!(?-i:May\b))(?:{'|'.join(sorted((HEDGES | OPEN | SUPPOSED) - words_of('or say were had vs')))}|think|guess|believe|probably|unclear|not"
-    r"|nobody|assumes?|need to|have to|find (?:when|where|out|the)|when|(?:first|next|second) (?:step|part|one)"
+    r"|nobody|assumes?|need to|(?<!will )have to|find (?:when|where|out|the)|(?:first|next|second) (?:step|part|one)"
     r"|no means|answer\s*(?:is|was|[:=]))\b|n't\b|^\W*or\b|[?？]",
     re.I,
 )
@@ -34,7 +34,7 @@ _SHORT = re.compile(r"(?=.{1,80}$).*\b(?:is|are|was|were|has|have|costs|takes)\b
 _ASSIGNED = re.compile(r"[^=\d]*[A-Za-z]{2}\s*=")
 _LAST = re.compile(
     r"\b(?:so|therefore|thus|hence|which means|then|finally)\b,?\s*|\bin (?:total|conclusion|summary|short)[,:]\s*"
-    r"|,\s+(?=(?:the|there|it|he|she|they|we|you|each|i)\s)",
+    r"|,\s+(?:and\s+(?=\$)|(?=(?:the|there|it|he|she|they|we|you|each|i)\s))",
     re.I,
 )
 """After what the last clause of a sentence begins."""
@@ -47,6 +47,11 @@ _STATED = re.compile(
     re.I,
 )
 """A sentence that says of one thing what it is."""
+_SUBJECT = re.compile(
+    r"(?P<said>\*\*[^*]{1,40}\*\*|(?!(?:It|This|That|He|She|We|They|There|You|I|What|Here|If|So|One|Neither|None|No)\b)"
+    r"[A-Z][\w'-]*(?: [A-Z][\w'-]*){0,3})(?= (?:is|was|has|had) (?:the|an?) )"
+)
+"""A name of which a sentence says that it is what was asked."""
 
 
 def bare(text: str) -> str | None:
@@ -73,7 +78,7 @@ def concluded(text: str) -> str | None:
     while sentences and _ASIDE.match(sentences[-1]):
         sentences.pop()
     last = re.sub(r"\s*[^\x00-\x7f\u3000-\uffef]+$", "", sentences[-1]) if sentences else ""
-    if not _ended(last, len(lines) == 1) or _UNSURE.search(last) or _ASSIGNED.match(last):
+    if not _ended(last, len(lines) == 1) or _UNSURE.search(last):
         return None
     if len(sentences) > 1 and turned(sentences[-2] + "\n", last):
         return None
@@ -84,12 +89,17 @@ def concluded(text: str) -> str | None:
         inside, before, behind = strong[0][1], last[: strong[0].start()], last[strong[0].end() :]
         fine = leads(before, inside) and follows(inside, behind) and not turned(before, inside)
         return inside.strip() if fine else None
+    if _ASSIGNED.match(last):
+        return None
     last = re.sub(r"^\*\*[^*]{1,30}:\*\*\s*|^\*\*[^*]{1,30}\*\*:\s*", "", last)
     clause = _LAST.split(last)[-1].strip(" *").rstrip(".。")
     if quantity(clause) or (_PICKED.search(clause) and letter(clause)):
         return clause
     stated = _STATED.fullmatch(clause)
-    return stated["said"] if stated and not re.search(r"\bor\b", clause) else None
+    if stated and not re.search(r"\bor\b", clause):
+        return stated["said"]
+    alone = len(lines) == len(sentences) == 1 and _SUBJECT.match(last)
+    return alone["said"].strip("*") if alone and follows(alone["said"], last[alone.end() :]) else None
 
 
 def _ended(last: str, alone: bool) -> bool:

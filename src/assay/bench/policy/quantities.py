@@ -160,7 +160,7 @@ def _split(tokens: Sequence[Token]) -> list[list[Token]]:
 
 def _led(part: Sequence[Token], last: Sequence[Token], found: Quantity | None) -> Quantity | None:
     """`found` after one more side of an equation before it: a name, or an expression of the same value; else None."""
-    if found is None or named(part):
+    if found is None or named(part) or re.fullmatch(r"[A-Za-z](?:\+[A-Za-z])+", "".join(t.text for t in part)):
         return None if any(t.text.lower() in CHANGERS for t in part) else found
     start = next((i for i, t in enumerate(part) if t.kind not in ("word",) and t.text not in (":", ",", *_MONEY)), 0)
     whole = read_whole([t for t in part[start:] if t.text not in _MONEY])
