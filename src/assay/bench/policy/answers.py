@@ -23,7 +23,8 @@ _SAID = re.compile(
     rf"(?:\b(?:final|correct|right|best)\s+(?:answer|option|choice|result)(?=[* \t]*(?:{_IS}|[:=(\n]))"
     r"|the\s+(?:answer|option|choice)(?:\s+to\s+(?![^\n.:]{0,60}\b(?:different|other|another|previous)\b)[^\n.:]{1,80}?"
     rf"|\s+we (?:seek|want|need))?\s*(?=(?:{_IS}|[:=]))"
-    r"|\banswer\s*(?=is\b|[:=])|\btl;?dr\b\s*(?=[:=])|^[#* \t]+answer[* \t]*$|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
+    r"|\banswer\s*(?=is\b|[:=])|\btl;?dr\b\s*(?=[:=])|^[#* \t]+answer[* \t]*$"
+    r"|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
     rf"[\s:=*]*(?:{_IS})?(?:,? (?:of course|therefore|thus|then|indeed|simply|clearly),?(?= ))?[\s:=*]*(?=\S)",
     re.I | re.M,
 )
@@ -39,7 +40,7 @@ _LATE = re.compile(
     r"(?!\s+(?:only|if|unless|when))",
     re.I | re.M,
 )
-"""Marks that are looked for where there is no other: "Result: 12", "12 is the answer", {"answer": 12}, "option B is right"."""
+"""Marks that are looked for where there is no other: "Result: 12", "12 is the answer", {"answer": 12}, "B is right"."""
 _A = re.compile(r"\n[ \t*]*A:[ \t*]*(?P<inside>[^\n]*\d[^\n]*)\s*$")
 """The last line of GSM8K's own models."""
 _BROKEN = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{[^{}]*$")
@@ -181,16 +182,16 @@ def _boxed(text: str) -> Found | None:
     if not found:
         return None
     inside, begin, end = _joined(text, found)
-    if begin == found[-1][0] and found[:-1] and found[-2][1].strip() != inside.strip():
-        if _CASE.search(text[max(0, begin - 80) : begin]):
-            return "", begin, end
+    other = begin == found[-1][0] and found[:-1] and found[-2][1].strip() != inside.strip()
+    if other and _CASE.search(text[max(0, begin - 80) : begin]):
+        return "", begin, end
     if inside.strip() and (attached := _ATTACHED.match(text, end)):
         inside, end = f"{inside}{attached[0].replace('$', '')}", attached.end()
     return _led(text, inside, begin, end)
 
 
 def _boxes(text: str) -> list[tuple[int, str, int]]:
-    """Where each \\boxed{...} with balanced braces begins, its content and where it ends, by where it begins; in one pass."""
+    """Where each \\boxed{...} with balanced braces begins, its content and where it ends, in order; in one pass."""
     marks, found, open_ = dict[int, int](), list[tuple[int, str, int]](), list[int]()
     for m in _BOX.finditer(text):
         if text.startswith("{", m.end()):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from operator import add, mul, sub, truediv
+from typing import Any
 
 Number = Fraction | float
 BITS = 12_000
@@ -280,7 +281,7 @@ def _float(value: Number) -> float:
     return found
 
 
-def _worked(operation: Callable[[Number, Number], Number], one: Number, other: Number) -> Number:
+def _worked(operation: Callable[[Any, Any], Any], one: Number, other: Number) -> Number:
     if operation is truediv and not other:
         raise _NoNumber
     if isinstance(one, Fraction) and isinstance(other, Fraction):
@@ -289,20 +290,21 @@ def _worked(operation: Callable[[Number, Number], Number], one: Number, other: N
 
 
 def _power(base: Number, exponent: Number) -> Number:
-    exact = isinstance(base, Fraction) and isinstance(exponent, Fraction)
     if base == 0 and exponent <= 0:
         raise _NoNumber
-    if exact and exponent.denominator == 1:
+    exact = (base, exponent) if isinstance(base, Fraction) and isinstance(exponent, Fraction) else None
+    if exact and exact[1].denominator == 1:
+        whole = exact[1].numerator
         if abs(base) == 1:
-            return base ** (exponent.numerator % 2)
-        if max(n.bit_length() for n in base.as_integer_ratio()) * abs(exponent) > BITS:
+            return base ** (whole % 2)
+        if max(n.bit_length() for n in base.as_integer_ratio()) * abs(whole) > BITS:
             raise _OutOfReach
-        return base**exponent.numerator
+        return exact[0] ** whole
     low, high = _float(base), _float(exponent)
     try:
         value = _float(low**high) if low >= 0 else math.nan
     except OverflowError as error:
         raise _NoNumber from error
     root = Fraction(_float(value)).limit_denominator(10**6)
-    small = exact and max(map(abs, exponent.as_integer_ratio())) <= 64
-    return root if small and root**exponent.denominator == base**exponent.numerator else value
+    small = exact and max(map(abs, exact[1].as_integer_ratio())) <= 64
+    return root if exact and small and root ** exact[1].denominator == exact[0] ** exact[1].numerator else value

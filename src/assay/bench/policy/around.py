@@ -61,8 +61,8 @@ _LIKE = re.compile(
 """What looks like an answer, with words that lead to it."""
 _TAKEN_BACK = re.compile(
     r"(?:^|[.,!?)\n，。])\W*(?:hmm+|wait|actually|correction|sorry|oops|scratch that|on (?:second|closer|further) \w+"
-    r"|on reflection|on the other hand|or rather|apologies|hold on|edit:|update:|just kidding|no,? (?:it|that|the|this)\b|i mean\b"
-    r"|or should\b|不对|等等|更正)(?![A-Za-z])"
+    r"|on reflection|on the other hand|or rather|apologies|hold on|edit:|update:|just kidding|i mean\b|or should\b"
+    r"|no,? (?:it|that|the|this)\b|不对|等等|更正)(?![A-Za-z])"
     r"|^[^\w\n]*(?:but|however|no|nope|yet|although|though)\b(?! (?:only after|not\b))|^[\s$*]*\?"
     r"|\b(?:kidding|my mistake|i was wrong|i made an? (?:error|mistake)|i (?:misread|miscounted|forgot|overlooked)"
     r"|(?:forget|ignore) what|(?:disregard|ignore|forget|retract|withdraw|strike|redo) (?:this|that|the|it|my)"

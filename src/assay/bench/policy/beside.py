@@ -2,8 +2,8 @@
 
 What is not known here makes the number of another answer ("350 excluding shipping", "a number close to 350"): a list of what
 changes a number would never be whole. Allowed behind it: a unit, what is counted (a plural), where and for what, and closing
-words ("in total", "each"); before it: a name with a colon, or a sentence that ends in a verb of having or being. Each class of words
-is listed once, here, for all rules.
+words ("in total", "each"); before it: a name with a colon, or a sentence that ends in a verb of having or being. Each class
+of words is listed once, here, for all rules.
 """
 
 import re
@@ -13,8 +13,9 @@ from assay.bench.policy.arithmetic import Number, Token
 from assay.bench.policy.words import unit_of
 
 
-def words_of(words: str) -> frozenset[str]:
-    return frozenset(words.split())
+def words_of(words: str, *others: frozenset[str]) -> frozenset[str]:
+    """These words, with those of other classes."""
+    return frozenset(words.split()).union(*others)
 
 
 def forms(verbs: str) -> frozenset[str]:
@@ -45,15 +46,14 @@ CHANGERS = WRONG | words_of(
 """Words that make another number of the one they stand beside, deny it, or take it back."""
 COUNTABLE = words_of("roots powers squares cubes bounds limits estimates scores mistakes")
 """Those of them that are counted where they stand behind a number."""
-OPERATORS = (
-    HEDGES
-    | OPEN
-    | WRONG
-    | words_of(
-        "but though although however except squared cubed doubled tripled halved plus minus provided assuming roughly"
-        " never doubt unlikely excluded rejected replaced multiplied divided increased decreased limit maximum doubtful case"
-        " ish something assumed supposed suppose assume below negative nope wait sorry least most used would should must ?"
-    )
+OPERATORS = words_of(
+    "but though although however except squared cubed doubled tripled halved plus minus provided assuming roughly"
+    " never doubt unlikely excluded rejected replaced multiplied divided increased decreased limit maximum doubtful"
+    " case ish something assumed supposed suppose assume below negative nope wait sorry least most used would should"
+    " must ?",
+    HEDGES,
+    OPEN,
+    WRONG,
 )
 """Words behind an answer that change it, deny it, or put another beside it."""
 DISOWNED = WRONG | words_of("old previous former earlier another if ?")
@@ -84,15 +84,13 @@ CLOSE = ADVERBS - {"finally", "ultimately", "hence", "thus", "therefore"} | word
     " respectively units unit alone done remained stayed th st nd rd square cubic answer final result"
 )
 """Closing words behind a number ("in total", "each", "long")."""
-STOPS = (
-    HEDGES
-    | OPEN
-    | APPROXIMATE
-    | words_of(
-        "when while until and but than as with by before after over under above below beyond between past toward"
-        " towards against though although however which who whose where what since because into onto out up down upon via"
-        " through probably some no far close near next it's like yet still dozen make makes would should must"
-    )
+STOPS = words_of(
+    "when while until and but than as with by before after over under above below beyond between past toward towards"
+    " against though although however which who whose where what since because into onto out up down upon via through"
+    " probably some no far close near next it's like yet still dozen make makes would should must",
+    HEDGES,
+    OPEN,
+    APPROXIMATE,
 )
 """Words behind a number with which the sentence goes on to something else."""
 PLURALS = words_of(
@@ -144,27 +142,25 @@ HOLDS = words_of(
     "satisfies gives has makes fits meets matches yields equals solves works as this its plus represents was does"
 )
 """Verbs that an answer may be the subject of."""
-SAID_OF = (
-    DETERMINERS
-    | ADVERBS
-    | words_of("correct right already in equal possible prime even odd positive needed required left sold there what's")
+SAID_OF = words_of(
+    "correct right already in equal possible prime even odd positive needed required left sold there what's",
+    DETERMINERS,
+    ADVERBS,
 )
 """What an answer may be said to be."""
 REASON = words_of(
     "because since as so which where whose hence therefore thus giving making satisfying independent for when"
 )
-OPENERS = (
-    ADVERBS
-    | BEING - {"were"}
-    | words_of(
-        "and which that this it means shows gives implies follows we i get gets find conclude see know have has obtain can"
-        " our my in conclusion summary total short as result consequently but yet again ok okay well alright yes great let's put"
-        " state give with to from because of step accordingly here hereby verify check confirm verified confirmed done given"
-        " submit your option think believe say would must answering answer final correct the best single exact simplified"
-        " quick required i'm sure confident all above below desired asked leaving an round rounded follow following next"
-        " arrive at on after using looking clear us there me actually really"
-        " donc ainsi alors daher somit deshalb entonces luego por lo tanto par conséquent folglich"
-    )
+OPENERS = words_of(
+    "were and which that this it means shows gives implies follows we i get gets find conclude see know have has"
+    " obtain can our my in conclusion summary total short as result consequently but yet again ok okay well alright"
+    " yes great let's put state give with to from because of step accordingly here hereby verify check confirm"
+    " verified confirmed done given submit your option think believe say would must answering answer final correct the"
+    " best single exact simplified quick required i'm sure confident all above below desired asked leaving an round"
+    " rounded follow following next arrive at on after using looking clear us there me actually really donc ainsi"
+    " alors daher somit deshalb entonces luego por lo tanto par conséquent folglich",
+    ADVERBS,
+    BEING - {"were"},
 )
 """Words that lead on to "the answer is", and leave it told."""
 CHOOSING = OPENERS - words_of("but after all below") | words_of(
@@ -226,10 +222,11 @@ def counted(tokens: Sequence[Token], value: Number) -> str | None:
 
 
 _ASIDE = re.compile(
-    r"(?: from (?:now|today)|(?<=s) and \w+s| over (?:the|an?)(?:(?: \w+)? (?:minute|hour|day|week|month|year|period)s?)?)$|^times(?: as \w+(?: \w+)?$|$|(?= (?:in|a|per|each|every|during)\b))",
+    r"(?: from (?:now|today)|(?<=s) and \w+s| over (?:the|an?)(?:(?: \w+)? (?:hour|day|week|month|year|period)s?)?)$"
+    r"|^times(?: as \w+(?: \w+)?$|$|(?= (?:in|a|per|each|every|during)\b))",
     re.I,
 )
-"""What leaves a number as it is though its words would not elsewhere: "3 days from now", "cats and dogs", "5 times a week"."""
+"""What leaves a number as it is here, though not elsewhere: "days from now", "cats and dogs", "5 times a week"."""
 
 
 def _changing(text: str, after: str) -> bool:

@@ -20,15 +20,16 @@ _ASIDE = re.compile(
     re.I,
 )
 """Sentences behind the last one that counts."""
+_OPEN = "|".join(sorted((HEDGES | OPEN | SUPPOSED) - words_of("or say were had vs")))
 _UNSURE = re.compile(
-    rf"\b(?!(?-i:May\b))(?:{'|'.join(sorted((HEDGES | OPEN | SUPPOSED) - words_of('or say were had vs')))}|think|guess|believe|probably|unclear|not"
-    r"|nobody|assumes?|need to|(?<!will )have to|find (?:when|where|out|the)|(?:first|next|second) (?:step|part|one)"
-    r"|no means|answer\s*(?:is|was|[:=]))\b|n't\b|^\W*or\b|[?？]",
+    rf"\b(?!(?-i:May\b))(?:{_OPEN}|think|guess|believe|probably|unclear|not|nobody|assumes?|need to|(?<!will )have to"
+    r"|find (?:when|where|out|the)|(?:first|next|second) (?:step|part|one)|no means|answer\s*(?:is|was|[:=]))\b"
+    r"|n't\b|^\W*or\b|[?？]",
     re.I,
 )
+"""What makes a last sentence no conclusion; one that marks its answer, and did not count by that, is none either."""
 _TORN = re.compile(r"\b(?:or|yes|no|maybe|perhaps|if|unless|answer)\b|[?？]", re.I)
 """What stands behind a yes or no that is none."""
-"""What makes a last sentence no conclusion; one that marks its answer, and did not count by that, is none either."""
 _WHOLE = re.compile(r"[.!。*`]$|(?:[\d)}]|\b[a-z])\s*=[^=]*\d\W*$")
 _SHORT = re.compile(r"(?=.{1,80}$).*\b(?:is|are|was|were|has|have|costs|takes)\b")
 _ASSIGNED = re.compile(r"[^=\d]*[A-Za-z]{2}\s*=")

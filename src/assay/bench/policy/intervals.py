@@ -13,6 +13,7 @@ _WITHOUT = re.compile(r"(?<=[)\]])\s*(?:\\setminus(?![A-Za-z])|\\backslash(?![A-
 _BUILDER = re.compile(
     r"\\?\{\s*[A-Za-z]\s*(?:\\in\s*(?:R|\(-\\infty,\\infty\)))?\s*(?:\||\\mid(?![A-Za-z])|:)\s*(.*?)\s*\\?\}", re.S
 )
+_UNITS = re.compile(r"[$€£%]|(?<=\d)\s*([A-Za-z]+)(?:\s*\^\s*\{?[23]\}?)?")
 _OR = re.compile(r"(?<![A-Za-z\\])or(?![A-Za-z])|\\lor(?![A-Za-z])")
 _AND = re.compile(r"(?<![A-Za-z\\])and(?![A-Za-z])|\\land(?![A-Za-z])")
 
@@ -41,18 +42,11 @@ def real_set(text: str) -> Any:
     import sympy
 
     def parsed(part: str) -> Any:
-        said = next(iter(math_verify.parse(f"${part}$", parsing_timeout=None)), None)
-        return (
-            said.xreplace({x: sympy.Rational(str(x)) for x in said.atoms(sympy.Float)})
-            if hasattr(said, "atoms")
-            else said
-        )
+        said: Any = next(iter(math_verify.parse(f"${part}$", parsing_timeout=None)), None)
+        floats = said.atoms(sympy.Float) if hasattr(said, "atoms") else ()
+        return said.xreplace({x: sympy.Rational(str(x)) for x in floats}) if floats else said
 
-    text = re.sub(
-        r"[$€£%]|(?<=\d)\s*([A-Za-z]+)(?:\s*\^\s*\{?[23]\}?)?",
-        lambda m: m[0] if m[1] and not unit_of(m[1], letters=False) else "",
-        text,
-    )
+    text = _UNITS.sub(lambda m: m[0] if m[1] and not unit_of(m[1], letters=False) else "", text)
     text = built[1] if (built := _BUILDER.fullmatch(text)) else text
     if not _SIGN.search(text):
         return parsed(_WITHOUT.sub(r"\\setminus ", _OUTWARD.sub(_facing, text).replace(";", ",")))

@@ -89,7 +89,7 @@ def same_text(given: str, right: str) -> bool:
     if re.fullmatch(r"[^\w\-+*=<>^#%$]*[A-Za-z][^\w\-+*=<>^#%$]*", right):
         return letter(given) == letter(right) is not None
     first, second = quantity(given), quantity(right)
-    return bool(first and second) and not (first.rest or second.rest) and first.equals(second)
+    return bool(first and second and not (first.rest or second.rest) and first.equals(second))
 
 
 def _brackets(text: str) -> str:

@@ -27,7 +27,8 @@ _RUN = re.compile(
 )
 _BESIDE = re.compile(rf"(?<=\()(?:{_WORDS_RUN})(?=\))|^\s*(?:{_WORDS_RUN})(?=\s*\()", re.I)
 """Number words that tell a number in digits again, or are told again."""
-_LEAD = frozenset("the final answer is it there are about approximately exactly only just".split())
+_LEAD = re.compile(r"\W*(?:(?:the|final|answer|is|it|there|are|about|approximately|exactly|only|just)\b\W*)*", re.I)
+"""Words before which a number word is the first."""
 
 
 def digits_for_words(text: str) -> str:
@@ -46,8 +47,8 @@ def digits_for_words(text: str) -> str:
         return _BESIDE.sub(lambda m: _value(m[0].lower()) or m[0], text)
 
     def digits(match: re.Match[str]) -> str:
-        said, before = match["run"].lower(), re.findall(r"\w+", text[: match.start()].lower())
-        value = None if _LONE.fullmatch(said) and not _LEAD.issuperset(before) else _value(said)
+        said = match["run"].lower()
+        value = None if _LONE.fullmatch(said) and not _LEAD.fullmatch(text, 0, match.start()) else _value(said)
         return match[0] if value is None else ("-" if match["minus"] else "") + value
 
     return _RUN.sub(digits, text)
@@ -125,12 +126,12 @@ def _value(said: str) -> str | None:
             return None
         return str((Fraction(count) + part) * _POWERS.get(parts[3], 1))
     words = [w for w in _SPLIT.split(said) if w]
-    if len(words) in (2, 3) and 13 <= _ONES.get(words[0], _TENS.get(words[0], 0)) <= 20 and words[1] not in _POWERS:
-        if year := re.fullmatch(r"[1-9]\d", _value(" ".join(words[1:])) or ""):
-            return f"{_ONES.get(words[0], 20)}{year[0]}"
+    sizes = [_ONES.get(word, _TENS.get(word, 0)) for word in words]
+    century = len(words) in (2, 3) and 13 <= sizes[0] <= 20 and words[1] not in _POWERS
+    if century and (year := re.fullmatch(r"[1-9]\d", _value(" ".join(words[1:])) or "")):
+        return f"{sizes[0]}{year[0]}"
     total = group = 0
-    for word in words:
-        size = _ONES.get(word, _TENS.get(word, 0))
+    for word, size in zip(words, sizes, strict=True):
         if word == "dozen":
             total, group = total + 12 * (group or 1), 0
         elif word == "hundred":
@@ -160,12 +161,13 @@ mass: lb lbs 45359237/100000, oz ounce 45359237/1600000
 time: ms millisecond 1/1000, s sec second 1, min minute 60, h hr hour 3600, day 86400, week 604800
 months: month 1, yr year 12, decade 120, century 1200
 volume: ml milliliter millilitre 1/1000, cl 1/100, l liter litre 1, gal gallon 473176473/125000000
-money: dollar usd $ 1, cent ¢ 1/100; euros: euro eur € 1; sterling: £ gbp 1; yen: yen ¥ yuan rmb 1, jiao 1/10; rupees: rupee ₹ 1
+money: dollar usd $ 1, cent ¢ 1/100; euros: euro eur € 1; sterling: £ gbp 1; rupees: rupee ₹ 1
+yen: yen ¥ yuan rmb 1, jiao 1/10
 unit: unit c f 1; angle: degree deg ° 1; radians: radian rad 1; astronomic: au 1; temperature: kelvin k 1
 energy: j joule 1, cal calorie 523/125, kcal 4184; work: wh 1, kwh 1000; electronvolts: ev 1
 force: n newton 1; pressure: pa pascal 1, atm 101325; bars: bar 1; psi: psi 1; substance: mol mole 1
-power: w watt 1, kw 1000; horses: hp 1; voltage: v volt 1; current: ampere amp a 1; charge: coulomb 1; resistance: ohm Ω 1
-frequency: hz hertz 1, khz 1000, mhz 1000000; turns: rpm 1; loudness: db 1
+power: w watt 1, kw 1000; horses: hp 1; voltage: v volt 1; current: ampere amp a 1; resistance: ohm Ω 1
+charge: coulomb 1; frequency: hz hertz 1, khz 1000, mhz 1000000; turns: rpm 1; loudness: db 1
 length per time^1: mph 1397/3125, kph kmph 5/18
 data: byte 1, bit 1/8, kb 1000, mb 1000000, gb 1000000000
 """
