@@ -12,7 +12,7 @@ from assay.bench.policy.around import NEAR, follows, leads, stays, told, turned
 from assay.bench.policy.conclusions import bare, concluded
 from assay.bench.policy.formulas import same_formula, squeezed
 from assay.bench.policy.letters import letter
-from assay.bench.policy.quantities import Quantity, quantity
+from assay.bench.policy.quantities import quantity
 from assay.bench.policy.texts import plain, same_text
 from assay.rollouts import AnswerKind
 
@@ -21,37 +21,28 @@ _HASHES = re.compile(r"^[ \t]*####[ \t]*(?P<inside>[^\n#]*\S)[ \t]*$", re.M)
 _IS = r"(?:is|equals|will be|would be|must be|should be|turns out to be|comes (?:out )?to)\b"
 _SAID = re.compile(
     rf"(?:\b(?:final|correct|right|best)\s+(?:answer|option|choice|result)(?=[* \t]*(?:{_IS}|[:=(\n]))"
-    rf"|the\s+(?:answer|option|choice)(?:\s+(?:to\s+(?![^\n.:]{{0,60}}\b(?:different|other|another|previous"
-    rf"|related|similar|easier)\b)[^\n.:]{{1,80}}?"
-    rf"|(?:that )?we (?:seek|want|need)))?\s*(?=(?:{_IS}|[:=]))"
-    r"|\banswer\s*(?=is\b|[:=])|\banswer'?s? ?(?:\*\* |[-—–=]*[-—–>→]+ |(?<='s) )"
-    r"|\btl;?dr\b\s*(?=[:=])|^[#* \t]+answer[* \t]*$|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
-    rf"[\s:=*]*(?:{_IS})?(?:,? (?:of course|therefore|thus|then|indeed|simply|clearly|obviously|hence),?(?="
-    rf" ))?[\s:=*]*(?=\S)",
+    r"|the\s+(?:answer|option|choice)(?:\s+to\s+(?![^\n.:]{0,60}\b(?:different|other|another|previous)\b)[^\n.:]{1,80}?"
+    rf"|\s+we (?:seek|want|need))?\s*(?=(?:{_IS}|[:=]))"
+    r"|\banswer\s*(?=is\b|[:=])|\btl;?dr\b\s*(?=[:=])|^[#* \t]+answer[* \t]*$"
+    r"|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
+    rf"[\s:=*]*(?:{_IS})?(?:,? (?:of course|therefore|thus|then|indeed|simply|clearly),?(?= ))?[\s:=*]*(?=\S)",
     re.I | re.M,
 )
 _LATE = re.compile(
     r"^[#>*|\- \t]*(?:ans(?:wer)?|final|solution|result|réponse(?: finale)?|antwort|respuesta|答え?|ответ|답|정답"
     r"|resposta|risposta|svar|jawaban)\b[* \t]*[.:=-][:=* \t]*(?P<inside>\S[^\n]*)$"
-    r"|\b(?:the (?:final )?(?:solution|result|value)|the (?:required|desired|requested) (?:\w+ )?\w+|la"
-    r" réponse(?: finale)?|die antwort"
-    rf"|la respuesta(?: correcta| final)?)\s+(?:{_IS}|est|ist|es|lautet)\s*:?\s*(?P<told>\S[^\n]*)$"
+    r"|\b(?:the (?:final )?(?:solution|result|value)|the (?:required|desired|requested) (?:\w+ )?\w+|die antwort"
+    rf"|la réponse(?: finale)?|la respuesta(?: correcta| final)?)\s+(?:{_IS}|est|ist|es|lautet)\s*:?\s*(?P<told>\S[^\n]*)$"
     r"|\bthe (?:most|best|closest)[\w ]{0,20}? (?:one|option|choice|match|description) (?:is|would be)\s*:?\s*"
-    r"(?P<pick>\S[^\n]*)$"
-    r"|(?:^|[.\n]\s*|\bso |\bget |\bobtain )(?P<first>[^\n.]{1,30}?)\s+(?:is|as) (?:the|my|our) (?:final "
-    r"|correct )?answer\b[.!]?\s*$"
-    r"|[\"'](?:final_)?answer[\"']\s*:\s*(?P<json>[^\n,}]+)",
+    r"(?P<pick>\S[^\n]*)$|[\"'](?:final_)?answer[\"']\s*:\s*(?P<json>[^\n,}]+)"
+    r"|(?:^|[.\n]\s*|\bso |\bget |\bobtain )(?P<first>[^\n.]{1,30}?)\s+(?:is|as) (?:the|my|our) (?:final |correct )?"
+    r"answer\b[.!]?\s*$|\b(?:option|choice)\s*\(?(?P<option>[A-Z])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b"
+    r"(?!\s+(?:only|if|unless|when))",
     re.I | re.M,
 )
-"""Marks that are looked for where there is no other: "Result: 12", "12 is the answer", {"answer": 12}."""
-_CHOSEN = re.compile(
-    r"\b(?:option|choice)\s*\(?([A-Z])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)\b(?!\s+(?:only|if|unless|when|provided))",
-    re.I,
-)
+"""Marks that are looked for where there is no other: "Result: 12", "12 is the answer", {"answer": 12}, "B is right"."""
 _A = re.compile(r"\n[ \t*]*A:[ \t*]*(?P<inside>[^\n]*\d[^\n]*)\s*$")
 """The last line of GSM8K's own models."""
-_BOLD = re.compile(r"\n[ \t>]*\*\*(?P<inside>\(?[A-Z]\)?|[-$]*\d[\d.,/]*[^*\n]{0,20})\*\*\.?\s*$")
-"""A last line that is nothing but a letter or a number in bold."""
 _BROKEN = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{[^{}]*$")
 _TABLE = re.compile(r"^[ \t]*\|.*\|[ \t]*$", re.M)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*")
@@ -66,7 +57,7 @@ _JOINT = re.compile(r"[\s$,;]*(?:,|;|\band\b|\bor\b)?[\s$,;]*(?:[a-z]\w?\s*=\s*)
 """What stands between the boxes of one list."""
 _DANGLING = re.compile(r"(?:\b(?:times|plus|minus|of|and|or|by|than|the|an|is|divided)|[-+*/=^(\\{])\s*$", re.I)
 """How an answer ends that is broken off."""
-_SENTENCE = re.compile(r"(?:(?<=[\w)}$*%\]\"']{2})|(?<=[\d)}]))[.;!](?=[\s*]|$)|[?](?=[\s*]|$)|[。！？；](?=.)")
+_SENTENCE = re.compile(r"(?:(?<=[\w)}$*%\]\"']{2})|(?<=[\d)}]))[.;!](?=[\s*]|$)|[;?](?=[\s*]|$)|[。！？；](?=.)")
 """The end of a sentence; a letter and a full stop mark an option."""
 _TOKENS = re.compile(r"<\|[\w ]{1,30}\|>|</s>|~~[^~\n]+~~")
 
@@ -78,9 +69,7 @@ def final_answer(text: str) -> str | None:
     ("\\boxed{2} and \\boxed{5}") are one answer, a list. Where nothing is marked, the last sentence counts if it tells one
     number or letter, yes or no, or has one thing in bold.
     """
-    said = re.split(r"</think>", text, flags=re.I)[-1]
-    if re.search(r"<think>", said, re.I):
-        said = re.split(r"<think>", said, flags=re.I)[0]
+    said = re.split(r"<think>", re.split(r"</think>", text, flags=re.I)[-1], flags=re.I)[0]
     said = _TOKENS.sub("", said.replace("：", ":"))
     found = next((f for read in (_tagged, _boxed, _marked, _told) if (f := read(said)) is not None), None)
     if found is None:
@@ -95,15 +84,15 @@ def final_answer(text: str) -> str | None:
         return None
     if any(_contrary(inside, said[m.end() :].split("\n", 1)[0]) for m in _SAID.finditer(said, end)):
         return None
-    return inside.strip() or None if inside.strip() and follows(inside, _BROKEN.sub("", said[end:])) else None
+    return (inside.strip() or None) if follows(inside, _BROKEN.sub("", said[end:])) else None
 
 
 def _contrary(one: str, other: str) -> bool:
     """Whether two answers can be read as numbers, or as letters, and are not the same."""
     first, second = quantity(one), quantity(other)
     if first is not None and second is not None:
-        return not (first.equals(second) or second.equals(first))
-    return letter(one) is not None and letter(other) is not None and letter(one) != letter(other)
+        return not first.agrees(second)
+    return None not in (letters := (letter(one), letter(other))) and letters[0] != letters[1]
 
 
 Found = tuple[str, int, int]
@@ -112,37 +101,37 @@ Found = tuple[str, int, int]
 
 def _tagged(text: str) -> Found | None:
     """What stands in the last <answer> tags; a list of those that nothing parts from it."""
-    found = list(_TAGS.finditer(text))
-    if not found:
-        return None
-    inside, start = found[-1]["inside"], found[-1].start()
-    for before in found[-2::-1]:
-        if not _JOINT.fullmatch(text[before.end() : start]):
+    found = [(m.start(), m["inside"], m.end()) for m in _TAGS.finditer(text)]
+    return _led(text, *_joined(text, found)) if found else None
+
+
+def _joined(text: str, found: list[tuple[int, str, int]]) -> Found:
+    """The last of several marked answers, with those that are listed before it."""
+    begin, inside, end = found[-1]
+    for mark, before, close in found[-2:-26:-1]:
+        if not _JOINT.fullmatch(text[close:begin]):
             break
-        inside, start = (
-            (f"{before['inside']}, {inside}" if before["inside"].strip() != inside.strip() else inside),
-            before.start(),
-        )
-    return inside if leads(_TABLE.sub("", text[:start]), inside) else "", start, found[-1].end()
+        joint = re.sub(r"[A-Za-z]\w?\s*=|\$", "", text[close:begin]).strip() or ","
+        begin, inside = mark, inside if before.strip() == inside.strip() else f"{before} {joint} {inside}"
+    return inside, begin, end
+
+
+def _led(text: str, inside: str, begin: int, end: int) -> Found:
+    """A marked answer, where its sentence leads to it."""
+    return inside if leads(_TABLE.sub("", text[:begin]), inside) else "", begin, end
 
 
 def _marked(text: str) -> Found | None:
     """What follows the last "####" (GSM8K), where it is a number, or the last line: elsewhere it marks a heading."""
-    found = list(_HASHES.finditer(text))
-    if not found:
+    *_, last = [None, *_HASHES.finditer(text)]
+    if last is None or (text[last.end() :].strip() and ((number := quantity(last["inside"])) is None or number.rest)):
         return None
-    inside = found[-1]["inside"].strip()
-    number = quantity(inside)
-    good = not text[found[-1].end() :].strip() or (number is not None and not number.rest)
-    return _cut(inside, "", found[-1].start(), found[-1].end()) if good else None
+    return _cut(last["inside"], "", *last.span())
 
 
 def _told(text: str) -> Found | None:
     """What follows the last "the answer is"; "" where it is taken back; None where nothing is told."""
-    marks = [
-        m for m in _SAID.finditer(text)
-        if told(text[max(0, m.start() - NEAR) : m.start()]) and not _unreal(text[max(0, m.start() - NEAR) : m.end()])
-    ]  # fmt: skip
+    marks = [m for m in _SAID.finditer(text) if told(text[max(0, m.start() - NEAR) : m.start()], m[0])]
     if not marks:
         return _told_late(text)
     start, end = marks[-1].span()
@@ -150,12 +139,6 @@ def _told(text: str) -> Found | None:
     if len(marks) > 1 and _one_more(text[marks[-2].end() : start].strip(" .*\n"), line.strip(" .*")):
         return "", start, end + len(line)
     return _cut(line, text[end + len(line) :], start, end + len(line))
-
-
-def _unreal(sentence: str) -> bool:
-    """Whether an answer "would be" only if something were so."""
-    said = re.split(r"[.!?]\s|\n", sentence)[-1]
-    return bool(re.search(r"\bwould be\W*$", said) and re.search(r"\b(?:if|had|were|unless)\b", said, re.I))
 
 
 def _cut(line: str, after: str, start: int, end: int) -> Found:
@@ -170,7 +153,7 @@ def _cut(line: str, after: str, start: int, end: int) -> Found:
         return "", start, end
     if stop is None and _DANGLING.search(line.rstrip("* ")):
         return "", start, end
-    inside = inside.strip().rstrip(".。:").strip(" *")
+    inside = inside.strip().rstrip(".。:}" if inside.count("}") > inside.count("{") else ".。:").strip(" *")
     return inside.replace("**", "") if inside.count("**") % 2 else inside, start, end
 
 
@@ -183,56 +166,44 @@ def _one_more(before: str, line: str) -> bool:
 
 
 def _told_late(text: str) -> Found | None:
-    """What is told by the marks that count where there is no other; of these, a last line in bold is the last."""
+    """What is told by the marks that count where there is no other; of these, GSM8K's last line is the last."""
     if late := list(_LATE.finditer(text)):
         last = late[-1]
         line = next(x for x in last.groups() if x is not None)
         inside, start, end = _cut(line.strip("|"), text[last.end() :], last.start(), last.end())
         return inside.strip(" *\"'`$}|") if last["first"] or told(text[:start]) else "", start, end
-    chosen = {x.upper() for x in _CHOSEN.findall(text)}
-    if chosen:
-        return (chosen.pop() if len(chosen) == 1 else "", 0, len(text))
-    last_line = _A.search(text) or _BOLD.search(text)
-    return (last_line["inside"].strip(), last_line.start(), last_line.end()) if last_line else None
+    last_line = _A.search(text)
+    return (last_line["inside"], *last_line.span()) if last_line else None
 
 
 def _boxed(text: str) -> Found | None:
-    """The content of the \\boxed{...} that begins last among those whose braces are balanced, with those that are listed
-    before it, and where it ends; one pass over the text."""
-    marks, boxes = dict[int, int](), list[tuple[int, int, int, int]]()
-    for m in _BOX.finditer(text):
-        if text.startswith("{", m.end()):
-            marks[m.end() + 1] = m.start()
-        elif after := _LOOSE.match(text, m.end()):
-            boxes.append((m.start(), m.end(), after.end(), after.end()))
-    open_ = list[int]()
-    for at, sign in ((m.start(), m[0]) for m in re.finditer(r"[{}]", text)) if marks else ():
-        if sign == "{":
-            open_.append(at + 1)
-        elif open_:
-            start = open_.pop()
-            if start in marks:
-                boxes.append((marks[start], start, at, at + 1))
-    if not boxes:
+    """What stands in the last \\boxed{...}, with those that are listed before it and with what is attached to it."""
+    found = _boxes(text)
+    if not found:
         return None
-    boxes.sort()
-    begin, start, stop, end = boxes[-1]
-    inside = text[start:stop]
-    for mark, start, stop, close in boxes[-2:-26:-1]:
-        between = text[close:begin] if close <= begin else ""
-        if not _JOINT.fullmatch(between):
-            break
-        joint, again = (
-            re.sub(r"[A-Za-z]\w?\s*=|\$", "", between).strip() or ",",
-            text[start:stop].strip() == inside.strip(),
-        )
-        begin, inside = mark, inside if again else f"{text[start:stop]} {joint} {inside}"
-    cases = boxes[:-1] and begin == boxes[-1][0] and _CASE.search(text[max(0, begin - 80) : begin])
-    if cases and text[boxes[-2][1] : boxes[-2][2]].strip() != inside.strip():
+    inside, begin, end = _joined(text, found)
+    other = begin == found[-1][0] and found[:-1] and found[-2][1].strip() != inside.strip()
+    if other and _CASE.search(text[max(0, begin - 80) : begin]):
         return "", begin, end
     if inside.strip() and (attached := _ATTACHED.match(text, end)):
         inside, end = f"{inside}{attached[0].replace('$', '')}", attached.end()
-    return inside if leads(_TABLE.sub("", text[:begin]), inside) else "", begin, end
+    return _led(text, inside, begin, end)
+
+
+def _boxes(text: str) -> list[tuple[int, str, int]]:
+    """Where each \\boxed{...} with balanced braces begins, its content and where it ends, in order; in one pass."""
+    marks, found, open_ = dict[int, int](), list[tuple[int, str, int]](), list[int]()
+    for m in _BOX.finditer(text):
+        if text.startswith("{", m.end()):
+            marks[m.end()] = m.start()
+        elif after := _LOOSE.match(text, m.end()):
+            found.append((m.start(), after[0], after.end()))
+    for brace in re.finditer(r"[{}]", text) if marks else ():
+        if brace[0] == "{":
+            open_.append(brace.start())
+        elif open_ and (start := open_.pop()) in marks:
+            found.append((marks[start], text[start + 1 : brace.start()], brace.end()))
+    return sorted(found)
 
 
 def same(given: str, right: str, kind: AnswerKind) -> bool:
@@ -246,10 +217,7 @@ def same(given: str, right: str, kind: AnswerKind) -> bool:
     if kind == "number":
         one, other = quantity(given), quantity(right)
         return one is not None and other is not None and one.equals(other)
-    if kind == "choice":
-        chosen = letter(given)
-        return chosen is not None and chosen == letter(right)
-    return same_text(given, right)
+    return letter(given) == letter(right) is not None if kind == "choice" else same_text(given, right)
 
 
 def correct(text: str, right: str, kind: AnswerKind) -> bool:
@@ -261,14 +229,10 @@ def correct(text: str, right: str, kind: AnswerKind) -> bool:
 def normalised(answer: str, kind: AnswerKind) -> str:
     """A final answer so written that those which `same` takes for equal are equal, as a rule; of formulas, numbers alone.
     For counting how answers agree; whether one is right is `same`'s to say."""
-    value = quantity(answer, formula=kind == "math") if kind != "choice" else None
-    if value is not None and (kind != "text" or not value.rest):
-        return _key(value)
     if kind == "choice":
         return letter(answer) or plain(answer)
-    return squeezed(answer) if kind == "math" else plain(answer)
-
-
-def _key(value: Quantity) -> str:
+    value = quantity(answer, formula=kind == "math")
+    if value is None or (kind == "text" and value.rest):
+        return squeezed(answer) if kind == "math" else plain(answer)
     number = value.value * (value.unit[1] if value.unit else 1)
     return str(number) if getattr(number, "denominator", 0) == 1 else f"{approximate(number):.6g}"

@@ -6,9 +6,11 @@ that a text written to take for ever ends at once.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from operator import add, mul, sub, truediv
+from typing import Any
 
 Number = Fraction | float
 BITS = 12_000
@@ -32,6 +34,8 @@ def _token_pattern(comma: bool) -> re.Pattern[str]:
 
 
 _TOKENS = {comma: _token_pattern(comma) for comma in (True, False)}
+_ONE_DIGIT = re.compile(r"(\\(?:frac(?:\s*\{[^{}]*\})?|sqrt))\s*(\d)(?!\d*[.,]\d)")
+"""An argument without braces is one digit: \\frac12."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class Token:
 def tokens_of(text: str, comma: bool) -> list[Token]:
     """The tokens of a text; `comma`: a comma may be the decimal one."""
     found, spaced = list[Token](), False
-    for match in _TOKENS[comma].finditer(text):
+    for match in _TOKENS[comma].finditer(_ONE_DIGIT.sub(r"\1{\2}", _ONE_DIGIT.sub(r"\1{\2}", text))):
         kind = match.lastgroup or ""
         if kind != "space":
             name = match[0].lower() in ("sqrt", "pi")
@@ -98,13 +102,10 @@ def read_at(tokens: Sequence[Token], at: int) -> Read | None:
 def agree(given: Number, right: Number) -> bool:
     """Equal; where `right` is no whole number, to six digits."""
     if given == right:
-        return not (isinstance(given, float) and math.isinf(given))
-    one, other = approximate(given), approximate(right)
-    if not (math.isfinite(one) and math.isfinite(other)):
-        return False
-    if isinstance(right, Fraction) and right.denominator == 1:
-        return isinstance(given, float) and math.isclose(one, other, rel_tol=1e-12)
-    return math.isclose(one, other, rel_tol=1e-6)
+        return abs(given) != math.inf
+    one, other, whole = approximate(given), approximate(right), getattr(right, "denominator", 0) == 1
+    near = math.isfinite(one) and math.isclose(one, other, rel_tol=1e-12 if whole else 1e-6)
+    return near and (not whole or isinstance(given, float))
 
 
 def approximate(value: Number) -> float:
@@ -116,7 +117,7 @@ def approximate(value: Number) -> float:
 
 
 def decimal(text: str) -> Fraction:
-    """The value of a number token. Raises ValueError for one that is out of reach."""
+    """The value of a number token."""
     if repeating := re.fullmatch(r"(\d*)\.(\d*)\\overline\s*\{(\d+)\}", text):
         whole, fixed, again = repeating.groups()
         scale, period = 10 ** len(fixed), 10 ** len(again) - 1
@@ -128,8 +129,11 @@ def decimal(text: str) -> Fraction:
         body = body.replace(",", ".")
     power = int(exponent or 0)
     if abs(power) > BITS // 8 or len(body) > BITS // 8:
-        raise ValueError(f"out of reach: {text[:40]}")
-    return Fraction(body.replace(",", "")) * (Fraction(10**power) if power >= 0 else Fraction(1, 10**-power))
+        raise _NoNumber
+    return Fraction(body.replace(",", "")) * Fraction(10) ** power
+
+
+_TIMES, _OVER = ("*", r"\times", r"\cdot", r"\ast"), ("/", r"\div")
 
 
 class _Reader:
@@ -138,61 +142,53 @@ class _Reader:
     def __init__(self, tokens: Sequence[Token], whole: bool, at: int = 0) -> None:
         self.tokens, self.whole, self.at, self.undone = tokens, whole, at, set[str]()
 
+    def token(self, ahead: int = 0) -> Token:
+        return self.tokens[self.at + ahead] if self.at + ahead < len(self.tokens) else Token("", "", False)
+
     def peek(self, ahead: int = 0) -> str:
-        return self.tokens[self.at + ahead].text if self.at + ahead < len(self.tokens) else ""
+        return self.token(ahead).text
 
-    def kind(self, ahead: int = 0) -> str:
-        return self.tokens[self.at + ahead].kind if self.at + ahead < len(self.tokens) else ""
-
-    def spaced(self, ahead: int = 0) -> bool:
-        return self.at + ahead < len(self.tokens) and self.tokens[self.at + ahead].spaced
+    def operand(self, read: Callable[[], Number], skip: bool) -> Number | None:
+        """What `read` gives, behind a sign; None, back at the sign, where a sentence goes on with something else."""
+        before = self.at
+        self.at += skip
+        try:
+            return read()
+        except _NoNumber:
+            if self.whole:
+                raise
+            self.at = before
+            return None
 
     def sum(self) -> Number:
         value = self.product()
-        while self.peek() in ("+", "-"):
-            before, sign = self.at, self.peek()
-            self.at += 1
-            try:
-                other = self.product()
-            except _NoNumber:
-                if self.whole:
-                    raise
-                self.at = before
-                break
+        while (sign := self.peek()) in ("+", "-") and (other := self.operand(self.product, skip=True)) is not None:
             self.undone.add("+")
-            value = _sized(_combined(value, other, sign))
+            value = _worked(add if sign == "+" else sub, value, other)
         return value
 
     def product(self) -> Number:
         value = self.signed()
-        while True:
-            before, sign = self.at, self.peek()
-            if sign in ("*", r"\times", r"\cdot", "/", r"\div", r"\ast"):
-                self.at += 1
-            elif not self.whole or (
-                not (self.kind() == "number" and self.tokens[self.at - 1].text in (")", "}", "]"))
-                and (sign not in ("(", r"\sqrt", r"\pi", r"\frac", "["))
-            ):
-                if sign not in (r"\sqrt", r"\pi"):
-                    return value
-                sign = "constant"
-            else:
-                sign = "*"
-            try:
-                ten = self.peek() == "10" and self.peek(1) in ("^", "**")
-                constant = self.peek() == r"\pi"
-                other = self.signed()
-            except _NoNumber:
-                if self.whole:
-                    raise
-                self.at = before
-                return value
-            if sign in ("/", r"\div"):
+        while sign := self.times():
+            signed = self.peek() in _TIMES + _OVER
+            ten = self.peek(signed) == "10" and self.peek(signed + 1) in ("^", "**")
+            constant = ten or self.peek(signed) in (r"\pi", r"\sqrt" * (not signed))
+            if (other := self.operand(self.signed, skip=signed)) is None:
+                break
+            if sign in _OVER:
                 self.undone.add("//" if "/" in self.undone else "/")
-                value = _divided(value, other)
             else:
-                self.undone.add("constant" if sign == "constant" or ten or constant else "*")
-                value = _sized(_combined(value, other, "*"))
+                self.undone.add("constant" if constant else "*")
+            value = _worked(truediv if sign in _OVER else mul, value, other)
+        return value
+
+    def times(self) -> str:
+        """The sign of a product here, or what begins a factor without one; "" for neither."""
+        sign = self.peek()
+        if sign in _TIMES + _OVER + (r"\sqrt", r"\pi"):
+            return sign
+        behind = self.token().kind == "number" and self.tokens[self.at - 1].text in (")", "}", "]")
+        return "*" * (self.whole and (behind or sign in ("(", r"\frac", "[")))
 
     def signed(self) -> Number:
         sign = self.peek()
@@ -211,9 +207,7 @@ class _Reader:
             if base > 200:
                 raise _OutOfReach
             base = Fraction(math.factorial(int(base)))
-        if self.peek() not in ("^", "**") or (
-            self.peek(1) == r"\circ" or (self.peek(1) == "{" and self.peek(2) == r"\circ")
-        ):
+        if self.peek() not in ("^", "**") or self.peek(1 + (self.peek(1) == "{")) == r"\circ":
             return base
         self.at += 1
         exponent = self.signed() if self.peek() in ("-", "+") else self.power()
@@ -221,80 +215,58 @@ class _Reader:
         return _power(base, exponent)
 
     def atom(self) -> Number:
-        kind, text = self.kind(), self.peek()
-        if kind == "number":
+        text = self.peek()
+        if self.token().kind == "number":
             self.at += 1
-            return self.mixed(_decimal(text))
+            return self.mixed(_exact(decimal(text)))
         if text in ("(", "{", "["):
-            self.at += 1
-            inner = _Reader(self.tokens, True, self.at)
-            value = inner.sum()
-            self.at = inner.at
-            if self.peek() != {"(": ")", "{": "}", "[": "]"}[text]:
-                raise _NoNumber
-            self.at += 1
-            self.undone |= inner.undone
-            return value
+            return self.inside({"(": ")", "{": "}", "[": "]"}[text])
         if text == r"\frac":
             self.at += 1
-            top, bottom = self.argument(), self.argument()
+            top, bottom = self.atom(), self.atom()
             self.undone.add("/")
-            return _divided(top, bottom)
+            return _worked(truediv, top, bottom)
         if text == r"\sqrt":
             self.at += 1
-            degree: Number = Fraction(2)
-            if self.peek() == "[":
-                degree = self.atom()
+            degree = self.atom() if self.peek() == "[" else Fraction(2)
             self.undone.add("^")
-            return _power(self.argument(), _divided(Fraction(1), degree))
+            return _power(self.atom(), _worked(truediv, Fraction(1), degree))
         if text == r"\pi":
             self.at += 1
             self.undone.add("constant")
             return math.pi
         raise _NoNumber
 
-    def argument(self) -> Number:
-        """What a command takes: a group, or a single token, of which a number gives one digit (\\frac12)."""
-        if self.kind() == "number" and len(self.peek()) > 1 and self.peek().isdigit():
-            first, rest = self.peek()[0], self.peek()[1:]
-            here = self.tokens[self.at]
-            self.tokens = [*self.tokens[: self.at], Token(here.kind, first, here.spaced), Token("number", rest, False),
-                           *self.tokens[self.at + 1 :]]  # fmt: skip
-            self.at += 1
-            return _decimal(first)
-        if self.kind() == "number":
-            self.at += 1
-            return _decimal(self.tokens[self.at - 1].text)
-        return self.atom()
+    def inside(self, close: str) -> Number:
+        """What stands in brackets: a whole expression."""
+        whole, self.whole = self.whole, True
+        self.at += 1
+        try:
+            value = self.sum()
+        finally:
+            self.whole = whole
+        if self.peek() != close:
+            raise _NoNumber
+        self.at += 1
+        return value
 
     def mixed(self, whole: Fraction) -> Number:
         """A whole number with a proper fraction behind it is their sum: 1 1/2, 1\\frac{1}{2}."""
         if whole.denominator != 1 or (self.at > 1 and self.tokens[self.at - 2].text in ("/", "^")):
             return whole
-        before, value = self.at, whole
-        if self.peek() == r"\frac":
+        over = [self.peek(i) for i in range(4)]
+        if over[0] == r"\frac":
             inner = _Reader(self.tokens, True, self.at)
-            part = inner.atom()
-            self.tokens, end = inner.tokens, inner.at
-        elif self.kind() == "number" and self.peek(1) == "/" and self.kind(2) == "number" and self.spaced():
-            if not (self.peek().isdigit() and self.peek(2).isdigit()) or self.peek(3) == "/":
-                return whole
-            part, end = _divided(_decimal(self.peek()), _decimal(self.peek(2))), self.at + 3
+            part, end = inner.atom(), inner.at
+        elif self.token().spaced and over[0].isdigit() and over[1] == "/" != over[3] and over[2].isdigit():
+            part, end = Fraction(int(over[0]), int(over[2]) or 1), self.at + 3
         else:
             return whole
-        if isinstance(part, Fraction) and 0 < part < 1:
-            self.at, value = end, whole + part
-            self.undone.add("/")
-        else:
-            self.at = before
-        return value
-
-
-def _decimal(text: str) -> Fraction:
-    try:
-        return _exact(decimal(text))
-    except ValueError as error:
-        raise _NoNumber from error
+        if not (isinstance(part, Fraction) and 0 < part < 1):
+            return whole
+        self.at = end
+        self.undone.add("/")
+        return whole + part
 
 
 def _exact(value: Fraction) -> Fraction:
@@ -303,61 +275,36 @@ def _exact(value: Fraction) -> Fraction:
     return value
 
 
-def _sized(value: Number) -> Number:
-    if isinstance(value, Fraction):
-        return _exact(value)
-    if not math.isfinite(value):
-        raise _NoNumber
-    return value
-
-
-def _combined(one: Number, other: Number, sign: str) -> Number:
-    if isinstance(one, Fraction) and isinstance(other, Fraction):
-        return one + other if sign == "+" else one - other if sign == "-" else one * other
-    a, b = _float(one), _float(other)
-    return a + b if sign == "+" else a - b if sign == "-" else a * b
-
-
 def _float(value: Number) -> float:
-    found = approximate(value)
-    if not math.isfinite(found):
+    if not math.isfinite(found := approximate(value)):
         raise _NoNumber
     return found
 
 
-def _divided(top: Number, bottom: Number) -> Number:
-    if not bottom:
+def _worked(operation: Callable[[Any, Any], Any], one: Number, other: Number) -> Number:
+    if operation is truediv and not other:
         raise _NoNumber
-    if isinstance(top, Fraction) and isinstance(bottom, Fraction):
-        return _exact(top / bottom)
-    return _sized(_float(top) / _float(bottom))
+    if isinstance(one, Fraction) and isinstance(other, Fraction):
+        return _exact(operation(one, other))
+    return _float(operation(_float(one), _float(other)))
 
 
 def _power(base: Number, exponent: Number) -> Number:
-    if isinstance(base, Fraction) and isinstance(exponent, Fraction):
-        if exponent.denominator == 1:
-            size = max(base.numerator.bit_length(), base.denominator.bit_length())
-            if base == 0 and exponent <= 0:
-                raise _NoNumber
-            if abs(base) == 1:
-                return base ** (exponent.numerator % 2)
-            if size * abs(exponent) > BITS:
-                raise _OutOfReach
-            return _exact(base**exponent.numerator)
-        if base > 0 and abs(exponent.numerator) <= 64 and exponent.denominator <= 64:
-            roots = [_root(n, exponent.denominator) for n in (base.numerator, base.denominator)]
-            if roots[0] is not None and roots[1] is not None:
-                return _power(Fraction(roots[0], roots[1]), Fraction(exponent.numerator))
-    low, high = _float(base), _float(exponent)
-    if low < 0 or (low == 0 and high <= 0):
+    if base == 0 and exponent <= 0:
         raise _NoNumber
+    exact = (base, exponent) if isinstance(base, Fraction) and isinstance(exponent, Fraction) else None
+    if exact and exact[1].denominator == 1:
+        whole = exact[1].numerator
+        if abs(base) == 1:
+            return base ** (whole % 2)
+        if max(n.bit_length() for n in base.as_integer_ratio()) * abs(whole) > BITS:
+            raise _OutOfReach
+        return exact[0] ** whole
+    low, high = _float(base), _float(exponent)
     try:
-        return _sized(low**high)
+        value = _float(low**high) if low >= 0 else math.nan
     except OverflowError as error:
         raise _NoNumber from error
-
-
-def _root(value: int, degree: int) -> int | None:
-    """The whole root of a whole number, if it has one."""
-    guess = round(value ** (1 / degree)) if value < 1 << 1000 else 0
-    return guess if guess**degree == value else None
+    root = Fraction(_float(value)).limit_denominator(10**6)
+    small = exact and max(map(abs, exact[1].as_integer_ratio())) <= 64
+    return root if exact and small and root ** exact[1].denominator == exact[0] ** exact[1].numerator else value

@@ -8,30 +8,21 @@ take it back.
 
 import re
 
-from assay.bench.policy.beside import APPROXIMATE, ARRIVING, BEING, OPERATORS, arrives, given, known, words_of
+from assay.bench.policy import beside
+from assay.bench.policy.beside import HEDGES, OPEN, OPERATORS, known, words_of
 from assay.bench.policy.characters import written
 from assay.bench.policy.letters import letter
-from assay.bench.policy.quantities import Quantity, quantity
+from assay.bench.policy.quantities import quantity
 
 NEAR = 400
 """Characters behind an answer in which it may be taken back."""
 _CLAUSE = re.compile(
     r"[.,;:!?](?=[\s*$\"'\\]|$)|\n|\b(?:then|so|but|hence|thus|therefore|because|since|as|and)\b|[，。；：、]", re.I
 )
-_TURNS = words_of("or else alternatively otherwise maybe perhaps possibly and/or if nor either vs versus")
-"""Words which, alone before an answer, make it one of several, or none."""
+_LIMITS = words_of("not never most least than between")
+_MODAL = OPEN | words_of("not never also")
+"""Words right before a verb of being that leave open, or deny, that it is."""
 _FILL = words_of("then it the answer is be not could may might also but and even just")
-_OPENERS = words_of(
-    "so thus therefore hence then and finally now which that this it means shows gives implies follows we i get gets"
-    " find conclude see know have has obtain can our my is be in conclusion summary total short overall as result"
-    " consequently clearly but ultimately indeed again ok okay well alright yes great let's put state give with to"
-    " from because of step accordingly obviously also here hereby verify check confirm verified confirmed done given"
-    " submit your option think believe say would must answering answer final correct the best single exact simplified"
-    " quick required i'm sure confident donc ainsi alors daher somit deshalb entonces luego por lo tanto par"
-    " conséquent folglich all above below desired asked leaving an round rounded follow following next arrive at on"
-    " after using looking clear us there me just only actually really certainly"
-)
-"""Words that lead on to "the answer is", and leave it told."""
 _CJK_OPENER = re.compile(
     r"[\s*#>【\[(\"'：:]*(?:(?:综上(?:所述)?|所以|因此|因而|于是|那么|由此|故而?|可得|得到?|可知|最后"
     r"|最终|正确|本题|该题|此题|这道题|题目|我们|则|即"
@@ -70,20 +61,17 @@ _LIKE = re.compile(
 """What looks like an answer, with words that lead to it."""
 _TAKEN_BACK = re.compile(
     r"(?:^|[.,!?)\n，。])\W*(?:hmm+|wait|actually|correction|sorry|oops|scratch that|on (?:second|closer|further) \w+"
-    r"|on reflection|or rather|apologies|hold on|edit:|update:|(?:but|oh|ah|no),? (?:wait|no|actually)|just kidding"
-    r"|no,? (?:it|that|the|this)\b|i mean\b|or should\b|不对|等等|更正)(?![A-Za-z])"
+    r"|on reflection|on the other hand|or rather|apologies|hold on|edit:|update:|just kidding|i mean\b|or should\b"
+    r"|no,? (?:it|that|the|this)\b|不对|等等|更正)(?![A-Za-z])"
     r"|^[^\w\n]*(?:but|however|no|nope|yet|although|though)\b(?! (?:only after|not\b))|^[\s$*]*\?"
-    r"|\b(?:this|that|it) (?:is|was) (?:only|just|merely|still|for)\b"
-    r"|\b(?:kidding|my mistake|i was wrong|i made an? (?:error|mistake)"
-    r"|i (?:misread|miscounted|forgot|overlooked|miscalculated)"
+    r"|\b(?:kidding|my mistake|i was wrong|i made an? (?:error|mistake)|i (?:misread|miscounted|forgot|overlooked)"
     r"|(?:forget|ignore) what|(?:disregard|ignore|forget|retract|withdraw|strike|redo) (?:this|that|the|it|my)"
     r"|changed my mind|ought to be|take (?:that|it) back|no idea|not sure|i doubt|i do(?: not|n't) (?:think|know|trust)"
-    r"|(?:this|that|it|which|answer|above)\b[^.\n]{0,20}\b(?:wrong|incorrect|a mistake|an error|not (?:right|correct|the"
-    r" answer))|should (?:be|have been)\b(?=\W*[-$\\(]*\d)|cannot be right)\b"
-    r"|\bcorrect (?:would|should) be\b"
-    r"|\bto (?:get|find|obtain|give|reach|arrive at) the (?:\w+ )?(?:answer|result|total|solution)\b"
-    r"|\b(?:correct|actual|real|true|right|proper) (?:value|result|number|one|option|choice|answer)s?\s*"
-    r"(?:is|was|are|would be|:)",
+    r"|(?:this|that|it) (?:is|was) (?:only|just|merely|still|for)|cannot be right"
+    r"|(?:this|that|it|which|answer|above)\b[^.\n]{0,20}\b(?:wrong|incorrect|a mistake|an error|not (?:right|correct))"
+    r"|should (?:be|have been)\b(?=\W*[-$\\(]*\d)|correct (?:would|should) be"
+    r"|to (?:get|find|obtain|give|reach|arrive at) the (?:\w+ )?(?:answer|result|total|solution)"
+    r"|(?:correct|actual|real|true|right|proper) (?:value|result|number|one|option|choice|answer)s? (?:is|was|would))\b",
     re.I,
 )
 """What begins to take an answer back."""
@@ -96,22 +84,22 @@ _SAYS = re.compile(
 _CHECKED = re.compile(r"\b(?:check|verify|confirm|correct|right|indeed|yes)", re.I)
 
 
-def told(before: str) -> bool:
-    """Whether what stands before "the answer is" in its sentence leaves it told: nothing, or words that lead on to it."""
+def told(before: str, mark: str = "") -> bool:
+    """Whether what stands before "the answer is" in its sentence leaves it told: nothing, or words that lead on to it; and
+    no condition before an answer that "would be"."""
     clause = _CLAUSE.split(before[-NEAR:])[-1]
+    if "would be" in mark and re.search(r"\b(?:if|had|were|unless)\b", re.split(r"[.!?]\s|\n", before)[-1], re.I):
+        return False
     if re.search(r"[\u3400-\u9fff]", clause):
         return bool(_CJK_OPENER.fullmatch(clause))
-    return all(w.lower() in _OPENERS for w in re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", clause)) and not _turning(clause)
+    return all(w in beside.OPENERS for w in _words(clause))
 
 
 def _turning(clause: str) -> bool:
     """Whether a clause is nothing but words that make what follows another answer, or none."""
-    words = re.findall(r"[a-z]+(?:/[a-z]+)?", clause.lower())
+    words = _words(clause)
     return (
-        bool(words)
-        and all(w in _TURNS or w in _FILL for w in words)
-        and not re.search(r"[\d=]", clause)
-        and any(w in _TURNS for w in words)
+        all(w in HEDGES | _FILL for w in words) and any(w in HEDGES for w in words) and not re.search(r"[\d=]", clause)
     )
 
 
@@ -124,34 +112,33 @@ def turned(before: str, inside: str) -> bool:
     part = next((x for x in reversed(re.split(r"\n|[.,;:!?]+(?=\s|$)|[，。；]", bare)) if x.strip(" *$|")), "")
     if not (_turning(part) or re.search(r"\S\s*\bor\W*(?:[a-z]\w?\s*=?)?\W*$", part)):
         return False
-    one, again = _last_value(re.sub(r"\s*[A-Za-z]+\s*$", "", bare)), quantity(inside)
-    return one is None or again is None or not (one.equals(again) or again.equals(one))
+    last = re.split(r"[$=\s]", re.sub(r"\s*[A-Za-z]+\s*$", "", bare).rstrip(" $,;\n"))[-1]
+    return not _again(inside, last)
 
 
 def leads(before: str, inside: str) -> bool:
     """Whether what stands before a box in its sentence leaves it as it is."""
     bare = _STRIPPED.sub("", before[-NEAR:])
-    if bare.endswith("(") and bare[-2:-1].isspace():
-        bare = _STRIPPED.sub("", bare[:-1])
     sentence = re.split(r"[.!?](?=\s)|[。！？]|\n\s*\n|\\\]", bare)[-1]
     clause = _CLAUSE.split(sentence.rstrip(" :：,"))[-1]
     if not bare or not _tells(sentence, clause, bare):
         return not bare
     if relation := _RELATION.search(bare):
-        if again := re.search(r"\\(?:boxed|fbox)\{([^{}]*)\}$", bare):
-            return again[1].strip() == inside.split(",")[0].strip()
         if relation[0] in "}]" and not re.search(r"\\(?:end|begin)\{[^{}]*\}$|\\\]$", bare):
             return False
         return not (relation[0] in ",:" and any(w in _LIMITS for w in _words(clause)[-3:]))
     if re.search(r"[\u3400-\u9fff]$", bare):
-        return not _CJK_CHANGES.search(clause[-8:])
-    last = re.search(r"[^\W\d_]+(?:'[^\W\d_]+)?$", bare)
-    if last is None or bare[: last.start()].endswith("\\") or _open_formula(before, bare):
-        return False
+        return not beside.CJK_CHANGES.search(clause[-6:].replace("的", ""))
     words = _words(clause) or _words(sentence)
-    bound = words[-1] in ("when", "if", "for") and re.search(r"[<>=]|\\(?:le|ge|ne|in)", inside)
-    return _predicate(words, inside) and bool(
-        words[-1] in ARRIVING or given(re.findall(r"[^\W\d_]+", bare[-60:])) or bound
+    if not words or not re.search(r"(?<!\\)\b[^\W\d_]+(?:'[^\W\d_]+)?$", bare):
+        return False
+    being = max((i for i, w in enumerate(words) if w in beside.BEING), default=-1)
+    if being > len(words) - 3 and any(w in _MODAL for w in words[max(0, being - 2) : being]):
+        return False
+    if words[-1] in ("when", "if", "for"):
+        return bool(re.search(r"[<>=]|\\(?:le|ge|ne|in)", inside))
+    return (words[-1] in beside.ARRIVING or beside.given(words)) and (
+        not re.search(r"\d", inside) or beside.arrives(words)
     )
 
 
@@ -161,56 +148,14 @@ def _words(text: str) -> list[str]:
 
 def _tells(sentence: str, clause: str, bare: str) -> bool:
     """Whether a clause tells something, and neither supposes it nor reports it of somebody."""
-    if _words(sentence)[:1] and _words(sentence)[0] in _SUPPOSED and not re.search(r"[,，]|\bthen\b", sentence):
+    if _words(sentence)[:1] and _words(sentence)[0] in beside.SUPPOSED and not re.search(r"[,，]|\bthen\b", sentence):
         return False
     marks = re.split(r"\b(?:answer|option|choice)s?\b|答案", bare.rstrip(" :"))
     if re.search(r"\b(?:answer|option|choice)s?\b|答案", clause) and not told(marks[-2]):
         return False
-    return not re.search(
-        r"\bno (?:way|means|chance)\b|(?<!least )\b(?:lower|upper) (?:limit|bound)\b", clause
-    ) and not any(w in _SUSPECT for w in _words(clause))
-
-
-def _predicate(words: list[str], inside: str) -> bool:
-    """Whether the words of a clause, from its last verb of being on, lead to an answer."""
-    if any(w in APPROXIMATE for w in words[-2:]) and re.fullmatch(r"\W*\d+\W*", inside):
-        return False
-    being = max((i for i, w in enumerate(words) if w in BEING), default=-1)
-    if being > len(words) - 3 and any(w in _MODAL for w in words[max(0, being - 2) : being]):
-        return False
-    of = words[being + 1 :] if being >= 0 else []
-    if len(of) < 4 and not all(w in ARRIVING or w.endswith("ed") for w in of):
-        return False
-    return not re.search(r"\d", inside) or arrives(words)
-
-
-_NONE = re.compile(r"\bno (?:way|means|chance)\b|(?<!least )\b(?:lower|upper) (?:limit|bound)\b")
-_LIMITS = words_of("not never most least than between")
-_SUSPECT = words_of(
-    "estimate estimates mistake mistakes mistaken mistakenly wrong wrongly incorrect incorrectly erroneous guess trap"
-    " naive naively decoy"
-)
-"""Words of a clause that tells no answer."""
-_SUPPOSED = words_of(
-    "if suppose supposing assume assuming let unless whether imagine pretend say were had contradiction"
-)
-_MODAL = words_of("not never cannot can't couldn't may might could won't wouldn't shouldn't also isn't")
-"""Words right before a verb of being that leave open, or deny, that it is."""
-_CJK_CHANGES = re.compile(r"[不非约超近]|至少|至多|小于|大于|少于|多于|最多|最少|可能|也许|除")
-
-
-def _open_formula(before: str, bare: str) -> bool:
-    """Whether `bare` ends within a formula that the answer goes on with."""
-    between = before[len(before[-NEAR:]) and before.rfind(bare[-20:]) + len(bare[-20:]) :]
-    opened = bool(re.search(r"\$|\\\(|\\\[|\\begin", between))
-    return not opened and bare.count("$") % 2 == 1
-
-
-def _last_value(text: str) -> Quantity | None:
-    """The last value of a formula that ends a text ("so $AB = 5/4 = 1.25$")."""
-    said = re.sub(r"[\s$,;]+$", "", text)
-    formula = re.split(r"[$=]|\\approx|\\\(|\\\[|\s(?=\S+$)", said)
-    return quantity(formula[-1].rstrip(r"\)] "))
+    return not re.search(r"\bno way\b|(?<!least )\b(?:lower|upper) (?:limit|bound)\b", clause) and not any(
+        w in beside.WRONG for w in _words(clause)
+    )
 
 
 def follows(inside: str, after: str) -> bool:
@@ -228,47 +173,41 @@ def _goes_on(inside: str, part: str) -> bool:
     said = _CLOSED.sub("", _DASH.sub("", said)).strip(" $")
     if not said:
         return True
-    chosen = letter(inside) is not None
     if attached := _ATTACHED.match(said):
         return _goes_on(inside, said[attached.end() :])
     other = re.search(r"\bi\.e\.,? (\d+\b)(?!\s*\^)", said)
     if said[0] in "/|" or (other and not _again(inside, other[1])):
         return False
     if said.startswith("="):
-        return bool(re.match(r"=\s*(?:[A-Za-z]|\\[a-z]+\s*[A-Z]+)\s*$", said)) or _again(inside, said[1:])
-    if said.startswith("("):
-        close = said.find(")")
-        if close > 0 and not chosen:
+        return bool(re.fullmatch(r"=\s*(?:[A-Za-z]|\\[a-z]+\s*[A-Z]+)\s*", said)) or _again(inside, said[1:])
+    if letter(inside) is None:
+        if said.startswith("(") and (close := said.find(")")) > 0:
             return _remark(inside, said[1:close]) and _goes_on(inside, said[close + 1 :])
-    if not chosen and _FORMULA.match(said):
-        return False
-    if not chosen and re.match(
-        r"[,;:]?\s*(?:(?:and|or|&|i\.e\.|that is|或者?|即|和)[\s,:]*(?:\w+\s+)?)?[-$(]*(?:\d|\\frac|\\sqrt)", said
-    ):
-        return _again(inside, re.sub(r"^[,;:]?\s*(?:and|or|&|i\.e\.|that is|或者?|即|和)?[\s,:]*", "", said))
-    if re.match(r"[,;]?\s*(?:and|&)\s*\(?[B-Z]\b|[,;/]\s*\(?[A-Z]\b(?!\s+[a-z])", said):
-        return False
-    return known(said)
+        if _FORMULA.match(said):
+            return False
+        if more := re.match(
+            r"[,;:]?\s*(?:(?:and|or|&|i\.e\.|that is|或者?|即|和)[\s,:]*)?(?=[-$(]*(?:\d|\\frac|\\sqrt))", said
+        ):
+            return _again(inside, said[more.end() :])
+    return not re.match(r"[,;]?\s*(?:and|&)\s*\(?[B-Z]\b|[,;/]\s*\(?[A-Z]\b(?!\s+[a-z])", said) and known(said)
 
 
 def _again(inside: str, said: str) -> bool:
     """Whether the same amount is told again."""
     one, other = quantity(inside), quantity(re.split(r",\s|[.;](?:\s|$)|\)", said)[0].strip())
-    return one is not None and other is not None and (one.equals(other) or other.equals(one))
+    return one is not None and other is not None and one.agrees(other)
 
 
 def _remark(inside: str, said: str) -> bool:
     """Whether what stands in brackets behind an answer only tells of it."""
-    words = re.findall(r"[a-z']+", said.lower())
-    if words[:1] and words[0] in ("since", "because", "as"):
-        return known(said)
+    words = _words(said)
     if words[:1] == ["not"]:
-        return not _again(inside, re.split(r",\s", said[4:])[0])
-    if any(w in OPERATORS | _TURNS | BEING and w != "or" for w in words):
-        return False
-    return _again(inside, re.sub(r"^\W*(?:or|i\.e\.|that is)?\W*(?:equivalently|about)?\s*", "", said)) or not (
-        re.search(r"\bor\b", said) or re.fullmatch(r"[-\d.,$\s]+", said)
-    )
+        return not _again(inside, said[4:])
+    if _again(inside, re.sub(r"^\W*(?:or|i\.e\.|that is)?\W*(?:equivalently|about)?\s*", "", said)):
+        return True
+    if words and words[0] in ("since", "because", "as"):
+        return known(said)
+    return bool(words) and not any(w in OPERATORS | HEDGES | beside.BEING for w in words)
 
 
 def stays(inside: str, rest: str) -> bool:
@@ -285,12 +224,7 @@ def stays(inside: str, rest: str) -> bool:
         return False
     for turn in _TAKEN_BACK.finditer(rest):
         again = re.findall(r"-?\d[\d,]*(?:\.\d+)?|(?<![A-Za-z])[A-Z](?![A-Za-z'])", rest[turn.start() :])
-        if not (
-            _CHECKED.search(rest, turn.start()) and again and (_again(inside, again[-1]) or _letter(inside, again[-1]))
-        ):
+        same = again and (_again(inside, again[-1]) or letter(inside) == letter(again[-1]) is not None)
+        if not (same and _CHECKED.search(rest, turn.start())):
             return False
     return True
-
-
-def _letter(one: str, other: str) -> bool:
-    return letter(one) is not None and letter(one) == letter(other)

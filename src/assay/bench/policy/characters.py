@@ -21,7 +21,6 @@ _NAMED = {
 }  # fmt: skip
 _RAISED = re.compile(f"[{''.join(_SUPER)}]+")
 _LOWERED = re.compile(f"[{''.join(_SUB)}]+")
-_VULGAR = re.compile(r"(\d?)\s?([¼½¾⅐-⅞↉])")
 _ODD = re.compile(r"[^\x00-\x7f]")
 
 
@@ -33,12 +32,8 @@ def folded(text: str) -> str:
     text = _RAISED.sub(lambda m: "^{" + "".join(_SUPER[c] for c in m[0]) + "}", _GONE.sub("", text))
     text = _LOWERED.sub(lambda m: "_{" + "".join(_SUB[c] for c in m[0]) + "}", text)
     text = re.sub(r"√(\d+(?:\.\d+)?)", r"\\sqrt{\1}", text)
-    text = _VULGAR.sub(lambda m: f"{m[1]}{' ' if m[1] else ''}{_part(m[2])}", text)
+    text = re.sub(r"(?<=\d)\s?(?=[¼½¾⅐-⅞↉])", " ", text)
     return _ODD.sub(lambda m: _plain(m[0]), unicodedata.normalize("NFC", text))
-
-
-def _part(character: str) -> str:
-    return unicodedata.normalize("NFKC", character).replace("⁄", "/")
 
 
 def _plain(character: str) -> str:
@@ -48,8 +43,7 @@ def _plain(character: str) -> str:
         return " "
     if (digit := unicodedata.decimal(character, None)) is not None:
         return str(digit)
-    simple = unicodedata.normalize("NFKC", character)
-    return simple if simple == character else "".join(_NAMED.get(c, c) for c in simple)
+    return "".join(_NAMED.get(c, c) for c in unicodedata.normalize("NFKC", character))
 
 
 _WRAP = re.compile(

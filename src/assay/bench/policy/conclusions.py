@@ -3,7 +3,7 @@
 import re
 
 from assay.bench.policy.around import follows, leads, stays, turned
-from assay.bench.policy.beside import MEASURES
+from assay.bench.policy.beside import HEDGES, MEASURES, OPEN, SUPPOSED, words_of
 from assay.bench.policy.letters import letter
 from assay.bench.policy.quantities import quantity
 
@@ -14,27 +14,28 @@ _OPTION = re.compile(r"\W*([A-H])(?:[.)]?\W*|[.)][^\n]{1,60})\n+(?=\S)")
 """An option on the first line, before what is said of it."""
 _OPTIONS = re.compile(r"^\W*[A-H](?:\W*$|[.)])", re.M)
 _YES = re.compile(r"\W*(?:yes|no)\b(?:[.!](?=\s|$)|,[^.\n]*\.?)", re.I)
-_HEDGED = re.compile(r"\b(?:or|if|unless|maybe|perhaps|idea|answer|sure|yes and no|would)\b|[?？]", re.I)
 _ASIDE = re.compile(
     r"\W*(?:i hope|hope (?:this|that)|let me know|feel free|if you (?:have|need|would|want)|please|is there anything"
     r"|would you like|good luck|happy to|thank you|thanks|(?:check|verification|note|remark|explanation)\W*:)",
     re.I,
 )
 """Sentences behind the last one that counts."""
+_OPEN = "|".join(sorted((HEDGES | OPEN | SUPPOSED) - words_of("or say were had vs")))
 _UNSURE = re.compile(
-    r"\b(?:think|guess|believe|maybe|perhaps|possibly|probably|might|could|if|unless|cannot|can't|unclear|either|not"
-    r"|no means|may|nobody|suppose|assum\w+|let|need to|have to|find (?:when|where|whether|out|the)|when|whether"
-    r"|(?:first|next|second) (?:step|part|one)|answer\s*(?:is|was|[:=]))\b|n't\b"
-    r"|^\W*(?:or|else|otherwise|alternatively)\b|[?？]",
+    rf"\b(?!(?-i:May\b))(?:{_OPEN}|think|guess|believe|probably|unclear|not|nobody|assumes?|need to|(?<!will )have to"
+    r"|find (?:when|where|out|the)|(?:first|next|second) (?:step|part|one)|no means|answer\s*(?:is|was|[:=]))\b"
+    r"|n't\b|^\W*or\b|[?？]",
     re.I,
 )
 """What makes a last sentence no conclusion; one that marks its answer, and did not count by that, is none either."""
+_TORN = re.compile(r"\b(?:or|yes|no|maybe|perhaps|if|unless|answer)\b|[?？]", re.I)
+"""What stands behind a yes or no that is none."""
 _WHOLE = re.compile(r"[.!。*`]$|(?:[\d)}]|\b[a-z])\s*=[^=]*\d\W*$")
 _SHORT = re.compile(r"(?=.{1,80}$).*\b(?:is|are|was|were|has|have|costs|takes)\b")
 _ASSIGNED = re.compile(r"[^=\d]*[A-Za-z]{2}\s*=")
 _LAST = re.compile(
     r"\b(?:so|therefore|thus|hence|which means|then|finally)\b,?\s*|\bin (?:total|conclusion|summary|short)[,:]\s*"
-    r"|,\s+(?=(?:the|there|it|he|she|they|we|you|each|i)\s)",
+    r"|,\s+(?:and\s+(?=\$)|(?=(?:the|there|it|he|she|they|we|you|each|i)\s))",
     re.I,
 )
 """After what the last clause of a sentence begins."""
@@ -47,6 +48,11 @@ _STATED = re.compile(
     re.I,
 )
 """A sentence that says of one thing what it is."""
+_SUBJECT = re.compile(
+    r"(?P<said>\*\*[^*]{1,40}\*\*|(?!(?:It|This|That|He|She|We|They|There|You|I|What|Here|If|So|One|Neither|None|No)\b)"
+    r"[A-Z][\w'-]*(?: [A-Z][\w'-]*){0,3})(?= (?:is|was|has|had) (?:the|an?) )"
+)
+"""A name of which a sentence says that it is what was asked."""
 
 
 def bare(text: str) -> str | None:
@@ -54,38 +60,26 @@ def bare(text: str) -> str | None:
     said = _FRAME.sub("", text.strip()).strip()
     if (first := _OPTION.match(said)) and stays(first[1], said[first.end() :]):
         return None if _OPTIONS.search(said, first.end()) else first[1]
-    if (
-        not said
-        or len(said) > _LONGEST
-        or re.search(r"[\n<]|\\(?:boxed|fbox|framebox)\b", said)
-        or re.match(r"[^=]*:[^=]*=", said)
-    ):
+    if len(said) > _LONGEST or re.search(r"[\n<]|\\(?:boxed|fbox|framebox)\b|^[^=]*:[^=]*=", said):
         return None
     number = quantity(said)
     one = re.fullmatch(r"[*\"'(\[]*[^\W_][\w'-]*[*\"')\].!。]*", said)
-    counted = number and re.fullmatch(r"[*$]*\d[^.;:,?!=]*\.?", said) and len(said.split()) < 6
-    phrase = (
-        re.fullmatch(r"[A-Z][^\d:=]*\.", said)
-        and len(said.split()) < 5
-        and not (_UNSURE.search(said) or _STATED.match(said))
-    )
-    return (
-        said.rstrip(".。")
-        if one or phrase or counted or letter(said) or (number is not None and not number.rest)
-        else None
-    )
+    counted = number and (not number.rest or re.fullmatch(r"[*$]*\d[^.;:,?!=]*\.?", said))
+    phrase = re.fullmatch(r"[A-Z][^\d:=]*\.", said) and len(said.split()) < 5
+    stated = phrase and not (_UNSURE.search(said) or _STATED.match(said))
+    return said.rstrip(".。") if one or counted or stated or letter(said) else None
 
 
 def concluded(text: str) -> str | None:
     """What the last sentence tells: one number or letter, yes or no, what one thing is, or one thing in bold."""
-    if (yes := _YES.match(text)) and not _HEDGED.search(text[:200]) and not _YES.match(text, yes.end()):
+    if (yes := _YES.match(text)) and not _TORN.search(text[yes.end() : 200]):
         return yes[0].strip(" *\n") if stays(yes[0], text[yes.end() :]) else None
     lines = [x.strip() for x in text.split("\n") if re.search(r"\w", x)]
     sentences = [x for line in lines[-3:] for x in re.split(r"(?<=[\w)*%$\]}][.!?])\s+(?=[*\"']*[A-Z])", line)]
     while sentences and _ASIDE.match(sentences[-1]):
         sentences.pop()
     last = re.sub(r"\s*[^\x00-\x7f\u3000-\uffef]+$", "", sentences[-1]) if sentences else ""
-    if not _ended(last, len(lines) == 1) or _UNSURE.search(last) or _ASSIGNED.match(last):
+    if not _ended(last, len(lines) == 1) or _UNSURE.search(last):
         return None
     if len(sentences) > 1 and turned(sentences[-2] + "\n", last):
         return None
@@ -94,15 +88,19 @@ def concluded(text: str) -> str | None:
     strong = [m for m in re.finditer(r"\*\*([^*]{1,60})\*\*", last) if m.start()]
     if len(strong) == 1:
         inside, before, behind = strong[0][1], last[: strong[0].start()], last[strong[0].end() :]
-        return (
-            inside.strip() if leads(before, inside) and follows(inside, behind) and not turned(before, inside) else None
-        )
+        fine = leads(before, inside) and follows(inside, behind) and not turned(before, inside)
+        return inside.strip() if fine else None
+    if _ASSIGNED.match(last):
+        return None
     last = re.sub(r"^\*\*[^*]{1,30}:\*\*\s*|^\*\*[^*]{1,30}\*\*:\s*", "", last)
     clause = _LAST.split(last)[-1].strip(" *").rstrip(".。")
     if quantity(clause) or (_PICKED.search(clause) and letter(clause)):
         return clause
     stated = _STATED.fullmatch(clause)
-    return stated["said"] if stated and not re.search(r"\bor\b", clause) else None
+    if stated and not re.search(r"\bor\b", clause):
+        return stated["said"]
+    alone = len(lines) == len(sentences) == 1 and _SUBJECT.match(last)
+    return alone["said"].strip("*") if alone and follows(alone["said"], last[alone.end() :]) else None
 
 
 def _ended(last: str, alone: bool) -> bool:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 
+from assay.bench.policy.intervals import differently_named, real_set
 from assay.errors import AssayError, missing_extra
 
 SECONDS = 3.0
@@ -100,8 +101,12 @@ def _serve() -> None:
         given, right = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
-            sides = [math_verify.parse(f"${s}$", parsing_timeout=None) for s in (right, given)]
-            same = bool(sides[0] and sides[1] and math_verify.verify(*sides, timeout_seconds=None))
+            if differently_named(given, right):
+                one, other = real_set(given), real_set(right)
+                same = one is not None and other is not None and one.symmetric_difference(other).is_empty is True
+            else:
+                sides = [math_verify.parse(f"${s}$", parsing_timeout=None) for s in (right, given)]
+                same = bool(sides[0] and sides[1] and math_verify.verify(*sides, timeout_seconds=None))
         except Exception:  # noqa: BLE001 - a parser of anybody's text: what it cannot read is not the answer
             same = False
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -6,9 +6,10 @@ import re
 from functools import lru_cache
 
 from assay.bench.policy.arithmetic import agree, approximate, read_whole, tokens_of
+from assay.bench.policy.beside import words_of
 from assay.bench.policy.characters import written
 from assay.bench.policy.equivalent import equivalent
-from assay.bench.policy.intervals import as_intervals
+from assay.bench.policy.intervals import differently_named
 from assay.bench.policy.quantities import Quantity, named, quantity
 from assay.bench.policy.texts import same_text
 from assay.bench.policy.words import unit_of
@@ -18,28 +19,22 @@ LONGEST = 400
 MOST = 24
 """Parts of a list that are compared."""
 _OPEN, _CLOSE = "([{", ")]}"
-_FUNCTIONS = re.compile(r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sin|cos|tan|log|ln|exp|sqrt|pi|infty)(?![A-Za-z])")
-_EMPTY = frozenset((
-    "no solution", "no solutions", "no real solution", "no real solutions", "there is no solution", "there are no solutions",
-    "none", "empty set", "无解", r"\emptyset", r"\varnothing", r"\{\}", r"\{ \}",
-))  # fmt: skip
+_EMPTY = re.compile(
+    r"(?:there (?:is|are) )?no (?:real )?solutions?|none|empty set|无解|\\(?:emptyset|varnothing)|\\\{ ?\\\}", re.I
+)
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' .,-]*")
-_SHORT_WORDS = frozenset((
-    "yes", "no", "odd", "on", "all", "red", "one", "two", "six", "ten", "sun", "mon", "tue", "wed", "thu", "fri",
-    "sat",
-))  # fmt: skip
-_MATRIX = re.compile(r"\\begin\{([pbBvV]?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}", re.S)
+_SHORT_WORDS = words_of("yes no odd on all red one two six ten sun mon tue wed thu fri sat")
+_MATRIX = re.compile(r"\\begin\{([pbBvV]?matrix|array)\}.*\\end\{\1\}", re.S)
 
 
 @lru_cache(100_000)
 def same_formula(given: str, right: str) -> bool:
     """Are these two the same in mathematics? What cannot be read, or takes too long, is not. Never raises but where
     math-verify is missing."""
-    if squeezed(given) == squeezed(right):
-        return True
-    return max(len(given), len(right)) <= LONGEST and _same(
-        _tidy(given), _tidy(right), _texted(given) or _texted(right)
-    )
+    if squeezed(given) == squeezed(right) or max(len(given), len(right)) > LONGEST:
+        return squeezed(given) == squeezed(right)
+    texted = any(_TEXTED.fullmatch(x) for x in (given, right))
+    return _same(_tidy(given), _tidy(right), texted)
 
 
 def squeezed(text: str) -> str:
@@ -48,16 +43,10 @@ def squeezed(text: str) -> str:
 
 
 def _tidy(text: str) -> str:
-    text = re.sub(r"^[\s$]*=(?!=)", "", text)
-    text = _ALL_REAL.sub(r"(-\\infty,\\infty)", text)
-    text = re.sub(r"(?<![\\A-Za-z])infinity(?![A-Za-z])", r"\\infty", written(text), flags=re.I)
+    text = written(_ALL_REAL.sub(r"(-\\infty,\\infty)", re.sub(r"^[\s$]*=(?!=)", "", text)))
     for pattern, plainly in _PLAINLY:
         text = pattern.sub(plainly, text)
-    text = _FUNCTIONS.sub(lambda m: "\\" + m[1], text).replace(r"\lbrace", r"\{").replace(r"\rbrace", r"\}")
-    text = re.sub(r"\\(?:leq|leqslant)(?![A-Za-z])", r"\\le", re.sub(r"\\(?:geq|geqslant)(?![A-Za-z])", r"\\ge", text))
-    text = re.sub(r"\\pmod\s+(\w+)", r"\\pmod{\1}", text.replace("且", " and ").replace("或", " or "))
-    text = _BASE.sub(lambda m: _based(m[1], m[2]), text)
-    return re.sub(r"^(?:the )?(?:final )?answer\s*(?:is|:)\s*", "", text, flags=re.I).strip()
+    return _BASE.sub(lambda m: _based(m[1], m[2]), text).strip()
 
 
 _BASE = re.compile(r"^\(?(\d+)\)?\s*_\s*\{?\s*(\d{1,2})\s*\}?$")
@@ -75,35 +64,38 @@ _ALL_REAL = re.compile(r"\\mathbb\s*\{?\s*R\s*\}?(?![\^A-Za-z])|ℝ|\ball (?:the
 _PLAINLY = (
     (re.compile(r"\\langle(?![A-Za-z])"), "("),
     (re.compile(r"\\rangle(?![A-Za-z])"), ")"),
+    (re.compile(r"\\lbrace(?![A-Za-z])"), r"\\{"),
+    (re.compile(r"\\rbrace(?![A-Za-z])"), r"\\}"),
+    (re.compile(r"\\([lg]e)(?:q|qslant)(?![A-Za-z])"), r"\\\1"),
+    (re.compile(r"(?<![\\A-Za-z])infinity(?![A-Za-z])", re.I), r"\\infty"),
+    (re.compile(r"(?<![\\A-Za-z])(arc(?:sin|cos|tan)|sin|cos|tan|log|ln|exp|sqrt|pi|infty)(?![A-Za-z])"), r"\\\1"),
+    (re.compile(r"\\pmod\s+(\w+)"), r"\\pmod{\1}"),
+    (re.compile(r"^\([A-E]\)\s+(?=\S)"), ""),
+    (re.compile("且"), " and "),
+    (re.compile("或"), " or "),
     (re.compile(r"^\{([^{}]*,[^{}]*)\}$"), r"\\{\1\\}"),
-    (re.compile(r"^([A-Za-z]) is (?=\S)"), r"\1="),
     (re.compile(r"^([A-Za-z])\s*\^\s*\{\s*-1\s*\}\s*\(\s*([a-z])\s*\)\s*="), r"\1(\2)="),
     (re.compile(r"^[(\[]\s*(\\begin\{array\}.*\\end\{array\})\s*[)\]]$", re.S), r"\1"),
     (re.compile(r"^\(([A-Za-z]),\s*([A-Za-z])\)\s*=\s*\(([^(),]+),([^(),]+)\)$"), r"\1=\3, \2=\4"),
     (re.compile(r"^[A-Za-z]\s*\\in(?![A-Za-z])\s*(?=[(\[\\])"), ""),
+    (re.compile(r"^(?:the )?(?:final )?answer\s*(?:is|:)\s*", re.I), ""),
 )
 """What is read as another way to write the same."""
-
-
-def _texted(text: str) -> bool:
-    """Whether all of it is set as a text."""
-    return bool(re.fullmatch(r"\s*\$*\s*\\(?:text|textbf|mathrm|mbox)\s*\{[^{}]*\}\s*\$*\s*\.?\s*", text))
+_TEXTED = re.compile(r"\s*\$*\s*\\(?:text|textbf|mathrm|mbox)\s*\{[^{}]*\}\s*\$*\s*\.?\s*")
+"""What is set as a text, all of it."""
 
 
 def _same(given: str, right: str, texted: bool = False) -> bool:
     one, other = "".join(given.split()), "".join(right.split())
     if one == other:
         return bool(one)
-    if not one or not other:
-        return False
     if (words := _in_words(given, right, texted)) is not None:
         return words
-    given, right = as_intervals(given, right)
-    first_bound, second_bound = _BOUND.match(given), _BOUND.match(right)
-    if first_bound or second_bound:
-        if not first_bound or not second_bound or first_bound[1] != second_bound[1]:
-            return False
-        return _same(given[first_bound.end() :], right[second_bound.end() :])
+    if differently_named(given, right) and equivalent(given, right):
+        return True
+    if any(bounds := [_BOUND.match(x) for x in (given, right)]):
+        first, second = bounds
+        return bool(first and second and first[1] == second[1] and _same(given[first.end() :], right[second.end() :]))
     if re.fullmatch(r"[\d.]+\s*:\s*[\d.]+", right):
         given = re.sub(r"(?<=\d) to (?=\d)", ":", given)
     sides = _sides(given), _sides(right)
@@ -114,9 +106,9 @@ def _same(given: str, right: str, texted: bool = False) -> bool:
         if _items(given)[1:] or _items(right)[1:]:
             return _as_lists(given, right)
         return _equations(sides[0], sides[1])
-    first, second = quantity(given, formula=True), quantity(right, formula=True)
-    if first is not None and second is not None:
-        return first.equals(second) or _turned(first, second, right) or _turned(second, first, given)
+    one_, other_ = quantity(given, formula=True), quantity(right, formula=True)
+    if one_ is not None and other_ is not None:
+        return one_.equals(other_) or _turned(one_, other_, right) or _turned(other_, one_, given)
     if (held := _held(given, right)) is not None:
         return held
     values = [read_whole(tokens_of(x, comma=False)) for x in (given, right)]
@@ -127,10 +119,9 @@ def _same(given: str, right: str, texted: bool = False) -> bool:
 
 def _turned(degrees: Quantity, radians: Quantity, said: str) -> bool:
     """Whether an angle in degrees is the one that is written as a part of pi."""
-    return (
-        degrees.unit is not None and degrees.unit[0] == "angle" and radians.unit is None and r"\pi" in said
-        and agree(approximate(radians.value) * 180 / math.pi, approximate(degrees.value))
-    )  # fmt: skip
+    if not degrees.unit or degrees.unit[0] != "angle" or radians.unit or r"\pi" not in said:
+        return False
+    return agree(approximate(radians.value) * 180 / math.pi, approximate(degrees.value))
 
 
 _BOUND = re.compile(r"[\s$]*([<>]=?|!=|\\(?:le|ge|lt|gt|neq?)(?![A-Za-z])|\\approx(?=\s*-?\d+\s*$))")
@@ -139,17 +130,12 @@ _BOUND = re.compile(r"[\s$]*([<>]=?|!=|\\(?:le|ge|lt|gt|neq?)(?![A-Za-z])|\\appr
 
 def _in_words(given: str, right: str, texted: bool) -> bool | None:
     """Whether two answers are the same words; None where they are formulas."""
-    one, other = (re.sub(r"\s+", " ", x).lower().strip(" .") for x in (given, right))
-    if one in _EMPTY or other in _EMPTY:
-        return one in _EMPTY and other in _EMPTY
-    both = [bool(_WORDS.fullmatch(x)) for x in (given, right)]
-    long = [b and (texted or bool(re.search(r"[A-Za-z]{4}", x)) or x.lower() in _SHORT_WORDS)
-            for b, x in zip(both, (given, right), strict=True)]  # fmt: skip
-    if not any(long):
-        return None
-    if quantity(given, formula=True) is not None or quantity(right, formula=True) is not None:
-        return None
-    return same_text(given, right)
+    empty = [bool(_EMPTY.fullmatch(re.sub(r"\s+", " ", x).strip(" ."))) for x in (given, right)]
+    if any(empty):
+        return all(empty)
+    words = [x for x in (given, right) if _WORDS.fullmatch(x)]
+    long = any(texted or re.search("[A-Za-z]{4}", x) or x.lower() in _SHORT_WORDS for x in words)
+    return same_text(given, right) if long else None
 
 
 def _sides(text: str) -> list[str]:
@@ -165,10 +151,7 @@ def _cut(text: str, mark: re.Pattern[str]) -> list[str]:
             parts.append(text[start:at])
             start = at = max(found.end(), at + 1)
             continue
-        if text.startswith("\\begin{", at):
-            depth += 1
-        elif text.startswith("\\end{", at):
-            depth -= 1
+        depth += text.startswith("\\begin{", at) - text.startswith("\\end{", at)
         depth += (text[at] in _OPEN) - (text[at] in _CLOSE)
         at += 1
     return [p.strip() for p in (*parts, text[start:])]
@@ -199,8 +182,6 @@ def _reduced(sides: list[str]) -> list[str] | None:
     """[value] or [name, value] or both sides of a relation; None for a chain whose sides are not the same."""
     if len(sides) == 2 and not _is_name(sides[0]) and _is_name(sides[1]):
         sides = sides[::-1]
-    if len(sides) == 2 and _is_name(sides[0]):
-        return sides
     if len(sides) == 2 and not all(read_whole(tokens_of(x, comma=False)) is not None for x in sides):
         return sides
     *before, last = sides
@@ -215,22 +196,20 @@ def _is_name(text: str) -> bool:
 
 def _held(given: str, right: str) -> bool | None:
     """The comparison of two lists, sets, tuples, intervals, unions or matrices; None where neither is one."""
-    tables = _MATRIX.fullmatch(given), _MATRIX.fullmatch(right)
-    if tables[0] and tables[1]:
-        return _tables(tables[0][2], tables[1][2])
+    if _MATRIX.fullmatch(given) and _MATRIX.fullmatch(right):
+        return bool(equivalent(given, right))
     unions = _cut(given, _CUP), _cut(right, _CUP)
     if len(unions[0]) > 1 or len(unions[1]) > 1:
         return _matched(unions[0], unions[1])
     given, right = (x[2:-2].strip() if _braced(x) and _bracketed(x[2:-2].strip()) else x for x in (given, right))
-    brackets = _bracketed(given), _bracketed(right)
-    if brackets[0] and brackets[1]:
-        (left, ours, end), (left2, theirs, end2) = brackets[0], brackets[1]
-        return (left, end, len(ours)) == (left2, end2, len(theirs)) and all(map(_same, ours, theirs))
+    one, other = _bracketed(given), _bracketed(right)
+    if one and other:
+        return (one[0], one[2], len(one[1])) == (other[0], other[2], len(other[1])) and all(
+            map(_same, one[1], other[1])
+        )
     if len(_items(given)) > 1 or len(_items(right)) > 1 or _braced(given) or _braced(right):
         return _as_lists(given, right)
-    return (
-        False if (brackets[0] or brackets[1]) and not re.search(r"[<>]|\\(?:le|ge|lt|gt|in)\b", given + right) else None
-    )
+    return False if one or other else None
 
 
 _CUP = re.compile(r"\\cup(?![A-Za-z])")
@@ -259,25 +238,24 @@ def _items(text: str) -> list[str]:
     """The members of a set or a list; a plus-minus sign makes two."""
     inside = text[2:-2] if _braced(text) else text
     parts = _cut(inside, _COMMA_SPACED if re.search(r",\s", inside) else _COMMA)
-    found = list[str]()
-    for part in filter(None, parts):
-        signs = ("+", "-") if re.search(r"\\(?:pm|mp)(?![A-Za-z])", part) else ("",)
-        found += [re.sub(r"\\(?:pm|mp)(?![A-Za-z])", f" {s} ", part).strip().removeprefix("+") for s in signs]
-    return list(dict.fromkeys(x.strip() for x in found))
+    signed = [[_PLUS_MINUS.sub(f" {sign} ", part) for sign in "+-"] for part in filter(None, parts)]
+    return list(dict.fromkeys(x.strip().removeprefix("+").strip() for pair in signed for x in pair))
+
+
+_PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 
 
 def _as_lists(given: str, right: str) -> bool:
     """Two lists or sets in any order; assignments may stand for a tuple, or without their names where the other has none."""
-    brackets = _bracketed(given) or _bracketed(right)
-    if brackets and not (_bracketed(given) and _bracketed(right)):
-        listed = _items(right if _bracketed(given) else given)
-        values = [_sides(x) for x in listed]
-        if len(values) != len(brackets[1]) or not all(len(v) == 2 and _is_name(v[0]) for v in values):
-            return False
-        if {v[0].strip() for v in values} <= set("xyz"):
-            values.sort(key=lambda v: v[0].strip())
-        return all(_same(v[1], b) for v, b in zip(values, brackets[1], strict=True))
-    return _matched(_items(given), _items(right))
+    one, other = _bracketed(given), _bracketed(right)
+    if bool(one) == bool(other):
+        return _matched(_items(given), _items(right))
+    values = [_sides(x) for x in _items(right if one else given)]
+    if {v[0] for v in values} <= set("xyz"):
+        values.sort()
+    _, parts, _ = one or other or ("", [], "")
+    named_all = len(values) == len(parts) and all(len(v) == 2 and _is_name(v[0]) for v in values)
+    return named_all and all(_same(v[1], b) for v, b in zip(values, parts, strict=True))
 
 
 def _matched(given: list[str], right: list[str]) -> bool:
@@ -288,10 +266,9 @@ def _matched(given: list[str], right: list[str]) -> bool:
     given, right = ([_sides(x)[-1] for x in part] if shared else part for part in (given, right))
     left = list(right)
     for part in given:
-        place = next((i for i, x in enumerate(left) if _same(part, x)), None)
-        if place is None:
+        if (found := next((x for x in left if _same(part, x)), None)) is None:
             return False
-        del left[place]
+        left.remove(found)
     return True
 
 
@@ -302,25 +279,13 @@ def _shared_name(given: list[str], right: list[str]) -> bool:
     names = [{"".join(s[0].split()) for s in part if len(s) > 1} for part in sides]
     bare = {re.sub(r"_\{?\d+\}?$", "", n) for n in names[0] | names[1]}
     fine = all(len(s) < 3 and (len(s) < 2 or _is_name(s[0])) for part in sides for s in part)
-    return fine and len(bare) == 1 and (names[0] <= bare or names[1] <= bare or len(names[0] | names[1]) == 1)
-
-
-def _tables(given: str, right: str) -> bool:
-    ours, theirs = ([_cut(row, re.compile("&")) for row in _cut(x, re.compile(r"\\\\")) if row] for x in (given, right))
-    if [len(r) for r in ours] != [len(r) for r in theirs]:
-        return False
-    return all(_same(a, b) for x, y in zip(ours, theirs, strict=True) for a, b in zip(x, y, strict=True))
+    return fine and len(bare) == 1 and any(part <= bare for part in names)
 
 
 _LOOSE = re.compile(
     r"\\(?:to|lor|land|mid|text|overset|stackrel|def|color|[lc]?dots|sim|bmod|pmod)(?![A-Za-z])|\\#|\\\\|(?<![A-Za-z])or(?![A-Za-z])"
 )
 """What math-verify would leave out of what it reads."""
-
-
-def _variables(text: str) -> bool:
-    """Whether a formula has letters that are no constants."""
-    return bool(re.search(r"[A-DF-HJ-Za-df-hj-z]", re.sub(r"\\[A-Za-z]+", " ", text)))
 
 
 _UNIT = re.compile(r"(.+?)\s+(?:(?:square|sq|cubic)\.?\s+)?(units?|[A-Za-z]{2,})(?:\s*\^\s*\{?\s*[23]\s*\}?)?", re.S)
@@ -343,6 +308,7 @@ def _expressions(given: str, right: str) -> bool:
     if quantity(right, formula=True) is not None and not re.search(r"[A-Za-z|]", given):
         return False  # nothing but digits and marks, and yet no number: "3^-", "3:1", "3..."
     given, right = (_DEGREES.sub(r"\1(\\frac{\2\\pi}{180})", x) for x in (given, right))
-    if _LOOSE.search(given) or _LOOSE.search(right) or _variables(given) != _variables(right):
+    letters = [bool(re.search(r"[A-DF-HJ-Za-df-hj-z]", re.sub(r"\\[A-Za-z]+", " ", x))) for x in (given, right)]
+    if _LOOSE.search(given) or _LOOSE.search(right) or letters[0] != letters[1]:
         return False
     return bool(equivalent(given, right))

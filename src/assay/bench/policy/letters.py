@@ -2,7 +2,7 @@
 
 import re
 
-from assay.bench.policy.beside import known, words_of
+from assay.bench.policy.beside import CHOOSING, known
 from assay.bench.policy.characters import written
 
 LONGEST = 1_000
@@ -17,52 +17,30 @@ _MARK = re.compile(
     re.I,
 )
 _OPTION = re.compile(r"\W*(?:(?:answer|option|choice)\W+)+(?:is\W+)?([a-z])\b", re.I)
-_LEADING = words_of(
-    "conclude the a my our your answer answers option options choice letter is be it it's that this i i'd i'll we"
-    " would will choose chose chosen pick picked select selected choosing go going with say think believe feel correct"
-    " right best final statement alternative image figure picture graph diagram shape panel so thus hence therefore"
-    " then must should definitely probably clearly likely most just only mark marked for by which to get given and"
-    " here here's above correctly single appropriate suitable closest accurate matching possible one reasonable"
-    " conclusion solution result exactly surely certainly indeed obviously actually i'm am confident has have left"
-    " remains leaves gives means are was at in of question ans re bet ok okay now since because as"
-)
-"""Words that may stand before a letter that is chosen, in its clause."""
 _CLAUSE = re.compile(r"[,;:.!?\n](?:\s*but\b)?|[^\x00-\x7f]|\b(?:so|thus|hence|therefore|then|because|since)\b", re.I)
 _NEGATED = re.compile(r"(?:[不非]要?是?选?|排除|除了?|淘汰|去掉|可能是?|也许是?|[❌✗✘])\s*[*\"'([{<]*$")
 _RELATIVE = re.compile(r"\b(?:that|which|who) (?:is|are|was|were|does|do|can|has|have)(?:n't| not)\b|\bcannot\b")
-_WRONG_OF = re.compile(r"wrong|incorrect|false", re.I)
-_WRONG = re.compile(r"\b(?:wrong|incorrect|worst|bad)\s+(?:answer|option|choice|one)", re.I)
 _CONTRARY = re.compile(
-    r"\b(?:not|never|no|neither|wrong|incorrect|false|worst|bad|rule|eliminate|eliminated|exclude|excluded|except|unlike|rather"
-    r"|instead|doubt|if|unless|without|before|after|between|starts?|begins?|ends?)\b|n't\b",
+    r"\b(?:not|never|no|neither|rule|eliminate|eliminated|exclude|excluded|except|unlike|rather|instead|doubt|if|unless"
+    r"|without|before|after|between|starts?|begins?|ends?|(?:wrong|incorrect|worst|bad)\s+(?:answer|option|choice|one))\b"
+    r"|n't\b",
     re.I,
 )
+"""What denies the letter that a clause names; "the wrong statement is B" may be what was asked."""
 _DENIED = re.compile(
     r"\s*[*\"')\]}>.:(-]*\s*(?:is|are|was|isn't|aren't|cannot|can't|can)?\s*"
     r"(?:\b(?:not|never|n't|wrong|incorrect|false|excluded|eliminated|impossible|fails)\b|isn't|aren't|can't|cannot\b"
-    r"|(?:would|could|might|may|must|should|will) be (?:wrong|incorrect|false|impossible)\b"
-    r"|(?:can |could |must |may |should )?be (?:ruled|eliminated|excluded|rejected|discarded|dismissed)"
-    r"|do(?:es)?(?:n't| not)\b"
+    r"|do(?:es)?(?:n't| not)\b|(?:can |must )?be (?:ruled|eliminated|excluded)"
     r"|(?:选?项)?[是也都]?(?:错|不|非|误|有误|无法|未|以外|之外|排除|吗)|[❌✗✘]|(?:an? )?(?:trap|distractor|decoy)\b)",
     re.I,
 )
 _FORMULA = re.compile(r"\s*[=+*/^<>_\\]|\s*-\s*[\d(]|\(|\s+\([-\d.,\s]*\)")
 _VERB = r"(?:is|was|are|because|since|as|and|or|must|would|should|seems|fits|it|being|due|so|then|but|if)"
 _NOUNY = re.compile(rf"[ ]+(?!{_VERB}\b)[A-Za-z]{{2,}}")
-_NAME = re.compile(
-    rf"[ ]+(?!{_VERB}\b|(?:the|this|that|these|those|an?|its?|only|not|never|can|cannot|could|may|might|has|have|had|does|do"
-    r"|will|makes?|works?|matches|gives?|which|by|for|on|in|to|at|of|with|when|where|while|we|you|there|here|correct|right"
-    r"|wrong|incorrect|false|true|satisfies|holds|looks|appears|rather|instead|after|from|all|both|no|yes|too"
-    r"|also)\b)[a-z]{2,}"
-)
-"""A word in lower case behind a letter, which makes it a name ("B cells", "C major")."""
+"""A noun behind A or I, which makes it an article or a number ("A dog", "I think")."""
 _CONTRAST = re.compile(
     r"(?P<before>^(?i:not)\s+(?:option\s+)?\(?([A-Z])\)?[,;]?\s+but\s+(?=\S))"
     r"|(?<=\S)[,;]?\s*\(?\s*(?:and |but )?(?:not|rather than|instead of)\s+(?:option\s+)?\(?([A-Z])\b\)?\)?(?=\W*$)"
-)
-_EVERY = re.compile(
-    r"\b(?:all|any|each|every(?:one)?|both|one) of (?:the |these |them\b)?(?:options|choices|letters|answers|[A-Z]\b)?",
-    re.I,
 )
 _NEXT = re.compile(
     r"\W*(?:or|and|to|through|nor|vs|versus|或|和)\W*(?:not\s+)?(?:the\s+)?(?:option|choice|answer)?\W*[A-Za-z]\b"
@@ -70,7 +48,6 @@ _NEXT = re.compile(
     re.I,
 )
 """Another letter right behind the first: a list, or a hedge."""
-_OTHER = re.compile(r"\W*or\s+(?:any|another|some|one|else|perhaps|maybe|possibly|whatever|something|anything)\b", re.I)
 _TURNED = re.compile(
     r"(?:\b(?i:or|else|otherwise|maybe|perhaps|possibly|alternatively|if(?: not)?|(?:could|may|might)(?: also)? be)\b|[/|])"
     r"\W*(?:(?i:then|option|choice|the answer is|answer)\W*)*([A-Z])\b(?!')"
@@ -90,9 +67,6 @@ _STANDS = re.compile(
     re.I,
 )
 """What may follow a letter that is chosen: nothing, a mark, or words that say that it is right."""
-_IF = re.compile(
-    r"\s+(?:is|was|would|could|might|may|will|should)\b[^.;]*\b(?:if|unless|had|provided|assuming|were)\b", re.I
-)
 _REJECTED = re.compile(
     r"^[^\w]*[A-Z][)\].]*\s*\?\s*(?:no|nope|wrong)\b\W*|^between\b[^.;]*?,\s*(?=I\s+(?:choose|pick|say|take)\b)", re.I
 )
@@ -108,35 +82,22 @@ def letter(text: str) -> str | None:
     if len(text) > LONGEST:
         return None
     said = _REJECTED.sub("", _uncontrasted(re.sub(r"(?<=[A-Za-z])\s*\\ldots|[{}]", " ", written(text)).strip()))
-    if "\n" in said:
-        head, *rest = (x.strip() for x in said.split("\n") if x.strip())
-        if chosen := letter(head):
-            return None if any(_MARK.fullmatch(x) for x in rest) else chosen
     why = _WHY.search(said)
     if why and _ALONE.search(said[: why.start()]):
         said = said[: why.start()]
     alone = [m for m in _ALONE.finditer(said) if not _word(said, m)]
     first = _MARK.match(said) or _OPTION.match(said)
     if first is None:
-        if _EVERY.search(said) or any(_OTHER.match(said[m.end() :]) for m in alone):
-            return None
-        told = [m for m in alone if not _denied(said, m)]
-        letters = {m[1] for m in told}
-        torn = letters & {m[1] for m in alone if m not in told}
-        sure = len(letters) == 1 and not torn and any(_stands(said, m) for m in told)
+        told = [m for m in alone if not _denied(said, m.start(), m.end())]
+        sure = len({m[1] for m in told}) == 1 and any(_stands(said, m) for m in told)
         return told[0][1] if sure and not _torn(said, told[0][1]) else None
-    after = said[first.end() :]
-    denied = _denied(said, first, first.end(1)) or (first.re is _OPTION and re.search(r"\bnot\b", first[0], re.I))
-    marked = any(
-        re.match(r"\s*[*\"'>\]}]*\s*[).:]", said[m.end() :])
-        for m in alone
-        if m.start() >= first.end() and m[1] != first[1].upper()
-    )
+    chosen, after = first[1].upper(), said[first.end() :]
     others = set(re.findall("[a-z]", after.lower())) - {first[1].lower()}
-    listed = _NEXT.match(after) or _OTHER.match(after) or (others and _LETTERS.fullmatch(after))
-    if not _goes_on(first["mark"] + after if first.re is _MARK else after):
-        return None
-    return None if denied or marked or listed or _torn(said, first[1].upper()) else first[1].upper()
+    marked = {m[1] for m in alone if re.match(r"[\s*\"'>\]}]*[).:]", said[m.end() :])} - {chosen}
+    listed = marked or _NEXT.match(after) or (others and _LETTERS.fullmatch(after))
+    denied = _denied(said, first.start(1), first.end(1)) or re.search(r"\bnot\b", first[0], re.I)
+    goes_on = _goes_on(first["mark"] + after if first.re is _MARK else after)
+    return chosen if goes_on and not (denied or listed or _torn(said, chosen)) else None
 
 
 def _uncontrasted(said: str) -> str:
@@ -149,44 +110,35 @@ def _uncontrasted(said: str) -> str:
 def _stands(said: str, match: re.Match[str]) -> bool:
     """Whether a letter is named as the choice: by the words before it, and by none behind it that would take it back."""
     *earlier, clause = _CLAUSE.split(re.sub(r"[\s*\"'(\[{<:]+$", "", said[: match.start()]))
+    if not clause.strip() and re.search(r":[\s*\"'(\[{<]*$", said[: match.start()]):
+        clause = earlier[-1]
     words = re.findall(r"[a-z]+(?:'[a-z]+)?", clause.lower())
-    called = earlier and not words and re.search(r":[\s*\"'(\[{<]*$", said[: match.start()])
-    words = re.findall(r"[a-z]+(?:'[a-z]+)?", earlier[-1].lower()) if called else words
-    free = bool(words) and words[-1] in ("is", "are") and words[0] in ("the", "it")
     if re.search(r"[\d\\=+]|\b[B-HJ-Z]\b|\bA\b(?!\s+[a-z])", clause):
         return False
-    denied = _CONTRARY.search(_RELATIVE.sub("", clause) if free else clause)
-    if denied and not (free and _WRONG_OF.search(denied[0]) and not _WRONG.search(clause)):
-        return False
-    if not (free or all(w in _LEADING for w in words)):
-        return False
-    return _goes_on(said[match.end() :])
+    free = words and words[-1] in ("is", "are") and words[0] in ("the", "it")
+    led = not _CONTRARY.search(_RELATIVE.sub("", clause)) if free else all(w in CHOOSING for w in words)
+    return led and _goes_on(said[match.end() :])
 
 
 def _goes_on(after: str) -> bool:
     """Whether what stands behind a letter lets it stand: nothing, the text of its option, or words that say it is right."""
     said = re.sub(r"^[\s*\"'\]}>]+", "", after)
-    option = re.match(r"[).:]|[^\x00-\x7f]|(?-i:[A-Z][a-z])|\(", said)
-    return bool(option or (_STANDS.match(after) and known(said))) and not _IF.match(after)
+    return said[:1] in tuple(").:") or bool(_STANDS.match(after) and known(said))
 
 
 def _torn(said: str, chosen: str) -> bool:
     """Whether another letter than the chosen one shall count as well."""
-    return any(m[1] != chosen or set(_ALONE.findall(said[: m.start()])) - {chosen} for m in _TURNED.finditer(said))
+    return any(m[1] != chosen for m in _TURNED.finditer(said))
 
 
 def _word(said: str, match: re.Match[str]) -> bool:
     """Whether a capital letter is a word, or part of a formula: "A dog", "I think", "E = mc^2"."""
     after = said[match.end() :]
-    if _NAME.match(after):
-        return True
     if match[1] in "AI" and (_NOUNY.match(after) or (match[1] == "I" and re.match(r" +[a-z]", after))):
         return True
-    before = said[: match.start()].rstrip()
-    return bool(_FORMULA.match(after) and not re.match(r"\s*[/+]\s*[A-Z](?![A-Za-z])", after)) or before.endswith(
-        ("=", "^", "*")
-    )
+    formula = _FORMULA.match(after) and not re.match(r"\s*[/+]\s*[A-Z](?![A-Za-z])", after)
+    return bool(formula) or said[: match.start()].rstrip().endswith(("=", "^", "*"))
 
 
-def _denied(said: str, match: re.Match[str], end: int = 0) -> bool:
-    return bool(_NEGATED.search(said[: match.start(1)])) or bool(_DENIED.match(said[end or match.end() :]))
+def _denied(said: str, start: int, end: int) -> bool:
+    return bool(_NEGATED.search(said[:start]) or _DENIED.match(said[end:]))

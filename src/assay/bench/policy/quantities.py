@@ -11,9 +11,9 @@ from fractions import Fraction
 from functools import lru_cache
 
 from assay.bench.policy.arithmetic import Number, Read, Token, agree, approximate, read_at, read_whole, tokens_of
-from assay.bench.policy.beside import CHANGERS, counted, led, remarks, words_of
+from assay.bench.policy.beside import BEING, CHANGERS, HEDGES, counted, led, remarks, words_of
 from assay.bench.policy.characters import written
-from assay.bench.policy.words import MORE, digits_for_words, in_latin, unit_of
+from assay.bench.policy.words import digits_for_words, in_latin, unit_of
 
 LONGEST = 400
 """Characters of an answer that are looked at; a longer one is no number."""
@@ -49,6 +49,10 @@ class Quantity:
             wanted += [v / 100 for v in wanted]
         return any(agree(v, w) for v in given for w in wanted)
 
+    def agrees(self, other: "Quantity") -> bool:
+        """Whether the two may be the same, whichever is the right one."""
+        return self.equals(other) or other.equals(self)
+
 
 def _alike(one: str, other: str) -> bool:
     """Whether what is counted may be the same: unnamed, or one noun in singular or plural."""
@@ -56,11 +60,10 @@ def _alike(one: str, other: str) -> bool:
 
 
 def _times(quantity: Quantity) -> Number:
-    size = quantity.unit[1] if quantity.unit else Fraction(1)
-    return quantity.value * size if isinstance(quantity.value, Fraction) else quantity.value * float(size)
+    return quantity.value * (quantity.unit[1] if quantity.unit else 1)
 
 
-_TAIL = words_of("per each every for in after at on with when if within during")
+_TAIL = words_of("per each every for in after at on with when if within during over")
 """Words after which a number belongs to the sentence around the answer: "$18 per 2 hours"."""
 _LIST = frozenset([",", ";", "&", "-", "/", ":", "and", "or", "to", "out", "nor", "versus", "vs"])
 _DECADE = re.compile(r"\b[12]\d\d0'?s\b|\bthe \d0'?s\b")
@@ -96,53 +99,43 @@ def quantity(text: str, formula: bool = False) -> Quantity | None:
     if len(text) > LONGEST:
         return None
     said = _AND.sub(lambda m: f"{m[1]} {m[2] or _PARTS[m[3].lower()]}", in_latin(digits_for_words(written(text))))
-    if coded := re.fullmatch(r"\W*0([xb])([0-9A-F]+)\W*", said, re.I):
-        try:
-            said = str(int(coded[2], 16 if coded[1].lower() == "x" else 2))
-        except ValueError:
-            return None
+    if coded := re.fullmatch(r"\W*(0x[0-9A-F]+|0b[01]+)\W*", said, re.I):
+        said = str(int(coded[1], 0))
     for pattern, plainly in _PLAINLY:
         said = pattern.sub(plainly, said)
     first = re.search(r"\d|\\pi\b", said)
     if first is None:
         return None
     why = _END.search(said, first.start())
-    if _DECADE.search(said) or MORE.search(said) or (why and "\n" in why[0] and _listed(said[why.end() :])):
+    if _DECADE.search(said) or (why and "\n" in why[0] and _LINE.match(said, why.end())):
         return None
     said, cut = (said[: why.start()], True) if why else (said, False)
     if re.fullmatch(r"\W*[\d.,]+\s*!\W*|\W*(?:\\approx|~)\s*\d+\W*", said):
         return None
-    letters = (
-        "any"
-        if not formula or re.search(r"\\(?:text|mathrm|mbox)", text)
-        else "spaced" * (not re.search(r"[\\$]", re.sub(r"\\times(?=\s*10\s*\^)", "", text)))
-    )
+    as_text = not formula or re.search(r"\\(?:text|mathrm|mbox)", text)
+    apart = not re.search(r"[\\$]", re.sub(r"\\times(?=\s*10\s*\^)", "", text))
+    letters = "any" if as_text else "spaced" * apart
     parts = _split(tokens_of(said, comma=not formula))
-    if len(parts) == 2 and named(parts[1]) and parts[1] and not named(parts[0]):
+    if len(parts) == 2 and parts[1] and named(parts[1]):
         parts = parts[::-1]
     found = _single(parts[-1], letters)
-    if found is None and len(parts) == 2 and read_whole(parts[1]) and (found := _single(parts[0], letters)) is not None:
-        parts = parts[::-1]
-    for part in parts[:-1] if found is not None else ():
+    for part in parts[:-1]:
         found = _led(part, parts[-1], found)
     return replace(found, rest=True) if found and cut else found
 
 
 _PLAINLY = (
-    (re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)"), r" \\times "),
+    (re.compile(r"(?<=\d)\s*[xX]\s*(?=\d)"), r" \\times "),
+    (re.compile(r"\(\s*=\s*"), "("),
+    (re.compile(r"^\s*(?:\([A-E]\)|[A-E][).])\s+(?=\S)"), ""),
     (re.compile(r"\b(?:minus|negative)\s+(?=[\d$€£¥.\\])", re.I), "-"),
     (re.compile(r"-\s*([$€£¥₹])\s*(?=[\d.])"), r"\1-"),
-    (
-        re.compile(r"(?<![\w\\])([B-HJ-Zb-z])\s+(?:is|equals)\s+(?=[-$(]*[\d.])|^([A-Za-z])\s+is\s+|\bequals\b", re.I),
-        r"\1\2=",
-    ),
+    (re.compile(r"(?<![\w\\])([B-HJ-Zb-z])\s+is\s+(?=[-$(]*[\d.])|^([A-Za-z])\s+is\s+", re.I), r"\1\2="),
+    (re.compile(r"\bequals\b", re.I), "="),
     (re.compile(r"\\frac\s*\{\s*([A-Za-z]+)\s*\}\s*\{\s*([A-Za-z]+(?:\s*\^\s*\{?\s*[23]\s*\}?)?)\s*\}"), r"\1/\2"),
-    (re.compile(r"(\d\s*(?:ft|feet|foot)\s*\d+\s*)in\b(?!\s+\w)", re.I), r"\1inches"),
     (re.compile(r"(?<=\d)\s*in\.?$"), " inches"),
     (
-        re.compile(
-            r"(?<=[\d}])\s+of\s+an?\s+(?=(?:hour|minute|second|day|mile|kilomet|met(?:er|re)|lit|gallon|pound|dollar))"
-        ),
+        re.compile(r"(?<=[\d}])\s+of\s+an?\s+(?=hour|minute|second|day|mile|kilomet|met[er]|lit|gallon|pound|dollar)"),
         " ",
     ),
     (re.compile(r"^([\s$(]*)(\d+)\s+(?:in|out\s+of(?:\s+every)?)\s+(\d+)(?=\s+chances?\b|\W*$)", re.I), r"\1\2/\3"),
@@ -150,10 +143,8 @@ _PLAINLY = (
 """What is read as another way to write the same."""
 
 
-def _listed(after: str) -> bool:
-    """Whether another number alone stands on the next line."""
-    line = next((x for x in after.split("\n") if x.strip()), "")
-    return bool(re.fullmatch(r"[^\w]*[\d.,/]*\d[^\w]*", line))
+_LINE = re.compile(r"\W*[\d.,/]*\d[^\w\n]*(?:\n|$)")
+"""Another number alone on the next line."""
 
 
 def _split(tokens: Sequence[Token]) -> list[list[Token]]:
@@ -169,7 +160,7 @@ def _split(tokens: Sequence[Token]) -> list[list[Token]]:
 
 def _led(part: Sequence[Token], last: Sequence[Token], found: Quantity | None) -> Quantity | None:
     """`found` after one more side of an equation before it: a name, or an expression of the same value; else None."""
-    if found is None or named(part):
+    if found is None or named(part) or re.fullmatch(r"[A-Za-z](?:\+[A-Za-z])+", "".join(t.text for t in part)):
         return None if any(t.text.lower() in CHANGERS for t in part) else found
     start = next((i for i, t in enumerate(part) if t.kind not in ("word",) and t.text not in (":", ",", *_MONEY)), 0)
     whole = read_whole([t for t in part[start:] if t.text not in _MONEY])
@@ -187,28 +178,14 @@ def named(part: Sequence[Token]) -> bool:
     """Whether what stands before "=" is a name: nothing, a letter (with an index or an argument), or words."""
     lone = [t for t in part if len(t.text) == 1 and t.kind == "word" and t.text not in "aI"]
     marks = ("(", ")", "_", "{", "}", "'", ":", ",", r"\angle", r"\triangle")
-    if any(t.text == r"\angle" for t in part):
-        lone = lone[1:]
     fine = all(
-        t.kind in ("word", "command")
-        or t.text in marks
-        or (t.text == "-" and i > 1 and part[i - 1].text == "(")
-        or _index(part, i)
+        t.kind in ("word", "command") or t.text in marks
+        or (i > 1 and part[0].kind != "number" and (t.text == "-" or t.kind == "number") and part[i - 1].text in "(_{,-")
         for i, t in enumerate(part)
-    )
+    )  # fmt: skip
+    several = len(lone) > 1 + any(t.text == r"\angle" for t in part) and part[1].text not in "(_'"
     words = any(len(t.text) > 1 and t.kind == "word" for t in part)
-    called = len(part) > 1 and part[1].text in ("(", "_", "'")
-    return fine and (len(lone) < 2 or called or words) and not any(t.text in (r"\frac", r"\sqrt", r"\pi") for t in part)
-
-
-def _index(part: Sequence[Token], at: int) -> bool:
-    """Whether a number is the argument or the index of a name: f(3), a_{5}."""
-    return (
-        part[at].kind == "number"
-        and at > 1
-        and part[at - 1].text in ("(", "_", "{", ",", "-")
-        and part[0].kind in ("word", "command")
-    )
+    return fine and (words or not several) and not any(t.text in (r"\frac", r"\sqrt", r"\pi") for t in part)
 
 
 def _single(tokens: Sequence[Token], letters: str) -> Quantity | None:
@@ -230,25 +207,25 @@ def _single(tokens: Sequence[Token], letters: str) -> Quantity | None:
             at += 1
             continue
         money = bool(between) and between[-1].text in _MONEY
-        made = _measured(tokens, read, between[-1].text if money else "", letters)
-        if made is None or not _apart(tokens, at, read, made[1]):
+        made, end = _measured(tokens, read, between[-1].text if money else "", letters)
+        if not _apart(tokens, read, end):
             return None
-        if found is not None and (sum_ := _compound(found, made[0], between)):
-            found, at, between = sum_, made[1], []
+        if found is not None and (sum_ := _compound(found, made, between)):
+            found, at, between = sum_, end, []
             continue
         if found is not None and (not between or between[-1].text.lower() == "of") and tokens[at].text not in "([":
             return None
-        if found is not None and not (found.equals(made[0]) or made[0].equals(found)):
+        if found is not None and not found.agrees(made):
             said = {t.text.lower() for t in between}
-            if not said & _LIST and said & _TAIL and not any(t.text.lower() == "or" for t in tokens[made[1] :]):
+            if not said & _LIST and said & _TAIL and not any(t.text.lower() == "or" for t in tokens[end:]):
                 last = between[:-1] if between[-1].text.lower() in _TAIL - {"per", "when", "if", "with"} else between
                 return _worded(replace(found, rest=True), first, last, whole)
             if said & (_LIST - {","}) or not _told_of(first, between):
                 return None
             first, found = [*first, *between], None
         if found is None:
-            first, whole = between, all(t.text.isdigit() for t in tokens[at : made[1]] if t.kind == "number")
-        found, at, between = found or made[0], made[1], []
+            first, whole = between, all(t.text.isdigit() for t in tokens[at:end] if t.kind == "number")
+        found, at, between = found or made, end, []
     return None if found is None else _worded(replace(found, rest=found.rest or rest), first, between, whole)
 
 
@@ -256,7 +233,7 @@ def _told_of(first: Sequence[Token], between: Sequence[Token]) -> bool:
     """Whether a number belongs to what the next one is told of ("The interest over 5 years is $2,125")."""
     of = [t.text.lower() for t in first if t.kind == "word"][-1:]
     verb = [t.text.lower() for t in between if t.kind == "word"][-1:]
-    return bool(of and verb) and of[0] in _OF and verb[0] in ("is", "are", "was", "were", "be", "equals")
+    return bool(of and verb) and of[0] in _OF and verb[0] in BEING | {"equals"}
 
 
 _OF = words_of("of in over after for on at by from with than the between within")
@@ -271,13 +248,15 @@ def _worded(found: Quantity, before: Sequence[Token], after: Sequence[Token], wh
 
 def _compound(first: Quantity, second: Quantity, between: Sequence[Token]) -> Quantity | None:
     """2 hours and 30 minutes as 2.5 hours: whole numbers, the second of a smaller unit, and less than one of the first."""
-    if first.unit is None or second.unit is None or [t.text for t in between] not in ([], ["and"], [","]):
+    if (
+        not first.unit
+        or not second.unit
+        or first.unit[0] != second.unit[0]
+        or "".join(t.text for t in between) not in ",and"
+    ):
         return None
-    one, other = first.value, second.value
-    if not (isinstance(one, Fraction) and isinstance(other, Fraction)) or one.denominator != 1 or not one > 0 <= other:
-        return None
-    small = other * second.unit[1] / first.unit[1]
-    return replace(first, value=one + small) if first.unit[0] == second.unit[0] and small < 1 else None
+    one, small = first.value, _times(second) / first.unit[1]
+    return replace(first, value=one + small) if getattr(one, "denominator", 0) == 1 and one > 0 <= small < 1 else None
 
 
 def _dash(tokens: Sequence[Token], at: int) -> bool:
@@ -292,11 +271,11 @@ def _dash(tokens: Sequence[Token], at: int) -> bool:
 def _prose(token: Token, spaced: bool) -> bool:
     """Whether a token may stand beside a number: words and marks, but no operators and no letters of a formula."""
     if token.kind == "word":
-        return len(token.text) > 1 or token.text in "aAI" or (not token.text.isascii())
+        return len(token.text) > 1 or (spaced and token.text in "aAI") or not token.text.isascii()
     return token.text in _MARKS or token.text in _MONEY
 
 
-_ELSE = words_of("or not also maybe perhaps possibly certain sure alternatively could may")
+_ELSE = HEDGES | words_of("not also certain sure could may")
 
 
 def _past_aside(tokens: Sequence[Token], at: int, found: Quantity) -> int:
@@ -313,23 +292,16 @@ def _past_aside(tokens: Sequence[Token], at: int, found: Quantity) -> int:
     return 0 if bare else close + 1
 
 
-def _apart(tokens: Sequence[Token], at: int, read: Read, end: int) -> bool:
+def _apart(tokens: Sequence[Token], read: Read, end: int) -> bool:
     """Whether a number stands for itself: nothing is left undone in it, and nothing that changes it is attached."""
     if read.undone & {"+", "*", "//"}:
         return False
-    before = tokens[at - 1] if at else None
-    if before is not None and (before.text in ("^", "_", "\\") or (before.text in ":." and not tokens[at].spaced and at > 1
-                               and tokens[at - 2].kind == "number")):  # fmt: skip
-        return False
-    after = tokens[end] if end < len(tokens) else None
+    after, follows = [*tokens[end : end + 2], None, None][:2]
     if after is None:
         return True
-    if after.text == "-" and not after.spaced and end + 1 == len(tokens):
+    if after.text == "-" and follows is None:
         return False
-    if after.text in ("^", "_", "+", "*", r"\times", r"\cdot", r"\pm", "<", ">", "!") and after.text != "!":
-        return False
-    if after.text in (":", ",", ".") and not after.spaced and end + 1 < len(tokens):
-        follows = tokens[end + 1]
+    if follows is not None and after.text in (":", ",", ".") and not after.spaced:
         return follows.kind != "number" or follows.spaced
     return after.text != "(" or after.spaced
 
@@ -353,8 +325,8 @@ def _below(tokens: Sequence[Token], at: int) -> tuple[tuple[str, Fraction, int] 
     return ((*unit[:2], -raised), after) if not over and raised < 0 else (None, at)
 
 
-def _measured(tokens: Sequence[Token], read: Read, money: str, letters: str) -> tuple[Quantity, int] | None:
-    """A number with what measures it behind it, and the token after; None for a number times a letter (5x)."""
+def _measured(tokens: Sequence[Token], read: Read, money: str, letters: str) -> tuple[Quantity, int]:
+    """A number with what measures it behind it, and the token after."""
     at, value, percent = read.end, read.value, False
 
     def text(ahead: int = 0) -> str:
@@ -380,17 +352,11 @@ def _measured(tokens: Sequence[Token], read: Read, money: str, letters: str) -> 
             at += 1 + ahead
             raised, at = _exponent(tokens, at)
             unit = (*named_unit[:2], power or raised or named_unit[2])
-        elif (
-            len(text()) == 1 and text().isalpha() and text().isascii() and (text() not in "aI" or not tokens[at].spaced)
-        ):
-            return None
-    told = (
-        None
-        if unit is None or unit[0] == "unit"
-        else (unit[0] + (f"^{unit[2]}" if unit[2] > 1 else ""), unit[1] ** unit[2])
-    )
+    if unit is None or unit[0] == "unit":
+        return Quantity(value=value, percent=percent), at
+    told = (unit[0] + (f"^{unit[2]}" if unit[2] > 1 else ""), unit[1] ** unit[2])
     below, after = _below(tokens, at)
-    if below is not None and told is not None and unit is not None and unit[0] != "money":
+    if below is not None and unit[0] != "money":
         at = after
         told = f"{told[0]} per {below[0]}^{below[2]}", told[1] / below[1] ** below[2]
     return Quantity(value=value, percent=percent, unit=told), at

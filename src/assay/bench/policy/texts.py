@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 
 from assay.bench.policy.characters import written
@@ -20,9 +21,7 @@ _SPELLINGS = (
     "是的/是", "对的/对", "不是的/不是",
 )  # fmt: skip
 _ONE_SPELLING = dict(pair.split("/") for pair in _SPELLINGS)
-_SAID = re.compile(
-    r"(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:(?:final|correct|right)\s+)?answer\s*(?:is\b\s*:?|:)\s*", re.I
-)
+_SAID = re.compile(r"^(?:so,? )?(?:the\s+)?(?:final\s+)?answer\s*(?:is\b\s*:?|:)\s*", re.I)
 _WORD = re.compile(
     r"(?P<number>(?:(?<![\w)])[-+])?(?:\d[\d,]*(?:[.:]\d+)*|\.\d+))|(?P<short>(?:[^\W\d_]\.){2,}[^\W\d_]?\b"
     r"|(?:[^\W\d_]\.)+[^\W\d_]\b\.?)"
@@ -44,19 +43,15 @@ def plain(text: str) -> str:
     said = re.sub(r"\b([A-Z])\.\s+(?=[A-Z]\b\.?\s*[A-Z])", r"\1", _CLOCK.sub(_hour, text))
     said = digits_for_words(_chemical(written(said)).replace("\\infty", " infinity ").replace("\\$", "$"))
     said = re.sub(r"\bnon[- ](?=[^\W\d_]{3})", "non", said, flags=re.I)
-    said = re.sub(
-        r"(?<=[^\W\d_])[-/](?=[^\W\d_]{2})", " ", _SAID.sub("", said.lower(), 1) if _SAID.match(said) else said.lower()
-    )
-    parts = [(m.lastgroup or "", m[0]) for m in _WORD.finditer(said)]
+    said = re.sub(r"(?<=[^\W\d_])[-/](?=[^\W\d_]{2})", " ", _SAID.sub("", said.lower()))
+    parts = [(m.lastgroup, m[0]) for m in _WORD.finditer(said)]
     kept = []
-    for index, (kind, part) in enumerate(parts):
-        after = parts[index + 1] if index + 1 < len(parts) else ("", "")
-        if part in _ARTICLES and after[0] in ("word", "number") and len(after[1]) > 1 and after[1] not in _NO_NOUN:
+    for (kind, part), (_, after) in zip(parts, [*parts[1:], ("", "")], strict=False):
+        if part in _ARTICLES and len(after) > 1 and after not in _NO_NOUN:
             continue
         if kind == "number":
-            kept.append(
-                part.replace(",", "") if re.fullmatch(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?", part) else part.rstrip(",")
-            )
+            grouped = re.fullmatch(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?", part)
+            kept.append(part.replace(",", "") if grouped else part.rstrip(","))
         elif kind == "short":
             kept.append(part.replace(".", ""))
         elif kind == "word":
@@ -86,36 +81,28 @@ def same_text(given: str, right: str) -> bool:
         return False
     if any(_alike(plain(x), wanted, x) for x in (given, *_cores(written(given), written(right)))):
         return True
-    parts = [
-        sorted(plain(x) for x in re.split(r",?\s+and\s+|\s*[&,]\s*", written(t), flags=re.I)) for t in (given, right)
-    ]
-    if len(parts[0]) > 1 and parts[0] == parts[1] and not _brackets(right):
+    one, other = (
+        sorted(map(plain, re.split(r",?\s+and\s+|\s*[&,]\s*", written(t), flags=re.I))) for t in (given, right)
+    )
+    if (one == other and not _brackets(right)) or moment(given) == moment(right) is not None:
         return True
-    if (day := moment(given)) is not None and day == moment(right):
-        return True
-    if re.fullmatch(r"\W*[A-Za-z]\W*", right) and not re.search(r"[-+*=<>^#%$]", right):
-        return letter(given) is not None and letter(given) == letter(right)
+    if re.fullmatch(r"[^\w\-+*=<>^#%$]*[A-Za-z][^\w\-+*=<>^#%$]*", right):
+        return letter(given) == letter(right) is not None
     first, second = quantity(given), quantity(right)
-    if first is None or second is None or first.rest or second.rest:
-        return False
-    return first.equals(second)
+    return bool(first and second and not (first.rest or second.rest) and first.equals(second))
 
 
 def _brackets(text: str) -> str:
     """The brackets around a whole text, "" where there are none."""
     said = text.strip(" $.`")
-    return said[:1] + said[-1:] if said[:1] + said[-1:] in ("[]", "()", "{}") and len(said) > 3 and "," in said else ""
+    return found if "," in said and (found := said[0] + said[-1]) in ("[]", "()", "{}") else ""
 
 
 def _alike(one: str, other: str, given: str) -> bool:
     """Equal, or one noun in singular and plural (HTTPS is none of HTTP)."""
     shorter, longer = sorted((one, other), key=len)
-    return one == other or (
-        longer == shorter + "s"
-        and bool(re.fullmatch(r"(?!new$)[a-z]{3,}", shorter))
-        and not given.isupper()
-        and shorter[-1] not in "su"
-    )
+    plural = longer == shorter + "s" and not given.isupper() and re.fullmatch(r"(?!new$)[a-z]{2,}[a-rtv-z]", shorter)
+    return one == other or bool(plural)
 
 
 _ELEMENTS = frozenset(("co", "cs", "hf", "ni", "os", "pb", "po", "sc", "sn"))
@@ -126,9 +113,8 @@ _GENES = re.compile(r"(?:([A-Za-z])(?i:\1))+")
 def _capitals(given: str, right: str) -> bool:
     """Whether two answers are different by their capitals alone: Co and CO, genes such as Aa and AA."""
     one, other = (re.sub(r"\W", "", t) for t in (given, right))
-    if one == other or one.lower() != other.lower():
-        return False
-    return bool(_GENES.fullmatch(other)) or (one.lower() in _ELEMENTS and one.istitle() != other.istitle())
+    named = _GENES.fullmatch(other) or (one.lower() in _ELEMENTS and one.istitle() != other.istitle())
+    return bool(named) and one != other and one.lower() == other.lower()
 
 
 _CLOCK = re.compile(r"\b(?:(half)\s+past|(?:a\s+)?quarter\s+(past|to))\s+(\w+)\b", re.I)
@@ -136,23 +122,26 @@ _CLOCK = re.compile(r"\b(?:(half)\s+past|(?:a\s+)?quarter\s+(past|to))\s+(\w+)\b
 
 def _hour(match: re.Match[str]) -> str:
     """ "Half past three" as 3:30."""
-    hour = digits_for_words(match[3])
-    if not hour.isdigit() or not 1 <= int(hour) <= 12:
+    hour, past = digits_for_words(match[3]), (match[1] or match[2]).lower()
+    if not re.fullmatch(r"[1-9]|1[0-2]", hour):
         return match[0]
-    back = (match[2] or "").lower() == "to"
-    return f"{(int(hour) - 2) % 12 + 1 if back else hour}:{'30' if match[1] else '45' if back else '15'}"
+    return f"{(int(hour) - 2) % 12 + 1}:45" if past == "to" else f"{hour}:{'30' if past == 'half' else '15'}"
 
 
 _YES = re.compile(r"(yes|no|true|false)\b\s*[-,.;:!](?!\s*\d)\s*(.+)", re.I | re.S)
 _BUT = r"\b(?:yes|maybe|perhaps|or|unless|but|if|actually|doubt|otherwise|sometimes|partly|idea)\b|[?]"
-_SUBJECT = re.compile(
-    r"(?:(?:it|that|he|she)'s|(?:it|this|that|they|these|the [\w-]+(?: [\w-]+){0,2}) (?:is|are|was|were)) (?P<said>.+)",
-    re.I,
-)
-_CONTRARY = re.compile(
-    r"\b(?:not?|never|neither|none|nothing|wrong|false|incorrect|opposite|contrary|former|other|un\w+)\b|n't\b", re.I
-)
-_NOT_THAT = re.compile(r"(?P<said>[^,;(]+)[,;(]\s*(?:and |but )?not (?P<other>[^,;()]+)\)?", re.I)
+_CONTRARY = r"(?!(?:not?|never|neither|none|nothing|wrong|false|incorrect|opposite|contrary|former|other|un\w+)\b)"
+_CORES = tuple(re.compile(core, re.I) for core in (
+    rf"(?:(?:it|that|he|she)'s|(?:it|this|that|they|these|the(?: {_CONTRARY}[\w-]+){{1,3}}) (?:is|are|was|were)) (.+)",
+    r"not [^,;]+?,? but ([^,;]+)",
+    r"([^,;(]+)[,;(]\s*(?:and |but )?not [^,;()]+\)?",
+    r"(?:on|in|at|to) (?!the\b(?! \w+$))(.+)",
+    r"(.+?),?\s+(?:because|since)\b.*",
+    r"(?:it|they) (\w+)",
+    r"\w+(?:ed|en|nt|un|de) by (.+)",
+    r"(?:it|this) (can ?not\b.*)",
+))  # fmt: skip
+"""Sentences around a short answer: "The function is linear", "left, not right", "in Paris", "red because ..."."""
 
 
 def _cores(given: str, right: str) -> Iterator[str]:
@@ -161,22 +150,7 @@ def _cores(given: str, right: str) -> Iterator[str]:
         against = _BUT + (r"|\b(?:no|not|never|false)\b|n't\b" if yes[1].lower() in ("yes", "true") else r"|\btrue\b")
         if not re.search(against, yes[2], re.I):
             yield yes[1]
-    subject = _SUBJECT.fullmatch(given)
-    if subject and not _SUBJECT.fullmatch(right) and not _CONTRARY.search(given[: subject.start("said")]):
-        yield subject["said"]
-    against_that = _NOT_THAT.fullmatch(given)
-    if against_other := re.fullmatch(r"not [^,;]+?,? but (?P<said>[^,;]+)", given, re.I):
-        yield against_other["said"]
-    if against_that and plain(against_that["other"]) != plain(right):
-        yield against_that["said"]
-    if re.match(r"(?:on|in|at|to) (?!the\b(?! \w+$))", given, re.I) and not re.match(r"(?:on|in|at|to) ", right, re.I):
-        yield given[3:]
-    if reason := re.search(r",?\s+(?:because|since)\b", given, re.I):
-        yield given[: reason.start()]
-    if verb := re.fullmatch(r"(?:it|they) (\w+)", given, re.I):
-        yield verb[1]
-    if re.match(r"(?:it|this) can ?not\b", given, re.I):
-        yield given.split(" ", 1)[1]
+    yield from (m[1] for core in _CORES if (m := core.fullmatch(given)))
 
 
 _DATES = ("%B %d %Y", "%b %d %Y", "%d %B %Y", "%d %b %Y", "%Y-%m-%d", "%I:%M %p", "%H:%M")
@@ -188,10 +162,8 @@ def moment(text: str) -> tuple[str, str] | None:
     said = re.sub(r"\bin (?:morning)\b", "am", re.sub(r"\bin (?:afternoon|evening)\b", "pm", " ".join(said.split())))
     said = re.sub(r"(?<=\d)\s*([ap])\s?m\b", r" \1m", " ".join(said.split()))
     for form in _DATES:
-        try:
+        with suppress(ValueError):
             found = datetime.strptime(said, form)
-        except ValueError:
-            continue
-        if form != "%H:%M" or found.hour > 12:
-            return ("time", f"{found:%H:%M}") if "%M" in form else ("date", f"{found:%Y-%m-%d}")
+            if form != "%H:%M" or found.hour > 12:
+                return ("time", f"{found:%H:%M}") if "%M" in form else ("date", f"{found:%Y-%m-%d}")
     return None

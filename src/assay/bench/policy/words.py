@@ -27,12 +27,8 @@ _RUN = re.compile(
 )
 _BESIDE = re.compile(rf"(?<=\()(?:{_WORDS_RUN})(?=\))|^\s*(?:{_WORDS_RUN})(?=\s*\()", re.I)
 """Number words that tell a number in digits again, or are told again."""
-MORE = re.compile(rf"\d\s*(?:{'|'.join(_POWERS)})\s+(?:and\s+)?(?:{_SMALL})\b", re.I)
-"""Digits that number words go on with: "1 million and one"."""
-_LEAD = (
-    r"\W*(?:(?:the\s+)?(?:final\s+)?answer\s*(?:is|:)?|it\s+is|is|there\s+(?:are|is)|about|approximately|exactly|only|just){0,1}\W*(?:exactly|only|just)?"
-    r"\W*"
-)
+_LEAD = re.compile(r"\W*(?:(?:the|final|answer|is|it|there|are|about|approximately|exactly|only|just)\b\W*)*", re.I)
+"""Words before which a number word is the first."""
 
 
 def digits_for_words(text: str) -> str:
@@ -49,30 +45,17 @@ def digits_for_words(text: str) -> str:
         return "0"
     if re.search(r"\d", text):
         return _BESIDE.sub(lambda m: _value(m[0].lower()) or m[0], text)
-    if not re.search(r"[A-Za-z]{3}", text):
-        return text
-    lead = re.match(_LEAD, text, re.I)
-    start = lead.end() if lead else 0
 
     def digits(match: re.Match[str]) -> str:
         said = match["run"].lower()
-        if match.start() > start and said in (
-            "one",
-            "half",
-            "third",
-            "quarter",
-            "a half",
-            "a third",
-            "a quarter",
-            "dozen",
-        ):
-            return match[0]
-        value = _value(said)
+        value = None if _LONE.fullmatch(said) and not _LEAD.fullmatch(text, 0, match.start()) else _value(said)
         return match[0] if value is None else ("-" if match["minus"] else "") + value
 
     return _RUN.sub(digits, text)
 
 
+_LONE = re.compile("one|dozen|(?:a )?(?:half|third|quarter)")
+"""Words that are numbers only where they are all of an answer."""
 _HALF_A = re.compile(r"\bhalf\s+an?\s+(hundred|thousand|million|billion|trillion|dozen)\b", re.I)
 _NUMERALS = "零〇一二两三四五六七八九十百千万亿"
 _CHINESE_PART = re.compile(rf"(百|千|[{_NUMERALS}]+|\d+)分之([{_NUMERALS}]+|[\d.]+)")
@@ -85,37 +68,25 @@ def _chinese_part(match: re.Match[str]) -> str:
 
 
 _CHINESE = re.compile(
-    r"[\d.]+(?:[百千万亿](?![克米瓦卡])[\d.]*)+|^\W*[零〇一二两三四五六七八九十百千万亿]+(?=[个只元人天年月岁次米块名件种条张度分秒小]?\W*$|[个只元人天岁次米块][^\W\d])"
+    rf"()([\d.]+(?:[百千万亿](?![克米瓦卡])[\d.]*)+)|^(\W*)([{_NUMERALS}]+)(?=[个只元人天年月岁次米块名件种条张度分秒小]?\W*$|[个只元人天岁次米块][^\W\d])"
 )
 """Digits with a Chinese scale anywhere (1.5万), a numeral in characters where it is the answer (十二, 十二个)."""
 
 
 def _chinese(match: re.Match[str]) -> str:
+    lead, said = (x for x in match.groups() if x is not None)
     total = section = digit = Fraction(0)
-    lead = re.match(r"\W*", match[0])
-    start = lead.end() if lead and not match[0][0].isdigit() and match[0][0] != "." else 0
-    for part in re.findall(r"\d+(?:\.\d+)?|\D", match[0][start:]):
-        value = (
-            Fraction(part)
-            if part[0].isdigit()
-            else Fraction(2)
-            if part == "两"
-            else Fraction(unicodedata.numeric(part, -1))
-        )
-        if value < 0:
-            return match[0]
+    for part in re.findall(r"\d+(?:\.\d+)?|[^\d.]", said.replace("两", "二")):
+        value = Fraction(part if part[0].isdigit() else unicodedata.numeric(part))
         if part[0].isdigit() or value < 10:
             digit = value
         elif value < 10_000:
             section, digit = section + (digit or 1) * value, Fraction(0)
         else:
-            total, section, digit = (
-                (total + section + digit) * value if value > 10**5 else total + (section + digit) * value,
-                Fraction(0),
-                Fraction(0),
-            )
+            total, section = (total * (value if value > 10**5 else 1) + (section + digit) * value), Fraction(0)
+            digit = Fraction(0)
     found = total + section + digit
-    return match[0][:start] + (str(found) if found.denominator == 1 else str(float(found)))
+    return lead + str(found if found.denominator == 1 else float(found))
 
 
 _CHINESE_WORDS = (("至少", " at least "), ("至多", " at most "), ("不是", " not "), ("大约", " about "), ("约", " about "),
@@ -139,105 +110,73 @@ def in_latin(text: str) -> str:
     return re.sub(r"(?<=[\u3400-\u9fff])(?=[\d-])|(?<=\d)(?=[\u3400-\u9fff])", " ", text)
 
 
+_SPLIT = re.compile(r"[\s,-]+(?:(?:and|an?)\s+)*|^an?\s+")
+_WITH_PART = re.compile(rf"(?:(.+?)\s+and\s+)?((?:\S+[\s-])??(?:{'|'.join(_PARTS)}))(?:\s+({'|'.join(_POWERS)}))?")
+
+
 def _value(said: str) -> str | None:
     """A run of number words as digits or a fraction, None for one that is no number ("two three")."""
-    if " point " in said:
-        whole, _, after = said.partition(" point ")
-        base, digits = _value(whole), [_ONES.get(w) for w in re.split(r"[\s-]+", after)]
-        good = base is not None and base.isdigit() and all(d is not None and d < 10 for d in digits)
-        return f"{base}.{''.join(map(str, digits))}" if good else None
-    if halves := re.fullmatch(rf"(.+) and a half ({'|'.join(_POWERS)})", said):
-        count = _value(halves[1])
-        return None if count is None else str((Fraction(count) + Fraction(1, 2)) * _POWERS[halves[2]])
-    if one_more := re.fullmatch(rf"(.+) and an? ({'|'.join(_PARTS)})", said):
-        count = _value(one_more[1])
-        return None if count is None else str(Fraction(count) + Fraction(1, _PARTS[one_more[2]]))
-    if mixed := re.fullmatch(rf"(.+) and ((?!an?\b)\S+[\s-](?:{'|'.join(_PARTS)}))", said):
-        count, part = _value(mixed[1]), _fraction(re.split(r"[\s-]+", mixed[2]))
-        return None if count is None or part is None or Fraction(part) >= 1 else str(Fraction(count) + Fraction(part))
-    words = [w for w in re.split(r"[\s,-]+", said) if w not in ("and", "a", "an")]
-    if len(words) in (2, 3) and 13 <= _ONES.get(words[0], _TENS.get(words[0], 0)) <= 20 and words[1] not in _POWERS:
-        year = _value(" ".join(words[1:]))
-        if year is not None and year.isdigit() and 10 <= int(year) <= 99:
-            return f"{_ONES.get(words[0], 20)}{year}"
-    if words[-1] in _POWERS and "half" in words:
-        part = _fraction(words[:-1]) if words[-2] == "half" else None
-        return None if part is None else str(Fraction(part) * _POWERS[words[-1]])
-    if words[-1] in _PARTS:
-        return _fraction(words)
+    whole, point, after = said.partition(" point ")
+    if point:
+        base, digits = _value(whole), [str(_ONES.get(w, "no")) for w in _SPLIT.split(after)]
+        return f"{base}.{''.join(digits)}" if base and base.isdigit() and all(len(d) == 1 for d in digits) else None
+    if parts := _WITH_PART.fullmatch(said):
+        count, part = _value(parts[1]) if parts[1] else "0", _fraction(parts[2])
+        if count is None or part is None or (parts[1] and part >= 1):
+            return None
+        return str((Fraction(count) + part) * _POWERS.get(parts[3], 1))
+    words = [w for w in _SPLIT.split(said) if w]
+    sizes = [_ONES.get(word, _TENS.get(word, 0)) for word in words]
+    century = len(words) in (2, 3) and 13 <= sizes[0] <= 20 and words[1] not in _POWERS
+    if century and (year := re.fullmatch(r"[1-9]\d", _value(" ".join(words[1:])) or "")):
+        return f"{sizes[0]}{year[0]}"
     total = group = 0
-    last = 10**15
-    for word in words:
+    for word, size in zip(words, sizes, strict=True):
         if word == "dozen":
             total, group = total + 12 * (group or 1), 0
         elif word == "hundred":
-            if group > 9 and (group > 99 or group % 10 == 0):
-                return None
-            group, last = 100 * (group or 1), 100
+            group = 100 * (group or 1)
         elif word in _POWERS:
-            total, group, last = total + (group or 1) * _POWERS[word], 0, 10**15
+            total, group = total + (group or 1) * _POWERS[word], 0
+        elif group % 100 and not (group % 100 in _TENS.values() and size < 10):
+            return None
         else:
-            size = _ONES.get(word, _TENS.get(word, 0))
-            below = 100 if word in _TENS else 10 if group % 100 in _TENS.values() else 100 if group % 100 == 0 else 0
-            if group and (size >= below or group % 100 not in (0, *_TENS.values()) or size >= last):
-                return None
             group += size
     return str(total + group)
 
 
-def _fraction(words: list[str]) -> str | None:
+def _fraction(said: str) -> Fraction | None:
     """ "three quarters" is 3/4."""
-    part = _PARTS[words[-1]]
-    if len(words) == 1:
-        return f"1/{part}"
-    count = _value(" ".join(words[:-1]))
-    if count is None or not count.isdigit():
-        return None
-    return f"{count}/{part}"
+    *count, part = _SPLIT.split(said)
+    above = _value(" ".join(count)) if any(count) else "1"
+    return Fraction(int(above), _PARTS[part]) if above and above.isdigit() else None
 
 
-_MEASURES: dict[str, tuple[tuple[str, str], ...]] = {
-    "length": (
-        ("mm millimeter millimetre", "1/1000"), ("cm centimeter centimetre", "1/100"), ("dm decimeter", "1/10"),
-        ("m meter metre", "1"), ("km kilometer kilometre", "1000"), ("inch inche", "127/5000"), ("ft foot feet", "381/1250"),
-        ("yd yard", "1143/1250"), ("mi mile", "201168/125"), ("nm nanometer", "1/1000000000"),
-        ("um µm μm micrometer", "1/1000000"),
-    ),
-    "mass": (
-        ("mg milligram", "1/1000"), ("g gram gramme", "1"), ("kg kilogram kilo", "1000"), ("t ton tonne", "1000000"),
-        ("lb lbs", "45359237/100000"), ("oz ounce", "45359237/1600000"),
-    ),
-    "time": (
-        ("ms millisecond", "1/1000"), ("s sec second", "1"), ("min minute", "60"), ("h hr hour", "3600"), ("day", "86400"),
-        ("week", "604800"),
-    ),
-    "months": (("month", "1"), ("yr year", "12"), ("decade", "120"), ("century", "1200")),
-    "volume": (
-        ("ml milliliter millilitre", "1/1000"), ("cl", "1/100"), ("l liter litre", "1"),
-        ("gal gallon", "473176473/125000000"),
-    ),
-    "money": (("dollar usd $", "1"), ("cent ¢", "1/100")),
-    "euros": (("euro eur €", "1"),), "sterling": (("£ gbp", "1"),), "yen": (("yen ¥ yuan rmb", "1"), ("jiao", "1/10")),
-    "rupees": (("rupee ₹", "1"),),
-    "unit": (("unit c f", "1"),), "angle": (("degree deg °", "1"),), "radians": (("radian rad", "1"),),
-    "energy": (("j joule", "1"), ("cal calorie", "523/125"), ("kcal", "4184")),
-    "force": (("n newton", "1"),), "work": (("wh", "1"), ("kwh", "1000")),
-    "pressure": (("pa pascal", "1"), ("atm", "101325")), "substance": (("mol mole", "1"),),
-    "charge": (("coulomb", "1"),), "resistance": (("ohm Ω", "1"),), "temperature": (("kelvin k", "1"),),
-    "astronomic": (("au", "1"),),
-    "loudness": (("db", "1"),), "psi": (("psi", "1"),), "horses": (("hp", "1"),), "turns": (("rpm", "1"),),
-    "bars": (("bar", "1"),),
-    "electronvolts": (("ev", "1"),),
-    "power": (("w watt", "1"), ("kw", "1000")), "voltage": (("v volt", "1"),), "current": (("ampere amp a", "1"),),
-    "frequency": (("hz hertz", "1"), ("khz", "1000"), ("mhz", "1000000")),
-    "length per time^1": (("mph", "1397/3125"), ("kph kmph", "5/18")),
-    "data": (("byte", "1"), ("bit", "1/8"), ("kb", "1000"), ("mb", "1000000"), ("gb", "1000000000")),
-}  # fmt: skip
+_MEASURES = """
+length: mm millimeter millimetre 1/1000, cm centimeter centimetre 1/100, dm decimeter 1/10, m meter metre 1
+length: km kilometer kilometre 1000, inch inche 127/5000, ft foot feet 381/1250, yd yard 1143/1250, mi mile 201168/125
+length: nm nanometer 1/1000000000, um µm μm micrometer 1/1000000
+mass: mg milligram 1/1000, g gram gramme 1, kg kilogram kilo 1000, t ton tonne 1000000
+mass: lb lbs 45359237/100000, oz ounce 45359237/1600000
+time: ms millisecond 1/1000, s sec second 1, min minute 60, h hr hour 3600, day 86400, week 604800
+months: month 1, yr year 12, decade 120, century 1200
+volume: ml milliliter millilitre 1/1000, cl 1/100, l liter litre 1, gal gallon 473176473/125000000
+money: dollar usd $ 1, cent ¢ 1/100; euros: euro eur € 1; sterling: £ gbp 1; rupees: rupee ₹ 1
+yen: yen ¥ yuan rmb 1, jiao 1/10
+unit: unit c f 1; angle: degree deg ° 1; radians: radian rad 1; astronomic: au 1; temperature: kelvin k 1
+energy: j joule 1, cal calorie 523/125, kcal 4184; work: wh 1, kwh 1000; electronvolts: ev 1
+force: n newton 1; pressure: pa pascal 1, atm 101325; bars: bar 1; psi: psi 1; substance: mol mole 1
+power: w watt 1, kw 1000; horses: hp 1; voltage: v volt 1; current: ampere amp a 1; resistance: ohm Ω 1
+charge: coulomb 1; frequency: hz hertz 1, khz 1000, mhz 1000000; turns: rpm 1; loudness: db 1
+length per time^1: mph 1397/3125, kph kmph 5/18
+data: byte 1, bit 1/8, kb 1000, mb 1000000, gb 1000000000
+"""
+"""A kind of measure, the names of its units, and how much of its own unit each is."""
 _UNITS = {
-    name: (kind, Fraction(size))
-    for kind, sizes in _MEASURES.items()
-    for names, size in sizes
-    for name in names.split(" ")
+    name: (kind, Fraction(part.split()[-1]))
+    for kind, parts in (line.split(": ") for line in re.split(r"\n|; ", _MEASURES.strip()))
+    for part in parts.split(", ")
+    for name in part.split()[:-1]
 }
 _PREFIXES = {"n": "1e-9", "u": "1e-6", "µ": "1e-6", "μ": "1e-6", "m": "1e-3", "c": "1e-2", "d": "1e-1", "k": "1e3",
              "M": "1e6", "G": "1e9", "T": "1e12"}  # fmt: skip
@@ -267,5 +206,5 @@ def unit_of(word: str, letters: bool = True) -> tuple[str, Fraction, int] | None
             return None
         found = _UNITS.get(name.lower())
     else:
-        found = _UNITS.get(name.lower()) or _UNITS.get(name.lower().removesuffix("s"))
+        found = _UNITS.get(name.lower()) or _UNITS.get(name.lower().removesuffix("s" * (len(name) > 2)))
     return None if found is None else (found[0], found[1], int(match[2] or 1))
