@@ -5,8 +5,9 @@ prompt, so what both find hard cancels out. `correlate` is paper A's Figure 2.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def load(path: Path) -> Saved:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """Model a less model b on one benchmark, in points, its 95% interval, and the p-value of no difference. `shown_a` and
-    `shown_b`: both with interval and n; `verdict`: whether a is better, in words."""
+    `shown_b`: both with interval and n; `verdict`: whether a is better, in words; `lone`: the items that one alone has."""
 
     name: str
     a: float
@@ -77,6 +78,7 @@ class Difference:
     shown_a: str = ""
     shown_b: str = ""
     verdict: str = ""
+    lone: str = ""
 
     @property
     def points(self) -> float:
@@ -84,23 +86,41 @@ class Difference:
 
 
 def compare(a: Saved, b: Saved, draws: int = 10_000, seed: int = 0) -> list[Difference]:
-    """The difference on every benchmark whose headline both files have.
+    """The difference on every benchmark whose headline both files have, over the items that both have (a failed request, a
+    sample): how many one alone has is told.
 
-    Raises AssayError when they share none, or when the items of a shared one differ (another sample, another release).
+    Raises AssayError when they share none, or of one no item, or none of some part of its total.
     """
     found = []
     for name in a.results:
         one, two = (s.terms(name) if name in s.results else None for s in (a, b))
         if one is None or two is None:
             continue
-        if (one.clusters, one.groups) != (two.clusters, two.groups):
+        both = shared(one, two)
+        if not both[0].values or {*both[0].groups} != {*one.groups, *two.groups}:
             raise AssayError(
                 f"{name}: {a.path} and {b.path} are of different items; run both on the same data and limit"
             )
-        found.append(_difference(name, one, two, draws, np.random.default_rng([seed, len(name)])))
+        n, others = len(both[0].values), (len(one.values), len(two.values))
+        lone = f"paired on the {n:,} items that both have; A alone has {others[0] - n:,}, B alone {others[1] - n:,}"
+        told = _difference(name, *both, draws, np.random.default_rng([seed, len(name)]))
+        found.append(replace(told, lone=lone if {n} != {*others} else ""))
     if not found:
         raise AssayError(f"{a.path} and {b.path} have no benchmark with a total in common")
     return found
+
+
+def shared(one: Terms, two: Terms) -> tuple[Terms, Terms]:
+    """Both, cut to the prompts of which they have equally many items, in one order; by the weights of the first."""
+    counts = [Counter(zip(t.groups, t.clusters, strict=True)) for t in (one, two)]
+
+    def cut(terms: Terms) -> Terms:
+        rows = sorted(zip(terms.groups, terms.clusters, terms.values, strict=True), key=lambda r: r[:2])
+        kept = [r for r in rows if counts[0][r[:2]] == counts[1][r[:2]]]
+        groups, clusters, values = zip(*kept, strict=True) if kept else ((), (), ())
+        return Terms(values=values, clusters=clusters, groups=groups, weights=one.weights)
+
+    return cut(one), cut(two)
 
 
 COMPARED = ("benchmark", "A, %", "B, %", "A - B", "95% interval", "p")

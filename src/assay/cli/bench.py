@@ -241,8 +241,10 @@ def compare_models(
     one, two = load(a), load(b)
     found = compare(one, two, draws, seed)
     _print(COMPARED, compared(found))
-    print(*(f"{d.name}: A is {d.verdict}" for d in found), sep="\n")
     for d in found:
+        print(f"{d.name}: A is {d.verdict}")
+        if d.lone:
+            print(f"{d.name}: {d.lone}")
         if one.results[d.name].get("protocol") != two.results[d.name].get("protocol"):
             print(f"{d.name}: measured by different protocols; A: {one.results[d.name].get('protocol')}; B: "
                   f"{two.results[d.name].get('protocol')}")  # fmt: skip

@@ -75,8 +75,9 @@ def totals(rule: Sequence[Answered], judges: Sequence[tuple[str, Sequence[Answer
 
 
 def then(rule: Sequence[Answered], rows: Sequence[Answered]) -> list[Answered]:
-    """The rule where it says right, else the judge."""
-    return [a if a.score == 1.0 else b for a, b in zip(rule, rows, strict=True)]
+    """The rule where it says right, else the judge; of the answers that have his verdict. (Of the others only those would
+    count that the rule takes for right.)"""
+    return [a if a.score == 1.0 and b.score is not None else b for a, b in zip(rule, rows, strict=True)]
 
 
 def agreement(name: str, ones: Sequence[Answered], others: Sequence[Answered]) -> Cell | None:

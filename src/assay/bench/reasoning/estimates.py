@@ -76,13 +76,15 @@ def over_questions(
     several things (its `weights`: IFEval's instructions), the mean is over those."""
     by: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     times: dict[tuple[str, str], int] = {}
+    texts: dict[tuple[str, str], str] = {}
     for row in rows:
         if (found := value(row)) is not None:
             by[_place(row)].append(found)
             times[_place(row)] = round(row.weights.get(name, 1))
+            texts[_place(row)] = "" if grouped else f"\n{row.text}"  # other data under the same ids are other questions
     places = [p for p in sorted(by) for _ in range(times[p])]
     means = [sum(by[p]) / len(by[p]) for p in places]
-    clusters = [question for _, question in places]
+    clusters = [place[1] + texts[place] for place in places]
     return cell(name, means, clusters, [subset for subset, _ in places] if grouped else None, weights)
 
 

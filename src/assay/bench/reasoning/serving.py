@@ -1,4 +1,4 @@
-"""What MODEL is, and a server for it: a folder or a hub id is served here, NAME@URL is asked where it is.
+"""What MODEL is, and a server for it: a folder, a hub id or a packaged model is served here, NAME@URL is asked where it is.
 
 A folder is served by vLLM, where that is installed or its python is named, else by our own decoder (`assay policy serve`): a
 process that ends with this one, however it ends.
@@ -24,6 +24,7 @@ from typing import Literal
 
 from assay.errors import AssayError
 from assay.identity import of_model
+from assay.installing import CARRIED
 
 By = Literal["auto", "vllm", "decoder"]
 _KEEPER = """
@@ -37,7 +38,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """A model behind a server. `identity`: of its weights, or its name; `by`: what serves it."""
+    """A model behind a server. `identity`: of its weights, or its name, and of what serves it here; `by`: what serves."""
 
     url: str
     model: str
@@ -62,12 +63,14 @@ def served(
             url=url, model=name, identity=model, by=url, key=os.environ.get(key_env, "").strip() or "-"
         )  # fmt: skip
         return
-    folder = Path(model)
-    if folder.is_dir() and not (folder / "config.json").exists():
+    folder, packaged = Path(model), model in CARRIED
+    if model and folder.is_dir() and not (folder / "config.json").exists():
         raise AssayError(f"{model}: no model in this folder (config.json is missing)")
-    if not folder.is_dir() and model.count("/") != 1:
-        raise AssayError(f"{model}: neither a folder, nor a hub id (OWNER/NAME), nor NAME@URL")
-    identity = of_model(folder) if folder.is_dir() else model
+    if not model or not (packaged or folder.is_dir() or model.count("/") == 1):
+        raise AssayError(f"{model!r}: neither a folder, nor a hub id (OWNER/NAME), nor NAME@URL, nor a packaged model")
+    if packaged and by == "vllm":
+        raise AssayError(f"{model}: a packaged model is served by our decoder only: give --served-by decoder")
+    by, identity = "decoder" if packaged else by, of_model(folder) if folder.is_dir() else model
     python = vllm_python or (Path(sys.executable) if find_spec("vllm") is not None else None)
     if by == "vllm" and python is None:
         raise AssayError("vLLM is not installed here: give --vllm-python, the python of an environment that has it")
@@ -79,6 +82,7 @@ def served(
     else:
         line = [sys.executable, "-m", "assay", "policy", "serve", model, "--port", str(port), "--name", short]
         told = "our decoder"
+    identity = " ".join((identity, told, *deciding(options)))
     say(f"{short}: served by {told} on port {port} ({log})")
     with _running([*line, *options], log) as process:
         _wait(process, f"http://127.0.0.1:{port}", log, wait_s)
@@ -87,6 +91,23 @@ def served(
         finally:
             if process.poll() is not None:
                 say(f"{short}: its server ended by itself: {cause(log.read_text(errors='replace'))} ({log})")
+
+
+ASIDE = frozenset({
+    "--gpu-memory-utilization", "--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size",
+    "-dp", "--enforce-eager", "--no-enable-chunked-prefill", "--max-num-seqs", "--max-num-batched-tokens", "--max-model-len",
+    "--swap-space", "--rows",
+})  # fmt: skip
+
+
+def deciding(options: Sequence[str]) -> list[str]:
+    """What of a server's options can decide an answer: all but those of memory, room and speed (`ASIDE`). Answers under
+    others are asked anew."""
+    found, aside = list[str](), False
+    for word in options:
+        aside = word.partition("=")[0] in ASIDE if word.startswith("-") else aside
+        found += [] if aside else [word]
+    return found
 
 
 ON_CPU = ("--gpu-memory-utilization", "0.5", "--no-enable-chunked-prefill")
