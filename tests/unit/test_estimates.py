@@ -11,7 +11,7 @@ from assay.bench import compare, page, table
 from assay.bench.reasoning import equivalence, estimates
 from assay.bench.reasoning.cards import Card, shortened
 from assay.bench.reasoning.drivers import leaderboard_weights
-from assay.bench.reasoning.equivalence import agreement, judged, kappa, read_verdict, request, totals
+from assay.bench.reasoning.equivalence import agreement, judged, kappa, read_verdict, request, then, totals
 from assay.bench.reasoning.measure import Settings, joined
 from assay.bench.reasoning.recorder import Heard
 from assay.bench.reasoning.rows import Answered
@@ -140,8 +140,9 @@ def test_a_number_stands_beside_the_papers_by_its_protocol_only() -> None:
     paper = card(max_tokens=65_536, judge="rule first, then o4", published=2)
     assert paper.differs() == []
     assert paper.lines()[0].startswith(
-        "by what the paper states (its R1V2-38B: 78.9); it does not state temperature, prompts"
+        "rule, then judge, is by what the paper states (its R1V2-38B: 78.9); it does not state temperature, prompts, its"
     )
+    assert replace(paper, asked=1).differs() == ["1 of 2 questions asked"]
     assert card(repeats=1, published=30).differs() == [
         "64 tokens at most, the paper 64K", "1 answers a question, the paper 5",
         "no judge of equivalence, the paper one of OpenAI", "2 questions in the data, the published set 30",
@@ -183,6 +184,9 @@ def test_unfinished_thoughts_are_wrong_whatever_the_library_says() -> None:
     ]
     notes = estimates.result(found, card(questions=3)).notes
     assert "2 of 3 answers ended inside their thoughts: wrong, whatever box stands in them" in notes
+    stray = [heard(str(n), "I see </think> blue" if n == 4 else f"\\boxed{{{n}}}") for n in range(1, 9)]
+    seen = joined([row(str(n), 1.0, reply=str(n)) for n in range(1, 9)], {h.id: h for h in stray})
+    assert [r.score for r in seen] == [1.0] * 8, "one stray mark does not make thoughts of the others"
     plain = joined(rows[2:], {"3": answers[2]})
     assert [(r.score, r.finished) for r in plain] == [(1.0, False)], "no thoughts here: it is scored as it stands"
     assert "1 of 1 answers were cut at 64 tokens and scored as they stand" in estimates.result(plain, card()).notes
@@ -242,6 +246,10 @@ def test_rule_and_judges_are_told_on_the_same_answers() -> None:
         "judge two": (40.0, 5), "rule, then judge two": (40.0, 5), "agreement of rule and two": (100.0, 5),
         "agreement of one and two": (60.0, 5),
     }  # fmt: skip
+    mute = [replace(r, score=None, fault="no verdict") for r in rule]
+    assert [r.score for r in then(rule, mute)] == [None] * len(rule), (
+        "without verdicts the rule's right ones are no share"
+    )
     assert kappa(rule, told[1][1]) == pytest.approx(1.0)
     lines = equivalence.lines(rule, told)
     assert lines[0].startswith(
@@ -287,3 +295,21 @@ def test_impossible_settings_are_refused(settings: dict[str, Any], message: str)
     with pytest.raises(AssayError, match=message):
         Settings(**settings)
     assert (Settings().drawn, Settings(repeats=5).drawn, replace(Settings(), temperature=1.0).drawn) == (0.0, 0.6, 1.0)
+
+
+def test_other_data_under_the_same_ids_are_other_questions(tmp_path: Any) -> None:
+    """Both have a question "1", in other words: no pair."""
+    for name, text in (("a", "Which?"), ("b", "Whose?")):
+        rows = [row(str(n), 1.0, text=f"{text} {n}") for n in range(3)]
+        compare.save(tmp_path / name, name, {}, [estimates.result(rows, card(questions=3))])
+    one, two = (compare.load(tmp_path / name) for name in ("a", "b"))
+    assert compare.compare(one, one)[0].points == 0
+    with pytest.raises(AssayError, match="different items"):
+        compare.compare(one, two)
+
+
+def test_a_judge_that_never_answered_is_on_no_card(tmp_path: Any) -> None:
+    """By all that the paper states but the judge: without him the number is not to be held beside it."""
+    assert card(max_tokens=65_536, judge="none: the rule alone, for no judge answered").differs() == [
+        "no judge of equivalence, the paper one of OpenAI"
+    ]

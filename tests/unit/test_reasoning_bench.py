@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -19,12 +20,13 @@ from assay.bench.reasoning.environments import MARK, environment
 from assay.bench.reasoning.measure import Measured, Settings, Teller, measure
 from assay.bench.reasoning.recorder import Tally
 from assay.bench.reasoning.rows import Absent, Answered, Job
-from assay.bench.reasoning.serving import ON_CPU, Endpoint, cause, served
+from assay.bench.reasoning.serving import ON_CPU, Endpoint, cause, deciding, served
 from assay.bench.reasoning.tasks import TASKS
 from assay.bench.results import BenchmarkResult, Failed, Skipped
 from assay.cli.policy_bench import _end
 from assay.errors import AssayError
 from assay.llm.budget import BudgetSpent
+from assay.locks import alone
 from in_process import assay
 
 
@@ -64,6 +66,32 @@ def test_a_window_chooses_by_date(data: Path) -> None:
         task.questions(data, "2026:")
 
 
+def test_a_window_is_of_the_dated_questions_alone(data: Path, tmp_path: Path) -> None:
+    """Others beside them are asked as they are; a window that can be read in two ways, or that nothing has, is refused."""
+    server = AnswerServer(lambda body: reasoning_sets.reply(words(body)))
+    end = Endpoint(url=server.url, model="m", identity="m", by="a test")
+    try:
+        settings = Settings(window="2025-02:")
+        found = measure(end, data, tmp_path, settings, tmp_path, say=lambda _: None, library=little)
+        assert [r.name for r in found.results if isinstance(r, BenchmarkResult)] == ["aime24"]
+        named = Settings(only=("aime24", "livecodebench"), window="2025-02:")
+        with pytest.raises(AssayError, match="livecodebench: not here"):
+            measure(end, data, tmp_path, named, tmp_path, say=lambda _: None, library=little)
+    finally:
+        server.stop()
+    for wrong in ("2025-2:", "2025-02", "2025:2026:2027", "02/2025:"):
+        with pytest.raises(AssayError, match="write FIRST:LAST, ISO dates or their beginnings"):
+            Settings(window=wrong)
+    with pytest.raises(AssayError, match="--window is of livecodebench's questions"):
+        Settings(only=("aime24",), window="2025-02:")
+
+
+@pytest.mark.parametrize("temperature", [-1.0, float("nan"), float("inf")])
+def test_a_temperature_is_a_number_from_0(temperature: float) -> None:
+    with pytest.raises(AssayError, match="--temperature must be a number from 0"):
+        Settings(temperature=temperature)
+
+
 def test_programs_tests_stay_out_of_the_librarys_hands(data: Path) -> None:
     for question in TASKS["livecodebench"].questions(data):
         assert question.record["public_test_cases"] == question.record["private_test_cases"] == "[]"
@@ -82,6 +110,55 @@ def test_a_broken_row_is_named(line: dict[str, Any], message: str, tmp_path: Pat
         TASKS["aime24"].questions(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"id": 60, "problem": "x", "solution": "$\\boxed{042}$", "url": ""},  # math-ai/aime24
+        {"id": 60, "problem": "x", "solution": "$\\boxed{ 42 }$", "url": ""},
+        {"ID": "2024-I-1", "Problem": "x", "Solution": "so 41 + 1", "Answer": 42},  # Maxwell-Jia/AIME_2024
+        {"problem_idx": 1, "problem": "x", "answer": 42},  # MathArena/aime_2024_I
+        {
+            "id": 60,
+            "problem": "x",
+            "solution": "so \\boxed{41}",
+            "answer": "042",
+            "year": "2024",
+        },  # HuggingFaceH4/aime_2024
+    ],
+)
+def test_aime24_is_read_as_its_copies_on_the_hub_have_it(line: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "aime_2024_problems.jsonl").write_text(json.dumps(line))
+    assert [(q.text, q.expected) for q in TASKS["aime24"].questions(tmp_path)] == [("x", "42")]
+
+
+def test_snapshots_of_the_hub_are_read_as_they_are(data: Path, tmp_path: Path) -> None:
+    """MathVista's holds its annotations once more, in another form; OlympiadBench's 18 subsets, one of which is meant.
+    Folders may be links, also to where they lie."""
+    (tmp_path / "sets").mkdir()
+    for name in ("mathvista", "olympiadbench"):
+        (tmp_path / "real" / name).mkdir(parents=True)
+    shutil.copytree(data / "mathvista", tmp_path / "real" / "mathvista", dirs_exist_ok=True)
+    (tmp_path / "real" / "mathvista" / "annot_testmini.json").write_text('{\n"1": {"pid": "1"}\n}')
+    lines = (data / "olympiadbench" / "OE_TO_maths_en_COMP.jsonl").read_text()
+    for subset in ("OE_TO_maths_en_COMP", "OE_TO_maths_zh_COMP", "OE_MM_physics_en_COMP", "TP_TO_maths_en_COMP"):
+        (tmp_path / "real" / "olympiadbench" / subset).mkdir()
+        (tmp_path / "real" / "olympiadbench" / subset / f"{subset}.jsonl").write_text(lines)
+    (tmp_path / "sets" / "linked").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "back").symlink_to(tmp_path / "sets")
+    for name in ("mathvista", "olympiadbench"):
+        assert len(TASKS[name].questions(tmp_path / "sets")) == reasoning_sets.COUNTS[name]
+
+
+def test_a_judge_sees_what_a_letter_stands_for(data: Path) -> None:
+    for name, option in (
+        ("mathvision", "B) B"),
+        ("mmmu", "A) blue"),
+        ("mmmu-pro", "J) way 9"),
+        ("mathvista", "B) square"),
+    ):
+        assert any(option in q.text for q in TASKS[name].questions(data)), name
+
+
 def test_a_missing_picture_and_two_copies_are_refused(data: Path, tmp_path: Path) -> None:
     (tmp_path / "mathvision").mkdir()
     lines = (data / "mathvision" / "testmini.jsonl").read_text()
@@ -90,7 +167,7 @@ def test_a_missing_picture_and_two_copies_are_refused(data: Path, tmp_path: Path
         TASKS["mathvision"].questions(tmp_path)
     for copy in ("a", "b"):
         (tmp_path / f"aime24-{copy}.jsonl").write_text('{"id": 1, "problem": "x", "answer": "4"}')
-    with pytest.raises(AssayError, match="question 1 occurs twice"):
+    with pytest.raises(AssayError, match=r"question 1 occurs twice, in .*aime24-a.jsonl and .*aime24-b.jsonl"):
         TASKS["aime24"].questions(tmp_path)
 
 
@@ -432,8 +509,10 @@ def test_how_far_a_run_is(capsys: pytest.CaptureFixture[str]) -> None:
     """Also of one whose number of answers is not known beforehand."""
     for asked in (4, 0):
         teller = Teller("bfcl", asked, every_s=0.0)
+        teller(Tally(answered=1))
         teller(Tally(answered=2, cut=1, tokens_out=1_200))
-    known, unknown = capsys.readouterr().err.splitlines()
+    first, known, _, unknown = capsys.readouterr().err.splitlines()
+    assert first == "bfcl: 1 of 4 answers, 0 cut, 0 failed, 0 tokens", "how long the library took to begin says nothing"
     assert known.startswith("bfcl: 2 of 4 answers, 1 cut, 0 failed, 1,200 tokens, left ")
     assert unknown == "bfcl: 2 answers, 1 cut, 0 failed, 1,200 tokens"
 
@@ -499,3 +578,31 @@ def test_options_of_a_server_reach_it(data: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert code == 2
     assert f"vllm {' '.join(ON_CPU)} --gpu-memory-utilization 0.3" in err, "the user's comes last, and counts"
+
+
+def test_answers_under_other_options_of_a_server_are_others() -> None:
+    given = [
+        "--max-model-len",
+        "8192",
+        "--dtype",
+        "float32",
+        "--gpu-memory-utilization=0.5",
+        "--enforce-eager",
+        "--rows",
+        "2",
+    ]
+    assert deciding([*given, "--chat-template", "x.jinja"]) == ["--dtype", "float32", "--chat-template", "x.jinja"]
+
+
+def test_two_runs_into_one_folder_are_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """The second would empty the first one's working folders."""
+    monkeypatch.setattr("assay.locks.WAIT_S", 0.0)
+    with alone(tmp_path / "out"):
+        code, _, err = assay(
+            "policy", "bench", "m@http://127.0.0.1:9/v1", "--data", data, "--out", tmp_path / "out", "--only", "aime24",
+            "--environments", tmp_path,
+        )  # fmt: skip
+    assert code == 2
+    assert "another process is working in it" in err

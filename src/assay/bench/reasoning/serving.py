@@ -67,7 +67,9 @@ def served(
     if model and folder.is_dir() and not (folder / "config.json").exists():
         raise AssayError(f"{model}: no model in this folder (config.json is missing)")
     if not model or not (packaged or folder.is_dir() or model.count("/") == 1):
-        raise AssayError(f"{model!r}: neither a folder, nor a hub id (OWNER/NAME), nor NAME@URL, nor a packaged model")
+        raise AssayError(
+            f"{model or 'no name'}: neither a folder, nor a hub id (OWNER/NAME), nor NAME@URL, nor a packaged model"
+        )
     if packaged and by == "vllm":
         raise AssayError(f"{model}: a packaged model is served by our decoder only: give --served-by decoder")
     by, identity = "decoder" if packaged else by, of_model(folder) if folder.is_dir() else model
