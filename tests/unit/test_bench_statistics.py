@@ -126,9 +126,9 @@ def test_what_one_model_alone_has_is_left_out_and_told(tmp_path: Path) -> None:
     a = _saved(tmp_path / "a", "A", _kept({f"q{n}": float(n % 2) for n in range(40) if n != 7}))
     b = _saved(tmp_path / "b", "B", _kept({f"q{n}": 1.0 for n in range(40) if n not in (8, 9)}))
     (found,) = compare.compare(a, b)
-    assert found.lone == "paired on the 37 items that both have; A alone has 2, B alone 1"
+    assert found.notes == ("paired on the 37 items that both have; A alone has 2, B alone 1",)
     assert (found.a, found.b) == (pytest.approx(100 * 18 / 37), 100.0)
-    assert compare.compare(a, a)[0].lone == ""
+    assert compare.compare(a, a)[0].notes == ()
     with pytest.raises(AssayError, match="different items"):
         compare.compare(a, _saved(tmp_path / "c", "C", _kept({"other": 1.0})))
 
@@ -149,7 +149,8 @@ def _kept(values: dict[str, float], groups: dict[str, str] | None = None) -> Ben
 def test_different_items_are_not_compared(tmp_path: Path) -> None:
     a = _saved(tmp_path / "a", "A", _result("x", [1.0, 0.0]))
     longer = _saved(tmp_path / "b", "B", _result("x", [1.0, 0.0, 1.0]))
-    assert compare.compare(a, longer)[0].lone == "paired on the 2 items that both have; A alone has 0, B alone 1"
+    told = ("paired on the 2 items that both have; A alone has 0, B alone 1",)
+    assert compare.compare(a, longer)[0].notes == told
     other = replace(_result("z", [1.0, 0.0]), name="x")
     with pytest.raises(AssayError, match="different items"):
         compare.compare(a, _saved(tmp_path / "d", "D", other))

@@ -19,6 +19,7 @@ from assay.bench.reasoning.thoughts import said
 from assay.errors import AssayError
 from assay.llm.chat import Request
 from assay.llm.replies import Reply
+from assay.statistics import student95
 
 
 def card(**more: Any) -> Card:
@@ -120,8 +121,8 @@ def test_ifevals_instructions_weigh_alike() -> None:
 @pytest.mark.parametrize(("alpha", "beta", "questions"), [(1.0, 1.0, 30), (0.3, 1.2, 30), (2.0, 0.2, 60)])
 def test_the_interval_of_the_mean_of_five_holds_the_truth(alpha: float, beta: float, questions: int) -> None:
     """Each question has a chance of its own of being answered rightly; five answers to each. As if all were independent, the
-    interval would hold too seldom."""
-    draws, hits, naive = np.random.default_rng(3), 0, 0
+    interval would hold too seldom; as if each question were one answer (before), it was half as wide again as it need be."""
+    draws, hits, naive, wide, least = np.random.default_rng(3), 0, 0, 0.0, 0.0
     truth = 100 * alpha / (alpha + beta)
     runs = 120
     for _ in range(runs):
@@ -130,10 +131,32 @@ def test_the_interval_of_the_mean_of_five_holds_the_truth(alpha: float, beta: fl
         rows = [row(str(q), float(s), k) for q in range(questions) for k, s in enumerate(scores[q])]
         low, high = estimates.over_questions("x", rows).interval
         hits += low <= truth <= high
+        wide += high - low
+        least += 200 * student95(questions - 1) * scores.mean(1).std(ddof=1) / np.sqrt(questions)
         half = 196 * np.sqrt(scores.mean() * (1 - scores.mean()) / scores.size)
         naive += abs(100 * scores.mean() - truth) <= half
     assert hits / runs >= 0.925
+    assert wide < 1.3 * least
     assert naive / runs < 0.85
+
+
+def test_five_answers_tell_two_models_apart(tmp_path: Any) -> None:
+    """30 questions, five answers to each: two equal models are told apart in few runs, and one that is better by 17 points
+    in more than half (as if each question were one answer in none). What the interval shows p shows."""
+    draws, told = np.random.default_rng(4), {0.0: 0, 0.5: 0}
+    for more in told:
+        for _ in range(20):
+            chance = draws.beta(1.0, 1.0, 30)
+            for name, of in (("a", chance + more * (1 - chance) * draws.random(30) * 1.35), ("b", chance)):
+                scores = draws.random((30, 5)) < of[:, None]
+                rows = [row(str(q), float(s), k) for q in range(30) for k, s in enumerate(scores[q])]
+                compare.save(tmp_path / name, name, {}, [estimates.result(rows, card(questions=30))])
+            (found,) = compare.compare(compare.load(tmp_path / "a"), compare.load(tmp_path / "b"), draws=300)
+            told[more] += found.low > 0 or found.high < 0
+            assert found.p < 0.06 or not (found.low > 0 or found.high < 0)
+            assert "n 30" in found.shown_a
+    assert told[0.0] <= 2
+    assert told[0.5] >= 10
 
 
 def test_a_number_stands_beside_the_papers_by_its_protocol_only() -> None:

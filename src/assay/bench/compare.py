@@ -7,7 +7,7 @@ prompt, so what both find hard cancels out. `correlate` is paper A's Figure 2.
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from assay import statistics
 from assay.bench import table
-from assay.bench.results import BenchmarkResult, Skipped, Terms
+from assay.bench.results import BenchmarkResult, Skipped, Terms, cell
 from assay.errors import AssayError
-from assay.figures import told, verdict
+from assay.figures import in_words, verdict
 from assay.tables import write_text
 
 Array = NDArray[np.float64]
@@ -37,7 +37,9 @@ class Saved:
         if not told:
             return None
         values, clusters, groups = (tuple(told[key]) for key in ("values", "clusters", "groups"))
-        return Terms(values=values, clusters=clusters, groups=groups, weights=told["weights"])
+        return Terms(
+            values=values, clusters=clusters, groups=groups, weights=told["weights"], draws=told.get("draws", 1)
+        )
 
     def headline(self, name: str) -> float | None:
         cell = self.results[name].get("headline")
@@ -50,7 +52,7 @@ def save(path: Path, model: str, environment: Mapping[str, Any], results: Sequen
     for result in results:
         row = {"name": result.name, **table.as_json(result)}
         if isinstance(result, BenchmarkResult) and result.headline and (t := result.headline.terms):
-            row["terms"] = {"values": t.values, "clusters": t.clusters, "groups": t.groups, "weights": t.weights}
+            row["terms"] = asdict(t)
         rows.append(row)
     write_text(path, json.dumps({"model": model, "environment": environment, "results": rows}))
 
@@ -67,7 +69,8 @@ def load(path: Path) -> Saved:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """Model a less model b on one benchmark, in points, its 95% interval, and the p-value of no difference. `shown_a` and
-    `shown_b`: both with interval and n; `verdict`: whether a is better, in words; `lone`: the items that one alone has."""
+    `shown_b`: both with interval and n; `verdict`: whether a is better, in words; `notes`: what is not alike in the two,
+    items that one alone has and protocols."""
 
     name: str
     a: float
@@ -78,7 +81,7 @@ class Difference:
     shown_a: str = ""
     shown_b: str = ""
     verdict: str = ""
-    lone: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def points(self) -> float:
@@ -102,9 +105,13 @@ def compare(a: Saved, b: Saved, draws: int = 10_000, seed: int = 0) -> list[Diff
                 f"{name}: {a.path} and {b.path} are of different items; run both on the same data and limit"
             )
         n, others = len(both[0].values), (len(one.values), len(two.values))
-        lone = f"paired on the {n:,} items that both have; A alone has {others[0] - n:,}, B alone {others[1] - n:,}"
+        notes = [f"paired on the {n:,} items that both have; A alone has {others[0] - n:,}, B alone {others[1] - n:,}"]
+        notes = notes if {n} != {*others} else []
+        ways = [s.results[name].get("protocol") for s in (a, b)]
+        if ways[0] != ways[1]:
+            notes.append(f"measured by different protocols; A: {ways[0]}; B: {ways[1]}")
         told = _difference(name, *both, draws, np.random.default_rng([seed, len(name)]))
-        found.append(replace(told, lone=lone if {n} != {*others} else ""))
+        found.append(replace(told, notes=tuple(notes)))
     if not found:
         raise AssayError(f"{a.path} and {b.path} have no benchmark with a total in common")
     return found
@@ -118,7 +125,8 @@ def shared(one: Terms, two: Terms) -> tuple[Terms, Terms]:
         rows = sorted(zip(terms.groups, terms.clusters, terms.values, strict=True), key=lambda r: r[:2])
         kept = [r for r in rows if counts[0][r[:2]] == counts[1][r[:2]]]
         groups, clusters, values = zip(*kept, strict=True) if kept else ((), (), ())
-        return Terms(values=values, clusters=clusters, groups=groups, weights=one.weights)
+        draws = min(one.draws, two.draws)
+        return Terms(values=values, clusters=clusters, groups=groups, weights=one.weights, draws=draws)
 
     return cut(one), cut(two)
 
@@ -136,12 +144,14 @@ def compared(differences: Sequence[Difference]) -> list[tuple[str, ...]]:
 
 
 def _difference(name: str, one: Terms, two: Terms, draws: int, random: np.random.Generator) -> Difference:
-    a, b = (statistics.mean(t.values, t.clusters, t.groups, t.weights) for t in (one, two))
-    found = statistics.paired(one.values, two.values, one.clusters, one.groups, one.weights)
+    n, k = len(one.values), one.draws
+    a, b = (cell(name, t.values, t.clusters, t.groups, t.weights, k) for t in (one, two))
+    found = statistics.paired(one.values * k, two.values * k, one.clusters * k, one.groups * k, one.weights)
+    shown = [in_words(c.estimate.value, *statistics.interval(c.estimate), n, c.clusters) for c in (a, b)]
     return Difference(
-        name=name, a=100 * a.value, b=100 * b.value, low=100 * found.low, high=100 * found.high,
-        p=_sign_flips(one, two, draws, random), shown_a=told(a, ""), shown_b=told(b, ""),
-        verdict=verdict(found, len(set(one.clusters)), "B", "items"),
+        name=name, a=a.value, b=b.value, low=100 * found.low, high=100 * found.high,
+        p=_sign_flips(one, two, draws, random), shown_a=shown[0], shown_b=shown[1],
+        verdict=verdict(replace(found, n=n), len(set(one.clusters)), "B", "items"),
     )  # fmt: skip
 
 

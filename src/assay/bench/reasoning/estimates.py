@@ -85,7 +85,8 @@ def over_questions(
     places = [p for p in sorted(by) for _ in range(times[p])]
     means = [sum(by[p]) / len(by[p]) for p in places]
     clusters = [place[1] + texts[place] for place in places]
-    return cell(name, means, clusters, [subset for subset, _ in places] if grouped else None, weights)
+    draws = max(1, sum(map(len, by.values())) // max(1, len(by)))
+    return cell(name, means, clusters, [subset for subset, _ in places] if grouped else None, weights, draws)
 
 
 def repeats_apart(rows: Sequence[Answered]) -> Cell | None:
