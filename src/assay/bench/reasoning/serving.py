@@ -50,7 +50,7 @@ class Endpoint:
 @contextmanager
 def served(
     model: str, log: Path, by: By = "auto", vllm_python: Path | None = None, options: Sequence[str] = (),
-    wait_s: float = 900.0, say: Callable[[str], None] = print, key_env: str = "OPENAI_API_KEY",
+    wait_s: float = 3600.0, say: Callable[[str], None] = print, key_env: str = "OPENAI_API_KEY",
 ) -> Iterator[Endpoint]:  # fmt: skip
     """An endpoint for MODEL. `options` go to what serves a folder. Raises AssayError with the log's last line where it does
     not come up."""
@@ -87,7 +87,7 @@ def served(
     identity = " ".join((identity, told, *deciding(options)))
     say(f"{short}: served by {told} on port {port} ({log})")
     with _running([*line, *options], log) as process:
-        _wait(process, f"http://127.0.0.1:{port}", log, wait_s)
+        _wait(process, f"http://127.0.0.1:{port}", log, wait_s, say)
         try:
             yield Endpoint(url=f"http://127.0.0.1:{port}/v1", model=short, identity=identity, by=told)
         finally:
@@ -144,8 +144,11 @@ def _running(line: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]
                 process.wait()
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path, wait_s: float) -> None:
-    until = time.monotonic() + wait_s
+def _wait(
+    process: subprocess.Popen[bytes], url: str, log: Path, wait_s: float, say: Callable[[str], None] = print
+) -> None:
+    began = said = time.monotonic()
+    until = began + wait_s
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while process.poll() is None and time.monotonic() < until:
         try:
@@ -154,15 +157,26 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path, wait_s: float) 
                     return
         except (urllib.error.URLError, OSError, ValueError):
             time.sleep(0.3)
-    why = "it ended" if process.poll() is not None else f"not ready after {wait_s:.0f} s"
-    raise AssayError(f"the model's server did not come up ({why}): {cause(log.read_text(errors='replace'))} ({log})")
+        if (now := time.monotonic()) - said > 120:
+            said = now
+            say(f"waits for the model's server for {now - began:.0f} s; its last word: {_words(log)[-1]} ({log})")
+    if process.poll() is None:
+        raise AssayError(
+            f"the model's server is not ready after {wait_s:.0f} s; its last word: {_words(log)[-1]} ({log})"
+        )
+    raise AssayError(f"the model's server did not come up: {cause(log.read_text(errors='replace'))} ({log})")
+
+
+def _words(log: Path) -> list[str]:
+    return [line.strip()[:400] for line in log.read_text(errors="replace").splitlines() if line.strip()] or ["none"]
 
 
 def cause(log: str) -> str:
     """What a server's log says of its end: its first error (vLLM's last is that an earlier one ended it), else its last
     line."""
     said = [line.strip() for line in log.splitlines() if line.strip()]
-    errors = (m[0] for line in said if (m := re.search(r"\b\w*(?:Error|Exception): .+", line)))
+    grave = (line for line in said if not re.search(r"\b(?:WARNING|INFO|DEBUG)\b", line))  # which tell of what may come
+    errors = (m[0] for line in grave if (m := re.search(r"\b\w*(?:Error|Exception): .+", line)))
     return next(errors, said[-1] if said else "no word")[:400]
 
 
