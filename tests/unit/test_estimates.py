@@ -58,7 +58,7 @@ def test_what_the_limit_cut_is_told_as_it_is_scored() -> None:
     calls = card(benchmark="bfcl", cut_is_wrong=True, questions=4_441, published=4_441)
     found = estimates.result(rows, calls)
     assert "1 of 2 answers were cut at 64 tokens and are wrong by that" in found.notes
-    assert "2 of 4,441 questions were asked: a sample" in found.notes
+    assert "2 of 4,441 questions were asked: a sample, and no random one" in found.notes
     assert (found.total, found.whole) == (4_441, False)
     assert "v4's data, where the paper's time had v3's" in calls.differs()
 
@@ -76,7 +76,7 @@ def test_what_has_no_score_is_in_no_number_and_is_told() -> None:
     assert [(c.name, c.value) for c in found.diagnostics] == [("missing as wrong", 25.0)]
     assert "coverage 50.0%: 2 of 4 answers have a score" in found.notes
     assert "without a score, 2 times: http 500: down" in found.notes
-    assert "4 of 5 questions were asked: a sample" in found.notes
+    assert "4 of 5 questions were asked: a sample, and no random one" in found.notes
     with pytest.raises(AssayError, match="none of 1 answers has a score"):
         estimates.result([row("a", None, fault="gone")], card())
 

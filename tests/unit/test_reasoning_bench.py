@@ -82,6 +82,8 @@ def test_a_window_is_of_the_dated_questions_alone(data: Path, tmp_path: Path) ->
     for wrong in ("2025-2:", "2025-02", "2025:2026:2027", "02/2025:"):
         with pytest.raises(AssayError, match="write FIRST:LAST, ISO dates or their beginnings"):
             Settings(window=wrong)
+    with pytest.raises(AssayError, match="one is named twice"):
+        Settings(only=("aime24", "aime24"))
     with pytest.raises(AssayError, match="--window is of livecodebench's questions"):
         Settings(only=("aime24",), window="2025-02:")
 

@@ -137,6 +137,6 @@ def _notes(rows: Sequence[Answered], card: Card) -> list[str]:
         lines.append(f"{cut:,} of {n:,} answers were cut at {card.max_tokens:,} tokens and {became}")
     if empty := sum(r.score is not None and not r.extracted and not r.all_thought for r in rows if card.extracts):
         lines.append(f"{empty:,} of {n:,} answers have nothing that the rule reads as an answer: wrong")
-    if len({_place(r) for r in rows}) < card.questions:
-        lines.append(f"{len({_place(r) for r in rows}):,} of {card.questions:,} questions were asked: a sample")
+    if (asked := len({_place(r) for r in rows})) < card.questions:
+        lines.append(f"{asked:,} of {card.questions:,} questions were asked: a sample, and no random one")
     return lines

@@ -58,6 +58,8 @@ class Settings:
     def __post_init__(self) -> None:
         if unknown := [n for n in self.only if n not in (*TEN, *MORE)]:
             raise AssayError(f"no benchmark is called {unknown[0]}; there are {', '.join((*TEN, *MORE))}")
+        if len(set(self.only)) < len(self.only):
+            raise AssayError(f"--only {' '.join(self.only)}: one is named twice")
         if min(self.repeats, self.max_tokens, self.at_once) < 1 or (self.limit is not None and self.limit < 1):
             raise AssayError("repeats, max_tokens, at_once and limit must be at least 1")
         if self.repeats > 1 and self.temperature == 0:
@@ -226,6 +228,9 @@ def _card(
         f"digest {digest([of_file(f) for f in files])[:12]} of {', '.join(f.name for f in files[:2])}" if files else ""
     )
     judged = bool(judges) and job.benchmark in JUDGED
+    measure = {"ifeval": "prompt, strict"}.get(job.benchmark, f"pass@1, mean of {job.repeats}")
+    if job.benchmark == "livebench":
+        measure = f"mean of {len({r.subset.partition(', ')[0] for r in rows if r.score is not None})} categories"
     return Card(
         benchmark=job.benchmark, library=library.name, release=release or library.release or "as the library carries it",
         split=task.split if task else library.split, published=task.whole if task else library.questions,
@@ -235,7 +240,7 @@ def _card(
         extractor=EXTRACTORS.get(job.benchmark, "the library's own"),
         judge=f"rule first, then {', '.join(map(_named, judges))}" if judged else "none: the rule alone",
         asked=len({(r.subset, r.question) for r in rows}),
-        measure=MEASURES.get(job.benchmark, f"pass@1, mean of {job.repeats}"),
+        measure=measure,
         by_subset=bool(task and task.by_subset), subsets=(STANDARD, VISION) if task and task.by_subset else (),
         extracts=job.benchmark not in ("ifeval", "bfcl", "bfcl-fc", "livebench"), asked_here=library.asks,
         cut_is_wrong=job.benchmark in bfcl.CARDS or bool(task and task.programs),
@@ -249,7 +254,6 @@ def _named(judge: Chat) -> str:
     return f"{judge.name}{how}"
 
 
-MEASURES = {"ifeval": "prompt, strict", "livebench": "mean of categories"}
 _LETTER = "the letter of the last ANSWER: line, else the last capital letter"
 EXTRACTORS = {
     "aime24": "the last box, else the last number; whole numbers by math-verify",
