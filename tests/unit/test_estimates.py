@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from assay import statistics
 from assay.bench import compare, page, table
 from assay.bench.reasoning import equivalence, estimates
 from assay.bench.reasoning.cards import Card, shortened
@@ -16,6 +17,7 @@ from assay.bench.reasoning.measure import Settings, joined
 from assay.bench.reasoning.recorder import Heard
 from assay.bench.reasoning.rows import Answered
 from assay.bench.reasoning.thoughts import said
+from assay.bench.results import Terms
 from assay.errors import AssayError
 from assay.llm.chat import Request
 from assay.llm.replies import Reply
@@ -159,6 +161,37 @@ def test_five_answers_tell_two_models_apart(tmp_path: Any) -> None:
     assert told[0.5] >= 16
 
 
+WAYS: dict[str, Any] = {
+    "equal": lambda p, new, draws: p,
+    "half drawn anew": lambda p, new, draws: np.where(draws.random(len(p)) < 0.5, new, p),
+    "0.3 of the rest gained": lambda p, new, draws: p + 0.3 * (1 - p),
+    "a tenth learnt": lambda p, new, draws: np.where(draws.random(len(p)) < 0.1, 1.0, p),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ab", [(1.0, 1.0), (0.3, 1.2), (0.1, 2.0), (2.0, 0.2)])
+@pytest.mark.parametrize("way", WAYS)
+def test_the_interval_of_a_difference_of_means_of_five_holds_the_truth(way: str, ab: tuple[float, float]) -> None:
+    """30 questions; `-s` shows how often it holds, and its width in points beside Newcombe's of single answers."""
+    draws, many = np.random.default_rng(7), np.random.default_rng(8)
+    of = many.beta(*ab, 400_000)
+    truth = float((WAYS[way](of, many.beta(*ab, 400_000), many) - of).mean())
+    runs, hits, wide, before = 300, 0, 0.0, 0.0
+    for _ in range(runs):
+        chance = draws.beta(*ab, 30)
+        better = WAYS[way](chance, draws.beta(*ab, 30), draws)
+        one, two = ((draws.random((30, 5)) < p[:, None]).mean(1).tolist() for p in (better, chance))
+        names, groups = tuple(map(str, range(30))), ("",) * 30
+        terms = [Terms(values=tuple(v), clusters=names, groups=groups, draws=5) for v in (one, two)]
+        found, old = compare.paired(*terms), statistics.paired(one, two, names)
+        hits += found.low <= truth <= found.high
+        wide, before = wide + found.high - found.low, before + old.high - old.low
+    print(f"beta{ab}, {way}: holds {hits / runs:.1%}, {100 * wide / runs:.1f} wide; before {100 * before / runs:.1f}")
+    assert hits / runs >= 0.92
+    assert wide < before
+
+
 def test_a_number_stands_beside_the_papers_by_its_protocol_only() -> None:
     paper = card(max_tokens=65_536, judge="rule first, then o4", published=2)
     assert paper.differs() == []
@@ -280,6 +313,11 @@ def test_rule_and_judges_are_told_on_the_same_answers() -> None:
     )
     assert "one gave no verdict on 1 answers: they are in none of its numbers" in lines
     assert agreement("x", rule[5:6], rule[5:6]) is None
+
+
+def test_a_judge_whose_replies_are_no_verdicts_has_no_numbers() -> None:
+    with pytest.raises(AssayError, match="none of its 2 replies is a verdict, the first: dull: no verdict"):
+        judged([row("a", 1.0, answer="mumble"), row("b", 0.0, answer="mumble")], Says("dull", "4"))
 
 
 def test_an_answer_cannot_fill_the_judges_form() -> None:

@@ -146,7 +146,7 @@ def compared(differences: Sequence[Difference]) -> list[tuple[str, ...]]:
 def _difference(name: str, one: Terms, two: Terms, draws: int, random: np.random.Generator) -> Difference:
     n, k = len(one.values), one.draws
     a, b = (cell(name, t.values, t.clusters, t.groups, t.weights, k) for t in (one, two))
-    found = _paired(one, two)
+    found = paired(one, two)
     shown = [in_words(c.estimate.value, *statistics.interval(c.estimate), n, c.clusters) for c in (a, b)]
     return Difference(
         name=name, a=a.value, b=b.value, low=100 * found.low, high=100 * found.high,
@@ -160,7 +160,7 @@ ENOUGH = 10
 and more where 30 questions have five answers (simulated; docs/log.md). Newcombe's is up to twice as wide there."""
 
 
-def _paired(one: Terms, two: Terms) -> statistics.Difference:
+def paired(one: Terms, two: Terms) -> statistics.Difference:
     """Of single answers Newcombe's interval, which rare differences do not fool; of means of several Student's, where enough
     questions differ."""
     k, apart = one.draws, [x - y for x, y in zip(one.values, two.values, strict=True)]

@@ -285,7 +285,7 @@ def _result(
                 measured.short.append(f"{job.benchmark} (judge {chat.name})")
                 notes = [*notes, f"judge {chat.name}: {error}"]
             except AssayError as error:
-                measured.unjudged.append(f"{job.benchmark}: {error}")
+                measured.unjudged.append(f"{job.benchmark}: judge {chat.name}: {error}")
                 notes = [*notes, f"no numbers of judge {chat.name}: {error}"]
         if not said:
             card = replace(card, judge="none: the rule alone, for no judge answered")
