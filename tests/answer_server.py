@@ -23,13 +23,18 @@ def words(body: dict[str, Any]) -> str:
     return content if isinstance(content, str) else "".join(p.get("text", "") for p in content)
 
 
+USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+
+
 class AnswerServer(Loopback):
-    """`answer`: of a request's body the message, or an int for an HTTP status. `reason`: its finish_reason."""
+    """`answer`: of a request's body the message, or an int for an HTTP status. `reason`: its finish_reason; `usage`: what it
+    tells of its tokens."""
 
     def __init__(
-        self, answer: Callable[[dict[str, Any]], str | dict[str, Any] | int], reason: str = "stop", wait_s: float = 0.0
-    ) -> None:
-        self.answer, self.reason, self.wait_s = answer, reason, wait_s
+        self, answer: Callable[[dict[str, Any]], str | dict[str, Any] | int], reason: str = "stop", wait_s: float = 0.0,
+        usage: dict[str, int] | None = USAGE,
+    ) -> None:  # fmt: skip
+        self.answer, self.reason, self.wait_s, self.usage = answer, reason, wait_s, usage
         self.asked, self.answered, self.bodies = Counter[str](), Counter[str](), list[dict[str, Any]]()
         app = web.Application(client_max_size=2**28)
         app.router.add_post("/v1/chat/completions", self._complete)
@@ -50,7 +55,7 @@ class AnswerServer(Loopback):
         return web.json_response({
             "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
             "choices": [{"index": 0, "message": message, "finish_reason": self.reason}],
-            "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+            "usage": self.usage,
         })  # fmt: skip
 
     async def _stats(self, _: web.Request) -> web.Response:

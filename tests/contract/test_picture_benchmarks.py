@@ -355,6 +355,14 @@ def test_a_row_that_is_there_twice_counts_once_and_two_copies_are_an_error(tmp_p
     path = tmp_path / VL / "data" / "data.jsonl"
     path.write_text(path.read_text() + path.read_text().splitlines()[0] + "\n")
     assert measured(tmp_path, "vl", scorer(1, 0)).n == 7
+    first = json.loads(path.read_text().splitlines()[0])
+    (tmp_path / "turned" / VL).mkdir(parents=True)
+    for n, turned in enumerate((first, {**first, "human_ranking": first["human_ranking"][::-1]})):
+        with (tmp_path / "turned" / VL / "data.jsonl").open("a") as file:
+            file.write(json.dumps(turned) + "\n")
+        assert n or EVERY[VL].load(tmp_path / "turned" / VL)
+    with pytest.raises(AssayError, match="row 2, field 'human_ranking': the same pair stands before, with the other"):
+        EVERY[VL].load(tmp_path / "turned" / VL)
     (path.parent / "copy.jsonl").write_text(path.read_text())
     with pytest.raises(AssayError, match="occurs twice"):
         measured(tmp_path, "vl", scorer(1, 0))

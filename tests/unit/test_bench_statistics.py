@@ -121,10 +121,39 @@ def test_a_difference_has_the_spread_of_clusters(tmp_path: Path) -> None:
     assert (found.high - found.low) / 2 == pytest.approx(196 * math.sqrt(share * (1 - share) / 100), rel=0.15)
 
 
+def test_what_one_model_alone_has_is_left_out_and_told(tmp_path: Path) -> None:
+    """Two failed requests: paired on the others, whichever they are. B is right where both have an answer and A is not."""
+    a = _saved(tmp_path / "a", "A", _kept({f"q{n}": float(n % 2) for n in range(40) if n != 7}))
+    b = _saved(tmp_path / "b", "B", _kept({f"q{n}": 1.0 for n in range(40) if n not in (8, 9)}))
+    (found,) = compare.compare(a, b)
+    assert found.notes == ("paired on the 37 items that both have; A alone has 2, B alone 1",)
+    assert (found.a, found.b) == (pytest.approx(100 * 18 / 37), 100.0)
+    assert compare.compare(a, a)[0].notes == ()
+    with pytest.raises(AssayError, match="different items"):
+        compare.compare(a, _saved(tmp_path / "c", "C", _kept({"other": 1.0})))
+
+
+def test_a_part_of_a_total_that_both_lack_is_no_total(tmp_path: Path) -> None:
+    one = _kept({"q1": 1.0, "q2": 0.0}, {"q1": "x", "q2": "y"})
+    two = _kept({"q1": 1.0, "q3": 0.0}, {"q1": "x", "q3": "y"})
+    with pytest.raises(AssayError, match="different items"):
+        compare.compare(_saved(tmp_path / "a", "A", one), _saved(tmp_path / "b", "B", two))
+
+
+def _kept(values: dict[str, float], groups: dict[str, str] | None = None) -> BenchmarkResult:
+    parts = [groups[q] for q in values] if groups else None
+    head = cell("total", list(values.values()), list(values), parts)
+    return BenchmarkResult(name="x", n=len(values), total=40, headline=head, slices=(), notes=(), protocol="")
+
+
 def test_different_items_are_not_compared(tmp_path: Path) -> None:
     a = _saved(tmp_path / "a", "A", _result("x", [1.0, 0.0]))
+    longer = _saved(tmp_path / "b", "B", _result("x", [1.0, 0.0, 1.0]))
+    told = ("paired on the 2 items that both have; A alone has 0, B alone 1",)
+    assert compare.compare(a, longer)[0].notes == told
+    other = replace(_result("z", [1.0, 0.0]), name="x")
     with pytest.raises(AssayError, match="different items"):
-        compare.compare(a, _saved(tmp_path / "b", "B", _result("x", [1.0, 0.0, 1.0])))
+        compare.compare(a, _saved(tmp_path / "d", "D", other))
     with pytest.raises(AssayError, match="no benchmark with a total in common"):
         compare.compare(a, _saved(tmp_path / "c", "C", _result("y", [1.0, 0.0])))
     (tmp_path / "bad").write_text("{}")

@@ -64,6 +64,28 @@ def test_a_sample_with_its_rule(tmp_path: Path) -> None:
         assert not correct(f"So it is \\boxed{{{number + 1}}}.", prompt.answer, prompt.kind)
 
 
+def test_snapshots_of_the_hub_are_watched_as_they_are(tmp_path: Path) -> None:
+    """AIME24 with its answers in boxes, OlympiadBench of which one of 18 subsets is meant; what has no answer is told."""
+    store = ImageStore(tmp_path / "images")
+    boxed = [
+        {"id": i, "problem": f"What is {i} + 40?", "solution": f"\\boxed{{{i + 40:03d}}}", "url": ""} for i in range(5)
+    ]
+    open_ = [{"id": i, "question": f"And {i}?", "final_answer": [f"{i}"] if i else None} for i in range(3)]
+    for name, rows in (
+        ("aime24/test", boxed),
+        ("ob/OE_TO_maths_en_COMP/a", open_),
+        ("ob/TP_TO_maths_en_COMP/b", open_),
+    ):
+        file = tmp_path / name.replace("ob/", "olympiadbench/")
+        file.parent.mkdir(parents=True)
+        file.with_suffix(".jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    prompts, told = questions_of("aime24", 0, 0, tmp_path, store)
+    assert [int(p.answer) for p in prompts] == [40, 41, 42, 43, 44]
+    prompts, told = questions_of("olympiadbench", 0, 0, tmp_path, store)
+    assert [p.answer for p in prompts] == ["1", "2"]
+    assert told.endswith("OE_TO_maths_en_COMP/a.jsonl (1 more have no answer)")
+
+
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ASSAY_BENCH_DATA", raising=False)
     store = ImageStore(tmp_path / "images")

@@ -79,7 +79,11 @@ def test_it_says_what_the_sampler_says(server: tuple[str, ChatServer], policy: P
     said: list[Any] = ["say a", "say bcd", *([{"type": "text", "text": "say a"}, shown(c)] for c in ("red", "blue"))]
     before = made.batches
     with ThreadPoolExecutor(4) as pool:
-        told = list(pool.map(lambda content: ask(url, messages=[{"role": "user", "content": content}]), said))
+        told = list(
+            pool.map(
+                lambda n: ask(url, messages=[{"role": "user", "content": said[n]}], seed=n), range(4)
+            )  # whose seed is whose does not part them
+        )
     assert made.batches - before < 4, "decoded together"
     for (status, answer), rollout in zip(told, wanted, strict=True):
         assert status == 200

@@ -7,18 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from assay import statistics
 from assay.bench import compare, page, table
 from assay.bench.reasoning import equivalence, estimates
 from assay.bench.reasoning.cards import Card, shortened
 from assay.bench.reasoning.drivers import leaderboard_weights
-from assay.bench.reasoning.equivalence import agreement, judged, kappa, read_verdict, request, totals
+from assay.bench.reasoning.equivalence import agreement, judged, kappa, read_verdict, request, then, totals
 from assay.bench.reasoning.measure import Settings, joined
 from assay.bench.reasoning.recorder import Heard
 from assay.bench.reasoning.rows import Answered
 from assay.bench.reasoning.thoughts import said
+from assay.bench.results import Terms
 from assay.errors import AssayError
 from assay.llm.chat import Request
 from assay.llm.replies import Reply
+from assay.statistics import student95
 
 
 def card(**more: Any) -> Card:
@@ -57,7 +60,7 @@ def test_what_the_limit_cut_is_told_as_it_is_scored() -> None:
     calls = card(benchmark="bfcl", cut_is_wrong=True, questions=4_441, published=4_441)
     found = estimates.result(rows, calls)
     assert "1 of 2 answers were cut at 64 tokens and are wrong by that" in found.notes
-    assert "2 of 4,441 questions were asked: a sample" in found.notes
+    assert "2 of 4,441 questions were asked: a sample, and no random one" in found.notes
     assert (found.total, found.whole) == (4_441, False)
     assert "v4's data, where the paper's time had v3's" in calls.differs()
 
@@ -75,7 +78,7 @@ def test_what_has_no_score_is_in_no_number_and_is_told() -> None:
     assert [(c.name, c.value) for c in found.diagnostics] == [("missing as wrong", 25.0)]
     assert "coverage 50.0%: 2 of 4 answers have a score" in found.notes
     assert "without a score, 2 times: http 500: down" in found.notes
-    assert "4 of 5 questions were asked: a sample" in found.notes
+    assert "4 of 5 questions were asked: a sample, and no random one" in found.notes
     with pytest.raises(AssayError, match="none of 1 answers has a score"):
         estimates.result([row("a", None, fault="gone")], card())
 
@@ -120,8 +123,8 @@ def test_ifevals_instructions_weigh_alike() -> None:
 @pytest.mark.parametrize(("alpha", "beta", "questions"), [(1.0, 1.0, 30), (0.3, 1.2, 30), (2.0, 0.2, 60)])
 def test_the_interval_of_the_mean_of_five_holds_the_truth(alpha: float, beta: float, questions: int) -> None:
     """Each question has a chance of its own of being answered rightly; five answers to each. As if all were independent, the
-    interval would hold too seldom."""
-    draws, hits, naive = np.random.default_rng(3), 0, 0
+    interval would hold too seldom; as if each question were one answer (before), it was half as wide again as it need be."""
+    draws, hits, naive, wide, least = np.random.default_rng(3), 0, 0, 0.0, 0.0
     truth = 100 * alpha / (alpha + beta)
     runs = 120
     for _ in range(runs):
@@ -130,18 +133,72 @@ def test_the_interval_of_the_mean_of_five_holds_the_truth(alpha: float, beta: fl
         rows = [row(str(q), float(s), k) for q in range(questions) for k, s in enumerate(scores[q])]
         low, high = estimates.over_questions("x", rows).interval
         hits += low <= truth <= high
+        wide += high - low
+        least += 200 * student95(questions - 1) * scores.mean(1).std(ddof=1) / np.sqrt(questions)
         half = 196 * np.sqrt(scores.mean() * (1 - scores.mean()) / scores.size)
         naive += abs(100 * scores.mean() - truth) <= half
     assert hits / runs >= 0.925
+    assert wide < 1.3 * least
     assert naive / runs < 0.85
+
+
+def test_five_answers_tell_two_models_apart(tmp_path: Any) -> None:
+    """30 questions, five answers to each: two equal models are told apart in few runs, and one that is better by 17 points
+    in more than half (as if each question were one answer in none). What the interval shows p shows."""
+    draws, told = np.random.default_rng(4), {0.0: 0, 0.5: 0}
+    for more in told:
+        for _ in range(20):
+            chance = draws.beta(1.0, 1.0, 30)
+            for name, of in (("a", chance + more * (1 - chance) * draws.random(30) * 1.35), ("b", chance)):
+                scores = draws.random((30, 5)) < of[:, None]
+                rows = [row(str(q), float(s), k) for q in range(30) for k, s in enumerate(scores[q])]
+                compare.save(tmp_path / name, name, {}, [estimates.result(rows, card(questions=30))])
+            (found,) = compare.compare(compare.load(tmp_path / "a"), compare.load(tmp_path / "b"), draws=300)
+            told[more] += found.low > 0 or found.high < 0
+            assert found.p < 0.06 or not (found.low > 0 or found.high < 0)
+            assert "n 30" in found.shown_a
+    assert told[0.0] <= 2
+    assert told[0.5] >= 16
+
+
+WAYS: dict[str, Any] = {
+    "equal": lambda p, new, draws: p,
+    "half drawn anew": lambda p, new, draws: np.where(draws.random(len(p)) < 0.5, new, p),
+    "0.3 of the rest gained": lambda p, new, draws: p + 0.3 * (1 - p),
+    "a tenth learnt": lambda p, new, draws: np.where(draws.random(len(p)) < 0.1, 1.0, p),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ab", [(1.0, 1.0), (0.3, 1.2), (0.1, 2.0), (2.0, 0.2)])
+@pytest.mark.parametrize("way", WAYS)
+def test_the_interval_of_a_difference_of_means_of_five_holds_the_truth(way: str, ab: tuple[float, float]) -> None:
+    """30 questions; `-s` shows how often it holds, and its width in points beside Newcombe's of single answers."""
+    draws, many = np.random.default_rng(7), np.random.default_rng(8)
+    of = many.beta(*ab, 400_000)
+    truth = float((WAYS[way](of, many.beta(*ab, 400_000), many) - of).mean())
+    runs, hits, wide, before = 300, 0, 0.0, 0.0
+    for _ in range(runs):
+        chance = draws.beta(*ab, 30)
+        better = WAYS[way](chance, draws.beta(*ab, 30), draws)
+        one, two = ((draws.random((30, 5)) < p[:, None]).mean(1).tolist() for p in (better, chance))
+        names, groups = tuple(map(str, range(30))), ("",) * 30
+        terms = [Terms(values=tuple(v), clusters=names, groups=groups, draws=5) for v in (one, two)]
+        found, old = compare.paired(*terms), statistics.paired(one, two, names)
+        hits += found.low <= truth <= found.high
+        wide, before = wide + found.high - found.low, before + old.high - old.low
+    print(f"beta{ab}, {way}: holds {hits / runs:.1%}, {100 * wide / runs:.1f} wide; before {100 * before / runs:.1f}")
+    assert hits / runs >= 0.92
+    assert wide < before
 
 
 def test_a_number_stands_beside_the_papers_by_its_protocol_only() -> None:
     paper = card(max_tokens=65_536, judge="rule first, then o4", published=2)
     assert paper.differs() == []
     assert paper.lines()[0].startswith(
-        "by what the paper states (its R1V2-38B: 78.9); it does not state temperature, prompts"
+        "rule, then judge, is by what the paper states (its R1V2-38B: 78.9); it does not state temperature, prompts, its"
     )
+    assert replace(paper, asked=1).differs() == ["1 of 2 questions asked"]
     assert card(repeats=1, published=30).differs() == [
         "64 tokens at most, the paper 64K", "1 answers a question, the paper 5",
         "no judge of equivalence, the paper one of OpenAI", "2 questions in the data, the published set 30",
@@ -183,6 +240,9 @@ def test_unfinished_thoughts_are_wrong_whatever_the_library_says() -> None:
     ]
     notes = estimates.result(found, card(questions=3)).notes
     assert "2 of 3 answers ended inside their thoughts: wrong, whatever box stands in them" in notes
+    stray = [heard(str(n), "I see </think> blue" if n == 4 else f"\\boxed{{{n}}}") for n in range(1, 9)]
+    seen = joined([row(str(n), 1.0, reply=str(n)) for n in range(1, 9)], {h.id: h for h in stray})
+    assert [r.score for r in seen] == [1.0] * 8, "one stray mark does not make thoughts of the others"
     plain = joined(rows[2:], {"3": answers[2]})
     assert [(r.score, r.finished) for r in plain] == [(1.0, False)], "no thoughts here: it is scored as it stands"
     assert "1 of 1 answers were cut at 64 tokens and scored as they stand" in estimates.result(plain, card()).notes
@@ -242,6 +302,10 @@ def test_rule_and_judges_are_told_on_the_same_answers() -> None:
         "judge two": (40.0, 5), "rule, then judge two": (40.0, 5), "agreement of rule and two": (100.0, 5),
         "agreement of one and two": (60.0, 5),
     }  # fmt: skip
+    mute = [replace(r, score=None, fault="no verdict") for r in rule]
+    assert [r.score for r in then(rule, mute)] == [None] * len(rule), (
+        "without verdicts the rule's right ones are no share"
+    )
     assert kappa(rule, told[1][1]) == pytest.approx(1.0)
     lines = equivalence.lines(rule, told)
     assert lines[0].startswith(
@@ -249,6 +313,11 @@ def test_rule_and_judges_are_told_on_the_same_answers() -> None:
     )
     assert "one gave no verdict on 1 answers: they are in none of its numbers" in lines
     assert agreement("x", rule[5:6], rule[5:6]) is None
+
+
+def test_a_judge_whose_replies_are_no_verdicts_has_no_numbers() -> None:
+    with pytest.raises(AssayError, match="none of its 2 replies is a verdict, the first: dull: no verdict"):
+        judged([row("a", 1.0, answer="mumble"), row("b", 0.0, answer="mumble")], Says("dull", "4"))
 
 
 def test_an_answer_cannot_fill_the_judges_form() -> None:
@@ -287,3 +356,21 @@ def test_impossible_settings_are_refused(settings: dict[str, Any], message: str)
     with pytest.raises(AssayError, match=message):
         Settings(**settings)
     assert (Settings().drawn, Settings(repeats=5).drawn, replace(Settings(), temperature=1.0).drawn) == (0.0, 0.6, 1.0)
+
+
+def test_other_data_under_the_same_ids_are_other_questions(tmp_path: Any) -> None:
+    """Both have a question "1", in other words: no pair."""
+    for name, text in (("a", "Which?"), ("b", "Whose?")):
+        rows = [row(str(n), 1.0, text=f"{text} {n}") for n in range(3)]
+        compare.save(tmp_path / name, name, {}, [estimates.result(rows, card(questions=3))])
+    one, two = (compare.load(tmp_path / name) for name in ("a", "b"))
+    assert compare.compare(one, one)[0].points == 0
+    with pytest.raises(AssayError, match="different items"):
+        compare.compare(one, two)
+
+
+def test_a_judge_that_never_answered_is_on_no_card(tmp_path: Any) -> None:
+    """By all that the paper states but the judge: without him the number is not to be held beside it."""
+    assert card(max_tokens=65_536, judge="none: the rule alone, for no judge answered").differs() == [
+        "no judge of equivalence, the paper one of OpenAI"
+    ]

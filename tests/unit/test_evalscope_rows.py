@@ -43,7 +43,7 @@ def test_every_row_comes_to_its_question(name: str, data: Path) -> None:
     assert {r.score for r in rows} == {0.0, 1.0}
     assert all(r.reply.startswith("assay-") and r.finished and not r.fault for r in rows)
     for row in rows:
-        if row.text and row.score == 1.0:
+        if row.text and row.score == 1.0 and row.subset != "vision":  # there the question is in the picture
             assert row.answer == reasoning_sets.reply(row.text)
         assert (row.extracted == row.expected) == (row.score == 1.0) or name in ("ifeval", "olympiadbench")
 

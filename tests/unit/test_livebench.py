@@ -61,7 +61,7 @@ def test_all_right_and_all_wrong(score: float, tmp_path: Path) -> None:
     assert isinstance(found, BenchmarkResult)
     assert found.headline
     assert (found.headline.name, found.headline.value, found.n, found.failed) == (
-        "mean of categories",
+        f"mean of {len({c for c, _ in QUESTIONS})} categories",
         100 * score,
         10,
         0,

@@ -19,12 +19,13 @@ from assay.bench.reasoning.environments import MARK, environment
 from assay.bench.reasoning.measure import Measured, Settings, Teller, measure
 from assay.bench.reasoning.recorder import Tally
 from assay.bench.reasoning.rows import Absent, Answered, Job
-from assay.bench.reasoning.serving import ON_CPU, Endpoint, cause, served
+from assay.bench.reasoning.serving import ON_CPU, Endpoint, cause, deciding, served
 from assay.bench.reasoning.tasks import TASKS
 from assay.bench.results import BenchmarkResult, Failed, Skipped
 from assay.cli.policy_bench import _end
 from assay.errors import AssayError
 from assay.llm.budget import BudgetSpent
+from assay.locks import alone
 from in_process import assay
 
 
@@ -33,75 +34,32 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return reasoning_sets.write(tmp_path_factory.mktemp("sets"))
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_questions_are_read_in_the_published_schemas(name: str, data: Path) -> None:
-    found = TASKS[name].questions(data)
-    assert len(found) == reasoning_sets.COUNTS[name]
-    assert len({(q.part, q.id) for q in found}) == len(found)
-    assert all(q.expected or TASKS[name].programs for q in found)
-    if TASKS[name].pictures:
-        held = [v for q in found for v in q.record.values() if isinstance(v, dict) and v.get("bytes")]
-        assert all(v["bytes"].startswith(b"\x89PNG") for v in held)
-        assert len(held) >= len(found)
+def test_a_window_is_of_the_dated_questions_alone(data: Path, tmp_path: Path) -> None:
+    """Others beside them are asked as they are; a window that can be read in two ways, or that nothing has, is refused."""
+    server = AnswerServer(lambda body: reasoning_sets.reply(words(body)))
+    end = Endpoint(url=server.url, model="m", identity="m", by="a test")
+    try:
+        settings = Settings(window="2025-02:")
+        found = measure(end, data, tmp_path, settings, tmp_path, say=lambda _: None, library=little)
+        assert [r.name for r in found.results if isinstance(r, BenchmarkResult)] == ["aime24"]
+        named = Settings(only=("aime24", "livecodebench"), window="2025-02:")
+        with pytest.raises(AssayError, match="livecodebench: not here"):
+            measure(end, data, tmp_path, named, tmp_path, say=lambda _: None, library=little)
+    finally:
+        server.stop()
+    for wrong in ("2025-2:", "2025-02", "2025:2026:2027", "02/2025:"):
+        with pytest.raises(AssayError, match="write FIRST:LAST, ISO dates or their beginnings"):
+            Settings(window=wrong)
+    with pytest.raises(AssayError, match="one is named twice"):
+        Settings(only=("aime24", "aime24"))
+    with pytest.raises(AssayError, match="--window is of livecodebench's questions"):
+        Settings(only=("aime24",), window="2025-02:")
 
 
-def test_forms_of_the_same_answer_are_one(data: Path) -> None:
-    assert [q.expected for q in TASKS["aime24"].questions(data)] == ["42", "2", "100"], "042 is 42"
-
-
-def test_the_form_with_four_options_is_no_part_of_mmmu_pro(data: Path) -> None:
-    found = TASKS["mmmu-pro"].questions(data)
-    assert {q.part for q in found} == {"standard (10 options)", "vision"}
-    assert not any("mmmu-pro" in str(f) for f in TASKS["mmmu"].paths(data))
-
-
-def test_a_window_chooses_by_date(data: Path) -> None:
-    task = TASKS["livecodebench"]
-    assert [q.id for q in task.questions(data, "2025-02:")] == ["p2"]
-    assert [q.id for q in task.questions(data, ":2025-01")] == ["p1"]
-    assert [q.id for q in task.questions(data, "2025-01-04:2025-03")] == ["p1", "p2"]
-    with pytest.raises(AssayError, match="no question within 2026"):
-        task.questions(data, "2026:")
-
-
-def test_programs_tests_stay_out_of_the_librarys_hands(data: Path) -> None:
-    for question in TASKS["livecodebench"].questions(data):
-        assert question.record["public_test_cases"] == question.record["private_test_cases"] == "[]"
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ({"id": 1, "problem": "x", "answer": "4.5"}, r"row 1, field 'answer': expected a whole number, found '4.5'"),
-        ({"id": 1, "answer": "4"}, r"row 1, field 'question': it is missing"),
-    ],
-)
-def test_a_broken_row_is_named(line: dict[str, Any], message: str, tmp_path: Path) -> None:
-    (tmp_path / "aime24.jsonl").write_text(json.dumps(line))
-    with pytest.raises(AssayError, match=message):
-        TASKS["aime24"].questions(tmp_path)
-
-
-def test_a_missing_picture_and_two_copies_are_refused(data: Path, tmp_path: Path) -> None:
-    (tmp_path / "mathvision").mkdir()
-    lines = (data / "mathvision" / "testmini.jsonl").read_text()
-    (tmp_path / "mathvision" / "testmini.jsonl").write_text(lines)
-    with pytest.raises(AssayError, match=r"field 'image': no picture .*images/1.png"):
-        TASKS["mathvision"].questions(tmp_path)
-    for copy in ("a", "b"):
-        (tmp_path / f"aime24-{copy}.jsonl").write_text('{"id": 1, "problem": "x", "answer": "4"}')
-    with pytest.raises(AssayError, match="question 1 occurs twice"):
-        TASKS["aime24"].questions(tmp_path)
-
-
-def test_the_copy_of_aime24_with_wrong_answers_is_told(tmp_path: Path) -> None:
-    from assay.bench.reasoning.tasks import AIME24_KEY
-
-    for off, told in ((0, []), (1, ["this copy has answers that are not the published ones: 24"])):
-        answers = [AIME24_KEY[0] + off, *AIME24_KEY[1:]]
-        lines = [json.dumps({"id": i, "problem": str(i), "answer": a}) for i, a in enumerate(answers)]
-        (tmp_path / "aime24.jsonl").write_text("\n".join(lines))
-        assert TASKS["aime24"].flaws(TASKS["aime24"].questions(tmp_path)) == told
+@pytest.mark.parametrize("temperature", [-1.0, float("nan"), float("inf")])
+def test_a_temperature_is_a_number_from_0(temperature: float) -> None:
+    with pytest.raises(AssayError, match="--temperature must be a number from 0"):
+        Settings(temperature=temperature)
 
 
 def test_an_environment_is_whole_or_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,7 +279,8 @@ def test_a_judge_that_is_gone_takes_nothing_from_the_rule(data: Path, tmp_path: 
         assert (result.headline and result.headline.value) == 100.0
         assert result.diagnostics == ()
         assert "no numbers of judge gone: gone: no answer" in result.notes
-        assert found.unjudged == ["aime24: gone: no answer"]
+        assert found.unjudged == ["aime24: judge gone: gone: no answer"]
+        assert "the rule alone, for no judge answered" in result.protocol
     finally:
         server.stop()
 
@@ -421,7 +380,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_server_that_ends_is_told_with_its_last_words(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "nonsense"}')
-    words_ = "the model's server did not come up \\(it ended\\): .*log"
+    words_ = "the model's server did not come up: .*log"
     with pytest.raises(AssayError, match=words_), served(
         str(tmp_path), tmp_path / "log", vllm_python=Path("/bin/false"), by="vllm", say=lambda _: None
     ):  # fmt: skip
@@ -432,8 +391,10 @@ def test_how_far_a_run_is(capsys: pytest.CaptureFixture[str]) -> None:
     """Also of one whose number of answers is not known beforehand."""
     for asked in (4, 0):
         teller = Teller("bfcl", asked, every_s=0.0)
+        teller(Tally(answered=1))
         teller(Tally(answered=2, cut=1, tokens_out=1_200))
-    known, unknown = capsys.readouterr().err.splitlines()
+    first, known, _, unknown = capsys.readouterr().err.splitlines()
+    assert first == "bfcl: 1 of 4 answers, 0 cut, 0 failed, 0 tokens", "how long the library took to begin says nothing"
     assert known.startswith("bfcl: 2 of 4 answers, 1 cut, 0 failed, 1,200 tokens, left ")
     assert unknown == "bfcl: 2 answers, 1 cut, 0 failed, 1,200 tokens"
 
@@ -445,6 +406,8 @@ def test_a_servers_first_error_is_what_is_told() -> None:
         "Traceback (most recent call last):\nRuntimeError: Engine core initialization failed. See root cause above.\n"
     )
     assert cause(log) == "ValueError: Available memory 18/23 GiB is less than desired"
+    warned = "WARNING 11-30 [utils.py:1] this can cause `OSError: [Errno 24] Too many open files`. Consider ulimit -n\n"
+    assert cause(f"{warned}{log}") == cause(log), "what might happen is not what did"
     assert cause("a\n  killed  \n\n") == "killed"
     assert cause("") == "no word"
 
@@ -499,3 +462,31 @@ def test_options_of_a_server_reach_it(data: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert code == 2
     assert f"vllm {' '.join(ON_CPU)} --gpu-memory-utilization 0.3" in err, "the user's comes last, and counts"
+
+
+def test_answers_under_other_options_of_a_server_are_others() -> None:
+    given = [
+        "--max-model-len",
+        "8192",
+        "--dtype",
+        "float32",
+        "--gpu-memory-utilization=0.5",
+        "--enforce-eager",
+        "--rows",
+        "2",
+    ]
+    assert deciding([*given, "--chat-template", "x.jinja"]) == ["--dtype", "float32", "--chat-template", "x.jinja"]
+
+
+def test_two_runs_into_one_folder_are_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """The second would empty the first one's working folders."""
+    monkeypatch.setattr("assay.locks.WAIT_S", 0.0)
+    with alone(tmp_path / "out"):
+        code, _, err = assay(
+            "policy", "bench", "m@http://127.0.0.1:9/v1", "--data", data, "--out", tmp_path / "out", "--only", "aime24",
+            "--environments", tmp_path,
+        )  # fmt: skip
+    assert code == 2
+    assert "another process is working in it" in err

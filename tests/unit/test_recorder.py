@@ -29,8 +29,10 @@ def content(told: dict[str, Any]) -> str:
 
 
 @contextmanager
-def between(server: AnswerServer, folder: Path, identity: str = "", budget: Budget | None = None) -> Iterator[Recorder]:
-    job = Job(benchmark="b", model="m", url=server.url, data=folder, work=folder, seed=100)
+def between(
+    server: AnswerServer, folder: Path, identity: str = "", budget: Budget | None = None, seed: int = 100
+) -> Iterator[Recorder]:
+    job = Job(benchmark="b", model="m", url=server.url, data=folder, work=folder, seed=seed)
     with Recorder(job, folder / "asked.sqlite", identity, budget) as recorder:
         yield recorder
 
@@ -40,15 +42,104 @@ def test_repeats_are_answers_of_their_own_and_none_is_asked_again(tmp_path: Path
     try:
         with between(server, tmp_path) as recorder:
             first = [content(ask(recorder.url, "what?")) for _ in range(3)]
-            assert first == ["drawn with 100", "drawn with 101", "drawn with 102"], "a seed for each repeat"
+            assert len({*first, content(ask(recorder.url, "and what?"))}) == 4, "a seed for each question and repeat"
             assert recorder.tally.cached == 0
         with between(server, tmp_path) as again:
-            assert [content(ask(again.url, "what?", seed=9)) for _ in range(4)] == [*first, "drawn with 103"]
-            assert (again.tally.cached, again.tally.answered) == (3, 4)
+            answers = [
+                content(ask(again.url, text, seed=9)) for text in ("what?", "what?", "what?", "and what?", "what?")
+            ]
+            assert answers[:3] == first
+            assert (again.tally.cached, again.tally.answered) == (4, 5)
         with between(server, tmp_path, identity="other weights") as other:
             ask(other.url, "what?")
-        assert server.asked.total() == 5
-        assert spent(tmp_path / "asked.sqlite") == 5 * 15
+        assert server.asked.total() == 6
+        assert spent(tmp_path / "asked.sqlite") == 6 * 15
+    finally:
+        server.stop()
+
+
+def test_other_seeds_are_other_draws(tmp_path: Path) -> None:
+    """A journal of seed 0 has no answers of seed 1, and none of their repeats share a draw."""
+    server = AnswerServer(lambda body: f"drawn with {body.get('seed')}")
+    try:
+        drawn = set[str]()
+        for seed in (0, 1):
+            with between(server, tmp_path, seed=seed) as recorder:
+                drawn |= {content(ask(recorder.url, "what?")) for _ in range(3)}
+                ask(recorder.url, "what?", temperature=0.0)
+        assert len(drawn) == 6
+        assert server.asked.total() == 7, "without draws the seed decides nothing: asked once"
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "fault"),
+    [
+        ("content_filter", {"content": None}, "the server's filter let no answer through"),
+        ("abort", {"content": "So \\boxed{"}, "http 200, but an error: the model stopped with an error"),
+        ("error", {"content": ""}, "http 200, but an error: the model stopped with an error"),
+    ],
+)
+def test_a_server_that_gave_up_gave_no_answer(
+    reason: str, message: dict[str, Any], fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status 200 and a reason to end that is no end: no wrong answer of the model, and not kept."""
+    monkeypatch.setattr(module, "TRIES", 1)
+    server = AnswerServer(lambda body: message, reason)
+    try:
+        with between(server, tmp_path) as recorder:
+            told = ask(recorder.url, "what?")
+            assert recorder.faults == {told["id"]: fault}
+        assert spent(tmp_path / "asked.sqlite") == 0
+    finally:
+        server.stop()
+
+
+def test_a_call_without_words_is_an_answer(tmp_path: Path) -> None:
+    calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    server = AnswerServer(lambda body: {"content": None, "tool_calls": calls}, "tool_calls")
+    try:
+        with between(server, tmp_path) as recorder:
+            assert ask(recorder.url, "what?")["choices"][0]["message"]["tool_calls"] == calls
+            assert recorder.faults == {}
+    finally:
+        server.stop()
+
+
+def test_a_server_that_is_too_busy_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """429 is no failure, however often; but not for ever."""
+    monkeypatch.setattr(module, "TRIES", 1)
+    monkeypatch.setattr(module, "BACKOFF_S", 0.001)
+    left = [9]
+
+    def busy(body: dict[str, Any]) -> str | int:
+        left[0] -= 1
+        return 429 if left[0] >= 0 else "here"
+
+    server = AnswerServer(busy)
+    try:
+        with between(server, tmp_path) as recorder:
+            assert content(ask(recorder.url, "what?")) == "here"
+        left[0] = 99
+        monkeypatch.setattr(module, "PATIENCE_S", 0.0)
+        with between(server, tmp_path) as recorder:
+            told = ask(recorder.url, "and what?")
+            assert recorder.faults == {told["id"]: "http 429: told so"}
+    finally:
+        server.stop()
+
+
+def test_what_cannot_be_kept_ends_the_asking(tmp_path: Path) -> None:
+    """Of a full disk one answer is lost, not all that come after it."""
+    server = AnswerServer(lambda body: "here")
+    try:
+        with between(server, tmp_path) as recorder:
+            recorder._database.execute("PRAGMA query_only = ON")
+            told = [ask(recorder.url, text) for text in ("one", "two", "three")]
+            assert server.asked.total() == 1
+            assert "an answer could not be kept (attempt to write a readonly database)" in recorder.broken
+            assert recorder.faults == dict.fromkeys((t["id"] for t in told), recorder.broken)
     finally:
         server.stop()
 
@@ -142,6 +233,19 @@ def test_the_budget_holds_over_runs(tmp_path: Path) -> None:
                     "not asked: the budget of tokens is spent"
                 ] * faults
         assert server.asked.total() == 2
+    finally:
+        server.stop()
+
+
+def test_the_budget_holds_where_a_server_tells_no_usage(tmp_path: Path) -> None:
+    server = AnswerServer(lambda body: "x" * 400, usage=None)
+    try:
+        budget = Budget(600.0)
+        with between(server, tmp_path, budget=budget) as recorder:
+            for n in range(5):
+                ask(recorder.url, f"question {n}", max_tokens=200)
+            assert 1 <= server.asked.total() <= 2
+            assert 200 <= recorder.tally.tokens_out == spent(tmp_path / "asked.sqlite") - recorder.tally.tokens_in
     finally:
         server.stop()
 

@@ -5,8 +5,9 @@ prompt, so what both find hard cancels out. `correlate` is paper A's Figure 2.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 
 from assay import statistics
 from assay.bench import table
-from assay.bench.results import BenchmarkResult, Skipped, Terms
+from assay.bench.results import BenchmarkResult, Skipped, Terms, cell
 from assay.errors import AssayError
-from assay.figures import told, verdict
+from assay.figures import in_words, verdict
 from assay.tables import write_text
 
 Array = NDArray[np.float64]
@@ -36,7 +37,9 @@ class Saved:
         if not told:
             return None
         values, clusters, groups = (tuple(told[key]) for key in ("values", "clusters", "groups"))
-        return Terms(values=values, clusters=clusters, groups=groups, weights=told["weights"])
+        return Terms(
+            values=values, clusters=clusters, groups=groups, weights=told["weights"], draws=told.get("draws", 1)
+        )
 
     def headline(self, name: str) -> float | None:
         cell = self.results[name].get("headline")
@@ -49,7 +52,7 @@ def save(path: Path, model: str, environment: Mapping[str, Any], results: Sequen
     for result in results:
         row = {"name": result.name, **table.as_json(result)}
         if isinstance(result, BenchmarkResult) and result.headline and (t := result.headline.terms):
-            row["terms"] = {"values": t.values, "clusters": t.clusters, "groups": t.groups, "weights": t.weights}
+            row["terms"] = asdict(t)
         rows.append(row)
     write_text(path, json.dumps({"model": model, "environment": environment, "results": rows}))
 
@@ -66,7 +69,8 @@ def load(path: Path) -> Saved:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """Model a less model b on one benchmark, in points, its 95% interval, and the p-value of no difference. `shown_a` and
-    `shown_b`: both with interval and n; `verdict`: whether a is better, in words."""
+    `shown_b`: both with interval and n; `verdict`: whether a is better, in words; `notes`: what is not alike in the two,
+    items that one alone has and protocols."""
 
     name: str
     a: float
@@ -77,6 +81,7 @@ class Difference:
     shown_a: str = ""
     shown_b: str = ""
     verdict: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def points(self) -> float:
@@ -84,23 +89,46 @@ class Difference:
 
 
 def compare(a: Saved, b: Saved, draws: int = 10_000, seed: int = 0) -> list[Difference]:
-    """The difference on every benchmark whose headline both files have.
+    """The difference on every benchmark whose headline both files have, over the items that both have (a failed request, a
+    sample): how many one alone has is told.
 
-    Raises AssayError when they share none, or when the items of a shared one differ (another sample, another release).
+    Raises AssayError when they share none, or of one no item, or none of some part of its total.
     """
     found = []
     for name in a.results:
         one, two = (s.terms(name) if name in s.results else None for s in (a, b))
         if one is None or two is None:
             continue
-        if (one.clusters, one.groups) != (two.clusters, two.groups):
+        both = shared(one, two)
+        if not both[0].values or {*both[0].groups} != {*one.groups, *two.groups}:
             raise AssayError(
                 f"{name}: {a.path} and {b.path} are of different items; run both on the same data and limit"
             )
-        found.append(_difference(name, one, two, draws, np.random.default_rng([seed, len(name)])))
+        n, others = len(both[0].values), (len(one.values), len(two.values))
+        notes = [f"paired on the {n:,} items that both have; A alone has {others[0] - n:,}, B alone {others[1] - n:,}"]
+        notes = notes if {n} != {*others} else []
+        ways = [s.results[name].get("protocol") for s in (a, b)]
+        if ways[0] != ways[1]:
+            notes.append(f"measured by different protocols; A: {ways[0]}; B: {ways[1]}")
+        told = _difference(name, *both, draws, np.random.default_rng([seed, len(name)]))
+        found.append(replace(told, notes=tuple(notes)))
     if not found:
         raise AssayError(f"{a.path} and {b.path} have no benchmark with a total in common")
     return found
+
+
+def shared(one: Terms, two: Terms) -> tuple[Terms, Terms]:
+    """Both, cut to the prompts of which they have equally many items, in one order; by the weights of the first."""
+    counts = [Counter(zip(t.groups, t.clusters, strict=True)) for t in (one, two)]
+
+    def cut(terms: Terms) -> Terms:
+        rows = sorted(zip(terms.groups, terms.clusters, terms.values, strict=True), key=lambda r: r[:2])
+        kept = [r for r in rows if counts[0][r[:2]] == counts[1][r[:2]]]
+        groups, clusters, values = zip(*kept, strict=True) if kept else ((), (), ())
+        draws = min(one.draws, two.draws)
+        return Terms(values=values, clusters=clusters, groups=groups, weights=one.weights, draws=draws)
+
+    return cut(one), cut(two)
 
 
 COMPARED = ("benchmark", "A, %", "B, %", "A - B", "95% interval", "p")
@@ -116,13 +144,33 @@ def compared(differences: Sequence[Difference]) -> list[tuple[str, ...]]:
 
 
 def _difference(name: str, one: Terms, two: Terms, draws: int, random: np.random.Generator) -> Difference:
-    a, b = (statistics.mean(t.values, t.clusters, t.groups, t.weights) for t in (one, two))
-    found = statistics.paired(one.values, two.values, one.clusters, one.groups, one.weights)
+    n, k = len(one.values), one.draws
+    a, b = (cell(name, t.values, t.clusters, t.groups, t.weights, k) for t in (one, two))
+    found = paired(one, two)
+    shown = [in_words(c.estimate.value, *statistics.interval(c.estimate), n, c.clusters) for c in (a, b)]
     return Difference(
-        name=name, a=100 * a.value, b=100 * b.value, low=100 * found.low, high=100 * found.high,
-        p=_sign_flips(one, two, draws, random), shown_a=told(a, ""), shown_b=told(b, ""),
+        name=name, a=a.value, b=b.value, low=100 * found.low, high=100 * found.high,
+        p=_sign_flips(one, two, draws, random), shown_a=shown[0], shown_b=shown[1],
         verdict=verdict(found, len(set(one.clusters)), "B", "items"),
     )  # fmt: skip
+
+
+ENOUGH = 10
+"""Questions whose means of several answers differ, from which Student's interval of the differences holds: in 92.7 % of runs
+and more where 30 questions have five answers (simulated; docs/log.md). Newcombe's is up to twice as wide there."""
+
+
+def paired(one: Terms, two: Terms) -> statistics.Difference:
+    """Of single answers Newcombe's interval, which rare differences do not fool; of means of several Student's, where enough
+    questions differ."""
+    k, apart = one.draws, [x - y for x, y in zip(one.values, two.values, strict=True)]
+    found = statistics.paired(one.values * k, two.values * k, one.clusters * k, one.groups * k, one.weights)
+    found = replace(found, n=len(apart))
+    if k == 1 or len({c for c, d in zip(one.clusters, apart, strict=True) if d}) < ENOUGH:
+        return found
+    told = statistics.mean(apart, one.clusters, one.groups, one.weights)
+    half = statistics.student95(told.clusters - 1) * told.se
+    return replace(found, low=max(-1.0, told.value - half), high=min(1.0, told.value + half))
 
 
 def _sign_flips(one: Terms, two: Terms, draws: int, random: np.random.Generator) -> float:

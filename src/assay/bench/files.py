@@ -5,6 +5,7 @@ a benchmark with a row left out is another benchmark, so every flaw is an error 
 
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -112,8 +113,19 @@ def rows(path: Path) -> Iterator[Row]:
 def found(folder: Path, named: str = "", leave: str = "") -> list[Path]:
     """The data files under a folder whose path within it holds `named` (any case) and not `leave`, in order."""
     kinds = (".json", ".jsonl", ".gz", ".parquet")
-    inside = {p: str(p.relative_to(folder)).lower() for p in folder.rglob("*") if p.suffix in kinds and p.is_file()}
+    inside = {p: str(p.relative_to(folder)).lower() for p in _files(folder) if p.suffix in kinds and p.is_file()}
     return sorted(p for p, name in inside.items() if named in name and not (leave and leave in name))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files under a folder, in folders that links lead to as well, each folder once."""
+    seen = set[str]()
+    for place, inside, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            inside.clear()
+            continue
+        seen.add(real)
+        yield from (Path(place, name) for name in names)
 
 
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,8 @@ class Terms:
     clusters: tuple[str, ...]
     groups: tuple[str, ...]
     weights: Mapping[str, float] | None = None
+    draws: int = 1
+    """How many answers each value is the mean of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,8 @@ class Cell:
     se: float
     clusters: float
     terms: Terms | None = field(default=None, repr=False, compare=False)
+    draws: int = 1
+    """How many answers each of the n is the mean of: they may tell as much as n times so many independent ones, not more."""
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -43,21 +47,23 @@ class Cell:
 
     @property
     def estimate(self) -> statistics.Estimate:
-        return statistics.Estimate(value=self.value / 100, se=self.se / 100, n=self.n, clusters=self.clusters)
+        n = self.n * self.draws
+        return statistics.Estimate(value=self.value / 100, se=self.se / 100, n=n, clusters=self.clusters)
 
 
 def cell(
     name: str, values: Sequence[float], clusters: Sequence[Hashable], groups: Sequence[Hashable] | None = None,
-    weights: Mapping[Any, float] | None = None,
+    weights: Mapping[Any, float] | None = None, draws: int = 1,
 ) -> Cell:  # fmt: skip
-    """The cell of values in [0, 1]; with `groups`, of the mean of their means, plain or by `weights`."""
+    """The cell of values in [0, 1], each the mean of `draws` answers; with `groups`, of the mean of their means, plain or by
+    `weights`."""
     found = statistics.mean(values, clusters, groups, weights)
     terms = Terms(
         values=tuple(values), clusters=tuple(map(_digest, clusters)), weights=weights,
-        groups=tuple(map(str, groups)) if groups is not None else ("",) * len(values),
+        groups=tuple(map(str, groups)) if groups is not None else ("",) * len(values), draws=draws,
     )  # fmt: skip
     return Cell(
-        name=name, n=found.n, value=100 * found.value, se=100 * found.se, clusters=found.clusters, terms=terms
+        name=name, n=found.n, value=100 * found.value, se=100 * found.se, clusters=found.clusters, terms=terms, draws=draws
     )  # fmt: skip
 
 

@@ -31,8 +31,8 @@ def policy_bench(
     compares two.
 
     Args:
-        model: A folder or a hub id, which is served here, or NAME@URL of any OpenAI-compatible server (the key is
-            $OPENAI_API_KEY).
+        model: A folder, a hub id or a packaged model (smollm2), which is served here, or NAME@URL of any OpenAI-compatible
+            server (the key is $OPENAI_API_KEY).
         data: The folder of the benchmarks' files (default: $ASSAY_BENCH_DATA); docs/reasoning.md says which.
         out: The folder of answers and results: results.json, results.md, results.html, cards.json, answers/.
         only: Names of benchmarks (default: all ten; one that cannot be run here is a line that says why): aime24,
@@ -64,6 +64,7 @@ def policy_bench(
     from assay.bench.reasoning.serving import served
     from assay.llm.budget import Budget
     from assay.llm.client import Server
+    from assay.locks import alone
     from assay.run import environment
     from assay.tables import write_text
 
@@ -79,7 +80,7 @@ def policy_bench(
         for text in judge
     ]  # fmt: skip
     folder = _data(data)
-    with served(model, out / "server.log", served_by, vllm_python, shlex.split(server_options)) as endpoint:
+    with alone(out), served(model, out / "server.log", served_by, vllm_python, shlex.split(server_options)) as endpoint:
         measured = measure(endpoint, folder, out, settings, environments or default_folder(), install, judges)
         told = {**environment(), "served by": endpoint.by}
     print(table.text(measured.results))

@@ -88,7 +88,7 @@ def read_completion(data: Any) -> Reply | Again:
         return Reply(problem=f"not a chat completion: {_short(str(data))}", final=False)
     tokens_in, tokens_out = _usage(data.get("usage"))
     reason = str(choice.get("finish_reason") or "").lower()
-    if reason == "error":
+    if reason in ("error", "abort"):  # abort: SGLang's, vLLM's
         return Again(problem="http 200, but an error: the model stopped with an error", worked=True)
     text, thoughts, refusal = _content(message)
     if refusal or reason in _REFUSED_REASONS:

@@ -4,8 +4,8 @@
     GET  /v1/models  /health
 
 What waits is decoded together, as far as it is drawn alike (temperature, top_p, limit), one batch at a time. What the chat
-template begins an answer with (an opened thought) is part of the answer. A `seed` decides the draws of one batch: who else
-was in it changes them. No streams, no tools, no log-probabilities: a request for them is refused. For traffic use vLLM.
+template begins an answer with (an opened thought) is part of the answer. The `seed` of the first decides the draws of a
+batch: who else is in it changes them. No streams, tools, log-probabilities: a request for them is refused. For traffic vLLM.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class ChatServer:
         taken, rest, rows = [first], deque[_Asked](), first.n
         while self._waiting:
             one = self._waiting.popleft()
-            if (one.drawn, one.n, one.seed) == (first.drawn, first.n, first.seed) and rows + one.n <= self.rows:
+            if (one.drawn, one.n) == (first.drawn, first.n) and rows + one.n <= self.rows:
                 taken.append(one)
                 rows += one.n
             else:

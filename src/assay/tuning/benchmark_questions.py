@@ -11,6 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from assay.bench.files import found as found_in
+from assay.bench.files import rows
+from assay.bench.reasoning.tasks import TASKS
 from assay.bench.reward import VARIABLE
 from assay.errors import AssayError
 from assay.images import ImageStore
@@ -25,18 +28,18 @@ BOXED = "Please reason step by step, and put your final answer within \\boxed{}.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watchable:
-    """How a benchmark's answers compare (None: by what each looks like), the field that holds them, and the split that is
-    meant where its folder has several."""
+    """How a benchmark's answers compare (None: by what each looks like), and the field that holds them, or that does so in
+    copies without it."""
 
     kind: AnswerKind | None = None
     answer: str = "answer"
-    split: str = ""
+    otherwise: str = ""
 
 
 WATCHABLE = {
-    "aime24": Watchable(kind="number"), "aime25": Watchable(kind="number"), "amc23": Watchable(kind="number"),
-    "math500": Watchable(kind="math"), "olympiadbench": Watchable(answer="final_answer"),
-    "mathvision": Watchable(split="testmini"), "mathvista": Watchable(split="testmini"),
+    "aime24": Watchable(kind="number", otherwise="solution"), "aime25": Watchable(kind="number"),
+    "amc23": Watchable(kind="number"), "math500": Watchable(kind="math"), "olympiadbench": Watchable(answer="final_answer"),
+    "mathvision": Watchable(), "mathvista": Watchable(),
 }  # fmt: skip
 OTHERS = ("livecodebench", "livebench", "ifeval", "bfcl", "mmmu", "mmmu-pro")
 """Of paper B those whose rule is no comparison with one answer, or whose questions have another form."""
@@ -75,16 +78,18 @@ def questions_of(
         raise AssayError(
             f"--watch {name}: {folder or 'no folder of benchmarks'}: give --watch-data DIR, or set ${VARIABLE}"
         )
-    file = _file(name, folder)
-    prompts, rejections = read_questions(file, store, WATCHABLE[name].answer)
-    if kind := WATCHABLE[name].kind:
+    file, what = _file(name, folder), WATCHABLE[name]
+    other = what.otherwise and not any(what.answer in row.value for row in rows(file))
+    prompts, rejections = read_questions(file, store, what.otherwise if other else what.answer)
+    if kind := what.kind:
         prompts = [replace(p, kind=kind) for p in prompts]
     known = [p for p in prompts if p.answer]
     if count > len(known):
         raise AssayError(f"--watch {name}:{count}: {file} has {len(known):,} questions with an answer")
+    none = f" ({len(prompts) - len(known):,} more have no answer)" if len(known) < len(prompts) else ""
     left = f"; {len(rejections):,} rows left out, the first: {reason_of(rejections[0])}" if rejections else ""
     order = np.random.default_rng(seed).permutation(len(known))[: count or most or len(known)]
-    told = f"{name}: {len(order):,} of {len(known):,} questions of {file}{left}"
+    told = f"{name}: {len(order):,} of {len(known):,} questions of {file}{none}{left}"
     return [known[i] for i in sorted(order.tolist())], told
 
 
@@ -114,13 +119,13 @@ def watching(task: Task, config: TuneConfig, store: ImageStore, say: Callable[[s
 
 
 def _file(name: str, folder: Path) -> Path:
-    """The one file of a benchmark: in a folder of its name, or itself called so."""
-    files = sorted(p for ending in ("jsonl", "json", "parquet") for p in folder.rglob(f"*.{ending}"))
-    own = [p for p in files if any(part.lower().startswith(name) for part in p.relative_to(folder).parts)]
-    split = WATCHABLE[name].split
-    found = [p for p in own if split in p.stem] if len(own) > 1 and split else own
+    """The one file of a benchmark: that which `assay policy bench` reads, else one in a folder of its name, or itself called
+    so."""
+    found = TASKS[name].paths(folder) if name in TASKS else [
+        p for p in found_in(folder) if any(part.lower().startswith(name) for part in p.relative_to(folder).parts)
+    ]  # fmt: skip
     if len(found) != 1:
-        seen = ", ".join(str(p.relative_to(folder)) for p in own[:5])
+        seen = ", ".join(str(p.relative_to(folder)) for p in found[:5])
         raise AssayError(
             f"--watch {name}: expected one file {name}/*.jsonl or {name}*.jsonl in {folder}, found {seen or 'none'}"
         )

@@ -91,7 +91,7 @@ def _ask(job: Job, python: Path, categories: tuple[str, ...]) -> Iterator[Answer
         for file in work.glob("result/**/*_result.json"):
             tidy(file)
         write_text(work / "task.json", json.dumps(_task(job, repeat, categories)))
-        _run([str(python), str(RUNNER), str(work / "task.json")], job, work)
+        _run([str(python), str(RUNNER), str(work / "task.json"), str(os.getpid())], job, work)
         yield from rows(job.benchmark, work, repeat)
 
 

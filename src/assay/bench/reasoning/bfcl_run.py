@@ -1,17 +1,19 @@
 """Runs inside bfcl-eval's environment, as a script: asks the functions of a task, has the library score them.
 
-Usage: python bfcl_run.py TASK.json, with BFCL_PROJECT_ROOT, OPENAI_BASE_URL and OPENAI_API_KEY set. The library knows models
-by the names of its registry, which imports the packages of a dozen vendors; here the registry is one model of any name, with
-the library's own handler of OpenAI's chat completions: what is asked and how it is scored is the library's. It leaves
-`asked.json` beside the task, and the library's results and scores.
+Usage: python bfcl_run.py TASK.json PARENT, PARENT being the process that starts it, with BFCL_PROJECT_ROOT, OPENAI_BASE_URL
+and OPENAI_API_KEY set. The library knows models by the names of its registry, which imports the packages of a dozen vendors;
+here the registry is one model of any name, with the library's own handler of OpenAI's chat completions: what is asked, and
+how that is scored, is the library's. It leaves `asked.json` beside the task, and the library's results and scores.
 
 The handler differs in three things: a reply's length is bounded, its thoughts are taken off (and kept), and how it ended is
 kept.
 """
 
 import argparse
+import ctypes
 import importlib
 import json
+import os
 import sys
 import threading
 import types
@@ -60,6 +62,10 @@ def parted(content: str | None) -> tuple[str, str | None]:
 
 
 def main() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, 9)  # it ends with whoever started it: none may write here beside the next run
+    if os.getppid() != int(sys.argv[2]):
+        sys.exit(1)
     task = json.loads(Path(sys.argv[1]).read_text())
     work = Path(sys.argv[1]).parent
     name, fc = task["name"], task["mode"] == "fc"

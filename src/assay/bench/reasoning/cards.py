@@ -43,6 +43,8 @@ class Card:
     extractor: str
     judge: str = "none: the rule alone"
     window: str = ""
+    asked: int = 0
+    """Of the questions in the data those that were asked (0: all)."""
     measure: str = "accuracy"
     by_subset: bool = False
     subsets: tuple[str, ...] = ()
@@ -69,6 +71,8 @@ class Card:
             found.append("no judge of equivalence, the paper one of OpenAI")
         if self.benchmark == "bfcl":
             found.append("v4's data, where the paper's time had v3's")
+        if 0 < self.asked < self.questions:
+            found.append(f"{self.asked:,} of {self.questions:,} questions asked")
         if self.published and self.questions != self.published:
             found.append(f"{self.questions:,} questions in the data, the published set {self.published:,}")
         return found
@@ -90,10 +94,13 @@ class Card:
         if paper is None:
             return [f"prompt: {self.prompt}"] if self.prompt else []
         differs = self.differs()
-        unstated = ["temperature", "prompts", *([UNSTATED[self.benchmark]] if self.benchmark in UNSTATED else [])]
+        judged = self.benchmark in JUDGED
+        unstated = ["temperature", "prompts", *(["its judge and the judge's prompt"] if judged else [])]
+        unstated += [UNSTATED[self.benchmark]] if self.benchmark in UNSTATED else []
         told = (
-            f"not the paper's protocol ({'; '.join(differs)}): not to be held beside its {paper}"
-            if differs else f"by what the paper states (its R1V2-38B: {paper}); it does not state {', '.join(unstated)}"
+            f"not the paper's protocol ({'; '.join(differs)}): not to be held beside its {paper}" if differs else
+            f"{'rule, then judge, is ' if judged else ''}by what the paper states (its R1V2-38B: {paper}); it does not "
+            f"state {', '.join(unstated)}"
         )  # fmt: skip
         return [told, *([f"prompt: {self.prompt}"] if self.prompt else [])]
 

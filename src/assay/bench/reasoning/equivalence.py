@@ -17,6 +17,7 @@ import numpy as np
 from assay.bench.reasoning.estimates import over_questions
 from assay.bench.reasoning.rows import Answered
 from assay.bench.results import Cell
+from assay.errors import AssayError
 from assay.llm.chat import Chat, Request
 from assay.llm.outage import ask_all
 from assay.llm.parsing import objects
@@ -34,7 +35,7 @@ SCHEMA = (
 def judged(rows: Sequence[Answered], chat: Chat) -> list[Answered]:
     """The rows with the judge's verdicts as scores (None, with a fault, where it gave none). Not asked: answers that are
     empty or ended in their thoughts, which are wrong, and rows without an answer. Raises Unreached where the judge's server
-    did not answer."""
+    did not answer, AssayError where none of its replies is a verdict."""
     asked = [i for i, r in enumerate(rows) if not r.fault and not r.all_thought and r.answer.strip()]
     replies = ask_all(chat, [request(rows[i]) for i in asked])
     found = [replace(r, by=chat.name, score=None if r.fault else 0.0, parts={}) for r in rows]
@@ -42,6 +43,8 @@ def judged(rows: Sequence[Answered], chat: Chat) -> list[Answered]:
         verdict = None if reply.problem else read_verdict(reply.text)
         fault = "" if verdict is not None else f"{chat.name}: {reply.problem or 'no verdict'}"
         found[i] = replace(found[i], score=None if verdict is None else float(verdict), fault=fault)
+    if asked and all(found[i].fault for i in asked):
+        raise AssayError(f"none of its {len(asked):,} replies is a verdict, the first: {found[asked[0]].fault}")
     return found
 
 
@@ -75,8 +78,9 @@ def totals(rule: Sequence[Answered], judges: Sequence[tuple[str, Sequence[Answer
 
 
 def then(rule: Sequence[Answered], rows: Sequence[Answered]) -> list[Answered]:
-    """The rule where it says right, else the judge."""
-    return [a if a.score == 1.0 else b for a, b in zip(rule, rows, strict=True)]
+    """The rule where it says right, else the judge; of the answers that have his verdict. (Of the others only those would
+    count that the rule takes for right.)"""
+    return [a if a.score == 1.0 and b.score is not None else b for a, b in zip(rule, rows, strict=True)]
 
 
 def agreement(name: str, ones: Sequence[Answered], others: Sequence[Answered]) -> Cell | None:

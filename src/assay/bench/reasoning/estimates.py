@@ -76,14 +76,17 @@ def over_questions(
     several things (its `weights`: IFEval's instructions), the mean is over those."""
     by: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     times: dict[tuple[str, str], int] = {}
+    texts: dict[tuple[str, str], str] = {}
     for row in rows:
         if (found := value(row)) is not None:
             by[_place(row)].append(found)
             times[_place(row)] = round(row.weights.get(name, 1))
+            texts[_place(row)] = "" if grouped else f"\n{row.text}"  # other data under the same ids are other questions
     places = [p for p in sorted(by) for _ in range(times[p])]
     means = [sum(by[p]) / len(by[p]) for p in places]
-    clusters = [question for _, question in places]
-    return cell(name, means, clusters, [subset for subset, _ in places] if grouped else None, weights)
+    clusters = [place[1] + texts[place] for place in places]
+    draws = max(1, sum(map(len, by.values())) // max(1, len(by)))
+    return cell(name, means, clusters, [subset for subset, _ in places] if grouped else None, weights, draws)
 
 
 def repeats_apart(rows: Sequence[Answered]) -> Cell | None:
@@ -134,6 +137,6 @@ def _notes(rows: Sequence[Answered], card: Card) -> list[str]:
         lines.append(f"{cut:,} of {n:,} answers were cut at {card.max_tokens:,} tokens and {became}")
     if empty := sum(r.score is not None and not r.extracted and not r.all_thought for r in rows if card.extracts):
         lines.append(f"{empty:,} of {n:,} answers have nothing that the rule reads as an answer: wrong")
-    if len({_place(r) for r in rows}) < card.questions:
-        lines.append(f"{len({_place(r) for r in rows}):,} of {card.questions:,} questions were asked: a sample")
+    if (asked := len({_place(r) for r in rows})) < card.questions:
+        lines.append(f"{asked:,} of {card.questions:,} questions were asked: a sample, and no random one")
     return lines

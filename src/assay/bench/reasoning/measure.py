@@ -12,6 +12,8 @@ each that was begun and has no number is a line with its reason.
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
 import sys
 import time
@@ -28,7 +30,7 @@ from assay.bench.reasoning.recorder import SPENT, Heard, Recorder, Tally, spent
 from assay.bench.reasoning.rows import Absent, Answered, Job
 from assay.bench.reasoning.serving import Endpoint
 from assay.bench.reasoning.tasks import STANDARD, TASKS, VISION, Question
-from assay.bench.reasoning.thoughts import all_thought
+from assay.bench.reasoning.thoughts import all_thought, template_opens
 from assay.bench.results import BenchmarkResult, Failed, Skipped
 from assay.errors import AssayError, Stopped
 from assay.identity import of_file
@@ -56,14 +58,32 @@ class Settings:
     def __post_init__(self) -> None:
         if unknown := [n for n in self.only if n not in (*TEN, *MORE)]:
             raise AssayError(f"no benchmark is called {unknown[0]}; there are {', '.join((*TEN, *MORE))}")
+        if len(set(self.only)) < len(self.only):
+            raise AssayError(f"--only {' '.join(self.only)}: one is named twice")
         if min(self.repeats, self.max_tokens, self.at_once) < 1 or (self.limit is not None and self.limit < 1):
             raise AssayError("repeats, max_tokens, at_once and limit must be at least 1")
         if self.repeats > 1 and self.temperature == 0:
             raise AssayError("at temperature 0 repeats are one answer: give --temperature above 0, or --repeats 1")
+        if not 0 <= self.drawn < math.inf:
+            raise AssayError(f"--temperature must be a number from 0, got {self.temperature}")
+        dates = self.window.split(":")
+        if self.window and (len(dates) != 2 or not all(_DATE.fullmatch(d) for d in dates)):
+            raise AssayError(
+                f"--window {self.window}: write FIRST:LAST, ISO dates or their beginnings (2024-08:2025-01)"
+            )
+        if self.window and set(self.only) and "livecodebench" not in self.only:
+            raise AssayError("--window is of livecodebench's questions, and --only names others")
 
     @property
     def drawn(self) -> float:
         return self.temperature if self.temperature is not None else 0.0 if self.repeats == 1 else 0.6
+
+    def window_of(self, benchmark: str) -> str:
+        """The window of a benchmark of dated questions; "" for any other."""
+        return self.window if benchmark == "livecodebench" else ""
+
+
+_DATE = re.compile(r"(?:\d{4}(?:-\d{2}(?:-\d{2})?)?)?")
 
 
 class Measured(NamedTuple):
@@ -94,7 +114,7 @@ def measure(
     for name in settings.only:
         library(name, environments, install, say)
         if name in TASKS:
-            TASKS[name].questions(data, settings.window)
+            TASKS[name].questions(data, settings.window_of(name))
     budget = None
     if settings.budget is not None:
         budget = Budget(settings.budget)
@@ -105,13 +125,14 @@ def measure(
         try:
             found = library(name, environments, install, say)
             job = _job(name, endpoint, data, out, settings)
-            questions = TASKS[name].questions(data, settings.window) if name in TASKS else []
+            questions = TASKS[name].questions(data, job.window) if name in TASKS else []
             rows, prompt, refused = _answers(found, job, out, endpoint.identity, budget, _asked(questions, job), say)
             if refused:
                 told.short.append(name)
             card = _card(job, found, questions, prompt, rows, judges)
             if any(r.score is not None for r in rows):
-                told.results.append(_result(rows, card, job, questions, out, judges, say, found, told))
+                result, card = _result(rows, card, job, questions, out, judges, say, found, told)
+                told.results.append(result)
                 cards[name] = card.as_json()
                 write_text(out / "cards.json", json.dumps(cards, indent=2))
             elif refused:
@@ -133,7 +154,7 @@ def _job(name: str, endpoint: Endpoint, data: Path, out: Path, settings: Setting
         benchmark=name, model=endpoint.model, url=endpoint.url, key=endpoint.key, data=data.absolute(),
         work=out.absolute() / "work" / name, repeats=settings.repeats, limit=settings.limit, temperature=settings.drawn,
         max_tokens=settings.max_tokens, seed=settings.seed, at_once=settings.at_once,
-        window=settings.window if name == "livecodebench" else "",
+        window=settings.window_of(name),
     )  # fmt: skip
 
 
@@ -155,6 +176,8 @@ def _answers(
     teller = Teller(job.benchmark, asked)
     with Recorder(job, out / "asked.sqlite", identity, budget, teller, errors=not library.keeps_ids) as recorder:
         rows = list(library.driver(replace(job, url=recorder.url, key="-")))
+        if recorder.broken:
+            raise AssayError(f"{recorder.broken}: make room there, then give this command again")
         rows = joined(rows, recorder.heard) if library.keeps_ids else rows
         tally = recorder.tally
         prompt = recorder.prompt
@@ -169,7 +192,7 @@ def _answers(
 def joined(rows: Iterable[Answered], heard: Mapping[str, Heard]) -> list[Answered]:
     """Rows of a library with what the recorder heard: thoughts, answers that did not end, and questions that got no answer,
     which no library may score. Raises AssayError where some failed, and the library's rows do not say which."""
-    opens = any(h.said.closes for h in heard.values())
+    opens = template_opens([h.said for h in heard.values() if not h.fault])
     found = []
     for row in rows:
         told = heard.get(row.reply) if row.reply else None
@@ -205,6 +228,9 @@ def _card(
         f"digest {digest([of_file(f) for f in files])[:12]} of {', '.join(f.name for f in files[:2])}" if files else ""
     )
     judged = bool(judges) and job.benchmark in JUDGED
+    measure = {"ifeval": "prompt, strict"}.get(job.benchmark, f"pass@1, mean of {job.repeats}")
+    if job.benchmark == "livebench":
+        measure = f"mean of {len({r.subset.partition(', ')[0] for r in rows if r.score is not None})} categories"
     return Card(
         benchmark=job.benchmark, library=library.name, release=release or library.release or "as the library carries it",
         split=task.split if task else library.split, published=task.whole if task else library.questions,
@@ -212,15 +238,22 @@ def _card(
         prompt=shortened(prompt, first), temperature=job.temperature,
         max_tokens=job.max_tokens, repeats=job.repeats, seed=job.seed, window=job.window,
         extractor=EXTRACTORS.get(job.benchmark, "the library's own"),
-        judge=f"rule first, then {', '.join(j.name for j in judges)}" if judged else "none: the rule alone",
-        measure=MEASURES.get(job.benchmark, f"pass@1, mean of {job.repeats}"),
+        judge=f"rule first, then {', '.join(map(_named, judges))}" if judged else "none: the rule alone",
+        asked=len({(r.subset, r.question) for r in rows}),
+        measure=measure,
         by_subset=bool(task and task.by_subset), subsets=(STANDARD, VISION) if task and task.by_subset else (),
         extracts=job.benchmark not in ("ifeval", "bfcl", "bfcl-fc", "livebench"), asked_here=library.asks,
         cut_is_wrong=job.benchmark in bfcl.CARDS or bool(task and task.programs),
     )  # fmt: skip
 
 
-MEASURES = {"ifeval": "prompt, strict", "livebench": "mean of categories"}
+def _named(judge: Chat) -> str:
+    """A judge and how it answers; it is shown no pictures."""
+    config = getattr(judge, "config", None)
+    how = f" (temperature {config.temperature:g}, at most {config.max_tokens:,} tokens, no pictures)" if config else ""
+    return f"{judge.name}{how}"
+
+
 _LETTER = "the letter of the last ANSWER: line, else the last capital letter"
 EXTRACTORS = {
     "aime24": "the last box, else the last number; whole numbers by math-verify",
@@ -237,8 +270,8 @@ EXTRACTORS = {
 def _result(
     rows: Sequence[Answered], card: Card, job: Job, questions: Sequence[Question], out: Path, judges: Sequence[Chat],
     say: Callable[[str], None], library: Library, measured: Measured,
-) -> BenchmarkResult:  # fmt: skip
-    """The rows on disk, judged, as a number. A judge that does not answer takes nothing from the rule's."""
+) -> tuple[BenchmarkResult, Card]:  # fmt: skip
+    """The rows on disk, judged, as a number, and its card. A judge that does not answer takes nothing from the rule's."""
     file = out / "answers" / f"{job.benchmark}.jsonl"
     write_text(file, "".join(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in rows))
     more, notes = [], TASKS[job.benchmark].flaws(list(questions)) if job.benchmark in TASKS else []
@@ -252,8 +285,10 @@ def _result(
                 measured.short.append(f"{job.benchmark} (judge {chat.name})")
                 notes = [*notes, f"judge {chat.name}: {error}"]
             except AssayError as error:
-                measured.unjudged.append(f"{job.benchmark}: {error}")
+                measured.unjudged.append(f"{job.benchmark}: judge {chat.name}: {error}")
                 notes = [*notes, f"no numbers of judge {chat.name}: {error}"]
+        if not said:
+            card = replace(card, judge="none: the rule alone, for no judge answered")
         for name, told in said:
             kept = out / "answers" / f"{job.benchmark}.judge-{digest(name)[:8]}.jsonl"
             lines = (
@@ -265,7 +300,7 @@ def _result(
     if (same := estimates.repeats_apart(rows)) is not None:
         more = [*more, same]
     weights = library.weights(rows) if library.weights is not None else None
-    return estimates.result(rows, card, more, notes, weights)
+    return estimates.result(rows, card, more, notes, weights), card
 
 
 class Teller:
@@ -276,17 +311,19 @@ class Teller:
         self.name, self.asked = name, asked
         self.live = sys.stderr.isatty()
         self.every_s = 0.5 if self.live else every_s
-        self.began = self.said = time.monotonic()
+        self.began, self.said, self.first = 0.0, time.monotonic(), 0
 
     def __call__(self, tally: Tally) -> None:
         now, done = time.monotonic(), tally.answered + tally.failed
+        if not self.first and done > tally.cached:  # a library takes its time before it asks
+            self.began, self.first = now, done - tally.cached
         if now - self.said < self.every_s and done != self.asked:
             return
         self.said = now
-        new = done - tally.cached
+        new = done - tally.cached - self.first
         text = f"{self.name}: {done:,} of {self.asked:,} answers" if self.asked else f"{self.name}: {done:,} answers"
         text += f", {tally.cut:,} cut, {tally.failed:,} failed, {tally.tokens_out:,} tokens"
-        if new and self.asked:
+        if new > 0 and self.asked:
             text += f", left {(self.asked - done) * (now - self.began) / new:.0f} s"
         print(
             f"\r{text}  " if self.live else text, end="" if self.live and done != self.asked else "\n", file=sys.stderr

@@ -4,7 +4,8 @@
 
 A library is started anew after a kill, with no memory of its own; what was answered before comes from the journal (one
 SQLite file, committed before the library sees an answer). The same question that comes k times in one run of a library is k
-answers, told apart by their order and by the seed that goes with each. At temperature 0 they are k answers as well.
+answers, told apart by their order and by the seed that goes with each: it is made of the job's seed, the question and the
+order, so that no two draws of a run share one. At temperature 0 they are k answers as well.
 
 What the library sees is the answer alone: thoughts are kept in the journal, and a thought that does not end is an empty
 answer. What got no answer (the server failed, the budget is spent) is told as an empty answer too, and kept apart in
@@ -34,7 +35,7 @@ from assay.bench.reasoning.thoughts import Said, said
 from assay.errors import AssayError
 from assay.llm.budget import Budget
 from assay.llm.client import Gate, retry_after
-from assay.llm.completion import PASSING, error_message
+from assay.llm.completion import PASSING, Again, error_message, read_completion
 
 _SCHEMA = """CREATE TABLE IF NOT EXISTS answers (
     key TEXT, sample INTEGER, model TEXT, request TEXT, answer TEXT, tokens_in INTEGER, tokens_out INTEGER,
@@ -43,6 +44,9 @@ _ASIDE = ("seed", "stream", "stream_options", "user", "timeout")
 """Fields of a request that are no part of the question."""
 MOST_BODY = 256 * 2**20
 TRIES = 6
+BACKOFF_S = 0.25
+PATIENCE_S = 600.0
+"""A server that says it is too busy (429, Retry-After) is asked again until so long after its last answer."""
 SPENT = "not asked: the budget of tokens is spent"
 
 
@@ -82,7 +86,7 @@ class Recorder:
 
     def __init__(
         self, job: Job, journal: Path, identity: str = "", budget: Budget | None = None,
-        told: Callable[[Tally], None] = lambda _: None, timeout_s: float = 3600.0, errors: bool = False,
+        told: Callable[[Tally], None] = lambda _: None, timeout_s: float = 14_400.0, errors: bool = False,
     ) -> None:  # fmt: skip
         self.job, self.journal, self.identity, self.budget, self.told = job, journal, identity, budget, told
         self.timeout_s, self.errors = timeout_s, errors
@@ -91,7 +95,9 @@ class Recorder:
         self.url, self._prompts = "", ("", "")
         self._seen: Counter[str] = Counter()
         self._ready = threading.Event()
-        self._silent = 0
+        self._silent, self._answered_at = 0, time.monotonic()
+        self.broken = ""
+        """Why answers cannot be kept any more: nothing is asked from then on."""
 
     @property
     def prompt(self) -> str:
@@ -150,76 +156,98 @@ class Recorder:
         self._prompts = min(self._prompts, (key, _words(body))) if self._prompts[0] else (key, _words(body))
         sample = self._seen[key]
         self._seen[key] += 1
-        heard, answer = await self._once(path, key, sample, body)
+        heard, answer, used = await self._once(path, key, sample, body)
         self.heard[heard.id] = heard
-        self._count(heard, answer)
+        self._count(heard, used)
         if heard.fault and self.errors:
             return _refusal(heard.fault)
         return web.json_response(_shown(path, heard, answer, self.job.model))
 
     def _key(self, path: str, body: dict[str, Any]) -> str:
         asked = {k: v for k, v in body.items() if k not in _ASIDE and v is not None}
+        if asked.get("temperature", 1.0):
+            asked["seed"] = self.job.seed
         text = json.dumps([self.identity, path, asked], sort_keys=True, ensure_ascii=False)
         return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=12).hexdigest()
 
-    async def _once(self, path: str, key: str, sample: int, body: dict[str, Any]) -> tuple[Heard, dict[str, Any]]:
-        """The answer from the journal, or from the server into the journal."""
+    async def _once(
+        self, path: str, key: str, sample: int, body: dict[str, Any]
+    ) -> tuple[Heard, dict[str, Any], tuple[int, int]]:
+        """The answer from the journal, or from the server into the journal, and its tokens in and out."""
         name = f"assay-{key}-{sample}"
         row = self._database.execute(
-            "SELECT answer FROM answers WHERE key = ? AND sample = ?", (key, sample)
+            "SELECT answer, tokens_in, tokens_out FROM answers WHERE key = ? AND sample = ?", (key, sample)
         ).fetchone()  # fmt: skip
         if row is not None:
             answer = json.loads(row[0])
-            return Heard(id=name, said=said(answer), cached=True), answer
+            return Heard(id=name, said=said(answer), cached=True), answer, (row[1], row[2])
+        if self.broken:
+            return Heard(id=name, said=Said(), fault=self.broken), {}, (0, 0)
         most = _most(body, self.job.max_tokens)
         if self.budget is not None and not await self.budget.enough(most):
-            return Heard(id=name, said=Said(), fault=SPENT), {}
+            return Heard(id=name, said=Said(), fault=SPENT), {}, (0, 0)
         start = time.monotonic()
         async with self._room:
-            answer, fault = await self._ask(path, {**body, "model": self.job.model}, name, sample)
-        used = _usage(answer)
+            answer, fault = await self._ask(path, {**body, "model": self.job.model}, name)
+        used = _usage(answer, body)
         if self.budget is not None:
             self.budget.settle(most, float(sum(used)))
         if fault:
-            return Heard(id=name, said=Said(), fault=fault), {}
-        self._database.execute(
-            "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (key, sample, self.job.model, _legible(body), json.dumps(answer), *used, time.monotonic() - start, time.time()),
-        )  # fmt: skip
-        return Heard(id=name, said=said(answer)), answer
+            return Heard(id=name, said=Said(), fault=fault), {}, (0, 0)
+        row = (
+            key,
+            sample,
+            self.job.model,
+            _legible(body),
+            json.dumps(answer),
+            *used,
+            time.monotonic() - start,
+            time.time(),
+        )
+        try:
+            self._database.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        except sqlite3.Error as error:
+            self.broken = f"{self.journal}: an answer could not be kept ({error})"
+            return Heard(id=name, said=Said(), fault=self.broken), {}, (0, 0)
+        return Heard(id=name, said=said(answer)), answer, used
 
-    async def _ask(self, path: str, body: dict[str, Any], name: str, sample: int) -> tuple[dict[str, Any], str]:
-        """(answer, "") or ({}, what went wrong). What may pass is tried again."""
+    async def _ask(self, path: str, body: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
+        """(answer, "") or ({}, what went wrong). What may pass is tried again; a server that is too busy is waited for."""
         body = {k: v for k, v in body.items() if v is not None}
         if body.get("temperature", 1.0):
-            body["seed"] = self.job.seed + sample  # one seed for all would make all repeats one answer
+            body["seed"] = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()) >> 1
         url, problem = f"{self.job.url.rstrip('/')}/{path}", ""
-        tries = (
-            1 if self._silent >= self.job.at_once else TRIES
-        )  # a server that is gone is not waited for again and again
-        for attempt in range(tries):
+        failed = waited = 0
+        tries = 1 if self._silent >= self.job.at_once else TRIES  # one that is gone is not waited for again and again
+        while True:
             await self._gate.passable()
+            status, after = 0, None
             try:
                 async with self._session.post(url, json=body, headers={"Idempotency-Key": name}) as response:
-                    payload = await response.read()
-                    answer, problem, again = _read(response.status, payload)
+                    status, payload = response.status, await response.read()
+                    answer, problem, again = _read(status, payload)
                     after = retry_after(response.headers.get("Retry-After"))
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                answer, problem, again, after = {}, f"connection: {error or type(error).__name__}", True, None
-            self._silent = 0 if not again else self._silent
+            except TimeoutError:  # as long again would be paid for again
+                answer, problem, again = {}, f"no answer within {self.timeout_s:,.0f} s", False
+            except (aiohttp.ClientError, OSError) as error:
+                answer, problem, again = {}, f"connection: {error or type(error).__name__}", True
+            busy = again and (status == 429 or after is not None)
+            self._silent = 0 if not again or busy else self._silent
             if not problem:
+                self._answered_at = time.monotonic()
                 return answer, ""
-            if not again or attempt + 1 == tries:
+            failed, waited = failed + (not busy), waited + 1
+            if not again or failed == tries or (busy and time.monotonic() > self._answered_at + PATIENCE_S):
                 break
             if after is not None:
-                self._gate.close_for(min(after, 60.0))
+                self._gate.close_for(min(max(after, 0.1), 60.0))
             else:
-                await asyncio.sleep(min(0.5 * 2**attempt, 30.0))
-        self._silent += again
+                await asyncio.sleep(min(BACKOFF_S * 2 ** min(waited, 7), 30.0))
+        self._silent += again and not busy
         return {}, problem
 
-    def _count(self, heard: Heard, answer: dict[str, Any]) -> None:
-        tally, used = self.tally, _usage(answer)
+    def _count(self, heard: Heard, used: tuple[int, int]) -> None:
+        tally = self.tally
         tally.failed += bool(heard.fault)
         tally.answered += not heard.fault
         tally.cached += heard.cached
@@ -254,14 +282,22 @@ def _opened(journal: Path) -> sqlite3.Connection:
 def _read(status: int, payload: bytes) -> tuple[dict[str, Any], str, bool]:
     """(answer, problem, whether to try again) of what a server sent."""
     if status != 200:
-        return {}, f"http {status}: {error_message(payload)}", status in PASSING
+        hint = " (is the URL's path right, often /v1, and the model's name?)" if status == 404 else ""
+        return {}, f"http {status}: {error_message(payload)}{hint}", status in PASSING
     try:
         answer = json.loads(payload)
     except ValueError:
         return {}, "the server's answer is not JSON", True
     if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list) or not answer["choices"]:
         return {}, f"not a completion: {error_message(payload)}", False
-    return answer, "", False
+    if "text" in answer["choices"][0]:
+        return answer, "", False
+    told = read_completion(answer)
+    if isinstance(told, Again):
+        return {}, told.problem, True
+    return (
+        ({}, "the server's filter let no answer through", False) if told.problem == "refused" else (answer, "", False)
+    )
 
 
 def _shown(path: str, heard: Heard, answer: dict[str, Any], model: str) -> dict[str, Any]:
@@ -283,16 +319,25 @@ def _shown(path: str, heard: Heard, answer: dict[str, Any], model: str) -> dict[
 _NOTHING = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
-def _usage(answer: dict[str, Any]) -> tuple[int, int]:
-    usage = answer.get("usage") or {}
-    return int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+def _usage(answer: dict[str, Any], body: dict[str, Any]) -> tuple[int, int]:
+    """Tokens in and out; where the server does not tell, an upper estimate, for a budget to hold."""
+    told = answer.get("usage")
+    usage = told if isinstance(told, dict) else {}
+    given, made = (int(usage.get(k) or 0) for k in ("prompt_tokens", "completion_tokens"))
+    if not answer or given + made:
+        return given, made
+    return _size(body), len(json.dumps(answer["choices"], ensure_ascii=False).encode("utf-8", "replace")) // 2
 
 
 def _most(body: dict[str, Any], otherwise: int) -> float:
-    """An upper estimate of a request's tokens: two bytes a token of text, 1,500 a picture, the most of the answer."""
+    """An upper estimate of a request's tokens, in and out."""
+    return _size(body) + int(body.get("max_completion_tokens") or body.get("max_tokens") or otherwise)
+
+
+def _size(body: dict[str, Any]) -> int:
+    """An upper estimate of a prompt's tokens: two bytes a token of text, 1,500 a picture."""
     text = _legible(body)
-    limit = body.get("max_completion_tokens") or body.get("max_tokens") or otherwise
-    return len(text.encode("utf-8", "replace")) // 2 + 1_500 * text.count('"picture ') + int(limit)
+    return len(text.encode("utf-8", "replace")) // 2 + 1_500 * text.count('"picture ')
 
 
 def _legible(body: dict[str, Any]) -> str:

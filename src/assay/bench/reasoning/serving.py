@@ -1,4 +1,4 @@
-"""What MODEL is, and a server for it: a folder or a hub id is served here, NAME@URL is asked where it is.
+"""What MODEL is, and a server for it: a folder, a hub id or a packaged model is served here, NAME@URL is asked where it is.
 
 A folder is served by vLLM, where that is installed or its python is named, else by our own decoder (`assay policy serve`): a
 process that ends with this one, however it ends.
@@ -24,6 +24,7 @@ from typing import Literal
 
 from assay.errors import AssayError
 from assay.identity import of_model
+from assay.installing import CARRIED
 
 By = Literal["auto", "vllm", "decoder"]
 _KEEPER = """
@@ -37,7 +38,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """A model behind a server. `identity`: of its weights, or its name; `by`: what serves it."""
+    """A model behind a server. `identity`: of its weights, or its name, and of what serves it here; `by`: what serves."""
 
     url: str
     model: str
@@ -49,7 +50,7 @@ class Endpoint:
 @contextmanager
 def served(
     model: str, log: Path, by: By = "auto", vllm_python: Path | None = None, options: Sequence[str] = (),
-    wait_s: float = 900.0, say: Callable[[str], None] = print, key_env: str = "OPENAI_API_KEY",
+    wait_s: float = 3600.0, say: Callable[[str], None] = print, key_env: str = "OPENAI_API_KEY",
 ) -> Iterator[Endpoint]:  # fmt: skip
     """An endpoint for MODEL. `options` go to what serves a folder. Raises AssayError with the log's last line where it does
     not come up."""
@@ -62,12 +63,16 @@ def served(
             url=url, model=name, identity=model, by=url, key=os.environ.get(key_env, "").strip() or "-"
         )  # fmt: skip
         return
-    folder = Path(model)
-    if folder.is_dir() and not (folder / "config.json").exists():
+    folder, packaged = Path(model), model in CARRIED
+    if model and folder.is_dir() and not (folder / "config.json").exists():
         raise AssayError(f"{model}: no model in this folder (config.json is missing)")
-    if not folder.is_dir() and model.count("/") != 1:
-        raise AssayError(f"{model}: neither a folder, nor a hub id (OWNER/NAME), nor NAME@URL")
-    identity = of_model(folder) if folder.is_dir() else model
+    if not model or not (packaged or folder.is_dir() or model.count("/") == 1):
+        raise AssayError(
+            f"{model or 'no name'}: neither a folder, nor a hub id (OWNER/NAME), nor NAME@URL, nor a packaged model"
+        )
+    if packaged and by == "vllm":
+        raise AssayError(f"{model}: a packaged model is served by our decoder only: give --served-by decoder")
+    by, identity = "decoder" if packaged else by, of_model(folder) if folder.is_dir() else model
     python = vllm_python or (Path(sys.executable) if find_spec("vllm") is not None else None)
     if by == "vllm" and python is None:
         raise AssayError("vLLM is not installed here: give --vllm-python, the python of an environment that has it")
@@ -79,14 +84,32 @@ def served(
     else:
         line = [sys.executable, "-m", "assay", "policy", "serve", model, "--port", str(port), "--name", short]
         told = "our decoder"
+    identity = " ".join((identity, told, *deciding(options)))
     say(f"{short}: served by {told} on port {port} ({log})")
     with _running([*line, *options], log) as process:
-        _wait(process, f"http://127.0.0.1:{port}", log, wait_s)
+        _wait(process, f"http://127.0.0.1:{port}", log, wait_s, say)
         try:
             yield Endpoint(url=f"http://127.0.0.1:{port}/v1", model=short, identity=identity, by=told)
         finally:
             if process.poll() is not None:
                 say(f"{short}: its server ended by itself: {cause(log.read_text(errors='replace'))} ({log})")
+
+
+ASIDE = frozenset({
+    "--gpu-memory-utilization", "--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size",
+    "-dp", "--enforce-eager", "--no-enable-chunked-prefill", "--max-num-seqs", "--max-num-batched-tokens", "--max-model-len",
+    "--swap-space", "--rows",
+})  # fmt: skip
+
+
+def deciding(options: Sequence[str]) -> list[str]:
+    """What of a server's options can decide an answer: all but those of memory, room and speed (`ASIDE`). Answers under
+    others are asked anew."""
+    found, aside = list[str](), False
+    for word in options:
+        aside = word.partition("=")[0] in ASIDE if word.startswith("-") else aside
+        found += [] if aside else [word]
+    return found
 
 
 ON_CPU = ("--gpu-memory-utilization", "0.5", "--no-enable-chunked-prefill")
@@ -121,8 +144,11 @@ def _running(line: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]
                 process.wait()
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path, wait_s: float) -> None:
-    until = time.monotonic() + wait_s
+def _wait(
+    process: subprocess.Popen[bytes], url: str, log: Path, wait_s: float, say: Callable[[str], None] = print
+) -> None:
+    began = said = time.monotonic()
+    until = began + wait_s
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while process.poll() is None and time.monotonic() < until:
         try:
@@ -131,15 +157,26 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path, wait_s: float) 
                     return
         except (urllib.error.URLError, OSError, ValueError):
             time.sleep(0.3)
-    why = "it ended" if process.poll() is not None else f"not ready after {wait_s:.0f} s"
-    raise AssayError(f"the model's server did not come up ({why}): {cause(log.read_text(errors='replace'))} ({log})")
+        if (now := time.monotonic()) - said > 120:
+            said = now
+            say(f"waits for the model's server for {now - began:.0f} s; its last word: {_words(log)[-1]} ({log})")
+    if process.poll() is None:
+        raise AssayError(
+            f"the model's server is not ready after {wait_s:.0f} s; its last word: {_words(log)[-1]} ({log})"
+        )
+    raise AssayError(f"the model's server did not come up: {cause(log.read_text(errors='replace'))} ({log})")
+
+
+def _words(log: Path) -> list[str]:
+    return [line.strip()[:400] for line in log.read_text(errors="replace").splitlines() if line.strip()] or ["none"]
 
 
 def cause(log: str) -> str:
     """What a server's log says of its end: its first error (vLLM's last is that an earlier one ended it), else its last
     line."""
     said = [line.strip() for line in log.splitlines() if line.strip()]
-    errors = (m[0] for line in said if (m := re.search(r"\b\w*(?:Error|Exception): .+", line)))
+    grave = (line for line in said if not re.search(r"\b(?:WARNING|INFO|DEBUG)\b", line))  # which tell of what may come
+    errors = (m[0] for line in grave if (m := re.search(r"\b\w*(?:Error|Exception): .+", line)))
     return next(errors, said[-1] if said else "no word")[:400]
 
 

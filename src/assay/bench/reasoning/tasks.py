@@ -9,11 +9,12 @@ with a question left out is another benchmark.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,19 @@ class Task:
         where one cannot be read, or is there twice."""
         if not (files := self.paths(data)):
             raise Absent(f"{self.name}: no files of it in {data} (their path must match {self.files}); {self.home}")
-        made = [self.read(row) for file in files for row in rows(file)]
+        made, seen = list[Question](), dict[tuple[str, str], Path]()
+        for row in (row for file in files for row in rows(file)):
+            question = self.read(row)
+            if before := seen.get(place := (question.part, question.id)):
+                raise AssayError(
+                    f"{self.name}: question {question.id} occurs twice, in {before} and {row.file}; are these two copies "
+                    "of it? leave one"
+                )
+            seen[place] = row.file
+            made.append(question)
         made = [q for q in made if _within(str(q.record.get("contest_date") or ""), window)] if window else made
-        twice = [k for k, n in Counter((q.part, q.id) for q in made).items() if n > 1]
-        if twice:
-            raise AssayError(f"{self.name}: question {twice[0][1]} occurs twice in {data}; are there two copies of it?")
         if not made:
-            raise AssayError(f"{self.name}: no question within {window}")
+            raise AssayError(f"{self.name}: no question {f'within {window}' if window else 'in its files'}")
         return made
 
     def paths(self, data: Path) -> list[Path]:
@@ -100,10 +107,13 @@ def _within(date: str, window: str) -> bool:
 
 
 def _aime(row: Row) -> Question:
+    """The hub has copies with Problem and Answer, and with the answer in a box as the solution (math-ai/aime24)."""
+    row = replace(row, value={k.lower(): v for k, v in row.value.items()})
     text = row.text("problem" if "problem" in row.value else "question")
-    answer = str(row.get("answer")).strip()
-    if not answer.lstrip("-").isdigit():
-        row.fail(("answer",), f"expected a whole number, found {answer[:40]!r}")
+    name = "answer" if "answer" in row.value or "solution" not in row.value else "solution"
+    answer = re.sub(r"\\(?:boxed|framebox)\{\s*(\d+)\s*\}", r"\1", str(row.get(name)).strip().strip("$"))
+    if not re.fullmatch(r"\d+", answer, re.ASCII):
+        row.fail((name,), f"expected a whole number, found {answer[:40]!r}")
     return Question(
         id=_id(row, text), record={"problem": text, "answer": str(int(answer))}, expected=str(int(answer)), text=text
     )
@@ -145,8 +155,9 @@ def _mathvision(row: Row) -> Question:
         "decoded_image": picture,
     }  # fmt: skip
     return Question(
-        id=record["id"], record=record, expected=record["answer"], subset=f"level {record['level']}", text=text
-    )
+        id=record["id"], record=record, expected=record["answer"], subset=f"level {record['level']}",
+        text=_with_options(text, options),
+    )  # fmt: skip
 
 
 _MMMU = ("explanation", "img_type", "topic_difficulty", "subfield")
@@ -164,7 +175,8 @@ def _mmmu(row: Row) -> Question:
     parts = record["id"].split("_")
     subject = "_".join(parts[1:-1]) or str(row.value.get("subject") or "")
     return Question(
-        id=record["id"], record=record, expected=record["answer"], subset=subject, text=record["question"]
+        id=record["id"], record=record, expected=record["answer"], subset=subject,
+        text=_with_options(record["question"], _listed(row)),
     )  # fmt: skip
 
 
@@ -185,7 +197,7 @@ def _mmmu_pro(row: Row) -> Question:
         record |= {f"image_{i}": _picture(row, f"image_{i}") for i in range(1, 8) if row.value.get(f"image_{i}")}
     return Question(
         id=record["id"], record=record, expected=record["answer"], subset=part, part=part,
-        text=str(record.get("question", "")),
+        text=_with_options(str(record.get("question", "")), _listed(row)),
     )  # fmt: skip
 
 
@@ -199,7 +211,8 @@ def _mathvista(row: Row) -> Question:
     }  # fmt: skip
     meta = value.get("metadata")
     subset = str(meta.get("task") or "") if isinstance(meta, dict) else ""
-    return Question(id=pid, record=record, expected=record["answer"], subset=subset, text=record["question"])
+    text = _with_options(record["question"], record["choices"])
+    return Question(id=pid, record=record, expected=record["answer"], subset=subset, text=text)
 
 
 def _livecodebench(row: Row) -> Question:
@@ -223,8 +236,24 @@ def _humaneval(row: Row) -> Question:
     return Question(id=record["task_id"], record=record, text=record["prompt"])
 
 
+def _with_options(text: str, options: Sequence[object]) -> str:
+    """A question as it is asked, for a judge as well: a letter says nothing to who does not see what it stands for."""
+    return "\n\n".join(filter(None, (text, "\n".join(f"{chr(65 + n)}) {o}" for n, o in enumerate(options)))))
+
+
+def _listed(row: Row) -> list[object]:
+    """MMMU's options, which are a list in a text."""
+    try:
+        told = ast.literal_eval(row.text("options"))
+    except (ValueError, SyntaxError):
+        told = None
+    if not isinstance(told, list):
+        row.fail(("options",), f"expected a list in a text, found {row.text('options')[:40]!r}")
+    return told
+
+
 def _id(row: Row, text: str) -> str:
-    for name in ("id", "ID", "problem_id"):
+    for name in ("id", "problem_id"):
         if row.value.get(name) is not None:
             return str(row.value[name])
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
@@ -259,6 +288,7 @@ TASKS: dict[str, Task] = {
         ),
         Task(
             name="olympiadbench", dataset="olympiad_bench", files=r"olympiad.?bench",
+            leave=r"(tp_(to|mm)|oe_mm|oe_to_(?!maths_en_comp))",  # the hub has 18 subsets in files of their names
             split="open questions, mathematics, English, text (OE_TO_maths_en_COMP)", whole=674, read=_olympiad,
             home=_HUB.format("Hothan/OlympiadBench", "olympiadbench"),
         ),
@@ -276,8 +306,9 @@ TASKS: dict[str, Task] = {
             extra={STANDARD: {"dataset_format": STANDARD}, VISION: {"dataset_format": VISION}},
         ),
         Task(
-            name="mathvista", dataset="math_vista", files=r"math.?vista.*testmini", split="testmini", whole=1_000,
-            read=_mathvista, pictures=True, home=_HUB.format("AI4Math/MathVista", "mathvista"),
+            name="mathvista", dataset="math_vista", files=r"math.?vista.*testmini", leave=r"annot_testmini",
+            split="testmini", whole=1_000, read=_mathvista, pictures=True,
+            home=_HUB.format("AI4Math/MathVista", "mathvista"),
         ),
         Task(
             name="livecodebench", dataset="live_code_bench", files=r"live.?code.?bench", split="code generation",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,9 +46,16 @@ def said(completion: dict[str, Any]) -> Said:
     )  # fmt: skip
 
 
+def template_opens(told: Sequence[Said]) -> bool:
+    """Whether the prompt opens the thoughts of a model: most of its answers that ended by themselves (where none did, some
+    answer) close a thought that they did not open. One stray mark among many answers says nothing of the others."""
+    ended = [one.closes for one in told if one.finished]
+    return 2 * sum(ended) > len(ended) if ended else any(one.closes for one in told)
+
+
 def all_thought(one: Said, template_opens: bool) -> bool:
-    """Whether an answer never came to its end of thinking. `template_opens`: some answer of this model closes a thought that
-    it did not open, so the prompt opens them all, and an answer without an end is one thought."""
+    """Whether an answer never came to its end of thinking. `template_opens`: the prompt opens them all, so that an answer
+    without an end is one thought."""
     return one.open or (template_opens and not one.thoughts)
 
 

@@ -52,8 +52,12 @@ def _load(folder: Path, store: ImageStore | None) -> list[Shown]:
         raise AssayError(f"{folder}: no data files of VL-RewardBench here; get them from {HOME}")
     items: list[Shown] = []
     for path in files:
-        own = [_item(row, folder, store) for row in rows(path)]
-        items += {i.id: i for i in own}.values()
+        own = dict[str, Shown]()
+        for row in rows(path):
+            item = _item(row, folder, store)
+            if own.setdefault(item.id, item).right_first != item.right_first:
+                row.fail(("human_ranking",), "the same pair stands before, with the other answer as the better one")
+        items += own.values()
     return items
 
 
