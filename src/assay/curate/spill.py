@@ -264,7 +264,9 @@ def trouble(content: str, max_field_chars: int) -> str:
         return ""
     if match[0] == "\0":
         return "contains a null byte"
-    return "contains bytes that are not UTF-8, or half of a surrogate pair"
+    return (
+        "contains bytes that are not UTF-8, or half of a surrogate pair: save the file as UTF-8, in Excel as CSV UTF-8"
+    )
 
 
 def field_of(value: object, content: str, path: str = "") -> str:

@@ -94,7 +94,7 @@ def run_job(
         measured = measuring(run, material, people, resettle=resettle)
         for seed in range(config.seeds):
             run.say(f"[bold]seed {seed}[/bold] ({seed + 1} of {config.seeds})")
-            with closing(Run(folder / f"seed-{seed}", {**kept, "seeds": 1}, run.console)) as part:
+            with closing(run.part(folder / f"seed-{seed}", {**kept, "seeds": 1})) as part:
                 part.telling = telling
                 train = trainer(part, config, seed, processes, cluster, telling)
                 tools = Tools(people=measured, judge=judge, train=train, standing=standing, at_once=at_once,
@@ -208,7 +208,7 @@ def meet(run: Run, kept: Mapping[str, Any], pool: Pool) -> None:
         )
         for seed in range(kept["seeds"]):
             if (run.folder / f"seed-{seed}" / "config.json").exists():
-                with closing(Run(run.folder / f"seed-{seed}", {**kept, "seeds": 1}, run.console)) as part:
+                with closing(run.part(run.folder / f"seed-{seed}", {**kept, "seeds": 1})) as part:
                     run.say(f"what was made of the pool as it was is in {set_aside(part, iterations=True)}")
         for step in sorted((run.folder / "steps" / "prepare").rglob("*.json")):
             if step.name != "benchmarks.json":
