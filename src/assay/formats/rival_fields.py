@@ -91,8 +91,8 @@ def columns_of_more(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     """(field, end) of three or more responses in columns of their own: response_a, response_b, response_c; else none."""
     found: list[tuple[tuple[str, str], ...]] = [()]
     for one, _ in (two for two in _known_twos(names) if two[0][:-1] == two[1][:-1]):
-        ends = (chr(ord(one[-1]) + i) for i in range(26))
-        found.append(tuple((one[:-1] + e, e) for e in itertools.takewhile(lambda e: one[:-1] + e in names, ends)))
+        run = ((one[:-1] + chr(ord(one[-1]) + i), chr(ord(one[-1]) + i)) for i in range(26))
+        found.append(tuple(itertools.takewhile(lambda column: column[0] in names, run)))
     most = max(found, key=len)
     return most if len(most) > 2 else ()
 
