@@ -60,6 +60,7 @@ def run_job(
     results are there. `trackers`, by Accelerate's names, get each training's metrics and the numbers of every step. The
     engine is closed.
     """
+    from assay.models import load_config
     from assay.reward.launch import cluster_of, how_many
 
     who = _who(config, judge, chat, asked or {})
@@ -70,6 +71,8 @@ def run_job(
     processes = how_many(processes, engine)
     cluster = cluster_of(engine, processes)
     _refuse(folder, pool)
+    if not (folder / "config.json").exists():
+        load_config(config.train.backbone)  # before people work for a model that is not there
     if config.tune:
         policies.check(config, int(os.environ.get("WORLD_SIZE", "1")))
     with (
