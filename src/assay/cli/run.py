@@ -213,9 +213,7 @@ def run_pool(
     from assay.store import Place
 
     if (out / "config.json").exists() and not (Place.of(pool) / "pool.json").exists():
-        raise AssayError(
-            f"{pool}: this run's pool is not there; say by its whole path where it is now: assay resume {out} POOL"
-        )
+        raise AssayError(f"{pool}: this run's pool is not there; where it was moved: assay resume {out} /WHOLE/PATH")
     engine, found, addresses = where.opened(), Pool.open(pool), Servers.of_run(out, llms.servers_moved)
     judges, describers = llms.asked(out, found.place.path, addresses)
     asked = {"people": str(judgements), "attributes": asking_of(describers) if describers else "rules"}

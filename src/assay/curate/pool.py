@@ -357,7 +357,8 @@ def _file_note(file: _File, notes: Sequence[Note], generation: int) -> dict[str,
     return {
         "source": file.source, "file": file.part.file, "layout": file.layout.name if file.layout else "none",
         "rows": sum(n.rows for n in notes), "pairs": sum(n.pairs for n in notes), "ties": sum(n.ties for n in notes),
-        "rejected": dict(sorted(rejected.items())), "lost": dict(sorted(lost.items())), "content": file.part.key, "asked": file.how, "generation": generation,
+        "rejected": dict(sorted(rejected.items())), "lost": dict(sorted(lost.items())),
+        "content": file.part.key, "asked": file.how, "generation": generation,
     }  # fmt: skip
 
 
