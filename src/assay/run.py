@@ -75,6 +75,12 @@ class Run:
             raise
         self._session = self._begin()
 
+    def part(self, folder: Path, config: object) -> "Run":
+        """A run inside this one, which tells the time since this one was opened."""
+        made = Run(folder, config, self.console)
+        made._started = self._started
+        return made
+
     @classmethod
     def joined(cls, folder: Path, session: int, started: float, holder: dict[str, Any]) -> "Run":
         """The run that another process has open (its `place`), for one that works for it, and ends when it does."""
@@ -175,8 +181,8 @@ class Run:
         return {str(p.relative_to(self.folder / "steps").with_suffix("")): read_json(p) for p in paths}
 
     def say(self, text: str) -> None:
-        """One progress line with the time since this process opened the run."""
-        self.console.print(f"[dim]{time.monotonic() - self._started:6.0f} s[/dim]  {text}")
+        """One progress line with the time since this process opened the run; a log has it as one line."""
+        self.console.print(f"[dim]{time.monotonic() - self._started:6.0f} s[/dim]  {text}", soft_wrap=True)
 
 
 def peak_mb() -> int:

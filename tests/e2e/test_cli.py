@@ -168,6 +168,7 @@ MISTAKES = (
     ("verify folder", "no pairs wait here; start a run first"),
     ("web folder", "no pairs wait here; start a run first"),
     ("show folder abc", "folder: no pairs here"),
+    ("web-user nowhere ann", "nowhere: no run here"),
     ("show pool zzz", "no pair's id starts with 'zzz'"),
 )
 

@@ -77,7 +77,7 @@ def test_a_run_waits_is_killed_twice_and_goes_on_by_its_folder(place: Path) -> N
     assert (
         "people: at most 26 answers in 2 rounds (22 first, then at most 4 each), about 26 min of people's time" in told
     )
-    assert "60 s a pair (assumed, for nobody has answered yet)" in told
+    assert "60 s a pair (assumed, for no answer was timed yet)" in told
     refused = assay_here("delete", "runs/mine", "--yes", cwd=place)
     assert (refused.returncode, "a process" in refused.stderr) == (2, True)
     killed(first)

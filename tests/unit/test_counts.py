@@ -47,3 +47,18 @@ def test_every_row_is_accounted_for(tmp_path: Path, measure: int) -> None:
     assert found["pairs"] == material.size() == material.size("evaluation") + material.size("stage1", "stage2")
     assert material.size("evaluation") == measure
     assert found["wrong"] is None
+
+
+def test_a_row_with_a_broken_part_is_no_rejected_row(tmp_path: Path) -> None:
+    """A list of four of which one has no score gives three pairs; an empty file has no row to reject."""
+    answers = [{"text": str(n), "score": n} for n in range(3)] + [{"text": "unscored"}]
+    lost = [{"text": "one", "score": 1}, {"text": "none"}, {"text": "none either"}]
+    rows = [{"prompt": "p", "responses": answers}, {"prompt": "q", "responses": lost}]
+    (tmp_path / "some.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (tmp_path / "empty.jsonl").write_text("")
+    report = add([str(tmp_path / n) for n in ("some.jsonl", "empty.jsonl")], tmp_path / "pool", say=lambda _: None)
+    assert (report.pairs, report.rejected) == (3, 4)
+    pool, out = Pool.open(tmp_path / "pool"), Place.of(tmp_path / "tables")
+    slices = prepare(pool, out, SplitConfig(evaluation_gold=0), {}, hash_embedder(), "hash", Here())
+    found = counted(pool, Material(pool=pool, slices=slices, out=out), SplitConfig(evaluation_gold=0))
+    assert (found["rows"], found["rejected"], found["read"]) == (2, {"responses[.] has no score": 1}, 3)

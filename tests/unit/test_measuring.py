@@ -23,6 +23,7 @@ from assay.pipeline.job import measuring, run_job
 from assay.pipeline.people_on_file import PeopleOnFile
 from assay.pipeline.pools import SmallPool
 from assay.records import Case, Judgement, Pair, Response, user
+from assay.reward.config import TrainConfig
 from assay.run import Run
 from assay.store import Place
 from assay.tables import Table
@@ -154,6 +155,14 @@ def test_another_word_is_told_and_measured_by_on_demand(tmp_path: Path) -> None:
         step.write_text("{}")
         measuring(run, material, people, resettle=True)
         assert step.exists(), "nothing has changed since"
+
+
+def test_a_model_that_is_not_there_is_told_before_people_work(tmp_path: Path) -> None:
+    config = FlowConfig(recipe="own", embedder="hash", train=TrainConfig(backbone="nosuch"))
+    people = PeopleOnFile(tmp_path / "run/j.jsonl", tmp_path / "run/queue")
+    with pytest.raises(AssayError, match="cannot load the model 'nosuch'"):
+        run_job(tmp_path / "run", config, SmallPool(pairs={p.id: p for p in PAIRS}, wild=[], truth={}), people)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_asks_for_them_in_its_first_round(tmp_path: Path) -> None:

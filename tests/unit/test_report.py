@@ -79,6 +79,8 @@ def test_a_pool_without_truth_has_no_empty_tables(tmp_path: Path) -> None:
     reached = {"value": 0.75, "se": 0.1, "n": 1234, "clusters": 10.0}
     filters = {"kept": 0, "keep_agreement": None, "flipped": 0, "flip_agreement": None}
     loop = {"gold": 1, "held": 1, "silver": 1, "mistakes": 0, "retrieved": 0, "free": 0, "gold_accuracy": reached}
+    judged = {"asked": 4, "agreement": reached, "overturned": reached}
+    length = {"name": "longer wins", "value": 68.3, "low": 64.1, "high": 72.3, "n": 893, "clusters": 258.0}
     counts = {"rows": None, "rejected": {}, "read": 2, "duplicates": 0, "conflicting": 0, "pool": 2, "contaminated": 0,
               "near_duplicates": 0, "aside": 0, "pairs": 2, "prompts": 1, "wrong": None}  # fmt: skip
     steps = {
@@ -90,7 +92,8 @@ def test_a_pool_without_truth_has_no_empty_tables(tmp_path: Path) -> None:
         **{f"sets/{name}": of_set for name in ("raw-more", "stage1")},
         "claims-judges": {}, "claims-filters": {"best RM": filters},
         "final": {"set": "stage1", "held": {"stage1": 0.5}, "n": 2}, "labels": {"counts": {}},
-        "stage1/it0": loop, "stage1/it1": loop,
+        "stage1/it0": loop, "stage1/it1": loop, "stage1/judges-seed": judged, "stage1/judges-it0": judged,
+        "bench/held-out": {"title": "held-out pairs", "cells": [], "notes": [], "diagnostics": [length]},
     }  # fmt: skip
     (tmp_path / "run/config.json").write_text(json.dumps({"recipe": "pool"}))
     for folder, some in ((tmp_path / "run", steps), (tmp_path / "run/seed-0", of_seed)):
@@ -106,6 +109,9 @@ def test_a_pool_without_truth_has_no_empty_tables(tmp_path: Path) -> None:
     page = write_report(tmp_path / "run").read_text()
     assert "agree with the truth cannot be told: the pool knows none" in page
     assert "1,234 pairs of held gold: they chose the checkpoints" in " ".join(page.split())
+    for said in ("<th>round</th>", "<td>1</td>", "<td>2</td>", "<td>the first answers</td>", "<td>round 1</td>"):
+        assert said in page, "rounds are numbered as the terminal numbers them"
+    assert "the model prefers the longer one" in page
     for name in ("raw-more", "stage1"):
         (tmp_path / f"run/seed-0/steps/sets/{name}.json").unlink()
     with pytest.raises(AssayError, match="an older Assay made this run; run it anew"):

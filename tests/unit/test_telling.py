@@ -41,6 +41,15 @@ def test_each_stage_is_said_once_and_no_remark_twice(tmp_path: Path) -> None:
     assert "best-rm" not in text
 
 
+def test_a_seed_tells_the_time_of_its_run_and_each_remark_is_one_line(tmp_path: Path) -> None:
+    run, heard = run_of(tmp_path / "run")
+    run._started -= 100
+    with closing(run), closing(run.part(tmp_path / "run" / "seed-0", {})) as seed:
+        run.say("begun")
+        seed.say("long " * 80)
+    assert [line.split()[0] for line in heard.getvalue().splitlines()] == ["100", "100"]
+
+
 def test_trackers_get_the_numbers_of_every_step_once(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

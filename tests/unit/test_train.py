@@ -131,8 +131,9 @@ def test_over_long_conversations_lose_the_front_of_the_history_and_say_so() -> N
 def test_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(AssayError, match="no pairs to train on"):
         train(tmp_path / "x", CONFIG, [], [])
-    with pytest.raises(AssayError, match=r"train\.lr"):
-        TrainConfig(lr=0)
+    for value in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(AssayError, match=r"train\.lr"):
+            TrainConfig(lr=value)
     (tmp_path / "final").mkdir()
     with pytest.raises(
         AssayError, match=r"cannot load the model '.*/nothing': there is no such folder; beside it: final"

@@ -119,7 +119,7 @@ def test_the_forecast_is_of_the_settings_and_of_the_seconds_so_far(tmp_path: Pat
     (line,) = people_forecast(pool, config, tmp_path / "run", file)
     assert line == (
         "people: at most 40 answers in 3 rounds (30 first, then at most 5 each), about 40 min of people's time at 60 s a "
-        "pair (assumed, for nobody has answered yet)"
+        "pair (assumed, for no answer was timed yet)"
     )  # fmt: skip
     add_judgements(file, [said(p.id, seconds=s) for p, s in zip(pairs, (10.0, 30.0, 90.0), strict=False)])
     (line,) = people_forecast(pool, config, tmp_path / "run", file)

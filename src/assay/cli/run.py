@@ -210,7 +210,10 @@ def run_pool(
     from assay.pipeline.people_on_file import PeopleOnFile
     from assay.pipeline.planning import people_forecast
     from assay.pipeline.waiting_room import waiter
+    from assay.store import Place
 
+    if (out / "config.json").exists() and not (Place.of(pool) / "pool.json").exists():
+        raise AssayError(f"{pool}: this run's pool is not there; where it was moved: assay resume {out} /WHOLE/PATH")
     engine, found, addresses = where.opened(), Pool.open(pool), Servers.of_run(out, llms.servers_moved)
     judges, describers = llms.asked(out, found.place.path, addresses)
     asked = {"people": str(judgements), "attributes": asking_of(describers) if describers else "rules"}

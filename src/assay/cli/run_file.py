@@ -134,9 +134,10 @@ def _resumed(run: Path, rest: list[str]) -> list[str]:
         what = "an earlier version began it, or it was begun from Python" if run.exists() else "there is no such folder"
         raise AssayError(f"{run}: no {RUN_FILE} to resume by ({what}); give the run's command again, as it was")
     settings = read(file)
-    command = str(settings.get("command"))
+    command = str(settings.get("command", ""))
     if command not in COMMANDS:
-        raise AssayError(f"{file}: command = {command!r} is none of {', '.join(sorted(COMMANDS))}")
+        what = f"command = {command!r} is none of {', '.join(sorted(COMMANDS))}" if command else "it names no command"
+        raise AssayError(f"{file}: {what}; give the run's command again, as it was")
     run, directory = run.absolute(), Path(str(settings.get("directory", ".")))
     if not directory.is_dir():
         raise AssayError(

@@ -120,6 +120,8 @@ def web_user(
         renew: Give the existing account a new token.
         database: As for `assay web`.
     """
+    if not (run / "config.json").exists() and not (run / "queue").is_dir():
+        raise AssayError(f"{run}: no run here; accounts are of a run: assay runs lists those that are")
     store_base = _database(run, database)
     from assay.web.accounts import Accounts
 

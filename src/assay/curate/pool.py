@@ -30,7 +30,7 @@ from assay.store import PENDING, Place
 
 PART_BYTES = 3 << 26
 """A new pool has so many parts that each holds at most about this much text of its first sources."""
-VERSION = 1
+VERSION = 2
 """Of what an import keeps on its way (segments, notes, shares): raise it when that changes, for a cut-off import is gone on
 with by the same version alone."""
 _SHARD = re.compile(r"\d{4,}-(\d{2,})(?:-\d+)?\.parquet")
@@ -350,13 +350,15 @@ def _leftovers(pool: Pool) -> None:
 
 def _file_note(file: _File, notes: Sequence[Note], generation: int) -> dict[str, Any]:
     """What is kept of the import of a file: its report, its content, how it was read, and when."""
-    rejected: Counter[str] = Counter()
+    rejected, lost = Counter[str](), Counter[str]()
     for note in notes:
         rejected.update(note.rejected)
+        lost.update(note.lost)
     return {
         "source": file.source, "file": file.part.file, "layout": file.layout.name if file.layout else "none",
         "rows": sum(n.rows for n in notes), "pairs": sum(n.pairs for n in notes), "ties": sum(n.ties for n in notes),
-        "rejected": dict(sorted(rejected.items())), "content": file.part.key, "asked": file.how, "generation": generation,
+        "rejected": dict(sorted(rejected.items())), "lost": dict(sorted(lost.items())),
+        "content": file.part.key, "asked": file.how, "generation": generation,
     }  # fmt: skip
 
 

@@ -85,8 +85,9 @@ def _file(name: str, chunk: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """What became of the piece `name`: rows read, pairs and ties made, "field reason" of rejections with their number, and
-    where its segments are, by kind."""
+    """What became of the piece `name`: rows read, pairs and ties made, "field reason" of rejections with their number (a row
+    may have several, and pairs beside), of rows without any pair with theirs (`lost`), and where its
+    segments are, by kind."""
 
     name: str
     source: str
@@ -95,6 +96,7 @@ class Note:
     pairs: int
     ties: int
     rejected: dict[str, int]
+    lost: dict[str, int]
     places: dict[str, Places]
 
     @staticmethod

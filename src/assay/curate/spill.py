@@ -136,7 +136,7 @@ class _Sink:
     def __init__(self, folder: Place, piece: Piece) -> None:
         self.folder, self.piece, self.columns = folder, piece, Columns()
         self.rows = self.pairs = 0
-        self.rejected: Counter[str] = Counter()
+        self.rejected, self.lost = Counter[str](), Counter[str]()
         self.places: list[dict[str, Places]] = []
         self.rejections: list[Rejection] = []
         self.lone: list[tuple[str, int, str, str]] = []
@@ -147,27 +147,31 @@ class _Sink:
             self._lone(read)
         else:
             self.rows += read.rows
+            pairs, why = self.columns.rows, ""
             for made in read.made:
                 if isinstance(made, Preferred):
-                    self._pair(made, read)
+                    why = self._pair(made, read) or why
                 elif isinstance(made, Flaw):
-                    self._reject(read.row, "", made.reason, made.excerpt)
+                    why = self._reject(read.row, "", made.reason, made.excerpt)
                 else:
-                    self.refuse(read.row, read.value, made)
+                    why = self._refuse(read.row, read.value, made)
+            if self.columns.rows == pairs and read.rows:
+                self.lost[why] += read.rows
 
     def flush_if_full(self) -> None:
         held = self.columns.rows + len(self.rejections) + len(self.lone)
         if self.columns.chars + self.lone_chars >= CHUNK_CHARS or held >= CHUNK_ROWS:
             self.flush()
 
-    def _pair(self, made: Preferred, read: Read) -> None:
+    def _pair(self, made: Preferred, read: Read) -> str:
+        """Take in a pair; why it cannot be, else ""."""
         pair = made.pair
         turns = [m for part in (pair.prompt, *(r.messages for r in pair.responses)) for m in part]
         for content in (t for m in turns for t in _texts(m)):
             if why := trouble(content, self.piece.max_field_chars):
-                self._reject(read.row, field_of(read.value, content), why, content[:200])
-                return
+                return self._reject(read.row, field_of(read.value, content), why, content[:200])
         self.columns.add(made, read.row, read.layout)
+        return ""
 
     def _lone(self, read: Lone) -> None:
         rated = read.rated
@@ -181,23 +185,29 @@ class _Sink:
             wrong = "contains a null byte"
         if wrong:
             self.rows += 1
-            self._reject(read.row, "", wrong, value)
+            self.lost[self._reject(read.row, "", wrong, value)] += 1
             return
         self.lone.append((digest([read.layout, rated.prompt_key]), read.row, read.layout, value))
         self.lone_chars += len(value)
 
     def refuse(self, number: int, row: Row, error: RowError) -> None:
-        """Take in why a row, or a part of it, made no pair."""
-        self._reject(number, error.field, error.reason, json.dumps(row, default=str)[:400])
+        """Take in why a row made no pair."""
+        self.lost[self._refuse(number, row, error)] += 1
 
-    def _reject(self, row: int, where: str, reason: str, excerpt: str) -> None:
+    def _refuse(self, number: int, row: Row, error: RowError) -> str:
+        return self._reject(number, error.field, error.reason, json.dumps(row, default=str)[:400])
+
+    def _reject(self, row: int, where: str, reason: str, excerpt: str) -> str:
+        """Take in why a row, or a part of it, made no pair; returns that as it is counted."""
         where, reason, shown = (UNSAFE.sub("\ufffd", t) for t in (where, reason, excerpt[:200]))
         piece = self.piece
         self.rejections.append(
             Rejection(source=piece.source, file=piece.file, row=row, field=where, reason=reason, excerpt=shown)
         )
         general = re.sub(r"\[\d+\]|(?<=response )\d+", "[.]", where)
-        self.rejected[f"{general} {reason.partition(' (')[0]}".strip()] += 1
+        told = f"{general} {reason.partition(' (')[0]}".strip()
+        self.rejected[told] += 1
+        return told
 
     def flush(self) -> None:
         """Write what is held as one file of segments."""
@@ -217,7 +227,7 @@ class _Sink:
         self.flush()
         Note(
             name=self.piece.name, source=self.piece.source, file=self.piece.file, rows=self.rows, pairs=self.pairs,
-            ties=self.columns.ties, rejected=dict(self.rejected),
+            ties=self.columns.ties, rejected=dict(self.rejected), lost=dict(self.lost),
             places={kind: np.concatenate([p[kind] for p in self.places]) for kind in KINDS},
         ).write(self.folder)  # fmt: skip
 
@@ -264,7 +274,9 @@ def trouble(content: str, max_field_chars: int) -> str:
         return ""
     if match[0] == "\0":
         return "contains a null byte"
-    return "contains bytes that are not UTF-8, or half of a surrogate pair"
+    return (
+        "contains bytes that are not UTF-8, or half of a surrogate pair: save the file as UTF-8, in Excel as CSV UTF-8"
+    )
 
 
 def field_of(value: object, content: str, path: str = "") -> str:

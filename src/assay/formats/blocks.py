@@ -30,8 +30,9 @@ from assay.formats.lines import Lines
 from assay.formats.pictures import without_pictures
 from assay.formats.plain import MEANT
 from assay.formats.preferred import Rival, Word
-from assay.formats.rival_fields import CHOSEN, TWO_NAMES, saying
+from assay.formats.rival_fields import CHOSEN, TWO_NAMES, columns_of_more, saying
 from assay.formats.rows import RowError
+from assay.formats.spelling import respelled
 from assay.formats.texts import quickly
 from assay.formats.turns import SAYS
 
@@ -110,7 +111,12 @@ class Blocks:
         looked_at = {*two, *prompts}
         if not looked_at <= row.keys() or len(prompts) > 1 or looked_at & {*WRAPPED, "history", "info"}:
             return None
-        if any(n in _MEANT or _ODD.search(n) for n in row.keys() - looked_at):
+        names = tuple(row)
+        if (
+            columns_of_more(names)
+            or respelled(names)
+            or any(n in _MEANT or _ODD.search(n) for n in row.keys() - looked_at)
+        ):
             return None
         kinds = dict.fromkeys(row, _IGNORED) | dict.fromkeys(prompts, _PROMPT) | {two[0]: _ONE, two[1]: _OTHER}
         return _Shape(kinds=kinds | {n: _SAID + at for at, n in enumerate(said)}, two=two, said=said)

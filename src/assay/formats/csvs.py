@@ -1,6 +1,7 @@
 """CSV and TSV as rows, with the header's names as fields."""
 
 import csv
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,8 @@ from assay.formats.texts import Cell, Flaw
 
 
 def csv_rows(blocks: Iterator[bytes]) -> Iterator[Cell | Flaw]:
-    """Records below a header line; the delimiter is the commonest of comma, tab and semicolon in it.
+    """Records below a header line; the delimiter is the commonest of comma, tab and semicolon in it, or what
+    Excel's `sep=;` above it says.
 
     A quote that is never closed costs the record it is in: the lines that it swallowed are read again.
     """
@@ -55,9 +57,12 @@ class _Feed:
         self._lines = lines(blocks)
         self._back: list[str] = []
         first = self._next()
+        told = re.fullmatch(r"sep=(.)\s*", first or "", re.IGNORECASE)  # Excel's
+        if told is not None:
+            self.number, first = 1, self._next()
         self._back = [] if first is None else [first]
         counts = {mark: (first or "").count(mark) for mark in ",\t;"}
-        self._mark = max(counts, key=lambda mark: counts[mark])
+        self._mark = told[1] if told is not None else max(counts, key=lambda mark: counts[mark])
         self.reader = self._new()
 
     def _new(self) -> Any:

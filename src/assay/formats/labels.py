@@ -7,6 +7,11 @@ from collections import Counter
 from assay.formats.rows import Row, RowError
 
 _NUMBER = re.compile(r"\s*[-+]?\d+(\.\d+)?\s*")
+_BETTER = re.compile(
+    r"(.+?)(?:\s+(?:is|are|was|were))?(?:\s+(?:much|far|significantly|clearly|slightly|somewhat|marginally|a bit|a little))?"
+    r"\s+better"
+)
+"""What annotators choose from: "A is slightly better", "Response 2 is much better", "Neither is better"."""
 _COMPARED = re.compile(r"([ab])\s*(>+|<+|=+)\s*([ab])")
 _TIES = frozenset({
     "tie", "equal", "draw", "same", "both", "neither", "a=b", "both_bad", "bothbad", "both bad", "both good", "none", "c",
@@ -47,6 +52,7 @@ def verdict(value: object, field: str, row: Row, names: tuple[str, str], code: L
     if not isinstance(value, str):
         raise RowError(field, f"is not a label ({type(value).__name__})")
     word = value.strip(" \t\r\n[]\"'").lower()
+    word = said[1] if (said := _BETTER.fullmatch(word)) else word
     if word in _TIES or word.startswith("tie"):
         return None
     sides = _COMPARED.fullmatch(word)

@@ -20,6 +20,7 @@ from assay.formats.preferred import Outcome, Rivals, read_rivals
 from assay.formats.rated import Rated
 from assay.formats.rival_fields import pair_fields, present
 from assay.formats.rows import Row, RowError, has
+from assay.formats.spelling import in_known_names
 
 scored_list = lists.scored_list
 
@@ -216,12 +217,13 @@ def _fitting_as_is(row: Row) -> Layout | None:
 
 
 def flattened(row: Row) -> Row:
-    """Rows whose fields lie one level down, with them at the top: Argilla's records, the Arena's `full_conversation`."""
+    """Rows whose fields lie one level down, with them at the top: Argilla's records, the Arena's `full_conversation`;
+    columns as spreadsheets head them, by their known names; three or more responses in columns of their own, as a list."""
     if isinstance(row.get("fields"), Mapping) and isinstance(row.get("responses"), Mapping):
         return _argilla(row)
     if isinstance(row.get("full_conversation"), list) and row.get("conversation_a") is None:
         return _both_sides(row, row["full_conversation"])
-    return row
+    return lists.gathered(in_known_names(row))
 
 
 def _argilla(row: Row) -> Row:
@@ -330,6 +332,11 @@ def _bare_list(row: Row) -> bool:
 
 
 _UNREAD: tuple[tuple[str, Callable[[Row], bool]], ...] = (
+    (
+        "is an export of Label Studio: export it as JSON-MIN or CSV, and name the column that says which is better, as in "
+        "--map label=comparison",
+        lambda row: isinstance(row.get("data"), Mapping) and isinstance(row.get("annotations"), list),
+    ),
     ("is one solution with a label for each step, and no rival responses", _steps),
     ("is a tree of replies, or a message of one: make a row of each two rival replies first", _tree),
     ("has several scores for each response: keep one of them as its score", _measures),

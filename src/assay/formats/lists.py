@@ -5,12 +5,12 @@ As in `preferred`: which responses of a row are rivals, and what is said of each
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, product
 from typing import Any
 
 from assay.formats.labels import number, numeric
 from assay.formats.preferred import MAX_LISTED, Outcome, Rival, Rivals, Word, read_rivals
-from assay.formats.rival_fields import present
+from assay.formats.rival_fields import columns_of_more, present
 from assay.formats.rows import Row, RowError, has, text
 
 LISTS = (
@@ -28,11 +28,11 @@ LISTS = (
 SCORE = (
     "overall_score", "score", "rating", "reward", "helpfulness", "overall", "fine-grained_score", "quality", "pm_score",
 )  # fmt: skip
-_SCORES = ("scores", "score", "ratings", "rating", "rewards", "overall_scores")
-_RANKS = ("ranks", "rank", "ranking", "rankings")
-_ORDERED = ("ranked_responses", "ranked", "ranked_completions", "responses_best_first")
+SCORES = ("scores", "score", "ratings", "rating", "rewards", "overall_scores")
+RANKS = ("ranks", "rank", "ranking", "rankings")
+ORDERED = ("ranked_responses", "ranked", "ranked_completions", "responses_best_first")
 _TEXTS = ("response", "text", "content", "output", "answer", "completion")
-_INDEX = ("chosen", "choice", "best", "chosen_index", "best_index", "best_response", "label", "winner", "preference")
+INDEX = ("chosen", "choice", "best", "chosen_index", "best_index", "best_response", "label", "winner", "preference")
 _STEP = re.compile(r"\s*(?:#+\s*)?(?:\*\*)?(?:step\s*(\d+)|\(?(\d+)[.):])", re.IGNORECASE)
 _GOES_ON = re.compile(
     r"\s*(?:then|next|so|thus|hence|therefore|finally|now|second(?:ly)?|third(?:ly)?|after that|and)\b", re.IGNORECASE
@@ -56,6 +56,26 @@ def _listed(row: Row, names: Sequence[str] = LISTS) -> tuple[str, list[Any]]:
     return name, row[name]
 
 
+def gathered(row: Row) -> Row:
+    """A row with three or more responses in columns of their own, with these as a list, and so their scores; others as is.
+
+    Empty columns after the second are none. A label that names one ("response_c", "c") becomes the letter of its place.
+    """
+    columns = [c for i, c in enumerate(columns_of_more(tuple(row))) if i < 2 or row[c[0]] not in (None, "")]
+    if len(columns) < 3:
+        return row
+    names, ends = zip(*columns, strict=True)
+    made = {k: v for k, v in row.items() if k not in names} | {"responses": [row[n] for n in names]}
+    for kind, gap in product(("score", "rating", "reward"), ("_", "", " ", "-")):
+        if any(f"{kind}{gap}{end}" in row for end in ends):
+            made[f"{kind}s"] = [made.pop(f"{kind}{gap}{end}", None) for end in ends]
+    words = {w.lower(): at for at, (n, e) in enumerate(columns) for w in (n, f"model_{e}", e) if not w.isdigit()}
+    for label in INDEX:
+        if isinstance(value := row.get(label), str) and value.strip().lower() in words:
+            made[label] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[words[value.strip().lower()]]
+    return made
+
+
 def said_in(item: object) -> object:
     """The response in an entry of a list: itself, or what its object says."""
     name = present(item, _TEXTS) if isinstance(item, Mapping) and "role" not in item else None
@@ -66,13 +86,13 @@ def scored(row: Row) -> bool:
     """Whether the row has a list of responses with scores beside or inside them."""
     found = listed(row)
     return found is not None and (
-        any(isinstance(row.get(n), list) for n in _SCORES if n != found[0])
+        any(isinstance(row.get(n), list) for n in SCORES if n != found[0])
         or any(isinstance(i, Mapping) and (present(i, SCORE) or _aspects(i)) for i in found[1])
     )
 
 
 def scores_beside(row: Row) -> list[Any]:
-    name = next((n for n in _SCORES if isinstance(row.get(n), list)), None)
+    name = next((n for n in SCORES if isinstance(row.get(n), list)), None)
     return row[name] if name else []
 
 
@@ -82,7 +102,7 @@ def measures(row: Row) -> dict[str, list[float]]:
     if found is None:
         return {}
     items = found[1]
-    named = {n: row[n] for n in _SCORES if n != found[0] and isinstance(row.get(n), list) and len(row[n]) == len(items)}
+    named = {n: row[n] for n in SCORES if n != found[0] and isinstance(row.get(n), list) and len(row[n]) == len(items)}
     if not named and all(isinstance(i, Mapping) for i in items):
         named = {n: [i[n] for i in items] for n in SCORE if all(i.get(n) is not None for i in items)}
     known = {n: [numeric(v) for v in values] for n, values in named.items()}
@@ -100,7 +120,7 @@ def scored_rivals(row: Row, low: bool = False, by: str = "") -> Rivals:
     The higher score is better, or the lower one where `low`. True and false are 1 and 0. `by` names one of several scores.
     """
     name, items = _listed(row)
-    beside = next((n for n in ([by] if by else _SCORES) if isinstance(row.get(n), list) and n != name), None)
+    beside = next((n for n in ([by] if by else SCORES) if isinstance(row.get(n), list) and n != name), None)
     if beside is not None and len(row[beside]) != len(items):
         raise RowError(beside, f"has another length than {name} ({len(row[beside])}, not {len(items)})")
     entries: list[Entry | RowError] = []
@@ -139,24 +159,24 @@ def _aspects(item: Mapping[str, Any]) -> list[float]:
 
 def ranked(row: Row) -> bool:
     """Whether the row has a list of responses in an order, or with ranks."""
-    if present(row, _ORDERED):
+    if present(row, ORDERED):
         return True
     found = listed(row)
     if found is None:
         return False
     inside = any(isinstance(i, Mapping) and "rank" in i for i in found[1])
-    return inside or found[0] == "output" or any(isinstance(row.get(n), list) for n in _RANKS)
+    return inside or found[0] == "output" or any(isinstance(row.get(n), list) for n in RANKS)
 
 
 def rank_kind(row: Row) -> str | None:
     """How the row's ranks are meant where its fields say it: "first" (the list is best first) or "low" (Nectar)."""
-    if present(row, _ORDERED):
+    if present(row, ORDERED):
         return "first"
     name, items = listed(row) or ("", [])
     inside = any(isinstance(i, Mapping) and "rank" in i for i in items)
     if name == "answers" and inside and all(isinstance(i, Mapping) and "answer" in i for i in items):
         return "low"
-    return "first" if name == "output" and not inside and not present(row, _RANKS) else None
+    return "first" if name == "output" and not inside and not present(row, RANKS) else None
 
 
 def ranked_rivals(row: Row, kind: str | None = None) -> Rivals:
@@ -167,10 +187,10 @@ def ranked_rivals(row: Row, kind: str | None = None) -> Rivals:
     """
     kind = kind or rank_kind(row)
     if kind == "first":
-        name, items = _listed(row, [n for n in (*_ORDERED, *LISTS) if isinstance(row.get(n), list)] or _ORDERED)
+        name, items = _listed(row, [n for n in (*ORDERED, *LISTS) if isinstance(row.get(n), list)] or ORDERED)
         return row, compared([(f"{name}[{i}]", said_in(v), -float(i)) for i, v in enumerate(items)], told=False)
     name, items = _listed(row)
-    beside = next((n for n in _RANKS if isinstance(row.get(n), list)), None)
+    beside = next((n for n in RANKS if isinstance(row.get(n), list)), None)
     if kind is None:
         raise RowError(
             beside or f"{name}[.].rank", "can be read in two ways: name the layout as ranked-list:low, :high or :order"
@@ -206,7 +226,7 @@ def index_of(row: Row) -> str | None:
     found = listed(row)
     if found is None or found[0] == "output":
         return None
-    return next((n for n in _INDEX if row.get(n) is not None and not isinstance(row[n], list | Mapping)), None)
+    return next((n for n in INDEX if row.get(n) is not None and not isinstance(row[n], list | Mapping)), None)
 
 
 def index_rivals(row: Row, base: int | None = None) -> Rivals:

@@ -14,8 +14,9 @@ from assay.formats.dialogues import MEANING, PROMPTS, SYSTEM, WRAPPED, empty, sp
 from assay.formats.layouts import Layout
 from assay.formats.pictures import COLUMNS, LITERAL, without_pictures
 from assay.formats.preferred import Rival, Word
-from assay.formats.rival_fields import TWO_NAMES
+from assay.formats.rival_fields import TWO_NAMES, columns_of_more
 from assay.formats.rows import Row, RowError, encodes
+from assay.formats.spelling import respelled
 from assay.formats.turns import FIELDS, SAYS
 from assay.records import Role
 
@@ -109,7 +110,7 @@ class PlainRows:
             prompts=tuple(n for n in PROMPTS if n in names and n != "history"),
             systems=tuple(n for n in SYSTEM if n in names),
             empty=tuple(n for n in names if n in _SECOND_LOOK),
-            shaped=not _SHAPES.isdisjoint(names),
+            shaped=not _SHAPES.isdisjoint(names) or bool(columns_of_more(names) or respelled(names)),
             ask=base not in ("chosen-rejected", "labelled", "voted", "scored-pair")
             or (base == "chosen-rejected" and not TWO_NAMES.isdisjoint(names)),
         )

@@ -18,6 +18,7 @@ from assay.formats.preferred import Outcome, Preferred
 from assay.formats.rated import Rated, group
 from assay.formats.rival_fields import LABELS
 from assay.formats.rows import Row, RowError
+from assay.formats.spelling import in_known_names
 from assay.formats.texts import Cell, Flaw
 
 SAMPLE = 200
@@ -42,7 +43,9 @@ class Fields:
     def applied(self, row: Row) -> Row:
         if not self.mapped and not self.ignored:
             return row
-        left = {*self.ignored, *self.mapped.values(), *(LABELS if "label" in self.mapped else ())}
+        named = frozenset({*self.ignored, *self.mapped.values()})
+        row = in_known_names(row, named)
+        left = {*named, *(LABELS if "label" in self.mapped else ())}
         made = {k: v for k, v in row.items() if k not in left}
         return {**made, **{ours: _inside(row, theirs) for ours, theirs in self.mapped.items()}}
 

@@ -3,6 +3,7 @@
 What depends on a row's field names alone is worked out once for each set of them.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -83,6 +84,17 @@ def pair_fields(row: Row) -> tuple[str, str] | None:
         if row[two[0]] is not None and row[two[1]] is not None:
             return two
     return None
+
+
+@lru_cache(maxsize=4096)
+def columns_of_more(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """(field, end) of three or more responses in columns of their own: response_a, response_b, response_c; else none."""
+    found: list[tuple[tuple[str, str], ...]] = [()]
+    for one, _ in (two for two in _known_twos(names) if two[0][:-1] == two[1][:-1]):
+        run = ((one[:-1] + chr(ord(one[-1]) + i), chr(ord(one[-1]) + i)) for i in range(26))
+        found.append(tuple(itertools.takewhile(lambda column: column[0] in names, run)))
+    most = max(found, key=len)
+    return most if len(most) > 2 else ()
 
 
 @lru_cache(maxsize=4096)

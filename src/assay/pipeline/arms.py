@@ -133,9 +133,8 @@ def _control(arms: Arms) -> dict[str, object]:
 def _folder(arms: Arms, name: str, config: Stage1Config) -> Run:
     """The run folder of an arm; `config` says what it is."""
     arms.run.say(f"arm: {TITLES[name]}")
-    return Run(
-        arms.run.folder / "arms" / name, {"arm": name, "stage1": config, "seed": arms.product.seed}, arms.run.console
-    )
+    identity = {"arm": name, "stage1": config, "seed": arms.product.seed}
+    return arms.run.part(arms.run.folder / "arms" / name, identity)
 
 
 def _arm(arms: Arms, name: str, arm: Arm) -> dict[str, object]:

@@ -16,7 +16,8 @@ from assay.tables import Table, read_frame
 
 
 def counted(pool: Pool, material: Material, split: SplitConfig) -> dict[str, Any]:
-    """Counts of which `rows` (of files that `assay pool add` read; None of other pools) = `rejected` + those that were read;
+    """Counts of which `rows` (of files that `assay pool add` read; None of other pools) = `rejected` (which made no pair, by
+    the last reason) + those that were read;
     `read` = `duplicates` + `pool`; `pool` = `contaminated` + `near_duplicates` + `aside` + `pairs`.
 
     `aside` are other pairs of questions that measure; `conflicting` pairs are among `pool`; `wrong` is the share of the
@@ -25,7 +26,7 @@ def counted(pool: Pool, material: Material, split: SplitConfig) -> dict[str, Any
     notes = notes_of(pool)
     rejected = Counter[str]()
     for note in notes:
-        rejected.update(note["rejected"])
+        rejected.update(note.get("lost", note["rejected"]))  # earlier versions did not count rows
     left, kept, prompts = Counter[str](), 0, 0
     for some, frame in _parts(pool, material, split):
         left.update(some)

@@ -81,8 +81,9 @@ class FlowConfig(EmbedderConfig):
             raise AssayError(f"seeds must be at least 1, got {self.seeds}")
         if not 0.0 <= self.near_duplicates <= 1.0:
             raise AssayError(f"near_duplicates must lie between 0 and 1, got {self.near_duplicates}")
-        if self.evaluation_gold < 0:
-            raise AssayError(f"evaluation_gold must not be negative, got {self.evaluation_gold}")
+        for name in ("evaluation_gold", "evaluation_pairs", "presentations", "bench_limit"):
+            if getattr(self, name) < 0:
+                raise AssayError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("eval_share", "stage1_share"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise AssayError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")

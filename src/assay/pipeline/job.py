@@ -60,6 +60,7 @@ def run_job(
     results are there. `trackers` (`assay.trackers`) get each training's metrics and the numbers of every step. The
     engine is closed.
     """
+    from assay.models import load_config
     from assay.reward.launch import cluster_of, how_many
 
     who = _who(config, judge, chat, asked or {})
@@ -70,6 +71,8 @@ def run_job(
     processes = how_many(processes, engine)
     cluster = cluster_of(engine, processes)
     _refuse(folder, pool)
+    if not (folder / "config.json").exists():
+        load_config(config.train.backbone)  # before people work for a model that is not there
     if config.tune:
         policies.check(config, int(os.environ.get("WORLD_SIZE", "1")))
     with (
@@ -94,7 +97,7 @@ def run_job(
         measured = measuring(run, material, people, resettle=resettle)
         for seed in range(config.seeds):
             run.say(f"[bold]seed {seed}[/bold] ({seed + 1} of {config.seeds})")
-            with closing(Run(folder / f"seed-{seed}", {**kept, "seeds": 1}, run.console)) as part:
+            with closing(run.part(folder / f"seed-{seed}", {**kept, "seeds": 1})) as part:
                 part.telling = telling
                 train = trainer(part, config, seed, processes, cluster, telling)
                 tools = Tools(people=measured, judge=judge, train=train, standing=standing, at_once=at_once,
@@ -208,7 +211,7 @@ def meet(run: Run, kept: Mapping[str, Any], pool: Pool) -> None:
         )
         for seed in range(kept["seeds"]):
             if (run.folder / f"seed-{seed}" / "config.json").exists():
-                with closing(Run(run.folder / f"seed-{seed}", {**kept, "seeds": 1}, run.console)) as part:
+                with closing(run.part(run.folder / f"seed-{seed}", {**kept, "seeds": 1})) as part:
                     run.say(f"what was made of the pool as it was is in {set_aside(part, iterations=True)}")
         for step in sorted((run.folder / "steps" / "prepare").rglob("*.json")):
             if step.name != "benchmarks.json":

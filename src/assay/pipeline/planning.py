@@ -55,7 +55,7 @@ def people_forecast(pool: Pool, config: FlowConfig, folder: Path, judgements: Pa
     if left <= 0 or all((folder / f"seed-{n}" / "steps" / "final.json").exists() for n in range(config.seeds)):
         return []
     seconds = seconds_a_pair(given)
-    how = "the median so far" if seconds else "assumed, for nobody has answered yet"
+    how = "the median so far" if seconds else "assumed, for no answer was timed yet"
     seconds = seconds or SECONDS_A_PAIR
     return [
         f"people: at most {left:,} {'more ' if given else ''}answers in {rounds} rounds ({start:,} first, then at most "

@@ -99,7 +99,7 @@ def tune_policies(run: Run, config: FlowConfig, material: Material, telling: Tel
         "tuning": about, "model": fingerprint(settings.model), "reward_models": named, "measured_by": by,
         "questions": {n: digest([p.id for p in getattr(questions, n)]) for n in ("train", "test")},
     }  # fmt: skip
-    with closing(Run(folder, identity, run.console)) as part:
+    with closing(run.part(folder, identity)) as part:
         part.telling = telling
         if questions.of_pool:
             part.say(f"{questions.of_pool:,} questions are of the run's pool: they are trained on, and measure nothing")

@@ -87,9 +87,8 @@ def judge_rounds(run: RunSteps) -> Grid:
             break
         agrees, turned = (shares([d[key] for d in done]) for key in ("agreement", "overturned"))
         asked = f"{sum(d['asked'] for d in done) / len(done):,.0f}"
-        rows.append(
-            [f"stage 1, {'first round' if turn == 'seed' else turn}", asked, told(agrees, ""), told(turned, "")]
-        )
+        when = "the first answers" if turn == "seed" else f"round {int(turn[2:]) + 1}"
+        rows.append([when, asked, told(agrees, ""), told(turned, "")])
     if done := run.done("stage2/judges"):
         asked = f"{sum(d['asked'] for d in done) / len(done):,.0f}"
         rows.append(["stage 2", asked, "", told(shares([d["overturned"] for d in done]), "")])

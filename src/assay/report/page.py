@@ -108,7 +108,7 @@ def chosen_by(run: RunSteps) -> str:
 
 
 def _iterations(run: RunSteps) -> list[list[dict[str, Any]]]:
-    """Per iteration, the numbers of every seed."""
+    """Per round, the numbers of every seed."""
     found: list[list[dict[str, Any]]] = []
     while done := run.done(f"stage1/it{len(found)}"):
         found.append(done)
@@ -120,12 +120,12 @@ def _loop(run: RunSteps) -> Grid:
         return f"{sum(r[key] for r in rows) / len(rows):,.0f}"
 
     rows = []
-    for it, done in enumerate(_iterations(run)):
+    for turn, done in enumerate(_iterations(run), 1):
         gold = shares([d["gold_accuracy"] for d in done])
         counts = [mean(done, key) for key in ("gold", "held", "silver", "mistakes", "retrieved", "free")]
-        rows.append([str(it), *counts[:3], told(gold, ""), *counts[3:]])
+        rows.append([str(turn), *counts[:3], told(gold, ""), *counts[3:]])
     header = (
-        "iteration",
+        "round",
         "gold",
         "gold held out",
         "silver",
@@ -137,14 +137,24 @@ def _loop(run: RunSteps) -> Grid:
     return Grid(header=header, rows=rows)
 
 
+_LENGTHS = {
+    "right is longer": "right, where the better response is the longer one",
+    "right is shorter": "right, where it is the shorter one",
+    "alike in length": "right, where both are alike in length",
+    "longer wins": "the model prefers the longer one",
+    "longer is right": "the longer one is the better one, whatever the model says",
+}
+"""What the diagnostics of `benchmark.by_length` are shares of, in words."""
+
+
 def _bench(run: RunSteps) -> list[dict[str, Any]]:
     """The benchmarks of the first seed's final model."""
     found = []
     for step in (run.seeds[0][name] for name in sorted(run.seeds[0]) if name.startswith("bench/")):
-        header = ("part", "right, %")
+        header = ("part: right, or what stands there", "%")
         rows = [
             [c["name"], in_words(c["value"] / 100, c["low"] / 100, c["high"] / 100, c["n"], c["clusters"])]
-            for c in (*step["cells"], *({**d, "name": f"({d['name']})"} for d in step["diagnostics"]))
+            for c in (*step["cells"], *({**d, "name": _LENGTHS.get(d["name"], d["name"])} for d in step["diagnostics"]))
         ]
         found.append({"title": step["title"], "table": Grid(header=header, rows=rows), "notes": step["notes"]})
     return found
@@ -155,16 +165,16 @@ def _loop_plot(run: RunSteps) -> Markup | str:
     if len(loop) < 2:
         return ""
     figure, axes = canvas(9, 3)
-    every = [(n, shares([d["gold_accuracy"] for d in done])) for n, done in enumerate(loop)]
+    every = [(n, shares([d["gold_accuracy"] for d in done])) for n, done in enumerate(loop, 1)]
     gold = [(n, g) for n, g in every if g is not None]
     axes.errorbar([n for n, _ in gold], [100 * g.mean for _, g in gold], yerr=arms([g for _, g in gold]), fmt="o-",
                   color="#b8860b", capsize=4)  # fmt: skip
-    axes.set_xticks(range(len(loop)))
-    axes.set_xlabel("iteration")
+    axes.set_xticks(range(1, len(loop) + 1))
+    axes.set_xlabel("round")
     axes.set_ylabel("accuracy on gold, %")
     axes.set_title("all gold (the loop's models train on silver only)", fontsize=10)
     axes.grid(alpha=0.3)
-    return drawn(figure, "Accuracy on gold per iteration")
+    return drawn(figure, "Accuracy on gold per round")
 
 
 def _judgements(folder: Path) -> pl.DataFrame:

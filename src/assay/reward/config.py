@@ -92,8 +92,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "batch_pairs", "epochs", "lr", "checks", "clip"):
-            if getattr(self, name) <= 0:
-                raise AssayError(f"train.{name} must be above 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise AssayError(f"train.{name} must be above 0 and finite, got {getattr(self, name)}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise AssayError(f"train.weight_decay must be finite and not below 0, got {self.weight_decay}")
         if self.freeze_layers < 0 or (self.layers is not None and self.freeze_layers >= self.layers):
             raise AssayError(
                 f"train.freeze_layers must leave a layer to train, got {self.freeze_layers} of {self.layers}"
