@@ -461,6 +461,16 @@ def test_further_updates_of_a_batch_go_by_the_policy_before_the_first(folder: Pa
     assert any(not torch.equal(moved[0][n], moved[1][n]) for n in moved[0])
 
 
+def test_what_is_told_as_clipped_is_outside_of_the_range_that_clips(folder: Path, tmp_path: Path) -> None:
+    """Clip-higher (`epsilon_high`) moves the upper bound: ratios below it are not clipped, and not told so."""
+    settings: dict[str, Any] = {"steps": 2, "updates": 3, "zero_groups": "keep", "lr": 0.05, "epsilon": 0.9}
+    wide = run_grpo(folder, tmp_path / "wide", epsilon_high=1e9, most_ratio=None, **settings)
+    near = run_grpo(folder, tmp_path / "near", most_ratio=None, **settings)
+    assert max(m["update_ratio"] for m in wide) > 1.4
+    assert all(m["update_clipped"] == 0.0 for m in wide)
+    assert any(m["update_clipped"] > 0.0 for m in near)
+
+
 def test_the_entropy_bonus_s_step_raises_entropy(folder: Path, tmp_path: Path) -> None:
     runs = [run_grpo(folder, tmp_path / f"{x}", steps=4, entropy=x, zero_groups="keep", lr=3e-3) for x in (0.0, 1.0)]
     assert runs[1][0]["entropy"] == pytest.approx(runs[0][0]["entropy"], abs=1e-4)

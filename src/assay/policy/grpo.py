@@ -245,9 +245,7 @@ class Grpo:
         graded: list[Graded] = []
         scores: list[Score] = []
         rollouts: list[Rollout] = []
-        weights: dict[str, float] | None = None
-        if self.config.combine == "gdpo":
-            weights = getattr(self.reward, "weights", dict)()
+        weights: dict[str, float] = getattr(self.reward, "weights", dict)()
         rounds = self.config.resample_most if self.config.zero_groups == "resample" else 1
         for draw in range(rounds):
             chosen, groups = self.drawn(step, draw)
@@ -256,7 +254,8 @@ class Grpo:
             for prompt, group in zip(chosen, groups, strict=True):
                 scored = [_checked(s) for s in self.reward([(prompt, r) for r in group])]
                 signal: Literal["rule", "total"] = self.config.signal if prompt.answer else "total"
-                made = grade(group, scored, self.config.scale, signal, weights, not self.config.mask_cut)
+                cut = not self.config.mask_cut
+                made = grade(group, scored, self.config.scale, signal, weights, cut, self.config.combine)
                 scores, rollouts = scores + scored, rollouts + group
                 graded.append(made)
                 if self.engine.lead:
