@@ -63,6 +63,8 @@ class ServerSampler:
 
     external = collective = True
     exact = False
+    of = "servers"
+    """Who draws, for the record of a training."""
 
     def __init__(
         self, policy: Policy, config: SamplerConfig, store: ImageStore | None, seed: int, answer_start: str,
