@@ -330,6 +330,25 @@ def test_what_waits_in_the_buffer_carries_the_log_probabilities_of_the_policy_th
         assert sample.logprobs == pytest.approx(logp.tolist(), abs=1e-4)
 
 
+def test_the_share_of_right_answers_is_of_those_that_can_be_right(folder: Path, tmp_path: Path) -> None:
+    """Half of the questions have no answer: their answers are not wrong."""
+    prompts = [p if i % 2 else replace(p, answer="") for i, p in enumerate(PROMPTS)]
+
+    def all_right(pairs: Any) -> list[Score]:
+        return [Score(rule=float(bool(p.answer)), format=0.0, total=float(len(r.tokens))) for p, r in pairs]
+
+    for name, some, right in (("mixed", prompts, 1.0), ("open", prompts[::2], None)):
+        made = policy(folder)
+        sampler = LocalSampler(made, SamplerConfig(max_tokens=3), half=False)
+        said = list[str]()
+        config = GrpoConfig(steps=1, prompts=len(some), group=2)
+        grpo(tmp_path / name, config, made, some, sampler, all_right, said.append)
+        (found,) = read(tmp_path / name / "metrics.jsonl")
+        assert found.get("right") == right
+        assert found["rule"] == (right or 0.0) / 2
+        assert any("right 100.0%" in line for line in said) == (right is not None)
+
+
 def test_a_run_without_any_signal_ends_well_and_says_so(folder: Path, tmp_path: Path) -> None:
     metrics = run_grpo(folder, tmp_path / "flat", lambda pairs: [Score(rule=1.0, format=0.0, total=1.0) for _ in pairs])
     assert all(m["skipped"] == 1.0 and m["effective"] == 0.0 for m in metrics)
