@@ -24,6 +24,7 @@ from assay.records import user
 from assay.rollouts import Prompt, Rollout, Score
 from assay.step import Engine
 from assay.tuning.config import TuneConfig
+from assay.tuning.own import answer_tokens
 from assay.tuning.own_grpo import run_grpo as run_own
 from assay.tuning.reward_model import GoldConfig
 
@@ -116,6 +117,18 @@ def test_compiled_layers_learn_the_same_and_still_sample(folder: Path, tmp_path:
         curves.append([m["loss"] for m in read(tmp_path / compiled / "metrics.jsonl")])
     assert curves[0] == pytest.approx(curves[1], abs=1e-4)
     assert answers[0] == answers[1]
+
+
+def test_an_answer_given_as_text_ends_as_the_template_ends_it(folder: Path, tmp_path: Path) -> None:
+    """Gemma's tokenizer ends texts by <eos>, its chat template answers by <end_of_turn>; both end what is drawn."""
+    assert answer_tokens(policy(folder), "ab")[-1] == 1
+    made = load_policy(str(tiny_models.save_language(tmp_path / "lm", "qwen3")), PolicyConfig())
+    made.tokenizer.eos_token, made.inner.generation_config.eos_token_id = "<unk>", [2, 1]
+    assert made.end_ids == (2, 1)
+    assert answer_tokens(made, "ab")[-1] == 1, "<end> stands behind answers in the template"
+    other = load_policy(str(tmp_path / "lm"), PolicyConfig())
+    other.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    assert answer_tokens(other, "ab")[-1] == other.end_ids[0], "a template that puts nothing there"
 
 
 def test_sft_learns_its_answers_and_dpo_needs_pairs(folder: Path, tmp_path: Path) -> None:
