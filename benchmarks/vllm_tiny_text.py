@@ -49,7 +49,7 @@ def tuned(tuner: Tuner, name: str, staleness: int) -> dict[str, Any]:
     after = Tuner(tuner.run, tuner.config, tuner.task).evaluate(name).accuracy
     folder = tuner.run.folder / "models" / name
     metrics = read(folder / "metrics.jsonl")
-    gaps = [m["sampler_gap"] for m in metrics if m["sampler_gap"]]
+    gaps = [m["sampler_gap"] for m in metrics if m.get("sampler_gap")]
     return {
         "name": name, **shown(after), "wall_s": json.loads((folder / "training.json").read_text())["wall_s"],
         "sampled_right_last_quarter": round(float(np.mean([m["rule"] for m in metrics[-len(metrics) // 4 :]])), 4),

@@ -188,3 +188,30 @@ def test_servers_take_over_the_policy_that_trains_once_a_step(server: Callable[.
         make_sampler(VllmConfig(vllm=(plain.url,)), policy, CONFIG, within=tmp_path)
     with pytest.raises(AssayError, match="goes from GPU to GPU"):
         make_sampler(VllmConfig(vllm=(plain.url,), vllm_weights="nccl"), policy, CONFIG, within=tmp_path)
+
+
+@pytest.mark.parametrize(("mode", "right"), [("processed", True), ("raw", False)])
+def test_a_server_that_tells_log_probabilities_of_another_temperature_is_refused(
+    server: Callable[..., Server], tmp_path: Path, mode: str, right: bool
+) -> None:
+    """Near 1 the gap to training is small enough to pass for an engine's rounding, and would be corrected for."""
+    logits = torch.tensor([3.0, 1.0, 0.5, -2.0, -4.0])
+
+    class Telling(Taking):
+        def __call__(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+            if body.get("logprobs") == 5:
+                hot = body["temperature"] if mode == "processed" else 1.0
+                told = {f"t{i}": x for i, x in enumerate((logits / hot).log_softmax(0).tolist())}
+                return 200, {"choices": [{"logprobs": {"top_logprobs": [told]}}]}
+            return super().__call__(body)
+
+    policy = load_policy(str(tiny_models.save_language(tmp_path / "lm", "qwen3")), PolicyConfig(precision="fp32"))
+    config = VllmConfig(vllm=(server(Telling()).url,))
+    warm = SamplerConfig(max_tokens=3, temperature=0.9)
+    if right:
+        make_sampler(config, policy, warm, within=tmp_path)
+    else:
+        with pytest.raises(AssayError, match=r"at temperature 1, and training compares them at 0\.9"):
+            make_sampler(config, policy, warm, within=tmp_path)
+    make_sampler(config, policy, CONFIG, within=tmp_path)
+    make_sampler(config, policy, warm)  # one that only samples

@@ -14,10 +14,11 @@ from assay.images import ImageStore
 from assay.llm.chat import Request
 from assay.llm.outage import Loss, Unreached
 from assay.llm.replies import Reply
+from assay.policy.config import SamplerConfig
 from assay.records import Conversation, user
 from assay.reward.scorer import load_scorer
 from assay.rollouts import Prompt
-from assay.tuning.best_of_n import PART, best_of_n, chat_answers
+from assay.tuning.best_of_n import PART, Said, best_of_n, chat_answers, local_answers
 from in_process import assay_here
 
 
@@ -44,7 +45,8 @@ def test_a_local_policy_and_a_reward_model(tmp_path: Path) -> None:
     for row in rows:
         told = {c["text"]: c["reward"] for c in row["candidates"] if not c["problem"]}
         assert len(row["candidates"]) == 3
-        assert row["reward"] == max(told.values()) == told[row["best"]]
+        ended = [c["reward"] for c in row["candidates"] if not c["problem"] and not c.get("cut")]
+        assert row["reward"] == max(ended or told.values()) == told[row["best"]]
         again = scorer([(user(row["question"]), *_answer(t)) for t in told])
         np.testing.assert_allclose(list(told.values()), again, atol=1e-4)
     whole = (tmp_path / "best.jsonl").read_bytes()
@@ -103,14 +105,49 @@ def test_failures_are_kept_and_never_chosen(tmp_path: Path) -> None:
         best_of_n(tmp_path / "questions.jsonl", tmp_path / "o", 0, chat_answers(Chat()), longest, store)
 
 
+def test_what_is_cut_off_is_the_best_of_none_that_ended(tmp_path: Path) -> None:
+    """Longer is better to this reward model, so it likes what never ends; and a thought is no part of an answer."""
+    first = [Said("a long one without an e", cut=True), Said("an end"), Said("the end.")]
+    said = [first, [Said("cut", cut=True), Said("cu", cut=True)]]
+    lengths = lambda flat: np.array([float(len(c[-1].content)) for c in flat])  # noqa: E731
+    store, out = ImageStore(tmp_path / "images"), tmp_path / "out.jsonl"
+    told = best_of_n(
+        ask(tmp_path, 2), out, 3, lambda prompts, n, part: [[*g, *g[:1]][:n] for g in said], lengths, store,
+        say=lambda _: None,
+    )  # fmt: skip
+    assert [r["best"] for r in read(out)] == ["the end.", "cut"]
+    assert [c.get("cut", False) for c in read(out)[0]["candidates"]] == [True, False, False]
+    assert "4 candidates were cut off by the limit of tokens; of 1 questions none ended" in told
+
+
+def test_a_local_policy_s_thoughts_are_not_scored_and_what_the_limit_cut_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_models.save_language(tmp_path / "policy", "qwen3")
+    answers, _ = local_answers(str(tmp_path / "policy"), ImageStore(tmp_path / "i"), SamplerConfig(max_tokens=4), 0)
+    found = answers([Prompt(messages=(user("what?"),))], 6, 0)[0]
+    assert any(one.cut for one in found)
+    drawn = iter([("<think>hm</think>yes", True), ("<think>hm", False), ("", True), ("no", False)])
+
+    def batch_decode(*_: Any, **__: Any) -> list[str]:
+        return [text for text, _ in drawn]
+
+    tokenizer = type(tiny_models.tokenizer())
+    monkeypatch.setattr(tokenizer, "batch_decode", batch_decode)
+    told = answers([Prompt(messages=(user("what?"),))], 4, 0)[0]
+    assert [(x.text, x.problem) for x in told] == [
+        ("yes", ""), ("", "a thought that does not end"), ("", "empty"), ("no", ""),
+    ]  # fmt: skip
+
+
 def test_questions_that_a_server_left_unanswered_hold_up_no_others(tmp_path: Path) -> None:
     path, out = ask(tmp_path, 2 * PART), tmp_path / "out.jsonl"
     down = [True]
 
-    def answers(prompts: Sequence[Prompt], n: int, number: int) -> list[list[tuple[str, str]]]:
+    def answers(prompts: Sequence[Prompt], n: int, number: int) -> list[list[Said]]:
         if number == 0 and down[0]:
             raise Unreached([Loss(model="m", asked=n, problems=("http 503",), silent=False)])
-        return [[(f"answer {k}", "") for k in range(n)] for _ in prompts]
+        return [[Said(f"answer {k}") for k in range(n)] for _ in prompts]
 
     def scorer(conversations: Sequence[Conversation]) -> np.ndarray:
         return np.arange(len(conversations), dtype=np.float64)

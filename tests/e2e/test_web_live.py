@@ -25,7 +25,7 @@ EVIL = "<img src=x onerror=\"window.ran='answer'\"><script>window.ran='script'</
 def grpo(step: int) -> dict[str, Any]:
     """A line as a training by GRPO writes them."""
     return {
-        "loss": 1 / step, "rule": 0.5, "reward": 0.1 * step, "format": 1.0, "model": 0.2, "length": 20 + step,
+        "loss": 1 / step, "rule": 0.5, "right": 0.5, "reward": 0.1 * step, "format": 1.0, "model": 0.2, "length": 20 + step,
         "entropy": 0.5, "effective_rule": 0.5, "effective_total": 0.75, "batch_effective": 1.0, "buffer_age": 1.5,
         "kl": 0.01, "watch_accuracy": 0.6, "watch_accuracy_se": 0.05, "watch_hallucination_rate": 0.4,
         "watch_hallucination_rate_se": 0.05, "problems": {EVIL: 1},

@@ -30,12 +30,12 @@ class Seeing:
     """A reward that keeps what it saw: answers, and the weights of the policy that is about to learn from them."""
 
     def __init__(self, policy: Policy) -> None:
-        self.policy, self.weights, self.answers = policy, list[Any](), list[list[tuple[Prompt, Rollout]]]()
+        self.policy, self.states, self.answers = policy, list[Any](), list[list[tuple[Prompt, Rollout]]]()
 
     def ahead(self, pairs: Any) -> None:
         """Called once a step, before any answer is scored."""
         self.answers.append(list(pairs))
-        self.weights.append({n: x.detach().clone() for n, x in self.policy.inner.state_dict().items()})
+        self.states.append({n: x.detach().clone() for n, x in self.policy.inner.state_dict().items()})
 
     def __call__(self, pairs: Any) -> list[Score]:
         found = [float(r.tokens[0] % 5 == 0) for _, r in pairs]
@@ -81,9 +81,9 @@ def test_answers_are_by_the_policy_that_they_say_within_the_bound(
     assert [m["staleness"] for m in metrics] == [m["staleness_most"] for m in metrics]
     sampler = GenerateSampler(load_policy(str(folder), PolicyConfig(packing=False)), SamplerConfig())
     for step, at in enumerate(drawn_at):
-        assert gap(seen.weights[at], seen.answers[step], sampler, folder) < 1e-4
+        assert gap(seen.states[at], seen.answers[step], sampler, folder) < 1e-4
         if at < step:
-            assert gap(seen.weights[step], seen.answers[step], sampler, folder) > 1e-3, "the policy has moved since"
+            assert gap(seen.states[step], seen.answers[step], sampler, folder) > 1e-3, "the policy has moved since"
 
 
 def test_what_an_earlier_policy_drew_is_learned_from_by_its_ratio(folder: Path, tmp_path: Path) -> None:
@@ -91,7 +91,9 @@ def test_what_an_earlier_policy_drew_is_learned_from_by_its_ratio(folder: Path, 
     now, _ = run(folder, tmp_path / "now", **options)
     late, _ = run(folder, tmp_path / "late", staleness=1, **options)
     assert [m["loss"] for m in now[:2]] == [m["loss"] for m in late[:2]], "the first two steps are the same"
-    assert [m["sampler_gap"] > 0 for m in late] == [True, True, False, False], "both are compared with what trains"
+    assert ["sampler_gap" in m for m in late] == [True, True, False, False], (
+        "a gap that nobody measured is not told as 0"
+    )
     assert all(m["ratio"] == 1.0 and "staleness" not in m for m in now), "0 is the run without any of it"
     assert late[1]["ratio"] == 1.0
     assert all(m["ratio"] != 1.0 for m in late[2:] if not m["skipped"])

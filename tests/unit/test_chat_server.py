@@ -101,9 +101,25 @@ def test_n_answers_and_the_models_name(server: tuple[str, ChatServer]) -> None:
     assert told["model"] == "tiny"
 
 
+def test_a_seed_repeats_an_answer_and_none_draws_anew(server: tuple[str, ChatServer]) -> None:
+    """Requests one after another, as a client asks for several samples: the same answer each time would be one sample."""
+
+    def said(**more: Any) -> str:
+        _, told = ask(server[0], messages=[{"role": "user", "content": "say a"}], temperature=1.0, **more)
+        return str(told["choices"][0]["message"]["content"])
+
+    assert len({said() for _ in range(4)}) > 1
+    assert len({said(seed=5) for _ in range(3)}) == 1
+    nothing: dict[str, Any] = {"top_k": -1, "repetition_penalty": 1.0, "presence_penalty": 0, "min_p": 0.0}
+    assert said(**nothing, chat_template_kwargs={}, seed=5) == said(seed=5), "values that change nothing"
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
+        ({"top_k": 20}, "top_k is not known"), ({"repetition_penalty": 1.1}, "repetition_penalty is not known"),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs is not known"),
+        ({"max_tokens": "many"}, "max_tokens must be a number"), ({"max_tokens": 0}, "max_tokens must be a finite number"),
         ({"stream": True}, "stream is not known"), ({"tools": [{}]}, "tools is not known"),
         ({"max_tokens": 300}, "maximum context length is 256 tokens"), ({"n": 0}, "n must be at least 1"),
         ({"temperature": "warm"}, "temperature must be a number"), ({"messages": []}, "messages must be a list"),

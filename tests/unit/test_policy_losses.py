@@ -145,6 +145,23 @@ def test_a_group_with_a_model_term_has_signal_in_the_total_but_none_in_the_rule_
     assert both[0] == both[1], "where the rules tell answers apart, the model's term counts in either"
 
 
+def test_what_nobody_pays_for_is_no_signal_in_the_rules() -> None:
+    """A format without a weight, and a right answer without a form beside a wrong one with it, by weights that differ."""
+    rollouts = [rollout((1,)), rollout((2,))]
+    shaped = [Score(rule=0.0, format=f, model=m, total=m) for f, m in ((1.0, 0.30), (0.0, 0.31))]
+    free = grade(rollouts, shaped, signal="rule", weights={"format": 0.0})
+    assert (free.signal, free.rule_signal, free.total_signal) == (False, False, True)
+    assert grade(rollouts, shaped, signal="rule", weights={"format": 0.1}).signal
+    assert not grade(rollouts, shaped, signal="rule", weights={"format": 0.0}, combine="gdpo").signal
+    crossed = [Score(rule=r, format=1 - r, total=r + (1 - r) / 2) for r in (1.0, 0.0)]
+    assert [s.advantage for s in grade(rollouts, crossed, signal="rule", weights={"format": 0.5}).samples] == [
+        1.0,
+        -1.0,
+    ]
+    assert not grade(rollouts, crossed, signal="rule").rule_signal, "worth the same in the sum"
+    assert grade(rollouts, crossed, signal="rule", combine="gdpo").rule_signal, "each by itself tells them apart"
+
+
 def test_an_answer_without_tokens_counts_in_the_mean_but_is_no_sample() -> None:
     scores = [Score(rule=r, format=0.0, total=r) for r in (1.0, 0.0, 0.0)]
     graded = grade([rollout((1, 2)), rollout(()), rollout((3,))], scores)
@@ -319,7 +336,7 @@ def test_gdpo_by_hand() -> None:
     flat = [Score(rule=1.0, format=0.0, total=1.0)] * 3
     assert apart(flat, {}) == [0.0] * 3
     rollouts = [rollout((i,)) for i in range(4)]
-    graded = grade(rollouts, scores, weights={"format": 0.5})
+    graded = grade(rollouts, scores, weights={"format": 0.5}, combine="gdpo")
     found = [s.advantage for s in graded.samples]
     assert found == pytest.approx(apart(scores, {"format": 0.5}))
     made = over_batch(graded.samples, sum(a * a for a in found), 4)
@@ -338,7 +355,7 @@ def test_gdpo_is_trl_s_normalise_then_sum_up_to_its_epsilon_and_sample_deviation
     samples: list[Sample] = []
     for group in raw:
         scores = [Score(rule=float(a), format=float(b), total=0.0) for a, b in group]
-        samples += grade([rollout((i,)) for i in range(6)], scores, weights={"format": 0.3}).samples
+        samples += grade([rollout((i,)) for i in range(6)], scores, weights={"format": 0.3}, combine="gdpo").samples
     found = over_batch(samples, sum(s.advantage**2 for s in samples), len(samples))
     ours = np.array([s.advantage for s in found])
     np.testing.assert_allclose(ours, expected * math.sqrt(18 / 17), atol=1e-9)

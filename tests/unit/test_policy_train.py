@@ -24,6 +24,7 @@ from assay.records import user
 from assay.rollouts import Prompt, Rollout, Score
 from assay.step import Engine
 from assay.tuning.config import TuneConfig
+from assay.tuning.own import answer_tokens
 from assay.tuning.own_grpo import run_grpo as run_own
 from assay.tuning.reward_model import GoldConfig
 
@@ -116,6 +117,18 @@ def test_compiled_layers_learn_the_same_and_still_sample(folder: Path, tmp_path:
         curves.append([m["loss"] for m in read(tmp_path / compiled / "metrics.jsonl")])
     assert curves[0] == pytest.approx(curves[1], abs=1e-4)
     assert answers[0] == answers[1]
+
+
+def test_an_answer_given_as_text_ends_as_the_template_ends_it(folder: Path, tmp_path: Path) -> None:
+    """Gemma's tokenizer ends texts by <eos>, its chat template answers by <end_of_turn>; both end what is drawn."""
+    assert answer_tokens(policy(folder), "ab")[-1] == 1
+    made = load_policy(str(tiny_models.save_language(tmp_path / "lm", "qwen3")), PolicyConfig())
+    made.tokenizer.eos_token, made.inner.generation_config.eos_token_id = "<unk>", [2, 1]
+    assert made.end_ids == (2, 1)
+    assert answer_tokens(made, "ab")[-1] == 1, "<end> stands behind answers in the template"
+    other = load_policy(str(tmp_path / "lm"), PolicyConfig())
+    other.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    assert answer_tokens(other, "ab")[-1] == other.end_ids[0], "a template that puts nothing there"
 
 
 def test_sft_learns_its_answers_and_dpo_needs_pairs(folder: Path, tmp_path: Path) -> None:
@@ -330,6 +343,25 @@ def test_what_waits_in_the_buffer_carries_the_log_probabilities_of_the_policy_th
         assert sample.logprobs == pytest.approx(logp.tolist(), abs=1e-4)
 
 
+def test_the_share_of_right_answers_is_of_those_that_can_be_right(folder: Path, tmp_path: Path) -> None:
+    """Half of the questions have no answer: their answers are not wrong."""
+    prompts = [p if i % 2 else replace(p, answer="") for i, p in enumerate(PROMPTS)]
+
+    def all_right(pairs: Any) -> list[Score]:
+        return [Score(rule=float(bool(p.answer)), format=0.0, total=float(len(r.tokens))) for p, r in pairs]
+
+    for name, some, right in (("mixed", prompts, 1.0), ("open", prompts[::2], None)):
+        made = policy(folder)
+        sampler = LocalSampler(made, SamplerConfig(max_tokens=3), half=False)
+        said = list[str]()
+        config = GrpoConfig(steps=1, prompts=len(some), group=2)
+        grpo(tmp_path / name, config, made, some, sampler, all_right, said.append)
+        (found,) = read(tmp_path / name / "metrics.jsonl")
+        assert found.get("right") == right
+        assert found["rule"] == (right or 0.0) / 2
+        assert any("right 100.0%" in line for line in said) == (right is not None)
+
+
 def test_a_run_without_any_signal_ends_well_and_says_so(folder: Path, tmp_path: Path) -> None:
     metrics = run_grpo(folder, tmp_path / "flat", lambda pairs: [Score(rule=1.0, format=0.0, total=1.0) for _ in pairs])
     assert all(m["skipped"] == 1.0 and m["effective"] == 0.0 for m in metrics)
@@ -459,6 +491,16 @@ def test_further_updates_of_a_batch_go_by_the_policy_before_the_first(folder: Pa
     assert runs[1][0]["update_loss"] < runs[1][0]["loss"], "on the same batch every step gains"
     moved = [load_policy(str(tmp_path / n), PolicyConfig()).state_dict() for n in "13"]
     assert any(not torch.equal(moved[0][n], moved[1][n]) for n in moved[0])
+
+
+def test_what_is_told_as_clipped_is_outside_of_the_range_that_clips(folder: Path, tmp_path: Path) -> None:
+    """Clip-higher (`epsilon_high`) moves the upper bound: ratios below it are not clipped, and not told so."""
+    settings: dict[str, Any] = {"steps": 2, "updates": 3, "zero_groups": "keep", "lr": 0.05, "epsilon": 0.9}
+    wide = run_grpo(folder, tmp_path / "wide", epsilon_high=1e9, most_ratio=None, **settings)
+    near = run_grpo(folder, tmp_path / "near", most_ratio=None, **settings)
+    assert max(m["update_ratio"] for m in wide) > 1.4
+    assert all(m["update_clipped"] == 0.0 for m in wide)
+    assert any(m["update_clipped"] > 0.0 for m in near)
 
 
 def test_the_entropy_bonus_s_step_raises_entropy(folder: Path, tmp_path: Path) -> None:

@@ -107,9 +107,14 @@ def test_the_calibrated_term_is_gated_and_bounded_and_the_plain_sum_is_not() -> 
 
 
 def test_a_score_that_is_no_number_never_reaches_the_total() -> None:
-    scores = HybridReward(RewardConfig(), lambda p: np.array([math.nan, math.inf]), term())([(ASKED, GOOD)] * 2)
-    assert [s.total for s in scores] == [2.0, 2.0]
-    assert {s.problem for s in scores} == {"the reward model's score is not a number"}
+    """Nor does a 0 in its place, where the gate gives something to others: the answer is left out of its group."""
+    known = [(ASKED, GOOD), (ASKED, WRONG), (ASKED, BARE)]
+    scores = HybridReward(RewardConfig(), lambda p: np.array([math.nan, 9.0, math.inf]), term())(known)
+    assert [math.isfinite(s.total) for s in scores] == [False, True, False]
+    assert {s.problem for s in scores if s.raw is None} == {"the reward model's score is not a number"}
+    assert [s.tokens for s in grade([r for _, r in known], scores).samples] == [WRONG.tokens]
+    closed = HybridReward(RewardConfig(), lambda p: np.array([math.nan]), term(math.inf))([(ASKED, GOOD)])
+    assert closed[0].total == 2.0, "a closed gate gives nothing to any"
     with pytest.raises(AssayError, match="scores for 2 answers"):
         HybridReward(RewardConfig(), lambda p: np.zeros(3), term())([(ASKED, GOOD)] * 2)
 

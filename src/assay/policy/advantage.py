@@ -15,7 +15,8 @@ from typing import Literal
 from assay.records import digest
 from assay.rollouts import Rollout, Sample, Score
 
-TERMS = ("rule", "format", "claims", "model", "overlong")
+RULES = ("rule", "format", "claims")
+TERMS = (*RULES, "model", "overlong")
 """The rewards of a `Score`, apart."""
 
 
@@ -75,22 +76,28 @@ def is_finite(score: Score) -> bool:
 def grade(
     rollouts: Sequence[Rollout], scores: Sequence[Score], scale: Literal["std", "none"] = "std",
     signal: Literal["total", "rule"] = "total", weights: Mapping[str, float] | None = None, cut: bool = True,
+    combine: Literal["sum", "gdpo"] = "sum",
 ) -> Graded:  # fmt: skip
     """The samples of one group. Answers without tokens earn no sample, but count in the group's mean, and so do cut-off ones
     where `cut` is False; those whose score is not a number do neither.
 
     With `signal` "rule", a group whose rule parts are equal has no signal, whatever the reward model says of it: dividing by
-    the spread would make its least preference as large as that between right and wrong.
+    the spread would make its least preference as large as that between right and wrong. `weights` are those of the terms (1
+    for one that is not named): answers that differ in what nobody pays for are equal.
 
-    With `weights` of the terms (1 for one that is not named) each is normalised in the group by itself; the caller divides
-    them by their spread over the batch (`over_batch`). Without, the total is.
+    With `combine` "gdpo" each term is normalised in the group by itself; the caller divides the sums by their spread over
+    the batch (`over_batch`). Else the totals are.
     """
     told = [(r, s) for r, s in zip(rollouts, scores, strict=True) if is_finite(s)]
-    rules, totals = has_signal([s.rule + s.format + s.claims for _, s in told]), [s.total for _, s in told]
+    scored, weights = [s for _, s in told], weights or {}
+    paid = [[weights.get(n, 1.0) * getattr(s, n) for n in RULES] for s in scored]
+    rules = (
+        any(map(has_signal, zip(*paid, strict=True))) if combine == "gdpo" else has_signal(list(map(math.fsum, paid)))
+    )
+    totals = [s.total for s in scored]
     found = [0.0] * len(told)
     if told and (rules or signal == "total"):
-        scored = [s for _, s in told]
-        found = advantages(totals, scale) if weights is None else apart(scored, weights)
+        found = advantages(totals, scale) if combine == "sum" else apart(scored, weights)
     group = digest([rollouts[0].prompt_id, rollouts[0].policy_step, [list(r.tokens) for r in rollouts]])
     return Graded(
         samples=tuple(

@@ -4,8 +4,9 @@
     GET  /v1/models  /health
 
 What waits is decoded together, as far as it is drawn alike (temperature, top_p, limit), one batch at a time. What the chat
-template begins an answer with (an opened thought) is part of the answer. The `seed` of the first decides the draws of a
-batch: who else is in it changes them. No streams, tools, log-probabilities: a request for them is refused. For traffic vLLM.
+template begins an answer with (an opened thought) is part of the answer. The `seed`s of a batch decide its draws, so who else
+is in it changes them; a request without one is drawn anew. No streams, tools, log-probabilities, penalties: a request for
+them is refused. For traffic use vLLM.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 import base64
 import binascii
 import json
+import secrets
 import time
 import uuid
 from collections import deque
@@ -32,8 +34,13 @@ from assay.render import begun
 from assay.rollouts import Prompt, Rollout
 
 MOST_BODY = 64 * 2**20
-REFUSED = ("stream", "tools", "functions", "response_format", "logprobs", "stop", "logit_bias")
+REFUSED = (
+    "stream", "tools", "functions", "response_format", "logprobs", "stop", "logit_bias", "top_k", "min_p",
+    "repetition_penalty", "presence_penalty", "frequency_penalty", "chat_template_kwargs",
+)  # fmt: skip
 """Fields that change what an answer is, and are not known here."""
+NEUTRAL = {"top_k": -1, "repetition_penalty": 1}
+"""Values of these that change nothing, beside 0 and what is empty."""
 
 
 class Refused(Exception):
@@ -45,7 +52,7 @@ class _Asked:
     prompt: Prompt
     n: int
     drawn: SamplerConfig
-    seed: int
+    seed: int | None
     tokens: int
     done: asyncio.Future[list[Rollout]]
 
@@ -111,11 +118,12 @@ class ChatServer:
             raise Refused(f"the body is not JSON ({error})") from error
         if not isinstance(body, dict):
             raise Refused("the body must be a JSON object")
-        if wrong := [k for k in REFUSED if body.get(k)]:
+        if wrong := [k for k in REFUSED if body.get(k) and body[k] != NEUTRAL.get(k)]:
             raise Refused(f"{wrong[0]} is not known to this server")
+        most = _number(body, "max_completion_tokens", _number(body, "max_tokens", self.limit))
         drawn = SamplerConfig(
             temperature=_number(body, "temperature", 1.0), top_p=_number(body, "top_p", 1.0), rows=self.rows,
-            max_tokens=int(body.get("max_completion_tokens") or body.get("max_tokens") or self.limit),
+            max_tokens=int(most),
         )  # fmt: skip
         prompt = Prompt(messages=messages(body.get("messages"), self.store))
         loop = asyncio.get_running_loop()
@@ -125,7 +133,7 @@ class ChatServer:
                 f"this model's maximum context length is {self.room:,} tokens; the prompt has {tokens:,} and the answer may "
                 f"have {drawn.max_tokens:,}"
             )
-        n, seed = int(_number(body, "n", 1)), int(_number(body, "seed", 0))
+        n, seed = int(_number(body, "n", 1)), None if body.get("seed") is None else int(_number(body, "seed", 0))
         if n < 1:
             raise Refused("n must be at least 1")
         return _Asked(prompt, n, drawn, seed, tokens, loop.create_future())
@@ -166,7 +174,8 @@ class ChatServer:
     def _decode(self, taken: Sequence[_Asked]) -> list[list[Rollout]]:
         first, self.batches = taken[0], self.batches + 1
         self.sampler.config = first.drawn
-        found: list[list[Rollout]] = self.sampler([one.prompt for one in taken], first.n, draw=first.seed)
+        seeds = [secrets.randbits(60) if one.seed is None else one.seed for one in taken]
+        found: list[list[Rollout]] = self.sampler([one.prompt for one in taken], first.n, draw=hash(tuple(seeds)))
         return found
 
     def _told(self, asked: _Asked, group: Sequence[Rollout]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ reach the model, and a batch without any is skipped, counted, and ends nothing.
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -214,7 +214,7 @@ class Grpo:
         made, effective, batch_size, from_buffer, groups, rule_groups, all_groups, useful, total_groups, asked = counts
         self.samples += int(made)
         return {
-            **_means(self.engine, scores, rollouts), **trained, **self.buffer.metrics(step),
+            **_means(self.engine, scores, rollouts, self.update.by_id), **trained, **self.buffer.metrics(step),
             **(self.ahead.metrics(rollouts, step) if self.ahead else {}),
             "effective": groups / max(1, all_groups), "effective_rule": rule_groups / max(1, all_groups),
             "effective_total": total_groups / max(1, all_groups),
@@ -246,9 +246,7 @@ class Grpo:
         graded: list[Graded] = []
         scores: list[Score] = []
         rollouts: list[Rollout] = []
-        weights: dict[str, float] | None = None
-        if self.config.combine == "gdpo":
-            weights = getattr(self.reward, "weights", dict)()
+        weights: dict[str, float] = getattr(self.reward, "weights", dict)()
         rounds = self.config.resample_most if self.config.zero_groups == "resample" else 1
         for draw in range(rounds):
             chosen, groups = self.drawn(step, draw)
@@ -257,7 +255,8 @@ class Grpo:
             for prompt, group in zip(chosen, groups, strict=True):
                 scored = [_checked(s) for s in self.reward([(prompt, r) for r in group])]
                 signal: Literal["rule", "total"] = self.config.signal if prompt.answer else "total"
-                made = grade(group, scored, self.config.scale, signal, weights, not self.config.mask_cut)
+                cut = not self.config.mask_cut
+                made = grade(group, scored, self.config.scale, signal, weights, cut, self.config.combine)
                 scores, rollouts = scores + scored, rollouts + group
                 graded.append(made)
                 if self.engine.lead:
@@ -349,10 +348,15 @@ def _checked(score: Score) -> Score:
     return score if is_finite(score) else replace(score, problem=score.problem or "the reward is not a number")
 
 
-def _means(engine: Engine, scores: Sequence[Score], rollouts: Sequence[Rollout]) -> dict[str, Any]:
-    """Means of the rewards' terms, where they are numbers, and of the answers, over all processes; problems by count."""
+def _means(
+    engine: Engine, scores: Sequence[Score], rollouts: Sequence[Rollout], prompts: Mapping[str, Prompt]
+) -> dict[str, Any]:
+    """Means of the rewards' terms, where they are numbers, and of the answers, over all processes; problems by count.
+    `right` is the share of right answers to questions whose answer is known, where there are such."""
     names = (*TERMS, "total")
     told = [s for s in scores if is_finite(s)]
+    known = [s.rule > 0 for s, r in zip(scores, rollouts, strict=True) if prompts[r.prompt_id].answer]
+    right, keyed = engine.total(sum(known), len(known))
     sums = engine.total(
         len(told), len(rollouts), *(math.fsum(getattr(s, n) for s in told) for n in names),
         sum(len(r.tokens) for r in rollouts), sum(r.ended for r in rollouts),
@@ -361,11 +365,13 @@ def _means(engine: Engine, scores: Sequence[Score], rollouts: Sequence[Rollout])
     *terms, reward, length, ended = sums[2:]
     means = {**{name: x / n for name, x in zip(TERMS, terms, strict=True)}, "reward": reward / n}
     problems = Counter(p for p in engine.gather([s.problem for s in scores if s.problem]))
+    means |= {"right": right / keyed} if keyed else {}
     return {**means, "length": length / answers, "ended": ended / answers, "problems": dict(problems)}
 
 
 def _line(metrics: dict[str, Any]) -> str:
+    right = f"  right {metrics['right']:.1%}" if "right" in metrics else ""
     return (
-        f"reward {metrics['reward']:.3f}  right {metrics['rule']:.1%}  effective {metrics['effective']:.0%}"
+        f"reward {metrics['reward']:.3f}{right}  effective {metrics['effective']:.0%}"
         f" -> batch {metrics['batch_effective']:.0%}  length {metrics['length']:.0f}  grad {metrics['grad_norm']:.2g}"
     )

@@ -58,9 +58,6 @@ class PairJudge:
     A call raises AssayError for a question without a reference where these are asked for.
     """
 
-    leaves_out = True
-    """As of `JudgeReward`."""
-
     def __init__(self, chat: Chat, against: Literal["group", "reference"] = "group", sees: bool = False) -> None:
         self.chat, self.against, self.sees, self.problems = chat, against, sees, Counter[str]()
 

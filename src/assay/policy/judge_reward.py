@@ -47,9 +47,6 @@ class JudgeReward:
         sees: It gets the questions' pictures (`ChatConfig.images`).
     """
 
-    leaves_out = True
-    """An answer without a score is no answer to learn from: the failure is the judge's."""
-
     def __init__(self, chat: Chat, sees: bool = False) -> None:
         self.chat, self.sees, self.problems = chat, sees, Counter[str]()
 

@@ -7,6 +7,7 @@ packed; only places that predict an answer's token reach the head.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -23,6 +24,8 @@ from assay.images import ImageStore
 from assay.pack import Group, Pack, Padded, bins, pack, pad, padded_bins, split
 from assay.policy.config import PolicyConfig
 from assay.policy.saving import as_it_came, plain_weights
+from assay.records import assistant, user
+from assay.render import render, render_prompt
 
 Part = Literal["adapter", "llm", "vision"]
 Batch = Pack | Padded
@@ -88,6 +91,18 @@ class Policy(torch.nn.Module):
         found = [self.tokenizer.eos_token_id, getattr(self.inner.generation_config, "eos_token_id", None)]
         flat = [t for f in found if f is not None for t in (f if isinstance(f, list) else [f])]
         return tuple(dict.fromkeys(flat))
+
+    @cached_property
+    def turn_end(self) -> int:
+        """The token that the chat template puts behind an answer, where it is one that ends answers (Gemma's <end_of_turn>,
+        whose tokenizer ends texts by another); else the first of `end_ids`. What answers that are given as text end with."""
+        asked, ends = (user("?"),), self.end_ids
+        try:
+            whole = render(self.processor, [(*asked, assistant("!"))], 1 << 20)[0].ids
+            behind = whole[len(render_prompt(self.processor, asked)) :]
+        except AssayError:  # a template that refuses them
+            behind = []
+        return next((t for t in reversed(behind) if t in ends), ends[0])
 
     @property
     def image_token(self) -> int | None:

@@ -179,7 +179,8 @@ class HybridReward:
         """One score per rollout, in order.
 
         An empty answer is not shown to the reward model. In the plain sum, where 0 would be among the best of its scores, it
-        counts as the worst of the prompt's other answers here, and an answer without a finite score has no finite total.
+        counts as the worst of the prompt's other answers here. An answer without a finite score has no finite total, unless
+        a closed gate gives nothing to any.
         """
         raw, worst = self._raw(pairs), dict[str, float]()
         for (prompt, _), x in zip(pairs, raw, strict=True):
@@ -279,8 +280,8 @@ class HybridReward:
                 model = worst if empty else math.nan if raw is None else raw
             elif raw is not None and self.term is not None:
                 model = self.term(raw)
-            elif not empty and getattr(self.scorer, "leaves_out", False):
-                model, problem = math.nan, "the judge failed"
+            elif not empty and self.term is not None and math.isfinite(self.term.threshold):
+                model = math.nan  # nobody knows what the gate would have given it
         long = overlong(len(rollout.tokens), self.max_tokens, self.band) if config.overlong else 0.0
         total = (
             config.rule * rule + config.format * form + config.claims * claims + self.model_weight * model

@@ -87,7 +87,7 @@ class Update:
         return {
             "loss": loss, "grad_norm": norm, "lr": lr, "entropy": sums["entropy"] / tokens,
             "clipped": sums["outside"] / max(1.0, off), "ratio": sums["ratio"] / off if off else 1.0,
-            "kl": sums["kl"] / tokens, "skipped": 0.0, "sampler_gap": sums["gap"] / max(1.0, on), **weighed,
+            "kl": sums["kl"] / tokens, "skipped": 0.0, **({"sampler_gap": sums["gap"] / on} if on else {}), **weighed,
         }  # fmt: skip
 
     def check(self, gap: float, step: int) -> None:
@@ -209,7 +209,8 @@ class Update:
         replayed_M = torch.tensor([o is not None for o in micro.old], device=ratio_M.device).repeat_interleave(
             lengths_N
         )
-        outside_M = ((ratio_M - 1).abs() > self.config.epsilon) & replayed_M
+        low, high = self.config.epsilon, self.config.epsilon_high
+        outside_M = ((ratio_M < 1 - low) | (ratio_M > 1 + (low if high is None else high))) & replayed_M
         sampled_M = ratio_M.new_tensor([x for s in micro.samples for x in s.logprobs])
         gap_M = (found.logp_M - sampled_M).abs() * ~replayed_M
         weight_M = torch.ones_like(ratio_M) if weight_M is None else weight_M

@@ -34,6 +34,8 @@ class VllmSampler:
     """
 
     external = True
+    of = "vllm"
+    """Who draws, for the record of a training."""
     exact = False
     """Another engine computes other log-probabilities than training does: they are corrected for (`CorrectionConfig`)."""
 

@@ -33,6 +33,8 @@ TRIES = 4
 """Of one question at one server, each after a longer pause; then the server is left out."""
 PAUSE_S = 0.5
 TIMEOUT_S = 1_800.0
+HOT, ALIKE = 10_000.0, 0.02
+"""A temperature at which a model's tokens are as good as equally likely, and the nats that two may still be apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +59,15 @@ class ServerSampler:
         within: A folder through which the policy's weights go over at every `load`, where shared memory does not reach the
             servers; None: they keep their own.
 
-    Log-probabilities are as the servers were started: vLLM's default is of softmax(logits), at any temperature. Raises
-    AssayError where a server cannot be reached, serves another model than the others, or reads another prompt than we do.
+    Log-probabilities are as the servers were started: vLLM's default is of softmax(logits), at any temperature; servers of a
+    policy that trains are refused where these are not at the sampler's. Raises AssayError where a server cannot be reached,
+    serves another model than the others, or reads another prompt than we do.
     """
 
     external = collective = True
     exact = False
+    of = "servers"
+    """Who draws, for the record of a training."""
 
     def __init__(
         self, policy: Policy, config: SamplerConfig, store: ImageStore | None, seed: int, answer_start: str,
@@ -81,6 +86,8 @@ class ServerSampler:
         print(f"answers by {self.servers[0].root} at {', '.join(s.url for s in self.servers)}")
         urls = [s.url for s in self.servers]
         self.live = Live(policy, urls, self.headers, vllm, within) if within is not None else None
+        if self.live is not None and config.temperature not in (0, 1):
+            asyncio.run(self._at_temperature())
 
     def load(self, step: int) -> None:
         """Answers carry this step, and where weights go over they are by the policy as it is now; then all processes must
@@ -186,6 +193,26 @@ class ServerSampler:
                 raise AssayError(f"{url}: no vLLM server answers there ({error or type(error).__name__})") from error
         room = told.get("max_model_len") or 1 << 30
         return Serving(url=url, model=told["id"], root=told.get("root") or told["id"], room=room)
+
+    async def _at_temperature(self) -> None:
+        """Raise AssayError where a server's log-probabilities are those at temperature 1: corrections would be by them. At
+        one so hot that all tokens are alike, two are only apart where it is so."""
+        body = {
+            "prompt": [self.policy.end_ids[0]], "max_tokens": 1, "temperature": HOT, "logprobs": 5, "seed": 0,
+        }  # fmt: skip
+        async with aiohttp.ClientSession(headers=self.headers, trust_env=True) as session:
+            for server in self.servers:
+                try:
+                    told = await self._ask(session, server, "/v1/completions", body)
+                    places = list(told["choices"][0]["logprobs"]["top_logprobs"][0].values())
+                except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, IndexError, TypeError) as error:
+                    raise AssayError(f"{server.url}: does not tell log-probabilities ({error!r})") from error
+                if max(places) - min(places) > ALIKE:
+                    raise AssayError(
+                        f"{server.url}: its log-probabilities are those at temperature 1, and training compares them at "
+                        f"{self.config.temperature:g}: start it with --logprobs-mode processed_logprobs, or leave "
+                        "--sampler.temperature at 1"
+                    )
 
     def _key(self) -> str:
         return "is its key right" if self.headers else "does it ask for a key"

@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from assay.images import ImageStore
 from assay.llm.chat import Chat, Request
 from assay.llm.outage import Loss, Unreached, ask_all
 from assay.llm.parsing import after_thoughts
-from assay.llm.replies import Reply
 from assay.locks import alone
 from assay.policy.config import AS_THEY_ARE, HERE, AskConfig, PolicyConfig, SamplerConfig, VllmConfig
 from assay.records import Scorer, assistant, digest
@@ -28,19 +27,36 @@ from assay.tuning.own import fitting, opened, questions
 
 PART = 16
 """Prompts between two writes."""
-Answers = Callable[[Sequence[Prompt], int, int], list[list[tuple[str, str]]]]
-"""(prompts, n, part) -> for each prompt n answers and the problem of each ("": none)."""
+
+
+class Said(NamedTuple):
+    """An answer without its thoughts, why it is none ("": it is one), and whether the limit of tokens cut it off."""
+
+    text: str
+    problem: str = ""
+    cut: bool = False
+
+
+Answers = Callable[[Sequence[Prompt], int, int], list[list[Said]]]
+"""(prompts, n, part) -> n answers to each prompt."""
 
 
 def local_answers(
     model: str, store: ImageStore, sampling: SamplerConfig, seed: int, vllm: VllmConfig = HERE
 ) -> tuple[Answers, Any]:
-    """Answers of a local model, and a function that leaves out prompts which do not fit it."""
+    """Answers of a local model, and a function that leaves out prompts which do not fit it. One that is cut off is chosen
+    only where none of the others ended: the limit is ours, and small unless it is set."""
+    from assay.render import begun
+
     policy, sampler = opened(model, PolicyConfig(), sampling, store, seed, vllm=vllm, trains=False)
 
-    def answers(prompts: Sequence[Prompt], n: int, part: int) -> list[list[tuple[str, str]]]:
+    def answers(prompts: Sequence[Prompt], n: int, part: int) -> list[list[Said]]:
         sampler.load(part)
-        return [[(r.text, "" if r.text.strip() else "empty") for r in group] for group in sampler(prompts, n)]
+        starts = [begun(policy.processor, p.messages) for p in prompts]
+        return [
+            [_said(start + r.text)._replace(cut=not r.ended) for r in group]
+            for start, group in zip(starts, sampler(prompts, n), strict=True)
+        ]
 
     return answers, lambda prompts: fitting(prompts, policy, sampler, sampling.max_tokens)
 
@@ -51,22 +67,22 @@ def chat_answers(chat: Chat) -> Answers:
     Unreached, with all that came in the cache, where the server did not answer: a candidate that an outage took is no
     candidate that failed."""
 
-    def answers(prompts: Sequence[Prompt], n: int, _: int) -> list[list[tuple[str, str]]]:
+    def answers(prompts: Sequence[Prompt], n: int, _: int) -> list[list[Said]]:
         requests = [Request(messages=p.messages, sample=k) for p in prompts for k in range(n)]
-        told = [_said(r) for r in ask_all(chat, requests)]
+        told = [Said("", r.problem) if r.problem else _said(r.text) for r in ask_all(chat, requests)]
         return [told[at : at + n] for at in range(0, len(told), n)]
 
     return answers
 
 
-def _said(reply: Reply) -> tuple[str, str]:
-    """(answer, problem) of a reply."""
-    text = None if reply.problem else after_thoughts(reply.text)
+def _said(reply: str) -> Said:
+    """What a reply says after its thoughts."""
+    text = after_thoughts(reply)
     if text is None:
-        return "", reply.problem or "a thought that does not end"
+        return Said("", "a thought that does not end")
     if not text.strip():
-        return "", "only thoughts, no answer"
-    return (text if text == reply.text else text.strip()), ""
+        return Said("", "only thoughts, no answer" if reply.strip() else "empty")
+    return Said(text if text == reply else text.strip())
 
 
 def best_of_n(
@@ -123,16 +139,20 @@ def _answered(
     if gains:
         told += f", reward of the best {np.mean(gains):+.3f} above the mean of its candidates"
     told += f"; {problems.total():,} candidates without a reward -> {out}"
+    if cut := sum(c.get("cut", False) for r in rows for c in r["candidates"]):
+        chosen = sum(r["best"] is not None and all(c["problem"] or c.get("cut") for c in r["candidates"]) for r in rows)
+        told += (
+            f"\n{cut:,} candidates were cut off by the limit of tokens; of {chosen:,} questions none ended, and one of "
+            "these is the best (longer answers: --sampler.max-tokens)"
+        )
     return told + "".join(f"\nfailed: {count:,} times: {reason}" for reason, count in problems.most_common())
 
 
-def _ranked(
-    prompts: Sequence[Prompt], groups: Sequence[Sequence[tuple[str, str]]], scorer: Scorer
-) -> Iterator[dict[str, Any]]:
+def _ranked(prompts: Sequence[Prompt], groups: Sequence[Sequence[Said]], scorer: Scorer) -> Iterator[dict[str, Any]]:
     flat = [
-        (i, k, (*p.messages, assistant(text)))
-        for i, (p, group) in enumerate(zip(prompts, groups, strict=True)) for k, (text, problem) in enumerate(group)
-        if not problem
+        (i, k, (*p.messages, assistant(one.text)))
+        for i, (p, group) in enumerate(zip(prompts, groups, strict=True)) for k, one in enumerate(group)
+        if not one.problem
     ]  # fmt: skip
     rewards = np.asarray(scorer([c for *_, c in flat]), dtype=np.float64) if flat else np.zeros(0)
     found = {(i, k): float(x) for (i, k, _), x in zip(flat, rewards, strict=True)}
@@ -140,15 +160,16 @@ def _ranked(
     why = {(i, k): f"no reward: {refused[c]}" for i, k, c in flat if c in refused}
     for i, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
         told = []
-        for k, (text, problem) in enumerate(group):
+        for k, one in enumerate(group):
             finite = np.isfinite(found.get((i, k), np.nan))
-            problem = problem or ("" if finite else why.get((i, k), "no reward"))
-            told.append({"text": text, "reward": found[i, k] if finite else None, "problem": problem})
-        scored = [(found[i, k], c["text"]) for k, c in enumerate(told) if not c["problem"]]
-        best = max(scored, key=lambda c: c[0], default=None)
+            problem = one.problem or ("" if finite else why.get((i, k), "no reward"))
+            cut = {"cut": True} if one.cut and not problem else {}
+            told.append({"text": one.text, "reward": found[i, k] if finite else None, "problem": problem, **cut})
+        scored = [(found[i, k], c["text"], "cut" in c) for k, c in enumerate(told) if not c["problem"]]
+        best = max(scored, key=lambda c: (not c[2], c[0]), default=None)
         yield {
             "id": prompt.id, "question": prompt.messages[-1].content, "best": best and best[1], "reward": best and best[0],
-            "mean_reward": float(np.mean([x for x, _ in scored])) if scored else None, "candidates": told,
+            "mean_reward": float(np.mean([x for x, *_ in scored])) if scored else None, "candidates": told,
         }  # fmt: skip
 
 

@@ -154,7 +154,7 @@ def answer_tokens(policy: Any, text: str) -> tuple[int, ...]:
 
     if (mark := picture_mark(policy.processor)) and mark in text:
         raise CannotRead(f"the answer contains {mark}, which stands for a picture")
-    return (*policy.tokenizer(encodable(text), add_special_tokens=False)["input_ids"], policy.end_ids[0])
+    return (*policy.tokenizer(encodable(text), add_special_tokens=False)["input_ids"], policy.turn_end)
 
 
 def run_align(

@@ -20,6 +20,7 @@ from assay.tuning.exam import Exam, asked, exam_of, examine, overlap
 from assay.tuning.own import fitting, legible, opened, questions, teller
 from assay.tuning.questions import asked_so
 from assay.tuning.reward_model import (
+    JUDGE,
     GateCheck,
     GoldConfig,
     claims_judge,
@@ -145,14 +146,18 @@ class _Making:
             return prompts, HybridReward(rewards, None, None, self.answer_start, begun=begins, max_tokens=most), None
         pictures = any(p.images for p in prompts)
         scorer, term = load_reward_model(gold, self.store, pictures, teller(shared), purse), None
-        named = shared.lead(lambda: fingerprint(gold.reward_model))
+        model, named = shared.lead(lambda: (fingerprint(self.model), fingerprint(gold.reward_model)))
+        judged = [gold.judge_by, gold.judge_sees] if gold.reward_model.startswith(JUDGE) else []
+        who = " ".join(map(str, [named, gold.reward_tokens, *judged]))
         prompts, held = (legible(scorer, some, shared) for some in (prompts, held))
         if held:
             held = fitting(held, self.policy, self.sampler, most, shared=shared)
-            identity = [self.model, named, gold.reward_tokens, self.sampling, self.answer_start, self.config.seed]
+            drawn = [self.policy.config.precision, self.policy.config.quantize, getattr(self.sampler, "of", "")]
+            identity = [model, who, self.sampling, self.answer_start, self.config.seed, drawn]
             kept, group = sibling(self.out, ".calibration.json"), self.config.group
             term = shared.lead(lambda: own_term(kept, scorer, held, self.sampler, group, rewards, identity))
-        reward = HybridReward(rewards, scorer, term, self.answer_start, f"{named} {gold.reward_tokens}", begins, most)
+            who += f" {gold.gate_every} {gold.gate_questions}"
+        reward = HybridReward(rewards, scorer, term, self.answer_start, who, begins, most)
         if term is None or not gold.gate_every:
             return prompts, reward, None
         return (

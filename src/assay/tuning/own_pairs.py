@@ -69,7 +69,8 @@ def run_pairs(
     engine = Engine(settings.precision, 1.0)
 
     def settled() -> dict[str, Any]:
-        who = replace(judge, reward_model=fingerprint(judge.reward_model)) if judge.reward_model else judge
+        who = replace(judge, ask=RewardModelConfig().ask)  # how a judge is asked may change
+        who = replace(who, reward_model=fingerprint(judge.reward_model)) if judge.reward_model else who
         named = {"config": config, "policy": settings, "sampler": sampling, "judge": who, "answer_start": answer_start}
         found: dict[str, Any] = jsonable(
             {"model": fingerprint(model), "questions": content(path), **named, "round": round, "seed": seed}

@@ -34,7 +34,7 @@ def _captioned(caption: str, figure: Any) -> tuple[str, Markup]:
 def _grpo_plot(metrics: Sequence[Mapping[str, Any]]) -> Any:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
     steps = [m["step"] for m in metrics]
-    terms = (("rule", "right", "#2a6fbb"), ("format", "well-formed", "#888888"), ("model", "model term", "#c0392b"))
+    terms = (("rule", "rule", "#2a6fbb"), ("format", "well-formed", "#888888"), ("model", "model term", "#c0392b"))
     for name, label, colour in terms:
         left.plot(steps, [m[name] for m in metrics], label=label, color=colour)
     shares = (

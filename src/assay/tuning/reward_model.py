@@ -84,7 +84,6 @@ def refuse(rewards: RewardConfig, gold: GoldConfig, prompts: Sequence[Prompt], w
     judge of a monitor, if any."""
     changed = [f.name for f in fields(RewardConfig) if getattr(rewards, f.name) != getattr(RewardConfig(), f.name)]
     of_gold = ("gold", "gold_share", "gate_every", "gate_questions")
-    of_gold = ("gold", "gold_share", "gate_every", "gate_questions")
     by_gold = [name for name in of_gold if getattr(gold, name) != getattr(GoldConfig(), name)]
     of_model = [f"rewards.{name}" for name in changed if name not in OWN] + by_gold
     asks = gold.reward_model.startswith(JUDGE)

@@ -149,7 +149,7 @@ class Tuner:
             examples = [
                 Comparison(
                     prompt=tuple(sampler.prompt_ids(p)), images=p.images,
-                    chosen=(*tokenizer(w, add_special_tokens=False)["input_ids"], policy.end_ids[0]),
+                    chosen=(*tokenizer(w, add_special_tokens=False)["input_ids"], policy.turn_end),
                 )
                 for p, w in zip(self.task.align, self.task.worked, strict=True)
             ]  # fmt: skip

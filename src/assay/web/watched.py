@@ -42,7 +42,7 @@ CHARTS = (
     Curves(title="Loss", names=(("loss", "loss"), ("nll", "NLL of a token"), ("dpo", "preference"), ("bco", "quality"),
                                 ("replay_loss", "on answers of the buffer"))),
     Curves(title="Accuracy", unit=" %", times=100, intervals=True, names=(
-        ("accuracy", "pairs in the right order"), ("gold_accuracy", "held gold"), ("rule", "sampled answers right"),
+        ("accuracy", "pairs in the right order"), ("gold_accuracy", "held gold"), ("right", "sampled answers right"),
         ("watch_accuracy", "watched questions right"))),
     Curves(title="Reward", names=(("reward", "reward"), ("model", "by the reward model"), ("format", "form"),
                                   ("claims", "claims"), ("margin", "margin of pairs"))),
@@ -59,7 +59,7 @@ CHARTS = (
     Curves(title="Norm of the gradient", names=(("grad_norm", "norm"),)),
 )  # fmt: skip
 _NAMES = {n for c in CHARTS for name, _ in c.names for n in (name, f"{name}_se")}
-TOLD = (("loss", "loss"), ("accuracy", "accuracy"), ("rule", "right"), ("reward", "reward"), ("lr", "learning rate"),
+TOLD = (("loss", "loss"), ("accuracy", "accuracy"), ("right", "right"), ("reward", "reward"), ("lr", "learning rate"),
         ("tokens_per_s", "tokens a second"), ("samples", "samples"))  # fmt: skip
 
 LONG = 1_500
