@@ -4,8 +4,8 @@
     GET  /v1/models  /health
 
 What waits is decoded together, as far as it is drawn alike (temperature, top_p, limit), one batch at a time. What the chat
-template begins an answer with (an opened thought) is part of the answer. The `seed`s of a batch decide its draws, so who else
-is in it changes them; a request without one is drawn anew. No streams, tools, log-probabilities, penalties: a request for
+template begins an answer with (an opened thought) is part of the answer. The seeds of a batch decide its draws: who else is
+in it changes them; a request without a seed is drawn anew. No streams, tools, log-probabilities, penalties: a request for
 them is refused. For traffic use vLLM.
 """
 
