@@ -158,9 +158,10 @@ static void attend(const Layer& l, const Sizes& z, const Job& job, long head, ha
     as_columns(l.shared_keys + at_head, step, P, D, columns, 0);
     as_columns(l.keys + job.prefix * step + at_head, step, job.shared, D, columns, P);
     as_columns(l.keys + job.first * step + at_head, step, m - shared, D, columns, shared);
-    auto value = [&](long j) {
-        const half* of = j < P ? l.shared_values + j * step : l.values + (j - (j < shared ? P - job.prefix : shared - job.first)) * step;
-        return j < m ? of + at_head : nullptr;
+    auto value = [&](long j) -> const half* {
+        if (j >= m) return nullptr;
+        if (j < P) return l.shared_values + j * step + at_head;
+        return l.values + (j < shared ? job.prefix + j - P : job.first + j - shared) * step + at_head;
     };
     for (long j = 0; j < pairs; j++) as_rows(value(2 * j), value(2 * j + 1), D, rows_v, pairs, j);
     for (long h = head * G; h < (head + 1) * G; h++)
