@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from assay.bench.policy.answers import correct, final_answer, normalised, same
 from assay.bench.policy.equivalent import Judge
-from assay.bench.policy.intervals import as_intervals
+from assay.bench.policy.intervals import differently_named
 from assay.bench.policy.letters import letter
 from assay.bench.policy.quantities import quantity
 from assay.bench.policy.words import digits_for_words
@@ -135,10 +135,13 @@ TABLES = {
         "answer_pairs_eleventh",
         "answer_pairs_twelfth",
         "answer_pairs_thirteenth",
+        "answer_pairs_fourteenth",
+        "answer_pairs_guards",
     )
 }
 """Verdicts: is the given answer (or that of the whole text) the right one? The first is by the author of the rules, the rest
-by a reader who wrote each before the rules were read or changed again. The rules were then mended by all of them."""
+by a reader who wrote each before the rules were read or changed again. The rules were then mended by all of them. The guards
+are pairs that no table had, each for a branch that no other pair needs."""
 KNOWN: dict[tuple[str, str], str] = {
     (
         "约12",
@@ -165,7 +168,6 @@ KNOWN: dict[tuple[str, str], str] = {
     ("Final answer: $18.50 cheaper than the other shop", "18.5"): '"18 more than Tom" is another number',
     ("15th floor", "15"): '"15th prime" is another number',
     ("18 bottles, i.e. three six-packs", "18"): "several numbers",
-    ("Answer: C; D is close but wrong.", "C"): "two letters",
     ("Choose C over D", "C"): "two letters",
     ("The answer is C (B is only the second best).", "C"): "two letters",
     ("Answer: A (B and C are too large)", "A"): "two letters",
@@ -177,6 +179,8 @@ KNOWN: dict[tuple[str, str], str] = {
     ("Not 13 but 12 is the answer.", "12"): "several numbers",
     ("Answer: $x = 12$, $y = 12$", "12"): "several numbers",
     ("The answer is 30, for 5 times 6 is 30.", "30"): "several numbers",
+    ("The answer is neither 11 nor 13; it is 12.", "12"): "several numbers",
+    ("The answer is 12, and I am sure that it is not 13.", "12"): "several numbers",
     ("Twelve squared is 144.", "144"): "several numbers",
     ("所以小红比小明多18本书。", "18"): '"more than" makes another number of it, and is what may be asked',
     (
@@ -207,7 +211,7 @@ def test_the_tables_of_answer_pairs(name: str) -> None:
     known = [r for r in wrong if (r.get("given", r.get("text")), r["right"]) in KNOWN]
     assert wrong == known
     assert all(r["same"] for r in known)
-    assert min(sum(r["same"] is told for r in TABLES[name]) for told in (True, False)) > 40
+    assert min(sum(r["same"] is told for r in TABLES[name]) for told in (True, False)) > 25
 
 
 HINGES = (
@@ -263,17 +267,32 @@ def test_chinese_numerals(text: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "right", "intervals"),
+    ("given", "right", "expected"),
     [
-        ("2 <= x < 5", "[2,5)", "[2,5)"),
-        ("x < 3 or x > 5", "(0,1)", r"(-\infty,3)\cup(5,\infty)"),
-        ("x > 1 and y < 2", "(1,2)", "x > 1 and y < 2"),
-        ("x > 1 and x > 2", "(1,2)", "x > 1 and x > 2"),
-        ("x > 1", "x > 2", "x > 1"),
+        ("2 <= x < 5", "[2,5)", True),
+        ("2 <= x < 5", "[2,5]", False),
+        ("x < 3 or x > 5", r"(-\infty,3)\cup(5,\infty)", True),
+        ("x > 1 and x > 2", r"(2,\infty)", True),
+        ("x > 1 and y < 2", "(1,2)", False),
+        ("x > 1 \\lor y < 2", "(1,2)", False),
+        (r"x \ge \frac{1}{2}", r"[0.5,\infty)", True),
+        (r"\{x : x > 2\}", r"]2;+\infty[", True),
+        (r"\mathbb{R} \setminus \{0\}", r"x \ne 0", True),
+        ("x > 2 cm", r"(2,\infty)", True),
+        ("x > 3", r"(2,\infty)", False),
     ],
 )
-def test_inequalities_as_intervals(given: str, right: str, intervals: str) -> None:
-    assert "".join(as_intervals(given, right)[0].split()) == "".join(intervals.split())
+def test_conditions_and_intervals_that_name_one_set(given: str, right: str, expected: bool) -> None:
+    pytest.importorskip("math_verify")
+    assert same(given, right, "math") is expected
+    assert same(right, given, "math") is expected
+
+
+def test_which_formulas_name_a_set_in_different_ways() -> None:
+    assert differently_named("2 <= x < 5", "[2,5)")
+    assert not differently_named("[2,5)", "(2,5)")
+    assert not differently_named("x > 1", "x > 2")
+    assert not differently_named("x + 1", "(1,2)")
 
 
 def test_no_answer_counts_as_right_for_two_references() -> None:

@@ -55,6 +55,8 @@ _ATTACHED = re.compile(
 _LOOSE = re.compile(r"-?(?:\d[\d,.]*\d|\d|\\?[A-Za-z]+)")
 _JOINT = re.compile(r"[\s$,;]*(?:,|;|\band\b|\bor\b)?[\s$,;]*(?:[a-z]\w?\s*=\s*)?", re.I)
 """What stands between the boxes of one list."""
+_MOST = 24
+"""Boxes that may be one list."""
 _DANGLING = re.compile(r"(?:\b(?:times|plus|minus|of|and|or|by|than|the|an|is|divided)|[-+*/=^(\\{])\s*$", re.I)
 """How an answer ends that is broken off."""
 _SENTENCE = re.compile(r"(?:(?<=[\w)}$*%\]\"']{2})|(?<=[\d)}]))[.;!](?=[\s*]|$)|[;?](?=[\s*]|$)|[。！？；](?=.)")
@@ -108,11 +110,13 @@ def _tagged(text: str) -> Found | None:
 def _joined(text: str, found: list[tuple[int, str, int]]) -> Found:
     """The last of several marked answers, with those that are listed before it."""
     begin, inside, end = found[-1]
-    for mark, before, close in found[-2:-26:-1]:
-        if not _JOINT.fullmatch(text[close:begin]):
+    listed = 1
+    for mark, before, close in found[-2::-1]:
+        between, again = text[close:begin], before.strip() == inside.strip()
+        if not _JOINT.fullmatch(between) or listed > _MOST:
             break
-        joint = re.sub(r"[A-Za-z]\w?\s*=|\$", "", text[close:begin]).strip() or ","
-        begin, inside = mark, inside if before.strip() == inside.strip() else f"{before} {joint} {inside}"
+        joint = re.sub(r"[A-Za-z]\w?\s*=|\$", "", between).strip() or ","
+        begin, inside, listed = mark, inside if again else f"{before} {joint} {inside}", listed + (not again)
     return inside, begin, end
 
 

@@ -67,6 +67,7 @@ _TAKEN_BACK = re.compile(
     r"|\b(?:kidding|my mistake|i was wrong|i made an? (?:error|mistake)|i (?:misread|miscounted|forgot|overlooked)"
     r"|(?:forget|ignore) what|(?:disregard|ignore|forget|retract|withdraw|strike|redo) (?:this|that|the|it|my)"
     r"|changed my mind|ought to be|take (?:that|it) back|no idea|not sure|i doubt|i do(?: not|n't) (?:think|know|trust)"
+    r"|(?-i:[A-H]) (?:also |is also )?(?:fits|works|holds|is (?:correct|right|true|possible))"
     r"|(?:this|that|it) (?:is|was) (?:only|just|merely|still|for)|cannot be right"
     r"|(?:this|that|it|which|answer|above)\b[^.\n]{0,20}\b(?:wrong|incorrect|a mistake|an error|not (?:right|correct))"
     r"|should (?:be|have been)\b(?=\W*[-$\\(]*\d)|correct (?:would|should) be"

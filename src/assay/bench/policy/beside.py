@@ -152,7 +152,7 @@ REASON = words_of(
     "because since as so which where whose hence therefore thus giving making satisfying independent for when"
 )
 OPENERS = words_of(
-    "were and which that this it means shows gives implies follows we i get gets find conclude see know have has"
+    "and which that this it means shows gives implies follows we i get gets find conclude see know have has"
     " obtain can our my in conclusion summary total short as result consequently but yet again ok okay well alright"
     " yes great let's put state give with to from because of step accordingly here hereby verify check confirm"
     " verified confirmed done given submit your option think believe say would must answering answer final correct the"
@@ -278,7 +278,7 @@ _LEADS = {"by": CHANGE, "of": MEASURES, "to": ARRIVES, "with": STARTS}
 def arrives(said: Sequence[str]) -> bool:
     """Whether words whose last is a preposition lead to what is told ("a total of", "equal to"); true of all others."""
     before = said[:-1] if said[-1] == "by" else said[-2:-1]
-    led_by = any(w in _LEADS.get(said[-1], ()) for w in before) and before != ["up"]
+    led_by = any(w in _LEADS.get(said[-1], ()) for w in before) and [*said] != ["up", "to"]
     return said[-1] not in _LEADS or led_by or said[-4:-1] == ["by", "a", "factor"]
 
 
