@@ -20,9 +20,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal, Protocol
 
 from assay import __version__
@@ -156,11 +159,14 @@ class Trackio:
         import trackio
 
         self.id = about.id or f"{about.title}-{os.urandom(3).hex()}"
-        with redirect_stdout(sys.stderr):
-            self.run = trackio.init(
-                project=os.environ.get("TRACKIO_PROJECT", PROJECT), group=about.group or None, name=self.id,
-                config=dict(about.settings), resume="allow" if about.id else "never",
-            )  # fmt: skip
+        begin = partial(
+            trackio.init, os.environ.get("TRACKIO_PROJECT", PROJECT), name=self.id, group=about.group or None,
+            config=dict(about.settings), resume="allow" if about.id else "never",
+        )  # fmt: skip
+        with redirect_stdout(io.StringIO() if about.within else sys.stderr):  # the run has said where it is
+            self.run = copy_context().run(
+                begin
+            )  # it is nobody's current run, which trackio would end once more at exit
         self.has = int(getattr(self.run, "_next_step", 0)) - 1
 
     def log(self, values: Mapping[str, float], step: int) -> None:
@@ -194,7 +200,7 @@ class Accelerates:
 
 OURS: Mapping[str, tuple[Callable[[About], Backend], str]] = {
     "tensorboard": (TensorBoard, ""),
-    "wandb": (Wandb, "run `wandb login`, or set WANDB_MODE=offline and send it later with `wandb sync`"),
+    "wandb": (Wandb, "WANDB_MODE=offline keeps it here, and `wandb sync` sends it later"),
     "mlflow": (MLflow, "MLFLOW_TRACKING_URI says where it is; without, it is a file in this folder"),
     "trackio": (Trackio, "without TRACKIO_SPACE_ID and TRACKIO_SERVER_URL it is a database of this machine"),
 }
@@ -382,4 +388,4 @@ def _flat(value: Any, at: str) -> Iterator[tuple[str, str | int | float | bool]]
 
 def _first(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return shorten(lines[0].rstrip("."), 200, placeholder=" ...") if lines else type(error).__name__
