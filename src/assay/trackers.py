@@ -72,20 +72,21 @@ class TensorBoard:
         from torch.utils.tensorboard.summary import hparams
 
         self.id = about.title
-        self.writer = SummaryWriter(str(about.folder / Path(about.title).name))  # type: ignore[no-untyped-call]
+        self.writer = SummaryWriter(str(about.folder / Path(about.title).name))
+        assert self.writer.file_writer is not None, "it was made with the writer"
         if not about.id and about.settings:
-            for summary in hparams(dict(about.settings), {}):  # type: ignore[no-untyped-call]
+            for summary in hparams(dict(about.settings), {}):
                 self.writer.file_writer.add_summary(summary)
             lines = "".join(f"    {name}: {value}\n" for name, value in about.settings.items())
-            self.writer.add_text("settings", lines)  # type: ignore[no-untyped-call]
+            self.writer.add_text("settings", lines)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
-            self.writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
-        self.writer.flush()  # type: ignore[no-untyped-call]
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()
 
     def finish(self, how: How) -> None:
-        self.writer.close()  # type: ignore[no-untyped-call]
+        self.writer.close()
 
 
 class Wandb:
@@ -230,8 +231,20 @@ class Tracker:
 
     def finish(self, how: How) -> None:
         """Wait until it has everything, and tell it how the run ended."""
-        self.thread.submit(self._end, how).result()
+        self.again = 0.0
+        self.thread.submit(self._give).result()
         self.thread.shutdown()
+        try:
+            self.backend.finish(how)
+        except Exception as error:  # noqa: BLE001
+            self.say(f"warning: the tracker '{self.name}' was not told how it ended ({_first(error)})")
+        else:
+            self._note()
+        if self.waiting:
+            self.say(
+                f"warning: the tracker '{self.name}' lacks {len(self.waiting):,} steps from {self.waiting[0][0]:,} on; "
+                "metrics.jsonl has them"
+            )
 
     def _give(self) -> None:
         if time.monotonic() < self.again:
@@ -260,21 +273,6 @@ class Tracker:
         if sure != self.has or not self.file.exists():
             self.has = sure
             write_text(self.file, json.dumps({"id": self.backend.id, "step": sure}))
-
-    def _end(self, how: How) -> None:
-        self.again = 0.0
-        self._give()
-        try:
-            self.backend.finish(how)
-        except Exception as error:  # noqa: BLE001
-            self.say(f"warning: the tracker '{self.name}' was not told how it ended ({_first(error)})")
-        else:
-            self._note()
-        if self.waiting:
-            self.say(
-                f"warning: the tracker '{self.name}' lacks {len(self.waiting):,} steps from {self.waiting[0][0]:,} on; "
-                "metrics.jsonl has them"
-            )
 
 
 class Trackers:
@@ -342,10 +340,11 @@ def check(names: Sequence[str]) -> list[str]:
 
 
 def _begun(name: str, about: About) -> Backend:
-    begin, hint = OURS.get(name, (lambda about: Accelerates(name, about), ""))
+    begin, hint = OURS.get(name, (partial(Accelerates, name), ""))
     try:
         with _asking_nobody():
-            return begin(about)
+            made: Backend = begin(about)
+            return made
     except ImportError as error:
         raise AssayError(f"the tracker '{name}' is not installed ({error}); run: pip install {name}") from error
     except Exception as error:
