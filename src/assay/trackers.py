@@ -210,7 +210,7 @@ OURS: Mapping[str, tuple[Callable[[About], Backend], str]] = {
 
 class Tracker:
     """One tracker of one run: no step twice, and none lost while it does not answer. It works in a thread of its own: a slow
-    one holds nothing up, and Ctrl-C comes between two of its calls (within one, it leaves MLflow's file locked)."""
+    one holds nothing up, and Ctrl-C comes between two of its calls (within one, it can leave MLflow's file locked)."""
 
     def __init__(self, name: str, about: About, say: Callable[[str], None]) -> None:
         self.name, self.say, self.file = name, say, about.folder / f"{name}.json"
@@ -249,6 +249,7 @@ class Tracker:
     def _give(self) -> None:
         if time.monotonic() < self.again:
             return
+        step = 0
         try:
             while self.waiting:
                 step, numbers = self.waiting[0]
@@ -261,8 +262,8 @@ class Tracker:
             if not self.failed:
                 self.failed = True
                 self.say(
-                    f"warning: the tracker '{self.name}' does not take step {self.waiting[0][0]:,} ({_first(error)}); the "
-                    "work goes on, metrics.jsonl has it, and the tracker is asked again every minute"
+                    f"warning: the tracker '{self.name}' does not take step {step:,} ({_first(error)}); the work "
+                    "goes on, metrics.jsonl has it, and the tracker is asked again every minute"
                 )
 
     def _note(self, holds_s: float = 0.0) -> None:

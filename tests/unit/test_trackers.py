@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -14,6 +15,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from assay import trackers
 from assay.errors import AssayError, Paused, Stopped
 from assay.journal import Journal, read
+from assay.run import Run
+from assay.telling import Telling
 from assay.trackers import About, Trackers, check, how
 
 
@@ -204,3 +207,21 @@ def test_names_count_once_and_are_known_before_any_work(tmp_path: Path, server: 
     with pytest.raises(AssayError, match=r"unknown tracker 'tensorbored'; known: .*tensorboard.*wandb"):
         check(["server", "tensorbored"])
     assert not server.begun
+
+
+def test_any_other_tracker_is_accelerates_and_hears_of_trainings_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelerate import PartialState
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, TensorBoardTracker
+
+    PartialState(cpu=True)  # a training's engine has made it
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "other", TensorBoardTracker)
+    monkeypatch.setitem(sys.modules, "other", ModuleType("other"))
+    run = Run(tmp_path / "tiny", {"inputs": {}})
+    with closing(run), Telling(run, ["other"]) as telling:
+        run.once("labels", lambda: {"kept": 3})
+        with Journal(tmp_path / "tiny/models/rm", telling.names, {"lr": 0.5, "layers": None}) as journal:
+            journal.log(1, {"loss": 0.5})
+    assert not (tmp_path / "tiny/trackers").exists()
+    assert scalars(tmp_path / "tiny/models/rm/trackers/tiny-rm") == [(1, 0.5)]
