@@ -62,7 +62,7 @@ $(TRACKERS)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(TRACKERS)
 	sed '/^pillow=/d; /^pyarrow=/d' constraints.txt > $(TRACKERS)/constraints.txt
 	$(TRACKERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c $(TRACKERS)/constraints.txt \
-		-e '.[tiny]' wandb==0.31.0 mlflow==3.17.2 trackio==0.43.0 pytest
+		-e '.[tiny]' wandb==0.31.0 mlflow==3.17.2 trackio==0.43.0 pytest hypothesis
 	touch $@
 
 lint: $(STAMP)
