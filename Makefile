@@ -10,7 +10,7 @@ POLICY := $(VENV)/.policy
 # Modules are compiled when they are first imported: of what torch and transformers bring, most never are
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: run policy test test-all test-vllm test-lowest lint bench bench-import bench-reward bench-policy bench-decode bench-score bench-scale bench-web docs dist clean
+.PHONY: run policy test test-all test-vllm test-lowest test-trackers lint bench bench-import bench-reward bench-policy bench-decode bench-score bench-scale bench-web docs dist clean
 
 run: $(RUNS)
 	$(BIN)/assay run tiny --out runs/tiny
@@ -22,7 +22,7 @@ policy: $(POLICY)
 test: $(STAMP) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40 -m "not slow"
 
-test-all: $(STAMP) lint test-lowest
+test-all: $(STAMP) lint test-lowest test-trackers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # vLLM's pins are not ours (transformers, fastapi, numpy): an environment of its own, 3.5 GB, CPU only. torchvision is built for
@@ -51,6 +51,18 @@ $(LOWEST)/.installed: pyproject.toml constraints.txt scripts/lowest.py
 	$(PYTHON) scripts/lowest.py policy lora tiny > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c $(LOWEST)/constraints.txt \
 		-e '.[policy,lora,tiny]' pytest hypothesis
+	touch $@
+
+# W&B, MLflow and trackio, none of which needs a network to keep a run. Their pins of pillow and pyarrow are lower than ours.
+TRACKERS := .venv-trackers
+test-trackers: $(TRACKERS)/.installed
+	OMP_NUM_THREADS=1 $(TRACKERS)/bin/python -m pytest -m slow -rs tests/e2e/test_trackers_real.py
+
+$(TRACKERS)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(TRACKERS)
+	sed '/^pillow=/d; /^pyarrow=/d' constraints.txt > $(TRACKERS)/constraints.txt
+	$(TRACKERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c $(TRACKERS)/constraints.txt \
+		-e '.[tiny]' wandb==0.31.0 mlflow==3.17.2 trackio==0.43.0 pytest hypothesis
 	touch $@
 
 lint: $(STAMP)
@@ -122,4 +134,4 @@ dist: $(STAMP)
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(LOWEST) $(DATATROVE) runs site build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VLLM) $(LOWEST) $(TRACKERS) $(DATATROVE) runs site build dist .mypy_cache .ruff_cache .pytest_cache

@@ -20,9 +20,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal, Protocol
 
 from assay import __version__
@@ -69,20 +72,21 @@ class TensorBoard:
         from torch.utils.tensorboard.summary import hparams
 
         self.id = about.title
-        self.writer = SummaryWriter(str(about.folder / Path(about.title).name))  # type: ignore[no-untyped-call]
+        self.writer = SummaryWriter(str(about.folder / Path(about.title).name))
+        assert self.writer.file_writer is not None, "it was made with the writer"
         if not about.id and about.settings:
-            for summary in hparams(dict(about.settings), {}):  # type: ignore[no-untyped-call]
+            for summary in hparams(dict(about.settings), {}):
                 self.writer.file_writer.add_summary(summary)
             lines = "".join(f"    {name}: {value}\n" for name, value in about.settings.items())
-            self.writer.add_text("settings", lines)  # type: ignore[no-untyped-call]
+            self.writer.add_text("settings", lines)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
-            self.writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
-        self.writer.flush()  # type: ignore[no-untyped-call]
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()
 
     def finish(self, how: How) -> None:
-        self.writer.close()  # type: ignore[no-untyped-call]
+        self.writer.close()
 
 
 class Wandb:
@@ -156,11 +160,14 @@ class Trackio:
         import trackio
 
         self.id = about.id or f"{about.title}-{os.urandom(3).hex()}"
-        with redirect_stdout(sys.stderr):
-            self.run = trackio.init(
-                project=os.environ.get("TRACKIO_PROJECT", PROJECT), group=about.group or None, name=self.id,
-                config=dict(about.settings), resume="allow" if about.id else "never",
-            )  # fmt: skip
+        begin = partial(
+            trackio.init, os.environ.get("TRACKIO_PROJECT", PROJECT), name=self.id, group=about.group or None,
+            config=dict(about.settings), resume="allow" if about.id else "never",
+        )  # fmt: skip
+        with redirect_stdout(io.StringIO() if about.within else sys.stderr):  # the run has said where it is
+            self.run = copy_context().run(
+                begin
+            )  # it is nobody's current run, which trackio would end once more at exit
         self.has = int(getattr(self.run, "_next_step", 0)) - 1
 
     def log(self, values: Mapping[str, float], step: int) -> None:
@@ -194,7 +201,7 @@ class Accelerates:
 
 OURS: Mapping[str, tuple[Callable[[About], Backend], str]] = {
     "tensorboard": (TensorBoard, ""),
-    "wandb": (Wandb, "run `wandb login`, or set WANDB_MODE=offline and send it later with `wandb sync`"),
+    "wandb": (Wandb, "WANDB_MODE=offline keeps it here, and `wandb sync` sends it later"),
     "mlflow": (MLflow, "MLFLOW_TRACKING_URI says where it is; without, it is a file in this folder"),
     "trackio": (Trackio, "without TRACKIO_SPACE_ID and TRACKIO_SERVER_URL it is a database of this machine"),
 }
@@ -203,7 +210,7 @@ OURS: Mapping[str, tuple[Callable[[About], Backend], str]] = {
 
 class Tracker:
     """One tracker of one run: no step twice, and none lost while it does not answer. It works in a thread of its own: a slow
-    one holds nothing up, and Ctrl-C comes between two of its calls (within one, it leaves MLflow's file locked)."""
+    one holds nothing up, and Ctrl-C comes between two of its calls (within one, it can leave MLflow's file locked)."""
 
     def __init__(self, name: str, about: About, say: Callable[[str], None]) -> None:
         self.name, self.say, self.file = name, say, about.folder / f"{name}.json"
@@ -224,12 +231,25 @@ class Tracker:
 
     def finish(self, how: How) -> None:
         """Wait until it has everything, and tell it how the run ended."""
-        self.thread.submit(self._end, how).result()
+        self.again = 0.0
+        self.thread.submit(self._give).result()
         self.thread.shutdown()
+        try:
+            self.backend.finish(how)
+        except Exception as error:  # noqa: BLE001
+            self.say(f"warning: the tracker '{self.name}' was not told how it ended ({_first(error)})")
+        else:
+            self._note()
+        if self.waiting:
+            self.say(
+                f"warning: the tracker '{self.name}' lacks {len(self.waiting):,} steps from {self.waiting[0][0]:,} on; "
+                "metrics.jsonl has them"
+            )
 
     def _give(self) -> None:
         if time.monotonic() < self.again:
             return
+        step = 0
         try:
             while self.waiting:
                 step, numbers = self.waiting[0]
@@ -242,8 +262,8 @@ class Tracker:
             if not self.failed:
                 self.failed = True
                 self.say(
-                    f"warning: the tracker '{self.name}' does not take step {self.waiting[0][0]:,} ({_first(error)}); the "
-                    "work goes on, metrics.jsonl has it, and the tracker is asked again every minute"
+                    f"warning: the tracker '{self.name}' does not take step {step:,} ({_first(error)}); the work "
+                    "goes on, metrics.jsonl has it, and the tracker is asked again every minute"
                 )
 
     def _note(self, holds_s: float = 0.0) -> None:
@@ -254,21 +274,6 @@ class Tracker:
         if sure != self.has or not self.file.exists():
             self.has = sure
             write_text(self.file, json.dumps({"id": self.backend.id, "step": sure}))
-
-    def _end(self, how: How) -> None:
-        self.again = 0.0
-        self._give()
-        try:
-            self.backend.finish(how)
-        except Exception as error:  # noqa: BLE001
-            self.say(f"warning: the tracker '{self.name}' was not told how it ended ({_first(error)})")
-        else:
-            self._note()
-        if self.waiting:
-            self.say(
-                f"warning: the tracker '{self.name}' lacks {len(self.waiting):,} steps from {self.waiting[0][0]:,} on; "
-                "metrics.jsonl has them"
-            )
 
 
 class Trackers:
@@ -336,10 +341,11 @@ def check(names: Sequence[str]) -> list[str]:
 
 
 def _begun(name: str, about: About) -> Backend:
-    begin, hint = OURS.get(name, (lambda about: Accelerates(name, about), ""))
+    begin, hint = OURS.get(name, (partial(Accelerates, name), ""))
     try:
         with _asking_nobody():
-            return begin(about)
+            made: Backend = begin(about)
+            return made
     except ImportError as error:
         raise AssayError(f"the tracker '{name}' is not installed ({error}); run: pip install {name}") from error
     except Exception as error:
@@ -382,4 +388,4 @@ def _flat(value: Any, at: str) -> Iterator[tuple[str, str | int | float | bool]]
 
 def _first(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return shorten(lines[0].rstrip("."), 200, placeholder=" ...") if lines else type(error).__name__

@@ -72,20 +72,6 @@ def test_tensorboard_gets_every_step(tmp_path: Path) -> None:
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 0.5), (2, 0.125)]
 
 
-def test_closing_twice_closes_the_trackers_once(tmp_path: Path) -> None:
-    class Tracker:
-        finished = 0
-
-        def finish(self) -> None:
-            self.finished += 1
-
-    with Monitor(tmp_path, 2, lambda _: None) as monitor:
-        monitor.journal.trackers = [tracker := Tracker()]
-        monitor.close()
-    assert tracker.finished == 1
-    assert monitor.journal.file.closed
-
-
 def test_a_terminal_has_one_live_line_and_the_last_is_said(tmp_path: Path) -> None:
     clock, said, shown = Clock(), list[str](), list[str]()
     console = Console(file=io.StringIO(), force_terminal=True, width=200)
@@ -108,7 +94,7 @@ def test_no_terminal_no_live_line(tmp_path: Path) -> None:
 
 def test_a_missing_tracker_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(AssayError, match="'wandb' is not installed; run: pip install wandb"):
+    with pytest.raises(AssayError, match=r"'wandb' is not installed \(.*\); run: pip install wandb"):
         Monitor(tmp_path, 1, lambda _: None, trackers=("wandb",))
 
 

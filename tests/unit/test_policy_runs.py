@@ -1,5 +1,6 @@
 """What a training of a policy is asked for, kept and refused: nothing is overwritten, mixed up, or answered stale."""
 
+import contextlib
 import json
 import math
 from dataclasses import replace
@@ -215,21 +216,24 @@ def test_metrics_outlive_a_kill_at_the_end(model: Path, tmp_path: Path, monkeypa
         assert not (tmp_path / f"{name}.partial").exists()
 
 
-def test_trackers_files_are_kept(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Tracker:
-        def __init__(self, folder: Path) -> None:
-            self.folder = folder
-            folder.mkdir(parents=True)
+def test_trackers_files_are_kept(model: Path, tmp_path: Path) -> None:
+    policy = load_policy(str(model), PolicyConfig())
+    fit(tmp_path / "mpo", FitConfig(batch=2), policy, PAIRS, trackers=("tensorboard",))
+    assert json.loads((tmp_path / "mpo/trackers/tensorboard.json").read_text()) == {"id": "mpo", "step": 3}
+    (events,) = (tmp_path / "mpo/trackers/mpo").iterdir()
+    assert str(model).encode() in events.read_bytes(), "which model it began from is a setting"
 
-        def log(self, values: dict[str, float], step: int) -> None:
-            (self.folder / f"{step}").write_text(f"{values['loss']}")
 
-        def finish(self) -> None:
-            pass
-
-    monkeypatch.setattr("assay.journal._tracker", lambda kind, run, folder: Tracker(folder))
-    fit(tmp_path / "mpo", FitConfig(batch=2), load_policy(str(model), PolicyConfig()), PAIRS, trackers=("files",))
-    assert sorted(p.name for p in (tmp_path / "mpo" / "trackers").iterdir()) == ["1", "2", "3"]
+def test_a_training_that_fails_says_so_to_its_trackers(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = []
+    monkeypatch.setattr("assay.trackers.TensorBoard.finish", lambda self, how: ended.append(how))
+    for config in (FitConfig(batch=2), FitConfig(batch=2, lr=1e30)):
+        policy = load_policy(str(model), PolicyConfig())
+        with contextlib.suppress(AssayError):
+            fit(tmp_path / str(config.lr), config, policy, PAIRS, trackers=("tensorboard",))
+    assert ended == ["finished", "failed"]
 
 
 def test_a_buffer_that_other_processes_cannot_take_over_is_told(model: Path, tmp_path: Path) -> None:

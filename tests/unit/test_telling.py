@@ -58,12 +58,13 @@ def test_trackers_get_the_numbers_of_every_step_once(tmp_path: Path) -> None:
     for _ in range(2):  # the second time nothing is done again
         with Telling(run, ["tensorboard"]):
             run.once("sets/stage1", lambda: {"pairs": 7, "accuracy": estimate, "on_held": True, "who": "x"})
+    with Telling(run, ["tensorboard"]):
+        run.once("labels", lambda: {"kept": 3})
     run.close()
-    (events,) = [p for p in (tmp_path / "run" / "trackers").rglob("*tfevents*") if p.stat().st_size > 200]
-    found = EventAccumulator(str(events)).Reload()
-    tags: dict[str, Any] = {t: [e.value for e in found.Scalars(t)] for t in found.Tags()["scalars"]}
+    found = EventAccumulator(str(tmp_path / "run/trackers/run")).Reload()
+    tags: dict[str, Any] = {t: [(e.step, e.value) for e in found.Scalars(t)] for t in found.Tags()["scalars"]}
     assert {t: v for t, v in tags.items() if "wall_s" not in t} == {
-        "sets/stage1/pairs": [7.0], "sets/stage1/accuracy": [0.75],
-    }  # fmt: skip
+        "sets/stage1/pairs": [(1, 7.0)], "sets/stage1/accuracy": [(1, 0.75)], "labels/kept": [(2, 3.0)],
+    }, "a resumed run goes on counting"  # fmt: skip
     assert json.loads((tmp_path / "run/steps/sets/stage1.json").read_text())["pairs"] == 7
     assert telling._numbers({"a": {"b": 1, "c": True}}, "") == [("a/b", 1.0)]

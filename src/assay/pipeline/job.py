@@ -64,9 +64,8 @@ def run_job(
     from assay.reward.launch import cluster_of, how_many
 
     who = _who(config, judge, chat, asked or {})
-    kept = {**jsonable(config), "inputs": {"embedder": Encoder(config).identity, **who}}
-    for name in ("claims", "tune", "tuning"):  # they change nothing of a run: a finished one can be given them
-        del kept[name]
+    kept = _kept(config, who)
+    standing = people if isinstance(people, PeopleOnFile) else None
     engine = engine or Here()
     processes = how_many(processes, engine)
     cluster = cluster_of(engine, processes)
@@ -75,19 +74,8 @@ def run_job(
         load_config(config.train.backbone)  # before people work for a model that is not there
     if config.tune:
         policies.check(config, int(os.environ.get("WORLD_SIZE", "1")))
-    with (
-        closing(Run(folder, kept, accepted=accepted)) as run,
-        closing(engine),
-        Telling(run, trackers) as telling,
-    ):
-        own = Place.of(folder.absolute()) / "pool"
-        pool = pool.put(own) if isinstance(pool, SmallPool) else pool
-        if config.train.loss.margin and not has_strengths(pool):
-            raise AssayError("no pair of the pool has a strength: train.loss.margin would do nothing; leave it out")
-        meet(run, kept, pool)
-        standing = people if isinstance(people, PeopleOnFile) else None
-        if standing is not None:
-            standing.are_of(pool)
+    with closing(Run(folder, kept, accepted=accepted)) as run, closing(engine), Telling(run, trackers) as telling:
+        pool = _laid_down(run, config, kept, pool, standing)
         encoder = Encoder(config)
         describer = digest(jsonable(who["attributes"])) if chat else ""
         material = prepared(run, config, pool, encoder, OnDevices(engine, processes), chat, describer)
@@ -99,19 +87,20 @@ def run_job(
             run.say(f"[bold]seed {seed}[/bold] ({seed + 1} of {config.seeds})")
             with closing(run.part(folder / f"seed-{seed}", {**kept, "seeds": 1})) as part:
                 part.telling = telling
-                train = trainer(part, config, seed, processes, cluster, telling)
-                tools = Tools(people=measured, judge=judge, train=train, standing=standing, at_once=at_once,
+                by_seed = partial(
+                    trainer, config=config, seed=seed, processes=processes, cluster=cluster, telling=telling
+                )
+                tools = Tools(people=measured, judge=judge, train=by_seed(part), standing=standing, at_once=at_once,
                               score=score_together, at_chance=at_chance)  # fmt: skip
                 product = _of_seed(part, config, material, tools, seed, after_stage1, resettle=resettle)
                 if config.claims and judge is not None:
                     test_claims(Claims(product=product, judge=judge, unguided=longer_judge(), at_once=at_once))
-                    if standing is None and pool.knows:  # people who answer at once, and a truth to measure by
-                        run_arms(Arms(
-                            product=product, people=people, judge=judge, embed=embed, at_once=at_once,
-                            trainer=lambda of, n=seed: trainer(of, config, n, processes, cluster, telling),  # type: ignore[misc]
-                            by_rules=partial(by_rules, run, config, material, encoder),
-                            held=held_out(material, config.evaluation_pairs),
-                        ))  # fmt: skip
+                if config.claims and judge is not None and standing is None and pool.knows:
+                    run_arms(Arms(  # of people who answer at once, and a truth to measure by
+                        product=product, people=people, judge=judge, embed=embed, at_once=at_once, trainer=by_seed,
+                        by_rules=partial(by_rules, run, config, material, encoder),
+                        held=held_out(material, config.evaluation_pairs),
+                    ))  # fmt: skip
         if config.tune:
             policies.tune_policies(run, config, material, telling)
     return folder
@@ -131,6 +120,14 @@ def _who(config: FlowConfig, judge: Judge | None, chat: Chat | None, asked: Mapp
     return who
 
 
+def _kept(config: FlowConfig, who: Mapping[str, Any]) -> dict[str, Any]:
+    """What shapes a run: its config.json."""
+    kept = {**jsonable(config), "inputs": {"embedder": Encoder(config).identity, **who}}
+    for name in ("claims", "tune", "tuning"):  # they change nothing of a run: a finished one can be given them
+        del kept[name]
+    return kept
+
+
 def _refuse(folder: Path, pool: Pool | SmallPool) -> None:
     """Raises AssayError where the folder cannot have a run of this pool."""
     if isinstance(pool, Pool) and not pool.pairs:
@@ -139,6 +136,20 @@ def _refuse(folder: Path, pool: Pool | SmallPool) -> None:
         raise AssayError(f"{folder}: an earlier version of Assay made this run, in another layout; use another --out")
     if isinstance(pool, Pool) and pool.place.path is not None and pool.place.path.resolve() == folder.resolve():
         raise AssayError(f"{folder}: this is the pool; a run has a folder of its own: use another --out")
+
+
+def _laid_down(
+    run: Run, config: FlowConfig, kept: Mapping[str, Any], pool: Pool | SmallPool, standing: PeopleOnFile | None
+) -> Pool:
+    """The run's pool on disk: the one that it had, and that people's answers are of. Raises AssayError where it is another,
+    or cannot feed the loss."""
+    laid = pool.put(Place.of(run.folder.absolute()) / "pool") if isinstance(pool, SmallPool) else pool
+    if config.train.loss.margin and not has_strengths(laid):
+        raise AssayError("no pair of the pool has a strength: train.loss.margin would do nothing; leave it out")
+    meet(run, kept, laid)
+    if standing is not None:
+        standing.are_of(laid)
+    return laid
 
 
 def _of_seed(

@@ -66,7 +66,7 @@ def train_view(
         gold: Pairs that choose the checkpoint, or a folder of them.
         processes: On how many processes; it changes rounding only, and may change when a training goes on.
         say: Takes a line of progress.
-        trackers: Names that Accelerate knows ("tensorboard", "wandb", ...).
+        trackers: Names ("tensorboard", "wandb", ...: `assay.trackers`).
         identity: What the training is (`identity_of`), where the caller has it already.
         cluster: Where the processes run; None: on this machine. All nodes must see `folder` and the view.
 

@@ -117,7 +117,8 @@ def _train(
     place = Training(folder, known, HOLDS)
     if (done := engine.lead_says(place.finished)) is not None:
         return Trained(**done, folder=folder)
-    engine.lead_says(lambda: (check_loss(config.loss, source), check(trackers)))
+    engine.lead_says(lambda: check_loss(config.loss, source))
+    engine.lead_says(lambda: check(trackers))
     say = say if engine.lead else lambda _: None
     if engine.world > 1:
         say(f"{folder.name}: {engine}")

@@ -15,6 +15,7 @@ from assay.policy.monitor import MonitorConfig
 from assay.policy.rewards import HybridReward, RewardConfig
 from assay.rollouts import Prompt
 from assay.tables import sibling
+from assay.trackers import check
 from assay.tuning.benchmark_questions import asking, benchmark_of, questions_of
 from assay.tuning.exam import Exam, asked, exam_of, examine, overlap
 from assay.tuning.own import fitting, legible, opened, questions, teller
@@ -54,6 +55,7 @@ def run_grpo(
     from assay.step import Engine
 
     sampling.training_temperature()
+    check(trackers)
     engine = Engine(settings.precision, config.clip, settings.shard)
     store, purse = ImageStore(sibling(out, ".images")), purse_of(gold.ask)
     benchmark = benchmark_of(str(watch)) if watch else None
@@ -63,16 +65,7 @@ def run_grpo(
     def reading() -> dict[str, list[Prompt]]:
         prompts = questions(path, store, answer_field=answer_field, ask=ask)
         refuse(rewards, gold, prompts, monitor.judge)
-        if benchmark is not None:
-            plain, line = questions_of(*benchmark, config.seed, watch_data, store)
-            print(f"watches {line}")
-            if monitor.judge and not any(p.images for p in plain):
-                raise AssayError(
-                    f"--watch {watch}: no question has a picture, so --monitor.judge has nothing to look at"
-                )
-            watched, alike = asking(plain) if not ask.instruction else asked_so(plain, ask), asked_so(plain, ask)
-        else:
-            watched = alike = _watched(Path(watch) if watch else None, monitor, store, answer_field, ask)
+        watched, alike = _to_watch(watch, benchmark, monitor, config.seed, store, answer_field, ask, watch_data)
         held, rest = _apart(path, prompts, gold, rewards, store, config.seed, answer_field, ask)
         for line in overlap({"trained on": rest, "watched": alike, "gold": held}):
             print(line)
@@ -171,6 +164,22 @@ def _sample(prompts: Sequence[Prompt], n: int, seed: int) -> list[Prompt]:
     """n random prompts, in their order."""
     order = np.random.default_rng(seed).permutation(len(prompts))[:n]
     return [prompts[i] for i in sorted(order.tolist())]
+
+
+def _to_watch(
+    watch: Path | str | None, benchmark: tuple[str, int] | None, monitor: MonitorConfig, seed: int, store: ImageStore,
+    answer_field: str, ask: AskConfig, data: Path | None,
+) -> tuple[list[Prompt], list[Prompt]]:  # fmt: skip
+    """The questions of readings, and how they would be asked in training: of a benchmark, or as a file has them."""
+    if benchmark is None:
+        found = _watched(Path(watch) if watch else None, monitor, store, answer_field, ask)
+        return found, found
+    plain, line = questions_of(*benchmark, seed, data, store)
+    print(f"watches {line}")
+    if monitor.judge and not any(p.images for p in plain):
+        raise AssayError(f"--watch {watch}: no question has a picture, so --monitor.judge has nothing to look at")
+    alike = asked_so(plain, ask)
+    return asking(plain) if not ask.instruction else alike, alike
 
 
 def _watched(
