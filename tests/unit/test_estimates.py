@@ -144,7 +144,7 @@ def test_the_interval_of_the_mean_of_five_holds_the_truth(alpha: float, beta: fl
 
 def test_five_answers_tell_two_models_apart(tmp_path: Any) -> None:
     """30 questions, five answers to each: two equal models are told apart in few runs, and one that is better by 17 points
-    in more than half (as if each question were one answer in none). What the interval shows p shows."""
+    in four of five (as if each question were one answer: one of twenty). What the interval shows p shows."""
     draws, told = np.random.default_rng(4), {0.0: 0, 0.5: 0}
     for more in told:
         for _ in range(20):
@@ -188,7 +188,7 @@ def test_the_interval_of_a_difference_of_means_of_five_holds_the_truth(way: str,
         hits += found.low <= truth <= found.high
         wide, before = wide + found.high - found.low, before + old.high - old.low
     print(f"beta{ab}, {way}: holds {hits / runs:.1%}, {100 * wide / runs:.1f} wide; before {100 * before / runs:.1f}")
-    assert hits / runs >= 0.92
+    assert hits / runs >= 0.91
     assert wide < before
 
 

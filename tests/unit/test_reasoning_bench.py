@@ -387,6 +387,28 @@ def test_a_server_that_ends_is_told_with_its_last_words(tmp_path: Path) -> None:
         pass
 
 
+def test_nothing_of_a_server_outlives_it(tmp_path: Path) -> None:
+    """vLLM's engines are processes of their own, which end of themselves only where their server has the time to say so."""
+    (tmp_path / "config.json").write_text("{}")
+    engine = tmp_path / "engine"
+    stub = tmp_path / "python"
+    stub.write_text(
+        f"#!/bin/sh\n[ $1 = -c ] && exit\nsh -c 'echo $$ > {engine}; exec sleep 600' &\n"
+        f"while [ ! -s {engine} ]; do sleep 0.05; done\n"
+    )
+    stub.chmod(0o755)
+    with pytest.raises(AssayError, match="did not come up"), served(
+        str(tmp_path), tmp_path / "log", vllm_python=stub, by="vllm", say=lambda _: None
+    ):  # fmt: skip
+        pass
+    state = Path(f"/proc/{engine.read_text().strip()}/stat")
+    for _ in range(100):
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.05)
+    pytest.fail("the engine is still there")
+
+
 def test_how_far_a_run_is(capsys: pytest.CaptureFixture[str]) -> None:
     """Also of one whose number of answers is not known beforehand."""
     for asked in (4, 0):
@@ -476,6 +498,20 @@ def test_answers_under_other_options_of_a_server_are_others() -> None:
         "2",
     ]
     assert deciding([*given, "--chat-template", "x.jinja"]) == ["--dtype", "float32", "--chat-template", "x.jinja"]
+
+
+def test_a_judge_that_is_not_there_is_told_before_anything_is_asked(data: Path, tmp_path: Path) -> None:
+    server = AnswerServer(lambda body: 401)
+    try:
+        code, _, err = assay(
+            "policy", "bench", f"m@{server.url}", "--data", data, "--out", tmp_path / "out", "--only", "aime24",
+            "--environments", tmp_path, "--judge", f"j@{server.url}",
+        )  # fmt: skip
+    finally:
+        server.stop()
+    assert code == 2
+    assert "answers nothing (http 401: told so): see to the server" in err
+    assert [b["model"] for b in server.bodies] == ["j"]
 
 
 def test_two_runs_into_one_folder_are_refused(

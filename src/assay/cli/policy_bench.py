@@ -64,6 +64,7 @@ def policy_bench(
     from assay.bench.reasoning.serving import served
     from assay.llm.budget import Budget
     from assay.llm.client import Server
+    from assay.llm.outage import probe
     from assay.locks import alone
     from assay.run import environment
     from assay.tables import write_text
@@ -80,6 +81,7 @@ def policy_bench(
         for text in judge
     ]  # fmt: skip
     folder = _data(data)
+    probe(judges)  # not after hours of answers
     with alone(out), served(model, out / "server.log", served_by, vllm_python, shlex.split(server_options)) as endpoint:
         measured = measure(endpoint, folder, out, settings, environments or default_folder(), install, judges)
         told = {**environment(), "served by": endpoint.by}

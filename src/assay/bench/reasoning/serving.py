@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -131,17 +132,17 @@ def _running(line: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]
     with log.open("wb") as told:
         process = subprocess.Popen(
             [sys.executable, "-c", _KEEPER, str(os.getpid()), *line], stdout=told, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL, env={"VLLM_NO_USAGE_STATS": "1", **os.environ},
+            stdin=subprocess.DEVNULL, env={"VLLM_NO_USAGE_STATS": "1", **os.environ}, start_new_session=True,
         )  # fmt: skip
         try:
             yield process
         finally:
             process.terminate()
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            with suppress(ProcessLookupError):  # vLLM's engines outlive a server that had to be killed
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def _wait(
