@@ -226,6 +226,11 @@ def _announce(files: Sequence[_File], strict: bool, say: Callable[[str], None], 
                 say(line)
         else:
             say(f"{shown}: layout {file.layout.name}, {'named' if strict else 'detected'}")
+    wanted = {f"--map {ours}={theirs}": theirs for ours, theirs in fields.mapped.items()}
+    wanted |= {f"--ignore {name}": name for name in sorted(fields.ignored)}
+    for flag, name in wanted.items():
+        if not any(fields.found(name, file.part.rows()) for file in files):
+            say(f"{flag}: none of the first rows has a column {name}")
 
 
 def _imported(
