@@ -154,6 +154,7 @@ MISTAKES = (
     ("pool add rows.jsonl --out s3://", "s3://: name a bucket or a folder in it"),
     ("run pool pool --out pool", "pool: this is the pool; a run has a folder of its own"),
     ("pool add rows.jsonl --out rows.jsonl", "rows.jsonl"),
+    ("pool add rows.jsonl --out .", "no pool, and other things are in it"),
     ("judgements agreement folder", "folder: Is a directory; correct the path"),
     ("pool add empty.jsonl --out new", "no usable pair in empty.jsonl"),
     ("pool add strange.jsonl --out new", "no usable pair in strange.jsonl"),

@@ -18,7 +18,7 @@ from typing import Any
 
 from assay.curate.generation import gather, gathered, shares
 from assay.curate.segments import Note, Segments
-from assay.curate.shards import Pool
+from assay.curate.shards import TABLES, Pool
 from assay.curate.spill import BUCKET, Piece, bucket_name, pair_up, spill
 from assay.engine import Engine, Here
 from assay.errors import AssayError
@@ -172,6 +172,14 @@ def _begun(place: Place, parts: int, found: Sequence[Part]) -> Pool:
         return pool
     if parts < 0:
         raise AssayError(f"--parts {parts}: give a number of parts, or leave it out")
+    if other := [
+        n
+        for n in place.names()
+        if n not in (*TABLES, "pairs", "index", "importing", "imports", "images") and n[0] != "."
+    ]:
+        raise AssayError(
+            f"{place}: no pool, and other things are in it ({other[0]}, ...); a pool has a folder of its own"
+        )
     size = sum({part.key: part.chars for part in found}.values())
     return Pool(place=place, parts=parts or _power(size / PART_BYTES), shards=(), generations=0)
 
