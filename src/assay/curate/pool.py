@@ -172,11 +172,8 @@ def _begun(place: Place, parts: int, found: Sequence[Part]) -> Pool:
         return pool
     if parts < 0:
         raise AssayError(f"--parts {parts}: give a number of parts, or leave it out")
-    if other := [
-        n
-        for n in place.names()
-        if n not in (*TABLES, "pairs", "index", "importing", "imports", "images") and n[0] != "."
-    ]:
+    ours = {*TABLES, "pairs", "index", "importing", "imports", "images"}
+    if other := [name for name in place.names() if name not in ours and not name.startswith(".")]:
         raise AssayError(
             f"{place}: no pool, and other things are in it ({other[0]}, ...); a pool has a folder of its own"
         )
