@@ -61,8 +61,9 @@ def test_a_heading_that_another_column_has_is_left_alone(tmp_path: Path) -> None
     assert told == {("yes", "no")}
 
 
-def test_excel_says_what_parts_its_cells(tmp_path: Path) -> None:
-    text = "\ufeffsep=;\r\nprompt;chosen;rejected\r\np, or so;yes, it is;no, it is not\r\n"
+@pytest.mark.parametrize("told", ["sep=;", '"sep=;"'])
+def test_excel_says_what_parts_its_cells(tmp_path: Path, told: str) -> None:
+    text = f"\ufeff{told}\r\nprompt;chosen;rejected\r\np, or so;yes, it is;no, it is not\r\n"
     report, told = added(tmp_path, "a.csv", text)
     assert told == {("yes, it is", "no, it is not")}
     assert report.rejected == 0
