@@ -241,7 +241,7 @@ def compare_models(
     one, two = load(a), load(b)
     found = compare(one, two, draws, seed)
     _print(COMPARED, compared(found))
-    print(*(f"{d.name}: A is {d.verdict}" for d in found), sep="\n")
+    print(*(f"{d.name}: A: {d.verdict}" for d in found), sep="\n")
     for d in found:
         if one.results[d.name].get("protocol") != two.results[d.name].get("protocol"):
             print(f"{d.name}: measured by different protocols; A: {one.results[d.name].get('protocol')}; B: "
