@@ -53,6 +53,7 @@ def test_settings_labels_and_models_are_compared(tmp_path: Path) -> None:
     text = "\n".join(lines(found))
     assert "they measured different pairs: the first 20, the second 30, both 20" in text
     assert "1 pairs have a label in the first alone" in text
+    assert ": the second: too few to say whether it is better than the first" in text, "the verdict stands for itself"
     assert not found.same
     assert json.loads(as_json(found))["same"] is False
     assert compare(one, one).same

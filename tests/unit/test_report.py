@@ -2,16 +2,19 @@
 
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from assay import figures
 from assay.errors import AssayError
 from assay.examples import CHARACTERS, _example, examples
 from assay.records import Judgement, Label, Pair, Response, user
 from assay.report.page import _cost, _judgements, _who, summary, write_report
 from assay.report.run import RunSteps
+from assay.statistics import Estimate, mean
 from assay.tables import Table
 from pools import better, old_layout, small_pool, small_run
 
@@ -79,6 +82,7 @@ def test_a_pool_without_truth_has_no_empty_tables(tmp_path: Path) -> None:
     reached = {"value": 0.75, "se": 0.1, "n": 1234, "clusters": 10.0}
     filters = {"kept": 0, "keep_agreement": None, "flipped": 0, "flip_agreement": None}
     loop = {"gold": 1, "held": 1, "silver": 1, "mistakes": 0, "retrieved": 0, "free": 0, "gold_accuracy": reached}
+    of_gold = asdict(mean([1.0] * 70 + [0.0] * 30, [n // 4 for n in range(100)]))  # four pairs to a question
     judged = {"asked": 4, "agreement": reached, "overturned": reached}
     length = {"name": "longer wins", "value": 68.3, "low": 64.1, "high": 72.3, "n": 893, "clusters": 258.0}
     counts = {"rows": None, "rejected": {}, "read": 2, "duplicates": 0, "conflicting": 0, "pool": 2, "contaminated": 0,
@@ -91,11 +95,13 @@ def test_a_pool_without_truth_has_no_empty_tables(tmp_path: Path) -> None:
     of_seed = {
         **{f"sets/{name}": of_set for name in ("raw-more", "stage1")},
         "claims-judges": {}, "claims-filters": {"best RM": filters},
-        "final": {"set": "stage1", "held": {"stage1": 0.5}, "n": 2}, "labels": {"counts": {}},
+        "final": {"set": "stage1", "held": {"stage1": 0.7}, "gold": {"stage1": of_gold}, "n": 139}, "labels": {"counts": {}},
         "stage1/it0": loop, "stage1/it1": loop, "stage1/judges-seed": judged, "stage1/judges-it0": judged,
         "bench/held-out": {"title": "held-out pairs", "cells": [], "notes": [], "diagnostics": [length]},
     }  # fmt: skip
     (tmp_path / "run/config.json").write_text(json.dumps({"recipe": "pool"}))
+    machine = {"processor": "Another Processor", "cores": 96, "python": "3.12.1"}
+    (tmp_path / "run/environments.jsonl").write_text(f"{json.dumps(machine)}\n" * 2)
     for folder, some in ((tmp_path / "run", steps), (tmp_path / "run/seed-0", of_seed)):
         for name, told in some.items():
             (folder / f"steps/{name}.json").parent.mkdir(parents=True, exist_ok=True)
@@ -112,6 +118,9 @@ def test_a_pool_without_truth_has_no_empty_tables(tmp_path: Path) -> None:
     for said in ("<th>round</th>", "<td>1</td>", "<td>2</td>", "<td>the first answers</td>", "<td>round 1</td>"):
         assert said in page, "rounds are numbered as the terminal numbers them"
     assert "the model prefers the longer one" in page
+    assert "Another Processor, 96 cores, Python 3.12.1 &middot;" in page, "the run's machine, once"
+    assert f"stage 1 {figures.told(Estimate(**of_gold), '')}" in page
+    assert figures.counted(70, 100) not in page, "pairs of a question are not independent"
     for name in ("raw-more", "stage1"):
         (tmp_path / f"run/seed-0/steps/sets/{name}.json").unlink()
     with pytest.raises(AssayError, match="an older Assay made this run; run it anew"):

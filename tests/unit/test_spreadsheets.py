@@ -61,8 +61,9 @@ def test_a_heading_that_another_column_has_is_left_alone(tmp_path: Path) -> None
     assert told == {("yes", "no")}
 
 
-def test_excel_says_what_parts_its_cells(tmp_path: Path) -> None:
-    text = "\ufeffsep=;\r\nprompt;chosen;rejected\r\np, or so;yes, it is;no, it is not\r\n"
+@pytest.mark.parametrize("told", ["sep=;", '"sep=;"'])
+def test_excel_says_what_parts_its_cells(tmp_path: Path, told: str) -> None:
+    text = f"\ufeff{told}\r\nprompt;chosen;rejected\r\np, or so;yes, it is;no, it is not\r\n"
     report, told = added(tmp_path, "a.csv", text)
     assert told == {("yes, it is", "no, it is not")}
     assert report.rejected == 0
@@ -117,3 +118,16 @@ def test_label_studios_export_is_told_how_to_be_read(tmp_path: Path) -> None:
     row = {"prompt": "p", "answer1": "yes", "answer2": "no", "comparison": "right"}
     _, told = added(tmp_path / "again", "b.json", json.dumps([row]), mapped=("label=comparison",))
     assert told == {("no", "yes")}
+
+
+def test_a_flag_that_names_no_column_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "p", "chosen": "yes", "rejected": "no", "Extra": 1}))
+    told: list[str] = []
+    fields = Fields.of(("prompt=qestion",), ("extra", "margin", "Extra"))
+    pool.add([str(tmp_path / "a.jsonl")], tmp_path / "pool", say=told.append, fields=fields)
+    said = [line for line in told if "none of the first rows" in line]
+    assert said == [
+        "--map prompt=qestion: none of the first rows has a column qestion",
+        "--ignore extra: none of the first rows has a column extra",
+        "--ignore margin: none of the first rows has a column margin",
+    ]

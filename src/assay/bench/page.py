@@ -54,7 +54,7 @@ def write(
 
 def write_compared(path: Path, a: str, b: str, differences: Sequence[Difference]) -> Path:
     """Write the page of a comparison of models `a` and `b`: a plot, the table, what is shown in words; returns its path."""
-    verdicts = [f"{d.name}: {line}" for d in differences for line in (f"A is {d.verdict}", *d.notes)]
+    verdicts = [f"{d.name}: {line}" for d in differences for line in (f"A: {d.verdict}", *d.notes)]
     plots = [
         ("A less B in points, with 95 % intervals: to the right of the line A is better", _differences(differences))
     ]

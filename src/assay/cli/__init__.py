@@ -54,6 +54,8 @@ app.command(name="fetch")(fetch.fetch)
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 """What a disk says that is full, or not to be written on."""
+_PATH = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
+"""What it says of a path that is a folder where a file is meant, or the other way round."""
 
 
 def _command(arguments: Sequence[str]) -> object:
@@ -97,10 +99,13 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # of what is still in the buffer
         sys.exit(141)
     except OSError as error:
-        if error.errno not in _DISK:
+        if error.errno not in _DISK | _PATH:
             raise
         what = f"{error.filename or 'a file'}: {error.strerror}"
-        print(f"error: {what}; what was done before is kept, and the same command goes on", file=sys.stderr)
+        then = (
+            "what was done before is kept, and the same command goes on" if error.errno in _DISK else "correct the path"
+        )
+        print(f"error: {what}; {then}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":  # of several processes one says it

@@ -241,7 +241,7 @@ def compare_models(
     one, two = load(a), load(b)
     found = compare(one, two, draws, seed)
     _print(COMPARED, compared(found))
-    print(*(f"{d.name}: {line}" for d in found for line in (f"A is {d.verdict}", *d.notes)), sep="\n")
+    print(*(f"{d.name}: {line}" for d in found for line in (f"A: {d.verdict}", *d.notes)), sep="\n")
     print(f"A: {one.model}\nB: {two.model}")
     if html is not None:
         from assay.bench import page

@@ -13,10 +13,11 @@ from assay.cli.arguments import App, Flat
 from assay.cli.run_file import kept
 from assay.engine import engine_of
 from assay.errors import AssayError
-from assay.figures import counted
+from assay.figures import told
 from assay.locks import alone
 from assay.pipeline.settings import SweepConfig, Tool
 from assay.reward.config import TrainConfig
+from assay.statistics import Estimate
 from assay.tables import remove, sibling
 
 app = App()
@@ -59,11 +60,7 @@ def reward_train(
         trained = fit(out, config, pairs, held, processes, print, trackers)
         if first:
             remove(beside)
-    seen = (
-        f"{counted(round(trained.gold_accuracy * trained.gold_pairs), trained.gold_pairs, ' %')} of gold pairs"
-        if trained.gold_pairs
-        else "no gold pairs to check on"
-    )
+    seen = f"{told(Estimate(**trained.gold))} of gold pairs" if trained.gold else "no gold pairs to check on"
     left = f" ({sum(trained.left_out.values()):,} left out)" if trained.left_out else ""
     return print(f"{trained.pairs:,} pairs{left}, {trained.steps:,} steps, {seen} -> {out}")
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from assay.curate.generation import gather, gathered, shares
 from assay.curate.segments import Note, Segments
-from assay.curate.shards import Pool
+from assay.curate.shards import TABLES, Pool
 from assay.curate.spill import BUCKET, Piece, bucket_name, pair_up, spill
 from assay.engine import Engine, Here
 from assay.errors import AssayError
@@ -172,6 +172,11 @@ def _begun(place: Place, parts: int, found: Sequence[Part]) -> Pool:
         return pool
     if parts < 0:
         raise AssayError(f"--parts {parts}: give a number of parts, or leave it out")
+    ours = {*TABLES, "pairs", "index", "importing", "imports", "images"}
+    if other := [name for name in place.names() if name not in ours and not name.startswith(".")]:
+        raise AssayError(
+            f"{place}: no pool, and other things are in it ({other[0]}, ...); a pool has a folder of its own"
+        )
     size = sum({part.key: part.chars for part in found}.values())
     return Pool(place=place, parts=parts or _power(size / PART_BYTES), shards=(), generations=0)
 
@@ -226,6 +231,11 @@ def _announce(files: Sequence[_File], strict: bool, say: Callable[[str], None], 
                 say(line)
         else:
             say(f"{shown}: layout {file.layout.name}, {'named' if strict else 'detected'}")
+    wanted = {f"--map {ours}={theirs}": theirs for ours, theirs in fields.mapped.items()}
+    wanted |= {f"--ignore {name}": name for name in sorted(fields.ignored)}
+    for flag, name in wanted.items():
+        if not any(fields.found(name, file.part.rows()) for file in files):
+            say(f"{flag}: none of the first rows has a column {name}")
 
 
 def _imported(

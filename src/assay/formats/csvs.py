@@ -57,7 +57,7 @@ class _Feed:
         self._lines = lines(blocks)
         self._back: list[str] = []
         first = self._next()
-        told = re.fullmatch(r"sep=(.)\s*", first or "", re.IGNORECASE)  # Excel's
+        told = re.fullmatch(r'"?sep=(.)"?\s*', first or "", re.IGNORECASE)  # Excel's
         if told is not None:
             self.number, first = 1, self._next()
         self._back = [] if first is None else [first]

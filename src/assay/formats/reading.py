@@ -49,6 +49,12 @@ class Fields:
         made = {k: v for k, v in row.items() if k not in left}
         return {**made, **{ours: _inside(row, theirs) for ours, theirs in self.mapped.items()}}
 
+    @staticmethod
+    def found(name: str, rows: Iterable[Cell | Flaw]) -> bool:
+        """Whether any of the first rows has a column of that name (or a known one spelled otherwise), or a path into one."""
+        seen = (item.value for item in islice(rows, SAMPLE) if isinstance(item, Cell))
+        return any(name in in_known_names(row) or name in row or _inside(row, name) is not None for row in seen)
+
 
 def _inside(row: Row, path: str) -> Any:
     if path in row:

@@ -20,6 +20,7 @@ from assay.curate.scores import Together
 from assay.curate.stage1 import Train
 from assay.curate.views import LABELS, LabelSet, label_set, of_frame
 from assay.errors import AssayError
+from assay.figures import told as share_told
 from assay.memory import compact
 from assay.pipeline import hits
 from assay.pipeline.against_truth import right
@@ -27,6 +28,7 @@ from assay.pipeline.flow import Curated, FlowConfig
 from assay.records import Preference
 from assay.reward import card
 from assay.run import Run
+from assay.statistics import Estimate
 from assay.store import Place
 
 SETS: dict[str, str] = {
@@ -127,7 +129,9 @@ def _choose(product: Product, names: Sequence[str]) -> dict[str, object]:
     Paper A releases the model of the filtered set, and that of the flipped set for research only.
     """
     models = product.run.folder / "models"
-    held = {n: json.loads((models / model_name(n) / "training.json").read_text())["gold_accuracy"] for n in names}
+    trained = {n: json.loads((models / model_name(n) / "training.json").read_text()) for n in names}
+    held = {n: t["gold_accuracy"] for n, t in trained.items()}
+    gold = {n: t.get("gold") for n, t in trained.items()}
     best = max(names, key=lambda n: held[n])  # of equal ones the first
     for folder in ("final", "final.saving"):
         shutil.rmtree(models / folder, ignore_errors=True)
@@ -135,11 +139,11 @@ def _choose(product: Product, names: Sequence[str]) -> dict[str, object]:
     card.entitle(models / "final.saving", f"final ({SETS[best]})")
     card.put(models / "final.saving", "Labels", [
         f"- {SETS[best]}: chosen of {', '.join(SETS[n] for n in names)} by held gold",
-        *(f"- held gold, {SETS[n]}: {held[n]:.1%} of {len(product.curated.stage1.held):,} pairs" for n in names),
+        *(f"- held gold, {SETS[n]}: {share_told(Estimate(**g) if g else None)} ranked rightly" for n, g in gold.items()),
         "- who judged, what was dropped and why, and how it compares with the raw labels: report.html of the run",
     ])  # fmt: skip
     (models / "final.saving").rename(models / "final")
-    return {"set": best, "held": held, "n": len(product.curated.stage1.held)}
+    return {"set": best, "held": held, "gold": gold, "n": len(product.curated.stage1.held)}
 
 
 def model_name(name: str) -> str:

@@ -200,7 +200,7 @@ def _model_told(m: Model, name: str) -> str:
     others = "" if m.alike else (
         f" (they measured different pairs: the first {m.measured[0]:,}, the second {m.measured[1]:,}, both {m.both:,})"
     )  # fmt: skip
-    return f"{m.name}: the second is {verdict(m.difference, m.questions, name)}{others}"
+    return f"{m.name}: the second: {verdict(m.difference, m.questions, name)}{others}"
 
 
 def as_json(found: Compared) -> str:

@@ -1,5 +1,6 @@
 """A run folder to one self-contained HTML page: tables, plots as inline pictures, examples, costs. Needs no torch."""
 
+import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.table import Table as RichTable
 from assay import __version__
 from assay.curate.cost import gains
 from assay.examples import examples
-from assay.figures import FEW, LEGEND, counted, in_words, told, verdict
+from assay.figures import FEW, LEGEND, in_words, told, verdict
 from assay.look import MARK, drawn, paper
 from assay.memory import compact
 from assay.pipeline.product import SETS
@@ -35,7 +36,7 @@ from assay.report.run import (
     shares,
     steps_of,
 )  # fmt: skip
-from assay.run import environment
+from assay.statistics import Estimate
 from assay.tables import Table, read_json, write_text
 
 SECTIONS = (("sets", "Models"), ("pool", "In and out"), ("loop", "Stage 1"), ("claims", "Claims"),
@@ -54,10 +55,10 @@ def write_report(folder: Path) -> Path:
     template = jinja2.Environment(autoescape=True).from_string(
         resources.files("assay.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     )
-    env, judged = environment(), _judgements(folder)
+    judged = _judgements(folder)
     rows = {
         "recipe": run.config["recipe"], "folder": str(folder), "seeds": len(run.done("final")),
-        "version": __version__, "machine": f"{env['processor']}, {env['cores']} cores, Python {env['python']}",
+        "version": __version__, "machine": _machines(folder),
         "headline": headline(run), "oracle": "oracle" in judged["kind"], "people": _who(judged, "lead", "human", "oracle"),
         "judges": _who(judged, "llm", "offline"),
         "ledger": ledger(run), "about": about(run), "chosen_by": chosen_by(run), "judge_rounds": judge_rounds(run),
@@ -75,6 +76,14 @@ def write_report(folder: Path) -> Path:
     page = template.render(r=rows, sections=sections, table=html_of, css=paper(), mark=MARK)
     write_text(folder / "report.html", page)
     return folder / "report.html"
+
+
+def _machines(folder: Path) -> str:
+    """What the run worked on, as its sessions noted it; a report may be written elsewhere."""
+    file = folder / "environments.jsonl"
+    sessions = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    told = (f"{s.get('processor')}, {s.get('cores')} cores, Python {s.get('python')}" for s in sessions)
+    return "; ".join(dict.fromkeys(told)) or "machine not known"
 
 
 def headline(run: RunSteps) -> str:
@@ -98,8 +107,8 @@ def chosen_by(run: RunSteps) -> str:
     """What chose the released models."""
     told_of = []
     for folder, seed in zip(run.folders, run.seeds, strict=True):
-        n = seed["final"]["n"]
-        held = ", ".join(f"{SETS[name]} {counted(round(a * n), n)}" for name, a in seed["final"]["held"].items())
+        gold = seed["final"].get("gold") or dict.fromkeys(seed["final"]["held"])
+        held = ", ".join(f"{SETS[name]} {told(Estimate(**g) if g else None, '')}" for name, g in gold.items())
         told_of.append(f"{folder.name}: {held}")
     return (
         "The released model is the candidate that is right most often on held gold, which trains nothing; of equal ones "

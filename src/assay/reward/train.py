@@ -69,6 +69,8 @@ class Trained:
     packed: bool
     temperature: float | None = None
     gold_pairs: int = 0
+    gold: dict[str, Any] | None = None
+    """The share of gold pairs that it ranks rightly, as a `statistics.Estimate`; None without gold."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Pairs that the model cannot read, or that are the same tokens to it, by reason; left_out.jsonl names them."""
 
@@ -310,11 +312,13 @@ class _Training:
         if fitted:
             calibration.save(fitted, best / "calibration.json")
         self.render.left.save(best / "left_out.jsonl")
+        right = [float(m > 0) for m in state.best_margins]
         result = {
             "pairs": len(self.source), "steps": self.steps, "gold_accuracy": max(state.best_accuracy, 0.0),
             "best_step": state.best_step, "cut_tokens": state.cut, "tokens": state.tokens,
             "presented": state.presented, "wall_s": round(state.wall_s, 2), "packed": self.compute.model.packed,
-            "temperature": fitted.temperature if fitted else None, "gold_pairs": len(state.best_margins),
+            "temperature": fitted.temperature if fitted else None, "gold_pairs": len(right),
+            "gold": asdict(mean(right, self.questions)) if right else None,
             "left_out": self.render.left.counts(),
         }  # fmt: skip
         card.write(best, self.name, self.config, result, fitted)
