@@ -81,6 +81,8 @@ def test_it_says_what_the_sampler_says(server: tuple[str, ChatServer], policy: P
     with ThreadPoolExecutor(4) as pool:
         told = list(pool.map(lambda content: ask(url, messages=[{"role": "user", "content": content}]), said))
     assert made.batches - before < 4, "decoded together"
+    ask(url, messages=[{"role": "user", "content": "say a"}])
+    assert len(made.sampler.entropies) == 1, "nothing of earlier answers piles up"
     for (status, answer), rollout in zip(told, wanted, strict=True):
         assert status == 200
         choice = answer["choices"][0]
