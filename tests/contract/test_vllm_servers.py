@@ -200,6 +200,7 @@ def test_a_server_that_tells_log_probabilities_of_another_temperature_is_refused
     class Telling(Taking):
         def __call__(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
             if body.get("logprobs") == 5:
+                assert 0 <= body["temperature"] <= 2, "what vLLM takes"
                 hot = body["temperature"] if mode == "processed" else 1.0
                 told = {f"t{i}": x for i, x in enumerate((logits / hot).log_softmax(0).tolist())}
                 return 200, {"choices": [{"logprobs": {"top_logprobs": [told]}}]}

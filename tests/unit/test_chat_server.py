@@ -85,6 +85,8 @@ def test_it_says_what_the_sampler_says(server: tuple[str, ChatServer], policy: P
             )  # whose seed is whose does not part them
         )
     assert made.batches - before < 4, "decoded together"
+    ask(url, messages=[{"role": "user", "content": "say a"}])
+    assert len(made.sampler.entropies) == 1, "nothing of earlier answers piles up"
     for (status, answer), rollout in zip(told, wanted, strict=True):
         assert status == 200
         choice = answer["choices"][0]

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from assay.policy.reading import Reading
 from assay.records import Message
 from assay.rollouts import Prompt, Rollout
 from assay.statistics import Estimate
+from assay.tuning import exam
 from assay.tuning import plots as training_plots
 from assay.tuning.plots import plot
 
@@ -169,6 +171,22 @@ def test_onset_entropies_by_hand() -> None:
     assert onset_entropies(tokens, entropies) == [2.0, 4.0, 9.0]
     assert onset_entropies([], []) == []
     assert onset_entropies(["Butter", "fly"], [1.0, 2.0]) == []
+
+
+def test_a_token_that_pads_the_vocabulary_has_no_name() -> None:
+    """Models have more rows of logits than their tokenizers have tokens (Qwen2.5: 271), and these can be the likeliest."""
+    from types import SimpleNamespace
+
+    import tiny_models
+
+    words, asked = tiny_models.tokenizer(), prompt()
+    answer = Rollout(
+        prompt_id=asked.id, tokens=(7, len(words) + 3), logprobs=(0.0, 0.0), text="b", ended=False, policy_step=0
+    )
+    greedy: Any = SimpleNamespace(
+        policy=SimpleNamespace(tokenizer=words), answer_start="", entropies={asked.id: (1.0, 2.0)}
+    )
+    assert exam._entropies(greedy)([(asked, answer)]) == [(["", words.decode([7]), ""], [0.0, 1.0, 2.0])]
 
 
 def sampler(say: Callable[[Prompt], str]) -> Callable[[Sequence[Prompt], int], list[list[Rollout]]]:

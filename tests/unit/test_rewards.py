@@ -93,6 +93,17 @@ def term(threshold: float = 0.6) -> ModelTerm:
     )
 
 
+def test_half_a_number_is_no_answer() -> None:
+    """What the limit of tokens cut may go on: a right answer must not be paid for the beginning of a wrong one."""
+    reward, asked = HybridReward(RewardConfig(form="none")), replace(ASKED, answer="12", kind="number")
+    cut = {"the answer is 12": 0.0, "the answer is 12.": 0.0, "the answer is 12. So": 1.0, "\\boxed{12}": 1.0,
+           "<answer>12</answer> 1": 1.0, "the answer is -12": 0.0}  # fmt: skip
+    scores = reward([(asked, replace(rollout(text), ended=False)) for text in cut])
+    assert dict(zip(cut, (s.rule for s in scores), strict=True)) == cut
+    assert scores[0].problem == "cut off"
+    assert reward([(asked, rollout("the answer is 12"))])[0].rule == 1.0, "it ended"
+
+
 def test_the_calibrated_term_is_gated_and_bounded_and_the_plain_sum_is_not() -> None:
     def scorer(pairs: Any) -> Any:
         return np.array([15.0, -15.0])

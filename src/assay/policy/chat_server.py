@@ -174,6 +174,7 @@ class ChatServer:
     def _decode(self, taken: Sequence[_Asked]) -> list[list[Rollout]]:
         first, self.batches = taken[0], self.batches + 1
         self.sampler.config = first.drawn
+        self.sampler.entropies.clear()  # of greedy answers, which would pile up
         seeds = [secrets.randbits(60) if one.seed is None else one.seed for one in taken]
         found: list[list[Rollout]] = self.sampler([one.prompt for one in taken], first.n, draw=hash(tuple(seeds)))
         return found

@@ -18,7 +18,7 @@ from assay.policy.claims import cannot_see, check_claims
 from assay.policy.config import Form
 from assay.policy.judge_claims import ClaimsJudge
 from assay.policy.reading import Reading
-from assay.policy.rewards import format_reward
+from assay.policy.rewards import format_reward, unbroken
 from assay.rollouts import Prompt, Rollout, Sampler
 from assay.statistics import Estimate, mean
 
@@ -64,14 +64,14 @@ def read(
     asked = {p.id: p for p in (*prompts, *blanks, *swaps)}
     said = {r[0].prompt_id: r[0] for r in sampler(list(asked.values()), 1)}
     rollouts = [said[p.id] for p in (*prompts, *blanks, *swaps)]
-    answers = [answer_of(p, begun + r.text) for p, r in zip((*prompts, *blanks, *swaps), rollouts, strict=True)]
+    answers = [answer_of(p, begun + unbroken(r)) for p, r in zip((*prompts, *blanks, *swaps), rollouts, strict=True)]
     n, m = len(prompts), len(prompts) + len(blanks)
     blind_rate, blind_chance = _same(prompts, answers, groups, seen, answers[n:m]) if blanks else (None, None)
     swap_rate, swap_chance = _same(prompts, answers, groups, turned, answers[m:]) if swaps else (None, None)
     own = list(zip(prompts, rollouts[:n], strict=True))
     if heard is not None:
         heard(own)
-    known = [(p, begun + r.text) for p, r in own if p.answer]
+    known = [(p, begun + unbroken(r)) for p, r in own if p.answer]
     onset, onsets = _onset(entropies, own)
     return replace(
         _spoken(prompts, rollouts[:n], step, getattr(sampler, "answer_start", ""), form, begun),

@@ -105,6 +105,12 @@ def format_reward(text: str, form: Form = "think-answer") -> float:
     return float(has_form(text, form))
 
 
+def unbroken(rollout: Rollout) -> str:
+    """An answer's text as rules read it: of one that was cut off without the number at its end, which may be half of one
+    ("the answer is 12" of 125)."""
+    return rollout.text if rollout.ended else re.sub(r"-?\d[\d.,/]*$", "", rollout.text)
+
+
 def claims_reward(prompt: Prompt, text: str) -> float:
     """The share of the prompt's facts that the reasoning asserts, less 1 for any false claim: in [-1, 1]; 0.0 where nothing
     is known of the picture."""
@@ -260,8 +266,9 @@ class HybridReward:
     def _score(self, prompt: Prompt, rollout: Rollout, raw: float | None, worst: float) -> Score:
         config, problem, text = self.config, "", self.begun + rollout.text
         empty = not rollout.text.removeprefix(self.prefilled).strip()
-        answer = None if empty else final_answer(text)
-        rule = float(not empty and correct(text, prompt.answer, prompt.kind))
+        whole = self.begun + unbroken(rollout)
+        answer = None if empty else final_answer(whole)
+        rule = float(not empty and correct(whole, prompt.answer, prompt.kind))
         if empty:
             problem = EMPTY
         elif not rollout.ended:

@@ -33,8 +33,6 @@ TRIES = 4
 """Of one question at one server, each after a longer pause; then the server is left out."""
 PAUSE_S = 0.5
 TIMEOUT_S = 1_800.0
-HOT, ALIKE = 10_000.0, 0.02
-"""A temperature at which a model's tokens are as good as equally likely, and the nats that two may still be apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,23 +194,33 @@ class ServerSampler:
 
     async def _at_temperature(self) -> None:
         """Raise AssayError where a server's log-probabilities are those at temperature 1: corrections would be by them. At
-        one so hot that all tokens are alike, two are only apart where it is so."""
-        body = {
-            "prompt": [self.policy.end_ids[0]], "max_tokens": 1, "temperature": HOT, "logprobs": 5, "seed": 0,
-        }  # fmt: skip
+        temperature 2 tokens are half as far apart as at 1, unless it is so."""
         async with aiohttp.ClientSession(headers=self.headers, trust_env=True) as session:
             for server in self.servers:
                 try:
-                    told = await self._ask(session, server, "/v1/completions", body)
-                    places = list(told["choices"][0]["logprobs"]["top_logprobs"][0].values())
+                    at_1, at_2 = [await self._likeliest(session, server, t) for t in (1.0, 2.0)]
                 except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, IndexError, TypeError) as error:
                     raise AssayError(f"{server.url}: does not tell log-probabilities ({error!r})") from error
-                if max(places) - min(places) > ALIKE:
+                both = at_1.keys() & at_2.keys()
+                first, second = (max(t[n] for n in both) - min(t[n] for n in both) for t in (at_1, at_2))
+                if second > 0.75 * first:
                     raise AssayError(
                         f"{server.url}: its log-probabilities are those at temperature 1, and training compares them at "
                         f"{self.config.temperature:g}: start it with --logprobs-mode processed_logprobs, or leave "
                         "--sampler.temperature at 1"
                     )
+
+    async def _likeliest(self, session: aiohttp.ClientSession, server: Serving, temperature: float) -> dict[str, float]:
+        """Tokens that can follow, with their log-probabilities."""
+        body = {
+            "prompt": [self.policy.end_ids[0]],
+            "max_tokens": 1,
+            "temperature": temperature,
+            "logprobs": 5,
+            "seed": 0,
+        }
+        told = await self._ask(session, server, "/v1/completions", body)
+        return dict(told["choices"][0]["logprobs"]["top_logprobs"][0])
 
     def _key(self) -> str:
         return "is its key right" if self.headers else "does it ask for a key"

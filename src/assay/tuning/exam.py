@@ -148,9 +148,10 @@ def _entropies(sampler: "LocalSampler") -> hallucination.Entropies:
     """Token entropies of greedy answers, which the sampler knows: no other pass over them is needed."""
 
     def entropies(answers: Sequence[tuple[Prompt, Rollout]]) -> list[tuple[Sequence[str], Sequence[float]]]:
-        names = sampler.policy.tokenizer.convert_ids_to_tokens
+        names = sampler.policy.tokenizer.convert_ids_to_tokens  # None for ids that pad a vocabulary, which can be drawn
         return [
-            ([sampler.answer_start, *names(list(r.tokens))], [0.0, *sampler.entropies[p.id]]) for p, r in answers
+            ([sampler.answer_start, *(t or "" for t in names(list(r.tokens)))], [0.0, *sampler.entropies[p.id]])
+            for p, r in answers
         ]  # fmt: skip
 
     return entropies
