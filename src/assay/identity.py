@@ -19,7 +19,7 @@ from typing import Any
 
 from assay.errors import AssayError
 from assay.records import digest
-from assay.run import changes, jsonable
+from assay.run import changes, environment, jsonable
 from assay.session import begun, carried
 from assay.tables import check_vacant, remove, sibling, write_text
 
@@ -120,6 +120,7 @@ class Training:
                 f"{place} holds a training with other inputs ({', '.join(changes(before, self.identity))}); "
                 "choose another folder, remove that one, or give the same inputs to resume"
             )
+        kept.pop("machines", None)
         return dict(kept)
 
     def _tidy(self) -> None:
@@ -130,9 +131,17 @@ class Training:
             remove(self.partial)
 
     def begin(self) -> None:
-        """Keep the identity, before anything else is written."""
-        write_text(self.partial / "identity.json", json.dumps({"identity": self.identity}, indent=2))
+        """Keep the identity, before anything else is written, and on which machines it was worked on."""
+        machines = self._machines()
+        if (here := environment()) not in machines:
+            machines.append(here)
+        kept = {"identity": self.identity, "machines": machines}
+        write_text(self.partial / "identity.json", json.dumps(kept, indent=2))
         begun(self.partial)
+
+    def _machines(self) -> list[dict[str, Any]]:
+        file = self.partial / "identity.json"
+        return list(json.loads(file.read_text()).get("machines", [])) if file.exists() else []
 
     def finish(self, model: Path, result: Mapping[str, Any]) -> None:
         """Turn `model`, a folder within the unfinished one, into the finished folder in one move: with metrics, trackers'
@@ -144,7 +153,8 @@ class Training:
         carried(self.partial, model)
         for left in model.glob("*.tmp"):
             left.unlink()
-        write_text(model / "training.json", json.dumps({**result, "identity": self.identity}, indent=2))
+        told = {**result, "machines": self._machines(), "identity": self.identity}
+        write_text(model / "training.json", json.dumps(told, indent=2))
         os.umask(mask := os.umask(0o077))
         for file in (p for p in model.rglob("*") if p.is_file()):
             file.chmod(0o666 & ~mask)  # as any file of this user: safetensors makes its own readable for nobody else

@@ -17,7 +17,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -189,6 +189,18 @@ def peak_mb() -> int:
     """The most memory that this process has held, in MB."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 1_000_000
+
+
+def environments(folder: Path) -> list[dict[str, Any]]:
+    """What each session of a run folder ran on (`environment`)."""
+    file = folder / "environments.jsonl"
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+
+def machines(sessions: Iterable[Mapping[str, Any]]) -> str:
+    """The machines of sessions, each once. What a report is of may have been made elsewhere than the report."""
+    told = (f"{s.get('processor')}, {s.get('cores')} cores, Python {s.get('python')}" for s in sessions)
+    return "; ".join(dict.fromkeys(told)) or "machine not known"
 
 
 def environment() -> dict[str, Any]:

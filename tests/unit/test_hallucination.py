@@ -396,7 +396,8 @@ def test_the_page_of_a_training_reads_its_metrics(tmp_path: Path) -> None:
     assert [Reading.of_metrics({"step": r.step, **r.as_metrics()}) for r in readings] == readings
     unfinished = tmp_path / "tuned.partial"
     unfinished.mkdir()
-    (unfinished / "identity.json").write_text(json.dumps({"identity": {"config": {"lr": 1}}}))
+    machines = [{"processor": f"Processor {n}", "cores": 8, "python": "3.12.1"} for n in (1, 2)]
+    (unfinished / "identity.json").write_text(json.dumps({"identity": {"config": {"lr": 1}}, "machines": machines}))
     assert tuned.is_training(tmp_path / "tuned")
     with pytest.raises(AssayError, match="no step has been taken yet"):
         tuned.write_training_report(tmp_path / "tuned")
@@ -410,6 +411,7 @@ def test_the_page_of_a_training_reads_its_metrics(tmp_path: Path) -> None:
     assert text.count('<svg class="plot"') == 3
     assert "Accuracy against hallucination rate, by step" in text
     assert "<td>20</td><td>45.0 (" in text
+    assert "Processor 1, 8 cores, Python 3.12.1; Processor 2, 8 cores" in text, "not the machine that wrote the page"
     assert not tuned.is_training(tmp_path)
 
 

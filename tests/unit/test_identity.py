@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 import tiny_models
 from assay.errors import AssayError
+from assay.identity import Training
 from assay.policy.config import FitConfig, GrpoConfig, PolicyConfig, SamplerConfig
 from assay.policy.grpo import grpo
 from assay.policy.model import load_policy
@@ -31,8 +32,9 @@ from assay.reward.monitor import StepMetrics
 from assay.reward.steps import Micro, Steps
 from assay.reward.train import train
 from assay.rollouts import Prompt, Score
+from assay.run import environment
 from assay.step import Engine, states
-from assay.tables import Table, opened
+from assay.tables import Table, opened, write_text
 
 
 def preferences(n: int, start: int = 0, **fields: float) -> list[Preference]:
@@ -92,6 +94,21 @@ def test_a_finished_model_answers_its_own_training_only(config: TrainConfig, who
     with pytest.raises(AssayError, match="cannot load the model"):
         train(whole, replace(config, backbone=str(tmp_path / "nothing")), PAIRS, GOLD)
     assert (whole / "model.safetensors").read_bytes() == before
+
+
+def test_a_training_names_the_machines_that_worked_on_it(whole: Path, tmp_path: Path) -> None:
+    assert json.loads((whole / "training.json").read_text())["machines"] == [environment()]
+    place = Training(tmp_path / "rm", {"lr": 1}, "training")
+    place.begin()
+    kept = json.loads((place.partial / "identity.json").read_text())
+    write_text(place.partial / "identity.json", json.dumps({**kept, "machines": [{"processor": "another"}]}))
+    place.begin()
+    place.begin()
+    (place.partial / "model").mkdir()
+    place.finish(place.partial / "model", {"steps": 3})
+    told = json.loads((tmp_path / "rm" / "training.json").read_text())
+    assert told["machines"] == [{"processor": "another"}, environment()]
+    assert place.finished() == {"steps": 3}
 
 
 def test_weights_changed_in_place_are_another_backbone(config: TrainConfig, tmp_path: Path) -> None:

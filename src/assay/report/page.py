@@ -1,6 +1,5 @@
 """A run folder to one self-contained HTML page: tables, plots as inline pictures, examples, costs. Needs no torch."""
 
-import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -36,6 +35,7 @@ from assay.report.run import (
     shares,
     steps_of,
 )  # fmt: skip
+from assay.run import environments, machines
 from assay.statistics import Estimate
 from assay.tables import Table, read_json, write_text
 
@@ -58,7 +58,7 @@ def write_report(folder: Path) -> Path:
     judged = _judgements(folder)
     rows = {
         "recipe": run.config["recipe"], "folder": str(folder), "seeds": len(run.done("final")),
-        "version": __version__, "machine": _machines(folder),
+        "version": __version__, "machine": machines(environments(folder)),
         "headline": headline(run), "oracle": "oracle" in judged["kind"], "people": _who(judged, "lead", "human", "oracle"),
         "judges": _who(judged, "llm", "offline"),
         "ledger": ledger(run), "about": about(run), "chosen_by": chosen_by(run), "judge_rounds": judge_rounds(run),
@@ -76,14 +76,6 @@ def write_report(folder: Path) -> Path:
     page = template.render(r=rows, sections=sections, table=html_of, css=paper(), mark=MARK)
     write_text(folder / "report.html", page)
     return folder / "report.html"
-
-
-def _machines(folder: Path) -> str:
-    """What the run worked on, as its sessions noted it; a report may be written elsewhere."""
-    file = folder / "environments.jsonl"
-    sessions = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-    told = (f"{s.get('processor')}, {s.get('cores')} cores, Python {s.get('python')}" for s in sessions)
-    return "; ".join(dict.fromkeys(told)) or "machine not known"
 
 
 def headline(run: RunSteps) -> str:

@@ -18,7 +18,7 @@ from assay.journal import read
 from assay.look import MARK, paper
 from assay.policy import shown
 from assay.policy.reading import Reading
-from assay.run import environment
+from assay.run import environments, machines
 from assay.statistics import Estimate, interval
 from assay.tables import sibling, write_text
 from assay.tuning import watched_page
@@ -44,7 +44,7 @@ SECTIONS = """{% for s in sections %}<h2>{{ s.title }}</h2>
 <p><small>{{ s.note }}</small></p>{% endfor %}
 """
 END = """<h2>Settings</h2><pre>{{ config }}</pre>
-<pre>{{ machine }}</pre></html>
+<p>{{ machine }}</p></html>
 """
 RUN = (
     f"{STYLE}<h2>Policies</h2>{TABLE}"
@@ -184,7 +184,7 @@ def write_report(folder: Path) -> Path:
         looked=looked,
         n=next(iter(readings.values())).n, plots=plots,
         sections=_sections(readings, steps_of), skipped=skipped(folder), pairs=json.dumps(pairs, indent=1),
-        config=json.dumps(config, indent=1), machine=json.dumps(environment(), indent=1),
+        config=json.dumps(config, indent=1), machine=machines(environments(folder)),
     )  # fmt: skip
     write_text(folder / "report.html", page)
     return folder / "report.html"
@@ -222,13 +222,13 @@ def write_training_report(folder: Path) -> Path:
     if any(r.accuracy and r.hallucination_rate for r in readings.values()):
         picture = plot(list(readings.values()))
         plots.append(("Accuracy against hallucination rate, by step", picture))
-    settings, answers = told.pop("identity"), _answers(place)
+    settings, worked_on, answers = told.pop("identity"), told.pop("machines", []), _answers(place)
     page = jinja2.Environment(autoescape=True).from_string(TRAINING).render(
         css=paper(), mark=MARK,
         title=folder.name, model="" if name == "training.json" else f"{metrics[-1]['step']:,} steps so far", plots=plots,
         sections=watched_page.sections(metrics),
         header=["step", *header[1:]], rows=rows, came_to=json.dumps(told, indent=1), config=json.dumps(settings, indent=1),
-        machine=json.dumps(environment(), indent=1), answers=answers, shown=SHOWN, steps=len({a[0] for a in answers}),
+        machine=machines(worked_on), answers=answers, shown=SHOWN, steps=len({a[0] for a in answers}),
     )  # fmt: skip
     write_text(place / "report.html", page)
     return place / "report.html"
