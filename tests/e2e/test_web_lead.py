@@ -190,7 +190,7 @@ def a_lead_sees_how_it_goes(page: Any, where: Site) -> None:
 
 
 def a_lead_decides(page: Any, where: Site) -> None:
-    page.get_by_role("link", name="for a decision").click()
+    page.get_by_role("link", name="on which people disagree").click()
     seen(page, "disputes")
     question, _, said, _ = row(page, "Disagreements", DISPUTED.pair.id[:12])
     assert question == FIBONACCI[0][:100].strip()
