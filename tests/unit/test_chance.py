@@ -46,7 +46,7 @@ def test_a_page_of_a_comparison_says_what_is_shown(tmp_path: Path) -> None:
         name="rmb", a=60.0, b=50.0, low=4.0, high=16.0, p=0.0004, shown_a="60", shown_b="50", verdict="better"
     )
     text = page.write_compared(tmp_path / "page.html", "<one>", "two", [found]).read_text()
-    assert "rmb: A is better" in text
+    assert "rmb: A: better" in text
     assert "&lt;one&gt;" in text
     assert "+4.00 to +16.00" in text
     assert '<svg class="plot"' in text
