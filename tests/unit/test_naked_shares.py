@@ -200,7 +200,7 @@ def test_benchmarks_and_their_comparison(
     assert shares.naked(made)[0] == []
     compare_models(tmp_path / "one.json", tmp_path / "two.json", 100)
     printed = capsys.readouterr().out
-    assert re.search(r"held-out pairs: A is (not )?shown to be (better|worse) than B: [-+]\d", printed)
+    assert re.search(r"held-out pairs: A: (not )?shown to be (better|worse) than B: [-+]\d", printed)
     assert printed.count("; n 80") >= 2
     assert not re.search(r"\d %(?! \()", printed)
 
