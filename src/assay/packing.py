@@ -140,6 +140,18 @@ def packed_inputs(inner: Any, batch: Pack, pictures: vision.Pictures | None = No
     return inputs
 
 
+def longest_together(model: Any) -> int:
+    """The most tokens of a text that does not change what the other texts of its pass get; 0: there is no such limit.
+
+    With longrope a pass of one text beyond the model's original length rotates all of its texts as a long one.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    rotary = getattr(vision.language_model(inner), "rotary_emb", None)
+    if getattr(rotary, "rope_type", "") != "longrope":
+        return 0
+    return int(rotary.config.rope_parameters["original_max_position_embeddings"])
+
+
 def beginning(inner: Any, groups: Sequence[Group], backend: str, pad_id: int = -1, worth: int = WORTH) -> Ids:
     """The tokens, of text alone, with which many groups begin, where reading them once in a pass of their own saves `worth`
     tokens and more; else none. No reward is read at one of them (see `continued`).

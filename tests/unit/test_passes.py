@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +19,8 @@ from assay.policy.sampler import LocalSampler
 from assay.policy.update import Update
 from assay.records import assistant, user
 from assay.render import Rendered
+from assay.reward.config import TrainConfig
+from assay.reward.model import for_training
 from assay.reward.scorer import LocalScorer, load_scorer
 from assay.rollouts import Prompt, Score
 from assay.step import Engine
@@ -126,3 +130,36 @@ class _Ids:
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         return [4, 20, 5, 9, 10, 11]
+
+
+def test_a_long_text_does_not_turn_its_neighbours(tmp_path: Path) -> None:
+    """longrope: a pass with a text beyond the original length rotates all of its texts as long ones."""
+    torch.manual_seed(0)
+    longrope = {
+        "rope_type": "longrope", "rope_theta": 10_000.0, "factor": 8.0, "original_max_position_embeddings": 96,
+        "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0],
+    }  # fmt: skip
+    config = transformers.LlamaConfig(
+        vocab_size=len(tiny_models.tokenizer()), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, eos_token_id=1, pad_token_id=0,
+        num_labels=1, rope_parameters=longrope,
+    )  # fmt: skip
+    model = transformers.LlamaForSequenceClassification(config).eval()
+    torch.nn.init.normal_(model.score.weight)
+    model.save_pretrained(tmp_path)
+    tiny_models.tokenizer().save_pretrained(tmp_path)
+    texts = [(user("Why?"), assistant("because " * n)) for n in (2, 5, 20)]
+    for most, whole in ((256, 3), (90, 2)):
+        score = load_scorer(tmp_path, most)
+        assert score.model.packed == (most == 90)
+        together = score(texts[:whole])
+        alone = [float(score([one])[0]) for one in texts[:whole]]
+        ids = [torch.tensor([r.ids]) for r in score.render(texts[:whole])]
+        with torch.inference_mode():
+            own = [model(input_ids=i, attention_mask=torch.ones_like(i)).logits.item() for i in ids]
+        assert together == pytest.approx(own, abs=1e-5)
+        assert alone == pytest.approx(own, abs=1e-5)
+    said: list[str] = []
+    wanted = TrainConfig(backbone=str(tmp_path), max_tokens=128, precision="fp32")
+    assert not for_training(wanted, tiny_models.tokenizer(), said.append).packed
+    assert "not packed: a text above 96 tokens" in said[0]

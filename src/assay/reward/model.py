@@ -233,6 +233,11 @@ def for_training(config: TrainConfig, tokenizer: Any, say: Callable[[str], None]
     if engine.checkpointing:
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+    if 0 < (limit := packing.longest_together(model)) < config.max_tokens:
+        say(
+            f"not packed: a text above {limit:,} tokens would turn those beside it (longrope); max_tokens {limit} packs"
+        )
+        engine = replace(engine, packing=False)
     frozen = config.freeze_layers
     made = RewardModel(model.to(devices.device()), tokenizer.pad_token_id, engine, config.precision, frozen=frozen)
     made.fresh = (lambda: _backbone(config, tokenizer, quantize=False)) if engine.lora_rank else None

@@ -20,6 +20,7 @@ from assay.encoders import first_position
 from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
 from assay.pack import Group, Ids, share
+from assay.packing import longest_together
 from assay.records import Conversation, Scorer, digest
 from assay.render import Rendered, attempts, check, render, same_prompt
 from assay.reward.config import EngineConfig
@@ -155,9 +156,10 @@ class LocalScorer:
         self.problems, self.refused = Counter[str](), dict[Conversation, str]()
         self.max_tokens = min(max_tokens, position_limit(model))
         pictures = Pictures(tokenizer, store) if store is not None else None
-        self.model = RewardModel(
-            model, weights.padding(model), EngineConfig(tokens=tokens_per_batch), precision, pictures, frozen
-        ).score_only()
+        engine = EngineConfig(tokens=tokens_per_batch)
+        if 0 < longest_together(model) < self.max_tokens:
+            engine = EngineConfig(tokens=1, packing=False)  # each conversation in a pass of its own
+        self.model = RewardModel(model, weights.padding(model), engine, precision, pictures, frozen).score_only()
         self.where = devices.device()
         self._kept: tuple[bytes, Earlier] = b"", []
 
