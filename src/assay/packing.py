@@ -147,7 +147,7 @@ def longest_together(model: Any) -> int:
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     rotary = getattr(vision.language_model(inner), "rotary_emb", None)
-    if getattr(rotary, "rope_type", "") != "longrope":
+    if rotary is None or getattr(rotary, "rope_type", "") != "longrope":
         return 0
     return int(rotary.config.rope_parameters["original_max_position_embeddings"])
 
