@@ -360,7 +360,9 @@ def test_servers_by_url_are_one_sampler(tmp_path: Path, monkeypatch: pytest.Monk
         assert done.returncode == 0, done.stderr[-3000:]
         metrics = read(tmp_path / "t" / "metrics.jsonl")
         assert [m["staleness_most"] for m in metrics] == [0, 0, 1, 1]
-        assert [m["sampler_gap"] < 1e-3 for m in metrics[:2]] == [True] * 2, "the servers have forgotten what they were taught"
+        assert [m["sampler_gap"] < 1e-3 for m in metrics[:2]] == [True] * 2, (
+            "the servers have forgotten what they were taught"
+        )
         assert not any("sampler_gap" in m for m in metrics[2:]), "an earlier policy's answers are compared with nothing"
 
 
