@@ -280,9 +280,8 @@ def test_grpo_under_torchrun_has_an_engine_for_each_process_and_samples_the_poli
     assert done.returncode == 0
     metrics = read(tmp_path / "tuned" / "metrics.jsonl")
     gaps = [m["sampler_gap"] for m in metrics if "sampler_gap" in m]
-    assert len(gaps) == 3
-    assert max(gaps) < 1e-3, "after updates too"
-    assert sum(g > 0 for g in gaps) == (3 if "--policy.shard" in how else 2)
+    assert len(gaps) == (3 if "--policy.shard" in how else 2), "an earlier policy's answers are compared with nothing"
+    assert 0 < min(gaps) <= max(gaps) < 1e-3, "after updates too"
     assert [m.get("staleness_most", 0) for m in metrics] == ([0] * 3 if "--policy.shard" in how else [0, 0, 1])
     assert any("watch_accuracy" in m for m in metrics), "the reading has come from the same engine"
     assert not list(tmp_path.glob("vllm-*")), "the engines' folders are gone"
