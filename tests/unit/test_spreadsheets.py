@@ -8,6 +8,7 @@ import pytest
 import pools
 from assay.curate import pool
 from assay.curate.pool import PoolReport
+from assay.formats.lists import gathered
 from assay.formats.reading import Fields
 
 
@@ -108,6 +109,15 @@ def test_an_empty_third_answer_is_none(tmp_path: Path) -> None:
     text = "prompt,response_a,response_b,response_c,winner\np,yes,no,,A\nq,yes,no,never,C\n"
     _, told = added(tmp_path, "a.csv", text)
     assert told == {("yes", "no"), ("never", "yes"), ("never", "no")}
+
+
+def test_a_label_that_names_an_empty_answer_is_not_that_of_the_next(tmp_path: Path) -> None:
+    row = {**THREE, "response_c": "", "response_d": "late", "winner": "c"}
+    report, told = added(tmp_path, "a.jsonl", json.dumps(row))
+    assert (told, report.rejected) == (set(), 1)
+    numbered = {"prompt": "p", "answer_1": "yes", "answer_2": "no", "answer_3": None, "answer_4": "late", "best": 3}
+    assert gathered(numbered)["best"] == "3, with an empty one before the last"
+    assert gathered({**numbered, "answer_3": "here"})["best"] == 3
 
 
 def test_label_studios_export_is_told_how_to_be_read(tmp_path: Path) -> None:

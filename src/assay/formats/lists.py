@@ -61,7 +61,8 @@ def gathered(row: Row) -> Row:
 
     Empty columns after the second are none. A label that names one ("response_c", "c") becomes the letter of its place.
     """
-    columns = [c for i, c in enumerate(columns_of_more(tuple(row))) if i < 2 or row[c[0]] not in (None, "")]
+    every = columns_of_more(tuple(row))
+    columns = [c for i, c in enumerate(every) if i < 2 or row[c[0]] not in (None, "")]
     if len(columns) < 3:
         return row
     names, ends = zip(*columns, strict=True)
@@ -70,9 +71,14 @@ def gathered(row: Row) -> Row:
         if any(f"{kind}{gap}{end}" in row for end in ends):
             made[f"{kind}s"] = [made.pop(f"{kind}{gap}{end}", None) for end in ends]
     words = {w.lower(): at for at, (n, e) in enumerate(columns) for w in (n, f"model_{e}", e) if not w.isdigit()}
+    empty = {w.lower() for n, e in every if (n, e) not in columns for w in (n, f"model_{e}", e) if not w.isdigit()}
     for label in INDEX:
         if isinstance(value := row.get(label), str) and value.strip().lower() in words:
             made[label] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[words[value.strip().lower()]]
+        elif isinstance(value, str) and value.strip().lower() in empty:
+            made[label] = f"{value.strip()}, which is empty"  # no letter: that would be the next one's
+        elif row.get(label) is not None and ends[0].isdigit() and columns != list(every[: len(columns)]):
+            made[label] = f"{row[label]}, with an empty one before the last"  # numbers would be those of other columns
     return made
 
 

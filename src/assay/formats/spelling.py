@@ -17,20 +17,8 @@ def _bare(name: str) -> str:
 
 _CHOSEN = dict.fromkeys(name for two in CHOSEN for name in two)
 _KNOWN = {
-    *_CHOSEN,
-    *TWO_NAMES,
-    *SAYING,
-    *MEANING,
-    *COLUMNS,
-    *LISTS,
-    *SCORE,
-    *SCORES,
-    *RANKS,
-    *ORDERED,
-    *INDEX,
-    *ONE,
-    *DESIRED,
-}
+    *_CHOSEN, *TWO_NAMES, *SAYING, *MEANING, *COLUMNS, *LISTS, *SCORE, *SCORES, *RANKS, *ORDERED, *INDEX, *ONE, *DESIRED,
+}  # fmt: skip
 _BY_BARE = {_bare(name): name for name in sorted(_KNOWN, key=lambda n: (n == _bare(n), n))}
 """The known name of each spelling; of several ("response_a", "response A") the plain one."""
 
