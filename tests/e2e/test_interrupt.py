@@ -28,6 +28,10 @@ def test_ctrl_c_ends_a_wait_for_an_answer(tmp_path: Path) -> None:
         except OSError:  # the other side is closed: the process has ended
             break
         if not pressed and b"q(uit) > " in read:
+            while (
+                Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] != "S" and time.monotonic() < ends
+            ):
+                time.sleep(0.05)  # the question is there before the process waits for its answer
             os.write(terminal, b"\x03")
             pressed = True
     else:
