@@ -191,7 +191,7 @@ def started(place: Path, name: str, config: TrainConfig, processes: int = 2) -> 
     ]
     before = states(place / f"{name}.partial")[-1:]
     process = subprocess.Popen([sys.executable, "-c", CODE, *arguments], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while states(place / f"{name}.partial")[-1:] in ([], before):
         assert process.poll() is None, "it ended before its first state"
         assert time.monotonic() < deadline
