@@ -23,7 +23,7 @@ from assay.curate.prepare import Use
 from assay.curate.shards import Pool
 from assay.curate.stage1 import Tools
 from assay.engine import Engine, Here
-from assay.errors import AssayError
+from assay.errors import AssayError, Refused
 from assay.judges.embedders import Encoder, remember
 from assay.llm.chat import Chat
 from assay.pipeline import policies
@@ -36,7 +36,7 @@ from assay.pipeline.pools import SmallPool
 from assay.pipeline.product import Product, first_results, make_product
 from assay.pipeline.training import OnDevices, score_together, trainer
 from assay.records import Attributes, Case, Judge, Scorer, digest
-from assay.run import Run, jsonable
+from assay.run import Run, jsonable, nothing_left
 from assay.store import Place
 from assay.tables import read_json
 from assay.telling import Telling
@@ -74,7 +74,10 @@ def run_job(
         load_config(config.train.backbone)  # before people work for a model that is not there
     if config.tune:
         policies.check(config, int(os.environ.get("WORLD_SIZE", "1")))
-    with closing(Run(folder, kept, accepted=accepted)) as run, closing(engine), Telling(run, trackers) as telling:
+    with (
+        nothing_left(folder), closing(engine), closing(Run(folder, kept, accepted=accepted)) as run,
+        Telling(run, trackers) as telling,
+    ):  # fmt: skip
         pool = _laid_down(run, config, kept, pool, standing)
         encoder = Encoder(config)
         describer = digest(jsonable(who["attributes"])) if chat else ""
@@ -145,7 +148,7 @@ def _laid_down(
     or cannot feed the loss."""
     laid = pool.put(Place.of(run.folder.absolute()) / "pool") if isinstance(pool, SmallPool) else pool
     if config.train.loss.margin and not has_strengths(laid):
-        raise AssayError("no pair of the pool has a strength: train.loss.margin would do nothing; leave it out")
+        raise Refused("no pair of the pool has a strength: train.loss.margin would do nothing; leave it out")
     meet(run, kept, laid)
     if standing is not None:
         standing.are_of(laid)

@@ -149,8 +149,8 @@ def _train(
     run = _Training(place, config, compute, source, render, say)
     if compute.steps < FEW:
         say(
-            f"warning: {folder.name}: {presented:,} pairs are {compute.steps} optimiser steps of "
-            f"{compute.size:,}, which teach little: lower train.batch_pairs, or raise train.epochs"
+            f"warning: {folder.name}: {len(source):,} pairs, presented {presented:,} times in all, are {compute.steps} "
+            f"optimiser steps of {compute.size:,}, which teach little: lower train.batch_pairs, or raise train.epochs"
         )
     engine.lead_says(place.begin)
     state = run.loop(held, tokenizer, trackers)
