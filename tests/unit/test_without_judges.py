@@ -97,7 +97,7 @@ def test_an_offline_judge_works_where_it_is_asked_for_alone(tmp_path: Path) -> N
 
 def test_a_run_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
     """A pool too small for its settings, a tracker that there is none of: the same folder takes the next try."""
-    some = dict(list(PAIRS.items())[:12])
+    some = dict(list(PAIRS.items())[:40])
     pool = SmallPool(pairs=some, wild=[v for v in VOTES if v.pair_id in some], truth={})
     tiny = FlowConfig(recipe="own", embedder="hash", stage1=replace(SIZES, seed_gold=100))
     out = tmp_path / "runs" / "own"
