@@ -190,7 +190,7 @@ def _first(book: Book, config: Stage1Config, seed: int) -> Plan:
         raise Refused(
             f"stage 1 has {material.size('stage1'):,} pairs{said} and with stage1.seed_gold={config.seed_gold} and "
             f"stage1.seed_silver={config.seed_silver} none of them is left for judges to label and models to train on: give "
-            f"a smaller --stage1.seed-gold ({max(1, material.size('stage1') // 3)}, say) and another --out, or a larger pool"
+            f"a smaller --stage1.seed-gold ({max(1, material.size('stage1') // 3)}, say), or a larger pool"
         )
     return {"people": people, "judges": judges}
 
