@@ -60,8 +60,9 @@ def reward_train(
         trained = fit(out, config, pairs, held, processes, print, trackers)
         if first:
             remove(beside)
-    gold = trained.gold
-    seen = f"{told(Estimate(**gold))} of the gold pairs that chose it" if gold else "no gold pairs to check on"
+    seen = "no gold pairs to check on"
+    if trained.gold:
+        seen = f"{told(Estimate(**trained.gold))} of the gold pairs that chose it"
     left = f" ({sum(trained.left_out.values()):,} left out)" if trained.left_out else ""
     return print(f"{trained.pairs:,} pairs{left}, {trained.steps:,} steps, {seen} -> {out}")
 

@@ -168,7 +168,7 @@ def _shares(one: Path, other: Path) -> list[Model]:
 
 def _unpaired(name: str, rows: Sequence[Mapping[str, Any] | None]) -> Model:
     """Two shares, each with its own interval; None of what was not measured."""
-    one, other = (Estimate(**r) if r and "clusters" in r else None for r in rows)  # type: ignore[arg-type]
+    one, other = (Estimate(**r) if r and "clusters" in r else None for r in rows)
     measured = one.n if one else 0, other.n if other else 0
     return Model(name=name, measured=measured, both=0, questions=0, difference=None, shares=(one, other))
 
