@@ -61,7 +61,10 @@ class Check:
             )
 
     def tell(self, turn: str) -> None:
-        """Say and keep how often they agree with people, and how many of the sources' labels they turned over until now."""
+        """Say and keep, once, how often they agree with people, and how many of the sources' labels they turned over until
+        now."""
+        if self.run.has(f"stage1/judges-{turn}"):
+            return
         kept = self.run.once(f"stage1/judges-{turn}", self._numbers)
         agrees, turned = (Estimate(**kept[k]) if kept[k] else None for k in ("agreement", "overturned"))
         says = "were not compared with people's gold"
