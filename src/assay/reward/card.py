@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from assay.figures import told
+from assay.figures import FEW, NEEDED, told
 from assay.reward.calibration import Calibration
 from assay.reward.config import TrainConfig
 from assay.statistics import Estimate
@@ -127,9 +127,9 @@ def _has_template(folder: Path) -> bool:
 def _sure(fitted: Calibration | None, result: Mapping[str, Any]) -> list[str]:
     if not fitted:
         return ["- no gold chose its checkpoint: how well it ranks is not known, and its rewards are not calibrated"]
-    right = told(Estimate(**result["gold"]))
+    right, few = told(Estimate(**result["gold"])), f", {FEW}" if fitted.n < NEEDED else ""
     return [
         f"- gold that chose the checkpoint: {right} ranked rightly, a little too good, as it chose",
         f"- calibration: sigmoid(difference / {fitted.temperature:.4g}) is the probability of being better; expected "
-        f"calibration error {fitted.ece_after:.3f} on {fitted.n:,} pairs (`calibration.json`)",
+        f"calibration error {fitted.ece_after:.3f} on {fitted.n:,} pairs{few} (`calibration.json`)",
     ]
