@@ -31,6 +31,11 @@ class Stopped(AssayError):
     """No mistake: the work has come to a limit that the user set, and goes on with a larger one."""
 
 
+class Refused(AssayError):
+    """What was asked for cannot be done as it was asked, and nothing was collected yet: a folder that was begun for it is
+    taken away again (`run.nothing_left`)."""
+
+
 class CannotRead(AssayError):
     """One conversation that a model cannot take as it is: callers that have others leave it out, and count the reason."""
 

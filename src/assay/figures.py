@@ -23,6 +23,12 @@ def told(share: Estimate | Spread | None, sign: str = " %") -> str:
     return in_words(share.value, *interval(share), share.n, share.clusters, sign)
 
 
+def beside_a_coin(share: Estimate | Spread) -> str:
+    """What a share of right choices between two is not: ": not shown to be better than a coin", "" where it is shown."""
+    low, high = (share.low, share.high) if isinstance(share, Spread) else interval(share)
+    return "" if low > 0.5 else ": worse than a coin" if high < 0.5 else ": not shown to be better than a coin"
+
+
 def in_words(value: float, low: float, high: float, n: int, clusters: float, sign: str = "") -> str:
     """The same of its parts, as shares of 1; `clusters`: how many independent ones the n items are. Without a sign, for
     tables, in few words."""

@@ -17,7 +17,8 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -26,10 +27,10 @@ from typing import Any, Protocol, TypeVar
 from rich.console import Console
 
 from assay import __version__
-from assay.errors import AssayError
+from assay.errors import AssayError, Refused
 from assay.locks import Lock
 from assay.session import begun
-from assay.tables import Table, plain, read_json, write_text
+from assay.tables import Table, plain, read_json, remove, write_text
 
 T = TypeVar("T")
 
@@ -183,6 +184,26 @@ class Run:
     def say(self, text: str) -> None:
         """One progress line with the time since this process opened the run; a log has it as one line."""
         self.console.print(f"[dim]{time.monotonic() - self._started:6.0f} s[/dim]  {text}", soft_wrap=True)
+
+
+@contextmanager
+def nothing_left(folder: Path) -> Iterator[None]:
+    """A run that is `Refused` inside leaves the folder as it was: what this call put there goes. A run that had begun
+    before keeps everything, and so does one in which anybody has judged."""
+    before = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
+    there = folder.is_dir()
+    try:
+        yield
+    except Refused:
+        judged = any(folder.glob("seed-*/tables/judgements")) or (
+            (folder / "judgements.jsonl").exists() and "judgements.jsonl" not in before
+        )
+        if folder.is_dir() and "config.json" not in before and not judged:
+            for path in [p for p in folder.iterdir() if p.name not in before]:
+                remove(path) if path.is_dir() else path.unlink()
+            if not there:
+                folder.rmdir()
+        raise
 
 
 def peak_mb() -> int:

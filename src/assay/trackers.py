@@ -29,7 +29,7 @@ from textwrap import shorten
 from typing import Any, Literal, Protocol
 
 from assay import __version__
-from assay.errors import AssayError, Paused, Stopped
+from assay.errors import AssayError, Paused, Refused, Stopped
 from assay.tables import read_json, write_text
 
 How = Literal["finished", "paused", "stopped", "failed"]
@@ -280,7 +280,7 @@ class Trackers:
     """The trackers of a training, or of a run as a whole, in `folder`. `names`: tensorboard, wandb, mlflow, trackio, or any
     that Accelerate knows; `settings`: what shapes the result, to any depth.
 
-    Raises AssayError for an unknown name, a missing package, and a tracker that cannot begin; a training within a run,
+    Raises Refused for an unknown name, a missing package, and a tracker that cannot begin; a training within a run,
     which has begun well, does without that one, and it is told.
     """
 
@@ -325,7 +325,7 @@ def how(error: BaseException | None) -> How:
 
 
 def check(names: Sequence[str]) -> list[str]:
-    """The names, each once. Raises AssayError for one that is unknown, or whose package is not installed."""
+    """The names, each once. Raises Refused for one that is unknown, or whose package is not installed."""
     for name in names:
         try:
             if name not in OURS:
@@ -333,10 +333,10 @@ def check(names: Sequence[str]) -> list[str]:
 
                 known = sorted({*OURS, *(str(getattr(k, "value", k)) for k in LOGGER_TYPE_TO_CLASS)})
                 if name not in known:
-                    raise AssayError(f"unknown tracker '{name}'; known: {', '.join(known)}")
+                    raise Refused(f"unknown tracker '{name}'; known: {', '.join(known)}")
             import_module(name)
         except ImportError as error:
-            raise AssayError(f"the tracker '{name}' is not installed ({error}); run: pip install {name}") from error
+            raise Refused(f"the tracker '{name}' is not installed ({error}); run: pip install {name}") from error
     return list(dict.fromkeys(names))
 
 
@@ -347,9 +347,9 @@ def _begun(name: str, about: About) -> Backend:
             made: Backend = begin(about)
             return made
     except ImportError as error:
-        raise AssayError(f"the tracker '{name}' is not installed ({error}); run: pip install {name}") from error
+        raise Refused(f"the tracker '{name}' is not installed ({error}); run: pip install {name}") from error
     except Exception as error:
-        raise AssayError(f"the tracker '{name}' cannot begin: {_first(error)}{hint and f'; {hint}'}") from error
+        raise Refused(f"the tracker '{name}' cannot begin: {_first(error)}{hint and f'; {hint}'}") from error
 
 
 @contextmanager

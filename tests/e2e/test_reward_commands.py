@@ -43,7 +43,7 @@ def test_export_then_streamed_training(finished: Path, place: Path) -> None:
     command = ("reward", "train", "prefs", "--out", "rm", "--gold", "gold", *SMALL)
     trained = assay_here(*command, "--trackers", "tensorboard", cwd=place)
     assert trained.returncode == 0, trained.stderr
-    assert re.search(rf"n {len(held)}\b.*\) of gold pairs -> rm", trained.stdout), trained.stdout
+    assert re.search(rf"n {len(held)}\b.*\) of the gold pairs that chose it -> rm", trained.stdout), trained.stdout
     assert "batches are padded" not in trained.stdout, "encoders are packed too"
     result = json.loads((place / "rm/training.json").read_text())
     assert result["presented"] == len(rows), "one epoch leaves nothing out"

@@ -1,6 +1,7 @@
 """Two runs compared: settings, labels pair by pair, models on the pairs that both measured; differences by hand."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -63,9 +64,11 @@ def test_a_run_and_a_training_are_not_compared(tmp_path: Path) -> None:
     one = run_of(tmp_path / "one", 16, [1.0], [0], -1)
     for name, epochs in (("rm", 1.0), ("more", 2.0)):
         identity = {"config": {"epochs": epochs}, "labels": {}}
-        write_text(tmp_path / name / "training.json", json.dumps({"identity": identity, "gold_accuracy": epochs / 4}))
+        gold = {"value": epochs / 4, "se": 0.05, "n": 100, "clusters": 100.0}
+        write_text(tmp_path / name / "training.json", json.dumps({"identity": identity, "gold": gold}))
     with pytest.raises(AssayError, match="cannot be compared"):
         compare(one, tmp_path / "rm")
     found = compare(tmp_path / "rm", tmp_path / "more")
     assert found.settings == ("config.epochs: 1.0 -> 2.0",)
-    assert [m.name for m in found.models] == ["gold_accuracy: 0.25 and 0.5"]
+    (told,) = [line for line in lines(found) if "gold" in line]
+    assert re.search(r"checkpoint: 25\.0 % \(.*; n 100\) and 50\.0 % \(.*; n 100\) \(not paired\)$", told)

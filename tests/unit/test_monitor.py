@@ -39,7 +39,7 @@ def test_rates_and_lines_by_hand(tmp_path: Path) -> None:
     assert (fourth["pairs_per_s"], fourth["tokens_per_s"], fourth["eta_s"]) == (4.0, 450.0, 12.0)
     assert fourth["padding"] == pytest.approx(0.1)
     assert len(said) == 4  # at 6, 12, 18 seconds, and at the end
-    assert said[0].startswith("rm: step 3/10  loss 0.500  right 75.0%  margin +1.50  grad 2  lr 0.0001  4.0 pairs/s")
+    assert said[0].startswith("rm: step 3/10  loss 0.500  fits 18 of 24  margin +1.50  grad 2  lr 0.0001  4.0 pairs/s")
     assert said[-1].endswith("padding 10.0%  left 0 s")
 
 

@@ -15,11 +15,13 @@ from assay.curate.stage1 import Tools
 from assay.curate.verify import oracle
 from assay.curate.views import LabelSet
 from assay.errors import AssayError
+from assay.figures import told as share_told
 from assay.pipeline.flow import curate
 from assay.pipeline.hits import Hit
 from assay.pipeline.product import CANDIDATES, SETS, Product, first_results, make_product, model_name
 from assay.records import Preference, Scorer
 from assay.run import Run
+from assay.statistics import Estimate
 
 
 class Saves(Trains):
@@ -34,6 +36,7 @@ class Saves(Trains):
         made.mkdir(parents=True, exist_ok=True)
         told = {"gold_accuracy": self.accuracy.get(name, 0.5), "name": name, "presented": 1, "tokens": 1, "wall_s": 0.1}
         (made / "training.json").write_text(json.dumps(told))
+        (made / "README.md").write_text(f"# {name}\n")
         return super().__call__(name, labels, gold)
 
 
@@ -58,6 +61,9 @@ def test_a_later_candidate_must_be_better(tmp_path: Path, gold: dict[str, float]
         assert (final["set"], final["n"]) == (released, len(curated.stage1.held))
         assert set(final["held"]) == set(CANDIDATES)
         assert json.loads((run.folder / "models/final/training.json").read_text())["name"] == model_name(released)
+        measured = Estimate(**run.result(f"sets/{released}")["accuracy"])
+        told_of = (run.folder / "models/final/README.md").read_text()
+        assert f"- pairs of the run that nothing was made of: {share_told(measured)} ranked rightly" in told_of
         asked = set(material.evaluation()["pair_id"])
         assert set(table.shards()) == set(SETS)
         for name in SETS:

@@ -117,7 +117,7 @@ def test_what_is_not_one_pair_or_no_folder_of_pairs_is_told(tmp_path: Path) -> N
     small_pool(tmp_path / "pool")
     for folder, start, told in (
         ("pool", "zz", "no pair's id starts with 'zz'"), ("pool", "", "40 pairs' ids start"),
-        ("none", "ab", "no pairs here"),
+        ("none", "ab", "none: no pairs here, for nothing is; give a run"),
     ):  # fmt: skip
         with pytest.raises(AssayError, match=told):
             show(tmp_path / folder, start, Console())

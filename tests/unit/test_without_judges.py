@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -26,6 +27,7 @@ from assay.pipeline.people_on_file import PeopleOnFile
 from assay.pipeline.pools import SmallPool
 from assay.pipeline.product import Product, product_sets
 from assay.records import Case, Judge, Judgement, Label
+from assay.reward.config import LossConfig
 from assay.run import Run
 from assay.tables import Table
 from outage_server import OutageServer
@@ -91,6 +93,37 @@ def test_an_offline_judge_works_where_it_is_asked_for_alone(tmp_path: Path) -> N
     with pytest.raises(AssayError, match="name one, or add --offline-judge"):
         run_job(tmp_path / "none", replace(config, offline_judge=False, claims=True), pool, lambda _: [])
     assert not (tmp_path / "none").exists()
+
+
+def test_a_run_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
+    """A pool too small for its settings, a tracker that there is none of: the same folder takes the next try."""
+    some = dict(list(PAIRS.items())[:40])
+    pool = SmallPool(pairs=some, wild=[v for v in VOTES if v.pair_id in some], truth={})
+    tiny = FlowConfig(recipe="own", embedder="hash", stage1=replace(SIZES, seed_gold=100))
+    out = tmp_path / "runs" / "own"
+
+    def run(config: FlowConfig, **more: Any) -> None:
+        run_job(out, config, pool, PeopleOnFile(out / "judgements.jsonl", out / "queue"), **more)
+
+    for refused, config, more in (
+        ("none of them is left", tiny, {}), ("unknown tracker 'tensorbord'", tiny, {"trackers": ["tensorbord"]}),
+        ("no pair of the pool has a strength", replace(tiny, train=replace(tiny.train, loss=LossConfig(margin=True))), {}),
+        ("no benchmark here", replace(tiny, benchmarks=tmp_path), {}),
+    ):  # fmt: skip
+        with pytest.raises(AssayError, match=refused):
+            run(config, **more)
+        assert not out.exists(), refused
+    out.mkdir(parents=True)
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(AssayError, match="none of them is left"):
+        run(tiny)
+    assert [p.name for p in out.iterdir()] == ["notes.txt"]
+    fits = replace(tiny, stage1=replace(SIZES, seed_gold=2, seed_silver=2))
+    with pytest.raises(AssayError, match="answers missing"):
+        run(fits)
+    with pytest.raises(AssayError, match="unknown tracker"):
+        run(fits, trackers=["tensorbord"])
+    assert (out / "asked.json").exists(), "a run that has begun is kept"
 
 
 def coin(cases: Sequence[Case]) -> list[Judgement]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from assay import statistics
+from assay.figures import FEW, NEEDED, in_words
 from assay.records import Message, digest
 
 
@@ -103,8 +104,10 @@ class BenchmarkResult:
         better = (
             "better than" if low > self.chance else "worse than" if high < self.chance else "not shown to differ from"
         )
-        share = f"{self.headline.value:.1f} % ({low:.1f} to {high:.1f}; n {self.headline.n:,})"
-        return f"{share} is {better} chance ({self.chance:.1f})"
+        few = self.headline.clusters < NEEDED - 0.5
+        words = f": {FEW} whether it is better than chance" if few else f" is {better} chance"
+        share = in_words(self.headline.value / 100, low / 100, high / 100, self.headline.n, NEEDED, " %")
+        return f"{share}{words} ({self.chance:.1f})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,7 +60,9 @@ def reward_train(
         trained = fit(out, config, pairs, held, processes, print, trackers)
         if first:
             remove(beside)
-    seen = f"{told(Estimate(**trained.gold))} of gold pairs" if trained.gold else "no gold pairs to check on"
+    seen = "no gold pairs to check on"
+    if trained.gold:
+        seen = f"{told(Estimate(**trained.gold))} of the gold pairs that chose it"
     left = f" ({sum(trained.left_out.values()):,} left out)" if trained.left_out else ""
     return print(f"{trained.pairs:,} pairs{left}, {trained.steps:,} steps, {seen} -> {out}")
 

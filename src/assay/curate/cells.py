@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assay.curate.retrieve import Near, merged, nearest
+from assay.statistics import Estimate, of_clusters
 
 ROUNDS, PER_CELL = 5, 64
 """Rounds of k-means, and rows of the sample for each cell."""
@@ -66,8 +67,10 @@ def _nearest_centre(vectors: NDArray[np.floating], centres: NDArray[np.float32])
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
-def recall(found: Near, exact: Near) -> float:
-    """The share of the exact neighbours that were found; of equally near ones any counts."""
-    wanted = exact[1] > -np.inf
-    right = (found[1] >= exact[1][:, -1:]) & (found[1] > -np.inf)
-    return float(right.sum() / wanted.sum()) if wanted.any() else 1.0
+def recall(found: Near, exact: Near) -> Estimate | None:
+    """The share of the exact neighbours that were found, with its error by query; of equally near ones any counts. None
+    where there are no neighbours."""
+    wanted = (exact[1] > -np.inf).sum(1)
+    right = ((found[1] >= exact[1][:, -1:]) & (found[1] > -np.inf)).sum(1)
+    some = wanted > 0
+    return of_clusters(right[some].astype(np.float64), wanted[some].astype(np.float64)) if some.any() else None

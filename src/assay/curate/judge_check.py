@@ -12,7 +12,7 @@ from assay.curate.book import Book, judged
 from assay.curate.material import VOTES
 from assay.curate.shares import Share, share
 from assay.errors import AssayError
-from assay.figures import told
+from assay.figures import beside_a_coin, told
 from assay.order import draws
 from assay.records import Judge, Judgement
 from assay.run import Run
@@ -61,10 +61,15 @@ class Check:
             )
 
     def tell(self, turn: str) -> None:
-        """Say and keep how often they agree with people, and how many of the sources' labels they turned over until now."""
+        """Say and keep, once, how often they agree with people, and how many of the sources' labels they turned over until
+        now."""
+        if self.run.has(f"stage1/judges-{turn}"):
+            return
         kept = self.run.once(f"stage1/judges-{turn}", self._numbers)
         agrees, turned = (Estimate(**kept[k]) if kept[k] else None for k in ("agreement", "overturned"))
-        says = f"agree with people's gold on {told(agrees)}" if agrees else "were not compared with people's gold"
+        says = "were not compared with people's gold"
+        if agrees:
+            says = f"agree with people's gold on {told(agrees)}{beside_a_coin(agrees)}"
         self.run.say(f"judges {says}; they turned over {told(turned) if turned else 'none'} of the sources' labels")
 
     def _numbers(self) -> dict[str, object]:

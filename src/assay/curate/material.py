@@ -21,6 +21,7 @@ from assay.curate.retrieve import Near, by_need, merged, nearest, neighbours_wan
 from assay.curate.shards import Pool
 from assay.engine import Engine, Here
 from assay.errors import AssayError
+from assay.figures import told
 from assay.memory import compact
 from assay.order import draws, in_order
 from assay.records import Attributes, Pair, Preference, digest
@@ -228,7 +229,7 @@ class Material:
             sample = np.random.default_rng(0).permutation(len(order))[:SAMPLE]
             exact, _ = self._nearest(queries[sample], but, k_max, 1.0)
             share = recall((rows[sample], scores[sample]), exact)
-            say(f"look-alikes: {100 * share:.1f}% of the exact neighbours of {len(sample):,} gold pairs were found")
+            say(f"look-alikes: {told(share)} of the exact neighbours of {len(sample):,} gold pairs were found")
         of_code = dict(pairs.select("code", "pair_id").iter_rows())
         near = [[of_code[c] for c in row[score > -np.inf].tolist()] for row, score in zip(rows, scores, strict=True)]
         wanted = [neighbours_wanted(p[i], k_max) if fixed is None else k_max for i in order]
@@ -333,7 +334,12 @@ def _queries(file: Place) -> NDArray[np.float16]:
 
 def pool_in(folder: Place) -> tuple[Pool, Material | None]:
     """The pool that a folder is or has inside, as a run or an `assay annotate` does; with the run's material, where it is
-    one. Raises AssayError for a folder that has no pairs, or of another layout."""
+    one. Raises AssayError for a folder that is not there, that has no pairs, or of another layout."""
+    if not folder.names():
+        raise AssayError(
+            f"{folder}: no pairs here, for nothing is; give a run (`assay runs` lists what there is) or a pool (`assay pool "
+            "add` makes one)"
+        )
     if (folder / "material.json").exists():
         material = Material.open(folder)
         return material.pool, material

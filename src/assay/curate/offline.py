@@ -56,7 +56,7 @@ class GoldRidge:
         better_E = np.array([1.0 if e.better == e.pair.responses[0].id else -1.0 for e in guides])
         f = ridge(asked_ND, answers_N2D[:, 0] - answers_N2D[:, 1], better_E)
         why = f"the answers to {len(guides)} look-alikes that people judged"
-        return judgement(case.pair, f, min(1.0, (1 + abs(f)) / 2), self.name, len(guides), why)
+        return judgement(case.pair, f, min(1.0, (1 + abs(f)) / 2), self.name, 1, why)
 
 
 def gold_ridge_judge(embed: Embedder, *, examples: int = NEIGHBOURS, name: str = "offline:gold-ridge") -> GoldRidge:

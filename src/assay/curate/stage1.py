@@ -23,7 +23,7 @@ from assay.curate.judge_check import Check
 from assay.curate.material import Material
 from assay.curate.scores import Together
 from assay.curate.views import LabelSet, label_set, of_frame
-from assay.errors import AssayError
+from assay.errors import AssayError, Refused
 from assay.records import Conversation, Judge, Label, Preference, Scorer, shown_to
 from assay.run import Run
 from assay.statistics import mean
@@ -181,16 +181,17 @@ def _ask(book: Book, config: Stage1Config, tools: Tools, seed: int, turn: str, p
 
 
 def _first(book: Book, config: Stage1Config, seed: int) -> Plan:
-    """Raises AssayError where people would be asked about all pairs: judges label what models are trained on."""
+    """Raises Refused where people would be asked about all pairs: judges label what models are trained on."""
     material, spoken = book.material, book.spoken()
     people = material.first(config.seed_gold, seed)
     judges = material.drawn(config.seed_silver, pl.concat([people, spoken]), "silver", seed, held=False)
     if not len(judges):
         said = f", and {len(spoken):,} that people have judged," if len(spoken) else ""
-        raise AssayError(
+        anew = " and another --out" if len(spoken) else ""  # where nobody has, nothing is left of this run
+        raise Refused(
             f"stage 1 has {material.size('stage1'):,} pairs{said} and with stage1.seed_gold={config.seed_gold} and "
             f"stage1.seed_silver={config.seed_silver} none of them is left for judges to label and models to train on: give "
-            f"a smaller --stage1.seed-gold ({max(1, material.size('stage1') // 3)}, say) and another --out, or a larger pool"
+            f"a smaller --stage1.seed-gold ({max(1, material.size('stage1') // 3)}, say){anew}, or a larger pool"
         )
     return {"people": people, "judges": judges}
 

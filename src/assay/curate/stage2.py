@@ -137,7 +137,7 @@ def stage2(
     labels = make(material.engine, place / "labels", rule, settled)
     if asked.lost:
         raise Unreached([loss for error in asked.lost for loss in error.losses])
-    if judge is not None:
+    if judge is not None and not run.has("stage2/judges"):
         turned = run.once("stage2/judges", lambda: _overturned(material, evidence, named))["overturned"]
         share = told(Estimate(**turned)) if turned else "none"
         run.say(f"judges of stage 2 turned over {share} of the sources' labels that they were asked about")

@@ -23,7 +23,7 @@ from assay.curate.prepare import Use
 from assay.curate.shards import Pool
 from assay.curate.stage1 import Tools
 from assay.engine import Engine, Here
-from assay.errors import AssayError
+from assay.errors import AssayError, Refused
 from assay.judges.embedders import Encoder, remember
 from assay.llm.chat import Chat
 from assay.pipeline import policies
@@ -36,7 +36,7 @@ from assay.pipeline.pools import SmallPool
 from assay.pipeline.product import Product, first_results, make_product
 from assay.pipeline.training import OnDevices, score_together, trainer
 from assay.records import Attributes, Case, Judge, Scorer, digest
-from assay.run import Run, jsonable
+from assay.run import Run, jsonable, nothing_left
 from assay.store import Place
 from assay.tables import read_json
 from assay.telling import Telling
@@ -60,7 +60,6 @@ def run_job(
     results are there. `trackers` (`assay.trackers`) get each training's metrics and the numbers of every step. The
     engine is closed.
     """
-    from assay.models import load_config
     from assay.reward.launch import cluster_of, how_many
 
     who = _who(config, judge, chat, asked or {})
@@ -69,19 +68,17 @@ def run_job(
     engine = engine or Here()
     processes = how_many(processes, engine)
     cluster = cluster_of(engine, processes)
-    _refuse(folder, pool)
-    if not (folder / "config.json").exists():
-        load_config(config.train.backbone)  # before people work for a model that is not there
-    if config.tune:
-        policies.check(config, int(os.environ.get("WORLD_SIZE", "1")))
-    with closing(Run(folder, kept, accepted=accepted)) as run, closing(engine), Telling(run, trackers) as telling:
+    _refuse(folder, config, pool)
+    with (
+        nothing_left(folder), closing(engine), closing(Run(folder, kept, accepted=accepted)) as run,
+        Telling(run, trackers) as telling,
+    ):  # fmt: skip
         pool = _laid_down(run, config, kept, pool, standing)
         encoder = Encoder(config)
         describer = digest(jsonable(who["attributes"])) if chat else ""
         material = prepared(run, config, pool, encoder, OnDevices(engine, processes), chat, describer)
         embed = remember(encoder)
-        if judge is None and config.offline_judge:
-            judge = gold_ridge_judge(embed)
+        judge = gold_ridge_judge(embed) if judge is None and config.offline_judge else judge
         measured = measuring(run, material, people, resettle=resettle)
         for seed in range(config.seeds):
             run.say(f"[bold]seed {seed}[/bold] ({seed + 1} of {config.seeds})")
@@ -128,14 +125,21 @@ def _kept(config: FlowConfig, who: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _refuse(folder: Path, pool: Pool | SmallPool) -> None:
-    """Raises AssayError where the folder cannot have a run of this pool."""
+def _refuse(folder: Path, config: FlowConfig, pool: Pool | SmallPool) -> None:
+    """Raises AssayError where the folder cannot have a run of this pool, and, before people work, for a model that is not
+    there."""
+    from assay.models import load_config
+
     if isinstance(pool, Pool) and not pool.pairs:
         raise AssayError(f"{pool.place}: no pairs in this pool; its rejections say what was wrong with the files")
     if (folder / "tables" / "pairs").is_dir():
         raise AssayError(f"{folder}: an earlier version of Assay made this run, in another layout; use another --out")
     if isinstance(pool, Pool) and pool.place.path is not None and pool.place.path.resolve() == folder.resolve():
         raise AssayError(f"{folder}: this is the pool; a run has a folder of its own: use another --out")
+    if not (folder / "config.json").exists():
+        load_config(config.train.backbone)
+    if config.tune:
+        policies.check(config, int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def _laid_down(
@@ -145,7 +149,7 @@ def _laid_down(
     or cannot feed the loss."""
     laid = pool.put(Place.of(run.folder.absolute()) / "pool") if isinstance(pool, SmallPool) else pool
     if config.train.loss.margin and not has_strengths(laid):
-        raise AssayError("no pair of the pool has a strength: train.loss.margin would do nothing; leave it out")
+        raise Refused("no pair of the pool has a strength: train.loss.margin would do nothing; leave it out")
     meet(run, kept, laid)
     if standing is not None:
         standing.are_of(laid)

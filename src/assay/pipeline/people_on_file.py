@@ -10,7 +10,7 @@ from assay.curate.settle import settle
 from assay.curate.shards import Pool
 from assay.curate.verify import oracle, read_judgements, taken_back
 from assay.curate.waiting import lacking, note_answered, note_asked, queued, waits
-from assay.errors import AssayError, Paused
+from assay.errors import AssayError, Paused, Refused
 from assay.records import Case, Judge, Judgement, Pair, digest
 from assay.tables import Table
 
@@ -53,12 +53,12 @@ class PeopleOnFile:
         return [c for c in cases if c.pair.id in missing]
 
     def are_of(self, pool: Pool) -> None:
-        """Raises AssayError where a judgement is about a pair that the pool does not have."""
+        """Raises Refused where a judgement is about a pair that the pool does not have."""
         told = pl.DataFrame({"pair_id": sorted(self.about())}, {"pair_id": pl.String})
         for shard in (s for s in pool.shards if s.pairs and len(told)):  # an import can bring votes alone
             told = told.join(pool.table("index").frame(shard.name, columns=["pair_id"]), on="pair_id", how="anti")
         if len(told):
-            raise AssayError(
+            raise Refused(
                 f"{self.judgements}: {len(told):,} pairs that people judged here are not in {pool.place}, "
                 f"the first is {told['pair_id'][0]}: take these lines out, or give the pool that they are about"
             )

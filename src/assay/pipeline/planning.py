@@ -56,10 +56,11 @@ def people_forecast(pool: Pool, config: FlowConfig, folder: Path, judgements: Pa
         return []
     seconds = seconds_a_pair(given)
     how = "the median so far" if seconds else "assumed, for no answer was timed yet"
-    seconds = seconds or SECONDS_A_PAIR
+    seconds, then = seconds or SECONDS_A_PAIR, min(each, most - start)
+    later = f", then at most {then:,} each" if then else ""
     return [
-        f"people: at most {left:,} {'more ' if given else ''}answers in {rounds} rounds ({start:,} first, then at most "
-        f"{each:,} each), about {duration(left * seconds)} of people's time at {seconds:.0f} s a pair ({how})"
+        f"people: at most {left:,} {'more ' if given else ''}answers in {rounds} rounds ({start:,} first{later}), about "
+        f"{duration(left * seconds)} of people's time at {seconds:.0f} s a pair ({how})"
     ]
 
 

@@ -139,11 +139,20 @@ def _choose(product: Product, names: Sequence[str]) -> dict[str, object]:
     card.entitle(models / "final.saving", f"final ({SETS[best]})")
     card.put(models / "final.saving", "Labels", [
         f"- {SETS[best]}: chosen of {', '.join(SETS[n] for n in names)} by held gold",
-        *(f"- held gold, {SETS[n]}: {share_told(Estimate(**g) if g else None)} ranked rightly" for n, g in gold.items()),
+        *_measured_told(product, best),
+        *(f"- held gold, which chose, {SETS[n]}: {share_told(Estimate(**g) if g else None)} ranked rightly"
+          for n, g in gold.items()),
         "- who judged, what was dropped and why, and how it compares with the raw labels: report.html of the run",
     ])  # fmt: skip
     (models / "final.saving").rename(models / "final")
     return {"set": best, "held": held, "gold": gold, "n": len(product.curated.stage1.held)}
+
+
+def _measured_told(product: Product, name: str) -> list[str]:
+    """What the pairs that only measure say of the model of a set, for its card; [] where there are none."""
+    done = product.run.result(f"sets/{name}")
+    share = share_told(Estimate(**done["accuracy"]))
+    return [] if done["on_held"] else [f"- pairs of the run that nothing was made of: {share} ranked rightly"]
 
 
 def model_name(name: str) -> str:

@@ -42,8 +42,12 @@ class ModelTerm:
         gold = f"{self.n_gold:,} gold answers" + f", {self.dropped:,} more without a finite score" * bool(self.dropped)
         if self.reason:
             return f"the reward model's gate is closed: {self.reason} ({gold})"
-        sure = f"{self.precision:.0%} of these are right, at least {self.precision_low:.0%} with confidence"
-        return f"the reward model's gate is open above p = {self.threshold:.3f}: {self.kept:.0%} of {gold}; {sure}"
+        there = round(self.kept * self.n_gold)
+        sure = f"{round(self.precision * there):,} of these {there:,} are right, with confidence at least"
+        return (
+            f"the reward model's gate is open above p = {self.threshold:.3f}: {there:,} of {gold}; {sure} "
+            f"{100 * self.precision_low:.0f} in 100"
+        )
 
     def probability(self, raw: float) -> float:
         """That an answer with this score is right, as far as gold tells."""

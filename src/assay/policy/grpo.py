@@ -213,13 +213,14 @@ class Grpo:
         )  # fmt: skip
         made, effective, batch_size, from_buffer, groups, rule_groups, all_groups, useful, total_groups, asked = counts
         self.samples += int(made)
+        wanted = max(1.0, asked if self.config.zero_groups == "buffer" else batch_size)
         return {
             **_means(self.engine, scores, rollouts, self.update.by_id), **trained, **self.buffer.metrics(step),
             **(self.ahead.metrics(rollouts, step) if self.ahead else {}),
             "effective": groups / max(1, all_groups), "effective_rule": rule_groups / max(1, all_groups),
             "effective_total": total_groups / max(1, all_groups),
             "effective_samples": effective / max(1, made), "from_buffer": int(from_buffer), "batch": int(batch_size),
-            "batch_effective": useful / max(1.0, asked if self.config.zero_groups == "buffer" else batch_size),
+            "batch_effective": useful / wanted, "groups": int(all_groups), "wanted": int(wanted),
             "samples": self.samples, "sample_cpu_s": sampled_s, "update_cpu_s": time.process_time() - clock - sampled_s,
             **self.checks(),
         }  # fmt: skip
@@ -365,13 +366,19 @@ def _means(
     *terms, reward, length, ended = sums[2:]
     means = {**{name: x / n for name, x in zip(TERMS, terms, strict=True)}, "reward": reward / n}
     problems = Counter(p for p in engine.gather([s.problem for s in scores if s.problem]))
-    means |= {"right": right / keyed} if keyed else {}
+    means |= {"right": right / keyed, "keyed": int(keyed)} if keyed else {}
     return {**means, "length": length / answers, "ended": ended / answers, "problems": dict(problems)}
 
 
 def _line(metrics: dict[str, Any]) -> str:
-    right = f"  right {metrics['right']:.1%}" if "right" in metrics else ""
+    """Of one step's few answers counts are told, and no shares."""
+    right = f"  right {_of(metrics['right'], metrics['keyed'])}" if "right" in metrics else ""
+    groups, batch = _of(metrics["effective"], metrics["groups"]), _of(metrics["batch_effective"], metrics["wanted"])
     return (
-        f"reward {metrics['reward']:.3f}{right}  effective {metrics['effective']:.0%}"
-        f" -> batch {metrics['batch_effective']:.0%}  length {metrics['length']:.0f}  grad {metrics['grad_norm']:.2g}"
+        f"reward {metrics['reward']:.3f}{right}  effective {groups} groups -> batch {batch}  "
+        f"length {metrics['length']:.0f}  grad {metrics['grad_norm']:.2g}"
     )
+
+
+def _of(share: float, n: float) -> str:
+    return f"{round(share * n):,} of {int(n):,}"

@@ -281,7 +281,7 @@ class _Fit:
         if self.paired:
             metrics |= {
                 "dpo": prefer / n, "bco": quality / n, "accuracy": right / n, "margin": margin / n,
-                "shift": self.shift.value,
+                "shift": self.shift.value, "pairs": n,
             }  # fmt: skip
             if config.shift:
                 self.shift.add(rewards, 2 * n)
@@ -333,5 +333,8 @@ def _sums(logprobs: Logprobs, sizes_N: list[int]) -> Tensor:
 
 
 def _line(metrics: dict[str, float]) -> str:
-    names = [n for n in ("loss", "accuracy", "margin", "nll", "grad_norm") if n in metrics]
-    return "  ".join(f"{n} {metrics[n]:.3g}" for n in names)
+    """Of the step's pairs, which it is trained on, it is told how many it fits, and no share."""
+    told = [f"{n} {metrics[n]:.3g}" for n in ("loss", "margin", "nll", "grad_norm") if n in metrics]
+    if "accuracy" in metrics:
+        told.append(f"fits {round(metrics['accuracy'] * metrics['pairs']):,} of {metrics['pairs']:,.0f}")
+    return "  ".join(told)

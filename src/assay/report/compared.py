@@ -153,17 +153,24 @@ def _shares(one: Path, other: Path) -> list[Model]:
     found = []
     for file in sorted((one / "steps" / "evaluate").glob("*.json")):
         if (twin := other / "steps" / "evaluate" / file.name).exists():
-            rows = [read_json(f).get("reading", {}).get("accuracy") for f in (file, twin)]
-            shares = tuple(Estimate(**r) if r and "clusters" in r else None for r in rows)
-            sizes = tuple(s.n if s else 0 for s in shares)
-            found.append(Model(name=model_title(file.stem), measured=(sizes[0], sizes[1]), both=0, questions=0,
-                               difference=None, shares=(shares[0], shares[1])))  # fmt: skip
-    for key in ("gold_accuracy", "loss"):
-        values = [read_json(f / "training.json").get(key) for f in (one, other) if (f / "training.json").exists()]
-        if len(values) == 2 and None not in values and values[0] != values[1]:
-            found.append(Model(name=f"{key}: {values[0]:.4g} and {values[1]:.4g}", measured=(0, 0), both=0, questions=0,
+            readings = [read_json(f).get("reading", {}).get("accuracy") for f in (file, twin)]
+            found.append(_unpaired(model_title(file.stem), readings))
+    trained = [read_json(f / "training.json") for f in (one, other) if (f / "training.json").exists()]
+    if len(trained) == 2:
+        gold = [t.get("gold") for t in trained]
+        found += [_unpaired("gold that chose the checkpoint", gold)] if gold[0] != gold[1] else []
+        losses = [t["loss"] for t in trained if t.get("loss") is not None]
+        if len(losses) == 2 and losses[0] != losses[1]:
+            found.append(Model(name=f"loss: {losses[0]:.4g} and {losses[1]:.4g}", measured=(0, 0), both=0, questions=0,
                                difference=None))  # fmt: skip
     return found
+
+
+def _unpaired(name: str, rows: Sequence[Mapping[str, Any] | None]) -> Model:
+    """Two shares, each with its own interval; None of what was not measured."""
+    one, other = (Estimate(**r) if r and "clusters" in r else None for r in rows)
+    measured = one.n if one else 0, other.n if other else 0
+    return Model(name=name, measured=measured, both=0, questions=0, difference=None, shares=(one, other))
 
 
 def lines(found: Compared, name: str = "the first") -> list[str]:

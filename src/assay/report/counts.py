@@ -1,6 +1,6 @@
 """From the rows of files to the labels of a run: one table whose lines add up, and how judges compare with people."""
 
-from assay.figures import told
+from assay.figures import beside_a_coin, told
 from assay.report.run import Grid, RunSteps, shares
 
 Line = tuple[str, list[int]]
@@ -94,6 +94,19 @@ def judge_rounds(run: RunSteps) -> Grid:
         rows.append(["stage 2", asked, "", told(shares([d["overturned"] for d in done]), "")])
     header = ("until", "judged pairs", "agree with people's gold, %", "the sources' labels turned over, %")
     return Grid(header=header, rows=rows)
+
+
+def judges_doubted(run: RunSteps) -> str:
+    """A word on judges that are not shown to be better than a coin; "" of others, and where there are none."""
+    turns = [name for name in run.seeds[0] if name.startswith("stage1/judges-")]
+    last = max(turns, key=lambda name: int(name.rpartition("it")[2] or -1) if "judges-it" in name else -1, default="")
+    agrees = shares([d["agreement"] for d in run.done(last)]) if last else None
+    if agrees is None or not (doubt := beside_a_coin(agrees)):
+        return ""
+    return (
+        f"Judges agree with people's gold on {told(agrees)}{doubt}. What they changed rests on that: more gold "
+        "(stage1.seed-gold) may tell, and a run without judges changes no label that people did not."
+    )
 
 
 def measured_by(run: RunSteps) -> str:

@@ -15,13 +15,13 @@ from rich.table import Table as RichTable
 from assay import __version__
 from assay.curate.cost import gains
 from assay.examples import examples
-from assay.figures import FEW, LEGEND, in_words, told, verdict
+from assay.figures import FEW, LEGEND, NEEDED, in_words, told, verdict
 from assay.look import MARK, drawn, paper
 from assay.memory import compact
 from assay.pipeline.product import SETS
 from assay.records import Judgement
 from assay.report.claims import claims_told
-from assay.report.counts import about, judge_rounds, ledger, measured_by
+from assay.report.counts import about, judge_rounds, judges_doubted, ledger, measured_by
 from assay.report.policies import headline_of, policies_told
 from assay.report.run import (
     Grid,
@@ -62,6 +62,7 @@ def write_report(folder: Path) -> Path:
         "headline": headline(run), "oracle": "oracle" in judged["kind"], "people": _who(judged, "lead", "human", "oracle"),
         "judges": _who(judged, "llm", "offline"),
         "ledger": ledger(run), "about": about(run), "chosen_by": chosen_by(run), "judge_rounds": judge_rounds(run),
+        "doubted": judges_doubted(run),
         "loop": _loop(run), "loop_plot": _loop_plot(run),
         "measured_by": measured_by(run), "legend": LEGEND,
         "sets": sets_grid(run, SETS), "sets_plot": sets_plot(run, SETS), "claims": claims_told(run),
@@ -84,12 +85,17 @@ def headline(run: RunSteps) -> str:
     done = [seed[f"sets/{name}"] for name, seed in zip(chosen, run.seeds, strict=True)]
     final, raw = shares([d["accuracy"] for d in done]), shares([d["accuracy"] for d in run.done("sets/raw-more")])
     sets = ", ".join(SETS[name] for name in SETS if name in chosen)
-    text = f"The released reward model ({sets}) ranks {told(final)} of held-out pairs rightly"
+    of = "pairs of held gold, which chose it," if done[0]["on_held"] else "held-out pairs"
+    text = f"The released reward model ({sets}) ranks {told(final)} of {of} rightly"
+    if final is not None and final.clusters < NEEDED - 0.5:
+        text = f"Too few to say how good the released reward model ({sets}) is: it ranks {told(final)} of {of} rightly"
     if raw is not None:
         text += f", the one trained on all raw labels {told(raw)}"
     found, questions = difference(run, chosen)
     if found is not None:
         said = verdict(found, questions, "raw labels")
+        if done[0]["on_held"] and questions >= NEEDED:  # what chose a model cannot show that it is better
+            said = f"not shown to be better than raw labels, for these pairs chose it:{said.partition(':')[2]}"
         text += f". {said[0].upper()}{said[1:]}"
     seeds = f"{len(done)} seed{'s' * (len(done) > 1)}"
     return f"{text}. Measured on {measured_by(run)} ({seeds}, 95% intervals)."
@@ -102,9 +108,15 @@ def chosen_by(run: RunSteps) -> str:
         gold = seed["final"].get("gold") or dict.fromkeys(seed["final"]["held"])
         held = ", ".join(f"{SETS[name]} {told(Estimate(**g) if g else None, '')}" for name, g in gold.items())
         told_of.append(f"{folder.name}: {held}")
+    if not any(seed["final"].get("n") for seed in run.seeds):
+        return (
+            "No gold is held, so nothing chose between candidates: the released model is that whose labels machines changed "
+            "least, at its last checkpoint."
+        )
     return (
         "The released model is the candidate that is right most often on held gold, which trains nothing; of equal ones "
-        f"that whose labels machines changed least. Right, %: {'; '.join(told_of)}."
+        "that whose labels machines changed least. What chose looks a little too good: right, % of held gold: "
+        f"{'; '.join(told_of)}."
     )
 
 
@@ -231,6 +243,8 @@ def summary(folder: Path, console: Console) -> None:
     grids = [("reward models by training labels", sets_grid(run, SETS)), ("judges, round by round", judge_rounds(run)),
              *(claims.tables() if claims else ())]  # fmt: skip
     _print(grids, console)
+    if doubted := judges_doubted(run):
+        console.print(doubted)
     console.print(headline(run))
     if (policies := policies_told(folder)) is not None:
         _print([("policies: good answers by the reward model that picks or rewards", policies.table)], console)

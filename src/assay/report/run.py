@@ -84,11 +84,12 @@ class RunSteps:
 def sets_grid(run: RunSteps, titles: Mapping[str, str], paper: tuple[str, Mapping[str, str]] | None = None) -> Grid:
     """One row per set of labels: its size, how many labels are right, and what its reward model reaches; `paper` is a column
     of numbers to compare with."""
-    rows = []
+    rows, measured = [], MEASURED[False]
     for name, title in titles.items():
         done = run.done(f"sets/{name}")
         if not done:
             continue
+        measured = MEASURED[done[0]["on_held"]]
         pairs = sum(d["pairs"] for d in done) / len(done)
         right = shares([d["labels"] for d in done])
         reached = shares([d["accuracy"] for d in done])
@@ -99,13 +100,15 @@ def sets_grid(run: RunSteps, titles: Mapping[str, str], paper: tuple[str, Mappin
         "trained on",
         "pairs",
         "labels right, %",
-        "RM held out, %",
+        f"RM {measured}, %",
         "than raw, points",
-        *([paper[0]] if paper else ()),
+        *(paper[:1] if paper else ()),
     )
     return Grid(header=header, rows=rows)
 
 
+MEASURED = {False: "held out", True: "on the gold that chose it"}
+"""What reward models are measured on, by whether that is held gold."""
 RAW = "raw-more"
 """The set that all others have to beat."""
 
@@ -144,9 +147,10 @@ def sets_plot(run: RunSteps, titles: Mapping[str, str]) -> Markup:
     axes.set_yticks(range(len(names)), [titles[n] for n in names])
     axes.invert_yaxis()
     axes.axvline(50, color="#cccccc", linewidth=1)
-    axes.set_xlabel("held-out accuracy of the reward model, % (bars: 95% interval; small dots: single seeds)")
+    measured = MEASURED[any(run.done(f"sets/{n}")[0]["on_held"] for n in names)]
+    axes.set_xlabel(f"accuracy of the reward model, {measured}, % (bars: 95% interval; small dots: single seeds)")
     axes.grid(axis="x", alpha=0.3)
-    return drawn(figure, "Held-out accuracy of reward models by the labels that trained them")
+    return drawn(figure, f"Accuracy of reward models, {measured}, by the labels that trained them")
 
 
 def arms(spreads: Sequence[Spread]) -> list[list[float]]:

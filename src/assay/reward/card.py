@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from assay.figures import FEW, NEEDED, told
 from assay.reward.calibration import Calibration
 from assay.reward.config import TrainConfig
+from assay.statistics import Estimate
 from assay.tables import write_text
 
 CARD = "README.md"
@@ -78,20 +80,20 @@ def write(folder: Path, name: str, config: TrainConfig, result: Mapping[str, Any
     """Write the card of a finished training into its folder. `result` is what `training.json` keeps."""
     kind = "seeing" if config.images else "decoder" if _has_template(folder) else "encoder"
     use = {"seeing": _SEEING, "decoder": _DECODER, "encoder": _ENCODER}[kind].format(most=config.max_tokens)
-    told = [
+    lines = [
         f"- backbone: {config.backbone}" + (f", its first {config.layers} layers" if config.layers else ""),
         f"- {result['pairs']:,} labelled pairs, {result['steps']:,} steps of {config.batch_pairs} pairs, learning rate "
         f"{config.lr:g}, at most {config.max_tokens:,} tokens of a conversation, seed {config.seed}; loss: Bradley-Terry",
         *([f"- left out: {n:,} pairs ({why})" for why, n in result["left_out"].items()]),
         "- the labels' provenance and the whole settings: `training.json` (digests), and the run or pool that they are from",
     ]
-    told += _sure(fitted)
+    lines += _sure(fitted, result)
     limits = [
         "- It ranks responses as its labels do: it is no judge of facts, and a policy that is trained against it for long "
         "finds what it likes and people do not.",
         "- Kinds of prompts that its labels do not have, other languages, longer conversations: not measured.",
     ]
-    text = _HEAD.format(name=name, use=use, rendering=_READS[kind], training="\n".join(told), limits="\n".join(limits))
+    text = _HEAD.format(name=name, use=use, rendering=_READS[kind], training="\n".join(lines), limits="\n".join(limits))
     write_text(folder / CARD, text)
 
 
@@ -122,12 +124,12 @@ def _has_template(folder: Path) -> bool:
     return (folder / "chat_template.jinja").exists() or (file.exists() and '"chat_template"' in file.read_text("utf-8"))
 
 
-def _sure(fitted: Calibration | None) -> list[str]:
+def _sure(fitted: Calibration | None, result: Mapping[str, Any]) -> list[str]:
     if not fitted:
         return ["- no gold chose its checkpoint: how well it ranks is not known, and its rewards are not calibrated"]
-    right = round(fitted.accuracy * fitted.n)
+    right, few = told(Estimate(**result["gold"])), f", {FEW}" if fitted.n < NEEDED else ""
     return [
-        f"- gold that chose the checkpoint: {right:,} of {fitted.n:,} pairs ranked rightly (a little too good, as it chose)",
+        f"- gold that chose the checkpoint: {right} ranked rightly, a little too good, as it chose",
         f"- calibration: sigmoid(difference / {fitted.temperature:.4g}) is the probability of being better; expected "
-        f"calibration error {fitted.ece_after:.3f} on {fitted.n:,} pairs (`calibration.json`)",
+        f"calibration error {fitted.ece_after:.3f} on {fitted.n:,} pairs{few} (`calibration.json`)",
     ]

@@ -113,16 +113,16 @@ class Monitor:
         }
 
     def line(self, metrics: StepMetrics) -> str:
-        """The line of progress after a step."""
+        """The line of progress after a step. "fits": of the last steps' pairs, which it is trained on, so many have the
+        chosen response ahead: no measure of how good it is, and so no share."""
         seen = [m for _, m in self.recent]
         pairs = sum(m.pairs for m in seen)
-        loss, right, margin = (
-            sum(getattr(m, name) * m.pairs for m in seen) / pairs for name in ("loss", "accuracy", "margin")
-        )
+        loss, margin = (sum(getattr(m, name) * m.pairs for m in seen) / pairs for name in ("loss", "margin"))
+        fits = round(sum(m.accuracy * m.pairs for m in seen))
         rates = self.rates()
         return (
-            f"{self.name}: step {metrics.step}/{self.steps}  loss {loss:.3f}  right {right:.1%}  margin {margin:+.2f}  "
-            f"grad {metrics.grad_norm:.2g}  lr {metrics.lr:.2g}  {rates['pairs_per_s']:,.1f} pairs/s  "
+            f"{self.name}: step {metrics.step}/{self.steps}  loss {loss:.3f}  fits {fits:,} of {pairs:,}  "
+            f"margin {margin:+.2f}  grad {metrics.grad_norm:.2g}  lr {metrics.lr:.2g}  {rates['pairs_per_s']:,.1f} pairs/s  "
             f"{rates['tokens_per_s']:,.0f} tokens/s  padding {rates['padding']:.1%}  left {_duration(rates['eta_s'])}"
         )
 

@@ -149,9 +149,11 @@ def _train(
     run = _Training(place, config, compute, source, render, say)
     if compute.steps < FEW:
         say(
-            f"warning: {folder.name}: {presented:,} pairs are {compute.steps} optimiser steps of "
-            f"{compute.size:,}, which teach little: lower train.batch_pairs, or raise train.epochs"
+            f"warning: {folder.name}: {len(source):,} pairs, presented {presented:,} times in all, are {compute.steps} "
+            f"optimiser steps of {compute.size:,}, which teach little: lower train.batch_pairs, or raise train.epochs"
         )
+    if not held:
+        say(f"{folder.name}: no gold pairs to check on: the last checkpoint is taken")
     engine.lead_says(place.begin)
     state = run.loop(held, tokenizer, trackers)
     run.gather_left_out()
@@ -271,8 +273,8 @@ class _Training:
                 beside.rename(best)
             self.engine.wait()
         found = mean([float(m > 0) for m in margins], self.questions) if margins else None
-        seen = f"right on gold: {told(found)}" if found else "no gold pairs to check on"
-        self.say(f"{self.name}: step {state.step}/{self.steps}  {seen}")
+        if found:
+            self.say(f"{self.name}: step {state.step}/{self.steps}  right on gold: {told(found)}")
 
     def best(self, step: int) -> Path:
         """Where the model of a step is kept that was the best so far."""

@@ -27,7 +27,7 @@ from assay.policy.reading import Reading
 from assay.policy.rewards import EMPTY, HybridReward
 from assay.records import Preference, Response
 from assay.rollouts import AnswerPair, Prompt, Rollout, Score
-from assay.run import Run
+from assay.run import Run, nothing_left
 from assay.statistics import Estimate, mean
 from assay.telling import Telling
 from assay.tuning.benchmark_questions import watching
@@ -47,8 +47,11 @@ def tune(out: Path, config: TuneConfig, task: Callable[[ImageStore], Task], trac
     it. GRPO has all threads.
     """
     store, given = ImageStore(out / "images"), list[Task]()
-    run = Run(out, config, accepted=lambda: given.append(watching(task(store), config, store, print)))
-    with closing(run), Telling(run, trackers) as telling:
+
+    def accepted() -> None:
+        given.append(watching(task(store), config, store, print))
+
+    with nothing_left(out), closing(Run(out, config, accepted=accepted)) as run, Telling(run, trackers) as telling:
         tuner = Tuner(run, config, given[0])
         tuner.trackers = telling.names
         tuner.base()

@@ -42,8 +42,8 @@ CHARTS = (
     Curves(title="Loss", names=(("loss", "loss"), ("nll", "NLL of a token"), ("dpo", "preference"), ("bco", "quality"),
                                 ("replay_loss", "on answers of the buffer"))),
     Curves(title="Accuracy", unit=" %", times=100, intervals=True, names=(
-        ("accuracy", "pairs in the right order"), ("gold_accuracy", "held gold"), ("right", "sampled answers right"),
-        ("watch_accuracy", "watched questions right"))),
+        ("accuracy", "pairs that it trains on, in the right order"), ("gold_accuracy", "held gold"),
+        ("right", "sampled answers right"), ("watch_accuracy", "watched questions right"))),
     Curves(title="Reward", names=(("reward", "reward"), ("model", "by the reward model"), ("format", "form"),
                                   ("claims", "claims"), ("margin", "margin of pairs"))),
     Curves(title="Length of answers, tokens", names=(("length", "tokens"),)),
@@ -59,8 +59,9 @@ CHARTS = (
     Curves(title="Norm of the gradient", names=(("grad_norm", "norm"),)),
 )  # fmt: skip
 _NAMES = {n for c in CHARTS for name, _ in c.names for n in (name, f"{name}_se")}
-TOLD = (("loss", "loss"), ("accuracy", "accuracy"), ("right", "right"), ("reward", "reward"), ("lr", "learning rate"),
-        ("tokens_per_s", "tokens a second"), ("samples", "samples"))  # fmt: skip
+TOLD = (("loss", "loss"), ("reward", "reward"), ("lr", "learning rate"), ("tokens_per_s", "tokens a second"),
+        ("samples", "samples"))  # fmt: skip
+"""No shares: those of a step are of a few pairs, often of those that it trains on."""
 
 LONG = 1_500
 """Characters of a text on the page; that the rest is left out is told."""

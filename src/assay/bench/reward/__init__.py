@@ -15,7 +15,7 @@ from assay.bench.reward.rewardbench2 import REWARDBENCH_2
 from assay.bench.reward.rmb import RMB
 from assay.bench.reward.rmbench import RM_BENCH
 from assay.bench.reward.vlrewardbench import VL_REWARDBENCH
-from assay.errors import AssayError
+from assay.errors import AssayError, Refused
 from assay.records import Scorer
 
 BENCHMARKS: dict[str, Benchmark[Any]] = {
@@ -64,7 +64,7 @@ def curves(folder: Path, scorer: Scorer, limit: int | None = None) -> dict[str, 
 
 def prompts(folder: Path) -> dict[str, list[str]]:
     """The distinct first user turns of every benchmark found under `folder`, by part ("judgebench", "rm-bench/chat", ...):
-    what a pool must not contain. Raises AssayError when no benchmark is there, for nothing would be checked."""
+    what a pool must not contain. Raises Refused when no benchmark is there, for nothing would be checked."""
     found: dict[str, dict[str, None]] = {}
     for benchmark in EVERY.values():
         if (folder / benchmark.folder).is_dir():
@@ -73,5 +73,5 @@ def prompts(folder: Path) -> dict[str, list[str]]:
                 found.setdefault(item.source, {})[first] = None
     if not found:
         names = ", ".join(f"{b.folder}/" for b in EVERY.values())
-        raise AssayError(f"{folder}: no benchmark here (looked for {names}); give the folder that holds them")
+        raise Refused(f"{folder}: no benchmark here (looked for {names}); give the folder that holds them")
     return {source: list(texts) for source, texts in found.items()}
