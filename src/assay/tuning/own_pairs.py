@@ -163,7 +163,7 @@ class _Making:
             prompts = shared.questions(lambda: {"all": self.questions(left)})["all"]
             say = teller(shared)
             policy, sampler = opened(
-                model, settings, sampling, self.store, self.seed, self.answer_start, vllm, say=say, trains=False
+                model, settings, sampling, self.store, self.seed, self.answer_start, vllm, shared.folder, say, False
             )
             sampler.load(self.round)
             prompts = fitting(prompts, policy, sampler, sampling.max_tokens, left, shared)
