@@ -176,8 +176,8 @@ class _Making:
             parts = [prompts[at : at + PART] for at in range(0, len(prompts), PART)]
             for number in range(engine.rank, len(parts), engine.world):
                 self.part(number, parts[number], sampler, reward)
+            engine.wait()  # engines of one machine read one folder
             sampler.close()
-            engine.wait()
             return shared.lead(lambda: self.gathered(len(parts), len(prompts), left))
 
     def questions(self, left: Counter[str]) -> list[Prompt]:
