@@ -69,6 +69,8 @@ class Engine:
             "tensor_parallel_size": config.vllm_parallel, "max_model_len": config.vllm_length or -1,
             "enforce_eager": config.vllm_eager, "worker_extension_cls": "assay.policy.vllm_worker.Weights", **more,
         }  # fmt: skip
+        if policy.model.device.type == "cpu":  # there vLLM 0.32 dies of a seed whose prompt is read in two steps
+            ours["enable_chunked_prefill"] = False
         try:
             if vllm_node.writes():
                 vllm_weights.write_checkpoint(policy, self.folder, self.dtype, adapters=over != "lora")
