@@ -54,6 +54,17 @@ def test_what_a_part_had_found_before_it_failed_is_kept(check: Any, monkeypatch:
     assert check.alone("grpo", small=True) == {"a": 1, "problem": "ValueError: no"}
 
 
+def test_what_an_environment_lacks_is_named_at_once(tmp_path: Path) -> None:
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
+    bare.chmod(0o755)
+    env = {**os.environ, "PYTHON": str(bare), "PYTHONPATH": ""}
+    done = subprocess.run([str(ROOT / "scripts" / "gpu_check.sh")], env=env, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "lacks torch, transformers, " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_without_an_accelerator_the_whole_check_says_so() -> None:
     found = subprocess.run([sys.executable, "-c", "import torch; print(torch.accelerator.is_available())"],
                            capture_output=True, text=True, check=True)  # fmt: skip
