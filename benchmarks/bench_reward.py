@@ -164,7 +164,7 @@ def ours(
         engine=EngineConfig(compile="on" if compiled else "off"),
     )  # fmt: skip
     engine = Engine(dtype, clip)
-    model = RewardModel(load(folder), 0, config.engine, dtype)
+    model = RewardModel(load(folder).to(engine.device), 0, config.engine, dtype)  # back ends are tried where it lies
     assert model.packed, model.reason
     compile_when_worth(model, 0)
     engine.prepare(model, lr, config.weight_decay)

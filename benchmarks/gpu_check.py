@@ -61,7 +61,7 @@ def main() -> None:
     if not options.small and not torch.accelerator.is_available():
         sys.exit("no accelerator here; --small tries the check itself on a CPU")
     if options.part:
-        print("\n" + json.dumps(PARTS[options.part](SMALL if options.small else FULL)))
+        say(PARTS[options.part](SMALL if options.small else FULL))
         return
     told: Figures = {"check": "gpu", "device": name(), "torch": torch.__version__, "small": options.small}
     for part in options.only:
@@ -76,18 +76,32 @@ def name() -> str:
     return torch.cuda.get_device_name() if where == "cuda" else where
 
 
+def say(told: Figures) -> None:
+    """What a part has found so far: its last word counts, whatever becomes of it then."""
+    print("\n" + json.dumps(told), flush=True)
+
+
 def alone(part: str, small: bool) -> Figures:
-    """The figures of a part, computed in a process of its own; "problem" where it had one."""
+    """The figures of a part, computed in a process of its own; "problem" where it had one, with what it had found until
+    then."""
     command = [sys.executable, __file__, "--part", part, *(["--small"] if small else [])]
     quiet = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
     limit = LIMITS.get(part, LIMIT) if torch.accelerator.is_available() else None
     try:
         done = subprocess.run(command, env=quiet, capture_output=True, text=True, check=False, timeout=limit)
-    except subprocess.TimeoutExpired:
-        return {"problem": f"not done after {limit} s"}
+    except subprocess.TimeoutExpired as error:
+        said = error.stdout or b""
+        return found_in(said.decode() if isinstance(said, bytes) else said) | {"problem": f"not done after {limit} s"}
     if done.returncode:
-        return {"problem": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:300]}
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+        why = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:300]
+        return found_in(done.stdout) | {"problem": why}
+    return found_in(done.stdout)
+
+
+def found_in(output: str) -> Figures:
+    """The last figures that a part told."""
+    lines = [line for line in output.splitlines() if line.startswith("{") and line.endswith("}")]
+    return dict(json.loads(lines[-1])) if lines else {}
 
 
 def clock() -> float:
@@ -147,22 +161,27 @@ def attention_part(sizes: Sizes) -> Figures:
 
         def both() -> list[torch.Tensor]:
             out = attention.attend(*inputs, layout, width**-0.5)
-            return [out, *torch.autograd.grad(out, inputs, grad)]
+            return [out.detach(), *torch.autograd.grad(out, inputs, grad)]
 
         return both(), both
 
     true, _ = run("segments", torch.float32)
+    most = 0.03 if kind() == torch.bfloat16 else 1e-4
     for backend in attention.candidates(where, kind() == torch.bfloat16):
-        found, again = run(backend, kind())
+        try:
+            found, again = run(backend, kind())
+        except (RuntimeError, TypeError, ImportError, AttributeError) as error:  # this torch or device lacks its kernel
+            told[backend] = {"problem": f"{type(error).__name__}: {error}"[:300], "right": False}
+            continue
         apart = [float((f.float() - t).abs().max() / t.abs().max()) for f, t in zip(found, true, strict=True)]
         told[backend] = {
             "apart": {n: round(a, 6) for n, a in zip(("out", "dq", "dk", "dv"), apart, strict=True)},
-            "tokens_per_s": round(tokens / seconds(again, sizes.steps)),
-        }
+            "tokens_per_s": round(tokens / seconds(again, sizes.steps)), "right": max(apart) < most,
+        }  # fmt: skip
         del found, again
         gc.collect()
-    worst = max(max(t["apart"].values()) for t in told.values())
-    return {"tokens": tokens, **told, "right": worst < (0.03 if kind() == torch.bfloat16 else 1e-4)}
+        say({"tokens": tokens, **told})
+    return {"tokens": tokens, **told, "right": all(t["right"] for t in told.values())}
 
 
 def reward_part(sizes: Sizes) -> Figures:
@@ -191,10 +210,12 @@ def reward_part(sizes: Sizes) -> Figures:
         ours, losses = rate(lambda after: bench_reward.ours(*rest, after, compiled=True))
         flops = bench_reward.model_flops(folder, timed) * ours / sizes.pairs
         told: Figures = {"pairs_per_s": round(ours, 2), "mfu_of_measured_peak": round(flops / peak(), 3)}
+        say(told)
         for peer in (bench_reward.DEFAULT, "trl-plain") if find_spec("trl") else ():
             theirs, other = rate(lambda after, p=peer: bench_reward.trl(p, *rest, after))  # type: ignore[misc]
             told |= {peer: round(theirs, 2), f"times_{peer}": round(ours / theirs, 2)}
             told[f"loss_apart_{peer}"] = round(max(abs(a - b) for a, b in zip(losses, other, strict=True)), 4)
+            say(told)
     return told | ({} if find_spec("trl") else {"trl": "not installed: pip install trl"})
 
 
@@ -213,6 +234,7 @@ def grpo_part(sizes: Sizes) -> Figures:
         make_model(folder, sizes, reward=False)
         ours = np.median(bench_policy.grpo_ours(folder, sizes.prompt, sizes.steps, 2)["step"])
         told: Figures = {"prompt_tokens": sizes.prompt, "step_s": round(float(ours), 3)}
+        say(told)
         if not find_spec("trl"):
             return told | {"trl": "not installed: pip install trl"}
         theirs = np.median(bench_policy.grpo_trl(folder, sizes.prompt, sizes.steps, 2, checkpointing=False)["step"])
@@ -250,6 +272,7 @@ def decode_part(sizes: Sizes) -> Figures:
         sampler.rendered = lambda prompt: known[prompt.id]  # type: ignore[assignment]
         sampler.forbidden = list(policy.end_ids)
         ours = n * group * new / seconds(partial(sampler, prompts, group), 2)
+        say({"tokens_per_s": round(ours)})
         sampler = policy = None
         gc.collect()
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind()).eval().to(devices.device())
@@ -283,7 +306,8 @@ def fsdp2_part(sizes: Sizes) -> Figures:
         make_model(Path(place), sizes, reward=True)
         for sharded in (False, True):
             engine = Engine(dtype, 1.0)
-            model = RewardModel(bench_reward.load(Path(place)), 0, EngineConfig(), dtype)
+            model = RewardModel(bench_reward.load(Path(place)).to(engine.device), 0, EngineConfig(), dtype)
+            assert model.packed, model.reason
             engine.sharded = sharded
             engine.prepare(model, 1e-5, 0.0)
             losses = list[float]()

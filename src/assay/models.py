@@ -224,7 +224,8 @@ def load_reward_model(
 
 
 def _four_bits(*spared: str, compute: torch.dtype = torch.bfloat16) -> Any:
-    """How a body is loaded in 4 bits (NF4), for training adapters on it (QLoRA); modules of the `spared` names are not."""
+    """How a body is loaded in 4 bits (NF4), for training adapters on it (QLoRA). `spared` modules are not: names that a
+    module's whole name begins or ends with."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise missing_extra("bitsandbytes", "lora")
     return transformers.BitsAndBytesConfig(
@@ -263,7 +264,7 @@ def load_generator(name: str, quantize: torch.dtype | None = None, half: bool = 
 def _generator(name: str, options: dict[str, Any], quantize: torch.dtype | None = None) -> tuple[Any, Any]:
     config = None if name in PACKAGED else load_config(name)
     if quantize is not None:
-        spared = ("lm_head", "embed_out", *vision.TOWERS, *vision.ADAPTERS)
+        spared = ("lm_head", "embed_out", *(f"model.{n}" for n in (*vision.TOWERS, *vision.ADAPTERS)))
         options["quantization_config"] = _four_bits(*spared, compute=quantize)
     if getattr(config, "vision_config", None) is None:
         with _read_once(name):

@@ -117,6 +117,8 @@ def test_text_is_the_policy_before_and_after_updates(text: tuple[Policy, Any], t
     torch.testing.assert_close(said([group]), trained(policy, sampler, PROMPTS[:1], [group]), atol=1e-4, rtol=1e-4)
     greedy.close()
     assert sampler(PROMPTS[:1], 1, starts=[(5, 6)]), "the engine goes on: it is not the reader's to end"
+    long = [Prompt(messages=(user(f"{i} " + "x" * 420),)) for i in range(12)]
+    assert [len(g) for g in sampler(long, 2)] == [2] * 12, "more tokens than it reads at once"
     assert not list((tmp_path / "w").rglob("*.safetensors")), "weights do not lie on the disk"
     running = engines()
     assert running

@@ -44,3 +44,10 @@ def test_the_page_has_every_stage_in_order() -> None:
     assert list(dict.fromkeys(names)) == ["evaluate", "pairs", "mpo", "filter", "grpo"]
     assert names[-1] == "evaluate"
     assert all("--out" in line for line in lines())
+
+
+def test_trackers_that_the_lines_name_are_installed_by_the_first() -> None:
+    [install] = re.findall(r"^pip install .*vllm.*$", PAGE, re.MULTILINE)
+    named = {word for line in lines() for word in re.findall(r"--trackers (\w+)", line)}
+    assert named
+    assert all(word in install.split() for word in named)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 import tiny_models
 from assay.errors import AssayError
 from assay.images import ImageStore
-from assay.policy import vllm_lora, vllm_transfer, vllm_weights
+from assay.policy import vllm_lora, vllm_node, vllm_transfer, vllm_weights
 from assay.policy.assemble import assemble, save
 from assay.policy.config import PolicyConfig, SamplerConfig, VllmConfig
 from assay.policy.model import Policy, load_policy
@@ -103,6 +104,42 @@ def test_weights_are_sent_in_parts_in_the_precision_of_the_engine(
     with vllm_weights.shared(policy.inner, ["model.norm.weight"], torch.float32, tmp_path / "here") as files:
         assert Path(files[0]).is_relative_to(tmp_path / "here")
     assert not list((tmp_path / "here").iterdir())
+
+
+def test_room_is_looked_for_by_what_goes_over_and_not_by_how_it_rests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights in 4 bits go over in full, eight times as large; an adapter alone is small."""
+    pytest.importorskip("bitsandbytes", reason="QLoRA is not tested: bitsandbytes is not installed")
+    folder = tiny_models.save_language(tmp_path / "lm", "qwen3", width=64, head=32)
+    policy = load_policy(str(folder), PolicyConfig(lora_rank=4, quantize=True, precision="fp32"))
+    names, found = vllm_weights.trained(policy.inner), list[int]()
+    with vllm_weights.shared(policy.inner, names, torch.float32, tmp_path) as files:
+        size = sum(x.nbytes for f in files for x in load_file(f).values())
+    for free in (1.05 * size, 1.2 * size):
+        monkeypatch.setattr(vllm_weights.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        with vllm_weights.shared(policy.inner, names, torch.float32, tmp_path) as files:
+            found.append(Path(files[0]).is_relative_to(tmp_path))
+    assert found == [True, False]
+
+
+def test_one_process_of_a_machine_writes_what_all_its_engines_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two machines with two processes each: the last one reads what its own neighbour wrote."""
+    assert vllm_node.writes()
+    assert vllm_node.from_writer(["a"]) == ["a"], "alone"
+    vllm_node.wait()
+    where = vllm_node.socket.gethostname()
+
+    def gathered(told: list[Any], mine: Any) -> None:
+        told[:] = [((where, "0"), ["first"]), ((where, "0"), None), ((where, "1"), ["second"]), mine]
+
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("GROUP_RANK", "1")
+    monkeypatch.setattr(vllm_node.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(vllm_node.dist, "get_world_size", lambda: 4)
+    monkeypatch.setattr(vllm_node.dist, "all_gather_object", gathered)
+    assert not vllm_node.writes()
+    assert vllm_node.from_writer(None) == ["second"]
 
 
 def test_a_short_prompt_is_the_long_one_with_a_token_for_each_picture(tmp_path: Path) -> None:

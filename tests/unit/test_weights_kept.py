@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 import tiny_models
+import vlm_models
 from assay import body_cpu, models, vision, weights
 from assay.errors import AssayError
 from assay.images import ImageStore
@@ -456,6 +457,19 @@ def test_a_policy_on_four_bits_learns_is_sampled_and_saved_as_it_is(
         groups
     )
     assert apart.abs().max() > 0.1, "what is saved has learned, and has the rounding of 4 bits"
+
+
+@pytest.mark.parametrize("kind", ["llava", "internvl", "smolvlm", "qwen2.5-vl"])
+def test_four_bits_are_the_language_model_s_alone(kind: str, tmp_path: Path) -> None:
+    """Not its tower's, nor its adapter's, whatever the class calls them."""
+    pytest.importorskip("bitsandbytes", reason="QLoRA is not tested: bitsandbytes is not installed")
+    model, _ = models.load_generator(str(vlm_models.make(kind, tmp_path / kind)), torch.float32)
+    body = vision.language_model(model)
+    inside = {id(p) for p in body.parameters()}
+    assert all(p.is_floating_point() for p in model.parameters() if id(p) not in inside)
+    linear = [m for m in body.modules() if isinstance(m, torch.nn.Linear)]
+    assert len(linear) == 3 * 7
+    assert all(m.weight.dtype == torch.uint8 for m in linear)
 
 
 def test_a_reading_leaves_four_bits_as_they_are(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import re
 import shutil
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from assay.errors import AssayError, missing_extra
-from assay.policy import vllm_lora, vllm_transfer, vllm_weights
+from assay.policy import vllm_lora, vllm_node, vllm_transfer, vllm_weights
 from assay.policy.config import VllmConfig
 from assay.policy.model import Policy
 from assay.processes import this_process
@@ -32,8 +32,11 @@ class Engine:
     Args:
         policy: Whose weights are served: those of now, then those of the last `take`.
         config: vLLM's options.
-        within: Where a folder is made for as long as the engine starts, as large as the model.
+        within: Where a folder is made for as long as the engine starts, as large as the model; under torchrun one on each
+            machine, which all its processes see.
         options: Of `vllm.LLM`, instead of ours.
+
+    Under torchrun every process makes one, at the same time. `collective`: they must `take` weights together, too.
 
     Raises AssayError where vLLM is not installed, or cannot load the policy.
     """
@@ -66,10 +69,14 @@ class Engine:
             "tensor_parallel_size": config.vllm_parallel, "max_model_len": config.vllm_length or -1,
             "enforce_eager": config.vllm_eager, "worker_extension_cls": "assay.policy.vllm_worker.Weights", **more,
         }  # fmt: skip
+        if policy.model.device.type == "cpu":  # there vLLM 0.32 dies of a seed whose prompt is read in two steps
+            ours["enable_chunked_prefill"] = False
         try:
-            vllm_weights.write_checkpoint(policy, self.folder, self.dtype, adapters=over != "lora")
+            if vllm_node.writes():
+                vllm_weights.write_checkpoint(policy, self.folder, self.dtype, adapters=over != "lora")
+            checkpoint = vllm_node.from_writer(str(self.folder) if vllm_node.writes() else None)
             with _own_place(config):
-                self.llm: Any = _started(str(self.folder), {**ours, **options})
+                self.llm: Any = _started(checkpoint, {**ours, **options})
         except (ValueError, RuntimeError, OSError, NotImplementedError, ImportError) as error:
             shutil.rmtree(self.folder, ignore_errors=True)
             said = " ".join(str(error).split())[:300] or type(error).__name__
@@ -77,12 +84,13 @@ class Engine:
                 f"vLLM cannot serve {type(policy.inner).__name__} here: {said} - what its engine says above has the "
                 "reason; --backend auto samples without vLLM"
             ) from error
+        vllm_node.wait()
         for file in self.folder.glob("*.safetensors"):  # from here on weights come through memory
             file.unlink()
         self.end = weakref.finalize(self, _end, self.llm, self.folder)
         self.room: int = self.llm.llm_engine.model_config.max_model_len
         self._do(lambda: self.llm.collective_rpc("end_with", args=(this_process(), os.getpid())))
-        self.collective = over == "ipc" and int(os.environ.get("WORLD_SIZE", "1")) > 1
+        self.collective = over in ("ipc", "memory") and vllm_node.many()
         self.adapter = vllm_lora.Adapter(policy, self.llm, self.dtype, self.folder) if over == "lora" else None
         if self.adapter is not None:
             self._do(self.adapter.take)
@@ -103,10 +111,20 @@ class Engine:
         elif self.transfer is not None:
             self._do(self._send)
         else:
-            with vllm_weights.shared(inner, names, self.dtype, self.folder) as files:
-                self._do(lambda: self.llm.collective_rpc("take_weights", args=(files,)))
+            self._by_memory(names)
         core = self.llm.llm_engine
         self._do(lambda: (core.reset_prefix_cache(), core.reset_mm_cache(), core.reset_encoder_cache()))
+
+    def _by_memory(self, names: list[str]) -> None:
+        """One process of a machine writes the weights for all its engines."""
+        inner, writes = self.policy.inner, vllm_node.writes()
+        if not writes and self.policy.gathered is not None:  # of shards all processes gather
+            for _ in vllm_weights.parts(inner, names, self.dtype, self.policy.model.device):
+                pass
+        with vllm_weights.shared(inner, names, self.dtype, self.folder) if writes else nullcontext() as own:
+            files = vllm_node.from_writer(own)
+            self._do(lambda: self.llm.collective_rpc("take_weights", args=(files,)))
+            vllm_node.wait()  # until all have read them
 
     def _send(self) -> None:
         self.llm.collective_rpc("before_weights")

@@ -54,7 +54,8 @@ class Adapter:
         from vllm.lora.request import LoRARequest
 
         number = self.request.lora_int_id + 1 if self.request else 1
-        with vllm_weights.place(self.policy.inner, self.dtype, self.within) as folder:
+        adapters = sum(p.numel() for n, p in self.policy.named_parameters() if ".lora_" in n)
+        with vllm_weights.place(adapters * self.dtype.itemsize, self.within) as folder:
             write(self.policy, folder, self.dtype)
             request = LoRARequest(f"step-{number}", number, str(folder))
             if self.request is not None:

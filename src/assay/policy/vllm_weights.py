@@ -127,7 +127,8 @@ def shared(
     `memory` is False."""
     from safetensors.torch import save_file
 
-    with place(inner, dtype, within, memory) as folder:
+    known = sources(inner)
+    with place(sum(_outline(known[n]).numel() for n in names) * dtype.itemsize, within, memory) as folder:
         files = []
         for number, part in enumerate(parts(inner, names, dtype)):
             files.append(str(folder / f"{number:05d}.safetensors"))
@@ -136,12 +137,11 @@ def shared(
 
 
 @contextmanager
-def place(inner: Any, dtype: torch.dtype, within: Path, memory: bool = True) -> Iterator[Path]:
-    """A folder with room for the weights, for as long as they go over."""
+def place(need: int, within: Path, memory: bool = True) -> Iterator[Path]:
+    """A folder with room for so many bytes of weights, for as long as they go over."""
     for old in SHARED.glob(f"{MARK}*"):  # of a process that was killed in the middle
         if time.time() - old.stat().st_mtime > 3_600:
             shutil.rmtree(old, ignore_errors=True)
-    need = sum(p.numel() for p in inner.parameters()) * dtype.itemsize
     roomy = memory and SHARED.is_dir() and shutil.disk_usage(SHARED).free > 1.1 * need
     with TemporaryDirectory(prefix=MARK, dir=SHARED if roomy else within) as folder:
         yield Path(folder)

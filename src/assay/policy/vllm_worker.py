@@ -6,6 +6,7 @@ server that was started with `--worker-extension-cls assay.policy.vllm_worker.We
 """
 
 import json
+import logging
 import os
 import signal
 import threading
@@ -19,6 +20,9 @@ import torch
 from torch import Tensor
 
 from assay.processes import alive
+
+logging.getLogger("vllm.model_executor.model_loader.reload").setLevel(logging.ERROR)
+"""It warns at every update of each layer that did not come over, which are all that do not train."""
 
 
 class Weights:

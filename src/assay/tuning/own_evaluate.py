@@ -74,7 +74,7 @@ def run_evaluate(
         store, left = ImageStore(run.folder / "images"), Counter[str]()
         prompts = shared.questions(lambda: {"all": questions(path, store, left, answer_field, ask)})["all"]
         policy, sampler = opened(
-            model, settings, sampling, store, 0, answer_start, vllm, say=teller(shared), trains=False
+            model, settings, sampling, store, 0, answer_start, vllm, shared.folder, teller(shared), trains=False
         )
         prompts = fitting(prompts, policy, sampler, sampling.max_tokens, left, shared)
         exam = shared.lead(lambda: exam_of(prompts))

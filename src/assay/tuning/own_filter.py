@@ -52,7 +52,9 @@ def run_filter(
         plain, say = shared.questions(reading)["all"], teller(shared)
         put = asked_so(plain, ask)
         own = {a.id: p for a, p in zip(put, plain, strict=True)}
-        policy, sampler = opened(model, settings, sampling, store, 0, answer_start, vllm, say=say, trains=False)
+        policy, sampler = opened(
+            model, settings, sampling, store, 0, answer_start, vllm, shared.folder, say, trains=False
+        )
         prompts = fitting(put, policy, sampler, sampling.max_tokens, shared=shared)
         shares = right_shares(prompts, PartedSampler(sampler, run, engine), samples, answer_start)
         sampler.close()

@@ -74,7 +74,7 @@ def run_grpo(
     with together(engine, out), Shared(engine, sibling(out, ".questions")) as shared:
         read, say = shared.questions(reading), teller(shared)
         policy, sampler = opened(
-            model, settings, sampling, store, config.seed, answer_start, vllm, out.parent, say, True
+            model, settings, sampling, store, config.seed, answer_start, vllm, shared.folder, say, True
         )
         if getattr(sampler, "collective", False):
             sampler.load(0)  # servers may have another command's weights; and rank 0 alone calibrates

@@ -163,7 +163,7 @@ class _Making:
             prompts = shared.questions(lambda: {"all": self.questions(left)})["all"]
             say = teller(shared)
             policy, sampler = opened(
-                model, settings, sampling, self.store, self.seed, self.answer_start, vllm, say=say, trains=False
+                model, settings, sampling, self.store, self.seed, self.answer_start, vllm, shared.folder, say, False
             )
             sampler.load(self.round)
             prompts = fitting(prompts, policy, sampler, sampling.max_tokens, left, shared)
@@ -176,8 +176,8 @@ class _Making:
             parts = [prompts[at : at + PART] for at in range(0, len(prompts), PART)]
             for number in range(engine.rank, len(parts), engine.world):
                 self.part(number, parts[number], sampler, reward)
+            engine.wait()  # engines of one machine read one folder
             sampler.close()
-            engine.wait()
             return shared.lead(lambda: self.gathered(len(parts), len(prompts), left))
 
     def questions(self, left: Counter[str]) -> list[Prompt]:
