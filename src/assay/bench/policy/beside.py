@@ -130,7 +130,7 @@ GIVES = words_of("take takes took cost costs gave give gives leave leaves earns 
 ARRIVING = BEFORE | MEASURES | DETERMINERS | APPROXIMATE | words_of(
     "of by in with to that indeed roots solutions zeros or here answered facing reaches reach always find finding option"
     " choice choose pick select giving form as point points pair vector matrix interval set line equation coordinates"
-    " expression ratio fraction range domain function polynomial"
+    " expression ratio fraction range domain function polynomial satisfy called named dated labelled labeled"
 )  # fmt: skip
 """Words that lead on to an answer which is marked."""
 SURE = words_of(
@@ -301,7 +301,7 @@ def known(said: str) -> bool:
     """Whether the words behind an answer are known to leave it as it is."""
     if _CJK_DENIES.search(said):
         return False
-    words = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?|[,?]", re.sub(r"\\[A-Za-z]+", " ", said).lower())
+    words = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?|[,?]", re.sub(r"\\[A-Za-z]+|(?<=\w )May\b", " ", said).lower())
     for at, word in enumerate(words):
         after, behind = "".join(words[at + 1 : at + 2]), DISOWNED & {*words[at + 1 :]}
         if word == "not":

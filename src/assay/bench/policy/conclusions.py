@@ -4,7 +4,7 @@ import re
 
 from assay.bench.policy.around import follows, leads, stays, turned
 from assay.bench.policy.beside import HEDGES, MEASURES, OPEN, SUPPOSED, words_of
-from assay.bench.policy.letters import letter
+from assay.bench.policy.letters import letter, letters
 from assay.bench.policy.quantities import quantity
 
 _LONGEST = 60
@@ -13,7 +13,7 @@ _FRAME = re.compile(r"^```\w*\n|\n?```$|^[\s$]*(?:\\therefore|\\Rightarrow|[⇒�
 _OPTION = re.compile(r"\W*([A-H])(?:[.)]?\W*|[.)][^\n]{1,60})\n+(?=\S)")
 """An option on the first line, before what is said of it."""
 _OPTIONS = re.compile(r"^\W*[A-H](?:\W*$|[.)])", re.M)
-_YES = re.compile(r"\W*(?:yes|no)\b(?:[.!](?=\s|$)|,[^.\n]*\.?)", re.I)
+_YES = re.compile(r"\W*(?:yes|no)\b\**(?:[.!](?=\s|$)|,[^.\n]*\.?)", re.I)
 _ASIDE = re.compile(
     r"\W*(?:i hope|hope (?:this|that)|let me know|feel free|if you (?:have|need|would|want)|please|is there anything"
     r"|would you like|good luck|happy to|thank you|thanks|(?:check|verification|note|remark|explanation)\W*:)",
@@ -30,9 +30,9 @@ _UNSURE = re.compile(
 """What makes a last sentence no conclusion; one that marks its answer, and did not count by that, is none either."""
 _TORN = re.compile(r"\b(?:or|yes|no|maybe|perhaps|if|unless|answer)\b|[?？]", re.I)
 """What stands behind a yes or no that is none."""
-_WHOLE = re.compile(r"[.!。*`]$|(?:[\d)}]|\b[a-z])\s*=[^=]*\d\W*$")
+_WHOLE = re.compile(r"[.!。*`]$|选\W*[A-J]+$|(?:[\d)}]|\b[a-z])\s*=[^=]*\d\W*$")
 _SHORT = re.compile(r"(?=.{1,80}$).*\b(?:is|are|was|were|has|have|costs|takes)\b")
-_ASSIGNED = re.compile(r"[^=\d]*[A-Za-z]{2}\s*=")
+_ASSIGNED = re.compile(r"[^=\d]*[a-z]{2}\s*=")
 _LAST = re.compile(
     r"\b(?:so|therefore|thus|hence|which means|then|finally)\b,?\s*|\bin (?:total|conclusion|summary|short)[,:]\s*"
     r"|,\s+(?:and\s+(?=\$)|(?=(?:the|there|it|he|she|they|we|you|each|i)\s))",
@@ -60,7 +60,7 @@ def bare(text: str) -> str | None:
     said = _FRAME.sub("", text.strip()).strip()
     if (first := _OPTION.match(said)) and stays(first[1], said[first.end() :]):
         return None if _OPTIONS.search(said, first.end()) else first[1]
-    if len(said) > _LONGEST or re.search(r"[\n<]|\\(?:boxed|fbox|framebox)\b|^[^=]*:[^=]*=", said):
+    if len(said) > _LONGEST or re.search(r"[\n<]|\w\W*\s\*\*\w|\\(?:boxed|fbox|framebox)\b|^[^=]*:[^=]*=", said):
         return None
     number = quantity(said)
     one = re.fullmatch(r"[*\"'(\[]*[^\W_][\w'-]*[*\"')\].!。]*", said)
@@ -73,7 +73,7 @@ def bare(text: str) -> str | None:
 def concluded(text: str) -> str | None:
     """What the last sentence tells: one number or letter, yes or no, what one thing is, or one thing in bold."""
     if (yes := _YES.match(text)) and not _TORN.search(text[yes.end() : 200]):
-        return yes[0].strip(" *\n") if stays(yes[0], text[yes.end() :]) else None
+        return yes[0].replace("*", "").strip() if stays(yes[0], text[yes.end() :]) else None
     lines = [x.strip() for x in text.split("\n") if re.search(r"\w", x)]
     sentences = [x for line in lines[-3:] for x in re.split(r"(?<=[\w)*%$\]}][.!?])\s+(?=[*\"']*[A-Z])", line)]
     while sentences and _ASIDE.match(sentences[-1]):
@@ -83,6 +83,8 @@ def concluded(text: str) -> str | None:
         return None
     if len(sentences) > 1 and turned(sentences[-2] + "\n", last):
         return None
+    if (yes := _YES.match(last)) and not _TORN.search(last[yes.end() :]):
+        return yes[0].replace("*", "").strip()
     if re.fullmatch(r"\*\*[^*]{1,40}\*\*\.?", last):
         return last.strip(" *.")
     strong = [m for m in re.finditer(r"\*\*([^*]{1,60})\*\*", last) if m.start()]
@@ -94,7 +96,7 @@ def concluded(text: str) -> str | None:
         return None
     last = re.sub(r"^\*\*[^*]{1,30}:\*\*\s*|^\*\*[^*]{1,30}\*\*:\s*", "", last)
     clause = _LAST.split(last)[-1].strip(" *").rstrip(".。")
-    if quantity(clause) or (_PICKED.search(clause) and letter(clause)):
+    if quantity(clause) or (_PICKED.search(clause) and (letter(clause) or letters(clause))):
         return clause
     stated = _STATED.fullmatch(clause)
     if stated and not re.search(r"\bor\b", clause):
