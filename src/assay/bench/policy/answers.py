@@ -9,6 +9,7 @@ import re
 
 from assay.bench.policy.arithmetic import approximate
 from assay.bench.policy.around import NEAR, follows, leads, stays, told, turned
+from assay.bench.policy.beside import OTHERS
 from assay.bench.policy.conclusions import bare, concluded
 from assay.bench.policy.formulas import same_formula, squeezed
 from assay.bench.policy.letters import letter, letters
@@ -21,7 +22,7 @@ _HASHES = re.compile(r"^[ \t]*####[ \t]*(?P<inside>[^\n#]*\S)[ \t]*$", re.M)
 _IS = r"(?:is|are|equals|will be|would be|must be|should be|turns out to be|comes (?:out )?to)\b"
 _SAID = re.compile(
     rf"(?:\b(?:final|correct|right|best)\s+(?:answer|option|choice|result)s?(?=[* \t]*(?:{_IS}|[:=(\n]))"
-    r"|the\s+(?:answer|option|choice)s?(?:\s+to\s+(?![^\n.:]{0,60}\b(?:different|other|another|previous)\b)[^\n.:]{1,80}?"
+    rf"|the\s+(?:answer|option|choice)s?(?:\s+to\s+(?![^\n.:]{{0,60}}\b(?:{OTHERS})\b)[^\n.:]{{1,80}}?"
     rf"|\s+we (?:seek|want|need))?\s*(?=(?:{_IS}|[:=]))"
     r"|\banswers?\s*(?=is\b|[:=])|\btl;?dr\b\s*(?=[:=])|^[#* \t]+answer[* \t]*$"
     r"|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
@@ -30,9 +31,10 @@ _SAID = re.compile(
 )
 _LATE = re.compile(
     r"^[#>*|\- \t]*(?:ans(?:wer)?|final|solution|result|réponse(?: finale)?|antwort|respuesta|答え?|ответ|답|정답"
-    r"|resposta|risposta|svar|jawaban)\b[* \t]*[.:=-][:=* \t]*(?P<inside>\S[^\n]*)$"
-    r"|\b(?:the (?:final )?(?:solution|result|value)|the (?:required|desired|requested) (?:\w+ )?\w+|(?:die|la|a)(?: richtige)?"
-    r" (?:antwort|réponse|respuesta|risposta|resposta)(?: correct[ea]| finale?| corretta)?)"
+    r"|resposta|risposta|svar|jawaban)\b[* \t]*[.:=-][:=* \t]*(?P<inside>(?=[^\n]*\w)\S[^\n]*)$"
+    r"|\b(?:the (?:final )?(?:solution|result|value)|the (?:required|desired|requested) (?:\w+ )?\w+|(?:die|das|la|le|el|a)"
+    r"(?: richtige)? (?:antwort|ergebnis|réponse|résultat|respuesta|resultado|risposta|resposta)"
+    r"(?: correct[ea]| finale?| corretta)?)"
     rf"\s+(?:{_IS}|est|ist|es|è|é|lautet)(?: la)?\s*:?\s*(?P<told>\S[^\n]*)$"
     r"|\bthe (?:most|best|closest)[\w ]{0,20}? (?:one|option|choice|match|description) (?:is|would be)\s*:?\s*"
     r"(?P<pick>\S[^\n]*)$|[\"'](?:final_)?answer[\"']\s*:\s*(?P<json>[^\n,}]+)"
@@ -177,7 +179,7 @@ def _told_late(text: str) -> Found | None:
         last = late[-1]
         line = next(x for x in last.groups() if x is not None)
         inside, start, end = _cut(line.strip("|"), text[last.end() :], last.start(), last.end())
-        return inside.strip(" *\"'`$}|") if last["first"] or told(text[:start]) else "", start, end
+        return inside.strip(" *\"'`$|") if last["first"] or told(text[:start]) else "", start, end
     last_line = _A.search(text)
     return (last_line["inside"], *last_line.span()) if last_line else None
 

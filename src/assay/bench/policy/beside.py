@@ -56,6 +56,8 @@ OPERATORS = words_of(
     WRONG,
 )
 """Words behind an answer that change it, deny it, or put another beside it."""
+OTHERS = "different|other|another|previous|similar|simpler|easier|related|earlier"
+"""Which question it is whose answer is not asked."""
 DISOWNED = WRONG | words_of("old previous former earlier another if ?")
 """Words that make an answer somebody else's, or none, in what is said of it."""
 TORN = HEDGES | OPEN | words_of("nobody no used when whether until")
@@ -130,7 +132,7 @@ GIVES = words_of("take takes took cost costs gave give gives leave leaves earns 
 ARRIVING = BEFORE | MEASURES | DETERMINERS | APPROXIMATE | words_of(
     "of by in with to that indeed roots solutions zeros or here answered facing reaches reach always find finding option"
     " choice choose pick select giving form as point points pair vector matrix interval set line equation coordinates"
-    " expression ratio fraction range domain function polynomial satisfy called named dated labelled labeled"
+    " expression ratio fraction range domain function polynomial est ist es de beträgt satisfy called named dated labelled labeled"
 )  # fmt: skip
 """Words that lead on to an answer which is marked."""
 SURE = words_of(

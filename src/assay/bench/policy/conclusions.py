@@ -3,7 +3,7 @@
 import re
 
 from assay.bench.policy.around import follows, leads, stays, turned
-from assay.bench.policy.beside import HEDGES, MEASURES, OPEN, SUPPOSED, words_of
+from assay.bench.policy.beside import HEDGES, MEASURES, OPEN, OTHERS, SUPPOSED, WRONG, words_of
 from assay.bench.policy.letters import letter, letters
 from assay.bench.policy.quantities import quantity
 
@@ -23,15 +23,20 @@ _ASIDE = re.compile(
 _OPEN = "|".join(sorted((HEDGES | OPEN | SUPPOSED) - words_of("or say were had vs")))
 _UNSURE = re.compile(
     rf"\b(?!(?-i:May\b))(?:{_OPEN}|think|guess|believe|probably|unclear|not|nobody|assumes?|need to|(?<!will )have to"
-    r"|find (?:when|where|out|the)|(?:first|next|second) (?:step|part|one)|no means|answer\s*(?:is|was|[:=]))\b"
+    rf"|find (?:when|where|out|the)|(?:first|next|second) (?:step|part|one)|no means|answer\s*(?:is|was|[:=])|(?:{OTHERS})\s+(?:\w+\s+)?(?:question|problem|exercise))\b"
     r"|n't\b|^\W*or\b|[?？]",
     re.I,
 )
 """What makes a last sentence no conclusion; one that marks its answer, and did not count by that, is none either."""
 _TORN = re.compile(r"\b(?:or|yes|no|maybe|perhaps|if|unless|answer)\b|[?？]", re.I)
 """What stands behind a yes or no that is none."""
-_WHOLE = re.compile(r"[.!。*`]$|选\W*[A-J]+$|(?:[\d)}]|\b[a-z])\s*=[^=]*\d\W*$")
+_WHOLE = re.compile(r"[.!。．*`]$|选\W*[A-J]+$|(?:[\d)}]|\b[a-z])\s*=[^=]*\d\W*$")
 _SHORT = re.compile(r"(?=.{1,80}$).*\b(?:is|are|was|were|has|have|costs|takes)\b")
+_BOLD = re.compile(r"\*\*([^*]{1,60})\*\*")
+_FORMULA = re.compile(r"(?<!\\)\$\$?((?:[^$\\]|\\.){1,200})(?<!\\)\$\$?")
+_JOINT = re.compile(r"\s*,?\s*(?:and|or)?\s*")
+"""What stands between the members of a list."""
+_NAMED = re.compile(r"\((?:option|choice) ([A-H])\)\W*$", re.I)
 _ASSIGNED = re.compile(r"[^=\d]*[a-z]{2}\s*=")
 _LAST = re.compile(
     r"\b(?:so|therefore|thus|hence|which means|then|finally)\b,?\s*|\bin (?:total|conclusion|summary|short)[,:]\s*"
@@ -78,6 +83,8 @@ def concluded(text: str) -> str | None:
     sentences = [x for line in lines[-3:] for x in re.split(r"(?<=[\w)*%$\]}][.!?])\s+(?=[*\"']*[A-Z])", line)]
     while sentences and _ASIDE.match(sentences[-1]):
         sentences.pop()
+    if len(lines) > 1 and re.fullmatch(r"\W*[A-J]\W*", lines[-1]) and not _OPTIONS.search("\n".join(lines[:-1])):
+        return None if turned(text[: text.rindex(lines[-1])], lines[-1]) else lines[-1]
     last = re.sub(r"\s*[^\x00-\x7f\u3000-\uffef]+$", "", sentences[-1]) if sentences else ""
     if not _ended(last, len(lines) == 1) or _UNSURE.search(last):
         return None
@@ -87,22 +94,39 @@ def concluded(text: str) -> str | None:
         return yes[0].replace("*", "").strip()
     if re.fullmatch(r"\*\*[^*]{1,40}\*\*\.?", last):
         return last.strip(" *.")
-    strong = [m for m in re.finditer(r"\*\*([^*]{1,60})\*\*", last) if m.start()]
-    if len(strong) == 1:
-        inside, before, behind = strong[0][1], last[: strong[0].start()], last[strong[0].end() :]
-        fine = leads(before, inside) and follows(inside, behind) and not turned(before, inside)
-        return inside.strip() if fine else None
+    if (option := _NAMED.search(last)) and not any(w in last.lower().split() for w in WRONG):
+        return option[1]
+    if (strong := _listed(last, _BOLD)) is not None:
+        return strong or None
     if _ASSIGNED.match(last):
         return None
     last = re.sub(r"^\*\*[^*]{1,30}:\*\*\s*|^\*\*[^*]{1,30}\*\*:\s*", "", last)
     clause = _LAST.split(last)[-1].strip(" *").rstrip(".。")
     if quantity(clause) or (_PICKED.search(clause) and (letter(clause) or letters(clause))):
         return clause
+    if formula := _listed(last, _FORMULA):
+        return formula
     stated = _STATED.fullmatch(clause)
     if stated and not re.search(r"\bor\b", clause):
         return stated["said"]
     alone = len(lines) == len(sentences) == 1 and _SUBJECT.match(last)
     return alone["said"].strip("*") if alone and follows(alone["said"], last[alone.end() :]) else None
+
+
+def _listed(last: str, mark: re.Pattern[str]) -> str | None:
+    """What is marked last in a sentence, with what is listed before it; "" where the sentence does not lead to it; None
+    where nothing is marked behind the sentence's beginning, or other things in bold as well."""
+    found = [m for m in mark.finditer(last) if m.start()]
+    if not found:
+        return None
+    first = len(found) - 1
+    while first and _JOINT.fullmatch(last[found[first - 1].end() : found[first].start()]):
+        first -= 1
+    if first and mark is _BOLD:
+        return None
+    inside, before = ", ".join(m[1].strip() for m in found[first:]), last[: found[first].start()]
+    fine = leads(before, inside) and follows(inside, last[found[-1].end() :]) and not turned(before, inside)
+    return inside if fine else ""
 
 
 def _ended(last: str, alone: bool) -> bool:

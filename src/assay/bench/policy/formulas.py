@@ -152,7 +152,9 @@ def _in_words(given: str, right: str, texted: bool) -> bool | None:
     if any(empty):
         return all(empty)
     words = [x for x in (given, right) if _WORDS.fullmatch(x)]
-    long = any(texted or re.search("[A-Za-z]{4}", x) or _SHORT_WORDS & {*re.findall("[a-z]+", x.lower())} for x in words)
+    long = any(
+        texted or re.search("[A-Za-z]{4}", x) or _SHORT_WORDS & {*re.findall("[a-z]+", x.lower())} for x in words
+    )
     return same_text(given, right) if long else None
 
 
