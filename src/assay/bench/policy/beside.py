@@ -132,7 +132,8 @@ GIVES = words_of("take takes took cost costs gave give gives leave leaves earns 
 ARRIVING = BEFORE | MEASURES | DETERMINERS | APPROXIMATE | words_of(
     "of by in with to that indeed roots solutions zeros or here answered facing reaches reach always find finding option"
     " choice choose pick select giving form as point points pair vector matrix interval set line equation coordinates"
-    " expression ratio fraction range domain function polynomial est ist es de beträgt satisfy called named dated labelled labeled"
+    " expression ratio fraction range domain function polynomial est ist es de beträgt"
+    " satisfy called named dated labelled labeled"
 )  # fmt: skip
 """Words that lead on to an answer which is marked."""
 SURE = words_of(
@@ -174,7 +175,7 @@ CHOOSING = OPENERS - words_of("but after all below") | words_of(
 """Words that may stand before a letter that is chosen, in its clause."""
 
 CJK_CHANGES = re.compile(
-    r"[不非未没无约近超余几除比或倍半的多底阶]|至少|至多|以上|以下|左右|上下|以内|以外|大于|小于|少于|高于|低于|最少|最大|最小|大概|可能"
+    r"[不非未没无约近超余几除比或倍半的多底阶]|至少|至多|以上|以下|左右|上下|以内|以外|大于|小于|少于|高于|低于|最少|最[大小](?!值|[^为是]{1,4}[为是]$)|大概|可能"
     r"|也许|平方根|倒数|相反|之间|到|错|吗|假设|如果|若|减|加|乘|其他|次方|之后|之前|之外|零下|开外|出头"
 )
 """Chinese that changes a number beside it."""

@@ -23,7 +23,8 @@ _ASIDE = re.compile(
 _OPEN = "|".join(sorted((HEDGES | OPEN | SUPPOSED) - words_of("or say were had vs")))
 _UNSURE = re.compile(
     rf"\b(?!(?-i:May\b))(?:{_OPEN}|think|guess|believe|probably|unclear|not|nobody|assumes?|need to|(?<!will )have to"
-    rf"|find (?:when|where|out|the)|(?:first|next|second) (?:step|part|one)|no means|answer\s*(?:is|was|[:=])|(?:{OTHERS})\s+(?:\w+\s+)?(?:question|problem|exercise))\b"
+    r"|find (?:when|where|out|the)|(?:first|next|second) (?:step|part|one)|no means|would (?:need|require)"
+    rf"|answer\s*(?:is|was|[:=])|(?:{OTHERS})\s+(?:\w+\s+)?(?:question|problem|exercise))\b"
     r"|n't\b|^\W*or\b|[?？]",
     re.I,
 )
@@ -36,7 +37,8 @@ _BOLD = re.compile(r"\*\*([^*]{1,60})\*\*")
 _FORMULA = re.compile(r"(?<!\\)\$\$?((?:[^$\\]|\\.){1,200})(?<!\\)\$\$?")
 _JOINT = re.compile(r"\s*,?\s*(?:and|or)?\s*")
 """What stands between the members of a list."""
-_NAMED = re.compile(r"\((?:option|choice) ([A-H])\)\W*$", re.I)
+_NAMED = re.compile(r"(?:\(|\b(?:matches|is|corresponds to) )(?:option|choice) \(?([A-H])\)?\W*$", re.I)
+"""How a last sentence names an option behind its text."""
 _ASSIGNED = re.compile(r"[^=\d]*[a-z]{2}\s*=")
 _LAST = re.compile(
     r"\b(?:so|therefore|thus|hence|which means|then|finally)\b,?\s*|\bin (?:total|conclusion|summary|short)[,:]\s*"
@@ -48,8 +50,8 @@ _PICKED = re.compile(
     r"\b[A-H]\W* is (?:the )?(?:true|correct|right|best)\b|\b(?:option|choice|choose|pick|select)\b|选", re.I
 )
 _STATED = re.compile(
-    r"(?:it's|(?:the|it|this|that|they|these) [^,;:()=]{0,80}?\b(?:is|are|was|were)) "
-    r"(?P<said>(?!not\b|no\b)[^,;:()=?]{1,40})",
+    r"(?:it's|(?:the|it|this|that|they|these|h[ie][sr]|their|its) [^,;:()=]{0,80}?\b(?:is|are|was|were|reads)) "
+    r"(?P<said>(?!not\b|no\b)[^,;:()=?]{1,40}|\d{1,2}:\d\d)(?: \((?!or\b)[^()?]*\))?",
     re.I,
 )
 """A sentence that says of one thing what it is."""
@@ -69,7 +71,7 @@ def bare(text: str) -> str | None:
         return None
     number = quantity(said)
     one = re.fullmatch(r"[*\"'(\[]*[^\W_][\w'-]*[*\"')\].!。]*", said)
-    counted = number and (not number.rest or re.fullmatch(r"[*$]*\d[^.;:,?!=]*\.?", said))
+    counted = number and not _UNSURE.search(said) and (not number.rest or re.fullmatch(r"[*$]*\d[^.;:,?!=]*\.?", said))
     phrase = re.fullmatch(r"[A-Z][^\d:=]*\.", said) and len(said.split()) < 5
     stated = phrase and not (_UNSURE.search(said) or _STATED.match(said))
     return said.rstrip(".。") if one or counted or stated or letter(said) else None
@@ -88,7 +90,9 @@ def concluded(text: str) -> str | None:
     last = re.sub(r"\s*[^\x00-\x7f\u3000-\uffef]+$", "", sentences[-1]) if sentences else ""
     if not _ended(last, len(lines) == 1) or _UNSURE.search(last):
         return None
-    if len(sentences) > 1 and turned(sentences[-2] + "\n", last):
+    if last.startswith("$$") and len(sentences) > 1:
+        last = f"{sentences[-2]} {last}"
+    elif len(sentences) > 1 and turned(sentences[-2] + "\n", last):
         return None
     if (yes := _YES.match(last)) and not _TORN.search(last[yes.end() :]):
         return yes[0].replace("*", "").strip()

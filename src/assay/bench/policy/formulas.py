@@ -54,7 +54,7 @@ def _tidy(text: str) -> str:
     return _BASE.sub(lambda m: _based(m[1], m[2]), text).strip()
 
 
-_OPTION = re.compile(r"\(?([A-E])(?:\)\s*(.*)|\W*$)", re.S)
+_OPTION = re.compile(r"\(?([A-E])(?:\)\s*(.*\w.*)|\W*$)", re.S)
 """An option of a competition: (C), or (C) 12."""
 _BASE = re.compile(r"^\(?(\d+)\)?\s*_\s*\{?\s*(\d{1,2})\s*\}?$")
 
@@ -318,12 +318,15 @@ def _bare(text: str) -> str:
     return found[1] if found and (found[2].startswith("unit") or unit_of(found[2])) else text
 
 
+_ROUNDED = re.compile(r"(?<=\S)\s*\\approx\s*-?\d*\.\d+$")
+"""A formula told again as a rounded number."""
 _DEGREES = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc))\s*\(?\s*(\d+)\s*\^\s*\{?\s*\\circ\s*\}?\s*\)?")
 """A function of an angle in degrees."""
 
 
 def _expressions(given: str, right: str) -> bool:
     """By math-verify, where it would not take a letter for a unit, or read a part alone."""
+    given, right = (_ROUNDED.sub("", x) for x in (given, right))
     if (_bare(given) == given) != (_bare(right) == right):
         given, right = _bare(given), _bare(right)
     if quantity(right, formula=True) is not None and not re.search(r"[A-Za-z|]", given):

@@ -68,7 +68,8 @@ _STANDS = re.compile(
 )
 """What may follow a letter that is chosen: nothing, a mark, or words that say that it is right."""
 _SEVERAL = re.compile(
-    r"\W*(?i:(?:the )?(?:(?:correct|right|true) )?(?:answer|option|choice|statement)s?(?: is| are|:)? *|故?选项?[:是为]? *)?"
+    r"\W*(?i:(?:the )?(?:(?:correct|right|true) )?(?:answer|option|choice|statement)s?(?: is| are|:)? *"
+    r"|[因此所以本题应故正确的]*(?:选项?|答案)[:是为]? *)?"
     r"(?P<all>[A-J](?:(?:[\s,;&()*、和与]|\band\b)*[A-J])+)(?: are (?:correct|right|true))?\W*"
 )
 _REJECTED = re.compile(
