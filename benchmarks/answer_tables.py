@@ -24,7 +24,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 Row = dict[str, str | bool]
-MARKED = re.compile(r"\\boxed|<answer>|####|\b(?:ans(?:wers?)?|antwort|réponse|respuesta)\b|答案|故选|正确的?选项", re.I)
+MARKED = re.compile(
+    r"\\boxed|<answer>|####|\b(?:ans(?:wers?)?|antwort|réponse|respuesta)\b|答案|故选|正确的?选项", re.I
+)
 """Texts that mark their final answer, as those who train ask for; others tell it in their last sentence."""
 
 
