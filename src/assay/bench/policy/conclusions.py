@@ -3,7 +3,7 @@
 import re
 
 from assay.bench.policy.around import follows, leads, stays, turned
-from assay.bench.policy.beside import HEDGES, MEASURES, OPEN, OTHERS, SUPPOSED, WRONG, words_of
+from assay.bench.policy.beside import APPROXIMATE, HEDGES, MEASURES, OPEN, OTHERS, SUPPOSED, WRONG, words_of
 from assay.bench.policy.letters import letter, letters
 from assay.bench.policy.quantities import quantity
 
@@ -37,6 +37,7 @@ _BOLD = re.compile(r"\*\*([^*]{1,60})\*\*")
 _FORMULA = re.compile(r"(?<!\\)\$\$?((?:[^$\\]|\\.){1,200})(?<!\\)\$\$?")
 _JOINT = re.compile(r"\s*,?\s*(?:and|or)?\s*")
 """What stands between the members of a list."""
+_ABOUT = re.compile(rf"\b(?:{'|'.join(APPROXIMATE)})\W*$", re.I)
 _NAMED = re.compile(r"(?:\(|\b(?:matches|is|corresponds to) )(?:option|choice) \(?([A-H])\)?\W*$", re.I)
 """How a last sentence names an option behind its text."""
 _ASSIGNED = re.compile(r"[^=\d]*[a-z]{2}\s*=")
@@ -129,7 +130,10 @@ def _listed(last: str, mark: re.Pattern[str]) -> str | None:
     if first and mark is _BOLD:
         return None
     inside, before = ", ".join(m[1].strip() for m in found[first:]), last[: found[first].start()]
-    fine = leads(before, inside) and follows(inside, last[found[-1].end() :]) and not turned(before, inside)
+    about = inside.isdigit() and _ABOUT.search(before)
+    fine = (
+        not about and leads(before, inside) and follows(inside, last[found[-1].end() :]) and not turned(before, inside)
+    )
     return inside if fine else ""
 
 
