@@ -33,9 +33,9 @@ def same_formula(given: str, right: str) -> bool:
     math-verify is missing."""
     if squeezed(given) == squeezed(right) or max(len(given), len(right)) > LONGEST:
         return squeezed(given) == squeezed(right)
-    options = [_OPTION.match(written(x)) for x in (given, right)]
-    if None not in options and bool(options[0][2]) != bool(options[1][2]):
-        return options[0][1] == options[1][1]
+    one, other = (_OPTION.match(written(x)) for x in (given, right))
+    if one and other and bool(one[2]) != bool(other[2]):
+        return one[1] == other[1]
     if (based := _BASE.fullmatch(written(right))) and squeezed(given) == based[1]:
         return True
     texted = any(_TEXTED.fullmatch(x) for x in (given, right))
