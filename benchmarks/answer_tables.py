@@ -6,13 +6,15 @@
 
 A table (tests/unit/answer_pairs*) has a person's verdict on each pair: is the given answer, or that of a whole text, the
 right one? Told are the share of pairs on which the rules differ, that of wrong answers that are paid and that of right ones
-that are refused, with 95 % intervals (Clopper-Pearson: pairs of one kind are alike, so true ones are wider).
+that are refused, also of texts that mark their final answer and of those which do not, with 95 % intervals
+(Clopper-Pearson: pairs of one kind are alike, so true ones are wider).
 """
 
 import argparse
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -23,6 +25,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 Row = dict[str, str | bool]
+MARKED = re.compile(
+    r"\\boxed|<answer>|####|\b(?:ans(?:wers?)?|antwort|réponse|respuesta)\b|答案|故选|正确的?选项", re.I
+)
+"""Texts that mark their final answer, as those who train ask for; others tell it in their last sentence."""
 
 
 def unpacked(commit: str, folder: str, into: str) -> Path:
@@ -80,7 +86,10 @@ def measure(found: list[tuple[str, list[Row]]], show: bool) -> None:
         for row in rows:
             ask = correct if "text" in row else same
             told = ask(row.get("text") or row.get("given", ""), row["right"], row["kind"])
-            for group in {name, name.split("/")[0], f"all {row['kind']}", "all"}:
+            groups = {name, name.split("/")[0], f"all {row['kind']}", "all"}
+            if "text" in row:
+                groups.add(f"{name.split('/')[0]} {'marked' if MARKED.search(str(row['text'])) else 'unmarked'}")
+            for group in groups:
                 judged[group].append((row, told))
             if show and told != row["same"]:
                 print("PAID   " if told else "REFUSED", json.dumps(row, ensure_ascii=False), name)

@@ -100,7 +100,8 @@ def _opened(picture: "Path | bytes | Image", name: str = "") -> "Image":
         try:
             image = Image.open(picture if isinstance(picture, Path) else io.BytesIO(picture))
         except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise AssayError(f"{where}: cannot be decoded ({error})") from error
+            said = "its bytes are those of no known format" if isinstance(error, UnidentifiedImageError) else error
+            raise AssayError(f"{where}: cannot be decoded ({said})") from error
     if image.width * image.height > MOST_PIXELS:
         raise AssayError(f"{where}: {image.width} x {image.height} pixels; at most {MOST_PIXELS:,} are read")
     return image

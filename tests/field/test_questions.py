@@ -14,7 +14,7 @@ from unittest.mock import patch
 import polars as pl
 import pytest
 
-from assay.bench.policy.answers import same
+from assay.bench.policy.answers import correct, same
 from assay.cli import main
 from assay.curate.pool import add
 from assay.errors import AssayError
@@ -113,7 +113,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "a gold that is no number": ({"question": "q", "answer": "many", "kind": "number"}, "answer", "nothing could be right"),
     "two numbers": ({"question": "q", "answer": "3 or 5", "kind": "number"}, "answer", "nothing could be right"),
-    "two letters": ({"question": "q", "answer": "A and C", "kind": "choice"}, "answer", "nothing could be right"),
+    "two letters": ({"question": "q", "answer": "A or C", "kind": "choice"}, "answer", "nothing could be right"),
     "a solution that marks no answer": (
         {"question": "q", "kind": "math",
          "answer": "First we add two and three. Then we add four and get nine and that is all there is to say."},
@@ -154,6 +154,16 @@ def test_two_fields_that_could_both_be_the_answer_are_asked_about(tmp_path: Path
         read(lines(tmp_path, [{"question": "q", "prompt": "p", "answer": "5"}]))
 
 
+def test_a_question_with_several_right_options(tmp_path: Path) -> None:
+    rows = [{"question": "q", "choices": ["w", "x", "y"], "answer": told} for told in ("AC", "A, C", "C and A")]
+    prompts, left = read(lines(tmp_path, rows))
+    assert [(p.kind, correct("So the correct options are A and C.", p.answer, p.kind)) for p in prompts] == [
+        ("choice", True)
+    ] * 3
+    assert not any(correct(x, p.answer, p.kind) for p in prompts for x in ("A", "A, B, C", "A or C"))
+    assert not left
+
+
 def test_answers_that_number_the_options(tmp_path: Path) -> None:
     """From 0 where 0 is among them, from 1 where the last is, and asked about where neither tells."""
     rows = [{"question": f"q{a}", "choices": ["w", "x", "y", "z"], "answer": a} for a in (0, 1, 3)]
@@ -186,6 +196,36 @@ def test_pictures_of_a_column_go_to_the_store(tmp_path: Path) -> None:
     prompts, left = read(lines(tmp_path, rows), store)
     assert [(p.messages[0].content, len(p.images)) for p in prompts] == [("How many?", 1), ("q", 1)]
     assert ["is an address" in left[0].reason, "does not fit the marks" in left[1].reason] == [True, True]
+
+
+def test_pictures_in_columns_of_their_own(tmp_path: Path) -> None:
+    """MMMU's: one picture a column, options as Python writes a list, marks that name a picture by its number."""
+    store = ImageStore(tmp_path / "store")
+    red, blue = ({"bytes": png(c), "path": None} for c in ("red", "blue"))
+    pl.DataFrame({
+        "question": ["<image 1> Which?", "Compare <image 2> with <image 1>", "Is <image 2> red?", "No picture?"],
+        "options": ["['cat', 'it\\'s <image 1>']", "['left', 'right']", "[]", "[]"], "answer": ["B", "A", "yes", "no"],
+        "image_1": [red, blue, red, None], "image_2": [None, red, None, None], "image_3": [None] * 4,
+    }).write_parquet(tmp_path / "mmmu.parquet")  # fmt: skip
+    prompts, left = read(tmp_path / "mmmu.parquet", store)
+    assert [(p.messages[0].content, len(p.images), p.kind) for p in prompts] == [
+        ("Which?\n(A) cat\n(B) it's image 1", 1, "choice"),
+        ("Compare image 2 with image 1\n(A) left\n(B) right", 2, "choice"),
+        ("No picture?", 0, "text"),
+    ]
+    assert [r.reason for r in left] == ["is missing: the text has the mark <image 2>, and the row 1 pictures"]
+
+
+@pytest.mark.parametrize("name", ["photo", "img", "image_path", "thumbnail", "mask"])
+def test_no_picture_is_dropped_in_silence(name: str, tmp_path: Path) -> None:
+    store, held = ImageStore(tmp_path / "store"), {"bytes": png(), "path": None}
+    value: object = f"{name}.png" if name.endswith("path") else held
+    pl.DataFrame({"question": ["Which?"], "answer": ["a"], name: [value]}).write_parquet(tmp_path / "one.parquet")
+    with pytest.raises(AssayError, match=f"field '{name}': holds a picture and is no field that is read"):
+        read(tmp_path / "one.parquet", store)
+    both = {"question": ["Which?"], "answer": ["a"], "image": [held], "image2": [{"bytes": png("blue"), "path": None}]}
+    pl.DataFrame(both).write_parquet(tmp_path / "two.parquet")
+    assert [len(p.images) for p in read(tmp_path / "two.parquet", store)[0]] == [2]
 
 
 @pytest.mark.skipif(

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from assay.bench.policy.answers import correct
+from assay.bench.policy.answers import correct, final_answer, same
 
 DATA = Path(os.environ.get("ASSAY_SHARED_DATA") or Path(__file__).parents[3] / "shared" / "data")
 FILE = DATA / "reasoning" / "gsm8k" / "example_model_solutions.jsonl"
 QWEN = DATA / "benchmarks" / "qwen-math-bon" / "math_cot_100.jsonl"
+JUDGED = DATA / "benchmarks" / "judgebench" / "gpt-4o-2024-05-13.jsonl"
 MATH = DATA / "reasoning" / "math" / "math500_test.jsonl"
 
 
@@ -45,3 +46,18 @@ def test_maths_own_solutions_equal_their_keys() -> None:
     rows = [json.loads(line) for line in MATH.read_text().splitlines()]
     refused = sum(not correct(r["solution"], r["answer"], "math") for r in rows)
     assert (len(rows), refused) == (500, 6)
+
+
+@pytest.mark.skipif(not JUDGED.is_file(), reason=f"{JUDGED} is not there (set ASSAY_SHARED_DATA to where the data is)")
+def test_no_wrong_row_of_yes_and_no_is_the_right_one() -> None:
+    """GPT-4o's answers to LiveBench's puzzles, of which one is not right: 26 pairs were the same."""
+    pytest.importorskip("math_verify")
+    rows = [json.loads(line) for line in JUDGED.read_text().splitlines()]
+    pairs = [
+        tuple(final_answer(r[f"response_{x}"]) or "" for x in "AB")
+        for r in rows
+        if r["source"] == "livebench-reasoning"
+    ]
+    told = [p for p in pairs if all("," in x and {*x.replace(",", "").split()} <= {"yes", "no"} for x in p)]
+    assert len(told) > 20
+    assert [p for p in told for kind in ("text", "math") if same(p[0], p[1], kind)] == []

@@ -136,12 +136,16 @@ TABLES = {
         "answer_pairs_twelfth",
         "answer_pairs_thirteenth",
         "answer_pairs_fourteenth",
+        "answer_pairs_fifteenth",
+        "answer_pairs_sixteenth",
+        "answer_pairs_seventeenth",
         "answer_pairs_guards",
     )
 }
 """Verdicts: is the given answer (or that of the whole text) the right one? The first is by the author of the rules, the rest
 by a reader who wrote each before the rules were read or changed again. The rules were then mended by all of them. The guards
 are pairs that no table had, each for a branch that no other pair needs."""
+UNMARKED = "a text that marks nothing is read by its last sentence, where that has a shape that is known"
 KNOWN: dict[tuple[str, str], str] = {
     (
         "约12",
@@ -196,6 +200,37 @@ KNOWN: dict[tuple[str, str], str] = {
         "Since two sides are equal, the triangle is isosceles.\n\nAnswer: isosceles triangle",
         "isosceles",
     ): "what a name is the name of is not known here",
+    ("Answer :- 12", "12"): '"- 12" may be a minus sign',
+    ("**17** students take neither subject.\n\n*Explanation:* 40 − (15 + 12 − 4) = 17.", "17"): UNMARKED,
+    ("The ratio of the areas is **1 : 4**.", "\\frac{1}{4}"): "a ratio of two is compared as one: 3:1 is no 3",
+    (
+        "First, multiply the boxes by the pencils in each box: 7 × 6 = 42 pencils. Finally, we check: 42 ÷ 6 = 7. ✔️",
+        "42",
+    ): UNMARKED,
+    ("The tip is 15% of $125, i.e. 0.15 × 125 = $18.75.", "18.75"): UNMARKED,
+    ("The final price she paid for the dress, including tax, was $18.75.", "18.75"): UNMARKED,
+    (
+        "There are **3 different ways** to do this:\n\n1. red, red, blue\n2. red, blue, red\n3. blue, red, red",
+        "3",
+    ): UNMARKED,
+    ("Counting the cubes that are not yellow, we get 3.", "3"): UNMARKED,
+    ("Each of the 6 questions is true or false → 2^6 = 64 possible answer sheets.", "64"): UNMARKED,
+    ("p = 5/100 = 0.05\n\nHence, the defect rate is 0.05 (or 5%).", "0.05"): UNMARKED,
+    ("Por lo tanto, hay 12 manzanas en la canasta.", "12"): UNMARKED,
+    ("Der Gesamtpreis beträgt 2.500 €.\n\n**Antwort:** 2.500 €", "2500"): "2.500 is 2.5 in English",
+    ("The value of the expression when x = 4 is 16.", "16"): UNMARKED,
+    ("The value of the integral is $\\ln(3) \\approx 1.0986$.", "\\ln 3"): UNMARKED,
+    ("The capital of Australia is Canberra, not Sydney.", "Canberra"): UNMARKED,
+    ("There are two zebras in the photo.", "two"): "as a text it has words more",
+    ("The boys in the picture are playing **baseball**.", "baseball"): UNMARKED,
+    ("图片中的城市是上海。", "上海"): UNMARKED,
+    ("Oxygen (not carbon).", "oxygen"): "a text without marks that denies something",
+    (
+        "The train covers 60 km in half an hour, so its speed is\n\n"
+        "$$v = \\frac{60\\text{ km}}{0.5\\text{ h}} = 120\\text{ km/h}$$",
+        "120",
+    ): UNMARKED,
+    ("The traffic light in the picture is showing green.", "green"): UNMARKED,
 }
 """Pairs of the tables on which the rules differ from the person, and why; none of them is paid for."""
 
@@ -211,8 +246,49 @@ def test_the_tables_of_answer_pairs(name: str) -> None:
     known = [r for r in wrong if (r.get("given", r.get("text")), r["right"]) in KNOWN]
     assert wrong == known
     assert all(r["same"] for r in known)
-    least = 30 if name == "answer_pairs_guards" else 40
+    least = 30 if name in ("answer_pairs_guards", "answer_pairs_seventeenth") else 40
     assert min(sum(r["same"] is told for r in TABLES[name]) for told in (True, False)) > least
+
+
+@pytest.mark.parametrize(
+    ("text", "right", "kind", "expected"),
+    [
+        ("**yes, no, yes**", "yes, no, yes", "text", True),
+        ("**no, yes, yes**", "yes, no, yes", "text", False),
+        ("**no, yes, yes**", "yes, no, yes", "math", False),
+        ("The answer is no, yes.", "yes, no", "text", False),
+        ("The answer is blue and red.", "red and blue", "text", True),
+        (r"\boxed{1, 1, 2}", "1, 2, 2", "math", False),
+        (r"\boxed{\{1, 1, 2\}}", r"\{1, 2\}", "math", True),
+        ("Ten days after 5 May is **15 May**, 30 days after 4 June.", "30", "number", False),
+        ("30 days after 13 February 2021 is **15 March 2021**.", "30", "number", False),
+        ("Suppose that $x = 9$.", "9", "number", False),
+        ("The answer to a similar problem was 14.", "14", "number", False),
+        ("The answer to the problem is 14.", "14", "number", True),
+        ("The correct answers are A, C and D.", "ACD", "choice", True),
+        ("故选：DAC", "ACD", "choice", True),
+        (r"\boxed{A} and \boxed{C}", "A, C", "choice", True),
+        ("The correct answers are A and C.", "ACD", "choice", False),
+        ("The correct answers are A or C.", "AC", "choice", False),
+        ("The correct answers are not A, C.", "AC", "choice", False),
+        ("A, C", "A", "choice", False),
+        ("**Solution:**\n\nWe add.\n\nSo there are **16** of them.", "16", "number", True),
+        ("It is at most\n\n$$\\boxed{12}$$", "12", "number", False),
+        ("By the quadratic formula\n\n$$\\boxed{12}$$", "12", "number", True),
+        (r"$\boxed{-\dfrac{35}{9}} \approx -3.889$", r"-\frac{35}{9}", "math", True),
+        (r"$\boxed{12} \approx 14$", "12", "number", False),
+        (r"\boxed{\textbf{(C)}\ 12}", r"\text{(C)}", "math", True),
+        (r"\boxed{\textbf{(C)}\ 12}", r"\text{(D)}", "math", False),
+        (r"\boxed{(C)?}", r"\text{(C)}", "math", False),
+        ("Thus $x^2 = 4$ cannot hold for $x = 3$.", "3", "math", False),
+        ("The value of $x$ is not $9$.", "9", "math", False),
+        ("The points are $(1,2)$ and $(3,4)$.", "(1,2)", "math", False),
+        ("The points are $(3,4)$ and $(1,2)$.", "(1,2), (3,4)", "math", True),
+    ],
+)
+def test_kinds_of_answers_of_the_last_tables(text: str, right: str, kind: AnswerKind, expected: bool) -> None:
+    pytest.importorskip("math_verify")
+    assert correct(text, right, kind) is expected
 
 
 HINGES = (

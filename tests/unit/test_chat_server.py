@@ -2,11 +2,17 @@
 
 import asyncio
 import base64
+import http.client
 import io
+import json
+import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -142,3 +148,29 @@ def test_a_broken_picture_is_refused(tmp_path: Path) -> None:
     content = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,%%%"}}]
     with pytest.raises(Refused, match="is not base64"):
         messages([{"role": "user", "content": content}], ImageStore(tmp_path))
+
+
+def test_what_nobody_waits_for_is_not_decoded(server: tuple[str, ChatServer]) -> None:
+    """A client that is killed, or gives up and asks again, leaves its question in the queue."""
+    url, made = server
+    host, before, free = urlsplit(url), made.batches, threading.Event()
+
+    def waiting() -> int:
+        with urllib.request.urlopen(f"http://{host.netloc}/health") as reply:
+            return int(json.load(reply)["waiting"])
+
+    with ThreadPoolExecutor(1) as pool:
+        made._thread.submit(free.wait)
+        first = pool.submit(ask, url, messages=[{"role": "user", "content": "say a"}])
+        while not made._thread._work_queue.qsize():
+            time.sleep(0.01)
+        gone = http.client.HTTPConnection(host.netloc)
+        body = {"model": "tiny", "max_tokens": 7, "messages": [{"role": "user", "content": "say b"}]}
+        gone.request("POST", f"{host.path}/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+        while waiting() != 1:
+            time.sleep(0.01)
+        gone.close()
+        free.set()
+        assert first.result()[0] == 200
+    assert ask(url, messages=[{"role": "user", "content": "say c"}])[0] == 200
+    assert (made.batches, waiting()) == (before + 2, 0)

@@ -292,3 +292,10 @@ def test_words_of_a_comparison_name_what_rose() -> None:
     found = compare(marks(20, first(18), 1.0), marks(0, first(18), 1.0), range(N))
     assert isinstance(found, Compared)
     assert "(no term)" in str(found)
+
+
+def test_how_many_questions_tell_that_the_accuracy_stands() -> None:
+    """40 that stay wrong leave a gain of 8.8 points open (the upper end of 0 of 40), 130 one of 2.8."""
+    assert [Hacking(HackConfig(), range(n)).sees_standing for n in (29, 40, 130)] == [False, False, True]
+    assert Hacking(HackConfig(margin=0.1), range(40)).sees_standing
+    assert not Hacking(HackConfig(), [0] * 130).sees_standing

@@ -21,7 +21,7 @@ import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiohttp import web
@@ -55,6 +55,12 @@ class _Asked:
     seed: int | None
     tokens: int
     done: asyncio.Future[list[Rollout]]
+    client: asyncio.BaseTransport | None = None
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody waits any more: the client was killed, or has given up and asks again."""
+        return self.client is not None and self.client.is_closing()
 
 
 class ChatServer:
@@ -102,7 +108,7 @@ class ChatServer:
 
     async def _complete(self, request: web.Request) -> web.Response:
         try:
-            asked = await self._read(await request.read())
+            asked = replace(await self._read(await request.read()), client=request.transport)
         except (Refused, CannotRead, AssayError) as error:
             told = {"message": str(error), "type": "BadRequestError", "code": 400}
             return web.json_response({"error": told}, status=400)
@@ -145,7 +151,8 @@ class ChatServer:
                 self._arrived.clear()
                 await self._arrived.wait()
                 await asyncio.sleep(0.01)  # those that came together are decoded together
-            taken = self._take()
+            if not (taken := self._take()):
+                continue
             try:
                 groups = await loop.run_in_executor(self._thread, self._decode, taken)
             except Exception as error:  # noqa: BLE001 whatever the model raised belongs to these requests
@@ -158,7 +165,10 @@ class ChatServer:
                     one.done.set_result(group)
 
     def _take(self) -> list[_Asked]:
-        """The first that waits, and those that are drawn as it is."""
+        """The first that waits, and those that are drawn as it is; none where nobody waits any more."""
+        self._waiting = deque(one for one in self._waiting if not one.gone)
+        if not self._waiting:
+            return []
         first = self._waiting.popleft()
         taken, rest, rows = [first], deque[_Asked](), first.n
         while self._waiting:

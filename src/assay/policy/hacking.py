@@ -195,6 +195,12 @@ class Hacking:
         """Are there so many independent questions that a comparison says something?"""
         return len(set(self.clusters)) >= NEEDED
 
+    @property
+    def sees_standing(self) -> bool:
+        """Are there so many that an accuracy which has not moved at all is known to have gained less than the margin?"""
+        none = [False] * len(self.clusters)
+        return self.enough and paired(none, none, self.clusters).high < self.config.margin
+
     def begin(self, start: Marked) -> None:
         """What later readings are compared with."""
         self.start = self.best = start

@@ -238,7 +238,8 @@ class HybridReward:
                 "in the questions, or begin answers with it (--answer-start '<think>')"
             )
         failed = Counter[str](getattr(self.scorer, "problems", {}))
-        if failed and seen["answers"] >= SOME and not seen["told judge"]:
+        none = failed.total() >= seen["answers"]  # he has failed on every answer so far: said at once
+        if failed and (none or seen["answers"] >= SOME) and not seen["told judge"]:
             seen["told judge"] = 1
             why, n = failed.most_common(1)[0]
             found.append(f"the judge failed on {failed.total():,} answers, which are left out; on {n:,}: {why}")

@@ -40,6 +40,7 @@ class ShownAnswer:
     raw: float | None
     total: float
     problem: str
+    overlong: float = 0.0
 
 
 class Shown:
@@ -60,6 +61,7 @@ class Shown:
                 step=step + 1, prompt_id=prompt.id, question=prompt.messages[-1].content, images=prompt.images,
                 answer=prompt.answer, text=r.text, tokens=len(r.tokens), ended=r.ended, rule=s.rule, format=s.format,
                 claims=s.claims, model=s.model, raw=s.raw, total=s.total, problem=s.problem,
+                overlong=s.overlong,
             )
             for r, s in zip(group, scores, strict=True)
         ]  # fmt: skip

@@ -4,13 +4,16 @@ An answer is a field of its own, or the end of a whole solution: what follows GS
 what "the answer is". Two fields that say different things are asked about; what no answer could equal is a fault.
 """
 
+import ast
 import math
 import re
 import typing
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from assay.bench.policy.answers import final_answer, same
+from assay.bench.policy.letters import letters
 from assay.bench.policy.quantities import quantity
 from assay.rollouts import AnswerKind
 
@@ -47,6 +50,9 @@ def options_of(row: Mapping[str, Any]) -> list[str]:
     if field is None:
         return []
     value = row[field]
+    if isinstance(value, str):  # MMMU keeps its lists as Python writes them
+        with suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(value)
     if isinstance(value, Mapping):
         value = value["text"] if isinstance(value.get("text"), list) else list(value.values())
     if not isinstance(value, list) or not all(isinstance(v, str | int | float) for v in value):
@@ -178,7 +184,7 @@ def _kind(row: Mapping[str, Any], answer: str, how: str, options: list[str]) -> 
     value = quantity(answer)
     if how == "####":
         return "number"
-    if options and re.fullmatch(r"\W*[A-Za-z]\W*", answer):
+    if options and (re.fullmatch(r"\W*[A-Za-z]\W*", answer) or letters(answer)):
         return "choice"
     about = " ".join(str(row.get(f, "")) for f in ("ability", "data_source"))
     if how == "box" or "problem" in row or _MATHS.search(about) or _FORMULA.search(answer):

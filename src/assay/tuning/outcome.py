@@ -234,7 +234,8 @@ def write_training_report(folder: Path) -> Path:
     return place / "report.html"
 
 
-SHOWN = ("step", "which", "question", "right answer", "answer", "reward", "right", "format", "model", "problem")
+SHOWN = ("step", "which", "question", "right answer", "answer", "reward", "its terms, unweighted", "problem")
+TERMS = {"rule": "right", "format": "form", "claims": "claims", "model": "model", "overlong": "too long"}
 STEPS = 5
 """Of which sampled answers are shown."""
 LONG = 600
@@ -249,12 +250,12 @@ def _answers(folder: Path) -> list[list[str]]:
     for step, answers in by_step.items():
         ranked = sorted(answers, key=lambda a: -math.inf if math.isnan(a.total) else a.total)
         chosen = {"best": ranked[-1], "worst": ranked[0]}
-        if cut := next((a for a in ranked if not a.ended), None):
+        if cut := next((a for a in ranked[1:-1] if not a.ended), None):
             chosen["cut off"] = cut
         for which, a in chosen.items():
+            terms = ", ".join(f"{said} {x:.3g}" for name, said in TERMS.items() if (x := getattr(a, name)))
             rows.append([
-                str(step), which, _clipped(a.question), a.answer, _clipped(a.text), f"{a.total:.3f}", f"{a.rule:g}",
-                f"{a.format:g}", f"{a.model:.3f}", a.problem,
+                str(step), which, _clipped(a.question), a.answer, _clipped(a.text), f"{a.total:.3f}", terms, a.problem,
             ])  # fmt: skip
     return rows
 

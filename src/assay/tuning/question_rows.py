@@ -29,6 +29,11 @@ ASKED = ("question", "prompt", "problem", "query", "instruction", "message", "in
 BESIDE = ("context", "passage", "table_title", "table")
 """Texts that a question is about, put before it."""
 PICTURES = ("decoded_image", "images", "image")
+_NUMBERED = re.compile(r"(?:image|img|picture)s?_?(\d+)")
+"""Columns of one picture each, as MMMU has them: image_1, image_2."""
+_OTHER = re.compile(r"(?:img|image|pic(?:ture)?|photo)s?(?:_?(?:path|file|name|filename|url|bytes|data))?", re.I)
+"""What else a picture's column may be called: told, for nothing says that it is one."""
+_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM")
 _MARK = re.compile(r"<image\s*(\d*)>")
 
 
@@ -120,6 +125,9 @@ class Reader:
     def shown(self, turns: Conversation, pictures: list[tuple[str, Any]]) -> Conversation:
         """The turns with the row's pictures: where "<image>" stands, or all in the last turn, where it stands nowhere."""
         marks = [sum(not m[1] for m in _MARK.finditer(t.content)) for t in turns]
+        held = len(pictures) + sum(len(t.images) for t in turns)
+        if missing := [m for t in turns for m in _MARK.finditer(t.content) if m[1] and not 0 < int(m[1]) <= held]:
+            raise RowFault("image", f"is missing: the text has the mark {missing[0][0]}, and the row {held} pictures")
         if not pictures:
             if sum(marks) and not any(t.images for t in turns):
                 raise RowFault("image", "is missing: the text has the mark <image>")
@@ -156,7 +164,25 @@ def _picture_fields(row: Mapping[str, Any]) -> list[str]:
         return ["decoded_image"]
     if len(present) > 1:
         raise RowFault("image", "and 'images' both hold pictures: keep one of them")
-    return present
+    numbered = sorted((int(m[1]), f) for f in row if (m := _NUMBERED.fullmatch(f)) and row[f] not in (None, "", []))
+    if numbered and present == ["images"]:
+        raise RowFault("images", f"and '{numbered[0][1]}' both hold pictures: keep one of them")
+    fields = [*present, *(f for _, f in numbered)]
+    for field, value in row.items():
+        named = not fields and isinstance(value, str) and value and _OTHER.fullmatch(field)
+        if field not in fields and (named or _is_picture(value)):
+            raise RowFault(
+                field, "holds a picture and is no field that is read: call it image, images, or image_1, image_2"
+            )
+    return fields
+
+
+def _is_picture(value: object) -> bool:
+    """Whether a cell holds a picture, or a list of them: its bytes, or what Hugging Face keeps of one."""
+    if isinstance(value, list | tuple):
+        return bool(value) and all(map(_is_picture, value))
+    held = value.get("bytes") if isinstance(value, Mapping) else value
+    return isinstance(held, bytes) and held.startswith(_MAGIC)
 
 
 def _listing(value: object) -> list[Any]:
@@ -184,7 +210,8 @@ def _picture(value: object, folder: Path, field: str) -> Path | bytes:
 
 def _unmarked(text: str, pictures: int) -> str:
     """A text without the marks of its pictures, which are shown before it; in a sentence a mark is called by its name."""
-    text = re.sub(r"^(?:\s*<image\s*\d*>)+\s*|(?:\s*<image\s*\d*>)+\s*$", "", text)
+    mark = r"<image\s*\d*>" if pictures == 1 else r"<image\s*>"
+    text = re.sub(rf"^(?:\s*{mark})+\s*|(?:\s*{mark})+\s*$", "", text)
     number = 0
 
     def name(match: re.Match[str]) -> str:
@@ -277,4 +304,5 @@ def _with_options(text: str, options: list[str], kind: AnswerKind) -> str:
         else ["- "] * len(options)
     )
     own = all(re.match(rf"\(?{chr(65 + i)}[).:]", o) for i, o in enumerate(options[:26]))
+    options = [_MARK.sub(lambda m: f"image {m[1]}" if m[1] else m[0], o) for o in options]
     return "\n".join([text, *(o if own else m + o for m, o in zip(marks, options, strict=True))])

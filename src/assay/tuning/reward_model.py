@@ -41,6 +41,8 @@ class RewardModelConfig:
     """Of a conversation that it reads, at most."""
     judge_sees: bool = False
     """A judge gets the questions' pictures."""
+    judge_tokens: int = 1024
+    """Of a judge's reply at most. A judge that thinks needs more: a reply that is cut off is a failure."""
     judge_by: Literal["points", "group", "reference"] = "points"
     """points: a judge gives each answer 0 to 10, or its rubric. group, reference: he compares it, in both orders, with an
     answer of its group that is drawn for it, or with the question's `answer`; two requests for each answer."""
@@ -48,8 +50,8 @@ class RewardModelConfig:
     """How a judge's server is asked, and what it may cost."""
 
     def __post_init__(self) -> None:
-        if self.reward_tokens < 1:
-            raise AssayError("reward_tokens must be at least 1")
+        if min(self.reward_tokens, self.judge_tokens) < 1:
+            raise AssayError("reward_tokens and judge_tokens must be at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +89,11 @@ def refuse(rewards: RewardConfig, gold: GoldConfig, prompts: Sequence[Prompt], w
     by_gold = [name for name in of_gold if getattr(gold, name) != getattr(GoldConfig(), name)]
     of_model = [f"rewards.{name}" for name in changed if name not in OWN] + by_gold
     asks = gold.reward_model.startswith(JUDGE)
-    if (gold.judge_sees or gold.judge_by != "points" or (gold.ask != AskConfig() and not watched_by)) and not asks:
+    of_judge = (gold.judge_sees, gold.judge_by, gold.judge_tokens) != (False, "points", 1024)
+    if (of_judge or (gold.ask != AskConfig() and not watched_by)) and not asks:
         raise AssayError(
-            "--judge-sees, --judge-by and --ask are for a judge: give --reward-model judge:MODEL@URL (--ask also for "
-            "--monitor.judge)"
+            "--judge-sees, --judge-by, --judge-tokens and --ask are for a judge: give --reward-model judge:MODEL@URL (--ask "
+            "also for --monitor.judge)"
         )
     if gold.judge_by == "reference" and (n := sum(not p.answer for p in prompts)):
         raise AssayError(f"--judge-by reference: {n:,} of {len(prompts):,} questions have no answer to compare with")
@@ -161,7 +164,9 @@ def load_reward_model(
 
 def _judge(config: RewardModelConfig, store: ImageStore, purse: Budget | None) -> Judge:
     named = config.reward_model.removeprefix(JUDGE)
-    chat = _server(named, "reward-model", "judge:MODEL@URL", config.ask, store, config.judge_sees, 1024, purse)
+    chat = _server(
+        named, "reward-model", "judge:MODEL@URL", config.ask, store, config.judge_sees, config.judge_tokens, purse
+    )
     if config.judge_by == "points":
         return JudgeReward(chat, config.judge_sees)
     return PairJudge(chat, config.judge_by, config.judge_sees)

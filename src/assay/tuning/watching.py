@@ -67,6 +67,12 @@ class Looks:
         if not hacking.enough:
             n = len(set(hacking.clusters))
             say(f"{self.name}: {n:,} watched questions with an answer are too few to tell whether the reward is hacked")
+        elif not hacking.sees_standing:
+            say(
+                f"{self.name}: {len(hacking.clusters):,} watched questions with an answer are too few to tell an accuracy "
+                f"that stands from one that gains {hacking.config.margin:g}: a hacked reward is only seen where accuracy "
+                "falls; give more of them, or a larger --monitor.hack.margin"
+            )
         if isinstance(self.reward.scorer, PairJudge) and self.reward.scorer.against == "group":
             say(
                 f"{self.name}: a judge within groups says nothing of single answers: the hacking watch goes without him"

@@ -9,30 +9,33 @@ import re
 
 from assay.bench.policy.arithmetic import approximate
 from assay.bench.policy.around import NEAR, follows, leads, stays, told, turned
+from assay.bench.policy.beside import OTHERS
 from assay.bench.policy.conclusions import bare, concluded
 from assay.bench.policy.formulas import same_formula, squeezed
-from assay.bench.policy.letters import letter
+from assay.bench.policy.letters import letter, letters
 from assay.bench.policy.quantities import quantity
 from assay.bench.policy.texts import plain, same_text
 from assay.rollouts import AnswerKind
 
 _TAGS = re.compile(r"<(?P<tag>answer|final_answer)>(?P<inside>(?:(?!<(?P=tag)>).)*?)</(?P=tag)>", re.S | re.I)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(?P<inside>[^\n#]*\S)[ \t]*$", re.M)
-_IS = r"(?:is|equals|will be|would be|must be|should be|turns out to be|comes (?:out )?to)\b"
+_IS = r"(?:is|are|equals|will be|would be|must be|should be|turns out to be|comes (?:out )?to)\b"
 _SAID = re.compile(
-    rf"(?:\b(?:final|correct|right|best)\s+(?:answer|option|choice|result)(?=[* \t]*(?:{_IS}|[:=(\n]))"
-    r"|the\s+(?:answer|option|choice)(?:\s+to\s+(?![^\n.:]{0,60}\b(?:different|other|another|previous)\b)[^\n.:]{1,80}?"
+    rf"(?:\b(?:final|correct|right|best)\s+(?:answer|option|choice|result)s?(?=[* \t]*(?:{_IS}|[:=(\n]))"
+    rf"|the\s+(?:answer|option|choice)s?(?:\s+to\s+(?![^\n.:]{{0,60}}\b(?:{OTHERS})\b)[^\n.:]{{1,80}}?"
     rf"|\s+we (?:seek|want|need))?\s*(?=(?:{_IS}|[:=]))"
-    r"|\banswer\s*(?=is\b|[:=])|\btl;?dr\b\s*(?=[:=])|^[#* \t]+answer[* \t]*$"
+    r"|\banswers?\s*(?=is\b|[:=])|\btl;?dr\b\s*(?=[:=])|^[#* \t]+answer[* \t]*$"
     r"|[【\[]?答案[】\]]?(?:应该)?(?:是|为)?)"
     rf"[\s:=*]*(?:{_IS})?(?:,? (?:of course|therefore|thus|then|indeed|simply|clearly),?(?= ))?[\s:=*]*(?=\S)",
     re.I | re.M,
 )
 _LATE = re.compile(
     r"^[#>*|\- \t]*(?:ans(?:wer)?|final|solution|result|réponse(?: finale)?|antwort|respuesta|答え?|ответ|답|정답"
-    r"|resposta|risposta|svar|jawaban)\b[* \t]*[.:=-][:=* \t]*(?P<inside>\S[^\n]*)$"
-    r"|\b(?:the (?:final )?(?:solution|result|value)|the (?:required|desired|requested) (?:\w+ )?\w+|die antwort"
-    rf"|la réponse(?: finale)?|la respuesta(?: correcta| final)?)\s+(?:{_IS}|est|ist|es|lautet)\s*:?\s*(?P<told>\S[^\n]*)$"
+    r"|resposta|risposta|svar|jawaban)\b[* \t]*[.:=-][:=* \t]*(?P<inside>(?=[^\n]*\w)\S[^\n]*)$"
+    r"|\b(?:the (?:final )?(?:solution|result|value)|the (?:required|desired|requested) (?:\w+ )?\w+|(?:die|das|la|le|el|a)"
+    r"(?: richtige)? (?:antwort|ergebnis|réponse|résultat|respuesta|resultado|risposta|resposta)"
+    r"(?: correct[ea]| finale?| corretta)?)"
+    rf"\s+(?:{_IS}|est|ist|es|è|é|lautet)(?: la)?\s*:?\s*(?P<told>\S[^\n]*)$"
     r"|\bthe (?:most|best|closest)[\w ]{0,20}? (?:one|option|choice|match|description) (?:is|would be)\s*:?\s*"
     r"(?P<pick>\S[^\n]*)$|[\"'](?:final_)?answer[\"']\s*:\s*(?P<json>[^\n,}]+)"
     r"|(?:^|[.\n]\s*|\bso |\bget |\bobtain )(?P<first>[^\n.]{1,30}?)\s+(?:is|as) (?:the|my|our) (?:final |correct )?"
@@ -94,7 +97,8 @@ def _contrary(one: str, other: str) -> bool:
     first, second = quantity(one), quantity(other)
     if first is not None and second is not None:
         return not first.agrees(second)
-    return None not in (letters := (letter(one), letter(other))) and letters[0] != letters[1]
+    chosen = [letter(x) or letters(x) for x in (one, other)]
+    return None not in chosen and chosen[0] != chosen[1]
 
 
 Found = tuple[str, int, int]
@@ -175,7 +179,7 @@ def _told_late(text: str) -> Found | None:
         last = late[-1]
         line = next(x for x in last.groups() if x is not None)
         inside, start, end = _cut(line.strip("|"), text[last.end() :], last.start(), last.end())
-        return inside.strip(" *\"'`$}|") if last["first"] or told(text[:start]) else "", start, end
+        return inside.strip(" *\"'`$|") if last["first"] or told(text[:start]) else "", start, end
     last_line = _A.search(text)
     return (last_line["inside"], *last_line.span()) if last_line else None
 
@@ -213,15 +217,17 @@ def _boxes(text: str) -> list[tuple[int, str, int]]:
 def same(given: str, right: str, kind: AnswerKind) -> bool:
     """Is `given` the answer `right`? Never raises, whatever the text.
 
-    number: one number (`quantities`), exactly where it is whole, else to six digits. math: `formulas`. choice: one letter.
-    text: the same words, or the same amount.
+    number: one number (`quantities`), exactly where it is whole, else to six digits. math: `formulas`. choice: one letter,
+    or all of several. text: the same words, or the same amount.
     """
     if kind == "math":
         return same_formula(given, right)
     if kind == "number":
         one, other = quantity(given), quantity(right)
         return one is not None and other is not None and one.equals(other)
-    return letter(given) == letter(right) is not None if kind == "choice" else same_text(given, right)
+    if kind == "choice":
+        return letter(given) == letter(right) is not None or letters(given) == letters(right) is not None
+    return same_text(given, right)
 
 
 def correct(text: str, right: str, kind: AnswerKind) -> bool:
@@ -234,7 +240,7 @@ def normalised(answer: str, kind: AnswerKind) -> str:
     """A final answer so written that those which `same` takes for equal are equal, as a rule; of formulas, numbers alone.
     For counting how answers agree; whether one is right is `same`'s to say."""
     if kind == "choice":
-        return letter(answer) or plain(answer)
+        return letter(answer) or letters(answer) or plain(answer)
     value = quantity(answer, formula=kind == "math")
     if value is None or (kind == "text" and value.rest):
         return squeezed(answer) if kind == "math" else plain(answer)

@@ -40,7 +40,7 @@ _RELATION = re.compile(
     r"|[:：.!。,，;；\]}|~]$"
 )
 _END = re.compile(
-    r"(?<!\bi)(?<!\.e)[.!?](?=[\s$*)\"'\]}\\]|$)|[。！？；;]|\n(?=\s*(?:[-*#>|~]|\d+[.)]|[A-Z\u3400-\u9fff])|\s*\n)|\\\](?=\s*[A-Z])"
+    r"(?<!\bi)(?<!\.e)[.!?](?=[\s$*)\"'\]}\\]|$)|[。！？；;]|\n(?=\s*(?:[-*#>|~]|\d+[.)]|[A-Z【\u3400-\u9fff])|\s*\n)|\\\](?=\s*[A-Z])"
 )
 _CLOSED = re.compile(
     r"^(?:[\s$*`\"')\]}&~]|\|(?=[\s|]*$)|\\[\])!,; ]|\\\\|\\(?:end|begin)\{[a-z]+\*?\}|</?\w+>|,(?=\s*$))+"
@@ -131,6 +131,9 @@ def leads(before: str, inside: str) -> bool:
     if re.search(r"[\u3400-\u9fff]$", bare):
         return not beside.CJK_CHANGES.search(clause[-6:].replace("的", ""))
     words = _words(clause) or _words(sentence)
+    if re.search(r"\n\s*\n", before[-NEAR:][len(bare) :]):
+        changed = beside.CHANGERS | beside.TORN | _LIMITS
+        return not (any(w in changed for w in words) or re.search(r"[-+*/<>^({\[]$", bare))
     if not words or not re.search(r"(?<!\\)\b[^\W\d_]+(?:'[^\W\d_]+)?$", bare):
         return False
     being = max((i for i, w in enumerate(words) if w in beside.BEING), default=-1)
@@ -179,6 +182,8 @@ def _goes_on(inside: str, part: str) -> bool:
     other = re.search(r"\bi\.e\.,? (\d+\b)(?!\s*\^)", said)
     if said[0] in "/|" or (other and not _again(inside, other[1])):
         return False
+    if said.startswith(r"\approx"):
+        return quantity(inside) is None or quantity(f"{inside} {said}") is not None
     if said.startswith("="):
         return bool(re.fullmatch(r"=\s*(?:[A-Za-z]|\\[a-z]+\s*[A-Z]+)\s*", said)) or _again(inside, said[1:])
     if letter(inside) is None:

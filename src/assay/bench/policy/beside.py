@@ -56,6 +56,8 @@ OPERATORS = words_of(
     WRONG,
 )
 """Words behind an answer that change it, deny it, or put another beside it."""
+OTHERS = "different|other|another|previous|similar|simpler|easier|related|earlier"
+"""Which question it is whose answer is not asked."""
 DISOWNED = WRONG | words_of("old previous former earlier another if ?")
 """Words that make an answer somebody else's, or none, in what is said of it."""
 TORN = HEDGES | OPEN | words_of("nobody no used when whether until")
@@ -130,7 +132,8 @@ GIVES = words_of("take takes took cost costs gave give gives leave leaves earns 
 ARRIVING = BEFORE | MEASURES | DETERMINERS | APPROXIMATE | words_of(
     "of by in with to that indeed roots solutions zeros or here answered facing reaches reach always find finding option"
     " choice choose pick select giving form as point points pair vector matrix interval set line equation coordinates"
-    " expression ratio fraction range domain function polynomial"
+    " expression ratio fraction range domain function polynomial est ist es de beträgt"
+    " satisfy called named dated labelled labeled"
 )  # fmt: skip
 """Words that lead on to an answer which is marked."""
 SURE = words_of(
@@ -172,7 +175,7 @@ CHOOSING = OPENERS - words_of("but after all below") | words_of(
 """Words that may stand before a letter that is chosen, in its clause."""
 
 CJK_CHANGES = re.compile(
-    r"[不非未没无约近超余几除比或倍半的多底阶]|至少|至多|以上|以下|左右|上下|以内|以外|大于|小于|少于|高于|低于|最少|最大|最小|大概|可能"
+    r"[不非未没无约近超余几除比或倍半的多底阶]|至少|至多|以上|以下|左右|上下|以内|以外|大于|小于|少于|高于|低于|最少|最[大小](?!值|[^为是]{1,4}[为是]$)|大概|可能"
     r"|也许|平方根|倒数|相反|之间|到|错|吗|假设|如果|若|减|加|乘|其他|次方|之后|之前|之外|零下|开外|出头"
 )
 """Chinese that changes a number beside it."""
@@ -301,7 +304,7 @@ def known(said: str) -> bool:
     """Whether the words behind an answer are known to leave it as it is."""
     if _CJK_DENIES.search(said):
         return False
-    words = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?|[,?]", re.sub(r"\\[A-Za-z]+", " ", said).lower())
+    words = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?|[,?]", re.sub(r"\\[A-Za-z]+|(?<=\w )May\b", " ", said).lower())
     for at, word in enumerate(words):
         after, behind = "".join(words[at + 1 : at + 2]), DISOWNED & {*words[at + 1 :]}
         if word == "not":

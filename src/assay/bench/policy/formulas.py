@@ -33,6 +33,11 @@ def same_formula(given: str, right: str) -> bool:
     math-verify is missing."""
     if squeezed(given) == squeezed(right) or max(len(given), len(right)) > LONGEST:
         return squeezed(given) == squeezed(right)
+    one, other = (_OPTION.match(written(x)) for x in (given, right))
+    if one and other and bool(one[2]) != bool(other[2]):
+        return one[1] == other[1]
+    if (based := _BASE.fullmatch(written(right))) and squeezed(given) == based[1]:
+        return True
     texted = any(_TEXTED.fullmatch(x) for x in (given, right))
     return _same(_tidy(given), _tidy(right), texted)
 
@@ -49,6 +54,8 @@ def _tidy(text: str) -> str:
     return _BASE.sub(lambda m: _based(m[1], m[2]), text).strip()
 
 
+_OPTION = re.compile(r"\(?([A-E])(?:\)\s*(.*\w.*)|\W*$)", re.S)
+"""An option of a competition: (C), or (C) 12."""
 _BASE = re.compile(r"^\(?(\d+)\)?\s*_\s*\{?\s*(\d{1,2})\s*\}?$")
 
 
@@ -78,7 +85,18 @@ _PLAINLY = (
     (re.compile(r"^[(\[]\s*(\\begin\{array\}.*\\end\{array\})\s*[)\]]$", re.S), r"\1"),
     (re.compile(r"^\(([A-Za-z]),\s*([A-Za-z])\)\s*=\s*\(([^(),]+),([^(),]+)\)$"), r"\1=\3, \2=\4"),
     (re.compile(r"^[A-Za-z]\s*\\in(?![A-Za-z])\s*(?=[(\[\\])"), ""),
-    (re.compile(r"^(?:the )?(?:final )?answer\s*(?:is|:)\s*", re.I), ""),
+    (
+        re.compile(
+            r"^(?:the |all )?(?:(?:final|possible|integer|real|required|ordered|complex) )*"
+            r"(?:answer|solution|value|root|zero|point|pair|triple|tuple)s?\s*(?:is|are|:)\s*",
+            re.I,
+        ),
+        "",
+    ),
+    (
+        re.compile(r"[,\s]*(?:for (?:all|every|any)|\\forall)(?: real)? ?[a-z](?: ?\\in ?\(-\\infty,\\infty\))?$"),
+        "",
+    ),
 )
 """What is read as another way to write the same."""
 _TEXTED = re.compile(r"\s*\$*\s*\\(?:text|textbf|mathrm|mbox)\s*\{[^{}]*\}\s*\$*\s*\.?\s*")
@@ -134,7 +152,9 @@ def _in_words(given: str, right: str, texted: bool) -> bool | None:
     if any(empty):
         return all(empty)
     words = [x for x in (given, right) if _WORDS.fullmatch(x)]
-    long = any(texted or re.search("[A-Za-z]{4}", x) or x.lower() in _SHORT_WORDS for x in words)
+    long = any(
+        texted or re.search("[A-Za-z]{4}", x) or _SHORT_WORDS & {*re.findall("[a-z]+", x.lower())} for x in words
+    )
     return same_text(given, right) if long else None
 
 
@@ -174,8 +194,8 @@ def _equations(given: list[str], right: list[str]) -> bool:
     return _expressions("=".join(one), "=".join(other))
 
 
-_SUM = re.compile(r"\s*[A-Za-z](?:\s*\+\s*[A-Za-z])+\s*")
-"""What a competition asks for, and answers are told with: m + n = 37."""
+_SUM = re.compile(r"\s*[A-Za-z](?:\([^()]*\))?(?:\s*\+\s*[A-Za-z](?:\([^()]*\))?)+\s*")
+"""What a competition asks for, and answers are told with: m + n = 37, f(1) + f(2) = 37."""
 
 
 def _reduced(sides: list[str]) -> list[str] | None:
@@ -238,8 +258,9 @@ def _items(text: str) -> list[str]:
     """The members of a set or a list; a plus-minus sign makes two."""
     inside = text[2:-2] if _braced(text) else text
     parts = _cut(inside, _COMMA_SPACED if re.search(r",\s", inside) else _COMMA)
-    signed = [[_PLUS_MINUS.sub(f" {sign} ", part) for sign in "+-"] for part in filter(None, parts)]
-    return list(dict.fromkeys(x.strip().removeprefix("+").strip() for pair in signed for x in pair))
+    signed = (dict.fromkeys(_PLUS_MINUS.sub(f" {sign} ", part) for sign in "+-") for part in filter(None, parts))
+    members = [x.strip().removeprefix("+").strip() for pair in signed for x in pair]
+    return list(dict.fromkeys(members)) if _braced(text) else members
 
 
 _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
@@ -297,12 +318,15 @@ def _bare(text: str) -> str:
     return found[1] if found and (found[2].startswith("unit") or unit_of(found[2])) else text
 
 
+_ROUNDED = re.compile(r"(?<=\S)\s*\\approx\s*-?\d*\.\d+$")
+"""A formula told again as a rounded number."""
 _DEGREES = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc))\s*\(?\s*(\d+)\s*\^\s*\{?\s*\\circ\s*\}?\s*\)?")
 """A function of an angle in degrees."""
 
 
 def _expressions(given: str, right: str) -> bool:
     """By math-verify, where it would not take a letter for a unit, or read a part alone."""
+    given, right = (_ROUNDED.sub("", x) for x in (given, right))
     if (_bare(given) == given) != (_bare(right) == right):
         given, right = _bare(given), _bare(right)
     if quantity(right, formula=True) is not None and not re.search(r"[A-Za-z|]", given):

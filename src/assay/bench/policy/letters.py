@@ -67,6 +67,11 @@ _STANDS = re.compile(
     re.I,
 )
 """What may follow a letter that is chosen: nothing, a mark, or words that say that it is right."""
+_SEVERAL = re.compile(
+    r"\W*(?i:(?:the )?(?:(?:correct|right|true) )?(?:answer|option|choice|statement)s?(?: is| are|:)? *"
+    r"|[因此所以本题应故正确的]*(?:选项?|答案)[:是为]? *)?"
+    r"(?P<all>[A-J](?:(?:[\s,;&()*、和与]|\band\b)*[A-J])+)(?: are (?:correct|right|true))?\W*"
+)
 _REJECTED = re.compile(
     r"^[^\w]*[A-Z][)\].]*\s*\?\s*(?:no|nope|wrong)\b\W*|^between\b[^.;]*?,\s*(?=I\s+(?:choose|pick|say|take)\b)", re.I
 )
@@ -93,11 +98,18 @@ def letter(text: str) -> str | None:
         return told[0][1] if sure and not _torn(said, told[0][1]) else None
     chosen, after = first[1].upper(), said[first.end() :]
     others = set(re.findall("[a-z]", after.lower())) - {first[1].lower()}
-    marked = {m[1] for m in alone if re.match(r"[\s*\"'>\]}]*[).:]", said[m.end() :])} - {chosen}
+    marked = {m[1] for m in alone if re.match(r"[\s*\"'>\]}]*[).:](?!-\w)", said[m.end() :])} - {chosen}
     listed = marked or _NEXT.match(after) or (others and _LETTERS.fullmatch(after))
     denied = _denied(said, first.start(1), first.end(1)) or re.search(r"\bnot\b", first[0], re.I)
     goes_on = _goes_on(first["mark"] + after if first.re is _MARK else after)
     return chosen if goes_on and not (denied or listed or _torn(said, chosen)) else None
+
+
+def letters(text: str) -> str | None:
+    """The letters of a choice of several, in order ("A, C and D" is ACD); None where anything else stands beside them."""
+    told = _SEVERAL.fullmatch(written(text))
+    found = re.findall("[A-J]", told["all"].replace("and", "")) if told else []
+    return "".join(sorted(found)) if found and len(set(found)) == len(found) else None
 
 
 def _uncontrasted(said: str) -> str:

@@ -163,10 +163,11 @@ def _led(part: Sequence[Token], last: Sequence[Token], found: Quantity | None) -
     if found is None or named(part) or re.fullmatch(r"[A-Za-z](?:\+[A-Za-z])+", "".join(t.text for t in part)):
         return None if any(t.text.lower() in CHANGERS for t in part) else found
     start = next((i for i, t in enumerate(part) if t.kind not in ("word",) and t.text not in (":", ",", *_MONEY)), 0)
-    whole = read_whole([t for t in part[start:] if t.text not in _MONEY])
+    whole: Read | Quantity | None = read_whole([t for t in part[start:] if t.text not in _MONEY])
     if whole is None:
-        other = _single(part, "any")
-        return found if other is not None and other.unit and other.equals(found) else None
+        whole = _single(part, "any")
+        if whole is None or whole.unit != found.unit:
+            return found if whole is not None and whole.unit and whole.equals(found) else None
     if agree(found.value, whole.value) or (found.percent and agree(found.value / 100, whole.value)):
         return found
     digits = next((len(t.text.partition(".")[2]) for t in last if t.kind == "number"), 0)

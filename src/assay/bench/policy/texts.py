@@ -74,7 +74,7 @@ def same_text(given: str, right: str) -> bool:
     """Are two short answers the same in words? A single letter is a choice; numbers and amounts are compared as such.
 
     Other words may stand around: "The function is linear" is linear, "Yes, they are" is yes, "left, not right" is left.
-    Things that "and" joins may come in any order.
+    Things that "and" joins may come in any order, where none comes twice ("yes, no, yes").
     """
     wanted = plain(right)
     if _capitals(given, right) or _brackets(given) != _brackets(right) != "":
@@ -84,7 +84,8 @@ def same_text(given: str, right: str) -> bool:
     one, other = (
         sorted(map(plain, re.split(r",?\s+and\s+|\s*[&,]\s*", written(t), flags=re.I))) for t in (given, right)
     )
-    if (one == other and not _brackets(right)) or moment(given) == moment(right) is not None:
+    free = len(set(one)) == len(one) and not {"yes", "no", "true", "false"} & {*one} and not _brackets(right)
+    if (one == other and free) or moment(given) == moment(right) is not None:
         return True
     if re.fullmatch(r"[^\w\-+*=<>^#%$]*[A-Za-z][^\w\-+*=<>^#%$]*", right):
         return letter(given) == letter(right) is not None
@@ -133,6 +134,7 @@ _BUT = r"\b(?:yes|maybe|perhaps|or|unless|but|if|actually|doubt|otherwise|someti
 _CONTRARY = r"(?!(?:not?|never|neither|none|nothing|wrong|false|incorrect|opposite|contrary|former|other|un\w+)\b)"
 _CORES = tuple(re.compile(core, re.I) for core in (
     rf"(?:(?:it|that|he|she)'s|(?:it|this|that|they|these|the(?: {_CONTRARY}[\w-]+){{1,3}}) (?:is|are|was|were)) (.+)",
+    rf"(?:{_CONTRARY}[\w'-]+ ?){{1,3}}: (.+)",
     r"not [^,;]+?,? but ([^,;]+)",
     r"([^,;(]+)[,;(]\s*(?:and |but )?not [^,;()]+\)?",
     r"(?:on|in|at|to) (?!the\b(?! \w+$))(.+)",

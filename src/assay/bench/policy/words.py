@@ -159,6 +159,7 @@ length: nm nanometer 1/1000000000, um µm μm micrometer 1/1000000
 mass: mg milligram 1/1000, g gram gramme 1, kg kilogram kilo 1000, t ton tonne 1000000
 mass: lb lbs 45359237/100000, oz ounce 45359237/1600000
 time: ms millisecond 1/1000, s sec second 1, min minute 60, h hr hour 3600, day 86400, week 604800
+time: stunden heure hora 3600, minuten minuto 60, sekunden seconde segundo 1, tage jour 86400
 months: month 1, yr year 12, decade 120, century 1200
 volume: ml milliliter millilitre 1/1000, cl 1/100, l liter litre 1, gal gallon 473176473/125000000
 money: dollar usd $ 1, cent ¢ 1/100; euros: euro eur € 1; sterling: £ gbp 1; rupees: rupee ₹ 1
