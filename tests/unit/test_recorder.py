@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from answer_server import AnswerServer, post
-from assay.bench.reasoning import recorder as module
+from assay.bench.reasoning import upstream as module
 from assay.bench.reasoning.recorder import Recorder, spent
 from assay.bench.reasoning.rows import Job
 from assay.llm.budget import Budget

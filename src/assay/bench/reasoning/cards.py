@@ -36,7 +36,8 @@ class Card:
     questions: int
     published: int
     prompt: str
-    temperature: float
+    temperature: float | None
+    """None: the server takes none, and draws at its own."""
     max_tokens: int
     repeats: int
     seed: int
@@ -53,6 +54,8 @@ class Card:
     """Whether an answer that the limit cut is wrong whatever stands in it (calls, programs); else it is scored as it is."""
     asked_here: bool = True
     """Else its prompts, temperature and limits are those of whoever asked, and not known here."""
+    server: tuple[str, ...] = ()
+    """What the server did otherwise than it was asked, in words."""
     extracts: bool = True
     """Whether an answer is read out of the text (IFEval judges the text itself)."""
 
@@ -67,6 +70,7 @@ class Card:
             found.append(f"{self.repeats} answers a question, the paper 5")
         if self.repeats > 1 and self.temperature == 0:
             found.append("temperature 0, at which repeats are one answer")
+        found += self.server
         if self.benchmark in JUDGED and self.judge.startswith("none"):
             found.append("no judge of equivalence, the paper one of OpenAI")
         if self.benchmark == "bfcl":
@@ -82,10 +86,12 @@ class Card:
         window = f", {self.window}" if self.window else ""
         if not self.asked_here:
             return f"{self.library}, asked elsewhere; {self.split} ({self.release}); its own extractor and ground truth"
+        drawn = "the model's own temperature" if self.temperature is None else f"temperature {self.temperature:g}"
+        server = "".join(f"; {told}" for told in self.server)
         return (
-            f"{self.library}; {self.split}{window} ({self.release}); temperature {self.temperature:g}, at most "
-            f"{self.max_tokens:,} tokens, {self.repeats} answer{'s' * (self.repeats > 1)} a question, seed {self.seed}; "
-            f"extractor: {self.extractor}; judge: {self.judge}"
+            f"{self.library}; {self.split}{window} ({self.release}); {drawn}, at most {self.max_tokens:,} tokens, "
+            f"{self.repeats} answer{'s' * (self.repeats > 1)} a question, seed {self.seed}; extractor: {self.extractor}; "
+            f"judge: {self.judge}{server}"
         )
 
     def lines(self) -> list[str]:

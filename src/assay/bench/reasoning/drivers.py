@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from assay.bench.files import rows
 from assay.bench.reasoning import bfcl, code, evalscope
 from assay.bench.reasoning.environments import environment
 from assay.bench.reasoning.livebench import livebench
 from assay.bench.reasoning.livebench import weights as livebench_weights
 from assay.bench.reasoning.rows import Absent, Answered, Driver
 from assay.bench.reasoning.tasks import TASKS
+from assay.errors import AssayError
 
 TEN = (
     "aime24", "livecodebench", "livebench", "ifeval", "bfcl", "mmmu", "mathvista", "olympiadbench", "mathvision", "mmmu-pro",
@@ -81,12 +82,25 @@ def leaderboard_weights(answers: Sequence[Answered]) -> dict[str, float]:
     return {**simple, **others, **turns, **{c: n / whole / 3 if whole else 0.0 for c, n in counts.items()}}
 
 
-def sandboxed(answers: Sequence[Answered], data: Path) -> Iterable[Answered]:
-    """Programs against the tests of their questions, in our sandbox."""
-    asked = {r.question for r in answers}
-    tests = dict[str, code.Problem]()
-    for name in {r.benchmark for r in answers}:
-        read, task = code.READERS[name], TASKS[name]
-        every = (row for f in task.paths(data) for row in rows(f))
-        tests |= dict(read(row.value) for row in every if task.read(row).id in asked)
-    return code.score_code(answers, tests)
+def sandboxed(answers: Sequence[Answered], data: Path) -> Iterator[Answered]:
+    """Programs against the tests of their questions, in our sandbox, in the order of `answers`. Tests are read as they are
+    needed: all of a release are more than a machine's memory."""
+    asked: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+    for place, row in enumerate(answers):
+        asked[row.benchmark, row.question].append(place)
+    order = list[int]()
+
+    def tried() -> Iterator[tuple[Answered, code.Problem]]:
+        for name in dict.fromkeys(r.benchmark for r in answers):
+            for row, question in TASKS[name].each(data):
+                if places := asked.pop((name, question.id), ()):
+                    problem = code.READERS[name](row.value)[1]
+                    order.extend(places)
+                    yield from ((answers[place], problem) for place in places)
+
+    scored = dict[int, Answered]()
+    for number, row in enumerate(code.score_each(tried())):
+        scored[order[number]] = row
+    if asked:
+        raise AssayError("question {1} of {0} has no tests".format(*next(iter(asked))))
+    yield from (scored[place] for place in range(len(answers)))
