@@ -71,6 +71,19 @@ def test_files_are_bounded_and_gone_afterwards() -> None:
     assert "Too many open files" in run_python("x = [open('a', 'w') for _ in range(100)]").stderr
 
 
+@needs["namespaces"]
+def test_many_files_fill_no_disk() -> None:
+    """A file is bounded, and so are all files together, in bytes and in number: they lie in memory, apart."""
+    code = (
+        "n = 0\ntry:\n    while n < 200:\n        open(f'f{n}', 'wb').write(bytes(4 << 20))\n        n += 1\n"
+        "except OSError as error:\n    print(n, error.strerror)"
+    )
+    assert run_python(code).stdout == "16 No space left on device\n"
+    code = code.replace("bytes(4 << 20)", "b''").replace("200", "9999")
+    assert run_python(code).stdout == "4095 No space left on device\n"
+    assert " - tmpfs assay " not in Path("/proc/self/mountinfo").read_text(), "nothing is left of it here"
+
+
 def test_limits_cannot_be_raised() -> None:
     code = "import resource as r\nr.setrlimit(r.RLIMIT_AS, (1 << 40, 1 << 40))\nprint('raised')"
     assert "raised" not in run_python(code).stdout
@@ -165,6 +178,8 @@ def test_no_network(listener: tuple[int, list[object]]) -> None:
         "import os; os.setsid()",
         "import ctypes, os, sys; l = ctypes.CDLL(None, use_errno=True); sys.exit(l.ptrace(16, os.getppid(), 0, 0) != 0)",
         "import ctypes, sys; l = ctypes.CDLL(None); sys.exit(l.syscall(425, 1, 0) != 0)",
+        "import ctypes, sys; l = ctypes.CDLL(None); sys.exit(l.syscall(430, b'tmpfs', 0) < 0)",
+        "import ctypes, sys; l = ctypes.CDLL(None); sys.exit(l.mount(b'a', b'.', b'tmpfs', 0, b'') != 0)",
         "import ctypes, sys; l = ctypes.CDLL(None); sys.exit(l.syscall(0x40000000 + 41, 2, 1, 0) != 0)",
         "import multiprocessing as m; p = m.Process(target=print); p.start()",
     ],
