@@ -1,8 +1,9 @@
 """Runs one Python program inside limits that the kernel keeps. Started by `sandbox.run_python` as a script of its own.
 
-Usage: python -I -S jail.py SECONDS MEMORY_BYTES FILE_BYTES FOLDER_BYTES PROGRAM; the working folder is the only one that can
-be written. FOLDER_BYTES: how much it holds, as a file system of its own in memory (0: this process has no mount namespace to
-make one in). It takes, in order: that folder; resource limits; Landlock (files outside the working folder and Python's own,
+Usage: python -I -S jail.py SECONDS MEMORY_BYTES FILE_BYTES FOLDER_BYTES WALLS BEGUN PROGRAM; the working folder is the only
+one that can be written. FOLDER_BYTES: how much it holds, as a file system of its own in memory (0: this process has no mount
+namespace to make one in). WALLS: those that must stand ("files,calls"). BEGUN: a pipe that hears a byte when all stands, and
+only then. It takes, in order: that folder; resource limits; Landlock (files outside the working folder and Python's own,
 TCP, signals to others); seccomp (no new process or program, no socket to a network, no tracing, no mounting, ...). Then it
 runs the program in this same process, which cannot take any of it back. It imports nothing but the standard library.
 
@@ -142,11 +143,15 @@ def confine() -> tuple[bool, bool]:
 
 def main() -> None:
     seconds, memory, file_bytes, folder_bytes = (int(a) for a in sys.argv[1:5])
-    source = sys.argv[5]
+    walls, begun, source = sys.argv[5], int(sys.argv[6]), sys.argv[7]
     if folder_bytes:
         folder(folder_bytes)
     limits(seconds, memory, file_bytes)
-    confine()
+    held = dict(zip(("files", "calls"), confine(), strict=True))
+    if fallen := [wall for wall in walls.split(",") if not held.get(wall, True)]:
+        sys.exit(f"the sandbox's walls do not stand: {', '.join(fallen)}")
+    os.write(begun, b"1")
+    os.close(begun)
     sys.argv = ["program.py"]
     names = {"__name__": "__main__", "__builtins__": __builtins__}
     exec(compile(source, "program.py", "exec"), names)

@@ -47,7 +47,8 @@ class Ran:
     """What became of a program. `exit_code` is negative for a signal, None where it was ended from outside or never began.
 
     `problem` is empty for a program that ended by itself, even with a traceback; else "timed out", "too much output", "out
-    of memory", "killed by signal N", "busy" (too many programs at once) or "the program is too long". `seconds`: wall time.
+    of memory", "killed by signal N", "busy" (too many programs at once), "the program is too long", or "not begun: " and why
+    (the sandbox failed, and says nothing of the program). `seconds`: wall time.
     """
 
     stdout: str
@@ -119,8 +120,9 @@ def _run(
     code: str, given: str, folder: Path, seconds: float, limits: tuple[int, int, int], output_bytes: int
 ) -> Ran:  # fmt: skip
     apart = _namespaces()
-    given_limits = map(str, (*limits, FOLDER_BYTES if apart else 0))
-    command = [*apart, _python(), "-I", "-S", "-B", "-X", "utf8", str(_JAIL), *given_limits, code]
+    hears, begun = os.pipe()
+    told = (*map(str, limits), str(FOLDER_BYTES if apart else 0), ",".join(isolation()), str(begun))
+    command = [*apart, _python(), "-I", "-S", "-B", "-X", "utf8", str(_JAIL), *told, code]
     start = time.monotonic()
     with tempfile.TemporaryFile() as file:  # it has no name: nobody else finds it, and it never waits to be read
         file.write(given.encode("utf-8", "replace"))
@@ -128,14 +130,21 @@ def _run(
         try:
             process = subprocess.Popen(
                 command, cwd=folder, env={}, stdin=file,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, pass_fds=(begun,),
             )  # fmt: skip
         except OSError as error:
+            os.close(hears)
             raise AssayError(f"Python programs cannot be run on this machine: {error}") from error
+        finally:
+            os.close(begun)
     try:
         out, err, problem = _read(process, start + seconds, output_bytes)
     finally:
         _end(process)
+        ran = _heard(hears)
+    if not ran:
+        why = problem or (err.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+        return Ran(stdout="", stderr=err, exit_code=None, problem=f"not begun: {why}", seconds=time.monotonic() - start)
     exit_code, took = None if problem else process.returncode, time.monotonic() - start
     if not problem and "MemoryError" in err.rsplit("\n", 2)[-2:][0]:
         problem = "out of memory"
@@ -145,6 +154,17 @@ def _run(
     elif not problem and (killed or (exit_code is not None and exit_code < 0)):
         problem = f"killed by signal {signal.SIGKILL if killed else -(exit_code or 0):d}"
     return Ran(stdout=out, stderr=err, exit_code=exit_code, problem=problem, seconds=took)
+
+
+def _heard(pipe: int) -> bool:
+    """Whether a pipe holds a byte; it is closed."""
+    os.set_blocking(pipe, False)
+    try:
+        return os.read(pipe, 1) == b"1"
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(pipe)
 
 
 def _read(process: subprocess.Popen[bytes], deadline: float, output_bytes: int) -> tuple[str, str, str]:

@@ -246,6 +246,13 @@ def lcb(private: str, kind: str = "stdin") -> dict[str, Any]:
     }  # fmt: skip
 
 
+def test_a_sandbox_that_fails_makes_no_program_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assay.sandbox.FOLDER_BYTES", "much")
+    (found,) = score_code([answered("add", fenced("print(3)"))], {"add": ADD})
+    assert found.score is None
+    assert found.fault.startswith("sandbox: not begun: ValueError")
+
+
 def test_no_more_problems_are_held_than_are_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests of a release are more than a machine's memory."""
     monkeypatch.setattr(code_module, "judge", lambda problem, program: Verdict(True))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from assay import sandbox
 from assay.sandbox import isolation, run_python
 
 needs = {
@@ -82,6 +83,24 @@ def test_many_files_fill_no_disk() -> None:
     code = code.replace("bytes(4 << 20)", "b''").replace("200", "9999")
     assert run_python(code).stdout == "4095 No space left on device\n"
     assert " - tmpfs assay " not in Path("/proc/self/mountinfo").read_text(), "nothing is left of it here"
+
+
+@needs["namespaces"]
+def test_a_sandbox_that_fails_is_no_fault_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so, and the program has not run."""
+    monkeypatch.setattr(sandbox, "FOLDER_BYTES", "much")
+    ran = run_python("print('ran')")
+    assert (ran.stdout, ran.exit_code) == ("", None)
+    assert ran.problem.startswith("not begun: ValueError")
+
+
+@needs["calls"]
+def test_a_wall_that_falls_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = (Path(sandbox.__file__).with_name("jail.py")).read_text().replace("libc.prctl(22, 2,", "libc.prctl(22, 9,")
+    (tmp_path / "jail.py").write_text(broken)
+    isolation()
+    monkeypatch.setattr(sandbox, "_JAIL", tmp_path / "jail.py")
+    assert run_python("print('ran')").problem == "not begun: the sandbox's walls do not stand: calls"
 
 
 def test_limits_cannot_be_raised() -> None:

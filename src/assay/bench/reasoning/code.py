@@ -167,7 +167,7 @@ def _sandboxed(problem: Problem, code: str, given: str = "", room: int = 0) -> R
 
 def _wrong(ran: Ran) -> Verdict | None:
     """What a run that did not end well says of its program; None for one that did."""
-    if ran.problem in ("busy", "the program is too long"):
+    if ran.problem in ("busy", "the program is too long") or ran.problem.startswith("not begun"):
         return Verdict(None, fault=f"sandbox: {ran.problem}")
     if ran.problem:
         return Verdict(False, ran.problem)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from assay.bench.progress import EVERY_S
 from assay.bench.reasoning import bfcl, code, evalscope
 from assay.bench.reasoning.environments import environment
 from assay.bench.reasoning.livebench import livebench
@@ -98,9 +101,12 @@ def sandboxed(answers: Sequence[Answered], data: Path) -> Iterator[Answered]:
                     order.extend(places)
                     yield from ((answers[place], problem) for place in places)
 
-    scored = dict[int, Answered]()
+    scored, told = dict[int, Answered](), time.monotonic()
     for number, row in enumerate(code.score_each(tried())):
         scored[order[number]] = row
+        if time.monotonic() > told + EVERY_S:
+            told = time.monotonic()
+            print(f"{row.benchmark}: {number + 1:,} of {len(answers):,} programs tried", file=sys.stderr)
     if asked:
         raise AssayError("question {1} of {0} has no tests".format(*next(iter(asked))))
     yield from (scored[place] for place in range(len(answers)))
