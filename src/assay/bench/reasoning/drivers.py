@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from assay.bench.progress import EVERY_S
-from assay.bench.reasoning import bfcl, code, evalscope
+from assay.bench.reasoning import bfcl, code, evalscope, livebench_ask
 from assay.bench.reasoning.environments import environment
-from assay.bench.reasoning.livebench import livebench
+from assay.bench.reasoning.livebench import livebench, was_asked
 from assay.bench.reasoning.livebench import weights as livebench_weights
-from assay.bench.reasoning.rows import Absent, Answered, Driver
+from assay.bench.reasoning.rows import Absent, Answered, Driver, Job
 from assay.bench.reasoning.tasks import TASKS
 from assay.errors import AssayError
 
@@ -31,15 +31,15 @@ class Library:
     """A driver, and the library's name and version.
 
     `keeps_ids`: its rows say which completion they are of (`Answered.reply`); else it is told of failures as errors, and
-    gives them faults. `asks`: it asks the server; else it reads what was left elsewhere. `weights`: of the subsets whose
-    weighted mean is the total, from the rows (None: plain). `release`, `split` and `questions`: of data that the library
-    carries.
+    gives them faults. `reads`: of a job whether it asks no server, but reads what was left elsewhere. `weights`: of the
+    subsets whose weighted mean is the total, from the rows (None: plain). `release`, `split` and `questions`: of data that
+    the library carries.
     """
 
     driver: Driver
     name: str
     keeps_ids: bool = True
-    asks: bool = True
+    reads: Callable[[Job], bool] = lambda _: False
     weights: Callable[[Sequence[Answered]], Mapping[str, float]] | None = None
     release: str = ""
     split: str = "all categories"
@@ -58,10 +58,21 @@ def library_of(benchmark: str, environments: Path, install: bool, say: Callable[
         return _bfcl(benchmark, environments, install, say)
     if benchmark == "livebench":
         return Library(
-            driver=lambda job: livebench(replace(job, data=job.data / "livebench")), name="LiveBench's own package",
-            keeps_ids=False, asks=False, weights=livebench_weights, release="the questions that it had when it was asked",
+            driver=_livebench, name="LiveBench's own package", weights=livebench_weights, reads=_livebench_left,
+            release="the questions that it had when it was asked",
         )  # fmt: skip
     raise Absent(f"{benchmark}: nothing here runs it")
+
+
+def _livebench_left(job: Job) -> bool:
+    """Whether there is nothing to ask: its package did, or its questions are not here."""
+    data = job.data / "livebench"
+    return was_asked(data, job.model) or next(data.rglob("question.jsonl"), None) is None
+
+
+def _livebench(job: Job) -> Iterator[Answered]:
+    here = replace(job, data=job.data / "livebench")
+    return livebench(here) if _livebench_left(job) else livebench_ask.ask(here)
 
 
 def _bfcl(mode: str, environments: Path, install: bool, say: Callable[[str], None]) -> Library:

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from assay.bench.reasoning import bfcl, equivalence, estimates
+from assay.bench.reasoning import bfcl, equivalence, estimates, livebench_ask
 from assay.bench.reasoning.cards import JUDGED, Card, shortened
 from assay.bench.reasoning.drivers import MORE, TEN, Library, library_of
 from assay.bench.reasoning.recorder import SPENT, Heard, Recorder, Tally, spent
@@ -192,7 +192,7 @@ def _answers(
     library: Library, job: Job, out: Path, endpoint: Endpoint, budget: Budget | None, asked: int,
     say: Callable[[str], None],
 ) -> _Asked:  # fmt: skip
-    if not library.asks:
+    if library.reads(job):
         return _Asked(list(library.driver(job)))
     shutil.rmtree(job.work, ignore_errors=True)  # a library that remembers some answers would get others' for the rest
     job.work.mkdir(parents=True)
@@ -200,13 +200,12 @@ def _answers(
         job, out / "asked.sqlite", endpoint.identity, budget, Teller(job.benchmark, asked), errors=not library.keeps_ids,
         waits=not endpoint.ours, say=say,
     ) as recorder:  # fmt: skip
-        rows = list(library.driver(replace(job, url=recorder.url, key="-")))
-        if recorder.broken:
-            raise AssayError(f"{recorder.broken}: make room there, then give this command again")
-        if recorder.refused:
-            raise NoServer(
-                f"{endpoint.model} at {endpoint.url} takes no request: {recorder.refused}; nothing was answered"
-            )
+        try:
+            rows = list(library.driver(replace(job, url=recorder.url, key="-")))
+        except Absent:
+            _check(recorder, endpoint)  # what it lacks after it asked is not what stopped it
+            raise
+        _check(recorder, endpoint)
         rows = joined(rows, recorder.heard) if library.keeps_ids else rows
         found = _Asked(
             rows, recorder.prompt, SPENT in recorder.faults.values(), recorder.manners, recorder.lost
@@ -217,6 +216,17 @@ def _answers(
         f"{tally.failed:,} failed; {tally.tokens_in:,} tokens in, {tally.tokens_out:,} out"
     )
     return found
+
+
+def _check(recorder: Recorder, endpoint: Endpoint) -> None:
+    """Raises AssayError where answers cannot be kept, or none could be had."""
+    if recorder.broken:
+        raise AssayError(f"{recorder.broken}: make room there, then give this command again")
+    if recorder.refused:
+        raise NoServer(f"{endpoint.model} at {endpoint.url} takes no request: {recorder.refused}; nothing was answered")
+    if recorder.heard and len(recorder.faults) == len(recorder.heard) and SPENT not in recorder.faults.values():
+        why = next(iter(recorder.faults.values()))
+        raise AssayError(f"none of {len(recorder.heard):,} answers has a score ({why}); see to that, then run it again")
 
 
 def joined(rows: Iterable[Answered], heard: Mapping[str, Heard]) -> list[Answered]:
@@ -258,12 +268,14 @@ def _card(
     )
     judged = bool(judges) and job.benchmark in JUDGED
     measure = {"ifeval": "prompt, strict"}.get(job.benchmark, f"pass@1, mean of {job.repeats}")
+    here, whole = not library.reads(job), library.questions
     if job.benchmark == "livebench":
+        release, whole = livebench_ask.release(job.data / "livebench") if here else ("", 0)
         measure = f"mean of {len({r.subset.partition(', ')[0] for r in rows if r.score is not None})} categories"
     return Card(
         benchmark=job.benchmark, library=library.name, release=release or library.release or "as the library carries it",
         split=task.split if task else library.split, published=task.whole if task else library.questions,
-        questions=len(questions) or library.questions or len({r.question for r in rows}),
+        questions=len(questions) or whole or len({r.question for r in rows}),
         prompt=shortened(asked.prompt, first), server=asked.manners,
         temperature=None if any(WORDS["temperature"] in told for told in asked.manners) else job.temperature,
         max_tokens=job.max_tokens, repeats=job.repeats, seed=job.seed, window=job.window,
@@ -272,7 +284,7 @@ def _card(
         asked=len({(r.subset, r.question) for r in rows}),
         measure=measure,
         by_subset=bool(task and task.by_subset), subsets=(STANDARD, VISION) if task and task.by_subset else (),
-        extracts=job.benchmark not in ("ifeval", "bfcl", "bfcl-fc", "livebench"), asked_here=library.asks,
+        extracts=job.benchmark not in ("ifeval", "bfcl", "bfcl-fc", "livebench"), asked_here=here,
         cut_is_wrong=job.benchmark in bfcl.CARDS or bool(task and task.programs),
     )  # fmt: skip
 
