@@ -155,7 +155,7 @@ def test_a_limit_of_its_own_is_told(reason: str, made: int, own: bool, tmp_path:
     try:
         with before(server.url, tmp_path) as recorder:
             ask(recorder.url)
-            told = "1 answers were cut before 64 tokens (the first at 5): the server has a limit of its own"
+            told = "the server cuts before 64 tokens, by a limit of its own"
             assert recorder.manners == ((told,) if own else ())
             assert recorder.tally.cut == (reason != "stop")
     finally:
@@ -168,9 +168,7 @@ def test_answers_that_a_parser_took_for_thoughts_are_told(tmp_path: Path) -> Non
     try:
         with before(server.url, tmp_path) as recorder:
             assert ask(recorder.url) == ""
-            assert recorder.manners == (
-                "1 answers that ended by themselves came whole in the field for thoughts: is the server's reasoning parser "
-                "the model's?",
-            )
+            (told,) = recorder.manners
+            assert told.startswith("answers that ended by themselves came whole in the field for thoughts")
     finally:
         server.stop()

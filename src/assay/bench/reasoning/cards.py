@@ -18,6 +18,7 @@ PAPER = {
 PAPER_TOKENS, PAPER_REPEATS = 65_536, 5
 JUDGED = frozenset({"aime24", "mmmu", "mathvista", "olympiadbench", "mathvision", "mmmu-pro"})
 """Benchmarks whose answers the paper lets a judge compare."""
+OWN_LIMIT = "a limit of its own"
 UNSTATED = {
     "livecodebench": "its window of dates", "bfcl": "its version (v3 by its date)", "livebench": "its release",
     "ifeval": "which of the four rates", "olympiadbench": "which subsets",
@@ -80,6 +81,12 @@ class Card:
         if self.published and self.questions != self.published:
             found.append(f"{self.questions:,} questions in the data, the published set {self.published:,}")
         return found
+
+    @property
+    def cut_at(self) -> str:
+        """Where answers were cut, in words."""
+        own = any(OWN_LIMIT in told for told in self.server)
+        return f"{self.max_tokens:,} tokens{', or at a limit of the server,' * own}"
 
     def line(self) -> str:
         """The protocol in one line."""

@@ -28,6 +28,7 @@ from typing import Any
 
 from aiohttp import web
 
+from assay.bench.reasoning.cards import OWN_LIMIT
 from assay.bench.reasoning.rows import Job
 from assay.bench.reasoning.thoughts import Said, said
 from assay.bench.reasoning.upstream import Upstream, lacking
@@ -92,7 +93,7 @@ class Recorder:
         self.url, self._prompts = "", ("", "")
         self._seen: Counter[str] = Counter()
         self._ready = threading.Event()
-        self._lacks, self._own_limit = Counter[str](), Counter[int]()
+        self._lacks, self._own_limit = Counter[str](), False
         self.broken = ""
         """Why answers cannot be kept any more: nothing is asked from then on."""
 
@@ -118,17 +119,14 @@ class Recorder:
 
     @property
     def manners(self) -> tuple[str, ...]:
-        """What the server did otherwise than it was asked, in words."""
+        """What the server did otherwise than it was asked, in words that are alike for all models behind it."""
         found = [f"the server takes {words}" for words in self._lacks]
-        if short := self._own_limit:
+        if self._own_limit:
+            found.append(f"the server cuts before {self.job.max_tokens:,} tokens, by {OWN_LIMIT}")
+        if any(h.said.aside and not h.said.cut for h in self.heard.values()):
             found.append(
-                f"{short.total():,} answers were cut before {self.job.max_tokens:,} tokens (the first at {min(short):,}): "
-                "the server has a limit of its own"
-            )
-        if aside := sum(h.said.aside and not h.said.cut for h in self.heard.values()):
-            found.append(
-                f"{aside:,} answers that ended by themselves came whole in the field for thoughts: is the server's "
-                "reasoning parser the model's?"
+                "answers that ended by themselves came whole in the field for thoughts: is the server's reasoning parser "
+                "the model's?"
             )
         return tuple(found)
 
@@ -237,8 +235,8 @@ class Recorder:
         self._lacks.update(lacking(answer))
         usage = answer.get("usage")
         made = usage.get("completion_tokens") if isinstance(usage, dict) else None
-        if heard.said.cut and made and made < int(body.get("max_tokens") or self.job.max_tokens):
-            self._own_limit[int(made)] += 1
+        most = int(body.get("max_tokens") or self.job.max_tokens)
+        self._own_limit |= bool(heard.said.cut and made and int(made) < most)
 
 
 def spent(journal: Path) -> int:
@@ -267,8 +265,9 @@ def _opened(journal: Path) -> sqlite3.Connection:
 def _shown(path: str, heard: Heard, answer: dict[str, Any], model: str) -> dict[str, Any]:
     """What the library is told: the answer without its thoughts, under the name that the journal has for it."""
     choice = answer["choices"][0] if answer else {}
-    reason = "length" if heard.said.cut else choice.get("finish_reason") or "stop"
-    head = {"id": heard.id, "created": int(time.time()), "model": model, "usage": answer.get("usage") or _NOTHING}
+    told = str(choice.get("finish_reason"))
+    reason = "length" if heard.said.cut else told if told in _ENDS else "stop"
+    head = {"id": heard.id, "created": int(time.time()), "model": model, "usage": _told_usage(answer)}
     if path == "completions":
         only = {"index": 0, "text": heard.said.answer, "finish_reason": reason, "logprobs": choice.get("logprobs")}
         return {**head, "object": "text_completion", "choices": [only]}
@@ -280,7 +279,17 @@ def _shown(path: str, heard: Heard, answer: dict[str, Any], model: str) -> dict[
     }  # fmt: skip
 
 
-_NOTHING = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+_ENDS = ("stop", "length", "tool_calls", "content_filter", "function_call")
+"""OpenAI's reasons to end; libraries take no other, and servers know more ("eos", "end_turn")."""
+
+
+def _told_usage(answer: dict[str, Any]) -> dict[str, int]:
+    """What the server tells of its tokens, whole: a library drops an answer in whose usage something is missing."""
+    usage = answer.get("usage")
+    given, made = (
+        int((usage if isinstance(usage, dict) else {}).get(k) or 0) for k in ("prompt_tokens", "completion_tokens")
+    )
+    return {"prompt_tokens": given, "completion_tokens": made, "total_tokens": given + made}
 
 
 def _usage(answer: dict[str, Any], body: dict[str, Any]) -> tuple[int, int]:
