@@ -357,7 +357,25 @@ def test_what_a_server_does_otherwise_is_on_the_card(
         cut = "2 of 3 answers were cut at 4,096 tokens, or at a limit of the server, and scored as they stand"
         assert cut in result.notes
         assert json.loads((tmp_path / "cards.json").read_text())["aime24"]["temperature"] is None
-        assert found.undone == ["aime24: 1 answers could not be had (http 503: told so)"]
+        assert found.undone == ["aime24: 1 answer could not be had (http 503: told so)"]
+    finally:
+        server.stop()
+
+
+def test_a_wrong_reasoning_parser_makes_no_model_0(data: Path, tmp_path: Path) -> None:
+    """Everything stands in the field for thoughts, and every answer ended by itself: that is no number of the model."""
+    server = AnswerServer(lambda body: {"content": None, "reasoning": reasoning_sets.reply(words(body))})
+    try:
+        with pytest.raises(
+            AssayError, match=r"all 9 answers that ended by themselves .* the model's own reasoning parser"
+        ):
+            run(server, data, tmp_path)
+        server.answer = lambda body: (
+            {"content": None, "reasoning": "on and on"} if "ten" in words(body) else reasoning_sets.reply(words(body))
+        )
+        (found,), _ = run(server, data, tmp_path / "some")
+        assert found.headline.value == pytest.approx(200 / 3)
+        assert any(note.startswith("answers that ended by themselves came whole") for note in found.notes)
     finally:
         server.stop()
 

@@ -68,7 +68,7 @@ class Card:
         if self.max_tokens < PAPER_TOKENS:
             found.append(f"{self.max_tokens:,} tokens at most, the paper 64K")
         if self.repeats != PAPER_REPEATS:
-            found.append(f"{self.repeats} answers a question, the paper 5")
+            found.append(f"{self.repeats} answer{'s' * (self.repeats > 1)} a question, the paper 5")
         if self.repeats > 1 and self.temperature == 0:
             found.append("temperature 0, at which repeats are one answer")
         found += self.server
@@ -102,10 +102,10 @@ class Card:
         )
 
     def lines(self) -> list[str]:
-        """Whether the number may be held beside the paper's, and the prompt."""
-        paper = PAPER.get(self.benchmark)
+        """What the server did otherwise, whether the number may be held beside the paper's, and the prompt."""
+        paper, server = PAPER.get(self.benchmark), list(self.server)
         if paper is None:
-            return [f"prompt: {self.prompt}"] if self.prompt else []
+            return [*server, *([f"prompt: {self.prompt}"] if self.prompt else [])]
         differs = self.differs()
         judged = self.benchmark in JUDGED
         unstated = ["temperature", "prompts", *(["its judge and the judge's prompt"] if judged else [])]
@@ -115,7 +115,7 @@ class Card:
             f"{'rule, then judge, is ' if judged else ''}by what the paper states (its R1V2-38B: {paper}); it does not "
             f"state {', '.join(unstated)}"
         )  # fmt: skip
-        return [told, *([f"prompt: {self.prompt}"] if self.prompt else [])]
+        return [*server, told, *([f"prompt: {self.prompt}"] if self.prompt else [])]
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "differs": self.differs(), "paper": PAPER.get(self.benchmark)}

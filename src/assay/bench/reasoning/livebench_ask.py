@@ -198,7 +198,8 @@ def _judged(
                 told[repeat, row.question] = replace(row, score=score, fault=fault)
     if waiting:
         tasks = sorted(_by_task(answered, by_id))
-        raise Absent(f"{waiting:,} answers wait for LiveBench's own judge: {_script(place, job.data, names, tasks)}")
+        wait = "answers wait" if waiting > 1 else "answer waits"
+        raise Absent(f"{waiting:,} {wait} for LiveBench's own judge: {_script(place, job.data, names, tasks)}")
     return told
 
 

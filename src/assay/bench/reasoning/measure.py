@@ -140,7 +140,8 @@ def measure(
                 result, card = _result(rows, card, job, questions, out, judges, say, found, told)
                 told.results.append(result)
                 if asked.lost:
-                    told.undone.append(f"{name}: {len(asked.lost):,} answers could not be had ({asked.lost[0][:160]})")
+                    lost, s = len(asked.lost), "s" * (len(asked.lost) > 1)
+                    told.undone.append(f"{name}: {lost:,} answer{s} could not be had ({asked.lost[0][:160]})")
                 cards[name] = card.as_json()
                 write_text(out / "cards.json", json.dumps(cards, indent=2))
             elif asked.spent:
@@ -227,6 +228,16 @@ def _check(recorder: Recorder, endpoint: Endpoint) -> None:
     if recorder.heard and len(recorder.faults) == len(recorder.heard) and SPENT not in recorder.faults.values():
         why = next(iter(recorder.faults.values()))
         raise AssayError(f"none of {len(recorder.heard):,} answers has a score ({why}); see to that, then run it again")
+    ended = [h.said for h in recorder.heard.values() if not h.fault and not h.said.cut]
+    if len(ended) >= FEW and all(one.aside for one in ended):
+        raise AssayError(
+            f"all {len(ended):,} answers that ended by themselves came whole in the field for thoughts: start the server "
+            "with the model's own reasoning parser, or without one, and ask anew in another --out"
+        )
+
+
+FEW = 3
+"""Of fewer answers it may be chance that none says anything but its thoughts."""
 
 
 def joined(rows: Iterable[Answered], heard: Mapping[str, Heard]) -> list[Answered]:
