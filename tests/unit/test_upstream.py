@@ -105,6 +105,24 @@ def test_a_server_that_takes_no_request_is_asked_once(status: int, tmp_path: Pat
         server.stop()
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:x"}}]}]},
+    ],
+)
+def test_a_model_without_eyes_or_tools_is_there_for_words(more: dict[str, Any], tmp_path: Path) -> None:
+    server = AnswerServer(lambda body: (404, "No endpoints found that support it") if {*more} <= {*body} else "here")
+    try:
+        with before(server.url, tmp_path) as recorder:
+            asked = [ask(recorder.url, n=1, user=text, **more) for text in ("one", "two")]
+            assert (asked, recorder.refused, recorder.lost) == (["", ""], "", [])
+            assert len(recorder.faults) == 2
+    finally:
+        server.stop()
+
+
 def test_one_refused_question_among_answers_is_its_own(tmp_path: Path) -> None:
     """A filter's 403 is of one question, where others are answered."""
     server = AnswerServer(lambda body: (403, "not this") if "bad" in str(body) else "here")

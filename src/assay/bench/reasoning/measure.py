@@ -287,7 +287,7 @@ def _card(
         benchmark=job.benchmark, library=library.name, release=release or library.release or "as the library carries it",
         split=task.split if task else library.split, published=task.whole if task else library.questions,
         questions=len(questions) or whole or len({r.question for r in rows}),
-        prompt=shortened(asked.prompt, first), server=asked.manners,
+        prompt="{question}" if job.benchmark == "bfcl-fc" else shortened(asked.prompt, first), server=asked.manners,
         temperature=None if any(WORDS["temperature"] in told for told in asked.manners) else job.temperature,
         max_tokens=job.max_tokens, repeats=job.repeats, seed=job.seed, window=job.window,
         extractor=EXTRACTORS.get(job.benchmark, "the library's own"),

@@ -97,7 +97,7 @@ class Upstream:
             if lack := lesson(sent, told.status, told.problem, schemas=False):
                 self.lacks.add(lack)
                 continue
-            if told.status in (401, 403, 404) and not self._answered:
+            if not self._answered and (told.status == 401 or (told.status in (403, 404) and _plain(body))):
                 self.refused = told.problem
             waits = told.busy or (told.away and self.waits and self._answered)
             self._silent = 0 if not told.again or waits else self._silent
@@ -134,6 +134,13 @@ class Upstream:
             self._gate.close_for(min(max(told.after, 0.1), 60.0))
         else:
             await asyncio.sleep(min(BACKOFF_S * 2 ** min(waited, 7), 30.0))
+
+
+def _plain(body: dict[str, Any]) -> bool:
+    """Whether a request has words alone: pictures and tools may be what a model is not there for (OpenRouter says 404)."""
+    content = [message.get("content") for message in body.get("messages") or () if isinstance(message, dict)]
+    parts = [part for one in content if isinstance(one, list) for part in one]
+    return "tools" not in body and all(part.get("type") == "text" for part in parts if isinstance(part, dict))
 
 
 def lacking(answer: dict[str, Any]) -> list[str]:
