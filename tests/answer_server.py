@@ -26,20 +26,23 @@ def words(body: dict[str, Any]) -> str:
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 
 
+Told = str | dict[str, Any] | int | tuple[int, str]
+"""A message, its words alone, an HTTP status, or one and what it says."""
+
+
 class AnswerServer(Loopback):
-    """`answer`: of a request's body the message, or an int for an HTTP status. `reason`: its finish_reason; `usage`: what it
-    tells of its tokens."""
+    """`answer`: of a request's body what it is told. `reason`: its finish_reason; `usage`: what it tells of its tokens."""
 
     def __init__(
-        self, answer: Callable[[dict[str, Any]], str | dict[str, Any] | int], reason: str = "stop", wait_s: float = 0.0,
-        usage: dict[str, int] | None = USAGE,
+        self, answer: Callable[[dict[str, Any]], Told], reason: str = "stop", wait_s: float = 0.0,
+        usage: dict[str, int] | None = USAGE, port: int = 0,
     ) -> None:  # fmt: skip
         self.answer, self.reason, self.wait_s, self.usage = answer, reason, wait_s, usage
         self.asked, self.answered, self.bodies = Counter[str](), Counter[str](), list[dict[str, Any]]()
         app = web.Application(client_max_size=2**28)
         app.router.add_post("/v1/chat/completions", self._complete)
         app.router.add_get("/stats", self._stats)
-        super().__init__(app)
+        super().__init__(app, port)
 
     async def _complete(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -48,8 +51,9 @@ class AnswerServer(Loopback):
         self.bodies.append(body)
         await asyncio.sleep(self.wait_s)
         told = self.answer(body)
-        if isinstance(told, int):
-            return web.json_response({"error": {"message": "told so"}}, status=told)
+        if isinstance(told, int | tuple):
+            status, why = told if isinstance(told, tuple) else (told, "told so")
+            return web.json_response({"error": {"message": why}}, status=status)
         self.answered[name] += 1
         message = {"role": "assistant", **({"content": told} if isinstance(told, str) else told)}
         return web.json_response({

@@ -7,10 +7,10 @@ from aiohttp import web
 
 
 class Loopback:
-    """Serves as soon as it is made, until `stop`; `url` is what a client is given."""
+    """Serves as soon as it is made, until `stop`; `url` is what a client is given. `port` 0: a free one."""
 
-    def __init__(self, application: web.Application) -> None:
-        self._application, self._ready = application, threading.Event()
+    def __init__(self, application: web.Application, port: int = 0) -> None:
+        self._application, self._ready, self._port = application, threading.Event(), port
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self._thread.start()
         assert self._ready.wait(10)
@@ -19,7 +19,7 @@ class Loopback:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         runner = web.AppRunner(self._application, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await web.TCPSite(runner, "127.0.0.1", self._port).start()
         self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
         self._ready.set()
         await self._stop.wait()

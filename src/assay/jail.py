@@ -1,9 +1,11 @@
 """Runs one Python program inside limits that the kernel keeps. Started by `sandbox.run_python` as a script of its own.
 
-Usage: python -I -S jail.py SECONDS MEMORY_BYTES FILE_BYTES PROGRAM; the working folder is the only one that can be written.
-It takes, in order: resource limits; Landlock (files outside the working folder and Python's own, TCP, signals to others);
-seccomp (no new process or program, no socket to a network, no tracing, no mounting, ...). Then it runs the program in this
-same process, which cannot take any of it back. It imports nothing but the standard library.
+Usage: python -I -S jail.py SECONDS MEMORY_BYTES FILE_BYTES FOLDER_BYTES WALLS BEGUN PROGRAM; the working folder is the only
+one that can be written. FOLDER_BYTES: how much it holds, as a file system of its own in memory (0: this process has no mount
+namespace to make one in). WALLS: those that must stand ("files,calls"). BEGUN: a pipe that hears a byte when all stands, and
+only then. It takes, in order: that folder; resource limits; Landlock (files outside the working folder and Python's own,
+TCP, signals to others); seccomp (no new process or program, no socket to a network, no tracing, no mounting, ...). Then it
+runs the program in this same process, which cannot take any of it back. It imports nothing but the standard library.
 
 Constants and layouts: Linux' include/uapi/linux/{landlock,seccomp,filter,audit,prctl}.h.
 """
@@ -34,10 +36,26 @@ _FORBIDDEN: dict[str, tuple[int | None, int | None]] = {
     "unshare": (272, 97), "setns": (308, 268), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
     "chroot": (161, 51), "pivot_root": (155, 41), "setsid": (112, 157), "setpgid": (109, 154), "prlimit64": (302, 261),
     "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190), "setpriority": (141, 140), "setuid": (105, 146),
+    "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432),
+    "fspick": (433, 433), "mount_setattr": (442, 442),
     "init_module": (175, 105), "finit_module": (313, 273), "kexec_load": (246, 104), "reboot": (169, 142),
 }  # fmt: skip
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _CLONE, _TGKILL, _CLONE3 = (56, 220), (234, 131), 435
+
+
+FILES = 4_096
+"""How many files the working folder holds."""
+
+
+def folder(size: int) -> None:
+    """Lay a file system of its own over the working folder: many small files fill no disk. Ends the process where it cannot
+    be had: a program in a folder without a limit would run on."""
+    libc, here = ctypes.CDLL(None, use_errno=True), str(Path.cwd())
+    options = f"size={size},nr_inodes={FILES},mode=700".encode()
+    if libc.mount(b"assay", here.encode(), b"tmpfs", ctypes.c_ulong(2 | 4), options) != 0:  # no set-uid, no devices
+        sys.exit(f"the sandbox's folder cannot be made: {os.strerror(ctypes.get_errno())}")
+    os.chdir(here)
 
 
 def limits(seconds: int, memory: int, file_bytes: int) -> None:
@@ -124,10 +142,16 @@ def confine() -> tuple[bool, bool]:
 
 
 def main() -> None:
-    seconds, memory, file_bytes = (int(a) for a in sys.argv[1:4])
-    source = sys.argv[4]
+    seconds, memory, file_bytes, folder_bytes = (int(a) for a in sys.argv[1:5])
+    walls, begun, source = sys.argv[5], int(sys.argv[6]), sys.argv[7]
+    if folder_bytes:
+        folder(folder_bytes)
     limits(seconds, memory, file_bytes)
-    confine()
+    held = dict(zip(("files", "calls"), confine(), strict=True))
+    if fallen := [wall for wall in walls.split(",") if not held.get(wall, True)]:
+        sys.exit(f"the sandbox's walls do not stand: {', '.join(fallen)}")
+    os.write(begun, b"1")
+    os.close(begun)
     sys.argv = ["program.py"]
     names = {"__name__": "__main__", "__builtins__": __builtins__}
     exec(compile(source, "program.py", "exec"), names)

@@ -6,14 +6,14 @@ What holds the program, and where:
   on CPU time, address space, file sizes, open files and processes, ended with its whole process group at the deadline; its
   output is cut; only the standard library (`-I -S`).
 - Linux with `unshare` and user namespaces: its own network, process and mount namespaces: no network but a dead loopback, no
-  sight of other processes, and all its processes end with it.
+  sight of other processes, and all its processes end with it; its folder lies in memory and holds 64 MiB and 4,096 files.
 - Linux 5.13 and later (Landlock): it reads Python's own files and its folder, and writes its folder only.
 - Linux on x86_64 and aarch64 (seccomp): no new processes or programs, no sockets, no tracing, no signals to others.
 
-What it does not do: it is no virtual machine. A hole in the Linux kernel is a way out, as from any container; the disk can
-be filled up to the limits while a program runs; programs share the processors with the server. On other systems, and where
-`isolation()` lacks a word, a program can reach the network and the server user's files: leave the tool off in the project's
-settings unless everyone who can log in may run code as that user.
+What it does not do: it is no virtual machine. A hole in the Linux kernel is a way out, as from any container; without
+namespaces many files of a program can fill the disk while it runs; programs share the processors with the server. On other
+systems, and where `isolation()` lacks a word, a program can reach the network and the server user's files: leave the tool
+off in the project's settings unless everyone who can log in may run code as that user.
 """
 
 import functools
@@ -33,6 +33,7 @@ from assay.errors import AssayError
 
 MAX_CODE_BYTES = 65_536
 FILE_BYTES = 8 << 20
+FOLDER_BYTES = 64 << 20
 _AT_ONCE = threading.BoundedSemaphore(max(2, os.cpu_count() or 2))
 _JAIL = Path(__file__).with_name("jail.py")
 _APART = ("--user", "--map-root-user", "--net", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -46,7 +47,8 @@ class Ran:
     """What became of a program. `exit_code` is negative for a signal, None where it was ended from outside or never began.
 
     `problem` is empty for a program that ended by itself, even with a traceback; else "timed out", "too much output", "out
-    of memory", "killed by signal N", "busy" (too many programs at once) or "the program is too long". `seconds`: wall time.
+    of memory", "killed by signal N", "busy" (too many programs at once), "the program is too long", or "not begun: " and why
+    (the sandbox failed, and says nothing of the program). `seconds`: wall time.
     """
 
     stdout: str
@@ -92,12 +94,18 @@ def isolation() -> tuple[str, ...]:
 
 @functools.cache
 def _namespaces() -> tuple[str, ...]:
-    """The command that gives a program namespaces of its own; empty where the machine does not allow it."""
+    """The command that gives a program namespaces of its own, and so a folder of its own; empty where the machine does not
+    allow it."""
     unshare = shutil.which("unshare")
     if unshare is None:
         return ()
+    probe = f"import sys; sys.path.insert(0, {str(_JAIL.parent)!r}); import jail; jail.folder(1 << 20)"
     try:
-        done = subprocess.run([unshare, *_APART, "true"], capture_output=True, check=False, timeout=10)
+        with tempfile.TemporaryDirectory(prefix="assay-python-") as place:
+            done = subprocess.run(
+                [unshare, *_APART, _python(), "-I", "-S", "-B", "-c", probe], capture_output=True, check=False, timeout=10,
+                cwd=place, env={},
+            )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return ()
     return (unshare, *_APART) if done.returncode == 0 else ()
@@ -111,7 +119,10 @@ def _python() -> str:
 def _run(
     code: str, given: str, folder: Path, seconds: float, limits: tuple[int, int, int], output_bytes: int
 ) -> Ran:  # fmt: skip
-    command = [*_namespaces(), _python(), "-I", "-S", "-B", "-X", "utf8", str(_JAIL), *map(str, limits), code]
+    apart = _namespaces()
+    hears, begun = os.pipe()
+    told = (*map(str, limits), str(FOLDER_BYTES if apart else 0), ",".join(isolation()), str(begun))
+    command = [*apart, _python(), "-I", "-S", "-B", "-X", "utf8", str(_JAIL), *told, code]
     start = time.monotonic()
     with tempfile.TemporaryFile() as file:  # it has no name: nobody else finds it, and it never waits to be read
         file.write(given.encode("utf-8", "replace"))
@@ -119,14 +130,21 @@ def _run(
         try:
             process = subprocess.Popen(
                 command, cwd=folder, env={}, stdin=file,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, pass_fds=(begun,),
             )  # fmt: skip
         except OSError as error:
+            os.close(hears)
             raise AssayError(f"Python programs cannot be run on this machine: {error}") from error
+        finally:
+            os.close(begun)
     try:
         out, err, problem = _read(process, start + seconds, output_bytes)
     finally:
         _end(process)
+        ran = _heard(hears)
+    if not ran:
+        why = problem or (err.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+        return Ran(stdout="", stderr=err, exit_code=None, problem=f"not begun: {why}", seconds=time.monotonic() - start)
     exit_code, took = None if problem else process.returncode, time.monotonic() - start
     if not problem and "MemoryError" in err.rsplit("\n", 2)[-2:][0]:
         problem = "out of memory"
@@ -136,6 +154,17 @@ def _run(
     elif not problem and (killed or (exit_code is not None and exit_code < 0)):
         problem = f"killed by signal {signal.SIGKILL if killed else -(exit_code or 0):d}"
     return Ran(stdout=out, stderr=err, exit_code=exit_code, problem=problem, seconds=took)
+
+
+def _heard(pipe: int) -> bool:
+    """Whether a pipe holds a byte; it is closed."""
+    os.set_blocking(pipe, False)
+    try:
+        return os.read(pipe, 1) == b"1"
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(pipe)
 
 
 def _read(process: subprocess.Popen[bytes], deadline: float, output_bytes: int) -> tuple[str, str, str]:

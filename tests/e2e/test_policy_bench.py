@@ -74,6 +74,9 @@ def test_known_answers(name: str, data: Path, tmp_path: Path, python: Path, monk
             assert len({(r["subset"], r["question"]) for r in rows}) == count
             assert all(r["reply"].startswith("assay-") for r in rows)
             assert server.asked.total() == 2 * count
+            assert [shown(body) for body in server.bodies] == [
+                2 if "taller bar" in words(body) else int(TASKS[name].pictures) for body in server.bodies
+            ], "each question with all its pictures"
             if score:
                 assert measured(name, server, data, Path(str(score)), repeats=2) == found
                 assert server.asked.total() == 2 * count
@@ -96,6 +99,12 @@ def test_known_answers(name: str, data: Path, tmp_path: Path, python: Path, monk
     assert f"without a score, {lost:,} times: http 400: told so" in found.notes
     assert found.diagnostics[0].name == "missing as wrong"
     assert found.diagnostics[0].value == pytest.approx(100 * (count - lost) / count)
+
+
+def shown(body: dict[str, Any]) -> int:
+    """How many pictures the last message shows."""
+    content = body["messages"][-1]["content"]
+    return 0 if isinstance(content, str) else sum(part["type"] == "image_url" for part in content)
 
 
 def measured(name: str, server: AnswerServer, data: Path, out: Path, **more: Any) -> BenchmarkResult:

@@ -4,13 +4,27 @@ import base64
 import json
 import pickle
 import zlib
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import reasoning_sets
 from assay.bench.reasoning import code as code_module
-from assay.bench.reasoning.code import Problem, humaneval, judge, livecodebench, program_of, same_output, score_code
+from assay.bench.reasoning.code import (
+    Problem,
+    Verdict,
+    humaneval,
+    judge,
+    livecodebench,
+    program_of,
+    same_output,
+    score_code,
+    score_each,
+)
+from assay.bench.reasoning.drivers import sandboxed
 from assay.bench.reasoning.rows import Answered
 from assay.errors import AssayError
 from assay.sandbox import isolation
@@ -230,6 +244,44 @@ def lcb(private: str, kind: str = "stdin") -> dict[str, Any]:
         "question_id": "abc301_a", "public_test_cases": json.dumps(public), "private_test_cases": private,
         "metadata": json.dumps({"func_name": "add"} if kind == "functional" else {}),
     }  # fmt: skip
+
+
+def test_a_sandbox_that_fails_makes_no_program_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assay.sandbox.FOLDER_BYTES", "much")
+    (found,) = score_code([answered("add", fenced("print(3)"))], {"add": ADD})
+    assert found.score is None
+    assert found.fault.startswith("sandbox: not begun: ValueError")
+
+
+def test_no_more_problems_are_held_than_are_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests of a release are more than a machine's memory."""
+    monkeypatch.setattr(code_module, "judge", lambda problem, program: Verdict(True))
+    given, taken, most = 0, 0, 0
+
+    def tried() -> Iterator[tuple[Answered, Problem]]:
+        nonlocal given, most
+        for n in range(50):
+            given, most = given + 1, max(most, given + 1 - taken)
+            yield answered(str(n), fenced("print(3)")), ADD
+
+    for n, row in enumerate(score_each(tried(), workers=2)):
+        taken += 1
+        assert (row.question, row.score) == (str(n), 1.0)
+    assert (taken, most) == (50, 3)
+
+
+def test_programs_meet_their_own_tests_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers stand in another order than questions in the files, and a question has several."""
+    monkeypatch.setattr(code_module, "judge", lambda problem, program: Verdict(problem.entry in program))
+    data, right = reasoning_sets.write(tmp_path), {"p1": "print(3)", "p2": "total = sum"}
+    rows = [
+        replace(answered(q, fenced(right[q] if good else "1")), benchmark="livecodebench", repeat=n)
+        for n, (q, good) in enumerate((("p2", True), ("p1", True), ("p2", False), ("p1", True)))
+    ]
+    found = list(sandboxed(rows, data))
+    assert [(r.question, r.repeat, r.score) for r in found] == [("p2", 0, 1), ("p1", 1, 1), ("p2", 2, 0), ("p1", 3, 1)]
+    with pytest.raises(AssayError, match="question p9 of livecodebench has no tests"):
+        list(sandboxed([replace(rows[0], question="p9")], data))
 
 
 def test_livecodebench_rows() -> None:

@@ -200,7 +200,7 @@ def test_a_number_stands_beside_the_papers_by_its_protocol_only() -> None:
     )
     assert replace(paper, asked=1).differs() == ["1 of 2 questions asked"]
     assert card(repeats=1, published=30).differs() == [
-        "64 tokens at most, the paper 64K", "1 answers a question, the paper 5",
+        "64 tokens at most, the paper 64K", "1 answer a question, the paper 5",
         "no judge of equivalence, the paper one of OpenAI", "2 questions in the data, the published set 30",
     ]  # fmt: skip
     assert "not the paper's protocol" in card().lines()[0]

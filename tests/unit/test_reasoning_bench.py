@@ -238,17 +238,24 @@ def test_named_ones_are_looked_at_before_anything_is_asked(data: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("failed", "short", "unjudged", "error", "message"),
+    ("failed", "short", "undone", "error", "message"),
     [
         (True, ["aime24"], [], AssayError, r"mmmu has no number \(why\)\. What the others came to is kept"),
         (False, [], ["aime24: judge j is gone"], AssayError, "judge j is gone"),
+        (
+            False,
+            [],
+            ["aime24: 3 answers could not be had (http 503)"],
+            AssayError,
+            r"503\)\. What .* asks only what failed",
+        ),
         (False, ["aime24"], [], BudgetSpent, "the budget of 7 tokens ended in aime24"),
     ],
 )
 def test_how_a_run_ends(
-    failed: bool, short: list[str], unjudged: list[str], error: type[AssayError], message: str
+    failed: bool, short: list[str], undone: list[str], error: type[AssayError], message: str
 ) -> None:  # fmt: skip
-    told = Measured([Failed(name="mmmu", reason="why")] if failed else [], short, unjudged)
+    told = Measured([Failed(name="mmmu", reason="why")] if failed else [], short, undone)
     with pytest.raises(AssayError, match=message) as found:
         _end(told, 7)
     assert type(found.value) is error
@@ -279,7 +286,7 @@ def test_a_judge_that_is_gone_takes_nothing_from_the_rule(data: Path, tmp_path: 
         assert (result.headline and result.headline.value) == 100.0
         assert result.diagnostics == ()
         assert "no numbers of judge gone: gone: no answer" in result.notes
-        assert found.unjudged == ["aime24: judge gone: gone: no answer"]
+        assert found.undone == ["aime24: judge gone: gone: no answer"]
         assert "the rule alone, for no judge answered" in result.protocol
     finally:
         server.stop()
@@ -295,13 +302,80 @@ def test_what_a_run_writes_is_never_read_as_data(data: Path) -> None:
 
 
 def test_a_dead_server_is_an_error_and_no_zero(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from assay.bench.reasoning import recorder
+    from assay.bench.reasoning import upstream
 
-    monkeypatch.setattr(recorder, "TRIES", 1)
+    monkeypatch.setattr(upstream, "TRIES", 1)
     server = AnswerServer(lambda body: 503)
     try:
         with pytest.raises(AssayError, match=r"aime24: none of 9 answers has a score \(http 503: told so\)"):
             run(server, data, tmp_path)
+    finally:
+        server.stop()
+
+
+def test_a_wrong_key_ends_the_command_at_once(data: Path, tmp_path: Path) -> None:
+    """One request and one line, not ten benchmarks of faults; what has a number keeps it."""
+    server = AnswerServer(lambda body: (401, "Incorrect API key provided"))
+    end = Endpoint(url=server.url, model="m", identity="m", by="a test")
+    three = Settings(only=("aime24", "ifeval", "mathvision"), at_once=1)
+    try:
+        with pytest.raises(
+            AssayError, match=r"^m at http.*/v1 takes no request: http 401: Incorrect .*\$OPENAI_API_KEY"
+        ):
+            measure(end, data, tmp_path, three, tmp_path, say=lambda _: None, library=crossed)
+        assert server.asked.total() == 1
+        server.answer = lambda body: reasoning_sets.reply(words(body))
+        run(server, data, tmp_path)
+    finally:
+        server.stop()
+
+
+def test_what_a_server_does_otherwise_is_on_the_card(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """A number with a temperature or a limit of the server's own is told so; lost answers end the command with their
+    reason."""
+    from assay.bench.reasoning import upstream
+
+    monkeypatch.setattr(upstream, "TRIES", 1)
+
+    def own(body: dict[str, Any]) -> str | int | tuple[int, str]:
+        if "temperature" in body:
+            return 400, "temperature is not supported"
+        return 503 if "ten squared" in words(body) else reasoning_sets.reply(words(body))
+
+    server = AnswerServer(own, "length")
+    end = Endpoint(url=server.url, model="m", identity="m", by="a test")
+    try:
+        found = measure(
+            end, data, tmp_path, Settings(only=("aime24",)), tmp_path, say=lambda _: None, library=little
+        )  # fmt: skip
+        (result,) = found.results
+        assert isinstance(result, BenchmarkResult)
+        assert "; the model's own temperature, at most 4,096 tokens" in result.protocol
+        assert "; the server cuts before 4,096 tokens, by a limit of its own" in result.protocol
+        cut = "2 of 3 answers were cut at 4,096 tokens, or at a limit of the server, and scored as they stand"
+        assert cut in result.notes
+        assert json.loads((tmp_path / "cards.json").read_text())["aime24"]["temperature"] is None
+        assert found.undone == ["aime24: 1 answer could not be had (http 503: told so)"]
+    finally:
+        server.stop()
+
+
+def test_a_wrong_reasoning_parser_makes_no_model_0(data: Path, tmp_path: Path) -> None:
+    """Everything stands in the field for thoughts, and every answer ended by itself: that is no number of the model."""
+    server = AnswerServer(lambda body: {"content": None, "reasoning": reasoning_sets.reply(words(body))})
+    try:
+        with pytest.raises(
+            AssayError, match=r"all 9 answers that ended by themselves .* the model's own reasoning parser"
+        ):
+            run(server, data, tmp_path)
+        server.answer = lambda body: (
+            {"content": None, "reasoning": "on and on"} if "ten" in words(body) else reasoning_sets.reply(words(body))
+        )
+        (found,), _ = run(server, data, tmp_path / "some")
+        assert found.headline.value == pytest.approx(200 / 3)
+        assert any(note.startswith("answers that ended by themselves came whole") for note in found.notes)
     finally:
         server.stop()
 
@@ -435,7 +509,7 @@ def test_a_servers_first_error_is_what_is_told() -> None:
 
 
 DIES = """#!{python}
-import http.server, sys
+import http.server, os, sys
 
 class Once(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -445,8 +519,20 @@ class Once(http.server.BaseHTTPRequestHandler):
 
 if sys.argv[1] != "-c":
     http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Once).handle_request()
+    print("process", os.getpid(), flush=True)
     sys.exit("RuntimeError: Generator does not use offset")
 """
+
+
+def has_ended(log: Path) -> bool:
+    """Whether the process that said its number in a log has ended (and waits for whoever started it)."""
+    found = re.search(r"process (\d+)", log.read_text())
+    if found is None:
+        return False
+    try:
+        return Path(f"/proc/{found[1]}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def test_a_server_that_ends_in_the_middle_says_why(tmp_path: Path) -> None:
@@ -457,9 +543,8 @@ def test_a_server_that_ends_in_the_middle_says_why(tmp_path: Path) -> None:
     said: list[str] = []
     with served(str(tmp_path / "model"), tmp_path / "log", "vllm", tmp_path / "python", say=said.append):
         until = time.monotonic() + 30
-        while "offset" not in (tmp_path / "log").read_text() and time.monotonic() < until:
+        while not has_ended(tmp_path / "log") and time.monotonic() < until:
             time.sleep(0.05)
-        time.sleep(0.2)
     assert said[1:] == [
         f"model: its server ended by itself: RuntimeError: Generator does not use offset ({tmp_path / 'log'})"
     ]

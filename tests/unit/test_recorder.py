@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from answer_server import AnswerServer, post
-from assay.bench.reasoning import recorder as module
+from assay.bench.reasoning import upstream as module
 from assay.bench.reasoning.recorder import Recorder, spent
 from assay.bench.reasoning.rows import Job
 from assay.llm.budget import Budget
@@ -94,6 +94,28 @@ def test_a_server_that_gave_up_gave_no_answer(
         assert spent(tmp_path / "asked.sqlite") == 0
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize(
+    ("usage", "whole"),
+    [
+        ({"prompt_tokens": 9, "completion_tokens": 7}, (9, 7, 16)), ({"prompt_tokens": 9}, (9, 0, 9)), (None, (0, 0, 0)),
+        ({"prompt_tokens": 9, "completion_tokens": 7, "total_tokens": None, "prompt_tokens_details": 3}, (9, 7, 16)),
+    ],
+)  # fmt: skip
+def test_a_library_is_told_what_it_knows_to_read(
+    usage: dict[str, int] | None, whole: tuple[int, ...], tmp_path: Path
+) -> None:
+    """evalscope drops an answer whose usage lacks a total; servers have more reasons to end than OpenAI."""
+    server = AnswerServer(lambda body: "here", "eos", usage=usage)
+    try:
+        with between(server, tmp_path) as recorder:
+            told = ask(recorder.url, "what?")
+    finally:
+        server.stop()
+    assert tuple(told["usage"][f"{k}_tokens"] for k in ("prompt", "completion", "total")) == whole
+    assert set(told["usage"]) == {"prompt_tokens", "completion_tokens", "total_tokens"}
+    assert told["choices"][0]["finish_reason"] == "stop"
 
 
 def test_a_call_without_words_is_an_answer(tmp_path: Path) -> None:

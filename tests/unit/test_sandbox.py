@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from assay import sandbox
 from assay.sandbox import isolation, run_python
 
 needs = {
@@ -69,6 +70,37 @@ def test_files_are_bounded_and_gone_afterwards() -> None:
     assert not Path(folder).exists()
     assert "File too large" in run_python("open('a', 'wb').write(bytes(64 << 20))").stderr
     assert "Too many open files" in run_python("x = [open('a', 'w') for _ in range(100)]").stderr
+
+
+@needs["namespaces"]
+def test_many_files_fill_no_disk() -> None:
+    """A file is bounded, and so are all files together, in bytes and in number: they lie in memory, apart."""
+    code = (
+        "n = 0\ntry:\n    while n < 200:\n        open(f'f{n}', 'wb').write(bytes(4 << 20))\n        n += 1\n"
+        "except OSError as error:\n    print(n, error.strerror)"
+    )
+    assert run_python(code).stdout == "16 No space left on device\n"
+    code = code.replace("bytes(4 << 20)", "b''").replace("200", "9999")
+    assert run_python(code).stdout == "4095 No space left on device\n"
+    assert " - tmpfs assay " not in Path("/proc/self/mountinfo").read_text(), "nothing is left of it here"
+
+
+@needs["namespaces"]
+def test_a_sandbox_that_fails_is_no_fault_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so, and the program has not run."""
+    monkeypatch.setattr(sandbox, "FOLDER_BYTES", "much")
+    ran = run_python("print('ran')")
+    assert (ran.stdout, ran.exit_code) == ("", None)
+    assert ran.problem.startswith("not begun: ValueError")
+
+
+@needs["calls"]
+def test_a_wall_that_falls_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = (Path(sandbox.__file__).with_name("jail.py")).read_text().replace("libc.prctl(22, 2,", "libc.prctl(22, 9,")
+    (tmp_path / "jail.py").write_text(broken)
+    isolation()
+    monkeypatch.setattr(sandbox, "_JAIL", tmp_path / "jail.py")
+    assert run_python("print('ran')").problem == "not begun: the sandbox's walls do not stand: calls"
 
 
 def test_limits_cannot_be_raised() -> None:
@@ -165,6 +197,8 @@ def test_no_network(listener: tuple[int, list[object]]) -> None:
         "import os; os.setsid()",
         "import ctypes, os, sys; l = ctypes.CDLL(None, use_errno=True); sys.exit(l.ptrace(16, os.getppid(), 0, 0) != 0)",
         "import ctypes, sys; l = ctypes.CDLL(None); sys.exit(l.syscall(425, 1, 0) != 0)",
+        "import ctypes, sys; l = ctypes.CDLL(None); sys.exit(l.syscall(430, b'tmpfs', 0) < 0)",
+        "import ctypes, sys; l = ctypes.CDLL(None); sys.exit(l.mount(b'a', b'.', b'tmpfs', 0, b'') != 0)",
         "import ctypes, sys; l = ctypes.CDLL(None); sys.exit(l.syscall(0x40000000 + 41, 2, 1, 0) != 0)",
         "import multiprocessing as m; p = m.Process(target=print); p.start()",
     ],

@@ -1,6 +1,8 @@
 """Benchmark files as rows: JSON lines, one JSON list (plain or gzip), or Parquet. Stricter than the pool's readers:
 
-a benchmark with a row left out is another benchmark, so every flaw is an error that names file, row and field.
+a benchmark with a row left out is another benchmark, so every flaw is an error that names file, row and field. Lines and
+Parquet are read as they are used, for a file may be larger than the memory (LiveCodeBench's largest has 4 GB); one JSON list
+is read whole.
 """
 
 import gzip
@@ -8,6 +10,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -102,9 +105,8 @@ class Row:
 
 
 def rows(path: Path) -> Iterator[Row]:
-    """Every row of a file. Raises AssayError at the first part that is not a row."""
-    values = enumerate(_parquet(path), 1) if path.suffix == ".parquet" else _values(path, _text(path))
-    for number, value in values:
+    """Every row of a file, a few in memory at a time. Raises AssayError at the first part that is not a row."""
+    for number, value in enumerate(_parquet(path), 1) if path.suffix == ".parquet" else _values(path):
         if not isinstance(value, dict):
             raise AssayError(f"{path}, row {number}: expected a JSON object, found {_excerpt(value)}; fetch it again")
         yield Row(file=path, number=number, value=value)
@@ -137,12 +139,15 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
         raise AssayError(f"{path}: not a Parquet file ({error}); fetch it again") from error
 
 
-def _values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    if text.lstrip().startswith("["):
-        yield from enumerate(_parsed(path, 0, text), 1)
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
+def _values(path: Path) -> Iterator[tuple[int, Any]]:
+    """(number, value) of the lines of a file, or of the one JSON list that it is."""
+    lines, begun = _lines(path), False
+    for number, line in lines:
+        if not begun and line.lstrip().startswith("["):
+            text = "\n" * (number - 1) + line + "".join(more for _, more in lines)
+            yield from enumerate(_parsed(path, 0, text), 1)
+        elif line.strip():
+            begun = True
             yield number, _parsed(path, number, line)
 
 
@@ -156,14 +161,19 @@ def _parsed(path: Path, number: int, text: str) -> Any:
         ) from error
 
 
-def _text(path: Path) -> str:
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a file, plain or gzip, numbered from 1, each with its end."""
     try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data).decode("utf-8-sig")
+        with path.open("rb") as plain:
+            packed = plain.read(2) == b"\x1f\x8b"
+            plain.seek(0)
+            with gzip.open(plain) if packed else nullcontext(plain) as file:
+                for number, line in enumerate(file, 1):
+                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
     except (OSError, EOFError, zlib.error) as error:
         raise AssayError(f"{path}: cannot be read ({error}); check the path, or fetch the file again") from error
     except UnicodeDecodeError as error:
-        raise AssayError(f"{path}: not UTF-8 text (byte {error.start}); fetch the file again") from error
+        raise AssayError(f"{path}, line {number}: not UTF-8 text (byte {error.start}); fetch the file again") from error
 
 
 def _excerpt(value: object) -> str:

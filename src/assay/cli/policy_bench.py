@@ -93,11 +93,12 @@ def policy_bench(
 
 
 def _end(measured: "Measured", budget_tokens: int) -> None:
-    """Raises AssayError where a benchmark or a judge failed, or none could be run, BudgetSpent where a budget ended."""
+    """Raises AssayError where a benchmark, a judge or some answers failed, or none could be run, BudgetSpent where a budget
+    ended."""
     from assay.bench.results import BenchmarkResult
     from assay.llm.budget import BudgetSpent
 
-    if lost := [f"{r.name} has no number ({r.reason})" for r in measured.failed] + measured.unjudged:
+    if lost := [f"{r.name} has no number ({r.reason})" for r in measured.failed] + measured.undone:
         raise AssayError(
             f"{'; '.join(lost)}. What the others came to is kept, and the same command asks only what failed"
         )

@@ -24,7 +24,7 @@ _LONG = re.compile(
 _FILTERED = re.compile(
     r"content.?filter|content management policy|content.?policy|responsible.?ai|safety", re.IGNORECASE
 )
-_CUT_REASONS = frozenset({"length", "max_tokens", "model_length", "max_output_tokens", "model_context_window_exceeded"})
+CUT_REASONS = frozenset({"length", "max_tokens", "model_length", "max_output_tokens", "model_context_window_exceeded"})
 _REFUSED_REASONS = frozenset({"content_filter", "refusal", "safety", "prohibited_content", "blocklist", "recitation"})
 _TEXT_PARTS = frozenset({"text", "output_text", ""})
 _MOST_SAID = 300
@@ -94,7 +94,7 @@ def read_completion(data: Any) -> Reply | Again:
     if refusal or reason in _REFUSED_REASONS:
         return Reply(problem="refused", tokens_in=tokens_in, tokens_out=tokens_out)
     text = text.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate is valid JSON, but no text to store
-    if reason in _CUT_REASONS:
+    if reason in CUT_REASONS:
         return Reply(text=text, problem=CUT, tokens_in=tokens_in, tokens_out=tokens_out, final=False)
     problem = "" if text.strip() else "only thoughts, no answer" if thoughts else "empty"
     return Reply(text="" if problem else text, problem=problem, tokens_in=tokens_in, tokens_out=tokens_out)

@@ -20,7 +20,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -104,15 +103,16 @@ def _task(job: Job, repeat: int, categories: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _run(command: list[str], job: Job, work: Path) -> None:
-    """Its progress is shown as it comes."""
+    """Its progress (on stderr) is shown as it comes; what it says of each turn goes to a file."""
     key = job.key or "-"
     own = {"BFCL_PROJECT_ROOT": str(work), "OPENAI_BASE_URL": job.url, "OPENAI_API_KEY": key, "OMP_NUM_THREADS": "1"}
     kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "OPENAI_DEFAULT_HEADERS")}
-    done = subprocess.run(command, env={**kept, **own}, stdout=sys.stderr, check=False, cwd=work)
+    with (work / "log.txt").open("wb") as log:
+        done = subprocess.run(command, env={**kept, **own}, stdout=log, check=False, cwd=work)
     if done.returncode:
         raise AssayError(
-            f"bfcl-eval ended with {done.returncode} (what it said is above); what it has is in {work}, and the same "
-            "command goes on with it"
+            f"bfcl-eval ended with {done.returncode} (what it said is above, and in {work / 'log.txt'}); what it has is in "
+            f"{work}, and the same command goes on with it"
         )
 
 

@@ -18,6 +18,7 @@ PAPER = {
 PAPER_TOKENS, PAPER_REPEATS = 65_536, 5
 JUDGED = frozenset({"aime24", "mmmu", "mathvista", "olympiadbench", "mathvision", "mmmu-pro"})
 """Benchmarks whose answers the paper lets a judge compare."""
+OWN_LIMIT = "a limit of its own"
 UNSTATED = {
     "livecodebench": "its window of dates", "bfcl": "its version (v3 by its date)", "livebench": "its release",
     "ifeval": "which of the four rates", "olympiadbench": "which subsets",
@@ -36,7 +37,8 @@ class Card:
     questions: int
     published: int
     prompt: str
-    temperature: float
+    temperature: float | None
+    """None: the server takes none, and draws at its own."""
     max_tokens: int
     repeats: int
     seed: int
@@ -53,6 +55,8 @@ class Card:
     """Whether an answer that the limit cut is wrong whatever stands in it (calls, programs); else it is scored as it is."""
     asked_here: bool = True
     """Else its prompts, temperature and limits are those of whoever asked, and not known here."""
+    server: tuple[str, ...] = ()
+    """What the server did otherwise than it was asked, in words."""
     extracts: bool = True
     """Whether an answer is read out of the text (IFEval judges the text itself)."""
 
@@ -64,9 +68,10 @@ class Card:
         if self.max_tokens < PAPER_TOKENS:
             found.append(f"{self.max_tokens:,} tokens at most, the paper 64K")
         if self.repeats != PAPER_REPEATS:
-            found.append(f"{self.repeats} answers a question, the paper 5")
+            found.append(f"{self.repeats} answer{'s' * (self.repeats > 1)} a question, the paper 5")
         if self.repeats > 1 and self.temperature == 0:
             found.append("temperature 0, at which repeats are one answer")
+        found += self.server
         if self.benchmark in JUDGED and self.judge.startswith("none"):
             found.append("no judge of equivalence, the paper one of OpenAI")
         if self.benchmark == "bfcl":
@@ -77,22 +82,30 @@ class Card:
             found.append(f"{self.questions:,} questions in the data, the published set {self.published:,}")
         return found
 
+    @property
+    def cut_at(self) -> str:
+        """Where answers were cut, in words."""
+        own = any(OWN_LIMIT in told for told in self.server)
+        return f"{self.max_tokens:,} tokens{', or at a limit of the server,' * own}"
+
     def line(self) -> str:
         """The protocol in one line."""
         window = f", {self.window}" if self.window else ""
         if not self.asked_here:
             return f"{self.library}, asked elsewhere; {self.split} ({self.release}); its own extractor and ground truth"
+        drawn = "the model's own temperature" if self.temperature is None else f"temperature {self.temperature:g}"
+        server = "".join(f"; {told}" for told in self.server)
         return (
-            f"{self.library}; {self.split}{window} ({self.release}); temperature {self.temperature:g}, at most "
-            f"{self.max_tokens:,} tokens, {self.repeats} answer{'s' * (self.repeats > 1)} a question, seed {self.seed}; "
-            f"extractor: {self.extractor}; judge: {self.judge}"
+            f"{self.library}; {self.split}{window} ({self.release}); {drawn}, at most {self.max_tokens:,} tokens, "
+            f"{self.repeats} answer{'s' * (self.repeats > 1)} a question, seed {self.seed}; extractor: {self.extractor}; "
+            f"judge: {self.judge}{server}"
         )
 
     def lines(self) -> list[str]:
-        """Whether the number may be held beside the paper's, and the prompt."""
-        paper = PAPER.get(self.benchmark)
+        """What the server did otherwise, whether the number may be held beside the paper's, and the prompt."""
+        paper, server = PAPER.get(self.benchmark), list(self.server)
         if paper is None:
-            return [f"prompt: {self.prompt}"] if self.prompt else []
+            return [*server, *([f"prompt: {self.prompt}"] if self.prompt else [])]
         differs = self.differs()
         judged = self.benchmark in JUDGED
         unstated = ["temperature", "prompts", *(["its judge and the judge's prompt"] if judged else [])]
@@ -102,7 +115,7 @@ class Card:
             f"{'rule, then judge, is ' if judged else ''}by what the paper states (its R1V2-38B: {paper}); it does not "
             f"state {', '.join(unstated)}"
         )  # fmt: skip
-        return [told, *([f"prompt: {self.prompt}"] if self.prompt else [])]
+        return [*server, told, *([f"prompt: {self.prompt}"] if self.prompt else [])]
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "differs": self.differs(), "paper": PAPER.get(self.benchmark)}

@@ -20,8 +20,9 @@ import os
 import pickle
 import re
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -78,28 +79,43 @@ class Verdict:
     fault: str = ""
 
 
-def score_code(
-    rows: Iterable[Answered], tests: Mapping[str, Problem], workers: int = max(1, (os.cpu_count() or 2) - 1)
-) -> Iterator[Answered]:
+def score_code(rows: Iterable[Answered], tests: Mapping[str, Problem]) -> Iterator[Answered]:
     """The rows, in order, each with the score of its answer's program: 1 where it passes all tests of its question.
 
     Raises Absent where the sandbox cannot be had, AssayError for a question without tests.
     """
+
+    def tried() -> Iterator[tuple[Answered, Problem]]:
+        for row in rows:
+            if row.question not in tests:
+                raise AssayError(f"question {row.question} of {row.benchmark} has no tests")
+            yield row, tests[row.question]
+
+    yield from score_each(tried())
+
+
+def score_each(
+    tried: Iterable[tuple[Answered, Problem]], workers: int = max(1, (os.cpu_count() or 2) - 1)
+) -> Iterator[Answered]:
+    """The same of rows that come with their problems: no more than `workers` + 1 of these are held at a time."""
     walled()
-
-    def scored(row: Answered) -> Answered:
-        if row.question not in tests:
-            raise AssayError(f"question {row.question} of {row.benchmark} has no tests")
-        problem = tests[row.question]
-        code = (program_of(row.answer) or bare(row.answer, problem)) if row.finished else ""
-        found = judge(problem, code) if code else Verdict(False, "no program in the answer")
-        return replace(
-            row, score=None if found.right is None else float(found.right), extracted=code, fault=found.fault,
-            by=f"tests in our sandbox{f': {found.why}' if found.why else ''}",
-        )  # fmt: skip
-
     with ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(scored, rows)
+        under_way = deque[Future[Answered]]()
+        for row, problem in tried:
+            under_way.append(pool.submit(_scored, row, problem))
+            if len(under_way) > workers:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+
+
+def _scored(row: Answered, problem: Problem) -> Answered:
+    code = (program_of(row.answer) or bare(row.answer, problem)) if row.finished else ""
+    found = judge(problem, code) if code else Verdict(False, "no program in the answer")
+    return replace(
+        row, score=None if found.right is None else float(found.right), extracted=code, fault=found.fault,
+        by=f"tests in our sandbox{f': {found.why}' if found.why else ''}",
+    )  # fmt: skip
 
 
 def walled() -> None:
@@ -151,7 +167,7 @@ def _sandboxed(problem: Problem, code: str, given: str = "", room: int = 0) -> R
 
 def _wrong(ran: Ran) -> Verdict | None:
     """What a run that did not end well says of its program; None for one that did."""
-    if ran.problem in ("busy", "the program is too long"):
+    if ran.problem in ("busy", "the program is too long") or ran.problem.startswith("not begun"):
         return Verdict(None, fault=f"sandbox: {ran.problem}")
     if ran.problem:
         return Verdict(False, ran.problem)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from assay.bench.files import rows
-from assay.bench.reasoning import bfcl, code, evalscope
+from assay.bench.progress import EVERY_S
+from assay.bench.reasoning import bfcl, code, evalscope, livebench_ask
 from assay.bench.reasoning.environments import environment
-from assay.bench.reasoning.livebench import livebench
+from assay.bench.reasoning.livebench import livebench, was_asked
 from assay.bench.reasoning.livebench import weights as livebench_weights
-from assay.bench.reasoning.rows import Absent, Answered, Driver
+from assay.bench.reasoning.rows import Absent, Answered, Driver, Job
 from assay.bench.reasoning.tasks import TASKS
+from assay.errors import AssayError
 
 TEN = (
     "aime24", "livecodebench", "livebench", "ifeval", "bfcl", "mmmu", "mathvista", "olympiadbench", "mathvision", "mmmu-pro",
@@ -27,15 +31,15 @@ class Library:
     """A driver, and the library's name and version.
 
     `keeps_ids`: its rows say which completion they are of (`Answered.reply`); else it is told of failures as errors, and
-    gives them faults. `asks`: it asks the server; else it reads what was left elsewhere. `weights`: of the subsets whose
-    weighted mean is the total, from the rows (None: plain). `release`, `split` and `questions`: of data that the library
-    carries.
+    gives them faults. `reads`: of a job whether it asks no server, but reads what was left elsewhere. `weights`: of the
+    subsets whose weighted mean is the total, from the rows (None: plain). `release`, `split` and `questions`: of data that
+    the library carries.
     """
 
     driver: Driver
     name: str
     keeps_ids: bool = True
-    asks: bool = True
+    reads: Callable[[Job], bool] = lambda _: False
     weights: Callable[[Sequence[Answered]], Mapping[str, float]] | None = None
     release: str = ""
     split: str = "all categories"
@@ -54,10 +58,21 @@ def library_of(benchmark: str, environments: Path, install: bool, say: Callable[
         return _bfcl(benchmark, environments, install, say)
     if benchmark == "livebench":
         return Library(
-            driver=lambda job: livebench(replace(job, data=job.data / "livebench")), name="LiveBench's own package",
-            keeps_ids=False, asks=False, weights=livebench_weights, release="the questions that it had when it was asked",
+            driver=_livebench, name="LiveBench's own package", weights=livebench_weights, reads=_livebench_left,
+            release="the questions that it had when it was asked",
         )  # fmt: skip
     raise Absent(f"{benchmark}: nothing here runs it")
+
+
+def _livebench_left(job: Job) -> bool:
+    """Whether there is nothing to ask: its package did, or its questions are not here."""
+    data = job.data / "livebench"
+    return was_asked(data, job.model) or next(data.rglob("question.jsonl"), None) is None
+
+
+def _livebench(job: Job) -> Iterator[Answered]:
+    here = replace(job, data=job.data / "livebench")
+    return livebench(here) if _livebench_left(job) else livebench_ask.ask(here)
 
 
 def _bfcl(mode: str, environments: Path, install: bool, say: Callable[[str], None]) -> Library:
@@ -81,12 +96,28 @@ def leaderboard_weights(answers: Sequence[Answered]) -> dict[str, float]:
     return {**simple, **others, **turns, **{c: n / whole / 3 if whole else 0.0 for c, n in counts.items()}}
 
 
-def sandboxed(answers: Sequence[Answered], data: Path) -> Iterable[Answered]:
-    """Programs against the tests of their questions, in our sandbox."""
-    asked = {r.question for r in answers}
-    tests = dict[str, code.Problem]()
-    for name in {r.benchmark for r in answers}:
-        read, task = code.READERS[name], TASKS[name]
-        every = (row for f in task.paths(data) for row in rows(f))
-        tests |= dict(read(row.value) for row in every if task.read(row).id in asked)
-    return code.score_code(answers, tests)
+def sandboxed(answers: Sequence[Answered], data: Path) -> Iterator[Answered]:
+    """Programs against the tests of their questions, in our sandbox, in the order of `answers`. Tests are read as they are
+    needed: all of a release are more than a machine's memory."""
+    asked: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+    for place, row in enumerate(answers):
+        asked[row.benchmark, row.question].append(place)
+    order = list[int]()
+
+    def tried() -> Iterator[tuple[Answered, code.Problem]]:
+        for name in dict.fromkeys(r.benchmark for r in answers):
+            for row, question in TASKS[name].each(data):
+                if places := asked.pop((name, question.id), ()):
+                    problem = code.READERS[name](row.value)[1]
+                    order.extend(places)
+                    yield from ((answers[place], problem) for place in places)
+
+    scored, told = dict[int, Answered](), time.monotonic()
+    for number, row in enumerate(code.score_each(tried())):
+        scored[order[number]] = row
+        if time.monotonic() > told + EVERY_S:
+            told = time.monotonic()
+            print(f"{row.benchmark}: {number + 1:,} of {len(answers):,} programs tried", file=sys.stderr)
+    if asked:
+        raise AssayError("question {1} of {0} has no tests".format(*next(iter(asked))))
+    yield from (scored[place] for place in range(len(answers)))

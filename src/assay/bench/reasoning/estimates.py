@@ -134,7 +134,7 @@ def _notes(rows: Sequence[Answered], card: Card) -> list[str]:
         lines.append(f"{thought:,} of {n:,} answers ended inside their thoughts: wrong, whatever box stands in them")
     if cut:
         became = "are wrong by that" if card.cut_is_wrong else "scored as they stand"
-        lines.append(f"{cut:,} of {n:,} answers were cut at {card.max_tokens:,} tokens and {became}")
+        lines.append(f"{cut:,} of {n:,} answers were cut at {card.cut_at} and {became}")
     if empty := sum(r.score is not None and not r.extracted and not r.all_thought for r in rows if card.extracts):
         lines.append(f"{empty:,} of {n:,} answers have nothing that the rule reads as an answer: wrong")
     if (asked := len({_place(r) for r in rows})) < card.questions:

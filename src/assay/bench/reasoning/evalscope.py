@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def _evaluate(
     shutil.rmtree(folder, ignore_errors=True)
     data = folder / "data"
     data.mkdir(parents=True)
-    parquet.write_table(pa.Table.from_pylist([dict(q.record) for q in asked]), data / "test.parquet")
+    write(task, asked, job.data, data / "test.parquet")
     if part := asked[0].part:  # evalscope asks for a form of a data set as a config of its name
         form = f'configs:\n- config_name: "{part}"\n  data_files:\n  - split: test\n    path: test.parquet\n'
         (data / "README.md").write_text(f"---\n{form}---\n")
@@ -129,6 +130,22 @@ def _evaluate(
             f"{task.name}: evalscope ended with {done.returncode}: {said[-1][:300] if said else 'it said nothing'} "
             f"({folder / 'log.txt'})"
         )
+
+
+AT_ONCE = 64
+"""Questions whose pictures are in memory at a time."""
+
+
+def write(task: Task, asked: Sequence[Question], data: Path, file: Path) -> None:
+    """The questions' records as Parquet, for the library, in their order; their pictures come from the folder `data`. A
+    field that only some questions have (a second picture) is a column of all."""
+    names = list(dict.fromkeys(name for q in asked for name in q.record))
+    form = pa.Table.from_pylist([{n: q.record.get(n) for n in names} for q in asked]).schema
+    wanted = {(q.part, q.id) for q in asked}
+    whole = (q for _, q in task.each(data) if (q.part, q.id) in wanted) if task.pictures else iter(asked)
+    with parquet.ParquetWriter(file, form) as out:
+        while some := list(islice(whole, AT_ONCE)):
+            out.write_table(pa.Table.from_pylist([dict(q.record) for q in some], schema=form))
 
 
 def read_back(task: Task, asked: Sequence[Question], folder: Path, repeats: int) -> list[Answered]:

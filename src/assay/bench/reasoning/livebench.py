@@ -1,7 +1,7 @@
 """LiveBench (White et al. 2024; github.com/LiveBench/LiveBench), read from what its own package leaves.
 
-It is not on a package index, its questions are on the hub alone, and it runs the programs of its coding questions bare on
-the machine that scores: so it is asked by hand, where that is wanted, and what it leaves is read row by row here.
+It is not on a package index, and its questions are on the hub alone. Where its question files are here, they are asked here
+(`livebench_ask`). Where its package asked, by hand, what it left is read row by row.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from assay.bench.reasoning.rows import Absent, Answered, Job
 from assay.errors import AssayError
 
 BY_HAND = (
-    "LiveBench is asked by its own package, on a machine with a network (its coding questions run a model's programs bare): "
-    "git clone https://github.com/LiveBench/LiveBench {data}; pip install -e {data}; cd {data}/livebench; "
-    "python gen_api_answer.py --model {model} --bench-name live_bench --api-base {url}; "
-    "python gen_ground_truth_judgment.py --bench-name live_bench --model-list {model}; then the same command again reads "
-    "what it left"
+    "LiveBench's question files are not in {data}: git clone https://github.com/LiveBench/LiveBench {data}; pip install -e "
+    "{data}; cd {data}/livebench; python download_questions.py; then the same command again asks them"
 )
+
+
+def was_asked(data: Path, model: str) -> bool:
+    """Whether its own package has asked this model already, and judged what it said."""
+    return any(of_model(f, model) for f in data.rglob(JUDGED))
 
 
 def livebench(job: Job) -> Iterator[Answered]:
@@ -31,7 +33,7 @@ def livebench(job: Job) -> Iterator[Answered]:
 
     Raises Absent, with what to type, where there is no judgement of the model.
     """
-    found = {f.parent.parent: _of_model(f, job.model) for f in job.data.rglob(JUDGED)}
+    found = {f.parent.parent: of_model(f, job.model) for f in job.data.rglob(JUDGED)}
     if not any(found.values()):
         raise Absent(BY_HAND.format(data=job.data, model=job.model, url=job.url))
     for folder in sorted({*found, *(f.parent for f in job.data.rglob("question.jsonl"))}):
@@ -48,7 +50,7 @@ def livebench(job: Job) -> Iterator[Answered]:
 JUDGED = "model_judgment/ground_truth_judgment.jsonl"
 
 
-def _of_model(file: Path, model: str) -> dict[str, dict[str, Any]]:
+def of_model(file: Path, model: str) -> dict[str, dict[str, Any]]:
     """Of each question the judgement of a model, whose name the package may write in small letters: the last, as it takes
     them itself. Raises AssayError for a score that is none."""
     found: dict[str, dict[str, Any]] = {}

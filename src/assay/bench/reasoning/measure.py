@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from assay.bench.reasoning import bfcl, equivalence, estimates
+from assay.bench.reasoning import bfcl, equivalence, estimates, livebench_ask
 from assay.bench.reasoning.cards import JUDGED, Card, shortened
 from assay.bench.reasoning.drivers import MORE, TEN, Library, library_of
 from assay.bench.reasoning.recorder import SPENT, Heard, Recorder, Tally, spent
@@ -36,6 +36,7 @@ from assay.errors import AssayError, Stopped
 from assay.identity import of_file
 from assay.llm.budget import Budget
 from assay.llm.chat import Chat
+from assay.llm.dialect import WORDS
 from assay.records import digest
 from assay.tables import write_text
 
@@ -87,11 +88,11 @@ _DATE = re.compile(r"(?:\d{4}(?:-\d{2}(?:-\d{2})?)?)?")
 
 
 class Measured(NamedTuple):
-    """The results in order; the benchmarks in which a budget ended; what a judge left undone, in words."""
+    """The results in order; the benchmarks in which a budget ended; what a judge or the server left undone, in words."""
 
     results: list[BenchmarkResult | Skipped]
     short: list[str]
-    unjudged: list[str]
+    undone: list[str]
 
     @property
     def failed(self) -> list[Failed]:
@@ -106,7 +107,7 @@ def measure(
 ) -> Measured:  # fmt: skip
     """All benchmarks, or those of `settings.only`, in order. What one of them lacks or fails at is its line (Skipped,
     Failed), and the others go on. Raises AssayError, before anything is asked, for one that was named and cannot be run or
-    whose data are broken, and at the end where none has a number."""
+    whose data are broken, at once for a server that takes no request, and at the end where none has a number."""
     if out.resolve().is_relative_to(data.resolve()):
         raise AssayError(
             f"--out {out} lies within --data {data}: what a run writes would be read as data; choose another"
@@ -121,31 +122,40 @@ def measure(
         budget.spend(spent(out / "asked.sqlite"))
     told = Measured([], [], [])
     cards: dict[str, object] = {}
+    gone = ""
     for name in settings.only or TEN:
+        if gone:
+            told.results.append(Failed(name=name, reason="not asked: the server takes no request"))
+            continue
         try:
             found = library(name, environments, install, say)
             job = _job(name, endpoint, data, out, settings)
             questions = TASKS[name].questions(data, job.window) if name in TASKS else []
-            rows, prompt, refused = _answers(found, job, out, endpoint.identity, budget, _asked(questions, job), say)
-            if refused:
+            asked = _answers(found, job, out, endpoint, budget, _asked(questions, job), say)
+            rows = asked.rows
+            if asked.spent:
                 told.short.append(name)
-            card = _card(job, found, questions, prompt, rows, judges)
+            card = _card(job, found, questions, asked, judges)
             if any(r.score is not None for r in rows):
                 result, card = _result(rows, card, job, questions, out, judges, say, found, told)
                 told.results.append(result)
+                if asked.lost:
+                    lost, s = len(asked.lost), "s" * (len(asked.lost) > 1)
+                    told.undone.append(f"{name}: {lost:,} answer{s} could not be had ({asked.lost[0][:160]})")
                 cards[name] = card.as_json()
                 write_text(out / "cards.json", json.dumps(cards, indent=2))
-            elif refused:
+            elif asked.spent:
                 told.results.append(Skipped(name=name, reason=SPENT))
             else:
                 fault = next((r.fault for r in rows if r.fault), "no rows")
                 raise AssayError(f"none of {len(rows):,} answers has a score ({fault}); see to that, then run it again")
         except AssayError as error:
+            gone = str(error) if isinstance(error, NoServer) else ""
             kind = Skipped if isinstance(error, Absent) and name not in settings.only else Failed
             told.results.append(kind(name=name, reason=str(error).removeprefix(f"{name}: ")))
             say(str(told.results[-1]))
     if told.failed and not any(isinstance(r, BenchmarkResult) for r in told.results):
-        raise AssayError("; ".join(f"{r.name}: {r.reason}" for r in told.failed))
+        raise AssayError(gone or "; ".join(f"{r.name}: {r.reason}" for r in told.failed))
     return told
 
 
@@ -164,29 +174,70 @@ def _asked(questions: Sequence[Question], job: Job) -> int:
     return sum(min(n, job.limit or n) for n in parts.values()) * job.repeats
 
 
+class NoServer(AssayError):
+    """The server takes no request, whatever is asked."""
+
+
+class _Asked(NamedTuple):
+    """A benchmark's rows; one prompt; whether the budget refused some; what the server did otherwise than it was asked, in
+    words; of the answers that could not be had, but may be at another time, the reason."""
+
+    rows: list[Answered]
+    prompt: str = ""
+    spent: bool = False
+    manners: tuple[str, ...] = ()
+    lost: Sequence[str] = ()
+
+
 def _answers(
-    library: Library, job: Job, out: Path, identity: str, budget: Budget | None, asked: int,
+    library: Library, job: Job, out: Path, endpoint: Endpoint, budget: Budget | None, asked: int,
     say: Callable[[str], None],
-) -> tuple[list[Answered], str, bool]:  # fmt: skip
-    """A benchmark's rows; one prompt; whether the budget refused some."""
-    if not library.asks:
-        return list(library.driver(job)), "", False
+) -> _Asked:  # fmt: skip
+    if library.reads(job):
+        return _Asked(list(library.driver(job)))
     shutil.rmtree(job.work, ignore_errors=True)  # a library that remembers some answers would get others' for the rest
     job.work.mkdir(parents=True)
-    teller = Teller(job.benchmark, asked)
-    with Recorder(job, out / "asked.sqlite", identity, budget, teller, errors=not library.keeps_ids) as recorder:
-        rows = list(library.driver(replace(job, url=recorder.url, key="-")))
-        if recorder.broken:
-            raise AssayError(f"{recorder.broken}: make room there, then give this command again")
+    with Recorder(
+        job, out / "asked.sqlite", endpoint.identity, budget, Teller(job.benchmark, asked), errors=not library.keeps_ids,
+        waits=not endpoint.ours, say=say,
+    ) as recorder:  # fmt: skip
+        try:
+            rows = list(library.driver(replace(job, url=recorder.url, key="-")))
+        except Absent:
+            _check(recorder, endpoint)  # what it lacks after it asked is not what stopped it
+            raise
+        _check(recorder, endpoint)
         rows = joined(rows, recorder.heard) if library.keeps_ids else rows
+        found = _Asked(
+            rows, recorder.prompt, SPENT in recorder.faults.values(), recorder.manners, recorder.lost
+        )  # fmt: skip
         tally = recorder.tally
-        prompt = recorder.prompt
-        refused = SPENT in recorder.faults.values()
     say(
         f"{job.benchmark}: {tally.answered:,} answers ({tally.cached:,} from earlier runs), {tally.cut:,} cut, "
         f"{tally.failed:,} failed; {tally.tokens_in:,} tokens in, {tally.tokens_out:,} out"
     )
-    return rows, prompt, refused
+    return found
+
+
+def _check(recorder: Recorder, endpoint: Endpoint) -> None:
+    """Raises AssayError where answers cannot be kept, or none could be had."""
+    if recorder.broken:
+        raise AssayError(f"{recorder.broken}: make room there, then give this command again")
+    if recorder.refused:
+        raise NoServer(f"{endpoint.model} at {endpoint.url} takes no request: {recorder.refused}; nothing was answered")
+    if recorder.heard and len(recorder.faults) == len(recorder.heard) and SPENT not in recorder.faults.values():
+        why = next(iter(recorder.faults.values()))
+        raise AssayError(f"none of {len(recorder.heard):,} answers has a score ({why}); see to that, then run it again")
+    ended = [h.said for h in recorder.heard.values() if not h.fault and not h.said.cut]
+    if len(ended) >= FEW and all(one.aside for one in ended):
+        raise AssayError(
+            f"all {len(ended):,} answers that ended by themselves came whole in the field for thoughts: start the server "
+            "with the model's own reasoning parser, or without one, and ask anew in another --out"
+        )
+
+
+FEW = 3
+"""Of fewer answers it may be chance that none says anything but its thoughts."""
 
 
 def joined(rows: Iterable[Answered], heard: Mapping[str, Heard]) -> list[Answered]:
@@ -218,31 +269,33 @@ def joined(rows: Iterable[Answered], heard: Mapping[str, Heard]) -> list[Answere
 
 
 def _card(
-    job: Job, library: Library, questions: Sequence[Question], prompt: str, rows: Sequence[Answered],
-    judges: Sequence[Chat],
+    job: Job, library: Library, questions: Sequence[Question], asked: _Asked, judges: Sequence[Chat],
 ) -> Card:  # fmt: skip
-    task = TASKS.get(job.benchmark)
-    first = next((r.text for r in rows if r.text and r.text in prompt), "")
+    task, rows = TASKS.get(job.benchmark), asked.rows
+    first = next((r.text for r in rows if r.text and r.text in asked.prompt), "")
     files = task.paths(job.data) if task else []
     release = (
         f"digest {digest([of_file(f) for f in files])[:12]} of {', '.join(f.name for f in files[:2])}" if files else ""
     )
     judged = bool(judges) and job.benchmark in JUDGED
     measure = {"ifeval": "prompt, strict"}.get(job.benchmark, f"pass@1, mean of {job.repeats}")
+    here, whole = not library.reads(job), library.questions
     if job.benchmark == "livebench":
+        release, whole = livebench_ask.release(job.data / "livebench") if here else ("", 0)
         measure = f"mean of {len({r.subset.partition(', ')[0] for r in rows if r.score is not None})} categories"
     return Card(
         benchmark=job.benchmark, library=library.name, release=release or library.release or "as the library carries it",
         split=task.split if task else library.split, published=task.whole if task else library.questions,
-        questions=len(questions) or library.questions or len({r.question for r in rows}),
-        prompt=shortened(prompt, first), temperature=job.temperature,
+        questions=len(questions) or whole or len({r.question for r in rows}),
+        prompt="{question}" if job.benchmark == "bfcl-fc" else shortened(asked.prompt, first), server=asked.manners,
+        temperature=None if any(WORDS["temperature"] in told for told in asked.manners) else job.temperature,
         max_tokens=job.max_tokens, repeats=job.repeats, seed=job.seed, window=job.window,
         extractor=EXTRACTORS.get(job.benchmark, "the library's own"),
         judge=f"rule first, then {', '.join(map(_named, judges))}" if judged else "none: the rule alone",
         asked=len({(r.subset, r.question) for r in rows}),
         measure=measure,
         by_subset=bool(task and task.by_subset), subsets=(STANDARD, VISION) if task and task.by_subset else (),
-        extracts=job.benchmark not in ("ifeval", "bfcl", "bfcl-fc", "livebench"), asked_here=library.asks,
+        extracts=job.benchmark not in ("ifeval", "bfcl", "bfcl-fc", "livebench"), asked_here=here,
         cut_is_wrong=job.benchmark in bfcl.CARDS or bool(task and task.programs),
     )  # fmt: skip
 
@@ -285,7 +338,7 @@ def _result(
                 measured.short.append(f"{job.benchmark} (judge {chat.name})")
                 notes = [*notes, f"judge {chat.name}: {error}"]
             except AssayError as error:
-                measured.unjudged.append(f"{job.benchmark}: judge {chat.name}: {error}")
+                measured.undone.append(f"{job.benchmark}: judge {chat.name}: {error}")
                 notes = [*notes, f"no numbers of judge {chat.name}: {error}"]
         if not said:
             card = replace(card, judge="none: the rule alone, for no judge answered")

@@ -25,17 +25,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import aiohttp
 from aiohttp import web
 
+from assay.bench.reasoning.cards import OWN_LIMIT
 from assay.bench.reasoning.rows import Job
 from assay.bench.reasoning.thoughts import Said, said
+from assay.bench.reasoning.upstream import Upstream, lacking
 from assay.errors import AssayError
 from assay.llm.budget import Budget
-from assay.llm.client import Gate, retry_after
-from assay.llm.completion import PASSING, Again, error_message, read_completion
 
 _SCHEMA = """CREATE TABLE IF NOT EXISTS answers (
     key TEXT, sample INTEGER, model TEXT, request TEXT, answer TEXT, tokens_in INTEGER, tokens_out INTEGER,
@@ -43,21 +41,19 @@ _SCHEMA = """CREATE TABLE IF NOT EXISTS answers (
 _ASIDE = ("seed", "stream", "stream_options", "user", "timeout")
 """Fields of a request that are no part of the question."""
 MOST_BODY = 256 * 2**20
-TRIES = 6
-BACKOFF_S = 0.25
-PATIENCE_S = 600.0
-"""A server that says it is too busy (429, Retry-After) is asked again until so long after its last answer."""
 SPENT = "not asked: the budget of tokens is spent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
-    """An answer as the server gave it, and its name in the journal. `fault`: why there is none."""
+    """An answer as the server gave it, and its name in the journal. `fault`: why there is none; `passing`: it may be had at
+    another time."""
 
     id: str
     said: Said
     fault: str = ""
     cached: bool = False
+    passing: bool = False
 
 
 @dataclass(slots=True)
@@ -79,7 +75,8 @@ class Recorder:
     (a digest of its weights): other weights are asked anew. `budget`: of tokens, in and out together. `told` hears of every
     answer. `heard`: every answer of this run by the id that the library was given; `faults`: those that came to nothing.
     `errors`: tell what got no answer as an error (a 400, which no client
-    tries again): for libraries that keep no ids of completions, and mark failures themselves.
+    tries again): for libraries that keep no ids of completions, and mark failures themselves. `waits` and `say`: as
+    `upstream.Upstream` has them.
 
     Example: with Recorder(job, Path("asked.sqlite")) as recorder: library(recorder.url)
     """
@@ -87,15 +84,16 @@ class Recorder:
     def __init__(
         self, job: Job, journal: Path, identity: str = "", budget: Budget | None = None,
         told: Callable[[Tally], None] = lambda _: None, timeout_s: float = 14_400.0, errors: bool = False,
+        waits: bool = True, say: Callable[[str], None] = lambda _: None,
     ) -> None:  # fmt: skip
         self.job, self.journal, self.identity, self.budget, self.told = job, journal, identity, budget, told
-        self.timeout_s, self.errors = timeout_s, errors
+        self.timeout_s, self.errors, self.waits, self.say = timeout_s, errors, waits, say
         self.heard: dict[str, Heard] = {}
         self.tally = Tally()
         self.url, self._prompts = "", ("", "")
         self._seen: Counter[str] = Counter()
         self._ready = threading.Event()
-        self._silent, self._answered_at = 0, time.monotonic()
+        self._lacks, self._own_limit = Counter[str](), False
         self.broken = ""
         """Why answers cannot be kept any more: nothing is asked from then on."""
 
@@ -108,6 +106,29 @@ class Recorder:
     def faults(self) -> dict[str, str]:
         """The reason of every question of this run that got no answer, by id."""
         return {h.id: h.fault for h in self.heard.values() if h.fault}
+
+    @property
+    def lost(self) -> list[str]:
+        """Of the questions that got no answer, though they may at another time, the reason."""
+        return [h.fault for h in self.heard.values() if h.passing]
+
+    @property
+    def refused(self) -> str:
+        """Why the server takes no request at all."""
+        return self._server.refused
+
+    @property
+    def manners(self) -> tuple[str, ...]:
+        """What the server did otherwise than it was asked, in words that are alike for all models behind it."""
+        found = [f"the server takes {words}" for words in self._lacks]
+        if self._own_limit:
+            found.append(f"the server cuts before {self.job.max_tokens:,} tokens, by {OWN_LIMIT}")
+        if any(h.said.aside and not h.said.cut for h in self.heard.values()):
+            found.append(
+                "answers that ended by themselves came whole in the field for thoughts: is the server's reasoning parser "
+                "the model's?"
+            )
+        return tuple(found)
 
     def __enter__(self) -> Recorder:
         self._database = _opened(self.journal)
@@ -123,16 +144,13 @@ class Recorder:
         self._database.close()
 
     async def _serve(self) -> None:
-        self._loop, self._stop, self._gate = asyncio.get_running_loop(), asyncio.Event(), Gate()
-        self._room = asyncio.Semaphore(self.job.at_once)
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._server = Upstream(self.job, self.timeout_s, self.waits, self.say)
         app = web.Application(client_max_size=MOST_BODY)
         app.router.add_get("/v1/models", self._models)
         for path in ("chat/completions", "completions"):
             app.router.add_post(f"/v1/{path}", self._answer)
-        headers = {"Authorization": f"Bearer {self.job.key}"} if self.job.key not in ("", "-") else {}
-        timeout = aiohttp.ClientTimeout(total=self.timeout_s)
-        near = urlsplit(self.job.url).hostname in ("127.0.0.1", "localhost", "::1")  # no proxy leads to this machine
-        async with aiohttp.ClientSession(headers=headers, timeout=timeout, trust_env=not near) as self._session:
+        async with self._server.session():
             runner = web.AppRunner(app, shutdown_timeout=0.1)
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -159,6 +177,7 @@ class Recorder:
         heard, answer, used = await self._once(path, key, sample, body)
         self.heard[heard.id] = heard
         self._count(heard, used)
+        self._notice(heard, answer, body)
         if heard.fault and self.errors:
             return _refusal(heard.fault)
         return web.json_response(_shown(path, heard, answer, self.job.model))
@@ -187,64 +206,20 @@ class Recorder:
         if self.budget is not None and not await self.budget.enough(most):
             return Heard(id=name, said=Said(), fault=SPENT), {}, (0, 0)
         start = time.monotonic()
-        async with self._room:
-            answer, fault = await self._ask(path, {**body, "model": self.job.model}, name)
+        answer, failure = await self._server.ask(path, {**body, "model": self.job.model}, name)
         used = _usage(answer, body)
         if self.budget is not None:
             self.budget.settle(most, float(sum(used)))
-        if fault:
-            return Heard(id=name, said=Said(), fault=fault), {}, (0, 0)
-        row = (
-            key,
-            sample,
-            self.job.model,
-            _legible(body),
-            json.dumps(answer),
-            *used,
-            time.monotonic() - start,
-            time.time(),
-        )
+        if failure is not None:
+            return Heard(id=name, said=Said(), fault=failure.why, passing=failure.passing), {}, (0, 0)
+        took = time.monotonic() - start
+        row = (key, sample, self.job.model, _legible(body), json.dumps(answer), *used, took, time.time())
         try:
             self._database.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         except sqlite3.Error as error:
             self.broken = f"{self.journal}: an answer could not be kept ({error})"
             return Heard(id=name, said=Said(), fault=self.broken), {}, (0, 0)
         return Heard(id=name, said=said(answer)), answer, used
-
-    async def _ask(self, path: str, body: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
-        """(answer, "") or ({}, what went wrong). What may pass is tried again; a server that is too busy is waited for."""
-        body = {k: v for k, v in body.items() if v is not None}
-        if body.get("temperature", 1.0):
-            body["seed"] = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()) >> 1
-        url, problem = f"{self.job.url.rstrip('/')}/{path}", ""
-        failed = waited = 0
-        tries = 1 if self._silent >= self.job.at_once else TRIES  # one that is gone is not waited for again and again
-        while True:
-            await self._gate.passable()
-            status, after = 0, None
-            try:
-                async with self._session.post(url, json=body, headers={"Idempotency-Key": name}) as response:
-                    status, payload = response.status, await response.read()
-                    answer, problem, again = _read(status, payload)
-                    after = retry_after(response.headers.get("Retry-After"))
-            except TimeoutError:  # as long again would be paid for again
-                answer, problem, again = {}, f"no answer within {self.timeout_s:,.0f} s", False
-            except (aiohttp.ClientError, OSError) as error:
-                answer, problem, again = {}, f"connection: {error or type(error).__name__}", True
-            busy = again and (status == 429 or after is not None)
-            self._silent = 0 if not again or busy else self._silent
-            if not problem:
-                self._answered_at = time.monotonic()
-                return answer, ""
-            failed, waited = failed + (not busy), waited + 1
-            if not again or failed == tries or (busy and time.monotonic() > self._answered_at + PATIENCE_S):
-                break
-            if after is not None:
-                self._gate.close_for(min(max(after, 0.1), 60.0))
-            else:
-                await asyncio.sleep(min(BACKOFF_S * 2 ** min(waited, 7), 30.0))
-        self._silent += again and not busy
-        return {}, problem
 
     def _count(self, heard: Heard, used: tuple[int, int]) -> None:
         tally = self.tally
@@ -254,6 +229,14 @@ class Recorder:
         tally.cut += heard.said.cut
         tally.tokens_in, tally.tokens_out = tally.tokens_in + used[0], tally.tokens_out + used[1]
         self.told(tally)
+
+    def _notice(self, heard: Heard, answer: dict[str, Any], body: dict[str, Any]) -> None:
+        """What the server did otherwise than it was asked."""
+        self._lacks.update(lacking(answer))
+        usage = answer.get("usage")
+        made = usage.get("completion_tokens") if isinstance(usage, dict) else None
+        most = int(body.get("max_tokens") or self.job.max_tokens)
+        self._own_limit |= bool(heard.said.cut and made and int(made) < most)
 
 
 def spent(journal: Path) -> int:
@@ -279,32 +262,12 @@ def _opened(journal: Path) -> sqlite3.Connection:
     return database
 
 
-def _read(status: int, payload: bytes) -> tuple[dict[str, Any], str, bool]:
-    """(answer, problem, whether to try again) of what a server sent."""
-    if status != 200:
-        hint = " (is the URL's path right, often /v1, and the model's name?)" if status == 404 else ""
-        return {}, f"http {status}: {error_message(payload)}{hint}", status in PASSING
-    try:
-        answer = json.loads(payload)
-    except ValueError:
-        return {}, "the server's answer is not JSON", True
-    if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list) or not answer["choices"]:
-        return {}, f"not a completion: {error_message(payload)}", False
-    if "text" in answer["choices"][0]:
-        return answer, "", False
-    told = read_completion(answer)
-    if isinstance(told, Again):
-        return {}, told.problem, True
-    return (
-        ({}, "the server's filter let no answer through", False) if told.problem == "refused" else (answer, "", False)
-    )
-
-
 def _shown(path: str, heard: Heard, answer: dict[str, Any], model: str) -> dict[str, Any]:
     """What the library is told: the answer without its thoughts, under the name that the journal has for it."""
     choice = answer["choices"][0] if answer else {}
-    reason = choice.get("finish_reason") or "stop"
-    head = {"id": heard.id, "created": int(time.time()), "model": model, "usage": answer.get("usage") or _NOTHING}
+    told = str(choice.get("finish_reason"))
+    reason = "length" if heard.said.cut else told if told in _ENDS else "stop"
+    head = {"id": heard.id, "created": int(time.time()), "model": model, "usage": _told_usage(answer)}
     if path == "completions":
         only = {"index": 0, "text": heard.said.answer, "finish_reason": reason, "logprobs": choice.get("logprobs")}
         return {**head, "object": "text_completion", "choices": [only]}
@@ -316,7 +279,17 @@ def _shown(path: str, heard: Heard, answer: dict[str, Any], model: str) -> dict[
     }  # fmt: skip
 
 
-_NOTHING = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+_ENDS = ("stop", "length", "tool_calls", "content_filter", "function_call")
+"""OpenAI's reasons to end; libraries take no other, and servers know more ("eos", "end_turn")."""
+
+
+def _told_usage(answer: dict[str, Any]) -> dict[str, int]:
+    """What the server tells of its tokens, whole: a library drops an answer in whose usage something is missing."""
+    usage = answer.get("usage")
+    given, made = (
+        int((usage if isinstance(usage, dict) else {}).get(k) or 0) for k in ("prompt_tokens", "completion_tokens")
+    )
+    return {"prompt_tokens": given, "completion_tokens": made, "total_tokens": given + made}
 
 
 def _usage(answer: dict[str, Any], body: dict[str, Any]) -> tuple[int, int]:

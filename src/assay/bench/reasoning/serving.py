@@ -39,13 +39,15 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """A model behind a server. `identity`: of its weights, or its name, and of what serves it here; `by`: what serves."""
+    """A model behind a server. `identity`: of its weights, or its name, and of what serves it here; `by`: what serves.
+    `ours`: this command started it, so that it does not come back where it ends."""
 
     url: str
     model: str
     identity: str
     by: str
     key: str = "-"
+    ours: bool = False
 
 
 @contextmanager
@@ -90,7 +92,7 @@ def served(
     with _running([*line, *options], log) as process:
         _wait(process, f"http://127.0.0.1:{port}", log, wait_s, say)
         try:
-            yield Endpoint(url=f"http://127.0.0.1:{port}/v1", model=short, identity=identity, by=told)
+            yield Endpoint(url=f"http://127.0.0.1:{port}/v1", model=short, identity=identity, by=told, ours=True)
         finally:
             if process.poll() is not None:
                 say(f"{short}: its server ended by itself: {cause(log.read_text(errors='replace'))} ({log})")

@@ -13,7 +13,7 @@ import ast
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ AIME24_KEY = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """`record`: as evalscope reads it. `part`: of several runs of one benchmark (MMMU-Pro's two forms)."""
+    """`record`: as evalscope reads it; in a list of questions its pictures are empty (`without_pictures`). `part`: of
+    several runs of one benchmark (MMMU-Pro's two forms)."""
 
     id: str
     record: Mapping[str, Any]
@@ -65,24 +66,28 @@ class Task:
     """evalscope's extra_params of each part."""
 
     def questions(self, data: Path, window: str = "") -> list[Question]:
-        """All questions of the folder, in the order of its files. Raises Absent where there are none, AssayError
-        where one cannot be read, or is there twice."""
-        if not (files := self.paths(data)):
-            raise Absent(f"{self.name}: no files of it in {data} (their path must match {self.files}); {self.home}")
+        """All questions of the folder, in the order of its files, without their pictures. Raises Absent where there are
+        none, AssayError where one cannot be read, or is there twice."""
         made, seen = list[Question](), dict[tuple[str, str], Path]()
-        for row in (row for file in files for row in rows(file)):
-            question = self.read(row)
+        for row, question in self.each(data):
             if before := seen.get(place := (question.part, question.id)):
                 raise AssayError(
                     f"{self.name}: question {question.id} occurs twice, in {before} and {row.file}; are these two copies "
                     "of it? leave one"
                 )
             seen[place] = row.file
-            made.append(question)
-        made = [q for q in made if _within(str(q.record.get("contest_date") or ""), window)] if window else made
+            if not window or _within(str(question.record.get("contest_date") or ""), window):
+                made.append(without_pictures(question))
         if not made:
             raise AssayError(f"{self.name}: no question {f'within {window}' if window else 'in its files'}")
         return made
+
+    def each(self, data: Path) -> Iterator[tuple[Row, Question]]:
+        """The rows of the folder as questions, one in memory at a time: tests and pictures may be larger than it. Raises
+        Absent where there are none."""
+        if not (files := self.paths(data)):
+            raise Absent(f"{self.name}: no files of it in {data} (their path must match {self.files}); {self.home}")
+        yield from ((row, self.read(row)) for file in files for row in rows(file))
 
     def paths(self, data: Path) -> list[Path]:
         """Its files."""
@@ -98,6 +103,13 @@ class Task:
         here = sorted(int(q.expected) for q in questions if q.expected.isdigit())
         off = Counter(here) - Counter(AIME24_KEY)
         return [f"this copy has answers that are not the published ones: {', '.join(map(str, off))}"] if off else []
+
+
+def without_pictures(question: Question) -> Question:
+    """The same with empty pictures: what a list of all questions can hold."""
+    shown = {k for k, v in question.record.items() if isinstance(v, dict) and "bytes" in v}
+    empty = {k: {"bytes": b"", "path": None} for k in shown}
+    return replace(question, record={**question.record, **empty}) if shown else question
 
 
 def _within(date: str, window: str) -> bool:

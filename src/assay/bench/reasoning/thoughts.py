@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from assay.llm.completion import CUT_REASONS
 from assay.llm.parsing import after_thoughts
 
 _CLOSED = re.compile(r"</(?:think|thinking|thought|thoughts|reasoning|seed:think)>|\[/THINK\]|◁/think▷", re.IGNORECASE)
@@ -23,7 +24,9 @@ class Said:
     open: bool = False
     closes: bool = False
     """A thought ends in it that never began: the server's template opens thoughts, so an answer without an end of them is
-    all thought (`lost`)."""
+    all thought (`all_thought`)."""
+    aside: bool = False
+    """All of it came in the server's field for thoughts."""
 
     @property
     def finished(self) -> bool:
@@ -36,12 +39,12 @@ def said(completion: dict[str, Any]) -> Said:
     message = choice.get("message")
     text = _text(message.get("content") if isinstance(message, dict) else choice.get("text"))
     beside = _text(message.get("reasoning_content") or message.get("reasoning")) if isinstance(message, dict) else ""
-    cut = str(choice.get("finish_reason") or "").lower() in ("length", "max_tokens", "model_length")
+    cut = str(choice.get("finish_reason") or "").lower() in CUT_REASONS
     answer = after_thoughts(text)
     inside = text[: -len(answer)] if answer and text.endswith(answer) else "" if answer == text else text
     silent = bool(beside) and not text.strip() and not (isinstance(message, dict) and message.get("tool_calls"))
     return Said(
-        answer=answer or "", thoughts=beside + inside, cut=cut, open=answer is None or silent,
+        answer=answer or "", thoughts=beside + inside, cut=cut, open=answer is None or silent, aside=silent,
         closes=bool(_CLOSED.search(inside)) and not inside.lstrip().startswith(("<", "[", "◁")),
     )  # fmt: skip
 
