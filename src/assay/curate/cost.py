@@ -283,11 +283,9 @@ class Gain:
         )
 
 
-def gains(
-    results: Mapping[str, Mapping[str, Any]], sets: Sequence[str] = ("stage1", "filtered", "flipped")
-) -> list[Gain]:
+def gains(results: Mapping[str, Mapping[str, Any]]) -> list[Gain]:
     """The gains from set to set, from a run's steps (`Run.results()`: sets/NAME with `pairs` and `accuracy`)."""
-    steps = [(name, results[f"sets/{name}"]) for name in sets if f"sets/{name}" in results]
+    steps = [(name, results[f"sets/{name}"]) for name in ("stage1", "filtered", "flipped") if f"sets/{name}" in results]
     made = []
     for (over, before), (name, after) in itertools.pairwise(steps):
         more = after["pairs"] - before["pairs"]
