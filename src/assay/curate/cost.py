@@ -182,7 +182,7 @@ def forecast(
     assumed = assumed or Assumed()
     ratio, by = assumed.chars_per_token, f"{assumed.chars_per_token:g} characters a token, assumed: no tokenizer"
     if count is not None and (read := count[1](size.sample)):
-        ratio = sum(map(_chars, size.sample)) / read
+        ratio = sum(p.chars for p in size.sample) / read
         by = f"{ratio:.2f} characters a token, measured on {len(size.sample)} pairs with the tokenizer of {count[0]}"
     share, how = assumed.judged, f"{assumed.judged:.0%}, assumed"
     if size.scored:
@@ -224,10 +224,6 @@ def most_labelled(first: Stage1Config) -> tuple[int, int]:
         first.per_iteration - people + round(first.held_share * people)
     )  # held pairs are drawn beside the retrieved
     return first.seed_gold + first.iterations * people, first.seed_silver + first.iterations * judges
-
-
-def _chars(pair: Pair) -> int:
-    return sum(len(m.content) for m in (*pair.prompt, *(m for r in pair.responses for m in r.messages)))
 
 
 def _prompt(sample: Sequence[Pair], examples: int) -> float:
