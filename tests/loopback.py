@@ -2,12 +2,14 @@
 
 import asyncio
 import threading
+from contextlib import AbstractContextManager
+from typing import Any
 
 from aiohttp import web
 
 
-class Loopback:
-    """Serves as soon as it is made, until `stop`; `url` is what a client is given."""
+class Loopback(AbstractContextManager[Any]):
+    """Serves as soon as it is made, until `stop` or the end of a `with`; `url` is what a client is given."""
 
     def __init__(self, application: web.Application) -> None:
         self._application, self._ready = application, threading.Event()
@@ -28,3 +30,6 @@ class Loopback:
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(10)
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()

@@ -18,7 +18,7 @@ from assay.policy.decode_half import HalfDecoder
 from assay.policy.model import Policy
 from assay.policy.sampler import LocalSampler
 from assay.records import assistant, user
-from assay.reward.scorer import scorer
+from assay.reward.scorer import LocalScorer
 from assay.rollouts import Prompt
 
 pytestmark = pytest.mark.skipif(
@@ -225,7 +225,7 @@ def test_a_scorer_in_bfloat16_gives_the_rewards_of_full_precision(tmp_path: Path
     found = {}
     for precision, tokens in (("fp32", 8192), ("bf16", 8192), ("bf16", 128)):
         model = transformers.Qwen3ForSequenceClassification.from_pretrained(tmp_path).eval()
-        score = scorer(model, tiny_models.tokenizer(), 512, tokens, precision)
+        score = LocalScorer(model, tiny_models.tokenizer(), 512, tokens, precision)
         half = precision == "bf16"
         if half:
             model.model.layers[0].register_forward_pre_hook(_fail)

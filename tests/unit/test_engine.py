@@ -24,7 +24,7 @@ from assay.records import Pair, Preference, Response, user
 from assay.reward.config import EngineConfig, LossConfig, TrainConfig
 from assay.reward.model import RewardModel, with_lora
 from assay.reward.monitor import StepMetrics
-from assay.reward.scorer import load_scorer, scorer
+from assay.reward.scorer import LocalScorer, load_scorer
 from assay.reward.steps import Micro, Steps
 from assay.reward.train import train
 from paper_models import tiny_backbone
@@ -219,7 +219,7 @@ def test_an_unfinished_training_resumes_with_its_own_settings_only(
 def test_shared_prompts_are_scored_as_if_alone(backbone: str) -> None:
     tokenizer = models.load_tokenizer(backbone)
     torch.manual_seed(0)
-    score = scorer(models.load_reward_model(models.Backbone(name=backbone), tokenizer), tokenizer, 2048)
+    score = LocalScorer(models.load_reward_model(models.Backbone(name=backbone), tokenizer), tokenizer, 2048)
     prompt = (user("Which one is it?"),)
     answers = ["this", "that one", "neither, I think, but who knows", "THIS"]
     together = score([prompt + Response.of(a).messages for a in answers])
