@@ -27,12 +27,13 @@ from assay.curate.interchange import Format, entries, read, write
 from assay.curate.rules import last_user_text
 from assay.errors import AssayError
 from assay.records import Conversation, Judgement
-from assay.web.desk import ROLES, Access, Account, Desk, Id, Role
+from assay.web.desk import ROLES, Access, Account, Id, Role
 from assay.web.diff import difference
 from assay.web.overview import Progress, charts, disputes, needed, progress, verdict
 from assay.web.pace import LEAST, duration
 from assay.web.quality import annotators
 from assay.web.schema import storable
+from assay.web.store_desk import StoreDesk
 from assay.web.text import plain_text, render_markdown, reveal
 
 MAX_UPLOAD, MAX_UNPACKED, MAX_ROWS = 64 << 20, 512 << 20, 200_000
@@ -47,7 +48,7 @@ _DONE = {
 """What a page says after a change; an address cannot make it say anything else."""
 
 
-def make_router(desk: Desk, access: Access, pages: Environment) -> APIRouter:
+def make_router(desk: StoreDesk, access: Access, pages: Environment) -> APIRouter:
     """The routes; `pages` renders `lead_*.html`. The caller adds them to its app, behind its own headers and sessions."""
     router = APIRouter(prefix="/lead", default_response_class=HTMLResponse)
     show = _shower(access, pages)
@@ -96,7 +97,7 @@ def _done(path: str, what: str) -> RedirectResponse:
     return RedirectResponse(f"{path}?done={what}", 303)
 
 
-def _overview(router: APIRouter, desk: Desk, show: Show, lead: Who) -> None:
+def _overview(router: APIRouter, desk: StoreDesk, show: Show, lead: Who) -> None:
     @router.get("")
     def overview(request: Request, who: Annotated[Account, Depends(lead)], raters: bool = False) -> HTMLResponse:
         cases, given = desk.cases(), desk.judgements()
@@ -118,7 +119,7 @@ def _overview(router: APIRouter, desk: Desk, show: Show, lead: Who) -> None:
         )  # fmt: skip
 
 
-def _pairs(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) -> None:
+def _pairs(router: APIRouter, desk: StoreDesk, show: Show, lead: Who, writer: Who) -> None:
     @router.get("/disputes")
     def dispute_list(request: Request, who: Annotated[Account, Depends(lead)], page: int = 1) -> HTMLResponse:
         found = disputes({c.pair.id: c for c in desk.cases()}, desk.judgements())
@@ -166,7 +167,7 @@ def _pairs(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) ->
         return _done("/lead/disputes", "decision")
 
 
-def _people(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) -> None:
+def _people(router: APIRouter, desk: StoreDesk, show: Show, lead: Who, writer: Who) -> None:
     @router.get("/people")
     def people(request: Request, who: Annotated[Account, Depends(lead)]) -> HTMLResponse:
         return show(request, "lead_people.html", who, accounts=desk.accounts(), roles=_may_give(who), new=None)
@@ -217,7 +218,7 @@ def _may_give(who: Account) -> tuple[Role, ...]:
     return ROLES if who.role == "admin" else ("annotator",)
 
 
-def _project(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) -> None:
+def _project(router: APIRouter, desk: StoreDesk, show: Show, lead: Who, writer: Who) -> None:
     @router.get("/settings")
     def settings(request: Request, who: Annotated[Account, Depends(lead)]) -> HTMLResponse:
         return show(request, "lead_settings.html", who, settings=desk.settings())
@@ -286,7 +287,7 @@ class _Added:
     rows: tuple[str, ...] = ()
 
 
-def _import(desk: Desk, body: bytes, format: Format, by: str) -> _Added:
+def _import(desk: StoreDesk, body: bytes, format: Format, by: str) -> _Added:
     cases = desk.cases()
     names = {a.name for a in desk.accounts()} | {j.by for j in desk.judgements() if j.kind == "human"}
     with tempfile.TemporaryDirectory() as folder:

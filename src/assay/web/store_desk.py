@@ -1,4 +1,4 @@
-"""The lead's page on the store: see `desk.Desk` for what each of these is."""
+"""The store as the lead's page sees it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -16,34 +16,40 @@ _LOGGED = ("audit", "setting", "login-failed", "withdrawal", "skip", "flag", "un
 
 
 class StoreDesk:
-    """`Desk` by a store and its accounts."""
+    """A store and its accounts. Changes are logged, with `by` as their author."""
 
     def __init__(self, store: Store, accounts: Accounts) -> None:
         self._store, self._accounts = store, accounts
 
     def cases(self) -> Sequence[Case]:
+        """All pairs of the project with their attributes."""
         return self._store.cases()
 
     def case(self, pair_id: str) -> Case | None:
         return self._store.case(pair_id)
 
     def judgements(self) -> Sequence[Judgement]:
+        """The standing judgements, of people, leads and machines, traps left out."""
         return self._store.judgements()
 
     def works(self) -> Sequence[Work]:
+        """The standing judgements of annotators as the page recorded them, traps as well."""
         return self._store.works()
 
     def times(self) -> Sequence[float]:
+        """When people gave the answers that stand, traps left out, in unix seconds, in rising order."""
         with self._store.database.read() as connection:
             return times(connection)
 
     def held(self) -> Sequence[Held]:
+        """The pairs that somebody has open."""
         now = self._store.clock()
         with self._store.database.read() as connection:
             open_now = held(connection, now)
         return [Held(name=n, pair_id=i, minutes=max(1, round((until - now) / 60))) for n, i, until in open_now]
 
     def overlap(self) -> int:
+        """How many people judge each pair."""
         return self._store.settings().overlap
 
     def remarks(self) -> Sequence[Remark]:
@@ -57,10 +63,12 @@ class StoreDesk:
         return found
 
     def adjudicate(self, judgement: Judgement) -> None:
+        """Append a judgement of kind "lead"; a later one by the same lead on the same pair replaces it."""
         self._store.adjudicate(judgement)
         self.log("adjudicated", judgement.pair_id, judgement.by, judgement.better or judgement.problem)
 
     def add(self, judgements: Sequence[Judgement], by: str) -> int:
+        """Append what is not there yet, and return how many that were."""
         added = self._store.add(judgements, self._store.settings())
         self.log("imported", "judgements", by, f"{added} of {len(judgements)}")
         return added
@@ -82,10 +90,12 @@ class StoreDesk:
         return [_setting(name, value) for name, value in values.items()]
 
     def set(self, values: Mapping[str, str], by: str) -> None:
+        """Change settings. Raises ValueError, naming the setting, for a value that is not allowed."""
         known = Settings().texts()
         self._store.set({k: v for k, v in values.items() if k in known}, by)
 
     def events(self, before: float, limit: int) -> Sequence[Event]:
+        """The audit log, newest first, older than `before`."""
         return [_event(f) for f in self._store.facts(*_LOGGED, before=before, limit=limit)]
 
     def log(self, action: str, target: str, by: str, detail: str = "") -> None:
