@@ -1,5 +1,6 @@
 """Pools and runs as they lie on disk, small, for whoever reads them; and what `assay pool add` made, read back."""
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -82,3 +83,10 @@ def occurrences(folder: Path) -> list[tuple[Pair, Judgement, Origin]]:
 def rejections(folder: Path) -> list[Rejection]:
     found = cast(list[Rejection], Pool.open(folder).table("rejections").read())
     return sorted(found, key=lambda r: (r.source, r.file, r.row))
+
+
+def write_primes(file: Path, rows: Sequence[tuple[int, str]]) -> None:
+    """JSON lines of pairs, of (question, the answer that won: "yes" or "no")."""
+    other = {"yes": "no", "no": "yes"}
+    texts = [{"prompt": f"Is {n} prime?", "chosen": f"{won}, {n}", "rejected": f"{other[won]}, {n}"} for n, won in rows]
+    file.write_text("".join(json.dumps(t) + "\n" for t in texts))

@@ -7,6 +7,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from assay.rollouts import Score
+
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,?!:<>/=+-*()'\n"
 TEMPLATE = (
     "{% for m in messages %}[{{ m['role'][0] }}]{{ m['content'] }}{% if m['role'] == 'assistant' %}<end>{% endif %}"
@@ -95,3 +97,9 @@ def reward(folder: Path, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
+
+
+def first_tokens(pairs: Any) -> list[Score]:
+    """A reward that some groups miss altogether: does the answer begin with one of a few tokens?"""
+    found = [float(r.tokens[0] % 5 == 0) for _, r in pairs]
+    return [Score(rule=f, format=0.0, total=f) for f in found]
