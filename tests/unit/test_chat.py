@@ -143,10 +143,7 @@ def test_a_failure_is_a_reply_and_is_not_cached(
 
 @pytest.mark.parametrize(
     ("answer", "problem"),
-    [
-        (lambda: completion(""), "empty"),
-        (lambda: completion("no", finish_reason="content_filter"), "refused"),
-    ],
+    [(lambda: completion(""), "empty"), (lambda: completion("no", finish_reason="content_filter"), "refused")],
 )
 def test_what_the_model_said_is_kept_though_it_is_no_answer(
     server: FakeServer, tmp_path: Path, answer: Callable[[], web.Response], problem: str
