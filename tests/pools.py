@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from assay.curate.material import Material, pool_in
 from assay.curate.offline import hash_embedder
@@ -90,3 +90,10 @@ def write_primes(file: Path, rows: Sequence[tuple[int, str]]) -> None:
     other = {"yes": "no", "no": "yes"}
     texts = [{"prompt": f"Is {n} prime?", "chosen": f"{won}, {n}", "rejected": f"{other[won]}, {n}"} for n, won in rows]
     file.write_text("".join(json.dumps(t) + "\n" for t in texts))
+
+
+def policy_steps(folder: Path) -> dict[str, Any]:
+    """The results of the steps of `--tune`, less the time that each took."""
+    root = folder / "policies" / "steps"
+    told = {str(p.relative_to(root).with_suffix("")): json.loads(p.read_text()) for p in sorted(root.rglob("*.json"))}
+    return {name: {k: v for k, v in step.items() if k != "wall_s"} for name, step in told.items()}

@@ -30,6 +30,14 @@ def tokenizer() -> Any:
     return fast
 
 
+SHAPE: dict[str, Any] = {
+    "vocab_size": len(tokenizer()), "hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 3,
+    "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 512, "eos_token_id": 1, "pad_token_id": 0,
+    "bos_token_id": None,
+}  # fmt: skip
+"""Of a small language model, for whoever builds one from a class."""
+
+
 def language(kind: str = "llama", seed: int = 0, layers: int = 2, width: int = 32, head: int = 8) -> Any:
     """A causal language model of random weights: llama, or qwen3 (QK-norm, grouped queries; heads are `head` wide)."""
     torch.manual_seed(seed)

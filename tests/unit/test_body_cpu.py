@@ -20,16 +20,12 @@ from assay.policy.sampler import LocalSampler
 from assay.records import assistant, user
 from assay.reward.scorer import LocalScorer
 from assay.rollouts import Prompt
+from tiny_models import SHAPE
 
 pytestmark = pytest.mark.skipif(
     body_cpu.library() is None,
     reason="no AVX512-BF16, or AMX, or no C++ compiler: bfloat16 by PyTorch's operators only",
 )
-SHAPE: dict[str, Any] = {
-    "vocab_size": len(tiny_models.tokenizer()), "hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 3,
-    "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 512, "eos_token_id": 1, "pad_token_id": 0,
-    "bos_token_id": None,
-}  # fmt: skip
 BUILT: dict[str, Any] = {
     "llama": lambda: transformers.LlamaForCausalLM(
         transformers.LlamaConfig(**SHAPE, head_dim=12, attention_bias=True, mlp_bias=True)

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from assay import devices, models, packing, sight, vision, weights
 from assay.attention import candidates
-from assay.errors import AssayError
+from assay.errors import AssayError, missing_extra
 from assay.head import chosen_logprobs
 from assay.images import ImageStore
 from assay.pack import Group, Pack, Padded, bins, pack, pad, padded_bins, split
@@ -280,8 +280,6 @@ def _with_lora(model: Any, config: PolicyConfig) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        from assay.errors import missing_extra
-
         raise missing_extra("peft", "lora") from error
     resting = {
         id(p) for part in (vision.language_model(model), model.get_output_embeddings()) for p in part.parameters()
