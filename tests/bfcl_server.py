@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plain_server import answering
+from loopback import answering
 
 
 def answers(python: Path, categories: tuple[str, ...]) -> dict[str, list[dict[str, Any]] | None]:

@@ -10,7 +10,7 @@ from typing import Any
 from assay.records import assistant, user
 from assay.render import Rendered
 from assay.reward.scorer import LocalScorer
-from plain_server import answering
+from loopback import answering
 
 
 @dataclass

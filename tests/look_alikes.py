@@ -1,7 +1,11 @@
 """Pairs that ask the same about different topics, for judges that decide by verified look-alikes."""
 
+from collections.abc import Sequence
+from typing import Any
+
+from assay.curate.offline import hash_embedder
 from assay.curate.rules import rule_attributes
-from assay.records import Case, Example, Pair, Response, user
+from assay.records import Case, Embedder, Example, Pair, Response, user
 
 TOPICS = (
     "tea", "rain", "cats", "bread", "music", "chess", "snow", "trees", "maps", "salt", "jazz", "kites", "owls", "gold",
@@ -24,3 +28,14 @@ def example(topic: str, good: str, bad: str, demand: str = DEMAND) -> Example:
 
 def case(p: Pair, *examples: Example) -> Case:
     return Case(pair=p, attributes=rule_attributes(p), examples=examples)
+
+
+def counting() -> tuple[Embedder, list[list[str]]]:
+    """An embedder, and what it is asked, call by call."""
+    calls: list[list[str]] = []
+
+    def embed(texts: Sequence[str]) -> Any:
+        calls.append(list(texts))
+        return hash_embedder()(texts)
+
+    return embed, calls

@@ -8,11 +8,11 @@ how.
 import hashlib
 import json
 import re
-import threading
 from collections import Counter
-from contextlib import AbstractContextManager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+
+from aiohttp import web
+
+from loopback import Loopback, completion
 
 ATTRIBUTES = {
     "category": "Math", "objectivity": "objective", "controversiality": "low", "desired": ["is right"],
@@ -31,76 +31,41 @@ FAILURES: dict[str, tuple[int, str]] = {
 }
 
 
-class OutageServer(AbstractContextManager["OutageServer"]):
+class OutageServer(Loopback):
     """The server for the length of a `with`; `url` is what a client is given."""
 
     def __init__(self, port: int = 0) -> None:
         self.answered, self.refused = Counter[str](), Counter[str]()
         self.refuses: dict[str, str] = {}
         """What a request that holds a text gets instead of an answer, for good."""
-        self._lock, self._left, self._how = threading.Lock(), -1, ""
-        self._start(port)
-        self.port = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self._left, self._how = -1, ""
+        super().__init__(port=port)
 
     def fail(self, how: str, after: int = 0) -> None:
         """From the answer after the next `after` ones on, every request fails: a key of FAILURES, or "drop"."""
-        with self._lock:
-            self._how, self._left = how, after
+        self._how, self._left = how, after
 
     def recover(self) -> None:
-        with self._lock:
-            self._how, self._left = "", -1
-
-    def down(self) -> None:
-        """Nothing listens at the address any more."""
-        self._server.shutdown()
-        self._server.server_close()
+        self._how, self._left = "", -1
 
     def up(self) -> None:
-        self._start(self.port)
+        """At the same address again."""
+        super().__init__(port=self.port)
 
-    def __exit__(self, *_: object) -> None:
-        self.down()
-
-    def _start(self, port: int) -> None:
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                status, text = outer._answer(body, self.headers.get("Idempotency-Key", "").split("-")[0])
-                if not status:
-                    self.close_connection = True
-                    return
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(text.encode())))
-                self.end_headers()
-                self.wfile.write(text.encode())
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-    def _answer(self, body: dict[str, Any], question: str) -> tuple[int, str]:
-        prompt = body["messages"][-1]["content"]
+    async def _answer(self, request: web.Request) -> web.Response:
+        prompt = (await request.json())["messages"][-1]["content"]
         own = next((how for text, how in self.refuses.items() if text in prompt), "")
-        with self._lock:
-            how = own or (self._how if self._how and self._left <= 0 else "")
-            if how:
-                self.refused[how] += 1
-                return FAILURES.get(how, (0, ""))
+        how = own or (self._how if self._how and self._left <= 0 else "")
+        if not how:
             self._left -= 1
-            self.answered[question] += 1
-        message = {"role": "assistant", "content": said(prompt)}
-        usage = {"prompt_tokens": 100, "completion_tokens": 10}
-        return 200, json.dumps({"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage})
+            self.answered[request.headers.get("Idempotency-Key", "").split("-")[0]] += 1
+            return web.json_response(completion(said(prompt)))
+        self.refused[how] += 1
+        if how not in FAILURES:
+            assert request.transport is not None
+            request.transport.close()
+        status, text = FAILURES.get(how, (500, ""))
+        return web.Response(status=status, text=text, content_type="application/json")
 
 
 def said(prompt: str) -> str:

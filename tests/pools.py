@@ -1,9 +1,10 @@
 """Pools and runs as they lie on disk, small, for whoever reads them; and what `assay pool add` made, read back."""
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from assay.curate.material import Material, pool_in
 from assay.curate.offline import hash_embedder
@@ -82,3 +83,17 @@ def occurrences(folder: Path) -> list[tuple[Pair, Judgement, Origin]]:
 def rejections(folder: Path) -> list[Rejection]:
     found = cast(list[Rejection], Pool.open(folder).table("rejections").read())
     return sorted(found, key=lambda r: (r.source, r.file, r.row))
+
+
+def write_primes(file: Path, rows: Sequence[tuple[int, str]]) -> None:
+    """JSON lines of pairs, of (question, the answer that won: "yes" or "no")."""
+    other = {"yes": "no", "no": "yes"}
+    texts = [{"prompt": f"Is {n} prime?", "chosen": f"{won}, {n}", "rejected": f"{other[won]}, {n}"} for n, won in rows]
+    file.write_text("".join(json.dumps(t) + "\n" for t in texts))
+
+
+def policy_steps(folder: Path) -> dict[str, Any]:
+    """The results of the steps of `--tune`, less the time that each took."""
+    root = folder / "policies" / "steps"
+    told = {str(p.relative_to(root).with_suffix("")): json.loads(p.read_text()) for p in sorted(root.rglob("*.json"))}
+    return {name: {k: v for k, v in step.items() if k != "wall_s"} for name, step in told.items()}

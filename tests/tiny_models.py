@@ -7,6 +7,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from assay.rollouts import Score
+
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,?!:<>/=+-*()'\n"
 TEMPLATE = (
     "{% for m in messages %}[{{ m['role'][0] }}]{{ m['content'] }}{% if m['role'] == 'assistant' %}<end>{% endif %}"
@@ -26,6 +28,14 @@ def tokenizer() -> Any:
     )  # fmt: skip
     fast.chat_template = TEMPLATE
     return fast
+
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": len(tokenizer()), "hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 3,
+    "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 512, "eos_token_id": 1, "pad_token_id": 0,
+    "bos_token_id": None,
+}  # fmt: skip
+"""Of a small language model, for whoever builds one from a class."""
 
 
 def language(kind: str = "llama", seed: int = 0, layers: int = 2, width: int = 32, head: int = 8) -> Any:
@@ -95,3 +105,9 @@ def reward(folder: Path, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
+
+
+def first_tokens(pairs: Any) -> list[Score]:
+    """A reward that some groups miss altogether: does the answer begin with one of a few tokens?"""
+    found = [float(r.tokens[0] % 5 == 0) for _, r in pairs]
+    return [Score(rule=f, format=0.0, total=f) for f in found]

@@ -40,6 +40,11 @@ class CannotRead(AssayError):
     """One conversation that a model cannot take as it is: callers that have others leave it out, and count the reason."""
 
 
+def first_line(error: object) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def missing_extra(package: str, extra: str) -> AssayError:
     """The error for an optional dependency that is not installed, with the line that installs it."""
     return AssayError(f"this needs {package}, which is not installed; run: {install_line(extra)}")

@@ -13,13 +13,15 @@ from assay.store import Place
 from assay.tables import Table
 
 FATES = ("relabelled", "flipped", "dropped")
+EACH = 3
+"""Of each fate at most so many are picked."""
 CHARACTERS = 600
 """Of a longer text the rest is left out, and that is told."""
 
 
-def examples(folder: Path, each: int = 3) -> list[dict[str, Any]]:
+def examples(folder: Path) -> list[dict[str, Any]]:
     """A few corrected, flipped and dropped pairs of the first seed, with what was said about them, as texts for a page."""
-    return pairs_told(folder, _picked(Table(folder / "seed-0" / "tables" / "labels", Label), each))
+    return pairs_told(folder, _picked(Table(folder / "seed-0" / "tables" / "labels", Label)))
 
 
 def changed(folder: Path) -> pl.DataFrame:
@@ -48,19 +50,19 @@ def pairs_told(folder: Path, picked: pl.DataFrame, characters: int = CHARACTERS)
     return [_example(text[row["pair_id"]], row, by.get(row["pair_id"], ""), characters) for row in rows]
 
 
-def _picked(labels: Table[Label], each: int) -> pl.DataFrame:
-    """At most `each` labels of every fate of `FATES`, of as many reasons as there are; one shard in memory at a time."""
+def _picked(labels: Table[Label]) -> pl.DataFrame:
+    """At most EACH labels of every fate of `FATES`, of as many reasons as there are; one shard in memory at a time."""
     columns = ["pair_id", "chosen", "fate", "reason"]
     found = [pl.DataFrame(schema=dict.fromkeys(columns, pl.String))]
     for shard in labels.shards():
         of_fate = labels.frame(shard, columns=columns).filter(pl.col("fate").is_in(FATES))
         by_reason = of_fate.unique(["fate", "reason"], keep="first", maintain_order=True)
-        some = of_fate.group_by("fate", maintain_order=True).head(each).select(columns)
+        some = of_fate.group_by("fate", maintain_order=True).head(EACH).select(columns)
         found.append(compact(pl.concat([by_reason, some])))
     every = pl.concat(found).unique("pair_id", keep="first", maintain_order=True)
     turn = pl.int_range(pl.len()).over("fate", "reason")
     ranked = every.with_columns(turn=turn, fate_at=pl.col("fate").replace_strict({f: n for n, f in enumerate(FATES)}))
-    return ranked.sort("fate_at", "turn", maintain_order=True).group_by("fate", maintain_order=True).head(each)
+    return ranked.sort("fate_at", "turn", maintain_order=True).group_by("fate", maintain_order=True).head(EACH)
 
 
 def _example(pair: Pair, row: Mapping[str, Any], by: str, characters: int = CHARACTERS) -> dict[str, Any]:

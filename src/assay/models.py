@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from assay.errors import AssayError, missing_extra
+from assay.errors import AssayError, first_line, missing_extra
 from assay.identity import of_model
 from assay.installing import fetch_line
 
@@ -388,13 +388,12 @@ def load_pretrained(loader: Any, name: str, trust: bool = False, **options: Any)
         with hush, _read_once(name):
             return loader.from_pretrained(place, trust_remote_code=trust, **packaged, **options)
     except (OSError, ValueError, ImportError, RuntimeError, KeyError, IndexError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         if "trust_remote_code" in str(error):
             raise AssayError(
                 f"the model '{name}' brings code of its own, which would run with your rights. It is not run unless asked "
                 "for (an embedder: --embedder-remote-code; a reward model: MODULE:FUNCTION, your function that loads it)"
             ) from error
         raise AssayError(
-            f"cannot load the model '{name}': {first} - give a packaged model ({', '.join(PACKAGED)}), "
+            f"cannot load the model '{name}': {first_line(error)} - give a packaged model ({', '.join(PACKAGED)}), "
             "a local folder with config.json, or a hub id that this machine can reach"
         ) from error

@@ -10,6 +10,7 @@ import torch
 
 from assay import attention, shortcuts, vision
 from assay.encoders import first_position, first_token_rewards, is_encoder, rewards
+from assay.errors import first_line
 from assay.pack import Group, Ids, Pack, Padded, common, continued, pack, share
 from assay.weights import Widened
 
@@ -63,7 +64,7 @@ def use_packing(model: Any, backend: str = "segments", half: bool = False) -> st
         try:
             reason = "" if same() else "packed and single sequences give different results: not plain attention"
         except (TypeError, RuntimeError, ImportError) as error:
-            reason = f"packed attention ({backend}) fails on it: {str(error).strip().splitlines()[0]}"
+            reason = f"packed attention ({backend}) fails on it: {first_line(error)}"
         if not reason and (made := shortcuts.install(body)) is not None:
             try:
                 made.reader = made.reader if same(read=True) else None

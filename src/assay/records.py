@@ -173,6 +173,16 @@ class Pair:
         """Content id of (conversation history, final turns), order-free: the dedup key of paper A, D.1."""
         return digest([self.prompt_id, *(r.id for r in self.responses)])
 
+    @property
+    def turns(self) -> Conversation:
+        """All messages: the prompt's, and then those of both responses."""
+        return (*self.prompt, *(m for r in self.responses for m in r.messages))
+
+    @property
+    def chars(self) -> int:
+        """The characters of all messages."""
+        return sum(len(m.content) for m in self.turns)
+
     def response(self, response_id: str) -> Response:
         return next(r for r in self.responses if r.id == response_id)
 

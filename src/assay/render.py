@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from assay.errors import AssayError, CannotRead
+from assay.errors import AssayError, CannotRead, first_line
 from assay.images import ImageStore
 from assay.records import Conversation, tools_of
 from assay.templates import chat_text, plain_turn
@@ -356,7 +356,7 @@ def _ids(processor: Any, text: str, images: Sequence[str], store: ImageStore | N
     try:
         made = processor(text=[encodable(text)], images=pictures, add_special_tokens=False)
     except ValueError as error:
-        raise CannotRead(f"its pictures cannot be read: {str(error).splitlines()[0]}") from error
+        raise CannotRead(f"its pictures cannot be read: {first_line(error)}") from error
     return [int(t) for t in made["input_ids"][0]]
 
 

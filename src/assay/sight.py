@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from assay import attention, packing, vision
-from assay.errors import AssayError
+from assay.errors import AssayError, first_line
 from assay.pack import Group, pack, pad
 from assay.records import Message
 from assay.render import render_prompt
@@ -71,14 +71,14 @@ def tried(inner: Any, processor: Any, plain: str, backend: str = "", half: bool 
             body.set_attn_implementation(attention.NAME)
             reason = trial.apart(backend, half)
         except FAILS as error:
-            reason = f"packs with pictures fail on it: {_first_line(error)}"
+            reason = f"packs with pictures fail on it: {first_line(error)}"
         if not reason:
             return ""
         body.set_attn_implementation(plain)
     try:
         wrong = trial.apart("", half)
     except FAILS as error:
-        wrong = _first_line(error)
+        wrong = first_line(error)
     if wrong:
         raise AssayError(
             f"{name} cannot be used with pictures here: {wrong}. Take another model, or train it on text alone (no pictures)"
@@ -98,7 +98,7 @@ class _Trial:
             ids = render_prompt(heard, asked, _One())  # type: ignore[arg-type]
         except FAILS as error:
             raise AssayError(
-                f"the processor of {type(inner).__name__} does not read a picture: {_first_line(error)}"
+                f"the processor of {type(inner).__name__} does not read a picture: {first_line(error)}"
             ) from error
         self.made, self.prompt = heard.made, len(ids)
         words = processor.tokenizer(ASKED, add_special_tokens=False)["input_ids"]
@@ -159,7 +159,3 @@ class _Trial:
         read = packing.packed_hidden(self.inner, pack([self.group], backend, read=True).to(where), self.pictures)
         before = torch.split(states[made.from_M], [n - 1 for n in sizes])
         return [torch.cat([x, last[None]]).float() for x, last in zip(before, read, strict=True)]
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -33,7 +33,7 @@ class Stage:
 def of_run(place: Path, config: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Stage, ...]:
     """The stages of an `assay run`; `asked`: what its run file asks of it besides."""
     claims = bool(asked.get("claims"))
-    split = _json(place / "steps" / "prepare" / "split.json")
+    split = noted(place / "steps" / "prepare" / "split.json")
     prepared = (place / "steps" / "prepare" / "split.json").exists()
     found = [Stage(title="preparing the pool: who is held out, attributes, vectors", done=prepared)]
     seeds = int(config.get("seeds", 1))
@@ -53,7 +53,7 @@ def _of_policies(place: Path, tuning: Mapping[str, Any], seeds: int) -> list[Sta
     steps, trainings, grpo = place / "steps", int(tuning["seeds"]), tuning["grpo"]
     names = [f"{arm}-{i}" for i in range(trainings) for arm in ("raw", "curated")]
     drawn, done = DRAWN * int(tuning["test_prompts"]) * int(tuning["candidates"]), (steps / "start.json").exists()
-    took = float(_json(steps / "start.json").get("wall_s", 0.0))
+    took = float(noted(steps / "start.json").get("wall_s", 0.0))
     found = [Stage(title="answers of the untuned policy", done=done, effort=drawn, left=0.0 if done else drawn, seconds=took,
                    of="policy")]  # fmt: skip
     picked = _files(steps / "best-of-n", "*.json") >= 2 * seeds
@@ -65,7 +65,7 @@ def _of_policies(place: Path, tuning: Mapping[str, Any], seeds: int) -> list[Sta
     over, told = 0.0, 0.0
     for name in names:
         over += asked if not (steps / "policy" / f"{name}.json").exists() else 0.0
-        trained = _json(steps / "grpo" / f"{name}.json")
+        trained = noted(steps / "grpo" / f"{name}.json")
         told += float(trained.get("wall_s", 0.0)) if "skipped" not in trained else 0.0
     whole, last = (each + asked) * len(names), (steps / f"compared-{trainings}.json").exists()
     times = f"{trainings} training{'s' * (trainings > 1)} each"
@@ -121,7 +121,7 @@ def of_tuning(place: Path, config: Mapping[str, Any]) -> tuple[Stage, ...]:
     steps, models, drawn = place / "steps", place / "models", DRAWN
 
     def stage(title: str, step: str, effort: float, model: str = "", *more: float) -> Stage:
-        told = _json(steps / f"{step}.json")
+        told = noted(steps / f"{step}.json")
         done, extra = bool(told), sum(more)
         part = 0.0 if done or not model else _share(models / model)
         return Stage(title=title, done=done, effort=effort + extra, left=0.0 if done else effort * (1 - part) + extra,
@@ -156,7 +156,7 @@ def _skipped(stages: Sequence[Stage], steps: Path) -> list[Stage]:
     """A stage that had nothing to learn from has no policy to examine either."""
     told = {s.title: s for s in stages}
     for step in steps.glob("*.json"):
-        if "skipped" in _json(step):
+        if "skipped" in noted(step):
             name = step.stem.replace("mpo-", "the policy of MPO's round ").replace("grpo", "the tuned policy")
             if (s := told.get(f"examining {name}")) is not None:
                 told[s.title] = Stage(title=s.title, done=True)
@@ -175,7 +175,7 @@ def of_training(place: Path, identity: Mapping[str, Any]) -> tuple[str, tuple[St
         kind, title = "reward train", "training"
     done, steps = (place / "training.json").exists(), _steps(identity)
     share = 0.0 if not steps else min(1.0, _last(place).get("step", 0) / steps)
-    seconds = float(_json(place / "training.json").get("wall_s", 0.0))
+    seconds = float(noted(place / "training.json").get("wall_s", 0.0))
     left = 0.0 if done else float(steps) * (1 - share)
     return kind, (Stage(title=title, done=done, effort=float(steps), left=left, seconds=seconds),)
 
@@ -196,7 +196,7 @@ def training(title: str, done: bool, models: Mapping[Path, float]) -> Stage:
     """A stage of trainings, each with its effort."""
     left, seconds = 0.0, 0.0
     for folder, effort in models.items():
-        told = _json(folder / "training.json")
+        told = noted(folder / "training.json")
         seconds += float(told.get("wall_s", 0.0))
         left += 0.0 if told or done else effort * (1 - _share(folder))
     worked = sum(e for f, e in models.items() if (f / "training.json").exists()) if not done else sum(models.values())
@@ -208,7 +208,7 @@ def _share(folder: Path) -> float:
     partial = folder.with_name(folder.name + ".partial")
     if not (partial / "metrics.jsonl").exists():
         return 1.0 if (folder / "training.json").exists() else 0.0
-    steps = _steps(_json(partial / "identity.json").get("identity") or {})
+    steps = _steps(noted(partial / "identity.json").get("identity") or {})
     return min(1.0, _last(partial).get("step", 0) / steps) if steps else 0.0
 
 
@@ -240,7 +240,8 @@ def _files(folder: Path, pattern: str) -> int:
     return sum(1 for _ in folder.glob(pattern)) if folder.is_dir() else 0
 
 
-def _json(file: Path) -> dict[str, Any]:
+def noted(file: Path) -> dict[str, Any]:
+    """What a small JSON file says; {} where there is none that can be read."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

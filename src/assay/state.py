@@ -20,7 +20,7 @@ from assay.curate.waiting import Waits, waits
 from assay.errors import AssayError
 from assay.processes import alive
 from assay.session import PROGRESS, RUN_FILE, SESSION, duration
-from assay.stages import Stage, of_run, of_training, of_tuning
+from assay.stages import Stage, noted, of_run, of_training, of_tuning
 
 How = Literal["running", "paused", "finished", "failed", "killed", "stopped"]
 """paused: it waits for people (with `--wait` its process lives on); stopped: by Ctrl-C, or at a budget; killed: it ended
@@ -91,7 +91,7 @@ def state(folder: Path) -> RunState:
     """The state of the run in `folder`. Raises AssayError where it is none."""
     folder = Path(folder)
     place, kind, stages = _what(folder)
-    session, progress = _json(place / SESSION), _json(place / PROGRESS)
+    session, progress = noted(place / SESSION), noted(place / PROGRESS)
     lives = _lives(folder, place, session)
     lacks, damaged = _waits(place)
     how, why = _how(lives, session, stages, lacks)
@@ -139,7 +139,7 @@ def _what(folder: Path) -> tuple[Path, str, tuple[Stage, ...]]:
     partial = folder.with_name(folder.name + ".partial")
     for place in (folder, partial):
         if (place / "environments.jsonl").exists() and (place / "config.json").exists():
-            config = _json(place / "config.json")
+            config = noted(place / "config.json")
             if "stage1" in config and "recipe" in config:
                 return place, "run", of_run(place, config, _settings(place))
             if "grpo" in config and "rounds" in config:
@@ -148,7 +148,7 @@ def _what(folder: Path) -> tuple[Path, str, tuple[Stage, ...]]:
     done, begun = folder / "training.json", partial / "identity.json"
     if done.exists() or begun.exists():
         place = folder if done.exists() else partial
-        identity = _json(done if done.exists() else begun).get("identity") or {}
+        identity = noted(done if done.exists() else begun).get("identity") or {}
         return place, *of_training(place, identity)
     if (folder / SESSION).exists():
         return folder, "", ()
@@ -207,7 +207,7 @@ def _cost(place: Path) -> Cost:
     price = (_settings(place).get("price") or (0.0, 0.0)) if tokens_in or tokens_out else (0.0, 0.0)
     dollars = (tokens_in * price[0] + tokens_out * price[1]) / 1e6 if any(price) else None
     answers, people_s = _answered(place)
-    training = sum(float(_json(f).get("wall_s", 0.0)) for f in _trainings(place))
+    training = sum(float(noted(f).get("wall_s", 0.0)) for f in _trainings(place))
     return Cost(tokens_in=tokens_in, tokens_out=tokens_out, dollars=dollars, answers=answers, people_s=people_s,
                 training_s=round(training, 1))  # fmt: skip
 
@@ -261,7 +261,7 @@ def _started(place: Path, session: Mapping[str, Any]) -> float:
         pass
     if "begun" in session:
         return datetime.fromisoformat(session["begun"]).timestamp()
-    return _time(place / "identity.json") or _time(place)
+    return written_at(place / "identity.json") or written_at(place)
 
 
 def _changed(place: Path, progress: Mapping[str, Any]) -> float:
@@ -271,8 +271,8 @@ def _changed(place: Path, progress: Mapping[str, Any]) -> float:
     some = ["seed-*/metrics.jsonl", "seed-*/models", "models", "models/*.partial/metrics.jsonl",
             "seed-*/models/*.partial/metrics.jsonl", "policies/metrics.jsonl",
             "policies/models/*.partial/metrics.jsonl"]  # fmt: skip
-    times = [_time(place / n) for n in names] + [_time(p) for pattern in some for p in place.glob(pattern)]
-    return max([float(progress.get("at", 0.0)), *times, 0.0]) or _time(place)
+    times = [written_at(place / n) for n in names] + [written_at(p) for pattern in some for p in place.glob(pattern)]
+    return max([float(progress.get("at", 0.0)), *times, 0.0]) or written_at(place)
 
 
 def _eta(stages: tuple[Stage, ...], progress: Mapping[str, Any]) -> float | None:
@@ -312,15 +312,8 @@ def _settings(place: Path) -> dict[str, Any]:
         return {}
 
 
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _time(path: Path) -> float:
+def written_at(path: Path) -> float:
+    """When a file was last written, in unix seconds; 0.0 where there is none."""
     try:
         return path.stat().st_mtime
     except OSError:

@@ -32,7 +32,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from assay.devices import computes_in_half
-from assay.errors import AssayError, Elsewhere, missing_extra
+from assay.errors import AssayError, Elsewhere, first_line, missing_extra
 from assay.memory import keep_freed_memory
 from assay.tables import remove
 
@@ -244,7 +244,7 @@ class Engine:
             try:
                 return self._read(folder)
             except _UNREADABLE as error:
-                why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+                why = first_line(error)
                 say(f"{folder}: cannot be read ({why}); going on from an earlier state")
         if found:
             raise AssayError(f"{within}: none of its states can be read; remove that folder to begin anew")

@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
-from assay.errors import AssayError, CannotRead
+from assay.errors import AssayError, CannotRead, first_line
 from assay.records import Conversation, tools_of
 
 TODAY = date(2024, 7, 26)
@@ -109,8 +109,7 @@ class _Page:
         except TemplateSyntaxError as error:
             raise AssayError(f"the chat template of {_name(self.owner)} is broken: {error}") from error
         except FAULTS as error:
-            cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise CannotRead(f"the chat template refuses it: {cause}") from error
+            raise CannotRead(f"the chat template refuses it: {first_line(error)}") from error
 
     def shows(self, chat: Sequence[dict[str, Any]], at: int, **changed: Any) -> bool:
         """Does the text change with something in a turn? Where the template then refuses, it has looked."""

@@ -16,7 +16,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from transformers.utils import cached_file
 
-from assay.errors import AssayError, missing_extra
+from assay.errors import AssayError, first_line, missing_extra
 
 Use = Literal["score", "train", "generate", "body"]
 """What for: its reward is read; a reward head is trained on it; it generates; its hidden states are read."""
@@ -200,9 +200,7 @@ def merged(model: Any, config: Any, place: str, loaded: Loaded, use: Use) -> tup
     try:
         adapted = PeftModel.from_pretrained(model, place, config=config)
     except (RuntimeError, ValueError) as error:
-        raise AssayError(
-            f"the adapter '{place}' does not fit its model: {str(error).strip().splitlines()[0]}"
-        ) from error
+        raise AssayError(f"the adapter '{place}' does not fit its model: {first_line(error)}") from error
     wanted = set(get_peft_model_state_dict(adapted))
     if given != wanted:
         lost, strange = sorted(wanted - given), sorted(given - wanted)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from assay.reward.scorer import LocalScorer
     from web_site import Site
 
 
@@ -71,3 +72,14 @@ def make_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
 @pytest.fixture
 def site(make_site: Callable[..., "Site"]) -> "Site":
     return make_site()
+
+
+@pytest.fixture(scope="session")
+def scorer(tmp_path_factory: pytest.TempPathFactory) -> "LocalScorer":
+    """A small reward model."""
+    import tiny_models
+    from assay.reward.scorer import LocalScorer, load_scorer
+
+    made = load_scorer(tiny_models.reward(tmp_path_factory.mktemp("reward")), 256)
+    assert isinstance(made, LocalScorer)
+    return made

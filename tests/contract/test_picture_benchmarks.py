@@ -25,7 +25,7 @@ from assay.llm.client import Server
 from assay.llm.replies import Reply
 from assay.records import Conversation, Scorer, user
 from assay.reward.remote import NO_PICTURES, RemoteConfig, RemoteScorer
-from judge_server import judging
+from judge_server import Judged
 
 Image = pytest.importorskip("PIL.Image")
 RIGHT, WRONG = "right answer", "wrong answer"
@@ -294,7 +294,7 @@ def test_an_even_number_of_judgements_has_no_majority(draws: int) -> None:
 
 def test_a_judge_on_a_server_is_sent_the_picture(tmp_path: Path) -> None:
     vl_files(tmp_path)
-    with judging(lambda text: marked(text.index(RIGHT) < text.index(WRONG))) as server:
+    with Judged(lambda text: marked(text.index(RIGHT) < text.index(WRONG))) as server:
         config = ChatConfig(url=server.url, model="m", images=tmp_path / "images")
         for _ in range(2):  # the second time from the kept replies
             judge = PairJudge(Server(config, tmp_path / "replies.sqlite"))

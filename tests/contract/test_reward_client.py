@@ -15,7 +15,7 @@ from assay.records import Conversation, Message, assistant, user
 from assay.reward.config import TrainConfig
 from assay.reward.model import for_training
 from assay.reward.remote import RemoteConfig, RemoteScorer
-from assay.reward.scorer import LocalScorer, load_scorer, scorer
+from assay.reward.scorer import LocalScorer, load_scorer
 from fake_rewards import Fake, paths, serving
 
 CHATS: list[Conversation] = [
@@ -40,7 +40,7 @@ def offline(folder: Path) -> LocalScorer:
 @pytest.fixture(scope="module")
 def encoder() -> LocalScorer:
     tokenizer = models.load_tokenizer("minilm")
-    return scorer(for_training(TrainConfig(layers=1), tokenizer).inner.eval(), tokenizer, 64)
+    return LocalScorer(for_training(TrainConfig(layers=1), tokenizer).inner.eval(), tokenizer, 64)
 
 
 def client(fake: Fake, **more: Any) -> RemoteScorer:
@@ -64,7 +64,7 @@ def test_vllm_gives_the_raw_rewards_of_offline_scoring_or_none(offline: LocalSco
         np.testing.assert_allclose(told[4], expected[4], atol=1e-5)
         assert not theirs.problems
         shorter = client(fake, tokenizer=str(folder), max_tokens=32)
-        again = scorer(offline.model.model, offline.tokenizer, 32)
+        again = LocalScorer(offline.model.model, offline.tokenizer, 32)
         np.testing.assert_allclose(shorter([LONG]), again([LONG]), atol=1e-5)
 
 
@@ -93,7 +93,7 @@ def test_tools_reach_the_template(folder: Path, tmp_path: Path, offline: LocalSc
 
     tokenizer = tiny_models.tokenizer()
     tokenizer.chat_template = "{% if tools %}T{{ tools | tojson }}{% endif %}" + tokenizer.chat_template
-    knowing = scorer(offline.model.model, tokenizer, 64)
+    knowing = LocalScorer(offline.model.model, tokenizer, 64)
     tools = '[{"type": "function", "function": {"name": "f", "parameters": {}}}]'
     with_tools = (Message(role="user", content="add", tools=tools), assistant("5"))
     assert knowing([with_tools])[0] != pytest.approx(offline([with_tools])[0], abs=1e-4)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import tiny_models
 from assay.records import Conversation, Message, assistant, user
 from assay.render import Rendered
-from assay.reward.scorer import LocalScorer, load_scorer
+from assay.reward.scorer import LocalScorer
 
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
@@ -28,13 +28,6 @@ STRICT = (
     "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system turn here') }}{% endif %}"
     "[{{ m['role'][0] }}]{{ m['content'] }}{% if m['role'] == 'assistant' %}<end>{% endif %}{% endfor %}"
 )
-
-
-@pytest.fixture(scope="module")
-def scorer(tmp_path_factory: pytest.TempPathFactory) -> LocalScorer:
-    made = load_scorer(tiny_models.reward(tmp_path_factory.mktemp("reward")), 256)
-    assert isinstance(made, LocalScorer)
-    return made
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import tiny_models
 from assay.records import Conversation, Message, assistant, user
-from assay.reward.scorer import LocalScorer, load_scorer
+from assay.reward.scorer import LocalScorer
 
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
@@ -21,13 +20,6 @@ from assay.reward.serve_page import ENDPOINTS
 PROMPT: Conversation = (Message(role="system", content="be kind"), user("what is 2+3?"))
 ANSWERS = ("5", "five, I think", "a fish", "It is 5." * 9)
 CHATS: list[Conversation] = [(*PROMPT, assistant(a)) for a in ANSWERS] + [(user("hi"), assistant("ho"))]
-
-
-@pytest.fixture(scope="module")
-def scorer(tmp_path_factory: pytest.TempPathFactory) -> LocalScorer:
-    made = load_scorer(tiny_models.reward(tmp_path_factory.mktemp("reward")), 256)
-    assert isinstance(made, LocalScorer)
-    return made
 
 
 @pytest.fixture(scope="module")

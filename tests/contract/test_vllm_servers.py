@@ -19,7 +19,7 @@ from assay.policy.sampler import make_sampler
 from assay.policy.vllm_servers import outline
 from assay.records import user
 from assay.rollouts import Prompt
-from plain_server import answering
+from loopback import answering
 
 PROMPTS = [Prompt(messages=(user(f"say {c}"),)) for c in "abcdef"]
 CONFIG = SamplerConfig(max_tokens=3)

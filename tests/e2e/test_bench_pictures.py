@@ -15,7 +15,7 @@ from assay.bench.reasoning.serving import served
 from assay.bench.score_file import read
 from contract.test_picture_benchmarks import RIGHT, VL, WRONG, marked, mm_files, picture, vl_files, vl_hub
 from in_process import assay_here
-from judge_server import judging
+from judge_server import Judged
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_a_judge_behind_a_server(tmp_path: Path) -> None:
     """Both benchmarks, three judgements in each order, each shown its picture; the second run asks nothing."""
     vl_files(tmp_path)
     mm_files(tmp_path)
-    with judging(lambda text: marked(text.index(RIGHT) < text.index(WRONG))) as server:
+    with Judged(lambda text: marked(text.index(RIGHT) < text.index(WRONG))) as server:
         asked = ("bench", f"m@{server.url}", "--data", tmp_path, "--judgements", 3)
         done = assay_here(*asked, cwd=tmp_path)
         assert assay_here(*asked, cwd=tmp_path).stdout == done.stdout

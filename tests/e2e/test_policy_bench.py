@@ -64,8 +64,7 @@ def test_known_answers(name: str, data: Path, tmp_path: Path, python: Path, monk
     monkeypatch.chdir(tmp_path)  # OUT is told as users do, in the folder where they are
     count = reasoning_sets.COUNTS[name]
     for answer, score in ((reasoning_sets.reply, 100.0), (lambda _: reasoning_sets.WRONG, 0.0)):
-        server = AnswerServer(lambda body, answer=answer: answer(words(body)))
-        try:
+        with AnswerServer(lambda body, answer=answer: answer(words(body))) as server:
             found = measured(name, server, data, Path(str(score)), repeats=2)
             assert (found.headline and found.headline.value, found.n, found.failed) == (score, count, 0), found.notes
             assert f"coverage 100.0%: {2 * count:,} of {2 * count:,} answers have a score" in found.notes
@@ -80,19 +79,14 @@ def test_known_answers(name: str, data: Path, tmp_path: Path, python: Path, monk
             if score:
                 assert measured(name, server, data, Path(str(score)), repeats=2) == found
                 assert server.asked.total() == 2 * count
-        finally:
-            server.stop()
     refused: dict[str, bool] = {}
 
     def half(body: dict[str, Any]) -> str | int:
         no = refused.setdefault(json.dumps(body["messages"]), len(refused) % 2 == 1)
         return 400 if no else reasoning_sets.reply(words(body))
 
-    server = AnswerServer(half)
-    try:
+    with AnswerServer(half) as server:
         found = measured(name, server, data, Path("half"), at_once=1)
-    finally:
-        server.stop()
     lost = sum(refused.values())
     assert 0 < lost < count == len(refused)
     assert (found.headline and found.headline.value, found.n, found.failed) == (100.0, count - lost, lost), found.notes
@@ -122,22 +116,19 @@ def kept(out: Path, name: str) -> list[dict[str, Any]]:
 def test_programs_are_never_run_by_the_library(data: Path, tmp_path: Path, python: Path) -> None:
     """A program that would leave a file behind leaves none, and comes back as text for the sandbox."""
     mark = tmp_path / "escaped"
-    server = AnswerServer(lambda body: f"```python\nopen({str(mark)!r}, 'w').write('x')\n```")
-    seen: list[str] = []
+    with AnswerServer(lambda body: f"```python\nopen({str(mark)!r}, 'w').write('x')\n```") as server:
+        seen: list[str] = []
 
-    def sandbox(rows: Any, folder: Path) -> Any:
-        seen.extend(r.extracted for r in rows)
-        return [replace(r, score=1.0, by="a sandbox") for r in rows]
+        def sandbox(rows: Any, folder: Path) -> Any:
+            seen.extend(r.extracted for r in rows)
+            return [replace(r, score=1.0, by="a sandbox") for r in rows]
 
-    try:
         rows = asked("livecodebench", server, data, tmp_path, python, score=sandbox)
         assert [r.score for r in rows] == [1.0, 1.0]
         assert all(str(mark) in code for code in seen)
         assert not mark.exists()
         with pytest.raises(AssayError, match="no sandbox here to judge them in"):
             asked("livecodebench", server, data, tmp_path, python)
-    finally:
-        server.stop()
 
 
 @pytest.fixture

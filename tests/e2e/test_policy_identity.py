@@ -24,7 +24,7 @@ from assay.tuning import own_pairs, reward_model
 from assay.tuning.own_grpo import run_grpo
 from assay.tuning.own_pairs import run_pairs
 from assay.tuning.reward_model import GoldConfig, RewardModelConfig
-from judge_server import judging
+from judge_server import Judged
 
 SMALL = GrpoConfig(steps=2, prompts=4, group=2, save_every=1)
 DRAWN = SamplerConfig(max_tokens=4)
@@ -67,7 +67,7 @@ def killed(monkeypatch: pytest.MonkeyPatch, home: Path, gold: GoldConfig, reward
 
 
 def test_another_way_of_judging_is_another_training(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with judging(lambda text: '{"reason": "", "score": 5, "better": "tie"}') as judge:
+    with Judged(lambda text: '{"reason": "", "score": 5, "better": "tie"}') as judge:
         asks, plain = GoldConfig(reward_model=f"judge:m@{judge.url}"), RewardConfig(combine="sum")
         killed(monkeypatch, home, asks, plain)
         others: list[dict[str, Any]] = [{"judge_by": "group"}, {"judge_sees": True}]
@@ -117,7 +117,7 @@ def test_pairs_go_on_however_their_judge_is_asked(home: Path, monkeypatch: pytes
     def pairs(judge: RewardModelConfig) -> str:
         return run_pairs(str(home / "lm"), home / "q.jsonl", home / "pairs", *given, judge, "", 1, 0, ask=AskConfig())
 
-    with judging(lambda text: json.dumps({"reason": "", "score": len(text) % 11})) as judge:
+    with Judged(lambda text: json.dumps({"reason": "", "score": len(text) % 11})) as judge:
         named, part = f"judge:m@{judge.url}", own_pairs._Making.part
         (home / "q.jsonl").write_text("".join(json.dumps({"question": f"say {c}"}) + "\n" for c in "abcdefghij"))
         with monkeypatch.context() as patched:

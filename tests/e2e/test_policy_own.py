@@ -22,7 +22,7 @@ from assay.tables import Table
 from assay.tuning import outcome as tuned
 from assay.tuning import own, own_evaluate, own_filter, own_grpo, own_pairs, questions
 from assay.tuning.own_pairs import SampledPreference
-from judge_server import judging
+from judge_server import Judged
 
 PIL = pytest.importorskip("PIL.Image")
 COLOURS = {"red": (250, 20, 20), "blue": (20, 20, 250)}
@@ -287,7 +287,7 @@ def test_a_judge_compares_answers_and_another_reads_their_claims(
         a, b = re.findall(r"<response_([ab])>\n(.*?)\n</response_", text, re.S)
         return json.dumps({"better": "A" if len(a[1]) > len(b[1]) else "B"})
 
-    with judging(answer) as server:
+    with Judged(answer) as server:
         judges = ("--reward-model", f"judge:m@{server.url}", "--judge-by", "group", "--rewards.combine", "sum")
         read = ("--watch", home / "wrong.jsonl", "--monitor.every", 1, "--monitor.prompts", 4, "--monitor.stop-at", 1,
                 "--monitor.judge", f"eyes@{server.url}")  # fmt: skip

@@ -19,7 +19,7 @@ from assay.pipeline.people_on_file import PeopleOnFile, read_queue
 from assay.records import Case, Judgement, Label
 from assay.tables import Table
 from in_process import assay_here
-from loopback import Loopback
+from loopback import Loopback, completion
 from shares import naked
 
 SMALL = (
@@ -147,31 +147,23 @@ class FakeModel(Loopback):
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        app = web.Application()
-        app.router.add_post("/v1/chat/completions", self._answer)
-        super().__init__(app)
+        super().__init__()
 
     async def _answer(self, request: web.Request) -> web.Response:
         body = await request.json()
         text = body["messages"][-1]["content"]
         self.asked.append(text)
         if text == "Say yes.":
-            return web.json_response(
-                {"choices": [{"message": {"content": "Yes."}, "finish_reason": "stop"}], "usage": {}}
-            )
+            return web.json_response(completion("Yes.", tokens=(0, 0)))
         first, second = (re.findall(rf"<candidate_{n}>\n(.*?)\n</candidate_{n}>", text, re.DOTALL)[-1] for n in (1, 2))
         words = f"It is shorter.\n\nVerdict: {1 if (len(first), first) < (len(second), second) else 2}"
-        return web.json_response({
-            "choices": [{"message": {"role": "assistant", "content": words}, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 100, "completion_tokens": 7},
-        })  # fmt: skip
+        return web.json_response(completion(words, tokens=(100, 7)))
 
 
 @pytest.fixture
 def model() -> Iterator[FakeModel]:
-    fake = FakeModel()
-    yield fake
-    fake.stop()
+    with FakeModel() as fake:
+        yield fake
 
 
 def test_an_llm_judges_and_is_asked_once(pool: Path, model: FakeModel) -> None:

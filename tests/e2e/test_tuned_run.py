@@ -1,7 +1,6 @@
 """From a pool to a policy in one run: `--tune`, killed and gone on with, and what its report says."""
 
 import importlib.util
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +14,7 @@ from test_run_state import answer, begun, killed, lacks, until
 
 from assay.state import state
 from in_process import assay_here
-
-
-def steps(folder: Path) -> dict[str, Any]:
-    """The results of the steps of `--tune`, less the time that each took."""
-    root = folder / "policies" / "steps"
-    told = {str(p.relative_to(root).with_suffix("")): json.loads(p.read_text()) for p in sorted(root.rglob("*.json"))}
-    return {name: {k: v for k, v in step.items() if k != "wall_s"} for name, step in told.items()}
-
+from pools import policy_steps
 
 FAST = (
     "--tune", "embedded", "--tuning.seeds", "1", "--tuning.test-prompts", "40", "--tuning.candidates", "3",
@@ -56,12 +48,12 @@ def test_from_a_pool_to_a_policy_killed_three_times(place: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert state(run).state == "finished"
     assert "picked by the reward model of curated labels" in " ".join(done.stdout.split())
-    found = steps(run)
+    found = policy_steps(run)
 
     shutil.rmtree(run / "policies")
     whole = run_assay("resume", "runs/mine", cwd=place, timeout=600)
     assert whole.returncode == 0, whole.stderr
-    assert steps(run) == found, "kills change nothing"
+    assert policy_steps(run) == found, "kills change nothing"
     start, compared = found["start"], found["compared-1"]
     assert 0.05 < start["value"]["value"] < 0.7, "in 16 tokens SmolLM2 obeys about every fourth of these demands"
     for arm in ("raw", "curated"):

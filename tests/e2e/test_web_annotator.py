@@ -15,7 +15,7 @@ from assay.images import ImageStore
 from assay.records import Case, Message, Pair
 from assay.web.schema import Database
 from assay.web.store import Store
-from plain_server import answering
+from loopback import answering
 
 CASES: list[Case] = [
     case(*FIBONACCI, objectivity="objective", controversiality="low", category="Coding & Debugging"),

@@ -6,31 +6,27 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from assay.curate.verify import add_judgements, read_judgements
 from assay.records import Attributes, Judgement
 from assay.tables import Table
 from batch_server import BatchProvider
 from in_process import assay
+from loopback import Loopback
+from loopback import completion as said
 from pools import pairs_in
 
 SHARED = Path(os.environ.get("ASSAY_SHARED_FIELD", Path(__file__).parents[3] / "shared" / "field"))
 Body = dict[str, Any]
 FAST = ("--embedder", "hash", "--backoff-s", "0.01")
-
-
-def said(content: Any, reason: str | None = "stop", **message: Any) -> Body:
-    usage = {"prompt_tokens": 100, "completion_tokens": 10}
-    return {"choices": [{"message": {"content": content, **message}, "finish_reason": reason}], "usage": usage}
 
 
 def verdict(v: str, reason: str = "It fits.") -> str:
@@ -75,41 +71,22 @@ TEXT: dict[str, tuple[str, Callable[[str, str, int], Any]]] = {
 }
 
 
-class Scripted:
+class Scripted(Loopback):
     """A chat server that answers each case by its script; `asked` counts questions."""
 
     def __init__(self, script: dict[str, tuple[str, Callable[[str, str, int], Any]]]) -> None:
-        self.asked = Counter[str]()
-        outer = self
+        self.script, self.asked = script, Counter[str]()
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                text = body["messages"][-1]["content"]
-                case = re.findall(r"case: ([\w ]+)\.", text)[-1]
-                first = "GOOD" in text.split("Candidate 1:")[-1].split("Candidate 2:")[0]
-                outer.asked[self.headers["Idempotency-Key"].split("-")[0]] += 1
-                count = outer.asked[self.headers["Idempotency-Key"].split("-")[0]]
-                told = script[case][1](*(("1", "2") if first else ("2", "1")), count)
-                status, answer = told if isinstance(told, tuple) else (200, json.dumps(told))
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(answer.encode())))
-                self.end_headers()
-                self.wfile.write(answer.encode())
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
-
-    def stop(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+    async def _answer(self, request: web.Request) -> web.Response:
+        text = (await request.json())["messages"][-1]["content"]
+        case = re.findall(r"case: ([\w ]+)\.", text)[-1]
+        first = "GOOD" in text.split("Candidate 1:")[-1].split("Candidate 2:")[0]
+        question = request.headers["Idempotency-Key"].split("-")[0]
+        self.asked[question] += 1
+        told = self.script[case][1](*(("1", "2") if first else ("2", "1")), self.asked[question])
+        status, answer = told if isinstance(told, tuple) else (200, json.dumps(told))
+        return web.Response(status=status, text=answer)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from assay.records import Case, Conversation, Judgement, Label, Pair, Preference
 from assay.tables import Table, plain
 from field import curation
 from in_process import assay
-from pools import pairs_in
+from pools import pairs_in, write_primes
 
 HELD = curation.CONFIG.held_share
 
@@ -391,11 +391,7 @@ def pool_of(place: Path, files: dict[str, list[tuple[int, str]]]) -> Path:
     """A pool of files of (question, the answer that won: "yes" or "no"), imported one by one in this order."""
     place.mkdir()
     for name, rows in files.items():
-        texts = [
-            {"prompt": f"Is {n} prime?", "chosen": f"{won}, {n}", "rejected": f"{'no' if won == 'yes' else 'yes'}, {n}"}
-            for n, won in rows
-        ]
-        (place / f"{name}.jsonl").write_text("".join(json.dumps(t) + "\n" for t in texts))
+        write_primes(place / f"{name}.jsonl", rows)
         code, _, told = assay("pool", "add", f"{name}.jsonl", "--out", "pool", cwd=place)
         assert code == 0, told
     return place / "pool"

@@ -135,7 +135,7 @@ def test_twenty_kills_at_random_instants(tmp_path: Path, unbroken: tuple[list[La
 
 def test_a_server_that_is_not_there_decides_nothing(tmp_path: Path, unbroken: tuple[list[Label], int]) -> None:
     with OutageServer() as server:
-        server.down()
+        server.stop()
         with pytest.raises(Unreached, match=r"answered none of .* requests .*connection"):
             judged(tmp_path, server.url)
         assert not [j for j in Table(tmp_path / "tables/judgements", Judgement).read() if j.kind == "llm"]

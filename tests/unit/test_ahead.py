@@ -17,6 +17,7 @@ from assay.policy.model import Policy, load_policy
 from assay.policy.sampler import LocalSampler
 from assay.records import user
 from assay.rollouts import Prompt, Rollout, Score
+from tiny_models import first_tokens
 
 PROMPTS = [Prompt(messages=(user(f"say {c}"),), answer=c) for c in "abcdefgh"]
 
@@ -38,8 +39,7 @@ class Seeing:
         self.states.append({n: x.detach().clone() for n, x in self.policy.inner.state_dict().items()})
 
     def __call__(self, pairs: Any) -> list[Score]:
-        found = [float(r.tokens[0] % 5 == 0) for _, r in pairs]
-        return [Score(rule=f, format=0.0, total=f) for f in found]
+        return first_tokens(pairs)
 
 
 def run(

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,46 +41,33 @@ async def queued(batcher: Batcher, count: int) -> None:
         await asyncio.sleep(0.001)
 
 
-def test_everyone_gets_their_own_rewards_in_batches_by_tokens() -> None:
-    model = Model()
+def scored(model: Model, *jobs: Any, wait_ms: int = 20, **settings: int) -> list[Any]:
+    """What each of the jobs comes to that are given at once."""
 
-    async def work() -> list[list[float]]:
-        batcher = Batcher(run=model, batch_tokens=12, wait_ms=20)
+    async def work() -> list[Any]:
+        batcher = Batcher(run=model, wait_ms=wait_ms, **settings)
         batcher.start()
-        found = await asyncio.gather(*(batcher.score(*job(i, i + 100)) for i in range(5)))
+        found = await asyncio.gather(*(batcher.score(*j) for j in jobs), return_exceptions=True)
         await batcher.close()
         return found
 
-    assert asyncio.run(work()) == [[i, i + 100] for i in range(5)]
+    return asyncio.run(work())
+
+
+def test_everyone_gets_their_own_rewards_in_batches_by_tokens() -> None:
+    model = Model()
+    assert scored(model, *(job(i, i + 100) for i in range(5)), batch_tokens=12) == [[i, i + 100] for i in range(5)]
     assert model.batches == [[0, 100], [1, 101], [2, 102], [3, 103], [4, 104]], "two jobs of 8 tokens are more than 12"
 
 
 def test_small_jobs_share_a_batch_and_a_large_one_goes_alone() -> None:
     model = Model()
-
-    async def work() -> list[list[float]]:
-        batcher = Batcher(run=model, batch_tokens=12, wait_ms=20)
-        batcher.start()
-        jobs = (job(1), job(2), job(3, tokens=50), job(4))
-        found = await asyncio.gather(*(batcher.score(*j) for j in jobs))
-        await batcher.close()
-        return found
-
-    assert asyncio.run(work()) == [[1], [2], [3], [4]]
+    assert scored(model, job(1), job(2), job(3, tokens=50), job(4), batch_tokens=12) == [[1], [2], [3], [4]]
     assert model.batches == [[1, 2], [3], [4]]
 
 
 def test_a_bad_request_fails_alone() -> None:
-    model = Model()
-
-    async def work() -> list[object]:
-        batcher = Batcher(run=model, wait_ms=20)
-        batcher.start()
-        found = await asyncio.gather(*(batcher.score(*job(v)) for v in (1, 13, 2)), return_exceptions=True)
-        await batcher.close()
-        return list(found)
-
-    first, failed, last = asyncio.run(work())
+    first, failed, last = scored(Model(), job(1), job(13), job(2))
     assert (first, last) == ([1], [2])
     assert isinstance(failed, RuntimeError)
 
@@ -109,14 +97,7 @@ def test_a_full_queue_refuses_and_loses_nothing() -> None:
 
 
 def test_a_job_larger_than_the_queue_is_taken_when_nothing_waits() -> None:
-    async def work() -> list[float]:
-        batcher = Batcher(run=Model(), queue_tokens=2, wait_ms=0)
-        batcher.start()
-        found = await batcher.score(*job(5))
-        await batcher.close()
-        return found
-
-    assert asyncio.run(work()) == [5]
+    assert scored(Model(), job(5), queue_tokens=2, wait_ms=0) == [[5]]
 
 
 def test_a_client_that_left_is_not_scored_and_the_end_waits_for_the_rest() -> None:

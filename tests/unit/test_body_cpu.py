@@ -18,18 +18,14 @@ from assay.policy.decode_half import HalfDecoder
 from assay.policy.model import Policy
 from assay.policy.sampler import LocalSampler
 from assay.records import assistant, user
-from assay.reward.scorer import scorer
+from assay.reward.scorer import LocalScorer
 from assay.rollouts import Prompt
+from tiny_models import SHAPE
 
 pytestmark = pytest.mark.skipif(
     body_cpu.library() is None,
     reason="no AVX512-BF16, or AMX, or no C++ compiler: bfloat16 by PyTorch's operators only",
 )
-SHAPE: dict[str, Any] = {
-    "vocab_size": len(tiny_models.tokenizer()), "hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 3,
-    "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 512, "eos_token_id": 1, "pad_token_id": 0,
-    "bos_token_id": None,
-}  # fmt: skip
 BUILT: dict[str, Any] = {
     "llama": lambda: transformers.LlamaForCausalLM(
         transformers.LlamaConfig(**SHAPE, head_dim=12, attention_bias=True, mlp_bias=True)
@@ -225,7 +221,7 @@ def test_a_scorer_in_bfloat16_gives_the_rewards_of_full_precision(tmp_path: Path
     found = {}
     for precision, tokens in (("fp32", 8192), ("bf16", 8192), ("bf16", 128)):
         model = transformers.Qwen3ForSequenceClassification.from_pretrained(tmp_path).eval()
-        score = scorer(model, tiny_models.tokenizer(), 512, tokens, precision)
+        score = LocalScorer(model, tiny_models.tokenizer(), 512, tokens, precision)
         half = precision == "bf16"
         if half:
             model.model.layers[0].register_forward_pre_hook(_fail)

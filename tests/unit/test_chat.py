@@ -34,9 +34,7 @@ class FakeServer(Loopback):
         self.bodies: list[dict[str, object]] = []
         self.headers: list[dict[str, str]] = []
         self.delay_s, self.open, self.most_open = 0.0, 0, 0
-        app = web.Application()
-        app.router.add_post("/v1/chat/completions", self._answer)
-        super().__init__(app)
+        super().__init__()
 
     async def _answer(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -58,9 +56,8 @@ def completion(text: str | None, **choice: object) -> web.Response:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    fake = FakeServer()
-    yield fake
-    fake.stop()
+    with FakeServer() as fake:
+        yield fake
 
 
 def chat(server: FakeServer, tmp_path: Path, **options: object) -> Server:
@@ -146,10 +143,7 @@ def test_a_failure_is_a_reply_and_is_not_cached(
 
 @pytest.mark.parametrize(
     ("answer", "problem"),
-    [
-        (lambda: completion(""), "empty"),
-        (lambda: completion("no", finish_reason="content_filter"), "refused"),
-    ],
+    [(lambda: completion(""), "empty"), (lambda: completion("no", finish_reason="content_filter"), "refused")],
 )
 def test_what_the_model_said_is_kept_though_it_is_no_answer(
     server: FakeServer, tmp_path: Path, answer: Callable[[], web.Response], problem: str

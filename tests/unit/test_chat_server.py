@@ -45,11 +45,6 @@ def shown(colour: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
-    return ImageStore(tmp_path_factory.mktemp("pictures"))
-
-
-@pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory, store: ImageStore) -> Policy:
     folder = tmp_path_factory.mktemp("vlm")
     save(

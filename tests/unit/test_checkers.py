@@ -1,17 +1,14 @@
 """Judges that know the demands of the embedded pool: rows to compare with."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from assay.curate.checkers import FEATURES, RULES, checker_vote_judge, surface_features, ten_rules_judge
 from assay.curate.offline import hash_embedder
 from assay.pipeline.constraints import KINDS
 from assay.pipeline.pools import constraint_pool
 from assay.records import Response
-from look_alikes import LONG, SHORT, TOPICS, case, example, pair
+from look_alikes import LONG, SHORT, TOPICS, case, counting, example, pair
 
 
 @pytest.mark.parametrize(
@@ -77,12 +74,7 @@ def test_without_examples_or_difference_there_is_no_vote() -> None:
 
 
 def test_only_eight_examples_count_and_each_text_is_embedded_once() -> None:
-    calls: list[list[str]] = []
-
-    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-        calls.append(list(texts))
-        return hash_embedder()(texts)
-
+    embed, calls = counting()
     examples = [example(t, SHORT, LONG) for t in TOPICS[:8]] + [example(t, LONG, SHORT) for t in TOPICS[8:12]]
     cases = [case(pair(t, SHORT, LONG), *examples) for t in TOPICS[12:]]
     judgements = checker_vote_judge(embed)(cases)

@@ -22,7 +22,7 @@ from assay.policy.sampler import LocalSampler
 from assay.records import Conversation, Message, assistant, user
 from assay.render import Rendered
 from assay.reward import model as reward_model
-from assay.reward.scorer import LocalScorer, scorer
+from assay.reward.scorer import LocalScorer
 from assay.reward.visual import load_visual
 from assay.rollouts import Prompt
 
@@ -86,7 +86,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("budget", [1 << 20, 100])
 def test_rewards_are_those_of_transformers_own_model(family: str, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups beyond the budget (100) go on from the common tokens with their prompts, and their answers from there."""
-    plain, score = built(family), scorer(built(family), tiny_models.tokenizer(), 512, budget)
+    plain, score = built(family), LocalScorer(built(family), tiny_models.tokenizer(), 512, budget)
     passes = watched(score, monkeypatch)
     asked = chats()
     for _ in range(2):  # the second time by the keys that are kept
@@ -98,7 +98,7 @@ def test_rewards_are_those_of_transformers_own_model(family: str, budget: int, m
 
 
 def test_the_common_tokens_are_computed_once_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    score = scorer(built("qwen3"), tiny_models.tokenizer(), 512)
+    score = LocalScorer(built("qwen3"), tiny_models.tokenizer(), 512)
     monkeypatch.setattr(type(score.model), "multiple", 1)
     passes, asked = watched(score, monkeypatch), chats()[:-2]
     score(asked)
@@ -114,7 +114,7 @@ def test_the_common_tokens_are_computed_once_and_kept(monkeypatch: pytest.Monkey
 
 def test_what_was_scored_before_changes_no_digit() -> None:
     asked = chats()
-    fresh, used = (scorer(built("llama"), tiny_models.tokenizer(), 512) for _ in range(2))
+    fresh, used = (LocalScorer(built("llama"), tiny_models.tokenizer(), 512) for _ in range(2))
     used([(system(SYSTEM[:50] + c), *x[1:]) for c in "ab" for x in asked[:9]])
     used(asked[:12])
     assert np.array_equal(used(asked), fresh(asked))
@@ -135,7 +135,7 @@ def test_compiled_loops_give_the_same_states_with_and_without(monkeypatch: pytes
 
         monkeypatch.setattr(packing, "packed_hidden", hidden)
         monkeypatch.setattr(reward_model, "WORTH", key[0])
-        score = scorer(built("qwen3"), tiny_models.tokenizer(), 512, key[1], "bf16")
+        score = LocalScorer(built("qwen3"), tiny_models.tokenizer(), 512, key[1], "bf16")
         assert score.model.body is not None
         monkeypatch.setattr(packing, "packed_hidden", kept)
         rewards.append(score(chats()))
@@ -147,7 +147,7 @@ def test_compiled_loops_give_the_same_states_with_and_without(monkeypatch: pytes
 
 
 def test_ties_stay_ties() -> None:
-    score = scorer(built("qwen2"), tiny_models.tokenizer(), 512)
+    score = LocalScorer(built("qwen2"), tiny_models.tokenizer(), 512)
     found = score([*chats(), *chats()])
     assert np.array_equal(found[: len(chats())], found[len(chats()) :])
     assert len(set(found)) > 9
@@ -172,7 +172,7 @@ def test_common_by_hand() -> None:
 
 def test_rewards_are_read_where_transformers_reads_them() -> None:
     """Texts that end in padding: one whose last token that is none is the last of what all share, one of padding alone."""
-    plain, score = built("llama"), scorer(built("llama"), tiny_models.tokenizer(), 512)
+    plain, score = built("llama"), LocalScorer(built("llama"), tiny_models.tokenizer(), 512)
     shared = [5 + n % 40 for n in range(70)]
     rows = [[*shared, 0, 0], [*shared, 9], [*shared, 0, 0, 0], [*shared, 8, 0, 7, 0], [0] * 75]
     found = score.rewards([(user(str(n)), assistant("a")) for n in range(len(rows))], [Rendered(ids=r) for r in rows])
@@ -236,7 +236,7 @@ def test_nothing_is_shared_where_it_does_not_pay_or_would_be_another_thing(monke
         ("llama", {}, "abc", False),
         ("llama", {"max_position_embeddings": 64, "rope_parameters": stretched}, SYSTEM, False),
     ):
-        score = scorer(built(family, **more), tiny_models.tokenizer(), 60 if more else 512)
+        score = LocalScorer(built(family, **more), tiny_models.tokenizer(), 60 if more else 512)
         passes = watched(score, monkeypatch)
         score([(system(words), user(n), assistant("so")) for n in "abcd"])
         assert any(before for _, before in passes) == shares, words
@@ -293,7 +293,7 @@ def test_pictures_are_never_shared(
         for picture in pictures[:2]
         for said in ("a blue one", "red")
     ]
-    score = scorer(model, processor, 1024, store=store)
+    score = LocalScorer(model, processor, 1024, store=store)
     assert score.model.packed, score.model.reason
     passes = watched(score, monkeypatch)
     found = score(asked)

@@ -15,15 +15,11 @@ from assay.policy.model import Policy
 from assay.policy.sampler import LocalSampler
 from assay.records import user
 from assay.rollouts import Prompt
+from tiny_models import SHAPE
 
 pytestmark = pytest.mark.skipif(
     decode_cpu.library() is None, reason="no C++ compiler: decoding by PyTorch's operators only"
 )
-SHAPE: dict[str, Any] = {
-    "vocab_size": len(tiny_models.tokenizer()), "hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 3,
-    "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 512, "eos_token_id": 1, "pad_token_id": 0,
-    "bos_token_id": None,
-}  # fmt: skip
 
 
 def _without_a_bias(model: Any) -> Any:

@@ -8,6 +8,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from assay.records import Pair, Preference, Response, user
 from assay.reward.config import EngineConfig, LossConfig, TrainConfig
 from assay.reward.model import RewardModel, with_lora
 from assay.reward.monitor import StepMetrics
-from assay.reward.scorer import load_scorer, scorer
+from assay.reward.scorer import LocalScorer, load_scorer
 from assay.reward.steps import Micro, Steps
 from assay.reward.train import train
 from paper_models import tiny_backbone
@@ -37,6 +38,25 @@ def preferences(n: int, start: int = 0) -> list[Preference]:
         good = Response.of(f"ITEM {i} IS HERE" + "!" * (i % 7))
         made.append(Pair.of((user(f"Sell me item {i}"),), good, Response.of(f"no item {i} at all")).preferring(good.id))
     return made
+
+
+class Killed(Exception):
+    """Stands in for SIGKILL."""
+
+
+def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, *training: Any) -> None:
+    """A training that is killed after so many steps."""
+    take = Steps.take
+
+    def dies(self: Steps, micros: list[Micro], done: int) -> StepMetrics:
+        if done == step:
+            raise Killed
+        return take(self, micros, done)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Steps, "take", dies)
+        with pytest.raises(Killed):
+            train(*training)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -114,17 +134,7 @@ def test_adapters_on_four_bits_resume_and_are_merged_into_full_precision(
     assert whole.packed
     assert whole.gold_accuracy >= 0.9
     assert {v.dtype for v in weights(whole.folder).values()} == {torch.float32}
-    take = Steps.take
-
-    def dies(self: Steps, micros: list[Micro], done: int) -> StepMetrics:
-        if done == 5:
-            raise Killed
-        return take(self, micros, done)
-
-    monkeypatch.setattr(Steps, "take", dies)
-    with pytest.raises(Killed):
-        train(tmp_path / "broken", config, preferences(48), preferences(16, start=100))
-    monkeypatch.setattr(Steps, "take", take)
+    killed_at(5, monkeypatch, tmp_path / "broken", config, preferences(48), preferences(16, start=100))
     train(tmp_path / "broken", config, preferences(48), preferences(16, start=100))
     for name, value in weights(tmp_path / "broken").items():
         assert torch.equal(value, weights(whole.folder)[name]), name
@@ -186,24 +196,10 @@ def test_a_temperature_is_fitted_and_saved_with_the_model(config: TrainConfig, t
     assert np.mean(margins > 0) == pytest.approx(saved["accuracy"])
 
 
-class Killed(Exception):
-    """Stands in for SIGKILL."""
-
-
 def test_an_unfinished_training_resumes_with_its_own_settings_only(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = Steps.take
-
-    def dies(self: Steps, micros: list[Micro], done: int) -> StepMetrics:
-        if done == 2:
-            raise Killed
-        return take(self, micros, done)
-
-    monkeypatch.setattr(Steps, "take", dies)
-    with pytest.raises(Killed):
-        train(tmp_path / "rm", config, preferences(32), [])
-    monkeypatch.setattr(Steps, "take", take)
+    killed_at(2, monkeypatch, tmp_path / "rm", config, preferences(32), [])
     with pytest.raises(
         AssayError, match=r"rm.partial holds a training with other inputs \(config.lr: 0.003 -> 1e-05\)"
     ):
@@ -219,7 +215,7 @@ def test_an_unfinished_training_resumes_with_its_own_settings_only(
 def test_shared_prompts_are_scored_as_if_alone(backbone: str) -> None:
     tokenizer = models.load_tokenizer(backbone)
     torch.manual_seed(0)
-    score = scorer(models.load_reward_model(models.Backbone(name=backbone), tokenizer), tokenizer, 2048)
+    score = LocalScorer(models.load_reward_model(models.Backbone(name=backbone), tokenizer), tokenizer, 2048)
     prompt = (user("Which one is it?"),)
     answers = ["this", "that one", "neither, I think, but who knows", "THIS"]
     together = score([prompt + Response.of(a).messages for a in answers])

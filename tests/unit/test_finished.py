@@ -34,6 +34,7 @@ from assay.reward.data import Pairs
 from assay.run import Run, jsonable
 from assay.store import Place
 from assay.tables import Table
+from pools import write_primes
 
 
 def everything(pairs: Pairs) -> dict[str, Preference]:
@@ -55,11 +56,7 @@ def files(place: Path, named: dict[str, list[tuple[int, str]]]) -> list[str]:
     """JSONL files of pairs, a source each: which of "yes" and "no" is chosen for the questions of these numbers."""
     place.mkdir(parents=True)
     for name, rows in named.items():
-        texts = [
-            {"prompt": f"Is {n} prime?", "chosen": f"{won}, {n}", "rejected": f"{'no' if won == 'yes' else 'yes'}, {n}"}
-            for n, won in rows
-        ]
-        (place / f"{name}.jsonl").write_text("".join(json.dumps(t) + "\n" for t in texts))
+        write_primes(place / f"{name}.jsonl", rows)
     return [str(place / f"{name}.jsonl") for name in named]
 
 

@@ -200,13 +200,7 @@ def sampler(say: Callable[[Prompt], str]) -> Callable[[Sequence[Prompt], int], l
     return sample
 
 
-PICTURES = {
-    "a": "red",
-    "b": "blue",
-    "c": "I can't see the image",
-    "grey": "green",
-    "": "red",
-}
+PICTURES = {"a": "red", "b": "blue", "c": "I can't see the image", "grey": "green", "": "red"}
 
 
 def answer_of(prompt: Prompt, text: str) -> str | None:

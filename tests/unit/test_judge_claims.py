@@ -22,7 +22,7 @@ from assay.rollouts import Prompt, Rollout
 from assay.tuning import outcome as tuned
 from assay.tuning import watched_page
 from assay.tuning.reward_model import GoldConfig, claims_judge, refuse
-from judge_server import judging
+from judge_server import Judged
 
 PIL = pytest.importorskip("PIL.Image")
 
@@ -84,7 +84,7 @@ def sampler(texts: dict[str, str]) -> object:
 def test_the_monitor_reads_open_answers_through_a_judge(store: ImageStore, tmp_path: Path) -> None:
     asked = [*questions(store, 5), Prompt(messages=(user("no picture"),))]
     texts = dict(zip([p.id for p in asked], ["red", "red and blue", "a cat", "nice", "crash", "blue"], strict=True))
-    with judging(by_words) as server:
+    with Judged(by_words) as server:
         judge = claims_judge(f"eyes@{server.url}", AskConfig(), store)
         found = read(asked, sampler(texts), 20, lambda p, t: t, lambda p, t: False, judge=judge)  # type: ignore[arg-type]
         assert len(server.asked) == 5, "questions without a picture are not asked about"

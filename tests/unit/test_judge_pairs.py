@@ -19,7 +19,7 @@ from assay.policy.rewards import HybridReward, RewardConfig
 from assay.records import user
 from assay.rollouts import Prompt, Rollout
 from assay.tuning.reward_model import GoldConfig, RewardModelConfig, claims_judge, load_reward_model, purse_of, refuse
-from judge_server import judging
+from judge_server import Judged
 
 OPEN = Prompt(messages=(user("Tell a joke."),))
 OTHER = Prompt(messages=(user("Tell a story."),), rubric=("has an end", "is short"))
@@ -66,7 +66,7 @@ def judge(url: str, folder: Path, **options: Any) -> Any:
 def test_a_group_costs_two_requests_for_each_answer_but_one_and_is_asked_about_once(tmp_path: Path) -> None:
     texts = ["a", "bb", "ccc", "dd"]
     pairs = [(p, t) for p in (OPEN, OTHER) for t in texts]
-    with judging(longer) as server:
+    with Judged(longer) as server:
         scorer = judge(server.url, tmp_path)
         scorer.ahead(pairs)
         assert len(server.asked) == 2 * 2 * 3
@@ -93,7 +93,7 @@ def test_who_is_compared_with_does_not_depend_on_the_order() -> None:
 
 
 def test_who_wins_in_one_order_alone_has_half_a_win_and_equal_answers_are_not_asked_about(tmp_path: Path) -> None:
-    with judging(longer) as server:
+    with Judged(longer) as server:
         scorer = judge(server.url, tmp_path)
         assert scorer([(OPEN, "x" * 10), (OPEN, "y" * 11)]).tolist() == [0.5, 0.5]
         assert len(server.asked) == 2
@@ -104,7 +104,7 @@ def test_who_wins_in_one_order_alone_has_half_a_win_and_equal_answers_are_not_as
 
 
 def test_a_reference_answer_is_what_all_are_compared_with(tmp_path: Path) -> None:
-    with judging(longer) as server:
+    with Judged(longer) as server:
         scorer = judge(server.url, tmp_path, judge_by="reference")
         scores = scorer([(KNOWN, "it"), (KNOWN, "it is five"), (KNOWN, "it is 5")])
         assert scores.tolist() == [0.0, 1.0, 0.5]
@@ -123,7 +123,7 @@ def rollout(text: str, token: int) -> Rollout:
 
 
 def test_a_failure_is_no_score(tmp_path: Path) -> None:
-    with judging(longer) as server:
+    with Judged(longer) as server:
         scorer = judge(server.url, tmp_path)
         reward = HybridReward(RewardConfig(combine="sum", form="none"), scorer)
         texts = ["a", "bb", "crash", "ccc"]
@@ -141,7 +141,7 @@ def test_a_failure_is_no_score(tmp_path: Path) -> None:
 def test_the_budget_holds(tmp_path: Path) -> None:
     prices = tmp_path / "prices.toml"
     prices.write_text('["small"]\nin = 1.0\nout = 1.0\n')
-    with judging(longer) as server:
+    with Judged(longer) as server:
         scorer = judge(server.url, tmp_path, ask=AskConfig(prices=prices, budget=0.003, concurrency=1))
         with pytest.raises(AssayError, match="budget"):
             scorer([(OPEN, "x" * n) for n in range(1, 9)])
@@ -154,7 +154,7 @@ def test_two_judges_share_the_budget(tmp_path: Path) -> None:
     ask = AskConfig(prices=prices, budget=0.02, concurrency=1)
     store, purse = ImageStore(tmp_path / "images"), purse_of(ask)
     assert purse is not None
-    with judging(lambda text: longer(text) if "<response_a>" in text else '{"claims": []}') as server:
+    with Judged(lambda text: longer(text) if "<response_a>" in text else '{"claims": []}') as server:
         config = RewardModelConfig(reward_model=f"judge:small@{server.url}", judge_by="group", ask=ask)
         load_reward_model(config, store, False, purse=purse)([(OPEN, "a"), (OPEN, "bb")])
         assert purse.spent == pytest.approx(2 * 1100 / 1e6)

@@ -21,7 +21,7 @@ from assay.rollouts import Prompt, Rollout
 from assay.tuning.question_rows import Reader
 from assay.tuning.questions import as_row
 from assay.tuning.reward_model import RewardModelConfig, load_reward_model, refuse
-from plain_server import answering
+from loopback import answering
 
 KNOWN = Prompt(messages=(user("2 + 3?"),), answer="5", kind="number")
 RUBRIC = Prompt(messages=(user("Greet {name}."),), rubric=("says hello", "is polite", "is short", "names nobody"))

@@ -1,16 +1,13 @@
 """Offline judges: verified look-alikes decide, nothing else does, and never gold of the pair's own question."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from assay.curate.annotate import judge_request
 from assay.curate.checkers import checker_vote_judge
 from assay.curate.offline import NEIGHBOURS, gold_ridge_judge, hash_embedder, longer_judge, ridge
 from assay.records import Judge, Response, shown_to
-from look_alikes import LONG, SHORT, TOPICS, case, example, pair
+from look_alikes import LONG, SHORT, TOPICS, case, counting, example, pair
 
 
 @pytest.mark.parametrize(("good", "bad"), [(SHORT, LONG), (LONG, SHORT)])
@@ -64,12 +61,7 @@ def test_without_examples_or_difference_there_is_no_verdict() -> None:
 
 
 def test_it_is_shown_as_many_examples_as_it_wants_and_embeds_each_text_once() -> None:
-    calls: list[list[str]] = []
-
-    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-        calls.append(list(texts))
-        return hash_embedder()(texts)
-
+    embed, calls = counting()
     judge = gold_ridge_judge(embed, examples=5)
     assert (shown_to(judge, 8), shown_to(gold_ridge_judge(embed), 8), shown_to(longer_judge(), 8)) == (5, NEIGHBOURS, 8)
     examples = [example(t, SHORT, LONG) for t in TOPICS[:9]]

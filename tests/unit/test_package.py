@@ -13,7 +13,7 @@ import pytest
 
 import assay
 from assay.cli import fetch
-from assay.errors import AssayError, missing_extra
+from assay.errors import AssayError, first_line, missing_extra
 from assay.installing import CARRIED, DISTRIBUTION, fetch_line, install_line
 from built import ROOT, build
 from in_process import assay_here
@@ -97,6 +97,10 @@ def test_the_line_of_an_extra_is_the_packages_own() -> None:
     named = {e for p, text in texts() if p.is_relative_to(ROOT / "src")
              for e in re.findall(r"missing_extra\(.*?, \"(\w+)\"\)", text)}  # fmt: skip
     assert {"web", "serve", "ray"} <= named <= EXTRAS.keys()
+
+
+def test_an_error_is_told_in_one_line_and_one_without_words_by_its_kind() -> None:
+    assert [first_line(e) for e in (ValueError("\n one\ntwo"), RuntimeError())] == ["one", "RuntimeError"]
 
 
 def test_own_extras_are_of_this_package() -> None:

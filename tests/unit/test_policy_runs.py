@@ -29,6 +29,7 @@ from assay.rollouts import Prompt, Rollout, Score
 from assay.tables import sibling
 from assay.tuning.config import TuneConfig
 from assay.tuning.reward_model import fingerprint
+from tiny_models import first_tokens
 
 PROMPTS = [Prompt(messages=(user(f"say {c}"),), answer=c) for c in "abcdefgh"]
 PAIRS = [
@@ -48,11 +49,6 @@ class Killed(Exception):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.save_language(tmp_path_factory.mktemp("lm"), "qwen3")
-
-
-def first_tokens(pairs: Any) -> list[Score]:
-    found = [float(r.tokens[0] % 5 == 0) for _, r in pairs]
-    return [Score(rule=f, format=0.0, total=f) for f in found]
 
 
 def tune(

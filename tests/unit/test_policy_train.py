@@ -27,6 +27,7 @@ from assay.tuning.config import TuneConfig
 from assay.tuning.own import answer_tokens
 from assay.tuning.own_grpo import run_grpo as run_own
 from assay.tuning.reward_model import GoldConfig
+from tiny_models import first_tokens
 
 PROMPTS = [Prompt(messages=(user(f"say {c}"),), answer=c) for c in "abcdefgh"]
 
@@ -38,12 +39,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def policy(folder: Path, **options: Any) -> Policy:
     return load_policy(str(folder), PolicyConfig(**options))
-
-
-def first_tokens(pairs: Any) -> list[Score]:
-    """A reward that some groups miss altogether: does the answer begin with one of a few tokens?"""
-    found = [float(r.tokens[0] % 5 == 0) for _, r in pairs]
-    return [Score(rule=f, format=0.0, total=f) for f in found]
 
 
 EXAMPLES = [

@@ -36,17 +36,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_window_is_of_the_dated_questions_alone(data: Path, tmp_path: Path) -> None:
     """Others beside them are asked as they are; a window that can be read in two ways, or that nothing has, is refused."""
-    server = AnswerServer(lambda body: reasoning_sets.reply(words(body)))
-    end = Endpoint(url=server.url, model="m", identity="m", by="a test")
-    try:
+    with AnswerServer(lambda body: reasoning_sets.reply(words(body))) as server:
+        end = Endpoint(url=server.url, model="m", identity="m", by="a test")
         settings = Settings(window="2025-02:")
         found = measure(end, data, tmp_path, settings, tmp_path, say=lambda _: None, library=little)
         assert [r.name for r in found.results if isinstance(r, BenchmarkResult)] == ["aime24"]
         named = Settings(only=("aime24", "livecodebench"), window="2025-02:")
         with pytest.raises(AssayError, match="livecodebench: not here"):
             measure(end, data, tmp_path, named, tmp_path, say=lambda _: None, library=little)
-    finally:
-        server.stop()
     for wrong in ("2025-2:", "2025-02", "2025:2026:2027", "02/2025:"):
         with pytest.raises(AssayError, match="write FIRST:LAST, ISO dates or their beginnings"):
             Settings(window=wrong)
@@ -143,8 +140,7 @@ def run(server: AnswerServer, data: Path, out: Path, **more: Any) -> Any:
 
 def test_a_run_from_a_server_to_a_number(data: Path, tmp_path: Path) -> None:
     """All right is 100, all wrong 0; the same command asks nothing again, and more repeats only what is new."""
-    server = AnswerServer(lambda body: reasoning_sets.reply(words(body)))
-    try:
+    with AnswerServer(lambda body: reasoning_sets.reply(words(body))) as server:
         (found,), short = run(server, data, tmp_path / "out")
         assert (found.headline.value, short) == (100.0, [])
         assert server.asked.total() == 9
@@ -156,8 +152,6 @@ def test_a_run_from_a_server_to_a_number(data: Path, tmp_path: Path) -> None:
         told = json.loads((tmp_path / "out" / "cards.json").read_text())["aime24"]
         assert told["library"] == "little 1.0"
         assert told["temperature"] == 0.6
-    finally:
-        server.stop()
 
 
 def test_libraries_work_in_folders_of_their_own(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,15 +164,12 @@ def test_libraries_work_in_folders_of_their_own(data: Path, tmp_path: Path, monk
 
     (tmp_path / "data").symlink_to(data)
     monkeypatch.chdir(tmp_path)
-    server = AnswerServer(lambda body: reasoning_sets.reply(words(body)))
-    try:
+    with AnswerServer(lambda body: reasoning_sets.reply(words(body))) as server:
         end = Endpoint(url=server.url, model="m", identity="m", by="a test")
         measure(
             end, Path("data"), Path("out"), Settings(only=("aime24",)), Path("made"), say=lambda _: None,
             library=lambda *_: Library(driver=noted, name="little 1.0"),
         )  # fmt: skip
-    finally:
-        server.stop()
     assert [(j.data, j.work) for j in jobs] == [(tmp_path / "data", tmp_path / "out" / "work" / "aime24")]
     assert _bare(monkeypatch)
     assert environment("lib", [], Path("made"), True, say=lambda _: None).is_relative_to(tmp_path / "made")
@@ -200,9 +191,8 @@ def crossed(name: str, *_: object) -> Library:
 
 def test_one_without_a_score_takes_nothing_from_the_others(data: Path, tmp_path: Path) -> None:
     """Failed ones are lines with their reasons, before and after one that has its number; alone they are the error."""
-    server = AnswerServer(lambda body: reasoning_sets.reply(words(body)))
-    end = Endpoint(url=server.url, model="m", identity="m", by="a test")
-    try:
+    with AnswerServer(lambda body: reasoning_sets.reply(words(body))) as server:
+        end = Endpoint(url=server.url, model="m", identity="m", by="a test")
         settings = Settings(only=("ifeval", "aime24", "mathvision"))
         found = measure(end, data, tmp_path, settings, tmp_path, say=lambda _: None, library=crossed)
         assert [type(r).__name__ for r in found.results] == ["Failed", "BenchmarkResult", "Failed"]
@@ -216,8 +206,6 @@ def test_one_without_a_score_takes_nothing_from_the_others(data: Path, tmp_path:
         assert list(json.loads((tmp_path / "cards.json").read_text())) == ["aime24"]
         with pytest.raises(AssayError, match=r"^ifeval: its library ended with 1: no space left$"):
             measure(end, data, tmp_path, Settings(only=("ifeval",)), tmp_path, say=lambda _: None, library=crossed)
-    finally:
-        server.stop()
 
 
 def test_named_ones_are_looked_at_before_anything_is_asked(data: Path, tmp_path: Path) -> None:
@@ -225,16 +213,13 @@ def test_named_ones_are_looked_at_before_anything_is_asked(data: Path, tmp_path:
     broken.mkdir(parents=True)
     (broken / "input_data.jsonl").write_text('{"key": 1}')
     (tmp_path / "data" / "aime24.jsonl").write_text((data / "aime24" / "test.jsonl").read_text())
-    server = AnswerServer(lambda body: "no")
-    end = Endpoint(url=server.url, model="m", identity="m", by="a test")
-    try:
+    with AnswerServer(lambda body: "no") as server:
+        end = Endpoint(url=server.url, model="m", identity="m", by="a test")
         with pytest.raises(AssayError, match=r"input_data.jsonl, row 1, field 'prompt'"):
             measure(
                 end, tmp_path / "data", tmp_path / "out", Settings(only=("aime24", "ifeval")), tmp_path, library=crossed
             )
         assert server.asked.total() == 0
-    finally:
-        server.stop()
 
 
 @pytest.mark.parametrize(
@@ -268,9 +253,8 @@ def test_a_judge_that_is_gone_takes_nothing_from_the_rule(data: Path, tmp_path: 
         def complete(self, requests: Any) -> Any:
             raise AssayError("gone: no answer")
 
-    server = AnswerServer(lambda body: reasoning_sets.reply(words(body)))
-    end = Endpoint(url=server.url, model="m", identity="m", by="a test")
-    try:
+    with AnswerServer(lambda body: reasoning_sets.reply(words(body))) as server:
+        end = Endpoint(url=server.url, model="m", identity="m", by="a test")
         found = measure(
             end,
             data,
@@ -288,29 +272,25 @@ def test_a_judge_that_is_gone_takes_nothing_from_the_rule(data: Path, tmp_path: 
         assert "no numbers of judge gone: gone: no answer" in result.notes
         assert found.undone == ["aime24: judge gone: gone: no answer"]
         assert "the rule alone, for no judge answered" in result.protocol
-    finally:
-        server.stop()
 
 
 def test_what_a_run_writes_is_never_read_as_data(data: Path) -> None:
-    server = AnswerServer(lambda body: "no")
-    try:
-        with pytest.raises(AssayError, match=r"--out .* lies within --data .*choose another"):
-            run(server, data, data / "out")
-    finally:
-        server.stop()
+    with (
+        AnswerServer(lambda body: "no") as server,
+        pytest.raises(AssayError, match=r"--out .* lies within --data .*choose another"),
+    ):
+        run(server, data, data / "out")
 
 
 def test_a_dead_server_is_an_error_and_no_zero(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from assay.bench.reasoning import upstream
 
     monkeypatch.setattr(upstream, "TRIES", 1)
-    server = AnswerServer(lambda body: 503)
-    try:
-        with pytest.raises(AssayError, match=r"aime24: none of 9 answers has a score \(http 503: told so\)"):
-            run(server, data, tmp_path)
-    finally:
-        server.stop()
+    with (
+        AnswerServer(lambda body: 503) as server,
+        pytest.raises(AssayError, match=r"aime24: none of 9 answers has a score \(http 503: told so\)"),
+    ):
+        run(server, data, tmp_path)
 
 
 def test_a_wrong_key_ends_the_command_at_once(data: Path, tmp_path: Path) -> None:
@@ -381,19 +361,17 @@ def test_a_wrong_reasoning_parser_makes_no_model_0(data: Path, tmp_path: Path) -
 
 
 def test_half_finished_is_coverage(data: Path, tmp_path: Path) -> None:
-    server = AnswerServer(lambda body: 400 if "ten squared" in words(body) else reasoning_sets.reply(words(body)))
-    try:
+    with AnswerServer(
+        lambda body: 400 if "ten squared" in words(body) else reasoning_sets.reply(words(body))
+    ) as server:
         (found,), _ = run(server, data, tmp_path)
         assert (found.headline.value, found.n, found.failed) == (100.0, 2, 1)
         assert "coverage 66.7%: 6 of 9 answers have a score" in found.notes
         assert "without a score, 3 times: http 400: told so" in found.notes
-    finally:
-        server.stop()
 
 
 def test_a_spent_budget_is_told_and_more_goes_on(data: Path, tmp_path: Path) -> None:
-    server = AnswerServer(lambda body: reasoning_sets.reply(words(body)))
-    try:
+    with AnswerServer(lambda body: reasoning_sets.reply(words(body))) as server:
         (found,), short = run(server, data, tmp_path, budget=170, max_tokens=64)
         assert short == ["aime24"]
         asked = server.asked.total()
@@ -403,14 +381,11 @@ def test_a_spent_budget_is_told_and_more_goes_on(data: Path, tmp_path: Path) -> 
         (found,), short = run(server, data, tmp_path, budget=100_000, max_tokens=64)
         assert (short, server.asked.total(), found.whole) == ([], 9, False)
         assert found.failed == 0
-    finally:
-        server.stop()
 
 
 def test_what_cannot_run_here_is_a_line(data: Path, tmp_path: Path) -> None:
-    server = AnswerServer(lambda body: "no")
-    end = Endpoint(url=server.url, model="m", identity="m", by="a test")
-    try:
+    with AnswerServer(lambda body: "no") as server:
+        end = Endpoint(url=server.url, model="m", identity="m", by="a test")
         found, *_ = measure(end, data, tmp_path, Settings(), tmp_path, say=lambda _: None, library=little)
         assert [r.name for r in found] == [*("aime24", "livecodebench", "livebench", "ifeval", "bfcl", "mmmu", "mathvista"),
                                            *("olympiadbench", "mathvision", "mmmu-pro")]  # fmt: skip
@@ -418,8 +393,6 @@ def test_what_cannot_run_here_is_a_line(data: Path, tmp_path: Path) -> None:
         assert all(isinstance(r, Skipped) for r in found[1:])
         with pytest.raises(AssayError, match="ifeval: not here"):
             measure(end, data, tmp_path, replace(Settings(), only=("ifeval",)), tmp_path, library=little)
-    finally:
-        server.stop()
 
 
 def test_a_missing_library_is_one_line_with_what_to_type(tmp_path: Path) -> None:
@@ -586,14 +559,11 @@ def test_answers_under_other_options_of_a_server_are_others() -> None:
 
 
 def test_a_judge_that_is_not_there_is_told_before_anything_is_asked(data: Path, tmp_path: Path) -> None:
-    server = AnswerServer(lambda body: 401)
-    try:
+    with AnswerServer(lambda body: 401) as server:
         code, _, err = assay(
             "policy", "bench", f"m@{server.url}", "--data", data, "--out", tmp_path / "out", "--only", "aime24",
             "--environments", tmp_path, "--judge", f"j@{server.url}",
         )  # fmt: skip
-    finally:
-        server.stop()
     assert code == 2
     assert "answers nothing (http 401: told so): see to the server" in err
     assert [b["model"] for b in server.bodies] == ["j"]

@@ -38,8 +38,7 @@ def between(
 
 
 def test_repeats_are_answers_of_their_own_and_none_is_asked_again(tmp_path: Path) -> None:
-    server = AnswerServer(lambda body: f"drawn with {body.get('seed')}")
-    try:
+    with AnswerServer(lambda body: f"drawn with {body.get('seed')}") as server:
         with between(server, tmp_path) as recorder:
             first = [content(ask(recorder.url, "what?")) for _ in range(3)]
             assert len({*first, content(ask(recorder.url, "and what?"))}) == 4, "a seed for each question and repeat"
@@ -54,14 +53,11 @@ def test_repeats_are_answers_of_their_own_and_none_is_asked_again(tmp_path: Path
             ask(other.url, "what?")
         assert server.asked.total() == 6
         assert spent(tmp_path / "asked.sqlite") == 6 * 15
-    finally:
-        server.stop()
 
 
 def test_other_seeds_are_other_draws(tmp_path: Path) -> None:
     """A journal of seed 0 has no answers of seed 1, and none of their repeats share a draw."""
-    server = AnswerServer(lambda body: f"drawn with {body.get('seed')}")
-    try:
+    with AnswerServer(lambda body: f"drawn with {body.get('seed')}") as server:
         drawn = set[str]()
         for seed in (0, 1):
             with between(server, tmp_path, seed=seed) as recorder:
@@ -69,8 +65,6 @@ def test_other_seeds_are_other_draws(tmp_path: Path) -> None:
                 ask(recorder.url, "what?", temperature=0.0)
         assert len(drawn) == 6
         assert server.asked.total() == 7, "without draws the seed decides nothing: asked once"
-    finally:
-        server.stop()
 
 
 @pytest.mark.parametrize(
@@ -86,14 +80,11 @@ def test_a_server_that_gave_up_gave_no_answer(
 ) -> None:
     """Status 200 and a reason to end that is no end: no wrong answer of the model, and not kept."""
     monkeypatch.setattr(module, "TRIES", 1)
-    server = AnswerServer(lambda body: message, reason)
-    try:
+    with AnswerServer(lambda body: message, reason) as server:
         with between(server, tmp_path) as recorder:
             told = ask(recorder.url, "what?")
             assert recorder.faults == {told["id"]: fault}
         assert spent(tmp_path / "asked.sqlite") == 0
-    finally:
-        server.stop()
 
 
 @pytest.mark.parametrize(
@@ -120,13 +111,10 @@ def test_a_library_is_told_what_it_knows_to_read(
 
 def test_a_call_without_words_is_an_answer(tmp_path: Path) -> None:
     calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
-    server = AnswerServer(lambda body: {"content": None, "tool_calls": calls}, "tool_calls")
-    try:
-        with between(server, tmp_path) as recorder:
-            assert ask(recorder.url, "what?")["choices"][0]["message"]["tool_calls"] == calls
-            assert recorder.faults == {}
-    finally:
-        server.stop()
+    message = {"content": None, "tool_calls": calls}
+    with AnswerServer(lambda body: message, "tool_calls") as server, between(server, tmp_path) as recorder:
+        assert ask(recorder.url, "what?")["choices"][0]["message"]["tool_calls"] == calls
+        assert recorder.faults == {}
 
 
 def test_a_server_that_is_too_busy_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,8 +127,7 @@ def test_a_server_that_is_too_busy_is_waited_for(tmp_path: Path, monkeypatch: py
         left[0] -= 1
         return 429 if left[0] >= 0 else "here"
 
-    server = AnswerServer(busy)
-    try:
+    with AnswerServer(busy) as server:
         with between(server, tmp_path) as recorder:
             assert content(ask(recorder.url, "what?")) == "here"
         left[0] = 99
@@ -148,32 +135,23 @@ def test_a_server_that_is_too_busy_is_waited_for(tmp_path: Path, monkeypatch: py
         with between(server, tmp_path) as recorder:
             told = ask(recorder.url, "and what?")
             assert recorder.faults == {told["id"]: "http 429: told so"}
-    finally:
-        server.stop()
 
 
 def test_what_cannot_be_kept_ends_the_asking(tmp_path: Path) -> None:
     """Of a full disk one answer is lost, not all that come after it."""
-    server = AnswerServer(lambda body: "here")
-    try:
-        with between(server, tmp_path) as recorder:
-            recorder._database.execute("PRAGMA query_only = ON")
-            told = [ask(recorder.url, text) for text in ("one", "two", "three")]
-            assert server.asked.total() == 1
-            assert "an answer could not be kept (attempt to write a readonly database)" in recorder.broken
-            assert recorder.faults == dict.fromkeys((t["id"] for t in told), recorder.broken)
-    finally:
-        server.stop()
+    with AnswerServer(lambda body: "here") as server, between(server, tmp_path) as recorder:
+        recorder._database.execute("PRAGMA query_only = ON")
+        told = [ask(recorder.url, text) for text in ("one", "two", "three")]
+        assert server.asked.total() == 1
+        assert "an answer could not be kept (attempt to write a readonly database)" in recorder.broken
+        assert recorder.faults == dict.fromkeys((t["id"] for t in told), recorder.broken)
 
 
 def test_at_temperature_0_no_seed_is_sent(tmp_path: Path) -> None:
-    server = AnswerServer(lambda body: "x")
-    try:
+    with AnswerServer(lambda body: "x") as server:
         with between(server, tmp_path) as recorder:
             ask(recorder.url, "what?", temperature=0.0)
         assert server.bodies[0].get("seed") == 7, "as the library asked"
-    finally:
-        server.stop()
 
 
 @pytest.mark.parametrize(
@@ -187,8 +165,7 @@ def test_at_temperature_0_no_seed_is_sent(tmp_path: Path) -> None:
     ],
 )
 def test_a_library_sees_no_thought(message: dict[str, Any], shown: str, open_: bool, tmp_path: Path) -> None:
-    server = AnswerServer(lambda body: message)
-    try:
+    with AnswerServer(lambda body: message) as server:
         with between(server, tmp_path) as recorder:
             told = ask(recorder.url, "what?")
             assert content(told) == shown
@@ -198,15 +175,12 @@ def test_a_library_sees_no_thought(message: dict[str, Any], shown: str, open_: b
             assert "\\boxed{1}" in heard.said.thoughts
         kept = sqlite3.connect(tmp_path / "asked.sqlite").execute("SELECT answer FROM answers").fetchone()[0]
         assert json.loads(kept)["choices"][0]["message"]["content"] == message["content"], "the journal has all of it"
-    finally:
-        server.stop()
 
 
 def test_a_failure_is_told_apart_and_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TRIES", 2)
     up = [False]
-    server = AnswerServer(lambda body: "here" if up[0] else 500)
-    try:
+    with AnswerServer(lambda body: "here" if up[0] else 500) as server:
         with between(server, tmp_path) as recorder:
             told = ask(recorder.url, "what?")
             assert content(told) == "", "no error for a library to drop"
@@ -216,35 +190,26 @@ def test_a_failure_is_told_apart_and_asked_again(tmp_path: Path, monkeypatch: py
         with between(server, tmp_path) as again:
             assert content(ask(again.url, "what?")) == "here"
             assert again.faults == {}
-    finally:
-        server.stop()
 
 
 def test_a_library_without_ids_is_told_of_failures_as_errors(tmp_path: Path) -> None:
-    server = AnswerServer(lambda body: 400)
-    job = Job(benchmark="b", model="m", url=server.url, data=tmp_path, work=tmp_path)
-    try:
+    with AnswerServer(lambda body: 400) as server:
+        job = Job(benchmark="b", model="m", url=server.url, data=tmp_path, work=tmp_path)
         with Recorder(job, tmp_path / "asked.sqlite", errors=True) as recorder:
             status, told = post(f"{recorder.url}/chat/completions", {"messages": [{"role": "user", "content": "x"}]})
             assert (status, told["error"]["message"]) == (400, "http 400: told so")
-    finally:
-        server.stop()
 
 
 def test_a_refused_question_is_its_own_fault(tmp_path: Path) -> None:
-    server = AnswerServer(lambda body: 400)
-    try:
+    with AnswerServer(lambda body: 400) as server:
         with between(server, tmp_path) as recorder:
             told = ask(recorder.url, "too long")
             assert recorder.faults[told["id"]] == "http 400: told so"
         assert server.asked.total() == 1, "asked once: it will not pass"
-    finally:
-        server.stop()
 
 
 def test_the_budget_holds_over_runs(tmp_path: Path) -> None:
-    server = AnswerServer(lambda body: "x")
-    try:
+    with AnswerServer(lambda body: "x") as server:
         for limit, faults in ((165.0, 1), (10_000.0, 0)):
             budget = Budget(limit)
             budget.spend(spent(tmp_path / "asked.sqlite"))
@@ -255,30 +220,24 @@ def test_the_budget_holds_over_runs(tmp_path: Path) -> None:
                     "not asked: the budget of tokens is spent"
                 ] * faults
         assert server.asked.total() == 2
-    finally:
-        server.stop()
 
 
 def test_the_budget_holds_where_a_server_tells_no_usage(tmp_path: Path) -> None:
-    server = AnswerServer(lambda body: "x" * 400, usage=None)
-    try:
+    with AnswerServer(lambda body: "x" * 400, usage=None) as server:
         budget = Budget(600.0)
         with between(server, tmp_path, budget=budget) as recorder:
             for n in range(5):
                 ask(recorder.url, f"question {n}", max_tokens=200)
             assert 1 <= server.asked.total() <= 2
             assert 200 <= recorder.tally.tokens_out == spent(tmp_path / "asked.sqlite") - recorder.tally.tokens_in
-    finally:
-        server.stop()
 
 
 def test_pictures_stay_out_of_the_journal(tmp_path: Path) -> None:
-    server = AnswerServer(lambda body: "x")
-    shown = [
-        {"type": "text", "text": "see"},
-        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{'A' * 5000}"}},
-    ]
-    try:
+    with AnswerServer(lambda body: "x") as server:
+        shown = [
+            {"type": "text", "text": "see"},
+            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{'A' * 5000}"}},
+        ]
         with between(server, tmp_path) as recorder:
             ask(recorder.url, "", messages=[{"role": "user", "content": shown}])
             assert recorder.prompt == "see\n\n(picture)"
@@ -286,5 +245,3 @@ def test_pictures_stay_out_of_the_journal(tmp_path: Path) -> None:
         asked = sqlite3.connect(tmp_path / "asked.sqlite").execute("SELECT request FROM answers").fetchone()[0]
         assert len(asked) < 400
         assert '"picture ' in asked
-    finally:
-        server.stop()

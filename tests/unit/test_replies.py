@@ -22,7 +22,7 @@ from assay.llm.client import Server
 from assay.llm.replies import MOST_CUTS, ODD, Reply, ledger, open_database, open_replies, spelled
 from assay.processes import alive, this_process
 from assay.records import user
-from plain_server import answering
+from loopback import answering
 
 SPELLINGS = (
     "http://Host.example:80/v1", "http://host.example/v1/", "HTTP://host.example/v1//", "http://host.example./v1",

@@ -87,10 +87,7 @@ def test_a_pool_without_truth_has_no_empty_tables(tmp_path: Path) -> None:
     length = {"name": "longer wins", "value": 68.3, "low": 64.1, "high": 72.3, "n": 893, "clusters": 258.0}
     counts = {"rows": None, "rejected": {}, "read": 2, "duplicates": 0, "conflicting": 0, "pool": 2, "contaminated": 0,
               "near_duplicates": 0, "aside": 0, "pairs": 2, "prompts": 1, "wrong": None}  # fmt: skip
-    steps = {
-        "prepare/split": {"evaluation": 0, "stage1": 1, "stage2": 1, "by_people": True},
-        "prepare/pool": counts,
-    }
+    steps = {"prepare/split": {"evaluation": 0, "stage1": 1, "stage2": 1, "by_people": True}, "prepare/pool": counts}
     of_set = {"pairs": 1, "labels": None, "accuracy": reached, "on_held": True}
     of_seed = {
         **{f"sets/{name}": of_set for name in ("raw-more", "stage1")},

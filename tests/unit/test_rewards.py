@@ -12,13 +12,7 @@ from assay.policy.advantage import grade
 from assay.policy.config import PairConfig
 from assay.policy.gate import ModelTerm, fit_model_term
 from assay.policy.pairs import make_pairs
-from assay.policy.rewards import (
-    HybridReward,
-    RewardConfig,
-    claims_reward,
-    format_reward,
-    overlong,
-)
+from assay.policy.rewards import HybridReward, RewardConfig, claims_reward, format_reward, overlong
 from assay.records import user
 from assay.rollouts import Prompt, Rollout, Score
 

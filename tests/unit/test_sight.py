@@ -23,7 +23,7 @@ from assay.records import Message, assistant
 from assay.render import render_prompt
 from assay.reward.config import EngineConfig
 from assay.reward.model import RewardModel
-from assay.reward.scorer import scorer
+from assay.reward.scorer import LocalScorer
 from assay.reward.visual import load_visual
 from assay.rollouts import Prompt
 
@@ -172,7 +172,7 @@ def test_a_reward_model_sees_in_packs_in_rows_and_in_passes(
             [(_, once)] = packs.passes(alone)
             torch.testing.assert_close(once, told[:1], atol=1e-4, rtol=1e-4)
     conversation = (Message(role="user", content="what?", images=(picture,)), assistant("a blue one"))
-    scored = scorer(model, processor, 512, store=store)
+    scored = LocalScorer(model, processor, 512, store=store)
     [one] = scored([conversation])
     vision.language_model(model).set_attn_implementation("sdpa")
     with torch.no_grad():
@@ -199,7 +199,7 @@ def test_a_value_head_of_trl_s_is_read_by_its_name_and_saved_as_ours(
     )
     model, processor = load_visual(str(folder), trained=True)
     conversation = (Message(role="user", content="what?", images=(picture,)), assistant("a blue one"))
-    said = scorer(model, processor, 512, store=store)
+    said = LocalScorer(model, processor, 512, store=store)
     [found] = said([conversation])
     whole = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
     ids = torch.tensor([said.render([conversation])[0].ids])  # type: ignore[attr-defined]
@@ -210,7 +210,7 @@ def test_a_value_head_of_trl_s_is_read_by_its_name_and_saved_as_ours(
     assert found == pytest.approx(theirs, abs=1e-4)
     model.save_pretrained(tmp_path / "ours", model.state_dict())
     processor.save_pretrained(tmp_path / "ours")
-    again = scorer(*load_visual(str(tmp_path / "ours"), trained=True), 512, store=store)
+    again = LocalScorer(*load_visual(str(tmp_path / "ours"), trained=True), 512, store=store)
     assert again([conversation])[0] == pytest.approx(found, abs=1e-5)
     save_file({"v_head.summary.weight": torch.ones(2, 32)}, folder / "value_head.safetensors")
     with pytest.raises(AssayError, match="no head of one output"):

@@ -34,10 +34,7 @@ def votes(pair: Pair, said: dict[str, tuple[str, ...]]) -> list[Judgement]:
     return [vote(pair, f"llm:{m}", s, n) for m, told in said.items() for n, s in enumerate(told)]
 
 
-GOLD = Gold(
-    better={p.id: p.responses[0].id for p in PAIRS[:2]},
-    questions={p.id: p.question_id for p in PAIRS},
-)
+GOLD = Gold(better={p.id: p.responses[0].id for p in PAIRS[:2]}, questions={p.id: p.question_id for p in PAIRS})
 ATTRIBUTES = {p.id: rule_attributes(p) for p in PAIRS}
 
 

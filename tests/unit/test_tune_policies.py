@@ -26,6 +26,7 @@ from assay.run import Run
 from assay.state import state
 from assay.telling import Telling
 from assay.web.watched import Watched
+from pools import policy_steps
 from shares import naked
 
 
@@ -86,16 +87,10 @@ def told_of(folder: Path) -> PoliciesTold:
     return found
 
 
-def steps(folder: Path) -> dict[str, Any]:
-    root = folder / "policies" / "steps"
-    told = {str(p.relative_to(root).with_suffix("")): json.loads(p.read_text()) for p in sorted(root.rglob("*.json"))}
-    return {name: {k: v for k, v in step.items() if k != "wall_s"} for name, step in told.items()}
-
-
 def test_a_finished_run_is_given_policies_and_later_more_of_them(run: Path) -> None:
     assert policies_told(run) is None
     tune(run, tuning(run))
-    found = steps(run)
+    found = policy_steps(run)
     assert sorted(found) == [
         "best-of-n/curated-0", "best-of-n/raw-0", "compared-1", "gate/curated-0", "gate/raw-0", "grpo/curated-0",
         "grpo/raw-0", "policy/curated-0", "policy/raw-0", "start",
@@ -109,7 +104,7 @@ def test_a_finished_run_is_given_policies_and_later_more_of_them(run: Path) -> N
     again = {p: p.stat().st_mtime_ns for p in (run / "policies").rglob("*.json")}
     tune(run, tuning(run))
     tune(run, replace(tuning(run), seeds=2))
-    more = steps(run)
+    more = policy_steps(run)
     assert {n: s for n, s in more.items() if n in found} == found
     assert {"compared-2", "grpo/raw-1", "policy/curated-1"} <= more.keys()
     assert all(p.stat().st_mtime_ns == t for p, t in again.items() if p.exists() and "steps" in p.parts)
@@ -147,7 +142,7 @@ def assert_told(run: Path) -> None:
 def test_a_closed_gate_leaves_the_policy_as_it_is(run: Path) -> None:
     shut = RewardConfig(rule=0.0, format=0.0, form="none", gate_precision=0.99)
     tune(run, replace(tuning(run), rewards=shut))
-    found = steps(run)
+    found = policy_steps(run)
     for arm in ("raw", "curated"):
         assert (
             "no threshold" in found[f"grpo/{arm}-0"]["skipped"] or "do not score" in found[f"grpo/{arm}-0"]["skipped"]
@@ -164,7 +159,7 @@ def test_a_users_questions_are_measured_by_their_answers(run: Path) -> None:
         "".join(json.dumps({"question": f"What is {i} + {i}?", "answer": str(2 * i)}) + "\n" for i in range(12))
     )
     tune(run, replace(tuning(run), judge=""), str(file))
-    found = steps(run)
+    found = policy_steps(run)
     assert (found["start"]["train"], found["start"]["answers"]) == (6, 24), "half of them measure"
     assert found["start"]["value"]["value"] == 0.0, "random characters are no answer"
     assert found["compared-1"]["measured_by"] == "the questions' right answers"

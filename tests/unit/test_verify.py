@@ -9,14 +9,7 @@ import pytest
 from rich.console import Console
 
 from assay.curate.rules import rule_attributes
-from assay.curate.verify import (
-    VerifyReport,
-    add_judgements,
-    oracle,
-    queue,
-    read_judgements,
-    verify,
-)
+from assay.curate.verify import VerifyReport, add_judgements, oracle, queue, read_judgements, verify
 from assay.errors import AssayError
 from assay.records import Case, Judgement, Pair, Response, user
 from assay.tables import build, plain

@@ -36,11 +36,6 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
-    return ImageStore(tmp_path_factory.mktemp("pictures"))
-
-
-@pytest.fixture(scope="module")
 def pictures(store: ImageStore) -> list[str]:
     random = np.random.default_rng(0)
     return [store.add(PIL.fromarray(random.integers(0, 255, (40, 50, 3), dtype=np.uint8))) for _ in range(4)]

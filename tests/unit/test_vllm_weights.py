@@ -34,6 +34,15 @@ def text(folder: Path, **settings: Any) -> Policy:
     return load_policy(str(tiny_models.save_language(folder, "qwen3")), PolicyConfig(**settings))
 
 
+def adapted(folder: Path) -> Policy:
+    """With adapters that do something."""
+    policy = text(folder, lora_rank=4)
+    for name, p in policy.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.3, generator=torch.Generator().manual_seed(p.numel()))
+    return policy
+
+
 def llava(folder: Path, tower: str, **settings: Any) -> Policy:
     save(*assemble(*tiny_models.encoder(tower, 32), tiny_models.language("qwen3"), tiny_models.tokenizer(), 32), folder)
     return load_policy(str(folder), PolicyConfig(**settings))
@@ -46,10 +55,7 @@ def sent(policy: Policy, folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_checkpoint_for_vllm_is_the_policy_with_its_adapters_added_in(tmp_path: Path) -> None:
-    policy = text(tmp_path / "lm", lora_rank=4)
-    for name, p in policy.model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(p, std=0.3, generator=torch.Generator().manual_seed(p.numel()))
+    policy = adapted(tmp_path / "lm")
     (tmp_path / "vllm").mkdir()
     vllm_weights.write_checkpoint(policy, tmp_path / "vllm", torch.float32)
     assert policy.inner.config._attn_implementation != "sdpa", "the policy keeps its own attention"
@@ -262,10 +268,7 @@ def test_vllm_s_own_transfer_is_told_beforehand_what_will_come(
 def test_an_adapter_alone_is_what_peft_reads(tmp_path: Path) -> None:
     from peft import PeftModel
 
-    policy = text(tmp_path / "lm", lora_rank=4)
-    for name, p in policy.model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(p, std=0.3, generator=torch.Generator().manual_seed(p.numel()))
+    policy = adapted(tmp_path / "lm")
     folder = tmp_path / "adapter"
     folder.mkdir()
     vllm_lora.write(policy, folder, torch.float32)

@@ -256,11 +256,11 @@ def llm_votes(
     return votes
 
 
-def llm_judge(chats: Sequence[Chat], *, samples: int = 3, seed: int = 0) -> Judge:
+def llm_judge(chats: Sequence[Chat], *, samples: int = 3) -> Judge:
     """The preference-aware judge of the paper: `llm_votes`, merged case by case. Raises Unreached, as these do."""
 
     def judge(cases: Sequence[Case]) -> list[Judgement]:
-        votes, each = llm_votes(chats, cases, samples=samples, seed=seed), len(chats) * samples
+        votes, each = llm_votes(chats, cases, samples=samples), len(chats) * samples
         return [merge(votes[i : i + each]) for i in range(0, len(votes), each)]
 
     return judge

@@ -135,8 +135,7 @@ def attribute_request(pair: Pair) -> Request:
 
 def asking(pair: Pair, text: str) -> Message:
     """A user's message about a pair, with the pictures that belong to it."""
-    parts = (*pair.prompt, *(m for r in pair.responses for m in r.messages))
-    return Message(role="user", content=text, images=tuple(dict.fromkeys(i for m in parts for i in m.images)))
+    return Message(role="user", content=text, images=tuple(dict.fromkeys(i for m in pair.turns for i in m.images)))
 
 
 def llm_attributes(chat: Chat, pairs: Sequence[Pair]) -> list[Attributes | AttributesProblem]:
@@ -159,13 +158,15 @@ def _described(chat: Chat, pairs: Sequence[Pair]) -> list[Attributes | Attribute
 
 def ask_ahead(chats: Sequence[Chat], pairs: Sequence[Pair]) -> None:
     """Ask the chats that answer in providers' batches about all pairs that are dealt to them first."""
-    dealt = [[attribute_request(p) for p in pairs if _dealt(p, 0, len(chats)) == n] for n in range(len(chats))]
-    waiting = [(c, requests) for c, requests in zip(chats, dealt, strict=True) if isinstance(c, BatchServer)]
+    waiting = [
+        (c, [attribute_request(p) for p in pairs if dealt(p, 0, len(chats)) == n])
+        for n, c in enumerate(chats) if isinstance(c, BatchServer)
+    ]  # fmt: skip
     with ThreadPoolExecutor(max(1, len(waiting))) as pool:
         list(pool.map(lambda asked: asked[0].complete(asked[1]), waiting))
 
 
-def _dealt(pair: Pair, turn: int, count: int) -> int:
+def dealt(pair: Pair, turn: int, count: int) -> int:
     """Which of `count` models a pair goes to in this turn."""
     return (int(pair.id[:8], 16) + turn) % count
 
@@ -179,12 +180,11 @@ def shared_attributes(
     found: dict[str, Attributes] = {}
     problems: list[AttributesProblem] = []
     for turn in range(len(chats)):
-        left = [p for p in pairs if p.id not in found]
-        dealt: list[list[Pair]] = [[] for _ in chats]
-        for pair in left:
-            dealt[_dealt(pair, turn, len(chats))].append(pair)
+        parts: list[list[Pair]] = [[] for _ in chats]
+        for pair in (p for p in pairs if p.id not in found):
+            parts[dealt(pair, turn, len(chats))].append(pair)
         with ThreadPoolExecutor(len(chats)) as pool:
-            told = list(pool.map(_described, chats, dealt))
+            told = list(pool.map(_described, chats, parts))
         if losses := [loss for t in told if isinstance(t, Unreached) for loss in t.losses]:
             raise Unreached(losses)
         for answer in (a for t in told if not isinstance(t, Unreached) for a in t):

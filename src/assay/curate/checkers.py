@@ -25,6 +25,7 @@ SHARPNESS = 5.0
 """An example's weight is exp(SHARPNESS * cosine): one that is 0.2 less similar counts about a third."""
 CLIP = 3.0
 """Standardised differences are cut here: one extreme answer must not outvote seven."""
+CHECKER_VOTE = "offline:checker-vote"
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _QUOTED = re.compile(r"[\"“«`]([^\"”»`\n]{1,60})[\"”»`]|(?<!\w)['‘]([^'’\n]{1,60})['’](?!\w)")
 
@@ -88,18 +89,18 @@ RULES = (
 """The ten demands as they stand in a prompt, the feature that checks each, and the sign with which it is better."""
 
 
-def ten_rules_judge(*, name: str = "offline:ten-rules") -> Judge:
+def ten_rules_judge() -> Judge:
     """One checker for each demand of the embedded pool, its sign set by hand; a prompt with none of them, or two answers
     that the checker finds equal, is a problem. It uses no gold."""
 
     def judge(cases: Sequence[Case]) -> list[Judgement]:
-        return [_by_rule(c.pair, name) for c in cases]
+        return [_by_rule(c.pair) for c in cases]
 
     return judge
 
 
-def _by_rule(pair: Pair, name: str) -> Judgement:
-    prompt = last_user_text(pair.prompt)
+def _by_rule(pair: Pair) -> Judgement:
+    name, prompt = "offline:ten-rules", last_user_text(pair.prompt)
     found = next(((f, sign) for text, f, sign in RULES if re.search(text, prompt, re.IGNORECASE)), None)
     if found is None:
         return problem(pair, name, "none of the ten demands")
@@ -107,7 +108,7 @@ def _by_rule(pair: Pair, name: str) -> Judgement:
     return judgement(pair, sign * float(_difference(pair)[FEATURES.index(feature)]), 1.0, name, 1, feature)
 
 
-def checker_vote_judge(embed: Embedder, *, name: str = "offline:checker-vote") -> Judge:
+def checker_vote_judge(embed: Embedder) -> Judge:
     """A judge that votes by each case's gold examples (nearest first, at most eight) and by nothing else.
 
     An example's vote weighs more the more similar its (x, a) text is to the target's. The confidence is the winner's
@@ -121,9 +122,9 @@ def checker_vote_judge(embed: Embedder, *, name: str = "offline:checker-vote") -
         differences = {p.id: _difference(p) for p in _pairs(cases)}
         vectors = embed_once(embed, (t for c in cases if c.guides for t in _texts(c)))
         return [
-            _vote(case, differences, [vectors[t] for t in _texts(case)], name)
+            _vote(case, differences, [vectors[t] for t in _texts(case)])
             if case.guides
-            else problem(case.pair, name, "no gold examples")
+            else problem(case.pair, CHECKER_VOTE, "no gold examples")
             for case in cases
         ]
 
@@ -142,7 +143,7 @@ def _pairs(cases: Sequence[Case]) -> list[Pair]:
     return list({p.id: p for c in cases for p in (c.pair, *(e.pair for e in c.guides))}.values())
 
 
-def _vote(case: Case, differences: dict[str, Vectors], texts: list[NDArray[np.float32]], name: str) -> Judgement:
+def _vote(case: Case, differences: dict[str, Vectors], texts: list[NDArray[np.float32]]) -> Judgement:
     """The weighted vote of at most eight examples; `texts` are the vectors of the target and of its examples."""
     examples = case.guides[:MAX_EXAMPLES]
     signs = np.array([1.0 if e.better == e.pair.responses[0].id else -1.0 for e in examples])
@@ -159,7 +160,7 @@ def _vote(case: Case, differences: dict[str, Vectors], texts: list[NDArray[np.fl
     total = float(np.abs(vote_E).sum())
     share = 0.5 + 0.5 * abs(float(vote_E.sum())) / total if total > 0 else 0.5
     reasons = mean_F * trust_F * target_F
-    return judgement(case.pair, float(vote_E.sum()), share, name, len(examples), _why(reasons, mean_F))
+    return judgement(case.pair, float(vote_E.sum()), share, CHECKER_VOTE, len(examples), _why(reasons, mean_F))
 
 
 def _why(reasons_F: Vectors, mean_F: Vectors) -> str:

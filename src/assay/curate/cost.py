@@ -182,7 +182,7 @@ def forecast(
     assumed = assumed or Assumed()
     ratio, by = assumed.chars_per_token, f"{assumed.chars_per_token:g} characters a token, assumed: no tokenizer"
     if count is not None and (read := count[1](size.sample)):
-        ratio = sum(map(_chars, size.sample)) / read
+        ratio = sum(p.chars for p in size.sample) / read
         by = f"{ratio:.2f} characters a token, measured on {len(size.sample)} pairs with the tokenizer of {count[0]}"
     share, how = assumed.judged, f"{assumed.judged:.0%}, assumed"
     if size.scored:
@@ -224,10 +224,6 @@ def most_labelled(first: Stage1Config) -> tuple[int, int]:
         first.per_iteration - people + round(first.held_share * people)
     )  # held pairs are drawn beside the retrieved
     return first.seed_gold + first.iterations * people, first.seed_silver + first.iterations * judges
-
-
-def _chars(pair: Pair) -> int:
-    return sum(len(m.content) for m in (*pair.prompt, *(m for r in pair.responses for m in r.messages)))
 
 
 def _prompt(sample: Sequence[Pair], examples: int) -> float:
@@ -283,11 +279,9 @@ class Gain:
         )
 
 
-def gains(
-    results: Mapping[str, Mapping[str, Any]], sets: Sequence[str] = ("stage1", "filtered", "flipped")
-) -> list[Gain]:
+def gains(results: Mapping[str, Mapping[str, Any]]) -> list[Gain]:
     """The gains from set to set, from a run's steps (`Run.results()`: sets/NAME with `pairs` and `accuracy`)."""
-    steps = [(name, results[f"sets/{name}"]) for name in sets if f"sets/{name}" in results]
+    steps = [(name, results[f"sets/{name}"]) for name in ("stage1", "filtered", "flipped") if f"sets/{name}" in results]
     made = []
     for (over, before), (name, after) in itertools.pairwise(steps):
         more = after["pairs"] - before["pairs"]

@@ -36,7 +36,6 @@ def dawid_skene(
     weights: Sequence[float] | None = None,
     smoothing: float = 1.0,
     steps: int = 500,
-    tolerance: float = 1e-7,
 ) -> Estimated:
     """EM over votes given as three lists of equal length: which item, which worker, which class.
 
@@ -51,7 +50,6 @@ def dawid_skene(
             together, or the posterior is far surer than it is right.
         smoothing: Pseudo-votes of each true class of each worker, spread evenly.
         steps: At most this many rounds of EM.
-        tolerance: Stop when no posterior moves by more than this.
     """
     item_V, worker_V, vote_V = (np.asarray(x, dtype=np.int64) for x in (items, workers, votes))
     weight_V = np.ones(len(item_V)) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -81,7 +79,7 @@ def dawid_skene(
         _hold(moved_IC, fixed)
         change = float(np.abs(moved_IC - posterior_IC).max())
         posterior_IC = moved_IC
-        if change <= tolerance:
+        if change <= 1e-7:
             break
     return Estimated(posterior=posterior_IC, confusion=confusion_WCC, prior=prior_C, log_likelihood=tuple(likelihoods))
 

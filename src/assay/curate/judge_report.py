@@ -30,6 +30,16 @@ class Share:
     high: float | None = None
     clusters: float = 0.0
 
+    @staticmethod
+    def of(found: Iterable[tuple[str, float]], questions: Mapping[str, str]) -> "Share":
+        """The mean of (pair id, what it counts); errors clustered by question."""
+        rows = list(found)
+        if not rows:
+            return Share(n=0)
+        estimate = mean([float(value) for _, value in rows], [questions[p] for p, _ in rows])
+        low, high = interval(estimate)
+        return Share(n=len(rows), value=estimate.value, low=low, high=high, clusters=estimate.clusters)
+
     def __str__(self) -> str:
         if self.value is None or self.low is None or self.high is None:
             return "-"
@@ -108,7 +118,7 @@ def judge_report(
     look = _Look(lengths, gold)
     rows = [look.row(m, [v for v in own if v.by == m], [v for v in votes if v.by == m]) for m in models]
     together = look.row(f"merged: {merge}", merged, ())
-    longest = look.row("the longer response", [_longer(lengths, j) for j in merged], ())
+    longest = look.row("the longer response", [longer(j.pair_id, lengths[j.pair_id], "longer") for j in merged], ())
     return JudgeReport(
         merge=merge, votes=len(votes), gold=sum(j.pair_id in gold.better for j in merged),
         judges=(*rows, together, longest), parts=_parts(look, merged, attributes),
@@ -140,12 +150,7 @@ class _Look:
 
     def share(self, found: Iterable[tuple[str, bool]]) -> Share:
         """Of (pair id, whether it counts)."""
-        rows = list(found)
-        if not rows:
-            return Share(n=0)
-        estimate = mean([float(hit) for _, hit in rows], [self.gold.questions[p] for p, _ in rows])
-        low, high = interval(estimate)
-        return Share(n=len(rows), value=estimate.value, low=low, high=high, clusters=estimate.clusters)
+        return Share.of(found, self.gold.questions)
 
     def agreement(self, judged: Iterable[Judgement]) -> Share:
         better = self.gold.better
@@ -207,12 +212,12 @@ def _parts(look: _Look, merged: Sequence[Judgement], attributes: Mapping[str, At
     return {name: look.agreement(groups[name]) for name in sorted(groups)}
 
 
-def _longer(lengths: Lengths, judged: Judgement) -> Judgement:
-    told = lengths[judged.pair_id]
-    longer = None if len(set(told.values())) == 1 else max(told, key=lambda r: told[r])
+def longer(pair_id: str, told: Mapping[str, int], by: str) -> Judgement:
+    """The longer response is the better one; `told`: the characters of both."""
+    better = None if len(set(told.values())) == 1 else max(told, key=lambda r: told[r])
     return Judgement(
-        pair_id=judged.pair_id, better=longer, by="longer", kind="offline", problem="" if longer else "tie",
-        confidence=1.0 if longer else 0.5,
+        pair_id=pair_id, better=better, by=by, kind="offline", problem="" if better else "tie",
+        confidence=1.0 if better else 0.5,
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ UNDECIDED = ("", "tie", "cannot decide")
 _NO_LABEL, _NO_NUMBER = 8, 9
 
 
-def decided(frame: pl.DataFrame, band: float, stage: str = "stage2", *, judged: bool = True) -> pl.DataFrame:
+def decided(frame: pl.DataFrame, band: float, *, judged: bool = True) -> pl.DataFrame:
     """The labels of the pairs of `frame`, in its order: the columns of `Label`. Where there is no judge (not `judged`),
     nothing is flipped.
 
@@ -61,7 +61,7 @@ def decided(frame: pl.DataFrame, band: float, stage: str = "stage2", *, judged: 
         fate=fate,
         reason=pick([why for _, why in REASONS], rule),
         by=by.gather(np.where(weighed, 1 + found["spoke"].to_numpy(), 0)),
-        stage=pl.lit(stage),
+        stage=pl.lit("stage2"),
         certainty=_of(kept, "mean", flipped, 1.0 - pl.col("mean"), 1.0).clip(lower_bound=0.5),
         margin=_of(kept, "strength", flipped, 0.0 - pl.col("strength"), 0.0).clip(lower_bound=0.0),
     )  # fmt: skip

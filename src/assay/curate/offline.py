@@ -59,7 +59,7 @@ class GoldRidge:
         return judgement(case.pair, f, min(1.0, (1 + abs(f)) / 2), self.name, 1, why)
 
 
-def gold_ridge_judge(embed: Embedder, *, examples: int = NEIGHBOURS, name: str = "offline:gold-ridge") -> GoldRidge:
+def gold_ridge_judge(embed: Embedder, *, examples: int = NEIGHBOURS) -> GoldRidge:
     """A judge that learns, for each pair anew, from the nearest gold examples and from nothing else.
 
     A pair is the difference of the embeddings of its two answers, each read after the question. A ridge regression on the
@@ -71,9 +71,8 @@ def gold_ridge_judge(embed: Embedder, *, examples: int = NEIGHBOURS, name: str =
     Args:
         embed: Any embedder. On the embedded pool the words' vectors alone (no layer of MiniLM) do better than all six.
         examples: How many the judge asks for (`records.shown_to`).
-        name: In judgements.
     """
-    return GoldRidge(embed=embed, examples=examples, name=name)
+    return GoldRidge(embed=embed, examples=examples)
 
 
 def ridge(asked_ND: Vectors, differences_ND: Vectors, better_E: Vectors) -> float:
@@ -92,7 +91,7 @@ def ridge(asked_ND: Vectors, differences_ND: Vectors, better_E: Vectors) -> floa
     return float(kernel[0] @ weights)
 
 
-def longer_judge(*, name: str = "offline:longer") -> Judge:
+def longer_judge() -> Judge:
     """A judge without any gold: prefers the longer answer, as unguided judges are known to. Equal lengths are a tie.
 
     Nothing better without gold was found for the embedded pool: closeness of an answer to the prompt is right in 38 to 47 %
@@ -102,7 +101,9 @@ def longer_judge(*, name: str = "offline:longer") -> Judge:
     def judge(cases: Sequence[Case]) -> list[Judgement]:
         lengths = [[len(response_text(r)) for r in c.pair.responses] for c in cases]
         longer = zip(cases, lengths, strict=True)
-        return [judgement(c.pair, one - other, 0.5, name, 1, "the longer answer") for c, (one, other) in longer]
+        return [
+            judgement(c.pair, one - other, 0.5, "offline:longer", 1, "the longer answer") for c, (one, other) in longer
+        ]
 
     return judge
 

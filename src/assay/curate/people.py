@@ -56,13 +56,13 @@ def _word(case: Case, who: Annotator, better: str | None) -> Judgement:
     return Judgement(pair_id=pair.id, better=said, by=who.name, kind="oracle")
 
 
-def coin(seed: int = 0, *, name: str = "coin") -> Judge:
+def coin(seed: int = 0) -> Judge:
     """A control: answers that have nothing to do with the pairs. What is learned from them must come out at 50 %."""
 
     def judge(cases: Sequence[Case]) -> list[Judgement]:
         sides = draws([c.pair.id for c in cases], "coin", seed) if cases else ()
         return [
-            Judgement(pair_id=c.pair.id, better=c.pair.responses[int(x < 0.5)].id, by=name, kind="oracle")
+            Judgement(pair_id=c.pair.id, better=c.pair.responses[int(x < 0.5)].id, by="coin", kind="oracle")
             for c, x in zip(cases, sides, strict=True)
         ]
 

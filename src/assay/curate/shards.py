@@ -65,11 +65,10 @@ class Indexed:
 
     @staticmethod
     def of(pair: Pair, askable: bool = True) -> "Indexed":
-        turns = [*pair.prompt, *(m for r in pair.responses for m in r.messages)]
         return Indexed(
             pair_id=pair.id, prompt_id=pair.prompt_id, question_id=pair.question_id, first=pair.responses[0].id,
-            second=pair.responses[1].id, chars=sum(len(m.content) for m in turns),
-            images=sum(len(m.images) for m in turns), askable=askable,
+            second=pair.responses[1].id, chars=pair.chars,
+            images=sum(len(m.images) for m in pair.turns), askable=askable,
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from assay.curate.annotate import prompts_version
-from assay.curate.attributes import AttributesProblem, ask_ahead, attribute_request, shared_attributes
+from assay.curate.attributes import AttributesProblem, ask_ahead, attribute_request, dealt, shared_attributes
 from assay.curate.judge_report import reason
 from assay.curate.rules import rule_attributes
 from assay.errors import AssayError
@@ -84,7 +84,7 @@ def describe(
     if dry_run:
 
         def requests(model: Model, part: Sequence[Pair]) -> list[Request]:
-            return [attribute_request(p) for p in part if servers[int(p.id[:8], 16) % len(servers)] == model.name]
+            return [attribute_request(p) for p in part if servers[dealt(p, 0, len(servers))] == model.name]
 
         parts = (list(pairs.of(order[at : at + SHARD]).values()) for at in range(0, len(order), SHARD))
         show_costs(configs, out / "replies.sqlite", asking, parts, requests, console)

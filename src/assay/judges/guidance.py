@@ -9,13 +9,14 @@ never guides. An undecided pair counts as half right, as a coin would have it, s
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
 from rich.console import Console
 
 from assay.curate.judge_page import Section, markdown, page, show
-from assay.curate.judge_report import JudgeReport, Share, steady
+from assay.curate.judge_report import JudgeReport, Share, longer, steady
 from assay.curate.offline import gold_ridge_judge
 from assay.curate.shards import Pool
 from assay.curate.verify import read_judgements
@@ -29,7 +30,7 @@ from assay.judges.sources import Where
 from assay.judges.votes import lengths
 from assay.records import Case, Judgement
 from assay.run import environment, jsonable
-from assay.statistics import interval, mean, paired
+from assay.statistics import paired
 from assay.tables import Table, write_text
 
 ARMS: tuple[Examples, ...] = ("none", "random", "nearest")
@@ -112,11 +113,11 @@ def _compared(
     gold = dict(pool.table("truth").frame(columns=["pair_id", "better"]).iter_rows())
     questions = dict(pool.table("index").frame(columns=["pair_id", "question_id"]).iter_rows())
     verdicts: dict[str, list[list[Judgement]]] = {
-        str(arm): [_verdicts(folders[arm, seed]) for seed in seeds] for arm in ARMS
+        str(arm): [read_judgements(folders[arm, seed] / "judgements.jsonl") for seed in seeds] for arm in ARMS
     }
     cases = Table(first / "tables" / "cases", Case).read()
     verdicts[OFFLINE] = [gold_ridge_judge(load_embedder(embedder))(cases)]
-    verdicts[LONGER] = [[_longer(p, told) for p, told in lengths(pool).items()]]
+    verdicts[LONGER] = [[longer(p, told, LONGER) for p, told in lengths(pool).items()]]
     votes: dict[str, list[list[Judgement]]] = {
         arm: [Table(folders[arm, seed] / "tables" / "votes", Judgement).read() for seed in seeds] for arm in ARMS
     }
@@ -132,15 +133,6 @@ def _compared(
     )  # fmt: skip
 
 
-def _verdicts(folder: Path) -> list[Judgement]:
-    return read_judgements(folder / "judgements.jsonl")
-
-
-def _longer(pair_id: str, told: Mapping[str, int]) -> Judgement:
-    better = None if len(set(told.values())) == 1 else max(told, key=lambda r: told[r])
-    return Judgement(pair_id=pair_id, better=better, by=LONGER, kind="offline", problem="" if better else "tie")
-
-
 def _credit(told: Sequence[Sequence[Judgement]], gold: Mapping[str, str]) -> dict[str, float]:
     """Pair -> how right the arm was: 1, 0, or a half where it did not decide; the mean over seeds."""
     sums: dict[str, float] = dict.fromkeys(gold, 0.0)
@@ -153,18 +145,12 @@ def _row(
     arm: str, told: Sequence[Sequence[Judgement]], voted: Sequence[Sequence[Judgement]], credit: Mapping[str, float],
     gold: Mapping[str, str], questions: Mapping[str, str],
 ) -> ArmRow:  # fmt: skip
-    def share(rows: Sequence[tuple[str, float]]) -> Share:
-        if not rows:
-            return Share(n=0)
-        estimate = mean([value for _, value in rows], [questions[p] for p, _ in rows])
-        low, high = interval(estimate)
-        return Share(n=len(rows), value=estimate.value, low=low, high=high, clusters=estimate.clusters)
-
+    share = partial(Share.of, questions=questions)
     every, votes = ([j for seed in rows for j in seed] for rows in (told, voted))
     cast = [v for v in votes if v.better]
     twice = [(p, float(same)) for seed in voted for p, same in steady(seed)]  # another seed shows other examples
     return ArmRow(
-        arm=arm, right=share(list(credit.items())),
+        arm=arm, right=share(credit.items()),
         agreement=share([(j.pair_id, float(j.better == gold[j.pair_id])) for j in every if j.better]),
         decided=share([(j.pair_id, float(j.better is not None)) for j in every]),
         readable=share([(v.pair_id, float(v.better is not None)) for v in votes]) if votes else None,

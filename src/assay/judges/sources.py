@@ -198,10 +198,8 @@ def _published(folder: Path, sets: Sequence[str]) -> tuple[Shelf[Pair], dict[str
         if people == "human" and found.better is not None:
             same = better.get(found.pair.id, found.better) == found.better
             better[found.pair.id] = found.better if same else None
-    chars = [sum(len(m.content) for m in (*p.prompt, *(m for r in p.responses for m in r.messages)))
-             for p in pairs.values()]  # fmt: skip
     rows = pl.DataFrame(
         {"pair_id": list(pairs), "file": [-1] * len(pairs), "row": list(range(len(pairs))),
-         "question_id": [p.question_id for p in pairs.values()], "chars": chars}, schema=PAIRS,
+         "question_id": [p.question_id for p in pairs.values()], "chars": [p.chars for p in pairs.values()]}, schema=PAIRS,
     )  # fmt: skip
     return Shelf(record=Pair, rows=rows, kept=pairs), {p: b for p, b in better.items() if b is not None}

@@ -51,9 +51,9 @@ class Finished:
     presentations: int
 
 
-def read_run(folder: Path, seed: int = 0, engine: Engine | None = None) -> Finished:
-    """Read the label sets of a run folder. Raises AssayError when it is none, or has not finished stage 2."""
-    config, material, place = _opened(folder, seed, engine)
+def read_run(folder: Path) -> Finished:
+    """Read the label sets of a run folder's first seed. Raises AssayError when it is none, or has not finished stage 2."""
+    config, material, place = _opened(folder)
     try:
         settings = build(TrainConfig, config["train"])
     except KeyError as error:
@@ -68,16 +68,16 @@ def read_run(folder: Path, seed: int = 0, engine: Engine | None = None) -> Finis
     )  # fmt: skip
 
 
-def _opened(folder: Path, seed: int, engine: Engine | None) -> tuple[dict[str, Any], Material, Place]:
-    """A run's config, its pool, and the tables of one seed."""
+def _opened(folder: Path, engine: Engine | None = None) -> tuple[dict[str, Any], Material, Place]:
+    """A run's config, its pool, and the tables of the first seed."""
     if not (folder / "config.json").exists():
         raise AssayError(f"{folder}: not a run folder; give the --out folder of an `assay run`")
     material = Material.open(Place.of(folder), engine)
-    place = Place.of(folder) / f"seed-{seed}" / "tables"
+    place = Place.of(folder) / "seed-0" / "tables"
     made = (place / "sets").names(".json")
     if missing := [s for s in ("held", *(KEPT_AS.get(n, n) for n in SETS)) if f"{s}.json" not in made]:
         raise AssayError(
-            f"{folder}: seed {seed} has no labels '{missing[0]}' yet; run the same `assay run` again to finish it"
+            f"{folder}: seed 0 has no labels '{missing[0]}' yet; run the same `assay run` again to finish it"
         )
     return dict(json.loads((folder / "config.json").read_text())), material, place
 
@@ -90,7 +90,7 @@ def labels_of(source: str | Path, name: str, place: Place, engine: Engine | None
     _known(name)
     at = Place.of(source)
     if (at / "config.json").exists():
-        _, material, tables = _opened(at.local("a run"), 0, engine)
+        _, material, tables = _opened(at.local("a run"), engine)
         found = replace(read_set(material, tables, KEPT_AS.get(name, name)), place=place)
     elif _is_pool(at):
         pool, engine = Pool.open(at), engine or Here()
@@ -139,8 +139,7 @@ def check_partial(folder: Path) -> None:
 
 
 def training_data(
-    source: str | Path, name: str, gold: Path | None, beside: Path, say: Callable[[str], None] = lambda _: None,
-    engine: Engine | None = None,
+    source: str | Path, name: str, gold: Path | None, beside: Path, say: Callable[[str], None] = lambda _: None
 ) -> tuple[Streamed | ParquetPairs, list[Preference]]:  # fmt: skip
     """What `assay reward train` trains on, and the gold that chooses its checkpoint.
 
@@ -159,7 +158,7 @@ def training_data(
         return _parquet(source, gold, chosen or [])
     check_partial(beside)
     place = Place.of(beside.absolute())
-    labels = labels_of(source, name, place, engine)
+    labels = labels_of(source, name, place)
     if chosen is not None:
         asked = pl.Series("question_id", sorted({question_id(g.prompt) for g in chosen}))
         kept = _apart(labels, place, asked)
@@ -171,7 +170,7 @@ def training_data(
             raise AssayError("every pair asks a question of the gold, so none is left to train on; give other gold")
         return Streamed(kept), chosen
     if run:
-        _, material, tables = _opened(at.local("a run"), 0, engine)
+        _, material, tables = _opened(at.local("a run"))
         return Streamed(labels), read_set(material, tables, "held").preferences()
     held = _held_out(labels)
     return Streamed(_apart(labels, place, held["question_id"].unique())), labels.material.preferences(held)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from assay.curate.cost import Assumed, Count, Forecast, Judging, Size, forecast, of_material, of_pool
+from assay.curate.cost import Count, Forecast, Judging, Size, forecast, of_material, of_pool
 from assay.curate.material import Material
 from assay.curate.measuring import AT_MOST
 from assay.curate.prepare import SplitConfig
@@ -19,9 +19,7 @@ from assay.store import Place
 from assay.tables import Table
 
 
-def stage2_cost(
-    pool: Pool, config: FlowConfig, folder: Path, judging: Judging | None = None, assumed: Assumed | None = None
-) -> Forecast:
+def stage2_cost(pool: Pool, config: FlowConfig, folder: Path, judging: Judging | None = None) -> Forecast:
     """What stage 2 will cost: of the run in `folder`, where it is prepared, else of the pool.
 
     Tokens are counted with the tokenizer of the reward models, where it is here.
@@ -32,7 +30,7 @@ def stage2_cost(
     if labels.done("stage1"):
         tiers = labels.frame("stage1", columns=["tier"])["tier"]
         labelled = int((tiers == "gold").sum()), int((tiers == "silver").sum())
-    return forecast(_size(pool, config, folder, tables), config.stage1, judging, assumed, _tokenizer(config), labelled,
+    return forecast(_size(pool, config, folder, tables), config.stage1, judging, None, _tokenizer(config), labelled,
                     config.offline_judge)  # fmt: skip
 
 

@@ -38,6 +38,8 @@ is like a kind that is seen (`include`), one turns a kind that is seen upside do
 
 PER_SET = 2_500
 """Pairs of each of several sets of people's, unless another number is given."""
+WILD_PAIRS = 8_000
+"""The most of a set whose choices are no person's."""
 PART_PAIRS = 50_000
 """Pairs of a part, where such a pool is larger."""
 
@@ -78,9 +80,9 @@ class Answer:
     mean_logp: float
 
 
-def constraint_pool(path: Path | None = None) -> SmallPool:
+def constraint_pool() -> SmallPool:
     """All pairs of one obeying and one violating answer to the same instruction, with wild labels and the truth."""
-    frame = pl.read_parquet(path or Path(str(resources.files("assay") / "data/constraint_answers.parquet")))
+    frame = pl.read_parquet(Path(str(resources.files("assay") / "data/constraint_answers.parquet")))
     pairs: dict[str, Pair] = {}
     wild: list[Judgement] = []
     truth: dict[str, str] = {}
@@ -127,15 +129,14 @@ def wild_votes(pair_id: str, better: Answer, worse: Answer) -> list[Judgement]:
 
 
 def human_pool(
-    folder: Path, sets: Sequence[str] = (), per_set: int = 0, wild_pairs: int = 8_000,
-    say: Callable[[str], None] = lambda _: None,
-) -> SmallPool:  # fmt: skip
+    folder: Path, sets: Sequence[str] = (), per_set: int = 0, say: Callable[[str], None] = lambda _: None
+) -> SmallPool:
     """People's own preference sets (`formats.human_sets`): what people say together is the truth, single voices are wild.
 
     Where several people judged a pair, their majority (of UKP: its authors' cleaned verdict) is the truth, with which
     recorded people answer, and the word of one of them, drawn by the pair's content, is its label in the wild. Where one
     person did, that word is the truth, and the longer response is the label in the wild: a weak labeller that many pools
-    have. GPT-4's choices (at most `wild_pairs`) have no truth, and enter stage 2 only; so do pairs on which people split.
+    have. GPT-4's choices (at most `WILD_PAIRS`) have no truth, and enter stage 2 only; so do pairs on which people split.
     Where there are such choices, all that people decided may enter stage 1; else a share of the questions does, and stage 2
     has pairs whose truth is known too.
 
@@ -156,7 +157,7 @@ def human_pool(
         found = [(p, people) for _, p, people in read_human_sets(folder, (name,)) if p.better is not None]
         cleaned = _cleaned(folder) if name == "ukp-convarg1" else None
         most = per_set or (PER_SET if len(names) > 1 else len(found))
-        limit = wild_pairs if all(people == "wild" for _, people in found) else most
+        limit = WILD_PAIRS if all(people == "wild" for _, people in found) else most
         for one, people in sorted(found, key=lambda row: row[0].pair.id)[:limit]:
             pair_id, better = one.pair.id, str(one.better)
             read += 1

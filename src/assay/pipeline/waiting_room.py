@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 import webbrowser
-from collections.abc import Callable
 from pathlib import Path
 
 from assay.curate.waiting import waits
@@ -19,12 +18,10 @@ _BESIDE = "from assay.processes import end_with; end_with({}); from assay.__main
 """`assay`, as a process that ends with this one, also where that is killed."""
 
 
-def waiter(
-    *, web: bool, say: Callable[[str], None] = lambda text: print(text, file=sys.stderr), every_s: float = 1.0
-) -> Waiting:
+def waiter(*, web: bool) -> Waiting:
     """Waits until people have answered, and says what is missing whenever that changes. `web`: serves the page meanwhile,
     and as long as this process lives."""
-    page = Page(say) if web else None
+    page = Page() if web else None
 
     def wait(run: Path) -> None:
         said = ""
@@ -34,9 +31,9 @@ def waiter(
             told = str(now)
             if told.partition(";")[0] != said:
                 said = told.partition(";")[0]
-                say(f"waiting for people: {told}")
-            time.sleep(every_s)
-        say("all answers are there: the run goes on")
+                print(f"waiting for people: {told}", file=sys.stderr)
+            time.sleep(1)
+        print("all answers are there: the run goes on", file=sys.stderr)
 
     return wait
 
@@ -44,8 +41,7 @@ def waiter(
 class Page:
     """`assay web RUN` in a process of its own, on the usual port or any that is free. It ends with this process."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
+    def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
         self.port, self.opened = 0, not sys.stdout.isatty()
 

@@ -26,7 +26,7 @@ import torch
 import transformers
 
 from assay import models, vision, weights
-from assay.errors import AssayError
+from assay.errors import AssayError, first_line
 from assay.images import blank
 from assay.locks import alone
 from assay.tables import check_vacant, sibling
@@ -87,7 +87,7 @@ def _look(tower: Any, size: int) -> torch.Tensor:
             seen: torch.Tensor = tower.eval()(torch.zeros(1, 3, size, size)).last_hidden_state
     except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
         raise AssayError(
-            f"{type(tower).__name__} does not read pictures of {size} x {size} pixels ({_first_line(error)}); give a vision "
+            f"{type(tower).__name__} does not read pictures of {size} x {size} pixels ({first_line(error)}); give a vision "
             "encoder (CLIP, SigLIP, InternViT, EfficientNet, ...), not a language or vision-language model, and its size"
         ) from error
     return seen
@@ -123,7 +123,7 @@ def _compare(model: Any, language: Any) -> None:
             ours, theirs = model(input_ids=ids_1T).logits, language(input_ids=ids_1T).logits
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise AssayError(
-            f"{name} cannot be the language model of {type(model).__name__}: {_first_line(error)}"
+            f"{name} cannot be the language model of {type(model).__name__}: {first_line(error)}"
         ) from error
     apart = (ours - theirs).abs().max().item() / theirs.abs().max().item()
     if not apart <= 1e-3:
@@ -131,10 +131,6 @@ def _compare(model: Any, language: Any) -> None:
             f"{name} computes its logits in another way than {type(model).__name__} (they differ by {apart:.1%}): "
             "such a language model cannot be assembled"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _image_token(tokenizer: Any, language: Any) -> int:

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from assay import devices, models, packing, sight, vision, weights
 from assay.attention import candidates
-from assay.errors import AssayError
+from assay.errors import AssayError, missing_extra
 from assay.head import chosen_logprobs
 from assay.images import ImageStore
 from assay.pack import Group, Pack, Padded, bins, pack, pad, padded_bins, split
@@ -218,10 +218,7 @@ class Policy(torch.nn.Module):
         weights.readable(Path(folder))
 
 
-def load_policy(
-    name: str, config: PolicyConfig, store: ImageStore | None = None, device: torch.device | None = None,
-    trains: bool = True,
-) -> Policy:  # fmt: skip
+def load_policy(name: str, config: PolicyConfig, store: ImageStore | None = None, trains: bool = True) -> Policy:
     """A policy from a packaged model, a folder or a hub id: a vision-language model where the config says it is one. What
     does not train (nothing does where it only answers: not `trains`) is kept in bfloat16 where it computes in it."""
     half = devices.computes_in_half(config.precision)
@@ -238,7 +235,7 @@ def load_policy(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if half:
         weights.narrow(model)
-    return Policy(model.to(device or devices.device()), processor, config, store)
+    return Policy(model.to(devices.device()), processor, config, store)
 
 
 def choose_trained(model: Any, parts: Sequence[str], last: int = 0) -> None:
@@ -283,8 +280,6 @@ def _with_lora(model: Any, config: PolicyConfig) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        from assay.errors import missing_extra
-
         raise missing_extra("peft", "lora") from error
     resting = {
         id(p) for part in (vision.language_model(model), model.get_output_embeddings()) for p in part.parameters()

@@ -82,10 +82,10 @@ def fit(margins: NDArray[np.float64], questions: Sequence[Hashable] | None = Non
     )  # fmt: skip
 
 
-def curve(logits: NDArray[np.float64], questions: Sequence[Hashable] | None = None, most: int = 10) -> tuple[Bin, ...]:
+def curve(logits: NDArray[np.float64], questions: Sequence[Hashable] | None = None) -> tuple[Bin, ...]:
     """The reliability curve: bins of equal count by the model's confidence in its own preference."""
     asked = questions if questions is not None else range(len(logits))
-    parts = _parts(logits, most)
+    parts = _parts(logits)
     right = [mean((logits[part] > 0).astype(float).tolist(), [asked[i] for i in part]) for part in parts]
     lows, highs = bounds(*np.array([(r.value, r.se, r.n, r.clusters) for r in right]).T)
     return tuple(

@@ -51,11 +51,13 @@ def load_scorer(
     if images is not None:
         seeing, processor = load_visual(name, trained=True)
         store = ImageStore(images)
-        return scorer(seeing.to(devices.device()).eval(), processor, max_tokens, tokens_per_batch, precision, store)
+        return LocalScorer(
+            seeing.to(devices.device()).eval(), processor, max_tokens, tokens_per_batch, precision, store
+        )
     tokenizer = models.load_tokenizer(name)
     backbone = models.Backbone(name=name, attention=devices.attention_for(max_tokens))
     model = models.load_reward_model(backbone, tokenizer, trained=True).to(devices.device()).eval()
-    return scorer(model, tokenizer, max_tokens, tokens_per_batch, precision, frozen=frozen)
+    return LocalScorer(model, tokenizer, max_tokens, tokens_per_batch, precision, frozen=frozen)
 
 
 def is_function(name: str) -> bool:
@@ -264,14 +266,6 @@ def group_of(conversation: Conversation, rendered: Sequence[Rendered]) -> Group:
     types = [one.second for one in rendered if one.second]
     images = [i for m in conversation[:-1] for i in m.images]
     return share([one.ids for one in rendered], types, images)
-
-
-def scorer(
-    model: Any, tokenizer: Any, max_tokens: int, tokens_per_batch: int = 8192, precision: str = "fp32",
-    store: ImageStore | None = None, frozen: int = 0,
-) -> LocalScorer:  # fmt: skip
-    """The `Scorer` of a loaded model."""
-    return LocalScorer(model, tokenizer, max_tokens, tokens_per_batch, precision, store, frozen)
 
 
 def position_limit(model: Any) -> int:

@@ -1,15 +1,10 @@
-"""What the lead's page needs from the store and from the log-in, and nothing else: two plain interfaces and their
-records."""
+"""The records that the pages show, and who asks for them."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
 from pydantic import StringConstraints
 from starlette.requests import Request
-
-from assay.records import Case, Judgement
-from assay.web.quality import Work
 
 Id = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z]{0,64}$")]
 """An id of a pair or of a seat as a request gives it."""
@@ -68,58 +63,6 @@ class Setting:
     options: tuple[str, ...] = ()
     low: int = 0
     high: int = 1_000_000
-
-
-class Desk(Protocol):
-    """The store, as the lead's page sees it. Changes are logged by the store, with `by` as their author."""
-
-    def cases(self) -> Sequence[Case]:
-        """All pairs of the project with their attributes."""
-
-    def case(self, pair_id: str) -> Case | None: ...
-
-    def judgements(self) -> Sequence[Judgement]:
-        """The standing judgements, of people, leads and machines, traps left out."""
-
-    def works(self) -> Sequence[Work]:
-        """The standing judgements of annotators as the page recorded them, traps as well."""
-
-    def times(self) -> Sequence[float]:
-        """When people gave the answers that stand, traps left out, in unix seconds, in rising order."""
-
-    def held(self) -> Sequence[Held]:
-        """The pairs that somebody has open."""
-
-    def overlap(self) -> int:
-        """How many people judge each pair."""
-
-    def remarks(self) -> Sequence[Remark]: ...
-
-    def adjudicate(self, judgement: Judgement) -> None:
-        """Append a judgement of kind "lead"; a later one by the same lead on the same pair replaces it."""
-
-    def add(self, judgements: Sequence[Judgement], by: str) -> int:
-        """Append what is not there yet, and return how many that were."""
-
-    def accounts(self) -> Sequence[Account]: ...
-
-    def invite(self, name: str, role: Role, by: str) -> str:
-        """A new account; returns its token, which is shown once. Raises ValueError where the name is taken or not
-        allowed."""
-
-    def change(self, name: str, by: str, *, role: Role | None = None, active: bool | None = None) -> None:
-        """Change a role or switch an account off (which ends its sessions) or on. Raises ValueError for the last admin."""
-
-    def renew(self, name: str, by: str) -> str:
-        """A new token in place of all other ways to log in to the account; its sessions end."""
-
-    def settings(self) -> Sequence[Setting]: ...
-
-    def set(self, values: Mapping[str, str], by: str) -> None:
-        """Change settings. Raises ValueError, naming the setting, for a value that is not allowed."""
-
-    def events(self, before: float, limit: int) -> Sequence[Event]:
-        """The audit log, newest first, older than `before`."""
 
 
 class Access(Protocol):

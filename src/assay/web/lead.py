@@ -27,12 +27,13 @@ from assay.curate.interchange import Format, entries, read, write
 from assay.curate.rules import last_user_text
 from assay.errors import AssayError
 from assay.records import Conversation, Judgement
-from assay.web.desk import ROLES, Access, Account, Desk, Id, Role
+from assay.web.desk import ROLES, Access, Account, Id, Role
 from assay.web.diff import difference
 from assay.web.overview import Progress, charts, disputes, needed, progress, verdict
 from assay.web.pace import LEAST, duration
 from assay.web.quality import annotators
 from assay.web.schema import storable
+from assay.web.store_desk import StoreDesk
 from assay.web.text import plain_text, render_markdown, reveal
 
 MAX_UPLOAD, MAX_UNPACKED, MAX_ROWS = 64 << 20, 512 << 20, 200_000
@@ -47,7 +48,7 @@ _DONE = {
 """What a page says after a change; an address cannot make it say anything else."""
 
 
-def make_router(desk: Desk, access: Access, pages: Environment) -> APIRouter:
+def make_router(desk: StoreDesk, access: Access, pages: Environment) -> APIRouter:
     """The routes; `pages` renders `lead_*.html`. The caller adds them to its app, behind its own headers and sessions."""
     router = APIRouter(prefix="/lead", default_response_class=HTMLResponse)
     show = _shower(access, pages)
@@ -96,16 +97,16 @@ def _done(path: str, what: str) -> RedirectResponse:
     return RedirectResponse(f"{path}?done={what}", 303)
 
 
-def _overview(router: APIRouter, desk: Desk, show: Show, lead: Who) -> None:
+def _overview(router: APIRouter, desk: StoreDesk, show: Show, lead: Who) -> None:
     @router.get("")
     def overview(request: Request, who: Annotated[Account, Depends(lead)], raters: bool = False) -> HTMLResponse:
-        cases, given = desk.cases(), desk.judgements()
+        cases, given = desk.store.cases(), desk.store.judgements()
         asked = {c.pair.id: c.pair.question_id for c in cases}
         people = [j for j in given if j.kind == "human"]
         agreement = report(given, questions=asked)
         agreement += rater_kappas(people, questions=asked)[:PAGE] if raters else []
         open_disputes = sum(not d.settled for d in disputes({c.pair.id: c for c in cases}, given))
-        rows, works = progress(cases, given, desk.overlap()), desk.works()
+        rows, works = progress(cases, given, desk.overlap()), desk.store.works()
         missing = needed(cases, given, desk.overlap())
         spent = [w.judgement.seconds for w in works if w.judgement.seconds > 0]
         return show(
@@ -118,10 +119,10 @@ def _overview(router: APIRouter, desk: Desk, show: Show, lead: Who) -> None:
         )  # fmt: skip
 
 
-def _pairs(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) -> None:
+def _pairs(router: APIRouter, desk: StoreDesk, show: Show, lead: Who, writer: Who) -> None:
     @router.get("/disputes")
     def dispute_list(request: Request, who: Annotated[Account, Depends(lead)], page: int = 1) -> HTMLResponse:
-        found = disputes({c.pair.id: c for c in desk.cases()}, desk.judgements())
+        found = disputes({c.pair.id: c for c in desk.store.cases()}, desk.store.judgements())
         start = (max(1, page) - 1) * PAGE
         return show(
             request, "lead_disputes.html", who, disputes=found[start : start + PAGE], page=max(1, page),
@@ -131,13 +132,13 @@ def _pairs(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) ->
 
     @router.get("/pairs/{pair_id}")
     def pair_page(request: Request, pair_id: Id, who: Annotated[Account, Depends(lead)]) -> HTMLResponse:
-        case = desk.case(pair_id)
+        case = desk.store.case(pair_id)
         if case is None:
             raise HTTPException(404, "There is no such pair.")
         order = shown_order(case.pair, who.name)
         texts = [response_text(case.pair.response(i)) for i in order]
         responses = [(render_markdown(t), t) for t in texts]
-        given = [j for j in desk.judgements() if j.pair_id == pair_id]
+        given = [j for j in desk.store.judgements() if j.pair_id == pair_id]
         return show(
             request, "lead_pair.html", who, case=case, order=order, responses=responses, changes=difference(*texts),
             prompt=_told(case.pair.prompt), judgements=given, reveal=reveal,
@@ -149,7 +150,7 @@ def _pairs(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) ->
         pair_id: Id, who: Annotated[Account, Depends(writer)], better: Annotated[str, Form()],
         shown: Annotated[str, Form()], reason: Annotated[str, Form(max_length=10_000)] = "",
     ) -> RedirectResponse:  # fmt: skip
-        case = desk.case(pair_id)
+        case = desk.store.case(pair_id)
         if case is None:
             raise HTTPException(404, "There is no such pair.")
         ids = {r.id for r in case.pair.responses}
@@ -166,10 +167,10 @@ def _pairs(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) ->
         return _done("/lead/disputes", "decision")
 
 
-def _people(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) -> None:
+def _people(router: APIRouter, desk: StoreDesk, show: Show, lead: Who, writer: Who) -> None:
     @router.get("/people")
     def people(request: Request, who: Annotated[Account, Depends(lead)]) -> HTMLResponse:
-        return show(request, "lead_people.html", who, accounts=desk.accounts(), roles=_may_give(who), new=None)
+        return show(request, "lead_people.html", who, accounts=desk.people.all(), roles=_may_give(who), new=None)
 
     @router.post("/people")
     def invite(
@@ -178,25 +179,25 @@ def _people(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) -
     ) -> HTMLResponse:  # fmt: skip
         if role not in _may_give(who):
             raise HTTPException(403, f"Only an admin can make a {role}.")
-        return with_token(request, who, lambda: (name, desk.invite(name.strip(), role, who.name)))
+        return with_token(request, who, lambda: (name, desk.people.invite(name.strip(), role, who.name)))
 
     @router.post("/people/{name}")
     def change(
         request: Request, name: str, who: Annotated[Account, Depends(writer)], action: Annotated[str, Form()],
         role: Annotated[Role | None, Form()] = None,
     ) -> Response:  # fmt: skip
-        account = next((a for a in desk.accounts() if a.name == name), None)
+        account = next((a for a in desk.people.all() if a.name == name), None)
         if account is None:
             raise HTTPException(404, "There is no such account.")
         if who.role != "admin" and (account.role != "annotator" or role not in (None, "annotator")):
             raise HTTPException(403, "Only an admin can change leads and admins.")
         if action == "renew":
-            return with_token(request, who, lambda: (name, desk.renew(name, who.name)))
+            return with_token(request, who, lambda: (name, desk.people.renew(name, who.name)))
         changes: dict[str, dict[str, Any]] = {"role": {"role": role}, "off": {"active": False}, "on": {"active": True}}
         if action not in changes or (action == "role" and role is None):
             raise HTTPException(422, "Unknown action.")
         try:
-            desk.change(name, who.name, **changes[action])
+            desk.people.change(name, who.name, **changes[action])
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
         return _done("/lead/people", "account")
@@ -208,7 +209,7 @@ def _people(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) -
         except ValueError as error:
             new, problem = None, str(error)
         return show(
-            request, "lead_people.html", who, 422 if problem else 200, accounts=desk.accounts(), roles=_may_give(who),
+            request, "lead_people.html", who, 422 if problem else 200, accounts=desk.people.all(), roles=_may_give(who),
             new=new, problem=problem,
         )  # fmt: skip
 
@@ -217,7 +218,7 @@ def _may_give(who: Account) -> tuple[Role, ...]:
     return ROLES if who.role == "admin" else ("annotator",)
 
 
-def _project(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) -> None:
+def _project(router: APIRouter, desk: StoreDesk, show: Show, lead: Who, writer: Who) -> None:
     @router.get("/settings")
     def settings(request: Request, who: Annotated[Account, Depends(lead)]) -> HTMLResponse:
         return show(request, "lead_settings.html", who, settings=desk.settings())
@@ -244,7 +245,7 @@ def _project(router: APIRouter, desk: Desk, show: Show, lead: Who, writer: Who) 
             raise HTTPException(404, f"Formats: {', '.join(EXPORTS)}.")
         format, name = EXPORTS[to]
         with tempfile.TemporaryDirectory() as folder:
-            write(Path(folder) / name, format, entries(desk.cases(), desk.judgements()))
+            write(Path(folder) / name, format, entries(desk.store.cases(), desk.store.judgements()))
             body = (Path(folder) / name).read_bytes()
         kind = "application/octet-stream" if to == "parquet" else "application/json"
         return Response(body, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
@@ -286,9 +287,9 @@ class _Added:
     rows: tuple[str, ...] = ()
 
 
-def _import(desk: Desk, body: bytes, format: Format, by: str) -> _Added:
-    cases = desk.cases()
-    names = {a.name for a in desk.accounts()} | {j.by for j in desk.judgements() if j.kind == "human"}
+def _import(desk: StoreDesk, body: bytes, format: Format, by: str) -> _Added:
+    cases = desk.store.cases()
+    names = {a.name for a in desk.people.all()} | {j.by for j in desk.store.judgements() if j.kind == "human"}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "upload"
         path.write_bytes(body)

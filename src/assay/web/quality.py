@@ -8,6 +8,7 @@ machines are exact binomials. Honest simulated annotators are flagged in less th
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from assay.figures import counted
 from assay.records import Judgement
@@ -80,7 +81,7 @@ def _annotator(name: str, works: Sequence[Work]) -> Annotator:
     low, high = _bounds(traps)
     return Annotator(
         name=name, judged=len(works), undecided=len(works) - len(decided),
-        seconds=_median([w.judgement.seconds for w in works]), traps=len(traps), trap_accuracy=_share(traps),
+        seconds=median([w.judgement.seconds for w in works]), traps=len(traps), trap_accuracy=_share(traps),
         trap_interval=(low, high) if traps else None, first=_share(first),
         followed=_share(followed), with_rationale=_share(reasons) or 0.0,
         words={name: counted(sum(x), len(x), " %") for name, x in shown.items()},
@@ -117,9 +118,3 @@ def _bounds(traps: Sequence[bool]) -> tuple[float, float]:
 
 def _share(flags: Sequence[bool]) -> float | None:
     return sum(flags) / len(flags) if flags else None
-
-
-def _median(values: Sequence[float]) -> float:
-    ranked = sorted(values)
-    middle = len(ranked) // 2
-    return ranked[middle] if len(ranked) % 2 else (ranked[middle - 1] + ranked[middle]) / 2

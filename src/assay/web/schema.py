@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from assay.errors import AssayError, missing_extra
+from assay.errors import AssayError, first_line, missing_extra
 
 METADATA = sa.MetaData()
 _SEQ = sa.BigInteger().with_variant(sa.Integer, "sqlite")
@@ -136,7 +136,7 @@ class Database:
                 self._migrate(connection)
         except sa.exc.OperationalError as error:
             where = self.engine.url.render_as_string(hide_password=True)
-            raise AssayError(f"database {where}: {str(error.orig).strip().splitlines()[0]}") from error
+            raise AssayError(f"database {where}: {first_line(error.orig)}") from error
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:

@@ -1,14 +1,13 @@
-"""The lead's page on the store: see `desk.Desk` for what each of these is."""
+"""The store as the lead's page sees it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from assay.records import Case, Judgement
+from assay.records import Judgement
 from assay.web.accounts import Accounts
-from assay.web.desk import Account, Event, Held, Remark, Role, Setting
+from assay.web.desk import Event, Held, Remark, Setting
 from assay.web.facts import Fact
 from assay.web.pace import held, times
-from assay.web.quality import Work
 from assay.web.settings import Settings, describe
 from assay.web.store import Store
 
@@ -16,39 +15,30 @@ _LOGGED = ("audit", "setting", "login-failed", "withdrawal", "skip", "flag", "un
 
 
 class StoreDesk:
-    """`Desk` by a store and its accounts."""
+    """A store and its accounts. Changes are logged, with `by` as their author."""
 
     def __init__(self, store: Store, accounts: Accounts) -> None:
-        self._store, self._accounts = store, accounts
-
-    def cases(self) -> Sequence[Case]:
-        return self._store.cases()
-
-    def case(self, pair_id: str) -> Case | None:
-        return self._store.case(pair_id)
-
-    def judgements(self) -> Sequence[Judgement]:
-        return self._store.judgements()
-
-    def works(self) -> Sequence[Work]:
-        return self._store.works()
+        self.store, self.people = store, accounts
 
     def times(self) -> Sequence[float]:
-        with self._store.database.read() as connection:
+        """When people gave the answers that stand, traps left out, in unix seconds, in rising order."""
+        with self.store.database.read() as connection:
             return times(connection)
 
     def held(self) -> Sequence[Held]:
-        now = self._store.clock()
-        with self._store.database.read() as connection:
+        """The pairs that somebody has open."""
+        now = self.store.clock()
+        with self.store.database.read() as connection:
             open_now = held(connection, now)
         return [Held(name=n, pair_id=i, minutes=max(1, round((until - now) / 60))) for n, i, until in open_now]
 
     def overlap(self) -> int:
-        return self._store.settings().overlap
+        """How many people judge each pair."""
+        return self.store.settings().overlap
 
     def remarks(self) -> Sequence[Remark]:
         back, found = set[tuple[str, str, str]](), list[Remark]()
-        for f in self._store.facts("flag", "skip", "unflag", "unskip"):  # newest first
+        for f in self.store.facts("flag", "skip", "unflag", "unskip"):  # newest first
             if f.kind.startswith("un"):
                 back.add((f.kind, f.target, f.by))
             elif (f"un{f.kind}", f.target, f.by) not in back:
@@ -57,39 +47,31 @@ class StoreDesk:
         return found
 
     def adjudicate(self, judgement: Judgement) -> None:
-        self._store.adjudicate(judgement)
+        """Append a judgement of kind "lead"; a later one by the same lead on the same pair replaces it."""
+        self.store.adjudicate(judgement)
         self.log("adjudicated", judgement.pair_id, judgement.by, judgement.better or judgement.problem)
 
     def add(self, judgements: Sequence[Judgement], by: str) -> int:
-        added = self._store.add(judgements, self._store.settings())
+        """Append what is not there yet, and return how many that were."""
+        added = self.store.add(judgements, self.store.settings())
         self.log("imported", "judgements", by, f"{added} of {len(judgements)}")
         return added
 
-    def accounts(self) -> Sequence[Account]:
-        return self._accounts.all()
-
-    def invite(self, name: str, role: Role, by: str) -> str:
-        return self._accounts.invite(name, role, by)
-
-    def change(self, name: str, by: str, *, role: Role | None = None, active: bool | None = None) -> None:
-        self._accounts.change(name, by, role=role, active=active)
-
-    def renew(self, name: str, by: str) -> str:
-        return self._accounts.renew(name, by)
-
     def settings(self) -> Sequence[Setting]:
-        values = self._store.settings().texts()
+        values = self.store.settings().texts()
         return [_setting(name, value) for name, value in values.items()]
 
     def set(self, values: Mapping[str, str], by: str) -> None:
+        """Change settings. Raises ValueError, naming the setting, for a value that is not allowed."""
         known = Settings().texts()
-        self._store.set({k: v for k, v in values.items() if k in known}, by)
+        self.store.set({k: v for k, v in values.items() if k in known}, by)
 
     def events(self, before: float, limit: int) -> Sequence[Event]:
-        return [_event(f) for f in self._store.facts(*_LOGGED, before=before, limit=limit)]
+        """The audit log, newest first, older than `before`."""
+        return [_event(f) for f in self.store.facts(*_LOGGED, before=before, limit=limit)]
 
     def log(self, action: str, target: str, by: str, detail: str = "") -> None:
-        self._store.note("audit", target, by, {"action": action, "detail": detail})
+        self.store.note("audit", target, by, {"action": action, "detail": detail})
 
 
 def _setting(name: str, value: str) -> Setting:

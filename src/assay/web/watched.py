@@ -4,7 +4,6 @@ All of it is read from the run's files, a little at a time, and nothing is writt
 killed and started again; the page then shows what the files say.
 """
 
-import json
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -21,7 +20,8 @@ from assay.charts import Line, chart
 from assay.errors import AssayError
 from assay.examples import FATES, changed, pairs_told
 from assay.policy.shown import FOLDER, ShownAnswer
-from assay.state import RunState, state
+from assay.stages import noted
+from assay.state import RunState, state, written_at
 from assay.tables import Table
 from assay.web.tail import Tail
 
@@ -161,7 +161,7 @@ class Watched:
                 del self._trainings[name]
                 continue
             training.tail.read()
-            times[name] = _time(training.tail.path)
+            times[name] = written_at(training.tail.path)
         shown = [t for t in self._trainings.values() if t.tail.series]
         return sorted(shown, key=lambda t: -times[t.name])
 
@@ -178,10 +178,7 @@ class Watched:
 
     def budget(self) -> str:
         """What the run's settings say it may spend on LLM servers, "" where they say nothing."""
-        try:
-            found = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return ""
+        found = noted(self.folder / "config.json")
         return next((f"{v:,g}" for v in _found(found, "budget") if isinstance(v, (int, float)) and v > 0), "")
 
     def changed(self, fate: str, words: str, start: int, most: int) -> tuple[list[dict[str, Any]], int, dict[str, int]]:
@@ -204,13 +201,6 @@ def _found(value: Any, name: str) -> Iterable[Any]:
             yield value[name]
         for inner in value.values():
             yield from _found(inner, name)
-
-
-def _time(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def clipped(text: str, most: int = LONG) -> str:

@@ -46,12 +46,8 @@ PARTS = {
 }  # fmt: skip
 
 
-def load(folder: Path) -> list[Shown]:
-    """The pairs, in words alone."""
-    return _load(folder, None)
-
-
-def _load(folder: Path, store: ImageStore | None) -> list[Shown]:
+def load(folder: Path, store: ImageStore | None = None) -> list[Shown]:
+    """The pairs, in words alone where there is no store for their pictures."""
     named = [p for p in found(folder) if p.name == "all_data.json"]
     files = named or [p for p in found(folder) if p.suffix == ".parquet"]
     if not files:
@@ -124,5 +120,5 @@ def caveats(items: Sequence[Shown]) -> tuple[str, ...]:
 
 MULTIMODAL_REWARDBENCH = Benchmark(
     name=NAME, folder="multimodal-rewardbench", home=HOME, fetch=FETCH, load=load, report=report, caveats=caveats,
-    shown=_load, judged=judged,
+    shown=load, judged=judged,
 )  # fmt: skip

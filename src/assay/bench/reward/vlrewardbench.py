@@ -41,12 +41,8 @@ BEGINNINGS = {
 """The first word of an id; any other is one of VLFeedback's many sources: general."""
 
 
-def load(folder: Path) -> list[Shown]:
-    """The pairs, in words alone."""
-    return _load(folder, None)
-
-
-def _load(folder: Path, store: ImageStore | None) -> list[Shown]:
+def load(folder: Path, store: ImageStore | None = None) -> list[Shown]:
+    """The pairs, in words alone where there is no store for their pictures."""
     files = found(folder, "test") or found(folder)
     if not files:
         raise AssayError(f"{folder}: no data files of VL-RewardBench here; get them from {HOME}")
@@ -127,5 +123,5 @@ def caveats(items: Sequence[Shown]) -> tuple[str, ...]:
 
 VL_REWARDBENCH = Benchmark(
     name=NAME, folder="vl-rewardbench", home=HOME, fetch=FETCH, load=load, report=report, caveats=caveats,
-    shown=_load, judged=judged,
+    shown=load, judged=judged,
 )  # fmt: skip
