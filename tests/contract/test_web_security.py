@@ -27,7 +27,7 @@ from assay.records import Judgement
 from assay.web import accounts, lead
 from assay.web.app import WebConfig, make_app, make_watch_app, take_port
 from assay.web.schema import Database
-from web_site import EVERYTHING, HOST, Assistant, Browser, Site, case
+from web_site import EVERYTHING, HOST, Assistant, Browser, Site, case, hidden
 
 PUBLIC = {("GET", "/"), ("GET", "/login"), ("POST", "/login"), ("GET", "/health"), ("GET", "/static/look.css"),
           ("GET", "/static/{name}")}  # fmt: skip
@@ -158,6 +158,16 @@ def test_nobody_acts_on_anothers_pair(site: Site) -> None:
     assert bob.post("/task", **seat, answer="2").status_code == 409, "an answered pair as well"
     (only,) = site.store.judgements()
     assert only.by == "ann"
+
+
+def test_an_old_form_of_settings_reverts_nothing(site: Site) -> None:
+    boss = site.log_in("boss")
+    old = {f"was-{k}": v for k, v in site.store.settings().texts().items()}
+    shown = {k.removeprefix("was-"): v for k, v in old.items()}
+    assert all(hidden(boss.get("/lead/settings").text, k) == v for k, v in old.items())
+    boss.post("/lead/settings", **{**old, **shown, "overlap": "3"})
+    boss.post("/lead/settings", **{**old, **shown, "trap_every": "7"})
+    assert (site.store.settings().overlap, site.store.settings().trap_every) == (3, 7)
 
 
 def test_only_what_was_shown_can_be_answered(site: Site) -> None:

@@ -94,18 +94,18 @@ def sit(connection: sa.Connection, pair_id: str, name: str, settings: Settings, 
 
 def sit_again(
     connection: sa.Connection, submission: str, pair_id: str, name: str, settings: Settings, now: float
-) -> bool:
-    """Sit down again at a pair whose seat ran out, under the old submission; False when no seat is free, or where this
-    person never had that seat."""
+) -> bool | None:
+    """Sit down again at a pair whose seat ran out, under the old submission; False when no seat is free, None where this
+    person never lost that seat, or has a new one at the pair."""
     lapsed = sa.select(facts.c.seq).where(
         facts.c.kind == "lapsed", facts.c.target == pair_id, facts.c.by == name,
         facts.c.body == as_body({"submission": submission}),
     )  # fmt: skip
     if connection.execute(lapsed).first() is None:
-        return False
+        return None
     there = sa.select(seats.c.submission).where(seats.c.pair_id == pair_id, seats.c.name == name)
     if connection.execute(there).scalar() is not None:  # has a new seat here: this is an old form
-        return False
+        return None
     if not sit(connection, pair_id, name, settings, now, _is_trap(connection, pair_id)):
         return False
     own = (seats.c.pair_id == pair_id, seats.c.name == name)
