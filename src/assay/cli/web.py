@@ -26,8 +26,8 @@ def web(
     traps: Path | None = None, margins: Path | None = None, verdicts: Path | None = None, images: Path | None = None,
     allow_host: tuple[str, ...] = (), https: bool = False,
 ) -> None:  # fmt: skip
-    """Serve the page on which people judge the pairs that a run waits for; it and RUN/judgements.jsonl, which the run and
-    `assay verify` read and write, have the same answers at once.
+    """Serve the page on which people judge the pairs that a run waits for. What is answered in `assay verify` is there at
+    once, and what is answered here at once in RUN/judgements.jsonl.
 
     Args:
         run: The run folder that asked for people.
