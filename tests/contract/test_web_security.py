@@ -23,9 +23,10 @@ from starlette.testclient import TestClient
 
 from assay.errors import AssayError
 from assay.look import MARK
+from assay.processes import take_port
 from assay.records import Judgement
 from assay.web import accounts, lead
-from assay.web.app import WebConfig, make_app, make_watch_app, take_port
+from assay.web.app import WebConfig, make_app, make_watch_app
 from assay.web.schema import Database
 from web_site import EVERYTHING, HOST, Assistant, Browser, Site, case, hidden
 
@@ -99,6 +100,8 @@ def test_a_taken_port_is_told_before_anything_else() -> None:
         port = ours.getsockname()[1]
         with pytest.raises(AssayError, match=rf"127.0.0.1:{port}: .*in use; give another with --port"):
             take_port("127.0.0.1", port)
+    with pytest.raises(AssayError, match=r"127\.0\.0\.1:99999: there is no such port; give another with --port"):
+        take_port("127.0.0.1", 99_999)
 
 
 def test_a_lead_is_no_admin(site: Site) -> None:

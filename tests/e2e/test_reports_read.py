@@ -45,7 +45,11 @@ def trained(folder: Path) -> Path:
     journal = Journal(folder / "tuned.partial")
     write_text(folder / "tuned.partial/identity.json", '{"identity": {"recipe": "grpo"}}')
     for step in range(1, 5):
-        journal.log(step, {"loss": 1 / step, "reward": 0.1 * step, "right": 0.5, "length": 20.0 + step, "entropy": 0.5})
+        journal.log(step, {
+            "loss": 1 / step, "rule": 0.5, "right": 0.5, "reward": 0.1 * step, "format": 1.0, "model": 0.2, "length": 20.0,
+            "entropy": 0.5, "effective_rule": 0.5, "effective_total": 0.75, "batch_effective": 1.0, "buffer_age": 1.5,
+            "kl": 0.01, "effective": 4,
+        })  # fmt: skip
     row = ShownAnswer(step=3, prompt_id="p", question="What is 2 plus 2?", images=(), answer="4", text=LONG, tokens=9,
                       format=1.0, claims=0.0, model=0.3, raw=0.3, total=0.1, ended=True, rule=1.0, problem="")  # fmt: skip
     Table(folder / "tuned.partial" / FOLDER, ShownAnswer).write("00000003", [row])

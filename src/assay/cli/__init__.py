@@ -72,7 +72,7 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         print(f"assay {__version__}")
         return None
-    arguments = judges.with_default(bench.with_default(named(sys.argv[1:])))
+    arguments = judges.with_default(bench.with_default(named(sys.argv[1:] or ["--help"])))
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with(os.getppid())  # torchrun gives its processes sessions of their own, and they would outlive it
     try:
