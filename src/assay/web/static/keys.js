@@ -41,7 +41,13 @@
   }
 
   function kept_boxes() {
-    const mark = () => document.body.classList.toggle("keys", kept("assay-keys") !== "off");
+    const mark = () => {   // what the eye sees on a button, a screen reader is told as its key, and not as a part of its name
+      const on = document.body.classList.toggle("keys", kept("assay-keys") !== "off");
+      for (const item of document.querySelectorAll("[data-key]")) {
+        if (on) item.setAttribute("aria-keyshortcuts", item.dataset.key);
+        else item.removeAttribute("aria-keyshortcuts");
+      }
+    };
     mark();
     for (const [id, name, on] of [["keys-on", "assay-keys", kept("assay-keys") !== "off"], ["raw", "assay-raw", kept("assay-raw") === "on"]]) {
       const box = document.getElementById(id);
