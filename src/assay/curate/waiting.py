@@ -45,8 +45,8 @@ class Hold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waits:
-    """What a run waits for: `missing` of the `asked` pairs lack an answer, and of these some are `held` by people. `live`: its
-    process is there (`--wait`), and goes on by itself."""
+    """What a run waits for: `missing` of the `asked` pairs lack an answer, and some of these are `held` by people.
+    `live`: its process is there (`--wait`), and goes on by itself."""
 
     run: Path
     asked: int
