@@ -64,10 +64,17 @@ class Backbone:
 def locate(name: str) -> tuple[str, dict[str, Any]]:
     """Where to load a packaged model from, and with which options; any other `name` (folder, hub id) is its own place."""
     if name not in PACKAGED:
-        if name.count("/") > 1 and ":" not in name and not Path(name).exists():  # no hub id
-            beside = sorted(p.name for p in Path(name).parent.glob("*/"))
+        place = Path(name)
+        runs = name.count("/") == 1 and any(place.parent.glob("*/run.toml"))
+        if (name.count("/") > 1 or runs) and ":" not in name and not place.exists():  # no hub id
+            beside = sorted(p.name for p in place.parent.glob("*/"))
             there = f"; beside it: {', '.join(beside[:12])}" if beside else ""
             raise AssayError(f"cannot load the model '{name}': there is no such folder{there}")
+        made = sorted(place.glob("seed-*/models/final")) or [
+            p.parent for p in sorted(place.glob("models/*/config.json"))
+        ]
+        if made:
+            raise AssayError(f"'{name}' is a run, not a model; its models: {', '.join(map(str, made))}")
         return name, {}
     package = PACKAGED[name]
     spec = importlib.util.find_spec(package.module)
