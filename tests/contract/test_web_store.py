@@ -15,9 +15,9 @@ from assay.web.accounts import Accounts
 from assay.web.quality import Work
 from assay.web.queue import places
 from assay.web.schema import MIGRATIONS, Database
-from assay.web.seats import Seat
+from assay.web.seats import Answered, Refused, Seat
 from assay.web.settings import Settings
-from assay.web.store import Answered, Refused, Store
+from assay.web.store import Store
 from assay.web.store_desk import StoreDesk
 
 

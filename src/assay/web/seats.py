@@ -12,11 +12,25 @@ from typing import Any
 import sqlalchemy as sa
 
 from assay.curate.annotate import shown_order
-from assay.records import Case
+from assay.records import Case, Judgement
 from assay.tables import build
 from assay.web.facts import note
 from assay.web.schema import as_body, facts, judgements, pairs, seats
 from assay.web.settings import Settings
+
+LEFT_BEHIND = "This page was left behind by another one of yours; here is the pair that you are at."
+
+
+class Refused(Exception):
+    """Why an answer was not stored, in words for the annotator."""
+
+
+class Answered(Exception):
+    """Another answer of the same person to the same pair was stored before: `judgement`, which stands."""
+
+    def __init__(self, judgement: Judgement) -> None:
+        super().__init__(judgement.pair_id)
+        self.judgement = judgement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,9 @@ from assay.web.quality import Work
 from assay.web.queue import places
 from assay.web.schema import Database, as_body, facts, judgements, pairs, seats, storable
 from assay.web.seats import (
+    LEFT_BEHIND,
+    Answered,
+    Refused,
     Seat,
     case_in,
     close_full,
@@ -39,21 +42,6 @@ from assay.web.settings import Settings
 Clock = Callable[[], float]
 _ANSWERS = judgements.join(pairs).join(seats, seats.c.submission == judgements.c.id)
 """People's judgements with their pairs and seats; a withdrawn one has no seat that bears its submission."""
-
-
-LEFT_BEHIND = "This page was left behind by another one of yours; here is the pair that you are at."
-
-
-class Refused(Exception):
-    """Why an answer was not stored, in words for the annotator."""
-
-
-class Answered(Exception):
-    """Another answer of the same person to the same pair was stored before: `judgement`, which stands."""
-
-    def __init__(self, judgement: Judgement) -> None:
-        super().__init__(judgement.pair_id)
-        self.judgement = judgement
 
 
 class Store:

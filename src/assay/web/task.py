@@ -39,10 +39,10 @@ from assay.web.desk import Access, Account, Id
 from assay.web.diff import difference
 from assay.web.facts import Fact
 from assay.web.quality import Work
-from assay.web.seats import Seat
+from assay.web.seats import LEFT_BEHIND, Answered, Refused, Seat
 from assay.web.settings import SEARCH, Settings
 from assay.web.sharing import held_by_others
-from assay.web.store import LEFT_BEHIND, Answered, Refused, Store
+from assay.web.store import Store
 from assay.web.text import plain_text, render_markdown, reveal
 
 ANSWERS: Mapping[str, tuple[int | None, int, str]] = {
