@@ -196,7 +196,7 @@ def test_another_config_in_the_same_folder_is_refused(finished: Path) -> None:
 
 
 def test_the_report_is_readable(browser: Any, finished: Path) -> None:
-    assert_readable(browser, finished / "report.html", picture("written-run"))
+    assert_readable(browser, write_report(finished), picture("written-run"))
 
 
 def test_what_held_gold_says_is_in_the_curves(finished: Path) -> None:
