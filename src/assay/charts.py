@@ -103,13 +103,12 @@ def _line(line: Line, x: _Axis, y: _Axis) -> Markup:
 
 def _grid(x: _Axis, y: _Axis, ticks: Sequence[float], along: str, unit: str) -> Markup:
     found = []
-    for tick in ticks:
+    for tick, label in zip(ticks, _labels(ticks), strict=True):
         found.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick)}" y2="{y(tick)}"/>')
-        found.append(f'<text x="{LEFT - 6}" y="{y(tick) + 4}" text-anchor="end">{escape(_number(tick) + unit)}</text>')
-    for tick in (t for t in _ticks(x.low, x.high) if x.low <= t <= x.high):
-        found.append(
-            f'<text x="{x(tick)}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{escape(_number(tick))}</text>'
-        )
+        found.append(f'<text x="{LEFT - 6}" y="{y(tick) + 4}" text-anchor="end">{escape(label + unit)}</text>')
+    inside = [t for t in _ticks(x.low, x.high) if x.low <= t <= x.high]
+    for tick, label in zip(inside, _labels(inside), strict=True):
+        found.append(f'<text x="{x(tick)}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{escape(label)}</text>')
     found.append(f'<text class="along" x="{WIDTH - RIGHT}" y="{HEIGHT - 3}" text-anchor="end">{escape(along)}</text>')
     return Markup("".join(found))
 
@@ -125,10 +124,19 @@ def _ticks(low: float, high: float) -> list[float]:
     return [float(f"{n * step:.12g}") for n in range(first, last + 1)]
 
 
-def _number(value: float) -> str:
+def _labels(ticks: Sequence[float]) -> list[str]:
+    """The numbers of an axis, with as many digits as tell all of them apart."""
+    for digits in range(3, 12):
+        labels = [_number(t, digits) for t in ticks]
+        if len(set(labels)) == len(ticks):
+            break
+    return labels
+
+
+def _number(value: float, digits: int = 3) -> str:
     """Short, for an axis or a legend: 12,000; 0.31; 1.2e-06."""
     if value == 0:
         return "0"
-    if abs(value) >= 1000:
+    if abs(value) >= 1000 and (digits == 3 or value == round(value)):
         return f"{value:,.0f}"
-    return f"{value:.3g}"
+    return f"{value:.{digits}g}"

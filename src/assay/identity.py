@@ -160,3 +160,16 @@ class Training:
             file.chmod(0o666 & ~mask)  # as any file of this user: safetensors makes its own readable for nobody else
         model.rename(self.path)
         remove(self.partial)
+
+
+def check_place(name: str) -> None:
+    """Raise AssayError where the name of a model (a folder, or a hub id) is a folder's that is not there, or a run's."""
+    place = Path(name)
+    beside_runs = name.count("/") == 1 and any(place.parent.glob("*/run.toml"))
+    if (name.count("/") > 1 or beside_runs) and ":" not in name and not place.exists():  # no hub id
+        beside = sorted(p.name for p in place.parent.glob("*/"))
+        there = f"; beside it: {', '.join(beside[:12])}" if beside else ""
+        raise AssayError(f"cannot load the model '{name}': there is no such folder{there}")
+    made = sorted(place.glob("seed-*/models/final")) or [p.parent for p in sorted(place.glob("models/*/config.json"))]
+    if made:
+        raise AssayError(f"'{name}' is a run, not a model; its models: {', '.join(map(str, made))}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.errors import AssayError, first_line, missing_extra
-from assay.identity import of_model
+from assay.identity import check_place, of_model
 from assay.installing import fetch_line
 
 try:
@@ -64,10 +64,7 @@ class Backbone:
 def locate(name: str) -> tuple[str, dict[str, Any]]:
     """Where to load a packaged model from, and with which options; any other `name` (folder, hub id) is its own place."""
     if name not in PACKAGED:
-        if name.count("/") > 1 and ":" not in name and not Path(name).exists():  # no hub id
-            beside = sorted(p.name for p in Path(name).parent.glob("*/"))
-            there = f"; beside it: {', '.join(beside[:12])}" if beside else ""
-            raise AssayError(f"cannot load the model '{name}': there is no such folder{there}")
+        check_place(name)
         return name, {}
     package = PACKAGED[name]
     spec = importlib.util.find_spec(package.module)

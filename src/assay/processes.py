@@ -14,6 +14,8 @@ import time
 from functools import cache
 from pathlib import Path
 
+from assay.errors import AssayError
+
 
 @cache
 def _place() -> str:
@@ -78,3 +80,17 @@ def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(1)
+
+
+def take_port(host: str, port: int) -> socket.socket:
+    """A socket that is bound there, before anything is said about it. Raises AssayError where it cannot."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    taken = socket.socket(family)
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        taken.bind((host, port))
+    except (OSError, OverflowError) as error:
+        taken.close()
+        why = error.strerror if isinstance(error, OSError) else "there is no such port"
+        raise AssayError(f"{host}:{port}: {why}; give another with --port") from error
+    return taken

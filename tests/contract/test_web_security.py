@@ -23,11 +23,12 @@ from starlette.testclient import TestClient
 
 from assay.errors import AssayError
 from assay.look import MARK
+from assay.processes import take_port
 from assay.records import Judgement
 from assay.web import accounts, lead
-from assay.web.app import WebConfig, make_app, make_watch_app, take_port
+from assay.web.app import WebConfig, make_app, make_watch_app
 from assay.web.schema import Database
-from web_site import EVERYTHING, HOST, Assistant, Browser, Site, case
+from web_site import EVERYTHING, HOST, Assistant, Browser, Site, case, hidden
 
 PUBLIC = {("GET", "/"), ("GET", "/login"), ("POST", "/login"), ("GET", "/health"), ("GET", "/static/look.css"),
           ("GET", "/static/{name}")}  # fmt: skip
@@ -99,6 +100,8 @@ def test_a_taken_port_is_told_before_anything_else() -> None:
         port = ours.getsockname()[1]
         with pytest.raises(AssayError, match=rf"127.0.0.1:{port}: .*in use; give another with --port"):
             take_port("127.0.0.1", port)
+    with pytest.raises(AssayError, match=r"127\.0\.0\.1:99999: there is no such port; give another with --port"):
+        take_port("127.0.0.1", 99_999)
 
 
 def test_a_lead_is_no_admin(site: Site) -> None:
@@ -158,6 +161,16 @@ def test_nobody_acts_on_anothers_pair(site: Site) -> None:
     assert bob.post("/task", **seat, answer="2").status_code == 409, "an answered pair as well"
     (only,) = site.store.judgements()
     assert only.by == "ann"
+
+
+def test_an_old_form_of_settings_reverts_nothing(site: Site) -> None:
+    boss = site.log_in("boss")
+    old = {f"was-{k}": v for k, v in site.store.settings().texts().items()}
+    shown = {k.removeprefix("was-"): v for k, v in old.items()}
+    assert all(hidden(boss.get("/lead/settings").text, k) == v for k, v in old.items())
+    boss.post("/lead/settings", **{**old, **shown, "overlap": "3"})
+    boss.post("/lead/settings", **{**old, **shown, "trap_every": "7"})
+    assert (site.store.settings().overlap, site.store.settings().trap_every) == (3, 7)
 
 
 def test_only_what_was_shown_can_be_answered(site: Site) -> None:

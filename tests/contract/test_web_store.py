@@ -15,9 +15,9 @@ from assay.web.accounts import Accounts
 from assay.web.quality import Work
 from assay.web.queue import places
 from assay.web.schema import MIGRATIONS, Database
-from assay.web.seats import Seat
+from assay.web.seats import Answered, Refused, Seat
 from assay.web.settings import Settings
-from assay.web.store import Refused, Store
+from assay.web.store import Store
 from assay.web.store_desk import StoreDesk
 
 
@@ -130,6 +130,47 @@ def test_a_form_sent_twice_is_stored_once(store: Store) -> None:
     sent = [store.submit(seat.submission, seat.case.pair.id, "a", work(seat), 1, ONE) for _ in range(3)]
     assert sent == [True, False, False]
     assert len(store.judgements()) == 1
+
+
+def test_another_answer_from_a_second_window_is_told_and_not_stored(store: Store) -> None:
+    store.load([case(0), case(1)])
+    seat = store.take("a", ONE)
+    assert seat
+    assert store.submit(seat.submission, seat.case.pair.id, "a", work(seat, 0), 1, ONE)
+    with pytest.raises(Answered) as told:
+        store.submit(seat.submission, seat.case.pair.id, "a", work(seat, 1), 1, ONE)
+    assert told.value.judgement.better == seat.shown[0]
+    assert [j.better for j in store.judgements()] == [seat.shown[0]]
+
+
+def test_an_answer_from_a_page_that_was_left_behind_is_refused(store: Store) -> None:
+    """The pair was answered and taken back, or skipped and taken back, in another window: this form is an old one."""
+    store.load([case(0)])
+    first = store.take("a", ONE)
+    assert first
+    assert store.submit(first.submission, first.case.pair.id, "a", work(first), 1, ONE)
+    assert store.undo("a", ONE)
+    second = store.take("a", ONE)
+    assert second
+    store.leave(second.submission, "a", "skip", "")
+    store.unleave(second.case.pair.id, "a", "skip", ONE)
+    for old in (first, second):
+        with pytest.raises(Refused, match="left behind"):
+            store.submit(old.submission, old.case.pair.id, "a", work(old), 1, ONE)
+        with pytest.raises(Refused, match="left behind"):
+            store.leave(old.submission, "a", "skip", "")
+    assert store.judgements() == []
+
+
+def test_what_one_window_typed_stays_when_another_sends_less(store: Store) -> None:
+    store.load([case(0)])
+    seat = store.take("a", ONE)
+    assert seat
+    store.draft(seat.submission, "a", {"reason": "a long one", "seconds": "12"})
+    assert store.draft(seat.submission, "a", {"code": "1"}) == {"reason": "a long one", "seconds": "12", "code": "1"}
+    again = store.take("a", ONE)
+    assert again
+    assert again.draft == {"reason": "a long one", "seconds": "12", "code": "1"}
 
 
 def test_nobody_can_answer_for_another_person(store: Store) -> None:

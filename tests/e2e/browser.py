@@ -19,6 +19,7 @@ from assay.curate.rules import rule_attributes
 from assay.records import Attributes, Case, Pair, Response, user
 from assay.tables import Table
 
+PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 FIBONACCI = (
@@ -153,3 +154,15 @@ def assert_accessible(page: Any) -> None:
     levels = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
     found = Axe().run(page, options={"runOnly": levels})
     assert [(v["id"], [n["html"][:200] for n in v["nodes"]]) for v in found.response["violations"]] == []
+
+
+def assert_readable(browser: Any, page: Path, shot: str) -> None:
+    """A page in a file: axe at a desk, in the dark and on a phone, and no wider than the window."""
+    for name, about in (("desk", {}), ("dark", {"color_scheme": "dark"}), ("phone", PHONE)):
+        context = browser.new_context(**about)
+        shown = context.new_page()
+        shown.goto(page.absolute().as_uri())
+        assert_accessible(shown)
+        assert shown.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
+        shown.screenshot(path=shot.replace(".png", f"-{name}.png"), full_page=True)
+        context.close()

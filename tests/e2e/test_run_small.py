@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import assert_readable, picture
 from commands import run_assay
 from small_job import small_config, small_pool
 
 from assay.curate.material import Material
 from assay.curate.verify import oracle
 from assay.errors import AssayError
+from assay.journal import read
 from assay.order import draws
 from assay.pipeline.job import run_job
 from assay.pipeline.training import Streamed
@@ -191,6 +193,20 @@ def test_another_config_in_the_same_folder_is_refused(finished: Path) -> None:
     with pytest.raises(AssayError, match=r"train\.lr: 0\.0004 -> 0\.001"):
         resume(finished, train=replace(small_config().train, lr=1e-3))
     assert _state(finished) == before
+
+
+def test_the_report_is_readable(browser: Any, finished: Path) -> None:
+    assert_readable(browser, write_report(finished), picture("written-run"))
+
+
+def test_what_held_gold_says_is_in_the_curves(finished: Path) -> None:
+    """The best of the curve that the live page draws is what the training came to."""
+    drawn = 0
+    for told in sorted((finished / "seed-0/models").glob("*/training.json")):
+        gold = [m["gold_accuracy"] for m in read(told.with_name("metrics.jsonl")) if "gold_accuracy" in m]
+        assert max(gold, default=0.0) == json.loads(told.read_text())["gold_accuracy"], told
+        drawn += len(gold) > 0
+    assert drawn > 0
 
 
 def _link_weights(source: str, target: str) -> None:

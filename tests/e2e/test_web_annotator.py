@@ -1,6 +1,7 @@
 """The annotator's flow in a real Chromium, by keyboard, with axe on every state of the page."""
 
 import json
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -186,6 +187,50 @@ def test_what_is_typed_survives_a_reload_and_a_dead_server(page: Any, tmp_path: 
         page.locator("#reason").fill("the server is gone")
         page.wait_for_selector("text=Not saved")
         assert page.locator("#reason").input_value() == "the server is gone"
+
+
+def test_two_windows_of_one_person(page: Any, tmp_path: Path) -> None:
+    """What one window typed and answered, the other neither loses nor overrules; a server that hangs is told."""
+    with site(tmp_path, CASES) as where:
+        where.add("ann")
+        log_in(page, where, "ann")
+        other = page.context.new_page()
+        other.goto(f"{where.url}/task")
+        page.keyboard.press("r")
+        page.keyboard.type("a reason of this window")
+        page.wait_for_selector("text=Saved.")
+        page.keyboard.press("Escape")
+        press(other, "c")  # its form has no reason in it
+        assert other.locator("#reason").input_value() == "a reason of this window"
+        other.goto(f"{where.url}/task")
+        press(page, "2")
+        press(other, "6")
+        assert "before: response 1 is better. That answer stands." in other.get_by_role("alert").inner_text()
+        assert other.locator("#did").inner_text() == "Choose below"
+        where.process.send_signal(signal.SIGSTOP)
+        try:
+            other.keyboard.press("4")
+            other.wait_for_selector("text=Still sending")
+        finally:
+            with turned(other):
+                where.process.send_signal(signal.SIGCONT)
+        assert other.locator("#did").inner_text() == "Saved: response 2 is slightly better."
+    found = read_judgements(where.run / "judgements.jsonl")
+    assert [(j.better == j.shown[0], j.rationale) for j in found][:1] == [(True, "a reason of this window")]
+    assert len(found) == 2
+
+
+def test_the_pair_can_be_read_when_enlarged(browser: Any, tmp_path: Path) -> None:
+    """At 200 % on a laptop the window is 720 by 450: the answers do not lie over the pair."""
+    with site(tmp_path, CASES) as where:
+        where.add("ann")
+        for width, height in ((720, 450), (320, 256), (844, 390)):
+            context = browser.new_context(viewport={"width": width, "height": height})
+            page = context.new_page()
+            log_in(page, where, "ann")
+            assert page.evaluate("getComputedStyle(document.querySelector('.answer')).position") == "static"
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+            context.close()
 
 
 def test_help_theme_and_keys(page: Any, tmp_path: Path) -> None:

@@ -31,6 +31,18 @@ def test_ticks_are_round_and_around(low: float, high: float, expected: list[floa
     assert _ticks(low, high) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.6916, 0.6933), (0.0, 1.0), (1e-7, 3e-7), (123456.0, 123457.5), (-2.0, 9.0)]
+)
+def test_no_two_lines_of_an_axis_have_the_same_number(low: float, high: float) -> None:
+    line = Line(label="a", values=[(low, low), (high, high)])
+    texts = [t.text for t in svg(chart([line], "T")).iter("text") if t.get("class") != "along"]
+    across = [t.text for t in svg(chart([line], "T")).iter("text") if t.get("text-anchor") == "middle"]
+    up = texts[: len(texts) - len(across)]
+    assert len(set(up)) == len(up) > 2
+    assert len(set(across)) == len(across)
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0, -2.5, 1e-9, 1e12])
 def test_a_level_line_has_room(value: float) -> None:
     ticks = _ticks(value, value)

@@ -19,6 +19,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
 
     class Api:
         def create_repo(self, repo: str, **how: Any) -> None:
+            if repo == "far/away":
+                raise httpx.ConnectError("[Errno -2] Name or service not known")
             if repo == "taken/name":
                 answer = httpx.Response(403, request=httpx.Request("POST", "http://hub"))
                 raise hub_client.errors.HfHubHTTPError("403 Forbidden: you may not write there", response=answer)
@@ -53,3 +55,17 @@ def test_what_fails_is_one_line(tmp_path: Path, calls: list[tuple[str, dict[str,
     with pytest.raises(AssayError, match="taken/name: 403 Forbidden"):
         hub.push(tmp_path, "taken/name", public=False)
     assert not calls
+    with pytest.raises(AssayError, match="far/away: the hub cannot be reached"):
+        hub.push(tmp_path, "far/away", public=False)
+
+
+def test_a_run_is_not_put_up(tmp_path: Path, calls: list[tuple[str, dict[str, Any]]]) -> None:
+    """People's answers and the page's accounts lie in it; and a model's run file says where on whose machine it was made."""
+    for name in ("config.json", "judgements.jsonl", "run.toml", "web.sqlite"):
+        (tmp_path / name).touch()
+    with pytest.raises(AssayError, match="people's answers and accounts"):
+        hub.push(tmp_path, "me/run", public=True)
+    assert not calls
+    (tmp_path / "model.safetensors").touch()
+    hub.push(tmp_path, "me/model", public=False)
+    assert {"run.toml", "session.json", "progress.json"} <= set(calls[1][1]["ignore_patterns"])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from assay.cli import run_file
+from assay.cli.arguments import named
 from assay.cli.run_file import COMMANDS, prepared, read, written
 from assay.errors import AssayError
 from in_process import assay_here
@@ -113,3 +114,33 @@ def test_a_run_is_resumed_where_it_was_begun_and_where_it_lies_now(
     begun.rename(tmp_path / "gone")
     with pytest.raises(AssayError, match=r"was begun in .*begun, which is not there"):
         prepared(["resume", "moved/mine"])
+
+
+FOLDERS = (
+    "resume .", "compare . ..", "delete . --yes", "verify .", "web .", "web-user . ann", "show . ab", "report .", "serve .",
+    "bench . --data .", "bench compare . ..", "reward export . --out x", "reward push . a/b", "policy report .",
+    "judgements agreement .", "judgements export . --to jsonl --out y", "pool near-duplicates . --out z",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", FOLDERS)
+def test_a_folder_may_be_named_by_a_dot(line: str, tmp_path: Path) -> None:
+    """In an empty folder it is told, by its name, that nothing is there."""
+    (tmp_path / "here" / "empty").mkdir(parents=True)
+    done = assay_here(*line.split(), cwd=tmp_path / "here" / "empty")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "empty" in done.stderr or "here" in done.stderr
+    assert not list((tmp_path / "here" / "empty").iterdir()), "and nothing is made"
+
+
+def test_a_run_is_resumed_from_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`assay resume .` is the run's command, and `assay runs .` shows it by its name."""
+    run = tmp_path / "runs" / "mine"
+    run.mkdir(parents=True)
+    (run / "run.toml").write_text(f'command = "run tiny"\ndirectory = "{tmp_path}"\nout = "runs/mine"\n')
+    (run / "config.json").write_text('{"recipe": "tiny"}')
+    monkeypatch.chdir(run)
+    assert "mine" in assay_here("runs", ".").stdout
+    said = prepared(named(["resume", "."]))
+    assert said[:2] == ["run", "tiny"]

@@ -1,5 +1,7 @@
 """A language model cut to some of its layers, marks that become tokens, linear layers that wait in their kernel's order."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -62,3 +64,21 @@ def test_a_reordered_layer_computes_the_same_and_follows_its_weights(rows: int, 
         made.reorder()
         torch.testing.assert_close(made(x), plain(x))
         plain.weight.mul_(-2)
+
+
+@pytest.mark.parametrize("inside", ["seed-0/models/final", "models/grpo"])
+def test_a_run_is_no_model_and_its_models_are_named(
+    inside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is a mistyped run a model of a hub, which would be asked for minutes."""
+    (tmp_path / "runs/mine" / inside).mkdir(parents=True)
+    (tmp_path / "runs/mine" / inside / "config.json").write_text("{}")
+    (tmp_path / "runs/mine/config.json").write_text('{"recipe": "tiny"}')
+    (tmp_path / "runs/mine/run.toml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AssayError, match=f"'runs/mine' is a run, not a model; its models: runs/mine/{inside}"):
+        models.locate("runs/mine")
+    with pytest.raises(AssayError, match="'runs/mien': there is no such folder; beside it: mine"):
+        models.locate("runs/mien")
+    assert models.locate(f"runs/mine/{inside}") == (f"runs/mine/{inside}", {})
+    assert models.locate("Qwen/Qwen3-0.6B") == ("Qwen/Qwen3-0.6B", {})

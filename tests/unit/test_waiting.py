@@ -28,7 +28,9 @@ from assay.pipeline.flow import FlowConfig
 from assay.pipeline.people_on_file import PeopleOnFile, left
 from assay.pipeline.planning import people_forecast
 from assay.pipeline.waiting_room import free_port
+from assay.processes import this_process
 from assay.records import Case, Judgement
+from assay.tables import write_text
 from pools import pair, small_pool
 
 
@@ -57,6 +59,10 @@ def test_people_on_file_pause_until_all_is_answered_and_say_who_has_what(tmp_pat
         people(cases)
     add_judgements(people.judgements, [said(cases[2].pair.id)])
     assert str(waits(tmp_path)) == f"all 1 answers are there; assay resume {tmp_path}".replace("all 1", "all 3")
+    write_text(tmp_path / "session.json", json.dumps({"process": this_process()}))
+    assert str(waits(tmp_path)) == "all 3 answers are there; the run goes on by itself"
+    write_text(tmp_path / "session.json", json.dumps({"process": this_process(), "ended": 1.0}))
+    assert str(waits(tmp_path)).endswith(f"assay resume {tmp_path}")
     assert len(people(cases)) == 3
     assert waits(tmp_path) is None
     assert left(tmp_path) == []

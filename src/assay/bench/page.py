@@ -18,15 +18,18 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>assay bench: {{ model }}</title><style>{{ css }}</style>
+<title>assay bench: {{ model }}</title><style>{{ css }}</style><main>
 <div class="mark">{{ mark }} Assay</div>
 <h1>{{ model }}</h1><p class="dim">{{ machine }}. All with 95 % intervals, errors clustered by prompt.</p>
-{% for title, picture in plots %}<figure>{{ picture }}
+{% if verdicts %}<p class="lead">
+{% for line in verdicts %}{{ line }}{% if not loop.last %}<br>{% endif %}{% endfor %}</p>{% endif %}
+{% for title, picture in plots %}<figure tabindex="0">{{ picture }}
 <figcaption>{{ title }}</figcaption></figure>{% endfor %}
 {% macro of(i) %}{% if i in numbers %} class="n"{% endif %}{% endmacro %}
-<div class="wide"><table><tr>{% for h in header %}<th{{ of(loop.index0) }}>{{ h }}</th>{% endfor %}</tr>
+<div class="wide" tabindex="0" role="group" aria-label="Table"><table>
+<tr>{% for h in header %}<th{{ of(loop.index0) }}>{{ h }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for v in row %}<td{{ of(loop.index0) }}>{{ v }}</td>{% endfor %}</tr>
-{% endfor %}</table></div>{% for note in notes %}<p class="dim">{{ note }}</p>{% endfor %}</html>
+{% endfor %}</table></div>{% for note in notes %}<p class="dim">{{ note }}</p>{% endfor %}</main></html>
 """
 
 
@@ -54,21 +57,22 @@ def write(
 
 def write_compared(path: Path, a: str, b: str, differences: Sequence[Difference]) -> Path:
     """Write the page of a comparison of models `a` and `b`: a plot, the table, what is shown in words; returns its path."""
-    verdicts = [f"{d.name}: {line}" for d in differences for line in (f"A: {d.verdict}", *d.notes)]
+    verdicts = [f"{d.name}: A: {d.verdict}" for d in differences]
+    notes = [f"{d.name}: {note}" for d in differences for note in d.notes]
     plots = [
         ("A less B in points, with 95 % intervals: to the right of the line A is better", _differences(differences))
     ]
     return _page(
-        path, f"A: {a} · B: {b}", "Paired item by item", COMPARED, {3, 5}, compared(differences), verdicts, plots
+        path, f"A: {a} · B: {b}", "Paired item by item", COMPARED, {3, 5}, compared(differences), notes, plots, verdicts
     )
 
 
 def _page(
     path: Path, model: str, machine: str, header: Sequence[str], numbers: Set[int], rows: Sequence[Sequence[str]],
-    notes: Sequence[str], plots: Sequence[tuple[str, Any]],
+    notes: Sequence[str], plots: Sequence[tuple[str, Any]], verdicts: Sequence[str] = (),
 ) -> Path:  # fmt: skip
     page = jinja2.Environment(autoescape=True).from_string(PAGE).render(
-        model=model, machine=machine, header=header, numbers=numbers, rows=rows, notes=notes,
+        model=model, machine=machine, header=header, numbers=numbers, rows=rows, notes=notes, verdicts=verdicts,
         plots=[(title, drawn(figure, title)) for title, figure in plots], css=paper(), mark=MARK,
     )  # fmt: skip
     write_text(path, page)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from assay import __version__
 from assay.cli import bench, curate, fetch, guide, judgements, judges, policy, pool, reward, run, runs, serve, web
-from assay.cli.arguments import App
+from assay.cli.arguments import App, named
 from assay.cli.run_file import prepared
 from assay.errors import AssayError, Elsewhere, Paused
 from assay.llm.budget import BudgetSpent
@@ -72,7 +72,7 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         print(f"assay {__version__}")
         return None
-    arguments = judges.with_default(bench.with_default(sys.argv[1:]))
+    arguments = judges.with_default(bench.with_default(named(sys.argv[1:] or ["--help"])))
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with(os.getppid())  # torchrun gives its processes sessions of their own, and they would outlive it
     try:

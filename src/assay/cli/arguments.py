@@ -1,5 +1,6 @@
 """What several commands share: how a config becomes flags, how it is printed, and how a chat server is named."""
 
+import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,16 @@ def _called(name: str, kind: Any) -> Any:
         return kind
     many = getattr(get_args(kind)[0], "__origin__", None) is tuple
     return Annotated[kind, tyro.conf.arg(metavar=name.upper().replace("_", "-") + " ..." * many)]
+
+
+def named(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with "." and ".." that stand without a flag as whole paths: a folder is told, and what is beside it
+    is found, by its name."""
+    before = ["", *arguments]
+    return [
+        str(Path(a).resolve()) if re.fullmatch(r"(\.\.?/)*\.\.?/?", a) and not before[n].startswith("-") else a
+        for n, a in enumerate(arguments)
+    ]
 
 
 def hear_interrupts() -> None:

@@ -88,7 +88,12 @@ EXAMPLES: dict[str, str] = {
     "delete": "delete runs/old",
     "watch": "watch runs",
 }
-"""One of each command."""
+"""One of each command; a group of commands has that of its first."""
+BEGIN = (
+    "begin with: assay run tiny --out runs/tiny (offline, minutes), or your own pairs: assay pool add FILE --out pool",
+    "--help of each command shows its flags that matter first, --help-all all of them; --version: which Assay this is",
+)
+"""What nobody can know who sees the list of commands for the first time."""
 
 ELSEWHERE: dict[str, tuple[str, ...]] = {
     "learning-rate": ("lr",), "num-train-epochs": ("epochs",), "num-epochs": ("epochs",), "max-epochs": ("epochs",),
@@ -114,7 +119,10 @@ def page(text: str, everything: bool) -> str:
     lines = text.rstrip().splitlines()
     kept, left = ("\n".join(lines), 0) if everything else _chosen(lines, command)
     more = [f"{left} more: assay {command} --help-all"] if left else []
-    shown = [f"example: assay {EXAMPLES[command]}"] if command in EXAMPLES else []
+    example = EXAMPLES.get(command) or next(
+        e for c, e in EXAMPLES.items() if c.startswith(f"{command} " if command else "run pool")
+    )
+    shown = [*(BEGIN if not command else ()), f"example: assay {example}"]
     return "\n".join([kept, *shown, *more])
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from assay.errors import AssayError, missing_extra
+from assay.processes import take_port
 
 
 def serve_model(
@@ -40,8 +41,9 @@ def serve_model(
         batch_tokens=batch_tokens, queue_tokens=queue_tokens, max_conversations=max_conversations,
         max_body_mb=max_body_mb, over_long=over_long, api_key=os.environ.get(api_key_env, ""),
     )  # fmt: skip
+    at = take_port(host, port)  # before the model is loaded
     scorer = load_scorer(model, max_tokens, precision=precision)
     if not isinstance(scorer, LocalScorer):
         raise AssayError(f"{model}: give a reward model itself, not a server or a function")
     print(ready_line(name or model, host, port), flush=True)
-    serve(make_app(scorer, name or model, config), host, port)
+    serve(make_app(scorer, name or model, config), at)

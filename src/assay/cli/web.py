@@ -8,6 +8,7 @@ from tyro.conf import Positional
 from assay.cli.arguments import chat_config
 from assay.errors import AssayError, missing_extra
 from assay.llm.client import Server
+from assay.processes import take_port
 
 if TYPE_CHECKING:
     from assay.web.schema import Database
@@ -26,8 +27,8 @@ def web(
     traps: Path | None = None, margins: Path | None = None, verdicts: Path | None = None, images: Path | None = None,
     allow_host: tuple[str, ...] = (), https: bool = False,
 ) -> None:  # fmt: skip
-    """Serve the page on which people judge the pairs that a run waits for; it and RUN/judgements.jsonl, which the run and
-    `assay verify` read and write, have the same answers at once.
+    """Serve the page on which people judge the pairs that a run waits for. What is answered in `assay verify` is there at
+    once, and what is answered here at once in RUN/judgements.jsonl.
 
     Args:
         run: The run folder that asked for people.
@@ -48,7 +49,7 @@ def web(
     if not database and not (run / "web.sqlite").exists():
         read_queue(run / "queue")  # a folder that is no run's is refused before anything is written there
     store_base = _database(run, database)
-    from assay.web.app import WebConfig, make_app, serve, take_port
+    from assay.web.app import WebConfig, make_app, serve
     from assay.web.loading import Syncing, load_run, load_traps, load_verdicts
 
     hosts = dict.fromkeys(
@@ -97,7 +98,7 @@ def watch(places: Positional[tuple[Path, ...]], port: int = 8011) -> None:
     if missing := [str(p) for p, q in zip(places, partial, strict=True) if not p.exists() and not q.exists()]:
         raise AssayError(f"{', '.join(missing)}: there is no such folder")
     try:
-        from assay.web.app import make_watch_app, serve, take_port
+        from assay.web.app import make_watch_app, serve
     except ImportError as error:
         raise missing_extra(str(error.name), "web") from error
     at = take_port("127.0.0.1", port)

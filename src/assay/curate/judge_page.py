@@ -20,11 +20,11 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem .7rem; border-bottom: 1px solid #8884; white-space: nowrap; }
 h2 { font-size: 1.15rem; margin: 1.8rem 0 .4rem; } .dim { opacity: .75; max-width: 60rem; }
-</style><h1>{{ title }}</h1><p class="dim">{{ machine }}</p>
-{% for s in sections %}<h2>{{ s.title }}</h2><div class="wide" tabindex="0"><table>
+</style><main><h1>{{ title }}</h1><p class="dim">{{ machine }}</p>
+{% for s in sections %}<h2>{{ s.title }}</h2><div class="wide" tabindex="0" role="group" aria-label="{{ s.title }}"><table>
 <tr>{% for h in s.header %}<th scope="col">{{ h }}</th>{% endfor %}</tr>
 {% for row in s.rows %}<tr>{% for v in row %}<td>{{ v }}</td>{% endfor %}</tr>
-{% endfor %}</table></div>{% if s.note %}<p class="dim">{{ s.note }}</p>{% endif %}{% endfor %}</html>
+{% endfor %}</table></div>{% if s.note %}<p class="dim">{{ s.note }}</p>{% endif %}{% endfor %}</main></html>
 """
 
 

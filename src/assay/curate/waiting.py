@@ -22,7 +22,9 @@ from typing import Any
 
 from assay.curate.verify import read_judgements
 from assay.errors import AssayError
+from assay.processes import alive
 from assay.records import Judgement
+from assay.session import SESSION
 from assay.store import Place
 from assay.tables import plain, read_shard, write_text
 
@@ -43,16 +45,19 @@ class Hold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waits:
-    """What a run waits for: `missing` of the `asked` pairs lack an answer, and of these some are `held` by people."""
+    """What a run waits for: `missing` of the `asked` pairs lack an answer, and some of these are `held` by people.
+    `live`: its process is there (`--wait`), and goes on by itself."""
 
     run: Path
     asked: int
     missing: tuple[str, ...]
     held: tuple[Hold, ...] = ()
+    live: bool = False
 
     def __str__(self) -> str:
         if not self.missing:
-            return f"all {self.asked:,} answers are there; assay resume {self.run}"
+            then = "the run goes on by itself" if self.live else f"assay resume {self.run}"
+            return f"all {self.asked:,} answers are there; {then}"
         return (
             f"{len(self.missing):,} of {self.asked:,} answers missing; assay verify {self.run}, or assay web {self.run}"
             f"{told(self.held)}"
@@ -88,7 +93,17 @@ def waits(run: Path, judgements: Path | None = None) -> Waits | None:
         return None
     file = judgements or run / str(note.get("judgements") or "judgements.jsonl")
     missing = lacking(run, [str(i) for i in note["pairs"]], read_judgements(file))
-    return Waits(run=run, asked=int(note["asked"]), missing=tuple(missing), held=holds(run, missing))
+    held = holds(run, missing)
+    return Waits(run=run, asked=int(note["asked"]), missing=tuple(missing), held=held, live=_lives(run))
+
+
+def _lives(run: Path) -> bool:
+    """Whether the process of the run's last call is there."""
+    try:
+        session = json.loads((run / SESSION).read_text(encoding="utf-8"))
+        return "ended" not in session and alive(session["process"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
 
 
 def lacking(run: Path, pair_ids: Sequence[str], given: Sequence[Judgement]) -> list[str]:

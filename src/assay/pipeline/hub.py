@@ -3,15 +3,21 @@
 from pathlib import Path
 
 from assay.errors import AssayError, missing_extra
+from assay.session import FILES
 
-LEFT = ("*.partial/*", "*.saving/*", "*.tmp", "trackers/*", "metrics.jsonl", "left_out.jsonl")
-"""What tells how a model was made, and is no part of it."""
+LEFT = ("*.partial/*", "*.saving/*", "*.tmp", "trackers/*", "metrics.jsonl", "left_out.jsonl", "lock", *FILES)
+"""What tells how a model was made, and where, and is no part of it."""
 
 
 def kind_of(folder: Path) -> str:
     """What a folder is to a hub: "model" or "dataset". Raises AssayError where it is neither."""
     if (folder / "config.json").exists() and any(folder.glob("*.safetensors")):
         return "model"
+    if (folder / "config.json").exists() or (folder / "run.toml").exists():
+        raise AssayError(
+            f"{folder}: a run, with people's answers and accounts in it, is not put on a hub; give one of its models "
+            f"({folder}/seed-0/models/final), or labels that `assay reward export` wrote"
+        )
     if folder.is_dir() and (any(folder.glob("*.parquet")) or any(folder.glob("*.jsonl"))):
         return "dataset"
     raise AssayError(f"{folder}: neither a model folder nor one of exported labels (assay reward export)")
@@ -40,4 +46,8 @@ def push(folder: Path, repo: str, public: bool) -> str:
         raise AssayError("no token of the hub here; run: hf auth login (or set HF_TOKEN)") from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise AssayError(f"{repo}: {str(error).strip()}") from error
+    except Exception as error:
+        if not type(error).__module__.startswith("httpx"):  # or httpx2, as the hub's client has it
+            raise
+        raise AssayError(f"{repo}: the hub cannot be reached ({str(error).strip()})") from error
     return str(told.commit_url)

@@ -41,7 +41,7 @@ from assay.tables import Table, read_json, write_text
 
 SECTIONS = (("sets", "Models"), ("pool", "In and out"), ("loop", "Stage 1"), ("claims", "Claims"),
             ("policies", "Policies"), ("bench", "Benchmarks"),
-            ("examples", "Pairs"), ("cost", "Cost"))  # fmt: skip
+            ("examples", "Pairs"), ("cost", "Cost"), ("next", "Use it"))  # fmt: skip
 """The report's parts; "claims" and "policies" where the run has them."""
 
 

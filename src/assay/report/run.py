@@ -172,8 +172,9 @@ def steps_of(folder: Path) -> dict[str, dict[str, Any]]:
 def html_of(grid: Grid) -> Markup:
     def cells(tag: str, row: Sequence[str]) -> str:
         return "".join(
-            f"<{tag}{' class=n' if n >= grid.words else ''}>{html.escape(str(cell))}</{tag}>"
+            f"<{at}{' class=n' if n >= grid.words else ''}>{html.escape(str(cell))}</{at}>"
             for n, cell in enumerate(row)
+            for at in (tag if cell else "td",)  # a head without words is none
         )
 
     if not grid.rows:

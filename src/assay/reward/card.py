@@ -1,6 +1,7 @@
 """The model card of a reward model's folder: what it was trained on, how sure it is, its limits, and how it is called.
 
-A card is README.md with the fields that a hub reads. Its example runs as it stands, from within the folder.
+A card is README.md with the fields that a hub reads. Its example runs as it stands, from within the folder; from elsewhere
+its first line is to name the folder.
 """
 
 import re
@@ -30,7 +31,7 @@ responses to the same prompt mean anything.
 
 {use}
 
-The same from the library: `RewardModel(".").score("Name a fruit.", ["An apple.", "A chair."])` (`from assay import
+The same from the library: `RewardModel(folder).score("Name a fruit.", ["An apple.", "A chair."])` (`from assay import
 RewardModel`), and as a server: `assay serve FOLDER`. {rendering}
 
 ## Benchmarks
@@ -49,16 +50,18 @@ Not measured here yet; what `assay bench FOLDER --data DIR` measures stands here
 _ENCODER = """```python
 import transformers
 
-tokenizer = transformers.AutoTokenizer.from_pretrained(".")
-model = transformers.AutoModelForSequenceClassification.from_pretrained(".")
+folder = "."  # where this file lies: its path, or its name on a hub
+tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
 inputs = tokenizer("Name a fruit.", "An apple.", truncation="only_first", max_length={most}, return_tensors="pt")
 reward = model(**inputs).logits[0, 0].item()
 ```"""
 _DECODER = """```python
 import transformers
 
-tokenizer = transformers.AutoTokenizer.from_pretrained(".")
-model = transformers.AutoModelForSequenceClassification.from_pretrained(".")
+folder = "."  # where this file lies: its path, or its name on a hub
+tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
 turns = [{{"role": "user", "content": "Name a fruit."}}, {{"role": "assistant", "content": "An apple."}}]
 text = tokenizer.apply_chat_template(turns, tokenize=False)
 reward = model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits[0, 0].item()
@@ -66,7 +69,8 @@ reward = model(**tokenizer(text, add_special_tokens=False, return_tensors="pt"))
 _SEEING = """```python
 from assay import RewardModel
 
-model = RewardModel(".", images="images")   # the folder of the pictures that prompts name
+folder = "."  # where this file lies
+model = RewardModel(folder, images="images")  # the folder of the pictures that prompts name
 ```"""
 _READS = {
     "encoder": "The tokenizer has no chat template: it is an encoder, which reads the history and the response as a pair of "

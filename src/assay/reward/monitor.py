@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -82,14 +82,14 @@ class Monitor:
         """Forget the lines of later steps, and a last one that a kill cut short: they will be written again."""
         self.journal.resume(step)
 
-    def log(self, metrics: StepMetrics) -> None:
-        """Record one step."""
+    def log(self, metrics: StepMetrics, more: Mapping[str, float] = MappingProxyType({})) -> None:
+        """Record one step, and what else was measured after it."""
         now = self.clock()
         self.recent.append((now, metrics))
         if self.quiet:
             return
         values = {k: v for k, v in asdict(metrics).items() if k != "step"}
-        self.journal.log(metrics.step, {**values, **self.rates()})
+        self.journal.log(metrics.step, {**values, **self.rates(), **more})
         session.at(f"{self.name}: steps", metrics.step, self.steps)
         if now - self.said >= self.every_s or metrics.step >= self.steps:
             self.said = now

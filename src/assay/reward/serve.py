@@ -13,11 +13,12 @@ import asyncio
 import hmac
 import json
 import logging
+import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -306,11 +307,13 @@ async def _unfit(request: Request, error: Any) -> JSONResponse:
     return _answer(request, 422, str(error))
 
 
-def serve(app: FastAPI, host: str, port: int) -> None:
+def serve(app: FastAPI, at: socket.socket) -> None:
     """Run until SIGTERM or Ctrl-C; what was taken by then is answered."""
     import uvicorn
 
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=60, access_log=False)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=60, access_log=False)
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[at])
 
 
 def ready_line(name: str, host: str, port: int) -> str:

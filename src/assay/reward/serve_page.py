@@ -41,9 +41,11 @@ def page(model: str, keyed: bool, address: str) -> str:
     )
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>assay serve</title><style>{_STYLE}</style><h1>assay serve</h1><p>Rewards of <code>{escape(model)}</code>. "
+        f"<title>assay serve</title><style>{_STYLE}</style><main><h1>assay serve</h1>"
+        f"<p>Rewards of <code>{escape(model)}</code>. "
         f"Higher is better; only differences between responses to one prompt mean anything.</p>{key}"
         + "".join(_shown(e, keyed, address) for e in ENDPOINTS)
+        + "</main></html>"
     )
 
 
@@ -54,4 +56,4 @@ def _shown(one: Endpoint, keyed: bool, address: str) -> str:
     if one.body is not None:
         line += f" -d '{json.dumps(one.body)}'"
     verb = "GET" if one.body is None else "POST"
-    return f"<h2>{verb} <code>{one.path}</code></h2><p>{escape(one.says)}</p><pre>{escape(line)}</pre>"
+    return f"<h2>{verb} <code>{one.path}</code></h2><p>{escape(one.says)}</p><pre tabindex=0>{escape(line)}</pre>"

@@ -221,9 +221,10 @@ class _Training:
                 state.wall_s += time.monotonic() - start
                 state.step, state.cut = metrics.step, state.cut + metrics.cut
                 state.tokens, state.presented = state.tokens + metrics.tokens, state.presented + metrics.pairs
-                monitor.log(metrics)
-                if state.step in checks:
-                    self.check(state, gold, tokenizer)
+                if state.step not in checks:
+                    monitor.log(metrics)
+                else:
+                    monitor.log(metrics, self.check(state, gold, tokenizer))
                     if config.patience and state.stale >= config.patience:
                         self.say(
                             f"{self.name}: stopped at step {state.step}, {state.stale} checks without a better one"
@@ -255,8 +256,8 @@ class _Training:
         rendered = self.render(rows)
         return self.compute.micros(rendered or self.render.spare, idle=rank >= len(numbered) or not rendered)
 
-    def check(self, state: _State, gold: list[Rendered], tokenizer: Any) -> None:
-        """Measure on gold; save the model when it is the best so far."""
+    def check(self, state: _State, gold: list[Rendered], tokenizer: Any) -> dict[str, float]:
+        """Measure on gold; save the model when it is the best so far. Returns the share that is right, with its error."""
         margins = self.compute.margins(gold)
         accuracy = float(np.mean(np.array(margins) > 0)) if margins else 0.0
         state.stale = 0 if not margins or accuracy > state.best_accuracy else state.stale + 1
@@ -273,8 +274,10 @@ class _Training:
                 beside.rename(best)
             self.engine.wait()
         found = mean([float(m > 0) for m in margins], self.questions) if margins else None
-        if found:
-            self.say(f"{self.name}: step {state.step}/{self.steps}  right on gold: {told(found)}")
+        if not found:
+            return {}
+        self.say(f"{self.name}: step {state.step}/{self.steps}  right on gold: {told(found)}")
+        return {"gold_accuracy": found.value, "gold_accuracy_se": found.se}
 
     def best(self, step: int) -> Path:
         """Where the model of a step is kept that was the best so far."""

@@ -28,23 +28,25 @@ from assay.tuning.stages import reading_from
 HEADER = ("policy", "right, %", "hallucination rate, %", "same answer, blank picture, %", "by chance, %",
           "same answer, other picture, %", "no clear answer")  # fmt: skip
 STYLE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{{ title }}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><style>{{ css }}</style>
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>{{ css }}</style><main>
 <div class="mark">{{ mark }} Assay</div><h1>{{ title }}</h1><p>{{ model }}</p>
 """
-TABLE = """<div class="wide"><table><tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
+TABLE = """<div class="wide" tabindex="0" role="group" aria-label="Table"><table>
+<tr>{% for h in header %}<th>{{ h }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table></div>
 """
 PLOTS = """{% for caption, image in plots %}<h2>{{ caption }}</h2>
-<figure>{{ image }}</figure>{% endfor %}
+<figure tabindex="0">{{ image }}</figure>{% endfor %}
 """
 SECTIONS = """{% for s in sections %}<h2>{{ s.title }}</h2>
-{% if s.picture %}<figure>{{ s.picture }}</figure>{% endif %}
-{% if s.rows %}<div class="wide"><table><tr>{% for h in s.header %}<th>{{ h }}</th>{% endfor %}</tr>
+{% if s.picture %}<figure tabindex="0">{{ s.picture }}</figure>{% endif %}
+{% if s.rows %}<div class="wide" tabindex="0" role="group" aria-label="Table"><table>
+<tr>{% for h in s.header %}<th>{{ h }}</th>{% endfor %}</tr>
 {% for row in s.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table></div>{% endif %}
 <p><small>{{ s.note }}</small></p>{% endfor %}
 """
 END = """<h2>Settings</h2><pre>{{ config }}</pre>
-<p>{{ machine }}</p></html>
+<p>{{ machine }}</p></main></html>
 """
 RUN = (
     f"{STYLE}<h2>Policies</h2>{TABLE}"
@@ -70,7 +72,8 @@ TRAINING = (
 {% if answers %}<h2>Sampled answers</h2>
 <p><small>Of a few prompts at {{ steps }} steps: the best and the worst one, and the first that was cut off. All that were
 kept lie in answers/*.parquet.</small></p>
-<div class="wide"><table><tr>{% for h in shown %}<th>{{ h }}</th>{% endfor %}</tr>
+<div class="wide" tabindex="0" role="group" aria-label="Table"><table>
+<tr>{% for h in shown %}<th>{{ h }}</th>{% endfor %}</tr>
 {% for row in answers %}<tr>{% for cell in row %}<td style="white-space:pre-wrap">{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>{% endif %}
 <h2>What it came to</h2><pre>{{ came_to }}</pre>

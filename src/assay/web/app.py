@@ -20,7 +20,6 @@ from markupsafe import Markup
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from assay.errors import AssayError
 from assay.llm.chat import Chat
 from assay.look import MARK, css
 from assay.web import lead, live, login, task
@@ -216,19 +215,6 @@ def _errors(app: FastAPI, access: Sessions | Nobody, pages: Environment) -> None
 
 def _sentence(text: str) -> str:
     return text if re.search(r"[.!?]$", text) else f"{text}."
-
-
-def take_port(host: str, port: int) -> socket.socket:
-    """A socket that is bound there, before anything is said about it. Raises AssayError where it cannot."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    taken = socket.socket(family)
-    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        taken.bind((host, port))
-    except OSError as error:
-        taken.close()
-        raise AssayError(f"{host}:{port}: {error.strerror}; give another with --port") from error
-    return taken
 
 
 def serve(app: FastAPI, at: socket.socket) -> None:

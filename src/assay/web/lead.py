@@ -229,8 +229,10 @@ def _project(router: APIRouter, desk: StoreDesk, show: Show, lead: Who, writer: 
             raise HTTPException(403, "Only an admin can change settings.")
         form = await request.form()
         known = {s.name for s in desk.settings()}
+        # What this form did not change stays as it is by now: somebody else may have changed it since the form was shown
+        changed = {k: str(v) for k, v in form.items() if k in known and form.get(f"was-{k}") != v}
         try:
-            desk.set({k: str(v) for k, v in form.items() if k in known}, who.name)
+            desk.set(changed, who.name)
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
         return _done("/lead/settings", "settings")

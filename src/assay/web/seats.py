@@ -12,11 +12,25 @@ from typing import Any
 import sqlalchemy as sa
 
 from assay.curate.annotate import shown_order
-from assay.records import Case
+from assay.records import Case, Judgement
 from assay.tables import build
 from assay.web.facts import note
 from assay.web.schema import as_body, facts, judgements, pairs, seats
 from assay.web.settings import Settings
+
+LEFT_BEHIND = "This page was left behind by another one of yours; here is the pair that you are at."
+
+
+class Refused(Exception):
+    """Why an answer was not stored, in words for the annotator."""
+
+
+class Answered(Exception):
+    """Another answer of the same person to the same pair was stored before: `judgement`, which stands."""
+
+    def __init__(self, judgement: Judgement) -> None:
+        super().__init__(judgement.pair_id)
+        self.judgement = judgement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,18 +108,18 @@ def sit(connection: sa.Connection, pair_id: str, name: str, settings: Settings, 
 
 def sit_again(
     connection: sa.Connection, submission: str, pair_id: str, name: str, settings: Settings, now: float
-) -> bool:
-    """Sit down again at a pair whose seat ran out, under the old submission; False when no seat is free, or where this
-    person never had that seat."""
+) -> bool | None:
+    """Sit down again at a pair whose seat ran out, under the old submission; False when no seat is free, None where this
+    person never lost that seat, or has a new one at the pair."""
     lapsed = sa.select(facts.c.seq).where(
         facts.c.kind == "lapsed", facts.c.target == pair_id, facts.c.by == name,
         facts.c.body == as_body({"submission": submission}),
     )  # fmt: skip
     if connection.execute(lapsed).first() is None:
-        return False
+        return None
     there = sa.select(seats.c.submission).where(seats.c.pair_id == pair_id, seats.c.name == name)
     if connection.execute(there).scalar() is not None:  # has a new seat here: this is an old form
-        return False
+        return None
     if not sit(connection, pair_id, name, settings, now, _is_trap(connection, pair_id)):
         return False
     own = (seats.c.pair_id == pair_id, seats.c.name == name)

@@ -23,6 +23,9 @@ from assay.web.quality import Work
 from assay.web.queue import places
 from assay.web.schema import Database, as_body, facts, judgements, pairs, seats, storable
 from assay.web.seats import (
+    LEFT_BEHIND,
+    Answered,
+    Refused,
     Seat,
     case_in,
     close_full,
@@ -39,13 +42,6 @@ from assay.web.settings import Settings
 Clock = Callable[[], float]
 _ANSWERS = judgements.join(pairs).join(seats, seats.c.submission == judgements.c.id)
 """People's judgements with their pairs and seats; a withdrawn one has no seat that bears its submission."""
-
-
-LEFT_BEHIND = "This page was left behind by another one of yours; here is the pair that you are at."
-
-
-class Refused(Exception):
-    """Why an answer was not stored, in words for the annotator."""
 
 
 class Store:
@@ -135,11 +131,15 @@ class Store:
                 return None
             return seat_of(connection, pair_id, name)
 
-    def draft(self, submission: str, name: str, values: Mapping[str, str]) -> None:
-        """Keep what was typed so far; a seat that is gone or judged keeps nothing."""
+    def draft(self, submission: str, name: str, values: Mapping[str, str]) -> dict[str, str]:
+        """Keep what was typed so far, and return it with what is kept of the other fields, as another window may
+        have sent them. A seat that is gone or judged keeps nothing."""
         with self.database.write() as connection:
             own = (seats.c.submission == submission, seats.c.name == name, ~seats.c.judged)
-            connection.execute(seats.update().where(*own).values(draft=as_body(dict(values))))
+            held = connection.execute(sa.select(seats.c.draft).where(*own)).scalar()
+            merged = {**json.loads(held or "{}"), **values}
+            connection.execute(seats.update().where(*own).values(draft=as_body(merged)))
+        return merged
 
     def leave(self, submission: str, name: str, kind: str, text: str) -> None:
         """Skip a pair, which frees its seat, or flag it (kind "skip" or "flag"), saying why."""
@@ -147,7 +147,7 @@ class Store:
             own = (seats.c.submission == submission, seats.c.name == name, ~seats.c.judged)
             pair_id = connection.execute(sa.select(seats.c.pair_id).where(*own)).scalar()
             if pair_id is None:
-                raise Refused("This pair is no longer yours.")
+                raise Refused(LEFT_BEHIND)
             again = sa.select(facts.c.body).where(facts.c.kind == kind, facts.c.target == pair_id, facts.c.by == name)
             last = connection.execute(again.order_by(facts.c.seq.desc()).limit(1)).scalar()
             said = json.loads(last)["text"] if last and remarked(connection, kind, pair_id, name) else None
@@ -173,20 +173,29 @@ class Store:
     # -- judgements -----------------------------------------------------------------------------------------------
 
     def submit(self, submission: str, pair_id: str, name: str, work: Work, strength: int, settings: Settings) -> bool:
-        """Store an answer; False where it was stored before. Raises Refused when other people took all seats meanwhile."""
+        """Store an answer; False where it was stored before. Raises Refused when other people took all seats meanwhile, or
+        where the same person was at the pair anew since; Answered where another answer was given from this seat."""
         with self.database.write() as connection:
             own = sa.select(seats).where(seats.c.submission == submission)
             seat = connection.execute(own).one_or_none()
-            there = sa.select(judgements.c.by, judgements.c.pair_id).where(judgements.c.id == submission)
+            there = sa.select(judgements).where(judgements.c.id == submission)
             held = connection.execute(there).one_or_none()
             owners = {(row.name, row.pair_id) for row in (seat,) if row} | {
                 (row.by, row.pair_id) for row in (held,) if row
             }
             if owners - {(name, pair_id)}:
                 raise Refused("This answer belongs to somebody else.")
+            if held is not None and (seat is None or not seat.judged):
+                raise Refused(LEFT_BEHIND)
             if held is not None:
+                before: Judgement = build(Judgement, json.loads(held.body)["judgement"])
+                if _meant(before) != _meant(work.judgement):
+                    raise Answered(before)
                 return False
-            if seat is None and not sit_again(connection, submission, pair_id, name, settings, self.clock()):
+            seated = seat is not None or sit_again(connection, submission, pair_id, name, settings, self.clock())
+            if seated is None:
+                raise Refused(LEFT_BEHIND)
+            if not seated:
                 raise Refused("Your time for this pair ran out and somebody else took it; this answer was not stored.")
             recorded = {"strength": strength, "words": work.words, "panels": list(work.panels), "hint": work.hint}
             self._insert(connection, submission, work.judgement, recorded)
@@ -377,6 +386,10 @@ class Store:
             return None
         edited: Attributes = build(Attributes, edits[0].body)
         return edited
+
+
+def _meant(j: Judgement) -> tuple[str | None, str, float]:
+    return j.better, j.problem, j.strength
 
 
 def _words(case: Case) -> int:

@@ -6,7 +6,7 @@ works without its script, which adds keys, saving while one types, and the time 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,10 +39,10 @@ from assay.web.desk import Access, Account, Id
 from assay.web.diff import difference
 from assay.web.facts import Fact
 from assay.web.quality import Work
-from assay.web.seats import Seat
+from assay.web.seats import LEFT_BEHIND, Answered, Refused, Seat
 from assay.web.settings import SEARCH, Settings
 from assay.web.sharing import held_by_others
-from assay.web.store import LEFT_BEHIND, Refused, Store
+from assay.web.store import Store
 from assay.web.text import plain_text, render_markdown, reveal
 
 ANSWERS: Mapping[str, tuple[int | None, int, str]] = {
@@ -72,7 +72,7 @@ _html = lru_cache(maxsize=256)(render_markdown)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """The form of the task page as it was sent."""
+    """The form of the task page as it was sent. Of `typed` it has what was sent; the rest stays as it was kept."""
 
     submission: str
     pair_id: str
@@ -134,7 +134,8 @@ def make_router(
             problem = f"Say in a few words of your own why{asked}. At least {REASON} characters."
         common = {
             "who": who, "csrf": access.csrf(request), "pace": store.pace(who.name, settings), "problem": problem,
-            "did": DID.get(after.did, ""), "undo": _UNDO.get(after.did, "undo"), "last": after.last,
+            "need": after.need == "reason", "did": DID.get(after.did, ""),
+            "undo": _UNDO.get(after.did, "undo"), "last": after.last,
         }  # fmt: skip
         headers = {"x-assay-at": after.at} if after.at else None
         if seat is None:
@@ -156,8 +157,8 @@ def make_router(
     ) -> Response:  # fmt: skip
         if not access.csrf_holds(request, csrf):
             raise HTTPException(403, "This page is too old; reload it. What you typed is kept.")
-        if sent.submission:
-            store.draft(sent.submission, who.name, sent.typed)
+        kept = store.draft(sent.submission, who.name, sent.typed) if sent.submission else sent.typed
+        sent = replace(sent, typed={**dict.fromkeys(_TYPED, ""), **kept})
         try:
             after = _act(store, chat, who, sent)
         except Refused as refused:
@@ -180,9 +181,10 @@ def make_router(
 def _sent(
     submission: Annotated[Id, Form()] = "", pair_id: Annotated[Id, Form()] = "",
     answer: Annotated[str, Form(max_length=20)] = "", do: Annotated[str, Form(max_length=20)] = "",
-    seconds: Annotated[str, Form(max_length=20)] = "", reason: Annotated[str, Form(max_length=_LONGEST)] = "",
-    code: Annotated[str, Form(max_length=_LONGEST)] = "", question: Annotated[str, Form(max_length=_LONGEST)] = "",
-    note: Annotated[str, Form(max_length=2_000)] = "", tool: Annotated[str, Form(max_length=20)] = "",
+    seconds: Annotated[str, Form(max_length=20)] = "", reason: Annotated[str | None, Form(max_length=_LONGEST)] = None,
+    code: Annotated[str | None, Form(max_length=_LONGEST)] = None,
+    question: Annotated[str | None, Form(max_length=_LONGEST)] = None,
+    note: Annotated[str | None, Form(max_length=2_000)] = None, tool: Annotated[str, Form(max_length=20)] = "",
     category: Annotated[str, Form(max_length=100)] = "", objectivity: Annotated[str, Form(max_length=100)] = "",
     controversiality: Annotated[str, Form(max_length=100)] = "", desired: Annotated[str, Form(max_length=5_000)] = "",
     guideline: Annotated[str, Form(max_length=5_000)] = "", last: Annotated[Id, Form()] = "",
@@ -191,9 +193,10 @@ def _sent(
         looked = float(seconds or -1)
     except ValueError:
         looked = -1.0
+    typed = {"reason": reason, "code": code, "question": question, "note": note}
     return Sent(
         submission=submission, pair_id=pair_id, answer=answer, do=do, seconds=looked if 0 <= looked < 1e6 else -1.0,
-        tool=tool, last=last, typed={"reason": reason, "code": code, "question": question, "note": note},
+        tool=tool, last=last, typed={k: v for k, v in typed.items() if v is not None},
         attributes={"category": category, "objectivity": objectivity, "controversiality": controversiality,
                     "desired": desired, "guideline": guideline},
     )  # fmt: skip
@@ -254,8 +257,23 @@ def _answer(store: Store, settings: Settings, who: Account, sent: Sent) -> Next:
         ),
         words=seat.words if seat is not None and current else 0, panels=tools, hint=_hint(verdicts) if seen else None,
     )  # fmt: skip
-    store.submit(sent.submission, sent.pair_id, who.name, work, strength, settings)
+    try:
+        store.submit(sent.submission, sent.pair_id, who.name, work, strength, settings)
+    except Answered as before:
+        stands = DID[_button(before.judgement, shown)].removeprefix("Saved: ").rstrip(".")
+        raise Refused(f"You answered this pair in another window before: {stands}. That answer stands.") from before
     return Next(did=sent.answer)
+
+
+def _button(j: Judgement, shown: tuple[str, str]) -> str:
+    """The button that said what `j` says."""
+    side = None if j.better is None else shown.index(j.better)
+    fits = [
+        (abs(much - j.strength), name)
+        for name, (at, much, problem) in ANSWERS.items()
+        if (at, problem) == (side, j.problem)
+    ]
+    return min(fits)[1]
 
 
 def _edit(store: Store, who: Account, seat: Seat, fields: Mapping[str, str]) -> Next:

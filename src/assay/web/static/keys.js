@@ -41,7 +41,13 @@
   }
 
   function kept_boxes() {
-    const mark = () => document.body.classList.toggle("keys", kept("assay-keys") !== "off");
+    const mark = () => {   // what the eye sees on a button, a screen reader is told as its key, and not as a part of its name
+      const on = document.body.classList.toggle("keys", kept("assay-keys") !== "off");
+      for (const item of document.querySelectorAll("[data-key]")) {
+        if (on) item.setAttribute("aria-keyshortcuts", item.dataset.key);
+        else item.removeAttribute("aria-keyshortcuts");
+      }
+    };
     mark();
     for (const [id, name, on] of [["keys-on", "assay-keys", kept("assay-keys") !== "off"], ["raw", "assay-raw", kept("assay-raw") === "on"]]) {
       const box = document.getElementById(id);
@@ -102,8 +108,23 @@
   // -- sending -----------------------------------------------------------------------------------------------------------
 
   let sending = false;
+  const SLOW = 3_000, GONE = 30_000;   // ms without an answer: when that is told, and when it is given up
+
+  // Of what is typed, a form sends what was typed in it: the same pair may be open in another window, with more in it. An
+  // answer is sent with the reason that stands beside it.
+  function body(form, button, answers) {
+    const sent = new FormData(form, button);
+    for (const name of ["reason", "code", "question", "note"]) {
+      const field = form.elements[name];
+      if (!field) continue;
+      const untouched = !("touched" in field.dataset) && field.value === field.defaultValue;
+      if (untouched && !(answers && field.value)) sent.delete(name);
+    }
+    return sent;
+  }
 
   function sends(form) {
+    form.addEventListener("input", (event) => { event.target.dataset.touched = ""; });
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       if (!sending) act(form, event.submitter);   // a second press before the next page is there is none
@@ -113,9 +134,10 @@
   async function act(form, button) {
     sending = true;
     form.setAttribute("aria-busy", "true");
+    const slow = setTimeout(() => tell("Still sending: the server has not answered yet."), SLOW);
     try {
-      const body = new URLSearchParams(new FormData(form, button));
-      const response = await fetch("/task", { method: "POST", body, headers: { "x-assay": "page" } });
+      const sent = new URLSearchParams(body(form, button, button?.name === "answer"));
+      const response = await fetch("/task", { method: "POST", body: sent, headers: { "x-assay": "page" }, signal: AbortSignal.timeout(GONE) });
       const page = new DOMParser().parseFromString(await response.text(), "text/html");
       if (response.redirected) location.assign(response.url);   // to the log-in
       else if (page.getElementById("main") && (response.ok || response.status === 409)) show(page, response.headers.get("x-assay-at"));
@@ -123,6 +145,7 @@
     } catch {
       tell("Not saved: is the server there? What you typed is still here; try again.");
     } finally {
+      clearTimeout(slow);
       sending = false;
       form.removeAttribute("aria-busy");
     }
@@ -139,10 +162,12 @@
   }
 
   function tell(text) {
-    const saved = document.getElementById("saved") || document.getElementById("live");
-    saved.textContent = text;
-    const did = document.getElementById("did");
-    if (did) did.textContent = text;
+    let did = document.getElementById("did");
+    if (!did) document.querySelector("main form").before(did = Object.assign(document.createElement("p"), { id: "did" }));
+    Object.assign(did, { textContent: text, className: "problem" });
+    document.getElementById("live").textContent = text;
+    const saved = document.getElementById("saved");
+    if (saved) saved.textContent = "";
   }
 
   // -- a pair ------------------------------------------------------------------------------------------------------------
@@ -164,9 +189,9 @@
 
     const saved = document.getElementById("saved");
     const send = (more) => {
-      const body = new FormData(form);
-      for (const [key, value] of Object.entries(more)) body.set(key, value);
-      return fetch("/task", { method: "POST", body: new URLSearchParams(body), headers: { "x-assay": "quiet" }, keepalive: true });
+      const sent = body(form);
+      for (const [key, value] of Object.entries(more)) sent.set(key, value);
+      return fetch("/task", { method: "POST", body: new URLSearchParams(sent), headers: { "x-assay": "quiet" }, keepalive: true });
     };
     let timer = 0;
     form.addEventListener("input", (event) => {
@@ -186,6 +211,6 @@
     for (const item of form.querySelectorAll("a[data-tool]")) {
       item.addEventListener("click", () => send({ do: "opened", tool: item.dataset.tool }));
     }
-    if (document.getElementById("problem")) form.elements.reason.focus();
+    if (document.getElementById("problem")?.dataset.need) form.elements.reason.focus();
   }
 })();
