@@ -131,6 +131,29 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("names", [
+    ("train.jsonl", "test.jsonl"), ("train/data-00000-of-00001.jsonl", "test/data-00000-of-00001.jsonl"),
+    ("data/test-00000-of-00001.jsonl", "data/train-00000-of-00002.jsonl", "data/train-00001-of-00002.jsonl"),
+])  # fmt: skip
+def test_train_and_test_are_not_one_set_of_questions(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Of a folder as data sets are saved or downloaded, both would be trained on; a pool says that it has both."""
+    for n, name in enumerate(names):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).write_text(json.dumps({"question": f"{n} + 1?", "answer": str(n + 1)}) + "\n")
+    with pytest.raises(AssayError, match=r"set: has the splits test, train; which is meant\? Name one: .*set/.*t"):
+        read(tmp_path / "set")
+    assert len(read(tmp_path / "set" / names[0])[0]) == 1
+    (tmp_path / "set" / names[0]).unlink()
+    assert len(read(tmp_path / "set")[0]) == len(names) - 1
+    pairs, said = tmp_path / "pairs", list[str]()
+    for n, split in enumerate(("train", "test")):
+        (pairs / split).mkdir(parents=True)
+        row = {"prompt": f"say {n}", "chosen": f"{n}", "rejected": "no"}
+        (pairs / split / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    add([str(pairs)], tmp_path / "pool", say=said.append)
+    assert "splits test, train are all read, as one pool; to leave one out, name the files of the others" in said
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_row_that_could_never_be_right_is_left_out_with_what_to_do(tmp_path: Path, name: str) -> None:
     row, field, said = REFUSED[name]

@@ -24,7 +24,7 @@ from assay.engine import Engine, Here
 from assay.errors import AssayError
 from assay.formats.layouts import Layout, named
 from assay.formats.reading import Fields, decide, why_unread
-from assay.formats.sources import Part, find
+from assay.formats.sources import Part, find, splits
 from assay.records import digest
 from assay.store import PENDING, Place
 
@@ -134,6 +134,8 @@ def add(
     wanted, fields = named(layout) if layout is not None else None, fields or Fields()
     place, engine = Place.of(out), engine or Here()
     found = [part for source in sources for part in find(str(source))]
+    if len(several := splits(found)) > 1:
+        say(f"splits {', '.join(several)} are all read, as one pool; to leave one out, name the files of the others")
     how = _asked(layout, fields)
     pool = _begun(place, parts, found)
     known = notes_of(pool)

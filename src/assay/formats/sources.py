@@ -33,6 +33,7 @@ _FOREIGN = {
     b"PK\x03\x04": "a zip archive", b"BZh": "a bzip2 file", b"\xfd7zXZ\x00": "an xz file", b"%PDF": "a PDF",
     b"SQLite format 3": "an SQLite database", b"\x80\x04\x95": "a Python pickle", b"\x89HDF": "an HDF5 file",
 }  # fmt: skip
+_SPLIT = re.compile(r"(?:^|/)(train|test|validation|valid|val|dev|eval)(?=[-_./\d]|$)", re.I)
 _HUB = re.compile(r"(?:hf:/?/?)?([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
 
 
@@ -76,6 +77,13 @@ def find(source: str) -> list[Part]:
     ):
         raise AssayError(f"{source}: there is no such file or folder, and it is not a hub id like owner/name")
     return _hub(match[1], match[2])
+
+
+def splits(parts: Iterable[Part]) -> list[str]:
+    """The splits after which files and folders are called (`train/data.arrow`, `data/test-00000.parquet`), in order of
+    their names; where there are several, what trains and what measures lie together."""
+    found = (_SPLIT.search(part.file) for part in parts)
+    return sorted({match[1].lower() for match in found if match})
 
 
 def _stem(path: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from assay.errors import AssayError
-from assay.formats.sources import Part, find
+from assay.formats.sources import Part, find, splits
 from assay.formats.texts import Cell
 from assay.images import ImageStore, file_of
 from assay.policy.config import AskConfig
@@ -69,7 +69,7 @@ def read(path: Path, store: ImageStore | None = None, answer_field: str = "") ->
 
     `answer_field` names the field of the answer. An answer that no answer could equal ("none" as a number), a question that
     is null and a picture that cannot be read reject their row. Raises AssayError for a file that cannot be read, for fields
-    that could both be the answer, and when no row is left.
+    that could both be the answer, for a folder with several splits, such as train and test, and when no row is left.
 
     Example: {"question": "What color is it?", "answer": "red", "image": "1.png", "facts": ["red"], "absent": ["blue"]}
     """
@@ -163,6 +163,12 @@ def _files(path: Path, rejected: list[Rejection]) -> list[tuple[Part, Path, Rows
         parts = find(str(path))
     except AssayError as error:
         raise AssayError(f"{path}: cannot be read ({error})") from error
+    if len(several := splits(parts)) > 1:
+        first = next(part.file for part in parts if splits([part]))
+        raise AssayError(
+            f"{path}: has the splits {', '.join(several)}; which is meant? Name one: its folder or file ({path / first}), or "
+            "a folder with its files alone"
+        )
     found = []
     for part in parts:
         file = path / part.file if path.is_dir() else path
