@@ -200,12 +200,18 @@ def test_a_disk_that_cannot_be_written_on_is_one_line(monkeypatch: pytest.Monkey
     assert capsys.readouterr().err.startswith("error: a file: No space left on device; what was done before is kept")
 
 
-@pytest.mark.parametrize("command", ["", "run", "wat", "run tiny --seeds x", "run tiny --wat 1", "show pool"])
+@pytest.mark.parametrize("command", ["run", "wat", "run tiny --seeds x", "run tiny --wat 1", "show pool"])
 def test_a_command_that_cannot_be_parsed_says_so(here: Callable[..., Done], bad_place: Path, command: str) -> None:
     done = here(*command.split(), cwd=bad_place)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "--help" in done.stderr
+
+
+def test_no_command_is_the_help(here: Callable[..., Done], bad_place: Path) -> None:
+    done = here(cwd=bad_place)
+    assert done.returncode == 0
+    assert "begin with: assay run tiny" in done.stdout
 
 
 def test_a_dry_run_prints_the_config_and_does_nothing(tmp_path: Path, without_torch: dict[str, str]) -> None:

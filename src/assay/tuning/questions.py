@@ -166,8 +166,8 @@ def _files(path: Path, rejected: list[Rejection]) -> list[tuple[Part, Path, Rows
     if len(several := splits(parts)) > 1:
         first = next(part.file for part in parts if splits([part]))
         raise AssayError(
-            f"{path}: has the splits {', '.join(several)}; which is meant? Name one: its folder or file ({path / first}), or "
-            "a folder with its files alone"
+            f"{path}: has the splits {', '.join(several)}; which is meant? Name one: its folder or file ({path / first}), "
+            "or a folder with its files alone"
         )
     found = []
     for part in parts:
