@@ -215,9 +215,12 @@ def test_pictures_of_a_column_go_to_the_store(tmp_path: Path) -> None:
         {"messages": [{"role": "user", "content": [
             {"type": "image_url", "image_url": {"url": encoded}}, {"type": "text", "text": "q"},
         ]}]},
+        {"question": "Is <image1> like <image2>?\n<image3>", "image": encoded, "answer": "2"},  # MathVision: all in one
     ]  # fmt: skip
     prompts, left = read(lines(tmp_path, rows), store)
-    assert [(p.messages[0].content, len(p.images)) for p in prompts] == [("How many?", 1), ("q", 1)]
+    assert [(p.messages[0].content, len(p.images)) for p in prompts] == [
+        ("How many?", 1), ("q", 1), ("Is image 1 like image 2?", 1),
+    ]  # fmt: skip
     assert ["is an address" in left[0].reason, "does not fit the marks" in left[1].reason] == [True, True]
 
 

@@ -114,7 +114,7 @@ def test_a_reference_answer_is_what_all_are_compared_with(tmp_path: Path) -> Non
             scorer([(OPEN, "a")])
     with pytest.raises(AssayError, match="1 of 2 questions have no answer"):
         refuse(RewardConfig(), GoldConfig(reward_model="judge:m@http://x", judge_by="reference"), [OPEN, KNOWN])
-    with pytest.raises(AssayError, match="--judge-by and --ask are for a judge"):
+    with pytest.raises(AssayError, match="--judge-by, --judge-tokens and --ask are for a judge"):
         refuse(RewardConfig(), GoldConfig(reward_model="x", judge_by="group"), [KNOWN])
 
 

@@ -29,6 +29,8 @@ ASKED = ("question", "prompt", "problem", "query", "instruction", "message", "in
 BESIDE = ("context", "passage", "table_title", "table")
 """Texts that a question is about, put before it."""
 PICTURES = ("decoded_image", "images", "image")
+_WHOLE = ("decoded_image", "image")
+"""Fields of one picture."""
 _NUMBERED = re.compile(r"(?:image|img|picture)s?_?(\d+)")
 """Columns of one picture each, as MMMU has them: image_1, image_2."""
 _OTHER = re.compile(r"(?:img|image|pic(?:ture)?|photo)s?(?:_?(?:path|file|name|filename|url|bytes|data))?", re.I)
@@ -80,7 +82,8 @@ class Reader:
             raise RowFault(error.field, error.reason) from error
         if turns[-1].role != "user":
             raise RowFault(talk or "history", "is not a list of {role, content} that ends with the user")
-        return self.shown(turns, pictures)
+        whole = [field for field, _ in pictures if field in _WHOLE and not any(map(_NUMBERED.fullmatch, row))]
+        return self.shown(turns, pictures, whole=len(whole) == len(pictures) == 1)
 
     def conversation(self, value: list[Any], field: str) -> Conversation:
         """A list of turns; parts that are pictures go to the store."""
@@ -122,11 +125,13 @@ class Reader:
             raise RowFault(field, "is not a list of {role, content} that ends with the user")
         return tuple(found)
 
-    def shown(self, turns: Conversation, pictures: list[tuple[str, Any]]) -> Conversation:
-        """The turns with the row's pictures: where "<image>" stands, or all in the last turn, where it stands nowhere."""
+    def shown(self, turns: Conversation, pictures: list[tuple[str, Any]], whole: bool) -> Conversation:
+        """The turns with the row's pictures: where "<image>" stands, or all in the last turn, where it stands nowhere.
+        `whole`: one picture may have all that numbered marks speak of (MathVision)."""
         marks = [sum(not m[1] for m in _MARK.finditer(t.content)) for t in turns]
         held = len(pictures) + sum(len(t.images) for t in turns)
-        if missing := [m for t in turns for m in _MARK.finditer(t.content) if m[1] and not 0 < int(m[1]) <= held]:
+        missing = [m for t in turns for m in _MARK.finditer(t.content) if m[1] and not 0 < int(m[1]) <= held]
+        if missing and not whole:
             raise RowFault("image", f"is missing: the text has the mark {missing[0][0]}, and the row {held} pictures")
         if not pictures:
             if sum(marks) and not any(t.images for t in turns):
