@@ -351,6 +351,7 @@ def test_the_share_of_right_answers_is_of_those_that_can_be_right(folder: Path, 
         said = list[str]()
         config = GrpoConfig(steps=1, prompts=len(some), group=2)
         grpo(tmp_path / name, config, made, some, sampler, all_right, said.append)
+        assert said[0] == f"{name}: step 1/1: answers are drawn", "a step may take minutes"
         (found,) = read(tmp_path / name / "metrics.jsonl")
         assert found.get("right") == right
         assert found["rule"] == (right or 0.0) / 2

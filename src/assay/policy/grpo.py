@@ -50,6 +50,8 @@ class Tuned:
 
 
 T = TypeVar("T")
+EVERY_S = 15.0
+"""A line of progress at most so often."""
 Watch = Callable[[int, Policy], tuple[dict[str, Any], str]]
 """Called with the step and the policy: metrics to log, and the reason to stop ("": none). One with a method `begin` is given
 the policy before the first step."""
@@ -127,6 +129,8 @@ class Grpo:
         self.kept, self.samples, self.wall_s, self.taken, self.unruled = {}, 0, 0.0, 0, 0
         self.good = Good(self.partial, engine)
         self.shown = Shown(self.partial, config.steps)
+        self.say: Callable[[str], None] = print
+        self.said = 0.0
         self.ahead: Ahead | None = None
         if config.staleness:
             part = engine.rank, engine.world
@@ -139,7 +143,9 @@ class Grpo:
             begin: Callable[[Policy], None] | None = getattr(watch, "begin", None)
             if begin is not None and first == 0 and watch_every:
                 self.led(0, lambda: begin(self.policy))
-            said, step = time.monotonic(), first
+            self.say, step = say, first
+            if first < self.config.steps:
+                self.tell(f"step {first + 1}/{self.config.steps}: answers are drawn", now=True)
             for step in range(first, self.config.steps):
                 start = time.monotonic()
                 metrics = self.step(step)
@@ -151,9 +157,8 @@ class Grpo:
                 session.at(f"{self.folder.name}: steps", step + 1, self.config.steps)
                 for remark in self.remarks(metrics):
                     say(f"{self.folder.name}: {remark}")
-                if time.monotonic() - said > 15 or step + 1 == self.config.steps or stopped:
-                    said = time.monotonic()
-                    say(f"{self.folder.name}: step {step + 1}/{self.config.steps}  {_line(metrics)}")
+                last = step + 1 == self.config.steps or bool(stopped)
+                self.tell(f"step {step + 1}/{self.config.steps}  {_line(metrics)}", last)
                 if stopped:
                     say(f"{self.folder.name}: stopped: {stopped}")
                     break
@@ -162,6 +167,12 @@ class Grpo:
                 ):
                     self.save(step + 1)
         return self.finish(min(step + 1, self.config.steps), stopped)
+
+    def tell(self, line: str, now: bool = False) -> None:
+        """A line of progress, where the one before is some seconds old, or `now`."""
+        if now or time.monotonic() - self.said > EVERY_S:
+            self.said = time.monotonic()
+            self.say(f"{self.folder.name}: {line}")
 
     def look(self, watch: Watch, step: int) -> tuple[dict[str, Any], str]:
         """One reading; of a policy that is good the weights are kept."""
@@ -188,6 +199,7 @@ class Grpo:
             self.sampler.load(step)
         graded, scores, rollouts = self.collect(step)
         sampled_s = time.process_time() - clock
+        self.tell(f"step {step + 1}/{self.config.steps}: answers are drawn and scored, the update follows")
         fresh = [s for g in graded for s in g.samples]
         lively = [g for g in graded if g.signal][: self.share]
         signal = [s for g in lively for s in g.samples if s.advantage != 0.0]
