@@ -151,7 +151,7 @@ def test_train_and_test_are_not_one_set_of_questions(tmp_path: Path, names: tupl
         row = {"prompt": f"say {n}", "chosen": f"{n}", "rejected": "no"}
         (pairs / split / "rows.jsonl").write_text(json.dumps(row) + "\n")
     add([str(pairs)], tmp_path / "pool", say=said.append)
-    assert "splits test, train are all read, as one pool; to leave one out, name the files of the others" in said
+    assert "splits test, train are all read, as one pool; to read one, name its files, or owner/name@SPLIT" in said
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -15,6 +15,7 @@ from assay.errors import AssayError
 from assay.formats import reading
 from assay.records import Judgement, Origin, Pair, Rejection, Response
 from assay.tables import Table
+from assay.tuning import questions
 
 RECORDS = {"pairs": Pair, "origins": Origin, "votes": Judgement, "rejections": Rejection}
 
@@ -159,6 +160,12 @@ def test_the_splits_of_a_hub_id_are_streamed(tmp_path: Path, monkeypatch: pytest
         ("owner/name", "train", 2),
         ("owner/name", "test", 1),
     ]
+    alone = pool.add(["owner/name@test"], tmp_path / "one", say=quiet)
+    assert [(f.file, f.pairs) for f in alone.files] == [("test", 1)]
+    with pytest.raises(AssayError, match="owner/name: has no split 'dev', but train, test"):
+        pool.add(["owner/name:main@dev"], tmp_path / "one", say=quiet)
+    with pytest.raises(AssayError, match="has the splits test, train; which is meant\\? Name one: owner/name@train"):
+        questions.read(Path("owner/name"))
     with pytest.raises(AssayError, match="cannot be opened on the Hugging Face hub"):
         pool.add(["owner/other"], tmp_path / "pool", say=quiet)
 

@@ -135,7 +135,7 @@ def add(
     place, engine = Place.of(out), engine or Here()
     found = [part for source in sources for part in find(str(source))]
     if len(several := splits(found)) > 1:
-        say(f"splits {', '.join(several)} are all read, as one pool; to leave one out, name the files of the others")
+        say(f"splits {', '.join(several)} are all read, as one pool; to read one, name its files, or owner/name@SPLIT")
     how = _asked(layout, fields)
     pool = _begun(place, parts, found)
     known = notes_of(pool)

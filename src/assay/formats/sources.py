@@ -34,7 +34,7 @@ _FOREIGN = {
     b"SQLite format 3": "an SQLite database", b"\x80\x04\x95": "a Python pickle", b"\x89HDF": "an HDF5 file",
 }  # fmt: skip
 _SPLIT = re.compile(r"(?:^|/)(train|test|validation|valid|val|dev|eval)(?=[-_./\d]|$)", re.I)
-_HUB = re.compile(r"(?:hf:/?/?)?([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
+_HUB = re.compile(r"(?:hf:/?/?)?([\w.-]+/[\w.-]+)(?::([\w.-]+))?(?:@([\w.-]+))?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,8 @@ class Part:
 
 
 def find(source: str) -> list[Part]:
-    """The parts of a file, a folder or a hub id, in a stable order. Raises AssayError when there is nothing to read."""
+    """The parts of a file, a folder or a hub id (owner/name, owner/name:CONFIG; @SPLIT behind it: one split), in a stable
+    order. Raises AssayError when there is nothing to read."""
     path = Path(source).expanduser()
     if path.is_file():
         return [_part(_stem(path), path, path.name)]
@@ -76,7 +77,7 @@ def find(source: str) -> list[Part]:
         or path.suffix in _SUFFIXES | _PACKED
     ):
         raise AssayError(f"{source}: there is no such file or folder, and it is not a hub id like owner/name")
-    return _hub(match[1], match[2])
+    return _hub(match[1], match[2], match[3])
 
 
 def splits(parts: Iterable[Part]) -> list[str]:
@@ -307,24 +308,26 @@ def _numbered(values: Iterable[dict[str, Any]]) -> Iterator[Cell | Flaw]:
         raise AssayError(f"the hub stopped answering ({_line(error)}); run the same command again to resume") from error
 
 
-def _hub(name: str, config: str | None) -> list[Part]:
-    """The splits of a hub data set, streamed. Needs the extra `hub` and a network."""
+def _hub(name: str, config: str | None, split: str | None) -> list[Part]:
+    """The splits of a hub data set, or one of them, streamed. Needs the extra `hub` and a network."""
     try:
         import datasets
     except ImportError as error:
         raise missing_extra("datasets", "hub") from error
     try:
-        splits = datasets.load_dataset(name, config, streaming=True)
+        found = datasets.load_dataset(name, config, streaming=True)
     except (OSError, ValueError) as error:
         raise AssayError(
             f"{name}: cannot be opened on the Hugging Face hub ({_line(error)}); check the id, or download it and "
             "name the folder"
         ) from error
+    if split is not None and split not in found:
+        raise AssayError(f"{name}: has no split '{split}', but {', '.join(found)}")
     return [
         Part(
-            source=name, file=f"{config + '/' if config else ''}{split}",
-            key=hashlib.blake2b(f"{name}:{config}:{split}".encode(), digest_size=8).hexdigest(),
+            source=name, file=f"{config + '/' if config else ''}{each}",
+            key=hashlib.blake2b(f"{name}:{config}:{each}".encode(), digest_size=8).hexdigest(),
             rows=partial(_numbered, stream), pieces=(partial(_numbered, stream),),
         )
-        for split, stream in splits.items()
+        for each, stream in found.items() if split in (None, each)
     ]  # fmt: skip
