@@ -70,7 +70,7 @@ def test_another_way_of_judging_is_another_training(home: Path, monkeypatch: pyt
     with Judged(lambda text: '{"reason": "", "score": 5, "better": "tie"}') as judge:
         asks, plain = GoldConfig(reward_model=f"judge:m@{judge.url}"), RewardConfig(combine="sum")
         killed(monkeypatch, home, asks, plain)
-        others: list[dict[str, Any]] = [{"judge_by": "group"}, {"judge_sees": True}]
+        others: list[dict[str, Any]] = [{"judge_by": "group"}, {"judge_sees": True}, {"judge_tokens": 2048}]
         for other in others:
             with pytest.raises(AssayError, match=r"other inputs \(reward"):
                 tune(home, replace(asks, **other), plain)

@@ -140,7 +140,7 @@ class _Making:
         pictures = any(p.images for p in prompts)
         scorer, term = load_reward_model(gold, self.store, pictures, teller(shared), purse), None
         model, named = shared.lead(lambda: (fingerprint(self.model), fingerprint(gold.reward_model)))
-        judged = [gold.judge_by, gold.judge_sees] if gold.reward_model.startswith(JUDGE) else []
+        judged = [gold.judge_by, gold.judge_sees, gold.judge_tokens] if gold.reward_model.startswith(JUDGE) else []
         who = " ".join(map(str, [named, gold.reward_tokens, *judged]))
         prompts, held = (legible(scorer, some, shared) for some in (prompts, held))
         if held:

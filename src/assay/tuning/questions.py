@@ -164,9 +164,9 @@ def _files(path: Path, rejected: list[Rejection]) -> list[tuple[Part, Path, Rows
     except AssayError as error:
         raise AssayError(f"{path}: cannot be read ({error})") from error
     if len(several := splits(parts)) > 1:
-        one = f"{path}@{'train' if 'train' in several else several[0]}"
+        first = next(part.file for part in parts if splits([part]))
+        one = f"{path}@{Path(first).name}"
         if path.is_dir():
-            first = next(part.file for part in parts if splits([part]))
             one = f"its folder or file ({path / first}), or a folder with its files alone"
         raise AssayError(f"{path}: has the splits {', '.join(several)}; which is meant? Name one: {one}")
     found = []
