@@ -148,14 +148,15 @@ def test_a_broken_picture_is_refused(tmp_path: Path) -> None:
 def test_what_nobody_waits_for_is_not_decoded(server: tuple[str, ChatServer]) -> None:
     """A client that is killed, or gives up and asks again, leaves its question in the queue."""
     url, made = server
-    host, before, free = urlsplit(url), made.batches, threading.Event()
+    host, before, busy, free = urlsplit(url), made.batches, threading.Event(), threading.Event()
 
     def waiting() -> int:
         with urllib.request.urlopen(f"http://{host.netloc}/health") as reply:
             return int(json.load(reply)["waiting"])
 
     with ThreadPoolExecutor(1) as pool:
-        made._thread.submit(free.wait)
+        made._thread.submit(lambda: (busy.set(), free.wait()))
+        busy.wait()
         first = pool.submit(ask, url, messages=[{"role": "user", "content": "say a"}])
         while not made._thread._work_queue.qsize():
             time.sleep(0.01)
@@ -165,6 +166,8 @@ def test_what_nobody_waits_for_is_not_decoded(server: tuple[str, ChatServer]) ->
         while waiting() != 1:
             time.sleep(0.01)
         gone.close()
+        while waiting():  # the server's loop has to hear of it before the first is done
+            time.sleep(0.01)
         free.set()
         assert first.result()[0] == 200
     assert ask(url, messages=[{"role": "user", "content": "say c"}])[0] == 200

@@ -100,7 +100,8 @@ class ChatServer:
         self._thread.shutdown()
 
     async def _health(self, _: web.Request) -> web.Response:
-        return web.json_response({"status": "ready", "model": self.name, "waiting": len(self._waiting)})
+        waiting = sum(not one.gone for one in self._waiting)
+        return web.json_response({"status": "ready", "model": self.name, "waiting": waiting})
 
     async def _models(self, _: web.Request) -> web.Response:
         one = {"id": self.name, "object": "model", "owned_by": "assay", "max_model_len": self.room}
