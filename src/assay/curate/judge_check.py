@@ -19,8 +19,12 @@ from assay.run import Run
 from assay.statistics import Estimate, interval
 
 TELLS = 80
-"""Independent questions, of gold pairs that judges decided, from which they can be told from a coin: of fewer nothing is
-made. (At 80 a judge that is right in 70 % is taken for a coin once in 25 times, at 50 once in five.)"""
+"""Independent questions, of gold pairs that judges decided, from which they must be shown to be above a coin. (At 80 a judge
+that is right in 70 % is taken for a coin once in 25 times, at 50 once in five.)"""
+HINTS = 12
+"""Of fewer, down to so many, it is enough that they agree more often than not. (At 12 a coin is stopped in six of ten times,
+a judge that is right in 70 % in one of eight, in 80 % in one of fifty; at 40 a coin in six of ten, the others in one of 150
+and never.)"""
 
 
 class Check:
@@ -48,16 +52,18 @@ class Check:
         return share([both.select("question_id", hit=pl.col("better") == pl.col("chosen"))])
 
     def stop(self, at_chance: bool) -> None:
-        """Raises AssayError for judges that are not above chance, where enough gold tells, unless `at_chance`."""
+        """Raises AssayError for judges that are not above chance, as far as the gold tells, unless `at_chance`."""
         found = self.agreement()
-        if found is None or found["clusters"] < TELLS or at_chance:
+        if found is None or found["clusters"] < HINTS or at_chance:
             return
         estimate = Estimate(**found)  # type: ignore[arg-type]
-        if interval(estimate)[0] <= 0.5:
+        many = estimate.clusters >= TELLS
+        if (interval(estimate)[0] if many else estimate.value) <= 0.5:
+            says = "not shown to be better than a coin" if many else "no more often than a coin, as far as so few tell"
             raise AssayError(
-                f"the judges agree with people's gold on {told(estimate)}: not shown to be better than a coin, so their "
-                "labels would do harm. Use other judges or none in another --out (without any, the labels of sources are "
-                "kept or dropped, and never turned round), or go on with these: --at-chance"
+                f"the judges agree with people's gold on {told(estimate)}: {says}, so their labels would do harm. Use "
+                "other judges or none in another --out (without any, the labels of sources are kept or dropped, and never "
+                "turned round), or go on with these: --at-chance"
             )
 
     def tell(self, turn: str) -> None:
