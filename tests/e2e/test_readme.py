@@ -1,5 +1,5 @@
-"""The README's commands, run as they stand there, in order, in an empty folder with a small pool of one's own: those of the
-first block as processes, the others in this one."""
+"""The README's commands, and those of the judges' page, run as they stand there, in order, in an empty folder with a small
+pool of one's own: those of the first block as processes, the others in this one."""
 
 import json
 import os
@@ -26,6 +26,9 @@ from outage_server import OutageServer
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+JUDGES = (ROOT / "docs" / "judges.md").read_text()
+LONGEST = 1_078
+"""Words: half of what it once grew to."""
 EXPECTED = {
     "assay pool add": (0, "0 rejected"),
     "assay run pool": (4, "answers missing; "),
@@ -36,11 +39,12 @@ EXPECTED = {
 """Command -> exit code and a part of what it prints; a run stops at its first need of people."""
 
 
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+def blocks(page: str = README) -> list[str]:
+    return re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
 
 
-def commands(of: str = "assay pool add") -> list[str]:
-    block = next(b for b in BLOCKS if of in b)
+def commands(of: str = "assay pool add", page: str = README) -> list[str]:
+    block = next(b for b in blocks(page) if of in b)
     return [line.split("#")[0].strip() for line in block.splitlines() if line.startswith("assay ")]
 
 
@@ -100,7 +104,7 @@ def judge_server() -> AbstractContextManager[OutageServer]:
         pytest.skip(f"port {url}, where the README has a server, is taken on this machine")
 
 
-def test_the_readmes_judging_commands(tmp_path: Path) -> None:
+def test_the_judging_commands(tmp_path: Path) -> None:
     own_pool(tmp_path, 120)
     assert assay_here("pool", "add", "prefs.jsonl", "more.parquet", "--out", "pool", cwd=tmp_path).returncode == 0
     pairs = {p.id: p for p in list(constraint_pool().pairs.values())[:120]}
@@ -119,7 +123,7 @@ def test_the_readmes_judging_commands(tmp_path: Path) -> None:
         "assay guidance": "guid",
     }  # fmt: skip
     with judge_server():
-        for command in commands("assay guidance"):
+        for command in commands("assay guidance", JUDGES):
             part = expected.pop(next(n for n in expected if command.startswith(n)))
             done = assay_here(*shlex.split(command)[1:], cwd=tmp_path)
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
@@ -129,9 +133,13 @@ def test_the_readmes_judging_commands(tmp_path: Path) -> None:
 
 
 def test_every_command_of_the_readme_is_run_by_a_test_here() -> None:
-    known = ("assay pool add", "assay guidance", "assay best-of-n", "assay reward export", "make policy", "make run")
-    for block in BLOCKS:
+    known = ("assay pool add", "assay best-of-n", "assay reward export", "make policy", "make run")
+    for block in blocks():
         assert sum(name in block for name in known) == 1, block
+
+
+def test_the_readme_stays_short() -> None:
+    assert len(README.split()) <= LONGEST
 
 
 SHORTER = {"assay reward sweep": "--seeds 1 --fractions 1 --sets filtered"}
