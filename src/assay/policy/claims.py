@@ -21,15 +21,21 @@ def reasoning(text: str) -> str:
 
 
 _QUOTE = re.compile(r"\"[^\"\n]*\"|“[^”\n]*”|`[^`\n]*`|(?<!\w)'[^'\n]*'(?!\w)")
-_ASKS = re.compile(r"\b(?:whether|if|question (?:is|was|says|mentions|wants)|ask(?:s|ed|ing)?)\b", re.I)
+_ASKS = re.compile(
+    r"\b(?:whether|if(?! (?:we|you|i|one) (?:look|zoom|count|check)\b)|(?:question|task|goal|user|prompt|instruction) "
+    r"(?:is|was|says|mentions|wants|needs|speaks|tells)|ask(?:s|ed|ing)?|(?:task|goal|question|instruction):)(?!\w)",
+    re.I,
+)
 _WRONG = (
-    r"(?:wrong|false|incorrect|mistaken|impossible|unlikely|implausible|absent|missing|nowhere|excluded|eliminated|out)"
+    r"(?:wrong|false|incorrect|mistaken|impossible|unlikely|implausible|absent|missing|nowhere|excluded|eliminated|removed|erased|deleted"
+    r"|replaced|gone|out)"
 )
 _NOT = re.compile(
     r"\b(?:not(?! only)|no(?! (?:doubt|question|wonder))|none|nothing(?! but)|nobody|never|neither|nor|cannot|hardly|barely"
     r"|without(?! (?:an?y? )?(?:doubt|question))|lack(?:s|ed|ing)?|absen(?:t|ce)|missing|free of|less|lost|loses|used to"
-    r"|formerly|instead of|rather than|as opposed to|opposite of|contrary to|unlike|except|excluding|anything but|other than"
-    r"|different from|far from|(?:prefer|choose|pick|call|take)\b[^,.]*?\bover|rul(?:e|es|ed|ing) out|exclud(?:e|es|ed)"
+    r"|formerly|instead of|rather than|as opposed to|opposite of|contrary to|unlike|except|excluding|(?:any|every)thing but|all but"
+    r"|other than|in vain"
+    r"|different from|too\b[^,.;]*? to be|far from|(?:prefer|choose|pick|call|take)\b[^,.]*?\bover|rul(?:e|es|ed|ing) out|exclud(?:e|es|ed)"
     r"|eliminat(?:e|es|ed|ing)|reject(?:s|ed|ing)?|dismiss(?:es|ed)?|discard(?:s|ed)?|den(?:y|ies|ied)"
     r"|doubt(?:s|ed|ful)?(?<!no doubt)(?<!a doubt)(?<!any doubt)|fail(?:s|ed)? to|mistakes?|mistook|confus(?:e|es|ed|ing)"
     r"|unlikely|impossible|false|wrong(?:ly)?|incorrect(?:ly)?|mistaken(?:ly)?|error)\b|n't\b",
@@ -37,14 +43,16 @@ _NOT = re.compile(
 )
 _HEDGE = re.compile(
     r"\b(?:could|might|may|maybe|perhaps|possib(?:le|ly)|potential(?:ly)?|probabl[ey]|likely|would|should|either|almost"
-    r"|nearly|guess(?:ed|ing)?|wonder(?:ed|ing)?|said|suppos(?:e|ed|ing)|assum(?:e|ed|ing|ption)|imagin(?:e|ed)"
-    r"|suspect(?:ed)?|expect(?:ed)?|consider(?:ing|ed)?|unsure|uncertain|unclear|hard to|difficult to|between|similar to"
-    r"|compared (?:to|with)|closer? to|more than|resembl(?:e|es|ing)|remind(?:s|ed)?|tempt(?:ed|ing)|as if|in case of"
+    r"|nearly|guess(?:es|ed|ing)?|wonder(?:s|ed|ing)?|said|suppos(?:es?|ed|ing)|assum(?:es?|ed|ing|ptions?)|imagin(?:es?|ed|ing)"
+    r"|suspect(?:s|ed|ing)?|expect(?:s|ed|ing)?|consider(?:s|ing|ed)?|presum(?:es?|ed|ing|ably)|bet(?:s|ting)?|hunch|hop(?:es?|ing)"
+    r"|usual(?:ly)?|typical(?:ly)?|generally|in general|normally|often|sometimes|from (?:far|afar|a distance)|let \w+ (?:be|denote)"
+    r"|unsure|uncertain|unclear|hard to|difficult to|between|similar to"
+    r"|compared (?:to|with)|closer? to|more (?:\w+ )?than|appears?(?= \w+ only)|resembl(?:e|es|ing)|remind(?:s|ed)?|tempt(?:ed|ing)|as if|in case of"
     r"|look(?:ing)? for|search(?:ing)? for|check(?:ing)? (?:for|that)|needs? to|ha(?:ve|s) to|wants? to|tr(?:y|ies|ying) to"
     r"|let (?:me|us)|let's|some (?:say|think)|one (?:says|thinks)|statement|sentence|assertion"
     r"|at first|first glance|first (?:impression|thought|look|guess|took|saw|said|read)|first,? i (?:see|saw|notice)"
     r"|took (?:it|this|that)|initial(?:ly)?|original(?:ly)?|earlier|previously|thought|believed"
-    r"|(?:looked|seemed|appeared)(?: like| to be)?)\b"
+    r"|(?:looked|seemed|appeared)(?: like| to be)?)\b(?:\s*:)?"
     r"|^\W*(?:to be (?!precise|sure|honest|clear|fair|exact|specific)|(?:were|had|should) (?:it|this|that|the|there)\b)",
     re.I,
 )
@@ -52,8 +60,8 @@ _LISTS = re.compile(
     r"\b(?:options?|choices?|candidates?|alternatives?|possibilit(?:y|ies)|hypothe(?:sis|ses)|words?)\b", re.I
 )
 _TURN = re.compile(
-    r"[:()]|\b(?:(?<!anything )(?<!nothing )but|instead(?! of)|rather(?! than)|however|although|though|because|since|so|now"
-    r"|in fact|therefore|clearly|and (?:find|found|see|saw))\b",
+    r"[:()]|\b(?:(?<!thing )(?<!all )but|instead(?! of)|rather(?! than)|however|although|though|because|since|so|now"
+    r"|in fact|therefore|clearly|hence|thus|(?:in|close) (?:truth|reality|up)|and (?:find|found|see|saw))\b",
     re.I,
 )
 _VERB = re.compile(
@@ -67,7 +75,9 @@ _AFTER = re.compile(
     rf"(?:\s+\w+){{0,2}}?(?:\s+{_BE}(?:n't|not|\s+not|\s+never)\s+(?:be\s+)?(?:an?\s+|the\s+)?(?:there|present|visible|shown|seen"
     r"|in\b|appear|exist|correct|right|true|possible|fit|match|apply|work|answer|option|case|it\b|what\b|found|used|mentioned"
     r"|plausible)"
-    r"|\s+(?:would|could|might|may)\b"
+    r"|(?:\s+(?:would|could|might|may|should)\b|\s+out\b(?! of)|-like\b)"
+    r"|,?\s+(?:I|we) (?:can't|cannot|can not|don't|do not|didn't|did not) (?:see|find) (?:one|it|any|that|them)\b"
+    r"|\s+(?:that|which)\b[^,;:.]*? (?:does not|doesn't|do not|don't) (?:exist|appear)"
     r"|\s+(?:is|are|was|were) (?:what|asked|wanted|mentioned|named|meant|(?:the|an?) (?:colou?r|shape))\b"
     rf"|\s+(?:{_BE}|can be|could be|would be|must be|has been|have been|seems? to be)"
     rf"(?:\s+(?:both|clearly|also|very|then|thus|an?))*\s+(?:{_WRONG}|ruled out|error)\b"
@@ -77,9 +87,9 @@ _AFTER = re.compile(
     re.I,
 )
 """What denies a word that stands before it."""
-_ANY = re.compile(r"\s+(?:has|have|means?)\b(?! been)", re.I)
+_ANY = re.compile(r"(?:\s+with\b[^,;:.]*?|\s+and \w+)?\s+(?:has|have|means?|makes?|(?:is|are) (?:called|defined))\b(?! been)", re.I)
 """After "a circle", what is said of any."""
-_ONE = re.compile(r"(?:^|[,;])\W*(?:an? |any |every )?$", re.I)
+_ONE = re.compile(r"(?:^|[,;])\W*(?:\w+ and )?(?:an? |any |every )?$", re.I)
 _MERE = re.compile(
     r"(?:/|\bor\b) ?(?:an? |the )?(?:\w+ )?$|(?:^|[\s(])[A-H][).:] ?(?:an? |the )?$|\b(?:says?|said|called) (?:an? |the )?$",
     re.I,
@@ -96,6 +106,8 @@ _BACK = re.compile(
 """Within a sentence: what stands before it is taken back."""
 _AGAIN = re.compile(rf"\W*(?:(?:but|or|and)\s+)?{_CORRECTS}\b", re.I)
 """A sentence that begins so takes back the one before it."""
+_PAUSE = re.compile(r"\W*(?:hmm+\W+)?(?:let me|let's|i(?:'ll| will| should| need to)|double|check|look(?:ing)?)\b[^,]*$", re.I)
+"""A sentence that only says that one looks again: what is taken back is the one before it."""
 
 
 def claims_in(text: str, words: Sequence[str], question: str = "") -> tuple[str, ...]:
@@ -114,12 +126,13 @@ def claims_in(text: str, words: Sequence[str], question: str = "") -> tuple[str,
     pattern = re.compile(rf"\b({'|'.join(longest)})(?:e?s)?\b", re.I)
     lower = {w.lower(): w for w in words}
     quoted = _quoted(text, question)
-    found: list[set[str]] = []
+    found: list[tuple[set[str], bool]] = []
     order: dict[str, None] = {}
     for sentence in _SENTENCE.finditer(text):
-        if _AGAIN.match(sentence[0]) and found:
-            found[-1].clear()
-        found.append(set())
+        if _AGAIN.match(sentence[0]) and (before := [said for said, pause in found if said or not pause]):
+            before[-1].clear()
+        claims = set[str]()
+        found.append((claims, bool(_PAUSE.match(sentence[0]))))
         if sentence[0].endswith("?"):
             continue
         asks = _ASKS.search(sentence[0])
@@ -127,9 +140,9 @@ def claims_in(text: str, words: Sequence[str], question: str = "") -> tuple[str,
         for match in pattern.finditer(sentence[0], said.begin, asks.start() if asks else len(sentence[0])):
             at = sentence.start() + match.start()
             if not any(a <= at < b for a, b in quoted) and not said.denies(match):
-                found[-1].add(lower[match[1].lower()])
+                claims.add(lower[match[1].lower()])
                 order.setdefault(lower[match[1].lower()])
-    kept = set().union(*found) if found else set()
+    kept = set().union(*(claims for claims, _ in found))
     return tuple(w for w in order if w in kept)
 
 
@@ -160,7 +173,7 @@ class _Sentence:
         if any(end <= at for end in self.lists):
             return True
         turn = max((end for end in self.turns if end <= at), default=self.begin)
-        if any(turn < end <= at for end in self.hedges):
+        if any(turn <= end <= at for end in self.hedges if end):
             return True
         last = max((end for end in self.negations if turn < end <= at), default=None)
         if last is None:
