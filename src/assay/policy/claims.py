@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from assay.policy.asserted import asserted
 from assay.rollouts import Prompt
 
 
@@ -31,11 +32,13 @@ _WRONG = (
     r"|replaced|gone|out)"
 )
 _NOT = re.compile(
-    r"\b(?:not(?! only)|no(?! (?:doubt|question|wonder))|none|nothing(?! but)|nobody|never|neither|nor|cannot|hardly|barely"
+    r"\b(?:not(?! only)|zero|0(?![.,]\d)|no(?! (?:doubt|question|wonder))|none|nothing(?! but)|nobody|never|neither|nor|cannot|hardly|barely"
     r"|without(?! (?:an?y? )?(?:doubt|question))|lack(?:s|ed|ing)?|absen(?:t|ce)|missing|free of|less|lost|loses|used to"
-    r"|formerly|instead of|rather than|as opposed to|opposite of|contrary to|unlike|except|excluding|(?:any|every)thing but|all but"
+    r"|formerly|instead of|rather than|as opposed to|opposite of|contrary to|unlike|except|excluding"
+    r"|(?:any|every)thing but|all but"
     r"|other than|in vain"
-    r"|different from|too\b[^,.;]*? to be|far from|(?:prefer|choose|pick|call|take)\b[^,.]*?\bover|rul(?:e|es|ed|ing) out|exclud(?:e|es|ed)"
+    r"|different from|too\b[^,.;]*? to be|far from|(?:prefer|choose|pick|call|take)\b[^,.]*?\bover|rul(?:e|es|ed|ing) out"
+    r"|exclud(?:e|es|ed)"
     r"|eliminat(?:e|es|ed|ing)|reject(?:s|ed|ing)?|dismiss(?:es|ed)?|discard(?:s|ed)?|den(?:y|ies|ied)"
     r"|doubt(?:s|ed|ful)?(?<!no doubt)(?<!a doubt)(?<!any doubt)|fail(?:s|ed)? to|mistakes?|mistook|confus(?:e|es|ed|ing)"
     r"|unlikely|impossible|false|wrong(?:ly)?|incorrect(?:ly)?|mistaken(?:ly)?|error)\b|n't\b",
@@ -43,11 +46,17 @@ _NOT = re.compile(
 )
 _HEDGE = re.compile(
     r"\b(?:could|might|may|maybe|perhaps|possib(?:le|ly)|potential(?:ly)?|probabl[ey]|likely|would|should|either|almost"
-    r"|nearly|guess(?:es|ed|ing)?|wonder(?:s|ed|ing)?|said|suppos(?:es?|ed|ing)|assum(?:es?|ed|ing|ptions?)|imagin(?:es?|ed|ing)"
-    r"|suspect(?:s|ed|ing)?|expect(?:s|ed|ing)?|consider(?:s|ing|ed)?|presum(?:es?|ed|ing|ably)|bet(?:s|ting)?|hunch|hop(?:es?|ing)"
-    r"|usual(?:ly)?|typical(?:ly)?|generally|in general|normally|often|sometimes|from (?:far|afar|a distance)|let \w+ (?:be|denote)"
+    r"|nearly|guess(?:es|ed|ing)?|wonder(?:s|ed|ing)?|said|suppos(?:es?|ed|ing)|assum(?:es?|ed|ing|ptions?)"
+    r"|imagin(?:es?|ed|ing)"
+    r"|suspect(?:s|ed|ing)?|expect(?:s|ed|ing)?|consider(?:s|ing|ed)?|presum(?:es?|ed|ing|ably)|bet(?:s|ting)?|hunch"
+    r"|hop(?:es?|ing)"
+    r"|usual(?:ly)?|typical(?:ly)?|generally|in general|normally|often|sometimes|from (?:far|afar|a distance)"
+    r"|according to|(?:was|were|been) told|claims? that|caption|reads"
+    r"|(?:in|of) (?:most|many|some|such|other) (?:\w+ )?(?:pictures?|images?|photos?|figures?|cases?|tasks?)|wrote"
+    r"|let \w+ (?:be|denote)"
     r"|unsure|uncertain|unclear|hard to|difficult to|between|similar to"
-    r"|compared (?:to|with)|closer? to|more (?:\w+ )?than|appears?(?= \w+ only)|resembl(?:e|es|ing)|remind(?:s|ed)?|tempt(?:ed|ing)|as if|in case of"
+    r"|compared (?:to|with)|closer? to|more (?:\w+ )?than|appears?(?= \w+ only)|resembl(?:e|es|ing)|remind(?:s|ed)?"
+    r"|tempt(?:ed|ing)|as if|in case of"
     r"|look(?:ing)? for|search(?:ing)? for|check(?:ing)? (?:for|that)|needs? to|ha(?:ve|s) to|wants? to|tr(?:y|ies|ying) to"
     r"|let (?:me|us)|let's|some (?:say|think)|one (?:says|thinks)|statement|sentence|assertion"
     r"|at first|first glance|first (?:impression|thought|look|guess|took|saw|said|read)|first,? i (?:see|saw|notice)"
@@ -73,12 +82,14 @@ _VERB = re.compile(
 _BE = r"(?:is|are|was|were|does|do|did|can|could|would|will|has|have|seems?|looks?|must)"
 _AFTER = re.compile(
     rf"(?:\s+\w+){{0,2}}?(?:\s+{_BE}(?:n't|not|\s+not|\s+never)\s+(?:be\s+)?(?:an?\s+|the\s+)?(?:there|present|visible|shown|seen"
-    r"|in\b|appear|exist|correct|right|true|possible|fit|match|apply|work|answer|option|case|it\b|what\b|found|used|mentioned"
-    r"|plausible)"
+    r"|in\b|appear|exist|correct|right|true|possible|fit|match|apply|work|answer|option|case|it\b|what\b|found|used"
+    r"|mentioned"
+    r"|plausible|occur)"
     r"|(?:\s+(?:would|could|might|may|should)\b|\s+out\b(?! of)|-like\b)"
     r"|,?\s+(?:I|we) (?:can't|cannot|can not|don't|do not|didn't|did not) (?:see|find) (?:one|it|any|that|them)\b"
     r"|\s+(?:that|which)\b[^,;:.]*? (?:does not|doesn't|do not|don't) (?:exist|appear)"
     r"|\s+(?:is|are|was|were) (?:what|asked|wanted|mentioned|named|meant|(?:the|an?) (?:colou?r|shape))\b"
+    rf"|\s+must be an? (?:artefact|artifact|illusion|reflection|shadow|mistake|error)"
     rf"|\s+(?:{_BE}|can be|could be|would be|must be|has been|have been|seems? to be)"
     rf"(?:\s+(?:both|clearly|also|very|then|thus|an?))*\s+(?:{_WRONG}|ruled out|error)\b"
     rf"|\s*[:,–—-]+\s*(?:that|which|this)\s+(?:is|was)\s+(?:an?\s+)?(?:{_WRONG}|error|mistake)"
@@ -87,7 +98,9 @@ _AFTER = re.compile(
     re.I,
 )
 """What denies a word that stands before it."""
-_ANY = re.compile(r"(?:\s+with\b[^,;:.]*?|\s+and \w+)?\s+(?:has|have|means?|makes?|(?:is|are) (?:called|defined))\b(?! been)", re.I)
+_ANY = re.compile(
+    r"(?:\s+with\b[^,;:.]*?|\s+and \w+)?\s+(?:has|have|means?|makes?|(?:is|are) (?:called|defined))\b(?! been)", re.I
+)
 """After "a circle", what is said of any."""
 _ONE = re.compile(r"(?:^|[,;])\W*(?:\w+ and )?(?:an? |any |every )?$", re.I)
 _MERE = re.compile(
@@ -106,7 +119,9 @@ _BACK = re.compile(
 """Within a sentence: what stands before it is taken back."""
 _AGAIN = re.compile(rf"\W*(?:(?:but|or|and)\s+)?{_CORRECTS}\b", re.I)
 """A sentence that begins so takes back the one before it."""
-_PAUSE = re.compile(r"\W*(?:hmm+\W+)?(?:let me|let's|i(?:'ll| will| should| need to)|double|check|look(?:ing)?)\b[^,]*$", re.I)
+_PAUSE = re.compile(
+    r"\W*(?:hmm+\W+)?(?:let me|let's|i(?:'ll| will| should| need to)|double|check|look(?:ing)?)\b[^,]*$", re.I
+)
 """A sentence that only says that one looks again: what is taken back is the one before it."""
 
 
@@ -115,9 +130,9 @@ def claims_in(text: str, words: Sequence[str], question: str = "") -> tuple[str,
 
     No claims are: what is negated or excluded ("no red", "rather than red", "red can be ruled out"), what might be ("could
     be red", "red or blue"), a first thought that is taken back ("at first I thought it was red", "it is red. Wait, no"),
-    whole questions, what follows "if", "whether" or "the question asks", and what is quoted from `question`: in quotation
-    marks, or four of its words in a row. A rule of thumb for English, not a parser: it would rather miss a claim than
-    invent one.
+    whole questions, what follows "if", "whether" or "the question asks", what is quoted from `question` (in quotation marks,
+    or four of its words in a row), and what stands in no frame that asserts (`policy.asserted`). A rule of thumb for
+    English, not a parser: it would rather miss a claim than invent one.
     """
     if not words:
         return ()
@@ -136,12 +151,19 @@ def claims_in(text: str, words: Sequence[str], question: str = "") -> tuple[str,
         if sentence[0].endswith("?"):
             continue
         asks = _ASKS.search(sentence[0])
-        said = _Sentence(sentence[0], pattern)
+        said, last = _Sentence(sentence[0], pattern), None
         for match in pattern.finditer(sentence[0], said.begin, asks.start() if asks else len(sentence[0])):
             at = sentence.start() + match.start()
-            if not any(a <= at < b for a, b in quoted) and not said.denies(match):
-                claims.add(lower[match[1].lower()])
-                order.setdefault(lower[match[1].lower()])
+            if (
+                any(a <= at < b for a, b in quoted)
+                or said.denies(match)
+                or not asserted(sentence[0], match, said.begin, pattern, last)
+            ):
+                last = None
+                continue
+            last = match.end()
+            claims.add(lower[match[1].lower()])
+            order.setdefault(lower[match[1].lower()])
     kept = set().union(*(claims for claims, _ in found))
     return tuple(w for w in order if w in kept)
 
