@@ -18,7 +18,8 @@ _SEES = re.compile(
     r"|(?:i|we|you|one)(?: can| do| also| clearly| just| only)*(?: see| notice| find| spot| count| observe| identify"
     r"| recogni[sz]e| have|(?:'m| am|'re| are) (?:looking at|seeing))"
     r"|shows?|contains?|depicts?|displays?|consists? of|includes?|features?|has|have|having|holds?|fill(?:s|ed)?"
-    r"|with(?= (?:an?|the|one|two|three|its)\b)|next to|besides?|left of|right of|below|above|around|inside|behind|overlap(?:s|ping)|touch(?:es|ing)|looking at|i\.e\.|called"
+    r"|with(?= (?:an?|the|one|two|three|its)\b)|next to|besides?|left of|right of"
+    r"|below|above|around|inside|behind|overlap(?:s|ping)|touch(?:es|ing)|looking at|i\.e\.|called"
     rf"|turns out)\b[\s,*]+{_GAP}{{0,8}}$",
     re.I,
 )
@@ -55,7 +56,7 @@ _CLAUSE = re.compile(
 )
 _VERB = re.compile(
     r"\b(?:is|are|was|were|be|been|can|could|may|might|must|will|would|should|do|does|did|has|have|had|i|we|you|they"
-    r"|\w+(?:ed|ing|s))\b|n't|'s|'re|'m",
+    r"|(?!(?:some)?things?\b|this\b|its\b|(?:shape|colou?r|object|figure)s\b)\w+(?:ed|ing|s))\b|n't|'s|'re|'m",
     re.I,
 )
 

@@ -28,16 +28,16 @@ _ASKS = re.compile(
     re.I,
 )
 _WRONG = (
-    r"(?:wrong|false|incorrect|mistaken|impossible|unlikely|implausible|absent|missing|nowhere|excluded|eliminated|removed|erased|deleted"
-    r"|replaced|gone|out)"
+    r"(?:wrong|false|incorrect|mistaken|impossible|unlikely|implausible|absent|missing|nowhere|excluded|eliminated|removed"
+    r"|erased|deleted|replaced|imaginary|gone|out)"
 )
 _NOT = re.compile(
-    r"\b(?:not(?! only)|zero|0(?![.,]\d)|no(?! (?:doubt|question|wonder))|none|nothing(?! but)|nobody|never|neither|nor|cannot|hardly|barely"
-    r"|without(?! (?:an?y? )?(?:doubt|question))|lack(?:s|ed|ing)?|absen(?:t|ce)|missing|free of|less|lost|loses|used to"
+    r"\b(?:not(?! only)|zero|0(?![.,]\d)|no(?! (?:doubt|question|wonder))|none|nothing(?! but)|nobody|never|neither|nor"
+    r"|cannot|hardly|barely|without(?! (?:an?y? )?(?:doubt|question))"
+    r"|lack(?:s|ed|ing)?|absen(?:t|ce)|missing|free of|less|lost|loses|used to"
     r"|formerly|instead of|rather than|as opposed to|opposite of|contrary to|unlike|except|excluding"
-    r"|(?:any|every)thing but|all but"
-    r"|other than|in vain"
-    r"|different from|too\b[^,.;]*? to be|far from|(?:prefer|choose|pick|call|take)\b[^,.]*?\bover|rul(?:e|es|ed|ing) out"
+    r"|(?:any|every)thing but|all but|other than|in vain|different from|too\b[^,.;]*? to be|far from"
+    r"|(?:prefer|choose|pick|call|take)\b[^,.]*?\bover|rul(?:e|es|ed|ing) out"
     r"|exclud(?:e|es|ed)"
     r"|eliminat(?:e|es|ed|ing)|reject(?:s|ed|ing)?|dismiss(?:es|ed)?|discard(?:s|ed)?|den(?:y|ies|ied)"
     r"|doubt(?:s|ed|ful)?(?<!no doubt)(?<!a doubt)(?<!any doubt)|fail(?:s|ed)? to|mistakes?|mistook|confus(?:e|es|ed|ing)"
@@ -53,7 +53,7 @@ _HEDGE = re.compile(
     r"|usual(?:ly)?|typical(?:ly)?|generally|in general|normally|often|sometimes|from (?:far|afar|a distance)"
     r"|according to|(?:was|were|been) told|claims? that|caption|reads"
     r"|(?:in|of) (?:most|many|some|such|other) (?:\w+ )?(?:pictures?|images?|photos?|figures?|cases?|tasks?)|wrote"
-    r"|let \w+ (?:be|denote)"
+    r"|answer key|(?:previous|first|initial|earlier|old|other) (?:answer|choice|reading)|shaped like|let \w+ (?:be|denote)"
     r"|unsure|uncertain|unclear|hard to|difficult to|between|similar to"
     r"|compared (?:to|with)|closer? to|more (?:\w+ )?than|appears?(?= \w+ only)|resembl(?:e|es|ing)|remind(?:s|ed)?"
     r"|tempt(?:ed|ing)|as if|in case of"
@@ -62,11 +62,13 @@ _HEDGE = re.compile(
     r"|at first|first glance|first (?:impression|thought|look|guess|took|saw|said|read)|first,? i (?:see|saw|notice)"
     r"|took (?:it|this|that)|initial(?:ly)?|original(?:ly)?|earlier|previously|thought|believed"
     r"|(?:looked|seemed|appeared)(?: like| to be)?)\b(?:\s*:)?"
+    r"|^\W*(?:think of|find|look|name|describe|choose|pick|draw|count)\b|^\W*wher(?:e|ever) there\b"
     r"|^\W*(?:to be (?!precise|sure|honest|clear|fair|exact|specific)|(?:were|had|should) (?:it|this|that|the|there)\b)",
     re.I,
 )
 _LISTS = re.compile(
-    r"\b(?:options?|choices?|candidates?|alternatives?|possibilit(?:y|ies)|hypothe(?:sis|ses)|words?)\b", re.I
+    r"\b(?:options?|choices?|candidates?|alternatives?|possibilit(?:y|ies)|hypothe(?:sis|ses)|words?|to choose from)\b",
+    re.I,
 )
 _TURN = re.compile(
     r"[:()]|\b(?:(?<!thing )(?<!all )but|instead(?! of)|rather(?! than)|however|although|though|because|since|so|now"
@@ -86,6 +88,7 @@ _AFTER = re.compile(
     r"|mentioned"
     r"|plausible|occur)"
     r"|(?:\s+(?:would|could|might|may|should)\b|\s+out\b(?! of)|-like\b)"
+    r"|\s+(?:hypothesis|theory|idea|option|guess)\b|\s+exists? only\b"
     r"|,?\s+(?:I|we) (?:can't|cannot|can not|don't|do not|didn't|did not) (?:see|find) (?:one|it|any|that|them)\b"
     r"|\s+(?:that|which)\b[^,;:.]*? (?:does not|doesn't|do not|don't) (?:exist|appear)"
     r"|\s+(?:is|are|was|were) (?:what|asked|wanted|mentioned|named|meant|(?:the|an?) (?:colou?r|shape))\b"
@@ -136,7 +139,7 @@ def claims_in(text: str, words: Sequence[str], question: str = "") -> tuple[str,
     """
     if not words:
         return ()
-    text = re.sub(r"[^\S\n]+", " ", text.replace("’", "'"))
+    text = re.sub(r"[^\S\n]+", " ", re.sub(r"</?\w+>", "\n", text.replace("’", "'")))
     longest = sorted(map(re.escape, words), key=len, reverse=True)
     pattern = re.compile(rf"\b({'|'.join(longest)})(?:e?s)?\b", re.I)
     lower = {w.lower(): w for w in words}
