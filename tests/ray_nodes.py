@@ -24,6 +24,7 @@ from assay.ray_engine import Cluster
 from assay.records import Attributes
 from assay.store import Place
 from assay.tables import to_arrow
+from ports import free_port
 
 WATCHED = """
 "$@" &
@@ -86,7 +87,7 @@ class Nodes:
             )  # fmt: skip
 
     def _wait_for_head(self) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while time.monotonic() < end:
             assert self.running[self.head].poll() is None, (self.folder / f"{self.head}.log").read_text()
             with socket.socket() as probe:
@@ -112,17 +113,11 @@ def with_both(engine: Cluster, nodes: Nodes) -> Cluster:
     """The cluster when two nodes are there."""
     if len(nodes.running) < 2:
         nodes.add()
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while engine.workers != 2:
         assert time.monotonic() < end
         time.sleep(0.05)
     return engine
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def attempt(folder: str, shard: str) -> None:

@@ -20,6 +20,7 @@ from assay.records import Pair, Preference, Response, user
 from assay.step import states
 from assay.tables import Table
 from descendants import kill_all
+from ports import free_port
 
 SCRIPT = Path(__file__).with_name("train_once.py")
 STEPS = 6
@@ -97,12 +98,8 @@ def on_two(place: Path, data: str = "pairs.json", **jobs: dict[str, Any]) -> str
     return done.stdout
 
 
-def port() -> str:
-    return str(random.Random().randint(20_000, 40_000))
-
-
 def torchrun() -> tuple[str, ...]:
-    return "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port()}"
+    return "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"
 
 
 def losses(folder: Path) -> list[float]:

@@ -21,7 +21,8 @@ from assay.records import Pair, Response, user
 from assay.store import Place
 from assay.turns import TRIES
 from descendants import runs
-from ray_nodes import KEYS, Nodes, described, fails, free_port, scored
+from ports import free_port
+from ray_nodes import KEYS, Nodes, described, fails, scored
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'assay-rm[ray]'")
 from assay import ray_engine
