@@ -38,7 +38,7 @@ def transformers_serve(model: Path) -> Iterator[str]:
     )
     try:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        for _ in range(600):
+        while True:
             assert process.poll() is None, (model.parent / "serve.log").read_text()[-2_000:]
             try:
                 opener.open(f"http://127.0.0.1:{port}/health", timeout=5).close()

@@ -101,15 +101,15 @@ def test_sigterm_answers_what_was_taken(model: Path) -> None:
 
     async def work(url: str, process: subprocess.Popen[str]) -> list[int]:
         async with aiohttp.ClientSession() as session:
-            begun = 0
+            sent, begun = json.dumps({"conversations": long}).encode(), 0
 
             async def body() -> AsyncIterator[bytes]:  # what the server asks for once it has taken the request
                 nonlocal begun
                 begun += 1
-                yield json.dumps({"conversations": long}).encode()
+                yield sent
 
             async def ask() -> int:
-                kind = {"Content-Type": "application/json"}
+                kind = {"Content-Type": "application/json", "Content-Length": str(len(sent))}
                 async with session.post(f"{url}/v1/score", data=body(), expect100=True, headers=kind) as answer:
                     told = await answer.json()
                     return len(told["rewards"])
