@@ -25,7 +25,7 @@ test: $(STAMP) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40 $(HANG) -m "not slow"
 
 test-all: $(STAMP) lint test-lowest test-trackers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --hypothesis-profile explore
 
 # vLLM's pins are not ours (transformers, fastapi, numpy): an environment of its own, 3.5 GB, CPU only. torchvision is built for
 # CUDA: what it registers at its import does not exist here, and nothing here needs it. triton is a gigabyte that a CPU does not

@@ -101,7 +101,9 @@ def test_it_says_what_the_sampler_says(server: tuple[str, ChatServer], policy: P
     before = made.batches
     with ThreadPoolExecutor(4) as pool:
         with held(made) as came:  # whose seed is whose does not part them
-            asked = [pool.submit(ask, url, messages=[{"role": "user", "content": x}], seed=n) for n, x in enumerate(said)]
+            asked = [
+                pool.submit(ask, url, messages=[{"role": "user", "content": x}], seed=n) for n, x in enumerate(said)
+            ]
             while came() < 4:
                 time.sleep(0.01)
         told = [one.result() for one in asked]
