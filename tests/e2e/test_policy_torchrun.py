@@ -186,7 +186,7 @@ def test_ctrl_c_ends_two_processes_with_one_line(home: Path) -> None:
     workers = below(process.pid)
     os.killpg(process.pid, signal.SIGINT)
     _, told = process.communicate(timeout=600)
-    assert gone(workers, 5)
+    assert gone(workers, 300)
     assert process.returncode
     assert told.count("interrupted; run the same command again to resume") == 1
     assert states(home / "stopped.partial")
@@ -214,7 +214,7 @@ def test_grpo_killed_on_two_processes_ends_as_the_undisturbed_one(home: Path, do
     assert second.stderr.count("killed: another process is working in it: process ") == 1
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert gone(workers, 5)
+    assert gone(workers, 300)
     assert not (home / "killed").exists(), "it finished before it could be killed"
     again = subprocess.run(command(*grpo(home, "killed")), env=here(), capture_output=True, text=True, timeout=1_200)
     assert again.returncode == 0, again.stderr[-4000:]

@@ -41,7 +41,7 @@ def transformers_serve(model: Path) -> Iterator[str]:
         while True:
             assert process.poll() is None, (model.parent / "serve.log").read_text()[-2_000:]
             try:
-                opener.open(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                opener.open(f"http://127.0.0.1:{port}/health", timeout=300).close()
                 break
             except OSError:
                 time.sleep(0.2)
