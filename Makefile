@@ -18,12 +18,14 @@ run: $(RUNS)
 policy: $(POLICY)
 	$(BIN)/assay policy run tiny-vlm --out runs/tiny-vlm
 
-# by file in their order: the long ones of few tests (e2e) come before the short ones of many, which fill up the end
+# by file in their order: the long ones of few tests (e2e) come before the short ones of many, which fill up the end. A test that
+# hangs for ten minutes ends the run, with its name and where each of its threads stands.
+HANG := -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true --max-worker-restart=0
 test: $(STAMP) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 40 $(HANG) -m "not slow"
 
 test-all: $(STAMP) lint test-lowest test-trackers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --hypothesis-profile explore
 
 # vLLM's pins are not ours (transformers, fastapi, numpy): an environment of its own, 3.5 GB, CPU only. torchvision is built for
 # CUDA: what it registers at its import does not exist here, and nothing here needs it. triton is a gigabyte that a CPU does not

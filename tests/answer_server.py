@@ -70,7 +70,7 @@ def post(url: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """What a client does: the status and the body of the answer."""
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as response:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=300) as response:
             return response.status, json.loads(response.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())

@@ -2,7 +2,7 @@
 is asked. The questions and answers are read from an installed `bfcl-eval`."""
 
 import json
-import time
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,7 +67,9 @@ class Scripted:
 
     answer: Callable[[list[dict[str, Any]] | None, bool], tuple[dict[str, Any], str]]
     known: dict[str, list[dict[str, Any]] | None]
-    wait_s: float = 0.0
+    most: int = 10_000
+    """So many requests are answered; the others wait until `opened`."""
+    opened: threading.Event = field(default_factory=threading.Event)
     url: str = ""
     asked: Counter[str] = field(default_factory=Counter)
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -80,7 +82,8 @@ def scripted(server: Scripted) -> Iterator[Scripted]:
         words = next(m["content"] for m in reversed(body["messages"]) if m["role"] == "user")
         server.asked[words] += 1
         server.bodies.append(body)
-        time.sleep(server.wait_s)
+        if server.asked.total() > server.most:
+            server.opened.wait()
         message, finish = server.answer(server.known.get(words), "tools" in body)
         return 200, {
             "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],

@@ -21,7 +21,7 @@ def build(folder: Path, kind: str = "wheel", source: Path | None = None) -> Path
                 shutil.copy2(ROOT / name, copy / name)
     code = f"from setuptools import build_meta; print(build_meta.build_{kind}({str(folder)!r}))"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=source or copy, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", code], cwd=source or copy, capture_output=True, text=True, timeout=1_200, check=False
     )
     assert done.returncode == 0, done.stderr
     return folder / done.stdout.split()[-1]

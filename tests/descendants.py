@@ -44,4 +44,4 @@ def kill_all(parent: int) -> None:
     for number in everyone:
         with suppress(ProcessLookupError):
             os.kill(number, signal.SIGKILL)
-    assert gone(everyone, 30)
+    assert gone(everyone, 300)

@@ -4,6 +4,9 @@ Of all requests, a share `faults` each is answered by 429 with Retry-After, by 5
 cut in the middle, and by malformed JSON. The rest gets a verdict for the candidate that says GOOD. GET /stats tells how
 often each question was answered whole (`delivered`) and how often an answer was produced and billed (`generated`).
 
+With --hold N, nothing more is answered when N questions were, until somebody posts to /release: who is killed then is killed
+in the middle, however long that takes.
+
 With --honour, answers are kept by Idempotency-Key: a question that comes again gets the answer that was produced before.
 """
 
@@ -17,6 +20,7 @@ import subprocess
 import sys
 import urllib.request
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -30,8 +34,9 @@ FAULTS = ("429", "500", "stall", "cut", "malformed")
 
 
 class Faulty:
-    def __init__(self, faults: float, honour: bool, delay_s: float, seed: int) -> None:
-        self.faults, self.honour, self.delay_s, self.random = faults, honour, delay_s, random.Random(seed)
+    def __init__(self, faults: float, kinds: Sequence[str], honour: bool, hold: int, seed: int) -> None:
+        self.faults, self.kinds, self.honour, self.hold = faults, kinds, honour, hold
+        self.random, self.released = random.Random(seed), asyncio.Event()
         self.kept: dict[str, str] = {}
         self.generated, self.delivered, self.outcomes = Counter[str](), Counter[str](), Counter[str]()
         self.open = self.most_open = 0
@@ -47,14 +52,15 @@ class Faulty:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         key = request.headers.get("Idempotency-Key", "")
-        draw = int(self.random.random() / self.faults) if self.faults else len(FAULTS)
-        outcome = FAULTS[draw] if draw < len(FAULTS) else "whole"
+        draw = int(self.random.random() / self.faults) if self.faults else len(self.kinds)
+        outcome = self.kinds[draw] if draw < len(self.kinds) else "whole"
         self.outcomes[outcome] += 1
         if outcome == "429":
             return web.Response(status=429, headers={"Retry-After": "0.01"})
         if outcome == "500":
             return web.Response(status=500, text="oops")
-        await asyncio.sleep(self.delay_s)
+        if self.hold and len(self.delivered) >= self.hold:
+            await self.released.wait()
         text = self._produce(key, body)
         if outcome == "stall":
             await asyncio.sleep(3600)
@@ -64,8 +70,8 @@ class Faulty:
             cut = web.StreamResponse(headers={"Content-Length": str(len(text)), "Content-Type": "application/json"})
             await cut.prepare(request)
             await cut.write(text[: len(text) // 2].encode())
-            assert request.transport is not None
-            request.transport.close()
+            if request.transport is not None:
+                request.transport.close()
             return cut
         self.delivered[_question(key)] += 1
         return web.Response(text=text, content_type="application/json")
@@ -81,6 +87,10 @@ class Faulty:
         })  # fmt: skip
         self.kept[name] = text
         return text
+
+    async def release(self, _: web.Request) -> web.StreamResponse:
+        self.released.set()
+        return web.json_response({})
 
     async def stats(self, request: web.Request) -> web.Response:
         return web.json_response({
@@ -108,10 +118,11 @@ def verdict(body: dict[str, Any]) -> str:
 
 
 async def serve(arguments: argparse.Namespace) -> None:
-    faulty = Faulty(arguments.faults, arguments.honour, arguments.delay, arguments.seed)
+    faulty = Faulty(arguments.faults, arguments.kinds.split(), arguments.honour, arguments.hold, arguments.seed)
     app = web.Application()
     app.router.add_post("/v1/chat/completions", faulty.answer)
     app.router.add_get("/stats", faulty.stats)
+    app.router.add_post("/release", faulty.release)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -122,8 +133,11 @@ async def serve(arguments: argparse.Namespace) -> None:
 class FaultServer(AbstractContextManager["FaultServer"]):
     """The server for the length of a `with`; `url` is what a client is given."""
 
-    def __init__(self, faults: float = 0.1, honour: bool = False, delay_s: float = 0.0, seed: int = 0) -> None:
-        line = [sys.executable, __file__, "--faults", str(faults), "--delay", str(delay_s), "--seed", str(seed)]
+    def __init__(
+        self, faults: float = 0.1, kinds: Sequence[str] = FAULTS, honour: bool = False, hold: int = 0, seed: int = 0
+    ) -> None:
+        line = [sys.executable, __file__, "--faults", str(faults), "--kinds", " ".join(kinds), "--hold", str(hold),
+                "--seed", str(seed)]  # fmt: skip
         self._process = subprocess.Popen(
             [*line, *(["--honour"] if honour else [])], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -132,8 +146,15 @@ class FaultServer(AbstractContextManager["FaultServer"]):
         self.url = f"{self._root}/v1"
 
     def stats(self) -> dict[str, Any]:
+        return self._told("/stats", None)
+
+    def release(self) -> None:
+        """What is held is answered, and all that comes."""
+        self._told("/release", b"")
+
+    def _told(self, path: str, body: bytes | None) -> dict[str, Any]:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"{self._root}/stats", timeout=10) as reply:
+        with opener.open(f"{self._root}{path}", body, timeout=300) as reply:
             return dict(json.load(reply))
 
     def __exit__(self, *_: object) -> None:
@@ -145,7 +166,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--faults", type=float, default=0.1)
     parser.add_argument("--honour", action="store_true")
-    parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--kinds", default=" ".join(FAULTS))
+    parser.add_argument("--hold", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     asyncio.run(serve(parser.parse_args()))
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any, Self
 
@@ -18,10 +19,10 @@ class Loopback:
         if application is None:
             application = web.Application(client_max_size=2**28)
             application.router.add_post("/v1/chat/completions", self._answer)
-        self._ready = threading.Event()
+        self._up: Future[None] = Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(application, port)), daemon=True)
         self._thread.start()
-        assert self._ready.wait(10)
+        self._up.result(300)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         raise NotImplementedError
@@ -30,10 +31,14 @@ class Loopback:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         runner = web.AppRunner(application, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", port).start()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", port).start()
+        except OSError as error:  # the port is taken: that is for who asked for it
+            self._up.set_exception(error)
+            return
         self.port = int(runner.addresses[0][1])
         self.url = f"http://127.0.0.1:{self.port}/v1"
-        self._ready.set()
+        self._up.set_result(None)
         await self._stop.wait()
         await runner.cleanup()
 
@@ -41,7 +46,8 @@ class Loopback:
         """Nothing listens at the address any more."""
         with suppress(RuntimeError):  # it has stopped before
             self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(300)
+        assert not self._thread.is_alive()
 
     def __enter__(self) -> Self:
         return self

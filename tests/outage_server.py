@@ -5,6 +5,7 @@ It prefers the shorter candidate in any form that a judge's prompt asks for, des
 how.
 """
 
+import asyncio
 import hashlib
 import json
 import re
@@ -13,6 +14,7 @@ from collections import Counter
 from aiohttp import web
 
 from loopback import Loopback, completion
+from ports import free_port
 
 ATTRIBUTES = {
     "category": "Math", "objectivity": "objective", "controversiality": "low", "desired": ["is right"],
@@ -39,10 +41,11 @@ class OutageServer(Loopback):
         self.refuses: dict[str, str] = {}
         """What a request that holds a text gets instead of an answer, for good."""
         self._left, self._how = -1, ""
-        super().__init__(port=port)
+        super().__init__(port=port or free_port())  # nobody else gets it while nothing listens there
 
     def fail(self, how: str, after: int = 0) -> None:
-        """From the answer after the next `after` ones on, every request fails: a key of FAILURES, or "drop"."""
+        """From the answer after the next `after` ones on, every request fails: a key of FAILURES, "drop", or "hold": it is
+        not answered until this server stops."""
         self._how, self._left = how, after
 
     def recover(self) -> None:
@@ -61,6 +64,8 @@ class OutageServer(Loopback):
             self.answered[request.headers.get("Idempotency-Key", "").split("-")[0]] += 1
             return web.json_response(completion(said(prompt)))
         self.refused[how] += 1
+        if how == "hold":
+            await asyncio.sleep(3600)
         if how not in FAILURES:
             assert request.transport is not None
             request.transport.close()

@@ -4,12 +4,13 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from ports import free_port
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda p: int(p.parts[-3]))
 
@@ -53,9 +54,7 @@ def server(folder: Path) -> Iterator[str]:
             ):
                 parent.chmod(parent.stat().st_mode | 0o711)
         shutil.chown(folder, user)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": "/", **as_user}
     subprocess.run(
         [program("initdb") or "", "-D", data, "-U", "assay", "-A", "trust", "-E", "UTF8"], check=True, **quiet
@@ -63,14 +62,15 @@ def server(folder: Path) -> Iterator[str]:
     options = ["-D", str(data), "-p", str(port), "-k", str(folder), "-c", "listen_addresses=127.0.0.1"]
     process = subprocess.Popen([program("postgres") or "", *options], **quiet)  # type: ignore[call-overload]
     try:
-        for _ in range(200):
+        end = time.monotonic() + 300
+        while process.poll() is None and time.monotonic() < end:
             ready = subprocess.run([program("pg_isready") or "", "-h", "127.0.0.1", "-p", str(port)], **quiet)  # type: ignore[call-overload]
             if ready.returncode == 0:
                 break
             time.sleep(0.1)
         else:
-            raise RuntimeError("PostgreSQL did not start within 20 seconds")
+            raise RuntimeError("PostgreSQL did not start")
         yield f"postgresql://assay@127.0.0.1:{port}/postgres"
     finally:
         process.send_signal(signal.SIGINT)  # at once, whoever is still connected
-        process.wait(60)
+        process.wait(300)

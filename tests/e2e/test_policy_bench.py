@@ -145,7 +145,7 @@ def answers() -> Iterator[str]:
 
 def stats(url: str) -> dict[str, dict[str, int]]:
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(url.removesuffix("/v1") + "/stats", timeout=30) as response:
+    with direct.open(url.removesuffix("/v1") + "/stats", timeout=300) as response:
         told: dict[str, dict[str, int]] = json.loads(response.read())
     return told
 

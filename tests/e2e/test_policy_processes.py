@@ -23,7 +23,7 @@ def run(place: Path, name: str, launcher: tuple[str, ...] = (), steps: int = 4) 
         train_once(place / name, str(place / "lm"), steps)
         return place / name
     command = [sys.executable, *launcher, str(SCRIPT), str(place / name), str(place / "lm"), str(steps)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=1_200)
     assert done.returncode == 0, done.stderr[-3000:]
     return place / name
 

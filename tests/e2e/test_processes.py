@@ -20,6 +20,7 @@ from assay.records import Pair, Preference, Response, user
 from assay.step import states
 from assay.tables import Table
 from descendants import kill_all
+from ports import free_port
 
 SCRIPT = Path(__file__).with_name("train_once.py")
 STEPS = 6
@@ -91,18 +92,14 @@ def run(place: Path, name: str, data: str = "pairs.json", **fields: Any) -> Path
 def on_two(place: Path, data: str = "pairs.json", **jobs: dict[str, Any]) -> str:
     """Trainings on two processes; what they said."""
     done = subprocess.run(
-        launch(place, data, **jobs), env=environment(), capture_output=True, text=True, timeout=300, check=False
+        launch(place, data, **jobs), env=environment(), capture_output=True, text=True, timeout=1_200, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
-def port() -> str:
-    return str(random.Random().randint(20_000, 40_000))
-
-
 def torchrun() -> tuple[str, ...]:
-    return "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port()}"
+    return "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"
 
 
 def losses(folder: Path) -> list[float]:
@@ -155,10 +152,10 @@ def test_the_checkpoint_is_what_transformers_loads(place: Path, alone: Path) -> 
 
 def test_killed_on_two_processes_and_resumed_on_one(place: Path, alone: Path) -> None:
     process = subprocess.Popen(
-        launch(place, killed={"engine": {"tokens": 40}}), env=environment(), start_new_session=True,
+        [*launch(place, killed={"engine": {"tokens": 40}}), "stand still"], env=environment(), start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while not states(place / "killed.partial") and time.monotonic() < deadline:
         assert process.poll() is None, "it ended before its first checkpoint"
         time.sleep(0.02)

@@ -21,7 +21,8 @@ from assay.records import Pair, Response, user
 from assay.store import Place
 from assay.turns import TRIES
 from descendants import runs
-from ray_nodes import KEYS, Nodes, described, fails, free_port, scored
+from ports import free_port
+from ray_nodes import KEYS, Nodes, described, fails, held, scored
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'assay-rm[ray]'")
 from assay import ray_engine
@@ -131,12 +132,17 @@ def test_a_worker_and_a_node_are_killed_and_nothing_else_is_repeated(
     told: list[tuple[int, int]] = []
     work = items(pool, tmp_path / "notes", 0.4)
 
+    held(str(tmp_path / "notes")).touch()
+
     def kill() -> None:
-        wait_for(lambda: killer.done() >= 3)
-        killer.worker()
-        wait_for(lambda: any(ip != nodes.head for _, ip in killer.in_hand()))
-        killer.node()
-        nodes.add()
+        try:
+            wait_for(lambda: killer.done() >= 3)
+            killer.worker()
+            wait_for(lambda: any(ip != nodes.head for _, ip in killer.in_hand()))
+            killer.node()
+            nodes.add()
+        finally:
+            held(str(tmp_path / "notes")).unlink()
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -156,9 +162,14 @@ def test_each_actor_loads_the_model_once(cluster: Cluster, nodes: Nodes, pool: P
     killer = Killer(nodes, tmp_path / "notes", tmp_path / "out", 2)
     work = items(pool, tmp_path / "notes", 0.1)
 
+    held(str(tmp_path / "notes")).touch()
+
     def kill() -> None:
-        wait_for(lambda: killer.done() >= 5)
-        killer.worker()
+        try:
+            wait_for(lambda: killer.done() >= 5)
+            killer.worker()
+        finally:
+            held(str(tmp_path / "notes")).unlink()
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -372,8 +383,8 @@ def test_workers_end_with_their_driver(
         notes = tmp_path / "notes"
         wait_for(lambda: notes.exists() and len(attempts(notes)) == 2)
         os.killpg(driver.pid, how)
-        assert driver.wait(60) == (130 if how is signal.SIGINT else -how)
+        assert driver.wait(300) == (130 if how is signal.SIGINT else -how)
         assert driver.stderr is not None
         assert "Traceback" not in driver.stderr.read()
     pids = [rows[0][0] for rows in attempts(notes).values()]
-    wait_for(lambda: not any(runs(pid) for pid in pids), 60)
+    wait_for(lambda: not any(runs(pid) for pid in pids))

@@ -14,7 +14,6 @@ from pathlib import Path
 import httpx
 import polars as pl
 import pytest
-from browser import free_port
 from PIL import Image
 
 import tiny_models
@@ -23,6 +22,7 @@ from assay.records import Judgement
 from assay.tables import plain
 from in_process import assay_here
 from outage_server import OutageServer
+from ports import free_port
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -64,7 +64,7 @@ def own_pool(folder: Path, many: int = MANY) -> None:
 def ended_when_it_answers(argv: list[str], folder: Path, port: int) -> "subprocess.CompletedProcess[str]":
     """A server, ended by SIGTERM as soon as it answers."""
     with subprocess.Popen(argv, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while process.poll() is None and time.monotonic() < deadline:
             try:
                 httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False)
@@ -72,7 +72,7 @@ def ended_when_it_answers(argv: list[str], folder: Path, port: int) -> "subproce
             except httpx.TransportError:
                 time.sleep(0.1)
         process.terminate()
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(argv, process.returncode, out, err)
 
 
@@ -86,7 +86,7 @@ def test_the_readmes_commands_do_what_it_says(tmp_path: Path) -> None:
             done = ended_when_it_answers([*argv, "--port", str(port := free_port())], tmp_path, port)
         else:
             with judge_server() if "--judge" in command else nullcontext():
-                done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, env=os.environ, timeout=300)
+                done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, env=os.environ, timeout=900)
         code, part = EXPECTED[name]
         assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
         assert part in done.stdout + done.stderr, f"{command}\n{done.stdout}\n{done.stderr}"

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from assay.curate.shards import create
 from assay.llm.replies import MOST_CUTS, ledger
 from assay.records import Judgement, Pair, Response, user
 from assay.tables import Table
+from ports import free_port
 
 for needed in ("fastapi", "uvicorn", "openai", "transformers.cli.serve"):
     pytest.importorskip(
@@ -30,9 +30,7 @@ for needed in ("fastapi", "uvicorn", "openai", "transformers.cli.serve"):
 @contextmanager
 def transformers_serve(model: Path) -> Iterator[str]:
     """The URL of a `transformers serve` of the model in a folder; killed at the end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     line = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(model), "--device", "cpu"]
     log = (model.parent / "serve.log").open("w+")
     process = subprocess.Popen(
@@ -40,10 +38,10 @@ def transformers_serve(model: Path) -> Iterator[str]:
     )
     try:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        for _ in range(600):
+        while True:
             assert process.poll() is None, (model.parent / "serve.log").read_text()[-2_000:]
             try:
-                opener.open(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                opener.open(f"http://127.0.0.1:{port}/health", timeout=300).close()
                 break
             except OSError:
                 time.sleep(0.2)

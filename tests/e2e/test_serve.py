@@ -3,10 +3,9 @@
 import asyncio
 import json
 import signal
-import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +22,7 @@ from assay.records import Conversation, assistant, user
 from assay.reward.remote import RemoteConfig, RemoteScorer, wait_until_ready
 from assay.reward.scorer import load_scorer
 from in_process import assay_here
+from ports import free_port
 
 pytest.importorskip("fastapi")
 CHATS: list[Conversation] = [(user(f"question {i % 7}"), assistant(f"answer {'x' * (i % 11)} {i}")) for i in range(60)]
@@ -35,19 +35,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def serving(model: Path, *more: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
-        assay_line("serve", model, "--port", port, *more), env=environment(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        assay_line("serve", model, "--port", port, *more), env=environment(), text=True, stdout=subprocess.DEVNULL
+    )
     try:
-        wait_until_ready(f"http://127.0.0.1:{port}", 60)
+        wait_until_ready(f"http://127.0.0.1:{port}", 300)
         yield f"http://127.0.0.1:{port}", process
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -104,23 +101,29 @@ def test_sigterm_answers_what_was_taken(model: Path) -> None:
 
     async def work(url: str, process: subprocess.Popen[str]) -> list[int]:
         async with aiohttp.ClientSession() as session:
+            sent, begun = json.dumps({"conversations": long}).encode(), 0
+
+            async def body() -> AsyncIterator[bytes]:  # what the server asks for once it has taken the request
+                nonlocal begun
+                begun += 1
+                yield sent
 
             async def ask() -> int:
-                async with session.post(f"{url}/v1/score", json={"conversations": long}) as answer:
+                kind = {"Content-Type": "application/json", "Content-Length": str(len(sent))}
+                async with session.post(f"{url}/v1/score", data=body(), expect100=True, headers=kind) as answer:
                     told = await answer.json()
                     return len(told["rewards"])
 
             asked = [asyncio.create_task(ask()) for _ in range(4)]
-            while True:
-                async with session.get(f"{url}/health") as answer:
-                    if (await answer.json())["queued_tokens"] > 0:
-                        break
+            while begun < len(asked):
+                assert not any(task.done() for task in asked)
+                await asyncio.sleep(0.01)
             process.send_signal(signal.SIGTERM)
             return await asyncio.gather(*asked)
 
     with serving(model) as (url, process):
         assert asyncio.run(work(url, process)) == [400] * 4
-        assert process.wait(30) in (0, -signal.SIGTERM)
+        assert process.wait(300) in (0, -signal.SIGTERM)
 
 
 class Flaky(BaseHTTPRequestHandler):

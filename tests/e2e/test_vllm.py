@@ -7,7 +7,6 @@ vLLM needs an environment of its own (its pins are not ours): `make test-vllm` m
 import importlib.util
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from assay.reward.config import TrainConfig
 from assay.reward.remote import RemoteConfig, RemoteScorer, wait_until_ready
 from assay.reward.scorer import load_scorer
 from assay.reward.train import train
+from ports import free_port
 
 pytestmark = pytest.mark.slow
 PYTHON = os.environ.get("ASSAY_VLLM_PYTHON") or (sys.executable if importlib.util.find_spec("vllm") else "")
@@ -61,9 +61,7 @@ def trained(out: Path, backbone: str, **more: Any) -> Path:
 
 @contextmanager
 def serving(folder: Path, convert: str = "classify") -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
                    "VLLM_LOGGING_LEVEL": "WARNING"}  # fmt: skip
     environment.pop("PYTHONPATH", None)

@@ -7,7 +7,6 @@ vLLM needs an environment of its own (its pins are not ours): `make test-vllm` m
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -37,6 +36,7 @@ from assay.records import Message, user
 from assay.reward.remote import wait_until_ready
 from assay.rollouts import Prompt, Score
 from logprobs import said, tokens, trained
+from ports import free_port
 
 pytestmark = pytest.mark.slow
 HERE = importlib.util.find_spec("vllm") is not None
@@ -291,9 +291,7 @@ def test_grpo_under_torchrun_has_an_engine_for_each_process_and_samples_the_poli
 
 @contextmanager
 def serving(folder: Path) -> Iterator[int]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--dtype", "float32",
             "--max-model-len", "256", "--enforce-eager", "--port", str(port), "--host", "0.0.0.0",
             "--worker-extension-cls", "assay.policy.vllm_worker.Weights"]  # fmt: skip

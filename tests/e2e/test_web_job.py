@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import httpx
-from browser import free_port, start
+from browser import start
 from small_job import small_pool
 from test_pool_recipe import SMALL, import_pool
 from web_people import Shown
@@ -14,11 +14,12 @@ from assay.curate.annotate import shown_order
 from assay.curate.verify import read_judgements
 from assay.pipeline.people_on_file import read_queue
 from in_process import assay_here
+from ports import free_port
 
 
 async def answer_all(url: str, name: str, token: str, truth: dict[str, str], sides: dict[str, tuple[str, str]]) -> int:
     """Log in and choose the right response of every pair that the page gives."""
-    async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=300) as client:
         assert (await client.post("/login", data={"name": name, "secret": token})).status_code == 303
         count = 0
         while (shown := Shown.of((await client.get("/task")).text)).submission:
@@ -50,7 +51,7 @@ def test_a_run_goes_on_with_what_people_said_on_the_page(place: Path) -> None:
     sides = {i: shown_order(pair, "web", "ada") for i, pair in asked.items()}
     assert asyncio.run(answer_all(f"http://127.0.0.1:{port}", "ada", token, truth, sides)) == 22
     process.terminate()
-    assert process.wait(30) == 0
+    assert process.wait(300) == 0
 
     said = read_judgements(run / "judgements.jsonl")
     assert {j.pair_id: (j.by, j.kind, j.better, j.shown) for j in said} == {

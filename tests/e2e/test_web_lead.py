@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from browser import ATTACK, FIBONACCI, Site, assert_accessible, case, log_in, picture, plain_cases, site
+from browser import ATTACK, FIBONACCI, Site, assert_accessible, case, follow, log_in, picture, plain_cases, site
 
 from assay.curate.entries import Entry
 from assay.curate.interchange import read, write
@@ -36,7 +36,7 @@ class Person:
 
     def __init__(self, where: Site, name: str, token: str, seconds: float = 0.0) -> None:
         self.name, self.seconds, self.database = name, seconds, Database(where.database)
-        self.client = httpx.Client(base_url=where.url, follow_redirects=True)
+        self.client = httpx.Client(base_url=where.url, follow_redirects=True, timeout=300)
         self.page = self.client.post("/login", data={"name": name, "secret": token})
         assert self.page.status_code == 200, self.page.text
 
@@ -96,6 +96,7 @@ def seen(page: Any, name: str) -> None:
 
 def row(page: Any, table: str, name: str) -> list[str]:
     """The cells beside a row's name."""
+    page.wait_for_load_state()
     rows = page.get_by_role("group", name=table).locator("tbody tr")
     cells: list[str] = (
         rows.filter(has=page.get_by_role("rowheader", name=name, exact=True)).locator("td").all_inner_texts()
@@ -166,7 +167,7 @@ def a_lead_sees_how_it_goes(page: Any, where: Site) -> None:
         value, interval = text.split("\t")[2:4]
         low, high = map(float, interval.split(" to "))
         assert -1 <= low <= float(value) <= high < 1, text
-    page.get_by_role("link", name="Every two people").click()
+    follow(page, page.get_by_role("link", name="Every two people"))
     assert row(page, "Agreement", "ann and bob")[0] == "Cohen's kappa"
 
     judged, _, seconds, traps, first, *_, flags = row(page, "Annotators", "ann")
@@ -190,12 +191,12 @@ def a_lead_sees_how_it_goes(page: Any, where: Site) -> None:
 
 
 def a_lead_decides(page: Any, where: Site) -> None:
-    page.get_by_role("link", name="on which people disagree").click()
+    follow(page, page.get_by_role("link", name="on which people disagree"))
     seen(page, "disputes")
     question, _, said, _ = row(page, "Disagreements", DISPUTED.pair.id[:12])
     assert question == FIBONACCI[0][:100].strip()
     assert said in ("ann: response 1; bob: response 2", "ann: response 2; bob: response 1")
-    page.get_by_role("link", name=DISPUTED.pair.id[:12]).click()
+    follow(page, page.get_by_role("link", name=DISPUTED.pair.id[:12]))
     assert page.locator("math").count() > 0
     for name in ("ann", "bob"):
         assert f"{name}: {row(page, 'What was judged', name)[1]}" in said, "both pages number the responses alike"
@@ -203,7 +204,7 @@ def a_lead_decides(page: Any, where: Site) -> None:
     page.get_by_text("Differences").click()
     page.locator(f'input[value="{right(DISPUTED)}"]').check()
     page.get_by_label("Why", exact=True).fill("It is the linear one.")
-    page.get_by_role("button", name="Decide").click()
+    follow(page, page.get_by_role("button", name="Decide"))
     page.wait_for_selector("text=The decision is stored.")
     assert "decided: " in row(page, "Disagreements", DISPUTED.pair.id[:12])[3]
     page.goto(f"{where.url}/lead/pairs/{DISPUTED.pair.id}")
@@ -214,7 +215,7 @@ def a_lead_decides(page: Any, where: Site) -> None:
 
 
 def a_lead_exchanges(page: Any, where: Site, folder: Path) -> None:
-    page.get_by_role("link", name="Export and import").click()
+    follow(page, page.get_by_role("link", name="Export and import"))
     seen(page, "exchange")
     files = {}
     for format, name in FORMATS.items():
@@ -240,10 +241,10 @@ def a_lead_exchanges(page: Any, where: Site, folder: Path) -> None:
 
 def a_lead_switches_off(page: Any, where: Site, ann: Person) -> None:
     assert "Nothing to do" in ann.client.get("/task").text
-    page.get_by_role("link", name="People", exact=True).click()
+    follow(page, page.get_by_role("link", name="People", exact=True))
     seen(page, "people-of-a-lead")
     assert page.get_by_label("Role", exact=True).locator("option").all_inner_texts() == ["annotator"]
-    page.get_by_role("button", name="Disable ann").click()
+    follow(page, page.get_by_role("button", name="Disable ann"))
     page.wait_for_selector("text=The account is changed.")
     assert ann.client.get("/task").url.path == "/login"
     again = ann.client.post("/login", data={"name": "ann", "secret": where.tokens["ann"]})
@@ -252,12 +253,12 @@ def a_lead_switches_off(page: Any, where: Site, ann: Person) -> None:
 
 
 def a_lead_is_no_admin(page: Any, where: Site) -> None:
-    page.get_by_role("link", name="Settings").click()
+    follow(page, page.get_by_role("link", name="Settings"))
     assert page.get_by_role("button", name="Store").count() == 0
     seen(page, "settings-of-a-lead")
     (cookie,) = page.context.cookies()
     token = page.locator("input[name=csrf]").first.input_value()
-    with httpx.Client(base_url=where.url, cookies={cookie["name"]: cookie["value"]}) as client:
+    with httpx.Client(base_url=where.url, cookies={cookie["name"]: cookie["value"]}, timeout=300) as client:
         for path, data in (
             ("/lead/settings", {"overlap": "1"}), ("/lead/people", {"name": "eve", "role": "admin"}),
             ("/lead/people/admin", {"action": "renew"}), ("/lead/people/admin", {"action": "off"}),
@@ -267,7 +268,7 @@ def a_lead_is_no_admin(page: Any, where: Site) -> None:
 
 
 def the_audit_log_says_who(page: Any, where: Site) -> None:
-    page.get_by_role("link", name="Audit log").click()
+    follow(page, page.get_by_role("link", name="Audit log"))
     lines = [line.split("\t")[1:] for line in page.locator("tbody tr").all_inner_texts()]
     for expected in (
         ["assay web", "account made", "admin", "admin"], ["admin", "account made", "lea", "lead"],

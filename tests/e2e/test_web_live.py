@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from browser import Site, assert_accessible, free_port, picture, plain_cases, site, start
+from browser import Site, assert_accessible, follow, picture, plain_cases, site, start
 from starlette.testclient import TestClient
 
 from assay.examples import FATES
@@ -18,6 +18,7 @@ from assay.records import Label
 from assay.tables import Table, write_text
 from assay.web.app import make_watch_app
 from assay.web.live import PAGE
+from ports import free_port
 
 EVIL = "<img src=x onerror=\"window.ran='answer'\"><script>window.ran='script'</script>\u202e"
 
@@ -63,7 +64,7 @@ def watching(folder: Path, port: int) -> Iterator[Any]:
         yield process
     finally:
         process.terminate()
-        assert process.wait(30) in (0, -signal.SIGKILL), "an open page holds no server up"
+        assert process.wait(300) in (0, -signal.SIGKILL), "an open page holds no server up"
 
 
 def step_shown(page: Any, step: int) -> None:
@@ -108,7 +109,7 @@ def test_a_training_is_seen_while_it_goes_and_after_either_side_died(page: Any, 
         assert not page.locator("#board details[id^=d-]").evaluate("d => d.open")
 
         process.send_signal(signal.SIGKILL)
-        process.wait(30)
+        process.wait(300)
         page.wait_for_selector("text=Connection lost")
     journal.resume(4)  # and the training is killed meanwhile: it takes a step back
     with watching(folder, port):
@@ -123,13 +124,15 @@ def test_a_training_is_seen_while_it_goes_and_after_either_side_died(page: Any, 
         page.screenshot(path=picture("live-phone"), full_page=True)
         page.get_by_role("link", name="Sampled answers").click()
         page.get_by_label("Which").select_option("cut off")
-        page.get_by_role("button", name="Show").click()
+        follow(page, page.get_by_role("button", name="Show"))
         assert [t.splitlines()[-1] for t in page.locator(".sample").all_inner_texts()] == ["5 and"]
         assert page.evaluate("window.ran") is None
         assert_accessible(page)
         for path in ("nope", "../../etc", "nope/events", "nope/pairs"):
-            assert httpx.get(f"http://127.0.0.1:{port}/runs/{path}").status_code == 404
-        assert httpx.get(f"http://127.0.0.1:{port}/runs", headers={"host": "evil.example"}).status_code == 400
+            assert httpx.get(f"http://127.0.0.1:{port}/runs/{path}", timeout=300).status_code == 404
+        assert (
+            httpx.get(f"http://127.0.0.1:{port}/runs", headers={"host": "evil.example"}, timeout=300).status_code == 400
+        )
     journal.close()
 
 
@@ -158,7 +161,7 @@ def test_leads_alone_watch_the_run_of_the_page(page: Any, place: Path) -> None:
         (run.run / "environments.jsonl").write_text('{"begun": "2026-01-01T00:00:00+00:00"}\n')
         (run.run / "config.json").write_text("{}")
         run.add("ann")
-        with httpx.Client(base_url=run.url, follow_redirects=True) as client:
+        with httpx.Client(base_url=run.url, follow_redirects=True, timeout=300) as client:
             for path in ("/runs", "/runs/events"):
                 assert client.get(path).url.path == "/login"
             client.post("/login", data={"name": "ann", "secret": run.tokens["ann"]})

@@ -1,10 +1,14 @@
 """Reward trainings: one in this process (`train_once`), or `python train_once.py JSON` with [folder, data, config] of each.
 
+With a second argument it stops (SIGSTOP) as soon as it has saved a state, for whoever kills it then.
+
 DATA is a JSON file of [prompt, chosen, rejected] texts, or a folder of Parquet preferences, of which "window" rows are held
 at a time. Prints the rank's steps.
 """
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +18,7 @@ from assay.records import Pair, Preference, Response, user
 from assay.reward.config import EngineConfig, LossConfig, TrainConfig
 from assay.reward.data import ParquetPairs
 from assay.reward.train import train
+from assay.step import Engine
 
 
 def preferences(rows: list[list[str]]) -> list[Preference]:
@@ -34,6 +39,19 @@ def train_once(folder: Path, data: Path, fields: dict[str, Any], say: Callable[[
     train(folder, TrainConfig(**fields), pairs, everything, say)
 
 
+def stand_still() -> None:
+    """Stop this process when it has saved its next state."""
+    save = Engine.save
+
+    def saved(*arguments: Any) -> None:
+        save(*arguments)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    Engine.save = saved  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
+    if sys.argv[2:]:
+        stand_still()
     for folder, data, fields in json.loads(sys.argv[1]):
         train_once(Path(folder), Path(data), fields)

@@ -99,7 +99,7 @@ PEOPLE = oracle({p.id: truth(p) for p in PAIRS.values()})
 
 
 def server(folder: Path, url: str) -> Server:
-    config = ChatConfig(url=url, model="m", concurrency=4, tries=2, backoff_s=0.001, timeout_s=5)
+    config = ChatConfig(url=url, model="m", concurrency=4, tries=2, backoff_s=0.001)
     return Server(config, folder / "replies.sqlite")
 
 

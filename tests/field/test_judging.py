@@ -23,6 +23,7 @@ from in_process import assay
 from loopback import Loopback
 from loopback import completion as said
 from pools import pairs_in
+from ports import free_port
 
 SHARED = Path(os.environ.get("ASSAY_SHARED_FIELD", Path(__file__).parents[3] / "shared" / "field"))
 Body = dict[str, Any]
@@ -276,13 +277,11 @@ def test_the_replies_of_the_shared_field(tmp_path: Path) -> None:
     folder = SHARED / "20-judge-replies"
     if not folder.exists():
         pytest.skip(f"no shared field inputs at {folder}; ASSAY_SHARED_FIELD names their folder")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen([sys.executable, folder / "server.py", str(port), tmp_path / "log"])
     try:
-        until = time.monotonic() + 20
-        while socket.socket().connect_ex(("127.0.0.1", port)) and time.monotonic() < until:
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            assert process.poll() is None
             time.sleep(0.05)
         for name, form in (("json", "json"), ("text", "text")):
             assay("pool", "add", folder / f"{name}.jsonl", "--out", tmp_path / name)

@@ -21,7 +21,7 @@ from in_process import assay
 from outage_server import OutageServer
 
 MOVED = "--servers-moved"
-FAST = ("--tries", 1, "--timeout-s", 5, "--concurrency", 4)
+FAST = ("--tries", 1, "--concurrency", 4)
 
 
 @pytest.fixture

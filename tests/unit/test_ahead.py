@@ -106,7 +106,7 @@ def test_drawing_goes_on_in_a_thread_while_the_policy_trains(folder: Path, tmp_p
     inner = LocalSampler(
         load_policy(str(folder), PolicyConfig(precision="fp32")), SamplerConfig(max_tokens=6), half=False
     )
-    training = threading.Event()
+    begun, training = threading.Event(), threading.Event()
 
     class Elsewhere:
         external, config, prompt_ids = True, inner.config, inner.prompt_ids
@@ -118,11 +118,14 @@ def test_drawing_goes_on_in_a_thread_while_the_policy_trains(folder: Path, tmp_p
         def __call__(self, prompts: Any, n: int, draw: int = 0) -> Any:
             here = threading.current_thread() is threading.main_thread()
             self.threads.append(here)
-            assert here or training.wait(60)
+            if not here:
+                begun.set()
+            assert here or training.wait(300)
             return inner(prompts, n, draw)
 
     def reward(pairs: Any) -> list[Score]:
-        if len(sampler.threads) > 2:
+        if sampler.threads.count(True) > 1:  # what comes after this step was given to the thread before it
+            assert begun.wait(300)
             training.set()
         return Seeing(policy)(pairs)
 

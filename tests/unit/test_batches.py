@@ -334,14 +334,13 @@ def test_a_kill_at_any_step_pays_for_nothing_twice(
         provider.lose["create"] = 2
     command = [sys.executable, "-c", _CLIENT, provider.url, str(tmp_path / "cache.sqlite")]
     victim = subprocess.Popen(command)
-    until = time.monotonic() + 30
-    while not reached(provider) and time.monotonic() < until:
+    while not reached(provider):
         assert victim.poll() is None
         time.sleep(0.01)
     victim.kill()
     victim.wait()
     provider.hang.clear()
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=300)
     assert (len(provider.paid), set(provider.paid.values())) == (5, {1})
     assert (len(provider.batches), waiting(tmp_path)) == (2, 0)
 
@@ -352,11 +351,10 @@ def test_two_processes_share_a_batch_and_do_not_make_two(provider: BatchProvider
     first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while len(provider.batches) < 2:
         time.sleep(0.01)
-    time.sleep(0.2)
     replies = batched(provider, tmp_path).complete(asks(5))
     assert all(r.problem.startswith("another process waits for it in batch") and not r.final for r in replies)
     provider.frozen = False
-    assert first.wait(30) == 0
+    assert first.wait(300) == 0
     assert set(provider.paid.values()) == {1}
 
 

@@ -30,7 +30,7 @@ class Model:
 
     def __call__(self, _: Sequence[Conversation], rendered: Sequence[Rendered]) -> NDArray[np.float64]:
         self.batches.append([r.ids[0] for r in rendered])
-        assert self.hold.wait(10)
+        assert self.hold.wait(300)
         if any(r.ids[0] == 13 for r in rendered):
             raise RuntimeError("unlucky")
         return np.array([float(r.ids[0]) for r in rendered])

@@ -80,7 +80,7 @@ def test_no_answer_takes_long_to_read(text: str) -> None:
     begun = time.process_time()
     claims_in(text, WORDS)
     cannot_see(text)
-    assert time.process_time() - begun < 8
+    assert time.process_time() - begun < 60
 
 
 def test_rates_per_claim_and_by_length_by_hand() -> None:

@@ -61,7 +61,7 @@ def test_a_store_that_others_add_to_is_told_of_a_cut_picture(tmp_path: Path) -> 
 def _add(folder: Path, barrier: Any, kind: str) -> None:
     store = ImageStore(folder)
     for seed in range(20):
-        barrier.wait(30)
+        barrier.wait(300)
         store.add(written(noise(seed), kind))
 
 
@@ -73,7 +73,7 @@ def test_two_processes_add_the_same_picture_at_once(tmp_path: Path, kind: str) -
     for process in both:
         process.start()
     for process in both:
-        process.join(60)
+        process.join(300)
     assert [p.exitcode for p in both] == [0, 0]
     store = ImageStore(tmp_path)
     assert len(list(tmp_path.iterdir())) == 20, "and nothing unfinished is left"

@@ -77,7 +77,7 @@ def test_a_worker_that_outlives_its_command_keeps_the_next_one_out(
     process.wait()
     with pytest.raises(AssayError, match="another process is working in it"):
         Lock(tmp_path / "lock", tmp_path)
-    monkeypatch.setattr(locks, "WAIT_S", 30.0)
+    monkeypatch.setattr(locks, "WAIT_S", 300.0)
     waiting = iter([lambda: os.kill(worker, signal.SIGKILL)])
     monkeypatch.setattr(locks.time, "sleep", lambda _: next(waiting, lambda: None)())
     Lock(tmp_path / "lock", tmp_path).close()

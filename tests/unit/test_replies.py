@@ -146,7 +146,7 @@ def test_a_killed_process_is_gone_though_its_number_lives(tmp_path: Path) -> Non
     name = f"{place} {other.pid} {processes._started(other.pid)}"
     assert alive(name)
     other.kill()
-    until = time.monotonic() + 5
+    until = time.monotonic() + 300
     while alive(name) and time.monotonic() < until:
         time.sleep(0.01)  # a zombie is gone as well
     assert not alive(name)
@@ -190,7 +190,7 @@ def test_a_budget_waits_for_nobody_who_is_not_there() -> None:
     budget.spend(1e7)
 
     async def ask() -> bool:
-        return await asyncio.wait_for(budget.enough(1.0), 1.0)
+        return await asyncio.wait_for(budget.enough(1.0), 300)
 
     assert not asyncio.run(ask())
     assert budget._reserved == 0.0

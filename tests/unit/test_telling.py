@@ -4,8 +4,10 @@ import json
 from contextlib import closing
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from assay import telling
@@ -41,9 +43,13 @@ def test_each_stage_is_said_once_and_no_remark_twice(tmp_path: Path) -> None:
     assert "best-rm" not in text
 
 
-def test_a_seed_tells_the_time_of_its_run_and_each_remark_is_one_line(tmp_path: Path) -> None:
+def test_a_seed_tells_the_time_of_its_run_and_each_remark_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("assay.run.time", SimpleNamespace(monotonic=lambda: now[0]))
     run, heard = run_of(tmp_path / "run")
-    run._started -= 100
+    now[0] = 100.0
     with closing(run), closing(run.part(tmp_path / "run" / "seed-0", {})) as seed:
         run.say("begun")
         seed.say("long " * 80)

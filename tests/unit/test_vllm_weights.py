@@ -223,7 +223,7 @@ def test_an_engine_ends_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
     assert len(numbers) == 2
     main.kill()
     main.wait()
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while any(running(n) for n in numbers):
         assert time.monotonic() < until, "the engine goes on without its trainer"
         time.sleep(0.1)

@@ -1,6 +1,7 @@
 """The one notion of what is left: which pairs lack an answer, and who has them before them."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,7 +100,8 @@ def test_seats_end_and_are_told(tmp_path: Path) -> None:
 
 def test_a_terminal_leaves_to_others_what_they_have(tmp_path: Path) -> None:
     note_asked(tmp_path, 2, ["a", "b"], tmp_path / "judgements.jsonl")
-    ann, bo = (Desk(tmp_path, who, tmp_path / "judgements.jsonl", False) for who in ("ann", "bo"))
+    now = time.time()
+    ann, bo = (Desk(tmp_path, who, tmp_path / "judgements.jsonl", False, lambda: now) for who in ("ann", "bo"))
     ann.hold("a")
     assert ann.elsewhere("a") == bo.elsewhere("b") == ""
     assert bo.elsewhere("a") == "ann has it open (terminal, for 10 min yet)"

@@ -63,18 +63,18 @@ def test_an_item_that_kills_every_worker_ends_the_run_and_is_named(tmp_path: Pat
     engine.close()
 
 
-def slow_first(n: int) -> int:
-    time.sleep(1.0 if n == 0 else 0)
+def slow_first(item: tuple[str, int]) -> int:
+    """The first of all is as slow as half a hundred others."""
+    folder, n = item
+    (Path(folder) / str(n)).touch()
+    while n == 0 and len(list(Path(folder).iterdir())) <= 50:
+        time.sleep(0.01)
     return n
 
 
-def test_a_slow_item_does_not_hold_up_the_others() -> None:
+def test_a_slow_item_does_not_hold_up_the_others(tmp_path: Path) -> None:
     engine = Cores(2)
-    read: list[int] = []
-    results = engine.map(slow_first, (read.append(n) or n for n in range(100)))
-    assert next(results) == 0
-    assert len(read) > 50, "the other worker went on"
-    assert list(results) == list(range(1, 100))
+    assert list(engine.map(slow_first, [(str(tmp_path), n) for n in range(100)])) == list(range(100))
     engine.close()
 
 
@@ -164,7 +164,7 @@ def test_two_drivers_of_one_folder_agree(tmp_path: Path) -> None:
     drivers = [
         subprocess.Popen([sys.executable, "-c", line, str(tmp_path / "out")], env=environment()) for _ in range(2)
     ]
-    assert [d.wait(60) for d in drivers] == [0, 0]
+    assert [d.wait(300) for d in drivers] == [0, 0]
     make(Here(), Place.of(tmp_path / "alone"), one_after_another, {str(n): n for n in range(20)})
     assert {f.name: f.read_bytes() for f in (tmp_path / "out").iterdir()} == {
         f.name: f.read_bytes() for f in (tmp_path / "alone").iterdir()
@@ -225,7 +225,7 @@ def test_each_replica_has_its_device_and_ends_with_the_stage(tmp_path: Path, mon
 
 def linger(folder: str) -> None:
     Path(folder, str(os.getpid())).touch()
-    time.sleep(60)
+    time.sleep(3_600)
 
 
 def blocked(_: int) -> bool:
@@ -269,13 +269,13 @@ def test_workers_end_with_their_driver(tmp_path: Path, how: signal.Signals) -> N
             time.sleep(0.05)
         if how is signal.SIGINT:
             os.killpg(driver.pid, how)
-            assert driver.wait(60) == 130
+            assert driver.wait(300) == 130
             assert driver.stderr is not None
             assert driver.stderr.read() == b"", "no traceback, of workers neither"
         else:
             driver.kill()
-            driver.wait(60)
-    end = time.monotonic() + 60
+            driver.wait(300)
+    end = time.monotonic() + 300
     while (left := [p.name for p in pids.iterdir() if runs(int(p.name))]) and time.monotonic() < end:
         time.sleep(0.05)
     assert not left
