@@ -70,9 +70,10 @@ def times(connection: sa.Connection) -> list[float]:
 
 
 def held(connection: sa.Connection, now: float) -> list[tuple[str, str, float]]:
-    """Who has which pair open, and until when (unix seconds), if they do nothing."""
+    """Who has which pair open, and until when (unix seconds), if they do nothing. What is held ahead is not open."""
     query = sa.select(seats.c.name, seats.c.pair_id, seats.c.expires).where(~seats.c.judged, seats.c.expires > now)
-    return [(r.name, r.pair_id, r.expires) for r in connection.execute(query.order_by(seats.c.name))]
+    shown = query.where(~seats.c.ahead).order_by(seats.c.name)
+    return [(r.name, r.pair_id, r.expires) for r in connection.execute(shown)]
 
 
 def coming(real: int, traps: int, done: int, every: int) -> int:
