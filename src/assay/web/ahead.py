@@ -68,9 +68,9 @@ def _come_up(connection: sa.Connection, name: str, settings: Settings, now: floa
 
 def _again(connection: sa.Connection, name: str, settings: Settings, now: float, shown: str) -> str | None:
     """Sit down again at a pair that was given back, or ran out, while it came onto the screen."""
-    lost = sa.select(facts.c.target).join(pairs, pairs.c.id == facts.c.target)
-    open_ = (pairs.c.open | pairs.c.truth.is_not(None), ~skipped_by(name))
-    pair_id = connection.execute(lost.where(*_lapsed(name, shown), *open_)).scalar()
+    lost = connection.execute(sa.select(facts.c.target).where(*_lapsed(name, shown))).scalar()
+    wanted = (pairs.c.open | pairs.c.truth.is_not(None), ~skipped_by(name))
+    pair_id = connection.execute(sa.select(pairs.c.id).where(pairs.c.id == lost, *wanted)).scalar()
     if pair_id is None or not sit_again(connection, shown, pair_id, name, settings, now):
         return None
     return str(pair_id)

@@ -116,7 +116,7 @@
 
   let sending = false;   // a form is sent, or waits for the answer before it
   let saving = null;     // while the next pair is shown already: whether the answer before it was saved, when that is known
-  const SLOW = 3_000, GONE = 30_000;   // ms without an answer: when that is told, and when it is given up
+  const SOON = 300, SLOW = 3_000, GONE = 30_000;   // ms without an answer: when that is told, told as a problem, and given up
 
   // Of what is typed, a form sends what was typed in it: the same pair may be open in another window, with more in it. An
   // answer is sent with the reason that stands beside it.
@@ -147,11 +147,11 @@
       if (saving && !(await saving)) return;   // the pair before is back on the screen
       if (!form.isConnected) return;
       const sent = new URLSearchParams(body(form, button, button?.name === "answer"));
-      if (ready(form, button)) {
+      if (!stale && ready(form, button)) {
         go_on(form, sent, button);
         return;
       }
-      say("Sending\u2026");
+      await renew(form, sent);
       const reply = await post(sent, "sending");
       if (reply.page) show(reply.page, reply.at);
       else tell(reply.problem);
@@ -161,8 +161,22 @@
     }
   }
 
+  let stale = false;   // the session that this page was of has ended
+
+  // After a log-in in another tab this page sends the new session's token.
+  async function renew(form, sent) {
+    if (!stale) return;
+    const page = await fetch("/task").then((r) => r.text()).catch(() => "");
+    const csrf = new DOMParser().parseFromString(page, "text/html").querySelector("#main [name=csrf]")?.value;
+    if (!csrf) return;
+    stale = false;
+    for (const field of [form.elements.csrf, ...(ahead?.nodes || []).map((n) => n.querySelector?.("[name=csrf]")).filter(Boolean)]) field.value = csrf;
+    sent.set("csrf", csrf);
+  }
+
   // Sends a form; what came back is a page to show, or why there is none.
   async function post(sent, what) {
+    const soon = what === "sending" ? setTimeout(() => say("Sending\u2026"), SOON) : 0;
     const slow = setTimeout(() => tell(`Still ${what}: the server has not answered yet.`), SLOW);
     const text = sent.toString();
     const about = { method: "POST", body: sent, headers: { "x-assay": "page" }, signal: AbortSignal.timeout(GONE), keepalive: text.length < 60_000 };
@@ -171,10 +185,13 @@
       if (response.redirected) { location.assign(response.url); return { problem: "You are logged out." }; }
       const page = new DOMParser().parseFromString(await response.text(), "text/html");
       if (page.getElementById("main") && (response.ok || response.status === 409)) return { page, at: response.headers.get("x-assay-at") };
+      stale = response.status === 401 || response.status === 403;
+      if (response.status === 401) return { problem: "Not saved: you are logged out. Log in in another tab, then press again here." };
       return { problem: `Not saved: ${(page.querySelector(".problem") || page.body).textContent.trim()}` };
     } catch {
       return { problem: "Not saved: is the server there? What you typed is still here; try again." };
     } finally {
+      clearTimeout(soon);
       clearTimeout(slow);
     }
   }
@@ -262,9 +279,8 @@
       else tell(reply.problem + (sending ? " What you pressed since was not sent." : ""));
     } else {
       forget(before.at);
-      if (there === next.submission) patch(reply.page);
+      if (there === next.submission) { patch(reply.page); look_ahead(); }
       else show(reply.page);
-      look_ahead();
     }
     delete root.dataset.saving;
     known(!back);
