@@ -138,7 +138,9 @@ def turned(page: Any) -> Iterator[None]:
     """What is done within leads to the next page, which the script puts in place of this one; an answer is saved then."""
     before = page.evaluate("document.documentElement.dataset.turn")
     yield
-    there = "before => { const now = document.documentElement.dataset; return now.turn !== before && !('saving' in now); }"
+    there = (
+        "before => { const now = document.documentElement.dataset; return now.turn !== before && !('saving' in now); }"
+    )
     page.wait_for_function(there, arg=before)
 
 

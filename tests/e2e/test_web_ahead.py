@@ -13,22 +13,30 @@ import pytest
 from browser import Site, assert_accessible, log_in, picture, plain_cases, press, site, start, turned
 from test_web_annotator import submission
 
-from assay.curate.verify import read_judgements
 from assay.curate.waiting import holds
+from assay.records import Judgement
+from assay.web.accounts import Accounts
+from assay.web.schema import Database
+from assay.web.store import Store
 
-DID = "document.getElementById('did')?.textContent"
 
-
-@pytest.fixture
-def where(tmp_path: Path) -> Iterator[Site]:
-    with site(tmp_path, plain_cases(8)) as there:
-        there.add("ann")
+@pytest.fixture(scope="module")
+def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """One page for all: each test has a person of its own."""
+    with site(tmp_path_factory.mktemp("ahead"), plain_cases(60)) as there:
         yield there
 
 
-def enter(page: Any, where: Site) -> None:
+def add(where: Site, name: str) -> None:
+    database = Database(where.database)
+    where.tokens[name] = Accounts(database).invite(name, "annotator", "test")
+    database.close()
+
+
+def enter(page: Any, where: Site, name: str) -> None:
+    add(where, name)
     with held(page):
-        log_in(page, where, "ann")
+        log_in(page, where, name)
 
 
 @contextmanager
@@ -49,21 +57,23 @@ def stopped(where: Site) -> Iterator[None]:
 
 
 def saved(page: Any) -> str:
-    page.wait_for_function("!('saving' in document.documentElement.dataset)")
+    page.wait_for_function("() => !('saving' in document.documentElement.dataset)")
     return str(page.locator("#did").inner_text())
 
 
-def given(where: Site) -> list[str]:
-    """The answers, oldest first: the side that is better, and the reason."""
-    return [f"{j.shown.index(j.better) + 1} {j.rationale}".strip() for j in read_judgements(where.run / "judgements.jsonl")
-            if j.better]  # fmt: skip
+def given(where: Site, name: str) -> list[str]:
+    """What stands of a person, oldest first: the side that is better, and the reason."""
+    database = Database(where.database)
+    found = [w.judgement for w in Store(database).works(name)]
+    database.close()
+    return [f"{j.shown.index(j.better) + 1 if j.better else j.problem} {j.rationale}".strip() for j in found]
 
 
 def test_the_next_pair_is_there_while_the_server_is_not(page: Any, where: Site) -> None:
     """Then what was pressed and typed meanwhile follows, in order, once."""
-    enter(page, where)
+    enter(page, where, "ann")
     first = submission(page)
-    with stopped(where):
+    with held(page), stopped(where):
         page.keyboard.press("2")
         page.wait_for_function("first => document.querySelector('[name=submission]').value !== first", arg=first)
         assert page.locator("#did").inner_text() == "Saving: 1 better…"
@@ -76,26 +86,24 @@ def test_the_next_pair_is_there_while_the_server_is_not(page: Any, where: Site) 
     assert saved(page) == "Saved: response 1 is better."
     assert page.locator("#reason").input_value() == "of the second"
     assert submission(page) == second
-    assert page.locator(".progress").inner_text().startswith("1 judged by you, 7 left")
+    assert page.locator(".progress").inner_text().startswith("1 judged by you, ")
     page.keyboard.press("Escape")
     with stopped(where):
         page.keyboard.press("6")
         page.keyboard.press("t")  # waits for the answer before it
-    page.wait_for_function("document.querySelector('.progress strong').textContent === '3'")
+    page.wait_for_function("() => document.querySelector('.progress strong').textContent === '3'")
     press(page, "u")
     assert page.locator("#did").inner_text() == "Taken back: here is the pair again."
     press(page, "u")
     assert submission(page) != second, "it comes back anew"
     assert page.locator("#reason").input_value() == "of the second"
     press(page, "1")
-    where.process.terminate()
-    where.process.wait(60)
-    assert given(where) == ["1", "1 of the second"]
+    assert given(where, "ann") == ["1", "1 of the second"], "each once, and what was taken back is gone"
 
 
 def test_an_answer_that_was_not_saved_brings_its_pair_back(page: Any, where: Site) -> None:
     """With what was typed, there and in the pair after it; a server that was killed loses nothing."""
-    enter(page, where)
+    enter(page, where, "bea")
     first = submission(page)
     page.keyboard.press("r")
     page.keyboard.type("typed before")
@@ -126,14 +134,12 @@ def test_an_answer_that_was_not_saved_brings_its_pair_back(page: Any, where: Sit
     assert page.locator("#did").inner_text() == "Saved: response 1 is better."
     assert (submission(page), page.locator("#reason").input_value()) == (second, "typed after")
     press(page, "5")
-    where.process.terminate()
-    where.process.wait(60)
-    assert given(where) == ["1 typed before", "2 typed after"]
+    assert given(where, "bea") == ["1 typed before", "2 typed after"]
 
 
 def test_a_pair_that_went_elsewhere_is_taken_from_the_screen_and_said(page: Any, where: Site) -> None:
     """Answered in another window, given to somebody else, and the answer before it refused."""
-    enter(page, where)
+    enter(page, where, "cai")
     other = page.context.new_page()
     with held(other):
         other.goto(f"{where.url}/task")
@@ -156,7 +162,7 @@ def test_a_pair_that_went_elsewhere_is_taken_from_the_screen_and_said(page: Any,
 
 
 def test_a_log_in_in_another_tab_lets_the_answer_through(page: Any, where: Site) -> None:
-    enter(page, where)
+    enter(page, where, "dan")
     first = submission(page)
     other = page.context.new_page()
     other.goto(f"{where.url}/me")
@@ -169,37 +175,15 @@ def test_a_log_in_in_another_tab_lets_the_answer_through(page: Any, where: Site)
         page.keyboard.press("2")
     assert page.locator("#did").inner_text().startswith("Not saved: you are logged out.")
     assert (submission(page), page.locator("#reason").input_value()) == (first, "typed without a session")
-    log_in(other, where, "ann")
+    log_in(other, where, "dan")
     press(page, "2")
     assert page.locator("#did").inner_text() == "Saved: response 1 is better."
-    where.process.terminate()
-    where.process.wait(60)
-    assert given(where) == ["1 typed without a session"]
-
-
-def test_the_end_of_the_queue_and_who_waits_for_what_is_held(page: Any, browser: Any, tmp_path: Path) -> None:
-    with site(tmp_path, plain_cases(3)) as where:
-        where.add("ann")
-        where.add("bob")
-        enter(page, where)
-        context = browser.new_context()
-        bob = context.new_page()
-        log_in(bob, where, "bob")
-        press(bob, "2")  # the third; what ann holds ahead is left
-        assert bob.locator("#task").count() == 1
-        press(page, "2")
-        assert page.locator("h1").inner_text() == "Nothing to do for now"
-        assert "The pair that stood here is gone: somebody else has it by now." in page.content()
-        assert "bob has 1" in page.locator("#held").inner_text()
-        press(bob, "2")
-        assert bob.locator("h1").inner_text() == "Nothing to do for now"
-        context.close()
-    assert len(given(where)) == 3
+    assert given(where, "dan") == ["1 typed without a session"]
 
 
 def test_a_page_that_goes_gives_back_what_it_held(page: Any, where: Site) -> None:
     def mine() -> int:
-        return len([h for h in holds(where.run) if h.by == "ann"])
+        return len([h for h in holds(where.run) if h.by == "eva"])
 
     def until(count: int) -> None:
         for _ in range(100):
@@ -208,7 +192,7 @@ def test_a_page_that_goes_gives_back_what_it_held(page: Any, where: Site) -> Non
             page.wait_for_timeout(100)
         assert mine() == count
 
-    enter(page, where)
+    enter(page, where, "eva")
     until(2)
     page.goto(f"{where.url}/me")
     until(1)
@@ -216,7 +200,7 @@ def test_a_page_that_goes_gives_back_what_it_held(page: Any, where: Site) -> Non
 
 def test_seconds_are_those_in_which_a_pair_was_seen(page: Any, where: Site) -> None:
     page.clock.install(time=0)
-    enter(page, where)
+    enter(page, where, "fay")
     page.clock.pause_at(1_000_000)
     before = float(page.locator("[name=seconds]").input_value())
     page.clock.run_for(20_000)
@@ -224,3 +208,26 @@ def test_seconds_are_those_in_which_a_pair_was_seen(page: Any, where: Site) -> N
     press(page, "2")
     page.clock.run_for(7_000)
     assert page.locator("[name=seconds]").input_value() == "7.0"
+
+
+def test_the_end_of_the_queue_and_who_waits_for_what_is_held(page: Any, browser: Any, where: Site) -> None:
+    database = Database(where.database)
+    store = Store(database)
+    for one in store.cases()[:-3]:  # a lead decides all but three
+        store.adjudicate(Judgement(pair_id=one.pair.id, better=one.pair.ids[0], by="lea", kind="lead"))
+    database.close()
+    add(where, "hal")
+    enter(page, where, "gus")
+    context = browser.new_context()
+    hal = context.new_page()
+    log_in(hal, where, "hal")
+    press(hal, "2")  # the third; what gus holds ahead is left
+    assert hal.locator("#task").count() == 1
+    press(page, "2")
+    assert page.locator("h1").inner_text() == "Nothing to do for now"
+    assert "The pair that stood here is gone: somebody else has it by now." in page.content()
+    assert "hal has 1" in page.locator("#held").inner_text()
+    press(hal, "2")
+    assert hal.locator("h1").inner_text() == "Nothing to do for now"
+    context.close()
+    assert [len(given(where, name)) for name in ("gus", "hal")] == [1, 2]

@@ -1,7 +1,7 @@
 """The pair that is held while its holder reads the one before it: whose it is, in which order, and when it goes."""
 
-import random
 from dataclasses import replace
+from random import Random
 
 import pytest
 import sqlalchemy as sa
@@ -85,7 +85,7 @@ def test_what_is_held_is_given_back_when_its_page_goes_or_its_time_ends(store: S
 
 def test_a_trap_comes_where_it_would_without_holding(store: Store) -> None:
     """Answers, skips and what is taken back, in any order: the pairs are those of a page that holds nothing."""
-    rng = random.Random(0)
+    rng = Random(0)
     cases = [case(n) for n in range(30)]
     for name in ("plain", "ahead"):
         for n in (90, 91, 92, 93):
@@ -167,7 +167,7 @@ def test_time_runs_from_when_a_pair_can_be_seen(store: Store, clock: Clock) -> N
 
 def test_many_people_who_hold_pairs_ahead(store: Store) -> None:
     """In any order of their looks and answers, each pair ends with exactly two people, and nobody waits while any is left."""
-    rng = random.Random(1)
+    rng = Random(1)
     store.load([case(n) for n in range(25)])
     at: dict[str, tuple[Seat, Seat | None] | None] = {}
     names = [f"p{n}" for n in range(4)]
