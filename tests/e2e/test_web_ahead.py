@@ -6,7 +6,6 @@ A server that is stopped (SIGSTOP) answers nobody, so what is on the screen mean
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -214,7 +213,7 @@ def test_the_end_of_the_queue_and_who_waits_for_what_is_held(page: Any, browser:
     database = Database(where.database)
     store = Store(database)
     for one in store.cases()[:-3]:  # a lead decides all but three
-        store.adjudicate(Judgement(pair_id=one.pair.id, better=one.pair.ids[0], by="lea", kind="lead"))
+        store.adjudicate(Judgement(pair_id=one.pair.id, better=one.pair.responses[0].id, by="lea", kind="lead"))
     database.close()
     add(where, "hal")
     enter(page, where, "gus")
