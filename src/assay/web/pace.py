@@ -31,7 +31,8 @@ class Pace:
     def words(self) -> str:
         if self.seconds is None or not self.left:
             return ""
-        return f"about {duration(self.seconds)} each, {duration(self.seconds * self.left)} to go at most"
+        each, all_ = (duration(s).replace(" ", "\N{NO-BREAK SPACE}") for s in (self.seconds, self.seconds * self.left))
+        return f"about {each} each, {all_} to go at most"
 
 
 def duration(seconds: float) -> str:

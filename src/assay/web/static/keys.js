@@ -177,7 +177,7 @@
   // Sends a form; what came back is a page to show, or why there is none.
   async function post(sent, what) {
     const soon = what === "sending" ? setTimeout(() => say("Sending\u2026"), SOON) : 0;
-    const slow = setTimeout(() => tell(`Still ${what}: the server has not answered yet.`), SLOW);
+    const slow = setTimeout(() => tell(`Still ${what}: the server has not answered yet.`, "notice"), SLOW);
     const text = sent.toString();
     const about = { method: "POST", body: sent, headers: { "x-assay": "page" }, signal: AbortSignal.timeout(GONE), keepalive: text.length < 60_000 };
     try {
@@ -214,8 +214,8 @@
     document.getElementById("live").textContent = (document.getElementById("problem") || document.getElementById("did"))?.textContent || "";
   }
 
-  function tell(text) {
-    say(text, "problem");
+  function tell(text, look = "problem") {
+    say(text, look);
     document.getElementById("live").textContent = text;
     const saved = document.getElementById("saved");
     if (saved) saved.textContent = "";
