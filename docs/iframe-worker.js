@@ -11,7 +11,8 @@ if (location.protocol === "file:") {
       const run = (src) => new Promise((done, failed) => {
         page.body.append(Object.assign(page.createElement("script"), { src, onload: done, onerror: failed }));
       });
-      inside.importScripts = (...urls) => urls.reduce((before, src) => before.then(() => run(src)), Promise.resolve());
+      let before = Promise.resolve();   // one after the other, as in a worker
+      inside.importScripts = (...urls) => { before = urls.reduce((then, src) => then.then(() => run(src)), before); return before; };
       inside.postMessage = (data) => this.dispatchEvent(new MessageEvent("message", { data }));
       this.inside = run(new URL(url, location)).then(() => inside);   // what is said before is heard then
     }
