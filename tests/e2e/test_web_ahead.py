@@ -136,6 +136,27 @@ def test_an_answer_that_was_not_saved_brings_its_pair_back(page: Any, where: Sit
     assert given(where, "bea") == ["1 typed before", "2 typed after"]
 
 
+def test_what_was_typed_ahead_is_there_after_a_skip(page: Any, where: Site) -> None:
+    """The answer did not get through, so its pair is skipped: the one after it is as it was left."""
+    enter(page, where, "ivy")
+    asked: list[Any] = []
+    page.route("**/task", lambda route: asked.append(route))
+    page.keyboard.press("2")
+    page.keyboard.press("r")
+    page.keyboard.insert_text("typed after")
+    page.keyboard.press("Escape")
+    second = submission(page)
+    with turned(page):
+        asked[0].abort()
+    page.unroute("**/task")
+    assert submission(page) != second
+    press(page, "s")
+    assert (submission(page), page.locator("#reason").input_value()) == (second, "typed after")
+    assert page.locator("#did").inner_text().startswith("Skipped")
+    press(page, "2")
+    assert given(where, "ivy") == ["1 typed after"]
+
+
 def test_a_pair_that_went_elsewhere_is_taken_from_the_screen_and_said(page: Any, where: Site) -> None:
     """Answered in another window, given to somebody else, and the answer before it refused."""
     enter(page, where, "cai")

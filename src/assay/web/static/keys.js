@@ -146,12 +146,12 @@
     try {
       if (saving && !(await saving)) return;   // the pair before is back on the screen
       if (!form.isConnected) return;
+      if (stale) await renew(form);
       const sent = new URLSearchParams(body(form, button, button?.name === "answer"));
-      if (!stale && ready(form, button)) {
+      if (ready(form, button)) {
         go_on(form, sent, button);
         return;
       }
-      await renew(form, sent);
       const reply = await post(sent, "sending");
       if (reply.page) show(reply.page, reply.at);
       else tell(reply.problem);
@@ -164,28 +164,30 @@
   let stale = false;   // the session that this page was of has ended
 
   // After a log-in in another tab this page sends the new session's token.
-  async function renew(form, sent) {
-    if (!stale) return;
+  async function renew(form) {
     const page = await fetch("/task").then((r) => r.text()).catch(() => "");
     const csrf = new DOMParser().parseFromString(page, "text/html").querySelector("#main [name=csrf]")?.value;
-    if (!csrf) return;
-    stale = false;
-    for (const field of [form.elements.csrf, ...(ahead?.nodes || []).map((n) => n.querySelector?.("[name=csrf]")).filter(Boolean)]) field.value = csrf;
-    sent.set("csrf", csrf);
+    const fields = (ahead?.nodes || []).map((node) => node.querySelector?.("[name=csrf]"));
+    for (const field of [form.elements.csrf, ...fields]) if (field && csrf) field.value = csrf;
+  }
+
+  // What is sent outlives the page that sends it, as far as browsers let it (64 KiB).
+  function deliver(sent, how, more) {
+    const text = sent.toString();
+    const headers = { "content-type": "application/x-www-form-urlencoded;charset=UTF-8", "x-assay": how };
+    return fetch("/task", { method: "POST", body: text, headers, keepalive: text.length < 60_000, ...more });
   }
 
   // Sends a form; what came back is a page to show, or why there is none.
   async function post(sent, what) {
     const soon = what === "sending" ? setTimeout(() => say("Sending\u2026"), SOON) : 0;
     const slow = setTimeout(() => tell(`Still ${what}: the server has not answered yet.`, "notice"), SLOW);
-    const text = sent.toString();
-    const about = { method: "POST", body: sent, headers: { "x-assay": "page" }, signal: AbortSignal.timeout(GONE), keepalive: text.length < 60_000 };
     try {
-      const response = await fetch("/task", about);
+      const response = await deliver(sent, "page", { signal: AbortSignal.timeout(GONE) });
       if (response.redirected) { location.assign(response.url); return { problem: "You are logged out." }; }
       const page = new DOMParser().parseFromString(await response.text(), "text/html");
-      if (page.getElementById("main") && (response.ok || response.status === 409)) return { page, at: response.headers.get("x-assay-at") };
       stale = response.status === 401 || response.status === 403;
+      if (page.getElementById("main") && (response.ok || response.status === 409)) return { page, at: response.headers.get("x-assay-at") };
       if (response.status === 401) return { problem: "Not saved: you are logged out. Log in in another tab, then press again here." };
       return { problem: `Not saved: ${(page.querySelector(".problem") || page.body).textContent.trim()}` };
     } catch {
@@ -197,6 +199,11 @@
   }
 
   function show(page, at) {
+    if (ahead?.typed && page.querySelector("#task [name=submission]")?.value === ahead.submission) {
+      put(ahead);   // what was typed in it is nowhere else
+      patch(page);
+      return;
+    }
     put({ title: page.title, nodes: [...page.getElementById("main").childNodes], top: 0 });
     const there = at && document.getElementById(at);
     if (there) there.scrollIntoView({ block: "nearest" });
@@ -229,7 +236,7 @@
 
   // -- the pair after this one: held while this one is read, and shown while the answer to this one is being saved -----------
 
-  let ahead = null;   // { at: the submission of the pair before it, submission, title, nodes, top }
+  let ahead = null;   // { at: the submission of the pair before it, submission, title, nodes, top, typed: was on the screen before }
 
   async function look_ahead() {
     const form = document.getElementById("task");
@@ -273,7 +280,7 @@
     saving = null;
     const back = !reply.page || there === before.at;
     if (back) {
-      ahead = { ...leave(), at: before.at, submission: next.submission };
+      ahead = { ...leave(), at: before.at, submission: next.submission, typed: true };
       put(before);
       if (reply.page) patch(reply.page);
       else tell(reply.problem + (sending ? " What you pressed since was not sent." : ""));
@@ -312,7 +319,7 @@
     if (!ahead || !form) return;
     const sent = new URLSearchParams({ do: "release", submission: ahead.submission, csrf: form.elements.csrf.value });
     ahead = null;
-    fetch("/task", { method: "POST", body: sent, headers: { "x-assay": "quiet" }, keepalive: true }).catch(() => null);
+    deliver(sent, "quiet").catch(() => null);
   });
 
   // -- a pair ------------------------------------------------------------------------------------------------------------
@@ -335,9 +342,9 @@
     const shown = turn.signal;
     const send = async (more) => {
       if (saving) await saving;   // until then this pair is not the one that one is at
-      const sent = body(form);
+      const sent = new URLSearchParams(body(form));
       for (const [key, value] of Object.entries(more)) sent.set(key, value);
-      return fetch("/task", { method: "POST", body: new URLSearchParams(sent), headers: { "x-assay": "quiet" }, keepalive: true });
+      return deliver(sent, "quiet");
     };
     let timer = 0;
     on(form, "input", (event) => {
