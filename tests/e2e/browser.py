@@ -137,10 +137,13 @@ def follow(page: Any, where: Any) -> None:
 
 @contextmanager
 def turned(page: Any) -> Iterator[None]:
-    """What is done within leads to the next page, which the script puts in place of this one."""
+    """What is done within leads to the next page, which the script puts in place of this one; an answer is saved then."""
     before = page.evaluate("document.documentElement.dataset.turn")
     yield
-    page.wait_for_function("before => document.documentElement.dataset.turn !== before", arg=before)
+    there = (
+        "before => { const now = document.documentElement.dataset; return now.turn !== before && !('saving' in now); }"
+    )
+    page.wait_for_function(there, arg=before)
 
 
 def press(page: Any, key: str) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -79,6 +80,28 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
         for host in re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"?(https?://[^/\" >]+)", file.read_text())
     }  # fmt: skip
     assert used <= {"https://squidfunk.github.io"}, "no page asks another host for anything"
+    assert "iframe-worker.js" in page
+    assert (tmp_path / "site" / "search" / "search_index.js").read_text().startswith("var __index")
+
+
+def test_the_search_works_where_the_site_is_opened_as_files(browser: Any, tmp_path: Path) -> None:
+    """Browsers start no worker there; what stands in for one runs the script, loads what it asks for, answers in order."""
+    parts = {
+        "more.js": "function plus(n) { return n + 1; }",
+        "worker.js": "addEventListener('message', async (event) => {"
+                     "await importScripts('more.js'); postMessage(plus(event.data)); });",
+        "page.js": "var said = [], w = new Worker('worker.js'); w.addEventListener('message', (e) => said.push(e.data));"
+                   "w.postMessage(1); w.postMessage(2);",
+        "page.html": "<!doctype html><body><script src=iframe-worker.js></script><script src=page.js></script>",
+        "iframe-worker.js": (ROOT / "docs" / "iframe-worker.js").read_text(),
+    }  # fmt: skip
+    for name, text in parts.items():
+        (tmp_path / name).write_text(text)
+    page = browser.new_page()
+    page.goto((tmp_path / "page.html").as_uri())
+    page.wait_for_function("said.length === 2")
+    assert page.evaluate("said") == [2, 3]
+    page.close()
 
 
 @pytest.mark.slow

@@ -230,11 +230,12 @@ def test_two_windows_of_one_person(page: Any, tmp_path: Path) -> None:
         assert other.locator("#did").inner_text() == "Choose below"
         where.process.send_signal(signal.SIGSTOP)
         try:
-            other.keyboard.press("4")
-            other.wait_for_selector("text=Still sending")
-        finally:
             with turned(other):
+                other.keyboard.press("4")
+                other.wait_for_selector("text=/Still s(ending|aving)/")
                 where.process.send_signal(signal.SIGCONT)
+        finally:
+            where.process.send_signal(signal.SIGCONT)
         assert other.locator("#did").inner_text() == "Saved: response 2 is slightly better."
     found = read_judgements(where.run / "judgements.jsonl")
     assert [(j.better == j.shown[0], j.rationale) for j in found][:1] == [(True, "a reason of this window")]

@@ -49,4 +49,4 @@ def test_durations_in_words(seconds: float, words: str) -> None:
 def test_no_pace_is_made_up() -> None:
     assert Pace(judged=1, left=4, seconds=None).words == ""
     assert Pace(judged=9, left=0, seconds=30.0).words == ""
-    assert Pace(judged=9, left=4, seconds=30.0).words == "about 30 s each, 2 min to go at most"
+    assert Pace(judged=9, left=4, seconds=30.0).words == "about 30\xa0s each, 2\xa0min to go at most"

@@ -31,7 +31,8 @@ class Pace:
     def words(self) -> str:
         if self.seconds is None or not self.left:
             return ""
-        return f"about {duration(self.seconds)} each, {duration(self.seconds * self.left)} to go at most"
+        each, all_ = (duration(s).replace(" ", "\N{NO-BREAK SPACE}") for s in (self.seconds, self.seconds * self.left))
+        return f"about {each} each, {all_} to go at most"
 
 
 def duration(seconds: float) -> str:
@@ -70,9 +71,10 @@ def times(connection: sa.Connection) -> list[float]:
 
 
 def held(connection: sa.Connection, now: float) -> list[tuple[str, str, float]]:
-    """Who has which pair open, and until when (unix seconds), if they do nothing."""
+    """Who has which pair open, and until when (unix seconds), if they do nothing. What is held ahead is not open."""
     query = sa.select(seats.c.name, seats.c.pair_id, seats.c.expires).where(~seats.c.judged, seats.c.expires > now)
-    return [(r.name, r.pair_id, r.expires) for r in connection.execute(query.order_by(seats.c.name))]
+    shown = query.where(~seats.c.ahead).order_by(seats.c.name)
+    return [(r.name, r.pair_id, r.expires) for r in connection.execute(shown)]
 
 
 def coming(real: int, traps: int, done: int, every: int) -> int:

@@ -44,6 +44,8 @@ seats = sa.Table(
     sa.Column("expires", sa.Float, nullable=False),
     sa.Column("judged", sa.Boolean, nullable=False),
     sa.Column("draft", sa.Text, nullable=False),
+    # held for whom reads another pair, and not on their screen yet (`ahead`)
+    sa.Column("ahead", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.UniqueConstraint("pair_id", "name"),
     sa.Index("seats_name", "name", "judged"),
 )  # fmt: skip
@@ -115,7 +117,18 @@ def _index_of_open_pairs(connection: sa.Connection) -> None:
     connection.execute(sa.text("CREATE INDEX IF NOT EXISTS pairs_open ON pairs (open, truth)"))
 
 
-MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_first, _index_of_sessions, _index_of_open_pairs)
+def _seats_ahead(connection: sa.Connection) -> None:
+    """The pair that is held while its holder reads the one before it."""
+    if "ahead" not in {column["name"] for column in sa.inspect(connection).get_columns("seats")}:
+        connection.execute(sa.text("ALTER TABLE seats ADD COLUMN ahead BOOLEAN DEFAULT false NOT NULL"))
+
+
+MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (
+    _first,
+    _index_of_sessions,
+    _index_of_open_pairs,
+    _seats_ahead,
+)
 """In order; a database's version is the number of those that it has had. Never change one that was released: add one."""
 
 

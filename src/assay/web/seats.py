@@ -68,42 +68,60 @@ def skipped_by(name: str) -> Any:
     return sa.exists().where(facts.c.kind == "skip", facts.c.target == pairs.c.id, facts.c.by == name, ~again)
 
 
-def next_pair(connection: sa.Connection, name: str, settings: Settings, now: float) -> tuple[str | None, bool]:
-    """The pair that `name` should see next, and whether it is a trap."""
+def next_pair(
+    connection: sa.Connection, name: str, settings: Settings, now: float, before: int = 0
+) -> tuple[str | None, bool]:
+    """The pair that `name` should see next, or after `before` more answers, and whether it is a trap.
+
+    What is held ahead for others (`ahead`) is given away when nothing else is left, to whom would see it now.
+    """
     mine = sa.exists().where(seats.c.pair_id == pairs.c.id, seats.c.name == name)
     base = sa.select(pairs.c.id).where(~mine, ~skipped_by(name)).order_by(pairs.c.place).limit(1)
-    if settings.trap_every:
-        count = sa.select(sa.func.count()).select_from(seats).where(seats.c.name == name, seats.c.judged)
-        done = connection.execute(count).scalar_one()
-        if done % settings.trap_every == settings.trap_every - 1:
-            trap = connection.execute(base.where(pairs.c.truth.is_not(None))).scalar()
-            if trap is not None:
-                return trap, True
-    held = (
-        sa.select(sa.func.count()).select_from(seats)
-        .where(seats.c.pair_id == pairs.c.id, seats.c.judged | (seats.c.expires > now)).scalar_subquery()
-    )  # fmt: skip
-    free = base.where(pairs.c.truth.is_(None), pairs.c.open, held < settings.overlap)
-    return connection.execute(free).scalar(), False
+    if trap_due(connection, name, settings, before):
+        trap = connection.execute(base.where(pairs.c.truth.is_not(None))).scalar()
+        if trap is not None:
+            return trap, True
+    for kept in (seats.c.expires > now, (seats.c.expires > now) & ~seats.c.ahead)[: 1 if before else 2]:
+        held = (
+            sa.select(sa.func.count()).select_from(seats)
+            .where(seats.c.pair_id == pairs.c.id, seats.c.judged | kept).scalar_subquery()
+        )  # fmt: skip
+        free = base.where(pairs.c.truth.is_(None), pairs.c.open, held < settings.overlap)
+        found = connection.execute(free).scalar()
+        if found is not None:
+            return found, False
+    return None, False
 
 
-def sit(connection: sa.Connection, pair_id: str, name: str, settings: Settings, now: float, trap: bool) -> bool:
-    """Take a free seat, or one that ran out. False where there is none."""
+def trap_due(connection: sa.Connection, name: str, settings: Settings, before: int = 0) -> bool:
+    """Whether the pair that `name` sees after `before` more answers is to be a trap, if any is left."""
+    if not settings.trap_every:
+        return False
+    count = sa.select(sa.func.count()).select_from(seats).where(seats.c.name == name, seats.c.judged)
+    done = connection.execute(count).scalar_one() + before
+    return done % settings.trap_every == settings.trap_every - 1
+
+
+def sit(
+    connection: sa.Connection, pair_id: str, name: str, settings: Settings, now: float, trap: bool, ahead: bool = False
+) -> bool:
+    """Take a free seat, or one that ran out, or at last one that somebody holds `ahead`. False where there is none."""
     taken = {row.seat: row for row in connection.execute(sa.select(seats).where(seats.c.pair_id == pair_id))}
     limit = len(taken) + 1 if trap else settings.overlap
     fresh = {"name": name, "submission": secrets.token_hex(16), "opened": now, "expires": now + settings.lease_s,
-             "judged": False, "draft": "{}"}  # fmt: skip
-    for seat in range(limit):
-        row = taken.get(seat)
-        if row is None:
-            connection.execute(seats.insert().values(pair_id=pair_id, seat=seat, **fresh))
-            return True
-        if not row.judged and row.expires <= now:
-            lapse(connection, row, now)
-            change = seats.update().where(seats.c.pair_id == pair_id, seats.c.seat == seat).values(**fresh)
-            connection.execute(change)
-            return True
-    return False
+             "judged": False, "draft": "{}", "ahead": ahead}  # fmt: skip
+    held = [(n, row) for n, row in sorted(taken.items()) if n < limit and not row.judged]
+    over = [r for r in held if r[1].expires <= now] + ([] if ahead else [r for r in held if r[1].ahead])
+    seat = next((n for n in range(limit) if n not in taken), None)
+    if seat is not None:
+        connection.execute(seats.insert().values(pair_id=pair_id, seat=seat, **fresh))
+        return True
+    if not over:
+        return False
+    seat, row = over[0]
+    lapse(connection, row, now)
+    connection.execute(seats.update().where(seats.c.pair_id == pair_id, seats.c.seat == seat).values(**fresh))
+    return True
 
 
 def sit_again(
@@ -136,14 +154,36 @@ def remarked(connection: sa.Connection, kind: str, pair_id: str, name: str) -> b
 
 def unskip(connection: sa.Connection, pair_id: str, name: str, settings: Settings, now: float) -> bool:
     """Give a skipped pair back, in place of the seat that `name` has now; False where somebody else took it."""
-    held = connection.execute(sa.select(seats).where(seats.c.name == name, ~seats.c.judged)).all()
+    at = seat_before(connection, name)
     if not sit(connection, pair_id, name, settings, now, _is_trap(connection, pair_id)):
         return False
-    for row in held:
-        lapse(connection, row, now)
-        connection.execute(seats.delete().where(seats.c.submission == row.submission))
+    if at is not None:
+        put_behind(connection, at, now)
     note(connection, "unskip", pair_id, name, now, {})
     return True
+
+
+def seat_before(connection: sa.Connection, name: str) -> Any:
+    """The row of the seat that `name` has before them; None where they have none."""
+    own = (seats.c.name == name, ~seats.c.judged, ~seats.c.ahead)
+    return connection.execute(sa.select(seats).where(*own).limit(1)).one_or_none()
+
+
+def put_behind(connection: sa.Connection, seat: sa.Row[Any], now: float) -> None:
+    """Another pair comes before the one that somebody has before them: it is held ahead, with what was typed, in place of
+    the one that was."""
+    release(connection, seat.name, now)
+    connection.execute(seats.update().where(seats.c.submission == seat.submission).values(ahead=True))
+
+
+def release(connection: sa.Connection, name: str, now: float, submission: str | None = None) -> None:
+    """Give back what `name` holds ahead (or this one alone)."""
+    own = [seats.c.name == name, ~seats.c.judged, seats.c.ahead]
+    if submission is not None:
+        own.append(seats.c.submission == submission)
+    for row in connection.execute(sa.select(seats).where(*own)).all():
+        lapse(connection, row, now)
+        connection.execute(seats.delete().where(seats.c.submission == row.submission))
 
 
 def seat_of(connection: sa.Connection, pair_id: str, name: str) -> Seat:

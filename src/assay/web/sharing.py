@@ -151,12 +151,13 @@ class Sharing:
 
 
 def held_by_others(store: Store, name: str) -> list[tuple[str, int, float]]:
-    """(who, how many pairs, until when) of the seats that other people have now, in terminals as well."""
+    """(who, how many pairs, until when) of the seats that other people have now, in terminals as well; what they hold
+    ahead would be given to `name`."""
     latest = sa.func.max(seats.c.expires)
     query = sa.select(seats.c.name, sa.func.count(), latest).group_by(seats.c.name).order_by(seats.c.name)
     with store.database.read() as connection:
         rows = connection.execute(
-            query.where(~seats.c.judged, seats.c.expires > store.clock(), seats.c.name != name)
+            query.where(~seats.c.judged, ~seats.c.ahead, seats.c.expires > store.clock(), seats.c.name != name)
         ).all()
     return [(who, n, until) for who, n, until in rows]
 

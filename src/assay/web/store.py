@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from assay.curate.attributes import conversation_text, response_text
 from assay.records import Attributes, Case, Judgement
 from assay.tables import build, plain
+from assay.web import ahead
 from assay.web.facts import Fact, note
 from assay.web.pace import Pace, pace
 from assay.web.quality import Work
@@ -29,11 +30,11 @@ from assay.web.seats import (
     Seat,
     case_in,
     close_full,
-    lapse,
-    next_pair,
+    put_behind,
+    release,
     remarked,
+    seat_before,
     seat_of,
-    sit,
     sit_again,
     unskip,
 )
@@ -82,11 +83,8 @@ class Store:
                 if held is None:
                     continue
                 verdicts = json.loads(held)
-                entry = {
-                    "text": str(row.get("text", "")),
-                    "right": row.get("right"),
-                    "by": str(row.get("by", "machine")),
-                }
+                by = str(row.get("by", "machine"))
+                entry = {"text": str(row.get("text", "")), "right": row.get("right"), "by": by}
                 own = verdicts.setdefault(str(row["response_id"]), [])
                 if entry not in own:
                     own.append(entry)
@@ -114,22 +112,30 @@ class Store:
 
     # -- seats ----------------------------------------------------------------------------------------------------
 
-    def take(self, name: str, settings: Settings) -> Seat | None:
-        """The seat that `name` has, or the next one; None when the queue has nothing for this person."""
+    def take(self, name: str, settings: Settings, shown: str = "") -> Seat | None:
+        """The seat that `name` has before them, or the next one; None when the queue has nothing for this person.
+
+        `shown` is the submission of the pair that already stands on their screen, as it was held `ahead`.
+        """
         with self.database.write() as connection:
-            now = self.clock()
-            # An own seat that ran out is still one's own as long as nobody took it: the draft is in it.
-            held = connection.execute(
-                sa.select(seats.c.pair_id).where(seats.c.name == name, ~seats.c.judged).limit(1)
-            ).scalar()
-            if held is not None:
-                own = (seats.c.pair_id == held, seats.c.name == name)
-                connection.execute(seats.update().where(*own).values(expires=now + settings.lease_s))
-                return seat_of(connection, held, name)
-            pair_id, trap = next_pair(connection, name, settings, now)
-            if pair_id is None or not sit(connection, pair_id, name, settings, now, trap):
-                return None
-            return seat_of(connection, pair_id, name)
+            pair_id = ahead.take(connection, name, settings, self.clock(), shown)
+            return None if pair_id is None else seat_of(connection, pair_id, name)
+
+    def take_ahead(self, name: str, settings: Settings, at: str) -> Seat | None:
+        """Hold the pair that comes after the one of the submission `at`; None: there is none, or `name` is elsewhere."""
+        with self.database.write() as connection:
+            pair_id = ahead.hold(connection, name, settings, self.clock(), at)
+            return None if pair_id is None else seat_of(connection, pair_id, name)
+
+    def release(self, name: str, submission: str) -> None:
+        """Give back a pair that was held ahead: the page that it was held for has gone."""
+        with self.database.write() as connection:
+            release(connection, name, self.clock(), submission)
+
+    def why_gone(self, name: str, submission: str) -> str:
+        """Why a pair that was held ahead is not the one that `name` has before them now."""
+        with self.database.read() as connection:
+            return ahead.why_gone(connection, name, submission, self.clock())
 
     def draft(self, submission: str, name: str, values: Mapping[str, str]) -> dict[str, str]:
         """Keep what was typed so far, and return it with what is kept of the other fields, as another window may
@@ -199,7 +205,7 @@ class Store:
                 raise Refused("Your time for this pair ran out and somebody else took it; this answer was not stored.")
             recorded = {"strength": strength, "words": work.words, "panels": list(work.panels), "hint": work.hint}
             self._insert(connection, submission, work.judgement, recorded)
-            connection.execute(seats.update().where(seats.c.submission == submission).values(judged=True))
+            connection.execute(seats.update().where(seats.c.submission == submission).values(judged=True, ahead=False))
             close_full(connection, pair_id, settings)
         return True
 
@@ -224,10 +230,8 @@ class Store:
         sent twice takes one answer back, not two.
         """
         with self.database.write() as connection:
-            held = connection.execute(
-                sa.select(seats.c.submission).where(seats.c.name == name, ~seats.c.judged).limit(1)
-            ).scalar()
-            if submission is not None and submission != (held or ""):
+            held = seat_before(connection, name)
+            if submission is not None and submission != (held.submission if held else ""):
                 raise Refused(LEFT_BEHIND)
             last = connection.execute(
                 sa.select(judgements.c.id, judgements.c.pair_id, judgements.c.body)
@@ -238,14 +242,13 @@ class Store:
             if last is None:
                 return False
             now = self.clock()
-            for row in connection.execute(sa.select(seats).where(seats.c.name == name, ~seats.c.judged)).all():
-                lapse(connection, row, now)
-            connection.execute(seats.delete().where(seats.c.name == name, ~seats.c.judged))
+            if held is not None:
+                put_behind(connection, held, now)
             note(connection, "withdrawal", last.pair_id, name, now, {"submission": last.id})
             taken = json.loads(last.body)["judgement"]  # the time that was spent on the pair counts on
             draft = as_body({"reason": taken["rationale"], "seconds": str(taken["seconds"])})
             fresh = {"submission": secrets.token_hex(16), "opened": now - taken["seconds"],
-                     "expires": now + settings.lease_s, "judged": False, "draft": draft}  # fmt: skip
+                     "expires": now + settings.lease_s, "judged": False, "draft": draft, "ahead": False}  # fmt: skip
             connection.execute(seats.update().where(seats.c.submission == last.id).values(**fresh))
             connection.execute(pairs.update().where(pairs.c.id == last.pair_id).values(open=True))
         return True

@@ -7,16 +7,14 @@ works without its script, which adds keys, saving while one types, and the time 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment
 
-from assay.curate.annotate import protocol_for
 from assay.curate.attributes import (
     CATEGORIES,
     CONTROVERSIALITY,
@@ -25,9 +23,7 @@ from assay.curate.attributes import (
     fenced,
     fill_prompt,
     response_text,
-    said_beside,
 )
-from assay.curate.rules import last_user_text
 from assay.errors import AssayError
 from assay.images import MEDIA, file_of
 from assay.llm.chat import Chat
@@ -36,14 +32,12 @@ from assay.records import Attributes, Judgement, Message, assistant, user
 from assay.sandbox import run_python
 from assay.tables import plain
 from assay.web.desk import Access, Account, Id
-from assay.web.diff import difference
-from assay.web.facts import Fact
 from assay.web.quality import Work
 from assay.web.seats import LEFT_BEHIND, Answered, Refused, Seat
-from assay.web.settings import SEARCH, Settings
+from assay.web.settings import Settings
 from assay.web.sharing import held_by_others
+from assay.web.showing import REASON, TYPED, Panel, panel_of, sees_verdicts, shown, tools_at, wants_reason
 from assay.web.store import Store
-from assay.web.text import plain_text, render_markdown, reveal
 
 ANSWERS: Mapping[str, tuple[int | None, int, str]] = {
     "1 much": (0, 3, ""), "1": (0, 2, ""), "1 slightly": (0, 1, ""), "2 slightly": (1, 1, ""), "2": (1, 2, ""),
@@ -51,10 +45,6 @@ ANSWERS: Mapping[str, tuple[int | None, int, str]] = {
 }  # fmt: skip
 """What a button says: the side that is better, how much (3: much), or the problem."""
 TOOLS = frozenset({"verdicts", "difference", "search", "python", "assistant", "protocol"})
-MACHINES = frozenset({"verdicts", "assistant"})
-REASON = 10
-"""Characters of a reason, where one is asked for."""
-_TYPED = ("reason", "code", "question", "note")
 _LONGEST = 65_536
 DID: Mapping[str, str] = {
     "1 much": "Saved: response 1 is much better.", "1": "Saved: response 1 is better.",
@@ -67,7 +57,6 @@ DID: Mapping[str, str] = {
 }  # fmt: skip
 """What the page says after each action; an address cannot make it say anything else."""
 _UNDO = {"skip": "unskip", "flag": "unflag"}
-_html = lru_cache(maxsize=256)(render_markdown)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +72,8 @@ class Sent:
     attributes: dict[str, str]
     tool: str
     last: str
+    following: str
+    """The submission of the pair that stands on the screen already, while this form is being saved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,20 +92,6 @@ class Next:
         return f"/task{'?' if said else ''}{said}{'#' if self.at else ''}{self.at}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Panel:
-    """What a person did beside a pair: every use of a tool, oldest first, and which tools they were."""
-
-    uses: tuple[Fact, ...]
-
-    @property
-    def tools(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(f.body["tool"] for f in self.uses))
-
-    def of(self, tool: str) -> list[Fact]:
-        return [f for f in self.uses if f.body["tool"] == tool]
-
-
 def make_router(
     store: Store, access: Access, pages: Environment, chat: Chat | None = None, images: Path | None = None
 ) -> APIRouter:
@@ -126,29 +103,51 @@ def make_router(
             raise HTTPException(401, "Please log in.")
         return who
 
-    def page(request: Request, who: Account, after: Next, status: int = 200, problem: str = "") -> HTMLResponse:
-        settings = store.settings()
-        seat = store.take(who.name, settings)
+    def said(request: Request, who: Account, settings: Settings, after: Next, problem: str = "") -> dict[str, Any]:
+        """What the page says beside a pair."""
         if after.need == "reason":
             asked = "" if settings.reason == "always" else ": a machine was asked about this pair"
             problem = f"Say in a few words of your own why{asked}. At least {REASON} characters."
-        common = {
+        return {
             "who": who, "csrf": access.csrf(request), "pace": store.pace(who.name, settings), "problem": problem,
             "need": after.need == "reason", "did": DID.get(after.did, ""),
             "undo": _UNDO.get(after.did, "undo"), "last": after.last,
         }  # fmt: skip
+
+    def page(
+        request: Request, who: Account, after: Next, status: int = 200, problem: str = "", following: str = ""
+    ) -> HTMLResponse:
+        """The page of the pair that one is at; where it is on the screen already (`following`), what is said beside it."""
+        settings = store.settings()
+        seat = store.take(who.name, settings, following)
+        there = seat is not None and seat.submission == following
+        if following and not there and after.did:
+            problem = f"The pair that stood here is gone: {store.why_gone(who.name, following)}."
+        common = said(request, who, settings, after, problem)
         headers = {"x-assay-at": after.at} if after.at else None
         if seat is None:
             held = held_by_others(store, who.name)
             return HTMLResponse(pages.get_template("done.html").render(**common, held=held), status, headers)
-        shown = _shown(store, seat, settings, chat is not None)
-        return HTMLResponse(pages.get_template("task.html").render(**common, **shown), status, headers)
+        if there:
+            return HTMLResponse(pages.get_template("task_saved.html").render(**common, seat=seat), status)
+        about = shown(store, seat, settings, chat is not None)
+        return HTMLResponse(pages.get_template("task.html").render(**common, **about), status, headers)
 
     @router.get("/task")
     def task(
         request: Request, who: Annotated[Account, Depends(person)], need: str = "", did: str = "", last: Id = ""
     ) -> HTMLResponse:
         return page(request, who, Next(did=did, last=last, need=need))
+
+    @router.get("/task/ahead")
+    def ahead(request: Request, who: Annotated[Account, Depends(person)], at: Id = "") -> Response:
+        """The page of the pair that comes after an answer to the one that is open, held while that is read."""
+        settings = store.settings()
+        seat = store.take_ahead(who.name, settings, at)
+        if seat is None:
+            return Response(status_code=204)
+        about = shown(store, seat, settings, chat is not None)
+        return HTMLResponse(pages.get_template("task.html").render(**said(request, who, settings, Next()), **about))
 
     @router.post("/task")
     def act(
@@ -157,16 +156,22 @@ def make_router(
     ) -> Response:  # fmt: skip
         if not access.csrf_holds(request, csrf):
             raise HTTPException(403, "This page is too old; reload it. What you typed is kept.")
+        if sent.do == "release":  # the page that held it has gone: it has no use for an answer
+            store.release(who.name, sent.submission)
+            return Response(status_code=204)
         kept = store.draft(sent.submission, who.name, sent.typed) if sent.submission else sent.typed
-        sent = replace(sent, typed={**dict.fromkeys(_TYPED, ""), **kept})
+        sent = replace(sent, typed={**dict.fromkeys(TYPED, ""), **kept})
         try:
             after = _act(store, chat, who, sent)
         except Refused as refused:
-            return page(request, who, Next(), 409, f"{refused} {sent.typed['reason']}".strip())
+            told = f"{refused} {sent.typed['reason']}".strip()
+            return page(request, who, Next(), 409, told, sent.following)
         how = request.headers.get("x-assay")
         if how == "quiet":
             return Response(status_code=204)
-        return page(request, who, after) if how == "page" else RedirectResponse(after.address, 303)
+        if how == "page":
+            return page(request, who, after, following=sent.following)
+        return RedirectResponse(after.address, 303)
 
     @router.get("/images/{name}")
     def image(name: str, who: Annotated[Account, Depends(person)]) -> FileResponse:
@@ -188,6 +193,7 @@ def _sent(
     category: Annotated[str, Form(max_length=100)] = "", objectivity: Annotated[str, Form(max_length=100)] = "",
     controversiality: Annotated[str, Form(max_length=100)] = "", desired: Annotated[str, Form(max_length=5_000)] = "",
     guideline: Annotated[str, Form(max_length=5_000)] = "", last: Annotated[Id, Form()] = "",
+    following: Annotated[Id, Form()] = "",
 ) -> Sent:  # fmt: skip
     try:
         looked = float(seconds or -1)
@@ -196,7 +202,7 @@ def _sent(
     typed = {"reason": reason, "code": code, "question": question, "note": note}
     return Sent(
         submission=submission, pair_id=pair_id, answer=answer, do=do, seconds=looked if 0 <= looked < 1e6 else -1.0,
-        tool=tool, last=last, typed={k: v for k, v in typed.items() if v is not None},
+        tool=tool, last=last, following=following, typed={k: v for k, v in typed.items() if v is not None},
         attributes={"category": category, "objectivity": objectivity, "controversiality": controversiality,
                     "desired": desired, "guideline": guideline},
     )  # fmt: skip
@@ -237,30 +243,28 @@ def _answer(store: Store, settings: Settings, who: Account, sent: Sent) -> Next:
     if case is None:
         raise HTTPException(404, "There is no such pair.")
     side, strength, problem = ANSWERS[sent.answer]
-    panel = _panel(store, sent.pair_id, who.name)
-    seat = store.take(who.name, settings)
-    current = seat is not None and seat.submission == sent.submission
-    verdicts = seat.verdicts if seat is not None and current else {}
-    seen = bool(verdicts) and _sees_verdicts(settings, panel)
-    tools = tuple(dict.fromkeys((*panel.tools, *(("verdicts",) if seen else ()))))
+    panel = panel_of(store, sent.pair_id, who.name)
+    at = store.take(who.name, settings)
+    seat = at if at is not None and at.submission == sent.submission else None
+    tools = tools_at(seat, settings, panel)
     reason = sent.typed["reason"].strip()
-    wanted = settings.reason == "always" or (settings.reason != "never" and bool(MACHINES & set(tools)))
-    if wanted and side is not None and len(reason) < REASON:
+    if wants_reason(settings, tools) and side is not None and len(reason) < REASON:
         return Next(need="reason")
-    shown = Seat.order(case, who.name)
-    elapsed = max(0.0, store.clock() - seat.opened) if seat is not None and current else settings.lease_s
+    order = Seat.order(case, who.name)
+    elapsed = max(0.0, store.clock() - seat.opened) if seat is not None else settings.lease_s
     seconds = min(sent.seconds, elapsed) if sent.seconds >= 0 else elapsed
     work = Work(
         judgement=Judgement(
-            pair_id=sent.pair_id, better=None if side is None else shown[side], by=who.name, kind="human", shown=shown,
+            pair_id=sent.pair_id, better=None if side is None else order[side], by=who.name, kind="human", shown=order,
             problem=problem, rationale=reason, seconds=round(seconds, 1), strength=float(strength),
         ),
-        words=seat.words if seat is not None and current else 0, panels=tools, hint=_hint(verdicts) if seen else None,
+        words=seat.words if seat is not None else 0, panels=tools,
+        hint=_hint(seat.verdicts) if seat is not None and sees_verdicts(settings, panel) else None,
     )  # fmt: skip
     try:
         store.submit(sent.submission, sent.pair_id, who.name, work, strength, settings)
     except Answered as before:
-        stands = DID[_button(before.judgement, shown)].removeprefix("Saved: ").rstrip(".")
+        stands = DID[_button(before.judgement, order)].removeprefix("Saved: ").rstrip(".")
         raise Refused(f"You answered this pair in another window before: {stands}. That answer stands.") from before
     return Next(did=sent.answer)
 
@@ -309,7 +313,7 @@ def _use(store: Store, chat: Chat | None, settings: Settings, who: Account, seat
             raise HTTPException(403, "There is no assistant in this project.")
         if not sent.typed["question"].strip():
             return Next(at="assistant")
-        found = _ask(chat, seat, _panel(store, pair_id, who.name), sent.typed["question"].strip())
+        found = _ask(chat, seat, panel_of(store, pair_id, who.name), sent.typed["question"].strip())
         store.draft(sent.submission, who.name, {**sent.typed, "question": ""})
     store.note("use", pair_id, who.name, {"tool": tool, **found})
     return Next(at=tool)
@@ -333,53 +337,8 @@ def _ask(chat: Chat, seat: Seat, panel: Panel, question: str) -> dict[str, Any]:
             "tokens": reply.tokens, "seconds": round(reply.seconds, 2)}  # fmt: skip
 
 
-def _panel(store: Store, pair_id: str, name: str) -> Panel:
-    return Panel(uses=tuple(reversed(store.facts("use", target=pair_id, by=name))))
-
-
-def _sees_verdicts(settings: Settings, panel: Panel) -> bool:
-    return settings.verdicts == "always" or (settings.verdicts == "on request" and "verdicts" in panel.tools)
-
-
 def _hint(verdicts: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
     """The response that the verdicts prefer: the only one of which most say that it is right."""
     score = {i: sum((v["right"] is True) - (v["right"] is False) for v in rows) for i, rows in verdicts.items()}
     good = [i for i, s in score.items() if s > 0]
     return good[0] if len(good) == 1 else None
-
-
-def _shown(store: Store, seat: Seat, settings: Settings, has_chat: bool) -> dict[str, Any]:
-    """What the template shows of a seat."""
-    case, order = seat.case, seat.shown
-    panel = _panel(store, case.pair.id, seat.name)
-    own = store.attributes(case.pair.id, seat.name)
-    about = own or case.attributes
-    sees = _sees_verdicts(settings, panel)
-    texts = [response_text(case.pair.response(i)) for i in order]
-    topic = last_user_text(case.pair.prompt)[:300].encode("utf-8", "replace").decode()
-    return {
-        "seat": seat, "about": about, "edited": own is not None, "categories": CATEGORIES, "objectivities": OBJECTIVITY,
-        "controversialities": CONTROVERSIALITY, "protocol": _html(protocol_for(about, tools=True)),
-        "guessed": about.by == "rules", "flagged": store.flagged(case.pair.id, seat.name),
-        "asked": settings.reason == "always",
-        "prompt": [_message(m) for m in case.pair.prompt],
-        "responses": [[_message(m) for m in case.pair.response(i).messages] for i in order],
-        "verdicts": [seat.verdicts.get(i, []) for i in order] if sees else None,
-        "has_verdicts": bool(seat.verdicts) and settings.verdicts != "never",
-        "changes": difference(*texts) if "difference" in panel.tools else None,
-        "python": panel.of("python") if settings.python == "yes" else None,
-        "assistant": panel.of("assistant") if settings.assistant == "yes" and has_chat else None,
-        "search": SEARCH[settings.search] + quote(topic) if settings.search in SEARCH else "",
-        "search_name": settings.search, "draft": {**dict.fromkeys(_TYPED, ""), **seat.draft}, "reveal": reveal,
-        "plain": plain_text, "markdown": render_markdown,
-    }  # fmt: skip
-
-
-def _message(message: Message) -> dict[str, Any]:
-    """What the page shows of a turn: its text as Markdown; the tools, reasoning and calls with it as they are."""
-    tools = [("tools", message.tools)] if message.tools else []
-    return {
-        "role": message.role, "html": _html(message.content) if message.content else "", "images": message.images,
-        "raw": reveal(message.content),
-        "beside": [(name, plain_text(text)) for name, text in (*tools, *said_beside(message))],
-    }  # fmt: skip
