@@ -234,7 +234,7 @@ def test_named_ones_are_looked_at_before_anything_is_asked(data: Path, tmp_path:
             AssayError,
             r"503\)\. What .* asks only what failed",
         ),
-        (False, ["aime24"], [], BudgetSpent, "the budget of 7 tokens ended in aime24"),
+        (False, ["aime24"], [], BudgetSpent, "the budget of tokens ended in aime24"),
     ],
 )
 def test_how_a_run_ends(
@@ -242,7 +242,7 @@ def test_how_a_run_ends(
 ) -> None:  # fmt: skip
     told = Measured([Failed(name="mmmu", reason="why")] if failed else [], short, undone)
     with pytest.raises(AssayError, match=message) as found:
-        _end(told, 7)
+        _end(told)
     assert type(found.value) is error
 
 

@@ -22,7 +22,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from assay.llm.budget import Budget
 _SCHEMA = """CREATE TABLE IF NOT EXISTS answers (
     key TEXT, sample INTEGER, model TEXT, request TEXT, answer TEXT, tokens_in INTEGER, tokens_out INTEGER,
     seconds REAL, at REAL, PRIMARY KEY (key, sample)) WITHOUT ROWID"""
+_ANSWER = "SELECT answer, tokens_in, tokens_out FROM answers WHERE key = ? AND sample = ?"
 _ASIDE = ("seed", "stream", "stream_options", "user", "timeout")
 """Fields of a request that are no part of the question."""
 MOST_BODY = 256 * 2**20
@@ -46,8 +47,8 @@ SPENT = "not asked: the budget of tokens is spent"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
-    """An answer as the server gave it, and its name in the journal. `fault`: why there is none; `passing`: it may be had at
-    another time."""
+    """How an answer ended, and its name in the journal, where its texts are (`Recorder.said`). `fault`: why there is none;
+    `passing`: it may be had at another time."""
 
     id: str
     said: Said
@@ -106,6 +107,14 @@ class Recorder:
     def faults(self) -> dict[str, str]:
         """The reason of every question of this run that got no answer, by id."""
         return {h.id: h.fault for h in self.heard.values() if h.fault}
+
+    def said(self, name: str) -> Said | None:
+        """An answer of this run with its thoughts, by the id that the library was given; None where there is none."""
+        if name not in self.heard or self.heard[name].fault:
+            return None
+        key, _, sample = name.removeprefix("assay-").rpartition("-")
+        row = self._database.execute(_ANSWER, (key, int(sample))).fetchone()
+        return said(json.loads(row[0]))
 
     @property
     def lost(self) -> list[str]:
@@ -175,7 +184,7 @@ class Recorder:
         sample = self._seen[key]
         self._seen[key] += 1
         heard, answer, used = await self._once(path, key, sample, body)
-        self.heard[heard.id] = heard
+        self.heard[heard.id] = replace(heard, said=heard.said.bare)
         self._count(heard, used)
         self._notice(heard, answer, body)
         if heard.fault and self.errors:
@@ -194,9 +203,7 @@ class Recorder:
     ) -> tuple[Heard, dict[str, Any], tuple[int, int]]:
         """The answer from the journal, or from the server into the journal, and its tokens in and out."""
         name = f"assay-{key}-{sample}"
-        row = self._database.execute(
-            "SELECT answer, tokens_in, tokens_out FROM answers WHERE key = ? AND sample = ?", (key, sample)
-        ).fetchone()  # fmt: skip
+        row = self._database.execute(_ANSWER, (key, sample)).fetchone()
         if row is not None:
             answer = json.loads(row[0])
             return Heard(id=name, said=said(answer), cached=True), answer, (row[1], row[2])

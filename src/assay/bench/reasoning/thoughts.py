@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from assay.llm.completion import CUT_REASONS
@@ -27,10 +27,17 @@ class Said:
     all thought (`all_thought`)."""
     aside: bool = False
     """All of it came in the server's field for thoughts."""
+    thinks: bool = False
+    """There are thoughts in it."""
 
     @property
     def finished(self) -> bool:
         return not (self.cut or self.open)
+
+    @property
+    def bare(self) -> Said:
+        """The same without its texts: what all answers of a benchmark can be kept as."""
+        return replace(self, answer="", thoughts="")
 
 
 def said(completion: dict[str, Any]) -> Said:
@@ -44,7 +51,8 @@ def said(completion: dict[str, Any]) -> Said:
     inside = text[: -len(answer)] if answer and text.endswith(answer) else "" if answer == text else text
     silent = bool(beside) and not text.strip() and not (isinstance(message, dict) and message.get("tool_calls"))
     return Said(
-        answer=answer or "", thoughts=beside + inside, cut=cut, open=answer is None or silent, aside=silent,
+        answer=answer or "", thoughts=beside + inside, thinks=bool(beside + inside), cut=cut,
+        open=answer is None or silent, aside=silent,
         closes=bool(_CLOSED.search(inside)) and not inside.lstrip().startswith(("<", "[", "◁")),
     )  # fmt: skip
 
@@ -59,12 +67,13 @@ def template_opens(told: Sequence[Said]) -> bool:
 def all_thought(one: Said, template_opens: bool) -> bool:
     """Whether an answer never came to its end of thinking. `template_opens`: the prompt opens them all, so that an answer
     without an end is one thought."""
-    return one.open or (template_opens and not one.thoughts)
+    return one.open or (template_opens and not one.thinks)
 
 
 def _text(content: object) -> str:
     """A message's text, whole or in parts."""
     if isinstance(content, list):
         parts = (p.get("text") if isinstance(p, dict) else p for p in content)
-        return "".join(p for p in parts if isinstance(p, str))
-    return content if isinstance(content, str) else ""
+        content = "".join(p for p in parts if isinstance(p, str))
+    # a lone surrogate is valid JSON, but no text that can be kept
+    return content.encode("utf-8", "replace").decode() if isinstance(content, str) else ""
