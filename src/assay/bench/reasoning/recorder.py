@@ -240,10 +240,9 @@ class Recorder:
     def _notice(self, heard: Heard, answer: dict[str, Any], body: dict[str, Any]) -> None:
         """What the server did otherwise than it was asked."""
         self._lacks.update(lacking(answer))
-        usage = answer.get("usage")
-        made = usage.get("completion_tokens") if isinstance(usage, dict) else None
+        made = _counts(answer.get("usage"))[1]
         most = int(body.get("max_tokens") or self.job.max_tokens)
-        self._own_limit |= bool(heard.said.cut and made and int(made) < most)
+        self._own_limit |= heard.said.cut and 0 < made < most
 
 
 def spent(journal: Path) -> int:
@@ -293,17 +292,26 @@ _ENDS = ("stop", "length", "tool_calls", "content_filter", "function_call")
 def _told_usage(answer: dict[str, Any]) -> dict[str, int]:
     """What the server tells of its tokens, whole: a library drops an answer in whose usage something is missing."""
     usage = answer.get("usage")
-    given, made = (
-        int((usage if isinstance(usage, dict) else {}).get(k) or 0) for k in ("prompt_tokens", "completion_tokens")
-    )
+    given, made = _counts(usage)
     return {"prompt_tokens": given, "completion_tokens": made, "total_tokens": given + made}
+
+
+def _counts(usage: object) -> tuple[int, int]:
+    """Tokens in and out of what a server tells of them; 0 for what is no number."""
+
+    def count(name: str) -> int:
+        try:
+            return max(0, int(usage[name] or 0)) if isinstance(usage, dict) else 0
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return 0
+
+    return count("prompt_tokens"), count("completion_tokens")
 
 
 def _usage(answer: dict[str, Any], body: dict[str, Any]) -> tuple[int, int]:
     """Tokens in and out; where the server does not tell, an upper estimate, for a budget to hold."""
     told = answer.get("usage")
-    usage = told if isinstance(told, dict) else {}
-    given, made = (int(usage.get(k) or 0) for k in ("prompt_tokens", "completion_tokens"))
+    given, made = _counts(told)
     if not answer or given + made:
         return given, made
     return _size(body), len(json.dumps(answer["choices"], ensure_ascii=False).encode("utf-8", "replace")) // 2

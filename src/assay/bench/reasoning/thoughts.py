@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from assay.llm.completion import CUT_REASONS
+from assay.llm.completion import CUT_REASONS, TEXT_PARTS
 from assay.llm.parsing import after_thoughts
 
 _CLOSED = re.compile(r"</(?:think|thinking|thought|thoughts|reasoning|seed:think)>|\[/THINK\]|◁/think▷", re.IGNORECASE)
@@ -44,8 +44,9 @@ def said(completion: dict[str, Any]) -> Said:
     """Of a chat completion or a text completion. A box inside a thought is in no answer."""
     choice = completion["choices"][0]
     message = choice.get("message")
-    text = _text(message.get("content") if isinstance(message, dict) else choice.get("text"))
+    text, apart = _parted(message.get("content") if isinstance(message, dict) else choice.get("text"))
     beside = _text(message.get("reasoning_content") or message.get("reasoning")) if isinstance(message, dict) else ""
+    beside += apart
     cut = str(choice.get("finish_reason") or "").lower() in CUT_REASONS
     answer = after_thoughts(text)
     inside = text[: -len(answer)] if answer and text.endswith(answer) else "" if answer == text else text
@@ -70,10 +71,21 @@ def all_thought(one: Said, template_opens: bool) -> bool:
     return one.open or (template_opens and not one.thinks)
 
 
+def _parted(content: object) -> tuple[str, str]:
+    """(text, thoughts) of a message, whole or in parts; of the kinds of parts those of text are the answer (Mistral's
+    "thinking", others' "reasoning" are not)."""
+    if not isinstance(content, list):
+        return _text(content), ""
+    kinds = [str(p.get("type") or "") if isinstance(p, dict) else "" for p in content]
+    answer = [_text(p) for p, kind in zip(content, kinds, strict=True) if kind in TEXT_PARTS]
+    thoughts = [_text(p) for p, kind in zip(content, kinds, strict=True) if kind not in TEXT_PARTS]
+    return "".join(answer), "".join(thoughts)
+
+
 def _text(content: object) -> str:
-    """A message's text, whole or in parts."""
+    """The text of a message or of a part of one. (A lone surrogate is valid JSON, but no text that can be kept.)"""
     if isinstance(content, list):
-        parts = (p.get("text") if isinstance(p, dict) else p for p in content)
-        content = "".join(p for p in parts if isinstance(p, str))
-    # a lone surrogate is valid JSON, but no text that can be kept
+        return "".join(map(_text, content))
+    if isinstance(content, dict):
+        return _text(content.get("text") or content.get("thinking") or content.get("reasoning"))
     return content.encode("utf-8", "replace").decode() if isinstance(content, str) else ""

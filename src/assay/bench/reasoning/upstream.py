@@ -168,4 +168,8 @@ def _read(status: int, payload: bytes) -> tuple[dict[str, Any], str, bool]:
         return {}, told.problem, True
     if told.problem == "refused":
         return {}, "the server's filter let no answer through", False
-    return (answer, "", False) if told.final or told.problem == CUT else ({}, told.problem, False)
+    if not told.final and told.problem != CUT:
+        return {}, told.problem, False
+    if not isinstance(content := answer["choices"][0]["message"].get("content"), str | list | dict | None):
+        return {}, f"not a chat completion: its content is {content!r}", False
+    return answer, "", False
