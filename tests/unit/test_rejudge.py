@@ -151,7 +151,7 @@ def test_a_card_is_read_back(out: Path) -> None:
 
 
 def test_thoughts_are_on_disk_and_not_in_memory(data: Path, tmp_path: Path) -> None:
-    """Sixty answers of half a million characters each, of which a few would fit into what is held; odd characters come back."""
+    """Sixty answers of half a million characters, of which a few would fit into what is held; odd ones come back."""
     odd = "\u2028line\x85\ud800"
 
     def think(body: dict[str, Any]) -> dict[str, Any]:
