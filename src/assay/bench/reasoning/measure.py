@@ -214,8 +214,10 @@ def _answers(
     ) as recorder:  # fmt: skip
         try:
             rows = list(kept.spooled(library.driver(replace(job, url=recorder.url, key="-")), spool))
-        except Absent:
-            _check(recorder, endpoint)  # what it lacks after it asked is not what stopped it
+        except AssayError:
+            _check(
+                recorder, endpoint
+            )  # what a library lacks or ended by may come of what was asked: a full disk, a key
             raise
         _check(recorder, endpoint)
         rows = kept.joined(rows, recorder.heard) if library.keeps_ids else rows
