@@ -109,3 +109,15 @@ def test_the_package_that_fails_says_where_its_work_is(tmp_path: Path) -> None:
     job = Job(benchmark="bfcl", model="m", url="http://x", data=tmp_path, work=tmp_path / "w")
     with pytest.raises(AssayError, match=r"bfcl-eval ended with 1 .*the same command goes on"):
         list(bfcl.driver(Path("/bin/false"))(job))
+
+
+def test_a_line_separator_within_an_answer_ends_no_row(tmp_path: Path) -> None:
+    """JSON may hold U+2028 as it is, which Python takes for the end of a line."""
+    rows = [{"id": f"simple_python_{n}", "result": "a\u2028b", "finish": ["stop"]} for n in range(2)]
+    left(tmp_path, {"simple_python": rows}, {})
+    (file,) = tmp_path.rglob("*_result.json")
+    file.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+    assert [r.answer for r in bfcl.rows("bfcl", tmp_path, 0)][:2] == ["a\u2028b"] * 2
+    before = file.read_text()
+    bfcl.tidy(file)
+    assert file.read_text() == before

@@ -13,7 +13,8 @@ from assay.bench.reasoning import equivalence, estimates
 from assay.bench.reasoning.cards import Card, shortened
 from assay.bench.reasoning.drivers import leaderboard_weights
 from assay.bench.reasoning.equivalence import agreement, judged, kappa, read_verdict, request, then, totals
-from assay.bench.reasoning.measure import Settings, joined
+from assay.bench.reasoning.kept import joined
+from assay.bench.reasoning.measure import Settings
 from assay.bench.reasoning.recorder import Heard
 from assay.bench.reasoning.rows import Answered
 from assay.bench.reasoning.thoughts import said

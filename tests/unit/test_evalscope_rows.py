@@ -105,3 +105,13 @@ def test_another_form_of_rows_is_an_error(data: Path, copy: Path) -> None:
     file.write_text('{"number": 1}\n')
     with pytest.raises(AssayError, match=r"aime24_default.jsonl, line 1: not a row of evalscope 1.14.1"):
         read("aime24", data, copy)
+
+
+def test_a_line_separator_within_an_answer_ends_no_row(data: Path, copy: Path) -> None:
+    """JSON may hold U+2028 and U+0085 as they are, which Python takes for ends of lines."""
+    (file,) = (copy / "all" / "out" / "predictions").rglob("*.jsonl")
+    change(file, model_output__choices__0__message__content="one\u2028two\x85three")
+    file.write_text(
+        "\n".join(json.dumps(json.loads(line), ensure_ascii=False) for line in file.read_text().splitlines())
+    )
+    assert "one\u2028two\x85three" in [r.answer for r in read("aime24", data, copy)]

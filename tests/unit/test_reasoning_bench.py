@@ -235,7 +235,7 @@ def test_named_ones_are_looked_at_before_anything_is_asked(data: Path, tmp_path:
             AssayError,
             r"503\)\. What .* asks only what failed",
         ),
-        (False, ["aime24"], [], BudgetSpent, "the budget of 7 tokens ended in aime24"),
+        (False, ["aime24"], [], BudgetSpent, "the budget of tokens ended in aime24"),
     ],
 )
 def test_how_a_run_ends(
@@ -243,7 +243,7 @@ def test_how_a_run_ends(
 ) -> None:  # fmt: skip
     told = Measured([Failed(name="mmmu", reason="why")] if failed else [], short, undone)
     with pytest.raises(AssayError, match=message) as found:
-        _end(told, 7)
+        _end(told)
     assert type(found.value) is error
 
 
@@ -273,6 +273,26 @@ def test_a_judge_that_is_gone_takes_nothing_from_the_rule(data: Path, tmp_path: 
         assert "no numbers of judge gone: gone: no answer" in result.notes
         assert found.undone == ["aime24: judge gone: gone: no answer"]
         assert "the rule alone, for no judge answered" in result.protocol
+
+
+def test_a_full_disk_is_told_whatever_the_library_died_of(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """A library writes to the same disk, and ends with a line that says nothing."""
+    from assay.bench.reasoning.recorder import Recorder
+
+    def dies(job: Job) -> Iterator[Answered]:
+        yield from boxed(job)
+        raise AssayError("aime24: its library ended with 1: File")
+
+    monkeypatch.setattr(Recorder, "broken", property(lambda _: "asked.sqlite: full", lambda *_: None), raising=False)
+    with AnswerServer(lambda body: reasoning_sets.reply(words(body))) as server:
+        end = Endpoint(url=server.url, model="m", identity="m", by="a test")
+        with pytest.raises(AssayError, match=r"^aime24: asked\.sqlite: full: make room there"):
+            measure(
+                end, data, tmp_path, Settings(only=("aime24",)), tmp_path, say=lambda _: None,
+                library=lambda *_: Library(driver=dies, name="little 1.0"),
+            )  # fmt: skip
 
 
 def test_what_a_run_writes_is_never_read_as_data(data: Path) -> None:

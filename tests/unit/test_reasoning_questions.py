@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
@@ -160,3 +161,44 @@ def test_the_copy_of_aime24_with_wrong_answers_is_told(tmp_path: Path) -> None:
         lines = [json.dumps({"id": i, "problem": str(i), "answer": a}) for i, a in enumerate(answers)]
         (tmp_path / "aime24.jsonl").write_text("\n".join(lines))
         assert TASKS["aime24"].flaws(TASKS["aime24"].questions(tmp_path)) == told
+
+
+@pytest.mark.parametrize("form", ["zst", "disk", "noise"])
+def test_files_as_people_have_them(form: str, tmp_path: Path) -> None:
+    """zstd, what `datasets` saves to disk, and what lies beside data and is none; whole numbers that pandas made floats."""
+    rows = [{"id": n, "problem": f"What is {n}?", "answer": float(n)} for n in range(3)]
+    lines = "\r\n".join(map(json.dumps, rows)).encode()
+    place = tmp_path / "Dä ta" / "aime24"
+    place.mkdir(parents=True)
+    if form == "zst":
+        with pa.CompressedOutputStream(str(place / "test.jsonl.zst"), "zstd") as out:
+            out.write(lines)
+    elif form == "disk":
+        table = pa.Table.from_pylist(rows)
+        with (
+            pa.OSFile(str(place / "data-00000-of-00001.arrow"), "wb") as file,
+            pa.ipc.new_stream(file, table.schema) as out,
+        ):
+            out.write_table(table)
+        (place / "state.json").write_text('{\n "_data_files": []\n}')
+    else:
+        (place / ".ipynb_checkpoints").mkdir()
+        for name in ("Test.JSONL", "._Test.JSONL", ".ipynb_checkpoints/Test.jsonl"):
+            (place / name).write_bytes(lines if name[0] != "." else b"\0")
+        (place / "dataset_infos.json").write_text("{\n}")
+    assert [q.expected for q in TASKS["aime24"].questions(tmp_path / "Dä ta")] == ["0", "1", "2"]
+
+
+def test_two_copies_under_other_names_are_told(tmp_path: Path) -> None:
+    """One copy of the hub names its problems, another does not: together they would be 60 questions, each asked twice."""
+    (tmp_path / "aime24").mkdir()
+    (tmp_path / "aime24" / "a.jsonl").write_text('{"id": 1, "problem": "What is 1?", "answer": "1"}')
+    (tmp_path / "aime24" / "b.jsonl").write_text('{"problem": "What is  1?", "answer": "1"}')
+    with pytest.raises(AssayError, match=r"b\.jsonl stands in .*a\.jsonl too"):
+        TASKS["aime24"].questions(tmp_path)
+
+
+def test_a_kind_of_file_that_is_not_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "aime24.csv").write_text("problem,answer\n")
+    with pytest.raises(AssayError, match=r"aime24\.csv is of a kind that is not read \(\.json, "):
+        TASKS["aime24"].questions(tmp_path)

@@ -245,3 +245,52 @@ def test_pictures_stay_out_of_the_journal(tmp_path: Path) -> None:
         asked = sqlite3.connect(tmp_path / "asked.sqlite").execute("SELECT request FROM answers").fetchone()[0]
         assert len(asked) < 400
         assert '"picture ' in asked
+
+
+@pytest.mark.parametrize(
+    ("message", "answer", "thoughts"),
+    [
+        ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, "ab", ""),
+        ({"content": {"type": "text", "text": "ab"}}, "ab", ""),
+        (
+            {"content": [{"type": "reasoning", "text": "\\boxed{1}"}, {"type": "text", "text": "ab"}]},
+            "ab",
+            "\\boxed{1}",
+        ),
+        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "so"}]}]}, "", "so"),
+        ({"content": "ab", "reasoning_content": [{"type": "text", "text": "so"}]}, "ab", "so"),
+        ({"content": "a\ud800b"}, "a?b", ""),
+    ],
+)
+def test_a_message_in_parts(message: dict[str, Any], answer: str, thoughts: str, tmp_path: Path) -> None:
+    """What is no part of text is a thought, and no library sees it; one with nothing else is no end of thinking."""
+    with AnswerServer(lambda body: message) as server, between(server, tmp_path) as recorder:
+        told = ask(recorder.url, "what?")
+        heard = recorder.said(told["id"])
+    assert content(told) == answer
+    assert heard is not None
+    assert (heard.thoughts, heard.thinks, heard.open) == (thoughts, bool(thoughts), not answer)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"choices": [{"message": null}]}', b'{"choices": [null]}', b'{"choices": [{"message": {"content": 42}}]}'],
+)
+def test_what_is_no_message_is_no_answer(body: bytes) -> None:
+    """Else it would be an empty answer, wrong at a coverage of 100 %."""
+    answer, problem, _ = module._read(200, body)
+    assert answer == {}
+    assert problem.startswith("not a chat completion: ")
+
+
+@pytest.mark.parametrize("usage", [{"prompt_tokens": "n/a", "completion_tokens": []}, "none", {"prompt_tokens": 1e400}])
+def test_usage_that_is_no_number_loses_no_answer(usage: Any, tmp_path: Path) -> None:
+    server = AnswerServer(lambda body: "here", usage=usage)
+    try:
+        with between(server, tmp_path) as recorder:
+            told = ask(recorder.url, "what?")
+    finally:
+        server.stop()
+    assert content(told) == "here"
+    assert told["usage"]["total_tokens"] == 0
+    assert spent(tmp_path / "asked.sqlite") > 0, "estimated, for a budget"

@@ -1,4 +1,5 @@
-"""Benchmark files as rows: JSON lines, one JSON list (plain or gzip), or Parquet. Stricter than the pool's readers:
+"""Benchmark files as rows: JSON lines or one JSON list (plain, gzip or zstd), Parquet, or the Arrow files that `datasets`
+saves to disk. Stricter than the pool's readers:
 
 a benchmark with a row left out is another benchmark, so every flaw is an error that names file, row and field. Lines and
 Parquet are read as they are used, for a file may be larger than the memory (LiveCodeBench's largest has 4 GB); one JSON list
@@ -6,15 +7,17 @@ is read whole.
 """
 
 import gzip
+import io
 import json
 import os
 import zlib
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, BinaryIO, NoReturn, get_args
 
+import pyarrow as pa
 from pyarrow import ArrowException, parquet
 
 from assay.errors import AssayError
@@ -106,17 +109,30 @@ class Row:
 
 def rows(path: Path) -> Iterator[Row]:
     """Every row of a file, a few in memory at a time. Raises AssayError at the first part that is not a row."""
-    for number, value in enumerate(_parquet(path), 1) if path.suffix == ".parquet" else _values(path):
+    kind = path.suffix.lower()
+    columns = _parquet(path) if kind == ".parquet" else _arrow(path) if kind == ".arrow" else None
+    for number, value in _values(path) if columns is None else enumerate(columns, 1):
         if not isinstance(value, dict):
             raise AssayError(f"{path}, row {number}: expected a JSON object, found {_excerpt(value)}; fetch it again")
         yield Row(file=path, number=number, value=value)
 
 
 def found(folder: Path, named: str = "", leave: str = "") -> list[Path]:
-    """The data files under a folder whose path within it holds `named` (any case) and not `leave`, in order."""
-    kinds = (".json", ".jsonl", ".gz", ".parquet")
-    inside = {p: str(p.relative_to(folder)).lower() for p in _files(folder) if p.suffix in kinds and p.is_file()}
-    return sorted(p for p, name in inside.items() if named in name and not (leave and leave in name))
+    """The data files under a folder whose path within it holds `named` (any case) and not `leave`, in order. Hidden files
+    and folders are none (caches, checkpoints), and neither are the files in which `datasets` describes a data set."""
+    inside = {
+        p: str(p.relative_to(folder)).lower() for p in _files(folder) if p.suffix.lower() in KINDS and p.is_file()
+    }
+    return sorted(p for p, name in inside.items() if named in name and not (leave and leave in name) and _data(name))
+
+
+KINDS = (".json", ".jsonl", ".gz", ".zst", ".parquet", ".arrow")
+_ABOUT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+
+
+def _data(name: str) -> bool:
+    parts = Path(name).parts
+    return parts[-1] not in _ABOUT and not any(part.startswith((".", "__macosx")) for part in parts)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -137,6 +153,16 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
     except (OSError, ArrowException) as error:
         raise AssayError(f"{path}: not a Parquet file ({error}); fetch it again") from error
+
+
+def _arrow(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with pa.memory_map(str(path)) as file:
+            for batch in pa.ipc.open_stream(file):
+                for at in range(0, len(batch), AT_ONCE):
+                    yield from batch.slice(at, AT_ONCE).to_pylist()
+    except (OSError, ArrowException) as error:
+        raise AssayError(f"{path}: not an Arrow file of `datasets` ({error}); save it again") from error
 
 
 def _values(path: Path) -> Iterator[tuple[int, Any]]:
@@ -162,18 +188,24 @@ def _parsed(path: Path, number: int, text: str) -> Any:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a file, plain or gzip, numbered from 1, each with its end."""
+    """The lines of a file, plain, gzip or zstd, numbered from 1, each with its end."""
     try:
         with path.open("rb") as plain:
-            packed = plain.read(2) == b"\x1f\x8b"
+            begins = plain.read(4)
             plain.seek(0)
-            with gzip.open(plain) if packed else nullcontext(plain) as file:
+            with _unpacked(plain, begins) as file:
                 for number, line in enumerate(file, 1):
                     yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
     except (OSError, EOFError, zlib.error) as error:
         raise AssayError(f"{path}: cannot be read ({error}); check the path, or fetch the file again") from error
     except UnicodeDecodeError as error:
         raise AssayError(f"{path}, line {number}: not UTF-8 text (byte {error.start}); fetch the file again") from error
+
+
+def _unpacked(plain: BinaryIO, begins: bytes) -> AbstractContextManager[Iterable[bytes]]:
+    if begins == b"\x28\xb5\x2f\xfd":
+        return io.BufferedReader(pa.CompressedInputStream(plain, "zstd"))
+    return gzip.open(plain) if begins[:2] == b"\x1f\x8b" else nullcontext(plain)
 
 
 def _excerpt(value: object) -> str:

@@ -81,6 +81,7 @@ EXAMPLES: dict[str, str] = {
     "serve": f"serve {_FINAL} --port 8001",
     "fetch": "fetch smollm2",
     "policy bench": "policy bench tuned --data DIR --only aime24 ifeval --out bench",
+    "policy judge": f"policy judge policy-bench --judge {_JUDGE}",
     "policy serve": "policy serve tuned --port 8000",
     "runs": "runs runs",
     "resume": "resume runs/mine",

@@ -36,6 +36,7 @@ def _say(text: str) -> None:
 app = App()
 run_app = App()
 app.command(name="bench")(policy_bench.policy_bench)
+app.command(name="judge")(policy_bench.policy_judge)
 app.command(name="serve")(policy_bench.policy_serve)
 app.command(run_app, name="run", help="Assemble, align and tune a whole policy on an embedded task.")
 

@@ -2,8 +2,11 @@
 
 import os
 import shlex
+import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
@@ -13,13 +16,14 @@ from assay.policy.config import PolicyConfig
 
 if TYPE_CHECKING:
     from assay.bench.reasoning.measure import Measured
+    from assay.llm.client import Server
 
 
 def policy_bench(
     model: Positional[str], data: Path | None = None, out: Path = Path("policy-bench"), only: tuple[str, ...] = (),
     repeats: int = 1, limit: int = 0, temperature: float | None = None, max_tokens: int = 4096, seed: int = 0,
     at_once: int = 8, budget_tokens: int = 0, window: str = "", judge: tuple[str, ...] = (), judge_tokens: int = 1024,
-    judge_budget: int = 0, environments: Path | None = None, install: bool = False,
+    judge_budget: int = 0, judge_prompt: Path | None = None, environments: Path | None = None, install: bool = False,
     served_by: Literal["auto", "vllm", "decoder"] = "auto", vllm_python: Path | None = None,
     server_options: str = "",
 ) -> None:  # fmt: skip
@@ -28,7 +32,7 @@ def policy_bench(
     Example: assay policy bench runs/mpo-1 --data benchmarks --only aime24 ifeval --repeats 5 --max-tokens 65536 --install
 
     A killed run goes on with the same command, and asks nothing twice. `assay bench compare A/results.json B/results.json`
-    compares two.
+    compares two, and `assay policy judge OUT --judge MODEL@URL` has another judge look at the answers that are kept.
 
     Args:
         model: A folder, a hub id or a packaged model (smollm2), which is served here, or NAME@URL of any OpenAI-compatible
@@ -49,6 +53,8 @@ def policy_bench(
             rule, is told beside the rule's number.
         judge_tokens: The most tokens of a judge's reply.
         judge_budget: The same as budget_tokens, of each judge.
+        judge_prompt: A file of what judges are asked instead of Assay's words, with {{question}}, {{reference}} and
+            {{answer}} in their places, that asks for {"equivalent": true} or {"equivalent": false}.
         environments: Where the libraries' environments are (default: $ASSAY_ENVIRONMENTS, or assay/environments in the
             user's cache).
         install: Make the environments that are missing.
@@ -58,41 +64,106 @@ def policy_bench(
         server_options: Further options of what serves, after an equals sign, in quotes where there are several:
             --server-options="--max-model-len 8192 --enforce-eager" (vLLM's).
     """
-    from assay.bench import compare, page, table
     from assay.bench.reasoning.environments import default_folder
+    from assay.bench.reasoning.equivalence import prompt_of
     from assay.bench.reasoning.measure import Settings, measure
     from assay.bench.reasoning.serving import served
-    from assay.llm.budget import Budget
-    from assay.llm.client import Server
     from assay.llm.outage import probe
     from assay.locks import alone
     from assay.run import environment
-    from assay.tables import write_text
 
     settings = Settings(
         only=only, repeats=repeats, limit=limit or None, temperature=temperature, max_tokens=max_tokens, seed=seed,
         at_once=at_once, budget=budget_tokens or None, window=window,
     )  # fmt: skip
-    judges = [
-        Server(
-            chat_config(text, "judge", prices=(1e6, 1e6) if judge_budget else (0.0, 0.0), reply_tokens=judge_tokens),
-            out / "judge-replies.sqlite", Budget(judge_budget) if judge_budget else None,
-        )
-        for text in judge
-    ]  # fmt: skip
+    prompt, judges = prompt_of(judge_prompt), _judges(judge, out, judge_tokens, judge_budget)
     folder = _data(data)
     probe(judges)  # not after hours of answers
     with alone(out), served(model, out / "server.log", served_by, vllm_python, shlex.split(server_options)) as endpoint:
-        measured = measure(endpoint, folder, out, settings, environments or default_folder(), install, judges)
+        measured = measure(
+            endpoint, folder, out, settings, environments or default_folder(), install, judges, judge_prompt=prompt
+        )
         told = {**environment(), "served by": endpoint.by}
+    _tell(out, model, told, measured)
+    _end(measured)
+
+
+def policy_judge(
+    out: Positional[Path], judge: tuple[str, ...], judge_tokens: int = 1024, judge_budget: int = 0,
+    judge_prompt: Path | None = None,
+) -> None:  # fmt: skip
+    """Have further judges look at the answers that `assay policy bench` kept; the policy is asked nothing.
+
+    Example: assay policy judge policy-bench --judge Qwen/Qwen3-32B@http://localhost:8000/v1
+
+    Each total stands beside the rule's and those of the judges that were there before, with all agreements; the results in
+    OUT are written anew. A killed command goes on with the same one, and asks nothing twice.
+
+    Args:
+        out: The folder of answers and results of `assay policy bench`.
+        judge: MODEL@URL of a judge of equivalence, or several (the key is $OPENAI_API_KEY).
+        judge_tokens: The most tokens of a judge's reply.
+        judge_budget: Ask a judge no more when so many tokens, in and out, are spent on it in OUT (0: no limit).
+        judge_prompt: A file of what judges are asked instead of Assay's words, with {{question}}, {{reference}} and
+            {{answer}} in their places, that asks for {"equivalent": true} or {"equivalent": false}. The same model with
+            another prompt is another judge.
+    """
+    from assay.bench.reasoning.equivalence import prompt_of
+    from assay.bench.reasoning.rejudge import rejudge
+    from assay.llm.outage import probe
+    from assay.locks import alone
+
+    prompt = prompt_of(judge_prompt)
+    if not out.is_dir():
+        raise AssayError(f"{out}: no such folder")
+    judges = _judges(judge, out, judge_tokens, judge_budget)
+    with alone(out):
+        measured, before = rejudge(out, judges, prompt, lambda: probe(judges))
+        _tell(out, str(before["model"]), before["environment"], measured)
+    _end(measured)
+
+
+def _judges(named: tuple[str, ...], out: Path, tokens: int, budget: int) -> "list[Server]":
+    from assay.llm.budget import Budget
+    from assay.llm.client import Server
+
+    if len(set(named)) < len(named):
+        raise AssayError(f"--judge {' '.join(named)}: one is named twice")
+    prices = (1e6, 1e6) if budget else (0.0, 0.0)
+    return [
+        Server(
+            chat_config(text, "judge", prices=prices, reply_tokens=tokens), out / "judge-replies.sqlite",
+            Budget(budget) if budget else None, told=Replies(text),
+        )
+        for text in named
+    ]  # fmt: skip
+
+
+class Replies:
+    """Says on stderr, every quarter of a minute, how many replies of a judge have come."""
+
+    def __init__(self, name: str, every_s: float = 15.0) -> None:
+        self.name, self.every_s, self.count, self.said = name, every_s, 0, time.monotonic()
+
+    def __call__(self, _: object) -> None:
+        self.count += 1
+        if time.monotonic() > self.said + self.every_s:
+            self.said = time.monotonic()
+            print(f"judge {self.name}: {self.count:,} replies", file=sys.stderr)
+
+
+def _tell(out: Path, model: str, told: Mapping[str, Any], measured: "Measured") -> None:
+    """The table on the terminal, and the results in the folder."""
+    from assay.bench import compare, page, table
+    from assay.tables import write_text
+
     print(table.text(measured.results))
     compare.save(out / "results.json", model, told, measured.results)
     write_text(out / "results.md", table.markdown(measured.results))
     print(f"page: {page.write(out / 'results.html', model, told, measured.results, {})}")
-    _end(measured, budget_tokens)
 
 
-def _end(measured: "Measured", budget_tokens: int) -> None:
+def _end(measured: "Measured") -> None:
     """Raises AssayError where a benchmark, a judge or some answers failed, or none could be run, BudgetSpent where a budget
     ended."""
     from assay.bench.results import BenchmarkResult
@@ -104,7 +175,7 @@ def _end(measured: "Measured", budget_tokens: int) -> None:
         )
     if measured.short:
         raise BudgetSpent(
-            f"the budget of {budget_tokens:,} tokens ended in {', '.join(measured.short)}: what was answered is kept, and "
+            f"the budget of tokens ended in {', '.join(measured.short)}: what was answered is kept, and "
             "coverage says how much that is; give a larger one to go on"
         )
     if not any(isinstance(r, BenchmarkResult) for r in measured.results):

@@ -26,7 +26,7 @@ _FILTERED = re.compile(
 )
 CUT_REASONS = frozenset({"length", "max_tokens", "model_length", "max_output_tokens", "model_context_window_exceeded"})
 _REFUSED_REASONS = frozenset({"content_filter", "refusal", "safety", "prohibited_content", "blocklist", "recitation"})
-_TEXT_PARTS = frozenset({"text", "output_text", ""})
+TEXT_PARTS = frozenset({"text", "output_text", ""})
 _MOST_SAID = 300
 """Characters of a server's message that a problem keeps."""
 
@@ -168,7 +168,7 @@ def _content(message: dict[str, Any]) -> tuple[str, str, str]:
             said = part.get("text") if isinstance(part, dict) else part
             if kind == "refusal":
                 refusal = refusal or part.get("refusal") or "refused"
-            elif kind in _TEXT_PARTS and isinstance(said, str):
+            elif kind in TEXT_PARTS and isinstance(said, str):
                 texts.append(said)
             elif kind:
                 thoughts = thoughts or kind

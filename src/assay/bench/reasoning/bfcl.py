@@ -118,7 +118,8 @@ def _run(command: list[str], job: Job, work: Path) -> None:
 
 def tidy(file: Path) -> None:
     """Leave in a result file what was answered: no line that was cut, no request that failed."""
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    with file.open(encoding="utf-8", newline="\n") as text:
+        lines = list(text)
     whole = [line for line in lines if line.endswith("\n") and not _failure(json.loads(line))]
     if whole != lines:
         write_text(file, "".join(whole))
@@ -182,7 +183,7 @@ def _why(wrong: dict[str, Any]) -> str:
 def _lines(work: Path, category: str, kind: str) -> list[dict[str, Any]]:
     files = list(work.glob(f"{kind}/**/BFCL_v4_{category}_{kind}.json"))
     text = files[0].read_text(encoding="utf-8") if files else ""
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

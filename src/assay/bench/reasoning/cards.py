@@ -7,8 +7,11 @@ not stated: a number here is never more than "by what the paper states", and wha
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+from assay.records import digest
 
 PAPER = {
     "aime24": 78.9, "livecodebench": 63.6, "livebench": 73.2, "ifeval": 82.9, "bfcl": 66.3, "mmmu": 73.6, "mathvista": 74.0,
@@ -23,6 +26,34 @@ UNSTATED = {
     "livecodebench": "its window of dates", "bfcl": "its version (v3 by its date)", "livebench": "its release",
     "ifeval": "which of the four rates", "olympiadbench": "which subsets",
 }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """Who compared answers, and how it was asked. `prompt`: a digest; `own_prompt`: it is the user's and not Assay's."""
+
+    name: str
+    url: str = ""
+    temperature: float | None = None
+    max_tokens: int = 0
+    prompt: str = ""
+    own_prompt: bool = False
+
+    @property
+    def id(self) -> str:
+        """What tells its verdicts from others' (what its limit cuts is no verdict, whatever the limit)."""
+        return digest([self.name, self.url, self.temperature, self.prompt])[:8]
+
+    @property
+    def how(self) -> str:
+        """How it answers; it is shown no pictures."""
+        drawn = (
+            ""
+            if self.temperature is None
+            else f"temperature {self.temperature:g}, at most {self.max_tokens:,} tokens, "
+        )
+        whose = "a prompt of one's own" if self.own_prompt else "Assay's prompt"
+        return f"{drawn}no pictures, {whose}, digest {self.prompt}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +90,19 @@ class Card:
     """What the server did otherwise than it was asked, in words."""
     extracts: bool = True
     """Whether an answer is read out of the text (IFEval judges the text itself)."""
+    judges: tuple[Judge, ...] = ()
+    """Those whose verdicts stand beside the rule's."""
+    answers: str = ""
+    """A digest of the file of answers that this is the card of."""
+    flaws: tuple[str, ...] = ()
+    """What is known to be wrong with this copy of the data."""
+
+    @staticmethod
+    def of(told: Mapping[str, Any]) -> Card:
+        """The card that `as_json` wrote. Raises TypeError for anything else."""
+        known = {f.name for f in fields(Card)}
+        kept = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items() if k in known}
+        return Card(**{**kept, "judges": tuple(Judge(**j) for j in told.get("judges", ()))})
 
     def differs(self) -> list[str]:
         """Where this is not what the paper states."""

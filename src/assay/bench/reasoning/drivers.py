@@ -58,7 +58,7 @@ def library_of(benchmark: str, environments: Path, install: bool, say: Callable[
         return _bfcl(benchmark, environments, install, say)
     if benchmark == "livebench":
         return Library(
-            driver=_livebench, name="LiveBench's own package", weights=livebench_weights, reads=_livebench_left,
+            driver=_livebench, name="LiveBench's own package", weights=WEIGHTS[benchmark], reads=_livebench_left,
             release="the questions that it had when it was asked",
         )  # fmt: skip
     raise Absent(f"{benchmark}: nothing here runs it")
@@ -78,7 +78,7 @@ def _livebench(job: Job) -> Iterator[Answered]:
 def _bfcl(mode: str, environments: Path, install: bool, say: Callable[[str], None]) -> Library:
     python = environment("bfcl", bfcl.PINS, environments, install, size=bfcl.SIZE, say=say, alone=bfcl.ALONE)
     return Library(
-        driver=bfcl.driver(python), name=f"bfcl-eval {bfcl.VERSION}", keeps_ids=False, weights=leaderboard_weights,
+        driver=bfcl.driver(python), name=f"bfcl-eval {bfcl.VERSION}", keeps_ids=False, weights=WEIGHTS[mode],
         release=bfcl.CARDS[mode]["release"], split=f"{bfcl.CARDS[mode]['mode']}; {bfcl.CARDS[mode]['split']}",
         questions=sum(bfcl.SIZES.values()),
     )  # fmt: skip
@@ -94,6 +94,12 @@ def leaderboard_weights(answers: Sequence[Answered]) -> dict[str, float]:
     counts = {c: len({a.question for a in answers if a.subset == c and a.score is not None}) for c in live}
     whole = sum(counts.values())
     return {**simple, **others, **turns, **{c: n / whole / 3 if whole else 0.0 for c, n in counts.items()}}
+
+
+WEIGHTS: dict[str, Callable[[Sequence[Answered]], Mapping[str, float]]] = {
+    "livebench": livebench_weights, "bfcl": leaderboard_weights, "bfcl-fc": leaderboard_weights,
+}  # fmt: skip
+"""Of the benchmarks whose total is a weighted mean of their subsets."""
 
 
 def sandboxed(answers: Sequence[Answered], data: Path) -> Iterator[Answered]:

@@ -26,18 +26,40 @@ from assay.records import user
 PROMPT = (Path(__file__).parent.parent / "prompts" / "equivalence.md").read_text(encoding="utf-8")
 END = 1_500
 """Characters of an answer's end that a judge reads: where the final answer stands."""
+_FIELD = re.compile(r"\{\{(\w+)\}\}")
 SCHEMA = (
     '{"type": "object", "properties": {"equivalent": {"type": "boolean"}}, "required": ["equivalent"], '
     '"additionalProperties": false}'
 )
 
 
-def judged(rows: Sequence[Answered], chat: Chat) -> list[Answered]:
+def prompt_of(file: Path | None) -> str:
+    """A judge's prompt: the file's, or ours. Raises AssayError for one without the reference and the answer."""
+    if file is None:
+        return PROMPT
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AssayError(f"--judge-prompt {file}: cannot be read ({error})") from error
+    named = set(_FIELD.findall(text))
+    if not {"reference", "answer"} <= named or not named <= {"question", "reference", "answer"}:
+        raise AssayError(
+            f"--judge-prompt {file}: it must have {{{{reference}}}} and {{{{answer}}}}, may have {{{{question}}}}, and no "
+            f"other; it has {', '.join(f'{{{{{n}}}}}' for n in sorted(named)) or 'none'}"
+        )
+    if "equivalent" not in text:
+        raise AssayError(
+            f'--judge-prompt {file}: it must ask for {{"equivalent": true}} or {{"equivalent": false}}, what is read'
+        )
+    return text
+
+
+def judged(rows: Sequence[Answered], chat: Chat, prompt: str = PROMPT) -> list[Answered]:
     """The rows with the judge's verdicts as scores (None, with a fault, where it gave none). Not asked: answers that are
     empty or ended in their thoughts, which are wrong, and rows without an answer. Raises Unreached where the judge's server
     did not answer, AssayError where none of its replies is a verdict."""
     asked = [i for i, r in enumerate(rows) if not r.fault and not r.all_thought and r.answer.strip()]
-    replies = ask_all(chat, [request(rows[i]) for i in asked])
+    replies = ask_all(chat, (request(rows[i], prompt) for i in asked))
     found = [replace(r, by=chat.name, score=None if r.fault else 0.0, parts={}) for r in rows]
     for i, reply in zip(asked, replies, strict=True):
         verdict = None if reply.problem else read_verdict(reply.text)
@@ -48,10 +70,10 @@ def judged(rows: Sequence[Answered], chat: Chat) -> list[Answered]:
     return found
 
 
-def request(row: Answered) -> Request:
+def request(row: Answered, prompt: str = PROMPT) -> Request:
     """What a judge is asked of one answer."""
     fields = {"question": row.text, "reference": row.expected, "answer": row.answer[-END:]}
-    text = re.sub(r"\{\{(\w+)\}\}", lambda found: fields[found[1]], PROMPT)
+    text = _FIELD.sub(lambda found: fields[found[1]], prompt)
     return Request(messages=(user(text),), schema=SCHEMA)
 
 

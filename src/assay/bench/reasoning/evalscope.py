@@ -78,7 +78,7 @@ def _run(job: Job, python: Path, score_code: ScoreCode | None) -> Iterator[Answe
         folder = job.work / (part or "all").replace(" ", "-")
         _evaluate(job, task, asked, task.extra[part], folder, python)
         found = read_back(task, asked, folder, job.repeats)
-        yield from found if score_code is None else _judged(found, job.data, score_code)
+        yield from found if score_code is None else _judged(list(found), job.data, score_code)
 
 
 def _judged(found: Sequence[Answered], data: Path, score_code: ScoreCode) -> Iterator[Answered]:
@@ -148,33 +148,41 @@ def write(task: Task, asked: Sequence[Question], data: Path, file: Path) -> None
             out.write_table(pa.Table.from_pylist([dict(q.record) for q in some], schema=form))
 
 
-def read_back(task: Task, asked: Sequence[Question], folder: Path, repeats: int) -> list[Answered]:
+def read_back(task: Task, asked: Sequence[Question], folder: Path, repeats: int) -> Iterator[Answered]:
     """A row for each answer that was asked for: those of evalscope's predictions and reviews, and one with a fault for each
-    that it has no row of, or no score."""
+    that it has no row of, or no score. One answer is in memory at a time."""
     predictions, reviews = (_rows_of(folder / "out" / kind, task) for kind in ("predictions", "reviews"))
     places = _places(task, asked, repeats)
-    found = []
     for (subset, index), (question, repeat) in sorted(places.items(), key=lambda p: (p[1][0].id, p[1][1])):
         row = Answered(
             benchmark=task.name, question=question.id, repeat=repeat, answer="", score=None, expected=question.expected,
             subset=question.subset, text=question.text, by=f"evalscope {VERSION}",
         )  # fmt: skip
-        found.append(_read(task, row, predictions.get((subset, index)), reviews.get((subset, index))))
-    return found
+        yield _read(task, row, *(_row_at(rows.get((subset, index))) for rows in (predictions, reviews)))
 
 
-def _rows_of(folder: Path, task: Task) -> dict[tuple[str, int], dict[str, Any]]:
-    """evalscope's rows by subset and number: the last of each, as it takes them itself."""
+def _rows_of(folder: Path, task: Task) -> dict[tuple[str, int], tuple[Path, int]]:
+    """Where evalscope's rows are, by subset and number: the last of each, as it takes them itself."""
     found = {}
     for file in sorted(folder.rglob(f"{task.dataset}_*.jsonl")):
-        subset = file.stem.removeprefix(f"{task.dataset}_")
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                row = json.loads(line)
-                found[subset, int(row["index"])] = row
-            except (ValueError, KeyError, TypeError) as error:
-                raise AssayError(f"{file}, line {number}: not a row of evalscope {VERSION} ({error!r})") from error
+        subset, at = file.stem.removeprefix(f"{task.dataset}_"), 0
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    found[subset, int(json.loads(line)["index"])] = (file, at)
+                except (ValueError, KeyError, TypeError) as error:
+                    raise AssayError(f"{file}, line {number}: not a row of evalscope {VERSION} ({error!r})") from error
+                at += len(line)
     return found
+
+
+def _row_at(place: tuple[Path, int] | None) -> dict[str, Any] | None:
+    if place is None:
+        return None
+    with place[0].open("rb") as lines:
+        lines.seek(place[1])
+        row: dict[str, Any] = json.loads(lines.readline())
+    return row
 
 
 def _places(task: Task, asked: Sequence[Question], repeats: int) -> dict[tuple[str, int], tuple[Question, int]]:

@@ -88,6 +88,6 @@ def weights(rows: Sequence[Answered]) -> dict[str, float]:
 
 def _rows(file: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
     except (OSError, ValueError) as error:
         raise AssayError(f"{file}: cannot be read ({error}); let LiveBench's package write it again") from error

@@ -18,21 +18,23 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from assay.bench.reasoning import bfcl, equivalence, estimates, livebench_ask
-from assay.bench.reasoning.cards import JUDGED, Card, shortened
+from assay.bench.reasoning import bfcl, kept, livebench_ask
+from assay.bench.reasoning.cards import Card, shortened
 from assay.bench.reasoning.drivers import MORE, TEN, Library, library_of
-from assay.bench.reasoning.recorder import SPENT, Heard, Recorder, Tally, spent
+from assay.bench.reasoning.equivalence import PROMPT
+from assay.bench.reasoning.judging import asked as judged
+from assay.bench.reasoning.judging import concluded
+from assay.bench.reasoning.recorder import SPENT, Recorder, Tally, spent
 from assay.bench.reasoning.rows import Absent, Answered, Job
 from assay.bench.reasoning.serving import Endpoint
 from assay.bench.reasoning.tasks import STANDARD, TASKS, VISION, Question
-from assay.bench.reasoning.thoughts import all_thought, template_opens
 from assay.bench.results import BenchmarkResult, Failed, Skipped
-from assay.errors import AssayError, Stopped
+from assay.errors import AssayError
 from assay.identity import of_file
 from assay.llm.budget import Budget
 from assay.llm.chat import Chat
@@ -100,10 +102,15 @@ class Measured(NamedTuple):
         return [r for r in self.results if isinstance(r, Failed)]
 
 
+class _Judging(NamedTuple):
+    judges: Sequence[Chat]
+    prompt: str
+
+
 def measure(
     endpoint: Endpoint, data: Path, out: Path, settings: Settings, environments: Path, install: bool = False,
     judges: Sequence[Chat] = (), say: Callable[[str], None] = print,
-    library: Callable[..., Library] = library_of,
+    library: Callable[..., Library] = library_of, judge_prompt: str = PROMPT,
 ) -> Measured:  # fmt: skip
     """All benchmarks, or those of `settings.only`, in order. What one of them lacks or fails at is its line (Skipped,
     Failed), and the others go on. Raises AssayError, before anything is asked, for one that was named and cannot be run or
@@ -135,9 +142,10 @@ def measure(
             rows = asked.rows
             if asked.spent:
                 told.short.append(name)
-            card = _card(job, found, questions, asked, judges)
+            card = _card(job, found, questions, asked)
             if any(r.score is not None for r in rows):
-                result, card = _result(rows, card, job, questions, out, judges, say, found, told)
+                judging = _Judging(judges, judge_prompt)
+                result, card = _result(asked, card, job, questions, out, judging, say, found, told)
                 told.results.append(result)
                 if asked.lost:
                     lost, s = len(asked.lost), "s" * (len(asked.lost) > 1)
@@ -193,21 +201,28 @@ def _answers(
     library: Library, job: Job, out: Path, endpoint: Endpoint, budget: Budget | None, asked: int,
     say: Callable[[str], None],
 ) -> _Asked:  # fmt: skip
-    if library.reads(job):
-        return _Asked(list(library.driver(job)))
     shutil.rmtree(job.work, ignore_errors=True)  # a library that remembers some answers would get others' for the rest
     job.work.mkdir(parents=True)
+    file, spool = answers_file(out, job.benchmark), job.work / "rows.jsonl"
+    if library.reads(job):
+        rows = list(kept.spooled(library.driver(job), spool))
+        kept.write(file, spool, rows, lambda _: None)
+        return _Asked(rows)
     with Recorder(
         job, out / "asked.sqlite", endpoint.identity, budget, Teller(job.benchmark, asked), errors=not library.keeps_ids,
         waits=not endpoint.ours, say=say,
     ) as recorder:  # fmt: skip
         try:
-            rows = list(library.driver(replace(job, url=recorder.url, key="-")))
-        except Absent:
-            _check(recorder, endpoint)  # what it lacks after it asked is not what stopped it
+            rows = list(kept.spooled(library.driver(replace(job, url=recorder.url, key="-")), spool))
+        except AssayError:
+            _check(
+                recorder, endpoint
+            )  # what a library lacks or ended by may come of what was asked: a full disk, a key
             raise
         _check(recorder, endpoint)
-        rows = joined(rows, recorder.heard) if library.keeps_ids else rows
+        rows = kept.joined(rows, recorder.heard) if library.keeps_ids else rows
+        kept.write(file, spool, rows, recorder.said)
+        spool.unlink()
         found = _Asked(
             rows, recorder.prompt, SPENT in recorder.faults.values(), recorder.manners, recorder.lost
         )  # fmt: skip
@@ -240,44 +255,17 @@ FEW = 3
 """Of fewer answers it may be chance that none says anything but its thoughts."""
 
 
-def joined(rows: Iterable[Answered], heard: Mapping[str, Heard]) -> list[Answered]:
-    """Rows of a library with what the recorder heard: thoughts, answers that did not end, and questions that got no answer,
-    which no library may score. Raises AssayError where some failed, and the library's rows do not say which."""
-    opens = template_opens([h.said for h in heard.values() if not h.fault])
-    found = []
-    for row in rows:
-        told = heard.get(row.reply) if row.reply else None
-        if told is None:
-            found.append(row)
-        elif told.fault:
-            found.append(replace(row, score=None, parts={}, fault=told.fault, finished=False))
-        elif all_thought(told.said, opens):
-            score = None if row.score is None else 0.0
-            none = dict.fromkeys(row.parts, 0.0)
-            found.append(
-                replace(row, score=score, parts=none, thoughts=told.said.thoughts, finished=False, all_thought=True)
-            )
-        else:
-            found.append(replace(row, thoughts=told.said.thoughts, finished=not told.said.cut))
-    failed = [h.fault for h in heard.values() if h.fault]
-    if failed and not any(r.reply for r in found):
-        raise AssayError(
-            f"{len(failed):,} requests got no answer ({failed[0]}), and the library's rows do not say which: nothing was "
-            "decided by that; see to the server, then give this command again, which asks only what failed"
-        )
-    return found
+def answers_file(out: Path, benchmark: str) -> Path:
+    return out / "answers" / f"{benchmark}.jsonl"
 
 
-def _card(
-    job: Job, library: Library, questions: Sequence[Question], asked: _Asked, judges: Sequence[Chat],
-) -> Card:  # fmt: skip
+def _card(job: Job, library: Library, questions: Sequence[Question], asked: _Asked) -> Card:
     task, rows = TASKS.get(job.benchmark), asked.rows
     first = next((r.text for r in rows if r.text and r.text in asked.prompt), "")
     files = task.paths(job.data) if task else []
     release = (
         f"digest {digest([of_file(f) for f in files])[:12]} of {', '.join(f.name for f in files[:2])}" if files else ""
     )
-    judged = bool(judges) and job.benchmark in JUDGED
     measure = {"ifeval": "prompt, strict"}.get(job.benchmark, f"pass@1, mean of {job.repeats}")
     here, whole = not library.reads(job), library.questions
     if job.benchmark == "livebench":
@@ -291,20 +279,12 @@ def _card(
         temperature=None if any(WORDS["temperature"] in told for told in asked.manners) else job.temperature,
         max_tokens=job.max_tokens, repeats=job.repeats, seed=job.seed, window=job.window,
         extractor=EXTRACTORS.get(job.benchmark, "the library's own"),
-        judge=f"rule first, then {', '.join(map(_named, judges))}" if judged else "none: the rule alone",
         asked=len({(r.subset, r.question) for r in rows}),
         measure=measure,
         by_subset=bool(task and task.by_subset), subsets=(STANDARD, VISION) if task and task.by_subset else (),
         extracts=job.benchmark not in ("ifeval", "bfcl", "bfcl-fc", "livebench"), asked_here=here,
         cut_is_wrong=job.benchmark in bfcl.CARDS or bool(task and task.programs),
     )  # fmt: skip
-
-
-def _named(judge: Chat) -> str:
-    """A judge and how it answers; it is shown no pictures."""
-    config = getattr(judge, "config", None)
-    how = f" (temperature {config.temperature:g}, at most {config.max_tokens:,} tokens, no pictures)" if config else ""
-    return f"{judge.name}{how}"
 
 
 _LETTER = "the letter of the last ANSWER: line, else the last capital letter"
@@ -321,39 +301,15 @@ EXTRACTORS = {
 
 
 def _result(
-    rows: Sequence[Answered], card: Card, job: Job, questions: Sequence[Question], out: Path, judges: Sequence[Chat],
+    asked: _Asked, card: Card, job: Job, questions: Sequence[Question], out: Path, judging: _Judging,
     say: Callable[[str], None], library: Library, measured: Measured,
 ) -> tuple[BenchmarkResult, Card]:  # fmt: skip
-    """The rows on disk, judged, as a number, and its card. A judge that does not answer takes nothing from the rule's."""
-    file = out / "answers" / f"{job.benchmark}.jsonl"
-    write_text(file, "".join(json.dumps(asdict(r), ensure_ascii=False) + "\n" for r in rows))
-    more, notes = [], TASKS[job.benchmark].flaws(list(questions)) if job.benchmark in TASKS else []
-    if judges and job.benchmark in JUDGED:
-        said = []
-        for chat in judges:
-            say(f"{job.benchmark}: {chat.name} judges {len(rows):,} answers")
-            try:
-                said.append((chat.name, equivalence.judged(rows, chat)))
-            except Stopped as error:
-                measured.short.append(f"{job.benchmark} (judge {chat.name})")
-                notes = [*notes, f"judge {chat.name}: {error}"]
-            except AssayError as error:
-                measured.undone.append(f"{job.benchmark}: judge {chat.name}: {error}")
-                notes = [*notes, f"no numbers of judge {chat.name}: {error}"]
-        if not said:
-            card = replace(card, judge="none: the rule alone, for no judge answered")
-        for name, told in said:
-            kept = out / "answers" / f"{job.benchmark}.judge-{digest(name)[:8]}.jsonl"
-            lines = (
-                {"question": r.question, "repeat": r.repeat, "by": r.by, "score": r.score, "fault": r.fault}
-                for r in told
-            )
-            write_text(kept, "".join(json.dumps(line) + "\n" for line in lines))
-        more, notes = equivalence.totals(rows, said), [*notes, *equivalence.lines(rows, said)]
-    if (same := estimates.repeats_apart(rows)) is not None:
-        more = [*more, same]
-    weights = library.weights(rows) if library.weights is not None else None
-    return estimates.result(rows, card, more, notes, weights), card
+    """The rows, judged, as a number, and its card."""
+    flaws = TASKS[job.benchmark].flaws(list(questions)) if job.benchmark in TASKS else []
+    card = replace(card, flaws=tuple(flaws), answers=of_file(answers_file(out, job.benchmark)))
+    said, notes = judged(job.benchmark, asked.rows, *judging, say, measured.short, measured.undone)
+    weights = library.weights(asked.rows) if library.weights is not None else None
+    return concluded(asked.rows, card, said, out, notes, weights)
 
 
 class Teller:

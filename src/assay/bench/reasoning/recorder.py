@@ -22,7 +22,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from assay.llm.budget import Budget
 _SCHEMA = """CREATE TABLE IF NOT EXISTS answers (
     key TEXT, sample INTEGER, model TEXT, request TEXT, answer TEXT, tokens_in INTEGER, tokens_out INTEGER,
     seconds REAL, at REAL, PRIMARY KEY (key, sample)) WITHOUT ROWID"""
+_ANSWER = "SELECT answer, tokens_in, tokens_out FROM answers WHERE key = ? AND sample = ?"
 _ASIDE = ("seed", "stream", "stream_options", "user", "timeout")
 """Fields of a request that are no part of the question."""
 MOST_BODY = 256 * 2**20
@@ -46,8 +47,8 @@ SPENT = "not asked: the budget of tokens is spent"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
-    """An answer as the server gave it, and its name in the journal. `fault`: why there is none; `passing`: it may be had at
-    another time."""
+    """How an answer ended, and its name in the journal, where its texts are (`Recorder.said`). `fault`: why there is none;
+    `passing`: it may be had at another time."""
 
     id: str
     said: Said
@@ -106,6 +107,14 @@ class Recorder:
     def faults(self) -> dict[str, str]:
         """The reason of every question of this run that got no answer, by id."""
         return {h.id: h.fault for h in self.heard.values() if h.fault}
+
+    def said(self, name: str) -> Said | None:
+        """An answer of this run with its thoughts, by the id that the library was given; None where there is none."""
+        if name not in self.heard or self.heard[name].fault:
+            return None
+        key, _, sample = name.removeprefix("assay-").rpartition("-")
+        row = self._database.execute(_ANSWER, (key, int(sample))).fetchone()
+        return said(json.loads(row[0]))
 
     @property
     def lost(self) -> list[str]:
@@ -175,7 +184,7 @@ class Recorder:
         sample = self._seen[key]
         self._seen[key] += 1
         heard, answer, used = await self._once(path, key, sample, body)
-        self.heard[heard.id] = heard
+        self.heard[heard.id] = replace(heard, said=heard.said.bare)
         self._count(heard, used)
         self._notice(heard, answer, body)
         if heard.fault and self.errors:
@@ -194,9 +203,7 @@ class Recorder:
     ) -> tuple[Heard, dict[str, Any], tuple[int, int]]:
         """The answer from the journal, or from the server into the journal, and its tokens in and out."""
         name = f"assay-{key}-{sample}"
-        row = self._database.execute(
-            "SELECT answer, tokens_in, tokens_out FROM answers WHERE key = ? AND sample = ?", (key, sample)
-        ).fetchone()  # fmt: skip
+        row = self._database.execute(_ANSWER, (key, sample)).fetchone()
         if row is not None:
             answer = json.loads(row[0])
             return Heard(id=name, said=said(answer), cached=True), answer, (row[1], row[2])
@@ -233,10 +240,9 @@ class Recorder:
     def _notice(self, heard: Heard, answer: dict[str, Any], body: dict[str, Any]) -> None:
         """What the server did otherwise than it was asked."""
         self._lacks.update(lacking(answer))
-        usage = answer.get("usage")
-        made = usage.get("completion_tokens") if isinstance(usage, dict) else None
+        made = _counts(answer.get("usage"))[1]
         most = int(body.get("max_tokens") or self.job.max_tokens)
-        self._own_limit |= bool(heard.said.cut and made and int(made) < most)
+        self._own_limit |= heard.said.cut and 0 < made < most
 
 
 def spent(journal: Path) -> int:
@@ -286,17 +292,26 @@ _ENDS = ("stop", "length", "tool_calls", "content_filter", "function_call")
 def _told_usage(answer: dict[str, Any]) -> dict[str, int]:
     """What the server tells of its tokens, whole: a library drops an answer in whose usage something is missing."""
     usage = answer.get("usage")
-    given, made = (
-        int((usage if isinstance(usage, dict) else {}).get(k) or 0) for k in ("prompt_tokens", "completion_tokens")
-    )
+    given, made = _counts(usage)
     return {"prompt_tokens": given, "completion_tokens": made, "total_tokens": given + made}
+
+
+def _counts(usage: object) -> tuple[int, int]:
+    """Tokens in and out of what a server tells of them; 0 for what is no number."""
+
+    def count(name: str) -> int:
+        try:
+            return max(0, int(usage[name] or 0)) if isinstance(usage, dict) else 0
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return 0
+
+    return count("prompt_tokens"), count("completion_tokens")
 
 
 def _usage(answer: dict[str, Any], body: dict[str, Any]) -> tuple[int, int]:
     """Tokens in and out; where the server does not tell, an upper estimate, for a budget to hold."""
     told = answer.get("usage")
-    usage = told if isinstance(told, dict) else {}
-    given, made = (int(usage.get(k) or 0) for k in ("prompt_tokens", "completion_tokens"))
+    given, made = _counts(told)
     if not answer or given + made:
         return given, made
     return _size(body), len(json.dumps(answer["choices"], ensure_ascii=False).encode("utf-8", "replace")) // 2

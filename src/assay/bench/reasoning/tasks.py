@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from assay.bench.files import Row, found, rows
+from assay.bench.files import KINDS, Row, found, rows
 from assay.bench.reasoning.rows import Absent
 from assay.errors import AssayError
 
@@ -40,6 +40,10 @@ class Question:
     subset: str = ""
     part: str = ""
     text: str = ""
+
+
+_PACKED = (".csv", ".tsv", ".xlsx", ".zip", ".tar", ".tgz", ".xz", ".bz2")
+"""Files that people have and that are not read: said where nothing else is there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +72,18 @@ class Task:
     def questions(self, data: Path, window: str = "") -> list[Question]:
         """All questions of the folder, in the order of its files, without their pictures. Raises Absent where there are
         none, AssayError where one cannot be read, or is there twice."""
-        made, seen = list[Question](), dict[tuple[str, str], Path]()
+        made, seen, words = list[Question](), dict[tuple[str, str], Path](), dict[bytes, Path]()
         for row, question in self.each(data):
             if before := seen.get(place := (question.part, question.id)):
                 raise AssayError(
                     f"{self.name}: question {question.id} occurs twice, in {before} and {row.file}; are these two copies "
                     "of it? leave one"
+                )
+            text = hashlib.blake2b(" ".join(question.text.split()).encode(), digest_size=12).digest()
+            if not self.pictures and words.setdefault(text, row.file) != row.file:
+                raise AssayError(
+                    f"{self.name}: question {question.id} of {row.file} stands in {words[text]} too, under another name "
+                    "perhaps; are these two copies of it? leave one"
                 )
             seen[place] = row.file
             if not window or _within(str(question.record.get("contest_date") or ""), window):
@@ -86,7 +96,15 @@ class Task:
         """The rows of the folder as questions, one in memory at a time: tests and pictures may be larger than it. Raises
         Absent where there are none."""
         if not (files := self.paths(data)):
-            raise Absent(f"{self.name}: no files of it in {data} (their path must match {self.files}); {self.home}")
+            others = [
+                f
+                for f in data.rglob("*.*")
+                if f.suffix.lower() in _PACKED and self._mine(str(f.relative_to(data)).lower())
+            ]
+            there = f"; {others[0]} is of a kind that is not read ({', '.join(KINDS)} are)" if others else ""
+            raise Absent(
+                f"{self.name}: no files of it in {data} (their path must match {self.files}){there}; {self.home}"
+            )
         yield from ((row, self.read(row)) for file in files for row in rows(file))
 
     def paths(self, data: Path) -> list[Path]:
@@ -123,7 +141,9 @@ def _aime(row: Row) -> Question:
     row = replace(row, value={k.lower(): v for k, v in row.value.items()})
     text = row.text("problem" if "problem" in row.value else "question")
     name = "answer" if "answer" in row.value or "solution" not in row.value else "solution"
-    answer = re.sub(r"\\(?:boxed|framebox)\{\s*(\d+)\s*\}", r"\1", str(row.get(name)).strip().strip("$"))
+    told = row.get(name)
+    told = int(told) if isinstance(told, float) and told.is_integer() else told  # pandas makes them so
+    answer = re.sub(r"\\(?:boxed|framebox)\{\s*(\d+)\s*\}", r"\1", str(told).strip().strip("$"))
     if not re.fullmatch(r"\d+", answer, re.ASCII):
         row.fail((name,), f"expected a whole number, found {answer[:40]!r}")
     return Question(

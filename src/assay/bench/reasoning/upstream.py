@@ -21,6 +21,7 @@ from assay.bench.reasoning.rows import Job
 from assay.llm.client import Gate, retry_after
 from assay.llm.completion import PASSING, Again, error_message, read_completion
 from assay.llm.dialect import WORDS, Lack, lesson, without
+from assay.llm.replies import CUT
 
 TRIES = 6
 BACKOFF_S = 0.25
@@ -160,11 +161,15 @@ def _read(status: int, payload: bytes) -> tuple[dict[str, Any], str, bool]:
         return {}, "the server's answer is not JSON", True
     if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list) or not answer["choices"]:
         return {}, f"not a completion: {error_message(payload)}", False
-    if "text" in answer["choices"][0]:
+    if isinstance(answer["choices"][0], dict) and "text" in answer["choices"][0]:
         return answer, "", False
     told = read_completion(answer)
     if isinstance(told, Again):
         return {}, told.problem, True
-    return (
-        ({}, "the server's filter let no answer through", False) if told.problem == "refused" else (answer, "", False)
-    )
+    if told.problem == "refused":
+        return {}, "the server's filter let no answer through", False
+    if not told.final and told.problem != CUT:
+        return {}, told.problem, False
+    if not isinstance(content := answer["choices"][0]["message"].get("content"), str | list | dict | None):
+        return {}, f"not a chat completion: its content is {content!r}", False
+    return answer, "", False
