@@ -61,8 +61,8 @@ class Door:
 
 
 @contextmanager
-def serving(folder: Path, servers: int, *more: str) -> Iterator[list[Door]]:
-    """So many servers of a model, in float32, each behind its door."""
+def serving(folder: Path, servers: int, *more: str, **env: str) -> Iterator[list[Door]]:
+    """So many servers of a model, in float32, each behind its door; `env` is for them."""
     ports = []
     with ExitStack() as stack:
         for number in range(servers):
@@ -74,7 +74,8 @@ def serving(folder: Path, servers: int, *more: str) -> Iterator[list[Door]]:
                     *more]  # fmt: skip
             here = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
                     "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_LOGGING_LEVEL": "WARNING"}  # fmt: skip
-            here.pop("PYTHONPATH", None)
+            here.pop("PYTHONPATH", None)  # ours is not theirs
+            here |= env
             log = stack.enter_context((folder.parent / f"server-{number}.log").open("w"))
             process = subprocess.Popen(line, env=here, stdout=log, stderr=subprocess.STDOUT, text=True)
             stack.callback(process.wait, 120)
@@ -100,21 +101,21 @@ def ended(line: Sequence[str], code: int = 0, seconds: float = 900) -> str:
     return done.stderr if code else done.stdout
 
 
-def killed(line: Sequence[str], door: Door, answers: int) -> None:
-    """kill -9 of a command and all its processes, once it has so many more answers."""
-    before, door.left = door.answered.total(), answers
-    killed_at(line, lambda: door.answered.total() >= before + answers)
+def killed(line: Sequence[str], door: Door, answers: int, kept: Callable[[], int]) -> None:
+    """kill -9 of a command and all its processes, once it has so many more answers and as many are `kept` as were given."""
+    wanted, door.left = door.answered.total() + answers, answers
+    killed_at(line, lambda: door.answered.total() >= wanted and kept() >= wanted)
     door.left = MANY
 
 
 def killed_at(line: Sequence[str], moment: Callable[[], bool]) -> None:
-    """kill -9 of a command and all its processes, a second after this moment."""
+    """kill -9 of a command and all its processes at this moment."""
     process = psutil.Popen(line, env=here(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 600
-    while not moment() and time.monotonic() < deadline:
+    while not moment():
         assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
         time.sleep(0.05)
-    time.sleep(1.0)  # until what was answered is written down
     for one in [*process.children(recursive=True), process]:
         one.kill()
     process.wait()

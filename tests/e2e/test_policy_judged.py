@@ -5,7 +5,9 @@ The server runs in vLLM's environment (`make test-vllm`), the commands here.
 """
 
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,12 @@ def test_a_judge_is_the_reward_to_the_end_of_a_training(home: Path, judge: Door,
     said = ended(training(home, judge, again.name, *by, "--ask.budget", 3), code=2)
     assert "budget" in said
     assert 0 < len(judge.answered) < len(asked)
-    killed(training(home, judge, again.name, *by, "--ask.budget", 1_000), judge, 6)
+
+    def kept() -> int:
+        with closing(sqlite3.connect(home / f"{again.name}.images.judge.sqlite")) as file:
+            return int(file.execute("SELECT COUNT(*) FROM replies").fetchone()[0])
+
+    killed(training(home, judge, again.name, *by, "--ask.budget", 1_000), judge, 6, kept)
     assert not again.exists()
     ended(training(home, judge, again.name, *by, "--ask.budget", 1_000))
     assert judge.answered == asked, "each of the same requests was answered once"

@@ -7,11 +7,9 @@ vLLM needs an environment of its own (its pins are not ours): `make test-vllm` m
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -22,11 +20,13 @@ import psutil
 import pytest
 import torch
 from commands import environment, run_assay
+from real_vllm import serving
 
 import tiny_models
 from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
 from assay.journal import read
+from assay.policy import vllm_engine
 from assay.policy.assemble import assemble, save
 from assay.policy.config import GrpoConfig, PolicyConfig, SamplerConfig, VllmConfig
 from assay.policy.grpo import grpo
@@ -34,7 +34,6 @@ from assay.policy.model import Policy, load_policy
 from assay.policy.sampler import make_sampler
 from assay.policy.vllm_servers import outline
 from assay.records import Message, user
-from assay.reward.remote import wait_until_ready
 from assay.rollouts import Prompt, Score
 from logprobs import said, tokens, trained, whole
 
@@ -262,6 +261,25 @@ def test_pictures_are_the_policy_over_epochs_with_updates_between(
         sampler.close()
 
 
+@inside
+def test_what_vllm_does_not_compute_rightly_here_is_refused_before_its_engine_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture's tokens see each other both ways in Gemma 3: on a CPU vLLM does not do that, and says nothing. Shown a
+    picture it would be found out, too."""
+    store = ImageStore(tmp_path / "pictures")
+    hub(tmp_path / "vlm", "gemma3", monkeypatch)
+    policy = load_policy(str(tmp_path / "vlm"), PolicyConfig(), store)
+    with pytest.raises(AssayError, match="does not compute Gemma3ForConditionalGeneration rightly on a CPU"):
+        make_sampler(VLLM, policy, CONFIG, store, within=tmp_path / "w")
+    assert not engines()
+    monkeypatch.setattr(vllm_engine, "_causal", lambda *_: None)
+    with pytest.raises(AssayError, match="vLLM sees pictures otherwise than Gemma3ForConditionalGeneration"):
+        make_sampler(VLLM, policy, CONFIG, store, within=tmp_path / "w")
+    assert not psutil.wait_procs(engines(), 20)[1]
+    assert not list((tmp_path / "w").iterdir())
+
+
 def questions(folder: Path) -> Path:
     path = folder / "questions.jsonl"
     path.write_text("".join(json.dumps({"question": f"say {c}", "answer": c}) + "\n" for c in "abcdefgh"))
@@ -306,34 +324,6 @@ def test_grpo_under_torchrun_has_an_engine_for_each_process_and_samples_the_poli
     assert not list(tmp_path.glob("vllm-*")), "the engines' folders are gone"
 
 
-@contextmanager
-def serving(folder: Path) -> Iterator[int]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    line = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--dtype", "float32",
-            "--max-model-len", "256", "--enforce-eager", "--port", str(port), "--host", "0.0.0.0",
-            "--worker-extension-cls", "assay.policy.vllm_worker.Weights"]  # fmt: skip
-    here = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING",
-            "VLLM_SERVER_DEV_MODE": "1"}  # fmt: skip
-    log = folder.parent / "server.log"
-    with log.open("w") as told:
-        process = subprocess.Popen(line, env=here, stdout=told, stderr=subprocess.STDOUT)
-        try:
-            for _ in range(180):
-                assert process.poll() is None, "the server has ended"
-                with suppress(AssayError):
-                    wait_until_ready(f"http://127.0.0.1:{port}", 5)
-                    break
-            yield port
-        except BaseException:
-            print(log.read_text()[-4000:])
-            raise
-        finally:
-            process.terminate()
-            process.wait(120)
-
-
 @inside
 def test_servers_by_url_are_one_sampler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture's question goes over as messages, one without a picture as token ids."""
@@ -341,8 +331,11 @@ def test_servers_by_url_are_one_sampler(tmp_path: Path, monkeypatch: pytest.Monk
     hub(tmp_path / "vlm", "qwen2.5-vl", monkeypatch)
     policy = load_policy(str(tmp_path / "vlm"), PolicyConfig(), store)
     asked = pictured(store)
-    with serving(tmp_path / "vlm") as port:
-        urls = (f"http://127.0.0.1:{port}", f"http://localhost:{port}/v1/")
+    how = ("--max-model-len", "256", "--worker-extension-cls", "assay.policy.vllm_worker.Weights")
+    with serving(
+        tmp_path / "vlm", 1, *how, VLLM_SERVER_DEV_MODE="1", PYTHONPATH=os.environ["PYTHONPATH"]
+    ) as (door,):  # fmt: skip
+        urls = (door.url, f"http://localhost:{door.server.port}/v1/")
         servers = VllmConfig(vllm=urls)
         empty = outline(str(tmp_path / "vlm"), PolicyConfig(), store)
         assert all(p.is_meta for p in empty.parameters()), "no weight is read here"

@@ -16,6 +16,7 @@ from real_vllm import PYTHON, Door, ended, killed, serving, smollm2, smollm2_the
 from test_processes import torchrun
 
 from assay.tables import Table
+from assay.tuning import parted
 from assay.tuning.own_pairs import SampledPreference
 
 pytestmark = [pytest.mark.slow, smollm2_there]
@@ -23,6 +24,7 @@ if not PYTHON:
     pytest.skip("NOT TESTED: no vLLM here; run `make test-vllm`", allow_module_level=True)
 QUESTIONS = 72
 """Three parts."""
+TABLES = {"pairs": "pairs", "filter": "answers"}
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +73,15 @@ def test_what_was_answered_before_a_kill_is_not_asked_again(
     assert list(answered.values()) == [1] * QUESTIONS
     answered.clear()
     line = by(processes, asking(home, doors, what, again.name))
+
+    def kept() -> int:
+        partial = home / f"{again.name}.partial"
+        lines = [file.read_text().count("\n") for file in partial.glob("asked/*.jsonl")]
+        whole = len(list(partial.glob(f"tables/{TABLES[what]}/*.parquet")))
+        return sum(n for n in lines if n < parted.PART) + parted.PART * max(whole, lines.count(parted.PART))
+
     for answers in (20, 25):
-        killed(line, doors[0], answers)
+        killed(line, doors[0], answers, kept)
         assert not again.exists()
         assert answered.total() == len(answered)
     ended(line)

