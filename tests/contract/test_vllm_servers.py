@@ -19,6 +19,7 @@ from assay.policy.sampler import make_sampler
 from assay.policy.vllm_servers import outline
 from assay.records import user
 from assay.rollouts import Prompt
+from logprobs import tokens
 from loopback import answering
 
 PROMPTS = [Prompt(messages=(user(f"say {c}"),)) for c in "abcdef"]
@@ -216,3 +217,46 @@ def test_a_server_that_tells_log_probabilities_of_another_temperature_is_refused
             make_sampler(config, policy, warm, within=tmp_path)
     make_sampler(config, policy, CONFIG, within=tmp_path)
     make_sampler(config, policy, warm)  # one that only samples
+
+
+def test_what_servers_said_before_an_end_is_not_asked_again(
+    policy: Policy, server: Callable[..., Server], tmp_path: Path
+) -> None:
+    """Of an unfinished call too; what was said to another prompt than ours is no answer."""
+    answered, open_for = list[Any](), [4]
+
+    def limited(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if len(answered) >= open_for[0]:
+            return 503, {}
+        answered.append(body["prompt"])
+        wrong = {"prompt": [5]} if len(answered) == 4 else {}
+        return good({**body, **wrong})
+
+    one = server(limited)
+
+    def asker() -> Any:
+        made = sampler(policy, one)
+        made.keep_in(tmp_path / "asked")
+        return made
+
+    open_for[0] = 3
+    with pytest.raises(AssayError, match=r"3 of 6 questions were not answered"):
+        asker()(PROMPTS, 2)
+    [file] = (tmp_path / "asked").iterdir()
+    whole = file.read_text()
+    assert whole.count("\n") == 3
+    open_for[0] = 4
+    with pytest.raises(AssayError, match="reads another prompt"):
+        asker()(PROMPTS, 2)
+    assert file.read_text() == whole
+    file.write_text(whole + '[3, {"choi')  # as a kill leaves it
+    open_for[0] = 100
+    again = asker()
+    groups = again(PROMPTS, 2)
+    assert len(answered) == 7, "three, the wrong one, and the other three"
+    assert [g[0].prompt_id for g in groups] == [p.id for p in PROMPTS]
+    assert len(again(PROMPTS, 2, 1)[0]) == 2
+    assert len(answered) == 13, "another draw is another call"
+    assert not file.exists(), "its answers are the caller's by now"
+    assert tokens(asker()(PROMPTS, 2, 1)) == tokens(groups)
+    assert len(answered) == 13

@@ -18,6 +18,11 @@ def length(conversations: Sequence[Conversation]) -> list[float]:
     return [len(c[-1].content) / 8 + len(c[-1].content) % 2 for c in conversations]
 
 
+def first_is_a(conversations: Sequence[Conversation]) -> list[float]:
+    """A reward model that likes one letter, and has a whim."""
+    return [c[-1].content.startswith("A") + ord(c[0].content[-1]) % 3 / 10 for c in conversations]
+
+
 def main() -> None:
     own_pairs.PART = parted.PART = 4
     for arguments in json.loads(Path(sys.argv[1]).read_text()):

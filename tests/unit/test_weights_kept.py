@@ -500,6 +500,13 @@ def test_four_bits_are_refused_where_they_cannot_be(four_bits: Path, monkeypatch
         PolicyConfig(quantize=True, lora_rank=4, shard=True)
     with pytest.raises(AssayError, match="nothing is trained here"):
         load_policy(str(four_bits), PolicyConfig(quantize=True, lora_rank=4), trains=False)
+    packed, tokenizer = models.load_generator(str(four_bits), torch.float32)
+    packed.save_pretrained(four_bits / "packed")
+    tokenizer.save_pretrained(four_bits / "packed")
+    load_policy(str(four_bits / "packed"), PolicyConfig(), trains=False)
+    for config in (PolicyConfig(), PolicyConfig(lora_rank=4)):
+        with pytest.raises(AssayError, match="are quantised, and cannot be trained"):
+            load_policy(str(four_bits / "packed"), config)
     monkeypatch.setattr(models.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(AssayError, match=r"pip install .*lora"):
         load_policy(str(four_bits), PolicyConfig(quantize=True, lora_rank=4))

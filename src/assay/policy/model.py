@@ -228,6 +228,11 @@ def load_policy(name: str, config: PolicyConfig, store: ImageStore | None = None
         config = replace(config, lora_rank=0)
     four = (torch.bfloat16 if half else torch.float32) if config.quantize else None
     model, processor = models.load_generator(name, four, half)
+    if trains and not config.quantize and getattr(model.config, "quantization_config", None) is not None:
+        raise AssayError(
+            f"the weights of '{name}' are quantised, and cannot be trained or written as they are: give the model with its "
+            "whole weights (--policy.quantize, with --policy.lora-rank, holds them in 4 bits)"
+        )
     choose_trained(model, config.train if trains else (), config.last_layers)
     if config.lora_rank:
         model = _with_lora(model, config)

@@ -76,8 +76,13 @@ class Engine:
                 vllm_weights.write_checkpoint(policy, self.folder, self.dtype, adapters=over != "lora")
             checkpoint = vllm_node.from_writer(str(self.folder) if vllm_node.writes() else None)
             with _own_place(config):
+                if policy.model.device.type == "cpu":
+                    _causal(type(policy.inner).__name__, checkpoint, {**ours, **options})
                 self.llm: Any = _started(checkpoint, {**ours, **options})
-        except (ValueError, RuntimeError, OSError, NotImplementedError, ImportError) as error:
+        except AssayError:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        except Exception as error:  # whatever a class of vLLM's meets there
             shutil.rmtree(self.folder, ignore_errors=True)
             said = " ".join(str(error).split())[:300] or type(error).__name__
             raise AssayError(
@@ -161,6 +166,18 @@ def _started(folder: str, options: dict[str, Any]) -> Any:
     from vllm import LLM
 
     return LLM(model=folder, **options)
+
+
+def _causal(name: str, folder: str, options: dict[str, Any]) -> None:
+    """Raise AssayError where a picture's tokens see each other both ways (Gemma 3): vLLM 0.32's attention on CPUs does not
+    do that, and does not say so."""
+    from vllm import EngineArgs
+
+    if EngineArgs(model=folder, **options).create_model_config().is_mm_prefix_lm:
+        raise AssayError(
+            f"vLLM does not compute {name} rightly on a CPU: a picture's tokens see each other both ways, and its attention "
+            "there lets each see those before it alone. Use --backend auto, or a GPU"
+        )
 
 
 def _end(llm: Any, folder: Path) -> None:

@@ -5,14 +5,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
+from assay import sight, vision
 from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
+from assay.pack import Group
 from assay.policy.config import SamplerConfig, VllmConfig
 from assay.policy.model import Policy
 from assay.policy.prompt_ids import PromptIds
 from assay.policy.vllm_engine import Engine
+from assay.records import Message
 from assay.render import render_prompt, short_prompt
 from assay.rollouts import Prompt, Rollout
+
+TRIED = 8
+"""Tokens of each answer by which an engine is compared with the policy."""
 
 
 class VllmSampler:
@@ -29,8 +38,8 @@ class VllmSampler:
 
     Log-probabilities are of softmax(logits / temperature) as training compares them: vLLM's raw ones at temperature 1 (of
     greedy answers too), its processed ones else; those leave out the picture token, which is never drawn, and what top_p
-    leaves out. Raises AssayError where vLLM is not installed, cannot load the policy, or reads another prompt than we train
-    on.
+    leaves out. Raises AssayError where vLLM is not installed, cannot load the policy, sees a picture otherwise than it does,
+    or reads another prompt than we train on.
     """
 
     external = True
@@ -51,6 +60,12 @@ class VllmSampler:
         raw = config.temperature in (0, 1)
         mode = {"logprobs_mode": "raw_logprobs" if raw else "processed_logprobs"}
         self.engine = engine or Engine(policy, vllm or VllmConfig(), seed, within, **{**mode, **options})
+        if self.own and policy.pictures is not None:
+            try:
+                tried(self)
+            except BaseException:
+                self.close()
+                raise
 
     def load(self, step: int) -> None:
         """Hand over the policy's weights of this step."""
@@ -126,6 +141,40 @@ class VllmSampler:
             prompt_id=prompt.id, tokens=tokens, logprobs=logprobs, text=self.answer_start + text,
             ended=tokens[-1] in self.policy.end_ids, policy_step=self.step,
         )  # fmt: skip
+
+
+def tried(sampler: VllmSampler) -> None:
+    """Show the engine a picture once. Raises AssayError where its answers have other log-probabilities than the policy gives
+    them: where nothing is trained, nothing else would tell."""
+    policy, config = sampler.policy, replace(sampler.config, max_tokens=TRIED, top_p=1.0)
+    shown: Any = sight.One()
+    alike = VllmSampler(policy, config, shown, sampler.seed, sampler.answer_start, engine=sampler.engine)
+    prompt = Prompt(messages=(Message(role="user", content=sight.ASKED, images=(sight.PICTURE,)),))
+    try:
+        ids = alike.prompt_ids(prompt)
+    except CannotRead:  # a short engine's questions have no pictures of this size
+        return
+    [group] = alike([prompt], 2)
+    answers = tuple(np.array(r.tokens, dtype=np.int32) for r in group)
+    batch = policy.batch([Group(prefix=np.array(ids, dtype=np.int32), answers=answers, images=prompt.images)])
+    own, where, was = policy.pictures, policy.model.device, policy.training
+    policy.pictures = vision.Pictures(policy.processor, shown)
+    policy.eval()
+    try:
+        with torch.no_grad(), torch.autocast(where.type, torch.bfloat16, enabled=policy.bf16):
+            ours_M = policy(batch.to(where), entropy=False, temperature=config.temperature or 1.0).logp_M.cpu()
+    finally:
+        policy.pictures = own
+        policy.train(was)
+    theirs_M = torch.tensor([x for r in group for x in r.logprobs])
+    gap = float((ours_M - theirs_M).abs().mean())
+    exact = sampler.engine.dtype == torch.float32 and not policy.bf16 and config.temperature in (0, 1)
+    if not gap <= (1e-3 if exact else 0.3):  # half precision rounds few tokens apart by 0.05
+        raise AssayError(
+            f"vLLM sees pictures otherwise than {type(policy.inner).__name__} does here: of an answer about one its "
+            f"log-probabilities are {gap:.3f} nats a token from the policy's. It would sample from another policy: use "
+            "--backend auto"
+        )
 
 
 def same_prompt(policy: Policy, prompt: Prompt, ours: Sequence[int], theirs: Sequence[int] | None) -> None:

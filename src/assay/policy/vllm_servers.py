@@ -7,15 +7,17 @@ renders itself. Both answer with the token ids that they read and drew. Written 
 import asyncio
 import base64
 import io
+import json
 import os
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import torch.distributed as dist
 
 from assay.errors import AssayError, CannotRead
 from assay.images import ImageStore
@@ -24,8 +26,10 @@ from assay.policy.model import Policy, load_policy
 from assay.policy.prompt_ids import PromptIds
 from assay.policy.vllm_live import Live
 from assay.policy.vllm_sampler import same_prompt
+from assay.records import digest
 from assay.render import render_prompt
 from assay.rollouts import Prompt, Rollout
+from assay.tables import write_text
 
 AT_ONCE = 32
 """Questions in flight at one server."""
@@ -81,11 +85,18 @@ class ServerSampler:
             raise AssayError(
                 f"--vllm: these servers serve several models ({', '.join(sorted(names))}); name those of one"
             )
-        print(f"answers by {self.servers[0].root} at {', '.join(s.url for s in self.servers)}")
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            print(f"answers by {self.servers[0].root} at {', '.join(s.url for s in self.servers)}")
+        self.kept: _Kept | None = None
         urls = [s.url for s in self.servers]
         self.live = Live(policy, urls, self.headers, vllm, within) if within is not None else None
         if self.live is not None and config.temperature not in (0, 1):
             asyncio.run(self._at_temperature())
+
+    def keep_in(self, folder: Path) -> None:
+        """Keep what servers answer from here on as it comes, so that who makes the same calls after a kill asks for none of
+        it again."""
+        self.kept = _Kept(folder)
 
     def load(self, step: int) -> None:
         """Answers carry this step, and where weights go over they are by the policy as it is now; then all processes must
@@ -124,20 +135,20 @@ class ServerSampler:
             self._request(p, s, n, hash((self.seed, self.step, draw, i)) % (1 << 62))
             for i, (p, s) in enumerate(zip(prompts, begun, strict=True))
         ]
-        answers = asyncio.run(self._ask_all(asked))
+        answers = asyncio.run(self._ask_all(asked, lambda i, told: self._same_prompt(prompts[i], begun[i], told)))
         if self.live is not None:
             self.live.check()
-        groups = []
-        for prompt, start, answer in zip(prompts, begun, answers, strict=True):
-            choices = answer["choices"]
-            read = answer.get("prompt_token_ids") or choices[0].get("prompt_token_ids")
-            if read is None:
-                raise AssayError(
-                    "--vllm: a server does not say which tokens it read (return_token_ids): is it an old vLLM?"
-                )
-            same_prompt(self.policy, prompt, [*self.prompt_ids(prompt), *start], read)
-            groups.append([self._rollout(prompt, c) for c in choices])
+        groups = [[self._rollout(p, c) for c in a["choices"]] for p, a in zip(prompts, answers, strict=True)]
         return [g * n for g in groups] if self.config.temperature == 0 else groups
+
+    def _same_prompt(self, prompt: Prompt, start: Sequence[int], answer: dict[str, Any]) -> None:
+        """Raise AssayError where it is another than is trained on."""
+        read = answer.get("prompt_token_ids") or answer["choices"][0].get("prompt_token_ids")
+        if read is None:
+            raise AssayError(
+                "--vllm: a server does not say which tokens it read (return_token_ids): is it an old vLLM?"
+            )
+        same_prompt(self.policy, prompt, [*self.prompt_ids(prompt), *start], read)
 
     def _request(self, prompt: Prompt, start: Sequence[int], n: int, seed: int) -> tuple[str, dict[str, Any]]:
         """Path and body. What the model's own generation_config asks for besides (penalties, top_k) is left out."""
@@ -225,10 +236,13 @@ class ServerSampler:
     def _key(self) -> str:
         return "is its key right" if self.headers else "does it ask for a key"
 
-    async def _ask_all(self, asked: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
-        """Every server takes the next question as soon as it has room. Raises AssayError once none of them answers."""
-        todo, failed = deque(range(len(asked))), Counter[tuple[int, str]]()
-        found: dict[int, dict[str, Any]] = {}
+    async def _ask_all(
+        self, asked: Sequence[tuple[str, dict[str, Any]]], check: Callable[[int, dict[str, Any]], None]
+    ) -> list[dict[str, Any]]:
+        """Every server takes the next question as soon as it has room. Raises AssayError once none of them answers, and what
+        `check` raises for an answer."""
+        found = self.kept.begin(asked) if self.kept is not None else {}
+        todo, failed = deque(i for i in range(len(asked)) if i not in found), Counter[tuple[int, str]]()
         why: dict[str, str] = {}
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
 
@@ -239,13 +253,18 @@ class ServerSampler:
                     continue
                 index = todo.popleft()
                 try:
-                    found[index] = await self._ask(session, server, *asked[index])
+                    told = await self._ask(session, server, *asked[index])
                 except (aiohttp.ClientError, TimeoutError, ValueError) as error:
                     todo.append(index)
                     failed[index, server.url] += 1
                     if failed[index, server.url] >= TRIES:
                         why[server.url] = str(error) or type(error).__name__
                     await asyncio.sleep(PAUSE_S * 2 ** failed[index, server.url])
+                    continue
+                check(index, told)
+                if self.kept is not None:
+                    self.kept.add(index, told)
+                found[index] = told
 
         async with aiohttp.ClientSession(headers=self.headers, timeout=timeout, trust_env=True) as session:
             await asyncio.gather(*(work(session, s) for s in self.servers for _ in range(AT_ONCE)))
@@ -270,6 +289,32 @@ class ServerSampler:
             if not told.get("choices"):
                 raise ValueError("an answer without choices")
             return told
+
+
+class _Kept:
+    """One call's answers as they come. The next call's take their place: the caller has kept them by then."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, Path()
+
+    def begin(self, asked: Sequence[tuple[str, dict[str, Any]]]) -> dict[int, dict[str, Any]]:
+        """What a call was answered before a kill, by place."""
+        if self.path.name:
+            self.path.unlink(missing_ok=True)
+        self.path, found = self.folder / f"{digest(asked)}.jsonl", dict[int, dict[str, Any]]()
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]
+        if len(whole) < len(lines):  # the kill cut one short
+            write_text(self.path, "".join(whole))
+        for line in whole:
+            index, told = json.loads(line)
+            found[index] = told
+        return found
+
+    def add(self, index: int, told: dict[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps([index, told]) + "\n")
 
 
 def outline(name: str, config: PolicyConfig, store: ImageStore | None) -> Policy:

@@ -35,6 +35,7 @@ from assay.rollouts import AnswerPair, Prompt
 from assay.run import Run, changes, jsonable
 from assay.tables import Table, check_vacant, remove, sibling, write_text
 from assay.tuning.own import answer_tokens, content, fitting, legible, opened, questions, room, teller
+from assay.tuning.parted import ASKED, keep_answers
 from assay.tuning.reward_model import RewardModelConfig, fingerprint, load_reward_model
 from assay.tuning.shared import Shared
 
@@ -108,7 +109,7 @@ def run_pairs(
             made.whole.rename(out)
         done = True
     finally:
-        begun_already = (run.folder / "steps" / "pairs").exists()
+        begun_already = any((run.folder / name).exists() for name in ("steps/pairs", ASKED))
         if engine.lead and (done or (fresh and not begun_already)):
             remove(run.folder)
         run.close()
@@ -166,6 +167,7 @@ class _Making:
                 model, settings, sampling, self.store, self.seed, self.answer_start, vllm, shared.folder, say, False
             )
             sampler.load(self.round)
+            keep_answers(sampler, self.run)
             prompts = fitting(prompts, policy, sampler, sampling.max_tokens, left, shared)
             pictures = any(p.images for p in prompts)
             scorer = load_reward_model(judge, self.store, pictures, say) if judge.reward_model else None

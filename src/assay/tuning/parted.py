@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PART = 32
 """Questions between two writes."""
+ASKED = "asked"
+"""The folder of what servers have answered of parts that are not whole yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,12 @@ class Answered(Rollout):
     entropies: tuple[float, ...] = ()
 
 
+def keep_answers(sampler: Any, run: Run) -> None:
+    """Servers' answers are kept as they come, those of an unfinished part too."""
+    if hasattr(sampler, "keep_in"):
+        sampler.keep_in(run.folder / ASKED)
+
+
 class PartedSampler:
     """Looks to its callers as the sampler that it asks. Every process must make the same calls."""
 
@@ -34,6 +42,7 @@ class PartedSampler:
         self.sampler, self.run, self.engine = sampler, run, engine
         self.config, self.answer_start = sampler.config, sampler.answer_start
         self.policy = getattr(sampler, "policy", None)
+        keep_answers(sampler, run)
         if hasattr(sampler, "entropies"):
             self.entropies: dict[str, tuple[float, ...]] = {}
 
@@ -89,7 +98,7 @@ def kept(engine: "Engine", folder: Path, settings: dict[str, Any], out: Path | N
         engine.wait()
         done = True
     except BaseException:
-        done = not (folder / "tables").exists()  # nothing was answered yet
+        done = not any((folder / name).exists() for name in ("tables", ASKED))  # nothing was answered yet
         raise
     finally:
         if engine.lead and done:
