@@ -20,6 +20,7 @@ static inline long pairs_of(long depth) { return (depth + 1) / 2; }
 static inline __mmask16 lanes(long n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (1 << n) - 1; }
 static inline __m256i narrow(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 static inline void narrow_to(half* to, __m512 x, __mmask16 which) { _mm256_mask_storeu_epi16(to, which, narrow(x)); }
+static inline void narrow_both(half* to, __m512 x, __m512 y) { _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(y, x)); }
 
 // 2 to the x; relative error below 8e-5 (minimax, degree 3), a twenty-fifth of what rounding to bfloat16 does.
 static inline __m512 power(__m512 x) {
@@ -81,7 +82,8 @@ template <class Put>
 static void shared_product(const half* x, long row, long M, const half* panels, long pairs, const float* bias, long count,
                            const Put& put, long threads, const half* after = nullptr) {
     long shares = std::min(threads, count);
-#pragma omp parallel for num_threads(shares) if (shares > 1)
+    if (shares == 1) return product(x, row, M, panels, pairs, pairs, bias, 0, count, put, after);  // a team takes microseconds
+#pragma omp parallel for num_threads(shares)
     for (long s = 0; s < shares; s++)
         product(x, row, M, panels, pairs, pairs, bias, count * s / shares, count * (s + 1) / shares, put, after);
 }
@@ -144,35 +146,53 @@ static inline float sum_of(const __m512* x) {
     return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(x[0], x[1]), _mm512_add_ps(x[2], x[3])));
 }
 
-// The root mean square norm of x (n): in fp32 to `out`, or to bfloat16 (an even number of them).
-static void normalise(const float* x, const float* weight, long n, float epsilon, float* out, half* narrowed) {
+// `of(y, j)` for all vectors of x (n), four of them by turns: j. What is beyond n reads as `beyond`.
+template <class Of>
+static inline void by_four(const float* x, long n, float beyond, Of&& of) {
+    long i = 0;
+    for (; i + 64 <= n; i += 64)  // no masks here: making them takes longer than the rest
+        for (long j = 0; j < 4; j++) of(_mm512_loadu_ps(x + i + 16 * j), j);
+    for (long j = 0; i < n; i += 16, j++) of(_mm512_mask_loadu_ps(_mm512_set1_ps(beyond), lanes(n - i), x + i), j);
+}
+
+// What the root mean square norm multiplies x (n) by.
+static float norm_of(const float* x, long n, float epsilon) {
     __m512 squares[4] = {};
-    for (long i = 0; i < n; i += 64)
-        for (long j = 0; j < 4; j++) {
-            __m512 y = _mm512_maskz_loadu_ps(lanes(n - i - 16 * j), x + i + 16 * j);
-            squares[j] = _mm512_fmadd_ps(y, y, squares[j]);
+    by_four(x, n, 0.f, [&](__m512 y, long j) { squares[j] = _mm512_fmadd_ps(y, y, squares[j]); });
+    return 1.f / std::sqrt(sum_of(squares) / n + epsilon);
+}
+
+// The root mean square norm of M rows of n numbers: in fp32 to `out`, or to bfloat16 (an even number of them). No row waits for
+// the sum of another.
+static void normalise(const float* x, long row, long M, const float* weight, long n, float epsilon, float* out, half* narrowed,
+                      long to) {
+    for (long m = 0; m < M; m += TILE) {
+        long rows = std::min(TILE, M - m);
+        float by[TILE];
+        for (long r = 0; r < rows; r++) by[r] = norm_of(x + (m + r) * row, n, epsilon);
+        for (long r = 0; r < rows; r++) {
+            const float* from = x + (m + r) * row;
+            float* wide = out + (m + r) * to;
+            half* small = narrowed + (m + r) * to;
+            auto at = [&](long i, __mmask16 which) {
+                return _mm512_mul_ps(_mm512_maskz_loadu_ps(which, weight + i),
+                                     _mm512_mul_ps(_mm512_maskz_loadu_ps(which, from + i), _mm512_set1_ps(by[r])));
+            };
+            long i = 0;
+            for (; i + 32 <= n; i += 32)
+                if (narrowed) narrow_both(small + i, at(i, 0xffff), at(i + 16, 0xffff));
+                else _mm512_storeu_ps(wide + i, at(i, 0xffff)), _mm512_storeu_ps(wide + i + 16, at(i + 16, 0xffff));
+            for (; i < n; i += 16)
+                if (narrowed) narrow_to(small + i, at(i, lanes(n - i)), lanes(even(n) - i));
+                else _mm512_mask_storeu_ps(wide + i, lanes(n - i), at(i, lanes(n - i)));
         }
-    __m512 scale = _mm512_set1_ps(1.f / std::sqrt(sum_of(squares) / n + epsilon));
-    auto at = [&](long i, __mmask16 which) {
-        return _mm512_mul_ps(_mm512_maskz_loadu_ps(which, weight + i),
-                             _mm512_mul_ps(_mm512_maskz_loadu_ps(which, x + i), scale));
-    };
-    long whole = n & ~15L, rest = n - whole;
-    for (long i = 0; i < whole; i += 16)
-        if (narrowed) narrow_to(narrowed + i, at(i, 0xffff), 0xffff);
-        else _mm512_storeu_ps(out + i, at(i, 0xffff));
-    if (rest && narrowed) narrow_to(narrowed + whole, at(whole, lanes(rest)), lanes(even(rest)));
-    if (rest && !narrowed) _mm512_mask_storeu_ps(out + whole, lanes(rest), at(whole, lanes(rest)));
+    }
 }
 
 static float largest(const float* x, long n, float most) {
     __m512 found[4];
     for (auto& f : found) f = _mm512_set1_ps(most);
-    for (long i = 0; i < n; i += 64)
-        for (long j = 0; j < 4; j++) {
-            __mmask16 which = lanes(n - i - 16 * j);
-            found[j] = _mm512_mask_max_ps(found[j], which, found[j], _mm512_maskz_loadu_ps(which, x + i + 16 * j));
-        }
+    by_four(x, n, most, [&](__m512 y, long j) { found[j] = _mm512_max_ps(found[j], y); });
     return _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(found[0], found[1]), _mm512_max_ps(found[2], found[3])));
 }
 
@@ -183,12 +203,11 @@ static float weights_of(const float* x, long n, float most, half* out, long room
         return _mm512_maskz_mov_ps(which, power(_mm512_fmadd_ps(_mm512_maskz_loadu_ps(which, x + i), by, least)));
     };
     long i = 0;
-    for (; i + 64 <= n; i += 64)
-        for (long j = 0; j < 4; j++) {
-            __m512 e = at(i + 16 * j, 0xffff);
-            sums[j] = _mm512_add_ps(sums[j], e);
-            narrow_to(out + i + 16 * j, e, 0xffff);
-        }
+    for (; i + 64 <= n; i += 64) {
+        __m512 e[4];
+        for (long j = 0; j < 4; j++) e[j] = at(i + 16 * j, 0xffff), sums[j] = _mm512_add_ps(sums[j], e[j]);
+        narrow_both(out + i, e[0], e[1]), narrow_both(out + i + 32, e[2], e[3]);
+    }
     for (; i < room; i += 16) {
         __m512 e = at(i, lanes(n - i));
         sums[0] = _mm512_add_ps(sums[0], e);
