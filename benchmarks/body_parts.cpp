@@ -123,7 +123,7 @@ int main() {
     part("down, were it in the cache", inner, deep, INNER, WIDTH, to_near);
     Time norms, attention;
     norms.add(TIMES, [&](long b) {
-            normalise(&x[b % blocks * ROWS * WIDTH], WIDTH, ROWS, norm.data(), WIDTH, 1e-5f, nullptr, rows.data(), wide);
+        normalise(&x[b % blocks * ROWS * WIDTH], WIDTH, ROWS, norm.data(), WIDTH, 1e-5f, nullptr, rows.data(), wide);
     });
     norms.say("a norm", ROWS);
     double needed = 0;

@@ -3,7 +3,6 @@
 // Rows of heads lie `row` numbers apart; D is even.
 #include "half.h"
 
-constexpr long LINE = 64;  // bytes
 constexpr long ROWS = 16 * TILE, QUERIES = TILE;  // rows that go through a layer's products, or its attention, together
 
 // How far apart rows of n numbers of bfloat16 lie: not so that all fall into one place of the cache.
@@ -78,13 +77,14 @@ static void read(const Layer& l, const Sizes& z, const float* x, long M, const f
     normalise(x, z.width, M, l.norm, z.width, z.epsilon, nullptr, normed, depth);
     if (queries) {
         shared_product(normed, depth, M, l.q, pairs_of(z.width), l.q_bias, panels_of(HD), Floats{made, HD, HD}, threads,
-                       keys ? l.kv : after);
+                       keys ? l.kv : after,
+                       std::array{Later{queries, M * z.row * 2}, Later{cos, M * z.rotary * 4}, Later{sin, M * z.rotary * 4}});
         for (long m = 0; m < M; m++)
             place(made + m * HD, z.H, l.q_norm, z, cos + m * z.rotary, sin + m * z.rotary, z.scale, queries + m * z.row);
     }
     if (keys) {
         shared_product(normed, depth, M, l.kv, pairs_of(z.width), l.kv_bias, panels_of(2 * KD), Floats{made, 2 * KD, 2 * KD},
-                       threads, after);
+                       threads, after, std::array{Later{keys, M * KD * 2}, Later{values, M * KD * 2}});
         for (long m = 0; m < M; m++) {
             float* at = made + m * 2 * KD;
             place(at, z.K, l.k_norm, z, cos + m * z.rotary, sin + m * z.rotary, 1.f, keys + m * KD);
@@ -132,6 +132,8 @@ static void as_columns(const half* from, long apart, long n, long D, half* panel
     for (long end = j + n; j < end;) {
         half* to = panels + (j / PANEL * D * PANEL) + j % PANEL * 2;
         bool whole = end - j >= 16 && j % 16 == 0 && D % 32 == 0;
+        for (long i = 16; whole && i < 32; i++)  // the next ones: the processor fetches no rows that lie far apart
+            for (long d = 0; d < D; d += 32) _mm_prefetch((const char*)(from + i * apart + d), _MM_HINT_T0);
         for (long d = 0; d < D; d += whole ? 32 : 2)
             if (whole) transpose(from + d, apart, to + d * PANEL, 2 * PANEL);
             else memcpy(to + d * PANEL, from + d, 4);
@@ -178,7 +180,12 @@ static void attend(const Layer& l, const Sizes& z, const Job& job, long head, ha
         if (j < P) return l.shared_values + j * step + at_head;
         return l.values + (j < shared ? job.prefix + j - P : job.first + j - shared) * step + at_head;
     };
-    for (long j = 0; j < pairs; j++) as_rows(value(2 * j), value(2 * j + 1), D, rows_v, pairs, j);
+    for (long j = 0; j < pairs; j++) {
+        const half *one = value(2 * j), *two = value(2 * j + 1);
+        for (long d = 0; d < D; d += LINE / sizeof(half))
+            for (long ahead : {12, 13}) _mm_prefetch((const char*)(one + ahead * step + d), _MM_HINT_T0);
+        as_rows(one, two, D, rows_v, pairs, j);
+    }
     for (long h = head * G; h < (head + 1) * G; h++)
         for (long r = 0; r < job.rows; r += QUERIES) {
             long rows = std::min(QUERIES, job.rows - r), before = shared + job.from + r, seen = before + rows;
