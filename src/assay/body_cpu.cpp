@@ -3,7 +3,6 @@
 // Rows of heads lie `row` numbers apart; D is even.
 #include "half.h"
 
-constexpr long LINE = 64;  // bytes
 constexpr long ROWS = 16 * TILE, QUERIES = TILE;  // rows that go through a layer's products, or its attention, together
 
 // How far apart rows of n numbers of bfloat16 lie: not so that all fall into one place of the cache.
@@ -44,20 +43,27 @@ static T* place_for(std::vector<T>& room, size_t n) {
     return (T*)(((uintptr_t)room.data() + LINE - 1) / LINE * LINE);
 }
 
-// A head's numbers, normed and rotated, times `scale`, to bfloat16.
-static void place(float* x, const float* norm, const Sizes& z, const float* cos, const float* sin, float scale, half* out) {
-    if (norm) normalise(x, norm, z.D, z.epsilon, x, nullptr);
+// The heads of a row, side by side, normed and rotated, times `scale`, to bfloat16.
+static void place(float* x, long heads, const float* norm, const Sizes& z, const float* cos, const float* sin, float scale,
+                  half* out) {
+    long D = z.D, n = z.rotary / 2;
+    if (norm) normalise(x, D, heads, norm, D, z.epsilon, x, nullptr, D);
     __m512 by = _mm512_set1_ps(scale);
-    long n = z.rotary / 2;
-    auto put = [&](long i, __m512 value, __mmask16 which) { narrow_to(out + i, _mm512_mul_ps(value, by), which); };
     for (long i = 0; i < n; i += 16) {
         __mmask16 which = lanes(n - i);
         auto at = [&](const float* of) { return _mm512_maskz_loadu_ps(which, of + i); };
-        __m512 a = at(x), b = at(x + n);
-        put(i, _mm512_fnmadd_ps(b, at(sin), _mm512_mul_ps(a, at(cos))), which);
-        put(i + n, _mm512_fmadd_ps(a, at(sin + n), _mm512_mul_ps(b, at(cos + n))), which);
+        __m512 c = at(cos), s = at(sin), c_back = at(cos + n), s_back = at(sin + n);
+        for (long h = 0; h < heads; h++) {
+            __m512 a = at(x + h * D), b = at(x + h * D + n);
+            narrow_to(out + h * D + i, _mm512_mul_ps(_mm512_fnmadd_ps(b, s, _mm512_mul_ps(a, c)), by), which);
+            narrow_to(out + h * D + n + i, _mm512_mul_ps(_mm512_fmadd_ps(a, s_back, _mm512_mul_ps(b, c_back)), by), which);
+        }
     }
-    for (long i = z.rotary; i < z.D; i += 16) put(i, _mm512_maskz_loadu_ps(lanes(z.D - i), x + i), lanes(z.D - i));
+    for (long h = 0; h < heads; h++)
+        for (long i = z.rotary; i < D; i += 16) {
+            __m512 a = _mm512_maskz_loadu_ps(lanes(D - i), x + h * D + i);
+            narrow_to(out + h * D + i, _mm512_mul_ps(a, by), lanes(D - i));
+        }
 }
 
 // Of x (M, width): queries (M, `row`), times the scale of the scores, and keys and values (M, K, D), where they are wanted.
@@ -68,22 +74,20 @@ static void read(const Layer& l, const Sizes& z, const float* x, long M, const f
     static thread_local std::vector<float> more;
     half* normed = place_for(room, M * depth);
     float* made = place_for(more, M * std::max(HD, 2 * KD));
-    for (long m = 0; m < M; m++) normalise(x + m * z.width, l.norm, z.width, z.epsilon, nullptr, normed + m * depth);
+    normalise(x, z.width, M, l.norm, z.width, z.epsilon, nullptr, normed, depth);
     if (queries) {
         shared_product(normed, depth, M, l.q, pairs_of(z.width), l.q_bias, panels_of(HD), Floats{made, HD, HD}, threads,
-                       keys ? l.kv : after);
+                       keys ? l.kv : after,
+                       std::array{Later{queries, M * z.row * 2}, Later{cos, M * z.rotary * 4}, Later{sin, M * z.rotary * 4}});
         for (long m = 0; m < M; m++)
-            for (long h = 0; h < z.H; h++)
-                place(made + m * HD + h * z.D, l.q_norm, z, cos + m * z.rotary, sin + m * z.rotary, z.scale,
-                      queries + m * z.row + h * z.D);
+            place(made + m * HD, z.H, l.q_norm, z, cos + m * z.rotary, sin + m * z.rotary, z.scale, queries + m * z.row);
     }
     if (keys) {
         shared_product(normed, depth, M, l.kv, pairs_of(z.width), l.kv_bias, panels_of(2 * KD), Floats{made, 2 * KD, 2 * KD},
-                       threads, after);
+                       threads, after, std::array{Later{keys, M * KD * 2}, Later{values, M * KD * 2}});
         for (long m = 0; m < M; m++) {
             float* at = made + m * 2 * KD;
-            for (long k = 0; k < z.K; k++)
-                place(at + k * z.D, l.k_norm, z, cos + m * z.rotary, sin + m * z.rotary, 1.f, keys + m * KD + k * z.D);
+            place(at, z.K, l.k_norm, z, cos + m * z.rotary, sin + m * z.rotary, 1.f, keys + m * KD);
             for (long i = 0; i < KD; i += 16)
                 narrow_to(values + m * KD + i, _mm512_maskz_loadu_ps(lanes(KD - i), at + KD + i), lanes(KD - i));
         }
@@ -97,7 +101,7 @@ static void finish(const Layer& l, const Sizes& z, const half* heads, float* x, 
     half *normed = place_for(room, M * (depth + inner)), *gated = normed + M * depth;
     Added added{x, z.width, z.width};
     shared_product(heads, z.row, M, l.out, z.H * z.D / 2, l.out_bias, panels_of(z.width), added, threads, l.up);
-    for (long m = 0; m < M; m++) normalise(x + m * z.width, l.norm_mlp, z.width, z.epsilon, nullptr, normed + m * depth);
+    normalise(x, z.width, M, l.norm_mlp, z.width, z.epsilon, nullptr, normed, depth);
     shared_product(normed, depth, M, l.up, pairs_of(z.width), l.up_bias, (z.inner + 15) / 16, Gated{gated, inner, even(z.inner)},
                    threads, l.down);
     shared_product(gated, inner, M, l.down, pairs_of(z.inner), l.down_bias, panels_of(z.width), added, threads, after);
@@ -128,6 +132,8 @@ static void as_columns(const half* from, long apart, long n, long D, half* panel
     for (long end = j + n; j < end;) {
         half* to = panels + (j / PANEL * D * PANEL) + j % PANEL * 2;
         bool whole = end - j >= 16 && j % 16 == 0 && D % 32 == 0;
+        for (long i = 16; whole && i < 32; i++)  // the next ones: the processor fetches no rows that lie far apart
+            for (long d = 0; d < D; d += 32) _mm_prefetch((const char*)(from + i * apart + d), _MM_HINT_T0);
         for (long d = 0; d < D; d += whole ? 32 : 2)
             if (whole) transpose(from + d, apart, to + d * PANEL, 2 * PANEL);
             else memcpy(to + d * PANEL, from + d, 4);
@@ -135,13 +141,24 @@ static void as_columns(const half* from, long apart, long n, long D, half* panel
     }
 }
 
+// By turns a number of each of two vectors: of their first halves, and of their second ones.
+static constexpr struct Turns {
+    alignas(LINE) half low[32], high[32];
+    constexpr Turns() : low(), high() {
+        for (half i = 0; i < 32; i++) low[i] = i / 2 + i % 2 * 32, high[i] = low[i] + 16;
+    }
+} TURNS;
+
 // Two values, numbers 2 * j and 2 * j + 1 (null: zero), as rows: panels [D / PANEL][room][PANEL][2].
 static void as_rows(const half* one, const half* two, long D, half* panels, long room, long j) {
-    for (long d = 0; d < D; d += 16) {
-        __mmask16 which = lanes(D - d);
-        __m512i a = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(which, one + d)), b = _mm512_setzero_si512();
-        if (two) b = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(which, two + d));
-        _mm512_storeu_si512(panels + ((d / PANEL * room + j) * PANEL + d % PANEL) * 2, _mm512_or_si512(a, _mm512_slli_epi32(b, 16)));
+    __m512i low = _mm512_load_si512(TURNS.low), high = _mm512_load_si512(TURNS.high);
+    for (long d = 0; d < D; d += PANEL) {
+        __mmask32 which = D - d >= 32 ? ~0u : (1u << (D - d)) - 1;
+        __m512i a = _mm512_maskz_loadu_epi16(which, one + d), b = _mm512_setzero_si512();
+        if (two) b = _mm512_maskz_loadu_epi16(which, two + d);
+        half* to = panels + (d / PANEL * room + j) * PANEL * 2;
+        _mm512_storeu_si512(to, _mm512_permutex2var_epi16(a, low, b));
+        _mm512_storeu_si512(to + PANEL, _mm512_permutex2var_epi16(a, high, b));
     }
 }
 
@@ -163,7 +180,12 @@ static void attend(const Layer& l, const Sizes& z, const Job& job, long head, ha
         if (j < P) return l.shared_values + j * step + at_head;
         return l.values + (j < shared ? job.prefix + j - P : job.first + j - shared) * step + at_head;
     };
-    for (long j = 0; j < pairs; j++) as_rows(value(2 * j), value(2 * j + 1), D, rows_v, pairs, j);
+    for (long j = 0; j < pairs; j++) {
+        const half *one = value(2 * j), *two = value(2 * j + 1);
+        for (long d = 0; d < D; d += LINE / sizeof(half))
+            for (long ahead : {12, 13}) _mm_prefetch((const char*)(one + ahead * step + d), _MM_HINT_T0);
+        as_rows(one, two, D, rows_v, pairs, j);
+    }
     for (long h = head * G; h < (head + 1) * G; h++)
         for (long r = 0; r < job.rows; r += QUERIES) {
             long rows = std::min(QUERIES, job.rows - r), before = shared + job.from + r, seen = before + rows;
@@ -273,7 +295,7 @@ void pass_(const Layer* layers, const Sizes* sizes, long T, const float* cos, co
             if (above) begin(*above, at, end, l.out);
         }
     }
-    for (long t = 0; t < T; t++) normalise(x + t * z.width, last_norm, z.width, z.epsilon, x + t * z.width, nullptr);
+    normalise(x, z.width, T, last_norm, z.width, z.epsilon, x, nullptr, z.width);
 }
 
 // x (B, width): embeddings of each row's new token -> hidden states after the last norm, in place. cos and sin are (B, rotary).
@@ -292,7 +314,7 @@ void step(const Layer* layers, const Sizes* sizes, const Answers* answers, const
         for (long c = 0; c < cells; c++) attend_answers(l, z, a, c / z.K, c % z.K, heads);
         finish(l, z, heads, x, a.B, z.threads, n < z.layers - 1 ? layers[n + 1].q : nullptr);
     }
-    for (long b = 0; b < a.B; b++) normalise(x + b * z.width, last_norm, z.width, z.epsilon, x + b * z.width, nullptr);
+    normalise(x, z.width, a.B, last_norm, z.width, z.epsilon, x, nullptr, z.width);
 }
 
 }  // extern "C"

@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -11,6 +12,7 @@
 typedef uint16_t half;
 constexpr long PANEL = 32, TILE = 8;  // the sums of a tile, 8 rows of two vectors, stay in registers; more are slower
 
+constexpr long LINE = 64;  // bytes
 constexpr long AHEAD = 4;  // with fewer tiles to a panel the processor's own fetching is better, and ours disturbs it
 constexpr float LOG2E = 1.44269504f;
 
@@ -20,6 +22,7 @@ static inline long pairs_of(long depth) { return (depth + 1) / 2; }
 static inline __mmask16 lanes(long n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (1 << n) - 1; }
 static inline __m256i narrow(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 static inline void narrow_to(half* to, __m512 x, __mmask16 which) { _mm256_mask_storeu_epi16(to, which, narrow(x)); }
+static inline void narrow_both(half* to, __m512 x, __m512 y) { _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(y, x)); }
 
 // 2 to the x; relative error below 8e-5 (minimax, degree 3), a twenty-fifth of what rounding to bfloat16 does.
 static inline __m512 power(__m512 x) {
@@ -29,8 +32,8 @@ static inline __m512 power(__m512 x) {
 }
 
 // x (R, 2 * pairs) times one panel, R rows of two vectors, given to `put` row by row. Meanwhile what is read next is
-// fetched, `pace` numbers a turn, and first what `put` adds to next.
-template <int R, class Put>
+// fetched, `pace` numbers a turn, and first what `put` adds to next. V: of a panel's two vectors both, or the first alone.
+template <int R, int V, class Put>
 static void tile(const half* x, long row, const half* panel, long pairs, const float* bias, const half* next, long pace,
                  const Put& given, long m, long p) {
     const Put put = given;  // not read anew after each row is written
@@ -48,49 +51,67 @@ static void tile(const half* x, long row, const half* panel, long pairs, const f
             memcpy(&two, x + r * row + 2 * k, 4);
             __m512bh y = (__m512bh)_mm512_set1_epi32(two);
             sums[r][0] = _mm512_dpbf16_ps(sums[r][0], a, y);
-            sums[r][1] = _mm512_dpbf16_ps(sums[r][1], b, y);
+            if (V > 1) sums[r][1] = _mm512_dpbf16_ps(sums[r][1], b, y);
         }
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) put(m + r, p, sums[r][0], sums[r][1]);
 }
 
+// Memory that is read or written after a product, and is fetched meanwhile, `share` of it with each tile.
+struct Later {
+    const char* at;
+    long bytes, share = 0;
+    Later(const void* at, long bytes) : at((const char*)at), bytes(bytes) {}
+};
+typedef std::array<Later, 0> None;
+
 // x (M, 2 * pairs) times panels [first, last) and added to `bias` (whole panels, or null); `room` is the number of pairs for
 // which the panels were laid out. `after`: the panels that are read next (null: whatever lies behind these).
-template <class Put>
+template <class Put, class Laters = None>
 static void product(const half* x, long row, long M, const half* panels, long pairs, long room, const float* bias, long first,
-                    long last, const Put& put, const half* after = nullptr) {
-    constexpr decltype(&tile<1, Put>) tiles[] = {tile<1, Put>, tile<2, Put>, tile<3, Put>, tile<4, Put>,
-                                                 tile<5, Put>, tile<6, Put>, tile<7, Put>, tile<8, Put>};
-    long parts = (M + TILE - 1) / TILE, rows = M / parts, fewer = parts - M % parts, size = room * 2 * PANEL;
+                    long last, const Put& put, const half* after = nullptr, Laters later = {}) {
+    constexpr decltype(&tile<1, 2, Put>) tiles[] = {tile<1, 2, Put>, tile<2, 2, Put>, tile<3, 2, Put>, tile<4, 2, Put>,
+                                                    tile<5, 2, Put>, tile<6, 2, Put>, tile<7, 2, Put>, tile<8, 2, Put>};
+    long parts = (M + TILE - 1) / TILE, rows = parts > 1 ? M / parts : M, fewer = parts > 1 ? parts - M % parts : 1;
+    long size = room * 2 * PANEL;
     bool ahead = parts >= AHEAD;  // each tile fetches its share
     long share = ahead ? pairs * 2 * PANEL / parts : 0, pace = ahead ? (2 * PANEL + parts - 1) / parts : 0;
+    for (auto& l : later) l.share = (l.bytes / ((last - first) * parts) + LINE - 1) & -LINE;
     for (long p = first; p < last; p++) {
         const half* next = !ahead ? x : p + 1 < last || !after ? panels + (p + 1) * size : after;
         for (long part = 0, at = 0; part < parts; part++) {
             long more = part >= fewer;
-            tiles[rows + more - 1](x + at * row, row, panels + p * size, pairs, bias ? bias + p * PANEL : nullptr,
-                                   next + share * part, pace, put, at, p);
+            for (auto& l : later)
+                for (const char* end = l.at + l.share; l.at < end; l.at += LINE) _mm_prefetch(l.at, _MM_HINT_T0);
+            auto done = tiles[rows + more - 1];
+            if constexpr (Put::COUNTS)  // attention's last keys
+                if (rows + more == TILE && put.N - p * PANEL <= 16) done = tile<TILE, 1, Put>;
+            done(x + at * row, row, panels + p * size, pairs, bias ? bias + p * PANEL : nullptr, next + share * part, pace, put,
+                 at, p);
             at += rows + more;
         }
     }
 }
 
 // The same by several threads.
-template <class Put>
+template <class Put, class Laters = None>
 static void shared_product(const half* x, long row, long M, const half* panels, long pairs, const float* bias, long count,
-                           const Put& put, long threads, const half* after = nullptr) {
-    long shares = std::min(threads, count);
-#pragma omp parallel for num_threads(shares) if (shares > 1)
+                           const Put& put, long threads, const half* after = nullptr, Laters later = {}) {
+    long shares = std::min(threads, count);  // a team takes microseconds
+    if (shares == 1) return product(x, row, M, panels, pairs, pairs, bias, 0, count, put, after, later);
+#pragma omp parallel for num_threads(shares)
     for (long s = 0; s < shares; s++)
         product(x, row, M, panels, pairs, pairs, bias, count * s / shares, count * (s + 1) / shares, put, after);
 }
 
 struct Writes {
+    static constexpr bool COUNTS = false;  // whether a last panel of one vector is worth a loop of its own
     void soon(long, long) const {}
 };
 
 struct Floats : Writes {  // to fp32 (M, N)
+    static constexpr bool COUNTS = true;
     float* out;
     long to, N;
     Floats(float* out, long to, long N) : out(out), to(to), N(N) {}
@@ -102,6 +123,7 @@ struct Floats : Writes {  // to fp32 (M, N)
 };
 
 struct Added {  // added to fp32 (M, N)
+    static constexpr bool COUNTS = false;
     float* out;
     long to, N;
     void soon(long m, long p) const {  // what the next panel is added to: memory takes longer than a tile
@@ -144,35 +166,43 @@ static inline float sum_of(const __m512* x) {
     return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(x[0], x[1]), _mm512_add_ps(x[2], x[3])));
 }
 
-// The root mean square norm of x (n): in fp32 to `out`, or to bfloat16 (an even number of them).
-static void normalise(const float* x, const float* weight, long n, float epsilon, float* out, half* narrowed) {
-    __m512 squares[4] = {};
-    for (long i = 0; i < n; i += 64)
-        for (long j = 0; j < 4; j++) {
-            __m512 y = _mm512_maskz_loadu_ps(lanes(n - i - 16 * j), x + i + 16 * j);
-            squares[j] = _mm512_fmadd_ps(y, y, squares[j]);
+// `of(y, j)` for all vectors of x (n), four of them by turns: j. What is beyond n reads as `beyond`.
+template <class Of>
+static inline void by_four(const float* x, long n, float beyond, Of&& of) {
+    long i = 0;
+    for (; i + 64 <= n; i += 64)  // no masks here: making them takes longer than the rest
+        for (long j = 0; j < 4; j++) of(_mm512_loadu_ps(x + i + 16 * j), j);
+    for (long j = 0; i < n; i += 16, j++) of(_mm512_mask_loadu_ps(_mm512_set1_ps(beyond), lanes(n - i), x + i), j);
+}
+
+// The root mean square norm of M rows of n numbers: in fp32 to `out`, or to bfloat16 (an even number of them).
+static void normalise(const float* x, long row, long M, const float* weight, long n, float epsilon, float* out, half* narrowed,
+                      long to) {
+    for (long m = 0; m < M; m++, x += row) {
+        __m512 squares[4] = {};
+        by_four(x, n, 0.f, [&](__m512 y, long j) { squares[j] = _mm512_fmadd_ps(y, y, squares[j]); });
+        __m512 scale = _mm512_set1_ps(1.f / std::sqrt(sum_of(squares) / n + epsilon));
+        float* wide = out + m * to;
+        half* small = narrowed + m * to;
+        auto at = [&](long i, __mmask16 which) {
+            return _mm512_mul_ps(_mm512_maskz_loadu_ps(which, weight + i),
+                                 _mm512_mul_ps(_mm512_maskz_loadu_ps(which, x + i), scale));
+        };
+        long i = 0;
+        for (; i + 32 <= n; i += 32) {
+            if (narrowed) narrow_both(small + i, at(i, 0xffff), at(i + 16, 0xffff));
+            else _mm512_storeu_ps(wide + i, at(i, 0xffff)), _mm512_storeu_ps(wide + i + 16, at(i + 16, 0xffff));
         }
-    __m512 scale = _mm512_set1_ps(1.f / std::sqrt(sum_of(squares) / n + epsilon));
-    auto at = [&](long i, __mmask16 which) {
-        return _mm512_mul_ps(_mm512_maskz_loadu_ps(which, weight + i),
-                             _mm512_mul_ps(_mm512_maskz_loadu_ps(which, x + i), scale));
-    };
-    long whole = n & ~15L, rest = n - whole;
-    for (long i = 0; i < whole; i += 16)
-        if (narrowed) narrow_to(narrowed + i, at(i, 0xffff), 0xffff);
-        else _mm512_storeu_ps(out + i, at(i, 0xffff));
-    if (rest && narrowed) narrow_to(narrowed + whole, at(whole, lanes(rest)), lanes(even(rest)));
-    if (rest && !narrowed) _mm512_mask_storeu_ps(out + whole, lanes(rest), at(whole, lanes(rest)));
+        for (; i < n; i += 16)
+            if (narrowed) narrow_to(small + i, at(i, lanes(n - i)), lanes(even(n) - i));
+            else _mm512_mask_storeu_ps(wide + i, lanes(n - i), at(i, lanes(n - i)));
+    }
 }
 
 static float largest(const float* x, long n, float most) {
     __m512 found[4];
     for (auto& f : found) f = _mm512_set1_ps(most);
-    for (long i = 0; i < n; i += 64)
-        for (long j = 0; j < 4; j++) {
-            __mmask16 which = lanes(n - i - 16 * j);
-            found[j] = _mm512_mask_max_ps(found[j], which, found[j], _mm512_maskz_loadu_ps(which, x + i + 16 * j));
-        }
+    by_four(x, n, most, [&](__m512 y, long j) { found[j] = _mm512_max_ps(found[j], y); });
     return _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(found[0], found[1]), _mm512_max_ps(found[2], found[3])));
 }
 
@@ -183,15 +213,14 @@ static float weights_of(const float* x, long n, float most, half* out, long room
         return _mm512_maskz_mov_ps(which, power(_mm512_fmadd_ps(_mm512_maskz_loadu_ps(which, x + i), by, least)));
     };
     long i = 0;
-    for (; i + 64 <= n; i += 64)
-        for (long j = 0; j < 4; j++) {
-            __m512 e = at(i + 16 * j, 0xffff);
-            sums[j] = _mm512_add_ps(sums[j], e);
-            narrow_to(out + i + 16 * j, e, 0xffff);
-        }
+    for (; i + 32 <= n; i += 32) {
+        __m512 e = at(i, 0xffff), f = at(i + 16, 0xffff);
+        sums[0] = _mm512_add_ps(sums[0], e), sums[1] = _mm512_add_ps(sums[1], f);
+        narrow_both(out + i, e, f);
+    }
     for (; i < room; i += 16) {
         __m512 e = at(i, lanes(n - i));
-        sums[0] = _mm512_add_ps(sums[0], e);
+        sums[2] = _mm512_add_ps(sums[2], e);
         narrow_to(out + i, e, lanes(room - i));
     }
     return sum_of(sums);
