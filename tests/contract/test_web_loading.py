@@ -92,7 +92,7 @@ def test_nobody_sits_down_on_the_page_at_a_pair_that_a_terminal_has(store: Store
     assert {(h.pair_id, h.by, h.where) for h in holds(tmp_path)} == {
         (first, "me", "terminal"), (seat.case.pair.id, "ann", "page")
     }  # fmt: skip
-    assert desk.elsewhere(seat.case.pair.id).startswith("ann has it open (page, for ")
+    assert desk.elsewhere(seat.case.pair.id).startswith("ann holds it (page, for ")
     assert [(who, n) for who, n, _ in held_by_others(store, "bo")] == [("ann", 1), ("me", 1)]
     desk.hold("")
     shared.sync()

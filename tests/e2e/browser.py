@@ -104,11 +104,12 @@ def site(folder: Path, cases: Sequence[Case], *options: object, database: str = 
     process = start(run, port, "--database", base, *options)
     token = re.search(r"token (\S+)", (run / "web.log").read_text())
     assert token
+    where = Site(url=f"http://127.0.0.1:{port}", run=run, database=base, process=process, tokens={"admin": token[1]})
     try:
-        yield Site(url=f"http://127.0.0.1:{port}", run=run, database=base, process=process, tokens={"admin": token[1]})
-    finally:
-        process.terminate()
-        process.wait(300)
+        yield where
+    finally:  # also of one that a test killed and began again
+        where.process.terminate()
+        where.process.wait(300)
 
 
 def picture(name: str) -> str:

@@ -56,7 +56,7 @@ def test_people_on_file_pause_until_all_is_answered_and_say_who_has_what(tmp_pat
     add_judgements(people.judgements, [said(c.pair.id) for c in cases[:2]])
     assert [c.pair.id for c in left(tmp_path)] == [cases[2].pair.id]
     hold(tmp_path, "page", [Hold(pair_id=cases[2].pair.id, by="bea", until=4e9, where="page")])
-    with pytest.raises(Paused, match=r"1 of 3 answers missing; .*; bea has 1 of them open \(page, for \d+ min yet\)"):
+    with pytest.raises(Paused, match=r"1 of 3 answers missing; .*; bea holds 1 of them \(page, for \d+ min yet\)"):
         people(cases)
     add_judgements(people.judgements, [said(cases[2].pair.id)])
     assert str(waits(tmp_path)) == f"all 1 answers are there; assay resume {tmp_path}".replace("all 1", "all 3")
@@ -95,7 +95,7 @@ def test_seats_end_and_are_told(tmp_path: Path) -> None:
     assert holds(tmp_path, clock=lambda: 999.0)[0] == seat
     assert [h.pair_id for h in holds(tmp_path, clock=lambda: 1_000.0)] == ["b"]
     assert holds(tmp_path) == ()
-    assert told((seat,), lambda: 400.0) == "; ann has 1 of them open (page, for 10 min yet)"
+    assert told((seat,), lambda: 400.0) == "; ann holds 1 of them (page, for 10 min yet)"
 
 
 def test_a_terminal_leaves_to_others_what_they_have(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_terminal_leaves_to_others_what_they_have(tmp_path: Path) -> None:
     ann, bo = (Desk(tmp_path, who, tmp_path / "judgements.jsonl", False, lambda: now) for who in ("ann", "bo"))
     ann.hold("a")
     assert ann.elsewhere("a") == bo.elsewhere("b") == ""
-    assert bo.elsewhere("a") == "ann has it open (terminal, for 10 min yet)"
+    assert bo.elsewhere("a") == "ann holds it (terminal, for 10 min yet)"
     bo.hold("b")
     ann.hold("")
     assert [h.by for h in holds(tmp_path)] == ["bo"]

@@ -73,7 +73,7 @@ def told(held: Sequence[Hold], clock: Callable[[], float] = time.time) -> str:
         people.setdefault(hold.by, []).append(hold)
     now = clock()
     words = [
-        f"{name} has {len(some)} of them open ({some[0].where}, for {max(1, round((max(h.until for h in some) - now) / 60))}"
+        f"{name} holds {len(some)} of them ({some[0].where}, for {max(1, round((max(h.until for h in some) - now) / 60))}"
         " min yet)"
         for name, some in sorted(people.items())
     ]
@@ -204,7 +204,7 @@ class Desk:
         if len(others) < people_a_pair(self.run):
             return ""
         minutes = max(1, round((others[0].until - self.clock()) / 60))
-        return f"{others[0].by} has it open ({others[0].where}, for {minutes} min yet)"
+        return f"{others[0].by} holds it ({others[0].where}, for {minutes} min yet)"
 
     def hold(self, pair_id: str) -> None:
         """Have this pair before them; "": none."""
