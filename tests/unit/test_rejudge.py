@@ -176,3 +176,17 @@ def test_thoughts_are_on_disk_and_not_in_memory(data: Path, tmp_path: Path) -> N
     (tmp_path / "answers" / "aime24.jsonl").write_text('{"no": 1}\n')
     with pytest.raises(AssayError, match=r"aime24.jsonl, line 1: not an answer"):
         kept.read(tmp_path / "answers" / "aime24.jsonl")
+
+
+def test_models_are_compared_by_the_judge_as_well(out: Path, judge: AnswerServer, tmp_path: Path) -> None:
+    """The paper's number is the rule's with a judge behind it: before and after are paired by both."""
+    assert rejudge(out, judge, "strict")[0] == 0
+    assert rejudge(out, judge, "soft")[0] == 0
+    other = tmp_path / "other.json"
+    told_ = json.loads((out / "results.json").read_text())
+    told_["results"][0]["beside"].pop("rule, then judge strict")
+    other.write_text(json.dumps(told_))
+    code, text, _ = assay("bench", "compare", out / "results.json", other)
+    assert code == 0
+    assert "aime24, rule, then judge soft" in text
+    assert "judge strict" not in text
