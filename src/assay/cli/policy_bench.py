@@ -114,6 +114,8 @@ def policy_judge(
     from assay.locks import alone
 
     prompt = prompt_of(judge_prompt)
+    if not judge:
+        raise AssayError("give --judge MODEL@URL, one or several")
     if not out.is_dir():
         raise AssayError(f"{out}: no such folder")
     judges = _judges(judge, out, judge_tokens, judge_budget)
