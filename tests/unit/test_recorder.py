@@ -170,9 +170,11 @@ def test_a_library_sees_no_thought(message: dict[str, Any], shown: str, open_: b
             told = ask(recorder.url, "what?")
             assert content(told) == shown
             assert "1" not in json.dumps(told["choices"]), "no thought beside it either"
-            heard = recorder.heard[told["id"]]
-            assert heard.said.open is open_
-            assert "\\boxed{1}" in heard.said.thoughts
+            heard = recorder.said(told["id"])
+            assert heard is not None
+            assert heard.open is open_
+            assert "\\boxed{1}" in heard.thoughts
+            assert recorder.heard[told["id"]].said == heard.bare, "in memory without its texts"
         kept = sqlite3.connect(tmp_path / "asked.sqlite").execute("SELECT answer FROM answers").fetchone()[0]
         assert json.loads(kept)["choices"][0]["message"]["content"] == message["content"], "the journal has all of it"
 

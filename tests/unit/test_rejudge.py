@@ -176,3 +176,32 @@ def test_thoughts_are_on_disk_and_not_in_memory(data: Path, tmp_path: Path) -> N
     (tmp_path / "answers" / "aime24.jsonl").write_text('{"no": 1}\n')
     with pytest.raises(AssayError, match=r"aime24.jsonl, line 1: not an answer"):
         kept.read(tmp_path / "answers" / "aime24.jsonl")
+
+
+def test_models_are_compared_by_the_judge_as_well(out: Path, judge: AnswerServer, tmp_path: Path) -> None:
+    """The paper's number is the rule's with a judge behind it: before and after are paired by both."""
+    assert rejudge(out, judge, "strict")[0] == 0
+    assert rejudge(out, judge, "soft")[0] == 0
+    other = tmp_path / "other.json"
+    told_ = json.loads((out / "results.json").read_text())
+    told_["results"][0]["beside"].pop("rule, then judge strict")
+    other.write_text(json.dumps(told_))
+    code, text, _ = assay("bench", "compare", out / "results.json", other)
+    assert code == 0
+    assert "aime24, rule, then judge soft" in text
+    assert "judge strict" not in text
+
+
+def test_what_was_not_run_stays_a_line(out: Path, judge: AnswerServer) -> None:
+    """Another benchmark without data, and one that failed, are told as before."""
+    file = out / "results.json"
+    before = json.loads(file.read_text())
+    before["results"] += [{"name": "ifeval", "skipped": "not here"}, {"name": "mmmu", "failed": "no space left"}]
+    file.write_text(json.dumps(before))
+    code, text, _ = rejudge(out, judge, "soft")
+    assert code == 0, "no judge failed"
+    assert "mmmu: failed: no space left" in text
+    after = {r["name"]: r for r in json.loads(file.read_text())["results"]}
+    assert list(after) == ["aime24", "ifeval", "mmmu"]
+    assert (after["ifeval"]["skipped"], after["mmmu"]["failed"]) == ("not here", "no space left")
+    assert "agreement of rule and soft" in {c["name"] for c in after["aime24"]["diagnostics"]}

@@ -32,8 +32,10 @@ class Saved:
     model: str
     results: Mapping[str, dict[str, Any]]
 
-    def terms(self, name: str) -> Terms | None:
-        told = self.results[name].get("terms")
+    def terms(self, name: str, beside: str = "") -> Terms | None:
+        """Of a benchmark's headline, or of a number beside it."""
+        found = self.results.get(name, {})
+        told = found.get("beside", {}).get(beside) if beside else found.get("terms")
         if not told:
             return None
         values, clusters, groups = (tuple(told[key]) for key in ("values", "clusters", "groups"))
@@ -53,6 +55,7 @@ def save(path: Path, model: str, environment: Mapping[str, Any], results: Sequen
         row = {"name": result.name, **table.as_json(result)}
         if isinstance(result, BenchmarkResult) and result.headline and (t := result.headline.terms):
             row["terms"] = asdict(t)
+            row["beside"] = {c.name: asdict(c.terms) for c in result.beside if c.terms}
         rows.append(row)
     write_text(path, json.dumps({"model": model, "environment": environment, "results": rows}))
 
@@ -89,14 +92,14 @@ class Difference:
 
 
 def compare(a: Saved, b: Saved, draws: int = 10_000, seed: int = 0) -> list[Difference]:
-    """The difference on every benchmark whose headline both files have, over the items that both have (a failed request, a
-    sample): how many one alone has is told.
+    """The difference on every benchmark whose headline both files have, and by each judge that both have beside it, over the
+    items that both have (a failed request, a sample): how many one alone has is told.
 
     Raises AssayError when they share none, or of one no item, or none of some part of its total.
     """
     found = []
-    for name in a.results:
-        one, two = (s.terms(name) if name in s.results else None for s in (a, b))
+    for name, beside in [(n, c) for n, row in a.results.items() for c in ("", *row.get("beside", ()))]:
+        one, two = (s.terms(name, beside) for s in (a, b))
         if one is None or two is None:
             continue
         both = shared(one, two)
@@ -110,7 +113,9 @@ def compare(a: Saved, b: Saved, draws: int = 10_000, seed: int = 0) -> list[Diff
         ways = [s.results[name].get("protocol") for s in (a, b)]
         if ways[0] != ways[1]:
             notes.append(f"measured by different protocols; A: {ways[0]}; B: {ways[1]}")
-        told = _difference(name, *both, draws, np.random.default_rng([seed, len(name)]))
+        told = _difference(
+            f"{name}, {beside}" if beside else name, *both, draws, np.random.default_rng([seed, len(name)])
+        )
         found.append(replace(told, notes=tuple(notes)))
     if not found:
         raise AssayError(f"{a.path} and {b.path} have no benchmark with a total in common")

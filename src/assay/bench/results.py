@@ -92,6 +92,8 @@ class BenchmarkResult:
     """Items without a reward for every answer: they are in no number, and coverage says how many there are."""
     whole: bool = False
     """All items of the published benchmark were scored: only then does it count for the mean over seven."""
+    beside: tuple[Cell, ...] = ()
+    """Those of the diagnostics that are other totals, by which models are compared too."""
     chance: float | None = None
     """What random rewards get as `headline`, in percent: not 50 where an answer has several rivals."""
 

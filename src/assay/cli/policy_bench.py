@@ -114,13 +114,17 @@ def policy_judge(
     from assay.locks import alone
 
     prompt = prompt_of(judge_prompt)
+    if not judge:
+        raise AssayError("give --judge MODEL@URL, one or several")
     if not out.is_dir():
         raise AssayError(f"{out}: no such folder")
     judges = _judges(judge, out, judge_tokens, judge_budget)
     with alone(out):
         measured, before = rejudge(out, judges, prompt, lambda: probe(judges))
         _tell(out, str(before["model"]), before["environment"], measured)
-    _end(measured)
+    _end(
+        measured._replace(results=[r for r in measured.results if r not in measured.failed])
+    )  # no judge failed at these
 
 
 def _judges(named: tuple[str, ...], out: Path, tokens: int, budget: int) -> "list[Server]":

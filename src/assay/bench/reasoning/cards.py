@@ -101,8 +101,9 @@ class Card:
     def of(told: Mapping[str, Any]) -> Card:
         """The card that `as_json` wrote. Raises TypeError for anything else."""
         known = {f.name for f in fields(Card)}
-        kept = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items() if k in known}
-        return Card(**{**kept, "judges": tuple(Judge(**j) for j in told.get("judges", ()))})
+        kept: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items() if k in known}
+        kept["judges"] = tuple(Judge(**j) for j in told.get("judges", ()))
+        return Card(**kept)
 
     def differs(self) -> list[str]:
         """Where this is not what the paper states."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from assay.bench.reasoning.estimates import over_questions
+from assay.bench.reasoning.estimates import bare, over_questions
 from assay.bench.reasoning.rows import Answered
 from assay.bench.results import Cell
 from assay.errors import AssayError
@@ -85,10 +85,11 @@ def read_verdict(text: str) -> bool | None:
 
 
 def totals(rule: Sequence[Answered], judges: Sequence[tuple[str, Sequence[Answered]]]) -> list[Cell]:
-    """Of each judge: its total, "rule, then judge", its agreement with the rule; and of each two judges their agreement."""
+    """Of each judge: its total, "rule, then judge" (which models are compared by as well), its agreement with the rule; and
+    of each two judges their agreement."""
     found = []
     for name, rows in judges:
-        found.append(over_questions(f"judge {name}", rows))
+        found.append(bare(over_questions(f"judge {name}", rows)))
         found.append(over_questions(f"rule, then judge {name}", then(rule, rows)))
         if (cell := agreement(f"agreement of rule and {name}", rule, rows)) is not None:
             found.append(cell)
@@ -111,7 +112,7 @@ def agreement(name: str, ones: Sequence[Answered], others: Sequence[Answered]) -
         replace(a, score=float(a.score == b.score))
         for a, b in zip(ones, others, strict=True) if a.score is not None and b.score is not None
     ]  # fmt: skip
-    return over_questions(name, both) if both else None
+    return bare(over_questions(name, both)) if both else None
 
 
 def kappa(ones: Sequence[Answered], others: Sequence[Answered]) -> float | None:

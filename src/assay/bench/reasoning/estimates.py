@@ -26,8 +26,9 @@ def result(
     rows: Sequence[Answered], card: Card, more: Sequence[Cell] = (), notes: Sequence[str] = (),
     weights: Mapping[str, float] | None = None,
 ) -> BenchmarkResult:  # fmt: skip
-    """The benchmark's result: the headline, its subsets, and what a reader must know. `more`: further diagnostics.
-    `weights`: of the subsets whose weighted mean the total is; the others are in none.
+    """The benchmark's result: the headline, its subsets, and what a reader must know. `more`: further diagnostics; by those
+    that keep their terms models are compared too. `weights`: of the subsets whose weighted mean the total is; the others are
+    in none.
 
     Raises AssayError where no answer has a score.
     """
@@ -50,7 +51,7 @@ def result(
     return BenchmarkResult(
         name=card.benchmark, n=answered, total=card.questions, headline=headline, slices=tuple(slices),
         notes=(*_notes(rows, card), *card.lines(), *notes), protocol=card.line(), failed=asked - answered,
-        diagnostics=(*((_bare(worst),) if missing else ()), *map(_bare, more)),
+        diagnostics=(*((bare(worst),) if missing else ()), *more), beside=tuple(c for c in more if c.terms),
         whole=headline is not None and not missing and answered == card.questions == card.published,
     )  # fmt: skip
 
@@ -100,7 +101,7 @@ def repeats_apart(rows: Sequence[Answered]) -> Cell | None:
     if not pairs:
         return None
     same = [_alike(v) for v in pairs.values()]
-    return cell("two answers score alike", same, [q for _, q in pairs])
+    return bare(cell("two answers score alike", same, [q for _, q in pairs]))
 
 
 def _alike(scores: Sequence[float]) -> float:
@@ -116,7 +117,8 @@ def _place(row: Answered) -> tuple[str, str]:
     return row.subset, row.question
 
 
-def _bare(cell_: Cell) -> Cell:
+def bare(cell_: Cell) -> Cell:
+    """A number that is told and never compared with another model's."""
     return replace(cell_, terms=None)
 
 

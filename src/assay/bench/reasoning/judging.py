@@ -67,14 +67,18 @@ def concluded(
     more = equivalence.totals(rows, by)
     if (same := estimates.repeats_apart(rows)) is not None:
         more.append(same)
-    told = [*card.flaws, *notes, *equivalence.lines(rows, by)]
-    return estimates.result(rows, card, more, told, weights), card
+    lines = [*card.flaws, *notes, *equivalence.lines(rows, by)]
+    return estimates.result(rows, card, more, lines, weights), card
 
 
 def labels(judges: Sequence[Judge]) -> list[str]:
     """Their names; those of one name are told apart by what differs: their address, prompt and temperature."""
     named = [j.name for j in judges]
-    apart = (lambda j: f"at {j.url}", lambda j: f"prompt {j.prompt}", lambda j: f"temperature {j.temperature}")
+    apart: tuple[Callable[[Judge], str], ...] = (
+        lambda j: f"at {j.url}",
+        lambda j: f"prompt {j.prompt}",
+        lambda j: f"temperature {j.temperature}",
+    )
     for tell in apart:
         for name, count in Counter(named).items():
             alike = [n for n, other in enumerate(named) if other == name]

@@ -207,6 +207,7 @@ def _answers(
     if library.reads(job):
         rows = list(kept.spooled(library.driver(job), spool))
         kept.write(file, spool, rows, lambda _: None)
+        spool.unlink()
         return _Asked(rows)
     with Recorder(
         job, out / "asked.sqlite", endpoint.identity, budget, Teller(job.benchmark, asked), errors=not library.keeps_ids,
