@@ -114,6 +114,13 @@ def test_a_server_that_fails_is_left_out_and_its_questions_go_to_the_others(
         sampler(policy, broken)(PROMPTS, 2)
 
 
+def test_servers_share_a_few_questions(policy: Policy, server: Callable[..., Server]) -> None:
+    """Not more than one of them could have in flight."""
+    both = server(good), server(good)
+    sampler(policy, *both)(PROMPTS, 2)
+    assert [len(one.asked) for one in both] == [3, 3]
+
+
 def test_another_prompt_and_a_refusal_are_told(policy: Policy, server: Callable[..., Server]) -> None:
     def longer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         return good({**body, "prompt": [5, *body["prompt"]]})

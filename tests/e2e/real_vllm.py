@@ -43,6 +43,8 @@ class Door:
             asks = request.path.endswith("completions")
             while asks and self.lead.left <= 0:
                 await asyncio.sleep(0.02)
+                if request.transport is None or request.transport.is_closing():  # who asked was killed
+                    return web.Response(status=400)
             self.lead.left -= asks
             kind = {"Content-Type": request.content_type}
             async with (

@@ -21,7 +21,7 @@ from assay.policy import shown
 pytestmark = [pytest.mark.slow, smollm2_there]
 if not PYTHON:
     pytest.skip("NOT TESTED: no vLLM here; run `make test-vllm`", allow_module_level=True)
-STEPS = 4
+STEPS = 3
 TIMES = ("sample_cpu_s", "update_cpu_s")
 
 
@@ -61,7 +61,7 @@ def test_a_judge_is_the_reward_to_the_end_of_a_training(home: Path, judge: Door,
     asked = judge.answered.copy()
     assert set(asked.values()) == {1}, "nothing is asked twice"
     judge.answered.clear()
-    said = ended(training(home, judge, again.name, *by, "--ask.budget", 3), code=2)
+    said = ended(training(home, judge, again.name, *by, "--ask.budget", 3), code=3)
     assert "budget" in said
     assert 0 < len(judge.answered) < len(asked)
 

@@ -206,7 +206,7 @@ def hub(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @inside
-@pytest.mark.parametrize("kind", ["qwen3", "qwen2.5-vl", *HUB[2:]])
+@pytest.mark.parametrize("kind", ["qwen3", "qwen2.5-vl", "qwen2-vl-tied", "qwen3-vl-tied", "llava-next", "smolvlm"])
 def test_an_adapter_alone_is_the_policy_before_and_after_updates(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,8 +272,12 @@ def test_what_vllm_does_not_compute_rightly_here_is_refused_before_its_engine_st
     policy = load_policy(str(tmp_path / "vlm"), PolicyConfig(), store)
     with pytest.raises(AssayError, match="does not compute Gemma3ForConditionalGeneration rightly on a CPU"):
         make_sampler(VLLM, policy, CONFIG, store, within=tmp_path / "w")
+    hub(tmp_path / "other", "llava-onevision-tied", monkeypatch)
+    adapted = load_policy(str(tmp_path / "other"), PolicyConfig(lora_rank=4), store)
+    with pytest.raises(AssayError, match="vLLM serves LlavaOnevisionForConditionalGeneration without adapters"):
+        make_sampler(replace(VLLM, vllm_weights="lora"), adapted, CONFIG, store, within=tmp_path / "w")
     assert not engines()
-    monkeypatch.setattr(vllm_engine, "_causal", lambda *_: None)
+    monkeypatch.setattr(vllm_engine, "_able", lambda *_: None)
     with pytest.raises(AssayError, match="vLLM sees pictures otherwise than Gemma3ForConditionalGeneration"):
         make_sampler(VLLM, policy, CONFIG, store, within=tmp_path / "w")
     assert not psutil.wait_procs(engines(), 20)[1]

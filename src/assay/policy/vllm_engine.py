@@ -76,8 +76,7 @@ class Engine:
                 vllm_weights.write_checkpoint(policy, self.folder, self.dtype, adapters=over != "lora")
             checkpoint = vllm_node.from_writer(str(self.folder) if vllm_node.writes() else None)
             with _own_place(config):
-                if policy.model.device.type == "cpu":
-                    _causal(type(policy.inner).__name__, checkpoint, {**ours, **options})
+                _able(type(policy.inner).__name__, policy.model.device.type, checkpoint, {**ours, **options})
                 self.llm: Any = _started(checkpoint, {**ours, **options})
         except AssayError:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -168,15 +167,22 @@ def _started(folder: str, options: dict[str, Any]) -> Any:
     return LLM(model=folder, **options)
 
 
-def _causal(name: str, folder: str, options: dict[str, Any]) -> None:
-    """Raise AssayError where a picture's tokens see each other both ways (Gemma 3): vLLM 0.32's attention on CPUs does not
-    do that, and does not say so."""
+def _able(name: str, device: str, folder: str, options: dict[str, Any]) -> None:
+    """Raise AssayError where vLLM 0.32 cannot serve a class so. Its attention on CPUs lets each of a picture's tokens see
+    those before it alone, also where they see each other both ways (Gemma 3), and does not say so."""
     from vllm import EngineArgs
+    from vllm.model_executor.model_loader.utils import get_model_architecture
+    from vllm.model_executor.models import supports_lora
 
-    if EngineArgs(model=folder, **options).create_model_config().is_mm_prefix_lm:
+    model = EngineArgs(model=folder, **options).create_model_config()
+    if device == "cpu" and model.is_mm_prefix_lm:
         raise AssayError(
             f"vLLM does not compute {name} rightly on a CPU: a picture's tokens see each other both ways, and its attention "
             "there lets each see those before it alone. Use --backend auto, or a GPU"
+        )
+    if options.get("enable_lora") and not supports_lora(get_model_architecture(model)[0]):
+        raise AssayError(
+            f"vLLM serves {name} without adapters: leave --vllm-weights at memory, which adds them in before they go over"
         )
 
 

@@ -267,7 +267,7 @@ class ServerSampler:
                 found[index] = told
 
         async with aiohttp.ClientSession(headers=self.headers, timeout=timeout, trust_env=True) as session:
-            await asyncio.gather(*(work(session, s) for s in self.servers for _ in range(AT_ONCE)))
+            await asyncio.gather(*(work(session, s) for _ in range(AT_ONCE) for s in self.servers))  # in turns
         if len(found) < len(asked):
             told = "; ".join(f"{url}: {reason}" for url, reason in why.items())
             raise AssayError(
