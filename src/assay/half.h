@@ -213,14 +213,14 @@ static float weights_of(const float* x, long n, float most, half* out, long room
         return _mm512_maskz_mov_ps(which, power(_mm512_fmadd_ps(_mm512_maskz_loadu_ps(which, x + i), by, least)));
     };
     long i = 0;
-    for (; i + 32 <= n; i += 32) {
-        __m512 e = at(i, 0xffff), f = at(i + 16, 0xffff);
-        sums[0] = _mm512_add_ps(sums[0], e), sums[1] = _mm512_add_ps(sums[1], f);
-        narrow_both(out + i, e, f);
+    for (; i + 64 <= n; i += 64) {
+        __m512 e[4];
+        for (long j = 0; j < 4; j++) e[j] = at(i + 16 * j, 0xffff), sums[j] = _mm512_add_ps(sums[j], e[j]);
+        narrow_both(out + i, e[0], e[1]), narrow_both(out + i + 32, e[2], e[3]);
     }
     for (; i < room; i += 16) {
         __m512 e = at(i, lanes(n - i));
-        sums[2] = _mm512_add_ps(sums[2], e);
+        sums[0] = _mm512_add_ps(sums[0], e);
         narrow_to(out + i, e, lanes(room - i));
     }
     return sum_of(sums);
