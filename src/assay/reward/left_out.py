@@ -64,4 +64,4 @@ class LeftOut:
 
 def _lines(path: Path) -> Iterator[str]:
     if path.exists():
-        yield from path.read_text(encoding="utf-8").splitlines()
+        yield from filter(None, path.read_text(encoding="utf-8").split("\n"))

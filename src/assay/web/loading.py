@@ -62,10 +62,12 @@ def _margins(file: Path) -> Mapping[str, float]:
 
 def _lines(file: Path, flag: str, needed: set[str]) -> Iterator[dict[str, Any]]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise AssayError(f"{flag} {file}: {error}") from error
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
         except ValueError as error:
