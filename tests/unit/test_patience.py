@@ -35,5 +35,7 @@ def test_what_is_waited_for_has_the_time_of_a_crowded_machine() -> None:
 
 
 def test_a_limit_that_is_too_small_is_found() -> None:
-    said = "p.wait(30)\nrun(line, timeout=60)\nuntil = time.monotonic() + 5\nt.join(300)\n' '.join(names)\nd - monotonic()"
+    said = (
+        "p.wait(30)\nrun(line, timeout=60)\nuntil = time.monotonic() + 5\nt.join(300)\n' '.join(names)\nd - monotonic()"
+    )
     assert list(limits(ast.parse(said))) == [(1, 30), (2, 60), (3, 5), (4, 300)]
