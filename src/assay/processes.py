@@ -83,14 +83,12 @@ def _watch(parent: int) -> None:
 
 
 def take_port(host: str, port: int) -> socket.socket:
-    """A socket that listens there, before anything is said about it: who comes at once is kept waiting, and not turned away.
-    Raises AssayError where it cannot."""
+    """A socket that is bound there, before anything is said about it. Raises AssayError where it cannot."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     taken = socket.socket(family)
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         taken.bind((host, port))
-        taken.listen()  # two may be bound to one port, and one may listen
     except (OSError, OverflowError) as error:
         taken.close()
         why = error.strerror if isinstance(error, OSError) else "there is no such port"

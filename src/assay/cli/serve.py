@@ -45,5 +45,6 @@ def serve_model(
     scorer = load_scorer(model, max_tokens, precision=precision)
     if not isinstance(scorer, LocalScorer):
         raise AssayError(f"{model}: give a reward model itself, not a server or a function")
+    at.listen()
     print(ready_line(name or model, host, port), flush=True)
     serve(make_app(scorer, name or model, config), at)
