@@ -4,7 +4,6 @@ import asyncio
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from commands import environment
 from assay.records import digest
 from assay.reward.remote import wait_until_ready
 from loopback import Loopback
+from ports import free_port
 
 PYTHON = os.environ.get("ASSAY_VLLM_PYTHON") or (sys.executable if importlib.util.find_spec("vllm") else "")
 MANY = 1 << 30
@@ -68,9 +68,7 @@ def serving(folder: Path, servers: int, *more: str, **env: str) -> Iterator[list
     ports = []
     with ExitStack() as stack:
         for number in range(servers):
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                ports.append(free.getsockname()[1])
+            ports.append(free_port())
             line = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--dtype", "float32",
                     "--enforce-eager", "--no-enable-chunked-prefill", "--host", "127.0.0.1", "--port", str(ports[-1]),
                     *more]  # fmt: skip

@@ -119,7 +119,7 @@ def test_an_answer_that_was_not_saved_brings_its_pair_back(page: Any, where: Sit
     page.keyboard.press("5")
     with turned(page):
         where.process.kill()
-    where.process.wait(60)
+    where.process.wait(300)
     told = page.locator("#did").inner_text()
     assert told.startswith("Not saved: is the server there?")
     assert told.endswith("What you pressed since was not sent.")

@@ -40,5 +40,5 @@ except KeyboardInterrupt:
 )
 def test_one_ctrl_c(before: str, do: str, clear: str, said: list[str]) -> None:
     code = HEARD.format(before=before, do=do, clear=clear or "pass")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
     assert (done.stdout.split(), done.stderr) == (said, "")
