@@ -61,7 +61,7 @@ def test_a_judge_is_the_reward_to_the_end_of_a_training(home: Path, judge: Door,
     asked = judge.answered.copy()
     assert set(asked.values()) == {1}, "nothing is asked twice"
     judge.answered.clear()
-    said = ended(training(home, judge, again.name, *by, "--ask.budget", 3), code=3)
+    said = ended(training(home, judge, again.name, *by, "--ask.budget", 2), code=3)
     assert "budget" in said
     assert 0 < len(judge.answered) < len(asked)
 
@@ -69,7 +69,7 @@ def test_a_judge_is_the_reward_to_the_end_of_a_training(home: Path, judge: Door,
         with closing(sqlite3.connect(home / f"{again.name}.images.judge.sqlite")) as file:
             return int(file.execute("SELECT COUNT(*) FROM replies").fetchone()[0])
 
-    killed(training(home, judge, again.name, *by, "--ask.budget", 1_000), judge, 6, kept)
+    killed(training(home, judge, again.name, *by, "--ask.budget", 1_000), judge, 3, kept)
     assert not again.exists()
     ended(training(home, judge, again.name, *by, "--ask.budget", 1_000))
     assert judge.answered == asked, "each of the same requests was answered once"
