@@ -36,15 +36,19 @@ class Door:
 
     def __init__(self, url: str, shared: "Door | None" = None) -> None:
         self.answered: Counter[str] = Counter() if shared is None else shared.answered
-        self.lead, self.left = shared or self, MANY
+        self.lead, self.left, self.held = shared or self, MANY, 0
 
         async def passed(request: web.Request) -> web.Response:
             body = await request.read()
             asks = request.path.endswith("completions")
-            while asks and self.lead.left <= 0:
-                await asyncio.sleep(0.02)
-                if request.transport is None or request.transport.is_closing():  # who asked was killed
-                    return web.Response(status=400)
+            self.lead.held += 1
+            try:
+                while asks and self.lead.left <= 0:
+                    await asyncio.sleep(0.02)
+                    if request.transport is None or request.transport.is_closing():  # who asked was killed
+                        return web.Response(status=400)
+            finally:
+                self.lead.held -= 1
             self.lead.left -= asks
             kind = {"Content-Type": request.content_type}
             async with (
@@ -105,6 +109,8 @@ def killed(line: Sequence[str], door: Door, answers: int, kept: Callable[[], int
     """kill -9 of a command and all its processes, once it has so many more answers and as many are `kept` as were given."""
     wanted, door.left = door.answered.total() + answers, answers
     killed_at(line, lambda: door.answered.total() >= wanted and kept() >= wanted)
+    while door.held:  # what the killed one had asked; let in, it would be answered in place of what comes next
+        time.sleep(0.05)
     door.left = MANY
 
 
