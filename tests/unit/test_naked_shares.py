@@ -56,7 +56,8 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         with closing(Run(folder / f"seed-{seed}", {})) as part:
             train = Saves(part.folder / "models", {"filtered": 0.5 + 0.1 * seed})
             judge = Says() if known is None else None
-            curated = curate(part, config, material, Tools(people=people, judge=judge, train=train, at_once=5), seed)
+            tools = Tools(people=people, judge=judge, train=train, at_once=5, at_chance=True)
+            curated = curate(part, config, material, tools, seed)
             product = Product(run=part, config=config, material=material, curated=curated, train=train, seed=seed)
             make_product(product)
             if judge is not None:

@@ -218,4 +218,4 @@ def test_a_value_head_of_trl_s_is_read_by_its_name_and_saved_as_ours(
 
 
 def test_the_trial_s_picture_is_one_that_is_cut_into_tiles() -> None:
-    assert sight._One().open("").size == (128, 64)
+    assert sight.One().open("").size == (128, 64)
