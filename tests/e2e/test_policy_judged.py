@@ -44,7 +44,7 @@ def training(home: Path, judge: Door, out: str, *more: object) -> list[str]:
     return assay_line(
         "policy", "grpo", home / "smol", home / "sums.jsonl", "--out", home / out, "--steps", STEPS, "--prompts", 2,
         "--group", 4, "--lr", 1e-5, "--save-every", 1, "--sampler.max-tokens", 12, "--policy.last-layers", 1,
-        "--reward-model", f"judge:judge@{judge.url}/v1", "--judge-tokens", 48, "--rewards.combine", "sum",
+        "--reward-model", f"judge:judge@{judge.url}/v1", "--judge-tokens", 48, "--ask.schemas", "never", "--rewards.combine", "sum",
         "--rewards.form", "none", "--signal", "total", "--ask.prices", home / "prices.toml", *more,
     )  # fmt: skip
 
