@@ -359,6 +359,22 @@ def test_boxed_answers_make_pairs_where_the_form_is_a_box() -> None:
         assert len(make_pairs([ASKED], [[right, wrong]], [scores], config).pairs) == n
 
 
+def test_a_reward_model_that_gives_all_answers_one_score_is_told_once() -> None:
+    """A small language model as judge gives back the score of the prompt's example."""
+    scores = iter([0.7] * 63 + [0.7] + [0.7] * 2 + [0.7] * 64 + [0.2])
+    alike = HybridReward(RewardConfig(combine="sum", rule=0, format=0), lambda pairs: [next(scores) for _ in pairs])
+    alike([(ASKED, GOOD)] * 63)
+    assert alike.remarks() == []
+    alike([(ASKED, GOOD)])
+    (told,) = alike.remarks()
+    assert "gave all of the first 64 answers the same score (0.7)" in told
+    alike([(ASKED, GOOD)] * 2)
+    assert alike.remarks() == []
+    apart = HybridReward(RewardConfig(combine="sum", rule=0, format=0), lambda pairs: [next(scores) for _ in pairs])
+    apart([(ASKED, GOOD)] * 65)
+    assert apart.remarks() == []
+
+
 def test_a_reward_that_nobody_has_earned_is_told_once() -> None:
     reward = HybridReward(RewardConfig())
     reward([(ASKED, rollout("who knows"))] * 63)

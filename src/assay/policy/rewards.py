@@ -169,7 +169,7 @@ class HybridReward:
         self.max_tokens, self.band = max_tokens, config.overlong_band or max(1, max_tokens // 5)
         self.model_weight = config.model
         self.of = {"scorer": name, "term": None if term is None else asdict(term), "prefilled": prefilled}
-        self.seen, self.checked = Counter[str](), dict[str, float]()
+        self.seen, self.checked, self.given = Counter[str](), dict[str, float](), Counter[float]()
 
     def __call__(self, pairs: Sequence[tuple[Prompt, Rollout]]) -> list[Score]:
         """One score per rollout, in order (`scores`); they are counted, for `remarks` and `checks`."""
@@ -177,6 +177,8 @@ class HybridReward:
         for (prompt, _), score in zip(pairs, made, strict=True):
             known = bool(prompt.answer)
             self.seen.update(answers=1, known=known, right=known and score.rule > 0, formed=score.format > 0)
+            if score.raw is not None and len(self.given) < 2:
+                self.given[score.raw] += 1
         if self.scorer is not None:
             self._check(pairs, made)
         return made
@@ -243,6 +245,12 @@ class HybridReward:
             seen["told judge"] = 1
             why, n = failed.most_common(1)[0]
             found.append(f"the judge failed on {failed.total():,} answers, which are left out; on {n:,}: {why}")
+        if len(self.given) == 1 and self.given.total() >= SOME and not seen["told alike"]:
+            seen["told alike"] = 1
+            found.append(
+                f"the reward model gave all of the first {self.given.total():,} answers the same score "
+                f"({next(iter(self.given)):g}): it tells none from another, so its reward teaches nothing"
+            )
         if self.config.rule and seen["known"] >= SOME and not seen["right"] + seen["told rule"]:
             seen["told rule"] = 1
             found.append(
