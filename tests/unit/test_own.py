@@ -1,9 +1,11 @@
 """A user's own questions, pairs and preferences: what is read, what is left out and counted, what stays as it was drawn."""
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import polars as pl
 import pytest
@@ -14,7 +16,8 @@ from assay.images import ImageStore
 from assay.policy.config import AskConfig, FitConfig, PairConfig, PolicyConfig, SamplerConfig
 from assay.records import Message, Preference, Response, assistant, user
 from assay.rollouts import Prompt
-from assay.tables import Table
+from assay.run import Run
+from assay.tables import Table, remove
 from assay.tuning import own_pairs, questions
 from assay.tuning.exam import COMMON, exam_of, overlap
 from assay.tuning.own_pairs import SampledPreference, run_mpo
@@ -181,3 +184,29 @@ def test_a_mistake_at_the_first_try_leaves_nothing_that_refuses_the_second(
     with pytest.raises(AssayError, match="cannot load the model"):
         own_pairs.run_pairs("nowhere", path, out, *rest)
     assert [p.name for p in tmp_path.iterdir()] == ["q.jsonl"]
+
+
+def test_a_process_that_is_late_reads_nothing_that_the_lead_has_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pairs on two processes: the lead moves them to their place when all are there, and the other may stand still then."""
+    with closing(Run(tmp_path / "pairs.partial", {"x": 1})) as lead:
+
+        class Other:
+            lead = False
+
+            def __init__(self, *_: object) -> None:
+                pass
+
+            def lead_says(self, _: object) -> Any:
+                return "", lead.place, True
+
+        def work(self: Any, *_: object) -> dict[str, Any]:
+            remove(self.run.folder)
+            return {"counts": {"pairs": 2}, "told_by": {"rules": 2}}
+
+        monkeypatch.setattr("assay.step.Engine", Other)
+        monkeypatch.setattr(own_pairs._Making, "work", work)
+        rest = (PairConfig(), PolicyConfig(), SamplerConfig(), RewardModelConfig(), "", 1, 0)
+        said = own_pairs.run_pairs("model", tmp_path / "q.jsonl", tmp_path / "pairs", *rest)
+    assert said.startswith("2 pairs (2 by rules)")

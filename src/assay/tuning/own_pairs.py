@@ -99,9 +99,9 @@ def run_pairs(
     run = opened_here[0] if engine.lead else Run.joined(*place)
     done = False
     try:
+        same = json.loads((run.folder / "config.json").read_text())  # before the lead may have taken the folder away
         made = _Making(run, engine, path, config, answer_start, round, seed, answer_field, ask)
-        counted = made.work(model, settings, sampling, judge, vllm)
-        kept = {"settings": json.loads((run.folder / "config.json").read_text()), **counted}
+        kept = {"settings": same, **made.work(model, settings, sampling, judge, vllm)}
         if engine.lead:
             write_text(made.whole / "pairs.json", json.dumps(kept, indent=2))
             if out.exists():
