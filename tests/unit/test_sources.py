@@ -179,6 +179,16 @@ def test_a_pool_is_measured_on_by_truth_then_by_all_that_was_said(tmp_path: Path
         own_set(tmp_path / "silent")
 
 
+def test_of_a_folder_of_many_things_the_most_frequent_reasons_are_told_and_the_others_counted(tmp_path: Path) -> None:
+    for n in range(6):
+        rows = [json.dumps({f"column{n}": "x"})] * (n + 1)
+        (tmp_path / f"{n}.jsonl").write_text("\n".join(rows))
+    with pytest.raises(AssayError) as told:
+        own_set(tmp_path)
+    assert str(told.value).count("has the fields of no known layout") == 3
+    assert "6 for 3 other reasons" in str(told.value)
+
+
 def test_attributes_of_an_earlier_command_are_found(tmp_path: Path) -> None:
     _, pairs = small_pool(tmp_path / "pool")
     told = [replace(rule_attributes(p), by="llm:m") for p in pairs]

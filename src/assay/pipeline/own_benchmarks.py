@@ -41,6 +41,7 @@ class OwnSet:
     notes: tuple[str, ...]
 
 
+REASONS = 3
 POOLS = ("pool.json", "material.json", "pool/pool.json", "importing", "tables/pairs")
 """One of these is in a pool or run folder; the last two of an import that was cut off, and of an earlier version."""
 
@@ -68,12 +69,20 @@ def own_set(source: Path, layout: str = "", name: str = "") -> OwnSet:
     else:
         opinions, pairs, parts = _of_files(source, layout, left)
         found = _decided(pairs, opinions, left)
-    told = ", ".join(f"{n:,} {why}" for why, n in left.most_common() if n)
+    told = _counts(left)
     if not found:
         raise AssayError(f"{source}: no labelled pairs to measure on ({told or 'it is empty'})")
     name = name or next(iter(_named([source])))
     notes = (f"left out: {told}",) if told else ()
     return OwnSet(name=name, preferences=tuple(found), parts=parts if len(set(parts.values())) > 1 else {}, notes=notes)
+
+
+def _counts(left: Counter[str]) -> str:
+    """What was left out and why: the most frequent reasons in full, the others counted."""
+    reasons = [(why, n) for why, n in left.most_common() if n]
+    others = reasons[REASONS:]
+    more = [f"{sum(n for _, n in others):,} for {len(others)} other reasons"] if others else []
+    return ", ".join([*(f"{n:,} {why}" for why, n in reasons[:REASONS]), *more])
 
 
 def own_sets(sources: Sequence[Path], layout: str = "") -> list[OwnSet]:
