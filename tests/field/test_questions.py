@@ -370,6 +370,11 @@ def test_nothing_measured_is_an_error_that_says_what_was_looked_for(tmp_path: Pa
     lines_ = lines(tmp_path, [{"text": "x"}], "none.jsonl")
     assert "no labelled pairs to measure on (1 rows: " in assay("bench", LONGER, "--data", lines_, code=2)
     assert "no such file" in assay("bench", LONGER, "--data", tmp_path / "gone.jsonl", code=2)
+
+
+def test_questions_that_are_not_there_are_told_before_a_model_is_looked_for(tmp_path: Path) -> None:
+    line = ("--policy", "org/none", "--reward", "org/none", "--out", tmp_path / "out.jsonl")
+    assert "gone.jsonl: there is no such file" in assay("best-of-n", tmp_path / "gone.jsonl", *line, code=2)
     asked = lines(tmp_path, [{"prompt": None}], "q.jsonl")
     assert "no questions" in assay(
         "best-of-n", asked, "--policy", "m@http://127.0.0.1:9/v1", "--reward", LONGER, "--out", tmp_path / "n.jsonl",

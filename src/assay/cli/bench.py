@@ -303,12 +303,14 @@ def best_of_n(
         reply_tokens: The most tokens of a chat server's answer; one that is cut is no answer.
         servers_moved: The chat model is the one that answered before, at another address now: go on with it.
     """
+    from assay.formats.sources import find
     from assay.images import ImageStore
     from assay.judges.servers import Servers
     from assay.tables import sibling
     from assay.tuning import best_of_n as recipe
     from assay.tuning.reward_model import fingerprint
 
+    find(str(prompts))  # before a model is loaded
     begun = out.exists() and out.stat().st_size > 0
     servers = Servers(sibling(out, ".servers.json"), begun, servers_moved)
     store = ImageStore(out.with_name(out.name + ".images"))
